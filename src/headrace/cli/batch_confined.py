@@ -128,7 +128,7 @@ def go_on_confined(
     from headrace.control.home import Home
     from headrace.control.job_process import report_name
     from headrace.control.process import python_module
-    from headrace.control.sandbox import launched
+    from headrace.control.sandbox import Occasion, launched
     from headrace.serving.confine import give_all
 
     place = Home(home.resolve())
@@ -144,8 +144,8 @@ def go_on_confined(
         own=[own, output],
         keep=[*_read_by(chosen, sandbox, place.root), *filter(None, [inputs.folder])],
         network=chosen.network or inputs.network,
-        serial=serial,
-        report=str(sandbox.report_of(report_name(run_id))),
+        serial=Occasion(serial),
+        report=sandbox.report_of(report_name(run_id)),
     )
     spec["attached"] = True
     if spec["uid"] is not None:
@@ -153,7 +153,11 @@ def go_on_confined(
         spec["whole"] = [str(output)]
         if why:
             give_all(str(output), os.getuid(), os.getgid())
-            spec["uid"], spec["problems"] = None, [f"runs as root: {why}"]
+            message = (
+                f"the job would run as user {spec['uid']}, and {why}: let others read the input "
+                "(`chmod -R o+rX`), or run headrace as another user than root"
+            )
+            raise FailedPreconditionError(message)
     processes = spec["limits"]["processes"]
     if processes is not None:
         spec["limits"]["processes"] = processes + 2 * workers
@@ -179,7 +183,7 @@ def _sandbox(place: "Home") -> "Sandbox":
 def _read_by(chosen: Chosen, sandbox: "Sandbox", home: Path) -> list[Path]:
     """What the model reads: its files, and those of the store of its features."""
     from headrace.control.online_stores import OnlineStores
-    from headrace.control.sandbox import files_of
+    from headrace.control.sandbox import Occasion, files_of
     from headrace.control.secret_references import resolve_url
 
     found = files_of(Path(chosen.settings.path))
@@ -187,7 +191,7 @@ def _read_by(chosen: Chosen, sandbox: "Sandbox", home: Path) -> list[Path]:
     if isinstance(features, FeatureSettings):
         # Not closed: whoever closes a store last takes away what readers need beside it.
         store = OnlineStores(home).prepare(
-            resolve_url(features.online_store), for_others=not sandbox.abilities().user
+            resolve_url(features.online_store), for_others=sandbox.user(Occasion.JOB) is not None
         )
         found += [] if store is None else [store]
     return found

@@ -131,8 +131,6 @@ def assemble(settings: ControlSettings, home: Home, membership: Membership | Non
         sandbox.environment.document = lambda: document or {}
         inspect = InspectApart(sandbox)
         opened.callback(inspect.close)
-        if _has_new_models(document, home):
-            inspect.warm()  # beside what follows, which takes as long
         sockets = _open_sockets(settings, home, opened)
         listening = listen_for_agents(settings.agents, home, certificates, clock, opened)
         gateway = GatewaySettings(
@@ -350,16 +348,6 @@ def _open_sockets(
     gateway = listen_unix(home.socket_dir() / "control.sock")
     opened.callback(gateway.close)
     return ApiSockets(admin=admin, metrics=metrics, gateway=gateway)
-
-
-def _has_new_models(document: dict[str, Any] | None, home: Home) -> bool:
-    """Whether a file is to be served under a name that the registry does not know yet."""
-    entries = [] if document is None else document.get("endpoints", [])
-    return any(
-        str(entry.get("model", "")).startswith("/")
-        and not (home.root / "registry" / entry["name"]).exists()
-        for entry in entries
-    )
 
 
 def _listen_again(

@@ -1,17 +1,14 @@
-"""How does a program run once where it can spoil nothing, and how did it end?
+"""Single run of a program in a sandbox, bounded in time and memory.
 
-It runs in a directory of its own (`own`), beside copies of what it is given, and leaves there what
-came of it; the directory around both is ours.
+It runs in a directory of its own (`own`), beside copies of what it reads, and leaves its results
+there; the directory around both is the control plane's.
 """
 
 import contextlib
-import json
-import logging
 import os
 import select
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -23,10 +20,9 @@ import msgspec
 
 from headrace.control.files import write_atomic
 from headrace.control.process import python_module
-from headrace.control.sandbox import Occasion, Sandbox
+from headrace.control.sandbox import Occasion, Sandbox, launched
 from headrace.core import InvalidArgumentError, UnsupportedModelError
 from headrace.registry import copy_files
-from headrace.serving import confine
 from headrace.serving.memory import resident_bytes
 
 OWN: Final = "own"
@@ -34,7 +30,6 @@ _GIVEN: Final = "given"
 _LOOK_S: Final = 0.1
 _LAST_WORDS: Final = 400
 _MAX_PART_BYTES: Final = 1 << 16
-_LOG: Final = logging.getLogger("headrace.control")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,12 +47,22 @@ class Running:
     """A program that runs. `since`: what its time counts from, in monotonic seconds.
 
     `why` it had to be ended, or ended by itself: empty while it runs, and if it ended well.
+    `process` launches it and waits for it.
     """
 
     process: "subprocess.Popen[bytes]"
     log: IO[bytes]
+    report: Path
     since: float = field(default_factory=time.monotonic)
     why: str = ""
+
+    @property
+    def pid(self) -> int:
+        """Of the program itself, once it runs in its sandbox; of its launcher before."""
+        try:
+            return int(msgspec.json.decode(self.report.read_bytes())["pid"])
+        except (OSError, msgspec.DecodeError):
+            return self.process.pid
 
     def looks(self, bounds: Bounds) -> Iterator[bytes]:
         """What it said since the last look, if it is heard; goes on until it ends or has to."""
@@ -68,7 +73,7 @@ class Running:
                 return
             if time.monotonic() > self.since + bounds.limit_s:
                 self.why = bounds.too_long
-            elif resident_bytes(self.process.pid) > bounds.memory_bytes:
+            elif resident_bytes(self.pid) > bounds.memory_bytes:
                 most = f"{bounds.memory_bytes} bytes of memory{bounds.while_what}"
                 self.why = f"it took more than {most}"
 
@@ -101,8 +106,9 @@ class Running:
         if not self.why:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(_LOOK_S)
-        with contextlib.suppress(OSError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+        if self.process.poll() is None:  # all that it started ends with it, and its launcher then
+            with contextlib.suppress(OSError):
+                os.kill(self.pid, signal.SIGKILL)
         if self.process.stdout is not None:
             self.process.stdout.close()
         self.process.wait()
@@ -113,13 +119,15 @@ class Running:
 class Confined:
     """A directory that programs run in, one after the other, as the user of their occasion.
 
-    `file_bytes`: how large the files may become that they write.
+    `file_bytes`: how large the files may become that they write. `keep`: what they read besides
+    copies.
     """
 
     sandbox: Sandbox
     folder: Path
     occasion: Occasion
     file_bytes: int = 1 << 40
+    keep: tuple[Path, ...] = ()
 
     @classmethod
     @contextlib.contextmanager
@@ -189,41 +197,24 @@ class Confined:
                 env=self.sandbox.environment.of()
                 | {"HOME": str(self.own), "TMPDIR": str(self.own)},
             )
-            running = Running(process=process, log=log)
+            running = Running(process=process, log=log, report=report)
             try:
                 yield running
             finally:
                 running.end()
-                self._tell(report)
 
     def _command(self, program: list[str], report: Path) -> list[str]:
         spec = self.sandbox.spec(
             own=[self.own],
-            keep=[self.given],
+            keep=[path for path in (self.given, *self.keep) if path.exists()],
             network=False,
             serial=self.occasion,
-            report=str(report),
+            report=report,
             limits={"file_bytes": self.file_bytes},
         )
+        spec["attached"] = True
         # Copies of what may be secret are for root and that user, and nobody else.
         if spec["uid"] is not None:
             os.chown(self.folder, -1, spec["uid"])
             self.folder.chmod(0o710)
-        return [sys.executable, "-I", "-S", confine.__file__, json.dumps(spec), *program]
-
-    def _tell(self, report: Path) -> None:
-        """Warn, once, where it ran as root and might have reached what is not its own."""
-        try:
-            done = json.loads(report.read_bytes())
-        except (OSError, ValueError):  # it ended before it could say
-            return
-        problems = done["problems"]
-        way_out = "run this as another user than root"
-        if problems:
-            way_out = f"let others read that and pass on the way there (chmod o+rX), or {way_out}"
-        elif done["user"] == 0 and not done["files"]:
-            problems = [f"ran as root and saw all files, as {self.sandbox.abilities().files}"]
-        if problems and not self.sandbox.has_warned:
-            self.sandbox.has_warned = True
-            name = self.occasion.name.lower()
-            _LOG.warning("the %s %s: %s", name, "; ".join(problems), way_out)
+        return launched(spec, program)

@@ -31,7 +31,9 @@ class Revision(msgspec.Struct, frozen=True, kw_only=True):
     machine's; of an upstream it says the names only. `reload` counts how often an operator wished
     to load the same again. `pool`: the pool that hosts it; empty for processes of its own.
     `hosts`: what a pool's own processes are told; None for a model's. `network`: its replicas may
-    open connections. `runs_code`: its model's format runs code of the author's; no part of `id`.
+    open connections. `best_effort`: they start where the kernel cannot isolate them, too.
+    `memory_bytes`: the most that one may allocate; None goes by the model. `runs_code`: its model's
+    format runs code of the author's; no part of `id`.
     `content`: the digest of a model that is served where it lies; empty where its path tells it.
     """
 
@@ -45,6 +47,8 @@ class Revision(msgspec.Struct, frozen=True, kw_only=True):
     pool: str = ""
     hosts: PoolSettings | None = None
     network: bool = False
+    best_effort: bool = False
+    memory_bytes: int | None = None
     runs_code: bool = False
     content: str = ""
 
@@ -218,6 +222,8 @@ def make_revision(
     upstream: UpstreamSettings | None = None,
     pool: str = "",
     network: bool = False,
+    best_effort: bool = False,
+    memory_bytes: int | None = None,
     runs_code: bool = False,
     content: str = "",
 ) -> Revision:
@@ -231,7 +237,8 @@ def make_revision(
     """
     parts: list[object] = [endpoint, everywhere(settings, content), reload]
     # What is empty is no part of it: revisions of older state keep their ids.
-    parts += [extra for extra in (purpose, upstream, pool, network and "network") if extra]
+    named = (network and "network", best_effort and "best-effort", memory_bytes)
+    parts += [extra for extra in (purpose, upstream, pool, *named) if extra]
     return Revision(
         id=digest_of(parts),
         endpoint=endpoint,
@@ -242,6 +249,8 @@ def make_revision(
         reload=reload,
         pool=pool,
         network=network,
+        best_effort=best_effort,
+        memory_bytes=memory_bytes,
         runs_code=runs_code,
         content=content,
     )
@@ -258,6 +267,8 @@ def remake(revision: Revision) -> Revision:
         upstream=revision.upstream,
         pool=revision.pool,
         network=revision.network,
+        best_effort=revision.best_effort,
+        memory_bytes=revision.memory_bytes,
         runs_code=revision.runs_code,
         content=revision.content,
     )

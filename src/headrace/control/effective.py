@@ -134,6 +134,8 @@ def _baseline(rollout: RolloutRecord, traffic: Traffic) -> DesiredArm:
         reload=old.reload,
         purpose=f"{BASELINE} of {rollout.id}",
         network=old.network,
+        best_effort=old.best_effort,
+        memory_bytes=old.memory_bytes,
         runs_code=old.runs_code,
         content=old.content,
     )

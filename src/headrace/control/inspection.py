@@ -1,12 +1,9 @@
-"""Is a model what it says it is? Found out in a process that it may spoil, and that sees little.
+"""Inspection of a model that is not stored yet, in a sandboxed process of its own.
 
-The same nursery as a pool's forks the processes: an inspection costs the load itself, not the start
-of an interpreter. Each is confined as a replica is, and bounded in memory and time.
+The process starts an interpreter and imports the runtimes, which takes about 0.3 s: a process that
+waits with both would have to be root, to become whoever may see the model.
 """
 
-import contextlib
-import socket
-import subprocess
 import tempfile
 import threading
 from dataclasses import dataclass, field
@@ -15,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from headrace.control.process import python_module
+from headrace.control.confined import Bounds, Confined, Running
 from headrace.control.sandbox import Occasion, Sandbox, files_of
 from headrace.core import (
     Code,
@@ -24,37 +21,29 @@ from headrace.core import (
     HeadraceError,
     Inspected,
     InvalidArgumentError,
+    RequestCancelledError,
     UnsupportedModelError,
 )
-from headrace.serving.trial import (
-    LENGTH,
-    MAX_MESSAGE_BYTES,
-    Inspection,
-    TrialRequest,
-    TrialResult,
-)
+from headrace.serving.confine import CANNOT_ISOLATE
+from headrace.serving.nursery import memory_limit_bytes, size_bytes
+from headrace.serving.trial import MAX_MESSAGE_BYTES, Inspection, TrialResult
 
 TIMEOUT_S: Final = 600.0
-_GRACE_S: Final = 5.0
-_END_S: Final = 2.0
-_DATA_BYTES: Final = 1 << 40
+_MODULE: Final = "headrace.serving.inspecting"
 
 
 @dataclass(slots=True)
 class InspectApart:
-    """Inspects models in processes of their own. Thread-safe; `close` ends what waits for more.
+    """Inspects models in sandboxed processes. Thread-safe; `close` ends all inspections.
 
-    `sandbox`: how they are kept apart. `timeout_s`: how long one may take.
+    `timeout_s`: how long one may take.
     """
 
     sandbox: Sandbox
     timeout_s: float = TIMEOUT_S
     memory_bytes: int | None = None
     """How much one may take; None goes by the model's size."""
-    _process: subprocess.Popen[bytes] | None = None
-    _environment: dict[str, str] = field(default_factory=dict)
-    _socket: socket.socket | None = None
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _closing: threading.Event = field(default_factory=threading.Event)
 
     @classmethod
     def of_home(cls, home: Path) -> "InspectApart":
@@ -67,98 +56,77 @@ class InspectApart:
         runtime: str = "",
         *,
         allow_code: bool = False,
-        cancel: threading.Event | None = None,  # noqa: ARG002  # next commit
+        cancel: threading.Event | None = None,
     ) -> Inspected:
         """As `headrace.core.Inspect`.
 
+        Args:
+            cancel: Once set, the inspection's process is killed with all that it started.
+
         Raises:
-            FailedPreconditionError: Besides what that says: there is no process to try it in.
+            FailedPreconditionError: Besides what that says: the process cannot be isolated.
+            RequestCancelledError: `cancel` was set, or this was closed.
         """
         path = path.absolute()
-        with tempfile.TemporaryDirectory(prefix="headrace-inspect-") as own:
-            request = TrialRequest(
-                inspection=Inspection(path=str(path), runtime=runtime, allow_code=allow_code),
-                timeout_s=self.timeout_s,
-                confine=dict(self._spec(path, Path(own))),
-                memory_bytes=self.memory_bytes,
+        bounds = Bounds(
+            limit_s=self.timeout_s,
+            too_long=f"it did not load within {self.timeout_s:g} s",
+            memory_bytes=self.memory_bytes or memory_limit_bytes(size_bytes(path)),
+            while_what=" while it loaded",
+        )
+        is_closed = self.sandbox.user(Occasion.INSPECTION) is not None and not is_open(path)
+        stops = [self._closing, *([] if cancel is None else [cancel])]
+        answer = b""
+        with tempfile.TemporaryDirectory(prefix="headrace-inspect-") as folder:
+            sandboxed = Confined(
+                sandbox=self.sandbox,
+                folder=Path(folder),
+                occasion=Occasion.INSPECTION,
+                keep=() if is_closed else tuple(files_of(path)),
             )
-            result = self._ask(msgspec.json.encode(request))
+            sandboxed.own.mkdir(mode=0o700)
+            copy = sandboxed.give(path) if is_closed else path
+            inspection = Inspection(path=str(copy), runtime=runtime, allow_code=allow_code)
+            request = msgspec.json.encode(inspection).decode()
+            with sandboxed.started(_MODULE, request, is_heard=True) as running:
+                for part in running.looks(bounds):
+                    answer += part
+                    if any(stop.is_set() for stop in stops):
+                        raise RequestCancelledError(f"{path}: its inspection was cancelled")
+                    if len(answer) > MAX_MESSAGE_BYTES:
+                        running.why = "it wrote more than an answer"
+        result = _result(running, answer)
         if result.inspected is not None:
             return result.inspected
-        raise _error(path, result)
-
-    def warm(self) -> None:
-        """Let the first inspection find all that it needs loaded already."""
-        with self._lock, contextlib.suppress(OSError):
-            self._nursery()
-
-    def _spec(self, path: Path, own: Path) -> dict[str, object]:
-        limits = {"file_bytes": _DATA_BYTES}
-        spec = self.sandbox.spec(
-            own=[own],
-            keep=files_of(path),
-            network=False,
-            serial=Occasion.INSPECTION,
-            limits=limits,
-        )
-        return {**spec}
+        text = result.error.replace(str(copy), str(path))
+        raise _error(path, msgspec.structs.replace(result, error=text))
 
     def close(self) -> None:
-        """End the nursery."""
-        with self._lock:
-            self._end()
+        """End all inspections under way."""
+        self._closing.set()
+        self._closing = threading.Event()
 
-    def _ask(self, request: bytes) -> TrialResult:
-        for _ in range(2):  # a nursery that was idle may end while it is asked
-            try:
-                return self._exchange(request)
-            except (OSError, EOFError):
-                self.close()
-        msg = "cannot start a process to inspect the model in"
-        raise FailedPreconditionError(msg)
 
-    def _exchange(self, request: bytes) -> TrialResult:
-        ours, theirs = socket.socketpair()
-        with ours:
-            with theirs, self._lock:
-                socket.send_fds(self._nursery(), [b"t"], [theirs.fileno()])
-            ours.settimeout(self.timeout_s + _GRACE_S)
-            ours.sendall(LENGTH.pack(len(request)) + request)
-            (size,) = LENGTH.unpack(_exactly(ours, LENGTH.size))
-            if size > MAX_MESSAGE_BYTES:
-                raise EOFError
-            return msgspec.json.decode(_exactly(ours, size), type=TrialResult)
+def is_open(path: Path) -> bool:
+    """Whether users that own no part of a model may read it, and what lies beside it."""
+    try:
+        return all(
+            item.stat().st_mode & (0o005 if item.is_dir() else 0o004) != 0
+            for folder in files_of(path)
+            for item in (folder, *([path] if path.is_file() else path.rglob("*")))
+        )
+    except OSError:
+        return True  # the inspection says what is wrong
 
-    def _nursery(self) -> socket.socket:
-        """The socket that a running nursery listens on."""
-        environment = self.sandbox.environment.of()
-        is_over = self._process is not None and self._process.poll() is not None
-        # Since it was started the spec may have named a secret that it has.
-        if is_over or self._environment.keys() - environment.keys():
-            self._end()
-        self._environment = environment
-        if self._socket is None:
-            self._socket, theirs = socket.socketpair()
-            with theirs:
-                self._process = subprocess.Popen(  # noqa: S603  # ourselves
-                    [*python_module("headrace.serving.nursery", str(theirs.fileno())), "inspect"],
-                    pass_fds=[theirs.fileno()],
-                    stdin=subprocess.DEVNULL,
-                    start_new_session=True,  # Ctrl-C is for who started us
-                    # Threads do not survive the forks.
-                    env=environment | {"OPENBLAS_NUM_THREADS": "1"},
-                )
-        return self._socket
 
-    def _end(self) -> None:
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
-        if self._process is not None:
-            self._process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(_END_S)
-            self._process = None
+def _result(running: Running, answer: bytes) -> TrialResult:
+    """What the process wrote; why it ended, if it wrote nothing that can be read."""
+    if running.process.returncode == CANNOT_ISOLATE:
+        return TrialResult(error=running.why, code=Code.FAILED_PRECONDITION)
+    try:
+        return msgspec.json.decode(answer, type=TrialResult)
+    except msgspec.MsgspecError:
+        return TrialResult(error=running.why or "its process wrote no answer")
 
 
 def _error(path: Path, result: TrialResult) -> HeadraceError:
@@ -173,13 +141,3 @@ def _error(path: Path, result: TrialResult) -> HeadraceError:
             return UnsupportedModelError(f"{path}: {result.error}")
         case _:
             return UnsupportedModelError(result.error)
-
-
-def _exactly(sock: socket.socket, size: int) -> bytes:
-    data = b""
-    while len(data) < size:
-        part = sock.recv(size - len(data))
-        if not part:
-            raise EOFError
-        data += part
-    return data

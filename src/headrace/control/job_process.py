@@ -36,8 +36,6 @@ _WRONG_ARGUMENTS: Final = 2
 _SIGNALLED: Final = 128
 _LONGEST_LINE: Final = 1 << 20
 _MESSAGE: Final = 2000
-_USERS: Final = 2
-"""As many as a control plane has runs under way: none of them is another's user."""
 
 
 def lease_clock() -> float:
@@ -177,8 +175,7 @@ class JobStarter:
         Raises:
             UnavailableError: No process can be started.
         """
-        users = range(Occasion.JOB, Occasion.JOB + _USERS)
-        serial = next((one for one in users if one not in self._serials), users[0])
+        serial = Occasion.SECOND_JOB if Occasion.JOB in self._serials else Occasion.JOB
         memory_limit, most_bytes = memory_limit_of(run)
         command = [*self._command(run), *self._confined(serial)]
         watched = [sys.executable, "-I", "-S", str(_WATCH), str(most_bytes), *command]

@@ -1,4 +1,4 @@
-"""How do replicas become processes on this machine, and come back to a new control plane?"""
+"""Driver of replicas that are processes of this machine; a new control plane adopts them."""
 
 import logging
 import shutil
@@ -16,9 +16,9 @@ from headrace.control.log_files import last_line
 from headrace.control.online_stores import OnlineStores
 from headrace.control.process import Process, find_by_arguments, python_module, start_ticks
 from headrace.control.records import RecordStore, ReplicaRecord, digest_of
-from headrace.control.sandbox import Isolation, Sandbox, files_of
+from headrace.control.sandbox import Isolation, Sandbox, data_limit, files_of
 from headrace.control.secret_references import resolve_url
-from headrace.core import HeadraceError, ReplicaSettings
+from headrace.core import DEFAULT_MAX_BODY_BYTES, HeadraceError, ReplicaSettings
 
 _LOG: Final = logging.getLogger("headrace.control")
 _MODULE: Final = "headrace.serving"
@@ -29,13 +29,11 @@ class Running:
     """A replica's record and its process; None once the process ended.
 
     `settings` is what a new process is told; None for an adopted one, whose file is there.
-    `network`: it may open connections.
     """
 
     record: ReplicaRecord
     process: Process | None
     settings: bytes | None = None
-    network: bool = False
 
 
 @dataclass(slots=True)
@@ -87,10 +85,10 @@ class LocalDriver:
             address=address,
             settings_sha256=digest_of(data),
             network=revision.network,
+            best_effort=revision.best_effort,
+            memory_bytes=revision.memory_bytes,
         )
-        self._running[name] = Running(
-            record=record, process=None, settings=data, network=revision.network
-        )
+        self._running[name] = Running(record=record, process=None, settings=data)
         return self._spawn(self._running[name])
 
     def restart(self, name: str, revision: Revision | None = None) -> Process:
@@ -129,9 +127,7 @@ class LocalDriver:
                 # Where it listened may be of another home, from which this one was moved here.
                 address = self.address_of(record.serial)
                 record = msgspec.structs.replace(record, address=address)  # noqa: PLW2901  # as above
-            self._running[record.name] = Running(
-                record=record, process=process, network=record.network
-            )
+            self._running[record.name] = Running(record=record, process=process)
         return list(self._running.values())
 
     def names(self) -> list[str]:
@@ -207,21 +203,31 @@ class LocalDriver:
         return python_module(self.module, "--settings", str(self._records.settings_path(name)))
 
     def _command(self, running: Running) -> list[str]:
-        """What is started: the replica, confined."""
-        name = running.record.name
-        arguments = self._arguments(name)
+        """The command line of the replica in its sandbox.
+
+        Raises:
+            OSError: It cannot be isolated, or its online store cannot be used.
+        """
+        record = running.record
+        arguments = self._arguments(record.name)
         if self.sandbox is None:
             return arguments
-        settings = self._records.settings_path(name)
+        settings = self._records.settings_path(record.name)
         told = running.settings or settings.read_bytes()
-        return self.sandbox.command(
-            arguments,
-            name=name,
-            serial=running.record.serial,
-            own=[self._run_dir(running.record.serial), settings],
-            keep=[*self._read_by(told), *self._store_of(told)],
-            network=running.network,
-        )
+        keep = [*self._read_by(told), *self._store_of(told)]
+        try:
+            return self.sandbox.command(
+                arguments,
+                name=record.name,
+                serial=record.serial,
+                own=[self._run_dir(record.serial), settings],
+                keep=keep,
+                network=record.network,
+                data_bytes=record.memory_bytes or _data_limit(told),
+                best_effort=record.best_effort,
+            )
+        except HeadraceError as error:
+            raise OSError(str(error)) from error
 
     def _environment(self, name: str) -> dict[str, str] | None:
         """Without secrets of others; what a pool's process serves is told later."""
@@ -236,7 +242,7 @@ class LocalDriver:
         told = msgspec.json.decode(settings)
         if "path" not in told:
             self.home.artifacts.mkdir(parents=True, exist_ok=True)
-            self.home.artifacts.chmod(0o755)  # the home around it is private
+            self.home.artifacts.chmod(0o755)  # `Home.at` made the home around it private
             return [self.home.artifacts]
         return files_of(Path(told["path"]))
 
@@ -269,7 +275,10 @@ class LocalDriver:
         running.record = msgspec.structs.replace(running.record, pid=0, start_ticks=0)
         self._records.write(running.record)
         process = Process.spawn(
-            self._command(running), log=self.home.log_of(name), environment=self._environment(name)
+            self._command(running),
+            log=self.home.log_of(name),
+            environment=self._environment(name),
+            launcher=self.sandbox is not None,
         )
         running.process = process
         running.record = _with_process(running.record, process)
@@ -297,6 +306,17 @@ class LocalDriver:
         process = self.process_of(name)
         if process is not None:
             process.send(signum)
+
+
+def _data_limit(settings: bytes) -> int:
+    """The most that a replica may allocate, by the size of what it serves and of its requests."""
+    told = msgspec.json.decode(settings)
+    if "path" not in told:
+        size = told["memory_bytes"]
+    else:
+        files = (file for path in files_of(Path(told["path"])) for file in (path, *path.rglob("*")))
+        size = sum(file.stat().st_size for file in files if file.is_file())
+    return data_limit(size, max_body_bytes=told.get("max_body_bytes", DEFAULT_MAX_BODY_BYTES))
 
 
 def _with_process(record: ReplicaRecord, process: Process) -> ReplicaRecord:

@@ -5,6 +5,7 @@ A process is known by its pid together with the time it started: a pid alone is 
 
 import asyncio
 import os
+import select
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,12 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from headrace.serving.confine import effective
+
 _STAT_STATE: Final = 0
 _STAT_TIMES: Final = slice(11, 13)
 _STAT_START_TICKS: Final = 19
 """Fields of /proc/<pid>/stat behind the command's closing parenthesis; see proc_pid_stat(5)."""
 
 PASSED_FD: Final = 3
+HANDOVER_FD: Final = 4
+"""Where a sandbox's launcher writes the pid of the process that goes on in a PID namespace."""
+_HANDOVER_S: Final = 10.0
 _GONE_STATES: Final = frozenset("ZXx")
 _RESET_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE)
 
@@ -102,6 +108,7 @@ class Process:
         log: Path,
         pass_fd: int | None = None,
         environment: Mapping[str, str] | None = None,
+        launcher: bool = False,
     ) -> "Process":
         """Start `arguments` in a session of its own, so that it outlives this process.
 
@@ -110,16 +117,20 @@ class Process:
             log: Where its standard output and error are appended.
             pass_fd: A descriptor that it gets as number 3.
             environment: None for this process's.
+            launcher: `arguments` are a sandbox's command, which may hand over to a child of this
+                process. That one is then returned, after about 15 ms.
 
         Raises:
             OSError: It could not be started.
         """
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        reader, writer = os.pipe() if launcher else (-1, -1)
         pid = os.posix_spawn(
             arguments[0],
             list(arguments),
             os.environ if environment is None else environment,
             file_actions=[
+                *([(os.POSIX_SPAWN_DUP2, writer, HANDOVER_FD)] if launcher else []),
                 *([(os.POSIX_SPAWN_DUP2, pass_fd, PASSED_FD)] if pass_fd is not None else []),
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
                 (os.POSIX_SPAWN_OPEN, 1, str(log), flags, 0o600),
@@ -129,13 +140,21 @@ class Process:
             setsigmask=[],
             setsigdef=_RESET_SIGNALS,
         )
+        if launcher:
+            os.close(writer)
+            pid = _handed_over(reader, pid)
         pidfd = os.pidfd_open(pid)
         # A child keeps its pid until it is waited for, so even a dead one has its entry; -1 then.
         ticks = start_ticks(pid)
         return cls(pid=pid, start_ticks=-1 if ticks is None else ticks, _pidfd=pidfd)
 
     def send(self, signum: signal.Signals) -> None:
-        """Send a signal to exactly this process; nothing happens if it is gone."""
+        """Send a signal to exactly this process; nothing happens if it is gone.
+
+        SIGTERM kills a process that does not handle it, also the first one of a PID namespace.
+        """
+        if signum == signal.SIGTERM:
+            signum = signal.Signals(effective(signum, self.pid))
         try:
             signal.pidfd_send_signal(self._pidfd, signum)
         except ProcessLookupError:
@@ -182,6 +201,28 @@ class Process:
 def _set_done(future: "asyncio.Future[None]") -> None:
     if not future.done():
         future.set_result(None)
+
+
+def _handed_over(reader: int, launcher: int) -> int:
+    """The pid that a launcher handed over to; its own if it went on itself, or ended.
+
+    Raises:
+        OSError: It did neither in time; it was killed.
+    """
+    try:
+        poll = select.poll()
+        poll.register(reader, select.POLLIN)
+        if not poll.poll(_HANDOVER_S * 1000):
+            os.kill(launcher, signal.SIGKILL)
+            os.waitpid(launcher, 0)
+            raise TimeoutError(f"the sandbox did not start within {_HANDOVER_S:g} s")
+        pid = os.read(reader, 16)
+    finally:
+        os.close(reader)
+    if not pid:
+        return launcher
+    os.waitpid(launcher, 0)
+    return int(pid)
 
 
 def python_module(module: str, *arguments: str) -> list[str]:

@@ -14,7 +14,7 @@ import msgspec
 
 from headrace.client import Client
 from headrace.client.http_wire import HttpWire
-from headrace.control.confined import Confined
+from headrace.control.confined import Confined, Running
 from headrace.control.profiling import FILE_BYTES
 from headrace.control.sandbox import Occasion, Sandbox
 from headrace.core import (
@@ -80,13 +80,13 @@ def replica_overhead(
         if len(settings.uds) > _LONGEST_SOCKET:
             raise UnavailableError(f"the path of a socket would be too long: {settings.uds}")
         with (
-            _started(settings, place, mine[:cores]) as process,
+            _started(settings, place, mine[:cores]) as running,
             Client(f"unix:{settings.uds}", timeout_s=_ANSWER_S) as client,
             _connections(settings.uds, _TOGETHER) as many,
             _pinned(mine[cores:]),  # where the replica is not, if there is such a core
         ):
             message = _message(example_inputs(client.signature(NAME), variable=max(length, 1)))
-            totals = partial(_totals, client, NAME, process.pid)
+            totals = partial(_totals, client, NAME, running.pid)
             alone = ask_alone(
                 lambda: _ask_all(many[:1], message), totals, budget_s=budget_s * _ALONE
             )
@@ -136,9 +136,7 @@ def endpoint_overhead(
 
 
 @contextmanager
-def _started(
-    settings: ReplicaSettings, place: Confined, cores: Sequence[int]
-) -> "Iterator[subprocess.Popen[bytes]]":
+def _started(settings: ReplicaSettings, place: Confined, cores: Sequence[int]) -> Iterator[Running]:
     file = place.ask("settings.json", settings)
     with ExitStack() as stack:
         with _pinned(cores):
@@ -146,7 +144,7 @@ def _started(
             running = stack.enter_context(started)
         try:
             _wait_ready(running.process, settings.uds)
-            yield running.process
+            yield running
         except HeadraceError as error:
             if running.process.poll() is None:
                 raise

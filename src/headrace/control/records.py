@@ -33,6 +33,8 @@ class ReplicaRecord(msgspec.Struct, frozen=True, kw_only=True):
     was_ready: bool = False
     restarts: int = 0
     network: bool = False
+    best_effort: bool = False
+    memory_bytes: int | None = None
 
 
 class RecordStore:

@@ -269,6 +269,8 @@ class Resolver:
             reload=self.reloads.get(name, 0),
             pool=pool,
             network=endpoint.network,
+            best_effort=endpoint.isolation == "best-effort",
+            memory_bytes=endpoint.memory_bytes,
             runs_code=pinned.runs_code,
             content=pinned.content,
         )

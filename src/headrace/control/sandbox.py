@@ -1,6 +1,7 @@
-"""What may a replica's process do on this machine? As little as it needs; decided here.
+"""Sandbox policy of replicas and other processes that run model code; `confine.py` applies it.
 
-`confine.py` carries it out, in the process itself, before the replica's own code begins.
+It fails closed: where a restriction cannot be had, `Sandbox.spec` refuses, unless an administrator
+accepted that for the endpoint (`isolation: best-effort`).
 """
 
 import ctypes
@@ -13,7 +14,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cache
 from pathlib import Path
@@ -22,6 +23,8 @@ from typing import Final, NamedTuple
 import msgspec
 
 from headrace.control.environment import Environment
+from headrace.control.process import HANDOVER_FD
+from headrace.core import FailedPreconditionError
 from headrace.serving import confine
 
 _LOG: Final = logging.getLogger("headrace.control")
@@ -37,16 +40,25 @@ OPEN_FILES: Final = 65_536
 PROCESSES: Final = 512
 """Processes and threads of a replica, besides those for each core."""
 PROCESSES_A_CORE: Final = 16
+_LEAST_DATA_BYTES: Final = 4 << 30
+_DATA_BYTES_A_CORE: Final = 64 << 20
+"""For thread stacks and buffers of the frameworks, which are there before they are touched."""
+_TIMES_MODEL: Final = 8
+_TIMES_BODY: Final = 8
+_REMEDY: Final = (
+    "allow unprivileged user namespaces (sysctl kernel.apparmor_restrict_unprivileged_userns=0; in "
+    "a container, a seccomp profile that allows unshare and mount), or have an admin set "
+    "`isolation: best-effort` for the endpoint"
+)
 
 
 class Occasion(IntEnum):
-    """Why something runs besides replicas: the serial of the user it is, which no other has.
+    """What runs besides replicas: the serial of its user, which no replica has."""
 
-    No replica is one of them before the 599th.
-    """
-
+    GATEWAY = 598
     JOB = 599
-    """Of the first run of a job; another one at the same time is the next."""
+    SECOND_JOB = 600
+    """Of another run at the same time."""
     CONVERSION = 601
     PROFILE = 602
     SEARCH = 603
@@ -55,32 +67,36 @@ class Occasion(IntEnum):
     INSPECTION = 605
 
 
+def user_of(serial: int) -> int:
+    """The user of a replica, or of an occasion."""
+    return FIRST_UID + (serial if isinstance(serial, Occasion) else serial % Occasion.GATEWAY)
+
+
 class Abilities(msgspec.Struct, frozen=True, kw_only=True):
-    """What the kernel grants, each with the reason why not; empty if it does.
+    """What the kernel allows; a text is the reason why not, and empty if it does."""
 
-    `files`: a view of the file system of its own. `network`: no network. `user`: another user than
-    root. `user_ns`: the first two need a user namespace. `landlock_net`: TCP can be refused.
-    """
-
+    namespaces: str = "cannot be determined"
+    """Mount, network, IPC and PID namespaces of its own for a process."""
     user_ns: bool = False
-    files: str = "was not asked"
-    network: str = "was not asked"
+    """Whether these need a user namespace."""
     user: str = "not root"
-    landlock_net: bool = False
+    """Becoming another user."""
+    landlock: bool = False
+    """Landlock and seccomp, which do instead where nothing needs the network."""
 
 
 class Probe:
-    """Asks the kernel, in a process of its own that is started now; it takes about 20 ms."""
+    """Asks the kernel in a process of its own, started at once; it takes about 20 ms."""
 
     def __init__(self) -> None:
-        self._found = Abilities()
+        self._abilities = Abilities()
         self._thread = threading.Thread(target=self._ask, name="probe", daemon=True)
         self._thread.start()
 
     def result(self) -> Abilities:
-        """What it found; waits for it the first time."""
+        """Return the answer; waits for it the first time."""
         self._thread.join(_PROBE_TIMEOUT_S)
-        return self._found
+        return self._abilities
 
     def _ask(self) -> None:
         command = [sys.executable, "-I", "-S", str(_PROGRAM), "--probe"]
@@ -88,28 +104,29 @@ class Probe:
             done = subprocess.run(  # noqa: S603  # ourselves
                 command, capture_output=True, timeout=_PROBE_TIMEOUT_S, check=True
             )
-            found = msgspec.json.decode(done.stdout, type=Abilities)
+            self._abilities = msgspec.json.decode(done.stdout, type=Abilities)
         except (OSError, subprocess.SubprocessError, msgspec.MsgspecError) as error:
-            why = f"it cannot be found out: {error}"
-            found = Abilities(files=why, network=why, user=why)
-        if found.files or found.network:
-            why_not = {"files": found.files, "network": found.network}
-            _LOG.warning("replicas cannot be isolated as they should be", extra=why_not)
-        self._found = found
+            why = f"cannot be determined: {error}"
+            self._abilities = Abilities(namespaces=why, user=why)
+        if self._abilities.namespaces:
+            why_not = {"reason": self._abilities.namespaces, "landlock": self._abilities.landlock}
+            _LOG.warning("there are no namespaces to isolate processes in", extra=why_not)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Isolation:
-    """How a replica's process is kept apart.
+    """How a process is isolated, as it reports itself.
 
     `user`: its number. `files`: it sees its own model and run directory of this home only.
-    `network`: `namespace` for none, `landlock` for no TCP, `allowed` by its endpoint, or `open`
-    because it cannot be closed. `problems`: what should be kept apart, and is not.
+    `network`: `namespace` or `seccomp` for none, `allowed` by its endpoint, or `open` because it
+    cannot be closed. `memory_bytes`: the most that it may allocate. `problems`: what is not
+    isolated, and was accepted.
     """
 
     user: int
     files: bool
     network: str
+    memory_bytes: int | None = None
     problems: tuple[str, ...] = ()
 
 
@@ -147,13 +164,23 @@ def files_of(model: Path) -> list[Path]:
     return [directory, config] if readable else [directory]
 
 
+def data_limit(size_bytes: int, *, max_body_bytes: int = 0) -> int:
+    """The most that a process may allocate which serves models of that size together.
+
+    The kernel refuses more (RLIMIT_DATA): a request whose answer would be larger fails, and no
+    other. Bodies count as decoded, in a batch.
+    """
+    least = _LEAST_DATA_BYTES + _DATA_BYTES_A_CORE * (os.cpu_count() or 1)
+    return least + _TIMES_MODEL * size_bytes + _TIMES_BODY * max_body_bytes
+
+
 @dataclass(slots=True, kw_only=True)
 class Sandbox:
-    """Makes command lines that confine what they start.
+    """Makes command lines whose processes are restricted.
 
-    `hide`: directories of which a replica sees only what it is given. `reports`: where each
-    replica's process writes what was done to it. `abilities`: what the kernel grants. `libraries`:
-    what every process imports from. `environment`: what variables they inherit.
+    `hide`: directories of which a process sees only what it gets. `reports`: where each process
+    writes how it is isolated. `abilities`: what the kernel allows. `libraries`: what every process
+    imports from. `environment`: the variables that they inherit.
     """
 
     hide: tuple[Path, ...]
@@ -161,13 +188,11 @@ class Sandbox:
     abilities: Callable[[], Abilities]
     libraries: Libraries = field(default_factory=libraries)
     environment: Environment = field(default_factory=Environment)
-    has_warned: bool = False
-    """Whether somebody was told that what runs is less apart than it should be."""
-    _known: dict[str, tuple[int, Isolation]] = field(default_factory=dict)
+    _reports: dict[str, tuple[int, Isolation]] = field(default_factory=dict)
 
     @classmethod
     def of_home(cls, home: Path) -> "Sandbox":
-        """For a command: `home` is hidden, and the kernel is asked once that is needed."""
+        """For a command: `home` is hidden, and the kernel is asked when that is needed."""
         ask = cache(lambda: Probe().result())
         return cls(hide=(home.resolve(),), reports=home, abilities=ask)
 
@@ -180,16 +205,29 @@ class Sandbox:
         own: Sequence[Path],
         keep: Sequence[Path],
         network: bool,
+        data_bytes: int | None = None,
+        best_effort: bool = False,
     ) -> list[str]:
-        """`arguments`, confined.
+        """The command line of a process that goes on after this one: see `Process.spawn`.
 
         Args:
-            own: The run directory, and what else belongs to the replica.
-            keep: What it may read of `hide`; it has to be able to read it.
+            own: The run directory, and what else belongs to the process.
+            keep: What it may read of `hide`; its user must be able to read it.
             network: Whether it may open connections.
+
+        Raises:
+            FailedPreconditionError: It cannot be isolated.
         """
-        report = str(self.report_of(name))
-        spec = self.spec(own=own, keep=keep, network=network, serial=serial, report=report)
+        spec = self.spec(
+            own=own,
+            keep=keep,
+            network=network,
+            serial=serial,
+            report=self.report_of(name),
+            limits={"data_bytes": data_bytes},
+            best_effort=best_effort,
+        )
+        spec["handover"] = HANDOVER_FD
         return launched(spec, arguments)
 
     def spec(
@@ -199,22 +237,29 @@ class Sandbox:
         keep: Sequence[Path],
         network: bool,
         serial: int,
-        report: str = "",
-        limits: Mapping[str, int] | None = None,
+        report: Path,
+        limits: Mapping[str, int | None] | None = None,
+        best_effort: bool = False,
     ) -> "confine.Spec":
-        """What a process is to become, as `confine.py` takes it.
+        """The restrictions of a process, as `confine.py` takes them.
 
         Args:
-            limits: Besides those of every replica.
+            limits: Besides those of every process.
+            best_effort: Go on with what the kernel allows.
+
+        Raises:
+            FailedPreconditionError: It cannot be isolated.
         """
         able = self.abilities()
-        apart = not able.files
+        kind, problems = self._kind(network=network)
+        if problems and not best_effort:
+            raise FailedPreconditionError(f"cannot isolate the process, which {problems[0]}")
+        uid = self.user(serial)
         return {
-            "uid": FIRST_UID + serial % UIDS if not able.user else None,
-            "files": apart,
-            "network": "allowed" if network else _network(able),
-            "alone": True,
+            "sandbox": kind,
             "user_ns": able.user_ns,
+            "uid": uid,
+            "network": network,
             "hide": [str(path) for path in self.hide],
             "keep": [str(path) for path in keep],
             "own": [str(path) for path in own],
@@ -223,47 +268,56 @@ class Sandbox:
             "limits": {
                 "open_files": OPEN_FILES,
                 # As a user of its own, or counted in its own namespace: else others count too.
-                "processes": _processes() if not able.user or (apart and able.user_ns) else None,
+                "processes": _processes() if uid is not None or able.user_ns else None,
                 **(limits or {}),
             },
-            "report": report,
+            "report": str(report),
+            "problems": [*problems, *(["`isolation` is `best-effort`"] if best_effort else [])],
         }
 
+    def user(self, serial: int) -> int | None:
+        """The user that a process becomes; None for the one that this process is."""
+        return None if self.abilities().user else user_of(serial)
+
+    def _kind(self, *, network: bool) -> tuple[str, list[str]]:
+        """The kind of sandbox that this kernel has, and what it leaves open."""
+        able = self.abilities()
+        problems = []
+        if able.user not in {"", "not root"}:
+            problems.append(f"stays root ({able.user}); run headrace as another user")
+        if not able.namespaces:
+            return "namespaces", problems
+        if able.landlock and not network:
+            return "landlock", problems
+        because = f"(no namespaces: {able.namespaces}); {_REMEDY}"
+        if able.landlock:
+            problems.append(f"may open the network, and so sockets of this machine {because}")
+            return "landlock", problems
+        return "open", [*problems, f"sees the files of others and may reach the network {because}"]
+
     def isolation(self, name: str, pid: int) -> Isolation | None:
-        """How the process `pid` of a replica is kept apart; None if it does not say."""
-        known = self._known.get(name)
-        if known is not None and known[0] == pid:
-            return known[1]
-        found = self._read(name)
-        if found is not None:
-            self._known[name] = (pid, found)
-        return found
+        """How the process `pid` called `name` is isolated; None if it did not report."""
+        known_pid, report = self._reports.get(name, (0, None))
+        if report is None or known_pid != pid:
+            try:
+                report = msgspec.json.decode(self.report_of(name).read_bytes(), type=Isolation)
+            except (OSError, msgspec.MsgspecError):
+                return None
+            self._reports[name] = (pid, report)
+        return report
 
     def forget(self, name: str) -> None:
-        """Remove what a replica's process wrote."""
-        self._known.pop(name, None)
+        """Remove the report of a process."""
+        self._reports.pop(name, None)
         self.report_of(name).unlink(missing_ok=True)
 
-    def _read(self, name: str) -> Isolation | None:
-        try:
-            found = msgspec.json.decode(self.report_of(name).read_bytes(), type=Isolation)
-        except (OSError, msgspec.MsgspecError):
-            return None
-        able = self.abilities()
-        problems = list(found.problems)
-        if not found.files:
-            problems.append(f"sees the files of other replicas: {able.files}")
-        if found.network == "open":
-            problems.append(f"may open network connections: {able.network}")
-        return replace(found, problems=tuple(problems))
-
     def report_of(self, name: str) -> Path:
-        """Where the process called `name` says what was done to it."""
+        """Where the process called `name` reports how it is isolated."""
         return self.reports / f"{name}.isolation"
 
 
 def launched(spec: "confine.Spec", arguments: Sequence[str]) -> list[str]:
-    """The command line of a process that becomes what `spec` says, and then `arguments`."""
+    """The command line of a process that is restricted by `spec` and then runs `arguments`."""
     return [sys.executable, "-I", "-S", str(_PROGRAM), json.dumps(spec), *arguments]
 
 
@@ -274,13 +328,6 @@ def harden_self() -> None:
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     ctypes.CDLL(None).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-
-
-def _network(able: Abilities) -> str:
-    """How connections are kept from a process."""
-    if not able.network:
-        return "namespace"
-    return "landlock" if able.landlock_net else "open"
 
 
 def _processes() -> int:

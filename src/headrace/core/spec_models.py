@@ -220,6 +220,17 @@ class EndpointSpec(SpecModel):
     network: bool = Field(
         default=False, description="Whether its replicas may open network connections."
     )
+    isolation: Literal["required", "best-effort"] = Field(
+        default="required",
+        description="Whether a replica starts only where the sandbox holds (`required`), or also "
+        "with what the kernel allows (`best-effort`), which only an admin may set.",
+    )
+    memory_bytes: int | None = Field(
+        default=None,
+        ge=64 << 20,
+        description="The most that one replica may allocate: a request that needs more fails. Null "
+        "goes by the size of the model. Unit: bytes.",
+    )
     request_log: EndpointLogSpec | None = Field(
         default=None, description="Null: as the gateway's. See EndpointLogSpec."
     )

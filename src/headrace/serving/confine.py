@@ -1,31 +1,38 @@
-"""`python -I -S confine.py SPEC COMMAND…`: become COMMAND, with less than this process may do.
+"""Sandbox launcher: `python -I -S confine.py SPEC COMMAND…` restricts a process and runs COMMAND.
 
-Run by its path in a bare interpreter, so it imports nothing of Headrace and costs a few
-milliseconds. What the kernel grants is found out beforehand, by `--probe`: what fails here is a
-fault, and nothing is started without what SPEC asks for.
+It runs by path in a bare interpreter and imports nothing of Headrace: it starts in milliseconds.
+It fails closed: what SPEC asks for holds, or COMMAND does not start. `--probe` prints what the
+kernel allows.
 
-What SPEC (JSON) holds:
+Fields of SPEC (JSON):
 
-    uid         whom a root process becomes; null otherwise
-    files       cover what `hide` names, by a mount namespace
-    network     `allowed`, `open` where it cannot be closed, `namespace` for none at all, or
-                `landlock` for no TCP
-    alone       signals no process but those it starts, where the kernel can see to it
-    user_ns     needs a user namespace for these
-    hide        directories that are empty afterwards, but for what `keep` and `own` name
-    keep        paths that stay, read-only
-    own         paths that stay and belong to `uid`: the run directory first, where it then is
-    reach       paths that `uid` has to be able to read: interpreter and libraries
-    also        paths that it should, if they are there: what else is imported from
-    limits      by name: `open_files`, `processes`, `address_space_bytes`, `file_bytes`; null for
-                what there is
-    report      where it writes what it did
-    whole       of `own`: directories whose files belong to `uid` as well; may be left out
-    attached    dies with the process that started it; may be left out
-    problems    what the report says besides, of what was known before; may be left out
+    sandbox     `namespaces`: mount, network, IPC and PID namespaces; `landlock`: Landlock and a
+                strict seccomp filter instead, under which no process is started and no socket
+                connected; `open`: neither, after an administrator accepted that
+    user_ns     whether the namespaces need a user namespace
+    uid         the user that a root process becomes; null keeps the user
+    network     whether network connections are allowed
+    ports       whether the process may listen on ports below 1024; optional
+    contained   false leaves the PID namespace out; optional
+    filtered    false leaves out the seccomp filter and Landlock; optional
+    hide        directories that the process does not see, except what `keep` and `own` name
+    keep        paths that it reads
+    own         paths that belong to `uid`; the first is the working directory
+    whole       directories of `own` whose content belongs to `uid` too; optional
+    reach       paths that `uid` must be able to read: interpreter and libraries
+    also        other import paths
+    limits      `open_files`, `processes`, `data_bytes`, `file_bytes`; null keeps the inherited
+    report      file for what was done, as JSON
+    attached    the process ends with the one that started it; optional
+    handover    descriptor for the pid of the process that goes on, where this one ends; optional
+    problems    text for the report; optional
+
+In a PID namespace COMMAND is process 1: all that it starts ends with it. With `handover` it is a
+child of this process's parent, and this process ends. Without, this process waits for it as the
+same user, passes SIGTERM on and ends as it ends.
 """
 
-# ruff: noqa: PTH103, PTH108, PTH110, PTH112, PTH120, PTH123, PTH208  # `pathlib` costs more than all else here
+# ruff: noqa: PTH103, PTH108, PTH110, PTH112, PTH114, PTH118, PTH120, PTH123, PTH208  # `pathlib` costs more than all else here
 
 from __future__ import annotations
 
@@ -35,22 +42,23 @@ import errno
 import json
 import os
 import resource
+import signal
 import stat
+import struct
 import sys
 
 TYPE_CHECKING = False  # `typing` costs as much as all else together
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from typing import NotRequired, TypedDict
 
     class Spec(TypedDict):
-        """What a process is to become; see above."""
+        """The restrictions of a process; see above."""
 
-        uid: int | None
-        files: bool
-        network: str
+        sandbox: str
         user_ns: bool
-        alone: bool
+        uid: int | None
+        network: bool
         hide: list[str]
         keep: list[str]
         own: list[str]
@@ -58,26 +66,79 @@ if TYPE_CHECKING:
         also: list[str]
         limits: dict[str, int | None]
         report: str
+        ports: NotRequired[bool]
+        contained: NotRequired[bool]
+        filtered: NotRequired[bool]
         whole: NotRequired[list[str]]
         attached: NotRequired[bool]
+        handover: NotRequired[int]
         problems: NotRequired[list[str]]
 
 
-_NEWNS, _NEWUSER, _NEWNET, _NEWIPC = 0x00020000, 0x10000000, 0x40000000, 0x08000000
-_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_REMOUNT = 1, 2, 4, 32
+CANNOT_ISOLATE = 5
+"""Exit status where a restriction cannot be had; standard error has the reason."""
+PRIVATE = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108  # what no sandbox shares
+_NEWNS, _NEWUSER, _NEWNET, _NEWIPC, _NEWPID = (
+    0x20000,
+    0x10000000,
+    0x40000000,
+    0x08000000,
+    0x20000000,
+)
+_CLONE_PARENT, _CLONE_THREAD, _CLONE_NEW = 0x8000, 0x10000, 0x7E020000
+_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REMOUNT = 1, 2, 4, 8, 32
 _MS_BIND, _MS_REC, _MS_PRIVATE = 4096, 16384, 1 << 18
 _KEPT_FLAGS = {2: 2, 4: 4, 8: 8, 1024: 1024, 2048: 2048, 4096: 1 << 21}
 """By statvfs(3)'s flag: the one of mount(2) that a remount in a user namespace has to repeat."""
-_PR_SET_PDEATHSIG, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 24, 38
-_LAST_CAPABILITY = 63
-_SIGKILL = 9  # `signal` costs more than all else here
+_PR_SET_PDEATHSIG, _PR_SET_KEEPCAPS, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 8, 24, 38
+_PR_CAP_AMBIENT, _CAP_AMBIENT_RAISE = 47, 2
+_LAST_CAPABILITY, _CAP_NET_BIND_SERVICE = 63, 10
 _CAPABILITY_VERSION = 0x20080522
-_SYS_LANDLOCK_CREATE, _SYS_LANDLOCK_RESTRICT = 444, 446
-_LANDLOCK_NO_TCP, _LANDLOCK_SCOPED = 1 | 2, 1 | 2
-_LANDLOCK_NET_ABI, _LANDLOCK_SCOPE_ABI = 4, 6
+_SYS_LANDLOCK_CREATE, _SYS_LANDLOCK_ADD, _SYS_LANDLOCK_RESTRICT = 444, 445, 446
+_LANDLOCK_SCOPED, _LANDLOCK_SCOPE_ABI = 1 | 2, 6
+_LANDLOCK_READ, _LANDLOCK_FILE = 0xD, 0x4007
+"""Execute and read; what a rule for a file may name: execute, write, read, truncate."""
 _COVER_OPTIONS = b"mode=0755,size=1m,nr_inodes=10k"
+_TMP_OPTIONS = b"mode=1777,size=1g"
+_MOST_LIKELY_KILLED = b"500"
+"""The kernel ends a sandboxed process before the control plane when memory runs out."""
+_PIDS = 16
 
 _libc = ctypes.CDLL(None, use_errno=True)
+
+_MACHINE = {"x86_64": 0, "aarch64": 1}.get(os.uname().machine)
+_AUDIT_ARCH = (0xC000003E, 0xC00000B7)
+_SYS_SECCOMP, _SYS_CLONE, _SYS_CLONE3 = (317, 277), (56, 220), 435
+_SYS_PRCTL, _SYS_SOCKET, _SYS_CONNECT = (157, 167), (41, 198), (42, 203)
+_DENIED = (
+    # other processes: ptrace, process_vm_readv, process_vm_writev, kcmp, pidfd_getfd
+    ((101, 310, 311, 312, 438), (117, 270, 271, 272, 438)),
+    # mounts: mount, umount2, pivot_root, chroot, open_tree, move_mount, fsopen, fsconfig, fsmount,
+    # fspick, mount_setattr, name_to_handle_at, open_by_handle_at, quotactl, quotactl_fd,
+    # fanotify_init
+    (
+        (165, 166, 155, 161, 428, 429, 430, 431, 432, 433, 442, 303, 304, 179, 443, 300),
+        (40, 39, 41, 51, 428, 429, 430, 431, 432, 433, 442, 264, 265, 60, 443, 262),
+    ),
+    # kernel interfaces with a history of holes: unshare, setns, bpf, perf_event_open, userfaultfd,
+    # io_uring_setup, io_uring_enter, io_uring_register, add_key, request_key, keyctl
+    (
+        (272, 308, 321, 298, 323, 425, 426, 427, 248, 249, 250),
+        (97, 268, 280, 241, 282, 425, 426, 427, 217, 218, 219),
+    ),
+    # the machine: kexec_load, kexec_file_load, init_module, finit_module, delete_module, reboot,
+    # swapon, swapoff, acct, settimeofday, clock_settime, adjtimex, clock_adjtime, syslog
+    (
+        (246, 320, 175, 313, 176, 169, 167, 168, 163, 164, 227, 159, 305, 103),
+        (104, 294, 105, 273, 106, 142, 224, 225, 89, 170, 112, 171, 266, 116),
+    ),
+)
+_DENIED_STRICTLY = ((57, 58, 200, 424, 129, 297), (130, 424, 138, 240))
+"""fork, vfork, tkill, pidfd_send_signal, rt_sigqueueinfo, rt_tgsigqueueinfo."""
+_SIGNALS = ((62, 234), (129, 131))
+"""kill, tgkill."""
+_FAMILIES = (1, 2, 10, 16)
+"""AF_UNIX, AF_INET, AF_INET6, AF_NETLINK: others, such as AF_VSOCK, ignore network namespaces."""
 
 
 def _check(result: int, what: str) -> int:
@@ -88,7 +149,7 @@ def _check(result: int, what: str) -> int:
 
 
 def unshare(flags: int) -> None:
-    """Leave these namespaces for new ones; ours, and ours alone, is mapped in a user namespace."""
+    """Leave these namespaces for new ones; a new user namespace maps this user alone."""
     uid, gid = os.geteuid(), os.getegid()
     _check(_libc.unshare(flags), "unshare")
     if flags & _NEWUSER:
@@ -104,48 +165,143 @@ def unshare(flags: int) -> None:
 def mount(
     source: str, target: str, kind: bytes | None, flags: int, data: bytes | None = None
 ) -> None:
-    """Put a file system, or what lies elsewhere, at `target`."""
+    """Mount a file system, or bind `source`, at `target`."""
     result = _libc.mount(
         os.fsencode(source), os.fsencode(target), kind, ctypes.c_ulong(flags), data
     )
     _check(result, f"mount {target}")
 
 
-def landlock(*, alone: bool, no_tcp: bool) -> bool:
-    """Send no signals to strangers, and open no TCP, as asked; whether the second holds."""
+def landlock(spec: Spec) -> None:
+    """Forbid signals to other processes where the kernel can; with `landlock`, restrict files."""
     abi = _libc.syscall(_SYS_LANDLOCK_CREATE, None, 0, 1)
-    net = _LANDLOCK_NO_TCP if no_tcp and abi >= _LANDLOCK_NET_ABI else 0
-    scoped = _LANDLOCK_SCOPED if alone and abi >= _LANDLOCK_SCOPE_ABI else 0
-    if not net and not scoped:
-        return False
-    attributes = (ctypes.c_uint64 * 3)(0, net, scoped)
-    size = 24 if abi >= _LANDLOCK_SCOPE_ABI else 16
+    rights = (1 << 12 + min(abi, 3)) - 1 if spec["sandbox"] == "landlock" else 0
+    scoped = _LANDLOCK_SCOPED if abi >= _LANDLOCK_SCOPE_ABI else 0
+    if not rights and not scoped:
+        return
+    attributes = (ctypes.c_uint64 * 3)(rights, 0, scoped)
+    size = 24 if scoped else 8
     ruleset = _check(
         _libc.syscall(_SYS_LANDLOCK_CREATE, ctypes.byref(attributes), size, 0), "landlock"
     )
+    if rights:
+        hidden = [*spec["hide"], *PRIVATE]
+        readable = (*besides("/", hidden), *spec["keep"], *spec["reach"], *spec["also"])
+        allow(ruleset, [path for path in readable if path not in hidden], rights & _LANDLOCK_READ)
+        allow(ruleset, besides("/dev", [*hidden, "/dev/shm"]), rights & _LANDLOCK_FILE)  # noqa: S108  # excluded
+        allow(ruleset, spec["own"], rights)
     _check(_libc.syscall(_SYS_LANDLOCK_RESTRICT, ruleset, 0), "landlock")
     os.close(ruleset)
-    return bool(net)
 
 
-def drop_capabilities() -> None:
-    """Have none after the next exec, whoever this process is then."""
+def besides(folder: str, hidden: list[str]) -> Iterator[str]:
+    """The entries of `folder`, and of those in it that lead to `hidden`, that contain none."""
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return
+    for name in names:
+        path = os.path.join(folder, name)
+        if path not in hidden and not os.path.islink(path):
+            if any(is_inside(other, path) for other in hidden):
+                yield from besides(path, hidden)
+            else:
+                yield path
+
+
+def allow(ruleset: int, paths: Iterable[str], rights: int) -> None:
+    """Add rules for what exists; of a file only the rights that files have."""
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError, PermissionError):
+            descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+            of = rights if os.path.isdir(path) else rights & _LANDLOCK_FILE
+            rule = ctypes.create_string_buffer(struct.pack("=Qi", of, descriptor))
+            added = _libc.syscall(_SYS_LANDLOCK_ADD, ruleset, 1, rule, 0)
+            os.close(descriptor)
+            _check(added, f"landlock {path}")
+
+
+def filter_system_calls(*, is_strict: bool, network: bool) -> None:
+    """Install the seccomp filter; `is_strict` also forbids starting and signalling processes.
+
+    It denies what no model needs, instead of allowing what one needs: the frameworks' calls change
+    with every release of theirs and of the C library, and a list that lacks one ends a replica.
+    Sockets are an allow-list.
+    """
+    if _MACHINE is None:
+        raise OSError(errno.ENOSYS, f"no seccomp filter for {os.uname().machine}")
+    allowed, denied = (0x06, 0, 0, 0x7FFF0000), (0x06, 0, 0, 0x00050000 | errno.EPERM)
+
+    def argument(number: int, *body: tuple[int, int, int, int]) -> list[tuple[int, int, int, int]]:
+        return [(0x15, 0, len(body) + 1, number), (0x20, 0, 0, 16), *body]
+
+    families = _FAMILIES if network or not is_strict else _FAMILIES[:1]
+    program = [
+        (0x20, 0, 0, 4),
+        (0x15, 1, 0, _AUDIT_ARCH[_MACHINE]),
+        (0x06, 0, 0, 0x80000000),
+        (0x20, 0, 0, 0),
+        (0x35, 0, 1, 0x40000000),  # the x32 ABI numbers the same calls once more
+        denied,
+        (0x15, 0, 1, _SYS_CLONE3),  # its flags cannot be read; the C library then uses clone
+        (0x06, 0, 0, 0x00050000 | errno.ENOSYS),
+        *argument(_SYS_PRCTL[_MACHINE], (0x15, 0, 1, _PR_SET_PDEATHSIG), denied, allowed),
+        *argument(
+            _SYS_SOCKET[_MACHINE],
+            *(step for family in families for step in ((0x15, 0, 1, family), allowed)),
+            (0x06, 0, 0, 0x00050000 | errno.EAFNOSUPPORT),
+        ),
+    ]
+    starts = ((0x45, 1, 0, _CLONE_THREAD), denied) if is_strict else ()
+    program += argument(_SYS_CLONE[_MACHINE], (0x45, 0, 1, _CLONE_NEW), denied, *starts, allowed)
+    numbers = [number for group in _DENIED for number in group[_MACHINE]]
+    if is_strict:
+        for number in _SIGNALS[_MACHINE]:
+            program += argument(number, (0x15, 0, 1, os.getpid()), allowed, denied)
+        numbers += [*_DENIED_STRICTLY[_MACHINE], *(() if network else (_SYS_CONNECT[_MACHINE],))]
+    for number in numbers:
+        program += [(0x15, 0, 1, number), denied]
+    code = ctypes.create_string_buffer(
+        b"".join(struct.pack("=HBBI", *step) for step in (*program, allowed))
+    )
+    header = ctypes.create_string_buffer(
+        struct.pack("@HP", len(program) + 1, ctypes.addressof(code))
+    )
+    # 4: speculation is left as it is, which costs replicas nothing
+    _check(_libc.syscall(_SYS_SECCOMP[_MACHINE], 1, 4, header), "seccomp")
+
+
+def drop_capabilities(*, keep_ports: bool) -> None:
+    """Have no capability after the next exec, or only the one to listen on low ports."""
     for number in range(_LAST_CAPABILITY + 1):
+        if keep_ports and number == _CAP_NET_BIND_SERVICE:
+            continue
         if _libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0) < 0:
             break
 
 
-def give_up_capabilities() -> None:
-    """Have none from now on: a forked process never gets to the next exec."""
+def give_up_capabilities(*, keep_ports: bool) -> None:
+    """Have no capability now, or only the one to listen on low ports."""
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION, 0)
-    _check(_libc.capset(ctypes.byref(header), ctypes.byref((ctypes.c_uint32 * 6)())), "capset")
+    mask = (1 << _CAP_NET_BIND_SERVICE) if keep_ports else 0
+    sets = (ctypes.c_uint32 * 6)(mask, mask, mask)
+    _check(_libc.capset(ctypes.byref(header), ctypes.byref(sets)), "capset")
+    if keep_ports:
+        number = _CAP_NET_BIND_SERVICE
+        _check(_libc.prctl(_PR_CAP_AMBIENT, _CAP_AMBIENT_RAISE, number, 0, 0), "ambient capability")
 
 
-def die_with(parent: int) -> None:
-    """Be killed when `parent` ends: becoming another user, or having new rights, took that away."""
-    _check(_libc.prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0), "die with the parent")
-    if os.getppid() != parent:
-        raise OSError(errno.ESRCH, "who started it is gone")
+def become(uid: int, *, keep_ports: bool = False) -> None:
+    """Be `uid` for good."""
+    os.setgroups([])
+    _libc.prctl(_PR_SET_KEEPCAPS, int(keep_ports), 0, 0, 0)
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+
+
+def die_with_parent() -> None:
+    """Be killed when the process that started this one ends; becoming another user ends that."""
+    _check(_libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "die with the parent")
 
 
 def is_inside(path: str, directory: str) -> bool:
@@ -154,7 +310,7 @@ def is_inside(path: str, directory: str) -> bool:
 
 
 def closed_ancestor(path: str) -> str | None:
-    """The topmost directory on the way to `path` that we, as we are, may not pass."""
+    """The topmost directory on the way to `path` that the effective user may not pass."""
     parts = path.strip("/").split("/")
     for i in range(1, len(parts)):
         ancestor = "/" + "/".join(parts[:i])
@@ -176,82 +332,77 @@ def acting_as(uid: int) -> Iterator[None]:
 
 
 def can_read(path: str) -> bool:
-    """Whether we, as we are, may read a file or list a directory."""
+    """Whether the effective user may read a file or list a directory."""
     mode = os.R_OK | (os.X_OK if os.path.isdir(path) else 0)
     return os.access(path, mode, effective_ids=True)
 
 
 def cover(hide: list[str], keep: list[str], own: list[str]) -> None:
-    """Put an empty directory over each of `hide`, with what is kept of it bound into it.
+    """Mount an empty directory over each of `hide` and bind what is kept of it into it.
 
-    The outer ones come first: what an outer one keeps may hold an inner one.
+    Outer ones come first: what an outer one keeps may hold an inner one. Those of `PRIVATE` stay
+    writable.
     """
-    hide = sorted({path for path in hide if os.path.isdir(path)}, key=len)
-    kept = sorted({*keep, *own}, key=len)
+    hide = sorted({path for path in (*hide, *PRIVATE) if os.path.isdir(path)}, key=len)
+    bound = sorted({*keep, *own} - {*hide}, key=len)
     held: dict[str, tuple[int, bool]] = {}
-    for path in kept:
+    for path in bound:
         if os.path.exists(path) and any(is_inside(path, covered) for covered in hide):
             held[path] = (os.open(path, os.O_PATH | os.O_CLOEXEC), os.path.isdir(path))
     mount("none", "/", None, _MS_REC | _MS_PRIVATE)
     for covered in hide:
         os.makedirs(covered, mode=0o755, exist_ok=True)
-        mount("tmpfs", covered, b"tmpfs", _MS_NOSUID | _MS_NODEV, _COVER_OPTIONS)
+        options = _TMP_OPTIONS if covered in PRIVATE else _COVER_OPTIONS
+        mount("tmpfs", covered, b"tmpfs", _MS_NOSUID | _MS_NODEV, options)
         inner = [other for other in hide if other != covered and is_inside(other, covered)]
         for path, (descriptor, is_directory) in held.items():
             if not is_inside(path, covered) or any(is_inside(path, other) for other in inner):
                 continue
-            make_place(path, is_directory=is_directory)
+            make_target(path, is_directory=is_directory)
             mount(f"/proc/self/fd/{descriptor}", path, None, _MS_BIND | _MS_REC)
             if path not in own or not is_directory:
-                remount(path)
-    for covered in reversed(hide):
+                make_read_only(path)
+    for covered in reversed([path for path in hide if path not in PRIVATE]):
         flags = _MS_REMOUNT | _MS_RDONLY | _MS_NOSUID | _MS_NODEV
         mount("tmpfs", covered, b"tmpfs", flags, _COVER_OPTIONS)
     for descriptor, _ in held.values():
         os.close(descriptor)
+    # Processes outside are not listed. Where a container masks parts of /proc, the old one stays.
+    with contextlib.suppress(OSError):
+        mount("proc", "/proc", b"proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC)
 
 
-def make_place(path: str, *, is_directory: bool) -> None:
-    """See to it that something is there to bind to."""
+def make_target(path: str, *, is_directory: bool) -> None:
+    """Create what `path` is bound to."""
     if is_directory:
         os.makedirs(path, mode=0o755, exist_ok=True)
-    elif not os.path.exists(path):  # else what holds it is kept as well, and may be read-only
+    elif not os.path.exists(path):  # else its directory is kept as well, and may be read-only
         os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
         os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
 
 
-def remount(path: str, *, read_only: bool = True) -> None:
-    """Let nobody, or anybody, write below a bound path; what it lies on keeps its own flags."""
+def make_read_only(path: str) -> None:
+    """Remount a bound path read-only; the flags of its file system stay."""
     there = os.statvfs(path).f_flag
     kept = sum(flag for bit, flag in _KEPT_FLAGS.items() if there & bit)
-    flags = _MS_BIND | _MS_REMOUNT | _MS_NOSUID | kept | (_MS_RDONLY if read_only else 0)
-    mount("none", path, None, flags)
+    mount("none", path, None, _MS_BIND | _MS_REMOUNT | _MS_NOSUID | _MS_RDONLY | kept)
 
 
 def set_limits(limits: dict[str, int | None]) -> None:
-    """As many open files and processes as `limits` say, and no core dump."""
+    """Set the resource limits, and no core dump."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for name, which in (
         ("open_files", resource.RLIMIT_NOFILE),
         ("processes", resource.RLIMIT_NPROC),
-        ("address_space_bytes", resource.RLIMIT_AS),
+        ("data_bytes", resource.RLIMIT_DATA),
         ("file_bytes", resource.RLIMIT_FSIZE),
     ):
-        wanted = limits.get(name)
-        if wanted is None:
+        limit = limits.get(name)
+        if limit is None:
             continue
         _, most = resource.getrlimit(which)
-        value = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
+        value = limit if most == resource.RLIM_INFINITY else min(limit, most)
         resource.setrlimit(which, (value, value))
-
-
-def namespaces(spec: Spec) -> int:
-    """The namespaces that a process leaves."""
-    flags = _NEWNS if spec["files"] else 0
-    flags |= _NEWNET if spec["network"] == "namespace" else 0
-    flags |= _NEWIPC if flags else 0
-    flags |= _NEWUSER if flags and spec["user_ns"] else 0
-    return flags
 
 
 def give(paths: list[str], uid: int) -> None:
@@ -300,90 +451,144 @@ def _give_inner(
         os.close(descriptor)
 
 
-def give_back(spec: Spec) -> None:
-    """Let root own what is this process's again: it has no rights beyond an owner's."""
-    files = [path for path in spec["own"] if spec["files"] and not os.path.isdir(path)]
-    for path in files:
-        remount(path, read_only=False)
-    give(spec["own"], 0)
-    for path in spec.get("whole", ()):
-        give_all(path, 0, 0)
-    for path in files:
-        remount(path)
-
-
-def opened_up(spec: Spec, uid: int) -> tuple[list[str], list[str]]:
-    """What to hide and to keep, so that directories that `uid` may not pass are no obstacle."""
-    with acting_as(uid):
-        wanted = (*spec["reach"], *spec["also"], *spec["keep"], *spec["own"])
-        closed = {path: closed_ancestor(path) for path in wanted}
-    hide = [*spec["hide"], *(ancestor for ancestor in closed.values() if ancestor)]
-    return hide, [
-        *spec["keep"],
-        *(path for path in (*spec["reach"], *spec["also"]) if closed[path]),
-    ]
-
-
 def confine(spec: Spec) -> dict[str, object]:
-    """Do what `spec` says; what was done, for the report."""
-    _check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
+    """Apply `spec` to this process; the report."""
     uid, hide, keep, own = spec["uid"], spec["hide"], spec["keep"], spec["own"]
-    problems = list(spec.get("problems", ()))
+    readable = [*keep, *spec["reach"], *spec["also"]]
     if uid is not None:
         os.setgroups([])
         give(own, uid)
         for path in spec.get("whole", ()):
             give_all(path, uid, uid)
-        if spec["files"]:
-            hide, keep = opened_up(spec, uid)
-    if flags := namespaces(spec):
-        unshare(flags)
-    if spec["files"]:
-        cover(hide, keep, own)
+        with acting_as(uid):
+            closed = map(closed_ancestor, (*readable, *own))
+            hide = [*hide, *(path for path in closed if path)]
+    if spec["sandbox"] == "namespaces":
+        network = 0 if spec["network"] else _NEWNET
+        _check(_libc.unshare(_NEWNS | _NEWIPC | network), "unshare")
+        cover(hide, readable, own)
     if uid is not None:
         with acting_as(uid):
-            needed = (*spec["reach"], *spec["keep"], *own)
-            unreadable = [path for path in needed if not can_read(path)]
-        if unreadable:
-            problems.append(f"runs as root, for user {uid} may not read {unreadable[0]}")
-            give_back(spec)
-            uid = None
+            for path in (*spec["reach"], *keep, *own):
+                if not can_read(path):
+                    raise OSError(
+                        errno.EACCES,
+                        f"user {uid}, which it would run as, may not read {path}: let others read "
+                        "it (`chmod -R o+rX`), or run headrace as another user than root",
+                    )
     os.chdir(own[0] if own else "/")
-    drop_capabilities()
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "wb") as file:
+        file.write(_MOST_LIKELY_KILLED)
+    ports = spec.get("ports", False)
+    drop_capabilities(keep_ports=ports)
     set_limits(spec["limits"])
     if uid is not None:
-        os.setresgid(uid, uid, uid)
-        os.setresuid(uid, uid, uid)
-    give_up_capabilities()
-    no_tcp = landlock(alone=spec["alone"], no_tcp=spec["network"] == "landlock")
-    if spec["network"] == "landlock" and not no_tcp:
-        raise OSError(errno.ENOSYS, "landlock is gone")
+        become(uid, keep_ports=ports)
+    give_up_capabilities(keep_ports=ports)
+    if spec.get("filtered", True):
+        landlock(spec)
+    if spec["sandbox"] == "landlock":
+        os.environ["TMPDIR"] = own[0] if own else "/"
+    closed_by = {"namespaces": "namespace", "landlock": "seccomp"}.get(spec["sandbox"], "open")
     return {
         "user": os.getuid(),
-        "files": spec["files"],
-        "network": spec["network"],
-        "problems": problems,
+        "files": spec["sandbox"] != "open",
+        "network": "allowed" if spec["network"] else closed_by,
+        "memory_bytes": spec["limits"].get("data_bytes"),
+        "problems": list(spec.get("problems", ())),
     }
 
 
-def main(arguments: list[str]) -> int:
-    """Confine this process, say what was done, and become the command."""
-    spec, command = json.loads(arguments[0]), arguments[1:]
-    parent = os.getppid()
-    # Its predecessor's word is no word of this one's.
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(spec["report"])
-    report = os.open(spec["report"], os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+def enter_pid_namespace(spec: Spec) -> tuple[int, int]:
+    """Return in the first process of a new PID namespace: its pid outside, and a descriptor.
+
+    The descriptor reads as ended once the process is gone that waits for this one, which passes
+    SIGTERM on and ends as this one ends.
+    """
+    reader, writer = os.pipe()
+    parent, handover = os.getppid(), spec.get("handover")
+    unshare(_NEWPID | (_NEWUSER if spec["user_ns"] else 0))
+    flags = signal.SIGCHLD | (_CLONE_PARENT if handover is not None else 0)
+    pid = _check(_libc.syscall(_SYS_CLONE[_MACHINE or 0], flags, 0, 0, 0, 0), "clone")
+    if pid == 0:
+        os.close(writer)
+        if handover is not None:
+            os.close(handover)
+        if own := os.read(reader, _PIDS):
+            os.set_blocking(reader, False)
+            return int(own), reader
+        os._exit(CANNOT_ISOLATE)  # nobody would know of this process
+    if handover is not None:
+        os.write(handover, b"%d" % pid)
+        os.write(writer, b"%d" % pid)
+        os._exit(0)
+    if spec["uid"] is not None:
+        become(spec["uid"])
+    give_up_capabilities(keep_ports=False)
+    if spec.get("attached"):
+        die_with_parent()
+        if os.getppid() != parent:
+            os._exit(CANNOT_ISOLATE)
+    os.write(writer, b"%d" % pid)
+    signal.signal(signal.SIGTERM, lambda number, _: os.kill(pid, effective(number, pid)))
+    _, status = os.waitpid(pid, 0)
+    code = os.waitstatus_to_exitcode(status)
+    if code < 0:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    return os._exit(code)
+
+
+def effective(number: int, pid: int) -> int:
+    """`number` if process `pid` handles that signal, else SIGKILL.
+
+    The first process of a PID namespace ignores signals that it does not handle.
+    """
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/status") as file:
+        caught = next((line for line in file if line.startswith("SigCgt:")), "SigCgt: 0")
+        if int(caught.split()[1], 16) >> number - 1 & 1:
+            return number
+    return signal.SIGKILL
+
+
+def has_ended(reader: int) -> bool:
+    """Whether nobody holds the other end of a pipe any more."""
     try:
+        return not os.read(reader, 1)
+    except BlockingIOError:
+        return False
+
+
+def main(arguments: list[str]) -> int:
+    """Restrict this process, report what was done, and run the command."""
+    spec, command = json.loads(arguments[0]), arguments[1:]
+    report, parent = -1, os.getppid()
+    try:
+        _check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
+        # A report of an earlier process says nothing of this one.
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(spec["report"])
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        report = os.open(spec["report"], flags, 0o600)
+        pid, standing = os.getpid(), -1
+        if spec["sandbox"] == "namespaces" and spec.get("contained", True):
+            pid, standing = enter_pid_namespace(spec)
         done = confine(spec)
-        if spec.get("attached"):
-            die_with(parent)
+        if "handover" not in spec and (standing >= 0 or spec.get("attached")):
+            die_with_parent()
+            if has_ended(standing) if standing >= 0 else os.getppid() != parent:
+                return CANNOT_ISOLATE  # nobody waits for it any more
+        if spec.get("filtered", True) and (_MACHINE is not None or spec["sandbox"] == "landlock"):
+            is_strict = spec["sandbox"] == "landlock"
+            filter_system_calls(is_strict=is_strict, network=spec["network"])
+        if "handover" in spec and standing < 0:
+            os.close(spec["handover"])
+        os.write(report, json.dumps({**done, "pid": pid}).encode())
     except OSError as error:
         print(f"cannot isolate the process: {error}", file=sys.stderr)  # noqa: T201  # it has no log
-        return 5
-    os.write(report, json.dumps(done).encode())
+        return CANNOT_ISOLATE
     os.execv(command[0], command)  # noqa: S606  # what this program is for
-    return 5  # never: the process is another one
+    return CANNOT_ISOLATE  # never: the process is another one
 
 
 def tried(work: Callable[[], None]) -> str:
@@ -392,57 +597,53 @@ def tried(work: Callable[[], None]) -> str:
     pid = os.fork()
     if pid == 0:
         os.close(reader)
-        said = ""
+        reason = ""
         try:
             work()
         except OSError as error:
-            said = str(error) or errno.errorcode.get(error.errno or 0, "?")
-        os.write(writer, said.encode())
+            reason = str(error) or errno.errorcode.get(error.errno or 0, "?")
+        os.write(writer, reason.encode())
         os._exit(0)
     os.close(writer)
-    heard = b""
+    answer = b""
     while part := os.read(reader, 4096):
-        heard += part
+        answer += part
     os.close(reader)
     _, status = os.waitpid(pid, 0)
-    return heard.decode(errors="replace") or ("" if status == 0 else f"status {status}")
+    return answer.decode(errors="replace") or ("" if status == 0 else f"status {status}")
 
 
 def probe() -> dict[str, object]:
-    """What this kernel lets this user do, and why not what it does not."""
+    """What the kernel allows this user, and the reason where it does not."""
     is_root = os.geteuid() == 0
 
-    def new(flags: int) -> Callable[[], None]:
+    def enter(flags: int) -> Callable[[], None]:
         def work() -> None:
+            if _MACHINE is None:
+                raise OSError(errno.ENOSYS, f"not supported on {os.uname().machine}")
             _check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
-            unshare(flags)
-            if flags & _NEWNS:
-                mount("none", "/", None, _MS_REC | _MS_PRIVATE)
-                mount("tmpfs", "/dev", b"tmpfs", _MS_NOSUID | _MS_NODEV, _COVER_OPTIONS)
-                mount("tmpfs", "/dev", b"tmpfs", _MS_REMOUNT | _MS_RDONLY, _COVER_OPTIONS)
+            unshare(flags | _NEWNS | _NEWNET | _NEWIPC | _NEWPID)
+            mount("none", "/", None, _MS_REC | _MS_PRIVATE)
+            mount("tmpfs", "/dev", b"tmpfs", _MS_NOSUID | _MS_NODEV, _COVER_OPTIONS)
+            mount("tmpfs", "/dev", b"tmpfs", _MS_REMOUNT | _MS_RDONLY, _COVER_OPTIONS)
 
         return work
 
-    def become() -> None:
-        os.setgroups([])
-        os.setresgid(60578, 60578, 60578)
-        os.setresuid(60578, 60578, 60578)
-
-    found: dict[str, bool | str] = {}
-    for user_ns in (0, _NEWUSER) if is_root else (_NEWUSER,):
-        found = {
-            "user_ns": bool(user_ns),
-            "files": tried(new(user_ns | _NEWNS | _NEWIPC)),
-            "network": tried(new(user_ns | _NEWNET | _NEWIPC)),
-        }
-        if not found["files"] and not found["network"]:
-            break
-    abi = _libc.syscall(_SYS_LANDLOCK_CREATE, None, 0, 1)
     # A user namespace of root's maps root alone: nobody else can be become in it.
-    can_become = is_root and not found["user_ns"]
-    return found | {
-        "user": (tried(become) if can_become else "needs CAP_SYS_ADMIN") if is_root else "not root",
-        "landlock_net": abi >= _LANDLOCK_NET_ABI,
+    reason = tried(enter(0)) if is_root else "not root"
+    by_user = tried(enter(_NEWUSER)) if reason else ""
+    user = tried(lambda: become(60578)) if is_root else "not root"
+    has_filter = (
+        _MACHINE is not None
+        and _libc.syscall(_SYS_SECCOMP[_MACHINE], 1, 0, None) < 0
+        and ctypes.get_errno() == errno.EFAULT
+    )
+    abi = _libc.syscall(_SYS_LANDLOCK_CREATE, None, 0, 1)
+    return {
+        "user_ns": bool(reason) and not by_user and bool(user),
+        "namespaces": reason and (by_user if user else reason),
+        "user": user,
+        "landlock": abi > 0 and has_filter,
     }
 
 

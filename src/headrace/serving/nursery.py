@@ -19,16 +19,17 @@ from typing import Final, NoReturn
 
 import msgspec
 
-from headrace.core import CodeNotAllowedError, HeadraceError
 from headrace.core.devices import Device
-from headrace.runtimes import (
-    inspect_model,
-    onnx,  # noqa: F401  # imported before the forks, not by each
-)
+from headrace.runtimes import onnx  # noqa: F401  # imported before the forks, not by each
 from headrace.scoring.loading import load_model
-from headrace.serving import confine
 from headrace.serving.memory import available_bytes, private_bytes, resident_bytes
-from headrace.serving.trial import LENGTH, MAX_MESSAGE_BYTES, TrialRequest, TrialResult
+from headrace.serving.trial import (
+    LENGTH,
+    MAX_MESSAGE_BYTES,
+    TrialRequest,
+    TrialResult,
+    result_of,
+)
 
 IDLE_S: Final = 60.0
 """Without a trial for so long the nursery ends; its memory is worth more than a start."""
@@ -37,7 +38,6 @@ _WARM_UP_S: Final = 0.1
 _NICE: Final = 5
 """What serves comes first."""
 _MIN_SIZE_BYTES: Final = 64 << 10
-_MAX_ERROR: Final = 2000
 _LOOK_S: Final = 0.05
 _CPU_S: Final = 600
 _LEAST_MEMORY_BYTES: Final = 2 << 30
@@ -46,10 +46,7 @@ _OF_AVAILABLE: Final = 0.8
 
 
 def main(arguments: list[str]) -> int:
-    """Fork for everybody who hands a socket over, until nobody does any more.
-
-    What follows the socket's number says what the forks are for, to whoever looks at processes.
-    """
+    """Fork for everybody who hands a socket over, until nobody does any more."""
     listener = socket.socket(fileno=int(arguments[0]))
     listener.settimeout(IDLE_S)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to end
@@ -92,7 +89,7 @@ def _keep(caller: socket.socket, request: TrialRequest) -> TrialResult:
     with contextlib.suppress(OSError):
         os.setpgid(pid, pid)  # so does the trial itself: whoever comes first
     os.close(answer)
-    most_bytes = request.memory_bytes or memory_limit_bytes(_size_bytes(request))
+    most_bytes = memory_limit_bytes(size_bytes(Path(request.settings.path)))
     reason = _wait_for_end(pid, caller, request.timeout_s, most_bytes)
     with contextlib.suppress(OSError):
         os.killpg(pid, signal.SIGKILL)  # what it started has nobody else to end it
@@ -133,10 +130,8 @@ def memory_limit_bytes(size_bytes: int) -> int:
     return min(max(_LEAST_MEMORY_BYTES, _TIMES_SIZE * size_bytes), int(available * _OF_AVAILABLE))
 
 
-def _size_bytes(request: TrialRequest) -> int:
+def size_bytes(path: Path) -> int:
     """How large the model is on disk."""
-    told = request.inspection or request.settings
-    path = Path(told.path) if told is not None else Path()
     files = path.rglob("*") if path.is_dir() else (path,)
     return sum(file.stat().st_size for file in files if file.is_file())
 
@@ -157,40 +152,20 @@ def _be_trial(request: TrialRequest, answer: int) -> NoReturn:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     with contextlib.suppress(OSError):  # out of memory, this one goes first
         Path("/proc/self/oom_score_adj").write_text("1000")
-    try:
-        if request.confine:
-            os.dup2(os.open(os.devnull, os.O_RDWR), 1)  # what a model prints is nobody's output
-            confine.confine(request.confine)  # type: ignore[arg-type]  # as it was written
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        resource.setrlimit(resource.RLIMIT_CPU, (_CPU_S, _CPU_S))
-        result = _tried(request)
-    except CodeNotAllowedError as error:
-        result = TrialResult(
-            error=str(error), needs_code=error.runtime, why_code=error.reason[:_MAX_ERROR]
-        )
-    except HeadraceError as error:
-        result = TrialResult(error=str(error)[:_MAX_ERROR], code=error.code)
-    except MemoryError as error:
-        result = TrialResult(error=f"it needs more memory than it may take: {error}"[:_MAX_ERROR])
-    except BaseException as error:  # noqa: BLE001  # a plug-in call; nothing may pass it
-        result = TrialResult(error=f"{type(error).__name__}: {error}"[:_MAX_ERROR])
-    os.write(answer, msgspec.json.encode(result))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CPU, (_CPU_S, _CPU_S))
+    os.write(answer, msgspec.json.encode(result_of(lambda: _tried(request))))
     os._exit(0)
 
 
 def _tried(request: TrialRequest) -> TrialResult:
-    """What came of loading or inspecting the model."""
-    if request.inspection is not None:
-        told = request.inspection
-        seen = inspect_model(Path(told.path), told.runtime, allow_code=told.allow_code)
-        return TrialResult(inspected=seen)
-    assert request.settings is not None, "there is something to try"
+    """What the model takes in memory."""
     before = private_bytes()
     loaded = load_model(request.settings, warm_up_s=_WARM_UP_S, device=Device.CPU)
     gc.collect()
-    size_bytes = max(private_bytes() - before, _MIN_SIZE_BYTES)
+    taken_bytes = max(private_bytes() - before, _MIN_SIZE_BYTES)
     del loaded
-    return TrialResult(size_bytes=size_bytes)
+    return TrialResult(size_bytes=taken_bytes)
 
 
 def _receive(sock: socket.socket) -> bytes:

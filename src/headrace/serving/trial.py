@@ -1,4 +1,4 @@
-"""Does a model load, and what does it take? Tried in a process of its own, which it may spoil.
+"""Trial of a pool's model: it is loaded in a process of its own, which it may spoil.
 
 The processes are forked by a nursery, which has imported what loading needs and does nothing else:
 a trial costs the load itself, not the start of an interpreter.
@@ -11,17 +11,25 @@ import socket
 import struct
 import subprocess
 import sys
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Final
 
 import msgspec
 
-from headrace.core import FailedPreconditionError, Inspected, ReplicaSettings
+from headrace.core import (
+    CodeNotAllowedError,
+    FailedPreconditionError,
+    HeadraceError,
+    Inspected,
+    ReplicaSettings,
+)
 
 LENGTH: Final = struct.Struct(">I")
 MAX_MESSAGE_BYTES: Final = 1 << 20
 _GRACE_S: Final = 5.0
 """The nursery ends a trial in time; this much later it is believed to be dead."""
 _END_S: Final = 2.0
+_MAX_ERROR: Final = 2000
 
 
 class Inspection(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,17 +41,10 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TrialRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """Load the model of `settings` and run it once; or else inspect one.
+    """Load the model of `settings` and run it once."""
 
-    `confine`: what the process becomes first, as `confine.py` takes it; empty for no change.
-    `memory_bytes`: how much it may take; None for what `memory_limit_bytes` says.
-    """
-
-    settings: ReplicaSettings | None = None
-    inspection: Inspection | None = None
+    settings: ReplicaSettings
     timeout_s: float
-    confine: dict[str, Any] = {}
-    memory_bytes: int | None = None
 
 
 class TrialResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,6 +60,21 @@ class TrialResult(msgspec.Struct, frozen=True, kw_only=True):
     why_code: str = ""
     size_bytes: int = 0
     inspected: Inspected | None = None
+
+
+def result_of(work: Callable[[], TrialResult]) -> TrialResult:
+    """The result of `work`, which runs a model's code: any error of it is a result too."""
+    try:
+        return work()
+    except CodeNotAllowedError as error:
+        why = error.reason[:_MAX_ERROR]
+        return TrialResult(error=str(error), needs_code=error.runtime, why_code=why)
+    except HeadraceError as error:
+        return TrialResult(error=str(error)[:_MAX_ERROR], code=error.code)
+    except MemoryError as error:
+        return TrialResult(error=f"it needs more memory than it may take: {error}"[:_MAX_ERROR])
+    except BaseException as error:  # noqa: BLE001  # a plug-in call; nothing may pass it
+        return TrialResult(error=f"{type(error).__name__}: {error}"[:_MAX_ERROR])
 
 
 class Trials:

@@ -123,7 +123,7 @@ class Confining:
 
     def _uid(self) -> int | None:
         """Whom workers run as; None for whoever this process is."""
-        return self.sandbox.spec(own=(), keep=(), network=True, serial=Occasion.STREAM)["uid"]
+        return self.sandbox.user(Occasion.STREAM)
 
 
 def embedded_log(url: str, home: Path) -> Path | None:

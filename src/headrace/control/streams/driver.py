@@ -20,6 +20,7 @@ from headrace.control.online_stores import OnlineStores
 from headrace.control.process import Process, find_by_arguments, python_module, start_ticks
 from headrace.control.sandbox import Isolation, Occasion, Sandbox
 from headrace.control.streams.confining import Confining
+from headrace.core import HeadraceError
 from headrace.streaming.settings import StreamSettings
 from headrace.streaming.windows.folders import group_folder
 
@@ -166,13 +167,18 @@ class StreamDriver:
         if self.sandbox is not None:
             command = self._confined(command, record, told, self.sandbox)
         environment = self._environment(told)
+        launcher = self.sandbox is not None
         if not self.attached:
-            return Process.spawn(command, log=log, environment=environment)
+            return Process.spawn(command, log=log, environment=environment, launcher=launcher)
         # The worker reads the other end: it hears when this process is no more.
         reader, writer = os.pipe()
         try:
             process = Process.spawn(
-                [*command, "--attached"], log=log, pass_fd=reader, environment=environment
+                [*command, "--attached"],
+                log=log,
+                pass_fd=reader,
+                environment=environment,
+                launcher=launcher,
             )
         except OSError:
             os.close(writer)
@@ -200,14 +206,17 @@ class StreamDriver:
     ) -> list[str]:
         assert self.stores is not None, "whoever confines workers holds what they read"
         seen = Confining(home=self.home, sandbox=sandbox, stores=self.stores).seen(told)
-        return sandbox.command(
-            command,
-            name=_report(record.member),
-            serial=Occasion.STREAM,
-            own=[self._run_dir(record), self._settings(record.member), *seen.own],
-            keep=seen.keep,
-            network=seen.network,
-        )
+        try:
+            return sandbox.command(
+                command,
+                name=_report(record.member),
+                serial=Occasion.STREAM,
+                own=[self._run_dir(record), self._settings(record.member), *seen.own],
+                keep=seen.keep,
+                network=seen.network,
+            )
+        except HeadraceError as error:
+            raise OSError(str(error)) from error
 
     def _arguments(self, member: str) -> list[str]:
         return ["--settings", str(self._settings(member))]
