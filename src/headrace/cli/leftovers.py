@@ -15,7 +15,7 @@ from headrace.control.streams.driver import make_stream_driver
 from headrace.control.streams.memory import StreamMemory
 from headrace.control.streams.supervisor import StreamSupervisor
 from headrace.core import FailedPreconditionError, HeadraceError, SystemClock
-from headrace.gateway import EnvoyGateway, GatewaySettings
+from headrace.gateway import EnvoyGateway, GatewaySettings, gateway_user
 
 _LOCK_TRIES: Final = 20
 _LOCK_RETRY_S: Final = 0.05
@@ -84,6 +84,7 @@ async def _stop_gateway(home: Home, *, drain_s: float) -> int:
             host=record.host,
             http_port=record.http_port,
             grpc_port=record.grpc_port,
+            user=gateway_user(),
         )
     )
     try:

@@ -45,7 +45,7 @@ from headrace.control.process import start_ticks
 from headrace.control.prometheus import PrometheusHistory
 from headrace.control.reconciler import Reconciler
 from headrace.control.reconciling import Reconciling
-from headrace.control.sandbox import Probe, Sandbox
+from headrace.control.sandbox import Probe, Sandbox, without_root
 from headrace.control.secret_references import resolve_url
 from headrace.control.serve import ApiServer, ApiSockets, listen_unix
 from headrace.control.settings import ControlFile, ControlSettings
@@ -152,6 +152,8 @@ def assemble(settings: ControlSettings, home: Home, membership: Membership | Non
             log_format="json" if settings.log_format == "json" else "text",
             tls=listener_tls(tls),
         )
+        if mode is GatewayMode.LOCAL:
+            gateway = without_root(gateway, sandbox)
         limits = None
         if gateway_spec.limits_service is None:
             listens = (own_limits, gateway_spec.limits_listen)

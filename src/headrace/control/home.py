@@ -1,10 +1,16 @@
-"""Where does everything of one installation lie? Paths under HEADRACE_HOME."""
+"""Paths of one installation under HEADRACE_HOME, which only its user can enter."""
 
+import logging
+import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 from headrace.control.files import make_private_dir
 from headrace.core import FailedPreconditionError
+
+_LOG = logging.getLogger("headrace.control")
+_FOR_OTHERS = 0o077
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,19 +21,41 @@ class Home:
 
     @classmethod
     def at(cls, path: Path) -> "Home":
-        """The home at `path`, its directories made.
+        """The home at `path`, its directories made; others lose the rights that they had there.
 
         Raises:
-            FailedPreconditionError: `path` cannot be written.
+            FailedPreconditionError: `path` cannot be written, or others could read it.
         """
         home = cls(path.resolve())
         try:
+            home._close()
             for directory in (home.root, home.run, home.records, home.replica_settings, home.logs):
                 make_private_dir(directory)
         except OSError as error:
             message = f"cannot use {home.root} as HEADRACE_HOME: {error.strerror or error}"
             raise FailedPreconditionError(message) from error
         return home
+
+    def _close(self) -> None:
+        """Make an existing home private.
+
+        A volume that is mounted there, in a container, keeps its mode: who owns it decides.
+        """
+        if not self.root.is_dir() or not (status := self.root.stat()).st_mode & _FOR_OTHERS:
+            return
+        ours = {self.run, self.logs, self.state_file, self.root / "registry", self.artifacts.parent}
+        content = {*self.root.iterdir()}
+        is_ours = status.st_uid == os.geteuid()
+        if is_ours and (not content or content & ours or self.root.is_mount()):
+            self.root.chmod(stat.S_IMODE(status.st_mode) & ~_FOR_OTHERS)
+            _LOG.warning("others could read the home; now they cannot", extra={"home": self.root})
+        elif not self.root.is_mount():
+            reason = "it holds other files" if is_ours else "another user owns it"
+            message = (
+                f"others may read {self.root}, and it is not changed because {reason}: `chmod 700` "
+                "it, or name a directory of its own as HEADRACE_HOME"
+            )
+            raise FailedPreconditionError(message)
 
     @property
     def run(self) -> Path:

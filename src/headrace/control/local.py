@@ -10,7 +10,6 @@ from typing import Final
 import msgspec
 
 from headrace.control.desired import Revision
-from headrace.control.files import make_private_dir
 from headrace.control.home import Home
 from headrace.control.log_files import last_line
 from headrace.control.online_stores import OnlineStores
@@ -19,6 +18,7 @@ from headrace.control.records import RecordStore, ReplicaRecord, digest_of
 from headrace.control.sandbox import Isolation, Sandbox, data_limit, files_of
 from headrace.control.secret_references import resolve_url
 from headrace.core import DEFAULT_MAX_BODY_BYTES, HeadraceError, ReplicaSettings
+from headrace.gateway import make_private
 
 _LOG: Final = logging.getLogger("headrace.control")
 _MODULE: Final = "headrace.serving"
@@ -268,7 +268,7 @@ class LocalDriver:
 
     def _spawn(self, running: Running) -> Process:
         name = running.record.name
-        make_private_dir(self._run_dir(running.record.serial))
+        make_private(self._run_dir(running.record.serial))
         if running.settings is not None:
             self._records.write_settings(name, running.settings)
         # The record comes first: a crash between the two leaves a process that can be found.

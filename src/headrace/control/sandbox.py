@@ -4,6 +4,7 @@ It fails closed: where a restriction cannot be had, `Sandbox.spec` refuses, unle
 accepted that for the endpoint (`isolation: best-effort`).
 """
 
+import contextlib
 import ctypes
 import json
 import logging
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from functools import cache
 from pathlib import Path
@@ -25,6 +26,9 @@ import msgspec
 from headrace.control.environment import Environment
 from headrace.control.process import HANDOVER_FD
 from headrace.core import FailedPreconditionError
+from headrace.gateway import GATEWAY_USER, GatewaySettings, gateway_user
+from headrace.gateway.binary import find_envoy
+from headrace.gateway.upstreams import authorities
 from headrace.serving import confine
 
 _LOG: Final = logging.getLogger("headrace.control")
@@ -45,6 +49,7 @@ _DATA_BYTES_A_CORE: Final = 64 << 20
 """For thread stacks and buffers of the frameworks, which are there before they are touched."""
 _TIMES_MODEL: Final = 8
 _TIMES_BODY: Final = 8
+_FIRST_OPEN_PORT: Final = 1024
 _REMEDY: Final = (
     "allow unprivileged user namespaces (sysctl kernel.apparmor_restrict_unprivileged_userns=0; in "
     "a container, a seccomp profile that allows unshare and mount), or have an admin set "
@@ -55,7 +60,7 @@ _REMEDY: Final = (
 class Occasion(IntEnum):
     """What runs besides replicas: the serial of its user, which no replica has."""
 
-    GATEWAY = 598
+    GATEWAY = GATEWAY_USER - FIRST_UID
     JOB = 599
     SECOND_JOB = 600
     """Of another run at the same time."""
@@ -314,6 +319,38 @@ class Sandbox:
     def report_of(self, name: str) -> Path:
         """Where the process called `name` reports how it is isolated."""
         return self.reports / f"{name}.isolation"
+
+
+def without_root(settings: GatewaySettings, sandbox: Sandbox) -> GatewaySettings:
+    """`settings` with which Envoy is a user without rights, where this process is root.
+
+    Raises:
+        FailedPreconditionError: This kernel does not allow that.
+    """
+    user = gateway_user()
+    if user is None:
+        return settings
+    able = sandbox.abilities()
+    if reason := able.user or able.namespaces:
+        message = f"Envoy would run as root ({reason}): run headrace as another user than root"
+        raise FailedPreconditionError(message)
+    settings = replace(settings, user=user)
+    spec = sandbox.spec(
+        own=[settings.socket_dir],
+        keep=[],
+        network=True,
+        serial=Occasion.GATEWAY,
+        report=settings.run_dir / "isolation",
+        limits={"open_files": None, "processes": None},
+    )
+    spec["contained"] = spec["filtered"] = False
+    spec["shared"] = [str(settings.run_dir.parent)]
+    spec["hide"] = [path for path in spec["hide"] if path not in spec["shared"]]
+    spec["ports"] = any(port < _FIRST_OPEN_PORT for port in settings.ports)
+    spec["reach"].append(str(find_envoy(settings)))
+    with contextlib.suppress(FailedPreconditionError):  # who needs authorities is told then
+        spec["also"].append(str(authorities(settings)))
+    return replace(settings, launcher=tuple(launched(spec, [])))
 
 
 def launched(spec: "confine.Spec", arguments: Sequence[str]) -> list[str]:

@@ -11,6 +11,7 @@ from headrace.control.access.parts import Access
 from headrace.control.activator import HeldRequests
 from headrace.control.pages import console_of
 from headrace.control.plane import ControlPlane
+from headrace.gateway import socket_mode
 
 if TYPE_CHECKING:
     from headrace.control.guards import App
@@ -38,7 +39,7 @@ def listen_unix(path: Path) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.bind(str(path))
-        path.chmod(0o600)
+        path.chmod(socket_mode())
         sock.listen(64)
         sock.setblocking(False)  # noqa: FBT003  # the standard library's signature
     except OSError:

@@ -16,7 +16,13 @@ from headrace.gateway.handshakes import Handshakes
 from headrace.gateway.key_sets import usable_key_set
 from headrace.gateway.policy import ApiKey, GatewayPolicy
 from headrace.gateway.routes import HELD_PREFIX, NOT_STARTED_HEADER
-from headrace.gateway.runtime_dir import make_private, runtime_dir
+from headrace.gateway.runtime_dir import (
+    GATEWAY_USER,
+    gateway_user,
+    make_private,
+    runtime_dir,
+    socket_mode,
+)
 from headrace.gateway.secrets import SecretFiles
 from headrace.gateway.settings import (
     MAX_SOCKET_PATH_BYTES,
@@ -32,6 +38,7 @@ from headrace.gateway.snapshot import WATCHED_FILES, Snapshot, SnapshotBuilder, 
 from headrace.gateway.statistics import ArmStatistics, GatewayStatistics
 
 __all__ = [
+    "GATEWAY_USER",
     "HELD_PREFIX",
     "MAX_SOCKET_PATH_BYTES",
     "NOT_STARTED_HEADER",
@@ -63,7 +70,9 @@ __all__ = [
     "build_snapshot",
     "check_socket_path",
     "cluster_name",
+    "gateway_user",
     "make_private",
     "runtime_dir",
+    "socket_mode",
     "usable_key_set",
 ]

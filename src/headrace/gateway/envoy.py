@@ -57,6 +57,7 @@ _VALIDATE_TIMEOUT_S: Final = 30.0
 _LOG_LINES: Final = 5
 _LEAST_TO_END_S: Final = 1.0
 _LOG_BYTES: Final = 64 << 20
+_PRIVATE: Final = 0o700
 _WITHOUT_ARMS: Final = "^([^h]|h[^e]|headrace_ref)"  # RE2 knows no negation
 
 
@@ -118,7 +119,7 @@ class EnvoyGateway:
             command = arguments(
                 self.settings, find_envoy(self.settings), self._config, os.cpu_count() or 1
             )
-            self._process = spawn(command, log=self.log_path)
+            self._process = spawn((*self.settings.launcher, *command), log=self.log_path)
         except OSError as error:
             raise _unwritable(self.settings.run_dir, error) from error
         try:
@@ -156,11 +157,14 @@ class EnvoyGateway:
         """
         self._prepare()  # Envoy opens the access log even then
         config = json.dumps(inline_bootstrap(self.settings, snapshot))
-        with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        with tempfile.NamedTemporaryFile("w", suffix=".json", dir=self.settings.run_dir) as file:
             file.write(config)
             file.flush()
+            if self.settings.user is not None:
+                os.chown(file.name, -1, self.settings.user)
+                os.fchmod(file.fileno(), 0o640)
             command = arguments(self.settings, find_envoy(self.settings), Path(file.name), 1)
-            await _validate((*command, "--mode", "validate"))
+            await _validate((*self.settings.launcher, *command, "--mode", "validate"))
 
     async def wait(self) -> int | None:
         """Wait for Envoy's end: its exit status, None if it was adopted or never ran."""
@@ -269,6 +273,7 @@ class EnvoyGateway:
         if size_of(self.access_log_path) > max_bytes:
             old = self.access_log_path.with_name(f"{self.access_log_path.name}.1")
             self.access_log_path.replace(old)
+            self._make_access_log()
             await self.admin.post("/reopen_logs")
 
     def _epoch(self) -> str:
@@ -288,11 +293,27 @@ class EnvoyGateway:
     def _prepare(self) -> None:
         self.settings.run_dir.parent.mkdir(parents=True, exist_ok=True)
         make_private(self.settings.run_dir)
+        user = self.settings.user
+        if user is not None:  # Envoy writes nothing else: root trusts what lies in `run_dir`
+            self.settings.socket_dir.mkdir(mode=_PRIVATE, exist_ok=True)
+            os.chown(self.settings.socket_dir, user, user)
+        self._make_access_log()
+
+    def _make_access_log(self) -> None:
+        """Let the access log be Envoy's, which may not create it."""
+        user = self.settings.user
+        if user is not None and self.settings.access_log:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+            descriptor = os.open(self.access_log_path, flags, 0o600)
+            os.fchown(descriptor, user, user)
+            os.close(descriptor)
 
     def _write(self, snapshot: Snapshot) -> None:
         for kind, document in documents_of(snapshot).items():
             write_document(self.settings.run_dir, kind, document)
         self._config.touch(mode=0o600)
+        if self.settings.user is not None:
+            self._config.chmod(0o640)
         self._config.write_text(json.dumps(bootstrap(self.settings)))
         self.settings.admin_socket.unlink(missing_ok=True)
         self.settings.private_socket.unlink(missing_ok=True)

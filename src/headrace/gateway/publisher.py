@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import re
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +38,7 @@ _LOG_POLLS: Final = 10
 _LOG_POLL_S: Final = 0.01
 _POLL_FOR_REFUSALS_S: Final = 0.008
 _PRIVATE: Final = 0o600
+_FOR_GROUP: Final = 0o640
 _FileMark: TypeAlias = tuple[int, int, int]
 
 
@@ -83,6 +85,8 @@ def write_document(directory: Path, kind: Kind, document: Document) -> None:
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _PRIVATE)
         with os.fdopen(descriptor, "w") as file:
+            if directory.stat().st_mode & stat.S_IRGRP:  # the gateway's group: see `make_private`
+                os.fchmod(descriptor, _FOR_GROUP)
             file.write(document.text)
             file.flush()
             os.fsync(file.fileno())

@@ -10,12 +10,26 @@ from typing import Final
 from headrace.gateway.errors import UnsafeDirectoryError
 from headrace.gateway.settings import MAX_SOCKET_PATH_BYTES
 
+GATEWAY_USER: Final = 61_176
+"""User and group of Envoy where root starts it. systemd leaves the number unused."""
 _ROOM_FOR_NAMES: Final = 40
 _PRIVATE: Final = 0o700
+_GATEWAYS: Final = 0o2750
+"""Of root, and open to the gateway's group, which files and directories made in it inherit."""
+
+
+def gateway_user() -> int | None:
+    """The user that Envoy runs as; None for the one that this process is."""
+    return GATEWAY_USER if os.geteuid() == 0 else None
+
+
+def socket_mode() -> int:
+    """The mode of a socket that Envoy connects to, in a directory of `make_private`."""
+    return 0o600 if gateway_user() is None else 0o660
 
 
 def runtime_dir(home: Path, *, environ: Mapping[str, str] = os.environ) -> Path:
-    """A private directory (0700) whose sockets have names that Linux takes.
+    """A private directory whose sockets have names that Linux takes; see `make_private`.
 
     It is `home/run`, if a socket there may have a name of 40 bytes; else a directory named by the
     home's hash under `XDG_RUNTIME_DIR`, or under `/tmp/headrace-UID`: always the same for one home.
@@ -37,7 +51,7 @@ def runtime_dir(home: Path, *, environ: Mapping[str, str] = os.environ) -> Path:
 
 
 def make_private(path: Path) -> Path:
-    """`path` as a directory that only this user can enter; created if absent.
+    """`path` as a directory that only this user, and root's Envoy, can enter; created if absent.
 
     Raises:
         UnsafeDirectoryError: It belongs to somebody else, or is no directory.
@@ -48,8 +62,12 @@ def make_private(path: Path) -> Path:
         raise UnsafeDirectoryError(path, "it is not a directory")
     if status.st_uid != os.getuid():
         raise UnsafeDirectoryError(path, f"user {status.st_uid} owns it")
-    if stat.S_IMODE(status.st_mode) != _PRIVATE:
-        path.chmod(_PRIVATE)
+    group = gateway_user()
+    if group is not None and status.st_gid != group:
+        os.chown(path, -1, group)
+    mode = _PRIVATE if group is None else _GATEWAYS
+    if stat.S_IMODE(status.st_mode) != mode:
+        path.chmod(mode)
     return path
 
 

@@ -192,7 +192,8 @@ class GatewaySettings:
     machine's. `limits_address`: the rate limit service, or `limits_target` for one on another host;
     None has requests pass that only it could count. `request_log`: which requests, where
     `access_log` is on. `tracing`: None for no traces. `tls`: None for plain text; the private
-    socket has none anyway.
+    socket has none anyway. `user`: whom Envoy becomes by `launcher`, which precedes its command
+    line; None for this process's own.
     """
 
     run_dir: Path
@@ -221,17 +222,24 @@ class GatewaySettings:
     ca_file: Path | None = None
     tls: ListenerTls | None = None
     counts_all: bool = True
+    user: int | None = None
+    launcher: tuple[str, ...] = ()
     start_timeout_s: float = 15.0
     publish_timeout_s: float = 10.0
     admin_socket: Path = field(init=False)
     private_socket: Path = field(init=False)
     verify_socket: Path = field(init=False)
 
+    @property
+    def socket_dir(self) -> Path:
+        """Where Envoy makes its own sockets: `run_dir` is its to write only as the same user."""
+        return self.run_dir if self.user is None else self.run_dir / "sockets"
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "run_dir", self.run_dir.absolute())
-        object.__setattr__(self, "admin_socket", self.run_dir / "admin.sock")
-        object.__setattr__(self, "private_socket", self.run_dir / "own.sock")
-        object.__setattr__(self, "verify_socket", self.run_dir / "verify.sock")
+        object.__setattr__(self, "admin_socket", self.socket_dir / "admin.sock")
+        object.__setattr__(self, "private_socket", self.socket_dir / "own.sock")
+        object.__setattr__(self, "verify_socket", self.socket_dir / "verify.sock")
         check_socket_path(self.admin_socket)
         check_socket_path(self.private_socket)
         check_socket_path(self.verify_socket)

@@ -11,6 +11,7 @@ from headrace.control.agents.messages import Bundle, Secret, Shared
 from headrace.control.agents.tls import MutualTls
 from headrace.control.keeper import GatewayKeeper
 from headrace.control.observed import Route
+from headrace.control.sandbox import Sandbox, without_root
 from headrace.core import Clock, FailedPreconditionError, HeadraceError, InvalidArgumentError
 from headrace.gateway import GatewaySettings, SecretFiles, SnapshotRejectedError
 from headrace.gateway.resources import Resource
@@ -33,9 +34,10 @@ class Applier:
     """Holds the one Envoy, and what it serves. Not for several tasks at once.
 
     `run_dir`: Envoy's; `control_socket`: where it asks what only the control plane knows. `tls`:
-    what a rate limit service is shown. `refused`, `reason`: of the last bundle that was no good,
-    for as long as the control plane may offer it again; `is_refusing`: whether that came last.
-    `problem`: why the newest cannot be tried, or Envoy does not start.
+    what a rate limit service is shown. `sandbox`: of Envoy, if this is root. `refused`, `reason`:
+    of the last bundle that was no good, for as long as the control plane may offer it again;
+    `is_refusing`: whether that came last. `problem`: why the newest cannot be tried, or Envoy does
+    not start.
     """
 
     settings: AgentSettings
@@ -44,6 +46,7 @@ class Applier:
     kept: KeptBundle
     tls: MutualTls
     clock: Clock
+    sandbox: Sandbox
     keeper: GatewayKeeper | None = None
     in_force: Bundle | None = None
     refused: str = ""
@@ -179,12 +182,13 @@ class Applier:
         return [str(secret["name"]) for secret in self._secrets(bundle)]
 
     def _settings_for(self, bundle: Bundle) -> GatewaySettings:
-        return gateway_settings(
+        settings = gateway_settings(
             self.settings,
             bundle.options,
             run_dir=self.run_dir,
             control_socket=self.control_socket,
         )
+        return without_root(settings, self.sandbox)
 
     async def stop(self, *, drain_s: float) -> None:
         """Let requests end and end Envoy, or leave it to the next agent, as the settings say."""

@@ -16,6 +16,7 @@ from headrace.control.agents.tls import MutualTls, client_context, name_in, name
 from headrace.control.certificates import Certificates
 from headrace.control.files import make_private_dir
 from headrace.control.ports import listen
+from headrace.control.sandbox import Sandbox
 from headrace.control.serve import listen_unix
 from headrace.control.store import HomeLock
 from headrace.core import Clock, FailedPreconditionError, HeadraceError, SystemClock
@@ -178,6 +179,7 @@ def assemble(settings: AgentSettings, clock: Clock, opened: contextlib.ExitStack
             kept=KeptBundle(directory / "bundle.json"),
             tls=tls,
             clock=clock,
+            sandbox=Sandbox.of_home(directory),
         ),
         client=client,
         clock=clock,

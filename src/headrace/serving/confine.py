@@ -17,6 +17,7 @@ Fields of SPEC (JSON):
     filtered    false leaves out the seccomp filter and Landlock; optional
     hide        directories that the process does not see, except what `keep` and `own` name
     keep        paths that it reads
+    shared      paths whose owners and modes say what it may do; optional
     own         paths that belong to `uid`; the first is the working directory
     whole       directories of `own` whose content belongs to `uid` too; optional
     reach       paths that `uid` must be able to read: interpreter and libraries
@@ -69,6 +70,7 @@ if TYPE_CHECKING:
         ports: NotRequired[bool]
         contained: NotRequired[bool]
         filtered: NotRequired[bool]
+        shared: NotRequired[list[str]]
         whole: NotRequired[list[str]]
         attached: NotRequired[bool]
         handover: NotRequired[int]
@@ -406,9 +408,10 @@ def set_limits(limits: dict[str, int | None]) -> None:
 
 
 def give(paths: list[str], uid: int) -> None:
-    """Let `paths` belong to `uid`."""
+    """Let `paths` belong to `uid`; a directory that is shared with a group stays so."""
     for path in paths:
-        os.chown(path, uid, uid, follow_symlinks=False)
+        is_shared = os.lstat(path).st_mode & stat.S_ISGID
+        os.chown(path, uid, -1 if is_shared else uid, follow_symlinks=False)
 
 
 def give_all(folder: str, uid: int, gid: int, *, of: range | None = None) -> None:
@@ -454,22 +457,22 @@ def _give_inner(
 def confine(spec: Spec) -> dict[str, object]:
     """Apply `spec` to this process; the report."""
     uid, hide, keep, own = spec["uid"], spec["hide"], spec["keep"], spec["own"]
-    readable = [*keep, *spec["reach"], *spec["also"]]
+    readable, shared = [*keep, *spec["reach"], *spec["also"]], spec.get("shared", [])
     if uid is not None:
         os.setgroups([])
         give(own, uid)
         for path in spec.get("whole", ()):
             give_all(path, uid, uid)
         with acting_as(uid):
-            closed = map(closed_ancestor, (*readable, *own))
+            closed = map(closed_ancestor, (*readable, *own, *shared))
             hide = [*hide, *(path for path in closed if path)]
     if spec["sandbox"] == "namespaces":
         network = 0 if spec["network"] else _NEWNET
         _check(_libc.unshare(_NEWNS | _NEWIPC | network), "unshare")
-        cover(hide, readable, own)
+        cover(hide, readable, [*own, *shared])
     if uid is not None:
         with acting_as(uid):
-            for path in (*spec["reach"], *keep, *own):
+            for path in (*spec["reach"], *keep, *own, *shared):
                 if not can_read(path):
                     raise OSError(
                         errno.EACCES,
@@ -568,7 +571,7 @@ def main(arguments: list[str]) -> int:
         # A report of an earlier process says nothing of this one.
         with contextlib.suppress(FileNotFoundError):
             os.unlink(spec["report"])
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         report = os.open(spec["report"], flags, 0o600)
         pid, standing = os.getpid(), -1
         if spec["sandbox"] == "namespaces" and spec.get("contained", True):

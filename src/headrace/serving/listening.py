@@ -35,7 +35,7 @@ async def listen(
 
 
 def bind_unix(path: Path) -> socket.socket:
-    """A socket at `path`, for its owner alone.
+    """A socket at `path`, for its owner and, in a directory that is shared so, for its group.
 
     Raises:
         FailedPreconditionError: It cannot be had.
@@ -45,7 +45,8 @@ def bind_unix(path: Path) -> socket.socket:
         if path.exists() and stat.S_ISSOCK(path.stat().st_mode):
             path.unlink()  # left by a replica that was killed
         sock.bind(str(path))
-        path.chmod(0o600)
+        # The group of a shared directory is the gateway's.
+        path.chmod(0o660 if path.parent.stat().st_mode & stat.S_ISGID else 0o600)
     except OSError as error:
         sock.close()
         msg = f"cannot listen on {path}: {error.strerror or error}"

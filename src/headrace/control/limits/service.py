@@ -19,6 +19,7 @@ from headrace.control.metrics import Labels
 from headrace.control.store import QuotaUse
 from headrace.control.store_thread import StoreThread
 from headrace.core import Clock, FailedPreconditionError, HeadraceError
+from headrace.gateway import socket_mode
 
 if TYPE_CHECKING:
     import grpc
@@ -172,7 +173,7 @@ def _listen(
         msg = f"cannot listen on {address} for the gateways' limits; choose another address"
         raise FailedPreconditionError(msg) from error
     if address.startswith("unix:"):
-        Path(address.removeprefix("unix:")).chmod(0o600)
+        Path(address.removeprefix("unix:")).chmod(socket_mode())
 
 
 def answer_of(ask: Ask, decision: Decision) -> "RateLimitAnswer":
