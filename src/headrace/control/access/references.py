@@ -172,8 +172,8 @@ def _references_of(endpoint: EndpointSpec) -> Iterator[Reference]:
         yield Reference(Kind.FEATURES, endpoint.features.service)
         if endpoint.features.online_store is not None:
             yield Reference(Kind.STORE, endpoint.features.online_store)
-    if endpoint.network:
-        yield Reference(Kind.SETTING, "network")
+    relaxed = {"network": endpoint.network, "isolation": endpoint.isolation != "required"}
+    yield from (Reference(Kind.SETTING, name) for name, is_relaxed in relaxed.items() if is_relaxed)
     for reference, text in _texts(endpoint.model_dump(mode="json", exclude_unset=True)):
         if reference is not None:
             yield reference

@@ -76,6 +76,7 @@ def test_an_object_of_others_needs_a_grant_that_the_refusal_names(
         {"model": "/etc/shadow"},
         {"model": "/no/such/file"},
         {"network": True},
+        {"isolation": "best-effort"},
         {"model": None, "upstream": {"url": "https://8.8.8.8/${SECRET}"}},
         {"model": None, "upstream": {"url": "http://127.0.0.1:1"}},
         {
