@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.ordinary_user import NoOrdinaryUserError, OrdinaryUser, an_ordinary_user
+
 
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
@@ -13,3 +15,13 @@ def open_folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="hr-open-") as directory:
         Path(directory).chmod(0o755)
         yield Path(directory)
+
+
+@pytest.fixture(scope="session")
+def ordinary_user() -> Iterator[OrdinaryUser]:
+    """A user without rights: under root another one, else the user of the tests."""
+    try:
+        with an_ordinary_user() as user:
+            yield user
+    except NoOrdinaryUserError as error:
+        pytest.skip(str(error))

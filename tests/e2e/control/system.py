@@ -20,6 +20,7 @@ import psutil
 
 from headrace.control import ControlFile, ControlSettings, read_control_file
 from headrace.control.access.home_token import read_home_token
+from tests.e2e.ordinary_user import OrdinaryUser
 
 ROW = {"inputs": [{"name": "input", "shape": [1, 32], "datatype": "FP32", "data": [0.5] * 32}]}
 """A request that `headrace.testing.models.mlp` answers."""
@@ -30,6 +31,7 @@ class System:
     """A control plane on `home`; `close` ends whatever still runs there."""
 
     home: Path
+    user: OrdinaryUser = field(default_factory=lambda: OrdinaryUser(os.geteuid()))
     process: subprocess.Popen[bytes] | None = None
     _starts: int = 0
 
@@ -38,10 +40,12 @@ class System:
         self._starts += 1
         path = self.home.parent / f"settings-{self._starts}.json"
         path.write_bytes(msgspec.json.encode(self.settings(*endpoints, **settings)))
+        self.user.own(self.home.parent)
+        command = self.user.command(
+            sys.executable, "-m", "headrace.control", "--settings", str(path)
+        )
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "headrace.control", "--settings", str(path)], stderr=log
-            )
+            self.process = subprocess.Popen(command, stderr=log)
 
     def settings(self, *endpoints: dict[str, Any], **settings: Any) -> ControlSettings:
         spec = {"version": 1, "endpoints": list(endpoints)} if endpoints else None
