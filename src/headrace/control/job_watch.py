@@ -87,6 +87,7 @@ def _watch(child: "subprocess.Popen[bytes]", most_bytes: int) -> int | None:
             is_around = now >= around_at
             around_at = now + _LOOK_AROUND_S if is_around else around_at
             pids = members(child.pid) if is_around else [child.pid]
+            pids += [pid for pid in children(child.pid) if pid not in pids]
             if sum(map(own_bytes, pids)) > most_bytes:
                 return TOO_LARGE
         if 0 not in ready:
@@ -120,6 +121,11 @@ def members(session: int) -> list[int]:
             if len(fields) > _SESSION and int(fields[_SESSION]) == session:
                 found.append(int(name))
     return found
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process started itself; a sandboxed program is its launcher's."""
+    return [int(word) for word in _read(f"/proc/{pid}/task/{pid}/children").split()]
 
 
 def own_bytes(pid: int) -> int:

@@ -1,6 +1,5 @@
-"""Where a program runs once: who may read what it is given, and what is said where it is root."""
+"""Program in a sandbox: who may read what it gets, and when it is refused."""
 
-import logging
 import os
 import tempfile
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ import pytest
 
 from headrace.control.confined import Bounds, Confined
 from headrace.control.sandbox import FIRST_UID, Abilities, Occasion, Probe, Sandbox
+from headrace.core import FailedPreconditionError
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -40,7 +40,7 @@ def home() -> Iterator[Path]:
 
 def place(home: Path, *, has_namespaces: bool) -> Confined:
     """A search's, in a home that is closed to others."""
-    able = Abilities(files="not here", network="not here", user="")
+    able = Abilities(namespaces="not here", user="", landlock=True)
     abilities = Probe().result if has_namespaces else lambda: able
     made = Confined(
         sandbox=Sandbox(hide=(home,), reports=home, abilities=abilities),
@@ -63,52 +63,34 @@ def said(made: Confined) -> tuple[str, str]:
 
 
 @needs_root
-def test_with_namespaces_a_closed_home_is_no_obstacle(
-    home: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    if Probe().result().files:
+def test_with_namespaces_a_closed_home_is_no_obstacle(home: Path) -> None:
+    if Probe().result().namespaces:
         pytest.skip("no namespaces")
 
     assert said(place(home, has_namespaces=True)) == (f"{SEARCHER} secret True\n", "")
-    assert not caplog.records
 
 
 @needs_root
-def test_without_namespaces_a_closed_home_makes_it_root_which_is_told_once(
-    home: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    made = place(home, has_namespaces=False)
+def test_without_namespaces_a_program_that_may_not_read_its_files_is_refused(home: Path) -> None:
+    output, why = said(place(home, has_namespaces=False))
 
-    with caplog.at_level(logging.WARNING):
-        first = said(made)
-        (made.given / "data" / "data").unlink()
-        second = said(made)
-
-    assert first == second == ("0 secret True\n", "")
-    (record,) = caplog.records
-    told = record.getMessage()
-    assert told.startswith(f"the search runs as root, for user {SEARCHER} may not read /")
-    assert "run this as another user than root" in told
+    assert output == ""
+    assert f"user {SEARCHER}, which it would run as, may not read /" in why
+    assert "or run headrace as another user than root" in why
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-def test_root_that_can_be_nobody_else_is_told_why(
-    home: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_root_that_can_become_nobody_else_is_refused(home: Path) -> None:
     made = place(home, has_namespaces=False)
-    made.sandbox.abilities = lambda: Abilities(files="not here", user="not here either")
+    made.sandbox.abilities = lambda: Abilities(user="no CAP_SETUID", landlock=True)
 
-    with caplog.at_level(logging.WARNING):
-        assert said(made) == ("0 secret True\n", "")
-
-    (record,) = caplog.records
-    why = "the search ran as root and saw all files, as not here: run this as another user"
-    assert record.getMessage().startswith(why)
+    with pytest.raises(FailedPreconditionError, match=r"stays root \(no CAP_SETUID\)"):
+        said(made)
 
 
 @needs_root
 def test_what_it_is_given_is_closed_to_all_but_its_user(home: Path) -> None:
-    made = place(home, has_namespaces=False)
+    made = place(home, has_namespaces=True)
     said(made)
 
     found = made.folder.stat()

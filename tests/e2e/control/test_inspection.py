@@ -60,7 +60,7 @@ def test_a_model_is_inspected_as_in_this_process(inspect: InspectApart, folder: 
     assert seen.signature.batched
     with pytest.raises(UnsupportedModelError, match=r"bad\.onnx: is text, not ONNX"):
         inspect(folder / "bad.onnx")
-    with pytest.raises(UnsupportedModelError, match="(?i)no such file"):
+    with pytest.raises(UnsupportedModelError, match=r"(?i)no such file"):
         inspect(folder / "nothing.onnx")
     with pytest.raises(InvalidArgumentError, match="there is no runtime 'x'"):
         inspect(path, "x")

@@ -1,5 +1,6 @@
 """A model that does what it should not: it is stopped and says why, and others serve on."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -8,15 +9,20 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import polars as pl
+import psutil
 import pytest
+from onnx import TensorProto, helper
 
 from headrace.control.sandbox import FIRST_UID, PROCESSES, UIDS, Probe, libraries
 from headrace.serving import confine
+from headrace.testing import models
 from tests.e2e.control.system import ROW, System, Traffic, replicas
 
 pytestmark = pytest.mark.e2e
@@ -39,12 +45,26 @@ class Spy:
 
     def infer(self, inputs):
         known = {"a": "the first request", "os": os, "socket": socket}
-        known |= {"fork_many": fork_many, "uncover": uncover}
+        known |= {"fork_many": fork_many, "uncover": uncover, "outlive": outlive}
         try:
             said = repr(eval(inputs["x"][0].decode(), known))
-        except OSError as error:
-            said = str(error)
+        except (OSError, MemoryError) as error:
+            said = str(error) or type(error).__name__
         return {"y": np.array([said.encode()], dtype=np.object_)}
+
+
+def outlive(marker):
+    # A process that has left its parent, its session and its group.
+    import subprocess, sys
+
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            null = open(os.devnull, "r+")
+            sleep = [sys.executable, "-c", "import time; time.sleep(600)", marker]
+            subprocess.Popen(sleep, stdin=null, stdout=null, stderr=null, start_new_session=True)
+        os._exit(0)
+    os.wait()
 
 
 def uncover(home):
@@ -87,8 +107,27 @@ def fork_many(most):
 """
 
 
+_WITHOUT_NAMESPACES = """
+import ctypes, os, struct, sys
+
+# unshare is number 272 on x86-64 and 97 on ARM: it fails with EPERM; all else is allowed.
+number = {"x86_64": 272, "aarch64": 97}[os.uname().machine]
+steps = (0x20, 0, 0, 0), (0x15, 0, 1, number), (0x06, 0, 0, 0x50001), (0x06, 0, 0, 0x7FFF0000)
+code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in steps))
+libc = ctypes.CDLL(None)
+program = ctypes.create_string_buffer(struct.pack("@HP", len(steps), ctypes.addressof(code)))
+assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, program) == 0
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
 class Unprivileged(System):
-    """A control plane that runs as a user without rights, where the tests have root's."""
+    """A control plane that runs as a user without rights, where the tests have root's.
+
+    `filtered`: it may not make namespaces, as in a container with Docker's seccomp profile.
+    """
+
+    filtered: bool = False
 
     def start(self, *endpoints: dict[str, Any], **settings: Any) -> None:
         self._starts += 1
@@ -113,6 +152,8 @@ class Unprivileged(System):
             "report": str(folder / f"report-{self._starts}"),
         }
         command = [sys.executable, "-m", "headrace.control", "--settings", str(path)]
+        if self.filtered:
+            command = [sys.executable, "-c", _WITHOUT_NAMESPACES, *command]
         launcher = [sys.executable, "-I", "-S", confine.__file__, json.dumps(spec), *command]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(launcher, stderr=log)
@@ -129,6 +170,19 @@ def system(request: pytest.FixtureRequest) -> Iterator[System]:
     with tempfile.TemporaryDirectory(prefix="hr-") as directory:
         kind = System if is_root or not IS_ROOT else Unprivileged
         system = kind(Path(directory) / "home")
+        try:
+            yield system
+        finally:
+            system.close()
+
+
+@pytest.fixture
+def filtered() -> Iterator[Unprivileged]:
+    if not IS_ROOT or ABLE.namespaces or not ABLE.landlock:
+        pytest.skip("needs root, namespaces and Landlock")
+    with tempfile.TemporaryDirectory(prefix="hr-") as directory:
+        system = Unprivileged(Path(directory) / "home")
+        system.filtered = True
         try:
             yield system
         finally:
@@ -217,6 +271,7 @@ def test_a_replica_has_no_rights_and_ends_no_process_of_others(system: System, m
     assert system.process is not None
     status = ask(system, "open('/proc/self/status').read()")
     limits = ask(system, "open('/proc/self/limits').read()")
+    adjusted = ask(system, "open('/proc/self/oom_score_adj').read()")
     user = int(ask(system, "os.getuid()"))
     killed = ask(system, f"os.kill({system.process.pid}, 9)")
     neighbour = ask(system, f"os.kill({replicas(system.status(), 'm')[0]['pid']}, 9)")
@@ -225,6 +280,7 @@ def test_a_replica_has_no_rights_and_ends_no_process_of_others(system: System, m
         assert f"{kind}:\\t0000000000000000" in status
     assert "NoNewPrivs:\\t1" in status
     assert "Seccomp:\\t2" in status
+    assert adjusted == "'500\\n'"
     assert limits.split("Max core file size")[1].split()[0] == "0"
     if isinstance(system, Unprivileged) or not IS_ROOT:
         assert user in {1000, os.getuid()}
@@ -285,3 +341,206 @@ def test_envoy_and_the_control_plane_cannot_gain_rights_and_leave_no_core(
         assert "NoNewPrivs:\t1" in Path(f"/proc/{pid}/status").read_text()
         limits = Path(f"/proc/{pid}/limits").read_text()
         assert limits.split("Max core file size")[1].split()[0] == "0"
+
+
+@needs_namespaces
+def test_what_a_model_starts_ends_with_its_replica_and_it_shares_no_temporary_files(
+    system: System, mlp: Path
+) -> None:
+    serve(system, mlp)
+    marker = f"outlives-{os.getpid()}-{system.home.parent.name}"
+    started = ask(system, f"outlive({marker!r})")
+    system.wait_for(lambda _: bool(processes_with(marker)))
+    temporary = ask(system, f"sorted(set(os.listdir('/tmp')) - {{{system.home.parent.name!r}}})")
+    written = ask(system, f"open('/tmp/{marker}', 'w').name")
+    status, _ = system.manage("DELETE", "/api/v1/endpoints/spy?wait_s=30")
+    system.wait_for(lambda _: not processes_with("spy-1-2.json"))
+
+    assert (started, temporary, written) == ("None", "[]", f"'/tmp/{marker}'")
+    assert not Path(f"/tmp/{marker}").exists()  # noqa: S108  # the model's own /tmp
+    assert status == 200
+    assert processes_with(marker) == []
+
+
+@needs_namespaces
+def test_a_request_that_needs_more_memory_than_the_replica_may_take_fails_alone(
+    system: System, mlp: Path
+) -> None:
+    folder = system.home.parent
+    (folder / "large.onnx").write_bytes(shape_driven())
+    serve(system, mlp, memory_bytes=1 << 30)
+    entry = {"model": str(folder / "large.onnx")}
+    status, answer = system.manage("PUT", "/api/v1/endpoints/large?wait_s=60", entry)
+    assert status == 201, answer
+    allocated = ask(system, "len(bytearray(3 << 30))")
+    small, _ = infer_shape(system, 1000)
+    large, refusal = infer_shape(system, 3 * 10**9)
+    again, _ = infer_shape(system, 1000)
+    found = system.status()
+
+    assert "MemoryError" in allocated
+    assert (small, again) == (200, 200)
+    assert large >= 400, refusal
+    assert [replicas(found, name)[0]["restarts"] for name in ("spy", "large")] == [0, 0]
+    assert replicas(found, "spy")[0]["isolation"]["memory_bytes"] == 1 << 30
+    assert replicas(found, "large")[0]["isolation"]["memory_bytes"] >= 4 << 30
+
+
+@pytest.mark.skipif(not IS_ROOT, reason="needs root")
+@needs_namespaces
+def test_root_starts_nothing_that_stays_root(mlp: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="hr-") as directory:
+        system = System(Path(directory) / "home")
+        folder = Path(directory)
+        slow = folder / "slow.py"
+        slow.write_text(f"import time; time.sleep(3)\n{_SPY}")
+        pl.DataFrame({"a": [0.0] * 4, "b": [1.0] * 4}).write_parquet(folder / "in.parquet")
+        (folder / "rows.py").write_text(models.python_double(delay_s=1.0))
+        job = {
+            "name": "j",
+            "model": str(folder / "rows.py"),
+            "input": str(folder / "in.parquet"),
+            "output": str(folder / "out" / "{run_id}"),
+            "columns": {"x": ["a", "b"]},
+            "allow_code": True,
+            "chunk_rows": 1,
+            "workers": 1,
+        }
+        stream = {
+            "name": "s",
+            "source": {"broker": "log:demo", "topics": ["in"]},
+            "sink": {"topic": "out"},
+            "model": str(mlp),
+        }
+        document = {
+            "version": 1,
+            "pools": [{"name": "small"}],
+            "endpoints": [
+                {"name": "m", "model": str(mlp)},
+                {"name": "pooled", "model": str(mlp), "pool": "small"},
+            ],
+            "jobs": [job],
+            "streams": [stream],
+        }
+        users: dict[str, set[int]] = {}
+        try:
+            system.start(spec=document)
+            status = system.wait_for(lambda s: all(e["ready"] for e in s["endpoints"]))
+            assert system.infer("pooled")[0] == 200, "its nursery forks"
+            begun, run = system.post("/api/v1/jobs/j/runs", {})
+            assert begun < 300, run
+            entry = {"model": str(slow), "allow_code": True}
+            path = "/api/v1/endpoints/slow"
+            asking = threading.Thread(target=lambda: system.manage("PUT", path, entry))
+            asking.start()
+            until = time.monotonic() + 60
+            while time.monotonic() < until and not all(map(users.get, _KINDS)):
+                assert system.process is not None
+                for process in psutil.Process(system.process.pid).children(recursive=True):
+                    note(process, users)
+                time.sleep(0.02)
+            asking.join()
+            capabilities = capabilities_of(status["gateway"]["pid"])
+        finally:
+            system.close()
+
+    assert {kind: bool(users.get(kind)) for kind in _KINDS} == dict.fromkeys(_KINDS, True)
+    # What launches a sandbox, and what finds a job's files, is root until it is in it.
+    assert {kind: user for kind, user in users.items() if 0 in user} == {}
+    assert capabilities == 0
+
+
+_KINDS = {
+    "replica": "headrace.serving --settings",
+    "inspection": "headrace.serving.inspecting",
+    "trial": "headrace.serving.nursery",
+    "stream": "headrace.streaming",
+    "job": "--chosen=",
+    "gateway": "--config-path",
+}
+
+
+def note(process: psutil.Process, users: dict[str, set[int]]) -> None:
+    """Add the user of a process that is no launcher to those of its kind."""
+    with contextlib.suppress(psutil.Error):
+        line, uid = " ".join(process.cmdline()), process.uids().effective
+        if confine.__file__ not in line:
+            kinds = [kind for kind, text in _KINDS.items() if text in line]
+            users.setdefault(kinds[0] if kinds else line, set()).add(uid)
+
+
+def capabilities_of(pid: int) -> int:
+    """All that a process has, or may get."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    wanted = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
+    return sum(int(line.split()[1], 16) for line in lines if line.startswith(wanted))
+
+
+def test_without_namespaces_an_ordinary_user_gets_landlock_and_a_strict_filter(
+    filtered: Unprivileged, mlp: Path
+) -> None:
+    status = serve(filtered, mlp)
+    home, control = filtered.home, filtered.process
+    assert control is not None
+    isolation = replicas(status, "spy")[0]["isolation"]
+    listed = ask(filtered, f"os.listdir({str(home)!r})")
+    called = ask(filtered, "socket.create_connection(('127.0.0.1', 9), 2)")
+    local = ask(filtered, f"socket.socket(1).connect({str(home / 'run/control.sock')!r})")
+    killed = ask(filtered, f"os.kill({control.pid}, 9)")
+    forked = ask(filtered, "os.fork()")
+    traced = ask(filtered, f"open('/proc/{control.pid}/environ').read()")
+
+    assert (isolation["files"], isolation["network"]) == (True, "seccomp")
+    assert isolation["problems"] == []
+    assert "Permission denied" in listed
+    assert "Address family not supported" in called
+    assert "Operation not permitted" in local
+    assert "Operation not permitted" in killed
+    assert "Operation not permitted" in forked
+    assert "Permission denied" in traced
+    assert filtered.infer("m")[0] == 200
+
+
+def test_what_cannot_be_isolated_does_not_start_unless_an_admin_accepted_that(
+    filtered: Unprivileged, mlp: Path
+) -> None:
+    serve(filtered, mlp)
+    entry = {"model": "spy:1", "network": True, "allow_code": True}
+    path = "/api/v1/endpoints/open?wait_s=0"
+    assert filtered.manage("PUT", path, entry)[0] == 200
+    refused = filtered.wait_for(lambda s: "cannot isolate" in json.dumps(s["not_ready"]))
+    assert filtered.manage("PUT", path, {**entry, "isolation": "best-effort"})[0] == 200
+    accepted = filtered.wait_ready()
+    isolation = replicas(accepted, "open")[0]["isolation"]
+
+    assert "allow unprivileged user namespaces" in json.dumps(refused["not_ready"])
+    assert "`isolation` is `best-effort`" in isolation["problems"]
+    assert any("may open the network" in problem for problem in isolation["problems"])
+
+
+def processes_with(text: str) -> list[int]:
+    """The processes of this machine whose command line has `text`."""
+    found = psutil.process_iter(["cmdline", "status"])
+    return [p.pid for p in found if text in " ".join(p.info["cmdline"] or ())]
+
+
+def infer_shape(system: System, count: int) -> tuple[int, Any]:
+    """What the model `large` answers that is asked for so many numbers."""
+    tensor = {"name": "n", "shape": [1], "datatype": "INT64", "data": [count]}
+    return system.infer("large", {"inputs": [tensor]})
+
+
+def shape_driven() -> bytes:
+    """An ONNX graph that makes as many numbers as its input says, and adds them."""
+    nodes = [
+        helper.make_node("ConstantOfShape", ["n"], ["zeros"]),
+        helper.make_node("ReduceSum", ["zeros"], ["y"], keepdims=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "shape",
+        [helper.make_tensor_value_info("n", TensorProto.INT64, [1])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    return bytes(model.SerializeToString())

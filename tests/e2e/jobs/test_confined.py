@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 IS_ROOT = os.geteuid() == 0
 ABLE = Probe().result()
 needs_namespaces = pytest.mark.skipif(
-    bool(ABLE.files or ABLE.network), reason=f"no namespaces: {ABLE.files or ABLE.network}"
+    bool(ABLE.namespaces), reason=f"no namespaces: {ABLE.namespaces}"
 )
 needs_root = pytest.mark.skipif(not IS_ROOT or bool(ABLE.user), reason="needs root")
 _SPY = """
@@ -191,20 +191,16 @@ def test_a_confined_run_dies_with_its_watcher_and_goes_on_as_another_process(
 
 @pytest.mark.long
 @needs_root
-def test_an_input_that_only_root_may_read_is_read_and_that_is_said(
-    system: System, data: Path
-) -> None:
+def test_a_run_whose_user_may_not_read_the_input_is_refused(system: System, data: Path) -> None:
     (data / "in.parquet").chmod(0o600)
     model = spy(data, user="os.getuid()", state=f"os.listdir({str(system.home)!r})")
     system.start(spec=spec(data, model))
     system.wait_ready()
-    id_, run = ended(system)
+    _, run = ended(system)
 
-    assert run["state"] == "succeeded", run
-    found = answers(data / "out" / id_)
-    assert (found["user"], found["state"]) == ("0", "['run']")
-    assert "a job is not isolated" in system.log_text()
-    assert f"runs as root: others may not read {data / 'in.parquet'}" in system.log_text()
+    assert run["state"] == "failed", run
+    assert f"others may not read {data / 'in.parquet'}: let others read" in run["message"]
+    assert "or run headrace as another user than root" in run["message"]
 
 
 @needs_root

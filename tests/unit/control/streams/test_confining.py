@@ -34,7 +34,7 @@ def confining(tmp_path: Path, stores: OnlineStores) -> Confining:
 
 
 def sandbox(home: Path, *, user: str) -> Sandbox:
-    able = Abilities(files="", network="", user=user)
+    able = Abilities(namespaces="", user=user)
     libraries = Libraries(needed=(), others=())
     return Sandbox(hide=(home,), reports=home, abilities=lambda: able, libraries=libraries)
 
@@ -150,7 +150,7 @@ def test_a_store_elsewhere_is_its_owners(tmp_path: Path, stores: OnlineStores) -
     url = f"sqlite:///{tmp_path}/online.db"
     broker = {"broker": "kafka://host"}
     told = msgspec.structs.replace(settings(**broker), features=pushing(url).features)
-    uid = others.sandbox.spec(own=(), keep=(), network=True, serial=Occasion.STREAM)["uid"]
+    uid = others.sandbox.user(Occasion.STREAM)
 
     with pytest.raises(OSError, match=f"run as user {uid}, who may not write"):
         others.seen(told)
