@@ -43,7 +43,8 @@ class Home:
         """
         if not self.root.is_dir() or not (status := self.root.stat()).st_mode & _FOR_OTHERS:
             return
-        ours = {self.run, self.logs, self.state_file, self.root / "registry", self.artifacts.parent}
+        parts = ("registry", "features", "artifacts")
+        ours = {self.run, self.logs, self.state_file, *(self.root / part for part in parts)}
         content = {*self.root.iterdir()}
         is_ours = status.st_uid == os.geteuid()
         if is_ours and (not content or content & ours or self.root.is_mount()):
