@@ -236,9 +236,7 @@ def _problem(
             problem = "" if is_open else _grant(caller, Role.OPERATOR, Resource.MODEL, name)
         case Kind.MODEL | Kind.FEATURES | Kind.STORE:
             resource = Resource(reference.kind)
-            is_own = resource is Resource.MODEL and (
-                model.owners == {caller.name} or name in (endpoints or ())
-            )
+            is_own = resource is Resource.MODEL and may_change_model(caller, name, model)
             # To see all of the system, as a viewer does, is no right to serve from it.
             is_granted = any(g.resource is resource and g.name == name for g in caller.grants)
             is_open = endpoints is None or is_own or is_granted

@@ -250,7 +250,7 @@ def is_open(  # noqa: PLR0911  # one for each kind
     match reference.kind:
         case Kind.MODEL:
             return (
-                reference.name in operated
+                (reference.name in operated and known.models[reference.name].users <= operated)
                 or known.models[reference.name].owners == {"ann"}
                 or bool(granted & {f"{r}:model/{reference.name}" for r in ("viewer", "operator")})
             )
