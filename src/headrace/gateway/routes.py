@@ -118,22 +118,21 @@ def server_routes(
     statistics = servers if settings.control_address is None else control
     reads_units = any(e.sticky is not None and not e.sticky.header for e in endpoints)
     more_filters = {**(UNIT_IDLE if reads_units else {}), **limiting.first_look(endpoints)}
-    guarded = (
-        *_server_routes(servers, statistics),
-        *_listings(listing),
-    )
     last: Resource = {"name": "unknown-path", "match": {"prefix": "/"}, **_reply(404, "Not Found")}
+    plain: Resource = {**last, "match": {"prefix": "/endpoints/"}}
     return ServerRoutes(
         before=(
             _two_hosts(),
             *_health_routes(endpoints, servers),
-            *(_asking(route, guard.server()) for route in guarded),
+            *(_asking(route, guard.server()) for route in _server_routes(servers)),
+            _asking(_statistics_route(statistics), guard.every()),
+            *(_asking(route, guard.listing(endpoints)) for route in _listings(listing)),
         ),
         after=(
             *_unknown_models(guard, servers),
             *_grpc_server_routes(guard, servers, statistics, more_filters),
         ),
-        last=(_asking(last, guard.server()),),
+        last=(_asking(plain, guard.unknown()), _asking(last, guard.server())),
         listing_bytes=len(listing),
     )
 
@@ -239,20 +238,20 @@ def _unknown_models(guard: Guard, servers: Resource) -> Iterator[Resource]:
         "match": {**_rpc_match("ModelReady"), "headers": [_header_is_set(MODEL_HEADER)]},
         **_grpc_version(servers),
     }
-    yield _asking(not_ready, guard.grpc_server())
+    yield _asking(not_ready, guard.grpc_unknown())
     unknown: Resource = {
         "name": "unknown-model",
         "match": _grpc_match(_header_is_set(MODEL_HEADER)),
         **_refuse_model(),
     }
-    yield _asking(unknown, guard.grpc_server())
+    yield _asking(unknown, guard.grpc_unknown())
     for version in ("v1", "v2"):
         unknown = {
             "name": "unknown-model",
             "match": {"prefix": f"/{version}/models/"},
             **_refuse_model(),
         }
-        yield _asking(unknown, guard.server())
+        yield _asking(unknown, guard.unknown())
 
 
 def _health_routes(endpoints: Sequence[EndpointRoute], servers: Resource) -> Iterator[Resource]:
@@ -263,17 +262,20 @@ def _health_routes(endpoints: Sequence[EndpointRoute], servers: Resource) -> Ite
     yield {"name": "server", "match": {"path": "/v2/health/ready"}, **is_ready}
 
 
-def _server_routes(servers: Resource, statistics: Resource) -> Iterator[Resource]:
+def _server_routes(servers: Resource) -> Iterator[Resource]:
     """HTTP requests about the server; before the endpoints, because no endpoint may hide them."""
     yield {"name": "server", "match": {"path": "/v2"}, **servers}
     for path in _PATHS_OF_ANY_REPLICA:
         yield {"name": "server", "match": {"path_separated_prefix": path}, **servers}
-    yield {"name": "statistics", "match": {"path": "/v2/models/stats"}, **statistics}
     yield {
         "name": "repository",
         "match": {"path_separated_prefix": "/v2/repository"},
         **_reply(403, _USE_MANAGEMENT),
     }
+
+
+def _statistics_route(statistics: Resource) -> Resource:
+    return {"name": "statistics", "match": {"path": "/v2/models/stats"}, **statistics}
 
 
 def _listings(listing: str) -> Iterator[Resource]:
@@ -304,7 +306,8 @@ def _grpc_server_routes(
     ]
     for name, match, action in first:
         route = with_filters({"name": name, "match": match, **_grpc_version(action)}, selecting)
-        yield _asking(route, guard.grpc_look(health=name == "health"))
+        look = guard.grpc_look(health=name == "health", every=name == "statistics")
+        yield _asking(route, look)
     # A 404 of Envoy reaches gRPC callers as UNIMPLEMENTED.
     streams: Resource = {"name": "stream", "match": _rpc_match("ModelStreamInfer")}
     yield _asking({**streams, **_reply(404, _NO_STREAMS)}, guard.server())

@@ -19,6 +19,12 @@ IDENTIFY: Final = "identify"
 AUTHORIZE: Final = "authorize"
 KEEP: Final = "+"
 """Stands before a rule, or alone: keep who calls for the script that decides later."""
+NAMED: Final = "?"
+"""In a rule: the endpoint that the request names, for which there is no route."""
+EVERY: Final = "*"
+"""In a rule: all endpoints."""
+LISTED: Final = "="
+"""In a rule: answer which endpoints the caller may use."""
 VERIFY: Final = "verify"
 """Names the listener and the cluster that verify tokens."""
 _VERIFY_MS: Final = 5000
@@ -27,8 +33,9 @@ KEY_LENGTH: Final = 59
 """`hr_`, twelve characters of id, an underscore, 43 of secret."""
 
 # A rule is `ENDPOINT|VERSION|METHODS`, after a plus sign if who calls is to be kept for later, or a
-# plus alone, which decides nothing: few texts, so each is taken apart once. An identity is a table:
-# caller, label, tier with its level, method, provider (of a token) and its set of scopes.
+# plus alone, which decides nothing: few texts, so each is taken apart once. `ENDPOINT` is a name
+# or one of NAMED, EVERY and LISTED. An identity is a table: caller, label, tier with its level,
+# method, provider (of a token) and its set of scopes.
 _SHARED_SOURCE: Final = r"""
 local NOBODY = "Who calls? Send an API key ('x-api-key: hr_...') or a token ('authorization: "
   .. "Bearer ...'), or connect with a client certificate that this gateway knows"
@@ -40,7 +47,9 @@ local function rule_of(text)
   local plus, endpoint, version, methods = text:match("^(%+?)([^|]*)|([^|]*)|(.*)$")
   if text == "+" then plus, endpoint, version, methods = "+", "", "", "" end
   rule = {endpoint = endpoint, methods = {}, keeps = plus == "+", decides = text ~= "+"}
-  if endpoint ~= "" then
+  if endpoint == LISTED then
+    rule.lists = true
+  elseif endpoint ~= "" then
     rule.scope = "infer:" .. endpoint
     rule.exact = rule.scope .. (version ~= "" and ":" .. version or "")
   end
@@ -65,29 +74,52 @@ local function unauthorized(text, is_invalid)
   return headers, text
 end
 
+-- The endpoint that a request names for which there is no route.
+local function named(headers)
+  local name = headers:get("x-model")
+  if name ~= nil then return name:match("^[^~]*") end
+  local path = headers:get(":path")
+  name = path:match("^/v%d/models/([^/:?#]*)") or path:match("^/endpoints/([^/?#]*)") or ""
+  return (name:gsub("[^%w_.-]", "?"):sub(1, 128))
+end
+
+local function may(identity, scope, exact)
+  local scopes = identity.scopes
+  return scope == nil or scopes["infer:*"] or scopes[scope] or scopes[exact]
+end
+
+-- What to answer to a caller who may not know whether there is such an endpoint: the same for every
+-- rule, so that nothing tells whether there is.
+local function stranger(identity, problem, endpoint, scope)
+  if problem ~= nil then return unauthorized(problem, true) end
+  if identity == nil then return unauthorized(NOBODY) end
+  local header = 'Bearer realm="headrace", error="insufficient_scope", scope="%s"'
+  local text = "'%s' may not call endpoint '%s': it needs the scope '%s'"
+  return {[":status"] = "403", ["www-authenticate"] = header:format(scope)},
+    text:format(identity.caller, endpoint, scope)
+end
+
 -- What to answer; nothing if the caller may go on, who is then named in the headers.
 local function judge(handle, headers, rule, identity, problem, by_certificate)
-  if identity == nil or not takes(rule, identity) then
-    local shown
-    if rule.methods.certificate and (problem == nil or not rule.takes_headers) then
-      shown = by_certificate(handle)
-    end
-    if shown ~= nil then
+  local endpoint, scope, exact = rule.endpoint, rule.scope, rule.exact
+  if endpoint == NAMED then
+    endpoint = named(headers)
+    scope = "infer:" .. endpoint
+    exact = scope
+  end
+  local is_taken = identity ~= nil and takes(rule, identity)
+  if not (is_taken and may(identity, scope, exact)) then
+    local shown = by_certificate(handle)
+    local may_shown = shown ~= nil and may(shown, scope, exact)
+    if is_taken or not (may_shown or identity ~= nil and may(identity, scope, exact)) then
+      return stranger(identity or shown, problem, endpoint, scope)
+    elseif may_shown and rule.methods.certificate and not (problem and rule.takes_headers) then
       identity = shown
-    elseif problem ~= nil then
-      return unauthorized(problem, true)
     elseif identity ~= nil then
       return unauthorized("'" .. identity.label .. "' is not how callers show here who they are")
     else
-      return unauthorized(NOBODY)
+      return unauthorized(problem or NOBODY, problem ~= nil)
     end
-  end
-  local scopes, scope = identity.scopes, rule.scope
-  if scope ~= nil and not (scopes["infer:*"] or scopes[scope] or scopes[rule.exact]) then
-    local header = 'Bearer realm="headrace", error="insufficient_scope", scope="%s"'
-    local text = "'%s' may not call endpoint '%s': it needs the scope '%s'"
-    return {[":status"] = "403", ["www-authenticate"] = header:format(rule.exact)},
-      text:format(identity.caller, rule.endpoint, rule.exact)
   end
   headers:replace("x-headrace-caller", identity.caller)
   headers:replace("x-headrace-credential", identity.label)
@@ -363,9 +395,28 @@ local function keep(handle, name, value)
   handle:streamInfo():dynamicMetadata():set("headrace.identity", name, value)
 end
 
+-- The endpoints that a caller may use; those that authenticate callers stand behind a `!`.
+local function list(endpoints, identity)
+  local usable, names = {}, {}
+  for scope in pairs(identity ~= nil and identity.scopes or {}) do
+    usable[scope:match("^infer:([^:]*)") or ""] = true
+  end
+  for mark, name in endpoints:gmatch("(!?)(%S+)") do
+    if mark == "" or usable["*"] or usable[name] then names[#names + 1] = '"' .. name .. '"' end
+  end
+  return {[":status"] = "200", ["content-type"] = "application/json"},
+    '{"models": [' .. table.concat(names, ", ") .. "]}"
+end
+
 local function decide(handle)
   local rule = rule_of(handle:filterContext():get("rule"))
   local identity, problem, headers = shown(handle, handle:headers())
+  if rule.lists then
+    if problem ~= nil then return unauthorized(problem, true) end
+    identity = identity or by_certificate(handle)
+    if identity == nil and next(rule.methods) ~= nil then return unauthorized(NOBODY) end
+    return list(handle:filterContext():get("endpoints"), identity)
+  end
   if rule.keeps then
     local certificate = by_certificate(handle)
     if identity ~= nil then keep(handle, "shown", freeze(identity)) end
@@ -407,8 +458,17 @@ end
 envoy_on_request = run(decide)
 """
 
-AUTHORIZE_SOURCE: Final = _SHARED_SOURCE + _AUTHORIZE_SOURCE
-_PARTS: Final = (_SHARED_SOURCE, SHA256_SOURCE, BASE64_SOURCE, JSON_SOURCE, _IDENTIFY_SOURCE)
+_KINDS: Final = {"NAMED": NAMED, "LISTED": LISTED}
+_KINDS_SOURCE: Final = "".join(f"local {name} = {quoted(kind)}\n" for name, kind in _KINDS.items())
+AUTHORIZE_SOURCE: Final = _KINDS_SOURCE + _SHARED_SOURCE + _AUTHORIZE_SOURCE
+_PARTS: Final = (
+    _KINDS_SOURCE,
+    _SHARED_SOURCE,
+    SHA256_SOURCE,
+    BASE64_SOURCE,
+    JSON_SOURCE,
+    _IDENTIFY_SOURCE,
+)
 
 
 def identify_source(policy: GatewayPolicy) -> str:

@@ -206,7 +206,7 @@ async def test_beyond_loopback_only_health_is_open(lab: Lab) -> None:
         listing = await http.get("/v2/models", headers={"x-api-key": KEY})
         unknown = await http.get("/v2/models/none", headers={"x-api-key": KEY})
     assert listing.json() == {"models": ["m"]}
-    assert unknown.status_code == 404
+    assert unknown.status_code == 403
 
 
 async def test_a_key_ends_by_itself(lab: Lab) -> None:
@@ -317,7 +317,8 @@ async def test_a_certificate_that_no_rule_names_is_nobodys(lab: Lab, authority: 
     context = ssl.create_default_context(cafile=str(authority.ca))
     context.load_cert_chain(*stranger.client("legacy").both)
     async with httpx.AsyncClient(verify=context) as http:
-        with pytest.raises(httpx.TransportError):
+        # The refusal comes after the handshake, where not every error is mapped.
+        with pytest.raises((httpx.TransportError, ssl.SSLError)):
             await http.post(f"https://localhost:{gateway.settings.http_port}{INFER}")
 
 

@@ -110,7 +110,18 @@ def test_an_endpoint_that_names_access_asks_on_loopback_too() -> None:
     snapshot = _open(_endpoint(EndpointAccess(any_of=("key", "jwt:corp"))))
 
     assert _rule(first_match(snapshot, "/v2/models/fraud/infer")) == "fraud||key,jwt:corp"
-    assert _rule(first_match(snapshot, "/v2/models")) is None
+    assert _rule(first_match(snapshot, "/v2/models")) == "=||"
+    assert _rule(first_match(snapshot, "/v2")) is None
+
+
+def test_an_endpoint_that_is_not_there_asks_as_soon_as_one_that_is_there_does() -> None:
+    asked, nobody = _open(_endpoint(EndpointAccess())), _open(_endpoint())
+
+    for path in ("/v2/models/x/infer", "/v1/models/x:predict", "/endpoints/x/a"):
+        assert _rule(first_match(asked, path)) == "?||key,jwt,certificate"
+        assert _rule(first_match(nobody, path)) is None
+    by_grpc = first_match(asked, INFER, {"x-model": "x"}, grpc=True)
+    assert _rule(by_grpc, AUTHORIZE) == "?||key,jwt,certificate"
 
 
 def test_a_version_is_asked_for_by_its_own_name() -> None:
