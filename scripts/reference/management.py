@@ -45,7 +45,6 @@ class _NoPlane:
         self.root = Path("nowhere")
         self.registry = Registry(self.root)
         self.orders = SimpleNamespace(allow_code=False, work=None)
-        self.inspect = None
         self.keys = None
 
 

@@ -52,7 +52,6 @@ def add_models(api: FastAPI, plane: ControlPlane) -> None:
         registry=plane.registry,
         directory=plane.home.root / "artifacts" / "tmp",
         allow_code=plane.orders.allow_code,
-        inspect=plane.inspect,
         work=plane.orders.work,
     )
 

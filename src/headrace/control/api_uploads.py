@@ -7,7 +7,6 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
@@ -15,7 +14,6 @@ from headrace.control.access.roles import Caller
 from headrace.control.model_work import ModelWork
 from headrace.control.untar import MAX_PART_BYTES, unpack
 from headrace.core import (
-    CancellableInspect,
     DeadlineExceededError,
     FailedPreconditionError,
     InvalidArgumentError,
@@ -67,8 +65,7 @@ class Uploads:
 
     registry: Registry
     directory: Path
-    inspect: CancellableInspect
-    work: ModelWork = field(default_factory=ModelWork)
+    work: ModelWork
     max_bytes: int = MAX_UPLOAD_BYTES
     silence_s: float = SILENCE_S
     allow_code: bool = False
@@ -174,6 +171,6 @@ class Uploads:
             source=upload.source or f"uploaded as {upload.filename}",
             by=upload.caller.name,
             owner=upload.caller.name,
-            inspect=partial(self.inspect, cancel=left),
+            inspect=self.work.inspect_for(upload.caller.name, left),
             metadata=upload.metadata,
         )

@@ -7,16 +7,24 @@ from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from headrace.core import OverloadedError
+from headrace.core import (
+    CancellableInspect,
+    Inspect,
+    Inspected,
+    OverloadedError,
+    RequestCancelledError,
+)
 
-MAX_PER_CALLER: Final = 4
-"""How much of one caller's work runs at once."""
-MAX_WAITING: Final = 64
-"""How much of one caller's work runs or waits; more is refused."""
-_THREADS: Final = 32
+MAX_INSPECTIONS: Final = 4
+"""How many models of one caller are inspected at once; more wait."""
+MAX_UNDER_WAY: Final = 32
+"""How much work of one caller runs or waits; more is refused."""
+_THREADS: Final = 256
 _RETRY_S: Final = 5.0
+_LOOK_S: Final = 0.1
 
 T = TypeVar("T")
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -24,13 +32,15 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 @dataclass(slots=True)
 class ModelWork:
-    """Runs work on models outside of the event loop and outside of every lock.
+    """Reads, hashes and inspects models outside of the event loop and outside of every lock.
 
-    Threads of its own: one caller's slow model takes none from the rest of the control plane.
+    Threads of its own and turns for each caller: nobody's slow models hold up others, nor what
+    their own caller does with versions that are stored already.
     """
 
+    inspect: CancellableInspect
     _under_way: Counter[str] = field(default_factory=Counter)
-    _turns: dict[str, asyncio.Semaphore] = field(default_factory=dict)
+    _turns: dict[str, threading.BoundedSemaphore] = field(default_factory=dict)
     _executor: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(_THREADS, thread_name_prefix="model")
     )
@@ -39,20 +49,37 @@ class ModelWork:
         """Return what `work(*arguments)` returns.
 
         Raises:
-            OverloadedError: The caller has too much waiting.
+            OverloadedError: The caller has too much under way.
         """
-        if self._under_way[caller] >= MAX_WAITING:
-            message = f"{MAX_WAITING} models wait to be read for {caller}; try again later"
+        if self._under_way[caller] >= MAX_UNDER_WAY:
+            message = f"{MAX_UNDER_WAY} changes of {caller} read models already; try again later"
             raise OverloadedError(message, retry_after_s=_RETRY_S)
         self._under_way[caller] += 1
         try:
-            async with self._turns.setdefault(caller, asyncio.Semaphore(MAX_PER_CALLER)):
-                loop = asyncio.get_running_loop()
-                return await loop.run_in_executor(self._executor, work, *arguments)
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._executor, work, *arguments)
         finally:
             self._under_way[caller] -= 1
-            if not self._under_way[caller]:
-                del self._under_way[caller], self._turns[caller]
+
+    def inspect_for(self, caller: str, cancel: threading.Event | None = None) -> Inspect:
+        """An `Inspect` that waits for the caller's turn.
+
+        Args:
+            cancel: Set when the caller has left.
+        """
+        cancel = cancel or threading.Event()
+        turns = self._turns.setdefault(caller, threading.BoundedSemaphore(MAX_INSPECTIONS))
+
+        def inspect(path: Path, runtime: str = "", *, allow_code: bool = False) -> Inspected:
+            while not turns.acquire(timeout=_LOOK_S):
+                if cancel.is_set():
+                    raise RequestCancelledError("the caller left")
+            try:
+                return self.inspect(path, runtime, allow_code=allow_code, cancel=cancel)
+            finally:
+                turns.release()
+
+        return inspect
 
     def close(self) -> None:
         """Take no more work; what runs ends by itself."""

@@ -7,8 +7,7 @@ if the endpoint and the settings of the whole system are still as they were; els
 import asyncio
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,7 +36,6 @@ from headrace.control.store_thread import StoreThread
 from headrace.control.streams.asked import endpoints_of
 from headrace.control.wishes import Applied, Fulfiller, Wish
 from headrace.core import (
-    CancellableInspect,
     ConflictError,
     FailedPreconditionError,
     InvalidArgumentError,
@@ -78,15 +76,14 @@ class Orders:
 
     store: StoreThread
     registry: Registry
-    inspect: CancellableInspect
     aims: Aims
     fulfiller: Fulfiller
+    work: ModelWork
     max_body_bytes: int
     allow_code: bool = False
     """Whether every endpoint may have models that run their authors' code."""
     model_roots: tuple[Path, ...] = ()
     """Below these, everybody may name paths of models; elsewhere admins only."""
-    work: ModelWork = field(default_factory=ModelWork)
 
     async def apply(
         self,
@@ -231,9 +228,9 @@ class Orders:
             PermissionDeniedError: It refers to what the caller may not use now.
         """
         past = await former(self.store, name, generation)
-        past = await self.work.run(caller.name, bring_home, past, self.registry)
+        past = await asyncio.to_thread(bring_home, past, self.registry)
         if past.endpoint is not None:
-            await self.work.run(caller.name, check_there, past.endpoint)
+            await asyncio.to_thread(check_there, past.endpoint)
 
         def change(_: DesiredState) -> Change:
             if past.endpoint is None:
@@ -379,7 +376,7 @@ class Orders:
             authorize(caller, before, msgspec.structs.replace(before, spec=document), facts)
             settings = None
             if endpoint is not None:
-                await self.work.run(caller.name, check_still_trusted, endpoint, spec.security)
+                await asyncio.to_thread(check_still_trusted, endpoint, spec.security)
             elif entry is not None or change.reload:
                 if change.plan is not None:
                     spec = parse_spec(
@@ -484,7 +481,7 @@ class Orders:
             reloads[reload] = reloads.get(reload, 0) + 1
         return Resolver(
             registry=self.registry,
-            inspect=self.inspect if cancel is None else partial(self.inspect, cancel=cancel),
+            inspect=self.work.inspect_for(caller.name, cancel),
             spec=spec,
             reloads=reloads,
             max_body_bytes=self.max_body_bytes,

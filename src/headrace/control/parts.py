@@ -29,6 +29,7 @@ from headrace.control.machine import machine_budget
 from headrace.control.materialize_memory import MaterializeMemory
 from headrace.control.materialize_process import MaterializeApart
 from headrace.control.materializer import Materializer
+from headrace.control.model_work import ModelWork
 from headrace.control.notify.notifier import Notifier
 from headrace.control.notify.send import send
 from headrace.control.observed import Phase, Replica
@@ -234,16 +235,15 @@ def make_plane(
         home=home,
         store=store,
         registry=registry,
-        inspect=inspect,
         reconciler=reconciler,
         keeper=keeper,
         aims=aims,
         orders=Orders(
             store=store,
             registry=registry,
-            inspect=inspect,
             aims=aims,
             fulfiller=Fulfiller(store=store, journal=journal, aims=aims, clock=clock),
+            work=ModelWork(inspect),
             max_body_bytes=keeper.settings.max_body_bytes,
             allow_code=allow_code,
             model_roots=model_roots,

@@ -57,7 +57,7 @@ from headrace.control.store_thread import StoreThread
 from headrace.control.streams.supervisor import StreamSupervisor
 from headrace.control.upstream_watch import UpstreamWatch
 from headrace.control.wishes import Applied as Applied  # noqa: PLC0414  # part of this API
-from headrace.core import CancellableInspect, Clock
+from headrace.core import Clock
 from headrace.core.devices import DeviceUse
 from headrace.monitor import History, LoadHistory
 from headrace.registry import Registry
@@ -83,7 +83,6 @@ class ControlPlane:
     home: Home
     store: StoreThread
     registry: Registry
-    inspect: CancellableInspect
     reconciler: Reconciling
     keeper: Gateway
     aims: Aims

@@ -12,6 +12,7 @@ from headrace.control.home import Home
 from headrace.control.journal import Journal
 from headrace.control.keeper import GatewayKeeper
 from headrace.control.local import LocalDriver
+from headrace.control.model_work import ModelWork
 from headrace.control.observed import Observed, Phase, Replica, Route
 from headrace.control.orders import Orders
 from headrace.control.plan import Action, Memo, PublishRoutes, StartReplica, plan
@@ -86,9 +87,9 @@ class World:
         orders = Orders(
             store=store,
             registry=self.registry,
-            inspect=inspect,
             aims=aims,
             fulfiller=Fulfiller(store=store, journal=journal, aims=aims, clock=self.clock),
+            work=ModelWork(inspect),
             max_body_bytes=1 << 20,
         )
         return Plane(self, aims, orders, driver, store)

@@ -15,6 +15,7 @@ from headrace.cli.uploads import tar_chunks, tar_size
 from headrace.control.access.roles import SYSTEM
 from headrace.control.api import build_api
 from headrace.control.api_uploads import MAX_UPLOADS, Upload, Uploads
+from headrace.control.model_work import ModelWork
 from headrace.control.plane import ControlPlane
 from headrace.core import (
     DeadlineExceededError,
@@ -39,7 +40,7 @@ async def api(plane: ControlPlane) -> AsyncIterator[httpx.AsyncClient]:
 @pytest.fixture
 def uploads(registry: Registry, tmp_path: Path) -> Uploads:
     directory = tmp_path / "uploads"
-    return Uploads(registry=registry, inspect=inspect, directory=directory, max_bytes=1000)
+    return Uploads(registry=registry, work=ModelWork(inspect), directory=directory, max_bytes=1000)
 
 
 async def take(uploads: Uploads, upload: Upload, parts: AsyncIterator[bytes]) -> ModelVersion:
@@ -238,7 +239,9 @@ async def test_a_directory_that_cannot_be_written_is_told(
     registry: Registry, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("")
-    uploads = Uploads(registry=registry, inspect=inspect, directory=tmp_path / "file" / "uploads")
+    uploads = Uploads(
+        registry=registry, work=ModelWork(inspect), directory=tmp_path / "file" / "uploads"
+    )
 
     upload = Upload(caller=SYSTEM, name="m", filename="m", format="file")
     with pytest.raises(FailedPreconditionError, match="cannot store the upload"):

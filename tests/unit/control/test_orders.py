@@ -10,7 +10,7 @@ import pytest
 
 from headrace.control.access.roles import SYSTEM
 from headrace.control.home import Home
-from headrace.control.model_work import MAX_PER_CALLER
+from headrace.control.model_work import MAX_INSPECTIONS
 from headrace.control.order_documents import with_entry
 from headrace.control.plane import ControlPlane
 from headrace.control.store import RolloutRecord
@@ -545,9 +545,9 @@ class SlowInspect:
 @pytest.fixture
 def slow(plane: ControlPlane, tmp_path: Path) -> Iterator[SlowInspect]:
     (tmp_path / "slow.onnx").write_bytes(b"slow")
-    plane.orders.inspect = SlowInspect()
-    yield plane.orders.inspect
-    plane.orders.inspect.go.set()
+    plane.orders.work.inspect = SlowInspect()
+    yield plane.orders.work.inspect
+    plane.orders.work.inspect.go.set()
 
 
 @asynccontextmanager
@@ -627,7 +627,7 @@ async def test_one_callers_slow_models_leave_turns_for_others(
     line = {"model": str(tmp_path / "slow.onnx")}
     puts = [
         asyncio.create_task(plane.orders.put_endpoint(f"e{i}", line, caller=admin_called("ann")))
-        for i in range(MAX_PER_CALLER + 3)
+        for i in range(MAX_INSPECTIONS + 3)
     ]
     await asyncio.to_thread(slow.began.wait, 30.0)
     model = tmp_path / "m.onnx"
