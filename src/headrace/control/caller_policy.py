@@ -15,6 +15,7 @@ from headrace.control.store import Store
 from headrace.control.store_thread import StoreThread
 from headrace.core import Clock, HeadraceError
 from headrace.core.access_settings import AccessSettings
+from headrace.core.spec import SpecMistake
 from headrace.core.spec_access import AuthSpec, TierSpec, access_settings
 from headrace.gateway import GatewayPolicy, usable_key_set
 
@@ -45,23 +46,40 @@ def read_policy(store: Store, spec: Mapping[str, Any], *, now: float) -> Gateway
     """What the gateway has to know now. Blocking: reads the keys, and key sets from files."""
     access = access_of(spec)
     keys = known_keys(store.credentials(CredentialKind.KEY), now)
-    files = {jwt.name: Path(jwt.jwks_file) for jwt in access.jwt if jwt.jwks_file}
-    key_sets = {name: text for name, path in files.items() if (text := _key_set(path))}
+    key_sets: dict[str, str] = {}
+    for jwt in access.jwt:
+        text, problem = _key_set(Path(jwt.jwks_file)) if jwt.jwks_file else ("", "")
+        if problem:  # its tokens are refused
+            _warn(jwt.jwks_file, problem)
+        elif text:
+            key_sets[jwt.name] = text
     return GatewayPolicy(access=access, keys=keys, key_sets=key_sets)
 
 
-def _key_set(path: Path) -> str:
-    """The keys in a file; empty if there are none: then its provider's tokens are refused."""
+def key_set_mistakes(auth: AuthSpec) -> list[SpecMistake]:
+    """Return what is wrong with files of key sets. Blocking."""
+    files = {i: jwt.jwks_file for i, jwt in enumerate(auth.jwt) if jwt.jwks_file is not None}
+    problems = {i: _key_set(Path(file))[1] for i, file in files.items()}
+    return [
+        SpecMistake(place=f"auth.jwt[{i}].jwks_file", message=f"{files[i]} {problem}")
+        for i, problem in problems.items()
+        if problem
+    ]
+
+
+def _key_set(path: Path) -> tuple[str, str]:
+    """The keys in a file, or why there are none."""
     try:
+        if not path.is_file():  # a pipe would be read for ever
+            return "", "is no file"
         with path.open(encoding="utf-8") as file:
             text = file.read(_MOST_KEY_SET_BYTES + 1)
-    except (OSError, UnicodeDecodeError) as error:
-        _warn(path, str(error))
-        return ""
+    except OSError as error:
+        return "", f"cannot be read: {error.strerror}"
+    except UnicodeDecodeError:
+        text = ""
     found = _usable(text) if len(text) <= _MOST_KEY_SET_BYTES else ""
-    if not found:
-        _warn(path, "no key in it verifies a token")
-    return found
+    return found, "" if found else "holds no key that verifies a token"
 
 
 # Files are read twice a second, and seldom change.
@@ -71,9 +89,9 @@ def _usable(text: str) -> str:
 
 
 @lru_cache(maxsize=32)
-def _warn(path: Path, error: str) -> None:
+def _warn(path: str, error: str) -> None:
     """Say it once."""
-    _LOG.warning("cannot use a key set", extra={"path": str(path), "error": error})
+    _LOG.warning("cannot use a key set", extra={"path": path, "error": error})
 
 
 @dataclass(slots=True, kw_only=True)

@@ -10,12 +10,18 @@ from typing import Final, Protocol
 from headrace.control.certificates import Certificates
 from headrace.control.files import write_atomic
 from headrace.control.observed import Route
-from headrace.control.pem_files import Pem, PemFiles, PemWatch
+from headrace.control.pem_files import Pem, PemFiles, PemWatch, read_pem
 from headrace.core import Clock, FailedPreconditionError
 from headrace.core.access_settings import TlsSettings
-from headrace.core.upstream_settings import UpstreamSettings
+from headrace.core.spec import GatewaySpec, SpecMistake
+from headrace.core.upstream_settings import UpstreamSettings, UpstreamTls
 from headrace.gateway import ListenerTls
-from headrace.gateway.pem import first_certificate
+from headrace.gateway.pem import (
+    CertificateRefusedError,
+    KeyRefusedError,
+    OutOfDateError,
+    first_certificate,
+)
 from headrace.gateway.resources import Resource
 from headrace.gateway.tls import (
     CERTIFICATE,
@@ -168,23 +174,58 @@ def upstream_files(routes: Iterable[Route]) -> Iterator[PemFiles]:
     """What connections to upstreams need."""
     for route in routes:
         for arm in route.arms:
-            tls = None if arm.upstream is None else arm.upstream.tls
-            if tls is None:
+            if arm.upstream is not None and arm.upstream.tls is not None:
+                yield from _upstream_pem(arm.upstream.tls, route.name)
+
+
+def _upstream_pem(tls: UpstreamTls, endpoint: str) -> Iterator[PemFiles]:
+    if tls.ca_file:
+        yield PemFiles(
+            name=authorities_name(tls),
+            what=f"the authorities of the upstream of '{endpoint}'",
+            certificate_file=Path(tls.ca_file),
+        )
+    if tls.certificate_file:
+        yield PemFiles(
+            name=certificate_name(tls),
+            what=f"the certificate for the upstream of '{endpoint}'",
+            certificate_file=Path(tls.certificate_file),
+            key_file=Path(tls.key_file),
+            is_server=False,
+        )
+
+
+def tls_mistakes(spec: GatewaySpec, *, now: float) -> list[SpecMistake]:
+    """Return what is wrong with the files under `gateway.tls`. Blocking."""
+    tls = None if spec.tls is None else spec.tls.settings()
+    return _mistakes(listener_files(tls), "gateway.tls", "client_ca_file", now=now)
+
+
+def upstream_mistakes(
+    tls: UpstreamTls | None, endpoint: str, place: str, *, now: float
+) -> list[SpecMistake]:
+    """Return what is wrong with the files of an upstream's `tls`, which is at `place`. Blocking.
+
+    One that is out of date is none: a start with an unchanged spec would fail for all endpoints.
+    """
+    files = () if tls is None else _upstream_pem(tls, endpoint)
+    return _mistakes(files, place, "ca_file", now=now, takes_old=True)
+
+
+def _mistakes(
+    files: Iterable[PemFiles], place: str, authorities: str, *, now: float, takes_old: bool = False
+) -> list[SpecMistake]:
+    mistakes = []
+    for pem in files:
+        try:
+            read_pem(pem, now=now)
+        except CertificateRefusedError as error:
+            if takes_old and isinstance(error, OutOfDateError):
                 continue
-            if tls.ca_file:
-                yield PemFiles(
-                    name=authorities_name(tls),
-                    what=f"the authorities of the upstream of '{route.name}'",
-                    certificate_file=Path(tls.ca_file),
-                )
-            if tls.certificate_file:
-                yield PemFiles(
-                    name=certificate_name(tls),
-                    what=f"the certificate for the upstream of '{route.name}'",
-                    certificate_file=Path(tls.certificate_file),
-                    key_file=Path(tls.key_file),
-                    is_server=False,
-                )
+            key = "key_file" if isinstance(error, KeyRefusedError) else "certificate_file"
+            name = authorities if pem.key_file is None else key
+            mistakes.append(SpecMistake(place=f"{place}.{name}", message=str(error)))
+    return mistakes
 
 
 def _secret(name: str, pem: Pem) -> Resource:

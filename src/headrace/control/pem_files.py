@@ -13,6 +13,7 @@ from headrace.core import FailedPreconditionError
 from headrace.gateway.pem import (
     Certificate,
     CertificateRefusedError,
+    KeyRefusedError,
     certificates_alone,
     check_authorities,
     check_pair,
@@ -59,11 +60,11 @@ def read_pem(files: PemFiles, *, now: float) -> Pem:
     Raises:
         FailedPreconditionError: It cannot be used; the message names the file.
     """
-    certificates = _read(files.certificate_file, files.what)
+    certificates = _read(files.certificate_file, files.what, CertificateRefusedError)
     key = None
     if files.key_file is not None:
+        key = _read(files.key_file, f"the key of {files.what}", KeyRefusedError)
         _check_private(files.key_file)
-        key = _read(files.key_file, files.what)
     try:
         if key is None:
             valid = [one for one in check_authorities(certificates, now=now) if one.not_after > now]
@@ -73,7 +74,7 @@ def read_pem(files: PemFiles, *, now: float) -> Pem:
         # A file may hold the key besides: it must not go where certificates go.
         certificates = certificates_alone(certificates)
     except CertificateRefusedError as error:
-        raise CertificateRefusedError(f"{files.what} {files.certificate_file}: {error}") from None
+        raise type(error)(f"{files.what} {files.certificate_file}: {error}") from None
     return Pem(certificates=certificates, key=key, facts=facts)
 
 
@@ -149,24 +150,23 @@ def _mark_of(paths: tuple[Path, ...]) -> _Mark:
 
 
 def _check_private(path: Path) -> None:
-    try:
-        mode = path.stat().st_mode
-    except OSError as error:
-        raise CertificateRefusedError(f"cannot read {path}: {error.strerror}") from None
+    mode = path.stat().st_mode
     if mode & stat.S_IRWXO:
         msg = (
             f"{path} holds a private key that every user of this machine can reach "
             f"(mode {stat.S_IMODE(mode):04o}): chmod 600 {path}"
         )
-        raise CertificateRefusedError(msg)
+        raise KeyRefusedError(msg)
 
 
-def _read(path: Path, what: str) -> bytes:
+def _read(path: Path, what: str, refused: type[CertificateRefusedError]) -> bytes:
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be read for ever
+            raise refused(f"{what} {path} is no regular file")
         with path.open("rb") as file:
             data = file.read(_LARGEST_BYTES + 1)
     except OSError as error:
-        raise CertificateRefusedError(f"cannot read {what} {path}: {error.strerror}") from None
+        raise refused(f"cannot read {what} {path}: {error.strerror}") from None
     if len(data) > _LARGEST_BYTES:
-        raise CertificateRefusedError(f"{what} {path} has more than {_LARGEST_BYTES} bytes")
+        raise refused(f"{what} {path} has more than {_LARGEST_BYTES} bytes")
     return data

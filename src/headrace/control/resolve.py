@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
 
+from headrace.control.caller_policy import key_set_mistakes
 from headrace.control.desired import DesiredArm, DesiredEndpoint, DesiredStream, make_revision
+from headrace.control.gateway_tls import tls_mistakes, upstream_mistakes
 from headrace.control.model_paths import check_model_path
 from headrace.control.payloads.files import check_pyarrow
 from headrace.control.resolve_streams import StreamModel, resolve_streams
@@ -26,6 +28,7 @@ from headrace.core import (
     ReplicaSettings,
     RequestCancelledError,
     SignedSettings,
+    SystemClock,
 )
 from headrace.core.devices import Device
 from headrace.core.observe_settings import PayloadLogSettings
@@ -123,6 +126,8 @@ class Resolver:
 
     def resolve_all(self) -> Resolved:
         """The endpoints and streams; otherwise as `resolve`."""
+        self._mistakes += tls_mistakes(self.spec.gateway, now=SystemClock().now())
+        self._mistakes += key_set_mistakes(self.spec.auth)
         endpoints = self._endpoints()
         return self._told(Resolved(endpoints=endpoints, streams=self._streams()))
 
@@ -180,6 +185,9 @@ class Resolver:
         self, endpoint: EndpointSpec, version: VersionSpec, place: str
     ) -> DesiredArm | None:
         if version.upstream is not None:
+            tls, now = version.upstream.settings().tls, SystemClock().now()
+            where = f"{place}.upstream.tls"
+            self._mistakes += upstream_mistakes(tls, endpoint.name, where, now=now)
             return upstream_arm(endpoint, version.upstream, version)
         pinned = self._pin(endpoint, version, f"{place}.model")
         return None if pinned is None else self._arm(endpoint, endpoint.name, pinned, version)

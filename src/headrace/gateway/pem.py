@@ -25,7 +25,18 @@ _CURVES: Final = frozenset({"secp256r1", "secp384r1", "secp521r1"})
 
 
 class CertificateRefusedError(FailedPreconditionError):
-    """A certificate, its key or an authority cannot be used; the message says why."""
+    """A certificate, its key or an authority cannot be used; the message says why.
+
+    No message holds what a file holds, nor what a parser says of its bytes.
+    """
+
+
+class OutOfDateError(CertificateRefusedError):
+    """It is expired, or not valid yet."""
+
+
+class KeyRefusedError(CertificateRefusedError):
+    """It is the file of the private key that cannot be used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +105,7 @@ def check_pair(chain: bytes, key: bytes, *, now: float, server: bool = True) -> 
         found = _parse(chain)
         leaf = found[0]
         if not _same_key(_parse_key(key), leaf.public_key()):
-            raise CertificateRefusedError("the key is another certificate's")
+            raise KeyRefusedError("the key is another certificate's")
         _check_strength(leaf.public_key())
         _check_usage(leaf, server=server)
         for place, one in enumerate(found):
@@ -113,7 +124,7 @@ def check_authorities(pem: bytes, *, now: float) -> tuple[Certificate, ...]:
     """
     found = read_certificates(pem)
     if all(one.not_after < now for one in found):
-        raise CertificateRefusedError(f"expired {_day(max(one.not_after for one in found))}")
+        raise OutOfDateError(f"expired {_day(max(one.not_after for one in found))}")
     return found
 
 
@@ -131,7 +142,7 @@ def _refusing() -> Iterator[None]:
     try:
         yield
     except (*odd, DuplicateExtension, InvalidVersion, UnsupportedGeneralNameType) as error:
-        raise CertificateRefusedError(f"cannot be understood ({error})") from error
+        raise CertificateRefusedError("cannot be understood") from error
 
 
 def _parse(pem: bytes) -> "Sequence[x509.Certificate]":
@@ -139,10 +150,10 @@ def _parse(pem: bytes) -> "Sequence[x509.Certificate]":
 
     try:
         found = x509.load_pem_x509_certificates(pem)
-    except ValueError as error:
+    except ValueError:
         if b"PRIVATE KEY" in pem and b"BEGIN CERTIFICATE" not in pem:
             raise CertificateRefusedError("holds a key and no certificate") from None
-        raise CertificateRefusedError(f"holds no certificate in PEM form ({error})") from None
+        raise CertificateRefusedError("holds no certificate in PEM form") from None
     return found
 
 
@@ -154,9 +165,9 @@ def _parse_key(pem: bytes) -> "PrivateKeyTypes":
         return load_pem_private_key(pem, password=None)
     except TypeError:
         msg = "the key is encrypted with a pass phrase, which nobody here can type"
-        raise CertificateRefusedError(msg) from None
+        raise KeyRefusedError(msg) from None
     except (ValueError, UnsupportedAlgorithm):
-        raise CertificateRefusedError("the key file holds no private key in PEM form") from None
+        raise KeyRefusedError("the key file holds no private key in PEM form") from None
 
 
 def _same_key(private: "PrivateKeyTypes", public: "CertificatePublicKeyTypes") -> bool:
@@ -198,9 +209,9 @@ def _check_dates(one: "x509.Certificate", now: float, what: str) -> None:
     begins = one.not_valid_before_utc.timestamp()
     ends = one.not_valid_after_utc.timestamp()
     if now < begins:
-        raise CertificateRefusedError(f"{what} is not valid before {_day(begins)}")
+        raise OutOfDateError(f"{what} is not valid before {_day(begins)}")
     if now > ends:
-        raise CertificateRefusedError(f"{what} expired {_day(ends)}")
+        raise OutOfDateError(f"{what} expired {_day(ends)}")
 
 
 def _check_order(chain: "Sequence[x509.Certificate]") -> None:

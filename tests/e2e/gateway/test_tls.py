@@ -617,3 +617,24 @@ async def _config_dump(lab: Lab, settings: Any) -> str:
         process.kill()
         await process.wait()
     raise AssertionError("Envoy does not come up")
+
+
+def test_a_spec_with_files_that_cannot_be_used_is_refused(system: System, tmp_path: Path) -> None:
+    upstream = {"url": "http://127.0.0.1:9", "health_path": None}
+    spec: dict[str, Any] = {"version": 1, "endpoints": [{"name": "m", "upstream": upstream}]}
+    system.start(spec=spec)
+    system.wait_for(lambda status: status["gateway"]["ready"])
+    files = Authority(tmp_path / "pki").server("server")
+    files.certificate.write_text("pl4nted-s3cret")
+    tls = {"certificate_file": str(files.certificate), "key_file": str(files.key)}
+    url = f"{system.where().admin_url}/api/v1/apply"
+
+    status, problem = system.call(
+        "POST", url, {**spec, "gateway": {"tls": tls}}, token=system.token()
+    )
+
+    assert status == 400
+    assert "gateway.tls.certificate_file: the gateway's certificate" in problem["detail"]
+    assert "holds no certificate in PEM form" in problem["detail"]
+    assert "pl4nted" not in str(problem)
+    assert (system.get("/api/v1/spec")["spec"].get("gateway") or {}).get("tls") is None

@@ -210,16 +210,16 @@ def test_a_server_that_refuses_us_is_told_of_until_it_takes_us(theirs: Theirs, s
 
 @pytest.mark.long
 def test_what_of_ours_is_no_good_is_told_and_taken_once_it_is(theirs: Theirs) -> None:
-    right = theirs.client.key.read_bytes()
-    theirs.client.key.write_bytes(theirs.authority.client("other").key.read_bytes())
+    week_s = 7 * 86_400.0
+    theirs.client.replace_by(theirs.authority.client("old", days=1.0, at=now() - week_s))
     theirs.run()
     theirs.start()
 
-    message = theirs.says("the key is another certificate's")
+    message = theirs.says("the certificate expired")
     theirs.refuses()
     assert theirs.seen() == []
 
-    theirs.client.key.write_bytes(right)
+    theirs.client.replace_by(theirs.authority.client("new"))
     theirs.system.wait_for(lambda status: status["ready"] and theirs.ask() == 200, READY_S)
     assert str(theirs.client.certificate) in message
 
