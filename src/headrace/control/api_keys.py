@@ -12,7 +12,7 @@ from headrace.control.access.roles import Caller, Role
 from headrace.control.api_answers import LIFETIME_S, Actor, Lifetime, WhoAsks, answer, shown
 from headrace.control.keys import EVERYTHING, KeyGrants, Keys, endpoint_of, grants_of
 from headrace.control.plane import ControlPlane
-from headrace.core import InvalidArgumentError, NotFoundError, PermissionDeniedError
+from headrace.core import InvalidArgumentError, PermissionDeniedError
 from headrace.core.names import NAME_PATTERN
 
 _CREATED: Final = 201
@@ -143,10 +143,7 @@ def add_keys(api: FastAPI, plane: ControlPlane, keys: Keys) -> None:
         caller: WhoAsks,
         actor: Actor,
     ) -> Response:
-        found = await keys.find(key)
-        if not _may(caller, Role.VIEWER, _scopes(found)):
-            message = f"there is no API key '{key}'; `headrace keys list` shows them"
-            raise NotFoundError(message)
+        found = await keys.find(key, lambda one: _may(caller, Role.VIEWER, _scopes(one)))
         _require(caller, _scopes(found))
         return answer(_view(await keys.revoke(found, actor=actor), plane.clock.now()))
 

@@ -41,14 +41,17 @@ class Keys:
         """All keys by age, those that are not valid any more included."""
         return await self.store.run(self.store.store.credentials, CredentialKind.KEY)
 
-    async def find(self, text: str) -> Credential:
+    async def find(self, text: str, may_see: Callable[[Credential], bool]) -> Credential:
         """The key of this id, or the one valid key of this name.
+
+        Args:
+            may_see: Whether the caller sees a key; others are as if they were not there.
 
         Raises:
             NotFoundError: There is none.
             InvalidArgumentError: Several have the name.
         """
-        found = await self.all()
+        found = [key for key in await self.all() if may_see(key)]
         by_id = [key for key in found if key.id == text]
         named = [k for k in found if k.owner == text and k.is_valid(self.clock.now())]
         if len(named) > 1 and not by_id:

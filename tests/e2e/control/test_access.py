@@ -21,6 +21,7 @@ import pytest
 from headrace.cli.management import Management
 from headrace.cli.trail import verified
 from headrace.control.access.credentials import hash_of
+from headrace.control.access.route_roles import RULES
 from headrace.control.access.trail import Broken, Head
 from headrace.control.settings import OidcSettings
 from tests.e2e.control.system import System
@@ -398,3 +399,33 @@ def test_a_stream_ends_when_its_token_is_revoked(system: System, mlp: Path) -> N
 
     assert (answer.status, first) == (200, b"retry: 2000\n")
     assert not [line for line in rest if line.startswith(b"data:")]
+
+
+QUERIES = ("events?endpoint=", "watch?endpoint=", "history?endpoint=", "rollouts?endpoint=")
+
+
+def test_what_a_caller_may_not_see_answers_as_what_is_not_there(system: System, mlp: Path) -> None:
+    """Law: of every route that names something, with a role for another endpoint."""
+    system.start({"name": "mine", "model": str(mlp)}, {"name": "other", "model": str(mlp)})
+    system.wait_ready()
+    api = management(system)
+    token = api.post("/api/v1/tokens", {"owner": "ci", "roles": ["operator:mine"]})["token"]
+    keys = [api.post("/api/v1/keys", {"name": "other", "scopes": ["infer:other"]}) for _ in "ab"]
+    rest = dict.fromkeys(("generation", "version", "run_id", "token_id"), "1")
+    rest |= {"verb": "pause", "rollout_id": "r9"}
+
+    def answers(name: str, key: str) -> list[object]:
+        names = {"name": name, "stream": name, "key": key}
+        routes = [(method, path.format_map(rest | names)) for method, path in RULES if "{" in path]
+        routes += [("GET", f"/api/v1/{query}{name}") for query in (*QUERIES, "logs?source=")]
+        found: list[object] = []
+        for method, path in routes:
+            status, told = system.call(method, f"{system.where().admin_url}{path}", token=token)
+            text = re.sub(
+                r"'(request_id|instance)': '[^']*'", "", f"{method} {path} {status} {told}"
+            )
+            found.append(text.replace(key, "KEY").replace(name, "NAME"))
+        return found
+
+    assert answers("other", "other") == answers("nones", "nones")
+    assert answers("other", keys[0]["id"]) == answers("other", "k7m2p9x4w3ab")
