@@ -182,6 +182,10 @@ reference: setup ## write what is generated from code: reference pages, the char
 lock: setup ## resolve pyproject.toml anew into requirements/*.txt; ARGS=--upgrade for newer versions
 	scripts/lock.sh $(ARGS)
 
+.PHONY: pin-images
+pin-images: ## renew the digests of base images in deploy/images/Dockerfile; needs Docker and a registry
+	scripts/pin_images.sh
+
 .PHONY: proto
 proto: setup .venv/.ready-build ## regenerate the protobuf descriptors
 	$(BIN)/python scripts/generate_proto.py

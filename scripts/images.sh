@@ -2,10 +2,12 @@
 # Build Headrace's images: images.sh [NAME...], all that need no framework where none is named.
 #
 # Settings, by the environment:
-#   BASE         the base image, python:3.12-slim. BASE=debian makes one here from Debian's packages
-#                by debootstrap (SUITE, trixie), for whom no registry is in reach. Needs root.
+#   BASE         the base image by digest, NAME@sha256:...; deploy/images/Dockerfile has the default.
+#                BASE=debian makes one here from Debian's packages by debootstrap (SUITE, trixie), for
+#                whom no registry is in reach. Needs root.
 #   BUILD_BASE   the same with pip and venv, where BASE has none.
-#   COMPILE_BASE the same Python with venv, headers and a C compiler; of BASE=python:3.12-slim, python:3.12.
+#   COMPILE_BASE the same Python with venv, headers and a C compiler.
+#   UNPINNED     1 takes base images by tag too; COMPILE_BASE of python:X-slim is python:X then.
 #   PREFIX, TAG  what the images are called: PREFIX/replica:TAG; headrace and the version.
 #   SBOM_DIR     where the bills of materials are put too, dist/images.
 #   UNLOCKED     what replica-torch installs besides, torch>=2.8: which build of it is up to pip's index.
@@ -18,10 +20,6 @@ cd "$(dirname "$0")/.."
 python="${PYTHON:-python3}"
 prefix="${PREFIX:-headrace}"
 tag="${TAG:-$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)}"
-base="${BASE:-python:3.12-slim}"
-build_base="${BUILD_BASE:-$base}"
-# The slim ones of Python's official images are the others without a compiler.
-compile_base="${COMPILE_BASE:-${build_base/-slim/}}"
 sboms="${SBOM_DIR:-dist/images}"
 suite="${SUITE:-trixie}"
 
@@ -30,6 +28,27 @@ fail() {
   printf 'images: %s\n' "$*" >&2
   exit 1
 }
+
+pinned() { sed -n "s/^ARG $1=//p" deploy/images/Dockerfile; } # pinned ARGUMENT
+base="${BASE:-$(pinned BASE)}"
+build_base="${BUILD_BASE:-$base}"
+if [ -z "${BASE:-}" ]; then
+  compile_base="${COMPILE_BASE:-$(pinned COMPILE_BASE)}"
+else
+  # The slim ones of Python's official images are the others without a compiler.
+  compile_base="${COMPILE_BASE:-${build_base/-slim/}}"
+fi
+check_pinned() { # check_pinned SETTING IMAGE
+  [[ "$2" =~ @sha256:[0-9a-f]{64}$ ]] ||
+    fail "$1 is the tag $2, which may be another image tomorrow: name it by digest, as NAME@sha256:..., or set UNPINNED=1"
+}
+if [ "$base" != debian ] && [ -z "${UNPINNED:-}" ]; then
+  check_pinned BASE "$base"
+  check_pinned BUILD_BASE "$build_base"
+  # A digest is of one image: that of the slim one is not that of the other.
+  [ -z "${BASE:-}" ] || [ -n "${COMPILE_BASE:-}" ] || fail "BASE needs COMPILE_BASE beside it: the same Python with headers and a C compiler, by digest"
+  check_pinned COMPILE_BASE "$compile_base"
+fi
 
 command -v docker >/dev/null || fail "there is no docker; Debian has it as docker-cli with docker-buildx"
 docker version >/dev/null 2>&1 ||
@@ -150,7 +169,8 @@ build() { # build NAME
   local labels=(--label "org.opencontainers.image.title=headrace-$name"
     --label "org.opencontainers.image.version=$tag"
     --label "org.opencontainers.image.licenses=Apache-2.0"
-    --label "org.opencontainers.image.base.name=$base"
+    --label "org.opencontainers.image.base.name=${base%@*}"
+    --label "org.opencontainers.image.base.digest=$(sed -n 's/.*@//p' <<<"$base")"
     ${revision:+--label "org.opencontainers.image.revision=$revision"})
   say "building $prefix/$name:$tag"
   docker buildx build --load --provenance=false "${arguments[@]}" "${labels[@]}" \
