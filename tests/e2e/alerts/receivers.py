@@ -55,9 +55,12 @@ def web_server(*, refuses: int = 0) -> Iterator[Web]:
             status = 503 if len(web.headers) <= web.refuses else 200
             if status == 200:
                 web.bodies.append(json.loads(body))
+            # A refusal repeats what it was sent, as some servers do for debugging.
+            answer = f"no: {self.path} {self.headers}".encode() if status != 200 else b""
             self.send_response(status)
-            self.send_header("content-length", "0")
+            self.send_header("content-length", str(len(answer)))
             self.end_headers()
+            self.wfile.write(answer)
 
         def log_message(self, *_: object) -> None:
             pass

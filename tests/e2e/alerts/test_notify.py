@@ -55,12 +55,14 @@ async def test_a_url_that_is_missing_is_told() -> None:
         await tell({"slack": {"url": "${SLACK_URL}"}})
 
 
-async def test_what_a_server_refuses_is_told_without_the_url() -> None:
+async def test_what_a_server_refuses_is_told_without_the_url_and_the_token(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("secret2")
     with (
         web_server(refuses=1) as web,
         pytest.raises(UnavailableError, match="answered 503") as refused,
     ):
-        await tell({"webhook": {"url": f"{web.url}?secret=1"}})
+        await tell({"webhook": {"url": f"{web.url}?secret=1", "token_file": str(token)}})
     with pytest.raises(UnavailableError, match="cannot be reached") as gone:
         await tell({"webhook": {"url": f"{web.url}?secret=1"}})
 

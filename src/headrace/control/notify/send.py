@@ -102,9 +102,16 @@ def _send_email(mail: "EmailMessage", spec: EmailSpec) -> None:
                 server.login(spec.username, password)
             server.send_message(mail)
     except (OSError, ValueError, smtplib.SMTPException) as error:
-        reason = str(error)[:_SHOWN] or type(error).__name__
+        reason = _hidden(str(error), password)[:_SHOWN] or type(error).__name__
         message = f"the mail server {spec.host}:{spec.port} did not take it: {reason}"
-        raise UnavailableError(message, retry_after_s=None) from error
+        raise UnavailableError(message, retry_after_s=None) from None
+
+
+def _hidden(text: str, *secrets: str) -> str:
+    """`text` of a receiver, who may repeat what it was sent, without the secrets in it."""
+    for secret in filter(None, secrets):
+        text = text.replace(secret, "***")
+    return text
 
 
 def _url(spec: WebhookSpec | SlackSpec, environment: Mapping[str, str]) -> str:
@@ -141,4 +148,5 @@ def _post(url: str, document: object, headers: Mapping[str, str]) -> None:
         reason = f"it cannot be reached: {type(error).__name__}"
         raise UnavailableError(reason, retry_after_s=None) from None
     if not http.client.OK <= status < http.client.MULTIPLE_CHOICES:
+        said = _hidden(said, url, path, headers.get("authorization", "").partition(" ")[2])
         raise UnavailableError(f"it answered {status}: {said}", retry_after_s=None)

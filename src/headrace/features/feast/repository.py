@@ -61,8 +61,8 @@ def read_repository(path: Path) -> FeastRepository:
     version = config.get("entity_key_serialization_version", _KEY_VERSION)
     if version != _KEY_VERSION:
         message = (
-            f"{file}: keys of entity_key_serialization_version {version!r} are not read; Feast "
-            "says how to write them anew as version 3"
+            f"{file}: keys of another entity_key_serialization_version than {_KEY_VERSION} are not "
+            "read; Feast says how to write them as version 3"
         )
         raise FailedPreconditionError(message)
     registry = config.get("registry", "data/registry.db")
@@ -88,8 +88,10 @@ def _read(file: Path) -> Mapping[str, Any]:
         raise FailedPreconditionError(f"{file} is no UTF-8 text") from None
     document = read_yaml(os.path.expandvars(text))
     if document.mistakes or not isinstance(document.value, Mapping):
-        told = "; ".join(map(str, document.mistakes[:3])) or "it is no mapping"
-        raise FailedPreconditionError(f"{file} cannot be read: {told}")
+        # Not the mistakes' own text: it quotes values, which may be of environment variables.
+        lines = sorted({mistake.line or 0 for mistake in document.mistakes})
+        why = f"line {', '.join(map(str, lines[:3]))} is not plain YAML" if lines else "no mapping"
+        raise FailedPreconditionError(f"{file} cannot be read: {why}")
     return document.value
 
 
