@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from headrace.control.files import make_private_dir, write_atomic
-from headrace.core import InvalidArgumentError, check_name, check_version
+from headrace.core import InvalidArgumentError, check_name, check_version, error_kind
 from headrace.monitor.drift_reference import Reference
 from headrace.monitor.drift_version import Stored
 from headrace.observe.features import MAX_FEATURES
@@ -42,7 +42,7 @@ class DriftFiles:
         except FileNotFoundError:
             return EndpointDrift()
         except (OSError, msgspec.MsgspecError) as error:
-            extra = {"endpoint": endpoint, "error": str(error)}
+            extra = {"endpoint": endpoint, "error": error_kind(error)}
             _LOG.warning("cannot read what is known about drift; it begins anew", extra=extra)
             return EndpointDrift()
 
@@ -107,7 +107,7 @@ def decode_reference(data: bytes) -> Reference:
     try:
         found = msgspec.json.decode(data, type=Reference)
     except msgspec.MsgspecError as error:
-        raise InvalidArgumentError(f"this is no reference: {error}") from error
+        raise InvalidArgumentError(f"this is no reference: {error_kind(error)}") from None
     if not 0 < len(found.features) <= MAX_FEATURES:
         message = f"a reference has 1 to {MAX_FEATURES} features, this one {len(found.features)}"
         raise InvalidArgumentError(message)

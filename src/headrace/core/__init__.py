@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from headrace.core.clock import Clock, SystemClock
+from headrace.core.error_kind import error_kind
 from headrace.core.errors import (
     AlreadyExistsError,
     ArtifactCorruptError,
@@ -147,6 +148,7 @@ __all__ = [
     "check_name",
     "check_version",
     "datatype_of",
+    "error_kind",
     "example_inputs",
     "span",
     "wrong_datatype",

@@ -1,7 +1,8 @@
-"""How is a wrong document told? Every mistake with its place, its line, and what was meant."""
+"""Mistakes of a document, each with its place, its line, and what was meant."""
 
 import difflib
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -23,9 +24,27 @@ class SpecError(InvalidArgumentError):
         super().__init__("\n  ".join([f"{head}:", *map(str, self.mistakes)]))
 
 
-def mistakes_of(error: ValidationError, root: type[BaseModel]) -> list[SpecMistake]:
-    """What a document that should have been a `root` gets wrong."""
-    return [_mistake(detail, root) for detail in error.errors() if not _is_echo(detail)]
+def mistakes_of(
+    error: ValidationError, root: type[BaseModel], *, show: Callable[[object], str] | None = None
+) -> list[SpecMistake]:
+    """What a document that should have been a `root` gets wrong.
+
+    Args:
+        show: How a value is shown; None for as it was written.
+    """
+    return [
+        _mistake(detail, root, show or shown) for detail in error.errors() if not _is_echo(detail)
+    ]
+
+
+def without_keys(mistake: SpecMistake, root: type[BaseModel]) -> SpecMistake:
+    """`mistake` with `*` for each part of its place that is not a field below `root`."""
+    names: set[str] = set()
+    _add_fields(root, names)
+    place = re.sub(
+        r"[^.\[\]]+", lambda m: m[0] if m[0] in names or m[0].isdigit() else "*", mistake.place
+    )
+    return SpecMistake(place=place, message=mistake.message, line=mistake.line)
 
 
 def with_line(mistake: SpecMistake, lines: Mapping[Place, int]) -> SpecMistake:
@@ -51,7 +70,9 @@ def _is_echo(detail: ErrorDetails) -> bool:
     return not detail["loc"] or emptied
 
 
-def _mistake(detail: ErrorDetails, root: type[BaseModel]) -> SpecMistake:
+def _mistake(
+    detail: ErrorDetails, root: type[BaseModel], show: Callable[[object], str]
+) -> SpecMistake:
     loc = detail["loc"]
     match detail["type"]:
         case "extra_forbidden":
@@ -60,22 +81,32 @@ def _mistake(detail: ErrorDetails, root: type[BaseModel]) -> SpecMistake:
             message = "is missing"
         case "string_pattern_mismatch":
             pattern = detail.get("ctx", {}).get("pattern")
-            message = f"is {shown(detail['input'])}, which does not fit {pattern}"
+            message = f"is {show(detail['input'])}, which does not fit {pattern}"
         case "tuple_type":
-            message = f"should be a list, got {shown(detail['input'])}"
+            message = f"should be a list, got {show(detail['input'])}"
         case "union_tag_invalid":
             known = detail.get("ctx", {}).get("expected_tags")
             tag = detail.get("ctx", {}).get("discriminator", "'kind'").strip("'")
             loc = (*loc, tag)
-            message = f"is {shown(detail['input'].get(tag))}; known here: {known}"
+            message = f"is {show(detail['input'].get(tag))}; known here: {known}"
         case "union_tag_not_found":
             message = f"has no {detail.get('ctx', {}).get('discriminator')}, which says what it is"
         case "model_type" | "dict_type":
-            message = f"should be a mapping, got {shown(detail['input'])}"
+            message = f"should be a mapping, got {show(detail['input'])}"
         case _:
             text = detail["msg"].removeprefix("Input ")
-            message = f"{text}, got {shown(detail['input'])}"
+            message = f"{text}, got {show(detail['input'])}"
     return SpecMistake(place=show_place(loc), message=message)
+
+
+def _add_fields(model: type[BaseModel], names: set[str]) -> None:
+    """Add the names of all fields below `model`."""
+    if names.issuperset(model.model_fields):
+        return
+    names.update(model.model_fields)
+    for field in model.model_fields.values():
+        for inner in _models_in(field.annotation):
+            _add_fields(inner, names)
 
 
 def _did_you_mean(loc: Place, root: type[BaseModel]) -> str:

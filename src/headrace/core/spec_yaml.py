@@ -61,8 +61,10 @@ def read_yaml(text: str) -> YamlDocument:
         message = f"is longer than {MAX_BYTES} bytes"
         document.mistakes.append(SpecMistake(place="", message=message))
         return document
+    yaml = YAML(typ="safe", pure=True)
+    yaml.composer.warn_double_anchors = False  # the warning quotes the document
     try:
-        node = YAML(typ="safe", pure=True).compose(text)
+        node = yaml.compose(text)
     except RecursionError:
         document.mistakes.append(SpecMistake(place="", message="is nested too deep"))
     except MarkedYAMLError as error:

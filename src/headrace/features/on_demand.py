@@ -161,13 +161,13 @@ def _module(source: str, file: str) -> ModuleType:
     sys.modules[module.__name__] = module  # dataclasses and type hints look their module up
     try:
         exec(compile(source, file, "exec", dont_inherit=True), module.__dict__)  # noqa: S102  # allowed by who applied it
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit) as error:  # noqa: BLE001  # its message may quote the file
         del sys.modules[module.__name__]
         hint = ""
         if isinstance(error, ModuleNotFoundError):
             hint = "; files beside it are not kept: install what it needs, or put it into this file"
-        message = f"{file} cannot be run: {where_it_failed(file, error)}{hint}"
-        raise UnsupportedModelError(message) from error
+        failed = where_it_failed(file, error, with_message=False)
+        raise UnsupportedModelError(f"{file} cannot be run: {failed}{hint}") from None
     return module
 
 

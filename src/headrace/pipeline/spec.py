@@ -1,4 +1,4 @@
-"""What does `pipeline.yaml` say? Reads it, and tells all mistakes at once, with their lines."""
+"""`pipeline.yaml`, read with all its mistakes at once, each with its line."""
 
 import re
 from collections.abc import Mapping
@@ -9,12 +9,13 @@ from pydantic import Field, Strict, ValidationError
 
 from headrace.core import UnsupportedModelError
 from headrace.core.spec_base import SpecModel
-from headrace.core.spec_mistakes import SpecError, mistakes_of, shown, with_line
+from headrace.core.spec_mistakes import SpecError, mistakes_of, with_line, without_keys
 from headrace.core.spec_yaml import MAX_BYTES, SpecMistake, read_yaml
 from headrace.pipeline.runtime import FILE_NAME
 from headrace.pipeline.step_specs import AnyStepSpec, Names
 
 MAX_STEPS: Final = 64
+_NOT_PLAIN: Final = "is not plain YAML: an alias, a tag, a key given twice, a number, or its form"
 
 
 class PipelineSpec(SpecModel):
@@ -55,6 +56,8 @@ def read_spec(directory: Path) -> PipelineSpec:
 def parse_spec(source: str | Mapping[str, Any]) -> PipelineSpec:
     """The pipeline that YAML text, or plain data, says.
 
+    Mistakes do not quote the text: it may be a file of anybody's.
+
     Raises:
         SpecError: With every mistake, its place, and its line if `source` is text.
     """
@@ -63,21 +66,29 @@ def parse_spec(source: str | Mapping[str, Any]) -> PipelineSpec:
     mistakes: list[SpecMistake] = []
     if isinstance(source, str):
         document = read_yaml(source)
-        value, lines, mistakes = document.value, document.lines, document.mistakes
+        value, lines = document.value, document.lines
+        mistakes = [
+            SpecMistake(place="", message=_NOT_PLAIN, line=mistake.line)
+            for mistake in document.mistakes
+        ]
         if mistakes and value is None:
             raise SpecError(mistakes)
     if not isinstance(value, Mapping):
-        message = f"has to be a mapping with 'steps', but is {shown(value)}"
+        message = f"has to be a mapping with 'steps', but is {_type_of(value)}"
         raise SpecError([*mistakes, SpecMistake(place="", message=message)])
     try:
         spec = PipelineSpec.model_validate(value)
     except ValidationError as error:
-        found = [_without_kind(mistake) for mistake in mistakes_of(error, PipelineSpec)]
-        mistakes += [with_line(mistake, lines) for mistake in found]
+        found = map(_without_kind, mistakes_of(error, PipelineSpec, show=_type_of))
+        mistakes += [without_keys(with_line(one, lines), PipelineSpec) for one in found]
         raise SpecError(sorted(mistakes, key=lambda mistake: mistake.line or 0)) from None
     if mistakes:
         raise SpecError(mistakes)
     return spec
+
+
+def _type_of(value: object) -> str:
+    return f"a {type(value).__name__}"
 
 
 def _without_kind(mistake: SpecMistake) -> SpecMistake:

@@ -16,6 +16,7 @@ from headrace.core import (
     Tensors,
     TensorSpec,
     UnsupportedModelError,
+    error_kind,
 )
 from headrace.pipeline.texts import texts_of
 
@@ -111,9 +112,9 @@ def open_tokenizer(path: Path, *, max_length: int) -> "Tokenizer":
     try:
         made = Tokenizer.from_str(path.read_text(encoding="utf-8"))
         made.enable_truncation(max_length)
-    except Exception as error:  # the library raises bare ones
-        msg = f"{path}: is no tokenizer.json that can be read: {str(error)[:300]}"
-        raise UnsupportedModelError(msg) from error
+    except Exception as error:  # noqa: BLE001  # the library raises bare ones
+        msg = f"{path}: is no tokenizer.json that can be read: {error_kind(error)}"
+        raise UnsupportedModelError(msg) from None
     return made
 
 

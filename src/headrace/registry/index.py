@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from headrace.core import ArtifactCorruptError, ModelName, check_name, check_version
+from headrace.core import ArtifactCorruptError, ModelName, check_name, check_version, error_kind
 from headrace.registry.version import (
     ModelVersion,
     VersionSignature,
@@ -102,8 +102,8 @@ class Index:
         except FileNotFoundError:
             return ()
         except msgspec.MsgspecError as error:
-            msg = f"{file} is damaged and cannot be read: {error}"
-            raise ArtifactCorruptError(msg) from error
+            msg = f"{file} is damaged and cannot be read: {error_kind(error)}"
+            raise ArtifactCorruptError(msg) from None
 
     def write_signatures(
         self, name: str, number: int | str, signatures: tuple[VersionSignature, ...]

@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from headrace.core import ArtifactCorruptError, Digest, InvalidArgumentError
+from headrace.core import ArtifactCorruptError, Digest, InvalidArgumentError, error_kind
 from headrace.registry.content import digest_of
 from headrace.registry.version import UNREADABLE, StoredFile
 
@@ -93,7 +93,8 @@ def decode_manifest(data: bytes, digest: Digest, *, where: str) -> Manifest:
     try:
         found = msgspec.json.decode(data, type=Manifest)
     except UNREADABLE as error:
-        raise ArtifactCorruptError(f"{where} is damaged and cannot be read: {error}") from error
+        what = error_kind(error)
+        raise ArtifactCorruptError(f"{where} is damaged and cannot be read: {what}") from None
     if not 0 <= found.generation <= _MOST_GENERATION:
         raise ArtifactCorruptError(f"{where} is damaged: there is no generation {found.generation}")
     if found.is_deleted and found.digest == digest:

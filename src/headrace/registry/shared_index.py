@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from headrace.core import ArtifactCorruptError, HeadraceError, ModelName, check_name
+from headrace.core import ArtifactCorruptError, HeadraceError, ModelName, check_name, error_kind
 from headrace.registry.bucket import Bucket
 from headrace.registry.manifest import check_digest, check_files
 from headrace.registry.version import (
@@ -121,8 +121,10 @@ class SharedIndex:
         try:
             kept = msgspec.json.decode(found[0], type=tuple[VersionSignature, ...])
         except UNREADABLE as error:
-            message = f"{self._bucket.where}/{key} is damaged and cannot be read: {error}"
-            raise ArtifactCorruptError(message) from error
+            message = (
+                f"{self._bucket.where}/{key} is damaged and cannot be read: {error_kind(error)}"
+            )
+            raise ArtifactCorruptError(message) from None
         return kept, found[1]
 
     def write_signatures(

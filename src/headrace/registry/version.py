@@ -13,6 +13,7 @@ from headrace.core import (
     ModelName,
     ModelNotFoundError,
     ModelSignature,
+    error_kind,
 )
 
 SCHEMA: Final = 1
@@ -116,5 +117,5 @@ def decode_version(data: bytes, *, where: str) -> ModelVersion:
             raise ArtifactCorruptError(msg)
         return msgspec.json.decode(data, type=ModelVersion)
     except UNREADABLE as error:
-        msg = f"{where} is damaged and cannot be read: {error}"
-        raise ArtifactCorruptError(msg) from error
+        msg = f"{where} is damaged and cannot be read: {error_kind(error)}"
+        raise ArtifactCorruptError(msg) from None

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from headrace.core import Array, Datatype
+from headrace.core import Array, Datatype, error_kind
 from headrace.runtimes.base import LoadOptions, Model
 from headrace.runtimes.catboost_file import looks_like_catboost, read_catboost
 from headrace.runtimes.tabular import (
@@ -17,7 +17,6 @@ from headrace.runtimes.tabular import (
     as_label,
     import_library,
     open_tabular,
-    reason_of,
     refuse,
 )
 
@@ -133,8 +132,8 @@ def _open(path: Path, options: LoadOptions) -> Model:
     try:
         kind = library.CatBoostClassifier if is_classifier else library.CatBoost
         model = kind().load_model(blob=found.data)
-    except Exception as error:
-        raise refuse(path, f"CatBoost refuses it: {reason_of(error)}") from error
+    except Exception as error:  # noqa: BLE001  # its message may quote the file
+        raise refuse(path, f"CatBoost refuses it: {error_kind(error)}") from None
     predictor = _Predictor(library=library, model=model, threads=options.intra_op_threads)
     # Applying a model changes nothing in it and releases the GIL; only making the Pool keeps it.
     return open_tabular(

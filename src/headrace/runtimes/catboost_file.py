@@ -13,14 +13,13 @@ from typing import Any, Final
 
 import numpy as np
 
-from headrace.core import Array
+from headrace.core import Array, error_kind
 from headrace.runtimes.flatbuffer import Table
 from headrace.runtimes.tabular import (
     check_features,
     corrupt,
     read_all,
     read_head,
-    reason_of,
     refuse,
 )
 
@@ -81,7 +80,7 @@ def read_catboost(path: Path) -> CatboostFile:
     try:
         return _read(path, data)
     except (KeyError, TypeError, ValueError, struct.error, RecursionError) as error:
-        raise corrupt(path, f"{type(error).__name__}: {reason_of(error)}") from error
+        raise corrupt(path, error_kind(error)) from None
 
 
 def _read(path: Path, data: bytes) -> CatboostFile:

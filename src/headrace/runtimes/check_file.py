@@ -16,8 +16,9 @@ from urllib.parse import quote, unquote
 
 import numpy as np
 
-from headrace.core import Array, InvalidArgumentError, Tensors, UnsupportedModelError
+from headrace.core import Array, InvalidArgumentError, Tensors, UnsupportedModelError, error_kind
 from headrace.core.datatypes import DTYPES
+from headrace.runtimes.file_bytes import BrokenFileError
 
 MAX_BYTES: Final = 1 << 29
 """Of all requests and answers together."""
@@ -69,6 +70,7 @@ def read_check(file: Path) -> tuple[Asked, ...]:
         with zipfile.ZipFile(file) as archive:
             return _paired(_arrays(archive))
     except (
+        BrokenFileError,
         zipfile.BadZipFile,
         zlib.error,
         OSError,
@@ -77,8 +79,9 @@ def read_check(file: Path) -> tuple[Asked, ...]:
         RuntimeError,  # encrypted
         NotImplementedError,
     ) as error:
-        msg = f"{file}: holds no requests to check a model by: {str(error)[:200]}"
-        raise UnsupportedModelError(msg) from error
+        what = str(error) if isinstance(error, BrokenFileError) else error_kind(error)
+        msg = f"{file}: holds no requests to check a model by: {what}"
+        raise UnsupportedModelError(msg) from None
 
 
 def _entries(asked: Sequence[Asked]) -> Iterator[tuple[str, Array]]:
@@ -105,9 +108,9 @@ def _arrays(archive: zipfile.ZipFile) -> dict[str, Array]:
     """Every array, by side, number, name and part; read within bounds."""
     found = archive.infolist()
     if len(found) > _MOST_ARRAYS:
-        raise ValueError(f"{len(found)} arrays; at most {_MOST_ARRAYS} can be")
+        raise BrokenFileError(f"{len(found)} arrays; at most {_MOST_ARRAYS} can be")
     if sum(entry.file_size for entry in found) > MAX_BYTES + _HEADERS_BYTES:
-        raise ValueError(f"it would take more than {MAX_BYTES} bytes")
+        raise BrokenFileError(f"it would take more than {MAX_BYTES} bytes")
     return {entry.filename: _array(archive, entry) for entry in found}
 
 
@@ -117,14 +120,14 @@ def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Array:
     stream = io.BytesIO(data)
     version = np.lib.format.read_magic(stream)
     if version != (1, 0):
-        raise ValueError(f"'{entry.filename[:100]}' is an array of the version {version}")
+        raise BrokenFileError(f"an array of the version {version}")
     header = np.lib.format.read_array_header_1_0(stream, max_header_size=_MOST_HEADER)
     shape, in_fortran_order, dtype = header
     if dtype not in _DTYPES or in_fortran_order:
-        raise ValueError(f"'{entry.filename[:100]}' holds {dtype}, which is not read")
+        raise BrokenFileError("it holds an array of a type or order which is not read")
     held = len(data) - stream.tell()
     if any(size < 0 for size in shape) or math.prod(shape) * dtype.itemsize != held:
-        raise ValueError(f"'{entry.filename[:100]}' claims the shape {shape} of {held} bytes")
+        raise BrokenFileError(f"an array claims the shape {shape} of {held} bytes")
     array: Array = np.frombuffer(data, dtype, offset=stream.tell()).reshape(shape)
     return array
 
@@ -134,26 +137,26 @@ def _paired(arrays: Mapping[str, Array]) -> tuple[Asked, ...]:
     for entry, array in arrays.items():
         match = _ENTRY.fullmatch(entry)
         if match is None:
-            raise ValueError(f"'{entry[:100]}' is no tensor of a request or answer")
+            raise BrokenFileError("an entry is no tensor of a request or answer")
         side, number, name, part = match.groups()
         if part == _SIZES:
             continue
         tensors = sides.setdefault(int(number), ({}, {}))[side == "out"]
         sizes = arrays.get(entry.replace(_TEXT, _SIZES))
-        tensors[unquote(name)] = _text(entry, array, sizes) if part else array
+        tensors[unquote(name)] = _text(array, sizes) if part else array
     if not sides or sorted(sides) != list(range(len(sides))):
-        raise ValueError("its requests are not numbered from 0 on")
+        raise BrokenFileError("its requests are not numbered from 0 on")
     if any(not answers for _, answers in sides.values()):
-        raise ValueError("a request has no answer")
+        raise BrokenFileError("a request has no answer")
     return tuple(sides[number] for number in sorted(sides))
 
 
-def _text(entry: str, data: Array, sizes: Array | None) -> Array:
+def _text(data: Array, sizes: Array | None) -> Array:
     if sizes is None or sizes.dtype != np.int64 or data.dtype != np.uint8 or data.ndim != 1:
-        raise ValueError(f"'{entry[:100]}' is no text")
+        raise BrokenFileError("a text is none")
     counts: list[int] = sizes.ravel().tolist()
     if min(counts, default=0) < 0 or sum(counts) != data.size:
-        raise ValueError(f"'{entry[:100]}' is text of another size than it says")
+        raise BrokenFileError("a text is of another size than it says")
     whole, array = data.tobytes(), np.empty(sizes.size, np.object_)
     ends = accumulate(counts)
     array[:] = [whole[end - size : end] for end, size in zip(ends, counts, strict=True)]

@@ -6,7 +6,7 @@ from typing import Final
 
 import numpy as np
 
-from headrace.core import Datatype
+from headrace.core import Datatype, error_kind
 from headrace.runtimes.base import LoadOptions, Model
 from headrace.runtimes.lightgbm_file import looks_like_lightgbm, read_lightgbm
 from headrace.runtimes.lightgbm_predict import DirectPredictor
@@ -18,7 +18,6 @@ from headrace.runtimes.tabular import (
     Answers,
     import_library,
     open_tabular,
-    reason_of,
     refuse,
     two_classes,
 )
@@ -50,8 +49,8 @@ def _open(path: Path, options: LoadOptions) -> Model:
     try:
         names = library.Booster(model_str=found.text).feature_name()
         predict = DirectPredictor(library, found.text, threads=options.intra_op_threads)
-    except Exception as error:
-        raise refuse(path, f"LightGBM refuses it: {reason_of(error)}") from error
+    except Exception as error:  # noqa: BLE001  # its message may quote the file
+        raise refuse(path, f"LightGBM refuses it: {error_kind(error)}") from None
     # Predictions share a read lock inside the library, and ctypes releases the GIL. It compares in
     # doubles: a value rounded to FP32 could go down the other branch.
     return open_tabular(

@@ -12,14 +12,14 @@ from typing import Final
 
 import numpy as np
 
-from headrace.core import Array
+from headrace.core import Array, error_kind
+from headrace.runtimes.file_bytes import BrokenFileError
 from headrace.runtimes.tabular import (
     categorical,
     check_features,
     corrupt,
     read_all,
     read_head,
-    reason_of,
     refuse,
 )
 
@@ -76,8 +76,12 @@ def read_lightgbm(path: Path) -> LightgbmFile:
         raise refuse(path, "is no model of LightGBM's: its first line is not `tree`")
     try:
         return _read(path, data)
-    except (KeyError, IndexError, ValueError, OverflowError) as error:
-        raise corrupt(path, f"{type(error).__name__}: {reason_of(error)}") from error
+    except KeyError as error:
+        raise corrupt(path, f"it lacks {error}") from None  # a name that LightGBM writes
+    except BrokenFileError as error:
+        raise corrupt(path, str(error)) from None
+    except (IndexError, ValueError, OverflowError) as error:
+        raise corrupt(path, error_kind(error)) from None
 
 
 def _read(path: Path, data: bytes) -> LightgbmFile:
@@ -132,6 +136,9 @@ def _check_trees(
         first = f"Tree={number}\n".encode()
         if size < len(first) or len(part) != size or not part.startswith(first):
             raise corrupt(path, f"tree {number} is not where it should be")
+        if any(line and b"=" not in line for line in part.split(b"\n")):
+            # LightGBM ends the process where it stops reading, for the rest is missing then.
+            raise corrupt(path, f"a line of tree {number} is no setting")
         _check_tree(path, f"tree {number}", _fields(part), features)
         start += size
     if data[start : start + len(_END)] != _END:
@@ -181,8 +188,7 @@ def _fields(data: bytes) -> dict[str, str]:
     for line in data.decode().split("\n"):
         key, equals, value = line.partition("=")
         if equals and (key in found or not _KEY.fullmatch(key)):
-            msg = f"'{key[:100]}' stands there twice, or names nothing"
-            raise ValueError(msg)
+            raise BrokenFileError("a setting stands there twice, or names nothing")
         found[key] = value
     return found
 
@@ -190,8 +196,7 @@ def _fields(data: bytes) -> dict[str, str]:
 def _number(text: str) -> int:
     """A whole number as LightGBM reads it; Python would take `1_0` and digits of other scripts."""
     if not _WHOLE.fullmatch(text):
-        msg = f"'{text[:100]}' is no number"
-        raise ValueError(msg)
+        raise BrokenFileError("a number is none")
     return int(text)
 
 

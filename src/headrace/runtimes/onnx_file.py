@@ -1,4 +1,4 @@
-"""Which file is the ONNX model, and does it look like one?"""
+"""The file of an ONNX model: found by name, checked by its first bytes."""
 
 from pathlib import Path
 from typing import Final
@@ -94,5 +94,5 @@ def _problem(head: bytes) -> str:
     if text.replace("\n", " ").replace("\r", " ").replace("\t", " ").isprintable() and (
         "\ufffd" not in text
     ):
-        return f"is text, not ONNX; it begins {text[:40]!r}"
+        return "is text, not ONNX"
     return ""

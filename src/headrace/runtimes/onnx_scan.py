@@ -160,7 +160,7 @@ class _Scan:
         for key in ("offset", "length"):
             text = external.get(key, "0") or "0"
             if not text.isascii() or not text.isdigit() or int(text[:20]) > size:
-                raise self._refuse(f"{what} has its data at {key} {text[:40]!r} of {size} bytes")
+                raise self._refuse(f"{what} names an {key} of its data that is not of {size} bytes")
         return size
 
     def _pair(self, start: int, end: int) -> dict[str, str]:

@@ -127,7 +127,8 @@ def _check_ir(file: Path) -> None:
                 parser.Parse(source.read(offset, size), False)  # noqa: FBT003  # expat's
             parser.Parse(b"", True)  # noqa: FBT003  # expat's own signature: the end
     except expat.ExpatError as error:
-        raise corrupt(file, f"no whole XML ({error})") from error
+        where = f"line {error.lineno}, column {error.offset}"
+        raise corrupt(file, f"no whole XML ({where})") from None
     except BrokenFileError as error:
         raise refuse(file, str(error)) from error
     _check_weights(file, reader.end_bytes)
@@ -208,7 +209,7 @@ class _Ir:
 
 def _check_version(version: str) -> None:
     if _whole(version) < _OLDEST_VERSION:
-        msg = f"is an IR of version {version[:20] or '?'}; convert the model again with OpenVINO"
+        msg = "is an IR of a version that is not read; convert the model again with OpenVINO"
         raise BrokenFileError(f"{msg} 2022 or newer")
 
 

@@ -18,6 +18,7 @@ from headrace.core import (
     RuntimeFailedError,
     Tensors,
     TensorSpec,
+    error_kind,
 )
 from headrace.runtimes.base import LoadOptions
 from headrace.runtimes.probe import probe_batch
@@ -112,9 +113,19 @@ def open_openvino(path: Path, options: LoadOptions, *, named: Named) -> Openvino
     library = import_openvino()
     core = library.Core()
     try:
-        model = core.read_model(path)
-    except Exception as error:
-        raise refuse(path, f"OpenVINO refuses it: {openvino_reason(error)}") from error
+        # Asked to read whatever it is, OpenVINO tries the parsers of all formats in turn; the one
+        # of TensorFlow's text format prints what it cannot parse to standard error.
+        if path.suffix.lower() == ".onnx":
+            frontends = import_library("openvino.frontend", "openvino").FrontEndManager()
+            frontend = frontends.load_by_framework("onnx")
+            model = frontend.convert(frontend.load(str(path)))
+        else:
+            model = core.read_model(path)
+    except Exception as error:  # noqa: BLE001  # its message may quote the file
+        # Of a graph that was read here first it names operators; of an IR it quotes any value.
+        is_read = path.suffix.lower() == ".onnx" or path.is_dir()
+        what = openvino_reason(error) if is_read else error_kind(error)
+        raise refuse(path, f"OpenVINO refuses it: {what}") from None
     inputs = _specs(path, "input", model.inputs, named)
     outputs = _specs(path, "output", model.outputs, named)
     _check(path, inputs, outputs)

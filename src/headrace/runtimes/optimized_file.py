@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from headrace.core import HeadraceError, UnsupportedModelError
+from headrace.core import HeadraceError, UnsupportedModelError, error_kind
 from headrace.runtimes.file_bytes import BrokenFileError, Source
 from headrace.runtimes.optimized_manifest import FILE_NAME, SCHEMA, Member, OptimizedManifest
 from headrace.runtimes.plugins import check_libraries, get_runtime, runs_code
@@ -104,9 +104,8 @@ def decode_manifest(file: Path) -> OptimizedManifest:
         if schema == SCHEMA:
             return msgspec.json.decode(data, type=OptimizedManifest)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        reason = str(error)[: 3 * _MAX_SHOWN]
-        msg = f"{file}: is no description of an optimized model: {reason}"
-        raise UnsupportedModelError(f"{msg}; `headrace optimize` writes one") from error
+        msg = f"{file}: is no description of an optimized model: {error_kind(error)}"
+        raise UnsupportedModelError(f"{msg}; `headrace optimize` writes one") from None
     if schema > SCHEMA:
         msg = f"{file}: was written by a newer Headrace (schema {schema}, here {SCHEMA})"
         raise UnsupportedModelError(f"{msg}; upgrade Headrace, or optimize the model again here")

@@ -19,6 +19,7 @@ from headrace.core import (
     Inspected,
     InvalidArgumentError,
     UnsupportedModelError,
+    error_kind,
 )
 from headrace.runtimes.base import LoadOptions, Model, Runtime
 from headrace.runtimes.first_run import first_run
@@ -74,7 +75,7 @@ def get_runtime(name: str) -> Runtime:
         return _load(name)
     except Exception as error:
         origin = _entry_points()[name].value
-        msg = f"runtime '{name}' ({origin}) cannot be loaded: {_reason(error)}"
+        msg = f"runtime '{name}' ({origin}) cannot be loaded: {type(error).__name__}: {error}"
         raise FailedPreconditionError(msg) from error
 
 
@@ -115,8 +116,8 @@ def load_model(path: Path, runtime: str = "", options: LoadOptions | None = None
         return plugin.load(path, options or LoadOptions())
     except HeadraceError:
         raise
-    except Exception as error:
-        raise _failed(plugin, path, error) from error
+    except Exception as error:  # noqa: BLE001  # its message may quote the file
+        raise _failed(plugin, path, error) from None
 
 
 def inspect_model(path: Path, runtime: str = "", *, allow_code: bool = False) -> Inspected:
@@ -148,8 +149,8 @@ def inspect_model(path: Path, runtime: str = "", *, allow_code: bool = False) ->
             model.close()
     except HeadraceError:
         raise
-    except Exception as error:
-        raise _failed(plugin, path, error) from error
+    except Exception as error:  # noqa: BLE001  # its message may quote the file
+        raise _failed(plugin, path, error) from None
 
 
 def check_libraries(runtime: Runtime, path: Path) -> None:
@@ -242,4 +243,4 @@ def _failed(plugin: Runtime, path: Path, error: Exception) -> UnsupportedModelEr
 def _reason(error: Exception) -> str:
     if isinstance(error, HeadraceError):
         return str(error)
-    return f"{type(error).__name__}: {error}"
+    return error_kind(error)

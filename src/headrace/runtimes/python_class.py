@@ -1,7 +1,8 @@
-"""Read a user's model class from a Python file, and say plainly what is wrong with it."""
+"""A user's model class, read from a Python file."""
 
 import sys
 import traceback
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -78,7 +79,9 @@ def read_class(file: Path) -> type[PythonModel]:
     chosen = getattr(module, "MODEL", None)
     if chosen is not None:
         if not isinstance(chosen, type):
-            raise _refuse(file, f"MODEL is {chosen!r}; it has to be a class")
+            raise _refuse(
+                file, f"MODEL is of the type {type(chosen).__name__}; it has to be a class"
+            )
         return cast("type[PythonModel]", chosen)
     found = [
         value
@@ -120,18 +123,25 @@ def read_signature(file: Path, cls: type[PythonModel]) -> ModelSignature:
     return ModelSignature(inputs=inputs, outputs=outputs, batched=batched)
 
 
-def where_it_failed(file: Path | str, error: BaseException) -> str:
+def where_it_failed(file: Path | str, error: BaseException, *, with_message: bool = True) -> str:
     """`ValueError: no (model.py, line 12)`: the error and the last line of the user's own file.
 
     Args:
         file: As it was named when it was compiled.
+        with_message: False while it is not proved that the file is a model: Python's messages
+            quote the source, as in `name 'root' is not defined`.
     """
     file = Path(file)
-    what = f"{type(error).__name__}: {error}"
+    if with_message:
+        what = f"{type(error).__name__}: {getattr(error, 'msg', error)}"
+    else:  # the name of a class of the file's own is the file's, too
+        builtin = next(cls for cls in type(error).__mro__ if cls.__module__ == "builtins")
+        what = builtin.__name__
     if isinstance(error, SyntaxError) and error.filename == str(file):
-        return f"SyntaxError: {error.msg} ({file.name}, line {error.lineno})"
-    frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if frame.filename == str(file)]
+        return f"{what} ({file.name}, line {error.lineno})"
+    # No source lines are looked up: the file may be anybody's.
+    frames = traceback.walk_tb(error.__traceback__)
+    lines = [line for frame, line in frames if frame.f_code.co_filename == str(file)]
     return f"{what} ({file.name}, line {lines[-1]})" if lines else what
 
 
@@ -162,12 +172,15 @@ def run_file(file: Path) -> ModuleType:
     sys.modules[module.__name__] = module  # dataclasses and type hints look their module up
     sys.path.append(str(file.parent))  # last: a `queue.py` there must not shadow Python's own
     try:
-        code = compile(file.read_bytes(), str(file), "exec", dont_inherit=True)
+        with warnings.catch_warnings(action="ignore", category=SyntaxWarning):
+            # They show the line, which may be anybody's.
+            code = compile(file.read_bytes(), str(file), "exec", dont_inherit=True)
         exec(code, module.__dict__)  # noqa: S102  # running the user's code is what this runtime is
     except HeadraceError:
         raise
-    except (Exception, SystemExit) as error:
-        raise _refuse(file, f"cannot be run: {where_it_failed(file, error)}") from error
+    except (Exception, SystemExit) as error:  # noqa: BLE001  # its message may quote the file
+        failed = where_it_failed(file, error, with_message=False)
+        raise _refuse(file, f"cannot be run: {failed}") from None
     finally:
         sys.dont_write_bytecode = writes_bytecode
     return module

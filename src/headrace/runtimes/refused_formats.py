@@ -38,9 +38,9 @@ def _code_in_file(file: Path, name: str) -> str:
         what = "a pickle"
     elif head.startswith(_PICKLES) and suffix not in {".onnx", ".ort"}:
         what = "a pickle, by its first bytes"
-    elif head == _ZIP and (inner := _pickle_in_zip(file)):
+    elif head == _ZIP and _has_pickle(file):
         kind = "a PyTorch archive" if suffix in _TORCH_SUFFIXES else "an archive"
-        what = f"{kind} with a pickle in it ({inner})"
+        what = f"{kind} with a pickle in it"
     if not what:
         return ""
     return (
@@ -59,12 +59,11 @@ def _or_else(suffix: str) -> str:
     )
 
 
-def _pickle_in_zip(file: Path) -> str:
-    """A pickle in an archive, by its name; only the list of names is read."""
+def _has_pickle(file: Path) -> bool:
+    """Whether an archive holds a pickle, by its name; only the list of names is read."""
     try:
         with zipfile.ZipFile(file) as archive:
             names = archive.namelist()[:_MOST_NAMES]
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        return ""
-    found = (n for n in names if n.lower().endswith((".pkl", ".pickle", ".joblib")))
-    return next(found, "")[:100]
+        return False
+    return any(name.lower().endswith((".pkl", ".pickle", ".joblib")) for name in names)

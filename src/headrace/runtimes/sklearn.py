@@ -7,7 +7,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
-from headrace.core import Array, Datatype, UnsupportedModelError
+from headrace.core import Array, Datatype, UnsupportedModelError, error_kind
 from headrace.runtimes.base import LoadOptions, Model
 from headrace.runtimes.libraries import without_frameworks
 from headrace.runtimes.tabular import (
@@ -20,7 +20,6 @@ from headrace.runtimes.tabular import (
     import_library,
     open_tabular,
     read_head,
-    reason_of,
     refuse,
 )
 
@@ -131,7 +130,7 @@ def _check_archive(path: Path) -> None:
             unpacked = sum(entry.file_size for entry in archive.infolist())
             names = archive.namelist()
     except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-        raise refuse(path, f"is truncated or corrupt: {reason_of(error)}") from error
+        raise refuse(path, f"is truncated or corrupt: {error_kind(error)}") from None
     if _SCHEMA not in names:
         raise refuse(path, f"is an archive without {_SCHEMA}; write it with skops.io.dump")
     if unpacked > max(_MOST_UNPACKED_BYTES, _TIMES_PACKED * path.stat().st_size):
@@ -148,8 +147,8 @@ def untrusted_types(path: Path) -> list[str]:
     library = _skops()
     try:
         return [n for n in library.get_untrusted_types(file=path) if n not in _TRUSTED]
-    except Exception as error:
-        raise _unreadable(path, error) from error
+    except Exception as error:  # noqa: BLE001  # its message may quote the file
+        raise _unreadable(path, error) from None
 
 
 def read_estimator(path: Path, trusted: Sequence[str] = ()) -> Any:  # noqa: ANN401  # any estimator
@@ -165,8 +164,8 @@ def read_estimator(path: Path, trusted: Sequence[str] = ()) -> Any:  # noqa: ANN
     library = _skops()
     try:
         return library.load(path, trusted=[*_TRUSTED, *trusted])
-    except Exception as error:
-        raise _unreadable(path, error) from error
+    except Exception as error:  # noqa: BLE001  # its message may quote the file
+        raise _unreadable(path, error) from None
 
 
 def _skops() -> ModuleType:
@@ -177,8 +176,7 @@ def _skops() -> ModuleType:
 
 def _unreadable(path: Path, error: Exception) -> UnsupportedModelError:
     # skops follows what the file says, so whatever is wrong in it comes as any exception.
-    what = f"{type(error).__name__}: {reason_of(error)}"
-    return refuse(path, f"cannot be loaded by skops: {what}")
+    return refuse(path, f"cannot be loaded by skops: {error_kind(error)}")
 
 
 def _untrusted(path: Path, types: list[str]) -> UnsupportedModelError:

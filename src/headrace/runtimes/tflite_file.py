@@ -14,9 +14,9 @@ from typing import Final
 
 import numpy as np
 
-from headrace.core import VARIABLE, Array, Datatype, TensorSpec
+from headrace.core import VARIABLE, Array, Datatype, TensorSpec, error_kind
 from headrace.runtimes.flatbuffer import Table
-from headrace.runtimes.tabular import corrupt, read_all, read_head, reason_of, refuse
+from headrace.runtimes.tabular import corrupt, read_all, read_head, refuse
 
 SUFFIX: Final = ".tflite"
 _MAGIC: Final = b"TFL3"
@@ -128,7 +128,7 @@ def read_tflite(path: Path) -> TfliteFile:
     try:
         return _model(read)
     except (ValueError, IndexError, struct.error, RecursionError, OverflowError) as error:
-        raise corrupt(path, f"{type(error).__name__}: {reason_of(error)}") from error
+        raise corrupt(path, error_kind(error)) from None
 
 
 def _candidates(directory: Path) -> list[Path]:

@@ -9,8 +9,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from headrace.core import error_kind
 from headrace.runtimes.refused_formats import code_in
-from headrace.runtimes.tabular import corrupt, read_head, reason_of, refuse
+from headrace.runtimes.tabular import corrupt, read_head, refuse
 
 SIGNATURE_NAME: Final = "signature.json"
 """What says which tensors a model takes: an extra file in the archive, or beside it."""
@@ -96,9 +97,9 @@ def check_records(file: Path) -> None:
         reader = _Storages(io.BytesIO(data))
         try:
             reader.load()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # its message may quote the file
             # Whatever a damaged stream makes the reader raise.
-            raise corrupt(file, f"'{name}': {reason_of(error)}") from error
+            raise corrupt(file, f"'{name}': {error_kind(error)}") from None
         for key, needed in reader.found.items():
             record = f"{directory or 'data'}/{key}"
             if sizes.get(record, 0) < needed:
@@ -120,7 +121,7 @@ def read_sizes(file: Path) -> dict[str, int]:
     except OSError as error:
         raise refuse(file, error.strerror or str(error)) from error
     except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-        raise corrupt(file, str(error)) from error
+        raise corrupt(file, error_kind(error)) from None
     if len(entries) > _MAX_NAMES:
         raise refuse(file, f"holds {len(entries)} entries; at most {_MAX_NAMES} are read")
     unpacked = sum(entry.file_size for entry in entries)
@@ -148,7 +149,7 @@ def read_record(file: Path, name: str, *, most: int = MAX_TEXT_BYTES) -> bytes |
                 raise refuse(file, f"'{name}' has more than {most} bytes")
             return archive.read(full)
     except (zipfile.BadZipFile, OSError, ValueError, RuntimeError, NotImplementedError) as error:
-        raise corrupt(file, f"'{name}' cannot be read: {error}") from error
+        raise corrupt(file, f"'{name}' cannot be read: {error_kind(error)}") from None
 
 
 def read_traced(file: Path) -> Mapping[str, Sequence[Traced | None]]:

@@ -19,6 +19,7 @@ from headrace.core import (
     HeadraceError,
     TensorSpec,
     check_name,
+    error_kind,
 )
 from headrace.runtimes.tabular import refuse
 from headrace.runtimes.torch_archive import MAX_TEXT_BYTES, SIGNATURE_NAME, read_record
@@ -97,7 +98,9 @@ def parse_declared(origin: Path, data: bytes) -> Declared:
     try:
         found = msgspec.json.decode(data, type=_File)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise refuse(origin, f"is no signature: {error}; write it as {_example(('x',))}") from error
+        raise refuse(
+            origin, f"is no signature: {error_kind(error)}; write it as {_example(('x',))}"
+        ) from None
     for kind, specs in (("inputs", found.inputs), ("outputs", found.outputs)):
         if len({spec.name for spec in specs}) < len(specs):
             raise refuse(origin, f"names one of its {kind} twice")
@@ -164,11 +167,11 @@ def _spec(origin: Path, kind: str, tensor: _Tensor) -> TensorSpec:
     where = f"{kind}: '{tensor.name}'"
     try:
         name = check_name(tensor.name, kind="tensor")
-    except HeadraceError as error:
-        raise refuse(origin, f"{kind}: {error}") from error
+    except HeadraceError:
+        raise refuse(origin, f"{kind}: a name is not allowed for a tensor") from None
     if tensor.datatype not in set(Datatype) - {Datatype.BYTES}:
         known = ", ".join(kind for kind in Datatype if kind is not Datatype.BYTES)
-        raise refuse(origin, f"{where} has the datatype '{tensor.datatype}'; use one of {known}")
+        raise refuse(origin, f"{where} has a datatype that is not served; use one of {known}")
     if any(size < VARIABLE for size in tensor.shape) or len(tensor.shape) > _MAX_RANK:
         raise refuse(
             origin,

@@ -60,10 +60,10 @@ def read_config(file: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, .
 
 def _spec(file: Path, batch: tuple[int, ...], tensor: "str | Message") -> TensorSpec:
     if isinstance(tensor, str):
-        raise refuse(file, f"has '{tensor}' where a tensor belongs")
+        raise refuse(file, "has a value where a tensor belongs")
     name, kind = _text(tensor, "name"), _text(tensor, "data_type")
     if kind not in _TYPES:
-        raise refuse(file, f"says that '{name}' is {kind or 'of no type'}, which is not served")
+        raise refuse(file, f"says of '{name}' no type that is served")
     try:
         dims = tuple(int(size) for size in tensor.get("dims", ()) if isinstance(size, str))
     except ValueError:
@@ -81,7 +81,7 @@ def _text(message: Message, name: str) -> str:
 def _number(file: Path, message: Message, name: str) -> int:
     text = _text(message, name) or "0"
     if not re.fullmatch(r"[0-9]{1,9}", text):
-        raise refuse(file, f"says {name}: {text}, which is no size")
+        raise refuse(file, f"says a {name} that is no size")
     return int(text)
 
 
@@ -99,7 +99,7 @@ def _tokens(file: Path, text: str) -> Iterator[str]:
     while not _REST.match(text, place):
         found = _TOKEN.match(text, place)
         if found is None:
-            raise refuse(file, f"cannot be read from {text[place : place + 40].strip()!r} on")
+            raise refuse(file, f"cannot be read from character {place} on")
         place = found.end()
         yield found["token"]
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 import numpy as np
 
 from headrace.core import Array
+from headrace.runtimes.file_bytes import BrokenFileError
 
 _MAX_DEPTH: Final = 64
 _NUMBERS: Final[dict[bytes, np.dtype[Any]]] = {
@@ -26,7 +27,8 @@ def decode_ubjson(data: bytes) -> object:
     """The value that `data` begins with.
 
     Raises:
-        ValueError: It is truncated, or not UBJSON.
+        BrokenFileError: It is truncated, or not UBJSON.
+        UnicodeDecodeError: A text in it is none.
     """
     return _Reader(data).value(0)
 
@@ -42,7 +44,7 @@ class _Reader:
         """The next value, with its marker."""
         if depth > _MAX_DEPTH:
             msg = f"nests more than {_MAX_DEPTH} values"
-            raise ValueError(msg)
+            raise BrokenFileError(msg)
         mark = self._take(1)
         if mark == b"{":
             return self._object(depth)
@@ -59,8 +61,8 @@ class _Reader:
         while self._peek() != b"}":
             key = self._text()
             if key in found:
-                msg = f"'{key[:100]}' stands there twice"
-                raise ValueError(msg)
+                msg = "a name stands there twice"
+                raise BrokenFileError(msg)
             found[key] = self.value(depth + 1)
         self._at += 1
         return found
@@ -83,7 +85,7 @@ class _Reader:
         mark = self._take(1)
         if mark not in _NUMBERS or self._take(1) != b"#":
             msg = f"a list of the type {mark!r}"
-            raise ValueError(msg)
+            raise BrokenFileError(msg)
         dtype = _NUMBERS[mark]
         return np.frombuffer(self._take(self._length() * dtype.itemsize), dtype)
 
@@ -94,14 +96,14 @@ class _Reader:
         length = self._number(self._take(1))
         if not isinstance(length, int) or not 0 <= length <= len(self._data):
             msg = f"a length of {length}"
-            raise ValueError(msg)
+            raise BrokenFileError(msg)
         return length
 
     def _number(self, mark: bytes) -> int | float:
         dtype = _NUMBERS.get(mark)
         if dtype is None:
             msg = f"{mark!r} at byte {self._at - 1} begins no value"
-            raise ValueError(msg)
+            raise BrokenFileError(msg)
         number: int | float = np.frombuffer(self._take(dtype.itemsize), dtype)[0].item()
         return number
 
@@ -109,14 +111,14 @@ class _Reader:
         mark = self._data[self._at : self._at + 1]
         if not mark:
             msg = "it ends too early"
-            raise ValueError(msg)
+            raise BrokenFileError(msg)
         return mark
 
     def _take(self, size: int) -> bytes:
         end = self._at + size
         if end > len(self._data):
             msg = "it ends too early"
-            raise ValueError(msg)
+            raise BrokenFileError(msg)
         part = self._data[self._at : end]
         self._at = end
         return part

@@ -6,7 +6,7 @@ from typing import Final
 
 import numpy as np
 
-from headrace.core import Datatype
+from headrace.core import Datatype, error_kind
 from headrace.runtimes.base import LoadOptions, Model
 from headrace.runtimes.tabular import (
     LABEL,
@@ -16,7 +16,6 @@ from headrace.runtimes.tabular import (
     Answers,
     import_library,
     open_tabular,
-    reason_of,
     refuse,
     two_classes,
 )
@@ -55,8 +54,8 @@ def _open(path: Path, options: LoadOptions) -> Model:
             # It only says which class; its sibling, from the same trees, also how sure it is.
             booster.set_param({"objective": "multi:softprob"})
         predict = DirectPredictor(library, booster, rounds=found.rounds)
-    except Exception as error:
-        raise refuse(path, f"XGBoost refuses it: {reason_of(error)}") from error
+    except Exception as error:  # noqa: BLE001  # its message may quote the file
+        raise refuse(path, f"XGBoost refuses it: {error_kind(error)}") from None
     # `XGBoosterPredictFromDense` takes no lock and is documented as safe to call from several
     # threads; it is called by ctypes, which releases the GIL. What it sets up once, the first run
     # below does.

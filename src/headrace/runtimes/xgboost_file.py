@@ -12,14 +12,14 @@ from typing import Any, Final
 
 import numpy as np
 
-from headrace.core import Array, UnsupportedModelError
+from headrace.core import Array, UnsupportedModelError, error_kind
+from headrace.runtimes.file_bytes import BrokenFileError
 from headrace.runtimes.tabular import (
     categorical,
     check_features,
     corrupt,
     read_all,
     read_head,
-    reason_of,
     refuse,
 )
 from headrace.runtimes.ubjson import decode_ubjson
@@ -71,11 +71,15 @@ def read_xgboost(path: Path) -> XgboostFile:
         _check_booster(path, learner["gradient_booster"], found)
     except UnsupportedModelError:
         raise
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        what = f"{type(error).__name__}: {reason_of(error)}"
-        raise corrupt(path, f"it does not read as XGBoost writes it ({what})") from error
-    except RecursionError as error:
-        raise corrupt(path, "it nests too deeply") from error
+    except RecursionError:
+        raise corrupt(path, "it nests too deeply") from None
+    except KeyError as error:
+        raise corrupt(path, f"it lacks {error}") from None  # a name that XGBoost writes
+    except BrokenFileError as error:
+        raise corrupt(path, str(error)) from None
+    except (IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        what = error_kind(error)
+        raise corrupt(path, f"it does not read as XGBoost writes it ({what})") from None
     return found
 
 
@@ -94,7 +98,7 @@ def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
     if len(found) != len(pairs):
         msg = "a name stands there twice"
-        raise ValueError(msg)
+        raise BrokenFileError(msg)
     return found
 
 
@@ -131,15 +135,14 @@ def _rounds(attributes: Mapping[str, Any]) -> int:
     best = int(attributes["best_iteration"])
     if best < 0:
         msg = f"its best iteration is {best}"
-        raise ValueError(msg)
+        raise BrokenFileError(msg)
     return best + 1
 
 
 def _check_booster(path: Path, booster: Mapping[str, Any], found: XgboostFile) -> None:
     name = booster["name"]
     if name not in _BOOSTERS:
-        known = ", ".join(_BOOSTERS)
-        raise refuse(path, f"has the booster '{name}'; only trees ({known}) are served")
+        raise refuse(path, f"has another booster than trees ({', '.join(_BOOSTERS)})")
     model = (booster["gbtree"] if name == "dart" else booster)["model"]
     trees = model["trees"]
     if model.get("cats", {}).get("enc"):
@@ -150,7 +153,7 @@ def _check_booster(path: Path, booster: Mapping[str, Any], found: XgboostFile) -
         raise corrupt(path, "not every tree has a weight")
     for number, tree in enumerate(trees):
         if int(tree["id"]) != number:  # where XGBoost puts it
-            raise corrupt(path, f"tree {number} calls itself {tree['id']}")
+            raise corrupt(path, f"tree {number} has the number of another")
         _check_tree(path, f"tree {number}", tree, found.features)
     _check_order(path, model, len(trees), found.groups)
 
@@ -176,7 +179,7 @@ def _check_tree(path: Path, what: str, tree: Mapping[str, Any], features: int) -
     if len(tree.get("categories_nodes", [])) or np.any(_array(tree.get("split_type", []))):
         raise categorical(path, what)
     if int(params["num_feature"]) != features:
-        raise corrupt(path, f"{what} has {params['num_feature']} features")
+        raise corrupt(path, f"{what} has another number of features")
     left, right = arrays["left_children"], arrays["right_children"]
     inner = left != -1
     _check_children(path, what, np.concatenate((left[inner], right[inner])), nodes)
@@ -212,5 +215,5 @@ def _array(values: object) -> Array:
     array = np.asarray(values)
     if array.ndim != 1 or array.dtype.kind not in "iufb":
         msg = "a list of numbers is none"
-        raise ValueError(msg)
+        raise BrokenFileError(msg)
     return array

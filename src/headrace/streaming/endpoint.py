@@ -11,6 +11,7 @@ from headrace.core import (
     ModelSignature,
     Tensors,
     UnavailableError,
+    error_kind,
 )
 from headrace.engine import ServiceTimes
 from headrace.scoring.loading import LoadedModel
@@ -97,5 +98,5 @@ def _read(file: str) -> str:
     try:
         return Path(file).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        msg = f"cannot read the API key in {file}: {error}"
-        raise FailedPreconditionError(msg) from error
+        msg = f"cannot read the API key in {file}: {error_kind(error)}"
+        raise FailedPreconditionError(msg) from None

@@ -365,9 +365,9 @@ def test_what_was_returned_is_not_what_the_function_keeps() -> None:
     [
         ("def other(inputs):\n    pass", "made.py has no function 'make'; it has: other"),
         ("make = 3", "has no function 'make'; it has: none"),
-        ("def make(:", r"cannot be run: SyntaxError: .*\(made.py, line 1\)"),
+        ("def make(:", r"cannot be run: SyntaxError \(made.py, line 1\)"),
         ("import a_file_beside_it", r"files beside it are not kept: .* put it into this file"),
-        ("x = 1\nraise SystemExit(1)", r"cannot be run: SystemExit: 1 \(made.py, line 2\)"),
+        ("x = 1\nraise SystemExit(1)", r"cannot be run: SystemExit \(made.py, line 2\)"),
     ],
 )
 def test_code_that_cannot_be_used_is_told(code: str, told: str) -> None:

@@ -70,7 +70,7 @@ def test_what_would_crash_or_mislead_is_refused(
     ("old", "new", "reason"),
     [
         ("tree_sizes=", "tree_sizes=5 ", "tree"),
-        ("tree_sizes=", "sizes=", "tree_sizes"),
+        ("tree_sizes=", "sizes=", "it lacks 'tree_sizes'"),
         ("left_child=", "left_child =0\nleft_child=", "names nothing"),
         ("end of trees", "end of", "`end of trees` is missing"),
         ("tree\n", "tree\r\n", "Unix line ends"),

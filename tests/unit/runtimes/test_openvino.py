@@ -207,7 +207,10 @@ CHANGES: dict[str, tuple[Change, str]] = {
         "does not begin with <net>",
     ),
     "nesting": (lambda _: '<net version="11">' + "<a>" * 100_000, "nests deeper"),
-    "old version": (lambda text: text.replace('version="11"', 'version="7"', 1), "of version 7"),
+    "old version": (
+        lambda text: text.replace('version="11"', 'version="7"', 1),
+        "of a version that is not read",
+    ),
     "weights beyond": (lambda text: text.replace('offset="0"', 'offset="900"', 1), "end at 1092"),
     "negative offset": (lambda text: text.replace('offset="0"', 'offset="-1"', 1), "no place"),
     "more elements": (lambda text: text.replace("16, 3", "1600000, 3"), "declares 4800000"),

@@ -136,16 +136,16 @@ def test_the_class_to_serve_can_be_named(write: Write) -> None:
     with pytest.raises(UnsupportedModelError, match=r"\(Double, Other\); say `MODEL = Double`"):
         load(write(two))
     assert load(write(two + "MODEL = Other\n")).signature.batched
-    with pytest.raises(UnsupportedModelError, match="MODEL is 3; it has to be a class"):
+    with pytest.raises(UnsupportedModelError, match="MODEL is of the type int"):
         load(write(two + "MODEL = 3\n"))
 
 
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
-        ("x = 1\ndef f(:\n", r"SyntaxError: .*\(model.py, line 2\)"),
-        ("import no_such_module", r"No module named 'no_such_module' \(model.py, line 1\)"),
-        ("raise SystemExit(3)", r"SystemExit: 3 \(model.py, line 1\)"),
+        ("x = 1\ndef f(:\n", r"SyntaxError \(model.py, line 2\)"),
+        ("import no_such_module", r"ModuleNotFoundError \(model.py, line 1\)"),
+        ("raise SystemExit(3)", r"SystemExit \(model.py, line 1\)"),
         ("\0", "cannot be run: (SyntaxError|ValueError)"),
         ("x = 1", "holds no model class"),
         ("class A:\n    inputs = outputs = {}", "holds no model class"),

@@ -42,7 +42,7 @@ def test_a_pickle_is_no_model(tmp_path: Path, name: str, what: str) -> None:
 def test_a_pickle_in_an_archive_is_found(tmp_path: Path, name: str) -> None:
     path = zipped(tmp_path / name, "archive/data.pkl", "archive/data/0")
 
-    with pytest.raises(UnsupportedModelError, match=r"with a pickle in it \(archive/data\.pkl\)"):
+    with pytest.raises(UnsupportedModelError, match=r"with a pickle in it,"):
         inspect_model(path)
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from headrace.core import UnsupportedModelError
 from headrace.runtimes import load_model
+from headrace.runtimes.file_bytes import BrokenFileError
 from headrace.runtimes.ubjson import decode_ubjson
 from headrace.runtimes.xgboost_file import looks_like_xgboost, read_xgboost
 from tests.tabular_models import CLASSES, ROWS, SURE, asked, library, xgboost
@@ -56,10 +57,10 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "feature beyond the end": (_put(1, "split_indices", 0, 5), "a feature that there is not"),
     "categorical split": (_put(1, "split_type", 0, 1), "tree 1 is categorical"),
     "short list": (lambda d: _trees(d)[0]["split_conditions"].pop(), "of different lengths"),
-    "no list": (lambda d: _trees(d)[0].update(parents="none"), "ValueError"),
+    "no list": (lambda d: _trees(d)[0].update(parents="none"), "a list of numbers is none"),
     "features of a tree": (
         lambda d: _trees(d)[0]["tree_param"].update(num_feature="9"),
-        "has 9 features",
+        "another number of features",
     ),
     "leaves of several outputs": (
         lambda d: _trees(d)[0]["tree_param"].update(size_leaf_vector="3"),
@@ -67,10 +68,10 @@ CHANGES: dict[str, tuple[Change, str]] = {
     ),
     "another tree's place": (
         lambda d: _trees(d)[3].update(id=0),
-        "tree 3 calls itself 0",
+        "tree 3 has the number of another",
     ),
     "lost tree": (lambda d: _trees(d).pop(), "not as many trees"),
-    "no objective": (lambda d: d["learner"].pop("objective"), "KeyError: 'objective'"),
+    "no objective": (lambda d: d["learner"].pop("objective"), "it lacks 'objective'"),
     "categories": (_model(cats={"enc": [{}]}), "a feature is categorical"),
     "categorical type": (_learner(feature_types=["c"] * 5), "feature 0 is categorical"),
     "names": (_learner(feature_names=["a"]), "not as many feature_names"),
@@ -78,7 +79,10 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "negative classes": (_params(num_class="-3"), "-3 classes"),
     "other classes": (_params(num_class="2"), "another number"),
     "several labels": (_params(num_target="2"), "several labels"),
-    "linear": (lambda d: d["learner"]["gradient_booster"].update(name="gblinear"), "'gblinear'"),
+    "linear": (
+        lambda d: d["learner"]["gradient_booster"].update(name="gblinear"),
+        "another booster than trees",
+    ),
     "class of a tree": (
         lambda d: d["learner"]["gradient_booster"]["model"]["tree_info"].__setitem__(0, 3),
         "a tree belongs to no class",
@@ -148,8 +152,8 @@ def test_ubjson_is_recognised_by_content(tmp_path: Path) -> None:
         b"[ZTF",
     ],
 )
-def test_what_is_no_ubjson_is_a_value_error(data: bytes) -> None:
-    with pytest.raises(ValueError, match=r"."):
+def test_what_is_no_ubjson_is_broken(data: bytes) -> None:
+    with pytest.raises(BrokenFileError):
         decode_ubjson(data)
 
 

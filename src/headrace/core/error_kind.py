@@ -1,0 +1,40 @@
+"""Descriptions of errors that files cause, without a word of the files.
+
+The message of a parser often quotes what it could not parse, and the file may be anybody's: a
+caller can name a password file as a model. So of a file that cannot be read as its format only the
+type of the error and the position are shown.
+"""
+
+import re
+from typing import Final
+
+from msgspec import MsgspecError
+
+_OF_MSGSPEC: Final = re.compile(
+    r"JSON is malformed|Input data was truncated|Expected `|Object missing required field `"
+)
+"""Messages that name types, positions and our own fields only."""
+_PLACE: Final = re.compile(r"at `(\$[^`]*)`$")
+_OFFSET: Final = re.compile(r"\boffset (\d{1,18})\b")
+_POSITION: Final = re.compile(r"\bline (\d{1,8})\b(?:,? column (\d{1,8})\b)?")
+
+
+def error_kind(error: BaseException) -> str:
+    """The type of `error` and the position that it names, such as `line 3, column 4`."""
+    text, name = str(error), type(error).__name__
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, MsgspecError):
+        if _OF_MSGSPEC.match(text):
+            return text
+        place = _PLACE.search(text)
+        return f"a field or value that is not known{f' at `{place[1]}`' if place else ''}"
+    line, column = getattr(error, "lineno", None), getattr(error, "colno", None)
+    if isinstance(error, UnicodeDecodeError):
+        return f"{name} at byte {error.start}"
+    if not isinstance(line, int) and (found := _POSITION.search(text)):
+        line, column = int(found[1]), int(found[2]) if found[2] else None
+    if not isinstance(line, int):
+        offset = _OFFSET.search(text)
+        return f"{name} at offset {offset[1]}" if offset else name
+    return f"{name} at line {line}" + (f", column {column}" if isinstance(column, int) else "")

@@ -1,0 +1,70 @@
+"""No word of a file that is no model leaves the process that inspects it."""
+
+import contextlib
+import logging
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from headrace.control.inspection import InspectApart
+from headrace.core import HeadraceError, UnsupportedModelError
+from headrace.registry import Registry
+from tests.secret_files import TEXTS, leaked, secret_contents, write_secret
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+NAMES = {
+    "python": "admin-token",
+    "onnx": "admin-token",
+    "": "model.py",
+    "pipeline": "pipeline.yaml",
+}
+"""By runtime that is asked for: the name of a file; the first two are the reproduction."""
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="hr-") as directory:
+        (Path(directory) / "home").mkdir()
+        yield Path(directory)
+
+
+@pytest.fixture(scope="module")
+def inspect(folder: Path) -> Iterator[InspectApart]:
+    with contextlib.closing(InspectApart.of_home(folder / "home")) as inspect:
+        yield inspect
+
+
+@pytest.mark.parametrize("runtime", NAMES)
+def test_a_push_of_a_file_that_is_no_model_quotes_it_nowhere(
+    inspect: InspectApart,
+    folder: Path,
+    runtime: str,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    registry = Registry(folder / "home", inspect)
+    contents = {form: content for form, content in secret_contents() if form in TEXTS}
+    outputs = {}
+    for number, (form, content) in enumerate(contents.items()):
+        path = write_secret(folder / f"{runtime}-{number}", NAMES[runtime], content)
+        with pytest.raises(HeadraceError) as refused:
+            registry.push("m", path, runtime=runtime, allow_code=True)
+        outputs[form] = str(refused.value)
+    everything = {**outputs, "log": caplog.text, "streams": "".join(capfd.readouterr())}
+
+    assert {form: text for form, text in everything.items() if leaked(text)} == {}
+    assert registry.list() == []
+
+
+def test_a_refusal_still_names_the_file_the_kind_of_error_and_the_line(
+    inspect: InspectApart, folder: Path
+) -> None:
+    path = write_secret(folder / "line", "model.py", b"x = 1\nimport no_such_module\n")
+
+    with pytest.raises(UnsupportedModelError, match=r"model\.py, line 2") as refused:
+        inspect(path, allow_code=True)
+    assert "cannot be run: ModuleNotFoundError" in str(refused.value)
