@@ -188,7 +188,7 @@ CHECKS: Final = (
         id="HR510",
         title="The system runs as root",
         severity=Severity.HIGH,
-        why="Whoever breaks out of a model has the whole machine.",
+        why="Whoever takes over one of these processes has the whole machine.",
         fix="Run it as a user of its own: `useradd --system headrace`, `User=headrace` in the "
         "unit, `runAsNonRoot: true` in a pod.",
         needs=(Need.HOST,),

@@ -237,9 +237,12 @@ def file_system_of(path: Path, *, proc: Path = PROC) -> str:
 
 
 def envoy_files(pid: int, *, proc: Path = PROC) -> Path | None:
-    """The directory that a gateway was started from; its admin socket lies there."""
+    """The directory of a gateway's own sockets, beside or below its configuration."""
     config = _flag(_words(proc / str(pid) / "cmdline"), "--config-path")
-    return Path(config).parent if config else None
+    if not config:
+        return None
+    below = Path(config).parent / "sockets"
+    return below if below.is_dir() else below.parent
 
 
 def envoy_version(admin_socket: Path) -> str:

@@ -11,6 +11,8 @@ from headrace.core import FailedPreconditionError
 
 _LOG = logging.getLogger("headrace.control")
 _FOR_OTHERS = 0o077
+_CONTENT = frozenset({"run", "registry", "artifacts", "features", "state.db", "state.json"})
+"""One of these tells that a directory is a home, and no directory of something else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +45,9 @@ class Home:
         """
         if not self.root.is_dir() or not (status := self.root.stat()).st_mode & _FOR_OTHERS:
             return
-        parts = ("registry", "features", "artifacts")
-        ours = {self.run, self.logs, self.state_file, *(self.root / part for part in parts)}
-        content = {*self.root.iterdir()}
+        content = {path.name for path in self.root.iterdir()}
         is_ours = status.st_uid == os.geteuid()
-        if is_ours and (not content or content & ours or self.root.is_mount()):
+        if is_ours and (not content or content & _CONTENT or self.root.is_mount()):
             self.root.chmod(stat.S_IMODE(status.st_mode) & ~_FOR_OTHERS)
             _LOG.warning("others could read the home; now they cannot", extra={"home": self.root})
         elif not self.root.is_mount():

@@ -178,7 +178,9 @@ class JobStarter:
         serial = Occasion.SECOND_JOB if Occasion.JOB in self._serials else Occasion.JOB
         memory_limit, most_bytes = memory_limit_of(run)
         command = [*self._command(run), *self._confined(serial)]
-        watched = [sys.executable, "-I", "-S", str(_WATCH), str(most_bytes), *command]
+        own_user = None if self.sandbox is None else self.sandbox.user(serial)
+        user = -1 if own_user is None else own_user
+        watched = [sys.executable, "-I", "-S", str(_WATCH), str(most_bytes), str(user), *command]
         self._tidy(run)
         try:
             process = await asyncio.create_subprocess_exec(

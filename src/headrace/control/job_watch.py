@@ -1,11 +1,12 @@
 """Runs a command for as long as somebody says so; a program of its own that needs no package.
 
-    python -I -S job_watch.py MEMORY_BYTES COMMAND [ARGUMENT...]
+    python -I -S job_watch.py MEMORY_BYTES USER COMMAND [ARGUMENT...]
 
 Standard input has lines, each a moment of CLOCK_BOOTTIME in seconds until which the command may
 go on. At the last of them it is killed, for by then another machine may do its work. At the end of
 the input it is asked to end (SIGTERM), and killed if it does not. It is killed too once it and what
-it started hold more than MEMORY_BYTES (0: any number) that no file backs.
+it started hold more than MEMORY_BYTES (0: any number) that no file backs. Once the command has
+become USER (-1: nobody else), this becomes that user too.
 """
 
 import contextlib
@@ -36,7 +37,7 @@ _PR_SET_PDEATHSIG = 1
 
 def main(arguments: list[str]) -> int:
     """Run the command; its exit status, or `INTERRUPTED`, or `TOO_LARGE`."""
-    most_bytes, command = int(arguments[0]), arguments[1:]
+    most_bytes, user, command = int(arguments[0]), int(arguments[1]), arguments[2:]
     parent = os.getpid()
     libc = ctypes.CDLL(None)
 
@@ -53,7 +54,7 @@ def main(arguments: list[str]) -> int:
     )
     with contextlib.suppress(OSError), open(f"/proc/{child.pid}/oom_score_adj", "wb") as file:  # noqa: PTH123  # as below
         file.write(_BEFORE_OTHERS)
-    ended_with = _watch(child, most_bytes)
+    ended_with = _watch(child, most_bytes, user)
     # What it started goes with it. It was not waited for, so the number is still its own.
     end_session(child.pid)
     status = child.wait()
@@ -62,11 +63,11 @@ def main(arguments: list[str]) -> int:
     return status if status >= 0 else 128 - status
 
 
-def _watch(child: "subprocess.Popen[bytes]", most_bytes: int) -> int | None:
+def _watch(child: "subprocess.Popen[bytes]", most_bytes: int, user: int) -> int | None:
     """Wait for the child; our exit status if it was ended by us."""
     deadline = _now() + FIRST_S
     ends_at: float | None = None
-    look_at = _now() if most_bytes else None
+    look_at = _now() if most_bytes or user >= 0 else None
     around_at = _now()
     pidfd = os.pidfd_open(child.pid)
     poll = select.poll()
@@ -88,8 +89,14 @@ def _watch(child: "subprocess.Popen[bytes]", most_bytes: int) -> int | None:
             around_at = now + _LOOK_AROUND_S if is_around else around_at
             pids = members(child.pid) if is_around else [child.pid]
             pids += [pid for pid in children(child.pid) if pid not in pids]
-            if sum(map(own_bytes, pids)) > most_bytes:
+            if most_bytes and sum(map(own_bytes, pids)) > most_bytes:
                 return TOO_LARGE
+            if user >= 0 and f"\nUid:\t{user}\t".encode() in _read(f"/proc/{child.pid}/status"):
+                os.setgroups([])
+                os.setresgid(user, user, user)
+                os.setresuid(user, user, user)
+                user = -1
+                look_at = look_at if most_bytes else None
         if 0 not in ready:
             continue
         part = os.read(0, 4096)

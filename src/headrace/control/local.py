@@ -268,7 +268,9 @@ class LocalDriver:
 
     def _spawn(self, running: Running) -> Process:
         name = running.record.name
-        make_private(self._run_dir(running.record.serial))
+        run_dir = self._run_dir(running.record.serial)
+        if not run_dir.is_dir():  # else it belongs to the replica's user already
+            make_private(run_dir)
         if running.settings is not None:
             self._records.write_settings(name, running.settings)
         # The record comes first: a crash between the two leaves a process that can be found.

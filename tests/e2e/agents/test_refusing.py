@@ -28,6 +28,7 @@ from headrace.control.agents.messages import (
 from headrace.control.agents.tls import MutualTls, client_context
 from headrace.control.certificates import Certificates
 from headrace.control.observed import Arm, Route
+from headrace.control.sandbox import Sandbox
 from headrace.core import (
     HeadraceError,
     PermissionDeniedError,
@@ -317,6 +318,7 @@ def one() -> Iterator[OneApplier]:
             kept=KeptBundle(directory / "bundle.json"),
             tls=mutual,
             clock=clock,
+            sandbox=Sandbox.of_home(directory),
         )
         yield OneApplier(directory, applier)
 

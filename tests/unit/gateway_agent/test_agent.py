@@ -12,6 +12,7 @@ from headrace.control.agents.messages import PROTOCOL, Bundle, Poll, Report, Tol
 from headrace.control.agents.tls import MutualTls, client_context
 from headrace.control.certificates import Certificates
 from headrace.control.observed import Arm, Route
+from headrace.control.sandbox import Sandbox
 from headrace.core import InvalidArgumentError, UnavailableError
 from headrace.core.access_settings import TlsSettings
 from headrace.gateway_agent.admin import own_metrics, ready_state
@@ -93,6 +94,7 @@ def applier(directory: Path) -> FakeApplier:
             is_server=False,
         ),
         clock=clock,
+        sandbox=Sandbox.of_home(directory),
     )
 
 
@@ -215,6 +217,7 @@ def test_why_a_version_was_refused_is_told_for_as_long_as_it_may_come_again(
         kept=fake.kept,
         tls=fake.tls,
         clock=fake.clock,
+        sandbox=fake.sandbox,
     )
     arm = Arm(version="1", replicas=("unix:/elsewhere/http.sock",), weight=100)
     here = msgspec.structs.replace(BUNDLE, sockets=None)
