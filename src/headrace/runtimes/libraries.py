@@ -135,7 +135,7 @@ class _Apart(MetaPathFinder, Loader):
             msg = (
                 f"{FRAMEWORKS[package]} cannot be loaded beside {FRAMEWORKS[other]}, which this "
                 "process holds, as the two can abort a process: give the models processes of "
-                "their own (in a pool: another pool)"
+                "their own (in a pool: another pool), or convert one to ONNX"
             )
             raise _SecondFrameworkError(msg, name=package)
         msg = f"{FRAMEWORKS[package]} is not needed here"
