@@ -1,7 +1,7 @@
 """A system of several tenants: who has which token, and what an admin sees that belongs to others.
 
-Endpoint `sec` belongs to the operator `operator:sec`; `rival`, `pub` and `pooled` do not. Model
-`stock` is used by no endpoint; model `lent` is used by `pub`, and an endpoint `lent` does not exist.
+Endpoint `sec` belongs to the operator `operator:sec`; `rival`, `pub` and `pooled` do not. No
+endpoint uses model `stock`; `pub` uses model `lent`, and an endpoint `lent` does not exist.
 """
 
 import contextlib
@@ -94,13 +94,14 @@ class Tenants:
     key: str = ""
     """The id of the API key for `rival`."""
 
-    def call(
+    def call(  # as requests are written: who, verb, path, body, headers
         self,
         user: str,
         method: str,
         path: str,
         body: object = None,
         headers: Mapping[str, str] | None = None,
+        *,
         timeout_s: float = 60.0,
     ) -> Answer:
         """The answer to a request whose path is sent as written; bytes are sent as they are."""
@@ -174,9 +175,7 @@ class Tenants:
     def restore(self, original: Mapping[str, Any]) -> None:
         """Apply the `original` spec again if it is not the present one."""
         if self.admin("GET", "/api/v1/spec")["spec"] != original:
-            rollout = self.call("admin", "GET", f"/api/v1/endpoints/{SEC}/rollout")
-            if rollout.status == 200 and not rollout.json["finished"]:
-                self.call("admin", "POST", f"/api/v1/endpoints/{SEC}/rollout/abort")
+            self.call("admin", "POST", f"/api/v1/endpoints/{SEC}/rollout/abort", {})
             self.admin("POST", "/api/v1/apply", original)
 
 
@@ -207,9 +206,9 @@ def tenants(user: OrdinaryUser, **settings: Any) -> Iterator[Tenants]:
 
 
 def _furnish(house: Tenants) -> None:
-    for name, seed in ((SEC, 1), (RIVAL, 2), (RIVAL, 3), ("stock", 4), ("lent", 5), ("pooled", 6)):
-        metadata = json.dumps({"note": PLANTED}).replace('"', "%22").replace(" ", "%20")
-        pushed = house.push("admin", name, models.mlp(seed=seed), metadata=metadata)
+    for seed, name in enumerate((SEC, *(RIVAL, "stock", "lent", "pooled") * 2)):
+        source = "" if name == SEC else PLANTED
+        pushed = house.push("admin", name, models.mlp(seed=seed), source=source)
         assert pushed.status == 201, pushed
     assert house.push("admin", SEC, models.matmul(), "matmul.onnx").status == 201
     guarded = {"access": ["key", "jwt"]}
