@@ -12,6 +12,7 @@ from collections.abc import Generator
 import pytest
 from hypothesis import settings
 
+from headrace.core.redact import RESOLVED
 from headrace.runtimes.libraries import FRAMEWORKS
 from scripts.run_tests import record_run
 
@@ -57,6 +58,12 @@ pytest.register_assert_rewrite(
         )
     ),
 )
+
+
+@pytest.fixture(autouse=True)
+def resolved_values_of_another_test_are_shown() -> None:
+    """Hide no value that another test of this process resolved."""
+    RESOLVED.clear()
 
 
 @pytest.fixture(scope="module", autouse=True)

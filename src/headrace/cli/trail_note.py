@@ -22,9 +22,9 @@ def note_here(
     if path is None or not path.exists():
         return
     from headrace.cli.connection import actor
-    from headrace.control.access.redact import redact
     from headrace.control.access.trail import Change
     from headrace.core import SystemClock
+    from headrace.core.redact import redact
 
     change = Change(
         at=SystemClock().now(),

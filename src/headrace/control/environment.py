@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from headrace.core.variables import VARIABLE
+from headrace.core.redact import VARIABLE
 
 
 def named_in(*texts: str) -> set[str]:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from headrace import __version__
-from headrace.control.access.redact import redact
 from headrace.control.access.references import ModelFacts, may_read_model
 from headrace.control.access.roles import Caller, Role
 from headrace.control.access.trail import Change
@@ -59,6 +58,7 @@ from headrace.control.upstream_watch import UpstreamWatch
 from headrace.control.wishes import Applied as Applied  # noqa: PLC0414  # part of this API
 from headrace.core import Clock
 from headrace.core.devices import DeviceUse
+from headrace.core.redact import redact
 from headrace.monitor import History, LoadHistory
 from headrace.registry import Registry
 

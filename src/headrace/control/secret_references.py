@@ -1,7 +1,7 @@
-"""Where does a secret come from that no setting holds? The environment, or a file.
+"""References to secrets that no setting holds: `${NAME}` anywhere in a text, or `file:/PATH`.
 
-`${NAME}` stands for a variable, anywhere in a text; `file:/PATH` as the whole text for what is in
-that file, without the line's end.
+`file:/PATH` as the whole text stands for the file's content, without the end of its line. Errors
+and log lines show the reference, never what it resolved to.
 """
 
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Final
 
 from headrace.core import FailedPreconditionError
-from headrace.core.variables import VARIABLE, filled_in, url_filled_in
+from headrace.core.redact import VARIABLE, remember_resolved
+from headrace.core.variables import filled_in, url_filled_in
 
 _FILE: Final = "file:"
 _MOST_BYTES: Final = 1 << 20
@@ -76,10 +77,12 @@ def _read(path: Path) -> str:
     try:
         with path.open("rb") as file:
             data = file.read(_MOST_BYTES)
-        return data.decode("utf-8").rstrip("\r\n")
+        secret = data.decode("utf-8").rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is no text in UTF-8"
         raise FailedPreconditionError(f"cannot read the secret in {path}: {reason}") from error
+    remember_resolved(secret, f"{_FILE}{path}")
+    return secret
 
 
 def absolute_reference(text: str) -> str:

@@ -6,6 +6,8 @@ numbers: `headrace.protocol.status` maps codes to both, once.
 
 from enum import StrEnum
 
+from headrace.core.redact import redact_text
+
 
 class Code(StrEnum):
     """gRPC's canonical status names (https://grpc.io/docs/guides/status-codes/), errors only."""
@@ -29,11 +31,14 @@ class Code(StrEnum):
 
 
 class HeadraceError(Exception):
-    """The root of everything Headrace raises on purpose."""
+    """The root of everything Headrace raises on purpose. Its texts hold no secrets."""
 
     code: Code = Code.INTERNAL
     retry_after_s: float | None = None
     """Seconds after which the same request may succeed; None where waiting does not help."""
+
+    def __init__(self, *texts: object) -> None:
+        super().__init__(*(redact_text(text) if isinstance(text, str) else text for text in texts))
 
 
 # The caller has to change the request.

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from headrace.core.errors import InvalidArgumentError
+from headrace.core.redact import redact, redact_text
 from headrace.core.spec_yaml import Place, SpecMistake, show_place
 
 _SHOWN_INPUT: Final = 60
@@ -58,8 +59,8 @@ def with_line(mistake: SpecMistake, lines: Mapping[Place, int]) -> SpecMistake:
 
 
 def shown(value: object) -> str:
-    """`value` as it was written, cut where it is long."""
-    text = repr(value)
+    """`value` as it was written, without secrets, cut where it is long."""
+    text = redact_text(repr(redact(value)))
     return text if len(text) <= _SHOWN_INPUT else f"{text[:_SHOWN_INPUT]}…"
 
 

@@ -1,14 +1,14 @@
-"""What does `${NAME}` stand for? A variable of the environment: no setting holds a secret."""
+"""References to variables of the environment, `${NAME}`, in texts: no setting holds a secret.
+
+From then on, errors and log lines of this process hide a value that replaced a reference.
+"""
 
 import os
-import re
 from collections.abc import Mapping
-from typing import Final
 from urllib.parse import quote
 
 from headrace.core.errors import FailedPreconditionError
-
-VARIABLE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+from headrace.core.redact import VARIABLE, remember_resolved
 
 
 def filled_in(text: str, *, what: str = "", environment: Mapping[str, str] | None = None) -> str:
@@ -41,4 +41,5 @@ def _value(name: str, environment: Mapping[str, str], what: str) -> str:
     if name not in environment:
         named = f": {what} names it, and it is not set" if what else ""
         raise FailedPreconditionError(f"the environment has no variable {name}{named}")
+    remember_resolved(environment[name], f"${{{name}}}")
     return environment[name]

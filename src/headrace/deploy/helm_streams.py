@@ -6,9 +6,9 @@ from typing import Any, Final
 from urllib.parse import parse_qsl, urlsplit
 
 from headrace.core import HeadraceError
+from headrace.core.redact import VARIABLE
 from headrace.core.spec_stream_versions import VERSIONS
 from headrace.core.spec_streams import StreamSpec
-from headrace.core.variables import VARIABLE
 from headrace.deploy.helm_export import HelmOptions, Stored, Values
 from headrace.deploy.helm_spec import model_path_loss, path_losses
 from headrace.deploy.losses import Loss

@@ -10,6 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from headrace.core import FailedPreconditionError, InvalidArgumentError
+from headrace.core.variables import url_filled_in
 from headrace.features.definitions import (
     Definitions,
     FeatureService,
@@ -139,7 +140,7 @@ class _StoreOf(msgspec.Struct):
 
 def online_store_url(home: Path) -> str:
     """The URL of the store that whatever runs in a home uses: the environment's, else its own."""
-    return os.environ.get(ONLINE_STORE_VARIABLE) or default_online_store(home)
+    return url_filled_in(online_store_reference(home))
 
 
 def online_store_reference(home: Path) -> str:

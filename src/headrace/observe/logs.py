@@ -1,10 +1,16 @@
-"""One log line per event, for people (`text`) or for machines (`json`), on standard error."""
+"""One log line per event, for people (`text`) or for machines (`json`), on standard error.
+
+Lines hold no secrets, tracebacks included: see `headrace.core.redact`.
+"""
 
 import json
 import logging
 import sys
 from datetime import UTC, datetime
+from types import TracebackType
 from typing import Final, Literal
+
+from headrace.core.redact import redact_text
 
 LogFormat = Literal["text", "json"]
 
@@ -25,7 +31,7 @@ class JsonFormatter(logging.Formatter):
         line.update(_extra(record))
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str, ensure_ascii=False)
+        return redact_text(json.dumps(line, default=str, ensure_ascii=False))
 
 
 class TextFormatter(logging.Formatter):
@@ -40,7 +46,7 @@ class TextFormatter(logging.Formatter):
         line = f"{when} {record.levelname:<7} {record.name}  {message}{extra}"
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
-        return line
+        return redact_text(line)
 
 
 def configure_logging(*, log_format: LogFormat = "text", level: str = "INFO") -> None:
@@ -48,6 +54,17 @@ def configure_logging(*, log_format: LogFormat = "text", level: str = "INFO") ->
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    sys.excepthook = _log_uncaught
+
+
+def _log_uncaught(
+    kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+) -> None:
+    """Log what would end this process with a traceback; Python's own would show resolved values."""
+    if issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, traceback)
+    else:
+        logging.getLogger("headrace").critical("uncaught", exc_info=(kind, error, traceback))
 
 
 def _extra(record: logging.LogRecord) -> dict[str, object]:

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from headrace.control.access.redact import redact
 from headrace.control.access.trail import Change
 from headrace.control.desired import DesiredEndpoint, DesiredState
+from headrace.core.redact import redact
 
 
 def spec_change(

@@ -5,17 +5,20 @@ paths are relative to the file.
 """
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from headrace.core import FailedPreconditionError
+from headrace.core.redact import remember_resolved
 from headrace.core.spec_yaml import MAX_BYTES, read_yaml
 from headrace.features.feast.registry import Message, parse_registry
 
 CONFIG: Final = "feature_store.yaml"
 _KEY_VERSION: Final = 3
+_VARIABLE: Final = re.compile(r"\$\{?(\w+)")
 _MAX_REGISTRY_BYTES: Final = 1 << 28
 
 
@@ -86,6 +89,8 @@ def _read(file: Path) -> Mapping[str, Any]:
         raise FailedPreconditionError(message) from error
     except UnicodeDecodeError:
         raise FailedPreconditionError(f"{file} is no UTF-8 text") from None
+    for name in _VARIABLE.findall(text):
+        remember_resolved(os.environ.get(name, ""), f"${{{name}}}")
     document = read_yaml(os.path.expandvars(text))
     if document.mistakes or not isinstance(document.value, Mapping):
         # Not the mistakes' own text: it quotes values, which may be of environment variables.

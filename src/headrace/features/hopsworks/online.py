@@ -19,6 +19,7 @@ from headrace.core import (
     InvalidArgumentError,
     UnavailableError,
 )
+from headrace.core.redact import remember_resolved
 from headrace.features.definitions import FeatureView
 from headrace.features.hopsworks.connections import Answer, RestConnections
 from headrace.features.hopsworks.values import VectorReader
@@ -215,6 +216,7 @@ def open_hopsworks_store(
         message = f"the API key is not sent to {host} in plain text; write hopsworks://"
         raise InvalidArgumentError(message)
     key = environment.get(API_KEY, "").strip()
+    remember_resolved(key, f"${{{API_KEY}}}")
     if not key or not key.isascii() or not key.isprintable():
         raise FailedPreconditionError(f"Hopsworks asks for an API key; put it in {API_KEY}")
     headers = {"X-API-KEY": key, "Content-Type": "application/json"}

@@ -12,6 +12,7 @@ from typing import Final
 from urllib.parse import parse_qsl, urlsplit
 
 from headrace.core import FailedPreconditionError, InvalidArgumentError
+from headrace.core.redact import is_secret_name, remember_resolved
 from headrace.core.variables import filled_in, url_filled_in
 from headrace.streaming.brokers.kafka_options import LIMIT, POLL_INTERVAL, TRANSACTION, KafkaOptions
 
@@ -171,6 +172,8 @@ def _properties(path: Path, environment: Mapping[str, str] | None) -> dict[str, 
             message = f"line {number} of {path} is no name=value of Kafka's client"
             raise InvalidArgumentError(message)
         pairs.append((name.strip(), value.strip()))
+        if is_secret_name(name.strip()):
+            remember_resolved(value.strip(), f"file:{path}")
     return {
         name: filled_in(value, what=_OPTIONS, environment=environment)
         for name, value in _checked(pairs).items()

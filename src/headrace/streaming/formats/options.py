@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 import msgspec
 
 from headrace.core import Datatype, FailedPreconditionError, InvalidArgumentError
-from headrace.core.variables import VARIABLE, filled_in
+from headrace.core.redact import VARIABLE, remember_resolved
+from headrace.core.variables import filled_in
 
 _MAX_FILE: Final = 16 << 20
 _WHAT: Final = "an option of the format"
@@ -139,10 +140,12 @@ def tls(options: SchemaOptions) -> ssl.SSLContext | bool:
 
 def _secret(path: str, what: str) -> str:
     try:
-        return read_file(path, what).decode("ascii").strip()
+        secret = read_file(path, what).decode("ascii").strip()
     except UnicodeDecodeError:
         msg = f"options.{what}: '{path}' holds something else than a secret in ASCII"
         raise FailedPreconditionError(msg) from None
+    remember_resolved(secret, f"file:{path}")
+    return secret
 
 
 def _literal(options: SchemaOptions) -> str | None:

@@ -1,0 +1,159 @@
+"""Redaction of secrets in texts and documents that leave a process.
+
+Two kinds of secrets are hidden: literal ones, recognised by where they stand (a URL's password, a
+query option or a field with a secret's name, a token of Headrace), and the values that references
+(`${NAME}`, `file:PATH`) were replaced by in this process. `HeadraceError` and the log's formatters
+redact every text, so that an error of a driver cannot reveal what a URL resolved to.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from typing import Final
+from urllib.parse import quote, urlsplit
+
+HIDDEN: Final = "***"
+VARIABLE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_SECRET_NAME: Final = re.compile(
+    r"(^|[_\-.])(pass|passwd|password|passphrase|secret|token|(api|private|access|secret|account)"
+    r"[_-]?key|key\.pem|authorization|credentials?)s?$",
+    re.IGNORECASE,
+)
+_SIGNATURE: Final = re.compile(r"(^|-)(sig|signature)$", re.IGNORECASE)
+"""The option of a pre-signed URL that grants access."""
+# Up to the last '@' of the authority; a ':' that no port follows also begins a password that holds
+# an unescaped '/', '?' or '#'.
+_USERINFO: Final = re.compile(
+    r"(?<=://)(?!\[)([^\s/?#:@]*):([^\s/?#\"]*|(?!\d{1,5}[,/?#])[^\s@\"]*)@"
+)
+_OPTION: Final = re.compile(r"(?<=[?&;])([\w.%-]{1,100})=([^\s&#;'\"]+)")
+_OUR_SECRET: Final = re.compile(r"\b(hr[a-z]?_[a-km-z2-9]{12})_[A-Za-z0-9_-]{43}")
+_REFERENCE: Final = re.compile(r"^(\$\{\w+\}|file:.*)$")
+
+_SHORTEST: Final = 4
+"""Shorter values are not hidden: they cannot be distinguished from ordinary text."""
+_WORD: Final = 8
+"""Shorter values are hidden as whole words only. A message may cut a longer one off after these."""
+_MOST_REMEMBERED: Final = 1000
+_CUT: Final = ("", "…", "'", '"')
+RESOLVED: Final[dict[str, str]] = {}
+"""The reference that each resolved value, in lower case, stood for."""
+
+
+def redact(document: object) -> object:
+    """`document` as JSON data without passwords, tokens, keys and resolved values.
+
+    Text under a name that means a secret is hidden, unless it only says where the secret is.
+    """
+    if isinstance(document, Mapping):
+        return {str(key): _redacted_value(str(key), value) for key, value in document.items()}
+    if isinstance(document, list | tuple):
+        return [redact(item) for item in document]
+    return redact_text(document) if isinstance(document, str) else document
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether a field or option of this name holds a secret."""
+    return _SECRET_NAME.search(name) is not None
+
+
+def _redacted_value(key: str, value: object) -> object:
+    is_secret = isinstance(value, str) and is_secret_name(key)
+    if is_secret and value and _REFERENCE.match(str(value)) is None:
+        return HIDDEN
+    return redact(value)
+
+
+def redact_text(text: str) -> str:
+    """`text` without literal secrets in URLs, tokens of Headrace, and resolved values."""
+    text = _unresolved(text) if RESOLVED else text
+    if "://" in text:
+        text = _USERINFO.sub(_without_password, text)
+        text = _OPTION.sub(_without_option, text)
+    if "hr" in text:
+        text = _OUR_SECRET.sub(rf"\1_{HIDDEN}", text)
+    return text
+
+
+def literal_secret(url: str) -> str | None:
+    """What of a URL is a secret in plain text, as words for a message; None if nothing is."""
+    passwords = [match[2] for match in _USERINFO.finditer(url)]
+    with suppress(ValueError):  # no URL: whoever opens it says why
+        passwords.append(urlsplit(url).password or "")
+    if any(map(_is_literal, passwords)):
+        return "a password"
+    for match in _OPTION.finditer(url) if "://" in url else ():
+        if _is_secret_option(match[1]) and _is_literal(match[2]):
+            return f"the secret '{match[1]}'"
+    return None
+
+
+def remember_resolved(value: str, reference: str) -> None:
+    """Hide `value` from now on: each redacted text shows `reference` instead.
+
+    Hides the password of a value that is a URL as well, and the forms in which drivers show values.
+    """
+    values = {value}
+    if "://" in value:
+        values |= {match[2] for match in _USERINFO.finditer(value)}
+        values |= {m[2] for m in _OPTION.finditer(value) if _is_secret_option(m[1])}
+    for part in values:
+        in_json = (json.dumps(part, ensure_ascii=only_ascii)[1:-1] for only_ascii in (True, False))
+        for form in (part, quote(part), quote(part, safe=""), repr(part)[1:-1], *in_json):
+            if len(form) >= _SHORTEST and form.lower() not in RESOLVED:
+                if len(RESOLVED) >= _MOST_REMEMBERED:
+                    RESOLVED.pop(next(iter(RESOLVED)))
+                RESOLVED[form.lower()] = reference
+
+
+def _without_password(match: re.Match[str]) -> str:
+    return f"{match[1]}:{HIDDEN if _is_literal(match[2]) else match[2]}@"
+
+
+def _without_option(match: re.Match[str]) -> str:
+    is_shown = not (_is_secret_option(match[1]) and _is_literal(match[2]))
+    return match[0] if is_shown else f"{match[1]}={HIDDEN}"
+
+
+def _is_secret_option(name: str) -> bool:
+    return is_secret_name(name) or _SIGNATURE.search(name) is not None
+
+
+def _is_literal(value: str) -> bool:
+    return bool(VARIABLE.sub("", value))
+
+
+def _unresolved(text: str) -> str:
+    lower = text.lower()
+    if len(lower) != len(text):  # a few letters have longer lower cases
+        lower = text
+    hits = sorted(
+        (start, -end, reference)
+        for value, reference in RESOLVED.items()
+        for start, end in _occurrences(lower, value)
+    )
+    parts, position = [], 0
+    for start, negative_end, reference in hits:
+        if start >= position:
+            parts += [text[position:start], reference]
+            position = -negative_end
+    return "".join([*parts, text[position:]])
+
+
+def _occurrences(text: str, value: str) -> Iterator[tuple[int, int]]:
+    """Where `value` stands in `text`, whole or cut off."""
+    head = value[:_WORD]
+    start = text.find(head)
+    while start >= 0:
+        end = start + len(head)
+        while end < len(text) and text[start : end + 1] == value[: end + 1 - start]:
+            end += 1
+        is_whole = end - start == len(value)
+        if len(value) < _WORD:
+            is_hit = not (text[start - 1 : start].isalnum() or text[end : end + 1].isalnum())
+        else:
+            is_hit = is_whole or text[end : end + 1] in _CUT
+        if is_hit:
+            yield start, end
+        start = text.find(head, end if is_hit else start + 1)
