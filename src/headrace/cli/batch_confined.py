@@ -190,7 +190,7 @@ def _read_by(chosen: Chosen, sandbox: "Sandbox", home: Path) -> list[Path]:
     features = chosen.settings.features
     if isinstance(features, FeatureSettings):
         # Not closed: whoever closes a store last takes away what readers need beside it.
-        store = OnlineStores(home).prepare(
+        store = OnlineStores(home, *sandbox.hide).prepare(
             resolve_url(features.online_store), for_others=sandbox.user(Occasion.JOB) is not None
         )
         found += [] if store is None else [store]

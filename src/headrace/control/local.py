@@ -58,7 +58,7 @@ class LocalDriver:
 
     def __post_init__(self) -> None:
         self._records = RecordStore(self.home)
-        self.stores = OnlineStores(self.home.root)
+        self.stores = OnlineStores(self.home.root, self.socket_dir)
 
     def address_of(self, serial: int) -> str:
         """Where the replica with `serial` listens."""

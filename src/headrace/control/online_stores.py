@@ -1,7 +1,8 @@
-"""Can replicas, which may write nothing, read an online store in a file? Seen to before they start.
+"""Online stores in files, made ready for replicas that may write nothing.
 
-A reader that may not write needs what SQLite has beside the file (`-wal`, `-shm`) to be there, and
-the last writer that closes the file removes it. So the control plane holds the file open.
+A reader that may not write needs the files that SQLite keeps beside a store (`-wal`, `-shm`), and
+the last writer that closes the store removes them. So the control plane holds each store open. A
+replica sees the store's whole directory, as SQLite may make these files anew at any time.
 """
 
 import os
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 SQLITE: Final = "sqlite:///"
 FEAST: Final = "feast://"
+_IN_HOME: Final = Path("features", "online")
 _BESIDE: Final = ("", "-wal", "-shm")
 _ALL_MAY_READ: Final = 0o004
 
@@ -22,12 +24,63 @@ _ALL_MAY_READ: Final = 0o004
 class OnlineStores:
     """The stores that replicas read, held open.
 
-    `home`: a private directory: whatever lies there may be read by all who see it.
+    `home`: private; of its directories replicas see `features/online` only. `hidden`: directories
+    elsewhere of which replicas see nothing, such as that of sockets.
     """
 
-    def __init__(self, home: Path) -> None:
-        self._home = home
+    def __init__(self, home: Path, *hidden: Path) -> None:
+        self._own = home / _IN_HOME
+        self._closed = [Path(os.path.realpath(path)) for path in (home, *hidden)]
         self._held: dict[Path, OnlineStore] = {}
+
+    def directory_of(self, url: str) -> Path | None:
+        """The directory of a store in a file, without links; None for a store that is no file.
+
+        Makes the home's own one, and no other.
+
+        Raises:
+            FailedPreconditionError: It is not there, or holds other files of Headrace.
+        """
+        if url.startswith(FEAST):
+            path = Path(url.removeprefix(FEAST))
+            folder = path if path.is_dir() else path.parent
+        elif url.startswith(SQLITE) or "://" not in url:
+            folder = Path(url.removeprefix(SQLITE)).parent
+        else:
+            return None
+        if not folder.is_absolute():
+            message = f"the path of the online store in {folder} has to be absolute"
+            raise FailedPreconditionError(message)
+        folder, own = Path(os.path.realpath(folder)), Path(os.path.realpath(self._own))
+        try:
+            if folder == own:
+                own.mkdir(parents=True, exist_ok=True, mode=0o700)
+                return folder
+            self.check_apart(folder, f"move the online store into {self._own}")
+            if not folder.is_dir():
+                message = f"there is no directory {folder} for the online store; make it first"
+                raise FailedPreconditionError(message)
+        except OSError as error:
+            message = f"the online store's directory {folder} cannot be used: {error.strerror}"
+            raise FailedPreconditionError(message) from error
+        return folder
+
+    def check_apart(self, folder: Path, remedy: str) -> None:
+        """Refuse a directory without links that processes of models may not see.
+
+        Raises:
+            FailedPreconditionError: It is within a closed directory, or around one.
+        """
+        if any(folder.is_relative_to(c) or c.is_relative_to(folder) for c in self._closed):
+            message = (
+                f"{folder} holds files of Headrace, or the directory that does, which replicas and "
+                f"workers may not see; {remedy}, or into a directory for it alone elsewhere"
+            )
+            raise FailedPreconditionError(message)
+
+    def is_own(self, folder: Path) -> bool:
+        """Whether `folder` is the home's directory of online stores."""
+        return folder == Path(os.path.realpath(self._own))
 
     def prepare(self, url: str, *, for_others: bool) -> Path | None:
         """The directory that a replica has to see; None for a store that is no file.
@@ -38,20 +91,23 @@ class OnlineStores:
         Raises:
             FailedPreconditionError: The store cannot be read; the message says how to mend it.
         """
-        if url.startswith(FEAST):
-            return Path(url.removeprefix(FEAST))  # its files are Feast's, and read as they are
-        if not url.startswith(SQLITE):
-            return None
+        folder = self.directory_of(url)
+        if folder is None or url.startswith(FEAST):  # its files are Feast's, and read as they are
+            return folder
         from headrace.features import open_online_store  # noqa: PLC0415  # few need it
 
-        file = Path(url.removeprefix(SQLITE))
+        file = folder / Path(url.removeprefix(SQLITE)).name
         if file not in self._held:
-            store = open_online_store(url)
+            store = open_online_store(f"{SQLITE}{file}")
             store.watermark("")  # makes it, where it is not there
             self._held[file] = store
         if for_others:
-            self._let_read(file)
-        return file.parent
+            try:
+                self._let_read(file)
+            except OSError as error:
+                message = f"{file} cannot be made readable for replicas: {error.strerror}"
+                raise FailedPreconditionError(message) from error
+        return folder
 
     def close(self) -> None:
         """Let go of all stores; replicas that read them go on."""
@@ -60,33 +116,30 @@ class OnlineStores:
         self._held.clear()
 
     def _let_read(self, file: Path) -> None:
-        is_ours = file.is_relative_to(self._home)
-        if is_ours:
-            file.parent.chmod(0o755)  # the home around it is private
+        is_own = self.is_own(file.parent)
+        if is_own:
+            _set_mode(file.parent, 0o755)  # made for this, and the home around it is private
         for suffix in _BESIDE:
             path = file.with_name(file.name + suffix)
             try:
-                mode = path.stat(follow_symlinks=not is_ours).st_mode
+                mode = path.stat(follow_symlinks=not is_own).st_mode
             except FileNotFoundError:
                 continue
             if mode & _ALL_MAY_READ:
                 continue
-            if not is_ours:
+            if not is_own:
                 message = (
                     f"{path} may be read by its owner only, and replicas run as users of their "
-                    "own; `chmod o+r` it, or leave the online store in the home"
+                    f"own; `chmod o+r` it, or move the online store into {self._own}"
                 )
                 raise FailedPreconditionError(message)
-            _let_all_read(path)
+            _set_mode(path, 0o644)
 
 
-def _let_all_read(path: Path) -> None:
-    """The same as `chmod`, of the file itself: who writes the store may put a link in its place."""
+def _set_mode(path: Path, mode: int) -> None:
+    """The same as `chmod`, of the path itself: who writes the store may put a link in its place."""
     descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        Path(f"/proc/self/fd/{descriptor}").chmod(0o644)
-    except OSError as error:
-        message = f"{path} cannot be made readable for replicas: {error.strerror}"
-        raise FailedPreconditionError(message) from error
+        Path(f"/proc/self/fd/{descriptor}").chmod(mode)
     finally:
         os.close(descriptor)

@@ -103,6 +103,8 @@ def _put_in_force(spec: FeaturesSpec, home: Path) -> list[DefinitionChange]:
     for view in after.on_demand_views.values():
         OnDemandFunction(view).probe()
     try:
+        for folder in (home, (home / APPLIED).parent, (home / _ONLINE).parent):
+            folder.mkdir(parents=True, exist_ok=True, mode=_PRIVATE)  # the mode is the last one's
         _write(home / APPLIED, text)
     except OSError as error:
         message = f"cannot write {home / APPLIED}: {error.strerror}"
@@ -170,7 +172,6 @@ def _parsed(text: str | bytes, home: Path) -> Definitions:
 
 
 def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True, mode=_PRIVATE)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as stream:

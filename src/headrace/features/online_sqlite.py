@@ -184,7 +184,9 @@ class SqliteOnlineStore:
         # SQLite would make it readable by everybody; its other files get the same mode. One that is
         # there is not opened: closing it would let go of the locks of whoever has it open in this
         # process (https://www.sqlite.org/howtocorrupt.html, 2.2).
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        if not self._path.parent.is_dir():
+            message = f"there is no directory {self._path.parent} for {self.name}; make it first"
+            raise FailedPreconditionError(message)
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         with suppress(FileExistsError):
             os.close(os.open(self._path, flags, 0o600))

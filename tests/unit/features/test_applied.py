@@ -58,8 +58,17 @@ def test_a_home_that_cannot_be_written_is_told(path: Path, tmp_path: Path) -> No
         apply_definitions(path, tmp_path / "home")
 
 
+def test_a_home_that_is_made_is_private(path: Path, tmp_path: Path) -> None:
+    apply_definitions(path, tmp_path / "above" / "home")
+
+    home = tmp_path / "above" / "home"
+    folders = (home, *(one for one in home.rglob("*") if one.is_dir()))
+    assert {folder.stat().st_mode & 0o777 for folder in folders} == {0o700}
+
+
 def test_nothing_is_left_behind(path: Path, tmp_path: Path) -> None:
     apply_definitions(path, tmp_path / "home")
 
-    (left,) = (tmp_path / "home" / "features").iterdir()
+    left, online = sorted((tmp_path / "home" / "features").iterdir())
     assert left.name == "definitions.json"
+    assert list(online.iterdir()) == []

@@ -46,12 +46,11 @@ class Confining:
             OSError: A folder or a store cannot be made ready; the text says how to mend that.
         """
         folder = embedded_log(told.broker, self.home)
-        own = [] if folder is None else self._log(folder)
-        if told.windows is not None:
-            own.append(self._state(told))
+        own = [self._state(told)] if told.windows is not None else []
         keep = [path for model in models_of(told) for path in files_of(Path(model.path))]
         keep += [Path(one.ca_file) for one in endpoints_of(told) if one.ca_file]
         try:
+            own = [*([] if folder is None else self._log(folder)), *own]
             reads, writes = _stores_of(told)
             keep += self._read(reads)
             own += self._written(writes)
@@ -71,10 +70,19 @@ class Confining:
         What root makes there later, SQLite gives to the owner of the file that it belongs to.
         Another's folder that holds no log stays as it is.
         """
-        is_logs = not folder.exists() or any(folder.glob(_LOG_FILES))
-        if not (is_logs or folder.is_relative_to(self.home)):
+        folder = Path(os.path.realpath(folder))
+        logs = Path(os.path.realpath(self.home)) / "streams"
+        is_ours = folder.is_relative_to(logs) and folder != logs
+        if is_ours:
+            folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        else:
+            self.stores.check_apart(folder, "name the log `log:NAME`")
+            if not folder.parent.is_dir():
+                msg = f"there is no directory {folder.parent} for the embedded log; make it first"
+                raise FailedPreconditionError(msg)
+        if folder.exists() and not is_ours and not any(folder.glob(_LOG_FILES)):
             return []
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder.mkdir(exist_ok=True, mode=0o700)
         self._give((folder, folder / bell.FOLDER, *folder.glob(_LOG_FILES)))
         return [folder]
 
@@ -89,15 +97,19 @@ class Confining:
         """The folders of online stores in the home that are written, and hold nothing else.
 
         Raises:
-            FailedPreconditionError: One does, or is not the home's and not the workers' either.
+            FailedPreconditionError: One does, or is not the home's and not the workers' either,
+                or has no directory.
         """
-        for url in filter(is_file, urls):
-            file, uid = Path(url.removeprefix(SQLITE)), self._uid()
-            if file.is_relative_to(self.home):
+        for url in urls:
+            folder, uid = self.stores.directory_of(url), self._uid()
+            if folder is None:
+                continue
+            file = folder / Path(url.removeprefix(SQLITE)).name
+            if self.stores.is_own(folder):
                 _check_alone(file)
                 self.stores.prepare(url, for_others=uid is not None)
-                self._give((file.parent, *file.parent.iterdir()))
-                yield file.parent
+                self._give((folder, *folder.iterdir()))
+                yield folder
             elif uid is not None and not _may_write(file, uid):
                 msg = (
                     f"workers of streams run as user {uid}, who may not write {file} and beside "
@@ -154,7 +166,6 @@ def _stores_of(told: StreamSettings) -> tuple[list[str], list[str]]:
 def _check_alone(file: Path) -> None:
     """Refuse a store whose folder has something else: workers would own that too."""
     folder = file.parent
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     names = (path.name for path in folder.iterdir() if path.name != file.name)
     other = next((name for name in names if not name.startswith(f"{file.name}-")), None)
     if other is not None:

@@ -137,17 +137,44 @@ def test_a_store_in_the_home_is_made_and_the_workers(tmp_path: Path, confining: 
 def test_a_store_beside_other_files_is_not_handed_over(
     tmp_path: Path, confining: Confining
 ) -> None:
-    (tmp_path / "definitions.json").touch()
+    folder = tmp_path / "features" / "online"
+    folder.mkdir(parents=True)
+    (folder / "other.db").touch()
 
-    with pytest.raises(OSError, match=r"definitions\.json lies there too; move online\.db"):
-        confining.seen(pushing(f"sqlite:///{tmp_path}/online.db"))
+    with pytest.raises(OSError, match=r"other\.db lies there too; move online\.db"):
+        confining.seen(pushing(f"sqlite:///{folder}/online.db"))
 
 
-def test_a_store_elsewhere_is_its_owners(tmp_path: Path, stores: OnlineStores) -> None:
-    home = tmp_path / "home"
+@pytest.mark.parametrize("name", ["x.db", "features/x.db", "run/x.db", "streams/demo/x.db"])
+def test_no_other_directory_of_the_home_becomes_the_workers(
+    tmp_path: Path, confining: Confining, name: str
+) -> None:
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+
+    with pytest.raises(OSError, match="holds files of Headrace"):
+        confining.seen(pushing(f"sqlite:///{tmp_path}/{name}"))
+
+
+@pytest.mark.parametrize("name", ["", "run", "features/online", "streams", "../x", "../.."])
+def test_no_other_directory_of_the_home_becomes_an_embedded_log(tmp_path: Path, name: str) -> None:
+    home = tmp_path / "inner" / "home"
+    (home / "run").mkdir(parents=True)
+    seen = Confining(home=home, sandbox=sandbox(home, user=""), stores=OnlineStores(home)).seen
+
+    if name == "../x":
+        assert seen(settings(broker=f"log:///{home}/{name}")).own == [home.parent / "x"]
+        return
+    with pytest.raises(OSError, match="holds files of Headrace"):
+        seen(settings(broker=f"log:///{home}/{name}"))
+
+
+def test_a_store_elsewhere_is_its_owners(tmp_path: Path) -> None:
+    home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    stores = OnlineStores(home)
     others = Confining(home=home, sandbox=sandbox(home, user=""), stores=stores)
     own = Confining(home=home, sandbox=sandbox(home, user="not root"), stores=stores)
-    url = f"sqlite:///{tmp_path}/online.db"
+    url = f"sqlite:///{elsewhere}/online.db"
     broker = {"broker": "kafka://host"}
     told = msgspec.structs.replace(settings(**broker), features=pushing(url).features)
     uid = others.sandbox.user(Occasion.STREAM)
@@ -155,7 +182,7 @@ def test_a_store_elsewhere_is_its_owners(tmp_path: Path, stores: OnlineStores) -
     with pytest.raises(OSError, match=f"run as user {uid}, who may not write"):
         others.seen(told)
     assert own.seen(told).own == []
-    tmp_path.chmod(0o777)
+    elsewhere.chmod(0o777)
     assert others.seen(told).own == []
 
 
