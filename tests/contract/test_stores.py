@@ -437,6 +437,36 @@ def content(url: str) -> dict[str, Any]:
     return {"tables": tables, "rows": rows}
 
 
+def test_urls_of_online_stores_become_names(url: str, store: SqlStore) -> None:
+    redis, literal = "redis://:${PW}@h/0", "redis://ann:hunter2@h/1"
+    document = {
+        "version": 1,
+        "endpoints": [
+            {"name": "m", "model": "m:1", "features": {"service": "s", "online_store": redis}},
+            {"name": "repository", "features": {"service": "s", "online_store": literal}},
+        ],
+        "streams": [{"name": "s", "push": {"view": "v", "online_store": redis}}],
+    }
+    store.save(
+        msgspec.structs.replace(state(1, endpoint("m")), spec=document), at=0.0, reason="applied"
+    )
+    store.close()
+    set_schema(url, "0004")
+
+    again = open_store(url)
+    spec = again.load().spec
+    history = again.history("m", limit=1)
+    again.close()
+
+    assert spec["online_stores"] == [
+        {"name": "store-1", "url": redis},
+        {"name": "store-2", "url": literal},
+    ]
+    sections = [entry["features"] for entry in spec["endpoints"]] + [spec["streams"][0]["push"]]
+    assert [one["online_store"] for one in sections] == ["store-1", "store-2", "store-1"]
+    assert history[0].document == spec["endpoints"][0]
+
+
 def test_the_migrations_make_the_tables_that_the_code_uses(url: str) -> None:
     database = Database(url)
     with database.writing("migrate") as connection:

@@ -39,6 +39,7 @@ DEFINITIONS = {
 STORE = "redis://redis:6379/0"
 SPEC = {
     "version": 1,
+    "online_stores": [{"name": "redis", "url": STORE}],
     "endpoints": [
         {
             "name": "fraud",
@@ -48,7 +49,7 @@ SPEC = {
             "network": True,
             "features": {
                 "service": "fraud",
-                "online_store": STORE,
+                "online_store": "redis",
                 "inputs": {"x": ["age", "spend", "amount"]},
                 "timeout_s": 2.0,
                 "show_status": True,

@@ -69,7 +69,7 @@ def collect_spec_file(
     text = file.read_text(encoding="utf-8")
     written = read_yaml(text)
     source = text if written.mistakes else written.value  # reading YAML is the slow part
-    spec = parse_spec(source, base_dir=file.absolute().parent)
+    spec = parse_spec(source, base_dir=file.absolute().parent, secrets_in=written.value)
     lines = {show_place(place): line for place, line in written.lines.items()}
     missing = {need: _ALONE for need in Need if need not in _WITH_SPEC}
     facts = Facts(
@@ -102,7 +102,7 @@ def collect_running(
     facts = Facts(now=now, texts=tuple(_texts(document, "")))
     missing: dict[Need, str] = {}
     try:
-        facts = replace(facts, spec=parse_spec(document) if document else SystemSpec())
+        facts = replace(facts, spec=parse_spec(document, secrets_in=document))
     except HeadraceError as error:
         missing[Need.SPEC] = f"the stored spec cannot be read: {str(error).splitlines()[0]}"
     facts = replace(facts, listeners=_gateway_by_spec(facts.spec))

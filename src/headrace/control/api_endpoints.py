@@ -27,6 +27,7 @@ from headrace.control.rollout_status import RolloutStatus
 from headrace.control.status import EndpointStatus
 from headrace.control.store import EndpointGeneration
 from headrace.core import ModelNotFoundError, NotFoundError
+from headrace.core.redact import redact
 
 _MAX_GENERATION: Final = 10**15
 _MAX_LISTED: Final = 1000
@@ -221,7 +222,7 @@ def _view(plane: ControlPlane, log: ConditionLog, status: EndpointStatus) -> End
     return EndpointView(
         name=status.name,
         generation=plane.endpoint_generation(status.name),
-        spec=plane.endpoint_entry(status.name),
+        spec=redact(plane.endpoint_entry(status.name)),
         status=status,
         conditions=log.noted(status.name, conditions_of(status, record, now=now)),
         rollout=None if record is None else status_of(plane, record),
@@ -236,7 +237,7 @@ def _entry(found: EndpointGeneration, current: int) -> GenerationView:
         reason=found.reason,
         actor=found.actor,
         current=found.generation == current,
-        spec=found.document,
+        spec=redact(found.document),
         versions=[
             PinnedVersion(
                 version=arm.revision.version,

@@ -24,6 +24,7 @@ from headrace.control.plane import ControlPlane
 from headrace.control.scrape import all_metrics
 from headrace.control.status import Status
 from headrace.core import InvalidArgumentError
+from headrace.core.redact import redact
 from headrace.core.spec import json_schema
 
 _MAX_EXPECTED: Final = 10_000
@@ -48,7 +49,7 @@ def add_state(api: FastAPI, plane: ControlPlane) -> None:
         responses=shown({"generation": 12, "spec": examples.SPEC}),
     )
     async def spec(caller: WhoAsks) -> dict[str, Any]:
-        document = spec_seen_by(caller, plane.desired.spec)
+        document = redact(spec_seen_by(caller, plane.desired.spec))
         return {"generation": plane.desired.generation, "spec": document}
 
     @api.get("/api/v1/schema", summary="JSON Schema of the spec file")

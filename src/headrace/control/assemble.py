@@ -112,7 +112,7 @@ def assemble(settings: ControlSettings, home: Home, membership: Membership | Non
     access = make_access(store, clock, settings.oidc, is_encrypted=settings.admin_tls is not None)
     desired = store.store.load()
     document = settings.spec if settings.spec is not None else (desired.spec or None)
-    spec = SystemSpec() if document is None else parse_spec(document)
+    spec = SystemSpec() if document is None else parse_spec(document, secrets_in=desired.spec)
     gateway_spec = spec.gateway
     mode = check_mode(settings.gateway, settings.agents)
     record = read_gateway_record(home.gateway_file) if mode is GatewayMode.LOCAL else None

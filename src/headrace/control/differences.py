@@ -8,6 +8,7 @@ from headrace.control.aims import same_endpoint
 from headrace.control.changes import changes_between
 from headrace.control.desired import DesiredState
 from headrace.control.wishes import names_of
+from headrace.core.redact import redact
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +31,7 @@ def diff_between(old: DesiredState, new: DesiredState) -> Diff:
     """What is other in `new`."""
     names = dict.fromkeys([*names_of(old), *names_of(new)])
     found = {
-        name: Difference(before=old.entry(name), after=new.entry(name))
+        name: Difference(before=redact(old.entry(name)), after=redact(new.entry(name)))
         for name in names
         if not same_endpoint(old.endpoint(name), new.endpoint(name))
     }

@@ -1,8 +1,8 @@
-"""Which features does an endpoint's model get, and do they fit it? Checked before anything runs."""
+"""What the replicas of an endpoint are told of its features, checked against its model."""
 
 from pathlib import Path
 
-from headrace.control.online_stores import FEAST, SQLITE
+from headrace.control.online_stores import FEAST
 from headrace.core import (
     FeatureSettings,
     HeadraceError,
@@ -25,6 +25,7 @@ def feature_settings(
     spec: FeaturesSpec,
     home: Path,
     *,
+    url: str | None,
     model: Path,
     runtime: str,
     signature: ModelSignature,
@@ -33,6 +34,7 @@ def feature_settings(
     """What the replicas of an endpoint are told, with the definitions that are in force now.
 
     Args:
+        url: Of the online store that `spec` names; None for the home's own.
         network: Whether they may open connections.
 
     Raises:
@@ -52,12 +54,12 @@ def feature_settings(
     if itself and spec.inputs:
         message = "the pipeline says itself what it makes of features; leave 'inputs' out"
         raise InvalidArgumentError(message)
-    url = spec.online_store or online_store_reference(home)
+    url = url or online_store_reference(home)
     if url.startswith(FEAST) and not network:
         _check_feast(Path(url.removeprefix(FEAST)))
     return FeatureSettings(
         service=encode_service(service),
-        online_store=absolute_store(url),
+        online_store=url,
         inputs={name: list(columns) for name, columns in spec.inputs.items()},
         timeout_s=spec.timeout_s,
         cache_ttl_s=spec.cache_ttl_s,
@@ -77,10 +79,3 @@ def _check_feast(repo: Path) -> None:
             "may not use that; add `network: true`"
         )
         raise InvalidArgumentError(message)
-
-
-def absolute_store(url: str) -> str:
-    """The same for a process that works elsewhere."""
-    if url.startswith("${") or ("://" in url and not url.startswith(SQLITE)):
-        return url
-    return f"{SQLITE}{Path(url.removeprefix(SQLITE)).absolute()}"

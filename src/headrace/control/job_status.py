@@ -8,6 +8,7 @@ from headrace.control.job_plan import is_late, lateness_s, next_run_at
 from headrace.control.job_records import JobRun, JobsLook, RunState
 from headrace.control.metrics import Labels, gauge
 from headrace.control.sandbox import Isolation
+from headrace.core.redact import redact_text
 from headrace.core.spec_jobs import JobSpec
 
 IsolationOf = Callable[[str], Isolation | None]
@@ -101,7 +102,7 @@ def job_view(
     return JobView(
         name=job.name,
         model=job.model,
-        input=job.input,
+        input=redact_text(job.input),
         output=job.output,
         cron="" if job.schedule is None else job.schedule.cron,
         timezone="" if job.schedule is None else job.schedule.timezone,

@@ -103,7 +103,7 @@ class Orders:
             ConflictError: An endpoint is not at the generation that `expected` names for it.
             PermissionDeniedError: It refers to what the caller may not use, or changes it.
         """
-        spec = parse_spec(document)
+        spec = parse_spec(document, secrets_in=self.aims.desired.spec)
         for _ in range(_ATTEMPTS):
             before = self.aims.desired
             for name, generation in (expected or {}).items():
@@ -141,7 +141,8 @@ class Orders:
             PermissionDeniedError: As `apply`.
         """
         before = self.aims.desired
-        after, facts = await self._resolved_all(caller, parse_spec(document), cancel)
+        spec = parse_spec(document, secrets_in=before.spec)
+        after, facts = await self._resolved_all(caller, spec, cancel)
         authorize(caller, before, after, facts)
         return diff_between(before, after)
 
@@ -367,7 +368,7 @@ class Orders:
             entry, endpoint = change.entry, change.endpoint
             spec, document = SystemSpec(), with_entry(before.spec, name, entry)
             if entry is not None or change.reload:
-                spec = parse_spec(document)
+                spec = parse_spec(document, secrets_in=before.spec)
             if entry is not None:
                 (line,) = (line for line in spec.endpoints if line.name == name)
                 entry = line.model_dump(mode="json", exclude_unset=True)
@@ -379,9 +380,8 @@ class Orders:
                 await asyncio.to_thread(check_still_trusted, endpoint, spec.security)
             elif entry is not None or change.reload:
                 if change.plan is not None:
-                    spec = parse_spec(
-                        with_entry(document, name, {**(entry or {}), "rollout": change.plan})
-                    )
+                    planned = with_entry(document, name, {**(entry or {}), "rollout": change.plan})
+                    spec = parse_spec(planned, secrets_in=before.spec)
                 endpoint = await self._resolve_one(caller, spec, name, change, cancel)
                 if change.plan is not None:
                     served = before.endpoint(name)

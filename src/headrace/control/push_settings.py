@@ -1,8 +1,7 @@
-"""Into which feature view does a stream push, and where does it stand? Checked before it runs."""
+"""What the workers of a stream that pushes are told: its feature view and online store, checked."""
 
 from pathlib import Path
 
-from headrace.control.feature_settings import absolute_store
 from headrace.control.online_stores import FEAST
 from headrace.core import HeadraceError, InvalidArgumentError
 from headrace.core.spec_stream_push import StreamPushSpec
@@ -25,8 +24,11 @@ class PushMistakeError(InvalidArgumentError):
         self.field = field
 
 
-def push_settings(spec: StreamPushSpec, home: Path) -> PushSettings:
+def push_settings(spec: StreamPushSpec, home: Path, *, url: str | None) -> PushSettings:
     """What the workers of a stream are told, with the view as it is in force now.
+
+    Args:
+        url: Of the online store that `spec` names; None for the home's own.
 
     Raises:
         PushMistakeError: There is no such view, or no such store, or they do not fit.
@@ -36,7 +38,7 @@ def push_settings(spec: StreamPushSpec, home: Path) -> PushSettings:
         definition=encode_view(_view(spec, home)),
         fields=dict(spec.fields),
         time=spec.time,
-        online_store=_store(spec, home),
+        online_store=_store(url or online_store_reference(home)),
         timeout_s=spec.timeout_s,
     )
 
@@ -54,9 +56,8 @@ def _view(spec: StreamPushSpec, home: Path) -> FeatureView:
     return view
 
 
-def _store(spec: StreamPushSpec, home: Path) -> str:
-    """The URL as it is kept: with the names of variables, not with what they hold."""
-    url = absolute_store(spec.online_store or online_store_reference(home))
+def _store(url: str) -> str:
+    """`url`, if a store can be opened there; references in it stay as they are."""
     if url.startswith(FEAST):
         message = "the home's online store is Feast's, which writes it itself; name another"
         raise PushMistakeError("online_store", message)

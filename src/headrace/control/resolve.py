@@ -148,9 +148,7 @@ class Resolver:
         return tuple(endpoints)
 
     def _streams(self) -> tuple[DesiredStream, ...]:
-        return resolve_streams(
-            self.spec.streams, self._pin_for_stream, self._wrong, self.registry.home
-        )
+        return resolve_streams(self.spec, self._pin_for_stream, self._wrong, self.registry.home)
 
     def _pin_for_stream(self, endpoint: EndpointSpec, place: str) -> StreamModel | None:
         """What a stream's workers load, as an endpoint of these settings would."""
@@ -325,6 +323,7 @@ class Resolver:
         return feature_settings(
             endpoint.features,
             self.registry.home,
+            url=self.spec.store_url(endpoint.features.online_store),
             model=path,
             runtime=stored.runtime,
             signature=stored.signature,

@@ -1,6 +1,6 @@
 """What is each stream's worker told? What the spec says, with the models pinned as endpoints do."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +9,8 @@ import msgspec
 from headrace.control.desired import DesiredStream
 from headrace.control.stream_settings import stream_settings
 from headrace.core import InvalidArgumentError, ReplicaSettings
-from headrace.core.spec import BatchingSpec, EndpointSpec, StreamSpec
+from headrace.core.spec import BatchingSpec, EndpointSpec, StreamSpec, SystemSpec
+from headrace.core.spec_stream_push import StreamPushSpec
 from headrace.core.spec_stream_versions import StreamCanarySpec, StreamShadowSpec
 from headrace.runtimes import framework_named
 from headrace.runtimes.libraries import FRAMEWORKS
@@ -39,15 +40,16 @@ Wrong = Callable[[str, str], None]
 
 
 def resolve_streams(
-    streams: Sequence[StreamSpec], pin: Pin, wrong: Wrong, home: Path
+    spec: SystemSpec, pin: Pin, wrong: Wrong, home: Path
 ) -> tuple[DesiredStream, ...]:
-    """The streams whose models and views could be pinned.
+    """The streams of a spec whose models and views could be pinned.
 
     Args:
         home: Whose feature views they push into.
     """
     found = (
-        _resolve(stream, f"streams[{i}]", pin, wrong, home) for i, stream in enumerate(streams)
+        _resolve(stream, f"streams[{i}]", pin, wrong, spec=spec, home=home)
+        for i, stream in enumerate(spec.streams)
     )
     return tuple(stream for stream in found if stream is not None)
 
@@ -73,7 +75,7 @@ class _Asked:
 
 
 def _resolve(
-    stream: StreamSpec, place: str, pin: Pin, wrong: Wrong, home: Path
+    stream: StreamSpec, place: str, pin: Pin, wrong: Wrong, *, spec: SystemSpec, home: Path
 ) -> DesiredStream | None:
     wanted = {"": stream, ".canary": stream.canary, ".shadow": stream.shadow}
     asked = {
@@ -84,7 +86,7 @@ def _resolve(
     is_right = None not in asked.values()
     push = None
     if stream.push is not None:
-        push = _pushed(stream, place, wrong, home)
+        push = _pushed(spec, stream.push, place, wrong, home)
         is_right = is_right and push is not None
     if not is_right:
         return None
@@ -149,15 +151,16 @@ def _as_endpoint(stream: StreamSpec, model: str) -> EndpointSpec:
     )
 
 
-def _pushed(stream: StreamSpec, place: str, wrong: Wrong, home: Path) -> PushSettings | None:
+def _pushed(
+    spec: SystemSpec, push: StreamPushSpec, place: str, wrong: Wrong, home: Path
+) -> PushSettings | None:
     from headrace.control.push_settings import (  # noqa: PLC0415  # few streams push
         PushMistakeError,
         push_settings,
     )
 
-    assert stream.push is not None
     try:
-        return push_settings(stream.push, home)
+        return push_settings(push, home, url=spec.store_url(push.online_store))
     except PushMistakeError as error:
         wrong(f"{place}.push.{error.field}", str(error))
         return None

@@ -10,7 +10,8 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from typing import Final
+from string import ascii_lowercase, ascii_uppercase
+from typing import Any, Final, overload
 from urllib.parse import quote, urlsplit
 
 HIDDEN: Final = "***"
@@ -36,12 +37,22 @@ _SHORTEST: Final = 4
 _WORD: Final = 8
 """Shorter values are hidden as whole words only. A message may cut a longer one off after these."""
 _MOST_REMEMBERED: Final = 1000
+_LOWER: Final = str.maketrans(ascii_uppercase, ascii_lowercase)
+"""Host names are shown in lower case; other letters may have lower cases of another length."""
 _CUT: Final = ("", "…", "'", '"')
 RESOLVED: Final[dict[str, str]] = {}
 """The reference that each resolved value, in lower case, stood for."""
 
 
-def redact(document: object) -> object:
+@overload
+def redact(document: Mapping[str, Any]) -> dict[str, Any]: ...
+
+
+@overload
+def redact(document: object) -> Any: ...  # noqa: ANN401  # JSON
+
+
+def redact(document: object) -> Any:
     """`document` as JSON data without passwords, tokens, keys and resolved values.
 
     Text under a name that means a secret is hidden, unless it only says where the secret is.
@@ -89,6 +100,18 @@ def literal_secret(url: str) -> str | None:
     return None
 
 
+def literal_secrets(document: object, place: str = "") -> Iterator[tuple[str, str, str]]:
+    """The texts of a document with a literal secret in a URL: place, text, and what it is."""
+    if isinstance(document, Mapping):
+        for key, value in document.items():
+            yield from literal_secrets(value, f"{place}.{key}" if place else str(key))
+    elif isinstance(document, list | tuple):
+        for i, value in enumerate(document):
+            yield from literal_secrets(value, f"{place}[{i}]")
+    elif isinstance(document, str) and (what := literal_secret(document)) is not None:
+        yield place, document, what
+
+
 def remember_resolved(value: str, reference: str) -> None:
     """Hide `value` from now on: each redacted text shows `reference` instead.
 
@@ -99,12 +122,14 @@ def remember_resolved(value: str, reference: str) -> None:
         values |= {match[2] for match in _USERINFO.finditer(value)}
         values |= {m[2] for m in _OPTION.finditer(value) if _is_secret_option(m[1])}
     for part in values:
-        in_json = (json.dumps(part, ensure_ascii=only_ascii)[1:-1] for only_ascii in (True, False))
-        for form in (part, quote(part), quote(part, safe=""), repr(part)[1:-1], *in_json):
-            if len(form) >= _SHORTEST and form.lower() not in RESOLVED:
+        shown = (part, quote(part), quote(part, safe=""), repr(part)[1:-1])
+        in_json = [json.dumps(one)[1:-1] for one in shown]
+        in_json += [json.dumps(one, ensure_ascii=False)[1:-1] for one in shown]
+        for form in (*shown, *in_json):
+            if len(form) >= _SHORTEST and (key := form.translate(_LOWER)) not in RESOLVED:
                 if len(RESOLVED) >= _MOST_REMEMBERED:
                     RESOLVED.pop(next(iter(RESOLVED)))
-                RESOLVED[form.lower()] = reference
+                RESOLVED[key] = reference
 
 
 def _without_password(match: re.Match[str]) -> str:
@@ -125,9 +150,7 @@ def _is_literal(value: str) -> bool:
 
 
 def _unresolved(text: str) -> str:
-    lower = text.lower()
-    if len(lower) != len(text):  # a few letters have longer lower cases
-        lower = text
+    lower = text.translate(_LOWER)
     hits = sorted(
         (start, -end, reference)
         for value, reference in RESOLVED.items()

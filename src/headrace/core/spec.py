@@ -1,4 +1,4 @@
-"""What does a person want served? Reads the spec file, `headrace.yaml`, and tells all mistakes.
+"""Parser of the spec file, `headrace.yaml`, that reports all mistakes.
 
 Not imported by `headrace.core` itself: replicas must not pay for pydantic.
 """
@@ -11,6 +11,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from headrace.core.names import NAME_PATTERN, VERSION_PATTERN
+from headrace.core.redact import literal_secrets
 from headrace.core.spec_jobs import JobSpec, with_absolute_job_paths
 from headrace.core.spec_mistakes import SpecError, mistakes_of, shown, with_line
 from headrace.core.spec_models import (
@@ -43,6 +44,10 @@ __all__ = [
     "parse_spec",
 ]
 
+_REMEDY: Final = (
+    "write `${NAME}` in its place, for a variable of the environment, or name a file where a "
+    "setting for one exists"
+)
 _REFERENCE: Final = re.compile(f"{NAME_PATTERN[:-1]}(:{VERSION_PATTERN[1:-1]})?$")
 
 
@@ -51,6 +56,7 @@ def parse_spec(
     *,
     base_dir: Path | None = None,
     exists: Callable[[Path], bool] = Path.exists,
+    secrets_in: Mapping[str, Any] | None = None,
 ) -> SystemSpec:
     """The spec that `source` says, with absolute model paths.
 
@@ -58,6 +64,8 @@ def parse_spec(
         source: YAML or JSON text, or the document as plain data.
         base_dir: What relative model paths start from; None allows absolute ones only.
         exists: Whether there is a file; decides if `digits.onnx` is a path or a registry name.
+        secrets_in: A document whose literal secrets may stay, such as a spec that was stored by a
+            version that took them. None refuses every literal secret.
 
     Raises:
         SpecError: With every mistake, its place, and its line if `source` is text.
@@ -73,9 +81,15 @@ def parse_spec(
         got = "nothing" if value is None else f"a {type(value).__name__}"
         message = f"has to be a mapping with 'version' and 'endpoints', but holds {got}"
         raise SpecError([*mistakes, SpecMistake(place="", message=message)])
+    tolerated = {text for _, text, _ in literal_secrets(secrets_in)}
+    found = [
+        SpecMistake(place=place, message=f"holds {what} in plain text; {_REMEDY}")
+        for place, text, what in literal_secrets(value)
+        if text not in tolerated
+    ]
     value = _with_absolute_files(_with_absolute_models(value, base_dir, exists), base_dir)
     value = with_absolute_job_paths(value, base_dir)
-    found = _model_mistakes(value) + disagreements(value)
+    found += _model_mistakes(value) + disagreements(value)
     spec: SystemSpec | None = None
     try:
         spec = SystemSpec.model_validate(value)

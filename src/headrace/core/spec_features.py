@@ -1,17 +1,62 @@
-"""What may stand under `features` of an endpoint."""
+"""Online stores of a spec, and `features` of an endpoint, which reads one of them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, Strict
+from pydantic import BeforeValidator, Field, Strict, field_validator
 
 from headrace.core.feature_settings import FeatureSettings, FeatureWatch
+from headrace.core.names import NAME_PATTERN
+from headrace.core.redact import VARIABLE
 from headrace.core.spec_base import SpecModel
 from headrace.core.spec_yaml import SpecMistake
 
 _DEFAULTS: Final = FeatureSettings(service="", online_store="")
 
+_OF_URLS: Final = frozenset(":/$")
+_FILES: Final = ("sqlite", "feast")
+_READ_ONLY: Final = {"feast": "Feast", "hopsworks": "Hopsworks", "hopsworks+http": "Hopsworks"}
+
 _Column = Annotated[str, Field(min_length=1, max_length=300)]
+
+
+def _checked_name(value: object) -> object:
+    if isinstance(value, str) and _OF_URLS & set(value):
+        msg = (
+            "should be the name of an online store, not its URL: write "
+            "`online_stores: [{name: NAME, url: URL}]` at the top of the spec, and NAME here"
+        )
+        raise ValueError(msg)
+    return value
+
+
+StoreName = Annotated[str, BeforeValidator(_checked_name), Field(pattern=NAME_PATTERN)]
+
+
+class OnlineStoreSpec(SpecModel):
+    """A store of feature values, by the name that endpoints and streams refer to."""
+
+    name: str = Field(pattern=NAME_PATTERN, description="What endpoints and streams call it.")
+    url: str = Field(
+        max_length=4096,
+        pattern=r"^([a-z][a-z0-9+.-]*://[^\s]+|\$\{[A-Za-z_][A-Za-z0-9_]*\})$",
+        description="`redis://HOST:PORT/DB`, `rediss://`, `unix:///SOCKET`, `sqlite:////PATH`, "
+        "`feast:///PATH`, `hopsworks://HOST/STORE`, or a plug-in's. `${NAME}` is a variable of the "
+        "environment: all of the URL, or a part that is no file's path.",
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _names_a_file_plainly(cls, url: str) -> str:
+        scheme, _, path = url.partition("://")
+        if scheme in _FILES:
+            if VARIABLE.search(path):
+                raise ValueError("a file's path should be written out, without `${NAME}`")
+            absolute = path.removeprefix("/") if scheme == "sqlite" else path
+            if not absolute.startswith("/"):
+                slashes = "//" if scheme == "sqlite" else "/"
+                raise ValueError(f"a file's path should be absolute: {scheme}://{slashes}PATH")
+        return url
 
 
 class FeaturesSpec(SpecModel):
@@ -23,11 +68,8 @@ class FeaturesSpec(SpecModel):
     service: str = Field(
         min_length=1, max_length=128, description="The feature service whose columns it takes."
     )
-    online_store: str | None = Field(
-        default=None,
-        min_length=1,
-        max_length=4096,
-        description="Its URL; `${NAME}` is a variable of the environment. Null: the home's own.",
+    online_store: StoreName | None = Field(
+        default=None, description="One of `online_stores`, by name. Null: the home's own."
     )
     inputs: dict[_Column, Annotated[tuple[_Column, ...], Strict(strict=False)]] = Field(
         default_factory=dict,
@@ -93,11 +135,51 @@ def feature_disagreements(endpoint: Mapping[Any, Any], place: str) -> list[SpecM
     if endpoint.get("pool") is not None:
         message = "stands beside 'pool', whose processes see no online store; take one of the two"
         found.append(SpecMistake(place=f"{place}.features", message=message))
-    url = features.get("online_store") if isinstance(features, Mapping) else None
-    if isinstance(url, str) and _is_tcp(url) and endpoint.get("network") is not True:
-        message = "is reached over the network, which replicas may not use; add `network: true`"
-        found.append(SpecMistake(place=f"{place}.features.online_store", message=message))
     return found
+
+
+def online_store_disagreements(document: Mapping[Any, Any]) -> Iterator[SpecMistake]:
+    """What is wrong between `online_stores` and what refers to them."""
+    urls: dict[object, object] = {}
+    for i, store in enumerate(_mappings(document.get("online_stores"))):
+        if store.get("name") in urls:
+            message = f"{store.get('name')!r} is already the name of another online store"
+            yield SpecMistake(place=f"online_stores[{i}].name", message=message)
+        urls[store.get("name")] = store.get("url")
+    for kind in ("endpoints", "streams"):
+        for i, entry in enumerate(_mappings(document.get(kind))):
+            for part in ("features", "push"):
+                section = entry.get(part)
+                name = section.get("online_store") if isinstance(section, Mapping) else None
+                mistake = _reference_mistake(entry, kind, part, name, urls)
+                if mistake is not None:
+                    place = f"{kind}[{i}].{part}.online_store"
+                    yield SpecMistake(place=place, message=mistake)
+
+
+def _reference_mistake(
+    entry: Mapping[Any, Any], kind: str, part: str, name: object, urls: Mapping[object, object]
+) -> str | None:
+    if not isinstance(name, str) or _OF_URLS & set(name):
+        return None
+    if name not in urls:
+        there_are = f"there are: {', '.join(map(str, urls))}" if urls else "there is none"
+        return f"there is no online store {name!r}; {there_are} in `online_stores`"
+    url = urls[name]
+    if kind == "endpoints" and _is_tcp(str(url)) and entry.get("network") is not True:
+        return (
+            f"{name!r} is reached over the network, which replicas may not use; add `network: true`"
+        )
+    owner = _READ_ONLY.get(str(url).partition("://")[0])
+    if part == "push" and owner is not None:
+        return f"{name!r} is {owner}'s, which writes its values itself; name another store"
+    return None
+
+
+def _mappings(items: object) -> list[Mapping[Any, Any]]:
+    """The entries of a list, with an empty one in place of what is no mapping."""
+    entries = items if isinstance(items, list | tuple) else ()
+    return [entry if isinstance(entry, Mapping) else {} for entry in entries]
 
 
 def _is_tcp(url: str) -> bool:

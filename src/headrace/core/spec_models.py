@@ -19,7 +19,12 @@ from headrace.core.spec_alerts import AlertsSpec
 from headrace.core.spec_base import SpecModel
 from headrace.core.spec_connections import ConnectionsSpec
 from headrace.core.spec_drift import DriftSpec
-from headrace.core.spec_features import FeaturesSpec, feature_disagreements
+from headrace.core.spec_features import (
+    FeaturesSpec,
+    OnlineStoreSpec,
+    feature_disagreements,
+    online_store_disagreements,
+)
 from headrace.core.spec_jobs import JobSpec, job_disagreements
 from headrace.core.spec_kubernetes import KubernetesSpec, kubernetes_disagreements
 from headrace.core.spec_limits import limit_disagreements
@@ -309,6 +314,9 @@ class SystemSpec(SpecModel):
     pools: Annotated[tuple[PoolSpec, ...], Strict(strict=False)] = Field(
         default=(), max_length=1024, description="Shared processes. See PoolSpec."
     )
+    online_stores: Annotated[tuple[OnlineStoreSpec, ...], Strict(strict=False)] = Field(
+        default=(), max_length=256, description="Where features are kept. See OnlineStoreSpec."
+    )
     endpoints: Annotated[tuple[EndpointSpec, ...], Strict(strict=False)] = Field(
         default=(), max_length=10_000, description="What is served; names are unique."
     )
@@ -329,6 +337,10 @@ class SystemSpec(SpecModel):
         if mistakes:
             raise ValueError("; ".join(map(str, mistakes)))
         return self
+
+    def store_url(self, name: str | None) -> str | None:
+        """The URL of the online store called `name`, as written; None for None."""
+        return next((store.url for store in self.online_stores if store.name == name), None)
 
     def document(self) -> dict[str, Any]:
         """The spec as plain JSON data, without what was left at its default."""
@@ -355,6 +367,7 @@ def disagreements(document: object) -> list[SpecMistake]:
     found = [SpecMistake(place=p, message=said) for p, said in limit_disagreements(top)]
     found += [SpecMistake(place=p, message=said) for p, said in kubernetes_disagreements(top)]
     found += job_disagreements(top)
+    found += online_store_disagreements(top)
     first_use: dict[str, int] = {}
     pools = [p.get("name") for p in _items(top.get("pools")) if isinstance(p, Mapping)]
     for i, endpoint in enumerate(_items(top.get("endpoints"))):

@@ -1,14 +1,13 @@
 """What may stand under `push` of a stream: into which feature view its records go."""
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from headrace.core.spec_base import SpecModel
+from headrace.core.spec_features import StoreName
 from headrace.core.spec_stream_topics import kind_without_fields
-
-_READ_ONLY: Final = {"feast": "Feast", "hopsworks": "Hopsworks", "hopsworks+http": "Hopsworks"}
 
 _Column = Annotated[str, Field(min_length=1, max_length=300)]
 
@@ -33,11 +32,8 @@ class StreamPushSpec(SpecModel):
         description="The field with the time of what happened (Unix seconds, or ISO 8601 with a "
         "zone); empty for the record's timestamp.",
     )
-    online_store: str | None = Field(
-        default=None,
-        min_length=1,
-        max_length=4096,
-        description="Its URL; `${NAME}` is a variable of the environment. Null: the home's own.",
+    online_store: StoreName | None = Field(
+        default=None, description="One of `online_stores`, by name. Null: the home's own."
     )
     timeout_s: float = Field(
         default=5.0, gt=0.0, le=600.0, description="How long a write may take. Unit: seconds."
@@ -46,14 +42,8 @@ class StreamPushSpec(SpecModel):
 
 def push_disagreements(stream: Mapping[Any, Any], place: str) -> Iterator[tuple[str, str]]:
     """What is wrong between `push` and the rest of a stream."""
-    push = stream.get("push")
-    if push is None:
+    if stream.get("push") is None:
         return
     kind = kind_without_fields(stream)
     if kind is not None:
         yield f"{place}.push", f"takes fields of records, and the format {kind!r} has none"
-    url = push.get("online_store") if isinstance(push, Mapping) else None
-    owner = _READ_ONLY.get(url.partition("://")[0].lower()) if isinstance(url, str) else None
-    if owner is not None:
-        message = f"is {owner}'s, which writes its values itself; name another store"
-        yield f"{place}.push.online_store", message

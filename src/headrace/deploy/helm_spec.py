@@ -14,12 +14,13 @@ from headrace.deploy.written import is_within, written
 
 _PUSH: Final = "push it (`headrace models push NAME FILE`) and name it NAME:VERSION"
 _OF_ONE_MACHINE: Final = re.compile(r"(sqlite|unix|file|feast|log):")
-_URLS: Final = ("online_store", "broker")
+_URLS: Final = ("url", "broker")
 _NO_CONTROL: Final = (
     "is the gateway's or the control plane's, and with --mode static there is neither"
 )
 _STATIC: Final = (
-    "version", "kubernetes", "jobs", "streams", "alerts", "security", "gateway.max_body_bytes",
+    "version", "kubernetes", "jobs", "streams", "alerts", "security", "online_stores",
+    "gateway.max_body_bytes",
     *(
         f"endpoints[].{name}"
         for name in (
@@ -51,7 +52,7 @@ def _endpoint_losses(spec: SystemSpec) -> Iterator[Loss]:
             yield Loss(
                 f"{place}.features.online_store",
                 "is not set, and a pod does not see the home's own store",
-                "name one that pods reach: redis://HOST:PORT/DB",
+                "name one of `online_stores` that pods reach, such as redis://HOST:PORT/DB",
             )
         for j, version in enumerate(endpoint.split()):
             where = place if endpoint.versions is None else f"{place}.versions[{j}]"

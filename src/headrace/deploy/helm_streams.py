@@ -1,12 +1,13 @@
 """How do the workers of a stream become a Deployment, and how does KEDA see their lag? Pure."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlsplit
 
 from headrace.core import HeadraceError
 from headrace.core.redact import VARIABLE
+from headrace.core.spec_features import OnlineStoreSpec
 from headrace.core.spec_stream_versions import VERSIONS
 from headrace.core.spec_streams import StreamSpec
 from headrace.deploy.helm_export import HelmOptions, Stored, Values
@@ -27,12 +28,15 @@ def stream_values(
     place: str,
     stored: Mapping[str, Stored],
     options: HelmOptions,
+    *,
+    stores: Iterable[OnlineStoreSpec] = (),
 ) -> tuple[Values, list[Loss]]:
     """The values of one Deployment, and what it cannot express.
 
     Args:
         document: The stream as it stands in the spec.
         stored: What its pods fetch, by the spec's own names of models.
+        stores: The online stores of the spec.
     """
     losses = [*_losses(stream, place), *path_losses(document, place, options.mounts)]
     told, models = _with_fetched(document, stored)
@@ -44,6 +48,9 @@ def stream_values(
         "models": models,
         "spec": told,
     }
+    named = {getattr(part, "online_store", None) for part in (stream.features, stream.push)}
+    if used := [store.model_dump() for store in stores if store.name in named]:
+        values["onlineStores"] = used
     if bounds.max > bounds.min:
         triggers = _triggers(stream, place, options, losses)
         values["autoscaling"] = {
@@ -101,7 +108,7 @@ def _triggers(
     url = stream.source.broker
     scheme = url.partition(":")[0].lower()
     where = f"{place}.source.broker"
-    if VARIABLE.search(urlsplit(url).netloc):
+    if VARIABLE.search(urlsplit(url).netloc.rpartition("@")[2]):
         why = "has a variable in its address, and KEDA reads no environment of ours"
         losses.append(Loss(where, why, f"write the address itself, or {_FIXED}"))
         return []

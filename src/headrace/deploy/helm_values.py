@@ -78,7 +78,10 @@ def _add_apart(
     if is_apart["streams"] and (entries := document.pop("streams", None)):
         values["streams"] = []
         for i, (stream, entry) in enumerate(zip(spec.streams, entries, strict=True)):
-            told, lost = stream_values(stream, entry, f"streams[{i}]", stored, options)
+            place = f"streams[{i}]"
+            told, lost = stream_values(
+                stream, entry, place, stored, options, stores=spec.online_stores
+            )
             values["streams"].append(told)
             losses += lost
     lost_places = {loss.place for loss in losses}

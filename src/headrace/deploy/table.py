@@ -302,7 +302,7 @@ TABLE: Final[tuple[Feature, ...]] = (
     ),
     row(
         "Drift, features, payload log",
-        "endpoints[].drift endpoints[].features endpoints[].payload_log",
+        "endpoints[].drift endpoints[].features endpoints[].payload_log online_stores",
         *(_REPLICAS, _NO_CONTROL, _NO_CONTROL, _NO_CONTROL, _REPLICAS, _BEHIND, _REPLICAS),
     ),
     row(

@@ -58,7 +58,7 @@ def store_opener(scheme: str) -> StoreOpener:
     if entry is None:
         installed = "".join(f", {name}://..." for name in sorted(others))
         message = (
-            f"{scheme[:_SHOWN]}:// names no online store; use sqlite:///PATH, "
+            f"{scheme[:_SHOWN]!r} names no online store; use sqlite:///PATH, "
             "redis://HOST:PORT/DB, rediss:// (TLS), unix:///SOCKET, feast://PATH of a repository "
             f"of Feast's, hopsworks://HOST:PORT/FEATURE_STORE{installed}"
         )

@@ -220,8 +220,10 @@ def test_a_store_that_stops_slows_down_or_forgets_follows_the_policy(
     url = url_of(redis)
     store = open_online_store(url)
     put(home, store, 17, 34, 20.25)
-    features = {"online_store": url, "on_unavailable": policy, "timeout_s": 0.1}
-    system.start({**endpoint(matmul, **features), "network": True})
+    features = {"online_store": "main", "on_unavailable": policy, "timeout_s": 0.1}
+    entry = {**endpoint(matmul, **features), "network": True}
+    stores = [{"name": "main", "url": url}]
+    system.start(spec={"version": 1, "online_stores": stores, "endpoints": [entry]})
     system.wait_ready()
     assert seen(system) == "PRESENT"
 
@@ -271,10 +273,16 @@ def test_what_does_not_fit_is_refused_before_anything_runs(system: System, matmu
     mistakes: list[tuple[dict[str, Any], str]] = [
         ({"service": "nobody"}, "there is no feature service 'nobody'; there are: people, known"),
         ({"inputs": {"x": ["age", "spend"]}}, "has the shape [-1, 4], but 2 columns"),
-        ({"online_store": "redis://127.0.0.1:1/0"}, "add `network: true`"),
+        ({"online_store": "away"}, "add `network: true`"),
+        ({"online_store": "nobody"}, "there is no online store 'nobody'; there are: away"),
+        ({"online_store": "redis://127.0.0.1:1/0"}, "should be the name of an online store"),
     ]
     for features, said_of_it in mistakes:
-        document = {"version": 1, "endpoints": [endpoint(matmul, **features)]}
+        document = {
+            "version": 1,
+            "online_stores": [{"name": "away", "url": "redis://127.0.0.1:1/0"}],
+            "endpoints": [endpoint(matmul, **features)],
+        }
         status, answer = system.manage("POST", "/api/v1/apply", document)
         assert status == 400, answer
         assert said_of_it in json.dumps(answer), answer

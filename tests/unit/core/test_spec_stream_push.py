@@ -11,6 +11,11 @@ streams:
     source: {broker: "log:demo", topics: [in]}
     push: {view: spending}
 """
+STORES = """
+online_stores:
+  - {name: feast, url: "feast:///repo"}
+  - {name: hopsworks, url: "hopsworks://h/s"}
+"""
 
 
 def parsed(text: str) -> StreamSpec:
@@ -66,14 +71,14 @@ def test_what_fits_no_stream_that_only_pushes_is_told(line: str, place: str, sai
         ("{view: v, fields: {spend: ''}}", "fields.spend", "at least 1"),
         ("{view: v, timeout_s: 0}", "timeout_s", "got "),
         ("{view: v, timeout_s: .nan}", "timeout_s", "got "),
-        ("{view: v, online_store: 'feast:///repo'}", "online_store", "is Feast's"),
-        ("{view: v, online_store: 'hopsworks://h/s'}", "online_store", "is Hopsworks's"),
+        ("{view: v, online_store: feast}", "online_store", "is Feast's"),
+        ("{view: v, online_store: hopsworks}", "online_store", "is Hopsworks's"),
         ("{view: v, home: /x}", "home", "is not a setting"),
     ],
 )
 def test_a_push_that_cannot_be_is_told_with_its_place(push: str, place: str, said: str) -> None:
     with pytest.raises(SpecError) as error:
-        parsed(SPEC.replace("{view: spending}", push))
+        parsed(SPEC.replace("{view: spending}", push) + STORES)
 
     assert f"streams[0].push.{place} (line 6)" in str(error.value)
     assert said in str(error.value)

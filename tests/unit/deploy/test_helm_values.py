@@ -108,6 +108,31 @@ def test_the_home_s_own_store_is_refused() -> None:
     assert set(places(spec)) == {"endpoints[0].features.online_store"}
 
 
+def test_a_store_of_one_machine_is_refused_where_it_is_named() -> None:
+    spec = a_spec(
+        online_stores=[{"name": "here", "url": "sqlite:////srv/x.db"}],
+        endpoints=[
+            {
+                "name": "b",
+                "model": "fraud:3",
+                "features": {"service": "s", "online_store": "here"},
+            }
+        ],
+    )
+
+    assert set(places(spec)) == {"online_stores[0].url"}
+
+
+def test_workers_in_pods_get_the_stores_that_their_stream_names() -> None:
+    url = "redis://:${PW}@cache/0"
+    stores = [{"name": "main", "url": url}, {"name": "other", "url": "redis://other/0"}]
+    stream = a_stream(workers=1, push={"view": "v", "online_store": "main"})
+
+    (values,) = exported(a_spec(online_stores=stores, streams=[stream])).values["streams"]
+
+    assert values["onlineStores"] == [{"name": "main", "url": url}]
+
+
 def test_pools_need_a_control_plane() -> None:
     spec = a_spec(
         pools=[{"name": "small"}],
@@ -301,7 +326,7 @@ def test_keda_asks_redis_and_nats_as_the_brokers_name_things() -> None:
         ({"source": {"broker": "pulsar://p:6650", "topics": ["in"]}}, "streams[0].workers"),
         ({"source": {"broker": "nats://n:4222", "topics": ["in"]}}, "streams[0].source.broker"),
         ({"source": {"broker": "redis://:${PW}@r", "topics": ["in"]}}, "streams[0].source.broker"),
-        ({"source": {"broker": "redis://u:p@r", "topics": ["in"]}}, "streams[0].source.broker"),
+        ({"source": {"broker": "redis://u:${PW}@r", "topics": ["in"]}}, "streams[0].source.broker"),
         ({"source": {"broker": "kafka://k?security.protocol=SASL_SSL", "topics": ["in"]}},
          "streams[0].source.broker"),
         ({"source": {"broker": "log:demo", "topics": ["in"]}, "workers": 1},
@@ -320,13 +345,13 @@ def test_what_workers_in_pods_cannot_do_is_refused_by_its_place(
 
 
 def test_a_broker_that_asks_who_connects_is_asked_by_keda_s_own_authentication() -> None:
-    stream = a_stream(source={"broker": "redis://u:p@r", "topics": ["in"]})
+    stream = a_stream(source={"broker": "redis://u:${PW}@r", "topics": ["in"]})
 
     (values,) = exported(a_spec(streams=[stream]), keda_authentication="r").values["streams"]
 
     (trigger,) = values["autoscaling"]["triggers"]
     assert trigger["authenticationRef"] == {"name": "r"}
-    assert "u:p" not in str(trigger)
+    assert "PW" not in str(trigger)
 
 
 def test_static_objects_have_no_gateway_and_say_so_where_the_spec_needs_one() -> None:

@@ -19,7 +19,7 @@ from headrace.core import (
     NotFoundError,
     UnavailableError,
 )
-from headrace.core.variables import filled_in
+from headrace.core.variables import url_filled_in
 from headrace.streaming.formats.options import SchemaOptions, authorization, tls
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class SchemaRegistry:
     ) -> None:
         import httpx  # noqa: PLC0415  # it loads rich, and few streams have a registry
 
-        url = filled_in(options.registry, what="the registry's URL").rstrip("/")
+        url = url_filled_in(options.registry, what="the registry's URL").rstrip("/")
         self._host = _host(url)
         self._options = options
         self._client = httpx.Client(

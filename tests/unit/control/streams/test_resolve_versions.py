@@ -56,7 +56,16 @@ def stream(**more: object) -> dict[str, Any]:
 
 def resolve(registry: Registry, *streams: dict[str, Any]) -> tuple[DesiredStream, ...]:
     endpoints = [{"name": "m", "model": "/m.onnx"}]
-    spec = parse_spec({"endpoints": endpoints, "streams": list(streams)})
+    spec = parse_spec(
+        {
+            "endpoints": endpoints,
+            "streams": list(streams),
+            "online_stores": [
+                {"name": "unknown", "url": "carrier://x"},
+                {"name": "unset", "url": "${NOT_SET}"},
+            ],
+        }
+    )
     resolver = Resolver(registry=registry, inspect=inspect, spec=spec, max_body_bytes=4096)
     return resolver.resolve_streams()
 
@@ -217,8 +226,8 @@ def test_a_store_of_the_environment_is_named_and_not_copied(
     [
         ({"view": "nobody"}, "view", "nobody"),
         ({"view": "spending", "fields": {"lost": "x"}}, "fields", "it has: card, last"),
-        ({"view": "spending", "online_store": "carrier://x"}, "online_store", "names no online"),
-        ({"view": "spending", "online_store": "${NOT_SET}"}, "online_store", "NOT_SET"),
+        ({"view": "spending", "online_store": "unknown"}, "online_store", "names no online"),
+        ({"view": "spending", "online_store": "unset"}, "online_store", "NOT_SET"),
     ],
 )
 def test_a_push_that_cannot_be_is_told_before_anything_runs(
