@@ -20,7 +20,7 @@ FRAMEWORKS = {
     for line in PYPROJECT["dependency-groups"][group]
 }
 MARKS = {
-    "torch": re.compile(r"\btorch_models\b|^ *(?:import|from) torch\b|wide_networks", re.MULTILINE),
+    "torch": re.compile(r"\btorch_models\b|^ *(?:import|from) torch\b", re.MULTILINE),
     "tensorflow": re.compile(r"\btensorflow\(\)|\bkeras_images\b|wide_networks", re.MULTILINE),
 }
 """What a file that needs a framework has in it."""
@@ -29,8 +29,8 @@ TESTS = [path for path in ROOT.glob("tests/**/test_*.py") if "images" not in pat
 NEEDS = [
     (path, mark)
     for path in TESTS
-    for mark, found in MARKS.items()
-    if path != Path(__file__) and found.search(path.read_text())
+    for mark, pattern in MARKS.items()
+    if path != Path(__file__) and pattern.search(path.read_text())
 ]
 TWO_TESTS = """
 import sys, types
@@ -46,7 +46,7 @@ def test_what_is_installed_apart_is_in_no_lock() -> None:
         assert not FRAMEWORKS & pins.keys(), name
 
 
-@pytest.mark.parametrize(("path", "mark"), NEEDS, ids=lambda one: getattr(one, "stem", one))
+@pytest.mark.parametrize(("path", "mark"), NEEDS, ids=lambda value: getattr(value, "stem", value))
 def test_a_file_that_needs_a_framework_has_its_mark(path: Path, mark: str) -> None:
     assert f"pytest.mark.{mark}" in path.read_text(), "else `make frameworks` passes it over"
 

@@ -96,7 +96,7 @@ def _resolve(
         field = "endpoint" if canary.model is None else "model"
         wrong(f"{place}.canary.{field}", _same_version(main, canary))
         return None
-    frameworks = {where: framework_named(one.runtime) for where, one in versions.items()}
+    frameworks = {where: framework_named(version.runtime) for where, version in versions.items()}
     if len(set(frameworks.values()) - {""}) > 1:
         *_, (where, framework) = ((w, f) for w, f in frameworks.items() if f)
         message = (

@@ -73,9 +73,9 @@ def test_converted_networks_answer_as_their_frameworks_in_process(
     write: Callable[[Path], dict[str, Asked]],
     allow: list[str],
 ) -> None:
-    asked = write(tmp_path)
-    for name, one in asked.items():
-        push = ("models", "push", name, one.path, "--convert", "onnx", "--json")
+    networks = write(tmp_path)
+    for name, network in networks.items():
+        push = ("models", "push", name, network.path, "--convert", "onnx", "--json")
         if allow:
             refused = shell.run(*push)
             assert refused.returncode != 0
@@ -84,10 +84,10 @@ def test_converted_networks_answer_as_their_frameworks_in_process(
         assert done.returncode == 0, done.stderr
         assert '"runtime":"onnx"' in done.stdout
         assert '"runs_code":false' in done.stdout
-    system.start(*({"name": name, "model": f"{name}:1"} for name in asked))
+    system.start(*({"name": name, "model": f"{name}:1"} for name in networks))
     system.wait_ready(120)
 
     with Client(system.where().http_url) as client:
-        for name, one in asked.items():
-            (answer,) = client.infer(name, {one.name: one.rows}).outputs.values()
-            assert np.abs(answer - one.expected(one.rows)).max() < TOLERANCE, name
+        for name, network in networks.items():
+            (answer,) = client.infer(name, {network.name: network.rows}).outputs.values()
+            assert np.abs(answer - network.expected(network.rows)).max() < TOLERANCE, name

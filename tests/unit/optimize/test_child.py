@@ -36,12 +36,12 @@ def _stall(_: Say) -> int:
 def test_a_function_returns_from_another_process_and_says_what_it_does() -> None:
     heard: list[str] = []
 
-    found = run_in_child(
+    result = run_in_child(
         _double, 21, returns=dict[str, int], raises=UnsupportedModelError, say=heard.append
     )
 
-    assert found["doubled"] == 42
-    assert found["process"] != os.getpid()
+    assert result["doubled"] == 42
+    assert result["process"] != os.getpid()
     assert heard == ["doubling"]
 
 

@@ -1,6 +1,7 @@
 """What PyTorch saved is converted to ONNX that answers as the module does."""
 
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def test_each_kind_of_file_is_converted_and_answers_the_same(tmp_path: Path, kin
     for rows in (ROWS[:1], ROWS):
         (answer,) = model.run({"x": rows}).values()
         assert np.abs(answer - answered(saved.module, rows)).max() < ROUNDING
-    assert conversion.converter == conversion.library == f"torch {torch.__version__}"
+    assert conversion.converter == conversion.library == f"torch {version('torch')}"
     assert conversion.differences.inputs == "1024 made-up rows"
     assert conversion.differences.largest_relative < 1e-4
 

@@ -53,10 +53,10 @@ def refused(line: str) -> list[str]:
 def test_a_second_framework_is_refused_with_the_remedy(
     planted: Path, first: str, second: str, how: str
 ) -> None:
-    said, held = run(planted, how.format(first), *refused(how.format(second))).splitlines()
+    error, held = run(planted, how.format(first), *refused(how.format(second))).splitlines()
 
-    assert said.startswith(f"{FRAMEWORKS[second]} cannot be loaded beside {FRAMEWORKS[first]}")
-    assert "processes of their own" in said
+    assert error.startswith(f"{FRAMEWORKS[second]} cannot be loaded beside {FRAMEWORKS[first]}")
+    assert "processes of their own" in error
     assert held == first
 
 
@@ -66,10 +66,10 @@ def test_a_library_that_can_do_without_goes_on_without(planted: Path) -> None:
 
 
 def test_a_framework_that_somebody_imported_unasked_is_the_only_one_too(planted: Path) -> None:
-    said = run(planted, "import tolerant", *refused("import_library('tensorflow', '')"))
+    output = run(planted, "import tolerant", *refused("import_library('tensorflow', '')"))
 
-    assert said.startswith("TensorFlow cannot be loaded beside PyTorch")
-    assert said.endswith("\ntorch")
+    assert output.startswith("TensorFlow cannot be loaded beside PyTorch")
+    assert output.endswith("\ntorch")
 
 
 def test_frameworks_are_hidden_from_a_library_that_does_not_need_them(planted: Path) -> None:
@@ -104,9 +104,9 @@ def test_runtimes_say_which_framework_they_need(
 ) -> None:
     monkeypatch.syspath_prepend(planted)
 
-    found = {name: framework_of(get_runtime(name)) for name in ("savedmodel", "torchscript")}
+    frameworks = {name: framework_of(get_runtime(name)) for name in ("savedmodel", "torchscript")}
     none = {framework_of(get_runtime(name)) for name in ("onnx", "sklearn", "tflite", "python")}
 
-    assert found == {"savedmodel": "tensorflow", "torchscript": "torch"}
+    assert frameworks == {"savedmodel": "tensorflow", "torchscript": "torch"}
     assert framework_of(get_runtime("torch_export")) == "torch"
     assert none == {""}

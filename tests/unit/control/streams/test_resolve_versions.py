@@ -309,10 +309,10 @@ def test_models_of_two_frameworks_do_not_share_a_worker(
     new = registry.push("pay", tmp_path / "tensorflow.bin", runtime="savedmodel")
     more: dict[str, object] = {"percent": 5} if beside == "canary" else {"sink": "beside"}
 
-    [(place, message)] = mistakes(
+    [(field, message)] = mistakes(
         registry, stream(model=old.reference, **{beside: {"model": new.reference, **more}})
     )
 
-    assert place == f"streams[0].{beside}.model"
+    assert field == f"streams[0].{beside}.model"
     assert message.startswith("pay:2 needs TensorFlow, which does not share a worker's process")
     assert "serve it by an endpoint" in message

@@ -131,8 +131,8 @@ def test_of_each_output_the_weights_that_carry_least_become_zero() -> None:
 def test_a_network_is_pruned_in_a_process_of_its_own_beside_another_framework(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said: list[str] = []
-    shop = replace(workshop(tmp_path, encoder(layers=2)), say=said.append)
+    progress: list[str] = []
+    shop = replace(workshop(tmp_path, encoder(layers=2)), say=progress.append)
     recipe = RECIPES[0]
     monkeypatch.setitem(sys.modules, "tensorflow", ModuleType("tensorflow"))
     monkeypatch.setitem(sys.modules, "headrace.optimize.prune.pruning", None)  # not in this one
@@ -142,14 +142,14 @@ def test_a_network_is_pruned_in_a_process_of_its_own_beside_another_framework(
 
     assert model.run(shop.calibration[0])["y"].shape == (1, 3)
     assert "pruned" in candidate.recipe
-    assert "checking the cut" in said
+    assert "checking the cut" in progress
 
 
 @pytest.mark.slow
 def test_why_nothing_is_cut_is_told_by_the_other_process_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = next(one for one in RECIPES if one.name == "pruned-channels-50")
+    recipe = next(recipe for recipe in RECIPES if recipe.name == "pruned-channels-50")
     monkeypatch.setitem(sys.modules, "tensorflow", ModuleType("tensorflow"))
 
     with pytest.raises(CannotBuildError, match="no two convolutions in a row"):
