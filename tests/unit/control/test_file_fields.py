@@ -14,12 +14,13 @@ from headrace.control.drift_files import decode_reference
 from headrace.control.pem_files import PemFiles, read_pem
 from headrace.control.plane import ControlPlane
 from headrace.control.secret_references import resolve_references
-from headrace.core import HeadraceError
+from headrace.core import Digest, HeadraceError
 from headrace.core.spec import SystemSpec
 from headrace.registry.manifest import decode_manifest
 from headrace.registry.signing import read_public_keys
 from headrace.registry.version import decode_version
-from headrace.streaming.endpoint import EndpointSettings, endpoint_scorer
+from headrace.streaming.endpoint import endpoint_scorer
+from headrace.streaming.settings import EndpointSettings
 from tests.secret_files import leaked, secret_contents, write_secret
 
 pytestmark = pytest.mark.slow
@@ -61,7 +62,7 @@ READERS: Final[dict[str, Read]] = {
 DOCUMENTS: Final[dict[str, Callable[[bytes], object]]] = {
     "drift reference": decode_reference,
     "version": lambda data: decode_version(data, where="x"),
-    "manifest": lambda data: decode_manifest(data, f"sha256:{'0' * 64}", where="x"),
+    "manifest": lambda data: decode_manifest(data, Digest(f"sha256:{'0' * 64}"), where="x"),
 }
 
 
