@@ -73,7 +73,7 @@ def test_a_folder_without_a_repository_is_told(tmp_path: Path) -> None:
         ("registry: registry.db", "registry: s3://bucket/registry.db", "copy yours there"),
         ("registry: registry.db", "registry: {registry_type: sql, path: x}", "copy yours there"),
         ("registry: registry.db", "registry: nothing.db", "`feast apply` writes it"),
-        ("version: 3", "version: 2", "write them anew as version 3"),
+        ("version: 3", "version: 2", "write them as version 3"),
         ("project: market", "project: other", "no feature view of project 'other' to take"),
     ],
 )
