@@ -44,9 +44,10 @@ def inspect(folder: Path) -> Iterator[InspectApart]:
 
 
 def python_file(folder: Path, name: str, first: str) -> Path:
+    """A model that does this when it is loaded, when it is proved to be a model."""
     path = folder / "sources" / name / "model.py"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"{first}\n{models.python_double()}")
+    path.write_text(f"{models.python_double()}\n    def load(self, path):\n        {first}\n")
     return path
 
 
