@@ -225,6 +225,7 @@ class LocalDriver:
                 network=record.network,
                 data_bytes=record.memory_bytes or _data_limit(told),
                 best_effort=record.best_effort,
+                forks="path" not in msgspec.json.decode(told),  # a pool tries models
             )
         except HeadraceError as error:
             raise OSError(str(error)) from error

@@ -212,6 +212,7 @@ class Sandbox:
         network: bool,
         data_bytes: int | None = None,
         best_effort: bool = False,
+        forks: bool = False,
     ) -> list[str]:
         """The command line of a process that goes on after this one: see `Process.spawn`.
 
@@ -231,6 +232,7 @@ class Sandbox:
             report=self.report_of(name),
             limits={"data_bytes": data_bytes},
             best_effort=best_effort,
+            forks=forks,
         )
         spec["handover"] = HANDOVER_FD
         return launched(spec, arguments)
@@ -245,18 +247,20 @@ class Sandbox:
         report: Path,
         limits: Mapping[str, int | None] | None = None,
         best_effort: bool = False,
+        forks: bool = False,
     ) -> "confine.Spec":
         """The restrictions of a process, as `confine.py` takes them.
 
         Args:
             limits: Besides those of every process.
             best_effort: Go on with what the kernel allows.
+            forks: It has to start processes.
 
         Raises:
             FailedPreconditionError: It cannot be isolated.
         """
         able = self.abilities()
-        kind, problems = self._kind(network=network)
+        kind, problems = self._kind(network=network, forks=forks)
         if problems and not best_effort:
             raise FailedPreconditionError(f"cannot isolate the process, which {problems[0]}")
         uid = self.user(serial)
@@ -284,7 +288,7 @@ class Sandbox:
         """The user that a process becomes; None for the one that this process is."""
         return None if self.abilities().user else user_of(serial)
 
-    def _kind(self, *, network: bool) -> tuple[str, list[str]]:
+    def _kind(self, *, network: bool, forks: bool) -> tuple[str, list[str]]:
         """The kind of sandbox that this kernel has, and what it leaves open."""
         able = self.abilities()
         problems = []
@@ -292,10 +296,12 @@ class Sandbox:
             problems.append(f"stays root ({able.user}); run headrace as another user")
         if not able.namespaces:
             return "namespaces", problems
-        if able.landlock and not network:
+        if able.landlock and not network and not forks:
             return "landlock", problems
         because = f"(no namespaces: {able.namespaces}); {_REMEDY}"
-        if able.landlock:
+        if forks:
+            problems.append(f"could outlive what it starts {because}")
+        elif able.landlock:
             problems.append(f"may open the network, and so sockets of this machine {because}")
             return "landlock", problems
         return "open", [*problems, f"sees the files of others and may reach the network {because}"]
