@@ -11,7 +11,10 @@ from headrace.core import FailedPreconditionError
 
 _LOG = logging.getLogger("headrace.control")
 _FOR_OTHERS = 0o077
-_CONTENT = frozenset({"run", "registry", "artifacts", "features", "state.db", "state.json"})
+_CONTENT = frozenset(
+    {"run", "registry", "artifacts", "features", "streams", "profiles", "optimize", "payloads"}
+    | {"state.db", "state.json"}
+)
 """One of these tells that a directory is a home, and no directory of something else."""
 
 

@@ -45,7 +45,7 @@ class Scorer:
     concurrent = True
 
     def load(self, path):
-        if "serving" in sys.argv[0] and "inspect" not in sys.argv:  # in a replica
+        if "serving" in sys.argv[0] and "inspecting" not in sys.argv[0]:  # in a replica
             time.sleep({load_s})
             if {breaks}:
                 raise RuntimeError("the weights are of another model")
