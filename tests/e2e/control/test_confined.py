@@ -1,8 +1,10 @@
 """Program in a sandbox: who may read what it gets, and when it is refused."""
 
 import os
+import struct
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -106,3 +108,30 @@ def test_a_request_replaces_the_link_that_a_program_left(home: Path) -> None:
 
     assert (home / "data").read_text() == "secret"
     assert (made.own / "request.json").read_text() == "{}"
+
+
+@needs_root
+def test_what_only_root_may_read_is_not_read_as_root(home: Path) -> None:
+    # As a model can leave it: an ACL lets root in, and nobody else that is not its owner.
+    made = place(home, has_namespaces=True)
+    folder = home / "left"
+    folder.mkdir()
+    (folder / "model.py").write_text("print(open('/etc/shadow').read())")
+    header, root = struct.pack("<I", 2), struct.pack("<HHI", 2, 7, 0)
+    owner, group, mask, other = (struct.pack("<HHI", *entry, 2**32 - 1) for entry in _ENTRIES)
+    try:
+        os.setxattr(folder, "system.posix_acl_access", header + owner + root + group + mask + other)
+    except OSError as error:
+        pytest.skip(f"no access control lists here: {error}")
+    os.chown(folder, 1234, 1234)
+    spied = replace(made, keep=(folder,))
+
+    output, why = said(spied)
+
+    assert output == ""
+    assert f"may not read {folder}" in why
+    assert "chmod -R o+rX" in why
+
+
+_ENTRIES = ((1, 7), (4, 0), (16, 7), (32, 0))
+"""Tag and rights of the owner, the group, the mask and others: see acl(5)."""

@@ -45,7 +45,7 @@ class Slow:
     outputs = {{"y": ("FP32", [-1, 1])}}
 
     def load(self, path):
-        if "serving" in sys.argv[0] and "inspect" not in sys.argv:  # in a replica
+        if "serving" in sys.argv[0] and "inspecting" not in sys.argv[0]:  # in a replica
             time.sleep({load_s})
 
     def infer(self, inputs):
