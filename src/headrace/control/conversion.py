@@ -34,7 +34,7 @@ from headrace.optimize.convert_process import (
     ConvertRequest,
     ConvertResult,
 )
-from headrace.serving.nursery import memory_limit_bytes
+from headrace.serving.memory import memory_limit_bytes
 
 TIMEOUT_S: Final = 600.0
 

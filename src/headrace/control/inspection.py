@@ -25,7 +25,7 @@ from headrace.core import (
     UnsupportedModelError,
 )
 from headrace.serving.confine import CANNOT_ISOLATE
-from headrace.serving.nursery import memory_limit_bytes, size_bytes
+from headrace.serving.memory import memory_limit_bytes, size_bytes
 from headrace.serving.trial import MAX_MESSAGE_BYTES, Inspection, TrialResult
 
 TIMEOUT_S: Final = 600.0

@@ -41,6 +41,8 @@ FIRST_UID: Final = 60_578
 is one of them, and there need not be a name for it."""
 UIDS: Final = 606
 OPEN_FILES: Final = 65_536
+OOM_SCORE_ADJ: Final = 500
+"""The kernel ends a sandboxed process before the control plane when memory runs out."""
 PROCESSES: Final = 512
 """Processes and threads of a replica, besides those for each core."""
 PROCESSES_A_CORE: Final = 16
@@ -49,6 +51,8 @@ _DATA_BYTES_A_CORE: Final = 64 << 20
 """For thread stacks and buffers of the frameworks, which are there before they are touched."""
 _TIMES_MODEL: Final = 8
 _TIMES_BODY: Final = 8
+_RESOLVER: Final = "/run/systemd/resolve"
+"""Where /etc/resolv.conf may lead to."""
 _FIRST_OPEN_PORT: Final = 1024
 _REMEDY: Final = (
     "allow unprivileged user namespaces (sysctl kernel.apparmor_restrict_unprivileged_userns=0; in "
@@ -273,11 +277,12 @@ class Sandbox:
             "keep": [str(path) for path in keep],
             "own": [str(path) for path in own],
             "reach": list(self.libraries.needed),
-            "also": list(self.libraries.others),
+            "also": [*self.libraries.others, _RESOLVER],
             "limits": {
                 "open_files": OPEN_FILES,
                 # As a user of its own, or counted in its own namespace: else others count too.
                 "processes": _processes() if uid is not None or able.user_ns else None,
+                "oom_score_adj": OOM_SCORE_ADJ,
                 **(limits or {}),
             },
             "report": str(report),
@@ -347,7 +352,7 @@ def without_root(settings: GatewaySettings, sandbox: Sandbox) -> GatewaySettings
         network=True,
         serial=Occasion.GATEWAY,
         report=settings.run_dir / "isolation",
-        limits={"open_files": None, "processes": None},
+        limits={"open_files": None, "processes": None, "oom_score_adj": None},
     )
     spec["contained"] = spec["filtered"] = False
     spec["shared"] = [str(settings.run_dir.parent)]

@@ -13,7 +13,7 @@ Fields of SPEC (JSON):
     uid         the user that a root process becomes; null keeps the user
     network     whether network connections are allowed
     ports       whether the process may listen on ports below 1024; optional
-    contained   false leaves the PID namespace out; optional
+    contained   false leaves out the PID namespace; optional
     filtered    false leaves out the seccomp filter and Landlock; optional
     hide        directories that the process does not see, except what `keep` and `own` name
     keep        paths that it reads
@@ -22,7 +22,7 @@ Fields of SPEC (JSON):
     whole       directories of `own` whose content belongs to `uid` too; optional
     reach       paths that `uid` must be able to read: interpreter and libraries
     also        other import paths
-    limits      `open_files`, `processes`, `data_bytes`, `file_bytes`; null keeps the inherited
+    limits      `open_files`, `processes`, `data_bytes`, `file_bytes`, `oom_score_adj`; null: as is
     report      file for what was done, as JSON
     attached    the process ends with the one that started it; optional
     handover    descriptor for the pid of the process that goes on, where this one ends; optional
@@ -79,7 +79,8 @@ if TYPE_CHECKING:
 
 CANNOT_ISOLATE = 5
 """Exit status where a restriction cannot be had; standard error has the reason."""
-PRIVATE = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108  # what no sandbox shares
+PRIVATE = ("/tmp", "/var/tmp", "/dev/shm", "/run")  # noqa: S108  # no sandbox shares them
+"""`/run` has sockets of programs that would do more for this user: D-Bus, Docker."""
 _NEWNS, _NEWUSER, _NEWNET, _NEWIPC, _NEWPID = (
     0x20000,
     0x10000000,
@@ -102,8 +103,6 @@ _LANDLOCK_READ, _LANDLOCK_FILE = 0xD, 0x4007
 """Execute and read; what a rule for a file may name: execute, write, read, truncate."""
 _COVER_OPTIONS = b"mode=0755,size=1m,nr_inodes=10k"
 _TMP_OPTIONS = b"mode=1777,size=1g"
-_MOST_LIKELY_KILLED = b"500"
-"""The kernel ends a sandboxed process before the control plane when memory runs out."""
 _PIDS = 16
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -393,6 +392,9 @@ def make_read_only(path: str) -> None:
 def set_limits(limits: dict[str, int | None]) -> None:
     """Set the resource limits, and no core dump."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if adjustment := limits.get("oom_score_adj"):
+        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+            file.write(str(adjustment))
     for name, which in (
         ("open_files", resource.RLIMIT_NOFILE),
         ("processes", resource.RLIMIT_NPROC),
@@ -480,8 +482,6 @@ def confine(spec: Spec) -> dict[str, object]:
                         "it (`chmod -R o+rX`), or run headrace as another user than root",
                     )
     os.chdir(own[0] if own else "/")
-    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "wb") as file:
-        file.write(_MOST_LIKELY_KILLED)
     ports = spec.get("ports", False)
     drop_capabilities(keep_ports=ports)
     set_limits(spec["limits"])

@@ -13,6 +13,9 @@ _STATUS: Final = Path("/proc/self/status")
 _MEMINFO: Final = Path("/proc/meminfo")
 _AVAILABLE: Final = "MemAvailable:"
 _PEAK: Final = "VmHWM:"
+_LEAST_MEMORY_BYTES: Final = 2 << 30
+_TIMES_SIZE: Final = 6
+_OF_AVAILABLE: Final = 0.8
 _PAUSE_S: Final = 2.0
 LARGE_ABOVE: Final = 1 << 20
 """What a larger body is decoded to may be many times more, and worth giving back."""
@@ -33,6 +36,21 @@ def available_bytes() -> int:
     text = _MEMINFO.read_text()
     start = text.find(_AVAILABLE) + len(_AVAILABLE)
     return int(text[start:].split(maxsplit=1)[0]) * 1024
+
+
+def memory_limit_bytes(size_bytes: int) -> int:
+    """How much a model of this size on disk may take while it is tried.
+
+    Some times its size, for what loading needs besides the weights; never what others need.
+    """
+    available = available_bytes()
+    return min(max(_LEAST_MEMORY_BYTES, _TIMES_SIZE * size_bytes), int(available * _OF_AVAILABLE))
+
+
+def size_bytes(path: Path) -> int:
+    """How large the model is on disk."""
+    files = path.rglob("*") if path.is_dir() else (path,)
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def private_bytes() -> int:

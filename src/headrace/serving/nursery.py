@@ -22,7 +22,12 @@ import msgspec
 from headrace.core.devices import Device
 from headrace.runtimes import onnx  # noqa: F401  # imported before the forks, not by each
 from headrace.scoring.loading import load_model
-from headrace.serving.memory import available_bytes, private_bytes, resident_bytes
+from headrace.serving.memory import (
+    memory_limit_bytes,
+    private_bytes,
+    resident_bytes,
+    size_bytes,
+)
 from headrace.serving.trial import (
     LENGTH,
     MAX_MESSAGE_BYTES,
@@ -40,9 +45,6 @@ _NICE: Final = 5
 _MIN_SIZE_BYTES: Final = 64 << 10
 _LOOK_S: Final = 0.05
 _CPU_S: Final = 600
-_LEAST_MEMORY_BYTES: Final = 2 << 30
-_TIMES_SIZE: Final = 6
-_OF_AVAILABLE: Final = 0.8
 
 
 def main(arguments: list[str]) -> int:
@@ -119,21 +121,6 @@ def _wait_for_end(pid: int, caller: socket.socket, timeout_s: float, most_bytes:
             return ""
         if resident_bytes(pid) > most_bytes:
             return f"it took more than {most_bytes} bytes of memory while it loaded"
-
-
-def memory_limit_bytes(size_bytes: int) -> int:
-    """How much a model of this size on disk may take while it is tried.
-
-    Some times its size, for what loading needs besides the weights; never what others need.
-    """
-    available = available_bytes()
-    return min(max(_LEAST_MEMORY_BYTES, _TIMES_SIZE * size_bytes), int(available * _OF_AVAILABLE))
-
-
-def size_bytes(path: Path) -> int:
-    """How large the model is on disk."""
-    files = path.rglob("*") if path.is_dir() else (path,)
-    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def _how_it_ended(status: int) -> str:

@@ -18,9 +18,11 @@ from headrace.control.home import Home
 from headrace.control.local import LocalDriver
 from headrace.control.online_stores import OnlineStores
 from headrace.control.process import Process, find_by_arguments, python_module, start_ticks
-from headrace.control.sandbox import Isolation, Occasion, Sandbox
+from headrace.control.sandbox import Isolation, Occasion, Sandbox, data_limit
+from headrace.control.streams.asked import models_of
 from headrace.control.streams.confining import Confining
 from headrace.core import HeadraceError
+from headrace.serving.memory import size_bytes
 from headrace.streaming.settings import StreamSettings
 from headrace.streaming.windows.folders import group_folder
 
@@ -214,6 +216,7 @@ class StreamDriver:
                 own=[self._run_dir(record), self._settings(record.member), *seen.own],
                 keep=seen.keep,
                 network=seen.network,
+                data_bytes=data_limit(sum(size_bytes(Path(m.path)) for m in models_of(told))),
             )
         except HeadraceError as error:
             raise OSError(str(error)) from error
