@@ -525,7 +525,6 @@ def test_a_model_pushed_by_others_cannot_be_replaced_by_its_content(house: Tenan
 
     assert copied.status == 201, copied
     assert copied.json["name"] == SEC
-    assert copied.json["source"] == ""
     says_nothing_of_others(copied)
 
 

@@ -119,6 +119,7 @@ def phase(house: Tenants, name: str) -> str:
 def test_changes_and_rollbacks_of_others_complete_while_a_model_loads(
     house: Tenants, way: str
 ) -> None:
+    house.call("admin", "POST", "/api/v1/endpoints/pub/rollout/abort", {})
     house.admin("POST", "/api/v1/endpoints/pub/rollout", {"version": "2", "rollout": ROLLED_BACK})
     assert until(lambda: phase(house, "pub") != "preparing")
     with loading(house, way, f"{LOADS_FOR_S}.{len(way)}") as request:

@@ -108,9 +108,7 @@ class Change:
 
 changes = st.builds(
     Change,
-    way=st.sampled_from(
-        ["put", "apply", "apply system", "apply theirs", "rollout", "undo", "load"]
-    ),
+    way=st.sampled_from(["put", "apply", "apply system", "apply theirs", "rollout", "undo"]),
     entry=entries,
     rest=system_parts,
     model=st.one_of(references, paths),
@@ -192,8 +190,6 @@ async def sent(house: House, number: int, change: Change, headers: Mapping[str, 
             body = {"model": house.written(change.model, number), "allow_code": True}
         case "undo":
             path, body = f"/endpoints/{name}/undo", {}
-        case "load":
-            path, body = f"http://localhost:8080/v2/repository/models/{name}/load", {}
     method = "PUT" if change.way == "put" else "POST"
     answer = await house.admin.request(method, path, json=body, headers=dict(headers))
     return answer.status_code
