@@ -290,8 +290,8 @@ def rooted() -> Iterator[tuple[Tenants, Path]]:
         (folder / "spec.yaml").write_text('{"version": 1}')
         ports = ("--http-port", "0", "--grpc-port", "0", "--metrics-port", "0", "--admin-port", "0")
         environment = {**os.environ, "HEADRACE_HOME": str(home)}
-        arguments = ("up", "-d", str(folder / "spec.yaml"), *ports)
-        arguments += ("--model-root", str(folder / "models"))
+        root = ("--model-root", str(folder / "models"))
+        arguments = ("up", "-d", str(folder / "spec.yaml"), *ports, *root)
         done = subprocess.run(
             [HEADRACE, *arguments], env=environment, capture_output=True, text=True, check=False
         )

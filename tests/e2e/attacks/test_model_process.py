@@ -184,10 +184,10 @@ def test_it_reads_no_file_of_the_home_and_opens_no_socket_of_others(spy: Tenants
     sockets = [*home.rglob("*.sock")]
     assert sockets
     own = f"{replicas(spy.system.status(), SEC)[0]['address'].removeprefix('unix:')}"
-    for path in sockets:
-        connect = f"import socket; s = socket.socket(1); answer = s.connect({str(path)!r})"
-        if str(path) != own:
-            assert "Error" in run(spy, connect), path
+    for name in map(str, sockets):
+        connect = f"import socket; s = socket.socket(1); answer = s.connect({name!r})"
+        if name != own:
+            assert "Error" in run(spy, connect), name
 
 
 # Who it is.
@@ -292,12 +292,14 @@ def test_a_replica_has_a_memory_bound_and_is_killed_before_the_control_plane(spy
         )
 
 
-def test_more_memory_than_the_bound_costs_others_nothing(spy: Tenants) -> None:
+@pytest.mark.parametrize("flags", ["PRIVATE", "SHARED"])
+def test_more_memory_than_the_bound_costs_others_nothing(spy: Tenants, flags: str) -> None:
     bound = memory_bound(replica_of(spy, SEC))
     assert bound is not None
     before = replica_of(spy, "pub").pid
-    # Address space without pages: costs the machine nothing where the bound is too large.
-    code = f"import mmap; answer = len(mmap.mmap(-1, {bound + (1 << 20)}))"
+    # Address space without pages: costs the machine nothing where there is no such bound.
+    size = bound + (1 << 20)
+    code = f"import mmap as m; answer = len(m.mmap(-1, {size}, m.MAP_{flags} | m.MAP_ANONYMOUS))"
 
     assert "Error" in run(spy, code)
     assert spy.system.infer("pub")[0] == 200

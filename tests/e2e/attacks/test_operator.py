@@ -20,7 +20,7 @@ PUT: Final = f"/api/v1/endpoints/{SEC}"
 PYTHON: Final = models.python_double().encode()
 
 
-def put(house: Tenants, user: str = OPERATOR, **fields: object) -> Answer:
+def put(house: Tenants, user: str = OPERATOR, **fields: Any) -> Answer:
     return house.call(user, "PUT", PUT, {**ENTRY, **fields})
 
 
@@ -35,7 +35,7 @@ def refused(house: Tenants, answer: Answer) -> None:
 # Files of the control plane's machine, as models.
 
 
-def by_put(house: Tenants, path: str, **fields: object) -> Answer:
+def by_put(house: Tenants, path: str, **fields: Any) -> Answer:
     return put(house, model=path, **fields)
 
 
@@ -68,7 +68,11 @@ def by_diff(house: Tenants, path: str, **fields: object) -> Answer:
 
 
 WAYS: Final = [by_put, by_split, by_rollout, by_apply, by_diff]
-READERS: Final = [{}, {"runtime": "onnx"}, {"runtime": "python", "allow_code": True}]
+READERS: Final[list[dict[str, Any]]] = [
+    {},
+    {"runtime": "onnx"},
+    {"runtime": "python", "allow_code": True},
+]
 FILES: Final = ["home/admin-token", "home/state.db", "private.pem", "home/run"]
 
 
@@ -296,7 +300,8 @@ def test_a_literal_password_is_refused_and_shown_to_nobody(house: Tenants, part:
 def test_a_pool_of_others_is_not_joined(house: Tenants) -> None:
     before = house.others()
     code = house.push("admin", SEC, PYTHON, "model.py", allow_code="true").json["reference"]
-    for fields in ({}, {"model": code, "allow_code": True}):
+    kinds: list[dict[str, Any]] = [{}, {"model": code, "allow_code": True}]
+    for fields in kinds:
         refused(house, put(house, pool="shared", **fields))
         refused(house, by_apply(house, "sec:1", pool="shared", **fields))
 
@@ -358,13 +363,14 @@ HOSTS: Final = [
 
 @pytest.mark.parametrize("host", HOSTS)
 def test_an_upstream_is_no_way_to_the_machine_itself(house: Tenants, host: str) -> None:
-    entry = {"access": ["key"], "upstream": {"url": f"http://{host}:22900/a", "protocol": "http"}}
-    split = {
-        "access": ["key"],
-        "versions": [{"model": "sec:1", "weight": 50}, {"weight": 50, "version": "9", **entry}],
-    }
-    split["versions"][1].pop("access")
-    begun = {"upstream": entry["upstream"], "version": "9"}
+    upstream = {"url": f"http://{host}:22900/a", "protocol": "http"}
+    halves = [
+        {"model": "sec:1", "weight": 50},
+        {"upstream": upstream, "version": "9", "weight": 50},
+    ]
+    entry = {"access": ["key"], "upstream": upstream}
+    split = {"access": ["key"], "versions": halves}
+    begun = {"upstream": upstream, "version": "9"}
 
     refused(house, house.call(OPERATOR, "PUT", PUT, entry))
     refused(house, house.call(OPERATOR, "PUT", PUT, split))

@@ -22,8 +22,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 LOADS_FOR_S: Final = 60
 ROLLED_BACK: Final = {
     "strategy": "canary",
-    "steps": [{"weight": 10, "until": "approval"}],
-    "max_duration_s": 2,
+    "steps": [{"weight": 10, "until": "verdict"}],
+    "max_duration_s": 6,
     "on_timeout": "rollback",
 }
 
