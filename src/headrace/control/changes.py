@@ -1,8 +1,10 @@
-"""What differs between two desired states, in words for the one who applied?"""
+"""Differences between two desired states, as text for the caller who applied."""
 
 from typing import Any, Final
 
 from headrace.control.desired import DesiredArm, DesiredEndpoint, DesiredState
+
+_TOLD_ELSEWHERE: Final = {"version", "endpoints", "pools", "streams", "gateway", "budget"}
 
 
 def changes_between(old: DesiredState, new: DesiredState) -> list[str]:
@@ -16,7 +18,7 @@ def changes_between(old: DesiredState, new: DesiredState) -> list[str]:
         lines.append("the budget of all replicas changed")
     lines += [
         f"{key} changed"
-        for key in ("auth", "tiers", "security", "alerts", "jobs")
+        for key in sorted((old.spec.keys() | new.spec.keys()) - _TOLD_ELSEWHERE)
         if old.generation and old.spec.get(key) != new.spec.get(key)
     ]
     lines += _pools(old, new)
@@ -27,7 +29,12 @@ def changes_between(old: DesiredState, new: DesiredState) -> list[str]:
         if former is None:
             lines.append(f"endpoint '{name}' added: {_arms(endpoint)}")
         else:
-            lines += [f"endpoint '{name}': {line}" for line in _endpoint(former, endpoint)]
+            differing = _endpoint(former, endpoint)
+            if not differing:
+                was, becomes = old.entry(name) or {}, new.entry(name) or {}
+                keys = sorted(was.keys() | becomes.keys())
+                differing = [f"{key} changed" for key in keys if was.get(key) != becomes.get(key)]
+            lines += [f"endpoint '{name}': {line}" for line in differing]
     return lines
 
 

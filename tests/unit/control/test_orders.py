@@ -647,3 +647,27 @@ async def test_no_model_is_read_from_the_home(plane: ControlPlane) -> None:
     for path in (secret, plane.home.root, plane.home.root.parent):
         with pytest.raises(SpecError, match="in the home"):
             await plane.orders.put_endpoint("e", {"model": str(path)}, caller=SYSTEM)
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"online_stores": [{"name": "main", "url": "redis://cache/0"}]},
+        {"tracing": {"collector": "http://127.0.0.1:4318"}},
+        {"kubernetes": {"max_rolling_ratio": 0.5}},
+        {"endpoints": [entry(1, allow_code=True)]},
+    ],
+)
+@pytest.mark.usefixtures("versions")
+async def test_whatever_a_spec_changes_is_stored(
+    plane: ControlPlane, sections: dict[str, Any]
+) -> None:
+    await plane.orders.apply(document(entry(1)), caller=SYSTEM)
+
+    applied = await plane.orders.apply({**document(entry(1)), **sections}, caller=SYSTEM)
+
+    assert applied.changes
+    assert sections.items() <= plane.store.store.load().spec.items()
+    assert plane.endpoint_generation("digits") == 1
+    again = await plane.orders.apply({**document(entry(1)), **sections}, caller=SYSTEM)
+    assert again.changes == []
