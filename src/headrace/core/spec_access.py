@@ -268,7 +268,10 @@ class UpstreamTlsSpec(SpecModel):
     certificate_file: Path | None = Field(default=None, description="What it is shown, PEM.")
     key_file: Path | None = Field(default=None, description="The private key of that, PEM.")
     server_name: str | None = Field(
-        default=None, max_length=255, description="The name it has to have; null for the URL's."
+        default=None,
+        max_length=255,
+        pattern=r"^[!-~]+$",
+        description="The name it has to have; null for the URL's.",
     )
 
     @model_validator(mode="after")

@@ -2,13 +2,14 @@
 
 from typing import Annotated, Final, Self
 
-from pydantic import Field, Strict, model_validator
+from pydantic import AfterValidator, Field, Strict, model_validator
 
 from headrace.core.autoscale_settings import AutoscaleSettings, MachineBudget, ScheduleHint
 from headrace.core.cron import check_schedule
 from headrace.core.names import NAME_PATTERN
 from headrace.core.spec_access import UpstreamTlsSpec
 from headrace.core.spec_base import SpecModel
+from headrace.core.upstream_addresses import check_upstream_url
 from headrace.core.upstream_settings import UpstreamProtocol, UpstreamSettings, UpstreamTls
 
 _DAY_S: Final = 86_400.0
@@ -130,8 +131,8 @@ class BudgetSpec(SpecModel):
 class UpstreamSpec(SpecModel):
     """A server that someone else runs, instead of a model."""
 
-    url: str = Field(
-        pattern=r"^(https?|grpcs?)://[^\s/?#@]+(/[^\s?#]*)?$",
+    url: Annotated[str, AfterValidator(check_upstream_url)] = Field(
+        pattern=r'^(https?|grpcs?)://[!"$-.0->A-~]+(/[!"$->@-~]*)?$',
         max_length=2048,
         description="http://host:port, https://… or grpc://…; a path in it comes first.",
     )
@@ -149,6 +150,7 @@ class UpstreamSpec(SpecModel):
     health_path: str | None = Field(
         default="",
         max_length=1024,
+        pattern=r"^(/[!-~]*)?$",
         description="Asked to see whether it lives; empty for the protocol's own, null for none.",
     )
     health_interval_s: float = Field(default=2.0, ge=0.1, le=3600.0, description="Unit: seconds.")

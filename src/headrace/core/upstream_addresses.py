@@ -39,6 +39,7 @@ _SPECIAL: Final = (
 _REFUSED: Final = tuple((kind, ip_network(text)) for kind, texts in _SPECIAL for text in texts)
 _IPV6_UNICAST: Final = (IPv6Network("2000::/3"), IPv6Network("fc00::/7"))
 _NAT64: Final = IPv6Network("64:ff9b::/96")
+_NO_HOST: Final = "has neither a host name nor an address without a zone"
 _REMEDY: Final = "an admin can allow it in `security.upstream_hosts`"
 
 
@@ -50,17 +51,10 @@ def upstream_problem(url: str, allowed_hosts: Sequence[str]) -> str:
         allowed_hosts: `security.upstream_hosts`: host names, `*.SUFFIX`, addresses and networks.
             If empty, literal private and global unicast addresses are allowed.
     """
-    try:
-        parts = urlsplit(url)
-        has_user, _ = parts.username is not None, parts.port
-        host = (not has_user and parts.hostname) or ""
-    except ValueError:
-        host = ""
+    host = _host_of(url)
+    if not host:
+        return f"the upstream's `url` {_NO_HOST}"
     address = _address(host)
-    if address is None:
-        host = host.removesuffix(".")
-        if not _is_name(host):
-            return "the upstream's `url` has neither a host name nor an address without a zone"
     if any(_names(pattern, host, address) for pattern in allowed_hosts):
         return ""
     if allowed_hosts:
@@ -69,6 +63,18 @@ def upstream_problem(url: str, allowed_hosts: Sequence[str]) -> str:
         return f"upstream host '{host}' is a name, which may stand for any address; {_REMEDY}"
     kind = _special_kind(address)
     return f"upstream host '{host}' is a {kind} address; {_REMEDY}" if kind else ""
+
+
+def check_upstream_url(url: str) -> str:
+    """Return `url` if the gateway can connect to it: one that it refuses holds up all routes.
+
+    Raises:
+        ValueError: It has no host or no possible port.
+    """
+    if not _host_of(url):
+        msg = f"{_NO_HOST}, or no port between 1 and 65535"
+        raise ValueError(msg)
+    return url
 
 
 def check_upstream_host(pattern: str) -> str:
@@ -85,6 +91,21 @@ def check_upstream_host(pattern: str) -> str:
             msg = "is neither a host name, *.SUFFIX, an address nor a network such as 10.0.0.0/8"
             raise ValueError(msg) from error
     return text
+
+
+def _host_of(url: str) -> str:
+    """The host of a URL as the gateway reads it, without a final dot; empty if it has none."""
+    try:
+        parts = urlsplit(url)
+        if parts.username is not None or parts.port == 0:
+            return ""
+        host = parts.hostname or ""
+    except ValueError:
+        return ""
+    if _address(host) is None:
+        host = host.removesuffix(".")
+        return host if _is_name(host) else ""
+    return host
 
 
 def _address(host: str) -> IPv4Address | IPv6Address | None:

@@ -1,9 +1,10 @@
 """Upstream addresses that somebody other than an admin may name."""
 
+import contextlib
 import socket
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
-from typing import Final
+from typing import Any, Final
 
 import pytest
 from hypothesis import given
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from headrace.core.spec_access import SecuritySpec
+from headrace.core.spec_scale import UpstreamSpec
 from headrace.core.upstream_addresses import upstream_problem
 from headrace.gateway.settings import parse_url
 
@@ -257,3 +259,38 @@ def test_a_list_allows_what_it_names_and_nothing_else(
 def test_a_list_holds_only_hosts_and_networks(pattern: str) -> None:
     with pytest.raises(ValidationError, match="neither a host name"):
         SecuritySpec(upstream_hosts=(pattern,))
+
+
+@given(
+    st.text(st.characters(min_codepoint=1, max_codepoint=0x2100), max_size=30),
+    st.text(st.characters(min_codepoint=1, max_codepoint=0x2100), max_size=10),
+)
+def test_the_gateway_can_connect_to_whatever_a_spec_may_name(rest: str, path: str) -> None:
+    """Law: one upstream that the gateway refuses would hold up the routes of all endpoints."""
+    for url, health in ((f"http://{rest}", "/"), (f"http://10.0.0.1/{path}", path)):
+        with contextlib.suppress(ValidationError):
+            settings = UpstreamSpec(url=url, health_path=health).settings()
+            assert 0 < parse_url(settings.url).port < 1 << 16
+            assert f"{settings.url}{settings.health_path}".isprintable()
+            assert f"{settings.url}{settings.health_path}".isascii()
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        *({"url": f"http://10.0.0.1{rest}"} for rest in (":0", ":65536", ":99999", ":x", ":1:2")),
+        *(
+            {"url": f"http://10.0.0.1/{rest}"}
+            for rest in ("\x01", "\x7f", "\u00e9", "a\n", "\r\nx: y")
+        ),
+        *(
+            {"url": f"http://{host}"}
+            for host in ("[::1", "a\x01b", "%00", "a:b", "a@b", "a\\b", "1.")
+        ),
+        *({"url": "http://a", "health_path": path} for path in ("a", "/\r\nx: y", "/\x00", "/a b")),
+        {"url": "https://a", "tls": {"server_name": "a\r\n"}},
+    ],
+)
+def test_what_would_hold_up_all_routes_is_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        UpstreamSpec.model_validate(values)
