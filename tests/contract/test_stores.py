@@ -284,6 +284,19 @@ def test_feedback_counts_once_whatever_comes_first(store: SqlStore) -> None:
     assert store.add_feedback(rewarded("q4", 9.0)) == "duplicate"
 
 
+def test_a_reward_for_some_endpoints_is_taken_for_their_answers_only(store: SqlStore) -> None:
+    own, others = frozenset({"m"}), frozenset({"other"})
+    early = store.add_feedback(rewarded("q1", 9.0), endpoints=own)
+    store.save_rollout(rollout("r1"))
+    store.add_assignments([assigned("q1"), assigned("q2")])
+
+    assert early == "unknown"
+    assert store.add_feedback(rewarded("q1", 9.0), endpoints=others) == "unknown"
+    assert store.add_feedback(rewarded("q1", 0.5), endpoints=own) == "taken"
+    assert store.add_feedback(rewarded("q1", 9.0), endpoints=others) == "unknown"
+    assert store.rewards("r1") == [UnitReward(unit="u", arm="2", count=1, total=0.5)]
+
+
 def test_rewards_are_summed_up_by_arm(store: SqlStore) -> None:
     rewards = {"1": [[1.0, 2.0], [4.0]], "2": [[1e9 + 0.5], [1e9], [1e9 - 0.5, 1e9 - 0.5]]}
     for version, units in rewards.items():

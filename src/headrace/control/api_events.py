@@ -96,7 +96,8 @@ Rewards = Annotated[list[Reward | Truth], Field(min_length=1, max_length=_MAX_IT
 class RewardResult:
     """`taken`, `duplicate` (the first one counts) or `waiting` (for the request to be known).
 
-    Of a label also `unfit`: it is no number, and the answer is.
+    Of a label also `unfit`: it is no number, and the answer is. To an operator of some endpoints
+    `unknown`: no answer of theirs has this id yet, and nothing was stored; send it again.
     """
 
     request_id: str
@@ -186,24 +187,26 @@ def add_events(api: FastAPI, plane: ControlPlane) -> None:
     )
     async def feedback(
         given: Annotated[Reward | Truth | Rewards, Body(openapi_examples=examples.FEEDBACK)],
+        caller: WhoAsks,
     ) -> Response:
         items = given if isinstance(given, list) else [given]
         results = [
-            RewardResult(request_id=item.request_id, outcome=await _take(plane, item))
+            RewardResult(request_id=item.request_id, outcome=await _take(plane, item, caller))
             for item in items
         ]
         return answer(RewardResults(results=results))
 
 
-async def _take(plane: ControlPlane, item: Reward | Truth) -> str:
-    now = plane.clock.now()
+async def _take(plane: ControlPlane, item: Reward | Truth, caller: Caller) -> str:
+    now, endpoints = plane.clock.now(), caller.endpoints(Role.OPERATOR)
     if isinstance(item, Truth):
         add_label = plane.drift.labels.add_label
-        return await asyncio.to_thread(add_label, item.request_id, item.label, now=now)
+        return await asyncio.to_thread(
+            add_label, item.request_id, item.label, now=now, endpoints=endpoints
+        )
     at = now if item.at is None else item.at
     feedback = Feedback(request_id=item.request_id, reward=item.reward, at=at)
-    (outcome,) = await plane.add_feedback([feedback])
-    return outcome
+    return await plane.store.run(plane.store.store.add_feedback, feedback, endpoints=endpoints)
 
 
 def _endpoints(caller: Caller, wanted: str) -> frozenset[str] | None:

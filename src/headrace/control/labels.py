@@ -22,6 +22,7 @@ WINDOWS_S: Final = (3600.0, 86_400.0, 7 * 86_400.0, 30 * 86_400.0)
 _BUCKET_S: Final = 600.0
 _FORGET_EVERY: Final = 10_000
 _TAKEN, _DUPLICATE, _WAITING, _UNFIT = "taken", "duplicate", "waiting", "unfit"
+_UNKNOWN: Final = "unknown"
 Label = str | float | int | bool
 
 _SCHEMA: Final = """
@@ -89,8 +90,20 @@ class LabelStore:
             self._added += len(answers)
             self._forget(connection, now)
 
-    def add_label(self, request_id: str, label: Label, *, now: float) -> str:
-        """Take a label: `taken`, `duplicate`, `waiting` for its answer, or `unfit` for it."""
+    def add_label(
+        self,
+        request_id: str,
+        label: Label,
+        *,
+        now: float,
+        endpoints: frozenset[str] | None = None,
+    ) -> str:
+        """Take a label: `taken`, `duplicate`, `waiting` for its answer, or `unfit` for it.
+
+        Args:
+            endpoints: Whose answers may get it. Others' and those not known yet are `unknown` then,
+                and nothing is stored. None for all.
+        """
         text = label_text(label)
         with self._writing() as connection:
             found = connection.execute(
@@ -98,6 +111,8 @@ class LabelStore:
                 "WHERE request_id = ?",
                 (request_id,),
             ).fetchone()
+            if endpoints is not None and (found is None or found[1] not in endpoints):
+                return _UNKNOWN
             if found is None:
                 connection.execute(
                     "INSERT INTO answers (request_id, at, label) VALUES (?, ?, ?)",

@@ -487,6 +487,7 @@ class Orders:
             max_body_bytes=self.max_body_bytes,
             allow_code=self.allow_code,
             owner=caller.name,
+            model_roots=() if caller.may(Role.ADMIN) else self.model_roots,
         )
 
 

@@ -51,7 +51,7 @@ from headrace.control.status import (
     is_routed_as_desired,
     revision_ids,
 )
-from headrace.control.store import EndpointGeneration, Feedback, RolloutRecord
+from headrace.control.store import EndpointGeneration, RolloutRecord
 from headrace.control.store_thread import StoreThread
 from headrace.control.streams.supervisor import StreamSupervisor
 from headrace.control.upstream_watch import UpstreamWatch
@@ -164,11 +164,6 @@ class ControlPlane:
         # What is under way is newer in memory: its verdict is not written every second.
         live = {record.id: record for record in self.aims.rollouts.values()}
         return [live.get(record.id, record) for record in stored]
-
-    async def add_feedback(self, items: Sequence[Feedback]) -> list[str]:
-        """Take rewards: `taken`, `duplicate` or `waiting` for each."""
-        store = self.store.store
-        return [await self.store.run(store.add_feedback, item) for item in items]
 
     async def note(
         self, action: str, about: str, *, before: object = None, after: object = None, actor: str

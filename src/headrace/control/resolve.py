@@ -99,7 +99,7 @@ class Resolver:
     `reloads`: how often an operator wished to load an endpoint's models again, by endpoint.
     `max_body_bytes`: the gateway's limit, which replicas share. `allow_code`: every endpoint may
     have models that run their authors' code, not only those that say so. `owner`: the principal
-    who owns what is pushed from a path.
+    who owns what is pushed from a path. `model_roots`: no link leads out of these.
     """
 
     registry: Registry
@@ -107,6 +107,7 @@ class Resolver:
     spec: SystemSpec
     max_body_bytes: int
     owner: str = ""
+    model_roots: tuple[Path, ...] = ()
     allow_code: bool = False
     reloads: Mapping[str, int] = field(default_factory=dict)
     _mistakes: list[SpecMistake] = field(default_factory=list)
@@ -257,6 +258,7 @@ class Resolver:
             runtime=endpoint.runtime,
             allow_code=self._allows_code(endpoint),
             owner=self.owner,
+            beneath=next((r for r in self.model_roots if Path(model).is_relative_to(r)), None),
             inspect=self.inspect,
         )
 

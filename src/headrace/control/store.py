@@ -194,10 +194,11 @@ class Store(Protocol):
     def add_assignments(self, assignments: Sequence[Assignment]) -> None:
         """Remember who answered; a request id that is known already stays as it is."""
 
-    def add_feedback(self, feedback: Feedback) -> str:
-        """Take a reward: `taken`, `duplicate` or `waiting`.
+    def add_feedback(self, feedback: Feedback, *, endpoints: frozenset[str] | None = None) -> str:
+        """Take a reward: `taken`, `duplicate`, `waiting` or `unknown`.
 
         The first one counts. One that waits for its assignment is counted as soon as that comes.
+        With `endpoints`, only answers of these that are known already earn it.
         """
 
     def rewards(self, rollout: str) -> list[UnitReward]:

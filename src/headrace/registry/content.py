@@ -32,17 +32,19 @@ class Content:
     files: tuple[StoredFile, ...]
 
 
-def read_content(path: Path) -> Content:
+def read_content(path: Path, *, beneath: Path | None = None) -> Content:
     """Hash the file or directory at `path`.
 
     Raises:
         InvalidArgumentError: It holds no file, or something that cannot be stored.
     """
-    with Tree.open(path) as tree:
+    with Tree.open(path, beneath=beneath) as tree:
         return _content(tree, tree.names(), lambda _, stream: _hash(stream))
 
 
-def copy_content(path: Path, target: Path, *, progress: Progress | None = None) -> Content:
+def copy_content(
+    path: Path, target: Path, *, beneath: Path | None = None, progress: Progress | None = None
+) -> Content:
     """Copy the file or directory at `path` to `target`, hashing what is written.
 
     `target` must not exist. Copies are flushed to disk, so that what is published later survives a
@@ -70,7 +72,7 @@ def copy_content(path: Path, target: Path, *, progress: Progress | None = None) 
             os.fsync(file.fileno())
         return result
 
-    with Tree.open(path) as tree:
+    with Tree.open(path, beneath=beneath) as tree:
         names = tree.names()
         for name in names if progress is not None else ():
             with tree.open_file(name) as stream:

@@ -122,6 +122,7 @@ class Registry:
         by: str = "",
         owner: str = "",
         inspect: Inspect | None = None,
+        beneath: Path | None = None,
         labels: Mapping[str, Collection[str]] | None = None,
         metadata: Mapping[str, str] | None = None,
         progress: Progress | None = None,
@@ -140,6 +141,7 @@ class Registry:
             by: Who pushes; empty for this process's user.
             owner: The principal of the management API who pushes; empty on the machine itself.
             inspect: Instead of the registry's own.
+            beneath: A directory above `path` that no link may leave on the way there.
             labels: For an output's name, its class names.
             metadata: Anything worth keeping beside the version.
             progress: Called with the bytes stored so far and in all.
@@ -162,7 +164,9 @@ class Registry:
                 self.home.mkdir(parents=True, exist_ok=True, mode=_PRIVATE)
             if self._mirror is not None:
                 self._mirror.refresh(name)
-            found = self._same(name, read_content(path).digest, runtime, class_names)
+            found = self._same(
+                name, read_content(path, beneath=beneath).digest, runtime, class_names
+            )
             if found is not None:
                 if found.executes_code and not allow_code:
                     raise CodeNotAllowedError(str(path), found.runtime)
@@ -172,7 +176,7 @@ class Registry:
             with self._artifacts.staging() as workspace:
                 staged = workspace / "artifact"
                 filename = stored_name(path)
-                content = copy_content(path, staged / filename, progress=progress)
+                content = copy_content(path, staged / filename, beneath=beneath, progress=progress)
                 seen = inspect_staged(
                     inspect, staged / filename, path, runtime, allow_code=allow_code
                 )

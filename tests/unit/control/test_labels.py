@@ -33,6 +33,18 @@ def test_right_and_wrong_classes_are_counted(store: LabelStore) -> None:
     assert {(score.rows, score.accuracy, score.mean_error) for score in scores} == {(2, 0.5, None)}
 
 
+def test_a_label_for_some_endpoints_meets_their_answers_only(store: LabelStore) -> None:
+    own, others = frozenset({"e"}), frozenset({"other"})
+    early = store.add_label("a", "cat", now=NOW, endpoints=own)
+    store.add_answers("e", "1", [("a", "cat")], now=NOW)
+
+    outcomes = [
+        store.add_label("a", "cat", now=NOW, endpoints=who) for who in (others, own, others)
+    ]
+
+    assert [early, *outcomes] == ["unknown", "unknown", "taken", "unknown"]
+
+
 def test_numbers_are_off_by_their_mean_error(store: LabelStore) -> None:
     store.add_answers("e", "1", [("a", 1.0), ("b", 5.0), ("c", 1.0)], now=NOW)
 

@@ -10,7 +10,7 @@ import msgspec
 from sqlalchemy import Connection, Insert, func, select
 
 from headrace.control.state.encoding import clean
-from headrace.control.state.tables import ANSWERS, UNIT_REWARDS, AnyRow
+from headrace.control.state.tables import ANSWERS, ROLLOUTS, UNIT_REWARDS, AnyRow
 from headrace.control.state.upsert import upsert_into
 from headrace.control.store import Assignment, Feedback, UnitReward
 from headrace.core import InvalidArgumentError
@@ -43,14 +43,26 @@ def add_assignments(connection: Connection, assignments: Sequence[Assignment]) -
     _count(connection, (row for row in rows if row.reward is not None))
 
 
-def add_feedback(connection: Connection, feedback: Feedback) -> str:
-    """Take a reward: `taken`, `duplicate` or `waiting`.
+def add_feedback(
+    connection: Connection, feedback: Feedback, endpoints: frozenset[str] | None = None
+) -> str:
+    """Take a reward: `taken`, `duplicate`, `waiting` or `unknown`.
+
+    Args:
+        endpoints: Whose answers may earn it. Others' and those not known yet are `unknown` then,
+            and nothing is stored. None for all.
 
     Raises:
         InvalidArgumentError: The reward is no finite number.
     """
     if not math.isfinite(feedback.reward):
         raise InvalidArgumentError(f"reward {feedback.reward} is no finite number")
+    if endpoints is not None:
+        of_answer = select(ROLLOUTS.c.endpoint).where(
+            ANSWERS.c.request_id == clean(feedback.request_id), ANSWERS.c.rollout == ROLLOUTS.c.id
+        )
+        if connection.execute(of_answer).scalar_one_or_none() not in endpoints:
+            return "unknown"
     statement = _meet_answer(connection.dialect.name, ("reward",), "reward")
     answer = msgspec.structs.asdict(feedback) | {"request_id": clean(feedback.request_id)}
     row = connection.execute(statement, answer).one_or_none()

@@ -138,14 +138,14 @@ class SqlStore:
         with self._database.writing("store assignments") as connection:
             reward_rows.add_assignments(connection, assignments)
 
-    def add_feedback(self, feedback: Feedback) -> str:
-        """Take a reward: `taken`, `duplicate` or `waiting`.
+    def add_feedback(self, feedback: Feedback, *, endpoints: frozenset[str] | None = None) -> str:
+        """Take a reward: `taken`, `duplicate`, `waiting` or `unknown`.
 
         Raises:
             InvalidArgumentError: The reward is no finite number.
         """
         with self._database.writing("store feedback") as connection:
-            return reward_rows.add_feedback(connection, feedback)
+            return reward_rows.add_feedback(connection, feedback, endpoints)
 
     def rewards(self, rollout: str) -> list[UnitReward]:
         """What each unit earned in a rollout, in the order of units."""
