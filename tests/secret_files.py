@@ -45,6 +45,7 @@ TEXTS: Final = {
     "from import": "from os import {s}\n",
     "raise": "raise ValueError('{s}')\n",
     "raise name": "class {s}(Exception): pass\nraise {s}\n",
+    "raise base": "class {s}(BaseException): pass\nraise {s}('{s}')\n",
     "exit": "raise SystemExit('{s}')\n",
     "coding": "# coding: {s}\n",
     "assertion": "assert 0, '{s}'\n",

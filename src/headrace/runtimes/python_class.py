@@ -176,9 +176,9 @@ def run_file(file: Path) -> ModuleType:
             # They show the line, which may be anybody's.
             code = compile(file.read_bytes(), str(file), "exec", dont_inherit=True)
         exec(code, module.__dict__)  # noqa: S102  # running the user's code is what this runtime is
-    except HeadraceError:
+    except (HeadraceError, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:  # noqa: BLE001  # its message may quote the file
+    except BaseException as error:  # noqa: BLE001  # its message may quote the file
         failed = where_it_failed(file, error, with_message=False)
         raise _refuse(file, f"cannot be run: {failed}") from None
     finally:

@@ -81,7 +81,7 @@ def test_models_that_crash_stall_or_fail_hurt_nobody_else(tmp_path: Path, mlp: P
     assert "exit status 3" in reasons["exits"]
     assert "SIGSEGV" in reasons["crashes"]
     assert reasons["stalls"] == "it did not load within 2 s"
-    assert "no weights" in reasons["raises"]
+    assert "ValueError" in reasons["raises"]
     assert "SystemExit" in reasons["quits"]
     assert copy.process.returncode == 0
 

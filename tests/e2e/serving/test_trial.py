@@ -87,8 +87,8 @@ async def test_trials_run_beside_each_other(trials: Trials, tmp_path: Path) -> N
         ("import time; time.sleep(100)", "it did not load within 1 s"),
         ("while True: pass", "it did not load within 1 s"),
         ("import signal; signal.pthread_sigmask(0, {1, 2, 15})\nimport time\ntime.sleep(9)", "1 s"),
-        ("class Odd(BaseException): pass\nraise Odd", "Odd: "),
-        ("raise ValueError('no weights')", "no weights"),
+        ("class Odd(BaseException): pass\nraise Odd", "BaseException (bad.py, line 2)"),
+        ("raise ValueError('no weights')", "ValueError (bad.py, line 1)"),
     ],
 )
 async def test_whatever_a_model_does_the_trial_ends_and_says_it(
