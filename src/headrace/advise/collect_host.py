@@ -12,20 +12,18 @@ import sys
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 
 from headrace.advise.collect_files import file_fact, read_bounded
 from headrace.advise.facts import HomeFacts, Listener, ProcessFact
+from headrace.core.redact import literal_secret, redact_text
 
 PROC: Final = Path("/proc")
 _ADMIN_TIMEOUT_S: Final = 2.0
 _LISTENING: Final = "0A"
 _CORE_LIMIT: Final = re.compile(rb"^Max core file size\s+(\S+)", re.MULTILINE)
 _UID: Final = re.compile(rb"^Uid:\s+\d+\s+(\d+)", re.MULTILINE)
-_PASSWORD: Final = re.compile(r"(?i)\b((?:ssl)?password)=([^&]*)")
-_REFERENCE: Final = re.compile(r"\$\{\w+\}")
 _ESCAPED: Final = re.compile(r"\\([0-7]{3})")
 
 
@@ -142,7 +140,7 @@ def home_facts(
         database = Path(url.partition(":///")[2])
     is_sqlite = not url or url.startswith("sqlite:")
     source = "the command line" if flag_url else "HEADRACE_STATE_URL"
-    clear = has_password(flag_url) or has_password(variable_url)
+    clear = any(literal_secret(url) is not None for url in (flag_url, variable_url))
     state = file_fact(database)
     level = _flag(arguments, "--log-level") or started.log_level
     token_fact = file_fact(token)
@@ -152,36 +150,12 @@ def home_facts(
         admin_token=token_fact if token_fact.exists else None,
         sockets=tuple(map(file_fact, sorted(sockets.glob("*.sock")))) if sockets else (),
         file_system=file_system_of(database if is_sqlite else home, proc=proc),
-        state_url=without_password(flag_url or variable_url),
+        state_url=redact_text(flag_url or variable_url),
         state_url_source=source,
         state_url_has_password=clear,
         log_level=level or environ.get("HEADRACE_LOG_LEVEL", "") or "info",
         allow_code=started.allow_code or "--allow-code" in arguments,
     )
-
-
-def has_password(url: str) -> bool:
-    """Whether a database's URL holds its password itself, and not `${NAME}` in its place."""
-    try:
-        parts = urlsplit(url)
-        found = [parts.password or "", *(one[2] for one in _PASSWORD.finditer(parts.query))]
-    except ValueError:
-        return False
-    return any(one and not _REFERENCE.fullmatch(one) for one in found)
-
-
-def without_password(url: str) -> str:
-    """The URL with `***` in place of each password."""
-    try:
-        parts = urlsplit(url)
-        netloc = parts.netloc
-    except ValueError:
-        return "***"
-    user, at, host = netloc.rpartition("@")
-    name, colon, _ = user.partition(":")
-    shown = f"{name}:***@{host}" if at and colon else netloc
-    query = _PASSWORD.sub(r"\1=***", parts.query)
-    return urlunsplit(parts._replace(netloc=shown, query=query))
 
 
 def _started_with(arguments: list[str]) -> _Started:

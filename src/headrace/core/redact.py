@@ -17,7 +17,7 @@ from urllib.parse import quote, urlsplit
 HIDDEN: Final = "***"
 VARIABLE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _SECRET_NAME: Final = re.compile(
-    r"(^|[_\-.])(pass|passwd|password|passphrase|secret|token|(api|private|access|secret|account)"
+    r"(^|[_\-.])(pass|passwd|(ssl)?password|passphrase|secret|token|(api|private|access|secret|account)"
     r"[_-]?key|key\.pem|authorization|credentials?)s?$",
     re.IGNORECASE,
 )
@@ -26,7 +26,7 @@ _SIGNATURE: Final = re.compile(r"(^|-)(sig|signature)$", re.IGNORECASE)
 # Up to the last '@' of the authority; a ':' that no port follows also begins a password that holds
 # an unescaped '/', '?' or '#'.
 _USERINFO: Final = re.compile(
-    r"(?<=://)(?!\[)([^\s/?#:@]*):([^\s/?#\"]*|(?!\d{1,5}[,/?#])[^\s@\"]*)@"
+    r"(?<=://)(?!\[[0-9a-fA-F:.]+\])([^\s/?#:@]*):([^\s/?#\"]*|(?!\d{1,5}[,/?#])[^\s@\"]*)@"
 )
 _OPTION: Final = re.compile(r"(?<=[?&;])([\w.%-]{1,100})=([^\s&#;'\"]+)")
 _OUR_SECRET: Final = re.compile(r"\b(hr[a-z]?_[a-km-z2-9]{12})_[A-Za-z0-9_-]{43}")

@@ -542,12 +542,6 @@ def test_tokens_that_only_admins_see_are_missing() -> None:
     assert facts.missing[Need.TOKENS] == "the tokens are not told: only for admins"
 
 
-@pytest.mark.parametrize("url", ["postgresql://[me:pw@db", "http://[::1"])
-def test_a_url_that_cannot_be_read_is_hidden_whole(url: str) -> None:
-    assert collect_host.without_password(url) == "***"
-    assert collect_host.has_password(url) is False
-
-
 def test_files_that_a_spec_names_are_listed_with_their_places() -> None:
     spec = parse_spec(
         {

@@ -71,6 +71,8 @@ def test_what_is_redacted_stays_so(document: object) -> None:
     [
         ("redis://ann:pw@h/0", "redis://ann:***@h/0"),
         ("redis://:p@ss@h/0", "redis://:***@h/0"),
+        ("postgresql://[me:pw@db", "postgresql://[me:***@db"),
+        ("postgresql://me@db/x?sslpassword=pw", "postgresql://me@db/x?sslpassword=***"),
         ("redis://:p/w@h/0", "redis://:***@h/0"),
         ("redis://:pre${PW}@h/0", "redis://:***@h/0"),
         (
