@@ -4,8 +4,10 @@ Each attempt is one of an operator who may change one endpoint only, and one of 
 such a store by mistake.
 """
 
+import contextlib
 import json
 import os
+import sqlite3
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -175,3 +177,30 @@ def test_the_home_stays_private_where_its_own_store_is_read(
     system.wait_ready()
 
     assert mode(system.home) == 0o700
+
+
+def test_a_literal_password_of_a_stored_state_stays_in_use_and_is_not_shown(
+    running: tuple[System, dict[str, Any]],
+) -> None:
+    system, entry = running
+    plain, literal = "redis://cache.invalid/0", f"redis://ann:{LITERAL}@cache.invalid/0"
+    document = {"version": 1, "online_stores": [{"name": "main", "url": plain}]}
+    status, answer = system.post("/api/v1/apply", {**document, "endpoints": [entry]})
+    assert status == 200, answer
+    system.end_control()
+    with contextlib.closing(sqlite3.connect(system.home / "state.db")) as database, database:
+        changed = database.execute("UPDATE state SET spec = replace(spec, ?, ?)", (plain, literal))
+        assert changed.rowcount == 1
+    system.start()
+    system.wait_ready()
+
+    shown = system.get("/api/v1/spec")["spec"]
+    assert shown["online_stores"][0]["url"] == "redis://ann:***@cache.invalid/0"
+    path = "/api/v1/endpoints/sec"
+    assert system.manage("PUT", path, {**entry, "timeout_s": 7.0})[0] == 200
+    status, answer = system.post("/api/v1/apply", shown)
+    assert (status, "holds a password in plain text" in answer["detail"]) == (400, True)
+    diff = system.post("/api/v1/diff", {**document, "endpoints": []})
+    assert LITERAL not in json.dumps(diff) + everything_of(system)
+    state = b"".join(path.read_bytes() for path in system.home.glob("state.db*"))
+    assert LITERAL.encode() in state
