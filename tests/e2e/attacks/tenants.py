@@ -135,8 +135,8 @@ class Tenants:
 
     def token(self, name: str, *roles: str) -> str:
         """Make user `name` with these roles; the name, for `call`."""
-        made = self.admin("POST", "/api/v1/tokens", {"owner": name, "roles": list(roles)})
-        self.tokens[name] = made["token"]
+        created = self.admin("POST", "/api/v1/tokens", {"owner": name, "roles": list(roles)})
+        self.tokens[name] = created["token"]
         return name
 
     def others(self) -> dict[str, Any]:

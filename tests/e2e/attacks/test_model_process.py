@@ -167,10 +167,10 @@ def test_it_has_a_temporary_directory_of_its_own(spy: Tenants) -> None:
     Path(name).write_text("of the host")
     Path(name).chmod(0o666)
     try:
-        seen = run(spy, f"answer = open({name!r}).read()")
+        content = run(spy, f"answer = open({name!r}).read()")
         run(spy, f"open({name + '-own'!r}, 'w').write('of a model'); answer = 1")
 
-        assert "of the host" not in seen
+        assert "of the host" not in content
         assert not Path(f"{name}-own").exists()
     finally:
         Path(name).unlink()
@@ -322,16 +322,16 @@ def test_one_request_of_a_shape_driven_model_takes_no_memory_from_others(house: 
     bound = memory_bound(replica_of(house, SEC))
     assert bound is not None, "a caller chooses how much memory it takes"
 
-    def asked(n: int) -> int:
+    def infer(n: int) -> int:
         tensor = {"name": "n", "shape": [1], "datatype": "INT64", "data": [n]}
         status: int = house.system.infer(SEC, {"inputs": [tensor]})[0]
         return status
 
-    assert asked(3) == 200
-    assert asked(bound // 4 + (1 << 20)) >= 400
-    assert asked(1 << 50) >= 400
+    assert infer(3) == 200
+    assert infer(bound // 4 + (1 << 20)) >= 400
+    assert infer(1 << 50) >= 400
     assert house.system.infer("pub")[0] == 200
-    assert until(lambda: asked(3) == 200)
+    assert until(lambda: infer(3) == 200)
 
 
 @pytest.mark.skipif(

@@ -233,8 +233,8 @@ STORES: Final = {
 
 
 def featured(house: Tenants, user: str, **features: object) -> Answer:
-    told = {"service": "people", "inputs": INPUTS, **features}
-    return put(house, user, model="sec:2", features=told)
+    lookup = {"service": "people", "inputs": INPUTS, **features}
+    return put(house, user, model="sec:2", features=lookup)
 
 
 @pytest.mark.parametrize("kind", STORES)
@@ -281,8 +281,8 @@ def test_a_literal_password_is_refused_and_shown_to_nobody(house: Tenants, part:
     secret = "hunter2-literal"  # noqa: S105  # planted
     url = f"redis://u:{secret}@127.0.0.1:1/0"
     if part == "endpoint":
-        told = {"service": "people", "inputs": INPUTS, "online_store": url}
-        answer = put(house, "admin", model="sec:2", network=True, features=told)
+        lookup = {"service": "people", "inputs": INPUTS, "online_store": url}
+        answer = put(house, "admin", model="sec:2", network=True, features=lookup)
     else:
         document = house.admin("GET", "/api/v1/spec")["spec"]
         stores = {**document, "online_stores": [{"name": "shop", "url": url}]}

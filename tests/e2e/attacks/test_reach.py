@@ -485,27 +485,27 @@ def test_a_diff_says_nothing_of_others(house: Tenants) -> None:
 def test_an_expected_generation_tells_nothing_of_others(house: Tenants) -> None:
     spec = own_only(document(house))
     answers = {
-        house.call("operator:sec", "POST", f"/api/v1/apply?expected={name}:{at}", spec).without(
-            name, f"{at}"
-        )
+        house.call(
+            "operator:sec", "POST", f"/api/v1/apply?expected={name}:{generation}", spec
+        ).without(name, f"{generation}")
         for name in (RIVAL, GHOST)
-        for at in (0, 2, 99)
+        for generation in (0, 2, 99)
     }
 
     assert len(answers) == 1, answers
 
 
 def test_feedback_is_for_requests_of_ones_own(house: Tenants) -> None:
-    made = house.admin("POST", "/api/v1/keys", {"name": "all", "scopes": ["infer:*"]})
+    key = house.admin("POST", "/api/v1/keys", {"name": "all", "scopes": ["infer:*"]})
     url = f"{house.system.where().http_url}/v2/models/{RIVAL}/infer"
-    assert house.system.call("POST", url, {**ROW, "id": "req-rival"}, token=made["key"])[0] == 200
+    assert house.system.call("POST", url, {**ROW, "id": "req-rival"}, token=key["key"])[0] == 200
     answers = {
         house.call(
             "operator:sec", "POST", "/api/v1/feedback", {"request_id": id_, "reward": 1}
         ).without(id_)
         for id_ in ("req-rival", "req-ghost")
     }
-    house.admin("DELETE", f"/api/v1/keys/{made['id']}")
+    house.admin("DELETE", f"/api/v1/keys/{key['id']}")
 
     assert len(answers) == 1, answers
 

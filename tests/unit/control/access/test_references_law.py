@@ -148,9 +148,9 @@ class House:
     async def operator(self, number: int, grants: frozenset[str]) -> dict[str, str]:
         """Headers of a new operator of `sec{number}`."""
         roles = [f"operator:sec{number}", *sorted(grants)]
-        made = await self.admin.post("/tokens", json={"owner": f"user{number}", "roles": roles})
-        assert made.status_code == 201, made.text
-        return {"authorization": f"Bearer {made.json()['token']}"}
+        created = await self.admin.post("/tokens", json={"owner": f"user{number}", "roles": roles})
+        assert created.status_code == 201, created.text
+        return {"authorization": f"Bearer {created.json()['token']}"}
 
     async def spec(self) -> dict[str, Any]:
         document: dict[str, Any] = (await self.admin.get("/spec")).json()["spec"]
