@@ -1,9 +1,10 @@
-"""How does an uploaded model get into the registry? Streamed to disk, checked, unpacked, pushed."""
+"""Uploads of models: streamed to disk, checked, unpacked and pushed to the registry."""
 
 import asyncio
 import shutil
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ from headrace.registry import ModelVersion, Registry, read_content
 
 MAX_UPLOAD_BYTES: Final = 64 << 30
 MAX_UPLOADS: Final = 8
+"""How many uploads of one caller are under way at once."""
+MAX_ALL_UPLOADS: Final = 64
 SILENCE_S: Final = 60.0
 """How long an upload may say nothing before it is given up."""
 _WRITE_BYTES: Final = 1 << 20
@@ -69,7 +72,7 @@ class Uploads:
     max_bytes: int = MAX_UPLOAD_BYTES
     silence_s: float = SILENCE_S
     allow_code: bool = False
-    _under_way: int = field(default=0)
+    _under_way: Counter[str] = field(default_factory=Counter)
 
     async def take(
         self,
@@ -90,12 +93,14 @@ class Uploads:
             DeadlineExceededError: The caller stopped sending.
             FailedPreconditionError: The disk is full.
         """
-        if self._under_way >= MAX_UPLOADS:
-            raise OverloadedError(f"{MAX_UPLOADS} uploads are under way", retry_after_s=_RETRY_S)
+        caller = upload.caller.name
+        if self._under_way[caller] >= MAX_UPLOADS or self._under_way.total() >= MAX_ALL_UPLOADS:
+            message = f"{self._under_way[caller]} of your uploads are under way; wait for one"
+            raise OverloadedError(message, retry_after_s=_RETRY_S)
         self._check_name(upload.filename)
         if upload.length_bytes is not None and upload.length_bytes > self.max_bytes:
             raise PayloadTooLargeError(limit_bytes=self.max_bytes, got_bytes=upload.length_bytes)
-        self._under_way += 1
+        self._under_way[caller] += 1
         try:
             with self._staging(upload.length_bytes or 0) as staging:
                 await self._receive(staging / "body", chunks)
@@ -104,7 +109,7 @@ class Uploads:
                         upload.caller.name, self._store, upload, staging, event
                     )
         finally:
-            self._under_way -= 1
+            self._under_way[caller] -= 1
 
     @staticmethod
     def _check_name(filename: str) -> None:

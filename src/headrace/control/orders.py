@@ -40,6 +40,7 @@ from headrace.core import (
     FailedPreconditionError,
     InvalidArgumentError,
     ModelNotFoundError,
+    PermissionDeniedError,
 )
 from headrace.core.spec import SystemSpec, parse_spec
 from headrace.registry import Registry
@@ -103,6 +104,10 @@ class Orders:
             ConflictError: An endpoint is not at the generation that `expected` names for it.
             PermissionDeniedError: It refers to what the caller may not use, or changes it.
         """
+        endpoints = caller.endpoints(Role.OPERATOR)
+        if endpoints is not None and not endpoints >= (expected or {}).keys():
+            message = "generations are expected of your own endpoints only"
+            raise PermissionDeniedError(message)
         spec = parse_spec(document, secrets_in=self.aims.desired.spec)
         for _ in range(_ATTEMPTS):
             before = self.aims.desired
