@@ -332,8 +332,13 @@ class Sandbox:
         return self.reports / f"{name}.isolation"
 
 
-def without_root(settings: GatewaySettings, sandbox: Sandbox) -> GatewaySettings:
+def without_root(
+    settings: GatewaySettings, sandbox: Sandbox, *, sockets: Sequence[str] = ()
+) -> GatewaySettings:
     """`settings` with which Envoy is a user without rights, where this process is root.
+
+    Args:
+        sockets: Directories of sockets that it connects to, besides the one of `run_dir`.
 
     Raises:
         FailedPreconditionError: This kernel does not allow that.
@@ -355,7 +360,7 @@ def without_root(settings: GatewaySettings, sandbox: Sandbox) -> GatewaySettings
         limits={"open_files": None, "processes": None, "oom_score_adj": None},
     )
     spec["contained"] = spec["filtered"] = False
-    spec["shared"] = [str(settings.run_dir.parent)]
+    spec["shared"] = [str(settings.run_dir.parent), *sockets]
     spec["hide"] = [path for path in spec["hide"] if path not in spec["shared"]]
     spec["ports"] = any(port < _FIRST_OPEN_PORT for port in settings.ports)
     spec["reach"].append(str(find_envoy(settings)))

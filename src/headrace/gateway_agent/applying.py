@@ -188,7 +188,9 @@ class Applier:
             run_dir=self.run_dir,
             control_socket=self.control_socket,
         )
-        return without_root(settings, self.sandbox)
+        shared = bundle.sockets
+        sockets = [shared.path] if shared is not None and _is_seen(shared) else []
+        return without_root(settings, self.sandbox, sockets=sockets)
 
     async def stop(self, *, drain_s: float) -> None:
         """Let requests end and end Envoy, or leave it to the next agent, as the settings say."""

@@ -175,6 +175,7 @@ def test_a_package_that_is_absent_is_said_to_be(
     (folder / "shadow").mkdir()
     (folder / "shadow" / "onnxmltools.py").write_text("raise ImportError('not here')")
     monkeypatch.setenv("PYTHONPATH", str(folder / "shadow"))
+    monkeypatch.syspath_prepend(str(folder / "shadow"))  # as if this process had started so
     request = ConvertRequest(path=str(path), runtime="xgboost")
     convert = apart(folder)
 
