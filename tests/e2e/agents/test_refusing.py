@@ -37,7 +37,7 @@ from headrace.core import (
 )
 from headrace.core.access_settings import AccessSettings, JwtSettings, TlsSettings
 from headrace.core.observe_settings import RequestLogSettings
-from headrace.gateway import GatewayPolicy
+from headrace.gateway import GatewayPolicy, make_private
 from headrace.gateway_agent.applying import Applier
 from headrace.gateway_agent.client import ControlClient
 from headrace.gateway_agent.kept import KeptBundle
@@ -313,7 +313,7 @@ def one() -> Iterator[OneApplier]:
         )
         applier = Applier(
             settings=settings,
-            run_dir=directory / "envoy",
+            run_dir=make_private(directory / "run") / "envoy",
             control_socket=directory / "control.sock",
             kept=KeptBundle(directory / "bundle.json"),
             tls=mutual,
