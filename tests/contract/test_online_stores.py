@@ -208,7 +208,7 @@ def test_a_plugin_that_cannot_be_loaded_is_told(
 
     with pytest.raises(FailedPreconditionError, match=r"'mine' .* cannot be loaded: ValueError"):
         open_online_store("mine://x")
-    with pytest.raises(InvalidArgumentError, match=r"mysql:// names no .*, mine://\.\.\."):
+    with pytest.raises(InvalidArgumentError, match=r"'mysql' names no .*, mine://\.\.\."):
         open_online_store("mysql://x")
 
 
