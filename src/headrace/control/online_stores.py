@@ -49,7 +49,7 @@ class OnlineStores:
         else:
             return None
         if not folder.is_absolute():
-            message = f"the path of the online store in {folder} has to be absolute"
+            message = f"the path of the online store {url} has to be absolute"
             raise FailedPreconditionError(message)
         folder, own = Path(os.path.realpath(folder)), Path(os.path.realpath(self._own))
         try:
