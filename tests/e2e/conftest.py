@@ -1,5 +1,6 @@
 """What all end-to-end tests share."""
 
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +12,12 @@ from tests.e2e.ordinary_user import NoOrdinaryUserError, OrdinaryUser, an_ordina
 
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
-    """A folder that every user may read, as pytest's is not: replicas run as others under root."""
-    with tempfile.TemporaryDirectory(prefix="hr-open-") as directory:
+    """A folder that every user may read, as pytest's is not: replicas run as others under root.
+
+    It is not in /tmp either, of which each replica has its own.
+    """
+    around = Path("/var/lib") if os.geteuid() == 0 else Path.home()
+    with tempfile.TemporaryDirectory(prefix="hr-open-", dir=around) as directory:
         Path(directory).chmod(0o755)
         yield Path(directory)
 

@@ -171,7 +171,7 @@ def test_what_an_agent_keeps_is_for_its_user_only(lab: Lab) -> None:
     for path in (one.directory, *found):
         status = path.stat()
         others = 0o007 if status.st_gid == GATEWAY_USER else 0o077  # the group of root's Envoy
-        assert status.st_mode & others == 0 or path.parent.stat().st_mode & 0o077 == 0, path
+        assert status.st_mode & others == 0 or path.parent.stat().st_mode & others == 0, path
 
 
 def _status(agent: Agent, name: str) -> int:
