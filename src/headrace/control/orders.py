@@ -108,7 +108,7 @@ class Orders:
         if endpoints is not None and not endpoints >= (expected or {}).keys():
             message = "generations are expected of your own endpoints only"
             raise PermissionDeniedError(message)
-        spec = parse_spec(document, secrets_in=self.aims.desired.spec)
+        spec = parse_spec(document)
         for _ in range(_ATTEMPTS):
             before = self.aims.desired
             for name, generation in (expected or {}).items():
@@ -146,7 +146,7 @@ class Orders:
             PermissionDeniedError: As `apply`.
         """
         before = self.aims.desired
-        spec = parse_spec(document, secrets_in=before.spec)
+        spec = parse_spec(document)
         after, facts = await self._resolved_all(caller, spec, cancel)
         authorize(caller, before, after, facts)
         return diff_between(before, after)

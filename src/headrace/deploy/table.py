@@ -169,6 +169,13 @@ TABLE: Final[tuple[Feature, ...]] = (
         *(_REPLICAS, _BEHIND, _REPLICAS),
     ),
     row(
+        "Isolation and memory of the replicas",
+        "endpoints[].isolation endpoints[].memory_bytes",
+        _REPLICAS,
+        *(about("as the pods' security context and limits say"),) * 3,
+        *(_REPLICAS, _BEHIND, _REPLICAS),
+    ),
+    row(
         "Timeout",
         "endpoints[].timeout_s",
         *(yes(), about("whole seconds"), yes(), about("whole seconds")),

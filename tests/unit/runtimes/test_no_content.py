@@ -58,7 +58,7 @@ def outputs_of(
 
 def _marked(name: str) -> object:
     is_torch = name.startswith("torch")
-    return pytest.param(name, marks=pytest.mark.frameworks) if is_torch else name
+    return pytest.param(name, marks=pytest.mark.torch) if is_torch else name
 
 
 def test_every_runtime_is_tried() -> None:
