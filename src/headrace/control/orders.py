@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from headrace.control.access.references import Facts, ModelFacts, authorize, models_of
+from headrace.control.access.references import AuthorizationFacts, ModelFacts, authorize, models_of
 from headrace.control.access.roles import Caller, Role
 from headrace.control.aims import Aims
 from headrace.control.at_home import bring_home
@@ -52,7 +52,7 @@ _ATTEMPTS: Final = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
+class EndpointChange:
     """What one endpoint is to become.
 
     `entry`: its line of the spec; None takes the endpoint away. `endpoint`: what was resolved
@@ -175,7 +175,7 @@ class Orders:
             raise InvalidArgumentError(
                 f"the body names endpoint {entry['name']!r}, the path {name!r}"
             )
-        change = Change(entry={"name": name, **entry}, action="endpoint.put", reason="put")
+        change = EndpointChange(entry={"name": name, **entry}, action="endpoint.put", reason="put")
         return await self._carry_out(
             caller, name, lambda _: change, expected=expected, cancel=cancel
         )
@@ -191,10 +191,10 @@ class Orders:
             ConflictError: The endpoint is at another generation than `expected`.
         """
 
-        def change(_: DesiredState) -> Change:
+        def change(_: DesiredState) -> EndpointChange:
             self._own(name)
             self._check_unused(name)
-            return Change(entry=None, action="endpoint.remove", reason="removed")
+            return EndpointChange(entry=None, action="endpoint.remove", reason="removed")
 
         return await self._carry_out(caller, name, change, expected=expected)
 
@@ -208,10 +208,10 @@ class Orders:
             PermissionDeniedError: The caller may not use the model.
         """
 
-        def change(before: DesiredState) -> Change:
+        def change(before: DesiredState) -> EndpointChange:
             is_served = before.endpoint(name) is not None
             entry = before.entry(name) if is_served else {"name": name, "model": name}
-            return Change(
+            return EndpointChange(
                 # A model of a repository has no line of its own.
                 entry=entry,
                 action="endpoint.load",
@@ -238,10 +238,10 @@ class Orders:
         if past.endpoint is not None:
             await asyncio.to_thread(check_there, past.endpoint)
 
-        def change(_: DesiredState) -> Change:
+        def change(_: DesiredState) -> EndpointChange:
             if past.endpoint is None:
                 self._check_unused(name)
-            return Change(
+            return EndpointChange(
                 entry=past.document,
                 endpoint=past.endpoint,
                 action="endpoint.undo",
@@ -282,7 +282,7 @@ class Orders:
             PermissionDeniedError: The caller may not use what is to be served.
         """
 
-        def change(before: DesiredState) -> Change:
+        def change(before: DesiredState) -> EndpointChange:
             served = self._own(name)
             self._check_idle(name)
             entry = before.entry(name)
@@ -292,7 +292,7 @@ class Orders:
             new |= entry_of_source(served, model=model, version=version, upstream=upstream)
             if allow_code:
                 new["allow_code"] = True
-            return Change(
+            return EndpointChange(
                 entry=new,
                 plan=dict(rollout or entry.get("rollout") or {"strategy": "canary"}),
                 action="rollout.start",
@@ -360,7 +360,7 @@ class Orders:
         self,
         caller: Caller,
         name: str,
-        make: Callable[[DesiredState], Change],
+        make: Callable[[DesiredState], EndpointChange],
         *,
         expected: int | None = None,
         cancel: threading.Event | None = None,
@@ -419,15 +419,15 @@ class Orders:
 
     async def _facts(
         self, caller: Caller, document: Mapping[str, Any], name: str | None = None
-    ) -> Facts:
+    ) -> AuthorizationFacts:
         """What decides whether a caller may refer to what a document names."""
         if caller.may(Role.ADMIN):
-            return Facts()
+            return AuthorizationFacts()
         models = models_of(document, name)
         owners = await asyncio.to_thread(
             lambda: {model: self.registry.owners(model) for model in models}
         )
-        return Facts(
+        return AuthorizationFacts(
             models={
                 model: ModelFacts(users=self.aims.users_of(model), owners=owners[model])
                 for model in models
@@ -437,7 +437,7 @@ class Orders:
 
     async def _resolved_all(
         self, caller: Caller, spec: SystemSpec, cancel: threading.Event | None
-    ) -> tuple[DesiredState, Facts]:
+    ) -> tuple[DesiredState, AuthorizationFacts]:
         """What a spec means today, once it was authorized as it stands."""
         before, document = self.aims.desired, spec.document()
         facts = await self._facts(caller, document)
@@ -459,7 +459,7 @@ class Orders:
         caller: Caller,
         spec: SystemSpec,
         name: str,
-        change: Change,
+        change: EndpointChange,
         cancel: threading.Event | None,
     ) -> DesiredEndpoint:
         reload = name if change.reload else ""

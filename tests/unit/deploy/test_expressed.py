@@ -21,7 +21,10 @@ _UNSEEN: Final = {
     ("Code of the model's author", Target.ARGO_ROLLOUTS): "it only allows what would be refused",
     ("Code of the model's author", Target.FLAGGER): "it only allows what would be refused",
     ("Isolation and memory of the replicas", Target.KSERVE): "a note only: pods have their own",
-    ("Isolation and memory of the replicas", Target.ARGO_ROLLOUTS): "a note only: pods have their own",
+    (
+        "Isolation and memory of the replicas",
+        Target.ARGO_ROLLOUTS,
+    ): "a note only: pods have their own",
     ("Isolation and memory of the replicas", Target.FLAGGER): "a note only: pods have their own",
     ("Network of the replicas", Target.KSERVE): "a note only: pods have a network",
     ("Network of the replicas", Target.ARGO_ROLLOUTS): "a note only: pods have a network",

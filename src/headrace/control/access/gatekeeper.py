@@ -11,7 +11,7 @@ from typing import Final
 
 from headrace.control.access.authenticate import Authenticator
 from headrace.control.access.references import ModelFacts, may_change_model, may_read_model
-from headrace.control.access.roles import SYSTEM, Caller, Resource, Role
+from headrace.control.access.roles import SYSTEM, Caller, ObjectKind, Role
 from headrace.control.access.route_roles import Extent, Found, RuleBook
 from headrace.control.access.sessions import cookie_value, is_csrf_token
 from headrace.control.guards import App, Message, Receive, Scope, Send, headers_of, refuse
@@ -162,7 +162,7 @@ def _missing(caller: Caller, found: Found) -> str:
     """What the caller lacks, and how to get it."""
     role = found.rule.role
     has = ", ".join(map(str, caller.grants)) or "no role"
-    of = {Extent.ENDPOINT: f":{found.name}", Extent.MODEL: f":{Resource.MODEL}/{found.name}"}.get(
+    of = {Extent.ENDPOINT: f":{found.name}", Extent.MODEL: f":{ObjectKind.MODEL}/{found.name}"}.get(
         found.rule.extent, ""
     )
     return (

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final, assert_never
 
-from headrace.control.access.roles import Caller, Resource, Role
+from headrace.control.access.roles import Caller, ObjectKind, Role
 from headrace.control.aims import same_endpoint
 from headrace.control.desired import DesiredState
 from headrace.core import PermissionDeniedError
@@ -33,12 +33,12 @@ _OF_FILE: Final = re.compile(r"(_file|\.location|\.keytab|\.config)=", re.IGNORE
 _FILE_SCHEMES: Final = ("/", "~", "file:", "sqlite:", "feast:", "log:/")
 
 
-class Kind(StrEnum):
+class ReferenceKind(StrEnum):
     """Kind of object that an entry of the spec refers to."""
 
-    MODEL = Resource.MODEL.value
-    FEATURES = Resource.FEATURES.value
-    STORE = Resource.STORE.value
+    MODEL = ObjectKind.MODEL.value
+    FEATURES = ObjectKind.FEATURES.value
+    STORE = ObjectKind.STORE.value
     PUSH = "push"
     """The model that a path is stored as."""
     POOL = "pool"
@@ -47,23 +47,23 @@ class Kind(StrEnum):
     VARIABLE = "variable"
     ADDRESS = "address"
     SETTING = "setting"
-    """A setting that takes a part of the sandbox away."""
+    """A bound of the sandbox."""
 
 
 _ADMIN_ONLY: Final = {
-    Kind.FILE: "only an admin names files of the control plane; upload a model with "
+    ReferenceKind.FILE: "only an admin names files of the control plane; upload a model with "
     "`headrace models push`, and name it as NAME:VERSION",
-    Kind.VARIABLE: "only an admin names variables of the control plane's environment",
-    Kind.ADDRESS: "only an admin names addresses there",
-    Kind.SETTING: "only an admin takes a part of the sandbox away (`network`, `isolation`)",
+    ReferenceKind.VARIABLE: "only an admin names variables of the environment",
+    ReferenceKind.ADDRESS: "only an admin names addresses there",
+    ReferenceKind.SETTING: "only an admin sets bounds of the sandbox: `network`, `isolation`, `memory_bytes`",
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Reference:
+class SpecReference:
     """An object that an entry refers to; files and variables with the settings beside them."""
 
-    kind: Kind
+    kind: ReferenceKind
     name: str
 
 
@@ -76,7 +76,7 @@ class ModelFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
+class AuthorizationFacts:
     """What the decision depends on beside the two states.
 
     `paths`: model paths that lie below a configured root.
@@ -93,7 +93,7 @@ def may_read_model(caller: Caller, model: str, facts: ModelFacts) -> bool:
         endpoints is None
         or model in endpoints
         or bool(endpoints & facts.users)
-        or caller.may(Role.VIEWER, model, Resource.MODEL)
+        or caller.may(Role.VIEWER, model, ObjectKind.MODEL)
         or facts.owners == {caller.name}
     )
 
@@ -103,18 +103,20 @@ def may_change_model(caller: Caller, model: str, facts: ModelFacts) -> bool:
     endpoints = caller.endpoints(Role.OPERATOR)
     return (
         endpoints is None
-        or caller.may(Role.OPERATOR, model, Resource.MODEL)
+        or caller.may(Role.OPERATOR, model, ObjectKind.MODEL)
         or (caller.may_somewhere(Role.OPERATOR) and facts.owners == {caller.name})
         or (model in endpoints and facts.users <= endpoints)
     )
 
 
-def references_of(endpoint: EndpointSpec) -> frozenset[Reference]:
+def references_of(endpoint: EndpointSpec) -> frozenset[SpecReference]:
     """Everything that an endpoint of the spec refers to."""
     return frozenset(_references_of(endpoint))
 
 
-def authorize(caller: Caller, before: DesiredState, after: DesiredState, facts: Facts) -> None:
+def authorize(
+    caller: Caller, before: DesiredState, after: DesiredState, facts: AuthorizationFacts
+) -> None:
     """Refuse a change that reaches further than the caller's grants.
 
     An endpoint keeps what it referred to before. Called twice: with the endpoints of `before` as
@@ -153,37 +155,46 @@ def models_of(document: Mapping[str, Any], name: str | None = None) -> frozenset
         for entry_name, entry in entries.items()
         if name in {None, entry_name}
         for reference in references_of(_endpoint(entry))
-        if reference.kind in {Kind.MODEL, Kind.PUSH}
+        if reference.kind in {ReferenceKind.MODEL, ReferenceKind.PUSH}
     )
 
 
-def _references_of(endpoint: EndpointSpec) -> Iterator[Reference]:
+def _references_of(endpoint: EndpointSpec) -> Iterator[SpecReference]:
     models = [version.model for version in endpoint.split() if version.model is not None]
     upstreams = {version.upstream.url for version in endpoint.split() if version.upstream}
     for model in models:
         if is_model_path(model):
-            yield from (Reference(Kind.FILE, model), Reference(Kind.PUSH, endpoint.name))
+            yield from (
+                SpecReference(ReferenceKind.FILE, model),
+                SpecReference(ReferenceKind.PUSH, endpoint.name),
+            )
         else:
-            yield Reference(Kind.MODEL, model.partition(":")[0])
-    yield from (Reference(Kind.UPSTREAM, url) for url in upstreams)
+            yield SpecReference(ReferenceKind.MODEL, model.partition(":")[0])
+    yield from (SpecReference(ReferenceKind.UPSTREAM, url) for url in upstreams)
     if endpoint.pool is not None:
-        yield Reference(Kind.POOL, endpoint.pool)
+        yield SpecReference(ReferenceKind.POOL, endpoint.pool)
     if endpoint.features is not None:
-        yield Reference(Kind.FEATURES, endpoint.features.service)
+        yield SpecReference(ReferenceKind.FEATURES, endpoint.features.service)
         if endpoint.features.online_store is not None:
-            yield Reference(Kind.STORE, endpoint.features.online_store)
-    relaxed = {"network": endpoint.network, "isolation": endpoint.isolation != "required"}
-    yield from (Reference(Kind.SETTING, name) for name, is_relaxed in relaxed.items() if is_relaxed)
+            yield SpecReference(ReferenceKind.STORE, endpoint.features.online_store)
+    relaxed = {
+        "network": endpoint.network,
+        "isolation": endpoint.isolation != "required",
+        f"memory_bytes: {endpoint.memory_bytes}": endpoint.memory_bytes is not None,
+    }
+    yield from (
+        SpecReference(ReferenceKind.SETTING, name) for name, is_set in relaxed.items() if is_set
+    )
     for reference, text in _texts(endpoint.model_dump(mode="json", exclude_unset=True)):
         if reference is not None:
             yield reference
         elif "://" in text and text not in upstreams:
-            yield Reference(Kind.ADDRESS, text)
+            yield SpecReference(ReferenceKind.ADDRESS, text)
 
 
 def _texts(
     value: Mapping[str, Any], *, is_entry: bool = True
-) -> Iterator[tuple[Reference | None, str]]:
+) -> Iterator[tuple[SpecReference | None, str]]:
     """Each text below a mapping, with the file or variable that it refers to.
 
     A file or variable is bound to all settings beside it, or to its URL: another server would get
@@ -201,42 +212,47 @@ def _texts(
                 bound = {key: part} if is_entry or "://" in part else beside
                 kind = _kind_of(key, part)
                 name = json.dumps(bound, sort_keys=True, default=str)
-                yield (None if kind is None else Reference(kind, name)), part
+                yield (None if kind is None else SpecReference(kind, name)), part
 
 
-def _kind_of(key: str, text: str) -> Kind | None:
+def _kind_of(key: str, text: str) -> ReferenceKind | None:
     if "${" in text:
-        return Kind.VARIABLE
+        return ReferenceKind.VARIABLE
     is_file = key.endswith("_file") or text.startswith(_FILE_SCHEMES) or _OF_FILE.search(text)
-    return Kind.FILE if is_file else None
+    return ReferenceKind.FILE if is_file else None
 
 
 def _problem(
     caller: Caller,
-    reference: Reference,
+    reference: SpecReference,
     before: DesiredState,
-    facts: Facts,
+    facts: AuthorizationFacts,
     allowed_hosts: Sequence[str],
 ) -> str:
     """Why a caller who is no admin may not refer to an object; empty if he may."""
     name, endpoints = reference.name, caller.endpoints(Role.OPERATOR)
     model = facts.models.get(name, ModelFacts())
     match reference.kind:
-        case Kind.FILE | Kind.VARIABLE | Kind.ADDRESS | Kind.SETTING:
+        case (
+            ReferenceKind.FILE
+            | ReferenceKind.VARIABLE
+            | ReferenceKind.ADDRESS
+            | ReferenceKind.SETTING
+        ):
             problem = "" if name in facts.paths else _ADMIN_ONLY[reference.kind]
-        case Kind.UPSTREAM:
+        case ReferenceKind.UPSTREAM:
             problem = upstream_problem(name, allowed_hosts)
-        case Kind.POOL:
+        case ReferenceKind.POOL:
             entries = _entries(before.spec, "endpoints").items()
             members = {member for member, entry in entries if entry.get("pool") == name}
             is_open = endpoints is None or members <= endpoints
             problem = "" if is_open else "a pool is joined by operators of all its endpoints only"
-        case Kind.PUSH:
+        case ReferenceKind.PUSH:
             is_open = may_change_model(caller, name, model)
-            problem = "" if is_open else _grant(caller, Role.OPERATOR, Resource.MODEL, name)
-        case Kind.MODEL | Kind.FEATURES | Kind.STORE:
-            resource = Resource(reference.kind)
-            is_own = resource is Resource.MODEL and may_change_model(caller, name, model)
+            problem = "" if is_open else _grant(caller, Role.OPERATOR, ObjectKind.MODEL, name)
+        case ReferenceKind.MODEL | ReferenceKind.FEATURES | ReferenceKind.STORE:
+            resource = ObjectKind(reference.kind)
+            is_own = resource is ObjectKind.MODEL and may_change_model(caller, name, model)
             # To see all of the system, as a viewer does, is no right to serve from it.
             is_granted = any(g.resource is resource and g.name == name for g in caller.grants)
             is_open = endpoints is None or is_own or is_granted
@@ -246,7 +262,7 @@ def _problem(
     return problem
 
 
-def _grant(caller: Caller, role: Role, resource: Resource, name: str) -> str:
+def _grant(caller: Caller, role: Role, resource: ObjectKind, name: str) -> str:
     return (
         f"{caller.name} may not use {resource} '{name}'; an admin can allow it with "
         f"`headrace users grant {caller.name} {role}:{resource}/{name}`"

@@ -28,7 +28,7 @@ class Role(StrEnum):
         return tuple(Role).index(self)
 
 
-class Resource(StrEnum):
+class ObjectKind(StrEnum):
     """Kind of object that a grant can be limited to."""
 
     ENDPOINT = "endpoint"
@@ -46,12 +46,12 @@ class Grant:
 
     role: Role
     name: str | None = None
-    resource: Resource = Resource.ENDPOINT
+    resource: ObjectKind = ObjectKind.ENDPOINT
 
     def __str__(self) -> str:
         if self.name is None:
             return self.role
-        prefix = "" if self.resource is Resource.ENDPOINT else f"{self.resource}/"
+        prefix = "" if self.resource is ObjectKind.ENDPOINT else f"{self.resource}/"
         return f"{self.role}:{prefix}{self.name}"
 
     def includes(self, role: Role) -> bool:
@@ -77,9 +77,9 @@ def parse_grant(text: str) -> Grant:
         raise InvalidArgumentError("an admin is one of the whole system; leave the endpoint out")
     kind, slash, name = target.rpartition("/")
     try:
-        resource = Resource(kind) if slash else Resource.ENDPOINT
+        resource = ObjectKind(kind) if slash else ObjectKind.ENDPOINT
     except ValueError:
-        kinds = ", ".join(f"{resource}/NAME" for resource in Resource)
+        kinds = ", ".join(f"{resource}/NAME" for resource in ObjectKind)
         message = f"{target[:100]!r} is no endpoint, nor one of: {kinds}"
         raise InvalidArgumentError(message) from None
     if _NAME.fullmatch(name) is None:
@@ -107,7 +107,7 @@ class Caller:
     csrf_token: str = ""
 
     def may(
-        self, role: Role, name: str | None = None, resource: Resource = Resource.ENDPOINT
+        self, role: Role, name: str | None = None, resource: ObjectKind = ObjectKind.ENDPOINT
     ) -> bool:
         """Whether the caller has a role for an object; for the whole system if `name` is None."""
         return any(
@@ -128,7 +128,7 @@ class Caller:
             grant.name
             for grant in self.grants
             if grant.name is not None
-            and grant.resource is Resource.ENDPOINT
+            and grant.resource is ObjectKind.ENDPOINT
             and grant.includes(role)
         )
 

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from headrace.control.access.references import (
     OPERATOR_SECTIONS,
-    Facts,
-    Kind,
+    AuthorizationFacts,
     ModelFacts,
-    Reference,
+    ReferenceKind,
+    SpecReference,
     authorize,
     may_change_model,
     may_read_model,
@@ -38,17 +38,19 @@ def entry(name: str = "sec", **fields: Any) -> dict[str, Any]:  # noqa: ANN401  
 
 OTHER = entry("other", model="other:1", pool="shared")
 BEFORE = state(entry(), OTHER, pools=[{"name": "shared"}])
-FACTS = Facts(models={"other": ModelFacts(users=frozenset({"other"}), owners=frozenset({"bob"}))})
+FACTS = AuthorizationFacts(
+    models={"other": ModelFacts(users=frozenset({"other"}), owners=frozenset({"bob"}))}
+)
 
 
-def refused(change: dict[str, Any], *roles: str, facts: Facts = FACTS) -> str:
+def refused(change: dict[str, Any], *roles: str, facts: AuthorizationFacts = FACTS) -> str:
     after = state(change, OTHER, **{k: v for k, v in BEFORE.spec.items() if k == "pools"})
     with pytest.raises(PermissionDeniedError) as error:
         authorize(caller(*(roles or ("operator:sec",))), BEFORE, after, facts)
     return str(error.value)
 
 
-def accepted(change: dict[str, Any], *roles: str, facts: Facts = FACTS) -> None:
+def accepted(change: dict[str, Any], *roles: str, facts: AuthorizationFacts = FACTS) -> None:
     after = state(change, OTHER, **{k: v for k, v in BEFORE.spec.items() if k == "pools"})
     authorize(caller(*(roles or ("operator:sec",))), BEFORE, after, facts)
 
@@ -77,6 +79,7 @@ def test_an_object_of_others_needs_a_grant_that_the_refusal_names(
         {"model": "/no/such/file"},
         {"network": True},
         {"isolation": "best-effort"},
+        {"memory_bytes": 1 << 40},
         {"model": None, "upstream": {"url": "https://8.8.8.8/${SECRET}"}},
         {"model": None, "upstream": {"url": "http://127.0.0.1:1"}},
         {
@@ -91,16 +94,16 @@ def test_files_variables_and_the_sandbox_need_an_admin(change: dict[str, Any]) -
     refused(change)
     refused(change, "operator")
     after = state(change, OTHER, pools=[{"name": "shared"}])
-    authorize(SYSTEM, BEFORE, after, Facts())
+    authorize(SYSTEM, BEFORE, after, AuthorizationFacts())
 
 
 def test_a_path_below_a_root_needs_the_right_to_push_the_model() -> None:
     change = entry(model="/models/m.onnx")
     path = frozenset({"/models/m.onnx"})
 
-    accepted(change, facts=Facts(paths=path))
+    accepted(change, facts=AuthorizationFacts(paths=path))
     shared = ModelFacts(users=frozenset({"sec", "other"}))
-    problem = refused(change, facts=Facts(paths=path, models={"sec": shared}))
+    problem = refused(change, facts=AuthorizationFacts(paths=path, models={"sec": shared}))
     assert "operator:model/sec" in problem
 
 
@@ -114,11 +117,15 @@ def test_an_endpoint_keeps_what_an_admin_gave_it() -> None:
     given_.pop("pool")
     before = state(given_)
 
-    authorize(caller("operator:sec"), before, state({**given_, "timeout_s": 1.0}), Facts())
-    authorize(caller("operator:sec"), before, state({**given_, "model": "m2:2"}), Facts())
-    authorize(caller("operator:sec"), before, state(entry()), Facts())
+    authorize(
+        caller("operator:sec"), before, state({**given_, "timeout_s": 1.0}), AuthorizationFacts()
+    )
+    authorize(
+        caller("operator:sec"), before, state({**given_, "model": "m2:2"}), AuthorizationFacts()
+    )
+    authorize(caller("operator:sec"), before, state(entry()), AuthorizationFacts())
     with pytest.raises(PermissionDeniedError):
-        authorize(caller("operator:sec"), state(entry()), before, Facts())
+        authorize(caller("operator:sec"), state(entry()), before, AuthorizationFacts())
 
 
 def test_a_secret_is_bound_to_where_it_is_sent() -> None:
@@ -128,11 +135,11 @@ def test_a_secret_is_bound_to_where_it_is_sent() -> None:
 
     before = state(with_tls("https://8.8.8.8"))
     moved = state({**with_tls("https://8.8.8.8"), "timeout_s": 2.0})
-    authorize(caller("operator:sec"), before, moved, Facts())
+    authorize(caller("operator:sec"), before, moved, AuthorizationFacts())
     after = with_tls("https://8.8.8.8")
     after["upstream"]["tls"]["key_file"] = "/other.pem"
     with pytest.raises(PermissionDeniedError, match="files"):
-        authorize(caller("operator:sec"), before, state(after), Facts())
+        authorize(caller("operator:sec"), before, state(after), AuthorizationFacts())
 
 
 SECTIONS = {
@@ -153,8 +160,8 @@ def test_settings_of_the_system_that_reach_further_need_an_admin(section: str) -
 
     for roles in (("operator",), ("operator:sec",)):
         with pytest.raises(PermissionDeniedError):
-            authorize(caller(*roles), state(entry()), after, Facts())
-    authorize(SYSTEM, state(entry()), after, Facts())
+            authorize(caller(*roles), state(entry()), after, AuthorizationFacts())
+    authorize(SYSTEM, state(entry()), after, AuthorizationFacts())
 
 
 def test_every_section_of_the_spec_is_an_admins_but_those_that_are_named() -> None:
@@ -166,7 +173,7 @@ def test_every_section_of_the_spec_is_an_admins_but_those_that_are_named() -> No
 def test_what_is_written_as_its_default_is_no_change() -> None:
     after = state(entry(), alerts={}, gateway={"host": "127.0.0.1"})
 
-    authorize(caller("operator:sec"), state(entry()), after, Facts())
+    authorize(caller("operator:sec"), state(entry()), after, AuthorizationFacts())
 
 
 def test_models_belong_to_who_pushed_them_and_to_endpoints_of_their_name() -> None:
@@ -224,7 +231,7 @@ grants = st.lists(
     max_size=3,
 )
 facts = st.builds(
-    lambda owners, users: Facts(
+    lambda owners, users: AuthorizationFacts(
         models={
             model: ModelFacts(owners=frozenset(owners[model]), users=frozenset(users[model]))
             for model in "abcmn"
@@ -242,38 +249,40 @@ def endpoint_of(document: DesiredState, name: str) -> EndpointSpec | None:
 
 
 def is_open(  # noqa: PLR0911  # one for each kind
-    reference: Reference, who: Caller, before: DesiredState, known: Facts
+    reference: SpecReference, who: Caller, before: DesiredState, known: AuthorizationFacts
 ) -> bool:
     """What the rules of `docs/how-to/manage-access.md` say, in other words than the code."""
     granted = set(map(str, who.grants))
     operated = {grant.removeprefix("operator:") for grant in granted if "/" not in grant}
     match reference.kind:
-        case Kind.MODEL:
+        case ReferenceKind.MODEL:
             return (
                 (reference.name in operated and known.models[reference.name].users <= operated)
                 or known.models[reference.name].owners == {"ann"}
                 or bool(granted & {f"{r}:model/{reference.name}" for r in ("viewer", "operator")})
             )
-        case Kind.PUSH:
+        case ReferenceKind.PUSH:
             return (
                 f"operator:model/{reference.name}" in granted
                 or (known.models[reference.name].users <= operated)
                 or known.models[reference.name].owners == {"ann"}
             )
-        case Kind.FEATURES:
+        case ReferenceKind.FEATURES:
             return f"viewer:features/{reference.name}" in granted
-        case Kind.POOL:
+        case ReferenceKind.POOL:
             entries_ = before.spec["endpoints"]
             return {e["name"] for e in entries_ if e.get("pool") == reference.name} <= operated
-        case Kind.FILE:
+        case ReferenceKind.FILE:
             return reference.name in known.paths
-        case Kind.UPSTREAM:
+        case ReferenceKind.UPSTREAM:
             return reference.name.startswith("https://8.8.8.8")
         case _:
             return False
 
 
-def is_accepted(who: Caller, before: DesiredState, after: DesiredState, known: Facts) -> bool:
+def is_accepted(
+    who: Caller, before: DesiredState, after: DesiredState, known: AuthorizationFacts
+) -> bool:
     try:
         authorize(who, before, after, known)
     except PermissionDeniedError:
@@ -283,7 +292,7 @@ def is_accepted(who: Caller, before: DesiredState, after: DesiredState, known: F
 
 @given(documents, documents, grants, facts)
 def test_a_change_is_accepted_where_all_that_it_adds_is_granted_and_nowhere_else(
-    before: DesiredState, after: DesiredState, roles: list[str], known: Facts
+    before: DesiredState, after: DesiredState, roles: list[str], known: AuthorizationFacts
 ) -> None:
     who, is_granted = caller(*roles), True
     for name in "abc":
@@ -300,14 +309,14 @@ def test_a_change_is_accepted_where_all_that_it_adds_is_granted_and_nowhere_else
 
 @given(documents, documents, facts)
 def test_an_admin_may_change_everything(
-    before: DesiredState, after: DesiredState, known: Facts
+    before: DesiredState, after: DesiredState, known: AuthorizationFacts
 ) -> None:
     authorize(SYSTEM, before, after, known)
 
 
 @given(documents, documents, grants, facts)
 def test_more_grants_never_allow_less(
-    before: DesiredState, after: DesiredState, roles: list[str], known: Facts
+    before: DesiredState, after: DesiredState, roles: list[str], known: AuthorizationFacts
 ) -> None:
     fewer, more = caller(*roles), caller(*roles, "operator:c", "operator:model/n")
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from headrace.control.access.references import Facts, authorize
+from headrace.control.access.references import AuthorizationFacts, authorize
 from headrace.control.access.roles import SYSTEM, Caller, Grant, Role
 from headrace.control.desired import DesiredState, DesiredStream
 from headrace.control.plane import ControlPlane
@@ -42,7 +42,7 @@ def stream(**more: object) -> dict[str, Any]:
 def check(role: Role, before: dict[str, Any], after: dict[str, Any]) -> None:
     caller = Caller(name="ann", kind="user", grants=(Grant(role),))
     states = (DesiredState(spec=before), DesiredState(spec=after))
-    authorize(caller, *states, Facts())
+    authorize(caller, *states, AuthorizationFacts())
 
 
 def resolve(registry: Registry, *streams: dict[str, Any]) -> tuple[DesiredStream, ...]:
