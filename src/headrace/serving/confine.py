@@ -102,7 +102,7 @@ _LANDLOCK_SCOPED, _LANDLOCK_SCOPE_ABI = 1 | 2, 6
 _LANDLOCK_READ, _LANDLOCK_FILE = 0xD, 0x4007
 """Execute and read; what a rule for a file may name: execute, write, read, truncate."""
 _COVER_OPTIONS = b"mode=0755,size=1m,nr_inodes=10k"
-_TMP_OPTIONS = b"mode=1777,size=1g"
+_TMP_OPTIONS = b"mode=1777,size=256m"
 _PIDS = 16
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -136,6 +136,9 @@ _DENIED = (
 )
 _DENIED_STRICTLY = ((57, 58, 200, 424, 129, 297), (130, 424, 138, 240))
 """fork, vfork, tkill, pidfd_send_signal, rt_sigqueueinfo, rt_tgsigqueueinfo."""
+_SHARED_MEMORY = ((319, 447, 29), (279, 447, 194))
+"""memfd_create, memfd_secret, shmget: memory that no limit of a process counts."""
+_SYS_MMAP, _SHARED_ANONYMOUS = (9, 222), 0x21
 _SIGNALS = ((62, 234), (129, 131))
 """kill, tgkill."""
 _FAMILIES = (1, 2, 10, 16)
@@ -222,8 +225,11 @@ def allow(ruleset: int, paths: Iterable[str], rights: int) -> None:
             _check(added, f"landlock {path}")
 
 
-def filter_system_calls(*, is_strict: bool, network: bool) -> None:
-    """Install the seccomp filter; `is_strict` also forbids starting and signalling processes.
+def filter_system_calls(*, is_strict: bool, network: bool, is_bounded: bool) -> None:
+    """Install the seccomp filter.
+
+    `is_strict` also forbids starting and signalling processes, `is_bounded` shared memory, which
+    the limit of a process's data does not count.
 
     It denies what no model needs, instead of allowing what one needs: the frameworks' calls change
     with every release of theirs and of the C library, and a list that lacks one ends a replica.
@@ -256,6 +262,11 @@ def filter_system_calls(*, is_strict: bool, network: bool) -> None:
     starts = ((0x45, 1, 0, _CLONE_THREAD), denied) if is_strict else ()
     program += argument(_SYS_CLONE[_MACHINE], (0x45, 0, 1, _CLONE_NEW), denied, *starts, allowed)
     numbers = [number for group in _DENIED for number in group[_MACHINE]]
+    if is_bounded:
+        flags = ((0x20, 0, 0, 40), (0x54, 0, 0, _SHARED_ANONYMOUS), (0x15, 0, 1, _SHARED_ANONYMOUS))
+        no_memory = (0x06, 0, 0, 0x00050000 | errno.ENOMEM)
+        program += argument(_SYS_MMAP[_MACHINE], *flags, no_memory, allowed)
+        numbers += _SHARED_MEMORY[_MACHINE]
     if is_strict:
         for number in _SIGNALS[_MACHINE]:
             program += argument(number, (0x15, 0, 1, os.getpid()), allowed, denied)
@@ -583,7 +594,11 @@ def main(arguments: list[str]) -> int:
                 return CANNOT_ISOLATE  # nobody waits for it any more
         if spec.get("filtered", True) and (_MACHINE is not None or spec["sandbox"] == "landlock"):
             is_strict = spec["sandbox"] == "landlock"
-            filter_system_calls(is_strict=is_strict, network=spec["network"])
+            filter_system_calls(
+                is_strict=is_strict,
+                network=spec["network"],
+                is_bounded=spec["limits"].get("data_bytes") is not None,
+            )
         if "handover" in spec and standing < 0:
             os.close(spec["handover"])
         os.write(report, json.dumps({**done, "pid": pid}).encode())

@@ -55,7 +55,8 @@ _ADMIN_ONLY: Final = {
     "`headrace models push`, and name it as NAME:VERSION",
     ReferenceKind.VARIABLE: "only an admin names variables of the environment",
     ReferenceKind.ADDRESS: "only an admin names addresses there",
-    ReferenceKind.SETTING: "only an admin sets bounds of the sandbox: `network`, `isolation`, `memory_bytes`",
+    ReferenceKind.SETTING: "only an admin sets bounds of the sandbox: `network`, `isolation`, "
+    "`memory_bytes`",
 }
 
 
