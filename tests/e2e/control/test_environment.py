@@ -11,6 +11,7 @@ from headrace.control.environment import Environment
 from headrace.control.inspection import InspectApart
 from headrace.control.sandbox import Sandbox
 from headrace.core import UnsupportedModelError
+from headrace.testing import models
 from tests.e2e.control.system import System
 
 pytestmark = pytest.mark.e2e
@@ -73,7 +74,8 @@ def test_a_replica_has_no_secret_of_a_stream_and_a_worker_has_only_its_own(
 
 def test_what_inspects_models_forgets_a_secret_that_is_named_later(tmp_path: Path) -> None:
     path = tmp_path / "model.py"
-    path.write_text("import os; raise ValueError('LATER' in os.environ)")
+    load = "    def load(self, path):\n        raise ValueError('LATER' in os.environ)\n"
+    path.write_text(f"import os\n{models.python_double()}\n{load}")
     spec: dict[str, Any] = {}
     given = {"PATH": "/bin", "LATER": "hush"}
     sandbox = Sandbox.of_home(tmp_path)
