@@ -36,7 +36,7 @@ from headrace.streaming.brokers.checks import (
     positive,
     split_options,
 )
-from headrace.streaming.brokers.nats_link import NatsLink
+from headrace.streaming.brokers.nats_link import TIMEOUT_S, NatsLink
 from headrace.streaming.brokers.nats_messages import record_of
 from headrace.streaming.brokers.nats_session import NatsSession
 from headrace.streaming.brokers.nats_writing import messages_of, publish
@@ -47,6 +47,8 @@ RETENTION_S: Final = 7 * 86_400.0
 DUPLICATE_WINDOW_S: Final = 120.0
 _ACK_WAIT_S: Final = 10.0
 _AT_ONCE: Final = 1000
+_SLOWEST_PER_S: Final = 1000
+"""Records that are read in a second at least."""
 _READ_WITHIN_S: Final = 4.0
 _FORGET_S: Final = 10.0
 
@@ -110,7 +112,9 @@ class NatsBroker:
         for place, offset in after.items():
             if most > len(found):
                 some = self._read(link, place, offset, most - len(found))
-                found += link.ask(f"read {place.topic}", some)
+                # A server that is silent ends one fetch; this bounds what a slow one may take.
+                limit_s = TIMEOUT_S + (most - len(found)) / _SLOWEST_PER_S
+                found += link.ask(f"read {place.topic}", some, timeout_s=limit_s)
         return found
 
     def ends(self, topic: str) -> Mapping[Place, tuple[int, int]]:
@@ -208,7 +212,8 @@ class NatsBroker:
         reader = await link.stream_api.pull_subscribe_bind(consumer=info.name, stream=stream)
         try:
             while len(found) < count:
-                for one in await reader.fetch(count - len(found), timeout=_READ_WITHIN_S):
+                batch = min(count - len(found), _AT_ONCE)
+                for one in await reader.fetch(batch, timeout=_READ_WITHIN_S):
                     about = one.metadata
                     record = record_of(
                         place,
