@@ -65,7 +65,7 @@ def import_package(package: str) -> ModuleType:
         keep_frameworks_apart()
     try:
         return importlib.import_module(package)
-    except _SecondFrameworkError as error:
+    except SecondFrameworkError as error:
         raise FailedPreconditionError(str(error)) from error
 
 
@@ -100,7 +100,7 @@ def _is_installed(package: str) -> bool:
         return False
 
 
-class _SecondFrameworkError(ImportError):
+class SecondFrameworkError(ImportError):
     """A framework cannot be imported beside the one that is there."""
 
 
@@ -137,7 +137,7 @@ class _Apart(MetaPathFinder, Loader):
                 "process holds, as the two can abort a process: give the models processes of "
                 "their own (in a pool: another pool), or convert one to ONNX"
             )
-            raise _SecondFrameworkError(msg, name=package)
+            raise SecondFrameworkError(msg, name=package)
         msg = f"{FRAMEWORKS[package]} is not needed here"
         raise ImportError(msg, name=package)
 

@@ -18,6 +18,7 @@ from headrace.core import (
     UnsupportedModelError,
     check_name,
 )
+from headrace.runtimes.libraries import SecondFrameworkError
 
 FILE_NAME: Final = "model.py"
 """The file that a directory is loaded from."""
@@ -179,7 +180,8 @@ def run_file(file: Path) -> ModuleType:
     except (HeadraceError, KeyboardInterrupt):
         raise
     except BaseException as error:  # noqa: BLE001  # its message may quote the file
-        failed = where_it_failed(file, error, with_message=False)
+        is_ours = isinstance(error, SecondFrameworkError)
+        failed = where_it_failed(file, error, with_message=is_ours)
         raise _refuse(file, f"cannot be run: {failed}") from None
     finally:
         sys.dont_write_bytecode = writes_bytecode
