@@ -231,8 +231,12 @@ class Orders:
         Raises:
             NotFoundError: There is no such generation.
             FailedPreconditionError: A model of it is gone from the registry.
+            ConflictError: It was changed meanwhile, and no generation was named.
             PermissionDeniedError: It refers to what the caller may not use now.
         """
+        served = self.aims.desired.endpoint(name)
+        # What was before the newest is another generation once somebody changed it meanwhile.
+        newest = None if generation is not None else (served.generation if served else 0)
         past = await former(self.store, name, generation)
         past = await asyncio.to_thread(bring_home, past, self.registry)
         if past.endpoint is not None:
@@ -250,7 +254,7 @@ class Orders:
                 anew=past.endpoint is not None and self.aims.rollout(name) is not None,
             )
 
-        return await self._carry_out(caller, name, change)
+        return await self._carry_out(caller, name, change, expected=newest)
 
     async def start_rollout(
         self,

@@ -3,7 +3,7 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -14,6 +14,7 @@ from headrace.control.model_work import MAX_INSPECTIONS
 from headrace.control.order_documents import with_entry
 from headrace.control.plane import ControlPlane
 from headrace.control.store import RolloutRecord
+from headrace.control.store_thread import StoreThread
 from headrace.control.wishes import Applied, can_roll
 from headrace.core import (
     ConflictError,
@@ -671,3 +672,36 @@ async def test_whatever_a_spec_changes_is_stored(
     assert plane.endpoint_generation("digits") == 1
     again = await plane.orders.apply({**document(entry(1)), **sections}, caller=SYSTEM)
     assert again.changes == []
+
+
+class SlowStore:
+    """A store thread that reads a history only once `go` is set."""
+
+    def __init__(self, store: StoreThread) -> None:
+        self._of, self.go, self.reading = store, asyncio.Event(), asyncio.Event()
+        self.store = store.store
+
+    async def run(self, work: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  # as the real one
+        if kwargs.get("limit", 0) > 1:
+            result = await self._of.run(work, *args, **kwargs)
+            self.reading.set()
+            await self.go.wait()
+            return result
+        return await self._of.run(work, *args, **kwargs)
+
+
+@pytest.mark.usefixtures("versions")
+async def test_an_undo_that_was_overtaken_takes_no_newer_change_back(plane: ControlPlane) -> None:
+    for version in (1, 2):
+        await plane.orders.apply(document(entry(version)), caller=SYSTEM)
+    slow = SlowStore(plane.store)
+    plane.orders.store = cast("StoreThread", slow)
+    undo = asyncio.create_task(plane.orders.undo("digits", caller=SYSTEM))
+    await slow.reading.wait()
+
+    await plane.orders.put_endpoint("digits", entry(3), caller=SYSTEM)
+    slow.go.set()
+
+    with pytest.raises(ConflictError, match="changed it meanwhile"):
+        await undo
+    assert plane.desired.entry("digits") == entry(3)
