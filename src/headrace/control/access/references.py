@@ -162,7 +162,8 @@ def models_of(document: Mapping[str, Any], name: str | None = None) -> frozenset
 
 def _references_of(endpoint: EndpointSpec) -> Iterator[SpecReference]:
     models = [version.model for version in endpoint.split() if version.model is not None]
-    upstreams = {version.upstream.url for version in endpoint.split() if version.upstream}
+    upstreams = [version.upstream for version in endpoint.split() if version.upstream]
+    urls = {upstream.url for upstream in upstreams}
     for model in models:
         if is_model_path(model):
             yield from (
@@ -171,7 +172,10 @@ def _references_of(endpoint: EndpointSpec) -> Iterator[SpecReference]:
             )
         else:
             yield SpecReference(ReferenceKind.MODEL, model.partition(":")[0])
-    yield from (SpecReference(ReferenceKind.UPSTREAM, url) for url in upstreams)
+    for upstream in upstreams:
+        # With what decides which paths are reached there; no URL holds a space.
+        parts = (upstream.url, upstream.protocol, upstream.model, upstream.health_path or "")
+        yield SpecReference(ReferenceKind.UPSTREAM, " ".join(parts))
     if endpoint.pool is not None:
         yield SpecReference(ReferenceKind.POOL, endpoint.pool)
     if endpoint.features is not None:
@@ -189,7 +193,7 @@ def _references_of(endpoint: EndpointSpec) -> Iterator[SpecReference]:
     for reference, text in _texts(endpoint.model_dump(mode="json", exclude_unset=True)):
         if reference is not None:
             yield reference
-        elif "://" in text and text not in upstreams:
+        elif "://" in text and text not in urls:
             yield SpecReference(ReferenceKind.ADDRESS, text)
 
 
@@ -242,7 +246,7 @@ def _problem(
         ):
             problem = "" if name in facts.paths else _ADMIN_ONLY[reference.kind]
         case ReferenceKind.UPSTREAM:
-            problem = upstream_problem(name, allowed_hosts)
+            problem = upstream_problem(name.partition(" ")[0], allowed_hosts)
         case ReferenceKind.POOL:
             entries = _entries(before.spec, "endpoints").items()
             members = {member for member, entry in entries if entry.get("pool") == name}

@@ -142,6 +142,20 @@ def test_a_secret_is_bound_to_where_it_is_sent() -> None:
         authorize(caller("operator:sec"), before, state(after), AuthorizationFacts())
 
 
+@pytest.mark.parametrize(
+    "wider", [{"protocol": "http"}, {"model": "../../x"}, {"health_path": "/admin"}]
+)
+def test_an_upstream_that_an_admin_allowed_is_not_widened(wider: dict[str, Any]) -> None:
+    def with_upstream(**fields: object) -> dict[str, Any]:
+        return {"name": "sec", "upstream": {"url": "http://127.0.0.1:9000", **fields}}
+
+    before, ann = state(with_upstream()), caller("operator:sec")
+
+    authorize(ann, before, state({**with_upstream(), "timeout_s": 2.0}), AuthorizationFacts())
+    with pytest.raises(PermissionDeniedError, match="loopback"):
+        authorize(ann, before, state(with_upstream(**wider)), AuthorizationFacts())
+
+
 SECTIONS = {
     "auth": {
         "jwt": [{"name": "i", "issuer": "https://i", "audiences": ["a"], "jwks_file": "/jwks"}]
