@@ -57,7 +57,8 @@ class Reading:
 
     `epoch`: of the gateway's process; another one counts from 0. `predictions`: by replica, of
     those that told; `all_told`: that no answering one is missing, or its arm's would be.
-    `step_since`: when the rollout's step came into force.
+    `step` is the rollout's, and `step_since` when it came into force. `is_sticky`: callers stay on
+    the arm that they were sent to first.
     """
 
     at: float
@@ -75,6 +76,8 @@ class Reading:
     heard: frozenset[tuple[str, int]] | None = None
     """Which processes answer and keep whom; None while one that answers does not."""
     step_since: float | None = None
+    step: int = 0
+    is_sticky: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
@@ -130,6 +133,8 @@ class Counter:
             at=reading.at,
             duration_s=reading.at - last.at,
             share=_share(split),
+            step=reading.step,
+            is_sticky=reading.is_sticky,
             candidate=candidate,
             baseline=baseline,
             pairs=reading.pairs,

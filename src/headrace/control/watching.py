@@ -210,6 +210,8 @@ class View:
             epoch=epoch,
             split=self.split(),
             step_since=self.record.state.step_since,
+            step=self.record.state.step,
+            is_sticky=self.endpoint.sticky is not None,
             candidate=totals.get((name, arm.key), ArmTotals()) if arm else ArmTotals(),
             baseline=_sum(totals.get((name, a.key), ArmTotals()) for a in self.comparison),
             predictions=self._predictions(reports),

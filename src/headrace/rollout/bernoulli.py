@@ -1,4 +1,4 @@
-"""How often does something happen at one place? Bounds of a rate that hold at all times at once.
+"""Rate of one event against a fixed number, with bounds that hold at all times at once.
 
 For a version that is measured against a fixed number instead of another version: an SLO, or the
 share of a shadow's answers that may differ. The bets are those of `betting`, with the values 1 and
@@ -11,17 +11,17 @@ import msgspec
 import numpy as np
 
 from headrace.rollout.betting import Array, log_growth, mixture, refuted_down_to, refuted_up_to
-from headrace.rollout.forgiving import nothing_yet, with_interval
+from headrace.rollout.forgiving import Forgiven
 
 _VALUES: Final = np.array([1.0, 0.0])
 _SCALE: Final = 5.0
 """So that the stakes reach from 0.05 to 330: rates from a half down to a thousandth."""
 
 
-def log_evidence_each(yes: Array, trials: Array, rate: float, *, above: bool) -> Array:
-    """`Rate.log_evidence` of many rates against one number, each of its own counts."""
+def log_evidence_each(yes: Array, trials: Array, rate: float, *, above: bool, part: Array) -> Array:
+    """`Rate.log_evidence` of many rates against one number, each of its own counts and part."""
     growth = log_growth(_VALUES, _SCALE, rate, above=above)
-    return mixture(np.stack([yes, trials - yes], axis=-1) @ growth)
+    return mixture(part[:, None] * (np.stack([yes, trials - yes], axis=-1) @ growth))
 
 
 class Rate(msgspec.Struct):
@@ -31,15 +31,15 @@ class Rate(msgspec.Struct):
     trials: float = 0.0
     part: float = 1.0
     watched: float | None = None
-    worst: Array = msgspec.field(default_factory=lambda: nothing_yet(1))
+    forgiven: Forgiven = msgspec.field(default_factory=lambda: Forgiven.start(1))
 
-    def add(self, yes: float, trials: float) -> None:
+    def add(self, yes: float, trials: float, *, duration_s: float = 1.0) -> None:
         """Count one interval."""
         self.yes += yes
         self.trials += trials
         if self.watched is not None:
             growth = log_growth(_VALUES, _SCALE, self.watched, above=True)
-            self.worst = with_interval(self.worst, np.array([yes, trials - yes]) @ growth)
+            self.forgiven.add(np.array([[yes, trials - yes]]) @ growth, duration_s)
 
     @property
     def estimate(self) -> float | None:
@@ -53,7 +53,7 @@ class Rate(msgspec.Struct):
     def log_evidence_of_harm(self) -> float:
         """The same against "at most `watched`", without the worst intervals."""
         assert self.watched is not None, "harm is looked for"
-        capitals = self._log_capitals(self.watched, above=True) - self.worst.sum(axis=-1)
+        capitals = self._log_capitals(self.watched, above=True) - self.forgiven.growth
         return float(mixture(self.part * capitals)[0])
 
     def bounds(self, level: float) -> tuple[float, float]:

@@ -1,9 +1,10 @@
-"""What was counted over a whole rollout, and what does it say?
+"""Evidence of one rollout: all counts, and the verdict that follows from them.
 
 One object per rollout holds every test. It may be asked for a verdict as often as one likes: the
 tests are made for that (`betting`). What it holds is counts, so it survives a restart exactly.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Final, TypeVar
 
@@ -14,6 +15,7 @@ from headrace.core.errors import FailedPreconditionError
 from headrace.core.rollout_settings import (
     AbSettings,
     BlueGreenSettings,
+    CanarySettings,
     ErrorsMetric,
     LatencyMetric,
     MetricsSettings,
@@ -26,17 +28,19 @@ from headrace.rollout.assignment import Assignments
 from headrace.rollout.bernoulli import Rate
 from headrace.rollout.betting import Array
 from headrace.rollout.explain import Names, explanation
-from headrace.rollout.latency_ratio import Histogram, LatencyRatios, Reach
+from headrace.rollout.latency_ratio import MEDIAN, Histogram, LatencyRatios, Reach
 from headrace.rollout.outcomes import MetricVerdict, Outcome, Verdict
 from headrace.rollout.prediction_shift import PredictionShift
 from headrace.rollout.rate_difference import RateDifferences
-from headrace.rollout.readings import ArmCounts, Increment
+from headrace.rollout.readings import ArmCounts, Increment, When
 from headrace.rollout.reward import RewardDifference
 from headrace.rollout.sequences import Narrow, Sequences
 from headrace.rollout.turn import Turn
 
-_FORMAT: Final = 2
+_FORMAT: Final = 3
 _ANYBODY: Final = Names()
+_SHARE_LEVEL: Final = 0.001
+"""How often a canary's split that was kept may be taken for one that was not."""
 _Metric = TypeVar("_Metric")
 
 
@@ -45,6 +49,7 @@ class _Counts(msgspec.Struct):
 
     format: int
     latency: LatencyRatios
+    median: LatencyRatios
     errors: RateDifferences
     rejections: RateDifferences
     errors_turn: Turn
@@ -62,6 +67,7 @@ class _Counts(msgspec.Struct):
     candidate_requests: int = 0
     intervals: int = 0
     counted_s: float = 0.0
+    step: int = 0
     left_out: dict[str, str] = {}
     # What an earlier version wrote has none: they begin with the next judgement.
     sequences: Sequences = msgspec.field(default_factory=Sequences.start)
@@ -85,6 +91,7 @@ class Evidence:
             latency=LatencyRatios.start(
                 latency.quantile, Reach(latency.margin_ratio, latency.margin_s)
             ),
+            median=LatencyRatios.start(MEDIAN, Reach(latency.margin_ratio, latency.margin_s)),
             errors=RateDifferences.start(1, watched=errors.margin),
             rejections=RateDifferences.start(1, watched=rejections.margin),
             errors_turn=Turn.start(1, errors.margin),
@@ -136,31 +143,38 @@ class Evidence:
         """Count one interval. The order matters only for what is chosen from the past."""
         counts, metrics = self._counts, self._settings.metrics
         a, b, share = increment.baseline, increment.candidate, increment.share
-        duration_s = increment.duration_s
+        when = When(step=increment.step, duration_s=increment.duration_s)
+        counts.step = increment.step
         self._weigh()
         counts.intervals += 1
-        counts.counted_s += duration_s
+        counts.counted_s += increment.duration_s
         counts.baseline_requests += a.requests
         counts.candidate_requests += b.requests
         counts.units.add(share, a.units, b.units)
-        counts.requests.add(share, a.requests, b.requests)
+        if not increment.is_sticky:
+            counts.requests.add(share, a.requests, b.requests)
         if metrics.errors is not None:
             arms = _rate(b.errors, b), _rate(a.errors, a)
-            counts.errors.add(share, *arms)
-            counts.errors_turn.add(share, *arms, duration_s=duration_s)
-            counts.candidate_errors.add(min(b.errors, b.requests), b.requests)
+            counts.errors.add(share, *arms, when)
+            counts.errors_turn.add(share, *arms, when)
+            counts.candidate_errors.add(
+                min(b.errors, b.requests), b.requests, duration_s=increment.duration_s
+            )
         if metrics.rejections is not None:
             arms = _rate(b.rejections, b), _rate(a.rejections, a)
-            counts.rejections.add(share, *arms)
-            counts.rejections_turn.add(share, *arms, duration_s=duration_s)
+            counts.rejections.add(share, *arms, when)
+            counts.rejections_turn.add(share, *arms, when)
         if metrics.latency is not None:
-            counts.latency.add(share, a.latency, b.latency, duration_s=duration_s)
+            for ratios in self._ratios(metrics.latency):
+                ratios.add(share, a.latency, b.latency, when)
             if metrics.latency.max_s is not None:
                 timed = Histogram.of(b.latency)
                 slow = timed.above(np.array([metrics.latency.max_s]), whole=False)
-                counts.candidate_slow.add(float(slow[0]), timed.total)
+                counts.candidate_slow.add(
+                    float(slow[0]), timed.total, duration_s=increment.duration_s
+                )
         if metrics.predictions is not None:
-            counts.predictions.add(share, _answers(a), _answers(b))
+            counts.predictions.add(share, _answers(a), _answers(b), step=increment.step)
         self._add_pairs(increment)
         if increment.baseline_reward is not None:
             counts.reward.baseline = increment.baseline_reward
@@ -183,9 +197,15 @@ class Evidence:
         budget = judge_fixed.Budget(back=alpha / max(len(used), 1), on=alpha)
         self._weigh()
         metrics = [self._judge(metric, budget, names) for metric in used if metric not in left_out]
-        if metrics and isinstance(self._settings, AbSettings):
-            metrics.append(self._judge_assignment(self._settings.mismatch_alpha, names))
-        verdict = Verdict(outcome=_together(metrics), at=at, metrics=tuple(metrics))
+        outcome = _together(metrics)
+        if metrics and isinstance(self._settings, AbSettings | CanarySettings):
+            assignment = self._judge_assignment(names)
+            is_off = assignment.outcome is Outcome.WAIT and any(self._assignments.totals)
+            if is_off or isinstance(self._settings, AbSettings):
+                metrics.append(assignment)
+            if is_off and not self._is_worse_at_observed_shares(alpha):
+                outcome = Outcome.WAIT
+        verdict = Verdict(outcome=outcome, at=at, metrics=tuple(metrics))
         return msgspec.structs.replace(verdict, explanation=explanation(verdict, left_out))
 
     def note(self, verdict: Verdict) -> None:
@@ -231,11 +251,11 @@ class Evidence:
         requests = counts.baseline_requests + counts.candidate_requests
         independent = sum(counts.units.totals) or requests
         part = min(1.0, independent / max(requests, 1))
-        for tests in (counts.errors, counts.rejections):
-            tests.part = part
-        for turn in (counts.errors_turn, counts.rejections_turn):
-            turn.part = part
+        counts.errors.part = counts.rejections.part = part
+        counts.errors_turn.part = counts.errors.parts
+        counts.rejections_turn.part = counts.rejections.parts
         counts.latency.weigh(part)
+        counts.median.weigh(part)
         counts.candidate_errors.part = counts.candidate_slow.part = part
         if requests:
             counts.predictions.tests.part = min(
@@ -265,6 +285,7 @@ class Evidence:
                     own=counts.candidate_errors,
                     budget=budget,
                     names=names,
+                    step=counts.step,
                 )
             case "rejections":
                 found = judge.judge_difference(
@@ -276,10 +297,11 @@ class Evidence:
                     own=Rate(),
                     budget=budget,
                     names=names,
+                    step=counts.step,
                 )
             case "latency":
                 found = judge.judge_latency(
-                    counts.latency,
+                    self._ratios(_set(metrics.latency)),
                     _set(metrics.latency),
                     slow=counts.candidate_slow,
                     budget=budget,
@@ -312,15 +334,51 @@ class Evidence:
             trials="copied requests" if is_shadow else "requests",
         )
 
-    def _judge_assignment(self, level: float, names: Names) -> MetricVerdict:
-        counts = self._counts
-        by_unit = bool(sum(counts.units.totals))
+    def _judge_assignment(self, names: Names) -> MetricVerdict:
+        assignments, settings = self._assignments, self._settings
+        if isinstance(settings, AbSettings):
+            # Who was assigned wrongly stays in the other numbers, so this alarm stays, too.
+            evidence, level = assignments.worst, settings.mismatch_alpha
+        else:
+            # A slow version's requests end later than they were sent: what is under way at the
+            # beginning of a step is missing for a while.
+            evidence, level = assignments.log_evidence(), _SHARE_LEVEL
         return judge.judge_assignment(
-            counts.units if by_unit else counts.requests,
-            counted="units" if by_unit else "requests",
+            assignments,
+            counted="units" if assignments is self._counts.units else "requests",
+            is_off=evidence >= -math.log(level),
             level=level,
             names=names,
         )
+
+    @property
+    def _assignments(self) -> Assignments:
+        """Who went where: callers if they are known, else requests."""
+        counts = self._counts
+        return counts.units if any(counts.units.totals) else counts.requests
+
+    def _is_worse_at_observed_shares(self, alpha: float) -> bool:
+        """Whether harm shows even if each arm was meant to get the share that it got.
+
+        So a version that fails outright is rolled back whatever the split was.
+        """
+        counts = self._counts
+        harms = max(
+            float(tests.log_evidence_at_observed_shares(_watched(tests))[-1])
+            for tests in (
+                counts.errors,
+                counts.rejections,
+                counts.latency.slower,
+                counts.median.slower,
+            )
+        )
+        return harms >= -math.log(_SHARE_LEVEL * alpha)
+
+    def _ratios(self, settings: LatencyMetric) -> tuple[LatencyRatios, ...]:
+        """The quantiles that are judged: the one of the settings, and the median."""
+        counts = self._counts
+        is_median = settings.quantile == MEDIAN
+        return (counts.latency,) if is_median else (counts.latency, counts.median)
 
 
 def metrics_in_use(settings: RolloutSettings) -> tuple[tuple[str, ...], dict[str, str]]:
@@ -357,6 +415,11 @@ def _together(metrics: list[MetricVerdict]) -> Outcome:
 def _rate(yes: int, arm: ArmCounts) -> tuple[Array, Array]:
     # Counters that are read a moment apart may name an end before its request.
     return np.array([float(min(yes, arm.requests))]), np.array([float(arm.requests)])
+
+
+def _watched(tests: RateDifferences) -> float:
+    assert tests.watched is not None, "harm is looked for"
+    return tests.watched
 
 
 def _most_errors(errors: ErrorsMetric) -> float:

@@ -1,15 +1,19 @@
-"""What does each metric's evidence say? The verdict of one metric, with its sentence.
+"""Verdict of one metric, with its sentence.
 
 All metrics are asked the same: shown to be worse than the margin, shown to be within it, or neither
-yet. A version that is within all margins is rolled back if *any* metric is wrong about it, so the
+yet. Harm is looked for in the evidence of the whole rollout. That a version is within the margin
+must show in the present step alone, so that a promotion is a statement about the present step.
+
+A version that is within all margins is rolled back if *any* metric is wrong about it, so the
 metrics share `alpha` for that. A version that is beyond a margin is promoted only if *that* metric
 is wrong about it, so each has the whole of `alpha` for this (an intersection-union test, Berger
 1982). Evidence over the whole rollout and evidence of a turn for the worse (`turn`) are bets
-against the same null, so their capitals are added, three parts to one. Where there is a fixed
+against the same null, so their capitals are added, half of each. Where there is a fixed
 threshold a quarter of the level for a roll back is for it.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -44,7 +48,7 @@ from headrace.rollout.judge_fixed import (
     outcome_of,
     quantile_name,
 )
-from headrace.rollout.latency_ratio import LatencyRatios
+from headrace.rollout.latency_ratio import LatencyRatios, cliff_margin
 from headrace.rollout.outcomes import MetricVerdict, Outcome
 from headrace.rollout.prediction_shift import PredictionShift
 from headrace.rollout.rate_difference import RateDifferences
@@ -54,8 +58,10 @@ from headrace.rollout.turn import Turn
 RATIO: Final = "ratio difference"
 TIMES: Final = "times"
 REWARD: Final = "reward"
-_TURNED_PART: Final = 0.25
+_TURNED_PART: Final = 0.5
 _THRESHOLD_PART: Final = 0.25
+MEDIAN_PART: Final = 0.25
+"""Of the latency's level for a roll back; the rest is for the other quantile."""
 _TUNED_FOR_UNITS: Final = 20
 """Times `min_units`: where the reward's bounds are narrowest."""
 
@@ -101,6 +107,7 @@ def judge_difference(
     own: Rate,
     budget: Budget,
     names: Names,
+    step: int,
 ) -> MetricVerdict:
     """Errors and rejections: the difference of both arms' rates, and the SLO if there is one."""
     yes_b, all_b, yes_a, all_a = (float(total[0]) for total in tests.totals())
@@ -119,9 +126,10 @@ def judge_difference(
         budget.back,
         has_threshold=most is not None,
     )
-    within = tests.log_evidence(settings.margin, above=False)[0] >= -math.log(budget.on)
+    within = tests.log_evidence(settings.margin, above=False, step=step)[0] >= -math.log(budget.on)
     outcome = outcome_of(beyond=bool(beyond[0]), within=bool(within))
-    low, high = (float(bound[0]) for bound in tests.bounds(level_low, budget.on))
+    low = float(tests.lower_bounds(level_low)[0])
+    high = max(low, float(tests.upper_bounds(budget.on, step=step)[0]))
     closing = _harm_ending(
         outcome, is_worse_so_far=low > settings.margin, turned=_turned_ending(turn, names)
     )
@@ -150,46 +158,89 @@ def judge_difference(
 
 
 def judge_latency(
-    ratios: LatencyRatios, settings: LatencyMetric, *, slow: Rate, budget: Budget, names: Names
+    quantiles: Sequence[LatencyRatios],
+    settings: LatencyMetric,
+    *,
+    slow: Rate,
+    budget: Budget,
+    names: Names,
 ) -> MetricVerdict:
-    """A quantile of the latency: the ratio of both arms', and the SLO if there is one."""
+    """The latency: ratios of both arms' quantiles, and the SLO if there is one.
+
+    Args:
+        quantiles: The one of `settings`, and the median unless it is that; any of them rolls back,
+            and all must be within what is tolerated.
+        settings: The margins.
+        slow: How often the candidate took longer than `max_s`.
+        budget: The metric's, which the quantiles share.
+        names: What people call the two arms.
+    """
     has_threshold = settings.max_s is not None
-    level_low = worse_level(budget.back, has_threshold=has_threshold)
     fixed = _for_threshold(budget)
-    name = quantile_name(settings.quantile)
     if has_threshold and is_above(slow, 1.0 - settings.quantile, fixed.back):
-        return judge_slow(ratios, settings, slow=slow, budget=fixed, names=names)
-    a, b = ratios.baseline.quantile(settings.quantile), ratios.candidate.quantile(settings.quantile)
+        return judge_slow(quantiles[0], settings, slow=slow, budget=fixed, names=names)
+    parts = (1.0 - MEDIAN_PART, MEDIAN_PART) if len(quantiles) > 1 else (1.0,)
+    back = _relative_level(budget.back, has_threshold=has_threshold)
+    verdicts = [
+        _judge_quantile(ratios, level_back=part * back, level_on=budget.on, names=names)
+        for part, ratios in zip(parts, quantiles, strict=True)
+    ]
+    for outcome in (Outcome.ROLL_BACK, Outcome.WAIT):
+        for verdict in verdicts:
+            if verdict.outcome is outcome:
+                return verdict
+    return verdicts[0]
+
+
+def is_slower(ratios: LatencyRatios, level: float, *, is_cliff: bool) -> bool:
+    """Whether a quantile is longer than tolerated; at a cliff, the share of requests beyond it."""
+    if is_cliff:
+        evidence = float(ratios.beyond.log_evidence_of_harm()[0])
+        return evidence >= -math.log(level)
+    return bool(is_worse(ratios.log_evidence_of_harm(), ratios.turn.log_evidence(), level)[0])
+
+
+def _judge_quantile(
+    ratios: LatencyRatios, *, level_back: float, level_on: float, names: Names
+) -> MetricVerdict:
+    a, b = ratios.baseline.quantile(ratios.quantile), ratios.candidate.quantile(ratios.quantile)
     if a is None or b is None:
         missing = names.baseline if a is None else names.candidate
-        return waiting("latency", f"no requests to {missing} timed yet", alpha=budget.on)
-    margin = ratios.reach.factor(a)
-    beyond = is_worse(
-        ratios.log_evidence_of_harm(),
-        ratios.turn.log_evidence(),
-        budget.back,
-        has_threshold=has_threshold,
-    )
-    within = ratios.log_evidence_of_tolerance() >= -math.log(budget.on)
-    outcome = outcome_of(beyond=bool(beyond[0]), within=within)
-    low, high = ratios.bounds(level_low, budget.on, margin=margin)
-    closing = _harm_ending(
-        outcome,
-        is_worse_so_far=low is not None and low >= margin,
-        turned="it has become slower than that",
-    )
+        return waiting("latency", f"no requests to {missing} timed yet", alpha=level_on)
+    name, margin = quantile_name(ratios.quantile), ratios.reach.factor(a)
+    edge, tail = ratios.cliff
+    is_cliff, needed = not math.isnan(tail), -math.log(level_on)
+    within = tail < 1.0 or ratios.log_evidence_of_tolerance() >= needed
+    low, high = ratios.bounds(worse_level(level_back, has_threshold=False), level_on, margin=margin)
     ratio = b / a if a > 0.0 else math.inf
     effect = min(max(ratio, low or 0.0), high or math.inf)
-    reason = (
-        f"latency: {name} is {seconds(b)} in {count(ratios.candidate.total)} requests to "
+    told = (
+        f"{name} is {seconds(b)} in {count(ratios.candidate.total)} requests to "
         f"{names.candidate} against {seconds(a)} in {count(ratios.baseline.total)} to "
-        f"{names.baseline}: {effect:.3g} times, {_between(low, high, budget.on)}; "
-        f"{margin:.3g} times are tolerated: {closing}"
+        f"{names.baseline}"
+    )
+    if is_cliff:
+        tolerated = cliff_margin(ratios.quantile)
+        within &= ratios.beyond.log_evidence(tolerated, above=False, step=ratios.step)[1] >= needed
+        yes_b, all_b, yes_a, all_a = (float(total[1]) for total in ratios.beyond.totals())
+        compared = (
+            f"there is a cliff at {name}, so the requests beyond {seconds(float(edge[0]))} are "
+            f"compared, {percent(yes_b / max(all_b, 1.0))} against "
+            f"{percent(yes_a / max(all_a, 1.0))}; "
+            f"{points(tolerated, signed=False)} points are tolerated"
+        )
+    else:
+        compared = f"{_between(low, high, level_on)}; {margin:.3g} times are tolerated"
+    outcome = outcome_of(beyond=is_slower(ratios, level_back, is_cliff=is_cliff), within=within)
+    closing = _harm_ending(
+        outcome,
+        is_worse_so_far=is_cliff or (low is not None and low >= margin),
+        turned="it has become slower than that",
     )
     return MetricVerdict(
         metric="latency",
         outcome=outcome,
-        reason=reason,
+        reason=f"latency: {told}: {effect:.3g} times, {compared}: {closing}",
         unit=TIMES,
         baseline=a,
         candidate=b,
@@ -197,7 +248,7 @@ def judge_latency(
         low=low,
         high=high,
         margin=margin,
-        alpha=budget.on,
+        alpha=level_on,
         samples=(int(ratios.baseline.total), int(ratios.candidate.total)),
     )
 
@@ -284,29 +335,28 @@ def judge_reward(
 
 
 def judge_assignment(
-    assignments: Assignments, *, counted: str, level: float, names: Names
+    assignments: Assignments, *, counted: str, is_off: bool, level: float, names: Names
 ) -> MetricVerdict:
     """The alarm: arms that did not get their shares make every other number doubtful."""
     a, b = assignments.totals
     if not a + b:
         return waiting("assignment", "nobody was assigned to either version yet", alpha=level)
-    alarmed = assignments.worst >= -math.log(level)
-    seen = b / (a + b)
+    ratio = b / (a + b)
     closing = (
-        "the split is not what was planned, so no result of this rollout can be trusted; look for "
+        "the split is not what was planned, so the other numbers cannot be trusted; look for "
         "lost requests, caches or a changed key"
-        if alarmed
+        if is_off
         else "as planned"
     )
     return MetricVerdict(
         metric="assignment",
-        outcome=Outcome.WAIT if alarmed else Outcome.PROMOTE,
-        reason=f"assignment: {percent(seen)} of {count(a + b)} {counted} went to "
+        outcome=Outcome.WAIT if is_off else Outcome.PROMOTE,
+        reason=f"assignment: {percent(ratio)} of {count(a + b)} {counted} went to "
         f"{names.candidate}, {percent(assignments.planned)} were planned: {closing}",
         unit=RATIO,
         baseline=assignments.planned,
-        candidate=seen,
-        effect=seen - assignments.planned,
+        candidate=ratio,
+        effect=ratio - assignments.planned,
         alpha=level,
         samples=(a, b),
     )
@@ -317,7 +367,7 @@ def _harm_ending(outcome: Outcome, *, is_worse_so_far: bool, turned: str) -> str
     if outcome is Outcome.ROLL_BACK and not is_worse_so_far:
         return turned
     if outcome is Outcome.WAIT and is_worse_so_far:
-        return f"worse in its {FORGIVEN} worst moments only, {ending(outcome)}"
+        return f"worse in its {FORGIVEN} worst moments an hour only, {ending(outcome)}"
     return ending(outcome)
 
 

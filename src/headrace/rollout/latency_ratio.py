@@ -1,4 +1,4 @@
-"""How many times as long is a latency quantile on the candidate as on the baseline?
+"""Ratio of a latency quantile on the candidate to the same quantile on the baseline.
 
 For a factor `f`: if the candidate were exactly `f` times as slow, its requests would exceed
 `f * tau` as often as the baseline's exceed `tau`, for any `tau`. So each factor is a difference of
@@ -20,11 +20,18 @@ and that is tolerated. Were it not, one of both would be wrong, and so the small
 is one that nobody expects to win, as long as the same one is wrong all the time. Of the capital
 that looks for "tolerated" a fifth goes this way.
 
+At a cliff, where hardly any request of the tail lies between an edge and what is tolerated of it,
+the quantile may be on either side by chance, and its ratio says nothing: with 0.9 % of requests in
+a slow mode p99 is that of the fast one, with 1.3 % that of the slow one. There the shares of
+requests beyond the cliff are compared: `CLIFF_MARGIN` of the quantile's tail is tolerated. Where
+the baseline's quantile is the slow mode's, its ratio must be within what is tolerated as well.
+
 Exceedance instead of whole distributions because the uniform band (Howard and
 Ramdas, Bernoulli 2022, arXiv 1906.09712) is far too wide for a tail; Lindon, Sanden and Shirikian
 (KDD 2022, arXiv 2205.14762) use it for the shape.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
 
@@ -35,11 +42,13 @@ from numpy.typing import NDArray
 from headrace.rollout.bernoulli import Rate
 from headrace.rollout.betting import Array
 from headrace.rollout.rate_difference import RateDifferences
-from headrace.rollout.readings import LatencyCounts
+from headrace.rollout.readings import ONE_SECOND, LatencyCounts, When
 from headrace.rollout.turn import Turn
 
 _Arm: TypeAlias = tuple[Array, Array]
 
+MEDIAN: Final = 0.5
+"""Judged beside any other quantile: what is slower everywhere shows there first."""
 FACTORS: Final = np.array([0.5, 0.67, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 8.0])
 """What the ratio is told between."""
 _NEAR: Final = (0.5, 2.0)
@@ -50,6 +59,16 @@ _LEAST_TAILS: Final = 2.0
 _ROUND: Final = 1e-6
 _LOW_TAILS: Final = 3.0
 _BOUNDED_PART: Final = 0.2
+CLIFF_MARGIN: Final = 0.25
+"""How much larger the share of requests beyond a cliff may be, in tails of the quantile."""
+_CLIFF_NEAR: Final = (0.3, 1.25)
+_CLIFF_MASS: Final = 0.1
+"""A smooth tail has more of itself within 1.25 times: a quarter, for a log-normal of spread 2."""
+_CLIFF_QUANTILE: Final = 0.9
+"""Below it, requests around a quantile are no tail, and few of them near an edge are no gap."""
+_CLIFF_TAILS: Final = 2.0
+_DOUBT: Final = 2.0
+"""Standard errors by which the share beyond a cliff may be mistaken."""
 
 
 class Reach(msgspec.Struct, frozen=True):
@@ -168,6 +187,47 @@ def thresholds_near(
     return found
 
 
+def cliffs(
+    edges: tuple[Array, Array],
+    counts: Array,
+    *,
+    quantile: float,
+    reach: Callable[[Array], Array],
+) -> tuple[Array, Array]:
+    """The edge near each row's quantile with the fewest requests up to what is tolerated of it.
+
+    Args:
+        edges: Lower and upper edges, ascending, `[buckets]`; buckets may be missing.
+        counts: Requests by bucket, `[rows, buckets]`.
+        quantile: 0 to 1.
+        reach: What is tolerated of a latency.
+
+    Returns:
+        The edges in seconds, `[rows]`, and which part of the quantile's tail is beyond each, a
+        number about 1, `[rows]`; NaN where it is no cliff, or there are too few requests to say so.
+    """
+    lower, upper = edges
+    share = (1.0 - quantile) * np.maximum(counts.sum(axis=-1, keepdims=True), 1e-12)
+    above = np.cumsum(counts[:, ::-1], axis=-1)[:, ::-1]
+    above = np.append(above, np.zeros((len(counts), 1)), axis=-1)
+    beyond = above[:, 1:]
+    between = beyond - above[:, np.searchsorted(lower, reach(upper) * (1.0 - _ROUND))]
+    tails = beyond / share
+    most = _CLIFF_NEAR[1] + _DOUBT / np.sqrt(np.maximum(share, 1.0))
+    near = (tails >= _CLIFF_NEAR[0]) & (tails <= most)
+    mass = np.where(near, between / np.maximum(beyond, 1e-12), np.inf)
+    place = np.argmin(mass, axis=-1)
+    rows = np.arange(len(counts))
+    is_cliff = (mass[rows, place] <= _CLIFF_MASS) & (share[:, 0] >= _CLIFF_TAILS)
+    is_cliff &= quantile >= _CLIFF_QUANTILE
+    return upper[place], np.where(is_cliff, tails[rows, place], np.nan)
+
+
+def cliff_margin(quantile: float) -> float:
+    """How much larger the share of requests beyond a cliff may be on the candidate."""
+    return CLIFF_MARGIN * (1.0 - quantile)
+
+
 def threshold_well_below(lower: Array, counts: Array, *, quantile: float) -> Array:
     """The highest lower edge that clearly more requests exceed than the quantile's share, `[rows]`.
 
@@ -211,6 +271,8 @@ class LatencyRatios(msgspec.Struct):
     factor, and last of all against `reach`, whether the candidate is slower, or faster, than that.
     `turn`: whether it has become slower than `reach`. `over_low` and `over_reach`: how often the
     baseline exceeded an edge well below its quantile, and the candidate that edge's reach.
+    `beyond`: the share beyond the cliff, with a bucket across its reach counted as below, and as
+    above.
     """
 
     quantile: float
@@ -223,6 +285,8 @@ class LatencyRatios(msgspec.Struct):
     turn: Turn
     over_low: Rate
     over_reach: Rate
+    beyond: RateDifferences
+    step: int = 0
 
     @classmethod
     def start(cls, quantile: float, reach: Reach) -> "LatencyRatios":
@@ -239,6 +303,7 @@ class LatencyRatios(msgspec.Struct):
             turn=Turn.start(1, 0.0),
             over_low=Rate(),
             over_reach=Rate(),
+            beyond=RateDifferences.start(2, centre=centre, watched=cliff_margin(quantile)),
         )
 
     def add(
@@ -246,10 +311,11 @@ class LatencyRatios(msgspec.Struct):
         share: float,
         baseline: LatencyCounts,
         candidate: LatencyCounts,
-        *,
-        duration_s: float = 1.0,
+        when: When = ONE_SECOND,
     ) -> None:
         """Count one interval."""
+        if when.step != self.step:
+            self.step, self.over_low, self.over_reach = when.step, Rate(), Rate()
         a, b = Histogram.of(baseline), Histogram.of(candidate)
         counts = self.recent.counts[None, :]
         if threshold_named(counts, self.quantile)[0]:
@@ -257,27 +323,50 @@ class LatencyRatios(msgspec.Struct):
                 self.recent.upper, counts, quantile=self.quantile, reaches=(Reach(), self.reach)
             )
             over_b, over_a = self._over((a, b), near, whole=False)
-            self.slower.add(share, over_b, over_a)
-            one_b, one_a = ((over[-1:], total[-1:]) for over, total in (over_b, over_a))
-            self.turn.add(share, one_b, one_a, duration_s=duration_s)
-            self.faster.add(share, *self._over((a, b), near_reach, whole=True))
+            self.slower.add(share, over_b, over_a, when)
+            self.turn.part = self.slower.parts[-1:]
+            turn_b, turn_a = ((over[-1:], total[-1:]) for over, total in (over_b, over_a))
+            self.turn.add(share, turn_b, turn_a, when)
+            self.faster.add(share, *self._over((a, b), near_reach, whole=True), when)
             low = threshold_well_below(self.recent.lower, counts, quantile=self.quantile)
             self.over_low.add(float(a.above(low, whole=False)[0]), a.total)
             self.over_reach.add(float(b.above(self.reach(low), whole=True)[0]), b.total)
+            edge, tail = self.cliff
+            if not math.isnan(tail):
+                beyond_b = [b.above(self.reach(edge), whole=whole)[0] for whole in (False, True)]
+                beyond_a = [a.above(edge, whole=whole)[0] for whole in (True, False)]
+                self.beyond.add(
+                    share,
+                    (np.array(beyond_b), np.full(2, b.total)),
+                    (np.array(beyond_a), np.full(2, a.total)),
+                    when,
+                )
         fades = self.recent.total > WINDOW_TAILS / (1.0 - self.quantile)
         self.recent = self.recent.merged(a, keep=0.5 if fades else 1.0)
         self.baseline, self.candidate = self.baseline.merged(a), self.candidate.merged(b)
+
+    @property
+    def cliff(self) -> tuple[Array, float]:
+        """The edge with the widest gap above it near the baseline's quantile; see `cliffs`."""
+        edge, tail = cliffs(
+            (self.baseline.lower, self.baseline.upper),
+            self.baseline.counts[None, :],
+            quantile=self.quantile,
+            reach=self.reach,
+        )
+        return edge, float(tail[0])
 
     def bounds(
         self, level_low: float, level_high: float, *, margin: float
     ) -> tuple[float | None, float | None]:
         """The largest factor that the ratio exceeds, and the smallest that it stays below.
 
-        One of few factors, or `margin`, which is what `reach` is as a factor just now.
+        One of few factors, or `margin`, which is what `reach` is as a factor just now. The latter
+        is of the present step.
         """
         factors = np.append(FACTORS, margin)
         slower = self.slower.log_evidence(0.0, above=True) >= -np.log(level_low)
-        faster = self.faster.log_evidence(0.0, above=False) >= -np.log(level_high)
+        faster = self.faster.log_evidence(0.0, above=False, step=self.step) >= -np.log(level_high)
         faster[-1] = self.log_evidence_of_tolerance() >= -np.log(level_high)
         low = float(factors[slower].max()) if slower.any() else None
         high = float(factors[faster].min()) if faster.any() else None
@@ -287,18 +376,19 @@ class LatencyRatios(msgspec.Struct):
 
     def weigh(self, part: float) -> None:
         """Take each request for this part of an independent observation (`RateDifferences`)."""
-        for tests in (self.slower, self.faster, self.turn, self.over_low, self.over_reach):
+        for tests in (self.slower, self.faster, self.beyond):
             tests.part = part
+        self.over_low.part = self.over_reach.part = float(self.faster.parts[-1])
 
     def log_evidence_of_harm(self) -> float:
         """The evidence that the candidate is slower than tolerated, over the whole rollout."""
         return float(self.slower.log_evidence_of_harm()[-1])
 
     def log_evidence_of_tolerance(self) -> float:
-        """The evidence that it is not; see `tolerated_evidence`."""
+        """The evidence of the present step that it is not; see `tolerated_evidence`."""
         share = 1.0 - self.quantile
         evidence = tolerated_evidence(
-            self.faster.log_evidence(0.0, above=False)[-1:],
+            self.faster.log_evidence(0.0, above=False, step=self.step)[-1:],
             self.over_low.log_evidence(share, above=True),
             self.over_reach.log_evidence(share, above=False),
         )

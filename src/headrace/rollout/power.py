@@ -1,4 +1,4 @@
-"""How many requests does a decision take? Expected, from the growth of the best bet.
+"""Expected number of requests until a decision, from the growth of the best bet.
 
 A gambler's capital grows by its expected logarithm with each request, so a test with evidence
 needed `log(1 / level)` takes about that, plus what the mixture costs, divided by the growth. An
@@ -17,8 +17,8 @@ import numpy as np
 from headrace.core.rollout_settings import CanarySettings
 from headrace.rollout.betting import WEIGHTS, log_growth
 from headrace.rollout.forgiving import FORGIVEN
-from headrace.rollout.judge import worse_level
-from headrace.rollout.latency_ratio import Reach
+from headrace.rollout.judge import MEDIAN_PART, worse_level
+from headrace.rollout.latency_ratio import MEDIAN, Reach
 from headrace.rollout.rate_difference import Stratum
 from headrace.rollout.simulate import Result
 from headrace.rollout.world import LATENCY_SPREAD, Candidate, World
@@ -50,25 +50,32 @@ def expected_requests(
     world: World, candidate: Candidate, settings: CanarySettings, *, metric: str
 ) -> Expected:
     """Requests that the metric (`errors` or `latency`) takes; see `Expected`."""
-    level_low = worse_level(settings.alpha / _METRICS, has_threshold=False)
+    level = settings.alpha / _METRICS
     if metric == "errors":
         errors = settings.metrics.errors
         assert errors is not None
         rates = (world.errors, min(world.errors + candidate.more_errors, 1.0))
-        mean = errors.margin
+        tests = [(rates, errors.margin, level)]
     else:
         latency = settings.metrics.latency
         assert latency is not None
-        tail, slower = 1.0 - latency.quantile, candidate.times_slower
-        quantile_s = world.median_s * math.exp(
-            LATENCY_SPREAD * NormalDist().inv_cdf(latency.quantile)
-        )
-        reach = Reach(latency.margin_ratio, latency.margin_s).factor(quantile_s)
-        rates, mean = (tail, _exceeds(latency.quantile, reach / slower)), 0.0
+        tests = []
+        for quantile, part in ((latency.quantile, 1.0 - MEDIAN_PART), (MEDIAN, MEDIAN_PART)):
+            quantile_s = world.median_s * math.exp(LATENCY_SPREAD * NormalDist().inv_cdf(quantile))
+            reach = Reach(latency.margin_ratio, latency.margin_s).factor(quantile_s)
+            beyond = _exceeds(quantile, reach / candidate.times_slower)
+            tests.append(((1.0 - quantile, beyond), 0.0, part * level))
+    worse = [
+        _requests(world, rates, mean, worse_level(level, has_threshold=False), above=True)
+        for rates, mean, level in tests
+    ]
+    tolerated = [
+        _requests(world, rates, mean, settings.alpha, above=False) for rates, mean, _ in tests
+    ]
     return Expected(
         metric=metric,
-        until_worse=_requests(world, rates, mean, level_low, above=True),
-        until_tolerated=_requests(world, rates, mean, settings.alpha, above=False),
+        until_worse=min((n for n in worse if n is not None), default=None),
+        until_tolerated=None if None in tolerated else max(n for n in tolerated if n is not None),
     )
 
 

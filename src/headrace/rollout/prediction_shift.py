@@ -1,4 +1,4 @@
-"""Does the candidate predict something else? The largest change of a share of the answers.
+"""Largest change of a class's share of the answers, or of a score's distribution.
 
 Each class is a difference of two rates (`rate_difference`): how often the arms' answers are of that
 class. A score is cut at every edge at which it was ever counted, and each edge is such a
@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from headrace.rollout.betting import Array
 from headrace.rollout.rate_difference import RateDifferences
+from headrace.rollout.readings import When
 
 Answers: TypeAlias = Mapping[str, int] | Mapping[float, int] | Mapping[str | float, int]
 Counts: TypeAlias = dict[str | float, int]
@@ -48,6 +49,7 @@ class PredictionShift(msgspec.Struct):
     labels: list[str | float] = []
     answers: int = 0
     held: tuple[Counts, Counts] = msgspec.field(default_factory=lambda: ({}, {}))
+    step: int = 0
 
     @classmethod
     def start(cls) -> "PredictionShift":
@@ -59,8 +61,12 @@ class PredictionShift(msgspec.Struct):
         share: float,
         baseline: Answers,
         candidate: Answers,
+        *,
+        step: int = 0,
     ) -> None:
         """Count one interval's answers, by class or by the upper edge of a score's bucket."""
+        if step != self.step:
+            self.step, self.held = step, ({}, {})  # those were sent by another share
         self.answers += sum(baseline.values()) + sum(candidate.values())
         if not 0.0 < share < 1.0:
             return  # where one version has all requests there is nothing to compare
@@ -73,26 +79,31 @@ class PredictionShift(msgspec.Struct):
         self.held = ({}, {})
         self._meet({label: a.get(label, 0) + b.get(label, 0) for label in {*a, *b}})
         part_a, part_b = parts(share, sum(a.values()), sum(b.values()))
-        self.tests.add(share, self._arm(b, part_b), self._arm(a, part_a))
+        self.tests.add(share, self._arm(b, part_b), self._arm(a, part_a), When(step=step))
 
     def refuted(
         self, margin: float, level_moved: float, level_kept: float
     ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Which labels' shares have shown to move by more than `margin`, and which by less."""
+        """Which labels' shares have shown to move by more than `margin`, and which by less.
+
+        The latter is of the present step.
+        """
         each = -np.log(levels(level_moved, len(self.labels)) / 2.0)
         rose = self.tests.log_evidence(margin, above=True)[1:] >= each
         fell = self.tests.log_evidence(-margin, above=False)[1:] >= each
         # Whichever label moves the most, it moves to one side: so each side of each label has the
         # whole level, and none the worse for the others.
-        rose_less = self.tests.log_evidence(margin, above=False)[1:] >= -np.log(level_kept)
-        fell_less = self.tests.log_evidence(-margin, above=True)[1:] >= -np.log(level_kept)
+        kept = -np.log(level_kept)
+        rose_less = self.tests.log_evidence(margin, above=False, step=self.step)[1:] >= kept
+        fell_less = self.tests.log_evidence(-margin, above=True, step=self.step)[1:] >= kept
         return rose | fell, rose_less & fell_less
 
     def bounds(self, level_low: float, level_high: float) -> tuple[float, float]:
         """Bounds of the largest change of any label's share; see `refuted`."""
         each = np.concatenate([[1.0], levels(level_low, len(self.labels)) / 2.0])
         rose, fell = self.tests.bounds(each, each)
-        least, most = self.tests.bounds(level_high, level_high)
+        least = self.tests.lower_bounds(level_high, step=self.step)
+        most = self.tests.upper_bounds(level_high, step=self.step)
         low = max(0.0, float(rose[1:].max()), float(-fell[1:].min()))
         return low, max(low, float(most[1:].max()), float(-least[1:].min()))
 

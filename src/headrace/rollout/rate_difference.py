@@ -1,4 +1,4 @@
-"""How much more often does something happen on the candidate than on the baseline?
+"""Difference of two rates: how much more often something happens on the candidate.
 
 Each request goes to the candidate with a known probability, the share in force. Weighting what
 happened (`yes` is 1, `no` is 0) by the inverse of that probability,
@@ -12,7 +12,8 @@ the test of Lindon and Malek (NeurIPS 2022, arXiv 2011.03567): given that a requ
 belongs to an arm with that arm's share of the traffic. `centre` is any number known before the
 request (the share of `yes` of late, rounded); it changes no mean and takes noise away.
 
-When the share changes, counts go to a new stratum and the capitals multiply. The bets are those of
+When the share or the rollout's step changes, counts go to a new stratum. Over several strata the
+capitals multiply; a question about one step uses that step's strata alone. The bets are those of
 `betting`, so everything is exact at any sample size.
 """
 
@@ -30,7 +31,9 @@ from headrace.rollout.betting import (
     refuted_down_to,
     refuted_up_to,
 )
-from headrace.rollout.forgiving import nothing_yet, with_interval
+from headrace.rollout.dispersion import Dispersion
+from headrace.rollout.forgiving import Forgiven
+from headrace.rollout.readings import ONE_SECOND, When
 
 CELLS: Final = 4
 """Candidate yes, candidate no, baseline yes, baseline no."""
@@ -41,11 +44,12 @@ _CENTRES: Final = 10
 
 
 class Stratum(msgspec.Struct):
-    """Counts under one share and one centre (in tenths), `[tests, cells]`."""
+    """Counts under one share and one centre (in tenths) in one step, `[tests, cells]`."""
 
     share: float
     centre: int
     counts: Array
+    step: int = 0
 
     def values(self) -> Array:
         """What one request of each cell is worth, `[cells]`."""
@@ -72,12 +76,16 @@ class RateDifferences(msgspec.Struct):
     `part`: how much of a whole independent observation each request is. Where `k` requests depend
     on one another (rows of one request, requests of one user), each is the `k`-th part of one: a
     gambler who bets on their mean gains at least the mean of what bets on each would gain (Jensen).
-    `watched`: the difference beyond which the candidate is worse than tolerated, and `worst` by how
-    much the worst intervals multiplied the capitals against it (`forgiving`), without `part`.
+    `dispersion` finds such dependence between requests of a moment, and the smaller part counts.
+    `watched`: the difference beyond which the candidate is worse than tolerated, and `forgiven`
+    what the worst intervals added to the capitals against it, without `part`. `step`: the rollout's
+    step that was counted last.
     """
 
     recent: Array
-    worst: Array
+    forgiven: Forgiven
+    dispersion: Dispersion
+    step: Array
     watched: float | None = None
     centre: int | None = None
     part: float = 1.0
@@ -90,13 +98,19 @@ class RateDifferences(msgspec.Struct):
         """Nothing counted yet."""
         return cls(
             recent=np.zeros((tests, 2)),
-            worst=nothing_yet(0 if watched is None else tests),
+            forgiven=Forgiven.start(0 if watched is None else tests),
+            dispersion=Dispersion.start(tests),
+            step=np.zeros(tests),
             watched=watched,
             centre=centre,
         )
 
     def add(
-        self, share: float, candidate: tuple[Array, Array], baseline: tuple[Array, Array]
+        self,
+        share: float,
+        candidate: tuple[Array, Array],
+        baseline: tuple[Array, Array],
+        when: When = ONE_SECOND,
     ) -> None:
         """Count one interval: for each arm how many were `yes`, and how many there were; `[tests]`.
 
@@ -109,45 +123,82 @@ class RateDifferences(msgspec.Struct):
         cells = np.stack([yes_b, all_b - yes_b, yes_a, all_a - yes_a], axis=-1).astype(float)
         if not cells.any():
             return
-        centres, grown = self._centres(), np.zeros((len(cells), len(STAKES)))
+        counted = cells.any(axis=-1)
+        self.dispersion.restart(counted & (self.step != when.step))
+        self.step = np.where(counted, when.step, self.step)
+        centres, growth = self._centres(), np.zeros((len(cells), len(STAKES)))
+        sums, expected = np.zeros((2, len(cells)))
         for centre in np.unique(centres):
-            stratum = self._stratum(share, int(centre))
+            stratum = self._stratum(share, int(centre), when.step)
             here = np.where((centres == centre)[:, None], cells, 0.0)
             stratum.counts += here
+            sums += here @ stratum.values()
+            expected += here @ stratum.values() ** 2
             if self.watched is not None:
-                grown += here @ _growth(stratum, self.watched, above=True)
+                growth += here @ _growth(stratum, self.watched, above=True)
+        self.dispersion.add(sums, expected)
         if self.watched is not None:
-            self.worst = with_interval(self.worst, grown)
+            self.forgiven.add(growth, when.duration_s)
         seen = np.stack([yes_a + yes_b, all_a + all_b], axis=-1)
         self.recent = self.recent * _FORGETS + seen
 
-    def log_evidence(self, mean: float, *, above: bool) -> Array:
+    @property
+    def parts(self) -> Array:
+        """How much of an independent observation each request counts as, `[tests]`."""
+        result: Array = np.minimum(self.part, 1.0 / self.dispersion.factor)
+        return result
+
+    def log_evidence(self, mean: float, *, above: bool, step: Array | int | None = None) -> Array:
         """The logarithm of the evidence against "the difference is at most `mean`", `[tests]`.
 
-        With `above` false, against "at least `mean`". At `log(1 / alpha)` it is refuted.
+        With `above` false, against "at least `mean`". At `log(1 / alpha)` it is refuted. With
+        `step`, of what was counted in that step alone.
         """
-        return mixture(self.part * self._log_capitals(mean, above=above))
+        return mixture(self.parts[:, None] * self._log_capitals(mean, above=above, step=step))
 
     def log_evidence_of_harm(self) -> Array:
         """The same against "at most `watched`", without the worst intervals, `[tests]`."""
         assert self.watched is not None, "harm is looked for"
         capitals = self._log_capitals(self.watched, above=True)
-        return mixture(self.part * (capitals - self.worst.sum(axis=-1)))
+        return mixture(self.parts[:, None] * (capitals - self.forgiven.growth))
+
+    def log_evidence_at_observed_shares(self, mean: float) -> Array:
+        """Evidence against "at most `mean`" if each arm was meant to get what it got, `[tests]`.
+
+        For a split that was not kept, where the planned share says nothing.
+        """
+        capitals = np.zeros((len(self.recent), len(STAKES)))
+        for share in {stratum.share for stratum in self.strata}:
+            strata = [stratum for stratum in self.strata if stratum.share == share]
+            counts = sum((s.counts for s in strata), np.zeros((len(self.recent), CELLS)))
+            for test in range(len(counts)):
+                of_candidate, of_both = counts[test, :2].sum(), counts[test].sum()
+                if 0.0 < of_candidate < of_both:
+                    for stratum in strata:
+                        observed = Stratum(of_candidate / of_both, stratum.centre, stratum.counts)
+                        growth = _growth(observed, mean, above=True)
+                        capitals[test] += stratum.counts[test] @ growth
+        return mixture(self.parts[:, None] * capitals)
 
     def bounds(self, level_low: Array | float, level_high: Array | float) -> tuple[Array, Array]:
         """Bounds of each difference, `[tests]`; each holds at all times at once at its level."""
-        shape = (len(self.recent),)
-        low = refuted_up_to(
-            lambda means: self._log_evidence(means, above=True),
-            -np.log(np.broadcast_to(level_low, shape)),
+        return self.lower_bounds(level_low), self.upper_bounds(level_high)
+
+    def lower_bounds(self, level: Array | float, *, step: int | None = None) -> Array:
+        """What each difference is above, `[tests]`; with `step`, by that step's counts alone."""
+        return refuted_up_to(
+            lambda means: self._log_evidence(means, above=True, step=step),
+            -np.log(np.broadcast_to(level, self.step.shape)),
             span=(-1.0, 1.0),
         )
-        high = refuted_down_to(
-            lambda means: self._log_evidence(means, above=False),
-            -np.log(np.broadcast_to(level_high, shape)),
+
+    def upper_bounds(self, level: Array | float, *, step: int | None = None) -> Array:
+        """What each difference is below, `[tests]`; with `step`, by that step's counts alone."""
+        return refuted_down_to(
+            lambda means: self._log_evidence(means, above=False, step=step),
+            -np.log(np.broadcast_to(level, self.step.shape)),
             span=(-1.0, 1.0),
         )
-        return low, high
 
     def totals(self) -> tuple[Array, Array, Array, Array]:
         """Over all strata, `[tests]`: candidate's yes and all, baseline's yes and all."""
@@ -178,26 +229,32 @@ class RateDifferences(msgspec.Struct):
         """One test more, with the history of the test `like`: so far they were `yes` together."""
         assert self.watched is None, "the worst intervals of another test are not this one's"
         self.recent = np.vstack([self.recent, self.recent[like]])
+        self.step = np.append(self.step, self.step[like])
+        self.dispersion.append(like)
         for stratum in self.strata:
             stratum.counts = np.vstack([stratum.counts, stratum.counts[like]])
 
-    def _log_capitals(self, mean: float, *, above: bool) -> Array:
-        """What the gamblers have, `[tests, stakes]`, without `part`."""
+    def _log_capitals(self, mean: float, *, above: bool, step: Array | int | None = None) -> Array:
+        """What the gamblers have, `[tests, stakes]`, without `parts`."""
         capitals = np.zeros((len(self.recent), len(STAKES)))
         for stratum in self.strata:
-            capitals = capitals + stratum.counts @ _growth(stratum, mean, above=above)
+            counts = stratum.counts
+            if step is not None:
+                counts = np.where(np.equal(stratum.step, step)[..., None], counts, 0.0)
+            capitals = capitals + counts @ _growth(stratum, mean, above=above)
         return capitals
 
-    def _log_evidence(self, means: Array, *, above: bool) -> Array:
+    def _log_evidence(self, means: Array, *, above: bool, step: int | None = None) -> Array:
         """Against several differences for each test, `[tests, means]`."""
-        if not self.strata:
+        strata = [s for s in self.strata if step is None or s.step == step]
+        if not strata:
             return np.zeros(means.shape)
-        values = np.stack([stratum.values() for stratum in self.strata])
-        scales = np.array([stratum.scale for stratum in self.strata])
-        counts = np.concatenate([stratum.counts for stratum in self.strata], axis=1)
+        values = np.stack([stratum.values() for stratum in strata])
+        scales = np.array([stratum.scale for stratum in strata])
+        counts = np.concatenate([stratum.counts for stratum in strata], axis=1)
         growth = log_growth(values, scales, means[..., None], above=above)
         flat = growth.reshape(*means.shape, counts.shape[1], len(STAKES))
-        return mixture(self.part * np.einsum("tc,tmcs->tms", counts, flat))
+        return mixture(self.parts[:, None, None] * np.einsum("tc,tmcs->tms", counts, flat))
 
     def _centres(self) -> NDArray[np.int64]:
         if self.centre is not None:
@@ -205,13 +262,13 @@ class RateDifferences(msgspec.Struct):
         yes, trials = self.recent[:, 0], self.recent[:, 1]
         return np.rint(_CENTRES * yes / (trials + _PRIOR_TRIALS)).astype(np.int64)
 
-    def _stratum(self, share: float, centre: int) -> Stratum:
+    def _stratum(self, share: float, centre: int, step: int) -> Stratum:
         for stratum in self.strata:
-            if stratum.share == share and stratum.centre == centre:
+            if (stratum.share, stratum.centre, stratum.step) == (share, centre, step):
                 return stratum
-        made = Stratum(share, centre, np.zeros((len(self.recent), CELLS)))
-        self.strata.append(made)
-        return made
+        stratum = Stratum(share, centre, np.zeros((len(self.recent), CELLS)), step)
+        self.strata.append(stratum)
+        return stratum
 
 
 def _growth(stratum: Stratum, mean: float, *, above: bool) -> Array:

@@ -1,6 +1,7 @@
-"""What was counted in one interval between two looks at the gateway and the replicas?"""
+"""Counts of one interval between two readings of the gateway and the replicas."""
 
 from collections.abc import Mapping
+from typing import Final
 
 import msgspec
 
@@ -54,17 +55,30 @@ class RewardSums(msgspec.Struct, frozen=True, kw_only=True):
     squares: float = 0.0
 
 
+class When(msgspec.Struct, frozen=True, kw_only=True):
+    """When an interval was: in which step of the rollout, counted from 0, and for how long."""
+
+    step: int = 0
+    duration_s: float = 1.0
+
+
+ONE_SECOND: Final = When()
+
+
 class Increment(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that one interval adds.
 
     `at`: its end, seconds since 1970. `share`: the candidate's share of the requests that went to
     either arm, in force over the whole interval (0 to 1); intervals in which it changed are left
-    out by whoever reads.
+    out by whoever reads. `step`: the rollout's, counted from 0. `is_sticky`: callers stay on an
+    arm, so the arms' requests need not have the proportion of the share.
     """
 
     at: float
     duration_s: float
     share: float
+    step: int = 0
+    is_sticky: bool = False
     baseline: ArmCounts = ArmCounts()
     candidate: ArmCounts = ArmCounts()
     pairs: PairCounts = PairCounts()

@@ -1,4 +1,4 @@
-"""How often would a rollout be decided, rightly or wrongly, and after how long? By trying it.
+"""Simulation of many rollouts at once: how often and when each is decided.
 
 Many rollouts are watched at once, each read at every second, with the tests of `evidence`: the
 same classes, one test for each run where `Evidence` has one. A test holds both together.
@@ -15,10 +15,13 @@ from numpy.typing import NDArray
 from headrace.core.rollout_settings import CanarySettings
 from headrace.rollout.bernoulli import log_evidence_each
 from headrace.rollout.betting import Array
-from headrace.rollout.judge import is_worse
+from headrace.rollout.judge import MEDIAN_PART, is_worse
 from headrace.rollout.latency_ratio import (
+    MEDIAN,
     WINDOW_TAILS,
     Reach,
+    cliff_margin,
+    cliffs,
     threshold_named,
     threshold_well_below,
     thresholds_near,
@@ -27,6 +30,7 @@ from headrace.rollout.latency_ratio import (
 from headrace.rollout.naive import z_test_rejects
 from headrace.rollout.prediction_shift import ENOUGH, levels, parts
 from headrace.rollout.rate_difference import RateDifferences
+from headrace.rollout.readings import When
 from headrace.rollout.turn import Turn
 from headrace.rollout.world import CLASSES, Candidate, Interval, Traffic, World
 
@@ -79,123 +83,167 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(slots=True)
 class Watch:
-    """The tests of many runs at once."""
+    """The tests of many runs at once.
+
+    `step`: the rollout's step of each run, `[runs]`, which may be changed between seconds.
+    """
 
     settings: CanarySettings
     traffic: Traffic
+    step: Array = field(init=False)
     _errors: RateDifferences = field(init=False)
     _rejections: RateDifferences = field(init=False)
-    _slower: RateDifferences = field(init=False)
-    _faster: RateDifferences = field(init=False)
+    _turns: tuple[Turn, Turn] = field(init=False)
+    _quantiles: list["_QuantileWatch"] = field(init=False)
     _classes: RateDifferences = field(init=False)
     _held: Array = field(init=False)
-    _turns: tuple[Turn, Turn, Turn] = field(init=False)
-    _recent: Array = field(init=False)
-    _reach: Reach = field(init=False)
-    _bounded: Array = field(init=False)
+    _held_in: Array = field(init=False)
 
     def __post_init__(self) -> None:
         runs, metrics = len(self.traffic.candidates), self.settings.metrics
-        assert all(getattr(metrics, name) is not None for name in _METRICS)
-        assert metrics.errors is not None
-        assert metrics.rejections is not None
-        assert metrics.latency is not None
-        tolerated = (metrics.errors.margin, metrics.rejections.margin, 0.0)
-        errors, rejections, latency = (Turn.start(runs, margin) for margin in tolerated)
-        self._turns = errors, rejections, latency
-        centre = round(10 * (1.0 - metrics.latency.quantile))
-        self._errors = RateDifferences.start(runs, watched=metrics.errors.margin)
-        self._rejections = RateDifferences.start(runs, watched=metrics.rejections.margin)
-        self._slower = RateDifferences.start(runs, centre=centre, watched=0.0)
-        self._faster = RateDifferences.start(runs, centre=centre)
-        self._reach = Reach(metrics.latency.margin_ratio, metrics.latency.margin_s)
-        self._bounded = np.zeros((2, 2, runs))
-        self._classes = RateDifferences.start(runs * len(CLASSES))
-        self._held = np.zeros((2, runs, len(CLASSES)))
-        self._recent = np.zeros((runs, len(self.traffic.upper_s)))
-
-    def add(self, interval: Interval) -> None:
-        """Count one second."""
-        _add(self._errors, self.traffic.weights, interval.errors, interval.requests)
-        _add(self._rejections, self.traffic.weights, interval.rejections, interval.requests)
-        _add(self._turns[0], self.traffic.weights, interval.errors, interval.requests)
-        _add(self._turns[1], self.traffic.weights, interval.rejections, interval.requests)
-        self._add_classes(interval)
-        self._add_latency(interval)
-
-    def verdicts(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Which metrics say roll back, and which say promote, `[metrics, runs]`."""
-        metrics, needed = self.settings.metrics, -np.log(self.settings.alpha)
         assert metrics.errors is not None
         assert metrics.rejections is not None
         assert metrics.predictions is not None
-        level = self.settings.alpha / len(_METRICS)
-        harms = (self._errors, self._rejections, self._slower)
-        worse = [
-            is_worse(tests.log_evidence_of_harm(), turn.log_evidence(), level)
-            for tests, turn in zip(harms, self._turns, strict=True)
+        self.step, self._held_in = np.zeros((2, runs))
+        margins = (metrics.errors.margin, metrics.rejections.margin)
+        self._errors, self._rejections = (
+            RateDifferences.start(runs, watched=margin) for margin in margins
+        )
+        self._turns = Turn.start(runs, margins[0]), Turn.start(runs, margins[1])
+        self._quantiles = []
+        if metrics.latency is not None:
+            reach = Reach(metrics.latency.margin_ratio, metrics.latency.margin_s)
+            quantiles = dict.fromkeys((metrics.latency.quantile, MEDIAN))
+            self._quantiles = [_QuantileWatch(each, reach, self.traffic) for each in quantiles]
+        self._classes = RateDifferences.start(runs * len(CLASSES))
+        self._held = np.zeros((2, runs, len(CLASSES)))
+
+    def add(self, interval: Interval) -> None:
+        """Count one second."""
+        shares, requests = self.traffic.weights, interval.requests
+        for tests, turn, yes in zip(
+            (self._errors, self._rejections),
+            self._turns,
+            (interval.errors, interval.rejections),
+            strict=True,
+        ):
+            turn.part = tests.parts
+            _add(tests, shares, self.step, yes, requests)
+            _add(turn, shares, self.step, yes, requests)
+        self._add_classes(interval)
+        for quantile in self._quantiles:
+            quantile.add(interval, self.step)
+
+    def verdicts(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Which metrics say roll back, and which say promote, `[metrics, runs]`."""
+        metrics, alpha = self.settings.metrics, self.settings.alpha
+        assert metrics.predictions is not None
+        level, needed = alpha / len(_METRICS), -np.log(alpha)
+        worse, within = [], []
+        for tests, turn in zip((self._errors, self._rejections), self._turns, strict=True):
+            assert tests.watched is not None
+            worse.append(is_worse(tests.log_evidence_of_harm(), turn.log_evidence(), level))
+            evidence = tests.log_evidence(tests.watched, above=False, step=self.step)
+            within.append(evidence >= needed)
+        parts = (1.0 - MEDIAN_PART, MEDIAN_PART) if len(self._quantiles) > 1 else (1.0,)
+        slower = [
+            quantile.is_slower(part * level)
+            for part, quantile in zip(parts, self._quantiles, strict=False)
         ]
-        within = [
-            self._errors.log_evidence(metrics.errors.margin, above=False) >= needed,
-            self._rejections.log_evidence(metrics.rejections.margin, above=False) >= needed,
-            self._latency_tolerated() >= needed,
-        ]
-        tolerated = [t & ~w for w, t in zip(worse, within, strict=True)]
+        worse.append(np.any([np.zeros(len(self.step), bool), *slower], axis=0))
+        tolerated = [quantile.is_tolerated(alpha, self.step) for quantile in self._quantiles]
+        within.append(np.all([np.ones(len(self.step), bool), *tolerated], axis=0))
         margin, by_class = metrics.predictions.margin, (-1, len(CLASSES))
-        each = -np.log(levels(level, len(CLASSES)) / 2.0)
+        each, step = -np.log(levels(level, len(CLASSES)) / 2.0), np.repeat(self.step, len(CLASSES))
         rose = self._classes.log_evidence(margin, above=True).reshape(by_class)
         fell = self._classes.log_evidence(-margin, above=False).reshape(by_class)
-        rose_less = self._classes.log_evidence(margin, above=False).reshape(by_class)
-        fell_less = self._classes.log_evidence(-margin, above=True).reshape(by_class)
+        rose_less = self._classes.log_evidence(margin, above=False, step=step).reshape(by_class)
+        fell_less = self._classes.log_evidence(-margin, above=True, step=step).reshape(by_class)
         worse.append(np.asarray(((rose >= each) | (fell >= each)).any(-1)))
-        tolerated.append(np.asarray(((rose_less >= needed) & (fell_less >= needed)).all(-1)))
-        return np.stack(worse), np.stack(tolerated)
+        within.append(np.asarray(((rose_less >= needed) & (fell_less >= needed)).all(-1)))
+        return np.stack(worse), np.stack([w & ~b for w, b in zip(within, worse, strict=True)])
 
     def _add_classes(self, interval: Interval) -> None:
+        self._held[:, self.step != self._held_in] = 0.0
+        self._held_in = self.step.copy()
         self._held += interval.classes
         answers = self._held.sum(-1)
         enough = (answers >= ENOUGH).all(axis=0)
         part = np.stack(parts(self.traffic.weights, *np.maximum(answers, 1.0))) * enough
         by_class = (self._held * part[..., None]).reshape(2, -1)
         total = np.repeat(answers * part, len(CLASSES), axis=-1)
-        _add(self._classes, np.repeat(self.traffic.weights, len(CLASSES)), by_class, total)
+        shares, steps = (np.repeat(a, len(CLASSES)) for a in (self.traffic.weights, self.step))
+        _add(self._classes, shares, steps, by_class, total)
         self._held[:, enough] = 0.0
 
-    def _add_latency(self, interval: Interval) -> None:
-        latency = self.settings.metrics.latency
-        assert latency is not None
-        named = threshold_named(self._recent, latency.quantile)
+
+class _QuantileWatch:
+    """One quantile of the latency of many runs, as `LatencyRatios` has it of one."""
+
+    def __init__(self, quantile: float, reach: Reach, traffic: Traffic) -> None:
+        runs, buckets = len(traffic.candidates), len(traffic.upper_s)
+        centre = round(10 * (1.0 - quantile))
+        self._quantile, self._reach, self._traffic = quantile, reach, traffic
+        self._slower = RateDifferences.start(runs, centre=centre, watched=0.0)
+        self._faster = RateDifferences.start(runs, centre=centre)
+        self._turn = Turn.start(runs, 0.0)
+        margin = cliff_margin(quantile)
+        self._beyond = [RateDifferences.start(runs, centre=centre, watched=margin) for _ in "ab"]
+        self._bounded = np.zeros((2, 2, runs))
+        self._step = np.zeros(runs)
+        self._recent, self._baseline = np.zeros((2, runs, buckets))
+
+    def add(self, interval: Interval, step: Array) -> None:
+        self._bounded[..., self._step != step] = 0.0
+        self._step, shares = step.copy(), self._traffic.weights
+        named = threshold_named(self._recent, self._quantile)
         if named.any():
+            upper, reaches = self._traffic.upper_s, (Reach(), self._reach)
             near, near_reach = thresholds_near(
-                self.traffic.upper_s,
-                self._recent,
-                quantile=latency.quantile,
-                reaches=(Reach(), self._reach),
+                upper, self._recent, quantile=self._quantile, reaches=reaches
             )
-            low = threshold_well_below(
-                self.traffic.lower_s, self._recent, quantile=latency.quantile
-            )
+            low = threshold_well_below(self._traffic.lower_s, self._recent, quantile=self._quantile)
             slower, total = self._over(interval, near, whole=False)
             faster, _ = self._over(interval, near_reach, whole=True)
             # Above the lower edge of a bucket is what is in it: no bucket is across it.
             bounded, _ = self._over(interval, low, whole=True)
             total = total * named
-            _add(self._slower, self.traffic.weights, slower * named, total)
-            _add(self._turns[2], self.traffic.weights, slower * named, total)
-            _add(self._faster, self.traffic.weights, faster * named, total)
+            _add(self._slower, shares, step, slower * named, total)
+            self._turn.part = self._slower.parts
+            _add(self._turn, shares, step, slower * named, total)
+            _add(self._faster, shares, step, faster * named, total)
             self._bounded += np.stack([bounded * named, total], axis=1)
-        self._remember(interval, 1.0 / (1.0 - latency.quantile))
+            edges, tails = self._cliffs()
+            here = named & ~np.isnan(tails)
+            for tests, whole in zip(
+                self._beyond, (False, True) if here.any() else (), strict=False
+            ):
+                beyond, of_all = self._over(interval, edges, whole=whole)
+                _add(tests, shares, step, beyond * here, of_all * here)
+        self._remember(interval)
 
-    def _latency_tolerated(self) -> Array:
-        latency = self.settings.metrics.latency
-        assert latency is not None
-        share = 1.0 - latency.quantile
+    def is_slower(self, level: float) -> NDArray[np.bool_]:
+        worse = is_worse(self._slower.log_evidence_of_harm(), self._turn.log_evidence(), level)
+        beyond = self._beyond[0].log_evidence_of_harm() >= -np.log(level)
+        return np.where(np.isnan(self._cliffs()[1]), worse, beyond)
+
+    def is_tolerated(self, level: float, step: Array) -> NDArray[np.bool_]:
+        tail, needed, part = 1.0 - self._quantile, -np.log(level), self._faster.parts
         (low, of_a), (reach, of_b) = self._bounded
-        return tolerated_evidence(
-            self._faster.log_evidence(0.0, above=False),
-            log_evidence_each(low, of_a, share, above=True),
-            log_evidence_each(reach, of_b, share, above=False),
+        near = tolerated_evidence(
+            self._faster.log_evidence(0.0, above=False, step=step),
+            log_evidence_each(low, of_a, tail, above=True, part=part),
+            log_evidence_each(reach, of_b, tail, above=False, part=part),
         )
+        beyond = self._beyond[1].log_evidence(cliff_margin(self._quantile), above=False, step=step)
+        tails = self._cliffs()[1]
+        is_beyond: NDArray[np.bool_] = np.isnan(tails) | (beyond >= needed)
+        result: NDArray[np.bool_] = is_beyond & ((tails < 1.0) | (near >= needed))
+        return result
+
+    def _cliffs(self) -> tuple[Array, Array]:
+        edges = (self._traffic.lower_s, self._traffic.upper_s)
+        return cliffs(edges, self._baseline, quantile=self._quantile, reach=self._reach)
 
     def _over(self, interval: Interval, tau: Array, *, whole: bool) -> tuple[Array, Array]:
         """How many exceed `tau`, or the candidate's its reach, and how many there are.
@@ -203,7 +251,7 @@ class Watch:
         Both `[arms, runs]`, as `Histogram.above`: a bucket across the candidate's threshold counts
         as above it if `whole`.
         """
-        tau_a, tau_b, runs, upper = tau, self._reach(tau), len(tau), self.traffic.upper_s
+        tau_a, tau_b, runs, upper = tau, self._reach(tau), len(tau), self._traffic.upper_s
         # The last bucket that is not above.
         last_a = np.searchsorted(upper, tau_a * (1 - 1e-6))
         last_b = (
@@ -216,14 +264,15 @@ class Watch:
         total = np.bincount(interval.place, minlength=2 * runs)
         return over.reshape(2, runs).astype(float), total.reshape(2, runs).astype(float)
 
-    def _remember(self, interval: Interval, tail: float) -> None:
+    def _remember(self, interval: Interval) -> None:
         runs, buckets = self._recent.shape
         ours = interval.place < runs
-        seen = np.bincount(
+        added = np.bincount(
             interval.place[ours] * buckets + interval.bucket[ours], minlength=self._recent.size
         ).reshape(self._recent.shape)
-        fades = self._recent.sum(-1) > WINDOW_TAILS * tail
-        self._recent = self._recent * np.where(fades, 0.5, 1.0)[:, None] + seen
+        fades = self._recent.sum(-1) > WINDOW_TAILS / (1.0 - self._quantile)
+        self._recent = self._recent * np.where(fades, 0.5, 1.0)[:, None] + added
+        self._baseline = self._baseline + added
 
 
 def simulate(
@@ -266,7 +315,7 @@ def simulate(
         traffic = Traffic(world=world, candidates=part, rng=rng, quantile=quantile)
         watch, tally = Watch(settings, traffic), _Tally(len(part), settings, last_step)
         for second in range(1, duration_s + 1):
-            traffic.weights = shares[tally.step]
+            traffic.weights, watch.step = shares[tally.step], tally.step.astype(float)
             interval = traffic.next()
             watch.add(interval)
             tally.read(second, interval, *watch.verdicts())
@@ -354,15 +403,16 @@ class _Told:
         )
 
 
-def _add(tests: RateDifferences | Turn, shares: Array, yes: Array, total: Array) -> None:
-    """Count one second, `[arms, tests]`, of tests that are each at their own share, `[tests]`."""
-    for i, share in enumerate(np.unique(shares)):
-        here = shares == share
+def _add(
+    tests: RateDifferences | Turn, shares: Array, steps: Array, yes: Array, total: Array
+) -> None:
+    """Count one second, `[arms, tests]`, of tests at their shares and steps, `[tests]`."""
+    pairs, which = np.unique(np.stack([shares, steps]), axis=1, return_inverse=True)
+    for i, (share, step) in enumerate(pairs.T):
+        here = which.ravel() == i
         candidate, baseline = (yes[1] * here, total[1] * here), (yes[0] * here, total[0] * here)
-        if isinstance(tests, Turn):
-            tests.add(share, candidate, baseline, duration_s=0.0 if i else 1.0)
-        else:
-            tests.add(share, candidate, baseline)
+        when = When(step=int(step), duration_s=0.0 if i else 1.0)
+        tests.add(float(share), candidate, baseline, when)
 
 
 def _sorted(times: Array) -> tuple[float, ...]:

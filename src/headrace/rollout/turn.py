@@ -1,14 +1,15 @@
-"""Has the candidate turned worse since some moment, whatever it was before?
+"""Difference of two rates that began to be worse than tolerated at some moment of the rollout.
 
 Evidence over a whole rollout gives a version that fails after a good half hour the benefit of that
 half hour: the bold gamblers of `betting` have lost their capital by then. So new ones enter once a
-minute, with a part of the first capital that was put aside for them: 1 / (k (k + 1)) of it for the
-`k`-th. All capital together is still one that nobody expects to win while the null is true, at any
-time. Such a mixture over the moment of change goes back to Shiryaev; Shin, Ramdas and Rinaldo,
-"E-detectors", 2023 (arXiv 2203.03532) have it with bets.
+minute and whenever a step begins, with a part of the first capital that was put aside for them:
+1 / (k (k + 1)) of the minutes' or of the steps' part for the `k`-th. All
+capital together is still one that nobody expects to win while the null is true, at any time. Such
+a mixture over the moment of change goes back to Shiryaev; Shin, Ramdas and Rinaldo, "E-detectors",
+2023 (arXiv 2203.03532) have it with bets.
 
-The null is that the difference was within what is tolerated all the time. The worst intervals since
-the start do not count (`forgiving`).
+The null is that the difference was within what is tolerated all the time. The worst intervals of
+each hour do not count (`forgiving`).
 """
 
 from typing import Final
@@ -19,8 +20,12 @@ import numpy as np
 from headrace.rollout.betting import STAKES, WEIGHTS, Array, log_growth
 from headrace.rollout.forgiving import FORGIVEN, grown
 from headrace.rollout.rate_difference import CELLS, Stratum
+from headrace.rollout.readings import ONE_SECOND, When
 
 _ENTRY_S: Final = 60.0
+_HOUR_S: Final = 3600.0
+_MINUTES_PART: Final = 0.4
+_STEPS_PART: Final = 0.6
 _FORGETS_A_SECOND: Final = 0.97
 
 
@@ -29,15 +34,20 @@ class Turn(msgspec.Struct):
 
     `capitals`: logarithms of what has entered, by how many intervals are left out, `[tests, stakes,
     1 + forgiven]`. `lately`: fading counts of the last half minute or so, in the cells of
-    `rate_difference`, `[tests, cells]`.
+    `rate_difference`, `[tests, cells]`. `step`: the rollout's step that was counted last, and
+    `steps` how many began after the first, `[tests]`. `minutes`: entries by time. `part`: as in
+    `RateDifferences`, `[tests]` or one for all.
     """
 
     tolerated: float
     capitals: Array
     lately: Array
-    entered: int = 0
+    step: Array
+    steps: Array
+    minutes: int = 0
     counted_s: float = 0.0
-    part: float = 1.0
+    hours: int = 0
+    part: Array = msgspec.field(default_factory=lambda: np.ones(1))
 
     @classmethod
     def start(cls, tests: int, tolerated: float) -> "Turn":
@@ -46,6 +56,8 @@ class Turn(msgspec.Struct):
             tolerated=tolerated,
             capitals=np.full((tests, len(STAKES), 1 + FORGIVEN), -np.inf),
             lately=np.zeros((tests, CELLS)),
+            step=np.full(tests, np.nan),
+            steps=np.zeros(tests),
         )
 
     def add(
@@ -53,29 +65,44 @@ class Turn(msgspec.Struct):
         share: float,
         candidate: tuple[Array, Array],
         baseline: tuple[Array, Array],
-        *,
-        duration_s: float,
+        when: When = ONE_SECOND,
     ) -> None:
         """Count one interval, as in `RateDifferences`; the stakes are those of before it."""
         if not 0.0 < share < 1.0:
             return
-        while self.counted_s >= _ENTRY_S * self.entered:
-            self.entered += 1
-            entry = np.log(WEIGHTS / (self.entered * (self.entered + 1)))
-            self.capitals = np.logaddexp(self.capitals, entry[:, None])
         (yes_b, all_b), (yes_a, all_a) = candidate, baseline
         cells = np.stack([yes_b, all_b - yes_b, yes_a, all_a - yes_a], axis=-1).astype(float)
+        while self.counted_s >= _ENTRY_S * self.minutes:
+            self.minutes += 1
+            self._enter(_MINUTES_PART / (self.minutes * (self.minutes + 1)))
+        counted = cells.any(axis=-1)
+        begins = counted & (self.step != when.step) & ~np.isnan(self.step)
+        self.step = np.where(counted, when.step, self.step)
+        self.steps = self.steps + begins
+        with np.errstate(divide="ignore"):
+            self._enter(
+                np.where(begins, _STEPS_PART / np.maximum(self.steps * (self.steps + 1), 1), 0.0)
+            )
         stratum = Stratum(share, 0, cells)
         growth = log_growth(stratum.values(), stratum.scale, np.asarray(self.tolerated), above=True)
-        self.capitals = grown(self.capitals, self.part * (cells @ growth))
-        self.lately = self.lately * _FORGETS_A_SECOND**duration_s + cells
-        self.counted_s += duration_s
+        part = np.broadcast_to(self.part, counted.shape)[:, None]
+        self.capitals = grown(self.capitals, part * (cells @ growth))
+        self.lately = self.lately * _FORGETS_A_SECOND**when.duration_s + cells
+        self.counted_s += when.duration_s
+        if self.counted_s >= _HOUR_S * (self.hours + 1):
+            self.hours += 1
+            self.capitals = np.repeat(self.capitals[..., -1:], 1 + FORGIVEN, axis=-1)
 
     def log_evidence(self) -> Array:
         """The logarithm of the evidence against "never worse than tolerated", `[tests]`."""
-        aside = -np.log(self.entered + 1.0)
+        aside = np.log(_MINUTES_PART / (self.minutes + 1) + _STEPS_PART / (self.steps + 1))
         evidence: Array = np.logaddexp(aside, np.logaddexp.reduce(self.capitals[..., -1], axis=-1))
         return evidence
+
+    def _enter(self, capital: Array | float) -> None:
+        """Split new capital, `[tests]` or one for all, over the stakes."""
+        entry = np.log(np.multiply.outer(np.broadcast_to(capital, self.steps.shape), WEIGHTS))
+        self.capitals = np.logaddexp(self.capitals, entry[..., None])
 
     def rates_lately(self) -> tuple[float, float]:
         """The first test's rates of the last half minute: candidate's, baseline's."""

@@ -1,4 +1,4 @@
-"""What would happen to a rollout? Made-up traffic of two versions, second by second.
+"""Made-up traffic of two versions, second by second, for simulations of rollouts.
 
 Nothing here is still: traffic swells and ebbs, the rate of errors follows it, and now and then
 comes an incident that strikes both versions alike. A test that takes the base rate for constant is
@@ -167,18 +167,13 @@ class Traffic:
         if stalled is not None:
             is_hit = self.rng.random(len(place)) < stalled.ravel()[place]
             logs += math.log(_STALL_FACTOR) * is_hit
-        # In (lower, upper]; what is beyond the last edge is in the last bucket, and most are in the
-        # first one.
-        edges = np.log(self.upper_s)
-        bucket = np.zeros(len(place), np.int64)
-        late = np.flatnonzero(logs > edges[0])
-        bucket[late] = np.searchsorted(edges[:-1], logs[late], side="left")
-        return place, bucket
+        # In (lower, upper]; what is beyond the last edge is in the last bucket.
+        return place, np.searchsorted(np.log(self.upper_s[:-1]), logs, side="left")
 
 
 def two_digit_buckets(median_s: float, quantile: float) -> tuple[Array, Array]:
-    """Lower and upper edges as the gateway has them, two digits, from well below the quantile."""
+    """Lower and upper edges as the gateway has them, two digits, from well below the median."""
     about_s = median_s * math.exp(LATENCY_SPREAD * NormalDist().inv_cdf(quantile))
     edges = [digits * 10.0**exponent for exponent in range(-7, 5) for digits in range(10, 100)]
-    upper = np.array([edge for edge in edges if 0.45 * about_s <= edge <= 4.0 * about_s])
+    upper = np.array([edge for edge in edges if 0.4 * median_s <= edge <= 4.0 * about_s])
     return np.array([0.0, *upper[:-1]]), upper

@@ -29,6 +29,7 @@ from headrace.rollout.readings import ArmCounts, Increment, LatencyCounts, PairC
 from tests.unit.rollout.readings import seconds
 
 NAMES = Names("version 1", "version 2")
+LATENCY_ONLY = MetricsSettings(errors=None, rejections=None, predictions=None)
 ERRORS_ONLY = MetricsSettings(
     errors=ErrorsMetric(), rejections=None, latency=None, predictions=None
 )
@@ -705,3 +706,102 @@ def test_names_are_the_versions_where_none_are_given() -> None:
     evidence.add(second(requests=(10, 10)))
 
     assert "on the new version against" in evidence.verdict(1.0).explanation
+
+
+def test_an_earlier_step_is_no_credit_for_a_later_one() -> None:
+    evidence = Evidence.start(CanarySettings(metrics=ERRORS_ONLY))
+    for _ in range(600):
+        evidence.add(second(0.05, requests=(190, 10)))
+    before = evidence.verdict(1.0)
+
+    outcomes = []
+    for _ in range(4):
+        bad = second(0.5, requests=(100, 100), errors=(0, 1))
+        evidence.add(msgspec.structs.replace(bad, step=1))
+        outcomes.append(evidence.verdict(1.0).outcome)
+
+    assert before.outcome is Outcome.PROMOTE
+    assert Outcome.PROMOTE not in outcomes
+
+
+def test_a_canary_whose_split_was_not_kept_waits_and_says_why() -> None:
+    evidence = Evidence.start(CanarySettings(metrics=ERRORS_ONLY))
+    for _ in range(600):
+        evidence.add(second(0.1, requests=(860, 140), errors=(43, 7)))
+
+    verdict = evidence.verdict(1.0)
+
+    assert verdict.outcome is Outcome.WAIT
+    assert "14.0 % of 600,000 requests went to the new version, 10.0 % were planned" in (
+        verdict.explanation
+    )
+
+
+def test_a_version_that_fails_outright_is_rolled_back_whatever_the_split() -> None:
+    evidence = Evidence.start(CanarySettings(metrics=ERRORS_ONLY))
+    for _ in range(60):
+        evidence.add(second(0.1, requests=(43, 7), errors=(0, 7)))
+
+    assert evidence.verdict(1.0).outcome is Outcome.ROLL_BACK
+
+
+def test_what_is_under_way_when_a_step_begins_is_no_wrong_split_for_long() -> None:
+    # Answers take 4 s, so for 4 s only requests of the step before end.
+    evidence = Evidence.start(CanarySettings(metrics=ERRORS_ONLY))
+    for moment in range(300):
+        sent = (95, 5) if moment < 4 else (50, 50)
+        evidence.add(second(0.5, requests=sent))
+
+    assert evidence.verdict(1.0).metric("assignment") is None
+
+
+def test_sticky_callers_need_not_send_their_share_of_the_requests() -> None:
+    evidence = Evidence.start(CanarySettings(metrics=ERRORS_ONLY))
+    for _ in range(300):
+        increment = second(0.1, requests=(43, 7))
+        evidence.add(msgspec.structs.replace(increment, is_sticky=True))
+
+    assert evidence.verdict(1.0).outcome is Outcome.PROMOTE
+
+
+def test_a_version_whose_tail_hides_that_it_is_slower_is_told_by_its_median() -> None:
+    def timed(lower_s: float) -> ArmCounts:
+        latency = LatencyCounts(lower_s=(lower_s, 1.0), width_s=(0.001, 0.1), counts=(97, 3))
+        return ArmCounts(requests=100, latency=latency)
+
+    increment = Increment(
+        at=1.0, duration_s=1.0, share=0.5, baseline=timed(0.01), candidate=timed(0.02)
+    )
+
+    _, verdict = watched(CanarySettings(metrics=LATENCY_ONLY), [increment] * 30, 30)
+
+    assert verdict.outcome is Outcome.ROLL_BACK
+    assert "latency: p50 is" in verdict.explanation
+
+
+def test_at_a_cliff_the_shares_beyond_it_are_compared() -> None:
+    def timed(fast: int, slow: int) -> ArmCounts:
+        latency = LatencyCounts(lower_s=(0.01, 0.1), width_s=(0.001, 0.01), counts=(fast, slow))
+        return ArmCounts(requests=fast + slow, latency=latency)
+
+    settings = CanarySettings(metrics=LATENCY_ONLY)
+    evidence = {share: Evidence.start(settings) for share in (9, 9.5, 30)}
+    for share, watched_one in evidence.items():
+        slow = round(10 * share)
+        increment = Increment(
+            at=1.0,
+            duration_s=1.0,
+            share=0.5,
+            baseline=timed(9910, 90),
+            candidate=timed(10_000 - slow, slow),
+        )
+        for _ in range(30):
+            watched_one.add(increment)
+    verdicts = {share: each.verdict(1.0) for share, each in evidence.items()}
+
+    assert verdicts[9].outcome is Outcome.PROMOTE
+    assert verdicts[9.5].outcome is Outcome.PROMOTE
+    assert verdicts[30].outcome is Outcome.ROLL_BACK
+    assert "there is a cliff at p99, so the requests beyond 11 ms are compared, 3.0 % against" in (
+        verdicts[30].explanation
+    )

@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 
 from headrace.rollout.bernoulli import Rate
 from headrace.rollout.betting import STAKES, Array
-from headrace.rollout.forgiving import FORGIVEN, grown, nothing_yet, with_interval
+from headrace.rollout.forgiving import FORGIVEN, Forgiven, grown
 from headrace.rollout.rate_difference import RateDifferences
+from headrace.rollout.readings import When
 
 GROWTHS = st.lists(st.floats(-5.0, 5.0), min_size=1, max_size=8)
 
@@ -18,14 +19,14 @@ def one(count: float) -> Array:
 
 @given(growths=GROWTHS)
 def test_the_worst_intervals_are_kept_whatever_came_when(growths: list[float]) -> None:
-    worst = nothing_yet(1)
+    forgiven = Forgiven.start(1)
 
     for growth in growths:
-        worst = with_interval(worst, np.full((1, len(STAKES)), growth))
+        forgiven.add(np.full((1, len(STAKES)), growth), 1.0)
 
     # An interval in which the capital shrank is nobody's worst one.
     expected = sorted([*[max(g, 0.0) for g in growths], *[0.0] * FORGIVEN], reverse=True)
-    assert worst[0, 0].tolist() == expected[:FORGIVEN]
+    assert forgiven.worst[0, 0].tolist() == expected[:FORGIVEN]
 
 
 @given(growths=GROWTHS)
@@ -69,7 +70,7 @@ def test_a_second_in_which_all_fails_condemns_nobody() -> None:
         tests.add(0.5, (one(failed), one(500)), (one(0), one(500)))
         rate.add(failed, 500)
 
-    assert float(tests.log_evidence(0.005, above=True)[0]) > 100.0
+    assert float(tests.log_evidence(0.005, above=True)[0]) > 10.0
     assert float(tests.log_evidence_of_harm()[0]) < 0.0
     assert rate.log_evidence_of_harm() < 0.0
 
@@ -81,3 +82,17 @@ def test_one_more_second_than_is_forgiven_condemns() -> None:
         tests.add(0.5, (one(500), one(500)), (one(0), one(500)))
 
     assert float(tests.log_evidence_of_harm()[0]) > 10.0
+
+
+def test_stalls_are_forgiven_by_the_hour() -> None:
+    tests, rate = RateDifferences.start(1, watched=0.005), Rate(watched=0.005)
+
+    for minute in range(10 * 60):
+        failed = 500.0 if minute % 30 == 10 else 0.0
+        when = When(duration_s=60.0)
+        tests.add(0.5, (one(failed), one(500)), (one(0), one(500)), when)
+        rate.add(failed, 500, duration_s=60.0)
+
+    # Twenty stalls in ten hours: the three worst of a whole rollout would leave seventeen.
+    assert float(tests.log_evidence_of_harm()[0]) < 0.0
+    assert rate.log_evidence_of_harm() < 0.0

@@ -46,9 +46,17 @@ def errors(a: tuple[int, int], b: tuple[int, int]) -> MetricVerdict:
     for _ in range(10):
         arms = (one(b[0] / 10), one(b[1] / 10)), (one(a[0] / 10), one(a[1] / 10))
         tests.add(0.5, *arms)
-        turn.add(0.5, *arms, duration_s=1.0)
+        turn.add(0.5, *arms)
     return judge.judge_difference(
-        "errors", "failed", tests, settings, turn=turn, own=Rate(), budget=BUDGET, names=NAMES
+        "errors",
+        "failed",
+        tests,
+        settings,
+        turn=turn,
+        own=Rate(),
+        budget=BUDGET,
+        names=NAMES,
+        step=0,
     )
 
 
@@ -93,10 +101,10 @@ def test_a_ratio_of_quantiles() -> None:
         same = LatencyCounts(
             lower_s=(0.010, 0.020, 0.10), width_s=(0.001, 0.001, 0.01), counts=(80, 10, 10)
         )
-        ratios.add(0.5, same, same, duration_s=1.0)
+        ratios.add(0.5, same, same)
 
     found = judge.judge_latency(
-        ratios, LatencyMetric(quantile=0.9), slow=Rate(), budget=BUDGET, names=NAMES
+        [ratios], LatencyMetric(quantile=0.9), slow=Rate(), budget=BUDGET, names=NAMES
     )
 
     assert (found.unit, found.alpha, found.samples) == ("times", 0.05, (4000, 4000))
@@ -149,7 +157,9 @@ def test_an_assignment(counts: tuple[int, int]) -> None:
     assignments = Assignments()
     assignments.add(0.1, *counts)
 
-    found = judge.judge_assignment(assignments, counted="units", level=0.001, names=NAMES)
+    found = judge.judge_assignment(
+        assignments, counted="units", is_off=counts == (500, 500), level=0.001, names=NAMES
+    )
 
     assert found.alpha == 0.001
     if counts == (0, 0):
@@ -159,7 +169,7 @@ def test_an_assignment(counts: tuple[int, int]) -> None:
     is_off = counts == (500, 500)
     seen = counts[1] / 1000
     assert found.outcome is (Outcome.WAIT if is_off else Outcome.PROMOTE)
-    assert ("no result of this rollout can be trusted" in found.reason) is is_off
+    assert ("the other numbers cannot be trusted" in found.reason) is is_off
     assert (found.baseline, found.candidate) == (0.1, seen)
     assert found.effect == pytest.approx(seen - 0.1)
     assert found.samples == counts
@@ -190,7 +200,7 @@ def test_a_rate_of_its_own_that_has_no_trials_waits() -> None:
 def test_seconds_that_are_too_many() -> None:
     ratios, slow = LatencyRatios.start(0.9, Reach()), Rate()
     late = LatencyCounts(lower_s=(0.5,), width_s=(0.01,), counts=(400,))
-    ratios.add(0.5, late, late, duration_s=1.0)
+    ratios.add(0.5, late, late)
     slow.add(400, 400)
 
     found = judge_fixed.judge_slow(

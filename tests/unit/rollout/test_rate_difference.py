@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.rollout.bernoulli import Rate
+from headrace.rollout.betting import Array
+from headrace.rollout.dispersion import Dispersion
 from headrace.rollout.rate_difference import RateDifferences
+from headrace.rollout.readings import When
+
+
+def one(count: float) -> Array:
+    return np.array([count])
+
 
 SHARES = st.floats(0.02, 0.98)
 CENTRES = st.sampled_from([None, 0, 3])
@@ -55,6 +63,7 @@ def test_no_gambler_expects_to_win_while_the_null_is_true(
         cells = alike * np.eye(4)[kinds].T
         tests.add(share, (cells[0], cells[0] + cells[1]), (cells[2], cells[2] + cells[3]))
 
+    tests.dispersion = Dispersion.start(len(paths))  # its factor makes the bets no better; below
     capitals = np.exp(tests.log_evidence(rate_b - rate_a, above=above))
 
     assert float(chances @ capitals) <= 1.0 + 1e-9
@@ -101,6 +110,7 @@ def test_the_order_of_intervals_and_shares_does_not_matter(
     for row, share in shares.items():
         add(ordered, share, row)
 
+    tests.dispersion = ordered.dispersion = Dispersion.start(1)
     for above in (True, False):
         assert tests.log_evidence(mean, above=above) == pytest.approx(
             ordered.log_evidence(mean, above=above)
@@ -112,11 +122,13 @@ def test_more_failures_of_the_candidate_never_help_it(
     share: float, rows: list[tuple[int, int, int, int]], more: int
 ) -> None:
     tests = counted(share, rows)
+    tests.dispersion = Dispersion.start(1)
     before = float(tests.log_evidence(0.0, above=True)[0])
 
     tests.centre = 0
     add(tests, share, (more, 0, 0, 0))
 
+    tests.dispersion = Dispersion.start(1)
     assert float(tests.log_evidence(0.0, above=True)[0]) >= before
 
 
@@ -215,3 +227,32 @@ def test_a_rates_bounds_are_about_as_narrow_as_the_beta_binomial_mixtures() -> N
 def test_a_rate_without_trials_is_unknown() -> None:
     assert Rate().estimate is None
     assert Rate().bounds(0.05) == (0.0, 1.0)
+
+
+@given(share=SHARES, rows=ROWS, mean=st.floats(-0.1, 0.1), above=st.booleans())
+def test_what_goes_wrong_together_is_never_stronger_evidence(
+    *, share: float, rows: list[tuple[int, int, int, int]], mean: float, above: bool
+) -> None:
+    tests = counted(share, rows * 12)
+    together = float(tests.log_evidence(mean, above=above)[0])
+
+    tests.dispersion = Dispersion.start(1)
+
+    assert together <= max(float(tests.log_evidence(mean, above=above)[0]), 0.0) + 1e-9
+
+
+def test_evidence_of_one_step_is_none_of_another() -> None:
+    tests = RateDifferences.start(1)
+    for _ in range(100):
+        tests.add(0.1, (one(0), one(100)), (one(0), one(900)))
+    for _ in range(3):
+        tests.add(0.5, (one(2), one(50)), (one(0), one(50)), When(step=1))
+
+    both = float(tests.log_evidence(0.005, above=False)[0])
+    alone = RateDifferences.start(1)
+    for _ in range(3):
+        alone.add(0.5, (one(2), one(50)), (one(0), one(50)), When(step=1))
+
+    assert both > math.log(20)
+    assert float(tests.log_evidence(0.005, above=False, step=1)[0]) < 0.0
+    assert float(tests.upper_bounds(0.05, step=1)[0]) > 0.02
