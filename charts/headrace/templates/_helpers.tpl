@@ -336,7 +336,7 @@ hostnames:
 {{- if get (fromJson .settings) "grpc_port" }}yes{{ end -}}
 {{- end }}
 
-{{- /* As headrace.deploy.headers: by these a gateway tells replicas who calls, so no caller may set them. */ -}}
+{{- /* As OURS of headrace.gateway.filters: by these a gateway tells replicas who calls, so no caller may set them. */ -}}
 {{- define "headrace.noHeadersOfOurs" -}}
 - type: RequestHeaderModifier
   requestHeaderModifier:
@@ -344,6 +344,7 @@ hostnames:
       - x-headrace-split
       - x-headrace-unit
       - x-headrace-shadow
+      - x-headrace-pair
       - x-headrace-version
       - x-headrace-caller
       - x-headrace-credential

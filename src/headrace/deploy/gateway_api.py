@@ -25,9 +25,9 @@ from headrace.deploy.gateway_services import (
     has_grpc_route,
     service_notes,
 )
-from headrace.deploy.headers import OURS
 from headrace.deploy.losses import Loss
 from headrace.deploy.names import labels, object_name
+from headrace.gateway.filters import OURS
 
 API: Final = "gateway.networking.k8s.io/v1"
 SERVICE: Final = "inference.GRPCInferenceService"

@@ -15,10 +15,10 @@ from headrace.deploy.facts import Endpoint, Facts, Version
 from headrace.deploy.features import Target
 from headrace.deploy.gateway_api import GRACE_S, SERVICE
 from headrace.deploy.gateway_services import MODEL_HEADER
-from headrace.deploy.headers import OURS
 from headrace.deploy.kong_access import access_losses, access_plugins, consumers
 from headrace.deploy.losses import Loss
 from headrace.deploy.notes import Note
+from headrace.gateway.filters import OURS
 
 _CONNECT_MS: Final = 1000
 _MOST_WEIGHT: Final = 65_535

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from headrace.core.headers import SPLIT_HEADERS
 from headrace.core.upstream_settings import StickySettings
 from headrace.gateway.callers import ISSUER_HEADER
 from headrace.gateway.extensions import FLOOD, IDENTIFY, LIMITS, Extension
@@ -33,12 +34,6 @@ MODEL_HEADER: Final = "x-model"
 """Which model a gRPC call names; with the version after a tilde, if it names one."""
 VERSION_HEADER: Final = "x-model-version"
 """What clients tell a replica's own gRPC port; behind the gateway the message alone counts."""
-SPLIT_HEADER: Final = "x-headrace-split"
-"""Names the split that a request came by, to the replica and to whatever counts."""
-UNIT_HEADER: Final = "x-headrace-unit"
-"""What a sticky split goes by: the value of the caller's key."""
-SHADOW_HEADER: Final = "x-headrace-shadow"
-"""Marks the copy of a mirrored request with 1."""
 HOSTED_VERSION_HEADER: Final = "x-headrace-version"
 """Tells replicas that host several versions of a model which one a request is for."""
 SERVICE: Final = "inference.GRPCInferenceService"
@@ -53,12 +48,8 @@ MODEL_RPCS: Final = {
 }
 """The unary rpcs that name a model, and the fields that do."""
 
-_OURS: Final = (
-    MODEL_HEADER,
-    VERSION_HEADER,
-    SPLIT_HEADER,
-    UNIT_HEADER,
-    SHADOW_HEADER,
+OURS: Final = (
+    *SPLIT_HEADERS,
     HOSTED_VERSION_HEADER,
     CALLER_HEADER,
     CREDENTIAL_HEADER,
@@ -66,6 +57,7 @@ _OURS: Final = (
     ISSUER_HEADER,
     *LIMIT_HEADERS,
 )
+"""Headers that replicas trust, so that no caller may set them."""
 _EXTRACTION_FILTER: Final = "envoy.filters.http.grpc_field_extraction"
 _BRIDGE_FILTER: Final = "headrace.bridge"
 _BRIDGE: Final = "envoy.extensions.filters.http.grpc_http1_reverse_bridge"
@@ -111,7 +103,9 @@ def early_mutations() -> Sequence[Resource]:
     since no address counts as internal; the deadline in `x-headrace-timeout-s` is the caller's to
     set.)
     """
-    mutations: Sequence[Resource] = [{"remove": header} for header in _OURS]
+    mutations: Sequence[Resource] = [
+        {"remove": header} for header in (MODEL_HEADER, VERSION_HEADER, *OURS)
+    ]
     return [
         typed(
             "headrace.strip",

@@ -5,16 +5,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from headrace.core.headers import PAIR_HEADER, SHADOW_HEADER, SPLIT_HEADER, UNIT_HEADER
 from headrace.core.upstream_settings import StickySettings, UpstreamProtocol
 from headrace.gateway.clusters import cluster_name
-from headrace.gateway.filters import (
-    BRIDGED_ELSEWHERE,
-    HOSTED_VERSION_HEADER,
-    SHADOW_HEADER,
-    SPLIT_HEADER,
-    UNIT_HEADER,
-    reading_unit,
-)
+from headrace.gateway.filters import BRIDGED_ELSEWHERE, HOSTED_VERSION_HEADER, reading_unit
 from headrace.gateway.guards import CREDENTIALS, without_credentials
 from headrace.gateway.resources import Json, Resource, set_header
 from headrace.gateway.settings import EndpointRoute, RevisionTarget
@@ -106,17 +100,23 @@ def _split(
     """The action for callers with the key of `sticky`; None for all others."""
     split = live_split(endpoint)
     (first, _), *_ = split
+    mirror = _mirror(endpoint)
     by_hash = {} if sticky is None else {"hash_policy": [_hash_policy(endpoint, sticky)]}
     if all(arm is first for arm, _ in split):
-        action = arm_action(endpoint, first, limits, door)
+        action = _with_headers(arm_action(endpoint, first, limits, door), _paired(first, mirror))
     else:
         clusters: list[Json] = [
-            _to_arm({"name": cluster_name(endpoint.name, arm.key), "weight": weight}, arm, door)
-            for arm, weight in split
+            _with_headers(
+                _to_arm({"name": cluster_name(endpoint.name, arm.key), "weight": w}, arm, door),
+                _paired(arm, mirror),
+            )
+            for arm, w in split
         ]
         weighted: Resource = {"clusters": clusters, **({"use_hash_policy": True} if sticky else {})}
         action = {"route": {"weighted_clusters": weighted, **by_hash, **limits}}
-    return _with_headers(_mirrored(endpoint, action), _marked(endpoint, sticky))
+    if mirror is not None:
+        action = _mirrored(endpoint, mirror, action)
+    return _with_headers(action, _marked(endpoint, sticky))
 
 
 def _to_arm(action: Resource, arm: RevisionTarget, door: Door) -> Resource:
@@ -160,17 +160,34 @@ def _marked(endpoint: EndpointRoute, sticky: StickySettings | None) -> list[Json
     return headers
 
 
-def _mirrored(endpoint: EndpointRoute, action: Resource) -> Resource:
+def _mirror(endpoint: EndpointRoute) -> RevisionTarget | None:
+    """The arm that gets copies; None if there is none that lives."""
     mirror = endpoint.mirror
+    if mirror is None or not mirror.percent or not endpoint.arm(mirror.key).is_live:
+        return None
+    return endpoint.arm(mirror.key)
+
+
+def _paired(arm: RevisionTarget, mirror: RevisionTarget | None) -> list[Json]:
+    """The id of a request and its copy, where both go to replicas of ours.
+
+    Envoy makes it for each request before it makes the copy, which therefore has the same one. The
+    caller's `x-request-id` is not used because callers may repeat it.
+    """
+    if mirror is None or mirror.upstream is not None or arm.upstream is not None:
+        return []
+    return [set_header(PAIR_HEADER, "%UNIQUE_ID%")]
+
+
+def _mirrored(endpoint: EndpointRoute, arm: RevisionTarget, action: Resource) -> Resource:
+    """`action` with copies to `arm`."""
     route = action["route"]
     assert isinstance(route, Mapping)
-    if mirror is None or not mirror.percent or not endpoint.arm(mirror.key).is_live:
-        return action
-    arm = endpoint.arm(mirror.key)
+    assert endpoint.mirror is not None
     removed = CREDENTIALS if arm.upstream is None else ()
     policy: Resource = {
-        "cluster": cluster_name(endpoint.name, mirror.key),
-        "runtime_fraction": {"default_value": {"numerator": mirror.percent}},
+        "cluster": cluster_name(endpoint.name, arm.key),
+        "runtime_fraction": {"default_value": {"numerator": endpoint.mirror.percent}},
         "disable_shadow_host_suffix_append": True,
         "request_headers_mutations": [
             *({"append": header} for header in (set_header(SHADOW_HEADER, "1"), *_named(arm))),

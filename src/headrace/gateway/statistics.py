@@ -14,7 +14,7 @@ from typing import Final, TypeAlias
 
 import msgspec
 
-from headrace.gateway.filters import SPLIT_HEADER
+from headrace.core.headers import SPLIT_HEADER
 from headrace.gateway.resources import Json, Resource, typed
 
 _SPLIT: Final = "headrace_arm"

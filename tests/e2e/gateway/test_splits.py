@@ -237,20 +237,27 @@ async def test_a_shadow_gets_marked_copies_over_http_and_grpc(lab: Lab) -> None:
     gateway = await lab.start(_mirrored(one, shadow.address, 100))
 
     async with client(gateway) as http:
-        await http.get(PATH, headers={"x-request-id": "id-1"})
+        for _ in range(2):
+            headers = {"x-request-id": "id-1", "x-headrace-pair": "forged"}
+            await http.get(PATH, headers=headers)
         await http.post(PATH, content=b"hello" * 1000)
         await http.get("/v2/models/m/versions/1/infer")
     async with InferenceServerClient(grpc_target(gateway)) as triton:
         assert await _grpc_arm(triton, {"x-request-id": "id-3"}) == "1"
 
     primary = one.seen()
-    copies = _wait_for(shadow, 3)
-    assert len(primary) == 4
+    copies = _wait_for(shadow, 4)
+    assert len(primary) == 5
     assert {c["headers"]["x-headrace-shadow"] for c in copies} == {"1"}
     assert not any("x-headrace-shadow" in p["headers"] for p in primary)
     assert {c["headers"]["x-headrace-split"] for c in copies} == {"r1"}
     ids = {p["headers"]["x-request-id"] for p in primary if "versions" not in p["path"]}
     assert {c["headers"]["x-request-id"] for c in copies} == ids
+    pairs = [p["headers"].get("x-headrace-pair") for p in primary]
+    assert pairs[3] is None, "the request by its version's path is not copied"
+    assert len(set(pairs)) == 5, "no two requests have the same id, also with one x-request-id"
+    assert "forged" not in pairs
+    assert {c["headers"]["x-headrace-pair"] for c in copies} == {*pairs} - {None}
     assert {c["headers"]["host"] for c in copies} <= {p["headers"]["host"] for p in primary}
     assert 5000 in {c["bytes"] for c in copies}
 

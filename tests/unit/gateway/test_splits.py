@@ -211,12 +211,40 @@ def test_replicas_that_host_several_versions_are_told_which_one_is_meant() -> No
 
     assert told(route) == {"x-headrace-split": "r"}
     assert [told(cluster) for cluster in route["route"]["weighted_clusters"]["clusters"]] == [
-        {"x-headrace-version": "1"},
-        {"x-headrace-version": "2"},
+        {"x-headrace-version": "1", "x-headrace-pair": "%UNIQUE_ID%"},
+        {"x-headrace-version": "2", "x-headrace-pair": "%UNIQUE_ID%"},
     ]
-    assert told(alone) == {"x-headrace-version": "1", "x-headrace-split": "r"}
+    assert told(alone) == {
+        "x-headrace-version": "1",
+        "x-headrace-pair": "%UNIQUE_ID%",
+        "x-headrace-split": "r",
+    }
     assert told(pinned) == {"x-headrace-version": "2"}
     (policy,) = route["route"]["request_mirror_policies"]
     added = [change.get("append", {}) for change in policy["request_headers_mutations"]]
     copies = [change.get("header") for change in added]
     assert {"key": "x-headrace-version", "value": "2"} in copies
+
+
+@given(endpoint_routes("m"), st.booleans())
+def test_only_requests_that_may_be_copied_between_our_replicas_have_a_pair_id(
+    endpoint: EndpointRoute,
+    grpc: bool,  # noqa: FBT001  # a case
+) -> None:
+    path, headers = (GRPC, {"x-model": "m"}) if grpc else ("/v2/models/m", {})
+    route = first_match(build_snapshot(gateway_settings(), [endpoint]), path, headers, grpc=grpc)
+    arms = {f"m~{arm.key}": arm for arm in endpoint.revisions}
+    copied = [arms[name] for name in mirrors_named(route)]
+    action = route.get("route", {})
+    parts = action.get("weighted_clusters", {}).get("clusters", [])
+    targets = parts or [{**route, "name": action.get("cluster")}]
+
+    for target in targets:
+        added = [one["header"]["key"] for one in target.get("request_headers_to_add", [])]
+        arm = arms.get(target["name"])
+        is_paired = arm is not None and arm.upstream is None
+        is_paired = is_paired and any(copy.upstream is None for copy in copied)
+        assert added.count("x-headrace-pair") == is_paired
+    if parts:
+        whole = [one["header"]["key"] for one in route.get("request_headers_to_add", [])]
+        assert "x-headrace-pair" not in whole

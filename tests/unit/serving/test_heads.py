@@ -72,9 +72,11 @@ def a_request(
     path: str = "/v2/models/m/infer",
     extra: tuple[str, ...] = (),
     request_id: str = "",
+    pair_id: str = "",
     length: str | None = None,
 ) -> bytes:
     named = [f"x-request-id: {request_id}"] if request_id else []
+    named += [f"x-headrace-split: r1\r\nx-headrace-pair: {pair_id}"] if pair_id else []
     size = str(len(body)) if length is None else length
     lines = [f"POST {path} HTTP/1.1", "host: a", f"content-length: {size}", *extra, *named]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
@@ -99,6 +101,7 @@ headers = st.sampled_from(
         ("Expect: 100-continue",),
         ("x-trap: content-length: 3",),
         ("X-Request-Id: short",),
+        (f"X-Headrace-Pair: {IDS[0]}",),
         ("transfer-encoding: chunked",),
         ("upgrade: h2c",),
     ]
@@ -109,6 +112,7 @@ requests = st.builds(
     path=st.sampled_from(["/v2/models/m/infer", "/v2/models/m/infer?a=b", "/metrics"]),
     extra=headers,
     request_id=st.sampled_from(["", *IDS, "x" * 36, "A" * 36]),
+    pair_id=st.sampled_from(["", *IDS, "x" * 36]),
     length=st.sampled_from([None, None, None, "00002", "+2", " 2", "2 ", "99999"]),
 )
 
@@ -127,11 +131,17 @@ def test_known_heads_change_nothing_of_what_is_read(sent: list[bytes]) -> None:
     assert whole.server.body_bytes == bit_by_bit.server.body_bytes
 
 
-@given(bodies, st.sampled_from(IDS), st.binary(max_size=120), st.integers(0, 400))
+@given(
+    bodies,
+    st.sampled_from(IDS),
+    st.sampled_from(["", *IDS]),
+    st.binary(max_size=120),
+    st.integers(0, 400),
+)
 def test_a_changed_byte_is_read_as_the_parser_reads_it(
-    body: bytes, request_id: str, put: bytes, at: int
+    body: bytes, request_id: str, pair_id: str, put: bytes, at: int
 ) -> None:
-    first = a_request(body, request_id=request_id)
+    first = a_request(body, request_id=request_id, pair_id=pair_id)
     at = min(at, len(first))
     changed = first[:at] + put + first[at + len(put) :]
     knowing, fresh = Side(), Side()
@@ -143,16 +153,21 @@ def test_a_changed_byte_is_read_as_the_parser_reads_it(
     assert knowing.wire.is_closed == fresh.wire.is_closed
 
 
-def test_a_known_head_is_not_parsed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("request_ids", [IDS, ("", "")])
+@pytest.mark.parametrize("pair_ids", [IDS[::-1], ("", "")])
+def test_a_known_head_is_not_parsed_again(
+    monkeypatch: pytest.MonkeyPatch, request_ids: tuple[str, str], pair_ids: tuple[str, str]
+) -> None:
     side = Side()
-    side.send(a_request(b"12", request_id=IDS[0]))
+    side.send(a_request(b"12", request_id=request_ids[0], pair_id=pair_ids[0]))
     monkeypatch.setattr(Connection, "_feed", lambda _self, data: pytest.fail(f"parsed {data!r}"))
 
-    side.send(a_request(b"1234567890", request_id=IDS[1]))
+    side.send(a_request(b"1234567890", request_id=request_ids[1], pair_id=pair_ids[1]))
 
     (_, later) = side.app.seen
     assert later[2][b"content-length"] == b"10"
-    assert later[2][b"x-request-id"] == IDS[1].encode()
+    assert later[2].get(b"x-request-id", b"") == request_ids[1].encode()
+    assert later[2].get(b"x-headrace-pair", b"") == pair_ids[1].encode()
     assert later[3] == b"1234567890"
     assert b"x-mine" not in later[2]
 
