@@ -36,6 +36,7 @@ class Reports:
     _latest: dict[str, ReplicaReport] = field(default_factory=dict)
     _together: dict[str, ReplicaReport] = field(default_factory=dict)
     _cursors: dict[str, int] = field(default_factory=dict)
+    _answer_bytes: dict[str, float] = field(default_factory=dict)
     _told: dict[str, tuple[int, Observe]] = field(default_factory=dict)
     _asking: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
 
@@ -63,6 +64,7 @@ class Reports:
         for name in self._latest.keys() - {*self.known(), *(r.name for r in replicas)}:
             del self._latest[name]
             self._cursors.pop(name, None)
+            self._answer_bytes.pop(name, None)
             self._told.pop(name, None)
         said = await asyncio.gather(*(self._ask(replica) for replica in replicas))
         self._together = {
@@ -86,15 +88,22 @@ class Reports:
                 answers += page.answers
         return AnswersPage(cursor=self._cursors.get(replica.name, 0), answers=answers)
 
+    def answer_bytes(self, name: str) -> float:
+        """Mean size of the answers in the newest page of a replica; 0 before the first."""
+        return self._answer_bytes.get(name, 0.0)
+
     async def _page(self, replica: Replica, cursor: int) -> AnswersPage | None:
         path = f"/internal/answers?after={cursor}&{replica.query}"
         try:
             answer = await fetch(replica.address, path, timeout_s=_TIMEOUT_S)
             if answer.status != _HTTP_OK:
                 return None
-            return msgspec.json.decode(answer.body, type=AnswersPage)
+            page = msgspec.msgpack.decode(answer.body, type=AnswersPage)
         except (HeadraceError, msgspec.MsgspecError):
             return None
+        if page.answers:
+            self._answer_bytes[replica.name] = len(answer.body) / len(page.answers)
+        return page
 
     async def _ask(self, replica: Replica) -> ReplicaReport | None:
         async with self._asking:

@@ -182,7 +182,10 @@ class RolloutDriver:
         if record is None or record.state.phase.is_over:
             return Observe()
         view = View.of(record, self.aims)
-        return Observe() if view is None else view.observe(replica, self._rate(replica.name))
+        if view is None:
+            return Observe()
+        answer_bytes = self.reports.answer_bytes(replica.name)
+        return view.observe(replica, self._rate(replica.name), answer_bytes)
 
     async def _count(self, view: View, gateway: GatewayReading) -> None:
         record, now = view.record, self.clock.now()

@@ -30,6 +30,8 @@ _LOG: Final = logging.getLogger("headrace.control")
 CANDIDATE: Final = "candidate"
 _MOST_UNITS: Final = 1_000_000
 _ANSWERS_PER_S: Final = 1000.0
+_ANSWER_BYTES_PER_S: Final = 1 << 20
+"""Of one replica: what pairing keeps in a minute fits into its memory."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -219,8 +221,14 @@ class View:
             heard=self._heard(reports),
         )
 
-    def observe(self, replica: Replica, received_per_s: float) -> Observe:
-        """What a replica of this endpoint shall look at."""
+    def observe(
+        self, replica: Replica, received_per_s: float, answer_bytes: float = 0.0
+    ) -> Observe:
+        """What a replica of this endpoint shall look at.
+
+        Args:
+            answer_bytes: How large its answers are, kept and sent; 0 while that is unknown.
+        """
         settings = self.record.state.settings
         predictions, disagreement = settings.metrics.predictions, settings.metrics.disagreement
         is_shadow = isinstance(settings, ShadowSettings)
@@ -229,7 +237,8 @@ class View:
             key=self.record.id,
             predictions=predictions is not None and not is_shadow and self.is_counted(replica),
             output=looked_at.output if looked_at else "",
-            answers_percent=self._answers_percent(received_per_s),
+            answers_percent=self._answers_percent(received_per_s, answer_bytes),
+            pairs=is_shadow,
         )
 
     @property
@@ -261,22 +270,26 @@ class View:
         arm = CANDIDATE if self.is_candidate(replica) else BASELINE
         return [
             Assignment(
-                request_id=answer.request_id,
+                request_id=answer.answer_id,
                 rollout=self.record.id,
                 arm=arm,
-                unit=unit_digest(self.record.id, answer.unit or answer.request_id),
+                unit=unit_digest(self.record.id, answer.unit or answer.answer_id),
                 at=now,
             )
             for answer in answers  # failed ones too: who was sent where is not how it ended
         ]
 
-    def _answers_percent(self, received_per_s: float) -> int:
-        """All answers where feedback may name any; else so many that pairing keeps up."""
+    def _answers_percent(self, received_per_s: float, answer_bytes: float) -> int:
+        """All answers where feedback may name any; else so many that pairing keeps up.
+
+        How large answers are decides about all of them alike, never about one.
+        """
         if not self.needs_answers:
             return 0
         if self.needs_assignments:
             return 100
-        return max(1, min(100, int(100 * _ANSWERS_PER_S / max(received_per_s, 1.0))))
+        per_s = min(_ANSWERS_PER_S, _ANSWER_BYTES_PER_S / max(answer_bytes, 1.0))
+        return max(1, min(100, int(100 * per_s / max(received_per_s, 1.0))))
 
     def _heard(self, reports: Mapping[str, ReplicaReport]) -> frozenset[tuple[str, int]] | None:
         arms = [arm for arm in (self.candidate, *self.comparison) if arm is not None]

@@ -6,6 +6,7 @@ Reports, what to observe and to record, and what came of that.
 import asyncio
 import time
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, TypeVar
 from urllib.parse import parse_qs
 
@@ -18,7 +19,7 @@ from headrace.serving.load import send_loads
 from headrace.serving.memory import peak_bytes, resident_bytes
 from headrace.serving.observation import Observer
 from headrace.serving.recording import Recorder
-from headrace.serving.report import Observe, Record, ReplicaReport
+from headrace.serving.report import AnswersPage, Observe, Record, ReplicaReport, SamplesPage
 from headrace.serving.routing import Handler
 
 if TYPE_CHECKING:
@@ -81,8 +82,8 @@ class InternalApi:
         exchange.send_json(msgspec.json.encode(wanted))
 
     def answers(self, exchange: Exchange) -> None:
-        """GET /internal/answers?after=CURSOR."""
-        exchange.send_json(msgspec.json.encode(self._observer.answers(_cursor(exchange))))
+        """GET /internal/answers?after=CURSOR, in MessagePack: tensors are bytes."""
+        _send_packed(exchange, self._observer.answers(_cursor(exchange)))
 
     def record(self, exchange: Exchange) -> None:
         """PUT /internal/record."""
@@ -111,8 +112,7 @@ class InternalApi:
 
     def samples(self, exchange: Exchange) -> None:
         """GET /internal/samples?after=CURSOR, in MessagePack: tensors are bytes."""
-        page = self._recorder.samples_page(_cursor(exchange))
-        exchange.send(200, msgspec.msgpack.encode(page), content_type=b"application/msgpack")
+        _send_packed(exchange, self._recorder.samples_page(_cursor(exchange)))
 
     def features(self, exchange: Exchange) -> None:
         """GET /internal/features?after=CURSOR."""
@@ -157,6 +157,11 @@ def make_report(state: "ReplicaState", observer: Observer) -> ReplicaReport:
         observing=observer.asked,
         device=state.served.loaded.device if state.served else None,
     )
+
+
+def _send_packed(exchange: Exchange, page: AnswersPage | SamplesPage) -> None:
+    body = msgspec.msgpack.encode(page)
+    exchange.send(HTTPStatus.OK, body, content_type=b"application/msgpack")
 
 
 def _cursor(exchange: Exchange) -> int:

@@ -13,6 +13,7 @@ from headrace.core import HeadraceError, InferResponse
 from headrace.engine import Batch
 from headrace.observe.spans import sampled_parent, trace_id_of
 from headrace.serving.exchange import Exchange, Wire
+from headrace.serving.observation import SHADOW_HEADER
 from headrace.serving.report import FeaturesPage, Record, SamplesPage, SpansPage
 from headrace.serving.routing import Handler
 from headrace.serving.samples import Sampler
@@ -27,7 +28,6 @@ _log = logging.getLogger(__name__)
 PARENT_HEADER: Final = b"traceparent"
 CALLER_HEADER: Final = b"x-headrace-caller"
 """Who calls, as the gateway found it; it removes what callers write there themselves."""
-_SHADOW_HEADER: Final = b"x-headrace-shadow"
 
 
 class Recorder:
@@ -88,7 +88,7 @@ class Recorder:
             if self._wanted.traces and PARENT_HEADER in headers:
                 parent = sampled_parent(headers[PARENT_HEADER])
                 traced = None if parent is None else begin(parent)
-            sampled = self.samples.wants() and _SHADOW_HEADER not in headers
+            sampled = self.samples.wants() and SHADOW_HEADER not in headers
             if traced is None and not sampled:
                 handler(exchange)
                 return

@@ -2,12 +2,15 @@
 
 import hashlib
 from collections.abc import Iterable
+from typing import Final
 
 import msgspec
 
 from headrace.core import ReplicaSettings
 from headrace.core.devices import DeviceUse
 from headrace.observe.spans import SpanRecord
+
+_OVERHEAD_BYTES: Final = 256
 
 
 class PredictionCounts(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,29 +27,40 @@ class PredictionCounts(msgspec.Struct, frozen=True, kw_only=True):
     skipped: int = 0
 
 
+class SampledTensor(msgspec.Struct, frozen=True, kw_only=True):
+    """A tensor as it was: `data` in NumPy's `dtype`, or `items` where that is `O`."""
+
+    name: str
+    dtype: str
+    shape: list[int]
+    data: bytes = b""
+    items: list[bytes] = []
+
+
 class Answer(msgspec.Struct, frozen=True, array_like=True):
-    """One answer, for pairing by request id.
+    """One answer of a replica, kept for a rollout."""
 
-    `values`: the outputs' numbers in order, cut at 64, or class names. `digest`: of all of them.
-    `failed`: the request got an error instead.
-    """
-
-    request_id: str
+    answer_id: str
+    """The id that the gateway gave the request and its copy, else the request's id."""
     unit: str = ""
-    values: list[float | str] = []
-    digest: str = ""
+    outputs: list[SampledTensor] = []
+    """What a shadow's answer is compared by; only answers kept for pairs have it."""
     failed: bool = False
+    """The request got an error instead."""
+
+    @property
+    def size_bytes(self) -> int:
+        """The memory that the answer takes, about."""
+        sizes = (len(one.data) + sum(map(len, one.items)) for one in self.outputs)
+        return _OVERHEAD_BYTES + sum(sizes)
 
 
 class AnswersPage(msgspec.Struct, frozen=True, kw_only=True):
-    """Answers that followed a cursor, oldest first, and the cursor to ask with next.
-
-    An empty page says that those were all. What was pushed out of the ring before it was read is
-    missing.
-    """
+    """Answers that followed a cursor, oldest first; as `SamplesPage`. The last page is empty."""
 
     cursor: int
     answers: list[Answer]
+    dropped: int = 0
 
 
 class ReplicaReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -150,13 +164,15 @@ class Observe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """What a replica shall look at, besides what it always counts; the default is nothing.
 
     `key` names the rollout; another key starts counting anew. `answers_percent`: which share of the
-    answers is kept for pairing, chosen by request id so that every replica keeps the same.
+    answers is kept, chosen by their id so that every replica keeps the same. `pairs`: they are kept
+    with their outputs, by the id of the gateway that a request and its copy share.
     """
 
     key: str = ""
     predictions: bool = False
     output: str = ""
     answers_percent: int = 0
+    pairs: bool = False
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -179,16 +195,6 @@ class SpansPage(msgspec.Struct, frozen=True, kw_only=True):
     cursor: int
     spans: list[SpanRecord]
     dropped: int = 0
-
-
-class SampledTensor(msgspec.Struct, frozen=True, kw_only=True):
-    """A tensor as it was: `data` in NumPy's `dtype`, or `items` where that is `O`."""
-
-    name: str
-    dtype: str
-    shape: list[int]
-    data: bytes = b""
-    items: list[bytes] = []
 
 
 class PayloadSample(msgspec.Struct, frozen=True, kw_only=True):

@@ -114,12 +114,13 @@ def _told(sample: Sample) -> PayloadSample:
         at=sample.at,
         duration_s=sample.duration_s,
         code=sample.code,
-        inputs=[_tensor(name, array) for name, array in sample.inputs.items()],
-        outputs=[_tensor(name, array) for name, array in sample.outputs.items()],
+        inputs=[sampled_tensor(name, array) for name, array in sample.inputs.items()],
+        outputs=[sampled_tensor(name, array) for name, array in sample.outputs.items()],
     )
 
 
-def _tensor(name: str, array: Array) -> SampledTensor:
+def sampled_tensor(name: str, array: Array) -> SampledTensor:
+    """A copy of a tensor, as the control plane gets it."""
     shape = list(array.shape)
     if array.dtype.kind == "O":
         items = [bytes(item) for item in array.ravel().tolist()]

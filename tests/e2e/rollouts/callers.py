@@ -1,4 +1,7 @@
-"""Users who call one after the other at a constant rate, and what each of them was answered."""
+"""Users who call one after the other at a constant rate, and what each of them was answered.
+
+Requests have ids of their own, unless one `request_id` is given for all.
+"""
 
 import json
 import re
@@ -40,12 +43,21 @@ class Call:
 class Callers:
     """Sends `rate` requests a second in a thread of its own: open loop, users taking turns."""
 
-    def __init__(self, address: str, endpoint: str, *, rate: float, users: int = 100) -> None:
+    def __init__(
+        self,
+        address: str,
+        endpoint: str,
+        *,
+        rate: float,
+        users: int = 100,
+        request_id: str = "",
+    ) -> None:
         self.calls: list[Call] = []
         self._address = address
         self._path = f"/v2/models/{endpoint}/infer"
         self._rate = rate
         self._users = users
+        self._request_id = request_id
         self._poll = select.epoll()
         self._idle: list[Connection] = []
         self._busy: dict[int, tuple[Connection, int]] = {}
@@ -95,7 +107,8 @@ class Callers:
             connection = Connection(connect(self._address))
             self._poll.register(connection.sock, select.EPOLLIN)
         self._busy[connection.sock.fileno()] = (connection, number)
-        request = request_of(self._path, number, self._user(number))
+        request_id = self._request_id or f"call-{number}"
+        request = request_of(self._path, number, self._user(number), request_id)
         try:
             assert connection.send(request, time.monotonic()), "requests fit a socket's buffer"
         except OSError:
@@ -153,13 +166,13 @@ def numbers_of(number: int) -> tuple[float, float]:
     return chance, score
 
 
-def request_of(path: str, number: int, user: str) -> bytes:
-    """A request of one row, from a user with a request id."""
+def request_of(path: str, number: int, user: str, request_id: str) -> bytes:
+    """A request of one row."""
     row = {"name": "x", "shape": [1, 2], "datatype": "FP32", "data": list(numbers_of(number))}
     body = json.dumps({"inputs": [row]}).encode()
     head = (
         f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-        f"x-user-id: {user}\r\nx-request-id: call-{number}\r\n"
+        f"x-user-id: {user}\r\nx-request-id: {request_id}\r\n"
         f"Content-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body

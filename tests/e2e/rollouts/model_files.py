@@ -16,6 +16,8 @@ def write_version(
     tail_s: float = 0.02,
     load_s: float = 0.0,
     breaks: bool = False,
+    wide: int = 0,
+    other_at: int = -1,
 ) -> Path:
     """A version; by default a good one.
 
@@ -26,6 +28,8 @@ def write_version(
         tail_s: What 5 % of the requests take: those whose first number is above 0.95.
         load_s: How long it takes to load in a replica.
         breaks: It cannot be loaded in a replica, though it could when it was pushed.
+        wide: If not 0, it has a third output with so many values.
+        other_at: If not -1, the value of that output which is another one.
     """
     # A registry stores equal files once: a good new version has to differ.
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,6 +45,8 @@ NAME = {path.parent.name!r}
 class Scorer:
     inputs = {{"x": ("FP32", [-1, 2])}}
     outputs = {{"label": ("INT64", [-1]), "score": ("FP32", [-1])}}
+    if {wide}:
+        outputs["wide"] = ("FP32", [-1, {wide}])
     batched = True
     concurrent = True
 
@@ -57,6 +63,11 @@ class Scorer:
         if (chance > 0.95).any():
             time.sleep({tail_s})
         label = (score < {yes_below}).astype(np.int64)
-        return {{"label": label, "score": score + np.float32({shifted})}}
+        answer = {{"label": label, "score": score + np.float32({shifted})}}
+        if {wide}:
+            answer["wide"] = np.repeat(score[:, None], {wide}, axis=1)
+            if {other_at} >= 0:
+                answer["wide"][:, {other_at}] += 1
+        return answer
 """)
     return path

@@ -79,9 +79,11 @@ class Rollout:
         return found
 
 
-def callers(system: System, *, rate: float, name: str = "m", users: int = 100) -> Callers:
+def callers(
+    system: System, *, rate: float, name: str = "m", users: int = 100, request_id: str = ""
+) -> Callers:
     address = system.where().http_url.removeprefix("http://")
-    return Callers(address, name, rate=rate, users=users)
+    return Callers(address, name, rate=rate, users=users, request_id=request_id)
 
 
 def metric(status: Json, name: str) -> Json:

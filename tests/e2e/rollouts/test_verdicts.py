@@ -233,7 +233,35 @@ def test_a_shadow_is_compared_by_the_output_that_counts(
     assert metric(over, "disagreement")["high"] <= 0.05
 
 
-def shadowed(system: System, first: Path, second: Path, *, output: str = "") -> Json:
+@pytest.mark.long
+def test_a_shadow_that_agrees_is_not_rolled_back_by_callers_who_all_send_one_id(
+    system: System, first: Path, tmp_path: Path
+) -> None:
+    second = write_version(tmp_path / "second" / "model.py")
+
+    over = shadowed(system, first, second, request_id="job-1")
+
+    assert over["phase"] == "reported", over
+    assert metric(over, "disagreement")["candidate"] == 0.0
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("other_at", [64, 199, 4999])
+def test_a_shadow_that_differs_in_one_of_6000_values_is_rolled_back(
+    system: System, tmp_path: Path, other_at: int
+) -> None:
+    first = write_version(tmp_path / "first" / "model.py", wide=6000)
+    second = write_version(tmp_path / "second" / "model.py", wide=6000, other_at=other_at)
+
+    over = shadowed(system, first, second, request_id="job-1")
+
+    assert over["phase"] == "rolled_back", over
+    assert metric(over, "disagreement")["candidate"] == 1.0
+
+
+def shadowed(
+    system: System, first: Path, second: Path, *, output: str = "", request_id: str = ""
+) -> Json:
     """A shadow's end; its callers saw the first version only."""
     system.start(endpoint(first))
     system.wait_ready()
@@ -241,7 +269,7 @@ def shadowed(system: System, first: Path, second: Path, *, output: str = "") -> 
     metrics = {**ONLY_ERRORS, "errors": None, "disagreement": {"max_ratio": 0.05, "output": output}}
     how = {"strategy": "shadow", "warmup_s": 0.5, "min_samples": 100, "metrics": metrics}
 
-    with callers(system, rate=200).flowing() as load:
+    with callers(system, rate=200, request_id=request_id).flowing() as load:
         rollout.start(second, how)
         over = rollout.wait_over()
 

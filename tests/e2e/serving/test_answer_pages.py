@@ -10,7 +10,7 @@ from bench.load.client import run
 from headrace.control.fetch import fetch
 from headrace.control.observed import Phase, Replica
 from headrace.control.reports import Reports
-from headrace.serving.answers import PAGE
+from headrace.serving.observation import PAGE
 from headrace.serving.report import Observe
 from tests.e2e.replicas import running
 from tests.e2e.serving.raw import post
@@ -26,7 +26,9 @@ def anyio_backend() -> str:
 async def test_more_answers_than_a_page_holds_are_all_read_once(tmp_path: Path, mlp: Path) -> None:
     uds = str(tmp_path / "s")
     many = 2 * PAGE + 100
-    requests = [post(headers=f"x-headrace-split: r1\r\nx-request-id: {i}\r\n") for i in range(many)]
+    requests = [
+        post(headers=f"x-headrace-split: r1\r\nx-headrace-pair: {i}\r\n") for i in range(many)
+    ]
     reports = Reports(wanted=lambda: (), observe=lambda _: Observe(), known=lambda: ())
     with running(tmp_path, mlp, uds=uds) as running_replica:
         replica = Replica(
@@ -39,7 +41,7 @@ async def test_more_answers_than_a_page_holds_are_all_read_once(tmp_path: Path, 
             phase=Phase.READY,
             since=0.0,
         )
-        wish = msgspec.json.encode(Observe(key="r1", answers_percent=100))
+        wish = msgspec.json.encode(Observe(key="r1", answers_percent=100, pairs=True))
         told = await fetch(
             replica.address, "/internal/observe", method="PUT", body=wish, timeout_s=5
         )
@@ -50,6 +52,8 @@ async def test_more_answers_than_a_page_holds_are_all_read_once(tmp_path: Path, 
 
     assert told.status == 200
     assert len(first.answers) == many
-    assert len({answer.request_id for answer in first.answers}) == many
+    assert len({answer.answer_id for answer in first.answers}) == many
+    assert len({tuple(one.data for one in answer.outputs) for answer in first.answers}) == 1
+    assert reports.answer_bytes("r") > 0
     assert second.answers == []
     assert second.cursor == first.cursor == many

@@ -1,17 +1,51 @@
-import math
+"""Answers of a version and its shadow: which are a pair, and which pairs agree."""
 
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
 
+from headrace.control import pairing as module
 from headrace.control.pairing import Pairing, agree, distance
+from headrace.core import Array
 from headrace.core.rollout_settings import DisagreementMetric
+from headrace.serving.observation import compared_tensors
 from headrace.serving.report import Answer
 
 METRIC = DisagreementMetric(absolute_tolerance=0.01, relative_tolerance=0.0)
+EXACT = DisagreementMetric(absolute_tolerance=0.0, relative_tolerance=0.0)
+SHAPES = arrays.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=6)
+FLOATS = arrays.arrays(st.sampled_from(["<f2", "<f4", "<f8"]), SHAPES)
+INTEGERS = arrays.arrays(st.sampled_from(["|i1", "<i4", "<i8", "|u1", "<u8"]), SHAPES)
 
 
-def answer(request_id: str, *values: float | str, failed: bool = False) -> Answer:
-    return Answer(request_id=request_id, values=list(values), digest=repr(values), failed=failed)
+def texts(*items: bytes) -> Array:
+    array = np.empty(len(items), np.object_)
+    array[:] = items
+    return array
+
+
+TEXTS = st.lists(st.binary(max_size=80), max_size=6).map(lambda items: texts(*items))
+BOOLEANS = arrays.arrays("|b1", SHAPES)
+OUTPUTS = st.dictionaries(st.text(max_size=4), FLOATS | INTEGERS | TEXTS | BOOLEANS, max_size=4)
+
+
+def of(outputs: dict[str, Array], answer_id: str = "a") -> Answer:
+    return Answer(answer_id, outputs=compared_tensors(outputs, answer_id.encode()))
+
+
+def answer(answer_id: str, *values: float, failed: bool = False) -> Answer:
+    if failed:
+        return Answer(answer_id, failed=True)
+    return of({"y": np.array(values)}, answer_id)
+
+
+def agreed(one: Array, other: Array, metric: DisagreementMetric = METRIC) -> bool:
+    return agree(of({"y": one}), of({"y": other}), metric)
 
 
 def test_answers_are_paired_whichever_comes_first() -> None:
@@ -20,13 +54,13 @@ def test_answers_are_paired_whichever_comes_first() -> None:
     pairing.add_shadow([answer("a", 1.0), answer("b", 2.0)], 1.0)
     pairing.add_primary([answer("b", 3.0)], 2.0)
 
-    found = pairing.take()
+    counts = pairing.take()
 
-    assert (found.pairs, found.disagreements) == (2, 1)
-    assert found.distance_sum == 1.0
+    assert (counts.pairs, counts.disagreements) == (2, 1)
+    assert counts.distance_sum == 1.0
 
 
-def test_what_was_told_is_not_told_again() -> None:
+def test_pairs_that_were_counted_are_not_counted_again() -> None:
     pairing = Pairing(metric=METRIC)
     pairing.add_primary([answer("a", 1.0)], 0.0)
     pairing.add_shadow([answer("a", 1.0)], 0.0)
@@ -40,9 +74,9 @@ def test_a_copy_that_the_shadow_failed_is_unanswered_and_no_disagreement() -> No
     pairing.add_primary([answer("a", 1.0)], 0.0)
     pairing.add_shadow([answer("a", failed=True)], 0.0)
 
-    found = pairing.take()
+    counts = pairing.take()
 
-    assert (found.pairs, found.unanswered, found.disagreements) == (0, 1, 0)
+    assert (counts.pairs, counts.unanswered, counts.disagreements) == (0, 1, 0)
 
 
 def test_a_request_that_the_baseline_failed_says_nothing_about_the_shadow() -> None:
@@ -53,7 +87,7 @@ def test_a_request_that_the_baseline_failed_says_nothing_about_the_shadow() -> N
     assert pairing.take().pairs == 0
 
 
-def test_answers_without_counterpart_are_let_go() -> None:
+def test_answers_without_counterpart_are_let_go_when_they_are_old() -> None:
     pairing = Pairing(metric=METRIC)
     pairing.add_primary([answer("old", 1.0)], 0.0)
     pairing.add_primary([answer("new", 1.0)], 1000.0)
@@ -62,43 +96,37 @@ def test_answers_without_counterpart_are_let_go() -> None:
     assert pairing.take().pairs == 1
 
 
-def test_a_class_that_differs_is_a_disagreement_however_near_its_number() -> None:
-    metric = DisagreementMetric(absolute_tolerance=5.0)
+@pytest.mark.parametrize(
+    ("limit", "value"), [("_MOST_WAITING", 2), ("_MOST_WAITING_BYTES", 2 * 1100)]
+)
+def test_waiting_answers_are_bounded_in_number_and_in_bytes(
+    monkeypatch: pytest.MonkeyPatch, limit: str, value: int
+) -> None:
+    monkeypatch.setattr(module, limit, value)
+    pairing = Pairing(metric=METRIC)
+    answers = [answer(name, *[1.0] * 100) for name in "abcd"]
+    assert 1000 < answers[0].size_bytes < 1100
 
-    assert not agree(answer("a", "3"), answer("a", "4"), metric)
+    pairing.add_primary(answers, 0.0)
+    pairing.add_shadow(answers, 0.0)
 
-
-def test_numbers_agree_within_their_tolerances() -> None:
-    metric = DisagreementMetric(absolute_tolerance=0.0, relative_tolerance=0.1)
-
-    assert agree(answer("a", 100.0), answer("a", 109.0), metric)
-    assert not agree(answer("a", 100.0), answer("a", 111.0), metric)
-
-
-def test_nan_agrees_with_nan_only() -> None:
-    assert agree(answer("a", math.nan, 1.0), answer("a", math.nan, 1.001), METRIC)
-    assert not agree(answer("a", math.nan), answer("a", 1.0), METRIC)
-
-
-def test_answers_of_different_length_disagree() -> None:
-    assert not agree(answer("a", 1.0), answer("a", 1.0, 2.0), METRIC)
+    assert pairing.take().pairs == 2
 
 
-def test_answers_that_differ_beyond_what_was_kept_disagree() -> None:
-    kept = [1.0] * 64
-    one = Answer(request_id="a", values=list(kept), digest="x")
-    other = Answer(request_id="a", values=list(kept), digest="y")
+def test_an_answer_larger_than_all_that_may_wait_is_let_go(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_MOST_WAITING_BYTES", 10)
+    pairing = Pairing(metric=METRIC)
 
-    assert not agree(one, other, METRIC)
+    pairing.add_primary([answer("a", 1.0)], 0.0)
+    pairing.add_shadow([answer("a", 1.0)], 0.0)
 
-
-def test_a_distance_is_over_numbers_only() -> None:
-    assert distance(answer("a", 1.0, "cat"), answer("a", 3.0, "dog")) == 2.0
-    assert distance(answer("a", "cat"), answer("a", "dog")) == 0.0
+    assert pairing.take().pairs == 0
 
 
 @given(order=st.permutations([("p", i) for i in range(6)] + [("s", i) for i in range(6)]))
-def test_every_pair_is_found_once_in_any_order(order: list[tuple[str, int]]) -> None:
+def test_every_pair_is_counted_once_in_any_order(order: list[tuple[str, int]]) -> None:
     pairing = Pairing(metric=METRIC)
 
     for side, i in order:
@@ -106,3 +134,141 @@ def test_every_pair_is_found_once_in_any_order(order: list[tuple[str, int]]) -> 
         add([answer(str(i), float(i))], 0.0)
 
     assert pairing.take().pairs == 6
+
+
+@given(OUTPUTS)
+def test_an_answer_agrees_with_itself_whatever_is_in_it(outputs: dict[str, Array]) -> None:
+    assert agree(of(outputs), of(outputs), EXACT)
+    assert distance(of(outputs), of(outputs)) == 0.0
+
+
+@given(OUTPUTS, st.randoms())
+def test_the_order_of_the_outputs_does_not_matter(
+    outputs: dict[str, Array], chance: object
+) -> None:
+    names = list(outputs)
+    chance.shuffle(names)  # type: ignore[attr-defined]  # random.Random
+
+    assert agree(of(outputs), of({name: outputs[name] for name in names}), EXACT)
+
+
+@given(OUTPUTS, OUTPUTS)
+def test_the_distance_of_any_two_answers_is_finite(
+    one: dict[str, Array], other: dict[str, Array]
+) -> None:
+    assert 0.0 <= distance(of(one), of(other)) <= 1e100
+
+
+@given(
+    st.integers(1, 6000).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n - 1))),
+    st.sampled_from([np.float16, np.float32, np.float64, np.int64, np.bool_]),
+)
+def test_one_value_that_differs_is_met_wherever_it_is(place: tuple[int, int], dtype: type) -> None:
+    size, at = place
+    one: Array = np.zeros(size, dtype)
+    other = one.copy()
+    other[at] = 1
+
+    assert not agreed(one, other)
+    assert agreed(one, one.copy())
+
+
+@given(
+    arrays.arrays("<f8", 40, elements=st.floats(-1e6, 1e6)),
+    arrays.arrays("<f8", 40, elements=st.floats(-1.0, 1.0)),
+    st.floats(0.0, 1.0),
+    st.floats(0.0, 1.0),
+)
+def test_values_within_the_tolerance_agree_and_others_do_not(
+    baseline: Array, step: Array, absolute: float, relative: float
+) -> None:
+    metric = DisagreementMetric(absolute_tolerance=absolute, relative_tolerance=relative)
+    candidate = baseline + step
+    far = [
+        abs(Fraction(b) - Fraction(a))
+        / (Fraction(absolute) + Fraction(relative) * abs(Fraction(a)))
+        if absolute or relative * abs(a)
+        else Fraction(10**9 * (a != b))
+        for a, b in zip(baseline.tolist(), candidate.tolist(), strict=True)
+    ]
+    if all(ratio < 1 - 1e-9 for ratio in far):
+        assert agreed(baseline, candidate, metric)
+    if any(ratio > 1 + 1e-9 for ratio in far):
+        assert not agreed(baseline, candidate, metric)
+
+
+@given(arrays.arrays("<f4", 20))
+def test_another_precision_of_the_same_numbers_agrees(values: Array) -> None:
+    assert agreed(values, values.astype(np.float64), EXACT)
+    assert agreed(values.astype(np.float64), values, EXACT)
+
+
+@given(st.integers(0, 2**63 - 1))
+def test_integers_are_compared_exactly_whatever_their_width(number: int) -> None:
+    one = np.array([number], np.int64)
+
+    assert agreed(one, one.astype(np.uint64))
+    assert not agreed(one, np.array([number + 1], np.uint64))
+
+
+def test_classes_that_differ_disagree_however_near_their_numbers() -> None:
+    metric = DisagreementMetric(absolute_tolerance=5.0, relative_tolerance=0.5)
+
+    assert not agreed(np.array([1000]), np.array([1001]), metric)
+    assert not agreed(texts(b"3"), texts(b"4"), metric)
+    assert not agreed(np.array([True]), np.array([False]), metric)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (np.array([1.0]), np.array([1])),
+        (np.array([1]), np.array([True])),
+        (np.array([1]), texts(b"1")),
+        (np.array([1.0]), np.array([[1.0]])),
+        (np.array([1.0]), np.array([1.0, 1.0])),
+        (np.zeros((0, 4)), np.zeros((4, 0))),
+        (texts(), texts(b"")),
+        (texts(b"a" * 100), texts(b"a" * 101)),
+    ],
+)
+def test_another_kind_or_shape_disagrees(one: Array, other: Array) -> None:
+    assert not agreed(one, other)
+    assert not agreed(other, one)
+
+
+def test_other_names_or_a_missing_output_disagree() -> None:
+    one = np.array([1.0])
+
+    assert not agree(of({"y": one}), of({"z": one}), METRIC)
+    assert not agree(of({"y": one, "z": one}), of({"y": one}), METRIC)
+    assert not agree(of({}), of({"y": one}), METRIC)
+    assert agree(of({}), of({}), METRIC)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_what_is_not_finite_agrees_with_its_like_only(dtype: type) -> None:
+    special = [math.nan, math.inf, -math.inf, 0.0]
+    loose = DisagreementMetric(absolute_tolerance=1e300, relative_tolerance=0.5)
+
+    for one in special:
+        for other in special:
+            same = agreed(np.array([one], dtype), np.array([other], dtype), loose)
+            assert same == (one == other or (math.isnan(one) and math.isnan(other)))
+    assert agreed(np.array([-0.0], dtype), np.array([0.0], dtype), EXACT)
+    assert agreed(np.array([math.nan, 1.0], dtype), np.array([-math.nan, 1.001], dtype)), (
+        "the bits of a NaN do not matter"
+    )
+
+
+def test_nan_in_the_candidate_is_found_beside_equal_values() -> None:
+    assert not agreed(np.array([1.0, 2.0]), np.array([1.0, math.nan]))
+
+
+def test_a_distance_is_the_mean_over_finite_numbers() -> None:
+    one = of({"y": np.array([1.0, math.nan, 5.0]), "label": texts(b"cat"), "other": np.zeros(2)})
+    other = of({"y": np.array([3.0, 1.0, 5.0]), "label": texts(b"dog"), "other": np.zeros(3)})
+
+    assert distance(one, other) == 1.0
+    assert distance(of({"y": texts(b"a")}), of({"y": texts(b"b")})) == 0.0
+    assert distance(of({"y": np.array([1e308])}), of({"y": np.array([-1e308])})) == 1e100

@@ -1,16 +1,29 @@
 import pytest
+from msgspec import structs
 
 from headrace.control.counting import Counter
 from headrace.control.effective import BASELINE
-from headrace.control.observed import Arm, Route
+from headrace.control.observed import Arm, Phase, Replica, Route
 from headrace.control.pairing import Pairing
 from headrace.control.store import Assignment
 from headrace.control.watching import CANDIDATE, View, Watch
-from headrace.core.rollout_settings import CanarySettings, DisagreementMetric
+from headrace.core.rollout_settings import CanarySettings, DisagreementMetric, ShadowSettings
+from headrace.core.upstream_settings import StickySettings
 from headrace.rollout.evidence import Evidence
 from headrace.rollout.explain import Names
 from headrace.rollout.state import Traffic
 from tests.unit.control.test_effective import arm, endpoint, rollout
+
+REPLICA = Replica(
+    name="digits-1-1",
+    serial=1,
+    endpoint="digits",
+    version="1",
+    revision_id="digits:1",
+    address="unix:/run/digits",
+    phase=Phase.READY,
+    since=0.0,
+)
 
 
 def a_watch() -> Watch:
@@ -62,3 +75,36 @@ def test_a_preview_is_in_force_once_the_gateway_reaches_it(
     view = View(record=rollout(Traffic()), endpoint=desired, route=route, replicas=(), hosted={})
 
     assert view.in_force is reached
+
+
+@pytest.mark.parametrize(
+    ("per_s", "answer_bytes", "percent"),
+    [
+        (0.0, 0.0, 100),
+        (100.0, 300.0, 100),
+        (4000.0, 300.0, 25),
+        (100.0, 1 << 16, 16),
+        (1e6, 1e9, 1),
+    ],
+)
+def test_a_shadow_is_compared_by_a_share_that_is_smaller_where_answers_are_many_or_large(
+    per_s: float, answer_bytes: float, percent: int
+) -> None:
+    state = structs.replace(rollout(Traffic(mirror_percent=50)).state, settings=ShadowSettings())
+    record = structs.replace(rollout(Traffic()), state=state)
+    view = View(record=record, endpoint=record.source, route=None, replicas=(), hosted={})
+
+    asked = view.observe(REPLICA, per_s, answer_bytes)
+
+    assert (asked.key, asked.answers_percent, asked.pairs) == (record.id, percent, True)
+
+
+def test_of_a_split_by_a_key_only_the_callers_are_kept() -> None:
+    desired = structs.replace(endpoint(arm("1")), sticky=StickySettings(header="x-user"))
+    record = rollout(Traffic(candidate=10))
+    view = View(record=record, endpoint=desired, route=None, replicas=(), hosted={})
+
+    asked = view.observe(REPLICA, 10.0, 100.0)
+
+    assert not asked.pairs
+    assert asked.answers_percent == 100

@@ -5,16 +5,17 @@ import json
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 from headrace.core import Datatype, TensorSpec
 from headrace.protocol.grpc_wire import frame
 from headrace.protocol.protos import message_class
-from headrace.serving.answers import AnswerRing
+from headrace.serving import observation
 from headrace.serving.application import Application
 from headrace.serving.exchange import Exchange
-from headrace.serving.report import Observe, as_asked
+from headrace.serving.report import Answer, AnswersPage, Observe, as_asked
 from tests.unit.engine.models import ROWS
 from tests.unit.serving.parts import (
     BAD,
@@ -32,6 +33,8 @@ pytestmark = pytest.mark.anyio
 INFER = "/v2/models/m/infer"
 SPLIT = {"x-headrace-split": "r1", "x-request-id": "a"}
 ALL = {"key": "r1", "predictions": True, "answers_percent": 100}
+PAIRS = {"key": "r1", "answers_percent": 100, "pairs": True}
+PAIR = SPLIT | {"x-headrace-pair": "p"}
 
 
 async def ask(
@@ -57,10 +60,14 @@ async def report(application: Application) -> dict[str, Any]:
     return answer
 
 
-async def answers(application: Application, after: str = "0") -> list[Any]:
+async def answers(application: Application, after: str = "0") -> list[Answer]:
     page = await ask(application, "GET", f"/internal/answers?after={after}")
-    found: list[Any] = read(page).json["answers"]
-    return found
+    return msgspec.msgpack.decode(read(page).body, type=AnswersPage).answers
+
+
+def values(answer: Answer) -> list[list[float]]:
+    """What a shadow's answer is compared by, output for output."""
+    return [np.frombuffer(one.data, one.dtype).tolist() for one in answer.outputs]
 
 
 async def infer(
@@ -162,13 +169,13 @@ async def test_asking_for_the_same_again_counts_on_and_another_key_starts_anew()
 
 async def test_another_output_starts_counting_anew_and_keeps_answers() -> None:
     application = an_application()
-    await observe(application, **ALL)
-    await infer(application, (1, 2))
-    await observe(application, **ALL, output="z")
-    await infer(application, (1, 2))
+    await observe(application, **(ALL | {"pairs": True}))
+    await infer(application, (1, 2), headers=PAIR)
+    await observe(application, **(ALL | {"pairs": True}), output="z")
+    await infer(application, (1, 2), headers=PAIR)
 
     assert (await report(application))["predictions"]["counts"] == {"3.5": 1}
-    assert [answer[2] for answer in await answers(application)] == [[2.0, 4.0, 3.0], [3.0]]
+    assert list(map(values, await answers(application))) == [[[2.0, 4.0], [3.0]], [[3.0]]]
 
 
 async def test_the_default_stops_looking() -> None:
@@ -183,7 +190,7 @@ async def test_the_default_stops_looking() -> None:
     assert await answers(application) == []
 
 
-async def test_answers_are_kept_with_id_unit_and_failure_also_of_shadows() -> None:
+async def test_answers_are_kept_with_id_unit_and_failure_until_they_were_fetched() -> None:
     application = an_application()
     await observe(application, key="r1", answers_percent=100)
     await infer(application, (1, 2), headers=SPLIT | {"x-headrace-unit": "ann"})
@@ -195,15 +202,35 @@ async def test_answers_are_kept_with_id_unit_and_failure_also_of_shadows() -> No
 
     found = await answers(application)
 
-    assert [(answer[0], answer[1], answer[4]) for answer in found] == [
+    assert [(answer.answer_id, answer.unit, answer.failed) for answer in found] == [
         ("a", "ann", False),
         ("b", "", False),
         ("c", "", True),
         ("d", "", True),
     ]
-    assert found[0][2] == found[1][2] == [2.0, 4.0, 3.0]
-    assert found[0][3] == found[1][3]
+    assert not any(answer.outputs for answer in found)
     assert await answers(application, after="3") == found[3:]
+    assert await answers(application) == found[3:]
+
+
+async def test_answers_for_pairs_have_the_gateways_id_and_all_their_values() -> None:
+    application = an_application()
+    await observe(application, **PAIRS)
+    for pair in ("p1", "p2"):
+        await infer(application, (1, 2), headers=SPLIT | {"x-headrace-pair": pair})
+    await infer(application, (1, 2), headers=PAIR | {"x-headrace-shadow": "1"})
+    await infer(application, (BAD, 2), headers=PAIR)
+    await infer(application, (1, 2))
+
+    found = await answers(application)
+
+    assert [(a.answer_id, a.failed) for a in found] == [
+        ("p1", False),
+        ("p2", False),
+        ("p", False),
+        ("p", True),
+    ]
+    assert [values(answer) for answer in found] == [[[2.0, 4.0], [3.0]]] * 3 + [[]]
 
 
 async def test_an_answer_that_cannot_be_encoded_counts_as_failed() -> None:
@@ -216,7 +243,7 @@ async def test_an_answer_that_cannot_be_encoded_counts_as_failed() -> None:
     exchange = await ask(application, "POST", INFER, body, SPLIT)
 
     assert read(exchange).status == 400
-    assert [answer[4] for answer in await answers(application)] == [True]
+    assert [answer.failed for answer in await answers(application)] == [True]
     assert (await report(application))["predictions"] is None
 
 
@@ -229,7 +256,7 @@ def grpc_body(value: float) -> bytes:
 
 async def test_every_protocol_is_seen_alike() -> None:
     application = an_application()
-    await observe(application, **ALL)
+    await observe(application, **(ALL | {"pairs": True}))
     raw = np.array([[1, 2]], np.float32).tobytes()
     tensor = {
         "name": "x",
@@ -241,16 +268,17 @@ async def test_every_protocol_is_seen_alike() -> None:
     length = {"inference-header-content-length": str(len(head))}
     grpc = {"content-type": "application/grpc"}
     service = "/inference.GRPCInferenceService/ModelInfer"
-    await infer(application, (1, 2))
-    await ask(application, "POST", "/v2/models/m/versions/1/infer", head + raw, SPLIT | length)
-    await ask(application, "POST", "/v1/models/m:predict", b'{"instances": [[1, 2]]}', SPLIT)
-    await ask(application, "POST", service, grpc_body(1), SPLIT | grpc)
-    await ask(application, "POST", service, grpc_body(BAD), SPLIT | grpc)
+    await infer(application, (1, 2), headers=PAIR)
+    await ask(application, "POST", "/v2/models/m/versions/1/infer", head + raw, PAIR | length)
+    await ask(application, "POST", "/v1/models/m:predict", b'{"instances": [[1, 2]]}', PAIR)
+    await ask(application, "POST", service, grpc_body(1), PAIR | grpc)
+    await ask(application, "POST", service, grpc_body(BAD), PAIR | grpc)
 
     found = await answers(application)
 
-    assert [answer[2] for answer in found] == [[2.0, 4.0, 3.0]] * 4 + [[]]
-    assert len({answer[3] for answer in found[:4]}) == 1
+    assert [answer.failed for answer in found] == [False] * 4 + [True]
+    assert [answer.outputs for answer in found[1:4]] == [found[0].outputs] * 3
+    assert values(found[0]) == [[2.0, 4.0], [3.0]]
     assert (await report(application))["predictions"]["counts"] == {"1": 4}
 
 
@@ -260,10 +288,10 @@ async def test_trouble_while_looking_spoils_no_answer(
     def broken(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(AnswerRing, "add", broken)
+    monkeypatch.setattr(observation, "compared_tensors", broken)
     application = an_application()
-    await observe(application, **ALL)
-    exchange = await infer(application, (1, 2))
+    await observe(application, **PAIRS)
+    exchange = await infer(application, (1, 2), headers=PAIR)
 
     assert read(exchange).status == 200
     assert "cannot observe an answer" in caplog.text

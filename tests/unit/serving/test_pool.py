@@ -10,7 +10,7 @@ from headrace.core import RequestCancelledError, UnavailableError
 from headrace.protocol.grpc_wire import frame, unframe
 from headrace.protocol.protos import message_class
 from headrace.serving.exchange import Exchange
-from headrace.serving.report import Observe, SamplesPage, models_digest
+from headrace.serving.report import AnswersPage, Observe, SamplesPage, models_digest
 from tests.unit.serving.parts import BAD, Caller, a_model, error_of, infer_body, read
 from tests.unit.serving.pool_parts import BROKEN, Fetches, Hosting, Loads, Trier, entry
 
@@ -505,7 +505,8 @@ async def test_each_model_is_observed_for_itself() -> None:
 
     assert read(report).json["predictions"]["counts"] == {"1": 1}
     assert read(other).json["predictions"] is None
-    assert [answer[0] for answer in read(answers).json["answers"]] == ["a"]
+    page = msgspec.msgpack.decode(read(answers).body, type=AnswersPage)
+    assert [answer.answer_id for answer in page.answers] == ["a"]
     assert Observe(key="r1").key == "r1"
 
 

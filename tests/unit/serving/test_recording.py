@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -15,7 +14,7 @@ from headrace.serving.application import Application
 from headrace.serving.exchange import Exchange
 from headrace.serving.internal import RECORD_LEASE_S
 from headrace.serving.recording import Recording
-from headrace.serving.report import PayloadSample, SamplesPage, SpansPage
+from headrace.serving.report import AnswersPage, PayloadSample, SamplesPage, SpansPage
 from headrace.serving.v2 import V2Api
 from tests.unit.serving.parts import (
     BAD,
@@ -226,10 +225,10 @@ async def test_a_rollout_still_sees_requests_that_are_recorded() -> None:
 
     for row in ((1, 2), (BAD, 2)):
         await infer(application, row, x_headrace_split="r1", **TRACED)
-    page = read(await ask(application, "GET", "/internal/answers?after=0")).json
+    page = read(await ask(application, "GET", "/internal/answers?after=0")).body
 
-    seen: list[Any] = page["answers"]
-    assert [answer[4] for answer in seen] == [False, True]
+    answers = msgspec.msgpack.decode(page, type=AnswersPage).answers
+    assert [answer.failed for answer in answers] == [False, True]
     assert len(await samples(application)) == 2
 
 
