@@ -1,15 +1,17 @@
-"""Which files does a payload log consist of? Their names, their bound, and what stands in them.
+"""Files of a payload log: their names, their bound, and their rows.
 
-Rows are first appended to an Arrow stream, which a crash leaves readable up to its last whole part;
-when it is large or old enough it becomes a Parquet file, which everybody reads. Only the owner may
-read any of them.
+Rows are first appended to an Arrow stream, which is readable up to its last whole batch wherever a
+crash or a full disk cuts it. When it is large or old enough it becomes a Parquet file. Only the
+owner may read any of them.
 """
 
 import contextlib
 import importlib.util
+import logging
 import os
 import re
 import secrets
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,11 +25,15 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+_LOG: Final = logging.getLogger("headrace.control")
 PARQUET: Final = ".parquet"
 OPEN: Final = ".arrows"
 """Of a stream that is still written."""
-_PARTIAL: Final = ".partial"
-_NAME: Final = re.compile(r"(?P<begin>\d{8}T\d{6}\.\d{6}Z)-v(?P<version>\d+)\.(parquet|arrows)")
+PARTIAL: Final = ".partial"
+"""Of a Parquet file that is still written."""
+_NAME: Final = re.compile(
+    r"(?P<begin>\d{8}T\d{6}\.\d{6}Z)-v(?P<version>\d+)\.(parquet|arrows|partial)"
+)
 _PRIVATE: Final = 0o600
 _KEY_BYTES: Final = 32
 
@@ -58,34 +64,39 @@ def file_name(version: str, now: float) -> str:
 
 
 def list_files(directory: Path) -> list[PayloadFile]:
-    """The files of one endpoint, the oldest first; none if there is no directory."""
-    found = []
+    """The readable files of one endpoint, the oldest first; none if there is no directory."""
+    return [file for file in _all_files(directory) if file.path.suffix != PARTIAL]
+
+
+def _all_files(directory: Path) -> "Iterator[PayloadFile]":
     for path in sorted(directory.glob("*")) if directory.is_dir() else ():
         match = _NAME.fullmatch(path.name)
         if match is None:
             continue
         with contextlib.suppress(FileNotFoundError):
-            found.append(
-                PayloadFile(
-                    path=path,
-                    version=match["version"],
-                    begin=match["begin"],
-                    size_bytes=path.stat().st_size,
-                    is_open=path.suffix == OPEN,
-                )
+            yield PayloadFile(
+                path=path,
+                version=match["version"],
+                begin=match["begin"],
+                size_bytes=path.stat().st_size,
+                is_open=path.suffix == OPEN,
             )
-    return found
 
 
-def remove_oldest(directory: Path, *, most_bytes: int) -> int:
-    """Remove closed files, the oldest first, until all take at most `most_bytes`; how many."""
-    files = list_files(directory)
+def remove_oldest(directory: Path, *, most_bytes: int, in_use: Collection[Path] = ()) -> int:
+    """Remove files, the oldest first, until all take at most `most_bytes`; return how many.
+
+    Args:
+        in_use: Files that are being written. They count and stay; files that a crash or a full disk
+            left unfinished go like all others.
+    """
+    files = list(_all_files(directory))
     total = sum(file.size_bytes for file in files)
     removed = 0
     for file in files:
         if total <= most_bytes:
             break
-        if not file.is_open:
+        if file.path not in in_use:
             file.path.unlink(missing_ok=True)
             total -= file.size_bytes
             removed += 1
@@ -112,41 +123,65 @@ def hash_key(root: Path) -> bytes:
 
 def read_batches(path: Path) -> "Iterator[pa.RecordBatch]":
     """The rows of a file, oldest first: of an open one as far as it is whole."""
-    import pyarrow as pa  # noqa: PLC0415  # the extra `data`
-    import pyarrow.parquet as pq  # noqa: PLC0415
+    import pyarrow.parquet as pq  # noqa: PLC0415  # the extra `data`
 
     if path.suffix == PARQUET:
         with pq.ParquetFile(path) as file:
             yield from file.iter_batches()
         return
-    with contextlib.suppress(pa.ArrowInvalid), pa.OSFile(str(path)) as file:
-        yield from pa.ipc.open_stream(file)
+    with contextlib.suppress(_TornError):
+        yield from _stream_batches(path)
+
+
+class _TornError(Exception):
+    """A stream ends within a batch; the text says what is wrong."""
+
+
+def _stream_batches(path: Path) -> "Iterator[pa.RecordBatch]":
+    """The whole batches of a stream, then `_TornError` if there is more behind them."""
+    import pyarrow as pa  # noqa: PLC0415  # the extra `data`
+
+    with pa.OSFile(str(path)) as file:
+        try:
+            for batch in pa.ipc.open_stream(file):
+                batch.validate(full=True)  # Parquet's writer does not survive wrong offsets
+                yield batch
+        except pa.ArrowException as error:
+            raise _TornError(str(error)) from error
+        except OSError as error:
+            if error.errno is not None:  # of the system: the file cannot be read now
+                raise
+            raise _TornError(str(error)) from error
 
 
 def close_stream(path: Path) -> Path | None:
-    """Make a Parquet file of an open stream and remove that; None if nothing was in it.
+    """Make a Parquet file of a stream's whole batches and remove it; None if it has none.
 
     Raises:
-        OSError: The disk is full; the stream stays.
+        OSError: The disk is full, or the stream cannot be read; it stays.
     """
     import pyarrow.parquet as pq  # noqa: PLC0415  # the extra `data`
 
-    partial = path.with_suffix(_PARTIAL)
+    partial = path.with_suffix(PARTIAL)
     partial.unlink(missing_ok=True)
     final = path.with_suffix(PARQUET)
-    writer = None
-    with os.fdopen(open_private(partial), "wb") as file:
-        try:
-            for batch in read_batches(path):
-                if writer is None:
-                    writer = pq.ParquetWriter(file, batch.schema, compression="zstd")
-                writer.write_batch(batch)
-        finally:
-            if writer is not None:
-                writer.close()
-    if writer is None:
-        partial.unlink()
-    else:
-        partial.replace(final)
+    with contextlib.ExitStack() as leftovers:
+        leftovers.callback(partial.unlink, missing_ok=True)
+        writer = None
+        with os.fdopen(open_private(partial), "wb") as file:
+            try:
+                for batch in _stream_batches(path):
+                    if writer is None:
+                        writer = pq.ParquetWriter(file, batch.schema, compression="zstd")
+                    writer.write_batch(batch)
+            except _TornError as error:
+                if path.stat().st_size:
+                    extra = {"path": str(path), "error": str(error)}
+                    _LOG.warning("dropped the torn end of a payload file", extra=extra)
+            finally:
+                if writer is not None:
+                    writer.close()
+        if writer is not None:
+            partial.replace(final)
     path.unlink()
     return None if writer is None else final

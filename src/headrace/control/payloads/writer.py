@@ -1,7 +1,7 @@
-"""Who writes payloads to disk? A thread beside everything else, which nobody ever waits for.
+"""A thread that writes sampled payloads to disk.
 
-What it has not written yet is bounded; beyond that samples are dropped and counted, so a slow disk
-costs samples and nothing else.
+The samples that wait for it are bounded. Further samples are dropped and counted, so a slow or full
+disk costs samples and nothing else.
 """
 
 import logging
@@ -11,12 +11,14 @@ import time
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from headrace.control.metrics import counter
 from headrace.control.payloads.files import (
     OPEN,
+    PARTIAL,
     close_stream,
     file_name,
     hash_key,
@@ -36,6 +38,7 @@ _MOST_WAITING_BYTES: Final = 64 << 20
 _LOOK_S: Final = 1.0
 _STOP_S: Final = 10.0
 _COMPLAIN_S: Final = 60.0
+_TIDY_S: Final = 60.0
 _OVERHEAD_BYTES: Final = 256
 
 
@@ -156,8 +159,12 @@ class PayloadWriter:
     # On the thread
 
     def _run(self) -> None:
-        self._close_left_open()
+        tidied_at = -_TIDY_S
         while True:
+            now = time.monotonic()
+            if now - tidied_at >= _TIDY_S:
+                tidied_at = now
+                self._close_left_open()
             work = self._next()
             if work is not None:
                 self._write(work)
@@ -171,12 +178,17 @@ class PayloadWriter:
                 return
 
     def _close_left_open(self) -> None:
-        """Close what an earlier process was killed over."""
-        for path in self.root.glob(f"*/*{OPEN}"):
+        """Close streams that a killed process or a full disk left, and remove unfinished files."""
+        for path in self.root.glob(f"*/*{PARTIAL}"):
+            path.unlink(missing_ok=True)
+        for path in {*self.root.glob(f"*/*{OPEN}")} - self._in_use():
             try:
                 close_stream(path)
-            except Exception as error:  # noqa: BLE001  # a supervisor's edge: it stays as it is
+            except Exception as error:  # noqa: BLE001  # a supervisor's edge: tried again later
                 self._complain(path.parent.name, error)
+
+    def _in_use(self) -> set[Path]:
+        return {stream.path for stream in self._streams.values()}
 
     def _next(self) -> _Work | None:
         """What to write; None after a while without anything."""
@@ -227,8 +239,10 @@ class PayloadWriter:
         endpoint, version = key
         name = file_name(version, self.clock.now())
         path = self.root / endpoint / f"{name}{OPEN}"
-        # Without a buffer: what was written can be read, whatever becomes of this process.
-        sink = pa.PythonFile(os.fdopen(open_private(path), "wb", buffering=0), mode="w")
+        os.close(open_private(path))
+        # It has no buffer, so that a killed process loses nothing, and it goes on after a short
+        # write: a Python file would not, and the disk that is nearly full would tear the stream.
+        sink = pa.OSFile(str(path), "w")
         opened = _Stream(
             path=path,
             opened_at=time.monotonic(),
@@ -245,13 +259,16 @@ class PayloadWriter:
         stream = self._streams.pop(key, None)
         if stream is None:
             return
-        try:
-            stream.writer.close()
-            stream.sink.close()
-            close_stream(stream.path)
-        except Exception as error:  # noqa: BLE001  # as above: the stream stays for the next start
-            self._complain(key[0], error)
-        remove_oldest(stream.path.parent, most_bytes=stream.settings.max_total_bytes)
+        for step in (stream.writer.close, stream.sink.close, partial(close_stream, stream.path)):
+            try:
+                step()
+            except Exception as error:  # noqa: BLE001  # as above; no step waits for one before it
+                self._complain(key[0], error)
+        remove_oldest(
+            stream.path.parent,
+            most_bytes=stream.settings.max_total_bytes,
+            in_use=self._in_use(),
+        )
 
     def _complain(self, endpoint: str, error: Exception) -> None:
         now = time.monotonic()

@@ -191,15 +191,17 @@ def test_an_empty_stream_leaves_no_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_open_file_is_never_removed(tmp_path: Path) -> None:
-    for name in (f"{file_name('1', 0.0)}.arrows", f"{file_name('1', 1.0)}.parquet", "else"):
+def test_a_file_in_use_is_never_removed_and_unfinished_ones_are(tmp_path: Path) -> None:
+    names = [
+        f"{file_name('1', at)}{suffix}"
+        for at, suffix in enumerate((".arrows", ".arrows", ".partial", ".parquet"))
+    ]
+    for name in (*names, "else"):
         (tmp_path / name).write_bytes(b"1234")
 
-    assert remove_oldest(tmp_path, most_bytes=0) == 1
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "19700101T000000.000000Z-v1.arrows",
-        "else",
-    ]
+    assert remove_oldest(tmp_path, most_bytes=12, in_use={tmp_path / names[0]}) == 1
+    assert remove_oldest(tmp_path, most_bytes=0, in_use={tmp_path / names[0]}) == 2
+    assert {path.name for path in tmp_path.iterdir()} == {names[0], "else"}
 
 
 def test_samples_beyond_the_queue_are_dropped_and_counted(
