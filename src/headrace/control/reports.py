@@ -137,6 +137,7 @@ class Reports:
             body=body,
         )
         if answer.status < 300:  # noqa: PLR2004  # any success
-            if self._told.get(replica.name, (0, Observe()))[1].key != wish.key:
+            process, before = self._told.get(replica.name, (0, Observe()))
+            if (process, before.key) != (replica.process, wish.key):
                 self._cursors[replica.name] = 0
             self._told[replica.name] = (replica.process, wish)

@@ -94,7 +94,7 @@ class Observer:
     def answers(self, after: int) -> AnswersPage:
         """Answers after a cursor; those before it are let go."""
         page = self._shelf.page(after)
-        return AnswersPage(cursor=page.cursor, answers=list(page.items), dropped=page.dropped)
+        return AnswersPage(cursor=page.cursor, answers=list(page.items))
 
     def wrap(self, handler: Handler) -> Handler:
         """`handler` of an inference, so that its outcomes are seen."""

@@ -56,11 +56,13 @@ class Answer(msgspec.Struct, frozen=True, array_like=True):
 
 
 class AnswersPage(msgspec.Struct, frozen=True, kw_only=True):
-    """Answers that followed a cursor, oldest first; as `SamplesPage`. The last page is empty."""
+    """Answers that followed a cursor, oldest first, and the cursor to ask with next.
+
+    An empty page follows the last one. Answers that found no room are missing.
+    """
 
     cursor: int
     answers: list[Answer]
-    dropped: int = 0
 
 
 class ReplicaReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -10,7 +11,8 @@ import pytest
 
 from headrace.control.observed import Phase, Replica
 from headrace.control.reports import Reports
-from headrace.serving.report import Observe, ReplicaReport
+from headrace.serving.report import Answer, AnswersPage, Observe, ReplicaReport
+from headrace.serving.shelf import Shelf
 
 pytestmark = pytest.mark.anyio
 
@@ -87,3 +89,45 @@ async def test_who_compares_replicas_gets_what_all_said_in_one_round(tmp_path: P
         await reports.ask_all()
         assert told("quick") == (3, 3)
         assert told("slow") == (2, None)
+
+
+class Keeping:
+    """A replica's process that keeps answers and hands them out in pages of two."""
+
+    def __init__(self, *ids: str) -> None:
+        self.shelf: Shelf[Answer] = Shelf(most_items=99, most_bytes=99, page_items=2, page_bytes=99)
+        for one in ids:
+            self.shelf.add(Answer(one), 1)
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        await reader.readexactly(int(head.lower().partition("content-length: ")[2].split()[0]))
+        path = head.split()[1]
+        body = b"{}"
+        if path.startswith("/internal/answers"):
+            page = self.shelf.page(int(path.partition("after=")[2].partition("&")[0]))
+            answers = AnswersPage(cursor=page.cursor, answers=list(page.items))
+            body = msgspec.msgpack.encode(answers)
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+        await writer.drain()
+        writer.close()
+
+
+async def test_every_answer_is_read_once_also_those_of_the_next_process(tmp_path: Path) -> None:
+    running = replica("r", tmp_path / "s")
+    wish = Observe(key="r1", answers_percent=100)
+    reports = Reports(wanted=lambda: [running], known=lambda: ["r"], observe=lambda _: wish)
+
+    async def ids() -> list[str]:
+        await reports.ask_all()
+        return [answer.answer_id for answer in (await reports.answers(running)).answers]
+
+    first = Keeping("a", "b", "c")
+    async with await asyncio.start_unix_server(first, tmp_path / "s"):
+        assert [await ids(), await ids()] == [["a", "b", "c"], []]
+        first.shelf.add(Answer("d"), 1)
+        assert await ids() == ["d"]
+    running = replace(running, pid=2)
+    (tmp_path / "s").unlink(missing_ok=True)
+    async with await asyncio.start_unix_server(Keeping(*"efghij"), tmp_path / "s"):
+        assert await ids() == list("efghij")
