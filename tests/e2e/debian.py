@@ -9,9 +9,9 @@ from typing import Final
 
 _FETCH_WITHIN_S: Final = 120.0
 _PACKAGES: Final = {
-    "prometheus": "prometheus",
-    "promtool": "promtool",
-    "amtool": "prometheus-alertmanager",
+    "prometheus": ("prometheus",),
+    "promtool": ("promtool", "prometheus"),  # a package of its own since Debian 13
+    "amtool": ("prometheus-alertmanager",),
 }
 
 
@@ -49,9 +49,9 @@ def _fetch(name: str, kept: Path) -> None:
     kept.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=kept.parent) as directory:
         try:
-            if not _ran(apt_get, "download", "-qq", _PACKAGES[name], cwd=directory):
+            if not _downloaded(apt_get, name, directory):
                 _ran(apt_get, "update", "-qq", cwd=directory)  # it needs to know the package first
-                _ran(apt_get, "download", "-qq", _PACKAGES[name], cwd=directory)
+                _downloaded(apt_get, name, directory)
             (package,) = Path(directory).glob("*.deb")
             unpacked = Path(directory) / "root"
             subprocess.run([dpkg, "-x", package, unpacked], check=True, capture_output=True)
@@ -59,6 +59,11 @@ def _fetch(name: str, kept: Path) -> None:
             raise NoToolError(f"{name} cannot be fetched: {error}") from error
         # Several test processes may fetch at once: each brings its own there in one step.
         (unpacked / "usr" / "bin" / name).replace(kept)
+
+
+def _downloaded(apt_get: str, name: str, directory: str) -> bool:
+    packages = _PACKAGES[name]
+    return any(_ran(apt_get, "download", "-qq", package, cwd=directory) for package in packages)
 
 
 def _ran(*command: str, cwd: str) -> bool:

@@ -22,7 +22,7 @@ from headrace.control.api_jobs import add_jobs
 from headrace.control.api_keys import add_keys
 from headrace.control.api_login import add_login
 from headrace.control.api_logs import add_logs
-from headrace.control.api_metrics import Names, metrics_answer
+from headrace.control.api_metrics import Names, Native, metrics_answer
 from headrace.control.api_models import add_models
 from headrace.control.api_payloads import add_payloads
 from headrace.control.api_rollouts import add_rollouts
@@ -114,8 +114,8 @@ def build_metrics(plane: ControlPlane, access: Access, *, is_open: bool) -> App:
     shared = Shared(partial(all_metrics, plane))
 
     @api.get("/metrics")
-    async def metrics(request: Request, names: Names = []) -> Response:  # noqa: B006  # FastAPI copies it
-        return await metrics_answer(request, await shared.get(), names)
+    async def metrics(request: Request, names: Names = [], *, native: Native = True) -> Response:  # noqa: B006  # FastAPI copies it
+        return await metrics_answer(request, await shared.get(), names, native=native)
 
     # A scraper reaches this port under any name; it can read only.
     if is_open:

@@ -1,4 +1,4 @@
-"""How are metrics answered to a scraper? In the format that it likes best."""
+"""Answers with metrics to scrapers, in the format that they prefer."""
 
 import asyncio
 from typing import Annotated, Final
@@ -20,9 +20,20 @@ Names = Annotated[
 ]
 
 
-async def metrics_answer(request: Request, families: Families, names: list[str]) -> Response:
+Native = Annotated[
+    bool,
+    Query(
+        description="Whether a scraper that asks for protobuf gets it, with native histograms; "
+        "`false` for rules that read classic buckets."
+    ),
+]
+
+
+async def metrics_answer(
+    request: Request, families: Families, names: list[str], *, native: bool
+) -> Response:
     """`families` as `request` wants them."""
-    wanted = negotiate(request.headers.get("accept", ""))
+    chosen = negotiate(request.headers.get("accept", ""), native=native)
     # Those of thousands of endpoints take a while, and the loop has others to serve.
-    body = await asyncio.to_thread(wanted.render, named(families, names))
-    return Response(body, headers={"content-type": wanted.content_type, "vary": "accept"})
+    body = await asyncio.to_thread(chosen.render, named(families, names))
+    return Response(body, headers={"content-type": chosen.content_type, "vary": "accept"})

@@ -18,7 +18,7 @@ from headrace.control.api_answers import (
     applied_answer,
     shown,
 )
-from headrace.control.api_metrics import Names, metrics_answer
+from headrace.control.api_metrics import Names, Native, metrics_answer
 from headrace.control.differences import Diff
 from headrace.control.plane import ControlPlane
 from headrace.control.scrape import all_metrics
@@ -99,8 +99,8 @@ def add_state(api: FastAPI, plane: ControlPlane) -> None:
         return {"stopping": True}
 
     @api.get("/metrics", summary="Metrics of all processes, in the format that `accept` asks for")
-    async def metrics(request: Request, names: Names = []) -> Response:  # noqa: B006  # FastAPI copies it
-        return await metrics_answer(request, await all_metrics(plane), names)
+    async def metrics(request: Request, names: Names = [], *, native: Native = True) -> Response:  # noqa: B006  # FastAPI copies it
+        return await metrics_answer(request, await all_metrics(plane), names, native=native)
 
 
 def _generations(expected: list[str]) -> Mapping[str, int] | None:

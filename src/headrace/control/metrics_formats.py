@@ -85,14 +85,18 @@ _MESSAGE: Final = "io.prometheus.client.MetricFamily"
 _VERSIONS: Final = {"", "1.0.0"}
 
 
-def negotiate(accept: str) -> Format:
-    """What a scraper that says `accept` likes best; the text format if it says nothing known."""
+def negotiate(accept: str, *, native: bool = True) -> Format:
+    """What a scraper that says `accept` likes best; the text format if it says nothing known.
+
+    Args:
+        native: Whether that may be protobuf, which has native histograms.
+    """
     best, best_weight = TEXT, 0.0
     for item in accept.split(","):
         media, *rest = (part.strip() for part in item.split(";"))
         parameters = dict(part.partition("=")[::2] for part in rest)
         found = _MEDIA.get(media.lower())
-        weight = _weight(parameters.get("q", "1"))
+        weight = _weight(parameters.get("q", "1")) if native or found is not PROTOBUF else 0.0
         if found is not None and _is_ours(found, parameters) and weight > best_weight:
             best, best_weight = found, weight
     return best

@@ -1,4 +1,4 @@
-"""Which files does a Prometheus beside this system need? Names and contents, as plain data."""
+"""Files of a Prometheus beside this system, with names and contents as plain data."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -63,8 +63,9 @@ def scrape_configuration(target: ScrapeTarget) -> Document:
         "job_name": JOB,
         "scheme": parts.scheme,
         "metrics_path": parts.path or "/metrics",
-        # The rules read classic buckets, also where Prometheus keeps native histograms.
-        "scrape_classic_histograms": True,
+        # The rules read classic buckets, also where Prometheus keeps native histograms. Its own
+        # setting has another name in 2.45, none before, and a third in 3.0.
+        "params": {"native": ["false"]},
         "static_configs": [{"targets": [parts.netloc]}],
     }
     if target.token_file:

@@ -73,6 +73,7 @@ def test_a_scraper_gets_what_it_likes_best(accept: str, wanted: Format) -> None:
 @given(st.text())
 def test_no_accept_header_is_an_error(accept: str) -> None:
     assert negotiate(accept) in {TEXT, OPENMETRICS, PROTOBUF}
+    assert negotiate(accept, native=False) in {TEXT, OPENMETRICS}
 
 
 def test_openmetrics_can_be_read_and_has_exemplars() -> None:
