@@ -70,7 +70,7 @@ class History:
             return
         # One that came up since the last look counted from 0 since then.
         since = at if self._before is None else self._before
-        track = Track(read_at=since, epoch=epoch)
+        track = Track(read_at=since, epoch=epoch, began_at=since)
         self._tracks.put(endpoint, version, track)
         track.read(at, epoch, totals, is_begin=self._before is None)
 
@@ -81,11 +81,13 @@ class History:
         stands for its copies in other roles: `3` for `3~baseline`.
         """
         begin = until - seconds
-        found = _Sum()
+        total, known_since = _Sum(), until
         for track in self._tracks.named(endpoint, version):
+            known_since = min(known_since, track.began_at)
             for step_s, cell in track.ladder.sums(begin, until):
-                found.add(step_s, cell)
-        return found.window(begin, until)
+                total.add(step_s, cell)
+        known_ratio = 1.0 if known_since <= begin else (until - known_since) / seconds
+        return total.window(begin, until, known_ratio=known_ratio)
 
     def series(
         self, endpoint: str, *, since: float, until: float, points: int, version: str = ""
@@ -179,7 +181,7 @@ class _Sum:
             self.is_joined = True
             self.joined.add(cell)
 
-    def window(self, begin: float, end: float) -> Window:
+    def window(self, begin: float, end: float, *, known_ratio: float = 1.0) -> Window:
         total = self.exact
         if self.is_joined:
             total = self.exact.joined()
@@ -192,4 +194,5 @@ class _Sum:
             errors=total.errors,
             rejections=total.rejections,
             latency={name(index): count for index, count in sorted(total.latency.items())},
+            known_ratio=known_ratio,
         )

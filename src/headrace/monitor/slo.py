@@ -1,8 +1,12 @@
-"""Which alerts are there, and what does each say about an endpoint's last minutes and hours? Pure.
+"""Alert conditions, and their readings of an endpoint's last minutes and hours. Pure.
 
 Burn rates follow Google's SRE workbook (https://sre.google/workbook/alerting-on-slos/): an error
 budget that is used `factor` times as fast as promised, over a long window so that it matters, and
 over a short one so that it is still going on.
+
+A long window may begin before the endpoint did. Its unknown part counts as free of errors, at the
+same rate of requests: a new endpoint pages when it has burnt as much of its budget as an
+established one, and not at its first failed requests.
 """
 
 from collections.abc import Callable
@@ -189,6 +193,10 @@ class Window(Protocol):
     def errors(self) -> int:
         """Those that failed by our fault."""
 
+    @property
+    def known_ratio(self) -> float:
+        """Share of the window since the endpoint was first counted, 0 to 1."""
+
     def quantile(self, q: float, /) -> float | None:
         """Latency in seconds; None if there were no requests."""
 
@@ -301,7 +309,11 @@ def _error_burn(burn: BurnWindows, objective: Objective, windows: Windows) -> Re
     short = _errors_over(windows(burn.short_s * objective.window_ratio), allowed, least=1)
     if short is None or not short.is_bad:
         return short
-    return _errors_over(windows(burn.long_s * objective.window_ratio), allowed)
+    window = windows(burn.long_s * objective.window_ratio)
+    long = _errors_over(window, allowed)
+    if long is None or not long.is_bad or long.value * window.known_ratio > allowed:
+        return long
+    return None
 
 
 def _errors_over(window: Window, allowed: float, *, least: int = LEAST_ERRORS) -> Reading | None:
@@ -319,7 +331,14 @@ def _latency_burn(
     short = _latency_over(q, windows(burn.short_s * scale), promised)
     if short is None or not short.is_bad:
         return short
-    return _latency_over(q, windows(burn.long_s * scale), promised)
+    window = windows(burn.long_s * scale)
+    long = _latency_over(q, window, promised)
+    if long is None or not long.is_bad or window.known_ratio >= 1:
+        return long
+    # So many of the known requests have to be slow for the slow ones to be 1 - q of the window's.
+    slow_ratio = (1.0 - q) / max(window.known_ratio, 1.0 - q)
+    known = _latency_over(1.0 - slow_ratio, window, promised) if slow_ratio < 1 else None
+    return long if known is not None and known.is_bad else None
 
 
 def _latency_over(q: float, window: Window, promised: float | None) -> Reading | None:

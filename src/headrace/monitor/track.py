@@ -28,14 +28,19 @@ class StoredTrack(msgspec.Struct, frozen=True, kw_only=True):
     rejections: int
     latency: dict[int, int]
     levels: list[list[Chunk]]
+    began_at: float = 0.0
 
 
 @dataclass(slots=True, kw_only=True)
 class Track:
-    """Counts over time of one thing that counts up; `read_at` is when it was last looked at."""
+    """Counts over time of one thing that counts up.
+
+    `read_at`: when it was last read. `began_at`: nothing is counted from before that time.
+    """
 
     read_at: float
     epoch: str
+    began_at: float = 0.0
     _requests: int = 0
     _errors: int = 0
     _rejections: int = 0
@@ -73,12 +78,13 @@ class Track:
             rejections=self._rejections,
             latency=self._latency,
             levels=self.ladder.packed(),
+            began_at=self.began_at,
         )
 
     @classmethod
     def load(cls, stored: StoredTrack) -> "Track":
         """The track that was written down."""
-        track = cls(read_at=stored.read_at, epoch=stored.epoch)
+        track = cls(read_at=stored.read_at, epoch=stored.epoch, began_at=stored.began_at)
         track._requests, track._errors = stored.requests, stored.errors
         track._rejections, track._latency = stored.rejections, stored.latency
         track.ladder.load(stored.levels)

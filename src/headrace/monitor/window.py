@@ -33,6 +33,7 @@ class Window:
     """Requests that were counted from `begin` to `end`, in seconds since 1970.
 
     `requests` includes `errors` and `rejections`. `latency`: requests by bucket.
+    `known_ratio`: share of the span since the endpoint was first counted, 0 to 1.
     """
 
     begin: float
@@ -41,6 +42,7 @@ class Window:
     errors: int = 0
     rejections: int = 0
     latency: Buckets = field(default_factory=dict)
+    known_ratio: float = 1.0
 
     @property
     def duration_s(self) -> float:

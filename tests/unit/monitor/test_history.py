@@ -55,6 +55,23 @@ def test_an_unknown_endpoint_has_an_empty_window() -> None:
     assert _history().window("nobody", until=_NOON, seconds=60).requests == 0
 
 
+def test_a_window_says_which_share_of_it_is_known() -> None:
+    history = _history()
+    history.look(_NOON + 10)
+    totals = Counted()
+    for second in range(11, 41):
+        totals = totals.after([0.01])
+        history.add(_NOON + second, "fraud", "1", totals)
+    again = History()
+    again.unpack(history.pack())
+
+    for one in (history, again):
+        half = one.window("fraud", until=_NOON + 40, seconds=60)
+        whole = one.window("fraud", until=_NOON + 40, seconds=30)
+        nothing = one.window("spam", until=_NOON + 40, seconds=30)
+        assert (half.known_ratio, whole.known_ratio, nothing.known_ratio) == (0.5, 1.0, 0.0)
+
+
 def test_what_was_counted_before_the_first_look_is_left_out() -> None:
     history = History()
     begun = Counted().after([0.01] * 1000)

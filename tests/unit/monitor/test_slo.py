@@ -1,5 +1,7 @@
 """When a promise is broken, by what was counted."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +13,7 @@ from headrace.monitor.slo import (
     MEDIUM,
     SLOW,
     SLOW_OF_A_DAY,
+    BurnWindows,
     CertificateEnds,
     Drifted,
     EndpointFacts,
@@ -193,6 +196,70 @@ def test_each_pair_of_windows_is_the_workbooks(burn: object) -> None:
 
     assert found.factor * found.long_s / (30 * 86_400.0) == pytest.approx(shares[found])
     assert found.long_s / found.short_s == 12
+
+
+@pytest.mark.parametrize(
+    ("availability", "outage_s"), [(0.9999, 6.0), (0.999, 52.0), (0.995, 260.0), (0.99, 519.0)]
+)
+def test_a_new_endpoint_that_is_down_pages_once_it_burnt_as_much_as_an_old_one(
+    availability: float, outage_s: float
+) -> None:
+    promise = Objective(endpoint="fraud", availability=availability)
+
+    def after(seconds: float, burn: BurnWindows) -> Reading | None:
+        failed = Counted(round(100 * seconds), round(100 * seconds))
+        new = replace(failed, known_ratio=seconds / burn.long_s)
+        return read_endpoint(
+            ErrorBurn(burn), promise, windows(new, **{f"s{burn.short_s:g}": failed}), NOTHING
+        )
+
+    assert after(outage_s - 1, FAST) is None
+    assert is_bad(after(outage_s, FAST))
+    for slower in (MEDIUM, SLOW_OF_A_DAY):
+        assert after(outage_s, slower) is None
+
+
+def test_a_new_endpoint_whose_long_window_is_well_is_well() -> None:
+    fine = replace(QUIET, known_ratio=0.01)
+    burning = windows(fine, s300=Counted(100, 20, 0.3))
+
+    for condition in (ErrorBurn(FAST), LatencyBurn(FAST)):
+        reading = read_endpoint(condition, PROMISE, burning, NOTHING)
+        assert reading is not None
+        assert not reading.is_bad
+
+
+def test_a_new_endpoint_that_is_slow_pages_once_enough_of_the_window_is_known_to_be() -> None:
+    def after(known_ratio: float) -> Reading | None:
+        slow = Counted(10_000, 0, 0.3, known_ratio)
+        return read_endpoint(LatencyBurn(FAST), PROMISE, windows(slow), NOTHING)
+
+    assert after(0.0) is None
+    assert after(0.14) is None
+    assert is_bad(after(0.15))
+    assert is_bad(after(1.0))
+
+
+@given(
+    requests=st.integers(1, 100_000),
+    failed=st.integers(0, 100_000),
+    known_ratio=st.floats(0.001, 1.0),
+    burn=st.sampled_from([FAST, MEDIUM, SLOW, SLOW_OF_A_DAY]),
+)
+def test_what_is_not_known_of_a_window_never_pages(
+    requests: int, failed: int, known_ratio: float, burn: BurnWindows
+) -> None:
+    """An alert of a part fires exactly where it would if the rest had been without errors."""
+    failed = min(failed, requests)
+    part = Counted(requests, failed, known_ratio=known_ratio)
+    short = {f"s{burn.short_s:g}": Counted(100, 100)}
+
+    reading = read_endpoint(ErrorBurn(burn), PROMISE, windows(part, **short), NOTHING)
+
+    diluted = failed / (requests / known_ratio)
+    assert is_bad(reading) == (failed >= 5 and diluted > burn.factor * 0.001) or (
+        diluted == pytest.approx(burn.factor * 0.001)
+    )
 
 
 @given(

@@ -15,6 +15,7 @@ class Counted:
     requests: int = 0
     errors: int = 0
     latency_s: float = 0.01
+    known_ratio: float = 1.0
 
     def quantile(self, _q: float, /) -> float | None:
         return self.latency_s if self.requests else None
