@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
+import msgspec
+
 from headrace.control.alert_memory import AlertMemory
 from headrace.control.metrics import Labels, gauge
 from headrace.control.store import Event
@@ -100,8 +102,12 @@ class Alerting:
     """Whose windows are looked at first."""
 
     def load(self) -> None:
-        """Go on with the alerts that there were before a restart. Blocking."""
-        self._alerts = {alert.key: alert for alert in self.memory.read().alerts}
+        """Go on with the alerts that there were before a restart. Blocking.
+
+        What fires counts as bad until now: nothing is known of the time between.
+        """
+        now, stored = self.clock.now(), self.memory.read().alerts
+        self._alerts = {alert.key: msgspec.structs.replace(alert, bad_at=now) for alert in stored}
 
     def alerts(self) -> list[Alert]:
         """All alerts, what fires first, the newest first."""
@@ -161,7 +167,13 @@ class Alerting:
     def _system_findings(self, facts: Facts) -> Iterator[Finding]:
         for kind, condition in _OF_SYSTEM:
             reading = read_system(condition, facts.system)
-            yield Finding(kind=kind, endpoint="", reading=reading, for_s=kind.for_s)
+            yield Finding(
+                kind=kind,
+                endpoint="",
+                reading=reading,
+                for_s=kind.for_s,
+                keep_firing_for_s=kind.keep_firing_for_s,
+            )
 
     def _stream_findings(self, facts: Facts) -> Iterator[Finding]:
         """What is bad of streams, or was."""
@@ -175,6 +187,7 @@ class Alerting:
                     stream=promise.stream,
                     reading=reading,
                     for_s=kind.for_s,
+                    keep_firing_for_s=kind.keep_firing_for_s,
                 )
                 if finding.key in self._alerts or (reading is not None and reading.is_bad):
                     yield finding
@@ -211,6 +224,7 @@ class Alerting:
                 endpoint=name,
                 reading=reading,
                 for_s=kind.for_s * scale,
+                keep_firing_for_s=kind.keep_firing_for_s * scale,
                 hold_s=max(shortest, _LEAST_HOLD_S),
             )
 

@@ -1,4 +1,8 @@
-"""When does an alert begin to fire, and when is it over? Pure: the caller brings the time."""
+"""Life of an alert: pending, firing, resolved. Pure: the caller brings the time.
+
+An alert that fires goes on firing until its condition has not held for `keep_firing_for_s`, as
+Prometheus' `keep_firing_for`, so a value at its threshold is one alert and not many.
+"""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -32,8 +36,8 @@ class AlertState(StrEnum):
 class Alert(msgspec.Struct, frozen=True, kw_only=True):
     """One alert of one endpoint, of one stream, or of the whole system: both are empty then.
 
-    `since`: when `state` began; `began`: when it last began to fire, 0 before. `known_at`: when
-    there was last something to read. Seconds since 1970.
+    `since`: when `state` began; `began`: when it last began to fire, 0 before. `bad_at`: when its
+    condition held last. Seconds since 1970.
     """
 
     name: str
@@ -47,7 +51,7 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
     summary: str
     action: str
     began: float = 0.0
-    known_at: float = 0.0
+    bad_at: float = 0.0
     stream: str = ""
 
     @property
@@ -60,13 +64,15 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
 class Finding:
     """What one alert reads for one endpoint or stream now; None if nothing is known.
 
-    `for_s`: how long it has to be bad before it fires.
+    `for_s`: how long it has to be bad before it fires. `keep_firing_for_s`: how long it has to be
+    good before it is resolved; `hold_s`: how long at least while nothing is known.
     """
 
     kind: AlertKind
     endpoint: str
     reading: Reading | None
     for_s: float
+    keep_firing_for_s: float = 0.0
     hold_s: float = HOLD_S
     stream: str = ""
 
@@ -110,10 +116,8 @@ def changed(before: Mapping[Key, Alert], after: Mapping[Key, Alert]) -> list[Ale
 
 def _next(alert: Alert | None, finding: Finding, now: float) -> Alert | None:
     reading = finding.reading
-    if reading is None:
-        return _unknown(alert, finding, now)
-    if not reading.is_bad:
-        return None if alert is None else _over(alert, now)
+    if reading is None or not reading.is_bad:
+        return None if alert is None else _not_bad(alert, finding, now)
     if alert is None or alert.state is AlertState.RESOLVED:
         alert = _begun(finding, reading, now)
     elif alert.state is AlertState.PENDING and now - alert.since >= finding.for_s:
@@ -123,7 +127,7 @@ def _next(alert: Alert | None, finding: Finding, now: float) -> Alert | None:
         value=reading.value,
         threshold=reading.threshold,
         summary=_summary(finding, reading),
-        known_at=now,
+        bad_at=now,
     )
 
 
@@ -143,7 +147,7 @@ def _begun(finding: Finding, reading: Reading, now: float) -> Alert:
         unit=kind.unit,
         summary=_summary(finding, reading),
         action=kind.action.format(endpoint=finding.endpoint, stream=finding.stream),
-        known_at=now,
+        bad_at=now,
     )
 
 
@@ -154,11 +158,12 @@ def _summary(finding: Finding, reading: Reading) -> str:
     )
 
 
-def _unknown(alert: Alert | None, finding: Finding, now: float) -> Alert | None:
-    if alert is None:
-        return None
-    is_held = alert.state is not AlertState.RESOLVED and now - alert.known_at < finding.hold_s
-    return alert if is_held else _over(alert, now)
+def _not_bad(alert: Alert, finding: Finding, now: float) -> Alert | None:
+    """The alert when its condition does not hold, or nothing is known of it."""
+    keep_s = finding.keep_firing_for_s if alert.state is AlertState.FIRING else 0.0
+    if finding.reading is None and alert.state is not AlertState.RESOLVED:
+        keep_s = max(keep_s, finding.hold_s)
+    return alert if 0 <= now - alert.bad_at < keep_s else _over(alert, now)
 
 
 def _over(alert: Alert, now: float) -> Alert | None:

@@ -1,4 +1,4 @@
-"""Which recording and alerting rules does Prometheus need for a system's promises?
+"""Recording and alerting rules of Prometheus for a system's objectives.
 
 The documents that are returned are plain data, as Prometheus' rule files have them.
 """
@@ -70,8 +70,11 @@ def alerting_rule(kind: AlertKind, window_ratio: float = 1.0) -> Rule:
         "alert": kind.name,
         "expr": promql.expression(kind.condition, window_ratio),
     }
+    scale = window_ratio if _is_scaled(kind) else 1.0
     if kind.for_s:
-        rule["for"] = promql.duration(kind.for_s * (window_ratio if _is_scaled(kind) else 1.0))
+        rule["for"] = promql.duration(kind.for_s * scale)
+    if kind.keep_firing_for_s:
+        rule["keep_firing_for"] = promql.duration(kind.keep_firing_for_s * scale)
     rule["labels"] = {"severity": kind.severity.value}
     if _is_scaled(kind) and window_ratio != 1.0:
         rule["labels"]["windows"] = promql.scale_text(window_ratio)

@@ -42,10 +42,12 @@ def _test(kind: AlertKind, promise: StreamPromise) -> Document:
     window_s = kind.condition.window_s if isinstance(kind.condition, DeadLetters) else 0.0
     window = round(window_s / STEP_S)
     bad = _SLACK + window + round(kind.for_s / STEP_S) + 1
-    good = _SLACK + window
+    keep = round(kind.keep_firing_for_s / STEP_S)
+    good = _SLACK + window + keep
     labels = f'stream="{promise.stream}"'
     expected = [
         expectation(kind.name, labels, at_s=(bad - 1) * STEP_S, firing=1),
+        expectation(kind.name, labels, at_s=(bad - 1 + keep) * STEP_S, firing=1),
         expectation(kind.name, labels, at_s=(bad + good - 1) * STEP_S, firing=0),
     ]
     series = _series(kind, promise)

@@ -101,9 +101,12 @@ def _test(kind: AlertKind, objective: Objective) -> Document:
     window = round(shortest / STEP_S) if is_scaled else _USUAL_FOR
     ends = window <= _LONGEST
     bad = _SLACK + (window if ends else _BRIEF) + round(kind.for_s / STEP_S) + 1
-    good = bad + _after(kind) if ends else 1
+    keep = round(kind.keep_firing_for_s / STEP_S)
+    good = bad + keep + _after(kind) if ends else 1
     who = f'endpoint="{objective.endpoint}"' if objective.endpoint else ""
     expected = [expectation(kind.name, who, at_s=(bad - 1) * step_s, firing=1)]
+    if keep:
+        expected.append(expectation(kind.name, who, at_s=(bad - 1 + keep) * step_s, firing=1))
     if ends:
         expected.append(expectation(kind.name, who, at_s=(bad + good - 1) * step_s, firing=0))
     series = _series(kind, objective)

@@ -21,14 +21,29 @@ BAD = Reading(value=0.3, threshold=0.2, is_bad=True)
 GOOD = Reading(value=0.1, threshold=0.2, is_bad=False)
 
 
-def finding(reading: Reading | None, *, for_s: float = 10.0, kind: AlertKind = P99) -> Finding:
-    return Finding(kind=kind, endpoint="fraud", reading=reading, for_s=for_s, hold_s=60.0)
+def finding(
+    reading: Reading | None,
+    *,
+    for_s: float = 10.0,
+    keep_s: float = 0.0,
+    kind: AlertKind = P99,
+) -> Finding:
+    return Finding(
+        kind=kind,
+        endpoint="fraud",
+        reading=reading,
+        for_s=for_s,
+        keep_firing_for_s=keep_s,
+        hold_s=60.0,
+    )
 
 
-def play(*looks: tuple[float, Reading | None], for_s: float = 10.0) -> dict[Key, Alert]:
+def play(
+    *looks: tuple[float, Reading | None], for_s: float = 10.0, keep_s: float = 0.0
+) -> dict[Key, Alert]:
     alerts: dict[Key, Alert] = {}
-    for at, reading in looks:
-        alerts = advance(alerts, [finding(reading, for_s=for_s)], now=at)
+    for now, reading in looks:
+        alerts = advance(alerts, [finding(reading, for_s=for_s, keep_s=keep_s)], now=now)
     return alerts
 
 
@@ -71,6 +86,28 @@ def test_what_comes_again_begins_again() -> None:
 
     assert state(again) is AlertState.PENDING
     assert fired[KEY].began == 40
+
+
+def test_an_alert_fires_on_until_its_condition_did_not_hold_for_its_time() -> None:
+    looks = ((0, BAD), (10, BAD), (20, GOOD), (45, BAD), (46, GOOD))
+
+    kept = play(*looks, (74, GOOD), keep_s=30.0)
+    over = play(*looks, (74, GOOD), (75, GOOD), keep_s=30.0)
+    pending = play((0, BAD), (5, GOOD), keep_s=30.0)
+
+    assert state(kept) is AlertState.FIRING
+    assert kept[KEY].since == 10
+    assert state(over) is AlertState.RESOLVED
+    assert over[KEY].since == 75
+    assert pending == {}
+
+
+def test_an_alert_of_a_time_to_come_is_not_held_by_it() -> None:
+    fired = play((1000, BAD), (1010, BAD), keep_s=30.0)
+
+    after = advance(fired, [finding(GOOD, keep_s=30.0)], now=500)
+
+    assert state(after) is AlertState.RESOLVED
 
 
 def test_not_knowing_ends_nothing_at_once() -> None:
