@@ -18,7 +18,7 @@ from headrace.control.state.opening import open_sql_store
 from headrace.control.state.retention import Bounds
 from headrace.control.state.schema import NEWEST, migrate
 from headrace.control.state.sql_store import SqlStore
-from headrace.control.state.tables import METADATA
+from headrace.control.state.tables import ALERT_NOTICES, ALERTS, METADATA, SILENCES
 from headrace.control.store import Assignment, Feedback, QuotaUse, UnitReward
 from headrace.core import ConflictError, FailedPreconditionError, InvalidArgumentError
 from headrace.rollout.readings import RewardSums
@@ -464,6 +464,10 @@ def test_urls_of_online_stores_become_names(url: str, store: SqlStore) -> None:
         msgspec.structs.replace(state(1, endpoint("m")), spec=document), at=0.0, reason="applied"
     )
     store.close()
+    database = Database(url)
+    with database.writing("undo what later migrations made") as connection:
+        METADATA.drop_all(connection, tables=[ALERTS, ALERT_NOTICES, SILENCES])
+    database.close()
     set_schema(url, "0004")
 
     again = open_store(url)

@@ -1,4 +1,4 @@
-"""What is wrong now? Looks at every promise every few seconds, and tells what changed."""
+"""Evaluation of alerts: reads every objective every few seconds, and emits what changed."""
 
 import asyncio
 import logging
@@ -8,7 +8,6 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from headrace.control.alert_memory import AlertMemory
 from headrace.control.metrics import Labels, gauge
 from headrace.control.store import Event
 from headrace.core import Clock, HeadraceError
@@ -83,7 +82,8 @@ class _Kept:
 class Alerting:
     """Keeps the alerts of everything that the spec promises.
 
-    `emit`: writes events. `tell`: hears of all alerts after each look, and never waits.
+    `emit`: writes events. `save`: stores alerts that changed their state, and removes keys. `tell`:
+    hears of all alerts after each look, and never waits.
     """
 
     history: HistorySource
@@ -91,23 +91,25 @@ class Alerting:
     facts: Callable[[], Awaitable[Facts]]
     emit: Callable[[Sequence[Event]], Awaitable[None]]
     tell: Callable[[Sequence[Alert]], None]
+    save: Callable[[Sequence[Alert], Sequence[Key]], Awaitable[None]]
     clock: Clock
-    memory: AlertMemory
     _alerts: dict[Key, Alert] = field(default_factory=dict)
     _kept: dict[Key, _Kept] = field(default_factory=dict)
     _spec: Mapping[str, Any] | None = None
     _objectives: tuple[Objective, ...] = ()
     _streams: tuple[StreamPromise, ...] = ()
+    _stored: dict[Key, tuple[AlertState, float]] = field(default_factory=dict)
     _turn: int = 0
     """Whose windows are looked at first."""
 
-    def load(self) -> None:
-        """Go on with the alerts that there were before a restart. Blocking.
+    def load(self, alerts: Iterable[Alert]) -> None:
+        """Go on with the alerts that there were before a restart.
 
         What fires counts as bad until now: nothing is known of the time between.
         """
-        now, stored = self.clock.now(), self.memory.read().alerts
-        self._alerts = {alert.key: msgspec.structs.replace(alert, bad_at=now) for alert in stored}
+        now = self.clock.now()
+        self._alerts = {alert.key: msgspec.structs.replace(alert, bad_at=now) for alert in alerts}
+        self._stored = {key: _lasting(alert) for key, alert in self._alerts.items()}
 
     def alerts(self) -> list[Alert]:
         """All alerts, what fires first, the newest first."""
@@ -152,8 +154,7 @@ class Alerting:
         news = changed(before, self._alerts)
         if news:
             await self._announce(news)
-        if self._alerts != before:
-            self.memory.write_alerts(self._alerts.values())
+        await self._save()
         self.tell(list(self._alerts.values()))
 
     def _promises(self) -> tuple[Objective, ...]:
@@ -228,6 +229,20 @@ class Alerting:
                 hold_s=max(shortest, _LEAST_HOLD_S),
             )
 
+    async def _save(self) -> None:
+        """Store what changed of the alerts' states; values are read again after a restart."""
+        lasting = {key: _lasting(alert) for key, alert in self._alerts.items()}
+        changed_ = [self._alerts[key] for key in lasting if lasting[key] != self._stored.get(key)]
+        gone = list(self._stored.keys() - lasting.keys())
+        if not changed_ and not gone:
+            return
+        try:
+            await self.save(changed_, gone)
+        except HeadraceError as error:
+            _LOG.error("cannot store the alerts", extra={"error": str(error)})
+        else:
+            self._stored = lasting
+
     async def _announce(self, news: Iterable[Alert]) -> None:
         events = [_event(alert) for alert in news]
         for event in events:
@@ -239,6 +254,11 @@ class Alerting:
             await self.emit(events)
         except HeadraceError as error:
             _LOG.error("cannot write an event", extra={"error": str(error)})
+
+
+def _lasting(alert: Alert) -> tuple[AlertState, float]:
+    """What of an alert outlasts a restart."""
+    return alert.state, alert.since
 
 
 def _labels(alert: Alert) -> Labels:

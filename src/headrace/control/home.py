@@ -126,11 +126,6 @@ class Home:
         return self.root / "trail-checkpoint.json"
 
     @property
-    def alerts_file(self) -> Path:
-        """Which alerts there are, and who was told of them."""
-        return self.root / "alerts.json"
-
-    @property
     def materialized_file(self) -> Path:
         """What became of scheduled runs of feature views."""
         return self.root / "features" / "materialized.json"

@@ -10,7 +10,6 @@ from headrace.control.advice import Advisor
 from headrace.control.agents.protocol import Gateway
 from headrace.control.aims import Aims
 from headrace.control.alert_facts import FactsReader
-from headrace.control.alert_memory import AlertMemory
 from headrace.control.alerting import Alerting
 from headrace.control.at_home import bring_home
 from headrace.control.caller_policy import CallerPolicy
@@ -155,11 +154,12 @@ def make_plane(
         next_change=lambda: reconciler.next_change,
     )
     callers.prepare()
-    alert_memory = AlertMemory(path=home.alerts_file)
+    stored_alerts = store.store.alerts.load()
     notifier = Notifier(
         spec=lambda: aims.desired.spec,
         clock=clock,
-        memory=alert_memory,
+        silences=lambda: stored_alerts.silences,
+        save=lambda notices, gone: store.run(store.store.alerts.save_notices, notices, gone),
         environment=dict(os.environ),  # what secrets are named there is taken out later
         admin_url=addresses.admin_url,
         send=send,
@@ -196,12 +196,12 @@ def make_plane(
             streams=streams.facts,
         ).read,
         emit=journal.write,
+        save=lambda alerts, gone: store.run(store.store.alerts.save_alerts, alerts, gone),
         tell=notifier.offer,
         clock=clock,
-        memory=alert_memory,
     )
-    alerting.load()
-    notifier.load()
+    alerting.load(stored_alerts.alerts)
+    notifier.load(stored_alerts.notices)
     tracing = keeper.settings.tracing
     if tracing is not None:
         check_otel()

@@ -10,6 +10,7 @@ import msgspec
 
 from headrace.control.access.credentials import Credential, CredentialKind, Principal
 from headrace.control.access.trail import Change, Entry, Head
+from headrace.control.alert_records import AlertStore
 from headrace.control.desired import DesiredEndpoint, DesiredState
 from headrace.control.job_records import JobStore
 from headrace.core import FailedPreconditionError
@@ -117,6 +118,10 @@ class Store(Protocol):
     @property
     def jobs(self) -> JobStore:
         """Scheduled jobs and their runs, in the same database."""
+
+    @property
+    def alerts(self) -> AlertStore:
+        """Alerts, what receivers were told, and silences, in the same database."""
 
     def load(self) -> DesiredState:
         """The newest state; generation 0 if there was none.
@@ -265,7 +270,7 @@ class Store(Protocol):
     def forget_before(self, at: float) -> None:
         """Drop assignments and waiting feedback older than `at`, and events beyond their bound.
 
-        Quotas of days that ended before `at` go too.
+        Quotas of days and silences that ended before `at` go too.
         Sessions that have expired by then go too; the trail never does.
         """
 

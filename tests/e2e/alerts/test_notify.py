@@ -1,17 +1,22 @@
 """Messages reach real servers, and what is refused is told without its secrets."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from headrace.control.alert_memory import AlertMemory, Told
+from headrace.control.alert_records import AlertNotice, NoticeKey
 from headrace.control.notify.notifier import Notifier, receiver_urls
 from headrace.control.notify.outbox import Message
 from headrace.control.notify.send import send
-from headrace.core import FailedPreconditionError, SystemClock, UnavailableError
+from headrace.core import (
+    DeadlineExceededError,
+    FailedPreconditionError,
+    SystemClock,
+    UnavailableError,
+)
 from tests.e2e.alerts.receivers import MailServer, web_server
 from tests.unit.control.notify.alert_samples import FIRING, OVER, settings
 
@@ -24,10 +29,10 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-async def tell(receiver: dict[str, Any], environment: dict[str, str] | None = None) -> None:
+async def tell(receiver: dict[str, Any], environment: dict[str, str] | None = None) -> str:
     spec = settings({"name": "one", **receiver}).receivers[0]
     message = Message(receiver=spec, endpoint="fraud", firing=(FIRING,), resolved=())
-    await send(message, environment=environment or {}, admin_url=ADMIN, now=1764000000.0)
+    return await send(message, environment=environment or {}, admin_url=ADMIN, now=1764000000.0)
 
 
 async def test_a_webhook_is_posted_to_with_its_token(tmp_path: Path) -> None:
@@ -35,8 +40,9 @@ async def test_a_webhook_is_posted_to_with_its_token(tmp_path: Path) -> None:
     token.write_text("open sesame\n")
 
     with web_server() as web:
-        await tell({"webhook": {"url": web.url, "token_file": str(token)}})
+        answer = await tell({"webhook": {"url": web.url, "token_file": str(token)}})
 
+    assert answer == "200"
     assert web.bodies[0]["alerts"][0]["labels"]["alertname"] == FIRING.name
     assert web.headers[0]["authorization"] == "Bearer open sesame"
 
@@ -69,6 +75,20 @@ async def test_what_a_server_refuses_is_told_without_the_url_and_the_token(tmp_p
     assert "secret" not in f"{refused.value}{gone.value}"
 
 
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 504 Late\r\ncontent-length: 0\r\n\r\n"])
+async def test_a_message_whose_answer_is_lost_may_have_been_taken(answer: bytes) -> None:
+    async def read_and_leave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"}]}")
+        writer.write(answer)
+        writer.close()
+
+    server = await asyncio.start_server(read_and_leave, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server:
+        with pytest.raises(DeadlineExceededError):
+            await tell({"webhook": {"url": f"http://127.0.0.1:{port}/"}})
+
+
 async def test_an_email_is_handed_over() -> None:
     mail = MailServer()
     server = await asyncio.start_server(mail.handle, "127.0.0.1", 0)
@@ -97,10 +117,7 @@ async def test_an_email_is_handed_over() -> None:
 
 
 @pytest.mark.long
-async def test_who_refuses_is_told_again_and_nobody_waits_for_it(tmp_path: Path) -> None:
-    def told() -> list[Told]:
-        return AlertMemory(path=tmp_path / "alerts.json").read().told
-
+async def test_who_refuses_is_told_again_and_nobody_waits_for_it() -> None:
     with web_server(refuses=1) as web, web_server() as other:
         receivers = [
             {"name": "ops", "webhook": {"url": web.url}},
@@ -108,13 +125,18 @@ async def test_who_refuses_is_told_again_and_nobody_waits_for_it(tmp_path: Path)
             {"name": "nobody", "webhook": {"url": "${MISSING}"}},
         ]
         spec = {"alerts": {"group_wait_s": 0, "receivers": receivers}}
-        notifier = notifier_of(spec, tmp_path)
+        stored: dict[NoticeKey, AlertNotice] = {}
+
+        def taken() -> set[str]:
+            return {notice.receiver for notice in stored.values() if notice.taken_at is not None}
+
+        notifier = notifier_of(spec, stored)
         running = asyncio.create_task(notifier.run())
         notifier.offer([FIRING])
-        await until(lambda: {one.receiver for one in told()} == {"other", "ops"})
+        await until(lambda: taken() == {"other", "ops"})
         notifier.offer([OVER])
         await until(lambda: len(web.bodies) == len(other.bodies) == 2)
-        await until(lambda: told() == [])
+        await until(lambda: stored == {})
         running.cancel()
         await asyncio.wait({running})
 
@@ -124,18 +146,19 @@ async def test_who_refuses_is_told_again_and_nobody_waits_for_it(tmp_path: Path)
     assert receiver_urls(spec) == [web.url, other.url, "${MISSING}"]
 
 
-async def test_a_bug_of_a_receivers_library_ends_nobody_else(tmp_path: Path) -> None:
+async def test_a_bug_of_a_receivers_library_ends_nobody_else() -> None:
     told: list[str] = []
 
-    async def send_some(message: Message, **_: object) -> None:
+    async def send_some(message: Message, **_: object) -> str:
         await asyncio.sleep(0)
         if message.receiver.name == "a":
             raise ValueError("a bug")
         told.append(message.receiver.name)
+        return "200"
 
     receivers = [{"name": name, "webhook": {"url": "http://x"}} for name in ("a", "b")]
     spec = {"alerts": {"group_wait_s": 0, "receivers": receivers}}
-    notifier = notifier_of(spec, tmp_path)
+    notifier = notifier_of(spec, {})
     notifier.send = send_some
     notifier.offer([FIRING])
     running = asyncio.create_task(notifier.run())
@@ -146,17 +169,21 @@ async def test_a_bug_of_a_receivers_library_ends_nobody_else(tmp_path: Path) -> 
     assert told == ["b"]
 
 
-def notifier_of(spec: dict[str, Any], folder: Path) -> Notifier:
-    notifier = Notifier(
+def notifier_of(spec: dict[str, Any], stored: dict[NoticeKey, AlertNotice]) -> Notifier:
+    async def save(notices: Sequence[AlertNotice], gone: Sequence[NoticeKey]) -> None:
+        for key in gone:
+            del stored[key]
+        stored.update((notice.key, notice) for notice in notices)
+
+    return Notifier(
         spec=lambda: spec,
         clock=SystemClock(),
-        memory=AlertMemory(path=folder / "alerts.json"),
+        silences=list,
+        save=save,
         environment={},
         admin_url=ADMIN,
         send=send,
     )
-    notifier.load()
-    return notifier
 
 
 async def until(condition: Callable[[], bool]) -> None:

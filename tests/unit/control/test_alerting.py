@@ -1,18 +1,15 @@
-"""What the control plane makes of promises and what was counted, over time and restarts."""
+"""Alerts that the control plane makes of objectives and counts, over time and restarts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
-from headrace.control.alert_memory import AlertMemory, Told
 from headrace.control.alerting import Alerting, Facts
 from headrace.control.store import Event
 from headrace.core import FailedPreconditionError
-from headrace.monitor.alert_state import Alert, AlertState
+from headrace.monitor.alert_state import Alert, AlertState, Key
 from headrace.monitor.slo import EndpointFacts, SystemFacts, Window
 from headrace.monitor.stream_conditions import StreamFacts
 from tests.unit.monitor.told import Counted
@@ -48,7 +45,6 @@ class Turned:
 class Lab:
     """Alerts over made-up counts."""
 
-    path: Path | None = None
     spec: dict[str, Any] = field(default_factory=lambda: dict(SPEC))
     counted: Counted = FINE
     costs_s: float = 0.0
@@ -57,6 +53,8 @@ class Lab:
     events: list[Event] = field(default_factory=list)
     heard: list[Sequence[Alert]] = field(default_factory=list)
     asked: list[float] = field(default_factory=list)
+    stored: dict[Key, Alert] = field(default_factory=dict)
+    writes: int = 0
     alerting: Alerting = field(init=False)
 
     def __post_init__(self) -> None:
@@ -65,9 +63,9 @@ class Lab:
             spec=lambda: self.spec,
             facts=self._facts,
             emit=self._emit,
+            save=self._save,
             tell=self.heard.append,
             clock=self.clock,
-            memory=AlertMemory(path=self.path),
         )
 
     def window(self, endpoint: str, *, until: float, seconds: float, version: str = "") -> Window:
@@ -90,6 +88,11 @@ class Lab:
 
     async def _emit(self, events: Sequence[Event]) -> None:
         self.events += events
+
+    async def _save(self, alerts: Sequence[Alert], gone: Sequence[Key]) -> None:
+        self.writes += 1
+        self.stored = {key: alert for key, alert in self.stored.items() if key not in gone}
+        self.stored |= {alert.key: alert for alert in alerts}
 
 
 async def test_a_slow_endpoint_fires_and_is_over_when_it_is_fast_again() -> None:
@@ -258,26 +261,63 @@ async def test_shorter_windows_are_asked_for_as_the_endpoint_says() -> None:
     assert lab.states()["HeadraceLatencyP95"] is AlertState.FIRING
 
 
-async def test_a_restart_ends_nothing_and_begins_nothing(tmp_path: Path) -> None:
-    before = Lab(path=tmp_path / "alerts.json", counted=SLOW)
+@pytest.mark.parametrize("down_s", [20.0, 4 * 3600.0])
+async def test_a_restart_ends_nothing_and_begins_nothing(down_s: float) -> None:
+    before = Lab(counted=SLOW)
     await before.look()
     await before.look(121)
 
-    after = Lab(path=tmp_path / "alerts.json", counted=Counted())
-    after.clock.at = before.clock.at + 20
-    after.alerting.load()
+    after = Lab(counted=Counted())
+    after.clock.at = before.clock.at + down_s
+    after.alerting.load(before.stored.values())
     await after.look()
-    kept = after.states()
+    unknown = after.states()
     after.counted = SLOW
     await after.look(10)
 
-    assert kept == before.states()
+    assert unknown == before.states()
     assert after.states() == before.states()
     assert after.events == []
 
 
-async def test_an_endpoint_that_is_removed_has_no_alerts(tmp_path: Path) -> None:
-    lab = Lab(path=tmp_path / "alerts.json", counted=SLOW)
+async def test_only_alerts_that_changed_their_state_are_stored() -> None:
+    lab = Lab(counted=SLOW)
+    await lab.look()
+    await lab.look(121)
+    writes = lab.writes
+
+    for _ in range(10):
+        await lab.look(6)
+    unchanged = lab.writes
+    lab.spec = {"endpoints": []}
+    await lab.look(2)
+    resolved = dict(lab.stored)
+    await lab.look(1000)
+
+    assert unchanged == writes
+    assert {alert.state for alert in resolved.values()} == {AlertState.RESOLVED}
+    assert lab.stored == {}
+
+
+async def test_alerts_that_cannot_be_stored_are_stored_later(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def fail(_alerts: Sequence[Alert], _gone: Sequence[Key]) -> None:
+        raise FailedPreconditionError("disk full")
+
+    lab = Lab(facts=Facts(system=SystemFacts(gateway_ready=False)))
+    save, lab.alerting.save = lab.alerting.save, fail
+    await lab.look()
+    await lab.look(31)
+    lab.alerting.save = save
+    await lab.look(2)
+
+    assert "cannot store the alerts" in caplog.text
+    assert [alert.state for alert in lab.stored.values()] == [AlertState.FIRING]
+
+
+async def test_an_endpoint_that_is_removed_has_no_alerts() -> None:
+    lab = Lab(counted=SLOW)
     await lab.look()
     await lab.look(121)
 
@@ -318,34 +358,6 @@ async def test_a_store_that_fails_does_not_end_the_looking(
 
     assert found[0].state is AlertState.FIRING
     assert "cannot write an event" in caplog.text
-
-
-def test_memory_keeps_alerts_and_who_was_told(tmp_path: Path) -> None:
-    path = tmp_path / "alerts.json"
-    told = Told(receiver="ops", endpoint="fraud", firing={"A": 1.0}, at=2.0)
-    memory = AlertMemory(path=path)
-    memory.write_told([told])
-    memory.write_alerts([])
-
-    assert AlertMemory(path=path).read().told == [told]
-    assert path.stat().st_mode & 0o777 == 0o600
-
-
-def test_memory_that_cannot_be_read_or_written_is_no_reason_to_stop(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    broken = tmp_path / "alerts.json"
-    broken.write_bytes(b"{")
-
-    assert AlertMemory(path=broken).read().alerts == []
-    AlertMemory(path=tmp_path / "none" / "alerts.json").write_alerts([])
-    forgetful = AlertMemory(path=None)
-    forgetful.write_told([])
-
-    assert forgetful.read().told == []
-    assert AlertMemory(path=tmp_path / "new.json").read().alerts == []
-    assert caplog.text.count("the alerts") == 2
-    assert msgspec.json.encode(forgetful.read()) == b'{"alerts":[],"told":[]}'
 
 
 async def test_windows_of_many_endpoints_take_turns_and_facts_do_not() -> None:

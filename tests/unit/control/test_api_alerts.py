@@ -15,8 +15,7 @@ GATEWAY = msgspec.structs.replace(FIRING, name="HeadraceGatewayDown", endpoint="
 
 @pytest.fixture
 def alarmed(plane: ControlPlane) -> ControlPlane:
-    plane.alerting.memory.write_alerts([SPAM, FIRING, GATEWAY])
-    plane.alerting.load()
+    plane.alerting.load([SPAM, FIRING, GATEWAY])
     return plane
 
 
@@ -47,8 +46,7 @@ async def test_alerts_are_told_with_what_to_do(alarmed: ControlPlane) -> None:
 
 
 async def test_alerts_of_a_stream_are_for_who_sees_the_whole_system(plane: ControlPlane) -> None:
-    plane.alerting.memory.write_alerts([FIRING, STREAM])
-    plane.alerting.load()
+    plane.alerting.load([FIRING, STREAM])
     async with client_of(plane, "viewer") as api:
         of_stream = (await api.get("/alerts?stream=fraud")).json()["alerts"]
         of_endpoint = (await api.get("/alerts?endpoint=fraud")).json()["alerts"]

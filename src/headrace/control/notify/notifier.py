@@ -1,20 +1,30 @@
-"""Who sends messages to receivers, so that nobody else ever waits for them?"""
+"""Notifier: sends alerts to receivers in tasks of its own, so that nothing else waits for them."""
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
-from headrace.control.alert_memory import AlertMemory
+import msgspec
+
+from headrace.control.alert_records import AlertNotice, NoticeKey, Silence
 from headrace.control.notify.outbox import Message, Outbox
-from headrace.core import Clock, HeadraceError
-from headrace.core.spec_alerts import AlertsSpec
-from headrace.monitor.alert_state import Alert
+from headrace.core import (
+    Clock,
+    DeadlineExceededError,
+    HeadraceError,
+    NotFoundError,
+    OverloadedError,
+)
+from headrace.core.spec_alerts import AlertsSpec, ReceiverSpec
+from headrace.monitor.alert_state import Alert, AlertState
 
 _LOG: Final = logging.getLogger("headrace.control")
 _AT_ONCE: Final = 8
 _AGAIN_S: Final = 1.0
+TEST_EVERY_S: Final = 30.0
+"""How long a receiver is spared from another test message."""
 
 
 class Send(Protocol):
@@ -22,8 +32,13 @@ class Send(Protocol):
 
     def __call__(
         self, message: Message, *, environment: Mapping[str, str], admin_url: str, now: float
-    ) -> Awaitable[None]:
-        """Return when it was taken; HeadraceError if it was not."""
+    ) -> Awaitable[str]:
+        """Return what the receiver answered when it took the message.
+
+        Raises:
+            DeadlineExceededError: It may have taken it.
+            HeadraceError: It has not.
+        """
 
 
 def receiver_urls(spec: Mapping[str, Any]) -> list[str]:
@@ -33,62 +48,164 @@ def receiver_urls(spec: Mapping[str, Any]) -> list[str]:
     return [way.url for way in ways if way.url is not None]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceiverTest:
+    """Outcome of a test message: what the receiver answered, or why it did not take it."""
+
+    receiver: str
+    ok: bool
+    answer: str
+    seconds: float
+
+
 @dataclass(slots=True, kw_only=True)
 class Notifier:
-    """Tells receivers of alerts, in tasks of its own.
+    """Tells receivers of alerts.
 
     `environment`: as it was at the start, before secrets were taken out of it. `admin_url`: where
-    one sees more.
+    one sees more. `silences`: those that are stored. `save`: stores what receivers were told.
     """
 
     spec: Callable[[], Mapping[str, Any]]
     clock: Clock
-    memory: AlertMemory
+    silences: Callable[[], Sequence[Silence]]
+    save: Callable[[Sequence[AlertNotice], Sequence[NoticeKey]], Awaitable[None]]
     environment: Mapping[str, str]
     admin_url: str
     send: Send
     _outbox: Outbox = field(default_factory=Outbox)
-    _alerts: Sequence[Alert] = ()
-    _asking: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
+    _alerts: Sequence[Alert] | None = None
+    """None until they were read once: an empty list would say that all are over."""
+    _slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
+    _tested_at: dict[str, float] = field(default_factory=dict)
+    """When each receiver got its last test message, on the monotonic clock."""
 
-    def load(self) -> None:
-        """Go on with what receivers were told before a restart. Blocking."""
-        self._outbox.load(self.memory.read().told)
+    def load(self, notices: Iterable[AlertNotice]) -> None:
+        """Go on with what receivers were told before a restart."""
+        self._outbox.load(notices)
 
     def urls(self) -> list[str]:
         """Where the receivers are, as the spec says now."""
         return receiver_urls(self.spec())
 
     def offer(self, alerts: Sequence[Alert]) -> None:
-        """Take what is true now; what has to be told is told soon."""
+        """Take the present state of all alerts; what is due is sent soon."""
         self._alerts = alerts
 
     async def run(self) -> None:
         """Send until cancelled."""
         async with asyncio.TaskGroup() as group:
             while True:
-                settings = AlertsSpec.model_validate(self.spec().get("alerts") or {})
-                for message in self._outbox.due(self._alerts, settings, now=self.clock.now()):
-                    group.create_task(self._send(message))
+                await self._save()
+                if self._alerts is not None:
+                    messages = self._outbox.due(
+                        self._alerts,
+                        self._settings(),
+                        silences=self.silences(),
+                        now=self.clock.now(),
+                    )
+                    # Before they leave: after a SIGKILL their receivers count as told.
+                    await self._save()
+                    for message in messages:
+                        group.create_task(self._send(message))
                 await asyncio.sleep(_AGAIN_S)
 
+    async def test(self, name: str = "") -> list[ReceiverTest]:
+        """Send a test alert, firing and then resolved, to a receiver, or to all if `name` is empty.
+
+        Raises:
+            NotFoundError: The spec has no such receiver.
+            OverloadedError: One got a test message less than `TEST_EVERY_S` ago.
+        """
+        all_ = self._settings().receivers
+        receivers = [receiver for receiver in all_ if name in {"", receiver.name}]
+        if not receivers:
+            there = ", ".join(receiver.name for receiver in all_) or "none"
+            what = f"receiver '{name}'" if name else "receiver"
+            raise NotFoundError(f"the spec has no {what} under 'alerts'; it has: {there}")
+        now = self.clock.monotonic()
+        tested_at = [self._tested_at[r.name] for r in receivers if r.name in self._tested_at]
+        wait_s = max(tested_at, default=now - TEST_EVERY_S) + TEST_EVERY_S - now
+        if wait_s > 0:
+            message = f"a receiver gets a test message every {TEST_EVERY_S:g} s at most; wait"
+            raise OverloadedError(message, retry_after_s=wait_s)
+        self._tested_at |= {receiver.name: now for receiver in receivers}
+        return await asyncio.gather(*map(self._test, receivers))
+
+    async def _test(self, receiver: ReceiverSpec) -> ReceiverTest:
+        began = self.clock.monotonic()
+        alert = _trial(receiver, now=self.clock.now())
+        over = msgspec.structs.replace(alert, state=AlertState.RESOLVED)
+        answer = failure = ""
+        for firing, resolved in (((alert,), ()), ((), (over,))):
+            message = Message(receiver=receiver, endpoint="", firing=firing, resolved=resolved)
+            try:
+                answer = await self._deliver(message)
+            except DeadlineExceededError as error:
+                failure = failure or str(error)  # it may have it: it gets the end too
+            except HeadraceError as error:
+                failure = failure or str(error)
+                break
+        return ReceiverTest(
+            receiver=receiver.name,
+            ok=not failure,
+            answer=failure or answer,
+            seconds=self.clock.monotonic() - began,
+        )
+
     async def _send(self, message: Message) -> None:
-        name = message.receiver.name
+        extra = {"receiver": message.receiver.name}
+        may_be_taken = True
         try:
-            async with self._asking:
-                await self.send(
-                    message,
-                    environment=self.environment,
-                    admin_url=self.admin_url,
-                    now=self.clock.now(),
-                )
-        except (HeadraceError, TimeoutError) as error:
-            delay_s = self._outbox.failed(message, now=self.clock.now())
-            extra = {"receiver": name, "error": str(error), "again_in_s": f"{delay_s:g}"}
+            await self._deliver(message)
+        except HeadraceError as error:
+            may_be_taken = isinstance(error, DeadlineExceededError)
+            extra["error"] = str(error)
             _LOG.warning("a receiver did not take an alert", extra=extra)
         except Exception:  # noqa: BLE001  # supervises a task: its bug must not end the control plane
-            delay_s = self._outbox.failed(message, now=self.clock.now())
-            _LOG.exception("a receiver cannot be told", extra={"receiver": name})
+            _LOG.exception("a receiver cannot be told", extra=extra)
         else:
             self._outbox.sent(message, now=self.clock.now())
-            self.memory.write_told(self._outbox.told())
+            return await self._save()
+        self._outbox.failed(message, may_be_taken=may_be_taken, now=self.clock.now())
+        return await self._save()
+
+    async def _deliver(self, message: Message) -> str:
+        async with self._slots:
+            return await self.send(
+                message,
+                environment=self.environment,
+                admin_url=self.admin_url,
+                now=self.clock.now(),
+            )
+
+    async def _save(self) -> None:
+        notices, gone = self._outbox.take_unsaved()
+        if not notices and not gone:
+            return
+        try:
+            await self.save(notices, gone)
+        except HeadraceError as error:
+            # To page matters more than to remember it: the next turn stores it.
+            self._outbox.put_back([*(notice.key for notice in notices), *gone])
+            _LOG.error("cannot store what receivers were told", extra={"error": str(error)})
+
+    def _settings(self) -> AlertsSpec:
+        return AlertsSpec.model_validate(self.spec().get("alerts") or {})
+
+
+def _trial(receiver: ReceiverSpec, *, now: float) -> Alert:
+    """The alert of a test message."""
+    return Alert(
+        name="HeadraceTest",
+        endpoint="",
+        severity=receiver.severities[0],
+        state=AlertState.FIRING,
+        since=now,
+        began=now,
+        value=0.0,
+        threshold=0.0,
+        unit="",
+        summary="this is a test message of `headrace alerts test`: nothing is wrong",
+        action="Nothing: a message that this test is over follows.",
+    )

@@ -1,43 +1,74 @@
-"""Who has to be told what, and when? Pure: the caller brings the time, and says how it went."""
+"""Messages that are due to receivers of alerts. Pure: the caller brings the time and the outcome.
 
-from collections.abc import Iterable, Sequence
+What is due follows from the newest message to a receiver (its `AlertNotice` of an alert) and the
+alert's present state; `due_alert` is that function. The rest is when it is sent: together with
+other changes of its endpoint or stream, again after a failure, and again while the alert fires.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from headrace.control.alert_memory import Told
+import msgspec
+
+from headrace.control.alert_records import AlertNotice, NoticeKey, Silence
+from headrace.control.backoff import Backoff
 from headrace.core.spec_alerts import AlertsSpec, ReceiverSpec
-from headrace.monitor.alert_state import Alert, AlertState
+from headrace.monitor.alert_state import Alert, AlertState, Key
 
 Subject = tuple[str, str]
 """An endpoint and a stream, one of them empty; both for the whole system."""
 
-_FIRST_RETRY_S: Final = 2.0
-_LAST_RETRY_S: Final = 300.0
+_RETRY: Final = Backoff(first_s=2.0, limit_s=300.0)
+_FORGET_S: Final = 30 * 86_400.0
+"""How long notices of a receiver are kept that the spec does not name any more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """What one receiver is told of one endpoint or stream: what fires, and what is over since."""
+    """Alerts of one endpoint or stream for one receiver: those that fire, and those resolved.
+
+    `unsent`: keys of those in `firing` that no message to this receiver had before.
+    """
 
     receiver: ReceiverSpec
     endpoint: str
     firing: tuple[Alert, ...]
     resolved: tuple[Alert, ...]
     stream: str = ""
+    unsent: frozenset[Key] = frozenset()
 
     @property
     def key(self) -> tuple[str, Subject]:
-        """What tells its group from others."""
+        """Identity of its group."""
         return self.receiver.name, (self.endpoint, self.stream)
 
 
-@dataclass(slots=True)
-class _Group:
-    """What a receiver knows of a subject; `firing`: when what it knows of began, by name."""
+def due_alert(
+    notice: AlertNotice | None, alert: Alert | None, *, is_routed: bool, now: float
+) -> Alert | None:
+    """Return the alert as the next message has to have it; None if none is due.
 
-    firing: dict[str, float] = field(default_factory=dict)
-    told_at: float = 0.0
-    waits_since: float | None = None
+    Args:
+        notice: The newest firing message that the receiver took or may have taken, and that no
+            resolved message followed; None for none.
+        alert: The alert at present; None where it is neither pending, firing nor resolved.
+        is_routed: Whether the receiver takes alerts of its severity, and no silence matches it.
+    """
+    if alert is not None and alert.state is AlertState.FIRING:
+        is_known = notice is not None and notice.taken_at is not None
+        is_same = notice is not None and notice.alert.began == alert.began
+        return alert if is_routed and not (is_known and is_same) else None
+    if notice is None:
+        return None
+    since = now if alert is None else alert.since
+    return msgspec.structs.replace(notice.alert, state=AlertState.RESOLVED, since=since)
+
+
+@dataclass(slots=True)
+class _Attempts:
+    """Attempts to send messages of one subject to one receiver."""
+
     failures: int = 0
     retry_at: float = 0.0
     is_under_way: bool = False
@@ -45,108 +76,126 @@ class _Group:
 
 @dataclass(slots=True)
 class Outbox:
-    """Groups alerts by receiver, and by endpoint or stream.
+    """Groups due alerts by receiver, and by endpoint or stream.
 
-    A message goes out once something new waited for `group_wait_s`, and again every `repeat_s`
-    while something fires. One that was not taken is tried again, later each time, with what is true
-    then.
+    A message is due once a change waited for `group_wait_s`, and every `repeat_s` while an alert
+    fires. A message that was not taken is due again, later each time, with the state of that time.
+    What `take_unsaved` returns has to be stored before a message leaves and after its outcome.
     """
 
-    _groups: dict[tuple[str, Subject], _Group] = field(default_factory=dict)
+    _notices: dict[NoticeKey, AlertNotice] = field(default_factory=dict)
+    _lines: dict[tuple[str, Subject], _Attempts] = field(default_factory=dict)
+    _unsaved: set[NoticeKey] = field(default_factory=set)
 
-    def load(self, told: Iterable[Told]) -> None:
-        """Go on with what receivers were told before a restart."""
-        for one in told:
-            key = (one.receiver, (one.endpoint, one.stream))
-            self._groups[key] = _Group(firing=dict(one.firing), told_at=one.at)
+    def load(self, notices: Iterable[AlertNotice]) -> None:
+        """Go on with the notices of before a restart."""
+        self._notices = {notice.key: notice for notice in notices}
 
-    def told(self) -> list[Told]:
-        """What receivers know, to be kept."""
-        return [
-            Told(
-                receiver=receiver,
-                endpoint=endpoint,
-                stream=stream,
-                firing=group.firing,
-                at=group.told_at,
-            )
-            for (receiver, (endpoint, stream)), group in self._groups.items()
-            if group.firing
-        ]
+    def take_unsaved(self) -> tuple[list[AlertNotice], list[NoticeKey]]:
+        """Return notices that changed since the last call, and the keys of those that are gone."""
+        unsaved, self._unsaved = self._unsaved, set()
+        changed = [self._notices[key] for key in unsaved if key in self._notices]
+        return changed, [key for key in unsaved if key not in self._notices]
 
-    def due(self, alerts: Sequence[Alert], settings: AlertsSpec, *, now: float) -> list[Message]:
+    def put_back(self, keys: Iterable[NoticeKey]) -> None:
+        """Count these as unsaved: they could not be stored."""
+        self._unsaved.update(keys)
+
+    def due(
+        self,
+        alerts: Sequence[Alert],
+        settings: AlertsSpec,
+        *,
+        silences: Collection[Silence] = (),
+        now: float,
+    ) -> list[Message]:
         """The messages to send now; `sent` or `failed` has to be called for each."""
+        present = {alert.key: alert for alert in alerts}
+        self._forget(settings, now)
         messages: list[Message] = []
-        known = {receiver.name for receiver in settings.receivers}
-        for key in [key for key in self._groups if key[0] not in known]:
-            del self._groups[key]
         for receiver in settings.receivers:
-            mine = _by_subject(a for a in alerts if a.severity in receiver.severities)
-            waiting = {subject for name, subject in self._groups if name == receiver.name}
-            for subject in sorted(mine.keys() | waiting):
-                message = self._message(receiver, subject, mine.get(subject, []), settings, now=now)
+            own = {key: n for (name, key), n in self._notices.items() if name == receiver.name}
+            subjects: dict[Subject, list[Key]] = {}
+            for key, alert in (present | {k: n.alert for k, n in own.items()}).items():
+                subjects.setdefault((alert.endpoint, alert.stream), []).append(key)
+            for subject in sorted(subjects):
+                message = self._message(
+                    receiver,
+                    subject,
+                    {key: (own.get(key), present.get(key)) for key in subjects[subject]},
+                    settings,
+                    silences,
+                    now=now,
+                )
                 if message is not None:
-                    self._groups[message.key].is_under_way = True
+                    self._lines.setdefault(message.key, _Attempts()).is_under_way = True
+                    for alert in message.firing:
+                        if alert.key not in own or own[alert.key].alert.began != alert.began:
+                            self._put(AlertNotice(receiver=receiver.name, alert=alert))
                     messages.append(message)
         return messages
 
     def sent(self, message: Message, *, now: float) -> None:
         """Note that the receiver took it."""
-        group = self._groups.get(message.key)
-        if group is None:
-            return
-        if message.firing:
-            firing = {alert.name: alert.began for alert in message.firing}
-            self._groups[message.key] = _Group(firing=firing, told_at=now)
-        else:
-            del self._groups[message.key]
+        self._lines.pop(message.key, None)
+        for alert in message.firing:
+            self._put(AlertNotice(receiver=message.receiver.name, alert=alert, taken_at=now))
+        for alert in message.resolved:
+            self._drop((message.receiver.name, alert.key))
 
-    def failed(self, message: Message, *, now: float) -> float:
-        """Note that it was not taken; after how long it is tried again, in seconds."""
-        group = self._groups.get(message.key, _Group())
-        group.failures += 1
-        delay_s = min(_FIRST_RETRY_S * 2.0 ** min(group.failures - 1, 10), _LAST_RETRY_S)
-        group.retry_at, group.is_under_way = now + delay_s, False
+    def failed(self, message: Message, *, may_be_taken: bool, now: float) -> float:
+        """Note that it failed; after how long it is tried again, in seconds.
+
+        Args:
+            may_be_taken: Whether the receiver may have taken it all the same.
+        """
+        if not may_be_taken:
+            for key in message.unsent:
+                self._drop((message.receiver.name, key))
+        line = self._lines.setdefault(message.key, _Attempts())
+        line.failures += 1
+        delay_s = _RETRY.delay_s(line.failures)
+        line.retry_at, line.is_under_way = now + delay_s, False
         return delay_s
 
     def _message(
         self,
         receiver: ReceiverSpec,
         subject: Subject,
-        alerts: list[Alert],
+        states: Mapping[Key, tuple[AlertNotice | None, Alert | None]],
         settings: AlertsSpec,
+        silences: Collection[Silence],
         *,
         now: float,
     ) -> Message | None:
-        key = (receiver.name, subject)
-        firing = [alert for alert in alerts if alert.state is AlertState.FIRING]
-        begun = {alert.name: alert.began for alert in firing}
-        group = self._groups.get(key)
-        if group is None:
-            if not firing:
-                return None
-            group = self._groups[key] = _Group()
-        if group.is_under_way:
+        line = self._lines.get((receiver.name, subject))
+        if line is not None and (line.is_under_way or now < line.retry_at):
             return None
-        if begun == group.firing:
-            group.waits_since = None
-            is_due = bool(firing) and now - group.told_at >= settings.repeat_s
-        else:
-            if group.waits_since is None:
-                group.waits_since = now
-            is_due = now - group.waits_since >= settings.group_wait_s
-        if not firing and not group.firing:
-            del self._groups[key]  # over before anybody was told
-            return None
-        if not is_due or now < group.retry_at:
-            return None
-        over = [
-            alert
-            for alert in alerts
-            if alert.state is AlertState.RESOLVED and alert.name in group.firing
-        ]
-        if not firing and not over:
-            del self._groups[key]  # over for so long that nobody remembers what it was
+        firing: list[Alert] = []
+        resolved: list[Alert] = []
+        taken_at: list[float] = []
+        is_due = False
+        for notice, alert in states.values():
+            is_routed = (
+                alert is not None
+                and alert.severity in receiver.severities
+                and not any(silence.silences(alert, now=now) for silence in silences)
+            )
+            item = due_alert(notice, alert, is_routed=is_routed, now=now)
+            if item is not None:
+                # A time to come is one of before the clock went back.
+                waited = alert is None or not 0 <= now - item.since < settings.group_wait_s
+                is_due = is_due or waited
+                if item.state is AlertState.RESOLVED:
+                    resolved.append(item)
+            if alert is not None and alert.state is AlertState.FIRING and is_routed:
+                firing.append(alert)
+                if notice is not None and notice.taken_at is not None:
+                    taken_at.append(notice.taken_at)
+        is_due |= bool(taken_at) and not 0 <= now - min(taken_at) < settings.repeat_s
+        if not is_due:
+            if line is not None and not firing and not resolved:
+                del self._lines[receiver.name, subject]  # it ended before it was sent
             return None
         endpoint, stream = subject
         return Message(
@@ -154,12 +203,25 @@ class Outbox:
             endpoint=endpoint,
             stream=stream,
             firing=tuple(firing),
-            resolved=tuple(over),
+            resolved=tuple(resolved),
+            unsent=frozenset(alert.key for alert in firing if states[alert.key][0] is None),
         )
 
+    def _put(self, notice: AlertNotice) -> None:
+        self._notices[notice.key] = notice
+        self._unsaved.add(notice.key)
 
-def _by_subject(alerts: Iterable[Alert]) -> dict[Subject, list[Alert]]:
-    found: dict[Subject, list[Alert]] = {}
-    for alert in alerts:
-        found.setdefault((alert.endpoint, alert.stream), []).append(alert)
-    return found
+    def _drop(self, key: NoticeKey) -> None:
+        if self._notices.pop(key, None) is not None:
+            self._unsaved.add(key)
+
+    def _forget(self, settings: AlertsSpec, now: float) -> None:
+        """Drop notices of receivers that the spec has not named for long."""
+        names = {receiver.name for receiver in settings.receivers}
+        for key, notice in list(self._notices.items()):
+            sent_at = notice.alert.began if notice.taken_at is None else notice.taken_at
+            if notice.receiver not in names and now - sent_at > _FORGET_S:
+                self._drop(key)
+        for key, line in list(self._lines.items()):
+            if key[0] not in names and not line.is_under_way:
+                del self._lines[key]

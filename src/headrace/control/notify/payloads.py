@@ -1,4 +1,4 @@
-"""How does a message look to a webhook, to Slack and in an email? Pure."""
+"""Bodies of messages for webhooks, Slack and email. Pure."""
 
 import hashlib
 from datetime import UTC, datetime
@@ -81,13 +81,11 @@ def email_message(message: Message, spec: EmailSpec, *, url: str, now: float) ->
 def title(message: Message) -> str:
     """What happened, in one line."""
     where = message.endpoint or (f"stream {message.stream}" if message.stream else "the system")
-    if not message.firing:
-        return f"[resolved] {where}: all is well again"
-    worst = "page" if any(alert.severity == "page" for alert in message.firing) else "ticket"
-    count = len(message.firing)
-    more = f" and {count - 1} more" if count > 1 else ""
-    first = next(alert for alert in message.firing if alert.severity == worst)
-    return f"[{worst}] {where}: {first.name}{more}"
+    alerts = message.firing or message.resolved
+    worst = "page" if any(alert.severity == "page" for alert in alerts) else "ticket"
+    first = next(alert for alert in alerts if alert.severity == worst)
+    more = f" and {len(alerts) - 1} more" if len(alerts) > 1 else ""
+    return f"[{worst if message.firing else 'resolved'}] {where}: {first.name}{more}"
 
 
 def _all(message: Message) -> list[Alert]:

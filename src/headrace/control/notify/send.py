@@ -1,4 +1,4 @@
-"""How does a message get to its receiver? By HTTP or SMTP, in bounded time and a thread."""
+"""Delivery of messages by HTTP and SMTP, in bounded time and a thread."""
 
 # ruff: noqa: PLC0415  # most systems tell nobody, and every start would pay for these modules
 
@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from headrace.control.notify.outbox import Message
 from headrace.control.secret_references import resolve_references, resolve_url
-from headrace.core import UnavailableError
+from headrace.core import DeadlineExceededError, UnavailableError
 from headrace.core.spec_alerts import EmailSpec, SlackSpec, WebhookSpec
 
 if TYPE_CHECKING:
@@ -25,69 +25,73 @@ _SHOWN: Final = 200
 
 async def send(
     message: Message, *, environment: Mapping[str, str], admin_url: str, now: float
-) -> None:
-    """Return when the receiver has taken the message.
+) -> str:
+    """Return what the receiver answered when it took the message: `200`, `SMTP 250`.
 
     Args:
         environment: What `${NAME}` of a URL is looked up in.
         admin_url: Where one sees more.
 
     Raises:
-        HeadraceError: It has not; the message says why, without the receiver's secrets.
-        TimeoutError: It drips.
+        DeadlineExceededError: It may have taken the message: no complete answer came.
+        HeadraceError: It has not; the error says why, without the receiver's secrets.
     """
-    async with asyncio.timeout(_ALL_S):
-        await _apart(lambda: _send(message, environment, admin_url, now))
+    try:
+        async with asyncio.timeout(_ALL_S):
+            return await _apart(lambda: _send(message, environment, admin_url, now))
+    except TimeoutError:
+        raise DeadlineExceededError(f"it did not answer within {_ALL_S:g} s") from None
 
 
-async def _apart(work: Callable[[], None]) -> None:
+async def _apart(work: Callable[[], str]) -> str:
     """Do `work` in a thread that nobody waits for when this process ends, as asyncio's would be."""
     loop = asyncio.get_running_loop()
-    done: asyncio.Future[None] = loop.create_future()
+    done: asyncio.Future[str] = loop.create_future()
 
-    def tell(error: Exception | None) -> None:
+    def finish(answer: str, error: Exception | None) -> None:
         if done.done():
             return  # nobody waits any more
         if error is None:
-            done.set_result(None)
+            done.set_result(answer)
         else:
             done.set_exception(error)
 
     def run() -> None:
-        error: Exception | None = None
+        answer, error = "", None
         try:
-            work()
+            answer = work()
         except Exception as raised:  # noqa: BLE001  # handed to whoever waits
             error = raised
         with contextlib.suppress(RuntimeError):  # the loop ended meanwhile
-            loop.call_soon_threadsafe(tell, error)
+            loop.call_soon_threadsafe(finish, answer, error)
 
     threading.Thread(target=run, daemon=True, name="notify").start()
-    await done
+    return await done
 
 
-def _send(message: Message, environment: Mapping[str, str], admin_url: str, now: float) -> None:
+def _send(message: Message, environment: Mapping[str, str], admin_url: str, now: float) -> str:
     from headrace.control.notify.payloads import email_message, slack_payload, webhook_payload
 
     receiver = message.receiver
     if receiver.email is not None:
         mail = email_message(message, receiver.email, url=admin_url, now=now)
-        _send_email(mail, receiver.email)
-    elif receiver.slack is not None:
-        _post(_url(receiver.slack, environment), slack_payload(message, url=admin_url), {})
-    elif receiver.webhook is not None:
-        token = _secret(receiver.webhook.token_file)
-        headers = {"authorization": f"Bearer {token}"} if token else {}
-        body = webhook_payload(message, url=admin_url)
-        _post(_url(receiver.webhook, environment), body, headers)
+        return _send_email(mail, receiver.email)
+    if receiver.slack is not None:
+        return _post(_url(receiver.slack, environment), slack_payload(message, url=admin_url), {})
+    assert receiver.webhook is not None, "checked by the spec"
+    token = _secret(receiver.webhook.token_file)
+    headers = {"authorization": f"Bearer {token}"} if token else {}
+    body = webhook_payload(message, url=admin_url)
+    return _post(_url(receiver.webhook, environment), body, headers)
 
 
-def _send_email(mail: "EmailMessage", spec: EmailSpec) -> None:
+def _send_email(mail: "EmailMessage", spec: EmailSpec) -> str:
     import smtplib
     import ssl
 
     password = _secret(spec.password_file)
     context = ssl.create_default_context()
+    is_offered = False
     try:
         if spec.tls == "always":
             server: smtplib.SMTP = smtplib.SMTP_SSL(
@@ -100,11 +104,19 @@ def _send_email(mail: "EmailMessage", spec: EmailSpec) -> None:
                 server.starttls(context=context)
             if spec.username:
                 server.login(spec.username, password)
+            is_offered = True
             server.send_message(mail)
     except (OSError, ValueError, smtplib.SMTPException) as error:
         reason = _hidden(str(error), password)[:_SHOWN] or type(error).__name__
         message = f"the mail server {spec.host}:{spec.port} did not take it: {reason}"
+        # What the server says is its word; a connection that ends may end after the message.
+        is_lost = isinstance(error, smtplib.SMTPServerDisconnected) or not isinstance(
+            error, smtplib.SMTPException
+        )
+        if is_offered and is_lost:
+            raise DeadlineExceededError(message) from None
         raise UnavailableError(message, retry_after_s=None) from None
+    return "SMTP 250"
 
 
 def _hidden(text: str, *secrets: str) -> str:
@@ -125,28 +137,38 @@ def _secret(path: str | None) -> str:
     return "" if path is None else resolve_references(f"file:{path}")
 
 
-def _post(url: str, document: object, headers: Mapping[str, str]) -> None:
+def _post(url: str, document: object, headers: Mapping[str, str]) -> str:
     """POST a document as JSON; redirects are not followed, as a token would go with them."""
     import http.client
     import json
 
     body = json.dumps(document).encode()
     headers = {"content-type": "application/json", "connection": "close", **headers}
+    is_offered = False
     try:
         parts = urlsplit(url)
         kind = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
         connection = kind[parts.scheme](parts.hostname or "", parts.port, timeout=TIMEOUT_S)
         try:
             path = f"{parts.path or '/'}{f'?{parts.query}' if parts.query else ''}"
+            connection.connect()
+            is_offered = True
             connection.request("POST", path, body, headers)
             answer = connection.getresponse()
-            status, said = answer.status, answer.read(_SHOWN).decode("utf-8", "replace")
+            status, text = answer.status, answer.read(_SHOWN).decode("utf-8", "replace")
         finally:
             connection.close()
     except (OSError, ValueError, KeyError, http.client.HTTPException) as error:
         # Not the error's own text: it may hold the URL, which is a secret where Slack gave it.
+        if is_offered:
+            reason = f"it did not answer: {type(error).__name__}"
+            raise DeadlineExceededError(reason) from None
         reason = f"it cannot be reached: {type(error).__name__}"
         raise UnavailableError(reason, retry_after_s=None) from None
-    if not http.client.OK <= status < http.client.MULTIPLE_CHOICES:
-        said = _hidden(said, url, path, headers.get("authorization", "").partition(" ")[2])
-        raise UnavailableError(f"it answered {status}: {said}", retry_after_s=None)
+    if http.client.OK <= status < http.client.MULTIPLE_CHOICES:
+        return str(status)
+    text = _hidden(text, url, path, headers.get("authorization", "").partition(" ")[2])
+    reason = f"it answered {status}: {text}"
+    if status in {http.client.BAD_GATEWAY, http.client.GATEWAY_TIMEOUT}:
+        raise DeadlineExceededError(reason)  # who is behind that gateway may have taken it
+    raise UnavailableError(reason, retry_after_s=None)

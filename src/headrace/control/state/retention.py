@@ -13,6 +13,7 @@ from headrace.control.state.tables import (
     GENERATIONS,
     QUOTAS,
     ROLLOUTS,
+    SILENCES,
     UNIT_REWARDS,
 )
 
@@ -27,7 +28,7 @@ class Bounds:
 
 
 def forget(connection: Connection, bounds: Bounds, *, before: float) -> None:
-    """Drop answers and quotas of before `before` (seconds since 1970), and what is beyond bounds.
+    """Drop answers, quotas and silences of before `before`, and what is beyond bounds.
 
     Rewards by unit stay while their rollout is under way or its endpoint's newest; then the last
     verdict is what is left of them.
@@ -35,6 +36,7 @@ def forget(connection: Connection, bounds: Bounds, *, before: float) -> None:
     connection.execute(delete(ANSWERS).where(ANSWERS.c.at < before))
     first_day = datetime.fromtimestamp(before, UTC).date().isoformat()
     connection.execute(delete(QUOTAS).where(QUOTAS.c.day < first_day))
+    connection.execute(delete(SILENCES).where(SILENCES.c.ends < before))
     is_session = CREDENTIALS.c.kind == CredentialKind.SESSION.value
     connection.execute(delete(CREDENTIALS).where(is_session, CREDENTIALS.c.expires < before))
     _keep_newest(connection, EVENTS, "id", bounds.events)

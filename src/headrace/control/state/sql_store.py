@@ -13,6 +13,7 @@ from headrace.control.state import (
     reward_rows,
     trail_rows,
 )
+from headrace.control.state.alert_rows import SqlAlerts
 from headrace.control.state.database import Database
 from headrace.control.state.job_rows import SqlJobs
 from headrace.control.state.retention import Bounds, forget
@@ -35,6 +36,7 @@ class SqlStore:
         self._database = database
         self._bounds = bounds
         self.jobs = SqlJobs(database)
+        self.alerts = SqlAlerts(database)
 
     def load(self) -> DesiredState:
         """The newest state; generation 0 if there was none."""

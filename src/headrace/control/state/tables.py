@@ -203,3 +203,29 @@ JOB_RUNS: Final = Table(
     Index("job_runs_of_job", "job", "moment"),
     Index("job_runs_by_state", "state"),
 )
+
+# `subject`: the alert's endpoint or stream; `record`: the rest of it, as JSON.
+ALERTS: Final = Table(
+    "alerts",
+    METADATA,
+    Column("name", Text, primary_key=True),
+    Column("subject", Text, primary_key=True),
+    Column("record", Text, nullable=False),
+)
+
+ALERT_NOTICES: Final = Table(
+    "alert_notices",
+    METADATA,
+    Column("receiver", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("subject", Text, primary_key=True),
+    Column("record", Text, nullable=False),
+)
+
+SILENCES: Final = Table(
+    "silences",
+    METADATA,
+    Column("id", Text, primary_key=True),
+    Column("ends", Double, nullable=False),
+    Column("record", Text, nullable=False),
+)

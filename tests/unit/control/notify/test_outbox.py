@@ -1,14 +1,14 @@
-"""Who is told what, and when."""
+"""Messages that are due to receivers, and when."""
 
 from collections.abc import Sequence
 
 import msgspec
-from hypothesis import given
-from hypothesis import strategies as st
+import pytest
 
-from headrace.control.notify.outbox import Message, Outbox
+from headrace.control.alert_records import AlertNotice, Silence
+from headrace.control.notify.outbox import Message, Outbox, due_alert
 from headrace.core.spec_alerts import AlertsSpec
-from headrace.monitor.alert_state import Alert
+from headrace.monitor.alert_state import Alert, AlertState
 from tests.unit.control.notify.alert_samples import (
     FIRING,
     OVER,
@@ -19,20 +19,81 @@ from tests.unit.control.notify.alert_samples import (
 )
 
 OPS = settings(webhook())
+START = FIRING.began
+PENDING = msgspec.structs.replace(FIRING, state=AlertState.PENDING, began=0.0, since=START + 30)
+AGAIN = msgspec.structs.replace(FIRING, began=START + 50, since=START + 50)
+DAY_S = 86_400.0
 
 
 def due(
-    outbox: Outbox, alerts: Sequence[Alert], now: float, spec: AlertsSpec = OPS
+    outbox: Outbox,
+    alerts: Sequence[Alert],
+    after_s: float,
+    spec: AlertsSpec = OPS,
+    *,
+    silences: Sequence[Silence] = (),
 ) -> list[Message]:
-    return outbox.due(alerts, spec, now=now)
+    return outbox.due(alerts, spec, silences=silences, now=START + after_s)
 
 
-def told(outbox: Outbox, alerts: Sequence[Alert], at: float) -> Message:
-    """The message that goes out after the wait, taken by its receiver."""
-    due(outbox, alerts, at)
-    (message,) = due(outbox, alerts, at + 10)
-    outbox.sent(message, now=at + 10)
+def tell(outbox: Outbox, alerts: Sequence[Alert], after_s: float) -> Message:
+    """The message that is due then, taken by its receiver."""
+    (message,) = due(outbox, alerts, after_s)
+    outbox.sent(message, now=START + after_s)
     return message
+
+
+def refuse(outbox: Outbox, alerts: Sequence[Alert], after_s: float, *, may_be_taken: bool) -> float:
+    """The message that is due then is not taken; when it is tried again."""
+    (message,) = due(outbox, alerts, after_s)
+    return after_s + outbox.failed(message, may_be_taken=may_be_taken, now=START + after_s)
+
+
+def restarted(outbox: Outbox) -> Outbox:
+    """Another process' outbox, with what this one stored."""
+    after = Outbox()
+    after.load(outbox.take_unsaved()[0])
+    return after
+
+
+def silence(begins: float, ends: float, **matched: str) -> Silence:
+    return Silence(id="a", begins=START + begins, ends=START + ends, **matched)
+
+
+def notice(alert: Alert = FIRING, *, taken: bool = True) -> AlertNotice:
+    return AlertNotice(receiver="ops", alert=alert, taken_at=START if taken else None)
+
+
+@pytest.mark.parametrize(
+    ("last", "alert", "is_routed", "expected"),
+    [
+        (None, None, True, None),
+        (None, FIRING, True, AlertState.FIRING),
+        (None, FIRING, False, None),
+        (None, OVER, True, None),
+        (None, PENDING, True, None),
+        (notice(), FIRING, True, None),
+        (notice(), FIRING, False, None),
+        (notice(), AGAIN, True, AlertState.FIRING),
+        (notice(), OVER, True, AlertState.RESOLVED),
+        (notice(), OVER, False, AlertState.RESOLVED),
+        (notice(), PENDING, True, AlertState.RESOLVED),
+        (notice(), None, True, AlertState.RESOLVED),
+        (notice(taken=False), FIRING, True, AlertState.FIRING),
+        (notice(taken=False), FIRING, False, None),
+        (notice(taken=False), OVER, True, AlertState.RESOLVED),
+        (notice(taken=False), None, False, AlertState.RESOLVED),
+    ],
+)
+def test_what_is_due_follows_from_the_last_message_and_the_present_state(
+    last: AlertNotice | None,
+    alert: Alert | None,
+    is_routed: bool,  # noqa: FBT001  # pytest passes it by name
+    expected: AlertState | None,
+) -> None:
+    item = due_alert(last, alert, is_routed=is_routed, now=START)
+
+    assert (None if item is None else item.state) is expected
 
 
 def test_what_is_new_waits_for_more_of_the_same_endpoint() -> None:
@@ -46,32 +107,25 @@ def test_what_is_new_waits_for_more_of_the_same_endpoint() -> None:
     assert message.resolved == ()
 
 
-def test_endpoints_are_told_apart() -> None:
+def test_messages_are_of_one_endpoint_or_stream_also_after_a_restart() -> None:
     outbox = Outbox()
     other = msgspec.structs.replace(FIRING, endpoint="spam")
-
-    due(outbox, [FIRING, other], 0)
-    messages = due(outbox, [FIRING, other], 10)
-
-    assert [message.endpoint for message in messages] == ["fraud", "spam"]
-
-
-def test_a_stream_and_an_endpoint_of_one_name_are_told_apart_also_after_a_restart() -> None:
-    outbox, later = Outbox(), Outbox()
-    due(outbox, [FIRING, STREAM], 0)
-    messages = due(outbox, [FIRING, STREAM], 10)
+    alerts = [FIRING, STREAM, other]
+    messages = due(outbox, alerts, 10)
     for message in messages:
-        outbox.sent(message, now=10)
-    later.load(outbox.told())
+        outbox.sent(message, now=START + 10)
 
-    assert [(one.endpoint, one.stream) for one in messages] == [("", "fraud"), ("fraud", "")]
-    assert due(later, [FIRING, STREAM], 20) == []
-    assert later.told() == outbox.told()
+    assert [(one.endpoint, one.stream) for one in messages] == [
+        ("", "fraud"),
+        ("fraud", ""),
+        ("spam", ""),
+    ]
+    assert due(restarted(outbox), alerts, 20) == []
 
 
-def test_what_was_told_is_told_again_only_after_its_time() -> None:
+def test_a_firing_alert_is_repeated_only_after_its_time() -> None:
     outbox = Outbox()
-    told(outbox, [FIRING], 0)
+    tell(outbox, [FIRING], 10)
 
     assert due(outbox, [FIRING], 109) == []
     (again,) = due(outbox, [FIRING], 110)
@@ -79,128 +133,208 @@ def test_what_was_told_is_told_again_only_after_its_time() -> None:
     assert again.firing == (FIRING,)
 
 
-def test_what_is_over_is_told_once() -> None:
+def test_a_resolved_alert_is_told_once() -> None:
     outbox = Outbox()
-    told(outbox, [FIRING], 0)
+    tell(outbox, [FIRING], 10)
 
-    over = told(outbox, [OVER], 20)
+    over = tell(outbox, [OVER], 110)
 
     assert (over.firing, over.resolved) == ((), (OVER,))
     assert due(outbox, [OVER], 1000) == []
 
 
-def test_what_ended_before_anybody_heard_of_it_is_not_told() -> None:
+def test_an_alert_that_ended_before_it_was_told_is_not_told() -> None:
     outbox = Outbox()
 
     due(outbox, [FIRING], 0)
 
     assert due(outbox, [OVER], 5) == []
-    assert due(outbox, [OVER], 50) == []
+    assert due(outbox, [OVER], 500) == []
 
 
-def test_what_fired_again_meanwhile_is_news() -> None:
+def test_an_alert_that_is_pending_again_when_the_message_is_due_is_resolved() -> None:
     outbox = Outbox()
-    told(outbox, [FIRING], 0)
-    again = msgspec.structs.replace(FIRING, began=FIRING.began + 50)
+    tell(outbox, [FIRING], 10)
 
-    message = told(outbox, [again], 60)
+    assert due(outbox, [OVER], 105) == []
+    message = tell(outbox, [PENDING], 120)
 
-    assert message.firing == (again,)
+    assert [alert.name for alert in message.resolved] == [FIRING.name]
+    assert due(outbox, [], 1000) == []
+
+
+def test_an_alert_that_fires_again_is_news_and_is_resolved_once() -> None:
+    outbox = Outbox()
+    tell(outbox, [FIRING], 10)
+
+    message = tell(outbox, [AGAIN], 60)
+    over = tell(outbox, [], 70)
+
+    assert message.firing == (AGAIN,)
+    assert [alert.began for alert in over.resolved] == [AGAIN.began]
 
 
 def test_a_receiver_hears_of_its_severities_only() -> None:
-    outbox = Outbox()
     pages = settings(webhook(severities=["page"]), group_wait_s=0.0)
 
-    (message,) = due(outbox, [FIRING, TICKET], 0, pages)
+    (message,) = due(Outbox(), [FIRING, TICKET], 0, pages)
 
     assert message.firing == (FIRING,)
     assert due(Outbox(), [TICKET], 0, pages) == []
 
 
+def test_a_receiver_that_takes_a_severity_no_more_is_told_the_end_of_what_it_was_told() -> None:
+    outbox = Outbox()
+    tell(outbox, [TICKET], 10)
+    pages = settings(webhook(severities=["page"]), group_wait_s=0.0)
+
+    assert due(outbox, [TICKET], 500, pages) == []
+    (message,) = due(outbox, [], 510, pages)
+
+    assert [alert.name for alert in message.resolved] == [TICKET.name]
+
+
 def test_a_message_that_was_not_taken_is_tried_again_ever_later() -> None:
     outbox = Outbox()
-    due(outbox, [FIRING], 0)
-    now, delays = 10.0, []
+    after_s, delays = 10.0, []
 
     for _ in range(10):
-        (message,) = due(outbox, [FIRING], now)
-        delays.append(outbox.failed(message, now=now))
-        assert due(outbox, [FIRING], now + delays[-1] - 0.1) == []
-        now += delays[-1]
+        again = refuse(outbox, [FIRING], after_s, may_be_taken=False)
+        assert due(outbox, [FIRING], again - 0.1) == []
+        delays.append(again - after_s)
+        after_s = again
 
-    assert delays[:4] == [2.0, 4.0, 8.0, 16.0]
-    assert delays[-1] == 300.0
+    assert delays[:4] == pytest.approx([2.0, 4.0, 8.0, 16.0])
+    assert delays[-1] == pytest.approx(300.0)
+
+
+def test_a_receiver_that_refused_an_alert_is_not_told_its_end() -> None:
+    outbox = Outbox()
+
+    again = refuse(outbox, [FIRING], 10, may_be_taken=False)
+
+    assert due(outbox, [OVER], again + 400) == []
+    assert outbox.take_unsaved() == ([], [("ops", FIRING.key)])
+
+
+def test_a_receiver_that_may_have_taken_an_alert_is_told_its_end() -> None:
+    outbox = Outbox()
+
+    again = refuse(outbox, [FIRING], 10, may_be_taken=True)
+    again = refuse(outbox, [FIRING], again, may_be_taken=False)
+    (message,) = due(outbox, [OVER], again + 400)
+
+    assert message.resolved == (OVER,)
+
+
+def test_a_process_that_ends_while_it_sends_leaves_a_notice_to_the_next() -> None:
+    outbox = Outbox()
+    (message,) = due(outbox, [FIRING], 10)
+
+    after = restarted(outbox)
+    (again,) = due(after, [FIRING], 11)
+    third = Outbox()
+    third.load([notice(taken=False)])
+    (over,) = due(third, [OVER], 400)
+
+    assert after.take_unsaved() == ([], [])  # it is stored already
+    assert message.firing == again.firing == (FIRING,)
+    assert over.resolved == (OVER,)
 
 
 def test_nothing_is_sent_twice_at_the_same_time() -> None:
     outbox = Outbox()
-    due(outbox, [FIRING], 0)
 
     assert len(due(outbox, [FIRING], 10)) == 1
     assert due(outbox, [FIRING], 11) == []
 
 
-def test_a_restart_does_not_tell_everything_again() -> None:
-    before, after = Outbox(), Outbox()
-    told(before, [FIRING], 0)
+def test_a_restart_does_not_repeat_what_was_told() -> None:
+    outbox = Outbox()
+    tell(outbox, [FIRING], 10)
 
-    after.load(before.told())
+    after = restarted(outbox)
 
     assert due(after, [FIRING], 20) == []
-    over = told(after, [OVER], 30)
-    assert over.resolved == (OVER,)
+    assert tell(after, [OVER], 110).resolved == (OVER,)
 
 
-def test_receivers_that_are_gone_are_forgotten() -> None:
+def test_a_receiver_that_comes_back_is_told_the_end_of_what_it_was_told() -> None:
     outbox = Outbox()
-    told(outbox, [FIRING], 0)
+    tell(outbox, [FIRING], 10)
 
     assert due(outbox, [FIRING], 20, settings()) == []
-    assert outbox.told() == []
+    assert due(outbox, [], 30, settings()) == []
+    (message,) = due(outbox, [], 40)
+
+    assert [alert.name for alert in message.resolved] == [FIRING.name]
 
 
-def test_an_answer_for_a_receiver_that_is_gone_is_nothing() -> None:
+def test_receivers_that_are_gone_for_a_month_are_forgotten() -> None:
     outbox = Outbox()
-    due(outbox, [FIRING], 0)
+    tell(outbox, [FIRING], 10)
+    outbox.take_unsaved()
+
+    due(outbox, [], 31 * DAY_S, settings())
+
+    assert outbox.take_unsaved() == ([], [("ops", FIRING.key)])
+    assert due(outbox, [], 31 * DAY_S + 1) == []
+
+
+def test_an_answer_of_a_receiver_that_is_gone_counts() -> None:
+    outbox = Outbox()
     (message,) = due(outbox, [FIRING], 10)
     due(outbox, [FIRING], 11, settings())
 
-    outbox.sent(message, now=12)
+    outbox.sent(message, now=START + 12)
 
-    assert outbox.told() == []
+    assert due(outbox, [FIRING], 13) == []
+    assert len(due(outbox, [], 14)) == 1
 
 
-def test_what_is_over_for_too_long_is_let_go() -> None:
+def test_no_receiver_is_told_of_what_is_silenced_until_the_silence_ends() -> None:
     outbox = Outbox()
-    told(outbox, [FIRING], 0)
-    due(outbox, [OVER], 20)
+    quiet = [silence(0, 500, endpoint="fraud", severity="page")]
 
-    assert due(outbox, [], 2000) == []
-    assert outbox.told() == []
+    (ticket,) = due(outbox, [FIRING, TICKET], 20, silences=quiet)
+    outbox.sent(ticket, now=START + 20)
+    assert due(outbox, [FIRING, TICKET], 119, silences=quiet) == []
+    (both,) = due(outbox, [FIRING, TICKET], 500, silences=quiet)
+
+    assert ticket.firing == (TICKET,)
+    assert both.firing == (FIRING, TICKET)
 
 
-@given(st.lists(st.tuples(st.floats(0.1, 30.0), st.booleans(), st.booleans())))
-def test_a_receiver_that_takes_everything_knows_the_truth_in_the_end(
-    steps: list[tuple[float, bool, bool]],
-) -> None:
-    outbox, now, knows = Outbox(), 0.0, False
+def test_who_was_told_before_a_silence_is_told_the_end_in_it() -> None:
+    outbox = Outbox()
+    tell(outbox, [FIRING], 10)
+    quiet = [silence(20, 5000, alert=FIRING.name)]
 
-    def look(*, fires: bool, takes: bool) -> None:
-        nonlocal knows
-        for message in due(outbox, [FIRING if fires else OVER], now):
-            if takes:
-                outbox.sent(message, now=now)
-                knows = bool(message.firing)
-            else:
-                outbox.failed(message, now=now)
+    assert due(outbox, [FIRING], 400, silences=quiet) == []
+    (message,) = due(outbox, [OVER], 410, silences=quiet)
 
-    for elapsed, fires, takes in steps:
-        now += elapsed
-        look(fires=fires, takes=takes)
-    last = steps[-1][1] if steps else False
-    for _ in range(2):
-        now += 400
-        look(fires=last, takes=True)
+    assert (message.firing, message.resolved) == ((), (OVER,))
 
-    assert knows is last
+
+def test_a_silence_matches_only_what_it_names() -> None:
+    def quiet(**matched: str) -> bool:
+        return due(Outbox(), [FIRING], 20, silences=[silence(0, 100, **matched)]) == []
+
+    assert quiet()
+    assert quiet(alert=FIRING.name, endpoint="fraud", severity="page")
+    assert not quiet(alert=TICKET.name)
+    assert not quiet(endpoint="spam")
+    assert not quiet(stream="fraud")
+    assert not quiet(severity="ticket")
+
+
+def test_what_could_not_be_stored_is_stored_the_next_time() -> None:
+    outbox = Outbox()
+    tell(outbox, [FIRING], 10)
+    notices, gone = outbox.take_unsaved()
+
+    outbox.put_back(one.key for one in notices)
+
+    assert gone == []
+    assert outbox.take_unsaved() == (notices, [])
+    assert outbox.take_unsaved() == ([], [])

@@ -113,4 +113,4 @@ def test_an_email_says_what_to_do() -> None:
 def test_a_title_names_the_system_where_no_endpoint_is_concerned() -> None:
     whole = Message(receiver=message().receiver, endpoint="", firing=(), resolved=(OVER,))
 
-    assert title(whole) == "[resolved] the system: all is well again"
+    assert title(whole) == "[resolved] the system: HeadraceLatencyP95"

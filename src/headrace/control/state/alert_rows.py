@@ -1,0 +1,83 @@
+"""Rows of alerts, notices and silences: the keys in columns, the rest as JSON."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Table, delete, select
+
+from headrace.control.access.trail import Change
+from headrace.control.alert_records import AlertNotice, NoticeKey, Silence, StoredAlerts
+from headrace.control.state import trail_rows
+from headrace.control.state.database import Database
+from headrace.control.state.encoding import check_readable, decoded, encoded
+from headrace.control.state.tables import ALERT_NOTICES, ALERTS, SILENCES
+from headrace.control.state.upsert import upsert_into
+from headrace.monitor.alert_state import Alert, Key
+
+
+class SqlAlerts:
+    """An `AlertStore` in the database of the state. Safe to use from several threads."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def load(self) -> StoredAlerts:
+        """All records, in no order."""
+        with self._database.reading("read the alerts") as connection:
+            return StoredAlerts(
+                alerts=tuple(_records(connection, ALERTS, Alert)),
+                notices=tuple(_records(connection, ALERT_NOTICES, AlertNotice)),
+                silences=tuple(_records(connection, SILENCES, Silence)),
+            )
+
+    def save_alerts(self, alerts: Sequence[Alert], gone: Sequence[Key]) -> None:
+        """Add or replace alerts, and remove those of the keys `gone`."""
+        with self._database.writing("store the alerts") as connection:
+            for name, subject in gone:
+                _delete(connection, ALERTS, name=name, subject=subject)
+            for alert in alerts:
+                name, subject = alert.key
+                _put(connection, ALERTS, alert, name=name, subject=subject)
+
+    def save_notices(self, notices: Sequence[AlertNotice], gone: Sequence[NoticeKey]) -> None:
+        """Add or replace notices, and remove those of the keys `gone`."""
+        with self._database.writing("store what receivers were told") as connection:
+            for receiver, (name, subject) in gone:
+                _delete(connection, ALERT_NOTICES, receiver=receiver, name=name, subject=subject)
+            for notice in notices:
+                name, subject = notice.alert.key
+                key = {"receiver": notice.receiver, "name": name, "subject": subject}
+                _put(connection, ALERT_NOTICES, notice, **key)
+
+    def add_silence(self, silence: Silence, *, changes: Sequence[Change] = ()) -> None:
+        """Add a silence, and its entry of the audit log in the same transaction."""
+        with self._database.writing("store a silence") as connection:
+            _put(connection, SILENCES, silence, id=silence.id, ends=silence.ends)
+            trail_rows.add_changes(connection, changes)
+
+    def remove_silence(self, id_: str, *, changes: Sequence[Change] = ()) -> None:
+        """Remove a silence, and enter that in the audit log in the same transaction."""
+        with self._database.writing("remove a silence") as connection:
+            _delete(connection, SILENCES, id=id_)
+            trail_rows.add_changes(connection, changes)
+
+
+def _records(connection: Connection, table: Table, of_type: type[Any]) -> Iterable[Any]:
+    for record in connection.execute(select(table.c.record)).scalars():
+        yield decoded(record, of_type, what=f"a row of {table.name}")
+
+
+def _put(connection: Connection, table: Table, record: object, **key: str | float) -> None:
+    text = encoded(record)
+    check_readable(text, type(record), what=f"a row of {table.name}")
+    statement = upsert_into(table, dialect=connection.dialect.name).values(**key, record=text)
+    connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=list(table.primary_key.columns),
+            set_={"record": statement.excluded.record},
+        )
+    )
+
+
+def _delete(connection: Connection, table: Table, **key: str) -> None:
+    connection.execute(delete(table).filter_by(**key))
