@@ -1,4 +1,4 @@
-"""`headrace alerts`: what is wrong now."""
+"""`headrace alerts`: alerts, silences and test messages."""
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
@@ -7,22 +7,28 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from headrace.cli.failures import FAILED
-from headrace.cli.options import DEFAULT_HOME, Home, Json, Server
+from headrace.cli.options import DEFAULT_HOME, Home, Json, Server, ShowByDefault
 
 if TYPE_CHECKING:
     from rich.text import Text
 
 _STYLES: Final = {"firing": "bold red", "pending": "yellow", "resolved": "green"}
+_TEST_TIMEOUT_S: Final = 300.0
+
+app = typer.Typer(
+    cls=ShowByDefault,
+    help="What is wrong now: `headrace alerts`. Silence alerts, test receivers.",
+)
+
+_Endpoint = Annotated[str, typer.Argument(help="Only of this endpoint.", show_default="all")]
+_Stream = Annotated[str, typer.Option("--stream", help="Only of this stream.", show_default="all")]
 
 
-def alerts(
-    endpoint: Annotated[
-        str, typer.Argument(help="Only of this endpoint.", show_default="all")
-    ] = "",
+@app.command()
+def show(
+    endpoint: _Endpoint = "",
     *,
-    stream: Annotated[
-        str, typer.Option("--stream", help="Only of this stream.", show_default="all")
-    ] = "",
+    stream: _Stream = "",
     firing: Annotated[
         bool, typer.Option("--firing", help="Only what fires; exit status 1 if anything does.")
     ] = False,
@@ -42,26 +48,201 @@ def alerts(
     from headrace.cli.output import write_json
 
     api = connect(server, home)
-    state = "firing" if firing else ""
-    asked = {"endpoint": endpoint, "stream": stream, "state": state}
-    found = api.get("/api/v1/alerts", **asked)["alerts"]
+    query = {"endpoint": endpoint, "stream": stream, "state": "firing" if firing else ""}
+    alerts = api.get("/api/v1/alerts", **query)["alerts"]
     if json:
-        write_json({"alerts": found})
+        write_json({"alerts": alerts})
     else:
-        _show(found, endpoint or stream)
-    if firing and found:
+        _show(alerts, endpoint or stream)
+    if firing and alerts:
         raise typer.Exit(FAILED)
 
 
-def _show(found: list[dict[str, Any]], about: str) -> None:
+@app.command()
+def silence(
+    endpoint: _Endpoint = "",
+    *,
+    alert: Annotated[
+        str,
+        typer.Option("--alert", help="Only this one, as HeadraceLatencyP99.", show_default="all"),
+    ] = "",
+    stream: _Stream = "",
+    severity: Annotated[
+        str, typer.Option("--severity", help="Only `page` or `ticket`.", show_default="both")
+    ] = "",
+    for_: Annotated[
+        str, typer.Option("--for", help="How long: 90s, 15m, 12h or 30d.", show_default=False)
+    ] = "",
+    until: Annotated[
+        str,
+        typer.Option(
+            "--until",
+            help="Or its end: 2026-11-25T18:00, in this machine's time zone if none is named.",
+            show_default=False,
+        ),
+    ] = "",
+    comment: Annotated[
+        str, typer.Option("--comment", help="Why, for others.", show_default="none")
+    ] = "",
+    json: Json = False,
+    server: Server = None,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Send no message that alerts fire, until an end; the alerts themselves are still shown.
+
+    Receivers of an earlier message get the resolved one. An alert that still fires when the silence
+    ends is sent then.
+
+    For example:
+
+        headrace alerts silence fraud --for 2h --comment "load test"
+
+        headrace alerts silence --severity ticket --until 2026-11-30T08:00
+    """
+    from headrace.cli.connection import connect
+    from headrace.cli.output import say, write_json
+    from headrace.cli.rollout_table import clock_text
+
+    body: dict[str, Any] = {
+        "alert": alert,
+        "endpoint": endpoint,
+        "stream": stream,
+        "severity": severity or None,
+        "comment": comment,
+        **_end(for_, until),
+    }
+    created = connect(server, home).post("/api/v1/silences", body)
+    if json:
+        write_json(created)
+    else:
+        say(f"silence {created['id']} of {_about(created)} ends at {clock_text(created['ends'])}")
+
+
+@app.command()
+def silences(*, json: Json = False, server: Server = None, home: Home = DEFAULT_HOME) -> None:
+    """List the silences that have not ended."""
+    from headrace.cli.connection import connect
+    from headrace.cli.output import say, show, table, write_json
+    from headrace.cli.rollout_table import clock_text
+
+    listed = connect(server, home).get("/api/v1/silences")["silences"]
+    if json:
+        write_json(listed)
+    elif not listed:
+        say("there are no silences")
+    else:
+        rows = [
+            (
+                silence["id"],
+                _about(silence),
+                clock_text(silence["ends"]),
+                silence["created_by"],
+                silence["comment"],
+            )
+            for silence in listed
+        ]
+        show(table(rows, "silence", "of", "ends", "by", "comment"))
+
+
+@app.command()
+def unsilence(
+    silence: Annotated[
+        str, typer.Argument(metavar="ID", help="As `alerts silences` shows it.", show_default=False)
+    ],
+    *,
+    server: Server = None,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """End a silence now: what fires is sent."""
+    from headrace.cli.connection import connect
+    from headrace.cli.output import say
+
+    removed = connect(server, home).delete(f"/api/v1/silences/{silence}")
+    say(f"silence {removed['id']} of {_about(removed)} is removed")
+
+
+@app.command("test")
+def send_test(
+    receiver: Annotated[
+        str, typer.Argument(help="One of the spec's `alerts.receivers`.", show_default="all")
+    ] = "",
+    *,
+    json: Json = False,
+    server: Server = None,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Send a marked test message to receivers; exit status 1 if one does not take it.
+
+    Each gets the alert HeadraceTest firing and, at once, resolved, every 30 seconds at most.
+
+    For example:
+
+        headrace alerts test on-call
+    """
+    from headrace.cli.connection import connect
+    from headrace.cli.output import show, table, write_json
+
+    api = connect(server, home)
+    answer = api.post("/api/v1/alerts/test", {"receiver": receiver}, timeout_s=_TEST_TIMEOUT_S)
+    deliveries = answer["deliveries"]
+    if json:
+        write_json(deliveries)
+    else:
+        rows = [
+            (
+                delivery["receiver"],
+                "taken" if delivery["ok"] else "failed",
+                f"{delivery['seconds']:.2f} s",
+                delivery["answer"],
+            )
+            for delivery in deliveries
+        ]
+        show(table(rows, "receiver", "message", "time", "answer"))
+    if not all(delivery["ok"] for delivery in deliveries):
+        raise typer.Exit(FAILED)
+
+
+def _end(for_: str, until: str) -> dict[str, float]:
+    """The end of a silence as the API takes it.
+
+    Raises:
+        BadParameter: There is none, or two, or it is no time.
+    """
+    from datetime import datetime
+
+    from headrace.cli.spans import span_s
+
+    if bool(for_) == bool(until):
+        raise typer.BadParameter("a silence needs an end: --for 2h, or --until TIME")
+    if for_:
+        duration_s = span_s(for_, flag="--for")
+        if duration_s is None:
+            raise typer.BadParameter("a silence has an end; write 2h or 30d", param_hint="--for")
+        return {"duration_s": duration_s}
+    try:
+        return {"ends": datetime.fromisoformat(until).astimezone().timestamp()}
+    except (ValueError, OverflowError, OSError):
+        message = f"'{until}' is no time; write it as 2026-11-25T18:00"
+        raise typer.BadParameter(message, param_hint="--until") from None
+
+
+def _about(silence: dict[str, Any]) -> str:
+    """Which alerts a silence matches: `ticket alerts of fraud`."""
+    kind = silence["alert"] or "alerts"
+    stream = f"stream {silence['stream']}" if silence["stream"] else ""
+    subject = silence["endpoint"] or stream or "the whole system"
+    return " ".join(filter(None, (silence["severity"], kind, "of", subject)))
+
+
+def _show(alerts: list[dict[str, Any]], about: str) -> None:
     from headrace.cli.output import say, show, table
 
-    if not found:
+    if not alerts:
         say(f"nothing is wrong with '{about}'" if about else "nothing is wrong")
         return
-    rows = [_row(alert) for alert in found]
+    rows = [_row(alert) for alert in alerts]
     show(table(rows, "state", "severity", "of", "alert", "since", "value", "what"))
-    actions = {alert["action"]: alert["name"] for alert in found if alert["state"] == "firing"}
+    actions = {alert["action"]: alert["name"] for alert in alerts if alert["state"] == "firing"}
     for action, name in actions.items():
         say(f"{name}: {action}")
 
@@ -74,8 +255,10 @@ def _row(alert: dict[str, Any]) -> "list[str | Text]":
 
     unit = alert["unit"]
     value, threshold = (value_text(alert[key], unit) for key in ("value", "threshold"))
+    until = alert.get("silenced_until")
+    silenced = "" if until is None else f", silenced until {clock_text(until)}"
     return [
-        Text(alert["state"], style=_STYLES.get(alert["state"], "")),
+        Text(alert["state"] + silenced, style=_STYLES.get(alert["state"], "")),
         alert["severity"],
         alert["endpoint"] or (f"stream {alert['stream']}" if alert.get("stream") else "-"),
         alert["name"],

@@ -135,7 +135,6 @@ for _command, _panel in (
     (diagram.diagram, _LOOK),
     (logs.logs, _LOOK),
     (events.events, _LOOK),
-    (alerts.alerts, _LOOK),
     (payloads.payloads, _LOOK),
     (profile.profile, _LOOK),
     (history.history, _LOOK),
@@ -148,6 +147,7 @@ for _command, _panel in (
 app.add_typer(rollouts.app, name="rollout", rich_help_panel=_RUN)
 app.add_typer(batch.app, name="batch", rich_help_panel=_RUN)
 app.add_typer(stream.app, name="stream", rich_help_panel=_RUN)
+app.add_typer(alerts.app, name="alerts", rich_help_panel=_LOOK)
 app.add_typer(audit.app, name="audit", rich_help_panel=_LOOK)
 app.add_typer(autoscale.app, name="autoscale", rich_help_panel=_LOOK)
 app.add_typer(export.app, name="export", rich_help_panel=_WRITE)

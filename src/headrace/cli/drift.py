@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
-from headrace.cli.options import DEFAULT_HOME, Home, Json, Server
+from headrace.cli.options import DEFAULT_HOME, Home, Json, Server, ShowByDefault
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,24 +17,8 @@ if TYPE_CHECKING:
     from headrace.cli.connection import Target
     from headrace.core import ModelSignature
 
-_SHOW = "show"
-
-
-class _ShowByDefault(TyperGroup):
-    """`headrace drift fraud` is `headrace drift show fraud`."""
-
-    def parse_args(
-        self,
-        ctx: typer.Context,  # type: ignore[override]  # typer keeps the wider type to itself
-        args: list[str],
-    ) -> list[str]:
-        """The arguments, with `show` before what names no command."""
-        is_known = not args or args[0] in self.commands or args[0].startswith("-")
-        return super().parse_args(ctx, args if is_known else [_SHOW, *args])
-
-
 app = typer.Typer(
-    cls=_ShowByDefault,
+    cls=ShowByDefault,
     no_args_is_help=True,
     help="Which inputs and answers drifted: `headrace drift ENDPOINT`.",
 )
@@ -47,7 +30,7 @@ app.add_typer(reference_app, name="reference")
 _Endpoint = Annotated[str, typer.Argument(help="The endpoint's name.", show_default=False)]
 
 
-@app.command(_SHOW)
+@app.command()
 def show(
     endpoint: _Endpoint,
     *,

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer.core import TyperGroup
 from typer.models import OptionInfo
 
 
@@ -171,3 +172,17 @@ def file_option(name: str, text: str, *, shown: str = "none") -> OptionInfo:
         show_default=shown,
     )
     return made
+
+
+class ShowByDefault(TyperGroup):
+    """Group whose command `show` is meant where no other is named: `headrace drift fraud`."""
+
+    def parse_args(
+        self,
+        ctx: typer.Context,  # type: ignore[override]  # typer keeps the wider type to itself
+        args: list[str],
+    ) -> list[str]:
+        """The arguments, with `show` before what names no command."""
+        asks_help = args[:1] in [[name] for name in ctx.help_option_names]
+        is_named = self.no_args_is_help if not args else args[0] in self.commands or asks_help
+        return super().parse_args(ctx, args if is_named else ["show", *args])

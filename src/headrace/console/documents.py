@@ -92,6 +92,7 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
     unit: str = ""
     summary: str = ""
     action: str = ""
+    silenced_until: float | None = None
 
 
 class AlertList(msgspec.Struct, frozen=True, kw_only=True):

@@ -31,6 +31,7 @@ from headrace.control.materializer import Materializer
 from headrace.control.model_work import ModelWork
 from headrace.control.notify.notifier import Notifier
 from headrace.control.notify.send import send
+from headrace.control.notify.silences import Silences
 from headrace.control.observed import Phase, Replica
 from headrace.control.orders import Orders
 from headrace.control.payloads.writer import PayloadWriter
@@ -155,10 +156,12 @@ def make_plane(
     )
     callers.prepare()
     stored_alerts = store.store.alerts.load()
+    silences = Silences(store=store, clock=clock)
+    silences.load(stored_alerts.silences)
     notifier = Notifier(
         spec=lambda: aims.desired.spec,
         clock=clock,
-        silences=lambda: stored_alerts.silences,
+        silences=silences.active,
         save=lambda notices, gone: store.run(store.store.alerts.save_notices, notices, gone),
         environment=dict(os.environ),  # what secrets are named there is taken out later
         admin_url=addresses.admin_url,
@@ -263,6 +266,7 @@ def make_plane(
         journal=journal,
         alerting=alerting,
         notifier=notifier,
+        silences=silences,
         clock=clock,
         addresses=addresses,
         gateway_address=gateway_address,

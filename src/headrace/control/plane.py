@@ -31,6 +31,7 @@ from headrace.control.load_watch import LoadWatch
 from headrace.control.log_files import LogFiles
 from headrace.control.materializer import Materializer
 from headrace.control.notify.notifier import Notifier
+from headrace.control.notify.silences import Silences
 from headrace.control.orders import Orders
 from headrace.control.payloads.writer import PayloadWriter
 from headrace.control.pools import PoolSync
@@ -102,6 +103,7 @@ class ControlPlane:
     journal: Journal
     alerting: Alerting
     notifier: Notifier
+    silences: Silences
     clock: Clock
     addresses: Addresses
     gateway_address: str

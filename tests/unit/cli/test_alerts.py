@@ -66,3 +66,40 @@ def test_a_spec_file_is_exported_without_a_system(headrace: Command, tmp_path: P
     assert "127.0.0.1:8002" in (tmp_path / "out" / "prometheus.yml").read_text()
     fleet = json.loads((tmp_path / "boards" / "headrace-fleet.json").read_text())
     assert fleet["title"] == "Headrace: fleet"
+
+
+def test_a_silenced_alert_says_until_when(capsys: pytest.CaptureFixture[str]) -> None:
+    alerts._show([{**ALERT, "silenced_until": 1764003600.0}], "")
+
+    assert "firing, silenced until " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ((), "needs an end"),
+        (("--for", "2h", "--until", "2030-01-01"), "needs an end"),
+        (("--for", "never"), "has an end"),
+        (("--for", "soon"), "no span of time"),
+        (("--until", "tomorrow"), "is no time"),
+    ],
+)
+def test_a_silence_needs_one_end(headrace: Command, options: tuple[str, ...], said: str) -> None:
+    done = headrace("alerts", "silence", "fraud", *options)
+
+    assert done.status == 2
+    assert said in done.err
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({}, "alerts of the whole system"),
+        ({"endpoint": "fraud", "severity": "page"}, "page alerts of fraud"),
+        ({"stream": "pay", "alert": "HeadraceStreamDown"}, "HeadraceStreamDown of stream pay"),
+    ],
+)
+def test_a_silence_is_named_by_what_it_matches(options: dict[str, str], text: str) -> None:
+    empty = dict.fromkeys(("alert", "endpoint", "stream", "severity"), "")
+
+    assert alerts._about({**empty, **options}) == text

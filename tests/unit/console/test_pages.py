@@ -20,6 +20,7 @@ from headrace.rollout.evidence import Evidence
 from headrace.rollout.outcomes import MetricVerdict, Outcome, Verdict
 from tests.unit.console.browser import URL, app_of, browser_of, hidden_of, log_in, visitor_of
 from tests.unit.control.api_client import client_of, headers_of, token_of
+from tests.unit.control.notify.alert_samples import FIRING
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
@@ -92,6 +93,19 @@ async def test_every_page_has_its_landmarks_and_runs_nothing_of_others(
         assert len(answer.content) < 100_000, path
         for forbidden in ("style=", "onclick", 'src="http', "javascript:"):
             assert forbidden not in answer.text, path
+
+
+async def test_a_silenced_alert_shows_until_when(served: ControlPlane) -> None:
+    served.alerting.load([FIRING])
+    async with client_of(served) as api, visitor_of(served) as visitor:
+        loud = (await visitor.get("/alerts")).text
+        made = await api.post("/silences", json={"endpoint": "fraud", "duration_s": 3600})
+        silenced = (await visitor.get("/alerts")).text
+
+    assert made.status_code == 201
+    assert "LatencyP95" in loud
+    assert "silenced until" not in loud
+    assert "silenced until" in silenced
 
 
 async def test_who_is_not_known_is_sent_to_log_in_and_back(served: ControlPlane) -> None:

@@ -1,10 +1,14 @@
 """Alerts over the management API."""
 
+import time
+
 import msgspec
 import pytest
 
+from headrace.control.notify.outbox import Message
 from headrace.control.plane import ControlPlane
 from headrace.control.scrape import own_metrics
+from headrace.core import UnavailableError
 from tests.unit.control.api_client import client_of
 from tests.unit.control.notify.alert_samples import FIRING, OVER, STREAM
 
@@ -39,6 +43,7 @@ async def test_alerts_are_told_with_what_to_do(alarmed: ControlPlane) -> None:
         "unit": "s",
         "summary": FIRING.summary,
         "action": FIRING.action,
+        "silenced_until": None,
     }
     assert [alert["endpoint"] for alert in of_one] == ["spam"]
     assert [alert["endpoint"] for alert in firing] == ["", "fraud"]
@@ -98,3 +103,132 @@ async def test_only_an_admin_says_who_hears_of_alerts(plane: ControlPlane) -> No
     assert harmless.status_code == taken.status_code == kept.status_code == 200
     assert mistaken.status_code == 400
     assert removed.status_code == 403
+
+
+async def test_a_silence_is_made_shown_and_removed_and_is_in_the_audit_log(
+    alarmed: ControlPlane,
+) -> None:
+    async with client_of(alarmed) as api:
+        made = await api.post(
+            "/silences",
+            json={
+                "endpoint": "fraud",
+                "severity": "page",
+                "duration_s": 60,
+                "comment": "load test",
+            },
+        )
+        listed = (await api.get("/silences")).json()["silences"]
+        during = (await api.get("/alerts?endpoint=fraud")).json()["alerts"]
+        removed = await api.delete(f"/silences/{made.json()['id']}")
+        again = await api.delete(f"/silences/{made.json()['id']}")
+        after = (await api.get("/alerts?endpoint=fraud")).json()["alerts"]
+        trail = (await api.get("/trail?newest=true")).json()["entries"]
+
+    assert made.status_code == 201
+    assert listed == [made.json()]
+    assert made.json()["created_by"] == "ann@laptop"
+    assert during[0]["silenced_until"] == made.json()["ends"]
+    assert (removed.status_code, again.status_code) == (200, 404)
+    assert after[0]["silenced_until"] is None
+    actions = [entry["action"] for entry in trail if entry["object"] == made.json()["id"]]
+    assert sorted(actions) == ["silence.create", "silence.remove"]
+
+
+async def test_an_operator_silences_the_alerts_of_its_endpoint_only(alarmed: ControlPlane) -> None:
+    async with client_of(alarmed) as admin:
+        every = (await admin.post("/silences", json={"duration_s": 60})).json()
+    async with client_of(alarmed, "operator:fraud") as operator:
+        own = await operator.post("/silences", json={"endpoint": "fraud", "duration_s": 60})
+        other = await operator.post("/silences", json={"endpoint": "spam", "duration_s": 60})
+        whole = await operator.post("/silences", json={"severity": "page", "duration_s": 60})
+        stream = await operator.post("/silences", json={"stream": "fraud", "duration_s": 60})
+        seen = (await operator.get("/silences")).json()["silences"]
+        hidden = await operator.delete(f"/silences/{every['id']}")
+        removed = await operator.delete(f"/silences/{own.json()['id']}")
+        tested = await operator.post("/alerts/test", json={})
+    async with client_of(alarmed, "viewer:fraud") as viewer:
+        refused = await viewer.post("/silences", json={"endpoint": "fraud", "duration_s": 60})
+
+    assert own.status_code == 201
+    assert [other.status_code, whole.status_code, stream.status_code] == [403, 403, 403]
+    assert seen == [own.json()]
+    assert (hidden.status_code, removed.status_code) == (404, 200)
+    assert (tested.status_code, refused.status_code) == (403, 403)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {},
+        {"duration_s": 60, "ends": 2e9},
+        {"ends": 1.0},
+        {"ends": 1e12},
+        {"duration_s": -1},
+        {"duration_s": 1e9},
+        {"duration_s": 60, "alert": "NoSuchAlert"},
+        {"duration_s": 60, "severity": "loud"},
+        {"duration_s": 60, "endpoint": "a", "stream": "b"},
+        {"duration_s": 60, "endpoint": "no name"},
+    ],
+)
+async def test_a_silence_needs_an_end_and_alerts_that_there_are(
+    alarmed: ControlPlane, wrong: dict[str, object]
+) -> None:
+    async with client_of(alarmed) as api:
+        refused = await api.post("/silences", json=wrong)
+        listed = (await api.get("/silences")).json()["silences"]
+
+    assert refused.status_code == 400
+    assert listed == []
+
+
+async def test_a_silence_may_be_given_by_its_end_and_outlasts_a_restart(
+    alarmed: ControlPlane,
+) -> None:
+    ends = time.time() + 3600  # noqa: TID251  # of the plane's own clock
+    async with client_of(alarmed) as api:
+        made = (await api.post("/silences", json={"ends": ends})).json()
+
+    alarmed.silences.load(alarmed.store.store.alerts.load().silences)
+
+    assert made["ends"] == ends
+    assert [silence.id for silence in alarmed.silences.active()] == [made["id"]]
+
+
+async def test_receivers_are_tested_and_told_that_it_was_a_test(alarmed: ControlPlane) -> None:
+    sent: list[tuple[str, str, str]] = []
+
+    async def send(message: Message, **_: object) -> str:
+        alerts = (*message.firing, *message.resolved)
+        sent.append((message.receiver.name, alerts[0].name, alerts[0].state.value))
+        if message.receiver.name == "chat":
+            raise UnavailableError("it answered 403: no", retry_after_s=None)
+        return "200"
+
+    alarmed.notifier.send = send
+    receivers = [
+        {"name": name, "webhook": {"url": "https://x.example"}} for name in ("ops", "chat")
+    ]
+    async with client_of(alarmed) as api:
+        none = await api.post("/alerts/test", json={})
+        await api.post("/apply", json={"endpoints": [], "alerts": {"receivers": receivers}})
+        done = await api.post("/alerts/test", json={})
+        soon = await api.post("/alerts/test", json={"receiver": "ops"})
+        nobody = await api.post("/alerts/test", json={"receiver": "nobody"})
+        trail = (await api.get("/trail?newest=true")).json()["entries"]
+
+    deliveries = {one["receiver"]: one for one in done.json()["deliveries"]}
+    assert (deliveries["ops"]["ok"], deliveries["ops"]["answer"]) == (True, "200")
+    assert (deliveries["chat"]["ok"], deliveries["chat"]["answer"]) == (
+        False,
+        "it answered 403: no",
+    )
+    assert sorted(sent) == [
+        ("chat", "HeadraceTest", "firing"),
+        ("ops", "HeadraceTest", "firing"),
+        ("ops", "HeadraceTest", "resolved"),
+    ]
+    assert (soon.status_code, nobody.status_code, none.status_code) == (429, 404, 404)
+    assert float(soon.headers["retry-after"]) > 0
+    assert "alerts.test" in [entry["action"] for entry in trail]

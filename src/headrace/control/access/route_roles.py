@@ -88,6 +88,10 @@ RULES: Final[Mapping[tuple[str, str], Rule]] = {
     ("GET", "/api/v1/events"): _VIEW_OWN,
     ("GET", "/api/v1/watch"): _VIEW_OWN,
     ("GET", "/api/v1/alerts"): _VIEW_OWN,
+    ("POST", "/api/v1/alerts/test"): _OPERATE_SYSTEM,
+    ("GET", "/api/v1/silences"): _VIEW_OWN,
+    ("POST", "/api/v1/silences"): _OPERATE_OWN,
+    ("DELETE", "/api/v1/silences/{silence}"): _OPERATE_OWN,
     ("POST", "/api/v1/feedback"): _OPERATE_OWN,
     # What the last day was like.
     ("GET", "/api/v1/history"): _VIEW_OWN,
