@@ -46,7 +46,9 @@ def down(
 
     from headrace.cli.leftovers import stop_leftovers
     from headrace.cli.output import progress, say
+    from headrace.cli.running import copy_note
     from headrace.control import read_control_file
+    from headrace.control.settings import original_of
 
     if server is not None:
         from headrace.cli.connection import connect
@@ -57,13 +59,14 @@ def down(
     if not (home / "run").is_dir():
         say(f"nothing runs on {home}")
         return
+    original = original_of(home)
     with progress("draining and stopping"):
         control = read_control_file(home)
         if control is not None:
             _stop(control, home, drain_s)
         ended = asyncio.run(stop_leftovers(home, drain_s=drain_s))
     if control is None and not ended:
-        say(f"nothing runs on {home}")
+        say(f"nothing runs on {home}{copy_note(original)}")
     elif control is None:
         noun = "process" if ended == 1 else "processes"
         say(f"stopped {ended} {noun} without a control plane")
@@ -73,36 +76,23 @@ def down(
 
 def _stop(control: "ControlFile", home: Path, drain_s: float) -> None:
     """Ask the control plane to end everything; if it does not, end the control plane."""
+    import signal
+
     from headrace.cli.connection import local_management
+    from headrace.control.ownership import ProcessOwner
     from headrace.core import HeadraceError
 
+    process = ProcessOwner.of(home).adopt(control)
+    if process is None:
+        return
     deadline = time.monotonic() + drain_s + _SLACK_S
     try:
         local_management(control, home).post("/api/v1/stop", timeout_s=5.0)
     except HeadraceError:
-        _kill(control, gently=True)
-    while time.monotonic() < deadline:
-        if not _runs(control):
-            return
+        process.send(signal.SIGTERM)
+    while process.is_running() and time.monotonic() < deadline:
         time.sleep(_POLL_S)
-    _kill(control, gently=False)
-    while _runs(control) and time.monotonic() < deadline + _SLACK_S:
+    process.send(signal.SIGKILL)
+    while process.is_running() and time.monotonic() < deadline + _SLACK_S:
         time.sleep(_POLL_S)
-
-
-def _runs(control: "ControlFile") -> bool:
-    from headrace.control.process import start_ticks
-
-    return start_ticks(control.pid) == control.start_ticks
-
-
-def _kill(control: "ControlFile", *, gently: bool) -> None:
-    """Signal exactly this process, not another that has got its pid since."""
-    import signal
-
-    from headrace.control.process import Process
-
-    process = Process.adopt(control.pid, control.start_ticks)
-    if process is not None:
-        process.send(signal.SIGTERM if gently else signal.SIGKILL)
-        process.close()
+    process.close()

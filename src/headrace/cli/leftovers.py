@@ -1,14 +1,14 @@
-"""Ends what a control plane left running that was killed itself."""
+"""Stop of what a killed control plane left running."""
 
 import asyncio
 import signal
 from pathlib import Path
 from typing import Final
 
-from headrace.control.gateway_record import GatewayRecord, read_gateway_record
+from headrace.control.gateway_record import read_gateway_record
 from headrace.control.home import Home
 from headrace.control.local import LocalDriver
-from headrace.control.process import Process
+from headrace.control.ownership import ProcessOwner
 from headrace.control.shutdown import stop_replicas
 from headrace.control.store import HomeLock
 from headrace.control.streams.driver import make_stream_driver
@@ -24,7 +24,7 @@ _LOCK_RETRY_S: Final = 0.05
 async def stop_leftovers(path: Path, *, drain_s: float) -> int:
     """End the gateway and the replicas recorded in the home `path`; how many processes ended.
 
-    Each is known by its pid and the time it started, so no other process is ever hit.
+    Records of processes of another home, which this one is a copy of, are left out.
 
     Raises:
         FailedPreconditionError: A control plane runs there, which would start them again.
@@ -75,7 +75,8 @@ async def _acquire(lock: HomeLock) -> None:
 
 
 async def _stop_gateway(home: Home, *, drain_s: float) -> int:
-    record = read_gateway_record(home.gateway_file)
+    owner = ProcessOwner.of(home.root, sockets=home.socket_dir())
+    record = read_gateway_record(home.gateway_file, owner)
     if record is None:
         return 0
     gateway = EnvoyGateway(
@@ -92,12 +93,8 @@ async def _stop_gateway(home: Home, *, drain_s: float) -> int:
         await gateway.stop(drain_s)
     except HeadraceError:
         # It does not answer, so there is nothing to drain.
-        _kill(record)
+        process = owner.adopt(record)
+        if process is not None:
+            process.send(signal.SIGKILL)
+            process.close()
     return 1
-
-
-def _kill(record: GatewayRecord) -> None:
-    process = Process.adopt(record.pid, record.start_ticks)
-    if process is not None:
-        process.send(signal.SIGKILL)
-        process.close()

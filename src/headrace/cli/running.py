@@ -1,16 +1,15 @@
-"""What runs on a home, and how to reach it."""
+"""Control plane and gateway of a home, and how to reach them."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import msgspec
-
 from headrace.cli.connection import Target
 from headrace.control import ControlFile, read_control_file
 from headrace.control.log_files import LogFiles, merged_tail, render_line
 from headrace.control.secret_references import resolve_url
+from headrace.control.settings import original_of, read_last_control_file
 from headrace.control.state import home_url, references_in
 from headrace.core import HeadraceError, NotFoundError, UnavailableError
 
@@ -25,9 +24,14 @@ def control_file(home: Path) -> ControlFile:
     """
     found = read_control_file(home)
     if found is None:
-        msg = f"nothing runs on {home}; `headrace up` starts it"
+        msg = f"nothing runs on {home}{copy_note(original_of(home))}; `headrace up` starts it"
         raise UnavailableError(msg, retry_after_s=None)
     return found
+
+
+def copy_note(original: str) -> str:
+    """What to add where nothing runs on a home that is a copy of the one at `original`."""
+    return f" (a copy of {original}, which is left alone)" if original else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,12 +60,11 @@ def gateway(target: Target) -> Gateway:
         url = seen_from_here(api.get("/api/v1/status")["addresses"]["http"], api.host)
         return Gateway(url=url)
     home = target.home
-    try:
-        data = (home / "run" / "control.json").read_bytes()
-        found = msgspec.json.decode(data, type=ControlFile)
-    except (OSError, msgspec.MsgspecError):
-        msg = f"nothing runs on {home}; `headrace up` starts it, --url names another server"
-        raise UnavailableError(msg, retry_after_s=None) from None
+    found = read_last_control_file(home)
+    if found is None:
+        note = copy_note(original_of(home))
+        msg = f"nothing runs on {home}{note}; `headrace up` starts it, --url names another server"
+        raise UnavailableError(msg, retry_after_s=None)
     if not found.gateway_ca:
         return Gateway(url=found.http_url)
     return Gateway(

@@ -38,6 +38,7 @@ from headrace.control.limits.service import LimitService
 from headrace.control.local import LocalDriver
 from headrace.control.log_files import LogFiles
 from headrace.control.membership import Membership
+from headrace.control.ownership import ProcessOwner
 from headrace.control.parts import make_plane
 from headrace.control.plane import Addresses, ControlPlane
 from headrace.control.ports import listen, pick_ports
@@ -115,8 +116,9 @@ def assemble(settings: ControlSettings, home: Home, membership: Membership | Non
     spec = SystemSpec() if document is None else parse_spec(document, secrets_in=desired.spec)
     gateway_spec = spec.gateway
     mode = check_mode(settings.gateway, settings.agents)
-    record = read_gateway_record(home.gateway_file) if mode is GatewayMode.LOCAL else None
     socket_dir = home.socket_dir()
+    owner = ProcessOwner.of(home.root, sockets=socket_dir)
+    record = read_gateway_record(home.gateway_file, owner) if mode is GatewayMode.LOCAL else None
     own_limits = f"unix:{socket_dir / 'limits.sock'}"
     host = settings.host or gateway_spec.host
     tls = settings.tls or (None if gateway_spec.tls is None else gateway_spec.tls.settings())
@@ -254,6 +256,7 @@ def assemble(settings: ControlSettings, home: Home, membership: Membership | Non
             grpc_target=addresses.grpc_target,
             metrics_url=addresses.metrics_url,
             start_ticks=start_ticks(os.getpid()) or 0,
+            home=owner.identity,
             gateway_ca=str(home.gateway_certificate) if gateway.tls else "",
             admin_ca=str(home.admin_certificate) if admin_tls else "",
             token_file=str(token_file),

@@ -1,4 +1,4 @@
-"""What is known of an Envoy that an earlier control plane started? Two files beside its own."""
+"""Records of an Envoy that an earlier control plane started: its process, and its routes."""
 
 from pathlib import Path
 from typing import Final
@@ -6,6 +6,7 @@ from typing import Final
 import msgspec
 
 from headrace.control.observed import Route
+from headrace.control.ownership import HomeIdentity, ProcessOwner
 from headrace.control.process import start_ticks
 from headrace.core.observe_settings import RequestLogSettings, TracingSettings
 from headrace.gateway import WATCHED_FILES, GatewaySettings, ListenerTls
@@ -28,6 +29,7 @@ class GatewayRecord(msgspec.Struct, frozen=True, kw_only=True):
     grpc_port: int
     max_body_bytes: int
     access_log: bool
+    home: HomeIdentity | None = None
     request_log: RequestLogSettings = RequestLogSettings()
     tracing: TracingSettings | None = None
     tls: ListenerTls | None = None
@@ -35,11 +37,12 @@ class GatewayRecord(msgspec.Struct, frozen=True, kw_only=True):
     counts_all: bool = False
 
     @classmethod
-    def of(cls, settings: GatewaySettings, pid: int) -> "GatewayRecord":
-        """Of an Envoy that was started with `settings`."""
+    def of(cls, settings: GatewaySettings, pid: int, home: HomeIdentity | None) -> "GatewayRecord":
+        """The record of an Envoy that `home` started with `settings`."""
         return cls(
             pid=pid,
             start_ticks=start_ticks(pid) or 0,
+            home=home,
             host=settings.host,
             http_port=settings.http_port,
             grpc_port=settings.grpc_port,
@@ -59,13 +62,13 @@ class GatewayRecord(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-def read_gateway_record(path: Path) -> GatewayRecord | None:
-    """The record of an Envoy that still runs."""
+def read_gateway_record(path: Path, owner: ProcessOwner) -> GatewayRecord | None:
+    """The record of an Envoy that still runs, if it is `owner`'s."""
     try:
         record = msgspec.json.decode(path.read_bytes(), type=GatewayRecord)
     except (OSError, msgspec.DecodeError):
         return None
-    return record if start_ticks(record.pid) == record.start_ticks else None
+    return record if owner.is_running(record) else None
 
 
 def read_routes(path: Path) -> tuple[Route, ...] | None:

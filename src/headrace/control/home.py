@@ -131,11 +131,6 @@ class Home:
         return self.root / "features" / "materialized.json"
 
     @property
-    def planner_file(self) -> Path:
-        """What tells this home from others that have jobs in the same database."""
-        return self.root / "planner-id"
-
-    @property
     def streams_file(self) -> Path:
         """What was ordered of streams besides the spec."""
         return self.root / "streams.json"

@@ -1,4 +1,4 @@
-"""Who keeps Envoy running? Adopts or starts it, starts it again, carries routes to it."""
+"""Envoy process supervisor: adopts or starts it, starts it again, carries routes to it."""
 
 import asyncio
 import logging
@@ -19,6 +19,7 @@ from headrace.control.gateway_routes import endpoint_route, rules_of
 from headrace.control.gateway_tls import GatewayTls, lacks_secret
 from headrace.control.limits.rules import Rules
 from headrace.control.observed import Route
+from headrace.control.ownership import ProcessOwner
 from headrace.core import Clock, HeadraceError
 from headrace.core.upstream_settings import UpstreamSettings
 from headrace.gateway import (
@@ -48,6 +49,7 @@ class GatewayKeeper:
     """
 
     settings: GatewaySettings
+    owner: ProcessOwner
     record_path: Path
     routes_path: Path
     clock: Clock
@@ -99,7 +101,7 @@ class GatewayKeeper:
         """
         self._routes = tuple(routes)
         self._tell_rules(self._routes)
-        record = read_gateway_record(self.record_path)
+        record = read_gateway_record(self.record_path, self.owner)
         if record is not None and await self._adopt(record):
             await self._prepare(self._routes)
             settings = self.settings
@@ -341,7 +343,7 @@ class GatewayKeeper:
             _LOG.warning("cannot rotate the gateway's logs", extra={"error": str(error)})
 
     def _keep_record(self, pid: int) -> None:
-        record = GatewayRecord.of(self.settings, pid)
+        record = GatewayRecord.of(self.settings, pid, self.owner.identity)
         self._keep(self.record_path, msgspec.json.encode(record))
 
     def _keep_routes(self, routes: Sequence[Route]) -> None:

@@ -13,7 +13,8 @@ from headrace.control.desired import Revision
 from headrace.control.home import Home
 from headrace.control.log_files import last_line
 from headrace.control.online_stores import OnlineStores
-from headrace.control.process import Process, find_by_arguments, python_module, start_ticks
+from headrace.control.ownership import ProcessOwner
+from headrace.control.process import Process, python_module
 from headrace.control.records import RecordStore, ReplicaRecord, digest_of
 from headrace.control.sandbox import Isolation, Sandbox, data_limit, files_of
 from headrace.control.secret_references import resolve_url
@@ -55,9 +56,11 @@ class LocalDriver:
     _running: dict[str, Running] = field(default_factory=dict)
     _told: set[str] = field(default_factory=set)
     _records: RecordStore = field(init=False)
+    _owner: ProcessOwner = field(init=False)
 
     def __post_init__(self) -> None:
         self._records = RecordStore(self.home)
+        self._owner = ProcessOwner.of(self.home.root, sockets=self.socket_dir)
         self.stores = OnlineStores(self.home.root, self.socket_dir)
 
     def address_of(self, serial: int) -> str:
@@ -119,9 +122,9 @@ class LocalDriver:
     def adopt_all(self) -> list[Running]:
         """Every replica that an earlier control plane left, dead ones included."""
         for record in self._records.read_all():
-            process = self._find(record)
+            process = self._owner.find(record, self._arguments(record.name)[1:])
             if process is not None and process.pid != record.pid:
-                record = _with_process(record, process)  # noqa: PLW2901  # the one we go on with
+                record = self._with_process(record, process)  # noqa: PLW2901  # the one we go on with
                 self._records.write(record)
             elif process is None:
                 # Where it listened may be of another home, from which this one was moved here.
@@ -284,7 +287,7 @@ class LocalDriver:
             launcher=self.sandbox is not None,
         )
         running.process = process
-        running.record = _with_process(running.record, process)
+        running.record = self._with_process(running.record, process)
         self._write_if_possible(running.record)
         return process
 
@@ -298,12 +301,13 @@ class LocalDriver:
         except OSError as error:
             _LOG.error("cannot write a replica's record", extra={"error": str(error)})
 
-    def _find(self, record: ReplicaRecord) -> Process | None:
-        if record.pid:
-            return Process.adopt(record.pid, record.start_ticks)
-        pid = find_by_arguments(self._arguments(record.name)[1:])
-        ticks = None if pid is None else start_ticks(pid)
-        return None if pid is None or ticks is None else Process.adopt(pid, ticks)
+    def _with_process(self, record: ReplicaRecord, process: Process) -> ReplicaRecord:
+        return msgspec.structs.replace(
+            record,
+            pid=process.pid,
+            start_ticks=process.start_ticks,
+            home=self._owner.identity,
+        )
 
     def _send(self, name: str, signum: signal.Signals) -> None:
         process = self.process_of(name)
@@ -320,7 +324,3 @@ def _data_limit(settings: bytes) -> int:
         files = (file for path in files_of(Path(told["path"])) for file in (path, *path.rglob("*")))
         size = sum(file.stat().st_size for file in files if file.is_file())
     return data_limit(size, max_body_bytes=told.get("max_body_bytes", DEFAULT_MAX_BODY_BYTES))
-
-
-def _with_process(record: ReplicaRecord, process: Process) -> ReplicaRecord:
-    return msgspec.structs.replace(record, pid=process.pid, start_ticks=process.start_ticks)

@@ -1,4 +1,4 @@
-"""How does one control plane live, from its lock to the end of its last process?"""
+"""Life of one control plane, from its lock to the end of its last process."""
 
 import asyncio
 import logging
@@ -17,6 +17,7 @@ from headrace.control.home import Home
 from headrace.control.joining import StoppedError, join
 from headrace.control.log_files import LogFollower, cut_large, render_line
 from headrace.control.notify.notifier import receiver_urls
+from headrace.control.ownership import claim
 from headrace.control.sandbox import harden_self
 from headrace.control.secret_references import forget_secrets
 from headrace.control.settings import ControlSettings, write_control_file
@@ -62,6 +63,7 @@ async def _run(settings: ControlSettings) -> int:
         home = Home.at(Path(settings.home))
         lock = HomeLock(home.lock_file)
         lock.acquire()
+        claim(home.root)
         membership = await join(settings)
         system = assemble(settings, home, membership)
         receivers = (*receiver_urls(settings.spec or {}), *system.plane.notifier.urls())

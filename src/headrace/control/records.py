@@ -1,4 +1,4 @@
-"""What does a replica leave on disk so that the next control plane recognises it?"""
+"""Records of replicas, by which the next control plane recognises their processes."""
 
 import hashlib
 import logging
@@ -9,6 +9,7 @@ import msgspec
 
 from headrace.control.files import write_atomic
 from headrace.control.home import Home
+from headrace.control.ownership import HomeIdentity
 
 _LOG: Final = logging.getLogger("headrace.control")
 
@@ -30,6 +31,7 @@ class ReplicaRecord(msgspec.Struct, frozen=True, kw_only=True):
     settings_sha256: str
     pid: int = 0
     start_ticks: int = 0
+    home: HomeIdentity | None = None
     was_ready: bool = False
     restarts: int = 0
     network: bool = False

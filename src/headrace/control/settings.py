@@ -1,4 +1,4 @@
-"""What is a control plane told at its start, and what does it tell where it is reached?"""
+"""Settings of a control plane at its start, and the control file that says where it is reached."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ import msgspec
 
 from headrace.control.agents.settings import AgentsSettings
 from headrace.control.files import write_atomic
-from headrace.control.process import start_ticks
+from headrace.control.ownership import HomeIdentity, ProcessOwner
 from headrace.core import InvalidArgumentError
 from headrace.core.access_settings import TlsSettings
 
@@ -128,6 +128,8 @@ class ControlFile(msgspec.Struct, frozen=True, kw_only=True):
     gateway_ca: str = ""
     admin_ca: str = ""
     token_file: str = ""
+    home: HomeIdentity | None = None
+    """The home that it serves; None for a control plane of release 0.1."""
     agents_url: str = ""
     """Where gateways' agents are listened for; empty for nowhere."""
 
@@ -150,11 +152,31 @@ def write_control_file(path: Path, content: ControlFile) -> None:
 
 
 def read_control_file(home: Path) -> ControlFile | None:
-    """Where the control plane of `home` is reached; None if none runs there."""
-    path = home / "run" / "control.json"
+    """Where the control plane of `home` is reached; None if none of this home runs."""
+    content = _decode_control_file(home)
+    return content if content is not None and ProcessOwner.of(home).is_running(content) else None
+
+
+def read_last_control_file(home: Path) -> ControlFile | None:
+    """Where the last control plane of `home` was reached, which was killed or still runs.
+
+    None after one that was stopped, and for a copy of a home.
+    """
+    content = _decode_control_file(home)
+    return content if content is not None and ProcessOwner.of(home).has_written(content) else None
+
+
+def original_of(home: Path) -> str:
+    """The path of the home that `home` is a copy of; empty if it is none, or was started since."""
+    content = _decode_control_file(home)
+    if content is None or content.home is None or ProcessOwner.of(home).has_written(content):
+        return ""
+    return content.home.path
+
+
+def _decode_control_file(home: Path) -> ControlFile | None:
     try:
-        found = msgspec.json.decode(path.read_bytes(), type=ControlFile)
+        data = (home / "run" / "control.json").read_bytes()
+        return msgspec.json.decode(data, type=ControlFile)
     except (OSError, msgspec.MsgspecError):
         return None
-    ticks = start_ticks(found.pid)
-    return found if ticks is not None and ticks == found.start_ticks else None

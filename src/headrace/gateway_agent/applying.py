@@ -11,6 +11,7 @@ from headrace.control.agents.messages import Bundle, Secret, Shared
 from headrace.control.agents.tls import MutualTls
 from headrace.control.keeper import GatewayKeeper
 from headrace.control.observed import Route
+from headrace.control.ownership import ProcessOwner
 from headrace.control.sandbox import Sandbox, without_root
 from headrace.core import Clock, FailedPreconditionError, HeadraceError, InvalidArgumentError
 from headrace.gateway import GatewaySettings, SecretFiles, SnapshotRejectedError
@@ -141,6 +142,7 @@ class Applier:
         """Have an Envoy with this bundle's options: the one that runs if it can, else a new one."""
         keeper = GatewayKeeper(
             settings=self._settings_for(bundle),
+            owner=ProcessOwner.of(self.settings.dir, sockets=self.run_dir),
             record_path=self.run_dir.parent / "gateway.json",
             routes_path=self.run_dir.parent / "routes.json",
             clock=self.clock,

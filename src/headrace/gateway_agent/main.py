@@ -15,6 +15,7 @@ from headrace.control.activator import HeldRequests
 from headrace.control.agents.tls import MutualTls, client_context, name_in, name_with
 from headrace.control.certificates import Certificates
 from headrace.control.files import make_private_dir
+from headrace.control.ownership import claim
 from headrace.control.ports import listen
 from headrace.control.sandbox import Sandbox
 from headrace.control.serve import listen_unix
@@ -132,6 +133,7 @@ def run(settings: AgentSettings) -> int:
         message = f"another agent serves from {settings.dir}: stop it, or choose another --dir"
         raise FailedPreconditionError(message) from None
     try:
+        claim(settings.dir)
         asyncio.run(_run(settings))
     finally:
         lock.release()

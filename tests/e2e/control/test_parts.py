@@ -31,6 +31,7 @@ from headrace.control.home import Home
 from headrace.control.keeper import GatewayKeeper
 from headrace.control.local import LocalDriver
 from headrace.control.observed import Health, Phase, Route
+from headrace.control.ownership import ProcessOwner, claim
 from headrace.control.ports import listen, pick_ports
 from headrace.control.process import (
     Process,
@@ -391,6 +392,7 @@ async def test_what_ignores_the_order_to_drain_is_killed(home: Home, tmp_path: P
             settings_sha256="",
             pid=stubborn.pid,
             start_ticks=stubborn.start_ticks,
+            home=claim(home.root),
         )
     )
     found = driver(home)
@@ -494,6 +496,7 @@ async def test_publishing_to_a_gateway_that_is_not_there_ends_with_the_reason(
     monkeypatch.setattr("headrace.control.keeper._UP_TIMEOUT_S", 0.05)
     keeper = GatewayKeeper(
         settings=GatewaySettings(run_dir=home.run / "envoy"),
+        owner=ProcessOwner.of(home.root),
         record_path=home.gateway_file,
         routes_path=home.routes_file,
         clock=SystemClock(),
@@ -509,6 +512,7 @@ async def test_records_of_a_gateway_that_is_gone_or_unreadable_are_no_gateway(ho
     record = GatewayRecord(
         pid=os.getpid(),
         start_ticks=start_ticks(os.getpid()) or 0,
+        home=claim(home.root),
         host="h",
         http_port=1,
         grpc_port=2,
@@ -516,17 +520,17 @@ async def test_records_of_a_gateway_that_is_gone_or_unreadable_are_no_gateway(ho
         access_log=True,
     )
     home.gateway_file.write_bytes(msgspec.json.encode(record))
-    alive = read_gateway_record(home.gateway_file)
+    alive = read_gateway_record(home.gateway_file, ProcessOwner.of(home.root))
     home.gateway_file.write_bytes(
         msgspec.json.encode(msgspec.structs.replace(record, start_ticks=1))
     )
-    recycled = read_gateway_record(home.gateway_file)
+    recycled = read_gateway_record(home.gateway_file, ProcessOwner.of(home.root))
     home.gateway_file.write_bytes(b"?")
     home.routes_file.write_bytes(b"?")
 
     assert alive == record
     assert recycled is None
-    assert read_gateway_record(home.gateway_file) is None
+    assert read_gateway_record(home.gateway_file, ProcessOwner.of(home.root)) is None
     assert read_routes(home.routes_file) is None
 
 
@@ -562,6 +566,7 @@ async def test_a_control_file_of_another_process_is_no_control_plane(home: Home)
         grpc_target="c",
         metrics_url="d",
         start_ticks=start_ticks(os.getpid()) or 0,
+        home=claim(home.root),
     )
     write_control_file(home.control_file, mine)
     found = read_control_file(home.root)

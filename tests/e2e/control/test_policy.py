@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from headrace.control.keeper import GatewayKeeper
+from headrace.control.ownership import ProcessOwner
 from headrace.core import SystemClock
 from headrace.core.access_settings import AccessSettings, JwtSettings
 from headrace.gateway import ApiKey, GatewayPolicy, GatewaySettings, SnapshotRejectedError
@@ -38,6 +39,7 @@ async def test_a_revoked_key_is_refused_whatever_else_is_wrong(directory: Path) 
     )
     keeper = GatewayKeeper(
         settings=settings,
+        owner=ProcessOwner.of(directory),
         record_path=directory / "gateway.json",
         routes_path=directory / "routes.json",
         clock=SystemClock(),

@@ -11,6 +11,7 @@ from headrace.control.home import Home
 from headrace.control.keeper import GatewayKeeper
 from headrace.control.local import LocalDriver
 from headrace.control.log_files import LogFiles
+from headrace.control.ownership import ProcessOwner
 from headrace.control.parts import make_plane
 from headrace.control.plane import Addresses, ControlPlane
 from headrace.control.reconciler import Reconciler
@@ -78,6 +79,7 @@ def plane(home: Home, registry: Registry) -> Iterator[ControlPlane]:
     clock = SystemClock()
     keeper = GatewayKeeper(
         settings=GatewaySettings(run_dir=home.run / "envoy"),
+        owner=ProcessOwner.of(home.root),
         record_path=home.gateway_file,
         routes_path=home.routes_file,
         clock=clock,

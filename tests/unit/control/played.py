@@ -15,6 +15,7 @@ from headrace.control.local import LocalDriver
 from headrace.control.model_work import ModelWork
 from headrace.control.observed import Observed, Phase, Replica, Route
 from headrace.control.orders import Orders
+from headrace.control.ownership import ProcessOwner
 from headrace.control.plan import Action, Memo, PublishRoutes, StartReplica, plan
 from headrace.control.reconciler import Reconciler
 from headrace.control.reports import Reports
@@ -62,6 +63,7 @@ class World:
         """A new control plane on this home."""
         keeper = GatewayKeeper(
             settings=GatewaySettings(run_dir=self.home.run / "envoy"),
+            owner=ProcessOwner.of(self.home.root),
             record_path=self.home.gateway_file,
             routes_path=self.home.routes_file,
             clock=self.clock,

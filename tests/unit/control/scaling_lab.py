@@ -9,6 +9,7 @@ from headrace.control.home import Home
 from headrace.control.keeper import GatewayKeeper
 from headrace.control.local import LocalDriver
 from headrace.control.observed import Phase, Replica
+from headrace.control.ownership import ProcessOwner
 from headrace.control.reconciler import Reconciler
 from headrace.control.scaling import Scaler
 from headrace.control.scaling_memory import ScalerMemory
@@ -62,6 +63,7 @@ class Lab:
     def __post_init__(self) -> None:
         keeper = GatewayKeeper(
             settings=GatewaySettings(run_dir=self.home.run / "envoy"),
+            owner=ProcessOwner.of(self.home.root),
             record_path=self.home.gateway_file,
             routes_path=self.home.routes_file,
             clock=self.clock,

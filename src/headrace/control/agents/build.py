@@ -19,6 +19,7 @@ from headrace.control.keeper import GatewayKeeper
 from headrace.control.limits.rules import Rules
 from headrace.control.limits.service import LimitService, Pair, SecuredAddress
 from headrace.control.observed import Route
+from headrace.control.ownership import ProcessOwner
 from headrace.control.ports import listen, pick_ports
 from headrace.core import Clock
 from headrace.gateway import GatewaySettings
@@ -131,6 +132,7 @@ def make_gateway(
     if mode is GatewayMode.LOCAL:
         local = GatewayKeeper(
             settings=settings,
+            owner=ProcessOwner.of(home.root, sockets=socket_dir),
             record_path=home.gateway_file,
             routes_path=home.routes_file,
             clock=clock,

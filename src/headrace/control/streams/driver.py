@@ -1,4 +1,4 @@
-"""How do stream workers become processes of this machine, and come back to a new control plane?"""
+"""Driver of stream workers that are processes of this machine; a new control plane adopts them."""
 
 import contextlib
 import logging
@@ -17,7 +17,8 @@ from headrace.control.files import make_private_dir, write_atomic
 from headrace.control.home import Home
 from headrace.control.local import LocalDriver
 from headrace.control.online_stores import OnlineStores
-from headrace.control.process import Process, find_by_arguments, python_module, start_ticks
+from headrace.control.ownership import HomeIdentity, ProcessOwner
+from headrace.control.process import Process, python_module
 from headrace.control.sandbox import Isolation, Occasion, Sandbox, data_limit
 from headrace.control.streams.asked import models_of
 from headrace.control.streams.confining import Confining
@@ -43,6 +44,7 @@ class WorkerRecord(msgspec.Struct, frozen=True, kw_only=True):
     revision: str
     pid: int = 0
     start_ticks: int = 0
+    home: HomeIdentity | None = None
     restarts: int = 0
     was_ready: bool = False
 
@@ -79,7 +81,11 @@ class StreamDriver:
     log_format: str = "text"
     member_prefix: str = ""
     _serial: int = 0
+    _owner: ProcessOwner = field(init=False)
     _ends: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._owner = ProcessOwner.of(self.home, sockets=self.sockets)
 
     def adopt(self) -> list[tuple[WorkerRecord, Process | None]]:
         """Every worker that an earlier control plane left, dead ones included."""
@@ -94,7 +100,8 @@ class StreamDriver:
                 path.unlink(missing_ok=True)
                 continue
             self._serial = max(self._serial, record.serial)
-            found.append((record, self._find(record)))
+            process = self._owner.find(record, self._arguments(record.member))
+            found.append((record, process))
         return found
 
     def start(
@@ -122,7 +129,12 @@ class StreamDriver:
         # The record comes first: a crash between the two leaves a process that can be found.
         self._write(record)
         process = self._spawn(record, told)
-        record = msgspec.structs.replace(record, pid=process.pid, start_ticks=process.start_ticks)
+        record = msgspec.structs.replace(
+            record,
+            pid=process.pid,
+            start_ticks=process.start_ticks,
+            home=self._owner.identity,
+        )
         self.note(record)
         return record, process
 
@@ -235,13 +247,6 @@ class StreamDriver:
 
     def _write(self, record: WorkerRecord) -> None:
         write_atomic(self._path(record.member), msgspec.json.encode(record), durable=False)
-
-    def _find(self, record: WorkerRecord) -> Process | None:
-        if record.pid:
-            return Process.adopt(record.pid, record.start_ticks)
-        pid = find_by_arguments(self._arguments(record.member))
-        ticks = None if pid is None else start_ticks(pid)
-        return None if pid is None or ticks is None else Process.adopt(pid, ticks)
 
 
 def make_stream_driver(home: Home, replicas: LocalDriver) -> StreamDriver:

@@ -27,6 +27,7 @@ from headrace.control.gateway_record import read_routes
 from headrace.control.keeper import GatewayKeeper
 from headrace.control.observed import Arm as RouteArm
 from headrace.control.observed import Route
+from headrace.control.ownership import ProcessOwner
 from headrace.control.store import Event
 from headrace.core import InvalidArgumentError
 from headrace.gateway import (
@@ -174,6 +175,7 @@ async def test_what_became_of_the_envoy_here_is_told(tmp_path: Path) -> None:
     found = fleet(tmp_path)
     found.local = GatewayKeeper(
         settings=found.settings,
+        owner=ProcessOwner.of(tmp_path),
         record_path=tmp_path / "gateway.json",
         routes_path=tmp_path / "own-routes.json",
         clock=found.clock,
