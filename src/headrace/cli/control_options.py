@@ -74,8 +74,10 @@ PrometheusUrl = Annotated[
         show_default="none",
     ),
 ]
-MetricsPort = Annotated[int, port_option("metrics", "/metrics for Prometheus.")]
-AdminPort = Annotated[int, port_option("admin", "Management API and console.")]
+METRICS_PORT_HELP = "/metrics for Prometheus."
+ADMIN_PORT_HELP = "Management API and console."
+MetricsPort = Annotated[int, port_option("metrics", METRICS_PORT_HELP)]
+AdminPort = Annotated[int, port_option("admin", ADMIN_PORT_HELP)]
 
 
 def tls_settings(

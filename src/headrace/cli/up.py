@@ -24,13 +24,13 @@ from headrace.cli.agents_options import (
     agents_settings,
 )
 from headrace.cli.control_options import (
+    ADMIN_PORT_HELP,
+    METRICS_PORT_HELP,
     AdminHost,
-    AdminPort,
     AdminTlsCert,
     AdminTlsKey,
     AllowedHosts,
     InsecureAdmin,
-    MetricsPort,
     ModelRoots,
     PrometheusUrl,
     env_allows_code,
@@ -91,8 +91,10 @@ def up(
         int | None,
         port_option("grpc", "The same again, where gRPC clients expect it.", shown="8001"),
     ] = None,
-    metrics_port: MetricsPort = 8002,
-    admin_port: AdminPort = 8080,
+    metrics_port: Annotated[
+        int | None, port_option("metrics", METRICS_PORT_HELP, shown="8002")
+    ] = None,
+    admin_port: Annotated[int | None, port_option("admin", ADMIN_PORT_HELP, shown="8080")] = None,
     admin_host: AdminHost = "127.0.0.1",
     tls_cert: Annotated[
         Path | None,
@@ -212,7 +214,8 @@ def up(
     """Serve models: start gateway, replicas and control plane, and keep them running.
 
     In the foreground it prints the addresses, then the log of everything; Ctrl-C drains and stops.
-    Where a system already runs on this home, the new spec is applied to it.
+    Where a system already runs on this home, the new spec is applied to it. After a control plane
+    that was killed, this one takes over what runs, on the ports that it had.
 
     For example:
 

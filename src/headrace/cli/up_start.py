@@ -1,4 +1,4 @@
-"""How does `headrace up` begin: here, in the background, or in what runs already?"""
+"""Start of `headrace up`: here, in the background, or in what runs already."""
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
@@ -15,9 +15,12 @@ def detach(settings: "ControlSettings", *, home: Path, wait_s: float, json: bool
     """Start all in the background, and say where it is reached once it answers."""
     from headrace.cli.output import progress
     from headrace.control import start_detached
+    from headrace.control.settings import read_last_control_file
 
+    last = read_last_control_file(home)
     with progress("starting, until a real request is answered"):
         control = start_detached(settings, timeout_s=wait_s)
+    _tell_last(last, control)
     _announce(control, home=home, json=json)
 
 
@@ -34,8 +37,10 @@ def run_here(settings: "ControlSettings", home: Path) -> int:
     import msgspec
 
     from headrace.control import read_control_file, run
+    from headrace.control.settings import read_last_control_file
     from headrace.core import FailedPreconditionError
 
+    last = read_last_control_file(home)
     reader, writer = os.pipe()
     why = ""
 
@@ -47,6 +52,7 @@ def run_here(settings: "ControlSettings", home: Path) -> int:
         why = notice.get("error", "")
         control = read_control_file(home)
         if control is not None and notice.get("ready"):
+            _tell_last(last, control)
             _announce(control, home=home, json=False, stop_with="Ctrl-C")
 
     announcing = threading.Thread(target=announce, name="announce", daemon=True)
@@ -80,6 +86,26 @@ def change_running(
         answer = api.post("/api/v1/apply", document, timeout_s=wait_s + 30, wait_s=wait_s)
     tell_applied(answer, json=False)
     _announce(control, home=home, json=json)
+
+
+def _tell_last(last: "ControlFile | None", control: "ControlFile") -> None:
+    """Say what became of the addresses of a control plane that was killed."""
+    from headrace.cli.output import say
+
+    if last is None:
+        return
+    moved = [
+        f"{what} moved from {before} to {now}"
+        for what, before, now in (
+            ("the gateway", last.http_url, control.http_url),
+            ("gRPC", last.grpc_target, control.grpc_target),
+            ("metrics", last.metrics_url, control.metrics_url),
+            ("console and API", last.admin_url, control.admin_url),
+        )
+        if before != now
+    ]
+    took_over = f"took over from the control plane that was killed (pid {last.pid})"
+    say(f"{took_over}; {'; '.join(moved) or 'all ports are the same'}")
 
 
 def _announce(

@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-import msgspec
-
 from headrace.control.access.checkpoint import Checkpoints
 from headrace.control.access.home_token import ensure_home_token
 from headrace.control.access.parts import make_access
@@ -49,7 +47,13 @@ from headrace.control.reconciling import Reconciling
 from headrace.control.sandbox import Probe, Sandbox, without_root
 from headrace.control.secret_references import resolve_url
 from headrace.control.serve import ApiServer, ApiSockets, listen_unix
-from headrace.control.settings import ControlFile, ControlSettings
+from headrace.control.settings import (
+    ControlFile,
+    ControlSettings,
+    port_of,
+    read_last_control_file,
+    with_last_addresses,
+)
 from headrace.control.state import home_url, open_store
 from headrace.control.store_thread import StoreThread
 from headrace.core import Clock, FailedPreconditionError, SystemClock
@@ -112,6 +116,7 @@ def assemble(settings: ControlSettings, home: Home, membership: Membership | Non
     )
     access = make_access(store, clock, settings.oidc, is_encrypted=settings.admin_tls is not None)
     desired = store.store.load()
+    settings = with_last_addresses(settings, read_last_control_file(home.root), desired.spec)
     document = settings.spec if settings.spec is not None else (desired.spec or None)
     spec = SystemSpec() if document is None else parse_spec(document, secrets_in=desired.spec)
     gateway_spec = spec.gateway
@@ -257,6 +262,9 @@ def assemble(settings: ControlSettings, home: Home, membership: Membership | Non
             metrics_url=addresses.metrics_url,
             start_ticks=start_ticks(os.getpid()) or 0,
             home=owner.identity,
+            host=gateway.host if mode is GatewayMode.LOCAL else "",
+            http_port=gateway.http_port,
+            grpc_port=gateway.grpc_port,
             gateway_ca=str(home.gateway_certificate) if gateway.tls else "",
             admin_ca=str(home.admin_certificate) if admin_tls else "",
             token_file=str(token_file),
@@ -333,11 +341,11 @@ def _admin_tls(
 def _open_sockets(
     settings: ControlSettings, home: Home, opened: contextlib.ExitStack
 ) -> ApiSockets:
-    before = _former_ports(home)
+    last = read_last_control_file(home.root)
     admin = _listen_again(
         settings.admin_host,
         settings.admin_port,
-        before.get("admin"),
+        "" if last is None else last.admin_url,
         what="the management API",
         flag="--admin-port",
     )
@@ -345,7 +353,7 @@ def _open_sockets(
     metrics = _listen_again(
         settings.admin_host,
         settings.metrics_port,
-        before.get("metrics"),
+        "" if last is None else last.metrics_url,
         what="metrics",
         flag="--metrics-port",
     )
@@ -356,28 +364,13 @@ def _open_sockets(
 
 
 def _listen_again(
-    host: str, port: int, former: int | None, *, what: str, flag: str
+    host: str, port: int | None, last_url: str, *, what: str, flag: str
 ) -> socket.socket:
     """A listening socket; where any port will do, the one that was used before if it is free."""
-    if port == 0 and former:
+    if not port and port_of(last_url):
         with contextlib.suppress(FailedPreconditionError):
-            return listen(host, former, what=what, flag=flag)
-    return listen(host, port, what=what, flag=flag)
-
-
-def _former_ports(home: Home) -> dict[str, int]:
-    """The ports that the last control plane of this home listened on."""
-    try:
-        former = msgspec.json.decode(home.control_file.read_bytes(), type=ControlFile)
-    except (OSError, msgspec.MsgspecError):
-        return {}
-    ports = {"admin": _port_of(former.admin_url), "metrics": _port_of(former.metrics_url)}
-    return {name: port for name, port in ports.items() if port}
-
-
-def _port_of(url: str) -> int:
-    digits = url.rpartition(":")[2].partition("/")[0]
-    return int(digits) if digits.isdigit() else 0
+            return listen(host, port_of(last_url), what=what, flag=flag)
+    return listen(host, port or 0, what=what, flag=flag)
 
 
 def _addresses(

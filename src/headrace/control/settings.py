@@ -1,7 +1,8 @@
 """Settings of a control plane at its start, and the control file that says where it is reached."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -10,6 +11,9 @@ from headrace.control.files import write_atomic
 from headrace.control.ownership import HomeIdentity, ProcessOwner
 from headrace.core import InvalidArgumentError
 from headrace.core.access_settings import TlsSettings
+
+DEFAULT_METRICS_PORT: Final = 8002
+DEFAULT_ADMIN_PORT: Final = 8080
 
 
 class OidcSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -58,11 +62,12 @@ class ClusterSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 class ControlSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One control plane: flags and environment resolved, as JSON.
 
-    Ports: 0 picks a free one (or keeps the one that an adopted gateway has). `http_port`,
-    `grpc_port` and `host` None leave it to the spec. `spec` is a document with absolute model
-    paths; None goes on with the stored state. `allowed_hosts`: Host headers that the management API
-    takes besides loopback names and `admin_host`. `copy_logs` writes every process's log to
-    standard error. `first_request` False calls an endpoint ready without having asked it.
+    Ports: 0 picks a free one (or keeps the one that an adopted gateway has); None goes on with
+    those of a control plane that was killed, else leaves `http_port`, `grpc_port` and `host` to the
+    spec, and takes 8002 and 8080 for metrics and management. `spec` is a document with absolute
+    model paths; None goes on with the stored state. `allowed_hosts`: Host headers that the
+    management API takes besides loopback names and `admin_host`. `copy_logs` writes every process's
+    log to standard error. `first_request` False calls an endpoint ready without having asked it.
     `tls`: encryption of the gateway's ports; None leaves it to the spec. `admin_tls`: of the
     management API and metrics; None for plain text, which beyond this machine needs
     `insecure_admin`. `state_url`: the database of the desired state, where `${NAME}` stands for a
@@ -83,8 +88,8 @@ class ControlSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     host: str | None = None
     http_port: int | None = None
     grpc_port: int | None = None
-    metrics_port: int = 8002
-    admin_port: int = 8080
+    metrics_port: int | None = None
+    admin_port: int | None = None
     admin_host: str = "127.0.0.1"
     allowed_hosts: tuple[str, ...] = ()
     log_format: str = "text"
@@ -130,6 +135,10 @@ class ControlFile(msgspec.Struct, frozen=True, kw_only=True):
     token_file: str = ""
     home: HomeIdentity | None = None
     """The home that it serves; None for a control plane of release 0.1."""
+    host: str = ""
+    """What the gateway on this machine listens on, as do the ports; empty and 0 for none."""
+    http_port: int = 0
+    grpc_port: int = 0
     agents_url: str = ""
     """Where gateways' agents are listened for; empty for nowhere."""
 
@@ -164,6 +173,39 @@ def read_last_control_file(home: Path) -> ControlFile | None:
     """
     content = _decode_control_file(home)
     return content if content is not None and ProcessOwner.of(home).has_written(content) else None
+
+
+def with_last_addresses(
+    settings: ControlSettings, last: ControlFile | None, stored: Mapping[str, Any]
+) -> ControlSettings:
+    """`settings` with the addresses that `last` had, where neither a flag nor a changed spec says.
+
+    Args:
+        last: What a control plane left that was killed; None for none.
+        stored: The spec that it had.
+    """
+    admin, metrics = settings.admin_port, settings.metrics_port
+    if admin is None:
+        admin = (last and port_of(last.admin_url)) or DEFAULT_ADMIN_PORT
+    if metrics is None:
+        metrics = (last and port_of(last.metrics_url)) or DEFAULT_METRICS_PORT
+    settings = msgspec.structs.replace(settings, admin_port=admin, metrics_port=metrics)
+    if last is None or not last.host or settings.gateway != "local":
+        return settings
+    before = stored.get("gateway") or {}
+    now = before if settings.spec is None else settings.spec.get("gateway") or {}
+    unsaid = {
+        name: getattr(last, name)
+        for name in ("host", "http_port", "grpc_port")
+        if getattr(settings, name) is None and now.get(name) == before.get(name)
+    }
+    return msgspec.structs.replace(settings, **unsaid)
+
+
+def port_of(url: str) -> int:
+    """The port that a URL names; 0 for none."""
+    digits = url.rpartition(":")[2].partition("/")[0]
+    return int(digits) if digits.isdigit() else 0
 
 
 def original_of(home: Path) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ import pytest
 
 from headrace.control import read_control_file
 from tests.e2e.control.system import System, Traffic, replicas
+from tests.e2e.replicas import free_port
 
 pytestmark = pytest.mark.e2e
 
@@ -96,6 +98,47 @@ def test_commands_on_a_copy_leave_the_original_and_its_callers_alone(
     assert traffic.failures == []
     assert len(traffic.statuses) > 100
     assert after == before
+
+
+@pytest.mark.parametrize("is_gateway_killed", [False, True], ids=["gateway runs", "all killed"])
+def test_up_after_a_killed_control_plane_has_the_ports_of_before(
+    system: System, mlp: Path, is_gateway_killed: bool
+) -> None:
+    on_home = ("--detach", "--json", "--home", str(system.home))
+    first = _headrace("up", str(mlp), "--name", "m", *on_home, **_FREE_PORTS)
+    before = _identity(system.wait_ready())
+    metrics = system.where().metrics_url
+    os.kill(system.where().pid, signal.SIGKILL)
+    if is_gateway_killed:
+        for process in system.processes():
+            process.kill()
+    second = _headrace("up", *on_home)
+    after = _identity(system.wait_ready())
+
+    assert first.returncode == 0, first.stderr
+    assert second.returncode == 0, second.stderr
+    assert "all ports are the same" in second.stderr
+    assert after["addresses"] == before["addresses"]
+    assert system.where().metrics_url == metrics
+    assert is_gateway_killed or after == before
+    assert system.infer("m")[0] == 200
+
+
+def test_up_after_a_killed_control_plane_follows_flags_and_says_what_moved(
+    system: System, mlp: Path
+) -> None:
+    on_home = ("--detach", "--json", "--home", str(system.home))
+    _headrace("up", str(mlp), "--name", "m", *on_home, **_FREE_PORTS)
+    before = system.where()
+    os.kill(before.pid, signal.SIGKILL)
+    port = free_port()
+    second = _headrace("up", *on_home, "--http-port", str(port))
+    after = system.where()
+
+    assert second.returncode == 0, second.stderr
+    assert after.http_url == f"http://127.0.0.1:{port}"
+    assert after.admin_url == before.admin_url
+    assert f"the gateway moved from {before.http_url} to {after.http_url}" in second.stderr
 
 
 def test_a_stopped_home_moves_with_its_id_and_a_link_leads_to_the_same_processes(

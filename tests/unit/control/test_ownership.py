@@ -18,9 +18,11 @@ from headrace.control.process import start_ticks
 from headrace.control.records import ReplicaRecord
 from headrace.control.settings import (
     ControlFile,
+    ControlSettings,
     original_of,
     read_control_file,
     read_last_control_file,
+    with_last_addresses,
     write_control_file,
 )
 from headrace.control.store import HomeLock
@@ -62,6 +64,9 @@ def control_file(directory: Path, **changes: object) -> ControlFile:
         metrics_url="http://127.0.0.1:18002/metrics",
         start_ticks=start_ticks(os.getpid()) or 0,
         home=claim(directory),
+        host="127.0.0.1",
+        http_port=18000,
+        grpc_port=18001,
     )
     return msgspec.structs.replace(content, **changes)
 
@@ -231,3 +236,27 @@ def test_processes_are_adopted_by_their_owner_only() -> None:
     }
 
     assert users == {"control/ownership.py"}
+
+
+def last_addresses(settings: ControlSettings, home: Path, **stored: object) -> ControlSettings:
+    return with_last_addresses(settings, control_file(home), stored)
+
+
+def test_addresses_of_a_killed_control_plane_hold_where_no_flag_says_others(home: Path) -> None:
+    found = last_addresses(ControlSettings(home="h"), home)
+    flags = last_addresses(ControlSettings(home="h", http_port=0, admin_port=9), home)
+    without = with_last_addresses(ControlSettings(home="h"), None, {})
+
+    assert (found.host, found.http_port, found.grpc_port) == ("127.0.0.1", 18000, 18001)
+    assert (found.metrics_port, found.admin_port) == (18002, 18080)
+    assert (flags.http_port, flags.grpc_port, flags.admin_port) == (0, 18001, 9)
+    assert (without.http_port, without.grpc_port, without.host) == (None, None, None)
+    assert (without.metrics_port, without.admin_port) == (8002, 8080)
+
+
+def test_a_port_that_was_changed_in_the_spec_wins_over_that_of_before(home: Path) -> None:
+    document = {"version": 1, "gateway": {"http_port": 9000, "grpc_port": 9001}}
+    settings = ControlSettings(home="h", spec=document)
+    found = last_addresses(settings, home, gateway={"http_port": 8000, "grpc_port": 9001})
+
+    assert (found.http_port, found.grpc_port) == (None, 18001)

@@ -20,7 +20,7 @@ from headrace.control.kubernetes.resources import RESOURCES
 from headrace.control.membership import Emit, nobody
 from headrace.control.reconciler import RoutePublisher
 from headrace.control.reconciling import Reconciling
-from headrace.control.settings import ClusterSettings, ControlSettings
+from headrace.control.settings import DEFAULT_ADMIN_PORT, ClusterSettings, ControlSettings
 from headrace.control.store import Event
 from headrace.core import Clock, FailedPreconditionError, SystemClock
 from headrace.core.gateways import MAX_BEHIND_S
@@ -170,17 +170,18 @@ async def _says_that_it_lives(settings: ControlSettings, elector: Elector) -> As
                 await writer.drain()
         writer.close()
 
+    port = DEFAULT_ADMIN_PORT if settings.admin_port is None else settings.admin_port
     try:
         server = await asyncio.start_server(
             accept,
             settings.admin_host,
-            settings.admin_port,
+            port,
             ssl=_tls(settings),
             limit=_MAX_HEAD,
         )
     except OSError as error:
         raise FailedPreconditionError(
-            f"cannot listen for probes on {settings.admin_host}:{settings.admin_port}: {error}"
+            f"cannot listen for probes on {settings.admin_host}:{port}: {error}"
         ) from error
     try:
         yield
