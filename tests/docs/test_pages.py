@@ -46,6 +46,7 @@ LONG_STORIES = (
     "docs/how-to/pipelines.md",
     "docs/how-to/secure-models.md",
     "docs/how-to/history.md",
+    "docs/how-to/backup.md",
     "docs/how-to/manage-remotely.md",
     "docs/how-to/tls.md",
     "docs/how-to/manage-access.md",

@@ -54,7 +54,7 @@ from headrace.control.settings import (
     read_last_control_file,
     with_last_addresses,
 )
-from headrace.control.state import home_url, open_store
+from headrace.control.state import home_url, open_store, sqlite_path
 from headrace.control.store_thread import StoreThread
 from headrace.core import Clock, FailedPreconditionError, SystemClock
 from headrace.core.spec import GatewaySpec, SystemSpec, parse_spec
@@ -265,6 +265,7 @@ def assemble(settings: ControlSettings, home: Home, membership: Membership | Non
             host=gateway.host if mode is GatewayMode.LOCAL else "",
             http_port=gateway.http_port,
             grpc_port=gateway.grpc_port,
+            state_url=_shown_state(url) if settings.state_url else "",
             gateway_ca=str(home.gateway_certificate) if gateway.tls else "",
             admin_ca=str(home.admin_certificate) if admin_tls else "",
             token_file=str(token_file),
@@ -274,6 +275,11 @@ def assemble(settings: ControlSettings, home: Home, membership: Membership | Non
         found_running=record is not None or any(replica.pid for replica in adopted),
         membership=membership,
     )
+
+
+def _shown_state(url: str) -> str:
+    path = sqlite_path(url)
+    return "postgresql://" if path is None else f"sqlite:///{path}"
 
 
 def _installation(settings: ControlSettings) -> str:

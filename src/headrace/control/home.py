@@ -11,6 +11,8 @@ from headrace.core import FailedPreconditionError
 
 _LOG = logging.getLogger("headrace.control")
 _FOR_OTHERS = 0o077
+RESTORING = ".restore"
+"""In a home while a backup is restored into it."""
 _CONTENT = frozenset(
     {"run", "registry", "artifacts", "features", "streams", "profiles", "optimize", "payloads"}
     | {"state.db", "state.json"}
@@ -32,6 +34,9 @@ class Home:
             FailedPreconditionError: `path` cannot be written, or others could read it.
         """
         home = cls(path.resolve())
+        if (home.root / RESTORING).exists():
+            message = f"a restore into {home.root} did not end; remove it and restore again"
+            raise FailedPreconditionError(message)
         try:
             home._close()
             for directory in (home.root, home.run, home.records, home.replica_settings, home.logs):

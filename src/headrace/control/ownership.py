@@ -200,7 +200,7 @@ def _read(root: Path) -> HomeIdentity | None:
     """What the home at `root` was at its last start; None if it never was."""
     try:
         return msgspec.json.decode((root / _FILE).read_bytes(), type=HomeIdentity)
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
         return None
 
 

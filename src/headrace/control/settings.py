@@ -139,6 +139,9 @@ class ControlFile(msgspec.Struct, frozen=True, kw_only=True):
     """What the gateway on this machine listens on, as do the ports; empty and 0 for none."""
     http_port: int = 0
     grpc_port: int = 0
+    state_url: str = ""
+    """`sqlite:///PATH`, or `postgresql://` without the rest, which may be secret; empty for a file
+    of the home."""
     agents_url: str = ""
     """Where gateways' agents are listened for; empty for nowhere."""
 
@@ -220,5 +223,5 @@ def _decode_control_file(home: Path) -> ControlFile | None:
     try:
         data = (home / "run" / "control.json").read_bytes()
         return msgspec.json.decode(data, type=ControlFile)
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
         return None

@@ -1,12 +1,12 @@
-"""What is in an uploaded tar archive? Its plain files, read by a reader that knows nothing else.
+"""Reader of tar archives of unknown origin: uploaded models, and backups.
 
 Python's `tarfile` understands links, devices, sparse files and headers of any length, and believes
-them. A model needs none of that: here whatever is not a plain file or a directory is refused,
-before anything of it is written, and every number is checked before it is used.
+them. This reader refuses whatever is not a plain file or a directory before anything of it is
+written, and checks every number before it is used.
 """
 
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -44,33 +44,63 @@ class Member:
     size: int
 
 
-def unpack(archive: Path, target: Path, *, max_bytes: int) -> None:
+def unpack(archive: Path, target: Path, *, max_bytes: int, ignores_case: bool = True) -> None:
     """Write the plain files of a tar archive under `target`, and nothing anywhere else.
 
-    What was written before something is refused stays there: whoever calls throws `target` away.
+    What was written before something is refused stays there; the caller removes `target`.
+
+    Args:
+        ignores_case: Refuse names that differ only in case or composition of letters.
 
     Raises:
         InvalidArgumentError: It is no whole tar archive, or holds anything else than plain files
             and directories inside it, each once.
         PayloadTooLargeError: It holds more than allowed.
     """
+    with archive.open("rb") as file:
+        for parts, member in plain_files(file, max_bytes=max_bytes, ignores_case=ignores_case):
+            path = target.joinpath(*parts)
+            write_file(path, content_of(file, member), name=member.name)
+
+
+def plain_files(
+    file: BinaryIO, *, max_bytes: int, ignores_case: bool = True
+) -> Iterator[tuple[tuple[str, ...], Member]]:
+    """The checked path of each plain file of an archive; `file` is at its content.
+
+    Raises as `unpack`, apart from a file that is in the archive twice or ends early.
+    """
     names: dict[str, str] = {}
     total = count = 0
-    with archive.open("rb") as file:
-        for member in _members(file):
-            count += 1
-            if count > MAX_MEMBERS:
-                raise InvalidArgumentError(f"the archive holds more than {MAX_MEMBERS} entries")
-            parts = _parts(member)
-            if member.kind == b"5":
-                continue
-            total += member.size
-            if total > max_bytes:
-                raise PayloadTooLargeError(limit_bytes=max_bytes)
-            _note_name(names, "/".join(parts))
-            _write(file, member, target.joinpath(*parts))
+    for member in _members(file):
+        count += 1
+        if count > MAX_MEMBERS:
+            raise InvalidArgumentError(f"the archive holds more than {MAX_MEMBERS} entries")
+        parts = _parts(member)
+        if member.kind == b"5":
+            continue
+        total += member.size
+        if total > max_bytes:
+            raise PayloadTooLargeError(limit_bytes=max_bytes)
+        _note_name(names, "/".join(parts), ignores_case=ignores_case)
+        yield parts, member
     if not names:
         raise InvalidArgumentError("the archive holds no file")
+
+
+def content_of(file: BinaryIO, member: Member) -> Iterator[bytes]:
+    """The content of a plain file, in parts.
+
+    Raises:
+        InvalidArgumentError: The archive ends within it.
+    """
+    left = member.size
+    while left:
+        chunk = file.read(min(_COPY_BYTES, left))
+        if not chunk:
+            raise _broken("it ends within a file")
+        left -= len(chunk)
+        yield chunk
 
 
 def _members(file: BinaryIO) -> Iterator[Member]:
@@ -178,32 +208,32 @@ def _parts(member: Member) -> tuple[str, ...]:
     return parts
 
 
-def _note_name(names: dict[str, str], name: str) -> None:
+def _note_name(names: dict[str, str], name: str, *, ignores_case: bool) -> None:
     """Refuse names that are one where case or composition of letters do not count."""
-    folded = unicodedata.normalize("NFC", name).casefold()
+    folded = unicodedata.normalize("NFC", name).casefold() if ignores_case else name
     other = names.setdefault(folded, name)
     if other != name:
         message = f"{_shown(name)} and {_shown(other)} are one name on some file systems"
         raise InvalidArgumentError(message)
 
 
-def _write(file: BinaryIO, member: Member, path: Path) -> None:
+def write_file(path: Path, content: Iterable[bytes], *, name: str) -> None:
+    """Write a new file, and the directories that it lies in.
+
+    Raises:
+        InvalidArgumentError: There is one, or a directory is a file; the message has `name`.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        message = f"{_shown(member.name)} lies in what is a file in the archive"
+        message = f"{_shown(name)} lies in what is a file in the archive"
         raise InvalidArgumentError(message) from None
     try:
         with path.open("xb") as copy:
-            left = member.size
-            while left:
-                chunk = file.read(min(_COPY_BYTES, left))
-                if not chunk:
-                    raise _broken("it ends within a file")
+            for chunk in content:
                 copy.write(chunk)
-                left -= len(chunk)
     except FileExistsError:
-        message = f"{_shown(member.name)} is in the archive twice"
+        message = f"{_shown(name)} is in the archive twice"
         raise InvalidArgumentError(message) from None
 
 
@@ -245,11 +275,11 @@ def _refused(name: str, what: str) -> InvalidArgumentError:
 
 
 def _broken(why: str) -> InvalidArgumentError:
-    return InvalidArgumentError(f"the upload is no whole tar archive: {why}")
+    return InvalidArgumentError(f"this is no whole tar archive: {why}")
 
 
 def _shown(name: str) -> str:
     return repr(name if len(name) <= 200 else f"{name[:200]}…")  # noqa: PLR2004  # enough to find it
 
 
-__all__ = ["MAX_MEMBERS", "unpack"]
+__all__ = ["MAX_MEMBERS", "content_of", "plain_files", "unpack", "write_file"]

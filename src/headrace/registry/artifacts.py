@@ -1,4 +1,4 @@
-"""Where do artifacts lie? In `sha256/DIGEST/FILENAME`, read-only, and in `tmp` before that."""
+"""Storage of artifacts: in `sha256/DIGEST/FILENAME`, read-only, and in `tmp` before that."""
 
 import os
 import shutil
@@ -48,6 +48,14 @@ class ArtifactStore:
         staged.rename(target)
         target.chmod(0o555)
         _sync(target.parent)
+
+    def link(self, digest: Digest, target: Path) -> None:
+        """Make `target` a directory of hard links to an artifact: it stays when that is deleted."""
+        source = self.path(digest)
+        for file in sorted(path for path in source.rglob("*") if path.is_file()):
+            link = target / file.relative_to(source)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.hardlink_to(file)
 
     def digests(self) -> list[Digest]:
         """The artifacts that are stored."""

@@ -1,10 +1,11 @@
-"""Which versions are there? A file each, `registry/NAME/VERSION.json`, replaced atomically.
+"""Index of versions: a file each, `registry/NAME/VERSION.json`, replaced atomically.
 
 Its signatures, which come later, stand beside it in `VERSION.signatures`.
 A version that was removed leaves `VERSION.removed`, so that its number is never given again.
 """
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Final
@@ -48,6 +49,14 @@ class Index:
         """The number after every one that was ever given."""
         used = [*self._numbers(name, _LIVE), *self._numbers(name, _REMOVED)]
         return max(used, default=0) + 1
+
+    def copy_to(self, target: Path) -> None:
+        """Copy all index files; `target` must not exist."""
+
+        def temporary(_: str, names: list[str]) -> set[str]:
+            return {name for name in names if name == ".lock" or name.endswith(".tmp")}
+
+        shutil.copytree(self._root, target, ignore=temporary)
 
     def read(self, name: str, number: int | str) -> ModelVersion | None:
         """The version, or None if there is none.

@@ -10,8 +10,8 @@ crash at any point leaves at worst an artifact that nobody refers to, which `gc`
 With a shared store the same is true there, and the home is a copy of it (`mirror`).
 """
 
-from collections.abc import Collection, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -333,6 +333,36 @@ class Registry:
             with storage_errors(f"cannot fetch {version.reference}", self.home):
                 self._mirror.pull(version.digest)
             check_content(path, version.files, version.digest, where=where)
+
+    @contextmanager
+    def snapshot(self, prepare: Callable[[], None]) -> Iterator[Path]:
+        """A directory with the registry of one moment, laid out as in a home, for the block.
+
+        Content is hard-linked, so that no `gc` takes it away meanwhile. Content that only a shared
+        store has is left out.
+
+        Args:
+            prepare: Runs at that moment, while nobody pushes, removes or collects.
+
+        Raises:
+            ArtifactCorruptError: An index file cannot be read, or content is missing.
+        """
+        with self._artifacts.staging() as folder:
+            with self._locked(), storage_errors("cannot copy the registry", self.home):
+                prepare()
+                self._index.copy_to(folder / "registry")
+                versions, problems = self._read_all(None)
+                for problem in problems:
+                    raise problem
+                for version in {version.digest: version for version in versions}.values():
+                    stored = self._artifacts.path(version.digest)
+                    if stored.is_dir():
+                        target = folder / "artifacts" / "sha256" / stored.name
+                        self._artifacts.link(version.digest, target)
+                    elif not bound_to(self.home):
+                        message = f"the content of {version.reference} is not in {stored}"
+                        raise ArtifactCorruptError(message)
+            yield folder
 
     def remove(self, name: str, version: str, in_use: Collection[str] = ()) -> ModelVersion:
         """Take a version out of the index; `gc` frees its space. Its number is never given again.

@@ -16,9 +16,11 @@ from headrace.core import (
     FailedPreconditionError,
     InvalidArgumentError,
     ModelNotFoundError,
+    UnavailableError,
     UnsupportedModelError,
 )
 from headrace.registry import ModelVersion, Registry, VersionNotFoundError
+from headrace.registry.lock import exclusive
 
 MakeFile = Callable[..., Path]
 
@@ -446,3 +448,30 @@ def test_a_version_of_older_times_is_known_by_its_runtime(
     executes = msgspec.structs.replace(stored, runs_code=None).executes_code
 
     assert executes is (runtime == "python")
+
+
+def test_a_snapshot_has_the_registry_of_its_moment_although_content_is_collected(
+    registry: Registry, make_file: MakeFile
+) -> None:
+    old = registry.push("m", make_file("old"))
+    at_the_moment: list[Path] = []
+
+    def prepare() -> None:
+        at_the_moment.extend(registry.home.glob("registry/m/*.json"))
+        lock = registry.home / "registry" / ".lock"
+        with pytest.raises(UnavailableError), exclusive(lock, timeout_s=0.0):
+            """Nobody pushes meanwhile."""
+
+    with registry.snapshot(prepare) as folder:
+        registry.push("m", make_file("new"))
+        registry.remove("m", "1")
+        registry.gc(temporary_age_s=1e12)  # the clock of these tests is far ahead of the disk
+        names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.json"))
+        copy = Registry(folder)
+        copy.verify(copy.get("m:1"))
+        with pytest.raises(ArtifactCorruptError, match="missing"):
+            registry.path(old)
+
+    assert len(at_the_moment) == 1
+    assert names == ["registry/m/1.json"]
+    assert not folder.exists()
