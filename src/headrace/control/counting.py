@@ -57,8 +57,8 @@ class Reading:
 
     `epoch`: of the gateway's process; another one counts from 0. `predictions`: by replica, of
     those that told; `all_told`: that no answering one is missing, or its arm's would be.
-    `step` is the rollout's, and `step_since` when it came into force. `is_sticky`: callers stay on
-    the arm that they were sent to first.
+    `at` is of the monotonic clock. `step` is the rollout's, and `step_since` when it came into
+    force. `is_sticky`: callers stay on the arm that they were sent to first.
     """
 
     at: float

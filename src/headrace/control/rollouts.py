@@ -1,4 +1,4 @@
-"""Who moves rollouts on? Looks every second, asks the pure machine, stores, then aims.
+"""Driver of rollouts: looks every second, asks the pure machine, stores, then aims.
 
 Whatever is decided is in the store before anything acts on it: a control plane that dies at any
 point goes on from there.
@@ -6,6 +6,7 @@ point goes on from there.
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
@@ -70,7 +71,7 @@ class RolloutDriver:
     _watches: dict[str, Watch] = field(default_factory=dict)
     _healthy: dict[tuple[str, str], bool] = field(default_factory=dict)
     _rates: dict[str, tuple[float, int, float]] = field(default_factory=dict)
-    _forgot_at: float = 0.0
+    _forgot_at: float = -math.inf
 
     def load(self) -> None:
         """Take up the rollouts that the store knows, blocking; before `run`."""
@@ -118,7 +119,8 @@ class RolloutDriver:
                 message = f"endpoint '{name}' has no rollout; `headrace rollout start` begins one"
                 raise NotFoundError(message)
             said = f"{reason} ({actor})" if reason and actor else reason or actor
-            state = command(record.state, verb, now=self.clock.now(), reason=said)
+            now = self._watch(record).elapsed(self.clock.monotonic())
+            state = command(record.state, verb, now=now, reason=said)
             return await self._move(record, state, actor=actor, action=f"rollout.{verb}")
 
     def counted(self, record: RolloutRecord) -> Mapping[str, int | float]:
@@ -188,8 +190,9 @@ class RolloutDriver:
         return view.observe(replica, self._rate(replica.name), answer_bytes)
 
     async def _count(self, view: View, gateway: GatewayReading) -> None:
-        record, now = view.record, self.clock.now()
+        record, now = view.record, self.clock.monotonic()
         watch = self._watch(record)
+        watch.elapsed(now)
         reports = {
             replica.name: report
             for replica in view.replicas
@@ -203,7 +206,7 @@ class RolloutDriver:
         if increment is not None:
             watch.evidence.add(increment)
             watch.note_predictions(reports.values())
-            watch.judge(now)
+            watch.judge(self.clock.now())
 
     async def _with_answers(self, view: View, watch: Watch, reading: Reading) -> Reading:
         """`reading` with what single answers say: pairs, callers, rewards."""
@@ -219,7 +222,7 @@ class RolloutDriver:
             elif is_shadow:
                 watch.pairing.add_primary(page.answers, now)
             elif is_counted:
-                assignments += view.assignments(replica, page.answers, now)
+                assignments += view.assignments(replica, page.answers, self.clock.now())
         units = watch.new_units(assignments)
         if view.needs_assignments:
             store = self.store.store
@@ -241,11 +244,12 @@ class RolloutDriver:
         name = view.record.endpoint
         healthy = {key: ok for (endpoint, key), ok in self._healthy.items() if endpoint == name}
         return Facts(
-            now=self.clock.now(),
+            now=watch.elapsed(self.clock.monotonic()),
             candidate_ready=view.is_ready(healthy),
             candidate_failed=view.failure or self._not_loaded(view),
             in_force=view.in_force,
             verdict=watch.verdict,
+            judged_at=watch.judged_at,
             step_samples=watch.counter.samples,
         )
 
@@ -262,14 +266,13 @@ class RolloutDriver:
 
     async def _settle(self, record: RolloutRecord, state: RolloutState) -> None:
         """Keep what `advance` said: at once if it moved, now and then if only more was counted."""
-        watch = self._watch(record)
-        is_same = msgspec.structs.replace(state, verdict=record.state.verdict) == record.state
-        if not is_same:
+        before = record.state
+        counted = {"verdict": before.verdict, "elapsed_s": before.elapsed_s}
+        if msgspec.structs.replace(state, **counted) != before:
             await self._move(record, state)
             return
         newer = msgspec.structs.replace(record, state=state)
-        now = self.clock.now()
-        if state.verdict is not None and now - watch.saved_at >= _SAVE_EVIDENCE_S:
+        if self.clock.monotonic() - self._watch(record).saved_at >= _SAVE_EVIDENCE_S:
             newer = await self._save(newer, [])
         self.aims.rollouts[record.endpoint] = newer
 
@@ -278,6 +281,8 @@ class RolloutDriver:
     ) -> RolloutRecord:
         """Store a rollout's new state, then aim at it."""
         now = self.clock.now()
+        if state.phase is not record.state.phase:
+            state = msgspec.structs.replace(state, since=now)
         events = events_of(record, state, now=now, actor=actor)
         changes = rollout_changes(record, state, now=now, actor=actor, action=action)
         moved = await self._save(msgspec.structs.replace(record, state=state), events, changes)
@@ -292,7 +297,7 @@ class RolloutDriver:
         self, record: RolloutRecord, events: Sequence[Event], changes: Sequence[Change] = ()
     ) -> RolloutRecord:
         watch = self._watch(record)
-        watch.saved_at = self.clock.now()
+        watch.saved_at = self.clock.monotonic()
         whole = msgspec.structs.replace(record, evidence=watch.evidence.encode())
         return await self.store.run(
             self.store.store.save_rollout, whole, events=events, changes=changes
@@ -312,22 +317,27 @@ class RolloutDriver:
     def _watch(self, record: RolloutRecord) -> Watch:
         watch = self._watches.get(record.id)
         if watch is None:
-            watch = self._watches[record.id] = Watch.over(record, self.clock.now())
+            watch = self._watches[record.id] = Watch.over(record, self.clock.monotonic())
         return watch
 
     def _look_again_s(self) -> float:
         """Every second; more often where a weight has just come: what is bad shows at once."""
-        now = self.clock.now()
-        since = [record.state.step_since for record in self.aims.active()]
-        is_fresh = any(at is not None and now - at < _FRESH_S for at in since)
+        states = [record.state for record in self.aims.active()]
+        is_fresh = any(
+            state.step_since is not None and state.elapsed_s - state.step_since < _FRESH_S
+            for state in states
+        )
         return _FRESH_EVERY_S if is_fresh else _EVERY_S
 
     def _pause_s(self, until_look_s: float) -> float:
         """How long nothing happens by itself."""
-        now = self.clock.now()
-        dues = [due_at(record.state) for record in self.aims.active()]
-        waits = [due - now for due in dues if due is not None]
-        if dues:
+        active, now = self.aims.active(), self.clock.monotonic()
+        waits = [
+            due - self._watch(record).elapsed(now)
+            for record in active
+            if (due := due_at(record.state)) is not None
+        ]
+        if active:
             waits.append(until_look_s)
         return max(min(waits, default=_FORGET_EVERY_S), 0.0)
 
@@ -346,7 +356,7 @@ class RolloutDriver:
 
     async def _forget_old(self) -> None:
         """Let go of what no feedback can name any more."""
-        now = self.clock.now()
+        now = self.clock.monotonic()
         if now - self._forgot_at < _FORGET_EVERY_S:
             return
         self._forgot_at = now
@@ -356,4 +366,4 @@ class RolloutDriver:
             if (metric := record.state.settings.metrics.reward) is not None
         ]
         if windows:
-            await self.store.run(self.store.store.forget_before, now - max(windows))
+            await self.store.run(self.store.store.forget_before, self.clock.now() - max(windows))

@@ -32,24 +32,31 @@ _MOST_UNITS: Final = 1_000_000
 _ANSWERS_PER_S: Final = 1000.0
 _ANSWER_BYTES_PER_S: Final = 1 << 20
 """Of one replica: what pairing keeps in a minute fits into its memory."""
+_LONGEST_GAP_S: Final = 10.0
 
 
 @dataclass(slots=True, kw_only=True)
 class Watch:
-    """Everything that is counted for one rollout, and when it was written last."""
+    """Everything that is counted for one rollout, and for how long it was watched.
+
+    `saved_at` and `_ticked_at` are of the monotonic clock, `judged_at` is of `elapsed_s`.
+    """
 
     evidence: Evidence
     counter: Counter
     pairing: Pairing
     names: Names
     saved_at: float
+    elapsed_s: float = 0.0
     verdict: Verdict | None = None
+    judged_at: float = 0.0
     units: set[str] = field(default_factory=set)
     rewards: tuple[RewardSums, RewardSums] | None = None
+    _ticked_at: float = 0.0
 
     @classmethod
     def over(cls, record: RolloutRecord, now: float) -> "Watch":
-        """The watch of a rollout that begins, or goes on after a restart."""
+        """The watch of a rollout that begins, or goes on after a restart, at monotonic `now`."""
         settings = record.state.settings
         evidence = _evidence_of(record)
         arms = (*record.source.arms, *record.target.arms)
@@ -62,11 +69,24 @@ class Watch:
             pairing=Pairing(metric=metric),
             names=_names(record),
             saved_at=now,
+            elapsed_s=record.state.elapsed_s,
+            _ticked_at=now,
         )
 
-    def judge(self, now: float) -> None:
-        """Ask what all that was counted says, and keep the intervals."""
-        self.verdict = self.evidence.verdict(now, self.names)
+    def elapsed(self, now: float) -> float:
+        """For how long the rollout was watched until monotonic `now`, in seconds.
+
+        Of a gap between two looks a few seconds count at most: a process that was stopped, or a
+        machine that slept, could judge no more than a control plane that was away.
+        """
+        self.elapsed_s += min(max(now - self._ticked_at, 0.0), _LONGEST_GAP_S)
+        self._ticked_at = now
+        return self.elapsed_s
+
+    def judge(self, at: float) -> None:
+        """Ask what all that was counted says, `at` seconds since 1970, and keep the intervals."""
+        self.verdict = self.evidence.verdict(at, self.names)
+        self.judged_at = self.elapsed_s
         self.evidence.note(self.verdict)
 
     def note_predictions(self, reports: Iterable[ReplicaReport]) -> None:

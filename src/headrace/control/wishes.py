@@ -133,7 +133,7 @@ class Fulfiller:
                     created=now,
                     source=source,
                     target=target,
-                    state=begin(settings, now=now),
+                    state=begin(settings, began=now),
                     actor=wish.actor,
                 )
             )
@@ -163,7 +163,8 @@ def names_of(state: DesiredState) -> list[str]:
 
 def _superseded(record: RolloutRecord, now: float) -> RolloutRecord:
     reason = "the endpoint was changed meanwhile"
-    return msgspec.structs.replace(record, state=supersede(record.state, now=now, reason=reason))
+    state = msgspec.structs.replace(supersede(record.state, reason=reason), since=now)
+    return msgspec.structs.replace(record, state=state)
 
 
 def _ended(record: RolloutRecord) -> Event:

@@ -31,7 +31,7 @@ def command(state: RolloutState, verb: Verb, *, now: float, reason: str = "") ->
     to the old version; `rollback` also after the promotion.
 
     Args:
-        now: Seconds since 1970.
+        now: As `RolloutState.elapsed_s`.
         reason: What the person says about it.
 
     Raises:
@@ -39,6 +39,7 @@ def command(state: RolloutState, verb: Verb, *, now: float, reason: str = "") ->
     """
     if verb not in possible(state):
         raise FailedPreconditionError(_refusal(state, verb))
+    state = replace(state, elapsed_s=now)
     match verb:
         case Verb.PROMOTE:
             return _promote(state, now=now, reason=_by_hand("promoted", reason))
@@ -55,11 +56,11 @@ def command(state: RolloutState, verb: Verb, *, now: float, reason: str = "") ->
             assert_never(verb)
 
 
-def supersede(state: RolloutState, *, now: float, reason: str) -> RolloutState:
+def supersede(state: RolloutState, *, reason: str) -> RolloutState:
     """Something newer took the place of a rollout; one that is over stays what it is."""
     if state.phase.is_over:
         return state
-    return entered(state, Phase.SUPERSEDED, reason=reason, now=now)
+    return entered(state, Phase.SUPERSEDED, reason=reason, now=state.elapsed_s)
 
 
 def _promote(state: RolloutState, *, now: float, reason: str) -> RolloutState:
@@ -83,7 +84,7 @@ def _counted_since(state: RolloutState, now: float) -> float | None:
     """Where `max_duration_s` counts from once the pause is left out; anew if it was used up."""
     if state.counted_since is None:
         return None
-    counted_s = max(state.since - state.counted_since, 0.0)
+    counted_s = max(state.entered_at - state.counted_since, 0.0)
     return now if counted_s >= state.settings.max_duration_s else now - counted_s
 
 

@@ -1,8 +1,7 @@
-"""Where does a rollout go from here? Facts and people's words move it; nothing here waits.
+"""State machine of a rollout, moved by facts and commands. Pure.
 
-Times are wall clock, for a rollout outlives processes. A clock that is set back lengthens what is
-being waited for; one that jumps ahead shortens it, but no stage is passed before its traffic was in
-force, nor one that waits for a verdict without it.
+Times are seconds for which control planes have watched the rollout (`RolloutState.elapsed_s`), not
+of the wall clock: a clock that is set, and time in which nobody could judge, move nothing.
 """
 
 from msgspec.structs import replace
@@ -28,17 +27,18 @@ from headrace.rollout.strategies import plan_of
 __all__ = ["advance", "begin", "command", "due_at", "possible", "supersede"]
 
 
-def begin(settings: RolloutSettings, *, now: float) -> RolloutState:
+def begin(settings: RolloutSettings, *, began: float) -> RolloutState:
     """A rollout that starts: the candidate's replicas are asked for, and get no request yet.
 
     Args:
-        now: Seconds since 1970.
+        began: Seconds since 1970, for people.
     """
     return RolloutState(
         settings=settings,
         phase=Phase.PREPARING,
-        began=now,
-        since=now,
+        began=began,
+        since=began,
+        elapsed_s=0.0,
         reason="the new version's replicas are being started",
         traffic=plan_of(settings).start,
     )
@@ -63,7 +63,7 @@ def advance(state: RolloutState, facts: Facts) -> RolloutState:
 
 
 def due_at(state: RolloutState) -> float | None:
-    """Seconds since 1970 at which time alone makes `advance` act; None if only facts can."""
+    """The `elapsed_s` at which time alone makes `advance` act; None if only facts can."""
     if state.phase.is_over or state.phase is Phase.PAUSED:
         return None
     plan = plan_of(state.settings)
@@ -79,8 +79,8 @@ def due_at(state: RolloutState) -> float | None:
 
 
 def _noted(state: RolloutState, plan: Plan, facts: Facts) -> RolloutState:
-    """The newest verdict, and since when the step's weight is in force."""
-    state = replace(state, verdict=facts.verdict or state.verdict)
+    """The newest verdict and time, and since when the step's weight is in force."""
+    state = replace(state, verdict=facts.verdict or state.verdict, elapsed_s=facts.now)
     is_new = state.step_since is None and is_published(state, plan)
     if not is_new or not facts.in_force or facts.now == state.aimed_at:
         return state
@@ -159,7 +159,7 @@ def _judged(state: RolloutState, plan: Plan, stage: Stage, facts: Facts) -> Roll
         return state
     # A verdict that was read before the weight came into force says nothing about this step, and
     # the samples that were counted by then are another's.
-    if verdict.at <= state.step_since or facts.step_samples < state.settings.min_samples:
+    if facts.judged_at <= state.step_since or facts.step_samples < state.settings.min_samples:
         return state
     metrics = ", ".join(metric.metric for metric in verdict.metrics)
     reason = f"{stage.name} passed: {metrics} within what is tolerated"
@@ -202,8 +202,7 @@ def _times_out_at(state: RolloutState, plan: Plan) -> float | None:
 
 
 def _ready_by(state: RolloutState) -> float:
-    asked_at = state.began if state.aimed_at is None else state.aimed_at
-    return asked_at + state.settings.ready_timeout_s
+    return (state.aimed_at or 0.0) + state.settings.ready_timeout_s
 
 
 def _kept_until(state: RolloutState, plan: Plan) -> float:

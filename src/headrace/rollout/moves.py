@@ -1,4 +1,4 @@
-"""Which single moves can a rollout make? Each returns the state after it, and asks no questions.
+"""Single moves of a rollout. Each returns the state after it and checks no condition.
 
 Traffic changes in two moves: first the candidate gets the replicas that the next stage needs, while
 the weights stay; when they are ready, it gets the weight.
@@ -107,7 +107,7 @@ def entered(state: RolloutState, phase: Phase, *, reason: str, now: float) -> Ro
     return replace(
         state,
         phase=phase,
-        since=state.since if phase is state.phase else now,
+        entered_at=state.entered_at if phase is state.phase else now,
         reason=reason,
         resumes_at_phase=None,
         awaits_approval=False,

@@ -68,8 +68,8 @@ ONE_SECOND: Final = When()
 class Increment(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that one interval adds.
 
-    `at`: its end, seconds since 1970. `share`: the candidate's share of the requests that went to
-    either arm, in force over the whole interval (0 to 1); intervals in which it changed are left
+    `at`: its end, of the monotonic clock. `share`: the candidate's share of the requests that went
+    to either arm, in force over the whole interval (0 to 1); intervals in which it changed are left
     out by whoever reads. `step`: the rollout's, counted from 0. `is_sticky`: callers stay on an
     arm, so the arms' requests need not have the proportion of the share.
     """

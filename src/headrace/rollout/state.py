@@ -1,8 +1,9 @@
-"""Where is a rollout, and what traffic does that mean? Data only; `machine` moves it on."""
+"""State of a rollout and the traffic that it asks for; `machine` computes the next state."""
 
 from enum import StrEnum
 
 import msgspec
+from msgspec.structs import force_setattr
 
 from headrace.core.rollout_settings import RolloutSettings
 from headrace.rollout.outcomes import Verdict
@@ -75,11 +76,15 @@ class Traffic(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RolloutState(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that must survive a restart. Times are seconds since 1970.
+    """Everything that must survive a restart.
+
+    `began` and `since` (when `phase` began) are seconds since 1970, for people: nothing is decided
+    by them. All other times are seconds of `elapsed_s`: how long control planes have watched the
+    rollout until now, by a clock that is never set.
 
     `step` counts canary steps from 0. `step_since`: when the step's weight came into force; None
-    until then. `since`: when `phase` began. `resumes_at_phase`: what a paused rollout goes back to.
-    `reason`: why the phase is what it is, for people. `verdict`: the newest.
+    until then. `entered_at`: when `phase` began. `resumes_at_phase`: what a paused rollout goes
+    back to. `reason`: why the phase is what it is, for people. `verdict`: the newest.
 
     `aimed_at`: when `traffic` or `step` changed last; None at the beginning. `counted_since`: where
     `max_duration_s` counts from; None until the candidate first got requests. `promoted_by`: set
@@ -92,6 +97,9 @@ class RolloutState(msgspec.Struct, frozen=True, kw_only=True):
     phase: Phase
     began: float
     since: float
+    elapsed_s: float = -1.0
+    """Below 0: stored by a release whose times were all seconds since 1970."""
+    entered_at: float = 0.0
     step: int = 0
     step_since: float | None = None
     resumes_at_phase: Phase | None = None
@@ -104,14 +112,27 @@ class RolloutState(msgspec.Struct, frozen=True, kw_only=True):
     awaits_approval: bool = False
     dropped_stable: bool = False
 
+    def __post_init__(self) -> None:
+        """Convert the times of a state of the older format, as of its newest time."""
+        if self.elapsed_s >= 0.0:
+            return
+        elapsed_s = 0.0
+        times = {"entered_at": self.since}
+        times |= {name: getattr(self, name) for name in ("step_since", "aimed_at", "counted_since")}
+        for name, time in times.items():
+            if time is not None:
+                force_setattr(self, name, max(time - self.began, 0.0))
+                elapsed_s = max(elapsed_s, time - self.began)
+        force_setattr(self, "elapsed_s", elapsed_s)
+
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
-    """What the driver saw, at `now` (seconds since 1970).
+    """What the driver saw, at `now` (seconds of `RolloutState.elapsed_s`).
 
     `candidate_ready`: all replicas that `traffic` asks for were ready. `candidate_failed`: why the
     candidate cannot become ready; empty while it may. `in_force`: the gateway acknowledged
     `traffic`. `step_samples`: requests per arm since the step's weight came into force, the
-    smaller.
+    smaller. `judged_at`: when `verdict` was read.
     """
 
     now: float
@@ -119,4 +140,5 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     candidate_failed: str = ""
     in_force: bool = False
     verdict: Verdict | None = None
+    judged_at: float = 0.0
     step_samples: int = 0

@@ -32,15 +32,16 @@ from tests.unit.control.conftest import inspect
 
 @dataclass(slots=True)
 class TurnedClock:
-    """Both clocks, moved by hand."""
+    """Both clocks, moved by hand; `jumped_s` is how far somebody set the wall clock."""
 
     time: float = 1000.0
+    jumped_s: float = 0.0
 
     def monotonic(self) -> float:
         return self.time
 
     def now(self) -> float:
-        return self.time
+        return self.time + self.jumped_s
 
 
 @dataclass(slots=True)

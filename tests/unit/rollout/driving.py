@@ -10,6 +10,7 @@ from headrace.rollout.outcomes import MetricVerdict, Outcome, Verdict
 from headrace.rollout.state import Facts, RolloutState, Verb
 
 BEGAN = 1_000_000.0
+"""Seconds since 1970, for people: what the machine does starts at 0."""
 
 
 def verdict_of(outcome: Outcome, reason: str = "as measured") -> Verdict:
@@ -30,11 +31,11 @@ class Driven:
     """
 
     state: RolloutState
-    now: float = BEGAN
+    now: float = 0.0
 
     @classmethod
     def of(cls, settings: RolloutSettings) -> "Driven":
-        return cls(machine.begin(settings, now=BEGAN))
+        return cls(machine.begin(settings, began=BEGAN))
 
     def look(
         self,
@@ -52,7 +53,8 @@ class Driven:
             candidate_ready=ready,
             candidate_failed=failed,
             in_force=in_force,
-            verdict=None if verdict is None else replace(verdict, at=self.now),
+            verdict=None if verdict is None else replace(verdict, at=BEGAN + self.now),
+            judged_at=self.now,
             step_samples=samples,
         )
         self.state = machine.advance(self.state, facts)

@@ -148,7 +148,7 @@ def test_a_shadow_without_a_verdict_in_time(promotes: bool, phase: Phase) -> Non
 
     over = shadow.look(after=3600.0, verdict=UNSURE)
     assert over.phase is phase
-    assert over.since == shadow.now
+    assert over.entered_at == shadow.now
     assert over.reason.startswith("not enough evidence within 3600 s")
 
 

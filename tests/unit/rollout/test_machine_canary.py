@@ -95,10 +95,15 @@ def test_a_verdict_from_before_the_weight_came_into_force_is_not_the_steps() -> 
     in_force = canary.look(verdict=GOOD)
     assert (in_force.step, in_force.step_since) == (0, canary.now)
 
-    old = replace(GOOD, at=canary.now)
-    facts = Facts(now=canary.now + 0.9, in_force=True, verdict=old, step_samples=1000)
+    facts = Facts(
+        now=canary.now + 0.9,
+        in_force=True,
+        verdict=GOOD,
+        judged_at=canary.now,
+        step_samples=1000,
+    )
     assert machine.advance(in_force, facts).step == 0
-    newer = replace(facts, verdict=replace(GOOD, at=canary.now + 0.5))
+    newer = replace(facts, judged_at=canary.now + 0.5)
     assert machine.advance(in_force, newer).step == 1
 
 
@@ -148,7 +153,7 @@ def test_a_bad_verdict_gives_everything_back_at_any_step() -> None:
     assert back.phase is Phase.ROLLED_BACK
     assert back.traffic == Traffic(candidate=0, candidate_scale=0.0, has_stable=True)
     assert back.reason == "errors: 5 % fail, 0 % before"
-    assert back.verdict == replace(BAD, at=canary.now)
+    assert back.verdict == replace(BAD, at=BEGAN + canary.now)
 
 
 def test_a_bad_verdict_wins_while_replicas_for_the_promotion_start() -> None:
@@ -243,8 +248,8 @@ def test_time_counts_from_the_first_weight_in_force() -> None:
     canary.look(after=80_000.0)
     canary.look(after=80_000.0)
 
-    assert canary.state.counted_since == BEGAN + 160_000.0
-    assert machine.due_at(canary.state) == BEGAN + 163_600.0
+    assert canary.state.counted_since == 160_000.0
+    assert machine.due_at(canary.state) == 163_600.0
 
 
 def test_all_steps_share_the_time_for_a_decision() -> None:
@@ -267,8 +272,8 @@ def test_once_it_is_decided_only_replicas_have_to_come_in_time() -> None:
 
 
 def test_facts_of_the_moment_in_which_traffic_changed_are_about_the_traffic_before() -> None:
-    state = machine.begin(JUDGED, now=BEGAN)
-    facts = Facts(now=BEGAN + 5.0, candidate_ready=True, in_force=True)
+    state = machine.begin(JUDGED, began=BEGAN)
+    facts = Facts(now=5.0, candidate_ready=True, in_force=True)
 
     published = machine.advance(state, facts)
     assert published.traffic.candidate == 10

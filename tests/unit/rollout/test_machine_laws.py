@@ -6,6 +6,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from msgspec.structs import replace
 
 from headrace.core.rollout_settings import (
     AbSettings,
@@ -17,7 +18,6 @@ from headrace.core.rollout_settings import (
     Until,
 )
 from headrace.rollout import machine
-from headrace.rollout.outcomes import Verdict
 from headrace.rollout.state import Facts, Phase, PromotedBy, RolloutState, Verb
 from tests.unit.rollout.driving import BAD, BEGAN, GOOD, UNSURE
 
@@ -51,13 +51,13 @@ rollouts: st.SearchStrategy[RolloutSettings] = st.one_of(
     st.builds(AbSettings, weight=st.integers(1, 99), **common),
     st.builds(ShadowSettings, mirror_percent=st.integers(1, 100), promotes=st.booleans(), **common),
 )
-# Clocks are set back, and machines sleep for a night.
-steps_of_time = st.sampled_from([0.0, 0.1, 1.0, 1.0, 1.0, 7.0, -3.0, -1e5, 1e5])
+steps_of_time = st.sampled_from([0.0, 0.1, 1.0, 1.0, 1.0, 7.0, 1e5])
 verdicts = st.sampled_from([GOOD, GOOD, UNSURE, BAD])
 
 
-def read_at(verdict: Verdict, now: float) -> Verdict:
-    return msgspec.structs.replace(verdict, at=now)
+def stays(state: RolloutState, facts: Facts) -> bool:
+    """Whether nothing but the time moves on."""
+    return replace(machine.advance(state, facts), elapsed_s=state.elapsed_s) == state
 
 
 @st.composite
@@ -67,7 +67,8 @@ def looks(draw: st.DrawFn, now: float) -> Facts:
         candidate_ready=draw(st.booleans()),
         candidate_failed=draw(st.sampled_from(["", "", "", "", "no memory"])),
         in_force=draw(st.booleans()),
-        verdict=draw(st.none() | verdicts.map(lambda verdict: read_at(verdict, now))),
+        verdict=draw(st.none() | verdicts),
+        judged_at=now,
         step_samples=draw(st.sampled_from([0, 99, 100, 5000])),
     )
 
@@ -81,8 +82,8 @@ class AnyRollout(RuleBasedStateMachine):
 
     @initialize(settings=rollouts)
     def begin(self, settings: RolloutSettings) -> None:
-        self.now = BEGAN
-        self.state = machine.begin(settings, now=BEGAN)
+        self.now = 0.0
+        self.state = machine.begin(settings, began=BEGAN)
         self.acknowledged = False
 
     @rule(after=steps_of_time, data=st.data())
@@ -111,7 +112,8 @@ class AnyRollout(RuleBasedStateMachine):
             now=self.now,
             candidate_ready=True,
             in_force=True,
-            verdict=read_at(GOOD, self.now),
+            verdict=GOOD,
+            judged_at=self.now,
             step_samples=5000,
         )
         self.acknowledged |= facts.now != self.state.aimed_at
@@ -190,11 +192,10 @@ class AnyRollout(RuleBasedStateMachine):
     def time_alone_acts_when_it_is_due_and_not_before(self) -> None:
         due = machine.due_at(self.state)
         if due is None:
-            later = Facts(now=self.now + 1e7)
-            assert machine.advance(self.state, later) == self.state
+            assert stays(self.state, Facts(now=self.now + 1e7))
             return
-        assert machine.advance(self.state, Facts(now=due - 0.001)) == self.state
-        assert machine.advance(self.state, Facts(now=due)) != self.state
+        assert stays(self.state, Facts(now=due - 0.001))
+        assert not stays(self.state, Facts(now=due))
 
 
 TestAnyRollout = AnyRollout.TestCase
@@ -204,13 +205,14 @@ TestAnyRollout = AnyRollout.TestCase
 def test_a_control_plane_killed_at_any_look_loses_nothing(
     settings: RolloutSettings, kills: list[bool]
 ) -> None:
-    undisturbed = killed = machine.begin(settings, now=BEGAN)
+    undisturbed = killed = machine.begin(settings, began=BEGAN)
     for number, kill in enumerate(kills, start=1):
         facts = Facts(
-            now=BEGAN + number,
+            now=number,
             candidate_ready=True,
             in_force=True,
-            verdict=read_at(GOOD, BEGAN + number),
+            verdict=GOOD,
+            judged_at=number,
             step_samples=1000,
         )
         undisturbed = machine.advance(undisturbed, facts)
@@ -223,15 +225,16 @@ def test_a_control_plane_killed_at_any_look_loses_nothing(
 
 @given(rollouts)
 def test_a_good_version_that_everybody_approves_ends_well(settings: RolloutSettings) -> None:
-    patient = msgspec.structs.replace(settings, max_duration_s=1e9)
-    state = machine.begin(patient, now=BEGAN)
+    patient = replace(settings, max_duration_s=1e9)
+    state = machine.begin(patient, began=BEGAN)
     for look in range(1, 60):
-        now = BEGAN + look * 20_000.0
+        now = look * 20_000.0
         facts = Facts(
             now=now,
             candidate_ready=True,
             in_force=True,
-            verdict=read_at(GOOD, now),
+            verdict=GOOD,
+            judged_at=now,
             step_samples=1000,
         )
         state = machine.advance(state, facts)
