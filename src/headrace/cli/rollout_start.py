@@ -225,6 +225,8 @@ def start(
         f"rollout {status['id']} ({status['strategy']}) of {endpoint}: "
         f"version {status['from_version']} to {status['to_version']}"
     )
+    for note in status["notes"]:
+        say(note)
     if wait:
         status = wait_until_over(api, status, timeout_s=wait_s)
     else:

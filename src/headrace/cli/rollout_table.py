@@ -33,7 +33,10 @@ def render(status: Document, *, now: float) -> "RenderableType":
     from rich.console import Group  # noqa: PLC0415  # slow to load
     from rich.text import Text  # noqa: PLC0415  # as above
 
-    parts: list[RenderableType] = [headline(status, now=now), Text(), _arms(status)]
+    parts: list[RenderableType] = [headline(status, now=now)]
+    if not status["over"]:
+        parts += [Text(note, style="dim") for note in status["notes"]]
+    parts += [Text(), _arms(status)]
     verdict = status.get("verdict")
     metrics = verdict["metrics"] if verdict else []
     if metrics:

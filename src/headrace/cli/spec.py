@@ -131,8 +131,9 @@ def not_ready_text(answer: dict[str, Any]) -> list[str]:
 
 
 def changes_text(answer: dict[str, Any]) -> list[str]:
-    """The changes that an apply made, a line each."""
-    return [str(change) for change in answer.get("changes") or ["nothing to change"]]
+    """The changes that an apply made, and its warnings, a line each."""
+    warnings = [f"warning: {warning}" for warning in answer.get("warnings", ())]
+    return [*map(str, answer.get("changes") or ["nothing to change"]), *warnings]
 
 
 def check(file: _File) -> None:

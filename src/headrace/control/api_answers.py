@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -75,11 +75,13 @@ def answer(
 class AppliedView:
     """What a change did; `ready` and `not_ready` if it was waited for.
 
-    `not_ready`: why not, by endpoint, or by `stream 'NAME'`.
+    `not_ready`: why not, by endpoint, or by `stream 'NAME'`. `warnings`: what is in force by it and
+    rarely meant.
     """
 
     changes: list[str]
     generation: int
+    warnings: list[str] = field(default_factory=list)
     ready: bool | None = None
     not_ready: dict[str, str] | None = None
 

@@ -7,6 +7,7 @@ SPEC: Final = {"version": 1, "endpoints": [{"name": "fraud", "model": "fraud:3"}
 APPLIED: Final[dict[str, Any]] = {
     "changes": ["endpoint 'fraud' added: version 3 (fraud:3, weight 100, 1 replica)"],
     "generation": 12,
+    "warnings": [],
 }
 DIFF: Final[dict[str, Any]] = {
     "changes": ["endpoint 'fraud': version 3 removed", "endpoint 'fraud': version 4 added"],
@@ -83,6 +84,7 @@ ROLLOUT: Final[dict[str, Any]] = {
     },
     "requests": {"baseline": 18110, "candidate": 2040},
     "counted": {"baseline_requests": 18110, "candidate_requests": 2040, "counted_s": 176.0},
+    "notes": [],
 }
 EVIDENCE: Final[dict[str, Any]] = {
     "id": "r7",

@@ -32,7 +32,6 @@ from headrace.core import (
 )
 from headrace.core.devices import Device
 from headrace.core.observe_settings import PayloadLogSettings
-from headrace.core.rollout_settings import RolloutSettings
 from headrace.core.spec import (
     EndpointSpec,
     SpecError,
@@ -42,7 +41,7 @@ from headrace.core.spec import (
     is_model_path,
 )
 from headrace.core.spec_access import SecuritySpec, endpoint_access
-from headrace.core.spec_rollout import SloSpec
+from headrace.core.spec_rollout import rollout_settings
 from headrace.core.spec_scale import UpstreamSpec
 from headrace.registry import (
     FoundModel,
@@ -405,7 +404,7 @@ def desired_endpoint(
         timeout_s=endpoint.timeout_s,
         arms=arms,
         sticky=endpoint.sticky.settings() if endpoint.sticky else None,
-        rollout=with_slo(endpoint.rollout.settings(), endpoint.slo) if endpoint.rollout else None,
+        rollout=rollout_settings(endpoint.rollout, endpoint.slo) if endpoint.rollout else None,
         autoscale=(
             endpoint.autoscale.settings(slo_latency_s=slo_latency_s) if endpoint.autoscale else None
         ),
@@ -417,20 +416,6 @@ def desired_endpoint(
         drift=endpoint.drift.settings() if endpoint.drift else None,
         features=endpoint.features.watch() if endpoint.features else None,
     )
-
-
-def with_slo(rollout: RolloutSettings, slo: SloSpec | None) -> RolloutSettings:
-    """`rollout` with what the endpoint promises as thresholds, where it names none itself."""
-    if slo is None:
-        return rollout
-    metrics = rollout.metrics
-    errors, latency = metrics.errors, metrics.latency
-    if errors is not None and errors.max_ratio is None and slo.availability is not None:
-        errors = msgspec.structs.replace(errors, max_ratio=1.0 - slo.availability)
-    if latency is not None and latency.max_s is None and slo.latency_s is not None:
-        latency = msgspec.structs.replace(latency, max_s=slo.latency_s)
-    metrics = msgspec.structs.replace(metrics, errors=errors, latency=latency)
-    return msgspec.structs.replace(rollout, metrics=metrics)
 
 
 def first_replicas(endpoint: EndpointSpec, replicas: int) -> int:

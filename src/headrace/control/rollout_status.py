@@ -1,4 +1,4 @@
-"""How is a rollout, in one document for people, scripts and CI? Pure."""
+"""Status document of a rollout, for people, scripts and CI. Pure."""
 
 import math
 from collections.abc import Mapping
@@ -14,6 +14,7 @@ from headrace.core.rollout_settings import (
     ShadowSettings,
     StrategyName,
 )
+from headrace.rollout.blue_green import judged_text
 from headrace.rollout.outcomes import MetricVerdict, Verdict
 
 
@@ -76,7 +77,8 @@ class RolloutStatus:
     which only a canary has. `weight` is the new version's share now, `baseline_weight` that of
     fresh copies of the old one. `over`: nothing but a person's word moves it on. `since`: when
     `phase` began. `requests` are those that were compared; `counted` is all that was, such
-    as pairs of answers and those that disagree.
+    as pairs of answers and those that disagree. `notes`: what its settings mean that is easily
+    overlooked, for people.
     """
 
     id: str
@@ -100,6 +102,7 @@ class RolloutStatus:
     verdict: VerdictStatus | None
     requests: ArmRequests
     counted: Mapping[str, float]
+    notes: tuple[str, ...] = ()
 
 
 def rollout_status(
@@ -135,6 +138,7 @@ def rollout_status(
         verdict=None if state.verdict is None else _verdict(state.verdict),
         requests=_requests(state.verdict, counted or {}),
         counted={name: value for name, value in (counted or {}).items() if math.isfinite(value)},
+        notes=_notes(state.settings),
     )
 
 
@@ -149,6 +153,10 @@ def strategy_of(settings: RolloutSettings) -> StrategyName:
             return StrategyName.AB
         case ShadowSettings():
             return StrategyName.SHADOW
+
+
+def _notes(settings: RolloutSettings) -> tuple[str, ...]:
+    return (judged_text(settings),) if isinstance(settings, BlueGreenSettings) else ()
 
 
 def _main_arm(endpoint: DesiredEndpoint) -> DesiredArm | None:

@@ -1,4 +1,4 @@
-"""How does a wish become the desired state? Numbered, stored with its rollouts, then aimed at."""
+"""Desired state from a wish: numbered, stored with its rollouts, then aimed at."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,11 @@ from headrace.control.pools import check_frameworks
 from headrace.control.store import Event, RolloutRecord
 from headrace.control.store_thread import StoreThread
 from headrace.core import Clock
-from headrace.core.rollout_settings import RolloutSettings
+from headrace.core.rollout_settings import (
+    BLUE_GREEN_MAX_ERROR_RATIO,
+    BlueGreenSettings,
+    RolloutSettings,
+)
 from headrace.rollout.machine import begin, supersede
 
 _LOG: Final = logging.getLogger("headrace.control")
@@ -24,10 +28,11 @@ _LOG: Final = logging.getLogger("headrace.control")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Applied:
-    """What an apply changed."""
+    """What an apply changed; `warnings`: what is in force by it and rarely meant."""
 
     changes: list[str]
     generation: int
+    warnings: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +82,7 @@ class Fulfiller:
         )
         changes = changes_between(old, new)
         if not changes and old.generation and not wish.anew:
-            return Applied(changes=[], generation=old.generation)
+            return Applied(changes=[], generation=old.generation, warnings=_warnings(wish))
         told = {name for name in wish.anew if not any(f"'{name}'" in line for line in changes)}
         changes += [f"endpoint '{name}': {wish.reason}" for name in sorted(told)]
         ended = [_superseded(record, now) for record in self._outdated(new)]
@@ -101,7 +106,7 @@ class Fulfiller:
         # Where one rollout takes another's place, the later one is the endpoint's.
         self.aims.aim(desired=new, rollouts=rollouts)
         self.journal.note()
-        return Applied(changes=changes, generation=new.generation)
+        return Applied(changes=changes, generation=new.generation, warnings=_warnings(wish))
 
     async def _numbered(self, endpoint: DesiredEndpoint, anew: frozenset[str]) -> DesiredEndpoint:
         """`endpoint` with its generation: a new one if anything differs."""
@@ -154,6 +159,20 @@ def can_roll(source: DesiredEndpoint, target: DesiredEndpoint) -> bool:
     if len(target.arms) != 1 or not source.arms:
         return False
     return target.arms[0].key not in {arm.key for arm in source.arms}
+
+
+def _warnings(wish: Wish) -> list[str]:
+    """A line for each endpoint whose rollout would promote a version that fails everything."""
+    return [
+        f"endpoint '{endpoint.name}': no fixed threshold (metrics.errors.max_ratio) judges errors "
+        "in its blue-green rollout: a version that fails every request is promoted; leave "
+        f"max_ratio out for {BLUE_GREEN_MAX_ERROR_RATIO:g}, or set one"
+        for endpoint in wish.endpoints
+        if isinstance(
+            settings := wish.takes_over.get(endpoint.name, endpoint.rollout), BlueGreenSettings
+        )
+        and (settings.metrics.errors is None or settings.metrics.errors.max_ratio is None)
+    ]
 
 
 def names_of(state: DesiredState) -> list[str]:

@@ -5,7 +5,7 @@ store and the pure state machine in `headrace.rollout`.
 """
 
 from enum import StrEnum
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import msgspec
 
@@ -150,18 +150,31 @@ class CanarySettings(_Common, tag_field="strategy", tag="canary", frozen=True, k
     baseline: bool = False
 
 
+BLUE_GREEN_MAX_ERROR_RATIO: Final = 0.05
+"""How many requests a version may fail after a blue-green switch, where nothing else is said.
+
+The old version gets no requests then, so there is no rate to compare with, and yesterday's is no
+baseline for today's callers. No service that is worth serving fails every twentieth request, and
+one that does so is shown to within seconds.
+"""
+
+
 class BlueGreenSettings(_Common, tag_field="strategy", tag="blue-green", frozen=True, kw_only=True):
     """At full size beside the old one, then all at once.
 
     While it is previewed, requests reach it by its version's own path only. `preview_s`: for how
     long at least. `approval`: whether a person's `promote` is waited for. `keep_s`: how long the
     old version is kept after the switch, so that `rollback` is instant; the metrics are watched as
-    long and compare with the old version's before the switch (fixed thresholds only).
+    long, against fixed thresholds (`errors.max_ratio`, `latency.max_s`): there is no other version
+    that gets requests to compare with.
     """
 
     preview_s: float = 0.0
     approval: bool = False
     keep_s: float = 600.0
+    metrics: MetricsSettings = MetricsSettings(
+        errors=ErrorsMetric(max_ratio=BLUE_GREEN_MAX_ERROR_RATIO)
+    )
 
 
 class AbSettings(_Common, tag_field="strategy", tag="ab", frozen=True, kw_only=True):

@@ -3,9 +3,11 @@
 from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 from pydantic import Field, Strict, model_validator
 
 from headrace.core.rollout_settings import (
+    BLUE_GREEN_MAX_ERROR_RATIO,
     AbSettings,
     BlueGreenSettings,
     CanarySettings,
@@ -41,7 +43,10 @@ class ErrorsSpec(SpecModel):
         description="By how much the share of failed requests may be above the baseline's.",
     )
     max_ratio: Ratio | None = Field(
-        default=None, description="A fixed threshold, whatever the baseline does; null for none."
+        default=None,
+        description="A fixed threshold, whatever the baseline does; null for none. Unset: what the "
+        "endpoint's slo promises as availability; without one 0.05 for blue-green, where no other "
+        "version gets requests to compare with.",
     )
 
 
@@ -392,6 +397,26 @@ def _as(kind: type[_Settings], spec: SpecModel | None) -> _Settings | None:
     return None if spec is None else kind(**spec.model_dump())
 
 
-def rollout_settings(spec: CanarySpec | BlueGreenSpec | AbSpec | ShadowSpec) -> RolloutSettings:
-    """The message to the state machine."""
-    return spec.settings()
+def error_threshold(
+    rollout: CanarySpec | BlueGreenSpec | AbSpec | ShadowSpec, slo: SloSpec | None
+) -> float | None:
+    """The `errors.max_ratio` of a rollout: its own, else the promise's, else the strategy's."""
+    errors = rollout.metrics.errors
+    if errors is None or "max_ratio" in errors.model_fields_set:
+        return None if errors is None else errors.max_ratio
+    if slo is not None and slo.availability is not None:
+        return 1.0 - slo.availability
+    return BLUE_GREEN_MAX_ERROR_RATIO if isinstance(rollout, BlueGreenSpec) else None
+
+
+def rollout_settings(
+    rollout: CanarySpec | BlueGreenSpec | AbSpec | ShadowSpec, slo: SloSpec | None
+) -> RolloutSettings:
+    """The message to the state machine, with what the endpoint promises as thresholds."""
+    settings = rollout.settings()
+    errors, latency = settings.metrics.errors, settings.metrics.latency
+    if errors is not None:
+        errors = replace(errors, max_ratio=error_threshold(rollout, slo))
+    if latency is not None and latency.max_s is None and slo is not None:
+        latency = replace(latency, max_s=slo.latency_s)
+    return replace(settings, metrics=replace(settings.metrics, errors=errors, latency=latency))

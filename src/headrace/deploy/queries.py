@@ -9,7 +9,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from headrace.core.spec_rollout import AbSpec, BlueGreenSpec, CanarySpec, LatencySpec, ShadowSpec
+from headrace.core.spec_rollout import (
+    AbSpec,
+    BlueGreenSpec,
+    CanarySpec,
+    LatencySpec,
+    ShadowSpec,
+    error_threshold,
+)
 from headrace.deploy.facts import Endpoint, Version
 
 Rollout = CanarySpec | BlueGreenSpec | AbSpec | ShadowSpec
@@ -48,8 +55,9 @@ def _checks(endpoint: Endpoint, version: Version, rollout: Rollout) -> Iterator[
     if metrics.errors is not None:
         difference = f"{_errors(new)} - ({_errors(old)})"
         yield Check(name="errors", query=difference, max_value=metrics.errors.margin)
-        if metrics.errors.max_ratio is not None:
-            yield Check(name="errors-limit", query=_errors(new), max_value=metrics.errors.max_ratio)
+        most = error_threshold(rollout, endpoint.spec.slo)
+        if most is not None:
+            yield Check(name="errors-limit", query=_errors(new), max_value=most)
     if metrics.rejections is not None:
         difference = f"{_share(new, _REFUSED)} - ({_share(old, _REFUSED)})"
         yield Check(name="rejections", query=difference, max_value=metrics.rejections.margin)

@@ -1,10 +1,11 @@
-"""What does blue-green do? A preview at full size, all requests at once, and a way back for long.
+"""Blue-green: a preview at full size, all requests at once, and a way back for long.
 
 Nothing has to be proved before the switch, so `max_duration_s` bounds nothing here: the preview is
 bounded by `preview_s` or by a person's approval, the time after the switch by `keep_s`.
 """
 
 from headrace.core.rollout_settings import BlueGreenSettings
+from headrace.rollout.explain import percent, seconds
 from headrace.rollout.stages import Plan, Stage
 from headrace.rollout.state import Traffic
 
@@ -18,3 +19,17 @@ def blue_green_plan(settings: BlueGreenSettings) -> Plan:
         until="approval" if settings.approval else None,
     )
     return Plan(stages=(stage,), keep_s=settings.keep_s)
+
+
+def judged_text(settings: BlueGreenSettings) -> str:
+    """What takes a version back after the switch, for people."""
+    errors, latency = settings.metrics.errors, settings.metrics.latency
+    limits = []
+    if errors is not None and errors.max_ratio is not None:
+        limits.append(f"more than {percent(errors.max_ratio)} of its requests fail")
+    if latency is not None and latency.max_s is not None:
+        quantile = f"p{100 * latency.quantile:g}"
+        limits.append(f"its {quantile} is above {seconds(latency.max_s)}")
+    if not limits:
+        return "after the switch nothing is judged: only a version that dies goes back by itself"
+    return f"after the switch it goes back if {' or '.join(limits)}; nothing else is judged"

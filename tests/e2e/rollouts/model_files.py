@@ -18,6 +18,7 @@ def write_version(
     breaks: bool = False,
     wide: int = 0,
     other_at: int = -1,
+    good_rows: int = 1_000_000_000,
 ) -> Path:
     """A version; by default a good one.
 
@@ -27,6 +28,7 @@ def write_version(
         shifted: By how much its scores are higher; the classes are the same.
         tail_s: What 5 % of the requests take: those whose first number is above 0.95.
         load_s: How long it takes to load in a replica.
+        good_rows: How many rows it answers well; then it fails all.
         breaks: It cannot be loaded in a replica, though it could when it was pushed.
         wide: If not 0, it has a third output with so many values.
         other_at: If not -1, the value of that output which is another one.
@@ -49,6 +51,7 @@ class Scorer:
         outputs["wide"] = ("FP32", [-1, {wide}])
     batched = True
     concurrent = True
+    rows = 0
 
     def load(self, path):
         if "serving" in sys.argv[0] and "inspecting" not in sys.argv[0]:  # in a replica
@@ -58,7 +61,8 @@ class Scorer:
 
     def infer(self, inputs):
         chance, score = inputs["x"][:, 0], inputs["x"][:, 1]
-        if (chance < {fails_below}).any():
+        self.rows += len(chance)
+        if (chance < {fails_below}).any() or self.rows > {good_rows}:
             raise ValueError("division by zero in a feature")
         if (chance > 0.95).any():
             time.sleep({tail_s})

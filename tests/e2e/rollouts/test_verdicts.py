@@ -198,6 +198,28 @@ def test_a_switch_is_taken_back_by_a_fixed_threshold(
 
 
 @pytest.mark.long
+def test_a_version_that_fails_from_its_300th_row_on_is_switched_back_by_default(
+    system: System, first: Path, tmp_path: Path
+) -> None:
+    second = write_version(tmp_path / "second" / "model.py", good_rows=300)
+    system.start(endpoint(first))
+    system.wait_ready()
+    rollout = Rollout(system)
+
+    with callers(system, rate=60).flowing() as load:
+        started = rollout.start(second, {"strategy": "blue-green"})
+        rollout.wait_phase("keeping")
+        over = rollout.wait_over(60.0)
+        versions = answered_soon_after(load)
+
+    errors = rolled_back(over, "errors")
+    assert errors["margin"] == 0.05
+    assert "more than 5.0 % of its requests fail" in started["notes"][0]
+    assert 0 < len(load.failed) < 60 * 30
+    assert versions == {"1"}
+
+
+@pytest.mark.long
 def test_a_shadow_that_agrees_ends_with_a_report(
     system: System, first: Path, tmp_path: Path
 ) -> None:

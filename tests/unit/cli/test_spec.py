@@ -47,6 +47,7 @@ def test_the_schema_is_json(headrace: Command) -> None:
 def test_changes_are_a_line_each() -> None:
     assert changes_text({"changes": ["a", "b"]}) == ["a", "b"]
     assert changes_text({"changes": []}) == ["nothing to change"]
+    assert changes_text({"changes": ["a"], "warnings": ["b"]}) == ["a", "warning: b"]
     assert not_ready_text({"not_ready": {"m": "loading"}}) == ["not ready: m: loading"]
     assert not_ready_text({}) == []
 

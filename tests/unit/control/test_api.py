@@ -54,7 +54,7 @@ async def test_apply_pins_models_and_says_what_changes(
 
     assert first.json()["generation"] == 1
     assert len(first.json()["changes"]) == 2
-    assert again.json() == {"changes": [], "generation": 1}
+    assert again.json() == {"changes": [], "generation": 1, "warnings": []}
     assert spec == {"generation": 1, "spec": {"version": 1, **document(model, "a", "b")}}
     endpoint = plane.desired.endpoint("a")
     assert endpoint is not None
@@ -126,7 +126,8 @@ async def test_an_endpoint_can_be_removed_alone(
     removed = await api.delete("/api/v1/endpoints/a")
     missing = await api.delete("/api/v1/endpoints/a")
 
-    assert removed.json() == {"changes": ["endpoint 'a' removed"], "generation": 2}
+    changes = ["endpoint 'a' removed"]
+    assert removed.json() == {"changes": changes, "generation": 2, "warnings": []}
     assert missing.status_code == 404
     assert [e.name for e in plane.desired.endpoints] == ["b"]
     assert [e["name"] for e in plane.desired.spec["endpoints"]] == ["b"]

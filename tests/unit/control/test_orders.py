@@ -167,6 +167,38 @@ async def test_a_rollout_by_hand_keeps_the_endpoints_own_plan(plane: ControlPlan
 
 
 @pytest.mark.usefixtures("versions")
+@pytest.mark.parametrize(
+    ("more", "max_ratio"),
+    [
+        ({}, 0.05),
+        ({"metrics": {"errors": {}}}, 0.05),
+        ({"metrics": {"errors": {"max_ratio": 0.02}}}, 0.02),
+        ({"slo": {"availability": 0.99}}, pytest.approx(0.01)),
+        ({"slo": {"availability": 0.99}, "metrics": {"errors": {"max_ratio": None}}}, None),
+        ({"metrics": {"errors": {"max_ratio": None}}}, None),
+        ({"metrics": {"errors": None}}, None),
+    ],
+)
+async def test_blue_green_judges_errors_unless_somebody_says_otherwise_and_is_warned(
+    plane: ControlPlane, more: dict[str, Any], max_ratio: float | None
+) -> None:
+    slo = {name: value for name, value in more.items() if name == "slo"}
+    metrics = {name: value for name, value in more.items() if name == "metrics"}
+    how = {"strategy": "blue-green", **metrics}
+
+    applied = await plane.orders.apply(document(entry(1, rollout=how, **slo)), caller=SYSTEM)
+
+    endpoint = plane.desired.endpoint("digits")
+    assert endpoint is not None
+    assert endpoint.rollout is not None
+    errors = endpoint.rollout.metrics.errors
+    assert (None if errors is None else errors.max_ratio) == max_ratio
+    assert [("'digits'" in line, "max_ratio" in line) for line in applied.warnings] == (
+        [(True, True)] if max_ratio is None else []
+    )
+
+
+@pytest.mark.usefixtures("versions")
 async def test_a_rollout_starts_again_after_it_was_taken_back(plane: ControlPlane) -> None:
     await plane.orders.apply(document(entry(1)), caller=SYSTEM)
     await plane.orders.start_rollout("digits", version="2", caller=SYSTEM)

@@ -210,6 +210,20 @@ async def test_blue_green_switches_at_once_and_back_at_once(world: World) -> Non
     assert arms(plane) == {"1": 100}
 
 
+async def test_a_version_that_turns_bad_after_a_blue_green_switch_goes_back(world: World) -> None:
+    plane = await started(world, {"strategy": "blue-green", "keep_s": 60.0})
+    for _ in range(8):
+        await plane.second(100)
+    assert arms(plane) == {"2": 100, "1": 0}
+    world.error_ratio["2"] = 1.0
+
+    record = await plane.until_over(10)
+
+    assert record.state.phase is RolloutPhase.ROLLED_BACK
+    assert arms(plane) == {"1": 100}
+    assert "at most 5.0 % are tolerated" in plane.record.state.reason
+
+
 async def test_a_concurrent_baseline_is_compared_with_and_goes_away(world: World) -> None:
     plane = await started(world, {**CANARY, "baseline": True})
     await plane.second()

@@ -280,11 +280,12 @@ def test_blue_green_is_judged_by_fixed_thresholds_only() -> None:
 
 
 def test_blue_green_without_thresholds_has_no_verdict() -> None:
-    _, verdict = watched(BlueGreenSettings(), seconds(13), 10)
+    settings = BlueGreenSettings(metrics=MetricsSettings(errors=ErrorsMetric(max_ratio=None)))
+    _, verdict = watched(settings, seconds(13), 10)
 
     assert verdict.outcome is Outcome.WAIT
     assert verdict.metrics == ()
-    assert metrics_in_use(BlueGreenSettings())[0] == ()
+    assert metrics_in_use(settings)[0] == ()
 
 
 def pairs(pairs: int, disagreements: int, unanswered: int = 0) -> Increment:
