@@ -2,12 +2,15 @@
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated, Any, Final
 
 import typer
 
 from headrace.cli.options import DEFAULT_HOME, Home, Json, Server
+from headrace.core import span
 
+_LONGEST: Final = 120
 _Endpoint = Annotated[str, typer.Argument(help="The endpoint's name.", show_default=False)]
 
 
@@ -23,31 +26,57 @@ def history(
 ) -> None:
     """List what an endpoint has been: when, what was served, who changed it and why.
 
+    Beside its generations stand the ends of its rollouts: what was decided, by whom or by what.
+
     For example:
 
         headrace history fraud
     """
     from headrace.cli.connection import connect
     from headrace.cli.output import show, table, write_json
-    from headrace.cli.rollout_table import clock_text
 
     path = f"/api/v1/endpoints/{endpoint}/history"
     document = connect(server, home).get(path, limit=limit)
     if json:
         write_json(document)
         return
-    rows = (
+    show(table(history_rows(document)[:limit], "", "generation", "since", "versions", "by", "why"))
+
+
+def history_rows(document: dict[str, Any]) -> list[Sequence[str]]:
+    """Generations and ends of rollouts in one list, the newest first, a row each."""
+    from headrace.cli.rollout_table import clock_text
+
+    rows = [
         (
+            entry["at"],
             "*" if entry["current"] else "",
             str(entry["generation"]),
-            clock_text(entry["at"]),
             versions_text(entry),
             entry["actor"],
             entry["reason"],
         )
         for entry in document["generations"]
-    )
-    show(table(rows, "", "generation", "since", "versions", "by", "why"))
+    ]
+    rows += [
+        (
+            end["at"],
+            "",
+            end["id"],
+            f"{end['from_version']} to {end['to_version']}",
+            end["decided_by"],
+            end_text(end),
+        )
+        for end in document["rollouts"]
+    ]
+    rows.sort(key=lambda row: row[0], reverse=True)
+    return [(mark, number, clock_text(at), *rest) for at, mark, number, *rest in rows]
+
+
+def end_text(end: dict[str, Any]) -> str:
+    """How a rollout ended, after how long and why, in a line."""
+    text = f"{end['phase'].replace('_', ' ')} after {span(end['duration_s'])}: {end['why']}"
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 
 def versions_text(entry: dict[str, Any]) -> str:

@@ -325,8 +325,10 @@ def wait_until_over(
 
 def _print_result(status: dict[str, Any], *, json: bool) -> None:
     from headrace.cli.output import say, write_json
+    from headrace.core import span
 
     if json:
         write_json(status)
     elif status["over"]:
-        say(f"{status['phase'].replace('_', ' ')}: {status['reason']}")
+        phase, after = status["phase"].replace("_", " "), span(status["duration_s"])
+        say(f"{phase} after {after}: {status['reason']}")

@@ -57,7 +57,9 @@ def headline(status: Document, *, now: float) -> "Text":
         (f"rollout {status['id']}", "bold"),
         f" of {status['endpoint']}: {status['strategy']}, ",
         (phase, _STYLES.get(status["phase"], "cyan")),
-        f"{progress_of(status)}, {span(now - status['since'])}",
+        progress_of(status),
+        f" after {span(status['duration_s'])}" if status["over"] else "",
+        f", {span(now - status['since'])}{' ago' if status['over'] else ''}",
     )
     if status["reason"]:
         text.append(f"\n{status['reason']}")

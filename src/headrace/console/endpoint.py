@@ -66,6 +66,7 @@ async def endpoint(question: Question) -> View:
             "latest": await _last_minute(question, name),
             "phases": phases_of(stats),
             "generations": recent.generations if recent is not None else [],
+            "rollout_ends": recent.rollouts if recent is not None else [],
             "events": list(reversed(events.events)),
             "span": span_s,
             "spans": SPANS,

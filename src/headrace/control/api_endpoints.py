@@ -23,6 +23,7 @@ from headrace.control.api_conditions import IfMatch
 from headrace.control.api_rollouts import status_of
 from headrace.control.endpoint_status import Condition, ConditionLog, conditions_of
 from headrace.control.plane import ControlPlane
+from headrace.control.rollout_events import RolloutEnd, ends_of
 from headrace.control.rollout_status import RolloutStatus
 from headrace.control.status import EndpointStatus
 from headrace.control.store import EndpointGeneration
@@ -32,6 +33,8 @@ from headrace.core.redact import redact
 _MAX_GENERATION: Final = 10**15
 _MAX_LISTED: Final = 1000
 _CREATED: Final = 201
+_EVENTS: Final = 1000
+"""Of rollouts, among which their ends are looked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +88,7 @@ class History:
 
     endpoint: str
     generations: list[GenerationView]
+    rollouts: list[RolloutEnd]
 
 
 class Undo(BaseModel):
@@ -168,9 +172,15 @@ def add_endpoints(api: FastAPI, plane: ControlPlane) -> None:
 def _add_history(api: FastAPI, plane: ControlPlane) -> None:
     @api.get(
         "/api/v1/endpoints/{name}/history",
-        summary="An endpoint's generations, the newest first",
+        summary="An endpoint's generations and ends of rollouts, the newest first",
         response_model=History,
-        responses=shown({"endpoint": "fraud", "generations": [examples.GENERATION]}),
+        responses=shown(
+            {
+                "endpoint": "fraud",
+                "generations": [examples.GENERATION],
+                "rollouts": [examples.ROLLOUT_END],
+            }
+        ),
     )
     async def history(
         name: Name, limit: Annotated[int, Query(ge=1, le=_MAX_LISTED)] = 100
@@ -179,7 +189,12 @@ def _add_history(api: FastAPI, plane: ControlPlane) -> None:
         if not found:
             raise ModelNotFoundError(name)
         current = plane.endpoint_generation(name)
-        return answer(History(endpoint=name, generations=[_entry(e, current) for e in found]))
+        events = await plane.store.run(
+            plane.store.store.events, endpoint=name, kind="rollout", limit=_EVENTS, newest=True
+        )
+        ends = ends_of(events)[::-1][:limit]
+        generations = [_entry(e, current) for e in found]
+        return answer(History(endpoint=name, generations=generations, rollouts=ends))
 
     @api.get(
         "/api/v1/endpoints/{name}/history/{generation}",

@@ -58,6 +58,7 @@ ROLLOUT: Final[dict[str, Any]] = {
     "steps": [{"weight": 10, "pause_s": 0.0, "until": "verdict"}],
     "began": 1764000000.0,
     "since": 1764000184.0,
+    "duration_s": 184.0,
     "reason": "errors: 5.1 % of 2,040 requests failed on version 4 against 0.1 % of 18,110",
     "actor": "ann@laptop",
     "verdict": {
@@ -145,6 +146,16 @@ GENERATION: Final[dict[str, Any]] = {
     "current": True,
     "spec": {"name": "fraud", "model": "fraud:3"},
     "versions": [{"version": "3", "model": "fraud:3", "weight": 100, "replicas": 2}],
+}
+ROLLOUT_END: Final[dict[str, Any]] = {
+    "id": "r7",
+    "at": 1764000184.0,
+    "phase": "rolled_back",
+    "from_version": "3",
+    "to_version": "4",
+    "duration_s": 184.0,
+    "decided_by": "verdict",
+    "why": "errors: 5.1 % of 2,040 requests failed on version 4 against 0.1 % of 18,110",
 }
 FEEDBACK: Final[dict[str, Any]] = {
     "one": {"summary": "One", "value": {"request_id": "5b0c6a", "reward": 1.0}},

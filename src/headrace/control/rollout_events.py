@@ -1,10 +1,13 @@
-"""What is worth telling when a rollout moves? Events, with the numbers that decided."""
+"""Events of a rollout that moves, with the numbers that decided."""
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
 
 from headrace.control.store import Event, RolloutRecord
+from headrace.core import span
 from headrace.rollout.state import Phase, RolloutState
 
 PHASE_REASONS: Final = {
@@ -35,7 +38,8 @@ def events_of(
         )
     if state.phase is not before.phase:
         phase = state.phase.value.replace("_", " ")
-        message = f"rollout {record.id} is {phase}: {state.reason}"
+        after = f" after {span(state.elapsed_s)}" if state.phase.is_over else ""
+        message = f"rollout {record.id} is {phase}{after}: {state.reason}"
         found.append((PHASE_REASONS[state.phase], message))
     return [
         _event(record, state, now=now, reason=reason, message=message, actor=actor)
@@ -55,6 +59,11 @@ def _event(
     data: dict[str, Any] = {
         "phase": state.phase.value,
         "step": state.step,
+        "from_version": " and ".join(arm.key for arm in record.source.arms),
+        "to_version": record.target.arms[0].key,
+        "duration_s": state.elapsed_s,
+        "decided_by": "" if state.decided_by is None else state.decided_by.value,
+        "why": state.reason,
         "weights": {
             "candidate": state.traffic.candidate,
             "baseline": state.traffic.baseline,
@@ -74,3 +83,42 @@ def _event(
         actor=actor,
         data=data,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutEnd:
+    """A rollout that was decided, or a blue-green one that switched, in an endpoint's history.
+
+    `at`: seconds since 1970. `duration_s`: how long it was watched until then. `decided_by`: the
+    person who said so, else `verdict`, `replicas`, `plan`, `time` or `hand`. `why`: in a line.
+    """
+
+    id: str
+    at: float
+    phase: str
+    from_version: str
+    to_version: str
+    duration_s: float
+    decided_by: str
+    why: str
+
+
+def ends_of(events: Iterable[Event]) -> list[RolloutEnd]:
+    """The ends that `events` tell of, in their order."""
+    ends = {phase.value for phase in Phase if phase.is_over or phase is Phase.KEEPING}
+    return [
+        RolloutEnd(
+            id=event.rollout,
+            at=event.at,
+            phase=phase,
+            from_version=event.data.get("from_version", ""),
+            to_version=event.data.get("to_version", ""),
+            duration_s=event.data.get("duration_s", 0.0),
+            decided_by=event.actor or event.data.get("decided_by", ""),
+            why=event.data.get("why", event.message).partition("\n")[0],
+        )
+        for event in events
+        if event.kind == "rollout"
+        and event.reason != "Weight"
+        and (phase := event.data.get("phase", "")) in ends
+    ]

@@ -76,9 +76,9 @@ class RolloutStatus:
     Times are seconds since 1970, weights percent. `step` counts from 0 and points into `steps`,
     which only a canary has. `weight` is the new version's share now, `baseline_weight` that of
     fresh copies of the old one. `over`: nothing but a person's word moves it on. `since`: when
-    `phase` began. `requests` are those that were compared; `counted` is all that was, such
-    as pairs of answers and those that disagree. `notes`: what its settings mean that is easily
-    overlooked, for people.
+    `phase` began. `duration_s`: how long it was watched so far, or until it was over. `requests`
+    are those that were compared; `counted` is all that was, such as pairs of answers and those that
+    disagree. `notes`: what its settings mean that is easily overlooked, for people.
     """
 
     id: str
@@ -97,6 +97,7 @@ class RolloutStatus:
     steps: tuple[StepStatus, ...]
     began: float
     since: float
+    duration_s: float
     reason: str
     actor: str
     verdict: VerdictStatus | None
@@ -133,6 +134,7 @@ def rollout_status(
         steps=_steps(state.settings),
         began=state.began,
         since=state.since,
+        duration_s=state.elapsed_s,
         reason=state.reason,
         actor=record.actor,
         verdict=None if state.verdict is None else _verdict(state.verdict),

@@ -192,7 +192,13 @@ class Store(Protocol):
         """Append events; the same with their ids."""
 
     def events(
-        self, *, endpoint: str = "", after: int = 0, limit: int = 1000, newest: bool = False
+        self,
+        *,
+        endpoint: str = "",
+        kind: str = "",
+        after: int = 0,
+        limit: int = 1000,
+        newest: bool = False,
     ) -> list[Event]:
         """Events with an id above `after`, in order; with `newest` the last `limit` of them."""
 

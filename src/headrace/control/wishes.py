@@ -13,6 +13,7 @@ from headrace.control.changes import changes_between
 from headrace.control.desired import DesiredEndpoint, DesiredPool, DesiredState, DesiredStream
 from headrace.control.journal import Journal
 from headrace.control.pools import check_frameworks
+from headrace.control.rollout_events import events_of
 from headrace.control.store import Event, RolloutRecord
 from headrace.control.store_thread import StoreThread
 from headrace.core import Clock
@@ -85,7 +86,8 @@ class Fulfiller:
             return Applied(changes=[], generation=old.generation, warnings=_warnings(wish))
         told = {name for name in wish.anew if not any(f"'{name}'" in line for line in changes)}
         changes += [f"endpoint '{name}': {wish.reason}" for name in sorted(told)]
-        ended = [_superseded(record, now) for record in self._outdated(new)]
+        outdated = self._outdated(new)
+        ended = [_superseded(record, now) for record in outdated]
         begun = await self._begun(old, new, wish, now)
         rollouts = await self.store.run(
             self.store.store.save,
@@ -95,7 +97,11 @@ class Fulfiller:
             actor=wish.actor,
             rollouts=[*ended, *begun],
             events=[
-                *(_ended(record) for record in ended),
+                *(
+                    event
+                    for record, after in zip(outdated, ended, strict=True)
+                    for event in events_of(record, after.state, now=now, actor=wish.actor)
+                ),
                 *(_started(record) for record in begun),
                 *_changed(old, new, wish, now),
             ],
@@ -184,17 +190,6 @@ def _superseded(record: RolloutRecord, now: float) -> RolloutRecord:
     reason = "the endpoint was changed meanwhile"
     state = msgspec.structs.replace(supersede(record.state, reason=reason), since=now)
     return msgspec.structs.replace(record, state=state)
-
-
-def _ended(record: RolloutRecord) -> Event:
-    return Event(
-        at=record.state.since,
-        endpoint=record.endpoint,
-        kind="rollout",
-        reason="Superseded",
-        message=f"rollout {record.id} ended: {record.state.reason}",
-        rollout=record.id,
-    )
 
 
 def _started(record: RolloutRecord) -> Event:

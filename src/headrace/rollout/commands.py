@@ -1,4 +1,4 @@
-"""What may a person tell a rollout, and what follows? Verbs by hand, at any time."""
+"""Commands of people to a rollout, and what follows."""
 
 from typing import assert_never
 
@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from headrace.core import FailedPreconditionError
 from headrace.rollout.moves import entered, passed, paused, promoted, taking_over, withdrawn
-from headrace.rollout.state import Phase, PromotedBy, RolloutState, Verb
+from headrace.rollout.state import DecidedBy, Phase, PromotedBy, RolloutState, Verb
 from headrace.rollout.strategies import plan_of
 
 
@@ -49,9 +49,10 @@ def command(state: RolloutState, verb: Verb, *, now: float, reason: str = "") ->
             return _resume(state, now=now, reason=_by_hand("resumed", reason))
         case Verb.ABORT:
             aborted = _by_hand("aborted", reason)
-            return withdrawn(state, now=now, reason=aborted, phase=Phase.ABORTED)
+            return withdrawn(state, DecidedBy.HAND, now=now, reason=aborted, phase=Phase.ABORTED)
         case Verb.ROLLBACK:
-            return withdrawn(state, now=now, reason=_by_hand("rolled back", reason))
+            back = _by_hand("rolled back", reason)
+            return withdrawn(state, DecidedBy.HAND, now=now, reason=back)
         case _:
             assert_never(verb)
 
@@ -65,7 +66,7 @@ def supersede(state: RolloutState, *, reason: str) -> RolloutState:
 
 def _promote(state: RolloutState, *, now: float, reason: str) -> RolloutState:
     if Phase.KEEPING in {state.phase, state.resumes_at_phase}:
-        return promoted(state, now=now, reason=reason)
+        return promoted(state, DecidedBy.HAND, now=now, reason=reason)
     return taking_over(state, plan_of(state.settings), PromotedBy.HAND, now=now, reason=reason)
 
 

@@ -21,7 +21,7 @@ from headrace.rollout.moves import (
 )
 from headrace.rollout.outcomes import Outcome
 from headrace.rollout.stages import Plan, Stage
-from headrace.rollout.state import Facts, Phase, PromotedBy, RolloutState
+from headrace.rollout.state import DecidedBy, Facts, Phase, PromotedBy, RolloutState
 from headrace.rollout.strategies import plan_of
 
 __all__ = ["advance", "begin", "command", "due_at", "possible", "supersede"]
@@ -54,9 +54,9 @@ def advance(state: RolloutState, facts: Facts) -> RolloutState:
         return state
     plan = plan_of(state.settings)
     state = _noted(state, plan, facts)
-    danger = _danger(state, facts)
+    by, danger = _danger(state, facts)
     if danger:
-        return withdrawn(state, now=facts.now, reason=danger)
+        return withdrawn(state, by, now=facts.now, reason=danger)
     while (moved := _moved(state, plan, facts)) is not state:
         state = moved
     return _timed_out(state, plan, now=facts.now)
@@ -89,14 +89,14 @@ def _noted(state: RolloutState, plan: Plan, facts: Facts) -> RolloutState:
     return replace(state, step_since=facts.now, counted_since=counted_since or state.counted_since)
 
 
-def _danger(state: RolloutState, facts: Facts) -> str:
-    """Why the candidate must get no more requests; empty if nothing says so."""
+def _danger(state: RolloutState, facts: Facts) -> tuple[DecidedBy, str]:
+    """Why the candidate must get no more requests; an empty text if nothing says so."""
     if facts.candidate_failed:
-        return f"the new version cannot run: {facts.candidate_failed}"
-    verdict = facts.verdict
-    if verdict is None or verdict.outcome is not Outcome.ROLL_BACK:
-        return ""
-    return "" if state.promoted_by is PromotedBy.HAND else because(verdict, Outcome.ROLL_BACK)
+        reason = f"the new version cannot run: {facts.candidate_failed}"
+        return DecidedBy.REPLICAS, reason
+    verdict, is_forced = facts.verdict, state.promoted_by is PromotedBy.HAND
+    is_bad = verdict is not None and verdict.outcome is Outcome.ROLL_BACK and not is_forced
+    return DecidedBy.VERDICT, because(verdict, Outcome.ROLL_BACK) if verdict and is_bad else ""
 
 
 def _moved(state: RolloutState, plan: Plan, facts: Facts) -> RolloutState:
@@ -111,7 +111,7 @@ def _moved(state: RolloutState, plan: Plan, facts: Facts) -> RolloutState:
             return _taken_over(state, plan, facts)
         case Phase.KEEPING if now >= _kept_until(state, plan):
             reason = f"the old version was not needed for {plan.keep_s:g} s after the switch"
-            return promoted(state, now=now, reason=reason)
+            return promoted(state, DecidedBy.PLAN, now=now, reason=reason)
         case _:
             return state
 
@@ -122,7 +122,8 @@ def _taken_over(state: RolloutState, plan: Plan, facts: Facts) -> RolloutState:
         return state
     if plan.keep_s is not None:
         return kept(state, plan.keep_s, now=facts.now)
-    return promoted(state, now=facts.now, reason=state.reason)
+    by = DecidedBy((state.promoted_by or PromotedBy.PLAN).value)
+    return promoted(state, by, now=facts.now, reason=state.reason)
 
 
 def _readied(state: RolloutState, plan: Plan, facts: Facts) -> RolloutState:
@@ -133,7 +134,7 @@ def _readied(state: RolloutState, plan: Plan, facts: Facts) -> RolloutState:
         return state
     timeout_s = state.settings.ready_timeout_s
     reason = f"the new version's replicas were not ready within {timeout_s:g} s"
-    return withdrawn(state, now=facts.now, reason=reason)
+    return withdrawn(state, DecidedBy.REPLICAS, now=facts.now, reason=reason)
 
 
 def _held(state: RolloutState, plan: Plan, facts: Facts) -> RolloutState:
@@ -173,10 +174,10 @@ def _timed_out(state: RolloutState, plan: Plan, *, now: float) -> RolloutState:
         return state
     reason = _not_enough(state)
     if plan.only_reports:
-        return withdrawn(state, now=now, reason=reason, phase=Phase.REPORTED)
+        return withdrawn(state, DecidedBy.TIME, now=now, reason=reason, phase=Phase.REPORTED)
     match state.settings.on_timeout:
         case "rollback":
-            return withdrawn(state, now=now, reason=reason)
+            return withdrawn(state, DecidedBy.TIME, now=now, reason=reason)
         case "pause":
             return paused(state, now=now, reason=reason)
         case "promote":

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from headrace.rollout.outcomes import Outcome, Verdict
 from headrace.rollout.stages import HELD_BACK, Plan
-from headrace.rollout.state import Phase, PromotedBy, RolloutState, Traffic
+from headrace.rollout.state import DecidedBy, Phase, PromotedBy, RolloutState, Traffic
 
 
 def is_preparing(state: RolloutState) -> bool:
@@ -58,7 +58,7 @@ def passed(state: RolloutState, plan: Plan, *, now: float, reason: str) -> Rollo
         )
         return aimed(scaling, plan, following, now=now)
     if plan.only_reports:
-        return replace(entered(state, Phase.REPORTED, reason=reason, now=now), traffic=HELD_BACK)
+        return withdrawn(state, DecidedBy.PLAN, now=now, reason=reason, phase=Phase.REPORTED)
     return taking_over(state, plan, PromotedBy.PLAN, now=now, reason=reason)
 
 
@@ -76,11 +76,11 @@ def kept(state: RolloutState, keep_s: float, *, now: float) -> RolloutState:
     return replace(entered(state, Phase.KEEPING, reason=reason, now=now), promoted_by=None)
 
 
-def promoted(state: RolloutState, *, now: float, reason: str) -> RolloutState:
+def promoted(state: RolloutState, by: DecidedBy, *, now: float, reason: str) -> RolloutState:
     """The candidate has all requests, and the old version is not needed any more."""
     traffic = Traffic(candidate=100, has_stable=False)
     done = entered(state, Phase.PROMOTED, reason=reason, now=now)
-    return replace(done, traffic=traffic, dropped_stable=True)
+    return replace(done, traffic=traffic, dropped_stable=True, decided_by=by)
 
 
 def paused(
@@ -96,10 +96,16 @@ def paused(
 
 
 def withdrawn(
-    state: RolloutState, *, now: float, reason: str, phase: Phase = Phase.ROLLED_BACK
+    state: RolloutState,
+    by: DecidedBy,
+    *,
+    now: float,
+    reason: str,
+    phase: Phase = Phase.ROLLED_BACK,
 ) -> RolloutState:
     """The old version has all requests again: at once, unless it was dropped."""
-    return replace(entered(state, phase, reason=reason, now=now), traffic=HELD_BACK)
+    back = entered(state, phase, reason=reason, now=now)
+    return replace(back, traffic=HELD_BACK, decided_by=by)
 
 
 def entered(state: RolloutState, phase: Phase, *, reason: str, now: float) -> RolloutState:

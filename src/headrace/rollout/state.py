@@ -45,6 +45,20 @@ class PromotedBy(StrEnum):
     """A person; metrics are not asked any more."""
 
 
+class DecidedBy(StrEnum):
+    """What decided how a rollout ended."""
+
+    VERDICT = "verdict"
+    """A metric that was shown to be worse than tolerated."""
+    REPLICAS = "replicas"
+    """The candidate's, which were not ready in time, or cannot run."""
+    PLAN = "plan"
+    """Its stages are done; those that waited for a verdict had one."""
+    TIME = "time"
+    """`on_timeout`, once `max_duration_s` was over."""
+    HAND = "hand"
+
+
 class Verb(StrEnum):
     """What a person may tell a rollout, at any time."""
 
@@ -91,6 +105,7 @@ class RolloutState(msgspec.Struct, frozen=True, kw_only=True):
     once the candidate is to take over, while only its replicas and the gateway are waited for.
     `awaits_approval`: paused by the plan, not by hand, so `resume` passes the step.
     `dropped_stable`: the old version's replicas were let go, so a way back has to start them first.
+    `decided_by`: what promoted it or gave the requests back last; None before.
     """
 
     settings: RolloutSettings
@@ -111,6 +126,7 @@ class RolloutState(msgspec.Struct, frozen=True, kw_only=True):
     promoted_by: PromotedBy | None = None
     awaits_approval: bool = False
     dropped_stable: bool = False
+    decided_by: DecidedBy | None = None
 
     def __post_init__(self) -> None:
         """Convert the times of a state of the older format, as of its newest time."""

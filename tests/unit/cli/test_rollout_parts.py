@@ -12,7 +12,7 @@ from headrace.cli import output
 from headrace.cli.diff import diff_text
 from headrace.cli.event_stream import ServerEvent, read_events
 from headrace.cli.events import event_line
-from headrace.cli.history import versions_text
+from headrace.cli.history import history_rows, versions_text
 from headrace.cli.interval_bar import ASCII, UNICODE, WIDTH, interval_bar, marks_for
 from headrace.cli.rollout_plan import PlanOptions, StepUntil, Strategy, rollout_plan
 from headrace.cli.rollout_start import read_plan
@@ -243,11 +243,13 @@ def rollout(**more: Any) -> dict[str, Any]:  # noqa: ANN401  # as JSON has it
         "steps": [{"weight": w, "pause_s": 0, "until": "verdict"} for w in (5, 25, 50)],
         "began": 1000.0,
         "since": 1100.0,
+        "duration_s": 105.0,
         "reason": "",
         "actor": "ann@laptop",
         "verdict": {"outcome": "wait", "at": 1.0, "explanation": "[why]", "metrics": [metric()]},
         "requests": {"baseline": 18110, "candidate": 2040},
         "counted": {},
+        "notes": [],
         **more,
     }
 
@@ -300,13 +302,58 @@ def test_a_baseline_arm_has_its_own_line(capsys: pytest.CaptureFixture[str]) -> 
     [
         ({"steps": [], "mirror_percent": 20, "strategy": "shadow"}, "copies of 20 %"),
         ({"steps": [], "strategy": "ab"}, "progressing, 25 %"),
-        ({"over": True, "phase": "rolled_back", "reason": "no"}, "canary, rolled back, "),
+        (
+            {"over": True, "phase": "rolled_back", "reason": "no"},
+            "canary, rolled back after 1 min 45 s, 4 min 10 s ago",
+        ),
     ],
 )
 def test_every_strategy_has_its_headline(
     capsys: pytest.CaptureFixture[str], more: dict[str, Any], text: str
 ) -> None:
     assert text in shown(rollout(**more), capsys)[0]
+
+
+def test_what_its_settings_mean_is_said_until_it_is_over(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    notes = ["after the switch it goes back if more than 5.0 % of its requests fail"]
+
+    assert shown(rollout(notes=notes), capsys)[1] == notes[0]
+    assert notes[0] not in shown(rollout(notes=notes, over=True, phase="promoted"), capsys)
+
+
+def test_a_history_shows_what_was_decided_between_generations() -> None:
+    spec = {"name": "fraud", "model": "fraud:4"}
+    generation = {"generation": 2, "at": 100.0, "reason": "applied", "actor": "ann", "spec": spec}
+    versions = [{"model": "fraud:4", "version": "4", "weight": 100}]
+    end = {
+        "id": "r7",
+        "at": 2_000.0,
+        "phase": "rolled_back",
+        "from_version": "3",
+        "to_version": "4",
+        "duration_s": 725.0,
+        "decided_by": "verdict",
+        "why": "errors: 5.1 % of 2,040 requests failed " + 20 * "and so on ",
+    }
+    document = {
+        "endpoint": "fraud",
+        "generations": [{**generation, "current": True, "versions": versions}],
+        "rollouts": [end, {**end, "at": 50.0, "phase": "promoted", "why": "done"}],
+    }
+
+    rows = [[row[0], row[1], *row[3:]] for row in history_rows(document)]
+
+    assert [row[:4] for row in rows] == [
+        ["", "r7", "3 to 4", "verdict"],
+        ["*", "2", "fraud:4", "ann"],
+        ["", "r7", "3 to 4", "verdict"],
+    ]
+    assert rows[0][4].startswith("rolled back after 12 min 5 s: errors: 5.1 % of 2,040 requests")
+    assert rows[0][4].endswith("…")
+    assert len(rows[0][4]) == 120
+    assert rows[2][4] == "promoted after 12 min 5 s: done"
 
 
 def test_what_is_not_known_is_a_dash_and_open_ends_are_any(

@@ -68,11 +68,13 @@ async def test_a_rollout_is_started_and_found_again(api: httpx.AsyncClient) -> N
         "steps": [{"weight": 10, "pause_s": 0.0, "until": "verdict"}],
         "began": 0,
         "since": 0,
+        "duration_s": 0.0,
         "reason": started.json()["reason"],
         "actor": "ann@laptop",
         "verdict": None,
         "requests": {"baseline": 0, "candidate": 0},
         "counted": started.json()["counted"],
+        "notes": [],
     }
     assert newest.json()["id"] == by_id.json()["id"] == listed[0]["id"] == "r1"
     assert of_others == []
@@ -89,7 +91,11 @@ async def test_words_by_hand_move_it_and_say_who_and_why(api: httpx.AsyncClient)
     again = await api.post("/endpoints/fraud/rollout/resume")
     conditions = (await api.get("/endpoints/fraud")).json()["conditions"]
     events = (await api.get("/events?endpoint=fraud")).json()["events"]
+    [end] = (await api.get("/endpoints/fraud/history")).json()["rollouts"]
 
+    assert (end["id"], end["phase"], end["decided_by"]) == ("r1", "aborted", "ann@laptop")
+    assert (end["from_version"], end["to_version"]) == ("1", "2")
+    assert "wrong file" in end["why"]
     assert [a.json()["phase"] for a in (paused, resumed, aborted)] == [
         *("paused", "preparing", "aborted")
     ]

@@ -10,6 +10,7 @@ from headrace.control.access.roles import SYSTEM
 from headrace.control.counting import Reading
 from headrace.control.home import Home
 from headrace.control.observed import Phase
+from headrace.control.rollout_events import ends_of
 from headrace.control.rollout_evidence import rollout_evidence
 from headrace.control.watching import View
 from headrace.core import FailedPreconditionError, ModelNotFoundError, NotFoundError
@@ -166,6 +167,28 @@ async def test_intervals_over_time_outlive_control_planes_and_the_rollout(world:
     assert times[0] == under_way.metrics[0].points[0].at < began + 5
     assert record.state.verdict is not None
     assert times[-1] == record.state.verdict.at  # what decided is there
+
+
+async def test_a_history_says_what_decided_and_after_how_long(world: World) -> None:
+    plane = await started(world)
+    await plane.until_over()
+    promoted_s = plane.record.state.elapsed_s
+    world.clock.time += 500.0
+    await plane.driver.command("digits", Verb.ROLLBACK, actor="ada", reason="slow pages")
+    world.error_ratio["2"] = 0.2
+    await plane.orders.start_rollout("digits", version="2", rollout=CANARY, caller=SYSTEM)
+    await plane.until_over()
+
+    promoted, back, failed = ends_of(plane.store.store.events(endpoint="digits", kind="rollout"))
+    assert [(end.id, end.phase, end.decided_by) for end in (promoted, back, failed)] == [
+        ("r1", "promoted", "plan"),
+        ("r1", "rolled_back", "ada"),
+        ("r2", "rolled_back", "verdict"),
+    ]
+    assert promoted.duration_s == promoted_s > 2.0
+    assert (promoted.from_version, promoted.to_version) == ("1", "2")
+    assert "slow pages" in back.why
+    assert "errors: 20.0 %" in failed.why
 
 
 async def test_a_rollback_after_the_promotion_brings_the_old_version_back(world: World) -> None:

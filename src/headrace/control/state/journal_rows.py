@@ -107,13 +107,15 @@ def add_events(connection: Connection, events: Sequence[Event]) -> list[Event]:
 
 
 def read_events(
-    connection: Connection, *, endpoint: str, after: int, limit: int, newest: bool
+    connection: Connection, *, endpoint: str, kind: str, after: int, limit: int, newest: bool
 ) -> list[Event]:
     """Events with an id above `after`, in order: the first `limit` of them, or the last."""
     order = EVENTS.c.id.desc() if newest else EVENTS.c.id
     query = select(EVENTS).where(EVENTS.c.id > after).order_by(order).limit(limit)
     if endpoint:
         query = query.where(EVENTS.c.endpoint == clean(endpoint))
+    if kind:
+        query = query.where(EVENTS.c.kind == kind)
     found = [_event(row) for row in connection.execute(query)]
     return found[::-1] if newest else found
 

@@ -127,12 +127,18 @@ class SqlStore:
             return journal_rows.add_events(connection, events)
 
     def events(
-        self, *, endpoint: str = "", after: int = 0, limit: int = 1000, newest: bool = False
+        self,
+        *,
+        endpoint: str = "",
+        kind: str = "",
+        after: int = 0,
+        limit: int = 1000,
+        newest: bool = False,
     ) -> list[Event]:
         """Events with an id above `after`, in order; with `newest` the last `limit` of them."""
         with self._database.reading("read events") as connection:
             return journal_rows.read_events(
-                connection, endpoint=endpoint, after=after, limit=limit, newest=newest
+                connection, endpoint=endpoint, kind=kind, after=after, limit=limit, newest=newest
             )
 
     def add_assignments(self, assignments: Sequence[Assignment]) -> None:
