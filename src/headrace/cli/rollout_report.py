@@ -4,6 +4,8 @@
 
 from typing import TYPE_CHECKING, Final
 
+from headrace.core import rough_span
+
 if TYPE_CHECKING:
     from rich.text import Text
 
@@ -114,8 +116,4 @@ def _number(requests: float | None) -> str:
 
 
 def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "-"
-    if seconds < 120.0:  # noqa: PLR2004  # two minutes
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200.0 else f"{seconds / 3600:.1f} h"  # noqa: PLR2004  # two hours
+    return "-" if seconds is None else rough_span(seconds)

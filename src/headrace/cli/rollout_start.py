@@ -159,7 +159,11 @@ def start(
     ] = None,
     on_timeout: Annotated[
         str | None,
-        _option("--on-timeout", help="rollback, pause or promote.", show_default="rollback"),
+        _option(
+            "--on-timeout",
+            help="rollback, pause or promote.",
+            show_default="rollback; pause where too few requests came",
+        ),
     ] = None,
     wait: Annotated[
         bool,

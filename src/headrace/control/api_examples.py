@@ -85,6 +85,7 @@ ROLLOUT: Final[dict[str, Any]] = {
     },
     "requests": {"baseline": 18110, "candidate": 2040},
     "counted": {"baseline_requests": 18110, "candidate_requests": 2040, "counted_s": 176.0},
+    "outlook": None,
     "notes": [],
 }
 EVIDENCE: Final[dict[str, Any]] = {

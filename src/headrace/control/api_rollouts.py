@@ -1,5 +1,6 @@
 """Rollouts over HTTP: start one, look at it, tell it what to do."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
@@ -9,17 +10,22 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from headrace.control import api_examples as examples
 from headrace.control.access.roles import Caller, Role
 from headrace.control.api_answers import Actor, Left, Name, WhoAsks, answer, shown
+from headrace.control.overview import counted_until
 from headrace.control.plane import ControlPlane
 from headrace.control.rollout_evidence import RolloutEvidence, rollout_evidence
 from headrace.control.rollout_status import RolloutStatus, rollout_status
 from headrace.control.store import RolloutRecord
 from headrace.core import ModelNotFoundError, NotFoundError
 from headrace.core.names import NAME_PATTERN, VERSION_PATTERN
+from headrace.rollout.outlook import USUAL_MEDIAN_S, EndpointLoad, Outlook, observed_load, outlook
 from headrace.rollout.state import Verb
 
 _CREATED: Final = 201
 _MAX_LISTED: Final = 1000
 _MAX_TEXT: Final = 1000
+_RATE_WINDOW_S: Final = 300.0
+_LEAST_WINDOW_S: Final = 5.0
+"""In less nobody can tell a rate."""
 
 RolloutId = Annotated[str, Path(pattern=r"^r[0-9]{1,15}$")]
 
@@ -83,8 +89,32 @@ class RolloutList:
 
 
 def status_of(plane: ControlPlane, record: RolloutRecord) -> RolloutStatus:
-    """The document of a rollout, with all that was counted for it."""
-    return rollout_status(record, counted=plane.rollout_driver.counted(record))
+    """The document of a rollout, with all that was counted for it, and what is to be expected."""
+    counted = plane.rollout_driver.counted(record)
+    expected = None if record.state.phase.is_over else _expected(plane, record, counted)
+    return rollout_status(record, counted=counted, expected=expected)
+
+
+def _expected(
+    plane: ControlPlane, record: RolloutRecord, counted: Mapping[str, float]
+) -> Outlook | None:
+    """The outlook at the rate at which the endpoint was asked in the last minutes."""
+    until = counted_until(plane.history, plane.clock.now())
+    began_at = until if plane.history.began_at is None else plane.history.began_at
+    seconds = min(_RATE_WINDOW_S, until - began_at)
+    if seconds < _LEAST_WINDOW_S:
+        return None
+    window = plane.history.window(record.endpoint, until=until, seconds=seconds)
+    before = observed_load(record.state, counted) if counted else None
+    requests, median_s = max(window.requests, 1), window.quantile(0.5)
+    load = EndpointLoad(
+        requests_per_s=window.requests_per_s,
+        error_ratio=window.errors / requests,
+        rejection_ratio=window.rejections / requests,
+        median_s=USUAL_MEDIAN_S if median_s is None else median_s,
+        independent_ratio=1.0 if before is None else before.independent_ratio,
+    )
+    return outlook(record.state.settings, load)
 
 
 def add_rollouts(api: FastAPI, plane: ControlPlane) -> None:

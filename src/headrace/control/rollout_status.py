@@ -16,6 +16,7 @@ from headrace.core.rollout_settings import (
 )
 from headrace.rollout.blue_green import judged_text
 from headrace.rollout.outcomes import MetricVerdict, Verdict
+from headrace.rollout.outlook import Outlook
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +71,22 @@ class ArmRequests:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OutlookStatus:
+    """Expected seconds until a decision at the present rate of requests; null for never.
+
+    `good_s`: until a version as good as the old one has passed all steps. `worse_s`: until one
+    worse by twice the margin is rolled back. `suffices`: whether `good_s` is within
+    `max_duration_s`.
+    """
+
+    requests_per_s: float
+    good_s: float | None
+    worse_s: float | None
+    max_duration_s: float
+    suffices: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutStatus:
     """One rollout, from what to what, and where it is.
 
@@ -78,7 +95,8 @@ class RolloutStatus:
     fresh copies of the old one. `over`: nothing but a person's word moves it on. `since`: when
     `phase` began. `duration_s`: how long it was watched so far, or until it was over. `requests`
     are those that were compared; `counted` is all that was, such as pairs of answers and those that
-    disagree. `notes`: what its settings mean that is easily overlooked, for people.
+    disagree. `outlook`: while a verdict is waited for, where it can be estimated. `notes`: the same
+    in words, or what its settings mean that is easily overlooked.
     """
 
     id: str
@@ -103,17 +121,22 @@ class RolloutStatus:
     verdict: VerdictStatus | None
     requests: ArmRequests
     counted: Mapping[str, float]
+    outlook: OutlookStatus | None = None
     notes: tuple[str, ...] = ()
 
 
 def rollout_status(
-    record: RolloutRecord, *, counted: Mapping[str, float] | None = None
+    record: RolloutRecord,
+    *,
+    counted: Mapping[str, float] | None = None,
+    expected: Outlook | None = None,
 ) -> RolloutStatus:
     """The document of `record`.
 
     Args:
         counted: As `Evidence.summary` has it; empty or None takes the verdict's samples for the
             requests.
+        expected: What is to be expected at the present rate of requests.
     """
     state = record.state
     old, new = _main_arm(record.source), _new_arm(record.source, record.target)
@@ -140,7 +163,8 @@ def rollout_status(
         verdict=None if state.verdict is None else _verdict(state.verdict),
         requests=_requests(state.verdict, counted or {}),
         counted={name: value for name, value in (counted or {}).items() if math.isfinite(value)},
-        notes=_notes(state.settings),
+        outlook=None if expected is None else _outlook(expected),
+        notes=_notes(state.settings, expected),
     )
 
 
@@ -157,8 +181,20 @@ def strategy_of(settings: RolloutSettings) -> StrategyName:
             return StrategyName.SHADOW
 
 
-def _notes(settings: RolloutSettings) -> tuple[str, ...]:
-    return (judged_text(settings),) if isinstance(settings, BlueGreenSettings) else ()
+def _outlook(expected: Outlook) -> OutlookStatus:
+    return OutlookStatus(
+        requests_per_s=expected.requests_per_s,
+        good_s=_finite(expected.good_s),
+        worse_s=_finite(expected.worse_s),
+        max_duration_s=expected.max_duration_s,
+        suffices=expected.suffices,
+    )
+
+
+def _notes(settings: RolloutSettings, expected: Outlook | None) -> tuple[str, ...]:
+    if isinstance(settings, BlueGreenSettings):
+        return (judged_text(settings),)
+    return () if expected is None else (expected.text,)
 
 
 def _main_arm(endpoint: DesiredEndpoint) -> DesiredArm | None:

@@ -29,6 +29,7 @@ from headrace.control.watching import CANDIDATE, View, Watch
 from headrace.core import Clock, HeadraceError, ModelNotFoundError, NotFoundError
 from headrace.rollout.evidence import Evidence
 from headrace.rollout.machine import advance, command, due_at
+from headrace.rollout.outlook import observed_load, outlook
 from headrace.rollout.readings import RewardSums
 from headrace.rollout.sequences import Sequences
 from headrace.rollout.state import Facts, RolloutState, Verb
@@ -251,7 +252,16 @@ class RolloutDriver:
             verdict=watch.verdict,
             judged_at=watch.judged_at,
             step_samples=watch.counter.samples,
+            cannot_suffice=self._cannot_suffice(view.record.state, watch),
         )
+
+    def _cannot_suffice(self, state: RolloutState, watch: Watch) -> str:
+        """Why too few requests came for a decision in time; empty if enough did, or before."""
+        settings, due = state.settings, due_at(state)
+        is_asked = settings.on_timeout is None and due is not None and watch.elapsed_s >= due
+        load = observed_load(state, watch.evidence.summary()) if is_asked else None
+        expected = outlook(settings, load) if load else None
+        return "" if expected is None or expected.suffices else expected.text
 
     def _not_loaded(self, view: View) -> str:
         """Which copy of a pool could not load the candidate; empty while all may."""

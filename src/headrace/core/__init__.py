@@ -52,7 +52,7 @@ from headrace.core.settings import (
     ReplicaSettings,
     SignedSettings,
 )
-from headrace.core.spans import span
+from headrace.core.spans import rough_span, span
 
 if TYPE_CHECKING:
     from headrace.core.datatypes import DTYPES, Datatype, datatype_of
@@ -150,6 +150,7 @@ __all__ = [
     "datatype_of",
     "error_kind",
     "example_inputs",
+    "rough_span",
     "span",
     "wrong_datatype",
     "wrong_shape",

@@ -20,7 +20,10 @@ class StrategyName(StrEnum):
 
 
 OnTimeout = Literal["rollback", "pause", "promote"]
-"""What becomes of a rollout that reached `max_duration_s` without a decision."""
+"""What becomes of a rollout that reached `max_duration_s` without a decision.
+
+Unset: it is rolled back, or paused where the requests were too few to decide in that time.
+"""
 Until = Literal["verdict", "approval"]
 """What a step waits for besides its pause: the metrics' verdict, or a person's `promote`."""
 
@@ -134,7 +137,7 @@ class _Common(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     min_samples: int = 200
     warmup_s: float = 2.0
     max_duration_s: float = 3600.0
-    on_timeout: OnTimeout = "rollback"
+    on_timeout: OnTimeout | None = None
     ready_timeout_s: float = 600.0
     metrics: MetricsSettings = MetricsSettings()
 

@@ -44,7 +44,7 @@ class ErrorsSpec(SpecModel):
     )
     max_ratio: Ratio | None = Field(
         default=None,
-        description="A fixed threshold, whatever the baseline does; null for none. Unset: what the "
+        description="A fixed threshold beside the margin; null for none. Unset: what the "
         "endpoint's slo promises as availability; without one 0.05 for blue-green, where no other "
         "version gets requests to compare with.",
     )
@@ -199,8 +199,10 @@ class _RolloutSpec(SpecModel):
     max_duration_s: float = Field(
         default=3600.0, gt=0.0, le=_YEAR_S, description="Then `on_timeout` holds. Unit: seconds."
     )
-    on_timeout: OnTimeout = Field(
-        default="rollback", description="What becomes of a rollout without a decision."
+    on_timeout: OnTimeout | None = Field(
+        default=None,
+        description="What becomes of a rollout without a decision. Null: rollback; pause where too "
+        "few requests came to decide about a version as good as the old one in that time.",
     )
     ready_timeout_s: float = Field(
         default=600.0,

@@ -59,7 +59,7 @@ def advance(state: RolloutState, facts: Facts) -> RolloutState:
         return withdrawn(state, by, now=facts.now, reason=danger)
     while (moved := _moved(state, plan, facts)) is not state:
         state = moved
-    return _timed_out(state, plan, now=facts.now)
+    return _timed_out(state, plan, facts)
 
 
 def due_at(state: RolloutState) -> float | None:
@@ -167,16 +167,19 @@ def _judged(state: RolloutState, plan: Plan, stage: Stage, facts: Facts) -> Roll
     return passed(state, plan, now=facts.now, reason=reason)
 
 
-def _timed_out(state: RolloutState, plan: Plan, *, now: float) -> RolloutState:
+def _timed_out(state: RolloutState, plan: Plan, facts: Facts) -> RolloutState:
     """What `on_timeout` says, where the time for a decision is over without one."""
-    times_out_at = _times_out_at(state, plan)
+    times_out_at, now = _times_out_at(state, plan), facts.now
     if times_out_at is None or now < times_out_at:
         return state
     reason = _not_enough(state)
     if plan.only_reports:
         return withdrawn(state, DecidedBy.TIME, now=now, reason=reason, phase=Phase.REPORTED)
     match state.settings.on_timeout:
-        case "rollback":
+        case None if facts.cannot_suffice:
+            reason = f"{reason}; {facts.cannot_suffice}, or resume for as long again"
+            return paused(state, now=now, reason=reason)
+        case "rollback" | None:
             return withdrawn(state, DecidedBy.TIME, now=now, reason=reason)
         case "pause":
             return paused(state, now=now, reason=reason)

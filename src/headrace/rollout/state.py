@@ -148,7 +148,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     `candidate_ready`: all replicas that `traffic` asks for were ready. `candidate_failed`: why the
     candidate cannot become ready; empty while it may. `in_force`: the gateway acknowledged
     `traffic`. `step_samples`: requests per arm since the step's weight came into force, the
-    smaller. `judged_at`: when `verdict` was read.
+    smaller. `judged_at`: when `verdict` was read. `cannot_suffice`: why too few requests come for
+    a decision in time, and what helps; empty where they may suffice.
     """
 
     now: float
@@ -158,3 +159,4 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     verdict: Verdict | None = None
     judged_at: float = 0.0
     step_samples: int = 0
+    cannot_suffice: str = ""

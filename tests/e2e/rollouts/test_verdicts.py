@@ -220,6 +220,29 @@ def test_a_version_that_fails_from_its_300th_row_on_is_switched_back_by_default(
 
 
 @pytest.mark.long
+def test_too_few_requests_pause_a_canary_which_said_so_before(
+    system: System, first: Path, tmp_path: Path
+) -> None:
+    second = write_version(tmp_path / "second" / "model.py")
+    system.start(endpoint(first))
+    system.wait_ready()
+    rollout = Rollout(system)
+
+    with callers(system, rate=4).flowing() as load:
+        time.sleep(6.0)
+        step = {"weight": 50, "until": "verdict"}
+        started = rollout.start(second, canary(step, max_duration_s=8.0, metrics=ONLY_ERRORS))
+        over = rollout.wait_phase("paused", 60.0)
+
+    assert started["outlook"]["suffices"] is False
+    assert 2.0 < started["outlook"]["requests_per_s"] < 6.0
+    assert started["notes"][0].endswith("raise it, the new version's share or the margins")
+    assert over["weight"] == 50
+    assert "max_duration_s is 8 s: raise it" in over["reason"]
+    assert load.failed == []
+
+
+@pytest.mark.long
 def test_a_shadow_that_agrees_ends_with_a_report(
     system: System, first: Path, tmp_path: Path
 ) -> None:

@@ -74,6 +74,7 @@ async def test_a_rollout_is_started_and_found_again(api: httpx.AsyncClient) -> N
         "verdict": None,
         "requests": {"baseline": 0, "candidate": 0},
         "counted": started.json()["counted"],
+        "outlook": None,
         "notes": [],
     }
     assert newest.json()["id"] == by_id.json()["id"] == listed[0]["id"] == "r1"

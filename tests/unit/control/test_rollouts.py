@@ -131,6 +131,29 @@ async def test_a_control_plane_killed_at_every_step_goes_on(world: World, *, fai
     assert [e.reason for e in plane.store.store.events()].count("Started") == 1
 
 
+@pytest.mark.parametrize(
+    ("requests", "phase"), [(4, RolloutPhase.PAUSED), (4000, RolloutPhase.ROLLED_BACK)]
+)
+async def test_a_timeout_is_blamed_on_the_version_only_if_enough_requests_came(
+    world: World, requests: int, phase: RolloutPhase
+) -> None:
+    """Its share of failed requests is at the margin, so no evidence decides."""
+    world.error_ratio["2"] = 0.005
+    steps = [{"weight": 50, "until": "verdict"}]
+    plane = await started(world, {**CANARY, "steps": steps, "max_duration_s": 40.0})
+    for _ in range(60):
+        await plane.second(requests)
+        if plane.record.state.phase in {RolloutPhase.PAUSED, RolloutPhase.ROLLED_BACK}:
+            break
+
+    state = plane.record.state
+    assert state.phase is phase, state.reason
+    assert "not enough evidence within 40 s" in state.reason
+    advice = "max_duration_s is 40 s: raise it, the new version's share or the margins, or resume"
+    assert (advice in state.reason) == (phase is RolloutPhase.PAUSED)
+    assert ("at 4.0 requests/s" in state.reason) == (phase is RolloutPhase.PAUSED)
+
+
 async def test_words_of_people_hold_at_once_and_are_remembered(world: World) -> None:
     plane = await started(world)
     await plane.second()

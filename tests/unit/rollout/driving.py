@@ -46,6 +46,7 @@ class Driven:
         failed: str = "",
         verdict: Verdict | None = None,
         samples: int = 1_000_000,
+        cannot_suffice: str = "",
     ) -> RolloutState:
         self.now += after
         facts = Facts(
@@ -56,6 +57,7 @@ class Driven:
             verdict=None if verdict is None else replace(verdict, at=BEGAN + self.now),
             judged_at=self.now,
             step_samples=samples,
+            cannot_suffice=cannot_suffice,
         )
         self.state = machine.advance(self.state, facts)
         return self.state

@@ -5,7 +5,7 @@ import math
 import pytest
 from msgspec.structs import replace
 
-from headrace.core.rollout_settings import AbSettings, CanarySettings, CanaryStep
+from headrace.core.rollout_settings import AbSettings, CanarySettings, CanaryStep, OnTimeout
 from headrace.rollout import machine
 from headrace.rollout.outcomes import Verdict
 from headrace.rollout.state import Facts, Phase, PromotedBy, Traffic, Verb
@@ -219,6 +219,32 @@ def test_without_a_decision_in_time_it_is_rolled_back(
     back = canary.look(verdict=verdict, samples=samples)
     assert back.phase is Phase.ROLLED_BACK
     assert back.reason == f"not enough evidence within 3600 s: {missing}"
+
+
+def test_too_few_requests_to_decide_pause_it_with_the_advice() -> None:
+    canary = Driven.of(JUDGED)
+    canary.looks(2)
+    why = "0.4 requests/s take 3 h: raise max_duration_s"
+
+    waiting = canary.look(after=3600.0, verdict=UNSURE, cannot_suffice=why)
+
+    assert (waiting.phase, waiting.traffic.candidate) == (Phase.PAUSED, 10)
+    assert waiting.reason.endswith(f"do not tell; {why}, or resume for as long again")
+    canary.tell(Verb.RESUME)
+    assert canary.look(after=3599.0, verdict=UNSURE).phase is Phase.PROGRESSING
+    assert canary.look(verdict=UNSURE).phase is Phase.ROLLED_BACK
+
+
+@pytest.mark.parametrize("on_timeout", ["rollback", "promote"])
+def test_what_its_owner_says_of_a_timeout_is_done_however_few_requests_come(
+    on_timeout: OnTimeout,
+) -> None:
+    canary = Driven.of(CanarySettings(steps=JUDGED.steps, on_timeout=on_timeout))
+    canary.looks(2)
+    canary.look(after=3600.0, verdict=UNSURE, cannot_suffice="too few")
+
+    done = canary.looks(3)
+    assert done.phase is (Phase.ROLLED_BACK if on_timeout == "rollback" else Phase.PROMOTED)
 
 
 def test_without_a_decision_in_time_it_is_promoted_if_its_owner_says_so() -> None:

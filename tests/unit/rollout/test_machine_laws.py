@@ -25,7 +25,7 @@ seconds = st.sampled_from([0.0, 0.5, 5.0, 60.0]) | st.floats(0, 1e4)
 common: dict[str, st.SearchStrategy[Any]] = {
     "min_samples": st.just(100),
     "max_duration_s": st.sampled_from([5.0, 3600.0]),
-    "on_timeout": st.sampled_from(["rollback", "pause", "promote"]),
+    "on_timeout": st.sampled_from([None, "rollback", "pause", "promote"]),
     "ready_timeout_s": st.sampled_from([3.0, 600.0]),
 }
 
@@ -70,6 +70,7 @@ def looks(draw: st.DrawFn, now: float) -> Facts:
         verdict=draw(st.none() | verdicts),
         judged_at=now,
         step_samples=draw(st.sampled_from([0, 99, 100, 5000])),
+        cannot_suffice=draw(st.sampled_from(["", "too few requests"])),
     )
 
 

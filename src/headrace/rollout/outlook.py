@@ -1,0 +1,194 @@
+"""Expected time until a rollout is decided, at the rate of requests that its endpoint gets.
+
+Each step that waits for a verdict needs the evidence of its own requests (`power`), so the times of
+all steps add up. Rewards and shadows are not estimated. It is an estimate for people, and for what
+becomes of a rollout whose time is over: a version is not to blame for traffic that cannot suffice.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from dataclasses import replace as with_changes
+from statistics import NormalDist
+from typing import Final
+
+from msgspec.structs import replace
+
+from headrace.core import rough_span
+from headrace.core.rollout_settings import (
+    AbSettings,
+    CanarySettings,
+    ErrorsMetric,
+    LatencyMetric,
+    MetricsSettings,
+    RolloutSettings,
+)
+from headrace.rollout.power import expected_requests
+from headrace.rollout.stages import Stage
+from headrace.rollout.state import RolloutState, Traffic
+from headrace.rollout.strategies import plan_of
+from headrace.rollout.world import LATENCY_SPREAD, Candidate, World
+
+_TIMES_MARGIN: Final = 2.0
+_ANSWERS_RATIO: Final = 0.5
+"""Of the class whose share of the answers is the hardest to tell."""
+_FEW_PER_S: Final = 10.0
+USUAL_MEDIAN_S: Final = World().median_s
+"""Of the latency, where none was measured: a margin in seconds is a factor of it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointLoad:
+    """What an endpoint gets, and how its version fares with it.
+
+    `independent_ratio`: how many observations a request is; below 1 where callers are sticky.
+    """
+
+    requests_per_s: float
+    error_ratio: float = 0.0
+    rejection_ratio: float = 0.0
+    median_s: float = USUAL_MEDIAN_S
+    independent_ratio: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outlook:
+    """Expected seconds until a version that is as good as the old one has passed all steps.
+
+    `worse_s`: until one worse by twice the margin is rolled back. Infinite for never.
+    """
+
+    requests_per_s: float
+    good_s: float
+    worse_s: float
+    max_duration_s: float
+
+    @property
+    def suffices(self) -> bool:
+        """Whether a version as good as the old one is expected to be promoted in time."""
+        return self.good_s <= self.max_duration_s
+
+    @property
+    def text(self) -> str:
+        """The same in a line."""
+        limit = f"max_duration_s is {rough_span(self.max_duration_s)}"
+        if not self.suffices:
+            limit += ": raise it, the new version's share or the margins"
+        if self.requests_per_s <= 0.0:
+            return f"no requests come, and without them there is no verdict; {limit}"
+        digits = 1 if self.requests_per_s < _FEW_PER_S else 0
+        good, worse = (
+            "never" if math.isinf(seconds) else f"after about {rough_span(seconds)}"
+            for seconds in (self.good_s, self.worse_s)
+        )
+        return (
+            f"at {self.requests_per_s:,.{digits}f} requests/s a version as good as the old one has "
+            f"its verdict {good}, one worse by twice the margin {worse}; {limit}"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Test:
+    """A metric as `expected_requests` reads it, with its base rate, and what is too much of it."""
+
+    metric: str
+    world: World
+    worse: Candidate
+    settings: CanarySettings
+
+
+def outlook(settings: RolloutSettings, load: EndpointLoad) -> Outlook | None:
+    """What is to be expected of a rollout; None where that cannot be estimated."""
+    stages = plan_of(settings).stages
+    first = next((stage for stage in stages if stage.until == "verdict"), None)
+    tests = list(_tests(settings, load))
+    if not isinstance(settings, CanarySettings | AbSettings) or first is None or not tests:
+        return None
+    return Outlook(
+        requests_per_s=load.requests_per_s,
+        good_s=sum(_stage_s(settings, stage, tests, load) for stage in stages),
+        worse_s=max(_verdict_s(first, test, load, is_worse=True) for test in tests),
+        max_duration_s=settings.max_duration_s,
+    )
+
+
+def observed_load(state: RolloutState, counted: Mapping[str, float]) -> EndpointLoad | None:
+    """The load under which a rollout's evidence was counted; None before anything was.
+
+    Args:
+        counted: As `Evidence.summary` has it.
+    """
+    requests = counted["baseline_requests"] + counted["candidate_requests"]
+    units = counted["baseline_units"] + counted["candidate_units"]
+    compared = _compared(state.traffic)
+    if not counted["counted_s"] or not compared:
+        return None
+    metrics = state.verdict.metrics if state.verdict else ()
+    old = {metric.metric: metric.baseline or 0.0 for metric in metrics}
+    latency = state.settings.metrics.latency or LatencyMetric()
+    times_median = math.exp(LATENCY_SPREAD * NormalDist().inv_cdf(latency.quantile))
+    return EndpointLoad(
+        requests_per_s=100 * requests / compared / counted["counted_s"],
+        error_ratio=old.get("errors", 0.0),
+        rejection_ratio=old.get("rejections", 0.0),
+        median_s=old.get("latency", 0.0) / times_median or USUAL_MEDIAN_S,
+        independent_ratio=min(units / requests, 1.0) if units and requests else 1.0,
+    )
+
+
+def _tests(settings: RolloutSettings, load: EndpointLoad) -> Iterator[_Test]:
+    metrics, plan = settings.metrics, CanarySettings(alpha=settings.alpha)
+    for ratio, metric in (
+        (load.error_ratio, metrics.errors),
+        (load.rejection_ratio, metrics.rejections),
+        (_ANSWERS_RATIO, metrics.predictions),
+    ):
+        if metric is not None:
+            errors = ErrorsMetric(margin=metric.margin)
+            yield _Test(
+                metric="errors",
+                world=World(errors=ratio),
+                worse=Candidate(more_errors=_TIMES_MARGIN * metric.margin),
+                settings=replace(plan, metrics=MetricsSettings(errors=errors)),
+            )
+    if metrics.latency is not None:
+        slower = 1.0 + _TIMES_MARGIN * (metrics.latency.margin_ratio - 1.0)
+        yield _Test(
+            metric="latency",
+            world=World(median_s=load.median_s),
+            worse=Candidate(times_slower=slower),
+            settings=replace(plan, metrics=metrics),
+        )
+
+
+def _stage_s(
+    settings: RolloutSettings, stage: Stage, tests: list[_Test], load: EndpointLoad
+) -> float:
+    """How long a stage is held for a version that is as good as the old one."""
+    if stage.until != "verdict":
+        return stage.pause_s
+    traffic = stage.traffic
+    smaller = min(traffic.candidate, _compared(traffic) - traffic.candidate) or traffic.candidate
+    smaller_per_s = load.requests_per_s * smaller / 100
+    samples_s = settings.min_samples / smaller_per_s if smaller_per_s else math.inf
+    verdicts_s = [_verdict_s(stage, test, load) for test in tests]
+    return max(stage.pause_s, settings.warmup_s + max(samples_s, *verdicts_s))
+
+
+def _verdict_s(stage: Stage, test: _Test, load: EndpointLoad, *, is_worse: bool = False) -> float:
+    """Until one metric is within its margin, or is shown to be worse."""
+    compared = _compared(stage.traffic)
+    per_s = load.requests_per_s * load.independent_ratio * compared / 100
+    share = stage.traffic.candidate / compared
+    if per_s <= 0.0 or share in {0.0, 1.0}:  # nothing comes, or there is nothing to compare with
+        return math.inf
+    world = with_changes(test.world, requests_per_s=per_s, weight=share)
+    candidate = test.worse if is_worse else Candidate()
+    expected = expected_requests(world, candidate, test.settings, metric=test.metric)
+    requests = expected.until_worse if is_worse else expected.until_tolerated
+    return math.inf if requests is None else requests / per_s
+
+
+def _compared(traffic: Traffic) -> int:
+    """Percent of the requests that go to one of the two arms that are compared."""
+    return traffic.candidate + (traffic.baseline if traffic.has_baseline else traffic.stable)
