@@ -105,7 +105,7 @@ class Certificates:
         if kept is None:
             return
         watch, now = kept.watch, self.clock.now()
-        if kept.failed_at is not None and now - kept.failed_at >= _AGAIN_S:
+        if kept.failed_at is not None and self.clock.monotonic() - kept.failed_at >= _AGAIN_S:
             kept.failed_at = None
             watch.again()
         found = await asyncio.to_thread(watch.look, now)
@@ -120,7 +120,7 @@ class Certificates:
             await kept.deliver(found)
         except (HeadraceError, OSError) as error:  # OSError: the disk is full
             watch.refuse(str(error), self.clock.now())
-            kept.failed_at = self.clock.now()
+            kept.failed_at = self.clock.monotonic()
             return
         is_first = watch.pem is None
         watch.take(found)

@@ -22,6 +22,7 @@ class World:
 
     folder: Path
     at: float = field(default_factory=now)
+    jumped_s: float = 0.0
     delivered: list[str] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     is_broken: bool = False
@@ -42,7 +43,7 @@ class World:
         self.certificates.keep(PemWatch(files=files), self._deliver)
 
     def now(self) -> float:
-        return self.at
+        return self.at + self.jumped_s
 
     def monotonic(self) -> float:
         return self.at
@@ -113,6 +114,15 @@ async def test_what_could_not_be_delivered_is_tried_again(world: World, error: E
     assert early == []
     assert world.delivered == ["one.example"]
     assert world.certificates.problem("gateway") == ""
+
+
+async def test_a_clock_that_is_set_back_delays_no_second_try(world: World) -> None:
+    world.is_broken = True
+    await world.look()
+    world.is_broken, world.jumped_s = False, -30.0
+    await world.look(6.0)
+
+    assert world.delivered == ["one.example"]
 
 
 async def test_the_status_counts_the_days_and_says_when_they_are_over(world: World) -> None:
