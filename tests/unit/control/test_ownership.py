@@ -1,5 +1,6 @@
 """Which processes does a home act on? Its own only, whatever was copied, moved or forgotten."""
 
+import asyncio
 import os
 import shutil
 import subprocess
@@ -13,9 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import headrace
+from headrace.control.gateway_record import GatewayRecord, read_gateway_record
+from headrace.control.home import Home
+from headrace.control.local import LocalDriver
 from headrace.control.ownership import HomeIdentity, Observation, ProcessOwner, claim, is_owned
 from headrace.control.process import start_ticks
-from headrace.control.records import ReplicaRecord
+from headrace.control.records import RecordStore, ReplicaRecord
 from headrace.control.settings import (
     ControlFile,
     ControlSettings,
@@ -25,7 +29,9 @@ from headrace.control.settings import (
     with_last_addresses,
     write_control_file,
 )
+from headrace.control.shutdown import stop_replicas
 from headrace.control.store import HomeLock
+from headrace.control.streams.driver import StreamDriver, WorkerRecord
 
 identities = st.builds(
     HomeIdentity,
@@ -224,6 +230,71 @@ def test_a_process_of_an_older_release_is_found_by_a_file_of_the_home(home: Path
 
     assert at_home
     assert not at_copy
+
+
+def test_a_copy_ends_and_removes_nothing_of_the_originals_replicas(home: Path) -> None:
+    socket = home / "run" / "r1" / "http.sock"
+    socket.parent.mkdir()
+    socket.touch()
+    original = Home.at(home)
+    ours = record(claim(home), pid=os.getpid(), started=start_ticks(os.getpid()) or 0)
+    RecordStore(original).write(msgspec.structs.replace(ours, address=f"unix:{socket}"))
+    copy = Home.at(copy_of(home))
+    driver = LocalDriver(home=copy, socket_dir=copy.run)
+    [adopted] = driver.adopt_all()
+    asyncio.run(stop_replicas(driver, drain_s=0.0))
+    at_home = LocalDriver(home=original, socket_dir=original.run)
+    [running] = at_home.adopt_all()
+    at_home.close()
+
+    assert adopted.process is None
+    assert list(copy.records.iterdir()) == []
+    assert socket.exists()
+    assert running.process is not None
+    assert running.process.pid == os.getpid()
+
+
+def test_a_copy_adopts_no_stream_worker_of_the_original(home: Path) -> None:
+    def driver(root: Path) -> StreamDriver:
+        return StreamDriver(
+            run=root / "run" / "streams", sockets=root / "run", home=root, log_of=root.joinpath
+        )
+
+    (home / "run" / "streams").mkdir()
+    worker = WorkerRecord(
+        stream="s",
+        index=0,
+        serial=1,
+        revision="r",
+        pid=os.getpid(),
+        start_ticks=start_ticks(os.getpid()) or 0,
+        home=claim(home),
+    )
+    driver(home).note(worker)
+    [(_, at_copy)] = driver(copy_of(home)).adopt()
+    [(_, at_home)] = driver(home).adopt()
+
+    assert at_copy is None
+    assert at_home is not None
+    at_home.close()
+
+
+def test_a_copy_knows_no_gateway_of_the_original(home: Path) -> None:
+    gateway = GatewayRecord(
+        pid=os.getpid(),
+        start_ticks=start_ticks(os.getpid()) or 0,
+        host="127.0.0.1",
+        http_port=1,
+        grpc_port=2,
+        max_body_bytes=3,
+        access_log=False,
+        home=claim(home),
+    )
+    (home / "run" / "gateway.json").write_bytes(msgspec.json.encode(gateway))
+    copy = copy_of(home)
+
+    assert read_gateway_record(home / "run" / "gateway.json", ProcessOwner.of(home)) == gateway
+    assert read_gateway_record(copy / "run" / "gateway.json", ProcessOwner.of(copy)) is None
 
 
 def test_processes_are_adopted_by_their_owner_only() -> None:
