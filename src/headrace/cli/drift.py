@@ -27,6 +27,16 @@ reference_app = typer.Typer(
 )
 app.add_typer(reference_app, name="reference")
 
+TimeColumn = Annotated[
+    str,
+    typer.Option(
+        "--time",
+        metavar="COLUMN",
+        help="The column of the rows' times, ISO 8601 or seconds since 1970. Rows of two days are "
+        "then compared by the hour of the day.",
+        show_default="the rows have no times",
+    ),
+]
 _Endpoint = Annotated[str, typer.Argument(help="The endpoint's name.", show_default=False)]
 
 
@@ -116,7 +126,10 @@ def live_lines(live: "Sequence[dict[str, Any]]") -> list[str]:
 
 def _source(reference: dict[str, Any]) -> str:
     what = "of data" if reference["source"] == "data" else "of the first requests"
-    return f"{reference['rows']} rows {what}"
+    covers_s = reference.get("covers_s")  # older servers do not say it
+    by_hour = ", by the hour of the day" if reference.get("is_hourly") else ""
+    over = f", over {covers_s / 3600:.1f} h" if covers_s and not by_hour else ""
+    return f"{reference['rows']} rows {what}{by_hour}{over}"
 
 
 def _number(value: float | None) -> str:
@@ -148,29 +161,36 @@ def set_(
             "--columns", help="Which columns are the input, in order: a,b,c.", show_default="all"
         ),
     ] = "",
+    time_column: TimeColumn = "",
     json: Json = False,
     server: Server = None,
     home: Home = DEFAULT_HOME,
 ) -> None:
     """Compare an endpoint's requests with this data from now on.
 
-    The data stays here: what is sent is a sketch, of bins and counts.
+    The data stays here: what is sent is a sketch, of bins and counts. With the rows' times, and
+    where they cover two days, requests are compared with rows of the same hour of the day.
 
     For example:
 
         headrace drift reference set fraud -i train.parquet --columns age,amount,hour
+
+        headrace drift reference set fraud -i week.csv --time requested_at
     """
     from headrace.cli.connection import find_target
     from headrace.cli.output import say, write_json
 
     target = find_target(server, home)
-    reference = sketch(file, _signature(target, endpoint), columns)
+    reference = sketch(file, _signature(target, endpoint), columns, time_column)
     path = f"/api/v1/endpoints/{endpoint}/drift/reference"
     answer = target.management().put(path, reference)
     if json:
         write_json(answer)
         return
     say(f"{endpoint} is compared with {len(reference['features'])} features of {file}")
+    view = answer["reference"] or {}  # none before a version of the endpoint is served
+    if "is_hourly" in view:  # older servers do not say it
+        say(hours_text(view))
 
 
 @reference_app.command()
@@ -275,7 +295,20 @@ def simulate(
     show(table(body, "shift", "found", "median rows", "95 % within", "wrongly named"))
 
 
-def sketch(file: Path, signature: "ModelSignature", columns: str = "") -> dict[str, Any]:
+def hours_text(reference: dict[str, Any]) -> str:
+    """Whether hours of the day are distinguished, and what to do where they are not."""
+    if reference["is_hourly"]:
+        return "requests are compared with rows of the same hour of the day (UTC)"
+    if reference["covers_s"] is None:
+        return "hours of the day are not distinguished: the rows have no times (see `--time`)"
+    hours = reference["covers_s"] / 3600
+    covered = f"the rows cover {hours:.1f} h, and it takes 48 h of them"
+    return f"hours of the day are not distinguished: {covered}"
+
+
+def sketch(
+    file: Path, signature: "ModelSignature", columns: str = "", time_column: str = ""
+) -> dict[str, Any]:
     """The reference that a file makes, as JSON."""
     import msgspec
 
@@ -283,7 +316,9 @@ def sketch(file: Path, signature: "ModelSignature", columns: str = "") -> dict[s
     from headrace.core import SystemClock
 
     chosen = tuple(name.strip() for name in columns.split(",") if name.strip())
-    made = reference_from(file, signature, columns=chosen, at=SystemClock().now())
+    made = reference_from(
+        file, signature, columns=chosen, time_column=time_column, at=SystemClock().now()
+    )
     document: dict[str, Any] = msgspec.to_builtins(made)
     return document
 

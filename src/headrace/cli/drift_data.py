@@ -1,4 +1,4 @@
-"""How does a file of training data become a reference? Here, on the machine that has the data.
+"""Reference for drift out of a file of training data, made on the machine that has the data.
 
 Only the sketch is sent on: edges of bins, counts, and the names of categories.
 """
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from headrace.cli.read_table import read_tensors
+from headrace.cli.read_table import read_tensors, read_times
 from headrace.core import InvalidArgumentError, ModelSignature
 from headrace.observe.features import TensorFeatures, features_of
 
@@ -19,23 +19,40 @@ if TYPE_CHECKING:
 
 
 def reference_from(
-    path: Path, signature: ModelSignature, *, columns: tuple[str, ...] = (), at: float
+    path: Path,
+    signature: ModelSignature,
+    *,
+    columns: tuple[str, ...] = (),
+    time_column: str = "",
+    at: float,
 ) -> "Reference":
     """The reference that a file makes for a model.
+
+    Args:
+        columns: Which columns are the input; empty for all but `time_column`.
+        time_column: The column of the rows' times; empty where they are not known.
 
     Raises:
         InvalidArgumentError: It does not fit the model, or has too few rows.
     """
-    from headrace.monitor.drift_reference import MIN_ROWS, reference_of  # noqa: PLC0415  # NumPy work
-    from headrace.monitor.drift_version import DATA  # noqa: PLC0415  # as above
+    from headrace.monitor.drift_reference import (  # noqa: PLC0415  # NumPy work
+        DATA,
+        MIN_ROWS,
+        reference_of,
+    )
 
-    tensors, made_of = read_tensors(path, signature, columns=columns)
+    times = read_times(path, time_column) if time_column else None
+    tensors, made_of = read_tensors(path, signature, columns=columns, without=time_column)
     # A file has many rows, whatever one request of the model has.
     features = [replace(one, batched=True) for one in features_of(signature)]
     blocks = {
         one.tensor: _block(one, tensors[one.tensor]) for one in features if one.tensor in tensors
     }
-    made = reference_of(features, blocks, source=DATA, at=at)
+    for name, block in blocks.items():
+        if times is not None and len(block) != len(times):
+            message = f"'{name}' has {len(block)} rows, '{time_column}' has {len(times)} times"
+            raise InvalidArgumentError(message)
+    made = reference_of(features, blocks, source=DATA, at=at, times=times)
     if made.rows < MIN_ROWS:
         raise InvalidArgumentError(f"{path} has {made.rows} rows; {MIN_ROWS} are the least")
     labels = {

@@ -61,6 +61,15 @@ def push(
             show_default="none",
         ),
     ] = None,
+    reference_time: Annotated[
+        str,
+        typer.Option(
+            "--reference-time",
+            metavar="COLUMN",
+            help="The column of its rows' times, as `headrace drift reference set --time` takes.",
+            show_default="none",
+        ),
+    ] = "",
     convert: Annotated[
         ConvertTo | None,
         typer.Option(
@@ -137,6 +146,9 @@ def push(
     from headrace.cli.model_store import Pushed, model_store
     from headrace.cli.output import progress, say, write_json
 
+    if reference_time and reference is None:
+        msg = "it names a column of the training data; give that with --reference"
+        raise typer.BadParameter(msg, param_hint="--reference-time")
     target = find_target(server, home)
     store = model_store(target, artifacts=artifacts)
     given = Pushed(path=path, runtime=runtime, source=source, allow_code=allow_code)
@@ -153,7 +165,9 @@ def push(
     if reference is not None:
         from headrace.cli.drift import sketch
 
-        store.set_reference(version, sketch(reference, version.signature))
+        store.set_reference(
+            version, sketch(reference, version.signature, time_column=reference_time)
+        )
     if json:
         write_json(_document(version, store.signatures([version])[version.reference]))
         return

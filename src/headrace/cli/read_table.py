@@ -7,6 +7,7 @@ import csv
 import importlib
 import math
 from collections.abc import Sequence
+from datetime import UTC, date, datetime, time
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,12 +26,15 @@ from headrace.core import (
 
 MAX_ROWS: Final = 500_000
 """The first so many rows are read: more make no better reference."""
+_NUMPY: Final = frozenset({".npz", ".npy"})
+_LATEST_S: Final = 1e11
+"""Larger numbers are milliseconds. Unit: seconds since 1970."""
 Table = dict[str, Array]
 """Columns by name: float64 with NaN for what is missing, or texts."""
 
 
 def read_tensors(
-    path: Path, signature: ModelSignature, *, columns: Sequence[str] = ()
+    path: Path, signature: ModelSignature, *, columns: Sequence[str] = (), without: str = ""
 ) -> tuple[Tensors, dict[str, tuple[str, ...]]]:
     """The inputs, and outputs if the file has them, and the columns that each was made of.
 
@@ -39,29 +43,80 @@ def read_tensors(
 
     Args:
         columns: Which columns of a table are the input; empty for all.
+        without: A column that is no input, as the rows' times; empty for none.
 
     Raises:
         InvalidArgumentError: The file cannot be read, or does not fit the model.
         FailedPreconditionError: It is Parquet, and pyarrow is not installed.
     """
-    if path.suffix in {".npz", ".npy"}:
-        return _from_numpy(path, signature), {}
-    table = _parquet(path) if path.suffix in {".parquet", ".pq"} else _csv(path)
+    if path.suffix in _NUMPY:
+        return _from_numpy(path, signature, without), {}
+    table = _table(path)
+    table.pop(without, None)
     return _from_table(table, signature, columns)
 
 
-def _from_numpy(path: Path, signature: ModelSignature) -> Tensors:
-    specs = (*signature.inputs, *signature.outputs)
+def read_times(path: Path, column: str) -> Array:
+    """The times of a file's rows, `[rows]`, in seconds since 1970, of one column or array.
+
+    Numbers are such seconds; texts are ISO 8601, in UTC where they name no zone.
+
+    Raises:
+        InvalidArgumentError: There is no such column, or a value is no time.
+        FailedPreconditionError: It is Parquet, and pyarrow is not installed.
+    """
+    table = _loaded(path) if path.suffix in _NUMPY else _table(path)
+    if column not in table:
+        raise InvalidArgumentError(f"{path} has no column {column!r} of times: {_names(table)}")
+    values = table[column].reshape(-1)[:MAX_ROWS]
+    if values.dtype.kind == "M":
+        values = values.astype("datetime64[us]").astype(np.float64) / 1e6
+    times = np.array([_time(value) for value in values.tolist()], dtype=np.float64)
+    wrong = np.flatnonzero(~(np.abs(times) < _LATEST_S))
+    if len(wrong):
+        message = (
+            f"{path}, row {wrong[0] + 1}: column {column!r} holds no time; "
+            "write ISO 8601 (2026-11-29T16:00:00Z) or seconds since 1970"
+        )
+        raise InvalidArgumentError(message)
+    return times
+
+
+def _time(value: float | str) -> float:
+    """Seconds since 1970; NaN for what is no time."""
+    if not isinstance(value, str):
+        return float(value)
+    try:
+        moment = datetime.fromisoformat(value.strip())
+    except ValueError:
+        return math.nan
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def _loaded(path: Path) -> dict[str, Array]:
+    """The arrays of a file of NumPy's; one without a name is called ``."""
     try:
         loaded = np.load(path, allow_pickle=False)
-        found = {name: loaded[name] for name in loaded} if hasattr(loaded, "files") else None
-        arrays = {signature.inputs[0].name: loaded} if found is None else found
+        return {name: loaded[name] for name in loaded} if hasattr(loaded, "files") else {"": loaded}
     except (ValueError, OSError, EOFError) as error:
         raise InvalidArgumentError(f"{path} cannot be read: {error}") from None
+
+
+def _from_numpy(path: Path, signature: ModelSignature, without: str) -> Tensors:
+    specs = (*signature.inputs, *signature.outputs)
+    arrays = {
+        name or signature.inputs[0].name: array
+        for name, array in _loaded(path).items()
+        if not without or name != without
+    }
     unknown = ", ".join(sorted(arrays.keys() - {spec.name for spec in specs}))
     if unknown:
         raise InvalidArgumentError(f"the model has no input or output called {unknown}")
     return {name: array[:MAX_ROWS] for name, array in arrays.items()}
+
+
+def _table(path: Path) -> Table:
+    return _parquet(path) if path.suffix in {".parquet", ".pq"} else _csv(path)
 
 
 def _csv(path: Path) -> Table:
@@ -109,7 +164,15 @@ def _arrow_column(column: Any) -> Array:  # noqa: ANN401  # pyarrow has no types
     values = column.to_pylist()
     if any(isinstance(value, str | bytes) for value in values):
         return np.array(["" if value is None else value for value in values], dtype=np.object_)
-    return np.array([math.nan if value is None else float(value) for value in values])
+    return np.array([_number(value) for value in values])
+
+
+def _number(value: float | date | None) -> float:
+    """A cell as a number: a moment as seconds since 1970, NaN for what is missing."""
+    if isinstance(value, date):
+        whole = value if isinstance(value, datetime) else datetime.combine(value, time())
+        return (whole if whole.tzinfo else whole.replace(tzinfo=UTC)).timestamp()
+    return math.nan if value is None else float(value)
 
 
 def _from_table(

@@ -20,7 +20,9 @@ from headrace.monitor.drift_version import VersionDrift
 class ReferenceView:
     """What is compared with: given `data`, or the first `window` of requests, or nothing yet.
 
-    `collected_rows` of `window_rows` are there where a window is still under way.
+    `collected_rows` of `window_rows` are there where a window is still under way. `covers_s`: the
+    time from the first row to the last, null where the rows have no times; `is_hourly`: requests
+    are compared with rows of the same hour of the day (UTC), which two days of them allow.
     """
 
     source: str
@@ -28,6 +30,8 @@ class ReferenceView:
     at: float | None
     collected_rows: int
     window_rows: int
+    covers_s: float | None
+    is_hourly: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +41,8 @@ class FeatureView:
     `psi` (population stability index), `js` (Jensen-Shannon divergence, bits) and `ks`
     (Kolmogorov-Smirnov distance, between `ks_low` and `ks_high`) say how far the newest `rows` are
     from the reference. It has drifted where `evidence` reaches `needed`; `why` says what moved
-    most. `label` is the column's name in the data that the reference was made of.
+    most. `design_effect`: so many rows carry as much as one independent row; 1 where rows do not
+    depend on each other. `label` is the column's name in the data that the reference was made of.
     """
 
     name: str
@@ -54,6 +59,7 @@ class FeatureView:
     missing_ratio: float | None
     out_of_range_ratio: float | None
     type_violation_ratio: float | None
+    design_effect: float | None
     since: float | None
     why: str
     label: str
@@ -80,6 +86,8 @@ _REFERENCE: Final[dict[str, Any]] = {
     "at": 1_790_000_000.0,
     "collected_rows": 0,
     "window_rows": 2000,
+    "covers_s": 604_800.0,
+    "is_hourly": True,
 }
 _EXAMPLE: Final[dict[str, Any]] = {
     "endpoint": "fraud",
@@ -102,6 +110,7 @@ _EXAMPLE: Final[dict[str, Any]] = {
             "missing_ratio": 0.0,
             "out_of_range_ratio": 0.01,
             "type_violation_ratio": 0.0,
+            "design_effect": 1.3,
             "since": 1_790_003_600.0,
             "label": "amount",
             "why": "24.0% below 0.3715, 65.0% in the reference",
@@ -223,6 +232,8 @@ def _reference_view(reference: Reference, found: VersionDrift | None = None) -> 
         at=reference.at or None,
         collected_rows=0 if found is None else found.collected_rows,
         window_rows=0 if found is None else found.settings.window_rows,
+        covers_s=reference.covers_s or None,
+        is_hourly=reference.is_hourly,
     )
 
 

@@ -55,6 +55,7 @@ class Taken(msgspec.Struct, frozen=True, kw_only=True):
     values: list[FeatureValues]
     answers: list[SeenAnswer]
     seen: int
+    age_s: float
 
 
 @dataclass(slots=True, kw_only=True)
@@ -279,7 +280,9 @@ class DriftKeeper:
         """Whether anything happened that people are told."""
         had = len(one.reference.features)
         now = self.clock.now()
-        changed = await asyncio.to_thread(one.add, taken.counts, taken.values, now=now)
+        changed = await asyncio.to_thread(
+            one.add, taken.counts, taken.values, now=now, age_s=taken.age_s
+        )
         events = _events(name, version, changed, now)
         if len(one.reference.features) > had:
             events.append(_reference_event(name, version, one, now))
@@ -307,6 +310,7 @@ class DriftKeeper:
             values=[values for found in heard for values in found.values],
             answers=[one for found in heard for one in found.answers],
             seen=sum(found.seen for found in heard),
+            age_s=max((found.age_s for found in heard), default=0.0),
         )
 
     async def _ask(self, replica: Replica, plan: DriftPlan) -> DriftTaken | None:

@@ -13,7 +13,7 @@ import msgspec
 
 from headrace.control.files import make_private_dir, write_atomic
 from headrace.core import InvalidArgumentError, check_name, check_version, error_kind
-from headrace.monitor.drift_reference import Reference
+from headrace.monitor.drift_reference import HOURS, Reference
 from headrace.monitor.drift_version import Stored
 from headrace.observe.features import MAX_FEATURES
 
@@ -115,6 +115,14 @@ def decode_reference(data: bytes) -> Reference:
         edges = one.bins.edges
         if len(one.counts.bins) != one.bins.size or edges != sorted(set(edges)):
             raise InvalidArgumentError(f"feature '{one.bins.name}': its bins do not fit its counts")
+        if len(one.hours) not in {0, HOURS} or any(
+            len(hour) != one.bins.size for hour in one.hours
+        ):
+            message = (
+                f"feature '{one.bins.name}': its {len(one.hours)} hours do not fit its bins; a "
+                "reference by the hour has 24, as `headrace drift reference set --time` makes them"
+            )
+            raise InvalidArgumentError(message)
     return found
 
 

@@ -1,15 +1,18 @@
-"""Which features have drifted? Counts come in, and the state of each feature comes out.
+"""Drift of one model version's features: counts come in, the state of each feature comes out.
 
-The stream of requests is cut into blocks. At the start of each, an own bet begins that values look
-as in the reference; so a drift that begins after months is found as fast as one on the first day.
+The stream of requests is cut into blocks. At the start of each, a bet of its own begins that values
+look as in the reference; so a drift that begins after months is found as fast as on the first day.
 The bet of block `k` may win by chance with `1 / (k (k + 1))` of the whole chance, which sums to one
 over an endless stream (Shin, Ramdas and Rinaldo call such a thing an e-detector, arXiv 2203.03532).
 
-Old blocks are merged and in the end forgotten: what is kept does not grow.
+Rows that follow each other may be alike. How much so is measured by the differences of neighbouring
+blocks, and the evidence is that of so many fewer rows (`drift_dependence`, `drift_evidence`).
+
+Old blocks are merged and in the end forgotten: what is stored does not grow.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final
@@ -18,23 +21,43 @@ import msgspec
 import numpy as np
 
 from headrace.core.drift_settings import DriftSettings
-from headrace.monitor.drift_evidence import Nulls, log_evidence, nulls_of
-from headrace.monitor.drift_reference import MIN_ROWS, FeatureReference, Reference
+from headrace.monitor.drift_dependence import (
+    BATCH_ROWS,
+    UNKNOWN_EFFECT,
+    Floats,
+    design_effect,
+    ratios,
+)
+from headrace.monitor.drift_evidence import Nulls, Spans, expected, log_evidence, nulls_of
+from headrace.monitor.drift_reference import (
+    HOURS,
+    MIN_ROWS,
+    WINDOW,
+    FeatureReference,
+    Reference,
+    events,
+)
 from headrace.monitor.drift_statistics import Distances, distances, fixed_band, uniform_band
 from headrace.monitor.drift_words import VIOLATIONS, ratio, why
 from headrace.observe.feature_counts import FeatureCounts, FeatureKind
 
 BLOCK_ROWS: Final = 250
+"""Rows from the start of one bet to the start of the next one."""
 _KEPT_ROWS: Final = 100_000
 _SHOWN_ROWS: Final = 5000
 _CALM_ROWS: Final = 1000
 """Rows without a difference after which a drift is over."""
 _MERGE: Final = 8
 """Two blocks become one when what came after them is so many times as much."""
+_WINDOW_PAIRS: Final = 8.0
+"""How many differences the effect that a first window of the same requests showed weighs as."""
+_EFFECT_STEP: Final = 0.05
+_HOUR_S: Final = 3600.0
+_OLDEST_S: Final = 900.0
 
 
 class FeatureState(StrEnum):
-    """What is known of one feature."""
+    """State of one feature."""
 
     COLLECTING = "collecting"
     """Too few values, here or in the reference."""
@@ -43,11 +66,16 @@ class FeatureState(StrEnum):
 
 
 class Block(msgspec.Struct, frozen=True, kw_only=True):
-    """Counts of some rows that followed each other; `number` grows by one with every block."""
+    """Counts of some rows that followed each other.
+
+    `number`: of the bet that began with it or before it; blocks of one number follow each other.
+    `hours`: rows by the hour of the day (UTC); empty in files of older versions.
+    """
 
     number: int
     rows: int
     counts: list[FeatureCounts]
+    hours: list[int] = []
 
 
 class Drifted(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,11 +98,11 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureReport:
-    """What is known of one feature now.
+    """State of one feature now, with the evidence.
 
     `evidence`: the common logarithm of the odds against "no drift"; at `needed` it has drifted.
-    `ks_low` and `ks_high`: where the true distance lies, valid whenever one looks. Ratios are of
-    the newest rows.
+    `ks_low` and `ks_high`: where the true distance lies, valid whenever it is read. Ratios are of
+    the newest rows. `design_effect`: so many rows carry as much as one independent row.
     """
 
     name: str
@@ -92,8 +120,22 @@ class FeatureReport:
     missing_ratio: float | None = None
     out_of_range_ratio: float | None = None
     type_violation_ratio: float | None = None
+    design_effect: float | None = None
     why: str = ""
     label: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Bets:
+    """All bets on one feature: `numbers` of them, and the `spans` since each began.
+
+    `effect` and `reference_effect`: the design effects of the rows and of the reference's.
+    """
+
+    numbers: Floats
+    spans: Spans
+    effect: float
+    reference_effect: float
 
 
 @dataclass(slots=True, kw_only=True)
@@ -103,25 +145,14 @@ class Watch:
     reference: Reference
     settings: DriftSettings
     memory: Memory = field(default_factory=Memory)
-    _nulls: list[Nulls] = field(default_factory=list)
     _evidence: dict[str, float] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        settings = self.settings
-        self._nulls = [
-            nulls_of(
-                one,
-                alpha=self._alpha_of(one) / 2,
-                margin=settings.margin,
-                violations_margin=settings.violations_margin,
-            )
-            for one in self.reference.features
-        ]
+    _bets: dict[str, tuple[Memory, _Bets]] = field(default_factory=dict)
+    _allowed: dict[str, tuple[int, Nulls]] = field(default_factory=dict)
 
     def _alpha_of(self, one: FeatureReference) -> float:
         """A feature's part of the chance; half of it is for the reference's own error.
 
-        Inputs share one half of the whole and outputs the other, whichever are known first.
+        Inputs share one half of the whole and outputs the other, whichever come first.
         """
         role = one.bins.role
         among = sum(other.bins.role == role for other in self.reference.features)
@@ -131,16 +162,21 @@ class Watch:
         """The evidence at which a feature has drifted, as a common logarithm."""
         return math.log10(2.0 / self._alpha_of(one))
 
-    def add(self, counts: Sequence[FeatureCounts], *, now: float) -> list[FeatureReport]:
+    def add(
+        self, counts: Sequence[FeatureCounts], *, now: float, age_s: float = 0.0
+    ) -> list[FeatureReport]:
         """Take in what was counted since the last call; the features whose state changed by it.
 
         Args:
             counts: In the order of the reference's features.
+            now: Seconds since 1970.
+            age_s: How long ago the first of it was counted. Where hours of the day count, old
+                counts, as from an outage of the control plane, are left out.
         """
         rows = max((one.rows for one in counts), default=0)
-        if not rows:
+        if not rows or (age_s > _OLDEST_S and self.reference.is_hourly):
             return []
-        self._append(rows, counts)
+        self._append(rows, counts, now)
         changed: set[str] = set()
         for index, one in enumerate(self.reference.features):
             name = one.bins.name
@@ -157,54 +193,118 @@ class Watch:
         """What is known of each feature."""
         return [self._report(index, one) for index, one in enumerate(self.reference.features)]
 
-    def _append(self, rows: int, counts: Sequence[FeatureCounts]) -> None:
+    def _append(self, rows: int, counts: Sequence[FeatureCounts], now: float) -> None:
         memory = self.memory
         blocks = list(memory.blocks)
-        number = memory.next_number
-        if blocks and blocks[-1].rows < BLOCK_ROWS:
-            blocks[-1] = _merged(blocks[-1], Block(number=0, rows=rows, counts=list(counts)))
+        next_number = memory.next_number
+        number = blocks[-1].number if blocks else next_number
+        since_start = sum(block.rows for block in blocks if block.number == number)
+        hours = [0] * HOURS
+        hours[int(now // _HOUR_S) % HOURS] = rows
+        newest = Block(number=number, rows=rows, counts=list(counts), hours=hours)
+        if blocks and blocks[-1].rows < BATCH_ROWS:
+            blocks[-1] = _merged(blocks[-1], newest)
         else:
-            blocks.append(Block(number=number, rows=rows, counts=list(counts)))
-            number += 1
+            if not blocks or since_start >= BLOCK_ROWS:
+                newest = msgspec.structs.replace(newest, number=next_number)
+                next_number += 1
+            blocks.append(newest)
         self.memory = msgspec.structs.replace(
-            memory, blocks=_thinned(blocks), next_number=number, rows=memory.rows + rows
+            memory, blocks=_thinned(blocks), next_number=next_number, rows=memory.rows + rows
         )
 
     def _look_for_drift(self, index: int, one: FeatureReference, now: float) -> None:
         name = one.bins.name
-        spans = list(self._spans(index, name))
-        if one.counts.rows < MIN_ROWS or not spans:
+        bets = self._bets_on(index, one)
+        if one.counts.rows < MIN_ROWS or not len(bets.numbers):
             return
-        found = log_evidence(one, self._nulls[index], [counts for _, counts in spans])
-        numbers = np.array([number for number, _ in spans], dtype=float)
-        weighed = (found - np.log(numbers * (numbers + 1))) / math.log(10)
+        evidence = log_evidence(one, self._nulls(one, bets), bets.spans, effect=bets.effect)
+        weighed = (evidence - np.log(bets.numbers * (bets.numbers + 1))) / math.log(10)
         best = int(weighed.argmax())
         self._evidence[name] = float(weighed[best])
         if weighed[best] >= self._needed(one):
-            drift = Drifted(since=spans[best][0], at=now, found=self.memory.next_number)
+            since = int(bets.numbers[best])
+            drift = Drifted(since=since, at=now, found=self.memory.next_number)
             self._remember(drifted=self.memory.drifted | {name: drift})
 
     def _look_for_end(self, index: int, one: FeatureReference) -> None:
         name = one.bins.name
-        found = self.memory.drifted[name].found
-        later = [(n, c) for n, c in self._spans(index, name) if n >= found]
-        calm = next(((n, c) for n, c in later if c.rows >= _CALM_ROWS), None)
-        if calm is None or not self._is_calm(one, calm[1]):
+        bets = self._bets_on(index, one)
+        later = bets.numbers >= self.memory.drifted[name].found
+        enough = np.flatnonzero(later & (bets.spans.rows >= _CALM_ROWS))
+        if not len(enough) or not self._is_calm(one, _span(bets, enough[-1])):
             return
         self._evidence[name] = 0.0
         self._remember(
             drifted={other: drift for other, drift in self.memory.drifted.items() if other != name},
-            since=self.memory.since | {name: calm[0]},
+            since=self.memory.since | {name: int(bets.numbers[enough[-1]])},
         )
 
-    def _is_calm(self, one: FeatureReference, counts: FeatureCounts) -> bool:
-        apart = _apart(one, counts)
-        wrong = [self._excess(one, counts, kind) for kind in VIOLATIONS]
+    def _bets_on(self, index: int, one: FeatureReference) -> _Bets:
+        """The bets on a feature, the oldest first; computed once for each state of the memory."""
+        name, memory = one.bins.name, self.memory
+        cached = self._bets.get(name)
+        if cached is not None and cached[0] is memory:
+            return cached[1]
+        blocks = Spans.of(
+            one, [block.counts[index] for block in memory.blocks], [b.hours for b in memory.blocks]
+        )
+        effect = self._effect(one, blocks)
+        numbers = np.array([float(block.number) for block in memory.blocks])
+        is_start = (np.diff(numbers, prepend=0.0) > 0) & (numbers >= memory.since.get(name, 0))
+        bets = _Bets(
+            numbers=numbers[is_start],
+            spans=blocks.to_the_end().only(is_start),
+            effect=effect,
+            # A window is as long as it is: what varies more slowly shows in the rows only. Of data
+            # without times nothing is measured.
+            reference_effect=one.effect if self._is_timed(one) else max(one.effect, effect),
+        )
+        self._bets[name] = memory, bets
+        return bets
+
+    def _is_timed(self, one: FeatureReference) -> bool:
+        return bool(one.effect) and self.reference.source != WINDOW
+
+    def _effect(self, one: FeatureReference, blocks: Spans) -> float:
+        """The design effect of the rows that are compared with the reference."""
+        blocks = blocks.only(blocks.valid > 0)
+        says: Floats | float = 0.0
+        more: Floats | float = 0.0
+        if one.hours:
+            says = events(one, expected(one, blocks.hours).bins)
+            parts = blocks.hours / np.maximum(blocks.hours.sum(axis=1), 1.0)[:, None]
+            in_hour = np.maximum(np.array(one.hours).sum(axis=1), 1)
+            more = (np.diff(parts, axis=0) ** 2 / in_hour).sum(axis=1)
+        ratio, rows = ratios(events(one, blocks.bins), blocks.valid, expected=says, more=more)
+        if self.reference.source == WINDOW and one.effect:
+            return design_effect(ratio, rows, prior=one.effect, prior_pairs=_WINDOW_PAIRS)
+        return design_effect(ratio, rows, prior=UNKNOWN_EFFECT)
+
+    def _nulls(self, one: FeatureReference, bets: _Bets) -> Nulls:
+        """What each bet allows; for a reference without hours the same for all spans."""
+        # In steps, rounded up, so that they are computed seldom.
+        step = math.ceil(math.log(bets.reference_effect) / _EFFECT_STEP)
+        name = one.bins.name
+        cached = self._allowed.get(name)
+        if cached is not None and cached[0] == step and not one.hours:
+            return cached[1]
+        nulls = nulls_of(
+            one,
+            alpha=self._alpha_of(one) / 2,
+            margin=self.settings.margin,
+            violations_margin=self.settings.violations_margin,
+            effect=math.exp(step * _EFFECT_STEP),
+            hours=bets.spans.hours if one.hours else None,
+        )
+        self._allowed[name] = step, nulls
+        return nulls
+
+    def _is_calm(self, one: FeatureReference, live: Spans) -> bool:
+        apart, counts = _apart(one, live), live.counts(0)
+        wrong = [ratio(counts, kind) - ratio(one.counts, kind) for kind in VIOLATIONS]
         margin = self.settings.violations_margin
         return (apart is None or apart.ks <= self.settings.margin) and max(wrong) <= margin
-
-    def _excess(self, one: FeatureReference, counts: FeatureCounts, kind: str) -> float:
-        return ratio(counts, kind) - ratio(one.counts, kind)
 
     def _remember(
         self, *, drifted: dict[str, Drifted], since: dict[str, int] | None = None
@@ -213,49 +313,49 @@ class Watch:
             self.memory, drifted=drifted, since=self.memory.since if since is None else since
         )
 
-    def _spans(self, index: int, name: str) -> Iterator[tuple[int, FeatureCounts]]:
-        """The counts from the start of each block to now, the newest start first."""
-        first = self.memory.since.get(name, 0)
-        counts = FeatureCounts()
-        for block in reversed(self.memory.blocks):
-            if block.number < first:
-                return
-            counts = block.counts[index].plus(counts)
-            yield block.number, counts
-
     def _report(self, index: int, one: FeatureReference) -> FeatureReport:
         name = one.bins.name
         drift = self.memory.drifted.get(name)
         needed = self._needed(one)
-        number, counts = self._newest(index, name, 0 if drift is None else drift.since)
-        made = FeatureReport(
+        bets = self._bets_on(index, one)
+        shown = np.flatnonzero(bets.numbers >= (0 if drift is None else drift.since))
+        enough = shown[bets.spans.rows[shown] >= _SHOWN_ROWS]
+        newest = enough[-1] if len(enough) else shown[0] if len(shown) else None
+        rows = 0 if newest is None else int(bets.spans.rows[newest])
+        report = FeatureReport(
             name=name,
             role=one.bins.role,
-            state=self._state(one, counts, drift),
-            rows=counts.rows,
-            # Of a drift found before a restart or more references, only that it was enough is kept.
+            state=self._state(one, rows, drift),
+            rows=rows,
+            # Of a drift from before a restart or more references, only that it sufficed is stored.
             evidence=max(0.0, self._evidence.get(name, 0.0 if drift is None else needed)),
             needed=needed,
             since=None if drift is None else drift.at,
             label=one.bins.label,
         )
-        if not counts.rows:
-            return made
-        made = replace(
-            made,
+        if newest is None or not rows:
+            return report
+        live = _span(bets, newest)
+        says = expected(one, live.hours)
+        counts = live.counts(0)
+        report = replace(
+            report,
             missing_ratio=ratio(counts, "missing"),
             out_of_range_ratio=ratio(counts, "out_of_range"),
             type_violation_ratio=ratio(counts, "non_finite") + ratio(counts, "not_whole"),
-            why="" if drift is None else why(one, self._nulls[index], counts),
+            design_effect=bets.effect,
+            why=""
+            if drift is None
+            else why(one, self._nulls(one, replace(bets, spans=live)), live),
         )
-        apart = _apart(one, counts)
+        apart = _apart(one, live)
         if apart is None:
-            return made
-        chance = self._alpha_of(one) / 2
-        width = fixed_band(one.counts.valid, chance)
-        width += uniform_band(counts.valid, chance / (number * (number + 1)))
+            return report
+        chance, number = self._alpha_of(one) / 2, bets.numbers[newest]
+        width = fixed_band(float(says.rows[0]) / bets.reference_effect, chance)
+        width += uniform_band(counts.valid / bets.effect, chance / (number * (number + 1)))
         return replace(
-            made,
+            report,
             psi=apart.psi,
             js=apart.js,
             ks=apart.ks,
@@ -263,35 +363,31 @@ class Watch:
             ks_high=min(1.0, apart.ks + width),
         )
 
-    def _state(
-        self, one: FeatureReference, counts: FeatureCounts, drift: Drifted | None
-    ) -> FeatureState:
+    def _state(self, one: FeatureReference, rows: int, drift: Drifted | None) -> FeatureState:
         if drift is not None:
             return FeatureState.DRIFTED
-        enough = one.counts.rows >= MIN_ROWS and counts.rows >= MIN_ROWS
+        enough = one.counts.rows >= MIN_ROWS and rows >= MIN_ROWS
         return FeatureState.OK if enough else FeatureState.COLLECTING
 
-    def _newest(self, index: int, name: str, since: int) -> tuple[int, FeatureCounts]:
-        """The newest rows that are enough to be shown, and the block that they begin with."""
-        shown = (1, FeatureCounts())
-        for number, counts in self._spans(index, name):
-            if number < since:
-                break
-            shown = number, counts
-            if counts.rows >= _SHOWN_ROWS:
-                break
-        return shown
+
+def _span(bets: _Bets, index: int) -> Spans:
+    return bets.spans.only(slice(index, index + 1))
 
 
-def _apart(one: FeatureReference, counts: FeatureCounts) -> Distances | None:
+def _apart(one: FeatureReference, live: Spans) -> Distances | None:
+    """How far a span is from what the reference says of its hours."""
+    says = expected(one, live.hours)
     ordered = one.bins.kind is FeatureKind.NUMBERS
-    return distances(one.counts.bins, counts.bins, ordered=ordered)
+    return distances(says.bins[0] * says.rows[0], live.bins[0], ordered=ordered)
 
 
 def _merged(old: Block, new: Block) -> Block:
     """Both as one, which begins where the older did."""
     counts = [one.plus(other) for one, other in zip(old.counts, new.counts, strict=True)]
-    return Block(number=old.number, rows=old.rows + new.rows, counts=counts)
+    # Without the hours of a part of them, the hours of all are unknown.
+    both = zip(old.hours, new.hours, strict=True) if old.hours and new.hours else ()
+    hours = [one + other for one, other in both]
+    return Block(number=old.number, rows=old.rows + new.rows, counts=counts, hours=hours)
 
 
 def _thinned(blocks: list[Block]) -> list[Block]:

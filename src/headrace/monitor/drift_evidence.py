@@ -1,18 +1,23 @@
-"""Is a difference from the reference more than chance, however often one looks? Bets that lose.
+"""Sequential tests of a feature's counts against its reference, valid however often they are read.
 
 For each edge of a feature's bins, the share of values below it is tested against what the reference
 allows: its own share, widened by what a sample of its size may be wrong by, and by the margin. For
-a category it is the category's share; for what is missing or wrong, the share of that.
+a category it is the category's share; for what is missing or wrong, the share of that. A reference
+that knows the hours of the day allows its share of the hours that the values came in.
 
 Each test is a bet at the odds of the worst distribution that is allowed: the likelihood ratio of a
 larger share against it multiplies a capital that, as long as nothing has drifted, is not expected
-to grow. So it reaches `1 / alpha` with a chance of at most `alpha`, whenever one looks (Ville 1939;
-Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting", JRSS-B 2024,
-arXiv 2010.09686). The capital of a feature is the mean over its bets: a mean of such capitals is
-one too, and nobody has to know beforehand which bet will win.
+to grow. So it reaches `1 / alpha` with a chance of at most `alpha`, whenever it is read (Ville
+1939; Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting", JRSS-B
+2024, arXiv 2010.09686). The capital of a feature is the mean over its bets: a mean of such capitals
+is one too, so nobody has to choose a bet beforehand.
+
+That holds for independent rows. For others the logarithm of the capital is divided by the design
+effect of the rows (`drift_dependence`): to second order, the exponent of a sum whose variance is
+`effect` times the binomial one is then not expected to grow either. It is an approximation that
+holds once a span is longer than the dependence.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
@@ -20,20 +25,150 @@ from typing import Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace.monitor.drift_reference import FeatureReference
+from headrace.monitor.drift_reference import HOURS, FeatureReference, events
 from headrace.observe.feature_counts import FeatureCounts, FeatureKind
 
 Floats: TypeAlias = NDArray[np.float64]
 
 _STEPS: Final[Floats] = np.array([0.01, 0.025, 0.06, 0.15, 0.35, 0.7])
 """Shares that are bet on: so far from the largest one allowed towards 1."""
-_HALVINGS: Final = 40
+_NEWTON_STEPS: Final = 4
+_TINY: Final = 1e-12
 _ALMOST: Final = 1.0 - 1e-9
+_MIXES: Final = HOURS + 1
+"""Mixtures of hours that the reference's error is bounded for: single hours, and whole days."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spans:
+    """Counts of one feature over several spans of time, as arrays with a row for each span.
+
+    `bins` is `[spans, bins]`, `wrong` `[spans, 4]` in the order of `VIOLATIONS`, `hours`
+    `[spans, 24]`: rows by the hour of the day (UTC), zeros where that is not known.
+    """
+
+    rows: Floats
+    bins: Floats
+    wrong: Floats
+    hours: Floats
+
+    @classmethod
+    def of(
+        cls,
+        reference: FeatureReference,
+        counts: Sequence[FeatureCounts],
+        hours: Sequence[Sequence[int]] = (),
+    ) -> "Spans":
+        """The spans that `counts` are of."""
+        none = [0] * reference.bins.size
+        table = np.array(
+            [
+                [
+                    one.rows,
+                    one.missing,
+                    one.non_finite,
+                    one.out_of_range,
+                    one.not_whole,
+                    *(one.bins or none),
+                ]
+                for one in counts
+            ],
+            dtype=float,
+        ).reshape(len(counts), 5 + len(none))
+        by_hour = np.zeros((len(counts), HOURS))
+        for i, row in enumerate(hours):
+            if row:
+                by_hour[i] = row
+        return cls(rows=table[:, 0], wrong=table[:, 1:5], bins=table[:, 5:], hours=by_hour)
+
+    @property
+    def valid(self) -> Floats:
+        """How many values are in the bins, `[spans]`."""
+        return self.rows - self.wrong[:, 0] - self.wrong[:, 1]
+
+    def to_the_end(self) -> "Spans":
+        """From the start of each span to the end of the last one."""
+
+        def summed(table: Floats) -> Floats:
+            total: Floats = np.cumsum(table[::-1], axis=0)[::-1]
+            return total
+
+        return Spans(
+            rows=summed(self.rows),
+            bins=summed(self.bins),
+            wrong=summed(self.wrong),
+            hours=summed(self.hours),
+        )
+
+    def only(self, which: "NDArray[np.bool_] | slice") -> "Spans":
+        """The chosen ones."""
+        return Spans(
+            rows=self.rows[which],
+            bins=self.bins[which],
+            wrong=self.wrong[which],
+            hours=self.hours[which],
+        )
+
+    def counts(self, index: int) -> FeatureCounts:
+        """One span's counts."""
+        missing, non_finite, out_of_range, not_whole = (int(x) for x in self.wrong[index])
+        return FeatureCounts(
+            rows=int(self.rows[index]),
+            missing=missing,
+            non_finite=non_finite,
+            out_of_range=out_of_range,
+            not_whole=not_whole,
+            bins=[int(x) for x in self.bins[index]] if self.rows[index] else [],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpectedShares:
+    """What a reference says of the hours of some spans.
+
+    `bins`: shares of the bins, `[spans, bins]`. `rows`: how many rows of the reference a share
+    rests on, `[spans]`. `unknown`: the part of a span in hours that the reference has not.
+    """
+
+    bins: Floats
+    rows: Floats
+    unknown: Floats
+
+
+def expected(reference: FeatureReference, hours: Floats) -> ExpectedShares:
+    """Return what `reference` says of spans with so many rows in each hour, `[spans, 24]`.
+
+    A reference without hours, and a span whose hours are not known, have the shares of all hours.
+    """
+    counts = reference.counts
+    total = np.asarray(counts.bins or [0] * reference.bins.size, dtype=float)
+    spans = len(hours)
+    overall = np.broadcast_to(total / max(counts.valid, 1), (spans, len(total)))
+    rows = np.full(spans, float(counts.valid))
+    if not reference.hours:
+        return ExpectedShares(bins=overall, rows=rows, unknown=np.zeros(spans))
+    table = np.asarray(reference.hours, dtype=float)
+    in_hour = table.sum(axis=1)
+    timed = hours.sum(axis=1)
+    weights = (
+        np.where(timed[:, None] > 0, hours, in_hour)
+        / np.where(timed > 0, timed, in_hour.sum())[:, None]
+    )
+    is_there = in_hour > 0
+    weights = np.where(is_there, weights, 0.0)
+    part = weights.sum(axis=1)
+    shares = table / np.maximum(in_hour, 1.0)[:, None]
+    spread = (weights**2 / np.maximum(in_hour, 1.0)).sum(axis=1)
+    return ExpectedShares(
+        bins=weights @ shares / np.maximum(part, 1e-12)[:, None],
+        rows=part**2 / np.maximum(spread, 1e-12),
+        unknown=1.0 - part,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Nulls:
-    """What may be without drift: the largest share that each of a feature's bets allows, `[bets]`.
+    """What may be without drift: the largest share that each bet allows, `[spans, bets]`.
 
     1 where every share is allowed. `of_valid`: whether the share is of valid values, or of all.
     """
@@ -43,125 +178,121 @@ class Nulls:
 
 
 def nulls_of(
-    reference: FeatureReference, *, alpha: float, margin: float, violations_margin: float
+    reference: FeatureReference,
+    *,
+    alpha: float,
+    margin: float,
+    violations_margin: float,
+    effect: float = 1.0,
+    hours: Floats | None = None,
 ) -> Nulls:
     """The bets on one feature.
 
     Args:
         alpha: The chance that the reference is further off than the bets allow.
+        effect: The design effect of the reference's rows.
+        hours: Of the spans that are judged, `[spans, 24]`; None for one of unknown hours.
     """
     counts = reference.counts
-    below = _events(reference, [counts])[0]
-    bad = _violations([counts])[0]
+    says = expected(reference, np.zeros((1, HOURS)) if hours is None else hours)
+    below = events(reference, says.bins)
+    bad = np.array([counts.missing, counts.non_finite, counts.out_of_range, counts.not_whole])
     # The bins were made from the same values, and unseen categories were not seen: one more, and
     # those seen once, stand for what the reference cannot know of itself.
-    extra = _unknown(reference, len(below))
+    extra = _unknown(reference, below.shape[1])
     wrong_extra = np.array([0.0, 0.0, 2.0 + reference.single, 0.0])
-    each = alpha / (2 * len(below) + len(bad))
-    upper = [
-        _highest(x + 1 + more, counts.valid, each) for x, more in zip(below, extra, strict=True)
-    ]
-    lower = [1.0 - _highest(counts.valid - x + 1, counts.valid, each) for x in below]
-    wrong = [
-        _highest(x + more, total, each)
-        for x, more, total in zip(bad, wrong_extra, _totals(counts), strict=True)
-    ]
-    largest = np.concatenate(
+    part = alpha / (2 * below.shape[1] + len(bad))
+    rows = (says.rows / effect)[:, None]
+    totals = np.array([counts.rows, counts.rows, counts.valid, counts.valid]) / effect
+    spans = len(below)
+    seen = np.concatenate(
         [
-            np.asarray(upper) + margin,
-            1.0 - (np.asarray(lower) - margin),
-            np.asarray(wrong) + violations_margin,
-        ]
+            below * rows + 1 + extra,
+            (1.0 - below) * rows + 1,
+            np.broadcast_to(bad / effect + wrong_extra, (spans, len(bad))),
+        ],
+        axis=1,
     )
-    of_valid = np.array([True] * (2 * len(below)) + [False, False, True, True])
+    total = np.concatenate(
+        [
+            np.broadcast_to(rows, (spans, 2 * below.shape[1])),
+            np.broadcast_to(totals, (spans, len(bad))),
+        ],
+        axis=1,
+    )
+    largest = _highest(seen, total, part / _MIXES if reference.hours else part)
+    unknown = says.unknown[:, None]
+    largest[:, : -len(bad)] = (1.0 - unknown) * largest[:, : -len(bad)] + unknown + margin
+    largest[:, -len(bad) :] += violations_margin
+    of_valid = np.array([True] * (2 * below.shape[1]) + [False, False, True, True])
     return Nulls(largest=np.minimum(largest, 1.0), of_valid=of_valid)
 
 
 def log_evidence(
-    reference: FeatureReference, nulls: Nulls, live: Sequence[FeatureCounts]
+    reference: FeatureReference, nulls: Nulls, live: Spans, *, effect: float = 1.0
 ) -> Floats:
-    """The capital of a feature against "it has not drifted", `[live]`, as natural logarithms.
+    """The capital of a feature against "it has not drifted", `[spans]`, as natural logarithms.
 
     Args:
-        live: Counts of several spans of time, each judged for itself.
+        live: Each span is judged for itself.
+        effect: The design effect of the rows.
     """
-    capital = _capital(reference, nulls, live)
+    capital = _capital(reference, nulls, live) / effect
     most = capital.max(axis=(1, 2))
     mean = np.exp(capital - most[:, None, None]).mean(axis=(1, 2))
-    found: Floats = most + np.log(mean)
-    return found
+    evidence: Floats = most + np.log(mean)
+    return evidence
 
 
-def strongest(reference: FeatureReference, nulls: Nulls, live: FeatureCounts) -> int:
-    """The bet that won most: an edge or category (twice, for more and for less), or a violation."""
-    return int(_capital(reference, nulls, [live])[0].max(axis=1).argmax())
+def strongest(reference: FeatureReference, nulls: Nulls, live: Spans) -> int:
+    """The bet on the first span that won most.
+
+    An edge or category (twice, for more and for less), or a violation.
+    """
+    return int(_capital(reference, nulls, live)[0].max(axis=1).argmax())
 
 
-def _capital(reference: FeatureReference, nulls: Nulls, live: Sequence[FeatureCounts]) -> Floats:
-    """What each bet has made of its stake, `[live, bets, steps]`, as natural logarithms."""
-    below = _events(reference, live)
-    valid = np.array([float(one.valid) for one in live])[:, None]
-    rows = np.array([float(one.rows) for one in live])[:, None]
-    seen = np.concatenate([below, valid - below, _violations(live)], axis=1)
+def _capital(reference: FeatureReference, nulls: Nulls, live: Spans) -> Floats:
+    """What each bet has made of its stake, `[spans, bets, steps]`, as natural logarithms."""
+    below = events(reference, live.bins)
+    valid, rows = live.valid[:, None], live.rows[:, None]
+    seen = np.concatenate([below, valid - below, live.wrong], axis=1)
     total = np.where(nulls.of_valid, valid, rows)
-    worst = np.minimum(nulls.largest, _ALMOST)
-    bets = worst[:, None] + (1.0 - worst[:, None]) * _STEPS
-    gain = np.log(bets / worst[:, None])
-    loss = np.log1p(-bets) - np.log1p(-worst)[:, None]
+    worst = np.minimum(nulls.largest, _ALMOST)[:, :, None]
+    bets = worst + (1.0 - worst) * _STEPS
+    gain = np.log(bets / worst)
+    loss = np.log1p(-bets) - np.log1p(-worst)
     capital = seen[:, :, None] * gain + (total - seen)[:, :, None] * loss
-    found: Floats = np.where((nulls.largest < 1.0)[:, None], capital, 0.0)
-    return found
+    bounded: Floats = np.where((nulls.largest < 1.0)[:, :, None], capital, 0.0)
+    return bounded
 
 
-def _events(reference: FeatureReference, counts: Sequence[FeatureCounts]) -> Floats:
-    """Values below each edge, or of each category, `[counts, events]`."""
-    size = reference.bins.size
-    bins = np.array([one.bins or [0] * size for one in counts], dtype=float)
-    if reference.bins.kind is FeatureKind.NUMBERS:
-        return np.cumsum(bins, axis=1)[:, :-1]
-    return bins
-
-
-def _violations(counts: Sequence[FeatureCounts]) -> Floats:
-    return np.array(
-        [[one.missing, one.non_finite, one.out_of_range, one.not_whole] for one in counts],
-        dtype=float,
-    )
-
-
-def _totals(counts: FeatureCounts) -> tuple[int, int, int, int]:
-    return counts.rows, counts.rows, counts.valid, counts.valid
-
-
-def _unknown(reference: FeatureReference, events: int) -> Floats:
-    extra = np.zeros(events)
+def _unknown(reference: FeatureReference, size: int) -> Floats:
+    extra = np.zeros(size)
     if reference.bins.kind is not FeatureKind.NUMBERS:
         extra[-1] = reference.single
     return extra
 
 
-def _highest(seen: float, total: int, alpha: float) -> float:
-    """The largest share under which as few as `seen` of `total` have a chance of `alpha`.
+def _highest(seen: Floats, total: Floats, alpha: float) -> Floats:
+    """Return the largest share under which as few as `seen` of `total` have a chance of `alpha`.
 
-    By Chernoff's bound, so never too small.
+    By Chernoff's bound, so never too small. Newton's method begins above the root of a convex
+    function, with Bernstein's bound, and stays there: every step is a bound itself.
     """
-    if not total or seen >= total:
-        return 1.0
-    share, needed = seen / total, math.log(1.0 / alpha) / total
-    low, high = share, 1.0
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        if _divergence(share, middle) < needed:
-            low = middle
-        else:
-            high = middle
-    return high
-
-
-def _divergence(share: float, other: float) -> float:
-    """Kullback and Leibler's, of two coins."""
-    if other >= 1.0:
-        return math.inf
-    first = share * math.log(share / other) if share > 0 else 0.0
-    rest = (1.0 - share) * math.log((1.0 - share) / (1.0 - other)) if share < 1 else 0.0
-    return first + rest
+    total = np.maximum(total, _TINY)
+    share = np.minimum(seen / total, 1.0)
+    rest = 1.0 - share
+    needed = np.log(1.0 / alpha) / total
+    entropy = share * np.log(share + _TINY) + rest * np.log(rest + _TINY) - needed
+    twice = 2.0 * needed
+    middle = 2.0 * share + twice * 4.0 / 3.0
+    root = np.sqrt(middle**2 - 4.0 * (1.0 + twice) * (share**2 + twice * share / 3.0))
+    bound = (middle + root) / (2.0 * (1.0 + twice))
+    for _ in range(_NEWTON_STEPS):
+        bound = np.minimum(bound, _ALMOST)
+        above = entropy - share * np.log(bound) - rest * np.log1p(-bound)
+        step = above * bound * (1.0 - bound) / np.maximum(bound - share, _TINY)
+        bound = bound - np.maximum(step, 0.0)
+    largest: Floats = np.where(seen >= total, 1.0, bound)
+    return largest

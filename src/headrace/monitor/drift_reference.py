@@ -1,7 +1,8 @@
-"""What do a feature's values look like when all is well? A small sketch of training data.
+"""Reference of a model's features: a small sketch of training data or of the first requests.
 
 Its bins are fixed by it: about twenty with equally many of the reference's values each, or one for
-each of a few categories.
+each of a few categories. Where the rows' times are known and cover days, the sketch has the counts
+of each hour of the day too.
 """
 
 from collections import Counter
@@ -12,6 +13,13 @@ import msgspec
 import numpy as np
 
 from headrace.core import Array
+from headrace.monitor.drift_dependence import (
+    BATCH_ROWS,
+    Floats,
+    design_effect,
+    effect_in_order,
+    ratios,
+)
 from headrace.observe.feature_counts import (
     MAX_TEXTS,
     FeatureBins,
@@ -23,6 +31,15 @@ from headrace.observe.features import TensorFeatures
 
 MIN_ROWS: Final = 100
 """A feature with fewer values in the reference is not judged."""
+WINDOW: Final = "window"
+"""Source of a reference: the first requests."""
+DATA: Final = "data"
+"""Source of a reference: data that somebody gave."""
+HOURS: Final = 24
+"""Of a day, in UTC."""
+HOURLY_S: Final = 2 * 86_400.0
+"""A reference that covers so much time is told by the hour of the day. Unit: seconds."""
+_SLACK_S: Final = 3600.0
 _BINS: Final = 20
 _FEW_VALUES: Final = 20
 _ROWS_EACH: Final = 10
@@ -34,25 +51,37 @@ class FeatureReference(msgspec.Struct, frozen=True, kw_only=True):
     """One feature's bins, and what the reference has in them.
 
     `single`: how many values stood there once only, for features with categories; how often unseen
-    ones are to be expected is estimated from it (Good and Turing).
+    ones are to be expected is estimated from it (Good and Turing). `hours`: the bins' counts of
+    each hour of the day, `[24][bins]`; empty where the reference does not cover two days.
+    `effect`: the design effect of the rows (`drift_dependence`); 0 where it is not known, as it is
+    not without times.
     """
 
     bins: FeatureBins
     counts: FeatureCounts
     single: int = 0
+    hours: list[list[int]] = []
+    effect: float = 0.0
 
 
 class Reference(msgspec.Struct, frozen=True, kw_only=True):
     """The features of one model version, when all is well.
 
     `source`: `data` that was given, or the first `window` of requests. `rows`: how many there were.
-    `at`: seconds since 1970.
+    `at`: seconds since 1970. `covers_s`: the time from the first row to the last; 0 where it is not
+    known.
     """
 
     features: list[FeatureReference] = []
-    source: str = "window"
+    source: str = WINDOW
     rows: int = 0
     at: float = 0.0
+    covers_s: float = 0.0
+
+    @property
+    def is_hourly(self) -> bool:
+        """Whether values are compared with those of the same hour of the day."""
+        return any(one.hours for one in self.features)
 
     def of(self, name: str) -> FeatureReference | None:
         """The feature of this name."""
@@ -60,25 +89,82 @@ class Reference(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def reference_of(
-    features: Sequence[TensorFeatures], blocks: Mapping[str, Array], *, source: str, at: float
+    features: Sequence[TensorFeatures],
+    blocks: Mapping[str, Array],
+    *,
+    source: str,
+    at: float,
+    times: Floats | None = None,
 ) -> Reference:
     """The reference that data make.
 
     Args:
         blocks: By tensor, as `TensorFeatures.block` makes them; what is missing has no reference.
+        times: Of the rows, `[rows]`, seconds since 1970; None where they are not known.
     """
-    found = [
-        feature_reference(name, one.role, blocks[one.tensor][:, i])
+    referenced = [
+        feature_reference(name, one.role, blocks[one.tensor][:, i], times=times)
         for one in features
         if one.tensor in blocks
         for i, name in enumerate(one.names)
     ]
-    rows = max((one.counts.rows for one in found), default=0)
-    return Reference(features=found, source=source, rows=rows, at=at)
+    rows = max((one.counts.rows for one in referenced), default=0)
+    covers_s = float(np.ptp(times)) if times is not None and len(times) else 0.0
+    return Reference(features=referenced, source=source, rows=rows, at=at, covers_s=covers_s)
 
 
-def feature_reference(name: str, role: str, column: Array) -> FeatureReference:
-    """The reference of one feature, from its values, `[rows]`: float64, or texts."""
+def feature_reference(
+    name: str, role: str, column: Array, *, times: Floats | None = None
+) -> FeatureReference:
+    """The reference of one feature.
+
+    Args:
+        column: Its values, `[rows]`: float64, or texts.
+        times: Of the rows, `[rows]`, seconds since 1970; None where they are not known.
+    """
+    reference = _without_times(name, role, column)
+    return reference if times is None or not len(times) else _timed(reference, column, times)
+
+
+def _timed(reference: FeatureReference, column: Array, times: Floats) -> FeatureReference:
+    """The same with the hours of the day, if the times cover days, and with the design effect."""
+    order = np.argsort(times, kind="stable")
+    column, times = column[order], times[order]
+    bins = reference.bins
+    if times[-1] - times[0] < HOURLY_S - _SLACK_S:
+        steps = np.arange(BATCH_ROWS, len(column), BATCH_ROWS)
+        blocks = [count_column(part, bins) for part in np.split(column, steps)]
+        effect = effect_in_order(*_seen(reference, blocks))
+        return msgspec.structs.replace(reference, effect=effect)
+    # Each hour of each day is a block whose neighbour is the same hour of the next day.
+    hour, day = (times // 3600 % HOURS).astype(int), (times // 86_400).astype(int)
+    order = np.lexsort((day, hour))
+    cell = hour[order] * (day.max() + 2) + day[order]
+    starts = np.flatnonzero(np.diff(cell)) + 1
+    cells = [count_column(part, bins) for part in np.split(column[order], starts)]
+    hour_of = hour[order][np.concatenate([[0], starts])]
+    hours = [[0] * bins.size for _ in range(HOURS)]
+    for index, counts in zip(hour_of, cells, strict=True):
+        hours[index] = [one + more for one, more in zip(hours[index], counts.bins, strict=True)]
+    apart = [
+        ratios(
+            *_seen(reference, [one for i, one in zip(hour_of, cells, strict=True) if i == index])
+        )
+        for index in range(HOURS)
+    ]
+    ratio, rows = (np.concatenate(parts) for parts in zip(*apart, strict=True))
+    effect = design_effect(ratio, rows)
+    return msgspec.structs.replace(reference, hours=hours, effect=effect)
+
+
+def _seen(reference: FeatureReference, blocks: Sequence[FeatureCounts]) -> tuple[Floats, Floats]:
+    """The events and the values of each block that has any, `[blocks, events]` and `[blocks]`."""
+    filled = [one.bins for one in blocks if one.valid]
+    bins = np.array(filled, dtype=float).reshape(-1, reference.bins.size)
+    return events(reference, bins), bins.sum(axis=1)
+
+
+def _without_times(name: str, role: str, column: Array) -> FeatureReference:
     if column.dtype.kind == "O":
         return _of_texts(name, role, column)
     finite = column[np.isfinite(column)]
@@ -108,6 +194,14 @@ def feature_reference(name: str, role: str, column: Array) -> FeatureReference:
         whole=whole,
     )
     return FeatureReference(bins=bins, counts=count_column(column, bins))
+
+
+def events(reference: FeatureReference, bins: Floats) -> Floats:
+    """Values below each edge, or of each category, `[spans, events]`, of counts `[spans, bins]`."""
+    if reference.bins.kind is FeatureKind.NUMBERS:
+        summed: Floats = np.cumsum(bins, axis=1)[:, :-1]
+        return summed
+    return bins
 
 
 def _edges(finite: Array) -> list[float]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 _SMOOTHING: Final = 0.5
 """Added to each bin, so that an empty one is no infinite difference."""
-Counts = Sequence[int]
+Counts: TypeAlias = Sequence[float] | NDArray[np.float64]
 Floats: TypeAlias = NDArray[np.float64]
 
 
@@ -58,7 +58,7 @@ def _smooth(
     return shares
 
 
-def fixed_band(rows: int, alpha: float) -> float:
+def fixed_band(rows: float, alpha: float) -> float:
     """How far a sample's distribution function may be from the true one, looked at once.
 
     Dvoretzky, Kiefer and Wolfowitz with Massart's constant (1990).
@@ -66,12 +66,12 @@ def fixed_band(rows: int, alpha: float) -> float:
     return math.sqrt(math.log(2.0 / alpha) / (2.0 * rows)) if rows else 1.0
 
 
-def uniform_band(rows: int, alpha: float) -> float:
+def uniform_band(rows: float, alpha: float) -> float:
     """The same however often one looks while the sample grows.
 
     Howard and Ramdas, "Sequential estimation of quantiles", Bernoulli 2022 (arXiv 1906.09712).
     """
     if not rows:
         return 1.0
-    iterated = math.log(math.log(math.e * rows))
+    iterated = math.log(math.log(math.e * max(rows, 1.0)))
     return min(1.0, 0.85 * math.sqrt((iterated + 0.8 * math.log(1612.0 / alpha)) / rows))

@@ -1,4 +1,4 @@
-"""What is known of one model version's drift? From the first request on, over restarts.
+"""Drift of one model version, from its first request on and over restarts.
 
 Features that have a reference are judged. Of the others, the first rows are kept as they came until
 there are enough of them to be the reference.
@@ -7,22 +7,22 @@ there are enough of them to be the reference.
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Protocol
 
 import msgspec
 import numpy as np
 
 from headrace.core import Array
 from headrace.core.drift_settings import DriftSettings
-from headrace.monitor.drift import Block, FeatureReport, FeatureState, Memory, Watch
-from headrace.monitor.drift_reference import FeatureReference, Reference, feature_reference
+from headrace.monitor.drift import FeatureReport, FeatureState, Memory, Watch
+from headrace.monitor.drift_reference import (
+    WINDOW,
+    FeatureReference,
+    Reference,
+    feature_reference,
+)
 from headrace.observe.feature_counts import FeatureBins, FeatureCounts
 from headrace.observe.features import INPUT, MAX_FEATURES
-
-WINDOW: Final = "window"
-"""Where a reference comes from: the first requests."""
-DATA: Final = "data"
-"""Where a reference comes from: data that somebody gave."""
 
 
 class Values(Protocol):
@@ -46,11 +46,16 @@ class Values(Protocol):
 
 
 class Collected(msgspec.Struct, frozen=True, kw_only=True):
-    """Values of one feature without a reference so far."""
+    """Values of one feature without a reference so far.
+
+    `times`: when the values were taken, in seconds since 1970; fewer than values in files of older
+    versions.
+    """
 
     role: str
     is_text: bool
     values: list[float | str | None]
+    times: list[float] = []
 
 
 class Stored(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,10 +105,19 @@ class VersionDrift:
         return not self.reference.features or bool(self.stored.collected)
 
     def add(
-        self, counts: Sequence[FeatureCounts], values: Iterable[Values], *, now: float
+        self,
+        counts: Sequence[FeatureCounts],
+        values: Iterable[Values],
+        *,
+        now: float,
+        age_s: float = 0.0,
     ) -> list[FeatureReport]:
-        """Take in what replicas counted by `bins`; the features whose state changed by it."""
-        changed = self._watch.add(counts, now=now) if counts else []
+        """Take in what replicas counted by `bins`; the features whose state changed by it.
+
+        Args:
+            age_s: How long ago the first of it was counted.
+        """
+        changed = self._watch.add(counts, now=now, age_s=age_s) if counts else []
         self._collect(values, now)
         self._reports = self._made_reports()  # here, and not whenever somebody asks
         return changed
@@ -149,9 +163,12 @@ class VersionDrift:
             before = collected.get(one.name)
             if one.name in known or (before is None and len(collected) >= MAX_FEATURES):
                 continue
-            kept = [] if before is None else before.values
+            values_before, times = ([], []) if before is None else (before.values, before.times)
             collected[one.name] = Collected(
-                role=one.role, is_text=one.is_text, values=[*kept, *one.values][:most]
+                role=one.role,
+                is_text=one.is_text,
+                values=[*values_before, *one.values][:most],
+                times=[*times, *(now for _ in one.values)][:most],
             )
         self.stored = msgspec.structs.replace(self.stored, collected=collected)
         if collected and all(len(one.values) >= most for one in collected.values()):
@@ -159,22 +176,24 @@ class VersionDrift:
 
     def _take_reference(self, now: float) -> None:
         """Make what was collected the reference of its features."""
+        collected = self.stored.collected
         found = [
-            feature_reference(name, one.role, _column(one))
-            for name, one in self.stored.collected.items()
+            feature_reference(name, one.role, _column(one), times=_times(one))
+            for name, one in collected.items()
         ]
+        times = [time for one in collected.values() for time in one.times]
         had = self.reference
         made = Reference(
             features=[*had.features, *found],
             source=had.source if had.features else WINDOW,
             rows=had.rows if had.features else self.settings.window_rows,
             at=had.at if had.features else now,
+            covers_s=had.covers_s if had.features else max(times) - min(times) if times else 0.0,
         )
         memory = self._watch.memory
         more = [FeatureCounts()] * len(found)
         blocks = [
-            Block(number=block.number, rows=block.rows, counts=[*block.counts, *more])
-            for block in memory.blocks
+            msgspec.structs.replace(block, counts=[*block.counts, *more]) for block in memory.blocks
         ]
         self.stored = msgspec.structs.replace(self.stored, collected={})
         self._start(made, msgspec.structs.replace(memory, blocks=blocks))
@@ -184,6 +203,12 @@ def inputs_only(reference: Reference) -> Reference:
     """What another version of the model can go on with: callers send what they sent before."""
     kept: list[FeatureReference] = [one for one in reference.features if one.bins.role == INPUT]
     return msgspec.structs.replace(reference, features=kept)
+
+
+def _times(collected: Collected) -> Array | None:
+    """Of the values; None where an older version took some of them."""
+    is_whole = len(collected.times) == len(collected.values)
+    return np.array(collected.times, dtype=np.float64) if is_whole else None
 
 
 def _column(collected: Collected) -> Array:

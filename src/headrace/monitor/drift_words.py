@@ -1,11 +1,9 @@
-"""What moved, in words? The share that speaks most against "nothing has drifted"."""
+"""Words for a drift: the share that speaks most against "nothing has drifted"."""
 
 from typing import Final
 
-import numpy as np
-
-from headrace.monitor.drift_evidence import Nulls, strongest
-from headrace.monitor.drift_reference import FeatureReference
+from headrace.monitor.drift_evidence import Nulls, Spans, expected, strongest
+from headrace.monitor.drift_reference import FeatureReference, events
 from headrace.observe.feature_counts import FeatureCounts, FeatureKind
 
 VIOLATIONS: Final = {
@@ -17,16 +15,24 @@ VIOLATIONS: Final = {
 """What may be wrong with values, in the order of the bets on it."""
 
 
-def why(one: FeatureReference, nulls: Nulls, counts: FeatureCounts) -> str:
-    """Which share is other than in the reference; of a feature that has drifted."""
+def why(one: FeatureReference, nulls: Nulls, live: Spans) -> str:
+    """Which share is other than in the reference; of a feature that has drifted.
+
+    Args:
+        nulls: Of the span.
+        live: One span.
+    """
     names = _names(one)
-    bet = strongest(one, nulls, counts)
+    bet = strongest(one, nulls, live)
+    counts = live.counts(0)
     if bet >= 2 * len(names):
         kind = list(VIOLATIONS)[bet - 2 * len(names)]
         was, now, what = ratio(one.counts, kind), ratio(counts, kind), VIOLATIONS[kind]
     else:
         event = bet % len(names)
-        was, now, what = _share(one, one.counts, event), _share(one, counts, event), names[event]
+        was = float(events(one, expected(one, live.hours).bins)[0, event])
+        now = float(events(one, live.bins)[0, event]) / max(counts.valid, 1)
+        what = names[event]
     return f"{now:.1%} {what}, {was:.1%} in the reference"
 
 
@@ -42,11 +48,3 @@ def _names(one: FeatureReference) -> list[str]:
         return [f"below {edge:.4g}" for edge in one.bins.edges]
     # As Python writes them: they are callers' texts, and may hold anything.
     return [*(repr(category) for category in one.bins.categories), "other than known"]
-
-
-def _share(one: FeatureReference, counts: FeatureCounts, event: int) -> float:
-    if not counts.valid:
-        return 0.0
-    bins = np.array(counts.bins) / counts.valid
-    shares = np.cumsum(bins) if one.bins.kind is FeatureKind.NUMBERS else bins
-    return float(shares[event])

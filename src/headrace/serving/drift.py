@@ -77,7 +77,8 @@ class DriftSampler:
         started = self._clock()
         taken = counter.taken()
         self._spend(started)
-        return msgspec.structs.replace(taken, skipped=skipped)
+        age_s = started - counter.since
+        return msgspec.structs.replace(taken, skipped=skipped, age_s=age_s)
 
     def wrap(self, handler: Handler) -> Handler:
         """`handler` of an inference, so that some of its outcomes are seen."""
@@ -95,7 +96,8 @@ class DriftSampler:
         """Count one request and its answer."""
         started = self._clock()
         if self._counter is None:
-            self._counter = _Counter.following(self._plan, self._state.model.signature)
+            signature = self._state.model.signature
+            self._counter = _Counter.following(self._plan, signature, since=started)
         self._counter.add(exchange.request.inputs, response.outputs)
         request_id = exchange.headers.get(b"x-request-id")
         if self._plan.labels and request_id is not None:
@@ -148,6 +150,7 @@ class _Counter:
     features: tuple[TensorFeatures, ...]
     bins: dict[str, FeatureBins]
     prediction: PredictionCounter
+    since: float
     _counts: dict[str, FeatureCounts] = field(default_factory=dict)
     _values: dict[str, FeatureValues] = field(default_factory=dict)
     _waiting: dict[str, list[Array]] = field(default_factory=dict)
@@ -156,7 +159,7 @@ class _Counter:
     _seen: int = 0
 
     @classmethod
-    def following(cls, plan: DriftPlan, signature: ModelSignature) -> "_Counter":
+    def following(cls, plan: DriftPlan, signature: ModelSignature, *, since: float) -> "_Counter":
         """A counter of what `plan` asks for."""
         bins = {one.name: one for one in plan.bins}
         return cls(
@@ -164,6 +167,7 @@ class _Counter:
             features=features_of(signature),
             bins=bins,
             prediction=PredictionCounter(signature, plan.output),
+            since=since,
         )
 
     def add(self, inputs: Tensors, outputs: Tensors) -> None:

@@ -46,7 +46,7 @@ class DriftTaken(msgspec.Struct, frozen=True, kw_only=True):
 
     `counts`: in the order of the plan's bins. `values`: of features without bins. `answers`: for
     labels, if the plan says so. `seen`: requests that were looked at. `skipped`: those that came
-    while the time for looking was used up.
+    while the time for looking was used up. `age_s`: seconds since the first of them was counted.
     """
 
     key: str = ""
@@ -55,3 +55,4 @@ class DriftTaken(msgspec.Struct, frozen=True, kw_only=True):
     answers: list[SeenAnswer] = []
     seen: int = 0
     skipped: int = 0
+    age_s: float = 0.0

@@ -1,13 +1,14 @@
 """Training data becomes a sketch, and what is known of drift becomes a table."""
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from headrace.cli.drift import _row, headline, live_lines, sketch
-from headrace.cli.read_table import _arrow_column, read_tensors
+from headrace.cli.drift import _row, headline, hours_text, live_lines, sketch
+from headrace.cli.read_table import _arrow_column, read_tensors, read_times
 from headrace.control.drift_files import DriftFiles
 from headrace.core import (
     Datatype,
@@ -166,6 +167,62 @@ def test_a_sketch_names_features_as_replicas_do_and_labels_them_as_the_file(tmp_
     bins = [one["bins"] for one in made["features"]]
     assert [(one["name"], one["label"]) for one in bins] == [("x[0]", "age"), ("x[1]", "income")]
     assert (made["source"], made["rows"]) == ("data", 200)
+
+
+def test_times_are_no_input_and_two_days_of_them_make_hours(tmp_path: Path) -> None:
+    moments = [f"2026-11-{20 + i // 48:02}T{i // 2 % 24:02}:{i % 2 * 30:02}:00" for i in range(150)]
+    lines = [f"{i},{moment},{i % 9}.5" for i, moment in enumerate(moments)]
+    path = csv_file(tmp_path, "a,when,b", *lines)
+
+    hourly = sketch(path, TABLE, time_column="when")
+    plain = sketch(csv_file(tmp_path, "a,b", *(f"{i},{i}" for i in range(150))), TABLE)
+
+    assert [one["bins"]["label"] for one in hourly["features"]] == ["a", "b"]
+    assert hourly["covers_s"] == 149 * 1800.0
+    assert [sum(hour) for hour in hourly["features"][0]["hours"]][:4] == [8, 8, 8, 6]
+    assert (plain["covers_s"], plain["features"][0]["hours"]) == (0.0, [])
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [["2026-11-29", "soon"], ["1", ""], ["1", "1764430000000"]],
+    ids=["text", "missing", "milliseconds"],
+)
+def test_what_is_no_time_is_refused(tmp_path: Path, cells: list[str]) -> None:
+    with pytest.raises(InvalidArgumentError, match="row 2: column 't' holds no time; write ISO"):
+        read_times(csv_file(tmp_path, "t,a", *(f"{cell},1" for cell in cells)), "t")
+
+
+def test_times_are_texts_numbers_and_moments(tmp_path: Path) -> None:
+    moment = datetime(2026, 11, 29, 16, tzinfo=UTC)
+    texts = csv_file(tmp_path, "t", "2026-11-29T16:00:00", "2026-11-29T17:00:00+01:00")
+    array = tmp_path / "t.npz"
+    np.savez(array, t=np.array(["2026-11-29T16:00:00"], "datetime64[ns]"), x=np.zeros((1, 2)))
+
+    assert read_times(texts, "t").tolist() == [moment.timestamp()] * 2
+    assert read_times(array, "t").tolist() == [moment.timestamp()]
+    assert read_tensors(array, TABLE, without="t")[0].keys() == {"x"}
+    assert _arrow_column(Column(moment, moment.replace(tzinfo=None), moment.date())).tolist() == [
+        moment.timestamp(),
+        moment.timestamp(),
+        moment.timestamp() - 16 * 3600,
+    ]
+    with pytest.raises(InvalidArgumentError, match="has no column 'when' of times: t"):
+        read_times(texts, "when")
+
+
+@pytest.mark.parametrize(
+    ("is_hourly", "covers_s", "text"),
+    [
+        (True, 2e5, "of the same hour of the day"),
+        (False, None, "the rows have no times"),
+        (False, 7200.0, "the rows cover 2.0 h, and it takes 48 h"),
+    ],
+)
+def test_it_is_said_whether_hours_are_told_apart(
+    *, is_hourly: bool, covers_s: float | None, text: str
+) -> None:
+    assert text in hours_text({"is_hourly": is_hourly, "covers_s": covers_s})
 
 
 def test_a_model_that_takes_one_row_has_a_sketch_too(tmp_path: Path) -> None:

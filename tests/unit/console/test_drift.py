@@ -22,12 +22,21 @@ FEATURE = FeatureView(
     missing_ratio=0.0,
     out_of_range_ratio=0.0,
     type_violation_ratio=0.0,
+    design_effect=1.0,
     since=None,
     why="",
     label="",
 )
 DRIFTED = replace(FEATURE, state="drifted", evidence=9.2, label="amount", why="24 % below 0.4")
-REFERENCE = ReferenceView(source="data", rows=9, at=None, collected_rows=0, window_rows=0)
+REFERENCE = ReferenceView(
+    source="data",
+    rows=9,
+    at=None,
+    collected_rows=0,
+    window_rows=0,
+    covers_s=None,
+    is_hourly=False,
+)
 
 
 def found(*features: FeatureView, state: str = "ok", live: tuple[LiveScore, ...] = ()) -> DriftView:

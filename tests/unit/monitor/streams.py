@@ -7,15 +7,22 @@ import numpy as np
 from headrace.core import Array
 from headrace.core.drift_settings import DriftSettings
 from headrace.monitor.drift import FeatureReport, FeatureState, Watch
-from headrace.monitor.drift_reference import Reference, feature_reference
+from headrace.monitor.drift_reference import (
+    DATA,
+    WINDOW,
+    FeatureReference,
+    Reference,
+    feature_reference,
+)
 from headrace.observe.feature_counts import count_columns
+
+DAY_S = 86_400.0
 
 
 def a_watch(columns: Iterable[Array], **settings: float) -> Watch:
-    """A watch of inputs `x[0]`, `x[1]`, ... whose reference these values are."""
-    features = [feature_reference(f"x[{i}]", "input", column) for i, column in enumerate(columns)]
-    told = DriftSettings(**settings)  # type: ignore[arg-type]  # whole numbers come as such
-    return Watch(reference=Reference(features=features), settings=told)
+    """A watch of inputs `x[0]`, `x[1]`, ... whose first window these values are."""
+    own = DriftSettings(**settings)  # type: ignore[arg-type]  # whole numbers come as such
+    return Watch(reference=window_of(np.stack(list(columns), axis=1)), settings=own)
 
 
 def see(watch: Watch, table: Array, *, step: int = 100) -> list[FeatureReport]:
@@ -34,3 +41,52 @@ def states(watch: Watch) -> dict[str, FeatureState]:
 
 def normal(rows: int, features: int = 1, seed: int = 0) -> Array:
     return np.random.default_rng(seed).normal(size=(rows, features))
+
+
+def autoregressive(
+    rows: int, coefficient: float, random: np.random.Generator, *, features: int = 1
+) -> Array:
+    """AR(1) rows of variance 1, `[rows, features]`; independent ones where `coefficient` is 0."""
+    noise = random.normal(size=(rows, features))
+    table = np.empty_like(noise)
+    table[0] = noise[0]
+    for row in range(1, rows):
+        table[row] = coefficient * table[row - 1] + noise[row] * (1 - coefficient**2) ** 0.5
+    return table
+
+
+def swing(times: Array, height: float) -> Array:
+    """What the hour of the day adds, `[rows, 1]`; highest at 6 in the morning."""
+    moved: Array = height * np.sin(2 * np.pi * times / DAY_S)[:, None]
+    return moved
+
+
+def window_of(table: Array) -> Reference:
+    """The reference that first requests make, 25 a second."""
+    times = np.arange(len(table)) / 25.0
+    return Reference(features=_features(table, times), source=WINDOW, rows=len(table))
+
+
+def data_of(table: Array, times: Array | None = None) -> Reference:
+    """The reference that given data make."""
+    return Reference(features=_features(table, times), source=DATA, rows=len(table))
+
+
+def _features(table: Array, times: Array | None) -> list[FeatureReference]:
+    return [
+        feature_reference(f"x[{i}]", "input", column, times=times)
+        for i, column in enumerate(table.T)
+    ]
+
+
+def rows_until_named(
+    reference: Reference, table: Array, times: Array | None = None, *, step: int = 50
+) -> int | None:
+    """Rows until a watch that is looked at every `step` rows names a feature; None for never."""
+    watch = Watch(reference=reference, settings=DriftSettings())
+    bins = [one.bins for one in reference.features]
+    times = np.arange(len(table)) / 25.0 if times is None else times
+    for end in range(step, len(table) + 1, step):
+        if watch.add(count_columns(table[end - step : end], bins), now=float(times[end - 1])):
+            return end
+    return None

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from headrace.core import Array
-from headrace.monitor.drift_evidence import log_evidence, nulls_of
+from headrace.monitor.drift_evidence import Spans, log_evidence, nulls_of
 from headrace.monitor.drift_reference import feature_reference
 from headrace.observe.feature_counts import FeatureCounts, count_column
 
@@ -14,7 +14,7 @@ from headrace.observe.feature_counts import FeatureCounts, count_column
 def evidence(reference: Array, live: Array, *, margin: float = 0.1, wrong: float = 0.02) -> float:
     one = feature_reference("x", "input", reference)
     nulls = nulls_of(one, alpha=0.001, margin=margin, violations_margin=wrong)
-    return float(log_evidence(one, nulls, [count_column(live, one.bins)])[0])
+    return float(log_evidence(one, nulls, Spans.of(one, [count_column(live, one.bins)]))[0])
 
 
 def test_evidence_grows_with_the_difference_and_the_rows() -> None:
@@ -51,7 +51,7 @@ def test_the_mean_capital_stays_what_it_was_at_the_worst_that_is_allowed() -> No
     one = feature_reference("x", "input", random.normal(size=3000))
     nulls = nulls_of(one, alpha=0.001, margin=0.05, violations_margin=0.02)
     edges = len(one.bins.edges)
-    worst = nulls.largest[edges // 2]  # so many below the middle edge, the rest far above
+    worst = nulls.largest[0, edges // 2]  # so many below the middle edge, the rest far above
     rows = 40
     below = random.binomial(rows, worst, size=4000)
     streams = []
@@ -60,9 +60,9 @@ def test_the_mean_capital_stays_what_it_was_at_the_worst_that_is_allowed() -> No
         bins[edges // 2], bins[edges // 2 + 1] = int(count), rows - int(count)
         streams.append(FeatureCounts(rows=rows, bins=bins))
     middle = np.zeros_like(nulls.largest)
-    middle[edges // 2] = 1
+    middle[0, edges // 2] = 1
     only = type(nulls)(largest=np.where(middle == 1, nulls.largest, 1.0), of_valid=nulls.of_valid)
 
-    capital = np.exp(log_evidence(one, only, streams))
+    capital = np.exp(log_evidence(one, only, Spans.of(one, streams)))
 
     assert capital.mean() == pytest.approx(1.0, abs=0.02)

@@ -82,6 +82,27 @@ def test_what_was_counted_stays_when_more_features_get_their_reference() -> None
     assert (one.reference.source, one.reference.rows) == ("data", 2000)
 
 
+def test_a_window_that_takes_two_days_knows_their_hours() -> None:
+    one, short = window(200), window(200)
+    for hour in range(50):
+        one.add([], [values("x", *normal(4, 1, hour)[:, 0])], now=hour * 3600.0)
+        short.add([], [values("x", *normal(4, 1, hour)[:, 0])], now=hour * 60.0)
+
+    assert (one.reference.is_hourly, one.reference.covers_s) == (True, 49 * 3600.0)
+    assert [sum(hour) for hour in one.reference.features[0].hours][:3] == [12, 12, 8]
+    assert (short.reference.is_hourly, short.reference.covers_s) == (False, 49 * 60.0)
+
+
+def test_a_window_that_an_older_version_began_has_no_times() -> None:
+    one = window(4)
+    one.stored = Stored(collected={"x": Collected(role="input", is_text=False, values=[0.1, 0.2])})
+
+    one.add([], [values("x", 0.3, 0.4)], now=9.0)
+
+    assert one.reference.features[0].counts.rows == 4
+    assert (one.reference.features[0].effect, one.reference.is_hourly) == (0.0, False)
+
+
 def test_values_of_what_has_a_reference_are_not_kept() -> None:
     one = window(5, reference=given("x"))
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from headrace.core import Array
-from headrace.monitor.drift_evidence import nulls_of
+from headrace.monitor.drift_evidence import Spans, nulls_of
 from headrace.monitor.drift_reference import feature_reference
 from headrace.monitor.drift_words import why
 from headrace.observe.feature_counts import count_column
@@ -12,7 +12,7 @@ from headrace.observe.feature_counts import count_column
 def said(reference: Array, live: Array) -> str:
     one = feature_reference("x", "input", reference)
     nulls = nulls_of(one, alpha=0.001, margin=0.1, violations_margin=0.02)
-    return why(one, nulls, count_column(live, one.bins))
+    return why(one, nulls, Spans.of(one, [count_column(live, one.bins)]))
 
 
 def texts(*found: str) -> Array:

@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from headrace.core import InferResponse
 from headrace.monitor.drift_reference import feature_reference
 from headrace.observe.feature_counts import FeatureBins
 from headrace.serving.application import Application
@@ -94,6 +95,19 @@ async def test_what_was_taken_is_not_taken_again() -> None:
     await take(application)
 
     assert await take(application) == DriftTaken(key="k")
+
+
+async def test_the_age_of_what_was_taken_is_told() -> None:
+    now = [100.0]
+    state = a_state()
+    load(state, a_model())
+    sampler = DriftSampler(state, clock=lambda: now[0])
+    sampler.follow(PLAN)
+    exchange = await infer(an_application(), (0.5, 2))
+    sampler.look(exchange, InferResponse(model_name="m", outputs={}))
+    now[0] = 107.0
+
+    assert (sampler.take().age_s, sampler.take().age_s) == (7.0, 0.0)
 
 
 async def test_refused_requests_and_shadows_do_not_count() -> None:
