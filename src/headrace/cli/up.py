@@ -80,6 +80,28 @@ def up(
         int | None,
         typer.Option("--replicas", min=1, help="Copies of a model file.", show_default="1"),
     ] = None,
+    slo_p99: Annotated[
+        str | None,
+        typer.Option(
+            "--slo-p99",
+            metavar="DURATION",
+            help="The latency that 99 of 100 requests of a model file are promised, such as 150ms "
+            "or 0.15s (`slo.latency_s` of the spec). With --max-replicas, copies are added when "
+            "p99 exceeds it.",
+            show_default="none",
+        ),
+    ] = None,
+    max_replicas: Annotated[
+        int | None,
+        typer.Option(
+            "--max-replicas",
+            min=1,
+            max=1024,
+            help="Scale the copies of a model file by load, from 1 to so many "
+            "(`autoscale.max_replicas` of the spec).",
+            show_default="their number stays",
+        ),
+    ] = None,
     host: Host = None,
     http_port: Annotated[
         int | None,
@@ -221,6 +243,8 @@ def up(
 
         headrace up model.onnx
 
+        headrace up model.onnx --slo-p99 150ms --max-replicas 4
+
         headrace up headrace.yaml --detach
 
         headrace up models/ --name fraud --replicas 2 --http-port 9000
@@ -233,7 +257,13 @@ def up(
     from headrace.registry import check_artifacts_url
 
     document = document_for(
-        target, name=name, replicas=replicas, home=home, has_state=bool(state_url)
+        target,
+        name=name,
+        replicas=replicas,
+        slo_p99=slo_p99,
+        max_replicas=max_replicas,
+        home=home,
+        has_state=bool(state_url),
     )
     if allow_code and document is not None:
         document = with_code(document)

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from headrace.cli.up_document import document_for
 from tests.e2e.control.system import System, replicas
-from tests.e2e.scaling.conftest import load_on, write_model
+from tests.e2e.scaling.conftest import DOCUMENT, load_on, write_model
 
 pytestmark = pytest.mark.e2e
 
@@ -17,6 +18,11 @@ QUICK = {
     "panic_window_s": 2.0,
     "scale_down_delay_s": 3.0,
 }
+
+
+SLO_S = 0.15
+RECOVERED_S = 0.4
+"""Less than a queue of one copy makes of it, and far more than the SLO on a quiet machine."""
 
 
 def slow(path: Path, **more: Any) -> dict[str, Any]:
@@ -32,18 +38,46 @@ def scale_events(system: System) -> list[Any]:
     return [event for event in found["events"] if event["kind"] == "scale"]
 
 
-def test_copies_come_with_the_load_and_go_after_it(system: System, slow_model: Path) -> None:
-    system.start(slow(slow_model))
+def slowest(system: System, requests: int = 40) -> float:
+    """Seconds that the slowest but one of some requests in turn took."""
+    took = []
+    for _ in range(requests):
+        started = time.monotonic()
+        assert system.infer("slow", DOCUMENT)[0] == 200
+        took.append(time.monotonic() - started)
+    return sorted(took)[-2]
+
+
+def test_copies_come_when_p99_exceeds_the_slo_and_go_after_the_load(
+    system: System, slow_model: Path
+) -> None:
+    """As `headrace up MODEL --slo-p99 150ms --max-replicas 4` says, with shorter windows."""
+    document = document_for(
+        slow_model,
+        name="slow",
+        replicas=None,
+        slo_p99="150ms",
+        max_replicas=4,
+        home=system.home,
+    )
+    assert document is not None
+    (endpoint,) = document["endpoints"]
+    system.start({**endpoint, "autoscale": {**QUICK, **endpoint["autoscale"]}})
     system.wait_ready()
 
     with load_on(system, rate=45.0).flowing() as load:
-        # 45 a second x 0.05 s: 2.3 copies all the time, so four that are busy 70 % at most.
-        system.wait_for(lambda status: ready(status) >= 4, 40.0)
-        time.sleep(3.0)
+        # 45 a second x 0.05 s: 2.3 copies all the time; one has a queue that grows.
+        time.sleep(1.0)
+        overloaded = slowest(system, 3)
+        system.wait_for(lambda status: ready(status) >= 3, 60.0)
+        deadline = time.monotonic() + 60.0
+        while (recovered := slowest(system)) > RECOVERED_S:
+            assert time.monotonic() < deadline, recovered
         held = ready(system.status())
     after = system.wait_for(lambda status: len(replicas(status, "slow")) == 1, 60.0)
 
-    assert held == 4
+    assert overloaded > SLO_S
+    assert held in {3, 4}
     assert ready(after) == 1
     assert load.failures == 0
     assert load.sent > 100

@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,54 @@ def test_a_model_file_is_an_endpoint_of_its_name(tmp_path: Path) -> None:
     }
 
 
+def test_the_rule_in_one_line_is_two_lines_of_the_spec(tmp_path: Path) -> None:
+    file = tmp_path / "fraud.onnx"
+    file.touch()
+    spec = f"""\
+version: 1
+endpoints:
+  - name: fraud
+    model: {file}
+    slo: {{latency_s: 0.15}}
+    autoscale: {{max_replicas: 4}}
+"""
+
+    for text in ("150ms", "0.15s", " 150ms", "150000us"):
+        one_line = document_for(
+            file, name=None, replicas=None, slo_p99=text, max_replicas=4, home=tmp_path
+        )
+        assert one_line is not None
+        assert parse_spec(one_line).document() == parse_spec(spec).document()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("150", "'150' has no unit; write 150ms or 150s"),
+        ("-5ms", "'-5ms' is no duration, such as 50ms"),
+        ("0ms", "'0ms' is no duration, such as 50ms"),
+        ("fast", "'fast' is no duration, such as 50ms"),
+        ("", "'' is no duration, such as 50ms"),
+        ("nanms", "'nanms' is no duration"),
+        ("2d", "'2d': an SLO is less than or equal to 86400 seconds"),
+    ],
+)
+def test_what_is_no_slo_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "model.onnx"
+    file.touch()
+
+    with pytest.raises(typer.BadParameter, match=re.escape(message)):
+        document_for(file, name=None, replicas=None, slo_p99=text, home=tmp_path)
+
+
+def test_fewer_copies_than_it_begins_with_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "model.onnx"
+    file.touch()
+
+    with pytest.raises(typer.BadParameter, match="2 is less than --replicas 3"):
+        document_for(file, name=None, replicas=3, max_replicas=2, home=tmp_path)
+
+
 def test_a_spec_file_keeps_its_meaning(tmp_path: Path) -> None:
     file = tmp_path / "headrace.yaml"
     file.write_text(SPEC)
@@ -107,5 +156,16 @@ def test_flags_that_the_spec_answers_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "headrace.yaml"
     file.write_text(SPEC)
 
-    with pytest.raises(typer.BadParameter, match="a spec file says this itself"):
+    with pytest.raises(typer.BadParameter, match="a spec file says this itself; set `name`"):
         document(file, tmp_path, name="x")
+    with pytest.raises(typer.BadParameter, match=r"set `slo: {latency_s: 0.15}` of the endpoint"):
+        document_for(file, name=None, replicas=None, slo_p99="1s", max_replicas=2, home=tmp_path)
+
+
+def test_flags_without_a_model_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "state.json").write_text("{}")
+
+    with pytest.raises(typer.BadParameter, match="what ran last goes on as it was") as refused:
+        document_for(None, name=None, replicas=None, max_replicas=2, home=tmp_path)
+
+    assert refused.value.param_hint == "--max-replicas"
