@@ -34,6 +34,7 @@ from headrace.core import (
     FailedPreconditionError,
     InvalidArgumentError,
     NotFoundError,
+    PayloadTooLargeError,
 )
 from headrace.registry import Registry
 
@@ -423,22 +424,25 @@ def _read_archive(path: Path, target: Path | None, tell: Tell) -> BackupManifest
     size = _size_of(path)
     files: dict[str, BackupFile] = {}
     manifest = bytearray()
-    with path.open("rb") as stream:
-        for parts, member in plain_files(stream, max_bytes=size, ignores_case=False):
-            name = "/".join(parts)
-            if name in files:
-                raise InvalidArgumentError(f"{path} holds {name!r} twice")
-            reading = _Hashing(content_of(stream, member))
-            if name == _MANIFEST:
-                if member.size > _MAX_MANIFEST_BYTES:
-                    raise InvalidArgumentError(f"{path} has a manifest of {member.size} bytes")
-                manifest += b"".join(reading)
-            elif target is None:
-                collections.deque(reading, maxlen=0)
-            else:
-                write_file(target.joinpath(*parts), reading, name=member.name)
-            files[name] = BackupFile(size=member.size, sha256=reading.digest.hexdigest())
-            tell("checking the backup" if target is None else "restoring", stream.tell(), size)
+    try:
+        with path.open("rb") as stream:
+            for parts, member in plain_files(stream, max_bytes=size, ignores_case=False):
+                name = "/".join(parts)
+                if name in files:
+                    raise InvalidArgumentError(f"{path} holds {name!r} twice")
+                reading = _Hashing(content_of(stream, member))
+                if name == _MANIFEST:
+                    if member.size > _MAX_MANIFEST_BYTES:
+                        raise InvalidArgumentError(f"{path} has a manifest of {member.size} bytes")
+                    manifest += b"".join(reading)
+                elif target is None:
+                    collections.deque(reading, maxlen=0)
+                else:
+                    write_file(target.joinpath(*parts), reading, name=member.name)
+                files[name] = BackupFile(size=member.size, sha256=reading.digest.hexdigest())
+                tell("checking the backup" if target is None else "restoring", stream.tell(), size)
+    except PayloadTooLargeError as error:  # a file that is larger than the archive
+        raise InvalidArgumentError(f"{path} is no whole tar archive: its end is missing") from error
     return _checked_manifest(path, bytes(manifest), files)
 
 
