@@ -65,6 +65,11 @@ JOB_REASONS: Final[Mapping[str, str]] = {
     "JobTooLarge": "A try took more than `memory_limit` and was ended; another follows, or none.",
     "JobLate": "No run has succeeded `late_after_s` after a moment.",
 }
+FAULT_REASONS: Final[Mapping[str, str]] = {
+    "Waits": "Looking after an object failed, and it waits; all others go on. The message names it "
+    "and the reason, the log has the traceback.",
+    "GoesOn": "The cause is gone.",
+}
 STREAM_REASONS: Final[Mapping[str, str]] = {
     "StreamRunning": "A stream runs: all of its workers are members of its group.",
     "StreamPaused": "It takes no records, as it was told.",
@@ -116,6 +121,7 @@ def _events() -> Iterator[tuple[str, str, str]]:
     yield from (("drift", reason, text) for reason, text in DRIFT_REASONS.items())
     yield from (("features", reason, text) for reason, text in FEATURES_REASONS.items())
     yield from (("job", reason, text) for reason, text in JOB_REASONS.items())
+    yield from (("fault", reason, text) for reason, text in FAULT_REASONS.items())
     yield from (("stream", reason, text) for reason, text in STREAM_REASONS.items())
     for reason, text in meanings(Reason).items():
         yield "scale", reason, text or _SCALE_MEANINGS[reason]

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import inspect
+from sqlalchemy import insert, inspect, update
 
 from headrace.control.desired import DesiredState
 from headrace.control.state import home_url, open_store, references_in
@@ -18,7 +18,14 @@ from headrace.control.state.opening import open_sql_store
 from headrace.control.state.retention import Bounds
 from headrace.control.state.schema import NEWEST, migrate
 from headrace.control.state.sql_store import SqlStore
-from headrace.control.state.tables import ALERT_NOTICES, ALERTS, METADATA, SILENCES
+from headrace.control.state.tables import (
+    ALERT_NOTICES,
+    ALERTS,
+    ANSWERS,
+    METADATA,
+    SILENCES,
+    UNIT_REWARDS,
+)
 from headrace.control.store import Assignment, Feedback, QuotaUse, UnitReward
 from headrace.core import ConflictError, FailedPreconditionError, InvalidArgumentError
 from headrace.rollout.readings import RewardSums
@@ -315,10 +322,29 @@ def test_rewards_are_summed_up_by_arm(store: SqlStore) -> None:
     assert store.reward_sums("r2") == {}
 
 
-@pytest.mark.parametrize("reward", [float("nan"), float("inf")])
-def test_a_reward_is_a_finite_number(store: SqlStore, reward: float) -> None:
-    with pytest.raises(InvalidArgumentError, match="no finite number"):
+@pytest.mark.parametrize("reward", [float("nan"), float("inf"), 1e308, -1e308, 1.1e12])
+def test_reward_beyond_its_limit_is_refused(store: SqlStore, reward: float) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"not within -1e\+12"):
         store.add_feedback(rewarded("q1", reward))
+
+
+@pytest.mark.parametrize("absurd", [1e308, -1e308, 1.1e12])
+def test_absurd_reward_of_an_earlier_version_is_left_out_with_a_count(
+    store: SqlStore, url: str, absurd: float
+) -> None:
+    """Of a unit that is counted already, and of an answer that still waits for its assignment."""
+    for unit, reward in (("u1", 1.0), ("u2", 2.0), ("u3", 0.0)):
+        store.add_assignments([assigned(f"q-{unit}", unit=unit)])
+        store.add_feedback(rewarded(f"q-{unit}", reward))
+    with Database(url).writing("store what an earlier version took") as connection:
+        connection.execute(
+            update(UNIT_REWARDS).where(UNIT_REWARDS.c.unit == "u3").values(total=absurd)
+        )
+        connection.execute(insert(ANSWERS).values(request_id="late", at=1.0, reward=absurd))
+    store.add_assignments([assigned("late", unit="u1")])
+
+    (sums,) = store.reward_sums("r1").values()
+    assert (sums.units, sums.mean, sums.squares, sums.left_out) == (2, 1.5, 0.5, 1)
 
 
 def test_text_that_a_database_refuses_is_mended_the_same_way_everywhere(store: SqlStore) -> None:

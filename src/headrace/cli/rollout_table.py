@@ -63,6 +63,8 @@ def headline(status: Document, *, now: float) -> "Text":
     )
     if status["reason"]:
         text.append(f"\n{status['reason']}")
+    if status.get("problem"):
+        text.append(f"\n{status['problem']}", style="red")
     return text
 
 

@@ -249,6 +249,10 @@ def _troubles(document: dict[str, Any]) -> list[str]:
 
     lines = gateway_troubles(document)
     lines += [
+        f"{fault['kind']} '{fault['name']}' waits: {fault['message']}"
+        for fault in document.get("faults", [])
+    ]
+    lines += [
         f"feature view '{view['name']}': cannot be materialized ({view['failures']} times): "
         f"{view['message']}"
         for view in document.get("features", [])

@@ -6,6 +6,7 @@ from typing import Final
 
 from headrace.autoscale import Recommendation, recommend
 from headrace.control.aims import Aims
+from headrace.control.faults import Faults
 from headrace.control.observed import Phase, Replica
 from headrace.control.reports import Reports
 from headrace.control.scaling_signals import ArmMeter
@@ -25,6 +26,7 @@ class Advisor:
     aims: Aims
     reports: Reports
     clock: Clock
+    faults: Faults = field(default_factory=Faults)
     _meters: dict[tuple[str, str], ArmMeter] = field(default_factory=dict)
     _asked_at: float = -math.inf
 
@@ -54,12 +56,14 @@ class Advisor:
                 ready.setdefault(replica.revision_id, []).append(replica.name)
         for key, revision_id in arms.items():
             names = ready.get(revision_id, [])
-            self._meters[key].signals(
-                names,
-                {name: self.reports.latest(name) for name in names},
-                _SETTINGS,
-                now=self.clock.now(),
-                monotonic=self.clock.monotonic(),
-                starting=0,
-                held=0,
-            )
+            with self.faults.contain("advice", key[0]):
+                self._meters[key].signals(
+                    names,
+                    {name: self.reports.latest(name) for name in names},
+                    _SETTINGS,
+                    now=self.clock.now(),
+                    monotonic=self.clock.monotonic(),
+                    starting=0,
+                    held=0,
+                )
+        self.faults.keep_only("advice", [endpoint for endpoint, _ in arms])

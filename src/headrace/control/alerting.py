@@ -8,6 +8,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
+from headrace.control.faults import LOOP, Faults
 from headrace.control.metrics import Labels, gauge
 from headrace.control.store import Event
 from headrace.core import Clock, HeadraceError
@@ -93,6 +94,7 @@ class Alerting:
     tell: Callable[[Sequence[Alert]], None]
     save: Callable[[Sequence[Alert], Sequence[Key]], Awaitable[None]]
     clock: Clock
+    faults: Faults = field(default_factory=Faults)
     _alerts: dict[Key, Alert] = field(default_factory=dict)
     _kept: dict[Key, _Kept] = field(default_factory=dict)
     _spec: Mapping[str, Any] | None = None
@@ -130,7 +132,8 @@ class Alerting:
     async def run(self) -> None:
         """Look until cancelled."""
         while True:
-            await self.look()
+            with self.faults.contain(LOOP, "alerts"):
+                await self.look()
             await asyncio.sleep(_LOOK_S)
 
     async def look(self) -> None:
@@ -138,7 +141,10 @@ class Alerting:
         facts = await self.facts()
         now = self.clock.now()
         promises = self._promises()
-        findings = [*self._system_findings(facts), *self._stream_findings(facts)]
+        findings = [*self._system_findings(facts)]
+        for stream_promise in self._streams:
+            with self.faults.contain("alerts", stream_promise.stream):
+                findings += self._stream_findings(stream_promise, facts)
         turn = self._turn % len(promises) if promises else 0
         spent_s = 0.0
         for number, objective in enumerate((*promises[turn:], *promises[:turn])):
@@ -146,10 +152,12 @@ class Alerting:
                 await asyncio.sleep(0)
             began = self.clock.monotonic()
             has_turn = spent_s < _WORK_S
-            findings += self._endpoint_findings(objective, facts, now, has_turn=has_turn)
+            with self.faults.contain("alerts", objective.endpoint):
+                findings += self._endpoint_findings(objective, facts, now, has_turn=has_turn)
             spent_s += self.clock.monotonic() - began
             if has_turn:
                 self._turn = turn + number + 1
+        findings += self._unreadable(findings)
         before, self._alerts = self._alerts, advance(self._alerts, findings, now=now)
         news = changed(before, self._alerts)
         if news:
@@ -162,6 +170,8 @@ class Alerting:
         if spec is not self._spec:
             self._spec, self._objectives = spec, objectives_of(spec)
             self._streams = stream_promises_of(spec)
+            names = [one.endpoint for one in self._objectives]
+            self.faults.keep_only("alerts", [*names, *(one.stream for one in self._streams)])
             self._kept = {}  # a promise may be another
         return self._objectives
 
@@ -176,22 +186,39 @@ class Alerting:
                 keep_firing_for_s=kind.keep_firing_for_s,
             )
 
-    def _stream_findings(self, facts: Facts) -> Iterator[Finding]:
-        """What is bad of streams, or was."""
-        for promise in self._streams:
-            known = facts.streams.get(promise.stream)
-            for kind, condition in _OF_STREAMS:
-                reading = read_stream(condition, promise, known)
-                finding = Finding(
-                    kind=kind,
-                    endpoint="",
-                    stream=promise.stream,
-                    reading=reading,
-                    for_s=kind.for_s,
-                    keep_firing_for_s=kind.keep_firing_for_s,
-                )
-                if finding.key in self._alerts or (reading is not None and reading.is_bad):
-                    yield finding
+    def _stream_findings(self, promise: StreamPromise, facts: Facts) -> Iterator[Finding]:
+        """What is bad of a stream, or was."""
+        known = facts.streams.get(promise.stream)
+        for kind, condition in _OF_STREAMS:
+            reading = read_stream(condition, promise, known)
+            finding = Finding(
+                kind=kind,
+                endpoint="",
+                stream=promise.stream,
+                reading=reading,
+                for_s=kind.for_s,
+                keep_firing_for_s=kind.keep_firing_for_s,
+            )
+            if finding.key in self._alerts or (reading is not None and reading.is_bad):
+                yield finding
+
+    def _unreadable(self, findings: Sequence[Finding]) -> list[Finding]:
+        """Findings without a reading for the alerts of objects that could not be looked at."""
+        kinds, read = {kind.name: kind for kind in LOCAL}, {finding.key for finding in findings}
+        return [
+            Finding(
+                kind=kinds[alert.name],
+                endpoint=alert.endpoint,
+                stream=alert.stream,
+                reading=None,
+                for_s=0.0,
+                keep_firing_for_s=kinds[alert.name].keep_firing_for_s,
+            )
+            for key, alert in self._alerts.items()
+            if key not in read
+            and alert.name in kinds
+            and self.faults.problem("alerts", alert.endpoint or alert.stream)
+        ]
 
     def _endpoint_findings(
         self, objective: Objective, facts: Facts, now: float, *, has_turn: bool

@@ -21,6 +21,7 @@ from headrace.control.plane import ControlPlane
 from headrace.control.store import Event, Feedback
 from headrace.core import OverloadedError, PermissionDeniedError
 from headrace.core.names import NAME_PATTERN
+from headrace.rollout.readings import REWARD_LIMIT
 
 HEARTBEAT_S: Final = 15.0
 MAX_WATCHERS: Final = 256
@@ -67,7 +68,12 @@ class Reward(BaseModel):
     request_id: str = Field(
         min_length=1, max_length=256, description="The answer's `x-request-id`."
     )
-    reward: float = Field(allow_inf_nan=False, description="Any number: a click, a sum of money.")
+    reward: float = Field(
+        ge=-REWARD_LIMIT,
+        le=REWARD_LIMIT,
+        allow_inf_nan=False,
+        description="A number: a click, a sum of money.",
+    )
     at: float | None = Field(
         default=None,
         ge=0,

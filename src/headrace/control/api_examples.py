@@ -60,6 +60,7 @@ ROLLOUT: Final[dict[str, Any]] = {
     "since": 1764000184.0,
     "duration_s": 184.0,
     "reason": "errors: 5.1 % of 2,040 requests failed on version 4 against 0.1 % of 18,110",
+    "problem": "",
     "actor": "ann@laptop",
     "verdict": {
         "outcome": "roll_back",

@@ -92,7 +92,8 @@ def status_of(plane: ControlPlane, record: RolloutRecord) -> RolloutStatus:
     """The document of a rollout, with all that was counted for it, and what is to be expected."""
     counted = plane.rollout_driver.counted(record)
     expected = None if record.state.phase.is_over else _expected(plane, record, counted)
-    return rollout_status(record, counted=counted, expected=expected)
+    problem = plane.rollout_driver.problem(record)
+    return rollout_status(record, counted=counted, expected=expected, problem=problem)
 
 
 def _expected(
@@ -199,7 +200,9 @@ def add_rollouts(api: FastAPI, plane: ControlPlane) -> None:
         else:
             found = await _stored(plane, caller, endpoint, limit)
         found = [record for record in found if caller.may(Role.VIEWER, record.endpoint)]
-        return answer(RolloutList(rollouts=[rollout_status(record) for record in found]))
+        problem = plane.rollout_driver.problem
+        rows = [rollout_status(record, problem=problem(record)) for record in found]
+        return answer(RolloutList(rollouts=rows))
 
     @api.get(
         "/api/v1/rollouts/{rollout_id}",

@@ -10,6 +10,7 @@ from typing import Any, Final, Protocol
 
 from headrace.control.access.credentials import CredentialKind
 from headrace.control.agents.errors import log_level_of
+from headrace.control.faults import LOOP, Faults
 from headrace.control.keys import known_keys
 from headrace.control.store import Store
 from headrace.control.store_thread import StoreThread
@@ -108,6 +109,7 @@ class CallerPolicy:
     gateway: PolicyTaker
     spec: Callable[[], Mapping[str, Any]]
     next_change: Callable[[], asyncio.Event]
+    faults: Faults = field(default_factory=Faults)
     _error: str = ""
     _is_told: bool = False
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -120,13 +122,15 @@ class CallerPolicy:
         """Follow spec, keys and files until cancelled; after the gateway was opened."""
         while True:
             change = self.next_change()
-            try:
-                await self.apply()
-                self._error = ""
-            except HeadraceError as error:
-                if str(error) != self._error:
-                    _LOG.log(log_level_of(error), "cannot tell the gateway who may call: %s", error)
-                self._error = str(error)
+            with self.faults.contain(LOOP, "callers"):
+                try:
+                    await self.apply()
+                    self._error = ""
+                except HeadraceError as error:
+                    if str(error) != self._error:
+                        level = log_level_of(error)
+                        _LOG.log(level, "cannot tell the gateway who may call: %s", error)
+                    self._error = str(error)
             await asyncio.sleep(_PAUSE_S)
             try:
                 async with asyncio.timeout(_LOOK_AGAIN_S):

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from headrace.control.faults import LOOP, Faults
 from headrace.control.metrics import gauge
 from headrace.control.pem_files import Pem, PemFiles, PemWatch
 from headrace.control.store import Event
@@ -55,6 +56,7 @@ class Certificates:
     emit: Emit = field(default=lambda _events: _nothing())
     on_first: Callable[[str], Awaitable[None]] = field(default=lambda _name: _nothing())
     """Called when there is something good of a name of which there was none when it was kept."""
+    faults: Faults = field(default_factory=Faults)
     _kept: dict[str, _Kept] = field(default_factory=dict)
 
     def keep(self, watch: PemWatch, deliver: Deliver) -> None:
@@ -87,11 +89,13 @@ class Certificates:
         """Look until cancelled."""
         while True:
             await asyncio.sleep(_LOOK_S)
-            for name in await asyncio.to_thread(self._due, dict(self._kept)):
-                was_in_force = self.is_in_force(name)
-                await self.look(name)
-                if self.is_in_force(name) and not was_in_force:
-                    await self.on_first(name)
+            with self.faults.contain(LOOP, "certificates"):
+                for name in await asyncio.to_thread(self._due, dict(self._kept)):
+                    with self.faults.contain("certificate", name):
+                        was_in_force = self.is_in_force(name)
+                        await self.look(name)
+                        if self.is_in_force(name) and not was_in_force:
+                            await self.on_first(name)
 
     def _due(self, kept: Mapping[str, _Kept]) -> list[str]:
         """Those to look at; all are asked for in one thread, as a slow disk must stop nothing."""

@@ -14,6 +14,7 @@ import msgspec
 from headrace.control.aims import Aims
 from headrace.control.desired import DesiredArm, DesiredEndpoint
 from headrace.control.drift_files import DriftFiles, EndpointDrift
+from headrace.control.faults import LOOP, Faults
 from headrace.control.fetch import fetch
 from headrace.control.labels import LabelStore
 from headrace.control.metrics import Labels, gauge
@@ -104,6 +105,7 @@ class DriftKeeper:
     clock: Clock
     emit: Emit
     call: Call = call_replica
+    faults: Faults = field(default_factory=Faults)
     _kept: dict[str, _Kept] = field(default_factory=dict)
     _saved_at: float = 0.0
     _asking: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
@@ -112,7 +114,8 @@ class DriftKeeper:
         """Ask and judge until cancelled."""
         try:
             while True:
-                await self.look()
+                with self.faults.contain(LOOP, "drift"):
+                    await self.look()
                 await asyncio.sleep(_EVERY_S)
         finally:
             self._save()
@@ -131,6 +134,7 @@ class DriftKeeper:
             del self._kept[gone]
             if gone not in desired:
                 self.files.forget(gone)
+        self.faults.keep_only("drift", [endpoint.name for endpoint, _ in watched])
         ready: dict[str, list[Replica]] = {}
         for replica in self.aims.reconciler.replicas.values():
             if replica.phase is Phase.READY:
@@ -218,6 +222,12 @@ class DriftKeeper:
         return gauge("headrace_drift_score", text, samples) if samples else ""
 
     async def _look_at(
+        self, endpoint: DesiredEndpoint, settings: DriftSettings, ready: Sequence[Replica]
+    ) -> None:
+        with self.faults.contain("drift", endpoint.name):
+            await self._judge_versions(endpoint, settings, ready)
+
+    async def _judge_versions(
         self, endpoint: DesiredEndpoint, settings: DriftSettings, ready: Sequence[Replica]
     ) -> None:
         kept = self._kept.get(endpoint.name) or self._load(endpoint.name, settings)
@@ -331,7 +341,8 @@ class DriftKeeper:
     def _save(self) -> None:
         for name, kept in self._kept.items():
             if kept.changed:
-                self._keep_now(name)
+                with self.faults.contain("drift files", name):
+                    self._keep_now(name)
 
 
 def _own_arms(endpoint: DesiredEndpoint) -> dict[str, DesiredArm]:

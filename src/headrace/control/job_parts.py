@@ -4,6 +4,7 @@ import secrets
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 
+from headrace.control.faults import Faults
 from headrace.control.home import Home
 from headrace.control.job_planner import Planner
 from headrace.control.job_process import JobStarter
@@ -21,6 +22,7 @@ def make_jobs(
     store: StoreThread,
     emit: Callable[[Sequence[Event]], Awaitable[None]],
     clock: Clock,
+    faults: Faults,
     sandbox: Sandbox | None = None,
 ) -> JobScheduler:
     """The scheduler of a home; nothing of it runs yet. Blocking.
@@ -31,8 +33,11 @@ def make_jobs(
     name = f"{socket.gethostname()}:{claim(home.root).id}"
     return JobScheduler(
         store=store,
-        planner=Planner(store=store.store, owner=f"{name}/{secrets.token_hex(4)}", home=name),
+        planner=Planner(
+            store=store.store, owner=f"{name}/{secrets.token_hex(4)}", home=name, faults=faults
+        ),
         start=JobStarter(home=home.root, log=home.log_of("jobs"), sandbox=sandbox),
         emit=emit,
         clock=clock,
+        faults=faults,
     )

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from headrace.control.faults import Faults
 from headrace.control.job_plan import Planned, jobs_of, planned, takeable
 from headrace.control.job_records import JobRun, JobsLook
 from headrace.control.store import Store
@@ -44,6 +45,7 @@ class Planner:
     store: Store
     owner: str
     home: str = ""
+    faults: Faults = field(default_factory=Faults)
     _generation: int = -1
     _jobs: dict[str, JobSpec] = field(default_factory=dict)
     _nothing: tuple[JobsLook, float] | None = None
@@ -66,7 +68,9 @@ class Planner:
         self._nothing = None if self._jobs or look.open else (look, monotonic)
         done = []
         for job in self._jobs.values():
-            wish = planned(job, look, now=now)
+            wish = None
+            with self.faults.contain("job plan", job.name):
+                wish = planned(job, look, now=now)
             if wish is not None and self.store.jobs.advance(wish.mark, wish.runs):
                 done.append(wish)
         if done:

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from headrace.control.faults import LOOP, Faults
 from headrace.control.job_events import late_event, memory_event, planned_events, run_event
 from headrace.control.job_plan import Attempt, after_attempt, begun, is_late, new_run
 from headrace.control.job_planner import LEASE_S, Planner, Step
@@ -48,6 +49,7 @@ class JobScheduler:
     start: Start
     emit: Callable[[Sequence[Event]], Awaitable[None]]
     clock: Clock
+    faults: Faults = field(default_factory=Faults)
     jobs: Mapping[str, JobSpec] = field(default_factory=dict)
     look: JobsLook | None = None
     """What the last step saw; None before the first."""
@@ -62,12 +64,13 @@ class JobScheduler:
         """Run what is due until cancelled; runs under way are interrupted then, and go on later."""
         async with asyncio.TaskGroup() as group:
             while True:
-                step = await self._step()
-                for run in () if step is None else step.begun:
-                    self._mine[run.id] = run
-                    group.create_task(self._carry_out(run))
-                if step is not None:
-                    await self._announce(step)
+                with self.faults.contain(LOOP, "jobs"):
+                    step = await self._step()
+                    for run in () if step is None else step.begun:
+                        self._mine[run.id] = run
+                        group.create_task(self._carry_out(run))
+                    if step is not None:
+                        await self._announce(step)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_LOOK_S):
                         await self._wake.wait()
@@ -116,7 +119,11 @@ class JobScheduler:
         look, now = self.look, self.clock.now()
         if look is None or not self.jobs:
             return None
-        return sum(is_late(job, look, now=now) for job in self.jobs.values())
+        late = 0
+        for name, job in self.jobs.items():
+            with self.faults.contain("job lateness", name):
+                late += is_late(job, look, now=now)
+        return late
 
     def failed(self) -> int | None:
         """Of how many jobs the newest run failed; None as above."""
@@ -131,7 +138,11 @@ class JobScheduler:
         look, now = self.look, self.clock.now()
         if look is None:
             return ()
-        return tuple(job_view(job, look, now=now) for job in self.jobs.values())
+        views = []
+        for name, job in self.jobs.items():
+            with self.faults.contain("job view", name):
+                views.append(job_view(job, look, now=now))
+        return tuple(views)
 
     def exposition(self) -> str:
         """The metrics of jobs."""
@@ -174,23 +185,16 @@ class JobScheduler:
                 _LOG.error("cannot look after jobs", extra={"error": str(error)})
             self.problem = str(error)
             return None
-        except Exception as error:  # noqa: BLE001  # a supervisor's edge: requests are served on
-            if repr(error) != self.problem:
-                _LOG.exception("cannot look after jobs")
-            self.problem = repr(error)
-            return None
         self.problem, self.look, self.jobs = "", step.look, step.jobs
         return step
 
     async def _carry_out(self, run: JobRun) -> None:
         """One try of a run, and what becomes of it."""
         try:
-            await self._try(run)
-        except HeadraceError as error:
-            # The run stays ours in the database; the next step finds that nobody carries it out.
-            _LOG.error("a run was given up", extra={"run": run.id, "error": str(error)})
-        except Exception:  # noqa: BLE001  # a supervisor's edge: other jobs and requests go on
-            _LOG.exception("a run was given up", extra={"run": run.id})
+            # A run that is given up stays ours in the database; the next step finds that nobody
+            # carries it out.
+            with self.faults.contain("job", run.job):
+                await self._try(run)
         finally:
             self._mine.pop(run.id, None)
             self._wake.set()
@@ -300,10 +304,15 @@ class JobScheduler:
 
     async def _announce(self, step: Step) -> None:
         now = self.clock.now()
-        late = frozenset(n for n, job in step.jobs.items() if is_late(job, step.look, now=now))
-        events = planned_events(step.planned, now=now)
-        events += [late_event(step.jobs[name], step.look, now=now) for name in late - self._late]
-        self._late = late
+        events, late = planned_events(step.planned, now=now), set()
+        for name, job in step.jobs.items():
+            with self.faults.contain("job schedule", name):
+                if is_late(job, step.look, now=now):
+                    late.add(name)
+                    events += [late_event(job, step.look, now=now)] * (name not in self._late)
+        self._late = frozenset(late)
+        for kind in ("job", "job schedule", "job lateness", "job view", "job plan"):
+            self.faults.keep_only(kind, step.jobs)
         await self._tell(events)
 
     async def _tell(self, events: Sequence[Event]) -> None:

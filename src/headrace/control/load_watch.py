@@ -121,7 +121,8 @@ class LoadWatch(Looking[LoadHistory]):
         self.history.look(at)
         known = self.known()
         for number, arm in enumerate(arms, start=1):
-            self.history.add(at, arm.endpoint, arm.key, _reading(arm, said, known))
+            with self.faults.contain("load history", arm.endpoint):
+                self.history.add(at, arm.endpoint, arm.key, _reading(arm, said, known))
             if number % _YIELD_EVERY == 0:
                 await asyncio.sleep(0)  # whoever asks for something does not wait for all of it
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Final, Generic, Protocol, TypeVar
 
+from headrace.control.faults import LOOP, Faults
 from headrace.control.kept_file import KeptFile, Packable
 from headrace.core import Clock
 
@@ -48,6 +49,7 @@ class Looking(ABC, Generic[_HistoryT]):
     path: Path | None = None
     save_every_s: float = 60.0
     cpu_s: Callable[[], float] = time.thread_time
+    faults: Faults = field(default_factory=Faults)
     _file: KeptFile = field(init=False)
 
     def __post_init__(self) -> None:
@@ -84,8 +86,9 @@ class Looking(ABC, Generic[_HistoryT]):
         try:
             while True:
                 began, began_cpu_s = self.clock.monotonic(), self.cpu_s()
-                await self.look()
-                await self._file.save_if_due(self.history)
+                with self.faults.contain(LOOP, self.WHAT):
+                    await self.look()
+                    await self._file.save_if_due(self.history)
                 pause_s = max(self.every_s, (self.cpu_s() - began_cpu_s) * self.SHARE)
                 due = began + min(pause_s, _AT_MOST_S)
                 await asyncio.sleep(max(due - self.clock.monotonic(), 0.0))

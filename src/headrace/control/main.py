@@ -169,6 +169,7 @@ class Life:
                 # Whoever starts a control plane owns its home, as whoever has the home's token.
                 applied = await system.plane.orders.apply(system.document, caller=HOME_OWNER)
                 _LOG.info("applied spec", extra={"generation": applied.generation})
+            group.create_task(system.plane.faults.run(system.plane.journal.write))
             group.create_task(system.plane.ask_first_requests())
             group.create_task(system.plane.rollout_driver.run())
             group.create_task(system.plane.reports.run())

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from headrace.control.faults import LOOP, Faults
 from headrace.control.materialize_memory import MaterializeMemory
 from headrace.control.materialize_plan import ViewPast, failed, is_due, past_of, succeeded
 from headrace.control.materialize_process import OnProgress
@@ -39,6 +40,7 @@ class Materializer:
     emit: Callable[[Sequence[Event]], Awaitable[None]]
     clock: Clock
     memory: MaterializeMemory
+    faults: Faults = field(default_factory=Faults)
     definitions: Definitions | None = None
     problem: str = ""
     """Why what is applied cannot be read; the definitions before stay in force."""
@@ -55,22 +57,25 @@ class Materializer:
         """Materialize what is due until cancelled; runs under way are ended then."""
         async with asyncio.TaskGroup() as group:
             while True:
-                await self._look_for_changes()
-                for view in self.due():
-                    self._running[view.name] = MaterializeProgress(done=0, entities=0)
-                    group.create_task(self._run(view))
+                with self.faults.contain(LOOP, "feature views"):
+                    await self._look_for_changes()
+                    for view in self.due():
+                        self._running[view.name] = MaterializeProgress(done=0, entities=0)
+                        group.create_task(self._run(view))
                 await asyncio.sleep(_LOOK_S)
 
     def due(self) -> list[FeatureView]:
         """The views that should run now and do not."""
-        now = self.clock.now()
-        return [
-            view
-            for view in self._scheduled()
-            if view.name not in self._running
-            and view.schedule is not None
-            and is_due(view.schedule, self._past(view), now)
-        ]
+        now, due = self.clock.now(), []
+        for view in self._scheduled():
+            if view.name in self._running or view.schedule is None:
+                continue
+            with self.faults.contain("feature schedule", view.name):
+                if is_due(view.schedule, self._past(view), now):
+                    due.append(view)
+        for kind in ("feature view", "feature schedule"):
+            self.faults.keep_only(kind, [view.name for view in self._scheduled()])
+        return due
 
     def statuses(self) -> tuple[FeatureViewStatus, ...]:
         """How each view is that is applied."""
@@ -111,26 +116,27 @@ class Materializer:
             self.problem = ""
 
     async def _run(self, view: FeatureView) -> None:
-        began, before = self.clock.now(), self._past(view)
-        try:
-            async with self._at_once:
-                began = self.clock.now()
-                done = await self.work(view, lambda told: self._note(view, told))
-        except HeadraceError as error:
-            after = failed(before, str(error), began=began, now=self.clock.now())
-        except Exception as error:  # noqa: BLE001  # a supervisor's edge
-            # Requests are served on, whatever becomes of one view.
-            _LOG.exception("materializing failed", extra={"view": view.name})
-            message = f"{type(error).__name__}: {error}"
-            after = failed(before, message, began=began, now=self.clock.now())
-        else:
-            after = succeeded(before, done, began=began, now=self.clock.now())
-        finally:
-            self._running.pop(view.name, None)
-        self._pasts[view.name] = after
-        names = [one.name for one in self._scheduled()]
-        self.memory.write([self._pasts[name] for name in names if name in self._pasts])
-        await self._announce(before, after)
+        with self.faults.contain("feature view", view.name):
+            began, before = self.clock.now(), self._past(view)
+            try:
+                async with self._at_once:
+                    began = self.clock.now()
+                    done = await self.work(view, lambda told: self._note(view, told))
+            except HeadraceError as error:
+                after = failed(before, str(error), began=began, now=self.clock.now())
+            except Exception as error:
+                # It counts as a failed run, so that the next one comes later.
+                message = f"{type(error).__name__}: {error}"
+                self._pasts[view.name] = failed(before, message, began=began, now=self.clock.now())
+                raise
+            else:
+                after = succeeded(before, done, began=began, now=self.clock.now())
+            finally:
+                self._running.pop(view.name, None)
+            self._pasts[view.name] = after
+            names = [one.name for one in self._scheduled()]
+            self.memory.write([self._pasts[name] for name in names if name in self._pasts])
+            await self._announce(before, after)
 
     def _note(self, view: FeatureView, told: MaterializeProgress) -> None:
         self._running[view.name] = told

@@ -15,6 +15,7 @@ from headrace.control.at_home import bring_home
 from headrace.control.caller_policy import CallerPolicy
 from headrace.control.drift import DriftKeeper
 from headrace.control.drift_files import DriftFiles
+from headrace.control.faults import Faults
 from headrace.control.home import Home
 from headrace.control.job_parts import make_jobs
 from headrace.control.journal import Journal
@@ -99,6 +100,7 @@ def make_plane(
     desired = bring_home(store.store.load(), registry)
     aims = Aims(reconciler=reconciler, desired=desired)
     journal = Journal(store=store)
+    faults = Faults(clock=clock)
     rollouts = RolloutDriver(
         store=store,
         journal=journal,
@@ -106,6 +108,7 @@ def make_plane(
         gateway=keeper,
         clock=clock,
         take_up=lambda record: bring_home(record, registry),
+        faults=faults,
     )
     reports = Reports(
         wanted=lambda: _wanted(
@@ -113,9 +116,10 @@ def make_plane(
         ),
         observe=rollouts.observe,
         known=reconciler.replicas.keys,
+        faults=faults,
     )
     rollouts.reports = reports
-    advisor = Advisor(aims=aims, reports=reports, clock=clock)
+    advisor = Advisor(aims=aims, reports=reports, clock=clock, faults=faults)
     scaler = Scaler(
         aims=aims,
         latest=reports.latest,
@@ -125,12 +129,17 @@ def make_plane(
         other_bytes=lambda: _other_bytes(aims),
         active=keeper.in_flight,
         memory=ScalerMemory(home.scaling_file),
+        faults=faults,
     )
     scaler.load()
     aims.foresee = scaler.foresee
     rollouts.load()
     recorder = Recorder(
-        gateway=keeper, names=lambda: _names(aims), clock=clock, path=home.history_file
+        gateway=keeper,
+        names=lambda: _names(aims),
+        clock=clock,
+        path=home.history_file,
+        faults=faults,
     )
     recorder.load()
     load_watch = LoadWatch(
@@ -140,12 +149,14 @@ def make_plane(
         known=reconciler.replicas.keys,
         clock=clock,
         path=home.load_file,
+        faults=faults,
     )
     load_watch.load()
     upstreams = UpstreamWatch(
         routes=lambda: reconciler.published or (),
         read=keeper.handshakes,
         note_change=reconciler.note_change,
+        faults=faults,
     )
     callers = CallerPolicy(
         store=store,
@@ -153,6 +164,7 @@ def make_plane(
         gateway=keeper,
         spec=lambda: aims.desired.spec,
         next_change=lambda: reconciler.next_change,
+        faults=faults,
     )
     callers.prepare()
     stored_alerts = store.store.alerts.load()
@@ -166,6 +178,7 @@ def make_plane(
         environment=dict(os.environ),  # what secrets are named there is taken out later
         admin_url=addresses.admin_url,
         send=send,
+        faults=faults,
     )
     drift = DriftKeeper(
         aims=aims,
@@ -173,11 +186,14 @@ def make_plane(
         labels=LabelStore(home.root / "drift" / "labels.db"),
         clock=clock,
         emit=journal.write,
+        faults=faults,
     )
     sandbox = driver.sandbox
     if sandbox is not None:
         sandbox.environment.document = lambda: aims.desired.spec
-    jobs = make_jobs(home=home, store=store, emit=journal.write, clock=clock, sandbox=sandbox)
+    jobs = make_jobs(
+        home=home, store=store, emit=journal.write, clock=clock, faults=faults, sandbox=sandbox
+    )
     streams = StreamSupervisor(
         driver=make_stream_driver(home, driver),
         wanted=lambda: aims.desired.streams if runs_here else (),
@@ -185,6 +201,7 @@ def make_plane(
         emit=journal.write,
         clock=clock,
         memory=StreamMemory(home.streams_file),
+        faults=faults,
     )
     streams.load()
     alerting = Alerting(
@@ -202,6 +219,7 @@ def make_plane(
         save=lambda alerts, gone: store.run(store.store.alerts.save_alerts, alerts, gone),
         tell=notifier.offer,
         clock=clock,
+        faults=faults,
     )
     alerting.load(stored_alerts.alerts)
     notifier.load(stored_alerts.notices)
@@ -216,6 +234,7 @@ def make_plane(
         features=ServedFeaturesKeeper(home.root),
         features_ratios=lambda: features_ratios(aims),
         monotonic=clock.monotonic,
+        faults=faults,
         spans=None if tracing is None else OtlpExporter(tracing.collector, service="headrace"),
     )
     materializer = Materializer(
@@ -225,6 +244,7 @@ def make_plane(
         emit=journal.write,
         clock=clock,
         memory=MaterializeMemory(path=home.materialized_file),
+        faults=faults,
     )
     materializer.load()
     skew = SkewWatch(
@@ -232,6 +252,7 @@ def make_plane(
         compare=CompareApart(home=home.root, log=home.log_of("features")),
         emit=journal.write,
         clock=clock,
+        faults=faults,
     )
     activator = Activator(limits_of=lambda name: hold_limits(aims, name), wake=scaler.wake)
     plane = ControlPlane(
@@ -258,7 +279,7 @@ def make_plane(
         callers=callers,
         keys=Keys(store=store, clock=clock, apply=callers.apply),
         upstreams=upstreams,
-        pools=PoolSync(world=reconciler, clock=clock),
+        pools=PoolSync(world=reconciler, clock=clock, faults=faults),
         reports=reports,
         recorder=recorder,
         load_watch=load_watch,
@@ -277,6 +298,7 @@ def make_plane(
         jobs=jobs,
         skew=skew,
         streams=streams,
+        faults=faults,
         limits=limits,
         prometheus=prometheus,
         sends_first_requests=sends_first_requests,
@@ -284,6 +306,7 @@ def make_plane(
     upstreams.note_change = plane.ask_again
     if keeper.tls is not None:
         keeper.tls.certificates.emit = journal.write
+        keeper.tls.certificates.faults = faults
         keeper.tls.certificates.on_first = plane.take_certificate
     return plane
 

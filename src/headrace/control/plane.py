@@ -20,6 +20,7 @@ from headrace.control.alerting import Alerting
 from headrace.control.caller_policy import CallerPolicy
 from headrace.control.desired import DesiredArm, DesiredEndpoint, DesiredState
 from headrace.control.drift import DriftKeeper
+from headrace.control.faults import Faults
 from headrace.control.first_request import FirstRequest, send_first_request
 from headrace.control.gpu_metrics import Gpus
 from headrace.control.home import Home
@@ -114,6 +115,7 @@ class ControlPlane:
     jobs: JobScheduler
     skew: SkewWatch
     streams: StreamSupervisor
+    faults: Faults = field(default_factory=Faults)
     limits: LimitService | None = None
     gpus: Gpus = field(default_factory=Gpus)
     prometheus: PrometheusHistory | None = None
@@ -260,10 +262,13 @@ class ControlPlane:
         ]
 
     async def _ask(self, endpoint: DesiredEndpoint) -> None:
-        revisions = revision_ids(endpoint)
-        result = await send_first_request(
-            self.gateway_address, endpoint.name, revisions=revisions, clock=self.clock
-        )
+        revisions, result = revision_ids(endpoint), None
+        with self.faults.contain("first request", endpoint.name):
+            result = await send_first_request(
+                self.gateway_address, endpoint.name, revisions=revisions, clock=self.clock
+            )
+        if result is None:
+            return
         if self._asking.get(endpoint.name) != revisions:
             return  # the endpoint changed meanwhile, and a newer request is on its way
         self.first_requests[endpoint.name] = result
@@ -316,6 +321,7 @@ class ControlPlane:
             features=self.materializer.statuses(),
             feature_skew=self.skew.statuses(),
             streams=streams,
+            faults=self.faults.current(),
         )
 
     def endpoint_statuses(

@@ -21,6 +21,7 @@ from urllib.parse import urlencode
 import msgspec
 
 from headrace.control.desired import POOL_PREFIX, DesiredEndpoint, DesiredState, Revision
+from headrace.control.faults import LOOP, Faults
 from headrace.control.fetch import Answer, fetch
 from headrace.control.observed import Observed, Phase, Replica
 from headrace.core import (
@@ -320,6 +321,7 @@ class PoolSync:
     world: World
     clock: Clock
     put: Put = put_models
+    faults: Faults = field(default_factory=Faults)
     _told: dict[str, Told] = field(default_factory=dict)
     _routed: frozenset[RoutedTo] = frozenset()
     _left_at: dict[RoutedTo, float] = field(default_factory=dict)
@@ -328,7 +330,10 @@ class PoolSync:
     async def run(self) -> None:
         """Keep every copy informed until cancelled."""
         while True:
-            if await self.step():
+            told = False
+            with self.faults.contain(LOOP, "pools"):
+                told = await self.step()
+            if told:
                 # What changed meanwhile rang while nobody waited, and may have to be told again.
                 await asyncio.sleep(_AGAIN_S)
             else:
@@ -345,6 +350,7 @@ class PoolSync:
         routed = self._routed_lately(observed)
         replicas, told_of = observed.replicas.values(), self.world.told_of
         tells = list(plan_pools(self.world.desired, replicas, self._told, routed, told_of))
+        self.faults.keep_only("pool replica", observed.replicas)
         heard = await asyncio.gather(*map(self._tell, tells))
         if any(heard):
             self.world.note_change()
@@ -374,13 +380,17 @@ class PoolSync:
                 self._complaints.pop(name, None)
 
     async def _tell(self, tell: Tell) -> bool:
-        name = tell.replica
-        try:
-            await self.put(tell.address, tell.hosting)
-        except HeadraceError as error:
-            if self._complaints.get(name) != str(error):
-                _LOG.info("a pool's copy was not told", extra={"replica": name, "why": str(error)})
-            self._complaints[name] = str(error)
+        name, is_told = tell.replica, False
+        with self.faults.contain("pool replica", name):
+            try:
+                await self.put(tell.address, tell.hosting)
+                is_told = True
+            except HeadraceError as error:
+                if self._complaints.get(name) != str(error):
+                    extra = {"replica": name, "why": str(error)}
+                    _LOG.info("a pool's copy was not told", extra=extra)
+                self._complaints[name] = str(error)
+        if not is_told:
             return False
         self._told[name] = Told(process=tell.process, hosting=tell.hosting)
         self.world.hosted[name] = tell.hosting.revision_ids

@@ -8,6 +8,7 @@ from typing import Final, Protocol, assert_never
 
 from headrace.control.agents.errors import log_level_of
 from headrace.control.desired import DesiredArm, DesiredState, Revision, pool_endpoint
+from headrace.control.faults import message_of
 from headrace.control.fetch import fetch
 from headrace.control.local import LocalDriver, Running
 from headrace.control.news import News
@@ -226,7 +227,7 @@ class Reconciler:
         )
         try:
             process = self.driver.start(name=action.name, serial=action.serial, revision=revision)
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001  # as of any object: others are started
             self._cannot_start(replica, error)
         else:
             self._begin(replica, process)
@@ -235,7 +236,7 @@ class Reconciler:
         replica = self.replicas[name]
         try:
             process = self.driver.restart(name, self._revision_of(replica))
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001  # as above
             self._cannot_start(replica, error)
         else:
             self._begin(replace(replica, restarts=replica.restarts + 1), process)
@@ -247,10 +248,12 @@ class Reconciler:
         revisions = (arm.revision for arm in arms)
         return next((one for one in revisions if one.id == replica.revision_id), None)
 
-    def _cannot_start(self, replica: Replica, error: OSError) -> None:
+    def _cannot_start(self, replica: Replica, error: Exception) -> None:
         now = self.clock.monotonic()
-        reason = f"cannot start its process: {error}"
-        _LOG.error("cannot start replica", extra={"replica": replica.name, "error": str(error)})
+        is_usual = isinstance(error, OSError)
+        reason = f"cannot start its process: {error if is_usual else message_of(error)}"
+        extra = {"replica": replica.name, "error": str(error)}
+        _LOG.error("cannot start replica", extra=extra, exc_info=None if is_usual else error)
         self._set(exited(replica, exit_code=1, last_line=reason, now=now))
 
     def _begin(self, replica: Replica, process: Process) -> None:

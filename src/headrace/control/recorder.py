@@ -62,6 +62,7 @@ class Recorder(Looking[History]):
         self.check_clock(at)
         self.history.look(at)
         for number, ((endpoint, version), totals) in enumerate(reading.totals.items(), start=1):
-            self.history.add(at, endpoint, version, totals, epoch=reading.epoch)
+            with self.faults.contain("history", endpoint):
+                self.history.add(at, endpoint, version, totals, epoch=reading.epoch)
             if number % _AT_ONCE == 0:
                 await asyncio.sleep(0)  # whoever asks for something does not wait for all of it

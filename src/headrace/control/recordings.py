@@ -14,6 +14,7 @@ import msgspec
 
 from headrace.control.aims import Aims
 from headrace.control.desired import POOL_PREFIX
+from headrace.control.faults import LOOP, Faults
 from headrace.control.fetch import Answer, fetch
 from headrace.control.metrics import Labels, counter
 from headrace.control.observed import Phase, Replica
@@ -116,6 +117,7 @@ class Recordings:
     features_ratios: Callable[[], Mapping[str, float]] = dict
     spans: SpanSink | None = None
     ask: Ask = fetch
+    faults: Faults = field(default_factory=Faults)
     spans_sent: int = 0
     spans_dropped: int = 0
     _was_taken: bool = True
@@ -131,7 +133,13 @@ class Recordings:
                 self.fetch_payloads,
                 self.fetch_features,
             ):
-                group.create_task(_every_second(turn))
+                group.create_task(self._every_second(turn))
+
+    async def _every_second(self, turn: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            with self.faults.contain(LOOP, f"recordings: {turn.__name__}"):
+                await turn()
+            await asyncio.sleep(_EVERY_S)
 
     async def tell(self) -> None:
         """Tell each replica once what to record."""
@@ -313,9 +321,3 @@ def _decode_spans(body: bytes) -> SpansPage:
 
 def _decode_samples(body: bytes) -> SamplesPage:
     return msgspec.msgpack.decode(body, type=SamplesPage)
-
-
-async def _every_second(turn: Callable[[], Awaitable[None]]) -> None:
-    while True:
-        await turn()
-        await asyncio.sleep(_EVERY_S)

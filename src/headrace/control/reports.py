@@ -8,6 +8,7 @@ from typing import Final
 
 import msgspec
 
+from headrace.control.faults import LOOP, Faults
 from headrace.control.fetch import fetch
 from headrace.control.observed import Replica
 from headrace.core import HeadraceError
@@ -33,6 +34,7 @@ class Reports:
     wanted: Callable[[], Iterable[Replica]]
     known: Callable[[], Collection[str]]
     observe: Callable[[Replica], Observe]
+    faults: Faults = field(default_factory=Faults)
     _latest: dict[str, ReplicaReport] = field(default_factory=dict)
     _together: dict[str, ReplicaReport] = field(default_factory=dict)
     _cursors: dict[str, int] = field(default_factory=dict)
@@ -55,7 +57,8 @@ class Reports:
     async def run(self) -> None:
         """Ask until cancelled."""
         while True:
-            await self.ask_all()
+            with self.faults.contain(LOOP, "reports"):
+                await self.ask_all()
             await asyncio.sleep(_EVERY_S)
 
     async def ask_all(self) -> None:
@@ -66,6 +69,7 @@ class Reports:
             self._cursors.pop(name, None)
             self._answer_bytes.pop(name, None)
             self._told.pop(name, None)
+        self.faults.keep_only("replica", [replica.name for replica in replicas])
         said = await asyncio.gather(*(self._ask(replica) for replica in replicas))
         self._together = {
             replica.name: report
@@ -107,18 +111,19 @@ class Reports:
 
     async def _ask(self, replica: Replica) -> ReplicaReport | None:
         async with self._asking:
-            try:
-                await self._tell(replica)
-                answer = await fetch(
-                    replica.address, f"/internal/report?{replica.query}", timeout_s=_TIMEOUT_S
-                )
-                if answer.status == _HTTP_OK:
-                    report = msgspec.json.decode(answer.body, type=ReplicaReport)
-                    self._latest[replica.name] = report
-                    return report
-            except (HeadraceError, msgspec.MsgspecError) as error:
-                extra = {"replica": replica.name, "error": str(error)}
-                _LOG.debug("replica does not report", extra=extra)
+            with self.faults.contain("replica", replica.name):
+                try:
+                    await self._tell(replica)
+                    answer = await fetch(
+                        replica.address, f"/internal/report?{replica.query}", timeout_s=_TIMEOUT_S
+                    )
+                    if answer.status == _HTTP_OK:
+                        report = msgspec.json.decode(answer.body, type=ReplicaReport)
+                        self._latest[replica.name] = report
+                        return report
+                except (HeadraceError, msgspec.MsgspecError) as error:
+                    extra = {"replica": replica.name, "error": str(error)}
+                    _LOG.debug("replica does not report", extra=extra)
         return None
 
     async def _tell(self, replica: Replica) -> None:

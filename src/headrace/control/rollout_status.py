@@ -123,6 +123,8 @@ class RolloutStatus:
     counted: Mapping[str, float]
     outlook: OutlookStatus | None = None
     notes: tuple[str, ...] = ()
+    problem: str = ""
+    """Why it waits though it should go on: looking after it failed. Empty if nothing is wrong."""
 
 
 def rollout_status(
@@ -130,6 +132,7 @@ def rollout_status(
     *,
     counted: Mapping[str, float] | None = None,
     expected: Outlook | None = None,
+    problem: str = "",
 ) -> RolloutStatus:
     """The document of `record`.
 
@@ -137,6 +140,7 @@ def rollout_status(
         counted: As `Evidence.summary` has it; empty or None takes the verdict's samples for the
             requests.
         expected: What is to be expected at the present rate of requests.
+        problem: As `RolloutDriver.problem` has it.
     """
     state = record.state
     old, new = _main_arm(record.source), _new_arm(record.source, record.target)
@@ -165,6 +169,7 @@ def rollout_status(
         counted={name: value for name, value in (counted or {}).items() if math.isfinite(value)},
         outlook=None if expected is None else _outlook(expected),
         notes=_notes(state.settings, expected),
+        problem=problem,
     )
 
 

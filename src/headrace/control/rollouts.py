@@ -17,6 +17,7 @@ from headrace.control.access.trail import Change
 from headrace.control.aims import Aims
 from headrace.control.counting import GatewayReading, Reading
 from headrace.control.effective import BASELINE
+from headrace.control.faults import LOOP, Faults
 from headrace.control.journal import Journal
 from headrace.control.observed import Phase as ReplicaPhase
 from headrace.control.observed import Replica
@@ -42,6 +43,10 @@ _FRESH_S: Final = 5.0
 _SAVE_EVIDENCE_S: Final = 1.0
 _FORGET_EVERY_S: Final = 60.0
 _RATE_WINDOW_S: Final = 5.0
+_REWARDS_SHARE: Final = 20.0
+"""Summing up rewards takes one part in so many of the time at most."""
+FAULT_KINDS: Final = ("rollout", "rollout step", "rollout reports", "rollout evidence")
+"""What is contained for itself: judging, moving on, asking replicas, and showing the evidence."""
 
 
 class ArmSource(Protocol):
@@ -68,6 +73,7 @@ class RolloutDriver:
     gateway: ArmSource
     clock: Clock
     take_up: Callable[[RolloutRecord], RolloutRecord] = lambda record: record
+    faults: Faults = field(default_factory=Faults)
     reports: Reports = field(init=False)
     _watches: dict[str, Watch] = field(default_factory=dict)
     _healthy: dict[tuple[str, str], bool] = field(default_factory=dict)
@@ -91,13 +97,16 @@ class RolloutDriver:
         loop = asyncio.get_running_loop()
         next_look = loop.time()
         while True:
-            if self.aims.active() and loop.time() >= next_look:
-                next_look = loop.time() + self._look_again_s()
-                await self.look()
-            change = self.aims.reconciler.next_change
-            await self.step()
+            change, pause_s = self.aims.reconciler.next_change, _EVERY_S
+            with self.faults.contain(LOOP, "rollouts"):
+                if self.aims.active() and loop.time() >= next_look:
+                    next_look = loop.time() + self._look_again_s()
+                    await self.look()
+                change = self.aims.reconciler.next_change
+                await self.step()
+                pause_s = self._pause_s(next_look - loop.time())
             try:
-                async with asyncio.timeout(self._pause_s(next_look - loop.time())):
+                async with asyncio.timeout(pause_s):
                     await change.wait()
             except TimeoutError:
                 continue
@@ -129,8 +138,10 @@ class RolloutDriver:
 
         Of one that has ended, what was stored; nothing if that cannot be read any more.
         """
-        evidence = self._evidence(record)
-        return {} if evidence is None else evidence.summary()
+        with self.faults.contain("rollout evidence", record.endpoint):
+            evidence = self._evidence(record)
+            return {} if evidence is None else evidence.summary()
+        return {}
 
     def sequences(self, record: RolloutRecord) -> Sequences:
         """The metrics' intervals over a rollout's life so far.
@@ -150,33 +161,41 @@ class RolloutDriver:
             return
         self._healthy = dict(gateway.healthy)
         for record in active:
-            view = View.of(record, self.aims)
-            if view is not None:
-                await self._count(view, gateway)
+            with self.faults.contain("rollout", record.endpoint):
+                view = View.of(record, self.aims)
+                if view is not None:
+                    await self._count(view, gateway)
         await self._forget_old()
 
     async def step(self) -> None:
         """Move on every rollout for which something happened or is due."""
         for record in self.aims.active():
-            async with self.aims.lock:
-                current = self.aims.rollout(record.endpoint)
-                view = View.of(current, self.aims) if current and current.id == record.id else None
-                if current is None or view is None:
-                    continue
-                state = advance(current.state, self._facts(view))
-                await self._settle(current, state)
-        active = {record.id for record in self.aims.active()}
-        for ended in self._watches.keys() - active:
+            with self.faults.contain("rollout step", record.endpoint):
+                async with self.aims.lock:
+                    current = self.aims.rollout(record.endpoint)
+                    view = View.of(current, self.aims) if current else None
+                    if current is not None and view is not None and current.id == record.id:
+                        await self._settle(current, advance(current.state, self._facts(view)))
+        active = self.aims.active()
+        for ended in self._watches.keys() - {record.id for record in active}:
             del self._watches[ended]
+        for kind in FAULT_KINDS:
+            self.faults.keep_only(kind, [record.endpoint for record in active])
+
+    def problem(self, record: RolloutRecord) -> str:
+        """Why a rollout waits though it should go on; empty if nothing is wrong."""
+        problems = (self.faults.problem(kind, record.endpoint) for kind in FAULT_KINDS)
+        return "" if record.state.phase.is_over else "; ".join(filter(None, problems))
 
     def wanted(self) -> list[Replica]:
         """Replicas whose reports are needed."""
         found: dict[str, Replica] = {}
         for record in self.aims.active():
-            view = View.of(record, self.aims)
-            for replica in view.replicas if view else ():
-                if replica.phase is ReplicaPhase.READY:
-                    found[replica.name] = replica
+            with self.faults.contain("rollout reports", record.endpoint):
+                view = View.of(record, self.aims)
+                for replica in view.replicas if view else ():
+                    if replica.phase is ReplicaPhase.READY:
+                        found[replica.name] = replica
         return list(found.values())
 
     def observe(self, replica: Replica) -> Observe:
@@ -194,6 +213,8 @@ class RolloutDriver:
         record, now = view.record, self.clock.monotonic()
         watch = self._watch(record)
         watch.elapsed(now)
+        # A verdict that cannot be renewed decides nothing.
+        former, watch.verdict = watch.verdict, None
         reports = {
             replica.name: report
             for replica in view.replicas
@@ -204,10 +225,12 @@ class RolloutDriver:
         if view.needs_answers:
             reading = await self._with_answers(view, watch, reading)
         increment = watch.counter.read(reading)
-        if increment is not None:
-            watch.evidence.add(increment)
-            watch.note_predictions(reports.values())
-            watch.judge(self.clock.now())
+        if increment is None:
+            watch.verdict = former
+            return
+        watch.evidence.add(increment)
+        watch.note_predictions(reports.values())
+        watch.judge(self.clock.now())
 
     async def _with_answers(self, view: View, watch: Watch, reading: Reading) -> Reading:
         """`reading` with what single answers say: pairs, callers, rewards."""
@@ -228,11 +251,15 @@ class RolloutDriver:
         if view.needs_assignments:
             store = self.store.store
             await self.store.run(store.add_assignments, assignments)
-            sums = await self.store.run(store.reward_sums, view.record.id)
-            watch.rewards = (
-                sums.get(BASELINE, RewardSums()),
-                sums.get(CANDIDATE, RewardSums()),
-            )
+            began = self.clock.monotonic()
+            if began >= watch.rewards_due:  # of a million units it takes a second
+                sums = await self.store.run(store.reward_sums, view.record.id)
+                watch.rewards = (
+                    sums.get(BASELINE, RewardSums()),
+                    sums.get(CANDIDATE, RewardSums()),
+                )
+                ended = self.clock.monotonic()
+                watch.rewards_due = ended + _REWARDS_SHARE * (ended - began)
         return replace(
             reading,
             pairs=watch.pairing.take(),
@@ -306,9 +333,11 @@ class RolloutDriver:
     async def _save(
         self, record: RolloutRecord, events: Sequence[Event], changes: Sequence[Change] = ()
     ) -> RolloutRecord:
-        watch = self._watch(record)
-        watch.saved_at = self.clock.monotonic()
-        whole = msgspec.structs.replace(record, evidence=watch.evidence.encode())
+        whole = record
+        with self.faults.contain("rollout evidence", record.endpoint):  # abort works without it
+            watch = self._watch(record)
+            watch.saved_at = self.clock.monotonic()
+            whole = msgspec.structs.replace(record, evidence=watch.evidence.encode())
         return await self.store.run(
             self.store.store.save_rollout, whole, events=events, changes=changes
         )

@@ -26,6 +26,7 @@ from headrace.autoscale import (
 )
 from headrace.control.aims import Aims
 from headrace.control.effective import Scale
+from headrace.control.faults import LOOP, Faults
 from headrace.control.observed import Phase, Replica
 from headrace.control.scaling_memory import ScalerMemory
 from headrace.control.scaling_shares import ScaledArm, part_of, scaled_arms
@@ -78,6 +79,7 @@ class Scaler:
     other_bytes: Callable[[], int] = lambda: 0
     active: Callable[[], Awaitable[Mapping[_Key, int]]] | None = None
     memory: ScalerMemory = field(default_factory=lambda: ScalerMemory(None))
+    faults: Faults = field(default_factory=Faults)
     _arms: dict[_Key, _Arm] = field(default_factory=dict)
     _totals: dict[str, float] = field(default_factory=dict)
     _held: dict[str, int] = field(default_factory=dict)
@@ -157,12 +159,13 @@ class Scaler:
         try:
             while True:
                 self._woken.clear()
-                self._at_gateway = await self._ask_gateway()
-                events = await self._step_gently()
-                self.aims.rescale(self.scale)
-                await self._tell(events)
-                if events or self.clock.monotonic() - self._stored_at >= _STORE_EVERY_S:
-                    await asyncio.to_thread(self.memory.write, *self._to_keep())
+                with self.faults.contain(LOOP, "autoscaling"):
+                    self._at_gateway = await self._ask_gateway()
+                    events = await self._step_gently()
+                    self.aims.rescale(self.scale)
+                    await self._tell(events)
+                    if events or self.clock.monotonic() - self._stored_at >= _STORE_EVERY_S:
+                        await asyncio.to_thread(self.memory.write, *self._to_keep())
                 await self._pause()
         finally:
             self.store()
@@ -179,7 +182,8 @@ class Scaler:
         """Decide on every arm now; what changed."""
         before, by_revision = dict(self.counts), self._by_revision()
         for arms in scaled_arms(self.aims):
-            self._decide(arms, by_revision)
+            with self.faults.contain("autoscaling", arms[0].endpoint.name):
+                self._decide(arms, by_revision)
         return self._settle(before)
 
     async def _step_gently(self) -> list[Event]:
@@ -187,7 +191,8 @@ class Scaler:
         before, by_revision = dict(self.counts), self._by_revision()
         began = self.clock.monotonic()
         for arms in scaled_arms(self.aims):
-            self._decide(arms, by_revision)
+            with self.faults.contain("autoscaling", arms[0].endpoint.name):
+                self._decide(arms, by_revision)
             if self.clock.monotonic() - began >= _AT_A_TIME_S:
                 await asyncio.sleep(0)
                 began = self.clock.monotonic()
@@ -207,6 +212,7 @@ class Scaler:
         }
         self._totals = {name: total for name, total in self._totals.items() if name in names}
         self._asleep &= names
+        self.faults.keep_only("autoscaling", names)
         return self._events(self._grant(entries, before))
 
     async def _ask_gateway(self) -> Mapping[_Key, int]:

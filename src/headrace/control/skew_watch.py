@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 
 from headrace.control.aims import Aims
+from headrace.control.faults import LOOP, Faults
 from headrace.control.metrics import gauge
 from headrace.control.process import python_module
 from headrace.control.store import Event
@@ -52,6 +53,7 @@ class SkewWatch:
     compare: Callable[[str], Awaitable[SkewSummary]]
     emit: Callable[[Sequence[Event]], Awaitable[None]]
     clock: Clock
+    faults: Faults = field(default_factory=Faults)
     found: dict[str, SkewSummary] = field(default_factory=dict)
     """The last comparison of each service."""
     checked_at: dict[str, float] = field(default_factory=dict)
@@ -61,8 +63,10 @@ class SkewWatch:
     async def run(self) -> None:
         """Compare what is due until cancelled, one service at a time."""
         while True:
-            for service in self.due():
-                await self._check(service)
+            with self.faults.contain(LOOP, "feature skew"):
+                for service in self.due():
+                    with self.faults.contain("feature service", service):
+                        await self._check(service)
             await asyncio.sleep(_LOOK_S)
 
     def due(self) -> list[str]:
@@ -77,6 +81,7 @@ class SkewWatch:
         }
         for gone in self.found.keys() - every.keys():
             del self.found[gone]
+        self.faults.keep_only("feature service", every)
         return [service for service, at in self._due.items() if at <= now]
 
     def statuses(self) -> tuple[FeatureSkewStatus, ...]:
@@ -108,9 +113,10 @@ class SkewWatch:
             summary = await self.compare(service)
         except HeadraceError as error:
             summary = SkewSummary(service=service, rows=0, message=str(error))
-        except Exception as error:  # noqa: BLE001  # a supervisor's edge
-            _LOG.exception("looking for skew failed", extra={"service": service})
+        except Exception as error:
             summary = SkewSummary(service=service, rows=0, message=type(error).__name__)
+            self.found[service], self.checked_at[service] = summary, self.clock.now()
+            raise
         before = self.found.get(service)
         self.found[service] = summary
         self.checked_at[service] = self.clock.now()

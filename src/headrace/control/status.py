@@ -7,6 +7,7 @@ from headrace.control.agents.roster import GatewayState
 from headrace.control.backoff import MANY_FAILURES
 from headrace.control.certificates import CertificateStatus
 from headrace.control.desired import POOL_PREFIX, DesiredArm, DesiredEndpoint, Mirror
+from headrace.control.faults import ObjectFault
 from headrace.control.first_request import FirstRequest
 from headrace.control.job_status import JobView
 from headrace.control.materialize_status import FeatureViewStatus
@@ -111,6 +112,8 @@ class Status:
     """Streams, as the spec has them."""
     jobs: tuple[JobView, ...] = ()
     """Jobs, as the spec has them."""
+    faults: tuple[ObjectFault, ...] = ()
+    """Objects that wait because looking after them failed; all others go on."""
 
     @property
     def is_served(self) -> bool:

@@ -56,9 +56,9 @@ class RolloutRecord(msgspec.Struct, frozen=True, kw_only=True):
 class Event(msgspec.Struct, frozen=True, kw_only=True):
     """Something that happened to an endpoint; never changed once it is written.
 
-    `kind`: `spec`, `rollout`, `scale`, `replica`, `gateway`, `cluster`, `stream`. `reason`: one
-    CamelCase word for programs. `data`: the numbers that decided it. `id` is given by the store and
-    grows.
+    `kind`: `spec`, `rollout`, `scale`, `replica`, `gateway`, `cluster`, `stream`, `fault`.
+    `reason`: one CamelCase word for programs. `data`: the numbers that decided it. `id` is given by
+    the store and grows.
     """
 
     at: float
@@ -210,6 +210,9 @@ class Store(Protocol):
 
         The first one counts. One that waits for its assignment is counted as soon as that comes.
         With `endpoints`, only answers of these that are known already earn it.
+
+        Raises:
+            InvalidArgumentError: It is beyond `REWARD_LIMIT`, or no number.
         """
 
     def rewards(self, rollout: str) -> list[UnitReward]:

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from headrace.control.faults import LOOP, Faults
 from headrace.control.observed import Route
 from headrace.core import HeadraceError
 from headrace.gateway import Handshakes
@@ -51,6 +52,7 @@ class UpstreamWatch:
     routes: Callable[[], tuple[Route, ...]]
     read: Callable[[], Awaitable[Mapping[ArmKey, Handshakes]]]
     note_change: Callable[[], None]
+    faults: Faults = field(default_factory=Faults)
     _before: Mapping[ArmKey, Handshakes] = field(default_factory=dict)
     _known: dict[ArmKey, str] = field(default_factory=dict)
 
@@ -62,7 +64,8 @@ class UpstreamWatch:
         """Look until cancelled."""
         while True:
             await asyncio.sleep(_LOOK_S)
-            await self.look()
+            with self.faults.contain(LOOP, "upstreams"):
+                await self.look()
 
     async def look(self) -> None:
         """Look once."""

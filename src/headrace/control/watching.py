@@ -53,6 +53,7 @@ class Watch:
     units: set[str] = field(default_factory=set)
     rewards: tuple[RewardSums, RewardSums] | None = None
     _ticked_at: float = 0.0
+    rewards_due: float = 0.0
 
     @classmethod
     def over(cls, record: RolloutRecord, now: float) -> "Watch":

@@ -308,14 +308,18 @@ def judge_reward(
     # More is better: the lower bound promotes, and the upper one rolls back.
     bounds = rewards.bounds(budget.on, budget.back, tuned_for=_TUNED_FOR_UNITS * settings.min_units)
     if bounds is None:
-        return waiting("reward", "all rewards are equal so far", alpha=budget.on)
+        is_finite = math.isfinite(a.squares + b.squares + rewards.difference)
+        why = "all rewards are equal so far" if is_finite else "stored rewards are not finite"
+        return waiting("reward", why, alpha=budget.on)
+    left_out = a.left_out + b.left_out
     low, high = bounds
     outcome = outcome_of(beyond=high < -settings.margin, within=low >= -settings.margin)
     reason = (
         f"reward: {b.mean:.4g} on average of {count(b.units)} units on {names.candidate} against "
         f"{a.mean:.4g} of {count(a.units)} on {names.baseline}: difference "
         f"{rewards.difference:+.3g}, between {low:+.3g} and {high:+.3g} with "
-        f"{confidence(budget.on)} (asymptotic); {settings.margin:g} less is tolerated: "
+        f"{confidence(budget.on)} (asymptotic); {settings.margin:g} less is tolerated"
+        f"{f'; {count(left_out)} units left out, beyond any reward' if left_out else ''}: "
         f"{ending(outcome)}"
     )
     return MetricVerdict(

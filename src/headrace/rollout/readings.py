@@ -47,12 +47,20 @@ class PairCounts(msgspec.Struct, frozen=True, kw_only=True):
     distance_sum: float = 0.0
 
 
+REWARD_LIMIT: Final = 1e12
+"""The largest absolute value of a reward; the squares of a million of these are finite."""
+
+
 class RewardSums(msgspec.Struct, frozen=True, kw_only=True):
-    """Rewards of one arm so far: units, their mean, the sum of squared deviations from it."""
+    """Rewards of one arm so far: units, their mean, the sum of squared deviations from it.
+
+    `left_out`: units whose stored rewards are beyond `REWARD_LIMIT`; they are not in the others.
+    """
 
     units: int = 0
     mean: float = 0.0
     squares: float = 0.0
+    left_out: int = 0
 
 
 class When(msgspec.Struct, frozen=True, kw_only=True):

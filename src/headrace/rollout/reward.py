@@ -34,13 +34,14 @@ class RewardDifference(msgspec.Struct):
             tuned_for: Units in all at which the bounds shall be the narrowest.
 
         Returns:
-            Lower and upper bound; None where an arm has fewer than two units, or nothing varies.
+            Lower and upper bound; None where an arm has fewer than two units, nothing varies, or
+            the variance is not finite.
         """
         if min(self.baseline.units, self.candidate.units) < 2:  # noqa: PLR2004  # a variance
             return None
         units = self.baseline.units + self.candidate.units
         pooled = self._pooled_variance()
-        if pooled <= 0.0:
+        if not 0.0 < pooled < math.inf:
             return None
         # The variance of one unit's part in the difference, as if each arm had its share.
         spread = units * sum(
@@ -59,7 +60,8 @@ class RewardDifference(msgspec.Struct):
 
     def _pooled_variance(self) -> float:
         a, b = self.baseline, self.candidate
-        between = a.units * b.units / (a.units + b.units) * self.difference**2
+        # Not a power, which raises OverflowError instead of being infinite.
+        between = a.units * b.units / (a.units + b.units) * self.difference * self.difference
         return (a.squares + b.squares + between) / (a.units + b.units - 1)
 
 

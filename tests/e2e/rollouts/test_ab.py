@@ -1,5 +1,6 @@
 """An A/B test with real callers: each stays on one version, and what answers earn decides."""
 
+import sqlite3
 import threading
 import time
 from collections import defaultdict
@@ -12,7 +13,7 @@ import pytest
 from tests.e2e.control.system import System
 from tests.e2e.rollouts.callers import Call, Callers
 from tests.e2e.rollouts.model_files import write_version
-from tests.e2e.rollouts.rollout import ONLY_ERRORS, Json, Rollout, callers, endpoint, metric
+from tests.e2e.rollouts.rollout import ONLY_ERRORS, Json, Rollout, callers, canary, endpoint, metric
 
 pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
@@ -97,6 +98,53 @@ def test_the_version_that_earns_more_is_promoted(
         seen[call.user].append(call.version)
     # Everybody ends on the new version, and nobody is moved before the test is over.
     assert all(versions == sorted(versions) for versions in seen.values())
+
+
+def test_absurd_stored_reward_harms_neither_its_own_rollout_nor_another(
+    system: System, first: Path, tmp_path: Path
+) -> None:
+    """A version that took any number stored 1e308; the door refuses it now."""
+    second = write_version(tmp_path / "second" / "model.py")
+    system.start(endpoint(first, sticky=STICKY), endpoint(first, name="other"))
+    system.wait_ready()
+    rollout, other = Rollout(system), Rollout(system, "other")
+    how = {
+        "strategy": "ab",
+        "warmup_s": 0.5,
+        "min_samples": 100,
+        "metrics": {**ONLY_ERRORS, "errors": None, "reward": {"min_units": 20}},
+    }
+    with callers(system, rate=200, users=USERS).flowing() as load:
+        rollout.start(second, how)
+        rollout.wait_weight(50)
+        with rewarding(system, load, {"1": 0.5, "2": 0.5}):
+            judged = rollout.wait_for(lambda status: bool(_reward_samples(status)))
+            refused, _ = system.post("/api/v1/feedback", {"request_id": "call-1", "reward": 1e308})
+            with sqlite3.connect(system.home / "state.db", timeout=10.0) as database:
+                database.execute(
+                    "UPDATE unit_rewards SET total = 1e308 WHERE unit = "
+                    "(SELECT min(unit) FROM unit_rewards)"
+                )
+            left_out = rollout.wait_for(
+                lambda status: "1 units left out" in status["verdict"]["explanation"]
+            )
+            with callers(system, rate=100, name="other").flowing():
+                other.start(second, canary({"weight": 50, "pause_s": 0.5}, metrics=ONLY_ERRORS))
+                promoted = other.wait_over()
+        status, aborted = rollout.tell("abort")
+
+    assert refused == 400
+    assert not judged["over"]
+    assert not left_out["problem"]
+    assert promoted["phase"] == "promoted"
+    assert system.status()["faults"] == []
+    assert (status, aborted["phase"]) == (200, "aborted")
+    assert load.failed == []
+
+
+def _reward_samples(status: Json) -> int:
+    metrics = status["verdict"]["metrics"] if status["verdict"] else []
+    return min((min(one["samples"]) for one in metrics if one["metric"] == "reward"), default=0)
 
 
 def test_the_version_that_earns_less_is_rolled_back(

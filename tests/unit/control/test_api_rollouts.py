@@ -70,6 +70,7 @@ async def test_a_rollout_is_started_and_found_again(api: httpx.AsyncClient) -> N
         "since": 0,
         "duration_s": 0.0,
         "reason": started.json()["reason"],
+        "problem": "",
         "actor": "ann@laptop",
         "verdict": None,
         "requests": {"baseline": 0, "candidate": 0},

@@ -23,6 +23,7 @@ def status_seen_by(caller: Caller, status: Status) -> Status:
         feature_skew=(),
         streams=(),
         jobs=(),
+        faults=tuple(fault for fault in status.faults if fault.endpoint in mine),
     )
 
 

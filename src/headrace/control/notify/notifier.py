@@ -9,6 +9,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from headrace.control.alert_records import AlertNotice, NoticeKey, Silence
+from headrace.control.faults import LOOP, Faults
 from headrace.control.notify.outbox import Message, Outbox
 from headrace.core import (
     Clock,
@@ -73,6 +74,7 @@ class Notifier:
     environment: Mapping[str, str]
     admin_url: str
     send: Send
+    faults: Faults = field(default_factory=Faults)
     _outbox: Outbox = field(default_factory=Outbox)
     _alerts: Sequence[Alert] | None = None
     """None until they were read once: an empty list would say that all are over."""
@@ -96,16 +98,18 @@ class Notifier:
         """Send until cancelled."""
         async with asyncio.TaskGroup() as group:
             while True:
-                await self._save()
-                if self._alerts is not None:
-                    messages = self._outbox.due(
-                        self._alerts,
-                        self._settings(),
-                        silences=self.silences(),
-                        now=self.clock.now(),
-                    )
-                    # Before they leave: after a SIGKILL their receivers count as told.
+                with self.faults.contain(LOOP, "notifications"):
                     await self._save()
+                    messages: list[Message] = []
+                    if self._alerts is not None:
+                        messages = self._outbox.due(
+                            self._alerts,
+                            self._settings(),
+                            silences=self.silences(),
+                            now=self.clock.now(),
+                        )
+                        # Before they leave: after a SIGKILL their receivers count as told.
+                        await self._save()
                     for message in messages:
                         group.create_task(self._send(message))
                 await asyncio.sleep(_AGAIN_S)

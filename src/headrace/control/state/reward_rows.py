@@ -1,6 +1,5 @@
 """What did answers earn? Assignments and feedback meet in one row, whichever comes first."""
 
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from functools import cache
@@ -14,7 +13,7 @@ from headrace.control.state.tables import ANSWERS, ROLLOUTS, UNIT_REWARDS, AnyRo
 from headrace.control.state.upsert import upsert_into
 from headrace.control.store import Assignment, Feedback, UnitReward
 from headrace.core import InvalidArgumentError
-from headrace.rollout.readings import RewardSums
+from headrace.rollout.readings import REWARD_LIMIT, RewardSums
 
 if TYPE_CHECKING:
     from sqlalchemy.sql.dml import ReturningInsert
@@ -53,10 +52,13 @@ def add_feedback(
             and nothing is stored. None for all.
 
     Raises:
-        InvalidArgumentError: The reward is no finite number.
+        InvalidArgumentError: The reward is no number within `REWARD_LIMIT`.
     """
-    if not math.isfinite(feedback.reward):
-        raise InvalidArgumentError(f"reward {feedback.reward} is no finite number")
+    if not abs(feedback.reward) <= REWARD_LIMIT:  # nor is NaN
+        raise InvalidArgumentError(
+            f"reward {feedback.reward} of request '{feedback.request_id[:256]}' is not within "
+            f"-{REWARD_LIMIT:g} and {REWARD_LIMIT:g}; send it in a larger unit"
+        )
     if endpoints is not None:
         of_answer = select(ROLLOUTS.c.endpoint).where(
             ANSWERS.c.request_id == clean(feedback.request_id), ANSWERS.c.rollout == ROLLOUTS.c.id
@@ -78,6 +80,8 @@ def _count(connection: Connection, earned: Iterable[AnyRow]) -> None:
     """Add rewards to those of their units."""
     sums: defaultdict[tuple[str, str, str], list[float]] = defaultdict(list)
     for row in earned:
+        if not abs(row.reward) <= REWARD_LIMIT:
+            continue  # stored by a version that took any number
         sums[row.rollout, row.unit, row.arm].append(row.reward)
     if not sums:
         return
@@ -134,16 +138,22 @@ def read_reward_sums(connection: Connection, rollout: str) -> dict[str, RewardSu
     """Units, the mean of their mean rewards, and the squares around it, by arm.
 
     The database adds up, in two passes: with a million users a row each would take seconds to read,
-    and sums of squares around zero would lose what a small variance is made of.
+    and sums of squares around zero would lose what a small variance is made of. Units that earned
+    more than anybody can (an earlier version took any number) are counted and left out.
     """
     table = UNIT_REWARDS.c
     value = table.total / table["count"]
+    is_within = value.between(-REWARD_LIMIT, REWARD_LIMIT)
     its = table.rollout == clean(rollout)
     sums = {}
     for (arm,) in connection.execute(select(table.arm).where(its).distinct()).all():
         of_arm = its & (table.arm == arm)
+        all_units = connection.execute(select(func.count()).where(of_arm)).scalar_one()
+        of_arm &= is_within
         units, mean = connection.execute(select(func.count(), func.avg(value)).where(of_arm)).one()
         squares = func.sum((value - mean) * (value - mean))
-        around = connection.execute(select(squares).where(of_arm)).scalar_one()
-        sums[arm] = RewardSums(units=units, mean=mean, squares=around)
+        around = connection.execute(select(squares).where(of_arm)).scalar_one() if units else 0.0
+        sums[arm] = RewardSums(
+            units=units, mean=mean or 0.0, squares=around, left_out=all_units - units
+        )
     return sums

@@ -16,6 +16,7 @@ import msgspec
 
 from headrace.control.backoff import CRASHED
 from headrace.control.desired import DesiredStream
+from headrace.control.faults import LOOP, Faults
 from headrace.control.log_files import last_line
 from headrace.control.metrics import Source
 from headrace.control.store import Event
@@ -76,6 +77,7 @@ class StreamSupervisor:
     emit: Callable[[Sequence[Event]], Awaitable[None]]
     clock: Clock
     memory: StreamMemory
+    faults: Faults = field(default_factory=Faults)
     silent_timeout_s: float = SILENT_TIMEOUT_S
     load_timeout_s: float = LOAD_TIMEOUT_S
     _teams: dict[str, Team] = field(default_factory=dict)
@@ -104,10 +106,8 @@ class StreamSupervisor:
     async def run(self) -> None:
         """Keep everything as it should be until cancelled; workers go on then."""
         while True:
-            try:
+            with self.faults.contain(LOOP, "streams"):
                 await self.step()
-            except Exception:  # noqa: BLE001  # a supervisor's edge: endpoints are served on
-                _LOG.exception("looking after streams failed")
             await asyncio.sleep(_EVERY_S)
 
     async def step(self) -> None:
@@ -119,8 +119,12 @@ class StreamSupervisor:
             self._rescale()
             await self._announce()
         wanted = {stream.name: stream for stream in self.wanted()}
-        for name in dict.fromkeys([*wanted, *self._teams, *self._orders]):
-            self._act(name, wanted.get(name))
+        names = dict.fromkeys([*wanted, *self._teams, *self._orders])
+        for name in names:
+            with self.faults.contain("stream", name):
+                self._act(name, wanted.get(name))
+        for kind in ("stream", "stream processes", "stream scale", "stream view"):
+            self.faults.keep_only(kind, names)
 
     async def stop(self, drain_s: float) -> int:
         """Let all workers finish and end, those that do not by SIGKILL; how many there were.
@@ -149,7 +153,11 @@ class StreamSupervisor:
 
     def views(self) -> tuple[StreamView, ...]:
         """How each stream is."""
-        return tuple(self._view(stream) for stream in self.wanted())
+        views = []
+        for stream in self.wanted():
+            with self.faults.contain("stream view", stream.name):
+                views.append(self._view(stream))
+        return tuple(views)
 
     def view(self, name: str) -> StreamView:
         """How one stream is.
@@ -263,21 +271,22 @@ class StreamSupervisor:
     def _collect(self) -> None:
         """Let go of processes that ended, and decide when they start again."""
         now = self.clock.monotonic()
-        for team in self._teams.values():
-            for worker in list(team.running()):
-                assert worker.process is not None, "it runs"
-                lives, code = worker.process.poll()
-                if lives:
-                    continue
-                worker.process.close()
-                worker.process = None
-                self.driver.clean(worker.record)
-                member = worker.record.member
-                said = last_line(self.driver.log_of(f"stream-{member}"))
-                if note_end(worker, code, said=said, now=now):
-                    team.restarts += 1
-                    extra = {"worker": member, "why": worker.message}
-                    _LOG.warning("stream worker ended", extra=extra)
+        for name, team in self._teams.items():
+            with self.faults.contain("stream processes", name):
+                for worker in list(team.running()):
+                    assert worker.process is not None, "it runs"
+                    lives, code = worker.process.poll()
+                    if lives:
+                        continue
+                    worker.process.close()
+                    worker.process = None
+                    self.driver.clean(worker.record)
+                    member = worker.record.member
+                    said = last_line(self.driver.log_of(f"stream-{member}"))
+                    if note_end(worker, code, said=said, now=now):
+                        team.restarts += 1
+                        extra = {"worker": member, "why": worker.message}
+                        _LOG.warning("stream worker ended", extra=extra)
 
     # What workers say.
 
@@ -302,15 +311,16 @@ class StreamSupervisor:
 
     def _rescale(self) -> None:
         for wanted in filter(is_scaled, self.wanted()):
-            team, now = self._team(wanted.name, wanted.min_workers), self.clock.monotonic()
-            if not rescale(team, wanted, paused=self._is_paused(wanted), now=now):
-                continue
-            count = team.scale.workers
-            extra = {"stream": wanted.name, "workers": count, "why": team.scaling}
-            _LOG.info("stream scaled", extra=extra)
-            orders = self._orders.get(wanted.name, StreamOrders())
-            self._orders[wanted.name] = msgspec.structs.replace(orders, workers=count)
-            self._keep_orders()
+            with self.faults.contain("stream scale", wanted.name):
+                team, now = self._team(wanted.name, wanted.min_workers), self.clock.monotonic()
+                if not rescale(team, wanted, paused=self._is_paused(wanted), now=now):
+                    continue
+                count = team.scale.workers
+                extra = {"stream": wanted.name, "workers": count, "why": team.scaling}
+                _LOG.info("stream scaled", extra=extra)
+                orders = self._orders.get(wanted.name, StreamOrders())
+                self._orders[wanted.name] = msgspec.structs.replace(orders, workers=count)
+                self._keep_orders()
 
     # What is to be done.
 

@@ -1,0 +1,166 @@
+"""Containment of faults in loops over many objects: rollouts, endpoints, streams, jobs, views.
+
+An exception while one object is looked after becomes that object's fault. Its status says that it
+waits and why, an event tells of it once, the log has the traceback, and the loop goes on with the
+next object. The fault ends with the first turn that succeeds.
+"""
+
+import asyncio
+import contextlib
+import logging
+import traceback
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final
+
+from headrace.control.store import Event
+from headrace.core import Clock, ConflictError, HeadraceError, SystemClock
+
+_LOG: Final = logging.getLogger("headrace.control")
+_TELL_S: Final = 0.5
+_QUIET_S: Final = 600.0
+"""An object whose fault comes and goes is written about once in this time."""
+_PACKAGE: Final = "headrace"
+_NOT_OF_ENDPOINTS: Final = frozenset(
+    {"loop", "replica", "pool", "stream", "job", "feature", "certificate"}
+)
+"""First words of kinds."""
+LOOP: Final = "loop"
+"""The kind of a loop itself, for what fails outside of a single object."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectFault:
+    """Why one object waits. `since`: seconds since 1970."""
+
+    kind: str
+    """What the object is: `rollout`, `autoscaling`, `drift`, `alerts`, `stream`, `job`..."""
+    name: str
+    message: str
+    since: float
+
+    @property
+    def endpoint(self) -> str:
+        """The endpoint that the object is or belongs to; empty for none."""
+        is_of_endpoint = self.kind.split()[0] not in _NOT_OF_ENDPOINTS
+        return self.name if is_of_endpoint else ""
+
+
+@dataclass(slots=True, kw_only=True)
+class Faults:
+    """The faults of all objects now; loops in other threads may share it."""
+
+    clock: Clock = field(default_factory=SystemClock)
+    _open: dict[tuple[str, str], ObjectFault] = field(default_factory=dict)
+    _written: dict[tuple[str, str], ObjectFault] = field(default_factory=dict)
+    """What the log and the events were last told of an object."""
+    _events: list[Event] = field(default_factory=list)
+
+    @contextlib.contextmanager
+    def contain(self, kind: str, name: str) -> Iterator[None]:
+        """Make an exception of the block the fault of this object; cancellation passes.
+
+        So does a `ConflictError`: another control plane writes to the same database, and what all
+        objects of this one go by is out of date.
+        """
+        try:
+            yield
+        except ConflictError:
+            raise
+        except Exception as error:  # noqa: BLE001  # the task supervisor's edge
+            self._begin(kind, name, error)
+        else:
+            if self._open:
+                self._end(kind, name)
+
+    def problem(self, kind: str, name: str) -> str:
+        """Why an object waits; empty if it does not."""
+        fault = self._open.get((kind, name))
+        return "" if fault is None else f"waits: {fault.message}"
+
+    def current(self) -> tuple[ObjectFault, ...]:
+        """All faults, by kind and name."""
+        return tuple(fault for _, fault in sorted(dict(self._open).items()))
+
+    def keep_only(self, kind: str, names: Iterable[str]) -> None:
+        """Forget the faults of objects that are gone."""
+        if not self._open and not self._written:
+            return
+        gone = {key for key in (*list(self._open), *list(self._written)) if key[0] == kind}
+        for key in gone - {(kind, name) for name in names}:
+            self._open.pop(key, None)
+            self._written.pop(key, None)
+
+    async def run(self, emit: Callable[[Sequence[Event]], Awaitable[None]]) -> None:
+        """Write events until cancelled."""
+        while True:
+            await asyncio.sleep(_TELL_S)
+            events, self._events = self._events, []
+            if not events:
+                continue
+            try:
+                await emit(events)
+            except HeadraceError as error:
+                _LOG.error("cannot write an event", extra={"error": str(error)})
+
+    def _begin(self, kind: str, name: str, error: Exception) -> None:
+        key, now = (kind, name), self.clock.now()
+        message = message_of(error)
+        former = self._open.get(key)
+        is_same = former is not None and former.message == message
+        fault = ObjectFault(
+            kind=kind, name=name, message=message, since=former.since if former else now
+        )
+        self._open[key] = fault
+        written = self._written.get(key)
+        is_written = (
+            written is not None
+            and written.message == message
+            and 0.0 <= now - written.since < _QUIET_S
+        )
+        if is_same or is_written:
+            return
+        self._written[key] = replace(fault, since=now)
+        text = f"{kind} '{name}' waits: {message}"
+        _LOG.error("%s", text, exc_info=error, extra={"kind": kind, "object": name})
+        self._events.append(_event(fault, "Waits", text, now))
+
+    def _end(self, kind: str, name: str) -> None:
+        fault = self._open.pop((kind, name), None)
+        if fault is None:
+            return
+        now = self.clock.now()
+        text = f"{kind} '{name}' goes on after {max(now - fault.since, 0.0):.0f} s"
+        _LOG.info("%s", text, extra={"kind": kind, "object": name})
+        written = self._written.get((kind, name))
+        if written is not None and written.since >= fault.since:
+            self._events.append(_event(fault, "GoesOn", text, now))
+
+
+def message_of(error: Exception) -> str:
+    """What a status says of an exception.
+
+    A `HeadraceError` speaks for itself. The text of another may hold what callers sent, so only its
+    type and where it came from are shown; the log has all of it.
+    """
+    if isinstance(error, HeadraceError):
+        return str(error)
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if _PACKAGE in Path(frame.filename).parts] or frames
+    where = ""
+    if ours:
+        file = "/".join(Path(ours[-1].filename).parts[-2:])
+        where = f" in {file}, line {ours[-1].lineno}"
+    return f"{type(error).__name__}{where}; the control plane's log has the traceback"
+
+
+def _event(fault: ObjectFault, reason: str, message: str, at: float) -> Event:
+    return Event(
+        at=at,
+        endpoint=fault.endpoint,
+        kind="fault",
+        reason=reason,
+        message=message,
+        data={"kind": fault.kind, "object": fault.name},
+    )
