@@ -65,6 +65,10 @@ JOB_REASONS: Final[Mapping[str, str]] = {
     "JobTooLarge": "A try took more than `memory_limit` and was ended; another follows, or none.",
     "JobLate": "No run has succeeded `late_after_s` after a moment.",
 }
+REPLICA_REASONS: Final[Mapping[str, str]] = {
+    "Died": "A replica that had been ready ended by itself, by the signal or with the exit status "
+    "that the message says. It is started again.",
+}
 FAULT_REASONS: Final[Mapping[str, str]] = {
     "Waits": "Looking after an object failed, and it waits; all others go on. The message names it "
     "and the reason, the log has the traceback.",
@@ -121,6 +125,7 @@ def _events() -> Iterator[tuple[str, str, str]]:
     yield from (("drift", reason, text) for reason, text in DRIFT_REASONS.items())
     yield from (("features", reason, text) for reason, text in FEATURES_REASONS.items())
     yield from (("job", reason, text) for reason, text in JOB_REASONS.items())
+    yield from (("replica", reason, text) for reason, text in REPLICA_REASONS.items())
     yield from (("fault", reason, text) for reason, text in FAULT_REASONS.items())
     yield from (("stream", reason, text) for reason, text in STREAM_REASONS.items())
     for reason, text in meanings(Reason).items():

@@ -1,7 +1,8 @@
 """What does an interval add to a rollout's evidence? Differences of running totals. Pure.
 
-Only intervals count over which one split was in force from the first to the last moment. Of those
-in the warm-up only how requests ended: a version that fails all of them need not get warm.
+Only intervals count over which one split was in force from the first to the last moment, and those
+in which an arm died: until the gateway knows it, requests fail. Of these and of intervals in the
+warm-up only how requests ended: a version that fails all of them need not get warm.
 """
 
 from collections import Counter as Tally
@@ -78,6 +79,10 @@ class Reading:
     step_since: float | None = None
     step: int = 0
     is_sticky: bool = False
+    lost: Split | None = None
+    """The weights asked for, while an arm that has one cannot answer: `split` is None then."""
+    is_alive: tuple[bool, bool] = (True, True)
+    """Whether the candidate, and all that it is compared with, can answer."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -91,7 +96,13 @@ class Counter:
     _last: Reading | None = None
     _counted: dict[str, Predictions] = field(default_factory=dict)
     _seen: tuple[int, int] = (0, 0)
+    _last_split: Split | None = None
     _step_since: float | None = None
+
+    @property
+    def share(self) -> float | None:
+        """The candidate's share of the requests that was in force last; None before there was."""
+        return None if self._last_split is None else _share(self._last_split)
 
     def knows_callers(self, reading: Reading) -> bool:
         """Whether both versions kept who called for all of an interval that counts."""
@@ -104,7 +115,10 @@ class Counter:
         """What was added since the last reading; None if it may not be counted."""
         last = self._last if self._goes_on(reading) else None
         split = reading.split
+        if split is None and self._last is not None:
+            return self._lost(self._last, reading)
         self._last = None if split is None else reading
+        self._last_split = self._last_split if split is None else split
         if split != self._split:
             self._split, self._since = split, reading.at
             self._seen, self.samples = (0, 0), 0
@@ -140,6 +154,33 @@ class Counter:
             pairs=reading.pairs,
             baseline_reward=rewards[0] if rewards else None,
             candidate_reward=rewards[1] if rewards else None,
+        )
+
+    def _lost(self, last: Reading, reading: Reading) -> Increment | None:
+        """How requests ended in the interval in which an arm died, by the split until then.
+
+        They were sent by that split, until the other arm got the dead one's share: what it got
+        beyond its own is left out in proportion, failures too, so that the death gives it no
+        credit. It is the last interval of its split.
+        """
+        self._last, self._split = None, None
+        self._note_predictions(reading)
+        if reading.lost is None or (reading.lost, reading.epoch) != (last.split, last.epoch):
+            return None
+        share = _share(reading.lost)
+        none = Tally[tuple[str, str]]()
+        candidate = _cold(_arm(last.candidate, reading.candidate, none, 0))
+        baseline = _cold(_arm(last.baseline, reading.baseline, none, 0))
+        if 0.0 < share < 1.0 and reading.is_alive == (False, True):
+            baseline = _at_most(baseline, candidate.requests * (1.0 - share) / share)
+        elif 0.0 < share < 1.0 and reading.is_alive == (True, False):
+            candidate = _at_most(candidate, baseline.requests * share / (1.0 - share))
+        return Increment(
+            at=reading.at,
+            duration_s=reading.at - last.at,
+            share=share,
+            candidate=candidate,
+            baseline=baseline,
         )
 
     def _goes_on(self, reading: Reading) -> bool:
@@ -192,6 +233,19 @@ def _arm(
 def _cold(counts: ArmCounts) -> ArmCounts:
     """How requests ended, and nothing of what a warm-up changes: caches, connections, threads."""
     return msgspec.structs.replace(counts, latency=LatencyCounts(), classes={}, scores={})
+
+
+def _at_most(counts: ArmCounts, requests: float) -> ArmCounts:
+    """Counts of which all beyond `requests` is left out in proportion."""
+    if counts.requests <= requests:
+        return counts
+    part = requests / counts.requests
+    return msgspec.structs.replace(
+        counts,
+        requests=round(requests),
+        errors=round(counts.errors * part),
+        rejections=round(counts.rejections * part),
+    )
 
 
 def _share(split: Split) -> float:

@@ -35,6 +35,8 @@ class Running:
     record: ReplicaRecord
     process: Process | None
     settings: bytes | None = None
+    died_unwatched: bool = False
+    """Whether it died while no control plane watched."""
 
 
 @dataclass(slots=True)
@@ -130,7 +132,13 @@ class LocalDriver:
                 # Where it listened may be of another home, from which this one was moved here.
                 address = self.address_of(record.serial)
                 record = msgspec.structs.replace(record, address=address)  # noqa: PLW2901  # as above
-            self._running[record.name] = Running(record=record, process=process)
+            has_died = process is None and record.pid and record.was_ready and not record.is_ending
+            if has_died:
+                record = _ended(record, record.deaths + 1)  # noqa: PLW2901  # as above
+                self._write_if_possible(record)
+            self._running[record.name] = Running(
+                record=record, process=process, died_unwatched=bool(has_died)
+            )
         return list(self._running.values())
 
     def names(self) -> list[str]:
@@ -167,6 +175,12 @@ class LocalDriver:
             why = "; ".join(isolation.problems)
             _LOG.warning("replica is not isolated", extra={"replica": name, "why": why})
 
+    def note_death(self, name: str, deaths: int) -> None:
+        """Remember over a restart of the control plane how often a replica died by now."""
+        running = self._running[name]
+        running.record = _ended(running.record, deaths)
+        self._write_if_possible(running.record)
+
     def note_exit(self, name: str) -> str:
         """Let go of a process that ended; the last line of its log, which says why."""
         running = self._running[name]
@@ -177,11 +191,20 @@ class LocalDriver:
 
     def drain(self, name: str) -> None:
         """Tell a replica to finish what it has and to end."""
+        self._note_ending(name)
         self._send(name, signal.SIGTERM)
 
     def kill(self, name: str) -> None:
         """End a replica's process now."""
+        self._note_ending(name)
         self._send(name, signal.SIGKILL)
+
+    def _note_ending(self, name: str) -> None:
+        """An end that was asked for is no death, whoever finds it."""
+        running = self._running.get(name)
+        if running is not None and not running.record.is_ending:
+            running.record = msgspec.structs.replace(running.record, is_ending=True)
+            self._write_if_possible(running.record)
 
     def forget(self, name: str) -> None:
         """Remove what a replica left behind, its log excepted."""
@@ -278,7 +301,9 @@ class LocalDriver:
         if running.settings is not None:
             self._records.write_settings(name, running.settings)
         # The record comes first: a crash between the two leaves a process that can be found.
-        running.record = msgspec.structs.replace(running.record, pid=0, start_ticks=0)
+        running.record = msgspec.structs.replace(
+            running.record, pid=0, start_ticks=0, is_ending=False
+        )
         self._records.write(running.record)
         process = Process.spawn(
             self._command(running),
@@ -324,3 +349,12 @@ def _data_limit(settings: bytes) -> int:
         files = (file for path in files_of(Path(told["path"])) for file in (path, *path.rglob("*")))
         size = sum(file.stat().st_size for file in files if file.is_file())
     return data_limit(size, max_body_bytes=told.get("max_body_bytes", DEFAULT_MAX_BODY_BYTES))
+
+
+def _ended(record: ReplicaRecord, deaths: int) -> ReplicaRecord:
+    """The record of a replica whose process is gone and counted."""
+    return msgspec.structs.replace(record, pid=0, start_ticks=0, deaths=deaths)
+
+
+def _with_process(record: ReplicaRecord, process: Process) -> ReplicaRecord:
+    return msgspec.structs.replace(record, pid=process.pid, start_ticks=process.start_ticks)

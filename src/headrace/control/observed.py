@@ -69,6 +69,10 @@ class Replica:
     reason: str = ""
     kill_sent: bool = False
     query: str = ""
+    deaths: int = 0
+    """How often its process ended by itself after it had been ready; not one told to end."""
+    death_reason: str = ""
+    """How that was the last time."""
 
     @property
     def process(self) -> int:
@@ -254,8 +258,11 @@ def exited(replica: Replica, *, exit_code: int | None, last_line: str, now: floa
         return replace(replica, phase=Phase.ENDED, pid=None, since=now, exit_code=exit_code)
     was_stable = replica.phase is Phase.READY and now - replica.since >= STABLE_AFTER_S
     failures = 1 if was_stable else replica.failures + 1
+    is_death = replica.was_ready and replica.pid is not None and not replica.kill_sent
     return replace(
         replica,
+        deaths=replica.deaths + is_death,
+        death_reason=exit_reason(exit_code, "") if is_death else replica.death_reason,
         phase=Phase.EXITED,
         pid=None,
         since=now,

@@ -2,13 +2,19 @@
 
 import asyncio
 import logging
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol, assert_never
 
 from headrace.control.agents.errors import log_level_of
-from headrace.control.desired import DesiredArm, DesiredState, Revision, pool_endpoint
-from headrace.control.faults import message_of
+from headrace.control.desired import (
+    POOL_PREFIX,
+    DesiredArm,
+    DesiredState,
+    Revision,
+    pool_endpoint,
+)
+from headrace.control.faults import Faults, message_of
 from headrace.control.fetch import fetch
 from headrace.control.local import LocalDriver, Running
 from headrace.control.news import News
@@ -39,6 +45,7 @@ from headrace.control.plan import (
 )
 from headrace.control.process import Process
 from headrace.control.sandbox import Isolation
+from headrace.control.store import Event
 from headrace.core import (
     Clock,
     DeadlineExceededError,
@@ -55,6 +62,7 @@ _FIRST_PROBE_S: Final = 0.02
 _STARTING_PROBE_S: Final = 0.25
 _READY_PROBE_S: Final = 2.0
 _REPUBLISH_S: Final = 1.0
+_UNWATCHED: Final = "ended while no control plane watched"
 
 
 class RoutePublisher(Protocol):
@@ -79,6 +87,9 @@ class Reconciler:
     publisher: RoutePublisher
     clock: Clock
     drain_timeout_s: float
+    emit: Callable[[Sequence[Event]], Awaitable[None]] | None = None
+    """Takes the deaths of replicas, as events."""
+    faults: Faults = field(default_factory=Faults)
     desired: DesiredState = field(default_factory=DesiredState)
     published: tuple[Route, ...] | None = None
     publish_error: str = ""
@@ -91,6 +102,7 @@ class Reconciler:
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _news: News = field(default_factory=News)
     _group: asyncio.TaskGroup | None = None
+    _died_unwatched: list[Replica] = field(default_factory=list)
 
     def observed(self) -> Observed:
         """Everything known now."""
@@ -145,6 +157,8 @@ class Reconciler:
             replica = _adopted(running, is_routed=running.record.address in routed, now=now)
             self.replicas[replica.name] = replica
             self._next_serial = max(self._next_serial, replica.serial + 1)
+            if running.died_unwatched:
+                self._died_unwatched.append(replica)
             _LOG.info(
                 "adopted replica" if replica.pid else "found the remains of a replica",
                 extra={"replica": replica.name, "pid": replica.pid},
@@ -155,6 +169,8 @@ class Reconciler:
         """Reconcile until cancelled."""
         async with asyncio.TaskGroup() as group:
             self._group = group
+            for replica in self._died_unwatched:
+                group.create_task(self._tell_death(replica))
             for name in self.replicas:
                 process = self.driver.process_of(name)
                 if process is not None:
@@ -273,14 +289,33 @@ class Reconciler:
             exit_code = await process.wait()
         finally:
             probing.cancel()
-        said = self.driver.note_exit(name)
-        after = exited(
-            self.replicas[name], exit_code=exit_code, last_line=said, now=self.clock.monotonic()
-        )
+        said, before = self.driver.note_exit(name), self.replicas[name]
+        after = exited(before, exit_code=exit_code, last_line=said, now=self.clock.monotonic())
+        if after.deaths > before.deaths:
+            self.driver.note_death(name, after.deaths)
+            await self._tell_death(after)
         if after.phase is Phase.EXITED:
             extra = {"replica": name, "reason": after.reason, "failures": after.failures}
             _LOG.warning("replica ended", extra=extra)
         self._set(after)
+
+    async def _tell_death(self, replica: Replica) -> None:
+        event = Event(
+            at=self.clock.now(),
+            endpoint="" if replica.endpoint.startswith(POOL_PREFIX) else replica.endpoint,
+            kind="replica",
+            reason="Died",
+            message=f"replica {replica.name} of version {replica.version} died: {replica.reason}",
+            data={
+                "replica": replica.name,
+                "version": replica.version,
+                "exit_code": replica.exit_code,
+                "deaths": replica.deaths,
+            },
+        )
+        with self.faults.contain("replica", replica.name):
+            if self.emit is not None:
+                await self.emit([event])
 
     async def _probe(self, name: str) -> None:
         """Look at one replica's readiness for as long as its process lives."""
@@ -363,5 +398,7 @@ def _adopted(running: Running, *, is_routed: bool, now: float) -> Replica:
         was_ready=record.was_ready,
         restarts=record.restarts,
         answered_at=now,
-        reason="" if process else "ended while no control plane watched",
+        reason="" if process else _UNWATCHED,
+        deaths=record.deaths,
+        death_reason=_UNWATCHED if record.deaths else "",
     )

@@ -37,6 +37,10 @@ class ReplicaRecord(msgspec.Struct, frozen=True, kw_only=True):
     network: bool = False
     best_effort: bool = False
     memory_bytes: int | None = None
+    deaths: int = 0
+    """As of a `Replica`; `pid` is 0 once the process's end is in it."""
+    is_ending: bool = False
+    """Whether its process was told to end."""
 
 
 class RecordStore:

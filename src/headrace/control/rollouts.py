@@ -174,8 +174,13 @@ class RolloutDriver:
                 async with self.aims.lock:
                     current = self.aims.rollout(record.endpoint)
                     view = View.of(current, self.aims) if current else None
-                    if current is not None and view is not None and current.id == record.id:
-                        await self._settle(current, advance(current.state, self._facts(view)))
+                    if current is None or view is None or current.id != record.id:
+                        continue
+                    watch = self._watch(current)
+                    if view.failure and not watch.has_failed:
+                        watch.has_failed = True
+                        await self.look()  # what failed with it belongs into the reason
+                    await self._settle(current, advance(current.state, self._facts(view)))
         active = self.aims.active()
         for ended in self._watches.keys() - {record.id for record in active}:
             del self._watches[ended]
@@ -225,11 +230,16 @@ class RolloutDriver:
         if view.needs_answers:
             reading = await self._with_answers(view, watch, reading)
         increment = watch.counter.read(reading)
-        if increment is None:
+        share = watch.counter.share
+        if share is None:  # of those that died while no control plane watched
+            share = record.state.traffic.share
+        has_died = watch.evidence.note_deaths(view.deaths(), share=share)
+        if increment is None and not has_died:
             watch.verdict = former
             return
-        watch.evidence.add(increment)
-        watch.note_predictions(reports.values())
+        if increment is not None:
+            watch.evidence.add(increment)
+            watch.note_predictions(reports.values())
         watch.judge(self.clock.now())
 
     async def _with_answers(self, view: View, watch: Watch, reading: Reading) -> Reading:
@@ -270,11 +280,15 @@ class RolloutDriver:
     def _facts(self, view: View) -> Facts:
         watch = self._watch(view.record)
         name = view.record.endpoint
+        failure = view.failure or self._not_loaded(view)
+        crashes = watch.verdict.metric("crashes") if watch.verdict is not None else None
+        if failure and crashes is not None:
+            failure = f"{failure}; {crashes.reason}"
         healthy = {key: ok for (endpoint, key), ok in self._healthy.items() if endpoint == name}
         return Facts(
             now=watch.elapsed(self.clock.monotonic()),
             candidate_ready=view.is_ready(healthy),
-            candidate_failed=view.failure or self._not_loaded(view),
+            candidate_failed=failure,
             in_force=view.in_force,
             verdict=watch.verdict,
             judged_at=watch.judged_at,

@@ -20,6 +20,7 @@ from headrace.control.status import is_routed_as_desired
 from headrace.control.store import Assignment, RolloutRecord
 from headrace.core import FailedPreconditionError
 from headrace.core.rollout_settings import AbSettings, DisagreementMetric, ShadowSettings
+from headrace.rollout.crashes import ReplicaDeaths
 from headrace.rollout.evidence import Evidence
 from headrace.rollout.explain import Names
 from headrace.rollout.outcomes import Verdict
@@ -54,6 +55,8 @@ class Watch:
     rewards: tuple[RewardSums, RewardSums] | None = None
     _ticked_at: float = 0.0
     rewards_due: float = 0.0
+    has_failed: bool = False
+    """Whether the candidate was found not to stay up."""
 
     @classmethod
     def over(cls, record: RolloutRecord, now: float) -> "Watch":
@@ -63,6 +66,9 @@ class Watch:
         arms = (*record.source.arms, *record.target.arms)
         if any(arm.revision.upstream for arm in arms):
             evidence.leave_out("predictions", "somebody else's server does not tell its answers")
+            evidence.leave_out("crashes", "the processes of somebody else's server are not watched")
+        if any(arm.revision.pool for arm in arms):
+            evidence.leave_out("crashes", "the processes of a pool serve several versions")
         metric = settings.metrics.disagreement or DisagreementMetric()
         return cls(
             evidence=evidence,
@@ -210,13 +216,28 @@ class View:
         return any(replica.revision_id == arm.revision.id for arm in self.comparison)
 
     def split(self) -> Split | None:
-        """The weights of candidate and comparison in force; None while others are asked for."""
-        arm = self.candidate
-        if not self.in_force or self.route is None or arm is None:
+        """The weights of candidate and comparison in force; None while others are asked for.
+
+        Also while an arm with a weight cannot answer, as it gave its share to the others.
+        """
+        return self.weights if self.in_force and all(self._is_alive()) else None
+
+    @property
+    def weights(self) -> Split | None:
+        """The same as far as they are asked for and the gateway knows them, dead arms included."""
+        arm, route = self.candidate, self.route
+        if arm is None or route is None or route.held or route.split_id != self.endpoint.split_id:
             return None
-        if any(not a.is_live for a in self.route.arms if a.weight):
-            return None  # one that cannot answer gave its share to the others
+        if {a.key: a.weight for a in route.arms} != {a.key: a.weight for a in self.endpoint.arms}:
+            return None
         return arm.weight, sum(other.weight for other in self.comparison)
+
+    def _is_alive(self) -> tuple[bool, bool]:
+        """Whether candidate and comparison can answer what they have a weight for."""
+        arms = self.route.arms if self.route is not None else ()
+        dead = {arm.key for arm in arms if arm.weight and not arm.is_live}
+        key = self.candidate.key if self.candidate is not None else ""
+        return key not in dead, not dead - {key}
 
     def reading(
         self,
@@ -232,6 +253,8 @@ class View:
             at=now,
             epoch=epoch,
             split=self.split(),
+            lost=None if all(self._is_alive()) else self.weights,
+            is_alive=self._is_alive(),
             step_since=self.record.state.step_since,
             step=self.record.state.step,
             is_sticky=self.endpoint.sticky is not None,
@@ -241,6 +264,20 @@ class View:
             all_told=all(replica.name in reports for replica in self.answering),
             heard=self._heard(reports),
         )
+
+    def deaths(self) -> list[ReplicaDeaths]:
+        """How often each replica of the two arms died by itself."""
+        return [
+            ReplicaDeaths(
+                name=replica.name,
+                is_candidate=self.is_candidate(replica),
+                deaths=replica.deaths,
+                is_ready=replica.phase is Phase.READY,
+                reason=replica.death_reason,
+            )
+            for replica in self.replicas
+            if self.is_counted(replica) and not replica.query
+        ]
 
     def observe(
         self, replica: Replica, received_per_s: float, answer_bytes: float = 0.0

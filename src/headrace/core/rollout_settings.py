@@ -101,6 +101,14 @@ class RewardMetric(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     window_s: float = 86_400.0
 
 
+class CrashesMetric(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Replicas that died by themselves: crashes, kills for memory, exits.
+
+    For strategies that serve both versions at once. It rolls back a version whose replicas die more
+    often than the baseline's, and never holds up a promotion.
+    """
+
+
 class MetricsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which metrics judge; None leaves one out. The error budget is split evenly over the rest."""
 
@@ -110,6 +118,7 @@ class MetricsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     predictions: PredictionsMetric | None = PredictionsMetric()
     disagreement: DisagreementMetric | None = None
     reward: RewardMetric | None = None
+    crashes: CrashesMetric | None = CrashesMetric()
 
 
 class CanaryStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

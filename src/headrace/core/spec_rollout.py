@@ -12,6 +12,7 @@ from headrace.core.rollout_settings import (
     BlueGreenSettings,
     CanarySettings,
     CanaryStep,
+    CrashesMetric,
     DisagreementMetric,
     ErrorsMetric,
     LatencyMetric,
@@ -141,6 +142,10 @@ class RewardSpec(SpecModel):
     )
 
 
+class CrashesSpec(SpecModel):
+    """Replicas that died by themselves; for strategies that serve both versions at once."""
+
+
 class MetricsSpec(SpecModel):
     """What judges the new version; null leaves a metric out. They share one error budget."""
 
@@ -158,6 +163,10 @@ class MetricsSpec(SpecModel):
     reward: RewardSpec | None = Field(
         default=None, description="See RewardSpec; an A/B test has it unless it is set null."
     )
+    crashes: CrashesSpec | None = Field(
+        default=CrashesSpec(),
+        description="`{}` rolls back a version whose replicas die more often than the baseline's.",
+    )
 
     def settings(self, *, adds: str = "") -> MetricsSettings:
         """The message; `adds` names the metric that a strategy has by default."""
@@ -168,6 +177,7 @@ class MetricsSpec(SpecModel):
             "predictions": _as(PredictionsMetric, self.predictions),
             "disagreement": _as(DisagreementMetric, self.disagreement),
             "reward": _as(RewardMetric, self.reward),
+            "crashes": _as(CrashesMetric, self.crashes),
         }
         if adds == "disagreement" and adds not in self.model_fields_set:
             found[adds] = DisagreementMetric()

@@ -5,7 +5,7 @@ tests are made for that (`betting`). What it holds is counts, so it survives a r
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final, TypeVar
 
 import msgspec
@@ -27,6 +27,7 @@ from headrace.rollout import judge, judge_fixed
 from headrace.rollout.assignment import Assignments
 from headrace.rollout.bernoulli import Rate
 from headrace.rollout.betting import Array
+from headrace.rollout.crashes import DEATHS, Crashes, ReplicaDeaths
 from headrace.rollout.explain import Names, explanation
 from headrace.rollout.latency_ratio import MEDIAN, Histogram, LatencyRatios, Reach
 from headrace.rollout.outcomes import MetricVerdict, Outcome, Verdict
@@ -71,6 +72,7 @@ class _Counts(msgspec.Struct):
     left_out: dict[str, str] = {}
     # What an earlier version wrote has none: they begin with the next judgement.
     sequences: Sequences = msgspec.field(default_factory=Sequences.start)
+    crashes: Crashes = msgspec.field(default_factory=Crashes)
 
 
 class Evidence:
@@ -153,6 +155,7 @@ class Evidence:
         counts.units.add(share, a.units, b.units)
         if not increment.is_sticky:
             counts.requests.add(share, a.requests, b.requests)
+        counts.crashes.add(a, b)
         if metrics.errors is not None:
             arms = _rate(b.errors, b), _rate(a.errors, a)
             counts.errors.add(share, *arms, when)
@@ -181,6 +184,10 @@ class Evidence:
         if increment.candidate_reward is not None:
             counts.reward.candidate = increment.candidate_reward
 
+    def note_deaths(self, replicas: Iterable[ReplicaDeaths], *, share: float) -> bool:
+        """Count replicas' deaths that are not counted yet, as `Crashes.note`."""
+        return self._counts.crashes.note(replicas, share=share)
+
     def verdict(self, at: float, names: Names = _ANYBODY) -> Verdict:
         """What all metrics say together, `at` seconds since 1970.
 
@@ -196,21 +203,31 @@ class Evidence:
         alpha = self._settings.alpha
         budget = judge_fixed.Budget(back=alpha / max(len(used), 1), on=alpha)
         self._weigh()
-        metrics = [self._judge(metric, budget, names) for metric in used if metric not in left_out]
+        left = [metric for metric in used if metric not in left_out]
+        if not any(self._counts.crashes.deaths):
+            left = [metric for metric in left if metric != "crashes"]  # nothing to say
+        metrics = [self._judge(metric, budget, names) for metric in left]
         outcome = _together(metrics)
         if metrics and isinstance(self._settings, AbSettings | CanarySettings):
             assignment = self._judge_assignment(names)
             is_off = assignment.outcome is Outcome.WAIT and any(self._assignments.totals)
             if is_off or isinstance(self._settings, AbSettings):
                 metrics.append(assignment)
-            if is_off and not self._is_worse_at_observed_shares(alpha):
+            # Crashes and fixed thresholds are the candidate's alone, whatever the split was.
+            is_worse_alone = any(
+                metric.outcome is Outcome.ROLL_BACK
+                and (metric.metric == "crashes" or metric.unit == judge_fixed.SHARE)
+                for metric in metrics
+            )
+            if is_off and not is_worse_alone and not self._is_worse_at_observed_shares(alpha):
                 outcome = Outcome.WAIT
         verdict = Verdict(outcome=outcome, at=at, metrics=tuple(metrics))
         return msgspec.structs.replace(verdict, explanation=explanation(verdict, left_out))
 
     def note(self, verdict: Verdict) -> None:
         """Keep a verdict's intervals, so that they can be drawn over time."""
-        self._counts.sequences.add(verdict)
+        intervals = tuple(metric for metric in verdict.metrics if metric.unit != DEATHS)
+        self._counts.sequences.add(msgspec.structs.replace(verdict, metrics=intervals))
 
     @property
     def sequences(self) -> Sequences:
@@ -231,6 +248,10 @@ class Evidence:
             "pairs": int(counts.disagreement.trials),
             "disagreements": int(counts.disagreement.yes),
             "unanswered": int(counts.unanswered.yes),
+            "baseline_deaths": counts.crashes.deaths[0],
+            "candidate_deaths": counts.crashes.deaths[1],
+            "baseline_failed": counts.crashes.failed[0],
+            "candidate_failed": counts.crashes.failed[1],
             "mean_distance": counts.distance_sum / max(counts.disagreement.trials, 1.0),
         }
 
@@ -250,7 +271,7 @@ class Evidence:
         counts = self._counts
         requests = counts.baseline_requests + counts.candidate_requests
         independent = sum(counts.units.totals) or requests
-        part = min(1.0, independent / max(requests, 1))
+        part = min(1.0, independent / requests) if requests else 1.0
         counts.errors.part = counts.rejections.part = part
         counts.errors_turn.part = counts.errors.parts
         counts.rejections_turn.part = counts.rejections.parts
@@ -315,6 +336,8 @@ class Evidence:
                 found = judge_fixed.judge_disagreement(
                     counts.disagreement, _set(metrics.disagreement), budget=budget, names=names
                 )
+            case "crashes":
+                found = counts.crashes.judge(budget=budget, names=names)
             case _:
                 found = judge.judge_reward(
                     counts.reward, _set(metrics.reward), budget=budget, names=names
@@ -384,6 +407,8 @@ class Evidence:
 def metrics_in_use(settings: RolloutSettings) -> tuple[tuple[str, ...], dict[str, str]]:
     """Which metrics a strategy can judge, and why not the others that were asked for."""
     asked = _asked(settings.metrics)
+    if isinstance(settings, BlueGreenSettings | ShadowSettings):
+        asked = [metric for metric in asked if metric != "crashes"]  # no two arms share requests
     left_out: dict[str, str] = {}
     if isinstance(settings, BlueGreenSettings):
         why = (
@@ -409,7 +434,9 @@ def _together(metrics: list[MetricVerdict]) -> Outcome:
     outcomes = {metric.outcome for metric in metrics}
     if Outcome.ROLL_BACK in outcomes:
         return Outcome.ROLL_BACK
-    return Outcome.PROMOTE if outcomes == {Outcome.PROMOTE} else Outcome.WAIT
+    # That nothing died shows nothing by itself.
+    is_shown = any(metric.metric != "crashes" for metric in metrics)
+    return Outcome.PROMOTE if is_shown and outcomes == {Outcome.PROMOTE} else Outcome.WAIT
 
 
 def _rate(yes: int, arm: ArmCounts) -> tuple[Array, Array]:

@@ -9,21 +9,19 @@ estimate for planning, for a base rate that stands still; `simulate` is the judg
 import math
 from collections.abc import Sequence
 from statistics import NormalDist
-from typing import Final
 
 import msgspec
 import numpy as np
 
 from headrace.core.rollout_settings import CanarySettings
 from headrace.rollout.betting import WEIGHTS, log_growth
+from headrace.rollout.evidence import metrics_in_use
 from headrace.rollout.forgiving import FORGIVEN
 from headrace.rollout.judge import MEDIAN_PART, worse_level
 from headrace.rollout.latency_ratio import MEDIAN, Reach
 from headrace.rollout.rate_difference import Stratum
 from headrace.rollout.simulate import Result
 from headrace.rollout.world import LATENCY_SPREAD, Candidate, World
-
-_METRICS: Final = 4
 
 
 class Expected(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,7 +48,7 @@ def expected_requests(
     world: World, candidate: Candidate, settings: CanarySettings, *, metric: str
 ) -> Expected:
     """Requests that the metric (`errors` or `latency`) takes; see `Expected`."""
-    level = settings.alpha / _METRICS
+    level = settings.alpha / len(metrics_in_use(settings)[0])
     if metric == "errors":
         errors = settings.metrics.errors
         assert errors is not None

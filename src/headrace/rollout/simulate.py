@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from headrace.core.rollout_settings import CanarySettings
 from headrace.rollout.bernoulli import log_evidence_each
 from headrace.rollout.betting import Array
+from headrace.rollout.evidence import metrics_in_use
 from headrace.rollout.judge import MEDIAN_PART, is_worse
 from headrace.rollout.latency_ratio import (
     MEDIAN,
@@ -138,7 +139,7 @@ class Watch:
         """Which metrics say roll back, and which say promote, `[metrics, runs]`."""
         metrics, alpha = self.settings.metrics, self.settings.alpha
         assert metrics.predictions is not None
-        level, needed = alpha / len(_METRICS), -np.log(alpha)
+        level, needed = alpha / len(metrics_in_use(self.settings)[0]), -np.log(alpha)
         worse, within = [], []
         for tests, turn in zip((self._errors, self._rejections), self._turns, strict=True):
             assert tests.watched is not None

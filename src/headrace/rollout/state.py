@@ -88,6 +88,12 @@ class Traffic(msgspec.Struct, frozen=True, kw_only=True):
         """The old version's weight."""
         return 100 - self.candidate - self.baseline
 
+    @property
+    def share(self) -> float:
+        """The candidate's share of the requests to the two versions that are compared, 0 to 1."""
+        other = self.baseline if self.has_baseline else self.stable
+        return self.candidate / max(self.candidate + other, 1)
+
 
 class RolloutState(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that must survive a restart.

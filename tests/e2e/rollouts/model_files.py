@@ -19,6 +19,8 @@ def write_version(
     wide: int = 0,
     other_at: int = -1,
     good_rows: int = 1_000_000_000,
+    dies_after: int = 0,
+    takes_s: float = 0.0,
 ) -> Path:
     """A version; by default a good one.
 
@@ -32,10 +34,14 @@ def write_version(
         breaks: It cannot be loaded in a replica, though it could when it was pushed.
         wide: If not 0, it has a third output with so many values.
         other_at: If not -1, the value of that output which is another one.
+        dies_after: Its process ends in the middle of this request of its life, as when it is
+            killed for its memory; 0 for never.
+        takes_s: What each request takes.
     """
     # A registry stores equal files once: a good new version has to differ.
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"""\
+import os
 import sys
 import time
 
@@ -60,6 +66,10 @@ class Scorer:
                 raise RuntimeError("the weights are of another model")
 
     def infer(self, inputs):
+        self.requests = getattr(self, "requests", 0) + 1
+        if self.requests == {dies_after}:
+            os._exit(137)
+        time.sleep({takes_s})
         chance, score = inputs["x"][:, 0], inputs["x"][:, 1]
         self.rows += len(chance)
         if (chance < {fails_below}).any() or self.rows > {good_rows}:

@@ -19,6 +19,8 @@ def reading(
     all_told: bool = True,
     step_since: float | None = None,
     heard: frozenset[tuple[str, int]] | None = None,
+    lost: Split | None = None,
+    is_alive: tuple[bool, bool] = (True, True),
 ) -> Reading:
     return Reading(
         at=at,
@@ -31,6 +33,8 @@ def reading(
         all_told=all_told,
         step_since=step_since,
         heard=heard,
+        lost=lost,
+        is_alive=is_alive,
     )
 
 
@@ -91,6 +95,60 @@ def test_the_interval_in_which_the_split_changed_is_left_out() -> None:
     assert after is not None
     assert after.candidate.requests == 50
     assert after.share == 0.5
+
+
+def test_what_fails_when_an_arm_dies_counts_once_by_the_split_until_then() -> None:
+    counter = Counter(warmup_s=0.0)
+    dead = {"split": None, "lost": (10, 90), "is_alive": (False, True)}
+    counter.read(reading(0.0, candidate=total(100), baseline=total(900)))
+
+    died = counter.read(
+        reading(1.0, candidate=total(110, 4), baseline=total(1020, 12), **dead)  # type: ignore[arg-type]
+    )
+    later = counter.read(
+        reading(2.0, candidate=total(110, 4), baseline=total(1200, 12), **dead)  # type: ignore[arg-type]
+    )
+    back = counter.read(reading(3.0, candidate=total(112, 4), baseline=total(1300)))
+
+    assert died is not None
+    assert (died.share, died.duration_s) == (0.1, 1.0)
+    assert (died.candidate.requests, died.candidate.errors) == (10, 4)
+    # 30 of the baseline's 120 requests were the dead arm's share.
+    assert (died.baseline.requests, died.baseline.errors) == (90, 9)
+    assert died.candidate.latency == died.baseline.latency == LatencyCounts()
+    assert later is None
+    assert back is None
+    assert counter.share == 0.1
+
+
+def test_baseline_that_dies_gives_the_candidate_no_credit() -> None:
+    counter = Counter(warmup_s=0.0)
+    counter.read(reading(0.0, split=(50, 50), candidate=total(100), baseline=total(100)))
+
+    died = counter.read(
+        reading(
+            1.0,
+            split=None,
+            lost=(50, 50),
+            is_alive=(True, False),
+            candidate=total(160, 2),
+            baseline=total(130, 20),
+        )
+    )
+
+    assert died is not None
+    assert (died.candidate.requests, died.candidate.errors) == (30, 1)
+    assert (died.baseline.requests, died.baseline.errors) == (30, 20)
+
+
+def test_arm_that_dies_under_another_split_or_gateway_counts_for_none() -> None:
+    for changes in ({"lost": (20, 80)}, {"lost": (10, 90), "epoch": "b"}):
+        counter = Counter(warmup_s=0.0)
+        counter.read(reading(0.0, candidate=total(100), baseline=total(900)))
+        found = counter.read(
+            reading(1.0, split=None, is_alive=(False, True), candidate=total(110, 4), **changes)
+        )
+        assert found is None
 
 
 def test_nothing_counts_while_a_split_is_not_in_force() -> None:

@@ -120,6 +120,8 @@ def _replica(
         since=before.since if before is not None and is_same else now,
         was_ready=was_ready or said.phase is Phase.READY,
         restarts=restarts,
+        deaths=restarts,
+        death_reason=said.reason[:_MOST_SAID],
         failures=_failures(said, before, restarts),
         # An unchanged pod is an unchanged value: nobody is woken by it.
         answered_at=before.answered_at if before is not None and is_same else now,

@@ -1,0 +1,134 @@
+"""Replica deaths of both arms as a sequential test.
+
+A replica that dies by itself (SIGSEGV, out of memory, an exit) is a fault that requests show badly:
+few of them are hit, all in one moment, and a restart hides it. So deaths are counted themselves.
+The null is that versions are alike: then a death belongs to the candidate with that arm's share of
+the requests, the test of Lindon and Malek (NeurIPS 2022, arXiv 2011.03567) for counts. A gambler
+who stakes a fraction `f` of the capital on the candidate has, at fair odds, `1 - f + f / share`
+times as much after one of its deaths and `1 - f` times after one of the baseline's. Deaths are few,
+so the stakes are bold; no worst moment is forgiven, as each death is one.
+
+Deaths that come with time and not with requests (a leak in a library, a neighbour that takes the
+memory) strike equal replicas alike. Once a replica of the baseline has died too, the larger of the
+candidate's share of the requests and of the ready replicas is the null's.
+"""
+
+import math
+from collections.abc import Iterable
+from typing import Final
+
+import msgspec
+import numpy as np
+
+from headrace.rollout.explain import Names, count
+from headrace.rollout.judge_fixed import Budget
+from headrace.rollout.outcomes import MetricVerdict, Outcome
+from headrace.rollout.readings import ArmCounts
+
+STAKES: Final = np.array([0.25, 0.5, 0.95])
+WEIGHTS: Final = np.array([0.2, 0.3, 0.5])
+"""Each gambler's part of the first capital."""
+DEATHS: Final = "deaths"
+_MOST_NAMES: Final = 1000
+
+
+class ReplicaDeaths(msgspec.Struct, frozen=True, kw_only=True):
+    """How often one replica's process died by itself since the replica was first started."""
+
+    name: str
+    is_candidate: bool
+    deaths: int = 0
+    is_ready: bool = False
+    reason: str = ""
+    """How the last one ended."""
+
+
+class Crashes(msgspec.Struct, kw_only=True):
+    """Deaths of both arms since the first look at their replicas; pairs are baseline, candidate."""
+
+    counted: dict[str, int] = {}
+    """Deaths by replica that are in the counts, or were before the rollout."""
+    deaths: tuple[int, int] = (0, 0)
+    requests: tuple[int, int] = (0, 0)
+    failed: tuple[int, int] = (0, 0)
+    ready: tuple[int, int] = (0, 0)
+    """Ready replicas at the last look."""
+    log_capitals: tuple[float, ...] = (0.0,) * len(STAKES)
+    has_baseline_died: bool = False
+    """In the rollout or before it."""
+    is_begun: bool = False
+    last_reason: str = ""
+    """How the candidate's last replica ended."""
+
+    def note(self, replicas: Iterable[ReplicaDeaths], *, share: float) -> bool:
+        """Count deaths that are not counted yet; whether there were any.
+
+        Args:
+            replicas: All of both arms, whether they run or not.
+            share: The candidate's share of the requests when they died; at 0 and 1 nothing can be
+                learnt from whose replica it was.
+        """
+        replicas = list(replicas)
+        new = [0, 0]
+        for replica in replicas:
+            before = self.counted.get(replica.name, 0 if self.is_begun else replica.deaths)
+            self.counted[replica.name] = replica.deaths
+            more = max(replica.deaths - before, 0)
+            new[replica.is_candidate] += more
+            if more and replica.is_candidate:
+                self.last_reason = replica.reason
+            self.has_baseline_died |= replica.deaths > 0 and not replica.is_candidate
+        if len(self.counted) > _MOST_NAMES:
+            present = {replica.name for replica in replicas}
+            self.counted = {name: n for name, n in self.counted.items() if name in present}
+        self.is_begun = True
+        self.deaths = (self.deaths[0] + new[0], self.deaths[1] + new[1])
+        if 0.0 < share < 1.0 and any(new):
+            if self.has_baseline_died and any(self.ready):
+                share = max(share, self.ready[1] / sum(self.ready))
+            growth = new[0] * np.log1p(-STAKES) + new[1] * np.log(1.0 - STAKES + STAKES / share)
+            self.log_capitals = tuple((np.array(self.log_capitals) + growth).tolist())
+        self.ready = (
+            sum(one.is_ready for one in replicas if not one.is_candidate),
+            sum(one.is_ready for one in replicas if one.is_candidate),
+        )
+        return any(new)
+
+    def add(self, baseline: ArmCounts, candidate: ArmCounts) -> None:
+        """Count how requests ended in one interval, for the sentence."""
+        (a, b), (failed_a, failed_b) = self.requests, self.failed
+        self.requests = (a + baseline.requests, b + candidate.requests)
+        self.failed = (failed_a + baseline.errors, failed_b + candidate.errors)
+
+    def log_evidence(self) -> float:
+        """The logarithm of the evidence against "the candidate dies no more often"."""
+        return float(np.logaddexp.reduce(np.log(WEIGHTS) + np.array(self.log_capitals)))
+
+    def judge(self, *, budget: Budget, names: Names) -> MetricVerdict:
+        """Roll back what is shown to die more often; a lack of deaths holds up no promotion."""
+        is_worse = self.log_evidence() >= -math.log(budget.back)
+        (deaths_a, deaths_b), last = self.deaths, self.last_reason
+        closing = "within what is tolerated"
+        if is_worse:
+            closing = "it dies more often than the baseline, worse than tolerated"
+        reason = (
+            f"crashes: {_deaths(deaths_b)} of {names.candidate}"
+            f"{f' (the last {last})' if deaths_b and last else ''} against {_deaths(deaths_a)} of "
+            f"{names.baseline}; {count(self.failed[1])} of {count(self.requests[1])} requests "
+            f"failed on {names.candidate}, {count(self.failed[0])} of {count(self.requests[0])} on "
+            f"{names.baseline}: {closing}"
+        )
+        return MetricVerdict(
+            metric="crashes",
+            outcome=Outcome.ROLL_BACK if is_worse else Outcome.PROMOTE,
+            reason=reason,
+            unit=DEATHS,
+            baseline=float(deaths_a),
+            candidate=float(deaths_b),
+            alpha=budget.back,
+            samples=self.requests,
+        )
+
+
+def _deaths(number: int) -> str:
+    return "1 replica death" if number == 1 else f"{count(number)} replica deaths"
