@@ -23,8 +23,10 @@ from headrace.control.state.tables import (
     ALERTS,
     ANSWERS,
     METADATA,
+    ROLLOUT_UNITS,
     SILENCES,
     UNIT_REWARDS,
+    UNIT_TALLIES,
 )
 from headrace.control.store import Assignment, Feedback, QuotaUse, UnitReward
 from headrace.core import ConflictError, FailedPreconditionError, InvalidArgumentError
@@ -492,7 +494,8 @@ def test_urls_of_online_stores_become_names(url: str, store: SqlStore) -> None:
     store.close()
     database = Database(url)
     with database.writing("undo what later migrations made") as connection:
-        METADATA.drop_all(connection, tables=[ALERTS, ALERT_NOTICES, SILENCES])
+        tables = [ALERTS, ALERT_NOTICES, SILENCES, ROLLOUT_UNITS, UNIT_TALLIES]
+        METADATA.drop_all(connection, tables=tables)
     database.close()
     set_schema(url, "0004")
 

@@ -108,9 +108,10 @@ def assemble(settings: ControlSettings, home: Home, membership: Membership | Non
     clock = SystemClock()
     probe = Probe()
     prometheus_url = resolve_url(settings.prometheus_url)
-    url = resolve_url(settings.state_url) or home_url(home.root)
     shared = open_shared(settings.artifacts, clock=clock) if settings.artifacts else None
-    store = StoreThread(open_store(url, legacy=home.state_file))
+    store = StoreThread(
+        open_store(resolve_url(settings.state_url) or home_url(home.root), legacy=home.state_file)
+    )
     token_file = ensure_home_token(
         store.store, home.root, now=clock.now(), installation=_installation(settings)
     )

@@ -72,8 +72,6 @@ class Reading:
     pairs: PairCounts = NO_PAIRS
     rewards: tuple[RewardSums, RewardSums] | None = None
     """The baseline's and the candidate's, so far."""
-    units: tuple[int, int] = (0, 0)
-    """Callers seen first since the last reading: the baseline's, the candidate's."""
     heard: frozenset[tuple[str, int]] | None = None
     """Which processes answer and keep whom; None while one that answers does not."""
     step_since: float | None = None
@@ -102,7 +100,7 @@ class Counter:
     @property
     def share(self) -> float | None:
         """The candidate's share of the requests that was in force last; None before there was."""
-        return None if self._last_split is None else _share(self._last_split)
+        return None if self._last_split is None else share_of(self._last_split)
 
     def knows_callers(self, reading: Reading) -> bool:
         """Whether both versions kept who called for all of an interval that counts."""
@@ -132,9 +130,8 @@ class Counter:
         classes = self._new_predictions(reading)
         if is_cold or reading.all_told:
             self._note_predictions(reading)
-        units = reading.units
-        candidate = _arm(last.candidate, reading.candidate, classes[True], units[1])
-        baseline = _arm(last.baseline, reading.baseline, classes[False], units[0])
+        candidate = _arm(last.candidate, reading.candidate, classes[True])
+        baseline = _arm(last.baseline, reading.baseline, classes[False])
         if is_cold:
             candidate, baseline = _cold(candidate), _cold(baseline)
         else:
@@ -146,7 +143,7 @@ class Counter:
         return Increment(
             at=reading.at,
             duration_s=reading.at - last.at,
-            share=_share(split),
+            share=share_of(split),
             step=reading.step,
             is_sticky=reading.is_sticky,
             candidate=candidate,
@@ -167,10 +164,10 @@ class Counter:
         self._note_predictions(reading)
         if reading.lost is None or (reading.lost, reading.epoch) != (last.split, last.epoch):
             return None
-        share = _share(reading.lost)
+        share = share_of(reading.lost)
         none = Tally[tuple[str, str]]()
-        candidate = _cold(_arm(last.candidate, reading.candidate, none, 0))
-        baseline = _cold(_arm(last.baseline, reading.baseline, none, 0))
+        candidate = _cold(_arm(last.candidate, reading.candidate, none))
+        baseline = _cold(_arm(last.baseline, reading.baseline, none))
         if 0.0 < share < 1.0 and reading.is_alive == (False, True):
             baseline = _at_most(baseline, candidate.requests * (1.0 - share) / share)
         elif 0.0 < share < 1.0 and reading.is_alive == (True, False):
@@ -208,9 +205,7 @@ def _went_on(before: Predictions, now: Predictions) -> bool:
     return all(now.counts.get(label, 0) >= count for label, count in before.counts.items())
 
 
-def _arm(
-    before: ArmTotals, now: ArmTotals, classes: Tally[tuple[str, str]], units: int
-) -> ArmCounts:
+def _arm(before: ArmTotals, now: ArmTotals, classes: Tally[tuple[str, str]]) -> ArmCounts:
     buckets = {
         bucket: count - before.latency.get(bucket, 0) for bucket, count in now.latency.items()
     }
@@ -225,7 +220,6 @@ def _arm(
             counts=tuple(count for _, count in added),
         ),
         classes={label: n for (kind, label), n in classes.items() if kind == "class" and n},
-        units=units,
         scores={float(edge): n for (kind, edge), n in classes.items() if kind == "score" and n},
     )
 
@@ -248,7 +242,8 @@ def _at_most(counts: ArmCounts, requests: float) -> ArmCounts:
     )
 
 
-def _share(split: Split) -> float:
+def share_of(split: Split) -> float:
+    """The candidate's share of the requests to both; 0 without any."""
     total = sum(split)
     return split[0] / total if total else 0.0
 

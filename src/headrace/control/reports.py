@@ -37,7 +37,6 @@ class Reports:
     faults: Faults = field(default_factory=Faults)
     _latest: dict[str, ReplicaReport] = field(default_factory=dict)
     _together: dict[str, ReplicaReport] = field(default_factory=dict)
-    _cursors: dict[str, int] = field(default_factory=dict)
     _answer_bytes: dict[str, float] = field(default_factory=dict)
     _told: dict[str, tuple[int, Observe]] = field(default_factory=dict)
     _asking: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
@@ -66,7 +65,6 @@ class Reports:
         replicas = list(self.wanted())
         for name in self._latest.keys() - {*self.known(), *(r.name for r in replicas)}:
             del self._latest[name]
-            self._cursors.pop(name, None)
             self._answer_bytes.pop(name, None)
             self._told.pop(name, None)
         self.faults.keep_only("replica", [replica.name for replica in replicas])
@@ -77,20 +75,20 @@ class Reports:
             if report is not None
         }
 
-    async def answers(self, replica: Replica) -> AnswersPage:
-        """A replica's answers since the last call; empty if it does not say.
+    async def answers(self, replica: Replica, after: int) -> AnswersPage:
+        """A replica's answers after the cursor `after`; empty if it does not say.
 
         A replica hands them out in pages, so that no request waits for a long one to be written.
         """
         answers: list[Answer] = []
         async with self._asking:
             for _ in range(_MOST_PAGES):
-                page = await self._page(replica, self._cursors.get(replica.name, 0))
+                page = await self._page(replica, after)
                 if page is None or not page.answers:
                     break
-                self._cursors[replica.name] = page.cursor
+                after = page.cursor
                 answers += page.answers
-        return AnswersPage(cursor=self._cursors.get(replica.name, 0), answers=answers)
+        return AnswersPage(cursor=after, answers=answers)
 
     def answer_bytes(self, name: str) -> float:
         """Mean size of the answers in the newest page of a replica; 0 before the first."""
@@ -142,7 +140,4 @@ class Reports:
             body=body,
         )
         if answer.status < 300:  # noqa: PLR2004  # any success
-            process, before = self._told.get(replica.name, (0, Observe()))
-            if (process, before.key) != (replica.process, wish.key):
-                self._cursors[replica.name] = 0
             self._told[replica.name] = (replica.process, wish)

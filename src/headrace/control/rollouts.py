@@ -15,7 +15,7 @@ import msgspec
 
 from headrace.control.access.trail import Change
 from headrace.control.aims import Aims
-from headrace.control.counting import GatewayReading, Reading
+from headrace.control.counting import GatewayReading, Reading, share_of
 from headrace.control.effective import BASELINE
 from headrace.control.faults import LOOP, Faults
 from headrace.control.journal import Journal
@@ -26,7 +26,7 @@ from headrace.control.rollout_changes import rollout_changes
 from headrace.control.rollout_events import events_of
 from headrace.control.store import Assignment, Event, RolloutRecord
 from headrace.control.store_thread import StoreThread
-from headrace.control.watching import CANDIDATE, View, Watch
+from headrace.control.watching import CANDIDATE, View, Watch, batch_of
 from headrace.core import Clock, HeadraceError, ModelNotFoundError, NotFoundError
 from headrace.rollout.evidence import Evidence
 from headrace.rollout.machine import advance, command, due_at
@@ -244,9 +244,18 @@ class RolloutDriver:
 
     async def _with_answers(self, view: View, watch: Watch, reading: Reading) -> Reading:
         """`reading` with what single answers say: pairs, callers, rewards."""
-        now = reading.at
+        now, store, rollout = reading.at, self.store.store, view.record.id
+        if watch.units is None:
+            watch.units = await self.store.run(store.unit_tally, rollout)
+            watch.positions = dict(watch.units.positions)
         ready = view.answering
-        pages = await asyncio.gather(*(self.reports.answers(replica) for replica in ready))
+        pages = await asyncio.gather(
+            *(self.reports.answers(replica, watch.after(replica)) for replica in ready)
+        )
+        present = {replica.name for replica in view.replicas}
+        positions = {name: known for name, known in watch.positions.items() if name in present}
+        for replica, page in zip(ready, pages, strict=True):
+            positions[replica.name] = replica.process, page.cursor
         assignments: list[Assignment] = []
         is_counted = watch.counter.knows_callers(reading)
         for replica, page in zip(ready, pages, strict=True):
@@ -257,24 +266,30 @@ class RolloutDriver:
                 watch.pairing.add_primary(page.answers, now)
             elif is_counted:
                 assignments += view.assignments(replica, page.answers, self.clock.now())
-        units = watch.new_units(assignments)
         if view.needs_assignments:
-            store = self.store.store
             await self.store.run(store.add_assignments, assignments)
             began = self.clock.monotonic()
             if began >= watch.rewards_due:  # of a million units it takes a second
-                sums = await self.store.run(store.reward_sums, view.record.id)
+                sums = await self.store.run(store.reward_sums, rollout)
                 watch.rewards = (
                     sums.get(BASELINE, RewardSums()),
                     sums.get(CANDIDATE, RewardSums()),
                 )
                 ended = self.clock.monotonic()
                 watch.rewards_due = ended + _REWARDS_SHARE * (ended - began)
+        if positions != watch.positions:  # last: what is read before it is stored is read again
+            batch = batch_of(
+                assignments if view.endpoint.sticky is not None else (),
+                share=0.0 if reading.split is None else share_of(reading.split),
+                positions=positions,
+            )
+            watch.units = await self.store.run(store.add_units, rollout, batch)
+            watch.evidence.note_units(watch.units)
+            watch.positions = positions
         return replace(
             reading,
             pairs=watch.pairing.take(),
             rewards=watch.rewards,
-            units=units if view.endpoint.sticky is not None else (0, 0),
         )
 
     def _facts(self, view: View) -> Facts:

@@ -14,7 +14,7 @@ from headrace.control.alert_records import AlertStore
 from headrace.control.desired import DesiredEndpoint, DesiredState
 from headrace.control.job_records import JobStore
 from headrace.core import FailedPreconditionError
-from headrace.rollout.readings import RewardSums
+from headrace.rollout.readings import RewardSums, UnitTally
 from headrace.rollout.state import RolloutState
 
 
@@ -89,6 +89,19 @@ class Feedback(msgspec.Struct, frozen=True, kw_only=True):
     request_id: str
     reward: float
     at: float
+
+
+class UnitBatch(msgspec.Struct, frozen=True, kw_only=True):
+    """Answers that were read at once: how many of each caller, at the candidate's share in force.
+
+    `of_candidate`: callers whose first answer here was the candidate's. `positions`: how far the
+    answers of each replica were read now: its process, and the cursor.
+    """
+
+    share: float = 0.0
+    requests: dict[str, int] = {}
+    of_candidate: frozenset[str] = frozenset()
+    positions: dict[str, tuple[int, int]] = {}
 
 
 class UnitReward(msgspec.Struct, frozen=True, kw_only=True):
@@ -204,6 +217,12 @@ class Store(Protocol):
 
     def add_assignments(self, assignments: Sequence[Assignment]) -> None:
         """Remember who answered; a request id that is known already stays as it is."""
+
+    def unit_tally(self, rollout: str) -> UnitTally:
+        """What was counted of a rollout's callers."""
+
+    def add_units(self, rollout: str, batch: UnitBatch) -> UnitTally:
+        """Count answers by caller, and remember how far they were read, or neither; the sums."""
 
     def add_feedback(self, feedback: Feedback, *, endpoints: frozenset[str] | None = None) -> str:
         """Take a reward: `taken`, `duplicate`, `waiting` or `unknown`.

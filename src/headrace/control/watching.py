@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from collections import Counter as Tally
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -17,19 +18,18 @@ from headrace.control.observed import Phase, Replica, Route
 from headrace.control.pairing import Pairing
 from headrace.control.pools import hosted_replicas
 from headrace.control.status import is_routed_as_desired
-from headrace.control.store import Assignment, RolloutRecord
+from headrace.control.store import Assignment, RolloutRecord, UnitBatch
 from headrace.core import FailedPreconditionError
 from headrace.core.rollout_settings import AbSettings, DisagreementMetric, ShadowSettings
 from headrace.rollout.crashes import ReplicaDeaths
 from headrace.rollout.evidence import Evidence
 from headrace.rollout.explain import Names
 from headrace.rollout.outcomes import Verdict
-from headrace.rollout.readings import RewardSums
+from headrace.rollout.readings import RewardSums, UnitTally
 from headrace.serving.report import Answer, Observe, ReplicaReport
 
 _LOG: Final = logging.getLogger("headrace.control")
 CANDIDATE: Final = "candidate"
-_MOST_UNITS: Final = 1_000_000
 _ANSWERS_PER_S: Final = 1000.0
 _ANSWER_BYTES_PER_S: Final = 1 << 20
 """Of one replica: what pairing keeps in a minute fits into its memory."""
@@ -51,7 +51,10 @@ class Watch:
     elapsed_s: float = 0.0
     verdict: Verdict | None = None
     judged_at: float = 0.0
-    units: set[str] = field(default_factory=set)
+    units: UnitTally | None = None
+    """What is stored of callers; None until it was read."""
+    positions: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """How far each replica's answers were read, and of which process."""
     rewards: tuple[RewardSums, RewardSums] | None = None
     _ticked_at: float = 0.0
     rewards_due: float = 0.0
@@ -104,18 +107,10 @@ class Watch:
                 why = f"output '{counted.output}' is neither a class nor a score"
                 self.evidence.leave_out("predictions", why)
 
-    def new_units(self, assignments: Iterable[Assignment]) -> tuple[int, int]:
-        """How many callers are seen for the first time: on the baseline, on the candidate.
-
-        Nobody is counted twice, not even on the other arm: who a later step moves there was drawn
-        by an earlier one, and only those who are drawn now tell whether its share is kept.
-        """
-        found = {BASELINE: 0, CANDIDATE: 0}
-        for assignment in assignments:
-            if assignment.unit not in self.units and len(self.units) < _MOST_UNITS:
-                self.units.add(assignment.unit)
-                found[assignment.arm] += 1
-        return found[BASELINE], found[CANDIDATE]
+    def after(self, replica: Replica) -> int:
+        """From where a replica's answers are read."""
+        process, cursor = self.positions.get(replica.name, (replica.process, 0))
+        return cursor if process == replica.process else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -402,6 +397,25 @@ def _observed_key(report: ReplicaReport) -> str:
     """The rollout that a replica counts its predictions for; empty for none."""
     asked = report.observing
     return msgspec.json.decode(asked, type=Observe).key if asked else ""
+
+
+def batch_of(
+    assignments: Sequence[Assignment], *, share: float, positions: dict[str, tuple[int, int]]
+) -> UnitBatch:
+    """Answers by caller. Who is new counts for the arm of the first one.
+
+    Whom a later step moves to the other arm was drawn by an earlier one: only those who are drawn
+    now tell whether its share is kept.
+    """
+    arms: dict[str, str] = {}
+    for assignment in assignments:
+        arms.setdefault(assignment.unit, assignment.arm)
+    return UnitBatch(
+        share=share,
+        requests=dict(Tally(assignment.unit for assignment in assignments)),
+        of_candidate=frozenset(unit for unit, arm in arms.items() if arm == CANDIDATE),
+        positions=positions,
+    )
 
 
 def unit_digest(rollout: str, unit: str) -> str:

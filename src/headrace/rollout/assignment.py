@@ -34,6 +34,11 @@ class Assignments(msgspec.Struct):
         self.counts[share] = (before[0] + baseline, before[1] + candidate)
         self.worst = max(self.worst, self.log_evidence())
 
+    def replace(self, counts: dict[float, tuple[int, int]]) -> None:
+        """Take counts that are kept elsewhere: all units so far, as `counts` has them."""
+        self.counts = {share: both for share, both in counts.items() if 0.0 < share < 1.0}
+        self.worst = max(self.worst, self.log_evidence())
+
     def log_evidence(self) -> float:
         """The logarithm of the evidence against the plan; shares multiply theirs."""
         return sum(_log_evidence(share, *counts) for share, counts in self.counts.items())

@@ -33,7 +33,7 @@ from headrace.rollout.latency_ratio import MEDIAN, Histogram, LatencyRatios, Rea
 from headrace.rollout.outcomes import MetricVerdict, Outcome, Verdict
 from headrace.rollout.prediction_shift import PredictionShift
 from headrace.rollout.rate_difference import RateDifferences
-from headrace.rollout.readings import ArmCounts, Increment, When
+from headrace.rollout.readings import ArmCounts, Increment, UnitTally, When
 from headrace.rollout.reward import RewardDifference
 from headrace.rollout.sequences import Narrow, Sequences
 from headrace.rollout.turn import Turn
@@ -73,6 +73,8 @@ class _Counts(msgspec.Struct):
     # What an earlier version wrote has none: they begin with the next judgement.
     sequences: Sequences = msgspec.field(default_factory=Sequences.start)
     crashes: Crashes = msgspec.field(default_factory=Crashes)
+    unit_requests: int = 0
+    unit_squares: int = 0
 
 
 class Evidence:
@@ -152,7 +154,6 @@ class Evidence:
         counts.counted_s += increment.duration_s
         counts.baseline_requests += a.requests
         counts.candidate_requests += b.requests
-        counts.units.add(share, a.units, b.units)
         if not increment.is_sticky:
             counts.requests.add(share, a.requests, b.requests)
         counts.crashes.add(a, b)
@@ -183,6 +184,12 @@ class Evidence:
             counts.reward.baseline = increment.baseline_reward
         if increment.candidate_reward is not None:
             counts.reward.candidate = increment.candidate_reward
+
+    def note_units(self, tally: UnitTally) -> None:
+        """Take what is stored of callers in the place of what was known; see `Assignments`."""
+        counts = self._counts
+        counts.units.replace(tally.first)
+        counts.unit_requests, counts.unit_squares = tally.requests, tally.squares
 
     def note_deaths(self, replicas: Iterable[ReplicaDeaths], *, share: float) -> bool:
         """Count replicas' deaths that are not counted yet, as `Crashes.note`."""
@@ -267,10 +274,16 @@ class Evidence:
             counts.disagreement.add(pairs.disagreements, pairs.pairs)
 
     def _weigh(self) -> None:
-        """Where assignment is sticky, all requests of a user are one observation together."""
+        """Where assignment is sticky, all requests of a user are one observation together.
+
+        A few users may send most requests. So many users of equal traffic tell as much: Kish,
+        "Survey Sampling" (1965), the square of the requests by the sum of each user's squared.
+        """
         counts = self._counts
         requests = counts.baseline_requests + counts.candidate_requests
-        independent = sum(counts.units.totals) or requests
+        independent: float = requests
+        if counts.unit_squares:
+            independent = counts.unit_requests**2 / counts.unit_squares
         part = min(1.0, independent / requests) if requests else 1.0
         counts.errors.part = counts.rejections.part = part
         counts.errors_turn.part = counts.errors.parts

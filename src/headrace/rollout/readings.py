@@ -22,7 +22,7 @@ class ArmCounts(msgspec.Struct, frozen=True, kw_only=True):
 
     `requests` includes `errors` (5xx, 429) and `rejections` (other 4xx, without 499). `classes`:
     answers by predicted class. `scores`: answers by the upper edge of their score's bucket; an
-    answer has either. `units`: distinct sticky keys seen first in this interval.
+    answer has either.
     """
 
     requests: int = 0
@@ -31,7 +31,6 @@ class ArmCounts(msgspec.Struct, frozen=True, kw_only=True):
     latency: LatencyCounts = LatencyCounts()
     classes: Mapping[str, int] = {}
     scores: Mapping[float, int] = {}
-    units: int = 0
 
 
 class PairCounts(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,6 +60,25 @@ class RewardSums(msgspec.Struct, frozen=True, kw_only=True):
     mean: float = 0.0
     squares: float = 0.0
     left_out: int = 0
+
+
+class UnitTally(msgspec.Struct, frozen=True, kw_only=True):
+    """Callers of one rollout so far, as stored.
+
+    `first`: callers by the candidate's share at their first answer: on the baseline, on the
+    candidate. `requests`: answers that were counted by caller; `squares`: the sum of the squares of
+    each caller's. `positions`: how far the answers of each replica were read, and of which process.
+    """
+
+    first: dict[float, tuple[int, int]] = {}
+    requests: int = 0
+    squares: int = 0
+    positions: dict[str, tuple[int, int]] = {}
+
+    @property
+    def units(self) -> int:
+        """How many callers there were."""
+        return sum(baseline + candidate for baseline, candidate in self.first.values())
 
 
 class When(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from tests.e2e.control.system import System
+from tests.e2e.rollouts.callers import Callers
 from tests.e2e.rollouts.model_files import write_version
 from tests.e2e.rollouts.rollout import (
     ONLY_ERRORS,
@@ -193,6 +194,51 @@ def test_a_control_plane_that_dies_while_a_rollout_is_asked_for_begins_it_or_doe
 
     assert began["id"] == "r1"
     assert load.failed == []
+
+
+def test_callers_of_an_ab_test_count_once_however_often_the_control_plane_dies(
+    system: System, first: Path, tmp_path: Path
+) -> None:
+    second = write_version(tmp_path / "second" / "model.py")
+    system.start(endpoint(first, sticky={"header": "x-user-id"}))
+    system.wait_ready()
+    rollout = Rollout(system)
+    how: Json = {
+        "strategy": "ab",
+        "warmup_s": 0.5,
+        "min_samples": 1_000_000,
+        "metrics": {**ONLY_ERRORS, "reward": {"min_units": 1_000_000}},
+    }
+
+    with callers(system, rate=200, users=600).flowing() as load:
+        rollout.start(second, how)
+        rollout.wait_weight(50)
+        for _ in range(3):
+            time.sleep(2.0)
+            killed_and_started_again(system)
+            rollout.wait_for(lambda status: bool(status["id"]))
+        rollout.wait_for(
+            lambda status: units_in(status) == (600 - on_second(load), on_second(load))
+        )
+    killed_and_started_again(system)
+    rollout.wait_for(lambda status: bool(status["id"]))
+    time.sleep(3.0)
+    after = rollout.status()
+
+    assert units_in(after) == (600 - on_second(load), on_second(load))
+    assert "of 600 units" in after["verdict"]["explanation"]
+    assert "as planned" in after["verdict"]["explanation"]
+    assert load.failed == []
+
+
+def on_second(load: Callers) -> int:
+    """How many users are on version 2."""
+    return len({call.user for call in load.calls if call.version == "2"})
+
+
+def units_in(status: Json) -> tuple[int, int]:
+    counted = status["counted"]
+    return counted.get("baseline_units", 0), counted.get("candidate_units", 0)
 
 
 def start_mortal(system: System, point: str) -> None:

@@ -47,8 +47,8 @@ async def test_more_answers_than_a_page_holds_are_all_read_once(tmp_path: Path, 
         )
         address = f"127.0.0.1:{running_replica.port}"
         await asyncio.to_thread(run, address, requests, connections=4, seconds=30, limit=many)
-        first = await reports.answers(replica)
-        second = await reports.answers(replica)
+        first = await reports.answers(replica, 0)
+        second = await reports.answers(replica, first.cursor)
 
     assert told.status == 200
     assert len(first.answers) == many

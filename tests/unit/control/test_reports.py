@@ -9,8 +9,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from headrace.control.counting import Counter
 from headrace.control.observed import Phase, Replica
+from headrace.control.pairing import Pairing
 from headrace.control.reports import Reports
+from headrace.control.watching import Watch
+from headrace.core.rollout_settings import CanarySettings, DisagreementMetric
+from headrace.rollout.evidence import Evidence
+from headrace.rollout.explain import Names
 from headrace.serving.report import Answer, AnswersPage, Observe, ReplicaReport
 from headrace.serving.shelf import Shelf
 
@@ -117,10 +123,19 @@ async def test_every_answer_is_read_once_also_those_of_the_next_process(tmp_path
     running = replica("r", tmp_path / "s")
     wish = Observe(key="r1", answers_percent=100)
     reports = Reports(wanted=lambda: [running], known=lambda: ["r"], observe=lambda _: wish)
+    watch = Watch(
+        evidence=Evidence.start(CanarySettings()),
+        counter=Counter(warmup_s=0.0),
+        pairing=Pairing(metric=DisagreementMetric()),
+        names=Names(),
+        saved_at=0.0,
+    )
 
     async def ids() -> list[str]:
         await reports.ask_all()
-        return [answer.answer_id for answer in (await reports.answers(running)).answers]
+        page = await reports.answers(running, watch.after(running))
+        watch.positions["r"] = running.process, page.cursor
+        return [answer.answer_id for answer in page.answers]
 
     first = Keeping("a", "b", "c")
     async with await asyncio.start_unix_server(first, tmp_path / "s"):

@@ -1,16 +1,12 @@
 import pytest
 from msgspec import structs
 
-from headrace.control.counting import Counter
 from headrace.control.effective import BASELINE
 from headrace.control.observed import Arm, Phase, Replica, Route
-from headrace.control.pairing import Pairing
 from headrace.control.store import Assignment
-from headrace.control.watching import CANDIDATE, View, Watch
-from headrace.core.rollout_settings import CanarySettings, DisagreementMetric, ShadowSettings
+from headrace.control.watching import CANDIDATE, View, batch_of
+from headrace.core.rollout_settings import ShadowSettings
 from headrace.core.upstream_settings import StickySettings
-from headrace.rollout.evidence import Evidence
-from headrace.rollout.explain import Names
 from headrace.rollout.state import Traffic
 from tests.unit.control.test_effective import arm, endpoint, rollout
 
@@ -26,36 +22,18 @@ REPLICA = Replica(
 )
 
 
-def a_watch() -> Watch:
-    return Watch(
-        evidence=Evidence.start(CanarySettings()),
-        counter=Counter(warmup_s=0.0),
-        pairing=Pairing(metric=DisagreementMetric()),
-        names=Names(baseline="version 1", candidate="version 2"),
-        saved_at=0.0,
-    )
-
-
 def sent(unit: str, arm: str) -> Assignment:
     return Assignment(request_id=f"{unit} to {arm}", rollout="r1", arm=arm, unit=unit, at=0.0)
 
 
-def test_a_caller_counts_once_however_often_he_calls() -> None:
-    watch = a_watch()
+def test_batch_has_each_caller_s_requests_and_the_arm_of_the_first() -> None:
+    calls = [("ann", BASELINE), ("bob", CANDIDATE), ("ann", CANDIDATE), ("ann", BASELINE)]
 
-    first = watch.new_units([sent("ann", BASELINE), sent("bob", CANDIDATE), sent("ann", BASELINE)])
-    second = watch.new_units([sent("ann", BASELINE), sent("cleo", BASELINE)])
+    batch = batch_of([sent(*call) for call in calls], share=0.1, positions={"m-1": (7, 4)})
 
-    assert (first, second) == ((1, 1), (1, 0))
-
-
-def test_whom_a_larger_step_moves_to_the_candidate_says_nothing_of_its_share() -> None:
-    watch = a_watch()
-    watch.new_units([sent(f"user {n}", BASELINE) for n in range(90)])
-
-    moved = watch.new_units([sent(f"user {n}", CANDIDATE) for n in range(40)])
-
-    assert moved == (0, 0)
+    assert batch.requests == {"ann": 3, "bob": 1}
+    assert batch.of_candidate == {"bob"}
+    assert (batch.share, batch.positions) == (0.1, {"m-1": (7, 4)})
 
 
 @pytest.mark.parametrize(("addresses", "reached"), [((), False), (("unix:/new",), True)])

@@ -25,7 +25,14 @@ from headrace.core.rollout_settings import (
 from headrace.rollout.evidence import Evidence, metrics_in_use
 from headrace.rollout.explain import Names
 from headrace.rollout.outcomes import Outcome, Verdict
-from headrace.rollout.readings import ArmCounts, Increment, LatencyCounts, PairCounts, RewardSums
+from headrace.rollout.readings import (
+    ArmCounts,
+    Increment,
+    LatencyCounts,
+    PairCounts,
+    RewardSums,
+    UnitTally,
+)
 from tests.unit.rollout.readings import seconds
 
 NAMES = Names("version 1", "version 2")
@@ -36,9 +43,14 @@ ERRORS_ONLY = MetricsSettings(
 
 
 def watched(
-    settings: RolloutSettings, increments: Iterable[Increment], count: int
+    settings: RolloutSettings,
+    increments: Iterable[Increment],
+    count: int,
+    units: UnitTally | None = None,
 ) -> tuple[Evidence, Verdict]:
     evidence = Evidence.start(settings)
+    if units is not None:
+        evidence.note_units(units)
     for increment in itertools.islice(increments, count):
         evidence.add(increment)
     return evidence, evidence.verdict(1000.0, NAMES)
@@ -337,8 +349,8 @@ def rewards(units: int, a: float, b: float) -> Increment:
         share=0.5,
         baseline_reward=RewardSums(units=units, mean=a, squares=units * 0.25),
         candidate_reward=RewardSums(units=units, mean=b, squares=units * 0.25),
-        baseline=ArmCounts(requests=units, units=units),
-        candidate=ArmCounts(requests=units, units=units),
+        baseline=ArmCounts(requests=units),
+        candidate=ArmCounts(requests=units),
     )
 
 
@@ -382,9 +394,10 @@ def test_equal_rewards_wait() -> None:
 
 def test_a_split_that_is_not_as_planned_keeps_a_winner_from_winning() -> None:
     winner = rewards(5000, 1.0, 1.2)
-    lost = msgspec.structs.replace(winner, candidate=ArmCounts(requests=4000, units=4000))
+    lost = msgspec.structs.replace(winner, candidate=ArmCounts(requests=4000))
+    units = UnitTally(first={0.5: (5000, 4000)}, requests=9000, squares=9000)
 
-    _, verdict = watched(REWARD_ONLY, [lost], 1)
+    _, verdict = watched(REWARD_ONLY, [lost], 1, units)
 
     assignment = verdict.metric("assignment")
     assert assignment is not None
@@ -409,15 +422,27 @@ def test_without_sticky_keys_requests_are_the_units() -> None:
 
 def test_many_requests_of_few_users_prove_little() -> None:
     # One user in ten sends what is refused, and all of those happen to be on one arm.
-    plain = second(requests=(100, 100), rejections=(0, 10))
-    sticky = second(requests=(100, 100), rejections=(0, 10), units=(1, 1))
+    counted = [second(requests=(100, 100), rejections=(0, 10))] * 10
+    few = UnitTally(first={0.5: (10, 10)}, requests=2000, squares=20 * 100**2)
     settings = CanarySettings(metrics=MetricsSettings(errors=None, latency=None, predictions=None))
 
-    _, by_request = watched(settings, [plain] * 10, 10)
-    _, by_user = watched(settings, [sticky] * 10, 10)
+    _, by_request = watched(settings, counted, 10)
+    _, by_user = watched(settings, counted, 10, few)
 
     assert by_request.outcome is Outcome.ROLL_BACK
     assert by_user.outcome is Outcome.WAIT
+
+
+def test_users_of_whom_one_sends_most_prove_as_little_as_few_users() -> None:
+    """Twenty users, or two thousand of whom one sends more than a fifth of all requests."""
+    counted = [second(requests=(100, 100), rejections=(0, 10))] * 10
+    settings = CanarySettings(metrics=MetricsSettings(errors=None, latency=None, predictions=None))
+    few = UnitTally(first={0.5: (10, 10)}, requests=2000, squares=20 * 100**2)
+    unequal = UnitTally(first={0.5: (1000, 1000)}, requests=2000, squares=446**2 + 1554)
+
+    lows = [watched(settings, counted, 10, units)[1].metrics[0].low for units in (few, unequal)]
+
+    assert lows[0] == pytest.approx(lows[1], abs=1e-3)
 
 
 def test_rows_of_one_request_are_one_observation() -> None:
@@ -444,7 +469,8 @@ def test_rows_of_one_request_are_one_observation() -> None:
 
 
 def test_the_summary_counts() -> None:
-    evidence, _ = watched(CanarySettings(), [second(requests=(90, 10), units=(9, 1))] * 3, 3)
+    units = UnitTally(first={0.1: (27, 3)}, requests=300, squares=3000)
+    evidence, _ = watched(CanarySettings(), [second(requests=(90, 10))] * 3, 3, units)
 
     summary = evidence.summary()
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Final
 
 from sqlalchemy import ColumnElement, Connection, Table, and_, delete, func, select
 
@@ -12,10 +13,14 @@ from headrace.control.state.tables import (
     EVENTS,
     GENERATIONS,
     QUOTAS,
+    ROLLOUT_UNITS,
     ROLLOUTS,
     SILENCES,
     UNIT_REWARDS,
+    UNIT_TALLIES,
 )
+
+_OF_UNITS: Final = (UNIT_REWARDS, ROLLOUT_UNITS, UNIT_TALLIES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +48,8 @@ def forget(connection: Connection, bounds: Bounds, *, before: float) -> None:
     _keep_newest(connection, GENERATIONS, "generation", bounds.generations)
     newest = select(func.max(ROLLOUTS.c.serial)).group_by(ROLLOUTS.c.endpoint)
     past = select(ROLLOUTS.c.id).where(ROLLOUTS.c.is_over, ROLLOUTS.c.serial.not_in(newest))
-    connection.execute(delete(UNIT_REWARDS).where(UNIT_REWARDS.c.rollout.in_(past)))
+    for table in _OF_UNITS:
+        connection.execute(delete(table).where(table.c.rollout.in_(past)))
     if _keep_newest(connection, ROLLOUTS, "serial", bounds.rollouts, ROLLOUTS.c.is_over):
         _forget_lost(connection)
 
@@ -52,7 +58,8 @@ def _forget_lost(connection: Connection) -> None:
     """Drop what belongs to no rollout any more, and answers that feedback could still add to it."""
     known = select(ROLLOUTS.c.id)
     connection.execute(delete(ANSWERS).where(ANSWERS.c.rollout.not_in(known)))
-    connection.execute(delete(UNIT_REWARDS).where(UNIT_REWARDS.c.rollout.not_in(known)))
+    for table in _OF_UNITS:
+        connection.execute(delete(table).where(table.c.rollout.not_in(known)))
 
 
 def _keep_newest(

@@ -10,7 +10,7 @@ from headrace.control.state.database import Database
 from headrace.control.state.tables import COUNTERS, METADATA, STATE
 from headrace.core import FailedPreconditionError
 
-NEWEST: Final = "0006"
+NEWEST: Final = "0007"
 """The number of the last migration; numbers have four digits and grow by one."""
 VERSION_TABLE: Final = "headrace_schema"
 _MIGRATIONS: Final = Path(__file__).with_name("migrations")

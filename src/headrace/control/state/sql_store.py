@@ -12,6 +12,7 @@ from headrace.control.state import (
     quota_rows,
     reward_rows,
     trail_rows,
+    unit_rows,
 )
 from headrace.control.state.alert_rows import SqlAlerts
 from headrace.control.state.database import Database
@@ -24,9 +25,10 @@ from headrace.control.store import (
     Feedback,
     QuotaUse,
     RolloutRecord,
+    UnitBatch,
     UnitReward,
 )
-from headrace.rollout.readings import RewardSums
+from headrace.rollout.readings import RewardSums, UnitTally
 
 
 class SqlStore:
@@ -145,6 +147,16 @@ class SqlStore:
         """Remember who answered; a request id that is known already stays as it is."""
         with self._database.writing("store assignments") as connection:
             reward_rows.add_assignments(connection, assignments)
+
+    def unit_tally(self, rollout: str) -> UnitTally:
+        """What was counted of a rollout's callers."""
+        with self._database.reading("read callers") as connection:
+            return unit_rows.read_tally(connection, rollout)
+
+    def add_units(self, rollout: str, batch: UnitBatch) -> UnitTally:
+        """Count answers by caller, and remember how far they were read, or neither; the sums."""
+        with self._database.writing("store callers") as connection:
+            return unit_rows.add_units(connection, rollout, batch)
 
     def add_feedback(self, feedback: Feedback, *, endpoints: frozenset[str] | None = None) -> str:
         """Take a reward: `taken`, `duplicate`, `waiting` or `unknown`.

@@ -126,6 +126,24 @@ UNIT_REWARDS: Final = Table(
     sqlite_with_rowid=False,
 )
 
+# Callers whom a rollout has counted, and their sums with how far answers were read (JSON): both
+# change in one transaction.
+ROLLOUT_UNITS: Final = Table(
+    "rollout_units",
+    METADATA,
+    Column("rollout", Text, primary_key=True),
+    Column("unit", Text, primary_key=True),
+    Column("requests", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+UNIT_TALLIES: Final = Table(
+    "unit_tallies",
+    METADATA,
+    Column("rollout", Text, primary_key=True),
+    Column("tally", Text, nullable=False),
+)
+
 # Of a key or a token its SHA-256 is kept, and what it may do; `grants` is JSON.
 CREDENTIALS: Final = Table(
     "credentials",
