@@ -230,7 +230,7 @@ def assemble(settings: ControlSettings, home: Home, membership: Membership | Non
         )
         if membership is not None:
             membership.tell_events(plane.journal.write)
-        local.emit, local.faults = plane.journal.write, plane.faults
+        local.emit, reconciler.faults = plane.journal.write, plane.faults
         agents = make_agents_server(keeper, listening, plane)
         adopted = local.adopt() if membership is None else []
     return System(

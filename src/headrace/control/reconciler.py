@@ -14,7 +14,7 @@ from headrace.control.desired import (
     Revision,
     pool_endpoint,
 )
-from headrace.control.faults import Faults, message_of
+from headrace.control.faults import LOOP, Faults, message_of
 from headrace.control.fetch import fetch
 from headrace.control.local import LocalDriver, Running
 from headrace.control.news import News
@@ -176,8 +176,12 @@ class Reconciler:
                 if process is not None:
                     group.create_task(self._supervise(name, process))
             while True:
-                self.step()
-                await self._wait_due()
+                is_done = False
+                with self.faults.contain(LOOP, "replicas"):
+                    self.step()
+                    is_done = True
+                # What failed is due still.
+                await (self._wait_due() if is_done else asyncio.sleep(_REPUBLISH_S))
 
     def step(self) -> None:
         """Do what the plan says now."""
@@ -189,8 +193,12 @@ class Reconciler:
             drain_timeout_s=self.drain_timeout_s,
             memo=self._memo,
         )
+        for kind in ("replica action", "replica probe"):
+            self.faults.keep_only(kind, self.replicas)
         for action in actions:
-            self._do(action)
+            name = "" if isinstance(action, PublishRoutes) else action.name
+            with self.faults.contain("replica action", name):
+                self._do(action)
 
     async def _wait_due(self) -> None:
         due = due_at(self.observed(), drain_timeout_s=self.drain_timeout_s)
@@ -322,17 +330,19 @@ class Reconciler:
         pause_s = _FIRST_PROBE_S
         address = self.replicas[name].address
         while True:
-            health = await look(address)
-            before = self.replicas[name]
-            after = probed(before, health, now=self.clock.monotonic())
-            if after.phase is Phase.READY:
-                self.driver.note_ready(name)
-            if after.phase is not before.phase:
-                extra = {"replica": name, "phase": after.phase.value}
-                _LOG.info("replica changed", extra=extra)
-            self._set(after, quiet=after.phase is before.phase)
             pause_s = min(pause_s * 1.2, _STARTING_PROBE_S)
-            await asyncio.sleep(_READY_PROBE_S if after.phase is Phase.READY else pause_s)
+            with self.faults.contain("replica probe", name):
+                health = await look(address)
+                before = self.replicas[name]
+                after = probed(before, health, now=self.clock.monotonic())
+                if after.phase is Phase.READY:
+                    self.driver.note_ready(name)
+                if after.phase is not before.phase:
+                    extra = {"replica": name, "phase": after.phase.value}
+                    _LOG.info("replica changed", extra=extra)
+                self._set(after, quiet=after.phase is before.phase)
+            is_ready = self.replicas[name].phase is Phase.READY
+            await asyncio.sleep(_READY_PROBE_S if is_ready else pause_s)
 
     def _spawn_publish(self, routes: tuple[Route, ...]) -> None:
         assert self._group is not None, "actions are taken inside run"

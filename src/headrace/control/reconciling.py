@@ -5,6 +5,7 @@ from collections.abc import MutableMapping
 from typing import Protocol
 
 from headrace.control.desired import DesiredArm, DesiredState, Revision
+from headrace.control.faults import Faults
 from headrace.control.observed import Observed, Replica, Route
 from headrace.control.sandbox import Isolation
 from headrace.core import ReplicaSettings
@@ -15,7 +16,7 @@ class Reconciling(Protocol):
 
     `published`: the routes that the gateway acknowledged; None while that is not known.
     `publish_error`: why it takes no newer ones. `hosted`: which revisions a pool's copy answers
-    for, by its name.
+    for, by its name. `faults`: where those of replicas are kept.
     """
 
     desired: DesiredState
@@ -23,6 +24,7 @@ class Reconciling(Protocol):
     publish_error: str
     replicas: dict[str, Replica]
     hosted: MutableMapping[str, frozenset[str]]
+    faults: Faults
 
     def observed(self) -> Observed:
         """Everything known now."""

@@ -17,11 +17,14 @@ from headrace.control.faults import Faults, message_of
 from headrace.control.home import Home
 from headrace.control.job_process import JobProcess
 from headrace.control.job_records import JobRun
+from headrace.control.keeper import GatewayKeeper
+from headrace.control.local import LocalDriver
 from headrace.control.materialize_memory import MaterializeMemory
 from headrace.control.materialize_process import OnProgress
 from headrace.control.materializer import Materializer
 from headrace.control.observed import Phase, Replica
 from headrace.control.plane import ControlPlane
+from headrace.control.reconciler import Reconciler
 from headrace.control.recorder import Recorder
 from headrace.control.skew_watch import SkewWatch
 from headrace.control.store import Event
@@ -37,6 +40,7 @@ from headrace.features import (
     MaterializeSchedule,
     SkewSummary,
 )
+from headrace.gateway import GatewaySettings
 from headrace.monitor.slo import Window
 from headrace.registry import Registry
 from headrace.rollout.state import Phase as RolloutPhase
@@ -455,3 +459,48 @@ async def test_object_that_is_gone_leaves_no_fault() -> None:
 
     assert [fault.name for fault in faults.current()] == ["a", "z"]
     assert message_of(UnavailableError("no disk", retry_after_s=None)) == "no disk"
+
+
+class BrokenDriver(LocalDriver):
+    """Cannot remove what one replica left behind."""
+
+    def forget(self, name: str) -> None:
+        if name == "poisoned":
+            raise ValueError("odd folder")
+        super().forget(name)
+
+
+async def test_poisoned_replica_s_remains_hold_up_no_other_replica(home: Home) -> None:
+    clock = TurnedClock()
+    reconciler = Reconciler(
+        driver=BrokenDriver(home=home, socket_dir=home.socket_dir()),
+        publisher=GatewayKeeper(
+            settings=GatewaySettings(run_dir=home.run / "envoy"),
+            record_path=home.gateway_file,
+            routes_path=home.routes_file,
+            clock=clock,
+        ),
+        clock=clock,
+        drain_timeout_s=1.0,
+        published=(),
+    )
+    for serial, name in enumerate(("poisoned", "a")):
+        reconciler.replicas[name] = Replica(
+            name=name,
+            serial=serial,
+            endpoint="e",
+            version="1",
+            revision_id="e:1",
+            address=f"unix:/{name}",
+            phase=Phase.ENDED,
+            since=0.0,
+        )
+    running = asyncio.ensure_future(reconciler.run())
+    for _ in range(10):
+        await asyncio.sleep(0)
+    is_running = not running.done()
+    running.cancel()
+    await asyncio.wait({running})
+
+    assert is_running
+    assert "a" not in reconciler.replicas

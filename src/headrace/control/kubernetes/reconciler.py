@@ -12,6 +12,7 @@ from typing import Final
 
 from headrace.control.agents.errors import log_level_of
 from headrace.control.desired import DesiredArm, DesiredState, Revision
+from headrace.control.faults import LOOP, Faults
 from headrace.control.kubernetes.actions import Action
 from headrace.control.kubernetes.api import ClusterApi
 from headrace.control.kubernetes.cluster import Cluster
@@ -56,6 +57,7 @@ class KubernetesReconciler:
     place: Place
     leads: Callable[[], bool]
     emit: Emit = nobody
+    faults: Faults = field(default_factory=Faults)
     desired: DesiredState = field(default_factory=DesiredState)
     published: tuple[Route, ...] | None = None
     publish_error: str = ""
@@ -158,7 +160,8 @@ class KubernetesReconciler:
             while True:
                 self._wake.clear()
                 began = self.clock.monotonic()
-                await self.step()
+                with self.faults.contain(LOOP, "pods"):
+                    await self.step()
                 # Of thousands of endpoints a step takes long, and pods' news come in bursts: others
                 # have as much time as it took, and the next step sees all that came.
                 await asyncio.sleep(min(self.clock.monotonic() - began, _LONGEST_PAUSE_S))

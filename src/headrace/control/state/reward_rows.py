@@ -1,22 +1,37 @@
-"""What did answers earn? Assignments and feedback meet in one row, whichever comes first."""
+"""Rows of single answers: who gave each, what it earned, and which callers a rollout has counted.
+
+Assignments and feedback meet in one row, whichever comes first. Callers, their sums and how far
+answers were read change in one transaction, so a control plane that dies at any point counts nobody
+twice: an answer is in the sums exactly if the position behind it is stored.
+"""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from sqlalchemy import Connection, Insert, func, select
 
 from headrace.control.state.encoding import clean
-from headrace.control.state.tables import ANSWERS, ROLLOUTS, UNIT_REWARDS, AnyRow
+from headrace.control.state.tables import (
+    ANSWERS,
+    ROLLOUT_UNITS,
+    ROLLOUTS,
+    UNIT_REWARDS,
+    UNIT_TALLIES,
+    AnyRow,
+)
 from headrace.control.state.upsert import upsert_into
-from headrace.control.store import Assignment, Feedback, UnitReward
+from headrace.control.store import Assignment, Feedback, UnitBatch, UnitReward
 from headrace.core import InvalidArgumentError
-from headrace.rollout.readings import REWARD_LIMIT, RewardSums
+from headrace.rollout.readings import REWARD_LIMIT, RewardSums, UnitTally
 
 if TYPE_CHECKING:
     from sqlalchemy.sql.dml import ReturningInsert
+
+MOST_UNITS: Final = 1_000_000
+"""Beyond so many callers of a rollout nothing more is counted by caller."""
 
 
 def add_assignments(connection: Connection, assignments: Sequence[Assignment]) -> None:
@@ -157,3 +172,64 @@ def read_reward_sums(connection: Connection, rollout: str) -> dict[str, RewardSu
             units=units, mean=mean or 0.0, squares=around, left_out=all_units - units
         )
     return sums
+
+
+def read_tally(connection: Connection, rollout: str) -> UnitTally:
+    """The sums of a rollout's callers; empty before the first."""
+    query = select(UNIT_TALLIES.c.tally).where(UNIT_TALLIES.c.rollout == clean(rollout))
+    stored = connection.execute(query.with_for_update()).scalar_one_or_none()
+    return UnitTally() if stored is None else msgspec.json.decode(stored, type=UnitTally)
+
+
+def add_units(connection: Connection, rollout: str, batch: UnitBatch) -> UnitTally:
+    """Count answers by caller, and remember how far they were read; the sums then.
+
+    A caller counts for the arm and the share of its first answer, never again for another.
+    """
+    tally = read_tally(connection, rollout)
+    if batch.requests and tally.units < MOST_UNITS:
+        tally = _counted(connection, clean(rollout), tally, batch)
+    tally = msgspec.structs.replace(tally, positions=batch.positions)
+    dialect = connection.dialect.name
+    statement = upsert_into(UNIT_TALLIES, dialect=dialect)
+    row = {"rollout": clean(rollout), "tally": msgspec.json.encode(tally).decode()}
+    connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=[UNIT_TALLIES.c.rollout], set_={"tally": statement.excluded.tally}
+        ),
+        row,
+    )
+    return tally
+
+
+def _counted(connection: Connection, rollout: str, tally: UnitTally, batch: UnitBatch) -> UnitTally:
+    table = ROLLOUT_UNITS.c
+    statement = upsert_into(ROLLOUT_UNITS, dialect=connection.dialect.name)
+    requests = {clean(unit): n for unit, n in batch.requests.items()}
+    rows: list[dict[str, Any]] = [
+        {"rollout": rollout, "unit": unit, "requests": requests[unit]} for unit in sorted(requests)
+    ]
+    after = connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=[table.rollout, table.unit],
+            set_={"requests": table.requests + statement.excluded.requests},
+        ).returning(table.unit, table.requests),
+        rows,
+    ).all()
+    new = [0, 0]
+    squares = 0
+    for unit, total in after:
+        before = total - requests[unit]
+        squares += total * total - before * before
+        if not before:
+            new[unit in batch.of_candidate] += 1
+    share = round(batch.share, 12)
+    first = dict(tally.first)
+    baseline, candidate = first.get(share, (0, 0))
+    first[share] = (baseline + new[0], candidate + new[1])
+    return msgspec.structs.replace(
+        tally,
+        first=first,
+        requests=tally.requests + sum(requests.values()),
+        squares=tally.squares + squares,
+    )

@@ -12,7 +12,6 @@ from headrace.control.state import (
     quota_rows,
     reward_rows,
     trail_rows,
-    unit_rows,
 )
 from headrace.control.state.alert_rows import SqlAlerts
 from headrace.control.state.database import Database
@@ -151,12 +150,12 @@ class SqlStore:
     def unit_tally(self, rollout: str) -> UnitTally:
         """What was counted of a rollout's callers."""
         with self._database.reading("read callers") as connection:
-            return unit_rows.read_tally(connection, rollout)
+            return reward_rows.read_tally(connection, rollout)
 
     def add_units(self, rollout: str, batch: UnitBatch) -> UnitTally:
         """Count answers by caller, and remember how far they were read, or neither; the sums."""
         with self._database.writing("store callers") as connection:
-            return unit_rows.add_units(connection, rollout, batch)
+            return reward_rows.add_units(connection, rollout, batch)
 
     def add_feedback(self, feedback: Feedback, *, endpoints: frozenset[str] | None = None) -> str:
         """Take a reward: `taken`, `duplicate`, `waiting` or `unknown`.
