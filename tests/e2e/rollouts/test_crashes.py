@@ -1,5 +1,7 @@
 """Replicas that die are counted with the requests that fail with them, and condemn a version."""
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -71,3 +73,35 @@ def test_versions_that_die_alike_are_not_rolled_back_for_it(system: System, tmp_
         )
 
     assert not after["over"], after
+
+
+def test_death_while_no_control_plane_watches_is_counted_once_when_it_is_found(
+    system: System, first: Path, tmp_path: Path
+) -> None:
+    second = write_version(tmp_path / "second" / "model.py")
+    system.start(endpoint(first))
+    system.wait_ready()
+    rollout = Rollout(system)
+    with callers(system, rate=50).flowing():
+        rollout.start(second, canary({"weight": 50, "pause_s": 600.0}, metrics=METRICS))
+        rollout.wait_for(lambda status: status["counted"].get("candidate_requests", 0) > 50)
+        (candidate,) = (
+            replica["pid"]
+            for revision in system.status()["endpoints"][0]["revisions"]
+            for replica in revision["replicas"]
+            if revision["version"] == "2"
+        )
+        system.kill_control()
+        os.kill(candidate, signal.SIGKILL)
+        for _ in range(3):
+            system.start()
+            rollout.wait_for(lambda status: status["counted"].get("candidate_deaths") == 1, 30)
+            system.kill_control()
+        system.start()
+        after = rollout.wait_for(lambda status: bool(status["counted"].get("candidate_requests")))
+
+    died = [event for event in rollout.events() if event["reason"] == "Died"]
+    assert after["counted"]["candidate_deaths"] == 1
+    assert after["counted"]["baseline_deaths"] == 0
+    assert len(died) == 1
+    assert died[0]["message"].endswith("died: ended while no control plane watched")
