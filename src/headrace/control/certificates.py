@@ -89,6 +89,7 @@ class Certificates:
         """Look until cancelled."""
         while True:
             await asyncio.sleep(_LOOK_S)
+            self.faults.keep_only("certificate", self._kept)
             with self.faults.contain(LOOP, "certificates"):
                 for name in await asyncio.to_thread(self._due, dict(self._kept)):
                     with self.faults.contain("certificate", name):

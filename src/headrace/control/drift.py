@@ -134,7 +134,8 @@ class DriftKeeper:
             del self._kept[gone]
             if gone not in desired:
                 self.files.forget(gone)
-        self.faults.keep_only("drift", [endpoint.name for endpoint, _ in watched])
+        for kind in ("drift", "drift files"):
+            self.faults.keep_only(kind, [endpoint.name for endpoint, _ in watched])
         ready: dict[str, list[Replica]] = {}
         for replica in self.aims.reconciler.replicas.values():
             if replica.phase is Phase.READY:

@@ -119,6 +119,7 @@ class LoadWatch(Looking[LoadHistory]):
         }
         self.check_clock(at)
         self.history.look(at)
+        self.faults.keep_only("load history", {arm.endpoint for arm in arms})
         known = self.known()
         for number, arm in enumerate(arms, start=1):
             with self.faults.contain("load history", arm.endpoint):

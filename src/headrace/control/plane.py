@@ -252,6 +252,8 @@ class ControlPlane:
     def _unasked(self) -> list[DesiredEndpoint]:
         """Endpoints that requests reach, with revisions that nobody asked yet."""
         routes = {route.name: route for route in self.reconciler.published or ()}
+        names = [endpoint.name for endpoint in self.effective.endpoints]
+        self.faults.keep_only("first request", names)
         return [
             endpoint
             for endpoint in self.effective.endpoints

@@ -61,6 +61,7 @@ class Recorder(Looking[History]):
         self._is_blind = False
         self.check_clock(at)
         self.history.look(at)
+        self.faults.keep_only("history", {endpoint for endpoint, _ in reading.totals})
         for number, ((endpoint, version), totals) in enumerate(reading.totals.items(), start=1):
             with self.faults.contain("history", endpoint):
                 self.history.add(at, endpoint, version, totals, epoch=reading.epoch)

@@ -9,6 +9,7 @@ import pytest
 from headrace.cli import output
 from headrace.cli.batch_jobs import JOB_COLUMNS
 from headrace.cli.status import render
+from headrace.control.faults import ObjectFault
 from headrace.control.job_status import JobRunView, JobView
 from tests.unit.cli.test_stream_parts import VIEW
 
@@ -85,6 +86,14 @@ def test_a_stream_that_does_not_run_says_why(capsys: pytest.CaptureFixture[str])
     lines = lines_of(document(streams=[told]), capsys)
 
     assert "stream 'pay': failed: [boom] no such topic" in lines
+
+
+def test_object_that_waits_is_named_with_its_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    fault = ObjectFault(kind="drift", name="fraud", message="ValueError in a.py, line 3", since=1.0)
+
+    lines = lines_of(document(faults=[msgspec.to_builtins(fault)]), capsys)
+
+    assert "drift 'fraud' waits: ValueError in a.py, line 3" in lines
 
 
 def test_without_streams_and_jobs_nothing_is_said_of_them(
