@@ -267,7 +267,7 @@ def assemble(settings: ControlSettings, home: Home, membership: Membership | Non
             host=gateway.host if mode is GatewayMode.LOCAL else "",
             http_port=gateway.http_port,
             grpc_port=gateway.grpc_port,
-            state_url=_shown_state(url) if settings.state_url else "",
+            state_url=_shown_state(resolve_url(settings.state_url)) if settings.state_url else "",
             gateway_ca=str(home.gateway_certificate) if gateway.tls else "",
             admin_ca=str(home.admin_certificate) if admin_tls else "",
             token_file=str(token_file),
