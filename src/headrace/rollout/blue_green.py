@@ -4,6 +4,7 @@ Nothing has to be proved before the switch, so `max_duration_s` bounds nothing h
 bounded by `preview_s` or by a person's approval, the time after the switch by `keep_s`.
 """
 
+from headrace.core import rough_span
 from headrace.core.rollout_settings import BlueGreenSettings
 from headrace.rollout.explain import percent, seconds
 from headrace.rollout.stages import Plan, Stage
@@ -30,6 +31,9 @@ def judged_text(settings: BlueGreenSettings) -> str:
     if latency is not None and latency.max_s is not None:
         quantile = f"p{100 * latency.quantile:g}"
         limits.append(f"its {quantile} is above {seconds(latency.max_s)}")
+    if not settings.keep_s:
+        return "nothing is judged after the switch, as keep_s is 0"
+    kept = f"for {rough_span(settings.keep_s)} after the switch"
     if not limits:
-        return "after the switch nothing is judged: only a version that dies goes back by itself"
-    return f"after the switch it goes back if {' or '.join(limits)}; nothing else is judged"
+        return f"{kept} nothing is judged: only a version that dies goes back by itself"
+    return f"{kept} it goes back if {' or '.join(limits)}; nothing else is judged"

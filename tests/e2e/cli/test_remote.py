@@ -261,10 +261,14 @@ def test_waiting_for_a_rollout_ends_with_it_and_says_so_by_exit_status(served: L
     )
     after = served.run("rollout", "abort", "m")
     back = served.run("rollout", "list", "m", "--json")
+    history, ends = served.run("history", "m"), served.json("history", "m")["rollouts"]
     served.run("undo", "m", "--to", "1", "--wait")
 
     assert good.returncode == 0, good.stderr
-    assert "promoted: " in good.stderr
+    assert "promoted after " in good.stderr
+    assert "nothing is judged after the switch, as keep_s is 0" in good.stderr
+    assert ("promoted after " in history.stdout, "aborted after " in history.stdout) == (True, True)
+    assert [end["phase"] for end in ends][:2] == ["aborted", "promoted"]  # type: ignore[attr-defined]
     assert bad.returncode == 3
     assert "is not over after 2 s" in bad.stderr
     assert after.returncode == 0, after.stderr

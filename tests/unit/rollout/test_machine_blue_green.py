@@ -2,8 +2,15 @@
 
 import pytest
 
-from headrace.core.rollout_settings import BlueGreenSettings, ShadowSettings
+from headrace.core.rollout_settings import (
+    BlueGreenSettings,
+    ErrorsMetric,
+    LatencyMetric,
+    MetricsSettings,
+    ShadowSettings,
+)
 from headrace.rollout import machine
+from headrace.rollout.blue_green import judged_text
 from headrace.rollout.outcomes import Verdict
 from headrace.rollout.state import Phase, PromotedBy, Traffic, Verb
 from tests.unit.rollout.driving import BAD, GOOD, UNSURE, Driven
@@ -111,6 +118,41 @@ def test_a_long_keep_is_not_cut_by_the_time_for_a_decision() -> None:
 
     assert switch.look(after=7000.0).phase is Phase.KEEPING
     assert switch.look(after=200.0).phase is Phase.PROMOTED
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        (
+            BlueGreenSettings(),
+            (
+                "for 10 min after the switch it goes back if more than 5.0 % of its requests fail; "
+                "nothing else is judged"
+            ),
+        ),
+        (
+            BlueGreenSettings(
+                metrics=MetricsSettings(
+                    errors=ErrorsMetric(max_ratio=0.001), latency=LatencyMetric(max_s=0.15)
+                )
+            ),
+            (
+                "for 10 min after the switch it goes back if more than 0.10 % of its requests fail "
+                "or its p99 is above 150 ms; nothing else is judged"
+            ),
+        ),
+        (
+            BlueGreenSettings(metrics=MetricsSettings()),
+            (
+                "for 10 min after the switch nothing is judged: only a version that dies goes back "
+                "by itself"
+            ),
+        ),
+        (BlueGreenSettings(keep_s=0.0), "nothing is judged after the switch, as keep_s is 0"),
+    ],
+)
+def test_what_takes_a_version_back_is_said(settings: BlueGreenSettings, text: str) -> None:
+    assert judged_text(settings) == text
 
 
 def test_a_shadow_gets_copies_only_and_ends_with_a_report() -> None:
