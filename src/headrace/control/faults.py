@@ -97,12 +97,9 @@ class Faults:
         while True:
             await asyncio.sleep(_TELL_S)
             events, self._events = self._events, []
-            if not events:
-                continue
-            try:
-                await emit(events)
-            except HeadraceError as error:
-                _LOG.error("cannot write an event", extra={"error": str(error)})
+            if events:
+                with self.contain(LOOP, "events"):
+                    await emit(events)
 
     def _begin(self, kind: str, name: str, error: Exception) -> None:
         key, now = (kind, name), self.clock.now()
