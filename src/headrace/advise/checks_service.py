@@ -81,7 +81,9 @@ def _blind_rollout(facts: Facts) -> Iterator[Hit]:
         if endpoint.rollout is None:
             continue
         metrics = endpoint.rollout.metrics
-        if all(getattr(metrics, name) is None for name in MetricsSpec.model_fields):
+        # Crashes alone say nothing of what a version answers.
+        judged = MetricsSpec.model_fields.keys() - {"crashes"}
+        if all(getattr(metrics, name) is None for name in judged):
             seen = f"endpoint '{endpoint.name}' has a rollout without a metric"
             yield Hit(where=f"{place}.rollout.metrics", seen=seen)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from headrace.control.ownership import ProcessOwner
 from headrace.control.access.roles import SYSTEM
 from headrace.control.alerting import Alerting, Facts
 from headrace.control.counting import ArmTotals, GatewayReading
@@ -479,6 +480,7 @@ async def test_poisoned_replica_s_remains_hold_up_no_other_replica(home: Home) -
             record_path=home.gateway_file,
             routes_path=home.routes_file,
             clock=clock,
+            owner=ProcessOwner.of(home.root),
         ),
         clock=clock,
         drain_timeout_s=1.0,

@@ -56,7 +56,7 @@ class UnequalCallers:
                 for arm in (on_candidate, ~on_candidate)
             ]
             tests.add(self.weight, arms[0], arms[1])
-            turn.add(self.weight, arms[0], arms[1], duration_s=1.0)
+            turn.add(self.weight, arms[0], arms[1])
             flat = (rows * self.callers + who).ravel()
             sent += np.bincount(flat, minlength=sent.size).reshape(sent.shape)
             if self.by_caller:
@@ -69,8 +69,9 @@ class UnequalCallers:
 
 def _weigh(tests: RateDifferences, turn: Turn, sent: Array) -> None:
     """As `Evidence` does, each run by its own callers."""
-    part = sent.sum(1, keepdims=True) / (sent**2).sum(1, keepdims=True)
-    tests.part = turn.part = np.minimum(part, 1.0)  # one for each run
+    part = np.minimum(sent.sum(1) / (sent**2).sum(1), 1.0)
+    tests.part = part  # type: ignore[assignment]  # one for each run
+    turn.part = tests.parts
 
 
 @pytest.mark.slow
