@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from headrace.control.ownership import ProcessOwner
 from headrace.control.access.roles import SYSTEM
 from headrace.control.alerting import Alerting, Facts
 from headrace.control.counting import ArmTotals, GatewayReading
@@ -24,6 +23,7 @@ from headrace.control.materialize_memory import MaterializeMemory
 from headrace.control.materialize_process import OnProgress
 from headrace.control.materializer import Materializer
 from headrace.control.observed import Phase, Replica
+from headrace.control.ownership import ProcessOwner
 from headrace.control.plane import ControlPlane
 from headrace.control.reconciler import Reconciler
 from headrace.control.recorder import Recorder

@@ -70,7 +70,7 @@ class UnequalCallers:
 def _weigh(tests: RateDifferences, turn: Turn, sent: Array) -> None:
     """As `Evidence` does, each run by its own callers."""
     part = np.minimum(sent.sum(1) / (sent**2).sum(1), 1.0)
-    tests.part = part  # type: ignore[assignment]  # one for each run
+    tests.part = part  # one for each run
     turn.part = tests.parts
 
 
