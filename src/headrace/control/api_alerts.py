@@ -10,9 +10,9 @@ from headrace.control.access.roles import Caller, Role
 from headrace.control.alert_records import Silence
 from headrace.control.api_answers import Actor, WhoAsks, answer, shown
 from headrace.control.notify.notifier import ReceiverTest
-from headrace.control.notify.silences import LONGEST_S
+from headrace.control.notify.silences import LONGEST_S, silence_missing
 from headrace.control.plane import ControlPlane
-from headrace.core import InvalidArgumentError, NotFoundError, PermissionDeniedError
+from headrace.core import InvalidArgumentError, PermissionDeniedError
 from headrace.core.names import NAME_PATTERN
 from headrace.monitor.alert_kinds import ALERTS
 from headrace.monitor.alert_state import Alert, AlertState
@@ -261,7 +261,7 @@ def add_alerts(api: FastAPI, plane: ControlPlane) -> None:
     ) -> Response:
         stored = plane.silences.find(silence)
         if not _may(caller, Role.VIEWER, stored):
-            raise NotFoundError(f"there is no silence '{silence}'")
+            raise silence_missing(silence)
         _require(caller, stored)
         await plane.silences.remove(stored, actor=actor)
         return answer(stored)

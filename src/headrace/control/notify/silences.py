@@ -19,6 +19,12 @@ _MOST: Final = 1000
 _ID_BYTES: Final = 4
 
 
+def silence_missing(id_: str) -> NotFoundError:
+    """The error for a silence that does not exist, and for one that the caller may not see."""
+    message = f"there is no silence '{id_[:100]}'; `headrace alerts silences` lists them"
+    return NotFoundError(message)
+
+
 @dataclass(slots=True, kw_only=True)
 class Silences:
     """Reads and changes silences; `load` has to be called first."""
@@ -52,8 +58,7 @@ class Silences:
         for silence in self.active():
             if silence.id == id_:
                 return silence
-        message = f"there is no silence '{id_[:100]}'; `headrace alerts silences` lists them"
-        raise NotFoundError(message)
+        raise silence_missing(id_)
 
     async def add(self, silence: Silence, *, actor: str) -> Silence:
         """Store a silence under a new id, beginning now; as stored.
