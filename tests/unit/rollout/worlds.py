@@ -18,7 +18,7 @@ SHARE_LEVEL = 0.001
 
 @dataclass(slots=True, kw_only=True)
 class Stalls(Traffic):
-    """Either arm stalls in a second of its own: a part of its requests takes 13.5 times as long."""
+    """Either arm stalls in a second of its own: a part of its requests takes 14 times as long."""
 
     every_s: float = 30.0
     fail: bool = False
