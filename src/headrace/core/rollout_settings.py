@@ -145,7 +145,7 @@ class _Common(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     alpha: float = 0.05
     min_samples: int = 200
     warmup_s: float = 2.0
-    max_duration_s: float = 3600.0
+    max_duration_s: float = 7200.0
     on_timeout: OnTimeout | None = None
     ready_timeout_s: float = 600.0
     metrics: MetricsSettings = MetricsSettings()

@@ -207,7 +207,7 @@ class _RolloutSpec(SpecModel):
         description="How long after a new weight nothing is counted. Unit: seconds.",
     )
     max_duration_s: float = Field(
-        default=3600.0, gt=0.0, le=_YEAR_S, description="Then `on_timeout` holds. Unit: seconds."
+        default=7200.0, gt=0.0, le=_YEAR_S, description="Then `on_timeout` holds. Unit: seconds."
     )
     on_timeout: OnTimeout | None = Field(
         default=None,

@@ -188,10 +188,10 @@ def test_a_shadow_without_a_verdict_in_time(promotes: bool, phase: Phase) -> Non
     shadow = Driven.of(ShadowSettings(promotes=promotes))
     shadow.looks(2)
 
-    over = shadow.look(after=3600.0, verdict=UNSURE)
+    over = shadow.look(after=7200.0, verdict=UNSURE)
     assert over.phase is phase
     assert over.entered_at == shadow.now
-    assert over.reason.startswith("not enough evidence within 3600 s")
+    assert over.reason.startswith("not enough evidence within 7200 s")
 
 
 def test_a_shadow_may_be_promoted_by_hand() -> None:

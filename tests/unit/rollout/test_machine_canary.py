@@ -213,12 +213,12 @@ def test_without_a_decision_in_time_it_is_rolled_back(
 ) -> None:
     canary = Driven.of(JUDGED)
     canary.looks(2)
-    assert machine.due_at(canary.state) == canary.now + 3600.0
+    assert machine.due_at(canary.state) == canary.now + 7200.0
 
-    assert not canary.look(after=3599.0, verdict=verdict, samples=samples).phase.is_over
+    assert not canary.look(after=7199.0, verdict=verdict, samples=samples).phase.is_over
     back = canary.look(verdict=verdict, samples=samples)
     assert back.phase is Phase.ROLLED_BACK
-    assert back.reason == f"not enough evidence within 3600 s: {missing}"
+    assert back.reason == f"not enough evidence within 7200 s: {missing}"
 
 
 def test_too_few_requests_to_decide_pause_it_with_the_advice() -> None:
@@ -226,12 +226,12 @@ def test_too_few_requests_to_decide_pause_it_with_the_advice() -> None:
     canary.looks(2)
     why = "0.4 requests/s take 3 h: raise max_duration_s"
 
-    waiting = canary.look(after=3600.0, verdict=UNSURE, cannot_suffice=why)
+    waiting = canary.look(after=7200.0, verdict=UNSURE, cannot_suffice=why)
 
     assert (waiting.phase, waiting.traffic.candidate) == (Phase.PAUSED, 10)
     assert waiting.reason.endswith(f"do not tell; {why}, or resume for as long again")
     canary.tell(Verb.RESUME)
-    assert canary.look(after=3599.0, verdict=UNSURE).phase is Phase.PROGRESSING
+    assert canary.look(after=7199.0, verdict=UNSURE).phase is Phase.PROGRESSING
     assert canary.look(verdict=UNSURE).phase is Phase.ROLLED_BACK
 
 
@@ -241,7 +241,7 @@ def test_what_its_owner_says_of_a_timeout_is_done_however_few_requests_come(
 ) -> None:
     canary = Driven.of(CanarySettings(steps=JUDGED.steps, on_timeout=on_timeout))
     canary.looks(2)
-    canary.look(after=3600.0, verdict=UNSURE, cannot_suffice="too few")
+    canary.look(after=7200.0, verdict=UNSURE, cannot_suffice="too few")
 
     done = canary.looks(3)
     assert done.phase is (Phase.ROLLED_BACK if on_timeout == "rollback" else Phase.PROMOTED)
@@ -250,7 +250,7 @@ def test_what_its_owner_says_of_a_timeout_is_done_however_few_requests_come(
 def test_without_a_decision_in_time_it_is_promoted_if_its_owner_says_so() -> None:
     canary = Driven.of(CanarySettings(steps=JUDGED.steps, on_timeout="promote"))
     canary.looks(2)
-    canary.look(after=3600.0, verdict=UNSURE)
+    canary.look(after=7200.0, verdict=UNSURE)
     assert canary.state.promoted_by is PromotedBy.TIME
 
     assert canary.weights(5) == [10, 100]
@@ -260,12 +260,12 @@ def test_without_a_decision_in_time_it_is_promoted_if_its_owner_says_so() -> Non
 def test_a_pause_by_time_keeps_the_traffic_and_can_be_resumed_for_as_long_again() -> None:
     canary = Driven.of(CanarySettings(steps=JUDGED.steps, on_timeout="pause"))
     canary.looks(2)
-    stopped = canary.look(after=3600.0)
+    stopped = canary.look(after=7200.0)
     assert (stopped.phase, stopped.traffic.candidate) == (Phase.PAUSED, 10)
 
     canary.look(after=86_400.0)
     canary.tell(Verb.RESUME)
-    assert canary.look(after=3599.0).phase is Phase.PROGRESSING
+    assert canary.look(after=7199.0).phase is Phase.PROGRESSING
     assert canary.look().phase is Phase.PAUSED
 
 
@@ -275,7 +275,7 @@ def test_time_counts_from_the_first_weight_in_force() -> None:
     canary.look(after=80_000.0)
 
     assert canary.state.counted_since == 160_000.0
-    assert machine.due_at(canary.state) == 163_600.0
+    assert machine.due_at(canary.state) == 167_200.0
 
 
 def test_all_steps_share_the_time_for_a_decision() -> None:
@@ -284,7 +284,7 @@ def test_all_steps_share_the_time_for_a_decision() -> None:
     canary.look(after=3000.0, verdict=GOOD)
     assert canary.looks(2, verdict=UNSURE).step == 1
 
-    assert canary.look(after=600.0, verdict=UNSURE).phase is Phase.ROLLED_BACK
+    assert canary.look(after=4200.0, verdict=UNSURE).phase is Phase.ROLLED_BACK
 
 
 def test_once_it_is_decided_only_replicas_have_to_come_in_time() -> None:

@@ -96,11 +96,11 @@ def test_the_text_names_both_times_the_rate_and_the_limit() -> None:
         "worse by twice the margin after about "
     )
     assert few.text.endswith(
-        "; max_duration_s is 1 h: raise it, the new version's share or the margins"
+        "; max_duration_s is 2 h: raise it, the new version's share or the margins"
     )
     assert many.suffices
     assert many.text.startswith("at 2,000 requests/s ")
-    assert many.text.endswith("; max_duration_s is 1 h")
+    assert many.text.endswith("; max_duration_s is 2 h")
 
 
 def test_without_requests_there_is_never_a_verdict() -> None:
