@@ -115,9 +115,9 @@ def assemble(settings: ControlSettings, home: Home, membership: Membership | Non
     token_file = ensure_home_token(
         store.store, home.root, now=clock.now(), installation=_installation(settings)
     )
-    access = make_access(store, clock, settings.oidc, is_encrypted=settings.admin_tls is not None)
     desired = store.store.load()
     settings = with_last_addresses(settings, read_last_control_file(home.root), desired.spec)
+    access = make_access(store, clock, settings.oidc, is_encrypted=settings.admin_tls is not None)
     document = settings.spec if settings.spec is not None else (desired.spec or None)
     spec = SystemSpec() if document is None else parse_spec(document, secrets_in=desired.spec)
     gateway_spec = spec.gateway
@@ -272,6 +272,8 @@ def assemble(settings: ControlSettings, home: Home, membership: Membership | Non
             admin_ca=str(home.admin_certificate) if admin_tls else "",
             token_file=str(token_file),
             agents_url="" if listening is None else listening.url,
+            tls=settings.tls,
+            admin_tls=settings.admin_tls,
         ),
         document=settings.spec,
         found_running=record is not None or any(replica.pid for replica in adopted),

@@ -144,6 +144,10 @@ class ControlFile(msgspec.Struct, frozen=True, kw_only=True):
     of the home."""
     agents_url: str = ""
     """Where gateways' agents are listened for; empty for nowhere."""
+    tls: TlsSettings | None = None
+    """How flags had the gateway's ports encrypted, as paths; None if they did not."""
+    admin_tls: TlsSettings | None = None
+    """The same of the management API."""
 
 
 def read_settings(path: Path) -> ControlSettings:
@@ -183,6 +187,8 @@ def with_last_addresses(
 ) -> ControlSettings:
     """`settings` with the addresses that `last` had, where neither a flag nor a changed spec says.
 
+    Encryption belongs to them: a port that was encrypted must not come back in plain text.
+
     Args:
         last: What a control plane left that was killed; None for none.
         stored: The spec that it had.
@@ -192,7 +198,13 @@ def with_last_addresses(
         admin = (last and port_of(last.admin_url)) or DEFAULT_ADMIN_PORT
     if metrics is None:
         metrics = (last and port_of(last.metrics_url)) or DEFAULT_METRICS_PORT
-    settings = msgspec.structs.replace(settings, admin_port=admin, metrics_port=metrics)
+    settings = msgspec.structs.replace(
+        settings,
+        admin_port=admin,
+        metrics_port=metrics,
+        tls=settings.tls or (last and last.tls),
+        admin_tls=settings.admin_tls or (last and last.admin_tls),
+    )
     if last is None or not last.host or settings.gateway != "local":
         return settings
     before = stored.get("gateway") or {}

@@ -32,6 +32,7 @@ from headrace.control.settings import (
 from headrace.control.shutdown import stop_replicas
 from headrace.control.store import HomeLock
 from headrace.control.streams.driver import StreamDriver, WorkerRecord
+from headrace.core.access_settings import TlsSettings
 
 identities = st.builds(
     HomeIdentity,
@@ -323,6 +324,20 @@ def test_addresses_of_a_killed_control_plane_hold_where_no_flag_says_others(home
     assert (flags.http_port, flags.grpc_port, flags.admin_port) == (0, 18001, 9)
     assert (without.http_port, without.grpc_port, without.host) == (None, None, None)
     assert (without.metrics_port, without.admin_port) == (8002, 8080)
+
+
+def test_encrypted_port_of_a_killed_control_plane_does_not_come_back_in_plain_text(
+    home: Path,
+) -> None:
+    tls, admin_tls, other = (
+        TlsSettings(certificate_file=f"/{name}.pem", key_file=f"/{name}.key") for name in "abc"
+    )
+    last = msgspec.structs.replace(control_file(home), tls=tls, admin_tls=admin_tls)
+    found = with_last_addresses(ControlSettings(home="h"), last, {})
+    flags = with_last_addresses(ControlSettings(home="h", tls=other), last, {})
+
+    assert (found.tls, found.admin_tls) == (tls, admin_tls)
+    assert (flags.tls, flags.admin_tls) == (other, admin_tls)
 
 
 def test_a_port_that_was_changed_in_the_spec_wins_over_that_of_before(home: Path) -> None:
