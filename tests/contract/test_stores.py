@@ -272,25 +272,22 @@ def rewarded(request_id: str, reward: float = 1.0, *, at: float = 2.0) -> Feedba
 
 def test_feedback_counts_once_whatever_comes_first(store: SqlStore) -> None:
     store.add_assignments([assigned("q1"), assigned("q2", unit="v"), assigned("q1", unit="late")])
-    answers = [
-        store.add_feedback(feedback)
-        for feedback in (
-            rewarded("q1", 0.5),
-            rewarded("q1", 9.0),
-            rewarded("q3", 2.0),
-            rewarded("q3", 9.0),
-            rewarded("q4", -1.0),
-        )
-    ]
+    answers = store.add_feedback(
+        rewarded("q4", -1.0),
+        rewarded("q1", 0.5),
+        rewarded("q3", 2.0),
+        rewarded("q1", 9.0),
+        rewarded("q3", 9.0),
+    )
     before = store.rewards("r1")
     store.add_assignments([assigned("q4"), assigned("q3"), assigned("q1", arm="1")])
     store.add_assignments([])
 
-    assert answers == ["taken", "duplicate", "waiting", "duplicate", "waiting"]
+    assert answers == ["waiting", "taken", "waiting", "duplicate", "duplicate"]
     assert before == [UnitReward(unit="u", arm="2", count=1, total=0.5)]
     assert store.rewards("r1") == [UnitReward(unit="u", arm="2", count=3, total=1.5)]
     assert store.rewards("r2") == []
-    assert store.add_feedback(rewarded("q4", 9.0)) == "duplicate"
+    assert store.add_feedback(rewarded("q4", 9.0)) == ["duplicate"]
 
 
 def test_a_reward_for_some_endpoints_is_taken_for_their_answers_only(store: SqlStore) -> None:
@@ -299,10 +296,10 @@ def test_a_reward_for_some_endpoints_is_taken_for_their_answers_only(store: SqlS
     store.save_rollout(rollout("r1"))
     store.add_assignments([assigned("q1"), assigned("q2")])
 
-    assert early == "unknown"
-    assert store.add_feedback(rewarded("q1", 9.0), endpoints=others) == "unknown"
-    assert store.add_feedback(rewarded("q1", 0.5), endpoints=own) == "taken"
-    assert store.add_feedback(rewarded("q1", 9.0), endpoints=others) == "unknown"
+    assert early == ["unknown"]
+    assert store.add_feedback(rewarded("q1", 9.0), endpoints=others) == ["unknown"]
+    assert store.add_feedback(rewarded("q1", 0.5), endpoints=own) == ["taken"]
+    assert store.add_feedback(rewarded("q1", 9.0), endpoints=others) == ["unknown"]
     assert store.rewards("r1") == [UnitReward(unit="u", arm="2", count=1, total=0.5)]
 
 
@@ -338,11 +335,13 @@ def test_absurd_reward_of_an_earlier_version_is_left_out_with_a_count(
     for unit, reward in (("u1", 1.0), ("u2", 2.0), ("u3", 0.0)):
         store.add_assignments([assigned(f"q-{unit}", unit=unit)])
         store.add_feedback(rewarded(f"q-{unit}", reward))
-    with Database(url).writing("store what an earlier version took") as connection:
+    database = Database(url)
+    with database.writing("store what an earlier version took") as connection:
         connection.execute(
             update(UNIT_REWARDS).where(UNIT_REWARDS.c.unit == "u3").values(total=absurd)
         )
         connection.execute(insert(ANSWERS).values(request_id="late", at=1.0, reward=absurd))
+    database.close()
     store.add_assignments([assigned("late", unit="u1")])
 
     (sums,) = store.reward_sums("r1").values()
@@ -354,7 +353,7 @@ def test_text_that_a_database_refuses_is_mended_the_same_way_everywhere(store: S
     (told,) = store.add_events([event("m\x00", "not \ud800")])
     store.save(state(1, endpoint("a")), at=1.0, reason="\x00", actor="\x00")
 
-    assert store.add_feedback(rewarded("q\x00\ud800")) == "taken"
+    assert store.add_feedback(rewarded("q\x00\ud800")) == ["taken"]
     assert store.rewards("r1\x00") == []
     assert store.rewards("r1")[0].unit == "\ufffd"
     assert store.events(endpoint="m\x00") == [told]
@@ -370,9 +369,9 @@ def test_old_answers_are_forgotten_and_what_was_counted_stays(store: SqlStore) -
     store.forget_before(4.5)
 
     assert store.rewards("r1") == [UnitReward(unit="u", arm="2", count=1, total=1.0)]
-    assert store.add_feedback(rewarded("old")) == "waiting"
-    assert store.add_feedback(rewarded("waits")) == "waiting"
-    assert store.add_feedback(rewarded("new")) == "taken"
+    assert store.add_feedback(rewarded("old")) == ["waiting"]
+    assert store.add_feedback(rewarded("waits")) == ["waiting"]
+    assert store.add_feedback(rewarded("new")) == ["taken"]
 
 
 def test_what_is_beyond_its_bound_is_forgotten_the_oldest_first(url: str) -> None:
@@ -394,7 +393,7 @@ def test_what_is_beyond_its_bound_is_forgotten_the_oldest_first(url: str) -> Non
     assert store.load().generation == 4
     assert [record.id for record in store.rollouts()] == ["newest", "runs"]
     assert [len(store.rewards(id_)) for id_ in ("runs", "over", "newest")] == [1, 0, 1]
-    assert [store.add_feedback(rewarded(f"late{n}")) for n in range(3)] == [
+    assert store.add_feedback(*(rewarded(f"late{n}") for n in range(3))) == [
         "taken",
         "waiting",
         "taken",

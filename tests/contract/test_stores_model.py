@@ -237,7 +237,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(request=ids, reward=st.integers(-4, 4).map(lambda n: n / 4), at=times)
     def reward(self, request: str, reward: float, at: float) -> None:
-        told = self.store.add_feedback(Feedback(request_id=request, reward=reward, at=at))
+        (told,) = self.store.add_feedback(Feedback(request_id=request, reward=reward, at=at))
 
         answer = self.model.answers.setdefault(request, Answer(at))
         if answer.reward is not None:

@@ -7,6 +7,7 @@ has its number as `id`, so that a reader that was cut off goes on where it was (
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -196,23 +197,29 @@ def add_events(api: FastAPI, plane: ControlPlane) -> None:
         caller: WhoAsks,
     ) -> Response:
         items = given if isinstance(given, list) else [given]
+        now, endpoints = plane.clock.now(), caller.endpoints(Role.OPERATOR)
+        rewards = [
+            Feedback(
+                request_id=item.request_id,
+                reward=item.reward,
+                at=now if item.at is None else item.at,
+            )
+            for item in items
+            if isinstance(item, Reward)
+        ]
+        add_feedback = plane.store.store.add_feedback
+        taken = iter(await plane.store.run(add_feedback, *rewards, endpoints=endpoints))
+        add_label = partial(plane.drift.labels.add_label, now=now, endpoints=endpoints)
         results = [
-            RewardResult(request_id=item.request_id, outcome=await _take(plane, item, caller))
+            RewardResult(
+                request_id=item.request_id,
+                outcome=next(taken)
+                if isinstance(item, Reward)
+                else await asyncio.to_thread(add_label, item.request_id, item.label),
+            )
             for item in items
         ]
         return answer(RewardResults(results=results))
-
-
-async def _take(plane: ControlPlane, item: Reward | Truth, caller: Caller) -> str:
-    now, endpoints = plane.clock.now(), caller.endpoints(Role.OPERATOR)
-    if isinstance(item, Truth):
-        add_label = plane.drift.labels.add_label
-        return await asyncio.to_thread(
-            add_label, item.request_id, item.label, now=now, endpoints=endpoints
-        )
-    at = now if item.at is None else item.at
-    feedback = Feedback(request_id=item.request_id, reward=item.reward, at=at)
-    return await plane.store.run(plane.store.store.add_feedback, feedback, endpoints=endpoints)
 
 
 def _endpoints(caller: Caller, wanted: str) -> frozenset[str] | None:

@@ -224,14 +224,16 @@ class Store(Protocol):
     def add_units(self, rollout: str, batch: UnitBatch) -> UnitTally:
         """Count answers by caller, and remember how far they were read, or neither; the sums."""
 
-    def add_feedback(self, feedback: Feedback, *, endpoints: frozenset[str] | None = None) -> str:
-        """Take a reward: `taken`, `duplicate`, `waiting` or `unknown`.
+    def add_feedback(
+        self, *feedback: Feedback, endpoints: frozenset[str] | None = None
+    ) -> list[str]:
+        """Take rewards, all or none: `taken`, `duplicate`, `waiting` or `unknown` of each.
 
         The first one counts. One that waits for its assignment is counted as soon as that comes.
         With `endpoints`, only answers of these that are known already earn it.
 
         Raises:
-            InvalidArgumentError: It is beyond `REWARD_LIMIT`, or no number.
+            InvalidArgumentError: A reward is beyond `REWARD_LIMIT`, or no number.
         """
 
     def rewards(self, rollout: str) -> list[UnitReward]:

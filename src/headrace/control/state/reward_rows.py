@@ -58,37 +58,49 @@ def add_assignments(connection: Connection, assignments: Sequence[Assignment]) -
 
 
 def add_feedback(
-    connection: Connection, feedback: Feedback, endpoints: frozenset[str] | None = None
-) -> str:
-    """Take a reward: `taken`, `duplicate`, `waiting` or `unknown`.
+    connection: Connection,
+    feedback: Sequence[Feedback],
+    endpoints: frozenset[str] | None = None,
+) -> list[str]:
+    """Take rewards: `taken`, `duplicate`, `waiting` or `unknown` of each.
+
+    Rows are written in the order of their keys, so that no two transactions wait for one another.
 
     Args:
-        endpoints: Whose answers may earn it. Others' and those not known yet are `unknown` then,
-            and nothing is stored. None for all.
+        endpoints: Whose answers may earn them. Others' and those not known yet are `unknown` then,
+            and nothing of them is stored. None for all.
 
     Raises:
-        InvalidArgumentError: The reward is no number within `REWARD_LIMIT`.
+        InvalidArgumentError: A reward is no number within `REWARD_LIMIT`.
     """
-    if not abs(feedback.reward) <= REWARD_LIMIT:  # nor is NaN
-        raise InvalidArgumentError(
-            f"reward {feedback.reward} of request '{feedback.request_id[:256]}' is not within "
-            f"-{REWARD_LIMIT:g} and {REWARD_LIMIT:g}; send it in a larger unit"
-        )
-    if endpoints is not None:
-        of_answer = select(ROLLOUTS.c.endpoint).where(
-            ANSWERS.c.request_id == clean(feedback.request_id), ANSWERS.c.rollout == ROLLOUTS.c.id
-        )
-        if connection.execute(of_answer).scalar_one_or_none() not in endpoints:
-            return "unknown"
+    for reward in feedback:
+        if not abs(reward.reward) <= REWARD_LIMIT:  # nor is NaN
+            raise InvalidArgumentError(
+                f"reward {reward.reward} of request '{reward.request_id[:256]}' is not within "
+                f"-{REWARD_LIMIT:g} and {REWARD_LIMIT:g}; send it in a larger unit"
+            )
     statement = _meet_answer(connection.dialect.name, ("reward",), "reward")
-    answer = msgspec.structs.asdict(feedback) | {"request_id": clean(feedback.request_id)}
-    row = connection.execute(statement, answer).one_or_none()
-    if row is None:
-        return "duplicate"
-    if row.rollout is None:
-        return "waiting"
-    _count(connection, [row])
-    return "taken"
+    outcomes, earned = [""] * len(feedback), list[AnyRow]()
+    for i in sorted(range(len(feedback)), key=lambda i: clean(feedback[i].request_id)):
+        answer = msgspec.structs.asdict(feedback[i])
+        answer["request_id"] = clean(feedback[i].request_id)
+        if endpoints is not None:
+            of_answer = select(ROLLOUTS.c.endpoint).where(
+                ANSWERS.c.request_id == answer["request_id"], ANSWERS.c.rollout == ROLLOUTS.c.id
+            )
+            if connection.execute(of_answer).scalar_one_or_none() not in endpoints:
+                outcomes[i] = "unknown"
+                continue
+        row = connection.execute(statement, answer).one_or_none()
+        if row is None:
+            outcomes[i] = "duplicate"
+        elif row.rollout is None:
+            outcomes[i] = "waiting"
+        else:
+            outcomes[i] = "taken"
+            earned.append(row)
+    _count(connection, earned)
+    return outcomes
 
 
 def _count(connection: Connection, earned: Iterable[AnyRow]) -> None:

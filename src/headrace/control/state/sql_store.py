@@ -157,11 +157,13 @@ class SqlStore:
         with self._database.writing("store callers") as connection:
             return reward_rows.add_units(connection, rollout, batch)
 
-    def add_feedback(self, feedback: Feedback, *, endpoints: frozenset[str] | None = None) -> str:
-        """Take a reward: `taken`, `duplicate`, `waiting` or `unknown`.
+    def add_feedback(
+        self, *feedback: Feedback, endpoints: frozenset[str] | None = None
+    ) -> list[str]:
+        """Take rewards, all or none: `taken`, `duplicate`, `waiting` or `unknown` of each.
 
         Raises:
-            InvalidArgumentError: The reward is no finite number.
+            InvalidArgumentError: A reward is beyond `REWARD_LIMIT`, or no number.
         """
         with self._database.writing("store feedback") as connection:
             return reward_rows.add_feedback(connection, feedback, endpoints)
