@@ -137,7 +137,7 @@ class _Common(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """What all strategies have.
 
     `alpha`: the probability, over the whole rollout and all metrics, that a version as good as the
-    baseline is rolled back. `min_samples`: requests per arm and step before a verdict counts.
+    baseline is rolled back. `min_samples`: requests per arm and step before a promotion.
     `warmup_s`: how long after a new weight nothing is counted. `ready_timeout_s`: a version that is
     not ready by then is rolled back.
     """

@@ -198,7 +198,7 @@ class _RolloutSpec(SpecModel):
         default=200,
         ge=1,
         le=100_000_000,
-        description="Requests per version and step before a verdict counts.",
+        description="Requests per version and step before a promotion; a roll back waits for none.",
     )
     warmup_s: float = Field(
         default=2.0,
