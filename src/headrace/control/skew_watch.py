@@ -185,9 +185,11 @@ class CompareApart:
                 process = await asyncio.create_subprocess_exec(
                     *command, stdin=DEVNULL, stdout=PIPE, stderr=log, start_new_session=True
                 )
-            pidfd = os.pidfd_open(process.pid)
         except OSError as error:
             raise UnavailableError(f"cannot start a process: {error}") from error
+        pidfd = -1
+        with contextlib.suppress(ProcessLookupError):  # it ended at once, and its end was taken
+            pidfd = os.pidfd_open(process.pid)
         try:
             async with asyncio.timeout(self.timeout_s):
                 said, _ = await process.communicate()
@@ -200,9 +202,10 @@ class CompareApart:
             msg = f"the process ended with status {status}; see {self.log}"
             raise UnavailableError(msg) from None
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-            os.close(pidfd)
+            if pidfd >= 0:
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                os.close(pidfd)
             await process.communicate()  # what is left of its output, so that the pipe is closed
 
 
