@@ -158,7 +158,8 @@ def _text_inputs(
             return apart(tokens(columns[:1]), tokens(columns[1:]))
         return tokens(columns)
     if len(columns) > 1:
-        msg = f"the model takes one text a row, not {' and '.join(map(repr, columns))}"
+        texts = " and ".join(map(repr, columns))
+        msg = f"{table.path}: the model takes one text a row, not {texts}"
         raise InvalidArgumentError(msg)
     return plain_inputs(table, columns[0], signature)
 
