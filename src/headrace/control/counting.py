@@ -176,6 +176,8 @@ class Counter:
             at=reading.at,
             duration_s=reading.at - last.at,
             share=share,
+            step=last.step,
+            is_sticky=last.is_sticky,
             candidate=candidate,
             baseline=baseline,
         )

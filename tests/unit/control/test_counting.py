@@ -21,6 +21,8 @@ def reading(
     heard: frozenset[tuple[str, int]] | None = None,
     lost: Split | None = None,
     is_alive: tuple[bool, bool] = (True, True),
+    step: int = 0,
+    is_sticky: bool = False,
 ) -> Reading:
     return Reading(
         at=at,
@@ -35,6 +37,8 @@ def reading(
         heard=heard,
         lost=lost,
         is_alive=is_alive,
+        step=step,
+        is_sticky=is_sticky,
     )
 
 
@@ -139,6 +143,29 @@ def test_baseline_that_dies_gives_the_candidate_no_credit() -> None:
     assert died is not None
     assert (died.candidate.requests, died.candidate.errors) == (30, 1)
     assert (died.baseline.requests, died.baseline.errors) == (30, 20)
+
+
+def test_interval_in_which_an_arm_dies_belongs_to_the_step_that_was_in_force() -> None:
+    # Counted for another step it would let that one's evidence decide about this one.
+    counter = Counter(warmup_s=0.0)
+    counter.read(reading(0.0, step=2, is_sticky=True))
+    alive = counter.read(reading(1.0, candidate=total(5), step=2, is_sticky=True))
+
+    died = counter.read(
+        reading(
+            2.0,
+            split=None,
+            lost=(10, 90),
+            is_alive=(False, True),
+            candidate=total(9, 4),
+            step=2,
+            is_sticky=True,
+        )
+    )
+
+    assert alive is not None
+    assert died is not None
+    assert (alive.step, alive.is_sticky) == (died.step, died.is_sticky) == (2, True)
 
 
 def test_arm_that_dies_under_another_split_or_gateway_counts_for_none() -> None:
