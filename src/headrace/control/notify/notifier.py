@@ -98,9 +98,9 @@ class Notifier:
         """Send until cancelled."""
         async with asyncio.TaskGroup() as group:
             while True:
+                messages: list[Message] = []
                 with self.faults.contain(LOOP, "notifications"):
                     await self._save()
-                    messages: list[Message] = []
                     if self._alerts is not None:
                         messages = self._outbox.due(
                             self._alerts,
@@ -110,8 +110,9 @@ class Notifier:
                         )
                         # Before they leave: after a SIGKILL their receivers count as told.
                         await self._save()
-                    for message in messages:
-                        group.create_task(self._send(message))
+                # Also if that failed: one that is due and never sent would hold up all after it.
+                for message in messages:
+                    group.create_task(self._send(message))
                 await asyncio.sleep(_AGAIN_S)
 
     async def test(self, name: str = "") -> list[ReceiverTest]:
@@ -187,12 +188,16 @@ class Notifier:
         notices, gone = self._outbox.take_unsaved()
         if not notices and not gone:
             return
+        is_stored = False
         try:
             await self.save(notices, gone)
+            is_stored = True
         except HeadraceError as error:
             # To page matters more than to remember it: the next turn stores it.
-            self._outbox.put_back([*(notice.key for notice in notices), *gone])
             _LOG.error("cannot store what receivers were told", extra={"error": str(error)})
+        finally:
+            if not is_stored:
+                self._outbox.put_back([*(notice.key for notice in notices), *gone])
 
     def _settings(self) -> AlertsSpec:
         return AlertsSpec.model_validate(self.spec().get("alerts") or {})

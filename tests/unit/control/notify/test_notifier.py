@@ -27,6 +27,7 @@ class Lab:
     log: list[str] = field(default_factory=list)
     outcome: Exception | None = None
     is_full: bool = False
+    refusal: Exception = field(default_factory=lambda: FailedPreconditionError("disk full"))
     notifier: Notifier = field(init=False)
 
     def __post_init__(self) -> None:
@@ -52,7 +53,7 @@ class Lab:
         self.log += ["stores taken" if one.taken_at else "stores maybe" for one in notices]
         self.log += ["removes"] * len(gone)
         if self.is_full:
-            raise FailedPreconditionError("disk full")
+            raise self.refusal
 
     async def send(self, message: Message, **_: object) -> str:
         self.log.append("sends firing" if message.firing else "sends resolved")
@@ -113,8 +114,13 @@ async def test_only_a_receiver_that_refused_counts_as_not_told(
     assert log == ["stores maybe", "sends firing", *expected]
 
 
-async def test_a_full_disk_keeps_no_message_back_and_is_tried_again() -> None:
-    lab = Lab(is_full=True)
+@pytest.mark.parametrize(
+    "refusal", [FailedPreconditionError("disk full"), RuntimeError("a fault of the store")]
+)
+async def test_a_store_that_fails_keeps_no_message_back_and_is_tried_again(
+    refusal: Exception,
+) -> None:
+    lab = Lab(is_full=True, refusal=refusal)
     lab.notifier.offer([FIRING])
 
     first = await lab.run()
