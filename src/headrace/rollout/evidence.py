@@ -249,6 +249,7 @@ class Evidence:
             "counted_s": counts.counted_s,
             "baseline_requests": counts.baseline_requests,
             "candidate_requests": counts.candidate_requests,
+            "independent_requests": self._independent_requests,
             "baseline_units": counts.units.totals[0],
             "candidate_units": counts.units.totals[1],
             "answers": counts.predictions.answers,
@@ -273,17 +274,23 @@ class Evidence:
         else:
             counts.disagreement.add(pairs.disagreements, pairs.pairs)
 
-    def _weigh(self) -> None:
-        """Where assignment is sticky, all requests of a user are one observation together.
+    @property
+    def _independent_requests(self) -> float:
+        """How many independent requests tell as much as those that were counted.
 
-        A few users may send most requests. So many users of equal traffic tell as much: Kish,
-        "Survey Sampling" (1965), the square of the requests by the sum of each user's squared.
+        Where assignment is sticky, all requests of a user are one observation together, and a few
+        users may send most of them. So many users of equal traffic tell as much: Kish, "Survey
+        Sampling" (1965), the square of the requests by the sum of each user's squared.
         """
         counts = self._counts
-        requests = counts.baseline_requests + counts.candidate_requests
-        independent: float = requests
         if counts.unit_squares:
-            independent = counts.unit_requests**2 / counts.unit_squares
+            return counts.unit_requests**2 / counts.unit_squares
+        return counts.baseline_requests + counts.candidate_requests
+
+    def _weigh(self) -> None:
+        """Take requests that depend on one another for fewer."""
+        counts, independent = self._counts, self._independent_requests
+        requests = counts.baseline_requests + counts.candidate_requests
         part = min(1.0, independent / requests) if requests else 1.0
         counts.errors.part = counts.rejections.part = part
         counts.errors_turn.part = counts.errors.parts

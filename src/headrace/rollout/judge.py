@@ -192,14 +192,6 @@ def judge_latency(
     return verdicts[0]
 
 
-def is_slower(ratios: LatencyRatios, level: float, *, is_cliff: bool) -> bool:
-    """Whether a quantile is longer than tolerated; at a cliff, the share of requests beyond it."""
-    if is_cliff:
-        evidence = float(ratios.beyond.log_evidence_of_harm()[0])
-        return evidence >= -math.log(level)
-    return bool(is_worse(ratios.log_evidence_of_harm(), ratios.turn.log_evidence(), level)[0])
-
-
 def _judge_quantile(
     ratios: LatencyRatios, *, level_back: float, level_on: float, names: Names
 ) -> MetricVerdict:
@@ -221,6 +213,7 @@ def _judge_quantile(
     )
     if is_cliff:
         tolerated = cliff_margin(ratios.quantile)
+        beyond = bool(ratios.beyond.log_evidence_of_harm()[0] >= -math.log(level_back))
         within &= ratios.beyond.log_evidence(tolerated, above=False, step=ratios.step)[1] >= needed
         yes_b, all_b, yes_a, all_a = (float(total[1]) for total in ratios.beyond.totals())
         compared = (
@@ -230,8 +223,10 @@ def _judge_quantile(
             f"{points(tolerated, signed=False)} points are tolerated"
         )
     else:
+        harm, turned = ratios.log_evidence_of_harm(), ratios.turn.log_evidence()
+        beyond = bool(is_worse(harm, turned, level_back)[0])
         compared = f"{_between(low, high, level_on)}; {margin:.3g} times are tolerated"
-    outcome = outcome_of(beyond=is_slower(ratios, level_back, is_cliff=is_cliff), within=within)
+    outcome = outcome_of(beyond=beyond, within=within)
     closing = _harm_ending(
         outcome,
         is_worse_so_far=is_cliff or (low is not None and low >= margin),

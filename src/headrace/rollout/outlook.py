@@ -119,7 +119,6 @@ def observed_load(state: RolloutState, counted: Mapping[str, float]) -> Endpoint
         counted: As `Evidence.summary` has it.
     """
     requests = counted["baseline_requests"] + counted["candidate_requests"]
-    units = counted["baseline_units"] + counted["candidate_units"]
     compared = _compared(state.traffic)
     if not counted["counted_s"] or not compared:
         return None
@@ -132,7 +131,7 @@ def observed_load(state: RolloutState, counted: Mapping[str, float]) -> Endpoint
         error_ratio=old.get("errors", 0.0),
         rejection_ratio=old.get("rejections", 0.0),
         median_s=old.get("latency", 0.0) / times_median or USUAL_MEDIAN_S,
-        independent_ratio=min(units / requests, 1.0) if units and requests else 1.0,
+        independent_ratio=min(counted["independent_requests"] / requests, 1.0) if requests else 1.0,
     )
 
 

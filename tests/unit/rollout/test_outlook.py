@@ -140,8 +140,7 @@ def test_the_load_is_that_of_the_whole_endpoint(baseline: bool) -> None:  # noqa
     counted = {
         "baseline_requests": compared - 200.0,
         "candidate_requests": 200.0,
-        "baseline_units": 0.0,
-        "candidate_units": 0.0,
+        "independent_requests": compared,
         "counted_s": 100.0,
     }
 
@@ -150,7 +149,7 @@ def test_the_load_is_that_of_the_whole_endpoint(baseline: bool) -> None:  # noqa
     assert load is not None
     assert load.requests_per_s == pytest.approx(10.0)
     assert load.independent_ratio == 1.0
-    sticky = observed_load(state, {**counted, "candidate_units": compared / 10})
+    sticky = observed_load(state, {**counted, "independent_requests": compared / 10})
     assert sticky is not None
     assert sticky.independent_ratio == pytest.approx(0.1)
     assert observed_load(state, {**counted, "counted_s": 0.0}) is None
