@@ -171,15 +171,15 @@ class RolloutDriver:
         """Move on every rollout for which something happened or is due."""
         for record in self.aims.active():
             with self.faults.contain("rollout step", record.endpoint):
+                view, watch = View.of(record, self.aims), self._watch(record)
+                if view is not None and view.failure and not watch.has_failed:
+                    watch.has_failed = True
+                    await self.look()  # what failed with it belongs into the reason
                 async with self.aims.lock:
                     current = self.aims.rollout(record.endpoint)
                     view = View.of(current, self.aims) if current else None
                     if current is None or view is None or current.id != record.id:
                         continue
-                    watch = self._watch(current)
-                    if view.failure and not watch.has_failed:
-                        watch.has_failed = True
-                        await self.look()  # what failed with it belongs into the reason
                     await self._settle(current, advance(current.state, self._facts(view)))
         active = self.aims.active()
         for ended in self._watches.keys() - {record.id for record in active}:
