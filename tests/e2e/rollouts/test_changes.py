@@ -95,10 +95,14 @@ def test_a_version_that_nobody_calls_is_not_promoted(
 
     judged: Json = {"weight": 50, "until": "verdict"}
     rollout.start(second, canary(judged, max_duration_s=2.0, metrics=ONLY_ERRORS))
+    paused = rollout.wait_for(lambda status: status["phase"] == "paused")
+    rollout.tell("rollback")
     over = rollout.wait_over()
 
+    # Nobody called, so the version is not to blame, and an operator decides.
+    assert paused["weight"] == 50
+    assert paused["reason"].startswith("not enough evidence within 2 s")
     assert over["phase"] == "rolled_back"
-    assert over["reason"].startswith("not enough evidence within 2 s")
 
 
 @pytest.mark.long
