@@ -74,6 +74,7 @@ if TYPE_CHECKING:
         VARIABLE,
         Array,
         ModelSignature,
+        RowIndependence,
         Tensors,
         TensorSpec,
         check_inputs,
@@ -134,6 +135,7 @@ __all__ = [
     "ReplicaSettings",
     "RequestCancelledError",
     "RequestedOutput",
+    "RowIndependence",
     "RuntimeFailedError",
     "SignedSettings",
     "SystemClock",
@@ -175,6 +177,7 @@ _WITH_NUMPY = {
     "signature": (
         "Array",
         "ModelSignature",
+        "RowIndependence",
         "TensorSpec",
         "Tensors",
         "VARIABLE",

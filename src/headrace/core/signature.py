@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -36,11 +37,25 @@ class TensorSpec:
         return all(want in (VARIABLE, got) for want, got in zip(mine, shape, strict=True))
 
 
+class RowIndependence(StrEnum):
+    """Evidence that the rows of a batch do not influence each other's outputs."""
+
+    PROVEN = "proven"
+    """The format has no operation across rows, or an analysis of the graph showed that this graph
+    has none; running the model did not contradict it."""
+    DECLARED = "declared"
+    """Not proven; the operator or the author of the model declares it, and live checks compare."""
+    UNPROVEN = "unproven"
+    """An operation mixes rows, may mix them, or is unknown."""
+    REFUTED = "refuted"
+    """Running the model gave other outputs for rows together than for the same rows alone."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSignature:
     """Inputs and outputs of a model version.
 
-    `batched`: axis 0 of every input and output is the batch, and rows do not depend on each other.
+    `batched`: axis 0 of every input and output is the batch, and requests may share a batch.
     `labels`: for an output's name, the class names that the classification extension answers with.
     `columns`: for an input that is a matrix, what its columns are called, where the model knows.
     """
@@ -48,6 +63,10 @@ class ModelSignature:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     batched: bool
+    row_independence: RowIndependence | None = None
+    """None where nobody examined it: axis 0 is no batch, or the version was pushed before."""
+    row_reason: str = ""
+    """The operator, the probe or the rule behind `row_independence`, for people."""
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 

@@ -18,13 +18,15 @@ class LoadOptions:
     to be what runs the model. `features`: what a model that says that it takes features asks
     for them; None where nobody does. `tuning`: what the optimizer found best for this model; its
     `intra_op_threads` stands above the other. A model that was optimized brings its own, of which
-    only the threads can be pinned so.
+    only the threads can be pinned so. `rows_independent`: the operator declares that the rows of a
+    batch do not influence each other; a model that is not proven to be so is then batched.
     """
 
     intra_op_threads: int = 1
     device: str = "auto"
     features: FeatureSource | None = None
     tuning: Tuning = UNTUNED
+    rows_independent: bool = False
 
     @property
     def threads(self) -> int:
