@@ -12,6 +12,7 @@ from headrace.streaming.settings import (
     OutputSettings,
     Policy,
     StreamSettings,
+    Timestamps,
 )
 from headrace.streaming.windows.settings import Function, WindowSettings, WindowsSettings
 
@@ -58,7 +59,8 @@ def _output(sink: StreamSinkSpec) -> OutputSettings:
         key=sink.key,
         outputs=list(sink.outputs),
         fields=list(sink.fields),
-        headers=tuple(sink.headers),
+        headers="all" if sink.headers == "all" else tuple(sink.headers),
+        timestamps=Timestamps(sink.timestamps),
     )
 
 

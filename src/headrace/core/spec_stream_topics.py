@@ -61,10 +61,13 @@ class StreamSinkSpec(SpecModel):
     fields: Texts = Field(
         default=(), max_length=1000, description="Fields of the input that answers have too."
     )
-    headers: Texts = Field(
+    headers: Literal["all"] | Annotated[Texts, Field(max_length=100)] = Field(
         default=("traceparent", "tracestate"),
-        max_length=100,
-        description="Headers of the input that answers have too.",
+        description="Headers of the input that answers have too: names, or `all`.",
+    )
+    timestamps: Literal["source", "now"] = Field(
+        default="source",
+        description="The timestamp of an answer: that of its input record, or the time of writing.",
     )
     format: "StreamFormatSpec | None" = Field(
         default=None, description="Null for the same as the stream's. See StreamFormatSpec."

@@ -2,20 +2,22 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, assert_never
+from typing import Final, Literal, assert_never
 
 from headrace.core import Code, HeadraceError
 from headrace.streaming.codec import Answer
-from headrace.streaming.dead_letters import answer_id, dead_letter
+from headrace.streaming.dead_letters import ATTEMPTS, answer_id, dead_letter
 from headrace.streaming.ledger import NoAnswer, Outcome
 from headrace.streaming.records import NewRecord, Record
-from headrace.streaming.settings import Policy, StreamSettings
+from headrace.streaming.settings import Policy, StreamSettings, Timestamps
 from headrace.streaming.windows.place_state import TooLateError
 
 Result = Answer | HeadraceError | None
 """What a model came to for one record; None for a record that is done with, and has no answer."""
 VERSION: Final = "headrace-version"
 """The header of an answer that says which version it is of, where a stream has several."""
+_OF_THE_INPUT: Final = frozenset({VERSION, ATTEMPTS})
+"""Headers that say how the input record was made, which is wrong for its answer."""
 
 
 class TooOldError(HeadraceError):
@@ -32,7 +34,9 @@ class Writer:
     sink: str
     dead_letters: str
     policy: Policy
-    headers: frozenset[str]
+    headers: frozenset[str] | Literal["all"]
+    """Input headers that answers copy: by name, or all."""
+    timestamps: Timestamps = Timestamps.SOURCE
     shadow: str = ""
 
     def outcomes(
@@ -87,19 +91,34 @@ class Writer:
     def _record(self, record: Record, answer: Answer, topic: str, id_: str) -> NewRecord:
         headers = record.headers
         if headers:
-            headers = tuple(header for header in headers if header[0] in self.headers)
+            wanted = self.headers
+            headers = tuple(
+                header
+                for header in headers
+                if header[0] not in _OF_THE_INPUT and (wanted == "all" or header[0] in wanted)
+            )
         if answer.version:
             headers = (*headers, (VERSION, answer.version.encode()))
-        return NewRecord(topic=topic, key=answer.key, value=answer.value, headers=headers, id=id_)
+        keeps_time = self.timestamps is Timestamps.SOURCE and record.timestamp_s > 0
+        return NewRecord(
+            topic=topic,
+            key=answer.key,
+            value=answer.value,
+            headers=headers,
+            timestamp_s=record.timestamp_s if keeps_time else None,
+            id=id_,
+        )
 
 
 def writer_of(settings: StreamSettings) -> Writer:
     """What writes the results of a stream."""
+    headers = settings.output.headers
     return Writer(
         stream=settings.name,
         sink=settings.sink,
         dead_letters=settings.dead_letters,
         policy=settings.errors.policy,
-        headers=frozenset(settings.output.headers) - {VERSION},
+        headers=headers if headers == "all" else frozenset(headers),
+        timestamps=settings.output.timestamps,
         shadow="" if settings.shadow is None else settings.shadow.sink,
     )

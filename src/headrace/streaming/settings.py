@@ -5,7 +5,7 @@ Durations are seconds, sizes bytes.
 
 from collections.abc import Iterator
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -36,6 +36,15 @@ class Policy(StrEnum):
     """It is counted and forgotten."""
     STOP = "stop"
     """The stream stops before it."""
+
+
+class Timestamps(StrEnum):
+    """The timestamp of an answer."""
+
+    SOURCE = "source"
+    """The timestamp of the input record, where the broker has one."""
+    NOW = "now"
+    """The time at which the answer is written."""
 
 
 class FormatSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -132,17 +141,17 @@ class PushSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class OutputSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What an answer holds besides the model's outputs.
-
-    `key`: the field of the input that is the answer's key; empty for the input's own. `outputs`:
-    those that are wanted; empty for all. `fields`: of the input that are passed on. `headers`: of
-    the input that are passed on.
-    """
+    """What an answer holds besides the model's outputs."""
 
     key: str = ""
+    """Input field that becomes the answer's key; empty copies the key of the input record."""
     outputs: list[str] = []
+    """Outputs that are written; empty writes all."""
     fields: list[str] = []
-    headers: tuple[str, ...] = ("traceparent", "tracestate")
+    """Input fields that are copied."""
+    headers: tuple[str, ...] | Literal["all"] = ("traceparent", "tracestate")
+    """Input headers that are copied: by name, or all."""
+    timestamps: Timestamps = Timestamps.SOURCE
 
 
 class StreamSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -67,6 +67,25 @@ class Delivering:
         with joined(broker, membership) as session:
             assert numbers(take(session, 1, within_s=rig.settles_s)) == [20]
 
+    def test_answers_keep_the_timestamps_that_they_are_written_with(
+        self, rig: Rig, broker: Broker, delivery: Delivery
+    ) -> None:
+        topic, sink = new_topic(broker), new_topic(broker)
+        # Whole milliseconds, of which some are no exact floats, on both sides of them.
+        first_ms = int(time.time() * 1000) - 40_000  # noqa: TID251  # brokers refuse what is too old
+        times_ms = [first_ms + 37 * number for number in range(30)]
+        broker.send(numbered(topic, [0]))
+        with joined(broker, rig.membership(topic, delivery=delivery)) as session:
+            taken = take(session, 1, within_s=rig.settles_s)
+            answers = [
+                NewRecord(topic=sink, key=None, value=b"%d" % at, timestamp_s=at_ms / 1000)
+                for at, at_ms in enumerate(times_ms)
+            ]
+            session.deliver(answers, after(taken))
+            assert session.flush(rig.settles_s)
+
+        assert [round(one.timestamp_s * 1000, 3) for one in everything(broker, sink)] == times_ms
+
     def test_one_deliver_writes_to_several_topics_and_partitions(
         self, rig: Rig, broker: Broker, delivery: Delivery
     ) -> None:

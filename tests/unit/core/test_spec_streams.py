@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from headrace.control.stream_settings import stream_settings
 from headrace.core.spec import SpecError, StreamSpec, parse_spec
 
 SPEC = """
@@ -50,6 +51,15 @@ def test_a_stream_may_ask_an_endpoint_of_the_file() -> None:
     assert (stream.model, stream.endpoint) == (None, "fraud")
 
 
+def test_answers_keep_the_time_of_their_records_and_may_keep_all_headers() -> None:
+    said = "topic: out, headers: all, timestamps: now"
+    told = stream_settings(parsed(SPEC)).output
+    other = stream_settings(parsed(SPEC.replace("topic: out", said))).output
+
+    assert (told.timestamps, told.headers) == ("source", ("traceparent", "tracestate"))
+    assert (other.timestamps, other.headers) == ("now", "all")
+
+
 def test_a_document_says_what_was_written_and_is_read_again() -> None:
     spec = parse_spec(SPEC + "    workers: {max: 4}\n", base_dir=Path("/models"))
 
@@ -61,6 +71,8 @@ def test_a_document_says_what_was_written_and_is_read_again() -> None:
     ("old", "new", "place", "said"),
     [
         ("topic: out", "topic: in", "streams[0].sink.topic (line 9)", "for ever"),
+        ("topic: out", "topic: out, headers: some", "streams[0].sink.headers", "'all'"),
+        ("topic: out", "topic: out, timestamps: old", "streams[0].sink.timestamps", "'source'"),
         ("model: ./m.onnx", "endpoint: nobody", "streams[0].endpoint (line 7)", "there are: fraud"),
         ("model: ./m.onnx", "paused: true", "streams[0] (line 6)", "needs 'model'"),
         ("model: ./m.onnx", "model: 'a b'", "streams[0].model", "neither an absolute path"),

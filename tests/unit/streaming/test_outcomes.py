@@ -1,16 +1,27 @@
 """What is written of a record: an answer, a dead letter, or nothing."""
 
+import msgspec
+
 from headrace.core import InvalidArgumentError
 from headrace.streaming.codec import Answer
 from headrace.streaming.dead_letters import HEADERS, dead_letter
 from headrace.streaming.ledger import NoAnswer
-from headrace.streaming.outcomes import TooOldError
+from headrace.streaming.outcomes import VERSION, TooOldError, writer_of
 from headrace.streaming.records import NewRecord, Place, Record
-from headrace.streaming.settings import Policy
+from headrace.streaming.settings import OutputSettings, Policy, StreamSettings, Timestamps
 from tests.unit.streaming.parts import record
 from tests.unit.streaming.world import DEAD, OUT, writer
 
 REASON = InvalidArgumentError("no\nsuch\tfield: " + "x" * 5000)
+WITH_ALL = StreamSettings(
+    name="s",
+    broker="memory:",
+    topics=["in"],
+    group="g",
+    member="m",
+    sink=OUT,
+    output=OutputSettings(headers="all"),
+)
 
 
 def test_an_answer_keeps_the_headers_that_were_asked_for_and_has_one_id() -> None:
@@ -18,8 +29,36 @@ def test_an_answer_keeps_the_headers_that_were_asked_for_and_has_one_id() -> Non
     (found,) = writer().outcomes([one], [Answer(b"k", b"a")], attempts=1, now_s=5.0)
 
     assert found == NewRecord(
-        topic=OUT, key=b"k", value=b"a", headers=(("kept", b"1"),), id="s/in/0/7"
+        topic=OUT,
+        key=b"k",
+        value=b"a",
+        headers=(("kept", b"1"),),
+        timestamp_s=one.timestamp_s,
+        id="s/in/0/7",
     )
+
+
+def test_an_answer_has_the_timestamp_of_its_record_or_the_time_of_writing() -> None:
+    old = record(b"v", timestamp_s=3.25)
+    of_now = msgspec.structs.replace(WITH_ALL, output=OutputSettings(timestamps=Timestamps.NOW))
+
+    assert answered(WITH_ALL, old).timestamp_s == 3.25
+    assert answered(WITH_ALL, record(b"v", timestamp_s=0.0)).timestamp_s is None
+    assert answered(of_now, old).timestamp_s is None
+
+
+def test_all_headers_are_kept_but_those_about_the_input_itself() -> None:
+    headers = (("b", b"1"), ("a", b""), ("b", b"2"), ("headrace-topic", b"t"))
+    of_the_input = ((VERSION, b"3"), ("headrace-attempts", b"2"))
+    one = record(b"v", headers=(*headers, *of_the_input))
+
+    assert answered(WITH_ALL, one).headers == headers
+
+
+def answered(told: StreamSettings, one: Record) -> NewRecord:
+    (found,) = writer_of(told).outcomes([one], [Answer(b"k", b"a")], attempts=1, now_s=5.0)
+    assert isinstance(found, NewRecord)
+    return found
 
 
 def test_a_dead_letter_is_the_record_and_says_where_it_was_and_why_it_died() -> None:

@@ -121,6 +121,8 @@ _MEANS_OF: Final[Mapping[int, str]] = {
     "are told otherwise (group.min.session.timeout.ms)",
     _E.UNSTABLE_OFFSET_COMMIT: "a transaction that covers it is open: it ends within its time "
     "(transaction.timeout.ms), after which this can be asked again",
+    _E.INVALID_TIMESTAMP: "the topic takes no record of that time (message.timestamp.before.max.ms "
+    "and message.timestamp.after.max.ms); change them, or write answers with `timestamps: now`",
     _E.INCONSISTENT_GROUP_PROTOCOL: "the group's other members run with another "
     "partition.assignment.strategy or group.protocol",
 }

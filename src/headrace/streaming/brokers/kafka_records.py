@@ -151,8 +151,9 @@ def _more(record: NewRecord) -> dict[str, Any]:
     if record.headers:
         more["headers"] = list(record.headers)
     if record.timestamp_s is not None:
-        # 0 means now to the client, so the first millisecond of 1970 cannot be said.
-        more["timestamp"] = max(milliseconds(record.timestamp_s), 1)
+        # 0 means now to the client, so the first millisecond of 1970 cannot be said. Rounded, as a
+        # float of whole milliseconds may be a little more or less.
+        more["timestamp"] = min(max(round(record.timestamp_s * _MILLISECONDS), 1), _LAST_MS)
     return more
 
 

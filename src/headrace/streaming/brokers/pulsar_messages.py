@@ -60,7 +60,7 @@ def arguments_of(record: NewRecord) -> dict[str, object]:
     if record.headers:
         properties[_HEADERS] = packed(record.headers)
     if record.timestamp_s is not None:
-        found["event_timestamp"] = max(int(record.timestamp_s * 1000), 1)
+        found["event_timestamp"] = max(round(record.timestamp_s * 1000), 1)
     return found
 
 
