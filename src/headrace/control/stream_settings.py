@@ -13,6 +13,7 @@ from headrace.streaming.settings import (
     Policy,
     StreamSettings,
     Timestamps,
+    TombstonePolicy,
 )
 from headrace.streaming.windows.settings import Function, WindowSettings, WindowsSettings
 
@@ -61,6 +62,7 @@ def _output(sink: StreamSinkSpec) -> OutputSettings:
         fields=list(sink.fields),
         headers="all" if sink.headers == "all" else tuple(sink.headers),
         timestamps=Timestamps(sink.timestamps),
+        tombstones=None if sink.tombstones is None else TombstonePolicy(sink.tombstones),
     )
 
 

@@ -100,6 +100,9 @@ def _topics(stream: Mapping[Any, Any], place: str) -> Iterator[tuple[str, str]]:
         yield f"{place}.dead_letters", f"{letters!r} is read too: its records would never end"
     if letters is not None and letters == written:
         yield f"{place}.dead_letters", f"{letters!r} is where answers go; take another topic"
+    if isinstance(sink, Mapping) and sink.get("tombstones") == "forward" and sink.get("key"):
+        message = "is 'forward', but a record without a value has no field for 'key'; take 'skip'"
+        yield f"{place}.sink.tombstones", message
     shadow = stream.get("shadow")
     mine = shadow.get("sink") if isinstance(shadow, Mapping) else None
     if mine is not None and mine in (*topics, written, letters):

@@ -69,6 +69,12 @@ class StreamSinkSpec(SpecModel):
         default="source",
         description="The timestamp of an answer: that of its input record, or the time of writing.",
     )
+    tombstones: Literal["forward", "skip"] | None = Field(
+        default=None,
+        description="Records without a value delete their key from a compacted topic: `forward` "
+        "writes such a record with the same key, `skip` writes nothing. Null: `forward`, or "
+        "`skip` where `key` names a field, which these records do not have.",
+    )
     format: "StreamFormatSpec | None" = Field(
         default=None, description="Null for the same as the stream's. See StreamFormatSpec."
     )

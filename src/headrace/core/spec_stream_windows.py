@@ -66,7 +66,8 @@ class StreamWindowsSpec(SpecModel):
         ge=0.0,
         le=_MOST_S,
         description="So much older than the newest record of its partition may one be; an older "
-        "one is not counted, and has no answer. Unit: seconds.",
+        "one is scored and not counted, with the windows of the oldest moment that still counts. "
+        "Unit: seconds.",
     )
     ahead_s: float = Field(
         default=300.0,

@@ -8,7 +8,13 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from headrace.core import HeadraceError, InferRequest, Tensors, arrays_of
+from headrace.core import (
+    HeadraceError,
+    InferRequest,
+    InvalidArgumentError,
+    Tensors,
+    arrays_of,
+)
 from headrace.core.priorities import DEFAULT_LEVEL
 from headrace.engine import BatchQueue, Ticket
 from headrace.engine.collate import Shapes, join, split
@@ -51,6 +57,47 @@ class Answers(Protocol):
 
     def count(self) -> Counted:
         """What was run since the last call."""
+
+
+class Tombstones:
+    """Answers with a special case for records without a value. See `Answers`.
+
+    Args:
+        answers: Scores the records that have a value.
+        forwards: Whether the others are answered by a record without a value; else they are done.
+        has_shadow_topic: Whether the topic of the shadow's answers gets them too.
+    """
+
+    def __init__(self, answers: Answers, *, forwards: bool, has_shadow_topic: bool) -> None:
+        self._answers = answers
+        self._forwards = forwards
+        self._has_shadow_topic = has_shadow_topic
+
+    def answer(
+        self, records: Sequence[Record], *, now_s: float, added: Added = NOTHING_ADDED
+    ) -> list[Result]:
+        """As `Answers`."""
+        scored = [at for at, record in enumerate(records) if record.value is not None]
+        if len(scored) == len(records):
+            return self._answers.answer(records, now_s=now_s, added=added)
+        results = [self._forwarded(record) if self._forwards else None for record in records]
+        if scored:
+            answers = self._answers.answer(
+                [records[at] for at in scored], now_s=now_s, added=added.of(scored)
+            )
+            for at, answer in zip(scored, answers, strict=True):
+                results[at] = answer
+        return results
+
+    def count(self) -> Counted:
+        """As `Answers`."""
+        return self._answers.count()
+
+    def _forwarded(self, record: Record) -> Result:
+        if record.key is None:
+            return InvalidArgumentError("the record has neither a value nor a key")
+        answer = Answer(record.key, None)
+        return answer._replace(shadow=answer) if self._has_shadow_topic else answer
 
 
 class Answerer:

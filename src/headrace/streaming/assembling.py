@@ -7,7 +7,7 @@ from headrace.core import InvalidArgumentError, ReplicaSettings
 from headrace.engine import usable_cores
 from headrace.scoring.loading import load
 from headrace.scoring.scorer import Scorer
-from headrace.streaming.answering import Answerer, Answers
+from headrace.streaming.answering import Answerer, Answers, Tombstones
 from headrace.streaming.codecs import make_codec, make_format
 from headrace.streaming.endpoint import endpoint_scorer
 from headrace.streaming.formats import Layout
@@ -93,9 +93,13 @@ def _answers(settings: StreamSettings, scorers: Scorers, pusher: Pusher | None) 
             name = version_name(scorers.shadow)
             found = Shadowed(found, shadow, settings.shadow, version=name)
     if pusher is not None:
-        return Pushing(pusher, found)
+        found = Pushing(pusher, found)
     assert found is not None  # checked
-    return found
+    return Tombstones(
+        found,
+        forwards=bool(settings.sink) and settings.output.forwards_tombstones,
+        has_shadow_topic=settings.shadow is not None and bool(settings.shadow.sink),
+    )
 
 
 def version_name(scorer: Scorer) -> str:

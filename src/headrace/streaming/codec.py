@@ -11,12 +11,12 @@ from headrace.streaming.records import Record
 class Answer(NamedTuple):
     """What is written for one record.
 
-    `version`: whose answer it is, where there are several. `shadow`: what another came to.
-    `outputs`: for this record, where somebody compares them.
+    `value`: None deletes the key. `version`: whose answer it is, where there are several.
+    `shadow`: what another came to. `outputs`: for this record, where somebody compares them.
     """
 
     key: bytes | None
-    value: bytes
+    value: bytes | None
     version: str = ""
     shadow: "Answer | None" = None
     outputs: Tensors | None = None

@@ -70,7 +70,7 @@ def _windows(counters: WindowCounters, labels: str) -> Iterator[str]:
     if not (counters.opened or counters.rebuilt or counters.checkpoints.count):
         return
     for name, text, value in (
-        ("late_records", "Records that came too late for windows.", counters.late),
+        ("late_records", "Records that came too late to be counted in windows.", counters.late),
         ("states_opened", "States of windows that were found and read on from.", counters.opened),
         ("states_rebuilt", "States of windows that were made again of the log.", counters.rebuilt),
         ("states_incomplete", "Those of them that the log had not all for.", counters.incomplete),

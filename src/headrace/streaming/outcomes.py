@@ -10,7 +10,6 @@ from headrace.streaming.dead_letters import ATTEMPTS, answer_id, dead_letter
 from headrace.streaming.ledger import NoAnswer, Outcome
 from headrace.streaming.records import NewRecord, Record
 from headrace.streaming.settings import Policy, StreamSettings, Timestamps
-from headrace.streaming.windows.place_state import TooLateError
 
 Result = Answer | HeadraceError | None
 """What a model came to for one record; None for a record that is done with, and has no answer."""
@@ -75,9 +74,7 @@ class Writer:
             case Policy.SKIP:
                 return NoAnswer(error=error)
             case Policy.STOP:
-                return NoAnswer(
-                    error=error, stops=not isinstance(error, TooOldError | TooLateError)
-                )
+                return NoAnswer(error=error, stops=not isinstance(error, TooOldError))
             case other:
                 assert_never(other)
 

@@ -47,6 +47,14 @@ class Timestamps(StrEnum):
     """The time at which the answer is written."""
 
 
+class TombstonePolicy(StrEnum):
+    """The treatment of records without a value, which delete their key from a compacted topic."""
+
+    FORWARD = "forward"
+    """The sink gets a record without a value and with the same key."""
+    SKIP = "skip"
+
+
 class FormatSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How values become tensors, or answers values.
 
@@ -152,6 +160,14 @@ class OutputSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     headers: tuple[str, ...] | Literal["all"] = ("traceparent", "tracestate")
     """Input headers that are copied: by name, or all."""
     timestamps: Timestamps = Timestamps.SOURCE
+    tombstones: TombstonePolicy | None = None
+    """None forwards, or skips where `key` names a field, which a tombstone does not have."""
+
+    @property
+    def forwards_tombstones(self) -> bool:
+        """Whether records without a value are forwarded."""
+        policy = TombstonePolicy.SKIP if self.key else TombstonePolicy.FORWARD
+        return (self.tombstones or policy) is TombstonePolicy.FORWARD
 
 
 class StreamSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -236,6 +252,10 @@ def check_settings(settings: StreamSettings) -> None:
             "errors.max_delay_s is less than errors.first_delay_s",
         ),
         (not settings.name or "/" in settings.name, "name is not empty and has no '/'"),
+        (
+            bool(settings.output.key) and settings.output.forwards_tombstones,
+            "output.tombstones is forward: a record without a value has no field for output.key",
+        ),
         *_of_versions(settings),
         *_of_windows(settings),
     ):

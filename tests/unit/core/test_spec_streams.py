@@ -60,6 +60,23 @@ def test_answers_keep_the_time_of_their_records_and_may_keep_all_headers() -> No
     assert (other.timestamps, other.headers) == ("now", "all")
 
 
+@pytest.mark.parametrize(
+    ("sink", "forwards"),
+    [
+        ("topic: out", True),
+        ("topic: out, key: id", False),
+        ("topic: out, tombstones: skip", False),
+        ("topic: out, key: id, tombstones: skip", False),
+    ],
+)
+def test_records_without_a_value_are_forwarded_where_the_key_is_the_records_own(
+    sink: str, *, forwards: bool
+) -> None:
+    told = stream_settings(parsed(SPEC.replace("topic: out", sink)))
+
+    assert told.output.forwards_tombstones is forwards
+
+
 def test_a_document_says_what_was_written_and_is_read_again() -> None:
     spec = parse_spec(SPEC + "    workers: {max: 4}\n", base_dir=Path("/models"))
 
@@ -71,6 +88,7 @@ def test_a_document_says_what_was_written_and_is_read_again() -> None:
     ("old", "new", "place", "said"),
     [
         ("topic: out", "topic: in", "streams[0].sink.topic (line 9)", "for ever"),
+        ("topic: out", "topic: out, key: id, tombstones: forward", "sink.tombstones", "'skip'"),
         ("topic: out", "topic: out, headers: some", "streams[0].sink.headers", "'all'"),
         ("topic: out", "topic: out, timestamps: old", "streams[0].sink.timestamps", "'source'"),
         ("model: ./m.onnx", "endpoint: nobody", "streams[0].endpoint (line 7)", "there are: fraud"),

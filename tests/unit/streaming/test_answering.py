@@ -21,12 +21,20 @@ from headrace.core import (
     UnavailableError,
 )
 from headrace.engine import PaddingPlan
-from headrace.streaming.answering import Answerer, Counted
+from headrace.streaming.answering import Answerer, Counted, Tombstones
+from headrace.streaming.assembling import Scorers, make_answers
 from headrace.streaming.codec import Answer
 from headrace.streaming.codecs import make_codec
-from headrace.streaming.outcomes import Result, TooOldError
+from headrace.streaming.outcomes import Result, TooOldError, writer_of
 from headrace.streaming.records import Record
-from headrace.streaming.settings import FormatKind, FormatSettings, OutputSettings, StreamSettings
+from headrace.streaming.settings import (
+    EndpointSettings,
+    FormatKind,
+    FormatSettings,
+    OutputSettings,
+    ShadowSettings,
+    StreamSettings,
+)
 from tests.unit.streaming.parts import (
     MATRIX,
     TOKENS,
@@ -48,6 +56,7 @@ def settings(
     *,
     output: OutputSettings | None = None,
     sink: FormatSettings | None = None,
+    shadow: ShadowSettings | None = None,
 ) -> StreamSettings:
     return StreamSettings(
         name="s",
@@ -59,6 +68,7 @@ def settings(
         format=format_,
         sink_format=sink,
         output=output or OutputSettings(),
+        shadow=shadow,
     )
 
 
@@ -86,7 +96,7 @@ def answers(of: ModelSignature, found: list[Record], **more: Any) -> list[Any]: 
 
 
 def shown(result: Result) -> Any:  # noqa: ANN401  # JSON
-    return msgspec.json.decode(result.value) if isinstance(result, Answer) else str(result)
+    return msgspec.json.decode(result.value or b"") if isinstance(result, Answer) else str(result)
 
 
 def test_objects_become_rows_and_rows_objects() -> None:
@@ -149,6 +159,49 @@ def test_a_bad_record_costs_itself_only(value: bytes | None, text: str) -> None:
     assert text in str(found[1])
 
 
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), max_size=20), st.booleans())
+def test_records_without_a_value_change_no_answer_of_the_others(
+    kinds: list[tuple[bool, bool]],
+    forwards: bool,  # noqa: FBT001  # Hypothesis draws it
+) -> None:
+    """Records with a value are good or bad; records without one have a key or not."""
+    values = {True: b'{"x": [1, 2, 3]}', False: b'{"x": "none"}'}
+    mixed = [
+        record(values[is_fine] if has_value else None, key=b"k" if is_fine else None)
+        for has_value, is_fine in kinds
+    ]
+    inner = answerer(MATRIX)
+    found = Tombstones(inner, forwards=forwards, has_shadow_topic=False).answer(mixed, now_s=0.0)
+    plain = inner.answer([one for one in mixed if one.value is not None], now_s=0.0)
+
+    valued = [result for one, result in zip(mixed, found, strict=True) if one.value is not None]
+    assert list(map(str, valued)) == list(map(str, plain))
+    for one, result in zip(mixed, found, strict=True):
+        if one.value is not None:
+            continue
+        if not forwards:
+            assert result is None
+        elif one.key is None:
+            assert "neither a value nor a key" in str(result)
+        else:
+            assert result == Answer(b"k", None)
+
+
+def test_a_tombstone_goes_to_the_topic_of_the_shadow_too() -> None:
+    endpoint = EndpointSettings(url="http://127.0.0.1:8000", name="m")
+    told = settings(shadow=ShadowSettings(endpoint=endpoint, sink="other"))
+    answers, *_ = make_answers(told, Scorers(primary=scorer(MATRIX), shadow=scorer(MATRIX)))
+    tombstone = record(None, key=b"k", timestamp_s=7.0)
+    results = answers.answer([tombstone], now_s=0.0)
+    (outcome,) = writer_of(told).outcomes([tombstone], results, attempts=1, now_s=0.0)
+
+    assert isinstance(outcome, tuple)
+    assert [(new.topic, new.key, new.value, new.timestamp_s) for new in outcome] == [
+        ("out", b"k", None, 7.0),
+        ("other", b"k", None, 7.0),
+    ]
+
+
 def test_columns_are_fields_of_their_own() -> None:
     said = settings(FormatSettings(columns={"x": ["b", "a", "c"]}))
     three = signature(spec("x", Datatype.FP32, -1, 3))
@@ -186,7 +239,7 @@ def test_fields_keys_and_headers_of_the_input_are_passed_on() -> None:
     (answer,) = found
     assert isinstance(answer, Answer)
     assert answer.key == "ué".encode()
-    assert msgspec.json.decode(answer.value) == {
+    assert shown(answer) == {
         "id": {"a": 18446744073709551616},
         "x": [1.0, 2.0, 3.0],
         "none": None,
@@ -370,7 +423,7 @@ def test_a_value_that_cannot_be_written_costs_its_own_record_only(tmp_path: Path
     assert isinstance(found[1], InvalidArgumentError)
     read = [
         fastavro.schemaless_reader(
-            io.BytesIO(one.value), {"type": "record", "name": "Answer", "fields": fields}
+            io.BytesIO(one.value or b""), {"type": "record", "name": "Answer", "fields": fields}
         )
         for one in found
         if isinstance(one, Answer)

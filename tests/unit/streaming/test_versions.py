@@ -15,10 +15,11 @@ from headrace.core import (
     UnavailableError,
 )
 from headrace.scoring.scorer import Scorer
-from headrace.streaming.answering import Answers
+from headrace.streaming.answering import Answerer, Answers
 from headrace.streaming.arms import Arm, ArmRun, is_chosen
 from headrace.streaming.assembling import Scorers, make_answers
 from headrace.streaming.codec import Answer
+from headrace.streaming.codecs import make_codec
 from headrace.streaming.outcomes import VERSION, writer_of
 from headrace.streaming.records import NewRecord, Record
 from headrace.streaming.settings import (
@@ -97,7 +98,7 @@ def rows(count: int) -> list[Record]:
 
 def sums(results: Sequence[object]) -> list[float]:
     return [
-        msgspec.json.decode(one.value)["sum"] if isinstance(one, Answer) else np.nan
+        msgspec.json.decode(one.value or b"")["sum"] if isinstance(one, Answer) else np.nan
         for one in results
     ]
 
@@ -206,11 +207,13 @@ def test_a_shadow_sees_which_version_answered() -> None:
 
 def test_a_shadow_that_fails_is_left_alone_for_a_while() -> None:
     now = 0.0
-    said = settings(shadow=ShadowSettings(model=MODEL, sink="shadows"))
+    told = ShadowSettings(model=MODEL, sink="shadows")
     shadow = Plus(0, UnavailableError("away"))
-    inner = answers(said, shadow=shadow)
-    assert isinstance(inner, Shadowed)
-    inner._clock = lambda: now
+    primary, other = (
+        Answerer(one, make_codec(settings(), one), max_batch_size=256, keeps_outputs=True)
+        for one in (version("1", Plus(0)), version("3", shadow))
+    )
+    inner = Shadowed(primary, other, told, version="3", clock=lambda: now)
 
     seen: list[Sequence[ArmRun]] = []
     for now in (0.0, REST_S / 2, REST_S + 1):  # the clock reads it

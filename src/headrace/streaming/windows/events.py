@@ -35,8 +35,8 @@ class Events:
         self._reads = reads
         """None where records' own keys and times are all that is asked for."""
 
-    def of(self, records: Sequence[Record], *, now_s: float) -> list[Event | HeadraceError]:
-        """Each record's event, or why it is none.
+    def of(self, records: Sequence[Record], *, now_s: float) -> list[Event | HeadraceError | None]:
+        """Return the event of each record, or why it has none; None for one without a value.
 
         Args:
             now_s: Unix time: a timestamp that lies much after it is nobody's.
@@ -46,9 +46,12 @@ class Events:
         if self._reads is not None:
             fields = self._reads.decode(records)
             columns, errors = fields.columns, fields.errors
-        found: list[Event | HeadraceError] = []
+        found: list[Event | HeadraceError | None] = []
         at = 0
         for place, record in enumerate(records):
+            if record.value is None:
+                found.append(None)
+                continue
             error = errors.get(place)
             if error is not None:
                 found.append(error)

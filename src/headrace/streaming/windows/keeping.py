@@ -23,7 +23,7 @@ from headrace.streaming.settings import StreamSettings
 from headrace.streaming.windows.events import Events, fields_of
 from headrace.streaming.windows.folders import state_folder
 from headrace.streaming.windows.panes import Plan, plan_windows
-from headrace.streaming.windows.place_state import PlaceState, TooLateError
+from headrace.streaming.windows.place_state import PlaceState
 from headrace.streaming.windows.restoring import Restore, restore
 from headrace.streaming.windows.settings import WindowsSettings
 from headrace.streaming.windows.state_file import Kept, StateFile, state_path
@@ -128,13 +128,13 @@ class Windows:
         for place, indexes in by_place.items():
             offset = records[indexes[-1]].offset + 1
             counted = self._held[place].state.count([events[at] for at in indexes], offset=offset)
-            for at, row in zip(indexes, counted, strict=True):
+            self._counters.late += counted.late
+            for at, row in zip(indexes, counted.rows, strict=True):
                 if isinstance(row, HeadraceError):
                     errors[at] = row
                     rows[at] = nothing
-                    self._counters.late += isinstance(row, TooLateError)
                 else:
-                    rows[at] = row
+                    rows[at] = nothing if row is None else row
         names = [window.name for window in self._plan.windows]
         columns = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
         return Added(columns=columns, errors=errors)

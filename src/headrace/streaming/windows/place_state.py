@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
-from headrace.core import Code, HeadraceError
+from headrace.core import HeadraceError
 from headrace.streaming.windows.events import Event
 from headrace.streaming.windows.panes import Number, Pane, Plan
 
@@ -22,12 +22,6 @@ KeyOf = tuple[int, bytes]
 """A series, and a key in it."""
 PaneOf = tuple[int, bytes, int]
 """A series, a key in it, and the number of a pane."""
-
-
-class TooLateError(HeadraceError):
-    """A record is older than its stream's windows wait for."""
-
-    code = Code.DEADLINE_EXCEEDED
 
 
 class Panes(Protocol):
@@ -45,6 +39,17 @@ class Change(NamedTuple):
     newest_us: int | None
 
 
+class Counted(NamedTuple):
+    """The result of counting events.
+
+    `rows`: for each event the value of each window; None where there was no event. `late`: how many
+    events came too late to be counted.
+    """
+
+    rows: list[list[Number] | HeadraceError | None]
+    late: int
+
+
 class PlaceState:
     """Counts the events of one place, in their order. Used by one thread."""
 
@@ -60,29 +65,34 @@ class PlaceState:
         """How many keys are in memory."""
         return len(self._keys)
 
-    def count(
-        self, events: Sequence[Event | HeadraceError], *, offset: int
-    ) -> list[list[Number] | HeadraceError]:
-        """The windows' values for each event, itself and all before it counted.
+    def count(self, events: Sequence[Event | HeadraceError | None], *, offset: int) -> Counted:
+        """Count events and return the windows' values after each of them.
+
+        An event older than the lateness allows is not counted. Its values are those of the oldest
+        moment that still counts: the panes before that are forgotten.
 
         Args:
-            events: In order; what is an error is not counted.
+            events: In order; an error and None are not counted.
             offset: The next one after their records.
         """
         self._load(events)
         touched: set[PaneOf] = set()
-        found: list[list[Number] | HeadraceError] = []
+        rows: list[list[Number] | HeadraceError | None] = []
+        late = 0
         for event in events:
-            if isinstance(event, HeadraceError):
-                found.append(event)
-            elif self._is_late(event):
-                found.append(self._late(event))
+            if not isinstance(event, Event):
+                rows.append(event)
+                continue
+            newest_us = self._newest_us
+            oldest_us = event.at_us if newest_us is None else self._plan.oldest_us(newest_us)
+            if event.at_us < oldest_us:
+                late += 1
             else:
                 self._add(event, touched)
-                found.append(self._values(event))
+            rows.append(self._values(event, max(event.at_us, oldest_us)))
         panes = {(series, key, at): self._keys[series, key][at] for series, key, at in touched}
         self._changes.append(Change(offset, panes, self._newest_us))
-        return found
+        return Counted(rows, late)
 
     @property
     def unwritten(self) -> int:
@@ -115,7 +125,7 @@ class PlaceState:
         for of in [of for of in self._keys if of not in needed][:surplus]:
             del self._keys[of], self._orders[of]
 
-    def _load(self, events: Iterable[Event | HeadraceError]) -> None:
+    def _load(self, events: Iterable[Event | HeadraceError | None]) -> None:
         wanted = {
             (number, event.keys[series.key])
             for event in events
@@ -130,17 +140,6 @@ class PlaceState:
             panes = dict(stored.get(of, {}))
             self._keys[of] = panes
             self._orders[of] = sorted(panes)
-
-    def _is_late(self, event: Event) -> bool:
-        return self._newest_us is not None and event.at_us < self._plan.oldest_us(self._newest_us)
-
-    def _late(self, event: Event) -> TooLateError:
-        assert self._newest_us is not None
-        late_s = (self._newest_us - event.at_us) / 1e6
-        return TooLateError(
-            f"the record is {late_s:g} s older than the newest of its partition; windows wait "
-            f"{self._plan.lateness_us / 1e6:g} s (lateness_s)"
-        )
 
     def _add(self, event: Event, touched: set[PaneOf]) -> None:
         at_us = event.at_us
@@ -160,13 +159,13 @@ class PlaceState:
             panes[at] = (before or Pane()).with_value(value)
             touched.add((number, key, at))
 
-    def _values(self, event: Event) -> list[Number]:
+    def _values(self, event: Event, at_us: int) -> list[Number]:
         found = []
         for window in self._plan.windows:
             series = self._plan.series[window.series]
             of = window.series, event.keys[series.key]
             panes, order = self._keys[of], self._orders[of]
-            found.append(window.value(panes, order, series.pane_us, event.at_us))
+            found.append(window.value(panes, order, series.pane_us, at_us))
         return found
 
 

@@ -44,7 +44,7 @@ class WindowsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
     `time`: the field that holds a record's time (Unix seconds, or ISO 8601 with a zone); empty for
     the record's timestamp. `lateness_s`: so much older than the newest record of its partition may
-    one be; an older one is not counted and has no answer. `ahead_s`: so much later than it was
+    one be; an older one is scored, and not counted. `ahead_s`: so much later than it was
     written may a record's time be, or none after it would be in time any more. `state`: the folder
     of the state; empty for one in the stream's home. `checkpoint_s`: how often it is written.
     """

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from headrace.core import HeadraceError
 from headrace.streaming.windows.events import Event
 from headrace.streaming.windows.panes import Number, Pane, Plan
-from headrace.streaming.windows.place_state import Change, KeyOf
+from headrace.streaming.windows.place_state import Change, Counted, KeyOf
 from headrace.streaming.windows.settings import Function, WindowSettings, WindowsSettings
 
 
@@ -46,18 +46,25 @@ class Reference:
         self._told, self._plan = told, plan
         self._counted: list[Event] = []
 
-    def value(self, event: Event) -> list[Number] | None:
-        """None if it is too late."""
-        newest = max((one.at_us for one in self._counted), default=event.at_us)
-        if event.at_us < newest - round(self._told.lateness_s * 1e6):
-            return None
-        self._counted.append(event)
-        return [self._of(window, event) for window in self._told.windows]
+    def is_late(self, event: Event) -> bool:
+        """Whether `value` would not count it."""
+        return event.at_us < self._oldest_us(event)
 
-    def _of(self, window: WindowSettings, event: Event) -> Number:
+    def value(self, event: Event) -> list[Number]:
+        """The windows' values for it, itself counted unless it is too late."""
+        at_us = max(event.at_us, self._oldest_us(event))
+        if not self.is_late(event):
+            self._counted.append(event)
+        return [self._of(window, event, at_us) for window in self._told.windows]
+
+    def _oldest_us(self, event: Event) -> int:
+        newest = max((one.at_us for one in self._counted), default=event.at_us)
+        return newest - round(self._told.lateness_s * 1e6)
+
+    def _of(self, window: WindowSettings, event: Event, at_us: int) -> Number:
         size = round(window.size_s * 1e6)
         slide = size if window.slide_s is None else round(window.slide_s * 1e6)
-        end = math.floor(event.at_us / slide) * slide + slide
+        end = math.floor(at_us / slide) * slide + slide
         key = self._plan.keys.index(window.key)
         inside = [
             one
@@ -81,8 +88,8 @@ class Reference:
                 return math.fsum(values) / len(values) if values else math.nan
 
 
-def values_of(rows: Sequence[list[Number] | HeadraceError]) -> list[list[Number] | None]:
-    return [None if isinstance(row, HeadraceError) else row for row in rows]
+def values_of(counted: Counted) -> list[list[Number] | None]:
+    return [None if isinstance(row, HeadraceError) else row for row in counted.rows]
 
 
 def same(found: Sequence[Number], expected: Sequence[Number]) -> bool:

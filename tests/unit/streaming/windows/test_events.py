@@ -21,14 +21,14 @@ SUM = WindowSettings(name="s", size_s=10, function=Function.SUM, field="v", key=
 COUNT = WindowSettings(name="n", size_s=10)
 
 
-def events(told: WindowsSettings, *records: Record) -> list[Event | HeadraceError]:
+def events(told: WindowsSettings, *records: Record) -> list[Event | HeadraceError | None]:
     names = fields_of(told)
     layout = Layout(inputs=(), outputs=(), passed=names)
     reads = make_format(FormatSettings(), layout) if names else None
     return Events(told, plan_windows(told), reads).of(records, now_s=NOW_S)
 
 
-def of_fields(**fields: object) -> Event | HeadraceError:
+def of_fields(**fields: object) -> Event | HeadraceError | None:
     value = {"t": NOW_S, "k": "a", "v": 1, **fields}
     (found,) = events(
         WindowsSettings(windows=[SUM], time="t"),
@@ -41,7 +41,7 @@ def test_records_own_keys_and_times_need_no_reading() -> None:
     found = events(
         WindowsSettings(windows=[COUNT]),
         record(b"no json", key=b"k", timestamp_s=NOW_S),
-        record(None, key=None, timestamp_s=NOW_S),
+        record(b"", key=None, timestamp_s=NOW_S),
         record(b"", key=b"k", timestamp_s=0.0),
         record(b"", key=b"k" * 1025, timestamp_s=NOW_S),
         record(b"", key=b"k", timestamp_s=NOW_S + 301),
@@ -55,6 +55,18 @@ def test_records_own_keys_and_times_need_no_reading() -> None:
     ):
         assert isinstance(error, InvalidArgumentError)
         assert why in str(error)
+
+
+def test_a_record_without_a_value_is_not_counted() -> None:
+    tombstone = record(None, key=b"k", timestamp_s=NOW_S)
+    value = msgspec.json.encode({"k": "a", "v": 2.5})
+    own, (empty, counted) = (
+        events(WindowsSettings(windows=[COUNT]), tombstone),
+        events(WindowsSettings(windows=[SUM]), tombstone, record(value, timestamp_s=NOW_S)),
+    )
+
+    assert (own, empty) == ([None], None)
+    assert counted == Event(1_700_000_000_000_000, (b'"a"',), (2.5,))
 
 
 def test_errors_leave_the_others_their_own_values() -> None:

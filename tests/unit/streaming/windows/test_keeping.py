@@ -254,7 +254,7 @@ def test_what_happens_to_windows_is_in_the_metrics(broker: ForgetfulBroker, tmp_
     made.close()
 
     assert b"window" not in quiet
-    assert list(added.errors) == [1]
+    assert not added.errors
     assert 'headrace_stream_window_late_records_total{stream="s"} 1' in text
     assert 'headrace_stream_window_states_opened_total{stream="s"} 1' in text
     assert 'headrace_stream_window_keys{stream="s"} 1' in text
