@@ -24,7 +24,13 @@ CONSEQUENCES: Final = {
     "resume": "Its workers go on where they are, with what has been waiting first. One that "
     "stopped before a record tries that record again.",
 }
-LOOKS: Final = {"running": "ok", "paused": "idle", "starting": "idle", "failed": "failing"}
+LOOKS: Final = {
+    "running": "ok",
+    "paused": "idle",
+    "starting": "idle",
+    "failed": "failing",
+    "stalled": "failing",
+}
 _SIZE: Final = 50
 _POINTS: Final = 90
 _EVENTS: Final = 300

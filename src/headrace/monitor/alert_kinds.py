@@ -311,8 +311,8 @@ ALERTS: Final = (
         unit="workers",
         summary="no worker of stream {stream} takes records: nothing is answered",
         action="`headrace stream status {stream}` says why: the broker or the endpoint is away, "
-        "the model cannot be loaded, or it stopped before a record. `headrace logs` has its "
-        "workers' last lines.",
+        "the model cannot be loaded, it stopped before a record, or it is stalled: it has no "
+        "partitions. `headrace logs` has its workers' last lines.",
     ),
     _kind(
         "HeadraceStreamLagging",

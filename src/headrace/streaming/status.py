@@ -47,7 +47,7 @@ class StreamStatus(msgspec.Struct, frozen=True, kw_only=True):
     `trouble`: why nothing comes or goes, now; `last_error`: the last one there was. `waiting` and
     `in_flight` are records. `at`: when lag was taken, in Unix time. `arms`: empty where only one
     version is asked. `still_s`: for how long the thread that talks to the broker has not come
-    round; what the rest says is about as old.
+    round; what the rest says is about as old. `unassigned_s`: for how long it has had no place.
     """
 
     stream: str
@@ -66,3 +66,4 @@ class StreamStatus(msgspec.Struct, frozen=True, kw_only=True):
     retries: int = 0
     arms: list[ArmStatus] = []
     still_s: float = 0.0
+    unassigned_s: float = 0.0

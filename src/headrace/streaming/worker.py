@@ -67,7 +67,7 @@ class Worker:
         self._last_error = ""
         self._status_at = 0.0
         self._lag: dict[Place, Lag] = {}
-        self._came_round_at = self._clock.monotonic()
+        self._came_round_at = self._assigned_at = self._clock.monotonic()
 
     @property
     def status(self) -> StreamStatus:
@@ -212,6 +212,8 @@ class Worker:
             return
         self._status_at = now + STATUS_EVERY_S
         is_over = state is State.STOPPED
+        if pump.places:
+            self._assigned_at = now
         if not is_over:
             with contextlib.suppress(HeadraceError):  # what is known already has to do
                 self._lag = dict(session.lag())
@@ -245,6 +247,7 @@ class Worker:
         return StreamStatus(
             stream=self.settings.name,
             member=self.settings.member,
+            unassigned_s=self._clock.monotonic() - self._assigned_at,
             at=self._clock.now(),
             read=counters.read,
             answered=counters.answered,

@@ -1,5 +1,6 @@
 """A worker over many sessions: it joins again, pauses, tells and stops."""
 
+from collections.abc import Sequence
 from threading import Event
 
 import pytest
@@ -15,6 +16,7 @@ from headrace.streaming.arms import Arm, ArmRun
 from headrace.streaming.broker import Membership, Rebalanced, Start
 from headrace.streaming.ledger import Batch, Outcome
 from headrace.streaming.pump import StoppedByRecordError
+from headrace.streaming.records import Place
 from headrace.streaming.settings import ErrorSettings, Policy, StreamSettings
 from headrace.streaming.status import ArmStatus, State
 from headrace.streaming.trouble import SLOW_AFTER_S
@@ -251,6 +253,34 @@ def test_a_call_of_the_broker_that_does_not_return_is_told() -> None:
 
     assert seen[0] < 1.0
     assert seen[1] == pytest.approx(100.0, abs=1.0)
+
+
+class Reader:
+    """A member of the group that is no stream; `given` hears of its places."""
+
+    def gained(self, places: Sequence[Place]) -> None: ...
+    def losing(self, places: Sequence[Place]) -> None: ...
+    def lost(self, places: Sequence[Place]) -> None: ...
+
+
+def test_it_tells_for_how_long_it_has_had_no_place() -> None:
+    stage = Stage()
+    other = stage.broker.join(Membership(group=GROUP, member="two", topics=(IN,)), Reader())
+    other.poll(0, 0.0)
+    seen: list[float] = []
+
+    def look() -> None:
+        seen.append(stage.worker.status.unassigned_s)
+
+    stage.clock.later(50.0, look)
+    stage.clock.later(
+        60.0,
+        lambda: stage.broker.give(GROUP, Place(IN, 0), stage.broker.sessions[-1], is_seized=True),
+    )
+    stage.clock.later(70.0, look)
+    stage.run(80.0)
+
+    assert seen == [pytest.approx(50.0, abs=1.0), pytest.approx(0.0, abs=1.0)]
 
 
 def test_a_model_that_keeps_its_records_for_long_is_told_and_the_worker_lives() -> None:

@@ -7,6 +7,7 @@ from typing import Final
 from headrace.control.metrics import Labels, counter, gauge
 from headrace.streaming.status import PlaceStatus, State, StreamStatus
 
+STALLED_AFTER_S: Final = 30.0
 _ROLES: Final = ("primary", "canary", "shadow")
 
 
@@ -55,8 +56,9 @@ class StreamView:
     """One stream. Counts are since its workers started; lag is None where nobody knows it.
 
     `state`: `running`, `paused`, `starting`, `retrying` (what scores, or the broker, is away),
-    `degraded` (some workers are away), or `failed` (all are). `lag_s`: how old the oldest record
-    is that waits. `sink`: empty where it only pushes features. `message`: why it is not running.
+    `stalled` (its workers run, and none has had a partition for half a minute), `degraded` (some
+    workers are away), or `failed` (all are). `lag_s`: how old the oldest record is that waits.
+    `sink`: empty where it only pushes features. `message`: why it is not running.
     `versions`: empty where there is but one. `running`: workers that take records; `failing`:
     those that ended several times in a row. `paused`: as ordered. `stuck`: it will not run without
     somebody's help.
@@ -164,6 +166,11 @@ def state_of(workers: Sequence[WorkerView], *, wanted: int, paused: bool) -> str
     if failing:
         return "degraded" if at_work else "failed"
     return "starting"
+
+
+def is_stalled(status: StreamStatus) -> bool:
+    """Whether a worker runs and has had no partition for longer than a rebalance takes."""
+    return status.state is State.RUNNING and status.unassigned_s >= STALLED_AFTER_S
 
 
 _FAILING = frozenset({"waiting", "silent"})

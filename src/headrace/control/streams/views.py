@@ -7,7 +7,7 @@ from headrace.control.desired import DesiredStream
 from headrace.control.store import Event
 from headrace.control.streams.plan import Phase
 from headrace.control.streams.scaling import count_of
-from headrace.control.streams.status import StreamView, lag_of, state_of, versions_of
+from headrace.control.streams.status import StreamView, is_stalled, lag_of, state_of, versions_of
 from headrace.control.streams.track import StreamTrack
 from headrace.control.streams.workers import Team, Worker, worker_view
 from headrace.monitor.stream_conditions import LETTERS_WINDOW_S, StreamFacts
@@ -23,9 +23,19 @@ def view_of(
     )
     statuses = team.statuses()
     lag, count = lag_of(statuses), count_of(wanted, team)
+    state = state_of(members, wanted=count, paused=paused) if members else "starting"
+    message = next((member.message for member in members if member.message), team.start_error)
+    if state == "running" and all(map(is_stalled, statuses)):
+        state = "stalled"
+        unassigned_s = min(status.unassigned_s for status in statuses)
+        message = (
+            f"no worker has had a partition of {', '.join(wanted.settings.topics)} for "
+            f"{unassigned_s:.0f} s: other members of group '{wanted.settings.group}' have all of "
+            "them, or there are none"
+        )
     return StreamView(
         name=wanted.name,
-        state=state_of(members, wanted=count, paused=paused) if members else "starting",
+        state=state,
         model=wanted.model,
         topics=tuple(wanted.settings.topics),
         sink=wanted.settings.sink,
@@ -41,7 +51,7 @@ def view_of(
         dead_letters=sum(status.dead_letters for status in statuses),
         retries=sum(status.retries for status in statuses),
         restarts=team.restarts,
-        message=next((member.message for member in members if member.message), team.start_error),
+        message=message,
         scaling=team.scaling,
         members=members,
         versions=versions_of(statuses),
@@ -78,8 +88,8 @@ def facts_of(view: StreamView, track: StreamTrack, *, now: float) -> StreamFacts
 
 
 def _running(statuses: Sequence[StreamStatus]) -> int:
-    """How many of them take records."""
-    return sum(status.state is State.RUNNING for status in statuses)
+    """How many of them take records; one without a partition may be in reserve, and takes none."""
+    return sum(status.state is State.RUNNING and not is_stalled(status) for status in statuses)
 
 
 def event_of(view: StreamView, *, before: str, at: float) -> Event:
@@ -111,6 +121,7 @@ _TOLD: Final = {
     "running": ("StreamRunning", "runs"),
     "paused": ("StreamPaused", "is paused"),
     "retrying": ("StreamRetrying", "waits for what it needs"),
+    "stalled": ("StreamStalled", "has no partitions"),
     "degraded": ("StreamDegraded", "has lost workers"),
     "failed": ("StreamFailed", "does not run"),
 }

@@ -2,6 +2,7 @@
 
 import math
 
+import msgspec
 import pytest
 
 from headrace.autoscale.stream import StreamScaleState
@@ -9,9 +10,11 @@ from headrace.control.backoff import MANY_FAILURES, STABLE_AFTER_S
 from headrace.control.desired import DesiredStream
 from headrace.control.streams.driver import WorkerRecord
 from headrace.control.streams.plan import Phase
-from headrace.control.streams.status import StreamView, families
-from headrace.control.streams.views import facts_of, track_team, view_of
+from headrace.control.streams.status import STALLED_AFTER_S, StreamView, families
+from headrace.control.streams.views import event_of, facts_of, track_team, view_of
 from headrace.control.streams.workers import Team, Worker, note_end, note_status
+from headrace.monitor.stream_conditions import StreamDown, StreamPromise
+from headrace.monitor.stream_readings import read_stream
 from headrace.streaming.exits import EXIT_CANNOT_LOAD, EXIT_STOPPED_BY_RECORD
 from headrace.streaming.settings import EndpointSettings, StreamSettings
 from headrace.streaming.status import PlaceStatus, State, StreamStatus
@@ -26,6 +29,7 @@ SETTINGS = StreamSettings(
     group="pay",
     endpoint=EndpointSettings(url="http://127.0.0.1:8000", name="fraud"),
 )
+PROMISE = StreamPromise(stream="pay", lag_s=None, dead_letters=None)
 WANTED = DesiredStream(name="pay", model="fraud:1", settings=SETTINGS)
 
 
@@ -122,6 +126,35 @@ def test_a_worker_that_crashes_often_is_stuck_unless_it_waits_for_an_endpoint() 
 
     assert (view(crashing).stuck, view(crashing).failing) == (True, 1)
     assert (view(waiting).stuck, view(waiting).failing) == (False, 1)
+
+
+def test_a_stream_none_of_whose_workers_has_a_partition_is_stalled_and_alerts_hear_of_it() -> None:
+    idle, busy = worker(), worker()
+    nothing = msgspec.structs.replace(said(), places=[], unassigned_s=STALLED_AFTER_S)
+    note_status(idle, nothing, rate=0.0, now=1.0)
+    note_status(busy, said(), rate=0.0, now=1.0)
+    told = view(idle)
+    both = Team(scale=StreamScaleState(workers=2), workers={0: idle, 1: busy})
+    with_a_spare = view_of(WANTED, both, revision="a", paused=False, now=1.0)
+    track_team(team(idle), now=NOW)
+    down = read_stream(StreamDown(), PROMISE, facts_of(told, team(idle).track, now=NOW))
+
+    assert (told.state, told.running, told.is_well) == ("stalled", 0, False)
+    assert "other members of group 'pay' have all of them" in told.problem
+    assert 'headrace_stream_workers_running{stream="pay"} 0' in families([told])
+    assert down is not None
+    assert down.is_bad
+    assert event_of(told, before="running", at=NOW).reason == "StreamStalled"
+    assert (with_a_spare.state, with_a_spare.running) == ("running", 1)
+
+
+def test_a_rebalance_does_not_stall_a_stream() -> None:
+    one = worker()
+    nothing = msgspec.structs.replace(said(), places=[], unassigned_s=STALLED_AFTER_S - 1)
+    note_status(one, nothing, rate=0.0, now=1.0)
+
+    assert (view(one).state, view(one).running) == ("running", 1)
+    assert view(one, paused=True).state == "paused"
 
 
 def test_alerts_know_what_the_view_does_and_the_letters_of_minutes() -> None:
