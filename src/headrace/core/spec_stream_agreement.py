@@ -27,7 +27,44 @@ def stream_disagreements(document: Mapping[Any, Any]) -> list[SpecMistake]:
         if isinstance(name, str) and first_use.setdefault(name, i) != i:
             message = f"{name!r} is already the name of streams[{first_use[name]}]"
             found.append(SpecMistake(place=f"{place}.name", message=message))
-    return found
+    return found + _shared_groups(_items(document.get("streams")))
+
+
+def _shared_groups(streams: Sequence[Any]) -> list[SpecMistake]:
+    """Streams that would take each other's records: one group on one topic."""
+    mistakes: list[SpecMistake] = []
+    owners: dict[tuple[str, str, str], tuple[int, str]] = {}
+    for i, stream in enumerate(streams):
+        source = stream.get("source") if isinstance(stream, Mapping) else None
+        if not isinstance(source, Mapping) or not isinstance(source.get("broker"), str):
+            continue
+        name = str(stream.get("name"))
+        group = str(source.get("group") or name)
+        reads = [
+            (server, str(topic), group)
+            for server in _servers(source["broker"])
+            for topic in _items(source.get("topics"))
+        ]
+        owner = next((owners[one] for one in reads if one in owners), None)
+        if owner is not None and owner[1] != name:
+            number, other = owner
+            topic = next(topic for server, topic, _ in reads if (server, topic, group) in owners)
+            message = (
+                f"{group!r} is also the group of streams[{number}], {other!r}: each record of "
+                f"{topic!r} would be answered by either {other!r} or {name!r}; name another group"
+            )
+            mistakes.append(SpecMistake(place=f"streams[{i}].source.group", message=message))
+        for one in reads:
+            owners.setdefault(one, (i, name))
+    return mistakes
+
+
+def _servers(broker: str) -> list[str]:
+    """The servers that a broker's URL names, without credentials and options."""
+    scheme, _, rest = broker.partition("?")[0].partition(":")
+    authority, _, path = rest.removeprefix("//").partition("/")
+    hosts = authority.rpartition("@")[2].split(",")
+    return [f"{scheme}:{host}/{path.strip('/')}" for host in hosts]
 
 
 def _of_one(stream: Mapping[Any, Any], place: str, endpoints: list[str]) -> list[SpecMistake]:

@@ -139,6 +139,60 @@ def test_two_streams_have_two_names() -> None:
         parsed(SPEC + again)
 
 
+BOTH = """
+version: 1
+streams:
+  - name: a
+    model: /m.onnx
+    source: {{broker: "{}", topics: [x, in]{}}}
+    sink: {{topic: out-a}}
+  - name: b
+    model: /m.onnx
+    source: {{broker: "{}", topics: [{}]{}}}
+    sink: {{topic: out-b}}
+"""
+G = ", group: g"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "topic", "groups"),
+    [
+        ("log:demo", "log:demo", "in", (G, G)),
+        ("log:demo", "log:demo", "in", ("", ", group: a")),
+        ("log:///var/x/", "log:///var/x", "in", (G, G)),
+        ("kafka://u:p@h:9092,i:9092", "kafka://i:9092?linger.ms=5", "in", (G, G)),
+    ],
+)
+def test_two_streams_of_one_group_are_refused_with_both_names(
+    first: str, second: str, topic: str, groups: tuple[str, str]
+) -> None:
+    text = BOTH.format(first, groups[0], second, topic, groups[1]).replace("u:p@", "u:${P}@")
+
+    with pytest.raises(SpecError) as error:
+        parse_spec(text)
+
+    assert "streams[1].source.group (line 10)" in str(error.value)
+    assert "each record of 'in' would be answered by either 'a' or 'b'" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("second", "topic", "groups"),
+    [
+        ("log:demo", "in", ("", "")),
+        ("log:demo", "in", (G, "")),
+        ("log:demo", "other", (G, G)),
+        ("log:more", "in", (G, G)),
+        ("kafka://demo", "in", (G, G)),
+    ],
+)
+def test_streams_that_share_no_record_may_be_called_alike(
+    second: str, topic: str, groups: tuple[str, str]
+) -> None:
+    spec = parse_spec(BOTH.format("log:demo", groups[0], second, topic, groups[1]))
+
+    assert [stream.name for stream in spec.streams] == ["a", "b"]
+
+
 def test_dead_letters_of_a_stream_that_keeps_none_are_a_mistake() -> None:
     with pytest.raises(SpecError, match="policy: stop"):
         parsed(SPEC + "    dead_letters: dead\n    errors: {policy: stop}\n")
