@@ -40,6 +40,7 @@ class Shard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     `begin` and `end` count what the kind of source counts: row groups, bytes, batches, files, keys.
     `fingerprint` changes when the input does. `rows`: None where nobody knows before it is read.
+    `line`: the number of its first line in a file of text, from 1.
     """
 
     number: int
@@ -49,6 +50,7 @@ class Shard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     fingerprint: str
     rows: int | None = None
     size_bytes: int = 0
+    line: int = 0
 
     @property
     def name(self) -> str:

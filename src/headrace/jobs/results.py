@@ -4,7 +4,7 @@ An output of one value a row is a plain column, one of several a list of fixed s
 depends on the row a list. A row with an error has nulls.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -50,13 +50,19 @@ class Layout:
             fields.append(pa.field(ERROR, pa.large_string()))
         return pa.schema(fields)
 
-    def table(self, keys: Any, answers: Answers) -> tuple[Any, dict[int, str]]:  # noqa: ANN401  # pyarrow has no types
+    def table(
+        self,
+        keys: Any,  # noqa: ANN401  # pyarrow has no types
+        answers: Answers,
+        origin: Callable[[int], str] = lambda _: "",
+    ) -> tuple[Any, dict[int, str]]:
         """The rows of a window, and the errors among them (those of bad outputs are new).
 
         Args:
             keys: A table of the key columns, all rows.
+            origin: What the error of a row begins with: where the row comes from.
         """
-        errors = {row: text[:_MAX_ERROR] for row, text in answers.errors.items()}
+        errors = dict(answers.errors)
         columns = list(keys.columns)
         for spec in self._specs():
             values = _gathered(answers, spec, self._shape(spec), batched=self.signature.batched)
@@ -65,6 +71,7 @@ class Layout:
             columns.append(_column(values, _arrow(spec, self._shape(spec)), errors, answers.rows))
             if names := self._labels(spec):
                 columns.append(_named(values, names, errors, answers.rows))
+        errors = {row: f"{origin(row)}{text}"[:_MAX_ERROR] for row, text in sorted(errors.items())}
         columns.append(pa.repeat(pa.scalar(self.version, pa.large_string()), answers.rows))
         if self.errors is ErrorsTo.COLUMN:
             texts = [errors.get(row) for row in range(answers.rows)] if errors else None

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import IO, Final
 
@@ -18,7 +19,7 @@ from headrace.jobs.feeding import feed
 from headrace.jobs.libraries import Schema, pa, pl
 from headrace.jobs.messages import ColumnPlan, Done, ErrorsTo, Shard, Task
 from headrace.jobs.results import Layout, keys_of
-from headrace.jobs.sources.source import Source, Wanted
+from headrace.jobs.sources.source import Rows, Source, Wanted
 from headrace.jobs.writing import aside, error_lines, open_writer, written
 from headrace.scoring.scorer import Scorer
 
@@ -104,6 +105,11 @@ def numbers_of(plan: ColumnPlan, signature: ModelSignature) -> dict[str, Datatyp
     return found
 
 
+def _origin(file: str, part: Rows, row: int) -> str:
+    """The file and line of a row, where it has one."""
+    return "" if part.line_of is None else f"{file}:{part.line_of(row)}: "
+
+
 @dataclass(slots=True, kw_only=True)
 class _Count:
     rows: int = 0
@@ -143,7 +149,9 @@ def _fill(  # noqa: PLR0917  # what a shard is run with
         for part in source.read(shard, wanted):
             fed = feed(part.frame, plan, scorer.signature, broken=part.broken, nulls=task.nulls)
             keys = keys_of(part.frame, plan).cast(layout.keys)
-            table, errors = layout.table(keys, answerer.answer(fed, plan.outputs))
+            answers = answerer.answer(fed, plan.outputs)
+            origin = partial(_origin, Path(shard.file).name, part)
+            table, errors = layout.table(keys, answers, origin)
             writer.write(table)
             if side is not None and errors:
                 side.write(error_lines(keys, errors, count.rows))

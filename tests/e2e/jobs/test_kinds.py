@@ -113,6 +113,45 @@ def test_pictures_of_a_folder_answer_by_their_path(tmp_path: Path) -> None:
     assert found["path"].is_sorted()
 
 
+@pytest.mark.parametrize("errors", ["column", "file"])
+def test_damaged_rows_of_csv_are_told_by_file_and_line(tmp_path: Path, errors: str) -> None:
+    (tmp_path / "matmul.onnx").write_bytes(models.matmul())
+    good = [b"%d,1,2,3,%d" % (i, i) for i in range(40)]
+    names = b"id,x0,x1,x2,x3"
+    lines = [names, *good[:10], b"d,1,2,3,4,5,6", *good[10:20], b'd,1,2,3,4"5', *good[20:30]]
+    lines += [b'd,"1,2,3,4', *good[30:35], b"d,1,\xff,3,4", b"d,1\0,2,3,4", *good[35:]]
+    (tmp_path / "good.csv").write_bytes(b"\n".join([names, *good]) + b"\n")
+    (tmp_path / "rows.csv").write_bytes(b"\n".join(lines) + b"\n")
+    some: list[str | Path] = ["-m", tmp_path / "matmul.onnx", "--keys", "id"]
+    some += ["--map", "x=x0..x3", "--errors", errors]
+    alone = Command([*some, "-i", tmp_path / "good.csv", "-o", tmp_path / "a"], tmp_path / "home")
+    job = Command([*some, "-i", tmp_path / "rows.csv", "-o", tmp_path / "b"], tmp_path / "home")
+    reasons = [
+        "rows.csv:12: has 7 values, and the header has 5 names",
+        "rows.csv:23: a quote stands inside a value",
+        "rows.csv:34: a quote is not closed",
+        "rows.csv:40: column 'x1' is not UTF-8",
+        "rows.csv:41: has a NUL byte",
+    ]
+
+    status, _, err = job.run("--max-errors", "4", "--run-id", "r")
+
+    assert status == 4
+    assert "5 rows have errors, more than --max-errors 4 allows: rows.csv:12" in err
+    summary = job.summary("--max-errors", "5", "--run-id", "r")
+    assert (summary["rows"], summary["errors"]) == (45, 5)
+    assert alone.summary()["errors"] == 0
+    found = rows_of(tmp_path / "b")
+    if errors == "column":
+        wrong = found.filter(pl.col("error").is_not_null())
+        assert wrong["error"].to_list() == reasons
+        found = found.filter(pl.col("error").is_null())
+    else:
+        texts = (tmp_path / "b" / "_errors" / "part-00000.jsonl").read_text().splitlines()
+        assert [json.loads(text)["error"] for text in texts] == reasons
+    assert found.equals(rows_of(tmp_path / "a"))
+
+
 def test_a_query_in_ranges_answers_as_its_rows(tmp_path: Path) -> None:
     (tmp_path / "matmul.onnx").write_bytes(models.matmul())
     rows = np.random.default_rng(0).standard_normal((500, 4)).astype(np.float32)

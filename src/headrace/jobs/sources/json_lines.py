@@ -11,7 +11,7 @@ from headrace.core import InvalidArgumentError
 from headrace.jobs.libraries import Schema, pa, pl
 from headrace.jobs.messages import Shard, Sizes
 from headrace.jobs.sources.files import fingerprint, open_file, read_at, unreadable
-from headrace.jobs.sources.lines import MAX_LINE_BYTES, MAX_SHARD_BYTES, cut_file
+from headrace.jobs.sources.lines import MAX_LINE_BYTES, cut_file
 from headrace.jobs.sources.source import Rows, Wanted, windows
 
 _HEAD_LINES: Final = 20
@@ -40,11 +40,10 @@ class JsonLinesSource:
     def cut(self, sizes: Sizes, columns: Sequence[str]) -> list[Shard]:
         """Parts of about the size of a shard, at most 16 MiB."""
         del columns
-        found: list[Shard] = []
+        shards: list[Shard] = []
         for name in self._files:
-            wanted = min(sizes.shard_bytes, MAX_SHARD_BYTES)
-            found += cut_file(name, begin=0, shard_bytes=wanted, quoted=False, first=len(found))
-        return found
+            shards += cut_file(name, begin=0, shard_bytes=sizes.shard_bytes, first=len(shards))
+        return shards
 
     def mark(self, shard: Shard) -> str:
         """Of its file."""
@@ -58,7 +57,14 @@ class JsonLinesSource:
             raise unreadable(shard.file, error) from error
         types = {name: _polars(self.schema().field(name).type) for name in wanted.columns}
         frame, broken = parse(data, types)
-        yield from windows(frame, wanted.rows, broken)
+        lines: list[int] = []
+
+        def line_of(row: int) -> int:
+            if not lines:
+                lines.extend(i for i, line in enumerate(data.split(b"\n")) if line.strip())
+            return shard.line + lines[row]
+
+        yield from windows(frame, wanted.rows, broken, line_of if shard.line else None)
 
 
 def parse(data: bytes, types: dict[str, Any]) -> tuple[pl.DataFrame, dict[int, str]]:

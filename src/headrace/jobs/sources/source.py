@@ -1,7 +1,8 @@
 """What a source is: columns known before data is read, shards, and rows a part at a time."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 from headrace.core import Datatype
@@ -11,10 +12,13 @@ from headrace.jobs.messages import Shard, Sizes
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rows:
-    """Some rows. `broken`: why a row could not be read, by its place; its columns are null."""
+    """Some rows."""
 
     frame: pl.DataFrame
     broken: Mapping[int, str] = field(default_factory=dict)
+    """Why a row could not be read, by its index in `frame`; its columns are null."""
+    line_of: Callable[[int], int] | None = None
+    """The line of the file where a row begins, from 1; None if the file is no text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,8 +79,23 @@ def framed(batch: Batch, columns: Sequence[str]) -> pl.DataFrame:
     return found
 
 
-def windows(frame: pl.DataFrame, rows: int, broken: Mapping[int, str]) -> Iterator[Rows]:
+def windows(
+    frame: pl.DataFrame,
+    rows: int,
+    broken: Mapping[int, str],
+    line_of: Callable[[int], int] | None = None,
+) -> Iterator[Rows]:
     """A frame in parts of at most `rows`."""
-    for start in range(0, frame.height, rows):
-        some = {i - start: why for i, why in broken.items() if start <= i < start + rows}
-        yield Rows(frame=frame.slice(start, rows), broken=some)
+    parts: dict[int, dict[int, str]] = {}
+    for row, why in broken.items():
+        parts.setdefault(row // rows, {})[row % rows] = why
+    for part, start in enumerate(range(0, frame.height, rows)):
+        yield Rows(
+            frame=frame.slice(start, rows),
+            broken=parts.get(part, {}),
+            line_of=None if line_of is None else partial(_line_behind, line_of, start),
+        )
+
+
+def _line_behind(line_of: Callable[[int], int], start: int, row: int) -> int:
+    return line_of(start + row)
