@@ -40,7 +40,8 @@ class Shard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     `begin` and `end` count what the kind of source counts: row groups, bytes, batches, files, keys.
     `fingerprint` changes when the input does. `rows`: None where nobody knows before it is read.
-    `line`: the number of its first line in a file of text, from 1.
+    `line`: the number of its first line in a file of text, from 1. `first_row`: rows of its row
+    group that are in shards before, where a large group is cut.
     """
 
     number: int
@@ -51,6 +52,7 @@ class Shard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     rows: int | None = None
     size_bytes: int = 0
     line: int = 0
+    first_row: int = 0
 
     @property
     def name(self) -> str:

@@ -152,6 +152,31 @@ def test_damaged_rows_of_csv_are_told_by_file_and_line(tmp_path: Path, errors: s
     assert found.equals(rows_of(tmp_path / "a"))
 
 
+def test_one_row_group_of_structs_is_several_shards_in_order(tmp_path: Path) -> None:
+    (tmp_path / "matmul.onnx").write_bytes(models.matmul())
+    rows = np.random.default_rng(0).standard_normal((500, 4)).astype(np.float32)
+    users = pl.Series("user", [{"id": i, "x": row.tolist()} for i, row in enumerate(rows)])
+    data = tmp_path / "rows.parquet"
+    users.to_frame().cast(
+        {"user": pl.Struct({"id": pl.Int64, "x": pl.List(pl.Float32)})}
+    ).write_parquet(data, row_group_size=500)
+    job = Command(
+        ["-m", tmp_path / "matmul.onnx", "-i", data, "-o", tmp_path / "out", "--keys",
+         "id=user.id", "--map", "x=user.x", "--shard-rows", "60", "--chunk-rows", "1"],
+        tmp_path / "home",
+    )  # fmt: skip
+
+    summary = job.summary()
+
+    assert (summary["rows"], summary["errors"], summary["shards"]) == (500, 0, 9)
+    found = rows_of(tmp_path / "out")
+    assert found["id"].to_list() == list(range(500))
+    model = load_model(tmp_path / "matmul.onnx")
+    alone = [model.run({"x": row[None]})["y"][0].tolist() for row in rows]
+    model.close()
+    assert found["y"].to_list() == alone
+
+
 def test_a_query_in_ranges_answers_as_its_rows(tmp_path: Path) -> None:
     (tmp_path / "matmul.onnx").write_bytes(models.matmul())
     rows = np.random.default_rng(0).standard_normal((500, 4)).astype(np.float32)

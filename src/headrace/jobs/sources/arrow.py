@@ -9,7 +9,7 @@ from headrace.jobs.libraries import Schema, pa
 from headrace.jobs.messages import Shard, Sizes
 from headrace.jobs.sources.files import fingerprint, is_url, open_file, unreadable
 from headrace.jobs.sources.parquet import runs
-from headrace.jobs.sources.source import Rows, Wanted, framed
+from headrace.jobs.sources.source import Rows, Wanted, flat_schema, framed, paths_of
 
 _MAGIC = b"ARROW1"
 _ALL = -1
@@ -27,7 +27,7 @@ class ArrowSource:
     def schema(self) -> Schema:
         """Of the first file."""
         with _opened(self._files[0]) as (reader, _):
-            return reader.schema
+            return flat_schema(reader.schema)
 
     def row_bytes(self, columns: Sequence[str]) -> float:
         """Of the first batch."""
@@ -36,7 +36,7 @@ class ArrowSource:
                 if is_file and not reader.num_record_batches:
                     return 0.0
                 batch = reader.get_batch(0) if is_file else reader.read_next_batch()
-                batch = batch.select(list(columns))
+                batch = batch.select(_outer(batch.schema, columns))
                 return float(batch.nbytes / max(batch.num_rows, 1))
         except StopIteration:
             return 0.0
@@ -48,7 +48,7 @@ class ArrowSource:
         for name in self._files:
             mark, size = fingerprint(name)
             with _opened(name) as (reader, is_file):
-                _check_same(name, reader.schema, first, self._files[0], columns)
+                _check_same(name, flat_schema(reader.schema), first, self._files[0], columns)
                 counted = _counted(reader, columns) if is_file else []
             parts = runs(counted, sizes) if is_file else [(0, _ALL)]
             for begin, end in parts:
@@ -84,7 +84,14 @@ class ArrowSource:
 def _counted(reader: Any, columns: Sequence[str]) -> list[tuple[int, int]]:  # noqa: ANN401  # pyarrow has no types
     """Rows and bytes of each batch; the file is mapped, so that nothing is read for it."""
     batches = (reader.get_batch(i) for i in range(reader.num_record_batches))
-    return [(batch.num_rows, batch.select(list(columns)).nbytes) for batch in batches]
+    outer = _outer(reader.schema, columns)
+    return [(batch.num_rows, batch.select(outer).nbytes) for batch in batches]
+
+
+def _outer(schema: Schema, columns: Sequence[str]) -> list[str]:
+    """The columns of the file in which those that are named lie."""
+    paths = paths_of(schema)
+    return list(dict.fromkeys(paths[name][0] for name in columns))
 
 
 @contextmanager

@@ -1,13 +1,15 @@
-"""Parquet: shards are runs of row groups; only the columns that are needed are read."""
+"""Parquet: shards are runs of row groups, or parts of a large one; only some columns are read."""
 
+import math
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from typing import IO, Any
 
 from headrace.core import InvalidArgumentError
 from headrace.jobs.libraries import Schema, pa, pl, pq
 from headrace.jobs.messages import Shard, Sizes
 from headrace.jobs.sources.files import fingerprint, is_url, open_file, unreadable
-from headrace.jobs.sources.source import Rows, Wanted, framed, windows
+from headrace.jobs.sources.source import Rows, Wanted, flat_schema, framed, paths_of, windows
 
 _BUFFER_BYTES = 1 << 20
 
@@ -33,27 +35,39 @@ class ParquetSource:
         return max(sizes, default=0.0)
 
     def cut(self, sizes: Sizes, columns: Sequence[str]) -> list[Shard]:
-        """Row groups together, up to the size of a shard."""
+        """Row groups together, up to the size of a shard; larger ones in parts of equal length.
+
+        A group of a file elsewhere stays whole: its first rows would be fetched for each part.
+        """
         first = self.schema()
         shards: list[Shard] = []
         for name in self._files:
             mark, _ = fingerprint(name)
             with _opened(name) as file:
-                _check_same(name, file.schema_arrow, first, self._files[0], columns)
+                _check_same(name, flat_schema(file.schema_arrow), first, self._files[0], columns)
                 groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
                 counted = [(group.num_rows, _size(group, columns)) for group in groups]
             for begin, end in runs(counted, sizes):
-                shards.append(
-                    Shard(
-                        number=len(shards),
-                        file=name,
-                        begin=begin,
-                        end=end,
-                        fingerprint=mark,
-                        rows=sum(rows for rows, _ in counted[begin:end]),
-                        size_bytes=sum(size for _, size in counted[begin:end]),
+                rows = sum(rows for rows, _ in counted[begin:end])
+                size = sum(size for _, size in counted[begin:end])
+                parts = 1
+                if end - begin == 1 and not is_url(name):
+                    needed = max(rows / sizes.shard_rows, size / sizes.shard_bytes)
+                    parts = max(1, min(rows, math.ceil(needed)))
+                for part in range(parts):
+                    first_row, behind = rows * part // parts, rows * (part + 1) // parts
+                    shards.append(
+                        Shard(
+                            number=len(shards),
+                            file=name,
+                            begin=begin,
+                            end=end,
+                            fingerprint=mark,
+                            rows=behind - first_row,
+                            size_bytes=size // parts,
+                            first_row=first_row,
+                        )
                     )
-                )
         return shards
 
     def mark(self, shard: Shard) -> str:
@@ -64,10 +78,13 @@ class ParquetSource:
         """At once where that is little; else a batch at a time, as a row group may be large."""
         try:
             with _opened(shard.file) as file:
-                whole = _whole(file, shard, wanted)
-                if whole is not None:
-                    yield from windows(whole, wanted.rows, {})
+                done = 0
+                for frame in _slices(file, shard, wanted):
+                    yield from windows(frame, wanted.rows, {})
+                    done += frame.height
+                if done == shard.rows:
                     return
+                skip, left = shard.first_row + done, (shard.rows or 0) - done
                 for batch in file.iter_batches(
                     wanted.rows,
                     row_groups=list(range(shard.begin, shard.end)),
@@ -75,7 +92,13 @@ class ParquetSource:
                     # Shards keep all cores busy, and each column costs a wait for a thread.
                     use_threads=False,
                 ):
-                    yield Rows(frame=framed(batch, wanted.columns))
+                    rows = batch.slice(skip, left)
+                    skip = max(skip - batch.num_rows, 0)
+                    left -= rows.num_rows
+                    if rows.num_rows:
+                        yield Rows(frame=framed(rows, wanted.columns))
+                    if not left:
+                        return
         except (OSError, pa.ArrowException) as error:
             raise unreadable(shard.file, error) from error
 
@@ -111,20 +134,37 @@ def _fixed_bytes(kind: Any) -> int:  # noqa: ANN401  # pyarrow has no types
     return int(types.is_boolean(kind))
 
 
-def _whole(file: Any, shard: Shard, wanted: Wanted) -> pl.DataFrame | None:  # noqa: ANN401  # as above
-    """All rows of a shard by Polars, which decodes numbers in less time than pyarrow does.
+def _slices(file: Any, shard: Shard, wanted: Wanted) -> Iterator[pl.DataFrame]:  # noqa: ANN401  # as above
+    """Rows of a shard by Polars, which decodes numbers in less time than pyarrow does.
 
-    None where it might take more memory than is wanted, or Polars does not know the encoding.
+    All at once where that is little, and in parts of some windows where the shard is a part of a
+    row group: Polars decodes no pages before a slice. Ends where pyarrow has to go on: where rows
+    might take more memory than is wanted, or Polars does not know the encoding.
     """
-    kinds = [file.schema_arrow.field(name).type for name in wanted.columns]
-    if is_url(shard.file) or not fits_at_once(kinds, shard.rows, wanted.whole_bytes):
-        return None
-    first = sum(file.metadata.row_group(i).num_rows for i in range(shard.begin))
+    schema, paths = flat_schema(file.schema_arrow), paths_of(file.schema_arrow)
+    if is_url(shard.file) or not shard.rows:
+        return
+    rows = shard.rows
+    kinds = [schema.field(name).type for name in wanted.columns]
+    if not fits_at_once(kinds, rows, wanted.whole_bytes):
+        if rows == sum(file.metadata.row_group(i).num_rows for i in range(shard.begin, shard.end)):
+            return
+        fitting = wanted.whole_bytes * rows // max(shard.size_bytes, 1)
+        rows = max(fitting // wanted.rows, 1) * wanted.rows
+    first = sum(file.metadata.row_group(i).num_rows for i in range(shard.begin)) + shard.first_row
+    columns = []
+    for name in wanted.columns:
+        outer, *rest = paths[name]
+        column = pl.col(outer)
+        for part in rest:
+            column = column.struct.field(part)
+        columns.append(column.alias(name))
+    scan = pl.scan_parquet(shard.file, glob=False, hive_partitioning=False).select(columns)
     try:
-        scan = pl.scan_parquet(shard.file, glob=False, hive_partitioning=False)
-        return scan.select(wanted.columns).slice(first, shard.rows).collect()
+        for start in range(0, shard.rows, rows):
+            yield scan.slice(first + start, min(rows, shard.rows - start)).collect()
     except pl.exceptions.PolarsError:
-        return None  # pyarrow reads it, or says why it cannot be read
+        return  # pyarrow reads it, or says why it cannot be read
 
 
 def _opened(name: str) -> Any:  # noqa: ANN401  # pyarrow has no types
@@ -139,16 +179,15 @@ def _opened(name: str) -> Any:  # noqa: ANN401  # pyarrow has no types
 
 def _schema(name: str) -> Schema:
     with _opened(name) as file:
-        return file.schema_arrow
+        return flat_schema(file.schema_arrow)
 
 
 def _size(group: Any, columns: Sequence[str]) -> int:  # noqa: ANN401  # as above
-    parts = (group.column(i) for i in range(group.num_columns))
     wanted = set(columns)
     return sum(
         part.total_uncompressed_size
-        for part in parts
-        if part.path_in_schema.partition(".")[0] in wanted or part.path_in_schema in wanted
+        for part in map(group.column, range(group.num_columns))
+        if not wanted.isdisjoint(accumulate(part.path_in_schema.split("."), "{}.{}".format))
     )
 
 

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 from headrace.core import Datatype
-from headrace.jobs.libraries import Batch, Schema, pl
+from headrace.jobs.libraries import Batch, Schema, pa, pl
 from headrace.jobs.messages import Shard, Sizes
 
 
@@ -72,11 +72,45 @@ class Source(Protocol):
         """
 
 
+def paths_of(schema: Schema) -> dict[str, tuple[str, ...]]:
+    """The columns that can be named, with the path to each: fields of structs by dotted names.
+
+    A column whose own name has the dots comes before a field of that path.
+    """
+    paths: dict[str, tuple[str, ...]] = {}
+    nested: list[tuple[tuple[str, ...], Any]] = [((field.name,), field.type) for field in schema]
+    while nested:
+        path, kind = nested.pop(0)
+        if pa.types.is_struct(kind):
+            nested += [((*path, field.name), field.type) for field in kind]
+        else:
+            paths.setdefault(".".join(path), path)
+    return paths
+
+
+def flat_schema(schema: Schema) -> Schema:
+    """The columns that can be named, with their types; a field of a null struct is null."""
+    fields = []
+    for name, (first, *rest) in paths_of(schema).items():
+        field = schema.field(first)
+        for part in rest:
+            field = field.type.field(part)
+        fields.append(pa.field(name, field.type, field.nullable or bool(rest)))
+    return pa.schema(fields)
+
+
 def framed(batch: Batch, columns: Sequence[str]) -> pl.DataFrame:
-    """Columns of a record batch, in this order."""
-    found = pl.from_arrow(batch.select(list(columns)))
-    assert isinstance(found, pl.DataFrame)
-    return found
+    """Columns of a record batch or a table, in this order; fields of structs by dotted names."""
+    if not set(columns) <= set(batch.schema.names):
+        paths = paths_of(batch.schema)
+        arrays = []
+        for first, *rest in (paths[name] for name in columns):
+            array = batch.column(first)
+            arrays.append(pa.compute.struct_field(array, rest) if rest else array)
+        batch = type(batch).from_arrays(arrays, names=list(columns))
+    frame = pl.from_arrow(batch.select(list(columns)))
+    assert isinstance(frame, pl.DataFrame)
+    return frame
 
 
 def windows(

@@ -1,5 +1,6 @@
 """A shard of Parquet that is read at once has the windows of one that is read in batches."""
 
+import itertools
 from pathlib import Path
 
 import polars as pl
@@ -89,3 +90,108 @@ def test_a_damaged_page_is_told_with_the_name_of_its_file(tmp_path: Path, whole_
     path.write_bytes(data)
     with pytest.raises(InvalidArgumentError, match=r"rows.parquet cannot be read"):
         read(path, window=10, whole_bytes=whole_bytes)
+
+
+def nested(count: int) -> pa.Table:
+    people = [
+        None
+        if i % 7 == 3
+        else {"age": None if i % 5 == 1 else i, "at": {"x": [i, 0.5], "t": f"t{i}"}}
+        for i in range(count)
+    ]
+    kind = pa.struct(
+        [
+            ("age", pa.int64()),
+            ("at", pa.struct([("x", pa.list_(pa.float64())), ("t", pa.string())])),
+            ("dotted.name", pa.int8()),
+        ]
+    )
+    return pa.table({"user": pa.array(people, kind), "user.own": pa.array(range(count))})
+
+
+@pytest.mark.parametrize("whole_bytes", [AT_ONCE, IN_BATCHES])
+@pytest.mark.parametrize(
+    "columns", [("user.age", "user.own"), ("user.at.x", "user.at.t", "user.age")]
+)
+@pytest.mark.parametrize("group", [9, 1000])
+def test_fields_of_structs_are_columns_by_dotted_names(
+    tmp_path: Path, whole_bytes: int, columns: tuple[str, ...], group: int
+) -> None:
+    path = tmp_path / "rows.parquet"
+    table = nested(53)
+    pq.write_table(table, path, row_group_size=group)
+    schema = ParquetSource([str(path)]).schema()
+    assert schema.names == ["user.own", "user.age", "user.dotted.name", "user.at.x", "user.at.t"]
+    assert schema.field("user.age").type == pa.int64()
+
+    frame = pl.concat(read(path, window=10, whole_bytes=whole_bytes, columns=columns))
+
+    expected = {
+        "user.age": [(user or {}).get("age") for user in table["user"].to_pylist()],
+        "user.at.x": [
+            ((user or {}).get("at") or {}).get("x") for user in table["user"].to_pylist()
+        ],
+        "user.at.t": [
+            ((user or {}).get("at") or {}).get("t") for user in table["user"].to_pylist()
+        ],
+        "user.own": list(range(53)),
+    }
+    assert frame.to_dict(as_series=False) == {name: expected[name] for name in columns}
+    assert ParquetSource([str(path)]).row_bytes(columns) > 0
+
+
+def test_a_column_of_a_dotted_name_comes_before_a_field(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"a": [{"b": 1}], "a.b": [2]}), path)
+    (frame,) = read(path, window=10, whole_bytes=AT_ONCE, columns=("a.b",))
+    assert frame["a.b"].to_list() == [2]
+
+
+@pytest.mark.parametrize("columns", [NUMBERS, ("id", "text")])
+@pytest.mark.parametrize("whole_bytes", [AT_ONCE, 200, IN_BATCHES])
+@pytest.mark.parametrize("group", [1000, 50])
+def test_a_large_row_group_is_several_shards(
+    tmp_path: Path, columns: tuple[str, ...], whole_bytes: int, group: int
+) -> None:
+    path = tmp_path / "rows.parquet"
+    table = rows(117)
+    pq.write_table(table, path, row_group_size=group)
+    source = ParquetSource([str(path)])
+
+    shards = source.cut(SIZES, columns)
+
+    assert [shard.number for shard in shards] == list(range(len(shards)))
+    lengths = [shard.rows or 0 for shard in shards]
+    assert max(lengths) <= SIZES.shard_rows
+    assert min(lengths) > SIZES.shard_rows / 2
+    wanted = Wanted(columns=columns, rows=7, whole_bytes=whole_bytes)
+    for shard in shards:
+        parts = [part.frame for part in source.read(shard, wanted)]
+        assert max(part.height for part in parts) <= 7
+        assert sum(part.height for part in parts) == shard.rows
+    assert_frame_equal(
+        pl.concat(read(path, window=7, whole_bytes=whole_bytes, columns=columns)),
+        pl.DataFrame(table.select(columns)),
+        check_exact=True,
+    )
+
+
+@pytest.mark.parametrize("readable", [0, 1])
+def test_what_polars_cannot_decode_of_a_row_group_is_read_by_pyarrow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, readable: int
+) -> None:
+    path = tmp_path / "rows.parquet"
+    table = rows(117)
+    pq.write_table(table, path, row_group_size=1000)
+    collect, calls = pl.LazyFrame.collect, itertools.count()
+
+    def fails(frame: pl.LazyFrame) -> pl.DataFrame:
+        if next(calls) % (readable + 1) == readable:
+            raise pl.exceptions.ComputeError("unknown encoding")
+        found = collect(frame)
+        assert isinstance(found, pl.DataFrame)
+        return found
+
+    monkeypatch.setattr(pl.LazyFrame, "collect", fails)
+    frames = read(path, window=7, whole_bytes=IN_BATCHES, columns=("id", "text"))
+    assert_frame_equal(pl.concat(frames), pl.DataFrame(table.select(["id", "text"])))
