@@ -15,6 +15,8 @@ _RETRY_AFTER_S: Final = 1
 _FIRST_ERROR: Final = 400
 _CEL: Final = "envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter"
 _TOO_MANY: Final = "too many requests: a limit per second is reached"
+_POSTED: Final = "(/infer|:[a-z]+|/index|/load|/unload)([?].*)?$"
+"""Paths of V1, V2 and the repository that take POST."""
 _RUNTIME_KEY: Final = "headrace.none"  # Envoy wants a name for an override that nobody sets
 
 
@@ -28,6 +30,7 @@ class _Case:
     status: int | None = None
     grpc_status: int | None = None
     retry_after: bool = False
+    allow: str = ""
 
 
 def local_reply_config() -> Resource:
@@ -52,7 +55,7 @@ def _mappers(case: _Case) -> Iterator[Resource]:
     yield {
         "filter": case.when,
         "body_format_override": {"json_format": {"error": case.text}},
-        "headers_to_add": retry,
+        "headers_to_add": [*retry, *([_header("allow", case.allow)] if case.allow else [])],
         **status,
     }
 
@@ -61,9 +64,9 @@ def _header(key: str, value: str, action: str = "OVERWRITE_IF_EXISTS_OR_ADD") ->
     return {"header": {"key": key, "value": value}, "append_action": action}
 
 
-def _details_are(details: str) -> Resource:
+def _details_are(details: str, also: str = "true") -> Resource:
     """Which filter answered: at this point Envoy has set no flag yet."""
-    config: Resource = {"expression": f"response.code_details == '{details}'"}
+    config: Resource = {"expression": f"response.code_details == '{details}' && {also}"}
     return {"extension_filter": typed("headrace.details", _CEL, config)}
 
 
@@ -86,6 +89,16 @@ _CASES: Final = (
         status=429,
         grpc_status=8,
         retry_after=True,
+    ),
+    # Envoy answers this itself; other methods that nothing takes reach a replica, which says so.
+    *(
+        _Case(
+            when=_details_are("query_missing_content_type", where),
+            text="Method Not Allowed",
+            status=405,
+            allow=allow,
+        )
+        for where, allow in ((f"request.path.matches('{_POSTED}')", "POST"), ("true", "GET, HEAD"))
     ),
     # Envoy refuses a malformed head without a text, but knows why.
     _Case(when=_status("EQ", 400), text="Bad Request: %RESPONSE_CODE_DETAILS%"),

@@ -56,6 +56,12 @@ _HOLD_GRACE_S: Final = 2.0  # the control plane itself says first that nobody ca
 # A replica may end again just before its first request: that one waits once more.
 _MOST_REDIRECTS: Final = 5
 _DIRECT_REPLY_BYTES: Final = 4096  # Envoy's own default
+_JSON_TYPE: Final[Resource] = {
+    "header": {"key": "content-type", "value": "application/json"},
+    "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+}
+_READS: Final[Resource] = {"name": ":method", "string_match": {"safe_regex": {"regex": "GET|HEAD"}}}
+_ALLOW_READS: Final[Resource] = {"header": {"key": "allow", "value": "GET, HEAD"}}
 _STATISTICS_RPC: Final = "ModelStatistics"
 _REPOSITORY_RPCS: Final = ("RepositoryIndex", "RepositoryModelLoad", "RepositoryModelUnload")
 _USE_MANAGEMENT: Final = (
@@ -255,16 +261,23 @@ def _unknown_models(guard: Guard, servers: Resource) -> Iterator[Resource]:
 
 
 def _health_routes(endpoints: Sequence[EndpointRoute], servers: Resource) -> Iterator[Resource]:
-    """Whether the server lives and is ready: for everybody, or no balancer could ask."""
-    yield {"name": "live", "match": {"path": "/v2/health/live"}, **_reply(200, "")}
+    """Whether the server lives and is ready: for everybody, or no balancer could ask.
+
+    `/` is KServe's V1 liveness.
+    """
+    yield from _document("live", "/v2/health/live", '{"live":true}')
+    yield from _document("live", "/", '{"status":"alive"}')
     answers = any(e.held or any(arm.is_live for arm in e.revisions) for e in endpoints)
-    is_ready = _reply(200, "") if answers and not all_replicas(endpoints) else servers
-    yield {"name": "server", "match": {"path": "/v2/health/ready"}, **is_ready}
+    if answers and not all_replicas(endpoints):
+        yield from _document("server", "/v2/health/ready", '{"ready":true}')
+    else:
+        yield {"name": "server", "match": {"path": "/v2/health/ready"}, **servers}
 
 
 def _server_routes(servers: Resource) -> Iterator[Resource]:
     """HTTP requests about the server; before the endpoints, because no endpoint may hide them."""
-    yield {"name": "server", "match": {"path": "/v2"}, **servers}
+    for path in ("/v2", "/v2/"):
+        yield {"name": "server", "match": {"path": path}, **servers}
     for path in _PATHS_OF_ANY_REPLICA:
         yield {"name": "server", "match": {"path_separated_prefix": path}, **servers}
     yield {
@@ -279,14 +292,24 @@ def _statistics_route(statistics: Resource) -> Resource:
 
 
 def _listings(listing: str) -> Iterator[Resource]:
-    is_json: Resource = {"header": {"key": "content-type", "value": "application/json"}}
     for path in ("/v1/models", "/v2/models"):
-        yield {
-            "name": "models",
-            "match": {"path": path},
-            **_reply(200, listing),
-            "response_headers_to_add": [{**is_json, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}],
-        }
+        yield from _document("models", path, listing)
+
+
+def _document(name: str, path: str, text: str) -> Iterator[Resource]:
+    """The routes to a JSON document that Envoy itself answers, and only to `GET` and `HEAD`."""
+    yield {
+        "name": name,
+        "match": {"path": path, "headers": [_READS]},
+        **_reply(200, text),
+        "response_headers_to_add": [_JSON_TYPE],
+    }
+    yield {
+        "name": name,
+        "match": {"path": path},
+        **_reply(405, "Method Not Allowed"),
+        "response_headers_to_add": [_ALLOW_READS],
+    }
 
 
 def _grpc_server_routes(

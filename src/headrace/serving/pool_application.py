@@ -29,6 +29,7 @@ from headrace.serving.pool_grpc import PoolGrpc
 from headrace.serving.pool_metrics import pool_exposition
 from headrace.serving.pool_report import pool_totals
 from headrace.serving.routing import Handler, Router, Table, add_routes, why_no_model
+from headrace.serving.v1 import V1_ALIVE
 
 VERSION_HEADER: Final = b"x-headrace-version"
 """The gateway's choice, for a request whose path names no version."""
@@ -123,6 +124,7 @@ class PoolApplication:
 
     def _handlers(self) -> dict[tuple[bytes, bytes], Handler]:
         handlers: dict[tuple[bytes, bytes], Handler] = {
+            (b"GET", b"/"): lambda exchange: exchange.send_json(V1_ALIVE),
             (b"GET", b"/v2"): self._metadata,
             (b"GET", b"/v2/health/live"): lambda exchange: exchange.send_json(b'{"live":true}'),
             (b"GET", b"/v2/health/ready"): self._ready,

@@ -19,7 +19,7 @@ _GRPC_PREFIX: Final = b"/inference.GRPCInferenceService/"
 Handler = Callable[[Exchange], None]
 
 _MODEL_PATH: Final = re.compile(
-    rb"/v2/models/(?P<name>[^/]+)(?:/versions/(?P<version>[0-9]+))?(?P<verb>/[a-z_]+)?"
+    rb"/v2/models/(?P<name>[^/]+)(?:/versions/(?P<version>[0-9]+))?(?P<verb>/[a-z_]+(?:/[a-z_]+)?)?"
     rb"|/v1/models/(?P<v1name>[^/:]+)(?P<v1verb>:[a-z]+)?"
 )
 
@@ -112,7 +112,7 @@ def why_no_model(path: bytes, *, knows: Callable[[str, str], bool]) -> HeadraceE
     name = (match["name"] or match["v1name"]).decode(errors="replace")[:200]
     version = (match["version"] or b"").decode()[:50]
     if knows(name, version):
-        return NotFoundError("Not Found")
+        return _why_no_path(b"/v2" + (match["verb"] or b""))
     if match["v1name"]:
         return NotFoundError(f"Model with name {name} does not exist.")
     return ModelNotFoundError(name, version)

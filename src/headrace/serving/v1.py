@@ -1,5 +1,7 @@
 """KServe's V1 protocol: `:predict` and readiness."""
 
+from typing import Final
+
 import orjson
 
 from headrace.core import HeadraceError, InferResponse, UnsupportedError
@@ -10,6 +12,9 @@ from headrace.serving.exchange import Exchange, send_error
 from headrace.serving.routing import Handler
 from headrace.serving.state import ReplicaState
 from headrace.serving.v2 import decoded_body
+
+V1_ALIVE: Final = b'{"status":"alive"}'
+"""What KServe's V1 answers to `GET /`."""
 
 
 class V1Api:
@@ -39,7 +44,10 @@ class V1Api:
 
     def handlers(self) -> dict[tuple[bytes, bytes], Handler]:
         """By method and path."""
-        return {(b"GET", b"/v1/models"): self.models}
+        return {
+            (b"GET", b"/"): lambda exchange: exchange.send_json(V1_ALIVE),
+            (b"GET", b"/v1/models"): self.models,
+        }
 
     def predict(self, exchange: Exchange) -> None:
         """POST /v1/models/NAME:predict."""

@@ -110,6 +110,63 @@ async def test_requests_about_the_server_need_a_ready_replica_except_liveness(la
         assert await triton.is_server_live()
 
 
+async def test_liveness_has_the_body_that_each_protocol_names(lab: Lab) -> None:
+    gateway = await lab.start(EndpointRoute(name="idle", revisions=(), held=True))
+
+    async with client(gateway) as http:
+        for path, document in (
+            ("/v2/health/live", {"live": True}),
+            ("/v2/health/ready", {"ready": True}),
+            ("/", {"status": "alive"}),
+        ):
+            answer, head = await http.get(path), await http.head(path)
+            assert (answer.status_code, answer.json()) == (200, document)
+            assert answer.headers["content-type"] == "application/json"
+            assert (head.status_code, head.content) == (200, b"")
+            assert head.headers["content-length"] == answer.headers["content-length"]
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "QUERY"])
+async def test_what_is_only_read_refuses_every_other_method(lab: Lab, method: str) -> None:
+    gateway = await lab.start(EndpointRoute(name="idle", revisions=(), held=True))
+    typed = {"content-type": "application/json"}
+
+    async with client(gateway) as http:
+        for path in ("/", "/v2/health/live", "/v2/health/ready", "/v2/models", "/v1/models"):
+            answer = await http.request(method, path, headers=typed)
+            assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD"), path
+            assert answer.json() == {"error": "Method Not Allowed"}
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/v2/models/m", "GET, HEAD"),
+        ("/v2/models/m/infer", "POST"),
+        ("/v2/models/m/infer?x=1", "POST"),
+        ("/v1/models/m:predict", "POST"),
+    ],
+)
+async def test_a_query_without_a_type_is_a_method_that_is_not_allowed(
+    lab: Lab, path: str, allowed: str
+) -> None:
+    """Envoy itself refuses these, as no QUERY should be without a type."""
+    gateway = await lab.start(endpoint("m", lab.replica("1")))
+
+    async with client(gateway) as http:
+        answer = await http.request("QUERY", path)
+
+    assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
+    assert answer.json() == {"error": "Method Not Allowed"}
+
+
+async def test_a_slash_behind_the_servers_path_changes_nothing(lab: Lab) -> None:
+    gateway = await lab.start(endpoint("m", lab.replica("1")))
+
+    async with client(gateway) as http:
+        assert (await http.get("/v2/")).json()["replica"] == "1"
+
+
 async def test_the_model_named_in_a_grpc_message_decides(lab: Lab) -> None:
     one, two = lab.replica("1"), lab.replica("2")
     gateway = await lab.start(endpoint("m1", one), endpoint("a.b", two), endpoint("empty"))

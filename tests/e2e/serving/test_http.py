@@ -328,6 +328,22 @@ def test_unknown_paths_and_methods_are_refused_by_name(replica: Replica) -> None
     assert version.json()["error"] == "Request for unknown model: 'm' version 9 is not found"
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/v2/trace/setting", "/v2/logging", "/v2/models/m/trace/setting", "/v2/models/m/logging"),
+        *("/v2/models/m/versions/1/trace/setting", "/v2/systemsharedmemory/status"),
+    ],
+)
+def test_settings_that_no_request_changes_are_unsupported(replica: Replica, path: str) -> None:
+    assert httpx.get(f"{replica.url}{path}").status_code == 501
+    assert httpx.post(f"{replica.url}{path}", json={}).status_code == 501
+
+
+def test_v1_says_that_the_server_is_alive(replica: Replica) -> None:
+    assert httpx.get(f"{replica.url}/").json() == {"status": "alive"}
+
+
 @pytest.mark.parametrize("framing", ["Content-Length: 2", "Transfer-Encoding: chunked"])
 def test_a_body_behind_an_upgrade_is_not_taken_for_an_empty_one(
     replica: Replica, framing: str

@@ -155,7 +155,8 @@ def first_match(
         match = route["match"]
         if _path_fits(match, path) and ("grpc" not in match or grpc):
             wanted = match.get("headers", [])
-            if all(_header_fits(header, headers or {}) for header in wanted):
+            sent = {":method": "GET", **(headers or {})}
+            if all(_header_fits(header, sent) for header in wanted):
                 return route
     msg = f"no route for {path}"
     raise AssertionError(msg)

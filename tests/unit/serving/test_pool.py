@@ -427,6 +427,7 @@ async def test_questions_about_models_and_the_process_load_nothing() -> None:
         asked = {
             path: hosting.ask("GET", path)
             for path in (
+                "/",
                 "/v2",
                 "/v2/health/live",
                 "/v2/models",
