@@ -28,7 +28,7 @@ from headrace.control.api_payloads import add_payloads
 from headrace.control.api_rollouts import add_rollouts
 from headrace.control.api_state import add_state
 from headrace.control.api_streams import add_streams
-from headrace.control.api_triton import add_repository, add_statistics
+from headrace.control.api_triton import add_grpc_statistics, add_repository, add_statistics
 from headrace.control.edge import Shared
 from headrace.control.guards import App, BodyLimit, Guard
 from headrace.control.pages import Beside, MakeConsole, pages_over
@@ -128,6 +128,7 @@ def build_gateway_answers(plane: ControlPlane) -> App:
     api = FastAPI(openapi_url=None)
     _add_errors(api)
     add_statistics(api, plane)
+    add_grpc_statistics(api, plane)
     return FromGateway(app=api)
 
 

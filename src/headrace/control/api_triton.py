@@ -11,6 +11,8 @@ from headrace.control.model_work import caller_leaves
 from headrace.control.plane import ControlPlane
 from headrace.control.scrape import all_model_statistics
 from headrace.control.triton_api import decode_index_request, index, load, unload
+from headrace.gateway.filters import SERVICE
+from headrace.protocol.grpc_wire import frame
 
 
 def add_statistics(api: FastAPI, plane: ControlPlane) -> None:
@@ -27,6 +29,21 @@ def add_statistics(api: FastAPI, plane: ControlPlane) -> None:
     @api.get("/v2/models/{name}/versions/{version}/stats", summary="The same of one version")
     async def version_stats(name: str, version: str) -> JSONResponse:
         return JSONResponse(await all_model_statistics(plane, name, version))
+
+
+def add_grpc_statistics(api: FastAPI, plane: ControlPlane) -> None:
+    """Add the rpc `ModelStatistics` of all models, as the gateway's bridge carries it.
+
+    A call that names a model goes to its replicas instead.
+    """
+
+    @api.post(f"/{SERVICE}/ModelStatistics")
+    async def statistics(caller: WhoAsks) -> Response:
+        from headrace.protocol.grpc_messages import encode_response  # noqa: PLC0415  # loads protobuf
+
+        document = await all_model_statistics(plane, only=caller.endpoints(Role.VIEWER))
+        message = await asyncio.to_thread(encode_response, "ModelStatistics", document)
+        return Response(frame(message), media_type="application/grpc")
 
 
 def add_repository(api: FastAPI, plane: ControlPlane) -> None:

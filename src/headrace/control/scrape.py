@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from headrace.control.desired import POOL_PREFIX
 from headrace.control.endpoint_metrics import replica_families, request_families, rollout_families
 from headrace.control.fetch import fetch
 from headrace.control.metrics import Families, Labels, Source, counter, gauge, merge
@@ -52,18 +53,27 @@ async def all_model_statistics(
 
     Args:
         only: Of these endpoints; None for all.
+
+    Raises:
+        ModelNotFoundError: No replica serves `name`.
     """
     replicas = [
         replica
         for replica in _ready_replicas(plane)
-        if name in {"", replica.endpoint}
-        and version in {"", replica.version}
-        and (only is None or replica.endpoint in only)
+        if name in {"", replica.endpoint} or replica.endpoint.startswith(POOL_PREFIX)
     ]
-    if not replicas and name:
+    merged = merge_model_stats(await asyncio.gather(*map(_statistics, replicas)))
+    rows = [
+        row
+        for row in merged
+        if name in {"", row.get("name")}
+        and version in {"", row.get("version")}
+        and (only is None or row.get("name") in only)
+    ]
+    served = {(replica.endpoint, replica.version) for replica in replicas}
+    if name and not rows and not any(name == n and version in {"", v} for n, v in served):
         raise ModelNotFoundError(name, version)
-    answers = await asyncio.gather(*(_statistics(replica) for replica in replicas))
-    return merge_model_stats(answers)
+    return {"model_stats": [*rows]}
 
 
 def _ready_replicas(plane: "ControlPlane") -> list[Replica]:
@@ -156,9 +166,9 @@ async def _scrape(address: str) -> str:
 
 
 async def _statistics(replica: Replica) -> Json:
-    path = f"/v2/models/{replica.endpoint}/versions/{replica.version}/stats"
+    """Of every model that the process serves: a pool's serves many."""
     try:
-        answer = await fetch(replica.address, path, timeout_s=_SCRAPE_TIMEOUT_S)
+        answer = await fetch(replica.address, "/v2/models/stats", timeout_s=_SCRAPE_TIMEOUT_S)
         return msgspec.json.decode(answer.body) if answer.status == 200 else None  # noqa: PLR2004  # HTTP's OK
     except (HeadraceError, msgspec.DecodeError):
         return None

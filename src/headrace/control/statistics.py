@@ -10,25 +10,29 @@ _KEYS: Final = frozenset({"name", "version", "batch_size", "type", "id"})
 """What tells rows apart; never added up."""
 
 
-def merge_model_stats(answers: Iterable[Json]) -> dict[str, Json]:
-    """One `{"model_stats": [...]}` of many: a row per model and version, counters added up.
+def merge_model_stats(answers: Iterable[Json]) -> list[dict[str, Json]]:
+    """The rows of many `{"model_stats": [...]}`: one per model and version, counters added up.
 
     Rows that are no objects are dropped.
     """
-    rows: dict[tuple[str, str], Json] = {}
+    rows: dict[tuple[str, str], dict[str, Json]] = {}
     for answer in answers:
         stats = answer.get("model_stats") if isinstance(answer, dict) else None
         for row in stats if isinstance(stats, list) else []:
             if isinstance(row, dict):
                 key = (str(row.get("name", "")), str(row.get("version", "")))
-                rows[key] = _add(rows[key], row) if key in rows else row
-    return {"model_stats": [rows[key] for key in sorted(rows)]}
+                rows[key] = _add_fields(rows[key], row) if key in rows else row
+    return [rows[key] for key in sorted(rows)]
+
+
+def _add_fields(one: dict[str, Json], other: dict[str, Json]) -> dict[str, Json]:
+    return {key: _add_field(key, one.get(key), other.get(key)) for key in {**one, **other}}
 
 
 def _add(one: Json, other: Json) -> Json:
     match one, other:
         case dict(), dict():
-            return {key: _add_field(key, one.get(key), other.get(key)) for key in {**one, **other}}
+            return _add_fields(one, other)
         case list(), list():
             return _add_rows(one, other)
         case None, _:

@@ -199,9 +199,16 @@ async def test_beyond_loopback_only_health_is_open(lab: Lab) -> None:
     gateway = await start(lab, policy, guarded(lab.replica("1")), host=EVERYWHERE)
 
     async with client(gateway) as http:
-        for path in ("/v2", "/v2/models", "/v1/models", "/v2/models/stats", "/", "/v2/repository"):
+        for path in (
+            "/v2",
+            "/v2/models",
+            "/v1/models",
+            "/v2/models/stats",
+            "/v2/",
+            "/v2/repository",
+        ):
             assert (await http.get(path)).status_code == 401, path
-        for path in ("/v2/health/live", "/v2/health/ready"):
+        for path in ("/v2/health/live", "/v2/health/ready", "/"):
             assert (await http.get(path)).status_code == 200, path
         listing = await http.get("/v2/models", headers={"x-api-key": KEY})
         unknown = await http.get("/v2/models/none", headers={"x-api-key": KEY})

@@ -94,6 +94,27 @@ def test_a_pool_answers_every_protocol_and_splits_between_versions(
     assert min(over_grpc["1"], over_grpc["2"]) >= 5
 
 
+def test_statistics_of_all_models_are_those_of_pools_too(
+    system: System, tmp_path: Path, mlp: Path
+) -> None:
+    """A pool's models were left out over HTTP, and gRPC had no answer at all."""
+    alone = {"name": "alone", "model": str(mlp)}
+    system.start(spec=spec(alone, pooled("py", python_model(tmp_path, "py")), pooled("idle", mlp)))
+    system.wait_ready()
+    for _ in range(4):  # the copies take turns, or do not: they are added up
+        assert system.infer("py", XY)[0] == 200
+
+    url = system.where().http_url
+    _, document = system.call("GET", f"{url}/v2/models/stats")
+    with triton.InferenceServerClient(system.where().grpc_target) as client:
+        over_grpc = client.get_inference_statistics()
+
+    counts = {row["name"]: row["inference_count"] for row in document["model_stats"]}
+    assert counts.keys() == {"alone", "idle", "py"}
+    assert counts["py"] >= 4
+    assert {row.name: row.inference_count for row in over_grpc.model_stats} == counts
+
+
 @pytest.mark.long
 def test_changes_and_a_control_plane_that_dies_lose_no_request(
     system: System, tmp_path: Path, mlp: Path

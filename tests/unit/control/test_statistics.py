@@ -26,18 +26,16 @@ def test_replicas_of_one_version_are_added_up() -> None:
         ]
     )
 
-    assert merged == {
-        "model_stats": [
-            row("1", 7, last=90, batches={1: 3, 4: 1, 8: 1}),
-            row("2", 1, last=7, batches={}),
-        ]
-    }
+    assert merged == [
+        row("1", 7, last=90, batches={1: 3, 4: 1, 8: 1}),
+        row("2", 1, last=7, batches={}),
+    ]
 
 
 def test_answers_that_are_none_are_left_out() -> None:
     answers: list[Json] = [None, [], "x", {"model_stats": 3}, {"model_stats": [4, None]}]
 
-    assert merge_model_stats(answers) == {"model_stats": []}
+    assert merge_model_stats(answers) == []
 
 
 def test_fields_that_one_replica_lacks_are_kept() -> None:
@@ -48,6 +46,4 @@ def test_fields_that_one_replica_lacks_are_kept() -> None:
         ]
     )
 
-    assert merged["model_stats"] == [
-        {"name": "m", "version": "1", "flag": True, "extra": {"count": 1}}
-    ]
+    assert merged == [{"name": "m", "version": "1", "flag": True, "extra": {"count": 1}}]
