@@ -20,6 +20,8 @@ from headrace.gateway.limits import OURS as LIMIT_HEADERS
 from headrace.gateway.limits import limit_filters
 from headrace.gateway.resources import Json, Resource, any_of, typed
 from headrace.gateway.scripts import (
+    CHECK_NAMES,
+    CHECK_NAMES_SOURCE,
     REFUSE,
     REFUSE_SOURCE,
     SELECT,
@@ -88,6 +90,8 @@ BRIDGED_ELSEWHERE: Final[Resource] = {
 """Per-route configuration: gRPC goes on as gRPC."""
 REFUSING: Final[Resource] = {_REFUSE_FILTER: any_of(_LUA_PER_ROUTE, {"name": REFUSE})}
 """Per-route configuration: answer that there is no such model."""
+CHECKING_NAMES: Final[Resource] = {_REFUSE_FILTER: any_of(_LUA_PER_ROUTE, {"name": CHECK_NAMES})}
+"""Per-route configuration: refuse headers that a server behind this gateway may misread."""
 
 
 def reading_unit(sticky: StickySettings) -> Resource:
@@ -141,15 +145,15 @@ def http_filters(
                 "extractions_by_method": _extractions(),
             },
         ),
-        _script(_SELECT_FILTER, SELECT, SELECT_SOURCE),
-        _script(_UNIT_FILTER, UNIT, UNIT_SOURCE),
-        _script(AUTHORIZE_FILTER, AUTHORIZE, AUTHORIZE_SOURCE),
+        _script(_SELECT_FILTER, **{SELECT: SELECT_SOURCE}),
+        _script(_UNIT_FILTER, **{UNIT: UNIT_SOURCE}),
+        _script(AUTHORIZE_FILTER, **{AUTHORIZE: AUTHORIZE_SOURCE}),
         *limit_filters(
             local=extensions[LIMITS],
             flood=extensions[FLOOD],
             has_service=settings.has_limits,
         ),
-        _script(_REFUSE_FILTER, REFUSE, REFUSE_SOURCE),
+        _script(_REFUSE_FILTER, **{REFUSE: REFUSE_SOURCE, CHECK_NAMES: CHECK_NAMES_SOURCE}),
         _on_some_routes(
             _BRIDGE_FILTER,
             f"{_BRIDGE}.v3.FilterConfig",
@@ -175,8 +179,10 @@ def unguarded(filters: Sequence[Resource]) -> Sequence[Resource]:
     return [each for each in filters if each["name"] not in left_out]
 
 
-def _script(name: str, script: str, source: str) -> Resource:
-    return _on_some_routes(name, _LUA, {"source_codes": {script: {"inline_string": source}}})
+def _script(name: str, **sources: str) -> Resource:
+    """A filter of Lua: routes choose which of `sources` it runs, by name."""
+    codes: Resource = {script: {"inline_string": source} for script, source in sources.items()}
+    return _on_some_routes(name, _LUA, {"source_codes": codes})
 
 
 def _on_some_routes(name: str, kind: str, config: Resource) -> Resource:

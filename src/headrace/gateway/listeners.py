@@ -123,8 +123,10 @@ def _connection_manager(
         "stream_idle_timeout": seconds(settings.idle_timeout_s),
         "common_http_protocol_options": {
             "idle_timeout": seconds(settings.idle_timeout_s),
-            # `x_model` and `x-model` are one header to a Python server, but two to Envoy.
-            "headers_with_underscores_action": "REJECT_REQUEST",
+            # Replicas take `x_model` and `x-model` for two headers, as Envoy does. Where a server
+            # may take them for one, routes refuse (`CHECKING_NAMES`): here HTTP/2 streams would be
+            # reset without a word.
+            "headers_with_underscores_action": "ALLOW",
         },
         "http2_protocol_options": _http2(settings),
     }

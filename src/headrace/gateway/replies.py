@@ -100,6 +100,8 @@ _CASES: Final = (
         )
         for where, allow in ((f"request.path.matches('{_POSTED}')", "POST"), ("true", "GET, HEAD"))
     ),
+    # A script of ours says why.
+    _Case(when={"and_filter": {"filters": [_status("EQ", 400), _details_are("lua_response")]}}),
     # Envoy refuses a malformed head without a text, but knows why.
     _Case(when=_status("EQ", 400), text="Bad Request: %RESPONSE_CODE_DETAILS%"),
     _Case(when=_status("EQ", 408), text="the request did not arrive in time", grpc_status=4),

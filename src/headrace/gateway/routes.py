@@ -14,6 +14,7 @@ from headrace.gateway.access_log import log_metadata
 from headrace.gateway.clusters import CONTROL, REPLICAS, all_replicas, cluster_name
 from headrace.gateway.filters import (
     BRIDGING,
+    CHECKING_NAMES,
     HEALTH_CHECK,
     MODEL_HEADER,
     MODEL_RPCS,
@@ -157,9 +158,12 @@ def endpoint_routes(
     )
     metadata = log_metadata(endpoint.request_log)
     said = {"metadata": metadata} if metadata else {}
-    return EndpointRoutes(
-        *(tuple({**limiting.limited(r, endpoint), **said} for r in each) for each in asking)
-    )
+
+    def finished(route: Resource) -> Resource:
+        names = CHECKING_NAMES if has_upstream and "route" in route else {}
+        return with_filters({**limiting.limited(route, endpoint), **said}, names)
+
+    return EndpointRoutes(*(tuple(map(finished, each)) for each in asking))
 
 
 def _asking(route: Resource, filters: Resource) -> Resource:

@@ -9,6 +9,7 @@ from typing import Final
 SELECT: Final = "select"
 REFUSE: Final = "refuse"
 UNIT: Final = "unit"
+CHECK_NAMES: Final = "check_names"
 
 # The name comes from a protobuf field and may hold any byte. It becomes a header that travels to
 # the replica over HTTP/1.1, so anything but a valid name stops here: a line break in it would
@@ -68,6 +69,21 @@ function envoy_on_request(handle)
   local reply = {[":status"] = "404"}
   if grpc then reply["grpc-status"] = "5" end
   handle:respond(reply, "Request for unknown model: " .. which .. " is not found")
+end
+"""
+
+# Servers behind CGI and WSGI read `x_user` and `x-user` as one header, and nginx drops the first.
+CHECK_NAMES_SOURCE: Final = """
+function envoy_on_request(handle)
+  local refused
+  for name in pairs(handle:headers()) do
+    if name:find("_", 1, true) then refused = name end
+  end
+  if refused == nil then return end
+  local shown = refused:gsub("[^%w_.-]", "?"):sub(1, 100)
+  handle:respond({[":status"] = "400", ["grpc-status"] = "3"},
+    "header '" .. shown .. "' is refused: the server of this endpoint may take an underscore in a "
+    .. "header's name for a dash; write a dash")
 end
 """
 

@@ -186,7 +186,6 @@ HEADERS: Final = {
     "no name": ("", "c"),
     "a second path": (":path", "/v2"),
     "a late pseudo header": (":protocol", "websocket"),
-    "underscores": ("x_headrace_caller", "root"),
 }
 PATHS: Final = {
     "CRLF and a header": "/v2/models/m/infer HTTP/1.1\r\nx: y",

@@ -109,14 +109,23 @@ async def test_a_name_that_is_none_becomes_no_header(lab: Lab, model: str, versi
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
-async def test_a_header_with_an_underscore_is_refused(lab: Lab) -> None:
-    gateway = await lab.start(endpoint("m", lab.replica("1")))
+async def test_a_header_with_an_underscore_reaches_a_replica_under_its_own_name(lab: Lab) -> None:
+    """HTTP/2 streams with such a header were reset, so gRPC callers never learned why."""
+    replica = lab.replica("1")
+    gateway = await lab.start(endpoint("m", replica))
+    request = service_pb2.ModelInferRequest(model_name="m").SerializeToString()
 
     async with client(gateway) as http:
-        answer = await http.get("/v2/models/m", headers={"x_model": "other"})
+        answer = await http.get("/v2/models/m", headers={"x_headrace_caller": "root"})
+    async with grpc.aio.insecure_channel(grpc_target(gateway)) as channel:
+        call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        assert await call(request, metadata=(("user_id", "ann"),))
 
-    assert answer.status_code == 400
-    assert "Bad Request" in answer.json()["error"]
+    by_http, by_grpc = (seen["headers"] for seen in replica.seen())
+    assert answer.status_code == 200
+    assert by_http["x_headrace_caller"] == "root"
+    assert "x-headrace-caller" not in by_http
+    assert by_grpc["user_id"] == "ann"
 
 
 @pytest.mark.parametrize("message", [b"", b"\xff" * 50, b"\x0a\xff\xff\xff\xff\x7f"])

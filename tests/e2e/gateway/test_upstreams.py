@@ -272,6 +272,46 @@ async def _infer(gateway: EnvoyGateway, request_id: str = "") -> Any:
         return result.get_response()
 
 
+@pytest.mark.parametrize("path", ["/v2/models/m/infer", "/endpoints/m/v2/models/m/infer"])
+async def test_a_header_that_their_server_may_misread_is_refused_by_name(
+    lab: Lab, foreign: Start, path: str
+) -> None:
+    """Also where one of our replicas would answer: which arm takes it is not the caller's."""
+    server = foreign("them", "v2")
+    arms = (_arm("2", 1, server.settings()), RevisionTarget(version="1", weight=99, replicas=()))
+    gateway = await lab.start(_route(*arms))
+
+    async with client(gateway) as http:
+        await _answers(http, path)
+        before = len(server.ask("/seen"))
+        for _ in range(9):
+            answer = await http.get(path, headers={"X_Headrace_Caller": "root"})
+            assert answer.status_code == 400
+            assert answer.json()["error"].startswith("header 'x_headrace_caller' is refused: ")
+        unknown = await http.get("/v2/models/m/versions/9", headers={"a_b": "c"})
+
+    assert unknown.json() == {"error": "Request for unknown model: 'm' version 9 is not found"}
+    assert len(server.ask("/seen")) == before
+
+
+async def test_metadata_that_their_grpc_server_may_misread_has_a_status_and_a_reason(
+    lab: Lab, foreign: Start
+) -> None:
+    theirs = foreign("theirs", "grpc")
+    settings = theirs.settings(url=f"grpc://127.0.0.1:{theirs.port}", model="")
+    gateway = await lab.start(_route(_arm("1", 100, settings)))
+
+    async with InferenceServerClient(grpc_target(gateway)) as triton:
+        tensor = InferInput("x", [1], "FP32")
+        tensor.set_data_from_numpy(np.zeros(1, np.float32))
+        assert await triton.infer("m", [tensor], headers={"a-b": "c"})
+        with pytest.raises(InferenceServerException) as caught:
+            await triton.infer("m", [tensor], headers={"a_b": "c"})
+
+    assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
+    assert str(caught.value.message()).startswith("header 'a_b' is refused: ")
+
+
 async def test_a_grpc_server_and_our_replicas_share_one_split(lab: Lab, foreign: Start) -> None:
     ours, theirs = lab.replica("ours"), foreign("theirs", "grpc")
     settings = theirs.settings(url=f"grpc://127.0.0.1:{theirs.port}", model="")
