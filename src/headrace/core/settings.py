@@ -4,6 +4,7 @@ Durations are seconds, sizes bytes. Defaults are the safe ones: every queue and 
 bound.
 """
 
+from enum import StrEnum
 from typing import Final
 
 import msgspec
@@ -12,6 +13,15 @@ from headrace.core.devices import Device
 from headrace.core.feature_settings import FeatureSettings
 
 DEFAULT_MAX_BODY_BYTES: Final = 64 << 20
+
+
+class Nulls(StrEnum):
+    """What a null is in an input of floats: of a request, of a stream's record, of a job's row."""
+
+    NAN = "nan"
+    """A missing value: NaN."""
+    ERROR = "error"
+    """A mistake: the request, the record or the row is refused."""
 
 
 class PaddingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

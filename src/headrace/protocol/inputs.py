@@ -12,6 +12,7 @@ from headrace.core import (
     Datatype,
     InvalidArgumentError,
     ModelSignature,
+    Nulls,
     TensorSpec,
     check_inputs,
     wrong_datatype,
@@ -20,8 +21,8 @@ from headrace.core import (
 from headrace.protocol.byte_tensors import Body, object_array, split_elements
 from headrace.protocol.values import (
     PACK_CODES,
-    check_types,
     flatten,
+    numbers_of,
     pack_bools,
     raise_unpackable,
 )
@@ -54,6 +55,7 @@ class InputTensor:
         "_batched",
         "_max_batch_size",
         "_model",
+        "_nulls",
         "datatype",
         "dtype",
         "name",
@@ -62,7 +64,13 @@ class InputTensor:
     )
 
     def __init__(
-        self, model: str, spec: TensorSpec, *, batched: bool, max_batch_size: int | None
+        self,
+        model: str,
+        spec: TensorSpec,
+        *,
+        batched: bool,
+        max_batch_size: int | None,
+        nulls: Nulls = Nulls.NAN,
     ) -> None:
         self.name = spec.name
         self.spec = spec
@@ -73,6 +81,7 @@ class InputTensor:
         self._model = model
         self._batched = batched
         self._max_batch_size = max_batch_size
+        self._nulls = nulls
 
     def plan(self, shape: tuple[int, ...]) -> Plan:
         """What follows from `shape`.
@@ -114,7 +123,7 @@ class InputTensor:
     def from_flat(self, plan: Plan, flat: list[Any]) -> Array:
         """The array of JSON values in row-major order, each one checked."""
         self.check_count(plan, len(flat))
-        check_types(self.name, self.spec.datatype, flat)
+        flat = numbers_of(self.name, self.spec.datatype, flat, self._nulls)
         return self.from_numbers(plan, flat)
 
     def from_typed(self, plan: Plan, flat: list[Any]) -> Array:
@@ -123,11 +132,16 @@ class InputTensor:
         return self.from_numbers(plan, flat)
 
     def from_numbers(self, plan: Plan, flat: list[Any]) -> Array:
-        """The array of values whose number and JSON types were checked; ranges are checked here."""
+        """The array of values whose number and JSON types were checked; ranges are checked here.
+
+        A null may be among them.
+        """
         if plan.pack is not None:
             try:
                 return np.ndarray(plan.shape, self.dtype, plan.pack(*flat))
             except (struct.error, OverflowError):
+                if None in flat:
+                    return self.from_flat(plan, flat)
                 raise_unpackable(self.name, self.spec.datatype, flat)
         if self.spec.datatype == Datatype.BOOL:
             return np.ndarray(plan.shape, self.dtype, pack_bools(self.name, flat))
@@ -250,12 +264,21 @@ class ModelInputs:
     __slots__ = ("_signature", "model", "tensors")
 
     def __init__(
-        self, model: str, signature: ModelSignature, *, max_batch_size: int | None = None
+        self,
+        model: str,
+        signature: ModelSignature,
+        *,
+        max_batch_size: int | None = None,
+        nulls: Nulls = Nulls.NAN,
     ) -> None:
         self.model = model
         self.tensors = {
             spec.name: InputTensor(
-                model, spec, batched=signature.batched, max_batch_size=max_batch_size
+                model,
+                spec,
+                batched=signature.batched,
+                max_batch_size=max_batch_size,
+                nulls=nulls,
             )
             for spec in signature.inputs
         }

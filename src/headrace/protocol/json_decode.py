@@ -12,6 +12,7 @@ from headrace.core import (
     InferRequest,
     InvalidArgumentError,
     ModelSignature,
+    Nulls,
     Packed,
     RequestedOutput,
     UnsupportedError,
@@ -25,6 +26,7 @@ from headrace.protocol.json_messages import (
     UNREADABLE,
     InferMessage,
     InputMessage,
+    JsonDecoder,
     around_data,
     typed_decoders,
     unreadable,
@@ -71,8 +73,7 @@ class _Typed(NamedTuple):
 class InferDecoder:
     """Decodes the infer requests of one model; not thread-safe.
 
-    Arrays may be views into the body and are read-only then: copy before writing. Where a JSON
-    object names a key twice, the last one counts.
+    Arrays may be views into the body and are read-only then: copy before writing.
     """
 
     def __init__(
@@ -82,14 +83,17 @@ class InferDecoder:
         signature: ModelSignature,
         *,
         max_batch_size: int | None = None,
+        nulls: Nulls = Nulls.NAN,
     ) -> None:
         self._model = model_name
         self._version = model_version
         self._signature = signature
-        self._inputs = ModelInputs(model_name, signature, max_batch_size=max_batch_size)
+        self._inputs = ModelInputs(
+            model_name, signature, max_batch_size=max_batch_size, nulls=nulls
+        )
         self._tensors = self._inputs.tensors
         self._count = len(signature.inputs)
-        self._general = msgspec.json.Decoder(InferMessage)
+        self._general: JsonDecoder[InferMessage] = JsonDecoder(InferMessage)
         self._known: dict[bytes, _Known] = {}
         self._typed = _typed_decoders(signature)
         self._documents = KnownDocuments()

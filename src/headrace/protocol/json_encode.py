@@ -18,6 +18,7 @@ from headrace.core import (
 )
 from headrace.protocol.byte_tensors import element_bytes, join_elements
 from headrace.protocol.outputs import answered_outputs, raw_bytes
+from headrace.protocol.values import NOT_A_NUMBER, spell_infinities
 
 Buffer = bytes | memoryview
 _NUMPY: Final = orjson.OPT_SERIALIZE_NUMPY
@@ -36,8 +37,7 @@ class _Head(NamedTuple):
 class InferEncoder:
     """Encodes the infer responses of one model version; not thread-safe.
 
-    NaN and infinity have no JSON: they become `null`, as in JavaScript. A caller who needs them
-    asks for binary data.
+    JSON has no NaN and no infinity: NaN becomes `null`, an infinity `"Infinity"` or `"-Infinity"`.
     """
 
     def __init__(self, model_name: str, model_version: str, signature: ModelSignature) -> None:
@@ -121,7 +121,10 @@ class InferEncoder:
         if head is None or not is_known or not array.size:
             return []
         rows = np.ascontiguousarray(array).reshape(len(array), -1)
-        texts = orjson.dumps(rows, None, _NUMPY)[2:-2].split(b"],[")
+        text = orjson.dumps(rows, None, _NUMPY)
+        if NOT_A_NUMBER in text:
+            text = spell_infinities(text, rows)
+        texts = text[2:-2].split(b"],[")
         before = b"".join((self._start, _OUTPUTS, head.text, b"["))
         return [b"%b%b%b" % (before, text, _ROW_CLOSE) for text in texts]
 
@@ -157,7 +160,10 @@ class InferEncoder:
             array = array.astype(head.dtype, copy=False)
         if head.dtype.kind == "O":
             return head.text + orjson.dumps(_texts(name, array))
-        return head.text + orjson.dumps(array.ravel(), None, _NUMPY)
+        text = orjson.dumps(array.ravel(), None, _NUMPY)
+        if NOT_A_NUMBER in text:
+            text = spell_infinities(text, array)
+        return head.text + text
 
     def _binary_output(self, name: str, array: Array, size: int) -> bytes:
         """An output whose data follows the JSON."""

@@ -1,6 +1,11 @@
-"""The protocol's JSON documents as types; unknown fields are ignored, as Triton does."""
+"""The protocol's JSON documents as types; unknown fields are ignored, as Triton does.
 
-from typing import Any, Final, cast
+Where an object names a key twice, the last one counts, as in Python, JavaScript and msgspec.
+"""
+
+import math
+import re
+from typing import Any, Final, Generic, TypeVar, cast
 
 import msgspec
 
@@ -9,6 +14,69 @@ from headrace.core import InvalidArgumentError
 UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What msgspec raises for a document that is not JSON, or not the expected one."""
 _LONGEST_REASON: Final = 300
+_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
+_STRING: Final = re.compile(rb'("[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z))', re.DOTALL)
+"""A string, closed or not: the search would begin again at each quote of one that is not."""
+_NAN: Final = "1e0000998"
+_INFINITY: Final = "1e0000999"
+"""These stand for `NaN` and `Infinity` while a document is parsed: no double can hold them."""
+_POSITION: Final = re.compile(r" \(byte \d+\)")
+
+T = TypeVar("T")
+
+
+class JsonDecoder(Generic[T]):
+    """Decodes documents as `kind`, also those with a byte order mark, NaN and Infinity.
+
+    JSON has no such numbers, but Python and Triton write them. What is JSON is decoded at msgspec's
+    speed; the rest is rewritten and decoded again.
+    """
+
+    def __init__(self, kind: Any) -> None:  # noqa: ANN401  # a type, or a form such as `X | None`
+        self._strict: msgspec.json.Decoder[T] = msgspec.json.Decoder(kind)
+        self._loose: msgspec.json.Decoder[T] = msgspec.json.Decoder(kind, float_hook=_number)
+
+    def decode(self, document: bytes | bytearray | memoryview) -> T:
+        """Return the document; raise one of `UNREADABLE` if it is none.
+
+        NaN and infinities are decoded only where `kind` has `Any`.
+        """
+        try:
+            return self._strict.decode(document)
+        except UNREADABLE:
+            standard = _standard(bytes(document))
+            if standard is None:
+                raise
+        try:
+            return self._loose.decode(standard)
+        except msgspec.DecodeError as error:
+            raise type(error)(_POSITION.sub("", str(error))) from None
+
+
+def _standard(document: bytes) -> bytes | None:
+    """Return what is left to parse of a document that is JSON but for what `JsonDecoder` allows.
+
+    None if it has nothing of that. What follows or precedes a literal without a comma stays wrong.
+    """
+    text = document.removeprefix(_BYTE_ORDER_MARK)
+    has_literals = b"NaN" in text or b"Infinity" in text
+    if has_literals and _NAN.encode() not in text and _INFINITY.encode() not in text:
+        parts = _STRING.split(text)
+        parts[::2] = [
+            part.replace(b"NaN", _NAN.encode()).replace(b"Infinity", _INFINITY.encode())
+            for part in parts[::2]
+        ]
+        text = b"".join(parts)
+    return text if len(text) != len(document) else None
+
+
+def _number(text: str) -> float:
+    if text == _NAN:
+        return math.nan
+    value = float(text)
+    if math.isinf(value) and text.removeprefix("-") != _INFINITY:
+        raise ValueError("Number out of range")
+    return value
 
 
 class InputParameters(msgspec.Struct, gc=False):

@@ -4,7 +4,6 @@ import base64
 import binascii
 from typing import Any, Final
 
-import msgspec
 import numpy as np
 import orjson
 
@@ -15,15 +14,17 @@ from headrace.core import (
     InferResponse,
     InvalidArgumentError,
     ModelSignature,
+    Nulls,
 )
 from headrace.protocol.byte_tensors import Body, element_bytes
 from headrace.protocol.inputs import InputTensor, ModelInputs
 from headrace.protocol.json_bounds import check_parts, check_values
-from headrace.protocol.json_messages import UNREADABLE, unreadable
+from headrace.protocol.json_messages import UNREADABLE, JsonDecoder, unreadable
 from headrace.protocol.outputs import plain_array
-from headrace.protocol.values import flatten, nested_shape
+from headrace.protocol.values import flatten, nested_shape, spell_infinities
 
 _B64: Final = "b64"
+_DOCUMENT: Final[JsonDecoder[Any]] = JsonDecoder(Any)
 
 
 class V1Codec:
@@ -41,11 +42,14 @@ class V1Codec:
         signature: ModelSignature,
         *,
         max_batch_size: int | None = None,
+        nulls: Nulls = Nulls.NAN,
     ) -> None:
         self._model = model_name
         self._version = model_version
         self._batched = signature.batched
-        self._inputs = ModelInputs(model_name, signature, max_batch_size=max_batch_size)
+        self._inputs = ModelInputs(
+            model_name, signature, max_batch_size=max_batch_size, nulls=nulls
+        )
         tensors = tuple(self._inputs.tensors.values())
         self._only = tensors[0] if len(tensors) == 1 else None
 
@@ -74,8 +78,9 @@ class V1Codec:
     def encode(self, response: InferResponse) -> bytes:
         """`{"predictions": [...]}`: rows of the only output, or objects by output name.
 
-        NaN and infinity become `null`; BYTES that are not UTF-8 become `{"b64": "..."}`. A model
-        without a batch axis answers its output itself, several outputs as one object.
+        NaN becomes `null`, an infinity `"Infinity"` or `"-Infinity"`; BYTES that are not UTF-8
+        become `{"b64": "..."}`. A model without a batch axis answers its output itself, several
+        outputs as one object.
         """
         outputs = response.outputs
         predictions: object
@@ -156,7 +161,7 @@ def _document(body: Body) -> dict[str, Any]:
     check_parts(body)
     check_values(body)
     try:
-        document = msgspec.json.decode(body)
+        document = _DOCUMENT.decode(body)
     except UNREADABLE as error:
         raise unreadable(error) from None
     if not isinstance(document, dict) or not ("instances" in document or "inputs" in document):
@@ -187,11 +192,16 @@ def _decoded(name: str, data: object, *, depth: int) -> object:
 
 def _jsonable(value: object) -> object:
     """What orjson can write: nested lists for BYTES, a scalar for rank 0, else the array."""
-    if not isinstance(value, np.ndarray):  # a row of a vector is a scalar
-        return _texts(value) if isinstance(value, bytes | str) else value
-    if value.dtype.kind in "OSU":
-        return _texts(value.tolist())
-    return plain_array(value) if value.ndim else value.item()
+    if isinstance(value, bytes | str):  # a row of a vector is a scalar
+        return _texts(value)
+    array = plain_array(np.asarray(value))
+    if array.dtype.kind in "OSU":
+        return _texts(array.tolist())
+    plain = array if array.ndim else array.item()
+    if array.dtype.kind != "f":
+        return plain
+    text = orjson.dumps(plain, option=orjson.OPT_SERIALIZE_NUMPY)
+    return orjson.Fragment(spell_infinities(text, array))
 
 
 def _texts(value: object) -> object:

@@ -142,7 +142,6 @@ def test_integers_beyond_their_limits_are_refused(datatype: str, beyond: int) ->
     [
         ("FP32", "1.5", "a string"),
         ("FP32", True, "a boolean"),
-        ("FP32", None, "null"),
         ("FP32", {}, "an object"),
         ("FP64", [1], "an array"),
         ("INT64", 1.5, "a number with a fraction"),
@@ -187,8 +186,8 @@ def test_numbers_out_of_range_are_refused(datatype: str, value: str, shown: str 
     assert shown is None or f"element 0 of 'x' is {shown}," in text
 
 
-@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "nan"])
-def test_what_json_has_no_number_for_is_refused(value: str) -> None:
+@pytest.mark.parametrize("value", ["-NaN", "+Infinity", "- Infinity", "nan", "inf", "Inf", "1NaN"])
+def test_other_spellings_of_what_json_has_no_number_for_are_refused(value: str) -> None:
     body = request(tensor([7, 0, 0, 0])).replace(b"[7", b"[" + value.encode())
 
     assert refusal(body).startswith("failed to parse the request JSON buffer")
@@ -342,7 +341,7 @@ def test_another_datatype_is_refused() -> None:
         request(tensor([1, 2, 3, 4]), outputs=[{}]),
         request(tensor([1, 2, 3, 4])).replace(b'"x"', b'"\xff"'),
         request(tensor([1, 2, 3, 4])).replace(b'"x"', b'"\\ud800"'),
-        b"\xef\xbb\xbf" + request(tensor([1, 2, 3, 4])),
+        b"\xef\xbb\xbf" * 2 + request(tensor([1, 2, 3, 4])),
         b"\x1f\x8b\x08\x00",
     ],
 )

@@ -116,7 +116,11 @@ def test_an_output_that_the_model_did_not_answer_is_its_failure() -> None:
         (np.array([0.1], dtype="<f4"), "FP32", [0.1]),
         (np.array([1.5, 2], dtype=">f8"), "FP64", [1.5, 2]),
         (np.array([[1, 2], [3, 4]], dtype="<f4").T, "FP32", [1, 3, 2, 4]),
-        (np.array([np.nan, np.inf, 1], dtype="<f4"), "FP32", [None, None, 1]),
+        (
+            np.array([[np.nan, np.inf], [1, -np.inf]], dtype="<f4").T,
+            "FP32",
+            [None, 1, "Infinity", "-Infinity"],
+        ),
     ],
 )
 def test_values_of_every_datatype_are_written(array: Array, datatype: str, data: Any) -> None:  # noqa: ANN401  # JSON

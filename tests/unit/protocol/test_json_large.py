@@ -125,10 +125,10 @@ def test_ragged_data_is_refused(data: list[Any]) -> None:
     [
         ("FP32", "1e39", "element 1 of 'x' is 1e+39, which is out of range for FP32"),
         ("FP32", "true", "element 1 of 'x' is a boolean"),
-        ("FP32", "null", "element 1 of 'x' is null"),
         ("FP64", '"1"', "element 1 of 'x' is a string"),
         ("FP64", "1e999", "failed to parse"),
-        ("FP64", "NaN", "failed to parse"),
+        ("INT8", "null", "element 1 of 'x' is null, but datatype INT8 needs an integer"),
+        ("INT8", "NaN", "element 1 of 'x' is nan, but datatype INT8 needs an integer"),
         ("INT64", "1.5", "element 1 of 'x' is a number with a fraction"),
         ("INT64", "9223372036854775808", "out of range for INT64"),
         ("UINT64", "-1", "out of range for UINT64"),

@@ -150,7 +150,7 @@ def test_base64_that_is_none_is_refused(value: object) -> None:
     assert "not valid base64" in refusal({"instances": [{"b64": value}]}, of("BYTES", -1))
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[" * 100_000, b'{"instances": [NaN]}'])
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[" * 100_000, b'{"instances": [nan]}'])
 def test_what_is_no_json_is_refused(body: bytes) -> None:
     with pytest.raises(InvalidArgumentError, match="failed to parse"):
         V1Codec("m", "3", ROW).decode(body)
@@ -178,6 +178,7 @@ def test_the_only_output_is_rows() -> None:
     assert predictions(y=np.array([3, 4])) == [3, 4]
     assert predictions(y=np.zeros((0, 2))) == []
     assert predictions(y=np.array([[1.5, np.nan]], dtype="<f2")) == [[1.5, None]]
+    assert predictions(y=np.array([np.inf, -np.inf, np.nan])) == ["Infinity", "-Infinity", None]
 
 
 def test_several_outputs_are_objects() -> None:
