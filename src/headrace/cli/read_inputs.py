@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -49,7 +50,8 @@ def read_inputs(data: bytes, signature: ModelSignature) -> Inputs:
 
     JSON may be a V2 request, a V1 request (`instances` or `inputs`), an object of values by input
     name, or a list of rows for a model with one input. In CSV each line is a row: a header that
-    names the inputs assigns the columns, else all columns together are the only input.
+    names the inputs assigns the columns, else all columns together are the only input. A null of
+    JSON, or nothing between commas, is a missing value of an input of floats.
 
     Raises:
         InvalidArgumentError: It cannot be read, or does not name the model's inputs.
@@ -265,7 +267,7 @@ def _cell(cell: str, spec: TensorSpec, *, row: int, column: int) -> bool | int |
     try:
         match spec.datatype.dtype.kind:
             case "f":
-                return float(text)
+                return float(text) if text else math.nan
             case "b":
                 return _TRUTH[text.lower()]
             case "i" | "u":

@@ -6,14 +6,13 @@ from random import Random
 from types import TracebackType
 from typing import Self
 
-from numpy.typing import ArrayLike
-
 from headrace.client.answers import Document, ModelMetadata, ServerMetadata
 from headrace.client.conversation import Conversation, Pause, ResultT, Send
 from headrace.client.credentials import FilePath, manner, trust_of
 from headrace.client.retry import RetryPolicy
 from headrace.client.session import Session
 from headrace.client.target import parse_target
+from headrace.client.tensors import TensorLike
 from headrace.client.wires import blocking_transport, wire_for
 from headrace.core import (
     Clock,
@@ -94,7 +93,7 @@ class Client:
     def infer(
         self,
         model: str,
-        inputs: Mapping[str, ArrayLike],
+        inputs: Mapping[str, TensorLike],
         *,
         outputs: Sequence[str | RequestedOutput] | None = None,
         version: str = "",
@@ -106,7 +105,8 @@ class Client:
         """Run a model once.
 
         Arrays are sent as they are. Lists and numbers take the datatype that the model names, which
-        is asked for once. When the signature is known, wrong inputs are refused before sending.
+        is asked for once; None is a missing value (NaN) of an input of floats. When the signature
+        is known, wrong inputs are refused before sending.
 
         Args:
             inputs: By name; shapes include the batch axis if the model has one.

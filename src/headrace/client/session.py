@@ -4,12 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import Protocol
 
-from numpy.typing import ArrayLike
-
 from headrace.client.answers import Document, ModelMetadata, ServerMetadata, signature_from
 from headrace.client.conversation import Attempts, Conversation, Exchange, ResultT
 from headrace.client.retry import RetryBudget, RetryPolicy
-from headrace.client.tensors import is_exact, to_tensors
+from headrace.client.tensors import TensorLike, is_exact, to_tensors
 from headrace.core import (
     Clock,
     InferRequest,
@@ -75,7 +73,7 @@ class Session:
     def infer(
         self,
         model: str,
-        inputs: Mapping[str, ArrayLike],
+        inputs: Mapping[str, TensorLike],
         *,
         outputs: Sequence[str | RequestedOutput] | None,
         version: str,
@@ -152,7 +150,7 @@ class Session:
         return (yield from self._attempts.run(exchange, self._deadline(self._timeout_s)))
 
     def _tensors(
-        self, model: str, version: str, inputs: Mapping[str, ArrayLike], deadline: float | None
+        self, model: str, version: str, inputs: Mapping[str, TensorLike], deadline: float | None
     ) -> Conversation[Tensors]:
         """`inputs` as arrays, checked if the signature is known; lists need it, so it is asked."""
         known = self._signatures.get((model, version))
@@ -197,7 +195,7 @@ def _check_model(model: str, version: str) -> None:
         check_version(version)
 
 
-def _checked(model: str, inputs: Mapping[str, ArrayLike], signature: ModelSignature) -> Tensors:
+def _checked(model: str, inputs: Mapping[str, TensorLike], signature: ModelSignature) -> Tensors:
     tensors = to_tensors(inputs, signature)
     check_inputs(model, signature, tensors)
     return tensors

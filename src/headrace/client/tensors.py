@@ -1,6 +1,6 @@
 """What a caller passes as an input, as an array that the wire can carry."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,14 @@ from headrace.core import (
     Datatype,
     InvalidArgumentError,
     ModelSignature,
+    Nulls,
     Tensors,
     datatype_of,
 )
+from headrace.protocol.values import numbers_of
+
+TensorLike = ArrayLike | Sequence[Any]
+"""What becomes a tensor: None may stand in a list, which NumPy's type does not say."""
 
 
 def is_exact(value: object) -> bool:
@@ -22,10 +27,11 @@ def is_exact(value: object) -> bool:
     return hasattr(value, "dtype") or hasattr(value, "__array__")
 
 
-def to_tensors(inputs: Mapping[str, ArrayLike], signature: ModelSignature | None) -> Tensors:
+def to_tensors(inputs: Mapping[str, TensorLike], signature: ModelSignature | None) -> Tensors:
     """`inputs` as C-contiguous little-endian arrays; strings become `bytes` in UTF-8.
 
-    What brings no dtype (lists, numbers, strings) takes the datatype that `signature` names.
+    What brings no dtype (lists, numbers, strings) takes the datatype that `signature` names. In
+    lists of floats, None is a missing value: NaN.
 
     Raises:
         InvalidArgumentError: A value is no tensor, for instance a ragged list.
@@ -36,7 +42,7 @@ def to_tensors(inputs: Mapping[str, ArrayLike], signature: ModelSignature | None
     return {name: to_tensor(name, value, signature) for name, value in inputs.items()}
 
 
-def to_tensor(name: str, value: ArrayLike, signature: ModelSignature | None) -> Array:
+def to_tensor(name: str, value: TensorLike, signature: ModelSignature | None) -> Array:
     """One input; see `to_tensors`."""
     spec = None if signature is None else signature.input(name)
     wanted = None if spec is None or is_exact(value) else spec.datatype
@@ -46,11 +52,20 @@ def to_tensor(name: str, value: ArrayLike, signature: ModelSignature | None) -> 
         elif wanted is Datatype.BYTES:
             array = np.asarray(value, dtype=np.object_)
         else:
-            array = _cast(np.asarray(value), wanted)
+            array = _cast(_numbers(name, value, wanted), wanted)
     except (ValueError, TypeError, OverflowError) as error:
         msg = f"input '{name}' is no tensor: {error}"
         raise InvalidArgumentError(msg) from None
     return _normal(name, array)
+
+
+def _numbers(name: str, value: TensorLike, wanted: Datatype) -> Array:
+    array = np.asarray(value)
+    if array.dtype.kind not in "OU":
+        return array
+    array = np.asarray(value, dtype=np.object_)
+    flat = numbers_of(name, wanted, array.reshape(-1).tolist(), Nulls.NAN)
+    return np.array(flat).reshape(array.shape)
 
 
 def _cast(array: Array, wanted: Datatype) -> Array:
@@ -59,11 +74,9 @@ def _cast(array: Array, wanted: Datatype) -> Array:
     if array.size and array.dtype.kind not in "biuf":
         msg = f"values of type '{array.dtype}' are no {wanted}"
         raise ValueError(msg)
-    if dtype.kind == "f":
-        with np.errstate(over="ignore"):  # as in any assignment to a narrower array
-            return array.astype(dtype)
-    cast = array.astype(dtype)
-    if not np.array_equal(cast, array):
+    with np.errstate(over="ignore", invalid="ignore"):  # as in any assignment to another array
+        cast = array.astype(dtype)
+    if dtype.kind != "f" and not np.array_equal(cast, array):
         msg = f"a value does not fit {wanted}"
         raise ValueError(msg)
     return cast

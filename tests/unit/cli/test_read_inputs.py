@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.cli.read_inputs import read_inputs, with_batch_axis
+from headrace.client.tensors import to_tensors
 from headrace.core import (
     Array,
     Datatype,
@@ -73,6 +74,22 @@ def zipped(**arrays: Array) -> bytes:
 )
 def test_every_form_gives_the_same_rows(data: bytes) -> None:
     assert plain(read_inputs(data, ONE)["x"]) == ROWS
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"instances": [[1, null, -Infinity]]}',
+        b'\xef\xbb\xbf[[1, NaN, "-Infinity"]]',
+        b'{"inputs": [{"name": "x", "shape": [1, 3], "data": [1, null, -Infinity]}]}',
+        b"1,,-inf\n",
+        b"1,NaN,-Infinity\n",
+    ],
+)
+def test_every_form_can_have_missing_values(data: bytes) -> None:
+    array = to_tensors(read_inputs(data, ONE), ONE)["x"]
+
+    assert np.array_equal(array, np.array([[1, np.nan, -np.inf]], "<f4"), equal_nan=True)
 
 
 def test_a_header_that_names_inputs_assigns_the_columns() -> None:

@@ -1,8 +1,9 @@
+import math
+
 import numpy as np
 import pytest
-from numpy.typing import ArrayLike
 
-from headrace.client.tensors import is_exact, to_tensors
+from headrace.client.tensors import TensorLike, is_exact, to_tensors
 from headrace.core import Datatype, InvalidArgumentError, ModelSignature, TensorSpec
 
 
@@ -22,12 +23,28 @@ def signature(datatype: Datatype) -> ModelSignature:
     ],
 )
 def test_a_list_takes_the_datatype_of_the_model(
-    value: ArrayLike, datatype: Datatype, dtype: str
+    value: TensorLike, datatype: Datatype, dtype: str
 ) -> None:
     array = to_tensors({"x": value}, signature(datatype))["x"]
 
     assert array.dtype == np.dtype(dtype)
     assert array.tolist() == value
+
+
+@pytest.mark.parametrize("datatype", [Datatype.FP16, Datatype.FP32, Datatype.FP64])
+@pytest.mark.parametrize("value", [None, math.nan, "NaN"])
+def test_missing_values_of_floats_are_nan(value: object, datatype: Datatype) -> None:
+    array = to_tensors({"x": [[1.5, value], [-math.inf, 2]]}, signature(datatype))["x"]
+
+    assert array.dtype == datatype.dtype
+    expected = np.array([[1.5, np.nan], [-np.inf, 2]], datatype.dtype)
+    assert np.array_equal(array, expected, equal_nan=True)
+
+
+@pytest.mark.parametrize("value", [None, math.nan])
+def test_integers_cannot_be_missing(value: object) -> None:
+    with pytest.raises(InvalidArgumentError, match="'x'"):
+        to_tensors({"x": [[1, value]]}, signature(Datatype.INT64))
 
 
 @pytest.mark.parametrize(
@@ -36,17 +53,21 @@ def test_a_list_takes_the_datatype_of_the_model(
         ([[1, 256]], Datatype.UINT8),
         ([[-1, 2]], Datatype.UINT32),
         ([[1.5, 2]], Datatype.INT64),
-        ([["a", "b"]], Datatype.FP32),
+        ([["1.5", 2]], Datatype.INT64),
         ([[1, 2], [3]], Datatype.FP32),
         ([[2, 1]], Datatype.BOOL),
-        ([[None, 1]], Datatype.INT32),
     ],
 )
 def test_a_list_that_does_not_fit_is_refused_with_the_name(
-    value: ArrayLike, datatype: Datatype
+    value: TensorLike, datatype: Datatype
 ) -> None:
-    with pytest.raises(InvalidArgumentError, match="input 'x'"):
+    with pytest.raises(InvalidArgumentError, match="'x'"):
         to_tensors({"x": value}, signature(datatype))
+
+
+def test_texts_that_are_no_numbers_are_refused_with_their_place() -> None:
+    with pytest.raises(InvalidArgumentError, match="element 1 of 'x' is a string"):
+        to_tensors({"x": [[1.5, "2"]]}, signature(Datatype.FP32))
 
 
 def test_an_array_is_never_cast() -> None:
@@ -72,7 +93,7 @@ def test_a_scalar_array_keeps_its_rank() -> None:
 @pytest.mark.parametrize(
     "value", [[["a", b"\xff"]], np.array([["a", "b"]]), np.array([["a", b"b"]], dtype=object)]
 )
-def test_strings_become_bytes_in_utf8(value: ArrayLike) -> None:
+def test_strings_become_bytes_in_utf8(value: TensorLike) -> None:
     array = to_tensors({"x": value}, signature(Datatype.BYTES))["x"]
 
     assert array.dtype == np.object_
