@@ -5,6 +5,7 @@ What a crash leaves is called `.NAME.tmp` or `.NAME.ATTEMPT.tmp`, which nobody t
 
 import contextlib
 import hashlib
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any, Final, Protocol
 
 import msgspec
+import orjson
 
 from headrace.core import FailedPreconditionError
 from headrace.jobs.libraries import Schema, pa, pl, pq
@@ -21,6 +23,7 @@ TEMPORARY: Final = ".tmp"
 _ROWS: Final = 1 << 17
 """Of a group in the output, at most."""
 _BLOCK: Final = 1 << 20
+_INFINITE: Final = (math.inf, -math.inf)
 
 
 class Writer(Protocol):
@@ -99,13 +102,22 @@ class _Csv:
 
 
 class _JsonLines:
-    """An object each line."""
+    """An object each line. NaN is null, an infinity `"Infinity"` or `"-Infinity"`."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
 
     def write(self, table: Any) -> None:  # noqa: ANN401  # as above
-        _frame(table).write_ndjson(self._file)
+        frame = _frame(table)
+        lines = frame.write_ndjson().encode().split(b"\n")
+        for column in frame.iter_columns():
+            for row in _infinite_rows(column):  # Polars writes null for these, too
+                values = orjson.loads(lines[row])
+                value = column[row]
+                plain = value.to_list() if isinstance(value, pl.Series) else value
+                values[column.name] = _spelled(plain)
+                lines[row] = orjson.dumps(values)
+        self._file.write(b"\n".join(lines))
 
     def close(self) -> None:
         """Nothing is left."""
@@ -195,6 +207,21 @@ def _frame(table: Any) -> pl.DataFrame:  # noqa: ANN401  # as above
     found = pl.from_arrow(table)
     assert isinstance(found, pl.DataFrame)
     return found
+
+
+def _infinite_rows(column: pl.Series) -> list[int]:
+    flat = column
+    while isinstance(flat.dtype, pl.List | pl.Array):
+        flat = flat.explode()
+    if not flat.dtype.is_float() or not flat.is_infinite().any():
+        return []
+    return [row for row, value in enumerate(column.to_list()) if _spelled(value) != value]
+
+
+def _spelled(value: Any) -> Any:  # noqa: ANN401  # a float, null, or lists of them
+    if isinstance(value, list):
+        return [_spelled(item) for item in value]
+    return f"{value:F}".replace("INF", "Infinity") if value in _INFINITE else value
 
 
 def _flattened(table: Any) -> pl.DataFrame:  # noqa: ANN401  # as above
