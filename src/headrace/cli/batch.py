@@ -11,6 +11,7 @@ import typer
 
 from headrace.cli.batch_jobs import cancel, list_, runs, start
 from headrace.cli.options import DEFAULT_HOME, AllowCode, Home, Json, Server
+from headrace.core import Nulls
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,13 +49,6 @@ class ErrorsIn(StrEnum):
 
     COLUMN = "column"
     FILE = "file"
-
-
-class NullsAs(StrEnum):
-    """What a null is to an input of floats."""
-
-    ERROR = "error"
-    NAN = "nan"
 
 
 _EXIT = (
@@ -180,9 +174,12 @@ def run(
         ),
     ] = None,
     nulls: Annotated[
-        NullsAs,
-        typer.Option("--nulls", help="What a null is to an input of floats: an error, or NaN."),
-    ] = NullsAs.ERROR,
+        Nulls,
+        typer.Option(
+            "--nulls",
+            help="What a null is to an input of floats: NaN, a missing value, or an error.",
+        ),
+    ] = Nulls.NAN,
     resume: Annotated[
         str,
         typer.Option("--resume", metavar="ID", help="Go on with this run.", show_default=False),
@@ -274,7 +271,7 @@ def run(
     from headrace.engine import usable_cores
     from headrace.jobs.engines.opening import EngineName, open_engine
     from headrace.jobs.mapping import parse_keys, parse_map
-    from headrace.jobs.messages import ErrorsTo, Format, Nulls
+    from headrace.jobs.messages import ErrorsTo, Format
     from headrace.jobs.preparing import Wish
     from headrace.jobs.running import TooManyErrorsError
     from headrace.jobs.sizes import parse_bytes
@@ -287,7 +284,7 @@ def run(
         outputs=[name.strip() for name in outputs.split(",") if name.strip()],
         format=Format(output_format),
         errors=ErrorsTo(errors),
-        nulls=Nulls(nulls),
+        nulls=nulls,
         run_rows=chunk_rows,
         shard_rows=shard_rows,
         memory_bytes=parse_bytes(memory),

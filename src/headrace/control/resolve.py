@@ -25,6 +25,7 @@ from headrace.core import (
     Inspect,
     InvalidArgumentError,
     NotSignedError,
+    Nulls,
     ReplicaSettings,
     RequestCancelledError,
     SignedSettings,
@@ -384,6 +385,7 @@ def replica_settings(
         labels={output: list(names) for output, names in labels.items()},
         signed=msgspec.UNSET if pinned.signed is None else pinned.signed,
         device=msgspec.UNSET if endpoint.device == "auto" else Device(endpoint.device),
+        nulls=msgspec.UNSET if endpoint.nulls == "nan" else Nulls(endpoint.nulls),
     )
 
 

@@ -1,5 +1,6 @@
 """What a stream's workers are told of what stands in the spec as it is, and needs no pinning."""
 
+from headrace.core import Nulls
 from headrace.core.spec import StreamSpec
 from headrace.core.spec_stream_topics import StreamFormatSpec, StreamSinkSpec
 from headrace.core.spec_stream_windows import StreamWindowsSpec
@@ -32,6 +33,7 @@ def stream_settings(stream: StreamSpec) -> StreamSettings:
         dead_letters=stream.dead_letter_topic,
         format=_format(stream.format),
         sink_format=None if other is None else _format(other),
+        nulls=Nulls(stream.nulls),
         output=OutputSettings() if sink is None else _output(sink),
         errors=_errors(stream.errors),
         windows=None if stream.windows is None else _windows(stream.windows),

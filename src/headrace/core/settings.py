@@ -106,6 +106,8 @@ class ReplicaSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     signed: SignedSettings | msgspec.UnsetType = msgspec.UNSET
     features: FeatureSettings | msgspec.UnsetType = msgspec.UNSET
     device: Device | msgspec.UnsetType = msgspec.UNSET
+    nulls: Nulls | msgspec.UnsetType = msgspec.UNSET
+    """Left out for `nan`."""
 
 
 class ArtifactsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

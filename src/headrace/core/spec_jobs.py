@@ -116,8 +116,10 @@ class JobSpec(SpecModel):
         ge=0,
         description="Rows that may have errors; more end the run. Null for any number.",
     )
-    nulls: Literal["error", "nan"] = Field(
-        default="error", description="What a null is to an input of floats."
+    nulls: Literal["nan", "error"] = Field(
+        default="nan",
+        description="What a null is to an input of floats: NaN, a missing value, or an error of "
+        "its row.",
     )
     chunk_rows: int | None = Field(
         default=None, ge=1, le=1 << 24, description="Rows of one run of the model. Null: by size."

@@ -190,6 +190,11 @@ class EndpointSpec(SpecModel):
     labels: dict[str, Labels] = Field(
         default_factory=dict, description="Class names by output name, for `classification`."
     )
+    nulls: Literal["nan", "error"] = Field(
+        default="nan",
+        description="What a null of a JSON request is to an input of floats: NaN, a missing value, "
+        "or an error.",
+    )
     slo: SloSpec | None = Field(default=None, description="See SloSpec.")
     autoscale: AutoscaleSpec | None = Field(
         default=None, description="Null keeps the number of copies. See AutoscaleSpec."

@@ -112,6 +112,11 @@ class StreamSpec(SpecModel):
     format: StreamFormatSpec = Field(
         default=StreamFormatSpec(), description="See StreamFormatSpec."
     )
+    nulls: Literal["nan", "error"] = Field(
+        default="nan",
+        description="What a null is to an input of floats: NaN, a missing value, or an error of "
+        "its record.",
+    )
     windows: StreamWindowsSpec | None = Field(
         default=None,
         description="Counts and sums per key, which records then have as fields. See "

@@ -25,7 +25,7 @@ _STATIC: Final = (
         f"endpoints[].{name}"
         for name in (
             "name", "model", "versions", "replicas", "batching", "timeout_s", "runtime", "device",
-            "labels", "slo", "autoscale", "allow_code", "network", "features",
+            "labels", "nulls", "slo", "autoscale", "allow_code", "network", "features",
         )
     ),
 )  # fmt: skip

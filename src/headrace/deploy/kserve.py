@@ -235,9 +235,9 @@ def _losses(facts: Facts, endpoint: Endpoint, options: KserveOptions) -> Iterato
 
 def _foreign_losses(facts: Facts, endpoint: Endpoint, runtime: str) -> Iterator[Loss]:
     """What only our own replica is told, or is."""
-    for name in ("batching", "labels", "device"):
+    for name in ("batching", "labels", "device", "nulls"):
         said = name in endpoint.spec.model_fields_set
-        if said and getattr(endpoint.spec, name) not in ({}, "auto"):
+        if said and getattr(endpoint.spec, name) not in ({}, "auto", "nan"):
             yield Loss(
                 f"{endpoint.place}.{name}",
                 f"is a setting of our own replica, not of runtime {runtime!r}",

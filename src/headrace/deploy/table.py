@@ -152,8 +152,9 @@ TABLE: Final[tuple[Feature, ...]] = (
         *(_REPLICAS, yes(), yes(), yes(), _REPLICAS, _BEHIND, _REPLICAS),
     ),
     row(
-        "Batching, labels, runtime, device",
-        "endpoints[].batching endpoints[].labels endpoints[].runtime endpoints[].device",
+        "Batching, labels, runtime, device, nulls",
+        "endpoints[].batching endpoints[].labels endpoints[].runtime endpoints[].device "
+        "endpoints[].nulls",
         *(_REPLICAS, _SETTINGS, _SETTINGS, _SETTINGS, _REPLICAS, _BEHIND, _REPLICAS),
     ),
     row(

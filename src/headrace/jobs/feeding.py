@@ -6,10 +6,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from headrace.core import VARIABLE, Array, Datatype, ModelSignature, Tensors, TensorSpec
+from headrace.core import VARIABLE, Array, Datatype, ModelSignature, Nulls, Tensors, TensorSpec
 from headrace.jobs.columns import POLARS, row_shape, width
 from headrace.jobs.libraries import pl
-from headrace.jobs.messages import ColumnPlan, Nulls
+from headrace.jobs.messages import ColumnPlan
 
 _SHOWN: Final = 40
 
@@ -43,7 +43,7 @@ def feed(
         shape = row_shape(spec, batched=signature.batched)
         first = frame[one.columns[0]]
         if len(one.columns) == 1 and first.dtype.is_nested():
-            _lists(first, spec, shape, fed)
+            _lists(first, spec, shape, fed, nulls)
         elif spec.datatype is Datatype.BYTES:
             _texts([frame[name] for name in one.columns], spec, shape, fed)
         else:
@@ -56,7 +56,7 @@ def _scalars(
 ) -> None:
     """Numbers beside each other; Polars turns columns into rows faster than NumPy does."""
     wanted = POLARS[spec.datatype]
-    may_be_nan = nulls is Nulls.NAN and spec.datatype.dtype.kind == "f"
+    may_be_nan = _may_be_nan(spec, nulls)
     made = []
     for column in some:
         cast = column if column.dtype == wanted else column.cast(wanted, strict=False)
@@ -96,7 +96,9 @@ def _texts(some: Sequence[pl.Series], spec: TensorSpec, shape: tuple[int, ...], 
     fed.dense[spec.name] = _shaped(array, spec, shape, fed.rows)
 
 
-def _lists(column: pl.Series, spec: TensorSpec, shape: tuple[int, ...], fed: Fed) -> None:
+def _lists(
+    column: pl.Series, spec: TensorSpec, shape: tuple[int, ...], fed: Fed, nulls: Nulls
+) -> None:
     """A column of lists, each of which is a row's tensor in row-major order."""
     flat, lengths = _flat(column)
     for row in column.is_null().arg_true().to_list():
@@ -108,7 +110,10 @@ def _lists(column: pl.Series, spec: TensorSpec, shape: tuple[int, ...], fed: Fed
     else:
         cast = flat.cast(POLARS[spec.datatype], strict=False)
         missing = cast.is_null()
-        values = cast.fill_null(_zero(spec.datatype)).to_numpy().astype(spec.datatype.dtype)
+        fill = _zero(spec.datatype)
+        if _may_be_nan(spec, nulls):
+            missing, fill = missing & flat.is_not_null(), float("nan")
+        values = cast.fill_null(fill).to_numpy().astype(spec.datatype.dtype)
     for place in missing.arg_true().to_list():
         row = int(np.searchsorted(ends, place, side="right"))
         why = f"column '{column.name}' holds a value that is no {spec.datatype}: "
@@ -175,6 +180,10 @@ def _bytes(column: pl.Series) -> Array:
     made = np.empty(len(values), np.object_)
     made[:] = [b"" if value is None else value for value in values]
     return made
+
+
+def _may_be_nan(spec: TensorSpec, nulls: Nulls) -> bool:
+    return nulls is Nulls.NAN and spec.datatype.dtype.kind == "f"
 
 
 def _zero(kind: Datatype) -> Any:  # noqa: ANN401  # a value of any datatype

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 import msgspec
 
-from headrace.core import ReplicaSettings
+from headrace.core import Nulls, ReplicaSettings
 
 
 class Format(StrEnum):
@@ -26,13 +26,6 @@ class ErrorsTo(StrEnum):
     """Into the column `error`, beside outputs that are null."""
     FILE = "file"
     """Into a file of their own; the output holds rows without errors only."""
-
-
-class Nulls(StrEnum):
-    """What a null in a column of floats is to the model."""
-
-    ERROR = "error"
-    NAN = "nan"
 
 
 class Shard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -114,7 +107,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     output: str
     format: Format = Format.PARQUET
     errors: ErrorsTo = ErrorsTo.COLUMN
-    nulls: Nulls = Nulls.ERROR
+    nulls: Nulls = Nulls.NAN
     digest: str = ""
 
 

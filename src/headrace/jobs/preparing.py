@@ -17,6 +17,7 @@ from headrace.core import (
     FeatureSettings,
     InvalidArgumentError,
     NotFoundError,
+    Nulls,
     OnUnavailable,
     ReplicaSettings,
 )
@@ -28,7 +29,6 @@ from headrace.jobs.messages import (
     Format,
     JobModel,
     JobRecord,
-    Nulls,
     Shard,
     SourceSettings,
     Task,
@@ -61,7 +61,7 @@ class Wish:
     outputs: Sequence[str] = ()
     format: Format = Format.PARQUET
     errors: ErrorsTo = ErrorsTo.COLUMN
-    nulls: Nulls = Nulls.ERROR
+    nulls: Nulls = Nulls.NAN
     run_rows: int | None = None
     shard_rows: int | None = None
     memory_bytes: int = MEMORY_BYTES

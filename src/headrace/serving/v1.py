@@ -4,7 +4,7 @@ from typing import Final
 
 import orjson
 
-from headrace.core import HeadraceError, InferResponse, UnsupportedError
+from headrace.core import HeadraceError, InferResponse, Nulls, UnsupportedError
 from headrace.protocol import V1Codec
 from headrace.serving.callers import rank
 from headrace.serving.deadlines import timeout_s
@@ -32,6 +32,7 @@ class V1Api:
             state.version,
             state.model.signature,
             max_batch_size=state.max_batch_size,
+            nulls=state.settings.nulls or Nulls.NAN,
         )
 
     def model_handlers(self) -> dict[tuple[bytes, bytes], Handler]:

@@ -8,6 +8,7 @@ from headrace.core import (
     HeadraceError,
     InferResponse,
     InvalidArgumentError,
+    Nulls,
     UnavailableError,
 )
 from headrace.protocol import (
@@ -51,7 +52,11 @@ class V2Api:
         state = self._state
         signature = state.model.signature
         self._decoder = InferDecoder(
-            state.name, state.version, signature, max_batch_size=state.max_batch_size
+            state.name,
+            state.version,
+            signature,
+            max_batch_size=state.max_batch_size,
+            nulls=state.settings.nulls or Nulls.NAN,
         )
         self._encoder = InferEncoder(state.name, state.version, signature)
 

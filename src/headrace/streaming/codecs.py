@@ -42,7 +42,9 @@ def make_codec(settings: StreamSettings, scorer: Scorer) -> Codec:
     signature = scorer.signature
     if FormatKind.OPEN_INFERENCE in {reads.kind, writes.kind}:
         return _open_inference(settings, scorer)
-    sources, inputs = _sources(reads, signature, ModelInputs(scorer.name, signature))
+    sources, inputs = _sources(
+        reads, signature, ModelInputs(scorer.name, signature, nulls=settings.nulls)
+    )
     outputs = wanted_outputs(settings, signature)
     answered = tuple(settings.output.fields)
     key = settings.output.key
@@ -138,7 +140,7 @@ def _open_inference(settings: StreamSettings, scorer: Scorer) -> Codec:
             "wants: leave sink_format, output.key, output.fields and output.outputs out"
         )
         raise InvalidArgumentError(msg)
-    return OpenInferenceCodec(scorer.name, scorer.version, scorer.signature)
+    return OpenInferenceCodec(scorer.name, scorer.version, scorer.signature, nulls=settings.nulls)
 
 
 def _sources(

@@ -11,6 +11,7 @@ from headrace.core import (
     InferResponse,
     InvalidArgumentError,
     ModelSignature,
+    Nulls,
     Tensors,
 )
 from headrace.protocol import InferDecoder, InferEncoder
@@ -22,9 +23,11 @@ from headrace.streaming.records import Record
 class OpenInferenceCodec:
     """A `Codec` of the format `open_inference`."""
 
-    def __init__(self, name: str, version: str, signature: ModelSignature) -> None:
+    def __init__(
+        self, name: str, version: str, signature: ModelSignature, *, nulls: Nulls = Nulls.NAN
+    ) -> None:
         self._name, self._version = name, version
-        self._decoder = InferDecoder(name, version, signature)
+        self._decoder = InferDecoder(name, version, signature, nulls=nulls)
         self._encoder = InferEncoder(name, version, signature)
 
     def decode(self, records: Sequence[Record], added: Added = NOTHING_ADDED) -> Decoded:

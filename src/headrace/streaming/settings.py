@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from headrace.core import InvalidArgumentError, ReplicaSettings
+from headrace.core import InvalidArgumentError, Nulls, ReplicaSettings
 from headrace.streaming.broker import Delivery, Start
 from headrace.streaming.windows.settings import WindowsSettings, window_mistakes
 
@@ -174,12 +174,13 @@ class StreamSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """One stream worker: what it reads, what scores it, where answers go.
 
     `broker`: a URL, whose scheme says which kind. `member`: the same over restarts. One of `model`
-    and `endpoint` is given. `sink_format`: None for the same as `format`. `max_delay_s`: how long a
-    batch waits for company although the model is free. `commit_interval_s`: what is exactly once is
-    delivered at most so often. `model_threads`: batches that run at once; None for one per usable
-    core, at most 4. `handover_s`: how long what is under way may take when a place goes to another
-    member. `paused`: whether it starts paused. `home`: where embedded logs lie that have a name
-    only, and state. `windows`: counts and sums per key, which models take as fields of a record.
+    and `endpoint` is given. `sink_format`: None for the same as `format`. `nulls`: of records, in
+    inputs of floats. `max_delay_s`: how long a batch waits for company although the model is free.
+    `commit_interval_s`: what is exactly once is delivered at most so often. `model_threads`:
+    batches that run at once; None for one per usable core, at most 4. `handover_s`: how long what
+    is under way may take when a place goes to another member. `paused`: whether it starts paused.
+    `home`: where embedded logs lie that have a name only, and state. `windows`: counts and sums
+    per key, which models take as fields of a record.
     `features`: records are pushed to an online store before they are scored; with neither `model`,
     `endpoint` nor `sink` that is all. `canary` and `shadow`: other versions.
     """
@@ -195,6 +196,7 @@ class StreamSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     endpoint: EndpointSettings | None = None
     format: FormatSettings = FormatSettings()
     sink_format: FormatSettings | None = None
+    nulls: Nulls = Nulls.NAN
     output: OutputSettings = OutputSettings()
     errors: ErrorSettings = ErrorSettings()
     windows: WindowsSettings | None = None

@@ -28,7 +28,8 @@ def test_a_job_says_what_it_did_as_json(
     headrace: Command, model: Path, rows: Path, tmp_path: Path
 ) -> None:
     done = headrace("batch", "run", "-m", model, "-i", rows, "-o", tmp_path / "out", "--keys", "id",
-                    "--run-id", "x", "--shard-rows", "10", "--json")  # fmt: skip
+                    "--nulls", "error", "--run-id", "x", "--shard-rows", "10",
+                    "--json")  # fmt: skip
     said = json.loads(done.out)
     assert done.status == 0
     assert (said["run_id"], said["rows"], said["errors"], said["shards"]) == ("x", ROWS, 4, 4)
@@ -43,7 +44,8 @@ def test_more_errors_than_allowed_have_a_status_of_their_own(
     headrace: Command, model: Path, rows: Path, tmp_path: Path
 ) -> None:
     arguments = ["batch", "run", "-m", model, "-i", rows, "-o", tmp_path / "out", "--keys", "id",
-                 "--run-id", "x", "--shard-rows", "10", "--workers", "1"]  # fmt: skip
+                 "--nulls", "error", "--run-id", "x", "--shard-rows", "10",
+                 "--workers", "1"]  # fmt: skip
     few = headrace(*arguments, "--max-errors", "2")
     again = headrace(*arguments, "--max-errors", "2")
     more = headrace(*arguments, "--max-errors", "4")
@@ -99,7 +101,7 @@ def test_an_endpoint_of_a_spec_file_gives_its_class_names(
     endpoint = {"name": "odd", "model": str(model), "labels": {"prob": ["even", "odd"]}}
     (tmp_path / "spec.yaml").write_text(json.dumps({"version": 1, "endpoints": [endpoint]}))
     done = headrace("batch", "run", "-m", "odd", "--file", "spec.yaml", "-i", rows, "-o", "out",
-                    "--nulls", "nan", "--outputs", "prob")  # fmt: skip
+                    "--outputs", "prob")  # fmt: skip
     assert done.status == 0, done.err
     assert "no --keys" in done.err
     found = pl.read_parquet(tmp_path / "out" / "part-*.parquet")

@@ -13,6 +13,7 @@ from headrace.core import (
     BatchingSettings,
     EndpointName,
     FeatureSettings,
+    Nulls,
     ReplicaSettings,
     SignedSettings,
 )
@@ -98,6 +99,7 @@ _OTHERS: dict[str, Revision] = {
     ),
     "labels": revision(settings(features=features(), labels={"y": ["no", "yes"]})),
     "device": revision(settings(features=features(), device=Device.CPU)),
+    "nulls": revision(settings(features=features(), nulls=Nulls.ERROR)),
     "signature": revision(
         settings(features=features(), signed=SignedSettings(statement="s", key="k", signature="x"))
     ),

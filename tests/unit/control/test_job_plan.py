@@ -131,7 +131,7 @@ def test_the_command_line_says_all_that_the_job_does_and_nothing_else() -> None:
         "--format=parquet",
         "--errors=column",
         "--max-errors=0",
-        "--nulls=error",
+        "--nulls=nan",
         "--memory=512MiB",
         f"--run-id={run.id}",
         "--home=/h",

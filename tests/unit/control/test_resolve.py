@@ -9,7 +9,7 @@ import pytest
 
 from headrace.control.desired import DesiredEndpoint, Revision
 from headrace.control.resolve import Resolver, check_still_trusted
-from headrace.core import NotSignedError, SignedSettings
+from headrace.core import NotSignedError, Nulls, SignedSettings
 from headrace.core.devices import Device
 from headrace.core.spec import SpecError, parse_spec
 from headrace.core.spec_access import SecuritySpec
@@ -252,6 +252,16 @@ def test_what_has_to_run_a_model_is_told_only_where_it_is_asked_for(
     assert gpu.arms[0].revision.id != free.arms[0].revision.id
     with pytest.raises(SpecError, match=r"endpoints\[0\]\.device"):
         resolve(registry, {"name": "m", "model": str(model), "device": "tpu"})
+
+
+def test_replicas_are_told_what_nulls_are_only_where_they_are_errors(
+    registry: Registry, model: Path
+) -> None:
+    [missing] = resolve(registry, {"name": "m", "model": str(model), "nulls": "nan"})
+    [errors] = resolve(registry, {"name": "m", "model": str(model), "nulls": "error"})
+
+    assert missing.arms[0].revision.settings.nulls is msgspec.UNSET
+    assert errors.arms[0].revision.settings.nulls == Nulls.ERROR
 
 
 def signed_only(

@@ -143,6 +143,7 @@ _PAIRS: Final[dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
     "labels": (_e(labels={"out": ["a"]}), _e(labels={"out": ["b"]})),
     "runtime": (_e(runtime="onnx"), _e(runtime="openvino")),
     "device": (_e(device="cpu"), _e(device="gpu")),
+    "nulls": (_e(), _e(nulls="error")),
     "timeout": (_e(timeout_s=5), _e(timeout_s=7)),
     "slo": (
         _e(rollout={"strategy": "canary"}, slo={"latency_s": 0.1}),

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.core import Datatype, ModelSignature
+from headrace.core import Datatype, ModelSignature, Nulls
 from headrace.jobs.feeding import Fed, feed
-from headrace.jobs.messages import ColumnPlan, InputColumns, Nulls
+from headrace.jobs.messages import ColumnPlan, InputColumns
 from tests.unit.jobs.parts import signature, spec
 
 
@@ -57,10 +57,26 @@ def test_a_double_too_large_for_a_float_is_told_and_infinity_is_not() -> None:
     assert found.bad == {0: "column 'a': 1e+300 does not fit FP32"}
 
 
-def test_nulls_are_missing_values_where_that_is_asked_for() -> None:
-    found = fed(pl.DataFrame({"a": [1.0, None]}), Datatype.FP32, -1, nulls=Nulls.NAN)
-    assert found.bad == {}
-    assert np.isnan(found.dense["x"]).tolist() == [False, True]
+@pytest.mark.parametrize("datatype", [Datatype.FP32, Datatype.FP64])
+def test_nulls_of_floats_are_missing_values_unless_they_are_errors(datatype: Datatype) -> None:
+    scalars = pl.DataFrame({"a": [1.0, None]})
+    lists = pl.DataFrame({"a": [[1.0, 2.0], [None, 2.0]]})
+
+    got = fed(scalars, datatype, -1, nulls=Nulls.NAN)
+    assert got.bad == {}
+    assert np.isnan(got.dense["x"]).tolist() == [False, True]
+    got = fed(lists, datatype, -1, 2, nulls=Nulls.NAN)
+    assert got.bad == {}
+    assert np.isnan(got.dense["x"]).tolist() == [[False, False], [True, False]]
+    assert fed(scalars, datatype, -1, nulls=Nulls.ERROR).bad.keys() == {1}
+    assert fed(lists, datatype, -1, 2, nulls=Nulls.ERROR).bad.keys() == {1}
+
+
+@pytest.mark.parametrize("nulls", Nulls)
+def test_nulls_of_integers_are_errors(nulls: Nulls) -> None:
+    assert fed(pl.DataFrame({"a": [1, None]}), Datatype.INT64, -1, nulls=nulls).bad.keys() == {1}
+    lists = pl.DataFrame({"a": [[1, 2], [None, 2]]})
+    assert fed(lists, Datatype.INT64, -1, 2, nulls=nulls).bad.keys() == {1}
 
 
 def test_texts_are_bytes() -> None:

@@ -17,6 +17,7 @@ from headrace.core import (
     HeadraceError,
     InvalidArgumentError,
     ModelSignature,
+    Nulls,
     RuntimeFailedError,
     UnavailableError,
 )
@@ -146,7 +147,10 @@ def test_each_good_row_is_answered_and_each_bad_one_is_told_why(rows: list[Any],
         (b"{}", "missing required field `x`"),
         (b'{"x": [1, 2]}', "Expected [-1,3], got [1,2]"),
         (b'{"x": [1, 2, 1e40]}', "out of range for FP32"),
-        (b'{"x": [1, 2, null]}', "not readable as JSON"),
+        (b'{"x": null}', "not readable as JSON"),
+        (b'{"x": [1, 2, "1"]}', "not readable as JSON"),
+        (b'{"x": [1, NaN, "1"]}', "element 2 of 'x' is a string, but datatype FP32 needs a number"),
+        (b'{"x": [1, NaN, 1e999]}', "out of range"),
         (b'{"x": [1, 2, -3]}', "a number is negative"),
     ],
 )
@@ -200,6 +204,23 @@ def test_a_tombstone_goes_to_the_topic_of_the_shadow_too() -> None:
         ("out", b"k", None, 7.0),
         ("other", b"k", None, 7.0),
     ]
+
+
+@pytest.mark.parametrize("value", [b'{"x": [null, 2, 3]}', b'{"x": [NaN, 2, 3]}'])
+def test_missing_values_reach_the_model(value: bytes) -> None:
+    found = answerer(MATRIX).answer(records(value), now_s=1000.0)
+
+    assert [shown(one) for one in found] == [{"sum": None}]
+
+
+def test_nulls_are_errors_where_the_stream_says_so() -> None:
+    values = records(b'{"x": [null, 2, 3]}', b'{"x": [NaN, 2, 3]}', b'{"x": [1, 2, 3]}')
+    said = msgspec.structs.replace(settings(), nulls=Nulls.ERROR)
+
+    found = answers(MATRIX, values, said=said)
+
+    assert found[1:] == [{"sum": None}, {"sum": 6.0}]
+    assert "element 0 of 'x' is null" in found[0]
 
 
 def test_columns_are_fields_of_their_own() -> None:

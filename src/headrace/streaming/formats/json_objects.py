@@ -16,6 +16,8 @@ import orjson
 
 from headrace.core import Array, Datatype, HeadraceError, InvalidArgumentError
 from headrace.protocol.json_bounds import check_parts, check_values
+from headrace.protocol.json_messages import JsonDecoder
+from headrace.protocol.values import spell_infinities
 from headrace.streaming.formats import (
     Column,
     Fields,
@@ -30,28 +32,33 @@ from headrace.streaming.settings import FormatSettings
 _FLOATS: Final = frozenset({Datatype.FP16, Datatype.FP32, Datatype.FP64})
 _NAME: Final = re.compile(r"[^\"\\\x00-\x1f]*")
 """What msgspec takes as a name."""
+_NOT_STANDARD: Final = re.compile(rb"\A\xef\xbb\xbf|NaN|Infinity")
+"""What the strict decoder refuses and `JsonDecoder` does not, or a text that stands for a float."""
 _BROKEN: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class JsonObjects:
     """The format `json`.
 
-    A field that answers have from the input is as it was; one that is missing is null. NaN and
-    infinity become null; BYTES that are not UTF-8 become `{"b64": "..."}`.
+    A field that answers have from the input is as it was; one that is missing is null. In answers
+    NaN is null, an infinity `"Infinity"` or `"-Infinity"`; BYTES that are not UTF-8 become
+    `{"b64": "..."}`.
     """
 
     def __init__(self, layout: Layout) -> None:
         self._names = [*(spec.name for spec in layout.inputs), *layout.passed]
         self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(_row_type(layout)).decode
+        self._loose: JsonDecoder[Any] = JsonDecoder(_row_type(layout, is_loose=True))
         self._getters = [attrgetter(f"f{at}") for at in range(len(self._names))]
         self._passed = frozenset(layout.answered)
         self._answer = [*layout.answered, *(spec.name for spec in layout.outputs)]
         self._pattern = _pattern(self._answer)
 
     def decode(self, records: Sequence[Record]) -> Fields:
-        """As `Format.decode`; types are checked, ranges are not."""
+        """As `Format.decode`; types are checked, ranges and nulls of floats are not."""
         rows: list[Any] = []
         errors: dict[int, HeadraceError] = {}
+        is_typed = True
         decode, add = self._decode, rows.append
         for place, record in enumerate(records):
             value = record.value
@@ -63,13 +70,20 @@ class JsonObjects:
                 check_values(value)
                 add(decode(value))
             except _BROKEN as error:
-                errors[place] = unreadable("JSON", error)
+                if not _NOT_STANDARD.search(value):
+                    errors[place] = unreadable("JSON", error)
+                    continue
+                try:
+                    add(self._loose.decode(value))
+                    is_typed = False
+                except _BROKEN as problem:
+                    errors[place] = unreadable("JSON", problem)
             except InvalidArgumentError as error:
                 errors[place] = error
         columns = {
             name: list(map(get, rows)) for name, get in zip(self._names, self._getters, strict=True)
         }
-        return Fields(columns=columns, errors=errors, typed=True)
+        return Fields(columns=columns, errors=errors, typed=is_typed)
 
     def encode(self, columns: Mapping[str, Column], rows: int) -> list[bytes]:
         """As `Format.encode`."""
@@ -92,6 +106,7 @@ def row_texts(array: Array) -> list[bytes]:
     if not array.size:
         return [orjson.dumps(row) for row in array.tolist()]
     text = orjson.dumps(np.ascontiguousarray(array), option=orjson.OPT_SERIALIZE_NUMPY)
+    text = spell_infinities(text, array)
     depth = array.ndim - 1
     opening, closing = b"[" * depth, b"]" * depth
     cut = text[depth + 1 : -depth - 1].split(closing + b"," + opening)
@@ -116,12 +131,16 @@ def _pattern(names: Sequence[str]) -> bytes:
     return b"{" + b",".join(members) + b"}"
 
 
-def _row_type(layout: Layout) -> type:
-    """A struct of the fields that are read; what else an object has is skipped, unparsed."""
+def _row_type(layout: Layout, *, is_loose: bool = False) -> type:
+    """A struct of the fields that are read; what else an object has is skipped, unparsed.
+
+    Args:
+        is_loose: An element of an input of floats may be anything.
+    """
     fields: list[Any] = []
     rename = {}
     for at, spec in enumerate(layout.inputs):
-        fields.append((f"f{at}", _value_type(spec)))
+        fields.append((f"f{at}", _value_type(spec, is_loose=is_loose)))
         rename[f"f{at}"] = spec.name
     for at, name in enumerate(layout.passed, start=len(fields)):
         fields.append((f"f{at}", Any, None))
@@ -136,9 +155,9 @@ def _row_type(layout: Layout) -> type:
     return msgspec.defstruct("Row", fields, rename=rename, gc=False)
 
 
-def _value_type(spec: FieldSpec) -> Any:  # noqa: ANN401  # a type that is made
+def _value_type(spec: FieldSpec, *, is_loose: bool) -> Any:  # noqa: ANN401  # a type that is made
     if spec.datatype in _FLOATS:
-        scalar: Any = float
+        scalar: Any = Any if is_loose else float | None
     elif spec.datatype is Datatype.BYTES:
         scalar = str
     elif spec.datatype is Datatype.BOOL:

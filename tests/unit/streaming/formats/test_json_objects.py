@@ -1,5 +1,9 @@
 """Outputs of a batch are written at once and cut into rows: as if each were written alone."""
 
+import json
+import math
+from collections.abc import Callable
+
 import msgspec
 import numpy as np
 import orjson
@@ -8,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from headrace.core import Array, Datatype, InvalidArgumentError
+from headrace.core import Array, Datatype, InvalidArgumentError, ModelSignature, TensorSpec
+from headrace.protocol.inputs import ModelInputs
+from headrace.streaming.fields import FieldCodec, Source, Written
 from headrace.streaming.formats import FieldSpec, Layout
 from headrace.streaming.formats.json_objects import JsonObjects, row_texts
 from tests.unit.streaming.parts import records
@@ -18,7 +24,11 @@ DTYPES = ["<f4", "<f8", "<f2", "<i8", "<u8", "|i1", "|b1"]
 
 @given(
     array=st.sampled_from(DTYPES).flatmap(
-        lambda dtype: hnp.arrays(dtype, hnp.array_shapes(min_dims=1, max_dims=4, min_side=0))
+        lambda dtype: hnp.arrays(
+            dtype,
+            hnp.array_shapes(min_dims=1, max_dims=4, min_side=0),
+            elements={"allow_infinity": False} if "f" in dtype else None,
+        )
     )
 )
 def test_each_row_is_as_if_it_were_alone(array: Array) -> None:
@@ -32,6 +42,40 @@ def test_each_row_is_as_if_it_were_alone(array: Array) -> None:
         else orjson.dumps(row.tolist())
         for at, row in enumerate(array)
     ]
+
+
+FLOATS = st.floats(width=32) | st.sampled_from([math.nan, math.inf, -math.inf])
+
+
+@pytest.mark.parametrize("write", [json.dumps, None], ids=["python", "headrace"])
+@given(rows=st.lists(st.lists(FLOATS, min_size=3, max_size=3), min_size=1, max_size=6))
+def test_floats_survive_records(
+    write: Callable[[object], str] | None, rows: list[list[float]]
+) -> None:
+    spec = FieldSpec(name="x", datatype=Datatype.FP32, shape=(3,))
+    signature = ModelSignature(
+        inputs=(TensorSpec(name="x", datatype=Datatype.FP32, shape=(-1, 3)),),
+        outputs=(),
+        batched=True,
+    )
+    array = np.array(rows, np.float32)
+    if write is None:
+        values = JsonObjects(Layout(inputs=(), outputs=(spec,))).encode({"x": array}, len(array))
+        assert all(json.loads(value, parse_constant=pytest.fail) for value in values)
+    else:
+        values = [write({"x": row, "other": row}).encode() for row in array.tolist()]
+    tensor = ModelInputs("m", signature).get("x")
+    source = Source(tensor=tensor, fields=("x",))
+    reads = JsonObjects(Layout(inputs=(spec,), outputs=()))
+    codec = FieldCodec(
+        reads, [source], Written(format=reads, answered=(), outputs=()), batched=True
+    )
+
+    decoded = codec.decode(records(*values))
+
+    assert decoded.errors == {}
+    (group,) = decoded.groups
+    assert np.array_equal(group.inputs["x"], array, equal_nan=True)
 
 
 @given(

@@ -34,8 +34,6 @@ def tensors(draw: st.DrawFn, rows: int) -> tuple[FieldSpec, Any]:
         array = np.frombuffer(draw(st.binary(min_size=size, max_size=size)), datatype.dtype)
         if datatype is Datatype.UINT64:
             array = array >> np.uint64(1)  # Avro has 63 bits for them
-        if array.dtype.kind == "f":
-            array = np.where(np.isfinite(array), array, 0).astype(datatype.dtype)
     return FieldSpec(name="", datatype=datatype, shape=shape), array.reshape(rows, *shape)
 
 
