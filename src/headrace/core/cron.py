@@ -1,4 +1,4 @@
-"""Is that a cron line, and is that a time zone? cronsim is loaded by those only who have a line."""
+"""Checks of cron lines and time zones. Only a caller that has a line loads cronsim."""
 
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -21,6 +21,18 @@ def cron_mistake(cron: str) -> str:
     except StopIteration:
         return f"{shown} never comes"
     return ""
+
+
+def runs_once_a_day(cron: str) -> bool:
+    """Whether no day has two moments of a cron line, the day that clocks go back included.
+
+    On that day a line whose minute or hour begins with `*` runs at both passes of an hour.
+    """
+    from cronsim import CronSim  # noqa: PLC0415  # as above
+
+    line = CronSim(cron, datetime.now(UTC))
+    has_star = any(field.startswith("*") for field in cron.split()[:2])
+    return not has_star and len(line.minutes) == len(line.hours) == 1
 
 
 def zone_mistake(timezone: str) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, Strict
 
-from headrace.core.cron import cron_mistake, zone_mistake
+from headrace.core.cron import cron_mistake, runs_once_a_day, zone_mistake
 from headrace.core.names import NAME_PATTERN
 from headrace.core.sizes import size_bytes
 from headrace.core.spec_base import SpecModel
@@ -80,7 +80,7 @@ class JobSpec(SpecModel):
     )
     output: _Text = Field(
         description="A folder (relative to the spec file), of each run its own: with `{run_id}`, "
-        "or with `{date}` where no day has two.",
+        "or with `{date}` where the schedule has no two moments on one day.",
     )
     input_format: Literal["parquet", "csv", "jsonl", "arrow", "images"] | None = Field(
         default=None, description="Null: by the files' endings."
@@ -183,7 +183,8 @@ def job_disagreements(document: Mapping[Any, Any]) -> list[SpecMistake]:
         ]
         found += _memory_mistakes(job, place)
         if isinstance(job.get("schedule"), Mapping):
-            found += _schedule_mistakes(job["schedule"], f"{place}.schedule")
+            wrong = _schedule_mistakes(job["schedule"], f"{place}.schedule")
+            found += wrong or _date_mistakes(job, job["schedule"], place)
     return found
 
 
@@ -223,6 +224,24 @@ def _path_mistakes(key: str, text: object) -> list[str]:
     if key == "output" and not names:
         found.append("would be that of every run, and a folder has one run's: add {run_id}")
     return found
+
+
+def _date_mistakes(
+    job: Mapping[Any, Any], schedule: Mapping[Any, Any], place: str
+) -> list[SpecMistake]:
+    """Runs of one day that would share an output."""
+    output, cron = job.get("output"), schedule.get("cron")
+    if not isinstance(output, str) or not isinstance(cron, str):
+        return []
+    names = PLACEHOLDER.findall(output)
+    if "date" not in names or "run_id" in names or runs_once_a_day(cron):
+        return []
+    message = (
+        f"has {{date}}, and the schedule '{cron}' can run twice on one day: the second run would "
+        f"be refused, as the folder has another's output; write {{run_id}}, which has the moment: "
+        f"{output.replace('{date}', '{run_id}')}"
+    )
+    return [SpecMistake(place=f"{place}.output", message=message)]
 
 
 def _memory_mistakes(job: Mapping[Any, Any], place: str) -> list[SpecMistake]:

@@ -1,11 +1,11 @@
-"""When is a scheduled job due, and what becomes of moments that passed while nobody could run it?
+"""Due moments of scheduled jobs, and moments that passed while nothing could run.
 
-Pure: the caller says what time it is, what ran last and whether something runs. A cron line means
-what Debian's cron means by it, which is what croniter means but for two things. In the hour that
-the clocks go through twice, a line that names hours runs once, not twice (in the hour that is left
-out it runs right after; where all hours are meant, each that passes counts). And a day such as
-`*/10` counts as any day beside a day of the week. Monday is 1, 0 and 7 are Sunday; a day of the
-month and one of the week are alternatives.
+Pure: the time, the newest moment that ran and the number of runs are arguments. A cron line means
+what it means to Debian's cron, which differs from croniter in two things. A line whose minute and
+hour both begin with a number runs once at a time that the clocks show twice, and right after an
+hour that they leave out; if one of the two begins with `*` (`*/30 2 * * *`), it runs whenever the
+clocks show such a time. And a day such as `*/10` counts as any day beside a day of the week. Monday
+is 1, 0 and 7 are Sunday; a day of the month and one of the week are alternatives.
 """
 
 from collections.abc import Iterator, Sequence

@@ -82,6 +82,27 @@ def test_a_mistake_is_told_with_its_place(change: dict[str, Any], place: str, sa
     assert any(one.startswith(place) and said in one for one in found), found
 
 
+@pytest.mark.parametrize("cron", ["0 * * * *", "0,30 6 * * *", "0 6,18 * * 1", "*/60 2 * * *"])
+def test_an_output_by_date_is_refused_where_two_runs_share_a_day(cron: str) -> None:
+    job = {**JOB, "output": "/out/{date}/s", "schedule": {"cron": cron}}
+    (found,) = mistakes(job)
+    assert found.startswith("jobs[0].output")
+    assert "write {run_id}, which has the moment: /out/{run_id}/s" in found
+
+
+@pytest.mark.parametrize(
+    ("output", "schedule"),
+    [
+        ("/out/{date}", {"cron": "30 2 * * *", "timezone": "Europe/Paris"}),
+        ("/out/{date}/{run_id}", {"cron": "0 * * * *"}),
+        ("/out/{run_id}", {"cron": "* * * * *"}),
+        ("/out/{date}", None),
+    ],
+)
+def test_an_output_that_no_two_runs_share_is_taken(output: str, schedule: object) -> None:
+    parse_spec({"version": 1, "jobs": [{**JOB, "output": output, "schedule": schedule}]})
+
+
 def test_two_jobs_of_one_name_are_refused() -> None:
     assert mistakes(JOB, JOB) == ["jobs[1].name: 'j' is already the name of jobs[0]"]
 

@@ -10,6 +10,7 @@ from croniter import croniter  # type: ignore[import-untyped]  # ships no types
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
+from headrace.core.cron import runs_once_a_day
 from headrace.jobs.due import (
     CatchUp,
     Due,
@@ -108,6 +109,90 @@ def test_a_line_of_every_hour_runs_in_each_that_passes() -> None:
 def test_what_falls_into_the_hour_that_is_left_out_runs_right_after() -> None:
     daily = JobSchedule(cron="30 2 * * *", timezone="Europe/Berlin")
     assert shown(daily, at(2026, 3, 28, 12), 2) == ["03-29 03:00+0200", "03-30 02:30+0200"]
+
+
+def test_a_line_with_a_star_runs_at_both_passes_of_the_hour_that_comes_twice() -> None:
+    line = JobSchedule(cron="*/30 2 * * *", timezone="Europe/Berlin")
+    passes = ["10-25 02:00+0200", "10-25 02:30+0200", "10-25 02:00+0100", "10-25 02:30+0100"]
+    assert shown(line, at(2026, 10, 24, 12), 5) == [*passes, "10-26 02:00+0100"]
+
+
+MINUTES = {
+    "*": range(60),
+    "*/30": (0, 30),
+    "0": (0,),
+    "5,35": (5, 35),
+    "0-59/20": (0, 20, 40),
+}
+CHANGES = [
+    ("Europe/Berlin", 3, 29),
+    ("Europe/Berlin", 10, 25),
+    ("America/New_York", 3, 8),
+    ("America/New_York", 11, 1),
+]
+"""Days of 2026 on which the clocks of a zone change by an hour. (cronsim jumps by whole hours: it
+leaves out `0 */2 * * *` after Lord Howe's half an hour.)"""
+HOURS = {"*": range(24), "*/2": range(0, 24, 2), "2": (2,), "1-3": (1, 2, 3), "0,2,4": (0, 2, 4)}
+
+
+@given(
+    minute=st.sampled_from(sorted(MINUTES)),
+    hour=st.sampled_from(sorted(HOURS)),
+    change=st.sampled_from(CHANGES),
+)
+def test_where_clocks_change_a_star_is_every_time_shown_and_a_number_runs_once(
+    minute: str, hour: str, change: tuple[str, int, int]
+) -> None:
+    zone, month, day = change
+    begin = at(2026, month, day) - DAY_S
+    end = begin + 3 * DAY_S
+    local = ZoneInfo(zone)
+    clock = [
+        (instant, datetime.fromtimestamp(instant, local).replace(tzinfo=None, fold=0))
+        for instant in range(int(begin) + 60, int(end), 60)
+    ]
+    expected: set[float] = set()
+    shown_before: set[datetime] = set()
+    is_fixed = "*" not in minute[0] + hour[0]
+    before = clock[0][1] - timedelta(minutes=1)
+    for instant, wall in clock:
+        left_out = (wall - before) // timedelta(minutes=1)
+        due_walls = {
+            time
+            for time in (wall - timedelta(minutes=i) for i in range(max(left_out, 1)))
+            if time.minute in MINUTES[minute] and time.hour in HOURS[hour]
+        }
+        if is_fixed:
+            if due_walls - shown_before:
+                expected.add(instant)
+            shown_before |= due_walls
+        elif wall in due_walls:
+            expected.add(instant)
+        before = wall
+    schedule = JobSchedule(cron=f"{minute} {hour} * * *", timezone=zone)
+    found = set(itertools.takewhile(lambda moment: moment < end, moments(schedule, begin)))
+    assert found == expected
+
+
+@given(
+    minute=st.sampled_from([*MINUTES, "*/60", "30"]),
+    hour=st.sampled_from([*HOURS, "*/24", "1"]),
+    zone=st.sampled_from(ZONES),
+)
+def test_what_runs_once_a_day_has_no_two_moments_on_one_day(
+    minute: str, hour: str, zone: str
+) -> None:
+    cron = f"{minute} {hour} * * *"
+    found = itertools.takewhile(
+        lambda moment: moment < at(2027, 1, 1),
+        moments(JobSchedule(cron=cron, timezone=zone), at(2026, 1, 1)),
+    )
+    days = (datetime.fromtimestamp(moment, ZoneInfo(zone)).date() for moment in found)
+    has_two = any(day == other for day, other in itertools.pairwise(days))
+    if runs_once_a_day(cron):
+        assert not has_two
+    elif "/60" not in minute and "/24" not in hour:
+        assert has_two
 
 
 def test_the_leap_day_comes_every_fourth_year() -> None:
