@@ -1,4 +1,4 @@
-"""`headrace features skew`: was what was served what training will see?"""
+"""`headrace features skew`: served features beside those that a training join gives."""
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
@@ -55,7 +55,7 @@ def skew(
     """Compare a sample of what was served with what a join says of the same moments.
 
     Names each feature that differs, how much, and why as far as that can be told. Exit status 3 if
-    one does.
+    one does, 1 if there are no samples yet.
 
     For example:
 
@@ -76,14 +76,19 @@ def skew(
 
     found = applied_definitions(home).service(service)
     path = served or served_directory(home, service)
-    samples = read_served(path, found, since_us=_since(since))
-    if not samples.rows:
-        left = (
-            f" ({samples.other_schema} are of other definitions, " if samples.other_schema else ""
+    since_us = _since(since)
+    if served is None and not path.exists():
+        message = (
+            f"no samples yet: no look-up of service '{service}' was kept in {path}. An endpoint of "
+            f"this home has to use the service with `sample_ratio` above 0 and get requests; its "
+            "control plane fetches the samples every second (--served PATH reads other files)"
         )
-        left += f"{samples.unreadable} lines cannot be read)" if left else ""
-        message = f"no row that service '{service}' gave is in {path}{left}"
         raise FailedPreconditionError(message)
+    samples = read_served(path, found, since_us=since_us)
+    if not samples.rows:
+        period = f" since {since}" if since else ""
+        message = f"no samples yet: {path} has no row that service '{service}' gave{period}"
+        raise FailedPreconditionError(message + _left_out(samples))
     with progress(f"comparing {len(samples.rows)} rows"):
         offline = offline_rows(samples.rows, found)
     now = SystemClock().now()

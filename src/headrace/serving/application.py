@@ -66,6 +66,7 @@ class Application:
         """Called once when the state's model is there."""
         for api in self._apis:
             api.model_loaded()
+        self._recorder.model_loaded()
 
     def handle(self, exchange: Exchange) -> None:
         """The request edge: answer `exchange`, now or later, whatever happens."""

@@ -9,6 +9,8 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from msgspec import UNSET
+
 from headrace.core import HeadraceError, InferResponse
 from headrace.engine import Batch
 from headrace.observe.spans import sampled_parent, trace_id_of
@@ -36,6 +38,7 @@ class Recorder:
     def __init__(self, state: "ReplicaState") -> None:
         self._state = state
         self._wanted = Record()
+        self._was_told = False
         self.spans = SpanLog(
             model=state.name, version=state.version, replica=state.settings.replica
         )
@@ -56,13 +59,20 @@ class Recorder:
             self.samples.shelf.clear()
         if not wanted.traces:
             self.spans.shelf.clear()
+        self._was_told = True
         self._state.watch_batches(self._saw if wanted.traces else None)
-        if wanted.features_ratio and self.features is None and self._state.served is not None:
-            from headrace.serving.served_features import served_of  # noqa: PLC0415  # few need it
-
-            self.features = served_of(self._state.served.loaded.model)
         if self.features is not None:
             self.features.keep(wanted.features_ratio)
+
+    def model_loaded(self) -> None:
+        """Called when the state's model is there, also when a pool has loaded it again."""
+        if self._state.settings.features is UNSET:
+            return
+        from headrace.serving.served_features import served_of  # noqa: PLC0415  # few need it
+
+        self.features = served_of(self._state.model.loaded.model, self.features)
+        if self.features is not None and self._was_told:
+            self.features.keep(self._wanted.features_ratio)
 
     def spans_page(self, after: int) -> SpansPage:
         """Spans after a cursor."""

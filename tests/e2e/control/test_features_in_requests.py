@@ -31,6 +31,8 @@ from headrace.features import (
     materialize,
     open_online_store,
     push_rows,
+    read_served,
+    served_directory,
 )
 from headrace.runtimes import load_model
 from headrace.testing import models
@@ -317,11 +319,20 @@ def test_what_was_served_is_compared_with_what_training_will_see(
         )
         return json.loads(done.stdout) if done.stdout else {"rows": 0, "error": done.stderr}
 
-    def served() -> bool:  # replicas are told within a second what to keep
+    # The first requests come before the control plane has told the replica what to keep.
+    for _ in range(20):
         assert {seen(system, customer) for customer in (17, 18)} == {"PRESENT"}
-        return int(skew()["rows"]) >= 3
 
-    until(served)
+    def sampled() -> list[int]:
+        lines = read_served(
+            served_directory(system.home, "people"),
+            applied_definitions(system.home).service("people"),
+        ).rows
+        ids = [row.keys["customer_id"] for row in lines]
+        return [ids.count(customer) for customer in (17, 18)]
+
+    until(lambda: skew()["rows"] >= 40)
+    assert sampled() == [20, 20]
     assert {one["feature"]: one["differing"] for one in skew()["features"]} == {
         "age": 0,
         "spend": 0,

@@ -324,14 +324,14 @@ def test_skew_names_what_was_served_otherwise_than_a_join_says(
     later = headrace("features", "skew", "fraud", "--since", "2100-01-01T00:00:00Z")
     no_time = headrace("features", "skew", "fraud", "--since", "yesterday")
 
-    assert "there is no " in nothing.err
+    assert "no samples yet: no look-up of service 'fraud' was kept" in nothing.err
     assert (good.status, good.err) == (0, "0 of 3 features differ in 2 rows\n")
     assert bad.status == 3
     (age,) = [one for one in json.loads(bad.out)["features"] if one["differing"]]
     assert (age["feature"], age["causes"]) == ("age", {"OTHER_VALUE": 1})
     assert (age["examples"][0]["served"], age["examples"][0]["offline"]) == (33, 34)
     assert (later.status, no_time.status) == (1, 2)
-    assert "no row that service 'fraud' gave" in later.err
+    assert "has no row that service 'fraud' gave since 2100" in later.err
     assert "'yesterday' is no time with a zone" in no_time.err
 
 
