@@ -1,4 +1,4 @@
-"""Online, streaming or batch? What each mode would take and cost; the cheapest that fits. Pure.
+"""Comparison of online, streaming and batch: what each mode takes and costs, and what fits. Pure.
 
 The arithmetic is on purpose one that can be done again by hand: processor time of a row, rows in a
 second, the share of a core that is used, and the price of a core.
@@ -23,6 +23,11 @@ _REQUEST_S: Final = 0.0002
 through gateway and replica (`make bench`)."""
 _RECORD_S: Final = 0.000_008
 """The same of a record of a stream: the embedded log carried 115,000 to 159,000 a second."""
+_LOOK_UP_S: Final = 0.0003
+"""Processor time of a look-up by key, as of features (`python -m bench.features_endpoint`)."""
+_WRITE_S: Final = 0.000_02
+"""The same of an answer that is written to the online store (`python -m bench.features`: 30,000
+records take 0.6 s to Redis, 0.2 s to SQLite)."""
 _HOP_S: Final = 0.02
 """p99 from a record's writing to its answer's, besides its run: what streams are meant to keep."""
 _RUN_S: Final = 30.0
@@ -56,9 +61,10 @@ class Arrival(StrEnum):
 class Needs:
     """What is asked for. Rates are rows in a second.
 
-    `latency_s`: how long one who asks may wait (p99). `freshness_s`: how old what an answer is
-    based on may be when it is used. `entities`: of how many things answers could be computed
-    beforehand, where all their inputs are known then; None where they are not.
+    `latency_s`: how long an answer may take at p99, from the request or from the event; rows of a
+    table wait for a run. `freshness_s`: how old what an answer is based on may be when it is used.
+    `entities`: of how many things answers could be computed beforehand, where all their inputs are
+    known then; None where they are not.
     """
 
     arrival: Arrival
@@ -163,7 +169,8 @@ def _streaming(needs: Needs, costs: Costs) -> Option:
     each_s = costs.batch_row_s + _RECORD_S
     lag_s = _HOP_S + _TAIL * costs.row_s
     # Who can wait for an hour needs no cores for the busiest minute.
-    waits = needs.freshness_s is not None and needs.freshness_s >= 3600  # noqa: PLR2004  # an hour
+    asked_s = _soonest(needs)
+    waits = asked_s is not None and asked_s >= 3600  # noqa: PLR2004  # an hour
     rate, of_what = (needs.rate, "on average") if waits else (needs.peak_rate, "at the peak")
     cores = max(math.ceil(rate * each_s / _USED_STREAM), 1)
     first = (
@@ -175,9 +182,9 @@ def _streaming(needs: Needs, costs: Costs) -> Option:
     if needs.arrival is Arrival.REQUESTS:
         fits = False
         why.append("an answer goes to a topic, not back to the one who asked")
-    if needs.freshness_s is not None and lag_s > needs.freshness_s:
+    if asked_s is not None and lag_s > asked_s:
         fits = False
-        why.append(f"an answer comes after {_time(lag_s)}, {_time(needs.freshness_s)} is asked for")
+        why.append(f"an answer comes after {_time(lag_s)}, {_time(asked_s)} is asked for")
     if needs.arrival is Arrival.TABLE:
         why.append("each row has to be written to a topic first")
     return Option(
@@ -193,11 +200,13 @@ def _streaming(needs: Needs, costs: Costs) -> Option:
 
 
 def _batch(needs: Needs, costs: Costs) -> Option:
-    fresh_s = _DAY_S if needs.freshness_s is None else needs.freshness_s
+    asked_s = _soonest(needs)
+    fresh_s = _DAY_S if asked_s is None else asked_s
     every_s = fresh_s / 2
     beforehand = needs.arrival is Arrival.REQUESTS
     rows = float(needs.entities or 0) if beforehand else needs.rate * every_s
-    busy_s = rows * costs.batch_row_s
+    row_s = costs.batch_row_s + (_WRITE_S if beforehand else 0.0)
+    busy_s = rows * row_s
     fits = True
     why = []
     if every_s < _LEAST_BETWEEN_RUNS_S:
@@ -212,27 +221,51 @@ def _batch(needs: Needs, costs: Costs) -> Option:
     between = max(every_s, _LEAST_BETWEEN_RUNS_S)
     cores = max(math.ceil(busy_s / max(between * _USED_BATCH - _RUN_S, 1.0)), 1)
     runs_a_month = HOURS_A_MONTH * 3600 / between
-    hours = runs_a_month * (busy_s + _RUN_S) / 3600
+    core_hours = runs_a_month * (busy_s + _RUN_S) / 3600
+    run_s = _RUN_S + busy_s / cores
     what = f"{needs.entities or 0:,} entities" if beforehand else f"{rows:,.4g} rows"
     why.insert(
         0,
-        f"a run every {_time(between)} over {what} x {_time(costs.batch_row_s)} each takes "
-        f"{_time(_RUN_S + busy_s / cores)} on {cores} core{'s' if cores > 1 else ''}, "
+        f"a run every {_time(between)} over {what} x {_time(row_s)} each takes "
+        f"{_time(run_s)} on {cores} core{'s' if cores > 1 else ''}, "
         "which are paid for while it runs",
     )
+    latency_s = None
     if beforehand and needs.entities is not None:
-        why.append("answers are looked up by key then, as features are")
+        look_up_s = _REQUEST_S + _LOOK_UP_S
+        busy = needs.peak_rate * look_up_s
+        answering = max(math.ceil(busy / _USED_ONLINE), _COPIES)
+        latency_s = _TAIL * look_up_s
+        cores += answering
+        core_hours += answering * HOURS_A_MONTH
+        why.append(
+            f"answers are looked up by key: {needs.peak_rate:,.4g} look-ups/s at the peak x "
+            f"{_time(look_up_s)} each = {busy:.3g} cores busy; {answering} at {_USED_ONLINE:.0%} "
+            f"use all the time, no fewer than {_COPIES} copies"
+        )
+        if needs.latency_s is not None and latency_s > needs.latency_s:
+            fits = False
+            why.append(
+                f"p99 of a look-up would be about {_time(latency_s)}, and "
+                f"{_time(needs.latency_s)} is asked for"
+            )
     return Option(
         mode=Mode.BATCH,
         fits=fits,
         why=tuple(why),
         cores=cores,
-        cost_per_month=hours * costs.cost_per_hour,
+        cost_per_month=core_hours * costs.cost_per_hour,
         rows_a_month=needs.rate * HOURS_A_MONTH * 3600,
-        latency_s=None,
-        freshness_s=between + _RUN_S + busy_s / cores,
+        latency_s=latency_s,
+        freshness_s=between + run_s,
         every_s=between,
     )
+
+
+def _soonest(needs: Needs) -> float | None:
+    """How long after an event its answer is needed; of a request or a table the freshness."""
+    latency_s = needs.latency_s if needs.arrival is Arrival.EVENTS else None
+    return min((s for s in (needs.freshness_s, latency_s) if s is not None), default=None)
 
 
 def _notes(needs: Needs, options: tuple[Option, ...], fitting: list[Option]) -> list[str]:

@@ -1,4 +1,4 @@
-"""`headrace plan mode`: should this model answer requests, follow a stream, or run over tables?"""
+"""`headrace plan mode`: what a model takes and costs online, in a stream and in batches."""
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
@@ -64,7 +64,8 @@ def mode(
     latency: Annotated[
         str,
         typer.Option(
-            help="How long one who asks may wait at p99, such as 50ms.", show_default="any time"
+            help="How long an answer may take at p99, from the request or the event: 50ms.",
+            show_default="any time",
         ),
     ] = "",
     freshness: Annotated[

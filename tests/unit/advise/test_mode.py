@@ -28,16 +28,59 @@ def test_who_waits_for_an_answer_is_served_online() -> None:
     assert "known only once somebody asks" in option(found, Mode.BATCH).why[-1]
 
 
-def test_answers_that_can_be_computed_beforehand_are_where_that_is_cheaper() -> None:
-    assert plan(Arrival.REQUESTS, entities=100_000, freshness_s=86_400.0).recommended is Mode.BATCH
-    many = plan(Arrival.REQUESTS, entities=2_000_000_000, freshness_s=86_400.0)
+def test_answers_are_computed_beforehand_where_that_and_look_ups_are_cheaper() -> None:
+    heavy = Costs(row_s=0.02, batch_row_s=0.01)
+    few = plan(Arrival.REQUESTS, heavy, entities=100_000, freshness_s=86_400.0)
+    assert few.recommended is Mode.BATCH
+    many = plan(Arrival.REQUESTS, heavy, entities=2_000_000_000, freshness_s=86_400.0)
     assert many.recommended is Mode.ONLINE
+    # A look-up takes as many cores as a light model.
+    light = plan(Arrival.REQUESTS, entities=100_000, freshness_s=86_400.0)
+    assert light.recommended is Mode.ONLINE
 
 
 def test_events_that_have_to_be_fresh_are_a_stream() -> None:
     found = plan(Arrival.EVENTS, freshness_s=5.0)
     assert found.recommended is Mode.STREAMING
     assert "that is a stream" in option(found, Mode.BATCH).why[-1]
+
+
+@pytest.mark.parametrize(
+    ("latency_s", "freshness_s", "fitting"),
+    [
+        (None, None, {Mode.ONLINE, Mode.STREAMING, Mode.BATCH}),
+        (7200.0, None, {Mode.ONLINE, Mode.STREAMING, Mode.BATCH}),
+        (60.0, None, {Mode.ONLINE, Mode.STREAMING}),
+        (60.0, 86_400.0, {Mode.ONLINE, Mode.STREAMING}),
+        (0.02, None, {Mode.ONLINE}),
+        (0.005, None, set()),
+    ],
+)
+def test_the_latency_of_events_rules_modes_out(
+    latency_s: float | None, freshness_s: float | None, fitting: set[Mode]
+) -> None:
+    found = plan(Arrival.EVENTS, latency_s=latency_s, freshness_s=freshness_s)
+    assert {one.mode for one in found.options if one.fits} == fitting
+    batch = option(found, Mode.BATCH)
+    if batch.fits and latency_s is not None:
+        assert batch.freshness_s <= latency_s
+
+
+def test_look_ups_of_answers_computed_beforehand_are_priced_by_hand() -> None:
+    # 6,000 look-ups/s x 0.5 ms = 3 cores; at 70 % that is 5. Runs: two a day over 1,000 entities.
+    found = plan(Arrival.REQUESTS, entities=1000, freshness_s=86_400.0, rate=2000.0)
+    batch = option(found, Mode.BATCH)
+    assert batch.cores == 5 + 1
+    runs = 730 / 12 * (1000 * 0.00022 + 30) / 3600
+    assert batch.cost_per_month == pytest.approx((5 * 730 + runs) * 0.05)
+    assert batch.latency_s == pytest.approx(3 * 0.0005)
+    assert "6,000 look-ups/s at the peak x 500 µs each" in batch.why[1]
+
+
+def test_a_look_up_that_is_too_slow_does_not_fit() -> None:
+    found = plan(Arrival.REQUESTS, entities=1000, latency_s=0.001)
+    assert not option(found, Mode.BATCH).fits
+    assert "p99 of a look-up would be about 1.5 ms" in option(found, Mode.BATCH).why[-1]
 
 
 def test_tables_are_batches() -> None:
