@@ -1,5 +1,6 @@
 """The management API over HTTP. Imported late: FastAPI takes longer to load than a replica."""
 
+from collections.abc import Awaitable
 from functools import partial
 from typing import Final
 
@@ -22,7 +23,7 @@ from headrace.control.api_jobs import add_jobs
 from headrace.control.api_keys import add_keys
 from headrace.control.api_login import add_login
 from headrace.control.api_logs import add_logs
-from headrace.control.api_metrics import Names, Native, metrics_answer
+from headrace.control.api_metrics import Full, Names, Native, metrics_answer
 from headrace.control.api_models import add_models
 from headrace.control.api_payloads import add_payloads
 from headrace.control.api_rollouts import add_rollouts
@@ -31,6 +32,7 @@ from headrace.control.api_streams import add_streams
 from headrace.control.api_triton import add_grpc_statistics, add_repository, add_statistics
 from headrace.control.edge import Shared
 from headrace.control.guards import App, BodyLimit, Guard
+from headrace.control.metrics import Families
 from headrace.control.pages import Beside, MakeConsole, pages_over
 from headrace.control.plane import ControlPlane
 from headrace.control.problems import PROBLEM_TYPE, problem_body, problem_of
@@ -111,11 +113,20 @@ def build_metrics(plane: ControlPlane, access: Access, *, is_open: bool) -> App:
     api = FastAPI(openapi_url=None)
     _add_errors(api)
     # Each asks every replica: many callers at once would be a flood from within.
-    shared = Shared(partial(all_metrics, plane))
+    shared = {full: Shared(partial(all_metrics, plane, full=full)) for full in (False, True)}
 
     @api.get("/metrics")
-    async def metrics(request: Request, names: Names = [], *, native: Native = True) -> Response:  # noqa: B006  # FastAPI copies it
-        return await metrics_answer(request, await shared.get(), names, native=native)
+    async def metrics(
+        request: Request,
+        names: Names = [],  # noqa: B006  # FastAPI copies it
+        *,
+        native: Native = True,
+        full: Full = False,
+    ) -> Response:
+        def read(everything: bool) -> Awaitable[Families]:  # noqa: FBT001  # its only argument
+            return shared[everything].get()
+
+        return await metrics_answer(request, read, names, native=native, full=full)
 
     # A scraper reaches this port under any name; it can read only.
     if is_open:

@@ -1,12 +1,13 @@
 """Answers with metrics to scrapers, in the format that they prefer."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Final
 
 from fastapi import Query, Request, Response
 
 from headrace.control.metrics import Families, named
-from headrace.control.metrics_formats import negotiate
+from headrace.control.metrics_formats import PROTOBUF, negotiate
 
 _MAX_NAMES: Final = 20
 
@@ -29,11 +30,30 @@ Native = Annotated[
 ]
 
 
+Full = Annotated[
+    bool,
+    Query(
+        description="Whether to tell every bucket of every histogram, KServe's metrics and all of "
+        "Envoy's: five times as much. Native histograms always have all buckets."
+    ),
+]
+
+
 async def metrics_answer(
-    request: Request, families: Families, names: list[str], *, native: bool
+    request: Request,
+    read: Callable[[bool], Awaitable[Families]],
+    names: list[str],
+    *,
+    native: bool,
+    full: bool,
 ) -> Response:
-    """`families` as `request` wants them."""
+    """The metrics as `request` wants them.
+
+    Args:
+        read: Returns them, all if its argument is true.
+    """
     chosen = negotiate(request.headers.get("accept", ""), native=native)
+    families = await read(full or chosen is PROTOBUF)
     # Those of thousands of endpoints take a while, and the loop has others to serve.
     body = await asyncio.to_thread(chosen.render, named(families, names))
     return Response(body, headers={"content-type": chosen.content_type, "vary": "accept"})

@@ -18,8 +18,9 @@ from headrace.control.api_answers import (
     applied_answer,
     shown,
 )
-from headrace.control.api_metrics import Names, Native, metrics_answer
+from headrace.control.api_metrics import Full, Names, Native, metrics_answer
 from headrace.control.differences import Diff
+from headrace.control.metrics import Families
 from headrace.control.plane import ControlPlane
 from headrace.control.scrape import all_metrics
 from headrace.control.status import Status
@@ -99,8 +100,17 @@ def add_state(api: FastAPI, plane: ControlPlane) -> None:
         return {"stopping": True}
 
     @api.get("/metrics", summary="Metrics of all processes, in the format that `accept` asks for")
-    async def metrics(request: Request, names: Names = [], *, native: Native = True) -> Response:  # noqa: B006  # FastAPI copies it
-        return await metrics_answer(request, await all_metrics(plane), names, native=native)
+    async def metrics(
+        request: Request,
+        names: Names = [],  # noqa: B006  # FastAPI copies it
+        *,
+        native: Native = True,
+        full: Full = False,
+    ) -> Response:
+        async def read(everything: bool) -> Families:  # noqa: FBT001  # the function's only argument
+            return await all_metrics(plane, full=everything)
+
+        return await metrics_answer(request, read, names, native=native, full=full)
 
 
 def _generations(expected: list[str]) -> Mapping[str, int] | None:

@@ -4,7 +4,7 @@ Every label is a name from the spec, a version of a model or one of few words: c
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from headrace.control.desired import DesiredState
@@ -18,19 +18,24 @@ from headrace.control.metrics import (
 from headrace.control.observed import Phase, Replica
 from headrace.control.store import RolloutRecord
 from headrace.gateway import ArmStatistics
-from headrace.observe import TWO_DIGITS_S
+from headrace.observe import BRIEF_TWO_DIGITS_S
 from headrace.rollout.state import Phase as RolloutPhase
 
 _NO_VERSION: Final = ""
 _NOTHING: Final = ArmStatistics()
 
 
-def request_families(desired: DesiredState, arms: Mapping[tuple[str, str], ArmStatistics]) -> str:
+def request_families(
+    desired: DesiredState,
+    arms: Mapping[tuple[str, str], ArmStatistics],
+    bounds: Sequence[float] = BRIEF_TWO_DIGITS_S,
+) -> str:
     """Requests by endpoint, version and how they ended, and their latencies.
 
     Args:
         arms: What the gateway has counted, by endpoint and arm. Arms that `desired` does not know
             are left out. An empty key: nobody was there to answer.
+        bounds: Of the latencies' buckets: bounds of Envoy's as well, so that none is cut.
     """
     counted = _by_version(desired, arms)
     requests: list[tuple[Labels, float]] = []
@@ -41,7 +46,7 @@ def request_families(desired: DesiredState, arms: Mapping[tuple[str, str], ArmSt
             ((*labels, ("outcome", outcome)), count) for outcome, count in _outcomes(found).items()
         ]
         if any(each.requests for each in found):
-            latencies.append(_latency(labels, found))
+            latencies.append(_latency(labels, found, bounds))
     return counter(
         "headrace_endpoint_requests_total",
         "Requests by how they ended, as the gateway counts: ok, error (no fault of the caller's), "
@@ -118,18 +123,19 @@ def _outcomes(found: Iterable[ArmStatistics]) -> dict[str, int]:
     return outcomes
 
 
-def _latency(labels: Labels, found: Iterable[ArmStatistics]) -> HistogramSample:
+def _latency(
+    labels: Labels, found: Iterable[ArmStatistics], bounds: Sequence[float]
+) -> HistogramSample:
     """Envoy tells no sum: each request counts as the middle of its bucket, 5 % off at most."""
-    below = [0] * (len(TWO_DIGITS_S) + 1)
+    below = [0] * (len(bounds) + 1)
     total_s = 0.0
     for arm in found:
         place = 0
         for lower, width, count in zip(arm.lower_s, arm.width_s, arm.counts, strict=True):
-            # The bounds are bounds of Envoy's buckets as well: none is cut.
-            while place < len(TWO_DIGITS_S) and TWO_DIGITS_S[place] <= lower:
+            while place < len(bounds) and bounds[place] <= lower:
                 place += 1
             below[place] += count
             total_s += (lower + width / 2) * count
     for place in range(1, len(below)):
         below[place] += below[place - 1]
-    return HistogramSample(labels=labels, bounds=TWO_DIGITS_S, below=below, sum=total_s)
+    return HistogramSample(labels=labels, bounds=bounds, below=below, sum=total_s)

@@ -238,9 +238,9 @@ class GatewayKeeper:
         """
         return await self._gateway.handshakes()
 
-    async def stats(self) -> str:
-        """Envoy's metrics in Prometheus' text format."""
-        return await self._gateway.stats()
+    async def stats(self, *, full: bool) -> str:
+        """Envoy's metrics in Prometheus' text format; `full` as in `EnvoyGateway.stats`."""
+        return await self._gateway.stats(full=full)
 
     async def stop(self, *, drain_s: float) -> None:
         """Let requests end, then end Envoy."""

@@ -14,6 +14,7 @@ from headrace.control.observed import Phase, Replica
 from headrace.control.process_metrics import process_families
 from headrace.control.statistics import Json, merge_model_stats
 from headrace.core import HeadraceError, ModelNotFoundError
+from headrace.observe import BRIEF_TWO_DIGITS_S, TWO_DIGITS_S
 
 if TYPE_CHECKING:
     from headrace.control.plane import ControlPlane
@@ -25,15 +26,19 @@ _ENVOYS: Final = (
 )
 
 
-async def all_metrics(plane: "ControlPlane") -> Families:
-    """All processes' metrics as one; each sample of a replica says which."""
+async def all_metrics(plane: "ControlPlane", *, full: bool) -> Families:
+    """All processes' metrics as one; each sample of a replica says which.
+
+    Args:
+        full: With every bucket and every metric of Envoy's, and with KServe's: five times as much.
+    """
     plane.metrics_read_at = plane.clock.now()
     replicas = _ready_replicas(plane)
     requests, gpus, gateway_text, *replica_texts = await asyncio.gather(
-        _request_families(plane),
+        _request_families(plane, full=full),
         asyncio.to_thread(plane.gpus.families),
-        _gateway_stats(plane),
-        *(_scrape(replica.address) for replica in replicas),
+        _gateway_stats(plane, full=full),
+        *(_scrape(replica.address, full=full) for replica in replicas),
     )
     sources = [
         Source(text=text, labels={"replica": replica.name})
@@ -81,21 +86,22 @@ def _ready_replicas(plane: "ControlPlane") -> list[Replica]:
     return [replica for replica in replicas if replica.phase is Phase.READY]
 
 
-async def _gateway_stats(plane: "ControlPlane") -> str:
+async def _gateway_stats(plane: "ControlPlane", *, full: bool) -> str:
     try:
         async with asyncio.timeout(_SCRAPE_TIMEOUT_S):
-            return await plane.keeper.stats()
+            return await plane.keeper.stats(full=full)
     except (HeadraceError, TimeoutError):
         return ""
 
 
-async def _request_families(plane: "ControlPlane") -> str:
+async def _request_families(plane: "ControlPlane", *, full: bool) -> str:
     try:
         async with asyncio.timeout(_COUNTS_TIMEOUT_S):
             statistics = await plane.keeper.endpoint_statistics()
     except (HeadraceError, TimeoutError):
         return ""  # a gap: zeros would read as if everything began anew
-    return await asyncio.to_thread(request_families, plane.effective, statistics.arms)
+    bounds = TWO_DIGITS_S if full else BRIEF_TWO_DIGITS_S
+    return await asyncio.to_thread(request_families, plane.effective, statistics.arms, bounds)
 
 
 def _processes(plane: "ControlPlane") -> dict[str, int]:
@@ -157,9 +163,10 @@ def _labels(replica: Replica) -> Labels:
     )
 
 
-async def _scrape(address: str) -> str:
+async def _scrape(address: str, *, full: bool) -> str:
+    path = "/metrics?exemplars" if full else "/metrics?exemplars&brief"
     try:
-        answer = await fetch(address, "/metrics?exemplars", timeout_s=_SCRAPE_TIMEOUT_S)
+        answer = await fetch(address, path, timeout_s=_SCRAPE_TIMEOUT_S)
     except HeadraceError:
         return ""
     return answer.body.decode("utf-8", "replace") if answer.status == 200 else ""  # noqa: PLR2004  # HTTP's OK

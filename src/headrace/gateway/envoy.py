@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 import msgspec
 
@@ -59,6 +60,13 @@ _LEAST_TO_END_S: Final = 1.0
 _LOG_BYTES: Final = 64 << 20
 _PRIVATE: Final = 0o700
 _WITHOUT_ARMS: Final = "^([^h]|h[^e]|headrace_ref)"  # RE2 knows no negation
+_BRIEF: Final = (
+    "^([^hc]|h[^e]|headrace_ref|c[^l]|cluster_manager"
+    r"|cluster\.[^.]+\.(upstream_rq_([1-5]xx|total|active|timeout|retry.*|pending_overflow)"
+    r"|upstream_cx_(total|active|connect_fail|connect_timeout|overflow)"
+    r"|membership_(healthy|total)|outlier_detection\.ejections_active)$)"
+)
+"""The same, of a cluster only what tells how it does."""
 
 
 class EnvoyGateway:
@@ -170,12 +178,16 @@ class EnvoyGateway:
         """Wait for Envoy's end: its exit status, None if it was adopted or never ran."""
         return None if self._process is None else await self._process.wait()
 
-    async def stats(self) -> str:
+    async def stats(self, *, full: bool = True) -> str:
         """Envoy's metrics in Prometheus' text format; only those that were ever touched.
 
         Without the counts of arms, of which there is a histogram for every status.
+
+        Args:
+            full: All of each cluster's, and not only its counts of connections and answers.
         """
-        return await self.admin.get(f"/stats/prometheus?usedonly&filter={_WITHOUT_ARMS}")
+        names = _WITHOUT_ARMS if full else _BRIEF
+        return await self.admin.get(f"/stats/prometheus?usedonly&filter={quote(names)}")
 
     async def arm_statistics(self, endpoints: Collection[str]) -> GatewayStatistics:
         """What Envoy has counted of these endpoints' splits, since it started.

@@ -59,7 +59,7 @@ class AdminApp:
         envoys = ""
         if keeper is not None:
             try:
-                envoys = await keeper.stats()
+                envoys = await keeper.stats(full=False)
             except HeadraceError:
                 envoys = ""  # a gap: Envoy is being started
         return own_metrics(self.agent) + self.certificates.exposition() + envoys

@@ -23,6 +23,7 @@ FINE_S: Final = (
 _EXACT_FROM_S: Final = 0.0005
 _EXACT_UNTIL_S: Final = 10.0
 _COARSE: Final = 6
+_BRIEF_FROM_S: Final = 0.0001
 
 
 def told(per_decade: int) -> tuple[int, ...]:
@@ -34,6 +35,13 @@ def told(per_decade: int) -> tuple[int, ...]:
         or (_EXACT_FROM_S <= bound <= _EXACT_UNTIL_S and place % (PER_DECADE // per_decade) == 0)
     )
 
+
+BRIEF_PLACES: Final = tuple(
+    place
+    for place, bound in enumerate(FINE_S)
+    if place % (PER_DECADE // 3) == 0 and _BRIEF_FROM_S <= bound <= _EXACT_UNTIL_S
+)
+"""Places of the few bounds that are told of each of many models: 3 to a decade, 0.1 ms to 10 s."""
 
 _TWO_DIGITS: Final = (
     1.0, 1.1, 1.2, 1.3, 1.5, 1.6, 1.8, 2.0, 2.2, 2.4, 2.7, 3.0,
@@ -53,3 +61,9 @@ TWO_DIGITS_S: Final = (
     100.0,
 )
 """From 0.1 ms to 100 s, 24 to a decade from 0.5 ms to 10 s: bounds of Envoy's buckets as well."""
+
+_HALF_OF_THEM: Final = frozenset(
+    float(f"{digits}e{decade}") for decade in range(-4, 3) for digits in _TWO_DIGITS[::2]
+)
+BRIEF_TWO_DIGITS_S: Final = tuple(bound for bound in TWO_DIGITS_S if bound in _HALF_OF_THEM)
+"""Of these 12 to a decade from 0.5 ms to 10 s."""

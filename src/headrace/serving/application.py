@@ -10,7 +10,7 @@ from headrace.protocol import encode_error
 from headrace.protocol.protos import INFERENCE_SERVICE
 from headrace.serving.drift import DriftSampler, drift_handlers
 from headrace.serving.exchange import TEXT, Exchange, send_error
-from headrace.serving.exposition import CONTENT_TYPE, WITH_EXEMPLARS, exposition
+from headrace.serving.exposition import CONTENT_TYPE, exposition
 from headrace.serving.grpc_api import INFER
 from headrace.serving.grpc_bridge import GrpcBridge, send_grpc_error
 from headrace.serving.internal import InternalApi
@@ -131,8 +131,7 @@ class Application:
 
     def metrics(self, exchange: Exchange) -> None:
         """GET /metrics."""
-        wanted = exchange.query == WITH_EXEMPLARS
-        text = exposition(self._state, with_exemplars=wanted)
+        text = exposition(self._state, exchange.query)
         exchange.send(200, text, content_type=CONTENT_TYPE)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
-from headrace.observe import Exemplars, told
+from headrace.observe import BRIEF_PLACES, Exemplars, told
 from headrace.observe.text import histogram_lines, metric_head, single
 from headrace.pipeline import Pipeline
 from headrace.serving.memory import cpu_s, resident_bytes
@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 CONTENT_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"
 WITH_EXEMPLARS: Final = b"exemplars"
-"""The query by which the control plane asks for examples too."""
+"""In the query by which the control plane asks for examples too."""
+BRIEF: Final = b"brief"
+"""In the query by which the control plane asks for few buckets, and for no metric twice."""
 
 _FINE: Final = told(24)
 """Within 5 % also of latencies that hardly spread, as a model's are."""
@@ -30,15 +32,18 @@ _PHASES: Final = {
 }
 
 
-def exposition(state: "ReplicaState", *, with_exemplars: bool = False) -> bytes:
+def exposition(state: "ReplicaState", query: bytes = b"") -> bytes:
     """The metrics of `state`, in Prometheus' text format 0.0.4.
 
     Args:
-        with_exemplars: As OpenMetrics has them, which the format itself knows nothing of.
+        query: May hold `WITH_EXEMPLARS`, which only OpenMetrics knows, and `BRIEF`.
     """
     labels = model_labels(state)
-    exemplars = state.phases.exemplars if with_exemplars else None
-    lines = (*_model(state, labels, exemplars), *process_lines(labels))
+    exemplars = state.phases.exemplars if WITH_EXEMPLARS in query else None
+    lines = (
+        *_model(state, labels, exemplars, is_brief=BRIEF in query),
+        *process_lines(labels),
+    )
     return "\n".join(lines).encode() + b"\n"
 
 
@@ -53,9 +58,9 @@ class JoinedExposition:
         self._heads: dict[str, list[str]] = {}
         self._samples: dict[str, dict[str, str]] = {}
 
-    def add_model(self, state: "ReplicaState") -> None:
-        """Add the metrics of one model: half a millisecond."""
-        self.add(_model(state, model_labels(state)))
+    def add_model(self, state: "ReplicaState", query: bytes = b"") -> None:
+        """Add the metrics of one model: half a millisecond, or a fifth of it if `BRIEF`."""
+        self.add(_model(state, model_labels(state), is_brief=BRIEF in query))
 
     def add(self, lines: Iterable[str]) -> None:
         """Add lines, of which each metric's begin with its head."""
@@ -92,9 +97,12 @@ def model_labels(state: "ReplicaState") -> str:
     return f'model="{state.name}",version="{state.version}"'
 
 
-def _model(state: "ReplicaState", labels: str, exemplars: Exemplars | None = None) -> Iterator[str]:
+def _model(
+    state: "ReplicaState", labels: str, exemplars: Exemplars | None = None, *, is_brief: bool
+) -> Iterator[str]:
     yield from _triton(state, labels)
-    for phase, (text, places) in _PHASES.items():
+    for phase, (text, fine_places) in _PHASES.items():
+        places = BRIEF_PLACES if is_brief else fine_places
         histogram = getattr(state.phases, phase)
         lines = histogram_lines(f"headrace_{phase}_seconds", text, histogram, labels, places)
         if phase == "request" and exemplars is not None:
@@ -107,8 +115,9 @@ def _model(state: "ReplicaState", labels: str, exemplars: Exemplars | None = Non
     )
     model = state.served.loaded.model if state.served else None
     if isinstance(model, Pipeline):
-        yield from _pipeline(model, labels)
-    yield from _kserve(state)
+        yield from _pipeline(model, labels, BRIEF_PLACES if is_brief else _MEDIUM)
+    if not is_brief:
+        yield from _kserve(state)
     in_flight = state.waiting + (state.served.engine.in_flight if state.served else 0)
     yield from single(
         "headrace_requests_in_flight", "gauge", "Requests queued or running.", labels, in_flight
@@ -175,12 +184,12 @@ def _triton(state: "ReplicaState", labels: str) -> Iterator[str]:
         yield from single(name, kind, text, labels, value)
 
 
-def _pipeline(pipeline: Pipeline, labels: str) -> Iterator[str]:
+def _pipeline(pipeline: Pipeline, labels: str, places: Sequence[int]) -> Iterator[str]:
     """Where a pipeline's time goes, and what its features came to."""
     name = "headrace_pipeline_step_seconds"
     yield from metric_head(name, "histogram", "Seconds of a batch in one step of the pipeline.")
     for step in pipeline.steps:
-        lines = histogram_lines(name, "", step.seconds, f'{labels},step="{step.name}"', _MEDIUM)
+        lines = histogram_lines(name, "", step.seconds, f'{labels},step="{step.name}"', places)
         yield from (line for line in lines if not line.startswith("#"))
     counts = [c for c in (getattr(s.model, "counts", None) for s in pipeline.steps) if c]
     if not counts:

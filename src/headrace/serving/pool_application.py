@@ -186,7 +186,7 @@ class PoolApplication:
 
     async def _send_metrics(self, exchange: Exchange) -> None:
         try:
-            text = await pool_exposition(self._pool)
+            text = await pool_exposition(self._pool, exchange.query)
         except Exception:  # noqa: BLE001  # the request edge, of a request that takes a while
             send_failure(exchange)
         else:

@@ -18,15 +18,15 @@ _BY_MODEL: Final = (
 )
 
 
-async def pool_exposition(pool: "Pool") -> bytes:
-    """The metrics of `pool`, in Prometheus' text format 0.0.4.
+async def pool_exposition(pool: "Pool", query: bytes = b"") -> bytes:
+    """The metrics of `pool`, in Prometheus' text format 0.0.4; `query` may hold `BRIEF`.
 
     Models that were never asked are left out. Others are answered in between.
     """
     text = JoinedExposition()
     for hosted in list(pool.models.values()):
         if hosted.is_used:
-            text.add_model(hosted.state)
+            text.add_model(hosted.state, query)
             await asyncio.sleep(0)
     text.add(_pool_lines(pool))
     return text.text()

@@ -107,6 +107,18 @@ def test_prometheus_knows_the_rest_of_the_system(
     assert prometheus.query(expression)
 
 
+def test_a_scrape_is_brief_unless_it_asks_for_everything(system: System) -> None:
+    brief, full = _series(_scrape(system)), _series(_scrape(system, query="?full=true"))
+
+    of_fraud = re.compile(r'[="](?:fraud|fraud~\d+)"')
+    assert brief <= full
+    assert sum(of_fraud.search(line) is not None for line in brief) < 300
+    assert sum(of_fraud.search(line) is not None for line in full) > 800
+    assert any(line.startswith("request_predict_seconds_bucket") for line in full)
+    assert 'envoy_cluster_upstream_rq_total{envoy_cluster_name="fraud~1"}' in brief
+    assert not any("envoy_cluster_internal" in line for line in brief)
+
+
 def test_openmetrics_names_a_request_for_each_bucket(system: System) -> None:
     trace, name = "4bf92f3577b34da6a3ce929d0e0e4736", "order-4711"
     url = f"{system.where().http_url}/v2/models/idle/infer"
@@ -141,7 +153,8 @@ def test_promtool_complains_of_nothing_but_names_that_others_chose(
     complaints = tools.check_metrics(_scrape(system)).splitlines()
 
     assert [line for line in complaints if not THEIRS.match(line)] == []
-    assert tools.check_metrics(_scrape(system, query="?names=headrace_&names=request_")) == ""
+    ours = _scrape(system, query="?full=true&names=headrace_&names=request_")
+    assert tools.check_metrics(ours) == ""
 
 
 def test_callers_add_no_series_whatever_they_send(system: System) -> None:

@@ -20,7 +20,7 @@ from headrace.control.store import RolloutRecord
 from headrace.core import EndpointName, ReplicaSettings
 from headrace.core.rollout_settings import CanarySettings
 from headrace.gateway import ArmStatistics
-from headrace.observe import TWO_DIGITS_S
+from headrace.observe import BRIEF_TWO_DIGITS_S, TWO_DIGITS_S
 from headrace.rollout.state import Phase as RolloutPhase
 from headrace.rollout.state import RolloutState, Traffic
 
@@ -112,14 +112,20 @@ def test_what_the_gateway_remembers_of_former_endpoints_and_versions_is_not_told
 
 
 @settings(max_examples=30)
-@given(st.lists(st.floats(2e-6, 200), min_size=1, max_size=50))
-def test_each_request_is_below_the_bounds_that_it_is_below(latencies_s: list[float]) -> None:
+@given(
+    st.lists(st.floats(2e-6, 200), min_size=1, max_size=50),
+    st.sampled_from([TWO_DIGITS_S, BRIEF_TWO_DIGITS_S]),
+)
+def test_each_request_is_below_the_bounds_that_it_is_below(
+    latencies_s: list[float], bounds: tuple[float, ...]
+) -> None:
     counted = _counted(*latencies_s)
 
-    text = request_families(_state(_arm("1")), {("m", "1"): counted})
+    text = request_families(_state(_arm("1")), {("m", "1"): counted}, bounds)
 
     below = _samples(text, "headrace_endpoint_latency_seconds_bucket", "le")
-    for bound in TWO_DIGITS_S:
+    assert len(below) == len(bounds) + 1
+    for bound in bounds:
         ends = zip(counted.lower_s, counted.width_s, counted.counts, strict=True)
         true = sum(n for lower, width, n in ends if lower + width <= bound * (1 + 1e-9))
         assert below[repr(bound),] == true

@@ -387,9 +387,9 @@ class GatewayFleet:
         """As `Readings.handshakes`."""
         return await self.readings.handshakes()
 
-    async def stats(self) -> str:
+    async def stats(self, *, full: bool) -> str:
         """The local Envoy's metrics; each agent shows its own."""
-        return "" if self.local is None else await self.local.stats()
+        return "" if self.local is None else await self.local.stats(full=full)
 
     def exposition(self) -> str:
         """How gateways on other hosts are, as metrics."""

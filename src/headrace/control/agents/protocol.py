@@ -74,7 +74,7 @@ class Gateway(Protocol):
     async def handshakes(self) -> Mapping[tuple[str, str], Handshakes]:
         """How TLS with upstreams went, by endpoint and arm."""
 
-    async def stats(self) -> str:
+    async def stats(self, *, full: bool) -> str:
         """The metrics of the Envoy on this host, if there is one, as text."""
 
     def exposition(self) -> str:
