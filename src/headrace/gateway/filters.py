@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from headrace.core.headers import SPLIT_HEADERS
+from headrace.core.headers import NAMED_HEADER, SPLIT_HEADERS
 from headrace.core.upstream_settings import StickySettings
 from headrace.gateway.callers import ISSUER_HEADER
 from headrace.gateway.extensions import FLOOD, IDENTIFY, LIMITS, Extension
@@ -22,6 +22,8 @@ from headrace.gateway.resources import Json, Resource, any_of, typed
 from headrace.gateway.scripts import (
     CHECK_NAMES,
     CHECK_NAMES_SOURCE,
+    INFLATE,
+    INFLATE_SOURCE,
     REFUSE,
     REFUSE_SOURCE,
     SELECT,
@@ -52,6 +54,7 @@ MODEL_RPCS: Final = {
 
 OURS: Final = (
     *SPLIT_HEADERS,
+    NAMED_HEADER,
     HOSTED_VERSION_HEADER,
     CALLER_HEADER,
     CREDENTIAL_HEADER,
@@ -82,6 +85,11 @@ SELECTING: Final[Resource] = {
     _SELECT_FILTER: any_of(_LUA_PER_ROUTE, {"name": SELECT}),
 }
 """Per-route configuration: read the model's name and choose the route again."""
+INFLATING: Final[Resource] = {
+    **{name: config for name, config in _GRPC_ONLY.items() if name != _EXTRACTION_FILTER},
+    _SELECT_FILTER: any_of(_LUA_PER_ROUTE, {"name": INFLATE}),
+}
+"""Per-route configuration: the same for messages that may be compressed."""
 UNIT_IDLE: Final[Resource] = {_UNIT_FILTER: any_of(_LUA_PER_ROUTE, {"disabled": True})}
 """Per-route configuration: who calls may have to be read, once it is known which model."""
 BRIDGED_ELSEWHERE: Final[Resource] = {
@@ -145,7 +153,7 @@ def http_filters(
                 "extractions_by_method": _extractions(),
             },
         ),
-        _script(_SELECT_FILTER, **{SELECT: SELECT_SOURCE}),
+        _script(_SELECT_FILTER, **{SELECT: SELECT_SOURCE, INFLATE: INFLATE_SOURCE}),
         _script(_UNIT_FILTER, **{UNIT: UNIT_SOURCE}),
         _script(AUTHORIZE_FILTER, **{AUTHORIZE: AUTHORIZE_SOURCE}),
         *limit_filters(

@@ -16,6 +16,7 @@ from headrace.gateway.filters import (
     BRIDGING,
     CHECKING_NAMES,
     HEALTH_CHECK,
+    INFLATING,
     MODEL_HEADER,
     MODEL_RPCS,
     REFUSING,
@@ -323,7 +324,7 @@ def _grpc_server_routes(
 
     One that names none, or is no message at all, goes to a replica, which says what is wrong.
     """
-    selecting: Resource = {**SELECTING, **more_filters}
+    encoded: Resource = {"headers": [_header_is_set("grpc-encoding")]}
     first: list[tuple[str, Resource, Resource]] = [
         ("unnamed-model", _rpc_match(rpc), servers) for rpc in MODEL_RPCS if rpc != _STATISTICS_RPC
     ]
@@ -332,9 +333,10 @@ def _grpc_server_routes(
         ("health", {"path": f"/{HEALTH_CHECK}", "grpc": {}}, servers),
     ]
     for name, match, action in first:
-        route = with_filters({"name": name, "match": match, **_grpc_version(action)}, selecting)
         look = guard.grpc_look(health=name == "health", every=name == "statistics")
-        yield _asking(route, look)
+        for fits, reading in (({**match, **encoded}, INFLATING), (match, SELECTING)):
+            route: Resource = {"name": name, "match": fits, **_grpc_version(action)}
+            yield _asking(with_filters(route, {**reading, **more_filters}), look)
     # A 404 of Envoy reaches gRPC callers as UNIMPLEMENTED.
     streams: Resource = {"name": "stream", "match": _rpc_match("ModelStreamInfer")}
     yield _asking({**streams, **_reply(404, _NO_STREAMS)}, guard.server())

@@ -7,6 +7,7 @@ enter Lua.
 from typing import Final
 
 SELECT: Final = "select"
+INFLATE: Final = "inflate"
 REFUSE: Final = "refuse"
 UNIT: Final = "unit"
 CHECK_NAMES: Final = "check_names"
@@ -14,9 +15,37 @@ CHECK_NAMES: Final = "check_names"
 # The name comes from a protobuf field and may hold any byte. It becomes a header that travels to
 # the replica over HTTP/1.1, so anything but a valid name stops here: a line break in it would
 # start a second request.
-SELECT_SOURCE: Final = """
+_CHOOSE_SOURCE: Final = """
 local HEALTH = "/grpc.health.v1.Health/Check"
 
+local function refuse(handle, status, grpc, text)
+  local shown = text:gsub("[^\\32-\\126]", "?"):sub(1, 300)
+  handle:respond({[":status"] = status, ["grpc-status"] = grpc}, shown)
+end
+
+local function choose(handle, model, version)
+  local headers = handle:headers()
+  if model == nil then return end
+  if headers:get(":path") == HEALTH and model == "inference.GRPCInferenceService" then return end
+  local unknown = "Request for unknown model: '" .. model .. "'"
+  if #model > 128 or not model:find("^%w[%w_.%-]*$") then
+    return refuse(handle, "404", "5", unknown .. " is not found")
+  end
+  if version ~= nil then
+    if #version > 18 or not version:find("^%d+$") then
+      return refuse(handle, "404", "5", unknown .. " version " .. version .. " is not found")
+    end
+    model = model .. "~" .. version
+  end
+  headers:replace("x-model", model)
+  handle:clearRouteCache()
+  return model
+end
+"""
+
+SELECT_SOURCE: Final = (
+    _CHOOSE_SOURCE
+    + """
 local function first(fields, ...)
   for _, key in ipairs({...}) do
     local values = fields[key]
@@ -24,35 +53,221 @@ local function first(fields, ...)
   end
 end
 
-local function not_found(handle, text)
-  local shown = text:gsub("[^\\32-\\126]", "?"):sub(1, 300)
-  handle:respond({[":status"] = "404", ["grpc-status"] = "5"}, shown)
-end
-
 function envoy_on_request(handle)
   local metadata = handle:streamInfo():dynamicMetadata()
   local fields = metadata:get("envoy.filters.http.grpc_field_extraction")
   if fields == nil then return end
-  local headers = handle:headers()
-  local model = first(fields, "model_name", "name", "service")
-  if model == nil then return end
-  if headers:get(":path") == HEALTH and model == "inference.GRPCInferenceService" then return end
-  if #model > 128 or not model:find("^%w[%w_.%-]*$") then
-    return not_found(handle, "Request for unknown model: '" .. model .. "' is not found")
-  end
-  local version = first(fields, "model_version", "version")
-  if version ~= nil then
-    if #version > 18 or not version:find("^%d+$") then
-      return not_found(
-        handle,
-        "Request for unknown model: '" .. model .. "' version " .. version .. " is not found")
-    end
-    model = model .. "~" .. version
-  end
-  headers:replace("x-model", model)
-  handle:clearRouteCache()
+  choose(handle, first(fields, "model_name", "name", "service"),
+    first(fields, "model_version", "version"))
 end
 """
+)
+
+# Envoy's extraction does not read compressed messages. Names are at the beginning of a message, so
+# inflating a little of it suffices (https://www.rfc-editor.org/rfc/rfc1951): the replica inflates
+# the whole. A second name further on would be the one that the replica reads: it is told the first,
+# and refuses another.
+INFLATE_SOURCE: Final = (
+    _CHOOSE_SOURCE
+    + """
+local PREFIX = 5        -- of a gRPC frame
+local READ = 4096       -- bytes of a compressed message that are looked at
+local INFLATED = 512    -- bytes that they may become: name and version have 150 at most
+local MOST_FIELDS = 10000
+
+local ORDER = {16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15}
+local LENGTHS, LENGTH_BITS, DISTANCES, DISTANCE_BITS = {}, {}, {}, {}
+do
+  local length, distance = 3, 1
+  for code = 0, 27 do
+    local extra = code < 8 and 0 or math.floor(code / 4) - 1
+    LENGTHS[code], LENGTH_BITS[code] = length, extra
+    length = length + 2 ^ extra
+  end
+  LENGTHS[28], LENGTH_BITS[28] = 258, 0
+  for code = 0, 29 do
+    local extra = code < 4 and 0 or math.floor(code / 2) - 1
+    DISTANCES[code], DISTANCE_BITS[code] = distance, extra
+    distance = distance + 2 ^ extra
+  end
+end
+
+local function code_of(lengths, first, last)
+  local counts, symbols, places = {}, {}, {[1] = 0}
+  for bits = 0, 15 do counts[bits] = 0 end
+  for symbol = first, last do counts[lengths[symbol]] = counts[lengths[symbol]] + 1 end
+  for bits = 1, 14 do places[bits + 1] = places[bits] + counts[bits] end
+  for symbol = first, last do
+    local bits = lengths[symbol]
+    if bits > 0 then
+      symbols[places[bits]] = symbol - first
+      places[bits] = places[bits] + 1
+    end
+  end
+  return {counts = counts, symbols = symbols}
+end
+
+local function fixed_codes()
+  local lengths = {}
+  for symbol = 0, 287 do
+    lengths[symbol] = symbol < 144 and 8 or symbol < 256 and 9 or symbol < 280 and 7 or 8
+  end
+  for symbol = 288, 317 do lengths[symbol] = 5 end
+  return code_of(lengths, 0, 287), code_of(lengths, 288, 317)
+end
+
+-- The first bytes of a deflate stream that begins at `at`; an error if it is none.
+local function inflate(input, at)
+  local buffer, held, out, count = 0, 0, {}, 0
+
+  local function bits(wanted)
+    while held < wanted do
+      buffer, held, at = buffer + input:byte(at) * 2 ^ held, held + 8, at + 1
+    end
+    local value = buffer % 2 ^ wanted
+    buffer, held = (buffer - value) / 2 ^ wanted, held - wanted
+    return value
+  end
+
+  local function symbol_of(code)
+    local value, first, index = 0, 0, 0
+    for length = 1, 15 do
+      value = value + bits(1)
+      local here = code.counts[length]
+      if value - here < first then return code.symbols[index + value - first] end
+      index, first, value = index + here, (first + here) * 2, value * 2
+    end
+    error("no such code")
+  end
+
+  local function dynamic_codes()
+    local literals, distances, used = bits(5) + 257, bits(5) + 1, bits(4) + 4
+    local lengths, filled = {}, 0
+    for i = 1, 19 do lengths[ORDER[i]] = i <= used and bits(3) or 0 end
+    local code = code_of(lengths, 0, 18)
+    lengths = {}
+    while filled < literals + distances do
+      local symbol, value, times = symbol_of(code), 0, 1
+      if symbol < 16 then
+        value = symbol
+      elseif symbol == 16 then
+        value, times = lengths[filled - 1], 3 + bits(2)
+      else
+        times = symbol == 17 and 3 + bits(3) or 11 + bits(7)
+      end
+      for _ = 1, times do lengths[filled], filled = value, filled + 1 end
+    end
+    return code_of(lengths, 0, literals - 1), code_of(lengths, literals, literals + distances - 1)
+  end
+
+  local function put(byte)
+    count = count + 1
+    out[count] = byte
+  end
+
+  local is_last = false
+  while not is_last and count < INFLATED do
+    is_last = bits(1) == 1
+    local kind = bits(2)
+    if kind == 0 then
+      bits(held % 8)
+      local length = bits(16)
+      bits(16)
+      for _ = 1, math.min(length, INFLATED - count) do put(bits(8)) end
+    else
+      local literals, distances
+      if kind == 1 then literals, distances = fixed_codes() else
+        literals, distances = dynamic_codes()
+      end
+      while count < INFLATED do
+        local symbol = symbol_of(literals)
+        if symbol == 256 then break end
+        if symbol < 256 then
+          put(symbol)
+        else
+          local length = LENGTHS[symbol - 257] + bits(LENGTH_BITS[symbol - 257])
+          local code = symbol_of(distances)
+          local distance = DISTANCES[code] + bits(DISTANCE_BITS[code])
+          for _ = 1, length do put(out[count + 1 - distance] + 0) end
+        end
+      end
+    end
+  end
+  return string.char(unpack(out))
+end
+
+local function deflate_begins(input, encoding)
+  if encoding == "deflate" then return 3 end
+  local flags, at = input:byte(4), 11
+  if flags % 8 >= 4 then at = at + 2 + input:byte(at) + 256 * input:byte(at + 1) end
+  for _, flag in ipairs({8, 16}) do
+    if flags % (2 * flag) >= flag then at = input:find("\\0", at, true) + 1 end
+  end
+  return flags % 4 >= 2 and at + 2 or at
+end
+
+-- The last of each of the fields 1 and 2; `read(at, count)` returns bytes from 0 on, or fewer.
+local function names(read, size)
+  local at, found = 0, {}
+
+  local function varint()
+    local value, factor = 0, 1
+    for _ = 1, 10 do
+      local byte = read(at, 1):byte()
+      if byte == nil then return nil end
+      at, value, factor = at + 1, value + byte % 128 * factor, factor * 128
+      if byte < 128 then return value end
+    end
+  end
+
+  for _ = 1, MOST_FIELDS do
+    local tag = at < size and varint()
+    if not tag then return found[1], found[2] end
+    local kind = tag % 8
+    if kind == 2 then
+      local length, field = varint(), math.floor(tag / 8)
+      if length == nil then return found[1], found[2] end
+      if field <= 2 and length > 0 and at + length <= size then
+        found[field] = read(at, math.min(length, 200))
+      end
+      at = at + length
+    elseif kind == 0 then
+      varint()
+    else
+      at = at + (kind == 1 and 8 or kind == 5 and 4 or size)
+    end
+  end
+end
+
+function envoy_on_request(handle)
+  local body = handle:body()
+  local size = body == nil and 0 or body:length()
+  if size <= PREFIX then return end
+  if body:getBytes(0, 1) ~= "\\1" then
+    choose(handle, names(function(at, count)
+      return at < size - PREFIX and body:getBytes(PREFIX + at, count) or ""
+    end, size - PREFIX))
+    return
+  end
+  local encoding = handle:headers():get("grpc-encoding")
+  if encoding ~= "gzip" and encoding ~= "deflate" then
+    return refuse(handle, "501", "12", "messages compressed with '" .. (encoding or "") ..
+      "' are not supported: send gzip, deflate or identity")
+  end
+  local input = body:getBytes(PREFIX, math.min(size - PREFIX, READ))
+  local is_whole, message = pcall(function()
+    return inflate(input, deflate_begins(input, encoding))
+  end)
+  if not is_whole then
+    return refuse(handle, "400", "3", "the message is not valid " .. encoding .. " data")
+  end
+  local model = choose(handle, names(function(at, count)
+    return message:sub(at + 1, at + count)
+  end, #message))
+  handle:headers():replace("x-headrace-named", model or "")
+end
+"""
+)
 
 REFUSE_SOURCE: Final = """
 function envoy_on_request(handle)
@@ -78,6 +293,10 @@ function envoy_on_request(handle)
   local refused
   for name in pairs(handle:headers()) do
     if name:find("_", 1, true) then refused = name end
+  end
+  if handle:headers():get("x-headrace-named") ~= nil then
+    return handle:respond({[":status"] = "501", ["grpc-status"] = "12"},
+      "compressed messages are not supported by endpoints with an upstream: send identity")
   end
   if refused == nil then return end
   local shown = refused:gsub("[^%w_.-]", "?"):sub(1, 100)

@@ -10,7 +10,9 @@ from urllib.parse import quote, unquote
 
 from headrace.core import InvalidArgumentError, UnsupportedError
 from headrace.protocol.byte_tensors import Body
+from headrace.protocol.content import decompress
 
+_ENCODINGS: Final = (b"gzip", b"deflate")
 _PREFIX: Final = struct.Struct(">BI")
 _PREFIX_BYTES: Final = _PREFIX.size
 _COPIED_BYTES: Final = 4096
@@ -25,12 +27,20 @@ _LONGEST_MESSAGE: Final = 4000
 """Characters; a status text goes into a header, and proxies bound headers."""
 
 
-def unframe(body: Body) -> bytes | bytearray | memoryview:
+def unframe(
+    body: Body, encoding: bytes = b"", limit_bytes: int = 0
+) -> bytes | bytearray | memoryview:
     """The one message of a unary call's body.
 
+    Args:
+        encoding: How a compressed message is compressed: the header `grpc-encoding`.
+        limit_bytes: Of a compressed message, when it is decompressed.
+
     Raises:
-        InvalidArgumentError: The frame is cut short, or other bytes follow it.
-        UnsupportedError: The message is compressed.
+        InvalidArgumentError: The frame is cut short, other bytes follow it, or the message is not
+            compressed as `encoding` says.
+        PayloadTooLargeError: The message has more bytes than `limit_bytes`.
+        UnsupportedError: The message is compressed, and not by gzip or deflate.
     """
     if len(body) < _PREFIX_BYTES:
         msg = f"gRPC frame of {len(body)} bytes is cut short: its prefix alone has {_PREFIX_BYTES}"
@@ -40,13 +50,17 @@ def unframe(body: Body) -> bytes | bytearray | memoryview:
         if compressed > 1:
             msg = f"gRPC frame begins with {compressed}, which is no compressed-flag"
             raise InvalidArgumentError(msg)
-        msg = "compressed gRPC messages are not supported: send identity encoding"
-        raise UnsupportedError(msg)
+        if encoding not in _ENCODINGS:
+            shown = encoding[:_SHOWN].decode("latin-1")
+            msg = f"messages compressed with '{shown}' are not supported: send gzip or identity"
+            raise UnsupportedError(msg)
     got = len(body) - _PREFIX_BYTES
     if got != length:
         what = "is cut short" if got < length else "is followed by more data; a unary call has one"
         msg = f"gRPC frame of {length} bytes {what} ({got} bytes received)"
         raise InvalidArgumentError(msg)
+    if compressed:
+        return decompress(body[_PREFIX_BYTES:], encoding.decode(), limit_bytes)
     return body[_PREFIX_BYTES:] if length <= _COPIED_BYTES else memoryview(body)[_PREFIX_BYTES:]
 
 

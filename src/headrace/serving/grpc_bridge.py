@@ -15,6 +15,7 @@ from headrace.core import (
     InvalidArgumentError,
     RuntimeFailedError,
 )
+from headrace.core.headers import NAMED_HEADER
 from headrace.protocol import grpc_status
 from headrace.protocol.grpc_codec import (
     GrpcInferCodec,
@@ -28,10 +29,13 @@ from headrace.serving.callers import rank
 from headrace.serving.deadlines import timeout_s
 from headrace.serving.exchange import GRPC_HEAD, Exchange, log_failure
 from headrace.serving.grpc_api import INFER, GrpcApi
+from headrace.serving.grpc_names import named_model
 from headrace.serving.routing import Handler
 from headrace.serving.state import ReplicaState
 
 GRPC: Final = b"application/grpc"
+HEALTH_PATH: Final = f"/{HEALTH_SERVICE}/Check".encode()
+_NAMED: Final = NAMED_HEADER.encode()
 
 
 class GrpcBridge:
@@ -59,7 +63,7 @@ class GrpcBridge:
             (b"POST", service + rpc.encode()): partial(self._answer, rpc) for rpc in self._api.rpcs
         }
         handlers[(b"POST", service + INFER.encode())] = self.infer
-        handlers[(b"POST", f"/{HEALTH_SERVICE}/Check".encode())] = self._check_health
+        handlers[(b"POST", HEALTH_PATH)] = self._check_health
         return handlers
 
     def infer(self, exchange: Exchange) -> None:
@@ -70,7 +74,7 @@ class GrpcBridge:
         if codec is None:
             raise self._state.not_ready()
         headers = exchange.headers
-        exchange.request = codec.decode(unframe(exchange.body))
+        exchange.request = codec.decode(self._message(exchange))
         limit_s = timeout_s(headers)
         if b"grpc-timeout" in headers:
             given_s = parse_grpc_timeout(headers[b"grpc-timeout"].decode("latin-1"))
@@ -98,13 +102,37 @@ class GrpcBridge:
 
     def _answer(self, rpc: str, exchange: Exchange) -> None:
         check_content_type(exchange)
-        message = self._api.answer(rpc, bytes(unframe(exchange.body)))
+        message = self._api.answer(rpc, bytes(self._message(exchange)))
         exchange.send_ok(GRPC_HEAD, frame(message))
 
     def _check_health(self, exchange: Exchange) -> None:
         check_content_type(exchange)
-        message = self._api.check_health(bytes(unframe(exchange.body)))
+        message = self._api.check_health(bytes(self._message(exchange)))
         exchange.send_ok(GRPC_HEAD, frame(message))
+
+    def _message(self, exchange: Exchange) -> bytes | bytearray | memoryview:
+        return message_of(exchange, self._state.settings.max_body_bytes)
+
+
+def message_of(exchange: Exchange, limit_bytes: int) -> bytes | bytearray | memoryview:
+    """The message of a call, decompressed if its caller compressed it.
+
+    Raises:
+        InvalidArgumentError: As `unframe`, or it names another model than the one by which the
+            gateway routed and authorized the call: of a compressed message that is what its
+            beginning names.
+        UnsupportedError, PayloadTooLargeError: As `unframe`.
+    """
+    headers = exchange.headers
+    message = unframe(exchange.body, headers.get(b"grpc-encoding", b""), limit_bytes)
+    routed_by = headers.get(_NAMED)
+    if routed_by is not None and exchange.path != HEALTH_PATH:
+        name, version = named_model(message)
+        named = f"{name}~{version}" if version else name
+        if named.encode() != routed_by:
+            msg = "the model of a compressed message has to be named at its beginning, and once"
+            raise InvalidArgumentError(msg)
+    return message
 
 
 def send_grpc_error(exchange: Exchange, error: HeadraceError) -> None:

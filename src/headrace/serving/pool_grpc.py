@@ -11,7 +11,7 @@ from headrace.core import (
     UnsupportedError,
 )
 from headrace.protocol import model_statistics, server_metadata
-from headrace.protocol.grpc_codec import frame, unframe
+from headrace.protocol.grpc_codec import frame
 from headrace.protocol.grpc_messages import (
     encode_health,
     encode_response,
@@ -21,7 +21,7 @@ from headrace.protocol.grpc_messages import (
 from headrace.protocol.protos import HEALTH_SERVICE, INFERENCE_SERVICE
 from headrace.serving.exchange import GRPC_HEAD, Exchange
 from headrace.serving.grpc_api import INFER, STREAM_INFER
-from headrace.serving.grpc_bridge import check_content_type
+from headrace.serving.grpc_bridge import HEALTH_PATH, check_content_type, message_of
 from headrace.serving.grpc_names import named_model
 from headrace.serving.hosted import HostedModel
 from headrace.serving.pool import Pool
@@ -53,13 +53,16 @@ class PoolGrpc:
             for rpc in rpc_names()
             if rpc != STREAM_INFER
         }
-        handlers[(b"POST", f"/{HEALTH_SERVICE}/Check".encode())] = self._check_health
+        handlers[(b"POST", HEALTH_PATH)] = self._check_health
         return handlers
+
+    def _message(self, exchange: Exchange) -> bytes | bytearray | memoryview:
+        return message_of(exchange, self._pool.settings.max_body_bytes)
 
     def _of_model(self, rpc: str, exchange: Exchange) -> None:
         """Hand a call over to the model that it names."""
         check_content_type(exchange)
-        name, version = named_model(unframe(exchange.body))
+        name, version = named_model(self._message(exchange))
         if rpc == _STATISTICS and not name:
             statistics = [model.state.statistics for model in self._pool.models.values()]
             self._send(exchange, rpc, model_statistics(statistics))
@@ -96,7 +99,7 @@ class PoolGrpc:
 
     def _check_health(self, exchange: Exchange) -> None:
         check_content_type(exchange)
-        message = bytes(unframe(exchange.body))
+        message = bytes(self._message(exchange))
         service = parse_request("Check", message, service=HEALTH_SERVICE).service
         names = {name for name, _ in self._pool.models}
         if service not in {"", INFERENCE_SERVICE, *names}:

@@ -312,6 +312,27 @@ async def test_metadata_that_their_grpc_server_may_misread_has_a_status_and_a_re
     assert str(caught.value.message()).startswith("header 'a_b' is refused: ")
 
 
+async def test_a_compressed_message_does_not_go_to_a_server_of_somebody_else(
+    lab: Lab, foreign: Start
+) -> None:
+    """It may name a second model behind the part that the gateway reads."""
+    theirs = foreign("theirs", "grpc")
+    settings = theirs.settings(url=f"grpc://127.0.0.1:{theirs.port}", model="")
+    gateway = await lab.start(_route(_arm("1", 100, settings)))
+
+    async with InferenceServerClient(grpc_target(gateway)) as triton:
+        tensor = InferInput("x", [1000], "FP32")
+        tensor.set_data_from_numpy(np.zeros(1000, np.float32))
+        assert await triton.infer("m", [tensor])
+        with pytest.raises(InferenceServerException) as caught:
+            await triton.infer("m", [tensor], compression_algorithm="gzip")
+
+    assert caught.value.status() == "StatusCode.UNIMPLEMENTED"
+    assert "compressed messages are not supported by endpoints with an upstream" in str(
+        caught.value.message()
+    )
+
+
 async def test_a_grpc_server_and_our_replicas_share_one_split(lab: Lab, foreign: Start) -> None:
     ours, theirs = lab.replica("ours"), foreign("theirs", "grpc")
     settings = theirs.settings(url=f"grpc://127.0.0.1:{theirs.port}", model="")

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
+from tritonclient.grpc import service_pb2
 
 from tests.e2e.control.system import System, Traffic
 from tests.e2e.rollouts.model_files import write_version
@@ -113,6 +115,35 @@ def test_statistics_of_all_models_are_those_of_pools_too(
     assert counts.keys() == {"alone", "idle", "py"}
     assert counts["py"] >= 4
     assert {row.name: row.inference_count for row in over_grpc.model_stats} == counts
+
+
+def test_compressed_grpc_is_answered_and_names_its_model_once(
+    system: System, tmp_path: Path, mlp: Path
+) -> None:
+    """What the gateway routed and authorized by is what the process reads."""
+    alone = {"name": "alone", "model": str(python_model(tmp_path, "alone", by=3)), "timeout_s": 9}
+    system.start(spec=spec(alone, pooled("py", python_model(tmp_path, "py")), pooled("idle", mlp)))
+    system.wait_ready()
+    rows = np.tile(np.array([[1, 2]], np.float32), (32, 1))
+    tensor = triton.InferInput("x", list(rows.shape), "FP32")
+    tensor.set_data_from_numpy(rows)
+
+    with triton.InferenceServerClient(system.where().grpc_target) as client:
+        for name, factor in (("alone", 3), ("py", 2)):
+            for algorithm in ("gzip", "deflate"):
+                result = client.infer(name, [tensor], compression_algorithm=algorithm)
+                np.testing.assert_array_equal(result.as_numpy("y"), rows * factor)
+
+    request = service_pb2.ModelInferRequest
+    first = request(model_name="py", id="x" * 1000).SerializeToString()
+    compression = grpc.Compression.Gzip
+    with grpc.insecure_channel(system.where().grpc_target, compression=compression) as channel:
+        call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        for second in (request(model_name="idle"), request(model_version="2")):
+            with pytest.raises(grpc.RpcError) as caught:
+                call(first + second.SerializeToString())
+            assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+            assert "named at its beginning, and once" in caught.value.details()
 
 
 @pytest.mark.long
