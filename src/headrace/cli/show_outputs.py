@@ -6,13 +6,14 @@ from typing import Any, Final
 import numpy as np
 
 from headrace.core import Array, InferResponse, datatype_of
+from headrace.protocol.values import spelled
 
 _SHOWN_ROWS: Final = 20
 _SHOWN_VALUES: Final = 6
 
 
 def to_document(response: InferResponse) -> dict[str, Any]:
-    """The answer as a V2 response in JSON; floats that are no numbers become null."""
+    """The answer as a V2 response in JSON, as a server writes it; NaN becomes null."""
     document: dict[str, Any] = {"model_name": response.model_name}
     if response.model_version:
         document["model_version"] = response.model_version
@@ -42,7 +43,7 @@ def _output(name: str, array: Array) -> dict[str, Any]:
         "name": name,
         "datatype": str(datatype_of(array.dtype)),
         "shape": list(array.shape),
-        "data": [_text(value) if isinstance(value, bytes) else value for value in flat],
+        "data": [_text(value) if isinstance(value, bytes) else spelled(value) for value in flat],
     }
 
 

@@ -5,7 +5,6 @@ What a crash leaves is called `.NAME.tmp` or `.NAME.ATTEMPT.tmp`, which nobody t
 
 import contextlib
 import hashlib
-import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,12 +17,12 @@ import orjson
 from headrace.core import FailedPreconditionError
 from headrace.jobs.libraries import Schema, pa, pl, pq
 from headrace.jobs.messages import Format, Written
+from headrace.protocol.values import spelled
 
 TEMPORARY: Final = ".tmp"
 _ROWS: Final = 1 << 17
 """Of a group in the output, at most."""
 _BLOCK: Final = 1 << 20
-_INFINITE: Final = (math.inf, -math.inf)
 
 
 class Writer(Protocol):
@@ -115,7 +114,7 @@ class _JsonLines:
                 values = orjson.loads(lines[row])
                 value = column[row]
                 plain = value.to_list() if isinstance(value, pl.Series) else value
-                values[column.name] = _spelled(plain)
+                values[column.name] = spelled(plain)
                 lines[row] = orjson.dumps(values)
         self._file.write(b"\n".join(lines))
 
@@ -215,13 +214,7 @@ def _infinite_rows(column: pl.Series) -> list[int]:
         flat = flat.explode()
     if not flat.dtype.is_float() or not flat.is_infinite().any():
         return []
-    return [row for row, value in enumerate(column.to_list()) if _spelled(value) != value]
-
-
-def _spelled(value: Any) -> Any:  # noqa: ANN401  # a float, null, or lists of them
-    if isinstance(value, list):
-        return [_spelled(item) for item in value]
-    return f"{value:F}".replace("INF", "Infinity") if value in _INFINITE else value
+    return [row for row, value in enumerate(column.to_list()) if spelled(value) != value]
 
 
 def _flattened(table: Any) -> pl.DataFrame:  # noqa: ANN401  # as above

@@ -45,6 +45,7 @@ SPELLED: Final[dict[object, float]] = {
 }
 """Floats that JSON has no number for, as they are read: the texts are those of protobuf's JSON."""
 _FLOAT_TYPES: Final = {int, float, str, type(None)}
+_INFINITE: Final = (math.inf, -math.inf)
 _WORDS: Final = {math.inf: b'"Infinity"', -math.inf: b'"-Infinity"'}
 """Floats that JSON has no number for, as they are written: all but NaN, which is null."""
 _SHOWN: Final = 40
@@ -106,6 +107,13 @@ def numbers_of(name: str, datatype: Datatype, flat: list[Any], nulls: Nulls) -> 
             return flat
     at = next(i for i, value in enumerate(flat) if type(value) not in allowed)
     raise _wrong_type(name, datatype, at, flat[at], needed)
+
+
+def spelled(value: Any) -> Any:  # noqa: ANN401  # JSON
+    """Return a value, or lists of values, with the texts that JSON has for infinities."""
+    if isinstance(value, list):
+        return [spelled(item) for item in value]
+    return _WORDS[value].strip(b'"').decode() if value in _INFINITE else value
 
 
 def spell_infinities(text: bytes, array: Array) -> bytes:

@@ -50,7 +50,7 @@ def test_the_document_is_a_v2_response() -> None:
         model_name="m",
         model_version="1",
         id="7",
-        outputs={"p": np.array([[0.5, math.nan]], np.float32), "t": np.array([b"x"], object)},
+        outputs={"p": np.array([[math.inf, 0.5]], np.float32), "t": np.array([b"x"], object)},
     )
 
     document = to_document(response)
@@ -58,6 +58,7 @@ def test_the_document_is_a_v2_response() -> None:
     assert document["model_version"] == "1"
     assert document["id"] == "7"
     assert document["outputs"][0]["shape"] == [1, 2]
+    assert document["outputs"][0]["data"] == ["Infinity", 0.5]
     assert document["outputs"][1] == {
         "name": "t",
         "datatype": "BYTES",

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from tritonclient.http import InferResult
 
 from headrace.core import (
     DTYPES,
@@ -101,6 +102,7 @@ def test_answers_can_be_sent_as_requests(array: Array) -> None:
         outputs = json.loads(body, parse_constant=pytest.fail)["outputs"]
         got = InferDecoder("m", "1", of(datatype)).decode(request(*outputs)).inputs["x"]
         assert same(got, array)
+        assert same(InferResult.from_response_body(body).as_numpy("x"), array)
 
     predictions = V1Codec("m", "1", of(datatype)).encode(response)
     rows = json.loads(predictions, parse_constant=pytest.fail)["predictions"]
