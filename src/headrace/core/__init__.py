@@ -79,6 +79,7 @@ if TYPE_CHECKING:
         Tensors,
         TensorSpec,
         check_inputs,
+        with_weakest_evidence,
         wrong_datatype,
         wrong_shape,
     )
@@ -156,6 +157,7 @@ __all__ = [
     "example_inputs",
     "rough_span",
     "span",
+    "with_weakest_evidence",
     "wrong_datatype",
     "wrong_shape",
 ]
@@ -184,6 +186,7 @@ _WITH_NUMPY = {
         "Tensors",
         "VARIABLE",
         "check_inputs",
+        "with_weakest_evidence",
         "wrong_datatype",
         "wrong_shape",
     ),

@@ -1,7 +1,7 @@
 """What a model takes and gives, and whether a request's tensors fit."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -77,6 +77,25 @@ class ModelSignature:
     def output(self, name: str) -> TensorSpec | None:
         """The output of this name, if there is one."""
         return next((spec for spec in self.outputs if spec.name == name), None)
+
+
+def with_weakest_evidence(
+    signature: ModelSignature, members: Iterable[ModelSignature]
+) -> ModelSignature:
+    """The signature of a model of several, with the evidence for the least examined of them.
+
+    A member without evidence is one of Headrace's own steps, which treat each row alone.
+    """
+    order = list(RowIndependence)
+    examined = [
+        (order.index(member.row_independence), member.row_reason)
+        for member in members
+        if member.row_independence is not None
+    ]
+    if not examined:
+        return signature
+    place, reason = max(examined)
+    return replace(signature, row_independence=order[place], row_reason=reason)
 
 
 def check_inputs(model: str, signature: ModelSignature, inputs: Mapping[str, Array]) -> int:

@@ -14,6 +14,7 @@ from headrace.core import (
     Tensors,
     TensorSpec,
     UnsupportedModelError,
+    with_weakest_evidence,
 )
 from headrace.pipeline.members import Members
 from headrace.pipeline.step_specs import CascadeSpec
@@ -31,9 +32,10 @@ class CascadeStep:
 
     def __init__(self, members: Members, spec: CascadeSpec, outputs: Sequence[TensorSpec]) -> None:
         stage = TensorSpec(name=STAGE, datatype=Datatype.INT64, shape=(VARIABLE,))
-        self.signature = ModelSignature(
+        signature = ModelSignature(
             inputs=members.signature.inputs, outputs=(*outputs, stage), batched=True
         )
+        self.signature = with_weakest_evidence(signature, members.signatures)
         self.concurrent = members.concurrent
         self.may_wait = members.may_wait
         self._members = members

@@ -12,6 +12,7 @@ from headrace.core import (
     Tensors,
     TensorSpec,
     UnsupportedModelError,
+    with_weakest_evidence,
 )
 from headrace.pipeline.members import Members
 from headrace.pipeline.step_specs import EnsembleSpec
@@ -27,7 +28,8 @@ class EnsembleStep:
         self, members: Members, spec: EnsembleSpec, combined: Sequence[TensorSpec]
     ) -> None:
         own = members.signature
-        self.signature = ModelSignature(inputs=own.inputs, outputs=tuple(combined), batched=True)
+        signature = ModelSignature(inputs=own.inputs, outputs=tuple(combined), batched=True)
+        self.signature = with_weakest_evidence(signature, members.signatures)
         self.concurrent = members.concurrent
         self.may_wait = members.may_wait
         self._members = members

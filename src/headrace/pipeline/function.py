@@ -7,6 +7,7 @@ from typing import cast
 from headrace.core import (
     VARIABLE,
     ModelSignature,
+    RowIndependence,
     Tensors,
     TensorSpec,
     UnsupportedModelError,
@@ -50,7 +51,13 @@ def open_function(spec: FunctionSpec, file: Path, place: str) -> Model:
                 f"it is declared as {list(tensor.shape)}"
             )
             raise UnsupportedModelError(msg)
-    signature = ModelSignature(inputs=tuple(inputs), outputs=tuple(outputs), batched=True)
+    signature = ModelSignature(
+        inputs=tuple(inputs),
+        outputs=tuple(outputs),
+        batched=True,
+        row_independence=RowIndependence.DECLARED,
+        row_reason=f"{place} declares a batch axis",
+    )
     try:
         function = _read(file, spec.function.rpartition(":")[2])
     except BaseException:

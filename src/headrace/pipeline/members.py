@@ -77,6 +77,11 @@ class Members:
         """The first one's."""
         return self.all[0].model.signature
 
+    @property
+    def signatures(self) -> list[ModelSignature]:
+        """Of all of them."""
+        return [one.model.signature for one in self.all]
+
     def agreed(self, names: Sequence[str] | None) -> tuple[TensorSpec, ...]:
         """These outputs, or all of the first model, if all give them alike.
 

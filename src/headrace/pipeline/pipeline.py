@@ -21,6 +21,7 @@ from headrace.core import (
     TensorSpec,
     UnsupportedModelError,
     example_inputs,
+    with_weakest_evidence,
 )
 from headrace.core.devices import ON_CPU, DeviceUse
 from headrace.observe import Histogram
@@ -163,7 +164,7 @@ def _signature(steps: Sequence[Step], outputs: Sequence[str] | None) -> ModelSig
         for name, texts in step.model.signature.labels.items()
         if step.writes[name] in names
     }
-    return ModelSignature(
+    signature = ModelSignature(
         inputs=tuple(asked.values()),
         outputs=tuple(known[name] for name in names),
         batched=batched,
@@ -175,6 +176,7 @@ def _signature(steps: Sequence[Step], outputs: Sequence[str] | None) -> ModelSig
             if step.reads[name] in asked
         },
     )
+    return with_weakest_evidence(signature, [step.model.signature for step in steps])
 
 
 def _called(spec: TensorSpec, name: str) -> TensorSpec:

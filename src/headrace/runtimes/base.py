@@ -29,6 +29,11 @@ class LoadOptions:
     rows_independent: bool = False
 
     @property
+    def declared_by(self) -> str:
+        """Who declares rows independent, for people; empty for nobody."""
+        return "`rows_independent`" if self.rows_independent else ""
+
+    @property
     def threads(self) -> int:
         """Threads inside one run: as tuned, where it was."""
         return self.tuning.intra_op_threads or self.intra_op_threads

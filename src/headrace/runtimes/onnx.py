@@ -32,6 +32,7 @@ from headrace.runtimes.onnx_providers import OPENVINO, short
 from headrace.runtimes.onnx_scan import scan_onnx
 from headrace.runtimes.onnx_session import OpenSession, open_session, reason_of
 from headrace.runtimes.probe import Probe, probe_batch
+from headrace.runtimes.rows.onnx import analyse_onnx
 
 _DATATYPES: Final = {
     "tensor(bool)": Datatype.BOOL,
@@ -97,24 +98,31 @@ class OnnxModel:
         """
         file = find_onnx_file(path)
         scan_onnx(file)
-        model, probe = cls._proved(file, open_session(file, options))
+        model, probe = cls._proved(file, open_session(file, options), options)
         _tell(file, probe)
         if options.device == Device.AUTO and model.device.used[0] == short(OPENVINO):
             return model._or_on_cpu(file, options, variable=probe.variable or 1)  # noqa: SLF001  # its own
         return model
 
     @classmethod
-    def _proved(cls, file: Path, opened: OpenSession) -> "tuple[OnnxModel, Probe]":
+    def _proved(
+        cls, file: Path, opened: OpenSession, options: LoadOptions
+    ) -> "tuple[OnnxModel, Probe]":
         session = opened.session
         inputs = tuple(_spec(file, "input", arg) for arg in session.get_inputs())
         outputs = tuple(_spec(file, "output", arg) for arg in session.get_outputs())
         _check_sizes(file, inputs)
         declared = ModelSignature(inputs=inputs, outputs=outputs, batched=False)
         model = cls(session, declared, opened.device)
-        probe = probe_batch(model.run, inputs, outputs, axis_names=_axis_names(session))
-        model.signature = ModelSignature(
-            inputs=inputs, outputs=probe.outputs, batched=probe.batched
+        probe = probe_batch(
+            model.run,
+            inputs,
+            outputs,
+            axis_names=_axis_names(session),
+            analyse=lambda: analyse_onnx(file, inputs),
+            declared=options.declared_by,
         )
+        model.signature = probe.signature(inputs)
         return model, probe
 
     def _or_on_cpu(self, file: Path, options: LoadOptions, *, variable: int) -> "OnnxModel":

@@ -22,6 +22,7 @@ from headrace.core import (
 )
 from headrace.runtimes.base import LoadOptions
 from headrace.runtimes.probe import probe_batch
+from headrace.runtimes.rows.onnx import analyse_onnx
 from headrace.runtimes.tabular import import_library, reason_of, refuse
 from headrace.runtimes.tuning import PRECISIONS, check_tuning
 
@@ -136,11 +137,17 @@ def open_openvino(path: Path, options: LoadOptions, *, named: Named) -> Openvino
     _tell_precision(path, compiled, options)
     declared = ModelSignature(inputs=inputs, outputs=outputs, batched=False)
     loaded = OpenvinoModel(compiled, library.Tensor, declared)
-    probe = probe_batch(loaded.run, inputs, outputs)
+    probe = probe_batch(
+        loaded.run,
+        inputs,
+        outputs,
+        analyse=(lambda: analyse_onnx(path, inputs)) if path.suffix.lower() == ".onnx" else None,
+        declared=options.declared_by,
+    )
     if not probe.batched or probe.variable is None:
         how = "batched" if probe.batched else "unbatched"
         _log.info("%s is served %s: %s", path.name, how, probe.reason)
-    loaded.signature = ModelSignature(inputs=inputs, outputs=probe.outputs, batched=probe.batched)
+    loaded.signature = probe.signature(inputs)
     return loaded
 
 

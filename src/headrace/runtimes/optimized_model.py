@@ -13,6 +13,7 @@ from headrace.core import (
     TensorSpec,
     UnsupportedModelError,
     example_inputs,
+    with_weakest_evidence,
 )
 from headrace.core.devices import DeviceUse
 from headrace.runtimes.base import DeadlineModel, Model
@@ -106,7 +107,8 @@ def common_signature(members: Sequence[LoadedMember]) -> ModelSignature:
             raise UnsupportedModelError(f"{msg}; they cannot be one model")
         inputs = _merged("input", first, other, inputs, theirs.inputs)
         outputs = _merged("output", first, other, outputs, theirs.outputs)
-    return replace(signature, inputs=tuple(inputs), outputs=tuple(outputs))
+    joined = replace(signature, inputs=tuple(inputs), outputs=tuple(outputs))
+    return with_weakest_evidence(joined, [one.model.signature for one in members])
 
 
 def _takes_deadline(model: Model) -> bool:

@@ -1,12 +1,14 @@
-"""Is axis 0 of a model the batch? What a model declares is a hint; running it is the proof.
+"""Decision whether axis 0 of a model is the batch, from an analysis of its graph and from runs.
 
 A dynamic first axis may as well be time: a cumulative sum, a softmax over rows, a recurrent net
-without a batch. Batching such a model would mix callers' answers, so each candidate is run on two
-requests alone and then together, and the answers are compared.
+without a batch. Batching such a model would mix callers' answers. A format whose graph can be read
+brings a verdict on its operators. Runs are a second line: rows of several magnitudes are run alone
+and then together, and the outputs are compared row by row.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -15,43 +17,76 @@ import numpy as np
 from headrace.core import (
     VARIABLE,
     Array,
+    Datatype,
     HeadraceError,
     ModelSignature,
+    RowIndependence,
     Tensors,
     TensorSpec,
     example_inputs,
 )
+from headrace.runtimes.rows.values import Verdict
 
 Run = Callable[[Tensors], Tensors]
+_Draw = Callable[["np.random.Generator", tuple[int, ...]], Array]
 
 VARIABLE_SIZES: Final = (2, 1, 8, 32, 64, 224, 1024)
 """Sizes tried for variable dimensions until the model runs. 2 comes first, because an axis of
 size 1 hides what happens along it; 224 is the usual side of an image, and sound takes more."""
 
 SAME_RATIO: Final = 1e-3
-"""Largest difference, over the output's largest value, that counts as rounding: kernels for
-another number of rows sum in another order."""
+"""Largest difference, over the row's largest value, that counts as rounding: kernels for another
+number of rows sum in another order."""
 
 QUANTISED_RATIO: Final = 0.05
-"""The same for models with dynamic quantisation, whose scale is taken over the whole batch. What
-really depends on its neighbours differs by far more than that."""
+"""The same for a graph that is proven: where values are quantised, rounding moves them by a step.
+What really depends on its neighbours differs by far more than that."""
+
+_MAX_PROBING_S: Final = 0.25
+"""Rows of other magnitudes are run no longer than this, and none of a model that takes longer."""
+_MAX_PROVEN_S: Final = 0.1
+"""The same for a graph that is proven, which every start of a replica waits for."""
+_LONGER: Final = 5
+"""A variable dimension of this size has rows of unequal lengths."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:
-    """What running a model proved.
+    """The result of an analysis and of runs.
 
-    `batched` and the `reason` for it. `variable`: a size of variable dimensions with which the
-    model runs; None if none was found. `outputs`: the declared ones, with the batch axis and the
-    dimensions that were declared wrong made variable.
+    `batched`, and `row_independence` and `reason` for it; None where axis 0 is no batch by its
+    declaration. `difference`: what runs showed; empty if rows together are the rows alone.
+    `variable`: a size of variable dimensions with which the model runs; None if it ran
+    with none. `outputs`: the declared ones, with the batch axis and the dimensions that were
+    declared wrong made variable.
     """
 
     batched: bool
+    row_independence: RowIndependence | None
     reason: str
+    difference: str
     variable: int | None
     outputs: tuple[TensorSpec, ...]
+
+    def signature(self, inputs: tuple[TensorSpec, ...]) -> ModelSignature:
+        """The signature of a model with these inputs."""
+        return ModelSignature(
+            inputs=inputs,
+            outputs=self.outputs,
+            batched=self.batched,
+            row_independence=self.row_independence,
+            row_reason=self.reason,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Difference:
+    """Why rows together are not the rows alone. `is_shape`: no declaration can mend it."""
+
+    reason: str
+    is_shape: bool = False
 
 
 def probe_batch(
@@ -60,28 +95,87 @@ def probe_batch(
     outputs: tuple[TensorSpec, ...],
     *,
     axis_names: Mapping[str, str] | None = None,
+    analyse: Callable[[], Verdict] | None = None,
+    declared: str = "",
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Probe:
-    """Decide whether axis 0 is the batch by running the model a few times.
+    """Decide whether axis 0 is the batch.
 
-    A model that never runs on made-up inputs is believed: its declared axes decide.
+    A proven model is batched unless a run contradicts the proof. Another one is batched only if
+    somebody declares its rows independent, and axis 0 of all outputs is the number of rows.
 
     Args:
         run: Runs the model; may raise HeadraceError.
         axis_names: For an input's name, how the model calls its axis 0; unnamed ones may differ.
+        analyse: Returns the verdict on the graph; None if the format is not analysed: then the
+            runs decide.
+        declared: Who declares that rows are independent; empty for nobody.
     """
     why_not = _why_no_candidate(inputs, axis_names or {})
     signature = ModelSignature(inputs=inputs, outputs=outputs, batched=not why_not)
+    started = clock()
     variable, answers = _first_that_runs(run, signature)
+    if why_not:
+        known = tuple(_corrected(spec, answers, batched=False) for spec in outputs)
+        return Probe(
+            batched=False,
+            row_independence=None,
+            reason=why_not,
+            difference="",
+            variable=None if answers is None else variable,
+            outputs=known,
+        )
+    verdict = analyse() if analyse is not None else None
+    is_proven = verdict is not None and verdict.is_proven
+    difference = None
+    if answers is not None:
+        difference = _base_difference(run, signature, variable, is_proven=is_proven)
+        limit_s = _MAX_PROVEN_S if is_proven else _MAX_PROBING_S
+        took_s = clock() - started
+        if difference is None and took_s < limit_s:
+            until = clock() + limit_s
+
+            def has_time() -> bool:
+                return clock() < until
+
+            difference = _probed_difference(run, signature, variable, has_time, is_proven=is_proven)
+    batched, state, reason = _decided(verdict, difference, declared)
     if answers is None:
-        batched = not why_not
-        declared = why_not or "axis 0 is declared variable"
-        reason = f"{declared}; the model did not run on made-up inputs, so this is not proved"
-        return Probe(batched=batched, reason=reason, variable=None, outputs=outputs)
-    if not why_not:
-        why_not = _why_rows_depend(run, signature, variable)
-    outputs = tuple(_corrected(spec, answers, batched=not why_not) for spec in outputs)
-    reason = why_not or "rows answered alone and together alike"
-    return Probe(batched=not why_not, reason=reason, variable=variable, outputs=outputs)
+        reason = f"{reason}; the model did not run on made-up inputs"
+    if difference is not None and batched:
+        _log.warning(
+            "the model is served batched, as %s declares, although %s", declared, difference.reason
+        )
+    return Probe(
+        batched=batched,
+        row_independence=state,
+        reason=reason,
+        difference="" if difference is None else difference.reason,
+        variable=None if answers is None else variable,
+        outputs=tuple(_corrected(spec, answers, batched=batched) for spec in outputs),
+    )
+
+
+def _decided(
+    verdict: Verdict | None, difference: _Difference | None, declared: str
+) -> tuple[bool, RowIndependence, str]:
+    """Whether the model is batched, on what evidence, and the reason."""
+    if difference is not None:
+        if declared and not difference.is_shape:
+            reason = f"{declared} declares it, although {difference.reason}"
+            return True, RowIndependence.DECLARED, reason
+        return False, RowIndependence.REFUTED, difference.reason
+    if verdict is None:
+        return True, RowIndependence.UNPROVEN, "rows answered alone and together alike"
+    if verdict.is_proven:
+        return True, RowIndependence.PROVEN, "no operator of the graph mixes rows"
+    if declared:
+        return (
+            True,
+            RowIndependence.DECLARED,
+            f"{declared} declares it; not proven: {verdict.why_not}",
+        )
+    return False, RowIndependence.UNPROVEN, verdict.why_not
 
 
 def difference_ratio(got: Array, want: Array) -> float:
@@ -131,8 +225,10 @@ def _first_that_runs(run: Run, signature: ModelSignature) -> tuple[int, Tensors 
     return 0, None
 
 
-def _why_rows_depend(run: Run, signature: ModelSignature, variable: int) -> str:
-    """Why axis 0 is no batch, as found by running; empty if it is one."""
+def _base_difference(
+    run: Run, signature: ModelSignature, variable: int, *, is_proven: bool
+) -> _Difference | None:
+    """What two ordinary requests show, run alone and together."""
     first = example_inputs(signature, rows=2, variable=variable, seed=1)
     second = example_inputs(signature, rows=1, variable=variable, seed=2)
     together = {name: np.concatenate([first[name], second[name]]) for name in first}
@@ -140,49 +236,190 @@ def _why_rows_depend(run: Run, signature: ModelSignature, variable: int) -> str:
         alone = [run(first), run(second)]
         answers = run(together)
     except HeadraceError as error:
-        return f"the model fails on several rows: {error}"
-    worst = 0.0
-    exact = True
+        return _Difference(f"the model fails on several rows: {error}", is_shape=True)
     for name, got in answers.items():
         parts = [part[name] for part in alone]
         if [part.shape[:1] for part in [*parts, got]] != [(2,), (1,), (3,)]:
-            return f"axis 0 of output '{name}' is not the number of rows"
+            reason = f"axis 0 of output '{name}' is not the number of rows"
+            return _Difference(reason, is_shape=True)
         if got.shape[1:] != parts[0].shape[1:] or got.shape[1:] != parts[1].shape[1:]:
-            return f"the shape of output '{name}' depends on the number of rows"
-        ratio = difference_ratio(got, np.concatenate(parts))
-        if got.dtype.kind in "fc":
-            worst = max(worst, ratio)
-        else:
-            exact = exact and ratio == 0
-    return _why_different(worst, exact=exact, has_floats=_has_floats(answers))
+            reason = f"the shape of output '{name}' depends on the number of rows"
+            return _Difference(reason, is_shape=True)
+    rows = {name: np.concatenate([part[name] for part in alone]) for name in answers}
+    wanted = [{name: array[i : i + 1] for name, array in rows.items()} for i in range(3)]
+    kinds = ["ordinary"] * 3
+    return _row_difference(answers, wanted, kinds, is_proven=is_proven)
 
 
-def _why_different(worst: float, *, exact: bool, has_floats: bool) -> str:
-    if worst > QUANTISED_RATIO:
-        return f"rows answer differently together than alone (by {worst:.0%} of the largest value)"
-    if not exact and not has_floats:
-        return "rows answer differently together than alone"
-    # A label may flip where two scores tie within rounding; the scores then speak for it.
-    if worst > SAME_RATIO:
-        _log.warning(
-            "rows answer slightly differently together than alone (by %.1f %% of the largest "
-            "value), as dynamically quantised models do; the model is served batched",
-            worst * 100,
-        )
-    return ""
+def _probed_difference(
+    run: Run,
+    signature: ModelSignature,
+    variable: int,
+    has_time: Callable[[], bool],
+    *,
+    is_proven: bool,
+) -> _Difference | None:
+    """What rows of other magnitudes show. One that the model rejects alone is left out."""
+    size = _LONGER if _runs(run, signature, _LONGER) else variable
+    alone: dict[str, tuple[Tensors, Tensors]] = {}
+    for kind, row in _probing_rows(signature, size):
+        if not has_time() and len(alone) > 1:
+            break
+        try:
+            alone[kind] = (row, run(row))
+        except HeadraceError as error:
+            _log.debug("the model rejects a row with %s: %s", kind, error)
+    usual = [kind for kind in alone if kind != _MISSING]
+    batches = [usual, usual[::-1][-2:], [*usual[:1] * 3, *usual[1:2]]]
+    if _MISSING in alone:
+        batches.append([*usual[:1], _MISSING, *usual[1:3]])
+    for kinds in batches:
+        if len(kinds) < 2 or not has_time():  # noqa: PLR2004  # one row has no neighbours
+            continue
+        rows = [alone[kind][0] for kind in kinds]
+        together = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+        try:
+            answers = run(together)
+        except HeadraceError as error:
+            others = ", ".join(dict.fromkeys(kinds))
+            return _Difference(f"the model fails on rows together ({others}): {error}")
+        wanted = [alone[kind][1] for kind in kinds]
+        difference = _row_difference(answers, wanted, kinds, is_proven=is_proven)
+        if difference is not None:
+            return difference
+    return None
 
 
-def _has_floats(answers: Tensors) -> bool:
-    return any(array.dtype.kind in "fc" for array in answers.values())
+_ORDINARY: Final = frozenset({"ordinary", "equal values", "values of 1e-3", "a shorter length"})
+_MISSING: Final = "missing values"
 
 
-def _corrected(spec: TensorSpec, answers: Tensors, *, batched: bool) -> TensorSpec:
-    """`spec` as it was seen: converted models often declare their outputs' shapes wrong."""
-    seen = answers[spec.name]
-    shape = spec.shape if len(spec.shape) == seen.ndim else (VARIABLE,) * seen.ndim
+def _shorter(_: "np.random.Generator", shape: tuple[int, ...]) -> Array:
+    """Masks and lengths of a row that is shorter than its neighbours."""
+    ones = np.ones(shape, np.int64)
+    ones[..., (shape[-1] + 1) // 2 if len(shape) > 1 else 1 :] = 0
+    return ones
+
+
+def _with_missing(rng: "np.random.Generator", shape: tuple[int, ...]) -> Array:
+    values = rng.normal(0, 1, shape)
+    values[..., ::2] = np.nan
+    return values
+
+
+def _normal(scale: float) -> _Draw:
+    return lambda rng, shape: rng.normal(0, scale, shape)
+
+
+def _uniform(low: float, high: float) -> _Draw:
+    return lambda rng, shape: rng.uniform(low, high, shape)
+
+
+def _integers(low: int, high: int) -> _Draw:
+    return lambda rng, shape: rng.integers(low, high, shape)
+
+
+_KINDS: Final[Mapping[str, tuple[_Draw, _Draw, bytes]]] = {
+    "ordinary": (_uniform(0, 1), _integers(0, 2), b"a"),
+    "values of 1e3": (_normal(1e3), _integers(2, 1000), b"some longer text, 1e3"),
+    "negative values": (_uniform(-100, 0), _integers(-100, 0), b"-1"),
+    "large integers": (_normal(30), _integers(30_000, 30_001), b"30000"),
+    "small integers": (_uniform(0, 1), _integers(0, 8), b"7"),
+    "a shorter length": (_uniform(0, 1), _shorter, b""),
+    "values of 1e-3": (_normal(1e-3), _integers(0, 1), b"0.001"),
+    "equal values": (_uniform(1, 1), _integers(1, 2), b"b"),
+    _MISSING: (_with_missing, _integers(0, 2), b"a"),
+}
+"""By what is special about a row: its floats, its integers and its text."""
+
+
+def _probing_rows(signature: ModelSignature, variable: int) -> Iterator[tuple[str, Tensors]]:
+    """Single rows of several magnitudes."""
+    rng = np.random.default_rng(4)
+    has_floats = any(spec.datatype.dtype.kind == "f" for spec in signature.inputs)
+    for kind, (number, whole, text) in _KINDS.items():
+        if kind == _MISSING and not has_floats:
+            continue
+        row = example_inputs(signature, variable=variable, seed=3)
+        if kind != "ordinary":
+            for spec in signature.inputs:
+                row[spec.name] = _filled(spec.datatype, row[spec.name], rng, number, whole, text)
+        yield kind, row
+
+
+def _filled(  # noqa: PLR0917  # one loop's body
+    datatype: Datatype,
+    example: Array,
+    rng: "np.random.Generator",
+    number: _Draw,
+    whole: _Draw,
+    text: bytes,
+) -> Array:
+    """A tensor like an example, with other values."""
+    dtype, shape = datatype.dtype, example.shape
+    if datatype is Datatype.BYTES:
+        is_text = example.size and example.flat[0] == b"a"
+        return np.full(shape, text, dtype) if is_text else example
+    if dtype.kind == "f":
+        return number(rng, shape).astype(dtype)
+    if dtype.kind == "b":
+        return whole(rng, shape) > 0
+    limits = np.iinfo(dtype)
+    return np.clip(whole(rng, shape), limits.min, limits.max).astype(dtype)
+
+
+def _runs(run: Run, signature: ModelSignature, size: int) -> bool:
+    if not any(VARIABLE in spec.shape[1:] for spec in signature.inputs):
+        return False
+    try:
+        run(example_inputs(signature, variable=size))
+    except HeadraceError:
+        return False
+    return True
+
+
+def _row_difference(
+    answers: Tensors, alone: Sequence[Tensors], kinds: Sequence[str], *, is_proven: bool
+) -> _Difference | None:
+    """The first row that differs together from alone, compared by its own largest value.
+
+    Of a proven graph only rows of ordinary values are compared: what is huge or missing shows in
+    its neighbours, and rounds in ways of its own.
+    """
+    has_floats = any(array.dtype.kind in "fc" for array in answers.values())
+    limit = QUANTISED_RATIO if is_proven else SAME_RATIO
+    for i, kind in enumerate(kinds):
+        for name, got in answers.items():
+            want = alone[i][name]
+            if len(got) != len(kinds) or got.shape[1:] != want.shape[1:]:
+                reason = f"the shape of output '{name}' depends on other rows"
+                return _Difference(reason, is_shape=True)
+            if kind == _MISSING or (is_proven and kind not in _ORDINARY):
+                continue
+            is_float = want.dtype.kind in "fc"
+            # A label may flip where two scores tie within rounding; the scores then speak for it.
+            if (has_floats and not is_float) or (is_float and not np.isfinite(want).all()):
+                continue
+            ratio = difference_ratio(got[i : i + 1], want)
+            if ratio > limit:
+                others = ", ".join(dict.fromkeys(other for j, other in enumerate(kinds) if j != i))
+                by = f" by {ratio:.2g} of its largest value" if is_float else ""
+                reason = (
+                    f"a row of output '{name}' ({kind}) differs{by} beside other rows ({others})"
+                )
+                return _Difference(reason)
+    return None
+
+
+def _corrected(spec: TensorSpec, answers: Tensors | None, *, batched: bool) -> TensorSpec:
+    """`spec` as a run gave it: converted models often declare their outputs' shapes wrong."""
+    if answers is None:
+        return spec
+    array = answers[spec.name]
+    shape = spec.shape if len(spec.shape) == array.ndim else (VARIABLE,) * array.ndim
     shape = tuple(
         want if want in (VARIABLE, got) else VARIABLE
-        for want, got in zip(shape, seen.shape, strict=True)
+        for want, got in zip(shape, array.shape, strict=True)
     )
     if batched and shape:
         shape = (VARIABLE, *shape[1:])

@@ -13,6 +13,7 @@ from headrace.core import (
     Datatype,
     HeadraceError,
     ModelSignature,
+    RowIndependence,
     Tensors,
     TensorSpec,
     UnsupportedModelError,
@@ -121,7 +122,13 @@ def read_signature(file: Path, cls: type[PythonModel]) -> ModelSignature:
                     f"it is declared as {list(spec.shape)}"
                 )
                 raise _refuse(file, msg)
-    return ModelSignature(inputs=inputs, outputs=outputs, batched=batched)
+    return ModelSignature(
+        inputs=inputs,
+        outputs=outputs,
+        batched=batched,
+        row_independence=RowIndependence.DECLARED if batched else None,
+        row_reason=f"{name} declares `batched = True`" if batched else "",
+    )
 
 
 def where_it_failed(file: Path | str, error: BaseException, *, with_message: bool = True) -> str:

@@ -21,6 +21,7 @@ from headrace.core import (
     HeadraceError,
     InvalidArgumentError,
     ModelSignature,
+    RowIndependence,
     RuntimeFailedError,
     Tensors,
     TensorSpec,
@@ -119,7 +120,12 @@ def open_tabular(
     spec = TensorSpec(name=INPUT, datatype=datatype, shape=(VARIABLE, features))
     known = _meant(names, features)
     signature = ModelSignature(
-        inputs=(spec,), outputs=outputs, batched=True, columns={INPUT: known} if known else {}
+        inputs=(spec,),
+        outputs=outputs,
+        batched=True,
+        row_independence=RowIndependence.PROVEN,
+        row_reason="predictions of this format are made row by row",
+        columns={INPUT: known} if known else {},
     )
     return TabularModel(signature, answers, concurrent=concurrent)
 

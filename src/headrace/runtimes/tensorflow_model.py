@@ -76,7 +76,7 @@ def open_tensorflow(path: Path, found: SavedModelFile, options: LoadOptions) -> 
     if not probe.batched or probe.variable is None:
         how = "batched" if probe.batched else "unbatched"
         _log.info("%s is served %s: %s", path.name, how, probe.reason)
-    model.signature = ModelSignature(inputs=inputs, outputs=probe.outputs, batched=probe.batched)
+    model.signature = probe.signature(inputs)
     return model
 
 

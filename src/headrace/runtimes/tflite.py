@@ -132,7 +132,7 @@ def _open(path: Path, options: LoadOptions) -> TfliteModel:
     for one in found.inputs + found.outputs:
         if one.quantised:
             _log.info("%s: '%s' is quantised: %s", file.name, one.spec.name, one.quantised)
-    model.signature = ModelSignature(inputs=inputs, outputs=probe.outputs, batched=probe.batched)
+    model.signature = probe.signature(inputs)
     return model
 
 

@@ -97,13 +97,12 @@ def _open(path: Path, options: LoadOptions) -> TorchModel:
     with quiet():
         program = _program(torch, exported, leaves, device)
     most = min((leaf.most for leaf in leaves if leaf.most is not None), default=None)
-    threads = options.intra_op_threads
     if most is not None:
         pieces = replace(program, call=_in_pieces(torch, program.call, most))
-        model = open_proved(path, pieces, declared, threads=threads)
+        model = open_proved(path, pieces, declared, options=options)
         if model.signature.batched:
             return model
-    return open_proved(path, program, declared, threads=threads)
+    return open_proved(path, program, declared, options=options)
 
 
 def _program(torch: Any, exported: Any, leaves: Sequence[_Leaf], device: str) -> Program:

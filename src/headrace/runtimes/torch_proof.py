@@ -16,6 +16,7 @@ from headrace.core import (
     datatype_of,
     example_inputs,
 )
+from headrace.runtimes.base import LoadOptions
 from headrace.runtimes.probe import VARIABLE_SIZES, difference_ratio, probe_batch
 from headrace.runtimes.tabular import refuse
 from headrace.runtimes.torch_model import Program, TorchModel, import_torch
@@ -33,7 +34,7 @@ def open_proved(
     program: Program,
     declared: Declared,
     *,
-    threads: int,
+    options: LoadOptions,
 ) -> TorchModel:
     """The model of `program`, with a signature that running it has shown.
 
@@ -43,22 +44,23 @@ def open_proved(
         UnsupportedModelError: It does not run, or not as was declared.
     """
     bare = ModelSignature(inputs=program.inputs, outputs=(), batched=False)
-    model = TorchModel(program, bare, threads)
+    model = TorchModel(program, bare, options.intra_op_threads)
     seen = _find_outputs(path, model.run, program.inputs, declared)
     outputs = declared.outputs
     if seen:
         outputs, model.names = _renamed(path, seen, declared)
     if program.keeps_state:
         _check_history(path, model.run, program.inputs)
-    probe = probe_batch(model.run, program.inputs, outputs)
-    if declared.batched and not probe.batched:
-        raise refuse(path, f"'batched' is declared, but {probe.reason}")
+    author = "signature.json" if declared.batched else ""
+    probe = probe_batch(model.run, program.inputs, outputs, declared=options.declared_by or author)
+    if declared.batched and (probe.difference or not probe.batched):
+        raise refuse(path, f"'batched' is declared, but {probe.difference or probe.reason}")
     batched = probe.batched and declared.batched is not False
     if probe.variable is None or not batched:
         _log.info(
             "%s is served %s: %s", path.name, "batched" if batched else "unbatched", probe.reason
         )
-    model.signature = ModelSignature(inputs=program.inputs, outputs=probe.outputs, batched=batched)
+    model.signature = replace(probe.signature(program.inputs), batched=batched)
     return model
 
 

@@ -114,7 +114,7 @@ def _open(path: Path, options: LoadOptions) -> TorchModel:
         trial = TorchModel(program(by_row), _nothing_known(by_row), options.intra_op_threads)
         if runs(trial.run, tuple(by_row.values()), _TRACED_ROWS):
             specs = by_row
-    return open_proved(path, program(specs), declared, threads=options.intra_op_threads)
+    return open_proved(path, program(specs), declared, options=options)
 
 
 def _method(path: Path, module: Any, name: str) -> Any:

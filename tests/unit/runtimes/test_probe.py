@@ -1,12 +1,14 @@
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from headrace.core import Datatype, RuntimeFailedError, Tensors, TensorSpec
+from headrace.core import Datatype, RowIndependence, RuntimeFailedError, Tensors, TensorSpec
 from headrace.runtimes import Probe, difference_ratio, probe_batch
+from headrace.runtimes.rows.values import Verdict
 
 FP32 = Datatype.FP32
 Array = np.ndarray[Any, Any]
@@ -16,43 +18,161 @@ def spec(name: str, *shape: int, datatype: Datatype = FP32) -> TensorSpec:
     return TensorSpec(name=name, datatype=datatype, shape=shape)
 
 
-def probe(function: Callable[[Array], Array], *, output: TensorSpec | None = None) -> Probe:
+def proven() -> Verdict:
+    return Verdict(why_not="")
+
+
+def unproven() -> Verdict:
+    return Verdict(why_not="node 'n' (Op) is an operator that is not known to keep rows apart")
+
+
+def probe(
+    function: Callable[[Array], Array],
+    *,
+    output: TensorSpec | None = None,
+    verdict: Callable[[], Verdict] = proven,
+    declared: str = "",
+) -> Probe:
     return probe_batch(
         lambda inputs: {"y": function(inputs["x"])},
         (spec("x", -1, 4),),
         (output or spec("y", -1, 4),),
+        analyse=verdict,
+        declared=declared,
     )
 
 
-def test_rows_that_do_not_meet_are_a_batch() -> None:
-    found = probe(lambda x: x * 2)
+def test_a_proven_model_is_batched() -> None:
+    result = probe(lambda x: x * 2)
 
-    assert (found.batched, found.variable) == (True, 2)
-    assert "alike" in found.reason
+    assert (result.batched, result.row_independence) == (True, RowIndependence.PROVEN)
+    assert (result.variable, result.reason) == (2, "no operator of the graph mixes rows")
+
+
+def test_a_model_that_is_not_proven_is_not_batched() -> None:
+    result = probe(lambda x: x * 2, verdict=unproven)
+
+    assert (result.batched, result.row_independence) == (False, RowIndependence.UNPROVEN)
+    assert result.reason == unproven().why_not
+
+
+def test_a_declared_model_is_batched() -> None:
+    result = probe(lambda x: x * 2, verdict=unproven, declared="the author")
+
+    assert (result.batched, result.row_independence) == (True, RowIndependence.DECLARED)
+    assert result.reason == f"the author declares it; not proven: {unproven().why_not}"
+
+
+def test_a_declaration_that_runs_contradict_is_followed_with_a_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        result = probe(lambda x: x - x.mean(axis=0), verdict=unproven, declared="the author")
+
+    assert (result.batched, result.row_independence) == (True, RowIndependence.DECLARED)
+    assert "differs by" in result.difference
+    assert "as the author declares, although a row of output 'y'" in caplog.text
+
+
+def test_a_declaration_makes_no_batch_of_outputs_without_rows() -> None:
+    result = probe(lambda x: x.sum(), verdict=unproven, declared="the author")
+
+    assert (result.batched, result.row_independence) == (False, RowIndependence.REFUTED)
 
 
 def test_rounding_is_no_difference() -> None:
-    assert probe(lambda x: x * np.float32(1 + 1e-5 * len(x))).batched
+    result = probe(lambda x: x * np.float32(1 + 1e-5 * len(x)), verdict=unproven)
+
+    assert not result.difference
 
 
-def test_a_slight_difference_is_served_and_told(caplog: pytest.LogCaptureFixture) -> None:
-    """Dynamic quantisation takes its scale over the whole batch."""
-    with caplog.at_level(logging.WARNING):
-        assert probe(lambda x: x * np.float32(1 + 0.01 * len(x))).batched
+def test_a_difference_is_measured_by_its_own_row() -> None:
+    """Beside a row of 1e3, what a small row is off by is nothing."""
+    result = probe(lambda x: x + np.float32(1e-4) * x.max(), verdict=unproven)
 
-    assert "slightly differently" in caplog.text
+    assert result.row_independence is RowIndependence.REFUTED
+
+
+def test_a_step_of_quantisation_is_no_difference_for_a_proven_model() -> None:
+    assert probe(lambda x: x * np.float32(1 + 0.003 * len(x))).batched
+    slight = probe(lambda x: x * np.float32(1 + 0.003 * len(x)), verdict=unproven)
+    assert slight.row_independence is RowIndependence.REFUTED
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x / 255 if x.max() > 1 else x,
+        lambda x: x / 255 if x.max() > 10 else x,
+        lambda x: x * 2 if x.min() < -5 else x,
+        lambda x: x * 2 if np.abs(x).max() < 0.01 else x,
+        lambda x: x * 0 if np.isnan(x).any() else x,
+        lambda x: x * len(np.unique(x.sum(axis=1))),
+        lambda x: x * 3 if len(x) > 1 and (x[0] == x[1]).all() else x,
+    ],
+    ids=["above 1", "above 10", "negative", "tiny", "missing", "duplicates", "equal neighbours"],
+)
+def test_rows_of_other_magnitudes_refute_what_ordinary_ones_do_not(
+    function: Callable[[Array], Array],
+) -> None:
+    result = probe(lambda x: np.asarray(function(x)), verdict=unproven)
+
+    assert result.row_independence is RowIndependence.REFUTED
+
+
+def test_integers_are_probed_too() -> None:
+    def marked(inputs: Tensors) -> Tensors:
+        return {"y": inputs["x"] * (2 if inputs["x"].max() > 500 else 1)}
+
+    result = probe_batch(
+        marked,
+        (spec("x", -1, 4, datatype=Datatype.INT64),),
+        (spec("y", -1, 4, datatype=Datatype.INT64),),
+        analyse=unproven,
+    )
+    assert result.row_independence is RowIndependence.REFUTED
+
+
+def test_a_row_that_the_model_rejects_alone_is_left_out() -> None:
+    def table(inputs: Tensors) -> Tensors:
+        if inputs["x"].max() > 1:
+            msg = "index out of range"
+            raise RuntimeFailedError(msg)
+        return {"y": inputs["x"]}
+
+    ints = (spec("x", -1, 4, datatype=Datatype.INT64),)
+    assert probe_batch(table, ints, (replace(ints[0], name="y"),), analyse=proven).batched
+
+
+def test_probing_ends_where_runs_are_slow() -> None:
+    now = iter(np.arange(0, 1000, 0.2))
+    runs = []
+
+    def slow(inputs: Tensors) -> Tensors:
+        runs.append(len(inputs["x"]))
+        return {"y": inputs["x"]}
+
+    found = probe_batch(
+        slow,
+        (spec("x", -1, 4),),
+        (spec("y", -1, 4),),
+        analyse=proven,
+        clock=lambda: float(next(now)),
+    )
+    assert found.batched
+    assert runs == [1, 2, 1, 3]
 
 
 @pytest.mark.parametrize(
     ("function", "reason"),
     [
-        (lambda x: np.cumsum(x, axis=0), "rows answer differently"),
-        (lambda x: x - x.mean(axis=0), "rows answer differently"),
-        (lambda x: x[::-1], "rows answer differently"),
+        (lambda x: np.cumsum(x, axis=0), "differs by"),
+        (lambda x: x - x.mean(axis=0), "differs by"),
+        (lambda x: x[::-1], "differs by"),
         (lambda x: x[:1], "axis 0 of output 'y' is not the number of rows"),
         (lambda x: x.sum(), "axis 0 of output 'y' is not the number of rows"),
         (lambda x: x @ x.T, "the shape of output 'y' depends on the number of rows"),
-        (lambda x: np.argmax(x, axis=0)[: len(x)], "rows answer differently"),
+        (lambda x: np.argmax(x, axis=0)[: len(x)], "differs beside"),
     ],
     ids=["sum so far", "mean", "reversed", "first row", "sum", "gram matrix", "best row"],
 )
@@ -80,13 +200,14 @@ def test_a_label_may_flip_where_the_scores_agree() -> None:
         return {"score": inputs["x"], "label": np.full(rows, rows % 2, np.int64)}
 
     outputs = (spec("score", -1, 4), spec("label", -1, datatype=Datatype.INT64))
-    assert probe_batch(tie, (spec("x", -1, 4),), outputs).batched
+    assert probe_batch(tie, (spec("x", -1, 4),), outputs, analyse=proven).batched
 
 
 def test_labels_alone_have_to_be_equal() -> None:
     found = probe(lambda x: np.full(len(x), len(x), np.int64))
 
-    assert (found.batched, found.reason) == (False, "rows answer differently together than alone")
+    assert not found.batched
+    assert "a row of output 'y' (ordinary) differs beside other rows" in found.reason
 
 
 @pytest.mark.parametrize(
@@ -116,7 +237,10 @@ def test_one_name_at_all_inputs_is_a_candidate() -> None:
     inputs = (spec("a", -1), spec("b", -1), spec("c", -1))
     names = {"a": "N", "b": "N"}  # c's axis has no name
 
-    assert probe_batch(lambda t: {"y": t["a"]}, inputs, (spec("y", -1),), axis_names=names).batched
+    result = probe_batch(
+        lambda t: {"y": t["a"]}, inputs, (spec("y", -1),), axis_names=names, analyse=proven
+    )
+    assert result.batched
 
 
 @pytest.mark.parametrize("needed", [1, 8, 32, 64, 224])
@@ -127,19 +251,27 @@ def test_sizes_are_tried_until_the_model_runs(needed: int) -> None:
             raise RuntimeFailedError(msg)
         return {"y": inputs["x"][:, :1]}
 
-    found = probe_batch(picky, (spec("x", -1, -1),), (spec("y", -1, 1),))
+    found = probe_batch(picky, (spec("x", -1, -1),), (spec("y", -1, 1),), analyse=proven)
     assert (found.batched, found.variable) == (True, needed)
 
 
-def test_a_model_that_never_runs_is_believed_and_that_is_said() -> None:
+@pytest.mark.parametrize(
+    ("verdict", "declared", "batched"),
+    [(proven, "", True), (unproven, "", False), (unproven, "the author", True)],
+)
+def test_a_model_that_never_runs_is_decided_without_runs(
+    verdict: Callable[[], Verdict], declared: str, *, batched: bool
+) -> None:
     def fails(_: Tensors) -> Tensors:
         msg = "needs real data"
         raise RuntimeFailedError(msg)
 
-    found = probe_batch(fails, (spec("x", -1, 4),), (spec("y", -1),))
-    assert (found.batched, found.variable) == (True, None)
-    assert "not proved" in found.reason
-    assert not probe_batch(fails, (spec("x", 3, 4),), (spec("y", 3),)).batched
+    result = probe_batch(
+        fails, (spec("x", -1, 4),), (spec("y", -1),), analyse=verdict, declared=declared
+    )
+    assert (result.batched, result.variable) == (batched, None)
+    assert "did not run on made-up inputs" in result.reason
+    assert not probe_batch(fails, (spec("x", 3, 4),), (spec("y", 3),), analyse=verdict).batched
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,425 @@
+"""Row analysis of ONNX models."""
+
+from collections import ChainMap
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from headrace.core import VARIABLE, TensorSpec
+from headrace.runtimes.file_bytes import BrokenFileError, Source
+from headrace.runtimes.rows.onnx_call import Call, Results
+from headrace.runtimes.rows.onnx_graph import Attribute, Function, Graph, Model, Node, read_model
+from headrace.runtimes.rows.onnx_operators import (
+    MOVES_NUMBERS,
+    OPERATORS,
+    RANDOM,
+    SIZED,
+)
+from headrace.runtimes.rows.symbols import BATCH, ONE, Size, multiply
+from headrace.runtimes.rows.transfer import Transfer
+from headrace.runtimes.rows.values import (
+    UNIFORM,
+    MixedRowsError,
+    Rows,
+    Value,
+    Verdict,
+    bound,
+    constant,
+    constants,
+    judge,
+    mixed,
+    with_rows,
+)
+
+_MAX_DEPTH: Final = 32
+_ORT_MARK: Final = b"ORTM"
+_MARK_AT: Final = 4
+_NOT_FOLLOWED: Final = (
+    LookupError,
+    ValueError,
+    TypeError,
+    ArithmeticError,
+    AssertionError,
+    RuntimeError,
+)
+
+_FIRST_SCAN: Final = 9
+"""The opset since which `Scan` takes no lengths."""
+_NUMBERS: Final = "numbers the rows of the batch"
+
+Environment = MutableMapping[str, Value]
+
+
+def analyse_onnx(file: Path, inputs: Sequence[TensorSpec]) -> Verdict:
+    """Whether the rows of an ONNX model's outputs depend on their own input rows alone.
+
+    Args:
+        file: The model, which `scan_onnx` did not refuse.
+        inputs: As ONNX Runtime declares them; axis 0 of each is the batch.
+    """
+    try:
+        with Source(file) as source:
+            if source.head(_MARK_AT + len(_ORT_MARK))[_MARK_AT:] == _ORT_MARK:
+                return Verdict(why_not="the ORT format is not analysed; keep the .onnx file")
+            return _Analysis(read_model(source)).verdict(inputs)
+    except (BrokenFileError, OSError, RecursionError) as error:
+        return Verdict(why_not=f"the graph cannot be read: {error}")
+
+
+class _Analysis:
+    """One model, run on abstract tensors."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._transfer = Transfer()
+        self._depth = 0
+
+    def verdict(self, inputs: Sequence[TensorSpec]) -> Verdict:
+        """What the outputs of the model say."""
+        values: dict[str, Value] = {}
+        for number, spec in enumerate(inputs):
+            symbols = self._transfer.symbols
+            inner = (
+                symbols.input(f"input{number}[{axis + 1}]") if size == VARIABLE else Size(size)
+                for axis, size in enumerate(spec.shape[1:])
+            )
+            is_integer = spec.datatype.dtype.kind in "iub"
+            values[spec.name] = with_rows((BATCH, *inner), Rows(axis=0), is_integer=is_integer)
+        graph = self._model.graph
+        environment = ChainMap(values, graph.constants)
+        self._run(graph, environment, self._model.opsets)
+        return judge({name: _of(environment, name) for name in graph.outputs})
+
+    def _run(
+        self,
+        graph: Graph,
+        environment: Environment,
+        opsets: Mapping[str, int],
+        bound: Mapping[str, Attribute] | None = None,
+    ) -> None:
+        """Add the values of all nodes."""
+        nodes = graph.nodes
+        if bound is not None:
+            nodes = [_with_attributes(node, bound) for node in nodes]
+        for node in nodes:
+            for name, value in zip(
+                node.outputs, self._results(node, environment, opsets), strict=False
+            ):
+                if name:
+                    environment[name] = value
+
+    def _results(
+        self, node: Node, environment: Environment, opsets: Mapping[str, int]
+    ) -> list[Value]:
+        """The outputs of a node, as many as it names."""
+        what = f"node '{node.name}' ({node.operator})" if node.name else f"a {node.operator} node"
+        inputs = [_of(environment, name) if name else None for name in node.inputs]
+        try:
+            results = self._checked(node, inputs, environment, opsets)
+        except MixedRowsError as error:
+            results = [mixed(f"{what} {error}")] * len(node.outputs)
+        except _NOT_FOLLOWED:
+            results = [mixed(f"{what} is not followed")] * len(node.outputs)
+        missing = len(node.outputs) - len(results)
+        results = [*results, *([mixed(f"{what} has an output that is not followed")] * missing)]
+        return [
+            replace(value, mixed=f"{what} {value.mixed}")
+            if value.mixed and not value.mixed.startswith(("node '", "a "))
+            else value
+            for value in results
+        ]
+
+    def _checked(
+        self,
+        node: Node,
+        inputs: list[Value | None],
+        environment: Environment,
+        opsets: Mapping[str, int],
+    ) -> list[Value]:
+        present = [value for value in inputs if value is not None]
+        captured = [environment[name] for name in _captured(node) if name in environment]
+        if any(value.row_numbers is not None for value in present) and not node.domain:
+            result = self._with_row_numbers(node, inputs, opsets)
+            if result is not None:
+                return [result]
+        for value in present:
+            if value.mixed:
+                return [mixed(value.mixed)] * len(node.outputs)
+        if node.operator in RANDOM:
+            raise MixedRowsError("is random")
+        all_uniform = all(value.is_uniform for value in (*present, *captured))
+        try:
+            results = _listed(self._operator(node, inputs, environment, opsets))
+        except (MixedRowsError, *_NOT_FOLLOWED):
+            # The same inputs give the same outputs, whatever the operator does.
+            if all_uniform and node.domain in OPERATORS and not _is_random(node):
+                return [UNIFORM] * len(node.outputs)
+            raise
+        if node.operator in MOVES_NUMBERS and present and present[0].below is not None:
+            results = [replace(results[0], below=present[0].below)]
+        return results
+
+    def _operator(
+        self,
+        node: Node,
+        inputs: list[Value | None],
+        environment: Environment,
+        opsets: Mapping[str, int],
+    ) -> Results:
+        function = self._model.functions.get((node.domain, node.operator, node.overload))
+        if function is not None:
+            return self._call(function, node, inputs)
+        match node.domain, node.operator:
+            case "", "Constant":
+                return _constant(node)
+            case "", "If":
+                return self._if(node, inputs[0], environment, opsets)
+            case "", "Scan":
+                return self._scan(node, inputs, environment, opsets)
+        operator = OPERATORS.get(node.domain, {}).get(node.operator)
+        if operator is None:
+            raise MixedRowsError("is an operator that is not known to keep rows apart")
+        is_sized = not node.domain and node.operator in SIZED
+        if not is_sized and any(value is not None and value.counts_rows for value in inputs):
+            raise MixedRowsError("computes with the number of rows")
+        return operator(Call(node, inputs, self._transfer, opsets.get(node.domain, 1)))
+
+    def _with_row_numbers(  # noqa: C901, PLR0911, PLR0912  # one case for each operator
+        self, node: Node, inputs: list[Value | None], opsets: Mapping[str, int]
+    ) -> Value | None:
+        """The result of an operator that may take the rows' positions; None if it may not."""
+        plain = [
+            value if value is None or value.row_numbers is None else replace(value, mixed="")
+            for value in inputs
+        ]
+        if any(value is not None and value.mixed for value in plain):
+            return None
+
+        def applied(values: list[Value | None]) -> Value:
+            call = Call(node, values, self._transfer, opsets.get("", 1))
+            return _listed(OPERATORS[""][node.operator](call))[0]
+
+        places = [i for i, value in enumerate(plain) if value is not None and value.row_numbers]
+        place = places[0]
+        value = plain[place]
+        if len(places) > 1 or value is None or value.row_numbers is None:
+            return None
+        numbers = value.row_numbers
+        others = [other for i, other in enumerate(plain) if i != place and other is not None]
+        kept = None
+        match node.operator, place:
+            case ("Gather", 1) | ("GatherND", 1):
+                return applied(plain)
+            case (("Shape" | "Size"), 0):
+                return applied(plain)
+            case "Concat", 0:
+                joined = applied(plain)
+                return replace(joined, mixed=_NUMBERS)
+            case operator, 0 if operator in MOVES_NUMBERS and not numbers.is_first:
+                kept = numbers
+            case "Mul", _ if numbers.width == ONE and not numbers.is_first:
+                factor = others[0].elements
+                size: Size | None = (
+                    factor.flat[0] if factor is not None and factor.size == 1 else None
+                )
+                if size is not None and size.is_positive and not size.has_batch:
+                    kept = replace(numbers, stride=multiply(numbers.stride, size))
+            case "Add", _ if not numbers.is_first and not others[0].counts_rows:
+                width = bound(others[0])
+                if width == ONE:
+                    kept = numbers
+                elif width is not None and numbers.width == ONE:
+                    kept = replace(numbers, width=width)
+        if kept is None:
+            return None
+        bare = replace(value, row_numbers=None)
+        if node.operator in {"Mul", "Add"}:
+            others = [replace(other, elements=None) for other in others]
+            result = self._transfer.elementwise([bare, *others])
+        else:
+            result = applied([bare, *plain[1:]])
+        return replace(result, mixed=_NUMBERS, row_numbers=kept)
+
+    def _call(self, function: Function, node: Node, inputs: list[Value | None]) -> Results:
+        """A function of the model's own, run in place of the node."""
+        if self._depth >= _MAX_DEPTH:
+            raise MixedRowsError("calls functions without end")
+        self._depth += 1
+        named = zip(function.graph.inputs, inputs, strict=False)
+        values = {name: value for name, value in named if value is not None}
+        bound = {**function.defaults, **node.attributes}
+        self._run(function.graph, values, function.opsets, bound)
+        self._depth -= 1
+        return [_of(values, name) for name in function.graph.outputs]
+
+    def _if(
+        self,
+        node: Node,
+        condition: Value | None,
+        environment: Environment,
+        opsets: Mapping[str, int],
+    ) -> Results:
+        """The branch that is taken, or what both have in common."""
+        if condition is None or not condition.is_uniform:
+            raise MixedRowsError("chooses for all rows by values of the batch")
+        known = constants(condition)
+        names = ["then_branch", "else_branch"]
+        if known is not None and len(known) == 1:
+            names = names[:1] if known[0] else names[1:]
+        branches = []
+        for name in names:
+            attribute = node.attributes.get(name)
+            graph = None if attribute is None else attribute.graph()
+            if graph is None or self._depth >= _MAX_DEPTH:
+                raise MixedRowsError("has no branch")
+            self._depth += 1
+            inner: Environment = ChainMap({}, graph.constants, environment)
+            self._run(graph, inner, opsets)
+            self._depth -= 1
+            branches.append([_of(inner, output) for output in graph.outputs])
+        if len(branches) == 1:
+            return branches[0]
+        return [self._common(one, other) for one, other in zip(*branches, strict=True)]
+
+    def _common(self, left: Value, right: Value) -> Value:
+        """What is true of both of two values."""
+        if left.mixed or right.mixed:
+            return mixed(left.mixed or right.mixed)
+        if left == right:
+            return left
+        if left.counts_rows or right.counts_rows:
+            raise MixedRowsError("computes with the number of rows")
+        if left.rows is None and right.rows is None:
+            return Value()
+        if left.rows != right.rows or left.rank != right.rank:
+            raise MixedRowsError("has branches of different shapes")
+        pairs = zip(left.shape or (), right.shape or (), strict=True)
+        shape = tuple(a if a == b else self._transfer.symbols.unknown() for a, b in pairs)
+        return with_rows(shape, left.rows)
+
+    def _scan(
+        self,
+        node: Node,
+        inputs: list[Value | None],
+        environment: Environment,
+        opsets: Mapping[str, int],
+    ) -> Results:
+        """A body that is run for each row, and carries nothing from one to the next."""
+        attribute = node.attributes.get("body")
+        graph = None if attribute is None else attribute.graph()
+        count = node.attributes["num_scan_inputs"].integer() or 0
+        plain = (
+            "scan_input_axes",
+            "scan_output_axes",
+            "scan_input_directions",
+            "scan_output_directions",
+        )
+        is_plain = not any(
+            any(node.attributes[name].ints()) for name in plain if name in node.attributes
+        )
+        if (
+            graph is None
+            or opsets.get("", 1) < _FIRST_SCAN
+            or not is_plain
+            or len(inputs) != len(graph.inputs)
+        ):
+            raise MixedRowsError("is not followed")
+        states, scanned = inputs[: len(inputs) - count], inputs[len(inputs) - count :]
+        if any(value is None or value.rows != Rows(axis=0) for value in scanned):
+            raise MixedRowsError("runs along an axis of all rows")
+        sources = {inner.outputs[0]: inner for inner in graph.nodes if inner.operator == "Identity"}
+        inner: Environment = ChainMap({}, graph.constants, environment)
+        for i, state in enumerate(states):
+            name = graph.outputs[i]
+            while name in sources:
+                name = sources[name].inputs[0]
+            if state is None or not state.is_uniform or name != graph.inputs[i]:
+                raise MixedRowsError("carries a state from row to row")
+            inner[graph.inputs[i]] = replace(state, elements=None)
+        for name, value in zip(graph.inputs[len(states) :], scanned, strict=True):
+            assert value is not None
+            # Of one row; the body sees no other.
+            inner[name] = Value(shape=(value.shape or ())[1:], is_integer=value.is_integer)
+        if any(not environment[name].is_uniform for name in _captured(node) if name in environment):
+            raise MixedRowsError("runs its body on values of several rows")
+        self._run(graph, inner, opsets)
+        results: list[Value] = [state for state in states if state is not None]
+        for name in graph.outputs[len(states) :]:
+            value = _of(inner, name)
+            if not value.is_uniform or value.shape is None:
+                raise MixedRowsError(value.mixed or "is not followed")
+            results.append(
+                with_rows((BATCH, *value.shape), Rows(axis=0), is_integer=value.is_integer)
+            )
+        return results
+
+
+def _of(environment: Mapping[str, Value], name: str) -> Value:
+    value = environment.get(name)
+    return mixed("the graph names a tensor that nothing gives") if value is None else value
+
+
+def _listed(results: Results) -> list[Value]:
+    return results if isinstance(results, list) else [results]
+
+
+def _constant(node: Node) -> Value:
+    for name, attribute in node.attributes.items():
+        match name:
+            case "value":
+                tensor = attribute.tensor()
+                return UNIFORM if tensor is None else tensor.value
+            case "value_int":
+                return constant(np.array(attribute.integer() or 0))
+            case "value_ints":
+                return constant(np.array(attribute.ints(), np.int64))
+            case "value_float":
+                return constant(np.array(attribute.decimal() or 0.0))
+            case "value_floats":
+                return constant(np.array(attribute.decimals()))
+    return UNIFORM
+
+
+def _with_attributes(node: Node, bound: Mapping[str, Attribute]) -> Node:
+    """A node of a function's body with the attributes of the call."""
+    attributes = {}
+    for name, attribute in node.attributes.items():
+        reference = attribute.reference()
+        if not reference:
+            attributes[name] = attribute
+        elif reference in bound:
+            attributes[name] = bound[reference]
+    return replace(node, attributes=attributes)
+
+
+def _inner_nodes(node: Node, depth: int = _MAX_DEPTH) -> Iterator[tuple[Graph, Node]]:
+    """The nodes of the graphs that a node runs, and of theirs."""
+    if node.operator not in {"If", "Loop", "Scan"} or node.domain:
+        return
+    if not depth:
+        raise MixedRowsError("nests graphs without end")
+    for name in ("then_branch", "else_branch", "body"):
+        attribute = node.attributes.get(name)
+        graph = None if attribute is None else attribute.graph()
+        for inner in () if graph is None else graph.nodes:
+            assert graph is not None
+            yield graph, inner
+            yield from _inner_nodes(inner, depth - 1)
+
+
+def _captured(node: Node) -> set[str]:
+    """The names that the graphs of a node use; among them those of the graphs around it."""
+    names: set[str] = set()
+    for graph, inner in _inner_nodes(node):
+        names.update(inner.inputs, graph.outputs)
+    return names
+
+
+def _is_random(node: Node) -> bool:
+    """Whether it, or what it runs, may give other values for the same inputs."""
+    return node.operator in RANDOM or any(
+        inner.operator in RANDOM or inner.domain not in OPERATORS for _, inner in _inner_nodes(node)
+    )

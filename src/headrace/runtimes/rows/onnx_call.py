@@ -1,0 +1,106 @@
+"""One node of an ONNX graph, as the functions that follow operators see it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from headrace.runtimes.rows.onnx_graph import Node
+from headrace.runtimes.rows.symbols import ONE, Size, product
+from headrace.runtimes.rows.transfer import Transfer
+from headrace.runtimes.rows.values import (
+    MAX_ELEMENTS,
+    MixedRowsError,
+    Value,
+    constants,
+)
+
+
+@dataclass(slots=True)
+class Call:
+    """One node with its inputs' values; None stands for an input that is left out."""
+
+    node: Node
+    inputs: list[Value | None]
+    transfer: Transfer
+    opset: int
+
+    def value(self, number: int = 0) -> Value:
+        """An input.
+
+        Raises:
+            MixedRowsError: It is left out.
+        """
+        value = self.optional(number)
+        if value is None:
+            raise MixedRowsError("lacks an input")
+        return value
+
+    def optional(self, number: int) -> Value | None:
+        """An input; None if it is left out."""
+        return self.inputs[number] if number < len(self.inputs) else None
+
+    def present(self) -> list[Value]:
+        """The inputs that are not left out."""
+        return [value for value in self.inputs if value is not None]
+
+    def uniform(self, *numbers: int) -> None:
+        """Raise MixedRowsError unless these inputs are the same for every batch."""
+        for number in numbers:
+            value = self.optional(number)
+            if value is not None and not value.is_uniform:
+                raise MixedRowsError("has parameters that depend on the batch")
+
+    def integer(self, name: str, default: int) -> int:
+        """An attribute."""
+        attribute = self.node.attributes.get(name)
+        value = None if attribute is None else attribute.integer()
+        return default if value is None else value
+
+    def ints(self, name: str) -> list[int] | None:
+        """An attribute; None if it is absent."""
+        attribute = self.node.attributes.get(name)
+        return None if attribute is None else attribute.ints()
+
+    def text(self, name: str, default: str = "") -> str:
+        """An attribute."""
+        attribute = self.node.attributes.get(name)
+        return default if attribute is None else attribute.text()
+
+    def sizes(self, number: int) -> list[Size | None]:
+        """An input that is a list of sizes.
+
+        Raises:
+            MixedRowsError: They depend on rows, or not even their number is known.
+        """
+        value = self.value(number)
+        if value.elements is not None:
+            return list(value.elements.flat)
+        if value.is_uniform and value.shape is not None and len(value.shape) <= 1:
+            count = product(value.shape)
+            if count.is_constant and 0 <= count.number <= MAX_ELEMENTS:
+                return [None] * count.number
+        raise MixedRowsError("takes sizes that are computed while it runs")
+
+    def axes(self, name: str, number: int) -> list[int] | None:
+        """Axes as an attribute or, in newer versions, an input; None if there are none.
+
+        Raises:
+            MixedRowsError: They are computed while it runs.
+        """
+        if name in self.node.attributes:
+            return self.ints(name)
+        value = self.optional(number)
+        if value is None:
+            return None
+        axes = constants(value)
+        if axes is None:
+            raise MixedRowsError("takes axes that are computed while it runs")
+        return axes
+
+
+Results = Value | list[Value]
+Operator = Callable[[Call], Results]
+
+
+def is_scalar(value: Value) -> bool:
+    """Whether it is one element."""
+    return value.shape is not None and product(value.shape) == ONE

@@ -1,0 +1,334 @@
+"""Nodes, attributes and small constants of an ONNX file, read without ONNX Runtime.
+
+The file's claims were checked by `onnx_scan` before. Attributes are read when an operator asks for
+them: those of trees are as large as the file.
+"""
+
+import math
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import numpy as np
+
+from headrace.runtimes.file_bytes import (
+    BrokenFileError,
+    Field,
+    Source,
+    fields,
+    inside,
+    numbers,
+    text,
+)
+from headrace.runtimes.rows.symbols import Size
+from headrace.runtimes.rows.values import MAX_ELEMENTS, Value, constant
+
+# Numbers of fields: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
+_MODEL_GRAPH, _MODEL_OPSETS, _MODEL_FUNCTIONS = 7, 8, 25
+_NODE_INPUT, _NODE_OUTPUT, _NODE_NAME, _NODE_OPERATOR, _NODE_ATTRIBUTE, _NODE_DOMAIN = (
+    1,
+    2,
+    3,
+    4,
+    5,
+    7,
+)
+_NODE_OVERLOAD: Final = 8
+_ATTRIBUTE_NAME, _FLOAT, _INT, _TEXT, _TENSOR, _GRAPH, _FLOATS, _INTS = 1, 2, 3, 4, 5, 6, 7, 8
+_ATTRIBUTE_REFERENCE: Final = 21
+_GRAPH_NODE, _GRAPH_TENSOR, _GRAPH_INPUT, _GRAPH_OUTPUT, _GRAPH_SPARSE = 1, 5, 11, 12, 15
+_FUNCTION_NAME, _FUNCTION_INPUT, _FUNCTION_OUTPUT, _FUNCTION_NODE = 1, 4, 5, 7
+_FUNCTION_OPSETS, _FUNCTION_DOMAIN, _FUNCTION_DEFAULTS, _FUNCTION_OVERLOAD = 9, 10, 11, 13
+_TENSOR_DIMS, _TENSOR_TYPE, _TENSOR_NAME, _TENSOR_RAW, _TENSOR_EXTERNAL = 1, 2, 8, 9, 13
+_TENSOR_FLOATS, _TENSOR_INT32, _TENSOR_INT64, _TENSOR_DOUBLES, _TENSOR_UINT64 = 4, 5, 7, 10, 11
+_DTYPES: Final = {
+    1: "<f4",
+    2: "u1",
+    3: "i1",
+    4: "<u2",
+    5: "<i2",
+    6: "<i4",
+    7: "<i8",
+    9: "?",
+    10: "<f2",
+    11: "<f8",
+    12: "<u4",
+    13: "<u8",
+}
+_MAX_NODES: Final = 500_000
+_MAX_NAME: Final = 1 << 16
+_MAX_ATTRIBUTE: Final = 4096
+_MAX_INDICES: Final = 1 << 16
+"""The largest value of a larger tensor of integers is not read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attribute:
+    """One attribute of a node, unread."""
+
+    source: Source
+    field: Field
+
+    def ints(self) -> list[int]:
+        """A list of integers.
+
+        Raises:
+            BrokenFileError: It has more than any list of axes.
+        """
+        values: list[int] = []
+        for part in self._parts(_INTS):
+            values += numbers(self.source, part, _MAX_ATTRIBUTE)
+            if len(values) > _MAX_ATTRIBUTE:
+                raise BrokenFileError("has a list of axes that no tensor has")
+        return values
+
+    def integer(self) -> int | None:
+        """An integer; None if it is of another type."""
+        values = [numbers(self.source, part)[0] for part in self._parts(_INT) if not part.is_bytes]
+        return values[-1] if values else None
+
+    def decimal(self) -> float | None:
+        """A number; None if it is of another type."""
+        parts = list(self._parts(_FLOAT))
+        return self._decimal(parts[-1]) if parts else None
+
+    def decimals(self) -> list[float]:
+        """A list of numbers, not packed."""
+        return [self._decimal(part) for part in self._parts(_FLOATS)][:_MAX_ATTRIBUTE]
+
+    def text(self) -> str:
+        """A text."""
+        return "".join(text(self.source, part) for part in self._parts(_TEXT))
+
+    def tensor(self) -> "Tensor | None":
+        """A constant."""
+        parts = list(self._parts(_TENSOR))
+        return read_tensor(self.source, parts[-1]) if parts else None
+
+    def graph(self) -> "Graph | None":
+        """A graph that the node runs."""
+        parts = list(self._parts(_GRAPH))
+        return read_graph(self.source, parts) if parts else None
+
+    def reference(self) -> str:
+        """The attribute of the surrounding function that it is; empty if it has a value."""
+        return "".join(text(self.source, part) for part in self._parts(_ATTRIBUTE_REFERENCE))
+
+    def _parts(self, number: int) -> Iterator[Field]:
+        return (part for part in inside(self.source, self.field) if part.number == number)
+
+    def _decimal(self, part: Field) -> float:
+        if part.end - part.start != 4:  # noqa: PLR2004  # bytes of a float
+            raise BrokenFileError("is damaged: an attribute is no number")
+        (value,) = struct.unpack("<f", self.source.read(part.start, 4))
+        return float(value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tensor:
+    """A constant: what is known of it."""
+
+    name: str
+    value: Value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """An operator with its inputs and outputs by name; an absent one has an empty name."""
+
+    operator: str
+    domain: str
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: Mapping[str, Attribute]
+    overload: str = ""
+
+
+@dataclass(slots=True, kw_only=True)
+class Graph:
+    """Nodes in order, constants by name, inputs and outputs by name."""
+
+    nodes: list[Node] = field(default_factory=list)
+    constants: dict[str, Value] = field(default_factory=dict)
+    inputs: list[str] = field(default_factory=list)
+    outputs: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Function:
+    """An operator that the model defines itself."""
+
+    graph: Graph
+    opsets: Mapping[str, int]
+    defaults: Mapping[str, Attribute]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """What an ONNX file runs."""
+
+    graph: Graph
+    opsets: Mapping[str, int]
+    functions: Mapping[tuple[str, str, str], Function]
+
+
+def read_model(source: Source) -> Model:
+    """The graph of an ONNX file.
+
+    Raises:
+        BrokenFileError: It is damaged, or has more nodes than a model has.
+    """
+    graphs: list[Field] = []
+    opsets: dict[str, int] = {}
+    functions: dict[tuple[str, str, str], Function] = {}
+    for part in fields(source):
+        match part.number:
+            case 7:  # _MODEL_GRAPH
+                graphs.append(part)
+            case 8:  # _MODEL_OPSETS
+                opsets |= _opset(source, part)
+            case 25:  # _MODEL_FUNCTIONS
+                functions |= _function(source, part)
+    return Model(graph=read_graph(source, graphs), opsets=opsets, functions=functions)
+
+
+def read_graph(source: Source, parts: Iterable[Field]) -> Graph:
+    """The graph that a message is."""
+    graph = Graph()
+    for part in (inner for outer in parts for inner in inside(source, outer)):
+        match part.number:
+            case 1:
+                graph.nodes.append(_node(source, part))
+            case 5:
+                tensor = read_tensor(source, part)
+                graph.constants[tensor.name] = tensor.value
+            case 11:
+                graph.inputs.append(_name(source, part, 1))
+            case 12:
+                graph.outputs.append(_name(source, part, 1))
+            case 15:
+                values = [inner for inner in inside(source, part) if inner.number == 1]
+                for inner in values:
+                    graph.constants[read_tensor(source, inner).name] = Value()
+        if len(graph.nodes) > _MAX_NODES:
+            raise BrokenFileError(f"has more than {_MAX_NODES} nodes")
+    return graph
+
+
+def read_tensor(source: Source, place: Field) -> Tensor:  # noqa: C901  # one case for each field
+    """Shape and type of a constant, and what it holds if it is small."""
+    dims: list[int] = []
+    kind, name, is_external = 0, "", False
+    raw: Field | None = None
+    items: list[float] = []
+    for part in inside(source, place):
+        match part.number:
+            case 1:
+                dims += numbers(source, part)
+            case 2:
+                kind = part.value
+            case 8:
+                name = text(source, part, _MAX_NAME)
+            case 9:
+                raw = part
+            case 13:
+                is_external = True
+            case 4 | 5 | 7 | 10 | 11 if part.end - part.start <= 10 * MAX_ELEMENTS:
+                items += _items(source, part)
+    dtype = _DTYPES.get(kind)
+    count = math.prod(dims)
+    is_integer = dtype is not None and np.dtype(dtype).kind in "iub"
+    bare = Value(shape=tuple(map(Size, dims)), is_integer=is_integer)
+    limit = _MAX_INDICES if is_integer else MAX_ELEMENTS
+    if dtype is None or count > limit or is_external:
+        return Tensor(name=name, value=bare)
+    if raw is not None and raw.end - raw.start == count * np.dtype(dtype).itemsize:
+        array = np.frombuffer(source.read(raw.start, raw.end - raw.start), dtype)
+        if count > MAX_ELEMENTS:
+            below = Size(int(array.max()) + 1) if array.min() >= 0 else None
+            return Tensor(name=name, value=replace(bare, below=below))
+    elif len(items) == count and kind != 10:  # noqa: PLR2004  # FLOAT16 stands as its bits
+        array = np.array(items, dtype)
+    else:
+        return Tensor(name=name, value=bare)
+    return Tensor(name=name, value=constant(array.reshape(dims)))
+
+
+def _items(source: Source, part: Field) -> list[float]:
+    if part.number not in {_TENSOR_FLOATS, _TENSOR_DOUBLES}:
+        return list(numbers(source, part, MAX_ELEMENTS))
+    dtype = "<f4" if part.number == _TENSOR_FLOATS else "<f8"
+    data = source.read(part.start, part.end - part.start)
+    if len(data) % np.dtype(dtype).itemsize:
+        raise BrokenFileError("is damaged: a constant is no list of numbers")
+    return [float(value) for value in np.frombuffer(data, dtype)]
+
+
+def _node(source: Source, place: Field) -> Node:
+    inputs, outputs, attributes = [], [], {}
+    texts: dict[int, str] = {}
+    for part in inside(source, place):
+        match part.number:
+            case 1:
+                inputs.append(text(source, part, _MAX_NAME))
+            case 2:
+                outputs.append(text(source, part, _MAX_NAME))
+            case 5:
+                attributes[_name(source, part, 1)] = Attribute(source, part)
+            case 3 | 4 | 7 | 8:
+                texts[part.number] = text(source, part, _MAX_NAME)
+    domain = texts.get(_NODE_DOMAIN, "")
+    return Node(
+        operator=texts.get(_NODE_OPERATOR, ""),
+        domain="" if domain == "ai.onnx" else domain,
+        name=texts.get(_NODE_NAME, ""),
+        inputs=tuple(inputs),
+        outputs=tuple(outputs),
+        attributes=attributes,
+        overload=texts.get(_NODE_OVERLOAD, ""),
+    )
+
+
+def _function(source: Source, place: Field) -> dict[tuple[str, str, str], Function]:
+    graph = Graph()
+    opsets: dict[str, int] = {}
+    defaults = {}
+    texts: dict[int, str] = {}
+    for part in inside(source, place):
+        match part.number:
+            case 4:
+                graph.inputs.append(text(source, part, _MAX_NAME))
+            case 5:
+                graph.outputs.append(text(source, part, _MAX_NAME))
+            case 7:
+                graph.nodes.append(_node(source, part))
+            case 9:
+                opsets |= _opset(source, part)
+            case 11:
+                defaults[_name(source, part, 1)] = Attribute(source, part)
+            case 1 | 10 | 13:
+                texts[part.number] = text(source, part, _MAX_NAME)
+    key = (
+        texts.get(_FUNCTION_DOMAIN, ""),
+        texts.get(_FUNCTION_NAME, ""),
+        texts.get(_FUNCTION_OVERLOAD, ""),
+    )
+    return {key: Function(graph=graph, opsets=opsets, defaults=defaults)}
+
+
+def _opset(source: Source, place: Field) -> dict[str, int]:
+    domain, version = "", 1
+    for part in inside(source, place):
+        if part.number == 1:
+            domain = text(source, part)
+        elif not part.is_bytes:
+            version = part.value
+    return {"" if domain == "ai.onnx" else domain: version}
+
+
+def _name(source: Source, place: Field, number: int) -> str:
+    """The text of the first field of this number."""
+    parts = (part for part in inside(source, place) if part.number == number)
+    return next((text(source, part, _MAX_NAME) for part in parts), "")

@@ -1,0 +1,407 @@
+"""ONNX operators that multiply and convolve: products, windows, recurrent nets, attention."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Final
+
+from headrace.runtimes.rows.onnx_call import Call, Operator, Results, is_scalar
+from headrace.runtimes.rows.symbols import ONE, Size, divide, multiply, product
+from headrace.runtimes.rows.transfer import Transfer
+from headrace.runtimes.rows.values import (
+    MixedRowsError,
+    Rows,
+    Shape,
+    Value,
+    mixed,
+    with_rows,
+)
+
+
+def _matmul(call: Call) -> Results:
+    return call.transfer.matmul(call.value(0), call.value(1))
+
+
+def _fused_matmul(call: Call) -> Results:
+    left, right = call.value(0), call.value(1)
+    if call.integer("transBatchA", 0) or call.integer("transBatchB", 0):
+        raise MixedRowsError("moves the batch axis")
+    if call.integer("transA", 0):
+        left = _swapped(call.transfer, left)
+    if call.integer("transB", 0):
+        right = _swapped(call.transfer, right)
+    return call.transfer.matmul(left, right)
+
+
+def _swapped(transfer: Transfer, value: Value) -> Value:
+    if value.shape is None and value.rows is None:
+        return value
+    order = list(range(value.rank))
+    if len(order) > 1:
+        order[-2], order[-1] = order[-1], order[-2]
+    return transfer.transpose(value, order)
+
+
+def _gemm(call: Call) -> Results:
+    result = _fused_matmul(call)
+    assert isinstance(result, Value)
+    bias = call.optional(2)
+    return result if bias is None else call.transfer.elementwise([result, bias])
+
+
+def _quantised_matmul(left: int, right: int, by_column: Sequence[int]) -> Operator:
+    """A product of integers.
+
+    Args:
+        left: The input that is the first factor.
+        right: The second.
+        by_column: Parameters of the second, one for all or one for each column.
+    """
+
+    def operator(call: Call) -> Results:
+        factors = call.value(left), call.value(right)
+        for number, value in enumerate(call.inputs):
+            if number in {left, right} or value is None or is_scalar(value):
+                continue
+            columns = None if factors[1].shape is None else factors[1].shape[-1:]
+            if number not in by_column or factors[1].rows is not None or value.shape != columns:
+                raise MixedRowsError("has parameters by row")
+        call.uniform(*({*range(len(call.inputs))} - {left, right}))
+        return call.transfer.matmul(*factors)
+
+    return operator
+
+
+def _packed_matmul(call: Call) -> Results:
+    """`MatMulNBits`: the product with a matrix that is packed in blocks."""
+    call.uniform(*range(1, len(call.inputs)))
+    return call.transfer.resized(call.value(), {-1: Size(call.integer("N", 0))}, "sums")
+
+
+def _einsum(call: Call) -> Results:  # noqa: C901  # letter by letter
+    equation = call.text("equation").replace(" ", "")
+    values = call.present()
+    if all(value.rows is None for value in values):
+        return Value()
+    left, arrow, result = equation.partition("->")
+    terms = left.split(",")
+    if not arrow or len(terms) != len(values) or "." in equation:
+        raise MixedRowsError(f"has the equation '{equation[:80]}', which is not followed")
+    sizes: dict[str, Size] = {}
+    letter, rows = "", None
+    for term, value in zip(terms, values, strict=True):
+        if len(term) != value.rank:
+            raise MixedRowsError("takes shapes that do not fit")
+        for name, size in zip(term, value.shape or (), strict=True):
+            sizes[name] = size if sizes.get(name, ONE) == ONE else sizes[name]
+        if value.rows is not None:
+            own = term[value.rows.axis]
+            layout = replace(value.rows, axis=0)
+            if (letter, rows) not in (("", None), (own, layout)) or term.count(own) > 1:
+                raise MixedRowsError("combines each row with other rows")
+            letter, rows = own, layout
+    for term, value in zip(terms, values, strict=True):
+        if value.rows is None and letter in term:
+            raise MixedRowsError("combines rows by their position")
+    if result.count(letter) != 1 or rows is None:
+        raise MixedRowsError("sums over the batch axis")
+    if not set(result) <= sizes.keys():
+        raise MixedRowsError("takes shapes that do not fit")
+    return with_rows(
+        tuple(sizes[name] for name in result), replace(rows, axis=result.index(letter))
+    )
+
+
+def _spatial(call: Call, shape: Shape, kernel: list[int | None]) -> list[Size]:
+    """The sizes that a window gives along all axes but the first two."""
+    count = len(shape) - 2
+    strides = call.ints("strides") or [1] * count
+    dilations = call.ints("dilations") or [1] * count
+    pads = call.ints("pads") or [0] * (2 * count)
+    auto = call.text("auto_pad", "NOTSET")
+    symbols = call.transfer.symbols
+    sizes = []
+    for i in range(count):
+        width, size = kernel[i] if i < len(kernel) else None, shape[i + 2]
+        if width is None or not strides[i]:
+            sizes.append(symbols.unknown(minimum=1))
+            continue
+        if auto.startswith("SAME"):
+            wide = symbols.add(size, Size(strides[i] - 1))
+            sizes.append(symbols.floor_divide(wide, Size(strides[i])))
+            continue
+        total = 0 if auto == "VALID" else pads[i] + pads[i + count]
+        free = symbols.add(size, Size(total - dilations[i] * (width - 1) - 1))
+        steps = symbols.floor_divide(free, Size(strides[i]))
+        if call.integer("ceil_mode", 0) and divide(free, Size(strides[i])) is None:
+            sizes.append(symbols.of("ceil", free, strides[i], pads[i]))
+            continue
+        sizes.append(symbols.add(steps, ONE))
+    return sizes
+
+
+def _conv(call: Call, *, data: int = 0, weight: int = 1) -> Results:
+    value, weights = call.value(data), call.value(weight)
+    others = [item for i, item in enumerate(call.inputs) if i != data and item is not None]
+    if value.shape is None or weights.shape is None:
+        if value.rows is None and all(item.is_uniform for item in others):
+            return Value()
+        if weights.shape is None:
+            raise MixedRowsError("takes a tensor of unknown shape")
+    shape = value.shape or ()
+    kernel = [size.number if size.is_constant else None for size in (weights.shape or ())[2:]]
+    return call.transfer.window(
+        value, others, (weights.shape or (ONE,))[0], _spatial(call, shape, kernel)
+    )
+
+
+def _fused_conv(call: Call) -> Results:
+    added = call.optional(3)
+    bare = Call(call.node, call.inputs[:3], call.transfer, call.opset)
+    result = _conv(bare)
+    assert isinstance(result, Value)
+    return result if added is None else call.transfer.elementwise([result, added])
+
+
+def _conv_transpose(call: Call) -> Results:
+    value, weights = call.value(0), call.value(1)
+    others = [item for item in call.inputs[1:] if item is not None]
+    shape = value.shape or ()
+    count = max(0, len(shape) - 2)
+    symbols = call.transfer.symbols
+    kernel = [size.number if size.is_constant else None for size in (weights.shape or ())[2:]]
+    strides = call.ints("strides") or [1] * count
+    dilations = call.ints("dilations") or [1] * count
+    pads = call.ints("pads") or [0] * (2 * count)
+    extra = call.ints("output_padding") or [0] * count
+    is_plain = (
+        call.text("auto_pad", "NOTSET") in {"NOTSET", "VALID"} and call.ints("output_shape") is None
+    )
+    sizes = []
+    for i in range(count):
+        width = kernel[i] if i < len(kernel) else None
+        if width is None or not is_plain:
+            sizes.append(symbols.unknown(minimum=1))
+            continue
+        scaled = multiply(symbols.add(shape[i + 2], Size(-1)), Size(strides[i]))
+        more = extra[i] + dilations[i] * (width - 1) + 1 - pads[i] - pads[i + count]
+        sizes.append(symbols.add(scaled, Size(more)))
+    channels = (weights.shape or (ONE, ONE))[1]
+    wide = multiply(channels, Size(call.integer("group", 1)))
+    return call.transfer.window(value, others, wide, sizes)
+
+
+def _pool(call: Call) -> Results:
+    value = call.value()
+    call.uniform(*range(1, len(call.inputs)))
+    if value.shape is None and value.rows is None:
+        return [Value(), Value()]
+    kernel: list[int | None] = list(call.ints("kernel_shape") or [])
+    pooled = call.transfer.window(value, (), None, _spatial(call, value.shape or (), kernel))
+    return [pooled, pooled if value.is_uniform else mixed("counts its indices through all rows")]
+
+
+def _global_pool(call: Call) -> Results:
+    value = call.value()
+    call.uniform(*range(1, len(call.inputs)))
+    if value.shape is None and value.rows is None:
+        return Value()
+    return call.transfer.window(value, (), None, [ONE] * (value.rank - 2))
+
+
+def _quantised_global_pool(call: Call) -> Results:
+    if not call.integer("channels_last", 0):
+        return _global_pool(call)
+    value = call.value()
+    call.uniform(*range(1, len(call.inputs)))
+    sizes = [ONE] * (value.rank - 2)
+    return call.transfer.window(value, (), None, sizes, channel_axis=-1)
+
+
+def _quantised_conv(call: Call) -> Results:
+    if call.integer("channels_last", 0):
+        raise MixedRowsError("has another order of axes, which is not followed")
+    return _conv(call, data=0, weight=3)
+
+
+def _space_depth(call: Call) -> Results:
+    value = call.value()
+    if value.shape is None and value.rows is None:
+        return Value()
+    block = Size(call.integer("blocksize", 1))
+    _, channels, *spatial = value.shape or ()
+    is_wider = call.node.operator == "DepthToSpace"
+    area = multiply(block, block)
+    symbols = call.transfer.symbols
+    if is_wider:
+        return call.transfer.window(
+            value, (), symbols.floor_divide(channels, area), [multiply(s, block) for s in spatial]
+        )
+    return call.transfer.window(
+        value, (), multiply(channels, area), [symbols.floor_divide(s, block) for s in spatial]
+    )
+
+
+def _grid_sample(call: Call) -> Results:
+    value, grid = call.value(0), call.value(1)
+    if value.shape is None or grid.shape is None:
+        raise MixedRowsError("takes a tensor of unknown shape")
+    return call.transfer.by_row([value, grid], [value.shape[1], *grid.shape[1:-1]])
+
+
+def _recurrent(call: Call) -> Results:
+    value, weights = call.value(0), call.value(2)
+    call.uniform(1, 2, 3, 7)
+    outputs = 3
+    if call.node.operator.startswith("Dynamic"):
+        raise MixedRowsError("takes the scale of its quantisation over the whole batch")
+    if value.rows is None and all(item.rows is None for item in call.present()):
+        return [Value()] * outputs
+    by_batch = call.integer("layout", 0) == 1
+    if value.rows is None or value.rank != 3 or weights.rank != 3:  # noqa: PLR2004
+        raise MixedRowsError("combines rows with a sequence of all rows")
+    axis = 0 if by_batch else 1
+    if value.rows.axis != axis:
+        raise MixedRowsError("runs along the batch axis")
+    lengths = call.optional(4)
+    if lengths is not None and lengths.rows != replace(value.rows, axis=0):
+        raise MixedRowsError("has lengths by position")
+    for number in (5, 6):
+        state = call.optional(number)
+        if state is not None and state.rows != value.rows:
+            raise MixedRowsError("begins with a state by position")
+    directions, hidden = (
+        weights.shape[0] if weights.shape else ONE,
+        (weights.shape or (ONE,) * 3)[2],
+    )
+    rows, (first, second, _) = value.rows, value.shape or (ONE,) * 3
+    if by_batch:
+        whole = with_rows((first, second, directions, hidden), rows)
+        last = with_rows((first, directions, hidden), rows)
+    else:
+        whole = with_rows((first, directions, second, hidden), replace(rows, axis=2))
+        last = with_rows((directions, second, hidden), rows)
+    return [whole, last, last]
+
+
+def _reverse_sequence(call: Call) -> Results:
+    value, lengths = call.value(0), call.value(1)
+    if value.rows is None and lengths.rows is None:
+        return Value(shape=value.shape, is_integer=value.is_integer)
+    batch, time = call.integer("batch_axis", 1), call.integer("time_axis", 0)
+    if value.rows is None or value.rows.axis == time:
+        raise MixedRowsError("reverses the batch axis")
+    if value.rows.axis == batch:
+        if lengths.rows != replace(value.rows, axis=0):
+            raise MixedRowsError("has lengths by position")
+    elif lengths.rows is not None:
+        raise MixedRowsError("combines each row with other rows")
+    return with_rows(value.shape, value.rows, is_integer=value.is_integer)
+
+
+def _attention(call: Call) -> Results:
+    """`Attention` of ONNX 23: query, key, value and the past by row, a mask that broadcasts."""
+    query, key, value = (call.value(number) for number in range(3))
+    mask, past_key, past_value = (call.optional(number) for number in (3, 4, 5))
+    if call.optional(6) is not None:
+        raise MixedRowsError("has lengths, which are not followed")
+    parts = [query, key, value, *(item for item in (past_key, past_value) if item is not None)]
+    if mask is not None and mask.rows is not None:
+        if mask.rank != 4 or mask.rows.axis != 0:  # noqa: PLR2004
+            raise MixedRowsError("has a mask by position")
+        parts.append(mask)
+    elif mask is not None and mask.shape is None:
+        raise MixedRowsError("has a mask of unknown shape")
+    elif mask is not None and mask.rank == 4 and (mask.shape or ())[0] != ONE:  # noqa: PLR2004
+        raise MixedRowsError("has a mask by position")
+    if all(part.rows is None for part in parts):
+        return [Value()] * 4
+    inner = list((query.shape or ())[1:-1])
+    heads = {call.integer("q_num_heads", 0), call.integer("kv_num_heads", 0)}
+    wide = value.shape[-1] if value.shape and len(heads) == 1 else None
+    result = call.transfer.by_row(parts, [*inner, wide])
+    sized = call.transfer.by_row(parts, [None, None, None])
+    return [result, sized, sized, sized]
+
+
+def _contrib_attention(call: Call) -> Results:
+    value = call.value()
+    call.uniform(1, 2)
+    mask = call.optional(3)
+    if value.rows is None:
+        raise MixedRowsError("combines rows with a sequence of all rows")
+    if value.rank != 3 or any(call.optional(number) is not None for number in (4, 6, 7)):  # noqa: PLR2004
+        raise MixedRowsError("has a past, which is not followed")
+    parts = [value]
+    if mask is not None:
+        if mask.rows is None or (mask.rank == 1 and mask.rows != Rows(axis=0)):
+            raise MixedRowsError("has a mask by position")
+        parts.append(mask)
+    bias = call.optional(5)
+    if bias is not None:
+        if bias.rows is not None:
+            parts.append(bias)
+        elif bias.shape is None or bias.shape[0] != ONE:
+            raise MixedRowsError("has a mask by position")
+    hidden = None
+    if (weights := call.value(1)).shape is not None and call.ints("qkv_hidden_sizes") is None:
+        hidden = divide((weights.shape or (ONE, ONE))[-1], Size(3))
+    return [
+        call.transfer.by_row(parts, [(value.shape or (ONE, ONE))[1], hidden]),
+        mixed("is not followed"),
+    ]
+
+
+def _rotary(call: Call) -> Results:
+    value, positions = call.value(0), call.optional(1)
+    if call.node.domain:
+        call.uniform(2, 3)
+        if (
+            positions is not None
+            and positions.rows is None
+            and (positions.shape is None or product(positions.shape) != ONE)
+        ):
+            raise MixedRowsError("has positions by row")
+        parts = [value] if positions is None or positions.rows is None else [value, positions]
+        return call.transfer.by_row(parts, (value.shape or (ONE,))[1:])
+    raise MixedRowsError("is not followed")
+
+
+PRODUCTS: Final[Mapping[str, Operator]] = {
+    "MatMul": _matmul,
+    "Gemm": _gemm,
+    "Einsum": _einsum,
+    "MatMulInteger": _quantised_matmul(0, 1, (3,)),
+    "QLinearMatMul": _quantised_matmul(0, 3, (4, 5)),
+    "Conv": _conv,
+    "ConvInteger": _conv,
+    "ConvTranspose": _conv_transpose,
+    "QLinearConv": _quantised_conv,
+    "MaxPool": _pool,
+    "AveragePool": _pool,
+    "LpPool": _pool,
+    "GlobalAveragePool": _global_pool,
+    "GlobalMaxPool": _global_pool,
+    "GlobalLpPool": _global_pool,
+    "DepthToSpace": _space_depth,
+    "SpaceToDepth": _space_depth,
+    "GridSample": _grid_sample,
+    "RNN": _recurrent,
+    "GRU": _recurrent,
+    "LSTM": _recurrent,
+    "ReverseSequence": _reverse_sequence,
+    "Attention": _attention,
+}
+"""Of `ai.onnx`."""
+
+
+CONTRIB_PRODUCTS: Final[Mapping[str, Operator]] = {
+    "FusedMatMul": _fused_matmul,
+    "FusedGemm": _gemm,
+    "FusedConv": _fused_conv,
+    "Attention": _contrib_attention,
+    "MatMulNBits": _packed_matmul,
+    "RotaryEmbedding": _rotary,
+    "QLinearConv": _quantised_conv,
+    "QLinearGlobalAveragePool": _quantised_global_pool,
+}
+"""Of `com.microsoft`."""

@@ -1,0 +1,592 @@
+"""Effect of operators on abstract tensors: what becomes of the axis along which rows lie.
+
+A function returns what an operator makes of its inputs, or raises `MixedRowsError` where an output
+row may depend on another row, on the number of rows, or on a row's position in the batch.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+
+from headrace.runtimes.rows.symbols import (
+    BATCH,
+    ONE,
+    ZERO,
+    Size,
+    Symbols,
+    divide,
+    multiply,
+    product,
+)
+from headrace.runtimes.rows.values import (
+    MAX_ELEMENTS,
+    MixedRowsError,
+    Rows,
+    Shape,
+    Value,
+    constants,
+    known_elements,
+    normal_axis,
+    with_rows,
+)
+
+_MAX_RANK: Final = 64
+_OPEN_END: Final = 1_000_000_000
+"""Slices end at this or more where they mean the end: no batch has so many rows."""
+
+
+class Transfer:
+    """The effect of operators on abstract tensors of one model."""
+
+    def __init__(self) -> None:
+        self.symbols = Symbols()
+
+    # Element by element
+
+    def elementwise(
+        self,
+        values: Sequence[Value],
+        fold: Callable[..., Size | None] | None = None,
+        *,
+        is_integer: bool | None = None,
+    ) -> Value:
+        """The result of an operator that broadcasts, and combines elements of equal position.
+
+        Args:
+            fold: Computes the size that an element of the result is; None stands for one that is
+                not known.
+        """
+        whole = all(value.is_integer for value in values) if is_integer is None else is_integer
+        counts = any(value.counts_rows for value in values)
+        if counts or (fold is not None and all(value.elements is not None for value in values)):
+            folded = self._folded(values, fold, is_integer=whole)
+            if folded is not None:
+                return folded
+            if counts:
+                raise MixedRowsError("computes with the number of rows")
+        shape, rows = self.broadcast(values)
+        return with_rows(shape, rows, is_integer=whole)
+
+    def _folded(
+        self, values: Sequence[Value], fold: Callable[..., Size | None] | None, *, is_integer: bool
+    ) -> Value | None:
+        """The elements one by one; None if they are not followed."""
+        arrays = [value.elements for value in values]
+        if fold is None or any(array is None for array in arrays):
+            return None
+        try:
+            parts = np.broadcast_arrays(*[array for array in arrays if array is not None])
+        except ValueError:
+            raise MixedRowsError("takes shapes that do not fit") from None
+        elements = np.empty(parts[0].shape, np.object_)
+        if elements.size > MAX_ELEMENTS:
+            return None
+        counts = any(value.counts_rows for value in values)
+        for index in np.ndindex(elements.shape):
+            elements[index] = fold(*(part[index] for part in parts))
+            if elements[index] is None and counts:
+                raise MixedRowsError("computes with the number of rows")
+        return Value(
+            shape=tuple(map(Size, elements.shape)), elements=elements, is_integer=is_integer
+        )
+
+    def broadcast(self, values: Sequence[Value]) -> tuple[Shape | None, Rows | None]:
+        """The common shape of values, and where its rows lie.
+
+        Raises:
+            MixedRowsError: Rows meet other rows, or what differs from row to row by position.
+        """
+        with_batch = [value for value in values if value.rows is not None]
+        if any(value.shape is None for value in values):
+            if with_batch:
+                raise MixedRowsError("combines rows with a tensor of unknown shape")
+            return None, None
+        shapes = [value.shape or () for value in values]
+        rank = max(map(len, shapes), default=0)
+        rows = None
+        for value in with_batch:
+            own = value.rows
+            assert own is not None
+            moved = replace(own, axis=own.axis + rank - value.rank)
+            if rows not in (None, moved):
+                raise MixedRowsError("combines each row with other rows")
+            rows = moved
+        for value, shape in zip(values, shapes, strict=True):
+            if rows is None or value.rows is not None:
+                continue
+            axis = rows.axis - (rank - len(shape))
+            if axis >= 0 and shape[axis] != ONE:
+                raise MixedRowsError(
+                    f"combines the batch axis with an axis of size {shape[axis]}, row by position"
+                )
+        sizes = []
+        for axis in range(rank):
+            column = [
+                shape[axis - (rank - len(shape))] for shape in shapes if axis >= rank - len(shape)
+            ]
+            sizes.append(self.common(column))
+        return tuple(sizes), rows
+
+    def common(self, sizes: Sequence[Size]) -> Size:
+        """The size that axes of these sizes broadcast to."""
+        others = list(dict.fromkeys(size for size in sizes if size != ONE))
+        if len(others) > 1:
+            # As much of a table as there are entries is as long as these, or does not fit.
+            tails = tuple(f",0,{size},1)" for size in others)
+            others = [
+                size for size in others if not (_is_slice(size) and str(size).endswith(tails))
+            ]
+        if not others:
+            return ONE
+        if len(others) == 1:
+            return others[0]
+        numbers = [size for size in others if size.is_constant]
+        if numbers:
+            return numbers[0]
+        return self.symbols.of("broadcast", *sorted(others, key=str), minimum=1)
+
+    # Along axes
+
+    def along(self, value: Value, axes: Iterable[int], what: str = "runs") -> Value:
+        """The same shape, from an operator that combines what lies along `axes`."""
+        if value.shape is None and value.rows is None:
+            return Value()
+        rank = value.rank
+        wanted = {normal_axis(axis, rank) for axis in axes}
+        if value.rows is not None and value.rows.axis in wanted:
+            raise MixedRowsError(f"{what} along the batch axis")
+        return Value(shape=value.shape, rows=value.rows, is_integer=value.is_integer)
+
+    def reduce(
+        self,
+        value: Value,
+        axes: Sequence[int] | None,
+        *,
+        keep: bool,
+        is_integer: bool | None = None,
+    ) -> Value:
+        """The value without `axes`, or with these of size 1; None for all axes."""
+        whole = value.is_integer if is_integer is None else is_integer
+        if value.shape is None and value.rows is None:
+            return Value(is_integer=whole)
+        rank = value.rank
+        wanted = set(range(rank)) if axes is None else {normal_axis(axis, rank) for axis in axes}
+        checked = self.along(value, wanted, "reduces")
+        shape = checked.shape or ()
+        if keep:
+            sizes = [ONE if axis in wanted else size for axis, size in enumerate(shape)]
+            return with_rows(tuple(sizes), value.rows, is_integer=whole)
+        rows = value.rows
+        if rows is not None:
+            rows = replace(rows, axis=rows.axis - sum(axis < rows.axis for axis in wanted))
+        sizes = [size for axis, size in enumerate(shape) if axis not in wanted]
+        return with_rows(tuple(sizes), rows, is_integer=whole)
+
+    def resized(self, value: Value, sizes: dict[int, Size], what: str = "runs") -> Value:
+        """The value with other sizes of some axes, of which none is the batch axis."""
+        checked = self.along(value, sizes, what)
+        if checked.shape is None:
+            return checked
+        rank = len(checked.shape)
+        wanted = {normal_axis(axis, rank): size for axis, size in sizes.items()}
+        shape = tuple(wanted.get(axis, size) for axis, size in enumerate(checked.shape))
+        return with_rows(shape, value.rows, is_integer=value.is_integer)
+
+    # Shapes
+
+    def transpose(self, value: Value, order: Sequence[int] | None) -> Value:
+        """The value with its axes in another order; None reverses them."""
+        if value.shape is None and value.rows is None:
+            return Value(is_integer=value.is_integer)
+        rank = value.rank
+        order = (
+            list(reversed(range(rank))) if order is None else [normal_axis(a, rank) for a in order]
+        )
+        if sorted(order) != list(range(rank)):
+            raise MixedRowsError("has no order of all axes")
+        shape = value.shape or ()
+        rows = value.rows
+        if rows is not None:
+            rows = replace(rows, axis=order.index(rows.axis))
+        elements = None if value.elements is None else value.elements.transpose(order)
+        return replace(
+            value, shape=tuple(shape[axis] for axis in order), rows=rows, elements=elements
+        )
+
+    def reshape(self, value: Value, target: Sequence[Size | None]) -> Value:
+        """The value in another shape, row-major; None is a size of which nothing is known.
+
+        One size of -1 is what is left. That no elements are lost is checked while the model runs.
+        """
+        if len(target) > _MAX_RANK:
+            raise MixedRowsError(f"makes more than {_MAX_RANK} dimensions")
+        sizes = [self.symbols.unknown() if size is None else size for size in target]
+        rest = [axis for axis, size in enumerate(sizes) if size == Size(-1)]
+        if len(rest) > 1:
+            raise MixedRowsError("leaves several sizes open")
+        total = None if value.shape is None else product(value.shape)
+        for axis in rest:
+            others = product([size for i, size in enumerate(sizes) if i != axis])
+            quotient = None if total is None else divide(total, others)
+            if quotient is None:
+                if value.rows is not None and not others.has_batch:
+                    raise MixedRowsError("folds the batch axis into another one")
+                # The batch is in `others`, once, so that it is not in what is left.
+                quotient = self.symbols.unknown()
+            sizes[axis] = quotient
+        if value.rows is None:
+            elements = value.elements
+            numbers = [size.number if size.is_constant else -1 for size in sizes]
+            if elements is not None and numbers.count(-1) <= 1:
+                try:
+                    elements = elements.reshape(numbers)
+                except ValueError:
+                    raise MixedRowsError("takes shapes that do not fit") from None
+                shape = tuple(Size(size) for size in elements.shape)
+                return replace(value, shape=shape, elements=elements)
+            if value.counts_rows:
+                raise MixedRowsError("computes with the number of rows")
+            return with_rows(tuple(sizes), None, is_integer=value.is_integer)
+        rows = self._reshaped_rows(value, sizes)
+        return with_rows(tuple(sizes), rows, is_integer=value.is_integer)
+
+    def _reshaped_rows(self, value: Value, sizes: Sequence[Size]) -> Rows:
+        """Where rows lie after a reshape: what comes before and after a row stays the same."""
+        assert value.rows is not None
+        shape = value.shape or ()
+        axes = [axis for axis, size in enumerate(sizes) if size.has_batch]
+        if len(axes) != 1:
+            raise MixedRowsError("folds the batch axis into another one")
+        (axis,) = axes
+        inner = divide(sizes[axis], BATCH)
+        if inner is None or inner.has_batch:
+            raise MixedRowsError("folds the batch axis into another one")
+        before = multiply(product(shape[: value.rows.axis]), value.rows.before)
+        after = multiply(value.rows.after, product(shape[value.rows.axis + 1 :]))
+        # Of the two only one needs to be known: the number of elements is the same.
+        own_before = divide(before, product(list(sizes[:axis])))
+        own_after = None if own_before is None else divide(inner, own_before)
+        if own_before is None or own_after is None:
+            own_after = divide(after, product(list(sizes[axis + 1 :])))
+            own_before = None if own_after is None else divide(inner, own_after)
+        if own_before is None or own_after is None or ZERO in (own_before, own_after):
+            raise MixedRowsError("folds the batch axis into another one")
+        return Rows(axis=axis, before=own_before, after=own_after)
+
+    def unsqueeze(self, value: Value, axes: Sequence[int]) -> Value:
+        """The value with new axes of size 1, counted in the result."""
+        if value.shape is None and value.rows is None:
+            return Value(is_integer=value.is_integer)
+        rank = value.rank + len(axes)
+        added = {normal_axis(axis, rank) for axis in axes}
+        left = iter(enumerate(value.shape or ()))
+        sizes: list[Size] = []
+        rows = value.rows
+        for axis in range(rank):
+            if axis in added:
+                sizes.append(ONE)
+                continue
+            old, size = next(left)
+            sizes.append(size)
+            if value.rows is not None and value.rows.axis == old:
+                rows = replace(value.rows, axis=axis)
+        elements = value.elements
+        if elements is not None:
+            elements = elements.reshape([size.number for size in sizes])
+        return replace(value, shape=tuple(sizes), rows=rows, elements=elements)
+
+    def squeeze(self, value: Value, axes: Sequence[int] | None) -> Value:
+        """The value without axes of size 1; None for all such."""
+        if value.shape is None and value.rows is None:
+            return Value(is_integer=value.is_integer)
+        shape = value.shape or ()
+        if axes is None:
+            if value.rows is not None or not all(size.is_constant for size in shape):
+                if value.rows is None:
+                    return Value(is_integer=value.is_integer)
+                raise MixedRowsError("removes the batch axis where there is one row")
+            axes = [axis for axis, size in enumerate(shape) if size == ONE]
+        removed = {normal_axis(axis, value.rank) for axis in axes}
+        rows = value.rows
+        if rows is not None:
+            if rows.axis in removed:
+                raise MixedRowsError("removes the batch axis")
+            rows = replace(rows, axis=rows.axis - sum(axis < rows.axis for axis in removed))
+        sizes = tuple(size for axis, size in enumerate(shape) if axis not in removed)
+        elements = value.elements
+        if elements is not None:
+            elements = elements.reshape([size.number for size in sizes])
+        return replace(value, shape=sizes, rows=rows, elements=elements)
+
+    def expand(self, value: Value, target: Sequence[Size | None]) -> Value:
+        """The value, repeated to a shape that it broadcasts to; as `reshape` has it."""
+        sizes = tuple(self.symbols.unknown() if size is None else size for size in target)
+        wanted = self.filled(sizes)
+        if value.rows is None and wanted.rows is not None:
+            if value.shape is None:
+                raise MixedRowsError("repeats a tensor of unknown shape for each row")
+            if value.counts_rows:
+                raise MixedRowsError("computes with the number of rows")
+        if value.rows is not None and wanted.rows is not None:
+            # What is filled is equal everywhere, so its rows may lie in any way.
+            axis = wanted.rows.axis + value.rank - len(sizes)
+            if axis == value.rows.axis and sizes[wanted.rows.axis] == value.rows.size:
+                wanted = replace(wanted, rows=replace(value.rows, axis=wanted.rows.axis))
+        shape, rows = self.broadcast([value, wanted])
+        if value.elements is not None and shape is not None and rows is None:
+            numbers = [size.number for size in shape if size.is_constant]
+            if len(numbers) == len(shape) and 0 <= np.prod(numbers) <= MAX_ELEMENTS:
+                try:
+                    elements = np.broadcast_to(value.elements, numbers)
+                except ValueError:
+                    raise MixedRowsError("takes shapes that do not fit") from None
+                return replace(value, shape=shape, elements=elements)
+        if value.counts_rows:
+            raise MixedRowsError("computes with the number of rows")
+        return with_rows(shape, rows, is_integer=value.is_integer)
+
+    def filled(self, sizes: Shape, *, is_integer: bool = False) -> Value:
+        """A tensor of one value; rows that are all equal where its shape has the batch."""
+        axes = [axis for axis, size in enumerate(sizes) if size.has_batch]
+        if not axes:
+            return Value(shape=sizes, is_integer=is_integer)
+        after = divide(sizes[axes[0]], BATCH)
+        if len(axes) > 1 or after is None or after.has_batch or not after.is_positive:
+            raise MixedRowsError("makes a tensor whose size depends on the number of rows")
+        return Value(shape=sizes, rows=Rows(axis=axes[0], after=after), is_integer=is_integer)
+
+    def tile(self, value: Value, repeats: Sequence[Size | None]) -> Value:
+        """The value, repeated along each axis."""
+        if value.shape is None and value.rows is None:
+            if any(size is not None and size.has_batch for size in repeats):
+                raise MixedRowsError("repeats a tensor of unknown shape for each row")
+            return Value(is_integer=value.is_integer)
+        if value.counts_rows:
+            raise MixedRowsError("computes with the number of rows")
+        if len(repeats) != value.rank:
+            raise MixedRowsError("takes shapes that do not fit")
+        sizes, rows = [], value.rows
+        for axis, (size, times) in enumerate(zip(value.shape or (), repeats, strict=True)):
+            if rows is not None and rows.axis == axis and times != ONE:
+                raise MixedRowsError("repeats the batch axis")
+            if times is not None and times.has_batch:
+                after = divide(multiply(size, times), BATCH)
+                if rows is not None or after is None or after.has_batch:
+                    raise MixedRowsError("makes a tensor whose size depends on the number of rows")
+                rows = Rows(axis=axis, after=after)
+            sizes.append(self.symbols.unknown() if times is None else multiply(size, times))
+        return with_rows(tuple(sizes), rows, is_integer=value.is_integer)
+
+    def concat(self, values: Sequence[Value], axis: int) -> Value:  # noqa: C901, PLR0912  # checks, one after the other
+        """The values one behind the other along an axis."""
+        if all(value.shape is None and value.rows is None for value in values):
+            return Value(is_integer=values[0].is_integer)
+        with_batch = [value for value in values if value.rows is not None]
+        if any(value.shape is None for value in values):
+            if with_batch:
+                raise MixedRowsError("joins rows to a tensor of unknown shape")
+            return Value(is_integer=values[0].is_integer)
+        rank = values[0].rank
+        axis = normal_axis(axis, rank)
+        if any(value.rank != rank for value in values):
+            raise MixedRowsError("takes shapes that do not fit")
+        if with_batch:
+            rows = with_batch[0].rows
+            if len(with_batch) < len(values) or any(value.rows != rows for value in values):
+                raise MixedRowsError("joins rows to what has no batch axis")
+            if rows is not None and rows.axis == axis:
+                raise MixedRowsError("joins along the batch axis")
+        elements = None
+        if all(value.elements is not None for value in values):
+            try:
+                elements = np.concatenate([known_elements(value) for value in values], axis=axis)
+            except ValueError:
+                raise MixedRowsError("takes shapes that do not fit") from None
+            if elements.size > MAX_ELEMENTS:
+                elements = None
+        if elements is None and any(value.counts_rows for value in values):
+            raise MixedRowsError("computes with the number of rows")
+        total = ZERO
+        for value in values:
+            total = self.symbols.add(total, (value.shape or ())[axis])
+        sizes = []
+        for i in range(rank):
+            column = [(value.shape or ())[i] for value in values]
+            # All have to be equal while it runs; a number says most.
+            sizes.append(total if i == axis else min(column, key=lambda size: len(size.symbols)))
+        rows = values[0].rows
+        shaped = with_rows(tuple(sizes), rows, is_integer=all(v.is_integer for v in values))
+        return replace(shaped, elements=elements)
+
+    def cut(
+        self, value: Value, axis: int, start: Size | None, end: Size | None, step: int | None
+    ) -> Value:
+        """A slice of one axis; None is a bound that is not known."""
+        if value.shape is None and value.rows is None:
+            return Value(is_integer=value.is_integer)
+        axis = normal_axis(axis, value.rank)
+        shape = value.shape or ()
+        size = shape[axis]
+        is_whole = start == ZERO and step == 1 and (end == size or _is_open(end))
+        if is_whole:
+            return value
+        if value.rows is not None and value.rows.axis == axis:
+            raise MixedRowsError("takes some rows of the batch")
+        if any(bound is not None and bound.has_batch for bound in (start, end)):
+            raise MixedRowsError("takes as much as there are rows")
+        elements = value.elements
+        if elements is not None:
+            numbers = [
+                bound.number if bound is not None and bound.is_constant else None
+                for bound in (start, end)
+            ]
+            if None in numbers or step is None:
+                if value.counts_rows:
+                    raise MixedRowsError("computes with the number of rows")
+                elements = None
+            else:
+                last = (
+                    None
+                    if step < 0 and numbers[1] is not None and numbers[1] <= -_OPEN_END
+                    else numbers[1]
+                )
+                index = [slice(None)] * axis + [slice(numbers[0], last, step)]
+                elements = elements[tuple(index)]
+                cut_shape = tuple(Size(length) for length in elements.shape)
+                return replace(value, shape=cut_shape, elements=elements)
+        length = self._length(size, start, end, step)
+        sizes = (*shape[:axis], length, *shape[axis + 1 :])
+        return replace(value, shape=sizes, elements=None)
+
+    def _length(self, size: Size, start: Size | None, end: Size | None, step: int | None) -> Size:
+        if start is None or end is None or not step:
+            return self.symbols.unknown()
+        if size.is_constant and start.is_constant and end.is_constant:
+            first, last = start.number, end.number
+            if step < 0 and last <= -_OPEN_END:
+                return Size(len(range(size.number)[first::step]))
+            return Size(len(range(size.number)[first:last:step]))
+        is_tail = step == 1 and start.is_constant and 0 <= start.number < _OPEN_END
+        if is_tail and _is_open(end) and start.number <= (size.minimum or 0):
+            return self.symbols.add(size, start, sign=-1)
+        return self.symbols.of("slice", size, start, end, step)
+
+    # Products
+
+    def matmul(self, left: Value, right: Value) -> Value:
+        """NumPy's `matmul`."""
+        if left.rows is None and right.rows is None and (left.shape is None or right.shape is None):
+            return Value(is_integer=left.is_integer and right.is_integer)
+        if left.rank == 0 or right.rank == 0:
+            raise MixedRowsError("takes shapes that do not fit")
+        if left.rank == 1:
+            return self.squeeze(self.matmul(self.unsqueeze(_plain(left), [0]), right), [-2])
+        if right.rank == 1:
+            return self.squeeze(self.matmul(left, self.unsqueeze(_plain(right), [1])), [-1])
+        left_rows, right_rows = left.rows, right.rows
+        if left_rows is not None and left_rows.axis == left.rank - 1:
+            raise MixedRowsError("sums over the batch axis")
+        if right_rows is not None and right_rows.axis == right.rank - 2:
+            raise MixedRowsError("sums over the batch axis")
+        left_shape, right_shape = left.shape or (), right.shape or ()
+        # What is no matrix broadcasts; the other side of a matrix counts as 1.
+        wide_left = Value(shape=(*left_shape[:-1], ONE), rows=left_rows)
+        wide_right = Value(shape=(*right_shape[:-2], ONE, right_shape[-1]), rows=right_rows)
+        shape, rows = self.broadcast([wide_left, wide_right])
+        return with_rows(shape, rows, is_integer=left.is_integer and right.is_integer)
+
+    # Looking up
+
+    def gather(self, data: Value, indices: Value, axis: int) -> Value:  # noqa: C901  # cases of two inputs
+        """NumPy's `take`."""
+        if data.shape is None and data.rows is None and indices.rows is None:
+            return Value(is_integer=data.is_integer)
+        axis = normal_axis(axis, data.rank)
+        if data.elements is not None and indices.elements is not None:
+            numbers = constants(indices)
+            if numbers is not None:
+                places = np.array(numbers, np.int64).reshape(indices.elements.shape)
+                try:
+                    elements = data.elements.take(places, axis)
+                except IndexError:
+                    raise MixedRowsError("takes what is not there") from None
+                taken = np.empty(np.shape(elements), np.object_)
+                taken[...] = elements
+                return replace(data, shape=tuple(map(Size, taken.shape)), elements=taken)
+        if data.counts_rows or indices.counts_rows:
+            raise MixedRowsError("computes with the number of rows")
+        if indices.shape is None:
+            if data.rows is None and indices.rows is None:
+                return Value(is_integer=data.is_integer)
+            raise MixedRowsError("takes a tensor of unknown shape")
+        data_shape, index_shape = data.shape or (), indices.shape
+        rows = None
+        if data.rows is not None:
+            if indices.rows is not None:
+                raise MixedRowsError("looks each row's indices up in all rows")
+            if data.rows.axis == axis:
+                raise MixedRowsError("takes some rows of the batch")
+            moved = data.rows.axis + (len(index_shape) - 1 if data.rows.axis > axis else 0)
+            rows = replace(data.rows, axis=moved)
+        elif indices.rows is not None:
+            rows = replace(indices.rows, axis=indices.rows.axis + axis)
+        shape = (*data_shape[:axis], *index_shape, *data_shape[axis + 1 :])
+        return with_rows(shape, rows, is_integer=data.is_integer)
+
+    def window(
+        self,
+        value: Value,
+        others: Sequence[Value],
+        channels: Size | None,
+        spatial: Sequence[Size],
+        *,
+        channel_axis: int = 1,
+    ) -> Value:
+        """A convolution or a pooling: axis 0 has independent entries, all others are combined."""
+        if not all(other.is_uniform for other in others):
+            raise MixedRowsError("has weights that depend on the batch")
+        if value.shape is None and value.rows is None:
+            return Value(is_integer=value.is_integer)
+        if value.rows is not None and value.rows.axis != 0:
+            raise MixedRowsError("runs along the batch axis")
+        shape = value.shape or ()
+        channel_axis = normal_axis(channel_axis, value.rank)
+        count = shape[channel_axis] if channels is None else channels
+        sizes = iter(spatial)
+        result = tuple(
+            size if axis == 0 else count if axis == channel_axis else next(sizes)
+            for axis, size in enumerate(shape)
+        )
+        return with_rows(result, value.rows)
+
+    def by_row(self, values: Sequence[Value], shape: Sequence[Size | None] | None) -> Value:
+        """The result of an operator that treats entries of axis 0 apart.
+
+        Args:
+            shape: Of an entry of the result; None if not even the rank is known.
+        """
+        rows = next((value.rows for value in values if value.rows is not None), None)
+        if any(value.counts_rows for value in values):
+            raise MixedRowsError("computes with the number of rows")
+        if rows is None:
+            return Value()
+        if rows.axis != 0 or any(value.rows != rows for value in values):
+            raise MixedRowsError("combines the batch axis with another one")
+        if shape is None:
+            raise MixedRowsError("makes a tensor of unknown shape")
+        sizes = [self.symbols.unknown() if size is None else size for size in shape]
+        return with_rows((rows.size, *sizes), rows)
+
+
+def _plain(value: Value) -> Value:
+    return replace(value, elements=None) if not value.counts_rows else value
+
+
+def _is_slice(size: Size) -> bool:
+    return size.number == 1 and len(size.symbols) == 1 and size.symbols[0].name.startswith("slice(")
+
+
+def _is_open(end: Size | None) -> bool:
+    return end is not None and end.is_constant and end.number >= _OPEN_END
