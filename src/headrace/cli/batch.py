@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from headrace.cli.batch_jobs import cancel, list_, runs, start
-from headrace.cli.options import DEFAULT_HOME, AllowCode, Home, Json, Server
+from headrace.cli.options import DEFAULT_HOME, AllowCode, Home, Json, RowsIndependent, Server
 from headrace.core import Nulls
 
 if TYPE_CHECKING:
@@ -247,6 +247,7 @@ def run(
         str, typer.Option("--runtime", help="What runs the model.", show_default="detected")
     ] = "",
     allow_code: AllowCode = False,
+    rows_independent: RowsIndependent = False,
     json: Json = False,
     server: Server = None,
     home: Home = DEFAULT_HOME,
@@ -306,6 +307,7 @@ def run(
         max_errors=max_errors,
         runtime=runtime,
         allow_code=allow_code,
+        rows_independent=rows_independent,
         server=server,
         home=home,
         confined=confined,

@@ -47,10 +47,14 @@ def choose_model(
     home: Path,
     runtime: str,
     allow_code: bool,
+    rows_independent: bool = False,
 ) -> Chosen:
     """What `target` names: an endpoint of `file`, else a path, an endpoint that runs, or a version.
 
     `NAME@VERSION` is `NAME:VERSION`.
+
+    Args:
+        rows_independent: Declared of a path or a version; an endpoint's spec says it itself.
 
     Raises:
         NotFoundError: There is none of these.
@@ -65,11 +69,19 @@ def choose_model(
 
         return _of_endpoint(name, read_spec(file), str(file), home=home, allow_code=allow_code)
     if path.exists():
-        return _of_path(path, runtime=runtime, allow_code=allow_code)
+        chosen = _of_path(path, runtime=runtime, allow_code=allow_code)
+        return _declared(chosen) if rows_independent else chosen
     running = _running_spec(server, home)
     if running is not None and any(one.name == name for one in running.endpoints):
         return _of_endpoint(name, running, "what runs", home=home, allow_code=allow_code)
-    return _of_version(name, home=home, allow_code=allow_code)
+    chosen = _of_version(name, home=home, allow_code=allow_code)
+    return _declared(chosen) if rows_independent else chosen
+
+
+def _declared(chosen: Chosen) -> Chosen:
+    """`chosen`, of whose rows the caller declares that they do not influence each other."""
+    batching = msgspec.structs.replace(chosen.settings.batching, rows_independent=True)
+    return replace(chosen, settings=msgspec.structs.replace(chosen.settings, batching=batching))
 
 
 def _of_path(path: Path, *, runtime: str, allow_code: bool) -> Chosen:

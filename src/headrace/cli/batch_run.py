@@ -48,6 +48,7 @@ class Asked:
     max_errors: int | None
     runtime: str
     allow_code: bool
+    rows_independent: bool
     server: str | None
     home: Path
     confined: int | None = None
@@ -111,6 +112,7 @@ def _choose(asked: Asked) -> Chosen:
         home=asked.home,
         runtime=asked.runtime,
         allow_code=asked.allow_code,
+        rows_independent=asked.rows_independent,
     )
 
 

@@ -72,6 +72,10 @@ Server = Annotated[
 Json = Annotated[
     bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")
 ]
+ROWS_INDEPENDENT_HELP = (
+    "Declare that rows of a batch do not influence each other's answers: a model of which that is "
+    "not proven is then batched."
+)
 AllowCode = Annotated[
     bool,
     typer.Option(
@@ -81,6 +85,7 @@ AllowCode = Annotated[
         "models do.",
     ),
 ]
+RowsIndependent = Annotated[bool, typer.Option("--rows-independent", help=ROWS_INDEPENDENT_HELP)]
 Tuned = Annotated[
     bool,
     typer.Option(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from headrace.cli.options import DEFAULT_HOME, AllowCode, Home, Json, Server
+from headrace.cli.options import DEFAULT_HOME, AllowCode, Home, Json, RowsIndependent, Server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -100,6 +100,7 @@ def profile(
         bool, typer.Option("--save/--no-save", help="Keep the profile for `apply --tuned`.")
     ] = True,
     allow_code: AllowCode = False,
+    rows_independent: RowsIndependent = False,
     json: Json = False,
     server: Server = None,
     home: Home = DEFAULT_HOME,
@@ -147,7 +148,14 @@ def profile(
         runs=numbers(concurrency, "--concurrency"),
         budget_s=budget_s * _MEASURED_SHARE,
     )
-    subject = find_subject(target, server=server, home=home, runtime=runtime, allow_code=allow_code)
+    subject = find_subject(
+        target,
+        server=server,
+        home=home,
+        runtime=runtime,
+        allow_code=allow_code,
+        rows_independent=rows_independent,
+    )
     made = _profile(subject, request, wishes=wishes, budget_s=budget_s, server=server, home=home)
     if save:
         say(f"kept as {save_profile(home, made)}; `headrace apply --tuned` uses it")
@@ -182,7 +190,11 @@ def _profile(
 
     apart = ProfileApart.of_home(home)
     asked = msgspec.structs.replace(
-        request, path=str(subject.path), runtime=subject.runtime, allow_code=subject.allow_code
+        request,
+        path=str(subject.path),
+        runtime=subject.runtime,
+        allow_code=subject.allow_code,
+        rows_independent=subject.rows_independent,
     )
     with _watched(subject.name, request.budget_s) as hear:
         measured = apart.measure(asked, hear)
@@ -233,6 +245,7 @@ def _overhead(
         overhead = replica_overhead(
             subject.path,
             runtime=measured.loaded.runtime,
+            rows_independent=subject.rows_independent,
             sandbox=apart.sandbox,
             cores=cores,
             length=length,

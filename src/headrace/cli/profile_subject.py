@@ -19,13 +19,22 @@ class Subject:
     runtime: str
     digest: str
     allow_code: bool
+    rows_independent: bool = False
     endpoint: str = ""
 
 
 def find_subject(
-    target: str, *, server: str | None, home: Path, runtime: str, allow_code: bool
+    target: str,
+    *,
+    server: str | None,
+    home: Path,
+    runtime: str,
+    allow_code: bool,
+    rows_independent: bool = False,
 ) -> Subject:
     """What `target` names: a path, else an endpoint that runs, else a model of the registry.
+
+    An endpoint's model is measured as its spec declares its rows.
 
     Raises:
         NotFoundError: There is none of these.
@@ -39,10 +48,13 @@ def find_subject(
             runtime=runtime,
             digest=digest,
             allow_code=allow_code,
+            rows_independent=rows_independent,
         )
     endpoint, reference = "", target
     if ":" not in target and (served := _served(target, server, home)):
-        endpoint, reference = target, served
+        endpoint, reference = target, str(served["model"])
+        declared = (served.get("batching") or {}).get("independence") == "declared"
+        rows_independent = rows_independent or declared
     try:
         version, path = stored_model(reference, home)
     except (NotFoundError, InvalidArgumentError) as error:
@@ -57,19 +69,19 @@ def find_subject(
         runtime=version.runtime,
         digest=str(version.digest),
         allow_code=allow_code or bool(endpoint),
+        rows_independent=rows_independent,
         endpoint=endpoint,
     )
 
 
-def _served(name: str, server: str | None, home: Path) -> str:
-    """The model version with the most requests of an endpoint; empty if there is none such."""
+def _served(name: str, server: str | None, home: Path) -> dict[str, Any]:
+    """The revision with the most requests of an endpoint; empty if there is none such."""
     try:
         status = find_target(server, home).management().get("/api/v1/status")
     except HeadraceError:
-        return ""
+        return {}
     for endpoint in status["endpoints"]:
         if endpoint["name"] == name:
             versions = [one for one in endpoint["revisions"] if ":" in str(one.get("model", ""))]
-            best: dict[str, Any] = max(versions, key=lambda one: one.get("weight", 0), default={})
-            return str(best.get("model", ""))
-    return ""
+            return max(versions, key=lambda one: one.get("weight", 0), default={})
+    return {}

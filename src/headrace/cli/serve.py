@@ -14,6 +14,7 @@ from headrace.cli.options import (
     LogFormat,
     LogFormatOption,
     LogLevel,
+    RowsIndependent,
     UnreadHome,
     check_log_level,
     port_option,
@@ -60,6 +61,7 @@ def serve(
     max_batch_size: Annotated[
         int | None, typer.Option("--max-batch-size", min=1, help="Rows.", show_default="32")
     ] = None,
+    rows_independent: RowsIndependent = False,
     device: Annotated[
         Device,
         typer.Option(
@@ -83,13 +85,16 @@ def serve(
 
         headrace serve fraud:3 --grpc-port 8001
     """
+    from msgspec import UNSET
+
     from headrace.core import BatchingSettings
     from headrace.observe import configure_logging
     from headrace.serving.replica import run
 
-    batching = BatchingSettings()
-    if max_batch_size is not None:
-        batching = BatchingSettings(max_batch_size=max_batch_size)
+    batching = BatchingSettings(
+        max_batch_size=max_batch_size or BatchingSettings().max_batch_size,
+        rows_independent=rows_independent or UNSET,
+    )
     settings = replica_settings(
         model,
         name=name,

@@ -38,6 +38,7 @@ from headrace.cli.control_options import (
 )
 from headrace.cli.options import (
     DEFAULT_HOME,
+    ROWS_INDEPENDENT_HELP,
     Artifacts,
     Home,
     Host,
@@ -102,6 +103,14 @@ def up(
             show_default="their number stays",
         ),
     ] = None,
+    rows_independent: Annotated[
+        bool,
+        typer.Option(
+            "--rows-independent",
+            help=f"{ROWS_INDEPENDENT_HELP} For a model file (`batching.rows_independent` of the "
+            "spec).",
+        ),
+    ] = False,
     host: Host = None,
     http_port: Annotated[
         int | None,
@@ -262,6 +271,7 @@ def up(
         replicas=replicas,
         slo_p99=slo_p99,
         max_replicas=max_replicas,
+        rows_independent=rows_independent,
         home=home,
         has_state=bool(state_url),
     )

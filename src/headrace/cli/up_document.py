@@ -19,15 +19,17 @@ def document_for(
     replicas: int | None,
     slo_p99: str | None = None,
     max_replicas: int | None = None,
+    rows_independent: bool = False,
     home: Path,
     has_state: bool = False,
 ) -> dict[str, Any] | None:
     """The spec that `target` means, as plain data; None goes on with what is stored.
 
     Args:
-        name: Of the endpoint of a model; this and the next three are for a model only.
+        name: Of the endpoint of a model; this and the next four are for a model only.
         slo_p99: `slo.latency_s` of the endpoint, with its unit: 150ms or 0.15s.
         max_replicas: `autoscale.max_replicas` of the endpoint.
+        rows_independent: `batching.rows_independent` of the endpoint.
         has_state: Whether the state is elsewhere than in `home`.
 
     Raises:
@@ -38,6 +40,7 @@ def document_for(
         "--replicas": replicas,
         "--slo-p99": slo_p99,
         "--max-replicas": max_replicas,
+        "--rows-independent": rows_independent or None,
     }
     used = [flag for flag, value in options.items() if value is not None]
     if target is None:
@@ -67,9 +70,12 @@ def document_for(
             msg = f"a spec file says this itself; set `{key}` of the endpoint in {target}"
             raise typer.BadParameter(msg, param_hint=used[0])
         return read_spec(target).document()
-    return _from_model(
+    document = _from_model(
         target, name=name, replicas=replicas, slo_p99=slo_p99, max_replicas=max_replicas
     )
+    if rows_independent:
+        document["endpoints"][0]["batching"] = {"rows_independent": True}
+    return document
 
 
 def _from_model(
@@ -100,6 +106,7 @@ _KEYS = {
     "--replicas": "replicas",
     "--slo-p99": "slo: {latency_s: 0.15}",
     "--max-replicas": "autoscale: {max_replicas: 4}",
+    "--rows-independent": "batching: {rows_independent: true}",
 }
 
 

@@ -161,7 +161,8 @@ def arguments_of(run: JobRun, home: Path) -> list[str]:
     given = [f"--{key}={value}" for key, value in options.items() if value not in {None, ""}]
     maps = [f"--map={name}={','.join(columns)}" for name, columns in job.columns.items()]
     code = ["--allow-code"] if job.allow_code else []
-    return ["batch", "run", *given, *maps, *code]
+    declared = ["--rows-independent"] if job.rows_independent else []
+    return ["batch", "run", *given, *maps, *code, *declared]
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):

@@ -57,7 +57,14 @@ _LONGEST_SOCKET: Final = 107
 
 
 def replica_overhead(
-    path: Path, *, runtime: str, sandbox: Sandbox, cores: int, length: int, budget_s: float
+    path: Path,
+    *,
+    runtime: str,
+    rows_independent: bool = False,
+    sandbox: Sandbox,
+    cores: int,
+    length: int,
+    budget_s: float,
 ) -> Overhead:
     """The overhead of a replica that is started for this, confined, and stopped again.
 
@@ -74,7 +81,9 @@ def replica_overhead(
             path=str(copy),
             runtime=runtime,
             uds=str(place.own / "http.sock"),
-            batching=BatchingSettings(),
+            batching=BatchingSettings(
+                rows_independent=rows_independent or msgspec.UNSET, row_check_ratio=0.0
+            ),
         )
         mine = sorted(os.sched_getaffinity(0))
         if len(settings.uds) > _LONGEST_SOCKET:

@@ -141,7 +141,9 @@ def _as_endpoint(stream: StreamSpec, model: str) -> EndpointSpec:
     return EndpointSpec(
         name=stream.name,
         model=model,
-        batching=BatchingSpec(max_batch_size=stream.max_batch_size),
+        batching=BatchingSpec(
+            max_batch_size=stream.max_batch_size, rows_independent=stream.rows_independent
+        ),
         timeout_s=None,
         runtime=stream.runtime,
         labels=stream.labels,

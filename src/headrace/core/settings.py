@@ -13,6 +13,7 @@ from headrace.core.devices import Device
 from headrace.core.feature_settings import FeatureSettings
 
 DEFAULT_MAX_BODY_BYTES: Final = 64 << 20
+DEFAULT_ROW_CHECK_RATIO: Final = 0.001
 
 
 class Nulls(StrEnum):
@@ -46,7 +47,9 @@ class BatchingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     although the runtime is free. `max_queue_size` counts requests. `max_concurrent_runs`: None for
     one per usable core. `default_timeout_s`: the deadline of a request that names none. `padding`:
     None batches equal shapes only, unless the model has an attention mask and padding was verified
-    at load.
+    at load. `rows_independent`: the operator declares that rows do not influence each other, so a
+    model of which that is not proven is batched. `row_check_ratio`: share of the batches of such a
+    model of which a row is run alone and compared.
     """
 
     max_batch_size: int = 32
@@ -55,6 +58,10 @@ class BatchingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     max_concurrent_runs: int | None = None
     default_timeout_s: float | None = None
     padding: PaddingSettings | None = None
+    # Left out where they are not given: older settings, and the revisions made of them, stay the
+    # same.
+    rows_independent: bool | msgspec.UnsetType = msgspec.UNSET
+    row_check_ratio: float | msgspec.UnsetType = msgspec.UNSET
 
 
 class SignedSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

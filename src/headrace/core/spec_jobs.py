@@ -147,6 +147,10 @@ class JobSpec(SpecModel):
     allow_code: bool = Field(
         default=False, description="The model may be of a format that runs its author's code."
     )
+    rows_independent: bool = Field(
+        default=False,
+        description="As `batching.rows_independent` of an endpoint, for a model that is none's.",
+    )
     schedule: ScheduleSpec | None = Field(
         default=None, description="Null: only by hand, by `headrace batch start`."
     )

@@ -3,10 +3,16 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, Self
 
+from msgspec import UNSET
 from pydantic import Field, Strict, model_validator
 
 from headrace.core.names import NAME_PATTERN, VERSION_PATTERN
-from headrace.core.settings import DEFAULT_MAX_BODY_BYTES, BatchingSettings, PaddingSettings
+from headrace.core.settings import (
+    DEFAULT_MAX_BODY_BYTES,
+    DEFAULT_ROW_CHECK_RATIO,
+    BatchingSettings,
+    PaddingSettings,
+)
 from headrace.core.spec_access import (
     Access,
     AuthSpec,
@@ -116,6 +122,20 @@ class BatchingSpec(SpecModel):
         default=None,
         description="Null batches equal lengths only, unless the model is known to mask.",
     )
+    rows_independent: bool = Field(
+        default=False,
+        description="Declares that the rows of a batch do not influence each other's answers. A "
+        "model of which that is not proven is then batched, and checked while it serves; without "
+        "it, such a model gets one request at a time.",
+    )
+    row_check_ratio: float = Field(
+        default=DEFAULT_ROW_CHECK_RATIO,
+        ge=0.0,
+        le=1.0,
+        description="Share of the batches of which one row is run alone afterwards and compared, "
+        "at most one a second and replica; only where rows are declared independent, or different "
+        "lengths share a batch. 0 for none, where a second run has side effects.",
+    )
 
     def settings(self, *, timeout_s: float | None) -> BatchingSettings:
         """The message that a replica gets; `timeout_s` holds for requests that name none."""
@@ -126,6 +146,10 @@ class BatchingSpec(SpecModel):
             max_concurrent_runs=self.max_concurrent_runs,
             default_timeout_s=timeout_s,
             padding=None if self.padding is None else self.padding.settings(),
+            rows_independent=self.rows_independent or UNSET,
+            row_check_ratio=(
+                UNSET if self.row_check_ratio == DEFAULT_ROW_CHECK_RATIO else self.row_check_ratio
+            ),
         )
 
 

@@ -175,6 +175,11 @@ class StreamSpec(SpecModel):
         default=False,
         description="Whether a model may be of a format that runs code of its author's.",
     )
+    rows_independent: bool = Field(
+        default=False,
+        description="Declares that records that are scored together do not influence each other's "
+        "answers, as `batching.rows_independent` of an endpoint; nothing checks it in a stream.",
+    )
     drain_timeout_s: float = Field(
         default=30.0,
         gt=0.0,

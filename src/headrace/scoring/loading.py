@@ -91,7 +91,10 @@ def load_model(
     # docs/explain/batching.md), unless the operator asks for low latency of single runs.
     threads = settings.intra_op_threads
     options = LoadOptions(
-        intra_op_threads=threads or 1, device=asked, tuning=Tuning(intra_op_threads=threads)
+        intra_op_threads=threads or 1,
+        device=asked,
+        tuning=Tuning(intra_op_threads=threads),
+        rows_independent=settings.batching.rows_independent is True,
     )
     if settings.features is msgspec.UNSET:
         model = runtime.load(path, options)

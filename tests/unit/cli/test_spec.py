@@ -91,6 +91,19 @@ endpoints:
         assert parse_spec(one_line).document() == parse_spec(spec).document()
 
 
+def test_rows_of_a_model_file_are_declared_independent_by_an_option(tmp_path: Path) -> None:
+    file = tmp_path / "fraud.onnx"
+    file.touch()
+    one_line = document_for(file, name=None, replicas=None, rows_independent=True, home=tmp_path)
+    assert one_line is not None
+    assert one_line["endpoints"][0]["batching"] == {"rows_independent": True}
+
+    spec = tmp_path / "headrace.yaml"
+    spec.write_text(SPEC)
+    with pytest.raises(typer.BadParameter, match=r"batching: \{rows_independent: true\}"):
+        document_for(spec, name=None, replicas=None, rows_independent=True, home=tmp_path)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -116,6 +116,7 @@ def test_the_command_line_says_all_that_the_job_does_and_nothing_else() -> None:
         keys=["id", "who=customer"],
         max_errors=0,
         allow_code=True,
+        rows_independent=True,
         input="-in/{date}",
         schedule={"cron": "0 6 * * *", "timezone": "Pacific/Auckland"},
     )
@@ -137,6 +138,7 @@ def test_the_command_line_says_all_that_the_job_does_and_nothing_else() -> None:
         "--home=/h",
         "--map=x=f0..f3,age",
         "--allow-code",
+        "--rows-independent",
     }
 
 

@@ -1,5 +1,6 @@
 """What makes a revision another one, and how differences are told."""
 
+import msgspec
 import pytest
 
 from headrace.control.changes import changes_between
@@ -15,12 +16,13 @@ def arm(
     batch: int = 32,
     reload: int = 0,
     path: str = "/m",
+    declared: bool = False,
 ) -> DesiredArm:
     settings = ReplicaSettings(
         model_name="m",
         model_version=version,
         path=path,
-        batching=BatchingSettings(max_batch_size=batch),
+        batching=BatchingSettings(max_batch_size=batch, rows_independent=declared or msgspec.UNSET),
     )
     revision = make_revision(
         endpoint=EndpointName("m"),
@@ -41,7 +43,7 @@ def test_weight_and_replica_count_are_no_part_of_a_revision() -> None:
     assert arm(weight=1, replicas=7).revision.id == arm().revision.id
 
 
-@pytest.mark.parametrize("other", [arm("2"), arm(batch=8), arm(reload=1)])
+@pytest.mark.parametrize("other", [arm("2"), arm(batch=8), arm(reload=1), arm(declared=True)])
 def test_anything_a_process_depends_on_makes_a_new_revision(other: DesiredArm) -> None:
     assert other.revision.id != arm().revision.id
 

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -96,6 +97,18 @@ def test_defaults_are_those_of_the_replica() -> None:
     spec = parse(endpoint())
 
     assert spec.endpoints[0].batching.settings(timeout_s=None) == BatchingSettings()
+
+
+def test_declared_rows_reach_the_message_only_where_they_are_declared() -> None:
+    plain = parse(endpoint()).endpoints[0].batching.settings(timeout_s=None)
+    declared = (
+        parse(endpoint(batching={"rows_independent": True, "row_check_ratio": 0.0}))
+        .endpoints[0]
+        .batching.settings(timeout_s=None)
+    )
+
+    assert not [key for key in msgspec.to_builtins(plain) if key.startswith("row")]
+    assert (declared.rows_independent, declared.row_check_ratio) == (True, 0.0)
 
 
 def test_an_empty_system_is_a_system() -> None:

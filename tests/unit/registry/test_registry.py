@@ -1,4 +1,6 @@
+import dataclasses
 import errno
+import json
 import os
 import shutil
 import stat
@@ -16,11 +18,14 @@ from headrace.core import (
     FailedPreconditionError,
     InvalidArgumentError,
     ModelNotFoundError,
+    RowIndependence,
     UnavailableError,
     UnsupportedModelError,
 )
 from headrace.registry import ModelVersion, Registry, VersionNotFoundError
 from headrace.registry.lock import exclusive
+from headrace.registry.signing import statement
+from headrace.registry.version import decode_version, encode_version
 
 MakeFile = Callable[..., Path]
 
@@ -95,6 +100,27 @@ def test_a_path_leads_to_read_only_content(registry: Registry, make_file: MakeFi
     assert path.read_text() == "weights"
     assert stat.S_IMODE(path.stat().st_mode) == 0o444
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o555
+
+
+def test_why_rows_are_independent_is_kept_and_unknown_of_versions_that_do_not_say(
+    registry: Registry, make_file: MakeFile
+) -> None:
+    made = registry.push("m", make_file())
+    signature = dataclasses.replace(
+        made.signature,
+        batched=False,
+        row_independence=RowIndependence.UNPROVEN,
+        row_reason="ReduceMean 'mean' reduces axis 0",
+    )
+    told = msgspec.structs.replace(made, signature=signature)
+    assert decode_version(encode_version(told), where="here") == told
+
+    older = json.loads(encode_version(told))
+    del older["signature"]["row_independence"], older["signature"]["row_reason"]
+    read = decode_version(json.dumps(older).encode(), where="here").signature
+    assert (read.row_independence, read.row_reason) == (None, "")
+    assert statement(made) != statement(told)  # `batched` is signed; why is not
+    assert statement(decode_version(json.dumps(older).encode(), where="here")) == statement(told)
 
 
 def test_versions_count_up_and_the_newest_is_the_default(

@@ -112,7 +112,11 @@ class Measuring:
     @contextmanager
     def _loaded(self, threads: int) -> Iterator[tuple[Model, float, str]]:
         started = self._clock()
-        options = LoadOptions(intra_op_threads=threads, device="cpu")
+        options = LoadOptions(
+            intra_op_threads=threads,
+            device="cpu",
+            rows_independent=self._request.rows_independent,
+        )
         model = load_model(self._path, self._request.runtime, options)
         try:
             yield model, self._clock() - started, self._request.runtime

@@ -14,7 +14,7 @@ class ProfileRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     `cores`: how many the replica will have; no more threads run at once. `rows`, `lengths`,
     `threads`, `runs`: batch sizes, sizes of variable dimensions, threads inside one run, and runs
     at once. `budget_s`: how long all of it may take. `memory_bytes`: how much it may take; larger
-    batches are not tried beyond.
+    batches are not tried beyond. `rows_independent`: as of `LoadOptions`.
     """
 
     path: str
@@ -28,6 +28,7 @@ class ProfileRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     max_rows: int = 256
     budget_s: float = 45.0
     memory_bytes: int = 1 << 40
+    rows_independent: bool = False
 
 
 class Round(msgspec.Struct, frozen=True, kw_only=True):
