@@ -4,6 +4,7 @@ from headrace.engine.accounts import Accounts
 from headrace.engine.collate import PaddingPlan, padding_plan
 from headrace.engine.engine import Engine, usable_cores
 from headrace.engine.queue import BatchQueue
+from headrace.engine.row_check import RowChecker
 from headrace.engine.run import Batch
 from headrace.engine.service_time import ServiceTimes
 from headrace.engine.ticket import Outcome, Ticket, TicketState
@@ -16,6 +17,7 @@ __all__ = [
     "Engine",
     "Outcome",
     "PaddingPlan",
+    "RowChecker",
     "ServiceTimes",
     "Ticket",
     "TicketState",

@@ -176,6 +176,26 @@ class Engine:
         self._accounts.failed(RequestCancelledError(), self._clock() - ticket.received_at)
         self._note_idle()
 
+    def run_aside(self, work: Callable[[Model], None], on_ended: Callable[[], None]) -> bool:
+        """Have `work` use the model in a thread, if requests leave room for it; whether they do.
+
+        They do while none waits and fewer than half of the places to run are taken. Nothing of
+        it is counted. A request that comes meanwhile waits for it only if it took the last place.
+
+        Args:
+            work: Raises nothing.
+            on_ended: Called on the event loop, unless the engine stopped before.
+        """
+        if self._is_stopping or self._queue.size or 2 * len(self._running) >= self._max_runs:
+            return False
+        now = self._clock()
+        batch = Batch(tickets=[], rows=0, formed_at=now, aside=work, on_ended=on_ended)
+        self._running[id(batch)] = batch
+        if len(self._threads) < len(self._running):
+            self._add_thread()
+        self._work.put(batch)
+        return True
+
     async def stop(self, *, timeout_s: float) -> bool:
         """Refuse new requests, answer the ones that are in, then let the threads go.
 
@@ -186,7 +206,7 @@ class Engine:
         """
         self._is_stopping = True
         self._idle.clear()
-        if self.in_flight:
+        if self._queue.size or self._running:
             try:
                 async with asyncio.timeout(timeout_s):
                     await self._idle.wait()
@@ -366,7 +386,10 @@ class Engine:
 
     def _run_in_thread(self) -> None:
         while (batch := self._work.get()) is not None:
-            run_batch(self.model, batch, self._plan)
+            if batch.aside is None:
+                run_batch(self.model, batch, self._plan)
+            else:
+                batch.aside(self.model)
             try:
                 self._loop.call_soon_threadsafe(self._finish_threaded, batch)
             except RuntimeError:  # the loop is closed: nobody waits for answers any more
@@ -374,7 +397,10 @@ class Engine:
 
     def _finish_threaded(self, batch: Batch) -> None:
         if self._running.pop(id(batch), None) is not None:
-            self._finish(batch)
+            if batch.on_ended is None:
+                self._finish(batch)
+            else:
+                batch.on_ended()
         self._schedule_pump()
         self._note_idle()
 
@@ -474,7 +500,7 @@ class Engine:
     # Stopping
 
     def _note_idle(self) -> None:
-        if self._is_stopping and not self.in_flight:
+        if self._is_stopping and not self._queue.size and not self._running:
             self._idle.set()
 
     def _abandon(self) -> None:

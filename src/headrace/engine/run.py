@@ -1,7 +1,7 @@
 """One batch: join, run, split. Blocking, so it may run in any thread."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, cast
 
@@ -32,6 +32,10 @@ class Batch:
     rows: int
     formed_at: float
     length: int = 1
+    aside: Callable[[Model], None] | None = None
+    """Runs in the place of `tickets`, of which there are none then; raises nothing."""
+    on_ended: Callable[[], None] | None = None
+    """Called on the event loop when `aside` has ended."""
     results: Sequence[Result] = ()
     joined_at: float = 0.0
     computed_at: float = 0.0
@@ -51,7 +55,7 @@ def run_batch(model: Model, batch: Batch, plan: PaddingPlan | None) -> None:
         wanted = _wanted_outputs(tickets)
         batch.joined_at = time.monotonic()
         batch.executions += 1
-        outputs = _run(model, inputs, wanted, tickets)
+        outputs = run_model(model, inputs, wanted, tickets)
         batch.computed_at = time.monotonic()
         batch.results = split(outputs, tickets, plan=plan, padded_to=batch.length)
     except Exception as error:  # noqa: BLE001  # a plug-in call: whatever it raises is its failure
@@ -64,9 +68,10 @@ def run_batch(model: Model, batch: Batch, plan: PaddingPlan | None) -> None:
     batch.split_at = time.monotonic()
 
 
-def _run(
-    model: Model, inputs: Tensors, wanted: tuple[str, ...] | None, tickets: Sequence[Ticket]
+def run_model(
+    model: Model, inputs: Tensors, wanted: Sequence[str] | None, tickets: Sequence[Ticket]
 ) -> Tensors:
+    """The model's outputs for inputs of `tickets`, whose first deadline is the run's."""
     if not getattr(model, "takes_deadline", False):
         return model.run(inputs, wanted)
     until = min(ticket.deadline for ticket in tickets)

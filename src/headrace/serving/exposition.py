@@ -116,6 +116,13 @@ def _model(
     model = state.served.loaded.model if state.served else None
     if isinstance(model, Pipeline):
         yield from _pipeline(model, labels, BRIEF_PLACES if is_brief else _MEDIUM)
+    if state.row_checks is not None:
+        name = "headrace_row_checks_total"
+        yield from metric_head(
+            name, "counter", "Rows of batches that were run alone and compared, by outcome."
+        )
+        for outcome, count in state.row_checks.outcomes.items():
+            yield f'{name}{{{labels},outcome="{outcome}"}} {count}'
     if not is_brief:
         yield from _kserve(state)
     in_flight = state.waiting + (state.served.engine.in_flight if state.served else 0)

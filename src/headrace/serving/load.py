@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import msgspec
 
 from headrace.serving.exchange import Exchange
-from headrace.serving.report import ModelLoad
+from headrace.serving.report import ModelLoad, RowReport
 from headrace.serving.state import ReplicaState
 
 
@@ -34,4 +34,18 @@ def model_load(state: ReplicaState) -> ModelLoad:
         waited=phases.queue_wait.count,
         queue_s=phases.queue_wait.sum,
         in_flight_s=ended_s + (engine.in_flight_s(now) if engine else 0.0),
+        batching=_row_report(state),
+    )
+
+
+def _row_report(state: ReplicaState) -> RowReport | None:
+    if state.described is None:
+        return None
+    signature, checks = state.described.signature, state.row_checks
+    return RowReport(
+        batched=signature.batched,
+        independence=signature.row_independence,
+        reason=signature.row_reason,
+        checks={} if checks is None else checks.outcomes,
+        difference=None if checks is None else checks.difference,
     )

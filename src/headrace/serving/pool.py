@@ -314,8 +314,11 @@ class Pool:
         hosted.has_room = False
         hosted.unloads += 1
         _log.info("model unloaded", extra=_named(hosted))
-        await served.engine.stop(timeout_s=0.0)
-        await self._loader.free(served.loaded)
+        # It has no requests, but a check of a row may run.
+        if await served.engine.stop(timeout_s=self.settings.drain_timeout_s):
+            await self._loader.free(served.loaded)
+        else:
+            _log.warning("model is not freed: a run does not end", extra=_named(hosted))
 
     def _loaded(self, hosted: HostedModel, loaded: LoadedModel) -> None:
         hosted.state.serve(loaded)

@@ -1,5 +1,6 @@
 """The state that all of a replica's APIs share."""
 
+import asyncio
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,10 +15,22 @@ from headrace.core import (
     ModelNotReadyError,
     ModelSignature,
     ReplicaSettings,
+    RowIndependence,
 )
-from headrace.engine import Accounts, Batch, Engine, Ticket, TicketState, usable_cores
+from headrace.core.settings import DEFAULT_ROW_CHECK_RATIO
+from headrace.engine import (
+    Accounts,
+    Batch,
+    Engine,
+    RowChecker,
+    Ticket,
+    TicketState,
+    usable_cores,
+)
 from headrace.observe import ModelStatistics, PhaseHistograms
+from headrace.observe.row_checks import RowCheckCounts
 from headrace.protocol import IndexEntry
+from headrace.runtimes import Model
 from headrace.scoring.loading import LoadedModel
 
 NOT_READY_AFTER_S: Final = 10.0
@@ -65,13 +78,35 @@ class ReplicaState:
     waiting: int = 0
     since: float = field(default_factory=monotonic)
     """When it began to count, in monotonic time."""
+    row_checks: RowCheckCounts | None = None
+    """Of rows that are run alone and compared; None where none are."""
     _on_batch: Callable[[Batch], None] | None = None
+    _on_checked: Callable[[Batch], None] | None = None
+    _checker: RowChecker | None = None
 
     def watch_batches(self, on_batch: Callable[[Batch], None] | None) -> None:
         """Have `on_batch` called for each batch that ran, also once another engine runs them."""
         self._on_batch = on_batch
-        if self.served is not None:
-            self.served.engine.on_batch = on_batch
+        self._set_listener()
+
+    def _check_batches(self, on_batch: Callable[[Batch], None] | None) -> None:
+        """The same for the live check of rows."""
+        self._on_checked = on_batch
+        self._set_listener()
+
+    def _set_listener(self) -> None:
+        if self.served is None:
+            return
+        watching, checking = self._on_batch, self._on_checked
+        if watching is None or checking is None:
+            self.served.engine.on_batch = watching or checking
+            return
+
+        def both(batch: Batch) -> None:
+            watching(batch)
+            checking(batch)
+
+        self.served.engine.on_batch = both
 
     @property
     def name(self) -> str:
@@ -141,10 +176,40 @@ class ReplicaState:
             times=loaded.times,
             plan=loaded.plan,
         )
-        engine.on_batch = self._on_batch
         self.served = ServedModel(loaded=loaded, engine=engine)
         self.described = Described(runtime=loaded.runtime, signature=loaded.signature)
+        if self._checker is None:
+            self._checker = self._make_checker(loaded)
+        if self._checker is not None:
+            self._checker.start()
+        self._set_listener()
         return engine
+
+    def _make_checker(self, loaded: LoadedModel) -> RowChecker | None:
+        """What checks rows of a model that nothing has proven to be right in batches."""
+        ratio = self.settings.batching.row_check_ratio
+        ratio = DEFAULT_ROW_CHECK_RATIO if isinstance(ratio, msgspec.UnsetType) else ratio
+        signature = loaded.signature
+        is_declared = signature.row_independence is RowIndependence.DECLARED
+        if not signature.batched or ratio <= 0 or not (is_declared or loaded.plan):
+            return None
+        self.row_checks = RowCheckCounts()
+        loop = asyncio.get_running_loop()
+        return RowChecker(
+            statistics=self.statistics,
+            plan=loaded.plan,
+            only_padded=not is_declared,
+            ratio=ratio,
+            counts=self.row_checks,
+            listen=self._check_batches,
+            run_aside=self._run_aside,
+            later=loop.call_later,
+            soon=loop.call_soon,
+        )
+
+    def _run_aside(self, work: Callable[[Model], None], on_ended: Callable[[], None]) -> bool:
+        """As `Engine.run_aside`; false while the model is not loaded."""
+        return self.served is not None and self.served.engine.run_aside(work, on_ended)
 
     @property
     def intra_op_threads(self) -> int:

@@ -1,0 +1,287 @@
+"""Live check of row independence: a row of a real batch, run alone and compared with its answer.
+
+It is for models whose rows are declared independent, which nothing has proven, and for batches of
+different lengths. Callers have their answers before a row is run again, and requests go first.
+"""
+
+import logging
+import math
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from headrace.core import Array, HeadraceError, Part, Tensors, arrays_of
+from headrace.engine.collate import PaddingPlan, join, split
+from headrace.engine.run import Batch, run_model
+from headrace.engine.ticket import Ticket
+from headrace.observe import ModelStatistics
+from headrace.observe.row_checks import RowCheckCounts, RowDifference, RowOutcome
+from headrace.runtimes import Model, difference_ratio
+from headrace.runtimes.probe import SAME_RATIO
+
+_log = logging.getLogger(__name__)
+
+FIRST_CHECKS: Final = 8
+"""So many checks follow each other without waiting for the sampling ratio."""
+LEAST_INTERVAL_S: Final = 1.0
+"""From the end of a check to the next one, at least."""
+_PAY_BACK: Final = 100.0
+"""Seconds without a check for each second that one ran: checks take at most 1 % of the time."""
+_BUSY_AGAIN_S: Final = 0.1
+"""After requests left no room for a check, how long until another batch is tried."""
+_DEADLINE_S: Final = 5.0
+"""How long a model that waits for others may take for one run of a check."""
+_HALF_STEPS: Final = 8.0
+"""Rounding steps of a 16-bit output that count as equal: more than `SAME_RATIO`."""
+_FADE: Final = 0.9
+"""What is left, at the next check, of the largest value that an output had before."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowSample:
+    """A batch that was answered, and which row of it to check."""
+
+    tickets: list[Ticket]
+    request: int
+    """Place of the chosen request among `tickets`."""
+    row: int
+    """The row of that request."""
+    answer: Tensors | Part
+    """What that request was answered."""
+    padded: bool
+
+    @property
+    def rows(self) -> int:
+        """Rows of the batch."""
+        return sum(ticket.rows for ticket in self.tickets)
+
+
+def check_row(
+    model: Model, sample: RowSample, plan: PaddingPlan | None, scales: dict[str, float]
+) -> tuple[RowOutcome, RowDifference | None]:
+    """Run a row alone and compare it with its part of the batch's answer. Raises nothing.
+
+    A difference is confirmed: the row alone and the whole batch are run once more, and if one of
+    them differs from its first answer, the model does not repeat itself and is not blamed.
+
+    Args:
+        scales: For each output the largest value that checks have seen; updated.
+    """
+    chosen = sample.tickets[sample.request]
+    row = {name: _row(array, sample.row) for name, array in chosen.request.inputs.items()}
+    try:
+        answer = sample.answer
+        _note_scales(scales, answer.batch.arrays if isinstance(answer, Part) else answer)
+        answered = {name: _row(array, sample.row) for name, array in arrays_of(answer).items()}
+        names = tuple(answered)
+        alone = run_model(model, row, names, [chosen])
+        worst = _worst_difference(alone, answered, scales)
+        if worst is None:
+            return RowOutcome.SAME, None
+        again = run_model(model, row, names, [chosen])
+        if _worst_difference(again, alone, scales) is not None:
+            return RowOutcome.UNREPEATABLE, None
+        inputs, padded_to = join(sample.tickets, plan)
+        outputs = run_model(model, inputs, names, sample.tickets)
+        parts = split(outputs, sample.tickets, plan=plan, padded_to=padded_to)
+        repeated = {
+            name: _row(array, sample.row)
+            for name, array in arrays_of(parts[sample.request]).items()
+        }
+        if _worst_difference(repeated, answered, scales) is not None:
+            return RowOutcome.UNREPEATABLE, None
+    except Exception as error:  # noqa: BLE001  # a plug-in call
+        # The message of a model may quote the row.
+        why = error.code if isinstance(error, HeadraceError) else type(error).__name__
+        _log.warning("a row of a batch failed when it was run alone", extra={"error": why})
+        return RowOutcome.FAILED, None
+    output, ratio = worst
+    difference = RowDifference(
+        output=output,
+        ratio=ratio if np.isfinite(ratio) else None,
+        requests=len(sample.tickets),
+        rows=sample.rows,
+        padded=sample.padded,
+        at=time.time(),  # noqa: TID251  # for people
+    )
+    return RowOutcome.DIFFERENT, difference
+
+
+class RowChecker:
+    """Samples batches of an engine, and checks one row of each when requests leave room.
+
+    Between checks it hears of no batch, so that they cost requests nothing. All of it happens on
+    the event loop, but for the runs of a check.
+
+    Args:
+        statistics: Of the model: how many batches ran.
+        plan: How lengths are padded, None where they are not.
+        only_padded: Check only rows that were padded: nothing else of the model is in doubt.
+        ratio: Share of the batches that are checked after the first few; 0 checks none.
+        counts: What is added to.
+        listen: Has the callback hear of each batch that ran; None ends that.
+        run_aside: As `Engine.run_aside`.
+        later: Calls back after so many seconds, as an event loop's `call_later`.
+        soon: Calls back once callers have their answers, as an event loop's `call_soon`.
+    """
+
+    def __init__(
+        self,
+        *,
+        statistics: ModelStatistics,
+        plan: PaddingPlan | None,
+        only_padded: bool,
+        ratio: float,
+        counts: RowCheckCounts,
+        listen: Callable[[Callable[[Batch], None] | None], None],
+        run_aside: Callable[[Callable[[Model], None], Callable[[], None]], bool],
+        later: Callable[[float, Callable[[], None]], object],
+        soon: Callable[[Callable[[], None]], object],
+        chance: random.Random | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._statistics = statistics
+        self._plan = plan
+        self._only_padded = only_padded
+        self._ratio = ratio
+        self._counts = counts
+        self._listen = listen
+        self._run_aside = run_aside
+        self._later = later
+        self._soon = soon
+        self._chance = chance or random.Random()  # noqa: S311  # sampling
+        self._clock = clock
+        self._scales: dict[str, float] = {}
+        self._due_at_batch = 0
+        self._due_at = -math.inf
+        self._checks = 0
+
+    def start(self) -> None:
+        """Begin to listen for a batch, or do so again after the model was loaded anew."""
+        if self._ratio > 0:
+            self._listen_if_due()
+
+    def _take(self, batch: Batch) -> None:
+        """Take a sample of a batch, whose callers are answered next, and stop listening."""
+        sample = self._sample(batch)
+        if sample is not None:
+            self._listen(None)
+            self._soon(lambda: self._check(sample))
+        elif self._only_padded:  # all requests may be of one length: look seldom
+            self._listen(None)
+            self._later(LEAST_INTERVAL_S, self._listen_if_due)
+
+    def _sample(self, batch: Batch) -> RowSample | None:
+        tickets = batch.tickets
+        if len(tickets) < 2 or batch.executions != 1:  # noqa: PLR2004  # no company
+            return None
+        request = self._chance.randrange(len(tickets))
+        padded = self._plan is not None and tickets[request].length < batch.length
+        result = batch.results[request]
+        if isinstance(result, HeadraceError) or (self._only_padded and not padded):
+            return None
+        return RowSample(
+            # Callers' own tickets are theirs: they may go when the answers are sent.
+            tickets=[self._copy(ticket) for ticket in tickets],
+            request=request,
+            row=self._chance.randrange(tickets[request].rows),
+            answer=result,
+            padded=padded,
+        )
+
+    def _copy(self, ticket: Ticket) -> Ticket:
+        copy = Ticket(received_at=ticket.received_at)
+        copy.request, copy.rows = ticket.request, ticket.rows
+        copy.length, copy.group = ticket.length, ticket.group
+        copy.deadline = self._clock() + _DEADLINE_S
+        return copy
+
+    def _check(self, sample: RowSample) -> None:
+        """Check a sample if requests leave room, else try another batch a moment later."""
+        started = self._clock()
+        result: list[tuple[RowOutcome, RowDifference | None]] = []
+
+        def work(model: Model) -> None:
+            result.append(check_row(model, sample, self._plan, self._scales))
+
+        def ended() -> None:
+            self._note(*result[0], took_s=self._clock() - started)
+
+        if not self._run_aside(work, ended):
+            self._counts.outcomes[RowOutcome.SKIPPED] += 1
+            self._later(_BUSY_AGAIN_S, self._listen_if_due)
+
+    def _note(
+        self, outcome: RowOutcome, difference: RowDifference | None, *, took_s: float
+    ) -> None:
+        """Count a check, and decide when the next one may be."""
+        self._counts.outcomes[outcome] += 1
+        if difference is not None:
+            self._counts.difference = difference
+            _log.warning(
+                "a row of a batch was answered otherwise alone: the model mixes callers' rows",
+                extra={"output": difference.output, "ratio": difference.ratio},
+            )
+        self._checks += 1
+        if self._checks >= FIRST_CHECKS:
+            gap = self._chance.expovariate(self._ratio)
+            self._due_at_batch = self._statistics.execution_count + int(gap)
+        pause_s = max(LEAST_INTERVAL_S, _PAY_BACK * took_s)
+        self._due_at = self._clock() + pause_s
+        self._later(pause_s, self._listen_if_due)
+
+    def _listen_if_due(self) -> None:
+        """Listen if time passed and batches ran since the last check, else look again later."""
+        left_s = self._due_at - self._clock()
+        if left_s <= 0 and self._statistics.execution_count >= self._due_at_batch:
+            self._listen(self._take)
+        else:
+            self._later(max(left_s, LEAST_INTERVAL_S), self._listen_if_due)
+
+
+def _row(array: Array, index: int) -> Array:
+    return array[index : index + 1]
+
+
+def _note_scales(scales: dict[str, float], outputs: Tensors) -> None:
+    """Note the largest value of each output; rounding is proportional to it, not to a row's."""
+    for name, array in outputs.items():
+        if array.dtype.kind == "f" and array.size:
+            largest = float(np.abs(array[np.isfinite(array)]).max(initial=0.0))
+            scales[name] = max(largest, _FADE * scales.get(name, 0.0))
+
+
+def _worst_difference(
+    got: Tensors, want: Tensors, scales: dict[str, float]
+) -> tuple[str, float] | None:
+    """The output that differs most and by how much, beyond rounding; None if none does.
+
+    Labels and texts count only where no output has scores: one may flip where two scores tie.
+    """
+    has_scores = any(array.dtype.kind in "fc" for array in want.values())
+    worst: tuple[str, float] | None = None
+    for name, array in want.items():
+        ratio = _difference(got[name], array, scales.get(name, 0.0))
+        if has_scores and array.dtype.kind not in "fc" and np.isfinite(ratio):
+            continue
+        if ratio > _tolerance(array) and (worst is None or ratio > worst[1]):
+            worst = name, ratio
+    return worst
+
+
+def _difference(got: Array, want: Array, scale: float) -> float:
+    """As `difference_ratio`, over `scale` where that is larger than every value in `want`."""
+    if got.shape != want.shape or got.dtype.kind != "f":
+        return difference_ratio(got, want)
+    with_scale = [np.append(array.astype(np.float64), scale) for array in (got, want)]
+    return difference_ratio(*with_scale)
+
+
+def _tolerance(array: Array) -> float:
+    if array.dtype.kind != "f":
+        return SAME_RATIO
+    return max(SAME_RATIO, _HALF_STEPS * float(np.finfo(array.dtype).eps))
