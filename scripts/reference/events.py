@@ -49,6 +49,10 @@ DRIFT_REASONS: Final[Mapping[str, str]] = {
     "DriftEnded": "They are again.",
     "DriftReferenceTaken": "The first requests are the reference now, where none was given.",
 }
+BATCHING_REASONS: Final[Mapping[str, str]] = {
+    "RowsDiffer": "A row of a batch had another answer when it was run alone: callers' answers "
+    "depend on each other. `data` names the output and the size.",
+}
 FEATURES_REASONS: Final[Mapping[str, str]] = {
     "Materialized": "The first scheduled run of a feature view, as it is now, worked.",
     "MaterializeFailed": "One failed; told again when the reason is another.",
@@ -125,6 +129,7 @@ def _events() -> Iterator[tuple[str, str, str]]:
     yield from (("cluster", reason, text) for reason, text in CLUSTER_REASONS.items())
     yield from (("alert", reason, text) for reason, text in ALERT_REASONS.items())
     yield from (("drift", reason, text) for reason, text in DRIFT_REASONS.items())
+    yield from (("batching", reason, text) for reason, text in BATCHING_REASONS.items())
     yield from (("features", reason, text) for reason, text in FEATURES_REASONS.items())
     yield from (("job", reason, text) for reason, text in JOB_REASONS.items())
     yield from (("replica", reason, text) for reason, text in REPLICA_REASONS.items())

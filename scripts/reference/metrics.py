@@ -6,6 +6,7 @@ from typing import Any, cast
 
 from headrace.core import Code, PoolSettings, ReplicaSettings
 from headrace.observe import ModelStatistics
+from headrace.observe.row_checks import RowCheckCounts
 from headrace.serving.exposition import exposition
 from headrace.serving.pool import Pool
 from headrace.serving.pool_metrics import pool_exposition
@@ -21,7 +22,9 @@ _SETTINGS = ReplicaSettings(model_name="digits", model_version="1", path="")
 def replica_metric_table() -> str:
     """Name, type, labels and meaning of every metric of a replica."""
     statistics = ModelStatistics(name="digits", version="1")
-    text = exposition(ReplicaState(settings=_SETTINGS, statistics=statistics)).decode()
+    text = exposition(
+        ReplicaState(settings=_SETTINGS, statistics=statistics, row_checks=RowCheckCounts())
+    ).decode()
     return _table(text)
 
 

@@ -1,10 +1,12 @@
-"""What was found out about a model version when it was pushed, as rows for people."""
+"""Facts about a model version, found when it was pushed, as rows for people."""
+
+# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from headrace.core import FirstRun
+    from headrace.core import FirstRun, ModelSignature
     from headrace.registry import ModelVersion
 
 
@@ -16,10 +18,18 @@ def found_rows(version: "ModelVersion") -> list[tuple[str, str]]:
         *(("output", spec) for spec in signature.outputs),
     ]
     return [
-        ("batched", "yes" if signature.batched else "no"),
+        ("batched", _batched_text(signature)),
         *((kind, f"{spec.name}  {spec.datatype}  {shape(spec.shape)}") for kind, spec in tensors),
         ("inference", _first_run_text(version.first_run)),
     ]
+
+
+def _batched_text(signature: "ModelSignature") -> str:
+    from headrace.observe.row_checks import report_of
+
+    if not signature.batched:
+        return f"no, {report_of(signature).text}"
+    return f"yes: {signature.row_reason}" if signature.row_reason else "yes"
 
 
 def lineage_rows(metadata: Mapping[str, str]) -> list[tuple[str, str]]:

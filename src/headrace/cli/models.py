@@ -206,6 +206,7 @@ def list_(
         (
             version.reference,
             f"{version.runtime}{' (runs code)' if version.executes_code else ''}",
+            "yes" if version.signature.batched else "no",
             bytes_text(version.size_bytes),
             str(len(signatures[version.reference]) or "-"),
             f"{version.created_at:%Y-%m-%d %H:%M}",
@@ -214,7 +215,7 @@ def list_(
         )
         for version in versions
     )
-    show(table(rows, "model", "runtime", "size", "signatures", "pushed", "by", "digest"))
+    show(table(rows, "model", "runtime", "batched", "size", "signatures", "pushed", "by", "digest"))
 
 
 @app.command()

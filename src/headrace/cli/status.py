@@ -107,6 +107,7 @@ def render(document: dict[str, Any]) -> "RenderableType":
         parts += [*([Text()] if parts else []), part]
     parts += [Text(line, style="yellow") for line in _troubles(document)]
     parts += [Text(line, style="cyan") for line in _rollouts(document.get("rollouts", []))]
+    parts += [Text(line, style="dim") for line in batching_lines(document["endpoints"])]
     parts += [Text(line, style="dim") for line in _optimized(document)]
     parts += [Text(line, style="dim") for line in _advice(document)]
     parts += [Text(line, style="dim") for line in gateway_lines(document)]
@@ -284,6 +285,7 @@ def _troubles(document: dict[str, Any]) -> list[str]:
                 for replica in revision["replicas"]
                 if replica.get("reason")
             ]
+    lines += batching_lines(document["endpoints"], differ=True)
     return lines + _not_started(document) + _not_isolated(document)
 
 
@@ -297,6 +299,22 @@ def _optimized(document: dict[str, Any]) -> list[str]:
         if (text := (replica.get("device") or {}).get("optimized"))
     ]
     return list(dict.fromkeys(lines))
+
+
+def batching_lines(endpoints: list[dict[str, Any]], *, differ: bool = False) -> list[str]:
+    """A line for each version whose rows are not proven to be independent.
+
+    Args:
+        differ: Only those of which a check found a difference; else only the others.
+    """
+    return [
+        f"{endpoint['name']} {revision['version']}: {revision['batching_message']}"
+        for endpoint in endpoints
+        for revision in endpoint["revisions"]
+        if (report := revision.get("batching"))
+        and bool(report["difference"]) is differ
+        and (differ or not report["batched"] or report["independence"] == "declared")
+    ]
 
 
 def _not_started(document: dict[str, Any]) -> list[str]:

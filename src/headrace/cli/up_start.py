@@ -7,7 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from headrace.cli.options import DEFAULT_HOME
 
+_REPORTED_S = 2.0
+_LOOK_S = 0.1
+
 if TYPE_CHECKING:
+    from headrace.cli.management import Management
     from headrace.control import ControlFile, ControlSettings
 
 
@@ -114,12 +118,12 @@ def _announce(
     from headrace.cli import first_call
     from headrace.cli.connection import local_management
     from headrace.cli.output import columns, write, write_json
-    from headrace.cli.status import grpc_url
+    from headrace.cli.status import batching_lines, grpc_url
 
     if json:
         write_json(control)
         return
-    status = local_management(control, home).get("/api/v1/status")
+    status = _status(local_management(control, home))
     endpoints, streams = status["endpoints"], status.get("streams", [])
     flag = "" if home == DEFAULT_HOME else f" --home {home}"
     ready = sum(endpoint["ready"] for endpoint in endpoints)
@@ -133,10 +137,30 @@ def _announce(
     ]
     running = sum(stream["state"] == "running" for stream in streams)
     more = f", {running} of {len(streams)} streams running" if streams else ""
-    lines = [f"up: {ready} of {len(endpoints)} endpoints ready{more}", "", *columns(rows)]
+    lines = [f"up: {ready} of {len(endpoints)} endpoints ready{more}"]
+    lines += [*batching_lines(endpoints, differ=True), *batching_lines(endpoints)]
+    lines += ["", *columns(rows)]
     if endpoints:
         call = first_call.command(
             control.http_url, endpoints[0]["name"], flag, gateway_ca=control.gateway_ca
         )
         lines += ["", "try it:", call]
     write("\n".join(lines))
+
+
+def _status(api: "Management") -> dict[str, Any]:
+    """The status, once ready replicas have reported how they batch, which takes them a second."""
+    import time
+
+    until = time.monotonic() + _REPORTED_S
+    while True:
+        status: dict[str, Any] = api.get("/api/v1/status")
+        waits = any(
+            revision.get("batching") is None
+            for endpoint in status["endpoints"]
+            for revision in endpoint["revisions"]
+            if any(one["state"] == "ready" for one in revision["replicas"])
+        )
+        if not waits or time.monotonic() > until:
+            return status
+        time.sleep(_LOOK_S)

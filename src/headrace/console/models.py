@@ -7,6 +7,7 @@ from typing import Final
 
 from headrace.console.documents import KnownVersion, Status, VersionList
 from headrace.console.view import Question, View
+from headrace.observe.row_checks import report_of
 
 _MOST_TEXT: Final = 100
 _MOST_LISTED: Final = 200
@@ -61,7 +62,8 @@ async def model(question: Question) -> View:
         values={
             "name": name,
             "versions": [
-                (version, uses.get(version.reference, ())) for version in _newest_first(found)
+                (version, uses.get(version.reference, ()), report_of(version.signature).text)
+                for version in _newest_first(found)
             ],
             "now": question.now,
         },

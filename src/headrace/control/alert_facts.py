@@ -10,6 +10,7 @@ from headrace.control.backoff import MANY_FAILURES
 from headrace.control.desired import POOL_PREFIX, DesiredEndpoint
 from headrace.control.observed import Phase, Replica
 from headrace.control.reconciling import Reconciling
+from headrace.control.row_watch import RowWatch
 from headrace.core import HeadraceError
 from headrace.monitor.slo import EndpointFacts, SystemFacts
 from headrace.monitor.stream_conditions import StreamFacts
@@ -28,6 +29,7 @@ class FactsReader:
 
     reconciler: Reconciling
     keeper: Gateway
+    rows: RowWatch
     drifted: Callable[[str], int | None] = lambda _endpoint: None
     jobs_late: Callable[[], int | None] = lambda: None
     jobs_failed: Callable[[], int | None] = lambda: None
@@ -48,7 +50,10 @@ class FactsReader:
             ),
             endpoints={
                 endpoint.name: replace(
-                    _facts(endpoint, replicas, in_flight), drifted=self.drifted(endpoint.name)
+                    _facts(endpoint, replicas, in_flight),
+                    drifted=self.drifted(endpoint.name),
+                    rows_differ=self.rows.differing(endpoint.name)[0],
+                    rows_detail=self.rows.differing(endpoint.name)[1],
                 )
                 for endpoint in self.reconciler.desired.endpoints
             },

@@ -11,6 +11,7 @@ from typing import Final
 
 from headrace.control.status import EndpointStatus
 from headrace.control.store import RolloutRecord
+from headrace.observe.row_checks import BatchingReport
 from headrace.rollout.state import Phase
 
 
@@ -25,6 +26,8 @@ class ConditionType(StrEnum):
     """The newest rollout was taken back: what the spec says is held back until the next change."""
     SCALED = "Scaled"
     """As many replicas are ready as there should be."""
+    ANSWERS_INDEPENDENT = "AnswersIndependent"
+    """No answer depends on another caller's request, as far as is known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +54,7 @@ def conditions_of(
         _progressing(rollout, now),
         _rolled_back(rollout, now),
         _scaled(endpoint, now),
+        _independent(endpoint, now),
     )
 
 
@@ -154,5 +158,34 @@ def _scaled(endpoint: EndpointStatus, now: float) -> Condition:
     )
 
 
-def _camel(phase: Phase) -> str:
-    return "".join(word.capitalize() for word in phase.value.split("_"))
+_BY_WEIGHT: Final = ("RowsDiffer", "NotExamined", "Declared", "OneRequestAtATime", "Proven")
+"""Reasons of `AnswersIndependent`, the one that says least first."""
+
+
+def _independent(endpoint: EndpointStatus, now: float) -> Condition:
+    """By the weakest evidence among the versions of which replicas report."""
+    messages: dict[str, str] = {}
+    for one in endpoint.revisions:
+        if one.batching is not None:
+            message = f"version {one.version}: {one.batching_message}"
+            messages[_evidence(one.batching)] = message
+    reason = next((reason for reason in _BY_WEIGHT if reason in messages), "NotReported")
+    return Condition(
+        type=ConditionType.ANSWERS_INDEPENDENT,
+        status=reason != "RowsDiffer",
+        reason=reason,
+        message=messages.get(reason, ""),
+        since=now,
+    )
+
+
+def _evidence(report: BatchingReport) -> str:
+    if report.difference is not None:
+        return "RowsDiffer"
+    if not report.batched:
+        return "OneRequestAtATime"
+    return "NotExamined" if report.independence is None else _camel(report.independence)
+
+
+def _camel(value: StrEnum) -> str:
+    return "".join(word.capitalize() for word in value.split("_"))

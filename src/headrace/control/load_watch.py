@@ -16,6 +16,7 @@ from headrace.control.desired import DesiredEndpoint
 from headrace.control.fetch import fetch
 from headrace.control.looking import Looking
 from headrace.control.observed import Phase, Replica
+from headrace.control.row_watch import ArmReports
 from headrace.core import HeadraceError
 from headrace.monitor import LoadHistory, LoadReading, LoadTotals
 from headrace.serving.report import ModelLoad
@@ -41,6 +42,7 @@ class LoadedArm:
     key: str
     model: str
     version: str
+    revision_id: str
     copies: tuple[Replica, ...]
     is_first: bool
 
@@ -74,6 +76,7 @@ def loaded_arms(
                 key=arm.key,
                 model=revision.settings.model_name,
                 version=revision.version,
+                revision_id=revision.id,
                 copies=tuple(running.get(revision.id, ())),
                 is_first=is_first,
             )
@@ -95,13 +98,17 @@ async def ask_load(address: str) -> list[ModelLoad] | None:
 
 @dataclass(slots=True, kw_only=True)
 class LoadWatch(Looking[LoadHistory]):
-    """Asks replicas. `arms`: those that there are. `known`: the names of all processes."""
+    """Asks replicas. `arms`: those that there are. `known`: the names of all processes.
+
+    `batching`: takes what they say of row independence.
+    """
 
     WHAT: ClassVar = "the history of load"
     SHARE: ClassVar = 40.0
 
     arms: Callable[[], Iterable[LoadedArm]]
     known: Callable[[], Collection[str]]
+    batching: Callable[[list[ArmReports]], Awaitable[None]]
     ask: Ask = ask_load
     history: LoadHistory = field(default_factory=LoadHistory)
     _asking: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
@@ -126,6 +133,8 @@ class LoadWatch(Looking[LoadHistory]):
                 self.history.add(at, arm.endpoint, arm.key, _reading(arm, said, known))
             if number % _YIELD_EVERY == 0:
                 await asyncio.sleep(0)  # whoever asks for something does not wait for all of it
+        with self.faults.contain("load history", "batching"):
+            await self.batching([_batching(arm, said) for arm in arms])
 
     async def _ask(self, address: str) -> list[ModelLoad] | None:
         async with self._asking:
@@ -148,6 +157,19 @@ def _reading(
         said={name: _totals(one) for name, one in found.items()},
         known=known,
         is_first=arm.is_first,
+    )
+
+
+def _batching(
+    arm: LoadedArm, said: Mapping[str, Mapping[tuple[str, str], ModelLoad]]
+) -> ArmReports:
+    loads = (said.get(copy.name, {}).get((arm.model, arm.version)) for copy in arm.copies)
+    return ArmReports(
+        endpoint=arm.endpoint,
+        key=arm.key,
+        version=arm.version,
+        revision_id=arm.revision_id,
+        reports=[load.batching for load in loads if load is not None and load.batching is not None],
     )
 
 

@@ -50,6 +50,7 @@ from headrace.control.recordings import (
 )
 from headrace.control.reports import Reports
 from headrace.control.rollouts import RolloutDriver
+from headrace.control.row_watch import RowWatch
 from headrace.control.scaling import Scaler
 from headrace.control.scaling_memory import ScalerMemory
 from headrace.control.served_features import ServedFeaturesKeeper
@@ -142,7 +143,9 @@ def make_plane(
         faults=faults,
     )
     recorder.load()
+    rows = RowWatch(emit=journal.write, clock=clock)
     load_watch = LoadWatch(
+        batching=rows.note,
         arms=lambda: loaded_arms(
             reconciler.desired.endpoints, reconciler.replicas.values(), reconciler.hosted
         ),
@@ -210,6 +213,7 @@ def make_plane(
         facts=FactsReader(
             reconciler=reconciler,
             keeper=keeper,
+            rows=rows,
             drifted=drift.drifted,
             jobs_late=jobs.late,
             jobs_failed=jobs.failed,
@@ -283,6 +287,7 @@ def make_plane(
         reports=reports,
         recorder=recorder,
         load_watch=load_watch,
+        rows=rows,
         drift=drift,
         journal=journal,
         alerting=alerting,

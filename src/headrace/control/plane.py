@@ -43,6 +43,7 @@ from headrace.control.recorder import Recorder
 from headrace.control.recordings import Recordings
 from headrace.control.reports import Reports
 from headrace.control.rollouts import RolloutDriver
+from headrace.control.row_watch import RowWatch
 from headrace.control.scaling import Scaler
 from headrace.control.skew_watch import SkewWatch
 from headrace.control.status import (
@@ -100,6 +101,7 @@ class ControlPlane:
     reports: Reports
     recorder: Recorder
     load_watch: LoadWatch
+    rows: RowWatch
     drift: DriftKeeper
     journal: Journal
     alerting: Alerting
@@ -342,6 +344,7 @@ class ControlPlane:
             trouble=self.upstream_trouble,
             isolation=self.reconciler.isolation_of,
             device=self.device_of,
+            batching=self.rows.report,
         )
 
     def device_of(self, replica: str) -> DeviceUse | None:

@@ -141,6 +141,7 @@ def own_metrics(plane: "ControlPlane") -> str:
         )
         + plane.keeper.exposition()
         + plane.drift.exposition()
+        + plane.rows.exposition()
         + ("" if plane.keeper.tls is None else plane.keeper.tls.certificates.exposition())
         + rollout_families(plane.aims.rollouts)
         + replica_families(plane.effective, replicas)

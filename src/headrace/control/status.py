@@ -16,11 +16,14 @@ from headrace.control.sandbox import Isolation
 from headrace.control.skew_watch import FeatureSkewStatus
 from headrace.control.streams.status import StreamView
 from headrace.core.devices import DeviceUse
+from headrace.observe.row_checks import BatchingReport
 
 IsolationOf = Callable[[str], Isolation | None]
 """How the process of the replica of a name is kept apart."""
 DeviceOf = Callable[[str], DeviceUse | None]
 """On what the replica of a name runs its model, as it last said."""
+BatchingOf = Callable[[str, str, str], BatchingReport | None]
+"""What replicas report of batching, by endpoint, arm and revision."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +64,10 @@ class RevisionStatus:
     """Threads and memory that one replica should have, by what was observed."""
     id: str = ""
     """The digest of all that its replicas depend on."""
+    batching: BatchingReport | None = None
+    """Whether its requests share batches, and why; null until a replica has loaded the model."""
+    batching_message: str = ""
+    """The same for people."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +139,7 @@ def endpoint_statuses(
     trouble: Callable[[str, DesiredArm], str] = lambda _endpoint, _arm: "",
     isolation: IsolationOf = lambda _: None,
     device: DeviceOf = lambda _: None,
+    batching: BatchingOf = lambda _endpoint, _arm, _revision: None,
 ) -> tuple[EndpointStatus, ...]:
     """The status of every one of `endpoints`.
 
@@ -142,6 +150,7 @@ def endpoint_statuses(
         trouble: Why an endpoint's arm cannot be had; empty if it can.
         isolation: How the process of the replica of a name is kept apart.
         device: On what the replica of a name runs its model.
+        batching: What replicas report of an arm's batching.
     """
     published = {route.name: route for route in observed.published or ()}
     by_host: dict[str, list[Replica]] = {}
@@ -159,6 +168,7 @@ def endpoint_statuses(
             trouble=trouble,
             isolation=isolation,
             device=device,
+            batching=batching,
         )
         for endpoint in endpoints
     )
@@ -208,6 +218,7 @@ def _endpoint(
     trouble: Callable[[str, DesiredArm], str],
     isolation: IsolationOf,
     device: DeviceOf,
+    batching: BatchingOf,
 ) -> EndpointStatus:
     problems = [line for arm in _serving_arms(endpoint) for line in _arm_problems(arm, replicas)]
     troubles = [
@@ -224,7 +235,9 @@ def _endpoint(
         failed=_has_failed(endpoint, replicas, first_requests if _is_asked(endpoint) else None)
         or any(arm.revision.upstream is None for arm, _ in troubles),
         url=f"{http_url}/v2/models/{endpoint.name}/infer",
-        revisions=_revisions(endpoint, replicas, route, rss_bytes, advice, isolation, device),
+        revisions=_revisions(
+            endpoint, replicas, route, rss_bytes, advice, isolation, device, batching
+        ),
         message="; ".join(problems),
     )
 
@@ -296,6 +309,7 @@ def _revisions(  # noqa: PLR0917  # each is another kind of fact
     advice: Callable[[str, str], str],
     isolation: IsolationOf,
     device: DeviceOf,
+    batching: BatchingOf,
 ) -> tuple[RevisionStatus, ...]:
     weights = {arm.key: arm.weight for arm in route.arms} if route else {}
     wanted = {arm.revision.id: arm for arm in endpoint.arms}
@@ -311,9 +325,12 @@ def _revisions(  # noqa: PLR0917  # each is another kind of fact
         shows_weight = arm is not None or version not in {
             other.revision.version for other in endpoint.arms
         }
+        report = batching(endpoint.name, arm.key, revision_id) if arm else None
         rows.append(
             RevisionStatus(
                 id=revision_id,
+                batching=report,
+                batching_message="" if report is None else report.text,
                 version=version,
                 model=arm.revision.model if arm else "",
                 weight=weights.get(arm.key if arm else version, 0) if shows_weight else 0,

@@ -25,6 +25,7 @@ from headrace.monitor.slo import (
     QueuesFilled,
     RefusedOver,
     ReplicasCrash,
+    RowsDiffer,
     Severity,
     windows_of,
 )
@@ -52,8 +53,8 @@ class AlertKind:
 
     `for_s`: how long its condition has to hold. `keep_firing_for_s`: how long it has not to hold
     before the alert is resolved. `unit`: of its value. `summary`: with `{endpoint}`
-    or `{stream}`, and `{value}`. `local`: the condition that the control plane evaluates with a
-    day's memory; None if only Prometheus can.
+    or `{stream}`, `{value}` and `{detail}`. `local`: the condition that the control plane evaluates
+    with a day's memory; None if only Prometheus can.
     """
 
     name: str
@@ -284,6 +285,16 @@ ALERTS: Final = (
         summary="features of {endpoint} are not what they were, and not by chance: {value} of them",
         action="See which ones on the endpoint's page: a broken source shows as missing values, a "
         "changed world wants a new model.",
+    ),
+    _kind(
+        "HeadraceRowsDiffer",
+        Severity.PAGE,
+        RowsDiffer(),
+        unit="ratio",
+        summary="answers of {endpoint} depend on other callers' rows: {detail}",
+        action="Requests share batches although the model mixes their rows. Remove "
+        "`rows_independent` from the endpoint's `batching`: it then gets one request at a time. "
+        "Where the row was padded, set `batching: {{padding: {{max_ratio: 1.0}}}}` instead.",
     ),
     _kind(
         "HeadraceJobLate",

@@ -154,7 +154,7 @@ def _begun(finding: Finding, reading: Reading, now: float) -> Alert:
 def _summary(finding: Finding, reading: Reading) -> str:
     value = value_text(reading.value, finding.kind.unit)
     return finding.kind.summary.format(
-        endpoint=finding.endpoint, stream=finding.stream, value=value
+        endpoint=finding.endpoint, stream=finding.stream, value=value, detail=reading.detail
     )
 
 

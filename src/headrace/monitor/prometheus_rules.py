@@ -82,6 +82,8 @@ def alerting_rule(kind: AlertKind, window_ratio: float = 1.0) -> Rule:
         "endpoint": "{{ $labels.endpoint }}",
         "stream": "{{ $labels.stream }}",
         "value": _value(kind),
+        "detail": "version {{ $labels.version }}: output '{{ $labels.output }}' of a row had "
+        f"another value, by {_value(kind)} of the output's largest, alone than in a batch",
     }
     rule["annotations"] = {
         "summary": kind.summary.format(**fields),

@@ -27,6 +27,7 @@ from headrace.monitor.slo import (
     QueuesFilled,
     RefusedOver,
     ReplicasCrash,
+    RowsDiffer,
     windows_of,
 )
 from headrace.monitor.stream_conditions import StreamPromise
@@ -122,7 +123,7 @@ def _after(kind: AlertKind) -> int:
             return 0
 
 
-def _series(kind: AlertKind, objective: Objective) -> Iterator[Series]:  # noqa: C901  # a case each
+def _series(kind: AlertKind, objective: Objective) -> Iterator[Series]:  # noqa: C901, PLR0912  # a case each
     name = objective.endpoint
     match kind.condition:
         case ErrorBurn() | ErrorsOver():
@@ -153,6 +154,9 @@ def _series(kind: AlertKind, objective: Objective) -> Iterator[Series]:  # noqa:
         case Drifted():
             labels = f'endpoint="{name}",feature="age",statistic="drifted"'
             yield Gauge(f"headrace_drift_score{{{labels}}}", 1, 0)
+        case RowsDiffer():
+            labels = f'endpoint="{name}",version="1",output="y"'
+            yield Gauge(f"headrace_row_difference{{{labels}}}", 0.4, 0)
         case GatewayDown():
             yield Gauge("headrace_control_gateway_ready", 0, 1)
         case NotScraped():

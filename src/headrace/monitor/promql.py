@@ -23,6 +23,7 @@ from headrace.monitor.slo import (
     QueuesFilled,
     RefusedOver,
     ReplicasCrash,
+    RowsDiffer,
     least_requests,
 )
 from headrace.monitor.stream_conditions import (
@@ -197,6 +198,8 @@ def _plain(condition: Condition) -> str:  # noqa: C901, PLR0911, PLR0912  # a ca
             return f"{left} < {condition.within_s:.12g}"
         case Drifted():
             return 'sum by (endpoint) (headrace_drift_score{statistic="drifted"}) >= 1'
+        case RowsDiffer():
+            return "max by (endpoint, version, output) (headrace_row_difference) > 0"
         case JobsLate():
             return "count(max by (job_name) (headrace_job_late) > 0)"
         case JobsFailed():

@@ -145,6 +145,11 @@ class Drifted:
 
 
 @dataclass(frozen=True, slots=True)
+class RowsDiffer:
+    """Answers of an endpoint depend on other callers' rows."""
+
+
+@dataclass(frozen=True, slots=True)
 class JobsLate:
     """Scheduled jobs for whose moments no run has succeeded in time."""
 
@@ -167,6 +172,7 @@ Condition = (
     | NotScraped
     | CertificateEnds
     | Drifted
+    | RowsDiffer
     | JobsLate
     | JobsFailed
     | StreamCondition
@@ -175,11 +181,12 @@ Condition = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """What was read, what it is held against, and whether it is bad."""
+    """What was read, what it is held against, whether it is bad, and more of it for people."""
 
     value: float
     threshold: float
     is_bad: bool
+    detail: str = ""
 
 
 class Window(Protocol):
@@ -211,12 +218,16 @@ class EndpointFacts:
 
     `replicas_ready`: None also where none are wanted, or where somebody else runs them.
     `crashing`: replicas that ended several times in a row. `drifted`: features that did.
+    `rows_differ`: the largest difference of a row alone from the row in a batch, and what it was;
+    0 if checks found none.
     """
 
     replicas_ready: int | None = None
     in_flight: int | None = None
     crashing: int = 0
     drifted: int | None = None
+    rows_differ: float | None = None
+    rows_detail: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -271,6 +282,9 @@ def _read_facts(condition: Condition, objective: Objective, facts: EndpointFacts
         case Drifted():
             found = facts.drifted
             return None if found is None else Reading(value=found, threshold=1, is_bad=found >= 1)
+        case RowsDiffer() if facts.rows_differ is not None:
+            ratio, detail = facts.rows_differ, facts.rows_detail
+            return Reading(value=ratio, threshold=0, is_bad=ratio > 0, detail=detail)
         case _:
             return None
 

@@ -1,7 +1,10 @@
-"""Counts of the live checks of row independence, and the difference that one found."""
+"""Reports of row independence: whether requests share batches, why, and what live checks found."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+
+from headrace.core import ModelSignature, RowIndependence
 
 
 class RowOutcome(StrEnum):
@@ -34,6 +37,20 @@ class RowDifference:
     at: float = 0.0
     """Seconds since 1970."""
 
+    @property
+    def text(self) -> str:
+        """The difference, for people."""
+        size = (
+            "another shape, or a value that is not finite"
+            if self.ratio is None
+            else f"another value, by {self.ratio * 100:.3g} % of the output's largest"
+        )
+        padded = ", padded to a longer one's length" if self.padded else ""
+        return (
+            f"output '{self.output}' of a row had {size} alone than in a batch of "
+            f"{self.requests} requests{padded}"
+        )
+
 
 @dataclass(slots=True)
 class RowCheckCounts:
@@ -41,3 +58,62 @@ class RowCheckCounts:
 
     outcomes: dict[RowOutcome, int] = field(default_factory=lambda: dict.fromkeys(RowOutcome, 0))
     difference: RowDifference | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchingReport:
+    """Whether requests for a model version share batches, why, and what live checks found."""
+
+    batched: bool
+    independence: RowIndependence | None = None
+    reason: str = ""
+    """As `ModelSignature.row_reason`."""
+    checks: Mapping[str, int] = field(default_factory=dict)
+    """Rows that were run alone and compared, by `RowOutcome`; empty where none is."""
+    difference: RowDifference | None = None
+    """The newest one."""
+
+    @property
+    def text(self) -> str:
+        """All of it for people, with the remedy where there is one."""
+        if self.difference is not None:
+            return f"answers depend on other callers' rows: {self.difference.text}; {self.remedy}"
+        why = f": {self.reason}" if self.reason else ""
+        match self.independence:
+            case RowIndependence.DECLARED:
+                return f"batched, not proven{why}; {self._checks_text}"
+            case RowIndependence.UNPROVEN | RowIndependence.REFUTED:
+                return f"one request at a time{why}. {_HOW_TO_DECLARE}"
+            case _:
+                return f"{'batched' if self.batched else 'one request at a time'}{why}"
+
+    @property
+    def remedy(self) -> str:
+        """What to do about the difference."""
+        if self.independence is RowIndependence.DECLARED:
+            return "remove `rows_independent` from the endpoint's `batching`"
+        return "set `batching: {padding: {max_ratio: 1.0}}`, so that only equal lengths are batched"
+
+    @property
+    def _checks_text(self) -> str:
+        checked = self.checks.get(RowOutcome.SAME, 0)
+        text = f"{checked} rows checked while it served, none differed"
+        if unrepeatable := self.checks.get(RowOutcome.UNREPEATABLE, 0):
+            text += f"; {unrepeatable} more got another answer each time they ran"
+        if failed := self.checks.get(RowOutcome.FAILED, 0):
+            text += f"; {failed} more failed alone"
+        return text if self.checks else "rows are not checked while it serves"
+
+
+_HOW_TO_DECLARE = (
+    "If rows do not influence each other's answers, declare `batching: {rows_independent: true}`"
+)
+
+
+def report_of(signature: ModelSignature) -> BatchingReport:
+    """What a signature says, before anything is served."""
+    return BatchingReport(
+        batched=signature.batched,
+        independence=signature.row_independence,
+        reason=signature.row_reason,
+    )

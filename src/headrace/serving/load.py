@@ -5,11 +5,13 @@ One short document for all models: a pool may host hundreds, and histograms are 
 
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 
 import msgspec
 
+from headrace.observe.row_checks import BatchingReport, report_of
 from headrace.serving.exchange import Exchange
-from headrace.serving.report import ModelLoad, RowReport
+from headrace.serving.report import ModelLoad
 from headrace.serving.state import ReplicaState
 
 
@@ -34,18 +36,15 @@ def model_load(state: ReplicaState) -> ModelLoad:
         waited=phases.queue_wait.count,
         queue_s=phases.queue_wait.sum,
         in_flight_s=ended_s + (engine.in_flight_s(now) if engine else 0.0),
-        batching=_row_report(state),
+        batching=_batching_report(state),
     )
 
 
-def _row_report(state: ReplicaState) -> RowReport | None:
+def _batching_report(state: ReplicaState) -> BatchingReport | None:
     if state.described is None:
         return None
-    signature, checks = state.described.signature, state.row_checks
-    return RowReport(
-        batched=signature.batched,
-        independence=signature.row_independence,
-        reason=signature.row_reason,
-        checks={} if checks is None else checks.outcomes,
-        difference=None if checks is None else checks.difference,
-    )
+    report, checks = report_of(state.described.signature), state.row_checks
+    if checks is None:
+        return report
+    counts = {str(outcome): count for outcome, count in checks.outcomes.items()}
+    return replace(report, checks=counts, difference=checks.difference)

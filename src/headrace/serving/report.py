@@ -6,9 +6,9 @@ from typing import Final
 
 import msgspec
 
-from headrace.core import ReplicaSettings, RowIndependence
+from headrace.core import ReplicaSettings
 from headrace.core.devices import DeviceUse
-from headrace.observe.row_checks import RowDifference, RowOutcome
+from headrace.observe.row_checks import BatchingReport
 from headrace.observe.spans import SpanRecord
 
 _OVERHEAD_BYTES: Final = 256
@@ -107,20 +107,6 @@ class ReplicaReport(msgspec.Struct, frozen=True, kw_only=True):
     device: DeviceUse | None = None
 
 
-class RowReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Whether requests for a model share batches, why, and what checks of their rows found.
-
-    `reason`: as `ModelSignature.row_reason`. `checks`: how many by outcome, since the process
-    started; empty where no row is checked. `difference`: the newest one.
-    """
-
-    batched: bool
-    independence: RowIndependence | None = None
-    reason: str = ""
-    checks: dict[RowOutcome, int] = {}
-    difference: RowDifference | None = None
-
-
 class ModelLoad(msgspec.Struct, frozen=True, kw_only=True):
     """How busy one model of a process is, in running totals. Seconds; `since` and `at` monotonic.
 
@@ -139,7 +125,7 @@ class ModelLoad(msgspec.Struct, frozen=True, kw_only=True):
     waited: int = 0
     queue_s: float = 0.0
     in_flight_s: float = 0.0
-    batching: RowReport | None = None
+    batching: BatchingReport | None = None
 
 
 class HostedReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -69,6 +69,7 @@ OTHERS: Final = {
     "headrace_process_cpu_seconds_total",
     "headrace_process_memory_bytes",
     "headrace_drift_score",
+    "headrace_row_difference",
     "nv_gpu_utilization",
     "nv_gpu_memory_used_bytes",
     "headrace_control_gateway_ready",

@@ -53,7 +53,7 @@ async def test_an_endpoint_is_put_alone_and_read_with_its_generation(
     assert read.json()["spec"] == {"name": "b", **entry(model, timeout_s=5.0)}
     assert read.json()["rollout"] is None
     assert [c["type"] for c in read.json()["conditions"]] == [
-        *("Ready", "Progressing", "RolledBack", "Scaled")
+        *("Ready", "Progressing", "RolledBack", "Scaled", "AnswersIndependent")
     ]
     assert names == ["a", "b"]
 

@@ -11,9 +11,11 @@ import pytest
 from headrace.control.desired import DesiredArm, DesiredEndpoint, Revision, make_revision
 from headrace.control.load_watch import LoadedArm, LoadWatch, loaded_arms
 from headrace.control.observed import Phase, Replica
+from headrace.control.row_watch import ArmReports
 from headrace.core import EndpointName, ReplicaSettings
 from headrace.core.upstream_settings import UpstreamSettings
 from headrace.monitor import LoadWindow
+from headrace.observe.row_checks import BatchingReport
 from headrace.serving.report import ModelLoad
 from headrace.testing import LoopClock, VirtualTimeLoop
 from tests.unit.control.played import TurnedClock
@@ -86,16 +88,28 @@ class Replicas:
             waited=8 * seconds,
             queue_s=0.08 * seconds,
             in_flight_s=0.5 * seconds,
+            batching=BatchingReport(batched=True, reason=address),
         )
         return [msgspec.structs.replace(load, model="other", rows=0), load]
 
 
-def watch(replicas: Replicas, *, path: Path | None = None, copies: int = 2) -> LoadWatch:
+async def no_batching(_: list[ArmReports]) -> None:
+    """Nobody takes what replicas say of batching."""
+
+
+def watch(
+    replicas: Replicas,
+    *,
+    path: Path | None = None,
+    copies: int = 2,
+    batching: Callable[[list[ArmReports]], Coroutine[None, None, None]] | None = None,
+) -> LoadWatch:
     one = LoadedArm(
         endpoint="fraud",
         key="1",
         model="fraud",
         version="1",
+        revision_id="r",
         copies=tuple(replica(f"r{number}", "x") for number in range(copies)),
         is_first=True,
     )
@@ -104,6 +118,7 @@ def watch(replicas: Replicas, *, path: Path | None = None, copies: int = 2) -> L
         known=lambda: {copy.name for copy in one.copies},
         clock=LoopClock(_NOON),
         path=path,
+        batching=batching or no_batching,
         ask=replicas.ask,
         save_every_s=10_000.0,  # in a thread, which virtual time cannot see
         cpu_s=lambda: 0.0,
@@ -125,6 +140,19 @@ async def run_for(seconds: float, made: LoadWatch) -> None:
 def window(made: LoadWatch, begin_s: float, end_s: float) -> LoadWindow:
     [found] = made.history.series("fraud", [_NOON + begin_s, _NOON + end_s])
     return found
+
+
+def test_what_replicas_say_of_batching_goes_to_who_watches_it() -> None:
+    told: list[list[ArmReports]] = []
+
+    async def take(arms: list[ArmReports]) -> None:
+        told.append(arms)
+
+    run(lambda: run_for(1.5, watch(Replicas(silent={"unix:/r1.sock"}), batching=take)))
+
+    [found] = told[-1]
+    assert found[:4] == ("fraud", "1", "1", "r")
+    assert [report.reason for report in found.reports] == ["unix:/r0.sock"]
 
 
 def test_every_process_is_asked_each_second() -> None:

@@ -213,12 +213,10 @@ def test_rounding_is_no_difference(scale: float, relative: float, dtype: type) -
 
     def rounded(inputs: Tensors) -> Tensors:
         rows = len(inputs["x"])
-        answers = np.array([[scale], [scale * 1e-3]], dtype)[:rows]
-        return {"y": answers if rows > 1 else np.array([[answers_of_row(inputs)]], dtype)}
-
-    def answers_of_row(inputs: Tensors) -> float:
-        first = float(inputs["x"][0, 0]) == 1.0
-        return (scale if first else scale * 1e-3) + relative * scale
+        if rows > 1:
+            return {"y": np.array([[scale], [scale * 1e-3]]).astype(dtype)}
+        own = scale if float(inputs["x"][0, 0]) == 1.0 else scale * 1e-3
+        return {"y": np.array([[own + relative * scale]]).astype(dtype)}
 
     world = World(Rows(rounded))
     world.batch(*pair(1.0, 2.0))
@@ -343,12 +341,12 @@ def test_padding_that_changes_nothing_is_no_difference() -> None:
 # With an engine, whose requests go first.
 
 
-def an_engine(model: Model, **settings: int) -> Engine:
+def an_engine(model: Model, *, runs: int, rows: int = 32) -> Engine:
     times = ServiceTimes(max_batch_size=32)
     times.observe(rows=1, length=1, seconds=0.1)  # long: in threads
     return Engine(
         model,
-        settings=BatchingSettings(**settings),
+        settings=BatchingSettings(max_concurrent_runs=runs, max_batch_size=rows),
         statistics=ModelStatistics(name="m", version="1"),
         phases=PhaseHistograms(),
         times=times,
@@ -368,7 +366,7 @@ async def answered(tickets: Sequence[Recorded]) -> None:
 @pytest.mark.anyio
 async def test_callers_have_their_answers_before_a_row_runs_again() -> None:
     model = Doubling()
-    engine = an_engine(model, max_concurrent_runs=2)
+    engine = an_engine(model, runs=2)
     tickets = [a_ticket(value=1), a_ticket(value=2)]
     seen: list[bool] = []
 
@@ -409,7 +407,7 @@ async def test_callers_have_their_answers_before_a_row_runs_again() -> None:
 @pytest.mark.anyio
 async def test_requests_are_answered_while_a_check_runs() -> None:
     model = Doubling()
-    engine = an_engine(model, max_concurrent_runs=2)
+    engine = an_engine(model, runs=2)
     ended = asyncio.Event()
     hold = threading.Event()
 
@@ -428,7 +426,7 @@ async def test_requests_are_answered_while_a_check_runs() -> None:
 async def test_no_check_begins_while_requests_wait_or_half_of_the_places_are_taken() -> None:
     model = Doubling()
     model.gate.clear()
-    engine = an_engine(model, max_concurrent_runs=2, max_batch_size=1)
+    engine = an_engine(model, runs=2, rows=1)
     tickets = [a_ticket(value=v) for v in range(3)]
     never: Callable[[], None] = lambda: None  # noqa: E731  # a callback
 
@@ -444,7 +442,7 @@ async def test_no_check_begins_while_requests_wait_or_half_of_the_places_are_tak
 
 @pytest.mark.anyio
 async def test_stop_waits_for_a_check_so_that_the_model_is_not_freed_under_it() -> None:
-    engine = an_engine(Doubling(), max_concurrent_runs=1)
+    engine = an_engine(Doubling(), runs=1)
     hold = threading.Event()
 
     assert engine.run_aside(lambda _: waited(hold), lambda: None)
@@ -457,7 +455,7 @@ async def test_stop_waits_for_a_check_so_that_the_model_is_not_freed_under_it() 
 
 @pytest.mark.anyio
 async def test_stop_says_that_a_check_still_uses_the_model() -> None:
-    engine = an_engine(Doubling(), max_concurrent_runs=1)
+    engine = an_engine(Doubling(), runs=1)
     hold = threading.Event()
 
     assert engine.run_aside(lambda _: waited(hold), lambda: None)
