@@ -82,8 +82,8 @@ def alerting_rule(kind: AlertKind, window_ratio: float = 1.0) -> Rule:
         "endpoint": "{{ $labels.endpoint }}",
         "stream": "{{ $labels.stream }}",
         "value": _value(kind),
-        "detail": "version {{ $labels.version }}: output '{{ $labels.output }}' of a row had "
-        f"another value, by {_value(kind)} of the output's largest, alone than in a batch",
+        "detail": "version {{ $labels.version }}: output '{{ $labels.output }}' differs by "
+        f"{_value(kind)} of its largest value between a row alone and the same row in a batch",
     }
     rule["annotations"] = {
         "summary": kind.summary.format(**fields),

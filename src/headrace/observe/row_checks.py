@@ -41,13 +41,13 @@ class RowDifference:
     def text(self) -> str:
         """The difference, for people."""
         size = (
-            "another shape, or a value that is not finite"
+            "differs in its shape, or in what is finite,"
             if self.ratio is None
-            else f"another value, by {self.ratio * 100:.3g} % of the output's largest"
+            else f"differs by {self.ratio * 100:.3g} % of its largest value"
         )
-        padded = ", padded to a longer one's length" if self.padded else ""
+        padded = ", where the row was padded to a longer one's length" if self.padded else ""
         return (
-            f"output '{self.output}' of a row had {size} alone than in a batch of "
+            f"output '{self.output}' {size} between a row alone and the same row in a batch of "
             f"{self.requests} requests{padded}"
         )
 
@@ -68,6 +68,8 @@ class BatchingReport:
     independence: RowIndependence | None = None
     reason: str = ""
     """As `ModelSignature.row_reason`."""
+    declared: bool = False
+    """Whether the operator declares rows independent."""
     checks: Mapping[str, int] = field(default_factory=dict)
     """Rows that were run alone and compared, by `RowOutcome`; empty where none is."""
     difference: RowDifference | None = None
@@ -82,6 +84,8 @@ class BatchingReport:
         match self.independence:
             case RowIndependence.DECLARED:
                 return f"batched, not proven{why}; {self._checks_text}"
+            case _ if self.declared and not self.batched:
+                return f"one request at a time although `rows_independent` is declared{why}"
             case RowIndependence.UNPROVEN | RowIndependence.REFUTED:
                 return f"one request at a time{why}. {_HOW_TO_DECLARE}"
             case _:
@@ -97,12 +101,16 @@ class BatchingReport:
     @property
     def _checks_text(self) -> str:
         checked = self.checks.get(RowOutcome.SAME, 0)
-        text = f"{checked} rows checked while it served, none differed"
+        text = f"{checked} rows checked while it serves, none differs"
         if unrepeatable := self.checks.get(RowOutcome.UNREPEATABLE, 0):
             text += f"; {unrepeatable} more got another answer each time they ran"
         if failed := self.checks.get(RowOutcome.FAILED, 0):
             text += f"; {failed} more failed alone"
-        return text if self.checks else "rows are not checked while it serves"
+        if not any(self.checks.values()):
+            return (
+                "no row is checked yet" if self.checks else "rows are not checked while it serves"
+            )
+        return text
 
 
 _HOW_TO_DECLARE = (

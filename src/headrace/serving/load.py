@@ -43,7 +43,9 @@ def model_load(state: ReplicaState) -> ModelLoad:
 def _batching_report(state: ReplicaState) -> BatchingReport | None:
     if state.described is None:
         return None
-    report, checks = report_of(state.described.signature), state.row_checks
+    declared = state.settings.batching.rows_independent is True
+    report = replace(report_of(state.described.signature), declared=declared)
+    checks = state.row_checks
     if checks is None:
         return report
     counts = {str(outcome): count for outcome, count in checks.outcomes.items()}

@@ -51,7 +51,7 @@ def test_difference_is_told_once_with_the_output_the_size_and_the_remedy() -> No
 
     [event] = told.events
     assert (event.endpoint, event.kind, event.reason) == ("fraud", "batching", "RowsDiffer")
-    assert "output 'y' of a row had another value, by 40 %" in event.message
+    assert "output 'y' differs by 40 % of its largest value between a row alone" in event.message
     assert "remove `rows_independent`" in event.message
     assert event.data["ratio"] == 0.4
 
@@ -146,7 +146,12 @@ def test_condition_says_the_weakest_evidence(
             replace(ALONE, independence=None, reason="axis 0 of input 'x' has a fixed size"),
             ["one request at a time: axis 0 of input 'x' has a fixed size"],
         ),
-        (DECLARED, ["batched, not proven", "3 rows checked while it served, none differed"]),
+        (
+            replace(ALONE, declared=True),
+            ["one request at a time although `rows_independent` is declared: ReduceMean"],
+        ),
+        (DECLARED, ["batched, not proven", "3 rows checked while it serves, none differs"]),
+        (replace(DECLARED, checks={"same": 0}), ["no row is checked yet"]),
         (replace(DECLARED, checks={}), ["rows are not checked while it serves"]),
         (replace(DECLARED, checks={"same": 0, "failed": 2}), ["2 more failed alone"]),
         (MIXING, ["answers depend on other callers' rows", "by 40 %", "remove `rows_independent`"]),
@@ -157,7 +162,3 @@ def test_report_says_for_people_what_it_is_and_what_to_do(
 ) -> None:
     for text in texts:
         assert text in report.text
-    assert ("declare" in report.text) == (
-        report.independence in {RowIndependence.UNPROVEN, RowIndependence.DECLARED}
-        and report.difference is None
-    )
