@@ -1,4 +1,4 @@
-"""Run what may never end in a thread that nobody has to wait for."""
+"""Daemon threads for calls that may never end."""
 
 import asyncio
 import contextlib
@@ -48,7 +48,17 @@ async def in_daemon_thread(work: Callable[[], T], *, name: str, dispose: Callabl
                 loop.call_soon_threadsafe(succeed, result)
 
     _start(run, name)
-    return await done
+    return await _result_or_dispose(done, dispose, name)
+
+
+async def _result_or_dispose(done: asyncio.Future[T], dispose: Callable[[T], None], name: str) -> T:
+    """The result; disposed of if the caller is cancelled in the turn in which it comes."""
+    try:
+        return await done
+    except asyncio.CancelledError:
+        if done.done() and not done.cancelled() and done.exception() is None:
+            _start(lambda: dispose(done.result()), name)
+        raise
 
 
 def _start(work: Callable[[], None], name: str) -> None:

@@ -1,7 +1,12 @@
-"""Which models does this process hold, and which does it load or unload now? The pool's driver.
+"""Driver of a pool: the models that one process holds, loads and unloads.
 
 Loading never touches what serves. A model is tried in a process of its own first, which it may
 crash, stall or fill; only what loaded there is loaded here, in a thread, one at a time.
+
+Memory is planned in one turn of the event loop: a model that leaves takes no requests from then
+on and belongs to no other plan. A load begins when everything that leaves is freed, so the models
+in memory never exceed the pool's bounds. The exception is a load or a free that exceeds its time
+limit: what it holds is not counted, until its thread ends.
 """
 
 import asyncio
@@ -25,7 +30,7 @@ from headrace.serving.exchange import Exchange
 from headrace.serving.hosted import HostedModel, HostedPhase
 from headrace.serving.report import PoolReport, models_digest
 from headrace.serving.room import Key, make_room
-from headrace.serving.state import ReplicaState
+from headrace.serving.state import ReplicaState, ServedModel
 from headrace.serving.trial import TrialResult
 from headrace.serving.waiting import WaitingRoom
 
@@ -98,6 +103,7 @@ class Pool:
         self._turn = asyncio.Semaphore(1)
         self._tasks = asyncio.TaskGroup()
         self._loads: dict[HostedModel, asyncio.Task[None]] = {}
+        self._frees: set[asyncio.Task[None]] = set()
         self._waiting = WaitingRoom(
             limit=settings.max_waiting, limit_s=settings.load_timeout_s, refuse=self.refuse
         )
@@ -182,14 +188,11 @@ class Pool:
         if loading is not None:
             loading.cancel()
             await asyncio.wait({loading})
+            self._loads.pop(hosted, None)  # cancelled before its first step, it did not do so
         served = hosted.state.served
         if served is not None:
-            is_idle = await served.engine.stop(timeout_s=self.settings.drain_timeout_s)
+            await self._free(hosted, served, drain_s=self.settings.drain_timeout_s)
             hosted.state.served = None
-            if is_idle:
-                await self._loader.free(served.loaded)
-            else:  # its code may crash when what it uses is gone
-                _log.warning("model is not freed: a run does not end", extra=_named(hosted))
         hosted.has_room = False
         self._retired.discard(hosted)
         if self._fetcher is not None:
@@ -281,8 +284,11 @@ class Pool:
             try:
                 async with asyncio.timeout(limit_s):
                     await self._find_room(hosted)
-                async with self._turn, asyncio.timeout(limit_s):
-                    return await self._loader.load(settings)
+                async with self._turn:
+                    while self._frees:
+                        await asyncio.wait(self._frees)
+                    async with asyncio.timeout(limit_s):
+                        return await self._loader.load(settings)
             except BaseException:
                 hosted.has_room = False
                 raise
@@ -304,21 +310,35 @@ class Pool:
             await asyncio.sleep(_LOOK_FOR_ROOM_S)
         hosted.has_room = True
         hosted.reason = ""
-        await asyncio.gather(*(self._unload(self.models[key]) for key in leaving))
+        for key in leaving:
+            self._unload(self.models[key])
 
-    async def _unload(self, hosted: HostedModel) -> None:
-        """Free a model that nobody asks right now; the next request loads it again."""
+    def _unload(self, hosted: HostedModel) -> None:
+        """Take an idle model out of service and begin to free it; a request loads it again."""
         served, hosted.state.served = hosted.state.served, None
         assert served is not None
         hosted.phase = HostedPhase.UNLOADED
         hosted.has_room = False
         hosted.unloads += 1
         _log.info("model unloaded", extra=_named(hosted))
-        # It has no requests, but a check of a row may run.
-        if await served.engine.stop(timeout_s=self.settings.drain_timeout_s):
-            await self._loader.free(served.loaded)
-        else:
-            _log.warning("model is not freed: a run does not end", extra=_named(hosted))
+        task = self._tasks.create_task(
+            # It has no requests, but a check of a row may run.
+            self._free(hosted, served, drain_s=self.settings.drain_timeout_s)
+        )
+        self._frees.add(task)
+        task.add_done_callback(self._frees.discard)
+
+    async def _free(self, hosted: HostedModel, served: ServedModel, *, drain_s: float) -> None:
+        """Let the requests of a model end, then close it; errors of its code end here."""
+        try:
+            if not await served.engine.stop(timeout_s=drain_s):
+                # its code may crash when what it uses is gone
+                _log.warning("model is not freed: a run does not end", extra=_named(hosted))
+                return
+            async with asyncio.timeout(self.settings.load_timeout_s):
+                await self._loader.free(served.loaded)
+        except Exception:  # noqa: BLE001  # a plug-in call
+            _log.exception("freeing failed", extra=_named(hosted))
 
     def _loaded(self, hosted: HostedModel, loaded: LoadedModel) -> None:
         hosted.state.serve(loaded)

@@ -1,11 +1,13 @@
 """A real copy of a pool: models that misbehave while others answer, memory, an orderly end."""
 
+import random
 import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -84,6 +86,25 @@ def test_models_that_crash_stall_or_fail_hurt_nobody_else(tmp_path: Path, mlp: P
     assert "ValueError" in reasons["raises"]
     assert "SystemExit" in reasons["quits"]
     assert copy.process.returncode == 0
+
+
+@pytest.mark.long
+def test_models_that_evict_each_other_all_answer(tmp_path: Path, mlp: Path) -> None:
+    names = [f"m{i}" for i in range(30)]
+    chosen = random.Random(7).choices(names, k=1000)  # noqa: S311  # the same each time
+    with running_pool(tmp_path, max_loaded=5) as copy:
+        copy.declare(*(entry(name, mlp) for name in names))
+        url = "/v2/models/{}/infer"
+        with ThreadPoolExecutor(8) as callers:
+            answers = list(
+                callers.map(lambda name: copy.client.post(url.format(name), content=BODY), chosen)
+            )
+        loads = sum(model.loads for model in copy.report().models)
+
+    failed = [(n, a.text) for n, a in zip(chosen, answers, strict=True) if a.status_code != 200]
+    assert failed == []
+    assert loads > 300  # nearly every request has to make room
+    assert "freeing failed" not in copy.log_text()
 
 
 @pytest.mark.long

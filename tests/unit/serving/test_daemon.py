@@ -91,3 +91,21 @@ def test_a_thread_that_outlives_its_loop_harms_nobody() -> None:
             thread.join(10)
 
     assert ended.is_set()
+
+
+async def test_a_result_that_comes_in_the_turn_of_the_cancellation_is_disposed_of() -> None:
+    threads: list[threading.Thread] = []
+    disposed = threading.Event()
+
+    def work() -> int:
+        threads.append(threading.current_thread())
+        return 7
+
+    task = asyncio.ensure_future(in_daemon_thread(work, name="w", dispose=lambda _: disposed.set()))
+    await asyncio.sleep(0)
+    threads[0].join(10)  # the loop cannot run: the result waits for its next turn
+    asyncio.get_running_loop().call_soon(task.cancel)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    assert disposed.wait(10)

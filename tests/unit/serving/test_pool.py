@@ -9,6 +9,7 @@ import pytest
 from headrace.core import RequestCancelledError, UnavailableError
 from headrace.protocol.grpc_wire import frame, unframe
 from headrace.protocol.protos import message_class
+from headrace.scoring.loading import LoadedModel
 from headrace.serving.exchange import Exchange
 from headrace.serving.report import AnswersPage, Observe, SamplesPage, models_digest
 from tests.unit.serving.parts import BAD, Caller, a_model, error_of, infer_body, read
@@ -327,6 +328,30 @@ async def test_what_is_declared_no_more_ends_with_the_requests_it_has() -> None:
     assert read(other).status == 200
     assert len(hosting.loads.freed) == 1
     assert hosting.pool.report().loaded_bytes == 10
+
+
+async def test_a_model_whose_freeing_fails_costs_nobody_else_anything(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Stubborn(Loads):
+        async def free(self, loaded: LoadedModel) -> None:
+            await super().free(loaded)
+            raise ZeroDivisionError
+
+    hosting = Hosting(loads=Stubborn(), max_loaded=1)
+    async with hosting.pool:
+        hosting.declare(entry("a"), entry("b"))
+        hosting.infer("a")
+        await settle()
+        evicting = hosting.infer("b")
+        await settle()
+        hosting.declare(entry("a"))  # b is retired
+        await settle()
+        again = hosting.infer("a")
+        await settle()
+
+    assert [read(exchange).status for exchange in (evicting, again)] == [200, 200]
+    assert caplog.text.count("freeing failed") == 2
 
 
 async def test_a_model_whose_run_does_not_end_is_let_go_but_not_freed() -> None:
