@@ -279,6 +279,8 @@ def _troubles(document: dict[str, Any]) -> list[str]:
     for endpoint in document["endpoints"]:
         if endpoint.get("message"):
             lines.append(f"{endpoint['name']}: {endpoint['message']}")
+        if endpoint.get("note"):
+            lines.append(f"{endpoint['name']}: {endpoint['note']}")
         for revision in endpoint["revisions"]:
             lines += [
                 f"{replica['name']}: {replica['state']}, {replica['reason']}"

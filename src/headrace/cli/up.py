@@ -36,6 +36,7 @@ from headrace.cli.control_options import (
     env_allows_code,
     tls_settings,
 )
+from headrace.cli.failures import NOT_READY
 from headrace.cli.options import (
     DEFAULT_HOME,
     ROWS_INDEPENDENT_HELP,
@@ -248,6 +249,9 @@ def up(
     Where a system already runs on this home, the new spec is applied to it. After a control plane
     that was killed, this one takes over what runs, on the ports that it had.
 
+    With --detach, exit status 3 says that some endpoints are not ready, each named with the reason;
+    the others serve. Where none is ready, everything is stopped again, with exit status 1.
+
     For example:
 
         headrace up model.onnx
@@ -329,6 +333,7 @@ def up(
         copy_logs=not detach,
     )
     if detach:
-        up_start.detach(settings, home=home, wait_s=wait_s, json=json)
+        if not up_start.detach(settings, home=home, wait_s=wait_s, json=json):
+            raise typer.Exit(NOT_READY)
     else:
         raise typer.Exit(up_start.run_here(settings, home))

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from headrace.control import ControlFile, ControlSettings
 
 
-def detach(settings: "ControlSettings", *, home: Path, wait_s: float, json: bool) -> None:
-    """Start all in the background, and say where it is reached once it answers."""
+def detach(settings: "ControlSettings", *, home: Path, wait_s: float, json: bool) -> bool:
+    """Start all in the background, and say where it is reached; whether all endpoints are ready."""
     from headrace.cli.output import progress
     from headrace.control import start_detached
     from headrace.control.settings import read_last_control_file
@@ -25,7 +25,7 @@ def detach(settings: "ControlSettings", *, home: Path, wait_s: float, json: bool
     with progress("starting, until a real request is answered"):
         control = start_detached(settings, timeout_s=wait_s)
     _tell_last(last, control)
-    _announce(control, home=home, json=json)
+    return _announce(control, home=home, json=json)
 
 
 def run_here(settings: "ControlSettings", home: Path) -> int:
@@ -114,38 +114,44 @@ def _tell_last(last: "ControlFile | None", control: "ControlFile") -> None:
 
 def _announce(
     control: "ControlFile", *, home: Path, json: bool, stop_with: str | None = None
-) -> None:
+) -> bool:
+    """Say where everything is reached and which endpoints are not ready; whether all are."""
     from headrace.cli import first_call
     from headrace.cli.connection import local_management
-    from headrace.cli.output import columns, write, write_json
+    from headrace.cli.output import columns, say, write, write_json
     from headrace.cli.status import batching_lines, grpc_url
 
-    if json:
-        write_json(control)
-        return
     status = _status(local_management(control, home))
     endpoints, streams = status["endpoints"], status.get("streams", [])
-    flag = "" if home == DEFAULT_HOME else f" --home {home}"
-    ready = sum(endpoint["ready"] for endpoint in endpoints)
-    rows = [
-        ("HTTP, gRPC", control.http_url),
-        ("gRPC", grpc_url(control.http_url, control.grpc_target)),
-        ("metrics", control.metrics_url),
-        ("console, API", control.admin_url),
-        ("log in with", f"headrace token show{flag}"),
-        ("stop with", stop_with or f"headrace down{flag}"),
-    ]
-    running = sum(stream["state"] == "running" for stream in streams)
-    more = f", {running} of {len(streams)} streams running" if streams else ""
-    lines = [f"up: {ready} of {len(endpoints)} endpoints ready{more}"]
-    lines += [*batching_lines(endpoints, differ=True), *batching_lines(endpoints)]
-    lines += ["", *columns(rows)]
-    if endpoints:
-        call = first_call.command(
-            control.http_url, endpoints[0]["name"], flag, gateway_ca=control.gateway_ca
-        )
-        lines += ["", "try it:", call]
-    write("\n".join(lines))
+    waiting = [endpoint for endpoint in endpoints if not endpoint["ready"]]
+    if json:
+        write_json(control)
+    else:
+        flag = "" if home == DEFAULT_HOME else f" --home {home}"
+        rows = [
+            ("HTTP, gRPC", control.http_url),
+            ("gRPC", grpc_url(control.http_url, control.grpc_target)),
+            ("metrics", control.metrics_url),
+            ("console, API", control.admin_url),
+            ("log in with", f"headrace token show{flag}"),
+            ("stop with", stop_with or f"headrace down{flag}"),
+        ]
+        running = sum(stream["state"] == "running" for stream in streams)
+        more = f", {running} of {len(streams)} streams running" if streams else ""
+        lines = [f"up: {len(endpoints) - len(waiting)} of {len(endpoints)} endpoints ready{more}"]
+        lines += [*batching_lines(endpoints, differ=True), *batching_lines(endpoints)]
+        lines += ["", *columns(rows)]
+        if endpoints:
+            shown = next((e for e in endpoints if e["ready"]), endpoints[0])
+            call = first_call.command(
+                control.http_url, shown["name"], flag, gateway_ca=control.gateway_ca
+            )
+            lines += ["", "try it:", call]
+        write("\n".join(lines))
+    for endpoint in endpoints:
+        if endpoint["message"] or endpoint.get("note"):
+            say(f"{endpoint['name']}: {endpoint['message'] or endpoint['note']}")
+    return not waiting
 
 
 def _status(api: "Management") -> dict[str, Any]:

@@ -35,6 +35,7 @@ class Revision(msgspec.Struct, frozen=True, kw_only=True):
     `memory_bytes`: the most that one may allocate; None goes by the model. `runs_code`: its model's
     format runs code of the author's; no part of `id`.
     `content`: the digest of a model that is served where it lies; empty where its path tells it.
+    `unloadable`: why the model cannot be served; nothing is started for it.
     """
 
     id: str
@@ -51,6 +52,7 @@ class Revision(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: int | None = None
     runs_code: bool = False
     content: str = ""
+    unloadable: str = ""
 
 
 class DesiredArm(msgspec.Struct, frozen=True, kw_only=True):
@@ -226,6 +228,7 @@ def make_revision(
     memory_bytes: int | None = None,
     runs_code: bool = False,
     content: str = "",
+    unloadable: str = "",
 ) -> Revision:
     """The revision that runs `settings`, or that stands for `upstream`.
 
@@ -238,7 +241,7 @@ def make_revision(
     parts: list[object] = [endpoint, everywhere(settings, content), reload]
     # What is empty is no part of it: revisions of older state keep their ids.
     named = (network and "network", best_effort and "best-effort", memory_bytes)
-    parts += [extra for extra in (purpose, upstream, pool, *named) if extra]
+    parts += [extra for extra in (purpose, upstream, pool, *named, unloadable) if extra]
     return Revision(
         id=digest_of(parts),
         endpoint=endpoint,
@@ -253,6 +256,7 @@ def make_revision(
         memory_bytes=memory_bytes,
         runs_code=runs_code,
         content=content,
+        unloadable=unloadable,
     )
 
 
@@ -271,4 +275,5 @@ def remake(revision: Revision) -> Revision:
         memory_bytes=revision.memory_bytes,
         runs_code=revision.runs_code,
         content=revision.content,
+        unloadable=revision.unloadable,
     )

@@ -32,8 +32,9 @@ class _Notice(msgspec.Struct):
 def start_detached(settings: ControlSettings, *, timeout_s: float = 300.0) -> ControlFile:
     """Start a control plane that outlives this process; where it is reached, once all is ready.
 
-    Blocking. Ready means that every endpoint answered a real request through the gateway. If that
-    fails, all that was started is stopped again, unless the system ran before.
+    Blocking. Ready means that an endpoint answered a real request through the gateway; what became
+    of the others is in their status. If none does, all that was started is stopped again, unless
+    the system ran before.
 
     Raises:
         FailedPreconditionError: It cannot become ready; the message says why.

@@ -1,6 +1,7 @@
-"""Does a real request get a real answer? One per endpoint, through the gateway, after each change.
+"""First requests: one per endpoint, through the gateway, after each change of its revisions.
 
-Replicas that say "ready" prove that a model loads; only an answer proves the whole way.
+Replicas that say "ready" prove that a model loads; only an answer proves the whole way. The inputs
+are made up, so a model that fails on them has answered: what it said is a note of its status.
 """
 
 import asyncio
@@ -9,6 +10,7 @@ from typing import Final
 
 import msgspec
 
+from headrace.control.backoff import Backoff
 from headrace.control.fetch import Answer, fetch
 from headrace.core import (
     VARIABLE,
@@ -32,11 +34,13 @@ _BAD_REQUEST: Final = 400
 _NOT_FOUND: Final = 404
 _INTERNAL: Final = 500
 _SHOWN: Final = 500
+NEXT_TRY: Final = Backoff(first_s=2.0, limit_s=60.0)
+"""When an endpoint that did not answer is asked again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FirstRequest:
-    """What came back: `answered` if the model itself said something; `status` is HTTP's, 0 if none.
+    """What came back: `answered` if it was the model's own; `status` is HTTP's, 0 if none.
 
     `revisions` are the ids of those that the endpoint had then.
     """
@@ -46,6 +50,17 @@ class FirstRequest:
     latency_s: float
     message: str
     revisions: tuple[str, ...]
+    failures: int = 0
+    """How many first requests of these revisions were not answered, one after the other."""
+
+    @property
+    def note(self) -> str:
+        """What a model that does not take the made-up inputs said of them; else empty."""
+        if not self.answered or self.status not in {_BAD_REQUEST, _INTERNAL}:
+            return ""
+        return (
+            f"the first request, of made-up inputs, got HTTP status {self.status}: {self.message}"
+        )
 
 
 class _Tensor(msgspec.Struct):
@@ -73,7 +88,7 @@ async def send_first_request(
             result = replace(result, message=str(error))
         else:
             result = _judge(answer, clock.monotonic() - began, revisions, spoke=spoke)
-            if result.answered or result.status == _INTERNAL:
+            if result.answered:
                 return result
         await asyncio.sleep(_RETRY_S)
     return result
@@ -115,7 +130,7 @@ async def _ask(address: str, name: str) -> tuple[Answer, bool]:
             body=infer_body(example_inputs(signature, variable=size)),
             timeout_s=_TIMEOUT_S,
         )
-        if _is_answer(answer.status) or not _has_variable(signature):
+        if answer.status != _INTERNAL or not _has_variable(signature):
             break
     return answer, _is_answer(answer.status)
 
@@ -136,11 +151,11 @@ def _has_variable(signature: ModelSignature) -> bool:
 
 
 def _is_answer(status: int) -> bool:
-    """Whether the model itself spoke; it may refuse made-up values for good reasons.
+    """Whether the model itself spoke; it may refuse made-up values, or fail on them.
 
     Asked for what it takes, it was there: what is not found then is an entity that was made up.
     """
-    return status in _OK or status in {_BAD_REQUEST, _NOT_FOUND}
+    return status in _OK or status in {_BAD_REQUEST, _NOT_FOUND, _INTERNAL}
 
 
 def _judge(

@@ -207,14 +207,21 @@ class Life:
 
     async def _tell_ready(self) -> None:
         status = await self.system.plane.wait_ready(_READY_TIMEOUT_S)
-        if status.is_served:
-            self._was_ready = True
-            _LOG.info("ready", extra={"http": status.addresses["http"]})
-            self._tell(Notice(ready=True, found_running=self.system.found_running))
-            return
         reasons = "; ".join(f"{e.name}: {e.message}" for e in status.endpoints if not e.ready)
-        _LOG.error("not ready", extra={"reason": reasons})
-        self._tell(Notice(error=reasons, found_running=self.system.found_running))
+        self._was_ready = status.is_served or (
+            status.gateway.ready and any(endpoint.ready for endpoint in status.endpoints)
+        )
+        if reasons or not self._was_ready:
+            _LOG.error("not ready", extra={"reason": reasons or status.gateway.reason})
+        if self._was_ready:
+            _LOG.info("ready", extra={"http": status.addresses["http"]})
+        self._tell(
+            Notice(
+                ready=self._was_ready,
+                error="" if self._was_ready else reasons,
+                found_running=self.system.found_running,
+            )
+        )
 
     def _tell(self, notice: Notice) -> None:
         _notify(self.settings, notice)

@@ -84,7 +84,9 @@ class Prospect:
     def of(cls, view: EndpointView) -> "Prospect":
         """What follows from `view`."""
         missing = [
-            (arm, arm.replicas - len(view.wanted[arm.revision.id])) for arm in view.endpoint.arms
+            (arm, arm.replicas - len(view.wanted[arm.revision.id]))
+            for arm in view.endpoint.arms
+            if not arm.revision.unloadable
         ]
         return cls(
             route=route_of(view),

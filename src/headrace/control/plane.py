@@ -5,7 +5,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from headrace import __version__
@@ -21,7 +21,7 @@ from headrace.control.caller_policy import CallerPolicy
 from headrace.control.desired import DesiredArm, DesiredEndpoint, DesiredState
 from headrace.control.drift import DriftKeeper
 from headrace.control.faults import Faults
-from headrace.control.first_request import FirstRequest, send_first_request
+from headrace.control.first_request import NEXT_TRY, FirstRequest, send_first_request
 from headrace.control.gpu_metrics import Gpus
 from headrace.control.home import Home
 from headrace.control.job_scheduler import JobScheduler
@@ -226,7 +226,7 @@ class ControlPlane:
         return status
 
     async def ask_first_requests(self) -> None:
-        """Send each endpoint its first request whenever its revisions changed; until cancelled."""
+        """Send each endpoint a first request when its revisions change, until one is answered."""
         if not self.sends_first_requests:
             return
         async with asyncio.TaskGroup() as group:
@@ -266,23 +266,32 @@ class ControlPlane:
         ]
 
     async def _ask(self, endpoint: DesiredEndpoint) -> None:
-        revisions, result = revision_ids(endpoint), None
-        with self.faults.contain("first request", endpoint.name):
+        name, revisions, result = endpoint.name, revision_ids(endpoint), None
+        with self.faults.contain("first request", name):
             result = await send_first_request(
-                self.gateway_address, endpoint.name, revisions=revisions, clock=self.clock
+                self.gateway_address, name, revisions=revisions, clock=self.clock
             )
         if result is None:
             return
-        if self._asking.get(endpoint.name) != revisions:
+        if self._asking.get(name) != revisions:
             return  # the endpoint changed meanwhile, and a newer request is on its way
-        self.first_requests[endpoint.name] = result
         if result.answered:
-            extra = {"endpoint": endpoint.name, "seconds": f"{result.latency_s:.4f}"}
+            self.first_requests[name] = result
+            extra = {"endpoint": name, "seconds": f"{result.latency_s:.4f}"}
             _LOG.info("endpoint answered its first request", extra=extra)
-        else:
-            extra = {"endpoint": endpoint.name, "error": result.message}
-            _LOG.error("endpoint did not answer its first request", extra=extra)
+            self.reconciler.note_change()
+            return
+        before = self.first_requests.get(name)
+        failures = before.failures if before and before.revisions == revisions else 0
+        self.first_requests[name] = replace(result, failures=failures + 1)
+        extra = {"endpoint": name, "error": result.message}
+        _LOG.error("endpoint did not answer its first request", extra=extra)
         self.reconciler.note_change()
+        await asyncio.sleep(NEXT_TRY.delay_s(failures + 1))
+        latest = self.first_requests.get(name)
+        if self._asking.get(name) == revisions and latest and not latest.answered:
+            del self._asking[name]
+            self.reconciler.note_change()
 
     async def release_held(self) -> None:
         """Let held requests go as soon as the gateway sends them elsewhere; until cancelled."""
@@ -341,7 +350,7 @@ class ControlPlane:
             http_url=self.addresses.http_url,
             rss_bytes={pid: rss_bytes(pid) for pid in pids},
             advice=self.advice,
-            trouble=self.upstream_trouble,
+            trouble=self.arm_trouble,
             isolation=self.reconciler.isolation_of,
             device=self.device_of,
             batching=self.rows.report,
@@ -357,8 +366,13 @@ class ControlPlane:
         found = self.advisor.recommendation(endpoint, arm)
         return found.message if found is not None and found.memory_bytes is not None else ""
 
-    def upstream_trouble(self, endpoint: str, arm: DesiredArm) -> str:
-        """Why an arm cannot be had: its upstream not spoken to, its copies not made; else empty."""
+    def arm_trouble(self, endpoint: str, arm: DesiredArm) -> str:
+        """Why an arm cannot be had; empty if it can.
+
+        Its model cannot be served, its upstream is not spoken to, or its copies are not made.
+        """
+        if arm.revision.unloadable:
+            return arm.revision.unloadable
         if arm.revision.upstream is None:
             return self.reconciler.trouble(endpoint, arm)
         problem = self.keeper.upstream_problem(arm.revision.upstream)

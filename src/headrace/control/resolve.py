@@ -4,6 +4,7 @@ Blocking: reads and hashes model files, and loads new ones once to prove that th
 """
 
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from headrace.control.model_paths import check_model_path
 from headrace.control.payloads.files import check_pyarrow
 from headrace.control.resolve_streams import StreamModel, resolve_streams
 from headrace.core import (
+    NAME_PATTERN,
     CodeNotAllowedError,
     EndpointName,
     FeatureSettings,
@@ -67,7 +69,8 @@ class Pinned:
     """One model version as it will be served.
 
     `reference`: `NAME:VERSION`, or the path of a model that is served where it lies; of such a one
-    `content` is the digest, empty if it cannot be told.
+    `content` is the digest, empty if it cannot be told. `formats`: the order of an image's axes, by
+    input. `unloadable`: why the model cannot be served; empty if it can.
     """
 
     reference: str
@@ -81,6 +84,8 @@ class Pinned:
     signed: SignedSettings | None = None
     features: FeatureSettings | None = None
     content: str = ""
+    formats: Mapping[str, str] = field(default_factory=dict)
+    unloadable: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,19 +215,24 @@ class Resolver:
             message = f"{path} is a repository; give each of its models an endpoint of its own"
             self._wrong(place.replace(".model", ".features"), message)
             return []
-        newest: dict[str, FoundModel] = {}
+        models: dict[str, list[FoundModel]] = {}
         allow_code = self._allows_code(endpoint)
         for found in open_repository(path, self.inspect, allow_code=allow_code):
-            if found.reason:
-                self._wrong(place, f"{found.name} version {found.version}: {found.reason}")
+            if re.match(NAME_PATTERN, found.name):
+                models.setdefault(found.name, []).append(found)
             else:
-                newest[found.name] = found  # versions come in ascending order
+                self._wrong(place, f"{found.name}: {found.reason}")
         endpoints = []
-        for found in newest.values():
-            pinned = _pin_found(found)
-            version = VersionSpec(model=str(path), weight=FULL_WEIGHT, replicas=endpoint.replicas)
-            arm = self._arm(endpoint, found.name, pinned, version)
-            endpoints.append(desired_endpoint(endpoint, found.name, (arm,)))
+        for name, versions in models.items():
+            # Versions come in ascending order; the newest that can be served answers for all.
+            good = [found for found in versions if not found.reason]
+            main = (good or versions)[-1]
+            arms = []
+            for found in versions:
+                weight = FULL_WEIGHT if found is main else 0
+                version = VersionSpec(model=str(path), weight=weight, replicas=endpoint.replicas)
+                arms.append(self._arm(endpoint, name, _pin_found(found), version))
+            endpoints.append(desired_endpoint(endpoint, name, tuple(arms)))
         return endpoints
 
     def _pin(self, endpoint: EndpointSpec, version: VersionSpec, place: str) -> Pinned | None:
@@ -269,7 +279,7 @@ class Resolver:
         if pinned.features is not None:
             settings = msgspec.structs.replace(settings, features=pinned.features)
         # A pool's processes host models of several endpoints, and code could reach all of them.
-        pool = "" if pinned.runs_code or endpoint.pool is None else endpoint.pool
+        pool = "" if pinned.runs_code or pinned.unloadable else endpoint.pool or ""
         revision = make_revision(
             endpoint=EndpointName(name),
             model=pinned.reference,
@@ -281,6 +291,7 @@ class Resolver:
             memory_bytes=endpoint.memory_bytes,
             runs_code=pinned.runs_code,
             content=pinned.content,
+            unloadable=pinned.unloadable,
         )
         # A pool's processes are its own; the model has none.
         replicas = 0 if pool else first_replicas(endpoint, version.replicas)
@@ -370,8 +381,7 @@ def replica_settings(
     batching = endpoint.batching.settings(timeout_s=endpoint.timeout_s)
     limit = pinned.max_batch_size
     if limit is not None and "max_batch_size" not in endpoint.batching.model_fields_set:
-        # Triton's 0 says that the model has no batch axis; one request at a time is that.
-        batching = msgspec.structs.replace(batching, max_batch_size=max(limit, 1))
+        batching = msgspec.structs.replace(batching, max_batch_size=limit)
     labels = {**pinned.labels, **endpoint.labels}
     return ReplicaSettings(
         model_name=name,
@@ -386,6 +396,7 @@ def replica_settings(
         signed=msgspec.UNSET if pinned.signed is None else pinned.signed,
         device=msgspec.UNSET if endpoint.device == "auto" else Device(endpoint.device),
         nulls=msgspec.UNSET if endpoint.nulls == "nan" else Nulls(endpoint.nulls),
+        formats=dict(pinned.formats) or msgspec.UNSET,
     )
 
 
@@ -464,8 +475,10 @@ def _pin_found(found: FoundModel) -> Pinned:
         version=found.version,
         path=found.path.absolute(),
         runtime=found.runtime,
-        labels=found.labels,
-        max_batch_size=found.max_batch_size,
+        labels=found.config.labels,
+        max_batch_size=found.config.max_batch_size,
+        formats=found.config.formats,
+        unloadable=found.reason,
         runs_code=found.runs_code,
         content=_content_of(found.path),
     )

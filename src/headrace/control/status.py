@@ -72,7 +72,7 @@ class RevisionStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointStatus:
-    """One endpoint; `message` says what keeps it from being ready."""
+    """One endpoint; `message` says what keeps it from being ready, `note` what else to know."""
 
     name: str
     ready: bool
@@ -81,6 +81,7 @@ class EndpointStatus:
     url: str
     revisions: tuple[RevisionStatus, ...]
     message: str
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,6 +230,7 @@ def _endpoint(
         problems.append("waiting for the gateway to route to it")
     if not problems and first_requests is not None and _is_asked(endpoint):
         problems += _first_request_problems(endpoint, first_requests.get(endpoint.name))
+    first = (first_requests or {}).get(endpoint.name)
     return EndpointStatus(
         name=endpoint.name,
         ready=not problems,
@@ -239,6 +241,7 @@ def _endpoint(
             endpoint, replicas, route, rss_bytes, advice, isolation, device, batching
         ),
         message="; ".join(problems),
+        note=first.note if first and first.revisions == revision_ids(endpoint) else "",
     )
 
 

@@ -162,7 +162,7 @@ class Fulfiller:
 
 def can_roll(source: DesiredEndpoint, target: DesiredEndpoint) -> bool:
     """Whether a rollout can lead from one to the other: to one version that is not served yet."""
-    if len(target.arms) != 1 or not source.arms:
+    if len(target.arms) != 1 or not source.arms or target.arms[0].revision.unloadable:
         return False
     return target.arms[0].key not in {arm.key for arm in source.arms}
 

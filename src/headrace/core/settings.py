@@ -43,13 +43,14 @@ class PaddingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 class BatchingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How one replica queues and batches.
 
-    `max_batch_size` counts rows. `max_queue_delay_s` is how long a batch may wait for company
-    although the runtime is free. `max_queue_size` counts requests. `max_concurrent_runs`: None for
-    one per usable core. `default_timeout_s`: the deadline of a request that names none. `padding`:
-    None batches equal shapes only, unless the model has an attention mask and padding was verified
-    at load. `rows_independent`: the operator declares that rows do not influence each other, so a
-    model of which that is not proven is batched. `row_check_ratio`: share of the batches of such a
-    model of which a row is run alone and compared.
+    `max_batch_size` counts rows; 0 says, as in Triton, that axis 0 of the tensors is no batch.
+    `max_queue_delay_s` is how long a batch may wait for company although the runtime is free.
+    `max_queue_size` counts requests. `max_concurrent_runs`: None for one per usable core.
+    `default_timeout_s`: the deadline of a request that names none. `padding`: None batches equal
+    shapes only, unless the model has an attention mask and padding was verified at load.
+    `rows_independent`: the operator declares that rows do not influence each other, so a model of
+    which that is not proven is batched. `row_check_ratio`: share of the batches of such a model of
+    which a row is run alone and compared.
     """
 
     max_batch_size: int = 32
@@ -115,6 +116,8 @@ class ReplicaSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     device: Device | msgspec.UnsetType = msgspec.UNSET
     nulls: Nulls | msgspec.UnsetType = msgspec.UNSET
     """Left out for `nan`."""
+    formats: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
+    """Triton's name of the order of an image's axes by input, for the model's configuration."""
 
 
 class ArtifactsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

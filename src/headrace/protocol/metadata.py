@@ -3,7 +3,7 @@
 They are plain dicts with the field names of the protobuf messages, so gRPC answers from the same.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
@@ -89,11 +89,16 @@ def model_config(
     *,
     runtime: str,
     batching: BatchingSettings,
+    formats: Mapping[str, str] | None = None,
 ) -> Document:
     """Answer of `GET /v2/models/{name}/config`: Triton's ModelConfig as far as it applies here.
 
     `dims` leave out the batch axis; a `max_batch_size` of 0 means that there is none.
+
+    Args:
+        formats: Triton's name of the order of an image's axes, by input.
     """
+    formats = formats or {}
     config: Document = {
         "name": name,
         "platform": platform(runtime),
@@ -101,8 +106,19 @@ def model_config(
         "runtime": "",
         "version_policy": {"specific": {"versions": [int(version)] if version.isdigit() else []}},
         "max_batch_size": batching.max_batch_size if signature.batched else 0,
-        "input": [_config_input(spec, batched=signature.batched) for spec in signature.inputs],
-        "output": [_config_output(spec, batched=signature.batched) for spec in signature.outputs],
+        "input": [
+            _config_tensor(spec, batched=signature.batched)
+            | {
+                "format": formats.get(spec.name, "FORMAT_NONE"),
+                "allow_ragged_batch": False,
+                "optional": False,
+            }
+            for spec in signature.inputs
+        ],
+        "output": [
+            _config_tensor(spec, batched=signature.batched) | {"label_filename": ""}
+            for spec in signature.outputs
+        ],
         "instance_group": [{"name": f"{name}_0", "kind": "KIND_CPU", "count": 1, "gpus": []}],
         "default_model_filename": "",
         "parameters": {},
@@ -160,18 +176,6 @@ def _config_tensor(spec: TensorSpec, *, batched: bool) -> Document:
         "dims": list(spec.shape[1:] if batched else spec.shape),
         "is_shape_tensor": False,
     }
-
-
-def _config_input(spec: TensorSpec, *, batched: bool) -> Document:
-    return _config_tensor(spec, batched=batched) | {
-        "format": "FORMAT_NONE",
-        "allow_ragged_batch": False,
-        "optional": False,
-    }
-
-
-def _config_output(spec: TensorSpec, *, batched: bool) -> Document:
-    return _config_tensor(spec, batched=batched) | {"label_filename": ""}
 
 
 def _queue_policy(batching: BatchingSettings) -> Document:

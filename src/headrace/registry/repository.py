@@ -1,7 +1,8 @@
-"""Open a directory of models as Triton lays it out: `MODEL/VERSION/model.onnx`.
+"""Model repository in Triton's layout: `MODEL/VERSION/model.onnx` beside `MODEL/config.pbtxt`.
 
-Versions keep their numbers. Of `config.pbtxt` the fields that can be honoured are read: platform or
-backend, the maximum batch size and the file of class names; the rest is ignored, with a warning.
+Versions keep their numbers. The fields of a `config.pbtxt` that can be honoured are read: platform
+or backend, the maximum batch size, the version policy, file names, and the formats and class names
+of tensors; the rest is ignored, with a warning.
 """
 
 import logging
@@ -18,17 +19,15 @@ from headrace.core import (
     Inspect,
     InvalidArgumentError,
     ModelSignature,
+    RequestCancelledError,
+    pbtxt,
 )
+from headrace.core.pbtxt import Message
 
 _CONFIG: Final = "config.pbtxt"
-_MAX_BATCH_SIZE: Final = re.compile(r"^\s*max_batch_size\s*:\s*(\d+)", re.MULTILINE)
-_DEFAULT_FILENAME: Final = re.compile(r'^\s*default_model_filename\s*:\s*"([^"/]+)"', re.MULTILINE)
-_FIELD: Final = re.compile(r'\b(name|label_filename)\s*:\s*"([^"]+)"')
-_OUTPUT_BLOCK: Final = re.compile(
-    r"\boutput\s*:?\s*(?:\[(.*?)\]\s*(?=\n\S|\Z)|\{(.*?)\})", re.DOTALL
-)
+_MAX_CONFIG_BYTES: Final = 1 << 20
+_FORMATS: Final = frozenset({"FORMAT_NHWC", "FORMAT_NCHW"})
 _DEFAULT_NAMES: Final = ("model.onnx", "model.py", "model.savedmodel")
-_RUNNER: Final = re.compile(r'^\s*(platform|backend)\s*:\s*"([^"]+)"', re.MULTILINE)
 _RUNTIMES: Final = {
     "onnxruntime": "onnx",
     "onnxruntime_onnx": "onnx",
@@ -42,32 +41,35 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FoundModel:
-    """One version found in a repository.
+class RepositoryConfig:
+    """What is read of a `config.pbtxt`."""
 
-    `reason` says why it cannot be served; empty if it can. `runtime` and `signature` are known only
-    if it was inspected. `max_batch_size`: None if the repository does not say, 0 for unbatched.
-    """
+    max_batch_size: int | None = None
+    """None if it does not say; 0: the first axis of the tensors is no batch."""
+    filename: str = ""
+    runtime: str = ""
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Class names by output."""
+    formats: Mapping[str, str] = field(default_factory=dict)
+    """Triton's name of the order of an image's axes, by input."""
+    policy: Message = field(default_factory=dict)
+    """`version_policy`; empty for the newest version."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundModel:
+    """One version that a repository serves."""
 
     name: str
     version: str
     path: Path
     reason: str = ""
+    """Why it cannot be served; empty if it can."""
     runtime: str = ""
+    """Known only if it was inspected, as `signature` and `runs_code`."""
     signature: ModelSignature | None = None
     runs_code: bool = False
-    max_batch_size: int | None = None
-    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Config:
-    """What is read of a `config.pbtxt`."""
-
-    max_batch_size: int | None = None
-    filename: str = ""
-    runtime: str = ""
-    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    config: RepositoryConfig = RepositoryConfig()
 
 
 def is_repository(path: Path) -> bool:
@@ -80,7 +82,7 @@ def is_repository(path: Path) -> bool:
 def open_repository(
     path: Path, inspect: Inspect | None = None, *, allow_code: bool = False
 ) -> list[FoundModel]:
-    """Every version of every model under `path`, by name and number; broken ones with the reason.
+    """The versions that each model's policy serves, by name and number; broken ones say why.
 
     Args:
         inspect: Loads each model to prove that it can be served; None only looks at the files.
@@ -104,10 +106,14 @@ def _read_model(model: Path, inspect: Inspect | None, *, allow_code: bool) -> It
     if not versions:
         _log.warning("%s holds no numbered version and is ignored", model)
         return
-    reason = ""
+    reason, config = "", RepositoryConfig()
+    try:
+        config = _read_config(model)
+        versions = _served(versions, config.policy)
+    except InvalidArgumentError as error:
+        reason, versions = f"{model / _CONFIG} {error}", versions[-1:]
     if re.match(NAME_PATTERN, model.name) is None:
         reason = f"the model name '{model.name}' is not allowed"
-    config = _read_config(model)
     for directory in versions:
         yield _read_version(model.name, directory, config, reason, inspect, allow_code=allow_code)
 
@@ -115,7 +121,7 @@ def _read_model(model: Path, inspect: Inspect | None, *, allow_code: bool) -> It
 def _read_version(
     name: str,
     directory: Path,
-    config: _Config,
+    config: RepositoryConfig,
     reason: str,
     inspect: Inspect | None,
     *,
@@ -126,6 +132,9 @@ def _read_version(
     if not reason and inspect is not None:
         try:
             runtime, signature, runs_code, _ = inspect(path, config.runtime, allow_code=allow_code)
+            _check_tensors(signature, config)
+        except RequestCancelledError:
+            raise
         except HeadraceError as error:
             reason = str(error)
     return FoundModel(
@@ -136,12 +145,51 @@ def _read_version(
         runtime=runtime,
         signature=signature,
         runs_code=runs_code,
-        max_batch_size=config.max_batch_size,
-        labels=config.labels,
+        config=config,
     )
 
 
-def _model_path(directory: Path, config: _Config) -> Path:
+def _check_tensors(signature: ModelSignature, config: RepositoryConfig) -> None:
+    """Raise InvalidArgumentError if the configuration is about tensors that the model lacks."""
+    for kind, names, specs in (
+        ("input", config.formats, signature.inputs),
+        ("output", config.labels, signature.outputs),
+    ):
+        there = [spec.name for spec in specs]
+        for name in names:
+            if name not in there:
+                msg = f"{_CONFIG} names {kind} '{name}', but the model has: {', '.join(there)}"
+                raise InvalidArgumentError(msg)
+
+
+def _served(versions: list[Path], policy: Message) -> list[Path]:
+    """The versions that a policy chooses, in ascending order; Triton's default is the newest.
+
+    Raises:
+        InvalidArgumentError: It is no policy, or chooses none that is there.
+    """
+    chosen = versions[-1:]
+    if latest := pbtxt.messages(policy, "latest"):
+        count = pbtxt.count(latest[-1], "num_versions")
+        chosen = versions[-max(1 if count is None else count, 1) :]
+    elif "all" in policy:
+        chosen = versions
+    elif specific := pbtxt.messages(policy, "specific"):
+        numbers = {int(n) for n in pbtxt.texts(specific[-1], "versions") if n.isdecimal()}
+        chosen = [directory for directory in versions if int(directory.name) in numbers]
+        missing = numbers - {int(directory.name) for directory in chosen}
+        if missing or not chosen:
+            names = ", ".join(map(str, sorted(missing))) or "none"
+            there = ", ".join(str(int(directory.name)) for directory in versions)
+            msg = f"asks in version_policy for versions {names}; there are: {there}"
+            raise InvalidArgumentError(msg)
+    elif policy:
+        msg = f"has a version_policy that is none of latest, all and specific: {', '.join(policy)}"
+        raise InvalidArgumentError(msg)
+    return chosen
+
+
+def _model_path(directory: Path, config: RepositoryConfig) -> Path:
     """The model's own file if nothing lies beside it, else the directory with its other files."""
     names = [config.filename] if config.filename else _DEFAULT_NAMES
     folders = [directory / name for name in names if (directory / name).is_dir()]
@@ -163,44 +211,54 @@ def _versions(model: Path) -> list[Path]:
     return sorted(found, key=lambda entry: int(entry.name))
 
 
-def _read_config(model: Path) -> _Config:
+def _read_config(model: Path) -> RepositoryConfig:
+    """What a model's configuration says.
+
+    Raises:
+        InvalidArgumentError: It cannot be read.
+    """
     file = model / _CONFIG
     if not file.is_file():
-        return _Config()
-    text = file.read_text(encoding="utf-8", errors="replace")
-    text = re.sub(r"#.*", "", text)
-    size = _MAX_BATCH_SIZE.search(text)
-    filename = _DEFAULT_FILENAME.search(text)
-    runtimes = {_RUNTIMES[name] for _, name in _RUNNER.findall(text) if name in _RUNTIMES}
+        return RepositoryConfig()
+    if file.stat().st_size > _MAX_CONFIG_BYTES:
+        msg = f"has more than {_MAX_CONFIG_BYTES} bytes"
+        raise InvalidArgumentError(msg)
+    config = pbtxt.parse_message(file.read_text(encoding="utf-8", errors="replace"))
+    runners = [*pbtxt.texts(config, "platform"), *pbtxt.texts(config, "backend")]
+    runtimes = {_RUNTIMES[name] for name in runners if name in _RUNTIMES}
     _log.warning(
-        "%s: only platform, backend, max_batch_size, default_model_filename and label_filename are "
-        "read; inputs and outputs come from the model itself, if it says them",
+        "%s: only platform, backend, max_batch_size, version_policy, default_model_filename, "
+        "format and label_filename are read; inputs and outputs come from the model itself, if it "
+        "says them",
         file,
     )
-    return _Config(
-        max_batch_size=int(size[1]) if size else None,
-        filename=filename[1] if filename else "",
+    filename = pbtxt.text(config, "default_model_filename")
+    policies = pbtxt.messages(config, "version_policy")
+    return RepositoryConfig(
+        max_batch_size=pbtxt.count(config, "max_batch_size"),
+        filename="" if "/" in filename else filename,
         runtime=runtimes.pop() if len(runtimes) == 1 else "",
-        labels=_read_labels(model, text),
+        labels=_read_labels(model, config),
+        formats={
+            pbtxt.text(tensor, "name"): kind
+            for tensor in pbtxt.messages(config, "input")
+            if (kind := pbtxt.text(tensor, "format")) in _FORMATS
+        },
+        policy=policies[-1] if policies else {},
     )
 
 
-def _read_labels(model: Path, config: str) -> dict[str, tuple[str, ...]]:
+def _read_labels(model: Path, config: Message) -> dict[str, tuple[str, ...]]:
+    """The class names of outputs, of the files that are there."""
     labels: dict[str, tuple[str, ...]] = {}
-    for block in _OUTPUT_BLOCK.finditer(config):
-        output = ""
-        for key, value in _FIELD.findall(block[1] or block[2]):
-            if key == "name":
-                output = value
-            elif output:
-                labels |= _label_file(model, output, value)
+    for output in pbtxt.messages(config, "output"):
+        name, filename = pbtxt.text(output, "name"), pbtxt.text(output, "label_filename")
+        file = model / filename
+        if not filename:
+            continue
+        if not file.resolve().is_relative_to(model.resolve()) or not file.is_file():
+            _log.warning("%s: the labels of output '%s' are not there", file, name)
+            continue
+        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+        labels[name] = tuple(line.strip() for line in lines if line.strip())
     return labels
-
-
-def _label_file(model: Path, output: str, filename: str) -> dict[str, tuple[str, ...]]:
-    file = model / filename
-    if not file.resolve().is_relative_to(model.resolve()) or not file.is_file():
-        _log.warning("%s: the labels of output '%s' are not there", file, output)
-        return {}
-    lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
-    return {output: tuple(line.strip() for line in lines if line.strip())}

@@ -102,6 +102,10 @@ def load_model(
         from headrace.pipeline import load_with_features  # noqa: PLC0415  # few need it
 
         model = load_with_features(runtime, path, options, settings.features)
+    if settings.batching.max_batch_size == 0:
+        model.signature = replace(
+            model.signature, batched=False, row_independence=None, row_reason=""
+        )
     use = device_of(model, runtime.name, asked)
     signature = with_labels(model.signature, settings.labels)
     plan = _padding(model, settings)

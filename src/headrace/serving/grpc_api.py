@@ -10,7 +10,6 @@ from headrace.core import (
     UnsupportedError,
 )
 from headrace.protocol import (
-    model_config,
     model_metadata,
     model_statistics,
     repository_index,
@@ -103,16 +102,7 @@ class GrpcApi:
 
     def _model_config(self, request: Any) -> Fields:  # noqa: ANN401  # as above
         self.check_model(request.name, request.version)
-        state = self._state
-        described = state.description
-        config = model_config(
-            state.name,
-            state.version,
-            described.signature,
-            runtime=described.runtime,
-            batching=state.settings.batching,
-        )
-        return {"config": config}
+        return {"config": self._state.config()}
 
     def _model_statistics(self, request: Any) -> Fields:  # noqa: ANN401  # as above
         if request.name:

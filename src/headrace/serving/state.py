@@ -29,7 +29,7 @@ from headrace.engine import (
 )
 from headrace.observe import ModelStatistics, PhaseHistograms
 from headrace.observe.row_checks import RowCheckCounts
-from headrace.protocol import IndexEntry
+from headrace.protocol import IndexEntry, model_config
 from headrace.runtimes import Model
 from headrace.scoring.loading import LoadedModel
 
@@ -239,6 +239,22 @@ class ReplicaState:
         now = monotonic()
         self.phases.preprocess.observe(now - ticket.received_at)
         self.model.engine.submit(ticket, now)
+
+    def config(self) -> dict[str, object]:
+        """The model's configuration as Triton has it.
+
+        Raises:
+            ModelNotReadyError: It was never loaded.
+        """
+        described, formats = self.description, self.settings.formats
+        return model_config(
+            self.name,
+            self.version,
+            described.signature,
+            runtime=described.runtime,
+            batching=self.settings.batching,
+            formats={} if isinstance(formats, msgspec.UnsetType) else formats,
+        )
 
     def index_entry(self) -> IndexEntry:
         """The model in the repository index."""

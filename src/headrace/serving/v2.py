@@ -21,7 +21,6 @@ from headrace.protocol import (
     decompress,
     encode_document,
     encode_error,
-    model_config,
     model_metadata,
     model_statistics,
     repository_index,
@@ -147,19 +146,7 @@ class V2Api:
 
     def config(self, exchange: Exchange) -> None:
         """GET /v2/models/NAME/config."""
-        exchange.send_json(encode_document(self.config_message()))
-
-    def config_message(self) -> dict[str, object]:
-        """The model's configuration as Triton's JSON has it."""
-        state = self._state
-        described = state.description
-        return model_config(
-            state.name,
-            state.version,
-            described.signature,
-            runtime=described.runtime,
-            batching=state.settings.batching,
-        )
+        exchange.send_json(encode_document(self._state.config()))
 
     def statistics(self, exchange: Exchange) -> None:
         """GET /v2/models/NAME/stats, and GET /v2/models/stats."""

@@ -10,11 +10,14 @@ import subprocess
 import time
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
+from onnx import TensorProto
 
 from headrace.control.process import start_ticks
 from headrace.core import Array
+from headrace.testing import models
 from tests.e2e.cli.conftest import PORTS, MakeShell, Shell
 
 pytestmark = pytest.mark.e2e
@@ -355,3 +358,64 @@ def test_ports_come_from_the_environment_unless_a_flag_says_otherwise(
 
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["http_url"] == f"http://127.0.0.1:{port}"
+
+
+def repository(folder: Path) -> None:
+    """Triton's layout: models with and without a batch axis, and two that have trouble."""
+    fp32 = ("x", TensorProto.FLOAT, [None])
+    models_by_path = {
+        "batched/1/model.onnx": models.mlp(),
+        "flat/1/model.onnx": models.build([("Neg", ["x"], ["y"], {})], [fp32], [("y", *fp32[1:])]),
+        "flat/3/model.onnx": models.build([("Abs", ["x"], ["y"], {})], [fp32], [("y", *fp32[1:])]),
+        "picture/1/model.onnx": models.image(size=8),
+        "numbers/1/model.onnx": models.build(  # as Triton's example `simple_string`
+            [("Cast", ["x"], ["y"], {"to": TensorProto.INT32})],
+            [("x", TensorProto.STRING, [None])],
+            [("y", TensorProto.INT32, [None])],
+        ),
+        "broken/1/model.onnx": b"no model",
+    }
+    for path, content in models_by_path.items():
+        (folder / path).parent.mkdir(parents=True)
+        (folder / path).write_bytes(content)
+    configs = {
+        "flat": "max_batch_size: 0\nversion_policy: { all {} }",
+        "numbers": "max_batch_size: 0",
+        "picture": 'max_batch_size: 4\ninput [ { name: "image" format: FORMAT_NCHW } ]',
+    }
+    for name, config in configs.items():
+        (folder / name / "config.pbtxt").write_text(config)
+
+
+def test_a_triton_repository_serves_what_can_be_served(shell: Shell) -> None:
+    repository(shell.folder / "repository")
+    up = shell.run("up", "repository", "--detach", *PORTS)
+    document = json.loads(shell.run("status", "--json").stdout)
+    endpoints = {endpoint["name"]: endpoint for endpoint in document["endpoints"]}
+    url = document["addresses"]["http"]
+
+    assert up.returncode == 3
+    assert "up: 4 of 5 endpoints ready" in up.stdout
+    assert "broken: version 1: " in up.stderr
+    assert "numbers: the first request, of made-up inputs, got HTTP status 500" in up.stderr
+    assert endpoints["numbers"]["ready"]
+    assert endpoints["broken"]["failed"]
+    with httpx.Client(base_url=url) as client:
+
+        def infer(model: str, datatype: str, data: list[object]) -> object:
+            tensor = {"name": "x", "datatype": datatype, "shape": [len(data)], "data": data}
+            answer = client.post(f"/v2/models/{model}/infer", json={"inputs": [tensor]})
+            return answer.json()["outputs"][0]["data"] if answer.is_success else answer.text
+
+        config = {
+            name: client.get(f"/v2/models/{name}/config").json() for name in ("flat", "picture")
+        }
+        assert infer("flat", "FP32", [-1.0] * 70) == [1.0] * 70
+        assert infer("flat", "FP32", []) == []
+        assert infer("flat/versions/1", "FP32", [-1.0, 2.0]) == [1.0, -2.0]
+        assert infer("numbers", "BYTES", ["7", "8"]) == [7, 8]
+        assert client.post("/v2/models/broken/infer", json={"inputs": []}).status_code == 503
+    assert (config["flat"]["max_batch_size"], config["flat"]["input"][0]["dims"]) == (0, [-1])
+    assert "dynamic_batching" not in config["flat"]
+    assert config["picture"]["max_batch_size"] == 4
+    assert config["picture"]["input"][0]["format"] == "FORMAT_NCHW"

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 
+import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -226,6 +227,19 @@ def test_a_version_that_never_gets_ready_leaves_the_old_one_serving() -> None:
         world.probe("m-1-1", Health.READY)
         world.step()
         world.acknowledge()
+
+    assert world.serving() == {"m-1-1"}
+
+
+def test_nothing_is_started_for_a_model_that_cannot_be_served_and_the_old_one_goes_on() -> None:
+    world = settled(arm("1"))
+    broken = arm("2")
+    revision = msgspec.structs.replace(broken.revision, unloadable="is no model")
+    world.desired = want(msgspec.structs.replace(broken, revision=revision))
+    for _ in range(5):
+        assert not any(isinstance(action, StartReplica) for action in world.step())
+        world.acknowledge()
+        world.now += 1.0
 
     assert world.serving() == {"m-1-1"}
 

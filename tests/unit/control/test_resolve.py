@@ -115,7 +115,7 @@ def test_a_repository_gives_its_models_with_their_own_version_numbers(
     settings = {str(e.name): e.arms[0].revision.settings for e in found}
 
     assert {name: s.model_version for name, s in settings.items()} == {"a": "12", "b": "1"}
-    assert settings["b"].batching.max_batch_size == 1
+    assert settings["b"].batching.max_batch_size == 0
     assert settings["a"].batching.max_batch_size == 32
     assert found[0].arms[0].replicas == 2
     assert registry.list() == []
@@ -180,12 +180,28 @@ def test_threads_inside_a_run_are_told_only_where_the_spec_says_them(
     assert open_.arms[0].revision.id != pinned.arms[0].revision.id
 
 
-def test_a_broken_model_of_a_repository_is_named(registry: Registry, tmp_path: Path) -> None:
+def test_a_broken_model_of_a_repository_starts_nothing_and_stops_no_other(
+    registry: Registry, tmp_path: Path
+) -> None:
     root = repository(tmp_path / "r", "a/1/model.onnx", "b/7/model.onnx")
     (root / "b/7/model.onnx").write_bytes(b"bad")
+    good, broken = resolve(registry, {"name": "all", "model": str(root)})
 
-    with pytest.raises(SpecError, match=r"endpoints\[0\].model: b version 7: .* is no model"):
-        resolve(registry, {"name": "all", "model": str(root)})
+    assert good.arms[0].revision.unloadable == ""
+    assert "is no model" in broken.arms[0].revision.unloadable
+    assert broken.arms[0].weight == 100
+
+
+def test_the_newest_version_that_can_be_served_answers_for_all(
+    registry: Registry, tmp_path: Path
+) -> None:
+    root = repository(tmp_path / "r", *(f"a/{version}/model.onnx" for version in (1, 2, 3)))
+    (root / "a/3/model.onnx").write_bytes(b"bad")
+    (root / "a/config.pbtxt").write_text("version_policy: { all {} }")
+    [endpoint] = resolve(registry, {"name": "all", "model": str(root)})
+
+    assert [(arm.key, arm.weight) for arm in endpoint.arms] == [("1", 0), ("2", 100), ("3", 0)]
+    assert "is no model" in endpoint.arms[2].revision.unloadable
 
 
 def test_a_name_from_a_repository_may_not_be_taken(

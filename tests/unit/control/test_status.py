@@ -105,11 +105,22 @@ def test_a_few_crashes_are_no_failure_and_many_are() -> None:
 
 
 def test_a_first_request_that_failed_is_told_with_its_status() -> None:
-    refused = replace(ANSWERED, answered=False, status=500, message="KeyError")
+    refused = replace(ANSWERED, answered=False, status=503, message="not ready")
     found = look(replica("1", 1), first=refused)
 
     assert found.failed
-    assert found.message == "the first request failed with HTTP status 500: KeyError"
+    assert found.message == "the first request failed with HTTP status 503: not ready"
+
+
+def test_a_model_that_fails_on_made_up_inputs_is_ready_with_a_note() -> None:
+    raised = replace(ANSWERED, status=500, message="KeyError")
+    found = look(replica("1", 1), first=raised)
+    stale = look(replica("1", 1), first=replace(raised, revisions=("other",)))
+    unknown = look(replica("1", 1), first=replace(raised, status=404))
+
+    assert (found.ready, found.failed, found.message) == (True, False, "")
+    assert found.note.endswith("of made-up inputs, got HTTP status 500: KeyError")
+    assert (stale.note, unknown.note) == ("", "")
 
 
 def test_what_is_replaced_is_listed_until_it_is_gone() -> None:

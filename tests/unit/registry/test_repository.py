@@ -1,4 +1,5 @@
 import logging
+import re
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from headrace.core import (
     Inspected,
     InvalidArgumentError,
     ModelSignature,
+    RequestCancelledError,
     UnsupportedModelError,
 )
 from headrace.registry import FoundModel, is_repository, open_repository
@@ -38,6 +40,7 @@ def found(path: Path) -> list[tuple[str, str]]:
 def test_models_and_versions_come_in_order_of_their_numbers(tmp_path: Path) -> None:
     for name, version in (("b", "10"), ("b", "2"), ("a", "1")):
         put(tmp_path / name / version / "model.onnx")
+    put(tmp_path / "b" / "config.pbtxt", "version_policy: { all {} }")
 
     assert found(tmp_path) == [("a", "1"), ("b", "2"), ("b", "10")]
     assert open_repository(tmp_path)[0].path == tmp_path / "a" / "1" / "model.onnx"
@@ -110,10 +113,83 @@ output { name: "other" label_filename: "../../etc/passwd" }
     with caplog.at_level(logging.WARNING):
         (model,) = open_repository(tmp_path)
 
-    assert model.max_batch_size == 8
-    assert model.labels == {"prob": ("cat", "dog")}
+    assert model.config.max_batch_size == 8
+    assert model.config.labels == {"prob": ("cat", "dog")}
     assert model.path.name == "net.onnx"
     assert "the labels of output 'other' are not there" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("policy", "served"),
+    [
+        ("", ["10"]),
+        ("version_policy: { latest: { num_versions: 2 } }", ["7", "10"]),
+        ("version_policy { latest {} }", ["10"]),
+        ("version_policy: { latest: { num_versions: 9 } }", ["2", "7", "10"]),
+        ("version_policy: { all: {} }", ["2", "7", "10"]),
+        ("version_policy: { specific: { versions: [ 2, 7 ] } }", ["2", "7"]),
+        ("version_policy: { specific: { versions: 2 } }", ["2"]),
+    ],
+)
+def test_the_version_policy_chooses_what_is_served_and_loaded(
+    policy: str, served: list[str], tmp_path: Path
+) -> None:
+    for version in ("2", "7", "10"):
+        put(tmp_path / "a" / version / "model.onnx")
+    put(tmp_path / "a" / "config.pbtxt", policy)
+    loaded: list[str] = []
+
+    def look(path: Path, runtime: str = "", *, allow_code: bool = False) -> Inspected:
+        loaded.append(path.parent.name)
+        return inspect(path, runtime, allow_code=allow_code)
+
+    assert [model.version for model in open_repository(tmp_path, look)] == served
+    assert loaded == served
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        ("version_policy: { specific: { versions: [ 1, 5 ] } }", "asks .* 5; there are: 1, 3"),
+        ("version_policy: { specific: {} }", "asks .* none; there are: 1, 3"),
+        ("version_policy: { newest: {} }", "none of latest, all and specific: newest"),
+        ("max_batch_size: -1", "says a max_batch_size that is no size"),
+        ("input [ {", "ends in the middle"),
+    ],
+)
+def test_a_configuration_that_cannot_be_followed_is_the_reason_of_its_model_alone(
+    config: str, reason: str, tmp_path: Path
+) -> None:
+    for version in ("1", "3"):
+        put(tmp_path / "a" / version / "model.onnx")
+    put(tmp_path / "a" / "config.pbtxt", config)
+    put(tmp_path / "b" / "1" / "model.onnx")
+    models = {model.name: model for model in open_repository(tmp_path, inspect)}
+
+    assert re.search(reason, models["a"].reason)
+    assert (models["a"].version, models["b"].reason) == ("3", "")
+
+
+def test_the_format_of_images_is_read_and_must_be_of_an_input_of_the_model(tmp_path: Path) -> None:
+    put(tmp_path / "a" / "1" / "model.onnx")
+    text = 'input [ { name: "x" format: FORMAT_NCHW }, { name: "y" format: FORMAT_NONE } ]'
+    put(tmp_path / "a" / "config.pbtxt", text)
+    [model] = open_repository(tmp_path)
+    [loaded] = open_repository(tmp_path, inspect)
+
+    assert model.config.formats == {"x": "FORMAT_NCHW"}
+    assert "names input 'x', but the model has" in loaded.reason
+
+
+def test_who_stops_waiting_for_an_inspection_gets_no_model_that_is_broken(tmp_path: Path) -> None:
+    put(tmp_path / "a" / "1" / "model.onnx")
+
+    def cancelled(path: Path, runtime: str = "", *, allow_code: bool = False) -> Inspected:
+        del path, runtime, allow_code
+        raise RequestCancelledError
+
+    with pytest.raises(RequestCancelledError):
+        open_repository(tmp_path, cancelled)
 
 
 def test_what_is_no_repository_is_refused(tmp_path: Path) -> None:
