@@ -73,7 +73,7 @@ def infer(
 
     JSON may be a V2 or V1 request, an object of values by input name, or a list of rows. In CSV
     each line is a row; a header that names the inputs assigns the columns. Without a file a made-up
-    row is sent, which shows the shapes.
+    row is sent, which shows the shapes. More rows than a request may have go in several requests.
 
     For example:
 

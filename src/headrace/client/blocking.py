@@ -104,9 +104,11 @@ class Client:
     ) -> InferResponse:
         """Run a model once.
 
-        Arrays are sent as they are. Lists and numbers take the datatype that the model names, which
-        is asked for once; None is a missing value (NaN) of an input of floats. When the signature
-        is known, wrong inputs are refused before sending.
+        Arrays are cast to the model's datatype if no value changes; lists and numbers are, with
+        floats rounded; None in a list of floats is a missing value (NaN). More rows than one
+        request may have go in several, one after the other, and come back as one answer, which
+        names each version that answered. What the model takes is asked for once, when it is needed;
+        then wrong inputs are refused before sending.
 
         Args:
             inputs: By name; shapes include the batch axis if the model has one.

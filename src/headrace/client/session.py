@@ -1,8 +1,11 @@
-"""What a client knows and how each of its calls goes, without any waiting or network."""
+"""State of a client and the course of each of its calls, without any waiting or network."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from random import Random
-from typing import Protocol
+from typing import Final, Protocol
+
+import numpy as np
 
 from headrace.client.answers import Document, ModelMetadata, ServerMetadata, signature_from
 from headrace.client.conversation import Attempts, Conversation, Exchange, ResultT
@@ -10,6 +13,7 @@ from headrace.client.retry import RetryBudget, RetryPolicy
 from headrace.client.tensors import TensorLike, is_exact, to_tensors
 from headrace.core import (
     Clock,
+    HeadraceError,
     InferRequest,
     InferResponse,
     InvalidArgumentError,
@@ -17,6 +21,7 @@ from headrace.core import (
     NotFoundError,
     Parameters,
     RequestedOutput,
+    RuntimeFailedError,
     Tensors,
     UnavailableError,
     UnsupportedError,
@@ -24,6 +29,9 @@ from headrace.core import (
     check_name,
     check_version,
 )
+
+_BATCH_SIZE: Final = "batch-size must be <="
+"""What a server says of a request that has more rows than a batch: Triton's words."""
 
 
 class Wire(Protocol):
@@ -66,7 +74,7 @@ class Session:
         self._wire = wire
         self._clock = clock
         self._timeout_s = check_timeout(timeout_s)
-        self._signatures: dict[tuple[str, str], ModelSignature] = {}
+        self._known: dict[tuple[str, str], _Known] = {}
         budget = RetryBudget(ratio=policy.budget_ratio, reserve=policy.budget_reserve)
         self._attempts = Attempts(policy=policy, budget=budget, clock=clock, random=random)
 
@@ -86,23 +94,46 @@ class Session:
         _check_model(model, version)
         wait_s = self._timeout_s if timeout_s is None else check_timeout(timeout_s)
         deadline = self._deadline(wait_s)
-        tensors = yield from self._tensors(model, version, inputs, deadline)
-        request = InferRequest(
-            model_name=model,
-            model_version=version,
-            inputs=tensors,
-            id=id,
-            outputs=tuple(map(_requested, outputs or ())),
-            binary_data_output=True,
-            priority=priority,
-            parameters=parameters,
-        )
-        return (yield from self._attempts.run(self._wire.infer(request), deadline))
+
+        def request(tensors: Tensors) -> InferRequest:
+            return InferRequest(
+                model_name=model,
+                model_version=version,
+                inputs=tensors,
+                id=id,
+                outputs=tuple(map(_requested, outputs or ())),
+                binary_data_output=True,
+                priority=priority,
+                parameters=parameters,
+            )
+
+        known = self._known.get((model, version))
+        if known is None and not all(map(is_exact, inputs.values())):
+            known = yield from self._learn(model, version, deadline)
+        sent: Tensors | None = None
+        try:
+            sent = _fitted(model, inputs, known)
+            return (yield from self._run(request, sent, known, deadline))
+        except InvalidArgumentError as refusal:
+            # The model may have changed since; only what it says now may refuse a request.
+            if known is not None and sent is not None and _BATCH_SIZE not in str(refusal):
+                raise
+            try:
+                latest = yield from self._learn(model, version, deadline)
+            except HeadraceError:
+                raise refusal from None
+            if latest == known:
+                raise
+            tensors = _fitted(model, inputs, latest)
+            if sent is not None and not latest.changes(sent, tensors):
+                raise
+        return (yield from self._run(request, tensors, latest, deadline))
 
     def signature(self, model: str, version: str) -> Conversation[ModelSignature]:
         """Ask what the model takes and gives, and remember it for checks before sending."""
         _check_model(model, version)
-        return (yield from self._fetch_signature(model, version, self._deadline(self._timeout_s)))
+        known = yield from self._learn(model, version, self._deadline(self._timeout_s))
+        return known.signature
 
     def metadata(self, model: str, version: str) -> Conversation[ModelMetadata]:
         """Describe a model."""
@@ -149,33 +180,44 @@ class Session:
     def _ask(self, exchange: Exchange[ResultT]) -> Conversation[ResultT]:
         return (yield from self._attempts.run(exchange, self._deadline(self._timeout_s)))
 
-    def _tensors(
-        self, model: str, version: str, inputs: Mapping[str, TensorLike], deadline: float | None
-    ) -> Conversation[Tensors]:
-        """`inputs` as arrays, checked if the signature is known; lists need it, so it is asked."""
-        known = self._signatures.get((model, version))
-        if known is None and all(map(is_exact, inputs.values())):
-            return to_tensors(inputs, None)
-        if known is not None:
+    def _run(
+        self,
+        request: Callable[[Tensors], InferRequest],
+        tensors: Tensors,
+        known: "_Known | None",
+        deadline: float | None,
+    ) -> Conversation[InferResponse]:
+        """Run the model on all rows: in one request, or in as many as its batch limit asks for."""
+        rows, limit = (0, 1) if known is None else known.rows_and_limit(tensors)
+        if rows <= limit:
+            return (yield from self._attempts.run(self._wire.infer(request(tensors)), deadline))
+        answers: list[InferResponse] = []
+        for start in range(0, rows, limit):
+            end = min(start + limit, rows)
+            part = {name: array[start:end] for name, array in tensors.items()}
             try:
-                return _checked(model, inputs, known)
-            except InvalidArgumentError:
-                # The model may have changed since; only what it says now may refuse a request.
-                pass
-        return _checked(model, inputs, (yield from self._fetch_signature(model, version, deadline)))
+                exchange = self._wire.infer(request(part))
+                answers.append((yield from self._attempts.run(exchange, deadline)))
+                _check_rows(answers[-1], end - start)
+            except HeadraceError as error:
+                error.args = (f"rows {start} to {end - 1} of {rows}: {error}",)
+                raise
+        return _joined(answers)
 
-    def _fetch_signature(
-        self, model: str, version: str, deadline: float | None
-    ) -> Conversation[ModelSignature]:
+    def _learn(self, model: str, version: str, deadline: float | None) -> Conversation["_Known"]:
+        """Ask for a model's signature and batch limit, and remember them."""
         metadata = yield from self._attempts.run(self._wire.metadata(model, version), deadline)
         config: Document | None
         try:
             config = yield from self._attempts.run(self._wire.config(model, version), deadline)
         except (NotFoundError, UnsupportedError):
             config = None  # an extension that other servers of the protocol lack
-        signature = signature_from(metadata, config)
-        self._signatures[model, version] = signature
-        return signature
+        known = _Known(
+            signature=signature_from(metadata, config),
+            max_batch_size=int((config or {}).get("max_batch_size", 0)),
+        )
+        self._known[model, version] = known
+        return known
 
     def _deadline(self, timeout_s: float | None) -> float | None:
         return None if timeout_s is None else self._clock.monotonic() + timeout_s
@@ -195,10 +237,55 @@ def _check_model(model: str, version: str) -> None:
         check_version(version)
 
 
-def _checked(model: str, inputs: Mapping[str, TensorLike], signature: ModelSignature) -> Tensors:
-    tensors = to_tensors(inputs, signature)
-    check_inputs(model, signature, tensors)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Known:
+    """What a server said about a model."""
+
+    signature: ModelSignature
+    max_batch_size: int
+    """Rows that one request may have; 0 where there is no batch, or the server does not say."""
+
+    def rows_and_limit(self, tensors: Tensors) -> tuple[int, int]:
+        """The rows of `tensors` and how many one request may have; none if that is not limited."""
+        if not self.signature.batched or not self.max_batch_size:
+            return 0, 1
+        return len(next(iter(tensors.values()), ())), self.max_batch_size
+
+    def changes(self, before: Tensors, after: Tensors) -> bool:
+        """Whether inputs go to the server in another form than before this was known."""
+        rows, limit = self.rows_and_limit(after)
+        return rows > limit or any(after[name].dtype != before[name].dtype for name in after)
+
+
+def _fitted(model: str, inputs: Mapping[str, TensorLike], known: _Known | None) -> Tensors:
+    """`inputs` as arrays; of the model's datatypes, and checked, where the model is known."""
+    if known is None:
+        return to_tensors(inputs, None)
+    tensors = to_tensors(inputs, known.signature)
+    check_inputs(model, known.signature, tensors)
     return tensors
+
+
+def _check_rows(answer: InferResponse, rows: int) -> None:
+    for name, array in answer.outputs.items():
+        if array.shape[:1] != (rows,):
+            msg = f"output '{name}' has shape {list(array.shape)}, and not a row for each of {rows}"
+            raise RuntimeFailedError(msg)
+
+
+def _joined(answers: Sequence[InferResponse]) -> InferResponse:
+    """The answers to parts of one call as one; of several versions it names all."""
+    first = answers[0]
+    return InferResponse(
+        model_name=first.model_name,
+        model_version=", ".join(dict.fromkeys(answer.model_version for answer in answers)),
+        id=first.id,
+        parameters=first.parameters,
+        outputs={
+            name: np.concatenate([answer.outputs[name] for answer in answers])
+            for name in first.outputs
+        },
+    )
 
 
 def _requested(output: str | RequestedOutput) -> RequestedOutput:

@@ -1,10 +1,10 @@
-"""What a caller passes as an input, as an array that the wire can carry."""
+"""Inputs of a caller as arrays that the wire can carry."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from headrace.core import (
     DTYPES,
@@ -30,11 +30,13 @@ def is_exact(value: object) -> bool:
 def to_tensors(inputs: Mapping[str, TensorLike], signature: ModelSignature | None) -> Tensors:
     """`inputs` as C-contiguous little-endian arrays; strings become `bytes` in UTF-8.
 
-    What brings no dtype (lists, numbers, strings) takes the datatype that `signature` names. In
-    lists of floats, None is a missing value: NaN.
+    What brings no dtype (lists, numbers, strings) takes the datatype that `signature` names, with
+    floats rounded; in lists of floats, None is a missing value: NaN. Arrays of numbers take it too
+    if every value stays the same.
 
     Raises:
-        InvalidArgumentError: A value is no tensor, for instance a ragged list.
+        InvalidArgumentError: A value is no tensor, for instance a ragged list, or an array has
+            values that the model's datatype does not hold.
     """
     if not isinstance(inputs, Mapping):
         msg = f"inputs must be a mapping of names to arrays, not {type(inputs).__name__}"
@@ -45,14 +47,15 @@ def to_tensors(inputs: Mapping[str, TensorLike], signature: ModelSignature | Non
 def to_tensor(name: str, value: TensorLike, signature: ModelSignature | None) -> Array:
     """One input; see `to_tensors`."""
     spec = None if signature is None else signature.input(name)
-    wanted = None if spec is None or is_exact(value) else spec.datatype
     try:
-        if wanted is None:
+        if spec is None:
             array = np.asarray(value)
-        elif wanted is Datatype.BYTES:
+        elif is_exact(value):
+            array = _without_loss(name, np.asarray(value), spec.datatype)
+        elif spec.datatype is Datatype.BYTES:
             array = np.asarray(value, dtype=np.object_)
         else:
-            array = _cast(_numbers(name, value, wanted), wanted)
+            array = _cast(_numbers(name, value, spec.datatype), spec.datatype)
     except (ValueError, TypeError, OverflowError) as error:
         msg = f"input '{name}' is no tensor: {error}"
         raise InvalidArgumentError(msg) from None
@@ -66,6 +69,49 @@ def _numbers(name: str, value: TensorLike, wanted: Datatype) -> Array:
     array = np.asarray(value, dtype=np.object_)
     flat = numbers_of(name, wanted, array.reshape(-1).tolist(), Nulls.NAN)
     return np.array(flat).reshape(array.shape)
+
+
+def _without_loss(name: str, array: Array, wanted: Datatype) -> Array:
+    """`array` as `wanted` if that changes no value; else as it is if it is no array of numbers.
+
+    Raises:
+        InvalidArgumentError: A value would change.
+    """
+    dtype = DTYPES[wanted]
+    if array.dtype.kind not in "biuf" or dtype.kind not in "biuf" or array.dtype == dtype:
+        return array
+    with np.errstate(over="ignore", invalid="ignore"):  # of values that do not fit
+        cast = array.astype(dtype)
+    is_changed = ~_is_same(array, cast)
+    if not is_changed.any():
+        return cast
+    first = int(np.flatnonzero(is_changed)[0])
+    msg = (
+        f"input '{name}' is {array.dtype}, the model takes {wanted}, and {int(is_changed.sum())} "
+        f"of {array.size} values would change: {array.flat[first].item()} becomes "
+        f"{cast.flat[first].item()}; if that may be, pass it as `.astype('{dtype.name}')`"
+    )
+    raise InvalidArgumentError(msg)
+
+
+def _is_same(array: Array, cast: Array) -> NDArray[np.bool_]:
+    """Where a cast kept the value. What is out of a type's range is cast to anything."""
+    before, after = array.dtype.kind, cast.dtype.kind
+    if after == "f" and before in "iu":
+        whole = 2 ** (np.finfo(cast.dtype).nmant + 1)  # all whole numbers up to here are exact
+        fits: NDArray[np.bool_] = (array >= -whole) & (array <= whole)
+        return fits
+    with np.errstate(over="ignore", invalid="ignore"):
+        is_same: NDArray[np.bool_] = cast.astype(array.dtype) == array
+    if after == "f":
+        return is_same | (np.isnan(array) & np.isnan(cast)) if before == "f" else is_same
+    if after == "b" or before == "b":
+        return is_same
+    limits = np.iinfo(cast.dtype)
+    if before == "f":
+        wide = array.astype(np.float64)  # FP16 does not hold the limits of most integers
+        return is_same & (wide >= float(limits.min)) & (wide < float(limits.max) + 1)
+    return is_same & (array >= limits.min) & (array <= limits.max)
 
 
 def _cast(array: Array, wanted: Datatype) -> Array:

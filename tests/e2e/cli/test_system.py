@@ -93,12 +93,12 @@ def test_without_input_made_up_rows_are_shown_in_a_table(up: Shell) -> None:
 @pytest.mark.long
 def test_only_the_first_rows_are_sent_and_long_answers_are_cut(up: Shell) -> None:
     two = up.run("infer", "digits", "-i", "-", "-n", "2", stdin=csv())
-    many = up.run("infer", "digits", "-n", "30")
+    many = up.run("infer", "digits", "-n", "100")  # the endpoint takes 32 a request
     missing = up.run("infer", "digits", "-i", "nowhere.csv")
 
     assert len(two.stdout.splitlines()) == 3
     assert len(many.stdout.splitlines()) == 21
-    assert "and 10 more rows; `-o json` prints all" in many.stderr
+    assert "and 80 more rows; `-o json` prints all" in many.stderr
     assert missing.returncode == 2
 
 

@@ -1,9 +1,12 @@
 import json
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from random import Random
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import ArrayLike
 
 from headrace.client.conversation import Conversation
@@ -19,6 +22,7 @@ from headrace.core import (
     OverloadedError,
     PermissionDeniedError,
     RequestedOutput,
+    RuntimeFailedError,
     UnavailableError,
 )
 from tests.unit.client.fakes import Answer, FakeServer, TurnedClock
@@ -307,3 +311,132 @@ def test_no_timeout_waits_for_ever() -> None:
     server.drive(infer(session))
 
     assert server.timeouts == [None]
+
+
+@dataclass
+class Doubler:
+    """Doubles the first column of FP32 rows; `limit` rows a request; fails at a row of `bad`."""
+
+    limit: int = 4
+    bad: float = -1.0
+    sizes: list[int] = field(default_factory=list)
+    versions: list[str] = field(default_factory=lambda: ["1"])
+
+    def __call__(self, message: HttpMessage) -> Answer:
+        verb = message.path.rsplit("/", 1)[-1]
+        if verb == "config":
+            return reply({"max_batch_size": self.limit})
+        if verb != "infer":
+            return reply(METADATA)
+        end = int(message.headers["inference-header-content-length"])
+        [tensor] = json.loads(message.content[:end])["inputs"]
+        rows = tensor["shape"][0]
+        if tensor["datatype"] != "FP32":
+            return reply({"error": "inference input 'x' data-type is 'FP64'"}, 400)
+        if rows > self.limit:
+            text = f"inference request batch-size must be <= {self.limit} for 'm', got {rows}"
+            return reply({"error": text}, 400)
+        self.sizes.append(rows)
+        values = np.frombuffer(message.content[end:], np.float32).reshape(rows, 2)[:, 0]
+        if self.bad in values:
+            return reply({"error": "no such row"}, 400)
+        data = {"name": "y", "datatype": "FP32", "shape": [rows], "data": (values * 2).tolist()}
+        version = self.versions[len(self.sizes) % len(self.versions)]
+        return reply({"model_name": "m", "model_version": version, "outputs": [data]})
+
+
+def paths(server: FakeServer) -> list[str]:
+    return [message.path.rsplit("/", 1)[-1] for message in server.messages]
+
+
+@given(rows=st.integers(1, 40), limit=st.integers(1, 12), is_known=st.booleans())
+def test_rows_over_the_batch_limit_go_in_parts_and_come_back_in_order(
+    rows: int,
+    limit: int,
+    is_known: bool,  # noqa: FBT001  # a parameter
+) -> None:
+    model = Doubler(limit)
+    session, server = make(model)
+    if is_known:
+        server.drive(session.signature("m", ""))
+    x = np.arange(2 * rows, dtype=np.float32).reshape(rows, 2)
+    response = server.drive(infer(session, x))
+
+    assert response.outputs["y"].tolist() == (x[:, 0] * 2).tolist()
+    assert response.model_version == "1"
+    assert model.sizes == [limit] * (rows // limit) + [rows % limit] * (rows % limit > 0)
+
+
+def test_float64_is_cast_for_a_model_that_takes_less_where_nothing_is_lost() -> None:
+    session, server = make(Doubler())
+    first = server.drive(infer(session, np.ones((1, 2))))
+    again = server.drive(infer(session, np.full((1, 2), 0.5)))
+
+    assert first.outputs["y"].tolist() == [2.0]
+    assert again.outputs["y"].tolist() == [1.0]
+    assert paths(server) == ["infer", "m", "config", "infer", "infer"]
+    with pytest.raises(InvalidArgumentError, match=r"2 of 2 values would change.*astype"):
+        server.drive(infer(session, np.full((1, 2), 0.1)))
+
+
+def test_an_error_of_a_part_names_its_rows() -> None:
+    session, server = make(Doubler(bad=12.0))
+    x = np.arange(20, dtype=np.float32).reshape(10, 2)
+
+    with pytest.raises(InvalidArgumentError, match=r"^rows 4 to 7 of 10: no such row$"):
+        server.drive(infer(session, x))
+
+
+def test_a_limit_that_was_lowered_is_learned_again() -> None:
+    model = Doubler(limit=8)
+    session, server = make(model)
+    server.drive(session.signature("m", ""))
+    model.limit = 3
+    response = server.drive(infer(session, np.zeros((8, 2), np.float32)))
+
+    assert len(response.outputs["y"]) == 8
+    assert model.sizes == [3, 3, 2]
+
+
+def test_parts_that_several_versions_answered_name_them_all() -> None:
+    session, server = make(Doubler(versions=["2", "1"]))
+    response = server.drive(infer(session, np.zeros((12, 2), np.float32)))
+
+    assert response.model_version == "1, 2"
+
+
+def test_a_model_without_a_batch_gets_all_in_one_request() -> None:
+    model = Doubler(limit=0)
+    session, server = make(model)
+    server.drive(session.signature("m", ""))
+
+    with pytest.raises(InvalidArgumentError, match="must be <= 0"):
+        server.drive(infer(session, np.zeros((3, 2), np.float32)))
+    assert model.sizes == []
+
+
+def test_what_the_server_refuses_for_another_reason_is_sent_once() -> None:
+    session, server = make(Doubler(bad=0.0))
+
+    with pytest.raises(InvalidArgumentError, match=r"^no such row$"):
+        server.drive(infer(session))
+    assert paths(server) == ["infer", "m", "config"]
+
+
+def test_a_refusal_stays_what_it_is_where_the_model_cannot_be_asked_about() -> None:
+    def handler(message: HttpMessage) -> Answer:
+        is_infer = message.path.endswith("infer")
+        return reply({"error": "bad rows"}, 400) if is_infer else reply({"error": "gone"}, 404)
+
+    session, server = make(handler)
+
+    with pytest.raises(InvalidArgumentError, match="bad rows"):
+        server.drive(infer(session))
+
+
+def test_an_answer_that_has_not_a_row_for_each_cannot_be_joined() -> None:
+    session, server = make()  # answers one row, whatever is asked
+    server.drive(session.signature("m", ""))
+
+    with pytest.raises(RuntimeFailedError, match=r"rows 0 to 7 of 9: output 'y' has shape \[1\]"):
+        server.drive(infer(session, np.zeros((9, 2), np.float32)))

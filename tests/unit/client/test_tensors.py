@@ -2,6 +2,8 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from headrace.client.tensors import TensorLike, is_exact, to_tensors
 from headrace.core import Datatype, InvalidArgumentError, ModelSignature, TensorSpec
@@ -70,10 +72,58 @@ def test_texts_that_are_no_numbers_are_refused_with_their_place() -> None:
         to_tensors({"x": [[1.5, "2"]]}, signature(Datatype.FP32))
 
 
-def test_an_array_is_never_cast() -> None:
-    array = to_tensors({"x": np.zeros((1, 2), np.float64)}, signature(Datatype.FP32))["x"]
+NUMBERS = st.sampled_from([d for d in Datatype if d is not Datatype.BYTES])
+EDGES = (0, 1, 5, 127, 128, 255, 2**24, 2**24 + 1, 2**31, 2**53 + 1, 2**63 - 1, 2**63, 2**64 - 1)
+VALUES = st.one_of(
+    st.sampled_from([sign * value for value in EDGES for sign in (1, -1)]),
+    st.sampled_from([0.1, 0.5, -0.0, 1e300, 65504.0, 2.0**63, 2.0**64, float("inf")]),
+    st.integers(-(2**64), 2**64),
+    st.floats(allow_nan=False),
+)
 
-    assert array.dtype == np.float64
+
+@given(NUMBERS, NUMBERS, st.lists(VALUES, min_size=1, max_size=5))
+def test_an_array_of_numbers_is_cast_exactly_if_no_value_changes(
+    own: Datatype, wanted: Datatype, values: list[float]
+) -> None:
+    with np.errstate(all="ignore"):
+        whole = [int(v) for v in values if v == v // 1] or [0]
+        bits = 1 if own is Datatype.BOOL else own.dtype.itemsize * 8
+        array = (
+            np.array(values, own.dtype)
+            if own.dtype.kind == "f"
+            else np.array([v % 2 ** (bits - (own.dtype.kind == "i")) for v in whole], own.dtype)
+        )
+        cast = array.astype(wanted.dtype)
+    is_kept = own == wanted or array.tolist() == cast.tolist()  # Python compares exactly
+    try:
+        sent = to_tensors({"x": array}, signature(wanted))["x"]
+    except InvalidArgumentError:
+        is_float = wanted.dtype.kind == "f" and own.dtype.kind in "iu"
+        most = 2 ** (np.finfo(wanted.dtype).nmant + 1) if is_float else 2**64
+        assert not is_kept or any(abs(v) > most for v in array.tolist())
+    else:
+        assert is_kept
+        assert (sent.dtype, sent.tolist()) == (wanted.dtype, array.tolist())
+
+
+def test_what_would_change_is_said_with_a_value_and_the_way_out() -> None:
+    array = np.array([[0.5, 0.1, np.nan]])
+
+    with pytest.raises(InvalidArgumentError) as caught:
+        to_tensors({"x": array}, signature(Datatype.FP32))
+
+    assert str(caught.value) == (
+        "input 'x' is float64, the model takes FP32, and 1 of 3 values would change: "
+        "0.1 becomes 0.10000000149011612; if that may be, pass it as `.astype('float32')`"
+    )
+
+
+def test_texts_and_numbers_are_never_cast_to_each_other() -> None:
+    texts = to_tensors({"x": np.array(["1"])}, signature(Datatype.FP32))["x"]
+    numbers = to_tensors({"x": np.zeros(1)}, signature(Datatype.BYTES))["x"]
+
+    assert (texts.dtype, numbers.dtype) == (np.object_, np.float64)
 
 
 def test_big_endian_and_strided_arrays_become_what_the_wire_carries() -> None:
