@@ -5,7 +5,8 @@ from pathlib import Path
 from headrace.core import CodeNotAllowedError, UnsupportedModelError
 from headrace.optimize.convert_sklearn import source_of
 from headrace.optimize.sources import Source
-from headrace.runtimes.tabular import import_library, reason_of
+from headrace.runtimes.reasons import reason_of
+from headrace.runtimes.tabular import import_library
 
 
 def open_source(path: Path, *, allow_code: bool) -> Source:

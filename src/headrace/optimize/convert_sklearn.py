@@ -11,8 +11,9 @@ from typing import Any, Final
 from headrace.core import Datatype, FailedPreconditionError, UnsupportedModelError
 from headrace.optimize.sources import Graph, Source, Way, import_converter, with_version
 from headrace.runtimes import LoadOptions, Model
+from headrace.runtimes.reasons import reason_of
 from headrace.runtimes.sklearn import open_estimator, read_estimator, untrusted_types
-from headrace.runtimes.tabular import INPUT, reason_of
+from headrace.runtimes.tabular import INPUT
 
 OPSET: Final = 17
 _MOST_TYPES: Final = 5

@@ -23,8 +23,9 @@ from headrace.core import (
 from headrace.pipeline.step_specs import VectorizerSpec
 from headrace.pipeline.surroundings import Surroundings
 from headrace.pipeline.vectorizer_inputs import Matrix, Table, Taken, Texts
+from headrace.runtimes.reasons import reason_of
 from headrace.runtimes.sklearn import load_estimator
-from headrace.runtimes.tabular import check_features, import_library, reason_of, refuse
+from headrace.runtimes.tabular import check_features, import_library, refuse
 
 FEATURES: Final = "features"
 MAX_COLUMNS: Final = 1 << 20

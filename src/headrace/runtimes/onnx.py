@@ -30,8 +30,9 @@ from headrace.runtimes.onnx_choice import is_worth_it, without
 from headrace.runtimes.onnx_file import find_onnx_file, looks_like_onnx
 from headrace.runtimes.onnx_providers import OPENVINO, short
 from headrace.runtimes.onnx_scan import scan_onnx
-from headrace.runtimes.onnx_session import OpenSession, open_session, reason_of
+from headrace.runtimes.onnx_session import OpenSession, open_session
 from headrace.runtimes.probe import Probe, probe_batch
+from headrace.runtimes.reasons import reason_of
 from headrace.runtimes.rows.onnx import analyse_onnx
 
 _DATATYPES: Final = {

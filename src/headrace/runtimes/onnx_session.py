@@ -1,4 +1,4 @@
-"""An ONNX Runtime session for serving: its options, its provider, its errors in our words."""
+"""ONNX Runtime session for serving: its options, its provider, its errors in our words."""
 
 import logging
 import re
@@ -21,13 +21,12 @@ from headrace.runtimes.onnx_providers import (
     short,
     why_not_started,
 )
+from headrace.runtimes.reasons import reason_of
 from headrace.runtimes.tuning import Tuning, check_tuning
 
 _NO_LOGS: Final = 4  # fatal only: what goes wrong comes as an exception, once
 
-_PREFIX: Final = re.compile(r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ")
 _LOAD_PREFIX: Final = re.compile(r"^Load model from .*? failed:")
-_MAX_REASON: Final = 400
 _LEVELS: Final = {
     "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
     "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
@@ -98,12 +97,6 @@ def _started(
     except Exception as error:
         # The binding's errors share no base class but Exception.
         raise UnsupportedModelError(f"{file}: {_load_reason(error)}") from error
-
-
-def reason_of(error: Exception) -> str:
-    """ONNX Runtime's message on one line, without its own prefix."""
-    text = " ".join(_PREFIX.sub("", str(error)).split())
-    return text if len(text) <= _MAX_REASON else text[:_MAX_REASON] + "..."
 
 
 def _create(file: Path, options: LoadOptions, providers: list[str]) -> ort.InferenceSession:

@@ -22,8 +22,9 @@ from headrace.core import (
 )
 from headrace.runtimes.base import LoadOptions
 from headrace.runtimes.probe import probe_batch
+from headrace.runtimes.reasons import reason_of
 from headrace.runtimes.rows.onnx import analyse_onnx
-from headrace.runtimes.tabular import import_library, reason_of, refuse
+from headrace.runtimes.tabular import import_library, refuse
 from headrace.runtimes.tuning import PRECISIONS, check_tuning
 
 MAX_INPUT_BYTES: Final = 2_000_000_000

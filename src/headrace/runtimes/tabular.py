@@ -29,6 +29,7 @@ from headrace.core import (
 )
 from headrace.core.devices import ON_CPU, Device, DeviceUse
 from headrace.runtimes.libraries import import_package
+from headrace.runtimes.reasons import reason_of
 
 INPUT: Final = "input"
 PREDICTION: Final = "prediction"
@@ -37,7 +38,6 @@ PROBABILITIES: Final = "probabilities"
 MAX_FEATURES: Final = 1_000_000
 _MAX_NAMES: Final = 4096
 _NUMBERED: Final = re.compile(r"(Column_|f|x)?\d+")
-_MAX_REASON: Final = 400
 _DATATYPES: Final = {np.dtype(kind.dtype): kind for kind in Datatype if kind is not Datatype.BYTES}
 
 Answer = Callable[[Array], Array]
@@ -228,12 +228,6 @@ def categorical(path: Path, what: str) -> UnsupportedModelError:
         f"{what} is categorical, and a matrix of numbers cannot say which category a number "
         "stands for; encode categories before training",
     )
-
-
-def reason_of(error: BaseException) -> str:
-    """A library's message on one line, of a length that can be read."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= _MAX_REASON else text[:_MAX_REASON] + "..."
 
 
 def _run_error(rows: Array, error: Exception) -> HeadraceError:

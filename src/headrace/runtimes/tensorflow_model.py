@@ -12,8 +12,9 @@ import numpy as np
 from headrace.core import ModelSignature, RuntimeFailedError, Tensors
 from headrace.runtimes.base import LoadOptions
 from headrace.runtimes.probe import probe_batch
+from headrace.runtimes.reasons import reason_of
 from headrace.runtimes.savedmodel_file import SERVE, SavedModelFile
-from headrace.runtimes.tabular import import_library, reason_of, refuse
+from headrace.runtimes.tabular import import_library, refuse
 
 _ERRORS_ONLY: Final = "2"
 _log = logging.getLogger(__name__)

@@ -15,7 +15,8 @@ from headrace.core import (
 )
 from headrace.runtimes.base import LoadOptions, Model
 from headrace.runtimes.probe import Probe, probe_batch
-from headrace.runtimes.tabular import import_library, reason_of, refuse
+from headrace.runtimes.reasons import reason_of
+from headrace.runtimes.tabular import import_library, refuse
 from headrace.runtimes.tflite_file import (
     TfliteFile,
     find_tflite_file,

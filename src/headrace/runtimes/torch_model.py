@@ -16,7 +16,8 @@ from headrace.core import (
     TensorSpec,
     UnsupportedModelError,
 )
-from headrace.runtimes.tabular import import_library, reason_of
+from headrace.runtimes.reasons import reason_of
+from headrace.runtimes.tabular import import_library
 
 _DEVICES: Final = ("auto", "cuda", "cpu")
 _AUTHORS: Final = ("builtins.ValueError", "builtins.AssertionError")

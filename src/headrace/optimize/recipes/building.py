@@ -16,7 +16,7 @@ from headrace.optimize.candidate import Candidate, CannotBuildError, Workshop
 from headrace.optimize.onnx_facts import OnnxFacts, read_onnx_facts
 from headrace.runtimes import LoadOptions, load_model
 from headrace.runtimes.openvino_model import openvino_reason
-from headrace.runtimes.tabular import reason_of
+from headrace.runtimes.reasons import reason_of
 from headrace.runtimes.tuning import UNTUNED, Tuning
 
 MOST_EXAMPLES: Final = 128

@@ -25,7 +25,7 @@ from headrace.optimize.compare import MAX_CHANGED_RATIO, Comparison, compare
 from headrace.optimize.convert import Conversion, convert
 from headrace.optimize.sources import open_source, with_version
 from headrace.runtimes import Model
-from headrace.runtimes.tabular import reason_of
+from headrace.runtimes.reasons import reason_of
 from headrace.runtimes.tuning import Tuning
 
 NATIVE: Final = "native"
