@@ -9,7 +9,7 @@ import numpy as np
 
 from headrace.core import Array
 from headrace.runtimes import LoadOptions, load_model
-from headrace.testing.models import FLOAT, Node, Value, build
+from headrace.testing.models import FLOAT, INT64, Node, Value, build
 
 SIDE: Final = 8
 CLASSES: Final = 10
@@ -45,6 +45,42 @@ def write(folder: Path) -> Path:
     gram = centred.T @ centred + _RIDGE * np.eye(features)
     matrix = np.linalg.solve(gram, centred.T @ wanted)
     file.write_bytes(_net(matrix.astype(np.float32), (-mean @ matrix).astype(np.float32)))
+    return file
+
+
+def write_perceptron(file: Path, *, width: int) -> Path:
+    """Two hidden layers learned from the first 1,000 pictures: `image` FP32 [N, 64] to `label`
+    INT64 [N] and `probabilities` FP32 [N, 10], in the order of scikit-learn's own exporter."""
+    from sklearn.neural_network import MLPClassifier  # noqa: PLC0415  # takes a second
+
+    rows, labels = pictures()
+    learned = MLPClassifier(
+        (width, width), max_iter=500, tol=5e-3, n_iter_no_change=4, random_state=0
+    )
+    learned.fit(rows[:_TAUGHT].reshape(_TAUGHT, -1), labels[:_TAUGHT])
+    weights: dict[str, Array] = {}
+    nodes: list[Node] = []
+    tensor = "image"
+    for i, (matrix, bias) in enumerate(zip(learned.coefs_, learned.intercepts_, strict=True)):
+        weights |= {f"w{i}": matrix.astype(np.float32), f"b{i}": bias.astype(np.float32)}
+        nodes += [
+            ("Gemm", [tensor, f"w{i}", f"b{i}"], [f"g{i}"], {}),
+            ("Relu", [f"g{i}"], [f"r{i}"], {}),
+        ]
+        tensor = f"r{i}"
+    nodes[-1] = ("Softmax", ["g2"], ["probabilities"], {"axis": 1})
+    nodes.append(("ArgMax", ["probabilities"], ["label"], {"axis": 1, "keepdims": 0}))
+    image: Value = ("image", FLOAT, ["N", SIDE * SIDE])
+    outputs: list[Value] = [("label", INT64, ["N"]), ("probabilities", FLOAT, ["N", CLASSES])]
+    file.write_bytes(build(nodes, [image], outputs, weights))
+    return file
+
+
+def write_rows(file: Path, *, taught: bool) -> Path:
+    """The pictures that the perceptron learned from, or the others, as rows with labels."""
+    rows, labels = pictures()
+    part = slice(None, _TAUGHT) if taught else slice(_TAUGHT, None)
+    np.savez(file, image=rows[part].reshape(-1, SIDE * SIDE), label=labels[part])
     return file
 
 

@@ -84,6 +84,19 @@ def perceptron(activation: str = "Relu", hidden: int = HIDDEN) -> Proto:
     return net.model(x, [CLASSES], inner=[WIDTH])
 
 
+def with_label(model: Proto, *, first: bool) -> Proto:
+    """`model` with the class of its scores `y` as another output `label` INT64 [N]."""
+    labelled = type(model)()
+    labelled.CopyFrom(model)
+    graph = labelled.graph
+    graph.node.append(helper.make_node("ArgMax", ["y"], ["label"], "label", axis=1, keepdims=0))
+    outputs = [helper.make_tensor_value_info("label", TensorProto.INT64, ["N"]), *graph.output]
+    del graph.output[:]
+    graph.output.extend(outputs if first else outputs[::-1])
+    onnx.checker.check_model(labelled)
+    return labelled
+
+
 def encoder(*, shapes: str = "literal", gelu: str = "erf", layers: int = 1) -> Proto:
     """`x` [N, S, 16] -> `y` [N, 3]: encoder layers, the mean over S, and a head.
 

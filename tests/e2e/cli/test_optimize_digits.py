@@ -1,6 +1,7 @@
-"""A conv net with labelled pictures: what makes it slower is seen, and never taken."""
+"""Networks that tell handwritten digits: what makes them slower or worse is seen, never taken."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -36,3 +37,31 @@ def test_dynamic_int8_of_a_conv_net_is_measured_and_rejected_as_slower(shell: Sh
     for one in (*report["candidates"], report["chosen"]):
         is_baseline = one["name"] == report["baseline"]["name"]
         assert is_baseline or (one["cut_ci_ratio"][0] > 0 and one["accuracy_loss"] <= 0.01)
+
+
+def test_a_pruned_classifier_is_taken_where_it_is_as_good_and_rejected_where_it_is_not(
+    shell: Shell,
+) -> None:
+    data = digits_net.write_rows(shell.folder / "test.npz", taught=False)
+    teach = digits_net.write_rows(shell.folder / "teach.npz", taught=True)
+
+    def pruned(width: int) -> dict[str, Any]:
+        model = digits_net.write_perceptron(shell.folder / f"mlp{width}.onnx", width=width)
+        done = shell.run(
+            *("optimize", model, "--data", data, "--teach", teach, "--only", "pruned-ffn-50"),
+            *("--budget", "60s", "--no-push", "--json"),
+        )
+        assert done.returncode == 0, done.stderr
+        report: dict[str, Any] = json.loads(done.stdout)
+        return report
+
+    wide, narrow = pruned(512), pruned(16)
+
+    assert wide["chosen"]["name"] == "pruned-ffn-50"
+    assert wide["chosen"]["cut_ci_ratio"][0] > 0
+    assert wide["chosen"]["accuracy_loss"] <= 0.01
+    assert wide["chosen"]["recipe"]["layers"] == "2 x ffn"
+    [rejected] = narrow["rejected"]
+    assert rejected["name"] == "pruned-ffn-50"
+    assert "it is worse, and not by chance" in rejected["reason"]
+    assert narrow["chosen"]["name"] == narrow["baseline"]["name"]

@@ -1,4 +1,4 @@
-"""Make a smaller network of an ONNX file: find units, choose, fit, cut, check and teach."""
+"""Pruning of an ONNX network: find units, choose, fit, cut, check and teach."""
 
 import math
 import time
@@ -27,7 +27,7 @@ from headrace.optimize.prune.graph import Graph, load_graph
 from headrace.optimize.prune.groups import Group, find_groups
 from headrace.optimize.prune.moments import matrix
 from headrace.optimize.prune.reconstruct import reconstruct
-from headrace.optimize.prune.running import open_session, run, traced_shapes
+from headrace.optimize.prune.running import is_alike, open_session, run, traced_shapes
 from headrace.optimize.prune.site import Shape
 from headrace.optimize.prune.slicing import without_units
 
@@ -35,8 +35,6 @@ _ROWS_FOR_INPUT: Final = 3
 """Rows that a weight should have read for each of its inputs; the ridge helps with fewer."""
 _ENOUGH_EXAMPLES: Final = 64
 """Never fewer where they are there: rows of one example are alike."""
-_ROUNDING_RATIO: Final = 1e-3
-"""Of the largest answer: a sum in another order changes less, and a wrong cut more."""
 _DEFAULT_METHOD: Final = Method()
 
 
@@ -140,11 +138,9 @@ def check_same_answers(
         new = [run(session, example) for example in given]
     except CannotBuildError as error:
         raise CannotBuildError(f"a size in it does not follow the cut: {error}") from error
-    for answers, wanted in zip(new, expected, strict=True):
-        for got, want in zip(answers, wanted, strict=True):
-            if got.shape != want.shape or _difference(got, want) > _ROUNDING_RATIO:
-                msg = "cutting it changes more than what was cut, so that it is left whole"
-                raise CannotBuildError(msg)
+    if not all(is_alike(got, want) for got, want in zip(new, expected, strict=True)):
+        msg = "cutting it changes more than what was cut, so that it is left whole"
+        raise CannotBuildError(msg)
 
 
 def _cut(
@@ -171,14 +167,6 @@ def _cut(
     means.tell("checking the cut")
     check_same_answers(fitted, smaller, examples[:2], threads=means.threads)
     return smaller
-
-
-def _difference(got: Array, want: Array) -> float:
-    """Largest difference, of the largest number."""
-    if want.dtype.kind not in "fiu":
-        return float(not np.array_equal(got, want))
-    scale = float(np.max(np.abs(want), initial=1e-6))
-    return float(np.max(np.abs(got.astype(np.float64) - want), initial=0.0)) / scale
 
 
 def _doubled(examples: Sequence[Tensors]) -> list[Tensors]:

@@ -1,8 +1,9 @@
-"""What is inside a graph when it runs: shapes of tensors, and what weights read."""
+"""Runs of a graph: its answers, what is inside it, and whether two graphs answer alike."""
 
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+import numpy as np
 import onnxruntime as ort
 
 from headrace.core import Array, Tensors
@@ -10,6 +11,8 @@ from headrace.optimize.candidate import CannotBuildError
 from headrace.optimize.prune.graph import Graph, Proto
 
 _ERRORS_ONLY: Final = 3
+_ROUNDING_RATIO: Final = 1e-3
+"""Of the largest answer: a sum in another order changes less, and a wrong cut more."""
 
 
 def open_session(model: Proto, threads: int, *, plain: bool = False) -> ort.InferenceSession:
@@ -48,6 +51,35 @@ def run(session: ort.InferenceSession, example: Tensors) -> list[Array]:
     except Exception as error:  # as above
         raise CannotBuildError(f"it does not run on an example: {_first_line(error)}") from error
     return found
+
+
+def floats(answers: Sequence[Array]) -> list[int]:
+    """Which outputs are floats: scores. Labels beside them say less, and jump where they tie."""
+    return [i for i, answer in enumerate(answers) if answer.dtype.kind == "f"]
+
+
+def is_alike(got: Sequence[Array], want: Sequence[Array]) -> bool:
+    """Whether two graphs answer the same but for rounding.
+
+    Floats are compared where there are some; without them all outputs have to be equal.
+    """
+    if [answer.shape for answer in got] != [answer.shape for answer in want]:
+        return False
+    scores = floats(want)
+    if not scores:
+        return all(np.array_equal(a, b) for a, b in zip(got, want, strict=True))
+    return all(_difference(got[i], want[i]) <= _ROUNDING_RATIO for i in scores)
+
+
+def _difference(got: Array, want: Array) -> float:
+    """Largest difference, of the largest number; infinite where only one has numbers."""
+    wide, wanted = got.astype(np.float64), want.astype(np.float64)
+    if not np.array_equal(np.isfinite(wide), np.isfinite(wanted)):
+        return float("inf")
+    is_number = np.isfinite(wanted)
+    scale = float(np.max(np.abs(wanted), initial=1e-6, where=is_number))
+    difference = np.abs(np.subtract(wide, wanted, where=is_number, out=np.zeros_like(wide)))
+    return float(np.max(difference, initial=0.0)) / scale
 
 
 def traced_shapes(graph: Graph, example: Tensors, *, threads: int) -> dict[str, tuple[int, ...]]:

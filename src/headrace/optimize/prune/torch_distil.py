@@ -18,7 +18,7 @@ from torch.nn import functional as F  # noqa: N812  # so it is called everywhere
 from headrace.core import Array, Tensors
 from headrace.optimize.candidate import CannotBuildError, Teaching
 from headrace.optimize.prune.graph import Graph
-from headrace.optimize.prune.running import open_session, run
+from headrace.optimize.prune.running import floats, is_alike, open_session, run
 from headrace.optimize.prune.torch_graph import TorchGraph, stacked
 
 _ROWS: Final = 32
@@ -31,7 +31,6 @@ _RATE_NORMED: Final = 5e-5
 """With LayerNormalization, for weights that are nearly right."""
 _RATE: Final = 2e-4
 _WARM_UP_STEPS: Final = 10
-_ROUNDING_RATIO: Final = 1e-3
 _CLASSES: Final = 2
 """Axes of an output that scores classes."""
 
@@ -126,10 +125,10 @@ class _Pupil:
     def _loss(self, lesson: _Lesson) -> Any:
         answers = self._module(lesson.inputs)
         loss = _distance(answers, lesson.answers)
-        scores = answers[0]
-        if lesson.labels is None or not _scores_classes(lesson, scores):
+        scored = floats([answer.numpy() for answer in lesson.answers])
+        if lesson.labels is None or not scored or not _scores_classes(lesson, answers[scored[0]]):
             return loss
-        told = lesson.answers[0]
+        scores, told = answers[scored[0]], lesson.answers[scored[0]]
         are_shares = bool((told >= 0).all()) and bool(torch.allclose(told.sum(1), torch.ones(1)))
         logs = torch.log(scores.clamp_min(1e-9)) if are_shares else F.log_softmax(scores, dim=1)
         return loss + F.nll_loss(logs, lesson.labels.long())
@@ -173,15 +172,16 @@ class _Pupil:
 
 def _checked(graph: Graph, example: Tensors, *, threads: int) -> TorchGraph:
     module = TorchGraph(graph)
-    (wanted, *_) = run(open_session(graph.proto(), threads), example)
+    wanted = run(open_session(graph.proto(), threads), example)
     try:
         with torch.no_grad():
-            (got, *_) = module(stacked([example]))
+            got = [answer.numpy() for answer in module(stacked([example]))]
     except Exception as error:  # PyTorch raises what it likes at a graph
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise CannotBuildError(f"PyTorch cannot run it: {first}") from error
-    scale = float(np.max(np.abs(wanted), initial=1e-6))
-    if got.shape != wanted.shape or np.abs(got.numpy() - wanted).max() > _ROUNDING_RATIO * scale:
+    if not floats(wanted):
+        raise CannotBuildError("it has no output of floats, by which it could be taught")
+    if not is_alike(got, wanted):
         raise CannotBuildError("PyTorch answers otherwise than ONNX Runtime")
     return module
 
@@ -196,7 +196,7 @@ def _distance(answers: Sequence[Any], wanted: Sequence[Any]) -> Any:
 
 
 def _scores_classes(lesson: _Lesson, scores: Any) -> bool:
-    """Whether labels are numbers of classes that the first output scores."""
+    """Whether labels are numbers of classes that `scores` are of."""
     if scores.ndim != _CLASSES or scores.dtype != torch.float32 or scores.shape[1] < _CLASSES:
         return False
     labels = lesson.labels

@@ -1,4 +1,4 @@
-"""How much would the answers change without each unit? A first-order estimate, by gradients.
+"""First-order estimate of how much the answers would change without each unit, by gradients.
 
 The square of activation times gradient, summed over an example, as Molchanov et al. (CVPR 2019)
 score. The gradient is of the cross entropy with the class that the source itself answers, or of the
@@ -13,6 +13,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812  # so it is called everywhere
 
 from headrace.core import Array, Tensors
+from headrace.optimize.candidate import CannotBuildError
 from headrace.optimize.prune.graph import Graph
 from headrace.optimize.prune.groups import Group
 from headrace.optimize.prune.torch_graph import TorchGraph, stacked
@@ -27,7 +28,7 @@ def taylor_scores(
     """Scores of units, by the group's place: more is to be kept.
 
     Raises:
-        CannotBuildError: The graph has operators without gradients here.
+        CannotBuildError: The graph has operators without gradients here, or no output of floats.
     """
     module = TorchGraph(graph)
     scores = {i: np.zeros(group.units) for i, group in enumerate(groups)}
@@ -35,7 +36,10 @@ def taylor_scores(
     for example in examples:
         values = module.values(stacked([example]))
         inside = [values[consumer.tensor] for _, consumer in read]
-        gradients = torch.autograd.grad(_loss(values[graph.outputs[0]]), inside)
+        scored = [values[name] for name in graph.outputs if values[name].is_floating_point()]
+        if not scored:
+            raise CannotBuildError("it has no output of floats, by which units could be scored")
+        gradients = torch.autograd.grad(_loss(scored[0]), inside)
         for (i, consumer), tensor, gradient in zip(read, inside, gradients, strict=True):
             layout = consumer.layout
             product = torch.movedim((tensor * gradient).detach(), layout.axis, 0)

@@ -10,6 +10,9 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from onnx import TensorProto, helper
 
 pytest.importorskip("onnx", reason="needs the extra `optimize`")
@@ -19,7 +22,17 @@ from headrace.optimize.candidate import CannotBuildError, Teaching
 from headrace.optimize.prune.cut import Importance, Method, PruneCut, Unit, kept_count
 from headrace.optimize.prune.graph import as_graph
 from headrace.optimize.prune.pruning import check_same_answers, prune
-from tests.small_networks import SIDE, WIDTH, conv_net, encoder, perceptron, requests, save
+from headrace.optimize.prune.running import is_alike
+from tests.small_networks import (
+    SIDE,
+    WIDTH,
+    conv_net,
+    encoder,
+    perceptron,
+    requests,
+    save,
+    with_label,
+)
 
 SEQUENCE: Final = (5, WIDTH)
 IMAGE: Final = (1, SIDE, SIDE)
@@ -180,6 +193,39 @@ def test_a_cut_that_changes_answers_is_found() -> None:
 
     with pytest.raises(CannotBuildError, match="left whole"):
         check_same_answers(as_graph(perceptron()), wrong, requests((WIDTH,), 1), threads=1)
+
+
+@given(
+    arrays(np.int64, (2, 3), elements=st.integers(-3, 3)),
+    arrays(np.int64, (2, 3), elements=st.integers(-3, 3)),
+    arrays(np.float32, (2, 4), elements=st.floats(-9, 9, width=32)),
+    st.sampled_from([0.0, 1e-5, 1e-2, float("nan")]),
+)
+def test_floats_decide_whether_answers_are_alike_and_integers_only_where_there_are_none(
+    labels: Array, others: Array, scores: Array, noise: float
+) -> None:
+    moved = scores + np.float32(noise) * np.max(np.abs(scores), initial=1e-6)
+
+    assert is_alike([labels], [others]) == np.array_equal(labels, others)
+    assert is_alike([labels, moved], [others, scores]) == (noise in {0.0, 1e-5})
+    assert not is_alike([scores[:, :2]], [scores])
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["label-first", "label-last"])
+def test_a_classifier_with_integer_labels_is_cut(first: bool, tmp_path: Path) -> None:  # noqa: FBT001  # a parameter
+    source = save(with_label(perceptron(hidden=32), first=first), tmp_path / "a.onnx")
+    examples = requests((WIDTH,), 64)
+    prune(source, tmp_path / "b.onnx", cut=PruneCut(ffn_ratio=0.5), calibration=examples)
+    session = ort.InferenceSession(tmp_path / "b.onnx", providers=["CPUExecutionProvider"])
+    whole = ort.InferenceSession(source, providers=["CPUExecutionProvider"])
+    zeros = [one for one in examples if whole.run(["label"], one)[0][0] == 0]
+
+    for example in examples:
+        label, scores = session.run(["label", "y"], example)
+        assert label.tolist() == scores.argmax(axis=1).tolist()
+    assert len(zeros) >= 2  # labels of nothing but zeros have no scale
+    graphs = [as_graph(onnx.load(source)) for _ in range(2)]
+    check_same_answers(*graphs, zeros[:2], threads=1)
 
 
 def test_a_graph_whose_hidden_size_is_computed_elsewhere_is_left_whole(tmp_path: Path) -> None:
