@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,7 +25,6 @@ _LEAST_S: Final = 1e-6
 NO_EXAMPLES: Final = "needs examples of requests to calibrate with, and there are none"
 _MOST_BYTES: Final = 2_000_000_000
 """What a protobuf message may have, and the quantizers' copies of a model are such messages."""
-_ALONE: Final = "none: rows answer differently together than alone, so that each is run by itself"
 
 
 def missing_package(*packages: str) -> str:
@@ -151,8 +149,6 @@ def checked(candidate: Candidate, workshop: Workshop) -> Candidate:
         found, after = _run(candidate.path, candidate.runtime, candidate.tuning, workshop, example)
     if why := _why_different(wanted, found) or _why_wrong(before, after):
         raise CannotBuildError(f"what was made cannot take the model's place: {why}")
-    if wanted.batched and not found.batched:
-        return replace(candidate, recipe={**candidate.recipe, "batches": _ALONE})
     return candidate
 
 

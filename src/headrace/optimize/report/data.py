@@ -24,8 +24,10 @@ class CandidateReport(msgspec.Struct, frozen=True, kw_only=True):
     better. `agreement_ratio`: examples with the baseline's answer. `memory_bytes`: more in the
     process once it is loaded and warm. `load_s`: until it was loaded there.
     `cost_per_million`: of requests, in the user's currency. `reason`: why it was chosen or
-    rejected, or could not be built. `disturbed`: others used the processor in too many windows to
-    leave those out.
+    rejected, or could not be built. `unbatched`: what it costs that requests share no batch any
+    more, and why; empty if they do as before. `batch_cut_ratio`: as `cut_ratio`, of a batch that
+    the baseline runs at once and this one row by row. `disturbed`: others used the processor in too
+    many windows to leave those out.
     """
 
     name: str
@@ -56,6 +58,8 @@ class CandidateReport(msgspec.Struct, frozen=True, kw_only=True):
     recipe: dict[str, str] = {}
     build_s: float | None = None
     disturbed: bool = False
+    unbatched: str = ""
+    batch_cut_ratio: float | None = None
 
 
 class Circumstances(msgspec.Struct, frozen=True, kw_only=True):

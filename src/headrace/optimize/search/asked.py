@@ -55,3 +55,8 @@ class SearchRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     seed: int = 0
     only: tuple[str, ...] = ()
     on_other_processor: OtherProcessor = OtherProcessor.VERIFY
+
+    @property
+    def needs_batches(self) -> bool:
+        """Whether the load is one of many rows: those of a request, or of requests in a queue."""
+        return self.rows > 1 or self.target in {Target.THROUGHPUT, Target.COST}

@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Final
 
 from headrace.optimize.search.asked import SearchRequest, Target
-from headrace.optimize.search.journal import AGAIN
+from headrace.optimize.search.journal import AGAIN, Unbatched
 from headrace.optimize.search.plan import beaten_by, best, is_worth_judging
 from headrace.optimize.search.state import State, Tried
 from headrace.optimize.timing import Timing
@@ -94,7 +94,7 @@ def _chosen(
     return sure[0].name if sure else state.baseline
 
 
-def _standing(  # noqa: PLR0911, PLR0917  # a reason each, of all that is known
+def _standing(  # noqa: C901, PLR0911, PLR0917  # a reason each, of all that is known
     state: State,
     request: SearchRequest,
     tried: Tried,
@@ -117,6 +117,9 @@ def _standing(  # noqa: PLR0911, PLR0917  # a reason each, of all that is known
     judged = tried.verdict or tried.fidelity
     if judged is not None and not judged.passes:
         return Standing.REJECTED, judged.reason
+    if tried.unbatched and request.needs_batches:
+        what = "it loses batching, which the load that was asked for needs"
+        return Standing.REJECTED, f"{what}: {unbatched_text(tried.unbatched)}"
     if request.target is not Target.MEMORY and _least_cut(timing) <= 0:
         return Standing.REJECTED, slower_text(timing)
     if judged is None:
@@ -157,6 +160,18 @@ def _why_chosen(state: State, request: SearchRequest, tried: Tried) -> str:
     if judged is None and tried.screened is not None:
         said = f"; {tried.screened.reason}; the budget was over before any was asked all of them"
     return f"{what} of all that lose no more than they may{said}"
+
+
+def unbatched_text(lost: Unbatched) -> str:
+    """What the loss of batching costs, and why it is lost."""
+    cost = "not timed"
+    if lost.cut_ratio is not None:
+        bounds = ""
+        if lost.cut_ci_ratio is not None:
+            low, high = lost.cut_ci_ratio
+            bounds = f" [{1 - high:.2f}, {1 - low:.2f}]"
+        cost = f"{1 - lost.cut_ratio:.2f} times the baseline's time{bounds}"
+    return f"a batch of {lost.rows} rows, run row by row, takes {cost} ({lost.reason})"
 
 
 def slower_text(timing: Timing) -> str:

@@ -104,6 +104,21 @@ class Timed(msgspec.Struct, frozen=True, kw_only=True, tag="timed"):
     window: Window
 
 
+class Unbatched(msgspec.Struct, frozen=True, kw_only=True, tag="unbatched"):
+    """A candidate loses the source's batches. `cut_ratio`: of the time for a batch of `rows`.
+
+    The baseline runs the batch at once, the candidate row by row. None if there was no time to
+    measure that.
+    """
+
+    at_s: float
+    name: str
+    reason: str
+    rows: int
+    cut_ratio: float | None = None
+    cut_ci_ratio: tuple[float, float] | None = None
+
+
 class Judged(msgspec.Struct, frozen=True, kw_only=True, tag="judged"):
     """What a candidate lost on labels.
 
@@ -183,6 +198,7 @@ Event = (
     | Judged
     | Compared
     | Scored
+    | Unbatched
     | Weighed
     | Mixed
     | Wrote

@@ -33,7 +33,7 @@ from headrace.optimize.search.given import (
 )
 from headrace.optimize.search.journal import Started
 from headrace.optimize.search.offers import Offer, Ready, offer
-from headrace.optimize.search.requests import has_length, shapes_text, timed_request
+from headrace.optimize.search.requests import has_length, served_run, shapes_text, timed_request
 from headrace.runtimes import (
     LoadOptions,
     Model,
@@ -81,7 +81,8 @@ class Materials:
 
     def run_of(self, model: Model) -> Callable[[Tensors], Tensors]:
         """What answers the examples: a run, or two whose embeddings are compared."""
-        return cosine_run(model.run) if self.examples.texts is Texts.APART else model.run
+        run = served_run(model, self.signature)
+        return cosine_run(run) if self.examples.texts is Texts.APART else run
 
     def load_of(self, model: Model, pool: Executor) -> Callable[[], None]:
         """One call that is timed: a run, or a round of runs on all cores, by the target.
@@ -90,7 +91,7 @@ class Materials:
             pool: With as many threads as there are callers.
         """
         rounds = [self.request] * self.started.calls
-        run = model.run
+        run = served_run(model, self.signature)
 
         def one_by_one() -> None:
             for request in rounds:

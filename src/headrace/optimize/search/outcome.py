@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from headrace.optimize.report import CandidateReport, Circumstances, Evidence, OptimizeReport
 from headrace.optimize.search.asked import SearchRequest
 from headrace.optimize.search.costs import cost_per_million, is_of_all_cores, said_of_cost
-from headrace.optimize.search.decide import Standing, Standings, decide
+from headrace.optimize.search.decide import Standing, Standings, decide, unbatched_text
 from headrace.optimize.search.journal import AGAIN
 from headrace.optimize.search.state import State, Tried
 from headrace.optimize.search.timings import Timings
@@ -129,6 +129,8 @@ def _entry(
         size_bytes=built.size_bytes if built else None,
         memory_bytes=tried.memory_bytes or None,
         load_s=tried.load_s or None,
+        unbatched=unbatched_text(tried.unbatched) if tried.unbatched else "",
+        batch_cut_ratio=tried.unbatched.cut_ratio if tried.unbatched else None,
     )
     found = _with_times(found, timing, cold.get(name), calls=_calls(state, request))
     return _with_answers(found, state, tried)
@@ -247,6 +249,12 @@ def _notes(state: State, final: Mapping[str, Timing], cost: str) -> list[str]:
     if state.mixed is not None:
         notes += [text for text in (state.mixed.said, *state.mixed.notes) if text]
     notes += [f"a step was given up: {why}" for why in state.problems]
+    notes += [
+        f"{tried.name} runs one request at a time: {unbatched_text(tried.unbatched)}; under a load "
+        "at which requests wait, that counts"
+        for tried in state.tried.values()
+        if tried.unbatched and not tried.failed
+    ]
     if final:
         notes.append(
             "the chosen one and the baseline were timed in the last comparison, the others in "

@@ -123,7 +123,10 @@ def best(state: State, request: SearchRequest, timed: Mapping[str, Timing]) -> l
     able = [
         tried
         for name, tried in state.tried.items()
-        if name != state.baseline and name in timed and not tried.is_reference
+        if name != state.baseline
+        and name in timed
+        and not tried.is_reference
+        and not (tried.unbatched and request.needs_batches)
     ]
     accepted = [tried for tried in able if tried.is_accepted]
     accepted = accepted or [tried for tried in able if tried.passes_so_far]

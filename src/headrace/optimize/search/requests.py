@@ -1,10 +1,11 @@
-"""Which request is timed? One of as many rows and as long as was asked, made of an example."""
+"""Requests of a search: what is timed, made of examples, and how it is served."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from headrace.core import VARIABLE, Array, ModelSignature, Tensors
+from headrace.core import VARIABLE, Array, ModelSignature, RuntimeFailedError, Tensors
+from headrace.runtimes import Model
 
 
 def timed_request(
@@ -38,6 +39,30 @@ def batch_of(examples: Sequence[Tensors], rows: int) -> Tensors:
         name: np.ascontiguousarray(np.concatenate([one[name] for one in chosen]))
         for name in chosen[0]
     }
+
+
+def loses_batching(model: Model, source: ModelSignature) -> bool:
+    """Whether requests that share a batch in the source each need a run of `model`."""
+    return source.batched and not model.signature.batched
+
+
+def served_run(model: Model, source: ModelSignature) -> Callable[[Tensors], Tensors]:
+    """A run of the rows of a request, as a server has to make it: of each row where batches end."""
+    if not loses_batching(model, source):
+        return model.run
+
+    def one_by_one(inputs: Tensors) -> Tensors:
+        rows = len(next(iter(inputs.values())))
+        parts = [
+            model.run({name: array[row : row + 1] for name, array in inputs.items()})
+            for row in range(rows)
+        ]
+        try:
+            return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        except ValueError as error:
+            raise RuntimeFailedError(f"answers to rows do not fit together: {error}") from error
+
+    return one_by_one
 
 
 def has_length(signature: ModelSignature) -> bool:

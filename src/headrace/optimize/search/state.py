@@ -19,6 +19,7 @@ from headrace.optimize.search.journal import (
     Scored,
     Started,
     Timed,
+    Unbatched,
     Weighed,
     Wrote,
 )
@@ -33,7 +34,8 @@ class Tried:
     """One candidate, or a recipe that made none.
 
     `failed`: why it was given up. `verdict`: after all examples were asked, or enough to give it
-    up; `screened`: after the first ones, until then.
+    up; `screened`: after the first ones, until then. `unbatched`: it runs requests one at a time
+    where the source runs batches.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Tried:
     fidelity: Fidelity | None = None
     memory_bytes: int | None = None
     load_s: float | None = None
+    unbatched: Unbatched | None = None
 
     @property
     def is_reference(self) -> bool:
@@ -110,6 +113,8 @@ class State:
             case Timed():
                 self.windows.setdefault(event.group, []).append(event.window)
                 self.begun = None if event.group == FINAL else self.begun
+            case Unbatched():
+                self.tried[event.name].unbatched = event
             case Judged():
                 tried, self.begun = self.tried[event.name], None
                 if event.is_part:

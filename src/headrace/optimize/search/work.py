@@ -23,6 +23,7 @@ from headrace.optimize.search.journal import (
     Built,
     Ended,
     Journal,
+    Unbatched,
     Weighed,
     Wrote,
     read_journal,
@@ -32,11 +33,13 @@ from headrace.optimize.search.materials import open_materials, versions
 from headrace.optimize.search.mixing import mix
 from headrace.optimize.search.offers import PrunedThen, Ready
 from headrace.optimize.search.plan import Step, StepKind, best, next_step
+from headrace.optimize.search.requests import batch_of, loses_batching, served_run
 from headrace.optimize.search.run import Run
 from headrace.optimize.search.state import state_of
 from headrace.optimize.search.timings import COLD
 from headrace.optimize.search.weigh import Weight, weigh
-from headrace.optimize.timing import TimingSettings
+from headrace.optimize.timing import Contender, TimingSettings, summarize
+from headrace.runtimes import Model
 from headrace.runtimes.processor import this_processor
 
 _CANDIDATES: Final = "candidates"
@@ -46,6 +49,10 @@ _QUICK_S: Final = 12.0
 _FINAL: Final = TimingSettings(blocks=40, window_s=0.15)
 _COLD: Final = TimingSettings(blocks=8, window_s=0.1, cold=True)
 _COLD_S: Final = 4.0
+_BATCH_ROWS: Final = 8
+"""Rows of the batch by which a loss of batching is measured: most of what a batch saves."""
+_BATCH_S: Final = 6.0
+_ALONE: Final = "its rows answer differently together than alone"
 _CHECKED: Final = 16
 """Requests that the result is asked again elsewhere."""
 
@@ -180,6 +187,8 @@ def _try(run: Run, step: Step) -> None:
             run.materials.check(base.run(request), model.run(request))
             contenders = [run.contender(base_name, base), run.contender(name, model)]
             run.measure(contenders, _QUICK, group=name, until=until)
+            if loses_batching(model, run.materials.signature):
+                _measure_batch(run, name, base, model)
     except HeadraceError as error:
         run.give_up(name, title, error)
         return
@@ -187,6 +196,40 @@ def _try(run: Run, step: Step) -> None:
     why = next((w.error for w in windows if w.name == name and w.error), "")
     if why or name not in run.timings.alone(run.state):
         run.give_up(name, title, CannotBuildError(why or "not one window of it could be timed"))
+
+
+def _measure_batch(run: Run, name: str, base: Model, model: Model) -> None:
+    """Time a batch of the baseline's against its rows one by one, as the candidate is served."""
+    materials = run.materials
+    rows, request = run.request.rows, materials.request
+    if rows == 1:
+        rows, request = _BATCH_ROWS, batch_of([request], _BATCH_ROWS)
+
+    def contender(which: str, run_rows: Callable[[Tensors], Tensors]) -> Contender:
+        def once() -> None:
+            run_rows(request)
+
+        return Contender(name=which, run=once)
+
+    contenders = [
+        contender(run.state.baseline, base.run),
+        contender(name, served_run(model, materials.signature)),
+    ]
+    until = time.monotonic() + _BATCH_S
+    windows = run.measure(contenders, _QUICK, group="", until=until)
+    timing = None
+    if all(any(w.name == c.name and w.readings for w in windows) for c in contenders):
+        timing = summarize(windows, baseline=run.state.baseline, rng=run.rng)[name]
+    run.record(
+        Unbatched(
+            at_s=run.now_s(),
+            name=name,
+            reason=model.signature.row_reason or _ALONE,
+            rows=rows,
+            cut_ratio=None if timing is None else timing.cut_ratio,
+            cut_ci_ratio=None if timing is None else timing.cut_ci_ratio,
+        )
+    )
 
 
 def _compare(run: Run, step: Step) -> None:

@@ -224,8 +224,8 @@ def test_a_classifier_with_integer_labels_is_cut(first: bool, tmp_path: Path) ->
         label, scores = session.run(["label", "y"], example)
         assert label.tolist() == scores.argmax(axis=1).tolist()
     assert len(zeros) >= 2  # labels of nothing but zeros have no scale
-    graphs = [as_graph(onnx.load(source)) for _ in range(2)]
-    check_same_answers(*graphs, zeros[:2], threads=1)
+    graph, same = as_graph(onnx.load(source)), as_graph(onnx.load(source))
+    check_same_answers(graph, same, zeros[:2], threads=1)
 
 
 def test_a_graph_whose_hidden_size_is_computed_elsewhere_is_left_whole(tmp_path: Path) -> None:

@@ -1,8 +1,12 @@
 """Which candidate is chosen, and why are the others not?"""
 
+import pytest
+from msgspec.structs import replace
+
 from headrace.optimize.search.asked import SearchRequest, Target
 from headrace.optimize.search.decide import Standing, Standings, decide
-from headrace.optimize.search.journal import AGAIN, FINAL, Event, Weighed
+from headrace.optimize.search.journal import AGAIN, FINAL, Event, Unbatched, Weighed
+from headrace.optimize.search.outcome import report_of
 from headrace.optimize.search.state import state_of
 from headrace.optimize.search.timings import Timings
 from tests.unit.optimize.search.made import (
@@ -43,6 +47,44 @@ def test_the_fastest_of_those_that_lose_nothing_is_chosen() -> None:
         "wrong": Standing.REJECTED,
     }
     assert found.reasons["wrong"] == "it loses accuracy, and not by chance"
+
+
+@pytest.mark.parametrize(
+    ("request_", "is_chosen"),
+    [
+        (REQUEST, True),
+        (replace(REQUEST, target=Target.MEMORY), True),
+        (replace(REQUEST, rows=8), False),
+        (replace(REQUEST, target=Target.THROUGHPUT), False),
+        (replace(REQUEST, target=Target.COST), False),
+    ],
+)
+def test_what_loses_batching_is_not_chosen_where_the_load_needs_batches(
+    request_: SearchRequest,
+    is_chosen: bool,  # noqa: FBT001  # a parameter
+) -> None:
+    lost = Unbatched(
+        at_s=3.0, name="int8", reason="MatMulInteger scales by all rows", rows=8, cut_ratio=-1.5
+    )
+    weights = [
+        Weighed(at_s=4.0, name=n, memory_bytes=m, load_s=0.1) for n, m in ((BASE, 9), ("int8", 5))
+    ]
+    events = [*made(("int8", 0.4, True), ("fp32", 0.9, True)), lost, *weights]
+    found = decided(events, request_)
+    report = report_of(state_of(events), request_, reference="m:1")
+
+    assert (found.chosen == "int8") == is_chosen
+    if not is_chosen:
+        assert found.chosen == "fp32"
+        assert found.reasons["int8"] == (
+            "it loses batching, which the load that was asked for needs: a batch of 8 rows, run "
+            "row by row, takes 2.50 times the baseline's time (MatMulInteger scales by all rows)"
+        )
+    [note] = [note for note in report.notes if "one request at a time" in note]
+    assert "2.50 times the baseline's time (MatMulInteger scales by all rows)" in note
+    entry = next(e for e in (report.chosen, *report.rejected) if e.name == "int8")
+    assert entry.batch_cut_ratio == -1.5
+    assert "run row by row" in entry.unbatched
 
 
 def test_a_slower_one_is_rejected_with_how_much_slower_it_is() -> None:

@@ -1,9 +1,17 @@
 """Which request is timed?"""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 
-from headrace.core import Datatype, ModelSignature, TensorSpec
-from headrace.optimize.search.requests import has_length, shapes_text, timed_request
+from headrace.core import Datatype, ModelSignature, Tensors, TensorSpec
+from headrace.optimize.search.requests import (
+    has_length,
+    served_run,
+    shapes_text,
+    timed_request,
+)
 
 IDS = TensorSpec(name="ids", datatype=Datatype.INT64, shape=(-1, -1))
 TEXT = ModelSignature(inputs=(IDS,), outputs=(), batched=True)
@@ -57,3 +65,30 @@ def test_only_an_axis_besides_the_batch_is_a_length() -> None:
     assert has_length(TEXT)
     assert not has_length(ModelSignature(inputs=(row,), outputs=(), batched=True))
     assert shapes_text({"ids": np.zeros((1, 5))}) == "ids [1, 5]"
+
+
+class Counting:
+    """Answers the sum of each row, and how many rows came with it."""
+
+    concurrent = True
+
+    def __init__(self, *, batched: bool) -> None:
+        self.signature = replace(TEXT, batched=batched)
+
+    def run(self, inputs: Tensors, outputs: Sequence[str] | None = None) -> Tensors:
+        del outputs
+        ids = inputs["ids"]
+        return {"sum": ids.sum(axis=1), "company": np.full(len(ids), len(ids))}
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+def test_what_lost_batching_runs_each_row_of_a_batch_by_itself() -> None:
+    request = {"ids": np.arange(12).reshape(4, 3)}
+    together = served_run(Counting(batched=True), TEXT)(request)
+    alone = served_run(Counting(batched=False), TEXT)(request)
+    never = served_run(Counting(batched=False), replace(TEXT, batched=False))(request)
+
+    assert alone["sum"].tolist() == together["sum"].tolist() == [3, 12, 21, 30]
+    assert (together["company"][0], alone["company"][0], never["company"][0]) == (4, 1, 4)
