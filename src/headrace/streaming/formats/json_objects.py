@@ -17,7 +17,7 @@ import orjson
 from headrace.core import Array, Datatype, HeadraceError, InvalidArgumentError
 from headrace.protocol.json_bounds import check_parts, check_values
 from headrace.protocol.json_messages import JsonDecoder
-from headrace.protocol.values import spell_infinities
+from headrace.protocol.values import SPELLED, spell_infinities
 from headrace.streaming.formats import (
     Column,
     Fields,
@@ -32,8 +32,7 @@ from headrace.streaming.settings import FormatSettings
 _FLOATS: Final = frozenset({Datatype.FP16, Datatype.FP32, Datatype.FP64})
 _NAME: Final = re.compile(r"[^\"\\\x00-\x1f]*")
 """What msgspec takes as a name."""
-_NOT_STANDARD: Final = re.compile(rb"\A\xef\xbb\xbf|NaN|Infinity")
-"""What the strict decoder refuses and `JsonDecoder` does not, or a text that stands for a float."""
+_NO_NUMBERS: Final = "an input of floats has something else than numbers"
 _BROKEN: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
@@ -50,6 +49,11 @@ class JsonObjects:
         self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(_row_type(layout)).decode
         self._loose: JsonDecoder[Any] = JsonDecoder(_row_type(layout, is_loose=True))
         self._getters = [attrgetter(f"f{at}") for at in range(len(self._names))]
+        self._floats = [
+            get
+            for get, spec in zip(self._getters, layout.inputs, strict=False)
+            if spec.datatype in _FLOATS
+        ]
         self._passed = frozenset(layout.answered)
         self._answer = [*layout.answered, *(spec.name for spec in layout.outputs)]
         self._pattern = _pattern(self._answer)
@@ -70,14 +74,17 @@ class JsonObjects:
                 check_values(value)
                 add(decode(value))
             except _BROKEN as error:
-                if not _NOT_STANDARD.search(value):
-                    errors[place] = unreadable("JSON", error)
-                    continue
                 try:
-                    add(self._loose.decode(value))
-                    is_typed = False
+                    row = self._loose.decode(value)
                 except _BROKEN as problem:
                     errors[place] = unreadable("JSON", problem)
+                    continue
+                if not all(_is_floats(get(row)) for get in self._floats):
+                    is_json = isinstance(error, msgspec.ValidationError)
+                    errors[place] = unreadable("JSON", error if is_json else _NO_NUMBERS)
+                    continue
+                add(row)
+                is_typed = False
             except InvalidArgumentError as error:
                 errors[place] = error
         columns = {
@@ -97,6 +104,13 @@ class JsonObjects:
         ]
         pattern = self._pattern
         return [pattern % one for one in zip(*texts, strict=True)]
+
+
+def _is_floats(value: object) -> bool:
+    """Whether a value that was decoded loosely is numbers, nulls, or texts that stand for them."""
+    if isinstance(value, list):
+        return all(map(_is_floats, value))
+    return type(value) in {int, float} or (isinstance(value, str | None) and value in SPELLED)
 
 
 def row_texts(array: Array) -> list[bytes]:

@@ -8,12 +8,13 @@ import msgspec
 import numpy as np
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from headrace.core import Array, Datatype, InvalidArgumentError, ModelSignature, TensorSpec
 from headrace.protocol.inputs import ModelInputs
+from headrace.streaming.codec import Decoded
 from headrace.streaming.fields import FieldCodec, Source, Written
 from headrace.streaming.formats import FieldSpec, Layout
 from headrace.streaming.formats.json_objects import JsonObjects, row_texts
@@ -44,7 +45,20 @@ def test_each_row_is_as_if_it_were_alone(array: Array) -> None:
     ]
 
 
+NAN = '"y": NaN'
 FLOATS = st.floats(width=32) | st.sampled_from([math.nan, math.inf, -math.inf])
+
+
+def decoded(values: list[bytes], datatype: Datatype = Datatype.FP32) -> Decoded:
+    """Return records with the field `x`, a list of three, as the stream's codec decodes them."""
+    tensor = TensorSpec(name="x", datatype=datatype, shape=(-1, 3))
+    signature = ModelSignature(inputs=(tensor,), outputs=(), batched=True)
+    reads = JsonObjects(
+        Layout(inputs=(FieldSpec(name="x", datatype=datatype, shape=(3,)),), outputs=())
+    )
+    source = Source(tensor=ModelInputs("m", signature).get("x"), fields=("x",))
+    written = Written(format=reads, answered=(), outputs=())
+    return FieldCodec(reads, [source], written, batched=True).decode(records(*values))
 
 
 @pytest.mark.parametrize("write", [json.dumps, None], ids=["python", "headrace"])
@@ -52,30 +66,43 @@ FLOATS = st.floats(width=32) | st.sampled_from([math.nan, math.inf, -math.inf])
 def test_floats_survive_records(
     write: Callable[[object], str] | None, rows: list[list[float]]
 ) -> None:
-    spec = FieldSpec(name="x", datatype=Datatype.FP32, shape=(3,))
-    signature = ModelSignature(
-        inputs=(TensorSpec(name="x", datatype=Datatype.FP32, shape=(-1, 3)),),
-        outputs=(),
-        batched=True,
-    )
     array = np.array(rows, np.float32)
     if write is None:
+        spec = FieldSpec(name="x", datatype=Datatype.FP32, shape=(3,))
         values = JsonObjects(Layout(inputs=(), outputs=(spec,))).encode({"x": array}, len(array))
         assert all(json.loads(value, parse_constant=pytest.fail) for value in values)
     else:
         values = [write({"x": row, "other": row}).encode() for row in array.tolist()]
-    tensor = ModelInputs("m", signature).get("x")
-    source = Source(tensor=tensor, fields=("x",))
-    reads = JsonObjects(Layout(inputs=(spec,), outputs=()))
-    codec = FieldCodec(
-        reads, [source], Written(format=reads, answered=(), outputs=()), batched=True
-    )
 
-    decoded = codec.decode(records(*values))
+    got = decoded(values)
 
-    assert decoded.errors == {}
-    (group,) = decoded.groups
+    assert got.errors == {}
+    (group,) = got.groups
     assert np.array_equal(group.inputs["x"], array, equal_nan=True)
+
+
+@given(
+    st.sampled_from([Datatype.FP32, Datatype.INT64, Datatype.BYTES]),
+    st.lists(
+        st.lists(
+            st.sampled_from(["1", "-0.5", "null", "1e39", "1e999", '"a"', "true", "[1]", "{}"]),
+            min_size=2,
+            max_size=4,
+        ).map(lambda items: f"[{','.join(items)}]"),
+        max_size=2,
+    ),
+)
+@example(Datatype.FP32, ['["a", 1, 1]', "[1, 1, 1]"])
+def test_what_stands_beside_a_field_does_not_change_what_it_means(
+    datatype: Datatype, fields: list[str]
+) -> None:
+    members = [f'"x": {field}' for field in fields]  # twice: the last one counts
+    plain = decoded([f"{{{', '.join(members)}}}".encode()], datatype)
+    beside = decoded([f"{{{', '.join([*members, NAN])}}}".encode()], datatype)
+
+    assert plain.errors.keys() == beside.errors.keys()
+    for group, other in zip(plain.groups, beside.groups, strict=True):
+        np.testing.assert_array_equal(group.inputs["x"], other.inputs["x"])
 
 
 @given(
