@@ -257,6 +257,7 @@ def _postgres(server: PostgresServer, tmp_path: Path) -> None:
     arguments: list[str | Path] = [
         "-m", tmp_path / "matmul.onnx", "-i", url, "--sql", "SELECT * FROM r", "--sql-key", "id",
         "--shard-rows", "100", "--map", "x=a,b,c,d", "--keys", "id,name", "-o", tmp_path / "out",
+        "--nulls", "error",
     ]  # fmt: skip
     job = Command(arguments, tmp_path / "home")
 

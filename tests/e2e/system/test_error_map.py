@@ -75,7 +75,7 @@ ROWS: list[tuple[str, bytes, int, str]] = [
     ("FP16 in JSON", body({**GOOD, "datatype": "FP16"}), 400, "FP16"),
     ("too few values", body({**GOOD, "data": ROW[1:]}), 400, ""),
     ("a string for a number", body({**GOOD, "data": ["x", *ROW[1:]]}), 400, ""),
-    ("null for a number", body({**GOOD, "data": [None, *ROW[1:]]}), 400, ""),
+    ("true for a number", body({**GOOD, "data": [True, *ROW[1:]]}), 400, ""),
     ("reserved parameter", body(GOOD, parameters={"triton_x": 1}), 400, "triton_x"),
     ("object parameter", body(GOOD, parameters={"x": {"y": 1}}), 400, ""),
     ("unknown output", body(GOOD, outputs=[{"name": "nope"}]), 400, "nope"),
