@@ -223,6 +223,33 @@ def test_nulls_are_errors_where_the_stream_says_so() -> None:
     assert "element 0 of 'x' is null" in found[0]
 
 
+@pytest.mark.parametrize("nulls", Nulls)
+def test_nulls_of_avro_are_those_of_json(tmp_path: Path, nulls: Nulls) -> None:
+    fields = [{"name": name, "type": ["null", "double"]} for name in "abc"]
+    schema = {"type": "record", "name": "R", "fields": fields}
+    file = tmp_path / "record.avsc"
+    file.write_bytes(msgspec.json.encode(schema))
+    values = []
+    for row in ({"a": None, "b": 2.0, "c": 3.0}, {"a": math.nan, "b": 2.0, "c": 3.0}):
+        buffer = io.BytesIO()
+        fastavro.schemaless_writer(buffer, schema, row)
+        values.append(buffer.getvalue())
+    avro = FormatSettings(
+        kind=FormatKind.AVRO,
+        columns={"x": ["a", "b", "c"]},
+        options={"schema_file": str(file)},
+    )
+    said = msgspec.structs.replace(settings(avro, sink=JSON), nulls=nulls)
+
+    found = answers(MATRIX, records(*values), said=said)
+
+    assert found[1] == {"sum": None}
+    if nulls is Nulls.NAN:
+        assert found[0] == {"sum": None}
+    else:
+        assert "element 0 of 'x' is null" in found[0]
+
+
 def test_columns_are_fields_of_their_own() -> None:
     said = settings(FormatSettings(columns={"x": ["b", "a", "c"]}))
     three = signature(spec("x", Datatype.FP32, -1, 3))
