@@ -11,7 +11,7 @@ from headrace.serving.deadlines import timeout_s
 from headrace.serving.exchange import Exchange, send_error
 from headrace.serving.routing import Handler
 from headrace.serving.state import ReplicaState
-from headrace.serving.v2 import decoded_body
+from headrace.serving.v2 import decoded_body, send_tensors
 
 V1_ALIVE: Final = b'{"status":"alive"}'
 """What KServe's V1 answers to `GET /`."""
@@ -68,10 +68,14 @@ class V1Api:
         """Encode the model's answer and send it."""
         assert self._codec is not None
         try:
-            exchange.send_json(self._codec.encode(response))
+            body = self._codec.encode(response)
         except HeadraceError as error:
             exchange.wire.refuse(exchange, error)
             return
+        if b"accept-encoding" in exchange.headers:
+            send_tensors(exchange, body, None)
+        else:
+            exchange.send_json(body)
 
     def refuse(self, exchange: Exchange, error: HeadraceError) -> None:
         """Answer with an error in JSON."""
