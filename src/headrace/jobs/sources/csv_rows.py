@@ -24,7 +24,7 @@ from headrace.core import Array
 UNCLOSED: Final = "a quote is not closed"
 STRAY: Final = "a quote stands inside a value"
 _QUOTE, _NEWLINE, _RETURN = (ord(char) for char in '"\n\r')
-_FEW_LINES: Final = 256
+_FEW_LINES, _MOST_LINES = 256, 1 << 14
 """Lines that are looked at together after a damaged row; twice as many each time all are right."""
 
 
@@ -67,7 +67,8 @@ def find_rows(data: bytes, separator: bytes, columns: int, *, complete: bool = T
             no end of line then.
     """
     text = np.frombuffer(data, np.uint8)
-    newlines, quotes = np.flatnonzero(text == _NEWLINE), np.flatnonzero(text == _QUOTE)
+    newlines = np.flatnonzero(text == _NEWLINE)
+    quotes = np.flatnonzero(text == _QUOTE)
     if not len(quotes):
         bounds = np.concatenate([[0], newlines + 1])
         if complete and bounds[-1] < len(data):
@@ -102,20 +103,22 @@ class _Scan:
         padded = np.full(len(text) + 3, _NEWLINE, np.uint8)
         padded[1:-2] = text
         before, after, then = padded[quotes], padded[quotes + 2], padded[quotes + 3]
-        number = np.arange(len(quotes))
         self._adjoins = before == _QUOTE
         begins = (before == separator) | (before == _NEWLINE)
         ends = (after == separator) | (after == _NEWLINE)
         ends |= (after == _RETURN) & (then == _NEWLINE)
         may_open, may_close = begins | self._adjoins, ends | (after == _QUOTE)
-        is_even = number & 1 == 0
+        is_even = np.zeros(len(quotes), np.bool_)
+        is_even[::2] = True
         self._wrong = (
             np.flatnonzero(~np.where(is_even, may_open, may_close)),
             np.flatnonzero(~np.where(is_even, may_close, may_open)),
         )
-        # Of several quotes beside each other the first tells whether they can open a value.
-        self._begins = begins[np.maximum.accumulate(np.where(self._adjoins, 0, number))]
-        self._ends = ends
+        if self._adjoins.any():
+            # Of several quotes beside each other the first tells whether they can open a value.
+            number = np.arange(len(quotes), dtype=np.int32)
+            begins = begins[np.maximum.accumulate(np.where(self._adjoins, 0, number))]
+        self._begins, self._ends = begins, ends
         self._quotes_before = np.searchsorted(quotes, newlines)
         self.ends: list[Array] = []
         self.damaged: dict[int, str] = {}
@@ -139,7 +142,7 @@ class _Scan:
                 begin, damage = self._add(begin, swallowed[0]), swallowed[1]
             else:
                 begin = self._add(begin, ends)
-                at, lines = end, lines * 2
+                at, lines = end, min(lines * 2, _MOST_LINES)
                 if end < last:
                     continue
                 last_damage = self._damage(begin, quote, first)
