@@ -119,6 +119,11 @@ class Engine:
         """Requests in the queue and in runs."""
         return self._queue.size + sum(len(batch.tickets) for batch in self._running.values())
 
+    @property
+    def is_running(self) -> bool:
+        """Whether the model is in use: by runs of requests, or aside of them."""
+        return bool(self._running)
+
     def in_flight_s(self, now: float) -> float:
         """For how long those have been here together; looks at each of them."""
         running = (ticket for batch in self._running.values() for ticket in batch.tickets)

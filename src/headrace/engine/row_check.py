@@ -33,10 +33,15 @@ _PAY_BACK: Final = 100.0
 """Seconds without a check for each second that one ran: checks take at most 1 % of the time."""
 _BUSY_AGAIN_S: Final = 0.1
 """After requests left no room for a check, how long until another batch is tried."""
+_LONGEST_RUN_S: Final = 3.0
+"""Batches that took longer are not checked: three runs in the only place would make a replica look
+stuck."""
 _DEADLINE_S: Final = 5.0
 """How long a model that waits for others may take for one run of a check."""
 _HALF_STEPS: Final = 8.0
 """Rounding steps of a 16-bit output that count as equal: more than `SAME_RATIO`."""
+_MOST_VALUES: Final = 1 << 20
+"""Of an output so many are looked at for the largest."""
 _FADE: Final = 0.9
 """What is left, at the next check, of the largest value that an output had before."""
 
@@ -72,18 +77,23 @@ def check_row(
         scales: For each output the largest value that checks have seen; updated.
     """
     chosen = sample.tickets[sample.request]
-    row = {name: _row(array, sample.row) for name, array in chosen.request.inputs.items()}
+
+    def run_alone() -> Tensors:
+        # Copied for each run: a model may change its inputs in place, and others may hold them.
+        inputs = chosen.request.inputs.items()
+        row = {name: _row(array, sample.row).copy() for name, array in inputs}
+        return run_model(model, row, names, [chosen])
+
     try:
         answer = sample.answer
         _note_scales(scales, answer.batch.arrays if isinstance(answer, Part) else answer)
         answered = {name: _row(array, sample.row) for name, array in arrays_of(answer).items()}
         names = tuple(answered)
-        alone = run_model(model, row, names, [chosen])
+        alone = run_alone()
         worst = _worst_difference(alone, answered, scales)
         if worst is None:
             return RowOutcome.SAME, None
-        again = run_model(model, row, names, [chosen])
-        if _worst_difference(again, alone, scales) is not None:
+        if _worst_difference(run_alone(), alone, scales) is not None:
             return RowOutcome.UNREPEATABLE, None
         inputs, padded_to = join(sample.tickets, plan)
         outputs = run_model(model, inputs, names, sample.tickets)
@@ -159,6 +169,7 @@ class RowChecker:
         self._due_at_batch = 0
         self._due_at = -math.inf
         self._checks = 0
+        self._is_waiting = False
 
     def start(self) -> None:
         """Begin to listen for a batch, or do so again after the model was loaded anew."""
@@ -168,12 +179,20 @@ class RowChecker:
     def _take(self, batch: Batch) -> None:
         """Take a sample of a batch, whose callers are answered next, and stop listening."""
         sample = self._sample(batch)
-        if sample is not None:
+        if sample is None:
+            if self._only_padded:  # all requests may be of one length: look seldom
+                self._listen(None)
+                self._wait(LEAST_INTERVAL_S)
+        elif batch.computed_at - batch.joined_at > _LONGEST_RUN_S:
+            self._skip(LEAST_INTERVAL_S)
+        else:
             self._listen(None)
             self._soon(lambda: self._check(sample))
-        elif self._only_padded:  # all requests may be of one length: look seldom
-            self._listen(None)
-            self._later(LEAST_INTERVAL_S, self._listen_if_due)
+
+    def _skip(self, pause_s: float) -> None:
+        self._counts.outcomes[RowOutcome.SKIPPED] += 1
+        self._listen(None)
+        self._wait(pause_s)
 
     def _sample(self, batch: Batch) -> RowSample | None:
         tickets = batch.tickets
@@ -212,8 +231,7 @@ class RowChecker:
             self._note(*result[0], took_s=self._clock() - started)
 
         if not self._run_aside(work, ended):
-            self._counts.outcomes[RowOutcome.SKIPPED] += 1
-            self._later(_BUSY_AGAIN_S, self._listen_if_due)
+            self._skip(_BUSY_AGAIN_S)
 
     def _note(
         self, outcome: RowOutcome, difference: RowDifference | None, *, took_s: float
@@ -232,7 +250,17 @@ class RowChecker:
             self._due_at_batch = self._statistics.execution_count + int(gap)
         pause_s = max(LEAST_INTERVAL_S, _PAY_BACK * took_s)
         self._due_at = self._clock() + pause_s
-        self._later(pause_s, self._listen_if_due)
+        self._wait(pause_s)
+
+    def _wait(self, pause_s: float) -> None:
+        """Look again later whether to listen; one look is due at a time."""
+        if not self._is_waiting:
+            self._is_waiting = True
+            self._later(pause_s, self._wake)
+
+    def _wake(self) -> None:
+        self._is_waiting = False
+        self._listen_if_due()
 
     def _listen_if_due(self) -> None:
         """Listen if time passed and batches ran since the last check, else look again later."""
@@ -240,7 +268,7 @@ class RowChecker:
         if left_s <= 0 and self._statistics.execution_count >= self._due_at_batch:
             self._listen(self._take)
         else:
-            self._later(max(left_s, LEAST_INTERVAL_S), self._listen_if_due)
+            self._wait(max(left_s, LEAST_INTERVAL_S))
 
 
 def _row(array: Array, index: int) -> Array:
@@ -251,7 +279,8 @@ def _note_scales(scales: dict[str, float], outputs: Tensors) -> None:
     """Note the largest value of each output; rounding is proportional to it, not to a row's."""
     for name, array in outputs.items():
         if array.dtype.kind == "f" and array.size:
-            largest = float(np.abs(array[np.isfinite(array)]).max(initial=0.0))
+            values = array.reshape(-1)[:: 1 + array.size // _MOST_VALUES]
+            largest = float(np.abs(values[np.isfinite(values)]).max(initial=0.0))
             scales[name] = max(largest, _FADE * scales.get(name, 0.0))
 
 

@@ -294,7 +294,8 @@ ALERTS: Final = (
         summary="answers of {endpoint} depend on other callers' rows: {detail}",
         action="Requests share batches although the model mixes their rows. Remove "
         "`rows_independent` from the endpoint's `batching`: it then gets one request at a time. "
-        "Where the row was padded, set `batching: {{padding: {{max_ratio: 1.0}}}}` instead.",
+        "Where the model itself declares its rows, set `batched = False` there; where the row was "
+        "padded, set `batching: {{padding: {{max_ratio: 1.0}}}}`.",
     ),
     _kind(
         "HeadraceJobLate",

@@ -18,7 +18,7 @@ class RowOutcome(StrEnum):
     FAILED = "failed"
     """The row alone failed although it had an answer in its batch."""
     SKIPPED = "skipped"
-    """Requests left no room for the check."""
+    """Requests left no room for the check, or the model takes seconds for a run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,8 +94,10 @@ class BatchingReport:
     @property
     def remedy(self) -> str:
         """What to do about the difference."""
-        if self.independence is RowIndependence.DECLARED:
+        if self.declared:
             return "remove `rows_independent` from the endpoint's `batching`"
+        if self.independence is RowIndependence.DECLARED:
+            return "set `batched = False` in the model, or `batching: {max_batch_size: 1}`"
         return "set `batching: {padding: {max_ratio: 1.0}}`, so that only equal lengths are batched"
 
     @property

@@ -71,6 +71,7 @@ class HostedModel:
             or self.is_retired
             or self.in_flight > 0
             or self.state.waiting > 0
+            or (self.state.served is not None and self.state.served.engine.is_running)
         )
         return Resident(
             key=self.key,

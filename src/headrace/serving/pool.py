@@ -321,10 +321,7 @@ class Pool:
         hosted.has_room = False
         hosted.unloads += 1
         _log.info("model unloaded", extra=_named(hosted))
-        task = self._tasks.create_task(
-            # It has no requests, but a check of a row may run.
-            self._free(hosted, served, drain_s=self.settings.drain_timeout_s)
-        )
+        task = self._tasks.create_task(self._free(hosted, served, drain_s=0.0))
         self._frees.add(task)
         task.add_done_callback(self._frees.discard)
 

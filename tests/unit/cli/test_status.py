@@ -1,6 +1,7 @@
 """What `headrace status` says of streams and jobs."""
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -11,6 +12,9 @@ from headrace.cli.batch_jobs import JOB_COLUMNS
 from headrace.cli.status import render
 from headrace.control.faults import ObjectFault
 from headrace.control.job_status import JobRunView, JobView
+from headrace.control.status import RevisionStatus
+from headrace.core import RowIndependence
+from headrace.observe.row_checks import BatchingReport, RowDifference
 from tests.unit.cli.test_stream_parts import VIEW
 
 MORNING = 1_795_759_200.0  # 2026-11-27T06:00:00Z
@@ -94,6 +98,45 @@ def test_object_that_waits_is_named_with_its_reason(capsys: pytest.CaptureFixtur
     lines = lines_of(document(faults=[msgspec.to_builtins(fault)]), capsys)
 
     assert "drift 'fraud' waits: ValueError in a.py, line 3" in lines
+
+
+def test_versions_whose_rows_are_not_proven_independent_say_why(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def revision(version: str, report: BatchingReport) -> dict[str, Any]:
+        status = RevisionStatus(
+            version=version,
+            model=f"m:{version}",
+            weight=25,
+            desired_weight=25,
+            desired_replicas=1,
+            replicas=(),
+            batching=report,
+            batching_message=report.text,
+        )
+        return dict(msgspec.to_builtins(status))
+
+    difference = RowDifference(output="y", ratio=0.4, requests=2, rows=2, padded=False)
+    declared = BatchingReport(
+        batched=True, independence=RowIndependence.DECLARED, reason="says who", declared=True
+    )
+    unproven = BatchingReport(
+        batched=False, independence=RowIndependence.UNPROVEN, reason="ReduceMean 'm' mixes rows"
+    )
+    revisions = [
+        revision("1", BatchingReport(batched=True, independence=RowIndependence.PROVEN)),
+        revision("2", unproven),
+        revision("3", declared),
+        revision("4", replace(declared, difference=difference)),
+    ]
+    endpoint = {"name": "m", "ready": True, "message": "", "revisions": revisions}
+    text = " ".join(lines_of(document(endpoints=[endpoint]), capsys))
+
+    assert "m 1:" not in text
+    assert "m 2: one request at a time: ReduceMean 'm' mixes rows." in text
+    assert "m 3: batched, not proven: says who" in text
+    assert text.count("m 4:") == 1
+    assert "m 4: answers depend on other callers' rows: output 'y' differs by 40 %" in text
 
 
 def test_without_streams_and_jobs_nothing_is_said_of_them(

@@ -196,6 +196,7 @@ def test_an_endpoint_without_a_rollout_is_ready_and_scaled() -> None:
         "Progressing": (False, "NoRollout"),
         "RolledBack": (False, "NoRollout"),
         "Scaled": (True, "AtTarget"),
+        "AnswersIndependent": (True, "NotReported"),
     }
 
 

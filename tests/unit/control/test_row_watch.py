@@ -21,7 +21,7 @@ DECLARED = BatchingReport(
     checks={"same": 3, "different": 0},
 )
 FOUND = RowDifference(output="y", ratio=0.4, requests=3, rows=3, padded=False, at=5.0)
-MIXING = replace(DECLARED, checks={"same": 0, "different": 1}, difference=FOUND)
+MIXING = replace(DECLARED, declared=True, checks={"same": 0, "different": 1}, difference=FOUND)
 ALONE = BatchingReport(
     batched=False,
     independence=RowIndependence.UNPROVEN,
@@ -154,6 +154,11 @@ def test_condition_says_the_weakest_evidence(
         (replace(DECLARED, checks={"same": 0}), ["no row is checked yet"]),
         (replace(DECLARED, checks={}), ["rows are not checked while it serves"]),
         (replace(DECLARED, checks={"same": 0, "failed": 2}), ["2 more failed alone"]),
+        (replace(MIXING, declared=False), ["set `batched = False` in the model"]),
+        (
+            replace(MIXING, independence=RowIndependence.PROVEN, declared=False),
+            ["padding: {max_ratio: 1.0}"],
+        ),
         (MIXING, ["answers depend on other callers' rows", "by 40 %", "remove `rows_independent`"]),
     ],
 )

@@ -121,15 +121,20 @@ class World:
             call()
         self.now = until
 
-    def batch(self, *tickets: Recorded) -> None:
+    def batch(self, *tickets: Recorded, took_s: float = 0.0) -> None:
         """A batch runs now; it is heard of as an engine says it, then its callers are answered."""
         found = Batch(
             tickets=list(tickets), rows=sum(one.rows for one in tickets), formed_at=self.now
         )
         run_batch(self.model, found, self.plan)
+        found.computed_at = found.joined_at + took_s
         self.statistics.execution_count += found.executions
         if self.listener is not None:
             self.listener(found)
+
+    @property
+    def due(self) -> int:
+        return len(self._timers)
 
     @property
     def outcomes(self) -> dict[RowOutcome, int]:
@@ -224,6 +229,30 @@ def test_rounding_is_no_difference(scale: float, relative: float, dtype: type) -
     assert world.outcomes == {RowOutcome.SAME: 1}
 
 
+def test_model_that_changes_its_inputs_in_place_is_judged_by_what_callers_sent() -> None:
+    def in_place(inputs: Tensors) -> Tensors:
+        inputs["x"] -= inputs["x"].mean(axis=0)
+        inputs["x"] += 1
+        return {"y": inputs["x"]}
+
+    world = World(Rows(in_place))
+    tickets = pair(1.0, 4.0)
+    world.batch(*tickets)
+    world.advance(1)
+    assert world.outcomes == {RowOutcome.DIFFERENT: 1}
+    assert [float(one.request.inputs["x"][0, 0]) for one in tickets] == [1.0, 4.0]
+
+
+def test_model_that_is_loaded_anew_again_and_again_has_one_look_due() -> None:
+    world = World(Rows(doubled), ratio=0.001)
+    for _ in range(FIRST_CHECKS):
+        world.batch(*pair())
+        world.advance(1.001)
+    for _ in range(100):
+        world.checker.start()
+    assert world.due <= 1
+
+
 def test_label_that_flips_beside_equal_scores_is_no_difference() -> None:
     def tied(inputs: Tensors) -> Tensors:
         rows = len(inputs["x"])
@@ -243,6 +272,16 @@ def test_request_alone_in_its_run_is_not_checked() -> None:
     world.batch(*pair())
     world.advance(1)
     assert world.outcomes == {RowOutcome.SAME: 1}
+
+
+def test_model_that_takes_seconds_for_a_run_is_not_checked() -> None:
+    world = World(Rows(centred))
+    world.batch(*pair(), took_s=4.0)
+    world.advance(1.5)
+    assert world.outcomes == {RowOutcome.SKIPPED: 1}
+    world.batch(*pair(), took_s=2.0)
+    world.advance(1)
+    assert world.outcomes == {RowOutcome.SKIPPED: 1, RowOutcome.DIFFERENT: 1}
 
 
 def test_ratio_of_0_checks_nothing() -> None:

@@ -65,6 +65,15 @@ def test_an_alert_without_a_time_fires_at_once() -> None:
     assert state(play((0, BAD), for_s=0.0)) is AlertState.FIRING
 
 
+def test_summary_says_what_the_reading_has_more_of() -> None:
+    kind = next(kind for kind in ALERTS if kind.name == "HeadraceRowsDiffer")
+    reading = Reading(value=0.4, threshold=0, is_bad=True, detail="version 1: output 'y' differs")
+    [alert] = advance({}, [finding(reading, for_s=0.0, kind=kind)], now=0.0).values()
+
+    assert alert.summary.endswith("other callers' rows: version 1: output 'y' differs")
+    assert "{padding: {max_ratio: 1.0}}" in alert.action
+
+
 def test_what_ends_in_time_never_fired() -> None:
     assert play((0, BAD), (5, GOOD)) == {}
 

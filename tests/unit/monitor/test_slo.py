@@ -27,6 +27,7 @@ from headrace.monitor.slo import (
     QueuesFilled,
     Reading,
     ReplicasCrash,
+    RowsDiffer,
     SystemFacts,
     least_requests,
     read_endpoint,
@@ -166,6 +167,19 @@ def test_drift_is_told_where_somebody_looks_for_it() -> None:
     assert is_bad(drift(1))
     assert not is_bad(drift(0))
     assert drift(None) is None
+
+
+def test_rows_that_differ_are_bad_with_what_differs() -> None:
+    def rows(ratio: float | None, detail: str = "") -> Reading | None:
+        facts = EndpointFacts(rows_differ=ratio, rows_detail=detail)
+        return read_endpoint(RowsDiffer(), PROMISE, windows(QUIET), facts)
+
+    found = rows(0.4, "version 1: output 'y'")
+    assert is_bad(found)
+    assert found is not None
+    assert found.detail == "version 1: output 'y'"
+    assert not is_bad(rows(0.0))
+    assert rows(None) is None
 
 
 def test_the_system_is_bad_without_a_gateway_or_with_a_certificate_that_ends() -> None:

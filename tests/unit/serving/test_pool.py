@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 
 import msgspec
 import pytest
@@ -103,6 +104,28 @@ async def test_a_model_with_requests_in_flight_stays_until_they_are_answered() -
 
     assert read(ticket).status == read(other).status == 200
     assert loads.loaded == ["a", "b"]
+
+
+async def test_a_model_of_which_a_row_is_checked_counts_as_busy_though_it_has_no_request() -> None:
+    hosting = Hosting()
+    held_row = threading.Event()
+    async with hosting.pool:
+        hosting.declare(entry("a"))
+        hosting.infer("a")
+        await settle()
+        hosted = hosting.pool.models["a", "1"]
+        assert hosted.state.served is not None
+        assert not hosted.resident().is_busy
+        assert hosted.state.served.engine.run_aside(lambda _: waited(held_row), lambda: None)
+        is_busy = hosted.resident().is_busy
+        held_row.set()
+
+    assert is_busy
+    assert hosted.in_flight == 0
+
+
+def waited(event: threading.Event) -> None:
+    event.wait(10)
 
 
 async def test_where_all_are_busy_a_load_waits_and_then_gives_up() -> None:
