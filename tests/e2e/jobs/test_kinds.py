@@ -168,7 +168,7 @@ def test_one_row_group_of_structs_is_several_shards_in_order(tmp_path: Path) -> 
 
     summary = job.summary()
 
-    assert (summary["rows"], summary["errors"], summary["shards"]) == (500, 0, 9)
+    assert (summary["rows"], summary["errors"], summary["shards"]) == (500, 0, 4)
     found = rows_of(tmp_path / "out")
     assert found["id"].to_list() == list(range(500))
     model = load_model(tmp_path / "matmul.onnx")

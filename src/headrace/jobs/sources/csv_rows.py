@@ -125,24 +125,24 @@ class _Scan:
         self._rows = 0
 
     def run(self) -> None:
-        begin = first = at = 0
+        begin = first = newline = 0
         """Where the next row begins; a quote that opens; the first newline not looked at."""
         lines = _FEW_LINES
         while begin < len(self._text):
             wrong = self._wrong[first & 1]
-            place = int(np.searchsorted(wrong, first))
-            quote = int(wrong[place]) if place < len(wrong) else len(self._quotes)
+            index = int(np.searchsorted(wrong, first))
+            quote = int(wrong[index]) if index < len(wrong) else len(self._quotes)
             stop = self._quotes[quote] if quote < len(self._quotes) else len(self._text)
             last = int(np.searchsorted(self._newlines, stop))
-            end = min(last, at + lines)
-            outside = (self._quotes_before[at:end] - first) & 1 == 0
-            ends = self._newlines[at:end][outside] + 1
+            end = min(last, newline + lines)
+            outside = (self._quotes_before[newline:end] - first) & 1 == 0
+            ends = self._newlines[newline:end][outside] + 1
             swallowed = self._swallowed(begin, ends, first)
             if swallowed is not None:
                 begin, damage = self._add(begin, swallowed[0]), swallowed[1]
             else:
                 begin = self._add(begin, ends)
-                at, lines = end, min(lines * 2, _MOST_LINES)
+                newline, lines = end, min(lines * 2, _MOST_LINES)
                 if end < last:
                     continue
                 last_damage = self._damage(begin, quote, first)
@@ -152,7 +152,7 @@ class _Scan:
             self.damaged[self._rows] = damage[1]
             begin = self._add(begin, np.array([damage[0]]))
             first = int(np.searchsorted(self._quotes, begin))
-            at = int(np.searchsorted(self._newlines, begin))
+            newline = int(np.searchsorted(self._newlines, begin))
             lines = _FEW_LINES
 
     def _add(self, begin: int, ends: Array) -> int:

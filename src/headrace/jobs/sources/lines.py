@@ -76,7 +76,7 @@ def _cuts(
 ) -> Iterator[tuple[int, int]]:
     """Ends of rows, each at least `wanted` bytes after the last, and the lines between them."""
     file.seek(begin)
-    data, place, last, lines = b"", begin, begin, 0
+    data, offset, last, lines = b"", begin, begin, 0
     """Text from the begin of a row on, where it begins; the last cut, and the lines after it."""
     # A row that is longer than a block is looked at again only when twice as much is there.
     while block := file.read(max(_BLOCK_BYTES, len(data))):
@@ -87,16 +87,16 @@ def _cuts(
             ends = row_ends(data, complete=True)[:1]
             if not len(ends) or ends[0] == len(data):
                 msg = (
-                    f"{name}: a line after byte {place} has more than {MAX_LINE_BYTES} bytes; "
+                    f"{name}: a line after byte {offset} has more than {MAX_LINE_BYTES} bytes; "
                     "is a quote missing?"
                 )
                 raise InvalidArgumentError(msg)
         end = 0
-        while (row := int(np.searchsorted(ends, last + wanted - place))) < len(ends):
+        while (row := int(np.searchsorted(ends, last + wanted - offset))) < len(ends):
             cut = int(ends[row])
             lines += data.count(b"\n", end, cut)
-            yield place + cut, lines
-            last, lines, end = place + cut, 0, cut
+            yield offset + cut, lines
+            last, lines, end = offset + cut, 0, cut
         done = int(ends[-1]) if len(ends) else 0
         lines += data.count(b"\n", end, done)
-        data, place = data[done:], place + done
+        data, offset = data[done:], offset + done

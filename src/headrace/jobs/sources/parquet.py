@@ -12,6 +12,9 @@ from headrace.jobs.sources.files import fingerprint, is_url, open_file, unreadab
 from headrace.jobs.sources.source import Rows, Wanted, flat_schema, framed, paths_of, windows
 
 _BUFFER_BYTES = 1 << 20
+_MOST_PARTS = 4
+"""Of a row group: each part decodes what is before it. Runs of the model have threads of their own
+where shards are few."""
 
 
 class ParquetSource:
@@ -35,7 +38,7 @@ class ParquetSource:
         return max(sizes, default=0.0)
 
     def cut(self, sizes: Sizes, columns: Sequence[str]) -> list[Shard]:
-        """Row groups together, up to the size of a shard; larger ones in parts of equal length.
+        """Row groups together, up to the size of a shard; a larger one in at most four parts.
 
         A group of a file elsewhere stays whole: its first rows would be fetched for each part.
         """
@@ -53,7 +56,7 @@ class ParquetSource:
                 parts = 1
                 if end - begin == 1 and not is_url(name):
                     needed = max(rows / sizes.shard_rows, size / sizes.shard_bytes)
-                    parts = max(1, min(rows, math.ceil(needed)))
+                    parts = max(1, min(rows, math.ceil(needed), _MOST_PARTS))
                 for part in range(parts):
                     first_row, behind = rows * part // parts, rows * (part + 1) // parts
                     shards.append(
@@ -78,13 +81,11 @@ class ParquetSource:
         """At once where that is little; else a batch at a time, as a row group may be large."""
         try:
             with _opened(shard.file) as file:
-                done = 0
-                for frame in _slices(file, shard, wanted):
-                    yield from windows(frame, wanted.rows, {})
-                    done += frame.height
-                if done == shard.rows:
+                whole = _whole(file, shard, wanted)
+                if whole is not None:
+                    yield from windows(whole, wanted.rows, {})
                     return
-                skip, left = shard.first_row + done, (shard.rows or 0) - done
+                skip, left = shard.first_row, shard.rows or 0
                 for batch in file.iter_batches(
                     wanted.rows,
                     row_groups=list(range(shard.begin, shard.end)),
@@ -134,24 +135,19 @@ def _fixed_bytes(kind: Any) -> int:  # noqa: ANN401  # pyarrow has no types
     return int(types.is_boolean(kind))
 
 
-def _slices(file: Any, shard: Shard, wanted: Wanted) -> Iterator[pl.DataFrame]:  # noqa: ANN401  # as above
-    """Rows of a shard by Polars, which decodes numbers in less time than pyarrow does.
+def _whole(file: Any, shard: Shard, wanted: Wanted) -> pl.DataFrame | None:  # noqa: ANN401  # as above
+    """All rows of a shard by Polars, which decodes numbers in less time than pyarrow does.
 
-    All at once where that is little, and in parts of some windows where the shard is a part of a
-    row group: Polars decodes no pages before a slice. Ends where pyarrow has to go on: where rows
-    might take more memory than is wanted, or Polars does not know the encoding.
+    None where its row groups might take more memory than is wanted, as Polars may decode all of
+    them for a part, or Polars does not know the encoding.
     """
     schema, paths = flat_schema(file.schema_arrow), paths_of(file.schema_arrow)
-    if is_url(shard.file) or not shard.rows:
-        return
-    rows = shard.rows
     kinds = [schema.field(name).type for name in wanted.columns]
-    if not fits_at_once(kinds, rows, wanted.whole_bytes):
-        if rows == sum(file.metadata.row_group(i).num_rows for i in range(shard.begin, shard.end)):
-            return
-        fitting = wanted.whole_bytes * rows // max(shard.size_bytes, 1)
-        rows = max(fitting // wanted.rows, 1) * wanted.rows
-    first = sum(file.metadata.row_group(i).num_rows for i in range(shard.begin)) + shard.first_row
+    lengths = [file.metadata.row_group(i).num_rows for i in range(shard.end)]
+    if is_url(shard.file) or not fits_at_once(
+        kinds, sum(lengths[shard.begin :]), wanted.whole_bytes
+    ):
+        return None
     columns = []
     for name in wanted.columns:
         outer, *rest = paths[name]
@@ -159,12 +155,12 @@ def _slices(file: Any, shard: Shard, wanted: Wanted) -> Iterator[pl.DataFrame]: 
         for part in rest:
             column = column.struct.field(part)
         columns.append(column.alias(name))
-    scan = pl.scan_parquet(shard.file, glob=False, hive_partitioning=False).select(columns)
+    first = sum(lengths[: shard.begin]) + shard.first_row
     try:
-        for start in range(0, shard.rows, rows):
-            yield scan.slice(first + start, min(rows, shard.rows - start)).collect()
+        scan = pl.scan_parquet(shard.file, glob=False, hive_partitioning=False)
+        return scan.select(columns).slice(first, shard.rows).collect()
     except pl.exceptions.PolarsError:
-        return  # pyarrow reads it, or says why it cannot be read
+        return None  # pyarrow reads it, or says why it cannot be read
 
 
 def _opened(name: str) -> Any:  # noqa: ANN401  # pyarrow has no types

@@ -1,6 +1,5 @@
 """A shard of Parquet that is read at once has the windows of one that is read in batches."""
 
-import itertools
 from pathlib import Path
 
 import polars as pl
@@ -148,7 +147,7 @@ def test_a_column_of_a_dotted_name_comes_before_a_field(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("columns", [NUMBERS, ("id", "text")])
-@pytest.mark.parametrize("whole_bytes", [AT_ONCE, 200, IN_BATCHES])
+@pytest.mark.parametrize("whole_bytes", [AT_ONCE, IN_BATCHES])
 @pytest.mark.parametrize("group", [1000, 50])
 def test_a_large_row_group_is_several_shards(
     tmp_path: Path, columns: tuple[str, ...], whole_bytes: int, group: int
@@ -161,9 +160,9 @@ def test_a_large_row_group_is_several_shards(
     shards = source.cut(SIZES, columns)
 
     assert [shard.number for shard in shards] == list(range(len(shards)))
-    lengths = [shard.rows or 0 for shard in shards]
-    assert max(lengths) <= SIZES.shard_rows
-    assert min(lengths) > SIZES.shard_rows / 2
+    assert [shard.rows for shard in shards] == (
+        [29, 29, 29, 30] if group == 1000 else [16, 17, 17, 16, 17, 17, 17]
+    )
     wanted = Wanted(columns=columns, rows=7, whole_bytes=whole_bytes)
     for shard in shards:
         parts = [part.frame for part in source.read(shard, wanted)]
@@ -174,24 +173,3 @@ def test_a_large_row_group_is_several_shards(
         pl.DataFrame(table.select(columns)),
         check_exact=True,
     )
-
-
-@pytest.mark.parametrize("readable", [0, 1])
-def test_what_polars_cannot_decode_of_a_row_group_is_read_by_pyarrow(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, readable: int
-) -> None:
-    path = tmp_path / "rows.parquet"
-    table = rows(117)
-    pq.write_table(table, path, row_group_size=1000)
-    collect, calls = pl.LazyFrame.collect, itertools.count()
-
-    def fails(frame: pl.LazyFrame) -> pl.DataFrame:
-        if next(calls) % (readable + 1) == readable:
-            raise pl.exceptions.ComputeError("unknown encoding")
-        found = collect(frame)
-        assert isinstance(found, pl.DataFrame)
-        return found
-
-    monkeypatch.setattr(pl.LazyFrame, "collect", fails)
-    frames = read(path, window=7, whole_bytes=IN_BATCHES, columns=("id", "text"))
-    assert_frame_equal(pl.concat(frames), pl.DataFrame(table.select(["id", "text"])))
