@@ -127,7 +127,7 @@ def plan_job(
         outputs=wish.outputs,
         has_types=source.has_types,
     )
-    why = check_writable(layout_of(plan, schema, scorer, wish.errors).schema, wish.format)
+    why = check_writable(layout_of(plan, source, scorer, wish.errors).schema, wish.format)
     if why:
         raise MappingError([why])
     sizes = (

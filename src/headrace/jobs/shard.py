@@ -16,7 +16,7 @@ from typing import IO, Final
 from headrace.core import Datatype, FailedPreconditionError, ModelSignature
 from headrace.jobs.answering import Answerer
 from headrace.jobs.feeding import feed
-from headrace.jobs.libraries import Schema, pa, pl
+from headrace.jobs.libraries import pa, pl
 from headrace.jobs.messages import ColumnPlan, Done, ErrorsTo, Shard, Task
 from headrace.jobs.results import Layout, keys_of
 from headrace.jobs.sources.source import Rows, Source, Wanted
@@ -57,7 +57,7 @@ def run_shard(task: Task, shard: Shard, source: Source, scorer: Scorer, hooks: H
     """
     began = time.monotonic()
     folder = Path(task.output)
-    layout = layout_of(task.plan, source.schema(), scorer, task.errors)
+    layout = layout_of(task.plan, source, scorer, task.errors)
     names = [f"{shard.name}.{task.format}"]
     with ExitStack() as stack:
         side: IO[bytes] | None = None
@@ -81,8 +81,9 @@ def run_shard(task: Task, shard: Shard, source: Source, scorer: Scorer, hooks: H
     )
 
 
-def layout_of(plan: ColumnPlan, schema: Schema, scorer: Scorer, errors: ErrorsTo) -> Layout:
+def layout_of(plan: ColumnPlan, source: Source, scorer: Scorer, errors: ErrorsTo) -> Layout:
     """The columns of the output, which follow from the input's alone."""
+    schema = source.schema(datatypes_of(plan, scorer.signature))
     fields = [schema.field(column) for column in dict.fromkeys(plan.keys.values())]
     empty = pl.from_arrow(pa.schema(fields).empty_table())
     assert isinstance(empty, pl.DataFrame)
@@ -95,14 +96,14 @@ def layout_of(plan: ColumnPlan, schema: Schema, scorer: Scorer, errors: ErrorsTo
     )
 
 
-def numbers_of(plan: ColumnPlan, signature: ModelSignature) -> dict[str, Datatype]:
-    """Which columns of text are read as numbers: those that inputs of numbers are made of."""
-    found: dict[str, Datatype] = {}
-    for one in plan.inputs:
-        spec = signature.input(one.input)
-        if spec is not None and spec.datatype is not Datatype.BYTES:
-            found |= dict.fromkeys(one.columns, spec.datatype)
-    return found
+def datatypes_of(plan: ColumnPlan, signature: ModelSignature) -> dict[str, Datatype]:
+    """The datatypes of the inputs that columns are for."""
+    return {
+        column: spec.datatype
+        for columns in plan.inputs
+        if (spec := signature.input(columns.input)) is not None
+        for column in columns.columns
+    }
 
 
 def _origin(file: str, part: Rows, row: int) -> str:
@@ -129,12 +130,11 @@ def _fill(  # noqa: PLR0917  # what a shard is run with
 ) -> _Count:
     """Answer a shard window by window."""
     plan, sizes = task.plan, task.sizes
-    numbers = {} if source.has_types else numbers_of(plan, scorer.signature)
     wanted = Wanted(
         columns=plan.columns,
         rows=sizes.window_rows,
         whole_bytes=_WHOLE_BUFFERS * sizes.buffer_bytes,
-        numbers=numbers,
+        datatypes=datatypes_of(plan, scorer.signature),
     )
     answerer = Answerer(
         scorer=scorer,

@@ -152,6 +152,34 @@ def test_damaged_rows_of_csv_are_told_by_file_and_line(tmp_path: Path, errors: s
     assert found.equals(rows_of(tmp_path / "a"))
 
 
+def test_json_lines_are_read_as_the_model_takes_them(tmp_path: Path) -> None:
+    (tmp_path / "matmul.onnx").write_bytes(models.matmul())
+    rows: list[Any] = [{"id": i, "x": [1, 2, 3, 4], "user": {"id": i}} for i in range(60)]
+    rows[3] |= {"x": "none"}
+    rows[40] |= {"x": [1.5, 2, 3, 4]}
+    lines = [json.dumps(row) for row in rows]
+    lines[50] = '{"id": 50,'
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    job = Command(
+        ["-m", tmp_path / "matmul.onnx", "-i", tmp_path / "rows.jsonl", "-o", tmp_path / "out",
+         "--keys", "id=user.id", "--chunk-rows", "1"],
+        tmp_path / "home",
+    )  # fmt: skip
+
+    summary = job.summary()
+
+    assert (summary["rows"], summary["errors"]) == (60, 2)
+    found = rows_of(tmp_path / "out")
+    errors = found.filter(pl.col("error").is_not_null())["error"].to_list()
+    assert errors[0] == "rows.jsonl:4: column 'x': 'none' is no list of numbers"
+    assert errors[1].startswith("rows.jsonl:51: is no JSON")
+    assert found["id"].to_list() == [*range(50), None, *range(51, 60)]
+    model = load_model(tmp_path / "matmul.onnx")
+    (expected,) = model.run({"x": np.array([[1.5, 2, 3, 4]], np.float32)})["y"]
+    model.close()
+    assert found["y"][40].to_list() == expected.tolist()
+
+
 def test_one_row_group_of_structs_is_several_shards_in_order(tmp_path: Path) -> None:
     (tmp_path / "matmul.onnx").write_bytes(models.matmul())
     rows = np.random.default_rng(0).standard_normal((500, 4)).astype(np.float32)

@@ -1,10 +1,10 @@
 """Arrow's own files: shards are runs of record batches; an open stream of batches is one shard."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import IO, Any
 
-from headrace.core import InvalidArgumentError
+from headrace.core import Datatype, InvalidArgumentError
 from headrace.jobs.libraries import Schema, pa
 from headrace.jobs.messages import Shard, Sizes
 from headrace.jobs.sources.files import fingerprint, is_url, open_file, unreadable
@@ -24,8 +24,9 @@ class ArrowSource:
     def __init__(self, files: Sequence[str]) -> None:
         self._files = list(files)
 
-    def schema(self) -> Schema:
+    def schema(self, datatypes: Mapping[str, Datatype] | None = None) -> Schema:
         """Of the first file."""
+        del datatypes
         with _opened(self._files[0]) as (reader, _):
             return flat_schema(reader.schema)
 

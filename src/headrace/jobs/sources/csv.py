@@ -32,8 +32,9 @@ class CsvSource:
     def __init__(self, files: Sequence[str]) -> None:
         self._files = list(files)
 
-    def schema(self) -> Schema:
+    def schema(self, datatypes: Mapping[str, Datatype] | None = None) -> Schema:
         """The names; every column is text."""
+        del datatypes
         names, _, _ = head_of(self._files[0])
         return pa.schema([(name, pa.large_string()) for name in names])
 
@@ -135,10 +136,11 @@ def parse(
     by rows without values, and the numbers are parsed as text.
     """
     sign = separator.encode()
-    types = {name: PARSED[kind.dtype.kind] for name, kind in wanted.numbers.items()}
+    numbers = {name: kind for name, kind in wanted.datatypes.items() if kind is not Datatype.BYTES}
+    types = {name: PARSED[kind.dtype.kind] for name, kind in numbers.items()}
     rows = find_rows(data, sign, len(names)) if b'"' in data else None
     is_sound = b"\0" not in data and (rows is None or not rows.damaged)
-    if is_sound and Datatype.BOOL not in wanted.numbers.values():
+    if is_sound and Datatype.BOOL not in numbers.values():
         try:
             frame = _read(data, names, wanted.columns, types, separator)
         except (pl.exceptions.PolarsError, ValueError):
@@ -151,7 +153,7 @@ def parse(
     frame = _read(data, names, wanted.columns, {}, separator).drop(_MORE)
     assert frame.height == len(rows), "Polars splits sound text as find_rows does"
     parsed = []
-    for name, kind in wanted.numbers.items():
+    for name, kind in numbers.items():
         text = frame[name].str.strip_chars()
         if kind is Datatype.BOOL:
             number = text.str.to_lowercase().replace_strict(

@@ -1,11 +1,11 @@
 """Pictures in a folder: a row each, its `path` within the folder and its bytes as `image`."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from headrace.core import InvalidArgumentError
+from headrace.core import Datatype, InvalidArgumentError
 from headrace.jobs.libraries import Schema, pa, pl
 from headrace.jobs.messages import Shard, Sizes
 from headrace.jobs.sources.files import is_url, open_file, unreadable
@@ -33,8 +33,9 @@ class ImagesSource:
         self._files = list(files)
         self._root = Path(root) if Path(root).is_dir() else Path()
 
-    def schema(self) -> Schema:
+    def schema(self, datatypes: Mapping[str, Datatype] | None = None) -> Schema:
         """The two columns."""
+        del datatypes
         return pa.schema([(PATH, pa.large_string()), (IMAGE, pa.large_binary())])
 
     def row_bytes(self, columns: Sequence[str]) -> float:

@@ -1,13 +1,14 @@
 """JSON lines, an object each: cut at ends of lines; a line that is none costs itself only."""
 
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections import Counter
+from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
+from functools import partial
 from operator import attrgetter
 from typing import Any, Final
 
 import msgspec
 
-from headrace.core import InvalidArgumentError
+from headrace.core import Datatype, InvalidArgumentError
 from headrace.jobs.libraries import Schema, pa, pl
 from headrace.jobs.messages import Shard, Sizes
 from headrace.jobs.sources.files import fingerprint, open_file, read_at, unreadable
@@ -16,24 +17,59 @@ from headrace.jobs.sources.source import Rows, Wanted, windows
 from headrace.protocol.json_messages import UNREADABLE, JsonDecoder
 from headrace.protocol.values import SPELLED
 
+Path = tuple[str, ...]
+"""Keys of objects in objects."""
 _HEAD_LINES: Final = 20
+_NUMBERS: Final = {"f": pa.float64(), "i": pa.int64(), "u": pa.uint64(), "b": pa.bool_()}
+"""As what numbers are read first, by NumPy's kind of the input."""
 _LINE: Final[JsonDecoder[Any]] = JsonDecoder(Any)
 
 
 class JsonLinesSource:
-    """Files of JSON lines. What a column is, is told by the first lines of the first file."""
+    """Files of JSON lines. The first lines of the first file tell which columns there are."""
 
     has_types = True
 
     def __init__(self, files: Sequence[str]) -> None:
         self._files = list(files)
-        self._schema: Schema = None
+        self._head: dict[Path, list[object]] = {}
 
-    def schema(self) -> Schema:
-        """The names and kinds of values in the first lines."""
-        if self._schema is None:
-            self._schema = _schema(self._files[0])
-        return self._schema
+    def schema(self, datatypes: Mapping[str, Datatype] | None = None) -> Schema:
+        """The columns, and how most of their values in the first lines are.
+
+        With `datatypes` the values for inputs have the type that the model takes, and the others
+        one that holds all in the first lines.
+        """
+        fields = []
+        for name, path in self._paths().items():
+            values = [value for value in self._head[path] if value is not None]
+            depths = Counter(map(_depth, values))
+            depth = max(depths, key=depths.__getitem__, default=0)
+            leaves = [leaf for value in values if _depth(value) == depth for leaf in _leaves(value)]
+            kinds = Counter(map(_kind, leaves))
+            kind = max(kinds, key=kinds.__getitem__, default=pa.large_string())
+            datatype = None if datatypes is None else datatypes.get(name)
+            if datatype is Datatype.BYTES:
+                kind = pa.large_string()
+            elif datatype is not None and kind != pa.bool_():
+                kind = _NUMBERS[datatype.dtype.kind]
+            elif datatype is None and datatypes is not None:
+                kind = _widest(kinds)
+            for _ in range(depth):
+                kind = pa.large_list(kind)
+            fields.append(pa.field(name, kind))
+        return pa.schema(fields)
+
+    def _paths(self) -> dict[str, Path]:
+        """Where the values of a column are; a key with dots comes before a path of that name."""
+        if not self._head:
+            self._head = _first_values(self._files[0])
+        paths: dict[str, Path] = {}
+        for path in self._head:
+            before = paths.setdefault(".".join(path), path)
+            if len(path) < len(before):
+                paths[".".join(path)] = path
+        return paths
 
     def row_bytes(self, columns: Sequence[str]) -> float:
         """Not known."""
@@ -58,8 +94,9 @@ class JsonLinesSource:
             data = read_at(shard.file, shard.begin, shard.end)
         except OSError as error:
             raise unreadable(shard.file, error) from error
-        types = {name: _polars(self.schema().field(name).type) for name in wanted.columns}
-        frame, broken = parse(data, types)
+        schema, paths = self.schema(wanted.datatypes), self._paths()
+        types = {name: _polars(schema.field(name).type) for name in wanted.columns}
+        frame, broken = parse(data, types, paths, keys=set(types) - set(wanted.datatypes))
         lines: list[int] = []
 
         def line_of(row: int) -> int:
@@ -70,15 +107,26 @@ class JsonLinesSource:
         yield from windows(frame, wanted.rows, broken, line_of if shard.line else None)
 
 
-def parse(data: bytes, types: dict[str, Any]) -> tuple[pl.DataFrame, dict[int, str]]:
+def parse(
+    data: bytes,
+    types: Mapping[str, Any],
+    paths: Mapping[str, Path] | None = None,
+    *,
+    keys: Container[str] = (),
+) -> tuple[pl.DataFrame, dict[int, str]]:
     """Lines as columns of these types; what is not so is told by its row. Empty lines are none.
 
     Of a key that stands twice in a line the last one counts, as in requests. (With Polars' own
     parser it would be the first, so msgspec parses the lines.)
+
+    Args:
+        paths: The path of keys to a column; by default its name is one key.
+        keys: Columns of text that take numbers too, as they are written.
     """
+    paths = {name: (paths or {}).get(name, (name,)) for name in types}
     try:
-        return _parse_sound(data, types), {}
-    except (*UNREADABLE, ValueError, OverflowError, KeyError):
+        return _parse_sound(data, types, paths), {}
+    except (*UNREADABLE, ValueError, OverflowError):
         pass
     broken: dict[int, str] = {}
     columns: dict[str, list[Any]] = {name: [] for name in types}
@@ -88,46 +136,91 @@ def parse(data: bytes, types: dict[str, Any]) -> tuple[pl.DataFrame, dict[int, s
         if isinstance(found, str):
             broken[row], found = found, {}
         for name, kind in types.items():
-            value = _number(found.get(name), kind)
+            value: object = found
+            for key in paths[name]:
+                if not isinstance(value, dict | None):
+                    why = f"column '{name}': {str(value)[:40]!r} is no object with a '{key}'"
+                    broken.setdefault(row, why)
+                    value = None
+                value = value.get(key) if value else None
+            value = _number(value, kind)
+            if name in keys and kind == pl.String and isinstance(value, bool | int | float):
+                value = msgspec.json.encode(value).decode()
             if not _fits(value, kind):
-                broken.setdefault(row, f"column '{name}': {str(value)[:40]!r} is no {_told(kind)}")
+                shown = f"column '{name}': {str(value)[:40]!r}"
+                is_large = isinstance(value, int) and _told(kind) == _told(pl.Int64)
+                why = "does not fit into 64 bits" if is_large else f"is no {_told(kind)}"
+                broken.setdefault(row, f"{shown} {why}")
                 value = None
             columns[name].append(value)
     return pl.DataFrame(columns, schema=types, strict=False), broken
 
 
-def _parse_sound(data: bytes, types: dict[str, Any]) -> pl.DataFrame:
+def _parse_sound(data: bytes, types: Mapping[str, Any], paths: Mapping[str, Path]) -> pl.DataFrame:
     """Lines as columns; raises one of several errors unless each line is an object of the types."""
-    names = {f"f{at}": name for at, name in enumerate(types)}
-    row = msgspec.defstruct(
-        "Row",
-        [(field, _python_type(types[name]), None) for field, name in names.items()],
-        rename=names,
-        gc=False,
-    )
+    row, getters = _row_type(list(paths.values()), [_python_type(kind) for kind in types.values()])
     text = data.strip(b" \t\r\n")
     if 13 in text:  # noqa: PLR2004  # carriage return; of one byte the search is fast
         text = text.replace(b"\r\n", b"\n")
     if not text.isascii():
         text.decode()  # msgspec does not look into strings that it skips
-    rows = msgspec.json.Decoder(row).decode_lines(text)
+    rows: list[Any] = msgspec.json.Decoder(row).decode_lines(text)
     lines = text.count(b"\n") + 1
     # An object over two lines would hide that another line has two.
     if not len(rows) == lines == text.count(b"}\n{") + 1:
         raise ValueError(lines)
     columns = [
-        pa.array(list(map(attrgetter(field), rows)), _arrow_type(types[name]))
-        for field, name in names.items()
+        pa.array(list(map(getter, rows)), _arrow_type(kind))
+        for getter, kind in zip(getters, types.values(), strict=True)
     ]
     frame = pl.from_arrow(pa.table(columns, names=list(types)))
     assert isinstance(frame, pl.DataFrame)
     return frame
 
 
+def _row_type(
+    paths: Sequence[Path], kinds: Sequence[Any]
+) -> tuple[type, list[Callable[[Any], object]]]:
+    """A struct of the values at some paths, and what gets each of them."""
+    inner: dict[str, list[int]] = {}
+    for index, path in enumerate(paths):
+        inner.setdefault(path[0], []).append(index)
+    getters: list[Callable[[Any], object]] = [attrgetter("")] * len(paths)
+    fields: list[tuple[str, Any, None]] = []
+    for number, members in enumerate(inner.values()):
+        field = f"f{number}"
+        if [len(paths[index]) for index in members] == [1]:
+            fields.append((field, kinds[members[0]], None))
+            getters[members[0]] = attrgetter(field)
+            continue
+        if any(len(paths[index]) == 1 for index in members):
+            raise ValueError("a column is an object in some lines and a value in others")
+        kind, getters_within = _row_type(
+            [paths[index][1:] for index in members], [kinds[index] for index in members]
+        )
+        fields.append((field, kind | None, None))
+        outer = attrgetter(field)
+        for index, within in zip(members, getters_within, strict=True):
+            getters[index] = partial(_within, outer, within)
+    names = {f"f{number}": name for number, name in enumerate(inner)}
+    return msgspec.defstruct("Row", fields, rename=names, gc=False), getters
+
+
+def _within(outer: Callable[[Any], Any], within: Callable[[Any], object], row: object) -> object:
+    value = outer(row)
+    return None if value is None else within(value)
+
+
 def _python_type(kind: Any) -> Any:  # noqa: ANN401  # types that are made
     if isinstance(kind, pl.List):
         return list[_python_type(kind.inner)] | None  # type: ignore[misc]  # as above
-    plain = {pl.Float64: float, pl.Int64: int, pl.Boolean: bool, pl.String: str}
+    plain = {
+        pl.Float64: float,
+        pl.Int64: int,
+        pl.UInt64: int,
+        pl.Boolean: bool,
+        pl.String: str,
+    }
     return plain[kind] | None
 
 
@@ -159,7 +252,9 @@ def _fits(value: object, kind: Any) -> bool:  # noqa: ANN401  # a Polars datatyp
         case bool():
             return bool(kind == pl.Boolean)
         case int():
-            return kind == pl.Float64 or (kind == pl.Int64 and -(2**63) <= value < 2**63)
+            bounds = {pl.Int64: (-(2**63), 2**63), pl.UInt64: (0, 2**64)}
+            low, end = bounds.get(kind, (0, 0))
+            return kind == pl.Float64 or low <= value < end
         case float():
             return bool(kind == pl.Float64)
         case _:
@@ -169,57 +264,55 @@ def _fits(value: object, kind: Any) -> bool:  # noqa: ANN401  # a Polars datatyp
 def _told(kind: Any) -> str:  # noqa: ANN401  # as above
     if isinstance(kind, pl.List):
         return f"list of {_told(kind.inner)}s"
-    return {pl.String: "text", pl.Boolean: "truth value", pl.Int64: "whole number"}.get(
-        kind, "number"
-    )
+    names = {pl.String: "text", pl.Boolean: "truth value", pl.Int64: "whole number"}
+    return {**names, pl.UInt64: "whole number"}.get(kind, "number")
 
 
-def _schema(name: str) -> Schema:
+def _first_values(name: str) -> dict[Path, list[object]]:
+    """The values in the first lines of a file, by the path of keys that leads to them."""
     try:
         with open_file(name) as file:
             lines = [file.readline(MAX_LINE_BYTES) for _ in range(_HEAD_LINES)]
     except OSError as error:
         raise unreadable(name, error) from error
-    found: dict[str, Any] = {}
-    for line in islice((line for line in lines if line.strip()), _HEAD_LINES):
-        row = _object(line)
-        if isinstance(row, str):
-            continue
-        for column, value in row.items():
-            found[column] = _wider(found.get(column), _kind(value))
-    if not found:
+    values: dict[Path, list[object]] = {}
+    for line in lines:
+        row = _object(line) if line.strip() else ""
+        todo: list[tuple[Path, object]] = [] if isinstance(row, str) else [((), row)]
+        while todo:
+            path, value = todo.pop(0)
+            if isinstance(value, dict):
+                todo += [((*path, key), inner) for key, inner in value.items()]
+            else:
+                values.setdefault(path, []).append(value)
+    if not values:
         raise InvalidArgumentError(f"{name} does not begin with lines that are JSON objects")
-    return pa.schema([(column, kind or pa.large_string()) for column, kind in found.items()])
+    return values
+
+
+def _depth(value: object) -> int:
+    """Of lists in lists."""
+    return 1 + max(map(_depth, value), default=0) if isinstance(value, list) else 0
+
+
+def _leaves(value: object) -> Iterator[object]:
+    if isinstance(value, list):
+        for item in value:
+            yield from _leaves(item)
+    elif value is not None:
+        yield value
 
 
 def _kind(value: object) -> Any:  # noqa: ANN401  # pyarrow has no types
-    match value:
-        case bool():
-            return pa.bool_()
-        case int():
-            return pa.int64()
-        case float():
-            return pa.float64()
-        case str():
-            return pa.large_string()
-        case list():
-            inner = None
-            for one in value:
-                inner = _wider(inner, _kind(one))
-            return pa.large_list(inner or pa.float64())
-        case _:
-            return None
+    kinds = {bool: pa.bool_(), int: pa.int64(), float: pa.float64()}
+    return kinds.get(type(value), pa.large_string())
 
 
-def _wider(one: Any, other: Any) -> Any:  # noqa: ANN401  # as above
-    """What holds both; texts where nothing else does."""
-    if one is None or other is None or one == other:
-        return one or other
-    if {one, other} == {pa.int64(), pa.float64()}:
-        return pa.float64()
-    if pa.types.is_large_list(one) and pa.types.is_large_list(other):
-        return pa.large_list(_wider(one.value_type, other.value_type))
-    return pa.large_string()
+def _widest(kinds: Collection[Any]) -> Any:  # noqa: ANN401  # as above
+    """What holds all; texts where nothing else does."""
+    if len(kinds) == 1:
+        return next(iter(kinds))
+    return pa.float64() if set(kinds) == {pa.int64(), pa.float64()} else pa.large_string()
 
 
 def _polars(kind: Any) -> Any:  # noqa: ANN401  # as above

@@ -1,11 +1,11 @@
 """Parquet: shards are runs of row groups, or parts of a large one; only some columns are read."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import IO, Any
 
-from headrace.core import InvalidArgumentError
+from headrace.core import Datatype, InvalidArgumentError
 from headrace.jobs.libraries import Schema, pa, pl, pq
 from headrace.jobs.messages import Shard, Sizes
 from headrace.jobs.sources.files import fingerprint, is_url, open_file, unreadable
@@ -25,8 +25,9 @@ class ParquetSource:
     def __init__(self, files: Sequence[str]) -> None:
         self._files = list(files)
 
-    def schema(self) -> Schema:
+    def schema(self, datatypes: Mapping[str, Datatype] | None = None) -> Schema:
         """Of the first file."""
+        del datatypes
         return _schema(self._files[0])
 
     def row_bytes(self, columns: Sequence[str]) -> float:

@@ -23,7 +23,7 @@ class Rows:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """What is read of a shard. `numbers`: columns of text that hold numbers, and of which kind.
+    """What is read of a shard. `datatypes`: of the inputs that columns are for.
 
     `whole_bytes`: a shard that is smaller than this may be in memory at once.
     """
@@ -31,7 +31,7 @@ class Wanted:
     columns: Sequence[str]
     rows: int
     whole_bytes: int = 0
-    numbers: Mapping[str, Datatype] = field(default_factory=dict)
+    datatypes: Mapping[str, Datatype] = field(default_factory=dict)
 
 
 class Source(Protocol):
@@ -40,8 +40,12 @@ class Source(Protocol):
     has_types: bool
     """Whether its columns have datatypes; if not, all are text that is read as what is wanted."""
 
-    def schema(self) -> Schema:
+    def schema(self, datatypes: Mapping[str, Datatype] | None = None) -> Schema:
         """The columns, read from the head of the first file only.
+
+        Args:
+            datatypes: Of the inputs that columns are for, once that is planned: values of a format
+                without datatypes then have the type that the model takes.
 
         Raises:
             InvalidArgumentError: There is none, or it is damaged; the message names it.

@@ -7,13 +7,13 @@ each by a query of its own.
 import hashlib
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from headrace.core import FailedPreconditionError, InvalidArgumentError
+from headrace.core import Datatype, FailedPreconditionError, InvalidArgumentError
 from headrace.jobs.libraries import Schema, pa, pl
 from headrace.jobs.messages import Shard, Sizes, SourceSettings
 from headrace.jobs.sources.files import fingerprint
@@ -53,8 +53,9 @@ class SqlSource:
             raise InvalidArgumentError(msg)
         self._schema: Schema = None
 
-    def schema(self) -> Schema:
+    def schema(self, datatypes: Mapping[str, Datatype] | None = None) -> Schema:
         """The columns, as the first rows are: SQLite knows no others."""
+        del datatypes
         if self._schema is None:
             with self._asked(self._head()) as reader:
                 self._schema = reader.schema

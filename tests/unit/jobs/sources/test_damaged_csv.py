@@ -31,7 +31,7 @@ DAMAGED = st.sampled_from(
 )
 # A value behind it that begins with a quote, a separator or an end of line may close it.
 OPEN = st.sampled_from([b'1,2,"open\n', b'1,"op,en\n', b'"op""en,2,3\n'])
-WANTED = Wanted(columns=["t", "a", "id"], rows=3, numbers={"a": Datatype.FP32})
+WANTED = Wanted(columns=["t", "a", "id"], rows=3, datatypes={"a": Datatype.FP32})
 
 
 def line(row: tuple[str, ...]) -> bytes:

@@ -20,13 +20,13 @@ NAMES = ["id", "a", "ok", "t"]
 WANTED = Wanted(
     columns=["t", "a", "ok", "id"],
     rows=100,
-    numbers={"a": Datatype.FP32, "ok": Datatype.BOOL},
+    datatypes={"a": Datatype.FP32, "ok": Datatype.BOOL},
 )
 SIZES = Sizes(shard_rows=10, shard_bytes=40, run_rows=4, window_rows=2, buffer_bytes=1000)
 
 
 def parsed(data: bytes, **numbers: Datatype) -> tuple[pl.DataFrame, dict[int, str]]:
-    wanted = Wanted(columns=["id", *numbers, "t"], rows=9, numbers=numbers)
+    wanted = Wanted(columns=["id", *numbers, "t"], rows=9, datatypes=numbers)
     return parse(data, NAMES, wanted, separator=",")
 
 
@@ -94,7 +94,7 @@ def test_shards_of_a_file_with_a_mark_in_front_are_all_its_rows(tmp_path: Path) 
     path = tmp_path / "rows.csv"
     lines = "".join(f'{i},{i / 2},"a\nb"\n' for i in range(50))
     path.write_bytes(b"\xef\xbb\xbf" + f"id,a,t\n{lines}".encode())
-    wanted = Wanted(columns=["id", "a"], rows=3, numbers={"a": Datatype.FP64})
+    wanted = Wanted(columns=["id", "a"], rows=3, datatypes={"a": Datatype.FP64})
     source = CsvSource([str(path)])
     assert len(source.cut(SIZES, ["id"])) > 3
     assert read(source, wanted) == [(str(i), i / 2) for i in range(50)]
@@ -105,7 +105,7 @@ def test_json_lines_tell_their_columns_by_their_first_lines(tmp_path: Path) -> N
     path.write_text(
         '{"id":1,"x":[1,2.5],"t":null}\n\n{"id":2,"t":"a","n":[[1],[2]]}\n{"ok":true}\n'
     )
-    found = JsonLinesSource([str(path)]).schema()
+    found = JsonLinesSource([str(path)]).schema({})
     assert dict(zip(found.names, found.types, strict=True)) == {
         "id": pa.int64(),
         "x": pa.large_list(pa.float64()),
