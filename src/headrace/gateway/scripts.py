@@ -6,11 +6,15 @@ enter Lua.
 
 from typing import Final
 
+from headrace.core.headers import NAMED_HEADER
+
 SELECT: Final = "select"
 INFLATE: Final = "inflate"
 REFUSE: Final = "refuse"
 UNIT: Final = "unit"
 CHECK_NAMES: Final = "check_names"
+
+_NAMED_SOURCE: Final = f'local NAMED = "{NAMED_HEADER}"\n'
 
 # The name comes from a protobuf field and may hold any byte. It becomes a header that travels to
 # the replica over HTTP/1.1, so anything but a valid name stops here: a line break in it would
@@ -68,12 +72,15 @@ end
 # the whole. A second name further on would be the one that the replica reads: it is told the first,
 # and refuses another.
 INFLATE_SOURCE: Final = (
-    _CHOOSE_SOURCE
+    _NAMED_SOURCE
+    + _CHOOSE_SOURCE
     + """
 local PREFIX = 5        -- of a gRPC frame
 local READ = 4096       -- bytes of a compressed message that are looked at
 local INFLATED = 512    -- bytes that they may become: name and version have 150 at most
-local MOST_FIELDS = 10000
+local MOST_BLOCKS = 16  -- what makes codes again and again would take the worker's time
+local MOST_FIELDS = 2000
+local COPIED = 65536
 
 local ORDER = {16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15}
 local LENGTHS, LENGTH_BITS, DISTANCES, DISTANCE_BITS = {}, {}, {}, {}
@@ -107,13 +114,14 @@ local function code_of(lengths, first, last)
   return {counts = counts, symbols = symbols}
 end
 
-local function fixed_codes()
+local FIXED_LITERALS, FIXED_DISTANCES
+do
   local lengths = {}
   for symbol = 0, 287 do
     lengths[symbol] = symbol < 144 and 8 or symbol < 256 and 9 or symbol < 280 and 7 or 8
   end
   for symbol = 288, 317 do lengths[symbol] = 5 end
-  return code_of(lengths, 0, 287), code_of(lengths, 288, 317)
+  FIXED_LITERALS, FIXED_DISTANCES = code_of(lengths, 0, 287), code_of(lengths, 288, 317)
 end
 
 -- The first bytes of a deflate stream that begins at `at`; an error if it is none.
@@ -165,9 +173,10 @@ local function inflate(input, at)
     out[count] = byte
   end
 
-  local is_last = false
+  local is_last, blocks = false, 0
   while not is_last and count < INFLATED do
-    is_last = bits(1) == 1
+    is_last, blocks = bits(1) == 1, blocks + 1
+    if blocks > MOST_BLOCKS then error("too many blocks") end
     local kind = bits(2)
     if kind == 0 then
       bits(held % 8)
@@ -175,10 +184,8 @@ local function inflate(input, at)
       bits(16)
       for _ = 1, math.min(length, INFLATED - count) do put(bits(8)) end
     else
-      local literals, distances
-      if kind == 1 then literals, distances = fixed_codes() else
-        literals, distances = dynamic_codes()
-      end
+      local literals, distances = FIXED_LITERALS, FIXED_DISTANCES
+      if kind ~= 1 then literals, distances = dynamic_codes() end
       while count < INFLATED do
         local symbol = symbol_of(literals)
         if symbol == 256 then break end
@@ -206,8 +213,9 @@ local function deflate_begins(input, encoding)
   return flags % 4 >= 2 and at + 2 or at
 end
 
--- The last of each of the fields 1 and 2; `read(at, count)` returns bytes from 0 on, or fewer.
-local function names(read, size)
+-- The last of each of the fields 1 and 2; `read(at, count)` returns bytes from 0 on, or fewer. An
+-- error for what a reader of protobuf may read in another way than this.
+local function names(read, size, is_whole)
   local at, found = 0, {}
 
   local function varint()
@@ -218,53 +226,62 @@ local function names(read, size)
       at, value, factor = at + 1, value + byte % 128 * factor, factor * 128
       if byte < 128 then return value end
     end
+    error("a number of more than ten bytes")
   end
 
   for _ = 1, MOST_FIELDS do
-    local tag = at < size and varint()
-    if not tag then return found[1], found[2] end
-    local kind = tag % 8
-    if kind == 2 then
-      local length, field = varint(), math.floor(tag / 8)
-      if length == nil then return found[1], found[2] end
-      if field <= 2 and length > 0 and at + length <= size then
-        found[field] = read(at, math.min(length, 200))
-      end
-      at = at + length
-    elseif kind == 0 then
-      varint()
-    else
-      at = at + (kind == 1 and 8 or kind == 5 and 4 or size)
+    if at == size then return found[1], found[2] end
+    local tag = varint()
+    local kind, length = tag and tag % 8, 0
+    if kind == 2 then length = varint()
+    elseif kind == 0 then length = varint() and 0
+    elseif kind == 1 then length = 8
+    elseif kind == 5 then length = 4
+    elseif kind ~= nil then error("a wire type that is none of a field")
     end
+    if length == nil or kind == nil or at + length > size then
+      if is_whole then error("the message is cut short") end
+      return found[1], found[2]
+    end
+    local field = math.floor(tag / 8)
+    if kind == 2 and field <= 2 then
+      found[field] = length > 0 and read(at, math.min(length, 200)) or nil
+    end
+    at = at + length
   end
+  error("too many fields")
+end
+
+local function names_of(body, size, encoding)
+  if body:getBytes(0, 1) == "\\1" then
+    local input = body:getBytes(PREFIX, math.min(size, READ))
+    local text = inflate(input, deflate_begins(input, encoding))
+    return names(function(at, count) return text:sub(at + 1, at + count) end, #text, false)
+  end
+  local text = size <= COPIED and body:getBytes(PREFIX, size)
+  return names(function(at, count)
+    if text then return text:sub(at + 1, at + count) end
+    return at < size and body:getBytes(PREFIX + at, math.min(count, size - at)) or ""
+  end, size, true)
 end
 
 function envoy_on_request(handle)
   local body = handle:body()
-  local size = body == nil and 0 or body:length()
-  if size <= PREFIX then return end
-  if body:getBytes(0, 1) ~= "\\1" then
-    choose(handle, names(function(at, count)
-      return at < size - PREFIX and body:getBytes(PREFIX + at, count) or ""
-    end, size - PREFIX))
-    return
-  end
+  local size = (body == nil and 0 or body:length()) - PREFIX
+  if size <= 0 then return end
+  local is_compressed = body:getBytes(0, 1) == "\\1"
   local encoding = handle:headers():get("grpc-encoding")
-  if encoding ~= "gzip" and encoding ~= "deflate" then
+  if is_compressed and encoding ~= "gzip" and encoding ~= "deflate" then
     return refuse(handle, "501", "12", "messages compressed with '" .. (encoding or "") ..
       "' are not supported: send gzip, deflate or identity")
   end
-  local input = body:getBytes(PREFIX, math.min(size - PREFIX, READ))
-  local is_whole, message = pcall(function()
-    return inflate(input, deflate_begins(input, encoding))
-  end)
-  if not is_whole then
-    return refuse(handle, "400", "3", "the message is not valid " .. encoding .. " data")
+  local is_read, model, version = pcall(names_of, body, size, encoding)
+  if not is_read then
+    return refuse(handle, "400", "3", "failed to parse the request: it is no message" ..
+      (is_compressed and " in " .. encoding .. ", or does not begin with its model's name" or ""))
   end
-  local model = choose(handle, names(function(at, count)
-    return message:sub(at + 1, at + count)
-  end, #message))
-  handle:headers():replace("x-headrace-named", model or "")
+  model = choose(handle, model, version)
+  if is_compressed then handle:headers():replace(NAMED, model or "") end
 end
 """
 )
@@ -288,13 +305,15 @@ end
 """
 
 # Servers behind CGI and WSGI read `x_user` and `x-user` as one header, and nginx drops the first.
-CHECK_NAMES_SOURCE: Final = """
+CHECK_NAMES_SOURCE: Final = (
+    _NAMED_SOURCE
+    + """
 function envoy_on_request(handle)
   local refused
   for name in pairs(handle:headers()) do
     if name:find("_", 1, true) then refused = name end
   end
-  if handle:headers():get("x-headrace-named") ~= nil then
+  if handle:headers():get(NAMED) ~= nil then
     return handle:respond({[":status"] = "501", ["grpc-status"] = "12"},
       "compressed messages are not supported by endpoints with an upstream: send identity")
   end
@@ -305,6 +324,7 @@ function envoy_on_request(handle)
     .. "header's name for a dash; write a dash")
 end
 """
+)
 
 # The payload of a bearer token is read, not verified: whoever holds no valid token is refused (or
 # not) elsewhere, and a forged claim chooses nothing but an arm. Only its outermost object counts.
