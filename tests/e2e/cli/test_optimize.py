@@ -77,6 +77,31 @@ def test_trees_become_a_faster_version_with_its_lineage(shell: Shell) -> None:
 
 
 @pytest.mark.long
+def test_a_scikit_learn_file_becomes_a_faster_version(shell: Shell) -> None:
+    skops = pytest.importorskip("skops.io", reason="the extra sklearn is not installed")
+    from sklearn.datasets import load_breast_cancer  # noqa: PLC0415  # takes a second
+    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415  # as above
+
+    rows, truth = load_breast_cancer(return_X_y=True)
+    learned = LogisticRegression(max_iter=5000).fit(rows[:300], truth[:300])
+    skops.dump(learned, shell.folder / "tumour.skops")
+    header = ",".join([f"c{i}" for i in range(rows.shape[1])] + ["label"])
+    table = np.column_stack([rows[300:], truth[300:]])
+    np.savetxt(shell.folder / "test.csv", table, delimiter=",", header=header, comments="")
+
+    done = shell.run(
+        *("optimize", "tumour.skops", "--data", "test.csv", "--budget", "20s", "--json"),
+    )
+
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["baseline"]["name"] == "native"
+    assert report["chosen"]["name"] == "onnxruntime-trees"
+    assert report["chosen"]["cut_ci_ratio"][0] > 0
+    assert report["chosen"]["accuracy"] == report["baseline"]["accuracy"] > 0.9
+
+
+@pytest.mark.long
 def test_an_encoder_is_judged_by_labels_and_what_spoils_it_is_rejected(
     shell: Shell, encoder: Path
 ) -> None:
