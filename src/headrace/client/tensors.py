@@ -98,7 +98,7 @@ def _is_same(array: Array, cast: Array) -> NDArray[np.bool_]:
     """Where a cast kept the value. What is out of a type's range is cast to anything."""
     before, after = array.dtype.kind, cast.dtype.kind
     if after == "f" and before in "iu":
-        whole = 2 ** (np.finfo(cast.dtype).nmant + 1)  # all whole numbers up to here are exact
+        whole = 1 << (np.finfo(cast.dtype).nmant + 1)  # all whole numbers up to here are exact
         fits: NDArray[np.bool_] = (array >= -whole) & (array <= whole)
         return fits
     with np.errstate(over="ignore", invalid="ignore"):

@@ -1,9 +1,12 @@
-"""Which tensors does a module take? What its author wrote down, where the file does not say.
+"""Tensors of a module as its author wrote them down, where the file does not say them.
 
 `signature.json` is an extra file in the archive or lies beside it in a directory, and has the form
 of the protocol's metadata:
 
     {"inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 4]}]}
+
+Without one a `config.pbtxt` in Triton's layout is read, which stands beside the numbered directory
+of the file: Triton asks for one with every TorchScript file.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,15 +20,21 @@ from headrace.core import (
     VARIABLE,
     Datatype,
     HeadraceError,
+    InvalidArgumentError,
     TensorSpec,
     check_name,
     error_kind,
+    pbtxt,
 )
+from headrace.core.pbtxt import Message
 from headrace.runtimes.tabular import refuse
 from headrace.runtimes.torch_archive import MAX_TEXT_BYTES, SIGNATURE_NAME, read_record
-from headrace.runtimes.torch_triton import find_config, read_config
 
 Value = bool | int | float | str
+CONFIG_NAME: Final = "config.pbtxt"
+_TYPES: Final = {f"TYPE_{kind}": kind for kind in Datatype if kind is not Datatype.BYTES} | {
+    "TYPE_BF16": Datatype.FP32
+}
 _MAX_RANK: Final = 64
 _HOW: Final = (
     f"write it to {SIGNATURE_NAME} beside the file, in a directory of their own, or save it with "
@@ -179,3 +188,50 @@ def _spec(origin: Path, kind: str, tensor: _Tensor) -> TensorSpec:
             "chooses",
         )
     return TensorSpec(name=name, datatype=Datatype(tensor.datatype), shape=tensor.shape)
+
+
+def find_config(path: Path) -> Path | None:
+    """The configuration of the model at `path`: in its directory, or one above a numbered one."""
+    directory = path if path.is_dir() else path.parent
+    candidates = [directory / CONFIG_NAME] if path.is_dir() else []
+    if directory.name.isdecimal():
+        candidates.append(directory.parent / CONFIG_NAME)
+    return next((file for file in candidates if file.is_file()), None)
+
+
+def read_config(file: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """The inputs and outputs that a configuration names; none if it leaves them out.
+
+    Raises:
+        UnsupportedModelError: It cannot be read, or names a tensor that cannot be served.
+    """
+    try:
+        if file.stat().st_size > MAX_TEXT_BYTES:
+            raise refuse(file, f"has more than {MAX_TEXT_BYTES} bytes")
+        text = file.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise refuse(file, error.strerror or str(error)) from error
+    try:
+        config = pbtxt.parse_message(text)
+        batch = (VARIABLE,) if pbtxt.count(config, "max_batch_size") else ()
+    except InvalidArgumentError as error:
+        raise refuse(file, str(error)) from error
+    return (
+        tuple(_configured_spec(file, batch, tensor) for tensor in config.get("input", ())),
+        tuple(_configured_spec(file, batch, tensor) for tensor in config.get("output", ())),
+    )
+
+
+def _configured_spec(file: Path, batch: tuple[int, ...], tensor: str | Message) -> TensorSpec:
+    if isinstance(tensor, str):
+        raise refuse(file, "has a value where a tensor belongs")
+    name, kind = pbtxt.text(tensor, "name"), pbtxt.text(tensor, "data_type")
+    if kind not in _TYPES:
+        raise refuse(file, f"says of '{name}' no type that is served")
+    try:
+        dims = tuple(int(size) for size in tensor.get("dims", ()) if isinstance(size, str))
+    except ValueError:
+        dims = (VARIABLE - 1,)
+    if not name or any(size < VARIABLE for size in dims):
+        raise refuse(file, f"gives no name, or no sizes as 'dims', to '{name}'")
+    return TensorSpec(name=name, datatype=_TYPES[kind], shape=(*batch, *dims))
