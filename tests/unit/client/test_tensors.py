@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.client.tensors import TensorLike, is_exact, to_tensors
@@ -82,6 +82,7 @@ VALUES = st.one_of(
 )
 
 
+@settings(max_examples=500)
 @given(NUMBERS, NUMBERS, st.lists(VALUES, min_size=1, max_size=5))
 def test_an_array_of_numbers_is_cast_exactly_if_no_value_changes(
     own: Datatype, wanted: Datatype, values: list[float]
