@@ -260,12 +260,33 @@ def test_a_bad_spec_does_not_end_a_system_that_ran_before(system: System, mlp: P
 @pytest.mark.long
 def test_a_model_that_answers_nobody_is_no_start(system: System, tmp_path: Path) -> None:
     model = tmp_path / "grumpy.py"
-    model.write_text(_GRUMPY)
+    model.write_text(_GRUMPY.replace("FLAG", str(tmp_path / "never")))
     settings = system.settings({"name": "grumpy", "model": str(model)})
 
     with pytest.raises(FailedPreconditionError, match="grumpy"):
         start_detached(settings, timeout_s=60)
     assert system.processes() == []
+
+
+def test_an_endpoint_that_did_not_answer_is_asked_again_and_what_the_model_raises_is_a_note(
+    system: System, mlp: Path, tmp_path: Path, open_folder: Path
+) -> None:
+    flag = open_folder / "there"
+    model = tmp_path / "grumpy.py"
+    model.write_text(_GRUMPY.replace("FLAG", str(flag)))
+    system.start({"name": "m", "model": str(mlp)}, {"name": "grumpy", "model": str(model)})
+
+    def grumpy(status: Any) -> Any:
+        return next(e for e in status["endpoints"] if e["name"] == "grumpy")
+
+    before = system.wait_for(lambda status: grumpy(status)["failed"])
+    flag.touch()
+    after = system.wait_ready()
+
+    assert "the database is not there yet" in grumpy(before)["message"]
+    assert "HTTP status 500" in grumpy(after)["note"]
+    assert "made-up rows are not for me" in grumpy(after)["note"]
+    assert system.infer("m")[0] == 200
 
 
 @pytest.mark.long
@@ -433,7 +454,10 @@ _GRUMPY = (
     _PYTHON_MODEL
     + """\
     def infer(self, inputs):
-        raise ValueError("go away")
+        from headrace.core import UnavailableError
+        if not pathlib.Path("FLAG").exists():
+            raise UnavailableError("the database is not there yet")
+        raise ValueError("made-up rows are not for me")
 """
 )
 
