@@ -23,7 +23,7 @@ from headrace.core import (
 from headrace.runtimes.base import LoadOptions
 from headrace.runtimes.probe import probe_batch
 from headrace.runtimes.reasons import reason_of
-from headrace.runtimes.rows.onnx import analyse_onnx
+from headrace.runtimes.rows.openvino import analyse_openvino
 from headrace.runtimes.tabular import import_library, refuse
 from headrace.runtimes.tuning import PRECISIONS, check_tuning
 
@@ -142,7 +142,7 @@ def open_openvino(path: Path, options: LoadOptions, *, named: Named) -> Openvino
         loaded.run,
         inputs,
         outputs,
-        analyse=(lambda: analyse_onnx(path, inputs)) if path.suffix.lower() == ".onnx" else None,
+        analyse=lambda: analyse_openvino(model, inputs, outputs),
         declared=options.declared_by,
     )
     if not probe.batched or probe.variable is None:

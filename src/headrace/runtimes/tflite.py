@@ -16,6 +16,7 @@ from headrace.core import (
 from headrace.runtimes.base import LoadOptions, Model
 from headrace.runtimes.probe import Probe, probe_batch
 from headrace.runtimes.reasons import reason_of
+from headrace.runtimes.rows.tflite import analyse_tflite
 from headrace.runtimes.tabular import import_library, refuse
 from headrace.runtimes.tflite_file import (
     TfliteFile,
@@ -127,7 +128,7 @@ def _open(path: Path, options: LoadOptions) -> TfliteModel:
     except Exception as error:
         # The binding's errors share no base class but Exception.
         raise refuse(file, f"LiteRT refuses it: {reason_of(error)}") from error
-    probe, inputs = _probe(model)
+    probe, inputs = _probe(model, found, options.declared_by)
     if not probe.batched:
         _log.info("%s is served unbatched: %s", file.name, probe.reason)
     for one in found.inputs + found.outputs:
@@ -137,19 +138,39 @@ def _open(path: Path, options: LoadOptions) -> TfliteModel:
     return model
 
 
-def _probe(model: TfliteModel) -> tuple[Probe, tuple[TensorSpec, ...]]:
+def _probe(
+    model: TfliteModel, found: TfliteFile, declared_by: str
+) -> tuple[Probe, tuple[TensorSpec, ...]]:
     """Whether axis 0 is the batch, and the inputs then.
 
     Converters fix the batch at one row by default; most such models take any number if asked.
     """
     declared = model.signature
-    every = (*declared.inputs, *declared.outputs)
-    if all(spec.shape[:1] == (1,) for spec in every):
-        inputs, outputs = (
-            tuple(replace(spec, shape=(VARIABLE, *spec.shape[1:])) for spec in specs)
-            for specs in (declared.inputs, declared.outputs)
+
+    def probed(inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> Probe:
+        sides = ((found.inputs, inputs), (found.outputs, outputs))
+        named = [
+            {place.tensor: spec for place, spec in zip(places, specs, strict=True)}
+            for places, specs in sides
+        ]
+        return probe_batch(
+            model.run,
+            inputs,
+            outputs,
+            analyse=lambda: analyse_tflite(found.data, *named),
+            declared=declared_by,
         )
-        probe = probe_batch(model.run, inputs, outputs)
-        if probe.batched and probe.variable is not None:
-            return probe, inputs
-    return probe_batch(model.run, declared.inputs, declared.outputs), declared.inputs
+
+    fixed = probed(declared.inputs, declared.outputs)
+    every = (*declared.inputs, *declared.outputs)
+    if not all(spec.shape[:1] == (1,) for spec in every):
+        return fixed, declared.inputs
+    inputs, outputs = (
+        tuple(replace(spec, shape=(VARIABLE, *spec.shape[1:])) for spec in specs)
+        for specs in (declared.inputs, declared.outputs)
+    )
+    probe = probed(inputs, outputs)
+    if probe.batched and probe.variable is not None:
+        return probe, inputs
+    reason = probe.reason if probe.variable is not None else fixed.reason
+    return replace(fixed, row_independence=probe.row_independence, reason=reason), declared.inputs

@@ -1,15 +1,44 @@
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from headrace.core import RowIndependence
+from headrace.core import Datatype, RowIndependence, TensorSpec
 from headrace.runtimes import LoadOptions
 from headrace.runtimes.onnx import OnnxModel
 from headrace.runtimes.rows.onnx import analyse_onnx
-from tests import row_models
+from headrace.runtimes.rows.openvino import analyse_openvino
+from headrace.runtimes.rows.values import Verdict
+from tests import openvino_models, row_models
 
 Open = Callable[[bytes], OnnxModel]
+
+
+def by_openvino(tmp_path: Path, content: bytes) -> Verdict | None:
+    """The verdict on a model as OpenVINO reads it; None if it does not."""
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content)
+    try:
+        model = openvino_models.library().Core().read_model(path)
+    except RuntimeError:
+        return None
+    inputs, outputs = (
+        [
+            TensorSpec(name=str(i), datatype=Datatype.FP32, shape=sizes(port))
+            for i, port in enumerate(ports)
+        ]
+        for ports in (model.inputs, model.outputs)
+    )
+    return analyse_openvino(model, inputs, outputs)
+
+
+def sizes(port: Any) -> tuple[int, ...]:  # noqa: ANN401  # OpenVINO ships no types
+    """Of a port; what varies is -1, and none of an unknown rank."""
+    shape = port.get_partial_shape()
+    if shape.rank.is_dynamic:
+        return ()
+    return tuple(-1 if size.is_dynamic else size.get_length() for size in shape)
 
 
 @pytest.mark.parametrize("name", row_models.COUPLED)
@@ -28,6 +57,23 @@ def test_rows_that_meet_are_not_proven_even_without_a_run(
     inputs = open_onnx(row_models.COUPLED[name]).signature.inputs
 
     assert not analyse_onnx(tmp_path / "model.onnx", inputs).is_proven
+
+
+@pytest.mark.parametrize("name", row_models.COUPLED)
+def test_openvino_finds_no_proof_for_rows_that_meet(tmp_path: Path, name: str) -> None:
+    verdict = by_openvino(tmp_path, row_models.COUPLED[name])
+
+    assert verdict is None or not verdict.is_proven
+
+
+@pytest.mark.parametrize(
+    "name",
+    sorted(
+        row_models.INDEPENDENT.keys() - {"scan without a state", "einsum with the row in front"}
+    ),
+)
+def test_openvino_proves_rows_that_do_not_meet(tmp_path: Path, name: str) -> None:
+    assert by_openvino(tmp_path, row_models.INDEPENDENT[name]) == Verdict(why_not="")
 
 
 @pytest.mark.parametrize("name", row_models.INDEPENDENT)

@@ -8,43 +8,43 @@ from typing import Final
 
 import numpy as np
 
-from headrace.core import VARIABLE, TensorSpec
+from headrace.core import TensorSpec
 from headrace.runtimes.file_bytes import BrokenFileError, Source
-from headrace.runtimes.rows.onnx_call import Call, Results
-from headrace.runtimes.rows.onnx_graph import Attribute, Function, Graph, Model, Node, read_model
-from headrace.runtimes.rows.onnx_operators import (
-    MOVES_NUMBERS,
-    OPERATORS,
-    RANDOM,
-    SIZED,
+from headrace.runtimes.rows.onnx_call import Call
+from headrace.runtimes.rows.onnx_graph import (
+    OnnxAttribute,
+    OnnxFunction,
+    OnnxGraph,
+    OnnxGraphs,
+    OnnxNode,
+    read_model,
 )
-from headrace.runtimes.rows.symbols import BATCH, ONE, Size, multiply
-from headrace.runtimes.rows.transfer import Transfer
+from headrace.runtimes.rows.onnx_operators import OPERATORS, RANDOM, SIZED
+from headrace.runtimes.rows.symbols import BATCH
+from headrace.runtimes.rows.transfer import (
+    MOVES_NUMBERS,
+    Results,
+    Transfer,
+    follow_row_numbers,
+    followed,
+)
 from headrace.runtimes.rows.values import (
     UNIFORM,
     MixedRowsError,
     Rows,
     Value,
     Verdict,
-    bound,
     constant,
     constants,
     judge,
     mixed,
+    model_input,
     with_rows,
 )
 
 _MAX_DEPTH: Final = 32
 _ORT_MARK: Final = b"ORTM"
 _MARK_AT: Final = 4
-_NOT_FOLLOWED: Final = (
-    LookupError,
-    ValueError,
-    TypeError,
-    ArithmeticError,
-    AssertionError,
-    RuntimeError,
-)
 
 _FIRST_SCAN: Final = 9
 """The opset since which `Scan` takes no lengths."""
@@ -72,8 +72,8 @@ def analyse_onnx(file: Path, inputs: Sequence[TensorSpec]) -> Verdict:
 class _Analysis:
     """One model, run on abstract tensors."""
 
-    def __init__(self, model: Model) -> None:
-        self._model = model
+    def __init__(self, graphs: OnnxGraphs) -> None:
+        self._graphs = graphs
         self._transfer = Transfer()
         self._depth = 0
 
@@ -81,24 +81,18 @@ class _Analysis:
         """What the outputs of the model say."""
         values: dict[str, Value] = {}
         for number, spec in enumerate(inputs):
-            symbols = self._transfer.symbols
-            inner = (
-                symbols.input(f"input{number}[{axis + 1}]") if size == VARIABLE else Size(size)
-                for axis, size in enumerate(spec.shape[1:])
-            )
-            is_integer = spec.datatype.dtype.kind in "iub"
-            values[spec.name] = with_rows((BATCH, *inner), Rows(axis=0), is_integer=is_integer)
-        graph = self._model.graph
+            values[spec.name] = model_input(self._transfer.symbols, spec, number)
+        graph = self._graphs.graph
         environment = ChainMap(values, graph.constants)
-        self._run(graph, environment, self._model.opsets)
+        self._run(graph, environment, self._graphs.opsets)
         return judge({name: _of(environment, name) for name in graph.outputs})
 
     def _run(
         self,
-        graph: Graph,
+        graph: OnnxGraph,
         environment: Environment,
         opsets: Mapping[str, int],
-        bound: Mapping[str, Attribute] | None = None,
+        bound: Mapping[str, OnnxAttribute] | None = None,
     ) -> None:
         """Add the values of all nodes."""
         nodes = graph.nodes
@@ -112,64 +106,53 @@ class _Analysis:
                     environment[name] = value
 
     def _results(
-        self, node: Node, environment: Environment, opsets: Mapping[str, int]
+        self, node: OnnxNode, environment: Environment, opsets: Mapping[str, int]
     ) -> list[Value]:
         """The outputs of a node, as many as it names."""
         what = f"node '{node.name}' ({node.operator})" if node.name else f"a {node.operator} node"
         inputs = [_of(environment, name) if name else None for name in node.inputs]
-        try:
-            results = self._checked(node, inputs, environment, opsets)
-        except MixedRowsError as error:
-            results = [mixed(f"{what} {error}")] * len(node.outputs)
-        except _NOT_FOLLOWED:
-            results = [mixed(f"{what} is not followed")] * len(node.outputs)
-        missing = len(node.outputs) - len(results)
-        results = [*results, *([mixed(f"{what} has an output that is not followed")] * missing)]
-        return [
-            replace(value, mixed=f"{what} {value.mixed}")
-            if value.mixed and not value.mixed.startswith(("node '", "a "))
-            else value
-            for value in results
-        ]
-
-    def _checked(
-        self,
-        node: Node,
-        inputs: list[Value | None],
-        environment: Environment,
-        opsets: Mapping[str, int],
-    ) -> list[Value]:
         present = [value for value in inputs if value is not None]
-        captured = [environment[name] for name in _captured(node) if name in environment]
-        if any(value.row_numbers is not None for value in present) and not node.domain:
-            result = self._with_row_numbers(node, inputs, opsets)
-            if result is not None:
-                return [result]
-        for value in present:
-            if value.mixed:
-                return [mixed(value.mixed)] * len(node.outputs)
-        if node.operator in RANDOM:
-            raise MixedRowsError("is random")
-        all_uniform = all(value.is_uniform for value in (*present, *captured))
         try:
-            results = _listed(self._operator(node, inputs, environment, opsets))
-        except (MixedRowsError, *_NOT_FOLLOWED):
-            # The same inputs give the same outputs, whatever the operator does.
-            if all_uniform and node.domain in OPERATORS and not _is_random(node):
-                return [UNIFORM] * len(node.outputs)
-            raise
+            if not node.domain and (operator := OPERATORS[""].get(node.operator)) is not None:
+                opset = opsets.get("", 1)
+                numbered = follow_row_numbers(
+                    node.operator,
+                    inputs,
+                    self._transfer,
+                    lambda values: operator(Call(node, values, self._transfer, opset)),
+                )
+                if numbered is not None:
+                    return [numbered]
+            names = _captured(node)
+            is_random = _is_random(node)
+        except MixedRowsError as error:
+            return [mixed(f"{what} {error}")] * len(node.outputs)
+        results = followed(
+            what,
+            present,
+            len(node.outputs),
+            lambda: self._operator(node, inputs, environment, opsets),
+            captured=[environment[name] for name in names if name in environment],
+            may_count=self._may_count(node),
+            is_deterministic=node.domain in OPERATORS and not is_random,
+        )
         if node.operator in MOVES_NUMBERS and present and present[0].below is not None:
             results = [replace(results[0], below=present[0].below)]
         return results
 
+    def _may_count(self, node: OnnxNode) -> bool:
+        """Whether elements that depend on the number of rows are followed through a node."""
+        is_function = (node.domain, node.operator, node.overload) in self._graphs.functions
+        return is_function or (not node.domain and node.operator in SIZED)
+
     def _operator(
         self,
-        node: Node,
+        node: OnnxNode,
         inputs: list[Value | None],
         environment: Environment,
         opsets: Mapping[str, int],
     ) -> Results:
-        function = self._model.functions.get((node.domain, node.operator, node.overload))
+        function = self._graphs.functions.get((node.domain, node.operator, node.overload))
         if function is not None:
             return self._call(function, node, inputs)
         match node.domain, node.operator:
@@ -182,68 +165,11 @@ class _Analysis:
         operator = OPERATORS.get(node.domain, {}).get(node.operator)
         if operator is None:
             raise MixedRowsError("is an operator that is not known to keep rows apart")
-        is_sized = not node.domain and node.operator in SIZED
-        if not is_sized and any(value is not None and value.counts_rows for value in inputs):
-            raise MixedRowsError("computes with the number of rows")
+        if node.operator in RANDOM:
+            raise MixedRowsError("is random")
         return operator(Call(node, inputs, self._transfer, opsets.get(node.domain, 1)))
 
-    def _with_row_numbers(  # noqa: C901, PLR0911, PLR0912  # one case for each operator
-        self, node: Node, inputs: list[Value | None], opsets: Mapping[str, int]
-    ) -> Value | None:
-        """The result of an operator that may take the rows' positions; None if it may not."""
-        plain = [
-            value if value is None or value.row_numbers is None else replace(value, mixed="")
-            for value in inputs
-        ]
-        if any(value is not None and value.mixed for value in plain):
-            return None
-
-        def applied(values: list[Value | None]) -> Value:
-            call = Call(node, values, self._transfer, opsets.get("", 1))
-            return _listed(OPERATORS[""][node.operator](call))[0]
-
-        places = [i for i, value in enumerate(plain) if value is not None and value.row_numbers]
-        place = places[0]
-        value = plain[place]
-        if len(places) > 1 or value is None or value.row_numbers is None:
-            return None
-        numbers = value.row_numbers
-        others = [other for i, other in enumerate(plain) if i != place and other is not None]
-        kept = None
-        match node.operator, place:
-            case ("Gather", 1) | ("GatherND", 1):
-                return applied(plain)
-            case (("Shape" | "Size"), 0):
-                return applied(plain)
-            case "Concat", 0:
-                joined = applied(plain)
-                return replace(joined, mixed=_NUMBERS)
-            case operator, 0 if operator in MOVES_NUMBERS and not numbers.is_first:
-                kept = numbers
-            case "Mul", _ if numbers.width == ONE and not numbers.is_first:
-                factor = others[0].elements
-                size: Size | None = (
-                    factor.flat[0] if factor is not None and factor.size == 1 else None
-                )
-                if size is not None and size.is_positive and not size.has_batch:
-                    kept = replace(numbers, stride=multiply(numbers.stride, size))
-            case "Add", _ if not numbers.is_first and not others[0].counts_rows:
-                width = bound(others[0])
-                if width == ONE:
-                    kept = numbers
-                elif width is not None and numbers.width == ONE:
-                    kept = replace(numbers, width=width)
-        if kept is None:
-            return None
-        bare = replace(value, row_numbers=None)
-        if node.operator in {"Mul", "Add"}:
-            others = [replace(other, elements=None) for other in others]
-            result = self._transfer.elementwise([bare, *others])
-        else:
-            result = applied([bare, *plain[1:]])
-        return replace(result, mixed=_NUMBERS, row_numbers=kept)
-
-    def _call(self, function: Function, node: Node, inputs: list[Value | None]) -> Results:
+    def _call(self, function: OnnxFunction, node: OnnxNode, inputs: list[Value | None]) -> Results:
         """A function of the model's own, run in place of the node."""
         if self._depth >= _MAX_DEPTH:
             raise MixedRowsError("calls functions without end")
@@ -257,7 +183,7 @@ class _Analysis:
 
     def _if(
         self,
-        node: Node,
+        node: OnnxNode,
         condition: Value | None,
         environment: Environment,
         opsets: Mapping[str, int],
@@ -302,7 +228,7 @@ class _Analysis:
 
     def _scan(
         self,
-        node: Node,
+        node: OnnxNode,
         inputs: list[Value | None],
         environment: Environment,
         opsets: Mapping[str, int],
@@ -366,7 +292,7 @@ def _listed(results: Results) -> list[Value]:
     return results if isinstance(results, list) else [results]
 
 
-def _constant(node: Node) -> Value:
+def _constant(node: OnnxNode) -> Value:
     for name, attribute in node.attributes.items():
         match name:
             case "value":
@@ -383,7 +309,7 @@ def _constant(node: Node) -> Value:
     return UNIFORM
 
 
-def _with_attributes(node: Node, bound: Mapping[str, Attribute]) -> Node:
+def _with_attributes(node: OnnxNode, bound: Mapping[str, OnnxAttribute]) -> OnnxNode:
     """A node of a function's body with the attributes of the call."""
     attributes = {}
     for name, attribute in node.attributes.items():
@@ -395,7 +321,7 @@ def _with_attributes(node: Node, bound: Mapping[str, Attribute]) -> Node:
     return replace(node, attributes=attributes)
 
 
-def _inner_nodes(node: Node, depth: int = _MAX_DEPTH) -> Iterator[tuple[Graph, Node]]:
+def _inner_nodes(node: OnnxNode, depth: int = _MAX_DEPTH) -> Iterator[tuple[OnnxGraph, OnnxNode]]:
     """The nodes of the graphs that a node runs, and of theirs."""
     if node.operator not in {"If", "Loop", "Scan"} or node.domain:
         return
@@ -410,7 +336,7 @@ def _inner_nodes(node: Node, depth: int = _MAX_DEPTH) -> Iterator[tuple[Graph, N
             yield from _inner_nodes(inner, depth - 1)
 
 
-def _captured(node: Node) -> set[str]:
+def _captured(node: OnnxNode) -> set[str]:
     """The names that the graphs of a node use; among them those of the graphs around it."""
     names: set[str] = set()
     for graph, inner in _inner_nodes(node):
@@ -418,7 +344,7 @@ def _captured(node: Node) -> set[str]:
     return names
 
 
-def _is_random(node: Node) -> bool:
+def _is_random(node: OnnxNode) -> bool:
     """Whether it, or what it runs, may give other values for the same inputs."""
     return node.operator in RANDOM or any(
         inner.operator in RANDOM or inner.domain not in OPERATORS for _, inner in _inner_nodes(node)

@@ -6,9 +6,9 @@ from typing import Final
 
 import numpy as np
 
-from headrace.runtimes.rows.onnx_call import Call, Operator, Results
+from headrace.runtimes.rows.onnx_call import Call, Operator
 from headrace.runtimes.rows.symbols import ONE, ZERO, Size, multiply, product
-from headrace.runtimes.rows.transfer import Transfer
+from headrace.runtimes.rows.transfer import Results, Transfer
 from headrace.runtimes.rows.values import (
     MixedRowsError,
     Value,

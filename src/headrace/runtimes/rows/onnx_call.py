@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from headrace.runtimes.rows.onnx_graph import Node
+from headrace.runtimes.rows.onnx_graph import OnnxNode
 from headrace.runtimes.rows.symbols import ONE, Size, product
-from headrace.runtimes.rows.transfer import Transfer
+from headrace.runtimes.rows.transfer import Results, Transfer
 from headrace.runtimes.rows.values import (
     MAX_ELEMENTS,
     MixedRowsError,
@@ -18,7 +18,7 @@ from headrace.runtimes.rows.values import (
 class Call:
     """One node with its inputs' values; None stands for an input that is left out."""
 
-    node: Node
+    node: OnnxNode
     inputs: list[Value | None]
     transfer: Transfer
     opset: int
@@ -97,7 +97,6 @@ class Call:
         return axes
 
 
-Results = Value | list[Value]
 Operator = Callable[[Call], Results]
 
 

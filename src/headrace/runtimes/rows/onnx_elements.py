@@ -1,14 +1,27 @@
 """ONNX operators that combine elements of equal position, and how they compute sizes."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
 import numpy as np
 
-from headrace.runtimes.rows.onnx_call import Call, Operator, Results, is_scalar
-from headrace.runtimes.rows.symbols import ZERO, Size, divide, multiply
-from headrace.runtimes.rows.transfer import Transfer
+from headrace.runtimes.rows.folds import (
+    MakeFold,
+    comparison,
+    difference,
+    extreme,
+    negation,
+    product_of,
+    quotient,
+    remainder,
+    selection,
+    sum_of,
+    whole,
+)
+from headrace.runtimes.rows.onnx_call import Call, Operator, is_scalar
+from headrace.runtimes.rows.symbols import Size
+from headrace.runtimes.rows.transfer import Results
 from headrace.runtimes.rows.values import (
     MixedRowsError,
     Value,
@@ -26,118 +39,13 @@ def _elementwise(call: Call) -> Results:
     return call.transfer.elementwise(call.present())
 
 
-def _folding(fold: Callable[[Transfer, bool], Callable[..., Size | None]]) -> Operator:
+def _folding(fold: MakeFold) -> Operator:
     def operator(call: Call) -> Results:
         values = call.present()
-        whole = all(value.is_integer for value in values)
-        return call.transfer.elementwise(values, fold(call.transfer, whole))
+        is_integer = all(value.is_integer for value in values)
+        return call.transfer.elementwise(values, fold(call.transfer, is_integer))
 
     return operator
-
-
-def _add(transfer: Transfer, _: bool) -> Callable[..., Size | None]:  # noqa: FBT001  # one table's
-    def fold(*items: Size | None) -> Size | None:
-        total: Size | None = ZERO
-        for item in items:
-            total = None if total is None or item is None else transfer.symbols.add(total, item)
-        return total
-
-    return fold
-
-
-def _subtract(transfer: Transfer, _: bool) -> Callable[..., Size | None]:  # noqa: FBT001
-    return lambda left, right: (
-        None if left is None or right is None else transfer.symbols.add(left, right, sign=-1)
-    )
-
-
-def _multiply(_: Transfer, __: bool) -> Callable[..., Size | None]:  # noqa: FBT001
-    def fold(left: Size | None, right: Size | None) -> Size | None:
-        return None if left is None or right is None else multiply(left, right)
-
-    return fold
-
-
-def _divide(transfer: Transfer, whole: bool) -> Callable[..., Size | None]:  # noqa: FBT001
-    def fold(left: Size | None, right: Size | None) -> Size | None:
-        if left is None or right is None or right == ZERO:
-            return None
-        exact = divide(left, right)
-        if exact is not None or not whole or left.has_batch or right.has_batch:
-            return exact
-        if left.minimum is None or left.minimum < 0 or not right.is_positive:
-            return None
-        return transfer.symbols.floor_divide(left, right)
-
-    return fold
-
-
-def _compare(equal: bool, otherwise: bool) -> Callable[..., Callable[..., Size | None]]:  # noqa: FBT001
-    """What `Equal` and its like say of two sizes that are surely equal, or surely not."""
-
-    def make(_: Transfer, __: bool) -> Callable[..., Size | None]:  # noqa: FBT001
-        def fold(left: Size | None, right: Size | None) -> Size | None:
-            if left is None or right is None:
-                return None
-            if left == right:
-                return Size(int(equal))
-            if left.is_constant and right.is_constant:
-                return Size(int(otherwise)) if otherwise != equal else None
-            pairs = ((left, right), (right, left))
-            if otherwise != equal and any(
-                a.is_positive and b.is_constant and b.number <= 0 for a, b in pairs
-            ):
-                return Size(int(otherwise))
-            return None
-
-        return fold
-
-    return make
-
-
-def _select(_: Transfer, __: bool) -> Callable[..., Size | None]:  # noqa: FBT001
-    def fold(condition: Size | None, yes: Size | None, no: Size | None) -> Size | None:
-        if yes == no:
-            return yes
-        if condition is None or not condition.is_constant:
-            if any(item is not None and item.has_batch for item in (condition, yes, no)):
-                raise MixedRowsError("computes with the number of rows")
-            return None
-        return yes if condition.number else no
-
-    return fold
-
-
-def _extreme(choose: Callable[..., int]) -> Callable[..., Callable[..., Size | None]]:
-    def make(_: Transfer, __: bool) -> Callable[..., Size | None]:  # noqa: FBT001
-        def fold(*items: Size | None) -> Size | None:
-            if len(set(items)) == 1:
-                return items[0]
-            numbers = [item.number for item in items if item is not None and item.is_constant]
-            return Size(choose(numbers)) if len(numbers) == len(items) else None
-
-        return fold
-
-    return make
-
-
-def _whole(_: Transfer, __: bool) -> Callable[..., Size | None]:  # noqa: FBT001
-    """Floor, Ceil, Round and Identity of a whole number."""
-    return lambda item: item
-
-
-def _modulo(_: Transfer, __: bool) -> Callable[..., Size | None]:  # noqa: FBT001
-    def fold(left: Size | None, right: Size | None) -> Size | None:
-        numbers = [item.number for item in (left, right) if item is not None and item.is_constant]
-        if len(numbers) < 2 or numbers[0] < 0 or numbers[1] <= 0:  # noqa: PLR2004  # two operands
-            return None
-        return Size(numbers[0] % numbers[1])
-
-    return fold
-
-
-def _negate(_: Transfer, __: bool) -> Callable[..., Size | None]:  # noqa: FBT001
-    return lambda item: None if item is None else multiply(item, Size(-1))
 
 
 def _cast(call: Call) -> Results:
@@ -278,24 +186,24 @@ _ELEMENTWISE: Final = [
 
 ELEMENTS: Final[Mapping[str, Operator]] = {
     **dict.fromkeys(_ELEMENTWISE, _elementwise),
-    "Add": _folding(_add),
-    "Sum": _folding(_add),
-    "Sub": _folding(_subtract),
-    "Mul": _folding(_multiply),
-    "Div": _folding(_divide),
-    "Neg": _folding(_negate),
-    "Max": _folding(_extreme(max)),
-    "Min": _folding(_extreme(min)),
-    "Mod": _folding(_modulo),
-    "Equal": _folding(_compare(equal=True, otherwise=False)),
-    "Greater": _folding(_compare(equal=False, otherwise=False)),
-    "GreaterOrEqual": _folding(_compare(equal=True, otherwise=True)),
-    "Less": _folding(_compare(equal=False, otherwise=False)),
-    "LessOrEqual": _folding(_compare(equal=True, otherwise=True)),
-    "Where": _folding(_select),
-    "Floor": _folding(_whole),
-    "Ceil": _folding(_whole),
-    "Round": _folding(_whole),
+    "Add": _folding(sum_of),
+    "Sum": _folding(sum_of),
+    "Sub": _folding(difference),
+    "Mul": _folding(product_of),
+    "Div": _folding(quotient),
+    "Neg": _folding(negation),
+    "Max": _folding(extreme(max)),
+    "Min": _folding(extreme(min)),
+    "Mod": _folding(remainder),
+    "Equal": _folding(comparison(equal=True, otherwise=False)),
+    "Greater": _folding(comparison(equal=False, otherwise=False)),
+    "GreaterOrEqual": _folding(comparison(equal=True, otherwise=True)),
+    "Less": _folding(comparison(equal=False, otherwise=False)),
+    "LessOrEqual": _folding(comparison(equal=True, otherwise=True)),
+    "Where": _folding(selection),
+    "Floor": _folding(whole),
+    "Ceil": _folding(whole),
+    "Round": _folding(whole),
     "Identity": _same(),
     "Cast": _cast,
     "Dropout": _dropout,

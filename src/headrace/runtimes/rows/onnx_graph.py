@@ -64,7 +64,7 @@ _MAX_INDICES: Final = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
-class Attribute:
+class OnnxAttribute:
     """One attribute of a node, unread."""
 
     source: Source
@@ -101,12 +101,12 @@ class Attribute:
         """A text."""
         return "".join(text(self.source, part) for part in self._parts(_TEXT))
 
-    def tensor(self) -> "Tensor | None":
+    def tensor(self) -> "OnnxConstant | None":
         """A constant."""
         parts = list(self._parts(_TENSOR))
         return read_tensor(self.source, parts[-1]) if parts else None
 
-    def graph(self) -> "Graph | None":
+    def graph(self) -> "OnnxGraph | None":
         """A graph that the node runs."""
         parts = list(self._parts(_GRAPH))
         return read_graph(self.source, parts) if parts else None
@@ -126,7 +126,7 @@ class Attribute:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tensor:
+class OnnxConstant:
     """A constant: what is known of it."""
 
     name: str
@@ -134,7 +134,7 @@ class Tensor:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Node:
+class OnnxNode:
     """An operator with its inputs and outputs by name; an absent one has an empty name."""
 
     operator: str
@@ -142,39 +142,39 @@ class Node:
     name: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    attributes: Mapping[str, Attribute]
+    attributes: Mapping[str, OnnxAttribute]
     overload: str = ""
 
 
 @dataclass(slots=True, kw_only=True)
-class Graph:
+class OnnxGraph:
     """Nodes in order, constants by name, inputs and outputs by name."""
 
-    nodes: list[Node] = field(default_factory=list)
+    nodes: list[OnnxNode] = field(default_factory=list)
     constants: dict[str, Value] = field(default_factory=dict)
     inputs: list[str] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Function:
+class OnnxFunction:
     """An operator that the model defines itself."""
 
-    graph: Graph
+    graph: OnnxGraph
     opsets: Mapping[str, int]
-    defaults: Mapping[str, Attribute]
+    defaults: Mapping[str, OnnxAttribute]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Model:
+class OnnxGraphs:
     """What an ONNX file runs."""
 
-    graph: Graph
+    graph: OnnxGraph
     opsets: Mapping[str, int]
-    functions: Mapping[tuple[str, str, str], Function]
+    functions: Mapping[tuple[str, str, str], OnnxFunction]
 
 
-def read_model(source: Source) -> Model:
+def read_model(source: Source) -> OnnxGraphs:
     """The graph of an ONNX file.
 
     Raises:
@@ -182,7 +182,7 @@ def read_model(source: Source) -> Model:
     """
     graphs: list[Field] = []
     opsets: dict[str, int] = {}
-    functions: dict[tuple[str, str, str], Function] = {}
+    functions: dict[tuple[str, str, str], OnnxFunction] = {}
     for part in fields(source):
         match part.number:
             case 7:  # _MODEL_GRAPH
@@ -191,12 +191,12 @@ def read_model(source: Source) -> Model:
                 opsets |= _opset(source, part)
             case 25:  # _MODEL_FUNCTIONS
                 functions |= _function(source, part)
-    return Model(graph=read_graph(source, graphs), opsets=opsets, functions=functions)
+    return OnnxGraphs(graph=read_graph(source, graphs), opsets=opsets, functions=functions)
 
 
-def read_graph(source: Source, parts: Iterable[Field]) -> Graph:
+def read_graph(source: Source, parts: Iterable[Field]) -> OnnxGraph:
     """The graph that a message is."""
-    graph = Graph()
+    graph = OnnxGraph()
     for part in (inner for outer in parts for inner in inside(source, outer)):
         match part.number:
             case 1:
@@ -217,7 +217,7 @@ def read_graph(source: Source, parts: Iterable[Field]) -> Graph:
     return graph
 
 
-def read_tensor(source: Source, place: Field) -> Tensor:  # noqa: C901  # one case for each field
+def read_tensor(source: Source, place: Field) -> OnnxConstant:  # noqa: C901  # one case for each field
     """Shape and type of a constant, and what it holds if it is small."""
     dims: list[int] = []
     kind, name, is_external = 0, "", False
@@ -243,17 +243,17 @@ def read_tensor(source: Source, place: Field) -> Tensor:  # noqa: C901  # one ca
     bare = Value(shape=tuple(map(Size, dims)), is_integer=is_integer)
     limit = _MAX_INDICES if is_integer else MAX_ELEMENTS
     if dtype is None or count > limit or is_external:
-        return Tensor(name=name, value=bare)
+        return OnnxConstant(name=name, value=bare)
     if raw is not None and raw.end - raw.start == count * np.dtype(dtype).itemsize:
         array = np.frombuffer(source.read(raw.start, raw.end - raw.start), dtype)
         if count > MAX_ELEMENTS:
             below = Size(int(array.max()) + 1) if array.min() >= 0 else None
-            return Tensor(name=name, value=replace(bare, below=below))
+            return OnnxConstant(name=name, value=replace(bare, below=below))
     elif len(items) == count and kind != 10:  # noqa: PLR2004  # FLOAT16 stands as its bits
         array = np.array(items, dtype)
     else:
-        return Tensor(name=name, value=bare)
-    return Tensor(name=name, value=constant(array.reshape(dims)))
+        return OnnxConstant(name=name, value=bare)
+    return OnnxConstant(name=name, value=constant(array.reshape(dims)))
 
 
 def _items(source: Source, part: Field) -> list[float]:
@@ -266,7 +266,7 @@ def _items(source: Source, part: Field) -> list[float]:
     return [float(value) for value in np.frombuffer(data, dtype)]
 
 
-def _node(source: Source, place: Field) -> Node:
+def _node(source: Source, place: Field) -> OnnxNode:
     inputs, outputs, attributes = [], [], {}
     texts: dict[int, str] = {}
     for part in inside(source, place):
@@ -276,11 +276,11 @@ def _node(source: Source, place: Field) -> Node:
             case 2:
                 outputs.append(text(source, part, _MAX_NAME))
             case 5:
-                attributes[_name(source, part, 1)] = Attribute(source, part)
+                attributes[_name(source, part, 1)] = OnnxAttribute(source, part)
             case 3 | 4 | 7 | 8:
                 texts[part.number] = text(source, part, _MAX_NAME)
     domain = texts.get(_NODE_DOMAIN, "")
-    return Node(
+    return OnnxNode(
         operator=texts.get(_NODE_OPERATOR, ""),
         domain="" if domain == "ai.onnx" else domain,
         name=texts.get(_NODE_NAME, ""),
@@ -291,8 +291,8 @@ def _node(source: Source, place: Field) -> Node:
     )
 
 
-def _function(source: Source, place: Field) -> dict[tuple[str, str, str], Function]:
-    graph = Graph()
+def _function(source: Source, place: Field) -> dict[tuple[str, str, str], OnnxFunction]:
+    graph = OnnxGraph()
     opsets: dict[str, int] = {}
     defaults = {}
     texts: dict[int, str] = {}
@@ -307,7 +307,7 @@ def _function(source: Source, place: Field) -> dict[tuple[str, str, str], Functi
             case 9:
                 opsets |= _opset(source, part)
             case 11:
-                defaults[_name(source, part, 1)] = Attribute(source, part)
+                defaults[_name(source, part, 1)] = OnnxAttribute(source, part)
             case 1 | 10 | 13:
                 texts[part.number] = text(source, part, _MAX_NAME)
     key = (
@@ -315,7 +315,7 @@ def _function(source: Source, place: Field) -> dict[tuple[str, str, str], Functi
         texts.get(_FUNCTION_NAME, ""),
         texts.get(_FUNCTION_OVERLOAD, ""),
     )
-    return {key: Function(graph=graph, opsets=opsets, defaults=defaults)}
+    return {key: OnnxFunction(graph=graph, opsets=opsets, defaults=defaults)}
 
 
 def _opset(source: Source, place: Field) -> dict[str, int]:

@@ -81,7 +81,3 @@ SIZED: Final = frozenset(
     ]
 )
 """Operators that may take numbers of rows, because they follow them; no others may."""
-MOVES_NUMBERS: Final = frozenset(
-    {"Cast", "Unsqueeze", "Squeeze", "Reshape", "Expand", "Identity", "Transpose"}
-)
-"""Operators that keep integers as they are, and put them elsewhere."""

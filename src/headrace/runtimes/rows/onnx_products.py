@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
-from headrace.runtimes.rows.onnx_call import Call, Operator, Results, is_scalar
+from headrace.runtimes.rows.onnx_call import Call, Operator, is_scalar
 from headrace.runtimes.rows.symbols import ONE, Size, divide, multiply, product
-from headrace.runtimes.rows.transfer import Transfer
+from headrace.runtimes.rows.transfer import Results, Transfer
 from headrace.runtimes.rows.values import (
     MixedRowsError,
     Rows,

@@ -6,13 +6,12 @@ from typing import Final
 
 import numpy as np
 
-from headrace.runtimes.rows.onnx_call import Call, Operator, Results
-from headrace.runtimes.rows.symbols import BATCH, ONE, ZERO, Size, divide, product
+from headrace.runtimes.rows.onnx_call import Call, Operator
+from headrace.runtimes.rows.symbols import ONE, ZERO, Size, divide, product
+from headrace.runtimes.rows.transfer import Results
 from headrace.runtimes.rows.values import (
     MAX_ELEMENTS,
     MixedRowsError,
-    RowNumbers,
-    Rows,
     Value,
     constants,
     normal_axis,
@@ -114,18 +113,7 @@ def _constant_of_shape(call: Call) -> Results:
 
 
 def _concat(call: Call) -> Results:
-    first, *others = call.present()
-    axis = call.integer("axis", 1)
-    joined = call.transfer.concat([first, *others], axis)
-    if first.row_numbers is None:
-        return joined
-    if (
-        first.rank == 1
-        or normal_axis(axis, first.rank) != first.rank - 1
-        or (first.shape or ())[-1] != ONE
-    ):
-        raise MixedRowsError("joins positions of rows")
-    return replace(joined, row_numbers=replace(first.row_numbers, is_first=True))
+    return call.transfer.concat(call.present(), call.integer("axis", 1))
 
 
 def _split(call: Call) -> Results:
@@ -194,69 +182,15 @@ def _slice(call: Call) -> Results:
 
 
 def _gather(call: Call) -> Results:
-    data, indices = call.value(0), call.value(1)
-    axis = call.integer("axis", 0)
-    numbers = indices.row_numbers
-    if numbers is not None:
-        # Each row looks up entries of its own block of rows.
-        block = Rows(axis=0, after=numbers.stride)
-        inside = numbers.width in (ONE, numbers.stride) and not numbers.is_first
-        if data.rows != block or axis or not inside or indices.rows is None:
-            raise MixedRowsError("looks rows up by their position")
-        shape = (*(indices.shape or ()), *(data.shape or ())[1:])
-        return with_rows(shape, indices.rows, is_integer=data.is_integer)
-    return call.transfer.gather(data, indices, axis)
+    return call.transfer.gather(call.value(0), call.value(1), call.integer("axis", 0))
 
 
 def _gather_elements(call: Call) -> Results:
-    data, indices = call.value(0), call.value(1)
-    if data.rows is None and indices.rows is None:
-        return Value(shape=indices.shape, is_integer=data.is_integer)
-    axis = normal_axis(call.integer("axis", 0), data.rank)
-    if indices.rows is None:
-        raise MixedRowsError("takes elements of rows by their position")
-    if data.rows is None:
-        # The table's other axes are looked up by the position of the index.
-        sizes = data.shape or ()
-        if indices.rows.axis != axis or len(sizes) != indices.rank:
-            raise MixedRowsError("looks rows up by their position")
-    elif data.rows != indices.rows or axis == data.rows.axis:
-        raise MixedRowsError("takes elements of other rows")
-    return with_rows(indices.shape, indices.rows, is_integer=data.is_integer)
+    return call.transfer.take_along(call.value(0), call.value(1), call.integer("axis", 0))
 
 
-def _gather_nd(call: Call) -> Results:  # noqa: C901  # four cases of two inputs
-    data, indices = call.value(0), call.value(1)
-    batch_dims = call.integer("batch_dims", 0)
-    if data.shape is None and data.rows is None and indices.rows is None:
-        return Value(is_integer=data.is_integer)
-    data_shape, index_shape = data.shape or (), indices.shape
-    if data.shape is None or not index_shape or not index_shape[-1].is_constant:
-        raise MixedRowsError("takes a tensor of unknown shape")
-    depth = index_shape[-1].number
-    inner = data_shape[batch_dims + depth :]
-    shape = (*index_shape[:-1], *inner)
-    rows = None
-    if indices.row_numbers is not None:
-        # Each row's first index is its own number.
-        is_own = replace(indices.row_numbers, is_first=False) == RowNumbers()
-        if data.rows != Rows(axis=0) or batch_dims or indices.rows != Rows(axis=0) or not is_own:
-            raise MixedRowsError("looks rows up by their position")
-        rows = indices.rows
-    elif data.rows is not None and indices.rows is not None:
-        if data.rows != indices.rows or data.rows.axis >= batch_dims:
-            raise MixedRowsError("looks each row's indices up in all rows")
-        rows = data.rows
-    elif indices.rows is not None:
-        if indices.rows.axis < batch_dims or indices.rows.axis == len(index_shape) - 1:
-            raise MixedRowsError("looks rows up by their position")
-        rows = indices.rows
-    elif data.rows is not None:
-        if data.rows.axis < batch_dims + depth:
-            raise MixedRowsError("takes some rows of the batch")
-        moved = len(index_shape) - 1 + data.rows.axis - batch_dims - depth
-        rows = replace(data.rows, axis=moved)
-    return with_rows(shape, rows, is_integer=data.is_integer)
+def _gather_nd(call: Call) -> Results:
+    return call.transfer.look_up(call.value(0), call.value(1), call.integer("batch_dims", 0))
 
 
 def _scatter_elements(call: Call) -> Results:
@@ -271,55 +205,11 @@ def _scatter_elements(call: Call) -> Results:
 
 
 def _scatter_nd(call: Call) -> Results:
-    data, indices, updates = call.value(0), call.value(1), call.value(2)
-    if data.rows is None and indices.rows is None and updates.rows is None:
-        return Value(shape=data.shape, is_integer=data.is_integer)
-    if (
-        data.rows is None
-        or indices.rows is not None
-        or indices.shape is None
-        or updates.rows is None
-    ):
-        raise MixedRowsError("writes to rows by their position")
-    depth = indices.shape[-1]
-    if not depth.is_constant or data.rows.axis < depth.number:
-        raise MixedRowsError("writes to rows by their position")
-    moved = replace(data.rows, axis=len(indices.shape) - 1 + data.rows.axis - depth.number)
-    if updates.rows != moved:
-        raise MixedRowsError("writes to other rows")
-    return with_rows(data.shape, data.rows, is_integer=data.is_integer)
+    return call.transfer.scatter(call.value(0), call.value(1), call.value(2))
 
 
 def _range(call: Call) -> Results:
-    parts = [call.value(number) for number in range(3)]
-    if any(part.rows is not None for part in parts):
-        raise MixedRowsError("counts up to a value of some rows")
-    first, last, step = (
-        part.elements.flat[0] if part.elements is not None and part.elements.size else None
-        for part in parts
-    )
-    if any(part.counts_rows for part in parts):
-        if (first, step) == (ZERO, ONE) and last == BATCH:
-            reason = "numbers the rows of the batch"
-            return Value(
-                shape=(BATCH,),
-                rows=Rows(axis=0),
-                is_integer=True,
-                row_numbers=RowNumbers(),
-                mixed=reason,
-            )
-        raise MixedRowsError("counts the rows of the batch")
-    whole = all(part.is_integer for part in parts)
-    if first is None or last is None or step is None or not whole:
-        return Value(shape=(call.transfer.symbols.unknown(),), is_integer=whole)
-    if first.is_constant and last.is_constant and step.is_constant and step.number:
-        numbers = range(first.number, last.number, step.number)
-        if len(numbers) <= MAX_ELEMENTS:
-            return sizes_value([Size(number) for number in numbers])
-        return Value(shape=(Size(len(numbers)),), is_integer=True)
-    if (first, step) == (ZERO, ONE):
-        return Value(shape=(last,), is_integer=True, below=last)
-    return Value(shape=(call.transfer.symbols.of("range", first, last, step),), is_integer=True)
+    return call.transfer.count(*(call.value(number) for number in range(3)))
 
 
 SHAPES: Final[Mapping[str, Operator]] = {

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
-from headrace.runtimes.rows.onnx_call import Call, Operator, Results
+from headrace.runtimes.rows.onnx_call import Call, Operator
 from headrace.runtimes.rows.symbols import ONE, product
+from headrace.runtimes.rows.transfer import Results
 from headrace.runtimes.rows.values import (
     MixedRowsError,
     Value,

@@ -5,7 +5,7 @@ row may depend on another row, on the number of rows, or on a row's position in 
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -23,18 +23,185 @@ from headrace.runtimes.rows.symbols import (
 from headrace.runtimes.rows.values import (
     MAX_ELEMENTS,
     MixedRowsError,
+    RowNumbers,
     Rows,
     Shape,
     Value,
+    bound,
     constants,
     known_elements,
+    mixed,
     normal_axis,
+    sizes_value,
     with_rows,
 )
 
 _MAX_RANK: Final = 64
 _OPEN_END: Final = 1_000_000_000
 """Slices end at this or more where they mean the end: no batch has so many rows."""
+
+
+Results = Value | list[Value]
+"""The outputs of an operator; one value if there is one."""
+
+_OPERATOR: Final = ("node ", "a ", "operator ")
+"""How reasons begin that name an operator."""
+_NOT_FOLLOWED: Final = (
+    LookupError,
+    ValueError,
+    TypeError,
+    ArithmeticError,
+    AssertionError,
+    RuntimeError,
+)
+"""What a function raises for a graph that is not as its format demands."""
+
+
+def followed(
+    what: str,
+    inputs: Sequence[Value],
+    count: int,
+    apply: Callable[[], Results],
+    *,
+    captured: Sequence[Value] = (),
+    may_count: bool = False,
+    is_deterministic: bool = True,
+) -> list[Value]:
+    """The outputs of an operator.
+
+    Args:
+        what: The operator, for people.
+        inputs: Its inputs; one whose rows are mixed mixes those of all outputs.
+        count: How many outputs it has.
+        apply: Returns the outputs, or raises MixedRowsError.
+        captured: What it reads besides its inputs.
+        may_count: Whether `apply` follows elements that depend on the number of rows.
+        is_deterministic: Whether the same inputs give the same outputs, whatever it does.
+    """
+    for value in inputs:
+        if value.mixed:
+            return [mixed(value.mixed)] * count
+    if not may_count and any(value.counts_rows for value in inputs):
+        return [mixed(f"{what} computes with the number of rows")] * count
+    try:
+        results = apply()
+    except (MixedRowsError, *_NOT_FOLLOWED) as error:
+        if is_deterministic and all(value.is_uniform for value in (*inputs, *captured)):
+            return [Value()] * count
+        reason = str(error) if isinstance(error, MixedRowsError) else "is not followed"
+        return [mixed(f"{what} {reason}")] * count
+    listed = results if isinstance(results, list) else [results]
+    named = [
+        replace(value, mixed=f"{what} {value.mixed}")
+        if value.mixed and not value.mixed.startswith(_OPERATOR)
+        else value
+        for value in listed
+    ]
+    missing = [mixed(f"{what} has an output that is not followed")] * (count - len(named))
+    return [*named, *missing]
+
+
+MOVES_NUMBERS: Final = frozenset(
+    {"Cast", "Unsqueeze", "Squeeze", "Reshape", "Expand", "Identity", "Transpose"}
+)
+"""Operators, as ONNX calls them, that keep integers as they are and put them elsewhere."""
+_NUMBERS: Final = "a node numbers the rows of the batch"
+
+
+def follow_row_numbers(
+    kind: str,
+    inputs: Sequence[Value | None],
+    transfer: "Transfer",
+    apply: Callable[[list[Value | None]], Results],
+) -> Value | None:
+    """The output of an operator that may take the rows' positions; None if it may not.
+
+    Exporters look up one entry of each row by the row's position and an index: `x[arange(n), i]`.
+
+    Args:
+        kind: The operator, as ONNX calls it.
+        inputs: Of the operator.
+        transfer: Of the model.
+        apply: Returns what the operator makes of other inputs.
+    """
+    try:
+        return _numbered(kind, inputs, transfer, apply)
+    except (MixedRowsError, *_NOT_FOLLOWED):
+        return None
+
+
+def _numbered(  # noqa: C901, PLR0912  # one case for each operator
+    kind: str,
+    inputs: Sequence[Value | None],
+    transfer: "Transfer",
+    apply: Callable[[list[Value | None]], Results],
+) -> Value | None:
+    places = [i for i, value in enumerate(inputs) if value is not None and value.row_numbers]
+    if len(places) != 1:
+        return None
+    (place,) = places
+    plain = [
+        replace(value, mixed="") if i == place and value is not None else value
+        for i, value in enumerate(inputs)
+    ]
+    value = plain[place]
+    if (
+        value is None
+        or value.row_numbers is None
+        or any(item is not None and item.mixed for item in plain)
+    ):
+        return None
+
+    def applied(values: list[Value | None]) -> Value:
+        results = apply(values)
+        return results[0] if isinstance(results, list) else results
+
+    numbers = value.row_numbers
+    others = [item for i, item in enumerate(plain) if i != place and item is not None]
+    kept = None
+    match kind, place:
+        case ("Gather" | "GatherND", 1) | ("Shape" | "Size", 0):
+            return applied(plain)
+        case "Concat", 0:
+            return replace(applied(plain), mixed=_NUMBERS)
+        case moved, 0 if moved in MOVES_NUMBERS and not numbers.is_first:
+            kept = numbers
+        case "Mul", _ if numbers.width == ONE and not numbers.is_first:
+            factor = others[0].elements
+            size: Size | None = factor.flat[0] if factor is not None and factor.size == 1 else None
+            if size is not None and size.is_positive and not size.has_batch:
+                kept = replace(numbers, stride=multiply(numbers.stride, size))
+        case "Add", _ if not numbers.is_first and not others[0].counts_rows:
+            width = bound(others[0])
+            if width == ONE:
+                kept = numbers
+            elif width is not None and numbers.width == ONE:
+                kept = replace(numbers, width=width)
+    if kept is None:
+        return None
+    bare = replace(value, row_numbers=None)
+    if kind in {"Mul", "Add"}:
+        others = [replace(item, elements=None) for item in others]
+        result = transfer.elementwise([bare, *others])
+    else:
+        result = applied([bare, *plain[1:]])
+    return replace(result, mixed=_NUMBERS, row_numbers=kept)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SliceMasks:
+    """What a strided slice leaves out: a bit for each of its bounds."""
+
+    begin: int
+    end: int
+    ellipsis: int
+    new_axis: int
+    shrink: int
+
+    @staticmethod
+    def has(mask: int, number: int) -> bool:
+        """Whether the mask has this bit."""
+        return bool(mask >> number & 1)
 
 
 class Transfer:
@@ -418,7 +585,12 @@ class Transfer:
             sizes.append(total if i == axis else min(column, key=lambda size: len(size.symbols)))
         rows = values[0].rows
         shaped = with_rows(tuple(sizes), rows, is_integer=all(v.is_integer for v in values))
-        return replace(shaped, elements=elements)
+        numbers = values[0].row_numbers
+        if numbers is not None:
+            if rank == 1 or axis != rank - 1 or (values[0].shape or ())[-1] != ONE:
+                raise MixedRowsError("joins positions of rows")
+            numbers = replace(numbers, is_first=True)
+        return replace(shaped, elements=elements, row_numbers=numbers)
 
     def cut(
         self, value: Value, axis: int, start: Size | None, end: Size | None, step: int | None
@@ -460,6 +632,41 @@ class Transfer:
         sizes = (*shape[:axis], length, *shape[axis + 1 :])
         return replace(value, shape=sizes, elements=None)
 
+    def strided_slice(
+        self,
+        value: Value,
+        starts: Sequence[Size | None],
+        ends: Sequence[Size | None],
+        steps: Sequence[int] | None,
+        masks: SliceMasks,
+    ) -> Value:
+        """Slices of all axes, as TensorFlow has them; None for steps that are not known."""
+        if value.shape is None and value.rows is None:
+            return Value(is_integer=value.is_integer)
+        axis = 0
+        for i, (start, end) in enumerate(zip(starts, ends, strict=True)):
+            step = None if steps is None else steps[i]
+            if masks.has(masks.ellipsis, i):
+                later = [j for j in range(i + 1, len(starts)) if not masks.has(masks.new_axis, j)]
+                axis = value.rank - len(later)
+            elif masks.has(masks.new_axis, i):
+                value = self.unsqueeze(value, [axis])
+                axis += 1
+            elif masks.has(masks.shrink, i):
+                if start is None or not start.is_constant:
+                    raise MixedRowsError("takes a place that is computed while it runs")
+                last = Size(_OPEN_END) if start == Size(-1) else Size(start.number + 1)
+                value = self.squeeze(self.cut(value, axis, start, last, 1), [axis])
+            else:
+                is_masked = masks.has(masks.begin, i), masks.has(masks.end, i)
+                first = ZERO if is_masked[0] and step == 1 else start
+                final = Size(_OPEN_END) if is_masked[1] and step == 1 else end
+                if step is None or (step != 1 and any(is_masked)):
+                    first = final = None
+                value = self.cut(value, axis, first, final, step)
+                axis += 1
+        return value
+
     def _length(self, size: Size, start: Size | None, end: Size | None, step: int | None) -> Size:
         if start is None or end is None or not step:
             return self.symbols.unknown()
@@ -499,15 +706,24 @@ class Transfer:
 
     # Looking up
 
-    def gather(self, data: Value, indices: Value, axis: int) -> Value:  # noqa: C901  # cases of two inputs
+    def gather(self, data: Value, indices: Value, axis: int) -> Value:  # noqa: C901, PLR0912  # cases
         """NumPy's `take`."""
+        numbers = indices.row_numbers
+        if numbers is not None:
+            # Each row looks up entries of its own block of rows.
+            block = Rows(axis=0, after=numbers.stride)
+            is_inside = numbers.width in {ONE, numbers.stride} and not numbers.is_first
+            if data.rows != block or axis or not is_inside or indices.rows is None:
+                raise MixedRowsError("looks rows up by their position")
+            sizes = (*(indices.shape or ()), *(data.shape or ())[1:])
+            return with_rows(sizes, indices.rows, is_integer=data.is_integer)
         if data.shape is None and data.rows is None and indices.rows is None:
             return Value(is_integer=data.is_integer)
         axis = normal_axis(axis, data.rank)
         if data.elements is not None and indices.elements is not None:
-            numbers = constants(indices)
-            if numbers is not None:
-                places = np.array(numbers, np.int64).reshape(indices.elements.shape)
+            known = constants(indices)
+            if known is not None:
+                places = np.array(known, np.int64).reshape(indices.elements.shape)
                 try:
                     elements = data.elements.take(places, axis)
                 except IndexError:
@@ -534,6 +750,110 @@ class Transfer:
             rows = replace(indices.rows, axis=indices.rows.axis + axis)
         shape = (*data_shape[:axis], *index_shape, *data_shape[axis + 1 :])
         return with_rows(shape, rows, is_integer=data.is_integer)
+
+    def take_along(self, data: Value, indices: Value, axis: int) -> Value:
+        """NumPy's `take_along_axis`."""
+        if data.rows is None and indices.rows is None:
+            return Value(shape=indices.shape, is_integer=data.is_integer)
+        axis = normal_axis(axis, data.rank)
+        if indices.rows is None:
+            raise MixedRowsError("takes elements of rows by their position")
+        if data.rows is None:
+            # The table's other axes are looked up by the position of the index.
+            sizes = data.shape or ()
+            if indices.rows.axis != axis or len(sizes) != indices.rank:
+                raise MixedRowsError("looks rows up by their position")
+        elif data.rows != indices.rows or axis == data.rows.axis:
+            raise MixedRowsError("takes elements of other rows")
+        return with_rows(indices.shape, indices.rows, is_integer=data.is_integer)
+
+    def look_up(self, data: Value, indices: Value, batch_dims: int) -> Value:  # noqa: C901  # four cases of two inputs
+        """ONNX's `GatherND`: the last axis of the indices is a position."""
+        if data.shape is None and data.rows is None and indices.rows is None:
+            return Value(is_integer=data.is_integer)
+        data_shape, index_shape = data.shape or (), indices.shape
+        if data.shape is None or not index_shape or not index_shape[-1].is_constant:
+            raise MixedRowsError("takes a tensor of unknown shape")
+        depth = index_shape[-1].number
+        inner = data_shape[batch_dims + depth :]
+        shape = (*index_shape[:-1], *inner)
+        rows = None
+        if indices.row_numbers is not None:
+            # Each row's first index is its own number.
+            is_own = replace(indices.row_numbers, is_first=False) == RowNumbers()
+            if (
+                data.rows != Rows(axis=0)
+                or batch_dims
+                or indices.rows != Rows(axis=0)
+                or not is_own
+            ):
+                raise MixedRowsError("looks rows up by their position")
+            rows = indices.rows
+        elif data.rows is not None and indices.rows is not None:
+            if data.rows != indices.rows or data.rows.axis >= batch_dims:
+                raise MixedRowsError("looks each row's indices up in all rows")
+            rows = data.rows
+        elif indices.rows is not None:
+            if indices.rows.axis < batch_dims or indices.rows.axis == len(index_shape) - 1:
+                raise MixedRowsError("looks rows up by their position")
+            rows = indices.rows
+        elif data.rows is not None:
+            if data.rows.axis < batch_dims + depth:
+                raise MixedRowsError("takes some rows of the batch")
+            moved = len(index_shape) - 1 + data.rows.axis - batch_dims - depth
+            rows = replace(data.rows, axis=moved)
+        return with_rows(shape, rows, is_integer=data.is_integer)
+
+    def count(self, start: Value, end: Value, step_value: Value) -> Value:
+        """Numbers from one to another, by steps."""
+        parts = (start, end, step_value)
+        if any(part.rows is not None for part in parts):
+            raise MixedRowsError("counts up to a value of some rows")
+        first, last, step = (
+            part.elements.flat[0] if part.elements is not None and part.elements.size else None
+            for part in parts
+        )
+        if any(part.counts_rows for part in parts):
+            if (first, step) == (ZERO, ONE) and last == BATCH:
+                reason = "numbers the rows of the batch"
+                return Value(
+                    shape=(BATCH,),
+                    rows=Rows(axis=0),
+                    is_integer=True,
+                    row_numbers=RowNumbers(),
+                    mixed=reason,
+                )
+            raise MixedRowsError("counts the rows of the batch")
+        whole = all(part.is_integer for part in parts)
+        if first is None or last is None or step is None or not whole:
+            return Value(shape=(self.symbols.unknown(),), is_integer=whole)
+        if first.is_constant and last.is_constant and step.is_constant and step.number:
+            numbers = range(first.number, last.number, step.number)
+            if len(numbers) <= MAX_ELEMENTS:
+                return sizes_value([Size(number) for number in numbers])
+            return Value(shape=(Size(len(numbers)),), is_integer=True)
+        if (first, step) == (ZERO, ONE):
+            return Value(shape=(last,), is_integer=True, below=last)
+        return Value(shape=(self.symbols.of("range", first, last, step),), is_integer=True)
+
+    def scatter(self, data: Value, indices: Value, updates: Value) -> Value:
+        """ONNX's `ScatterND`: the data, with updates written at positions."""
+        if data.rows is None and indices.rows is None and updates.rows is None:
+            return Value(shape=data.shape, is_integer=data.is_integer)
+        if (
+            data.rows is None
+            or indices.rows is not None
+            or indices.shape is None
+            or updates.rows is None
+        ):
+            raise MixedRowsError("writes to rows by their position")
+        depth = indices.shape[-1]
+        if not depth.is_constant or data.rows.axis < depth.number:
+            raise MixedRowsError("writes to rows by their position")
+        moved = replace(data.rows, axis=len(indices.shape) - 1 + data.rows.axis - depth.number)
+        if updates.rows != moved:
+            raise MixedRowsError("writes to other rows")
+        return with_rows(data.shape, data.rows, is_integer=data.is_integer)
 
     def window(
         self,

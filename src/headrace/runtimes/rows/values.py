@@ -14,13 +14,8 @@ from typing import Final
 
 import numpy as np
 
-from headrace.core import Array
-from headrace.runtimes.rows.symbols import (
-    BATCH,
-    ONE,
-    Size,
-    product,
-)
+from headrace.core import VARIABLE, Array, TensorSpec
+from headrace.runtimes.rows.symbols import BATCH, ONE, Size, Symbols, product
 
 MAX_ELEMENTS: Final = 256
 """Values of larger tensors are not followed; sizes are far smaller."""
@@ -127,6 +122,16 @@ class Verdict:
     def is_proven(self) -> bool:
         """Whether each output row depends on its own input row alone."""
         return not self.why_not
+
+
+def model_input(symbols: Symbols, spec: TensorSpec, number: int) -> Value:
+    """An input of a model, with the batch on axis 0."""
+    inner = (
+        symbols.input(f"input{number}[{axis}]") if size == VARIABLE else Size(size)
+        for axis, size in enumerate(spec.shape[1:], 1)
+    )
+    is_integer = spec.datatype.dtype.kind in "iub"
+    return with_rows((BATCH, *inner), Rows(axis=0), is_integer=is_integer)
 
 
 def judge(outputs: Mapping[str, Value]) -> Verdict:
