@@ -8,15 +8,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from headrace.core import Datatype, FailedPreconditionError, UnsupportedModelError
+from headrace.core import Datatype, UnsupportedModelError
 from headrace.optimize.sources import Graph, Source, Way, import_converter, with_version
 from headrace.runtimes import LoadOptions, Model
 from headrace.runtimes.reasons import reason_of
-from headrace.runtimes.sklearn import open_estimator, read_estimator, untrusted_types
+from headrace.runtimes.sklearn import open_estimator
+from headrace.runtimes.sklearn_file import read_estimator
 from headrace.runtimes.tabular import INPUT
 
 OPSET: Final = 17
-_MOST_TYPES: Final = 5
 _HALF_KNOWN: Final = ("HistGradientBoostingClassifier", "HistGradientBoostingRegressor")
 _HINT: Final = (
     "Of scikit-learn's histogram boosting skl2onnx leaves out categories, and the logarithm of the "
@@ -26,22 +26,22 @@ _HINT: Final = (
 
 
 def open_source(path: Path, *, allow_code: bool) -> Source:
-    """A skops file; types that skops does not trust are loaded where code may run."""
-    unknown = untrusted_types(path)
-    if unknown and not allow_code:
-        msg = (
-            f"{path} holds types that skops does not trust ({', '.join(unknown[:_MOST_TYPES])}): "
-            "loading them may run code of somebody's, or crash. If you trust the author, add "
-            "--allow-code: it is loaded once, confined, and what is stored holds no code"
-        )
-        raise FailedPreconditionError(msg)
-    return source_of(path, read_estimator(path, trusted=unknown))
+    """A skops file, or a pickle; what was not allowed to run code is refused before."""
+    return source_of(path, read_estimator(path, allow_code=allow_code))
 
 
 def source_of(path: Path, estimator: Any) -> Source:  # noqa: ANN401  # any estimator
     """What converts an estimator that is loaded already."""
     tools = import_converter("skl2onnx")
     model = open_estimator(path, estimator, LoadOptions(device="cpu"))
+    (spec, *others) = model.signature.inputs
+    if others or spec.datatype is Datatype.BYTES:
+        msg = (
+            f"{path} takes {'columns of a data frame' if others else 'text'}, and a matrix of "
+            "numbers is what is converted: push the file without --convert, which serves it as it "
+            "is"
+        )
+        raise UnsupportedModelError(msg)
     kinds = (Datatype.FP64, Datatype.FP32)
     names = {type(part).__name__ for part in _parts(estimator)}
     return Source(

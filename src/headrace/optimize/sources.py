@@ -22,9 +22,6 @@ from headrace.runtimes import Model, code_of_model, detect_runtime, get_runtime,
 from headrace.runtimes.libraries import import_package
 from headrace.runtimes.refused_formats import code_in
 
-PICKLE: Final = "pickle"
-"""What no runtime loads, and is converted where its code may run."""
-
 
 class _Converter(NamedTuple):
     """A module, what it imports, and the extras that bring that."""
@@ -41,7 +38,6 @@ _TENSORFLOW: Final = ("onnx", "tensorflow", "tf2onnx")
 _CONVERTERS: Final = {
     "catboost": _Converter("headrace.optimize.convert_catboost"),
     "lightgbm": _Converter("headrace.optimize.convert_lightgbm"),
-    PICKLE: _Converter("headrace.optimize.convert_pickle"),
     "savedmodel": _Converter(
         "headrace.optimize.convert_savedmodel", _TENSORFLOW, "convert-tensorflow"
     ),
@@ -55,7 +51,6 @@ _CONVERTERS: Final = {
     "torchscript": _TORCH,
     "xgboost": _Converter("headrace.optimize.convert_xgboost"),
 }
-_PICKLES: Final = frozenset({".pkl", ".pickle", ".joblib"})
 
 Graph = Any  # an `onnx.ModelProto`; onnx ships no types
 
@@ -91,7 +86,7 @@ class Source:
 
 def convertible_runtimes() -> tuple[str, ...]:
     """The names of runtimes whose models can be converted, sorted."""
-    return tuple(name for name in sorted(_CONVERTERS) if name != PICKLE)
+    return tuple(sorted(_CONVERTERS))
 
 
 def source_runtime(path: Path, runtime: str = "") -> str:
@@ -100,8 +95,6 @@ def source_runtime(path: Path, runtime: str = "") -> str:
     Raises:
         UnsupportedModelError: None does.
     """
-    if not runtime and path.suffix.lower() in _PICKLES and path.is_file():
-        return PICKLE
     try:
         name = runtime or detect_runtime(path).name
     except UnsupportedModelError as error:
@@ -131,8 +124,7 @@ def open_source(path: Path, runtime: str, *, allow_code: bool) -> Source:
         UnsupportedModelError: It cannot be loaded.
         FailedPreconditionError: A package is not installed; the message says which.
     """
-    if runtime != PICKLE:
-        _check_code(path, runtime, allow_code=allow_code)
+    _check_code(path, runtime, allow_code=allow_code)
     converter = _CONVERTERS[runtime]
     for package in converter.packages:
         import_converter(package, converter.extra)

@@ -1,7 +1,7 @@
 """A vectorizer or transformer of scikit-learn as a step: texts, numbers or a table to a matrix."""
 
 import importlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -24,15 +24,14 @@ from headrace.pipeline.step_specs import VectorizerSpec
 from headrace.pipeline.surroundings import Surroundings
 from headrace.pipeline.vectorizer_inputs import Matrix, Table, Taken, Texts
 from headrace.runtimes.reasons import reason_of
-from headrace.runtimes.sklearn import load_estimator
+from headrace.runtimes.sklearn_columns import refuse_file_names
+from headrace.runtimes.sklearn_file import read_estimator
 from headrace.runtimes.tabular import check_features, import_library, refuse
 
 FEATURES: Final = "features"
 MAX_COLUMNS: Final = 1 << 20
 MAX_VALUES: Final = 64 << 20
 """Of one run: dense, 256 MiB."""
-_NO_PARTS: Final = ("vocabulary", "vocabulary_", "stop_words")
-"""Attributes that may be long, and hold words only."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,10 +102,10 @@ def open_vectorizer(spec: VectorizerSpec, around: Surroundings) -> VectorizerSte
         FailedPreconditionError: A library is missing.
     """
     path = around.file(spec.path)
-    estimator = load_estimator(path)
+    estimator = read_estimator(path, allow_code=False)
     if not hasattr(estimator, "transform"):
         raise refuse(path, f"holds a {type(estimator).__name__}, which does not transform")
-    _refuse_file_names(path, estimator)
+    refuse_file_names(path, estimator)
     transformer = Transformer(
         estimator=estimator,
         controller=import_library("threadpoolctl", "sklearn").ThreadpoolController(),
@@ -166,32 +165,6 @@ def _told_columns(path: Path, estimator: Any, error: Exception) -> int:  # noqa:
         return len(estimator.get_feature_names_out())
     except Exception:  # noqa: BLE001  # a library call: the first error says more
         raise refuse(path, f"does not transform a row: {reason_of(error)}") from error
-
-
-def _refuse_file_names(path: Path, estimator: Any) -> None:  # noqa: ANN401  # any estimator
-    """Refuse a vectorizer that would open files, which a caller would name."""
-    for part in _parts(estimator):
-        if getattr(part, "input", "content") != "content":
-            msg = f"reads {part.input}s, which callers would choose; set input='content'"
-            raise refuse(path, msg)
-
-
-def _parts(estimator: Any) -> Iterator[Any]:  # noqa: ANN401  # any estimator
-    """It, and every estimator within, fitted ones of column transformers too."""
-    seen: set[int] = set()
-    waiting = [estimator]
-    while waiting:
-        part = waiting.pop()
-        if id(part) in seen or isinstance(part, str | bytes | np.ndarray):
-            continue
-        seen.add(id(part))
-        if isinstance(part, dict):
-            waiting += part.values()
-        elif isinstance(part, list | tuple | set):
-            waiting += part
-        elif hasattr(part, "get_params"):
-            yield part
-            waiting += [value for name, value in vars(part).items() if name not in _NO_PARTS]
 
 
 def _dense(found: Any, dtype: "np.dtype[Any]") -> Array:  # noqa: ANN401  # a matrix of NumPy's, or a sparse one of SciPy's

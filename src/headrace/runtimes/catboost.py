@@ -14,6 +14,7 @@ from headrace.runtimes.tabular import (
     PREDICTION,
     PROBABILITIES,
     Answers,
+    TableInputs,
     as_label,
     import_library,
     open_tabular,
@@ -139,10 +140,8 @@ def _open(path: Path, options: LoadOptions) -> Model:
     return open_tabular(
         path,
         _classes(predictor, found.features) if is_classifier else _values(predictor, found.loss),
-        features=found.features,
-        datatype=Datatype.FP32,
+        TableInputs.of_matrix(path, found.features, Datatype.FP32, model.feature_names_),
         concurrent=True,
-        names=model.feature_names_,
     )
 
 

@@ -16,6 +16,7 @@ from headrace.runtimes.tabular import (
     PROBABILITIES,
     Answer,
     Answers,
+    TableInputs,
     import_library,
     open_tabular,
     refuse,
@@ -56,10 +57,8 @@ def _open(path: Path, options: LoadOptions) -> Model:
     return open_tabular(
         path,
         Answers(predict=predict, outputs=_outputs(found.objective)),
-        features=found.features,
-        datatype=Datatype.FP64,
+        TableInputs.of_matrix(path, found.features, Datatype.FP64, names),
         concurrent=True,
-        names=names,
     )
 
 

@@ -1,4 +1,4 @@
-"""Which files run code when they are loaded, and are no models that any runtime here serves?
+"""Files that run code when they are loaded, and are no models that a runtime here serves.
 
 Pickles can do whatever a program can. They hide in more formats than their own: joblib files,
 PyTorch's archives, NumPy's object arrays.
@@ -54,8 +54,8 @@ def _or_else(suffix: str) -> str:
     if suffix in _TORCH_SUFFIXES:
         return " with torch.onnx.export, or save it with torch.export.save or torch.jit.save"
     return (
-        ", or write scikit-learn's with skops.io.dump, and XGBoost's, LightGBM's and CatBoost's "
-        "with save_model; one of scikit-learn's can be pushed with `--convert onnx --allow-code`"
+        ", or write scikit-learn's with skops.io.dump or joblib.dump, and XGBoost's, LightGBM's "
+        "and CatBoost's with save_model"
     )
 
 

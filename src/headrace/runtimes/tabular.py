@@ -1,4 +1,4 @@
-"""What do models of tables have in common? One matrix in; a number, or classes, out.
+"""Models of tables: one matrix in, or one input for each column; a number, or classes, out.
 
 `xgboost`, `lightgbm`, `catboost` and `sklearn` all give the same names, so that a caller need not
 know which library made the model.
@@ -26,6 +26,7 @@ from headrace.core import (
     Tensors,
     TensorSpec,
     UnsupportedModelError,
+    example_inputs,
 )
 from headrace.core.devices import ON_CPU, Device, DeviceUse
 from headrace.runtimes.libraries import import_package
@@ -35,9 +36,12 @@ INPUT: Final = "input"
 PREDICTION: Final = "prediction"
 LABEL: Final = "label"
 PROBABILITIES: Final = "probabilities"
+SCORE: Final = "score"
+TRANSFORMED: Final = "transformed"
 MAX_FEATURES: Final = 1_000_000
 _MAX_NAMES: Final = 4096
 _NUMBERED: Final = re.compile(r"(Column_|f|x)?\d+")
+_TRIAL_ROWS: Final = 2
 _DATATYPES: Final = {np.dtype(kind.dtype): kind for kind in Datatype if kind is not Datatype.BYTES}
 
 Answer = Callable[[Array], Array]
@@ -52,10 +56,10 @@ class Answers(Generic[Found]):
     `outputs`: each of them, in the order of the signature; text as object arrays of `bytes`.
     """
 
-    predict: Callable[[Array], Found]
+    predict: Callable[[Any], Found]
     outputs: Mapping[str, Callable[[Found], Array]]
 
-    def of(self, rows: Array, names: Sequence[str] | None = None) -> Tensors:
+    def of(self, rows: object, names: Sequence[str] | None = None) -> Tensors:
         """The outputs of these names, or all."""
         found = self.predict(rows)
         return {
@@ -63,15 +67,103 @@ class Answers(Generic[Found]):
         }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """Input of a model that takes a table column by column.
+
+    `example`: a value that the model accepts, for trial runs.
+    """
+
+    name: str
+    datatype: Datatype
+    example: float | bytes = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableInputs:
+    """How the inputs of a request become the table that the library predicts.
+
+    `rows`: makes that table of a request's tensors. `examples`: for each input its value in a
+    trial run.
+    """
+
+    specs: tuple[TensorSpec, ...]
+    rows: Callable[[Tensors], Any]
+    examples: Mapping[str, float | bytes]
+    names: Mapping[str, tuple[str, ...]]
+    """By input that is a matrix: what its columns are called, as `ModelSignature.columns`."""
+
+    @classmethod
+    def of_matrix(
+        cls, path: Path, features: int, datatype: Datatype, names: Sequence[str] | None = None
+    ) -> "TableInputs":
+        """One matrix of numbers.
+
+        Args:
+            names: What the columns were called in training, if the library kept it; names that it
+                made up itself count for none.
+
+        Raises:
+            UnsupportedModelError: It has no column, or too many.
+        """
+        check_features(path, features)
+        meant = _meant(names, features)
+        return cls(
+            specs=(TensorSpec(name=INPUT, datatype=datatype, shape=(VARIABLE, features)),),
+            rows=lambda inputs: inputs[INPUT],
+            examples={INPUT: 0.0},
+            names={INPUT: meant} if meant else {},
+        )
+
+    @classmethod
+    def of_columns(
+        cls, path: Path, columns: Sequence[Column], rows: Callable[[Tensors], Any]
+    ) -> "TableInputs":
+        """One input [-1] for each column.
+
+        Raises:
+            UnsupportedModelError: There is no column, or too many, or two have one name.
+        """
+        names = [column.name for column in columns]
+        if not 0 < len(names) <= _MAX_NAMES:
+            raise refuse(path, f"takes {len(names)} columns; 1 to {_MAX_NAMES} are served by name")
+        if len(set(names)) < len(names) or not all(names):
+            raise refuse(path, "has columns of the same name, or of no name; rename them")
+        return cls(
+            specs=tuple(
+                TensorSpec(name=column.name, datatype=column.datatype, shape=(VARIABLE,))
+                for column in columns
+            ),
+            rows=rows,
+            examples={column.name: column.example for column in columns},
+            names={},
+        )
+
+    def example(self, rows: int) -> Tensors:
+        """Tensors of so many rows, all of them alike."""
+        return {
+            spec.name: np.full(
+                (rows, *spec.shape[1:]), self.examples[spec.name], spec.datatype.dtype
+            )
+            for spec in self.specs
+        }
+
+
 class TabularModel:
     """A loaded model of a table, whichever library runs it."""
 
     def __init__(
-        self, signature: ModelSignature, answers: Answers[Any], *, concurrent: bool
+        self,
+        signature: ModelSignature,
+        table: TableInputs,
+        answers: Answers[Any],
+        *,
+        concurrent: bool,
     ) -> None:
         self.signature = signature
         self.concurrent = concurrent
         self.device = DeviceUse(asked=Device.CPU, used=ON_CPU)
+        self._table = table
         self._answers: Answers[Any] | None = answers
 
     def run(self, inputs: Tensors, outputs: Sequence[str] | None = None) -> Tensors:
@@ -79,13 +171,19 @@ class TabularModel:
         if self._answers is None:
             msg = "the model is closed"
             raise RuntimeFailedError(msg)
-        rows = inputs[INPUT]
+        rows = self._table.rows(inputs)
         try:
             return self._answers.of(rows, outputs)
         except HeadraceError:
             raise
         except Exception as error:
-            raise _run_error(rows, error) from error
+            raise _run_error(inputs, error) from error
+
+    def example_inputs(self, *, rows: int, variable: int) -> Tensors:
+        """Rows that the model takes: of columns, values that it was trained on."""
+        if self._table.specs[0].shape[1:]:  # one matrix
+            return example_inputs(self.signature, rows=rows, variable=variable)
+        return self._table.example(rows)
 
     def close(self) -> None:
         """Let go of the library's model; may be called again."""
@@ -95,39 +193,35 @@ class TabularModel:
 def open_tabular(
     path: Path,
     answers: Answers[Any],
+    table: TableInputs,
     *,
-    features: int,
-    datatype: Datatype,
     concurrent: bool,
-    names: Sequence[str] | None = None,
+    mixes_rows: str = "",
+    rows_independent: bool = False,
 ) -> TabularModel:
-    """A model whose outputs are declared as they come out for two rows of zeros.
+    """A model whose outputs are declared as they come out for two rows of examples.
 
     This first run also does what libraries put off until then and guard by no lock.
 
     Args:
-        features: Columns of the input.
-        datatype: Of the input.
-        names: What the columns were called in training, if the library kept it; names that it made
-            up itself count for none.
+        mixes_rows: What in the model may let rows of a batch influence each other; empty for
+            nothing, as all libraries of tables predict each row by itself.
+        rows_independent: As `LoadOptions.rows_independent`: the operator declares that they do not.
 
     Raises:
         UnsupportedModelError: The model does not predict, or what it gives has no row for each.
     """
-    check_features(path, features)
-    rows = np.zeros((2, features), datatype.dtype)
-    outputs = _outputs(path, answers, rows)
-    spec = TensorSpec(name=INPUT, datatype=datatype, shape=(VARIABLE, features))
-    known = _meant(names, features)
+    outputs = _outputs(path, answers, table)
+    independence = RowIndependence.DECLARED if rows_independent else RowIndependence.UNPROVEN
     signature = ModelSignature(
-        inputs=(spec,),
+        inputs=table.specs,
         outputs=outputs,
-        batched=True,
-        row_independence=RowIndependence.PROVEN,
-        row_reason="predictions of this format are made row by row",
-        columns={INPUT: known} if known else {},
+        batched=rows_independent or not mixes_rows,
+        row_independence=independence if mixes_rows else RowIndependence.PROVEN,
+        row_reason=mixes_rows or "predictions of this format are made row by row",
+        columns=table.names,
     )
-    return TabularModel(signature, answers, concurrent=concurrent)
+    return TabularModel(signature, table, answers, concurrent=concurrent)
 
 
 def _meant(names: Sequence[str] | None, features: int) -> tuple[str, ...]:
@@ -230,24 +324,43 @@ def categorical(path: Path, what: str) -> UnsupportedModelError:
     )
 
 
-def _run_error(rows: Array, error: Exception) -> HeadraceError:
-    if not np.isfinite(rows).all():
-        msg = f"the model takes no missing or infinite values such as these: {reason_of(error)}"
-        return InvalidArgumentError(msg)
+def _run_error(inputs: Tensors, error: Exception) -> HeadraceError:
+    for name, array in inputs.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            msg = (
+                f"the model takes no missing or infinite values such as those in '{name}': "
+                f"{reason_of(error)}"
+            )
+            return InvalidArgumentError(msg)
+    if len(inputs) > 1 and isinstance(error, ValueError):  # a category that an encoder refuses
+        return InvalidArgumentError(f"the model does not take these values: {reason_of(error)}")
     return RuntimeFailedError(f"the model failed: {reason_of(error)}")
 
 
-def _outputs(path: Path, answers: Answers[Any], rows: Array) -> tuple[TensorSpec, ...]:
+def _outputs(path: Path, answers: Answers[Any], table: TableInputs) -> tuple[TensorSpec, ...]:
     try:
-        found = answers.of(rows)
+        found = answers.of(table.rows(table.example(_TRIAL_ROWS)))
     except Exception as error:
         # The libraries' errors share no base class but Exception.
         raise refuse(path, f"does not predict: {reason_of(error)}") from error
-    return tuple(_output(path, name, array, rows) for name, array in found.items())
+    return tuple(_output(path, name, array) for name, array in found.items())
 
 
-def _output(path: Path, name: str, array: Array, rows: Array) -> TensorSpec:
+def _output(path: Path, name: str, array: Array) -> TensorSpec:
     datatype = Datatype.BYTES if array.dtype.kind == "O" else _DATATYPES.get(array.dtype)
-    if datatype is None or array.shape[:1] != rows.shape[:1]:
+    if datatype is None or array.shape[:1] != (_TRIAL_ROWS,):
         raise refuse(path, f"gives '{name}' as {array.dtype} of the shape {list(array.shape)}")
     return TensorSpec(name=name, datatype=datatype, shape=(VARIABLE, *array.shape[1:]))
+
+
+def texts_of(name: str, values: Array, *, missing: object = "") -> list[Any]:
+    """The texts of an input of BYTES; `missing` stands for an empty one.
+
+    Raises:
+        InvalidArgumentError: One is not UTF-8.
+    """
+    try:
+        return [value.decode() if value else missing for value in values.tolist()]
+    except UnicodeDecodeError:
+        msg = f"input '{name}' holds bytes that are no UTF-8 text"
+        raise InvalidArgumentError(msg) from None

@@ -14,6 +14,7 @@ from headrace.runtimes.tabular import (
     PROBABILITIES,
     Answer,
     Answers,
+    TableInputs,
     import_library,
     open_tabular,
     refuse,
@@ -62,10 +63,8 @@ def _open(path: Path, options: LoadOptions) -> Model:
     return open_tabular(
         path,
         Answers(predict=predict, outputs=_outputs(found.objective)),
-        features=found.features,
-        datatype=Datatype.FP32,
+        TableInputs.of_matrix(path, found.features, Datatype.FP32, booster.feature_names),
         concurrent=True,
-        names=booster.feature_names,
     )
 
 

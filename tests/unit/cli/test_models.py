@@ -72,7 +72,7 @@ def test_a_damaged_entry_is_named_and_the_others_are_listed(
         (["rm", "nobody:1"], "the registry holds no"),
         (["push", "no good", "mlp.onnx"], "'no good' is not allowed"),
         (["push", "bad", "bad.onnx"], "bad.onnx"),
-        (["push", "bad", "bad.joblib"], "write scikit-learn's with skops.io.dump"),
+        (["push", "bad", "bad.joblib"], "is a pickle, which runs"),
         (["push", "bad", "bad.engine"], "bad.engine: is a TensorRT engine"),
         (["push", "bad", "bad.onnx", "--runtime", "x"], "those that can be used are"),
     ],

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.core import UnsupportedModelError
+from headrace.core import CodeNotAllowedError, UnsupportedModelError
 from headrace.runtimes import inspect_model
 from headrace.runtimes.refused_formats import code_in
 from headrace.testing import models
@@ -23,8 +23,7 @@ def zipped(path: Path, *names: str) -> Path:
 @pytest.mark.parametrize(
     ("name", "what"),
     [
-        ("model.pkl", "is a pickle"),
-        ("model.JOBLIB", "is a pickle"),
+        ("model.dill", "is a pickle"),
         ("model.cloudpickle", "is a pickle"),
         ("model.bin", "a pickle, by its first bytes"),
         ("model", "a pickle, by its first bytes"),
@@ -35,6 +34,15 @@ def test_a_pickle_is_no_model(tmp_path: Path, name: str, what: str) -> None:
     path.write_bytes(PICKLE)
 
     with pytest.raises(UnsupportedModelError, match=f"{what}.*; export the model to ONNX"):
+        inspect_model(path)
+
+
+@pytest.mark.parametrize("name", ["model.pkl", "model.JOBLIB", "model.pickle"])
+def test_a_pickle_that_may_be_an_estimator_needs_an_allow(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(PICKLE)
+
+    with pytest.raises(CodeNotAllowedError, match=r"is a pickle, which runs .*allow_code: true"):
         inspect_model(path)
 
 

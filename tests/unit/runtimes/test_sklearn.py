@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from headrace.core import UnsupportedModelError
-from headrace.runtimes import load_model
+from headrace.core import CodeNotAllowedError, UnsupportedModelError
+from headrace.runtimes import inspect_model, load_model
 from tests.tabular_models import CLASSES, ROWS, asked, library, sklearn
 
 
@@ -21,12 +21,19 @@ def _archive(path: Path, files: dict[str, bytes], compression: int = zipfile.ZIP
     return path
 
 
-def test_types_that_skops_does_not_trust_are_named_and_refused(tmp_path: Path) -> None:
-    trees = library("sklearn.tree", "sklearn")
-    path = sklearn(tmp_path, "binary", trees.DecisionTreeClassifier(max_depth=2)).path
+def test_types_that_are_not_trusted_are_named_and_need_an_allow(tmp_path: Path) -> None:
+    steps = library("sklearn.pipeline", "sklearn")
+    splines = library("sklearn.preprocessing", "sklearn").SplineTransformer()
+    linear = library("sklearn.linear_model", "sklearn").Ridge()
+    trained = sklearn(tmp_path, "regression", steps.make_pipeline(splines, linear))
+    rows = asked(missing=False).astype(np.float64)
 
-    with pytest.raises(UnsupportedModelError, match=r"sklearn\.tree\._tree\.Tree.*ONNX"):
-        load_model(path)
+    with pytest.raises(CodeNotAllowedError, match=r"skops does not trust.*BSpline.*allow_code"):
+        inspect_model(trained.path)
+    assert inspect_model(trained.path, allow_code=True).runs_code
+    (got,) = load_model(trained.path).run({"input": rows}).values()
+    (want,) = trained.expected(rows)
+    assert np.array_equal(got, want)
 
 
 def test_a_function_of_another_module_is_named_and_refused(tmp_path: Path) -> None:
@@ -42,8 +49,8 @@ def test_a_function_of_another_module_is_named_and_refused(tmp_path: Path) -> No
     }
     path = _archive(tmp_path / "evil.skops", {"schema.json": json.dumps(node).encode()})
 
-    with pytest.raises(UnsupportedModelError, match=r"evil\.skops.*does not trust, os\.system"):
-        load_model(path)
+    with pytest.raises(CodeNotAllowedError, match=r"evil\.skops.*does not trust, os\.system"):
+        inspect_model(path)
 
 
 def test_an_archive_of_something_else_is_refused(tmp_path: Path) -> None:
@@ -62,12 +69,22 @@ def test_an_archive_that_unpacks_without_end_is_refused(tmp_path: Path) -> None:
         load_model(path)
 
 
-def test_what_does_not_predict_is_refused(tmp_path: Path) -> None:
+def test_what_does_not_predict_or_transform_is_refused(tmp_path: Path) -> None:
+    clusters = library("sklearn.cluster", "sklearn").DBSCAN().fit(ROWS)
+    library("skops.io", "sklearn").dump(clusters, tmp_path / "clusters.skops")
+
+    with pytest.raises(UnsupportedModelError, match="DBSCAN, which does not predict or transform"):
+        load_model(tmp_path / "clusters.skops")
+
+
+def test_a_transformer_gives_what_it_transforms(tmp_path: Path) -> None:
     scaler = library("sklearn.preprocessing", "sklearn").StandardScaler().fit(ROWS)
     library("skops.io", "sklearn").dump(scaler, tmp_path / "scaler.skops")
+    rows = asked().astype(np.float64)
 
-    with pytest.raises(UnsupportedModelError, match="StandardScaler, which does not predict"):
-        load_model(tmp_path / "scaler.skops")
+    answers = load_model(tmp_path / "scaler.skops").run({"input": rows})
+
+    assert np.array_equal(answers["transformed"], scaler.transform(rows), equal_nan=True)
 
 
 def test_what_does_not_say_how_many_features_it_takes_is_refused(tmp_path: Path) -> None:

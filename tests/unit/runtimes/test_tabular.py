@@ -18,7 +18,13 @@ from headrace.core import (
 from headrace.runtimes import LoadOptions, detect_runtime, inspect_model, load_model, tabular
 from headrace.runtimes.catboost_file import read_catboost
 from headrace.runtimes.lightgbm_file import read_lightgbm
-from headrace.runtimes.tabular import Answers, as_label, import_library, open_tabular
+from headrace.runtimes.tabular import (
+    Answers,
+    TableInputs,
+    as_label,
+    import_library,
+    open_tabular,
+)
 from headrace.runtimes.xgboost_file import read_xgboost
 from tests import tabular_models
 from tests.tabular_models import FEATURES, KINDS, Trained, asked
@@ -269,8 +275,7 @@ def test_outputs_are_made_of_one_prediction(tmp_path: Path) -> None:
     model = open_tabular(
         tmp_path / "model",
         Answers(predict=predict, outputs={"same": lambda x: x, "twice": lambda x: x * 2}),
-        features=2,
-        datatype=Datatype.FP32,
+        TableInputs.of_matrix(tmp_path / "model", 2, Datatype.FP32),
         concurrent=False,
     )
     answers = model.run({"input": np.ones((3, 2), np.float32)})
@@ -338,8 +343,7 @@ def _open(
     return open_tabular(
         folder / "model",
         Answers(predict=lambda rows: rows, outputs={"prediction": answer}),
-        features=features,
-        datatype=Datatype.FP32,
+        TableInputs.of_matrix(folder / "model", features, Datatype.FP32),
         concurrent=False,
     )
 

@@ -119,9 +119,10 @@ def test_a_model_that_answers_otherwise_once_converted_is_not_built(tmp_path: Pa
 
 
 def test_an_estimator_with_types_that_are_not_trusted_is_not_built(tmp_path: Path) -> None:
-    ensemble = library("sklearn.ensemble", "sklearn")
-    forest = ensemble.RandomForestClassifier(3, random_state=0)
-    path = tabular_models.sklearn(tmp_path, "binary", forest).path
+    splines = library("sklearn.preprocessing", "sklearn").SplineTransformer()
+    logistic = library("sklearn.linear_model", "sklearn").LogisticRegression()
+    estimator = library("sklearn.pipeline", "sklearn").make_pipeline(splines, logistic)
+    path = tabular_models.sklearn(tmp_path, "binary", estimator).path
 
     with pytest.raises(CannotBuildError, match="types that skops does not trust"):
         OnnxTrees().build(workshop(path, "sklearn"))
