@@ -7,13 +7,16 @@ import joblib
 import numpy as np
 import pytest
 
-from headrace.core import UnsupportedModelError
+from headrace.core import HeadraceError, Tensors, UnsupportedModelError
+from headrace.optimize import convert
+from headrace.optimize.sources import open_source
 from headrace.runtimes import Model, code_of_model, get_runtime, inspect_model, load_model
 from tests import sklearn_models
 from tests.tabular_models import library
 
 pytestmark = pytest.mark.slow
 
+library("skl2onnx", "convert")
 library("skops.io", "sklearn")
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "how-to" / "scikit-learn.md"
@@ -24,14 +27,15 @@ METHODS: Final = {
     "score": "decision_function",
     "transformed": "transform",
 }
+NO_MISSING: Final = " with `--convert-no-missing`"
 ALLOWED: Final = "with `--allow-code`"
 
 
-def documented() -> dict[str, tuple[str, str]]:
-    """By estimator: what its row says of skops and of pickles."""
+def documented() -> dict[str, tuple[str, str, str]]:
+    """By estimator: what its row says of skops, of pickles and of the conversion."""
     lines = PAGE.read_text().split("<!-- estimators -->")[1].strip().splitlines()[2:]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    return {name: (skops, pickle) for name, skops, pickle in rows}
+    return {name: (skops, pickle, converted) for name, skops, pickle, converted in rows}
 
 
 @pytest.fixture(scope="module", params=sorted(documented()))
@@ -60,6 +64,18 @@ def served(path: Path, estimator: Any, rows: Any) -> str:  # noqa: ANN401  # shi
     return ALLOWED if needs_allow else "yes"
 
 
+def converted(file: Path, expected: str) -> tuple[Model, str]:
+    """The source, and the datatype that the model beside `file` computes in."""
+    source = open_source(file, "sklearn", allow_code=True)
+    made = convert(
+        source,
+        file.with_suffix(".onnx"),
+        max_changed_ratio=0,
+        no_missing=expected.endswith(NO_MISSING),
+    )
+    return source.model, made.computes.value
+
+
 def test_every_estimator_is_in_the_table() -> None:
     assert documented().keys() == sklearn_models.estimators().keys()
 
@@ -69,7 +85,7 @@ def test_a_file_is_served_and_equal_to_scikit_learn_or_refused(
     fitted: tuple[str, Any, Any], tmp_path: Path
 ) -> None:
     name, estimator, rows = fitted
-    skops, pickle = documented()[name]
+    skops, pickle, _ = documented()[name]
     file = tmp_path / "model.skops"
     try:
         library("skops.io", "sklearn").dump(estimator, file)
@@ -81,3 +97,27 @@ def test_a_file_is_served_and_equal_to_scikit_learn_or_refused(
         file = tmp_path / f"model{suffix}"
         joblib.dump(estimator, file)
         assert served(file, estimator, rows) == pickle
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_file_is_converted_and_equal_on_real_data_or_refused(
+    fitted: tuple[str, Any, Any], tmp_path: Path
+) -> None:
+    name, estimator, rows = fitted
+    file = tmp_path / "model.joblib"
+    joblib.dump(estimator, file)
+    expected = documented()[name][2]
+    if expected == "no":
+        with pytest.raises(HeadraceError):
+            converted(file, "")
+        return
+    source, computes = converted(file, expected)
+    assert expected.removesuffix(NO_MISSING) == computes
+    want: Tensors = source.run({"input": rows})
+    got = load_model(file.with_suffix(".onnx")).run({"input": rows})
+    for output, values in want.items():
+        if values.dtype.kind == "f":
+            scale = np.maximum(np.abs(values), np.median(np.abs(values)))
+            assert (np.abs(got[output] - values) <= 1e-4 * scale).all(), output
+        else:
+            assert (got[output] != values).sum() == 0, output

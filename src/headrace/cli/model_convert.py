@@ -1,4 +1,4 @@
-"""`headrace models push --convert onnx`: what is pushed is what was converted, with its lineage.
+"""Conversion of a model for `headrace models push --convert onnx`, with its lineage.
 
 Converted on this machine, whose libraries trained the model, also where the control plane is
 elsewhere: only what came of it is sent.
@@ -75,12 +75,25 @@ def converted(pushed: Pushed, wish: Wish, home: Path) -> Iterator[Pushed]:
 
 
 def difference_text(metadata: Mapping[str, str]) -> str:
-    """How far the answers are apart, in a line for people."""
+    """What was compared, and how far the answers to given rows are apart, for people."""
+    by = f"converted by {metadata['converter']}, computes in {metadata['converter_computes']}"
+    beside = metadata.get("differs_beside_thresholds")
+    fine = (
+        f"; {beside} rows with values that FP32 cannot tell from a threshold get another answer"
+        if beside
+        else ""
+    )
+    if metadata["tested_on_data"] == "no":
+        return (
+            f"{by}: not tested on data (--convert-data FILE compares rows of yours); on "
+            f"{metadata['compared_inputs']} it answers within the tolerance of "
+            f"{metadata['tolerance']}{fine}"
+        )
     return (
-        f"converted by {metadata['converter']}: on {metadata['compared_inputs']} answers differ by "
-        f"up to {metadata['largest_relative_difference']} of their value "
+        f"{by}: on {metadata['tested_on_data']} answers differ by up to "
+        f"{metadata['largest_relative_difference']} of their value "
         f"({metadata['largest_absolute_difference']} absolute), "
-        f"{float(metadata['changed_class_ratio']):.2%} of the rows get another class"
+        f"{float(metadata['changed_class_ratio']):.2%} of the rows get another class{fine}"
     )
 
 

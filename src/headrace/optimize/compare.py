@@ -1,4 +1,4 @@
-"""How far apart are the answers of two models to the same inputs? Pure.
+"""Differences between the answers of two models to the same inputs. Pure.
 
 A relative difference is one over the value itself or, where the value is smaller, over the median
 of its output: a score of 1e-9 that becomes 2e-9 is no doubling that anybody would notice.
@@ -16,7 +16,9 @@ from headrace.runtimes.tabular import PREDICTION
 TOLERANCES: Final = {Datatype.FP64: 1e-6, Datatype.FP32: 1e-4, Datatype.FP16: 1e-2}
 """By the datatype that a model computes in: the largest relative difference that is rounding."""
 MAX_CHANGED_RATIO: Final = 1e-3
-"""Rows that may get another class: where two classes tie, rounding decides."""
+"""Rows that may get another class."""
+_TIE_RATIO: Final = 1e-6
+"""Scores that differ by less of their size tie: rounding decides which class is meant."""
 _MATRIX: Final = 2
 
 
@@ -34,7 +36,8 @@ class Comparison:
 
     `output`: where the largest relative difference is. `beyond_rows`: rows with a difference above
     the tolerance. `changed_rows`: rows with another class, or with another value of an output that
-    is no number with a fraction. `inputs`: what was asked.
+    is no number with a fraction; another one of classes that tie is no change. `inputs`: what was
+    asked.
     """
 
     inputs: str
@@ -79,7 +82,7 @@ def compare(
     """
     rows = next(iter(want.values())).shape[0] if signature.batched else 1
     absolute, relative, where = 0.0, 0.0, ""
-    beyond, changed = np.zeros(rows, bool), np.zeros(rows, bool)
+    beyond, changed, ties = (np.zeros(rows, bool) for _ in range(3))
     has_classes = any(array.dtype.kind not in "fc" for array in want.values())
     for name, wanted in want.items():
         found = got[name]
@@ -93,7 +96,9 @@ def compare(
         apart, ratio = _apart(wanted, found)
         beyond |= _by_row(~(ratio <= tolerance), rows)
         if not has_classes and rows > 1 and _are_scores(name, wanted):
-            changed |= _by_row(wanted.argmax(axis=1) != found.argmax(axis=1), rows)
+            changed |= wanted.argmax(axis=1) != found.argmax(axis=1)
+        if rows > 1 and _are_scores(name, wanted):
+            ties |= _tie(wanted, found)
         absolute = max(absolute, _largest(apart))
         if _largest(ratio) >= relative:
             relative, where = _largest(ratio), name
@@ -104,7 +109,7 @@ def compare(
         largest_relative=relative,
         output=where,
         beyond_rows=int(beyond.sum()),
-        changed_rows=int(changed.sum()),
+        changed_rows=int((changed & ~ties).sum()),
     )
 
 
@@ -125,6 +130,17 @@ def worst(comparisons: Sequence[Comparison]) -> Comparison:
 def _are_scores(name: str, answers: Array) -> bool:
     """Whether the largest of a row's answers says its class."""
     return name != PREDICTION and answers.ndim == _MATRIX and answers.shape[1] > 1
+
+
+def _tie(want: Array, got: Array) -> Array:
+    """Rows whose class, by `got`, is as likely in `want` as the likeliest one."""
+    best = want.max(axis=1)
+    chosen = np.take_along_axis(want, got.argmax(axis=1)[:, None], axis=1)[:, 0]
+    second = np.partition(want, -2, axis=1)[:, -2]
+    margin = _TIE_RATIO * np.abs(best)
+    with np.errstate(invalid="ignore"):  # of infinities
+        is_tie: Array = (best - chosen <= margin) & (best - second <= margin)
+    return is_tie
 
 
 def _apart(want: Array, got: Array) -> tuple[Array, Array]:

@@ -1,4 +1,4 @@
-"""From a model of another library to ONNX, with the proof that it answers the same. Blocking."""
+"""Conversion of a model of another library to ONNX, compared with its source. Blocking."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +16,8 @@ from headrace.core import (
 )
 from headrace.optimize.compare import TOLERANCES, Comparison, Limits, compare, worst
 from headrace.optimize.generated_inputs import (
+    Thresholds,
+    beside_thresholds,
     generated_inputs,
     sizes_that_run,
     tree_thresholds,
@@ -39,6 +41,9 @@ class Conversion:
     """What was converted, by what, and how far the answers are apart.
 
     `computes`: the datatype that the result computes in; `tolerance` is what was allowed for it.
+    `differences`: over all rows that were compared. `on_data`: over those that were given; None if
+    none were. `beside`: over values that only FP64 tells from a threshold, where the result
+    computes in FP32 and answers some of them differently.
     """
 
     converter: str
@@ -48,11 +53,15 @@ class Conversion:
     tolerance: float
     max_changed_ratio: float
     differences: Comparison
+    on_data: Comparison | None = None
+    beside: Comparison | None = None
 
     def metadata(self, *, digest: Digest, runtime: str, filename: str) -> dict[str, str]:
-        """What a version keeps of it; the arguments are the source's."""
-        found = self.differences
-        return {
+        """What a version keeps of it; the arguments are the source's.
+
+        Figures are those of rows that were given: made-up rows say nothing about others.
+        """
+        about = {
             "converted_from": digest,
             "converted_file": filename,
             "converted_runtime": runtime,
@@ -60,14 +69,68 @@ class Conversion:
             "converter_library": self.library,
             "converter_opset": str(self.opset),
             "converter_computes": str(self.computes),
-            "compared_inputs": found.inputs,
-            "compared_rows": str(found.rows),
-            "largest_absolute_difference": f"{found.largest_absolute:.3g}",
-            "largest_relative_difference": f"{found.largest_relative:.3g}",
+            "compared_inputs": self.differences.inputs,
+            "compared_rows": str(self.differences.rows),
+            "tested_on_data": "no" if self.on_data is None else self.on_data.inputs,
             "tolerance": f"{self.tolerance:g}",
-            "changed_class_ratio": f"{found.changed_ratio:.3g}",
             "max_changed_class_ratio": f"{self.max_changed_ratio:g}",
         }
+        if self.beside is not None:
+            about["differs_beside_thresholds"] = f"{self.beside.beyond_rows} of {self.beside.rows}"
+        if (found := self.on_data) is not None:
+            about |= {
+                "largest_absolute_difference": f"{found.largest_absolute:.3g}",
+                "largest_relative_difference": f"{found.largest_relative:.3g}",
+                "changed_class_ratio": f"{found.changed_ratio:.3g}",
+            }
+        return about
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rows:
+    """Rows that both models are asked. `what` they are, for people.
+
+    `is_given`: whether they are not made up. `is_fine`: whether only FP64 holds the values.
+    """
+
+    what: str
+    inputs: Tensors
+    want: Tensors
+    is_given: bool = False
+    is_fine: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Attempt:
+    """One way of converting that gave a model, and how that compares."""
+
+    way: Way
+    opset: int
+    found: list[tuple[_Rows, Comparison]]
+    limits: Limits
+
+    def problem(self, *, fine: bool) -> str:
+        """Why the differences are too large; of values that only FP64 holds, if `fine`."""
+        problems = (
+            one.problem(self.limits) for rows, one in self.found if fine or not rows.is_fine
+        )
+        return next((why for why in problems if why), "")
+
+    def as_conversion(self, source: Source) -> Conversion:
+        """What is kept of it."""
+        given = [one for rows, one in self.found if rows.is_given]
+        fine = [one for rows, one in self.found if rows.is_fine and one.problem(self.limits)]
+        return Conversion(
+            converter=self.way.converter or source.converter,
+            library=source.library,
+            opset=self.opset,
+            computes=self.way.computes,
+            tolerance=self.limits.tolerance,
+            max_changed_ratio=self.limits.max_changed_ratio,
+            differences=worst([one for _, one in self.found if one not in fine]),
+            on_data=worst(given) if given else None,
+            beside=worst(fine) if fine else None,
+        )
 
 
 def convert(
@@ -93,36 +156,38 @@ def convert(
         InvalidArgumentError: The source does not take what was given.
     """
     problems: list[str] = []
+    coarse: tuple[_Attempt, bytes] | None = None
     for way in source.ways:
         limits = Limits(
             tolerance=TOLERANCES[way.computes] if tolerance is None else tolerance,
             max_changed_ratio=max_changed_ratio,
         )
         try:
-            opset, found = _tried(
-                source, way, target, given, limits.tolerance, no_missing=no_missing
-            )
+            attempt = _tried(source, way, target, given, limits, no_missing=no_missing)
         except UnsupportedModelError as error:
             problems.append(str(error))
             continue
-        why = next((why for one in found if (why := one.problem(limits))), "")
-        if not why:
-            return Conversion(
-                converter=way.converter or source.converter,
-                library=source.library,
-                opset=opset,
-                computes=way.computes,
-                tolerance=limits.tolerance,
-                max_changed_ratio=max_changed_ratio,
-                differences=worst(found),
+        if not attempt.problem(fine=True):
+            return attempt.as_conversion(source)
+        if why := attempt.problem(fine=False):
+            hint = (
+                _NO_MISSING if _MISSING in why and not attempt.found[0][1].problem(limits) else ""
             )
-        hint = _NO_MISSING if not found[0].problem(limits) and _MISSING in why else ""
-        what = f"converted to compute in {way.computes} it answers differently: {why}{hint}"
-        problems.append(what)
+            problems.append(
+                f"converted to compute in {way.computes} it answers differently: {why}{hint}"
+            )
+        elif way.computes is Datatype.FP32 and coarse is None:
+            coarse = attempt, target.read_bytes()
+        else:
+            problems.append(
+                f"converted to compute in {way.computes} it answers differently: "
+                f"{attempt.problem(fine=True)}"
+            )
+    if coarse is not None:
+        target.write_bytes(coarse[1])
+        return coarse[0].as_conversion(source)
     target.unlink(missing_ok=True)
-    if all(_CANNOT in problem for problem in problems):
-        problems = problems[:1]  # in one datatype as in the other
-    said = "; ".join(problems)
+    said = "; ".join(dict.fromkeys(problems))  # often one reason in both datatypes
     raise UnsupportedModelError(f"{said}. {source.hint}" if source.hint else said)
 
 
@@ -131,52 +196,56 @@ def _tried(
     way: Way,
     target: Path,
     given: Tensors | None,
-    tolerance: float,
+    limits: Limits,
     *,
     no_missing: bool,
-) -> tuple[int, list[Comparison]]:
-    """The opset, and what the comparisons gave; the result lies at `target` then."""
+) -> _Attempt:
+    """What the comparisons gave; the result lies at `target` then."""
     from headrace.optimize.convert_graph import like_its_source, plain_opset  # noqa: PLC0415  # needs onnx, which an extra brings
 
     signature = source.model.signature
+    by = way.converter or source.converter
     try:
         graph = like_its_source(way.convert(), signature)
         target.write_bytes(graph.SerializeToString(deterministic=True))
+        made = get_runtime("onnx").load(target, LoadOptions(device="cpu"))
     except HeadraceError:
         raise
     except Exception as error:
         # Converters fail in all ways; theirs is no bug of ours.
         said = f"{type(error).__name__}: {reason_of(error)}"
-        by = way.converter or source.converter
-        raise UnsupportedModelError(f"{by} cannot convert it: {said}") from error
-    made = get_runtime("onnx").load(target, LoadOptions(device="cpu"))
+        raise UnsupportedModelError(f"{by} {_CANNOT}: {said}") from error
     try:
-        asked = _asked(
-            source.model, graph, given, no_missing=no_missing or not source.takes_missing
-        )
-        return plain_opset(graph), [
-            compare(
-                signature,
-                want,
-                _converted_answers(made, signature, inputs, what),
-                inputs=what,
-                tolerance=tolerance,
+        asked = _asked(source, graph, given, no_missing=no_missing or not source.takes_missing)
+        found = [
+            (
+                rows,
+                compare(
+                    signature,
+                    rows.want,
+                    _converted_answers(made, signature, rows.inputs, rows.what),
+                    inputs=rows.what,
+                    tolerance=limits.tolerance,
+                ),
             )
-            for what, inputs, want in asked
+            for rows in asked
         ]
     finally:
         made.close()
+    return _Attempt(way=way, opset=plain_opset(graph), found=found, limits=limits)
 
 
-def _asked(
-    model: Model, graph: Graph, given: Tensors | None, *, no_missing: bool
-) -> list[tuple[str, Tensors, Tensors]]:
-    """What both models are asked, in words and as tensors, and what the source answers."""
-    signature = model.signature
-    asked = []
-    for what, inputs in _made_up(model, graph):
-        asked.append((what, inputs, model.run(inputs)))
-    missing = {} if no_missing or not signature.batched else with_missing(asked[0][1])
+def _asked(source: Source, graph: Graph, given: Tensors | None, *, no_missing: bool) -> list[_Rows]:
+    """What both models are asked, and what the source answers."""
+    model, signature = source.model, source.model.signature
+    thresholds = {**tree_thresholds(graph), **source.thresholds}
+    asked = [
+        _Rows(what=what, inputs=inputs, want=model.run(inputs))
+        for what, inputs in _made_up(model, thresholds)
+    ]
+    if thresholds and signature.batched and len(signature.inputs) == 1:
+        asked += _beside(model, thresholds)
+    missing = {} if no_missing or not signature.batched else with_missing(asked[0].inputs)
     if missing:
         try:
             answers = model.run(missing)
@@ -184,15 +253,33 @@ def _asked(
             pass  # it knows no missing values, and says so to callers
         else:
             what = f"{_rows(signature, missing)} {_MISSING}"
-            asked.append((what, missing, answers))
+            asked.append(_Rows(what=what, inputs=missing, want=answers))
     if given is not None:
-        asked.append((f"{_rows(signature, given)} given rows", given, _answers(model, given)))
+        what = f"{_rows(signature, given)} given rows"
+        want = _answers(model, given)
+        asked.append(_Rows(what=what, inputs=given, want=want, is_given=True))
     return asked
 
 
-def _made_up(model: Model, graph: Graph) -> Iterator[tuple[str, Tensors]]:
+def _beside(model: Model, thresholds: Thresholds) -> Iterator[_Rows]:
+    """Rows on and beside thresholds, in FP32, and in FP64 where the model takes that."""
+    (spec,) = model.signature.inputs
+    total = sum(map(len, thresholds.values()))
+    for precision in dict.fromkeys((Datatype.FP32, spec.datatype)):
+        inputs, tried = beside_thresholds(model.signature, thresholds, precision)
+        of_all = "all" if tried == total else f"{tried} of"
+        rows = _rows(model.signature, inputs)
+        yield _Rows(
+            what=f"{rows} rows of {precision} on and beside {of_all} {total} thresholds",
+            inputs=inputs,
+            want=model.run(inputs),
+            is_fine=precision is Datatype.FP64,
+        )
+
+
+def _made_up(model: Model, thresholds: Thresholds) -> Iterator[tuple[str, Tensors]]:
     """Inputs in words and as tensors: of several sizes where one varies, as it may be baked in."""
-    signature, thresholds = model.signature, tree_thresholds(graph)
+    signature = model.signature
     sizes = sizes_that_run(model)
     for size in sizes:
         with_size = f" of size {size}" if len(sizes) > 1 else ""

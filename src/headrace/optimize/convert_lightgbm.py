@@ -19,6 +19,8 @@ OPSET: Final = 15
 
 def open_source(path: Path, *, allow_code: bool) -> Source:
     """A file of LightGBM's; nothing in it runs."""
+    from headrace.optimize.lightgbm_graph import lightgbm_thresholds  # noqa: PLC0415  # needs onnx, which an extra brings
+
     del allow_code
     found = read_lightgbm(path)
     tools = import_converter("onnxmltools")
@@ -37,6 +39,7 @@ def open_source(path: Path, *, allow_code: bool) -> Source:
         ),
         converter=with_version("onnxmltools"),
         library=with_version("lightgbm"),
+        thresholds=lightgbm_thresholds(found.text),
     )
 
 

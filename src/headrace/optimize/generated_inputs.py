@@ -1,7 +1,7 @@
-"""Which inputs show whether two models are the same? Made up, the same ones every time.
+"""Made-up inputs that show whether two models are the same; the same ones every time.
 
 What a model of trees compares with is known, so that values between any two of these numbers are
-tried: every branch is then taken by some row. Other models get values of many magnitudes.
+tried, and values on and beside each of them. Other models get values of many magnitudes.
 """
 
 import math
@@ -14,6 +14,7 @@ import numpy as np
 from headrace.core import (
     VARIABLE,
     Array,
+    Datatype,
     HeadraceError,
     ModelSignature,
     Tensors,
@@ -29,6 +30,10 @@ MISSING_ROWS: Final = 256
 _MISSING_RATIO: Final = 0.15
 _MOST_ELEMENTS: Final = 4_000_000
 """In all rows of an input: a model of images is asked fewer rows."""
+_MOST_BESIDE: Final = 8192
+"""Rows on and beside thresholds."""
+_TURNS: Final = 4
+"""How often each value on or beside a threshold is tried, with other values around it."""
 _MOST_SIZES: Final = 3
 """Two may still be alike: an axis of size 1 fits any other one."""
 _BLOCKS: Final = 4
@@ -69,6 +74,40 @@ def generated_inputs(
         # A model that computes in FP32 is not to be blamed for digits that it cannot be told.
         made[spec.name] = array.astype(np.float32).astype(array.dtype)
     return made
+
+
+def beside_thresholds(
+    signature: ModelSignature, thresholds: Thresholds, precision: Datatype
+) -> tuple[Tensors, int]:
+    """Rows of values on each threshold, and of the next number below and above it.
+
+    Args:
+        thresholds: Of the only input's features.
+        precision: FP32 or FP64: of the values.
+
+    Returns:
+        The rows, and how many thresholds are among them; there are fewer than all where these
+        would take too many rows.
+    """
+    (spec,) = signature.inputs
+    features = spec.shape[1]
+    rng = np.random.default_rng(_SEED + 2)
+    kind: type[np.floating[Any]] = np.float32 if precision is Datatype.FP32 else np.float64
+    most = max(_BLOCKS, min(_MOST_BESIDE, _MOST_ELEMENTS // features))
+    longest = max(len(cuts) for cuts in thresholds.values())
+    rows = min(most, 3 * longest * _TURNS)
+    array = rng.normal(size=(rows, features)).astype(kind).astype(spec.datatype.dtype)
+    tried = 0
+    for feature, cuts in thresholds.items():
+        chosen = rng.permutation(cuts)[: rows // 3]
+        tried += len(chosen)
+        on = chosen.astype(kind)
+        values = np.concatenate(
+            (on, np.nextafter(on, -kind(np.inf)), np.nextafter(on, kind(np.inf)))
+        )
+        turns = [rng.permutation(values) for _ in range(-(-rows // len(values)))]
+        array[:, feature] = np.concatenate(turns)[:rows]
+    return {spec.name: array}, tried
 
 
 def sizes_that_run(model: Model) -> tuple[int, ...]:

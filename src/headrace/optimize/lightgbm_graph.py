@@ -6,20 +6,18 @@ a time in seconds or an account's number, goes down the other branch. `TreeEnsem
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto
 
 from headrace.core import Array, UnsupportedModelError
 from headrace.optimize.sources import Graph
-from headrace.runtimes.tabular import INPUT, LABEL, PREDICTION, PROBABILITIES
+from headrace.optimize.tree_graph import TREES_DOMAIN, GraphNodes, TreeEnsemble
+from headrace.runtimes.tabular import INPUT, PREDICTION
 
-OPSET: Final = 17
-_TREES_OPSET: Final = 5
-_BRANCH_LEQ: Final = 0
-_SUM: Final = 1
+_ZERO: Final = float(np.float32(1e-35))
+"""LightGBM takes values of at most that size for zero, and puts thresholds there."""
 _DEFAULT_LEFT: Final = 2
 _MISSING_SHIFT: Final = 2
 _MISSING_ZERO, _MISSING_NAN = 1, 2
@@ -37,80 +35,47 @@ def lightgbm_graph(text: str) -> Graph:
     """
     header, *trees = (_fields(part) for part in text.split("\nTree="))
     targets = int(header["num_class"])
-    ensemble = _Ensemble()
+    ensemble = TreeEnsemble()
     for number, tree in enumerate(trees):
-        ensemble.add(tree, target=number % targets)
-    nodes = _Nodes()
-    raw = nodes.add("TreeEnsemble", INPUT, domain="ai.onnx.ml", **ensemble.attributes(targets))
+        _add(ensemble, tree, target=number % targets)
+    nodes = GraphNodes()
+    rows = INPUT
+    if any((np.abs(cuts) <= _ZERO).any() for cuts in lightgbm_thresholds(text).values()):
+        near = nodes.add("LessOrEqual", nodes.add("Abs", INPUT), nodes.number(_ZERO))
+        rows = nodes.add("Where", near, nodes.number(0), INPUT)
+    raw = nodes.add("TreeEnsemble", rows, domain=TREES_DOMAIN, **ensemble.attributes(targets))
     if "average_output" in header:  # a forest
         raw = nodes.add("Div", raw, nodes.number(len(trees) / targets))
     kinds = _answers(nodes, raw, header.get("objective", ""), targets)
-    features = int(header["max_feature_idx"]) + 1
-    graph = helper.make_graph(
-        nodes.nodes,
-        "model",
-        [helper.make_tensor_value_info(INPUT, TensorProto.DOUBLE, ["N", features])],
-        [helper.make_tensor_value_info(name, kind, None) for name, kind in kinds.items()],
-        nodes.constants,
+    return nodes.graph(features=int(header["max_feature_idx"]) + 1, outputs=kinds)
+
+
+def lightgbm_thresholds(text: str) -> dict[int, Array]:
+    """What the trees of a model's text compare each feature with."""
+    cuts: dict[int, set[float]] = {}
+    for tree in map(_fields, text.split("\nTree=")[1:]):
+        if tree["num_leaves"] != "1":
+            splits = zip(_ints(tree["split_feature"]), _floats(tree["threshold"]), strict=True)
+            for feature, threshold in splits:
+                cuts.setdefault(int(feature), set()).add(float(threshold))
+    return {feature: np.array(sorted(values)) for feature, values in cuts.items()}
+
+
+def _add(ensemble: TreeEnsemble, tree: Mapping[str, str], *, target: int) -> None:
+    values = _floats(tree["leaf_value"])
+    if len(values) == 1:
+        ensemble.add_leaf(values[0], target=target)
+        return
+    thresholds = _floats(tree["threshold"])
+    ensemble.add(
+        features=_ints(tree["split_feature"]),
+        thresholds=thresholds,
+        tracks=_goes_left_where_missing(_ints(tree["decision_type"]), thresholds),
+        left=_ints(tree["left_child"]),
+        right=_ints(tree["right_child"]),
+        leaves=values,
+        target=target,
     )
-    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("ai.onnx.ml", _TREES_OPSET)]
-    versions = helper.find_min_ir_version_for(opsets)
-    return helper.make_model(graph, opset_imports=opsets, ir_version=versions)
-
-
-@dataclass(frozen=True, slots=True)
-class _Ensemble:
-    """The nodes and leaves of all trees, each numbered through."""
-
-    columns: dict[str, list[Array]] = field(default_factory=dict)
-    sizes: list[int] = field(default_factory=lambda: [0])
-    leaves: list[int] = field(default_factory=lambda: [0])
-
-    def add(self, tree: Mapping[str, str], *, target: int) -> None:
-        values = _floats(tree["leaf_value"])
-        first_node, first_leaf = self.sizes[-1], self.leaves[-1]
-        found: dict[str, Array] = {
-            "leaf_weights": values,
-            "leaf_targetids": np.full(len(values), target),
-        }
-        if len(values) == 1:  # no split, which the operator says by one whose branches are a leaf
-            no, yes = np.array([0]), np.array([-1])
-            features, thresholds, tracks = no, np.zeros(1), no
-            left = right = yes
-        else:
-            features, thresholds = _ints(tree["split_feature"]), _floats(tree["threshold"])
-            tracks = _goes_left_where_missing(_ints(tree["decision_type"]), thresholds)
-            left, right = _ints(tree["left_child"]), _ints(tree["right_child"])
-        found |= {
-            "nodes_featureids": features,
-            "nodes_splits": thresholds,
-            "nodes_missing_value_tracks_true": tracks,
-            "nodes_truenodeids": np.where(left < 0, first_leaf + ~left, first_node + left),
-            "nodes_trueleafs": left < 0,
-            "nodes_falsenodeids": np.where(right < 0, first_leaf + ~right, first_node + right),
-            "nodes_falseleafs": right < 0,
-        }
-        for name, column in found.items():
-            self.columns.setdefault(name, []).append(column)
-        self.sizes.append(first_node + len(features))
-        self.leaves.append(first_leaf + len(values))
-
-    def attributes(self, targets: int) -> dict[str, Any]:
-        """Of the operator."""
-        whole = {name: np.concatenate(parts) for name, parts in self.columns.items()}
-        doubles = {
-            name: numpy_helper.from_array(whole.pop(name).astype(np.float64), name)
-            for name in ("nodes_splits", "leaf_weights")
-        }
-        modes = np.full(self.sizes[-1], _BRANCH_LEQ, np.uint8)
-        return {
-            **{name: column.astype(np.int64).tolist() for name, column in whole.items()},
-            **doubles,
-            "nodes_modes": numpy_helper.from_array(modes, "nodes_modes"),
-            "tree_roots": self.sizes[:-1],
-            "n_targets": targets,
-            "aggregate_function": _SUM,
-        }
 
 
 def _goes_left_where_missing(decisions: Array, thresholds: Array) -> Array:
@@ -125,48 +90,16 @@ def _goes_left_where_missing(decisions: Array, thresholds: Array) -> Array:
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class _Nodes:
-    nodes: list[Graph] = field(default_factory=list)
-    constants: list[Graph] = field(default_factory=list)
-
-    def add(self, operator: str, *inputs: str, to: str = "", **attributes: Any) -> str:  # noqa: ANN401  # of any operator
-        """Append one, whose only output is called `to`."""
-        output = to or f"value_{len(self.nodes)}"
-        self.nodes.append(helper.make_node(operator, inputs, [output], **attributes))
-        return output
-
-    def number(self, value: float) -> str:
-        """A constant."""
-        name = f"number_{len(self.constants)}"
-        self.constants.append(helper.make_tensor(name, TensorProto.DOUBLE, [], [value]))
-        return name
-
-    def classes(self, scores: str) -> dict[str, int]:
-        """Outputs of a classifier; of classes that tie the first is meant."""
-        self.add("ArgMax", scores, axis=1, keepdims=0, to=LABEL)
-        self.add("Identity", scores, to=PROBABILITIES)
-        return {LABEL: TensorProto.INT64, PROBABILITIES: TensorProto.DOUBLE}
-
-    def sigmoid(self, raw: str, objective: Sequence[str]) -> str:
-        """LightGBM's, whose steepness the objective says."""
-        told = dict(word.partition(":")[::2] for word in objective)
-        steepness = float(told.get("sigmoid", 1))
-        scaled = raw if steepness == 1 else self.add("Mul", raw, self.number(steepness))
-        return self.add("Sigmoid", scaled)
-
-
-def _answers(nodes: _Nodes, raw: str, objective: str, targets: int) -> dict[str, int]:
+def _answers(nodes: GraphNodes, raw: str, objective: str, targets: int) -> dict[str, int]:
     """Nodes that make of the trees' sums what the objective predicts; the outputs, with types."""
     name, *rest = objective.split() or [""]
     if name == "binary" and targets == 1:
-        second = nodes.sigmoid(raw, rest)
-        first = nodes.add("Sub", nodes.number(1), second)
-        return nodes.classes(nodes.add("Concat", first, second, axis=1))
+        second = _sigmoid(nodes, raw, rest)
+        return nodes.classes(nodes.both(second))
     if name == "multiclass":
         return nodes.classes(nodes.add("Softmax", raw, axis=1))
     if name == "multiclassova":
-        return nodes.classes(nodes.sigmoid(raw, rest))
+        return nodes.classes(_sigmoid(nodes, raw, rest))
     if name in _PLAIN or (name == "regression" and not rest):
         value = raw
     elif name == "regression" and rest == ["sqrt"]:
@@ -180,6 +113,14 @@ def _answers(nodes: _Nodes, raw: str, objective: str, targets: int) -> dict[str,
         raise UnsupportedModelError(msg)
     nodes.add("Identity", value, to=PREDICTION)
     return {PREDICTION: TensorProto.DOUBLE}
+
+
+def _sigmoid(nodes: GraphNodes, raw: str, objective: Sequence[str]) -> str:
+    """LightGBM's, whose steepness the objective says."""
+    told = dict(word.partition(":")[::2] for word in objective)
+    steepness = float(told.get("sigmoid", 1))
+    scaled = raw if steepness == 1 else nodes.add("Mul", raw, nodes.number(steepness))
+    return nodes.add("Sigmoid", scaled)
 
 
 def _fields(text: str) -> dict[str, str]:

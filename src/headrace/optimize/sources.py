@@ -1,17 +1,18 @@
-"""What can be converted to ONNX, and by what? One converter for each runtime, loaded when needed.
+"""Converters to ONNX: one for each runtime, loaded when needed.
 
 Another one is a module with a function `open_source` and a line below.
 """
 
 import importlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final, NamedTuple
 
 from headrace.core import (
+    Array,
     CodeNotAllowedError,
     Datatype,
     FailedPreconditionError,
@@ -73,7 +74,8 @@ class Source:
 
     `ways`: the most exact one first. `converter` and `library`: packages with their versions.
     `hint`: what the converter is known to get wrong in such a model, and what to do instead.
-    `takes_missing`: whether such models are made for rows that lack values.
+    `takes_missing`: whether such models are made for rows that lack values. `thresholds`: by
+    feature, what the source's trees compare it with, where that is known; else the graph says it.
     """
 
     model: Model
@@ -82,6 +84,7 @@ class Source:
     library: str
     hint: str = ""
     takes_missing: bool = True
+    thresholds: Mapping[int, Array] = field(default_factory=dict)
 
 
 def convertible_runtimes() -> tuple[str, ...]:

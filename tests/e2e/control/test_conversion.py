@@ -52,7 +52,7 @@ def apart(folder: Path) -> ConvertApart:
 def wild(folder: Path, code: str) -> ConvertRequest:
     path = folder / "wild.pkl"
     joblib.dump(Bomb(code), path)
-    return ConvertRequest(path=str(path), runtime="pickle", allow_code=True)
+    return ConvertRequest(path=str(path), runtime="sklearn", allow_code=True)
 
 
 def refused(convert: ConvertApart, request: ConvertRequest) -> str:
@@ -128,7 +128,7 @@ def test_a_conversion_without_end_is_ended(folder: Path) -> None:
 def test_code_runs_only_where_that_is_allowed(folder: Path) -> None:
     mark = folder / "mark"
     request = wild(folder, f"open({str(mark)!r}, 'w')")
-    closed = ConvertRequest(path=request.path, runtime="pickle")
+    closed = ConvertRequest(path=request.path, runtime="sklearn")
 
     with (
         pytest.raises(CodeNotAllowedError, match=r"wild\.pkl"),

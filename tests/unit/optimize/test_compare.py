@@ -77,6 +77,26 @@ def test_rows_with_another_class_are_counted_once() -> None:
     assert problem == "on 4 rows, 1 of 4 rows (25.00%) get another class; 20.00% may"
 
 
+def test_another_one_of_classes_that_tie_is_no_change() -> None:
+    """As a forest of 20 trees whose votes are even: rounding decides."""
+    want = {"label": np.array([0, 0, 1]), "p": np.array([[0.5, 0.5], [0.6, 0.4], [0.5, 0.5]])}
+    got = {
+        "label": np.array([1, 1, 1]),
+        "p": np.array([[0.49999997, 0.50000003], [0.59, 0.61], [0.5, 0.5]]),
+    }
+
+    found = compare(BATCHED, want, got, inputs="3 rows", tolerance=1e-4)
+
+    assert found.changed_rows == 1  # where one class is likelier
+
+
+def test_a_class_that_ties_with_none_is_a_change_beside_two_that_tie() -> None:
+    want = {"label": np.array([0, 0]), "p": np.array([[0.4, 0.4, 0.2], [1.0, 0.0, 0.0]])}
+    got = {"label": np.array([2, 0]), "p": np.array([[0.2, 0.2, 0.6], [1.0, 0.0, 0.0]])}
+
+    assert compare(BATCHED, want, got, inputs="2 rows", tolerance=1e-4).changed_rows == 1
+
+
 def test_without_a_label_the_likeliest_column_is_the_class() -> None:
     want = np.array([[0.4, 0.6], [0.9, 0.1]])
     got = np.array([[0.6, 0.4], [0.9, 0.1]])

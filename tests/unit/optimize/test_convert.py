@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable
-from importlib.metadata import version
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -118,18 +118,20 @@ def forest(folder: Path) -> Any:  # noqa: ANN401  # ships no types
     return estimator
 
 
-def test_a_forest_is_converted_where_its_types_are_trusted(tmp_path: Path) -> None:
+@pytest.mark.parametrize("missing", [False, True])
+def test_a_forest_is_converted_as_its_trees_compare_and_send_missing_values(
+    tmp_path: Path, *, missing: bool
+) -> None:
     estimator = forest(tmp_path)
-    path = tmp_path / "multiclass.skops"
-    with pytest.raises(UnsupportedModelError, match=r"missing values.*say --convert-no-missing"):
-        made(path, allow_code=True)
 
-    target, conversion = made(path, allow_code=True, no_missing=True)
+    target, conversion = made(tmp_path / "multiclass.skops")
 
-    got = load_model(target).run({"input": ROWS.astype(np.float64)})["probabilities"]
-    assert np.allclose(got, estimator.predict_proba(ROWS.astype(np.float64)), atol=1e-6)
-    assert "missing" not in conversion.differences.inputs
-    assert not inspect_model(target).runs_code
+    rows = ROWS.astype(np.float64) + 1e-9  # which trees round to FP32
+    rows[::3, 1] = np.nan if missing else rows[::3, 1]
+    got = load_model(target).run({"input": rows})["probabilities"]
+    assert np.allclose(got, estimator.predict_proba(rows), rtol=0, atol=1e-6)
+    assert "with missing values" in conversion.differences.inputs
+    assert conversion.computes is Datatype.FP64
 
 
 @pytest.mark.parametrize("name", ["forest.joblib", "forest.pkl"])
@@ -139,7 +141,7 @@ def test_a_pickle_is_converted_where_its_code_may_run(tmp_path: Path, name: str)
     with pytest.raises(CodeNotAllowedError):
         made(path)
 
-    target, conversion = made(path, allow_code=True, no_missing=True)
+    target, conversion = made(path, allow_code=True)
 
     assert conversion.converter.startswith("skl2onnx ")
     assert inspect_model(target).runtime == "onnx"
@@ -162,24 +164,56 @@ boosts = pytest.mark.filterwarnings("ignore:Field onnx.AttributeProto.ints:Depre
 """skl2onnx gives protobuf booleans for numbers, which it takes until 7.34."""
 
 
-@boosts
-@pytest.mark.parametrize("options", [{"loss": "poisson"}, {"categorical_features": [4]}])
-def test_what_skl2onnx_converts_wrongly_is_found_and_told(
-    tmp_path: Path, options: dict[str, object]
-) -> None:
-    with pytest.raises(UnsupportedModelError, match=r"(differs|cannot).* train with LightGBM"):
-        made(boosting(tmp_path, **options), allow_code=True)
+def test_categories_are_not_converted_and_served_as_they_are(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedModelError, match=r"categorical features.* without --convert"):
+        made(boosting(tmp_path, categorical_features=[4]), allow_code=True)
 
 
-@boosts
-@pytest.mark.skipif(
-    tuple(map(int, version("protobuf").split(".")[:2])) >= (7, 34),
-    reason="skl2onnx gives protobuf what it does not take any more",
-)
-def test_histogram_boosting_is_converted_where_skl2onnx_knows_it(tmp_path: Path) -> None:
-    _, conversion = made(boosting(tmp_path), allow_code=True)
+@pytest.mark.parametrize("loss", ["squared_error", "poisson", "gamma", "absolute_error"])
+def test_histogram_boosting_is_converted_in_doubles(tmp_path: Path, loss: str) -> None:
+    path = boosting(tmp_path, loss=loss)
 
+    target, conversion = made(path, allow_code=True)
+
+    rows = asked().astype(np.float64)
+    got, want = (load_model(one).run({"input": rows})["prediction"] for one in (target, path))
+    assert np.allclose(got, want, rtol=1e-12)
+    assert conversion.converter.startswith("headrace ")
     assert conversion.differences.inputs.endswith("with missing values")
+
+
+@boosts
+def test_thresholds_that_a_converter_rounds_are_found_without_data(tmp_path: Path) -> None:
+    """As skl2onnx converts boosting whose thresholds are values of the training."""
+    ensemble = library("sklearn.ensemble", "sklearn")
+    rows, target = library("sklearn.datasets", "sklearn").load_breast_cancer(return_X_y=True)
+    path = tmp_path / "cancer.joblib"
+    joblib.dump(ensemble.HistGradientBoostingClassifier(max_iter=20).fit(rows, target), path)
+    source = open_source(path, "sklearn", allow_code=True)
+    double = [way for way in source.ways if way.computes is Datatype.FP64 and not way.converter]
+
+    with pytest.raises(UnsupportedModelError, match=r"on and beside all \d+ thresholds, output"):
+        convert(replace(source, ways=tuple(double)), path.with_suffix(".onnx"), max_changed_ratio=0)
+
+
+@boosts
+def test_what_only_doubles_hold_is_told_of_a_conversion_to_single_precision(
+    tmp_path: Path,
+) -> None:
+    ensemble = library("sklearn.ensemble", "sklearn")
+    whole = np.round(ROWS * 8).astype(np.float64)  # FP32 holds all thresholds between such
+    path = tmp_path / "whole.joblib"
+    joblib.dump(ensemble.HistGradientBoostingRegressor(max_iter=5).fit(whole, ROWS[:, 0]), path)
+    source = open_source(path, "sklearn", allow_code=True)
+    single = [way for way in source.ways if way.computes is Datatype.FP32]
+
+    conversion = convert(
+        replace(source, ways=tuple(single)), path.with_suffix(".onnx"), max_changed_ratio=0
+    )
+
+    about = conversion.metadata(digest="sha256:00", runtime="sklearn", filename="a")  # type: ignore[arg-type]  # as good as a digest
+    assert int(about["differs_beside_thresholds"].split()[0]) > 0
+    assert "FP64" not in about["compared_inputs"]
 
 
 def boosting(folder: Path, **options: object) -> Path:
@@ -267,7 +301,20 @@ def test_a_version_keeps_where_it_comes_from(tmp_path: Path) -> None:
     assert kept["converted_from"] == "sha256:00"
     assert kept["converter"].startswith("onnxmltools ")
     assert kept["converter_library"].startswith("xgboost ")
+    assert kept["tested_on_data"] == "no"
+    assert "largest_relative_difference" not in kept
+    assert float(kept["tolerance"]) == 1e-4
+
+
+def test_figures_of_a_version_are_those_of_the_rows_that_were_given(tmp_path: Path) -> None:
+    path = tabular_models.xgboost(tmp_path, "binary").path
+    _, conversion = made(path, given={"input": ROWS})
+
+    kept = conversion.metadata(digest="sha256:00", runtime="xgboost", filename="binary.json")  # type: ignore[arg-type]  # as good as a digest
+
+    assert kept["tested_on_data"] == f"{len(ROWS)} given rows"
     assert float(kept["largest_relative_difference"]) < float(kept["tolerance"]) == 1e-4
+    assert kept["changed_class_ratio"] == "0"
 
 
 def test_what_cannot_be_converted_is_said_to_be(tmp_path: Path) -> None:
