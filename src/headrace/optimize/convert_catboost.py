@@ -5,8 +5,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from headrace.core import Datatype
-from headrace.optimize.sources import Graph, Source, Way, import_converter, with_version
+from headrace.core import Datatype, UnsupportedModelError
+from headrace.optimize.sources import (
+    CATEGORICAL,
+    Graph,
+    Source,
+    Way,
+    import_converter,
+    with_version,
+)
 from headrace.runtimes import load_model
 from headrace.runtimes.catboost_file import read_catboost
 from headrace.runtimes.tabular import import_library
@@ -18,6 +25,8 @@ def open_source(path: Path, *, allow_code: bool) -> Source:
     """A file of CatBoost's; nothing in it runs."""
     del allow_code
     found = read_catboost(path)
+    if found.is_categorical:
+        raise UnsupportedModelError(f"{path}: {CATEGORICAL}")
     model = load_model(path, "catboost")
     booster = import_library("catboost", "catboost").CatBoost().load_model(blob=found.data)
     return Source(

@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from headrace.core import Datatype, UnsupportedModelError
-from headrace.optimize.sources import Graph, Source, Way, import_converter, with_version
+from headrace.optimize.sources import (
+    CATEGORICAL,
+    Graph,
+    Source,
+    Way,
+    import_converter,
+    with_version,
+)
 from headrace.runtimes import load_model
 from headrace.runtimes.lightgbm_file import read_lightgbm
 from headrace.runtimes.tabular import INPUT, import_library
@@ -23,6 +30,8 @@ def open_source(path: Path, *, allow_code: bool) -> Source:
 
     del allow_code
     found = read_lightgbm(path)
+    if found.is_categorical:
+        raise UnsupportedModelError(f"{path}: {CATEGORICAL}")
     tools = import_converter("onnxmltools")
     model = load_model(path, "lightgbm")
     booster = import_library("lightgbm", "lightgbm").Booster(model_str=found.text)

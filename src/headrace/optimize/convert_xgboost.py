@@ -4,8 +4,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from headrace.core import Datatype
-from headrace.optimize.sources import Graph, Source, Way, import_converter, with_version
+from headrace.core import Datatype, UnsupportedModelError
+from headrace.optimize.sources import (
+    CATEGORICAL,
+    Graph,
+    Source,
+    Way,
+    import_converter,
+    with_version,
+)
 from headrace.runtimes import load_model
 from headrace.runtimes.tabular import INPUT, import_library
 from headrace.runtimes.xgboost_file import read_xgboost
@@ -22,6 +29,8 @@ def open_source(path: Path, *, allow_code: bool) -> Source:
     """A file of XGBoost's; nothing in it runs."""
     del allow_code
     found = read_xgboost(path)
+    if found.is_categorical:
+        raise UnsupportedModelError(f"{path}: {CATEGORICAL}")
     tools = import_converter("onnxmltools")
     model = load_model(path, "xgboost")
     booster = import_library("xgboost", "xgboost").Booster(model_file=str(path))

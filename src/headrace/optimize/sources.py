@@ -23,6 +23,11 @@ from headrace.runtimes import Model, code_of_model, detect_runtime, get_runtime,
 from headrace.runtimes.libraries import import_package
 from headrace.runtimes.refused_formats import code_in
 
+CATEGORICAL: Final = (
+    "has categorical features, which are not converted: push the file without --convert, which "
+    "serves it as it is"
+)
+
 
 class _Converter(NamedTuple):
     """A module, what it imports, and the extras that bring that."""

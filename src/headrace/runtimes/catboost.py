@@ -1,24 +1,27 @@
-"""Run CatBoost's trees with CatBoost."""
+"""Runtime of CatBoost's trees, by CatBoost."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from headrace.core import Array, Datatype, error_kind
+from headrace.core import Array, Datatype, Tensors, error_kind
 from headrace.runtimes.base import LoadOptions, Model
-from headrace.runtimes.catboost_file import looks_like_catboost, read_catboost
+from headrace.runtimes.catboost_file import CatboostFile, looks_like_catboost, read_catboost
 from headrace.runtimes.tabular import (
     LABEL,
     PREDICTION,
     PROBABILITIES,
     Answers,
+    Column,
     TableInputs,
     as_label,
     import_library,
     open_tabular,
     refuse,
+    texts_of,
 )
 
 _CLASSES: Final = ("Logloss", "CrossEntropy", "MultiClass", "MultiClassOneVsAll", "Focal")
@@ -46,6 +49,15 @@ class CatboostRuntime:
         """Whether `path` looks like CatBoost's, by its name and first bytes."""
         return looks_like_catboost(path)
 
+    def code_in(self, path: Path) -> str:
+        """Whether the file holds what can end the process if somebody tampered with it."""
+        if not read_catboost(path).is_categorical:
+            return ""
+        return (
+            "it has categorical features, whose statistics CatBoost follows without a check: a "
+            "file that was tampered with may end the process, or worse"
+        )
+
     def load(self, path: Path, options: LoadOptions) -> Model:
         """Load the model, for the CPU."""
         return _open(path, options)
@@ -58,10 +70,12 @@ class _Predictor:
     library: Any
     model: Any
     threads: int
+    categorical: tuple[int, ...]
 
     def pool(self, rows: Array) -> Any:  # noqa: ANN401  # ships no types
         """What rows become before CatBoost predicts."""
-        return self.library.Pool(rows, thread_count=self.threads)
+        some = list(self.categorical) or None
+        return self.library.Pool(rows, cat_features=some, thread_count=self.threads)
 
     def predict(self, pool: Any, kind: str) -> Array:  # noqa: ANN401  # ships no types
         """What its `predict` returns."""
@@ -135,18 +149,48 @@ def _open(path: Path, options: LoadOptions) -> Model:
         model = kind().load_model(blob=found.data)
     except Exception as error:  # noqa: BLE001  # its message may quote the file
         raise refuse(path, f"CatBoost refuses it: {error_kind(error)}") from None
-    predictor = _Predictor(library=library, model=model, threads=options.intra_op_threads)
+    categorical = tuple(model.get_cat_feature_indices())
+    predictor = _Predictor(
+        library=library,
+        model=model,
+        threads=options.intra_op_threads,
+        categorical=categorical,
+    )
+    table = _table(path, found, model.feature_names_, categorical)
     # Applying a model changes nothing in it and releases the GIL; only making the Pool keeps it.
     return open_tabular(
         path,
-        _classes(predictor, found.features) if is_classifier else _values(predictor, found.loss),
-        TableInputs.of_matrix(path, found.features, Datatype.FP32, model.feature_names_),
+        _classes(predictor, table) if is_classifier else _values(predictor, found.loss),
+        table,
         concurrent=True,
     )
 
 
-def _classes(predictor: _Predictor, features: int) -> Answers[_Found]:
-    probe = predictor.pool(np.zeros((1, features), np.float32))
+def _table(
+    path: Path, found: CatboostFile, names: Sequence[str], categorical: Sequence[int]
+) -> TableInputs:
+    """One matrix; one input for each column where there are categories, which are texts."""
+    if not categorical:
+        return TableInputs.of_matrix(path, found.features, Datatype.FP32, names)
+    columns = [
+        Column(name=name, datatype=Datatype.BYTES, example=b"a")
+        if number in categorical
+        else Column(name=name, datatype=Datatype.FP32)
+        for number, name in enumerate(names)
+    ]
+
+    def rows(inputs: Tensors) -> Array:
+        table = np.empty((len(inputs[names[0]]), len(columns)), np.object_)
+        for number, name in enumerate(names):
+            values = inputs[name]
+            table[:, number] = texts_of(name, values) if number in categorical else values.tolist()
+        return table
+
+    return TableInputs.of_columns(path, columns, rows)
+
+
+def _classes(predictor: _Predictor, table: TableInputs) -> Answers[_Found]:
+    probe = predictor.pool(table.rows(table.example(1)))
     asked = as_label(predictor.predict(probe, "Class").reshape(1))
     columns = predictor.predict(probe, "Probability").shape[1]
     labels = as_label(np.asarray(predictor.model.classes_))

@@ -1,4 +1,4 @@
-"""What does a CatBoost file hold, and do its trees stay within themselves?
+"""Files of CatBoost: what they hold, and whether their trees stay within themselves.
 
 Read before CatBoost sees it: the library ends the process where a file is cut off, where the
 settings in it are no JSON, or where a tree asks for a leaf that there is not.
@@ -30,10 +30,9 @@ _MAX_DIMENSION: Final = 100_000
 _MAX_DEPTH: Final = 31
 _BORDERS_A_BYTE: Final = 254
 """A feature with more borders than that takes several bytes once its value is looked up."""
+_CATEGORIES: Final = (4, 6, 7)
+"""Fields of categorical features, of splits by one category, and of statistics of categories."""
 _REFUSED: Final = {
-    4: "a categorical feature",
-    6: "a categorical feature",
-    7: "a categorical feature",
     12: "a text feature",
     13: "a feature that is made of a text or an embedding",
     18: "an embedding",
@@ -43,11 +42,16 @@ _JSON: Final = ("params", "class_params", "output_options", "training")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CatboostFile:
-    """What has to be known of a model before it is loaded; `data` is what it is loaded from."""
+    """What has to be known of a model before it is loaded; `data` is what it is loaded from.
+
+    `is_categorical`: whether a feature is. The statistics of its categories follow the trees, and
+    neither are checked then.
+    """
 
     features: int
     loss: str
     data: bytes
+    is_categorical: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +99,10 @@ def _read(path: Path, data: bytes) -> CatboostFile:
         if trees.length(field):
             msg = f"takes {what}, which a matrix of numbers cannot carry; train on numbers only"
             raise refuse(path, msg)
+    if any(trees.length(field) for field in _CATEGORIES):
+        features = trees.length(_CATEGORIES[0]) + trees.length(5)
+        check_features(path, features)
+        return CatboostFile(features=features, loss=_loss(core), data=data, is_categorical=True)
     if core.length(3) or _HEAD_BYTES + size != len(data):
         raise corrupt(path, "more follows than a model of numbers has")
     features = _check_features(path, trees)

@@ -1,6 +1,6 @@
-"""Run LightGBM's trees with LightGBM."""
+"""Runtime of LightGBM's trees, by LightGBM."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from headrace.core import Datatype, error_kind
 from headrace.runtimes.base import LoadOptions, Model
-from headrace.runtimes.lightgbm_file import looks_like_lightgbm, read_lightgbm
+from headrace.runtimes.lightgbm_file import LightgbmFile, looks_like_lightgbm, read_lightgbm
 from headrace.runtimes.lightgbm_predict import DirectPredictor
 from headrace.runtimes.tabular import (
     LABEL,
@@ -16,6 +16,7 @@ from headrace.runtimes.tabular import (
     PROBABILITIES,
     Answer,
     Answers,
+    CodedColumns,
     TableInputs,
     import_library,
     open_tabular,
@@ -57,9 +58,22 @@ def _open(path: Path, options: LoadOptions) -> Model:
     return open_tabular(
         path,
         Answers(predict=predict, outputs=_outputs(found.objective)),
-        TableInputs.of_matrix(path, found.features, Datatype.FP64, names),
+        _table(path, found, names),
         concurrent=True,
     )
+
+
+def _table(path: Path, found: LightgbmFile, names: Sequence[str]) -> TableInputs:
+    """One matrix; one input for each column where the file says what the categories are called."""
+    if not found.categories:
+        return TableInputs.of_matrix(path, found.features, Datatype.FP64, names)
+    columns = CodedColumns(
+        names=names,
+        categories=found.categories,
+        datatype=Datatype.FP64,
+        unseen_is_missing=True,
+    )
+    return columns.inputs(path)
 
 
 def _outputs(objective: str) -> Mapping[str, Answer]:

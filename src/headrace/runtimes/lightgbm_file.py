@@ -1,11 +1,13 @@
-"""What does a LightGBM text file hold, and do its trees stay within themselves?
+"""Text files of LightGBM: what they hold, and whether their trees stay within themselves.
 
 Read before LightGBM sees it: the library follows the numbers of a file's nodes, leaves and
 features, and the sizes it gives for its trees, without looking whether there are that many.
 """
 
+import json
+import operator
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -15,7 +17,6 @@ import numpy as np
 from headrace.core import Array, error_kind
 from headrace.runtimes.file_bytes import BrokenFileError
 from headrace.runtimes.tabular import (
-    categorical,
     check_features,
     corrupt,
     read_all,
@@ -44,6 +45,7 @@ _A_SPLIT: Final = (
 _A_LEAF: Final = ("leaf_value", "leaf_weight", "leaf_count")
 _NEEDED: Final = ("split_feature", "threshold", "decision_type", "left_child", "right_child")
 _CATEGORICAL_BIT: Final = 1
+_WORD_BITS: Final = 32
 _KEY: Final = re.compile(r"[A-Za-z_]+")
 _WHOLE: Final = re.compile(r"-?[0-9]{1,18}")
 _REAL: Final = re.compile(r"[-+]?(?:[0-9.]+(?:e[-+]?[0-9]+)?|inf|nan)", re.IGNORECASE)
@@ -51,11 +53,17 @@ _REAL: Final = re.compile(r"[-+]?(?:[0-9.]+(?:e[-+]?[0-9]+)?|inf|nan)", re.IGNOR
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LightgbmFile:
-    """What has to be known of a model before it is loaded; `text` is what it is loaded from."""
+    """What has to be known of a model before it is loaded; `text` is what it is loaded from.
+
+    `is_categorical`: whether a feature is. `categories`: by feature, what the codes of its
+    categories stand for, None for a number; empty where the file says it of none.
+    """
 
     features: int
     objective: str
     text: str
+    is_categorical: bool = False
+    categories: tuple[tuple[str, ...] | tuple[float, ...] | None, ...] = ()
 
 
 def looks_like_lightgbm(path: Path) -> bool:
@@ -94,7 +102,8 @@ def _read(path: Path, data: bytes) -> LightgbmFile:
     for key in ("feature_names", "feature_infos"):
         if len(header[key].split()) != features:
             raise corrupt(path, f"not as many {key} as features")
-    _check_categories(path, header, data)
+    is_categorical = [not info.startswith("[") for info in header["feature_infos"].split()]
+    is_constant = [info == "none" for info in header["feature_infos"].split()]
     _check_classes(path, header)
     end = _check_trees(path, data, start, features, header)
     objective = header.get("objective", "").split()
@@ -102,16 +111,49 @@ def _read(path: Path, data: bytes) -> LightgbmFile:
         features=features,
         objective=objective[0] if objective else "",
         text=data[:end].decode() + _AFTER_TREES,
+        is_categorical=any(map(operator.ne, is_categorical, is_constant)),
+        categories=_categories(path, data[end:], is_categorical, is_constant),
     )
 
 
-def _check_categories(path: Path, header: Mapping[str, str], data: bytes) -> None:
-    for number, info in enumerate(header["feature_infos"].split()):
-        if info != "none" and not info.startswith("["):
-            raise categorical(path, f"feature {number}")
-    _, found, rest = data.rpartition(b"\npandas_categorical:")
-    if found and rest.strip() not in {b"null", b"[]"}:
-        raise categorical(path, "a feature")
+def _categories(
+    path: Path, rest: bytes, is_categorical: Sequence[bool], is_constant: Sequence[bool]
+) -> tuple[tuple[str, ...] | tuple[float, ...] | None, ...]:
+    """What the codes of each feature stand for; empty where that is not stored.
+
+    LightGBM stores a list for each categorical column of the data frame, in their order, and not
+    which columns these are; a column of one value alone is marked as constant.
+    """
+    _, found, text = rest.rpartition(b"\npandas_categorical:")
+    stored = json.loads(text) if found else None
+    if not stored:
+        return ()
+    if not isinstance(stored, list) or not all(isinstance(some, list) for some in stored):
+        raise corrupt(path, "its categories are no lists")
+    if sum(is_categorical) == len(stored):
+        chosen = is_categorical
+    else:
+        chosen = [
+            one and not constant for one, constant in zip(is_categorical, is_constant, strict=True)
+        ]
+    if sum(chosen) != len(stored):
+        raise refuse(
+            path,
+            f"names the categories of {len(stored)} columns, and {sum(chosen)} are categorical: "
+            "train with the categorical dtype of pandas for all of them, or for none",
+        )
+    lists = iter(stored)
+    return tuple(_category_values(next(lists)) if one else None for one in chosen)
+
+
+def _category_values(values: Sequence[object]) -> tuple[str, ...] | tuple[float, ...]:
+    texts = tuple(value for value in values if isinstance(value, str))
+    if texts and len(texts) == len(values):
+        return texts
+    numbers = tuple(float(value) for value in values if isinstance(value, int | float))
+    if len(numbers) != len(values):
+        raise BrokenFileError("a category is neither a text nor a number")
+    return numbers
 
 
 def _check_classes(path: Path, header: Mapping[str, str]) -> None:
@@ -148,17 +190,16 @@ def _check_trees(
 
 def _check_tree(path: Path, what: str, tree: Mapping[str, str], features: int) -> None:
     leaves = _number(tree["num_leaves"])
-    if _number(tree["num_cat"]):
-        raise categorical(path, what)
     if _number(tree.get("is_linear", "0")):
         raise refuse(path, f"{what} has linear leaves, which are not served; train without them")
     if leaves < 1 or len(tree["leaf_value"].split(" ")) != leaves:
         raise corrupt(path, f"{what} has not as many leaves as it declares")
     _check_lengths(path, what, tree, leaves)
+    if leaves == 1 and _number(tree["num_cat"]):
+        raise corrupt(path, f"{what} has categories and no split")
     if leaves == 1:
         return
-    if (_numbers(tree["decision_type"]) & _CATEGORICAL_BIT).any():
-        raise categorical(path, what)
+    _check_categories(path, what, tree)
     split = _numbers(tree["split_feature"])
     if not (split.min() >= 0 and split.max() < features):
         raise corrupt(path, f"{what} asks for a feature that there is not")
@@ -168,6 +209,27 @@ def _check_tree(path: Path, what: str, tree: Mapping[str, str], features: int) -
     in_range = -leaves <= children.min() and children.max() < leaves - 1
     if not in_range or (children == 0).any() or len(np.unique(children)) != len(children):
         raise corrupt(path, f"the nodes of {what} are no tree")
+
+
+def _check_categories(path: Path, what: str, tree: Mapping[str, str]) -> None:
+    """A split by category has the number of a set of categories for a threshold."""
+    sets = _number(tree["num_cat"])
+    by_category = (_numbers(tree["decision_type"]) & _CATEGORICAL_BIT) != 0
+    if not sets and not by_category.any():
+        return
+    bounds, words = (
+        _numbers(tree[key]) if tree.get(key) else np.zeros(0, np.int64)
+        for key in ("cat_boundaries", "cat_threshold")
+    )
+    if len(bounds) != sets + 1 or bounds[0] != 0 or (np.diff(bounds) < 1).any():
+        raise corrupt(path, f"the categories of {what} begin where they should not")
+    if bounds[-1] != len(words) or words.min() < 0 or words.max() >= 1 << _WORD_BITS:
+        raise corrupt(path, f"{what} has other categories than it declares")
+    chosen = [
+        text for text, one in zip(tree["threshold"].split(" "), by_category, strict=True) if one
+    ]
+    if not all(_WHOLE.fullmatch(text) and 0 <= int(text) < sets for text in chosen):
+        raise corrupt(path, f"{what} asks for categories that there are not")
 
 
 def _check_lengths(path: Path, what: str, tree: Mapping[str, str], leaves: int) -> None:

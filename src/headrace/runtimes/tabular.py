@@ -4,6 +4,7 @@
 know which library made the model.
 """
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -147,6 +148,67 @@ class TableInputs:
             )
             for spec in self.specs
         }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CodedColumns:
+    """Columns of numbers and of categories, as the matrix of numbers that a library of trees takes.
+
+    `categories`: by column, what the codes 0, 1, ... stand for; None for a column of numbers.
+    `unseen_is_missing`: whether a category that the model was not trained on is a missing value, as
+    the library has it, or refused.
+    """
+
+    names: Sequence[str]
+    categories: Sequence[Sequence[str] | Sequence[float] | None]
+    datatype: Datatype
+    unseen_is_missing: bool
+
+    def inputs(self, path: Path) -> TableInputs:
+        """One input for each column: BYTES for categories that are texts, else numbers.
+
+        Raises:
+            UnsupportedModelError: Categories of a column are alike, or texts and numbers.
+        """
+        columns = []
+        for name, categories in zip(self.names, self.categories, strict=True):
+            kinds = {isinstance(value, str) for value in categories or ()}
+            if len(kinds) > 1 or len(set(categories or ())) < len(categories or ()):
+                raise refuse(path, f"has categories of '{name}' that cannot be told apart")
+            if categories is None:
+                columns.append(Column(name=name, datatype=self.datatype))
+            elif True in kinds:
+                example = str(categories[0]).encode()
+                columns.append(Column(name=name, datatype=Datatype.BYTES, example=example))
+            else:
+                number = float(categories[0]) if categories else math.nan
+                columns.append(Column(name=name, datatype=Datatype.FP64, example=number))
+        codes = [
+            None if some is None else {value: float(code) for code, value in enumerate(some)}
+            for some in self.categories
+        ]
+
+        def rows(inputs: Tensors) -> Array:
+            count = len(next(iter(inputs.values())))
+            matrix = np.empty((count, len(columns)), self.datatype.dtype)
+            for i, column in enumerate(columns):
+                values, known = inputs[column.name], codes[i]
+                matrix[:, i] = values if known is None else self._codes(column.name, values, known)
+            return matrix
+
+        return TableInputs.of_columns(path, columns, rows)
+
+    def _codes(self, name: str, values: Array, codes: Mapping[Any, float]) -> list[float]:
+        """The code of each value; not a number for one that is missing."""
+        is_text = values.dtype.kind == "O"
+        items = texts_of(name, values, missing=None) if is_text else values.tolist()
+        found = [codes.get(item, math.nan) for item in items]
+        if not self.unseen_is_missing:
+            for item, code in zip(items, found, strict=True):
+                if math.isnan(code) and not (item is None or item != item):  # noqa: PLR0124  # not a number
+                    msg = f"input '{name}' has a category that the model was not trained on"
+                    raise InvalidArgumentError(msg)
+        return found
 
 
 class TabularModel:
@@ -313,15 +375,6 @@ def refuse(path: Path, reason: str) -> UnsupportedModelError:
 def corrupt(path: Path, reason: str) -> UnsupportedModelError:
     """The error for a model at `path` that is not what its library writes."""
     return refuse(path, f"is truncated or corrupt: {reason}")
-
-
-def categorical(path: Path, what: str) -> UnsupportedModelError:
-    """The error for a model at `path` with a feature that is no number."""
-    return refuse(
-        path,
-        f"{what} is categorical, and a matrix of numbers cannot say which category a number "
-        "stands for; encode categories before training",
-    )
 
 
 def _run_error(inputs: Tensors, error: Exception) -> HeadraceError:

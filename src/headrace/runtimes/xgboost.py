@@ -1,4 +1,4 @@
-"""Run XGBoost's trees with XGBoost."""
+"""Runtime of XGBoost's trees, by XGBoost."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,13 +14,14 @@ from headrace.runtimes.tabular import (
     PROBABILITIES,
     Answer,
     Answers,
+    CodedColumns,
     TableInputs,
     import_library,
     open_tabular,
     refuse,
     two_classes,
 )
-from headrace.runtimes.xgboost_file import looks_like_xgboost, read_xgboost
+from headrace.runtimes.xgboost_file import XgboostFile, looks_like_xgboost, read_xgboost
 from headrace.runtimes.xgboost_predict import DirectPredictor
 
 _BINARY: Final = "binary:logistic"
@@ -63,9 +64,22 @@ def _open(path: Path, options: LoadOptions) -> Model:
     return open_tabular(
         path,
         Answers(predict=predict, outputs=_outputs(found.objective)),
-        TableInputs.of_matrix(path, found.features, Datatype.FP32, booster.feature_names),
+        _table(path, found),
         concurrent=True,
     )
+
+
+def _table(path: Path, found: XgboostFile) -> TableInputs:
+    """One matrix; one input for each column where the file says what the categories are called."""
+    if not found.categories:
+        return TableInputs.of_matrix(path, found.features, Datatype.FP32, found.names)
+    columns = CodedColumns(
+        names=found.names or [f"f{i}" for i in range(found.features)],
+        categories=found.categories,
+        datatype=Datatype.FP32,
+        unseen_is_missing=False,
+    )
+    return columns.inputs(path)
 
 
 def _outputs(objective: str) -> Mapping[str, Answer]:

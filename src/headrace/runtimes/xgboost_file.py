@@ -1,11 +1,11 @@
-"""What does an XGBoost file hold, and do its trees stay within themselves?
+"""Files of XGBoost: what they hold, and whether their trees stay within themselves.
 
 Read before XGBoost sees it: the library follows the numbers of a file's nodes and features without
 looking whether there are that many.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -15,7 +15,6 @@ import numpy as np
 from headrace.core import Array, UnsupportedModelError, error_kind
 from headrace.runtimes.file_bytes import BrokenFileError
 from headrace.runtimes.tabular import (
-    categorical,
     check_features,
     corrupt,
     read_all,
@@ -27,6 +26,8 @@ from headrace.runtimes.ubjson import decode_ubjson
 SUFFIXES: Final = (".json", ".ubj")
 _HEAD_BYTES: Final = 4096
 _MAX_OUTPUTS: Final = 100_000
+_MAX_CATEGORY: Final = 1 << 24
+"""What a float can count to, as XGBoost has it."""
 _BOOSTERS: Final = ("gbtree", "dart")
 _NO_PARENT: Final = (1 << 31) - 1
 _A_NODE: Final = ("left_children", "right_children", "parents", "split_indices", "split_conditions")
@@ -38,13 +39,18 @@ class XgboostFile:
     """What has to be known of a model before it is loaded.
 
     `groups`: classes or targets that have trees of their own. `rounds`: how many boosting rounds
-    count, 0 for all of them.
+    count, 0 for all of them. `names`: of the features; empty for none. `is_categorical`: whether a
+    feature is. `categories`: by feature, what the codes of its categories stand for, None for a
+    number; empty where the file says it of none.
     """
 
     features: int
     groups: int
     objective: str
     rounds: int
+    names: tuple[str, ...] = ()
+    is_categorical: bool = False
+    categories: tuple[tuple[str, ...] | tuple[float, ...] | None, ...] = ()
 
 
 def looks_like_xgboost(path: Path) -> bool:
@@ -114,9 +120,7 @@ def _read_learner(path: Path, learner: Mapping[str, Any]) -> XgboostFile:
         raise corrupt(path, "its objective has another number of classes")
     if targets > 1 and str(objective["name"]).startswith(("binary:", "multi:")):
         raise refuse(path, "gives several labels to a row; one is served")
-    types = learner.get("feature_types", [])
-    if "c" in types:
-        raise categorical(path, f"feature {list(types).index('c')}")
+    types = list(learner.get("feature_types", []))
     for key in ("feature_names", "feature_types"):
         if len(learner.get(key, [])) not in {0, features}:
             raise corrupt(path, f"not as many {key} as features")
@@ -125,7 +129,67 @@ def _read_learner(path: Path, learner: Mapping[str, Any]) -> XgboostFile:
         groups=max(1, classes, targets),
         objective=str(objective["name"]),
         rounds=_rounds(learner.get("attributes", {})),
+        names=tuple(map(str, learner.get("feature_names", []))),
+        is_categorical="c" in types,
+        categories=_categories(path, learner["gradient_booster"], types, features),
     )
+
+
+def _categories(
+    path: Path, booster: Mapping[str, Any], types: Sequence[object], features: int
+) -> tuple[tuple[str, ...] | tuple[float, ...] | None, ...]:
+    """What the codes of each feature stand for; empty where that is not stored."""
+    stored = _model(booster).get("cats", {})
+    encoded = stored.get("enc", [])
+    if not len(encoded):
+        return ()
+    bounds = _array(stored["feature_segments"])
+    order = _array(stored["sorted_idx"])
+    if len(encoded) != features or len(bounds) != features + 1 or len(types) != features:
+        raise corrupt(path, "its categories are those of other features")
+    found: list[tuple[str, ...] | tuple[float, ...] | None] = []
+    start = 0
+    for number, one in enumerate(encoded):
+        values = _category_values(path, number, one)
+        inner = np.sort(order[start : start + len(values)])
+        start += len(values)
+        if bounds[number + 1] != start or not np.array_equal(inner, np.arange(len(values))):
+            raise corrupt(path, f"the categories of feature {number} are not those that it counts")
+        found.append(values if types[number] == "c" else None)
+    if bounds[0] != 0 or start != len(order):
+        raise corrupt(path, "its categories are not as many as it counts")
+    return tuple(found) if any(one is not None for one in found) else ()
+
+
+def _category_values(
+    path: Path, number: int, encoded: Mapping[str, Any]
+) -> tuple[str, ...] | tuple[float, ...]:
+    values = _array(encoded["values"])
+    if "offsets" not in encoded:
+        return tuple(float(value) for value in values.tolist())
+    ends = _array(encoded["offsets"])
+    if not len(ends):
+        return ()
+    if ends[0] != 0 or ends[-1] != len(values) or (np.diff(ends) < 0).any():
+        raise BrokenFileError("a category begins where it should not")
+    text = values.astype(np.int64).astype(np.uint8).tobytes()
+    if not text.isascii():
+        # It counts characters of the names, and cuts bytes: its own answers are wrong then.
+        raise refuse(
+            path,
+            f"has names of categories that are not ASCII at feature {number}, which XGBoost mixes "
+            "up when it stores them; rename the categories, or train on their codes",
+        )
+    pairs = zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True)
+    return tuple(text[low:high].decode() for low, high in pairs)
+
+
+def _model(booster: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The trees of a booster."""
+    model: Mapping[str, Any] = (booster["gbtree"] if booster["name"] == "dart" else booster)[
+        "model"
+    ]
+    return model
 
 
 def _rounds(attributes: Mapping[str, Any]) -> int:
@@ -143,10 +207,8 @@ def _check_booster(path: Path, booster: Mapping[str, Any], found: XgboostFile) -
     name = booster["name"]
     if name not in _BOOSTERS:
         raise refuse(path, f"has another booster than trees ({', '.join(_BOOSTERS)})")
-    model = (booster["gbtree"] if name == "dart" else booster)["model"]
+    model = _model(booster)
     trees = model["trees"]
-    if model.get("cats", {}).get("enc"):
-        raise categorical(path, "a feature")
     if len(trees) != int(model["gbtree_model_param"]["num_trees"]):
         raise corrupt(path, "not as many trees as it declares")
     if name == "dart" and len(booster["weight_drop"]) != len(trees):
@@ -176,8 +238,7 @@ def _check_tree(path: Path, what: str, tree: Mapping[str, Any], features: int) -
     lengths |= {len(tree[key]) for key in _ALSO_A_NODE if key in tree}
     if nodes < 1 or lengths != {nodes}:
         raise corrupt(path, f"{what} has lists of different lengths")
-    if len(tree.get("categories_nodes", [])) or np.any(_array(tree.get("split_type", []))):
-        raise categorical(path, what)
+    _check_categories(path, what, tree)
     if int(params["num_feature"]) != features:
         raise corrupt(path, f"{what} has another number of features")
     left, right = arrays["left_children"], arrays["right_children"]
@@ -189,6 +250,24 @@ def _check_tree(path: Path, what: str, tree: Mapping[str, Any], features: int) -
         raise corrupt(path, f"{what} asks for a feature that there is not")
     if int(params.get("size_leaf_vector", 1)) not in {0, 1}:
         raise refuse(path, "has trees of several outputs (multi_output_tree); they are not served")
+
+
+def _check_categories(path: Path, what: str, tree: Mapping[str, Any]) -> None:
+    """Each split by category has a list of its own, of categories that a code can be."""
+    kinds = _array(tree.get("split_type", []))
+    nodes, starts, sizes, codes = (
+        _array(tree.get(f"categories{name}", [])) for name in ("_nodes", "_segments", "_sizes", "")
+    )
+    if not np.array_equal(nodes, np.flatnonzero(kinds)) or not np.isin(kinds, (0, 1)).all():
+        raise corrupt(path, f"not every split of {what} by category has its categories")
+    if len(starts) != len(nodes) or len(sizes) != len(nodes):
+        raise corrupt(path, f"{what} has lists of categories of different lengths")
+    if not np.array_equal(starts, np.cumsum(sizes) - sizes) or (sizes < 1).any():
+        raise corrupt(path, f"a list of categories of {what} begins where it should not")
+    if int(sizes.sum()) != len(codes):
+        raise corrupt(path, f"{what} has other categories than its splits")
+    if codes.size and not (codes.min() >= 0 and codes.max() < _MAX_CATEGORY):
+        raise corrupt(path, f"{what} has a category that no code can be")
 
 
 def _check_children(path: Path, what: str, children: Array, nodes: int) -> None:

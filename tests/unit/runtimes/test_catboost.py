@@ -146,15 +146,6 @@ def test_many_borders_take_several_bytes(tmp_path: Path) -> None:
     assert np.array_equal(answer["probabilities"], model.predict_proba(rows))
 
 
-def test_categories_are_refused(tmp_path: Path) -> None:
-    model = _classifier()
-    model.fit([["a", 1], ["b", 2]] * 20, [0, 1] * 20, cat_features=[0])
-    model.save_model(str(tmp_path / "categories.cbm"))
-
-    with pytest.raises(UnsupportedModelError, match="a categorical feature"):
-        load_model(tmp_path / "categories.cbm")
-
-
 def test_several_labels_are_refused(tmp_path: Path) -> None:
     model = _classifier(loss_function="MultiLogloss").fit(ROWS, (ROWS[:, :2] > 0).astype(int))
     model.save_model(str(tmp_path / "labels.cbm"))

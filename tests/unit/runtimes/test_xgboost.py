@@ -55,7 +55,10 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "two parents": (_put(0, "right_children", 0, 1), "the nodes of tree 0 are no tree"),
     "wrong parent": (_put(1, "parents", 1, 77), "the nodes of tree 1 are no tree"),
     "feature beyond the end": (_put(1, "split_indices", 0, 5), "a feature that there is not"),
-    "categorical split": (_put(1, "split_type", 0, 1), "tree 1 is categorical"),
+    "categorical split": (
+        _put(1, "split_type", 0, 1),
+        "not every split of tree 1 by category",
+    ),
     "short list": (lambda d: _trees(d)[0]["split_conditions"].pop(), "of different lengths"),
     "no list": (lambda d: _trees(d)[0].update(parents="none"), "a list of numbers is none"),
     "features of a tree": (
@@ -72,8 +75,10 @@ CHANGES: dict[str, tuple[Change, str]] = {
     ),
     "lost tree": (lambda d: _trees(d).pop(), "not as many trees"),
     "no objective": (lambda d: d["learner"].pop("objective"), "it lacks 'objective'"),
-    "categories": (_model(cats={"enc": [{}]}), "a feature is categorical"),
-    "categorical type": (_learner(feature_types=["c"] * 5), "feature 0 is categorical"),
+    "categories": (
+        _model(cats={"enc": [{}], "feature_segments": [0, 0], "sorted_idx": []}),
+        "those of other features",
+    ),
     "names": (_learner(feature_names=["a"]), "not as many feature_names"),
     "no features": (_params(num_feature="0"), "no features"),
     "negative classes": (_params(num_class="-3"), "-3 classes"),
