@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import joblib
 import numpy as np
 import pytest
 
@@ -39,3 +40,31 @@ def test_each_library_answers_as_in_process(system: System, tmp_path: Path) -> N
             answer = client.infer(name, {"input": rows}).outputs
             for got, want in zip(answer.values(), one.expected(rows), strict=True):
                 assert np.array_equal(got, want), name
+
+
+def test_a_pickle_of_a_data_frame_answers_as_in_process(system: System, tmp_path: Path) -> None:
+    pandas = tabular_models.library("pandas", "sklearn")
+    compose = tabular_models.library("sklearn.compose", "sklearn")
+    scale = tabular_models.library("sklearn.preprocessing", "sklearn")
+    ensemble = tabular_models.library("sklearn.ensemble", "sklearn")
+    pipeline = tabular_models.library("sklearn.pipeline", "sklearn")
+    rng = np.random.default_rng(0)
+    people = pandas.DataFrame(
+        {"age": rng.normal(40, 9, 200), "city": rng.choice(["Basel", "Bern"], 200)}
+    )
+    encoder = scale.OneHotEncoder(handle_unknown="ignore")
+    table = compose.make_column_transformer((encoder, ["city"]), remainder="passthrough")
+    model = pipeline.make_pipeline(table, ensemble.RandomForestClassifier(8, random_state=0))
+    model.fit(people, np.where(people["age"] > 40, "old", "young"))
+    path = tmp_path / "people.joblib"
+    joblib.dump(model, path)
+    system.start({"name": "people", "model": str(path), "allow_code": True})
+    system.wait_ready(120)
+    some = people[:AT_ONCE]
+    cities = np.array([city.encode() for city in some["city"]], np.object_)
+
+    with Client(system.where().http_url) as client:
+        answer = client.infer("people", {"age": some["age"].to_numpy(), "city": cities}).outputs
+
+    assert np.array_equal(answer["probabilities"], model.predict_proba(some))
+    assert [label.decode() for label in answer["label"]] == list(model.predict(some))
