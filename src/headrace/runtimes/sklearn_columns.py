@@ -8,18 +8,25 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Final
 
 import numpy as np
 
-from headrace.core import Array, Datatype, Tensors, TensorSpec
-from headrace.core.signature import VARIABLE
+from headrace.core import (
+    VARIABLE,
+    Array,
+    Datatype,
+    FailedPreconditionError,
+    Tensors,
+    TensorSpec,
+)
+from headrace.runtimes.libraries import import_package
 from headrace.runtimes.sklearn_file import parts_of
 from headrace.runtimes.tabular import (
     INPUT,
     Column,
     TableInputs,
-    import_library,
     refuse,
     texts_of,
 )
@@ -95,7 +102,7 @@ def table_of(path: Path, estimator: Any) -> TableInputs:  # noqa: ANN401  # any 
     table = _Frame(
         names=called,
         columns=dict(sorted(columns.items())),
-        pandas=None if names is None else import_library("pandas", "sklearn"),
+        pandas=None if names is None else _pandas(path),
     )
     return TableInputs.of_columns(
         path,
@@ -142,6 +149,14 @@ class _Frame:
         texts = np.empty(rows, np.object_)
         texts[:] = texts_of(name, inputs[name], missing=values.missing)
         return texts
+
+
+def _pandas(path: Path) -> ModuleType:
+    try:
+        return import_package("pandas")
+    except ImportError as error:
+        msg = f"{path} takes a data frame, which needs the package pandas: pip install pandas"
+        raise FailedPreconditionError(msg) from error
 
 
 def _look(part: Any, columns: list[int], found: dict[int, _Values]) -> None:  # noqa: ANN401  # an estimator

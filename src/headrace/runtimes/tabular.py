@@ -385,7 +385,8 @@ def _run_error(inputs: Tensors, error: Exception) -> HeadraceError:
                 f"{reason_of(error)}"
             )
             return InvalidArgumentError(msg)
-    if len(inputs) > 1 and isinstance(error, ValueError):  # a category that an encoder refuses
+    by_column = any(array.ndim == 1 for array in inputs.values())
+    if by_column and isinstance(error, ValueError):  # a category that an encoder refuses
         return InvalidArgumentError(f"the model does not take these values: {reason_of(error)}")
     return RuntimeFailedError(f"the model failed: {reason_of(error)}")
 

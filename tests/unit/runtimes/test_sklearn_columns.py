@@ -1,5 +1,6 @@
 """Estimators of data frames take one input for each column, and answer as they do themselves."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,15 @@ import joblib
 import numpy as np
 import pytest
 
-from headrace.core import Array, Datatype, InvalidArgumentError, Tensors, UnsupportedModelError
+from headrace.core import (
+    Array,
+    Datatype,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    Tensors,
+    UnsupportedModelError,
+)
+from headrace.optimize.sources import open_source
 from headrace.runtimes import LoadOptions, inspect_model, load_model
 from tests.tabular_models import library
 
@@ -191,6 +200,36 @@ def test_a_value_that_an_encoder_refuses_is_the_callers_fault(
 
     with pytest.raises(InvalidArgumentError, match=reason):
         load_model(path).run(inputs)
+
+
+def test_pandas_that_is_absent_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "model.skops"
+    skops.dump(pipe(table(), linear.LogisticRegression()).fit(PEOPLE, TARGET), path)
+    monkeypatch.setitem(sys.modules, "pandas", None)
+
+    with pytest.raises(FailedPreconditionError, match=r"model\.skops .*: pip install pandas"):
+        load_model(path)
+
+
+def test_a_data_frame_is_not_converted_and_served_as_it_is(tmp_path: Path) -> None:
+    library("skl2onnx", "convert")
+    path = tmp_path / "model.skops"
+    skops.dump(pipe(table(), linear.LogisticRegression()).fit(PEOPLE, TARGET), path)
+
+    with pytest.raises(UnsupportedModelError, match=r"columns of a data frame.* without --convert"):
+        open_source(path, "sklearn", allow_code=False)
+
+
+def test_a_value_that_the_encoder_of_one_column_refuses_is_the_callers_fault(
+    tmp_path: Path,
+) -> None:
+    column = np.array([["a"], ["b"]] * 10, object)
+    estimator = pipe(scale.OneHotEncoder(), linear.LogisticRegression()).fit(column, [0, 1] * 10)
+    path = tmp_path / "model.skops"
+    skops.dump(estimator, path)
+
+    with pytest.raises(InvalidArgumentError, match="unknown categories"):
+        load_model(path).run({"x0": np.array([b"c"], np.object_)})
 
 
 def test_a_pipeline_that_begins_with_texts_takes_texts(tmp_path: Path) -> None:
