@@ -274,12 +274,14 @@ def open_tabular(
         UnsupportedModelError: The model does not predict, or what it gives has no row for each.
     """
     outputs = _outputs(path, answers, table)
-    independence = RowIndependence.DECLARED if rows_independent else RowIndependence.UNPROVEN
+    independence = RowIndependence.PROVEN
+    if mixes_rows:
+        independence = RowIndependence.DECLARED if rows_independent else RowIndependence.UNPROVEN
     signature = ModelSignature(
         inputs=table.specs,
         outputs=outputs,
         batched=rows_independent or not mixes_rows,
-        row_independence=independence if mixes_rows else RowIndependence.PROVEN,
+        row_independence=independence,
         row_reason=mixes_rows or "predictions of this format are made row by row",
         columns=table.names,
     )
