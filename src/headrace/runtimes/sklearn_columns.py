@@ -63,6 +63,11 @@ class _Values:
         """Which of two expectations of one column holds: the larger one."""
         return self.is_text, self.example is not None
 
+    @property
+    def sample(self) -> float | bytes:
+        """The example as callers send it."""
+        return str(self.example or "a").encode() if self.is_text else float(self.example or 0.0)
+
 
 _NUMBER: Final = _Values()
 _TEXT: Final = _Values(is_text=True)
@@ -95,7 +100,10 @@ def table_of(path: Path, estimator: Any) -> TableInputs:  # noqa: ANN401  # any 
             "pipeline with a vectorizer of texts",
         )
     names = getattr(estimator, "feature_names_in_", None)
-    by_name = names is not None and _selects_by_name(estimator)
+    by_name = names is not None and any(
+        hasattr(part, "transformers_") and hasattr(part, "feature_names_in_")
+        for part in parts_of(estimator)
+    )
     if not by_name and not any(values.is_text for values in columns.values()):
         return TableInputs.of_matrix(path, features, Datatype.FP64, names)
     called = [f"x{i}" for i in range(features)] if names is None else [str(name) for name in names]
@@ -110,7 +118,7 @@ def table_of(path: Path, estimator: Any) -> TableInputs:  # noqa: ANN401  # any 
             Column(
                 name=called[i],
                 datatype=Datatype.BYTES if values.is_text else Datatype.FP64,
-                example=_example(values),
+                example=values.sample,
             )
             for i, values in table.columns.items()
         ],
@@ -240,20 +248,6 @@ def _of_categories(categories: Array) -> _Values:
     is_none = any(value is None for value in values)
     missing: object = "" if "" in texts else None if is_none else np.nan
     return _Values(is_text=True, example=texts[0], missing=missing)
-
-
-def _example(values: _Values) -> float | bytes:
-    if values.is_text:
-        return str(values.example or "a").encode()
-    return float(values.example or 0.0)
-
-
-def _selects_by_name(estimator: Any) -> bool:  # noqa: ANN401  # any estimator
-    """Whether a part asks for columns of a data frame by their names."""
-    return any(
-        hasattr(part, "transformers_") and hasattr(part, "feature_names_in_")
-        for part in parts_of(estimator)
-    )
 
 
 def refuse_file_names(path: Path, estimator: Any) -> None:  # noqa: ANN401  # any estimator

@@ -132,12 +132,18 @@ def read_estimator(path: Path, *, allow_code: bool) -> Any:  # noqa: ANN401  # a
         UnsupportedModelError: It cannot be loaded, or would run code that is not allowed.
         FailedPreconditionError: skops is not installed.
     """
-    if is_pickle(path):
-        if not allow_code:
-            raise refuse(path, code_of_estimator(path))
-        estimator = _unpickled(path)
-    else:
+    if not is_pickle(path):
         estimator = _from_skops(path, allow_code=allow_code)
+    elif not allow_code:
+        raise refuse(path, code_of_estimator(path))
+    else:
+        library = import_library("joblib", "sklearn")
+        try:
+            estimator = library.load(path)
+        except Exception as error:
+            # It may be anything that Python can do.
+            what = f"{type(error).__name__}: {reason_of(error)}"
+            raise refuse(path, f"cannot be unpickled: {what}") from error
     _use_no_workers(estimator)
     return estimator
 
@@ -194,16 +200,6 @@ def row_mixing_part(estimator: object) -> str:
                     shown = getattr(function, "__qualname__", type(function).__name__)
                     return f"{type(part).__name__} calls '{shown}', which may look at several rows"
     return ""
-
-
-def _unpickled(path: Path) -> Any:  # noqa: ANN401  # whatever it holds
-    library = import_library("joblib", "sklearn")
-    try:
-        return library.load(path)
-    except Exception as error:
-        # It may be anything that Python can do.
-        what = f"{type(error).__name__}: {reason_of(error)}"
-        raise refuse(path, f"cannot be unpickled: {what}") from error
 
 
 def _from_skops(path: Path, *, allow_code: bool) -> Any:  # noqa: ANN401  # any estimator
@@ -270,10 +266,11 @@ def _check_trees(path: Path, estimator: object) -> None:
                 checked |= _check_tree(path, part)
             elif name in _HISTOGRAMS:
                 checked |= _check_histograms(path, part)
+        stages: set[int] = set()
         for part, name in zip(parts, names, strict=True):
             if name in _STAGES:  # runs a part, whose trees have to be checked before
-                _check_stages(path, part)
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+                _check_stages(path, part, stages)
+    except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         what = error_kind(error)
         raise corrupt(path, f"its trees do not read as scikit-learn writes them ({what})") from None
     for part, name in zip(parts, names, strict=True):
@@ -325,11 +322,15 @@ def _check_tree(path: Path, estimator: Any) -> set[int]:  # noqa: ANN401  # an e
     return {id(tree)}
 
 
-def _check_stages(path: Path, estimator: Any) -> None:  # noqa: ANN401  # an estimator
+def _check_stages(path: Path, estimator: Any, checked: set[int]) -> None:  # noqa: ANN401  # an estimator
     """Trees of gradient boosting are followed together, without a look at each one's estimator."""
     stages = vars(estimator).get("estimators_")
-    if stages is None:
+    if stages is None or id(estimator) in checked:
         return
+    checked.add(id(estimator))
+    for part in parts_of(vars(estimator).get("init_")):
+        if type(part).__name__ in _STAGES:  # it is run below
+            _check_stages(path, part, checked)
     features = _features(path, estimator)
     for part in stages.ravel().tolist():
         if not _check_tree(path, part) or part.tree_.value.shape[1:] != (1, 1):

@@ -116,18 +116,38 @@ def test_an_estimator_that_claims_other_features_than_its_tree_is_refused(tmp_pa
         load_model(path)
 
 
-def test_a_stage_with_more_trees_than_answers_is_refused(tmp_path: Path) -> None:
-    """Their numbers would be written behind the answers."""
-    estimator, data = sklearn_models.estimators()["GradientBoostingClassifier"]
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_a_stage_with_more_trees_than_answers_is_refused(depth: int, tmp_path: Path) -> None:
+    """Their numbers would be written behind the answers, also where another model begins so."""
+    make, data = sklearn_models.estimators()["GradientBoostingClassifier"]
     rows, target = sklearn_models.data(data)
-    estimator.fit(rows, target)
     dummy = library("sklearn.dummy", "sklearn").DummyClassifier(strategy="prior")
-    estimator.init_ = dummy.fit(rows, target > 0)
+    beginning = dummy.fit(rows, target > 0)
+    clone = library("sklearn.base", "sklearn").clone
+    for _ in range(depth + 1):
+        estimator = clone(make).fit(rows, target)
+        estimator.init_ = beginning
+        beginning = estimator
     path = tmp_path / "model.skops"
     skops.dump(estimator, path)
 
     with pytest.raises(UnsupportedModelError, match="truncated or corrupt"):
         load_model(path)
+
+
+def test_boosting_that_begins_with_itself_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path, "GradientBoostingClassifier")
+
+    def change(schema: dict[str, Any]) -> None:
+        schema["content"]["content"]["init_"] = {
+            "__class__": "GradientBoostingClassifier",
+            "__module__": "sklearn.ensemble._gb",
+            "__loader__": "CachedNode",
+            "__id__": schema["__id__"],
+        }
+
+    with pytest.raises(UnsupportedModelError):
+        load_model(rewritten(path, change))
 
 
 def test_an_index_of_neighbours_is_made_of_its_rows(tmp_path: Path) -> None:
