@@ -1,10 +1,12 @@
 """A broker of each kind for a while, on loopback; the embedded log needs none.
 
-Kafka is noida-db, a stand-in that speaks its protocol. All keep what they have on disk, by their
+Kafka is noida-db, a stand-in that speaks its protocol, or the cluster that `KAFKA_BOOTSTRAP` names
+(`HOST:PORT`). All keep what they have on disk, by their
 own defaults; Redis writes its log every second.
 """
 
 import importlib
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -15,6 +17,8 @@ from typing import Final, Protocol
 
 from bench import processes
 from bench.context import Context
+
+CLUSTER: Final = "KAFKA_BOOTSTRAP"
 
 
 class NoBrokerError(Exception):
@@ -32,6 +36,9 @@ def _log(context: Context) -> Iterator[str]:
 
 @contextmanager
 def _kafka(context: Context) -> Iterator[str]:
+    if CLUSTER in os.environ:
+        yield f"kafka://{os.environ[CLUSTER]}"
+        return
     found = find_spec("noida_db")
     if found is None or found.origin is None:
         raise NoBrokerError("noida-db is not installed")

@@ -25,6 +25,7 @@ NAMES: Final = (
     "ray",
     "streams",
     "worker",
+    "scoring",
 )
 
 

@@ -44,6 +44,7 @@ RATES: Final = (200, 2000)
 PER_CORE: Final = 100_000.0
 P99_MS: Final = {Delivery.AT_LEAST_ONCE: 20.0, Delivery.EXACTLY_ONCE: 50.0}
 _AT_ONCE: Final = 2000
+_SOURCE: Final = "backlog"
 _TICK_S: Final = 0.001
 _WARM_UP_S: Final = 1.0
 _LONGEST_S: Final = 120.0
@@ -67,7 +68,7 @@ def run(context: Context) -> SuiteResult:
 
 
 def _over(context: Context, name: str, url: str, model: Path) -> Rounds:
-    rig = _Rig(context=context, url=url, model=model)
+    rig = Rig(context=context, url=url, model=model)
     count = BACKLOG[name] // 10 if context.quick else BACKLOG[name]
     arms = [
         Arm(name=_paced(name, delivery, rate), measure=partial(rig.latency, delivery, rate))
@@ -84,7 +85,7 @@ def _over(context: Context, name: str, url: str, model: Path) -> Rounds:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Rig:
+class Rig:
     """One broker, and the model that scores what is in it."""
 
     context: Context
@@ -93,11 +94,11 @@ class _Rig:
 
     def latency(self, delivery: Delivery, rate: int) -> Figures:
         """In milliseconds."""
-        told = self._settings(delivery, topic=_new(), start=Start.EARLIEST)
+        told = self.settings(delivery, topic=_new(), start=Start.EARLIEST)
         with self._broker() as broker:
             broker.create_topic(told.topics[0])
             broker.create_topic(told.sink)
-            with self._worker(told) as worker:
+            with self.worker(told) as worker:
                 worker.wait(lambda status: status.state is State.RUNNING and bool(status.places))
                 took = self._pass_through(broker, told, rate)
         took.sort()
@@ -112,16 +113,18 @@ class _Rig:
                     [_record(_SOURCE, at) for at in range(begin, min(begin + _AT_ONCE, count))]
                 )
 
-    def drain(self, delivery: Delivery, count: int) -> Figures:
+    def drain(self, delivery: Delivery, count: int, *, topic: str = _SOURCE) -> Figures:
         """Records a second, of the clock and of a core; from when they may be taken."""
-        told = self._settings(delivery, topic=_SOURCE, start=Start.EARLIEST, paused=True)
+        told = self.settings(delivery, topic=topic, start=Start.EARLIEST, paused=True)
         with self._broker() as broker:
             broker.create_topic(told.sink)
-            with self._worker(told) as worker:
+            with self.worker(told) as worker:
                 worker.wait(lambda status: status.state is State.PAUSED and bool(status.places))
                 began, cpu_began = time.perf_counter(), cpu.process_s(worker.pid)
                 worker.resume()
                 worker.wait(lambda status: status.answered >= count)
+                while sum(end for _, end in broker.ends(told.sink).values()) < count:
+                    time.sleep(0.01)  # what was handed to the broker's client is not there yet
                 took_s = time.perf_counter() - began
                 cpu_s = cpu.process_s(worker.pid) - cpu_began
         return {"per_s": count / took_s, "per_core_s": count / cpu_s}
@@ -134,7 +137,7 @@ class _Rig:
         finally:
             broker.close()
 
-    def _settings(
+    def settings(
         self, delivery: Delivery, *, topic: str, start: Start, paused: bool = False
     ) -> StreamSettings:
         name = _new()
@@ -156,7 +159,7 @@ class _Rig:
         )
 
     @contextmanager
-    def _worker(self, told: StreamSettings) -> Iterator["_Worker"]:
+    def worker(self, told: StreamSettings) -> Iterator["_Worker"]:
         file = self.context.home / f"{told.group}.json"
         file.write_bytes(msgspec.json.encode(told))
         argv = [sys.executable, "-m", "headrace.streaming", "--settings", str(file)]
@@ -211,9 +214,6 @@ class _Rig:
                     [_record(topic, begin + number * 10**9 // rate) for number in range(sent, due)]
                 )
                 sent = due
-
-
-_SOURCE: Final = "backlog"
 
 
 class _Answer(msgspec.Struct):
