@@ -8,6 +8,8 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+from msgspec.structs import replace
+
 from headrace.core import (
     HeadraceError,
     InferRequest,
@@ -77,9 +79,9 @@ class Tombstones:
         self, records: Sequence[Record], *, now_s: float, added: Added = NOTHING_ADDED
     ) -> list[Result]:
         """As `Answers`."""
-        scored = [at for at, record in enumerate(records) if record.value is not None]
-        if len(scored) == len(records):
+        if None not in [record.value for record in records]:
             return self._answers.answer(records, now_s=now_s, added=added)
+        scored = [at for at, record in enumerate(records) if record.value is not None]
         results = [self._forwarded(record) if self._forwards else None for record in records]
         if scored:
             answers = self._answers.answer(
@@ -97,7 +99,7 @@ class Tombstones:
         if record.key is None:
             return InvalidArgumentError("the record has neither a value nor a key")
         answer = Answer(record.key, None)
-        return answer._replace(shadow=answer) if self._has_shadow_topic else answer
+        return replace(answer, shadow=answer) if self._has_shadow_topic else answer
 
 
 class Answerer:
@@ -149,7 +151,7 @@ class Answerer:
             results.update((places[at], error) for at, error in decoded.errors.items())
             for run in self._runs(decoded.groups):
                 self._run(run, places, results)
-        return [results[at] for at in range(len(records))]
+        return list(map(results.__getitem__, range(len(records))))
 
     def count(self) -> Counted:
         """What was run since the last call."""
@@ -250,9 +252,15 @@ class Answerer:
                 raise
             # One value that cannot be written, such as one passed on, costs its own record only.
             answers = [error] if len(kept) == 1 else self._one_by_one(group, outputs, kept)
+        if not self._keeps_outputs and len(kept) == len(group.places):
+            # A range holds all records in their order: the places of a group are theirs.
+            is_all = isinstance(places, range)
+            scored = group.places if is_all else [places[at] for at in group.places]
+            results.update(zip(scored, answers, strict=True))
+            return
         for at, (index, answer) in enumerate(zip(kept, answers, strict=True)):
             if self._keeps_outputs and isinstance(answer, Answer):
-                answer = answer._replace(outputs=self._of_one(group, outputs, at))  # noqa: PLW2901  # the same, with more
+                answer = replace(answer, outputs=self._of_one(group, outputs, at))  # noqa: PLW2901  # the same, with more
             results[places[group.places[index]]] = answer
 
     def _of_one(self, group: Group, outputs: Tensors, at: int) -> Tensors:

@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, Protocol
+
+import msgspec
 
 from headrace.core import HeadraceError, Tensors
 from headrace.streaming.records import Record
 
 
-class Answer(NamedTuple):
+class Answer(msgspec.Struct, frozen=True, gc=False):
     """What is written for one record.
 
     `value`: None deletes the key. `version`: whose answer it is, where there are several.

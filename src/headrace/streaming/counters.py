@@ -1,12 +1,19 @@
 """What does a stream count? Written by the thread that owns the session, read by others."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
 
 from headrace.core import Code
 from headrace.observe import Histogram
+from headrace.observe.histogram import SECONDS_BOUNDS
 from headrace.streaming.arms import Arm, ArmRun
 from headrace.streaming.ledger import Due
 
+_MANY: Final = 64
+"""So many times and more are counted as an array, at a fifth of the cost."""
 ROWS_BOUNDS = tuple(float(1 << power) for power in range(14))
 """Upper bounds for the sizes of micro-batches: 1, 2, 4, ... 8192 records."""
 
@@ -101,11 +108,23 @@ class Counters:
         """
         self.deliver.observe(seconds)
         self.answered += len(due.answered)
-        observe = self.latency.observe
-        for record in due.answered:
-            if record.timestamp_s > 0:
-                observe(max(now_s - record.timestamp_s, 0.0))
+        _observe_ages(self.latency, [record.timestamp_s for record in due.answered], now_s)
         for one in due.without:
             code = one.error.code
             self.without[code] = self.without.get(code, 0) + 1
             self.letters += one.letter is not None
+
+
+_SECONDS: Final = np.array(SECONDS_BOUNDS)
+
+
+def _observe_ages(histogram: Histogram, times_s: Sequence[float], now_s: float) -> None:
+    """Count how old each of these Unix times is; what is not known (0) is left out."""
+    if len(times_s) < _MANY:
+        histogram.observe_all([max(now_s - at_s, 0.0) for at_s in times_s if at_s > 0])
+        return
+    times = np.array(times_s)
+    ages = np.maximum(now_s - times[times > 0], 0.0)
+    for place, count in enumerate(np.bincount(np.searchsorted(_SECONDS, ages)).tolist()):
+        histogram.counts[place] += count
+    histogram.sum += float(ages.sum())

@@ -3,7 +3,7 @@
 from typing import Final
 
 from headrace.core import HeadraceError
-from headrace.streaming.records import Header, NewRecord, Record
+from headrace.streaming.records import Header, NewRecord, Place, Record
 
 PREFIX: Final = "headrace-"
 TOPIC: Final = "headrace-topic"
@@ -22,8 +22,12 @@ _LONGEST_TEXT: Final = 1000
 
 def answer_id(stream: str, record: Record) -> str:
     """The same for every answer of a stream to one record."""
-    (topic, partition), offset = record.place, record.offset
-    return f"{stream}/{topic}/{partition}/{offset}"
+    return f"{answer_id_prefix(stream, record.place)}{record.offset}"
+
+
+def answer_id_prefix(stream: str, place: Place) -> str:
+    """What `answer_id` begins with for the records of a place; their offsets follow."""
+    return f"{stream}/{place.topic}/{place.partition}/"
 
 
 def dead_letter(

@@ -6,8 +6,8 @@ alone, so that the bad ones are known and the others stay together.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
-from typing import Any
+from itertools import chain, starmap
+from typing import Any, Final
 
 import msgspec
 import numpy as np
@@ -20,6 +20,7 @@ from headrace.streaming.formats import Column, Fields, Format
 from headrace.streaming.records import Record
 
 Shape = tuple[int, ...]
+_LISTS: Final = frozenset({list})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,14 +74,16 @@ class FieldCodec:
     def encode(self, group: Group, outputs: Tensors, kept: Sequence[int]) -> list[Answer]:
         """As `Codec.encode`."""
         written = self._written
-        columns: dict[str, Column] = {
-            name: [group.context[name][at] for at in kept] for name in written.answered
-        }
+        columns: dict[str, Column] = {name: group.context[name] for name in written.answered}
+        keys = group.keys
+        if len(kept) != len(group.places):
+            columns = {name: _pick(column, kept) for name, column in columns.items()}
+            keys = [keys[at] for at in kept]
         for name in written.outputs:
             columns[name] = outputs[name] if self._batched else outputs[name][np.newaxis]
-        values = written.format.encode(columns, len(kept))
-        keys = group.keys
-        return [Answer(keys[at], value) for at, value in zip(kept, values, strict=True)]
+        return list(
+            starmap(Answer, zip(keys, written.format.encode(columns, len(kept)), strict=True))
+        )
 
     def _alike(
         self,
@@ -188,7 +191,7 @@ def _shapes(column: Column, tensor: InputTensor) -> list[Shape | HeadraceError] 
     if isinstance(column, np.ndarray):
         return None
     rank = len(tensor.spec.shape) - 1
-    if rank == 1 and all(type(value) is list for value in column):
+    if rank == 1 and _LISTS.issuperset(map(type, column)):
         lengths = list(map(len, column))
         if lengths.count(lengths[0]) == len(lengths):
             return None
@@ -219,7 +222,7 @@ def _flat(name: str, column: Sequence[Any], shape: Shape) -> list[Any]:
     if not shape:
         return list(column)
     if len(shape) == 1:
-        if all(type(value) is list for value in column):
+        if _LISTS.issuperset(map(type, column)):
             return list(chain.from_iterable(column))
         return [item for value in column for item in (value if type(value) is list else (value,))]
     return list(chain.from_iterable(flatten(name, value, shape) for value in column))

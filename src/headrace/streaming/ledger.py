@@ -7,6 +7,7 @@ answers of a place stay in order, and what is done of it is always all up to an 
 from collections import deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from headrace.core import HeadraceError
 from headrace.streaming.codec import NOTHING_ADDED, Added
@@ -73,6 +74,12 @@ class Due:
     without: list[NoAnswer] = field(default_factory=list)
     stops: tuple[Record, HeadraceError] | None = None
 
+    def add_answers(self, records: Sequence[Record], answers: Sequence[Any]) -> None:
+        """What came of records that each have one record as their answer: most batches."""
+        self.writes += answers
+        self.answered += records
+        self.done |= {record.place: record.offset + 1 for record in records}
+
     def add(self, record: Record, outcome: Outcome) -> bool:
         """What came of the next record; whether others may follow."""
         if isinstance(outcome, NewRecord):
@@ -132,6 +139,9 @@ class Ledger:
         while due.stops is None and self.has_due():
             batch = self._batches.popleft()
             if batch.outcomes is None:
+                continue
+            if not batch.gone and {NewRecord}.issuperset(map(type, batch.outcomes)):
+                due.add_answers(batch.records, batch.outcomes)
                 continue
             for record, outcome in zip(batch.records, batch.outcomes, strict=True):
                 if record.place not in batch.gone and not due.add(record, outcome):

@@ -6,9 +6,9 @@ from typing import Final, Literal, assert_never
 
 from headrace.core import Code, HeadraceError
 from headrace.streaming.codec import Answer
-from headrace.streaming.dead_letters import ATTEMPTS, answer_id, dead_letter
+from headrace.streaming.dead_letters import ATTEMPTS, answer_id, answer_id_prefix, dead_letter
 from headrace.streaming.ledger import NoAnswer, Outcome
-from headrace.streaming.records import NewRecord, Record
+from headrace.streaming.records import NewRecord, Place, Record
 from headrace.streaming.settings import Policy, StreamSettings, Timestamps
 
 Result = Answer | HeadraceError | None
@@ -47,14 +47,33 @@ class Writer:
             attempts: How often they were tried.
             now_s: Unix time.
         """
-        return [
-            self._answer(record, result)
-            if isinstance(result, Answer)
-            else ()
-            if result is None
-            else self.failed(record, result, attempts=attempts, now_s=now_s)
-            for record, result in zip(records, results, strict=True)
-        ]
+        outcomes: list[Outcome] = []
+        add = outcomes.append
+        sink, keeps_time = self.sink, self.timestamps is Timestamps.SOURCE
+        place: Place | None = None
+        prefix = ""
+        for record, result in zip(records, results, strict=True):
+            if result is None:
+                add(())
+            elif not isinstance(result, Answer):
+                add(self.failed(record, result, attempts=attempts, now_s=now_s))
+            elif result.shadow is not None or result.version or record.headers:
+                add(self._answer(record, result))
+            else:  # nearly all of them: without a call
+                if record.place is not place:
+                    place = record.place
+                    prefix = answer_id_prefix(self.stream, place)
+                at_s = record.timestamp_s
+                add(
+                    NewRecord(
+                        topic=sink,
+                        key=result.key,
+                        value=result.value,
+                        timestamp_s=at_s if keeps_time and at_s > 0 else None,
+                        id=f"{prefix}{record.offset}",
+                    )
+                )
+        return outcomes
 
     def failed(
         self, record: Record, error: HeadraceError, *, attempts: int, now_s: float

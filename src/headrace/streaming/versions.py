@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from msgspec.structs import replace
+
 from headrace.core import HeadraceError
 from headrace.streaming.answering import Answers, Counted
 from headrace.streaming.arms import Arm, ArmRun, difference, is_chosen
@@ -85,7 +87,7 @@ class Versions:
                 )
             )
             for at, one in zip(places, found, strict=True):
-                results[at] = one._replace(version=name) if isinstance(one, Answer) else one
+                results[at] = replace(one, version=name) if isinstance(one, Answer) else one
         return results
 
     def count(self) -> Counted:
@@ -169,7 +171,7 @@ class Shadowed:
             agreed += apart <= self._settings.tolerance
             largest = max(largest, apart)
             if self._settings.sink:
-                results[at] = answer._replace(shadow=shadow._replace(version=self._version))
+                results[at] = replace(answer, shadow=replace(shadow, version=self._version))
         self._runs.append(
             ArmRun(
                 arm=Arm.SHADOW,

@@ -175,8 +175,9 @@ class Worker:
             PumpSettings(
                 max_batch_size=settings.max_batch_size,
                 max_delay_s=settings.max_delay_s,
-                commit_interval_s=settings.commit_interval_s if is_exact else 0.0,
+                commit_interval_s=settings.commit_interval_s,
                 handover_s=settings.handover_s,
+                is_exact=is_exact,
             ),
             runner,
             writer_of(settings),

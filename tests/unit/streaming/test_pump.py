@@ -9,7 +9,7 @@ from headrace.core import UnavailableError
 from headrace.streaming.broker import Delivery
 from headrace.streaming.holding import HOLD_AFTER_S
 from headrace.streaming.ledger import Batch
-from headrace.streaming.pump import LONGEST_POLL_S, StoppedByRecordError
+from headrace.streaming.pump import LONGEST_POLL_S, QUICK_S, StoppedByRecordError
 from headrace.streaming.records import Place
 from headrace.streaming.settings import Policy
 from headrace.testing.streams import MemoryBroker, MemorySession, TurnedClock
@@ -85,6 +85,23 @@ def test_a_batch_waits_for_company_as_long_as_it_may() -> None:
     assert stream.sizes() == [2, 1]
     assert stream.batches[0].taken_at == pytest.approx(0.05)
     assert stream.batches[1].taken_at == pytest.approx(0.11)
+
+
+def test_an_answer_of_a_quick_model_does_not_wait_for_a_poll_to_end() -> None:
+    """Kafka's poll cannot be woken: it lasts until the next record, or its time is over."""
+    stream = Stream(seconds=QUICK_S / 4, delivery=Delivery.EXACTLY_ONCE)
+    stream.member.runner.wake = lambda: None
+    stream.broker.send(inputs(1))
+    stream.run(3 * LONGEST_POLL_S)  # whose model is known to be quick from then on
+    stream.broker.send(inputs(1))
+    stream.run(LONGEST_POLL_S)
+    took_s = [
+        answer.timestamp_s - record.timestamp_s
+        for record, answer in zip(stream.broker.all(IN), stream.broker.all(OUT), strict=True)
+    ]
+
+    assert took_s[0] >= LONGEST_POLL_S
+    assert took_s[1] < QUICK_S
 
 
 def test_a_full_batch_does_not_wait() -> None:

@@ -79,8 +79,9 @@ class Member:
             PumpSettings(
                 max_batch_size=self.max_batch_size,
                 max_delay_s=self.max_delay_s,
-                commit_interval_s=0.005 if self.delivery is Delivery.EXACTLY_ONCE else 0.0,
+                commit_interval_s=0.005,
                 handover_s=self.handover_s,
+                is_exact=self.delivery is Delivery.EXACTLY_ONCE,
             ),
             self.runner,
             writer(self.policy),

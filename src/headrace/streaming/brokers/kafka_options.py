@@ -121,6 +121,7 @@ class KafkaOptions:
             "message.timeout.ms": "120000",
             **self.client(),
             "enable.idempotence": True,
+            "delivery.report.only.error": True,
         }
         if transactional_id:
             # Where no server can be reached the client would begin anew, and a call for the offsets
@@ -133,7 +134,6 @@ class KafkaOptions:
                 "transactional.id": transactional_id,
                 TRANSACTION: timeout_ms,
                 "message.timeout.ms": timeout_ms,
-                "delivery.report.only.error": True,
             }
         return made
 

@@ -1,5 +1,6 @@
 """At least once: what is done is kept after its answers are safe, in order and without waiting."""
 
+import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -51,21 +52,33 @@ class Writer(Protocol):
 
 
 class _Batch:
-    """Records under way, and what is done with them."""
+    """What is done with records under way, and the first error of one of them."""
 
-    __slots__ = ("done", "error", "left", "topic")
+    __slots__ = ("done", "error", "report", "topic")
 
-    def __init__(self, left: int, done: dict[Place, int]) -> None:
-        self.left = left
+    def __init__(self, done: dict[Place, int], report: "_Report") -> None:
         self.done = done
+        self.report = weakref.ref(report)
+        """Dead when no record is under way: until it has reported one, the client holds it."""
         self.error: KafkaError | None = None
         self.topic = ""
 
-    def report(self, error: KafkaError | None, message: Message) -> None:
-        self.left -= 1
-        if error is not None and self.error is None:
-            self.error = error
-            self.topic = message.topic() or ""
+
+class _Report:
+    """Hears of the records of a batch that were not written.
+
+    The client calls it for errors only. A call for each record would cost as much as a quarter of
+    writing it, and the client's own reference says as much.
+    """
+
+    __slots__ = ("__weakref__", "batch")
+
+    batch: _Batch
+
+    def __call__(self, error: KafkaError | None, message: Message) -> None:
+        if error is not None and self.batch.error is None:
+            self.batch.error = error
+            self.batch.topic = message.topic() or ""
 
 
 class Outbox:
@@ -111,9 +124,11 @@ class Outbox:
         """Queue records; what is done follows when they are safe."""
         if not self._batches:
             self._moved_at = self._clock.monotonic()
-        batch = _Batch(len(records), dict(done))
-        self._batches.append(batch)
-        self._writing.put(records, batch.report)
+        report = _Report()
+        report.batch = _Batch(dict(done), report)
+        self._batches.append(report.batch)
+        self._writing.put(records, report)
+        del report
         self.serve()
 
     def serve(self) -> None:
@@ -163,7 +178,7 @@ class Outbox:
     def _settle(self) -> None:
         self._writing.serve()
         batches = self._batches
-        while batches and not batches[0].left:
+        while batches and batches[0].report() is None:
             batch = batches.popleft()
             self._moved_at = self._clock.monotonic()
             if batch.error is not None:

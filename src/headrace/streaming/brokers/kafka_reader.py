@@ -26,7 +26,7 @@ from headrace.streaming.brokers.kafka_errors import (
     failure,
 )
 from headrace.streaming.brokers.kafka_options import KafkaOptions
-from headrace.streaming.brokers.kafka_records import Places, milliseconds, record_of
+from headrace.streaming.brokers.kafka_records import Places, milliseconds, records_of
 from headrace.streaming.records import Place, Record
 
 _log = logging.getLogger(__name__)
@@ -129,7 +129,7 @@ class KafkaReader:
                 place = places[message.topic(), message.partition()]
                 error = message.error()
                 if error is None:
-                    found.append(record_of(message, place))
+                    found += records_of([message], place)
                     until = self._clock.monotonic() + ASK_S
                 elif error.code() not in _ENDS:
                     raise self._failure(error, f"read topic '{topic}'")

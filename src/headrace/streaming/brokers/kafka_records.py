@@ -9,7 +9,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer, Topic
 from headrace.core import InvalidArgumentError, UnavailableError
 from headrace.core.clock import Clock
 from headrace.streaming.brokers.kafka_errors import error_of, failure
-from headrace.streaming.records import NewRecord, Place, Record
+from headrace.streaming.records import Header, NewRecord, Place, Record
 
 _MILLISECONDS: Final = 1000
 _ANY_PARTITION: Final = -1
@@ -32,18 +32,23 @@ class Places(dict[tuple[str | None, int | None], Place]):
         return place
 
 
-def record_of(message: Message, place: Place) -> Record:
-    """What was read. Called for each record, so that it calls no more than it has to."""
-    at_ms = message.timestamp()[1]
-    headers: Any = message.headers()  # a list of names and bytes, when it is read
-    return Record(
-        place=place,
-        offset=message.offset(),  # type: ignore[arg-type]  # what was read has one
-        key=message.key(),
-        value=message.value(),
-        headers=tuple([(name, value or b"") for name, value in headers]) if headers else (),
-        timestamp_s=at_ms / _MILLISECONDS if at_ms > 0 else 0.0,
-    )
+def records_of(messages: Sequence[Message], place: Place) -> list[Record]:
+    """What was read of a place. In one piece, as calls would cost as much as the records."""
+    return [
+        Record(
+            place=place,
+            offset=message.offset(),  # type: ignore[arg-type]  # what was read has one
+            key=message.key(),
+            value=message.value(),
+            headers=_headers(headers) if (headers := message.headers()) else (),
+            timestamp_s=at_ms / _MILLISECONDS if (at_ms := message.timestamp()[1]) > 0 else 0.0,
+        )
+        for message in messages
+    ]
+
+
+def _headers(found: Any) -> tuple[Header, ...]:  # noqa: ANN401  # a list, when it is read
+    return tuple([(name, value or b"") for name, value in found])
 
 
 def milliseconds(at_s: float) -> int:
@@ -77,25 +82,33 @@ class Writing:
         """Queue them, in order.
 
         Args:
-            report: Hears what became of each, within `serve`.
+            report: Hears of each record that was not written, within `serve`. The client lets go
+                of it when all of them are written or reported.
 
         Raises:
             HeadraceError: One cannot be written; those before it are under way.
         """
         produce = self._producer.produce
         for record in records:
+            partition, at_s = record.partition, record.timestamp_s
+            # 0 means now to the client, so the first millisecond of 1970 cannot be said. Rounded,
+            # as a float of whole milliseconds may be a little more or less. By position: names cost
+            # a third of the call.
+            at_ms = 0 if at_s is None else round(at_s * _MILLISECONDS)
+            if at_s is not None and not 0 < at_ms <= _LAST_MS:
+                at_ms = min(max(at_ms, 1), _LAST_MS)
+            more = (list(record.headers),) if record.headers else ()
             try:
-                if record.headers or record.partition is not None or record.timestamp_s is not None:
-                    produce(
-                        record.topic,
-                        record.value,
-                        record.key,
-                        _ANY_PARTITION if record.partition is None else record.partition,
-                        report,
-                        **_more(record),
-                    )
-                else:
-                    produce(record.topic, record.value, record.key, _ANY_PARTITION, report)
+                produce(
+                    record.topic,
+                    record.value,
+                    record.key,
+                    _ANY_PARTITION if partition is None else partition,
+                    report,
+                    None,
+                    at_ms,
+                    *more,
+                )
             except BufferError:
                 self._wait_for_room()
                 self.put([record], report)
@@ -143,18 +156,6 @@ class Writing:
 def partitions_of(offsets: dict[Place, int]) -> list[TopicPartition]:
     """As the client wants them."""
     return [TopicPartition(topic, number, at) for (topic, number), at in offsets.items()]
-
-
-def _more(record: NewRecord) -> dict[str, Any]:
-    """What most records do without."""
-    more: dict[str, Any] = {}
-    if record.headers:
-        more["headers"] = list(record.headers)
-    if record.timestamp_s is not None:
-        # 0 means now to the client, so the first millisecond of 1970 cannot be said. Rounded, as a
-        # float of whole milliseconds may be a little more or less.
-        more["timestamp"] = min(max(round(record.timestamp_s * _MILLISECONDS), 1), _LAST_MS)
-    return more
 
 
 def _too_large(record: NewRecord, limit_bytes: int) -> InvalidArgumentError:

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Final
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -15,10 +16,11 @@ from headrace.streaming.brokers.kafka_errors import (
 )
 from headrace.streaming.brokers.kafka_health import Health
 from headrace.streaming.brokers.kafka_positions import Positions
-from headrace.streaming.brokers.kafka_records import Places, record_of
+from headrace.streaming.brokers.kafka_records import Places, records_of
 from headrace.streaming.records import Place, Record
 
 _MOST_ASIDE: Final = 200
+_NO_ERRORS: Final = frozenset({type(None)})
 
 
 class KafkaSource:
@@ -97,27 +99,23 @@ class KafkaSource:
 
     def _records(self, messages: Sequence[Message]) -> list[Record]:
         """Without those of places that went away meanwhile."""
-        places, held = self.places, self._positions
-        found: list[Record] = []
-        run: Place | None = None
-        is_held = False
+        errors = [message.error() for message in messages]
+        if not _NO_ERRORS.issuperset(map(type, errors)):
+            for error, message in zip(errors, messages, strict=True):
+                if error is not None:
+                    self._read_failed(error, message)
+            messages = [message for message in messages if message.error() is None]
+        records: list[Record] = []
         first = 0
-        for message in messages:
-            error = message.error()
-            if error is not None:
-                self._read_failed(error, message)
-                continue
-            place = places[message.topic(), message.partition()]
-            if place is not run:
-                if first < len(found):
-                    held.handed_out(found[first], found[-1].offset + 1)
-                run, first = place, len(found)
-                is_held = place in held
-            if is_held:
-                found.append(record_of(message, place))
-        if first < len(found):
-            held.handed_out(found[first], found[-1].offset + 1)
-        return found
+        places = [self.places[message.topic(), message.partition()] for message in messages]
+        for place, run in groupby(places):
+            end = first + sum(1 for _ in run)
+            if place in self._positions:
+                some = records_of(messages[first:end], place)
+                self._positions.handed_out(some[0], some[-1].offset + 1)
+                records += some
+            first = end
+        return records
 
     def _read_failed(self, error: KafkaError, message: Message) -> None:
         code = error.code()

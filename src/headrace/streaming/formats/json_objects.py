@@ -15,7 +15,7 @@ import numpy as np
 import orjson
 
 from headrace.core import Array, Datatype, HeadraceError, InvalidArgumentError
-from headrace.protocol.json_bounds import check_parts, check_values
+from headrace.protocol.json_bounds import MAX_PARTS, MAX_VALUES, check_parts, check_values
 from headrace.protocol.json_messages import JsonDecoder
 from headrace.protocol.values import SPELLED, spell_infinities
 from headrace.streaming.formats import (
@@ -33,6 +33,8 @@ _FLOATS: Final = frozenset({Datatype.FP16, Datatype.FP32, Datatype.FP64})
 _NAME: Final = re.compile(r"[^\"\\\x00-\x1f]*")
 """What msgspec takes as a name."""
 _NO_NUMBERS: Final = "an input of floats has something else than numbers"
+_SMALL_BYTES: Final = min(MAX_PARTS, MAX_VALUES)
+"""A document of so many bytes has neither too many parts nor too many values."""
 _BROKEN: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
@@ -46,7 +48,7 @@ class JsonObjects:
 
     def __init__(self, layout: Layout) -> None:
         self._names = [*(spec.name for spec in layout.inputs), *layout.passed]
-        self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(_row_type(layout)).decode
+        self._decode: Callable[[Any], Any] = msgspec.json.Decoder(_row_type(layout)).decode
         self._loose: JsonDecoder[Any] = JsonDecoder(_row_type(layout, is_loose=True))
         self._getters = [attrgetter(f"f{at}") for at in range(len(self._names))]
         self._floats = [
@@ -64,8 +66,14 @@ class JsonObjects:
         errors: dict[int, HeadraceError] = {}
         is_typed = True
         decode, add = self._decode, rows.append
-        for place, record in enumerate(records):
-            value = record.value
+        values = [record.value for record in records]
+        try:
+            if max(map(len, values), default=0) <= _SMALL_BYTES:  # type: ignore[arg-type]  # raises for None
+                rows += map(decode, values)
+                values = []
+        except (*_BROKEN, TypeError):  # one of them is bad, or there is none: which one?
+            rows.clear()
+        for place, value in enumerate(values):
             if value is None:
                 errors[place] = without_value()
                 continue

@@ -23,7 +23,7 @@ from headrace.streaming.brokers.kafka_records import (
     check_new,
     milliseconds,
     partitions_of,
-    record_of,
+    records_of,
 )
 from headrace.streaming.records import NewRecord, Place, Record
 
@@ -52,7 +52,7 @@ def test_a_message_becomes_a_record(
         timestamp=(1, at_ms),
     )
 
-    assert record_of(message, Place("t", 3)) == Record(
+    assert records_of([message], Place("t", 3))[0] == Record(
         place=Place("t", 3),
         offset=offset,
         key=key,
@@ -64,7 +64,7 @@ def test_a_message_becomes_a_record(
 
 def test_a_header_without_a_value_and_a_time_that_is_not_known_are_empty() -> None:
     message = Message(topic="t", partition=0, offset=0, headers=[("a", None)], timestamp=(0, -1))
-    record = record_of(message, Place("t", 0))
+    (record,) = records_of([message], Place("t", 0))
 
     assert record.headers == (("a", b""),)
     assert record.timestamp_s == 0.0

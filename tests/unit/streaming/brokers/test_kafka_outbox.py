@@ -1,0 +1,111 @@
+"""At least once over Kafka: what is done is kept after its records are written, and not before."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import pytest
+from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace.core import HeadraceError
+from headrace.streaming.brokers.kafka_outbox import COMMIT_EVERY_S, Outbox
+from headrace.streaming.brokers.kafka_records import Writing
+from headrace.streaming.records import NewRecord, Place
+from headrace.testing.turned import TurnedClock
+
+HERE = Place("in", 0)
+
+
+class Message:
+    """What the client says of a record that was not written."""
+
+    def topic(self) -> str:
+        return "out"
+
+
+class Client:
+    """A producer and a consumer that keep what they are given, as Kafka's client does.
+
+    It holds the report of a record until that is written or has failed, and calls it for errors
+    only, as `delivery.report.only.error` says.
+    """
+
+    def __init__(self) -> None:
+        self.waiting: list[tuple[int, Callable[[KafkaError | None, Any], None]]] = []
+        """Numbers of records that are under way, and their reports."""
+        self.taken = 0
+        self.commits: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self.waiting)
+
+    def produce(self, *arguments: Any) -> None:  # noqa: ANN401  # as the client takes them
+        self.waiting.append((self.taken, arguments[4]))
+        self.taken += 1
+
+    def poll(self, timeout_s: float) -> int:
+        del timeout_s
+        return 0
+
+    def commit(self, *, offsets: Sequence[TopicPartition], asynchronous: bool) -> None:
+        assert asynchronous
+        self.commits.append(offsets[0].offset)
+
+    def write(self, at: int, *, fails: bool = False) -> None:
+        """One of the records that wait is over with."""
+        _, report = self.waiting.pop(at % len(self.waiting))
+        if fails:
+            report(KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED), Message())
+
+
+def outbox(client: Client, clock: TurnedClock) -> Outbox:
+    producer, consumer = cast("Producer", client), cast("Consumer", client)
+    writing = Writing(producer, limit_bytes=1_000_000, address="h:1", clock=clock)
+    return Outbox(producer, consumer, writing, address="h:1", clock=clock)
+
+
+def answers(count: int) -> list[NewRecord]:
+    return [NewRecord(topic="out", key=None, value=b"v", timestamp_s=7.0) for _ in range(count)]
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 9)), min_size=1, max_size=20))
+def test_nothing_is_kept_as_done_before_all_records_up_to_it_are_written(
+    steps: list[tuple[int, int]],
+) -> None:
+    """Records are written in any order, as those of several partitions are."""
+    clock, client = TurnedClock(), Client()
+    mine = outbox(client, clock)
+    under_way: list[tuple[int, int]] = []
+    for offset, (count, at) in enumerate(steps, start=1):
+        mine.deliver(answers(count), {HERE: offset})
+        under_way.append((offset, client.taken))
+        if client.waiting:
+            client.write(at)
+        clock.turn(COMMIT_EVERY_S)
+        mine.serve()
+        first = min((number for number, _ in client.waiting), default=client.taken)
+        safe = max((done for done, taken in under_way if taken <= first), default=0)
+        assert max(client.commits, default=0) <= safe
+        for commit in client.commits[-1:]:
+            mine.committed(None, [TopicPartition("in", 0, commit)])
+    while client.waiting:
+        client.write(0)
+    clock.turn(COMMIT_EVERY_S)
+    mine.serve()
+
+    assert client.commits[-1:] == [len(steps)]
+
+
+def test_a_record_that_was_not_written_ends_the_session_and_keeps_nothing() -> None:
+    clock, client = TurnedClock(), Client()
+    mine = outbox(client, clock)
+    mine.deliver(answers(2), {HERE: 2})
+    client.write(0, fails=True)
+    mine.serve()
+    client.write(0)
+    clock.turn(COMMIT_EVERY_S)
+
+    with pytest.raises(HeadraceError, match="write to topic 'out'"):
+        mine.serve()
+    assert not client.commits
