@@ -122,14 +122,13 @@ def test_a_stage_with_more_trees_than_answers_is_refused(depth: int, tmp_path: P
     make, data = sklearn_models.estimators()["GradientBoostingClassifier"]
     rows, target = sklearn_models.data(data)
     dummy = library("sklearn.dummy", "sklearn").DummyClassifier(strategy="prior")
-    beginning = dummy.fit(rows, target > 0)
     clone = library("sklearn.base", "sklearn").clone
+    model = dummy.fit(rows, target > 0)
     for _ in range(depth + 1):
-        estimator = clone(make).fit(rows, target)
-        estimator.init_ = beginning
-        beginning = estimator
+        beginning, model = model, clone(make).fit(rows, target)
+        model.init_ = beginning
     path = tmp_path / "model.skops"
-    skops.dump(estimator, path)
+    skops.dump(model, path)
 
     with pytest.raises(UnsupportedModelError, match="truncated or corrupt"):
         load_model(path)
