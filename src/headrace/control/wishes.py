@@ -168,8 +168,14 @@ def can_roll(source: DesiredEndpoint, target: DesiredEndpoint) -> bool:
 
 
 def _warnings(wish: Wish) -> list[str]:
-    """A line for each endpoint whose rollout would promote a version that fails everything."""
-    return [
+    """A line for each version that cannot be served, or is promoted though it fails everything."""
+    unloadable = [
+        f"endpoint '{endpoint.name}': version {arm.key} cannot be served: {arm.revision.unloadable}"
+        for endpoint in wish.endpoints
+        for arm in endpoint.arms
+        if arm.revision.unloadable
+    ]
+    return unloadable + [
         f"endpoint '{endpoint.name}': no fixed threshold (metrics.errors.max_ratio) judges errors "
         "in its blue-green rollout: a version that fails every request is promoted; leave "
         f"max_ratio out for {BLUE_GREEN_MAX_ERROR_RATIO:g}, or set one"

@@ -198,6 +198,29 @@ async def test_blue_green_judges_errors_unless_somebody_says_otherwise_and_is_wa
     )
 
 
+async def test_a_broken_model_of_a_repository_takes_nothing_over_and_is_warned_of(
+    plane: ControlPlane, tmp_path: Path
+) -> None:
+    root = tmp_path / "repository"
+    for version, content in (("1", b"model"), ("2", b"bad")):
+        (root / "m" / version).mkdir(parents=True)
+        (root / "m" / version / "model.onnx").write_bytes(content)
+    spec = document({"name": "all", "model": str(root), "rollout": CANARY})
+    policy = root / "m" / "config.pbtxt"
+    policy.write_text("version_policy: { specific: { versions: [ 1 ] } }")
+    first = await plane.orders.apply(spec, caller=SYSTEM)
+    policy.unlink()
+    second = await plane.orders.apply(spec, caller=SYSTEM)
+    [status] = plane.endpoint_statuses(plane.effective.endpoints)
+
+    assert first.warnings == []
+    [warning] = second.warnings
+    assert warning.startswith("endpoint 'm': version 2 cannot be served: ")
+    assert plane.aims.active() == []  # a canary of what cannot run would wait for nothing
+    assert status.failed
+    assert "version 2: " in status.message
+
+
 @pytest.mark.usefixtures("versions")
 async def test_a_rollout_starts_again_after_it_was_taken_back(plane: ControlPlane) -> None:
     await plane.orders.apply(document(entry(1)), caller=SYSTEM)
