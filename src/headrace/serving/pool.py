@@ -191,7 +191,7 @@ class Pool:
             self._loads.pop(hosted, None)  # cancelled before its first step, it did not do so
         served = hosted.state.served
         if served is not None:
-            await self._free(hosted, served, drain_s=self.settings.drain_timeout_s)
+            await self._free(hosted, served)
             hosted.state.served = None
         hosted.has_room = False
         self._retired.discard(hosted)
@@ -321,14 +321,14 @@ class Pool:
         hosted.has_room = False
         hosted.unloads += 1
         _log.info("model unloaded", extra=_named(hosted))
-        task = self._tasks.create_task(self._free(hosted, served, drain_s=0.0))
+        task = self._tasks.create_task(self._free(hosted, served))
         self._frees.add(task)
         task.add_done_callback(self._frees.discard)
 
-    async def _free(self, hosted: HostedModel, served: ServedModel, *, drain_s: float) -> None:
-        """Let the requests of a model end, then close it; errors of its code end here."""
+    async def _free(self, hosted: HostedModel, served: ServedModel) -> None:
+        """Let the runs of a model end, then close it; errors of its code end here."""
         try:
-            if not await served.engine.stop(timeout_s=drain_s):
+            if not await served.engine.stop(timeout_s=self.settings.drain_timeout_s):
                 # its code may crash when what it uses is gone
                 _log.warning("model is not freed: a run does not end", extra=_named(hosted))
                 return
