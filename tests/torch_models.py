@@ -148,6 +148,7 @@ SILERO: Final = json.dumps(
         "values": {"sr": 16000},
         "inputs": [{"name": "audio", "datatype": "FP32", "shape": [-1, -1]}],
         "outputs": [{"name": "speech", "datatype": "FP32", "shape": [-1, -1]}],
+        "batched": True,
     }
 )
 """What silero's file does not say: a whole recording in, a probability for each 512 samples out."""

@@ -63,9 +63,9 @@ class ModelSignature:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     batched: bool
-    row_independence: RowIndependence | None = None
+    row_independence: RowIndependence | None = field(default=None, compare=False)
     """None where nobody examined it: axis 0 is no batch, or the version was pushed before."""
-    row_reason: str = ""
+    row_reason: str = field(default="", compare=False)
     """The operator, the probe or the rule behind `row_independence`, for people."""
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

@@ -40,7 +40,9 @@ _FILE: Final = "exported.onnx"
 def open_source(path: Path, *, allow_code: bool) -> Source:
     """A file of PyTorch's, which is a program: it runs when it is loaded."""
     assert allow_code, "asked for at the door"
-    model = detect_runtime(path).load(path, LoadOptions(device="cpu"))
+    # Both sides of a comparison run the same batches, so that rows may depend on each other.
+    options = LoadOptions(device="cpu", rows_independent=True)
+    model = detect_runtime(path).load(path, options)
     assert isinstance(model, TorchModel)
     return Source(
         model=model,

@@ -107,13 +107,11 @@ def probe_batch(
     Args:
         run: Runs the model; may raise HeadraceError.
         axis_names: For an input's name, how the model calls its axis 0; unnamed ones may differ.
-        analyse: Returns the verdict on the graph; None if the format is not analysed: then the
-            runs decide.
+        analyse: Returns the verdict on the graph; None if the format is not analysed.
         declared: Who declares that rows are independent; empty for nobody.
     """
     why_not = _why_no_candidate(inputs, axis_names or {})
     signature = ModelSignature(inputs=inputs, outputs=outputs, batched=not why_not)
-    started = clock()
     variable, answers = _first_that_runs(run, signature)
     if why_not:
         known = tuple(_corrected(spec, answers, batched=False) for spec in outputs)
@@ -125,10 +123,11 @@ def probe_batch(
             variable=None if answers is None else variable,
             outputs=known,
         )
-    verdict = analyse() if analyse is not None else None
-    is_proven = verdict is not None and verdict.is_proven
+    verdict = _verdict(analyse)
+    is_proven = verdict.is_proven
     difference = None
     if answers is not None:
+        started = clock()
         difference = _base_difference(run, signature, variable, is_proven=is_proven)
         limit_s = _MAX_PROVEN_S if is_proven else _MAX_PROBING_S
         took_s = clock() - started
@@ -156,8 +155,20 @@ def probe_batch(
     )
 
 
+def _verdict(analyse: Callable[[], Verdict] | None) -> Verdict:
+    """The verdict of an analysis; a graph that it does not expect is not proven."""
+    if analyse is None:
+        return Verdict(why_not="the operators of this format are not analysed")
+    try:
+        return analyse()
+    except Exception:  # noqa: BLE001  # logged; a model that it fails on is served unbatched
+        # It reads files of strangers, and a model that it fails on can be served unbatched.
+        _log.exception("the analysis of the graph failed; the model is not proven")
+        return Verdict(why_not="the analysis of the graph failed")
+
+
 def _decided(
-    verdict: Verdict | None, difference: _Difference | None, declared: str
+    verdict: Verdict, difference: _Difference | None, declared: str
 ) -> tuple[bool, RowIndependence, str]:
     """Whether the model is batched, on what evidence, and the reason."""
     if difference is not None:
@@ -165,8 +176,6 @@ def _decided(
             reason = f"{declared} declares it, although {difference.reason}"
             return True, RowIndependence.DECLARED, reason
         return False, RowIndependence.REFUTED, difference.reason
-    if verdict is None:
-        return True, RowIndependence.UNPROVEN, "rows answered alone and together alike"
     if verdict.is_proven:
         return True, RowIndependence.PROVEN, "no operator of the graph mixes rows"
     if declared:

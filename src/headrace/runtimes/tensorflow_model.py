@@ -1,5 +1,6 @@
 """Run a SavedModel with TensorFlow."""
 
+import importlib.util
 import logging
 import os
 from collections.abc import Sequence
@@ -11,8 +12,11 @@ import numpy as np
 
 from headrace.core import ModelSignature, RuntimeFailedError, Tensors
 from headrace.runtimes.base import LoadOptions
+from headrace.runtimes.openvino_model import import_openvino
 from headrace.runtimes.probe import probe_batch
 from headrace.runtimes.reasons import reason_of
+from headrace.runtimes.rows.openvino import analyse_openvino
+from headrace.runtimes.rows.values import Verdict
 from headrace.runtimes.savedmodel_file import SERVE, SavedModelFile
 from headrace.runtimes.tabular import import_library, refuse
 
@@ -73,12 +77,33 @@ def open_tensorflow(path: Path, found: SavedModelFile, options: LoadOptions) -> 
     except Exception as error:
         session.close()
         raise refuse(path, f"TensorFlow refuses it: {reason_of(error)}") from error
-    probe = probe_batch(model.run, inputs, outputs)
+    has_openvino = importlib.util.find_spec("openvino") is not None
+    probe = probe_batch(
+        model.run,
+        inputs,
+        outputs,
+        analyse=(lambda: _analysed(path, found)) if has_openvino else None,
+        declared=options.declared_by,
+    )
     if not probe.batched or probe.variable is None:
         how = "batched" if probe.batched else "unbatched"
         _log.info("%s is served %s: %s", path.name, how, probe.reason)
     model.signature = probe.signature(inputs)
     return model
+
+
+def _analysed(path: Path, found: SavedModelFile) -> Verdict:
+    """The verdict on the graph as OpenVINO reads it; TensorFlow runs it."""
+    inputs, outputs = found.specs(path)
+    try:
+        model = import_openvino().Core().read_model(path)
+        ordered = [
+            [next(spec for spec in specs if spec.name in port.names) for port in ports]
+            for specs, ports in ((inputs, model.inputs), (outputs, model.outputs))
+        ]
+    except (RuntimeError, StopIteration):
+        return Verdict(why_not="OpenVINO, which reads graphs for the analysis, does not read it")
+    return analyse_openvino(model, *ordered)
 
 
 def open_session(path: Path, options: LoadOptions) -> Any:  # noqa: ANN401  # ships no types that mypy reads

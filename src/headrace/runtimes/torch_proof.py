@@ -11,6 +11,7 @@ from headrace.core import (
     Datatype,
     HeadraceError,
     ModelSignature,
+    RowIndependence,
     Tensors,
     TensorSpec,
     datatype_of,
@@ -51,16 +52,23 @@ def open_proved(
         outputs, model.names = _renamed(path, seen, declared)
     if program.keeps_state:
         _check_history(path, model.run, program.inputs)
-    author = "signature.json" if declared.batched else ""
+    author = "config.pbtxt" if declared.takes_batches else ""
+    author = "signature.json" if declared.batched else author
     probe = probe_batch(model.run, program.inputs, outputs, declared=options.declared_by or author)
     if declared.batched and (probe.difference or not probe.batched):
         raise refuse(path, f"'batched' is declared, but {probe.difference or probe.reason}")
-    batched = probe.batched and declared.batched is not False
+    is_contradicted = probe.difference and not options.rows_independent
+    batched = probe.batched and declared.batched is not False and not is_contradicted
     if probe.variable is None or not batched:
         _log.info(
             "%s is served %s: %s", path.name, "batched" if batched else "unbatched", probe.reason
         )
-    model.signature = replace(probe.signature(program.inputs), batched=batched)
+    signature = replace(probe.signature(program.inputs), batched=batched)
+    if is_contradicted:
+        signature = replace(
+            signature, row_independence=RowIndependence.REFUTED, row_reason=probe.difference
+        )
+    model.signature = signature
     return model
 
 

@@ -48,12 +48,13 @@ class Declared:
 
     `inputs`: empty if the file itself has to say. `outputs`: empty for names of their own.
     `batched`: None to find out. `method`: of the module, that answers. `values`: of arguments that
-    are always the same.
+    are always the same. `takes_batches`: a configuration of Triton's has a `max_batch_size`.
     """
 
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
     batched: bool | None = None
+    takes_batches: bool = False
     method: str = "forward"
     values: Mapping[str, Value] = field(default_factory=dict)
 
@@ -91,8 +92,8 @@ def read_declared(path: Path, file: Path) -> Declared:
     config = find_config(path)
     if config is None:
         return Declared()
-    inputs, outputs = read_config(config)
-    return Declared(inputs=inputs, outputs=outputs)
+    inputs, outputs, takes_batches = read_config(config)
+    return Declared(inputs=inputs, outputs=outputs, takes_batches=takes_batches)
 
 
 def parse_declared(origin: Path, data: bytes) -> Declared:
@@ -199,8 +200,10 @@ def find_config(path: Path) -> Path | None:
     return next((file for file in candidates if file.is_file()), None)
 
 
-def read_config(file: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    """The inputs and outputs that a configuration names; none if it leaves them out.
+def read_config(file: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...], bool]:
+    """The inputs and outputs that a configuration names, and whether it takes batches.
+
+    There are no inputs or outputs if it leaves them out.
 
     Raises:
         UnsupportedModelError: It cannot be read, or names a tensor that cannot be served.
@@ -219,6 +222,7 @@ def read_config(file: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, .
     return (
         tuple(_configured_spec(file, batch, tensor) for tensor in config.get("input", ())),
         tuple(_configured_spec(file, batch, tensor) for tensor in config.get("output", ())),
+        bool(batch),
     )
 
 

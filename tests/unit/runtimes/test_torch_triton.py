@@ -33,7 +33,9 @@ def written(folder: Path, text: str) -> Path:
 
 
 def test_tensors_are_read_with_the_batch_that_is_left_out(tmp_path: Path) -> None:
-    inputs, outputs = read_config(written(tmp_path, CONFIG))
+    inputs, outputs, takes_batches = read_config(written(tmp_path, CONFIG))
+
+    assert takes_batches
 
     assert inputs == (
         TensorSpec(name="INPUT__0", datatype=Datatype.FP32, shape=(-1, 3, 224, -1)),
@@ -45,11 +47,11 @@ def test_tensors_are_read_with_the_batch_that_is_left_out(tmp_path: Path) -> Non
 def test_without_a_batch_shapes_are_whole(tmp_path: Path) -> None:
     text = 'input < name: "x" data_type: TYPE_BOOL dims: [ 2 ] >'
 
-    inputs, outputs = read_config(written(tmp_path, text))
+    inputs, outputs, _ = read_config(written(tmp_path, text))
 
     assert inputs == (TensorSpec(name="x", datatype=Datatype.BOOL, shape=(2,)),)
     assert outputs == ()
-    assert read_config(written(tmp_path, "")) == ((), ())
+    assert read_config(written(tmp_path, "")) == ((), (), False)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +90,7 @@ def test_whatever_stands_there_is_read_or_refused(
     path = written(tmp_path_factory.getbasetemp(), text)
 
     with contextlib.suppress(UnsupportedModelError):
-        assert read_config(path) == ((), ())
+        assert read_config(path) == ((), (), False)
 
 
 def test_it_stands_beside_the_numbered_directory(tmp_path: Path) -> None:

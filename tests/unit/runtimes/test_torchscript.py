@@ -6,6 +6,7 @@ import os
 import threading
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -152,12 +153,13 @@ def rewritten(saved: Saved, change: Callable[[str, bytes], bytes | None]) -> Pat
 @pytest.mark.parametrize("kind", PERCEPTRONS)
 def test_a_trained_module_answers_as_it_does_in_process(tmp_path: Path, kind: str) -> None:
     saved = PERCEPTRONS[kind](tmp_path)
-    model = load_model(saved.path, "", CPU)
+    model = load_model(saved.path, "", replace(CPU, rows_independent=True))
 
     (answer,) = model.run({"x": ROWS}).values()
     want = answered(saved.module, ROWS)
 
     assert model.signature.batched
+    assert not load_model(saved.path, "", CPU).signature.batched, "nobody declares it"
     assert model.concurrent
     assert answer.shape == want.shape == (len(ROWS), 3)
     # The same kernels on the same rows; fusions of scripted code may round otherwise.

@@ -60,6 +60,11 @@ class Call:
         attribute = self.node.attributes.get(name)
         return None if attribute is None else attribute.ints()
 
+    def count(self, name: str) -> int:
+        """How many items a list of texts or integers has; 0 if it is absent."""
+        attribute = self.node.attributes.get(name)
+        return 0 if attribute is None else attribute.count()
+
     def text(self, name: str, default: str = "") -> str:
         """An attribute."""
         attribute = self.node.attributes.get(name)

@@ -36,6 +36,7 @@ _NODE_INPUT, _NODE_OUTPUT, _NODE_NAME, _NODE_OPERATOR, _NODE_ATTRIBUTE, _NODE_DO
 )
 _NODE_OVERLOAD: Final = 8
 _ATTRIBUTE_NAME, _FLOAT, _INT, _TEXT, _TENSOR, _GRAPH, _FLOATS, _INTS = 1, 2, 3, 4, 5, 6, 7, 8
+_STRINGS: Final = 9
 _ATTRIBUTE_REFERENCE: Final = 21
 _GRAPH_NODE, _GRAPH_TENSOR, _GRAPH_INPUT, _GRAPH_OUTPUT, _GRAPH_SPARSE = 1, 5, 11, 12, 15
 _FUNCTION_NAME, _FUNCTION_INPUT, _FUNCTION_OUTPUT, _FUNCTION_NODE = 1, 4, 5, 7
@@ -100,6 +101,10 @@ class OnnxAttribute:
     def text(self) -> str:
         """A text."""
         return "".join(text(self.source, part) for part in self._parts(_TEXT))
+
+    def count(self) -> int:
+        """How many items a list of texts or integers has."""
+        return sum(1 for _ in self._parts(_STRINGS)) or len(self.ints())
 
     def tensor(self) -> "OnnxConstant | None":
         """A constant."""

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Final
 
 from headrace.runtimes.rows.onnx_call import Call, Operator
-from headrace.runtimes.rows.symbols import ONE, product
+from headrace.runtimes.rows.symbols import Size, product
 from headrace.runtimes.rows.transfer import Results
 from headrace.runtimes.rows.values import (
     MixedRowsError,
@@ -20,14 +20,17 @@ def _row_scores(call: Call) -> Results:
         return [Value(), Value()]
     if value.rank != 2:  # noqa: PLR2004
         raise MixedRowsError("takes a table, and gets no matrix")
-    is_classifier = call.node.operator.endswith("Classifier")
-    vector = call.transfer.by_row([value], [])
-    if is_classifier:
-        return [vector, call.transfer.by_row([value], [None])]
-    return call.transfer.by_row(
-        [value],
-        [ONE if call.integer("n_targets", 1) == 1 and call.integer("targets", 1) == 1 else None],
+    if not call.node.operator.endswith("Classifier"):
+        targets = "targets" if call.node.operator == "LinearRegressor" else "n_targets"
+        return call.transfer.by_row([value], [Size(call.integer(targets, 1))])
+    classes = max(
+        call.count(name)
+        for name in ("classlabels_int64s", "classlabels_ints", "classlabels_strings")
     )
+    # Machines of support vectors may give a score for each pair of classes.
+    is_known = classes and not call.node.operator.startswith("SVM")
+    scores = call.transfer.by_row([value], [Size(classes) if is_known else None])
+    return [call.transfer.by_row([value], []), scores]
 
 
 def _last_axis(call: Call) -> Results:
