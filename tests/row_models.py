@@ -224,6 +224,28 @@ def _scan(net: Net, *, carries: bool) -> str:
     return f"{net.nodes[-1].name}_1"
 
 
+def _distances(net: Net) -> str:
+    """As skl2onnx writes neighbours: one pass for each row of a table, the requests unchanged."""
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["state"], ["next"]),
+            helper.make_node("Sub", ["state", "row"], ["away"]),
+            helper.make_node("ReduceSumSquare", ["away"], ["out"], axes=[1], keepdims=0),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("state", FLOAT, None),
+            helper.make_tensor_value_info("row", FLOAT, [4]),
+        ],
+        [
+            helper.make_tensor_value_info("next", FLOAT, None),
+            helper.make_tensor_value_info("out", FLOAT, None),
+        ],
+    )
+    net.op("Scan", "x", weights(5, 4), outputs=2, body=body, num_scan_inputs=1)
+    return net.op("Transpose", f"{net.nodes[-1].name}_1", perm=[1, 0])
+
+
 def _by_size(net: Net) -> str:
     inner, other = Net(), Net()
     yes = inner.op("Mul", "x", number(2))
@@ -499,6 +521,7 @@ INDEPENDENT: Final[dict[str, bytes]] = {
     "windows of a picture": model(_windows, IMAGE),
     "time first": model(_recurrent, IMAGE),
     "resized picture": model(_resized, IMAGE),
+    "distances to a table": model(_distances),
     "scan without a state": model(lambda net: _scan(net, carries=False)),
     "divided by the length": model(
         lambda net: net.op(

@@ -1,6 +1,7 @@
 """A law: what the analysis calls independent answers each row as that row alone."""
 
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,9 @@ from hypothesis import HealthCheck, event, given, settings
 
 from headrace.core import Array, Datatype, TensorSpec
 from headrace.runtimes.rows.onnx import analyse_onnx
-from tests import random_graphs
+from headrace.runtimes.rows.openvino import analyse_openvino
+from headrace.runtimes.rows.values import Verdict
+from tests import openvino_models, random_graphs
 
 _INPUTS = (
     TensorSpec(name="x", datatype=Datatype.FP32, shape=(-1, -1, 2)),
@@ -35,12 +38,31 @@ def answers_alone(
     return answers
 
 
-def check(model: bytes, operators: str) -> bool:
+def by_openvino(path: Path, inputs: Sequence[TensorSpec]) -> Verdict:
+    """The verdict on a model as OpenVINO reads it."""
+    try:
+        model = openvino_models.library().Core().read_model(path)
+    except RuntimeError:
+        return Verdict(why_not="OpenVINO does not read it")
+    specs = {spec.name: spec for spec in inputs}
+    # What no output needs is no input any more.
+    ordered = [specs[name] for port in model.inputs for name in port.names if name in specs]
+    if len(ordered) < len(model.inputs):
+        return Verdict(why_not="OpenVINO calls an input otherwise")
+    output = TensorSpec(name="y", datatype=Datatype.FP32, shape=(-1,))
+    return analyse_openvino(model, ordered, [output])
+
+
+def check(
+    model: bytes,
+    operators: str,
+    analyse: Callable[[Path, Sequence[TensorSpec]], Verdict] = analyse_onnx,
+) -> bool:
     """Run a model that is called independent; whether there was one."""
     with tempfile.NamedTemporaryFile(suffix=".onnx") as file:
         file.write(model)
         file.flush()
-        verdict = analyse_onnx(Path(file.name), _INPUTS)
+        verdict = analyse(Path(file.name), _INPUTS)
     if not verdict.is_proven:
         return False
     session = random_graphs.session(model)
@@ -63,6 +85,12 @@ def check(model: bytes, operators: str) -> bool:
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 def test_what_is_called_independent_answers_rows_as_alone(graph: tuple[bytes, str]) -> None:
     event("independent" if check(*graph) else "not proven")
+
+
+@given(random_graphs.graphs())
+@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
+def test_what_is_called_independent_as_openvino_reads_it_is(graph: tuple[bytes, str]) -> None:
+    event("independent" if check(*graph, by_openvino) else "not proven")
 
 
 @pytest.mark.long

@@ -226,7 +226,7 @@ class _Analysis:
         shape = tuple(a if a == b else self._transfer.symbols.unknown() for a, b in pairs)
         return with_rows(shape, left.rows)
 
-    def _scan(
+    def _scan(  # noqa: C901  # checks, one after the other
         self,
         node: OnnxNode,
         inputs: list[Value | None],
@@ -254,32 +254,41 @@ class _Analysis:
         ):
             raise MixedRowsError("is not followed")
         states, scanned = inputs[: len(inputs) - count], inputs[len(inputs) - count :]
-        if any(value is None or value.rows != Rows(axis=0) for value in scanned):
+        by_row = all(value is not None and value.rows == Rows(axis=0) for value in scanned)
+        if not by_row and any(value is None or not value.is_uniform for value in scanned):
             raise MixedRowsError("runs along an axis of all rows")
         sources = {inner.outputs[0]: inner for inner in graph.nodes if inner.operator == "Identity"}
         inner: Environment = ChainMap({}, graph.constants, environment)
         for i, state in enumerate(states):
             name = graph.outputs[i]
-            while name in sources:
-                name = sources[name].inputs[0]
-            if state is None or not state.is_uniform or name != graph.inputs[i]:
+            for _ in sources:
+                name = sources[name].inputs[0] if name in sources else name
+            if state is None or (by_row and not state.is_uniform) or name != graph.inputs[i]:
                 raise MixedRowsError("carries a state from row to row")
             inner[graph.inputs[i]] = replace(state, elements=None)
         for name, value in zip(graph.inputs[len(states) :], scanned, strict=True):
             assert value is not None
-            # Of one row; the body sees no other.
+            # One entry; if it is a row, the body sees no other.
             inner[name] = Value(shape=(value.shape or ())[1:], is_integer=value.is_integer)
-        if any(not environment[name].is_uniform for name in _captured(node) if name in environment):
+        captured = [environment[name] for name in _captured(node) if name in environment]
+        if by_row and not all(value.is_uniform for value in captured):
             raise MixedRowsError("runs its body on values of several rows")
         self._run(graph, inner, opsets)
         results: list[Value] = [state for state in states if state is not None]
+        length = (
+            BATCH if by_row else next(value.shape for value in scanned if value and value.shape)[0]
+        )
         for name in graph.outputs[len(states) :]:
             value = _of(inner, name)
-            if not value.is_uniform or value.shape is None:
+            if value.mixed or value.counts_rows or (by_row and not value.is_uniform):
                 raise MixedRowsError(value.mixed or "is not followed")
-            results.append(
-                with_rows((BATCH, *value.shape), Rows(axis=0), is_integer=value.is_integer)
-            )
+            rows = Rows(axis=0) if by_row else value.rows
+            if not by_row and rows is not None:
+                rows = replace(rows, axis=rows.axis + 1)
+            if value.shape is None:
+                raise MixedRowsError("makes a tensor of unknown shape")
+            shape = (length, *value.shape)
+            results.append(with_rows(shape, rows, is_integer=value.is_integer))
         return results
 
 
