@@ -24,6 +24,8 @@ from headrace.streaming.windows.keeping import Windows
 LONGEST_POLL_S: Final = 0.25
 QUICK_S: Final = 0.002
 """So long a turn waits for the model at most before it polls."""
+COMPANY_S: Final = 0.02
+"""So long answers wait for others at most while a full batch of records waits, at least once."""
 CHECKPOINT_S: Final = 0.5
 """So long a checkpoint of windows waits for what was delivered to be safe, before it gives up."""
 
@@ -302,7 +304,7 @@ class Pump:
     def _deliver(self, *, force: bool) -> None:
         """All that may be; not too often, unless forced: a client writes many at less cost."""
         started = self._clock.monotonic()
-        may_wait = self._settings.is_exact or len(self.intake) > 0
+        may_wait = self._settings.is_exact or len(self.intake) >= self._settings.max_batch_size
         if not self.ledger.has_due() or (started < self._commit_at and may_wait and not force):
             return
         due = self.ledger.take_due()
@@ -311,7 +313,8 @@ class Pump:
             if self.windows is not None:
                 self.windows.delivered(due.done)
             ended = self._clock.monotonic()
-            self._commit_at = ended + self._settings.commit_interval_s
+            exact = self._settings.is_exact
+            self._commit_at = ended + (self._settings.commit_interval_s if exact else COMPANY_S)
             self._counters.delivered(due, now_s=self._clock.now(), seconds=ended - started)
             if due.without:
                 self.last_error = str(due.without[-1].error)

@@ -176,13 +176,13 @@ class StreamSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     `broker`: a URL, whose scheme says which kind. `member`: the same over restarts. One of `model`
     and `endpoint` is given. `sink_format`: None for the same as `format`. `nulls`: of records, in
     inputs of floats. `max_delay_s`: how long a batch waits for company although the model is free.
-    `commit_interval_s`: what is exactly once is delivered at most so often, and at least once while
-    more records wait. `model_threads`: batches that run at once; None for one per usable core, at
-    most 4. `handover_s`: how long what is under way may take when a place goes to another member.
-    `paused`: whether it starts paused. `home`: where embedded logs lie that have a name only, and
-    state. `windows`: counts and sums per key, which models take as fields of a record. `features`:
-    records are pushed to an online store before they are scored; with neither `model`, `endpoint`
-    nor `sink` that is all. `canary` and `shadow`: other versions.
+    `commit_interval_s`: what is exactly once is delivered at most so often. `model_threads`:
+    batches that run at once; None for one per usable core, at most 4. `handover_s`: how long what
+    is under way may take when a place goes to another member. `paused`: whether it starts paused.
+    `home`: where embedded logs lie that have a name only, and state. `windows`: counts and sums
+    per key, which models take as fields of a record. `features`: records are pushed to an online
+    store before they are scored; with neither `model`, `endpoint` nor `sink` that is all. `canary`
+    and `shadow`: other versions.
     """
 
     name: str

@@ -104,6 +104,20 @@ def test_an_answer_of_a_quick_model_does_not_wait_for_a_poll_to_end() -> None:
     assert took_s[1] < QUICK_S
 
 
+def test_answers_wait_for_others_only_while_a_full_batch_of_records_waits() -> None:
+    busy, calm = Stream(seconds=0.001), Stream(seconds=0.001)
+    busy.broker.send(inputs(40))
+    busy.run(1.0)
+    for at in range(10):
+        calm.clock.later(at * 0.005, lambda: calm.broker.send(inputs(4)))
+    calm.run(1.0)
+
+    assert busy.sizes() == calm.sizes() == [4] * 10
+    assert busy.answered() == calm.answered() == list(range(40))
+    assert busy.member.counters.deliver.count < 5
+    assert calm.member.counters.deliver.count == 10
+
+
 def test_a_full_batch_does_not_wait() -> None:
     stream = Stream(max_delay_s=5.0)
     stream.broker.send(inputs(4))
