@@ -143,7 +143,7 @@ def test_a_stream_that_stops_at_errors_says_at_which(
 ) -> None:
     broker.create_topic(IN)
     good = as_json(rows(4))
-    broker.send([*good[:3], NewRecord(topic=IN, key=b"bad", value=None), good[3]])
+    broker.send([*good[:3], NewRecord(topic=IN, key=b"bad", value=b"no JSON"), good[3]])
     told = settings(tmp_path, model, errors=ErrorSettings(policy=Policy.STOP))
     with running(tmp_path, told) as worker:
         code = worker.process.wait(60)
