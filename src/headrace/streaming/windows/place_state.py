@@ -39,7 +39,7 @@ class Change(NamedTuple):
     newest_us: int | None
 
 
-class Counted(NamedTuple):
+class CountedEvents(NamedTuple):
     """The result of counting events.
 
     `rows`: for each event the value of each window; None where there was no event. `late`: how many
@@ -65,7 +65,9 @@ class PlaceState:
         """How many keys are in memory."""
         return len(self._keys)
 
-    def count(self, events: Sequence[Event | HeadraceError | None], *, offset: int) -> Counted:
+    def count(
+        self, events: Sequence[Event | HeadraceError | None], *, offset: int
+    ) -> CountedEvents:
         """Count events and return the windows' values after each of them.
 
         An event older than the lateness allows is not counted. Its values are those of the oldest
@@ -92,7 +94,7 @@ class PlaceState:
             rows.append(self._values(event, max(event.at_us, oldest_us)))
         panes = {(series, key, at): self._keys[series, key][at] for series, key, at in touched}
         self._changes.append(Change(offset, panes, self._newest_us))
-        return Counted(rows, late)
+        return CountedEvents(rows, late)
 
     @property
     def unwritten(self) -> int:

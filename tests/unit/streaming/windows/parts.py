@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from headrace.core import HeadraceError
 from headrace.streaming.windows.events import Event
 from headrace.streaming.windows.panes import Number, Pane, Plan
-from headrace.streaming.windows.place_state import Change, Counted, KeyOf
+from headrace.streaming.windows.place_state import Change, CountedEvents, KeyOf
 from headrace.streaming.windows.settings import Function, WindowSettings, WindowsSettings
 
 
@@ -88,7 +88,7 @@ class Reference:
                 return math.fsum(values) / len(values) if values else math.nan
 
 
-def values_of(counted: Counted) -> list[list[Number] | None]:
+def values_of(counted: CountedEvents) -> list[list[Number] | None]:
     return [None if isinstance(row, HeadraceError) else row for row in counted.rows]
 
 
