@@ -172,10 +172,11 @@ def _decided(
 ) -> tuple[bool, RowIndependence, str]:
     """Whether the model is batched, on what evidence, and the reason."""
     if difference is not None:
+        reasons = [difference.reason] if verdict.is_proven else [verdict.why_not, difference.reason]
+        reason = "; ".join(reasons)
         if declared and not difference.is_shape:
-            reason = f"{declared} declares it, although {difference.reason}"
-            return True, RowIndependence.DECLARED, reason
-        return False, RowIndependence.REFUTED, difference.reason
+            return True, RowIndependence.DECLARED, f"{declared} declares it, although {reason}"
+        return False, RowIndependence.REFUTED, reason
     if verdict.is_proven:
         return True, RowIndependence.PROVEN, "no operator of the graph mixes rows"
     if declared:
@@ -299,7 +300,7 @@ def _probed_difference(
     return None
 
 
-_ORDINARY: Final = frozenset({"ordinary", "equal values", "values of 1e-3", "a shorter length"})
+_ORDINARY: Final = frozenset({"ordinary", "equal values", "values around 1e-3", "a shorter length"})
 _MISSING: Final = "missing values"
 
 
@@ -330,12 +331,12 @@ def _integers(low: int, high: int) -> _Draw:
 
 _KINDS: Final[Mapping[str, tuple[_Draw, _Draw, bytes]]] = {
     "ordinary": (_uniform(0, 1), _integers(0, 2), b"a"),
-    "values of 1e3": (_normal(1e3), _integers(2, 1000), b"some longer text, 1e3"),
+    "values around 1e3": (_normal(1e3), _integers(2, 1000), b"some longer text, 1e3"),
     "negative values": (_uniform(-100, 0), _integers(-100, 0), b"-1"),
     "large integers": (_normal(30), _integers(30_000, 30_001), b"30000"),
     "small integers": (_uniform(0, 1), _integers(0, 8), b"7"),
     "a shorter length": (_uniform(0, 1), _shorter, b""),
-    "values of 1e-3": (_normal(1e-3), _integers(0, 1), b"0.001"),
+    "values around 1e-3": (_normal(1e-3), _integers(0, 1), b"0.001"),
     "equal values": (_uniform(1, 1), _integers(1, 2), b"b"),
     _MISSING: (_with_missing, _integers(0, 2), b"a"),
 }
@@ -411,12 +412,9 @@ def _row_difference(
                 continue
             ratio = difference_ratio(got[i : i + 1], want)
             if ratio > limit:
-                others = ", ".join(dict.fromkeys(other for j, other in enumerate(kinds) if j != i))
-                by = f" by {ratio:.2g} of its largest value" if is_float else ""
-                reason = (
-                    f"a row of output '{name}' ({kind}) differs{by} beside other rows ({others})"
-                )
-                return _Difference(reason)
+                by = f" by {ratio * 100:.3g} % of its largest value" if is_float else ""
+                what = "" if kind == "ordinary" else f" with {kind}"
+                return _Difference(f"output '{name}' of a row{what} differs{by} in a batch")
     return None
 
 

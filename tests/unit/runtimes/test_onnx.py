@@ -58,7 +58,7 @@ def test_why_a_model_is_served_unbatched_is_logged(
     with caplog.at_level(logging.INFO):
         named("cumulative")
 
-    assert "model.onnx is served unbatched: a row of output" in caplog.text
+    assert "model.onnx is served unbatched: a CumSum node runs along the batch axis" in caplog.text
 
 
 def test_the_signature_has_names_datatypes_and_shapes(named: Named) -> None:

@@ -71,7 +71,7 @@ def test_a_declaration_that_runs_contradict_is_followed_with_a_warning(
 
     assert (result.batched, result.row_independence) == (True, RowIndependence.DECLARED)
     assert "differs by" in result.difference
-    assert "as the author declares, although a row of output 'y'" in caplog.text
+    assert "as the author declares, although output 'y' of a row" in caplog.text
 
 
 def test_a_declaration_makes_no_batch_of_outputs_without_rows() -> None:
@@ -172,7 +172,7 @@ def test_probing_ends_where_runs_are_slow() -> None:
         (lambda x: x[:1], "axis 0 of output 'y' is not the number of rows"),
         (lambda x: x.sum(), "axis 0 of output 'y' is not the number of rows"),
         (lambda x: x @ x.T, "the shape of output 'y' depends on the number of rows"),
-        (lambda x: np.argmax(x, axis=0)[: len(x)], "differs beside"),
+        (lambda x: np.argmax(x, axis=0)[: len(x)], "differs in a batch"),
     ],
     ids=["sum so far", "mean", "reversed", "first row", "sum", "gram matrix", "best row"],
 )
@@ -207,7 +207,7 @@ def test_labels_alone_have_to_be_equal() -> None:
     found = probe(lambda x: np.full(len(x), len(x), np.int64))
 
     assert not found.batched
-    assert "a row of output 'y' (ordinary) differs beside other rows" in found.reason
+    assert "output 'y' of a row differs in a batch" in found.reason
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,6 @@ MOVES_NUMBERS: Final = frozenset(
     {"Cast", "Unsqueeze", "Squeeze", "Reshape", "Expand", "Identity", "Transpose"}
 )
 """Operators, as ONNX calls them, that keep integers as they are and put them elsewhere."""
-_NUMBERS: Final = "a node numbers the rows of the batch"
 
 
 def follow_row_numbers(
@@ -140,6 +139,7 @@ def _numbered(  # noqa: C901, PLR0912  # one case for each operator
     if len(places) != 1:
         return None
     (place,) = places
+    numbering = inputs[place].mixed  # type: ignore[union-attr]  # it is one of the places
     plain = [
         replace(value, mixed="") if i == place and value is not None else value
         for i, value in enumerate(inputs)
@@ -163,7 +163,7 @@ def _numbered(  # noqa: C901, PLR0912  # one case for each operator
         case ("Gather" | "GatherND", 1) | ("Shape" | "Size", 0):
             return applied(plain)
         case "Concat", 0:
-            return replace(applied(plain), mixed=_NUMBERS)
+            return replace(applied(plain), mixed=numbering)
         case moved, 0 if moved in MOVES_NUMBERS and not numbers.is_first:
             kept = numbers
         case "Mul", _ if numbers.width == ONE and not numbers.is_first:
@@ -185,7 +185,7 @@ def _numbered(  # noqa: C901, PLR0912  # one case for each operator
         result = transfer.elementwise([bare, *others])
     else:
         result = applied([bare, *plain[1:]])
-    return replace(result, mixed=_NUMBERS, row_numbers=kept)
+    return replace(result, mixed=numbering, row_numbers=kept)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
