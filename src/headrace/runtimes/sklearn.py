@@ -86,7 +86,11 @@ class _Estimator:
         transformed = self.call("transform", rows)
         if hasattr(transformed, "toarray"):
             transformed = transformed.toarray()
-        return np.asarray(transformed)
+        transformed = np.asarray(transformed)
+        if transformed.ndim == 1 and len(rows) == 1:  # SparsePCA drops the axis of a single row
+            twice = rows.iloc[[0, 0]] if hasattr(rows, "iloc") else rows[[0, 0]]
+            return self.transform(twice)[:1]
+        return transformed
 
 
 def open_estimator(path: Path, estimator: Any, options: LoadOptions) -> Model:  # noqa: ANN401  # any estimator

@@ -77,6 +77,8 @@ _LIBRARIES: Final = sys.stdlib_module_names | {
     *("_loss", "catboost", "joblib", "lightgbm", "numpy", "pandas", "scipy", "sklearn", "xgboost"),
 }
 """Packages whose models and transformers predict each row by itself; `_loss` is scikit-learn's."""
+_FACTORIZATIONS: Final = frozenset({"NMF", "MiniBatchNMF"})
+"""Transformers that solve for all rows of a batch together, from the mean of all of them."""
 _WORDS: Final = ("vocabulary", "vocabulary_", "stop_words")
 """Attributes that may be long, and hold words only."""
 _TREES: Final = frozenset(
@@ -193,6 +195,8 @@ def row_mixing_part(estimator: object) -> str:
         kind = part if isinstance(part, type | FunctionType) else type(part)
         if kind.__module__.partition(".")[0] not in _LIBRARIES:
             return f"{kind.__module__}.{kind.__qualname__} is no part of a known library"
+        if kind.__name__ in _FACTORIZATIONS:
+            return f"{kind.__name__} factorizes all rows of a batch together"
         if type(part).__name__ in transformers:
             for name in ("func", "inverse_func"):
                 function = getattr(part, name, None)
