@@ -63,6 +63,13 @@ _JSON_TYPE: Final[Resource] = {
     "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
 }
 _READS: Final[Resource] = {"name": ":method", "string_match": {"safe_regex": {"regex": "GET|HEAD"}}}
+_NO_GRPC: Final[Resource] = {
+    "name": "content-type",
+    "string_match": {"prefix": "application/grpc"},
+    "invert_match": True,
+    "treat_missing_header_as_empty": True,
+}
+"""Calls of gRPC are told UNIMPLEMENTED by the last route."""
 _ALLOW_READS: Final[Resource] = {"header": {"key": "allow", "value": "GET, HEAD"}}
 _STATISTICS_RPC: Final = "ModelStatistics"
 _REPOSITORY_RPCS: Final = ("RepositoryIndex", "RepositoryModelLoad", "RepositoryModelUnload")
@@ -311,7 +318,7 @@ def _document(name: str, path: str, text: str) -> Iterator[Resource]:
     }
     yield {
         "name": name,
-        "match": {"path": path},
+        "match": {"path": path, "headers": [_NO_GRPC]},
         **_reply(405, "Method Not Allowed"),
         "response_headers_to_add": [_ALLOW_READS],
     }

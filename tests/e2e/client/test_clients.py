@@ -108,7 +108,7 @@ def test_strings_go_and_come(words: Replica, tcp: Callable[[Replica], str]) -> N
     ("inputs", "text"),
     [
         ({"input": np.zeros((1, 3), np.float32)}, "unexpected shape for input 'input'"),
-        ({"input": np.zeros((1, 32))}, "data-type is"),
+        ({"input": np.full((1, 32), "a")}, "data-type is"),
         ({"other": ROWS}, "unexpected inference input 'other'"),
         ({}, "expected 1 inputs but got 0"),
     ],
