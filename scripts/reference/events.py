@@ -17,6 +17,8 @@ SPEC_REASONS: Final[Mapping[str, str]] = {
     "Changed": "It is to be something else. The message says by what: `applied`, `put`, "
     "`undone to generation 3`, `rollout started`.",
     "Removed": "It is not asked for any more.",
+    "Disagrees": "Parts of the stored spec, which an earlier version accepted, do not agree. They "
+    "stay in force, and `headrace apply` refuses them; the message names setting and remedy.",
 }
 ROLLOUT_REASONS: Final[Mapping[str, str]] = {
     "Started": "A rollout began.",

@@ -102,7 +102,7 @@ def collect_running(
     facts = Facts(now=now, texts=tuple(_texts(document, "")))
     missing: dict[Need, str] = {}
     try:
-        facts = replace(facts, spec=parse_spec(document, secrets_in=document))
+        facts = replace(facts, spec=parse_spec(document, in_force=document))
     except HeadraceError as error:
         missing[Need.SPEC] = f"the stored spec cannot be read: {str(error).splitlines()[0]}"
     facts = replace(facts, listeners=_gateway_by_spec(facts.spec))

@@ -177,13 +177,13 @@ def _of_endpoint(
 def _running_spec(server: str | None, home: Path) -> "SystemSpec | None":
     """What runs on the home, or at the server; None if nothing does."""
     from headrace.cli.connection import find_target
-    from headrace.core.spec import SystemSpec
+    from headrace.core.spec import parse_spec
 
     try:
         document: Any = find_target(server, home).management().get("/api/v1/spec")["spec"]
     except HeadraceError:
         return None
-    return SystemSpec.model_validate(document) if document else None
+    return parse_spec(document, in_force=document) if document else None
 
 
 def _chosen(reference: str, version: str, digest: str, settings: ReplicaSettings) -> Chosen:

@@ -113,7 +113,7 @@ def _spec(file: Path | None, server: str | None, home: Path) -> tuple[SystemSpec
     target = find_target(server, home)
     if target.is_remote or read_control_file(home) is not None:
         document = target.management().get("/api/v1/spec")["spec"]
-        return parse_spec(document or {"version": 1}, secrets_in=document), "what runs"
+        return parse_spec(document or {"version": 1}, in_force=document), "what runs"
     if SPEC_FILE.is_file():
         return read_spec(SPEC_FILE), str(SPEC_FILE)
     message = (

@@ -119,7 +119,7 @@ def assemble(settings: ControlSettings, home: Home, membership: Membership | Non
     settings = with_last_addresses(settings, read_last_control_file(home.root), desired.spec)
     access = make_access(store, clock, settings.oidc, is_encrypted=settings.admin_tls is not None)
     document = settings.spec if settings.spec is not None else (desired.spec or None)
-    spec = SystemSpec() if document is None else parse_spec(document, secrets_in=desired.spec)
+    spec = SystemSpec() if document is None else parse_spec(document, in_force=desired.spec)
     gateway_spec = spec.gateway
     mode = check_mode(settings.gateway, settings.agents)
     socket_dir = home.socket_dir()

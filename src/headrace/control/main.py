@@ -22,8 +22,9 @@ from headrace.control.sandbox import harden_self
 from headrace.control.secret_references import forget_secrets
 from headrace.control.settings import ControlSettings, write_control_file
 from headrace.control.shutdown import stop_replicas
-from headrace.control.store import HomeLock
+from headrace.control.store import Event, HomeLock
 from headrace.core import HeadraceError
+from headrace.core.spec_models import disagreements
 from headrace.observe import LogFormat, configure_logging
 
 _LOG: Final = logging.getLogger("headrace.control")
@@ -169,6 +170,8 @@ class Life:
                 # Whoever starts a control plane owns its home, as whoever has the home's token.
                 applied = await system.plane.orders.apply(system.document, caller=HOME_OWNER)
                 _LOG.info("applied spec", extra={"generation": applied.generation})
+            else:
+                await self._warn_of_disagreements()
             group.create_task(system.plane.faults.run(system.plane.journal.write))
             group.create_task(system.plane.ask_first_requests())
             group.create_task(system.plane.rollout_driver.run())
@@ -197,6 +200,18 @@ class Life:
             await asyncio.sleep(0)
             group.create_task(system.server.run())
             await self._tell_ready()
+
+    async def _warn_of_disagreements(self) -> None:
+        """Tell what an earlier version accepted in the stored spec and `apply` refuses today."""
+        plane, events = self.system.plane, []
+        for mistake in disagreements(plane.desired.spec):
+            message = f"the stored spec stays in force, but `headrace apply` refuses it: {mistake}"
+            _LOG.warning("%s", message)
+            event = Event(
+                at=plane.clock.now(), endpoint="", kind="spec", reason="Disagrees", message=message
+            )
+            events.append(event)
+        await plane.journal.write(events)
 
     async def _keep_gateway(self) -> None:
         keeper, reconciler = self.system.keeper, self.system.reconciler

@@ -377,7 +377,7 @@ class Orders:
             entry, endpoint = change.entry, change.endpoint
             spec, document = SystemSpec(), with_entry(before.spec, name, entry)
             if entry is not None or change.reload:
-                spec = parse_spec(document, secrets_in=before.spec)
+                spec = parse_spec(document, in_force=before.spec)
             if entry is not None:
                 (line,) = (line for line in spec.endpoints if line.name == name)
                 entry = line.model_dump(mode="json", exclude_unset=True)
@@ -390,7 +390,7 @@ class Orders:
             elif entry is not None or change.reload:
                 if change.plan is not None:
                     planned = with_entry(document, name, {**(entry or {}), "rollout": change.plan})
-                    spec = parse_spec(planned, secrets_in=before.spec)
+                    spec = parse_spec(planned, in_force=before.spec)
                 endpoint = await self._resolve_one(caller, spec, name, change, cancel)
                 if change.plan is not None:
                     served = before.endpoint(name)

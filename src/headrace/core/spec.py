@@ -15,6 +15,7 @@ from headrace.core.redact import literal_secrets
 from headrace.core.spec_jobs import JobSpec, with_absolute_job_paths
 from headrace.core.spec_mistakes import SpecError, mistakes_of, shown, with_line
 from headrace.core.spec_models import (
+    AGREEMENT_CHECKED,
     BatchingSpec,
     EndpointSpec,
     GatewaySpec,
@@ -57,6 +58,7 @@ def parse_spec(
     base_dir: Path | None = None,
     exists: Callable[[Path], bool] = Path.exists,
     secrets_in: Mapping[str, Any] | None = None,
+    in_force: Mapping[str, Any] | None = None,
 ) -> SystemSpec:
     """The spec that `source` says, with absolute model paths.
 
@@ -64,8 +66,9 @@ def parse_spec(
         source: YAML or JSON text, or the document as plain data.
         base_dir: What relative model paths start from; None allows absolute ones only.
         exists: Whether there is a file; decides if `digits.onnx` is a path or a registry name.
-        secrets_in: A document whose literal secrets may stay, such as a spec that was stored by a
-            version that took them. None refuses every literal secret.
+        secrets_in: A document whose literal secrets may stay. None refuses every literal secret.
+        in_force: The stored spec that `source` is, or changes. What an earlier version accepted in
+            it may stay: literal secrets, and parts that do not agree. None refuses these.
 
     Raises:
         SpecError: With every mistake, its place, and its line if `source` is text.
@@ -81,7 +84,7 @@ def parse_spec(
         got = "nothing" if value is None else f"a {type(value).__name__}"
         message = f"has to be a mapping with 'version' and 'endpoints', but holds {got}"
         raise SpecError([*mistakes, SpecMistake(place="", message=message)])
-    tolerated = {text for _, text, _ in literal_secrets(secrets_in)}
+    tolerated = {text for _, text, _ in literal_secrets(secrets_in or in_force)}
     found = [
         SpecMistake(place=place, message=f"holds {what} in plain text; {_REMEDY}")
         for place, text, what in literal_secrets(value)
@@ -89,16 +92,27 @@ def parse_spec(
     ]
     value = _with_absolute_files(_with_absolute_models(value, base_dir, exists), base_dir)
     value = with_absolute_job_paths(value, base_dir)
-    found += _model_mistakes(value) + disagreements(value)
+    accepted = {_identity(mistake, in_force or {}) for mistake in disagreements(in_force)}
+    found += _model_mistakes(value)
+    found += [one for one in disagreements(value) if _identity(one, value) not in accepted]
     spec: SystemSpec | None = None
     try:
-        spec = SystemSpec.model_validate(value)
+        spec = SystemSpec.model_validate(value, context={AGREEMENT_CHECKED: in_force is not None})
     except ValidationError as error:
         found = mistakes_of(error, SystemSpec) + found
     mistakes = [*mistakes, *(with_line(mistake, lines) for mistake in dict.fromkeys(found))]
     if mistakes or spec is None:
         raise SpecError(sorted(mistakes, key=lambda mistake: mistake.line or 0))
     return spec
+
+
+def _identity(mistake: SpecMistake, document: Mapping[str, Any]) -> tuple[str, str, str]:
+    """What a mistake has in common with the same one in a list that has other items before it."""
+    part = re.match(r"(\w+)\[(\d+)\]", mistake.place)
+    item = document[part[1]][int(part[2])] if part else None
+    name = str(item.get("name")) if isinstance(item, Mapping) else ""
+    place, message = (re.sub(r"\[\d+\]", "[]", text) for text in (mistake.place, mistake.message))
+    return name, place, message
 
 
 def is_model_path(model: str) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, Self
 
 from msgspec import UNSET
-from pydantic import Field, Strict, model_validator
+from pydantic import Field, Strict, ValidationInfo, model_validator
 
 from headrace.core.names import NAME_PATTERN, VERSION_PATTERN
 from headrace.core.settings import (
@@ -325,6 +325,10 @@ class GatewaySpec(SpecModel):
     )
 
 
+AGREEMENT_CHECKED: Final = "agreement_checked"
+"""Key of a validation's context: its caller has looked for disagreements itself."""
+
+
 class SystemSpec(SpecModel):
     """Everything one installation serves."""
 
@@ -361,7 +365,9 @@ class SystemSpec(SpecModel):
     )
 
     @model_validator(mode="after")
-    def _parts_agree(self) -> Self:
+    def _parts_agree(self, info: ValidationInfo) -> Self:
+        if (info.context or {}).get(AGREEMENT_CHECKED):
+            return self
         mistakes = disagreements(self.model_dump(exclude_unset=True))
         if mistakes:
             raise ValueError("; ".join(map(str, mistakes)))

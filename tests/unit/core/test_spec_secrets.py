@@ -114,17 +114,17 @@ def stored() -> dict[str, Any]:
 
 
 def test_a_stored_spec_with_a_literal_password_still_loads() -> None:
-    spec = parse_spec(stored(), secrets_in=stored())
+    spec = parse_spec(stored(), in_force=stored())
 
     assert spec.online_stores[0].url == "redis://ann:hunter2@h/0"
 
 
 def test_a_stored_secret_may_stay_and_another_one_is_refused() -> None:
     changed = {**stored(), "endpoints": [{"name": "m", "model": "m:1"}]}
-    parse_spec(changed, secrets_in=stored())
+    parse_spec(changed, in_force=stored())
     changed["online_stores"] = [{"name": "main", "url": "redis://ann:other@h/0"}]
     with pytest.raises(SpecError) as error:
-        parse_spec(changed, secrets_in=stored())
+        parse_spec(changed, in_force=stored())
 
     assert [one.place for one in error.value.mistakes] == ["online_stores[0].url"]
 

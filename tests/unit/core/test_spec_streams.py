@@ -1,6 +1,7 @@
 """What may stand under `streams`, and how its mistakes are told."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -203,3 +204,36 @@ def test_a_stream_with_an_endpoint_leaves_the_model_to_it() -> None:
 
     with pytest.raises(SpecError, match="'endpoint', which has its own"):
         parsed(text)
+
+
+def shared(first: str, second: str) -> dict[str, Any]:
+    """Two streams of one group, which an earlier version accepted."""
+    streams = [
+        {
+            "name": name,
+            "model": "m:1",
+            "source": {"broker": "log:demo", "topics": ["in"], "group": "g"},
+            "sink": {"topic": f"out-{name}"},
+        }
+        for name in (first, second)
+    ]
+    return {"version": 1, "streams": streams}
+
+
+def test_a_spec_in_force_keeps_streams_of_one_group_also_behind_another_stream() -> None:
+    other = {**shared("x", "y")["streams"][0], "name": "x"}
+    other["source"] = {**other["source"], "group": "h"}
+    moved = {"version": 1, "streams": [other, *shared("a", "b")["streams"]]}
+    other["sink"] = {"topic": "elsewhere"}
+
+    assert parse_spec(shared("a", "b"), in_force=shared("a", "b")).streams[1].source.group == "g"
+    assert len(parse_spec(moved, in_force=shared("a", "b")).streams) == 3
+    with pytest.raises(SpecError, match="name another group"):
+        parse_spec(shared("a", "b"))
+
+
+def test_a_spec_in_force_lets_no_other_streams_share_a_group() -> None:
+    with pytest.raises(SpecError) as error:
+        parse_spec(shared("a", "c"), in_force=shared("a", "b"))
+
+    assert [mistake.place for mistake in error.value.mistakes] == ["streams[1].source.group"]

@@ -287,7 +287,7 @@ def _check_sections(
     if not written:
         return
     # A default that is written down is no change.
-    old, new = (parse_spec(document, secrets_in=before) for document in (before, after))
+    old, new = (parse_spec(document, in_force=before) for document in (before, after))
     differing = [key for key in written if getattr(old, key, None) != getattr(new, key, None)]
     if is_scoped and differing:
         message = (
