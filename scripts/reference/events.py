@@ -84,8 +84,8 @@ STREAM_REASONS: Final[Mapping[str, str]] = {
     "StreamRunning": "A stream runs: all of its workers are members of its group.",
     "StreamPaused": "It takes no records, as it was told.",
     "StreamRetrying": "What scores, or the broker, is away; it waits for it.",
-    "StreamStalled": "Its workers run, and none has had a partition for half a minute: other "
-    "members of its group have all of them, or there are none.",
+    "StreamStalled": "None of its workers has had a partition for half a minute: other members of "
+    "its group have all of them, there are none, or a topic does not exist.",
     "StreamDegraded": "Some of its workers ended, and are started again; the message says why.",
     "StreamFailed": "None of its workers runs.",
     "StreamWorkerReplaced": "A worker hung: it answered nobody for a minute, or a call of its "

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from headrace.core import Clock, ConflictError, HeadraceError, SystemClock
+from headrace.core import Clock, ConflictError, HeadraceError, NotFoundError, SystemClock
 from headrace.core.errors import Code
 from headrace.streaming.backoff import Backoff, backoff_of
 from headrace.streaming.broker import Broker, Delivery, Membership, Session
@@ -199,7 +199,11 @@ class Worker:
         _log.warning("not in the group; trying again", extra={"error": text})
         self._last_error = text
         self._status = msgspec.structs.replace(
-            self._counted(), state=State.RECONNECTING, trouble=text, last_error=text
+            self._counted(),
+            state=State.RECONNECTING,
+            trouble=text,
+            last_error=text,
+            lacks_topic=isinstance(error, NotFoundError),
         )
         self._come_round()
         self._wait(self._stopping, again_at - now)

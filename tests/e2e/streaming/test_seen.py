@@ -3,6 +3,9 @@
 import json
 import os
 import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from functools import partial
 from typing import Any
 
@@ -10,8 +13,11 @@ import pytest
 
 from headrace.cli.failures import NOT_READY
 from headrace.control.process import start_ticks
+from headrace.streaming.broker import Membership
+from headrace.streaming.brokers.log import LogBroker
+from headrace.streaming.records import Place
 from tests.e2e.streaming.conftest import Streams, rows, wait_for
-from tests.e2e.streaming.test_control import pids, up
+from tests.e2e.streaming.test_control import is_running, pids, up
 
 pytestmark = pytest.mark.e2e
 
@@ -35,6 +41,23 @@ STOPS = """
     source: {broker: "log:demo", topics: [bad]}
     sink: {topic: never, key: id}
     errors: {policy: stop}
+"""
+WITHOUT_PARTITIONS = """
+version: 1
+streams:
+  - name: reserve
+    model: ./mlp.onnx
+    source: {broker: "log:demo", topics: [narrow]}
+    sink: {topic: out-reserve}
+    workers: 2
+  - name: taken
+    model: ./mlp.onnx
+    source: {broker: "log:demo", topics: [narrow]}
+    sink: {topic: out-taken}
+  - name: half
+    model: ./mlp.onnx
+    source: {broker: "log:demo", topics: [narrow, nowhere]}
+    sink: {topic: out-half}
 """
 JOBS = """
 jobs:
@@ -139,3 +162,61 @@ def test_a_stream_has_a_history_and_a_pause_is_no_alert(system: Streams) -> None
         ("paused", True, 0)
     ]
     assert "firing" not in alerts(system, "own").values()
+
+
+class Neighbour:
+    """A member of a stream's group that is no worker of it, and takes all that it gets."""
+
+    def gained(self, places: Sequence[Place]) -> None: ...
+    def losing(self, places: Sequence[Place]) -> None: ...
+    def lost(self, places: Sequence[Place]) -> None: ...
+
+
+@contextmanager
+def only_member(broker: LogBroker, group: str, topic: str) -> Iterator[None]:
+    """While the block runs, a member that came first has all partitions of `topic`."""
+    membership = Membership(group=group, member="neighbour", topics=(topic,))
+    session = broker.join(membership, Neighbour())
+    has_ended = threading.Event()
+
+    def poll() -> None:
+        while not has_ended.is_set():
+            session.poll(1, 0.1)
+
+    session.poll(1, 0.1)
+    thread = threading.Thread(target=poll)
+    thread.start()
+    try:
+        yield
+    finally:
+        has_ended.set()
+        thread.join()
+        session.close()
+
+
+@pytest.mark.long
+def test_a_stream_without_partitions_is_stalled_and_one_with_a_worker_in_reserve_runs(
+    system: Streams,
+) -> None:
+    with closing(LogBroker(system.shell.home / "streams" / "demo")) as broker:
+        broker.create_topic("narrow", partitions=1)
+        system.spec(WITHOUT_PARTITIONS)
+        with only_member(broker, "taken", "narrow"):
+            assert system.shell.run("apply", "-f", "headrace.yaml").returncode == 0
+            wait_for(lambda: system.json("status", "half")["state"] == "retrying")
+            wait_for(lambda: system.json("status", "half")["state"] == "stalled")
+            wait_for(lambda: system.json("status", "taken")["state"] == "stalled")
+            wait_for(lambda: alerts(system, "half").get("HeadraceStreamDown") == "pending")
+            wait_for(lambda: alerts(system, "taken").get("HeadraceStreamDown") == "pending")
+            table, at_once = system.shell.run("status").stdout, status(system)
+        broker.create_topic("nowhere", partitions=1)
+        wait_for(lambda: is_running(system, "half", "taken", "reserve"))
+
+    told = [json.loads(line) for line in system.shell.run("events", "--json").stdout.splitlines()]
+    stalled = [one["data"]["stream"] for one in told if one["reason"] == "StreamStalled"]
+    [reserve] = [one for one in at_once["streams"] if one["name"] == "reserve"]
+    assert sorted(stalled) == ["half", "taken"]
+    assert (reserve["state"], reserve["running"]) == ("running", 1)
+    assert "there is no topic 'nowhere'" in table
+    assert "other members of group 'taken' have all of them" in table
+    assert "HeadraceStreamDown" not in alerts(system, "reserve")

@@ -56,12 +56,12 @@ class StreamView:
     """One stream. Counts are since its workers started; lag is None where nobody knows it.
 
     `state`: `running`, `paused`, `starting`, `retrying` (what scores, or the broker, is away),
-    `stalled` (its workers run, and none has had a partition for half a minute), `degraded` (some
-    workers are away), or `failed` (all are). `lag_s`: how old the oldest record is that waits.
-    `sink`: empty where it only pushes features. `message`: why it is not running.
-    `versions`: empty where there is but one. `running`: workers that take records; `failing`:
-    those that ended several times in a row. `paused`: as ordered. `stuck`: it will not run without
-    somebody's help.
+    `stalled` (none of its workers has had a partition for half a minute, though they run or
+    wait for a topic that does not exist), `degraded` (some workers are away), or `failed` (all
+    are). `lag_s`: how old the oldest record is that waits. `sink`: empty where it only pushes
+    features. `message`: why it is not running. `versions`: empty where there is but one.
+    `running`: workers that take records; `failing`: those that ended several times in a row.
+    `paused`: as ordered. `stuck`: it will not run without somebody's help.
     """
 
     name: str
@@ -169,8 +169,9 @@ def state_of(workers: Sequence[WorkerView], *, wanted: int, paused: bool) -> str
 
 
 def is_stalled(status: StreamStatus) -> bool:
-    """Whether a worker runs and has had no partition for longer than a rebalance takes."""
-    return status.state is State.RUNNING and status.unassigned_s >= STALLED_AFTER_S
+    """Whether a worker has had no partition for longer than a rebalance takes, and none comes."""
+    waits = status.state is State.RUNNING or status.lacks_topic
+    return waits and status.unassigned_s >= STALLED_AFTER_S
 
 
 _FAILING = frozenset({"waiting", "silent"})

@@ -25,13 +25,17 @@ def view_of(
     lag, count = lag_of(statuses), count_of(wanted, team)
     state = state_of(members, wanted=count, paused=paused) if members else "starting"
     message = next((member.message for member in members if member.message), team.start_error)
-    if state == "running" and all(map(is_stalled, statuses)):
+    if state in {"running", "retrying"} and all(map(is_stalled, statuses)):
         state = "stalled"
         unassigned_s = min(status.unassigned_s for status in statuses)
+        why = message if any(status.lacks_topic for status in statuses) else ""
         message = (
             f"no worker has had a partition of {', '.join(wanted.settings.topics)} for "
-            f"{unassigned_s:.0f} s: other members of group '{wanted.settings.group}' have all of "
-            "them, or there are none"
+            f"{unassigned_s:.0f} s: "
+        ) + (
+            why
+            or f"other members of group '{wanted.settings.group}' have all of them, or there are "
+            "none"
         )
     return StreamView(
         name=wanted.name,

@@ -148,6 +148,26 @@ def test_a_stream_none_of_whose_workers_has_a_partition_is_stalled_and_alerts_he
     assert (with_a_spare.state, with_a_spare.running) == ("running", 1)
 
 
+def test_a_stream_whose_topic_does_not_exist_is_stalled_and_says_which() -> None:
+    one = worker()
+    lost = msgspec.structs.replace(
+        said(State.RECONNECTING),
+        places=[],
+        unassigned_s=STALLED_AFTER_S,
+        trouble="there is no topic 'in'",
+        lacks_topic=True,
+    )
+    note_status(one, lost, rate=0.0, now=1.0)
+    stalled = view(one)
+    note_status(one, msgspec.structs.replace(lost, lacks_topic=False), rate=0.0, now=1.0)
+    broker_away = view(one)
+
+    assert stalled.state == "stalled"
+    assert "there is no topic 'in'" in stalled.problem
+    assert "other members" not in stalled.problem
+    assert broker_away.state == "retrying"
+
+
 def test_a_rebalance_does_not_stall_a_stream() -> None:
     one = worker()
     nothing = msgspec.structs.replace(said(), places=[], unassigned_s=STALLED_AFTER_S - 1)
