@@ -2,6 +2,8 @@
 
 import base64
 import json
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
 from headrace.cli.management import Management
@@ -11,13 +13,21 @@ from headrace.core.examples import example_inputs
 _LONGEST_BODY: Final = 400
 
 
-def command(http_url: str, endpoint: str, flag: str = "", *, gateway_ca: str = "") -> str:
+def command(
+    http_url: str,
+    endpoint: str,
+    flag: str = "",
+    *,
+    gateway_ca: str = "",
+    example: Mapping[str, float | str] = MappingProxyType({}),
+) -> str:
     """A `curl` line for `endpoint` if its inputs are small, else a `headrace infer` line.
 
     Args:
         flag: What `headrace` needs besides, for instance ` --home DIR`.
         gateway_ca: The file of the gateway's certificate; empty for plain text. Only `headrace`
             knows that it may be trusted, so only that is named then.
+        example: As `ModelSignature.example`, where the model's version is known.
     """
     short = f"headrace infer {endpoint}{flag}"
     if gateway_ca:
@@ -27,7 +37,7 @@ def command(http_url: str, endpoint: str, flag: str = "", *, gateway_ca: str = "
         inputs = [_spec(tensor) for tensor in document["inputs"]]
     except (HeadraceError, KeyError, ValueError):
         return short
-    path, body = f"v2/models/{endpoint}/infer", example_body(inputs)
+    path, body = f"v2/models/{endpoint}/infer", example_body(inputs, example)
     if coded := _coded(inputs):
         path, body = f"v1/models/{endpoint}:predict", coded
     if len(body) > _LONGEST_BODY:
@@ -35,16 +45,32 @@ def command(http_url: str, endpoint: str, flag: str = "", *, gateway_ca: str = "
     return f"curl -s {http_url}/{path} -d '{body}'"
 
 
-def example_body(inputs: list[TensorSpec]) -> str:
+def example_of(management: Management, endpoint: Mapping[str, Any]) -> dict[str, float | str]:
+    """`ModelSignature.example` of an endpoint of the status; empty where nobody knows it."""
+    revisions = sorted(endpoint.get("revisions", []), key=lambda one: -one["weight"])
+    name, colon, version = revisions[0]["model"].rpartition(":") if revisions else ("", "", "")
+    if not colon or "/" in name:
+        return {}
+    try:
+        document = management.get(f"/api/v1/models/{name}/versions/{version}")
+    except HeadraceError:
+        return {}
+    example: dict[str, float | str] = document["signature"].get("example", {})
+    return example
+
+
+def example_body(
+    inputs: list[TensorSpec], example: Mapping[str, float | str] = MappingProxyType({})
+) -> str:
     """A V2 request with one made-up row, in numbers short enough to read."""
     batched = all(spec.shape[:1] == (VARIABLE,) for spec in inputs)
-    signature = ModelSignature(inputs=tuple(inputs), outputs=(), batched=batched)
+    signature = ModelSignature(inputs=tuple(inputs), outputs=(), batched=batched, example=example)
     tensors = [
         {
             "name": spec.name,
             "datatype": str(spec.datatype),
             "shape": list(array.shape),
-            "data": _data(array),
+            "data": _data(array, is_exact=spec.name in example),
         }
         for spec, array in zip(inputs, example_inputs(signature).values(), strict=True)
     ]
@@ -64,9 +90,9 @@ def _coded(inputs: list[TensorSpec]) -> str:
     return json.dumps({"instances": rows}, separators=(",", ":"))
 
 
-def _data(array: Array) -> list[Any]:
+def _data(array: Array, *, is_exact: bool) -> list[Any]:
     flat = array.reshape(-1)
-    if array.dtype.kind == "f":
+    if array.dtype.kind == "f" and not is_exact:
         return [round(float(value), 1) for value in flat]
     return [value.decode() if isinstance(value, bytes) else value for value in flat.tolist()]
 

@@ -121,7 +121,8 @@ def _announce(
     from headrace.cli.output import columns, say, write, write_json
     from headrace.cli.status import batching_lines, grpc_url
 
-    status = _status(local_management(control, home))
+    management = local_management(control, home)
+    status = _status(management)
     endpoints, streams = status["endpoints"], status.get("streams", [])
     waiting = [endpoint for endpoint in endpoints if not endpoint["ready"]]
     if json:
@@ -144,7 +145,11 @@ def _announce(
         if endpoints:
             shown = next((e for e in endpoints if e["ready"]), endpoints[0])
             call = first_call.command(
-                control.http_url, shown["name"], flag, gateway_ca=control.gateway_ca
+                control.http_url,
+                shown["name"],
+                flag,
+                gateway_ca=control.gateway_ca,
+                example=first_call.example_of(management, shown),
             )
             lines += ["", "try it:", call]
         write("\n".join(lines))

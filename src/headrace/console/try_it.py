@@ -102,8 +102,9 @@ def fields_of(signature: ModelSignature, form: Mapping[str, str]) -> list[Field]
     """The form's fields, filled with what was sent, or with a made-up row."""
     found = []
     for spec, array in zip(signature.inputs, example_inputs(signature).values(), strict=True):
+        values = _numbers(array, is_exact=spec.name in signature.example)
         shape = form.get(f"shape.{spec.name}", ", ".join(map(str, array.shape)))[:_MOST_TEXT]
-        data = form.get(f"data.{spec.name}", json.dumps(_numbers(array)))[:_MOST_TEXT]
+        data = form.get(f"data.{spec.name}", json.dumps(values))[:_MOST_TEXT]
         problem = ""
         try:
             _tensor(spec.name, str(spec.datatype), shape, data)
@@ -123,10 +124,10 @@ def fields_of(signature: ModelSignature, form: Mapping[str, str]) -> list[Field]
     return found
 
 
-def _numbers(array: Array) -> list[Any]:
+def _numbers(array: Array, *, is_exact: bool) -> list[Any]:
     """Values short enough to read; of very many only as many as a form can hold."""
     flat = array.reshape(-1)[:_MOST_NUMBERS]
-    if array.dtype.kind == "f":
+    if array.dtype.kind == "f" and not is_exact:
         return [round(float(value), 2) for value in flat]
     return [value.decode() if isinstance(value, bytes) else value for value in flat.tolist()]
 

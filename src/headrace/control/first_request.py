@@ -5,6 +5,7 @@ are made up, so a model that fails on them has answered: what it said is a note 
 """
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -74,16 +75,25 @@ class _Metadata(msgspec.Struct):
 
 
 async def send_first_request(
-    address: str, name: str, *, revisions: tuple[str, ...], clock: Clock
+    address: str,
+    name: str,
+    *,
+    revisions: tuple[str, ...],
+    clock: Clock,
+    example: Mapping[str, float | str],
 ) -> FirstRequest:
-    """Ask `name` at the gateway `address` until somebody answers, at most for some seconds."""
+    """Ask `name` at the gateway `address` until somebody answers, at most for some seconds.
+
+    Args:
+        example: As `ModelSignature.example`; empty where the version is not known.
+    """
     result = FirstRequest(
         answered=False, status=0, latency_s=0.0, message="not sent", revisions=revisions
     )
     for _ in range(_RETRIES):
         began = clock.monotonic()
         try:
-            answer, spoke = await _ask(address, name)
+            answer, spoke = await _ask(address, name, example)
         except (HeadraceError, msgspec.DecodeError) as error:
             result = replace(result, message=str(error))
         else:
@@ -111,7 +121,7 @@ def infer_body(inputs: Tensors) -> bytes:
     return msgspec.json.encode({"inputs": rows})
 
 
-async def _ask(address: str, name: str) -> tuple[Answer, bool]:
+async def _ask(address: str, name: str, example: Mapping[str, float | str]) -> tuple[Answer, bool]:
     """The answer to an inference, or to the question for the model's inputs if that fails.
 
     The second value tells whether the model itself spoke.
@@ -119,7 +129,7 @@ async def _ask(address: str, name: str) -> tuple[Answer, bool]:
     described = await fetch(address, f"/v2/models/{name}", timeout_s=_TIMEOUT_S)
     if described.status not in _OK:
         return described, False
-    signature = _signature(described.body)
+    signature = replace(_signature(described.body), example=example)
     answer = described
     for size in _VARIABLE_SIZES:
         answer = await fetch(

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -59,7 +59,7 @@ from headrace.control.store_thread import StoreThread
 from headrace.control.streams.supervisor import StreamSupervisor
 from headrace.control.upstream_watch import UpstreamWatch
 from headrace.control.wishes import Applied as Applied  # noqa: PLC0414  # part of this API
-from headrace.core import Clock
+from headrace.core import Clock, HeadraceError
 from headrace.core.devices import DeviceUse
 from headrace.core.redact import redact
 from headrace.monitor import History, LoadHistory
@@ -269,7 +269,11 @@ class ControlPlane:
         name, revisions, result = endpoint.name, revision_ids(endpoint), None
         with self.faults.contain("first request", name):
             result = await send_first_request(
-                self.gateway_address, name, revisions=revisions, clock=self.clock
+                self.gateway_address,
+                name,
+                revisions=revisions,
+                clock=self.clock,
+                example=await asyncio.to_thread(self._example, endpoint),
             )
         if result is None:
             return
@@ -292,6 +296,14 @@ class ControlPlane:
         if self._asking.get(name) == revisions and latest and not latest.answered:
             del self._asking[name]
             self.reconciler.note_change()
+
+    def _example(self, endpoint: DesiredEndpoint) -> Mapping[str, float | str]:
+        """Values that its model takes; empty for a model that is not of the registry. Blocking."""
+        arm = max(endpoint.arms, key=lambda arm: arm.weight)
+        try:
+            return self.registry.get(arm.revision.model).signature.example
+        except HeadraceError:
+            return {}
 
     async def release_held(self) -> None:
         """Let held requests go as soon as the gateway sends them elsewhere; until cancelled."""

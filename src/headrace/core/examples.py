@@ -25,7 +25,7 @@ def example_inputs(
 
     Floating-point values lie in [0, 1), which models of pixels, prices and logarithms take too;
     integers are 0 or 1, which indexes any table; BYTES are `b"a"`, or a picture where the input is
-    named like one.
+    named like one. A value of `signature.example` comes before these.
 
     Args:
         rows: Size of axis 0 where the model is batched.
@@ -33,7 +33,12 @@ def example_inputs(
     """
     rng = np.random.default_rng(seed)
     return {
-        spec.name: _example(spec, _shape(spec, signature.batched, rows, variable), rng)
+        spec.name: _example(
+            spec,
+            _shape(spec, signature.batched, rows, variable),
+            rng,
+            signature.example.get(spec.name),
+        )
         for spec in signature.inputs
     }
 
@@ -45,8 +50,15 @@ def _shape(spec: TensorSpec, batched: bool, rows: int, variable: int) -> tuple[i
     return tuple(shape)
 
 
-def _example(spec: TensorSpec, shape: tuple[int, ...], rng: "np.random.Generator") -> Array:
+def _example(
+    spec: TensorSpec,
+    shape: tuple[int, ...],
+    rng: "np.random.Generator",
+    value: float | str | None,
+) -> Array:
     dtype = spec.datatype.dtype
+    if value is not None:
+        return np.full(shape, value.encode() if isinstance(value, str) else value, dtype)
     if spec.datatype is Datatype.BYTES:
         is_picture = any(word in spec.name.lower() for word in _PICTURES)
         return np.full(shape, _PICTURE if is_picture else b"a", dtype)

@@ -69,6 +69,9 @@ class ModelSignature:
     """The operator, the probe or the rule behind `row_independence`, for people."""
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    example: Mapping[str, float | str] = field(default_factory=dict, compare=False)
+    """By input of one value a row: a value that the model takes, where it may refuse others, such
+    as a category of its training."""
 
     def input(self, name: str) -> TensorSpec | None:
         """The input of this name, if there is one."""

@@ -41,6 +41,8 @@ SCORE: Final = "score"
 TRANSFORMED: Final = "transformed"
 MAX_FEATURES: Final = 1_000_000
 _MAX_NAMES: Final = 4096
+_LONGEST_EXAMPLE: Final = 200
+"""Bytes of a category that stands in the signature as an example."""
 _NUMBERED: Final = re.compile(r"(Column_|f|x)?\d+")
 _TRIAL_ROWS: Final = 2
 _DATATYPES: Final = {np.dtype(kind.dtype): kind for kind in Datatype if kind is not Datatype.BYTES}
@@ -243,9 +245,7 @@ class TabularModel:
 
     def example_inputs(self, *, rows: int, variable: int) -> Tensors:
         """Rows that the model takes: of columns, values that it was trained on."""
-        if self._table.specs[0].shape[1:]:  # one matrix
-            return example_inputs(self.signature, rows=rows, variable=variable)
-        return self._table.example(rows)
+        return example_inputs(self.signature, rows=rows, variable=variable)
 
     def close(self) -> None:
         """Let go of the library's model; may be called again."""
@@ -284,8 +284,24 @@ def open_tabular(
         row_independence=independence,
         row_reason=mixes_rows or "predictions of this format are made row by row",
         columns=table.names,
+        example=_values_of(table),
     )
     return TabularModel(signature, table, answers, concurrent=concurrent)
+
+
+def _values_of(table: TableInputs) -> dict[str, float | str]:
+    """A value of each column for `ModelSignature.example`; a missing value is no example."""
+    values: dict[str, float | str] = {}
+    for spec in table.specs:
+        value = table.examples[spec.name]
+        if spec.shape[1:]:  # a matrix
+            continue
+        if isinstance(value, bytes):
+            if len(value) <= _LONGEST_EXAMPLE:
+                values[spec.name] = value.decode()
+        elif math.isfinite(value):
+            values[spec.name] = float(value)
+    return values
 
 
 def _meant(names: Sequence[str] | None, features: int) -> tuple[str, ...]:

@@ -182,7 +182,9 @@ async def test_the_first_request_counts_if_the_model_said_something(
     answers: Sequence[bytes], answered: bool, status: int
 ) -> None:
     async with serving(*answers) as address:
-        found = await send_first_request(address, "m", revisions=("r",), clock=SystemClock())
+        found = await send_first_request(
+            address, "m", revisions=("r",), clock=SystemClock(), example={}
+        )
 
     assert (found.answered, found.status, found.revisions) == (answered, status, ("r",))
 

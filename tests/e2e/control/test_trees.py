@@ -1,5 +1,8 @@
 """Trees of each library answer through Envoy, from a confined replica, as they do in process."""
 
+import json
+import shlex
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,6 +10,8 @@ import joblib
 import numpy as np
 import pytest
 
+from headrace.cli import first_call
+from headrace.cli.management import Management
 from headrace.client import Client
 from headrace.core import Datatype
 from tests import tabular_models
@@ -52,14 +57,14 @@ def test_a_pickle_of_a_data_frame_answers_as_in_process(system: System, tmp_path
     people = pandas.DataFrame(
         {"age": rng.normal(40, 9, 200), "city": rng.choice(["Basel", "Bern"], 200)}
     )
-    encoder = scale.OneHotEncoder(handle_unknown="ignore")
+    encoder = scale.OneHotEncoder(handle_unknown="error")
     table = compose.make_column_transformer((encoder, ["city"]), remainder="passthrough")
     model = pipeline.make_pipeline(table, ensemble.RandomForestClassifier(8, random_state=0))
     model.fit(people, np.where(people["age"] > 40, "old", "young"))
     path = tmp_path / "people.joblib"
     joblib.dump(model, path)
     system.start({"name": "people", "model": str(path), "allow_code": True})
-    system.wait_ready(120)
+    status = system.wait_ready(120)
     some = people[:AT_ONCE]
     cities = np.array([city.encode() for city in some["city"]], np.object_)
 
@@ -68,3 +73,13 @@ def test_a_pickle_of_a_data_frame_answers_as_in_process(system: System, tmp_path
 
     assert np.array_equal(answer["probabilities"], model.predict_proba(some))
     assert [label.decode() for label in answer["label"]] == list(model.predict(some))
+
+    [endpoint] = status["endpoints"]
+    where, token = system.where(), system.token()
+    example = first_call.example_of(Management(where.admin_url, token=token), endpoint)
+    line = first_call.command(where.http_url, "people", example=example)
+    done = subprocess.run(shlex.split(line), check=True, capture_output=True)
+    [label] = [one for one in json.loads(done.stdout)["outputs"] if one["name"] == "label"]
+    assert example["city"] in {"Basel", "Bern"}
+    assert label["data"][0] in {"old", "young"}
+    assert endpoint["note"] == ""
