@@ -80,17 +80,18 @@ def test_trees_become_a_faster_version_with_its_lineage(shell: Shell) -> None:
 def test_a_scikit_learn_file_becomes_a_faster_version(shell: Shell) -> None:
     skops = pytest.importorskip("skops.io", reason="the extra sklearn is not installed")
     from sklearn.datasets import load_breast_cancer  # noqa: PLC0415  # takes a second
-    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415  # as above
+    from sklearn.ensemble import RandomForestClassifier  # noqa: PLC0415  # as above
 
     rows, truth = load_breast_cancer(return_X_y=True)
-    learned = LogisticRegression(max_iter=5000).fit(rows[:300], truth[:300])
-    skops.dump(learned, shell.folder / "tumour.skops")
+    # An even number of trees may tie, and sums of FP32 and FP64 need not break a tie alike.
+    learned = RandomForestClassifier(61, random_state=0).fit(rows[:300], truth[:300])
+    skops.dump(learned, shell.folder / "forest.skops")
     header = ",".join([f"c{i}" for i in range(rows.shape[1])] + ["label"])
     table = np.column_stack([rows[300:], truth[300:]])
     np.savetxt(shell.folder / "test.csv", table, delimiter=",", header=header, comments="")
 
     done = shell.run(
-        *("optimize", "tumour.skops", "--data", "test.csv", "--budget", "20s", "--json"),
+        *("optimize", "forest.skops", "--data", "test.csv", "--budget", "20s", "--json"),
     )
 
     assert done.returncode == 0, done.stderr
@@ -122,6 +123,33 @@ def test_an_encoder_is_judged_by_labels_and_what_spoils_it_is_rejected(
     for entry in report["candidates"]:
         assert entry["accuracy_loss"] <= 0.01
     assert report["chosen"]["accuracy_loss"] <= 0.01
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("rows", [1, 8])
+def test_dynamic_int8_loses_batching_and_is_rejected_where_the_load_needs_it(
+    shell: Shell, encoder: Path, rows: int
+) -> None:
+    data = labelled(encoder, shell.folder / "test.jsonl", network_models.sentences(300))
+
+    done = shell.run(
+        *("optimize", str(encoder), "--data", str(data), "--only", "onnxruntime-int8-dynamic"),
+        *("--budget", "25s", "--length", "32", "--rows", str(rows), "--no-push", "--json"),
+    )
+
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    tried = [*report["candidates"], *report["rejected"], report["chosen"]]
+    [dynamic] = [one for one in tried if one["name"] == "onnxruntime-int8-dynamic"]
+    assert "a batch of 8 rows, run row by row, takes" in dynamic["unbatched"]
+    assert "DynamicQuantizeLinear" in dynamic["unbatched"]
+    assert dynamic["batch_cut_ratio"] < 0
+    loses = "it loses batching, which the load that was asked for needs"
+    assert dynamic["reason"].startswith(loses) == (rows == 8)
+    assert dynamic["p50_s"] > 0
+    assert rows == 1 or report["chosen"]["name"] == "onnxruntime-fp32"
+    # A row alone takes one run in both; eight rows take eight of them.
+    assert (dynamic["p50_s"] / report["baseline"]["p50_s"] > 1.2) or rows == 1
 
 
 def test_without_data_it_says_that_it_saw_fidelity_only(shell: Shell, encoder: Path) -> None:
