@@ -276,6 +276,11 @@ def _troubles(document: dict[str, Any]) -> list[str]:
         for stream in document.get("streams", [])
         if stream["message"] and stream["state"] not in {"running", "paused"}
     ]
+    lines += [
+        f"stream '{stream['name']}': {stream['warning']}"
+        for stream in document.get("streams", [])
+        if stream.get("warning")
+    ]
     for endpoint in document["endpoints"]:
         if endpoint.get("message"):
             lines.append(f"{endpoint['name']}: {endpoint['message']}")

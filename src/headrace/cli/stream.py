@@ -195,6 +195,8 @@ def status(
     for one in streams:
         if one["message"]:
             say(f"{one['name']}: {one['message']}")
+        if one.get("warning"):
+            say(f"{one['name']}: {one['warning']}")
 
 
 @app.command()

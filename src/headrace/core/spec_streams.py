@@ -178,7 +178,8 @@ class StreamSpec(SpecModel):
     rows_independent: bool = Field(
         default=False,
         description="Declares that records that are scored together do not influence each other's "
-        "answers, as `batching.rows_independent` of an endpoint; nothing checks it in a stream.",
+        "answers, as `batching.rows_independent` of an endpoint. A row is run alone at times and "
+        "compared; the stream's status says if one differs.",
     )
     drain_timeout_s: float = Field(
         default=30.0,

@@ -8,7 +8,7 @@ import logging
 import math
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -29,7 +29,7 @@ FIRST_CHECKS: Final = 8
 """So many checks follow each other without waiting for the sampling ratio."""
 LEAST_INTERVAL_S: Final = 1.0
 """From the end of a check to the next one, at least."""
-_PAY_BACK: Final = 100.0
+PAY_BACK: Final = 100.0
 """Seconds without a check for each second that one ran: checks take at most 1 % of the time."""
 _BUSY_AGAIN_S: Final = 0.1
 """After requests left no room for a check, how long until another batch is tried."""
@@ -68,10 +68,7 @@ class RowSample:
 def check_row(
     model: Model, sample: RowSample, plan: PaddingPlan | None, scales: dict[str, float]
 ) -> tuple[RowOutcome, RowDifference | None]:
-    """Run a row alone and compare it with its part of the batch's answer. Raises nothing.
-
-    A difference is confirmed: the row alone and the whole batch are run once more, and if one of
-    them differs from its first answer, the model does not repeat itself and is not blamed.
+    """Check the chosen row of a batch of requests, as `compare_row`. Raises nothing.
 
     Args:
         scales: For each output the largest value that checks have seen; updated.
@@ -84,31 +81,26 @@ def check_row(
         row = {name: _row(array, sample.row).copy() for name, array in inputs}
         return run_model(model, row, names, [chosen])
 
-    try:
-        answer = sample.answer
-        _note_scales(scales, answer.batch.arrays if isinstance(answer, Part) else answer)
-        answered = {name: _row(array, sample.row) for name, array in arrays_of(answer).items()}
-        names = tuple(answered)
-        alone = run_alone()
-        worst = _worst_difference(alone, answered, scales)
-        if worst is None:
-            return RowOutcome.SAME, None
-        if _worst_difference(run_alone(), alone, scales) is not None:
-            return RowOutcome.UNREPEATABLE, None
+    def run_again() -> Tensors:
         inputs, padded_to = join(sample.tickets, plan)
         outputs = run_model(model, inputs, names, sample.tickets)
         parts = split(outputs, sample.tickets, plan=plan, padded_to=padded_to)
-        repeated = {
-            name: _row(array, sample.row)
-            for name, array in arrays_of(parts[sample.request]).items()
-        }
-        if _worst_difference(repeated, answered, scales) is not None:
-            return RowOutcome.UNREPEATABLE, None
+        answered_again = arrays_of(parts[sample.request]).items()
+        return {name: _row(array, sample.row) for name, array in answered_again}
+
+    try:
+        answer = sample.answer
+        note_scales(scales, answer.batch.arrays if isinstance(answer, Part) else answer)
+        answered = {name: _row(array, sample.row) for name, array in arrays_of(answer).items()}
+        names = tuple(answered)
+        outcome, worst = compare_row(answered, run_alone, run_again, scales)
     except Exception as error:  # noqa: BLE001  # a plug-in call
         # The message of a model may quote the row.
         why = error.code if isinstance(error, HeadraceError) else type(error).__name__
         _log.warning("a row of a batch failed when it was run alone", extra={"error": why})
         return RowOutcome.FAILED, None
+    if worst is None:
+        return outcome, None
     output, ratio = worst
     difference = RowDifference(
         output=output,
@@ -118,7 +110,35 @@ def check_row(
         padded=sample.padded,
         at=time.time(),  # noqa: TID251  # for people
     )
-    return RowOutcome.DIFFERENT, difference
+    return outcome, difference
+
+
+def compare_row(
+    answered: Tensors,
+    run_alone: Callable[[], Tensors],
+    run_again: Callable[[], Tensors],
+    scales: Mapping[str, float],
+) -> tuple[RowOutcome, tuple[str, float] | None]:
+    """Compare a row's answer in a batch with its answer alone: the outcome, output and difference.
+
+    A difference is confirmed: the row alone and the whole batch are run once more, and if one of
+    them differs from its first answer, the model does not repeat itself and is not blamed.
+
+    Args:
+        answered: The row's part of the batch's answer.
+        run_alone: Runs the row alone.
+        run_again: Runs the batch again; the row's part of the answer.
+        scales: For each output the largest value that it had.
+    """
+    alone = run_alone()
+    worst = _worst_difference(alone, answered, scales)
+    if worst is None:
+        return RowOutcome.SAME, None
+    if _worst_difference(run_alone(), alone, scales) is not None:
+        return RowOutcome.UNREPEATABLE, None
+    if _worst_difference(run_again(), answered, scales) is not None:
+        return RowOutcome.UNREPEATABLE, None
+    return RowOutcome.DIFFERENT, worst
 
 
 class RowChecker:
@@ -248,7 +268,7 @@ class RowChecker:
         if self._checks >= FIRST_CHECKS:
             gap = self._chance.expovariate(self._ratio)
             self._due_at_batch = self._statistics.execution_count + int(gap)
-        pause_s = max(LEAST_INTERVAL_S, _PAY_BACK * took_s)
+        pause_s = max(LEAST_INTERVAL_S, PAY_BACK * took_s)
         self._due_at = self._clock() + pause_s
         self._wait(pause_s)
 
@@ -275,7 +295,7 @@ def _row(array: Array, index: int) -> Array:
     return array[index : index + 1]
 
 
-def _note_scales(scales: dict[str, float], outputs: Tensors) -> None:
+def note_scales(scales: dict[str, float], outputs: Tensors) -> None:
     """Note the largest value of each output; rounding is proportional to it, not to a row's."""
     for name, array in outputs.items():
         if array.dtype.kind == "f" and array.size:
@@ -285,7 +305,7 @@ def _note_scales(scales: dict[str, float], outputs: Tensors) -> None:
 
 
 def _worst_difference(
-    got: Tensors, want: Tensors, scales: dict[str, float]
+    got: Tensors, want: Tensors, scales: Mapping[str, float]
 ) -> tuple[str, float] | None:
     """The output that differs most and by how much, beyond rounding; None if none does.
 

@@ -48,7 +48,7 @@ class RowDifference:
         padded = ", where the row was padded to a longer one's length" if self.padded else ""
         return (
             f"output '{self.output}' {size} between a row alone and the same row in a batch of "
-            f"{self.requests} requests{padded}"
+            f"{self.rows} rows{padded}"
         )
 
 

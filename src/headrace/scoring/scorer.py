@@ -4,7 +4,11 @@ The same model, features and pipeline as a replica runs, without its queue: whoe
 needs no requests.
 """
 
-from collections.abc import Sequence
+import logging
+import math
+import random
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -14,11 +18,16 @@ from headrace.core import (
     Code,
     HeadraceError,
     ModelSignature,
+    RowIndependence,
     RuntimeFailedError,
     Tensors,
     check_inputs,
 )
+from headrace.engine.row_check import LEAST_INTERVAL_S, PAY_BACK, compare_row, note_scales
+from headrace.observe.row_checks import RowDifference
 from headrace.scoring.loading import LoadedModel
+
+_log = logging.getLogger(__name__)
 
 _OF_ALL: Final = frozenset({Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED})
 """Errors that say nothing of the rows: to run half of them comes to the same."""
@@ -41,13 +50,32 @@ class Scored:
 
 
 class Scorer:
-    """A loaded model that takes rows. As safe to use from several threads as the model itself."""
+    """A loaded model that takes rows. As safe to use from several threads as the model itself.
 
-    def __init__(self, loaded: LoadedModel, *, name: str, version: str) -> None:
+    Where rows are declared independent and nothing has proven it, a row of a batch is run alone at
+    times and compared, until one differs: at most one a second, and for at most 1 % of the time.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        *,
+        name: str,
+        version: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.name, self.version = name, version
         self.signature: ModelSignature = loaded.signature
         self.loaded = loaded
         self.concurrent = loaded.model.concurrent
+        self.difference: RowDifference | None = None
+        """The row that was answered otherwise alone; None while none is known."""
+        self._is_declared = (
+            self.signature.batched and self.signature.row_independence is RowIndependence.DECLARED
+        )
+        self._clock = clock
+        self._check_at = -math.inf
+        self._scales: dict[str, float] = {}
 
     def score(self, inputs: Tensors, outputs: Sequence[str] | None = None) -> Scored:
         """Run a batch; one that fails is run in halves until it is known which rows it was.
@@ -66,7 +94,48 @@ class Scorer:
         errors: dict[int, HeadraceError] = {}
         parts: list[Tensors] = []
         self._halved(inputs, outputs, first=0, rows=rows, parts=parts, errors=errors)
-        return Scored(outputs=_joined(parts), errors=errors)
+        scored = Scored(outputs=_joined(parts), errors=errors)
+        if self._is_declared and rows > 1 and not errors and self._clock() >= self._check_at:
+            self._check_row(inputs, scored.outputs, rows)
+        return scored
+
+    def _check_row(self, inputs: Tensors, outputs: Tensors, rows: int) -> None:
+        """Run one row of a batch alone and compare; `difference` says what came of it."""
+        row, names, began = random.randrange(rows), tuple(outputs), self._clock()  # noqa: S311  # sampling
+
+        def row_of(tensors: Tensors) -> Tensors:
+            return copied({name: array[row : row + 1] for name, array in tensors.items()})
+
+        def copied(tensors: Tensors) -> Tensors:
+            return {name: array.copy() for name, array in tensors.items()}
+
+        note_scales(self._scales, outputs)
+        worst = None
+        try:
+            _, worst = compare_row(
+                row_of(outputs),
+                lambda: self._run(row_of(inputs), names, 1),
+                # Copied: a model may change its inputs in place, and answer with them.
+                lambda: row_of(self._run(copied(inputs), names, rows)),
+                self._scales,
+            )
+        except Exception as error:  # noqa: BLE001  # a plug-in call; the batch has its answers
+            # The message of a model may quote the row.
+            why = error.code if isinstance(error, HeadraceError) else type(error).__name__
+            _log.warning("a row failed when it was run alone", extra={"error": why})
+        self._check_at = self._clock() + max(LEAST_INTERVAL_S, PAY_BACK * (self._clock() - began))
+        if worst is not None:
+            output, ratio = worst
+            self._check_at = math.inf
+            self.difference = RowDifference(
+                output=output,
+                ratio=ratio if math.isfinite(ratio) else None,
+                requests=rows,
+                rows=rows,
+                padded=False,
+                at=time.time(),  # noqa: TID251  # for people
+            )
+            _log.warning("rows depend on each other: %s", self.difference.text)
 
     def close(self) -> None:
         """Free the model."""

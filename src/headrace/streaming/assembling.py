@@ -32,6 +32,16 @@ class Scorers:
         """Those that there are."""
         return [one for one in (self.primary, self.canary, self.shadow) if one is not None]
 
+    @property
+    def row_problem(self) -> str:
+        """The row that a live check found to depend on others; empty while none is known."""
+        texts = [
+            f"model {one.name}: {one.difference.text}; remove `rows_independent`"
+            for one in self.all
+            if one.difference is not None
+        ]
+        return "; ".join(texts)
+
     def close(self) -> None:
         """Free the models."""
         for one in self.all:

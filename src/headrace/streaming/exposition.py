@@ -128,6 +128,11 @@ def _state(status: StreamStatus, labels: str) -> Iterator[str]:
         ("in_flight", "Records that are scored, or wait for delivery.", status.in_flight),
         ("places", "Partitions that are this member's.", len(status.places)),
         ("trouble", "1 if nothing comes or goes at the moment.", int(bool(status.trouble))),
+        (
+            "rows_differ",
+            "1 if a row of a declared model had another answer alone than beside others.",
+            int(bool(status.row_problem)),
+        ),
     ):
         yield from single(f"headrace_stream_{name}", "gauge", text, labels, value)
     for name, text, attribute in (

@@ -49,7 +49,7 @@ def run(settings: StreamSettings) -> int:
         home = Path(settings.home) if settings.home else Path.cwd()
         url = _tried(lambda: url_filled_in(settings.broker, what="the broker's URL"), EXIT_SETTINGS)
         broker = _tried(lambda: open_broker(url, home=home), EXIT_CANNOT_JOIN)
-        worker = Worker(settings, broker)
+        worker = Worker(settings, broker, row_problem=lambda: scorers.row_problem)
         _tried(lambda: listen(settings, worker), EXIT_CANNOT_LISTEN)
     except _EndError as end:
         _log.error("stream '%s': %s", settings.name, end)  # the message says it all

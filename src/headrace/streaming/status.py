@@ -48,6 +48,7 @@ class StreamStatus(msgspec.Struct, frozen=True, kw_only=True):
     `in_flight` are records. `at`: when lag was taken, in Unix time. `arms`: empty where only one
     version is asked. `still_s`: for how long the thread that talks to the broker has not come
     round; what the rest says is about as old. `unassigned_s`: for how long it has had no place.
+    `row_problem`: how a row's answer depended on the others that were scored with it.
     `lacks_topic`: it is no member, as a topic that it reads does not exist; `trouble` names it.
     """
 
@@ -69,3 +70,4 @@ class StreamStatus(msgspec.Struct, frozen=True, kw_only=True):
     still_s: float = 0.0
     unassigned_s: float = 0.0
     lacks_topic: bool = False
+    row_problem: str = ""

@@ -42,6 +42,7 @@ class Worker:
     """Runs one stream. `runner` has to call `wake` when it has finished a batch.
 
     `wait`: sleeps at most so long, less if the event is set; for tests with a clock of their own.
+    `row_problem`: as `Scorers.row_problem`.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Worker:
         clock: Clock | None = None,
         random: Random | None = None,
         wait: Callable[[threading.Event, float], object] = threading.Event.wait,
+        row_problem: Callable[[], str] = lambda: "",
     ) -> None:
         self.settings = settings
         self.counters = Counters()
@@ -60,6 +62,7 @@ class Worker:
         self._clock = clock or SystemClock()
         self._random = random or Random()  # noqa: S311  # jitter, no secret
         self._wait = wait
+        self._row_problem = row_problem
         self._session: Session | None = None
         self._stopping = threading.Event()
         self._is_paused = settings.paused
@@ -260,6 +263,7 @@ class Worker:
             without_answer=sum(counters.without.values()),
             retries=counters.retries,
             arms=_arms(counters),
+            row_problem=self._row_problem(),
         )
 
 

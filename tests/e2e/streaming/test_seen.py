@@ -16,6 +16,7 @@ from headrace.control.process import start_ticks
 from headrace.streaming.broker import Membership
 from headrace.streaming.brokers.log import LogBroker
 from headrace.streaming.records import Place
+from tests.e2e.control.test_row_check import centred
 from tests.e2e.streaming.conftest import Streams, rows, wait_for
 from tests.e2e.streaming.test_control import is_running, pids, up
 
@@ -58,6 +59,15 @@ streams:
     model: ./mlp.onnx
     source: {broker: "log:demo", topics: [narrow, nowhere]}
     sink: {topic: out-half}
+"""
+CENTRED = """
+version: 1
+streams:
+  - name: coupled
+    model: ./centred.onnx
+    source: {broker: "log:demo", topics: [wide]}
+    sink: {topic: out-coupled}
+    rows_independent: true
 """
 JOBS = """
 jobs:
@@ -162,6 +172,21 @@ def test_a_stream_has_a_history_and_a_pause_is_no_alert(system: Streams) -> None
         ("paused", True, 0)
     ]
     assert "firing" not in alerts(system, "own").values()
+
+
+def test_rows_of_a_stream_that_depend_on_each_other_are_a_warning(system: Streams) -> None:
+    centred(system.shell.folder / "centred.onnx")
+    system.spec(CENTRED)
+    lines = b"".join(b'{"x": [%d, 0, 1, 2]}\n' % number for number in range(100))
+    sent = system.shell.run("stream", "send", "wide", "--broker", "log:demo", stdin=lines)
+    assert sent.returncode == 0, sent.stderr
+    assert system.shell.run("apply", "-f", "headrace.yaml", "--wait").returncode == 0
+    wait_for(lambda: system.json("status", "coupled")["warning"])
+    table = system.shell.run("status")
+
+    assert table.returncode == 0  # it runs
+    assert "stream 'coupled': model coupled: output 'y' differs" in table.stdout
+    assert "remove `rows_independent`" in table.stdout
 
 
 class Neighbour:

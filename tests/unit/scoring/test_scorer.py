@@ -1,6 +1,8 @@
 """Rows are scored together; those that fail cost themselves only."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,9 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.core import (
+    Array,
     Datatype,
     InvalidArgumentError,
     ModelSignature,
+    RowIndependence,
     RuntimeFailedError,
     Tensors,
     TensorSpec,
@@ -19,6 +23,7 @@ from headrace.core import (
 from headrace.engine import ServiceTimes
 from headrace.scoring.loading import LoadedModel
 from headrace.scoring.scorer import Scorer
+from headrace.testing.turned import TurnedClock
 
 SIGNATURE = ModelSignature(
     inputs=(TensorSpec(name="x", datatype=Datatype.INT64, shape=(-1,)),),
@@ -106,3 +111,114 @@ def test_an_output_of_fewer_rows_than_the_batch_belongs_to_no_row() -> None:
     # One row alone is answered with one row, which is right.
     assert found.errors == {}
     assert found.outputs["y"].tolist() == [2, 4, 6, 8]
+
+
+class Declared:
+    """A model whose rows are declared independent; `answer` says what a batch is answered."""
+
+    concurrent = True
+    signature = ModelSignature(
+        inputs=(TensorSpec(name="x", datatype=Datatype.FP32, shape=(-1,)),),
+        outputs=(TensorSpec(name="y", datatype=Datatype.FP32, shape=(-1,)),),
+        batched=True,
+        row_independence=RowIndependence.DECLARED,
+    )
+
+    def __init__(self, answer: Callable[[Array], Array]) -> None:
+        self.answer = answer
+        self.sizes: list[int] = []
+
+    def run(self, inputs: Tensors, outputs: Sequence[str] | None = None) -> Tensors:
+        del outputs
+        self.sizes.append(len(inputs["x"]))
+        return {"y": self.answer(inputs["x"])}
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+def scorer_of(model: Declared, clock: Callable[[], float] = time.monotonic) -> Scorer:
+    loaded = LoadedModel(
+        model=model,
+        runtime="python",
+        signature=model.signature,
+        times=ServiceTimes(max_batch_size=32),
+        plan=None,
+    )
+    return Scorer(loaded, name="declared", version="1", clock=clock)
+
+
+def refuses_alone(x: Array) -> Array:
+    if len(x) == 1:
+        msg = "no row alone"
+        raise ValueError(msg)
+    return x
+
+
+@pytest.mark.parametrize(
+    ("answer", "differs"),
+    [
+        (lambda x: x - x.mean(), True),
+        (lambda x: x * 2, False),
+        (lambda x: np.random.default_rng().random(len(x), np.float32), False),
+        (refuses_alone, False),
+    ],
+    ids=["mixes rows", "independent", "noise", "refuses a row alone"],
+)
+def test_a_declared_row_is_run_alone_and_compared(
+    answer: Callable[[Array], Array], *, differs: bool
+) -> None:
+    model = Declared(answer)
+    scorer = scorer_of(model)
+    x = np.arange(1, 9, dtype=np.float32)
+    scored = scorer.score({"x": x})
+
+    assert len(scored.outputs["y"]) == 8
+    assert 1 in model.sizes
+    assert (scorer.difference is not None) == differs
+    if scorer.difference is not None:
+        assert "output 'y' differs by" in scorer.difference.text
+        assert "in a batch of 8 rows" in scorer.difference.text
+
+
+def doubles_in_place(x: Array) -> Array:
+    x *= 2
+    return x
+
+
+def test_a_check_changes_no_answer_of_a_model_that_works_in_place() -> None:
+    model = Declared(doubles_in_place)
+    scorer = scorer_of(model)
+    scored = scorer.score({"x": np.arange(8, dtype=np.float32)})
+
+    assert scored.outputs["y"].tolist() == [2.0 * value for value in range(8)]
+    assert scorer.difference is None
+    assert len(model.sizes) > 1
+
+
+def test_checks_of_declared_rows_are_seldom_and_end_with_a_difference() -> None:
+    clock = TurnedClock()
+    model = Declared(lambda x: x * 2)
+    scorer = scorer_of(model, clock=clock.monotonic)
+    for _ in range(4):  # at 0, 0.5, 1 and 1.5 s
+        scorer.score({"x": np.ones(4, np.float32)})
+        clock.turn(0.5)
+    checks = model.sizes.count(1)
+    model.answer = lambda x: x - x.mean()
+    for _ in range(2):
+        clock.turn(5.0)
+        scorer.score({"x": np.arange(4, dtype=np.float32)})
+
+    assert checks == 2
+    assert scorer.difference is not None
+    assert model.sizes.count(1) == 4  # two of them confirmed the difference
+
+
+def test_a_proven_row_is_not_run_alone() -> None:
+    model = Declared(lambda x: x - x.mean())
+    model.signature = replace(model.signature, row_independence=RowIndependence.PROVEN)
+    scorer = scorer_of(model)
+    scorer.score({"x": np.arange(4, dtype=np.float32)})
+
+    assert model.sizes == [4]
+    assert scorer.difference is None

@@ -89,6 +89,8 @@ class StreamView:
     failing: int = 0
     paused: bool = False
     stuck: bool = False
+    warning: str = ""
+    """What is wrong with its answers though it runs: rows that depend on each other."""
 
     @property
     def is_well(self) -> bool:
