@@ -400,4 +400,6 @@ def _summary_text(summary: "Summary") -> list[str]:
     if summary.errors:
         shown = "; ".join(dict.fromkeys(summary.error_samples))[:300]
         lines.append(f"{summary.errors:,} rows have errors" + (f": {shown}" if shown else ""))
+    if summary.row_problem:
+        lines.append(f"rows depend on each other: {summary.row_problem}")
     return lines

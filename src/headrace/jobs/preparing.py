@@ -94,7 +94,12 @@ def load_scorer(settings: ReplicaSettings) -> Scorer:
         )
         settings = msgspec.structs.replace(settings, features=features)
     loaded: LoadedModel = load_model(settings, warm_up_s=_WARM_UP_S)
-    return Scorer(loaded, name=settings.model_name, version=settings.model_version)
+    return Scorer(
+        loaded,
+        name=settings.model_name,
+        version=settings.model_version,
+        checks_rows=settings.batching.row_check_ratio != 0,
+    )
 
 
 def plan_job(

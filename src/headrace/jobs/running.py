@@ -51,6 +51,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     rows_per_s: float
     error_samples: list[str]
+    row_problem: str = ""
+    """How a row's answer depended on the others of its batch; workers of a cluster log it only."""
 
 
 @dataclass(slots=True)
@@ -147,6 +149,7 @@ def run_job(
         seconds=round(seconds, 3),
         rows_per_s=round(new_rows / seconds, 1) if seconds > 0 else 0.0,
         error_samples=list(state.samples),
+        row_problem="" if job.scorer.difference is None else job.scorer.difference.text,
     )
     folder.sweep()
     folder.complete(msgspec.json.encode(summary) + b"\n")

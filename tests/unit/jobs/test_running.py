@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from headrace.core import (
     FailedPreconditionError,
     InvalidArgumentError,
     NotFoundError,
+    RowIndependence,
     Tensors,
     UnavailableError,
 )
@@ -187,6 +189,19 @@ def test_a_run_that_is_done_is_proved_and_not_done_again(source: Path, tmp_path:
     model = Fake(SUMS, sums)
     summary = run(prepared(source, output, model=model))
     assert (summary.skipped, summary.rows, model.runs) == (SHARDS, ROWS, [])
+
+
+def test_the_summary_says_that_rows_depend_on_each_other(source: Path, tmp_path: Path) -> None:
+    declared = replace(SUMS, row_independence=RowIndependence.DECLARED)
+    coupled = run(prepared(source, tmp_path / "out", model=Fake(declared, less_the_mean)))
+    alone = run(prepared(source, tmp_path / "other", model=Fake(SUMS, less_the_mean)))
+
+    assert "output 'y' differs" in coupled.row_problem
+    assert alone.row_problem == ""
+
+
+def less_the_mean(inputs: Tensors) -> Tensors:
+    return {"y": inputs["x"] - inputs["x"].mean(axis=0)}
 
 
 def test_nothing_says_done_while_something_is_done_again(source: Path, tmp_path: Path) -> None:

@@ -137,7 +137,9 @@ class Declared:
         """Nothing to close."""
 
 
-def scorer_of(model: Declared, clock: Callable[[], float] = time.monotonic) -> Scorer:
+def scorer_of(
+    model: Declared, clock: Callable[[], float] = time.monotonic, *, checks_rows: bool = True
+) -> Scorer:
     loaded = LoadedModel(
         model=model,
         runtime="python",
@@ -145,7 +147,7 @@ def scorer_of(model: Declared, clock: Callable[[], float] = time.monotonic) -> S
         times=ServiceTimes(max_batch_size=32),
         plan=None,
     )
-    return Scorer(loaded, name="declared", version="1", clock=clock)
+    return Scorer(loaded, name="declared", version="1", clock=clock, checks_rows=checks_rows)
 
 
 def refuses_alone(x: Array) -> Array:
@@ -212,6 +214,14 @@ def test_checks_of_declared_rows_are_seldom_and_end_with_a_difference() -> None:
     assert checks == 2
     assert scorer.difference is not None
     assert model.sizes.count(1) == 4  # two of them confirmed the difference
+
+
+def test_a_model_whose_second_runs_have_side_effects_is_not_run_alone() -> None:
+    model = Declared(lambda x: x - x.mean())
+    scorer = scorer_of(model, checks_rows=False)
+    scorer.score({"x": np.arange(4, dtype=np.float32)})
+
+    assert model.sizes == [4]
 
 
 def test_a_proven_row_is_not_run_alone() -> None:
