@@ -122,6 +122,16 @@ def test_an_example_is_short_valid_and_named() -> None:
     assert ids["datatype"] == "INT64"
 
 
+def test_an_example_has_categories_that_the_model_knows_exactly() -> None:
+    columns = [
+        TensorSpec(name="city", datatype=Datatype.BYTES, shape=(-1,)),
+        TensorSpec(name="rate", datatype=Datatype.FP64, shape=(-1,)),
+    ]
+    body = json.loads(example_body(columns, {"city": "Bern", "rate": 0.12345}))
+
+    assert [one["data"] for one in body["inputs"]] == [["Bern"], [0.12345]]
+
+
 def test_a_problem_becomes_its_error_with_every_mistake() -> None:
     problem = {
         "code": "INVALID_ARGUMENT",

@@ -36,6 +36,20 @@ def test_the_form_begins_with_a_row_that_the_model_takes() -> None:
     assert x.problem == text.problem == ""
 
 
+def test_the_form_begins_with_categories_that_the_model_knows_exactly() -> None:
+    columns = tuple(
+        TensorSpec(name=name, datatype=datatype, shape=(-1,))
+        for name, datatype in (("city", Datatype.BYTES), ("rate", Datatype.FP64))
+    )
+    example: dict[str, float | str] = {"city": "Bern", "rate": 0.12345}
+    signature = ModelSignature(inputs=columns, outputs=(), batched=True, example=example)
+
+    city, rate = fields_of(signature, {})
+
+    assert json.loads(city.data) == ["Bern"]
+    assert json.loads(rate.data) == [0.12345]
+
+
 def test_the_form_begins_with_a_picture_where_one_is_wanted() -> None:
     image = TensorSpec(name="image", datatype=Datatype.BYTES, shape=(-1,))
     fields = fields_of(ModelSignature(inputs=(image,), outputs=(), batched=True), {})
