@@ -1,7 +1,8 @@
 """A member of a group in a process of its own, to be killed.
 
 `hold` takes records and does nothing with them; `half` is done with the first of them only;
-`copy` copies them to `sink` until nothing has come for a while, and ends.
+`copy` copies them to `sink`, and ends when nothing has come for a while since it has partitions: a
+group that lost a member without a word gives it none until the session of that member times out.
 """
 
 import json
@@ -21,7 +22,12 @@ IDLE_S = 3.0
 class Silent:
     """Keeps no state of its own."""
 
-    def gained(self, places: Sequence[Place]) -> Mapping[Place, int] | None: ...
+    has_gained = False
+
+    def gained(self, places: Sequence[Place]) -> Mapping[Place, int] | None:
+        self.has_gained = self.has_gained or bool(places)
+        return None
+
     def losing(self, places: Sequence[Place]) -> None: ...
     def lost(self, places: Sequence[Place]) -> None: ...
 
@@ -37,10 +43,11 @@ def main() -> None:
         start=Start.EARLIEST,
         session_timeout_s=said["session_timeout_s"],
     )
-    session = broker.join(membership, Silent())
+    listener = Silent()
+    session = broker.join(membership, listener)
     print("joined", flush=True)  # noqa: T201  # the parent reads it
     if said["mode"] == "copy":
-        copy(session, said["sink"])
+        copy(session, listener, said["sink"])
         session.flush(30)
         session.close()
         broker.close()
@@ -58,11 +65,14 @@ def main() -> None:
         session.poll(0, 0.2)
 
 
-def copy(session: Session, sink: str) -> None:
+def copy(session: Session, listener: Silent, sink: str) -> None:
     idle_since = time.monotonic()
     started = False
     while time.monotonic() - idle_since < IDLE_S or session.trouble:
+        had_places = listener.has_gained
         found = session.poll(MOST, 0.2)
+        if not had_places:
+            idle_since = time.monotonic()
         if found:
             session.deliver(copies(found, sink), after(found))
             idle_since = time.monotonic()
