@@ -213,7 +213,11 @@ class KafkaBroker:
     def _writing(self, producer: Producer) -> Writing:
         options = self._options
         return Writing(
-            producer, limit_bytes=options.limit_bytes, address=options.address, clock=self._clock
+            producer,
+            limit_bytes=options.limit_bytes,
+            address=options.address,
+            clock=self._clock,
+            lingers=options.lingers,
         )
 
     def _writer(self, membership: Membership, consumer: Consumer, health: Health) -> Writer:

@@ -21,6 +21,7 @@ _PROTOCOL: Final = "group.protocol"
 LIMIT: Final = "message.max.bytes"
 TRANSACTION: Final = "transaction.timeout.ms"
 _DEFAULT_LIMIT_BYTES: Final = 1_000_000
+_LINGER: Final = frozenset({"linger.ms", "queue.buffering.max.ms"})
 
 Settings = dict[str, str | int | float | bool]
 
@@ -54,6 +55,11 @@ class KafkaOptions:
     def limit_bytes(self) -> int:
         """How large a record may be that is written."""
         return int(self.settings.get(LIMIT, _DEFAULT_LIMIT_BYTES))
+
+    @property
+    def lingers(self) -> bool:
+        """Whether the user chose how long a record waits for others of its request."""
+        return not _LINGER.isdisjoint(self.settings)
 
     def client(self) -> Settings:
         """What every client is made with."""
@@ -115,7 +121,8 @@ class KafkaOptions:
     def producer(self, *, transactional_id: str = "") -> Settings:
         """A producer; with transactions if it has an id."""
         made: Settings = {
-            "linger.ms": "1",
+            # Longer than the queueing of a large request takes; small ones are sent at once.
+            "linger.ms": "5",
             # As Java's clients do, so that a key is where others look for it.
             "partitioner": "murmur2_random",
             "message.timeout.ms": "120000",

@@ -15,6 +15,8 @@ _MILLISECONDS: Final = 1000
 _ANY_PARTITION: Final = -1
 _LONGEST_FULL_S: Final = 30.0
 _FULL_STEP_S: Final = 0.02
+_SEND_S: Final = 0.001
+"""The client's shortest flush. It sends all that is queued; it need not outlast the answers."""
 _LAST_MS: Final = (1 << 63) - 1
 _TOO_LARGE: Final = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE})
 
@@ -70,10 +72,23 @@ def check_new(records: Sequence[NewRecord], *, limit_bytes: int) -> None:
 
 
 class Writing:
-    """Puts records into a producer's queue, and waits where it is full."""
+    """Puts records into a producer's queue, and waits where it is full.
 
-    def __init__(self, producer: Producer, *, limit_bytes: int, address: str, clock: Clock) -> None:
+    Args:
+        lingers: Whether the user chose how long records wait for others: `send_now` does nothing.
+    """
+
+    def __init__(
+        self,
+        producer: Producer,
+        *,
+        limit_bytes: int,
+        address: str,
+        clock: Clock,
+        lingers: bool = False,
+    ) -> None:
         self._producer = producer
+        self._lingers = lingers
         self._limit_bytes = limit_bytes
         self._address = address
         self._clock = clock
@@ -123,6 +138,19 @@ class Writing:
         """
         try:
             self._producer.poll(timeout_s)
+        except KafkaException as error:
+            raise failure(error_of(error), doing="write", address=self._address) from error
+
+    def send_now(self) -> None:
+        """End the wait of queued records for others; takes at most 1 ms.
+
+        Raises:
+            HeadraceError: As `serve`.
+        """
+        if self._lingers:
+            return
+        try:
+            self._producer.flush(_SEND_S)
         except KafkaException as error:
             raise failure(error_of(error), doing="write", address=self._address) from error
 

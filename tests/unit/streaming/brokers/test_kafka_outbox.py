@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.core import HeadraceError
-from headrace.streaming.brokers.kafka_outbox import COMMIT_EVERY_S, Outbox
+from headrace.streaming.brokers.kafka_outbox import COMMIT_EVERY_S, HELD_S, UNDER_WAY, Outbox
 from headrace.streaming.brokers.kafka_records import Writing
 from headrace.streaming.records import NewRecord, Place
 from headrace.testing.turned import TurnedClock
@@ -35,6 +35,7 @@ class Client:
         self.waiting: list[tuple[int, Callable[[KafkaError | None, Any], None]]] = []
         """Numbers of records that are under way, and their reports."""
         self.taken = 0
+        self.flushes = 0
         self.commits: list[int] = []
 
     def __len__(self) -> int:
@@ -48,6 +49,11 @@ class Client:
         del timeout_s
         return 0
 
+    def flush(self, timeout_s: float) -> int:
+        del timeout_s
+        self.flushes += 1
+        return len(self.waiting)
+
     def commit(self, *, offsets: Sequence[TopicPartition], asynchronous: bool) -> None:
         assert asynchronous
         self.commits.append(offsets[0].offset)
@@ -59,9 +65,9 @@ class Client:
             report(KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED), Message())
 
 
-def outbox(client: Client, clock: TurnedClock) -> Outbox:
+def outbox(client: Client, clock: TurnedClock, *, lingers: bool = False) -> Outbox:
     producer, consumer = cast("Producer", client), cast("Consumer", client)
-    writing = Writing(producer, limit_bytes=1_000_000, address="h:1", clock=clock)
+    writing = Writing(producer, limit_bytes=1_000_000, address="h:1", clock=clock, lingers=lingers)
     return Outbox(producer, consumer, writing, address="h:1", clock=clock)
 
 
@@ -77,9 +83,11 @@ def test_nothing_is_kept_as_done_before_all_records_up_to_it_are_written(
     clock, client = TurnedClock(), Client()
     mine = outbox(client, clock)
     under_way: list[tuple[int, int]] = []
+    total = 0
     for offset, (count, at) in enumerate(steps, start=1):
         mine.deliver(answers(count), {HERE: offset})
-        under_way.append((offset, client.taken))
+        total += count
+        under_way.append((offset, total))
         if client.waiting:
             client.write(at)
         clock.turn(COMMIT_EVERY_S)
@@ -89,12 +97,70 @@ def test_nothing_is_kept_as_done_before_all_records_up_to_it_are_written(
         assert max(client.commits, default=0) <= safe
         for commit in client.commits[-1:]:
             mine.committed(None, [TopicPartition("in", 0, commit)])
+    for _ in range(2):  # what is under way, then what waits for it
+        while client.waiting:
+            client.write(0)
+        clock.turn(COMMIT_EVERY_S)
+        mine.serve()
+        for commit in client.commits[-1:]:
+            mine.committed(None, [TopicPartition("in", 0, commit)])
+    clock.turn(COMMIT_EVERY_S)
+    mine.serve()
+
+    assert client.taken == total
+    assert client.commits[-1:] == [len(steps)]
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 12)), min_size=1, max_size=20))
+def test_records_wait_for_those_before_them_as_the_client_would_spin_on_them(
+    steps: list[tuple[int, int]],
+) -> None:
+    clock, client = TurnedClock(), Client()
+    mine = outbox(client, clock)
+    total = 0
+    for offset, (count, written) in enumerate(steps, start=1):
+        before, waiting = client.taken, len(client)
+        mine.deliver(answers(count), {HERE: offset})
+        total += count
+        assert client.taken == (total if waiting < UNDER_WAY else before)
+        for _ in range(min(written, len(client))):
+            client.write(0)
+
+    clock.turn(HELD_S)  # a partition that is slow does not stop the others
+    mine.serve()
+
+    assert client.taken == total
+
+
+@pytest.mark.parametrize(
+    ("count", "lingers", "flushes"), [(3, False, 1), (999, False, 0), (3, True, 0)]
+)
+def test_few_records_are_sent_at_once_unless_the_user_chose_how_long_they_wait(
+    count: int, *, lingers: bool, flushes: int
+) -> None:
+    client = Client()
+    mine = outbox(client, TurnedClock(), lingers=lingers)
+    mine.deliver(answers(count), {HERE: 1})
+
+    assert client.taken == count
+    assert client.flushes == flushes
+
+
+def test_a_flush_queues_what_waits_and_what_is_lost_meanwhile_is_not_committed() -> None:
+    clock, client = TurnedClock(), Client()
+    mine = outbox(client, clock)
+    for offset in (1, 2):
+        mine.deliver(answers(UNDER_WAY), {HERE: offset})
+    mine.forget([HERE])
+    is_safe = mine.flush(0.0, lambda: None)
     while client.waiting:
         client.write(0)
     clock.turn(COMMIT_EVERY_S)
     mine.serve()
 
-    assert client.commits[-1:] == [len(steps)]
+    assert not is_safe
+    assert client.taken == 2 * UNDER_WAY
+    assert not client.commits
 
 
 def test_a_record_that_was_not_written_ends_the_session_and_keeps_nothing() -> None:
