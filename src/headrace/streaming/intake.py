@@ -2,7 +2,6 @@
 
 from collections import deque
 from collections.abc import Collection, Iterable, Sequence
-from itertools import islice
 from typing import Final
 
 from headrace.streaming.records import Place, Record
@@ -57,10 +56,9 @@ class Intake:
     def take(self) -> list[Record]:
         """The next batch, taken out; empty if none waits."""
         count = min(len(self._records), self.max_batch_size)
-        batch = list(islice(self._records, count))
-        for _ in range(count):
-            self._records.popleft()
-        self._bytes -= _size(batch)
+        popleft = self._records.popleft
+        batch = [popleft() for _ in range(count)]
+        self._bytes = self._bytes - _size(batch) if self._records else 0
         while count:
             came, many = self._came.popleft()
             if many > count:

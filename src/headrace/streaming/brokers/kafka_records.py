@@ -104,26 +104,27 @@ class Writing:
             HeadraceError: One cannot be written; those before it are under way.
         """
         produce = self._producer.produce
+        last_s: float | None = None
+        at_ms = 0
         for record in records:
             partition, at_s = record.partition, record.timestamp_s
-            # 0 means now to the client, so the first millisecond of 1970 cannot be said. Rounded,
-            # as a float of whole milliseconds may be a little more or less. By position: names cost
-            # a third of the call.
-            at_ms = 0 if at_s is None else round(at_s * _MILLISECONDS)
-            if at_s is not None and not 0 < at_ms <= _LAST_MS:
-                at_ms = min(max(at_ms, 1), _LAST_MS)
-            more = (list(record.headers),) if record.headers else ()
+            if at_s != last_s:  # neighbours often share their time
+                last_s = at_s
+                # 0 means now to the client, so the first millisecond of 1970 cannot be written.
+                # Rounded, as a float of whole milliseconds may be a little more or less.
+                at_ms = 0 if at_s is None else round(at_s * _MILLISECONDS)
+                if at_s is not None and not 0 < at_ms <= _LAST_MS:
+                    at_ms = min(max(at_ms, 1), _LAST_MS)
+            if partition is None:
+                partition = _ANY_PARTITION
+            topic, value, key = record.topic, record.value, record.key
+            headers = record.headers
             try:
-                produce(
-                    record.topic,
-                    record.value,
-                    record.key,
-                    _ANY_PARTITION if partition is None else partition,
-                    report,
-                    None,
-                    at_ms,
-                    *more,
-                )
+                # By position: names cost a third of the call, unpacking a tenth.
+                if headers:
+                    produce(topic, value, key, partition, report, None, at_ms, list(headers))
+                else:
+                    produce(topic, value, key, partition, report, None, at_ms)
             except BufferError:
                 self._wait_for_room()
                 self.put([record], report)

@@ -100,21 +100,30 @@ class KafkaSource:
     def _records(self, messages: Sequence[Message]) -> list[Record]:
         """Without those of places that went away meanwhile."""
         errors = [message.error() for message in messages]
-        if not _NO_ERRORS.issuperset(map(type, errors)):
+        if not _NO_ERRORS.issuperset(map(type, errors)):  # an error is not comparable with None
             for error, message in zip(errors, messages, strict=True):
                 if error is not None:
                     self._read_failed(error, message)
             messages = [message for message in messages if message.error() is None]
+        topics = [message.topic() for message in messages]
+        partitions = [message.partition() for message in messages]
+        count = len(messages)
+        if count and partitions.count(partitions[0]) == count and topics.count(topics[0]) == count:
+            return self._run(messages, self.places[topics[0], partitions[0]])
         records: list[Record] = []
         first = 0
-        places = [self.places[message.topic(), message.partition()] for message in messages]
-        for place, run in groupby(places):
+        for key, run in groupby(zip(topics, partitions, strict=True)):
             end = first + sum(1 for _ in run)
-            if place in self._positions:
-                some = records_of(messages[first:end], place)
-                self._positions.handed_out(some[0], some[-1].offset + 1)
-                records += some
+            records += self._run(messages[first:end], self.places[key])
             first = end
+        return records
+
+    def _run(self, messages: Sequence[Message], place: Place) -> list[Record]:
+        """The records of one place; none if it went away meanwhile."""
+        if place not in self._positions:
+            return []
+        records = records_of(messages, place)
+        self._positions.handed_out(records[0], records[-1].offset + 1)
         return records
 
     def _read_failed(self, error: KafkaError, message: Message) -> None:

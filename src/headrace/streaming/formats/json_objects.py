@@ -58,7 +58,6 @@ class JsonObjects:
         ]
         self._passed = frozenset(layout.answered)
         self._answer = [*layout.answered, *(spec.name for spec in layout.outputs)]
-        self._pattern = _pattern(self._answer)
 
     def decode(self, records: Sequence[Record]) -> Fields:
         """As `Format.decode`; types are checked, ranges and nulls of floats are not."""
@@ -104,13 +103,15 @@ class JsonObjects:
         """As `Format.encode`."""
         if not self._answer:
             return [b"{}"] * rows
-        texts = [
-            list(map(msgspec.json.encode, columns[name]))
-            if name in self._passed
-            else row_texts(cast("Array", columns[name]))
-            for name in self._answer
-        ]
-        pattern = self._pattern
+        texts, depths = [], []
+        for name in self._answer:
+            if name in self._passed:
+                text, depth = list(map(msgspec.json.encode, columns[name])), 0
+            else:
+                text, depth = cut_rows(cast("Array", columns[name]))
+            texts.append(text)
+            depths.append(depth)
+        pattern = _pattern(self._answer, depths)
         return [pattern % one for one in zip(*texts, strict=True)]
 
 
@@ -121,18 +122,16 @@ def _is_floats(value: object) -> bool:
     return type(value) in {int, float} or (isinstance(value, str | None) and value in SPELLED)
 
 
-def row_texts(array: Array) -> list[bytes]:
-    """Each row of `array` as JSON; axis 0 are the rows."""
+def cut_rows(array: Array) -> tuple[list[bytes], int]:
+    """Each row of `array` as JSON, without as many brackets around it as the number says."""
     if array.dtype.kind in "OSU":
-        return [orjson.dumps(_plain(row)) for row in array.tolist()]
+        return [orjson.dumps(_plain(row)) for row in array.tolist()], 0
     if not array.size:
-        return [orjson.dumps(row) for row in array.tolist()]
+        return [orjson.dumps(row) for row in array.tolist()], 0
     text = orjson.dumps(np.ascontiguousarray(array), option=orjson.OPT_SERIALIZE_NUMPY)
     text = spell_infinities(text, array)
     depth = array.ndim - 1
-    opening, closing = b"[" * depth, b"]" * depth
-    cut = text[depth + 1 : -depth - 1].split(closing + b"," + opening)
-    return [b"%b%b%b" % (opening, row, closing) for row in cut] if depth else cut
+    return text[depth + 1 : -depth - 1].split(b"]" * depth + b"," + b"[" * depth), depth
 
 
 def _plain(value: object) -> object:
@@ -147,9 +146,12 @@ def _plain(value: object) -> object:
         return {"b64": base64.b64encode(value).decode()}
 
 
-def _pattern(names: Sequence[str]) -> bytes:
-    """An object of these names, with a place for each value."""
-    members = (orjson.dumps(name).replace(b"%", b"%%") + b":%b" for name in names)
+def _pattern(names: Sequence[str], depths: Sequence[int]) -> bytes:
+    """An object of these names, with so many brackets around each value."""
+    members = [
+        orjson.dumps(name).replace(b"%", b"%%") + b":" + b"[" * depth + b"%b" + b"]" * depth
+        for name, depth in zip(names, depths, strict=True)
+    ]
     return b"{" + b",".join(members) + b"}"
 
 

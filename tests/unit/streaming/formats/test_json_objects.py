@@ -17,7 +17,7 @@ from headrace.protocol.inputs import ModelInputs
 from headrace.streaming.codec import Decoded
 from headrace.streaming.fields import FieldCodec, Source, Written
 from headrace.streaming.formats import FieldSpec, Layout
-from headrace.streaming.formats.json_objects import JsonObjects, row_texts
+from headrace.streaming.formats.json_objects import JsonObjects, cut_rows
 from tests.unit.streaming.parts import records
 
 DTYPES = ["<f4", "<f8", "<f2", "<i8", "<u8", "|i1", "|b1"]
@@ -33,9 +33,9 @@ DTYPES = ["<f4", "<f8", "<f2", "<i8", "<u8", "|i1", "|b1"]
     )
 )
 def test_each_row_is_as_if_it_were_alone(array: Array) -> None:
-    texts = row_texts(array)
+    texts, depth = cut_rows(array)
 
-    assert texts == [
+    assert [b"[" * depth + text + b"]" * depth for text in texts] == [
         orjson.dumps(np.ascontiguousarray(row), option=orjson.OPT_SERIALIZE_NUMPY)
         if array.ndim > 1 and array.size
         else orjson.dumps(array[at : at + 1], option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]
@@ -113,7 +113,9 @@ def test_texts_are_texts_and_other_bytes_are_base64(elements: list[bytes | str])
     array = np.empty((len(raw), 1), dtype=object)
     array[:, 0] = raw
 
-    for text, one in zip(row_texts(array), raw, strict=True):
+    texts, depth = cut_rows(array)
+    assert depth == 0
+    for text, one in zip(texts, raw, strict=True):
         (found,) = msgspec.json.decode(text)
         try:
             assert found == one.decode()

@@ -1,0 +1,66 @@
+"""Messages of a consumer as records: several partitions, and what is no record."""
+
+from typing import cast
+
+from confluent_kafka import Consumer, KafkaError, Message
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace.streaming.brokers.kafka_health import Health
+from headrace.streaming.brokers.kafka_positions import Positions
+from headrace.streaming.brokers.kafka_source import KafkaSource
+from headrace.streaming.records import Place
+
+HELD = [Place("a", 0), Place("a", 1), Place("b", 0)]
+GONE = Place("b", 1)
+
+
+class Client:
+    """A consumer with these messages."""
+
+    def __init__(self, messages: list[Message]) -> None:
+        self.messages = messages
+
+    def poll(self, timeout_s: float) -> Message | None:
+        del timeout_s
+        return self.messages.pop(0) if self.messages else None
+
+    def consume(self, most: int, timeout_s: float) -> list[Message]:
+        del timeout_s
+        taken, self.messages = self.messages[:most], self.messages[most:]
+        return taken
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([*HELD, GONE]), st.booleans()), max_size=12),
+    st.integers(1, 12),
+)
+def test_records_of_held_partitions_come_in_order_whatever_stands_between_them(
+    steps: list[tuple[Place, bool]], most: int
+) -> None:
+    messages = []
+    for offset, (place, is_end) in enumerate(steps):
+        error = KafkaError(KafkaError._PARTITION_EOF) if is_end else None
+        messages.append(
+            Message(
+                topic=place.topic,
+                partition=place.partition,
+                offset=offset,
+                value=b"v",
+                timestamp=(1, 7000),
+                error=error,
+            )
+        )
+    positions = Positions()
+    positions.hold(dict.fromkeys(HELD, 0))
+    client = Client(messages)
+    source = KafkaSource(cast("Consumer", client), positions, Health("h:1"), address="h:1")
+    records = []
+    while client.messages:
+        records += source.take(most, 0)
+
+    assert [(record.place, record.offset) for record in records] == [
+        (place, offset)
+        for offset, (place, is_end) in enumerate(steps)
+        if place in HELD and not is_end
+    ]
