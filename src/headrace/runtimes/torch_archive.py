@@ -1,6 +1,7 @@
-"""What lies in a file of PyTorch's? Told from its list of names; nothing is loaded or run."""
+"""Content of PyTorch's files: names, sizes, shapes and code. Nothing of them is run."""
 
 import io
+import math
 import pickle  # noqa: TID251  # of files that hold some, read without making anything of them
 import zipfile
 from collections import OrderedDict
@@ -9,7 +10,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from headrace.core import error_kind
+import numpy as np
+
+from headrace.core import Array, error_kind
 from headrace.runtimes.refused_formats import code_in
 from headrace.runtimes.tabular import corrupt, read_head, refuse
 
@@ -29,6 +32,14 @@ _STORED_BYTES: Final = {
     "LongStorage": 8,
     "ComplexDoubleStorage": 16,
 }
+_NUMPY: Final = {
+    "BoolStorage": "?",
+    "IntStorage": "<i4",
+    "LongStorage": "<i8",
+    "FloatStorage": "<f4",
+    "DoubleStorage": "<f8",
+}
+_MAX_CONSTANT: Final = 256
 _ZIP: Final = b"PK\x03\x04"
 _MAX_NAMES: Final = 1_000_000
 _SPARE_BYTES: Final = 64 << 20
@@ -53,6 +64,27 @@ class Traced(NamedTuple):
 
     storage: str
     shape: tuple[int, ...]
+
+
+class StoredTensor(NamedTuple):
+    """A tensor of a file. `stored`: how many elements its record has."""
+
+    storage: str
+    key: str
+    stored: int
+    offset: int
+    shape: tuple[int, ...]
+    is_in_order: bool
+
+
+class ScriptObject:
+    """An object of a TorchScript file: `kind` is its class, `state` what its attributes hold."""
+
+    kind = ""
+    state: object = None
+
+    def __setstate__(self, state: object) -> None:
+        self.state = state
 
 
 def find_torch_file(path: Path, kind: Kind) -> Path | None:
@@ -173,6 +205,52 @@ def read_traced(file: Path) -> Mapping[str, Sequence[Traced | None]]:
     }
 
 
+def read_script_code(file: Path) -> dict[str, str]:
+    """The code of a TorchScript archive by qualified name of the module that it stands in.
+
+    Raises:
+        UnsupportedModelError: It cannot be read, or is too much.
+    """
+    names = [name for name in read_sizes(file) if name.startswith("code/") and name.endswith(".py")]
+    code = {}
+    for name in names:
+        data = read_record(file, name, most=_MAX_PICKLE_BYTES) or b""
+        dotted = name.removeprefix("code/").removesuffix(".py").replace("/", ".")
+        code[dotted] = data.decode("utf-8", "replace")
+    return code
+
+
+def read_script_objects(file: Path) -> tuple[object, Sequence[object]]:
+    """The module of a TorchScript archive and the constants of its code, as `ScriptObject`s.
+
+    Raises:
+        UnsupportedModelError: They cannot be read.
+    """
+    loaded: list[object] = []
+    for name in ("data.pkl", "constants.pkl"):
+        data = read_record(file, name, most=_MAX_PICKLE_BYTES)
+        try:
+            loaded.append(_Objects(io.BytesIO(data or b"")).load())
+        except Exception as error:  # noqa: BLE001  # whatever a damaged stream makes the reader raise
+            raise corrupt(file, f"'{name}': {error_kind(error)}") from None
+    root, constants = loaded
+    return root, constants if isinstance(constants, list | tuple) else ()
+
+
+def read_stored(file: Path, directory: str, tensor: StoredTensor) -> Array | None:
+    """The elements of a small tensor; None if it is large, or not stored one by one."""
+    dtype = _NUMPY.get(tensor.storage)
+    count = math.prod(tensor.shape)
+    if dtype is None or count > _MAX_CONSTANT or tensor.offset or count != tensor.stored:
+        return None
+    data = read_record(file, f"{directory}/{tensor.key}")
+    if data is None or len(data) != count * np.dtype(dtype).itemsize:
+        return None
+    if not tensor.is_in_order:
+        return None
+    return np.frombuffer(data, dtype).reshape(tensor.shape)
+
+
 def _kind_of(file: Path) -> Kind | None:
     if read_head(file, len(_ZIP)) != _ZIP:
         return None
@@ -217,6 +295,25 @@ class _Shapes(pickle.Unpickler):  # no code can run: `find_class` knows these on
         return pid[1]
 
 
+class _Objects(_Shapes):
+    """Reads a module's attributes. No code can run: unknown names become `ScriptObject`s."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module == "torch" and name.endswith("Storage"):
+            return name
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return _stored
+        if module == "torch.jit._pickle" and name.startswith("build_"):
+            return _same
+        if module.startswith("__torch__"):
+            return type("ScriptObject", (ScriptObject,), {"kind": f"{module}.{name}"})
+        return super().find_class(module, name)
+
+    def persistent_load(self, pid: Any) -> Any:
+        _, storage, key, _, elements = pid
+        return storage, str(key), int(elements)
+
+
 class _Storages(pickle.Unpickler):  # no code can run: everything is a `_Anything`
     """Reads out of a pickled module how many bytes it needs of which record.
 
@@ -251,6 +348,21 @@ class _Anything(dict[Any, Any]):
 
     def extend(self, items: object) -> None:
         pass
+
+
+def _same(value: object) -> object:
+    return value
+
+
+def _stored(storage: Any, offset: int, size: Any, stride: Any, *_: object) -> StoredTensor:
+    kind, key, elements = storage
+    shape = tuple(int(n) for n in size)
+    strides: list[int] = []
+    step = 1
+    for n in reversed(shape):
+        strides.insert(0, step)
+        step *= n
+    return StoredTensor(kind, key, elements, int(offset), shape, list(stride) == strides)
 
 
 def _untagged(value: object, _tag: object) -> object:

@@ -5,17 +5,28 @@ sample inputs), and pickles run code: take it from people you trust.
 """
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-from headrace.core import VARIABLE, Datatype, RuntimeFailedError, TensorSpec
+from headrace.core import (
+    VARIABLE,
+    Datatype,
+    RuntimeFailedError,
+    TensorSpec,
+    UnsupportedModelError,
+)
 from headrace.runtimes.base import LoadOptions, Model
+from headrace.runtimes.rows.torch_graph import analyse_torch_graph
+from headrace.runtimes.rows.values import Verdict
 from headrace.runtimes.tabular import refuse
 from headrace.runtimes.torch_archive import (
     Kind,
     find_torch_file,
+    read_record,
     read_sizes,
     require_torch_file,
 )
@@ -32,6 +43,8 @@ from headrace.runtimes.torch_signature import Declared, match_names, read_declar
 
 _COMPILED: Final = "data/aotinductor/"
 _WRAP: Final = "export a module that takes tensors and calls this one"
+_GRAPH: Final = re.compile(r"models/\w+\.json|serialized_exported_program\.json")
+_MAX_GRAPH_BYTES: Final = 256 << 20
 _ENDLESS: Final = 1 << 40
 MAX_INPUT_BYTES: Final = 2_000_000_000
 """As much as the gateway's limit of a body may be set to."""
@@ -96,13 +109,27 @@ def _open(path: Path, options: LoadOptions) -> TorchModel:
     leaves = _renamed(path, _leaves(path, torch, values, exported), declared)
     with quiet():
         program = _program(torch, exported, leaves, device)
+    # What is analysed are the file's own sizes: a signature names tensors, or allows fewer shapes.
+    verdict = cache(lambda: _analysed(file))
     most = min((leaf.most for leaf in leaves if leaf.most is not None), default=None)
     if most is not None:
         pieces = replace(program, call=_in_pieces(torch, program.call, most))
-        model = open_proved(path, pieces, declared, options=options)
+        model = open_proved(path, pieces, declared, options=options, analyse=verdict)
         if model.signature.batched:
             return model
-    return open_proved(path, program, declared, options=options)
+    return open_proved(path, program, declared, options=options, analyse=verdict)
+
+
+def _analysed(file: Path) -> Verdict:
+    """Whether rows are independent, from the graph that the file holds."""
+    names = [name for name in read_sizes(file) if _GRAPH.fullmatch(name)]
+    if len(names) != 1:
+        return Verdict(why_not=f"the file holds {len(names)} graphs")
+    try:
+        data = read_record(file, names[0], most=_MAX_GRAPH_BYTES)
+    except UnsupportedModelError as error:
+        return Verdict(why_not=str(error))
+    return analyse_torch_graph(data or b"")
 
 
 def _program(torch: Any, exported: Any, leaves: Sequence[_Leaf], device: str) -> Program:

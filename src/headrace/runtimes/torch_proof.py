@@ -1,4 +1,4 @@
-"""What does a module give, and is axis 0 the batch? Found out by running it a few times."""
+"""Outputs of a module and whether axis 0 is the batch, from an analysis and a few runs."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -19,6 +19,7 @@ from headrace.core import (
 )
 from headrace.runtimes.base import LoadOptions
 from headrace.runtimes.probe import VARIABLE_SIZES, difference_ratio, probe_batch
+from headrace.runtimes.rows.values import Verdict
 from headrace.runtimes.tabular import refuse
 from headrace.runtimes.torch_model import Program, TorchModel, import_torch
 from headrace.runtimes.torch_signature import Declared, match_names
@@ -36,10 +37,14 @@ def open_proved(
     declared: Declared,
     *,
     options: LoadOptions,
+    analyse: Callable[[], Verdict],
 ) -> TorchModel:
     """The model of `program`, with a signature that running it has shown.
 
     Where it does not run on made-up inputs, what was declared is believed.
+
+    Args:
+        analyse: Returns the verdict on the rows of its graph.
 
     Raises:
         UnsupportedModelError: It does not run, or not as was declared.
@@ -54,7 +59,13 @@ def open_proved(
         _check_history(path, model.run, program.inputs)
     author = "config.pbtxt" if declared.takes_batches else ""
     author = "signature.json" if declared.batched else author
-    probe = probe_batch(model.run, program.inputs, outputs, declared=options.declared_by or author)
+    probe = probe_batch(
+        model.run,
+        program.inputs,
+        outputs,
+        analyse=analyse,
+        declared=options.declared_by or author,
+    )
     if declared.batched and (probe.difference or not probe.batched):
         raise refuse(path, f"'batched' is declared, but {probe.difference or probe.reason}")
     is_contradicted = probe.difference and not options.rows_independent

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from headrace.core import VARIABLE, Datatype, ModelSignature, TensorSpec
 from headrace.runtimes.base import LoadOptions, Model
+from headrace.runtimes.rows.torchscript import analyse_torchscript
 from headrace.runtimes.tabular import refuse
 from headrace.runtimes.torch_archive import (
     Kind,
@@ -114,7 +115,13 @@ def _open(path: Path, options: LoadOptions) -> TorchModel:
         trial = TorchModel(program(by_row), _nothing_known(by_row), options.intra_op_threads)
         if runs(trial.run, tuple(by_row.values()), _TRACED_ROWS):
             specs = by_row
-    return open_proved(path, program(specs), declared, options=options)
+    return open_proved(
+        path,
+        program(specs),
+        declared,
+        options=options,
+        analyse=lambda: analyse_torchscript(file, declared.method, specs, declared.values),
+    )
 
 
 def _method(path: Path, module: Any, name: str) -> Any:

@@ -13,6 +13,7 @@ from headrace.core import (
     CodeNotAllowedError,
     Datatype,
     InvalidArgumentError,
+    RowIndependence,
     RuntimeFailedError,
     UnsupportedModelError,
 )
@@ -78,7 +79,8 @@ def test_shapes_and_datatypes_are_the_programs_own(tmp_path: Path) -> None:
     assert seen.runtime == "torch_export"
     assert (spec.name, spec.datatype, spec.shape) == ("x", Datatype.FP32, (-1, FEATURES))
     assert seen.signature.outputs[0].shape == (-1, 3)
-    assert not seen.signature.batched, "nobody declares it"
+    assert seen.signature.row_independence is RowIndependence.PROVEN
+    assert seen.signature.batched
 
 
 def test_nested_and_named_arguments_are_flattened(tmp_path: Path) -> None:

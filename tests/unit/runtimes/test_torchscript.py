@@ -17,6 +17,7 @@ from headrace.core import (
     CodeNotAllowedError,
     Datatype,
     InvalidArgumentError,
+    RowIndependence,
     RuntimeFailedError,
     UnsupportedModelError,
 )
@@ -159,7 +160,9 @@ def test_a_trained_module_answers_as_it_does_in_process(tmp_path: Path, kind: st
     want = answered(saved.module, ROWS)
 
     assert model.signature.batched
-    assert not load_model(saved.path, "", CPU).signature.batched, "nobody declares it"
+    undeclared = load_model(saved.path, "", CPU).signature
+    assert undeclared.row_independence is RowIndependence.PROVEN, undeclared.row_reason
+    assert undeclared.batched
     assert model.concurrent
     assert answer.shape == want.shape == (len(ROWS), 3)
     # The same kernels on the same rows; fusions of scripted code may round otherwise.

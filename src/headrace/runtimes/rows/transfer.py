@@ -160,7 +160,7 @@ def _numbered(  # noqa: C901, PLR0912  # one case for each operator
     others = [item for i, item in enumerate(plain) if i != place and item is not None]
     kept = None
     match kind, place:
-        case ("Gather" | "GatherND", 1) | ("Shape" | "Size", 0):
+        case ("Gather" | "GatherND", 1) | ("Shape" | "Size", 0) | ("EmbeddingBag", 2):
             return applied(plain)
         case "Concat", 0:
             return replace(applied(plain), mixed=numbering)

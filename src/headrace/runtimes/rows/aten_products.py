@@ -1,0 +1,429 @@
+"""Effect on rows of PyTorch's operators that multiply, convolve, normalise and attend."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Final
+
+from headrace.runtimes.rows.aten import Argument, AtenCall, Operator
+from headrace.runtimes.rows.onnx_call import is_scalar
+from headrace.runtimes.rows.symbols import ONE, Size, divide, multiply
+from headrace.runtimes.rows.transfer import Results, Transfer
+from headrace.runtimes.rows.values import MixedRowsError, Value, with_rows
+
+
+def _swapped(transfer: Transfer, value: Value) -> Value:
+    if value.rank < 2:  # noqa: PLR2004  # a vector has one order
+        return value
+    order = list(range(value.rank))
+    order[-2], order[-1] = order[-1], order[-2]
+    return transfer.transpose(replace(value, elements=None), order)
+
+
+def _matmul(call: AtenCall) -> Results:
+    second = "vec" if call.name == "mv" else "mat2" if call.name in {"mm", "bmm"} else "other"
+    return call.transfer.matmul(call.value(0), call.value(1, second))
+
+
+def _linear(call: AtenCall) -> Results:
+    value, weight = call.value(0, "input"), call.value(1, "weight")
+    bias = call.optional(2, "bias")
+    result = call.transfer.matmul(value, _swapped(call.transfer, weight))
+    return result if bias is None else call.transfer.elementwise([result, bias])
+
+
+def _addmm(call: AtenCall) -> Results:
+    """`beta * self + alpha * (mat1 @ mat2)`."""
+    call.used |= {"beta", "alpha"}
+    names = ("batch1", "batch2") if call.name == "baddbmm" else ("mat1", "mat2")
+    result = call.transfer.matmul(call.value(1, names[0]), call.value(2, names[1]))
+    return call.transfer.elementwise([call.value(), result])
+
+
+def _distance(call: AtenCall) -> Results:
+    """Distances of all pairs depend on what a product of the two would."""
+    call.used |= {2, 3, "p", "compute_mode"}
+    second = _swapped(call.transfer, call.value(1, "x2"))
+    return call.transfer.matmul(call.value(0, "x1"), second)
+
+
+def _einsum(call: AtenCall) -> Results:
+    equation = str(call.get(0, "equation")).replace(" ", "")
+    values = call.values(1, "tensors")
+    call.get(2, "path")
+    left, arrow, result = equation.partition("->")
+    terms = left.split(",")
+    if not arrow or len(terms) != len(values) or "." in equation:
+        raise MixedRowsError(f"has the equation '{equation[:80]}', which is not followed")
+    sizes: dict[str, Size] = {}
+    letter, rows = "", None
+    for term, value in zip(terms, values, strict=True):
+        if len(term) != value.rank:
+            raise MixedRowsError("takes shapes that do not fit")
+        for name, size in zip(term, value.shape or (), strict=True):
+            sizes[name] = size if sizes.get(name, ONE) == ONE else sizes[name]
+        if value.rows is not None:
+            own, layout = term[value.rows.axis], replace(value.rows, axis=0)
+            if (letter, rows) not in (("", None), (own, layout)) or term.count(own) > 1:
+                raise MixedRowsError("combines each row with other rows")
+            letter, rows = own, layout
+    if any(
+        value.rows is None and letter and letter in term
+        for term, value in zip(terms, values, strict=True)
+    ):
+        raise MixedRowsError("combines rows by their position")
+    if rows is not None and result.count(letter) != 1:
+        raise MixedRowsError("sums over the batch axis")
+    moved = None if rows is None else replace(rows, axis=result.index(letter))
+    return with_rows(tuple(sizes[name] for name in result), moved)
+
+
+def _per_axis(call: AtenCall, number: int, name: str, count: int, default: int) -> list[int]:
+    """An argument with a number for each spatial axis, or one for all."""
+    numbers = call.integers(number, name) or [default]
+    return numbers * count if len(numbers) == 1 else numbers
+
+
+def _slid(  # noqa: PLR0917  # of one axis
+    call: AtenCall,
+    size: Size,
+    width: int,
+    stride: int,
+    pad: int,
+    dilation: int,
+    *,
+    ceil: bool = False,
+) -> Size:
+    """The size that a window gives along an axis of this size."""
+    symbols = call.transfer.symbols
+    free = symbols.add(size, Size(2 * pad - dilation * (width - 1) - 1))
+    if ceil and divide(free, Size(stride)) is None:
+        return symbols.of("ceil", free, stride, pad)
+    return symbols.add(symbols.floor_divide(free, Size(stride)), ONE)
+
+
+def _conv(call: AtenCall) -> Results:
+    """Parameters stand in three orders, by the name of the operator."""
+    value, weight = call.value(0, "input"), call.value(1, "weight")
+    bias = call.optional(2, "bias")
+    others = [weight, *([] if bias is None else [bias])]
+    if weight.shape is None or value.rank != len(weight.shape):
+        raise MixedRowsError("takes axis 0 for channels")
+    count = value.rank - 2
+    strides = _per_axis(call, 3, "stride", count, 1)
+    padding = call.get(4, "padding")
+    is_named = isinstance(padding, str)
+    pads = [0] * count if is_named else _per_axis(call, 4, "padding", count, 0)
+    is_transposed = call.name.startswith("conv_transpose")
+    if is_transposed:
+        extra = _per_axis(call, 5, "output_padding", count, 0)
+        groups = call.integer(6, "groups", 1)
+        dilations = _per_axis(call, 7, "dilation", count, 1)
+    else:
+        dilations = _per_axis(call, 5, "dilation", count, 1)
+        if call.name in {"convolution", "_convolution"}:
+            is_transposed = call.flag(6, "transposed")
+            extra = _per_axis(call, 7, "output_padding", count, 0)
+            groups = call.integer(8, "groups", 1)
+        else:
+            groups = call.integer(6, "groups", 1)
+            extra = [0] * count
+    call.used |= {9, 10, 11, 12, "benchmark", "deterministic", "cudnn_enabled", "allow_tf32"}
+    widths = [size.number for size in weight.shape[2:] if size.is_constant]
+    if len(widths) != count:
+        raise MixedRowsError("has weights of unknown shape")
+    symbols, shape = call.transfer.symbols, (value.shape or ())[2:]
+    sizes = []
+    for i, size in enumerate(shape):
+        if is_transposed:
+            scaled = multiply(symbols.add(size, Size(-1)), Size(strides[i]))
+            more = extra[i] + dilations[i] * (widths[i] - 1) + 1 - 2 * pads[i]
+            sizes.append(symbols.add(scaled, Size(more)))
+        elif padding == "same":
+            sizes.append(size)
+        else:
+            sizes.append(_slid(call, size, widths[i], strides[i], pads[i], dilations[i]))
+    channels = multiply(weight.shape[1], Size(groups)) if is_transposed else weight.shape[0]
+    return call.transfer.window(value, others, channels, sizes)
+
+
+def _spatial_count(call: AtenCall) -> int:
+    """How many axes at the end an operator runs over: the digit in its name."""
+    return int(next(letter for letter in call.name if letter.isdigit()))
+
+
+def _resized_last(call: AtenCall, value: Value, sizes: list[Size]) -> Value:
+    first = value.rank - len(sizes)
+    if first < 1:
+        raise MixedRowsError("takes shapes that do not fit")
+    result = call.transfer.resized(value, {first + i: size for i, size in enumerate(sizes)})
+    return replace(result, elements=None)
+
+
+def _pool(call: AtenCall) -> Results:
+    """All axes but the last ones are independent."""
+    value, count = call.value(), _spatial_count(call)
+    kernel = _per_axis(call, 1, "kernel_size", count, 1)
+    given = call.integers(2, "stride") or kernel
+    strides = given * count if len(given) == 1 else given
+    pads = _per_axis(call, 3, "padding", count, 0)
+    is_max = call.name.startswith("max")
+    dilations = _per_axis(call, 4, "dilation", count, 1) if is_max else [1] * count
+    ceil = call.flag(5 if is_max else 4, "ceil_mode")
+    call.used |= {5, 6, "count_include_pad", "divisor_override"}
+    shape = (value.shape or ())[value.rank - count :]
+    sizes = [
+        _slid(call, size, kernel[i], strides[i], pads[i], dilations[i], ceil=ceil)
+        for i, size in enumerate(shape)
+    ]
+    pooled = _resized_last(call, value, sizes)
+    return [pooled, replace(pooled, is_integer=True)]
+
+
+def _adaptive_pool(call: AtenCall) -> Results:
+    value, count = call.value(), _spatial_count(call)
+    items = call.get(1, "output_size")
+    wanted: list[Argument] = items if isinstance(items, list) else [items]
+    wanted = wanted * count if len(wanted) == 1 else wanted
+    shape = (value.shape or ())[value.rank - count :]
+    if any(not isinstance(item, Size) and item is not None for item in wanted):
+        raise MixedRowsError("takes sizes that are computed while it runs")
+    sizes = [item if isinstance(item, Size) else shape[i] for i, item in enumerate(wanted)]
+    pooled = _resized_last(call, value, sizes)
+    return [pooled, replace(pooled, is_integer=True)]
+
+
+def _upsample(call: AtenCall) -> Results:
+    value, count = call.value(0, "input" if "input" in call.named else "self"), _spatial_count(call)
+    call.used |= {*range(len(call.positional)), *call.named}
+    items = call.get(1, "output_size")
+    symbols = call.transfer.symbols
+    sizes = [symbols.unknown(minimum=1) for _ in range(count)]
+    if isinstance(items, list):
+        known = call.sizes(1, "output_size")
+        sizes = [size if new is None else new for size, new in zip(sizes, known, strict=True)]
+    return _resized_last(call, value, sizes)
+
+
+def _pixel_shuffle(call: AtenCall) -> Results:
+    value = call.value()
+    is_wider = call.name == "pixel_shuffle"
+    factor = call.integer(1, "upscale_factor" if is_wider else "downscale_factor")
+    channels, height, width = (value.shape or ())[-3:]
+    area, symbols = Size(factor * factor), call.transfer.symbols
+    if is_wider:
+        sizes = [symbols.floor_divide(channels, area)]
+        sizes += [multiply(size, Size(factor)) for size in (height, width)]
+    else:
+        sizes = [multiply(channels, area)]
+        sizes += [symbols.floor_divide(size, Size(factor)) for size in (height, width)]
+    return _resized_last(call, value, sizes)
+
+
+def _grid_sample(call: AtenCall) -> Results:
+    value, grid = call.value(0, "input"), call.value(1, "grid")
+    call.used |= {2, 3, 4, "interpolation_mode", "padding_mode", "align_corners"}
+    if value.shape is None or grid.shape is None:
+        raise MixedRowsError("takes a tensor of unknown shape")
+    return call.transfer.by_row([value, grid], [value.shape[1], *grid.shape[1:-1]])
+
+
+def _normalised_planes(call: AtenCall, value: Value, *parameters: Value | None) -> Value:
+    """A norm with parameters along axis 1, where axis 0 has independent entries."""
+    others = [item for item in parameters if item is not None]
+    return call.transfer.window(value, others, None, (value.shape or ())[2:])
+
+
+def _batch_norm(call: AtenCall) -> Results:
+    first = "input"
+    value = call.value(0, first)
+    names = ("weight", "bias", "running_mean", "running_var")
+    parameters = [call.optional(i, name) for i, name in enumerate(names, 1)]
+    has_flag = call.name in {"batch_norm", "native_batch_norm", "cudnn_batch_norm"}
+    is_training = has_flag and call.flag(5, "training", default=True)
+    if is_training or parameters[2] is None or parameters[3] is None:
+        raise MixedRowsError("normalises over the batch")
+    call.used |= {5, 6, 7, 8, "momentum", "eps", "cudnn_enabled"}
+    result = _normalised_planes(call, value, *parameters)
+    return [result, Value(), Value()][: max(call.count, 1)]
+
+
+def _layer_norm(call: AtenCall) -> Results:
+    value = call.value(0, "input")
+    axes = len(call.sizes(1, "normalized_shape"))
+    call.uniform((2, "weight"), (3, "bias"))
+    call.used |= {4, 5, "eps", "cudnn_enable"}
+    result = call.transfer.along(replace(value, elements=None), range(-axes, 0), "normalises")
+    means = call.transfer.reduce(result, list(range(-axes, 0)), keep=True)
+    return [result, means, means][: max(call.count, 1)]
+
+
+def _group_norm(call: AtenCall) -> Results:
+    value = call.value(0, "input")
+    if call.name == "group_norm":
+        call.integer(1, "num_groups")
+        parameters = [call.optional(2, "weight"), call.optional(3, "bias")]
+        call.used |= {4, 5, "eps", "cudnn_enabled"}
+        return _normalised_planes(call, value, *parameters)
+    parameters = [call.optional(1, "weight"), call.optional(2, "bias")]
+    if call.size(3, "N") != (value.shape or (None,))[0]:
+        raise MixedRowsError("divides the batch axis by position")
+    call.used |= {4, 5, 6, 7, "C", "HxW", "group", "eps"}
+    result = _normalised_planes(call, value, *parameters)
+    if value.rows is None:
+        return [result, Value(), Value()]
+    means = with_rows(((value.shape or ())[0], Size(call.integer(6, "group"))), value.rows)
+    return [result, means, means][: max(call.count, 1)]
+
+
+def _instance_norm(call: AtenCall) -> Results:
+    value = call.value(0, "input")
+    names = ("weight", "bias", "running_mean", "running_var")
+    parameters = [call.optional(i, name) for i, name in enumerate(names, 1)]
+    if call.flag(5, "use_input_stats") and parameters[2] is not None:
+        raise MixedRowsError("changes the model itself")
+    call.used |= {6, 7, 8, "momentum", "eps", "cudnn_enabled"}
+    return _normalised_planes(call, value, *parameters)
+
+
+def _recurrent(call: AtenCall) -> Results:
+    """Whole sequences: states are [layers * directions, batch, hidden]."""
+    value = call.value(0, "input")
+    states = call.get(1, "hx")
+    given = states if isinstance(states, list) else [states]
+    parameters = call.get(2, "params")
+    if not isinstance(parameters, list):  # of packed sequences
+        raise MixedRowsError("takes sequences that are packed together")
+    call.flag(3, "has_biases")
+    call.integer(4, "num_layers")
+    call.get(5, "dropout")
+    if call.flag(6, "train") and call.get(5, "dropout") not in {0.0, Size(0)}:
+        raise MixedRowsError("drops values at random")
+    directions = 2 if call.flag(7, "bidirectional") else 1
+    axis = 0 if call.flag(8, "batch_first") else 1
+    if any(not isinstance(item, Value) or not item.is_uniform for item in parameters):
+        raise MixedRowsError("has weights that depend on the batch")
+    if value.rank != 3 or value.rows is None or value.rows.axis != axis:  # noqa: PLR2004
+        raise MixedRowsError("runs along the batch axis")
+    moved = replace(value.rows, axis=1)
+    values = [item for item in given if isinstance(item, Value)]
+    if len(values) != len(given) or any(item.rows != moved for item in values):
+        raise MixedRowsError("begins with a state by position")
+    shape = values[0].shape or ()
+    width = multiply(shape[-1], Size(directions))
+    whole = with_rows((*(value.shape or ())[:2], width), value.rows)
+    return [whole, *(with_rows(item.shape, moved) for item in values)]
+
+
+def _recurrent_cell(call: AtenCall) -> Results:
+    value = call.value(0, "input")
+    states = call.get(1, "hx")
+    given = states if isinstance(states, list) else [states]
+    values = [item for item in given if isinstance(item, Value)]
+    call.uniform((2, "w_ih"), (3, "w_hh"), (4, "b_ih"), (5, "b_hh"))
+    if value.rank != 2 or len(values) != len(given):  # noqa: PLR2004
+        raise MixedRowsError("takes shapes that do not fit")
+    hidden = (values[0].shape or ())[-1]
+    result = call.transfer.by_row([value, *values], [hidden])
+    return [result] * len(values)
+
+
+def _attention(call: AtenCall) -> Results:
+    """Products over the last two axes; all before them broadcast."""
+    query, key, value = (call.value(i, name) for i, name in enumerate(("query", "key", "value")))
+    is_flash = call.name != "scaled_dot_product_attention"
+    mask = call.optional(3 if not is_flash else -1, "attn_mask")
+    if is_flash and call.name != "_scaled_dot_product_flash_attention_for_cpu":
+        raise MixedRowsError("is not followed")
+    dropout = call.get(3 if is_flash else 4, "dropout_p")
+    if dropout not in {None, 0.0, Size(0)}:
+        raise MixedRowsError("drops values at random")
+    is_causal = call.flag(4 if is_flash else 5, "is_causal")
+    call.used |= {6, 7, "scale", "enable_gqa"}
+    scores = call.transfer.matmul(query, _swapped(call.transfer, key))
+    if mask is not None:
+        scores = call.transfer.elementwise([scores, mask])
+    scores = call.transfer.along(scores, [-1, -2] if is_causal else [-1], "normalises")
+    result = call.transfer.matmul(scores, value)
+    sums = call.transfer.reduce(scores, [-1], keep=False)
+    return [result, sums][: max(call.count, 1)]
+
+
+def _encoder_layer(call: AtenCall) -> Results:
+    """`_transformer_encoder_layer_fwd`: one layer of an encoder, batch first."""
+    value = call.value(0, "src")
+    call.used |= {*range(len(call.positional)), *call.named}
+    for number, item in enumerate(call.positional[1:], 1):
+        if isinstance(item, Value) and not item.is_uniform:
+            raise MixedRowsError(f"has argument {number} that depends on the batch")
+    mask, kind = call.get(18, "mask"), call.get(19, "mask_type")
+    if value.rank != 3 or mask is not None or kind is not None:  # noqa: PLR2004
+        raise MixedRowsError("has a mask, which is not followed")
+    return call.transfer.by_row([value], list((value.shape or ())[1:]))
+
+
+def _triangle(call: AtenCall) -> Results:
+    """Entries of the last two axes by their positions."""
+    call.get(1, "diagonal")
+    return call.transfer.along(replace(call.value(), elements=None), [-1, -2], "cuts")
+
+
+def _gated(call: AtenCall) -> Results:
+    value = call.value()
+    axis = call.integer(1, "dim", -1)
+    size = (value.shape or ())[axis]
+    return call.transfer.resized(
+        value, {axis: call.transfer.symbols.floor_divide(size, Size(2))}, "halves"
+    )
+
+
+def _quantised(call: AtenCall) -> Results:
+    """Scales and zero points are numbers, or tensors of one element."""
+    for number, item in enumerate(call.positional[1:], 1):
+        if isinstance(item, Value) and not (item.is_uniform and is_scalar(item)):
+            raise MixedRowsError(f"has parameter {number} by row")
+    call.used |= {*range(len(call.positional)), *call.named}
+    return replace(call.value(0, "input"), elements=None)
+
+
+PRODUCTS: Final[Mapping[str, Operator]] = {
+    **dict.fromkeys(("matmul", "mm", "bmm", "mv"), _matmul),
+    "linear": _linear,
+    **dict.fromkeys(("addmm", "baddbmm"), _addmm),
+    **dict.fromkeys(("cdist", "_cdist_forward"), _distance),
+    "einsum": _einsum,
+    **dict.fromkeys(("conv1d", "conv2d", "conv3d", "convolution", "_convolution"), _conv),
+    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _conv),
+    **dict.fromkeys(("max_pool1d", "max_pool2d", "max_pool3d"), _pool),
+    **dict.fromkeys(("max_pool2d_with_indices", "max_pool3d_with_indices"), _pool),
+    **dict.fromkeys(("avg_pool1d", "avg_pool2d", "avg_pool3d"), _pool),
+    **{
+        f"{prefix}adaptive_{kind}_pool{count}d": _adaptive_pool
+        for prefix in ("", "_")
+        for kind in ("avg", "max")
+        for count in (1, 2, 3)
+    },
+    **{
+        f"upsample_{kind}": _upsample
+        for kind in ("nearest1d", "nearest2d", "nearest3d", "linear1d", "bilinear2d")
+    },
+    **{f"upsample_{kind}": _upsample for kind in ("trilinear3d", "bicubic2d")},
+    **dict.fromkeys(("pixel_shuffle", "pixel_unshuffle"), _pixel_shuffle),
+    **dict.fromkeys(("grid_sampler", "grid_sampler_2d", "grid_sampler_3d"), _grid_sample),
+    **dict.fromkeys(("batch_norm", "native_batch_norm"), _batch_norm),
+    "_native_batch_norm_legit_no_training": _batch_norm,
+    **dict.fromkeys(("layer_norm", "native_layer_norm"), _layer_norm),
+    "rms_norm": _layer_norm,
+    **dict.fromkeys(("group_norm", "native_group_norm"), _group_norm),
+    "instance_norm": _instance_norm,
+    **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), _recurrent),
+    **dict.fromkeys(("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"), _recurrent_cell),
+    "scaled_dot_product_attention": _attention,
+    "_scaled_dot_product_flash_attention_for_cpu": _attention,
+    "_transformer_encoder_layer_fwd": _encoder_layer,
+    **dict.fromkeys(("tril", "triu"), _triangle),
+    "glu": _gated,
+    **dict.fromkeys(("quantize_per_tensor", "dequantize_per_tensor"), _quantised),
+}
+RANDOM_PRODUCTS: Final = frozenset(
+    {"lstm", "gru", "rnn_tanh", "rnn_relu", "scaled_dot_product_attention"}
+)
