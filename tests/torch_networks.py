@@ -62,6 +62,11 @@ def transposed_write(y: Any) -> None:
     y.transpose(0, 1).mul_(torch.cumsum(y, 0).transpose(0, 1))
 
 
+def coupled_by_a_rare_value() -> Any:
+    """A module that halves all rows where one of them has a value that no probe tries."""
+    return module(lambda _, x: torch.where(x.max() > 1e12, x / 2, x)).eval()
+
+
 FLOATS: Final = (6, 4)
 MIXING: Final[Mapping[str, Callable[[], Any]]] = {
     "values by the largest": lambda: module(lambda _, x: torch.where(x.max() > 1, x / 255, x)),
@@ -284,6 +289,30 @@ class LastToken(nn.Module):  # type: ignore[misc]  # as above
         return x[torch.arange(x.shape[0]), ids.argmax(dim=-1)]
 
 
+class Rotary(nn.Module):  # type: ignore[misc]  # as above
+    """Rotary positions, computed without gradients, and causal attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("inverse", 1.0 / 100 ** (torch.arange(0, 4, 2).float() / 4))
+        self.project = nn.Linear(16, 48)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        positions = torch.arange(x.size(1), device=x.device)[None, :].expand(x.size(0), -1)
+        with torch.no_grad():
+            inverse = self.inverse[None, :, None].float().expand(positions.shape[0], -1, 1)
+            angles = (inverse @ positions[:, None, :].float()).transpose(1, 2)
+            both = torch.cat((angles, angles), dim=-1)
+            cosine, sine = both.cos()[:, None], both.sin()[:, None]
+        parts = self.project(x).view(x.size(0), x.size(1), 12, 4).transpose(1, 2).chunk(3, dim=1)
+        turned = [
+            part * cosine + torch.cat((-part[..., 2:], part[..., :2]), dim=-1) * sine
+            for part in parts[:2]
+        ]
+        y = F.scaled_dot_product_attention(turned[0], turned[1], parts[2], is_causal=True)
+        return y.transpose(1, 2).reshape(x.size(0), x.size(1), 16)
+
+
 class InPlace(nn.Module):  # type: ignore[misc]  # as above
     """Writes to columns of its own values, and to views of them."""
 
@@ -350,6 +379,7 @@ USUAL: Final[Mapping[str, tuple[Callable[[], Any], Callable[[int], Any]]]] = {
     "tagger": (Tagger, _ids),
     "bag": (Bag, _ids),
     "last token": (LastToken, _ids),
+    "rotary": (Rotary, _tokens),
     "in place": (InPlace, lambda rows: torch.randn(rows, 5)),
     "shuffled pixels": (
         lambda: nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.PixelShuffle(2), nn.PReLU()),

@@ -211,12 +211,20 @@ def read_script_code(file: Path) -> dict[str, str]:
     Raises:
         UnsupportedModelError: It cannot be read, or is too much.
     """
-    names = [name for name in read_sizes(file) if name.startswith("code/") and name.endswith(".py")]
+    sizes = read_sizes(file)
+    names = {name for name in sizes if name.startswith("code/") and name.endswith(".py")}
+    if sum(sizes[name] for name in names) > _MAX_PICKLE_BYTES:
+        raise refuse(file, f"holds more than {_MAX_PICKLE_BYTES} bytes of code")
     code = {}
-    for name in names:
-        data = read_record(file, name, most=_MAX_PICKLE_BYTES) or b""
-        dotted = name.removeprefix("code/").removesuffix(".py").replace("/", ".")
-        code[dotted] = data.decode("utf-8", "replace")
+    try:
+        with zipfile.ZipFile(file) as archive:
+            for entry in archive.infolist():
+                name = _inner(entry.filename)
+                if name in names:
+                    dotted = name.removeprefix("code/").removesuffix(".py").replace("/", ".")
+                    code[dotted] = archive.read(entry).decode("utf-8", "replace")
+    except (zipfile.BadZipFile, OSError, ValueError, RuntimeError, NotImplementedError) as error:
+        raise corrupt(file, f"its code cannot be read: {error_kind(error)}") from None
     return code
 
 

@@ -1,18 +1,32 @@
 """Row analysis of PyTorch's files: networks that are proven, and modules that never are."""
 
+import re
+import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, event, given, settings
 
-from headrace.core import VARIABLE, Datatype, TensorSpec
+from headrace.core import VARIABLE, Datatype, RowIndependence, TensorSpec
+from headrace.runtimes import LoadOptions, load_model
 from headrace.runtimes.rows.torch_graph import analyse_torch_graph
 from headrace.runtimes.rows.torchscript import analyse_torchscript
 from headrace.runtimes.rows.values import Verdict
+from tests.random_torch import SIZES, Program, Step, programs
 from tests.torch_models import no_warnings, torch
-from tests.torch_networks import FLOATS, MIXING, NOT_EXPORTED, ROWS, USUAL, inputs, outputs
+from tests.torch_networks import (
+    FLOATS,
+    MIXING,
+    NOT_EXPORTED,
+    ROWS,
+    USUAL,
+    coupled_by_a_rare_value,
+    inputs,
+    outputs,
+)
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
 
@@ -123,3 +137,85 @@ def test_modules_that_mix_rows_are_never_proven(name: str, way: str, tmp_path: P
     verdict = WAYS[way](tmp_path, module, (rows,))
 
     assert verdict.why_not
+
+
+@pytest.mark.parametrize("way", ["exported", "traced"])
+def test_a_model_that_no_run_refutes_is_served_unbatched_and_names_the_operator(
+    way: str, tmp_path: Path
+) -> None:
+    module = coupled_by_a_rare_value()
+    WAYS[way](tmp_path, module, (torch.randn(4, *FLOATS),))
+    (path,) = tmp_path.iterdir()
+
+    signature = load_model(path, "", LoadOptions(device="cpu")).signature
+    declared = load_model(path, "", LoadOptions(device="cpu", rows_independent=True)).signature
+
+    assert not signature.batched
+    assert signature.row_independence is RowIndependence.UNPROVEN
+    assert re.search(
+        r"(aten\.max\.default|torch\.max)\)? reduces along the batch axis", signature.row_reason
+    )
+    assert declared.row_independence is RowIndependence.DECLARED
+
+
+def check(steps: list[Step], way: Saved, run: Callable[[Path], Callable[[Any], Any]]) -> str:
+    """Compare a random program that is called independent with its rows alone.
+
+    Returns:
+        What became of it.
+    """
+    torch.manual_seed(1)
+    program = Program(steps).eval()
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            verdict = way(Path(folder), program, (torch.randn(4, *SIZES),))
+        except Exception as error:  # noqa: BLE001  # the exporter's errors share no base class
+            # The exporter takes it for one number of rows only, or does not take it.
+            return f"not saved: {type(error).__name__}"
+        if not verdict.is_proven:
+            return "not proven"
+        (path,) = Path(folder).iterdir()
+        saved = run(path)
+        for rows, scale in ((3, 1.0), (5, 100.0)):
+            x = torch.randn(rows, *SIZES) * scale
+            with torch.inference_mode():
+                together = outputs(saved(x.clone()))
+                try:
+                    alone = [outputs(saved(x[i : i + 1].clone())) for i in range(rows)]
+                except (RuntimeError, AssertionError):
+                    return "proven, but takes no single row"
+            for number, output in enumerate(together):
+                want = torch.cat([answer[number] for answer in alone])
+                assert output.shape == want.shape, program.steps
+                assert torch.allclose(output, want, rtol=1e-3, atol=1e-4 * scale), program.steps
+    return "proven"
+
+
+def load_traced(path: Path) -> Callable[[Any], Any]:
+    with no_warnings():
+        loaded: Callable[[Any], Any] = torch.jit.load(str(path))
+    return loaded
+
+
+def load_exported(path: Path) -> Callable[[Any], Any]:
+    loaded: Callable[[Any], Any] = torch.export.load(str(path)).module()
+    return loaded
+
+
+@given(programs())
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+def test_traced_programs_that_are_called_independent_are(steps: list[Step]) -> None:
+    event(check(steps, traced, load_traced))
+
+
+@given(programs())
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+def test_exported_programs_that_are_called_independent_are(steps: list[Step]) -> None:
+    event(check(steps, exported, load_exported))
+
+
+@pytest.mark.long
+@given(programs())
+@settings(max_examples=3000, deadline=None, suppress_health_check=list(HealthCheck))
+def test_the_same_for_many_traced_programs(steps: list[Step]) -> None:
+    event(check(steps, traced, load_traced))

@@ -390,8 +390,9 @@ class AtenInterpreter:
             elif not value.mixed:
                 tensor.value = replace(value, elements=None, below=None, row_numbers=None)
 
-    @staticmethod
-    def _spoil(memory: SharedStorage, reason: str) -> None:
+    def _spoil(self, memory: SharedStorage, reason: str) -> None:
+        if memory.is_model:
+            self.failed = self.failed or reason
         for tensor in memory.tensors:
             tensor.value = mixed(tensor.value.mixed or reason)
 

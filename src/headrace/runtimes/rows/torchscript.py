@@ -149,6 +149,8 @@ class _Method:
     name: str
 
 
+_NO_GRADIENTS: Final = _Reference("__torch__.torch.autograd.grad_mode.no_grad")
+"""The only context that is entered: models answer without gradients anyway."""
 _DEVICE: Final = _Reference("device")
 """Where a tensor lies, or how: not known before the model is loaded."""
 _TEXT: Final = _Reference("text")
@@ -288,6 +290,10 @@ class _Script:
                     self._assign(target, Size(i), scope)
                     self._block(statement.body, scope)
                     self._steps += 1
+            case ast.With(items=[context]) if (
+                self._value(context.context_expr, scope) is _NO_GRADIENTS
+            ):
+                self._block(statement.body, scope)
             case ast.While(test=test):
                 while self._number(self._value(test, scope), "repeats a loop"):
                     self._block(statement.body, scope)
@@ -454,7 +460,7 @@ class _Script:
 
     # Calls
 
-    def _call(  # noqa: C901, PLR0911  # kinds of functions
+    def _call(  # noqa: C901, PLR0911, PLR0912  # kinds of functions
         self,
         function: ast.expr,
         arguments: Sequence[ast.expr],
@@ -486,6 +492,8 @@ class _Script:
             if bases == ["NamedTuple"] and not named:
                 return tuple(positional)
             raise _UnprovenError(f"the code makes an object of {name}")
+        if name.startswith(f"{_NO_GRADIENTS.name}."):
+            return _NO_GRADIENTS if name.endswith("__new__") else None
         if name in _SWITCHES:
             return _SWITCHES[name]
         if name.startswith("ops.prim.") or name in {"int", "float", "bool", "str"}:
