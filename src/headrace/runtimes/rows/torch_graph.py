@@ -73,10 +73,13 @@ class _Program:
 
     def __init__(self, program: Mapping[str, Any]) -> None:
         self._module = program["graph_module"]
+        self._guards = [str(guard) for guard in program.get("guards_code") or ()]
         self._machine = AtenInterpreter(ATEN)
         self._sizes: dict[str, Size] = {}
 
     def verdict(self) -> Verdict:
+        if any("%" in guard and "size()[0]" in guard for guard in self._guards):
+            return Verdict(why_not="the program takes multiples of a number of rows only")
         signature, graph = self._module["signature"], self._module["graph"]
         names: dict[str, Argument] = {}
         for spec in signature["input_specs"]:
