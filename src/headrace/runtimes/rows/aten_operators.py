@@ -28,9 +28,9 @@ from headrace.runtimes.rows.symbols import BATCH, ONE, ZERO, Size, divide, multi
 from headrace.runtimes.rows.transfer import Results
 from headrace.runtimes.rows.values import (
     MAX_ELEMENTS,
+    BatchRows,
     MixedRowsError,
     RowNumbers,
-    Rows,
     Value,
     mixed,
     normal_axis,
@@ -536,7 +536,7 @@ def _arange(call: AtenCall) -> Results:
             # Where each row begins, if all rows lie one behind the other.
             return Value(
                 shape=(BATCH,),
-                rows=Rows(axis=0),
+                rows=BatchRows(axis=0),
                 is_integer=True,
                 row_numbers=RowNumbers(stride=width),
                 mixed="numbers the rows of the batch",
@@ -698,12 +698,12 @@ def _embedding_bag(call: AtenCall) -> Results:
     numbers = offsets.row_numbers
     if weight.rows is not None or numbers is None or numbers.width != ONE or numbers.is_first:
         raise MixedRowsError("has bags that need not be rows")
-    block = Rows(axis=0, after=numbers.stride)
+    block = BatchRows(axis=0, after=numbers.stride)
     if indices.rows != block or call.flag(7, "include_last_offset"):
         raise MixedRowsError("has bags that are not rows")
     if weights is not None and weights.rows != block:
         raise MixedRowsError("has weights that are not of the rows")
-    bag = with_rows((BATCH, (weight.shape or ())[1]), Rows(axis=0))
+    bag = with_rows((BATCH, (weight.shape or ())[1]), BatchRows(axis=0))
     return [bag, *[mixed("numbers the rows of the batch")] * (max(call.count, 4) - 1)]
 
 
@@ -753,7 +753,7 @@ def _index(call: AtenCall) -> Results:  # noqa: C901  # cases
     if shape is None:
         raise MixedRowsError("takes a tensor of unknown shape")
     if numbers is not None:
-        is_own = numbers == RowNumbers() and data.rows == Rows(axis=0) and first == 0
+        is_own = numbers == RowNumbers() and data.rows == BatchRows(axis=0) and first == 0
         if not is_own or any(value.row_numbers is not None for value in indices[1:]):
             raise MixedRowsError("looks rows up by their position")
         return with_rows((*shape, *inner), rows, is_integer=data.is_integer)

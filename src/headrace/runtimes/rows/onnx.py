@@ -30,8 +30,8 @@ from headrace.runtimes.rows.transfer import (
 )
 from headrace.runtimes.rows.values import (
     UNIFORM,
+    BatchRows,
     MixedRowsError,
-    Rows,
     Value,
     Verdict,
     constant,
@@ -254,7 +254,7 @@ class _Analysis:
         ):
             raise MixedRowsError("is not followed")
         states, scanned = inputs[: len(inputs) - count], inputs[len(inputs) - count :]
-        by_row = all(value is not None and value.rows == Rows(axis=0) for value in scanned)
+        by_row = all(value is not None and value.rows == BatchRows(axis=0) for value in scanned)
         if not by_row and any(value is None or not value.is_uniform for value in scanned):
             raise MixedRowsError("runs along an axis of all rows")
         sources = {inner.outputs[0]: inner for inner in graph.nodes if inner.operator == "Identity"}
@@ -282,7 +282,7 @@ class _Analysis:
             value = _of(inner, name)
             if value.mixed or value.counts_rows or (by_row and not value.is_uniform):
                 raise MixedRowsError(value.mixed or "is not followed")
-            rows = Rows(axis=0) if by_row else value.rows
+            rows = BatchRows(axis=0) if by_row else value.rows
             if not by_row and rows is not None:
                 rows = replace(rows, axis=rows.axis + 1)
             if value.shape is None:

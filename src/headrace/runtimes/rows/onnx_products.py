@@ -8,8 +8,8 @@ from headrace.runtimes.rows.onnx_call import Call, Operator, is_scalar
 from headrace.runtimes.rows.symbols import ONE, Size, divide, multiply, product
 from headrace.runtimes.rows.transfer import Results, Transfer
 from headrace.runtimes.rows.values import (
+    BatchRows,
     MixedRowsError,
-    Rows,
     Shape,
     Value,
     mixed,
@@ -333,7 +333,7 @@ def _contrib_attention(call: Call) -> Results:
         raise MixedRowsError("has a past, which is not followed")
     parts = [value]
     if mask is not None:
-        if mask.rows is None or (mask.rank == 1 and mask.rows != Rows(axis=0)):
+        if mask.rows is None or (mask.rank == 1 and mask.rows != BatchRows(axis=0)):
             raise MixedRowsError("has a mask by position")
         parts.append(mask)
     bias = call.optional(5)

@@ -34,8 +34,8 @@ from headrace.runtimes.rows.transfer import (
 )
 from headrace.runtimes.rows.values import (
     MAX_ELEMENTS,
+    BatchRows,
     MixedRowsError,
-    Rows,
     Value,
     Verdict,
     constant,
@@ -558,7 +558,9 @@ def _recurrent(call: _Call) -> Results:
     lengths = call.value(kind_inputs)
     value = call.value()
     call.uniform(*range(kind_inputs + 1, len(call.inputs)))
-    if value.rows is None or any(item.rows != Rows(axis=0) for item in (value, *states, lengths)):
+    if value.rows is None or any(
+        item.rows != BatchRows(axis=0) for item in (value, *states, lengths)
+    ):
         raise MixedRowsError("begins with a state by position")
     _, directions, hidden = states[0].shape or ()
     by_row = call.transfer.by_row

@@ -13,8 +13,8 @@ from headrace.runtimes.rows.aten import Argument, AtenInterpreter, Tensor, as_va
 from headrace.runtimes.rows.aten_operators import ATEN
 from headrace.runtimes.rows.symbols import BATCH, Size
 from headrace.runtimes.rows.values import (
+    BatchRows,
     MixedRowsError,
-    Rows,
     Value,
     Verdict,
     judge,
@@ -142,7 +142,7 @@ class _Program:
         if any(size.has_batch for size in inner):
             raise MixedRowsError(f"another axis of input '{name}' is as long as the batch")
         dtype = _DTYPES.get(meta["dtype"], "")
-        value = with_rows((BATCH, *inner), Rows(axis=0), is_integer=is_whole(dtype))
+        value = with_rows((BATCH, *inner), BatchRows(axis=0), is_integer=is_whole(dtype))
         return self._machine.tensor(value, dtype=dtype)
 
     def _meta_size(self, size: Mapping[str, Any], name: str, axis: int) -> Size:

@@ -22,9 +22,9 @@ from headrace.runtimes.rows.symbols import (
 )
 from headrace.runtimes.rows.values import (
     MAX_ELEMENTS,
+    BatchRows,
     MixedRowsError,
     RowNumbers,
-    Rows,
     Shape,
     Value,
     bound,
@@ -259,11 +259,11 @@ class Transfer:
             shape=tuple(map(Size, elements.shape)), elements=elements, is_integer=is_integer
         )
 
-    def broadcast(self, values: Sequence[Value]) -> tuple[Shape | None, Rows | None]:
+    def broadcast(self, values: Sequence[Value]) -> tuple[Shape | None, BatchRows | None]:
         """The common shape of values, and where its rows lie.
 
         Raises:
-            MixedRowsError: Rows meet other rows, or what differs from row to row by position.
+            MixedRowsError: BatchRows meet other rows, or what differs from row to row by position.
         """
         with_batch = [value for value in values if value.rows is not None]
         if any(value.shape is None for value in values):
@@ -419,7 +419,7 @@ class Transfer:
         rows = self._reshaped_rows(value, sizes)
         return with_rows(tuple(sizes), rows, is_integer=value.is_integer)
 
-    def _reshaped_rows(self, value: Value, sizes: Sequence[Size]) -> Rows:
+    def _reshaped_rows(self, value: Value, sizes: Sequence[Size]) -> BatchRows:
         """Where rows lie after a reshape: what comes before and after a row stays the same."""
         assert value.rows is not None
         shape = value.shape or ()
@@ -440,7 +440,7 @@ class Transfer:
             own_before = None if own_after is None else divide(inner, own_after)
         if own_before is None or own_after is None or ZERO in (own_before, own_after):
             raise MixedRowsError("folds the batch axis into another one")
-        return Rows(axis=axis, before=own_before, after=own_after)
+        return BatchRows(axis=axis, before=own_before, after=own_after)
 
     def unsqueeze(self, value: Value, axes: Sequence[int]) -> Value:
         """The value with new axes of size 1, counted in the result."""
@@ -522,7 +522,7 @@ class Transfer:
         after = divide(sizes[axes[0]], BATCH)
         if len(axes) > 1 or after is None or after.has_batch or not after.is_positive:
             raise MixedRowsError("makes a tensor whose size depends on the number of rows")
-        return Value(shape=sizes, rows=Rows(axis=axes[0], after=after), is_integer=is_integer)
+        return Value(shape=sizes, rows=BatchRows(axis=axes[0], after=after), is_integer=is_integer)
 
     def tile(self, value: Value, repeats: Sequence[Size | None]) -> Value:
         """The value, repeated along each axis."""
@@ -542,7 +542,7 @@ class Transfer:
                 after = divide(multiply(size, times), BATCH)
                 if rows is not None or after is None or after.has_batch:
                     raise MixedRowsError("makes a tensor whose size depends on the number of rows")
-                rows = Rows(axis=axis, after=after)
+                rows = BatchRows(axis=axis, after=after)
             sizes.append(self.symbols.unknown() if times is None else multiply(size, times))
         return with_rows(tuple(sizes), rows, is_integer=value.is_integer)
 
@@ -711,7 +711,7 @@ class Transfer:
         numbers = indices.row_numbers
         if numbers is not None:
             # Each row looks up entries of its own block of rows.
-            block = Rows(axis=0, after=numbers.stride)
+            block = BatchRows(axis=0, after=numbers.stride)
             is_inside = numbers.width in {ONE, numbers.stride} and not numbers.is_first
             if data.rows != block or axis or not is_inside or indices.rows is None:
                 raise MixedRowsError("looks rows up by their position")
@@ -782,9 +782,9 @@ class Transfer:
             # Each row's first index is its own number.
             is_own = replace(indices.row_numbers, is_first=False) == RowNumbers()
             if (
-                data.rows != Rows(axis=0)
+                data.rows != BatchRows(axis=0)
                 or batch_dims
-                or indices.rows != Rows(axis=0)
+                or indices.rows != BatchRows(axis=0)
                 or not is_own
             ):
                 raise MixedRowsError("looks rows up by their position")
@@ -818,7 +818,7 @@ class Transfer:
                 reason = "numbers the rows of the batch"
                 return Value(
                     shape=(BATCH,),
-                    rows=Rows(axis=0),
+                    rows=BatchRows(axis=0),
                     is_integer=True,
                     row_numbers=RowNumbers(),
                     mixed=reason,

@@ -31,7 +31,7 @@ class MixedRowsError(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rows:
+class BatchRows:
     """Where the rows of a batch lie: `before * batch * after` entries of one axis.
 
     The entries of a row are those of equal middle index.
@@ -73,7 +73,7 @@ class Value:
     """
 
     shape: Shape | None = None
-    rows: Rows | None = None
+    rows: BatchRows | None = None
     elements: Array | None = None
     is_integer: bool = False
     mixed: str = ""
@@ -131,7 +131,7 @@ def model_input(symbols: Symbols, spec: TensorSpec, number: int) -> Value:
         for axis, size in enumerate(spec.shape[1:], 1)
     )
     is_integer = spec.datatype.dtype.kind in "iub"
-    return with_rows((BATCH, *inner), Rows(axis=0), is_integer=is_integer)
+    return with_rows((BATCH, *inner), BatchRows(axis=0), is_integer=is_integer)
 
 
 def judge(outputs: Mapping[str, Value]) -> Verdict:
@@ -139,7 +139,7 @@ def judge(outputs: Mapping[str, Value]) -> Verdict:
     for name, value in outputs.items():
         if value.mixed:
             return Verdict(why_not=value.mixed)
-        if value.rows != Rows(axis=0):
+        if value.rows != BatchRows(axis=0):
             return Verdict(why_not=f"axis 0 of output '{name}' is not the number of rows")
     return Verdict(why_not="")
 
@@ -169,7 +169,7 @@ def sizes_value(sizes: Sequence[Size | None]) -> Value:
     return Value(shape=(Size(len(sizes)),), elements=elements, is_integer=True)
 
 
-def with_rows(shape: Shape | None, rows: Rows | None, *, is_integer: bool = False) -> Value:
+def with_rows(shape: Shape | None, rows: BatchRows | None, *, is_integer: bool = False) -> Value:
     """A value whose shape has the batch where `rows` says, and nowhere else.
 
     Raises:
