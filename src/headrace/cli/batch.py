@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from headrace.cli.batch_jobs import cancel, list_, runs, start
-from headrace.cli.options import DEFAULT_HOME, AllowCode, Home, Json, RowsIndependent, Server
+from headrace.cli.options import (
+    DEFAULT_HOME,
+    NULLS_OPTION,
+    AllowCode,
+    Home,
+    Json,
+    RowsIndependent,
+    Server,
+)
 from headrace.core import Nulls
 
 if TYPE_CHECKING:
@@ -173,13 +181,7 @@ def run(
             show_default="any number",
         ),
     ] = None,
-    nulls: Annotated[
-        Nulls,
-        typer.Option(
-            "--nulls",
-            help="What a null is to an input of floats: NaN, a missing value, or an error.",
-        ),
-    ] = Nulls.NAN,
+    nulls: Annotated[Nulls, NULLS_OPTION] = Nulls.NAN,
     resume: Annotated[
         str,
         typer.Option("--resume", metavar="ID", help="Go on with this run.", show_default=False),

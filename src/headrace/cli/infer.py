@@ -17,7 +17,8 @@ from headrace.cli.caller import (
     certificate_of,
     read_secret,
 )
-from headrace.cli.options import DEFAULT_HOME, Home, OutputFormat, Server
+from headrace.cli.options import DEFAULT_HOME, NULLS_OPTION, Home, OutputFormat, Server
+from headrace.core import Nulls
 
 if TYPE_CHECKING:
     from headrace.core import InferResponse
@@ -49,6 +50,7 @@ def infer(
     version: Annotated[
         str, typer.Option("--version", help="A version by number, past the traffic split.")
     ] = "",
+    nulls: Annotated[Nulls, NULLS_OPTION] = Nulls.NAN,
     output: Annotated[OutputFormat, typer.Option("--output", "-o")] = OutputFormat.TABLE,
     url: Annotated[
         str | None,
@@ -88,7 +90,13 @@ def infer(
     from headrace.cli import running
     from headrace.cli.connection import find_target
     from headrace.cli.output import write_json
-    from headrace.cli.read_inputs import Inputs, read_file, read_inputs, with_batch_axis
+    from headrace.cli.read_inputs import (
+        Inputs,
+        read_file,
+        read_inputs,
+        refuse_nulls,
+        with_batch_axis,
+    )
     from headrace.cli.show_outputs import to_document
     from headrace.client import Client
     from headrace.core import (
@@ -128,6 +136,8 @@ def infer(
             inputs: Inputs = dict(example_inputs(signature, rows=rows or 1))
         else:
             inputs = with_batch_axis(read_inputs(read_file(file), signature), signature)
+            if nulls is Nulls.ERROR:
+                refuse_nulls(inputs, signature)
             if rows is not None and signature.batched:
                 inputs = {name: value[:rows] for name, value in inputs.items()}
         response = client.infer(endpoint, inputs, version=version)

@@ -86,6 +86,9 @@ AllowCode = Annotated[
     ),
 ]
 RowsIndependent = Annotated[bool, typer.Option("--rows-independent", help=ROWS_INDEPENDENT_HELP)]
+NULLS_OPTION: OptionInfo = typer.Option(
+    "--nulls", help="What a null is to an input of floats: NaN, a missing value, or an error."
+)
 Tuned = Annotated[
     bool,
     typer.Option(

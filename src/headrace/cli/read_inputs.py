@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,8 +17,10 @@ from headrace.core import (
     Datatype,
     InvalidArgumentError,
     ModelSignature,
+    Nulls,
     TensorSpec,
 )
+from headrace.protocol.values import numbers_of
 
 _NPY: Final = b"\x93NUMPY"
 _ZIP: Final = b"PK\x03\x04"
@@ -69,6 +70,15 @@ def read_inputs(data: bytes, signature: ModelSignature) -> Inputs:
     if text.lstrip()[0] in "{[":
         return _from_json(text, signature)
     return _from_csv(text, signature)
+
+
+def refuse_nulls(inputs: Inputs, signature: ModelSignature) -> None:
+    """Raise InvalidArgumentError for a null of JSON, or nothing between the commas of CSV."""
+    for name, value in inputs.items():
+        spec = signature.input(name)
+        if spec is not None and not isinstance(value, np.ndarray):
+            flat = np.asarray(value, dtype=np.object_).reshape(-1).tolist()
+            numbers_of(name, spec.datatype, flat, Nulls.ERROR)
 
 
 def with_batch_axis(inputs: Inputs, signature: ModelSignature) -> Inputs:
@@ -262,12 +272,12 @@ def _is_value(cell: str) -> bool:
     return True
 
 
-def _cell(cell: str, spec: TensorSpec, *, row: int, column: int) -> bool | int | float | str:
+def _cell(cell: str, spec: TensorSpec, *, row: int, column: int) -> bool | int | float | str | None:
     text = cell.strip()
     try:
         match spec.datatype.dtype.kind:
             case "f":
-                return float(text) if text else math.nan
+                return float(text) if text else None
             case "b":
                 return _TRUTH[text.lower()]
             case "i" | "u":

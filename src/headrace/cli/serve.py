@@ -9,6 +9,7 @@ import typer
 
 from headrace.cli.options import (
     DEFAULT_HOME,
+    NULLS_OPTION,
     AllowCode,
     Host,
     LogFormat,
@@ -19,6 +20,7 @@ from headrace.cli.options import (
     check_log_level,
     port_option,
 )
+from headrace.core import Nulls
 from headrace.core.devices import Device
 
 if TYPE_CHECKING:
@@ -62,6 +64,7 @@ def serve(
         int | None, typer.Option("--max-batch-size", min=1, help="Rows.", show_default="32")
     ] = None,
     rows_independent: RowsIndependent = False,
+    nulls: Annotated[Nulls, NULLS_OPTION] = Nulls.NAN,
     device: Annotated[
         Device,
         typer.Option(
@@ -86,6 +89,7 @@ def serve(
         headrace serve fraud:3 --grpc-port 8001
     """
     from msgspec import UNSET
+    from msgspec.structs import replace
 
     from headrace.core import BatchingSettings
     from headrace.observe import configure_logging
@@ -107,6 +111,8 @@ def serve(
         log_format=str(log_format or LogFormat.TEXT),
         device=device,
     )
+    if nulls is Nulls.ERROR:
+        settings = replace(settings, nulls=nulls)
     if not allow_code:
         _refuse_code(model, settings)
     configure_logging(

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.cli.read_inputs import read_inputs, with_batch_axis
+from headrace.cli.read_inputs import read_inputs, refuse_nulls, with_batch_axis
 from headrace.client.tensors import to_tensors
 from headrace.core import (
     Array,
@@ -90,6 +90,17 @@ def test_every_form_can_have_missing_values(data: bytes) -> None:
     array = to_tensors(read_inputs(data, ONE), ONE)["x"]
 
     assert np.array_equal(array, np.array([[1, np.nan, -np.inf]], "<f4"), equal_nan=True)
+
+
+@pytest.mark.parametrize("data", [b"[[1.5, null, 3]]", b"1.5,,3\n"])
+def test_a_null_is_refused_on_request(data: bytes) -> None:
+    with pytest.raises(InvalidArgumentError, match="element 1 of 'x' is null"):
+        refuse_nulls(read_inputs(data, ONE), ONE)
+
+
+@pytest.mark.parametrize("data", [b"[[1.5, NaN, 3]]", b"1.5,NaN,3\n", b"[[1.5, 2, 3]]"])
+def test_numbers_are_not_refused_with_nulls(data: bytes) -> None:
+    refuse_nulls(read_inputs(data, ONE), ONE)
 
 
 def test_a_header_that_names_inputs_assigns_the_columns() -> None:
