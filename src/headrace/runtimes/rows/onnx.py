@@ -43,6 +43,8 @@ from headrace.runtimes.rows.values import (
 )
 
 _MAX_DEPTH: Final = 32
+_MAX_NODES: Final = 200_000
+"""Functions that call functions may stand for any number of nodes."""
 _ORT_MARK: Final = b"ORTM"
 _MARK_AT: Final = 4
 
@@ -65,6 +67,8 @@ def analyse_onnx(file: Path, inputs: Sequence[TensorSpec]) -> Verdict:
             if source.head(_MARK_AT + len(_ORT_MARK))[_MARK_AT:] == _ORT_MARK:
                 return Verdict(why_not="the ORT format is not analysed; keep the .onnx file")
             return _Analysis(read_model(source)).verdict(inputs)
+    except MixedRowsError as error:
+        return Verdict(why_not=f"the graph {error}")
     except (BrokenFileError, OSError, RecursionError) as error:
         return Verdict(why_not=f"the graph cannot be read: {error}")
 
@@ -76,6 +80,7 @@ class _Analysis:
         self._graphs = graphs
         self._transfer = Transfer()
         self._depth = 0
+        self._followed = 0
 
     def verdict(self, inputs: Sequence[TensorSpec]) -> Verdict:
         """What the outputs of the model say."""
@@ -98,6 +103,9 @@ class _Analysis:
         nodes = graph.nodes
         if bound is not None:
             nodes = [_with_attributes(node, bound) for node in nodes]
+        self._followed += len(nodes)
+        if self._followed > _MAX_NODES:
+            raise MixedRowsError(f"calls functions of more than {_MAX_NODES} nodes together")
         for node in nodes:
             for name, value in zip(
                 node.outputs, self._results(node, environment, opsets), strict=False

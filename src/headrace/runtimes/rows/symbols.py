@@ -14,6 +14,9 @@ _BATCH: Final = "batch"
 _MAX_NAME: Final = 2000
 """A longer name is replaced by a new symbol, which equals nothing else."""
 _MAX_TERMS: Final = 32
+_MAX_NUMBER: Final = 1 << 80
+"""More than any graph computes with 64 bits: numbers that are squared over and over end here."""
+_MAX_SYMBOLS: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +25,12 @@ class Size:
 
     number: int
     symbols: tuple["Symbol", ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raise OverflowError for what no graph computes; an operator that does is not followed."""
+        if abs(self.number) > _MAX_NUMBER or len(self.symbols) > _MAX_SYMBOLS:
+            msg = "a size is too large to be followed"
+            raise OverflowError(msg)
 
     @property
     def is_constant(self) -> bool:
