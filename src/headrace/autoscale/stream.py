@@ -140,7 +140,7 @@ def _up(scale: StreamScale, look: StreamLook, state: StreamScaleState, cap: int)
     wanted = state.workers + 1
     if state.capacity:
         needed = (rate + grows + lag / target_s) / state.capacity
-        wanted = max(wanted, min(math.ceil(needed), 2 * state.workers))
+        wanted = max(wanted, math.ceil(min(needed, 2 * state.workers)))
     if state.workers >= cap:
         return Wish(count=cap, reason=Reason.MAXIMUM, message=f"no more are of use: {numbers}")
     return Wish(count=min(wanted, cap), reason=Reason.LOAD, message=numbers)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from headrace.autoscale.reasons import Reason
@@ -148,6 +148,8 @@ def test_new_bounds_hold_at_once(workers: int, count: int) -> None:
     workers=st.integers(min_value=0, max_value=100),
     partitions=st.none() | st.integers(min_value=1, max_value=50),
 )
+@example(lags=[1, 306_722], rate=4.1e-304, workers=1, partitions=None)
+@example(lags=[10**9, 0, 10**9], rate=1e-310, workers=1, partitions=None)
 def test_counts_stay_within_the_bounds(
     lags: list[int], rate: float, workers: int, partitions: int | None
 ) -> None:
