@@ -47,34 +47,9 @@ def _distance(call: AtenCall) -> Results:
 
 
 def _einsum(call: AtenCall) -> Results:
-    equation = str(call.get(0, "equation")).replace(" ", "")
-    values = call.values(1, "tensors")
+    equation, values = str(call.get(0, "equation")), call.values(1, "tensors")
     call.get(2, "path")
-    left, arrow, result = equation.partition("->")
-    terms = left.split(",")
-    if not arrow or len(terms) != len(values) or "." in equation:
-        raise MixedRowsError(f"has the equation '{equation[:80]}', which is not followed")
-    sizes: dict[str, Size] = {}
-    letter, rows = "", None
-    for term, value in zip(terms, values, strict=True):
-        if len(term) != value.rank:
-            raise MixedRowsError("takes shapes that do not fit")
-        for name, size in zip(term, value.shape or (), strict=True):
-            sizes[name] = size if sizes.get(name, ONE) == ONE else sizes[name]
-        if value.rows is not None:
-            own, layout = term[value.rows.axis], replace(value.rows, axis=0)
-            if (letter, rows) not in (("", None), (own, layout)) or term.count(own) > 1:
-                raise MixedRowsError("combines each row with other rows")
-            letter, rows = own, layout
-    if any(
-        value.rows is None and letter and letter in term
-        for term, value in zip(terms, values, strict=True)
-    ):
-        raise MixedRowsError("combines rows by their position")
-    if rows is not None and result.count(letter) != 1:
-        raise MixedRowsError("sums over the batch axis")
-    moved = None if rows is None else replace(rows, axis=result.index(letter))
-    return with_rows(tuple(sizes[name] for name in result), moved)
+    return call.transfer.einsum(equation, values)
 
 
 def _per_axis(call: AtenCall, number: int, name: str, count: int, default: int) -> list[int]:

@@ -77,38 +77,8 @@ def _packed_matmul(call: Call) -> Results:
     return call.transfer.resized(call.value(), {-1: Size(call.integer("N", 0))}, "sums")
 
 
-def _einsum(call: Call) -> Results:  # noqa: C901  # letter by letter
-    equation = call.text("equation").replace(" ", "")
-    values = call.present()
-    if all(value.rows is None for value in values):
-        return Value()
-    left, arrow, result = equation.partition("->")
-    terms = left.split(",")
-    if not arrow or len(terms) != len(values) or "." in equation:
-        raise MixedRowsError(f"has the equation '{equation[:80]}', which is not followed")
-    sizes: dict[str, Size] = {}
-    letter, rows = "", None
-    for term, value in zip(terms, values, strict=True):
-        if len(term) != value.rank:
-            raise MixedRowsError("takes shapes that do not fit")
-        for name, size in zip(term, value.shape or (), strict=True):
-            sizes[name] = size if sizes.get(name, ONE) == ONE else sizes[name]
-        if value.rows is not None:
-            own = term[value.rows.axis]
-            layout = replace(value.rows, axis=0)
-            if (letter, rows) not in (("", None), (own, layout)) or term.count(own) > 1:
-                raise MixedRowsError("combines each row with other rows")
-            letter, rows = own, layout
-    for term, value in zip(terms, values, strict=True):
-        if value.rows is None and letter in term:
-            raise MixedRowsError("combines rows by their position")
-    if result.count(letter) != 1 or rows is None:
-        raise MixedRowsError("sums over the batch axis")
-    if not set(result) <= sizes.keys():
-        raise MixedRowsError("takes shapes that do not fit")
-    return with_rows(
-        tuple(sizes[name] for name in result), replace(rows, axis=result.index(letter))
-    )
+def _einsum(call: Call) -> Results:
+    return call.transfer.einsum(call.text("equation"), call.present())
 
 
 def _spatial(call: Call, shape: Shape, kernel: list[int | None]) -> list[Size]:

@@ -682,6 +682,44 @@ class Transfer:
 
     # Products
 
+    def einsum(self, equation: str, values: Sequence[Value]) -> Value:  # noqa: C901  # by letter
+        """A sum of products by Einstein's convention: the rows keep a letter of their own.
+
+        Args:
+            equation: With an arrow, and without an ellipsis.
+        """
+        if all(value.rows is None and value.shape is None for value in values):
+            return Value()
+        equation = equation.replace(" ", "")
+        left, arrow, result = equation.partition("->")
+        terms = left.split(",")
+        if not arrow or len(terms) != len(values) or "." in equation:
+            raise MixedRowsError(f"has the equation '{equation[:80]}', which is not followed")
+        sizes: dict[str, Size] = {}
+        letter, rows = "", None
+        for term, value in zip(terms, values, strict=True):
+            if len(term) != value.rank:
+                raise MixedRowsError("takes shapes that do not fit")
+            for name, size in zip(term, value.shape or (), strict=True):
+                sizes[name] = size if sizes.get(name, ONE) == ONE else sizes[name]
+            if value.rows is not None:
+                own, layout = term[value.rows.axis], replace(value.rows, axis=0)
+                if (letter, rows) not in (("", None), (own, layout)) or term.count(own) > 1:
+                    raise MixedRowsError("combines each row with other rows")
+                letter, rows = own, layout
+        if not set(result) <= sizes.keys():
+            raise MixedRowsError("takes shapes that do not fit")
+        shape = tuple(sizes[name] for name in result)
+        if rows is None:
+            return with_rows(shape, None)
+        if any(
+            value.rows is None and letter in term for term, value in zip(terms, values, strict=True)
+        ):
+            raise MixedRowsError("combines rows by their position")
+        if result.count(letter) != 1:
+            raise MixedRowsError("sums over the batch axis")
+        return with_rows(shape, replace(rows, axis=result.index(letter)))
+
     def matmul(self, left: Value, right: Value) -> Value:
         """NumPy's `matmul`."""
         if left.rows is None and right.rows is None and (left.shape is None or right.shape is None):
