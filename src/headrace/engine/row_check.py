@@ -93,24 +93,20 @@ def check_row(
         note_scales(scales, answer.batch.arrays if isinstance(answer, Part) else answer)
         answered = {name: _row(array, sample.row) for name, array in arrays_of(answer).items()}
         names = tuple(answered)
-        outcome, worst = compare_row(answered, run_alone, run_again, scales)
+        return compare_row(
+            answered,
+            run_alone,
+            run_again,
+            scales,
+            requests=len(sample.tickets),
+            rows=sample.rows,
+            padded=sample.padded,
+        )
     except Exception as error:  # noqa: BLE001  # a plug-in call
         # The message of a model may quote the row.
         why = error.code if isinstance(error, HeadraceError) else type(error).__name__
         _log.warning("a row of a batch failed when it was run alone", extra={"error": why})
         return RowOutcome.FAILED, None
-    if worst is None:
-        return outcome, None
-    output, ratio = worst
-    difference = RowDifference(
-        output=output,
-        ratio=ratio if np.isfinite(ratio) else None,
-        requests=len(sample.tickets),
-        rows=sample.rows,
-        padded=sample.padded,
-        at=time.time(),  # noqa: TID251  # for people
-    )
-    return outcome, difference
 
 
 def compare_row(
@@ -118,8 +114,12 @@ def compare_row(
     run_alone: Callable[[], Tensors],
     run_again: Callable[[], Tensors],
     scales: Mapping[str, float],
-) -> tuple[RowOutcome, tuple[str, float] | None]:
-    """Compare a row's answer in a batch with its answer alone: the outcome, output and difference.
+    *,
+    requests: int,
+    rows: int,
+    padded: bool = False,
+) -> tuple[RowOutcome, RowDifference | None]:
+    """Compare a row's answer in a batch with its answer alone: the outcome and the difference.
 
     A difference is confirmed: the row alone and the whole batch are run once more, and if one of
     them differs from its first answer, the model does not repeat itself and is not blamed.
@@ -129,6 +129,9 @@ def compare_row(
         run_alone: Runs the row alone.
         run_again: Runs the batch again; the row's part of the answer.
         scales: For each output the largest value that it had.
+        requests: In the batch.
+        rows: In the batch.
+        padded: Whether the row was padded to a longer one's length.
     """
     alone = run_alone()
     worst = _worst_difference(alone, answered, scales)
@@ -138,7 +141,16 @@ def compare_row(
         return RowOutcome.UNREPEATABLE, None
     if _worst_difference(run_again(), answered, scales) is not None:
         return RowOutcome.UNREPEATABLE, None
-    return RowOutcome.DIFFERENT, worst
+    output, ratio = worst
+    difference = RowDifference(
+        output=output,
+        ratio=ratio if math.isfinite(ratio) else None,
+        requests=requests,
+        rows=rows,
+        padded=padded,
+        at=time.time(),  # noqa: TID251  # for people
+    )
+    return RowOutcome.DIFFERENT, difference
 
 
 class RowChecker:

@@ -10,7 +10,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -24,8 +24,10 @@ from headrace.core import (
     check_inputs,
 )
 from headrace.engine.row_check import LEAST_INTERVAL_S, PAY_BACK, compare_row, note_scales
-from headrace.observe.row_checks import RowDifference
 from headrace.scoring.loading import LoadedModel
+
+if TYPE_CHECKING:
+    from headrace.observe.row_checks import RowDifference
 
 _log = logging.getLogger(__name__)
 
@@ -111,32 +113,26 @@ class Scorer:
             return {name: array.copy() for name, array in tensors.items()}
 
         note_scales(self._scales, outputs)
-        worst = None
+        difference = None
         try:
-            _, worst = compare_row(
+            _, difference = compare_row(
                 row_of(outputs),
                 lambda: self._run(row_of(inputs), names, 1),
                 # Copied: a model may change its inputs in place, and answer with them.
                 lambda: row_of(self._run(copied(inputs), names, rows)),
                 self._scales,
+                requests=rows,
+                rows=rows,
             )
         except Exception as error:  # noqa: BLE001  # a plug-in call; the batch has its answers
             # The message of a model may quote the row.
             why = error.code if isinstance(error, HeadraceError) else type(error).__name__
             _log.warning("a row failed when it was run alone", extra={"error": why})
         self._check_at = self._clock() + max(LEAST_INTERVAL_S, PAY_BACK * (self._clock() - began))
-        if worst is not None:
-            output, ratio = worst
+        if difference is not None:
             self._check_at = math.inf
-            self.difference = RowDifference(
-                output=output,
-                ratio=ratio if math.isfinite(ratio) else None,
-                requests=rows,
-                rows=rows,
-                padded=False,
-                at=time.time(),  # noqa: TID251  # for people
-            )
-            _log.warning("rows depend on each other: %s", self.difference.text)
+            self.difference = difference
+            _log.warning("rows depend on each other: %s", difference.text)
 
     def close(self) -> None:
         """Free the model."""
