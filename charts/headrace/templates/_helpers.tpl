@@ -345,6 +345,7 @@ hostnames:
       - x-headrace-unit
       - x-headrace-shadow
       - x-headrace-pair
+      - x-headrace-named
       - x-headrace-version
       - x-headrace-caller
       - x-headrace-credential
