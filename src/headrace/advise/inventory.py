@@ -37,7 +37,7 @@ from headrace.advise.inventory_weights import (
 )
 from headrace.advise.inventory_xml import openvino_details, xml_root
 from headrace.runtimes.file_bytes import BrokenFileError, Source
-from headrace.runtimes.optimized_manifest import FILE_NAME as OPTIMIZED_FILE
+from headrace.runtimes.optimized_file import FILE_NAME as OPTIMIZED_FILE
 
 SAVED_MODEL: Final = "saved_model.pb"
 PYTHON_FILE: Final = "model.py"

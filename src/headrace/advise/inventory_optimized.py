@@ -9,8 +9,7 @@ from typing import Final
 
 from headrace.advise.inventory_model import Details, Format, Problem, Trouble, problem
 from headrace.core import UnsupportedModelError
-from headrace.runtimes.optimized_file import decode_manifest, path_in
-from headrace.runtimes.optimized_manifest import FILE_NAME, OptimizedManifest
+from headrace.runtimes.optimized_file import FILE_NAME, OptimizedManifest, decode_manifest, path_in
 from headrace.runtimes.processor import plain
 
 _MOST_FILES: Final = 1000

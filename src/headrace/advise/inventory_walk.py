@@ -13,7 +13,7 @@ from headrace.advise.inventory_model import Asset, Details, Format, Problem, Tro
 from headrace.core import HeadraceError, InvalidArgumentError
 from headrace.registry import read_content
 from headrace.runtimes.file_bytes import BrokenFileError, Source
-from headrace.runtimes.optimized_manifest import FILE_NAME as OPTIMIZED_FILE
+from headrace.runtimes.optimized_file import FILE_NAME as OPTIMIZED_FILE
 
 _IGNORED: Final = frozenset({"__pycache__", ".git", ".hg", ".venv", "node_modules", ".DS_Store"})
 _MOST_ENTRIES: Final = 500_000

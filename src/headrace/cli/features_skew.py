@@ -116,7 +116,7 @@ def _since(text: str) -> int | None:
     from datetime import datetime
 
     from headrace.core import InvalidArgumentError
-    from headrace.features.times import microseconds
+    from headrace.features.values import microseconds
 
     if not text:
         return None

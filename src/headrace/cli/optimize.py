@@ -199,7 +199,7 @@ def optimize(
     from headrace.cli.optimize_run import Wishes, run
     from headrace.core import InvalidArgumentError
     from headrace.optimize.search.asked import SearchRequest, Target
-    from headrace.runtimes.optimized_manifest import OtherProcessor
+    from headrace.runtimes.optimized_file import OtherProcessor
 
     if canary and not push:
         msg = "--canary rolls out a version, and with --no-push there is none"

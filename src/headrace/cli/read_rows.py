@@ -119,8 +119,11 @@ def _cell(text: str, datatype: Datatype | None) -> object:
 
 
 def _from_parquet(data: bytes, name: str) -> Iterator[Row]:
-    from headrace.features.frames import pl  # noqa: PLC0415  # an extra, and slow to load
-    from headrace.features.source import UNREADABLE, reason_of  # noqa: PLC0415
+    from headrace.features.source import (  # noqa: PLC0415
+        UNREADABLE,
+        pl,  # an extra, and slow to load
+        reason_of,
+    )
 
     try:
         frame = pl.read_parquet(io.BytesIO(data))

@@ -1,10 +1,17 @@
 """The client SDK: speak the Open Inference Protocol to a gateway or a replica."""
 
-from headrace.client.answers import Document, ModelMetadata, ServerMetadata, TensorMetadata
+from headrace.client.answers import (
+    ConnectionLostError,
+    Document,
+    ModelMetadata,
+    ProtocolError,
+    ServerMetadata,
+    TensorMetadata,
+    UntrustedServerError,
+)
 from headrace.client.asynchronous import AsyncClient
 from headrace.client.blocking import Client
-from headrace.client.errors import ConnectionLostError, ProtocolError, UntrustedServerError
-from headrace.client.retry import NO_RETRIES, RetryPolicy
+from headrace.client.conversation import NO_RETRIES, RetryPolicy
 
 __all__ = [
     "NO_RETRIES",

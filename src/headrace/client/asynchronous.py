@@ -6,11 +6,9 @@ from random import Random
 from types import TracebackType
 from typing import Self
 
-from headrace.client.answers import Document, ModelMetadata, ServerMetadata
-from headrace.client.conversation import Conversation, Pause, ResultT, Send
+from headrace.client.answers import Document, ModelMetadata, ServerMetadata, too_late
+from headrace.client.conversation import Conversation, Pause, ResultT, RetryPolicy, Send
 from headrace.client.credentials import FilePath, manner, trust_of
-from headrace.client.errors import too_late
-from headrace.client.retry import RetryPolicy
 from headrace.client.session import Session
 from headrace.client.target import parse_target
 from headrace.client.tensors import TensorLike

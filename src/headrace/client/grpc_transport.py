@@ -8,9 +8,9 @@ import grpc
 import grpc.aio
 import msgspec
 
+from headrace.client.answers import tls_failure
 from headrace.client.conversation import Send
 from headrace.client.credentials import Manner, Trust, read_pem
-from headrace.client.errors import tls_failure
 from headrace.client.target import Target
 from headrace.core import HeadraceError, PayloadTooLargeError
 from headrace.protocol import error_from_grpc, error_from_http

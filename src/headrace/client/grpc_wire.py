@@ -6,9 +6,14 @@ from typing import Any, Final
 import numpy as np
 from google.protobuf.message import DecodeError
 
-from headrace.client.answers import Document, ModelMetadata, ServerMetadata, TensorMetadata
+from headrace.client.answers import (
+    Document,
+    ModelMetadata,
+    ProtocolError,
+    ServerMetadata,
+    TensorMetadata,
+)
 from headrace.client.conversation import Exchange, ResultT
-from headrace.client.errors import ProtocolError
 from headrace.client.grpc_transport import GrpcMessage
 from headrace.client.raw_tensors import from_raw, to_raw
 from headrace.core import (

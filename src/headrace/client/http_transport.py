@@ -7,14 +7,14 @@ from typing import Any, Final
 import httpx
 import msgspec
 
-from headrace.client.conversation import Send
-from headrace.client.credentials import Manner, tls_context
-from headrace.client.errors import (
+from headrace.client.answers import (
     ConnectionLostError,
     ProtocolError,
     tls_failure,
     too_late,
 )
+from headrace.client.conversation import Send
+from headrace.client.credentials import Manner, tls_context
 from headrace.client.target import Target
 from headrace.core import (
     HeadraceError,

@@ -7,9 +7,8 @@ import msgspec
 import numpy as np
 import orjson
 
-from headrace.client.answers import Document, ModelMetadata, ServerMetadata
+from headrace.client.answers import Document, ModelMetadata, ProtocolError, ServerMetadata
 from headrace.client.conversation import Exchange
-from headrace.client.errors import ProtocolError
 from headrace.client.http_transport import HttpMessage, HttpReply
 from headrace.client.raw_tensors import from_raw, to_raw
 from headrace.core import (

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from headrace.client.errors import ProtocolError
+from headrace.client.answers import ProtocolError
 from headrace.core import DTYPES, Array, Datatype, HeadraceError, datatype_of
 from headrace.protocol.byte_tensors import join_elements, object_array, split_elements
 

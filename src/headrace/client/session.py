@@ -8,8 +8,14 @@ from typing import Final, Protocol
 import numpy as np
 
 from headrace.client.answers import Document, ModelMetadata, ServerMetadata, signature_from
-from headrace.client.conversation import Attempts, Conversation, Exchange, ResultT
-from headrace.client.retry import RetryBudget, RetryPolicy
+from headrace.client.conversation import (
+    Attempts,
+    Conversation,
+    Exchange,
+    ResultT,
+    RetryBudget,
+    RetryPolicy,
+)
 from headrace.client.tensors import TensorLike, is_exact, to_tensors
 from headrace.core import (
     Clock,

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
         online_store_url,
     )
     from headrace.features.feast.importing import LeftOut
-    from headrace.features.files import join_files
     from headrace.features.keys import Key
     from headrace.features.lookup import FeatureReader, FeatureRows
     from headrace.features.lookup_view import FeaturesNotFoundError
@@ -46,11 +45,16 @@ if TYPE_CHECKING:
         MaterializeFinished,
         MaterializeProgress,
     )
-    from headrace.features.materializing import MaterializeReport, materialize
-    from headrace.features.offline import join_as_of
+    from headrace.features.materializing import (
+        MaterializeReport,
+        ViewReadiness,
+        materialize,
+        push_rows,
+        refusals,
+        service_readiness,
+    )
+    from headrace.features.offline import join_as_of, join_files
     from headrace.features.online import ForeignStore, OnlineStore, Place, open_online_store
-    from headrace.features.pushing import push_rows, refusals
-    from headrace.features.readiness import ViewReadiness, service_readiness
     from headrace.features.records import Record, RecordLayout, record_time_us
     from headrace.features.schedules import usual_grace_s
     from headrace.features.served import ServedRow, ServedRows, read_served, served_directory
@@ -165,7 +169,6 @@ _LAZY = {
         "online_store_url",
     ),
     "feast.importing": ("LeftOut",),
-    "files": ("join_files",),
     "lookup": ("FeatureReader", "FeatureRows"),
     "lookup_view": ("FeaturesNotFoundError",),
     "materialize_messages": (
@@ -174,13 +177,18 @@ _LAZY = {
         "MaterializeFinished",
         "MaterializeProgress",
     ),
-    "materializing": ("MaterializeReport", "materialize"),
-    "offline": ("join_as_of",),
+    "materializing": (
+        "MaterializeReport",
+        "ViewReadiness",
+        "materialize",
+        "push_rows",
+        "refusals",
+        "service_readiness",
+    ),
+    "offline": ("join_as_of", "join_files"),
     "keys": ("Key",),
     "online": ("ForeignStore", "OnlineStore", "Place", "open_online_store"),
-    "pushing": ("push_rows", "refusals"),
     "records": ("Record", "RecordLayout", "record_time_us"),
-    "readiness": ("ViewReadiness", "service_readiness"),
     "schedules": ("usual_grace_s",),
     "served": ("ServedRow", "ServedRows", "read_served", "served_directory"),
     "served_offline": ("OfflineRows", "offline_rows"),

@@ -21,13 +21,13 @@ from headrace.features.feast.importing import LeftOut, import_definitions
 from headrace.features.feast.repository import read_repository
 from headrace.features.on_demand import OnDemandFunction
 from headrace.features.spec import (
+    check_code_allowed,
     checked,
     parse_definitions,
     read_text,
     self_contained,
 )
 from headrace.features.spec_models import FeaturesSpec
-from headrace.features.spec_on_demand import check_code_allowed
 
 ONLINE_STORE_VARIABLE: Final = "HEADRACE_ONLINE_STORE"
 APPLIED: Final = Path("features", "definitions.json")

@@ -1,10 +1,8 @@
-"""Which values does a request's row take? The newest ones of its entities, in the model's order.
+"""Lookup of feature values for the rows of a request, with a cache of recent reads."""
 
-Values older than their view's time to live are not given for present: a join of training data
-leaves them out too.
-"""
-
-from collections.abc import Mapping, Sequence
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -13,20 +11,179 @@ import numpy as np
 from headrace.core import (
     Array,
     Clock,
+    Datatype,
     DeadlineExceededError,
     InvalidArgumentError,
     SystemClock,
 )
-from headrace.features.definitions import FeatureService, Status
+from headrace.features.definitions import FeatureService, OnDemandView, Status
 from headrace.features.keys import Key, encode_keys
-from headrace.features.lookup_asked import Asked, Asking
-from headrace.features.lookup_cache import RecordCache
-from headrace.features.lookup_row import RowLayout
 from headrace.features.lookup_view import ViewReader, ViewRows, computed_rows
-from headrace.features.on_demand import OnDemandFunction
-from headrace.features.on_demand_request import request_arrays
+from headrace.features.on_demand import OnDemandFunction, request_arrays
 from headrace.features.online import DEFAULT_TIMEOUT_S, ForeignStore, OnlineStore, Place
-from headrace.features.records import Record
+from headrace.features.records import Record, RecordLayout
+
+MAX_ROWS: Final = 10_000
+Given = Mapping[str, Sequence[object] | Array]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """`keys` by join key and `values` by request column, a value for each of `rows`."""
+
+    keys: Mapping[str, Sequence[object]]
+    values: Mapping[str, Sequence[object] | Array]
+    rows: int
+
+
+class Asking:
+    """What one service takes; made once, as its names are asked for at each read."""
+
+    def __init__(self, service: FeatureService) -> None:
+        self._joins = [entity.join_key for entity in service.entities]
+        self._taken = [column.name for column in service.request_columns]
+
+    def asked(self, keys: Given, values: Given) -> Asked:
+        """What is asked, in order; InvalidArgumentError with all that is wrong.
+
+        Values themselves are looked at where they become keys and arrays.
+        """
+        joins, taken = self._joins, self._taken
+        wrong = [f"the join key {name!r} is missing" for name in joins if name not in keys]
+        wrong += _unknown(keys, joins, "join key") + _unknown(values, taken, "request column")
+        columns: dict[str, Sequence[object] | Array] = {}
+        for name, given in (*keys.items(), *values.items()):
+            column = _column(given)
+            if column is None:
+                wrong.append(f"{name!r} should be a list of values, one a row")
+            else:
+                columns[name] = column
+        lengths = {name: len(columns[name]) for name in (*joins, *taken) if name in columns}
+        if len(set(lengths.values())) > 1:
+            what = "columns" if values else "join keys"
+            wrong.append(f"{what} have different numbers of rows: {lengths}")
+        rows = max(lengths.values(), default=0)
+        if rows > MAX_ROWS:
+            wrong.append(f"there are more than {MAX_ROWS} rows; ask in several parts")
+        if wrong:
+            raise InvalidArgumentError("; ".join(wrong))
+        return Asked(
+            keys={name: _listed(columns[name]) for name in joins},
+            values={name: columns[name] for name in taken if name in columns},
+            rows=rows,
+        )
+
+
+def _listed(column: Sequence[object] | Array) -> Sequence[object]:
+    return column.tolist() if isinstance(column, np.ndarray) else column
+
+
+def _unknown(given: Given, known: Sequence[str], what: str) -> list[str]:
+    wrong = [name for name in given if name not in known]
+    takes = f"the service takes: {', '.join(known) or 'none'}" if wrong else ""
+    return [f"{str(name)[:60]!r} is no {what}; {takes}" for name in wrong]
+
+
+def _column(column: object) -> Sequence[object] | Array | None:
+    if isinstance(column, np.ndarray):
+        is_column = column.ndim == 1 or (column.ndim == 2 and column.shape[1] == 1)  # noqa: PLR2004  # [rows, 1]
+        return column.reshape(-1) if is_column else None
+    if isinstance(column, Sequence) and not isinstance(column, str | bytes | bytearray):
+        return column
+    return None
+
+
+class RecordCache:
+    """Keeps up to `entries` records for `ttl_s`; the least used go first. Safe for threads."""
+
+    def __init__(self, *, ttl_s: float, entries: int) -> None:
+        self._ttl_s = ttl_s
+        self._limit = entries if ttl_s > 0 else 0
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[Place, tuple[float, Record | None]] = OrderedDict()
+
+    @property
+    def is_used(self) -> bool:
+        """Whether anything is kept at all."""
+        return self._limit > 0
+
+    def get(self, places: Iterable[Place], now: float) -> dict[Place, Record | None]:
+        """What is known about `places` and young enough; None of a place where nothing stands."""
+        found: dict[Place, Record | None] = {}
+        with self._lock:
+            for place in places:
+                kept = self._kept.get(place)
+                if kept is not None and now < kept[0]:
+                    self._kept.move_to_end(place)
+                    found[place] = kept[1]
+        return found
+
+    def put(self, records: Mapping[Place, Record | None], now: float) -> None:
+        """Remember what was read at `now`, in monotonic time."""
+        with self._lock:
+            for place, record in records.items():
+                self._kept[place] = (now + self._ttl_s, record)
+                self._kept.move_to_end(place)
+            while len(self._kept) > self._limit:
+                self._kept.popitem(last=False)
+
+
+_HEAD: Final = 3
+"""What stands before the values of an unpacked record: time, hash, flags."""
+_EXACT: Final = 1 << 53
+"""Larger whole numbers may become other floats by way of a double."""
+
+
+class RowLayout:
+    """How the columns of a service stand in its records."""
+
+    def __init__(self, service: FeatureService) -> None:
+        views = service.views
+        self._views = [
+            (view.name, RecordLayout(view), None if view.ttl_s is None else round(view.ttl_s * _US))
+            for view in views
+        ]
+        self._places: list[int] = []
+        starts: dict[str, int] = {}
+        start = 0
+        for view in views:
+            starts[view.name] = start
+            start += len(view.features)
+        for column in service.columns:
+            if not isinstance(column.view, OnDemandView):
+                at = column.view.features.index(column.feature)
+                self._places.append(starts[column.view.name] + at)
+        self._is_in_order = self._places == list(range(start))
+        self._whole_numbers = [
+            i for i, one in enumerate(service.columns) if one.feature.datatype is Datatype.INT64
+        ]
+        self.is_usable = not service.on_demand_views and all(
+            column.feature.datatype is not Datatype.BYTES for column in service.columns
+        )
+        """Whether all columns are numbers that are stored."""
+
+    def values(
+        self, keys: Sequence[Key], records: Mapping[Place, Record | None], now_us: int
+    ) -> list[float] | None:
+        """The columns in the service's order; None where one is missing, stale or cannot be read.
+
+        Args:
+            keys: Of each view, in the service's order.
+        """
+        found: list[float] = []
+        for (name, layout, ttl_us), key in zip(self._views, keys, strict=True):
+            record = records.get((key, name))
+            unpacked = None if record is None else layout.unpack_whole(record)
+            if unpacked is None or (ttl_us is not None and now_us - unpacked[0] > ttl_us):
+                return None
+            found += unpacked[_HEAD:]
+        if not self._is_in_order:
+            found = [found[at] for at in self._places]
+        for i in self._whole_numbers:
+            if not -_EXACT <= found[i] <= _EXACT:
+                return None
+        return found
+
 
 _US: Final = 1_000_000
 

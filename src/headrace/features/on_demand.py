@@ -1,13 +1,7 @@
-"""What does an on-demand view's function say of some rows? The same for training and in a request.
-
-**Making an `OnDemandFunction` runs its author's code**, which is why applying such a view asks for
-an explicit allow. What runs is the text that was applied, whatever became of its file since. It
-runs in this process, maybe in several threads at once, and has to be pure: each row of its answer
-depends on that row of its inputs only.
-"""
+"""On-demand views: a function that computes features from other features and request columns."""
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from types import ModuleType
 from typing import Final
@@ -23,6 +17,7 @@ from headrace.core import (
 )
 from headrace.features.definitions import Feature, OnDemandView
 from headrace.features.records import objects
+from headrace.features.values import misfit, value_column
 from headrace.runtimes import where_it_failed
 
 ROWS_AT_ONCE: Final = 10_000
@@ -179,3 +174,56 @@ def _read_only(array: Array) -> Array:
 
 def _filled(rows: int, feature: Feature) -> Array:
     return np.full(rows, feature.filling, dtype=feature.datatype.dtype)
+
+
+def request_arrays(
+    columns: Sequence[Feature], values: Mapping[str, Sequence[object] | Array], rows: int
+) -> dict[str, Array]:
+    """An array [rows] for each column; one with a default may be absent, or have nulls.
+
+    Raises:
+        InvalidArgumentError: With all that is wrong; at each column the first value that is.
+    """
+    wrong: list[str] = []
+    made: dict[str, Array] = {}
+    for column in columns:
+        given = values.get(column.name)
+        if given is None:
+            if column.default is None:
+                wrong.append(f"{column.name!r} ({column.datatype}) is missing, and has no default")
+            made[column.name] = np.full(rows, column.filling, dtype=column.datatype.dtype)
+            continue
+        array = _as_it_is(column, given)
+        if array is None:
+            listed = given.reshape(-1).tolist() if isinstance(given, np.ndarray) else given
+            wrong += _wrong(column, listed)
+            array = np.empty(0) if wrong else _request_values(column, listed)
+        made[column.name] = array
+    if wrong:
+        raise InvalidArgumentError("; ".join(wrong))
+    return made
+
+
+def _as_it_is(column: Feature, given: Sequence[object] | Array) -> Array | None:
+    """An array of the right type needs no look at its values; BYTES may be anything."""
+    fits = isinstance(given, np.ndarray) and given.dtype == column.datatype.dtype
+    if not fits or column.datatype is Datatype.BYTES:
+        return None
+    return np.ascontiguousarray(given).reshape(-1)
+
+
+def _wrong(column: Feature, listed: Sequence[object]) -> Iterator[str]:
+    for row, value in enumerate(listed):
+        if value is None:
+            if column.default is None:
+                yield f"{column.name!r}[{row}] is null, and the column has no default"
+                return
+        elif wanted := misfit(column.datatype, value):
+            shown = repr(value)[:_SHOWN]
+            yield f"{column.name!r}[{row}] is {column.datatype} and takes {wanted}, not {shown}"
+            return
+
+
+def _request_values(column: Feature, listed: Sequence[object]) -> Array:
+    given = [column.filling if value is None else value for value in listed]
+    return value_column(column.datatype, given).values

@@ -16,11 +16,24 @@ from headrace.features.definitions import (
     Policy,
     Status,
 )
-from headrace.features.frames import pl
-from headrace.features.offline import array_of, compute_on_demand
-from headrace.features.offline_known import SEEN, STATUS, feature_column, known_as_of
+from headrace.features.offline import (
+    SEEN,
+    STATUS,
+    array_of,
+    compute_on_demand,
+    feature_column,
+    known_as_of,
+)
 from headrace.features.served import Plain, ServedRow, value_of
-from headrace.features.source import CREATED, TIME, key_column, polars_type, scan_source, telling
+from headrace.features.source import (
+    CREATED,
+    TIME,
+    key_column,
+    pl,
+    polars_type,
+    scan_source,
+    telling,
+)
 
 _ROW: Final = "\0row"
 _AFTER: Final = "\0after"

@@ -1,17 +1,19 @@
-"""What does the Parquet of a view hold? Its rows with checked columns, all times in UTC.
-
-Also of tables that people bring. What cannot be right is refused with all mistakes at once: a time
-without a zone, a column of another type, a row that names no entity.
-"""
+"""Parquet sources of views: rows with checked columns, read with Polars."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
-from headrace.core import Datatype, InvalidArgumentError
+from headrace.core import Datatype, FailedPreconditionError, InvalidArgumentError
 from headrace.features.definitions import Entity, FeatureView
-from headrace.features.frames import pl
 
+__all__ = ["pl"]
+
+try:
+    import polars as pl
+except ModuleNotFoundError as error:
+    message = "features are read from Parquet by Polars: pip install 'headrace[features]'"
+    raise FailedPreconditionError(message) from error
 TIME: Final = "\0time"
 """The column of the event time: microseconds since 1970, INT64. No other can be called so."""
 CREATED: Final = "\0created"

@@ -1,7 +1,4 @@
-"""What does `features.yaml` define? Reads it, and tells all mistakes at once.
-
-Loaded by whoever reads the file; a replica that got its definitions does not pay for pydantic.
-"""
+"""Parser of `features.yaml`; it reports all mistakes at once."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,26 +13,94 @@ from headrace.features.definitions import (
     DataSource,
     Definitions,
     Entity,
+    Feature,
     FeatureService,
     FeatureView,
     MaterializeSchedule,
+    OnDemandInput,
     OnDemandView,
     Policy,
     ServiceColumn,
 )
 from headrace.features.spec_agreement import disagreements
 from headrace.features.spec_models import (
+    MAX_CODE_CHARACTERS,
     FeatureServiceSpec,
+    FeatureSpec,
     FeaturesSpec,
     FeatureViewSpec,
     MaterializeSpec,
+    OnDemandViewSpec,
+    RequestColumnSpec,
 )
-from headrace.features.spec_on_demand import (
-    check_code_allowed,
-    feature_of,
-    on_demand_view,
-    read_code,
-)
+
+
+def check_code_allowed(spec: FeaturesSpec, *, allow_code: bool) -> None:
+    """Refuse definitions whose use runs code, unless that is allowed."""
+    if spec.on_demand_views and not allow_code:
+        first = spec.on_demand_views[0]
+        raise FailedPreconditionError(
+            f"on-demand view '{first.name}' runs the code of {first.function} wherever its "
+            "features are used; if you trust the author, say so: `--allow-code` on the command "
+            "line, `allow_code=True` in Python"
+        )
+
+
+def read_code(spec: OnDemandViewSpec, base_dir: Path) -> str:
+    """The text of the function's file, unless the view has it.
+
+    Raises:
+        InvalidArgumentError: It is no text, or too long.
+        FailedPreconditionError: It cannot be read.
+    """
+    if spec.code is not None:
+        return spec.code
+    path = base_dir.absolute() / Path(spec.function.rpartition(":")[0]).expanduser()
+    where = f"on-demand view '{spec.name}': {path}"
+    try:
+        with path.open("rb") as file:
+            text = file.read(4 * MAX_CODE_CHARACTERS + 1).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InvalidArgumentError(f"{where} is no UTF-8 text (byte {error.start})") from None
+    except OSError as error:
+        raise FailedPreconditionError(f"{where} cannot be read: {error.strerror}") from error
+    if len(text) > MAX_CODE_CHARACTERS:
+        limit = f"{MAX_CODE_CHARACTERS} characters; install what it needs as a package"
+        raise InvalidArgumentError(f"{where} has more than {limit}")
+    return text.replace("\r\n", "\n")
+
+
+def on_demand_view(spec: OnDemandViewSpec, views: Mapping[str, FeatureView]) -> OnDemandView:
+    """The view that `spec`, whose code is read, says."""
+    assert spec.code is not None
+    return OnDemandView(
+        name=spec.name,
+        function=spec.function,
+        source=spec.code,
+        inputs=tuple(_inputs(spec, views)),
+        request=tuple(feature_of(one) for one in spec.request_columns),
+        features=tuple(feature_of(one) for one in spec.features),
+    )
+
+
+def feature_of(spec: FeatureSpec | RequestColumnSpec) -> Feature:
+    """A column, its default as its datatype has it."""
+    datatype, default = Datatype(spec.datatype), spec.default
+    if isinstance(default, str):
+        return Feature(name=spec.name, datatype=datatype, default=default.encode())
+    if datatype in {Datatype.FP32, Datatype.FP64} and default is not None:
+        default = float(default)
+    return Feature(name=spec.name, datatype=datatype, default=default)
+
+
+def _inputs(spec: OnDemandViewSpec, views: Mapping[str, FeatureView]) -> Iterator[OnDemandInput]:
+    for item in spec.inputs:
+        name, _, wanted = item.partition(":")
+        view = views[name]
+        for feature in view.features:
+            if not wanted or feature.name == wanted:
+                shown_as = f"{name}__{feature.name}" if spec.full_feature_names else feature.name
+                yield OnDemandInput(name=shown_as, view=view, feature=feature)
 
 
 def read_definitions(path: Path, *, allow_code: bool = False) -> Definitions:

@@ -1,12 +1,13 @@
-"""Does a Python value fit a datatype, and how does a list of them become an array?"""
+"""Conversion of Python values and times to a datatype of a view."""
 
 import math
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import numpy as np
 
-from headrace.core import Datatype
+from headrace.core import Datatype, InvalidArgumentError
 from headrace.features.records import ValueColumn, objects
 
 _INT64: Final = np.iinfo(np.int64)
@@ -61,3 +62,20 @@ def _is_number(value: object, largest: float) -> bool:
     except OverflowError:
         return False
     return not math.isfinite(number) or abs(number) <= largest
+
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+
+
+def microseconds(time: datetime) -> int:
+    """A time as records have it; InvalidArgumentError if it has no zone."""
+    if time.utcoffset() is None:
+        message = f"{time} has no time zone; write {time.isoformat()}+00:00 if it is UTC"
+        raise InvalidArgumentError(message)
+    return (time - _EPOCH) // _MICROSECOND
+
+
+def moment(event_us: int) -> datetime:
+    """The time of a record, in UTC."""
+    return _EPOCH + timedelta(microseconds=event_us)

@@ -5,12 +5,72 @@ measures. One request at a time, as clients of HTTP/1.1 do.
 """
 
 import asyncio
+import socket
+import ssl
 import time
-from typing import Final, Protocol, cast
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, cast
+from urllib.parse import urlsplit
 
 import httptools
+import msgspec
 
-from headrace.load.answers import is_infer_response
+from headrace.client.credentials import tls_context
+from headrace.core import UnavailableError
+from headrace.load.target import Target
+
+_WHOLE_UP_TO_BYTES: Final = 64 << 10
+"""A larger JSON is looked at only at its ends: to read it would hold up what is due."""
+_HEAD_BYTES: Final = 4 << 10
+_LENGTH_DIGITS: Final = 12
+
+
+class _Output(msgspec.Struct, frozen=True):
+    name: str
+    datatype: str
+    shape: list[int]
+    parameters: dict[str, Any] | None = None
+
+
+class _Answer(msgspec.Struct, frozen=True):
+    outputs: list[_Output]
+
+
+_DECODER: Final = msgspec.json.Decoder(_Answer)
+
+
+def is_infer_response(body: bytes, head_length: bytes) -> bool:
+    """Whether `body` is an infer response of the V2 protocol, as far as can be told quickly.
+
+    Args:
+        head_length: The header `Inference-Header-Content-Length`, if tensors follow the JSON.
+    """
+    if not head_length:
+        return _is_json_answer(body)
+    if not head_length.isdigit() or len(head_length) > _LENGTH_DIGITS:
+        return False
+    at = int(head_length)
+    if at > len(body):
+        return False
+    try:
+        answer = _DECODER.decode(body[:at])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    sizes = [(output.parameters or {}).get("binary_data_size", 0) for output in answer.outputs]
+    return all(isinstance(size, int) for size in sizes) and at + sum(sizes) == len(body)
+
+
+def _is_json_answer(body: bytes) -> bool:
+    if len(body) > _WHOLE_UP_TO_BYTES:
+        ends = body[:_HEAD_BYTES].lstrip()[:1], body[-_HEAD_BYTES:].rstrip()[-1:]
+        return ends == (b"{", b"}") and b'"outputs"' in body
+    try:
+        _DECODER.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return True
+
 
 MAX_ANSWER_BYTES: Final = 256 << 20
 NOBODY: Final = -1
@@ -20,7 +80,6 @@ _CONTENT_LENGTH: Final = b"content-length"
 _TRANSFER_ENCODING: Final = b"transfer-encoding"
 _HEAD_LENGTH: Final = b"inference-header-content-length"
 _LENGTHS: Final = frozenset(map(len, (_CONTENT_LENGTH, _TRANSFER_ENCODING, _HEAD_LENGTH)))
-
 CLOSED: Final = "closed"
 RESET: Final = "reset"
 MALFORMED: Final = "malformed"
@@ -176,3 +235,70 @@ class Connection(asyncio.Protocol):
     def _report(self, kind: str, now: float) -> None:
         number, self.number = self.number, NOBODY
         self._pool.finished(self, number, kind, now)
+
+
+_TLS_PORT: Final = 443
+_PORT: Final = 80
+
+
+async def dialler(target: Target) -> "SocketDialler":
+    """What opens connections to `target`.
+
+    Raises:
+        UnavailableError: The name means no address.
+    """
+    server = target.server
+    if server.uds:
+        return SocketDialler(uds=server.uds)
+    parts = urlsplit(f"//{server.authority}")
+    host = parts.hostname or ""
+    port = parts.port or (_TLS_PORT if server.tls else _PORT)
+    loop = asyncio.get_running_loop()
+    try:
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        msg = f"cannot connect to {server.authority}: {error.strerror or error}"
+        raise UnavailableError(msg, retry_after_s=None) from error
+    context = tls_context(target.manner.trust) if server.tls else None
+    if context is True:
+        context = ssl.create_default_context()
+    return SocketDialler(
+        addresses=[str(info[4][0]) for info in found],
+        port=port,
+        context=context or None,
+        server_name=target.manner.trust.server_name or host,
+    )
+
+
+@dataclass(slots=True, kw_only=True)
+class SocketDialler:
+    """Opens connections to the first address that takes one."""
+
+    uds: str = ""
+    addresses: Sequence[str] = ()
+    port: int = 0
+    context: ssl.SSLContext | None = None
+    server_name: str = ""
+
+    async def connect(self, make: Callable[[], Connection]) -> Connection:
+        """See `Dialler`."""
+        loop = asyncio.get_running_loop()
+        if self.uds:
+            _, connection = await loop.create_unix_connection(make, self.uds)
+            return connection
+        failure: OSError | None = None
+        for address in self.addresses:
+            try:
+                _, connection = await loop.create_connection(
+                    make,
+                    address,
+                    self.port,
+                    ssl=self.context,
+                    server_hostname=self.server_name if self.context else None,
+                )
+            except OSError as error:
+                failure = failure or error
+            else:
+                self.addresses = [address]
+                return connection
+        raise cast("OSError", failure)

@@ -1,8 +1,10 @@
 """Sends requests at their intended times, over as many connections as that takes."""
 
 import asyncio
+import ctypes
 import gc
 import itertools
+import os
 import time
 from array import array
 from collections import deque
@@ -10,9 +12,65 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final, Protocol
 
+from headrace.core import FailedPreconditionError
 from headrace.load.connection import Connection
-from headrace.load.pacing import Alarm
 from headrace.load.record import LEFT_OUT, NOT_SENT, PENDING, SUCCEEDED, Record
+
+AWAKE_S: Final = 100e-6
+"""How long before its time a wake-up is waited for without sleeping."""
+_CLOCK_MONOTONIC: Final = 1
+_ABSOLUTE: Final = 1
+_NANO: Final = 1_000_000_000
+
+
+class _TimerSpec(ctypes.Structure):
+    """`struct itimerspec` of Linux."""
+
+    _fields_ = (
+        ("every_s", ctypes.c_long),
+        ("every_ns", ctypes.c_long),
+        ("at_s", ctypes.c_long),
+        ("at_ns", ctypes.c_long),
+    )
+
+
+class Alarm:
+    """Calls `wake` at, or shortly before, the time it was set to. Close it."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, wake: Callable[[], None]) -> None:
+        library = ctypes.CDLL(None, use_errno=True)
+        self._settime = library.timerfd_settime
+        self._fd = library.timerfd_create(_CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
+        if self._fd < 0:
+            msg = f"the kernel gives no timer: {os.strerror(ctypes.get_errno())}"
+            raise FailedPreconditionError(msg)
+        self._spec = _TimerSpec()
+        self._at = ctypes.byref(self._spec)
+        self._loop = loop
+        self._wake = wake
+        loop.add_reader(self._fd, self._ring)
+
+    def set(self, at: float, now: float) -> None:
+        """Call `wake` at `at` (monotonic seconds); more than once if it has to wait awake."""
+        if at - now < AWAKE_S:
+            self._loop.call_soon(self._wake)
+            return
+        nanoseconds = int((at - AWAKE_S) * _NANO)
+        self._spec.at_s, self._spec.at_ns = divmod(nanoseconds, _NANO)
+        self._settime(self._fd, _ABSOLUTE, self._at, None)
+
+    def close(self) -> None:
+        """Never call again."""
+        self._loop.remove_reader(self._fd)
+        os.close(self._fd)
+
+    def _ring(self) -> None:
+        try:
+            os.read(self._fd, 8)
+        except BlockingIOError:  # it was set again since
+            return
+        self._wake()
+
 
 CONNECTIONS_AT_START: Final = 8
 BEHIND_S: Final = 1.0
@@ -23,7 +81,6 @@ _DIAL_S: Final = 5.0
 """How long a connection may take at least: requests that wait for it have timeouts of their own."""
 _SWEEP_S: Final = 0.02
 _TICK_S: Final = 1.0
-
 TIMEOUT: Final = "timeout"
 NO_CONNECTION: Final = "no_connection"
 REFUSED: Final = "refused"

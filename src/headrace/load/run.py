@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 import uvloop
 
-from headrace.load.dialling import dialler
+from headrace.load.connection import dialler
 from headrace.load.generator import Generator
 from headrace.load.plan import LoadPlan, check_plan, intended_times
 from headrace.load.record import PENDING, SUCCEEDED, Record

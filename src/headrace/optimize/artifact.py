@@ -14,9 +14,9 @@ from headrace.core import AlreadyExistsError, InvalidArgumentError
 from headrace.optimize.candidate import Candidate
 from headrace.registry import copy_content
 from headrace.runtimes.check_file import Asked, write_check
-from headrace.runtimes.onnx_scan import external_files
-from headrace.runtimes.optimized import prove
-from headrace.runtimes.optimized_manifest import (
+from headrace.runtimes.onnx_file import external_files
+from headrace.runtimes.optimized import CANDIDATE, prove
+from headrace.runtimes.optimized_file import (
     FILE_NAME,
     Check,
     Member,
@@ -24,7 +24,6 @@ from headrace.runtimes.optimized_manifest import (
     OtherProcessor,
     Processor,
 )
-from headrace.runtimes.optimized_policy import CANDIDATE
 
 CHECK_FILE: Final = "check.npz"
 TOLERANCE: Final = 0.02
@@ -56,7 +55,7 @@ def write_artifact(
         members: Candidates, each with the most rows of a batch that goes to it; the last with None.
         processor: What the candidates were verified on.
         check: Requests with what the chosen candidate answered, to be asked again elsewhere.
-        tolerance: As `max_changed_ratio`: see `headrace.runtimes.optimized_manifest.Check`.
+        tolerance: As `max_changed_ratio`: see `headrace.runtimes.optimized_file.Check`.
         recipe: What was done, besides what the candidates say of themselves.
         figures: What was measured; finite.
 

@@ -7,16 +7,14 @@ from pathlib import Path
 from typing import assert_never
 
 from headrace.core import Datatype, FailedPreconditionError, TensorSpec, UnsupportedModelError
-from headrace.pipeline.cascade import open_cascade
 from headrace.pipeline.classifying import open_classify
-from headrace.pipeline.ensemble import open_ensemble
+from headrace.pipeline.feature_step import check_service, open_features
 from headrace.pipeline.function import open_function
-from headrace.pipeline.given import check_service, open_features
 from headrace.pipeline.images import open_image
+from headrace.pipeline.members import open_cascade, open_ensemble
 from headrace.pipeline.pipeline import Pipeline, Step
 from headrace.pipeline.pooling import open_pool
-from headrace.pipeline.spec import PipelineSpec, read_spec
-from headrace.pipeline.step_specs import (
+from headrace.pipeline.spec import (
     AnyStepSpec,
     CascadeSpec,
     ClassifySpec,
@@ -25,9 +23,11 @@ from headrace.pipeline.step_specs import (
     FunctionSpec,
     ImageSpec,
     ModelStepSpec,
+    PipelineSpec,
     PoolSpec,
     TokenizerSpec,
     VectorizerSpec,
+    read_spec,
 )
 from headrace.pipeline.surroundings import Surroundings, code_of
 from headrace.pipeline.tokenizing import TokenizerStep

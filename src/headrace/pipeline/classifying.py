@@ -16,7 +16,7 @@ from headrace.core import (
     TensorSpec,
     UnsupportedModelError,
 )
-from headrace.pipeline.step_specs import MAX_LABELS, ClassifySpec
+from headrace.pipeline.spec import MAX_LABELS, ClassifySpec
 from headrace.pipeline.surroundings import Surroundings
 
 LOGITS: Final = "logits"

@@ -12,7 +12,7 @@ from headrace.core import (
     TensorSpec,
     UnsupportedModelError,
 )
-from headrace.pipeline.step_specs import FunctionSpec, tensor_specs
+from headrace.pipeline.spec import FunctionSpec, tensor_specs
 from headrace.runtimes import Model
 from headrace.runtimes.python import UserModel
 from headrace.runtimes.python_class import TensorDeclaration, forget, run_file

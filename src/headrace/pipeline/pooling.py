@@ -6,7 +6,7 @@ from typing import Final, Literal
 import numpy as np
 
 from headrace.core import VARIABLE, Datatype, ModelSignature, Tensors, TensorSpec
-from headrace.pipeline.step_specs import PoolSpec
+from headrace.pipeline.spec import PoolSpec
 from headrace.pipeline.surroundings import Surroundings
 
 VECTORS: Final = "last_hidden_state"

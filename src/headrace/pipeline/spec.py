@@ -1,18 +1,304 @@
-"""`pipeline.yaml`, read with all its mistakes at once, each with its line."""
+"""Schema of `pipeline.yaml`; the parser reports all mistakes at once, each with its line."""
 
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import Field, Strict, ValidationError
+from pydantic import Field, Strict, ValidationError, model_validator
 
-from headrace.core import UnsupportedModelError
+from headrace.core import Datatype, TensorSpec, UnsupportedModelError
 from headrace.core.spec_base import SpecModel
 from headrace.core.spec_mistakes import SpecError, mistakes_of, with_line, without_keys
 from headrace.core.spec_yaml import MAX_BYTES, SpecMistake, read_yaml
 from headrace.pipeline.runtime import FILE_NAME
-from headrace.pipeline.step_specs import AnyStepSpec, Names
+
+MAX_LABELS: Final = 1 << 20
+_MAX_DIMENSION: Final = 1 << 31
+_NAME: Final = r"^[A-Za-z_][A-Za-z0-9_.:/-]{0,127}$"
+_FUNCTION: Final = r"^[A-Za-z0-9_./-]{1,255}\.py:[A-Za-z_][A-Za-z0-9_]{0,127}$"
+_STEP: Final = r"^[a-z][a-z0-9_-]{0,63}$"
+Name = Annotated[str, Field(pattern=_NAME)]
+Names = Annotated[tuple[Name, ...], Strict(strict=False)]
+File = Annotated[str, Field(min_length=1, max_length=1024)]
+Paths = Annotated[tuple[File, ...], Strict(strict=False)]
+Weight = Annotated[float, Field(ge=0.0, le=1e6)]
+Label = Annotated[str, Field(min_length=1, max_length=1024)]
+Side = Annotated[int, Field(ge=1, le=4096)]
+Size = Annotated[tuple[Side, Side], Strict(strict=False)]
+Channels = Annotated[
+    tuple[Annotated[float, Field(ge=-1e6, le=1e6)], ...], Field(max_length=3), Strict(strict=False)
+]
+ImageFormat = Literal["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"]
+Declared = Annotated[
+    tuple[
+        Annotated[Datatype, Strict(strict=False)],
+        Annotated[
+            tuple[Annotated[int, Field(ge=-1, lt=_MAX_DIMENSION)], ...], Strict(strict=False)
+        ],
+    ],
+    Strict(strict=False),
+]
+"""A tensor's datatype and shape, as in `[FP32, [-1, 4]]`; axis 0 is the batch, -1 any size."""
+
+
+class StepSpec(SpecModel):
+    """What all steps have.
+
+    A step has names of its own for what it takes and gives; `inputs` and `outputs` map them to the
+    names that the other steps know. What is not mapped keeps its name.
+    """
+
+    name: str = Field(
+        default="", pattern=rf"{_STEP}|^$", description="In metrics and errors; else its kind."
+    )
+    inputs: dict[Name, Name] = Field(
+        default_factory=dict, description="The step's own name of an input: the tensor it reads."
+    )
+    outputs: dict[Name, Name] = Field(
+        default_factory=dict, description="The step's own name of an output: what it is called."
+    )
+
+
+class FunctionSpec(SpecModel):
+    """A Python function on arrays: of its author's code, so the model needs an explicit allow."""
+
+    kind: Literal["python"]
+    name: str = Field(default="", pattern=rf"{_STEP}|^$")
+    function: str = Field(
+        pattern=_FUNCTION, description="FILE.py:NAME; takes a dict of arrays and returns one."
+    )
+    inputs: dict[Name, Declared] = Field(min_length=1, max_length=1024)
+    outputs: dict[Name, Declared] = Field(min_length=1, max_length=1024)
+
+
+class TokenizerSpec(StepSpec):
+    """Text to token ids, by a `tokenizer.json` of Hugging Face's Tokenizers."""
+
+    kind: Literal["tokenizer"]
+    file: File = Field(default="tokenizer.json")
+    max_length: int = Field(
+        default=512, ge=1, le=1 << 20, description="Longer texts are cut. Unit: tokens."
+    )
+    datatype: Literal["INT64", "INT32"] = Field(default="INT64")
+
+
+class ModelStepSpec(StepSpec):
+    """A model of any format that a runtime here loads, or another pipeline."""
+
+    kind: Literal["model"]
+    path: File = Field(description="A file or directory beside `pipeline.yaml`.")
+    runtime: str = Field(default="", pattern=r"^[a-z0-9_]{0,64}$")
+
+
+class PoolSpec(StepSpec):
+    """Token vectors [rows, tokens, size] to one vector a row."""
+
+    kind: Literal["pool"]
+    mode: Literal["mean", "first", "max"] = Field(
+        default="mean", description="Over the tokens that the mask names; `first` is the first one."
+    )
+    normalize: bool = Field(default=False, description="To length 1.")
+
+
+class ImageSpec(StepSpec):
+    """Encoded pictures to pixels, as the model's training did it. Needs the extra `image`."""
+
+    kind: Literal["image"]
+    size: Size = Field(description="Height and width of what the model takes. Unit: pixels.")
+    resize: Literal["stretch", "crop", "pad"] = Field(
+        default="stretch",
+        description="`crop` keeps the middle, `pad` keeps all and fills what is left.",
+    )
+    shorter_side: Side | None = Field(
+        default=None,
+        description="With `crop`: what the shorter side is resized to before, 256 for a size of "
+        "224 as ImageNet is evaluated. Null: as little is cut off as can be. Unit: pixels.",
+    )
+    fill: Annotated[int, Field(ge=0, le=255)] = Field(
+        default=0, description="With `pad`: the value of all channels beside the picture."
+    )
+    interpolation: Literal["nearest", "bilinear", "bicubic"] = Field(default="bilinear")
+    color: Literal["rgb", "bgr", "gray"] = Field(default="rgb", description="`gray` is 1 channel.")
+    layout: Literal["nchw", "nhwc"] = Field(default="nchw")
+    datatype: Literal["FP32", "UINT8"] = Field(default="FP32")
+    scale: float = Field(
+        default=1 / 255, gt=0.0, le=1e6, description="By which values of 0 to 255 are multiplied."
+    )
+    mean: Channels = Field(default=(), description="Taken off after `scale`; one, or one each.")
+    std: Channels = Field(default=(), description="Divided by after `mean`; one, or one each.")
+    orient: bool = Field(default=True, description="Turn a picture as its Exif data says.")
+    shrink_on_load: bool = Field(
+        default=False,
+        description="Decode large JPEG files smaller, to no less than twice of what is needed: "
+        "several times as fast, and values differ a little.",
+    )
+    formats: Annotated[tuple[ImageFormat, ...], Strict(strict=False)] = Field(
+        default=("JPEG", "PNG", "WEBP", "GIF", "BMP"), min_length=1, max_length=8
+    )
+    max_pixels: int = Field(
+        default=50_000_000,
+        ge=1,
+        le=89_000_000,
+        description="Of one picture; a larger one is refused before it is decoded.",
+    )
+
+    @model_validator(mode="after")
+    def _settings_agree(self) -> Self:
+        channels = 1 if self.color == "gray" else 3
+        given = self.model_fields_set
+        if self.datatype == "UINT8" and given & {"scale", "mean", "std"}:
+            raise ValueError("'scale', 'mean' and 'std' need the datatype FP32")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) not in {0, 1, channels}:
+                raise ValueError(f"'{name}' has {len(values)} values for {channels} channel(s)")
+        if any(value <= 0 for value in self.std):
+            raise ValueError("'std' has to be above 0")
+        if self.resize != "crop" and self.shorter_side is not None:
+            raise ValueError("'shorter_side' needs resize: crop")
+        if self.resize != "pad" and "fill" in given:
+            raise ValueError("'fill' needs resize: pad")
+        if self.shorter_side is not None and self.shorter_side < max(self.size):
+            raise ValueError(f"'shorter_side' is less than the size {list(self.size)}")
+        return self
+
+
+class VectorizerSpec(StepSpec):
+    """A vectorizer or transformer of scikit-learn, as skops wrote it. Needs the extra `sklearn`."""
+
+    kind: Literal["vectorizer"]
+    path: File = Field(description="A `.skops` file beside `pipeline.yaml`.")
+    datatype: Literal["FP32", "FP64"] = Field(
+        default="FP32", description="FP64 for an estimator of scikit-learn that comes after it."
+    )
+    columns: dict[Name, Literal["BYTES", "FP64", "INT64", "BOOL"]] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=1024,
+        description="For a transformer that was fitted on a data frame: its columns, each an input "
+        "of its own. Needs pandas.",
+    )
+
+
+class ClassifySpec(StepSpec):
+    """A model's numbers to the names of classes, and how sure it is."""
+
+    kind: Literal["classify"]
+    labels: Annotated[tuple[Label, ...], Strict(strict=False)] | None = Field(
+        default=None, min_length=1, max_length=MAX_LABELS, description="In the model's order."
+    )
+    labels_file: File | None = Field(
+        default=None, description="Or a text file with one label on each line."
+    )
+    activation: Literal["softmax", "sigmoid", "none"] = Field(
+        default="softmax",
+        description="What makes probabilities of the model's numbers; `none` where they are some.",
+    )
+    top_k: int | None = Field(
+        default=None,
+        ge=1,
+        le=1024,
+        description="That many `labels` and `scores`, best first. Null: one `label`, one `score`.",
+    )
+    threshold: float | None = Field(
+        default=None,
+        allow_inf_nan=False,
+        description="Below it `other_label` stands for the label.",
+    )
+    other_label: Label = Field(default="other")
+
+    @model_validator(mode="after")
+    def _has_labels(self) -> Self:
+        if (self.labels is None) == (self.labels_file is None):
+            raise ValueError("needs either 'labels' or 'labels_file'")
+        if self.threshold is None and "other_label" in self.model_fields_set:
+            raise ValueError("'other_label' needs a 'threshold'")
+        return self
+
+
+class EnsembleSpec(StepSpec):
+    """Several models on the same inputs, and what comes of their answers."""
+
+    kind: Literal["ensemble"]
+    models: Paths = Field(min_length=2, max_length=64, description="All of one signature.")
+    combine: Literal["mean", "weighted", "max", "vote"] = Field(
+        default="mean",
+        description="`vote` is for labels: what most models say; of equals what the first says.",
+    )
+    weights: Annotated[tuple[Weight, ...], Strict(strict=False)] = Field(
+        default=(), max_length=64, description="One for each model; they need not sum to 1."
+    )
+    combined: Names | None = Field(
+        default=None, min_length=1, max_length=1024, description="Outputs; null for all."
+    )
+
+    @model_validator(mode="after")
+    def _weights_agree(self) -> Self:
+        if (self.combine == "weighted") != bool(self.weights):
+            raise ValueError("'weights' and combine: weighted need each other")
+        if self.weights and len(self.weights) != len(self.models):
+            raise ValueError(f"has {len(self.weights)} weights for {len(self.models)} models")
+        if self.weights and not sum(self.weights):
+            raise ValueError("'weights' are all 0")
+        return self
+
+
+class CascadeSpec(StepSpec):
+    """Models in order, cheap ones first: only rows that one is unsure of go on to the next."""
+
+    kind: Literal["cascade"]
+    models: Paths = Field(min_length=2, max_length=64, description="All of one signature.")
+    confidence: Name = Field(
+        description="The output that says how sure a model is: one number a row, or "
+        "probabilities, of which the largest counts."
+    )
+    threshold: float = Field(
+        allow_inf_nan=False, description="From this on a model's answer is taken."
+    )
+
+
+class FeaturesStepSpec(StepSpec):
+    """Features of the entities that a row names, from the endpoint's online store.
+
+    Where nothing is bound, as in training, the columns themselves are taken from the caller.
+    """
+
+    kind: Literal["features"]
+    service: str = Field(min_length=1, max_length=128, description="The feature service's name.")
+    columns: dict[Name, Literal["FP32", "FP64", "INT64", "BOOL", "BYTES"]] = Field(
+        min_length=1,
+        max_length=4096,
+        description="What the service gives, in its order; another service is refused.",
+    )
+    matrices: dict[Name, Names] = Field(
+        default_factory=dict,
+        description="FP32 [-1, columns] of columns and of values that come with the request; a "
+        "column that is in none is given by itself.",
+    )
+
+
+AnyStepSpec = Annotated[
+    FunctionSpec
+    | TokenizerSpec
+    | VectorizerSpec
+    | ImageSpec
+    | ModelStepSpec
+    | EnsembleSpec
+    | CascadeSpec
+    | PoolSpec
+    | ClassifySpec
+    | FeaturesStepSpec,
+    Field(discriminator="kind"),
+]
+
+
+def tensor_specs(declared: Mapping[str, tuple[Datatype, tuple[int, ...]]]) -> list[TensorSpec]:
+    """Tensors as a step of Python declares them."""
+    return [
+        TensorSpec(name=name, datatype=datatype, shape=shape)
+        for name, (datatype, shape) in declared.items()
+    ]
+
 
 MAX_STEPS: Final = 64
 _NOT_PLAIN: Final = "is not plain YAML: an alias, a tag, a key given twice, a number, or its form"

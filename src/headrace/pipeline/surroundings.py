@@ -1,12 +1,125 @@
-"""What is a step opened with? Its directory, how to load, and what earlier steps give."""
+"""Context that a step is opened with: its directory, how to load models, and earlier steps."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final
 
-from headrace.core import HeadraceError, TensorSpec, UnsupportedModelError
-from headrace.pipeline.lengths import ByLength
-from headrace.runtimes import LoadOptions, Model, detect_runtime, get_runtime, runs_code
+import numpy as np
+
+from headrace.core import (
+    Array,
+    HeadraceError,
+    ModelSignature,
+    Tensors,
+    TensorSpec,
+    UnsupportedModelError,
+)
+from headrace.runtimes import (
+    LoadOptions,
+    Model,
+    VerifiedPadding,
+    detect_runtime,
+    find_padding,
+    get_runtime,
+    mask_input,
+    runs_code,
+)
+
+MAX_RATIO: Final = 1.1
+"""Padded over real size of a group, at most, beyond the few tokens of `_SLACK`."""
+_SLACK: Final = 2
+
+
+class ByLength:
+    """Runs a model on groups of rows of near lengths. Implements `Model`."""
+
+    def __init__(self, model: Model, padding: VerifiedPadding, mask: str) -> None:
+        self.signature: ModelSignature = model.signature
+        self.concurrent = model.concurrent
+        self.device = getattr(model, "device", None)
+        self.intra_op_threads: int | None = getattr(model, "intra_op_threads", None)
+        self._model = model
+        self._axis = padding.settings.axis
+        self._mask = mask
+        self._output_axes = padding.length_axes
+
+    @classmethod
+    def around(cls, model: Model) -> "Model":
+        """`model` so run, if padding is proved to be harmless, else itself."""
+        mask = mask_input(model.signature)
+        found = None if mask is None else find_padding(model)
+        return model if mask is None or found is None else cls(model, found, mask)
+
+    def run(self, inputs: Tensors, outputs: Sequence[str] | None = None) -> Tensors:
+        """Run one batch, in parts."""
+        mask = inputs[self._mask]
+        rows, longest = mask.shape[0], mask.shape[self._axis]
+        lengths = _lengths(mask, self._axis)
+        if rows == 1 or not longest or lengths is None:
+            return self._model.run(inputs, outputs)
+        order = np.argsort(lengths, kind="stable")
+        groups = _groups(lengths[order])
+        if len(groups) == 1 and int(lengths[order[-1]]) == longest:
+            return self._model.run(inputs, outputs)
+        made: Tensors = {}
+        for start, end in groups:
+            chosen = order[start:end]
+            size = max(int(lengths[chosen[-1]]), 1)
+            answers = self._model.run(self._cut(inputs, chosen, size, longest), outputs)
+            for name, array in answers.items():
+                self._place(made, name, array, chosen, rows, longest)
+        return made
+
+    def close(self) -> None:
+        """Close the model."""
+        self._model.close()
+
+    def _cut(self, inputs: Tensors, rows: Array, size: int, longest: int) -> Tensors:
+        index = (slice(None),) * self._axis + (slice(size),)
+        cut = {}
+        for name, array in inputs.items():
+            chosen = array[rows]
+            if chosen.ndim > self._axis and chosen.shape[self._axis] == longest:
+                chosen = chosen[index]
+            cut[name] = np.ascontiguousarray(chosen)
+        return cut
+
+    def _place(  # noqa: PLR0917  # one loop's body
+        self, made: Tensors, name: str, array: Array, rows: Array, total: int, longest: int
+    ) -> None:
+        axes = self._output_axes.get(name, ())
+        if name not in made:
+            shape = [longest if axis in axes else n for axis, n in enumerate(array.shape)]
+            made[name] = np.zeros((total, *shape[1:]), array.dtype)
+        if axes:
+            index: tuple[Any, ...] = (rows, *(slice(n) for n in array.shape[1:]))
+            made[name][index] = array
+        else:
+            made[name][rows] = array
+
+
+def _lengths(mask: Array, axis: int) -> Array | None:
+    """How long each row is, if the mask has its ones in front; None where it is of another form."""
+    if mask.ndim != axis + 1 or axis != 1:
+        return None
+    real = mask != 0
+    lengths: Array = real.sum(axis=1)
+    is_front = (real == (np.arange(mask.shape[1]) < lengths[:, np.newaxis])).all()
+    return lengths if is_front else None
+
+
+def _groups(lengths: Array) -> list[tuple[int, int]]:
+    """Bounds of groups of rows, sorted by length, that are worth running together."""
+    groups = []
+    start, real = 0, 0
+    for i, length in enumerate(lengths.tolist()):
+        rows = i - start
+        if rows and length * (rows + 1) > (real + length) * MAX_RATIO + _SLACK * (rows + 1):
+            groups.append((start, i))
+            start, real = i, 0
+        real += length
+    return [*groups, (start, len(lengths))]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

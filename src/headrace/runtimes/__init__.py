@@ -7,7 +7,6 @@ import os
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 from headrace.runtimes.base import DeadlineModel, LoadOptions, Model, Runtime
-from headrace.runtimes.first_run import made_up_inputs
 from headrace.runtimes.padding import (
     OutputLengthAxes,
     VerifiedPadding,
@@ -24,6 +23,7 @@ from headrace.runtimes.plugins import (
     get_runtime,
     inspect_model,
     load_model,
+    made_up_inputs,
     runs_code,
     runtime_names,
     usable_runtimes,

@@ -2,7 +2,8 @@
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -24,16 +25,57 @@ from headrace.core import (
     UnsupportedModelError,
     example_inputs,
 )
-from headrace.core.devices import Device, DeviceUse
+from headrace.core.devices import ON_CPU, Device, DeviceUse
 from headrace.runtimes.base import LoadOptions, Model
-from headrace.runtimes.onnx_choice import is_worth_it, without
-from headrace.runtimes.onnx_file import find_onnx_file, looks_like_onnx
+from headrace.runtimes.onnx_file import find_onnx_file, looks_like_onnx, scan_onnx
 from headrace.runtimes.onnx_providers import OPENVINO, short
-from headrace.runtimes.onnx_scan import scan_onnx
 from headrace.runtimes.onnx_session import OpenSession, open_session
 from headrace.runtimes.probe import Probe, probe_batch
 from headrace.runtimes.reasons import reason_of
 from headrace.runtimes.rows.onnx import analyse_onnx
+
+Run = Callable[[Tensors], Tensors]
+BUDGET_S: Final = 0.2
+"""For the runs of each; one run is made in any case."""
+_WORTH: Final = 0.9
+"""What is not faster by so much is not worth its memory."""
+
+
+def is_worth_it(
+    special: Run, plain: Run, inputs: Tensors, *, clock: Callable[[], float] = time.perf_counter
+) -> tuple[bool, str]:
+    """Whether `special` is clearly faster than `plain`, and how long each took, in words.
+
+    A model that does not run on made-up inputs cannot be measured: then `special` stays.
+    """
+    try:
+        special_s, plain_s = (_best_s(run, inputs, clock) for run in (special, plain))
+    except HeadraceError as error:
+        return True, f"it could not be measured: {error}"
+    said = (
+        f"it takes {special_s * 1e6:.0f} µs for a row, the CPU's own provider {plain_s * 1e6:.0f}"
+    )
+    return special_s < _WORTH * plain_s, said
+
+
+def without(use: DeviceUse, name: str, why: str) -> DeviceUse:
+    """`use` on the CPU, where `name` was tried and is not worth it."""
+    return replace(use, used=ON_CPU, unused={**use.unused, name: why})
+
+
+def _best_s(run: Run, inputs: Tensors, clock: Callable[[], float]) -> float:
+    """The shortest of some runs: whatever disturbs one makes it longer."""
+    run(inputs)  # what is set up once
+    best = float("inf")
+    until = clock() + BUDGET_S
+    while True:
+        started = clock()
+        run(inputs)
+        ended = clock()
+        best = min(best, ended - started)
+        if ended >= until:
+            return best
+
 
 _DATATYPES: Final = {
     "tensor(bool)": Datatype.BOOL,
@@ -55,7 +97,6 @@ MAX_INPUT_BYTES: Final = 2_000_000_000
 _CALLERS_FAULT: Final = ("Got invalid dimensions", "Invalid rank", "Unexpected input data type")
 """How ONNX Runtime begins when the inputs do not fit. It uses the same status code for a node that
 fails in the middle of the graph, which is no proof that the caller is wrong."""
-
 _log = logging.getLogger(__name__)
 
 

@@ -1,6 +1,11 @@
-"""The file of an ONNX model: found by name, checked by its first bytes."""
+"""ONNX files: found by name, recognised by their first bytes, and checked against their size."""
 
-from pathlib import Path
+import mmap
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 from headrace.core import UnsupportedModelError
@@ -96,3 +101,207 @@ def _problem(head: bytes) -> str:
     ):
         return "is text, not ONNX"
     return ""
+
+
+_MAX_DEPTH: Final = 64
+_MAX_FIELDS: Final = 20_000_000
+_MAX_RANK: Final = 64
+_MAX_DIMENSION: Final = (1 << 63) - 1
+_ELEMENTS_A_BYTE: Final = 8
+"""No datatype is smaller than a bit; text and numbers of variable length are larger."""
+_MAX_TEXT: Final = 4096
+_ORT_MARK: Final = b"ORTM"
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+# Where messages stand in messages: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
+_MODEL: Final = {7: "graph", 25: "function", 20: "training"}
+_TRAINING: Final = {1: "graph", 2: "graph"}
+_GRAPH: Final = {1: "node", 5: "tensor", 15: "sparse"}
+_SPARSE: Final = {1: "tensor", 2: "tensor"}
+_FUNCTION: Final = {7: "node", 11: "attribute"}
+_NODE: Final = {5: "attribute"}
+_ATTRIBUTE: Final = {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"}
+_CHILDREN: Final = {
+    "model": _MODEL,
+    "training": _TRAINING,
+    "graph": _GRAPH,
+    "sparse": _SPARSE,
+    "function": _FUNCTION,
+    "node": _NODE,
+    "attribute": _ATTRIBUTE,
+}
+Field = tuple[int, int, int, int]
+"""Number, wire type, and where its value begins and ends; a number's value is its beginning."""
+
+
+@dataclass(slots=True)
+class _Tensor:
+    """What a tensor says of itself."""
+
+    dims: list[int] = field(default_factory=list)
+    name: str = ""
+    external: dict[str, str] = field(default_factory=dict)
+
+
+def scan_onnx(file: Path) -> None:
+    """Refuse an ONNX file whose claims cannot be right.
+
+    Raises:
+        UnsupportedModelError: It does; the message names the tensor and the claim.
+    """
+    external_files(file)
+
+
+def external_files(file: Path) -> tuple[Path, ...]:
+    """The files that hold weights of an ONNX file besides itself, sorted; some may be missing.
+
+    Raises:
+        UnsupportedModelError: As `scan_onnx`.
+    """
+    if file.stat().st_size == 0:
+        return ()
+    with (
+        file.open("rb") as stream,
+        mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data,
+    ):
+        if data[4:8] == _ORT_MARK:
+            return ()  # a flat buffer: ONNX Runtime checks its offsets itself
+        scan = _Scan(file, data)
+        scan.run()
+    return tuple(file.parent / location for location in sorted(scan.external))
+
+
+class _Scan:
+    """One pass over a file."""
+
+    def __init__(self, file: Path, data: mmap.mmap) -> None:
+        self._file = file
+        self._data = data
+        self._fields = 0
+        self.external: set[str] = set()
+
+    def run(self) -> None:
+        """Look at every tensor."""
+        waiting = [("model", 0, len(self._data), 0)]
+        while waiting:
+            kind, start, end, depth = waiting.pop()
+            if depth > _MAX_DEPTH:
+                raise self._refuse(f"nests more than {_MAX_DEPTH} messages")
+            children = _CHILDREN[kind]
+            for number, wire, begin, stop in self._read(start, end):
+                child = children.get(number)
+                if child is None or wire != _BYTES:
+                    continue
+                if child == "tensor":
+                    self._check(self._tensor(begin, stop), stop - begin)
+                else:
+                    waiting.append((child, begin, stop, depth + 1))
+
+    def _tensor(self, start: int, end: int) -> _Tensor:
+        found = _Tensor()
+        for number, wire, begin, stop in self._read(start, end):
+            match number, wire:
+                case (1, 0):
+                    found.dims.append(begin)
+                case (1, 2):
+                    found.dims += islice(self._packed(begin, stop), _MAX_RANK + 1)
+                case (8, 2):
+                    found.name = self._text(begin, stop)
+                case (13, 2):
+                    found.external |= self._pair(begin, stop)
+                case _:
+                    continue
+            if len(found.dims) > _MAX_RANK:
+                raise self._refuse(f"tensor '{found.name}' has more than {_MAX_RANK} dimensions")
+        return found
+
+    def _check(self, tensor: _Tensor, held_bytes: int) -> None:
+        what = f"tensor '{tensor.name[:100]}'"
+        elements = 1
+        for size in tensor.dims:
+            if size > _MAX_DIMENSION:
+                raise self._refuse(f"{what} has a negative dimension")
+            elements *= size
+        if tensor.external:
+            held_bytes += self._external_bytes(what, tensor.external)
+        if elements > _ELEMENTS_A_BYTE * held_bytes:
+            claim = f"declares {elements} elements and holds {held_bytes} bytes"
+            raise self._refuse(f"{what} {claim}")
+
+    def _external_bytes(self, what: str, external: dict[str, str]) -> int:
+        location = external.get("location", "")
+        path = PurePosixPath(location)
+        if not location or path.is_absolute() or ".." in path.parts or "\0" in location:
+            message = f"{what} has its data in {location[:200]!r}, outside of the model's directory"
+            raise self._refuse(message)
+        directory = self._file.parent.resolve()
+        there = Path(os.path.realpath(directory / path))
+        if not there.is_relative_to(directory):
+            message = f"{what} has its data in {location[:200]!r}, a link that leads out"
+            raise self._refuse(message)
+        self.external.add(str(path))
+        if not there.is_file():
+            return 1 << 62  # ONNX Runtime tells it better, with what to do
+        size = there.stat().st_size
+        for key in ("offset", "length"):
+            text = external.get(key, "0") or "0"
+            if not text.isascii() or not text.isdigit() or int(text[:20]) > size:
+                raise self._refuse(f"{what} names an {key} of its data that is not of {size} bytes")
+        return size
+
+    def _pair(self, start: int, end: int) -> dict[str, str]:
+        texts = {
+            number: self._text(b, e)
+            for number, wire, b, e in self._read(start, end)
+            if wire == _BYTES
+        }
+        return {texts.get(1, ""): texts.get(2, "")}
+
+    def _packed(self, start: int, end: int) -> Iterator[int]:
+        while start < end:
+            value, start = self._varint(start, end)
+            yield value
+
+    def _text(self, start: int, end: int) -> str:
+        return self._data[start : min(end, start + _MAX_TEXT)].decode(errors="replace")
+
+    def _read(self, start: int, end: int) -> Iterator[Field]:
+        """The fields of a message."""
+        while start < end:
+            self._fields += 1
+            if self._fields > _MAX_FIELDS:
+                raise self._refuse(f"holds more than {_MAX_FIELDS} fields")
+            tag, start = self._varint(start, end)
+            number, wire = tag >> 3, tag & 7
+            if wire == _VARINT:
+                value, start = self._varint(start, end)
+                yield number, wire, value, start
+                continue
+            if wire == _BYTES:
+                length, start = self._varint(start, end)
+            elif wire in {_FIXED64, _FIXED32}:
+                length = 8 if wire == _FIXED64 else 4
+            else:
+                raise self._broken()
+            stop = start + length
+            if stop > end:
+                raise self._broken()
+            yield number, wire, start, stop
+            start = stop
+
+    def _varint(self, start: int, end: int) -> tuple[int, int]:
+        value = shift = 0
+        data = self._data
+        while start < end and shift < 70:  # noqa: PLR2004  # ten bytes of seven bits
+            byte = data[start]
+            start += 1
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:  # noqa: PLR2004  # the last one has no continuation bit
+                return value, start
+            shift += 7
+        raise self._broken()
+
+    def _broken(self) -> UnsupportedModelError:
+        return self._refuse("is truncated or corrupt: it cannot be parsed as ONNX")
+
+    def _refuse(self, why: str) -> UnsupportedModelError:
+        return UnsupportedModelError(f"{self._file}: {why}")

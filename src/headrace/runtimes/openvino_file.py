@@ -13,8 +13,7 @@ from typing import Final
 from xml.parsers import expat
 
 from headrace.runtimes.file_bytes import BrokenFileError, Source, fields, inside
-from headrace.runtimes.onnx_file import find_onnx_file
-from headrace.runtimes.onnx_scan import scan_onnx
+from headrace.runtimes.onnx_file import find_onnx_file, scan_onnx
 from headrace.runtimes.savedmodel_file import looks_like_savedmodel, read_savedmodel
 from headrace.runtimes.tabular import corrupt, read_head, refuse
 from headrace.runtimes.tflite_file import read_tflite

@@ -38,8 +38,7 @@ from headrace.runtimes.torch_model import (
     quiet,
     reason_of_torch,
 )
-from headrace.runtimes.torch_proof import open_proved
-from headrace.runtimes.torch_signature import Declared, match_names, read_declared
+from headrace.runtimes.torch_signature import Declared, match_names, open_proved, read_declared
 
 _COMPILED: Final = "data/aotinductor/"
 _WRAP: Final = "export a module that takes tensors and calls this one"

@@ -31,12 +31,13 @@ from headrace.runtimes.torch_model import (
     quiet,
     reason_of_torch,
 )
-from headrace.runtimes.torch_proof import open_proved, runs
 from headrace.runtimes.torch_signature import (
     Declared,
     how_to_declare,
     match_names,
+    open_proved,
     read_declared,
+    runs,
 )
 
 _TENSORS: Final = ("Tensor", "Optional[Tensor]")

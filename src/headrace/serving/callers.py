@@ -1,8 +1,4 @@
-"""What does the gateway say of a request's caller and of its endpoint? Read from its headers.
-
-A caller's own headers of these names are removed at the gateway. A replica without one believes
-them: they give nothing that the request's own priority does not.
-"""
+"""Caller and deadline of a request, as the gateway's headers state them."""
 
 import math
 from typing import TYPE_CHECKING, Final
@@ -38,15 +34,35 @@ def rank(exchange: "Exchange") -> None:
         exchange.floor = int(level)
     aim = headers.get(SLO_HEADER)
     if aim is not None:
-        exchange.slo_s = _positive(aim)
+        exchange.slo_s = _positive(aim, "x-headrace-slo-s")
 
 
-def _positive(text: bytes) -> float:
+TIMEOUT_HEADER: Final = b"x-headrace-timeout-s"
+_ENVOY_TIMEOUT_HEADER: Final = b"x-envoy-expected-rq-timeout-ms"
+
+
+def timeout_s(headers: dict[bytes, bytes]) -> float:
+    """How long the caller, or the gateway for it, waits; infinity if nobody says.
+
+    Raises:
+        InvalidArgumentError: A timeout is no positive number.
+    """
+    limit = math.inf
+    own = headers.get(TIMEOUT_HEADER)
+    if own is not None:
+        limit = _positive(own, "x-headrace-timeout-s")
+    envoys = headers.get(_ENVOY_TIMEOUT_HEADER)
+    if envoys is not None:
+        limit = min(limit, _positive(envoys, "x-envoy-expected-rq-timeout-ms") / 1000)
+    return limit
+
+
+def _positive(text: bytes, name: str) -> float:
     try:
         value = float(text)
     except ValueError:
         value = math.nan
     if not value > 0:
-        msg = "header x-headrace-slo-s must be a positive number"
+        msg = f"header {name} must be a positive number, got {text[:50].decode('latin-1')!r}"
         raise InvalidArgumentError(msg)
     return value

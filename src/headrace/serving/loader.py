@@ -1,12 +1,72 @@
-"""Load and free models beside those that answer: in a thread that nobody has to wait for."""
+"""Daemon threads that load and free models, and for calls that may never end."""
 
+import asyncio
+import contextlib
 import gc
-from typing import Final
+import threading
+from collections.abc import Callable
+from typing import Final, TypeVar
 
-from headrace.core import ReplicaSettings
+from headrace.core import ReplicaSettings, RuntimeFailedError
 from headrace.scoring.loading import LoadedModel, load_model
-from headrace.serving.daemon import in_daemon_thread
 from headrace.serving.memory import give_back
+
+T = TypeVar("T")
+
+
+async def in_daemon_thread(work: Callable[[], T], *, name: str, dispose: Callable[[T], None]) -> T:
+    """The result of `work`. Cancelled, it leaves the thread to itself.
+
+    Unlike with `asyncio.to_thread`, a thread that hangs does not keep the process from ending.
+
+    Args:
+        dispose: Gets a result that nobody waits for any more, in a thread too.
+
+    Raises:
+        RuntimeFailedError: It tried to end its thread.
+        Exception: What `work` raises.
+    """
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+
+    def succeed(result: T) -> None:
+        if done.cancelled():
+            _start(lambda: dispose(result), name)
+        else:
+            done.set_result(result)
+
+    def fail(error: Exception) -> None:
+        if not done.cancelled():
+            done.set_exception(error)
+
+    def run() -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits for anything
+            try:
+                result = work()
+            except Exception as error:  # noqa: BLE001  # whoever waits gets it
+                loop.call_soon_threadsafe(fail, error)
+            except BaseException as error:  # noqa: BLE001  # it would end the event loop
+                loop.call_soon_threadsafe(fail, RuntimeFailedError(f"it raised {error!r}"))
+            else:
+                loop.call_soon_threadsafe(succeed, result)
+
+    _start(run, name)
+    return await _result_or_dispose(done, dispose, name)
+
+
+async def _result_or_dispose(done: asyncio.Future[T], dispose: Callable[[T], None], name: str) -> T:
+    """The result; disposed of if the caller is cancelled in the turn in which it comes."""
+    try:
+        return await done
+    except asyncio.CancelledError:
+        if done.done() and not done.cancelled() and done.exception() is None:
+            _start(lambda: dispose(done.result()), name)
+        raise
+
+
+def _start(work: Callable[[], None], name: str) -> None:
+    threading.Thread(target=work, name=name, daemon=True).start()
+
 
 WARM_UP_S: Final = 0.2
 """Less than where nobody waits for it: the engine learns while it serves."""

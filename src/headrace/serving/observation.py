@@ -26,8 +26,7 @@ from headrace.serving.report import (
     as_asked,
 )
 from headrace.serving.routing import Handler
-from headrace.serving.samples import sampled_tensor
-from headrace.serving.shelf import Shelf
+from headrace.serving.samples import Shelf, sampled_tensor
 
 if TYPE_CHECKING:
     from headrace.serving.state import ReplicaState

@@ -27,12 +27,10 @@ from headrace.core import (
 from headrace.scoring.loading import LoadedModel
 from headrace.serving.application import send_refusal
 from headrace.serving.exchange import Exchange
-from headrace.serving.hosted import HostedModel, HostedPhase
+from headrace.serving.hosted import HostedModel, HostedPhase, Key, WaitingRoom, make_room
 from headrace.serving.report import PoolReport, models_digest
-from headrace.serving.room import Key, make_room
 from headrace.serving.state import ReplicaState, ServedModel
 from headrace.serving.trial import TrialResult
-from headrace.serving.waiting import WaitingRoom
 
 _log = logging.getLogger(__name__)
 

@@ -1,7 +1,9 @@
 """What a copy of a pool answers: the routes of every model it hosts, and its own."""
 
+import time
 from collections import Counter
 from functools import partial
+from operator import add
 from typing import Final
 from urllib.parse import parse_qs
 
@@ -10,6 +12,7 @@ import orjson
 
 from headrace.core import HeadraceError, ReplicaSettings, UnavailableError
 from headrace.engine import Ticket
+from headrace.observe import Histogram
 from headrace.protocol import (
     IndexEntry,
     decode_index_request,
@@ -24,16 +27,64 @@ from headrace.serving.exposition import CONTENT_TYPE
 from headrace.serving.hosted import HostedModel, HostedPhase
 from headrace.serving.internal import decode_body, local_only
 from headrace.serving.load import send_loads
+from headrace.serving.memory import peak_bytes, resident_bytes
 from headrace.serving.pool import Pool
 from headrace.serving.pool_grpc import PoolGrpc
 from headrace.serving.pool_metrics import pool_exposition
-from headrace.serving.pool_report import pool_totals
+from headrace.serving.report import ReplicaReport
 from headrace.serving.routing import Handler, Router, Table, add_routes, why_no_model
 from headrace.serving.v1 import V1_ALIVE
 
+POOL_PREFIX: Final = "pool:"
+"""Before a pool's name where an endpoint's is expected."""
+
+
+def pool_totals(pool: Pool) -> ReplicaReport:
+    """The counters of all models of `pool` together. Called on the event loop's thread."""
+    models = list(pool.models.values())
+    states = [hosted.state for hosted in models]
+    statistics = [state.statistics for state in states]
+    waiting = sum(state.waiting for state in states)
+    in_flight = waiting + sum(hosted.in_flight for hosted in models)
+    queued = waiting + sum(s.served.engine.waiting for s in states if s.served)
+    answered = sum(one.success.count for one in statistics)
+    failed = sum(one.fail.count for one in statistics)
+    batches = (batch for one in statistics for batch in one.batches.values())
+    return ReplicaReport(
+        replica=pool.settings.replica,
+        model=POOL_PREFIX + pool.settings.name,
+        version="",
+        at=time.monotonic(),
+        ready=pool.is_ready,
+        in_flight=in_flight,
+        queued=queued,
+        received=answered + failed + in_flight,
+        answered=answered,
+        failed=failed,
+        queue_wait_s=sum(state.phases.queue_wait.sum for state in states),
+        bounds_s=list(Histogram().bounds),
+        queue_wait=_together([state.phases.queue_wait for state in states]),
+        request=_together([state.phases.request for state in states]),
+        cpu_s=time.process_time(),
+        request_s=sum(one.success.ns for one in statistics) / 1e9,
+        run_s=sum(one.compute_infer.ns for one in statistics) / 1e9,
+        busy_s=sum(batch.compute_infer.ns for batch in batches) / 1e9,
+        loop_s=time.thread_time(),
+        rss_bytes=resident_bytes(),
+        peak_rss_bytes=peak_bytes(),
+        intra_op_threads=1,
+    )
+
+
+def _together(histograms: list[Histogram]) -> list[int]:
+    counts = Histogram().counts
+    for histogram in histograms:
+        counts = list(map(add, counts, histogram.counts))
+    return counts
+
+
 VERSION_HEADER: Final = b"x-headrace-version"
 """The gateway's choice, for a request whose path names no version."""
-
 _INFER: Final = frozenset({(b"POST", b"/infer"), (b"POST", b":predict")})
 _OF_MODELS: Final = (b"/v2/models/", b"/v1/models/")
 _DESCRIBE: Final = frozenset({(b"GET", b""), (b"GET", b"/config")})

@@ -21,8 +21,7 @@ from headrace.protocol.grpc_messages import (
 from headrace.protocol.protos import HEALTH_SERVICE, INFERENCE_SERVICE
 from headrace.serving.exchange import GRPC_HEAD, Exchange
 from headrace.serving.grpc_api import INFER, STREAM_INFER
-from headrace.serving.grpc_bridge import HEALTH_PATH, check_content_type, message_of
-from headrace.serving.grpc_names import named_model
+from headrace.serving.grpc_bridge import HEALTH_PATH, check_content_type, message_of, named_model
 from headrace.serving.hosted import HostedModel
 from headrace.serving.pool import Pool
 from headrace.serving.routing import Handler

@@ -12,8 +12,8 @@ from headrace.core import HeadraceError, ReplicaSettings
 from headrace.observe import ModelStatistics
 from headrace.scoring.loading import LoadedModel, load
 from headrace.serving.application import Application, MetricsApplication
-from headrace.serving.daemon import in_daemon_thread
 from headrace.serving.listening import listen, stop_event
+from headrace.serving.loader import in_daemon_thread
 from headrace.serving.server import HttpServer
 from headrace.serving.state import ReplicaState
 

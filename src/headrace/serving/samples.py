@@ -1,19 +1,78 @@
-"""Which requests and answers are kept for the payload log? A share, until they are fetched.
-
-A sample holds the arrays themselves. They are written as bytes when a page is asked for, never
-while a request waits.
-"""
+"""Samples for the payload log, bounded in number and bytes until the control plane fetches them."""
 
 import random
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 import numpy as np
 
 from headrace.core import Array, Clock, InferRequest, SystemClock, Tensors
 from headrace.serving.report import PayloadSample, SampledTensor, SamplesPage
-from headrace.serving.shelf import Shelf
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page(Generic[T]):
+    """What followed a cursor, oldest first; the cursor to ask with next; all that was lost."""
+
+    cursor: int
+    items: Sequence[T]
+    dropped: int
+
+
+@dataclass(slots=True, kw_only=True)
+class Shelf(Generic[T]):
+    """Keeps items until they are known to have arrived; a cursor counts all that were ever added.
+
+    What does not fit is dropped and counted: nobody waits.
+    """
+
+    most_items: int
+    most_bytes: int
+    page_items: int
+    page_bytes: int
+    dropped: int = 0
+    _items: deque[tuple[int, T]] = field(default_factory=deque)
+    _bytes: int = 0
+    _added: int = 0
+
+    def add(self, item: T, size_bytes: int) -> None:
+        """Keep an item, if it fits."""
+        if len(self._items) >= self.most_items or self._bytes + size_bytes > self.most_bytes:
+            self.dropped += 1
+            return
+        self._added += 1
+        self._bytes += size_bytes
+        self._items.append((size_bytes, item))
+
+    def page(self, after: int) -> Page[T]:
+        """What was added after the cursor `after`; what came before it has arrived and is let go.
+
+        A cursor of another process's shelf begins with what is here.
+        """
+        first = self._added - len(self._items)
+        if after <= self._added:
+            for _ in range(min(max(after - first, 0), len(self._items))):
+                size_bytes, _ = self._items.popleft()
+                self._bytes -= size_bytes
+                first += 1
+        found: list[T] = []
+        left = self.page_bytes
+        for size_bytes, item in self._items:
+            if found and (len(found) >= self.page_items or size_bytes > left):
+                break
+            found.append(item)
+            left -= size_bytes
+        return Page(cursor=first + len(found), items=found, dropped=self.dropped)
+
+    def clear(self) -> None:
+        """Let everything go; the cursor goes on."""
+        self._items.clear()
+        self._bytes = 0
+
 
 _MOST: Final = 4096
 _MOST_BYTES: Final = 64 << 20

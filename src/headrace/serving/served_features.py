@@ -10,7 +10,7 @@ from headrace.core import Array
 from headrace.features import EvenShare, FeatureRows, ServedSample, served_rows, served_sample
 from headrace.pipeline import BoundFeatures
 from headrace.serving.report import FeaturesPage
-from headrace.serving.shelf import Shelf
+from headrace.serving.samples import Shelf
 
 _ROWS_OF_READ: Final = 16
 _MOST: Final = 4096

@@ -14,7 +14,7 @@ from typing import Final
 from headrace.core import Clock, SystemClock
 from headrace.engine import Batch
 from headrace.observe.spans import SpanContext, SpanRecord
-from headrace.serving.shelf import Shelf
+from headrace.serving.samples import Shelf
 
 _MOST_SPANS: Final = 20_000
 _MOST_LINKS: Final = 32

@@ -6,8 +6,7 @@ import orjson
 
 from headrace.core import HeadraceError, InferResponse, Nulls, UnsupportedError
 from headrace.protocol import V1Codec
-from headrace.serving.callers import rank
-from headrace.serving.deadlines import timeout_s
+from headrace.serving.callers import rank, timeout_s
 from headrace.serving.exchange import Exchange, send_error
 from headrace.serving.routing import Handler
 from headrace.serving.state import ReplicaState

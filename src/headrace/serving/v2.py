@@ -28,8 +28,7 @@ from headrace.protocol import (
     repository_index,
     server_metadata,
 )
-from headrace.serving.callers import rank
-from headrace.serving.deadlines import timeout_s
+from headrace.serving.callers import rank, timeout_s
 from headrace.serving.exchange import JSON, JSON_HEAD, Exchange, send_error, tensors_head
 from headrace.serving.routing import Handler
 from headrace.serving.state import ReplicaState

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.client import NO_RETRIES, ConnectionLostError, RetryPolicy
-from headrace.client.retry import RetryBudget, retry_delay_s
+from headrace.client.conversation import RetryBudget, retry_delay_s
 from headrace.core import (
     DeadlineExceededError,
     HeadraceError,

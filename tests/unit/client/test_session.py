@@ -9,10 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import ArrayLike
 
-from headrace.client.conversation import Conversation
+from headrace.client.conversation import Conversation, RetryPolicy
 from headrace.client.http_transport import HttpMessage, HttpReply
 from headrace.client.http_wire import HttpWire
-from headrace.client.retry import RetryPolicy
 from headrace.client.session import Session
 from headrace.core import (
     DeadlineExceededError,

@@ -18,7 +18,7 @@ from headrace.core.rollout_settings import CanarySettings, DisagreementMetric
 from headrace.rollout.evidence import Evidence
 from headrace.rollout.explain import Names
 from headrace.serving.report import Answer, AnswersPage, Observe, ReplicaReport
-from headrace.serving.shelf import Shelf
+from headrace.serving.samples import Shelf
 
 pytestmark = pytest.mark.anyio
 

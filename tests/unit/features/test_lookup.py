@@ -15,10 +15,9 @@ from headrace.core import (
     UnavailableError,
 )
 from headrace.features import Entity, Feature, FeatureService, Policy, ServiceColumn
-from headrace.features.lookup import FeatureReader
-from headrace.features.lookup_asked import MAX_ROWS
+from headrace.features.lookup import MAX_ROWS, FeatureReader
 from headrace.features.lookup_view import FeaturesNotFoundError
-from headrace.features.pushing import push_rows
+from headrace.features.materializing import push_rows
 from tests.unit.features.stores import MemoryStore
 from tests.unit.features.tables import CUSTOMER, at, service, view
 

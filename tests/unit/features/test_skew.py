@@ -30,7 +30,7 @@ from headrace.features import (
 from headrace.features.definitions import OnDemandInput
 from headrace.features.online_sqlite import SqliteOnlineStore
 from headrace.features.served_writer import ServedFeaturesWriter
-from headrace.features.skew_values import differing
+from headrace.features.skew import differing
 from tests.unit.features.tables import at, view, write
 from tests.unit.features.test_lookup import TurnedClock
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.load.answers import is_infer_response
+from headrace.load.connection import is_infer_response
 
 GOOD = {
     "model_name": "m",

@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 
 from headrace.core import Array, RuntimeFailedError, Tensors, UnsupportedModelError
 from headrace.pipeline import load_pipeline
-from headrace.pipeline.cascade import CascadeStep
-from headrace.pipeline.members import Member, Members
-from headrace.pipeline.step_specs import CascadeSpec
+from headrace.pipeline.members import CascadeStep, Member, Members
+from headrace.pipeline.spec import CascadeSpec
 from headrace.runtimes import detect_runtime, load_model, runs_code
 from headrace.testing import models
 from tests.unit.pipeline.answering import Answering

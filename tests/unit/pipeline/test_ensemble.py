@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from headrace.core import Array, InvalidArgumentError, RuntimeFailedError, UnsupportedModelError
 from headrace.pipeline import load_pipeline
-from headrace.pipeline.ensemble import EnsembleStep
-from headrace.pipeline.members import Member, Members
-from headrace.pipeline.step_specs import EnsembleSpec
+from headrace.pipeline.members import EnsembleStep, Member, Members
+from headrace.pipeline.spec import EnsembleSpec
 from headrace.runtimes import detect_runtime, load_model, runs_code
 from headrace.testing import models
 from tests.unit.pipeline.answering import Answering

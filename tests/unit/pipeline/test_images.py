@@ -13,9 +13,8 @@ from PIL import Image, ImageOps
 
 from headrace.core import Array, FailedPreconditionError, InvalidArgumentError
 from headrace.pipeline import Pipeline, load_pipeline
-from headrace.pipeline.images import ImageStep, open_image
-from headrace.pipeline.jpeg_scans import has_too_many_scans
-from headrace.pipeline.step_specs import ImageSpec
+from headrace.pipeline.images import ImageStep, has_too_many_scans, open_image
+from headrace.pipeline.spec import ImageSpec
 from tests.unit.pipeline.elements import elements, one_by_one
 
 Write = Callable[..., Path]

@@ -11,7 +11,7 @@ from headrace.core import (
     Tensors,
     TensorSpec,
 )
-from headrace.runtimes.first_run import first_run
+from headrace.runtimes.plugins import first_run
 
 
 @dataclass

@@ -18,13 +18,13 @@ from headrace.core import (
 from headrace.runtimes import LoadOptions, detect_runtime, load_model
 from headrace.runtimes.check_file import read_check, write_check
 from headrace.runtimes.optimized import OptimizedRuntime, member_options, open_optimized, prove
-from headrace.runtimes.optimized_file import read_manifest
-from headrace.runtimes.optimized_manifest import (
+from headrace.runtimes.optimized_file import (
     FILE_NAME,
     Member,
     OptimizedManifest,
     OtherProcessor,
     Processor,
+    read_manifest,
 )
 from headrace.runtimes.processor import this_processor
 from headrace.runtimes.tuning import Tuning

@@ -16,8 +16,8 @@ from headrace.core import (
     Tensors,
     TensorSpec,
 )
-from headrace.runtimes.optimized_check import Outcome, ask_again
-from headrace.runtimes.optimized_manifest import Check
+from headrace.runtimes.optimized import Outcome, ask_again
+from headrace.runtimes.optimized_file import Check
 
 
 class Recorded:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.runtimes.optimized_manifest import Processor
+from headrace.runtimes.optimized_file import Processor
 from headrace.runtimes.processor import (
     FEATURES,
     Change,

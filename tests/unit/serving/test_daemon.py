@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from headrace.core import RuntimeFailedError
-from headrace.serving.daemon import in_daemon_thread
+from headrace.serving.loader import in_daemon_thread
 
 pytestmark = pytest.mark.anyio
 

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from headrace.features.feast.registry import Message
-from headrace.features.feast.repository import FeastRepository
+from headrace.features.feast.repository import FeastRepository, Message
 
 STRING: Final = 2
 INT32: Final = 3

@@ -6,10 +6,9 @@ from typing import Any, Final
 from urllib.parse import quote, urlencode
 
 from headrace.core import FailedPreconditionError
-from headrace.features.feast.keys import field_name
 from headrace.features.feast.online import FeastView, StoredRow, Wanted
 from headrace.features.feast.repository import FeastRepository
-from headrace.features.feast.values import WrongValueError, read_time_us
+from headrace.features.feast.values import WrongValueError, field_name, read_time_us
 from headrace.features.redis_link import RedisLink
 
 _KEYS_AT_ONCE: Final = 500

@@ -19,7 +19,7 @@ from headrace.core import (
 )
 from headrace.features.feast.online import FeastView, StoredRow, Wanted
 from headrace.features.feast.repository import FeastRepository
-from headrace.features.times import microseconds
+from headrace.features.values import microseconds
 
 _KEYS_AT_ONCE: Final = 500
 _BUSY: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})

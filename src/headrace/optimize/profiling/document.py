@@ -11,7 +11,7 @@ from headrace.optimize.profiling.options import Wishes, predictor_for
 from headrace.optimize.profiling.predict import REQUESTS, USUAL_LOAD, Point, Prediction
 from headrace.optimize.profiling.recommend import Recommendation, recommend
 from headrace.optimize.profiling.sureness import surely_predicted, surely_recommended
-from headrace.runtimes.optimized_manifest import Processor
+from headrace.runtimes.optimized_file import Processor
 
 SCHEMA: Final = 1
 _KEY_DIGITS: Final = 16

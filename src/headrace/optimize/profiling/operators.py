@@ -10,7 +10,7 @@ import msgspec
 from headrace.core import Tensors
 from headrace.optimize.profiling.messages import Operator, Operators
 from headrace.runtimes import LoadOptions
-from headrace.runtimes.optimized_manifest import FILE_NAME, OptimizedManifest
+from headrace.runtimes.optimized_file import FILE_NAME, OptimizedManifest
 from headrace.runtimes.tuning import UNTUNED, Tuning
 
 TOP: Final = 15

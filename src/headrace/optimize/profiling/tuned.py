@@ -6,7 +6,7 @@ from typing import Any
 
 from headrace.core import FailedPreconditionError
 from headrace.optimize.profiling.document import Profile
-from headrace.runtimes.optimized_manifest import Processor
+from headrace.runtimes.optimized_file import Processor
 
 Entry = Mapping[str, Any]
 

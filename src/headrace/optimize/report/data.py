@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from headrace.runtimes.optimized_manifest import Processor
+from headrace.runtimes.optimized_file import Processor
 
 Interval = tuple[float, float]
 

@@ -5,7 +5,7 @@ from typing import Final
 
 import msgspec
 
-from headrace.runtimes.optimized_manifest import OtherProcessor
+from headrace.runtimes.optimized_file import OtherProcessor
 
 DEFAULT_BUDGET_S: Final = 180.0
 DEFAULT_LENGTH: Final = 128

@@ -14,7 +14,7 @@ from headrace.optimize.search.journal import AGAIN
 from headrace.optimize.search.state import State, Tried
 from headrace.optimize.search.timings import Timings
 from headrace.optimize.timing import Timing
-from headrace.runtimes.optimized_manifest import Processor
+from headrace.runtimes.optimized_file import Processor
 
 _NO_LABELS: Final = (
     "Without labels, fidelity only: answers were compared with the model's own, on {} examples. "

@@ -7,7 +7,7 @@ from typing import Any
 from google.protobuf import json_format
 
 from headrace.features import Definitions, parse_definitions
-from headrace.features.feast import registry
+from headrace.features.feast import repository
 from headrace.features.feast.importing import import_definitions
 from headrace.features.feast.repository import FeastRepository
 
@@ -38,12 +38,12 @@ def service(name: str = "all", *views: str, **changes: object) -> dict[str, Any]
 def taken(tmp_path: Path, **parts: object) -> tuple[Definitions, Mapping[str, str]]:
     """What is defined, and why the rest is left out."""
     document = {"entities": [CUSTOMER], "featureViews": [view()]} | parts
-    made = json_format.ParseDict(document, registry._class("Registry")())
+    made = json_format.ParseDict(document, repository._class("Registry")())
     (tmp_path / "registry.db").write_bytes(made.SerializeToString())
-    repository = FeastRepository(
+    feast = FeastRepository(
         path=tmp_path, project="p", registry_path=tmp_path / "registry.db", online={}
     )
-    found = import_definitions(repository)
+    found = import_definitions(feast)
     left_out = {f"{one.kind} {one.name}": one.reason for one in found.left_out}
     return parse_definitions(found.document, base_dir=tmp_path), left_out
 

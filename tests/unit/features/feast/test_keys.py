@@ -7,7 +7,7 @@ import pytest
 from headrace.core import Datatype
 from headrace.features import Entity
 from headrace.features.feast.importing import INT32, INT64, STRING
-from headrace.features.feast.keys import KeyWriter, field_name, murmur3_32
+from headrace.features.feast.values import KeyWriter, field_name, murmur3_32
 from headrace.features.keys import decode_key, encode_keys
 from tests.unit.features.tables import CUSTOMER, view
 

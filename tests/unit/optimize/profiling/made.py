@@ -9,7 +9,7 @@ from headrace.optimize.profiling.document import Profile, conclude
 from headrace.optimize.profiling.messages import Cell, Loaded, Measured, Overhead
 from headrace.optimize.profiling.options import Wishes
 from headrace.optimize.profiling.timing import Setting, cell_of
-from headrace.runtimes.optimized_manifest import Processor
+from headrace.runtimes.optimized_file import Processor
 
 HERE = Processor(name="Chip", features=("avx2", "avx512f"))
 OVERHEAD = Overhead(

@@ -6,7 +6,7 @@ import pytest
 from headrace.core import ArtifactCorruptError
 from headrace.optimize.profiling.document import decode_profile, encode_profile, file_prefix
 from headrace.optimize.profiling.messages import Done, Event, Note, gathered
-from headrace.runtimes.optimized_manifest import Processor
+from headrace.runtimes.optimized_file import Processor
 from tests.unit.optimize.profiling.made import cell, measured, profile
 
 

@@ -8,7 +8,7 @@ from headrace.core.spec import SystemSpec
 from headrace.optimize.profiling.document import Profile
 from headrace.optimize.profiling.options import Wishes
 from headrace.optimize.profiling.tuned import Machine, fill, fitting, model_of
-from headrace.runtimes.optimized_manifest import Processor
+from headrace.runtimes.optimized_file import Processor
 from tests.unit.optimize.profiling.made import HERE, cell, measured, profile
 
 MACHINE = Machine(processor=HERE, cores=2)
