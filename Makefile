@@ -60,13 +60,9 @@ test-all: setup ## as test-full, and what needs PyTorch or TensorFlow: installs 
 frameworks: setup ## only the tests that need PyTorch or TensorFlow, in .venv-all
 	ONLY=frameworks scripts/test_all.sh $(PYTEST_JOBS) $(ARGS)
 
-.PHONY: engines
-engines: setup ## only the tests of jobs on Ray and Spark, in .venv-engines: 800 MB, five minutes
-	scripts/engines.sh $(ARGS)
-
 .PHONY: ray
 ray: setup ## only the tests of jobs on Ray, in .venv-ray: 270 MB, three minutes
-	ONLY=ray scripts/engines.sh $(ARGS)
+	scripts/ray.sh $(ARGS)
 
 .PHONY: kube
 kube: setup ## only the tests that need Helm and its like, in .venv-kube: 500 MB, three minutes
@@ -192,7 +188,7 @@ proto: setup .venv/.ready-build ## regenerate the protobuf descriptors
 
 .PHONY: clean
 clean: ## remove .venv and its like, caches and built documentation; models in .headrace stay
-	rm -rf .venv .venv-all .venv-peers .venv-kube .venv-engines .venv-ray .venv-spark site dist .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache \
+	rm -rf .venv .venv-all .venv-peers .venv-kube .venv-ray site dist .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache \
 		.ruff_cache .import_linter_cache .headrace-demo
 	find src tests scripts examples bench -name __pycache__ -type d -prune -exec rm -rf {} + \
 		2>/dev/null || true

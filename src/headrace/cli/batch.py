@@ -19,11 +19,13 @@ from headrace.cli.options import (
     RowsIndependent,
     Server,
 )
-from headrace.core import Nulls
+from headrace.core import InvalidArgumentError, Nulls
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from headrace.jobs.engines.local import LocalEngine
+    from headrace.jobs.engines.ray import RayEngine
     from headrace.jobs.running import Summary
 
 TOO_MANY_ERRORS: Final = 4
@@ -40,7 +42,6 @@ class Engine(StrEnum):
 
     LOCAL = "local"
     RAY = "ray"
-    SPARK = "spark"
 
 
 class OutputFormat(StrEnum):
@@ -208,7 +209,7 @@ def run(
         typer.Option(
             "--address",
             metavar="ADDRESS",
-            help="The cluster. Ray: HOST:PORT; Spark: a master, as spark://HOST:PORT or local[4].",
+            help="With --engine ray, the cluster: HOST:PORT, auto or ray://HOST:PORT.",
             show_default="one on this machine, for this job",
         ),
     ] = "",
@@ -272,7 +273,6 @@ def run(
     from headrace.cli.batch_run import Asked, run_batch
     from headrace.cli.output import say, write_json
     from headrace.engine import usable_cores
-    from headrace.jobs.engines.opening import EngineName, open_engine
     from headrace.jobs.mapping import parse_keys, parse_map
     from headrace.jobs.messages import ErrorsTo, Format
     from headrace.jobs.preparing import Wish
@@ -295,9 +295,7 @@ def run(
     )
     asked = Asked(
         wish=wish,
-        engine=open_engine(
-            EngineName(engine), address=address, workers=workers, cores=cores, source=source
-        ),
+        engine=open_engine(engine, address=address, workers=workers, source=source),
         model=model,
         source=source,
         file=file,
@@ -374,6 +372,37 @@ app.command("list")(list_)
 app.command()(runs)
 app.command()(start)
 app.command()(cancel)
+
+
+def open_engine(
+    name: Engine, *, address: str, workers: int | None, source: str
+) -> "LocalEngine | RayEngine":
+    """The engine of a name.
+
+    Args:
+        address: Of a cluster; empty for one on this machine that ends with the job.
+        workers: Shards at once; None for as many as there are cores.
+        source: The input as the command names it.
+
+    Raises:
+        InvalidArgumentError: The engine takes no such address.
+        FailedPreconditionError: Ray is not installed.
+    """
+    from headrace.engine import usable_cores
+
+    if name is Engine.LOCAL:
+        from headrace.jobs.engines.local import LocalEngine
+
+        if address:
+            raise InvalidArgumentError(f"--address {address} is of a cluster: say --engine ray")
+        return LocalEngine(workers=workers or usable_cores())
+    from headrace.jobs.engines.ray import RayEngine, import_ray
+    from headrace.jobs.engines.ray_head import LOCAL, check_address
+
+    import_ray()
+    # A cluster of our own is as large as the job may be.
+    size = workers if address else workers or usable_cores()
+    return RayEngine(source=source, address=check_address(address or LOCAL), workers=size)
 
 
 @contextmanager

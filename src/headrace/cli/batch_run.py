@@ -11,7 +11,6 @@ from headrace.cli.batch_confined import go_on_confined, inputs_of, read_chosen
 from headrace.cli.batch_model import Chosen, choose_model
 from headrace.cli.batch_progress import batch_progress
 from headrace.cli.output import progress, say
-from headrace.jobs.engines.engine import Engine
 from headrace.jobs.manifest import OutputFolder
 from headrace.jobs.messages import JobRecord
 from headrace.jobs.preparing import (
@@ -24,7 +23,7 @@ from headrace.jobs.preparing import (
     plan_job,
     settle,
 )
-from headrace.jobs.running import Summary, run_job
+from headrace.jobs.running import Engine, Summary, run_job
 from headrace.jobs.sources.opening import open_source
 
 

@@ -5,15 +5,14 @@ Whatever ends it, at whatever moment, leaves whole files only, and a manifest th
 
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 
 import msgspec
 
 from headrace.core import Code, HeadraceError
-from headrace.jobs.engines.engine import Engine, Told
 from headrace.jobs.manifest import OutputFolder
 from headrace.jobs.messages import Done, Shard
 from headrace.jobs.preparing import Job
@@ -53,6 +52,28 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     error_samples: list[str]
     row_problem: str = ""
     """How a row's answer depended on the others of its batch; workers of a cluster log it only."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobCallbacks:
+    """What an engine calls while it runs shards."""
+
+    on_rows: Callable[[int, int, Sequence[str]], None]
+    """Called from any thread with the number of rows answered since the last call, of rows with
+    errors, and some of these errors. Numbers are negative after a worker is lost with its shard."""
+    is_stopped: Callable[[], bool]
+    """Called often; an engine drops the shards under way when it is true."""
+
+
+class Engine(Protocol):
+    """Runs shards, in any order. Resuming, the manifest and the limit of errors are the job's."""
+
+    def shards(self, job: Job, callbacks: JobCallbacks) -> Generator[Done]:
+        """What is left of a job, each shard as it is done; closing it ends what is under way.
+
+        Raises:
+            HeadraceError: A shard could not be done, or nothing can be run.
+        """
 
 
 @dataclass(slots=True)
@@ -117,10 +138,10 @@ def run_job(
         state.count(errors, samples)
         watch.on_rows(rows, errors)
 
-    told = Told(on_rows=on_rows, is_stopped=state.stop.is_set)
+    callbacks = JobCallbacks(on_rows=on_rows, is_stopped=state.stop.is_set)
     with folder.appending(done) as manifest:
         if not state.is_beyond:
-            with closing(engine.shards(job, told)) as finished:
+            with closing(engine.shards(job, callbacks)) as finished:
                 for one in finished:
                     manifest.add(one)
                     watch.on_shard(one, job.record.shards[one.shard])

@@ -3,7 +3,6 @@
 import contextlib
 import importlib.util
 import json
-import shutil
 import signal
 import subprocess
 import time
@@ -23,18 +22,15 @@ ROWS = 24_000
 BAD = (17, 8_003, 23_999)
 SHARDS = 24
 LIMIT_S = 240.0
-"""Of a run: on busy cores, Ray and Spark take half a minute to begin."""
+"""Of a run: on busy cores, Ray takes half a minute to begin."""
 AWAY_S = 90.0
 """Until a cluster that does not answer has been given up."""
 
 
-def needs(package: str, program: str = "") -> pytest.MarkDecorator:
+def needs(package: str) -> pytest.MarkDecorator:
     """Skip where it is not installed."""
     missing = importlib.util.find_spec(package) is None
-    reason = f"{package} is not installed: make engines brings it"
-    if program and not missing:
-        missing, reason = shutil.which(program) is None, f"there is no {program}"
-    return pytest.mark.skipif(missing, reason=reason)
+    return pytest.mark.skipif(missing, reason=f"{package} is not installed: make ray brings it")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -54,7 +54,7 @@ def cluster(running: RayCluster, monkeypatch: pytest.MonkeyPatch) -> RayCluster:
 
 
 def is_worker(process: psutil.Process) -> bool:
-    return " ".join(process.cmdline()).startswith("ray::There")
+    return " ".join(process.cmdline()).startswith("ray::JobWorker")
 
 
 OWN = Where(name="own", options=("--engine", "ray"), is_worker=is_worker)

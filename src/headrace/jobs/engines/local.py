@@ -1,4 +1,4 @@
-"""The engine of one machine: shards beside each other in threads of this process."""
+"""Local job engine: shards run in threads of this process."""
 
 from collections.abc import Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -8,9 +8,9 @@ from threading import Event
 from typing import Final
 
 from headrace.jobs.answering import StoppedError
-from headrace.jobs.engines.engine import Told
 from headrace.jobs.messages import Done
 from headrace.jobs.preparing import Job
+from headrace.jobs.running import JobCallbacks
 from headrace.jobs.shard import Hooks, run_shard
 
 _LOOK_S: Final = 0.2
@@ -22,15 +22,15 @@ class LocalEngine:
 
     workers: int
 
-    def shards(self, job: Job, told: Told) -> Generator[Done]:
+    def shards(self, job: Job, callbacks: JobCallbacks) -> Generator[Done]:
         """As `Engine.shards`."""
         closed = Event()
 
         def is_stopped() -> bool:
-            return closed.is_set() or told.is_stopped()
+            return closed.is_set() or callbacks.is_stopped()
 
         def on_rows(rows: int, errors: list[str]) -> None:
-            told.on_rows(rows, len(errors), errors)
+            callbacks.on_rows(rows, len(errors), errors)
 
         with _pools(job, self.workers) as (shards, runs):
             hooks = Hooks(on_rows=on_rows, is_stopped=is_stopped, pool=runs)

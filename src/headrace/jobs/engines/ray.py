@@ -5,31 +5,59 @@ checkpoints need a key that is unique. Our shards bring whole files, a manifest 
 """
 
 import os
+import signal
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgspec
 
-from headrace.core import Code, FailedPreconditionError, InvalidArgumentError, UnavailableError
-from headrace.jobs.engines.address import places_of, why_silent
-from headrace.jobs.engines.alike import versions, worker_class
-from headrace.jobs.engines.cluster import BEGIN_S, one_line, own_signals
-from headrace.jobs.engines.engine import Told
-from headrace.jobs.engines.errand import Outcome, Seen, WorkerError, errand_of
-from headrace.jobs.engines.gcs import WRONG, has_token, why_no_head
-from headrace.jobs.engines.ledger import Ledger
+from headrace.core import Code, FailedPreconditionError, HeadraceError, UnavailableError
+from headrace.jobs.engines.ray_head import LOCAL, WRONG, has_token, why_unreachable
+from headrace.jobs.engines.ray_worker import (
+    ShardOutcome,
+    ShardProgress,
+    order_of,
+    versions,
+    worker_class,
+)
 from headrace.jobs.messages import Done, Shard
 from headrace.jobs.preparing import Job
+from headrace.jobs.running import JobCallbacks
 
 NEEDED: Final = "--engine ray needs Ray: pip install 'headrace[batch,ray]', on every machine"
-LOCAL: Final = "local"
-AUTO: Final = "auto"
-_SCHEMES: Final = ("ray",)
+BEGIN_S: Final = 300.0
+"""For a worker, while none runs: a cluster that grows by need takes minutes for a machine."""
+TRIES: Final = 4
+"""Workers that may be lost over one shard; a shard that ends more is likely the reason."""
 _LOOK_S: Final = 0.2
 _END_S: Final = 10.0
+_ERROR_CHARS: Final = 400
+
+
+class WorkerError(HeadraceError):
+    """A worker could not do its shard; `code` is that of what went wrong there."""
+
+    def __init__(self, message: str, code: Code) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class WorkersLostError(HeadraceError):
+    """Every worker that had this shard was lost."""
+
+    code = Code.UNAVAILABLE
+
+    def __init__(self, shard: Shard, why: str) -> None:
+        super().__init__(
+            f"{TRIES} workers were lost over shard {shard.number} ({shard.file}), the last with: "
+            f"{why}. It may need more memory than they have: smaller --shard-rows or --memory in "
+            "another folder; or --resume when the cluster is well"
+        )
+        self.shard = shard.number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,28 +74,29 @@ class RayEngine:
     workers: int | None = None
     clock: Callable[[], float] = time.monotonic
 
-    def shards(self, job: Job, told: Told) -> Generator[Done]:
+    def shards(self, job: Job, callbacks: JobCallbacks) -> Generator[Done]:
         """As `Engine.shards`.
 
         Raises:
             UnavailableError: The cluster is not there, or has no place for a worker.
             WorkersLostError: A shard ended every worker that had it.
+            WorkerError: A shard could not be done.
         """
         if not job.left.todo:
             return
         ray = import_ray()
         with _connected(ray, self.address, self.workers):
             cores = int(ray.cluster_resources().get("CPU", 1))
-            crew = _Crew(
+            pool = WorkerPool(
                 ray=ray,
-                start=_starter(ray, msgspec.json.encode(errand_of(job, self.source))),
-                ledger=Ledger(job.left.todo, told),
+                start=_starter(ray, msgspec.json.encode(order_of(job, self.source))),
+                tracker=ShardTracker(job.left.todo, callbacks),
                 size=min(self.workers or max(cores, 1), len(job.left.todo)),
             )
             try:
-                yield from crew.run(told, self.clock)
+                yield from pool.run(callbacks.is_stopped, self.clock)
             finally:
-                crew.close()
+                pool.close()
 
 
 def import_ray() -> Any:  # noqa: ANN401  # its types are not there where it is not
@@ -86,141 +115,195 @@ def import_ray() -> Any:  # noqa: ANN401  # its types are not there where it is 
     return ray
 
 
-def check_address(address: str) -> str:
-    """`address`, if Ray can take it.
-
-    Raises:
-        InvalidArgumentError: It is neither a word that Ray knows, nor `HOST:PORT`, nor a URL.
-    """
-    if address not in {LOCAL, AUTO} and "://" not in address and ":" not in address:
-        msg = f"--address {address} is none of Ray's: say HOST:PORT, auto or ray://HOST:PORT"
-        raise InvalidArgumentError(msg)
-    places_of(address, schemes=_SCHEMES)
-    return address
-
-
 @contextmanager
 def _connected(ray: Any, address: str, workers: int | None) -> Iterator[None]:  # noqa: ANN401  # as above
     options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": "error"}
     if address == LOCAL:
         options |= {"num_cpus": workers, "include_dashboard": False}
-    why = _why_not(address)
+    why = why_unreachable(address)
     if why:
         raise UnavailableError(f"no Ray cluster at --address {address}: {why}")
-    with own_signals():
-        try:
-            ray.init(**options)
-        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-            # Ray tells nobody but its log that a token is wrong.
-            shown = has_token() and "://" not in address and isinstance(error, ConnectionError)
-            hint = f"; {WRONG}" if shown else ""
-            msg = f"no Ray cluster at --address {address}: {one_line(error)}{hint}"
-            raise UnavailableError(msg) from error
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        ray.init(**options)
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        # Ray tells nobody but its log that a token is wrong.
+        shown = has_token() and "://" not in address and isinstance(error, ConnectionError)
+        hint = f"; {WRONG}" if shown else ""
+        msg = f"no Ray cluster at --address {address}: {one_line(error)}{hint}"
+        raise UnavailableError(msg) from error
+    finally:
+        # Ray ends the process at a SIGTERM; a job ends tidily.
+        for number, handler in handlers.items():
+            if signal.getsignal(number) is not handler:
+                signal.signal(number, handler)
     try:
         yield
     finally:
         ray.shutdown()
 
 
-def _why_not(address: str) -> str:
-    """Why Ray need not be asked to connect; empty if it is worth trying."""
-    # Where it is Ray that looks for the address, this variable comes before all else.
-    told = (os.environ.get("RAY_ADDRESS", "") if address == AUTO else "") or address
-    places = places_of(told, schemes=_SCHEMES)
-    return why_silent(places) or (why_no_head(*places[0]) if places else "")
+def one_line(error: BaseException) -> str:
+    """The message of an error of Ray, without its traces."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    text = " ".join(line for line in lines if line and not line.startswith(("at ", "File ")))
+    return text[:_ERROR_CHARS] or type(error).__name__
 
 
-def _starter(ray: Any, errand: bytes) -> Callable[[], Any]:  # noqa: ANN401  # as above
+def _starter(ray: Any, order: bytes) -> Callable[[], Any]:  # noqa: ANN401  # as above
     """What begins a worker, with a core for itself and a second thread that says how far it is."""
     remote = ray.remote(worker_class(versions()))
     # A worker that is lost is begun anew by us, who know which shard it had.
     actor = remote.options(num_cpus=1, max_restarts=0, max_task_retries=0, max_concurrency=2)
 
     def start() -> Any:  # noqa: ANN401  # as above
-        return actor.remote(errand)
+        return actor.remote(order)
 
     return start
 
 
+class ShardTracker:
+    """Which shards are left, which are under way, and how many rows of each were counted.
+
+    Every row is counted once, however many workers are lost over its shard.
+    """
+
+    def __init__(self, shards: Iterable[Shard], callbacks: JobCallbacks) -> None:
+        self._todo = deque(shards)
+        self._callbacks = callbacks
+        self._lost: dict[int, int] = {}
+        self._counted: dict[int, ShardProgress] = {}
+
+    @property
+    def waiting(self) -> int:
+        """How many shards wait for a worker."""
+        return len(self._todo)
+
+    def take(self) -> Shard | None:
+        """The next shard to run; None if there is none."""
+        return self._todo.popleft() if self._todo else None
+
+    def advance(self, progress: ShardProgress, shard: Shard) -> None:
+        """Count what a worker reports of its shard; a report of an earlier shard is ignored."""
+        if progress.shard == shard.number:
+            self._count(progress)
+
+    def finish(self, outcome: ShardOutcome) -> Done | None:
+        """The line of the manifest; None for a shard that was stopped.
+
+        Raises:
+            WorkerError: The shard could not be done.
+        """
+        done = outcome.done
+        if done is None:
+            if outcome.code is Code.CANCELLED:
+                return None
+            raise WorkerError(outcome.message, outcome.code)
+        samples = outcome.samples
+        self._count(
+            ShardProgress(shard=done.shard, rows=done.rows, errors=done.errors, samples=samples)
+        )
+        del self._counted[done.shard]
+        return done
+
+    def lose(self, shard: Shard, why: str) -> None:
+        """Put the shard of a lost worker first.
+
+        Raises:
+            WorkersLostError: It was lost too often.
+        """
+        self._count(ShardProgress(shard=shard.number))
+        del self._counted[shard.number]
+        self._lost[shard.number] = self._lost.get(shard.number, 0) + 1
+        if self._lost[shard.number] >= TRIES:
+            raise WorkersLostError(shard, why)
+        self._todo.appendleft(shard)
+
+    def _count(self, progress: ShardProgress) -> None:
+        before = self._counted.get(progress.shard, ShardProgress())
+        self._counted[progress.shard] = progress
+        rows, errors = progress.rows - before.rows, progress.errors - before.errors
+        if rows or errors:
+            self._callbacks.on_rows(rows, errors, progress.samples[len(before.samples) :])
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
-class _Hand:
-    """A worker, what it was asked to do, and how far it said it is. No `shard`: it begins."""
+class _PoolWorker:
+    """A worker and its calls under way. No `shard`: it is starting."""
 
     actor: Any
-    asked: Any
+    call: Any
     shard: Shard | None = None
-    seen: Any = None
+    progress: Any = None
+    """The call for its progress; None for no such call."""
 
 
 @dataclass(slots=True, kw_only=True)
-class _Crew:
-    """The workers of a job. Only those that have begun get shards: others may wait for a core."""
+class WorkerPool:
+    """The workers of a job. Only those that have started get shards: others may wait for a core."""
 
     ray: Any
     start: Callable[[], Any]
-    ledger: Ledger
+    tracker: ShardTracker
     size: int
-    hands: list[_Hand] = field(default_factory=list)
+    workers: list[_PoolWorker] = field(default_factory=list)
     lost_early: int = 0
 
-    def run(self, told: Told, clock: Callable[[], float]) -> Generator[Done]:
+    def run(self, is_stopped: Callable[[], bool], clock: Callable[[], float]) -> Generator[Done]:
+        """Run all shards, and yield each as it is done."""
         begin_by = clock() + BEGIN_S
-        while not told.is_stopped():
-            self._fill()
-            if not any(hand.shard for hand in self.hands) and not self.ledger.waiting:
+        while not is_stopped():
+            # As many workers as there are shards for.
+            starting = sum(worker.shard is None for worker in self.workers)
+            for _ in range(min(self.size - len(self.workers), self.tracker.waiting - starting)):
+                actor = self.start()
+                self.workers.append(_PoolWorker(actor=actor, call=actor.ready.remote()))
+            if not self.tracker.waiting and not any(worker.shard for worker in self.workers):
                 return
-            asked = [hand.asked for hand in self.hands]
-            ready, _ = self.ray.wait(asked, num_returns=1, timeout=_LOOK_S)
-            for hand in [one for one in self.hands if one.asked in ready]:
-                done = self._hear(hand)
+            calls = [worker.call for worker in self.workers]
+            ready, _ = self.ray.wait(calls, num_returns=1, timeout=_LOOK_S)
+            for worker in [one for one in self.workers if one.call in ready]:
+                done = self._take_answer(worker)
                 if done is not None:
                     yield done
-            if any(hand.shard for hand in self.hands):
+            if any(worker.shard for worker in self.workers):
                 begin_by = clock() + BEGIN_S
             elif clock() > begin_by:
                 free = self.ray.available_resources().get("CPU", 0)
                 msg = f"no worker began within {BEGIN_S:g} s: the cluster has {free:g} cores free"
                 raise UnavailableError(msg)
-            self._look()
+            self._poll_progress()
 
     def close(self) -> None:
         """Stop what runs; it leaves nothing if it has a moment for that."""
-        running = [hand for hand in self.hands if hand.shard is not None]
-        for hand in running:
-            hand.actor.stop.remote()
+        running = [worker for worker in self.workers if worker.shard is not None]
+        for worker in running:
+            worker.actor.stop.remote()
         if running:
-            self.ray.wait(
-                [hand.asked for hand in running], num_returns=len(running), timeout=_END_S
-            )
-        for hand in self.hands:
-            self.ray.kill(hand.actor)
-        self.hands.clear()
+            calls = [worker.call for worker in running]
+            self.ray.wait(calls, num_returns=len(running), timeout=_END_S)
+        for worker in self.workers:
+            self.ray.kill(worker.actor)
+        self.workers.clear()
 
-    def _fill(self) -> None:
-        """As many workers as there are shards for."""
-        beginning = sum(hand.shard is None for hand in self.hands)
-        for _ in range(min(self.size - len(self.hands), self.ledger.waiting - beginning)):
-            actor = self.start()
-            self.hands.append(_Hand(actor=actor, asked=actor.ready.remote()))
-
-    def _hear(self, hand: _Hand) -> Done | None:
-        """What a worker answered: that it has begun, what came of its shard, or that it is gone."""
-        shard = hand.shard
+    def _take_answer(self, worker: _PoolWorker) -> Done | None:
+        """Handle the end of a call: the worker has started, its shard has ended, or it is lost."""
+        shard = worker.shard
         try:
-            said = self.ray.get(hand.asked)
+            answer = self.ray.get(worker.call)
         except self.ray.exceptions.RayError as error:
-            self.hands.remove(hand)
+            self.workers.remove(worker)
             self._lose(shard, error)
             return None
         done = None
-        if shard is not None or said:
-            done = self.ledger.finish(msgspec.json.decode(said, type=Outcome))
-        hand.shard, hand.seen = self.ledger.take(), None
-        if hand.shard is None:
-            self.hands.remove(hand)
-            self.ray.kill(hand.actor)
+        if shard is not None or answer:
+            done = self.tracker.finish(msgspec.json.decode(answer, type=ShardOutcome))
+        worker.shard, worker.progress = self.tracker.take(), None
+        if worker.shard is None:
+            self.workers.remove(worker)
+            self.ray.kill(worker.actor)
         else:
-            hand.asked = hand.actor.run.remote(msgspec.json.encode(hand.shard))
+            worker.call = worker.actor.run.remote(msgspec.json.encode(worker.shard))
         return done
 
     def _lose(self, shard: Shard | None, error: Exception) -> None:
@@ -228,25 +311,26 @@ class _Crew:
         if not isinstance(error, self.ray.exceptions.RayActorError):
             raise WorkerError(f"a worker failed: {one_line(error)}", Code.INTERNAL) from error
         if shard is not None:
-            self.ledger.lose(shard, one_line(error))
+            self.tracker.lose(shard, one_line(error))
             return
         self.lost_early += 1
         if self.lost_early > self.size:
             raise UnavailableError(f"workers of Ray end as they begin: {one_line(error)}")
 
-    def _look(self) -> None:
-        """Ask those that run how far they are, one question at a time."""
-        for hand in self.hands:
-            if hand.shard is None:
+    def _poll_progress(self) -> None:
+        """Ask those that run how far they are, one call at a time."""
+        for worker in self.workers:
+            if worker.shard is None:
                 continue
-            if hand.seen is None:
-                hand.seen = hand.actor.seen.remote()
+            if worker.progress is None:
+                worker.progress = worker.actor.progress.remote()
                 continue
-            ready, _ = self.ray.wait([hand.seen], timeout=0)
+            ready, _ = self.ray.wait([worker.progress], timeout=0)
             if ready:
                 try:
-                    seen = msgspec.json.decode(self.ray.get(hand.seen), type=Seen)
+                    answer = self.ray.get(worker.progress)
+                    progress = msgspec.json.decode(answer, type=ShardProgress)
                 except self.ray.exceptions.RayError:
-                    seen = Seen()  # it is gone: what it was asked to do tells
-                self.ledger.saw(seen, hand.shard)
-                hand.seen = None
+                    progress = ShardProgress()  # it is lost: its other call tells
+                self.tracker.advance(progress, worker.shard)
+                worker.progress = None

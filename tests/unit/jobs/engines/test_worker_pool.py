@@ -8,12 +8,10 @@ import msgspec
 import pytest
 
 from headrace.core import UnavailableError
-from headrace.jobs.engines.cluster import BEGIN_S
-from headrace.jobs.engines.engine import Told
-from headrace.jobs.engines.errand import Outcome, Seen
-from headrace.jobs.engines.ledger import Ledger
-from headrace.jobs.engines.ray import _Crew
+from headrace.jobs.engines.ray import BEGIN_S, ShardTracker, WorkerPool
+from headrace.jobs.engines.ray_worker import ShardOutcome, ShardProgress
 from headrace.jobs.messages import Done, Shard
+from headrace.jobs.running import JobCallbacks
 
 STEP_S = 60.0
 SHARDS = [Shard(number=i, file="rows", begin=i, end=i + 1, fingerprint="f") for i in range(3)]
@@ -34,7 +32,7 @@ class Promise:
 
 @dataclass
 class Cluster:
-    """Ray, as far as a crew knows it, in virtual time: a look is a step.
+    """Ray, as far as a pool knows it, in virtual time: a look is a step.
 
     `begins`: after how many steps each worker has begun, None for never; `lives`: how many shards
     it lives for.
@@ -75,13 +73,12 @@ class Cluster:
         self.actors.append(actor)
         return actor
 
-    def crew(self, size: int) -> _Crew:
-        told = Told(on_rows=lambda *_: None, is_stopped=lambda: False)
-        return _Crew(ray=self, start=self.start, ledger=Ledger(SHARDS, told), size=size)
-
     def run(self, size: int) -> list[int]:
-        told = Told(on_rows=lambda *_: None, is_stopped=lambda: False)
-        return [done.shard for done in self.crew(size).run(told, lambda: self.now * STEP_S)]
+        callbacks = JobCallbacks(on_rows=lambda *_: None, is_stopped=lambda: False)
+        tracker = ShardTracker(SHARDS, callbacks)
+        pool = WorkerPool(ray=self, start=self.start, tracker=tracker, size=size)
+        done = pool.run(callbacks.is_stopped, lambda: self.now * STEP_S)
+        return [shard.shard for shard in done]
 
 
 @dataclass(frozen=True)
@@ -96,14 +93,15 @@ class Actor:
         self.cluster = cluster
         self.shards = 0
         self.ready = Method(lambda: Promise(begun_at))
-        self.seen = Method(lambda: Promise(cluster.now, msgspec.json.encode(Seen())))
+        progress = msgspec.json.encode(ShardProgress())
+        self.progress = Method(lambda: Promise(cluster.now, progress))
         self.run = Method(self._run)
 
     def _run(self, told: bytes) -> Promise:
         self.shards += 1
         number = msgspec.json.decode(told, type=Shard).number
         line = Done(shard=number, fingerprint="f", digest="d", rows=1, errors=0, files=[])
-        value = msgspec.json.encode(Outcome(shard=number, done=line))
+        value = msgspec.json.encode(ShardOutcome(shard=number, done=line))
         return Promise(self.cluster.now + 1, value, gone=self.shards > self.cluster.lives)
 
 

@@ -1,38 +1,24 @@
 #!/usr/bin/env bash
-# The tests of jobs on Ray and Spark, in an environment that sees .venv and has on top what the
-# extras ask for: .venv-engines, 800 MB. ONLY=ray or ONLY=spark takes one of them, in .venv-ray or
-# .venv-spark. Arguments go to pytest. INSTALL_LIMIT_S: no failure if installing takes longer.
+# The tests of jobs on Ray, in an environment that sees .venv and has on top what the extra asks
+# for: .venv-ray, 270 MB. Arguments go to pytest. INSTALL_LIMIT_S: no failure if installing takes
+# longer.
 #
-# Neither is locked: a job runs on the version that its cluster has. Needs make setup before it, and
-# for Spark Java 17 or newer, which scripts/install_java.sh brings; without it its tests are skipped.
+# Ray is not locked: a job runs on the version that its cluster has. Needs make setup before it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 dev=.venv/bin/python
-
-say() { printf 'engines: %s\n' "$*"; }
-fail() {
-  printf 'engines: %s\n' "$*" >&2
-  exit 1
-}
-
-case "${ONLY:-}" in
-'') names=(ray spark) env=.venv-engines size='800 MB, most of it Spark, in three minutes' ;;
-ray) names=(ray) env=.venv-ray size='270 MB, in half a minute' ;;
-spark) names=(spark) env=.venv-spark size='500 MB, in two minutes' ;;
-*) fail "ONLY=$ONLY is neither ray nor spark" ;;
-esac
-[ -x "$dev" ] || fail "there is no $dev: make setup first"
+env=.venv-ray
 python=$env/bin/python
 stamp=$env/.installed
 
-has_java() { if [ -n "${JAVA_HOME:-}" ]; then [ -x "$JAVA_HOME/bin/java" ]; else command -v java >/dev/null; fi; }
-without_java='there is no Java, which Spark needs: scripts/install_java.sh installs it, as root on Debian and Ubuntu'
-[ -z "${JAVA_HOME:-}" ] || without_java="there is no Java in $JAVA_HOME, which JAVA_HOME names, and Spark needs it"
-if [[ " ${names[*]} " == *' spark '* ]] && ! has_java; then
-  [ -z "${ONLY:-}" ] || fail "$without_java"
-  say "$without_java; its tests are skipped"
-fi
+say() { printf 'ray: %s\n' "$*"; }
+fail() {
+  printf 'ray: %s\n' "$*" >&2
+  exit 1
+}
+
+[ -x "$dev" ] || fail "there is no $dev: make setup first"
 
 # INSTALL_LIMIT_S, for a run that has to end: what is not installed by then is left to whoever has the time.
 within() { if [ -n "${INSTALL_LIMIT_S:-}" ]; then timeout "$INSTALL_LIMIT_S" "$@"; else "$@"; fi; }
@@ -40,19 +26,19 @@ give_up() { # give_up STATUS: of pip, or 124 of timeout
   local why="pip could not install them; a proxy or a mirror is named in pip's own settings"
   [ -n "${INSTALL_LIMIT_S:-}" ] || fail "$why"
   [ "$1" -ne 124 ] || why="not installed within $INSTALL_LIMIT_S s"
-  say "no tests of ${names[*]}, which are left to make engines: $why"
+  say "no tests of Ray, which are left to make ray: $why"
   exit 0
 }
 
-mapfile -t wanted < <("$dev" -c "import sys, tomllib
+mapfile -t wanted < <("$dev" -c "import tomllib
 with open('pyproject.toml', 'rb') as file:
     extras = tomllib.load(file)['project']['optional-dependencies']
-print('\n'.join(one for name in sys.argv[1:] for one in extras[name]))" "${names[@]}")
+print('\n'.join(extras['ray']))")
 told="$("$dev" -VV) $PWD ${wanted[*]}"
 
 install() {
   local began=$SECONDS
-  say "installing ${wanted[*]} into $env: $size, once"
+  say "installing ${wanted[*]} into $env: 270 MB, in half a minute, once"
   "$dev" -m venv --clear "$env" || fail "$dev -m venv failed; Debian and Ubuntu ship it as the package python3-venv"
   local dev_packages env_packages
   dev_packages="$("$dev" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
@@ -73,7 +59,5 @@ if [ "$(cat "$stamp" 2>/dev/null)" = "$told" ]; then
 else
   install
 fi
-say "running the tests of ${names[*]}"
-tests=()
-for name in "${names[@]}"; do tests+=(tests/e2e/jobs/test_"$name"*.py); done
-"$python" -m scripts.run_tests -m engines "${tests[@]}" "$@"
+say "running the tests of Ray"
+"$python" -m scripts.run_tests -m engines tests/e2e/jobs/test_ray*.py "$@"

@@ -9,9 +9,16 @@ import polars as pl
 import pytest
 
 from headrace.core import Code, FailedPreconditionError, ReplicaSettings
-from headrace.jobs.engines.alike import PACKAGES, shard_runner, versions, worker_class
-from headrace.jobs.engines.errand import Errand, Outcome, Seen, errand_of
-from headrace.jobs.engines.worker import Worker, kept_worker
+from headrace.jobs.engines.ray_worker import (
+    PACKAGES,
+    JobOrder,
+    ShardOutcome,
+    ShardProgress,
+    Worker,
+    order_of,
+    versions,
+    worker_class,
+)
 from headrace.jobs.manifest import OutputFolder
 from headrace.jobs.messages import JobModel
 from headrace.jobs.preparing import Job, Wish, load_scorer, plan_job, settle
@@ -58,19 +65,19 @@ def job_in(rows: Path, output: Path) -> Job:
     return Job(record=record, task=task, source=source, scorer=scorer, left=left)
 
 
-def told_of(errand: Errand) -> bytes:
-    return msgspec.json.encode(errand)
+def encoded(order: JobOrder) -> bytes:
+    return msgspec.json.encode(order)
 
 
 def test_a_worker_writes_the_bytes_that_this_process_writes(rows: Path, tmp_path: Path) -> None:
     run(job_in(rows, tmp_path / "here"))
     job = job_in(rows, tmp_path / "there")
-    worker = Worker.open(told_of(errand_of(job, str(rows))))
+    worker = Worker.open(encoded(order_of(job, str(rows))))
     outcomes = [
-        msgspec.json.decode(worker.run(msgspec.json.encode(shard)), type=Outcome)
+        msgspec.json.decode(worker.run(msgspec.json.encode(shard)), type=ShardOutcome)
         for shard in job.left.todo
     ]
-    seen = msgspec.json.decode(worker.seen(), type=Seen)
+    seen = msgspec.json.decode(worker.progress(), type=ShardProgress)
     worker.close()
 
     assert files(tmp_path / "there") == files(tmp_path / "here")
@@ -81,9 +88,11 @@ def test_a_worker_writes_the_bytes_that_this_process_writes(rows: Path, tmp_path
 
 def test_a_worker_that_is_stopped_leaves_nothing(rows: Path, tmp_path: Path) -> None:
     job = job_in(rows, tmp_path / "out")
-    worker = Worker.open(told_of(errand_of(job, str(rows))))
+    worker = Worker.open(encoded(order_of(job, str(rows))))
     worker.stop()
-    outcome = msgspec.json.decode(worker.run(msgspec.json.encode(job.left.todo[0])), type=Outcome)
+    outcome = msgspec.json.decode(
+        worker.run(msgspec.json.encode(job.left.todo[0])), type=ShardOutcome
+    )
 
     assert outcome.code is Code.CANCELLED
     assert files(tmp_path / "out") == {}
@@ -91,9 +100,9 @@ def test_a_worker_that_is_stopped_leaves_nothing(rows: Path, tmp_path: Path) -> 
 
 def test_an_input_that_changed_is_an_outcome_and_no_exception(rows: Path, tmp_path: Path) -> None:
     job = job_in(rows, tmp_path / "out")
-    worker = Worker.open(told_of(errand_of(job, str(rows))))
+    worker = Worker.open(encoded(order_of(job, str(rows))))
     shard = msgspec.structs.replace(job.left.todo[0], fingerprint="another")
-    outcome = msgspec.json.decode(worker.run(msgspec.json.encode(shard)), type=Outcome)
+    outcome = msgspec.json.decode(worker.run(msgspec.json.encode(shard)), type=ShardOutcome)
 
     assert outcome.done is None
     assert outcome.code is Code.FAILED_PRECONDITION
@@ -104,73 +113,55 @@ def test_a_folder_that_is_not_shared_and_another_model_are_refused(
     rows: Path, tmp_path: Path
 ) -> None:
     job = job_in(rows, tmp_path / "out")
-    errand = errand_of(job, str(rows))
-    elsewhere = msgspec.structs.replace(errand.task, output=str(tmp_path / "mine"))
+    order = order_of(job, str(rows))
+    elsewhere = msgspec.structs.replace(order.task, output=str(tmp_path / "mine"))
 
     with pytest.raises(FailedPreconditionError, match="mine is not the folder that the driver"):
-        Worker.open(told_of(msgspec.structs.replace(errand, task=elsewhere)))
+        Worker.open(encoded(msgspec.structs.replace(order, task=elsewhere)))
     with pytest.raises(FailedPreconditionError, match="not the folder that the driver"):
-        Worker.open(told_of(msgspec.structs.replace(errand, run_id="another")))
+        Worker.open(encoded(msgspec.structs.replace(order, run_id="another")))
     rows.with_name("mlp.onnx").write_bytes(models.mlp(seed=9))
     with pytest.raises(FailedPreconditionError, match="another than the driver's"):
-        Worker.open(told_of(errand))
+        Worker.open(encoded(order))
     rows.with_name("mlp.onnx").unlink()
     with pytest.raises(FailedPreconditionError, match="must lie under the same path"):
-        Worker.open(told_of(errand))
+        Worker.open(encoded(order))
 
 
 def test_a_worker_of_another_version_says_so_and_loads_nothing(rows: Path, tmp_path: Path) -> None:
     job = job_in(rows, tmp_path / "out")
-    errand = told_of(errand_of(job, str(rows)))
+    order = encoded(order_of(job, str(rows)))
     other = {**versions(), "headrace": "9.9", "nonesuch": "1.0"}
-    ran = msgspec.json.decode(shard_runner(other)(errand, b"never read", 4), type=Outcome)
-    ready = msgspec.json.decode(worker_class(other)(errand).ready(), type=Outcome)
+    outcome = msgspec.json.decode(worker_class(other)(order).ready(), type=ShardOutcome)
 
     assert set(versions()) == set(PACKAGES)
-    assert (ran.shard, ran.code) == (4, Code.FAILED_PRECONDITION)
-    for outcome in (ran, ready):
-        assert f"headrace {versions()['headrace']}, not 9.9; nonesuch is missing" in outcome.message
-        assert "install the driver's versions" in outcome.message
-
-
-def test_a_process_keeps_its_worker_for_the_next_shard(rows: Path, tmp_path: Path) -> None:
-    job = job_in(rows, tmp_path / "out")
-    errand = told_of(errand_of(job, str(rows)))
-    there = shard_runner(versions())
-    try:
-        for shard in job.left.todo:
-            told = there(errand, msgspec.json.encode(shard), shard.number)
-            assert msgspec.json.decode(told, type=Outcome).done is not None
-        assert kept_worker.cache_info().misses == 1
-    finally:
-        kept_worker(errand).close()
-        kept_worker.cache_clear()
+    assert outcome.code is Code.FAILED_PRECONDITION
+    assert f"headrace {versions()['headrace']}, not 9.9; nonesuch is missing" in outcome.message
+    assert "install the driver's versions" in outcome.message
 
 
 def test_a_held_worker_begins_runs_and_stops(rows: Path, tmp_path: Path) -> None:
     job = job_in(rows, tmp_path / "out")
-    there = worker_class(versions())(told_of(errand_of(job, str(rows))))
+    there = worker_class(versions())(encoded(order_of(job, str(rows))))
     there.stop()  # before it has begun, there is nothing to stop
 
     assert there.ready() == ""
     outcome = there.run(msgspec.json.encode(job.left.todo[0]))
-    assert msgspec.json.decode(outcome, type=Outcome).done is not None
-    assert msgspec.json.decode(there.seen(), type=Seen).rows == 20
+    assert msgspec.json.decode(outcome, type=ShardOutcome).done is not None
+    assert msgspec.json.decode(there.progress(), type=ShardProgress).rows == 20
     there.worker.close()
 
 
 def test_a_worker_that_cannot_begin_says_why(rows: Path, tmp_path: Path) -> None:
     job = job_in(rows, tmp_path / "out")
-    errand = errand_of(job, str(rows))
-    lost = msgspec.structs.replace(errand, run_id="another")
-    shard = msgspec.json.encode(job.left.todo[1])
-    ready = worker_class(versions())(told_of(lost)).ready()
-    ran = shard_runner(versions())(told_of(lost), shard, 1)
+    order = order_of(job, str(rows))
+    lost = msgspec.structs.replace(order, run_id="another")
+    ready = worker_class(versions())(encoded(lost)).ready()
 
-    for told in (ready, ran):
-        outcome = msgspec.json.decode(told, type=Outcome)
-        assert outcome.code is Code.FAILED_PRECONDITION
-        assert "is not the folder that the driver writes to" in outcome.message
+    outcome = msgspec.json.decode(ready, type=ShardOutcome)
+    assert outcome.code is Code.FAILED_PRECONDITION
+    assert "could not begin" in outcome.message
+    assert "is not the folder that the driver writes to" in outcome.message
 
 
 def test_a_database_goes_with_its_name_and_a_path_from_the_root(
@@ -178,10 +169,10 @@ def test_a_database_goes_with_its_name_and_a_path_from_the_root(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     job = job_in(rows, tmp_path / "out")
-    by_path = errand_of(job, "rows.parquet")
+    by_path = order_of(job, "rows.parquet")
     database = msgspec.structs.replace(job.task.source, url="postgresql://db/rows")
     task = msgspec.structs.replace(job.task, source=database)
-    by_name = errand_of(
+    by_name = order_of(
         Job(record=job.record, task=task, source=job.source, scorer=job.scorer, left=job.left),
         "postgresql://${WHO}@db/rows",
     )

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.core import Code
-from headrace.jobs.engines.engine import Told
-from headrace.jobs.engines.errand import Outcome, Seen, WorkerError
-from headrace.jobs.engines.ledger import TRIES, Ledger, WorkersLostError
+from headrace.jobs.engines.ray import TRIES, ShardTracker, WorkerError, WorkersLostError
+from headrace.jobs.engines.ray_worker import ShardOutcome, ShardProgress
 from headrace.jobs.messages import Done, Shard
+from headrace.jobs.running import JobCallbacks
 
 ROWS, ERRORS = 10, 2
 
@@ -22,60 +22,62 @@ class Counts:
     errors: int = 0
     samples: list[str] = field(default_factory=list)
 
-    def told(self) -> Told:
+    def callbacks(self) -> JobCallbacks:
         def on_rows(rows: int, errors: int, samples: Sequence[str]) -> None:
             self.rows, self.errors = self.rows + rows, self.errors + errors
             self.samples += samples
 
-        return Told(on_rows=on_rows, is_stopped=lambda: False)
+        return JobCallbacks(on_rows=on_rows, is_stopped=lambda: False)
 
 
 def shards(count: int) -> list[Shard]:
     return [Shard(number=i, file="rows", begin=i, end=i + 1, fingerprint="f") for i in range(count)]
 
 
-def done(shard: Shard) -> Outcome:
+def done(shard: Shard) -> ShardOutcome:
     line = Done(shard=shard.number, fingerprint="f", digest="d", rows=ROWS, errors=ERRORS, files=[])
-    return Outcome(shard=shard.number, done=line, samples=["a", "b"])
+    return ShardOutcome(shard=shard.number, done=line, samples=["a", "b"])
 
 
 @given(st.lists(st.sampled_from(["saw", "lost", "done"]), max_size=60))
 def test_whatever_is_seen_and_lost_counts_once(steps: list[str]) -> None:
     counts = Counts()
-    ledger = Ledger(shards(4), counts.told())
+    tracker = ShardTracker(shards(4), counts.callbacks())
     finished: list[int] = []
     lost: dict[int, int] = {}
-    shard = ledger.take()
+    shard = tracker.take()
     seen = 0
     for step in steps:
         if shard is None:
             break
         if step == "saw":
             seen = min(seen + 3, ROWS)
-            ledger.saw(Seen(shard=shard.number, rows=seen, errors=min(seen, ERRORS)), shard)
+            tracker.advance(
+                ShardProgress(shard=shard.number, rows=seen, errors=min(seen, ERRORS)), shard
+            )
             assert counts.rows == len(finished) * ROWS + seen
             continue
         if step == "lost":
             if lost.get(shard.number, 0) + 1 >= TRIES:
                 break
             lost[shard.number] = lost.get(shard.number, 0) + 1
-            ledger.lose(shard, "killed")
-            assert ledger.waiting == 4 - len(finished)
+            tracker.lose(shard, "killed")
+            assert tracker.waiting == 4 - len(finished)
         else:
-            assert ledger.finish(done(shard)) is not None
+            assert tracker.finish(done(shard)) is not None
             finished.append(shard.number)
         seen = 0
         assert (counts.rows, counts.errors) == (len(finished) * ROWS, len(finished) * ERRORS)
-        shard = ledger.take()
+        shard = tracker.take()
     assert finished == list(range(len(finished)))
 
 
 def test_samples_of_a_shard_are_told_once() -> None:
     counts = Counts()
     (shard,) = shards(1)
-    ledger = Ledger([], counts.told())
-    ledger.saw(Seen(shard=0, rows=5, errors=1, samples=["a"]), shard)
-    ledger.finish(done(shard))
+    tracker = ShardTracker([], counts.callbacks())
+    tracker.advance(ShardProgress(shard=0, rows=5, errors=1, samples=["a"]), shard)
+    tracker.finish(done(shard))
 
     assert counts.samples == ["a", "b"]
 
@@ -83,28 +85,28 @@ def test_samples_of_a_shard_are_told_once() -> None:
 def test_what_a_worker_says_of_the_shard_before_is_not_counted() -> None:
     counts = Counts()
     before, now = shards(2)
-    ledger = Ledger([], counts.told())
-    ledger.finish(done(before))
-    ledger.saw(Seen(shard=0, rows=ROWS), now)
+    tracker = ShardTracker([], counts.callbacks())
+    tracker.finish(done(before))
+    tracker.advance(ShardProgress(shard=0, rows=ROWS), now)
 
     assert counts.rows == ROWS
 
 
 def test_a_shard_that_ends_every_worker_ends_the_job_and_is_named() -> None:
     (shard,) = shards(1)
-    ledger = Ledger([shard], Counts().told())
+    tracker = ShardTracker([shard], Counts().callbacks())
     for _ in range(TRIES - 1):
-        assert ledger.take() == shard
-        ledger.lose(shard, "killed")
+        assert tracker.take() == shard
+        tracker.lose(shard, "killed")
 
     with pytest.raises(WorkersLostError, match=r"4 workers were lost over shard 0 \(rows\)"):
-        ledger.lose(shard, "out of memory")
+        tracker.lose(shard, "out of memory")
 
 
 def test_what_went_wrong_elsewhere_keeps_its_code_and_a_stop_is_none() -> None:
-    ledger = Ledger(shards(1), Counts().told())
+    tracker = ShardTracker(shards(1), Counts().callbacks())
 
-    assert ledger.finish(Outcome(shard=0, code=Code.CANCELLED, message="stopped")) is None
+    assert tracker.finish(ShardOutcome(shard=0, code=Code.CANCELLED, message="stopped")) is None
     with pytest.raises(WorkerError, match="disk is full") as caught:
-        ledger.finish(Outcome(shard=0, code=Code.FAILED_PRECONDITION, message="disk is full"))
+        tracker.finish(ShardOutcome(shard=0, code=Code.FAILED_PRECONDITION, message="disk is full"))
     assert caught.value.code is Code.FAILED_PRECONDITION
