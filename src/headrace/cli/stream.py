@@ -168,7 +168,7 @@ def status(
     """
     from headrace.cli.connection import connect
     from headrace.cli.output import say, show, table, write_json
-    from headrace.cli.stream_view import members_rows, stream_rows, versions_rows
+    from headrace.cli.stream_view import members_rows, stream_rows
     from headrace.core import NotFoundError
 
     streams = connect(server, home).get("/api/v1/streams")["streams"]
@@ -189,9 +189,6 @@ def status(
     if name is not None:
         head, *rows = members_rows(streams[0])
         show("", table(rows, *head))
-        head, *rows = versions_rows(streams[0])
-        if rows:
-            show("", table(rows, *head))
     for one in streams:
         if one["message"]:
             say(f"{one['name']}: {one['message']}")

@@ -17,7 +17,7 @@ from headrace.cli.output import say
 from headrace.cli.stream_find import open_broker_of
 from headrace.control.desired import DesiredStream
 from headrace.control.log_files import LogFiles, LogFollower, render_line
-from headrace.control.streams.asked import endpoints_of, through_gateway
+from headrace.control.stream_settings import through_gateway
 from headrace.control.streams.confining import embedded_log
 from headrace.control.streams.driver import StreamDriver
 from headrace.control.streams.memory import StreamMemory
@@ -86,7 +86,7 @@ def gateway_of(home: Path) -> Callable[[StreamSettings], StreamSettings]:
     """Tells workers where the gateway of what runs on `home` is, if they need it."""
 
     def prepare(settings: StreamSettings) -> StreamSettings:
-        if not endpoints_of(settings):
+        if settings.endpoint is None:
             return settings
         from headrace.cli.connection import Target  # noqa: PLC0415  # few streams need it
         from headrace.cli.running import gateway  # noqa: PLC0415  # as above

@@ -198,7 +198,6 @@ def _score(
         sink=to or found.settings.sink,
         start_s=at_s,
         paused=False,
-        shadow=None,  # it was compared already
     )
     check_settings(settings)
     replayed = msgspec.structs.replace(found, name=group, settings=settings)

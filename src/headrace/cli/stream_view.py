@@ -18,24 +18,6 @@ def members_rows(stream: Mapping[str, Any]) -> list[Row]:
     return [head, *(_member(one) for one in stream["members"])]
 
 
-def versions_rows(stream: Mapping[str, Any]) -> list[Row]:
-    """A row for each version of a stream that has several; else nothing but the head."""
-    head = ("version", "as", "records", "errors", "skipped", "agree")
-    return [head, *(_version(one) for one in stream["versions"])]
-
-
-def _version(one: Mapping[str, Any]) -> Row:
-    compared = one["compared"]
-    return (
-        one["version"],
-        one["role"],
-        _count(one["records"]),
-        _count(one["errors"]),
-        _count(one["skipped"]),
-        f"{one['agreed'] / compared:.2%} of {compared:,}" if compared else "-",
-    )
-
-
 def _stream(one: Mapping[str, Any]) -> Row:
     bounds = ""
     if one["min_workers"] != one["max_workers"]:

@@ -47,17 +47,6 @@ _STREAM: Final[dict[str, Any]] = {
     "message": "",
     "scaling": "Steady",
     "members": [_MEMBER],
-    "versions": [
-        {
-            "role": "primary",
-            "version": "3",
-            "records": 820_800,
-            "errors": 3,
-            "skipped": 0,
-            "compared": 0,
-            "agreed": 0,
-        }
-    ],
     "running": 1,
     "failing": 0,
     "paused": False,

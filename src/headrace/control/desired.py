@@ -130,7 +130,7 @@ class DesiredStream(msgspec.Struct, frozen=True, kw_only=True):
     """One stream: its workers are told `settings`, each with a member's name and a socket.
 
     `model`: the registry reference, or `endpoint NAME`, or `view NAME` where records are only
-    pushed. `others`: the same of its canary and its shadow. With `min_workers` less than
+    pushed.  With `min_workers` less than
     `max_workers` their number goes by how far they are behind.
     """
 
@@ -141,12 +141,6 @@ class DesiredStream(msgspec.Struct, frozen=True, kw_only=True):
     max_workers: int = 1
     target_lag_s: float = 10.0
     runs_code: bool = False
-    others: tuple[str, ...] = ()
-
-    @property
-    def models(self) -> frozenset[str]:
-        """All that its workers run, or ask, as `model` says it."""
-        return frozenset((self.model, *self.others))
 
     @property
     def way(self) -> str:
@@ -156,9 +150,8 @@ class DesiredStream(msgspec.Struct, frozen=True, kw_only=True):
         view = "" if told.features is None else f"view {told.features.view}"
         if not told.sink:
             return f"{source} to {view}"
-        canary = "" if told.canary is None else f", {told.canary.percent} % of keys by its canary"
         beside = f", and to {view}" if view else ""
-        return f"{source} to {told.sink} by {self.model}{canary}{beside}"
+        return f"{source} to {told.sink} by {self.model}{beside}"
 
 
 class DesiredState(msgspec.Struct, frozen=True, kw_only=True):

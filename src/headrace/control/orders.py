@@ -33,7 +33,6 @@ from headrace.control.order_documents import (
 from headrace.control.resolve import Resolved, Resolver, check_still_trusted
 from headrace.control.store import EndpointGeneration, RolloutRecord
 from headrace.control.store_thread import StoreThread
-from headrace.control.streams.asked import endpoints_of
 from headrace.control.wishes import Applied, Fulfiller, Wish
 from headrace.core import (
     ConflictError,
@@ -338,7 +337,8 @@ class Orders:
     def _check_unused(self, name: str) -> None:
         """Refuse to take away what a stream asks."""
         for stream in self.aims.desired.streams:
-            if any(endpoint.name == name for endpoint in endpoints_of(stream.settings)):
+            endpoint = stream.settings.endpoint
+            if endpoint is not None and endpoint.name == name:
                 message = (
                     f"stream '{stream.name}' asks endpoint '{name}'; take the stream out first"
                 )

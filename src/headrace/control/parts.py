@@ -56,7 +56,7 @@ from headrace.control.scaling_memory import ScalerMemory
 from headrace.control.served_features import ServedFeaturesKeeper
 from headrace.control.skew_watch import CompareApart, SkewWatch, feature_watches
 from headrace.control.store_thread import StoreThread
-from headrace.control.streams.asked import through_gateway
+from headrace.control.stream_settings import through_gateway
 from headrace.control.streams.driver import make_stream_driver
 from headrace.control.streams.memory import StreamMemory
 from headrace.control.streams.supervisor import StreamSupervisor

@@ -188,7 +188,7 @@ class ControlPlane:
     def in_use(self) -> set[str]:
         """`NAME:VERSION` of what is served, will be, or is what a rollout may go back to."""
         served = {arm.revision.model for endpoint in self.aims.served() for arm in endpoint.arms}
-        return served.union(*(stream.models for stream in self.desired.streams))
+        return served.union(stream.model for stream in self.desired.streams)
 
     def model_facts(self, model: str) -> ModelFacts:
         """What decides who may read and change a model. Blocking: reads the registry's index."""

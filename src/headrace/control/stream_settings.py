@@ -1,4 +1,6 @@
-"""What a stream's workers are told of what stands in the spec as it is, and needs no pinning."""
+"""Settings of a stream's workers from its spec, as far as nothing needs pinning."""
+
+import msgspec
 
 from headrace.core import Nulls
 from headrace.core.spec import StreamSpec
@@ -46,6 +48,14 @@ def stream_settings(stream: StreamSpec) -> StreamSettings:
         drain_timeout_s=stream.drain_timeout_s,
         paused=stream.paused,
     )
+
+
+def through_gateway(settings: StreamSettings, *, url: str, ca_file: str) -> StreamSettings:
+    """`settings` with the gateway's address, for a stream that asks an endpoint."""
+    if settings.endpoint is None:
+        return settings
+    endpoint = msgspec.structs.replace(settings.endpoint, url=url, ca_file=ca_file)
+    return msgspec.structs.replace(settings, endpoint=endpoint)
 
 
 def _format(spec: StreamFormatSpec) -> FormatSettings:

@@ -25,7 +25,7 @@ from headrace.core.spec_models import (
     disagreements,
     json_schema,
 )
-from headrace.core.spec_stream_versions import VERSIONS
+from headrace.core.spec_stream_agreement import without_removed
 from headrace.core.spec_streams import StreamSpec
 from headrace.core.spec_yaml import SpecMistake, read_yaml
 
@@ -97,7 +97,9 @@ def parse_spec(
     found += [one for one in disagreements(value) if _identity(one, value) not in accepted]
     spec: SystemSpec | None = None
     try:
-        spec = SystemSpec.model_validate(value, context={AGREEMENT_CHECKED: in_force is not None})
+        spec = SystemSpec.model_validate(
+            without_removed(value), context={AGREEMENT_CHECKED: in_force is not None}
+        )
     except ValidationError as error:
         found = mistakes_of(error, SystemSpec) + found
     mistakes = [*mistakes, *(with_line(mistake, lines) for mistake in dict.fromkeys(found))]
@@ -129,10 +131,7 @@ def _with_absolute_models(
         if not isinstance(item, Mapping):
             return item
         model, versions = item.get("model"), item.get("versions")
-        # A stream has other versions under these names.
-        changed = {
-            key: absolute(value) if key in VERSIONS else value for key, value in item.items()
-        }
+        changed = dict(item)
         if isinstance(model, str):
             changed["model"] = _absolute(model, base_dir, exists)
         if isinstance(versions, list | tuple):
@@ -201,13 +200,9 @@ def _model_mistakes(document: Mapping[str, Any]) -> list[SpecMistake]:
     for key in ("streams", "jobs"):
         items = document.get(key)
         for i, entry in enumerate(items if isinstance(items, list) else []):
-            named = {"": entry}
-            if key == "streams" and isinstance(entry, Mapping):
-                named |= {f".{name}": entry.get(name) for name in VERSIONS}
-            for where, one in named.items():
-                model = one.get("model") if isinstance(one, Mapping) else None
-                if _is_wrong(model):
-                    found.append(_model_mistake(f"{key}[{i}]{where}.model", model))
+            model = entry.get("model") if isinstance(entry, Mapping) else None
+            if _is_wrong(model):
+                found.append(_model_mistake(f"{key}[{i}].model", model))
     return found
 
 

@@ -5,11 +5,26 @@ from typing import Any, Final
 
 from headrace.core.spec_features import feature_disagreements
 from headrace.core.spec_stream_push import push_disagreements
-from headrace.core.spec_stream_versions import VERSIONS, no_endpoint, version_disagreements
 from headrace.core.spec_stream_windows import window_disagreements
 from headrace.core.spec_yaml import SpecMistake
 
 _OF_A_MODEL: Final = ("features", "labels", "runtime", "allow_code")
+_REMOVED: Final = ("canary", "shadow")
+"""Settings of 0.1. Stored specs still have them."""
+
+
+def without_removed(document: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """`document` without settings of streams that earlier versions had."""
+    streams = document.get("streams")
+    if not isinstance(streams, list | tuple):
+        return document
+    left = [
+        {key: value for key, value in stream.items() if key not in _REMOVED}
+        if isinstance(stream, Mapping)
+        else stream
+        for stream in streams
+    ]
+    return {**document, "streams": left}
 
 
 def stream_disagreements(document: Mapping[Any, Any]) -> list[SpecMistake]:
@@ -70,8 +85,8 @@ def _servers(broker: str) -> list[str]:
 def _of_one(stream: Mapping[Any, Any], place: str, endpoints: list[str]) -> list[SpecMistake]:
     said = [
         *_what_scores(stream, place, endpoints),
-        *_asked(stream, place),
-        *version_disagreements(stream, place, endpoints),
+        *_beside_its_scorer(stream, place),
+        *_removed(stream, place),
         *_topics(stream, place),
         *_numbers(stream, place),
         *window_disagreements(stream, place),
@@ -99,21 +114,24 @@ def _what_scores(
     elif stream.get("sink") is None:
         yield f"{place}.sink", "is missing"
     if isinstance(endpoint, str) and model is None and endpoint not in endpoints:
-        yield f"{place}.endpoint", no_endpoint(endpoint, endpoints)
+        names = f"there are: {', '.join(endpoints)}" if endpoints else "'endpoints' names none"
+        yield f"{place}.endpoint", f"there is no endpoint {endpoint!r}; {names}"
 
 
-def _asked(stream: Mapping[Any, Any], place: str) -> Iterator[tuple[str, str]]:
+def _beside_its_scorer(stream: Mapping[Any, Any], place: str) -> Iterator[tuple[str, str]]:
     """Settings of models where none is named, and of endpoints likewise."""
-    others = [one for name in VERSIONS if isinstance(one := stream.get(name), Mapping)]
-    versions = [stream, *others]
-    asks = any(one.get("endpoint") is not None for one in versions)
-    if not asks and stream.get("api_key_file") is not None:
-        yield f"{place}.api_key_file", "is for a stream with 'endpoint'"
-    if any(one.get("model") is not None for one in versions):
-        return
     has_endpoint = stream.get("endpoint") is not None
+    if not has_endpoint and stream.get("api_key_file") is not None:
+        yield f"{place}.api_key_file", "is for a stream with 'endpoint'"
+    if stream.get("model") is not None:
+        return
     why = "stands beside 'endpoint', which has its own" if has_endpoint else "is of a 'model'"
     yield from ((f"{place}.{key}", why) for key in _OF_A_MODEL if stream.get(key))
+
+
+def _removed(stream: Mapping[Any, Any], place: str) -> Iterator[tuple[str, str]]:
+    why = "is no setting of a stream any more; name an 'endpoint', whose rollout a stream follows"
+    yield from ((f"{place}.{key}", why) for key in _REMOVED if stream.get(key) is not None)
 
 
 def _topics(stream: Mapping[Any, Any], place: str) -> Iterator[tuple[str, str]]:
@@ -140,10 +158,6 @@ def _topics(stream: Mapping[Any, Any], place: str) -> Iterator[tuple[str, str]]:
     if isinstance(sink, Mapping) and sink.get("tombstones") == "forward" and sink.get("key"):
         message = "is 'forward', but a record without a value has no field for 'key'; take 'skip'"
         yield f"{place}.sink.tombstones", message
-    shadow = stream.get("shadow")
-    mine = shadow.get("sink") if isinstance(shadow, Mapping) else None
-    if mine is not None and mine in (*topics, written, letters):
-        yield f"{place}.shadow.sink", f"{mine!r} is a topic of the stream already; take another"
 
 
 def _numbers(stream: Mapping[Any, Any], place: str) -> Iterator[tuple[str, str]]:

@@ -16,7 +16,6 @@ from headrace.core.spec_stream_topics import (
     Texts,
     Topic,
 )
-from headrace.core.spec_stream_versions import StreamCanarySpec, StreamShadowSpec
 from headrace.core.spec_stream_windows import StreamWindowsSpec
 
 
@@ -126,13 +125,6 @@ class StreamSpec(SpecModel):
         default=None,
         description="Records are rows of a feature view, and go to the online store before they "
         "are scored. See StreamPushSpec.",
-    )
-    canary: StreamCanarySpec | None = Field(
-        default=None, description="A version that answers for some keys. See StreamCanarySpec."
-    )
-    shadow: StreamShadowSpec | None = Field(
-        default=None,
-        description="A version that is only compared with what answers. See StreamShadowSpec.",
     )
     delivery: Literal["at_least_once", "exactly_once"] = Field(
         default="at_least_once",

@@ -7,7 +7,6 @@ from typing import Final
 from headrace.core.kubernetes_settings import Autoscaler
 from headrace.core.redact import VARIABLE
 from headrace.core.spec import SystemSpec, is_model_path
-from headrace.core.spec_stream_versions import VERSIONS
 from headrace.deploy.helm_export import Mount
 from headrace.deploy.losses import Loss
 from headrace.deploy.written import is_within, written
@@ -161,10 +160,6 @@ def models_apart(spec: SystemSpec) -> Iterator[tuple[str, str]]:
     for i, stream in enumerate(spec.streams):
         if stream.model is not None:
             yield f"streams[{i}].model", stream.model
-        for name in VERSIONS:
-            other = getattr(stream, name)
-            if other is not None and other.model is not None:
-                yield f"streams[{i}].{name}.model", other.model
 
 
 def model_path_loss(place: str, model: str) -> Iterator[Loss]:

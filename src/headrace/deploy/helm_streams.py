@@ -8,7 +8,6 @@ from urllib.parse import parse_qsl, urlsplit
 from headrace.core import HeadraceError
 from headrace.core.redact import VARIABLE
 from headrace.core.spec_features import OnlineStoreSpec
-from headrace.core.spec_stream_versions import VERSIONS
 from headrace.core.spec_streams import StreamSpec
 from headrace.deploy.helm_export import HelmOptions, Stored, Values
 from headrace.deploy.helm_spec import model_path_loss, path_losses
@@ -67,11 +66,8 @@ def _losses(stream: StreamSpec, place: str) -> Iterator[Loss]:
     if stream.endpoint is not None:
         why = "asks a gateway through a home that runs it, which no pod has"
         yield Loss(f"{place}.endpoint", why, f"name the model itself (model:), {_TO_CONTROL}")
-    named = {"model": stream.model}
-    named |= {f"{n}.model": getattr(getattr(stream, n), "model", None) for n in VERSIONS}
-    for name, model in named.items():
-        if model is not None:
-            yield from model_path_loss(f"{place}.{name}", model)
+    if stream.model is not None:
+        yield from model_path_loss(f"{place}.model", stream.model)
     if stream.windows is not None:
         why = "keeps its state on the disk of one machine"
         yield Loss(f"{place}.windows", why, _TO_CONTROL.removeprefix("or "))
@@ -83,20 +79,12 @@ def _losses(stream: StreamSpec, place: str) -> Iterator[Loss]:
 def _with_fetched(
     document: Mapping[str, Any], stored: Mapping[str, Stored]
 ) -> tuple[Values, list[Values]]:
-    """The stream with models where init containers put them, and what those fetch."""
-    told: Values = dict(document)
-    models: list[Values] = []
-    for name in ("model", *VERSIONS):
-        inner = told if name == "model" else told.get(name)
-        if not isinstance(inner, Mapping) or (found := stored.get(inner.get("model", ""))) is None:
-            continue
-        path = f"/models/{name}/{found.filename}"
-        models.append({"name": name, "digest": found.digest})
-        if name == "model":
-            told["model"] = path
-        else:
-            told[name] = {**inner, "model": path}
-    return told, models
+    """The stream with its model where an init container puts it, and what that fetches."""
+    model = stored.get(document.get("model", ""))
+    if model is None:
+        return dict(document), []
+    path = f"/models/model/{model.filename}"
+    return {**document, "model": path}, [{"name": "model", "digest": model.digest}]
 
 
 def _triggers(

@@ -8,8 +8,6 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from msgspec.structs import replace
-
 from headrace.core import (
     HeadraceError,
     InferRequest,
@@ -21,7 +19,6 @@ from headrace.core.priorities import DEFAULT_LEVEL
 from headrace.engine import BatchQueue, Ticket
 from headrace.engine.collate import Shapes, join, split
 from headrace.scoring.scorer import Scored, Scorer
-from headrace.streaming.arms import ArmRun
 from headrace.streaming.backoff import may_pass
 from headrace.streaming.codec import NOTHING_ADDED, Added, Answer, Codec, Group
 from headrace.streaming.outcomes import Result, TooOldError
@@ -42,11 +39,10 @@ class _Part(Ticket):
 
 
 class Counted(NamedTuple):
-    """Runs of the model, and rows in them; what each version did, where there are several."""
+    """Runs of the model, and rows in them."""
 
     runs: int = 0
     rows: int = 0
-    arms: tuple[ArmRun, ...] = ()
 
 
 class Answers(Protocol):
@@ -67,13 +63,11 @@ class Tombstones:
     Args:
         answers: Scores the records that have a value.
         forwards: Whether the others are answered by a record without a value; else they are done.
-        has_shadow_topic: Whether the topic of the shadow's answers gets them too.
     """
 
-    def __init__(self, answers: Answers, *, forwards: bool, has_shadow_topic: bool) -> None:
+    def __init__(self, answers: Answers, *, forwards: bool) -> None:
         self._answers = answers
         self._forwards = forwards
-        self._has_shadow_topic = has_shadow_topic
 
     def answer(
         self, records: Sequence[Record], *, now_s: float, added: Added = NOTHING_ADDED
@@ -82,7 +76,7 @@ class Tombstones:
         if None not in [record.value for record in records]:
             return self._answers.answer(records, now_s=now_s, added=added)
         scored = [at for at, record in enumerate(records) if record.value is not None]
-        results = [self._forwarded(record) if self._forwards else None for record in records]
+        results = [_forwarded(record) if self._forwards else None for record in records]
         if scored:
             answers = self._answers.answer(
                 [records[at] for at in scored], now_s=now_s, added=added.of(scored)
@@ -95,11 +89,11 @@ class Tombstones:
         """As `Answers`."""
         return self._answers.count()
 
-    def _forwarded(self, record: Record) -> Result:
-        if record.key is None:
-            return InvalidArgumentError("the record has neither a value nor a key")
-        answer = Answer(record.key, None)
-        return replace(answer, shadow=answer) if self._has_shadow_topic else answer
+
+def _forwarded(record: Record) -> Result:
+    if record.key is None:
+        return InvalidArgumentError("the record has neither a value nor a key")
+    return Answer(record.key, None)
 
 
 class Answerer:
@@ -113,9 +107,7 @@ class Answerer:
         max_batch_size: int,
         outputs: Sequence[str] | None = None,
         max_age_s: float | None = None,
-        keeps_outputs: bool = False,
     ) -> None:
-        self._keeps_outputs = keeps_outputs
         self._scorer = scorer
         self._codec = codec
         self._outputs = outputs
@@ -252,15 +244,13 @@ class Answerer:
                 raise
             # One value that cannot be written, such as one passed on, costs its own record only.
             answers = [error] if len(kept) == 1 else self._one_by_one(group, outputs, kept)
-        if not self._keeps_outputs and len(kept) == len(group.places):
+        if len(kept) == len(group.places):
             # A range holds all records in their order: the places of a group are theirs.
             is_all = isinstance(places, range)
             scored = group.places if is_all else [places[at] for at in group.places]
             results.update(zip(scored, answers, strict=True))
             return
-        for at, (index, answer) in enumerate(zip(kept, answers, strict=True)):
-            if self._keeps_outputs and isinstance(answer, Answer):
-                answer = replace(answer, outputs=self._of_one(group, outputs, at))  # noqa: PLW2901  # the same, with more
+        for index, answer in zip(kept, answers, strict=True):
             results[places[group.places[index]]] = answer
 
     def _of_one(self, group: Group, outputs: Tensors, at: int) -> Tensors:

@@ -11,17 +11,10 @@ from headrace.streaming.records import Record
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False):
-    """What is written for one record.
-
-    `value`: None deletes the key. `version`: whose answer it is, where there are several.
-    `shadow`: what another came to. `outputs`: for this record, where somebody compares them.
-    """
+    """What is written for one record. `value`: None deletes the key."""
 
     key: bytes | None
     value: bytes | None
-    version: str = ""
-    shadow: "Answer | None" = None
-    outputs: Tensors | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

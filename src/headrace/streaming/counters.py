@@ -9,7 +9,6 @@ import numpy as np
 from headrace.core import Code
 from headrace.observe import Histogram
 from headrace.observe.histogram import SECONDS_BOUNDS
-from headrace.streaming.arms import Arm, ArmRun
 from headrace.streaming.ledger import Due
 
 _MANY: Final = 64
@@ -37,23 +36,6 @@ class WindowCounters:
 
 
 @dataclass(slots=True)
-class ArmCounters:
-    """What one of several versions did; `compared` and what follows are a shadow's only.
-
-    `skipped`: records that a shadow was not asked for, as it had failed a moment before.
-    `difference`: the greatest one between numbers of its answers and of those that counted.
-    """
-
-    records: int = 0
-    errors: int = 0
-    skipped: int = 0
-    compared: int = 0
-    agreed: int = 0
-    difference: float = 0.0
-    seconds: Histogram = field(default_factory=Histogram)
-
-
-@dataclass(slots=True)
 class Counters:
     """What happened since the worker started.
 
@@ -78,20 +60,6 @@ class Counters:
     given_up: int = 0
     lost: int = 0
     windows: WindowCounters = field(default_factory=WindowCounters)
-    arms: dict[tuple[Arm, str], ArmCounters] = field(default_factory=dict)
-    """By what they are, and their version."""
-
-    def ran(self, run: ArmRun) -> None:
-        """A version was asked, or left out."""
-        found = self.arms.setdefault((run.arm, run.version), ArmCounters())
-        found.records += run.records
-        found.errors += run.errors
-        found.skipped += run.skipped
-        found.compared += run.compared
-        found.agreed += run.agreed
-        found.difference = max(found.difference, run.difference)
-        if run.records:
-            found.seconds.observe(run.seconds)
 
     def scored(self, *, seconds: float, runs: int, rows: int) -> None:
         """A batch was scored, or tried."""

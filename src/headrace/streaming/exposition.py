@@ -1,15 +1,14 @@
 """A stream worker's figures as Prometheus text."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from resource import getpagesize
 from typing import Final
 
 from headrace.observe import told
 from headrace.observe.text import histogram_lines, metric_head, single
-from headrace.streaming.arms import Arm
-from headrace.streaming.counters import ArmCounters, Counters, WindowCounters
+from headrace.streaming.counters import Counters, WindowCounters
 from headrace.streaming.status import State, StreamStatus
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -23,7 +22,6 @@ def exposition(counters: Counters, status: StreamStatus) -> bytes:
         *_counts(counters, labels),
         *_histograms(counters, labels),
         *_windows(counters.windows, labels),
-        *_arms(counters.arms, labels),
         *_state(status, labels),
         *_process(labels),
     )
@@ -81,45 +79,6 @@ def _windows(counters: WindowCounters, labels: str) -> Iterator[str]:
     yield from single(name, "gauge", text, labels, counters.keys)
     name, text = "headrace_stream_window_checkpoint_seconds", "Seconds to write windows' states."
     yield from histogram_lines(name, text, counters.checkpoints, labels, _PLACES)
-
-
-def _arms(arms: Mapping[tuple[Arm, str], ArmCounters], labels: str) -> Iterator[str]:
-    """Nothing for streams that have one version only."""
-    named = [
-        (f'{labels},arm="{arm}",version="{_escaped(version)}"', arm, one)
-        for (arm, version), one in sorted(arms.items())
-    ]
-    for name, text, attribute in (
-        ("records", "Records that a version was asked for.", "records"),
-        ("errors", "Records that it had no answer to.", "errors"),
-    ):
-        if named:
-            yield from metric_head(f"headrace_stream_version_{name}_total", "counter", text)
-        for where, _, one in named:
-            yield f"headrace_stream_version_{name}_total{{{where}}} {getattr(one, attribute)}"
-    name, text = "headrace_stream_version_seconds", "Seconds that a version took for a micro-batch."
-    for at, (where, _, one) in enumerate(named):
-        lines = histogram_lines(name, text, one.seconds, where, _PLACES)
-        yield from lines if at == 0 else (line for line in lines if line[0] != "#")
-    for where, arm, one in named:
-        if arm is Arm.SHADOW:
-            yield from _shadow(one, where)
-
-
-def _shadow(one: ArmCounters, where: str) -> Iterator[str]:
-    for name, text, value in (
-        ("skipped", "Records that the shadow was not asked for after an error.", one.skipped),
-        ("compared", "Records that both have answers to.", one.compared),
-        ("agreed", "Those of them whose answers are equal, within the tolerance.", one.agreed),
-    ):
-        yield from single(f"headrace_stream_shadow_{name}_total", "counter", text, where, value)
-    name = "headrace_stream_shadow_agreement_ratio"
-    if one.compared:
-        text = "Part of the compared records whose answers are equal."
-        yield from single(name, "gauge", text, where, one.agreed / one.compared)
-    name = "headrace_stream_shadow_largest_difference"
-    text = "The largest difference of two numbers of answers to a record."
-    yield from single(name, "gauge", text, where, one.difference)
 
 
 def _state(status: StreamStatus, labels: str) -> Iterator[str]:

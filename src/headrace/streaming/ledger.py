@@ -26,8 +26,8 @@ class NoAnswer:
     stops: bool = False
 
 
-Outcome = NewRecord | tuple[NewRecord, ...] | NoAnswer
-"""What came of one record: what is written for it; an empty tuple if it is only done with."""
+Outcome = NewRecord | NoAnswer | None
+"""The result of one record: what is written for it; None if it is only done with."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -85,8 +85,7 @@ class Due:
         if isinstance(outcome, NewRecord):
             self.writes.append(outcome)
             self.answered.append(record)
-        elif isinstance(outcome, tuple):
-            self.writes.extend(outcome)
+        elif outcome is None:
             self.answered.append(record)
         elif outcome.stops:
             self.stops = record, outcome.error

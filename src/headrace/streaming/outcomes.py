@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, assert_never
+from typing import Literal, assert_never
 
 from headrace.core import Code, HeadraceError
 from headrace.streaming.codec import Answer
@@ -13,10 +13,6 @@ from headrace.streaming.settings import Policy, StreamSettings, Timestamps
 
 Result = Answer | HeadraceError | None
 """What a model came to for one record; None for a record that is done with, and has no answer."""
-VERSION: Final = "headrace-version"
-"""The header of an answer that says which version it is of, where a stream has several."""
-_OF_THE_INPUT: Final = frozenset({VERSION, ATTEMPTS})
-"""Headers that say how the input record was made, which is wrong for its answer."""
 
 
 class TooOldError(HeadraceError):
@@ -36,7 +32,6 @@ class Writer:
     headers: frozenset[str] | Literal["all"]
     """Input headers that answers copy: by name, or all."""
     timestamps: Timestamps = Timestamps.SOURCE
-    shadow: str = ""
 
     def outcomes(
         self, records: Sequence[Record], results: Sequence[Result], *, attempts: int, now_s: float
@@ -54,11 +49,11 @@ class Writer:
         prefix = ""
         for record, result in zip(records, results, strict=True):
             if result is None:
-                add(())
+                add(None)
             elif not isinstance(result, Answer):
                 add(self.failed(record, result, attempts=attempts, now_s=now_s))
-            elif result.shadow is not None or result.version or record.headers:
-                add(self._answer(record, result))
+            elif record.headers:
+                add(self._with_headers(record, result))
             else:  # nearly all of them: without a call
                 if record.place is not place:
                     place = record.place
@@ -97,32 +92,21 @@ class Writer:
             case other:
                 assert_never(other)
 
-    def _answer(self, record: Record, answer: Answer) -> Outcome:
-        mine = self._record(record, answer, self.sink, answer_id(self.stream, record))
-        if answer.shadow is None or not self.shadow:
-            return mine
-        id_ = f"{answer_id(self.stream, record)}/shadow"
-        return mine, self._record(record, answer.shadow, self.shadow, id_)
-
-    def _record(self, record: Record, answer: Answer, topic: str, id_: str) -> NewRecord:
-        headers = record.headers
-        if headers:
-            wanted = self.headers
-            headers = tuple(
-                header
-                for header in headers
-                if header[0] not in _OF_THE_INPUT and (wanted == "all" or header[0] in wanted)
-            )
-        if answer.version:
-            headers = (*headers, (VERSION, answer.version.encode()))
+    def _with_headers(self, record: Record, answer: Answer) -> NewRecord:
+        wanted = self.headers
         keeps_time = self.timestamps is Timestamps.SOURCE and record.timestamp_s > 0
         return NewRecord(
-            topic=topic,
+            topic=self.sink,
             key=answer.key,
             value=answer.value,
-            headers=headers,
+            headers=tuple(
+                header
+                for header in record.headers
+                # How often the input was tried is no fact of its answer.
+                if header[0] != ATTEMPTS and (wanted == "all" or header[0] in wanted)
+            ),
             timestamp_s=record.timestamp_s if keeps_time else None,
-            id=id_,
+            id=answer_id(self.stream, record),
         )
 
 
@@ -136,5 +120,4 @@ def writer_of(settings: StreamSettings) -> Writer:
         policy=settings.errors.policy,
         headers=headers if headers == "all" else frozenset(headers),
         timestamps=settings.output.timestamps,
-        shadow="" if settings.shadow is None else settings.shadow.sink,
     )

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from headrace.core import Clock, FailedPreconditionError, HeadraceError
-from headrace.streaming.arms import ArmRun
 from headrace.streaming.backoff import Backoff
 from headrace.streaming.broker import Session
 from headrace.streaming.codec import NOTHING_ADDED
@@ -38,8 +37,7 @@ class StoppedByRecordError(FailedPreconditionError):
 class Finished:
     """What came of a batch: its outcomes, or what stands in the way of all its records.
 
-    `seconds`: how long it took. `runs` of the model it took, with so many `rows` in them. `arms`:
-    what each version did, where there are several.
+    `seconds`: how long it took. `runs` of the model it took, with so many `rows` in them.
     """
 
     batch: Batch
@@ -47,7 +45,6 @@ class Finished:
     seconds: float
     runs: int = 0
     rows: int = 0
-    arms: Sequence[ArmRun] = ()
 
 
 class Runner(Protocol):
@@ -271,8 +268,6 @@ class Pump:
             self._running.pop(one.batch, None)  # one of the session before is not ours
             self._is_quick = one.seconds < QUICK_S
             self._counters.scored(seconds=one.seconds, runs=one.runs, rows=one.rows)
-            for run in one.arms:
-                self._counters.ran(run)
             if isinstance(one.result, HeadraceError):
                 self._failed(one.batch, one.result, now)
             else:

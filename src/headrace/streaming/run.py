@@ -9,8 +9,9 @@ from typing import TypeVar
 
 from headrace.core import ConflictError, HeadraceError, SystemClock
 from headrace.core.variables import url_filled_in
+from headrace.scoring.scorer import Scorer
 from headrace.streaming.answering import Answers
-from headrace.streaming.assembling import Scorers, load_scorers, make_answers
+from headrace.streaming.assembling import load_scorer, make_answers
 from headrace.streaming.broker import Broker
 from headrace.streaming.brokers import open_broker
 from headrace.streaming.exits import (
@@ -44,12 +45,12 @@ def run(settings: StreamSettings) -> int:
     try:
         check_settings(settings)
         # Before the broker: Pulsar's client keeps OpenVINO from loading models after it.
-        scorers = _tried(lambda: load_scorers(settings), EXIT_CANNOT_LOAD)
-        answerers = _tried(lambda: make_answers(settings, scorers), EXIT_SETTINGS)
+        scorer = _tried(lambda: load_scorer(settings), EXIT_CANNOT_LOAD)
+        answerers = _tried(lambda: make_answers(settings, scorer), EXIT_SETTINGS)
         home = Path(settings.home) if settings.home else Path.cwd()
         url = _tried(lambda: url_filled_in(settings.broker, what="the broker's URL"), EXIT_SETTINGS)
         broker = _tried(lambda: open_broker(url, home=home), EXIT_CANNOT_JOIN)
-        worker = Worker(settings, broker, row_problem=lambda: scorers.row_problem)
+        worker = Worker(settings, broker, row_problem=lambda: _row_problem(scorer))
         _tried(lambda: listen(settings, worker), EXIT_CANNOT_LISTEN)
     except _EndError as end:
         _log.error("stream '%s': %s", settings.name, end)  # the message says it all
@@ -60,14 +61,14 @@ def run(settings: StreamSettings) -> int:
     except KeyboardInterrupt:  # told to stop before there was anything to stop
         return 0
     stop.tells(worker.stop)
-    return _stream(settings, worker, broker, scorers, answerers)
+    return _stream(settings, worker, broker, scorer, answerers)
 
 
 def _stream(
     settings: StreamSettings,
     worker: Worker,
     broker: Broker,
-    scorers: Scorers,
+    scorer: Scorer | None,
     answerers: list[Answers],
 ) -> int:
     threads = ModelThreads(answerers, writer_of(settings), clock=SystemClock(), wake=worker.wake)
@@ -87,9 +88,17 @@ def _stream(
     broker.close()
     if threads.is_idle:  # a model that runs must not be freed
         threads.close()
-        scorers.close()
+        if scorer is not None:
+            scorer.close()
     _log.info("stopped")
     return 0
+
+
+def _row_problem(scorer: Scorer | None) -> str:
+    """The row that a live check found to depend on others; empty while there is none."""
+    if scorer is None or scorer.difference is None:
+        return ""
+    return f"model {scorer.name}: {scorer.difference.text}; remove `rows_independent`"
 
 
 class _EndError(Exception):

@@ -100,34 +100,6 @@ class EndpointSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     ca_file: str = ""
 
 
-class CanarySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Another version that answers for some keys: one of `model` and `endpoint`.
-
-    `percent`: how many of a hundred keys, 0 to 100. `key`: the field that is the key; empty for the
-    record's own. A record without a key goes by where it lies. `salt`: streams, and endpoints whose
-    split is sticky, choose alike with the same one; empty for the stream's name.
-    """
-
-    model: ReplicaSettings | None = None
-    endpoint: EndpointSettings | None = None
-    percent: int = 0
-    key: str = ""
-    salt: str = ""
-
-
-class ShadowSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A version whose answers nobody waits for: one of `model` and `endpoint`.
-
-    `sink`: the topic for its answers; empty for none: they are only compared. `tolerance`: two
-    answers agree whose numbers differ by no more.
-    """
-
-    model: ReplicaSettings | None = None
-    endpoint: EndpointSettings | None = None
-    sink: str = ""
-    tolerance: float = 1e-6
-
-
 class PushSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Records are rows of a feature view, whose values they become in the online store.
 
@@ -170,7 +142,7 @@ class OutputSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         return (self.tombstones or policy) is TombstonePolicy.FORWARD
 
 
-class StreamSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class StreamSettings(msgspec.Struct, frozen=True, kw_only=True):
     """One stream worker: what it reads, what scores it, where answers go.
 
     `broker`: a URL, whose scheme says which kind. `member`: the same over restarts. One of `model`
@@ -181,8 +153,8 @@ class StreamSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     is under way may take when a place goes to another member. `paused`: whether it starts paused.
     `home`: where embedded logs lie that have a name only, and state. `windows`: counts and sums
     per key, which models take as fields of a record. `features`: records are pushed to an online
-    store before they are scored; with neither `model`, `endpoint` nor `sink` that is all. `canary`
-    and `shadow`: other versions.
+    store before they are scored; with neither `model`, `endpoint` nor `sink` that is all. Fields of
+    stored settings of earlier versions that are gone are ignored.
     """
 
     name: str
@@ -201,8 +173,6 @@ class StreamSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     errors: ErrorSettings = ErrorSettings()
     windows: WindowsSettings | None = None
     features: PushSettings | None = None
-    canary: CanarySettings | None = None
-    shadow: ShadowSettings | None = None
     delivery: Delivery = Delivery.AT_LEAST_ONCE
     start: Start = Start.LATEST
     start_s: float | None = None
@@ -258,7 +228,7 @@ def check_settings(settings: StreamSettings) -> None:
             bool(settings.output.key) and settings.output.forwards_tombstones,
             "output.tombstones is forward: a record without a value has no field for output.key",
         ),
-        *_of_versions(settings),
+        *_of_scoring(settings),
         *_of_windows(settings),
     ):
         if wrong:
@@ -266,35 +236,13 @@ def check_settings(settings: StreamSettings) -> None:
             raise InvalidArgumentError(msg)
 
 
-def _of_versions(settings: StreamSettings) -> Iterator[tuple[bool, str]]:
-    only_pushes = settings.features is not None and not settings.sink
+def _of_scoring(settings: StreamSettings) -> Iterator[tuple[bool, str]]:
     has_one = (settings.model is None) != (settings.endpoint is None)
-    if only_pushes and not has_one:
+    if settings.features is not None and not settings.sink and not has_one:
         yield settings.model is not None, "name one of model and endpoint, or neither"
-        yield (
-            settings.canary is not None or settings.shadow is not None,
-            "canary and shadow are beside a model or an endpoint, and there is none",
-        )
         return
     yield not has_one, "name one of model and endpoint"
     yield not settings.sink, "sink names no topic for the answers"
-    for name, other in (("canary", settings.canary), ("shadow", settings.shadow)):
-        if other is not None:
-            one = (other.model is None) != (other.endpoint is None)
-            yield not one, f"{name}: name one of model and endpoint"
-    canary, shadow = settings.canary, settings.shadow
-    if canary is not None:
-        whole = canary.percent in range(101)
-        kind = settings.format.kind
-        yield (
-            bool(canary.key) and kind in {FormatKind.RAW, FormatKind.OPEN_INFERENCE},
-            f"canary.key names a field, and the format {kind} has none: go by the records' own key",
-        )
-        yield not whole, f"canary.percent is 0 to 100, not {canary.percent}"
-    if shadow is not None:
-        taken = (*settings.topics, settings.sink, *filter(None, (settings.dead_letters,)))
-        yield shadow.sink in taken, f"shadow.sink '{shadow.sink}' is a topic of the stream already"
-        yield not shadow.tolerance >= 0, "shadow.tolerance is not negative"
 
 
 def _of_windows(settings: StreamSettings) -> Iterator[tuple[bool, str]]:

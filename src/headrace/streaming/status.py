@@ -1,4 +1,4 @@
-"""What does a stream worker tell of itself?"""
+"""Status of a stream worker, as it tells its supervisor."""
 
 from enum import StrEnum
 
@@ -29,45 +29,33 @@ class PlaceStatus(msgspec.Struct, frozen=True, kw_only=True):
     lag_s: float | None = None
 
 
-class ArmStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """What one of several versions did. As in `counters.ArmCounters`; `arm` as in `arms.Arm`."""
-
-    arm: str
-    version: str
-    records: int = 0
-    errors: int = 0
-    skipped: int = 0
-    compared: int = 0
-    agreed: int = 0
-
-
 class StreamStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """A worker at one moment.
-
-    `trouble`: why nothing comes or goes, now; `last_error`: the last one there was. `waiting` and
-    `in_flight` are records. `at`: when lag was taken, in Unix time. `arms`: empty where only one
-    version is asked. `still_s`: for how long the thread that talks to the broker has not come
-    round; what the rest says is about as old. `unassigned_s`: for how long it has had no place.
-    `row_problem`: how a row's answer depended on the others that were scored with it.
-    `lacks_topic`: it is no member, as a topic that it reads does not exist; `trouble` names it.
-    """
+    """A worker at one moment."""
 
     stream: str
     member: str
     state: State = State.STARTING
     places: list[PlaceStatus] = []
     waiting: int = 0
+    """Records that were read and are in no batch yet."""
     in_flight: int = 0
+    """Records that are in batches."""
     trouble: str = ""
+    """Why nothing comes or goes now."""
     last_error: str = ""
     at: float = 0.0
+    """When lag was taken, in Unix time."""
     read: int = 0
     answered: int = 0
     dead_letters: int = 0
     without_answer: int = 0
     retries: int = 0
-    arms: list[ArmStatus] = []
     still_s: float = 0.0
+    """For how long the thread that talks to the broker has not come round; what the rest says is
+    about as old."""
     unassigned_s: float = 0.0
+    """For how long it has had no partition."""
     lacks_topic: bool = False
+    """It is no member, as a topic that it reads does not exist; `trouble` names it."""
     row_problem: str = ""
+    """How a row's answer depended on the others that were scored with it."""

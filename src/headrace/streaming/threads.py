@@ -94,13 +94,9 @@ class ModelThreads:
             except Exception as error:  # noqa: BLE001  # whoever collects raises it
                 self._add(error)
                 continue
-            runs, rows, arms = answerer.count()
+            runs, rows = answerer.count()
             seconds = time.perf_counter() - started
-            self._add(
-                Finished(
-                    batch=batch, result=result, seconds=seconds, runs=runs, rows=rows, arms=arms
-                )
-            )
+            self._add(Finished(batch=batch, result=result, seconds=seconds, runs=runs, rows=rows))
 
     def _outcomes(self, answerer: Answers, batch: Batch) -> list[Outcome]:
         now_s = self._clock.now()

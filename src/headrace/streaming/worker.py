@@ -20,7 +20,7 @@ from headrace.streaming.counters import Counters
 from headrace.streaming.outcomes import writer_of
 from headrace.streaming.pump import Pump, PumpSettings, Runner, StoppedByRecordError
 from headrace.streaming.settings import StreamSettings
-from headrace.streaming.status import ArmStatus, PlaceStatus, State, StreamStatus
+from headrace.streaming.status import PlaceStatus, State, StreamStatus
 from headrace.streaming.trouble import trouble_of
 from headrace.streaming.windows.keeping import Windows
 
@@ -42,7 +42,7 @@ class Worker:
     """Runs one stream. `runner` has to call `wake` when it has finished a batch.
 
     `wait`: sleeps at most so long, less if the event is set; for tests with a clock of their own.
-    `row_problem`: as `Scorers.row_problem`.
+    `row_problem`: as in `StreamStatus`.
     """
 
     def __init__(
@@ -133,7 +133,8 @@ class Worker:
         try:
             session = self._broker.join(_membership(settings), pump)
         except BaseException:
-            _close_windows(pump)
+            if pump.windows is not None:
+                pump.windows.close()
             raise
         self.counters.sessions += 1
         pump.session = self._session = session
@@ -153,7 +154,8 @@ class Worker:
             self._last_error = pump.last_error or self._last_error
             self._session = None
             session.close()
-            _close_windows(pump)
+            if pump.windows is not None:
+                pump.windows.close()
             self._lag = {}
             self._tell(pump, session, State.STOPPED, at_once=True)
 
@@ -166,8 +168,7 @@ class Worker:
             return
         settings, broker = self.settings, self._broker
         partitions = len(broker.ends(settings.topics[0])) if broker.abilities.partitions else 1
-        shadow = "" if settings.shadow is None else settings.shadow.sink
-        for topic in filter(None, (settings.sink, settings.dead_letters, shadow)):
+        for topic in filter(None, (settings.sink, settings.dead_letters)):
             broker.create_topic(topic, partitions=partitions)
         self._has_topics = True
 
@@ -262,29 +263,8 @@ class Worker:
             dead_letters=counters.letters,
             without_answer=sum(counters.without.values()),
             retries=counters.retries,
-            arms=_arms(counters),
             row_problem=self._row_problem(),
         )
-
-
-def _arms(counters: Counters) -> list[ArmStatus]:
-    return [
-        ArmStatus(
-            arm=str(arm),
-            version=version,
-            records=one.records,
-            errors=one.errors,
-            skipped=one.skipped,
-            compared=one.compared,
-            agreed=one.agreed,
-        )
-        for (arm, version), one in sorted(counters.arms.items())
-    ]
-
-
-def _close_windows(pump: Pump) -> None:
-    if pump.windows is not None:
-        pump.windows.close()
 
 
 def _state(*, is_paused: bool, is_retrying: bool) -> State:

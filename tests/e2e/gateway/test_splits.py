@@ -13,7 +13,6 @@ from tritonclient.grpc.aio import InferenceServerClient, InferInput
 
 from headrace.core.upstream_settings import StickySettings
 from headrace.gateway import EndpointRoute, MirrorTarget, RevisionTarget
-from headrace.streaming.arms import is_chosen
 from tests.e2e.gateway.lab import Lab, StandIn, arms, client, grpc_target, split
 
 pytestmark = [pytest.mark.e2e, pytest.mark.anyio, pytest.mark.slow]
@@ -73,18 +72,6 @@ async def test_callers_stay_and_a_growing_version_sends_nobody_back(
     assert 0.05 < first.count("new") / len(USERS) < 0.16
     assert 0.40 < later.count("new") / len(USERS) < 0.60
     assert ("new", "old") not in set(zip(first, later, strict=True))
-
-
-async def test_a_streams_canary_chooses_as_the_gateway_does(lab: Lab) -> None:
-    new, old = lab.replica("new"), lab.replica("old")
-    sticky = StickySettings(header="x-user", salt="one")
-    gateway = await lab.start(replace(split("m", ("2", 30, new), ("1", 70, old)), sticky=sticky))
-    users = [*USERS, "a", "u" * 27, "u" * 28, "a longer key than a stripe of the hash has: 64"]
-
-    seen = await arms(gateway, PATH, [{"x-user": user} for user in users])
-
-    chosen = [is_chosen(user.encode(), salt="one", percent=30) for user in users]
-    assert ["new" if one else "old" for one in chosen] == seen
 
 
 async def test_two_splits_on_one_key_agree_as_often_as_chance(lab: Lab) -> None:

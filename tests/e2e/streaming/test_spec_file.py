@@ -1,10 +1,9 @@
-"""Windows, features and other versions as a spec file says them, under the control plane."""
+"""Windows, features and endpoints as a spec file says them, under the control plane."""
 
 import json
 import os
 import re
 import urllib.request
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import numpy as np
 import pytest
 
 from headrace.control.settings import read_control_file
-from headrace.streaming.arms import is_chosen
 from headrace.streaming.records import Record
 from headrace.testing import models
 from tests.e2e.cli.conftest import PORTS
@@ -22,17 +20,20 @@ pytestmark = pytest.mark.e2e
 
 WIDTH = 4
 KEYS = 60
-VERSIONS = """
+SPLIT = """
 version: 1
+endpoints:
+  - name: m
+    versions:
+      - {{model: ./1.onnx, weight: {old}}}
+      - {{model: ./2.onnx, weight: {new}}}
 streams:
   - name: own
-    model: ./1.onnx
-    source: {broker: "log:demo", topics: [in]}
-    sink: {topic: out, fields: [n]}
+    endpoint: m
+    source: {{broker: "log:demo", topics: [in]}}
+    sink: {{topic: out, fields: [n]}}
+    max_batch_size: 8
     delivery: exactly_once
-    workers: 2
-    canary: {model: ./2.onnx, percent: 0}
-    shadow: {model: ./1.onnx, sink: beside}
 """
 FEATURES = """
 version: 1
@@ -80,7 +81,6 @@ streams:
         - {name: spread, size_s: 86400, slide_s: 3600, function: max, field: amount}
     sink: {topic: counted, fields: [n, latest]}
 """.replace("&features ", "")
-COMPARED = "headrace_stream_shadow_compared_total"
 DAY_S = 1_764_201_600.0  # 2025-11-27T00:00:00Z: windows of a day begin there
 
 
@@ -136,106 +136,31 @@ def total(text: str, name: str, *labels: str) -> float:
     return sum(float(value) for of, value in lines if all(label in of for label in labels))
 
 
-def version_of(record: Record) -> int:
-    return int(dict(record.headers)["headrace-version"])
-
-
 @pytest.mark.long
-def test_a_canary_grows_while_records_flow_and_its_keys_stay_its_own(streams: Streams) -> None:
-    sent = 0
+def test_a_stream_of_an_endpoint_follows_its_split_and_loses_nothing(streams: Streams) -> None:
+    def answered_by(records: list[Record]) -> list[int]:
+        """Which version answered, of each record by its number."""
+        versions = {}
+        for one in records:
+            answer = json.loads(one.value or b"")
+            row = inputs(1, first=answer["n"])[0]
+            fits = [v for v in (1, 2) if np.allclose(answer["y"], expected(v, row["x"]), rtol=1e-4)]
+            assert len(fits) == 1
+            versions[answer["n"]] = fits[0]
+        assert sorted(versions) == list(range(len(records)))
+        return [versions[n] for n in range(len(records))]
 
-    def send(count: int) -> None:
-        nonlocal sent
-        streams.send(inputs(count, first=sent))
-        sent += count
-
-    def move(percent: int) -> int:
-        """Apply, and send until the last worker is another; where the new split holds alone."""
-        before = {member["pid"] for member in view(streams, "own")["members"]}
-        said = apply(streams, VERSIONS.replace("percent: 0", f"percent: {percent}"))
-        assert "stream 'own' changed" in said
-        while before & {member["pid"] for member in view(streams, "own")["members"]}:
-            send(40)
-        wait_running(streams, "own")
-        begins = sent
-        send(200)
-        return begins
-
-    streams.spec(VERSIONS)
-    send(100)
+    streams.spec(SPLIT.format(old=50, new=50))
+    streams.send(inputs(400))
     up(streams)
-    wait_running(streams, "own")
-    at_20 = move(20)
-    at_100 = move(100)
-    wait_for(lambda: streams.count("out") >= sent)
-    told = wait_for(
-        lambda: now if (now := view(streams, "own"))["lag_records"] == 0 else None,
-    )
-    text = metrics(streams)
-    table = streams.shell.run("stream", "status", "own").stdout
-    answers, shadows = streams.records("out"), streams.records("beside")
+    wait_for(lambda: streams.count("out") == 400)
+    apply(streams, SPLIT.format(old=0, new=100))
+    streams.send(inputs(200, first=400))
+    wait_for(lambda: streams.count("out") == 600)
 
-    by_n = {json.loads(one.value or b"")["n"]: one for one in answers}
-    chosen = {f"k{key}" for key in range(KEYS) if is_chosen(b"k%d" % key, salt="own", percent=20)}
-    rows = {row["n"]: row for row in inputs(sent)}
-    assert 0 < len(chosen) < KEYS / 2
-    assert sorted(json.loads(one.value or b"")["n"] for one in answers) == list(range(sent))
-    assert len(shadows) == sent
-    history: dict[str, list[int]] = defaultdict(list)
-    for n, one in sorted(by_n.items()):
-        version = version_of(one)
-        history[rows[n]["id"]].append(version)
-        np.testing.assert_allclose(
-            json.loads(one.value or b"")["y"], expected(version, rows[n]["x"]), rtol=1e-4, atol=1e-5
-        )
-        if n < 100:
-            assert version == 1
-        elif at_20 <= n < at_20 + 200:
-            assert version == (2 if rows[n]["id"] in chosen else 1)
-        elif n >= at_100:
-            assert version == 2
-    assert all(found == sorted(found) for found in history.values())  # once a canary's, always
-    assert {version_of(one) for one in shadows} == {1}
-    assert {one["role"] for one in told["versions"]} >= {"canary", "shadow"}
-    assert re.search(r"^2 +canary +[\d,]+ +0 ", table, re.MULTILINE), table
-    compared = total(text, COMPARED, 'stream="own"', 'version="1"')
-    assert compared >= 200
-    assert total(text, "headrace_stream_version_records_total", 'arm="canary"') == compared
-
-
-@pytest.mark.long
-def test_endpoints_are_other_versions_through_the_gateway(streams: Streams) -> None:
-    streams.spec(
-        """
-version: 1
-endpoints:
-  - {name: other, model: ./2.onnx}
-streams:
-  - name: own
-    model: ./1.onnx
-    source: {broker: "log:demo", topics: [in]}
-    sink: {topic: out, fields: [n]}
-    canary: {endpoint: other, percent: 50, key: id}
-    shadow: {endpoint: other}
-"""
-    )
-    streams.send(inputs(120))
-    up(streams)
-    wait_for(lambda: streams.count("out") == 120)
-    wait_running(streams, "own")
-    text = wait_for(
-        lambda: now if total(now := metrics(streams), COMPARED) == 120 else None,
-    )
-
-    rows = inputs(120)
-    for one in streams.records("out"):
-        answer = json.loads(one.value or b"")
-        chosen = is_chosen(rows[answer["n"]]["id"].encode(), salt="own", percent=50)
-        assert dict(one.headers)["headrace-version"] == (b"other" if chosen else b"1")
-        x = rows[answer["n"]]["x"]
-        np.testing.assert_allclose(answer["y"], expected(1 + chosen, x), rtol=1e-4, atol=1e-5)
-    agreed = total(text, "headrace_stream_shadow_agreed_total", 'version="other"')
-    assert agreed == sum(is_chosen(row["id"].encode(), salt="own", percent=50) for row in rows)
+    versions = answered_by(streams.records("out"))
+    assert set(versions[:400]) == {1, 2}
+    assert set(versions[400:]) == {2}
 
 
 def payments(count: int) -> list[dict[str, Any]]:
@@ -379,8 +304,6 @@ def test_the_foreground_runs_all_of_it_too(pushing: Streams, start: Start) -> No
     model: ./1.onnx
     source: {broker: "log:demo", topics: [payments]}
     sink: {topic: out, fields: [n]}
-    canary: {model: ./2.onnx, percent: 50, key: card}
-    shadow: {model: ./2.onnx}
 """
     )
     running = start("stream", "up", "-f", path.name, "fill", "count", "own")
@@ -391,15 +314,14 @@ def test_the_foreground_runs_all_of_it_too(pushing: Streams, start: Start) -> No
 
     assert running.returncode == 0, said
     assert "stream 'fill': payments to view spending" in said
-    for one in pushing.records("out"):
-        row = rows[json.loads(one.value or b"")["n"]]
-        chosen = is_chosen(str(row["card"]).encode(), salt="own", percent=50)
-        assert version_of(one) == (2 if chosen else 1)
+    assert sorted(json.loads(one.value or b"")["n"] for one in pushing.records("out")) == list(
+        range(200)
+    )
     assert (Path(pushing.shell.home) / "stream-state" / "fill" / "fill").is_dir()
 
 
 @pytest.mark.long
-def test_a_replay_chooses_the_same_keys_and_leaves_no_state(pushing: Streams) -> None:
+def test_a_replay_scores_everything_and_leaves_no_state(pushing: Streams) -> None:
     rows = payments(100)
     send_to(pushing, "payments", rows)
     pushing.spec(
@@ -410,8 +332,6 @@ def test_a_replay_chooses_the_same_keys_and_leaves_no_state(pushing: Streams) ->
     source: {broker: "log:demo", topics: [payments]}
     sink: {topic: out, fields: [n]}
     windows: {windows: [{name: times, size_s: 60, key: card}], time: at}
-    canary: {model: ./2.onnx, percent: 50}
-    shadow: {model: ./2.onnx, sink: beside}
 """
     )
     again = ("replay", "own", "-f", "headrace.yaml", "--from", "-1h", "--to", "again")
@@ -422,10 +342,6 @@ def test_a_replay_chooses_the_same_keys_and_leaves_no_state(pushing: Streams) ->
     )
 
     assert (done["records"], done["answered"], pushed["answered"]) == (100, 100, 100)
-    for one in pushing.records("again"):
-        chosen = is_chosen(one.key or b"", salt="own", percent=50)
-        assert version_of(one) == (2 if chosen else 1)
-    assert pushing.records("beside") == []
     assert read_features(pushing) == sums(rows)
     assert list((pushing.shell.home / "stream-state").glob("*/*/*")) == []
     assert refused.returncode == 1

@@ -2,7 +2,6 @@
 
 import io
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -12,8 +11,8 @@ from headrace.cli.stream_find import ShortForm, chosen, short_spec
 from headrace.cli.stream_here import live_text
 from headrace.cli.stream_time import moment, time_text
 from headrace.cli.stream_topics import lines_of, new_records, record_json, value_text
-from headrace.cli.stream_view import members_rows, stream_rows, versions_rows
-from headrace.control.streams.status import StreamView, VersionView, WorkerView
+from headrace.cli.stream_view import members_rows, stream_rows
+from headrace.control.streams.status import StreamView, WorkerView
 from headrace.core import InvalidArgumentError, NotFoundError
 from headrace.core.spec import parse_spec
 from headrace.streaming.records import Place, Record
@@ -138,15 +137,3 @@ def test_rows_say_how_streams_and_workers_are() -> None:
 
     assert row[:6] == ("pay", "running", "1/2 of 1-4", "1,234", "1,200", "0.2 s")
     assert member[:5] == ("pay-0", "running, of before", "-", "0", "in/0")
-
-
-def test_rows_say_what_each_version_of_a_stream_did() -> None:
-    versions = (
-        VersionView(role="primary", version="3", records=1000),
-        VersionView(role="shadow", version="4", records=1000, compared=998, agreed=499),
-    )
-    _, first, second = versions_rows(msgspec.to_builtins(replace(VIEW, versions=versions)))
-
-    assert first == ("3", "primary", "1,000", "0", "0", "-")
-    assert second == ("4", "shadow", "1,000", "0", "0", "50.00% of 998")
-    assert versions_rows(msgspec.to_builtins(VIEW))[1:] == []

@@ -46,8 +46,6 @@ def test_a_stream_may_push_and_answer() -> None:
     [
         ("sink: {topic: out}", "streams[0]", "without 'sink' it only pushes"),
         ("model: /m.onnx", "streams[0].sink", "is missing"),
-        ("canary: {model: /m.onnx, percent: 5}", "streams[0].canary", "there is none"),
-        ("shadow: {model: /m.onnx}", "streams[0].shadow", "there is none"),
         ("features: {service: fraud}", "streams[0].features", "is of a 'model'"),
         ("allow_code: true", "streams[0].allow_code", "is of a 'model'"),
         ("api_key_file: k", "streams[0].api_key_file", "is for a stream with 'endpoint'"),

@@ -194,6 +194,19 @@ def test_streams_that_share_no_record_may_be_called_alike(
     assert [stream.name for stream in spec.streams] == ["a", "b"]
 
 
+def test_dead_letters_have_a_topic_of_their_own_also_where_nobody_names_it() -> None:
+    with pytest.raises(SpecError, match="'pay-dead-letters' is read too"):
+        parsed(SPEC.replace("[in]", "[in, pay-dead-letters]"))
+    with pytest.raises(SpecError, match="'pay-dead-letters' is where answers go"):
+        parsed(SPEC.replace("{topic: out}", "{topic: pay-dead-letters}"))
+
+
+@pytest.mark.parametrize("key", ["canary", "shadow"])
+def test_other_versions_of_a_stream_are_refused_with_what_to_name_instead(key: str) -> None:
+    with pytest.raises(SpecError, match=rf"streams\[0\].{key} .*name an 'endpoint'"):
+        parsed(f"{SPEC}    {key}: {{model: ./new.onnx, percent: 5}}\n")
+
+
 def test_dead_letters_of_a_stream_that_keeps_none_are_a_mistake() -> None:
     with pytest.raises(SpecError, match="policy: stop"):
         parsed(SPEC + "    dead_letters: dead\n    errors: {policy: stop}\n")

@@ -93,12 +93,12 @@ def test_a_model_that_the_registry_lacks_is_told_for_jobs_and_streams_only() -> 
     spec = a_spec(
         endpoints=[{"name": "b", "model": "other:1"}],
         jobs=[a_job(model="other:1")],
-        streams=[a_stream(model="other:1", canary={"model": "other:2", "percent": 5})],
+        streams=[a_stream(model="other:2")],
     )
 
     found = places(spec)
 
-    assert set(found) == {"jobs[0].model", "streams[0].model", "streams[0].canary.model"}
+    assert set(found) == {"jobs[0].model", "streams[0].model"}
     assert "'other:1', which the registry does not have" in found["jobs[0].model"]
 
 
@@ -257,17 +257,11 @@ def test_what_a_cron_job_cannot_do_is_refused_by_its_place(
     assert set(places(a_spec(endpoints=endpoints, jobs=[a_job(**changed)]))) == {place}
 
 
-def test_workers_fetch_their_models_and_are_one_to_a_pod() -> None:
-    stream = a_stream(canary={"model": "fraud:4", "percent": 5})
+def test_workers_fetch_their_model_and_are_one_to_a_pod() -> None:
+    (values,) = exported(a_spec(streams=[a_stream()])).values["streams"]
 
-    (values,) = exported(a_spec(streams=[stream])).values["streams"]
-
-    assert values["models"] == [
-        {"name": "model", "digest": DIGEST},
-        {"name": "canary", "digest": DIGEST},
-    ]
+    assert values["models"] == [{"name": "model", "digest": DIGEST}]
     assert values["spec"]["model"] == "/models/model/model.onnx"
-    assert values["spec"]["canary"] == {"model": "/models/canary/model.onnx", "percent": 5}
     assert "workers" not in values["spec"]
 
 

@@ -23,17 +23,14 @@ from headrace.core import (
 )
 from headrace.engine import PaddingPlan
 from headrace.streaming.answering import Answerer, Counted, Tombstones
-from headrace.streaming.assembling import Scorers, make_answers
 from headrace.streaming.codec import Answer
 from headrace.streaming.codecs import make_codec
-from headrace.streaming.outcomes import Result, TooOldError, writer_of
+from headrace.streaming.outcomes import Result, TooOldError
 from headrace.streaming.records import Record
 from headrace.streaming.settings import (
-    EndpointSettings,
     FormatKind,
     FormatSettings,
     OutputSettings,
-    ShadowSettings,
     StreamSettings,
 )
 from tests.unit.streaming.parts import (
@@ -57,7 +54,6 @@ def settings(
     *,
     output: OutputSettings | None = None,
     sink: FormatSettings | None = None,
-    shadow: ShadowSettings | None = None,
 ) -> StreamSettings:
     return StreamSettings(
         name="s",
@@ -69,7 +65,6 @@ def settings(
         format=format_,
         sink_format=sink,
         output=output or OutputSettings(),
-        shadow=shadow,
     )
 
 
@@ -175,7 +170,7 @@ def test_records_without_a_value_change_no_answer_of_the_others(
         for has_value, is_fine in kinds
     ]
     inner = answerer(MATRIX)
-    found = Tombstones(inner, forwards=forwards, has_shadow_topic=False).answer(mixed, now_s=0.0)
+    found = Tombstones(inner, forwards=forwards).answer(mixed, now_s=0.0)
     plain = inner.answer([one for one in mixed if one.value is not None], now_s=0.0)
 
     valued = [result for one, result in zip(mixed, found, strict=True) if one.value is not None]
@@ -189,21 +184,6 @@ def test_records_without_a_value_change_no_answer_of_the_others(
             assert "neither a value nor a key" in str(result)
         else:
             assert result == Answer(b"k", None)
-
-
-def test_a_tombstone_goes_to_the_topic_of_the_shadow_too() -> None:
-    endpoint = EndpointSettings(url="http://127.0.0.1:8000", name="m")
-    told = settings(shadow=ShadowSettings(endpoint=endpoint, sink="other"))
-    answers, *_ = make_answers(told, Scorers(primary=scorer(MATRIX), shadow=scorer(MATRIX)))
-    tombstone = record(None, key=b"k", timestamp_s=7.0)
-    results = answers.answer([tombstone], now_s=0.0)
-    (outcome,) = writer_of(told).outcomes([tombstone], results, attempts=1, now_s=0.0)
-
-    assert isinstance(outcome, tuple)
-    assert [(new.topic, new.key, new.value, new.timestamp_s) for new in outcome] == [
-        ("out", b"k", None, 7.0),
-        ("other", b"k", None, 7.0),
-    ]
 
 
 @pytest.mark.parametrize("value", [b'{"x": [null, 2, 3]}', b'{"x": [NaN, 2, 3]}'])

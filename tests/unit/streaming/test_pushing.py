@@ -21,7 +21,7 @@ from headrace.features import (
 )
 from headrace.features.keys import encode_keys
 from headrace.features.records import record_time_us
-from headrace.streaming.assembling import Scorers, make_answers
+from headrace.streaming.assembling import make_answers
 from headrace.streaming.codec import Added, Answer
 from headrace.streaming.outcomes import writer_of
 from headrace.streaming.pushing import Pusher, make_pusher
@@ -30,7 +30,6 @@ from headrace.streaming.settings import (
     FormatKind,
     FormatSettings,
     PushSettings,
-    ShadowSettings,
     StreamSettings,
     check_settings,
 )
@@ -112,7 +111,7 @@ def test_a_view_that_is_told_and_cannot_be_read_is_refused(home: Path) -> None:
 
 
 def test_rows_are_written_and_bad_ones_cost_themselves(home: Path) -> None:
-    (answers,) = make_answers(settings(home), Scorers())
+    (answers,) = make_answers(settings(home), None)
     results = answers.answer(
         [
             payment(),
@@ -164,7 +163,7 @@ def test_windows_can_be_features(home: Path) -> None:
 
 def test_what_is_pushed_is_scored_then_and_what_is_not_is_not(home: Path) -> None:
     said = settings(home, sink="out")
-    (answers,) = make_answers(said, Scorers(primary=scorer(MATRIX)))
+    (answers,) = make_answers(said, scorer(MATRIX))
     good = payment(x=[1, 2, 3])
     results = answers.answer(
         [payment(customer=None, x=[1, 2, 3]), good, payment(x=[-1, 0, 0])], now_s=0.0
@@ -179,10 +178,10 @@ def test_what_is_pushed_is_scored_then_and_what_is_not_is_not(home: Path) -> Non
 
 def test_a_record_that_is_only_pushed_writes_nothing(home: Path) -> None:
     said = settings(home)
-    (answers,) = make_answers(said, Scorers())
+    (answers,) = make_answers(said, None)
     results = answers.answer([payment()], now_s=0.0)
 
-    assert writer_of(said).outcomes([payment()], results, attempts=1, now_s=0.0) == [()]
+    assert writer_of(said).outcomes([payment()], results, attempts=1, now_s=0.0) == [None]
     assert answers.count().runs == 0
     check_settings(said)
 
@@ -231,9 +230,3 @@ def test_settings_that_do_not_fit_the_view_are_refused(
 ) -> None:
     with pytest.raises(error, match=why):
         make_pusher(settings(home, features=features, format=FormatSettings(kind=kind)))
-
-
-def test_a_stream_that_only_pushes_has_no_versions(home: Path) -> None:
-    said = settings(home, shadow=ShadowSettings())
-    with pytest.raises(InvalidArgumentError, match="there is none"):
-        check_settings(said)

@@ -12,13 +12,12 @@ from headrace.core import (
     NotFoundError,
     UnavailableError,
 )
-from headrace.streaming.arms import Arm, ArmRun
 from headrace.streaming.broker import Membership, Rebalanced, Start
 from headrace.streaming.ledger import Batch, Outcome
 from headrace.streaming.pump import StoppedByRecordError
 from headrace.streaming.records import Place
 from headrace.streaming.settings import ErrorSettings, Policy, StreamSettings
-from headrace.streaming.status import ArmStatus, State
+from headrace.streaming.status import State
 from headrace.streaming.trouble import SLOW_AFTER_S
 from headrace.streaming.worker import CONFLICTS, Worker
 from headrace.testing.streams import MemoryBroker, MemorySession, TurnedClock, TurnedRunner
@@ -108,20 +107,6 @@ def test_it_streams_until_it_is_stopped_and_leaves_its_group() -> None:
     assert stage.worker.status.state is State.STOPPED
     assert (stage.worker.status.read, stage.worker.status.answered) == (10, 10)
     stage.broker.set_committed(GROUP, {})  # refused while a member is there
-
-
-def test_it_tells_what_each_of_several_versions_did() -> None:
-    stage = Stage()
-    stage.worker.counters.ran(ArmRun(arm=Arm.PRIMARY, version="1", records=3, errors=1))
-    stage.worker.counters.ran(
-        ArmRun(arm=Arm.SHADOW, version="2", records=3, compared=2, agreed=1, skipped=4)
-    )
-    stage.run(1.0)
-
-    assert stage.worker.status.arms == [
-        ArmStatus(arm="primary", version="1", records=3, errors=1),
-        ArmStatus(arm="shadow", version="2", records=3, compared=2, agreed=1, skipped=4),
-    ]
 
 
 def test_what_is_written_to_has_as_many_partitions_as_what_is_read() -> None:

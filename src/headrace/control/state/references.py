@@ -89,7 +89,7 @@ def _references(pinned: list[str], rollouts: list[str], streams: str) -> set[str
     records = [decoded(text, RolloutRecord, what="a rollout") for text in rollouts]
     moving = [endpoint for record in records for endpoint in (record.source, record.target)]
     running = decoded(streams, tuple[DesiredStream, ...], what="the streams")
-    return _models([*desired, *moving]).union(*(stream.models for stream in running))
+    return _models([*desired, *moving]).union(stream.model for stream in running)
 
 
 def _models(endpoints: Iterable[DesiredEndpoint]) -> set[str]:

@@ -13,7 +13,6 @@ import msgspec
 from headrace.control.online_stores import SQLITE, OnlineStores
 from headrace.control.sandbox import Occasion, Sandbox, files_of
 from headrace.control.secret_references import resolve_url
-from headrace.control.streams.asked import endpoints_of, models_of
 from headrace.core import FailedPreconditionError, HeadraceError
 from headrace.streaming.brokers import log_bell as bell
 from headrace.streaming.settings import StreamSettings
@@ -47,8 +46,9 @@ class Confining:
         """
         folder = embedded_log(told.broker, self.home)
         own = [self._state(told)] if told.windows is not None else []
-        keep = [path for model in models_of(told) for path in files_of(Path(model.path))]
-        keep += [Path(one.ca_file) for one in endpoints_of(told) if one.ca_file]
+        keep = [] if told.model is None else list(files_of(Path(told.model.path)))
+        if told.endpoint is not None and told.endpoint.ca_file:
+            keep.append(Path(told.endpoint.ca_file))
         try:
             own = [*([] if folder is None else self._log(folder)), *own]
             reads, writes = _stores_of(told)
@@ -60,7 +60,7 @@ class Confining:
             own=own,
             keep=[path for path in keep if path not in own],
             network=folder is None
-            or bool(endpoints_of(told))
+            or told.endpoint is not None
             or not all(map(is_file, (*reads, *writes))),
         )
 
@@ -157,8 +157,8 @@ def _stores_of(told: StreamSettings) -> tuple[list[str], list[str]]:
     Raises:
         FailedPreconditionError: A variable is not set.
     """
-    looked_up = [model.features for model in models_of(told)]
-    reads = [resolve_url(one.online_store) for one in looked_up if one is not msgspec.UNSET]
+    looked_up = msgspec.UNSET if told.model is None else told.model.features
+    reads = [] if looked_up is msgspec.UNSET else [resolve_url(looked_up.online_store)]
     writes = [] if told.features is None else [resolve_url(told.features.online_store)]
     return reads, writes
 

@@ -20,7 +20,6 @@ from headrace.control.online_stores import OnlineStores
 from headrace.control.ownership import HomeIdentity, ProcessOwner
 from headrace.control.process import Process, python_module
 from headrace.control.sandbox import Isolation, Occasion, Sandbox, data_limit
-from headrace.control.streams.asked import models_of
 from headrace.control.streams.confining import Confining
 from headrace.core import HeadraceError
 from headrace.serving.memory import size_bytes
@@ -220,6 +219,7 @@ class StreamDriver:
     ) -> list[str]:
         assert self.stores is not None, "whoever confines workers holds what they read"
         seen = Confining(home=self.home, sandbox=sandbox, stores=self.stores).seen(told)
+        size = 0 if told.model is None else size_bytes(Path(told.model.path))
         try:
             return sandbox.command(
                 command,
@@ -228,7 +228,7 @@ class StreamDriver:
                 own=[self._run_dir(record), self._settings(record.member), *seen.own],
                 keep=seen.keep,
                 network=seen.network,
-                data_bytes=data_limit(sum(size_bytes(Path(m.path)) for m in models_of(told))),
+                data_bytes=data_limit(size),
             )
         except HeadraceError as error:
             raise OSError(str(error)) from error

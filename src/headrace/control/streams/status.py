@@ -8,7 +8,6 @@ from headrace.control.metrics import Labels, counter, gauge
 from headrace.streaming.status import PlaceStatus, State, StreamStatus
 
 STALLED_AFTER_S: Final = 30.0
-_ROLES: Final = ("primary", "canary", "shadow")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,24 +33,6 @@ class WorkerView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class VersionView:
-    """What one of a stream's versions did, over all of its workers, since they started.
-
-    `role`: `primary`, `canary` or `shadow`. `records`: it was asked for; of them `errors`.
-    `skipped`: a shadow was not asked for, as it had failed a moment before. `compared`: a shadow's
-    answers beside those that counted, of which `agreed` were equal.
-    """
-
-    role: str
-    version: str
-    records: int = 0
-    errors: int = 0
-    skipped: int = 0
-    compared: int = 0
-    agreed: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class StreamView:
     """One stream. Counts are since its workers started; lag is None where nobody knows it.
 
@@ -59,7 +40,7 @@ class StreamView:
     `stalled` (none of its workers has had a partition for half a minute, though they run or
     wait for a topic that does not exist), `degraded` (some workers are away), or `failed` (all
     are). `lag_s`: how old the oldest record is that waits. `sink`: empty where it only pushes
-    features. `message`: why it is not running. `versions`: empty where there is but one.
+    features. `message`: why it is not running.
     `running`: workers that take records; `failing`: those that ended several times in a row.
     `paused`: as ordered. `stuck`: it will not run without somebody's help.
     """
@@ -84,7 +65,6 @@ class StreamView:
     message: str
     scaling: str
     members: tuple[WorkerView, ...]
-    versions: tuple[VersionView, ...] = ()
     running: int = 0
     failing: int = 0
     paused: bool = False
@@ -136,24 +116,6 @@ def lag_of(statuses: Iterable[StreamStatus]) -> Lagging:
         seconds=max(seconds) if seconds else None,
         partitions=len(found) if found and seen == len(found) else None,
     )
-
-
-def versions_of(statuses: Iterable[StreamStatus]) -> tuple[VersionView, ...]:
-    """What each version did, over all members; what answers comes first."""
-    found: dict[tuple[str, str], VersionView] = {}
-    for arm in (arm for status in statuses for arm in status.arms if arm.arm in _ROLES):
-        key = arm.arm, arm.version
-        before = found.get(key, VersionView(role=arm.arm, version=arm.version))
-        found[key] = VersionView(
-            role=arm.arm,
-            version=arm.version,
-            records=before.records + arm.records,
-            errors=before.errors + arm.errors,
-            skipped=before.skipped + arm.skipped,
-            compared=before.compared + arm.compared,
-            agreed=before.agreed + arm.agreed,
-        )
-    return tuple(sorted(found.values(), key=lambda one: (_ROLES.index(one.role), one.version)))
 
 
 def state_of(workers: Sequence[WorkerView], *, wanted: int, paused: bool) -> str:

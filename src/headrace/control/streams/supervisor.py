@@ -20,7 +20,6 @@ from headrace.control.faults import LOOP, Faults
 from headrace.control.log_files import last_line
 from headrace.control.metrics import Source
 from headrace.control.store import Event
-from headrace.control.streams.asked import endpoints_of
 from headrace.control.streams.asking import metrics_of, tell
 from headrace.control.streams.driver import StreamDriver, member_of
 from headrace.control.streams.hearing import Hearing
@@ -399,7 +398,7 @@ class StreamSupervisor:
             since=now,
             failures=failures,
             message=message,
-            asks_endpoint=bool(endpoints_of(told)),
+            asks_endpoint=told.endpoint is not None,
         )
 
     def _note_state(self, wanted: DesiredStream) -> None:

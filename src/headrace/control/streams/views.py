@@ -7,7 +7,7 @@ from headrace.control.desired import DesiredStream
 from headrace.control.store import Event
 from headrace.control.streams.plan import Phase
 from headrace.control.streams.scaling import count_of
-from headrace.control.streams.status import StreamView, is_stalled, lag_of, state_of, versions_of
+from headrace.control.streams.status import StreamView, is_stalled, lag_of, state_of
 from headrace.control.streams.track import StreamTrack
 from headrace.control.streams.workers import Team, Worker, worker_view
 from headrace.monitor.stream_conditions import LETTERS_WINDOW_S, StreamFacts
@@ -58,7 +58,6 @@ def view_of(
         message=message,
         scaling=team.scaling,
         members=members,
-        versions=versions_of(statuses),
         running=_running(statuses),
         failing=sum(worker.is_failing for worker in team.workers.values()),
         paused=paused,

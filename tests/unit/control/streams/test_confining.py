@@ -11,10 +11,8 @@ from headrace.control.sandbox import Abilities, Libraries, Occasion, Sandbox
 from headrace.control.streams.confining import Confining, embedded_log
 from headrace.core import FeatureSettings, ReplicaSettings
 from headrace.streaming.settings import (
-    CanarySettings,
     EndpointSettings,
     PushSettings,
-    ShadowSettings,
     StreamSettings,
 )
 from headrace.streaming.windows.settings import WindowSettings, WindowsSettings
@@ -78,33 +76,15 @@ def test_a_worker_of_an_embedded_log_has_the_log_and_no_network(
     assert not found.network
 
 
-def test_a_worker_reads_every_version_and_nothing_else(
-    tmp_path: Path, confining: Confining
-) -> None:
-    told = msgspec.structs.replace(
-        settings(),
-        model=model(tmp_path / "a"),
-        canary=CanarySettings(model=model(tmp_path / "b")),
-        shadow=ShadowSettings(model=model(tmp_path / "c")),
-    )
+def test_a_worker_reads_its_model_and_nothing_else(tmp_path: Path, confining: Confining) -> None:
+    told = msgspec.structs.replace(settings(), model=model(tmp_path / "a"))
 
-    assert confining.seen(told).keep == [tmp_path / name for name in "abc"]
+    assert confining.seen(told).keep == [tmp_path / "a"]
 
 
-@pytest.mark.parametrize("beside", ["endpoint", "canary", "shadow"])
-def test_an_endpoint_of_any_kind_needs_the_network_and_its_certificate(
-    tmp_path: Path, confining: Confining, beside: str
-) -> None:
+def test_an_endpoint_needs_the_network_and_its_certificate(confining: Confining) -> None:
     endpoint = EndpointSettings(url="", name="m", ca_file="/ca.pem")
-    told = msgspec.structs.replace(settings(), model=model(tmp_path))
-    match beside:
-        case "endpoint":
-            told = msgspec.structs.replace(told, model=None, endpoint=endpoint)
-        case "canary":
-            told = msgspec.structs.replace(told, canary=CanarySettings(endpoint=endpoint))
-        case _:
-            told = msgspec.structs.replace(told, shadow=ShadowSettings(endpoint=endpoint))
-    found = confining.seen(told)
+    found = confining.seen(msgspec.structs.replace(settings(), endpoint=endpoint))
 
     assert found.network
     assert Path("/ca.pem") in found.keep

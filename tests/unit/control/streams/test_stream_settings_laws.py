@@ -11,10 +11,8 @@ from headrace.core import ReplicaSettings
 from headrace.core.spec import SpecError, StreamSpec, parse_spec
 from headrace.core.spec_stream_windows import MOST_PARTS
 from headrace.streaming.settings import (
-    CanarySettings,
     EndpointSettings,
     PushSettings,
-    ShadowSettings,
     StreamSettings,
     check_settings,
 )
@@ -59,13 +57,6 @@ STREAMS = st.fixed_dictionaries(
             optional={"lateness_s": NUMBERS, "ahead_s": NUMBERS, "checkpoint_s": NUMBERS},
         ),
         "push": st.just({"view": "v"}),
-        "canary": st.fixed_dictionaries(
-            {"percent": st.integers(-1, 101)},
-            optional={**VERSIONS, "key": st.sampled_from(["", "card"])},
-        ),
-        "shadow": st.fixed_dictionaries(
-            {}, optional={**VERSIONS, "sink": st.sampled_from(TOPICS), "tolerance": NUMBERS}
-        ),
         "max_batch_size": st.integers(-1, 3),
         "max_delay_s": NUMBERS,
         "model_threads": st.integers(-1, 2),
@@ -81,8 +72,6 @@ GOOD: dict[str, Any] = {
 BESIDE: dict[str, Any] = {
     "windows": {"windows": [{"name": "a", "size_s": 60, "slide_s": 0.5}]},
     "push": {"view": "v"},
-    "canary": {"model": "m:1", "percent": 5, "key": "card"},
-    "shadow": {"endpoint": "m", "sink": "more"},
 }
 
 
@@ -108,28 +97,12 @@ def resolved(stream: StreamSpec) -> StreamSettings:
     def endpoint(name: str | None) -> EndpointSettings | None:
         return None if name is None else EndpointSettings(url="", name=name)
 
-    canary, shadow, push = stream.canary, stream.shadow, stream.push
+    push = stream.push
     return msgspec.structs.replace(
         told,
         model=model(stream.model),
         endpoint=endpoint(stream.endpoint),
         features=None if push is None else PushSettings(view=push.view),
-        canary=None
-        if canary is None
-        else CanarySettings(
-            model=model(canary.model),
-            endpoint=endpoint(canary.endpoint),
-            percent=canary.percent,
-            key=canary.key,
-        ),
-        shadow=None
-        if shadow is None
-        else ShadowSettings(
-            model=model(shadow.model),
-            endpoint=endpoint(shadow.endpoint),
-            sink=shadow.sink or "",
-            tolerance=shadow.tolerance,
-        ),
     )
 
 

@@ -10,17 +10,15 @@ from headrace.control.backoff import STABLE_AFTER_S
 from headrace.control.streams.driver import WorkerRecord, member_of
 from headrace.control.streams.plan import Phase
 from headrace.control.streams.status import (
-    VersionView,
     WorkerView,
     lag_of,
     rates,
     state_of,
-    versions_of,
 )
 from headrace.control.streams.workers import Worker, note_answer, note_end, revision_of, worker_view
 from headrace.streaming.exits import EXIT_CANNOT_LOAD, EXIT_STOPPED_BY_RECORD
 from headrace.streaming.settings import EndpointSettings, StreamSettings
-from headrace.streaming.status import ArmStatus, PlaceStatus, State, StreamStatus
+from headrace.streaming.status import PlaceStatus, State, StreamStatus
 
 
 def worker(phase: Phase = Phase.READY, *, since: float = 0.0, endpoint: bool = False) -> Worker:
@@ -222,20 +220,3 @@ def test_the_state_of_a_stream_is_one_word(
     state: str,
 ) -> None:
     assert state_of(members, wanted=2, paused=paused) == state
-
-
-def test_what_versions_did_is_added_up_over_workers_and_what_answers_comes_first() -> None:
-    arms = [
-        ArmStatus(arm="canary", version="2", records=3),
-        ArmStatus(arm="primary", version="1", records=7, errors=1),
-        ArmStatus(arm="shadow", version="3", records=10, skipped=1, compared=9, agreed=8),
-    ]
-    both = msgspec.structs.replace(status(), arms=arms)
-    newer = msgspec.structs.replace(status(), arms=[ArmStatus(arm="fourth", version="4")])
-
-    assert versions_of([both, both, newer]) == (
-        VersionView(role="primary", version="1", records=14, errors=2),
-        VersionView(role="canary", version="2", records=6),
-        VersionView(role="shadow", version="3", records=20, skipped=2, compared=18, agreed=16),
-    )
-    assert versions_of([status()]) == ()

@@ -1,4 +1,4 @@
-"""Other versions, windows and views of a stream are pinned, checked, and told to its workers."""
+"""Endpoints, windows and views of a stream are resolved, checked, and told to its workers."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from headrace.control.plane import ControlPlane
 from headrace.control.resolve import Resolver
 from headrace.control.state import home_url
 from headrace.control.state.references import references_in
-from headrace.control.streams.asked import endpoints_of, models_of, through_gateway
+from headrace.control.stream_settings import through_gateway
 from headrace.core import FailedPreconditionError, PermissionDeniedError
 from headrace.core.spec import SpecError, parse_spec
 from headrace.features import applied_definitions, apply_definitions, decode_view
@@ -76,102 +76,18 @@ def mistakes(registry: Registry, *streams: dict[str, Any]) -> list[tuple[str, st
     return [(one.place, one.message) for one in error.value.mistakes]
 
 
-def test_every_version_is_pinned_with_settings_of_its_own(
-    registry: Registry, models: list[str]
-) -> None:
-    old, new, next_ = models
-    [found] = resolve(
+def test_an_endpoint_is_reached_through_the_gateway(registry: Registry, models: list[str]) -> None:
+    asking, own = resolve(
         registry,
-        stream(
-            model=old,
-            canary={"model": new, "percent": 20, "key": "card"},
-            shadow={"model": next_, "sink": "beside", "tolerance": 0.5},
-        ),
+        stream(endpoint="m", api_key_file="/key"),
+        stream(name="b", sink={"topic": "out-b"}, model=models[0]),
     )
-    told = found.settings
+    told = through_gateway(asking.settings, url="http://gateway", ca_file="/ca").endpoint
 
-    assert [model.model_version for model in models_of(told)] == ["1", "2", "3"]
-    assert found.models == {"pay:1", "pay:2", "pay:3"}
-    assert told.canary is not None
-    assert told.shadow is not None
-    assert (told.canary.percent, told.canary.key, told.canary.salt) == (20, "card", "pay")
-    assert (told.shadow.sink, told.shadow.tolerance) == ("beside", 0.5)
-    assert found.way == "in to out by pay:1, 20 % of keys by its canary"
-
-
-def test_a_salt_that_is_given_is_kept(registry: Registry, models: list[str]) -> None:
-    canary = {"model": models[1], "percent": 20, "salt": "shared"}
-    [found] = resolve(registry, stream(model=models[0], canary=canary))
-
-    assert found.settings.canary is not None
-    assert found.settings.canary.salt == "shared"
-
-
-def test_models_that_cannot_be_pinned_are_told_where_they_stand(
-    registry: Registry, tmp_path: Path, models: list[str]
-) -> None:
-    (tmp_path / "bad.onnx").write_bytes(b"bad")
-    (tmp_path / "code.py").write_bytes(b"x")
-    found = mistakes(
-        registry,
-        stream(
-            model=models[0],
-            canary={"model": str(tmp_path / "bad.onnx"), "percent": 5},
-            shadow={"model": "nobody:3"},
-        ),
-        stream(name="b", model=models[0], shadow={"model": str(tmp_path / "code.py")}),
-    )
-
-    assert [place for place, _ in found] == [
-        "streams[0].canary.model",
-        "streams[0].shadow.model",
-        "streams[1].shadow.model",
-    ]
-    assert "allow_code" in found[2][1]
-
-
-def test_a_shadow_with_code_makes_it_a_stream_with_code(
-    registry: Registry, tmp_path: Path, models: list[str]
-) -> None:
-    (tmp_path / "code.py").write_bytes(b"x")
-    shadow = {"model": str(tmp_path / "code.py")}
-    [found] = resolve(registry, stream(model=models[0], shadow=shadow, allow_code=True))
-
-    assert found.runs_code
-
-
-def test_a_canary_that_is_the_version_that_answers_is_a_mistake(
-    registry: Registry, models: list[str]
-) -> None:
-    registry.push("fraud", Path(models[0]))
-    registry.push("other", Path(models[1]))
-    same = stream(model="fraud:1", canary={"model": "fraud", "percent": 5})
-    alike = stream(name="b", model="fraud:1", canary={"model": "other:1", "percent": 5})
-    (first, said), (second, why) = mistakes(registry, same, alike)
-
-    assert (first, second) == ("streams[0].canary.model", "streams[1].canary.model")
-    assert "is fraud:1, which answers for the other keys too" in said
-    assert "of the same version number" in why
-
-
-def test_endpoints_are_reached_through_the_gateway_whatever_they_are_to_the_stream(
-    registry: Registry, models: list[str]
-) -> None:
-    [found] = resolve(
-        registry,
-        stream(
-            model=models[0],
-            canary={"endpoint": "m", "percent": 5},
-            shadow={"endpoint": "m"},
-            api_key_file="/key",
-        ),
-    )
-    told = through_gateway(found.settings, url="http://gateway", ca_file="/ca")
-
-    assert [one.url for one in endpoints_of(told)] == ["http://gateway"] * 2
-    assert {(one.ca_file, one.api_key_file) for one in endpoints_of(told)} == {("/ca", "/key")}
-    assert found.others == ("endpoint m", "endpoint m")
-    assert through_gateway(told, url="", ca_file="").model == told.model
+    assert told is not None
+    assert (told.url, told.ca_file, told.api_key_file) == ("http://gateway", "/ca", "/key")
+    assert asking.model == "endpoint m"
+    assert through_gateway(own.settings, url="http://gateway", ca_file="/ca") == own.settings
 
 
 def test_windows_are_told_as_they_were_written(registry: Registry, models: list[str]) -> None:
@@ -253,30 +169,51 @@ def test_without_any_features_a_push_says_how_to_define_them(registry: Registry)
 
 
 @pytest.mark.anyio
-async def test_what_a_canary_or_a_shadow_asks_stays_in_use(
-    plane: ControlPlane, models: list[str]
-) -> None:
+async def test_what_a_stream_asks_stays_in_use(plane: ControlPlane, models: list[str]) -> None:
     await plane.orders.apply(
         {
-            "endpoints": [{"name": "m", "model": models[0]}, {"name": "n", "model": models[0]}],
+            "endpoints": [{"name": "m", "model": models[0]}],
             "streams": [
-                stream(endpoint="n", shadow={"endpoint": "m"}),
-                stream(
-                    name="b",
-                    sink={"topic": "out-b"},
-                    model=models[1],
-                    canary={"model": models[2], "percent": 0},
-                ),
+                stream(endpoint="m"),
+                stream(name="b", sink={"topic": "out-b"}, model=models[1]),
             ],
         },
         caller=SYSTEM,
     )
 
-    assert {"b:1", "b:2"} <= plane.in_use()
-    assert {"b:1", "b:2"} <= references_in(home_url(plane.home.root))
+    assert "b:1" in plane.in_use()
+    assert "b:1" in references_in(home_url(plane.home.root))
     assert plane.store.store.load().streams == plane.desired.streams
     with pytest.raises(FailedPreconditionError, match="stream 'pay' asks endpoint 'm'"):
         await plane.orders.remove_endpoint("m", caller=SYSTEM)
+
+
+@pytest.mark.anyio
+async def test_a_stored_spec_of_0_1_with_a_canary_and_a_shadow_is_still_changed(
+    plane: ControlPlane, models: list[str]
+) -> None:
+    await plane.orders.apply(
+        {
+            "endpoints": [{"name": "m", "model": models[0]}],
+            "streams": [stream(model=models[1])],
+        },
+        caller=SYSTEM,
+    )
+    before = dict(plane.desired.spec)
+    before["streams"] = [
+        {
+            **before["streams"][0],
+            "canary": {"model": models[2], "percent": 5},
+            "shadow": {"endpoint": "m"},
+        }
+    ]
+    with pytest.raises(SpecError, match=r"streams\[0\].canary.*whose rollout a stream follows"):
+        parse_spec(before)
+
+    spec = parse_spec(before, in_force=before)
+
+    assert spec.streams[0].model == before["streams"][0]["model"]
+    assert "canary" not in spec.document()["streams"][0]
 
 
 def test_only_an_admin_says_to_which_online_store_secrets_are_sent() -> None:
@@ -292,27 +229,8 @@ def test_only_an_admin_says_to_which_online_store_secrets_are_sent() -> None:
 def test_what_older_state_says_of_a_stream_is_read(registry: Registry, models: list[str]) -> None:
     [found] = resolve(registry, stream(model=models[0]))
     text = msgspec.to_builtins(found)
-    del text["others"], text["settings"]["canary"], text["settings"]["windows"]
+    del text["settings"]["windows"]
+    text |= {"others": ["pay:2"]}
+    text["settings"] |= {"canary": {"model": None, "percent": 5}, "shadow": None}
 
     assert msgspec.convert(text, DesiredStream) == found
-
-
-@pytest.mark.parametrize("beside", ["canary", "shadow"])
-def test_models_of_two_frameworks_do_not_share_a_worker(
-    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beside: str
-) -> None:
-    for name in ("torch", "tensorflow"):
-        (tmp_path / f"{name}.py").touch()
-        (tmp_path / f"{name}.bin").write_bytes(name.encode())
-    monkeypatch.syspath_prepend(tmp_path)
-    old = registry.push("pay", tmp_path / "torch.bin", runtime="torchscript")
-    new = registry.push("pay", tmp_path / "tensorflow.bin", runtime="savedmodel")
-    more: dict[str, object] = {"percent": 5} if beside == "canary" else {"sink": "beside"}
-
-    [(field, message)] = mistakes(
-        registry, stream(model=old.reference, **{beside: {"model": new.reference, **more}})
-    )
-
-    assert field == f"streams[0].{beside}.model"
-    assert message.startswith("pay:2 needs TensorFlow, which does not share a worker's process")
-    assert "serve it by an endpoint" in message

@@ -1,4 +1,4 @@
-"""Two versions, and features, in a worker's process: real models, a real log, a real store."""
+"""Features that a worker's process pushes: a real model, a real log, a real store."""
 
 import random
 import time
@@ -15,15 +15,10 @@ from headrace.features import (
     apply_definitions,
     open_online_store,
 )
-from headrace.streaming.arms import is_chosen
-from headrace.streaming.broker import Broker, Delivery
 from headrace.streaming.records import NewRecord
 from headrace.streaming.settings import (
-    CanarySettings,
     FormatSettings,
-    OutputSettings,
     PushSettings,
-    ShadowSettings,
 )
 from headrace.streaming.status import State
 from headrace.streaming.windows.settings import Function, WindowSettings, WindowsSettings
@@ -33,7 +28,6 @@ from tests.e2e.streaming.workers import (
     IN,
     OUT,
     everything,
-    lag,
     opened,
     running,
     settings,
@@ -42,7 +36,6 @@ from tests.e2e.streaming.workers import (
 
 pytestmark = pytest.mark.e2e
 
-SHADOWS = "shadows"
 FEATURES = """
 version: 1
 entities:
@@ -64,75 +57,6 @@ def model(folder: Path, number: int) -> ReplicaSettings:
     path = folder / f"{number}.onnx"
     path.write_bytes(models.matmul(seed=number))
     return ReplicaSettings(model_name="m", model_version=str(number), path=str(path))
-
-
-def expected(number: int, rows: "np.ndarray[tuple[int, ...], np.dtype[np.float32]]") -> object:
-    return rows @ np.random.default_rng(number).standard_normal((4, 3), dtype=np.float32)
-
-
-@pytest.mark.parametrize("kills", [0, pytest.param(4, marks=pytest.mark.long)])
-def test_a_canary_and_a_shadow_run_beside_the_version_that_answers(
-    tmp_path: Path, kills: int
-) -> None:
-    count = 400 if not kills else 20_000
-    broker = opened(tmp_path)
-    broker.create_topic(IN, partitions=2)
-    rows = np.random.default_rng(7).normal(size=(count, 4)).astype(np.float32)
-    broker.send(
-        [
-            NewRecord(
-                topic=IN,
-                key=b"user-%d" % (at % 200),
-                value=msgspec.json.encode({"x": [float(one) for one in row], "n": at}),
-            )
-            for at, row in enumerate(rows)
-        ]
-    )
-    told = settings(
-        tmp_path,
-        None,
-        canary=CanarySettings(model=model(tmp_path, 2), percent=30, salt="a"),
-        shadow=ShadowSettings(model=model(tmp_path, 1), sink=SHADOWS),
-        output=OutputSettings(fields=["n"]),
-        delivery=Delivery.EXACTLY_ONCE,
-        max_batch_size=16 if kills else 256,
-    )
-    told = msgspec.structs.replace(told, model=model(tmp_path, 1))
-    chance = random.Random(2)  # noqa: S311  # no secret
-    for _ in range(kills):
-        with running(tmp_path, told) as worker:
-            worker.wait_until(lambda s: s.answered > 0 or s.state is State.RUNNING)
-            time.sleep(chance.uniform(0, 0.2))
-            worker.kill()
-    left = lag(broker)
-    with running(tmp_path, told) as worker:
-        wait_until_done(broker)
-        worker.wait_until(lambda s: s.answered == left)
-        text = worker.metrics()
-        worker.stop()
-    answers, shadows = everything(broker, OUT), everything(broker, SHADOWS)
-    broker.close()
-
-    both = [expected(number, rows) for number in (1, 2)]
-    assert len(answers) == len(shadows) == count
-    for one in answers:
-        value = msgspec.json.decode(one.value or b"")
-        is_canary = is_chosen(one.key or b"", salt="a", percent=30)
-        assert dict(one.headers)["headrace-version"] == (b"2" if is_canary else b"1")
-        np.testing.assert_allclose(value["y"], both[is_canary][value["n"]], rtol=1e-4, atol=1e-5)  # type: ignore[index]  # arrays
-    for one in shadows:
-        value = msgspec.json.decode(one.value or b"")
-        np.testing.assert_allclose(value["y"], both[0][value["n"]], rtol=1e-4, atol=1e-5)  # type: ignore[index]  # an array
-    if not kills:
-        mine = sum(is_chosen(one.key or b"", salt="a", percent=30) for one in answers)
-        labels = 'stream="s",arm="{}",version="{}"'
-        name = "headrace_stream_version_records_total"
-        assert f"{name}{{{labels.format('canary', 2)}}} {mine}" in text
-        assert f"{name}{{{labels.format('primary', 1)}}} {count - mine}" in text
-        of_shadow = labels.format("shadow", 1)
-        assert f"headrace_stream_shadow_compared_total{{{of_shadow}}} {count}" in text
-        assert f"headrace_stream_shadow_agreed_total{{{of_shadow}}} {count - mine}" in text
-        assert text.count("# TYPE headrace_stream_version_seconds histogram") == 1
 
 
 def payments(count: int) -> list[NewRecord]:
@@ -165,7 +89,7 @@ def test_records_become_features_once_whatever_is_killed(tmp_path: Path, *, scor
     count = 6000
     (tmp_path / "features.yaml").write_text(FEATURES)
     apply_definitions(tmp_path / "features.yaml", tmp_path)
-    broker: Broker = opened(tmp_path)
+    broker = opened(tmp_path)
     broker.create_topic(IN)
     bad = NewRecord(topic=IN, key=b"1", value=b'{"card": "one", "amount": 1, "x": [1, 2, 3, 4]}')
     records = payments(count)
