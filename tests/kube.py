@@ -1,8 +1,7 @@
 """Helm and its like, and whether Kubernetes would take an object; `make kube` brings them.
 
 Core kinds are checked by `kubernetes-validate`, others by schemas that `make kube` makes from
-published packages, or by ours where no package has one (`tests/own_schemas.py`). A kind that none
-of them knows is a mistake, not a pass.
+published packages. A kind that none of them knows is a mistake, not a pass.
 """
 
 import functools
@@ -17,8 +16,6 @@ import jsonschema
 import kubernetes_validate
 import pytest
 from ruamel.yaml import YAML
-
-from tests.own_schemas import FLAGGER
 
 KUBERNETES: Final = "1.37"
 ROOT: Final = Path(__file__).resolve().parents[1]
@@ -116,7 +113,7 @@ def crd_schema(api_version: str, kind: str) -> dict[str, Any] | None:
     """The strict JSON Schema of a custom resource; None if there is none here."""
     group, _, version = api_version.rpartition("/")
     path = CRDS / f"{group}_{kind.lower()}_{version}.json"
-    return FLAGGER.get((api_version, kind)) or (_made(path) if path.exists() else None)
+    return _made(path) if path.exists() else None
 
 
 def _is_unchecked(one: Object) -> bool:

@@ -1,8 +1,8 @@
-"""Schemas of ours for what no package of a registry has one for: Flagger's kinds, Kong's file.
+"""Schema of Kong's declarative file, which no package of a registry has.
 
-They allow what Headrace writes, and no more, with the limits that each project's reference
-documents; a field that we newly write is a failure until it is looked up and added here.
-https://docs.flagger.app/usage/how-it-works, https://developer.konghq.com/gateway/entities/
+It allows what Headrace writes, and no more, with the limits that Kong's reference documents; a
+field that we newly write is a failure until it is looked up and added here.
+https://developer.konghq.com/gateway/entities/
 """
 
 from collections.abc import Iterable
@@ -12,7 +12,6 @@ Schema = dict[str, Any]
 
 TEXT: Final[Schema] = {"type": "string", "minLength": 1}
 FLAG: Final[Schema] = {"type": "boolean"}
-_DURATION: Final[Schema] = {"type": "string", "pattern": r"^[0-9]+(h|m|s|ms)$"}
 _NAME: Final[Schema] = {"type": "string", "pattern": r"^[A-Za-z0-9._~-]+$"}
 
 
@@ -36,85 +35,6 @@ def _object(required: Iterable[str] = (), /, **properties: Schema) -> Schema:
         "additionalProperties": False,
     }
 
-
-def _kind(api_version: str, kind: str, spec: Schema) -> Schema:
-    return _object(
-        ("apiVersion", "kind", "metadata", "spec"),
-        apiVersion={"const": api_version},
-        kind={"const": kind},
-        metadata={"type": "object"},
-        spec=spec,
-    )
-
-
-def _flagger_canary() -> Schema:
-    reference = _object(("name",), name=TEXT, namespace=TEXT, sectionName=TEXT)
-    uri = {**_object(exact=TEXT, prefix=TEXT, regex=TEXT), "minProperties": 1, "maxProperties": 1}
-    metric = _object(
-        ("name", "interval", "templateRef", "thresholdRange"),
-        name=TEXT,
-        interval=_DURATION,
-        templateRef=_object(("name",), name=TEXT, namespace=TEXT),
-        thresholdRange=_object(min={"type": "number"}, max={"type": "number"}),
-    )
-    analysis = _object(
-        ("interval", "threshold"),
-        interval=_DURATION,
-        threshold=_whole(0, 2**31 - 1),
-        iterations=_whole(1, 2**31 - 1),
-        stepWeights=_list(_whole(0, 100), at_least=1),
-        metrics=_list(metric),
-    )
-    analysis["oneOf"] = [{"required": ["iterations"]}, {"required": ["stepWeights"]}]
-    service = _object(
-        ("port",),
-        port=_whole(1, 65_535),
-        targetPort={
-            "oneOf": [_whole(1, 65_535), {"type": "string", "pattern": "^[a-z0-9-]{1,15}$"}]
-        },
-        gatewayRefs=_list(reference, at_least=1),
-        hosts=_list(TEXT),
-        match=_list(_object(uri=uri)),
-        timeout=_DURATION,
-    )
-    target = _object(
-        ("apiVersion", "kind", "name"),
-        apiVersion={"const": "apps/v1"},
-        kind=_one_of("DaemonSet", "Deployment"),
-        name=TEXT,
-    )
-    autoscaler = _object(
-        ("apiVersion", "kind", "name"),
-        apiVersion=_one_of("autoscaling/v2", "keda.sh/v1alpha1"),
-        kind=_one_of("HorizontalPodAutoscaler", "ScaledObject"),
-        name=TEXT,
-    )
-    return _object(
-        ("targetRef", "service", "analysis"),
-        provider=_one_of("gatewayapi:v1", "gatewayapi:v1beta1"),
-        targetRef=target,
-        autoscalerRef=autoscaler,
-        service=service,
-        analysis=analysis,
-        skipAnalysis=FLAG,
-        progressDeadlineSeconds=_whole(1, 2**31 - 1),
-    )
-
-
-def _flagger_metric() -> Schema:
-    provider = _object(
-        ("type", "address"),
-        type=_one_of("prometheus"),
-        address={"type": "string", "pattern": "^https?://"},
-    )
-    return _object(("provider", "query"), provider=provider, query=TEXT)
-
-
-FLAGGER: Final[dict[tuple[str, str], Schema]] = {
-    ("flagger.app/v1beta1", kind): _kind("flagger.app/v1beta1", kind, spec)
-    for kind, spec in {"Canary": _flagger_canary(), "MetricTemplate": _flagger_metric()}.items()
-}
-"""API version and kind ▸ what we write of it."""
 
 _WAIT_MS: Final = _whole(1, 2**31 - 2)
 _COUNT: Final[Schema] = {"type": "number", "exclusiveMinimum": 0}

@@ -2,7 +2,7 @@
 
     python -m scripts.crds.make FOLDER
 
-A file `GROUP_KIND_VERSION.json` a kind, each whole in itself. No package has Flagger's kinds.
+A file `GROUP_KIND_VERSION.json` a kind, each whole in itself.
 Nothing is done where the folder is up to date, or where the machine has no npm.
 """
 

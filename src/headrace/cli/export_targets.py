@@ -138,34 +138,6 @@ def argo_rollouts(
     return deploy.argo_rollouts(facts, place_for(instance, namespace), options)
 
 
-def flagger(
-    facts: "Facts",
-    *,
-    instance: Instance = "headrace",
-    namespace: Namespace = "default",
-    image: Image = None,
-    artifacts: Artifacts = "",
-    prometheus: Prometheus = USUAL_PROMETHEUS,
-    gateway: Gateway = "headrace",
-    section: Section = "",
-    hostname: Hostnames = None,
-) -> "Export":
-    """Write endpoints as Canaries of Flagger's, with Deployments and MetricTemplates.
-
-    For example:
-
-        headrace export flagger -f headrace.yaml --artifacts s3://models -o flagger/
-    """
-    from headrace import deploy
-
-    options = deploy.FlaggerOptions(
-        prometheus=prometheus,
-        pods=_pods(image, artifacts),
-        routes=_routes(gateway, section, hostname),
-    )
-    return deploy.flagger(facts, place_for(instance, namespace), options)
-
-
 def kong(
     facts: "Facts",
     *,
@@ -272,7 +244,6 @@ def register(app: typer.Typer) -> None:
         exports(gateway_api, with_revisions=True),
         exports(kserve),
         exports(argo_rollouts),
-        exports(flagger),
         exports(kong),
         exports(aws_apigateway, output="aws/"),
         exports(envoy),

@@ -10,7 +10,6 @@ from headrace.deploy.envoy import EnvoyOptions, envoy
 from headrace.deploy.export import Document, Export, Place
 from headrace.deploy.facts import Artifact, Facts, Observed, Share, read_facts
 from headrace.deploy.features import Cell, Feature, Outcome, Target
-from headrace.deploy.flagger import FlaggerOptions, flagger
 from headrace.deploy.gateway_api import GatewayApiOptions, gateway_api
 from headrace.deploy.kong import KongOptions, kong
 from headrace.deploy.kserve import KserveOptions, kserve
@@ -30,7 +29,6 @@ __all__ = [
     "Export",
     "Facts",
     "Feature",
-    "FlaggerOptions",
     "Format",
     "GatewayApiOptions",
     "KongOptions",
@@ -47,7 +45,6 @@ __all__ = [
     "aws_apigateway",
     "envoy",
     "files_of",
-    "flagger",
     "gateway_api",
     "kong",
     "kserve",

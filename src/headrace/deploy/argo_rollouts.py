@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from headrace.control.kubernetes.pods import HTTP_PORT
-from headrace.core.kubernetes_settings import USUAL_PROMETHEUS
+from headrace.control.kubernetes.scalers import bounds_of, hpa_of
+from headrace.core.kubernetes_settings import USUAL_PROMETHEUS, Autoscaler
 from headrace.core.rollout_settings import CanaryStep
 from headrace.core.spec_rollout import BlueGreenSpec, CanarySpec
 from headrace.deploy.export import (
@@ -23,7 +24,6 @@ from headrace.deploy.export import (
 from headrace.deploy.facts import Endpoint, Facts
 from headrace.deploy.features import Target
 from headrace.deploy.gateway_api import API, GatewayApiOptions, http_rules, parent_refs
-from headrace.deploy.hpa import hpa
 from headrace.deploy.losses import Loss
 from headrace.deploy.names import labels, object_name
 from headrace.deploy.notes import Note
@@ -39,6 +39,7 @@ _API: Final = "argoproj.io/v1alpha1"
 _PLUGIN: Final = "argoproj-labs/gatewayAPI"
 _INTERVAL_S: Final = 60
 _CHECKS: Final = 5
+_FULL: Final = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,19 +65,14 @@ def argo_rollouts(facts: Facts, place: Place, options: ArgoOptions) -> Export:
     losses = [
         *implied_access(facts, *ASKS_NOBODY),
         *model_losses(facts, fetched=True),
-        *(loss for e in facts.endpoints for loss in rollout_losses(e)),
+        *(loss for e in facts.endpoints for loss in _losses(e)),
     ]
-    return finish(
-        Target.ARGO_ROLLOUTS,
-        facts,
-        documents,
-        losses=losses,
-        notes=rollout_notes(facts, options.pods),
-    )
+    notes = _notes(facts, options.pods)
+    return finish(Target.ARGO_ROLLOUTS, facts, documents, losses=losses, notes=notes)
 
 
-def rollout_losses(endpoint: Endpoint) -> Iterator[Loss]:
-    """Kinds of rollouts that other tools do not have."""
+def _losses(endpoint: Endpoint) -> Iterator[Loss]:
+    """Kinds of rollouts that Argo does not have."""
     rollout = endpoint.spec.rollout
     if rollout is not None and rollout.strategy in {"ab", "shadow"}:
         yield Loss(
@@ -92,7 +88,7 @@ def rollout_losses(endpoint: Endpoint) -> Iterator[Loss]:
         )
 
 
-def rollout_notes(facts: Facts, pods: PodOptions) -> Iterator[Note]:
+def _notes(facts: Facts, pods: PodOptions) -> Iterator[Note]:
     """What is not as it is behind our own gateway, and what pods lack."""
     for endpoint in facts.endpoints:
         yield Note(
@@ -121,7 +117,7 @@ def _documents(
         yield Document(
             name=f"analysistemplate-{name}", body=_analysis(endpoint, place, options, name, checks)
         )
-    scaler = hpa(place, facts, endpoint, {"apiVersion": _API, "kind": "Rollout", "name": name})
+    scaler = _hpa(facts, endpoint, place, name)
     spec: Body = {
         **({} if scaler else {"replicas": version.replicas}),
         "selector": {"matchLabels": selector},
@@ -140,6 +136,19 @@ def _documents(
     yield Document(name=f"rollout-{name}", body=body)
     if scaler is not None:
         yield Document(name=f"horizontalpodautoscaler-{name}", body=scaler)
+
+
+def _hpa(facts: Facts, endpoint: Endpoint, place: Place, name: str) -> Body | None:
+    """The HPA of the Rollout, as the driver makes it; None where no HPA scales the endpoint."""
+    scaling = endpoint.spec.autoscale
+    is_by_hpa = facts.spec.kubernetes.autoscaler == Autoscaler.HPA
+    if scaling is None or scaling.target_in_flight is None or not is_by_hpa:
+        return None
+    scale = scaling.settings(slo_latency_s=None)
+    least, most = bounds_of(scale, _FULL)
+    metadata = place.metadata(name, labels(place.instance, "replica", endpoint=endpoint.name))
+    rollout: Body = {"apiVersion": _API, "kind": "Rollout", "name": name}
+    return hpa_of(metadata, scale, least, most, target=scaling.target_in_flight, of=rollout)
 
 
 _SELECTED: Final = (

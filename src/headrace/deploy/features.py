@@ -16,7 +16,6 @@ class Target(StrEnum):
     GATEWAY_API = "gateway-api"
     KSERVE = "kserve"
     ARGO_ROLLOUTS = "argo-rollouts"
-    FLAGGER = "flagger"
     KONG = "kong"
     AWS_APIGATEWAY = "aws-apigateway"
     ENVOY = "envoy"

@@ -32,7 +32,7 @@ _NO_STICKY = no(
     "cannot keep a caller on one version", "export for Envoy, or keep Headrace's gateway behind it"
 )
 _PODS = yes("the replicas' pods")
-_NO_STEPS = no("has no steps", "export for Argo Rollouts or Flagger")
+_NO_STEPS = no("has no steps", "export for Argo Rollouts")
 _STEP_BY_STEP = kept("routes are of one moment: export again (`--from-system`) as it goes on")
 _NO_TEST = no("has no sequential test", "leave it out: thresholds decide there")
 _NO_DATA = no("compares no answers", "let Headrace roll it out, or set it null")
@@ -104,14 +104,14 @@ _PUBLIC_ONLY = Cell(
 )
 
 TABLE: Final[tuple[Feature, ...]] = (
-    # In each row: gateway-api, kserve, argo-rollouts, flagger, kong, aws-apigateway, envoy.
+    # In each row: gateway-api, kserve, argo-rollouts, kong, aws-apigateway, envoy.
     row("Format of the file", "version", every=kept("of the file")),
     row("Endpoints", "endpoints[].name", every=yes()),
     row(
         "Models and their versions",
         "endpoints[].model endpoints[].version endpoints[].versions endpoints[].versions[].model "
         "endpoints[].versions[].version",
-        *(yes("a Service per version"), yes("`storageUri`"), yes(), yes()),
+        *(yes("a Service per version"), yes("`storageUri`"), yes()),
         *(yes("a target per version"), _BEHIND, yes("`--replica`")),
     ),
     row(
@@ -119,20 +119,20 @@ TABLE: Final[tuple[Feature, ...]] = (
         "endpoints[].versions[].weight",
         yes(),
         yes("two versions: `canaryTrafficPercent`"),
-        *(_NO_SPLIT, _NO_SPLIT, yes(), _BEHIND, yes()),
+        *(_NO_SPLIT, yes(), _BEHIND, yes()),
     ),
     row(
         "Another's server",
         "endpoints[].upstream endpoints[].versions[].upstream",
         yes("`--service` names it"),
-        *(_NO_FOREIGN, _NO_FOREIGN, _NO_FOREIGN),
+        *(_NO_FOREIGN, _NO_FOREIGN),
         *(yes("`http` and `https` without a path"), _BEHIND, yes()),
     ),
     row(
         "TLS to another's server",
         "endpoints[].upstream.tls endpoints[].versions[].upstream.tls",
         no("its Service's TLS is a BackendTLSPolicy's", "write that policy by hand"),
-        *(_NO_FOREIGN, _NO_FOREIGN, _NO_FOREIGN),
+        *(_NO_FOREIGN, _NO_FOREIGN),
         no("certificates are entities of Kong's own", "add them there, with `tls_verify`"),
         *(_BEHIND, yes("certificates from the files")),
     ),
@@ -142,187 +142,180 @@ TABLE: Final[tuple[Feature, ...]] = (
         "endpoints[].upstream.health_interval_s endpoints[].versions[].upstream.health_interval_s "
         "endpoints[].upstream.max_requests endpoints[].versions[].upstream.max_requests",
         kept("its Service's readiness"),
-        *(_NO_FOREIGN, _NO_FOREIGN, _NO_FOREIGN),
+        *(_NO_FOREIGN, _NO_FOREIGN),
         no("is not exported", "add it to the upstream by hand"),
         *(_BEHIND, yes()),
     ),
     row(
         "Replicas",
         "endpoints[].replicas endpoints[].versions[].replicas",
-        *(_REPLICAS, yes(), yes(), yes(), _REPLICAS, _BEHIND, _REPLICAS),
+        *(_REPLICAS, yes(), yes(), _REPLICAS, _BEHIND, _REPLICAS),
     ),
     row(
         "Batching, labels, runtime, device, nulls",
         "endpoints[].batching endpoints[].labels endpoints[].runtime endpoints[].device "
         "endpoints[].nulls",
-        *(_REPLICAS, _SETTINGS, _SETTINGS, _SETTINGS, _REPLICAS, _BEHIND, _REPLICAS),
+        *(_REPLICAS, _SETTINGS, _SETTINGS, _REPLICAS, _BEHIND, _REPLICAS),
     ),
     row(
         "Code of the model's author",
         "endpoints[].allow_code",
-        *(_REPLICAS, yes(), yes(), yes(), _REPLICAS, _BEHIND, _REPLICAS),
+        *(_REPLICAS, yes(), yes(), _REPLICAS, _BEHIND, _REPLICAS),
     ),
     row(
         "Network of the replicas",
         "endpoints[].network",
         _REPLICAS,
-        *(about("pods have one unless a NetworkPolicy forbids it"),) * 3,
+        *(about("pods have one unless a NetworkPolicy forbids it"),) * 2,
         *(_REPLICAS, _BEHIND, _REPLICAS),
     ),
     row(
         "Isolation and memory of the replicas",
         "endpoints[].isolation endpoints[].memory_bytes",
         _REPLICAS,
-        *(about("as the pods' security context and limits say"),) * 3,
+        *(about("as the pods' security context and limits say"),) * 2,
         *(_REPLICAS, _BEHIND, _REPLICAS),
     ),
     row(
         "Timeout",
         "endpoints[].timeout_s",
-        *(yes(), about("whole seconds"), yes(), about("whole seconds")),
+        *(yes(), about("whole seconds"), yes()),
         about("between two reads"),
         yes("up to 29 s"),
         yes(),
     ),
-    row("SLO", "endpoints[].slo", *(_RULES,) * 7),
+    row("SLO", "endpoints[].slo", *(_RULES,) * 6),
     row(
         "SLO in a rollout",
         "endpoints[].slo.latency_s",
-        *(_RULES, _RULES, yes("a threshold of the analysis"), yes("a threshold of the analysis")),
-        *(_RULES, _RULES, _RULES),
+        *(_RULES, _RULES, yes("a threshold of the analysis"), _RULES, _RULES, _RULES),
     ),
     row(
         "Scaling: bounds and target",
         "endpoints[].autoscale endpoints[].autoscale.max_replicas "
         "endpoints[].autoscale.target_in_flight",
-        *(_REPLICAS, yes(), _NO_SCALER, _NO_SCALER, _REPLICAS, _BEHIND, _REPLICAS),
+        *(_REPLICAS, yes(), _NO_SCALER, _REPLICAS, _BEHIND, _REPLICAS),
     ),
     row(
         "Scaling to zero",
         "endpoints[].autoscale.min_replicas",
-        *(_NO_ZERO, yes(), _NO_SCALER, _NO_SCALER, _NO_ZERO, _BEHIND, _NO_ZERO),
+        *(_NO_ZERO, yes(), _NO_SCALER, _NO_ZERO, _BEHIND, _NO_ZERO),
     ),
     row(
         "Scaling: windows, panic, idle time",
         "endpoints[].autoscale.stable_window_s endpoints[].autoscale.panic_window_s "
         "endpoints[].autoscale.panic_ratio endpoints[].autoscale.idle_s",
-        *(_REPLICAS, _KNATIVE, _NO_SUCH_SCALER, _NO_SUCH_SCALER, _REPLICAS, _BEHIND, _REPLICAS),
+        *(_REPLICAS, _KNATIVE, _NO_SUCH_SCALER, _REPLICAS, _BEHIND, _REPLICAS),
     ),
     row(
         "Scaling: delay before fewer",
         "endpoints[].autoscale.scale_down_delay_s",
-        *(_REPLICAS, _KNATIVE, _NO_SCALER, _NO_SCALER, _REPLICAS, _BEHIND, _REPLICAS),
+        *(_REPLICAS, _KNATIVE, _NO_SCALER, _REPLICAS, _BEHIND, _REPLICAS),
     ),
     row(
         "Scaling: step sizes",
         "endpoints[].autoscale.max_scale_up_ratio endpoints[].autoscale.max_scale_down_ratio",
-        *(_REPLICAS, _NO_KNATIVE, _NO_SCALER, _NO_SCALER, _REPLICAS, _BEHIND, _REPLICAS),
+        *(_REPLICAS, _NO_KNATIVE, _NO_SCALER, _REPLICAS, _BEHIND, _REPLICAS),
     ),
     row(
         "Scaling: waits, schedules, holding",
         "endpoints[].autoscale.target_queue_wait_s endpoints[].autoscale.schedule "
         "endpoints[].autoscale.hold_s endpoints[].autoscale.max_held",
-        *(_REPLICAS, _NO_KNATIVE, _NO_SUCH_SCALER, _NO_SUCH_SCALER),
-        *(_REPLICAS, _BEHIND, _REPLICAS),
+        *(_REPLICAS, _NO_KNATIVE, _NO_SUCH_SCALER, _REPLICAS, _BEHIND, _REPLICAS),
     ),
     row(
         "Rollout: canary, blue-green",
         "endpoints[].rollout",
-        *(_STEP_BY_STEP, _NO_STEPS, yes(), yes(), _STEP_BY_STEP, _BEHIND, _STEP_BY_STEP),
+        *(_STEP_BY_STEP, _NO_STEPS, yes(), _STEP_BY_STEP, _BEHIND, _STEP_BY_STEP),
     ),
     row(
         "Rollout: A/B",
         "endpoints[].rollout.weight endpoints[].rollout.mismatch_alpha",
-        *(_STEP_BY_STEP, _NO_STEPS, _NO_STICKY, _NO_STICKY),
-        *(_STEP_BY_STEP, _BEHIND, _STEP_BY_STEP),
+        *(_STEP_BY_STEP, _NO_STEPS, _NO_STICKY, _STEP_BY_STEP, _BEHIND, _STEP_BY_STEP),
     ),
     row(
         "Rollout: shadow",
         "endpoints[].rollout.mirror_percent endpoints[].rollout.promotes",
-        *(_STEP_BY_STEP, _NO_STEPS, _NO_DATA, _NO_DATA, _STEP_BY_STEP, _BEHIND, _STEP_BY_STEP),
+        *(_STEP_BY_STEP, _NO_STEPS, _NO_DATA, _STEP_BY_STEP, _BEHIND, _STEP_BY_STEP),
     ),
     row(
         "Rollout: fresh copies of the old version",
         "endpoints[].rollout.baseline",
-        *(_STEP_BY_STEP, _NO_STEPS, _NO_BASELINE, _NO_BASELINE),
-        *(_STEP_BY_STEP, _BEHIND, _STEP_BY_STEP),
+        *(_STEP_BY_STEP, _NO_STEPS, _NO_BASELINE, _STEP_BY_STEP, _BEHIND, _STEP_BY_STEP),
     ),
     row(
         "Rollout: level of the test",
         "endpoints[].rollout.alpha",
-        *(_STEP_BY_STEP, _NO_STEPS, _NO_TEST, _NO_TEST, _STEP_BY_STEP, _BEHIND, _STEP_BY_STEP),
+        *(_STEP_BY_STEP, _NO_STEPS, _NO_TEST, _STEP_BY_STEP, _BEHIND, _STEP_BY_STEP),
     ),
     row(
         "Rollout: smallest sample",
         "endpoints[].rollout.min_samples",
         *(_STEP_BY_STEP, _NO_STEPS, about("requests within the query's window")),
-        about("requests within the query's window; fewer halt it"),
         *(_STEP_BY_STEP, _BEHIND, _STEP_BY_STEP),
     ),
     row(
         "Rollout: warm-up",
         "endpoints[].rollout.warmup_s",
         *(_STEP_BY_STEP, _NO_STEPS, yes("`initialDelay`")),
-        no("counts from the first check on", "leave it out"),
         *(_STEP_BY_STEP, _BEHIND, _STEP_BY_STEP),
     ),
     row(
         "Rollout: longest time, and what then",
         "endpoints[].rollout.max_duration_s endpoints[].rollout.on_timeout",
-        *(_STEP_BY_STEP, _NO_STEPS, _NO_TIME, _NO_TIME, _STEP_BY_STEP, _BEHIND, _STEP_BY_STEP),
+        *(_STEP_BY_STEP, _NO_STEPS, _NO_TIME, _STEP_BY_STEP, _BEHIND, _STEP_BY_STEP),
     ),
     row(
         "Rollout: time to become ready",
         "endpoints[].rollout.ready_timeout_s",
         *(_STEP_BY_STEP, _NO_STEPS, yes("`progressDeadlineSeconds`")),
-        *(yes("`progressDeadlineSeconds`"), _STEP_BY_STEP, _BEHIND, _STEP_BY_STEP),
+        *(_STEP_BY_STEP, _BEHIND, _STEP_BY_STEP),
     ),
     row(
         "Rollout: the old version is kept",
         "endpoints[].rollout.keep_s",
         *(_STEP_BY_STEP, _NO_STEPS, yes("`scaleDownDelaySeconds`")),
-        no("ends the old version at once", "leave it out, or export for Argo Rollouts"),
         *(_STEP_BY_STEP, _BEHIND, _STEP_BY_STEP),
     ),
     row(
         "Rollout: errors, rejections, latency",
         "endpoints[].rollout.metrics",
         *(_STEP_BY_STEP, _NO_STEPS, about("thresholds on the replicas' metrics")),
-        *(about("thresholds on the replicas' metrics"), _STEP_BY_STEP, _BEHIND, _STEP_BY_STEP),
+        *(_STEP_BY_STEP, _BEHIND, _STEP_BY_STEP),
     ),
     row(
         "Rollout: answers, agreement, reward",
         "endpoints[].rollout.metrics.predictions endpoints[].rollout.metrics.disagreement "
         "endpoints[].rollout.metrics.reward",
-        *(_STEP_BY_STEP, _NO_STEPS, _NO_DATA, _NO_DATA, _STEP_BY_STEP, _BEHIND, _STEP_BY_STEP),
+        *(_STEP_BY_STEP, _NO_STEPS, _NO_DATA, _STEP_BY_STEP, _BEHIND, _STEP_BY_STEP),
     ),
     row(
         "Sticky callers: header, cookie",
         "endpoints[].sticky",
-        *(_NO_STICKY, _NO_STICKY, _NO_STICKY, _NO_STICKY),
+        *(_NO_STICKY, _NO_STICKY, _NO_STICKY),
         about("consistent hashing: few callers move when weights change"),
         *(_BEHIND, yes()),
     ),
     row(
         "Sticky callers: a token's claim",
         "endpoints[].sticky.claim",
-        *(_NO_STICKY, _NO_STICKY, _NO_STICKY, _NO_STICKY, _NO_STICKY, _BEHIND, yes()),
+        *(_NO_STICKY, _NO_STICKY, _NO_STICKY, _NO_STICKY, _BEHIND, yes()),
     ),
     row(
         "Drift, features, payload log",
         "endpoints[].drift endpoints[].features endpoints[].payload_log online_stores",
-        *(_REPLICAS, _NO_CONTROL, _NO_CONTROL, _NO_CONTROL, _REPLICAS, _BEHIND, _REPLICAS),
+        *(_REPLICAS, _NO_CONTROL, _NO_CONTROL, _REPLICAS, _BEHIND, _REPLICAS),
     ),
     row(
         "Pools",
         "endpoints[].pool",
-        *(_NO_POOL, _NO_POOL, _NO_POOL, _NO_POOL, _NO_POOL, _BEHIND, _NO_POOL),
+        *(_NO_POOL, _NO_POOL, _NO_POOL, _NO_POOL, _BEHIND, _NO_POOL),
     ),
     row("Pools' own settings", "pools", every=kept("of the pools' processes")),
     row(
         "Access",
         "endpoints[].access",
-        *(_PUBLIC_ONLY,) * 4,
+        *(_PUBLIC_ONLY,) * 3,
         no(
             "takes no client certificates",
             "let keys or tokens in only, or add Kong's `mtls-auth`",
@@ -340,13 +333,13 @@ TABLE: Final[tuple[Feature, ...]] = (
     row(
         "Tokens: issuer, audience, keys",
         "auth.jwt auth.jwt[].name auth.jwt[].issuer auth.jwt[].jwks_file",
-        *(_NO_AUTH,) * 4,
+        *(_NO_AUTH,) * 3,
         *(yes("one RSA or EC key of a file"), yes("HTTP API"), yes()),
     ),
     row(
         "Tokens: audience",
         "auth.jwt[].audiences",
-        *(_NO_AUTH,) * 4,
+        *(_NO_AUTH,) * 3,
         no(
             "its `jwt` plugin checks no audience: a token for another service would be let in",
             "use the `openid-connect` plugin (Enterprise), or Headrace's gateway behind it",
@@ -356,7 +349,7 @@ TABLE: Final[tuple[Feature, ...]] = (
     row(
         "Tokens: keys from a URL",
         "auth.jwt[].jwks_url",
-        *(_NO_AUTH,) * 4,
+        *(_NO_AUTH,) * 3,
         no("its `jwt` plugin fetches no keys", "give `jwks_file`"),
         *(about("found by the issuer's own document"), yes()),
     ),
@@ -364,14 +357,14 @@ TABLE: Final[tuple[Feature, ...]] = (
         "Tokens: clocks, cache, claims",
         "auth.jwt[].jwks_cache_s auth.jwt[].clock_skew_s auth.jwt[].caller_claim "
         "auth.jwt[].scope_claim auth.jwt[].tier_claim",
-        *(_NO_AUTH,) * 4,
+        *(_NO_AUTH,) * 3,
         no("its `jwt` plugin has no such setting", "leave it out"),
         *(_BEHIND, yes()),
     ),
     row(
         "Client certificates",
         "auth.certificates",
-        *(_NO_AUTH,) * 4,
+        *(_NO_AUTH,) * 3,
         no("takes no client certificates", "add Kong's `mtls-auth`"),
         no("ends TLS, so that none comes to the gateway behind", "let keys or tokens in"),
         yes(),
@@ -379,54 +372,54 @@ TABLE: Final[tuple[Feature, ...]] = (
     row(
         "Tiers",
         "tiers",
-        *(_NO_TIER,) * 4,
+        *(_NO_TIER,) * 3,
         no("has kinds of callers in Enterprise only", "limit `per_caller`"),
         *(about("a usage plan each (REST API); the gateway behind limits too"), yes()),
     ),
     row(
         "Tiers: rows, concurrency, days",
         "tiers[].rows_per_s tiers[].max_concurrent tiers[].requests_per_day",
-        *(_NO_TIER,) * 4,
+        *(_NO_TIER,) * 3,
         no("has kinds of callers in Enterprise only", "limit `per_caller`"),
         *(_BEHIND, _NO_COUNT),
     ),
     row(
         "Limits: requests per second",
         "endpoints[].limits.requests_per_s",
-        *(_NO_LIMIT,) * 4,
+        *(_NO_LIMIT,) * 3,
         about("fixed windows, the split and each version by itself"),
         *(about("throttling, of each of its routes by itself"), yes()),
     ),
     row(
         "Limits: burst",
         "endpoints[].limits.burst",
-        *(_NO_LIMIT,) * 4,
+        *(_NO_LIMIT,) * 3,
         no("has fixed windows without a burst", "leave it out"),
         *(yes("throttling"), yes()),
     ),
     row(
         "Limits: requests per day",
         "endpoints[].limits.requests_per_day endpoints[].limits.per_caller.requests_per_day",
-        *(_NO_LIMIT,) * 4,
+        *(_NO_LIMIT,) * 3,
         *(about("each node counts for itself"), _BEHIND, _NO_COUNT),
     ),
     row(
         "Limits: rows, concurrency",
         "endpoints[].limits.rows_per_s endpoints[].limits.max_concurrent "
         "endpoints[].limits.per_caller.rows_per_s endpoints[].limits.per_caller.max_concurrent",
-        *(_NO_LIMIT,) * 4,
+        *(_NO_LIMIT,) * 3,
         *(_NO_COUNT, _BEHIND, _NO_COUNT),
     ),
     row(
         "Limits per caller",
         "endpoints[].limits.per_caller",
-        *(_NO_LIMIT,) * 4,
+        *(_NO_LIMIT,) * 3,
         *(about("fixed windows"), _BEHIND, yes()),
     ),
     row(
         "Limits per caller: burst",
         "endpoints[].limits.per_caller.burst",
-        *(_NO_LIMIT,) * 4,
+        *(_NO_LIMIT,) * 3,
         no("has fixed windows without a burst", "leave it out"),
         *(_BEHIND, yes()),
     ),
@@ -434,51 +427,51 @@ TABLE: Final[tuple[Feature, ...]] = (
         "Size of a request",
         "endpoints[].limits.max_body_bytes",
         _NO_LIMIT,
-        *(_SETTINGS, _SETTINGS, _SETTINGS),
+        *(_SETTINGS, _SETTINGS),
         *(yes(), yes("up to 10 MB, by the gateway behind"), yes()),
     ),
     row(
         "Size of a request, of the gateway",
         "gateway.max_body_bytes",
         _NO_LIMIT,
-        *(_SETTINGS, _SETTINGS, _SETTINGS),
+        *(_SETTINGS, _SETTINGS),
         *(yes(), yes("up to 10 MB, by the gateway behind"), yes()),
     ),
     row(
         "The gateway's addresses",
         "gateway.host gateway.http_port gateway.grpc_port",
-        *(kept("its own listeners"),) * 6,
+        *(kept("its own listeners"),) * 5,
         yes(),
     ),
-    row("The gateway's TLS", "gateway.tls", *(kept("its own listeners"),) * 6, yes("its files")),
+    row("The gateway's TLS", "gateway.tls", *(kept("its own listeners"),) * 5, yes("its files")),
     row(
         "The gateway's client certificates",
         "gateway.tls.client_ca_file gateway.tls.require_client_certificate",
-        *(no("its listeners are not exported", "set it there, then `--allow-loss` it"),) * 6,
+        *(no("its listeners are not exported", "set it there, then `--allow-loss` it"),) * 5,
         yes(),
     ),
-    row("The gateway's connections", "gateway.connections", *(_OURS,) * 6, yes()),
+    row("The gateway's connections", "gateway.connections", *(_OURS,) * 5, yes()),
     row(
         "Request log",
         "gateway.access_log gateway.request_log endpoints[].request_log",
-        *(_OURS,) * 6,
+        *(_OURS,) * 5,
         yes(),
     ),
     row(
         "Limits that gateways share",
         "gateway.shared_limits gateway.limits_service gateway.limits_listen",
-        *(_OURS,) * 6,
+        *(_OURS,) * 5,
         no("the service is a control plane's", "leave it out, or keep the control plane"),
     ),
     row(
         "Signatures",
         "security",
-        *(_REPLICAS, _NO_CONTROL, _NO_CONTROL, _NO_CONTROL, _REPLICAS, _BEHIND, _REPLICAS),
+        *(_REPLICAS, _NO_CONTROL, _NO_CONTROL, _REPLICAS, _BEHIND, _REPLICAS),
     ),
     row(
         "Traces",
         "tracing",
-        *(_REPLICAS, _NO_CONTROL, _NO_CONTROL, _NO_CONTROL, _REPLICAS, _BEHIND, yes()),
+        *(_REPLICAS, _NO_CONTROL, _NO_CONTROL, _REPLICAS, _BEHIND, yes()),
     ),
     row(
         "Pods: image, resources, nodes, environment",
@@ -486,14 +479,14 @@ TABLE: Final[tuple[Feature, ...]] = (
         "kubernetes.node_selector kubernetes.tolerations kubernetes.replica_env "
         "kubernetes.service_account kubernetes.runtime_class kubernetes.priority_class "
         "kubernetes.pod_annotations kubernetes.endpoints kubernetes.pools",
-        *(_REPLICAS, _PODS, _PODS, _PODS, _REPLICAS, _BEHIND, _REPLICAS),
+        *(_REPLICAS, _PODS, _PODS, _REPLICAS, _BEHIND, _REPLICAS),
     ),
     row(
         "Pods: who scales them",
         "kubernetes.autoscaler kubernetes.prometheus_url",
         _REPLICAS,
         no("scales by itself, by requests", "leave it out"),
-        *(_NO_KEDA, _NO_KEDA, _REPLICAS, _BEHIND, _REPLICAS),
+        *(_NO_KEDA, _REPLICAS, _BEHIND, _REPLICAS),
     ),
     row(
         "Pods: how many Deployments replace theirs at once",

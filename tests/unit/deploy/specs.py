@@ -66,7 +66,6 @@ EXPORTERS: Final[Mapping[Target, Callable[[Facts], Export]]] = {
         f, Place(), deploy.KserveOptions(storage="s3://models/{model}/{version}/{file}")
     ),
     Target.ARGO_ROLLOUTS: lambda f: deploy.argo_rollouts(f, Place(), deploy.ArgoOptions(pods=PODS)),
-    Target.FLAGGER: lambda f: deploy.flagger(f, Place(), deploy.FlaggerOptions(pods=PODS)),
     Target.KONG: lambda f: deploy.kong(f, deploy.KongOptions(replicas=_replicas(f))),
     Target.AWS_APIGATEWAY: lambda f: deploy.aws_apigateway(
         f, deploy.AwsOptions(backend="https://models.example.com")

@@ -23,7 +23,7 @@ def test_the_same_of_several_places_is_said_once_with_all_of_them() -> None:
     assert told_once(notes) == ("e[0], e[1]: x", "all", "e[0]: y")
 
 
-@pytest.mark.parametrize("target", [Target.GATEWAY_API, Target.ARGO_ROLLOUTS, Target.FLAGGER])
+@pytest.mark.parametrize("target", [Target.GATEWAY_API, Target.ARGO_ROLLOUTS])
 def test_what_is_about_every_endpoint_is_one_line(target: Target) -> None:
     endpoints = [{"name": name, "access": "public", "model": "fraud:2"} for name in NAMES]
     facts = read_facts(parse_spec({"version": 1, "endpoints": endpoints}), artifacts=ARTIFACTS)

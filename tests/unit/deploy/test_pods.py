@@ -14,14 +14,12 @@ from headrace.core import EndpointName, ReplicaSettings
 from headrace.deploy import (
     ArgoOptions,
     Artifact,
-    FlaggerOptions,
     KserveOptions,
     NotExpressibleError,
     Place,
     PodOptions,
     Target,
     argo_rollouts,
-    flagger,
     kserve,
 )
 from headrace.deploy.pods import revision_of
@@ -64,22 +62,21 @@ def _driver_objects(said: dict[str, Any], kubernetes: dict[str, Any]) -> dict[st
     return {one["kind"]: one for one in objects}
 
 
-def _template(target: Target, said: dict[str, Any], kubernetes: dict[str, Any]) -> dict[str, Any]:
-    kind = "Rollout" if target is Target.ARGO_ROLLOUTS else "Deployment"
-    (body,) = bodies(EXPORTERS[target](facts_of(said, kubernetes=kubernetes)), kind)
+def _template(said: dict[str, Any], kubernetes: dict[str, Any]) -> dict[str, Any]:
+    export = EXPORTERS[Target.ARGO_ROLLOUTS](facts_of(said, kubernetes=kubernetes))
+    (body,) = bodies(export, "Rollout")
     template: dict[str, Any] = copy.deepcopy(body["spec"]["template"])
     return template
 
 
-@pytest.mark.parametrize("target", [Target.ARGO_ROLLOUTS, Target.FLAGGER])
 @pytest.mark.parametrize("kubernetes", [{}, _TOLD, {"endpoints": {"fraud": _TOLD}}])
 def test_an_exported_pod_is_the_drivers_of_a_replica_with_grpc_but_for_whose_it_is(
-    target: Target, kubernetes: dict[str, Any]
+    kubernetes: dict[str, Any],
 ) -> None:
     said = {"batching": {"max_batch_size": 8}, "device": "cuda"}
     drivers = _driver_objects(said, kubernetes)
     mine, theirs = (
-        _template(target, said, kubernetes),
+        _template(said, kubernetes),
         drivers["Deployment"]["spec"]["template"],
     )
 
@@ -93,30 +90,26 @@ def test_an_exported_pod_is_the_drivers_of_a_replica_with_grpc_but_for_whose_it_
         (settings,) = (v for v in template["spec"]["volumes"] if v["name"] == "settings")
         assert settings["configMap"].pop("name").startswith("headrace-fraud-2-")
     assert mine["spec"] == theirs["spec"]
-    mine["metadata"]["labels"].pop("app", None)  # Flagger's own
     changed = {"app.kubernetes.io/managed-by": "headrace-export"}
     assert mine["metadata"]["labels"] == theirs["metadata"]["labels"] | changed
     assert mine["metadata"]["annotations"].items() < theirs["metadata"]["annotations"].items()
 
 
-@pytest.mark.parametrize("target", [Target.ARGO_ROLLOUTS, Target.FLAGGER])
-def test_a_control_plane_takes_no_exported_pod_for_its_own(target: Target) -> None:
-    annotations = _template(target, {}, {})["metadata"]["annotations"]
+def test_a_control_plane_takes_no_exported_pod_for_its_own() -> None:
+    annotations = _template({}, {})["metadata"]["annotations"]
 
     assert not annotations.keys() & {"headrace.dev/endpoint", "headrace.dev/revision-id"}
 
 
-@pytest.mark.parametrize("target", [Target.ARGO_ROLLOUTS, Target.FLAGGER, Target.KSERVE])
+@pytest.mark.parametrize("target", [Target.ARGO_ROLLOUTS, Target.KSERVE])
 def test_pods_of_a_spec_fit_their_schemas(target: Target) -> None:
     assert complaints(bodies(EXPORTERS[target](facts_of(kubernetes=_TOLD)))) == []
 
 
-@pytest.mark.parametrize("target", [Target.ARGO_ROLLOUTS, Target.FLAGGER])
-def test_another_setting_is_another_config_map_so_that_old_pods_keep_theirs(
-    target: Target,
-) -> None:
+def test_another_setting_is_another_config_map_so_that_old_pods_keep_theirs() -> None:
+    export = EXPORTERS[Target.ARGO_ROLLOUTS]
     one, other = (
-        bodies(EXPORTERS[target](facts_of({"batching": {"max_batch_size": size}})), "ConfigMap")
+        bodies(export(facts_of({"batching": {"max_batch_size": size}})), "ConfigMap")
         for size in (8, 16)
     )
 
@@ -132,7 +125,7 @@ def test_a_config_map_is_called_as_the_driver_calls_its_own() -> None:
     assert settings["metadata"]["name"] == name_of(revision)
 
 
-@pytest.mark.parametrize("target", [Target.ARGO_ROLLOUTS, Target.FLAGGER, Target.KSERVE])
+@pytest.mark.parametrize("target", [Target.ARGO_ROLLOUTS, Target.KSERVE])
 def test_replicas_are_told_what_the_registry_knows_of_the_model(target: Target) -> None:
     artifact = Artifact(
         filename="model.onnx",
@@ -155,15 +148,13 @@ def test_an_image_that_is_asked_for_beside_the_spec_is_taken() -> None:
     facts, pods = facts_of(kubernetes=_TOLD), PodOptions(image="other.test/r:1", artifacts="s3://m")
 
     (rollout,) = bodies(argo_rollouts(facts, Place(), ArgoOptions(pods=pods)), "Rollout")
-    (deployment,) = bodies(flagger(facts, Place(), FlaggerOptions(pods=pods)), "Deployment")
     (service,) = bodies(
         kserve(facts, Place(), KserveOptions(storage=_STORAGE, pods=pods)), "InferenceService"
     )
 
-    for body in (rollout, deployment):
-        spec = body["spec"]["template"]["spec"]
-        images = {each["image"] for each in (*spec["containers"], *spec["initContainers"])}
-        assert images == {"other.test/r:1"}
+    spec = rollout["spec"]["template"]["spec"]
+    images = {each["image"] for each in (*spec["containers"], *spec["initContainers"])}
+    assert images == {"other.test/r:1"}
     assert service["spec"]["predictor"]["model"]["image"] == "other.test/r:1"
 
 

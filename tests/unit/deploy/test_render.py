@@ -40,10 +40,10 @@ def test_a_file_says_who_wrote_it_and_what_is_only_about_the_same() -> None:
 
 
 def test_objects_of_kubernetes_are_one_list_in_json() -> None:
-    document = json.loads(text_of(EXPORTERS[Target.FLAGGER](facts_of()), Format.JSON))
+    document = json.loads(text_of(EXPORTERS[Target.ARGO_ROLLOUTS](facts_of()), Format.JSON))
 
     assert document["kind"] == "List"
-    assert {item["kind"] for item in document["items"]} >= {"Canary", "Deployment"}
+    assert {item["kind"] for item in document["items"]} >= {"Rollout", "Service"}
 
 
 def test_json_has_no_room_for_documents_of_several_kinds() -> None:

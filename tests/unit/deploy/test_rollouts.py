@@ -1,4 +1,4 @@
-"""Plans of rollouts, in Argo's and Flagger's words."""
+"""Plans of rollouts as Argo Rollouts has them."""
 
 from typing import Any
 
@@ -9,7 +9,6 @@ from headrace.core import ReplicaSettings
 from headrace.deploy import (
     ArgoOptions,
     Artifact,
-    FlaggerOptions,
     NotExpressibleError,
     Observed,
     Place,
@@ -17,7 +16,6 @@ from headrace.deploy import (
     Share,
     Target,
     argo_rollouts,
-    flagger,
 )
 from tests.kube import complaints
 from tests.unit.deploy.specs import EXPORTERS, PODS, bodies, facts_of
@@ -25,10 +23,6 @@ from tests.unit.deploy.specs import EXPORTERS, PODS, bodies, facts_of
 
 def _argo(said: dict[str, Any], kind: str) -> dict[str, Any]:
     return bodies(argo_rollouts(facts_of(said), Place(), ArgoOptions(pods=PODS)), kind)[0]
-
-
-def _flagger(said: dict[str, Any], kind: str = "Canary") -> list[dict[str, Any]]:
-    return bodies(flagger(facts_of(said), Place(), FlaggerOptions(pods=PODS)), kind)
 
 
 def _canary(*steps: dict[str, Any], **more: Any) -> dict[str, Any]:  # noqa: ANN401  # as a file has it
@@ -103,40 +97,6 @@ def test_a_template_has_a_check_for_each_metric_and_limit() -> None:
     assert all(">= 50" in m["provider"]["prometheus"]["query"] for m in metrics)
 
 
-def test_flagger_has_the_plans_weights_and_the_same_checks() -> None:
-    said = _canary(
-        {"weight": 10, "pause_s": 120, "until": "verdict"},
-        {"weight": 50, "pause_s": 120, "until": "verdict"},
-    )
-    (canary,) = _flagger(said)
-
-    analysis = canary["spec"]["analysis"]
-    assert analysis["stepWeights"] == [10, 50]
-    assert analysis["interval"] == "120s"
-    templates = {one["metadata"]["name"] for one in _flagger(said, "MetricTemplate")}
-    assert {metric["templateRef"]["name"] for metric in analysis["metrics"]} == templates
-
-
-def test_flagger_without_a_plan_changes_over_at_once() -> None:
-    (canary,) = _flagger({})
-
-    assert canary["spec"]["skipAnalysis"] is True
-
-
-@pytest.mark.parametrize(
-    ("said", "told"),
-    [
-        (_canary({"weight": 10, "until": "approval"}), "asks a web service for approval"),
-        (_canary({"weight": 10}, {"weight": 20, "pause_s": 5}), "holds all steps equally long"),
-        ({"rollout": {"strategy": "blue-green", "approval": True}}, "asks a web service"),
-        ({"timeout_s": None}, "has no route without one"),
-    ],
-)
-def test_what_flagger_has_no_words_for_is_refused(said: dict[str, Any], told: str) -> None:
-    with pytest.raises(NotExpressibleError, match=told):
-        _flagger(said)
-
-
 _SCALING = {
     "min_replicas": 2,
     "max_replicas": 9,
@@ -146,55 +106,38 @@ _SCALING = {
 }
 
 
-@pytest.mark.parametrize(
-    ("target", "kind", "api"),
-    [
-        (Target.ARGO_ROLLOUTS, "Rollout", "argoproj.io/v1alpha1"),
-        (Target.FLAGGER, "Deployment", "apps/v1"),
-    ],
-)
-def test_an_hpa_scales_what_is_rolled_out_where_the_spec_says_so(
-    target: Target, kind: str, api: str
-) -> None:
+def test_an_hpa_scales_what_is_rolled_out_where_the_spec_says_so() -> None:
     facts = facts_of({"autoscale": _SCALING, "replicas": 3}, kubernetes={"autoscaler": "hpa"})
 
-    objects = bodies(EXPORTERS[target](facts))
+    objects = bodies(EXPORTERS[Target.ARGO_ROLLOUTS](facts))
 
     assert complaints(objects) == []
-    scaled = next(one for one in objects if one["kind"] == kind)
+    scaled = next(one for one in objects if one["kind"] == "Rollout")
     assert "replicas" not in scaled["spec"]  # else each apply would undo what the HPA did
     (spec,) = (one["spec"] for one in objects if one["kind"] == "HorizontalPodAutoscaler")
-    of = {"apiVersion": api, "kind": kind, "name": scaled["metadata"]["name"]}
+    name = scaled["metadata"]["name"]
+    of = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Rollout", "name": name}
     assert spec["scaleTargetRef"] == of
     assert (spec["minReplicas"], spec["maxReplicas"]) == (2, 9)
     assert spec["metrics"][0]["pods"]["target"]["averageValue"] == "4500m"
     assert spec["behavior"]["scaleDown"]["stabilizationWindowSeconds"] == 90
     assert spec["behavior"]["scaleUp"]["policies"][0]["value"] == 200
-    if target is Target.FLAGGER:
-        (canary,) = (one for one in objects if one["kind"] == "Canary")
-        assert canary["spec"]["autoscalerRef"] == {
-            "apiVersion": "autoscaling/v2",
-            "kind": "HorizontalPodAutoscaler",
-            "name": scaled["metadata"]["name"],
-        }
 
 
-@pytest.mark.parametrize("target", [Target.ARGO_ROLLOUTS, Target.FLAGGER])
-def test_without_an_hpa_the_spec_says_how_many_pods_there_are(target: Target) -> None:
+def test_without_an_hpa_the_spec_says_how_many_pods_there_are() -> None:
     facts = facts_of({"replicas": 3}, kubernetes={"autoscaler": "hpa"})
 
-    objects = bodies(EXPORTERS[target](facts))
+    objects = bodies(EXPORTERS[Target.ARGO_ROLLOUTS](facts))
 
     assert not [one for one in objects if one["kind"] == "HorizontalPodAutoscaler"]
     assert 3 in {one["spec"].get("replicas") for one in objects if "spec" in one}
 
 
-@pytest.mark.parametrize("target", [Target.ARGO_ROLLOUTS, Target.FLAGGER])
-def test_what_no_hpa_knows_is_refused_also_where_one_scales(target: Target) -> None:
+def test_what_no_hpa_knows_is_refused_also_where_one_scales() -> None:
     facts = facts_of({"autoscale": {**_SCALING, "idle_s": 30}}, kubernetes={"autoscaler": "hpa"})
 
     with pytest.raises(NotExpressibleError) as caught:
-        EXPORTERS[target](facts)
+        EXPORTERS[Target.ARGO_ROLLOUTS](facts)
 
     assert [loss.place for loss in caught.value.losses] == ["endpoints[0].autoscale.idle_s"]
 
@@ -202,17 +145,17 @@ def test_what_no_hpa_knows_is_refused_also_where_one_scales(target: Target) -> N
 @pytest.mark.parametrize("strategy", ["ab", "shadow"])
 def test_rollouts_that_compare_callers_or_answers_are_headraces_own(strategy: str) -> None:
     facts = facts_of({"rollout": {"strategy": strategy}})
-    for target in (Target.ARGO_ROLLOUTS, Target.FLAGGER):
-        with pytest.raises(NotExpressibleError, match=r"endpoints\[0\]\.rollout\.strategy"):
-            EXPORTERS[target](facts)
+
+    with pytest.raises(NotExpressibleError, match=r"endpoints\[0\]\.rollout\.strategy"):
+        EXPORTERS[Target.ARGO_ROLLOUTS](facts)
 
 
 def test_a_rollout_that_goes_on_is_not_begun_again() -> None:
     shares = tuple(Share(version=v, weight=50, model=f"fraud:{v}") for v in ("1", "2"))
     facts = facts_of(_canary(), observed={"fraud": Observed(shares=shares)})
-    for target in (Target.ARGO_ROLLOUTS, Target.FLAGGER):
-        with pytest.raises(NotExpressibleError, match="in the middle of one"):
-            EXPORTERS[target](facts)
+
+    with pytest.raises(NotExpressibleError, match="in the middle of one"):
+        EXPORTERS[Target.ARGO_ROLLOUTS](facts)
 
 
 @pytest.mark.parametrize("target", list(Target))

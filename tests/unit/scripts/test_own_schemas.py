@@ -1,4 +1,4 @@
-"""Our own schemas let pass what the projects document, and nothing else."""
+"""The schema of Kong's file lets pass what Kong documents, and nothing else."""
 
 import copy
 from collections.abc import Callable
@@ -7,18 +7,8 @@ from typing import Any, Final
 import jsonschema
 import pytest
 
-from tests.own_schemas import FLAGGER, KONG
+from tests.own_schemas import KONG
 
-_CANARY: Final[dict[str, Any]] = {
-    "apiVersion": "flagger.app/v1beta1",
-    "kind": "Canary",
-    "metadata": {"name": "a"},
-    "spec": {
-        "targetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "a"},
-        "service": {"port": 8000, "match": [{"uri": {"prefix": "/"}}]},
-        "analysis": {"interval": "60s", "threshold": 10, "stepWeights": [10, 50]},
-    },
-}
 _FILE: Final[dict[str, Any]] = {
     "_format_version": "3.0",
     "services": [
@@ -39,45 +29,8 @@ def _complaints(schema: dict[str, Any], one: dict[str, Any]) -> list[str]:
     return [error.message for error in jsonschema.Draft202012Validator(schema).iter_errors(one)]
 
 
-def _canary(one: dict[str, Any]) -> list[str]:
-    return _complaints(FLAGGER["flagger.app/v1beta1", "Canary"], one)
-
-
 def test_what_is_right_passes() -> None:
-    assert _canary(_CANARY) == []
     assert _complaints(KONG, _FILE) == []
-
-
-@pytest.mark.parametrize(
-    "spoil",
-    [
-        pytest.param(lambda o: o["spec"].update(canaryAnalysis={}), id="an older field"),
-        pytest.param(lambda o: o["spec"]["service"].pop("port"), id="no port"),
-        pytest.param(lambda o: o["spec"]["service"].update(port="8000"), id="a port in words"),
-        pytest.param(
-            lambda o: o["spec"]["service"]["match"][0]["uri"].update(exact="/"),
-            id="two ways to match",
-        ),
-        pytest.param(
-            lambda o: o["spec"]["analysis"].update(iterations=5), id="iterations beside steps"
-        ),
-        pytest.param(lambda o: o["spec"]["analysis"].pop("stepWeights"), id="no steps"),
-        pytest.param(
-            lambda o: o["spec"]["analysis"].update(interval="1 minute"), id="an interval in words"
-        ),
-        pytest.param(
-            lambda o: o["spec"]["analysis"].update(stepWeights=[101]), id="a step over 100"
-        ),
-        pytest.param(
-            lambda o: o["spec"]["targetRef"].update(kind="StatefulSet"), id="another kind of target"
-        ),
-    ],
-)
-def test_each_mistake_in_a_canary_is_a_complaint(spoil: Callable[[Any], Any]) -> None:
-    wrong = copy.deepcopy(_CANARY)
-    spoil(wrong)
-
-    assert _canary(wrong) != []
 
 
 @pytest.mark.parametrize(
