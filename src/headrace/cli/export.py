@@ -64,7 +64,7 @@ def prometheus(
     server: Server = None,
     home: Home = DEFAULT_HOME,
 ) -> None:
-    """Write rules, their tests, and configurations of Prometheus and Alertmanager.
+    """Write rules, and configurations of Prometheus and Alertmanager.
 
     Alerts follow from each endpoint's `slo` and each stream's `alerts`, and routes from the
     system's `alerts`. Write them again when those change.
@@ -73,7 +73,7 @@ def prometheus(
 
         headrace export prometheus -o monitoring
 
-        promtool test rules monitoring/headrace-rules.test.yml
+        promtool check rules monitoring/headrace-alerts.yml
     """
     from headrace.core.spec_alerts import AlertsSpec
     from headrace.monitor.objectives import objectives_of

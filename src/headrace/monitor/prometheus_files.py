@@ -8,9 +8,8 @@ from urllib.parse import urlsplit
 
 from headrace.core.spec_alerts import AlertsSpec, EmailSpec, ReceiverSpec, SlackSpec, WebhookSpec
 from headrace.monitor.objectives import Objective
-from headrace.monitor.prometheus_rules import alerting_rules, recording_rules, window_ratios
-from headrace.monitor.prometheus_tests import rule_tests
-from headrace.monitor.promql import JOB, duration, scale_text
+from headrace.monitor.prometheus_rules import alerting_rules, recording_rules
+from headrace.monitor.promql import JOB, duration
 from headrace.monitor.stream_conditions import StreamPromise
 
 Document = dict[str, Any]
@@ -41,19 +40,13 @@ def prometheus_files(
     *,
     streams: Sequence[StreamPromise] = (),
 ) -> Mapping[str, Document]:
-    """All files by name: rules, their tests, and examples of both programs' configurations."""
-    files: dict[str, Document] = {
+    """All files by name: rules, and examples of both programs' configurations."""
+    return {
         RECORDING: recording_rules(objectives, streams),
         ALERTING: alerting_rules(objectives),
+        SCRAPE: scrape_configuration(target),
+        ALERTMANAGER: alertmanager_configuration(alerts),
     }
-    for ratio in window_ratios(objectives):
-        suffix = "" if ratio == 1.0 else f"-{scale_text(ratio)}"
-        files[f"headrace-rules{suffix}.test.yml"] = rule_tests(
-            objectives, (RECORDING, ALERTING), window_ratio=ratio, streams=streams
-        )
-    files[SCRAPE] = scrape_configuration(target)
-    files[ALERTMANAGER] = alertmanager_configuration(alerts)
-    return files
 
 
 def scrape_configuration(target: ScrapeTarget) -> Document:

@@ -16,6 +16,7 @@ from headrace.control.job_status import job_families
 from headrace.control.streams.status import families
 from headrace.core import ReplicaSettings
 from headrace.core.spec_jobs import JobSpec
+from headrace.monitor.alert_kinds import ALERTS
 from headrace.monitor.dashboards import DASHBOARDS
 from headrace.monitor.grafana import dashboard_json
 from headrace.monitor.prometheus_files import ALERTING, ALERTMANAGER, RECORDING, SCRAPE
@@ -25,6 +26,7 @@ from headrace.serving.state import ReplicaState
 from headrace.streaming.counters import Counters
 from headrace.streaming.exposition import exposition as worker_exposition
 from headrace.streaming.status import StreamStatus
+from tests.e2e.alerts.rule_tests import write_rule_tests
 from tests.e2e.debian import NoToolError, find_tool, run_tool
 from tests.unit.cli.test_stream_parts import VIEW
 
@@ -123,15 +125,14 @@ def test_rules_and_configurations_are_taken_by_the_real_programs(folder: Path) -
     assert routes[0] == 0, routes[1]
 
 
-def test_every_alert_fires_and_ends_as_its_generated_test_says(folder: Path) -> None:
-    tests = sorted(folder.glob("*.test.yml"))
+def test_every_alert_fires_and_ends(folder: Path) -> None:
+    tests = write_rule_tests(folder, SPEC)
 
     done = run_tool("promtool", "test", "rules", *tests)
 
-    assert [path.name for path in tests] == [
-        "headrace-rules-0.01.test.yml",
-        "headrace-rules.test.yml",
-    ]
+    alerts = [test["name"] for test in load(tests[0])["tests"]]
+    assert alerts == [kind.name for kind in ALERTS]
+    assert len(tests) == 2
     assert done[0] == 0, done[1]
 
 
@@ -146,7 +147,7 @@ def test_every_alert_fires_and_ends_as_its_generated_test_says(folder: Path) -> 
         ("HeadraceStreamDeadLetters", " > on (stream)", " < on (stream)"),
     ],
 )
-def test_a_rule_that_is_wrong_fails_its_generated_test(
+def test_a_rule_that_is_wrong_fails_its_test(
     folder: Path, tmp_path: Path, alert: str, was: str, becomes: str
 ) -> None:
     rules = load(folder / ALERTING)
@@ -157,7 +158,7 @@ def test_a_rule_that_is_wrong_fails_its_generated_test(
                 rule["expr"] = rule["expr"].replace(was, becomes)
     (tmp_path / ALERTING).write_text(json.dumps(rules))
     (tmp_path / RECORDING).write_text((folder / RECORDING).read_text())
-    tests = load(folder / "headrace-rules.test.yml")
+    tests = load(write_rule_tests(folder, SPEC)[0])
     tests["tests"] = [test for test in tests["tests"] if test["name"] == alert]
     (tmp_path / "one.test.yml").write_text(json.dumps(tests))
 

@@ -11,6 +11,7 @@ import pytest
 
 from headrace.cli import main
 from headrace.monitor.prometheus_files import ALERTING, RECORDING, SCRAPE
+from tests.e2e.alerts.rule_tests import write_rule_tests
 from tests.e2e.alerts.test_exports import SPEC
 from tests.e2e.debian import NoToolError, find_tool
 
@@ -73,7 +74,7 @@ def test_the_exported_files_load_and_their_tests_pass(version: str, tmp_path: Pa
 
     loaded = run("check", "config", tmp_path / SCRAPE)
     rules = run("check", "rules", "--lint-fatal", tmp_path / RECORDING, tmp_path / ALERTING)
-    tested = run("test", "rules", *sorted(tmp_path.glob("*.test.yml")))
+    tested = run("test", "rules", *write_rule_tests(tmp_path, SPEC))
     (tmp_path / "wrong.yml").write_text("scrape_configs: [{job_name: a, no_such_field: 1}]")
     wrong = run("check", "config", tmp_path / "wrong.yml")
 

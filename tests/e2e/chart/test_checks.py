@@ -10,6 +10,7 @@ from ruamel.yaml import YAML
 
 from headrace.cli import main
 from headrace.monitor.prometheus_files import ALERTING, RECORDING
+from tests.e2e.alerts.rule_tests import write_rule_tests
 from tests.e2e.chart.sample_values import CHOICES, KEDA, Values, a_version, merged
 from tests.e2e.debian import NoToolError, find_tool, run_tool
 from tests.kube import CHART, documents, helm, needs, rendered, run_program
@@ -68,7 +69,7 @@ def test_promtool_has_nothing_against_the_rules_that_hold_for_every_spec(tmp_pat
     assert "rules found" in said
 
 
-def test_rendered_alerts_of_a_spec_fire_and_end_as_their_exported_tests_say(
+def test_rendered_alerts_of_a_spec_fire_and_end(
     tmp_path: Path,
 ) -> None:
     spec = tmp_path / "headrace.yaml"
@@ -84,7 +85,7 @@ def test_rendered_alerts_of_a_spec_fire_and_end_as_their_exported_tests_say(
     write(exported / ALERTING, {"groups": rest})
 
     checked, complaint = promtool("check", "rules", exported / RECORDING, exported / ALERTING)
-    tests = sorted(exported.glob("*.test.yml"))
+    tests = write_rule_tests(exported, SPEC)
     status, said = promtool("test", "rules", *tests)
 
     assert rest

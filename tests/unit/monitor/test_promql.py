@@ -3,10 +3,8 @@
 import pytest
 
 from headrace.monitor import promql
-from headrace.monitor.alert_kinds import ALERTS
 from headrace.monitor.objectives import Objective
 from headrace.monitor.prometheus_rules import alerting_rules, recording_rules, window_ratios
-from headrace.monitor.prometheus_tests import rule_tests
 from headrace.monitor.slo import FAST, SLOW, ErrorBurn, LatencyBurn, NoReplica
 from headrace.monitor.stream_conditions import StreamDown, StreamLags, StreamPromise
 from tests.unit.monitor.told import PROMISE
@@ -74,26 +72,6 @@ def test_each_length_of_window_has_rules_of_its_own() -> None:
     assert {rule["for"] for rule in quick if "for" in rule} == {"1200ms"}
 
 
-def test_a_test_is_made_for_every_alert_that_can_fire() -> None:
-    both = [SILENT, PAY]
-    tests = rule_tests([PROMISE, PLAIN, QUICK], ("r.yml",), streams=both)["tests"]
-    quick = rule_tests([PROMISE, PLAIN, QUICK], ("r.yml",), window_ratio=0.01, streams=both)[
-        "tests"
-    ]
-    none = rule_tests([], ("r.yml",))["tests"]
-
-    assert [test["name"] for test in tests] == [kind.name for kind in ALERTS]
-    assert {test["name"] for test in quick} == {
-        "HeadraceLatencyBudgetFast",
-        "HeadraceLatencyBudgetMedium",
-        "HeadraceLatencyBudgetSlow",
-        "HeadraceLatencyP95",
-        "HeadraceLatencyP99",
-        "HeadraceErrorRate",
-    }
-    assert len(none) == 5
-
-
 def test_what_streams_may_do_is_a_series_of_its_own_where_somebody_wants_to_hear_of_it() -> None:
     rules = recording_rules([], [PAY, SILENT])["groups"][0]["rules"]
 
@@ -110,25 +88,9 @@ def test_streams_that_are_paused_are_left_out() -> None:
         )
 
 
-def test_alerts_of_streams_that_nobody_wants_to_hear_of_are_not_tested() -> None:
-    names = {test["name"] for test in rule_tests([], ("r.yml",), streams=[SILENT])["tests"]}
-
-    assert {"HeadraceStreamDown", "HeadraceStreamWorkerCrashing"} <= names
-    assert not {"HeadraceStreamLagging", "HeadraceStreamDeadLetters"} & names
-
-
 def test_rules_of_streams_name_the_stream() -> None:
     [system] = [g for g in alerting_rules([])["groups"] if g["name"] == "headrace-system"]
     [down] = [rule for rule in system["rules"] if rule["alert"] == "HeadraceStreamDown"]
 
     assert "{{ $labels.stream }}" in down["annotations"]["summary"]
     assert "{{ $labels.stream }}" in down["annotations"]["action"]
-
-
-def test_a_budget_that_cannot_burn_so_fast_is_not_tested() -> None:
-    generous = Objective(endpoint="fraud", availability=0.9)
-
-    names = {test["name"] for test in rule_tests([generous], ("r.yml",))["tests"]}
-
-    assert "HeadraceErrorBudgetFast" not in names
-    assert "HeadraceErrorBudgetMedium" in names

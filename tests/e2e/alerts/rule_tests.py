@@ -1,0 +1,331 @@
+"""Unit tests of alerting rules for `promtool test rules`.
+
+Each alert gets series on which its condition holds and then does not, and has to fire in the first
+part only.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from ruamel.yaml import YAML
+
+from headrace.core.spec import parse_spec
+from headrace.monitor import promql
+from headrace.monitor.alert_kinds import ALERTS, AlertKind
+from headrace.monitor.objectives import Objective, objectives_of
+from headrace.monitor.prometheus_files import ALERTING, RECORDING
+from headrace.monitor.prometheus_rules import window_ratios
+from headrace.monitor.slo import (
+    CertificateEnds,
+    Drifted,
+    ErrorBurn,
+    ErrorsOver,
+    GatewayDown,
+    JobsFailed,
+    JobsLate,
+    LatencyBurn,
+    LatencyOver,
+    NoReplica,
+    NotScraped,
+    QueuesFilled,
+    RefusedOver,
+    ReplicasCrash,
+    RowsDiffer,
+    windows_of,
+)
+from headrace.monitor.stream_conditions import (
+    DeadLetters,
+    StreamDown,
+    StreamLags,
+    StreamPromise,
+    WorkersFail,
+    stream_promises_of,
+)
+
+Document = dict[str, Any]
+
+_STEP_S: Final = 60.0
+_PER_STEP: Final = 1000
+"""Requests between two samples."""
+_LONGEST: Final = 30
+"""Steps of the longest window whose end is waited for; longer ones are only shown to fire."""
+_BRIEF: Final = 10
+_SLACK: Final = 3
+_USUAL_FOR: Final = 12
+"""Steps after which every alert without windows has fired, or ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counter:
+    """A series that grows by `bad` a step, later by `good`."""
+
+    name: str
+    bad: float
+    good: float
+
+    def values(self, bad_steps: int, good_steps: int) -> str:
+        """As `promtool` reads it."""
+        turn = self.bad * bad_steps
+        return f"0+{self.bad:g}x{bad_steps} {turn + self.good:g}+{self.good:g}x{good_steps}"
+
+
+@dataclass(frozen=True, slots=True)
+class Gauge:
+    """A series that is `bad`, later `good`."""
+
+    name: str
+    bad: float
+    good: float
+
+    def values(self, bad_steps: int, good_steps: int) -> str:
+        """As `promtool` reads it."""
+        return f"{self.bad:g}x{bad_steps} {self.good:g}x{good_steps}"
+
+
+Series = Counter | Gauge
+
+
+def write_rule_tests(folder: Path, spec: str) -> list[Path]:
+    """Write a file of tests for each length of windows that `spec` uses.
+
+    They are for the files of rules in `folder`.
+    """
+    document = parse_spec(YAML(typ="safe").load(spec)).document()
+    objectives, streams = objectives_of(document), stream_promises_of(document)
+    paths = []
+    for ratio in window_ratios(objectives):
+        path = folder / f"headrace-rules-{promql.scale_text(ratio)}.test.yml"
+        tests = rule_tests(objectives, (RECORDING, ALERTING), window_ratio=ratio, streams=streams)
+        path.write_text(json.dumps(tests))
+        paths.append(path)
+    return paths
+
+
+def rule_tests(
+    objectives: Sequence[Objective],
+    rule_files: Sequence[str],
+    *,
+    window_ratio: float = 1.0,
+    streams: Sequence[StreamPromise] = (),
+) -> Document:
+    """One test for each alert that can fire, on the first endpoint or stream that it concerns.
+
+    Args:
+        rule_files: Names of the files with all rules, relative to the test's own.
+        window_ratio: Of endpoints with windows of this length; of streams and the whole system too
+            if it is 1.
+    """
+    mine = [one for one in objectives if one.window_ratio == window_ratio]
+    concerned = [(kind, _concerned(kind, mine, window_ratio)) for kind in ALERTS]
+    tests = [_test(kind, objective) for kind, objective in concerned if objective is not None]
+    return {
+        "rule_files": list(rule_files),
+        "evaluation_interval": promql.duration(_STEP_S * window_ratio),
+        "tests": [*tests, *(_stream_tests(streams) if window_ratio == 1.0 else ())],
+    }
+
+
+def _concerned(
+    kind: AlertKind, objectives: Sequence[Objective], window_ratio: float
+) -> Objective | None:
+    """An endpoint on which an alert can be shown; None if there is none."""
+    is_usual = window_ratio == 1.0
+    if kind.is_of_stream:
+        return None
+    if kind.is_of_system:
+        return Objective(endpoint="") if is_usual else None
+    if not windows_of(kind.condition) and not is_usual:
+        return None
+    return next((one for one in objectives if _can_fire(kind, one)), None)
+
+
+def _can_fire(kind: AlertKind, objective: Objective) -> bool:
+    match kind.condition:
+        case ErrorBurn(windows=burn):
+            budget = objective.error_budget
+            return budget is not None and budget * burn.factor < 1
+        case LatencyBurn() | LatencyOver():
+            return objective.latency_s is not None
+        case ErrorsOver():
+            return objective.error_budget is None
+        case _:
+            return True
+
+
+def _test(kind: AlertKind, objective: Objective) -> Document:
+    shortest = min(windows_of(kind.condition), default=0.0)
+    is_scaled = shortest > 0
+    step_s = _STEP_S * (objective.window_ratio if is_scaled else 1.0)
+    window = round(shortest / _STEP_S) if is_scaled else _USUAL_FOR
+    ends = window <= _LONGEST
+    bad = _SLACK + (window if ends else _BRIEF) + round(kind.for_s / _STEP_S) + 1
+    keep = round(kind.keep_firing_for_s / _STEP_S)
+    good = bad + keep + _after(kind) if ends else 1
+    who = f'endpoint="{objective.endpoint}"' if objective.endpoint else ""
+    expected = [_expectation(kind.name, who, at_s=(bad - 1) * step_s, firing=1)]
+    if keep:
+        expected.append(_expectation(kind.name, who, at_s=(bad - 1 + keep) * step_s, firing=1))
+    if ends:
+        expected.append(_expectation(kind.name, who, at_s=(bad + good - 1) * step_s, firing=0))
+    series = _series(kind, objective)
+    return _rule_test(kind.name, series, expected, step_s=step_s, bad_steps=bad, good_steps=good)
+
+
+def _after(kind: AlertKind) -> int:
+    """Steps more until windows of its own have forgotten."""
+    match kind.condition:
+        case RefusedOver() | ReplicasCrash():
+            return round(kind.condition.window_s / _STEP_S)
+        case _:
+            return 0
+
+
+def _series(kind: AlertKind, objective: Objective) -> Iterator[Series]:  # noqa: C901, PLR0912  # a case each
+    name = objective.endpoint
+    match kind.condition:
+        case ErrorBurn() | ErrorsOver():
+            yield _requests(name, "error", bad=_PER_STEP, good=0)
+            yield _requests(name, "ok", bad=0, good=_PER_STEP)
+        case LatencyBurn() | LatencyOver():
+            promised = objective.latency_s or 0.0
+            yield _requests(name, "ok", bad=_PER_STEP, good=_PER_STEP)
+            yield _bucket(name, f"{promised:g}", bad=0)
+            yield _bucket(name, f"{4 * promised:g}", bad=_PER_STEP)
+            yield _bucket(name, "+Inf", bad=_PER_STEP)
+        case RefusedOver():
+            labels = f'model="{name}",version="1",replica="{name}-1"'
+            refused = f'nv_inference_request_failure{{{labels},reason="REJECTED"}}'
+            yield Counter(refused, _PER_STEP, 0)
+            yield Counter(f"nv_inference_request_success{{{labels}}}", _PER_STEP, _PER_STEP)
+        case QueuesFilled():
+            labels = f'model="{name}",version="1",replica="{name}-1"'
+            yield Gauge(f"headrace_requests_in_flight{{{labels}}}", objective.queue_size, 0)
+            yield Gauge(f"headrace_replica_ready{{{labels}}}", 1, 1)
+        case NoReplica():
+            labels = f'endpoint="{name}",version="1"'
+            yield Gauge(f'headrace_replicas{{{labels},state="desired"}}', 1, 1)
+            yield Gauge(f'headrace_replicas{{{labels},state="ready"}}', 0, 1)
+        case ReplicasCrash():
+            labels = f'endpoint="{name}",version="1",replica="{name}-1"'
+            yield Counter(f"headrace_control_replica_restarts{{{labels}}}", 1, 0)
+        case Drifted():
+            labels = f'endpoint="{name}",feature="age",statistic="drifted"'
+            yield Gauge(f"headrace_drift_score{{{labels}}}", 1, 0)
+        case RowsDiffer():
+            labels = f'endpoint="{name}",version="1",output="y"'
+            yield Gauge(f"headrace_row_difference{{{labels}}}", 0.4, 0)
+        case GatewayDown():
+            yield Gauge("headrace_control_gateway_ready", 0, 1)
+        case NotScraped():
+            yield Gauge(f'up{{job="{promql.JOB}",instance="one"}}', 0, 1)
+        case JobsLate():
+            yield Gauge(f'headrace_job_late{{job="{promql.JOB}",job_name="nightly"}}', 1, 0)
+        case JobsFailed():
+            yield Gauge(f'headrace_job_failed{{job="{promql.JOB}",job_name="nightly"}}', 1, 0)
+        case CertificateEnds():
+            left = 'headrace_control_certificate_left_seconds{certificate="gateway"}'
+            yield Gauge(left, kind.condition.within_s / 2, kind.condition.within_s * 2)
+
+
+def _requests(endpoint: str, outcome: str, *, bad: float, good: float) -> Counter:
+    labels = f'endpoint="{endpoint}",version="1",outcome="{outcome}"'
+    return Counter(f"{promql.REQUESTS}{{{labels}}}", bad, good)
+
+
+def _bucket(endpoint: str, bound: str, *, bad: float) -> Counter:
+    labels = f'endpoint="{endpoint}",version="1",le="{bound}"'
+    return Counter(f"{promql.LATENCY}_bucket{{{labels}}}", bad, _PER_STEP)
+
+
+def _stream_tests(promises: Sequence[StreamPromise]) -> Iterator[Document]:
+    """One test for each alert of streams, on the first stream that it can fire for."""
+    for kind in ALERTS:
+        if kind.is_of_stream:
+            concerned = next((one for one in promises if _stream_can_fire(kind, one)), None)
+            if concerned is not None:
+                yield _stream_test(kind, concerned)
+
+
+def _stream_can_fire(kind: AlertKind, promise: StreamPromise) -> bool:
+    match kind.condition:
+        case StreamLags():
+            return promise.lag_s is not None
+        case DeadLetters():
+            return promise.dead_letters is not None
+        case _:
+            return True
+
+
+def _stream_test(kind: AlertKind, promise: StreamPromise) -> Document:
+    window_s = kind.condition.window_s if isinstance(kind.condition, DeadLetters) else 0.0
+    window = round(window_s / _STEP_S)
+    bad = _SLACK + window + round(kind.for_s / _STEP_S) + 1
+    keep = round(kind.keep_firing_for_s / _STEP_S)
+    good = _SLACK + window + keep
+    labels = f'stream="{promise.stream}"'
+    expected = [
+        _expectation(kind.name, labels, at_s=(bad - 1) * _STEP_S, firing=1),
+        _expectation(kind.name, labels, at_s=(bad - 1 + keep) * _STEP_S, firing=1),
+        _expectation(kind.name, labels, at_s=(bad + good - 1) * _STEP_S, firing=0),
+    ]
+    series = _stream_series(kind, promise)
+    return _rule_test(kind.name, series, expected, step_s=_STEP_S, bad_steps=bad, good_steps=good)
+
+
+def _stream_series(kind: AlertKind, promise: StreamPromise) -> Iterator[Series]:
+    stream = f'stream="{promise.stream}"'
+    worker = f'{stream},worker="{promise.stream}-0"'
+    match kind.condition:
+        case StreamLags():
+            limit_s, place = promise.lag_s or 0.0, 'topic="in",partition="0"'
+            lag = f"headrace_stream_lag_seconds{{{worker},{place}}}"
+            yield Gauge(lag, 2 * limit_s, limit_s / 2)
+            yield Gauge(f"headrace_stream_paused{{{stream}}}", 0, 0)
+        case StreamDown():
+            yield Gauge(f"headrace_stream_workers_running{{{stream}}}", 0, 0)
+            yield Gauge(f"headrace_stream_paused{{{stream}}}", 0, 1)  # paused is as good as running
+        case WorkersFail():
+            yield Gauge(f"headrace_stream_workers_failing{{{stream}}}", 1, 0)
+        case DeadLetters():
+            more = (promise.dead_letters or 0) + 1
+            yield Counter(f"headrace_stream_dead_letters_total{{{worker}}}", more, 0)
+        case _:
+            raise AssertionError(kind)
+
+
+def _expectation(alert: str, labels: str, *, at_s: float, firing: int) -> Document:
+    """How often an alert fires then.
+
+    Args:
+        labels: Of whom, as PromQL has them; empty for anybody.
+    """
+    who = f",{labels}" if labels else ""
+    alerts = f'ALERTS{{alertname="{alert}",alertstate="firing"{who}}}'
+    return {
+        "expr": f"count({alerts}) or vector(0)",
+        "eval_time": promql.duration(at_s),
+        "exp_samples": [{"labels": "{}", "value": firing}],
+    }
+
+
+def _rule_test(
+    alert: str,
+    series: Iterable[Series],
+    expected: list[Document],
+    *,
+    step_s: float,
+    bad_steps: int,
+    good_steps: int,
+) -> Document:
+    """One test, as `promtool` reads it."""
+    return {
+        "name": alert,
+        "interval": promql.duration(step_s),
+        "input_series": [
+            {"series": one.name, "values": one.values(bad_steps, good_steps)} for one in series
+        ],
+        "promql_expr_test": expected,
+    }
