@@ -23,7 +23,7 @@ from headrace.control.api_jobs import add_jobs
 from headrace.control.api_keys import add_keys
 from headrace.control.api_login import add_login
 from headrace.control.api_logs import add_logs
-from headrace.control.api_metrics import Full, Names, Native, metrics_answer
+from headrace.control.api_metrics import Full, Names, metrics_answer
 from headrace.control.api_models import add_models
 from headrace.control.api_payloads import add_payloads
 from headrace.control.api_rollouts import add_rollouts
@@ -120,13 +120,12 @@ def build_metrics(plane: ControlPlane, access: Access, *, is_open: bool) -> App:
         request: Request,
         names: Names = [],  # noqa: B006  # FastAPI copies it
         *,
-        native: Native = True,
         full: Full = False,
     ) -> Response:
         def read(everything: bool) -> Awaitable[Families]:  # noqa: FBT001  # its only argument
             return shared[everything].get()
 
-        return await metrics_answer(request, read, names, native=native, full=full)
+        return await metrics_answer(request, read, names, full=full)
 
     # A scraper reaches this port under any name; it can read only.
     if is_open:

@@ -7,7 +7,7 @@ from typing import Annotated, Final
 from fastapi import Query, Request, Response
 
 from headrace.control.metrics import Families, named
-from headrace.control.metrics_formats import PROTOBUF, negotiate
+from headrace.control.metrics_formats import negotiate
 
 _MAX_NAMES: Final = 20
 
@@ -21,20 +21,11 @@ Names = Annotated[
 ]
 
 
-Native = Annotated[
-    bool,
-    Query(
-        description="Whether a scraper that asks for protobuf gets it, with native histograms; "
-        "`false` for rules that read classic buckets."
-    ),
-]
-
-
 Full = Annotated[
     bool,
     Query(
         description="Whether to tell every bucket of every histogram, KServe's metrics and all of "
-        "Envoy's: five times as much. Native histograms always have all buckets."
+        "Envoy's: five times as much."
     ),
 ]
 
@@ -44,7 +35,6 @@ async def metrics_answer(
     read: Callable[[bool], Awaitable[Families]],
     names: list[str],
     *,
-    native: bool,
     full: bool,
 ) -> Response:
     """The metrics as `request` wants them.
@@ -52,8 +42,8 @@ async def metrics_answer(
     Args:
         read: Returns them, all if its argument is true.
     """
-    chosen = negotiate(request.headers.get("accept", ""), native=native)
-    families = await read(full or chosen is PROTOBUF)
+    chosen = negotiate(request.headers.get("accept", ""))
+    families = await read(full)
     # Those of thousands of endpoints take a while, and the loop has others to serve.
     body = await asyncio.to_thread(chosen.render, named(families, names))
     return Response(body, headers={"content-type": chosen.content_type, "vary": "accept"})

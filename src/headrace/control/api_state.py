@@ -18,7 +18,7 @@ from headrace.control.api_answers import (
     applied_answer,
     shown,
 )
-from headrace.control.api_metrics import Full, Names, Native, metrics_answer
+from headrace.control.api_metrics import Full, Names, metrics_answer
 from headrace.control.differences import Diff
 from headrace.control.metrics import Families
 from headrace.control.plane import ControlPlane
@@ -104,13 +104,12 @@ def add_state(api: FastAPI, plane: ControlPlane) -> None:
         request: Request,
         names: Names = [],  # noqa: B006  # FastAPI copies it
         *,
-        native: Native = True,
         full: Full = False,
     ) -> Response:
         async def read(everything: bool) -> Families:  # noqa: FBT001  # the function's only argument
             return await all_metrics(plane, full=everything)
 
-        return await metrics_answer(request, read, names, native=native, full=full)
+        return await metrics_answer(request, read, names, full=full)
 
 
 def _generations(expected: list[str]) -> Mapping[str, int] | None:

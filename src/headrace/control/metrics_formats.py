@@ -1,7 +1,6 @@
-"""Which format does a scraper read, and how are metrics written in it?
+"""Prometheus text format 0.0.4 and OpenMetrics 1.0, and the choice between them.
 
-The text format 0.0.4, OpenMetrics (with exemplars), or protobuf (with native histograms). Names of
-series and their labels are the same in all three, so nothing starts anew when a scraper changes.
+Names of series and their labels are the same in both, so that a scraper may change its format.
 """
 
 import re
@@ -10,7 +9,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from headrace.control.metrics import Families, Family, Sample
-from headrace.control.metrics_protobuf import protobuf
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +17,6 @@ class Format:
 
     content_type: str
     render: Callable[[Families], bytes]
-    has_exemplars: bool = False
 
 
 def text(families: Families) -> bytes:
@@ -68,45 +65,25 @@ def _takes_exemplar(sample: Sample) -> bool:
 
 TEXT: Final = Format("text/plain; version=0.0.4; charset=utf-8", text)
 OPENMETRICS: Final = Format(
-    "application/openmetrics-text; version=1.0.0; charset=utf-8", openmetrics, has_exemplars=True
-)
-PROTOBUF: Final = Format(
-    "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited",
-    protobuf,
-    has_exemplars=True,
+    "application/openmetrics-text; version=1.0.0; charset=utf-8", openmetrics
 )
 
-_MEDIA: Final = {
-    "text/plain": TEXT,
-    "application/openmetrics-text": OPENMETRICS,
-    "application/vnd.google.protobuf": PROTOBUF,
-}
-_MESSAGE: Final = "io.prometheus.client.MetricFamily"
+_MEDIA: Final = {"text/plain": TEXT, "application/openmetrics-text": OPENMETRICS}
 _VERSIONS: Final = {"", "1.0.0"}
 
 
-def negotiate(accept: str, *, native: bool = True) -> Format:
-    """What a scraper that says `accept` likes best; the text format if it says nothing known.
-
-    Args:
-        native: Whether that may be protobuf, which has native histograms.
-    """
+def negotiate(accept: str) -> Format:
+    """The format that `accept` weighs highest; the text format if it names neither."""
     best, best_weight = TEXT, 0.0
     for item in accept.split(","):
         media, *rest = (part.strip() for part in item.split(";"))
         parameters = dict(part.partition("=")[::2] for part in rest)
-        found = _MEDIA.get(media.lower())
-        weight = _weight(parameters.get("q", "1")) if native or found is not PROTOBUF else 0.0
-        if found is not None and _is_ours(found, parameters) and weight > best_weight:
-            best, best_weight = found, weight
+        chosen, weight = _MEDIA.get(media.lower()), _weight(parameters.get("q", "1"))
+        if chosen is OPENMETRICS and parameters.get("version", "") not in _VERSIONS:
+            continue
+        if chosen is not None and weight > best_weight:
+            best, best_weight = chosen, weight
     return best
-
-
-def _is_ours(found: Format, parameters: dict[str, str]) -> bool:
-    if found is PROTOBUF:
-        is_message = parameters.get("proto", _MESSAGE) == _MESSAGE
-        return is_message and parameters.get("encoding", "delimited") == "delimited"
-    return found is TEXT or parameters.get("version", "") in _VERSIONS
 
 
 def _weight(text: str) -> float:

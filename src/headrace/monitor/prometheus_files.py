@@ -56,9 +56,6 @@ def scrape_configuration(target: ScrapeTarget) -> Document:
         "job_name": JOB,
         "scheme": parts.scheme,
         "metrics_path": parts.path or "/metrics",
-        # The rules read classic buckets, also where Prometheus keeps native histograms. Its own
-        # setting has another name in 2.45, none before, and a third in 3.0.
-        "params": {"native": ["false"]},
         "static_configs": [{"targets": [parts.netloc]}],
     }
     if target.token_file:

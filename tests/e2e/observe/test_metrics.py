@@ -42,18 +42,14 @@ def requests(system: System) -> None:
         assert system.infer("fraud", {"inputs": []})[0] == 400
 
 
-@pytest.fixture(
-    scope="module", params=["openmetrics", pytest.param("native", marks=pytest.mark.long)]
-)
+@pytest.fixture(scope="module")
 def prometheus(
-    request: pytest.FixtureRequest,
     system: System,
     tools: Tools,  # noqa: ARG001  # or there is none, and this is skipped
 ) -> Iterator[PrometheusServer]:
-    features = ["native-histograms"] if request.param == "native" else []
     url = system.where().metrics_url
     # A scrape has the interval's time, and a busy machine may need it.
-    with running_prometheus(url, features=features, interval_s=2.0) as server:
+    with running_prometheus(url, interval_s=2.0) as server:
         server.wait_scraped(times=1, timeout_s=60)
         yield server
 
@@ -72,12 +68,8 @@ def test_prometheus_counts_what_the_callers_counted(prometheus: PrometheusServer
 def test_prometheus_finds_the_quantiles_that_the_gateway_measured(
     prometheus: PrometheusServer, system: System
 ) -> None:
-    name, by = "headrace_endpoint_latency_seconds", ""
-    if not prometheus.query(f"{name}_bucket"):
-        p99 = prometheus.query(f"histogram_quantile(0.99, {name})")
-    else:
-        name, by = f"{name}_bucket", " by (le)"
-        p99 = prometheus.query(f"histogram_quantile(0.99, sum({name}){by})")
+    name = "headrace_endpoint_latency_seconds_bucket"
+    p99 = prometheus.query(f"histogram_quantile(0.99, sum({name}) by (le))")
 
     # The text format's own buckets are the bound: what is asked twice is answered alike.
     text = _scrape(system)

@@ -28,7 +28,6 @@ def test_a_system_elsewhere_is_scraped_as_it_has_to_be_asked() -> None:
     assert job["static_configs"] == [{"targets": ["gpu-box:8002"]}]
     assert job["authorization"] == {"credentials_file": "/t"}
     assert job["tls_config"] == {"ca_file": "/ca.pem"}
-    assert job["params"] == {"native": ["false"]}
 
 
 def test_secrets_are_named_and_never_written() -> None:
