@@ -16,7 +16,6 @@ import headrace
 from headrace.cli import (
     alerts,
     audit,
-    autoscale,
     backup,
     batch,
     certs,
@@ -152,7 +151,6 @@ app.add_typer(batch.app, name="batch", rich_help_panel=_RUN)
 app.add_typer(stream.app, name="stream", rich_help_panel=_RUN)
 app.add_typer(alerts.app, name="alerts", rich_help_panel=_LOOK)
 app.add_typer(audit.app, name="audit", rich_help_panel=_LOOK)
-app.add_typer(autoscale.app, name="autoscale", rich_help_panel=_LOOK)
 app.add_typer(export.app, name="export", rich_help_panel=_WRITE)
 app.add_typer(drift.app, name="drift", rich_help_panel=_LOOK)
 app.add_typer(models.app, name="models", rich_help_panel=_WRITE)

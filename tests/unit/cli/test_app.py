@@ -14,7 +14,7 @@ from tests.unit.cli.conftest import Command
 COMMANDS = (
     *("up", "down", "apply", "serve", "infer", "status", "logs", "check", "schema", "version"),
     *("models", "push", "list", "show", "rm", "gc"),
-    *("diff", "history", "undo", "events", "feedback", "context", "rollout", "autoscale"),
+    *("diff", "history", "undo", "events", "feedback", "context", "rollout"),
     *("start", "promote", "pause", "resume", "abort", "rollback", "simulate", "add", "use"),
     *("certs", "dev"),
 )

@@ -7,9 +7,8 @@ from headrace.advise.capacity.forecast import Forecast
 from headrace.advise.capacity.service import MOST_ROWS, ServiceCurve
 
 _START: Final = (
-    "replicas are there when the load is: an autoscaler is late by a start (see `headrace "
-    "autoscale simulate --trace slow-start`), so keep min_replicas for the fastest rise, or a "
-    "schedule"
+    "replicas are there when the load is: an autoscaler is late by a start, so keep min_replicas "
+    "for the fastest rise, or a schedule"
 )
 _LONG: Final = (
     "requests are alike: one of many rows or a long text holds up all behind it in its replica; "

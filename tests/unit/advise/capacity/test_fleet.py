@@ -11,10 +11,6 @@ from hypothesis import strategies as st
 
 from headrace.advise.capacity.fleet import Fleet, Promise, SloUnreachableError
 from headrace.advise.capacity.service import curve_by_hand
-from headrace.autoscale import simulate as scaling
-from headrace.autoscale.policies import Fixed
-from headrace.autoscale.traces import Trace
-from headrace.core.autoscale_settings import AutoscaleSettings
 from tests.unit.advise.capacity.fleet_simulator import serve
 
 CURVE: Final = curve_by_hand({1: 0.004}, runs=2)
@@ -104,37 +100,3 @@ def test_a_planned_fleet_meets_its_slo_and_a_quarter_less_does_not(
 
     assert p99(copies) <= p99_s * 1.02
     assert p99(int(copies * 0.75)) > p99_s
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("concurrency", "p99_s", "rate"), [(1, 0.35, 80.0), (4, 0.25, 400.0)])
-def test_the_autoscalers_simulator_agrees_about_a_planned_fleet(
-    concurrency: int, p99_s: float, rate: float
-) -> None:
-    """Its replicas have no batches, and its balancer knows all: a gateway alone."""
-    curve = curve_by_hand({1: 0.1}, cv=0.3, runs=concurrency)
-    copies = Fleet(
-        curve=curve, promise=Promise(p99_s=p99_s, gateways=1, most_busy_ratio=0.95)
-    ).copies_for(rate)
-    trace = Trace(
-        name="planned",
-        about="the same all the time",
-        rates=np.full(200, rate),
-        start_s=0.0,
-        warm_s=0.0,
-        service_s=0.1,
-        service_cv=0.3,
-        concurrency=concurrency,
-        max_queue=10_000,
-        slo_latency_s=p99_s,
-        max_replicas=1000,
-    )
-
-    def late_ratio(replicas: int) -> float:
-        load = scaling._Load.of(trace, 1)
-        policy = Fixed(replicas, "planned")
-        outcome = scaling._Run(trace, policy, load, AutoscaleSettings(max_replicas=1000)).outcome()
-        return outcome.violation_ratio
-
-    assert late_ratio(copies) <= 0.012
-    assert late_ratio(int(copies * 0.75)) > 0.01

@@ -1,4 +1,4 @@
-"""What would each policy have done to the callers, and at what cost? A seeded queueing model.
+"""Seeded queueing model of replicas behind the autoscaler: what each policy does to the callers.
 
 Requests come by chance at the trace's rate. Each goes to the less loaded of two ready copies drawn
 at random, as Envoy's least-request balancer does, and waits there for a free run. Copies start
@@ -9,22 +9,235 @@ requests.
 import heapq
 import math
 import random
+from collections import deque
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from headrace.autoscale.capacity import late_ratio
+from headrace.autoscale.decide import decide
 from headrace.autoscale.meter import Counts, Meter
-from headrace.autoscale.policies import Policy, View, enough_copies, policies
-from headrace.autoscale.traces import Trace
+from headrace.autoscale.signals import Signals
+from headrace.autoscale.state import ScalerState, begin
 from headrace.core.autoscale_settings import AutoscaleSettings
 from headrace.observe.histogram import SECONDS_BOUNDS
 
 _HOUR_S: Final = 3600.0
+_LATE_RATIO: Final = 0.01
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trace:
+    """A load and the copies that carry it.
+
+    `rates`: requests per second, one value per second. `lost`: seconds, from and to, in which no
+    metric arrives. `start_s`: from a copy's start until it is ready; for `warm_s` after that it
+    takes `warm_ratio` times as long. `service_s` is the mean run, `service_cv` its coefficient of
+    variation. `max_queue`: requests in one copy; more are refused.
+    """
+
+    name: str
+    about: str
+    rates: npt.NDArray[np.float64]
+    lost: tuple[tuple[int, int], ...] = ()
+    start_s: float = 3.0
+    warm_s: float = 2.0
+    warm_ratio: float = 1.5
+    service_s: float = 0.1
+    service_cv: float = 0.3
+    concurrency: int = 1
+    max_queue: int = 64
+    slo_latency_s: float = 0.5
+    max_replicas: int = 16
+
+    @property
+    def seconds(self) -> int:
+        """How long it takes."""
+        return len(self.rates)
+
+    def is_lost(self, second: float) -> bool:
+        """Whether metrics are lost in this second."""
+        return any(begin <= second < end for begin, end in self.lost)
+
+
+def steady() -> Trace:
+    """The same load for half an hour: any change of the count is for nothing."""
+    return Trace(name="steady", about="35 requests/s", rates=np.full(1800, 35.0))
+
+
+def flash_crowd() -> Trace:
+    """Ten times the load within ten seconds, which then ebbs away."""
+    seconds = np.arange(1800.0)
+    ramp = np.clip((seconds - 600.0) / 10.0, 0.0, 1.0)
+    ebb = np.exp(-np.maximum(seconds - 900.0, 0.0) / 180.0)
+    about = "8 requests/s, from 600 s on 80, ebbing from 900 s on"
+    return Trace(name="flash-crowd", about=about, rates=8.0 + 72.0 * ramp * ebb)
+
+
+def diurnal() -> Trace:
+    """Two days in an hour."""
+    seconds = np.arange(3600.0)
+    rates = 37.0 - 32.0 * np.cos(2.0 * math.pi * seconds / 1800.0)
+    return Trace(name="diurnal", about="5 to 69 requests/s and back, twice", rates=rates)
+
+
+def on_off() -> Trace:
+    """Two minutes of work, three of nearly none."""
+    seconds = np.arange(1800.0)
+    about = "60 requests/s for 2 minutes, then 3 for 3 minutes"
+    return Trace(name="on-off", about=about, rates=np.where(seconds % 300.0 < 120.0, 60.0, 3.0))
+
+
+def lost_metrics() -> Trace:
+    """A steady load whose metrics are lost for minutes, once while it grows."""
+    seconds = np.arange(1800.0)
+    return Trace(
+        name="lost-metrics",
+        about="35 requests/s, from 1000 s on 50; no metrics from 400 to 700 and 990 to 1020 s",
+        rates=np.where(seconds < 1000.0, 35.0, 50.0),
+        lost=((400, 700), (990, 1020)),
+    )
+
+
+def slow_start() -> Trace:
+    """Copies that take most of a minute to start, when the load has already grown fivefold."""
+    seconds = np.arange(1800.0)
+    return Trace(
+        name="slow-start",
+        about="10 requests/s, from 300 s on 50; a copy starts for 45 s and is slow for 10 s",
+        rates=np.where(seconds < 300.0, 10.0, 50.0),
+        start_s=45.0,
+        warm_s=10.0,
+        warm_ratio=2.0,
+    )
+
+
+TRACES: Final = {
+    "steady": steady,
+    "flash-crowd": flash_crowd,
+    "diurnal": diurnal,
+    "on-off": on_off,
+    "lost-metrics": lost_metrics,
+    "slow-start": slow_start,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """What a policy sees each second; `cpu` is the busy part (0 to 1) of the ready copies."""
+
+    second: int
+    current: int
+    signals: Signals
+    cpu: float | None
+
+
+class Policy(Protocol):
+    """Names a count each second."""
+
+    name: str
+
+    def count(self, view: View) -> int:
+        """How many copies from now on."""
+
+
+@dataclass(slots=True)
+class Headrace:
+    """`decide`, as the control plane uses it."""
+
+    settings: AutoscaleSettings
+    name: str = "headrace"
+    state: ScalerState | None = None
+
+    def count(self, view: View) -> int:
+        """How many copies from now on."""
+        now = float(view.second)
+        state = begin(view.current, now=now) if self.state is None else self.state
+        decision = decide(state, view.signals, self.settings, now=now)
+        self.state = decision.state
+        return decision.replicas
+
+
+@dataclass(slots=True)
+class CpuTarget:
+    """Kubernetes' HorizontalPodAutoscaler on CPU with its defaults, as documented for v2.
+
+    Each 15 s: ready copies x busy / 0.7; within a tenth of the target nothing happens; up by at
+    most 4 or twofold per 15 s; down by the largest wish of the last 300 s. Without metrics nothing
+    happens. The busy part is averaged over 30 s, as its metrics pipeline does.
+    """
+
+    max_replicas: int
+    name: str = "cpu-target"
+    target: float = 0.7
+    _busy: deque[float] = field(default_factory=lambda: deque(maxlen=30))
+    _wishes: deque[int] = field(default_factory=lambda: deque(maxlen=20))
+
+    def count(self, view: View) -> int:
+        """How many copies from now on."""
+        if view.cpu is not None:
+            self._busy.append(view.cpu)
+        if view.second % 15 or view.cpu is None:
+            return view.current
+        signals = view.signals
+        busy = sum(self._busy) / len(self._busy)
+        all_of_them = signals.ready + signals.starting
+        ratio = busy / self.target
+        if ratio > 1.0:
+            # Copies that are not ready yet count as idle when the wish is to grow, and never
+            # turn it into a wish to shrink.
+            ratio = max(ratio * signals.ready / max(all_of_them, 1), 1.0)
+        wish = view.current if abs(ratio - 1.0) <= 0.1 else math.ceil(all_of_them * ratio)
+        wish = min(max(wish, 1), max(view.current + 4, 2 * view.current), self.max_replicas)
+        self._wishes.append(wish)
+        return max(wish, *self._wishes) if wish < view.current else wish
+
+
+class Oracle:
+    """Knows the future: has just enough copies ready in every second.
+
+    Just enough: with as many servers behind one queue, at most 1 % wait longer than the SLO leaves.
+    """
+
+    name = "oracle"
+
+    def __init__(self, trace: Trace) -> None:
+        ahead = math.ceil(trace.start_s + trace.warm_s) + 1
+        enough = [enough_copies(trace, float(rate)) for rate in trace.rates]
+        self._counts = [max(enough[i : i + ahead + 1]) for i in range(len(enough))]
+
+    @property
+    def counts(self) -> list[int]:
+        """The count of every second."""
+        return self._counts
+
+    def count(self, view: View) -> int:
+        """How many copies from now on."""
+        return self._counts[min(view.second, len(self._counts) - 1)]
+
+
+def enough_copies(trace: Trace, rate: float) -> int:
+    """The fewest copies that answer 99 % of `rate` requests/s within the SLO; at least 1."""
+    slack = trace.slo_latency_s / trace.service_s - 1.0 - 2.0 * trace.service_cv
+    for copies in range(1, trace.max_replicas):
+        servers = copies * trace.concurrency
+        utilisation = rate * trace.service_s / servers
+        if utilisation >= 1.0:
+            continue
+        late = late_ratio(servers=servers, utilisation=utilisation, slack=slack)
+        if late <= _LATE_RATIO:
+            return copies
+    return trace.max_replicas
+
+
+def policies(trace: Trace, settings: AutoscaleSettings) -> list[Policy]:
+    """All that are compared."""
+    return [Oracle(trace), Headrace(settings), CpuTarget(trace.max_replicas)]
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
