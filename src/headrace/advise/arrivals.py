@@ -1,6 +1,6 @@
-"""How do rows come, by a log of them? Rates, peaks and how often the same key comes again.
+"""Logs of arrivals and tables of rates: how many requests come, when, and how often a key repeats.
 
-Read once, line by line; only counts are kept, so that a log may be of any size.
+Files are read once, line by line; of logs only counts are held, so that they may be of any size.
 """
 
 import csv
@@ -17,6 +17,7 @@ import msgspec
 from headrace.core import InvalidArgumentError
 
 TIMES: Final = ("timestamp", "event_timestamp", "time", "ts", "at", "@timestamp", "start_time")
+RATES: Final = ("rate", "rps", "qps", "requests_per_s", "value")
 MOST_KEYS: Final = 5_000_000
 _MOST_SECONDS: Final = 5_000_000
 _MAX_LINE_BYTES: Final = 4 << 20
@@ -90,6 +91,33 @@ def read_arrivals(path: Path, *, time_column: str = "", key_column: str = "") ->
         repeats=repeats,
         unreadable=unreadable,
     )
+
+
+def read_rates(path: Path) -> tuple[float, ...]:
+    """Requests a second over equal intervals, out of CSV or JSON lines with a column of them.
+
+    Raises:
+        InvalidArgumentError: It cannot be read, or a row has no rate; the message names the row.
+    """
+    rates: list[float] = []
+    try:
+        with path.open("rb") as file:
+            for number, row in enumerate(_rows(file, path), start=1):
+                name = next((name for name in RATES if row is not None and name in row), None)
+                try:
+                    rate = math.nan if row is None or name is None else float(row[name])
+                except (TypeError, ValueError, OverflowError):
+                    rate = math.nan
+                if not 0.0 <= rate < math.inf:
+                    msg = f"{path}, row {number}: no rate of 0 or more in {' or '.join(RATES)}"
+                    raise InvalidArgumentError(msg)
+                rates.append(rate)
+    except OSError as error:
+        msg = f"{path} cannot be read: {error.strerror or error}"
+        raise InvalidArgumentError(msg) from None
+    if not rates:
+        raise InvalidArgumentError(f"{path} holds no rates; each row has a rate")
+    return tuple(rates)
 
 
 def _arrivals(

@@ -10,7 +10,7 @@ import typer
 
 from headrace.cli.options import DEFAULT_HOME, Home, Json
 from headrace.cli.plan_capacity import capacity
-from headrace.cli.profile_arguments import seconds
+from headrace.cli.quantities import seconds
 
 if TYPE_CHECKING:
     from headrace.advise.arrivals import Arrivals
@@ -252,16 +252,9 @@ def _costs(
 
 def _profiled(model: str, home: Path) -> tuple[float, float]:
     """What a row takes alone, and in the best batch, by the newest profile of a model."""
-    from headrace.cli.profile_files import read_profiles
-    from headrace.cli.profile_subject import find_subject
-    from headrace.core import FailedPreconditionError
+    from headrace.cli.profile_files import newest_profile
 
-    subject = find_subject(model, server=None, home=home, runtime="", allow_code=True)
-    profiles = sorted(read_profiles(home, subject.digest), key=lambda profile: profile.at)
-    if not profiles:
-        msg = f"'{model}' has no profile in {home}; make one: headrace profile {model}"
-        raise FailedPreconditionError(msg)
-    measured = profiles[-1].measured
+    measured = newest_profile(model, home).measured
     length = measured.loaded.length
     cells = [
         cell

@@ -48,3 +48,19 @@ def read_profiles(home: Path, digest: str) -> list[Profile]:
         msg = f"the profiles in {home / DIRECTORY} cannot be read: {error.strerror or error}"
         raise FailedPreconditionError(msg) from error
     return [profile for profile in found if profile.digest == digest]
+
+
+def newest_profile(model: str, home: Path) -> Profile:
+    """The newest profile of a model: a path or NAME[:VERSION].
+
+    Raises:
+        FailedPreconditionError: It has none; the message names the command that makes one.
+    """
+    from headrace.cli.profile_subject import find_subject  # noqa: PLC0415  # the registry is slow to import
+
+    subject = find_subject(model, server=None, home=home, runtime="", allow_code=True)
+    profiles = read_profiles(home, subject.digest)
+    if not profiles:
+        msg = f"'{model}' has no profile in {home}; make one: headrace profile {model}"
+        raise FailedPreconditionError(msg)
+    return max(profiles, key=lambda profile: profile.at)

@@ -1,1 +1,0 @@
-"""How many replicas, nodes and clusters does a load need, and what do they cost? Pure."""
