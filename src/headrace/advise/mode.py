@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from headrace.core.text import duration_text
+
 HOURS_A_MONTH: Final = 730.0
 _DAY_S: Final = 86_400.0
 _USED_ONLINE: Final = 0.7
@@ -137,7 +139,7 @@ def _online(needs: Needs, costs: Costs) -> Option:
     busy = needs.peak_rate * (costs.row_s + _REQUEST_S)
     cores = max(math.ceil(busy / _USED_ONLINE), _COPIES)
     latency_s = _TAIL * (costs.row_s + _REQUEST_S)
-    each = _time(costs.row_s + _REQUEST_S)
+    each = duration_text(costs.row_s + _REQUEST_S)
     first = (
         f"{needs.peak_rate:,.4g} rows/s at the peak x {each} each = {busy:.3g} cores busy; "
         f"{cores} at {_USED_ONLINE:.0%} use, no fewer than {_COPIES} copies"
@@ -150,8 +152,9 @@ def _online(needs: Needs, costs: Costs) -> Option:
     if needs.latency_s is not None and latency_s > needs.latency_s:
         fits = False
         why.append(
-            f"p99 would be about {_time(latency_s)}, and {_time(needs.latency_s)} is asked for: "
-            "make the model faster (`headrace optimize`), or compute answers beforehand"
+            f"p99 would be about {duration_text(latency_s)}, and "
+            f"{duration_text(needs.latency_s)} is asked for: make the model faster "
+            "(`headrace optimize`), or compute answers beforehand"
         )
     return Option(
         mode=Mode.ONLINE,
@@ -174,7 +177,7 @@ def _streaming(needs: Needs, costs: Costs) -> Option:
     rate, of_what = (needs.rate, "on average") if waits else (needs.peak_rate, "at the peak")
     cores = max(math.ceil(rate * each_s / _USED_STREAM), 1)
     first = (
-        f"{rate:,.4g} rows/s {of_what} x {_time(each_s)} each in micro-batches "
+        f"{rate:,.4g} rows/s {of_what} x {duration_text(each_s)} each in micro-batches "
         f"= {rate * each_s:.3g} cores busy; {cores} at {_USED_STREAM:.0%} use"
     )
     why = [first]
@@ -184,7 +187,9 @@ def _streaming(needs: Needs, costs: Costs) -> Option:
         why.append("an answer goes to a topic, not back to the one who asked")
     if asked_s is not None and lag_s > asked_s:
         fits = False
-        why.append(f"an answer comes after {_time(lag_s)}, {_time(asked_s)} is asked for")
+        why.append(
+            f"an answer comes after {duration_text(lag_s)}, {duration_text(asked_s)} is asked for"
+        )
     if needs.arrival is Arrival.TABLE:
         why.append("each row has to be written to a topic first")
     return Option(
@@ -212,8 +217,8 @@ def _batch(needs: Needs, costs: Costs) -> Option:
     if every_s < _LEAST_BETWEEN_RUNS_S:
         fits = False
         why.append(
-            f"answers no older than {_time(fresh_s)} need a run every {_time(every_s)}: "
-            "that is a stream"
+            f"answers no older than {duration_text(fresh_s)} need a run every "
+            f"{duration_text(every_s)}: that is a stream"
         )
     if beforehand and needs.entities is None:
         fits = False
@@ -226,8 +231,8 @@ def _batch(needs: Needs, costs: Costs) -> Option:
     what = f"{needs.entities or 0:,} entities" if beforehand else f"{rows:,.4g} rows"
     why.insert(
         0,
-        f"a run every {_time(between)} over {what} x {_time(row_s)} each takes "
-        f"{_time(run_s)} on {cores} core{'s' if cores > 1 else ''}, "
+        f"a run every {duration_text(between)} over {what} x {duration_text(row_s)} each takes "
+        f"{duration_text(run_s)} on {cores} core{'s' if cores > 1 else ''}, "
         "which are paid for while it runs",
     )
     latency_s = None
@@ -240,14 +245,14 @@ def _batch(needs: Needs, costs: Costs) -> Option:
         core_hours += answering * HOURS_A_MONTH
         why.append(
             f"answers are looked up by key: {needs.peak_rate:,.4g} look-ups/s at the peak x "
-            f"{_time(look_up_s)} each = {busy:.3g} cores busy; {answering} at {_USED_ONLINE:.0%} "
-            f"use all the time, no fewer than {_COPIES} copies"
+            f"{duration_text(look_up_s)} each = {busy:.3g} cores busy; {answering} at "
+            f"{_USED_ONLINE:.0%} use all the time, no fewer than {_COPIES} copies"
         )
         if needs.latency_s is not None and latency_s > needs.latency_s:
             fits = False
             why.append(
-                f"p99 of a look-up would be about {_time(latency_s)}, and "
-                f"{_time(needs.latency_s)} is asked for"
+                f"p99 of a look-up would be about {duration_text(latency_s)}, and "
+                f"{duration_text(needs.latency_s)} is asked for"
             )
     return Option(
         mode=Mode.BATCH,
@@ -289,11 +294,3 @@ def _notes(needs: Needs, options: tuple[Option, ...], fitting: list[Option]) -> 
 
 def _what_would(options: tuple[Option, ...]) -> str:
     return "; ".join(f"{one.mode}: {one.why[-1]}" for one in options if not one.fits)
-
-
-def _time(seconds: float) -> str:
-    """A time for people: `3.2 ms`, `5 min`."""
-    for unit, size in (("d", _DAY_S), ("h", 3600.0), ("min", 60.0), ("s", 1.0), ("ms", 1e-3)):
-        if seconds >= size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds * 1e6:.3g} µs"

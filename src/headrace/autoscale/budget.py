@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 
 from headrace.core.autoscale_settings import MachineBudget
+from headrace.core.text import bytes_text
 
 _OVERDRAFT: Final = 0.1
 _EPSILON: Final = 1e-9
@@ -118,11 +119,7 @@ class _Room:
             if ask.memory_bytes > max(left, 0.0):
                 left = max(self.memory_bytes, 0.0)
                 return (
-                    f"one more needs {_megabytes(ask.memory_bytes)}, {_megabytes(left)} of "
-                    f"{_megabytes(memory)} are left"
+                    f"one more needs {bytes_text(ask.memory_bytes)}, {bytes_text(left)} of "
+                    f"{bytes_text(memory)} are left"
                 )
         return ""
-
-
-def _megabytes(size: float) -> str:
-    return f"{size / 1e6:.0f} MB"

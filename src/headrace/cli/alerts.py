@@ -210,12 +210,12 @@ def _end(for_: str, until: str) -> dict[str, float]:
     """
     from datetime import datetime
 
-    from headrace.cli.spans import span_s
+    from headrace.cli.quantities import span_s
 
     if bool(for_) == bool(until):
         raise typer.BadParameter("a silence needs an end: --for 2h, or --until TIME")
     if for_:
-        duration_s = span_s(for_, flag="--for")
+        duration_s = span_s(for_, "--for")
         if duration_s is None:
             raise typer.BadParameter("a silence has an end; write 2h or 30d", param_hint="--for")
         return {"duration_s": duration_s}

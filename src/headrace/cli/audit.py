@@ -272,7 +272,8 @@ def models(
     from headrace.advise.inventory_report import HEAD, asset_row, inventory_document, remarks
     from headrace.advise.inventory_walk import take_inventory
     from headrace.advise.report_text import printable
-    from headrace.cli.output import bytes_text, progress, say, show, table, write
+    from headrace.cli.output import progress, say, show, table, write
+    from headrace.core.text import bytes_text
 
     with progress(f"looking at {folder}"):
         found = take_inventory(folder, _known(home))

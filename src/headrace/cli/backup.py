@@ -108,7 +108,8 @@ def _state_url(home: Path, state_url: str) -> str:
 def _summary(result: "Backup") -> list[str]:
     from datetime import UTC, datetime
 
-    from headrace.cli.output import bytes_text, columns
+    from headrace.cli.output import columns
+    from headrace.core.text import bytes_text
 
     manifest = result.manifest
     created = datetime.fromtimestamp(manifest.created, UTC)

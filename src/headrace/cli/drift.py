@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from headrace.cli.options import DEFAULT_HOME, Home, Json, Server, ShowByDefault
+from headrace.core.text import number_text, percent_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -87,10 +88,10 @@ def _row(one: dict[str, Any]) -> "Sequence[str | Text]":
         one["role"],
         Text(one["state"], style=style),
         str(one["rows"]),
-        *(_number(one[key]) for key in ("psi", "js", "ks")),
+        *(number_text(one[key]) for key in ("psi", "js", "ks")),
         f"{one['evidence']:.1f} of {one['needed']:.1f}" if one["needed"] else "-",
-        _percent(one["missing_ratio"]),
-        _percent(one["out_of_range_ratio"]),
+        percent_text(one["missing_ratio"]),
+        percent_text(one["out_of_range_ratio"]),
     )
 
 
@@ -130,14 +131,6 @@ def _source(reference: dict[str, Any]) -> str:
     by_hour = ", by the hour of the day" if reference.get("is_hourly") else ""
     over = f", over {covers_s / 3600:.1f} h" if covers_s and not by_hour else ""
     return f"{reference['rows']} rows {what}{by_hour}{over}"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1%}"
 
 
 @reference_app.command("set")

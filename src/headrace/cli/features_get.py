@@ -10,6 +10,7 @@ import typer
 from headrace.cli.failures import NOT_READY
 from headrace.cli.features_store import Service, Store, opened, plain
 from headrace.cli.options import DEFAULT_HOME, Home, Json
+from headrace.core.text import duration_text
 
 if TYPE_CHECKING:
     from headrace.core import Datatype
@@ -84,7 +85,8 @@ def serve_check(
         write_json({**document, "views": [plain(one) for one in views]})
     else:
         lines = [
-            (one.view, one.status.value, _seconds(one.age_s), _seconds(one.ttl_s)) for one in views
+            (one.view, one.status.value, duration_text(one.age_s), duration_text(one.ttl_s))
+            for one in views
         ]
         show(table(lines, "view", "status", "age", "time to live"))
     if not is_ready:
@@ -164,7 +166,3 @@ def _value(value: Any) -> object:  # noqa: ANN401  # of an array
 
 def _text(value: object) -> str:
     return value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value)
-
-
-def _seconds(seconds: float | None) -> str:
-    return "-" if seconds is None else f"{seconds:,.0f} s"

@@ -9,6 +9,7 @@ import typer
 
 from headrace.cli.failures import NOT_READY
 from headrace.cli.options import DEFAULT_HOME, Home, Json
+from headrace.core.text import number_text
 
 if TYPE_CHECKING:
     from headrace.features import FeatureSkew, ServedRows, SkewReport
@@ -135,7 +136,7 @@ def _show(report: "SkewReport") -> None:
             one.feature,
             one.view,
             f"{one.differing} of {one.rows}",
-            _number(one.largest_absolute),
+            number_text(one.largest_absolute),
             _reasons(one),
         )
         for one in report.features
@@ -152,10 +153,6 @@ def _reasons(one: "FeatureSkew") -> str:
     if one.waiting:
         told.append(f"{one.waiting} within the grace")
     return ", ".join(told) or "-"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.6g}"
 
 
 def _document(report: "SkewReport") -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Annotated, Final
 import typer
 
 from headrace.cli.options import DEFAULT_HOME, Home, Json, Server
-from headrace.cli.spans import span_s
+from headrace.cli.quantities import span_s
 
 _PREFIXES: Final = ("hr",)
 
@@ -64,7 +64,7 @@ def create(
     body = {
         "name": name,
         "tier": tier,
-        "expires_in_s": span_s(expires_in, flag="--expires-in"),
+        "expires_in_s": span_s(expires_in, "--expires-in"),
         **({"scopes": scope} if scope else {}),
     }
     made = connect(server, home).post("/api/v1/keys", body)

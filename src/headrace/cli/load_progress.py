@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from headrace.cli.top_view import latency_text
+from headrace.core.text import duration_text
 from headrace.load import Tick
 
 _CLEAR = "\r\x1b[2K"
@@ -36,6 +36,6 @@ def line(tick: Tick) -> str:
     left = f"{tick.left_s:.0f} s left" if tick.left_s > 0 else "waiting for answers"
     return (
         f"{tick.sent:,} sent, {tick.in_flight:,} in flight, "
-        f"p50 {latency_text(tick.p50_s)}, p99 {latency_text(tick.p99_s)}, "
-        f"{tick.failed:,} failed, lag {latency_text(tick.lag_p99_s)}, {left}"
+        f"p50 {duration_text(tick.p50_s)}, p99 {duration_text(tick.p99_s)}, "
+        f"{tick.failed:,} failed, lag {duration_text(tick.lag_p99_s)}, {left}"
     )

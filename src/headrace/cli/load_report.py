@@ -5,7 +5,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from headrace.cli.top_view import latency_text
+from headrace.core.text import duration_text, percent_text
 from headrace.load import Interval, Judgement, LoadPlan, LoadResult, Target, Verdict
 from headrace.load.slo import rounded_up
 
@@ -76,7 +76,7 @@ def _head(result: LoadResult) -> list[tuple[str, str]]:
             (
                 "generator lag",
                 ", ".join(
-                    f"{name} {latency_text(value)}"
+                    f"{name} {duration_text(value)}"
                     for name, value in (("p50", lag.p50_s), ("p99", lag.p99_s), ("max", lag.max_s))
                 ),
             )
@@ -95,7 +95,7 @@ def _errors_text(result: LoadResult) -> str:
         return _NO
     ratio = result.error_ratio
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in result.errors.items())
-    bounds = f"{_percent(ratio.value)}, {_percent(ratio.low)} to {_percent(ratio.high)}"
+    bounds = f"{percent_text(ratio.value)}, {percent_text(ratio.low)} to {percent_text(ratio.high)}"
     return f"{result.failed:,} ({bounds})" + (f": {kinds}" if kinds else "")
 
 
@@ -123,17 +123,17 @@ def _judgement_cells(judgement: Judgement) -> "tuple[Text | str, ...]":
     objective, measured = judgement.objective, judgement.measured
     verdict = Text(_WORDS[judgement.verdict], style=_STYLES[judgement.verdict])
     if objective.quantile is None:
-        limit = _percent(objective.limit)
+        limit = percent_text(objective.limit)
         figures = (
             (_NO, _NO)
             if measured is None
             else (
-                _percent(measured.value),
-                f"{_percent(measured.low)} to {_percent(measured.high)}",
+                percent_text(measured.value),
+                f"{percent_text(measured.low)} to {percent_text(measured.high)}",
             )
         )
     else:
-        limit = latency_text(objective.limit)
+        limit = duration_text(objective.limit)
         figures = (_NO, _NO) if measured is None else (_seconds(measured.value), _bounds(measured))
     return f"{objective.name} <= {limit}", verdict, *figures, judgement.reason
 
@@ -141,11 +141,7 @@ def _judgement_cells(judgement: Judgement) -> "tuple[Text | str, ...]":
 def _seconds(value: float | None) -> str:
     if value == float("inf"):
         return "failed"
-    return latency_text(value)
-
-
-def _percent(ratio: float | None) -> str:
-    return _NO if ratio is None else f"{100 * ratio:.2g} %"
+    return duration_text(value)
 
 
 def steps_report(results: Sequence[LoadResult]) -> list["Text"]:
@@ -180,7 +176,7 @@ def _step_cells(result: LoadResult) -> "tuple[Text | str, ...]":
         f"{result.achieved_per_s:,.1f}",
         _latency_cells(p50)[0],
         *_latency_cells(p99)[:2],
-        _percent(result.error_ratio.value) if result.error_ratio else _NO,
+        percent_text(result.error_ratio.value) if result.error_ratio else _NO,
         said,
     )
 

@@ -53,8 +53,9 @@ def fetch(
     import time
 
     from headrace.cli.home_registry import watched_store
-    from headrace.cli.output import bytes_text, say, write_json
+    from headrace.cli.output import say, write_json
     from headrace.core import InvalidArgumentError
+    from headrace.core.text import bytes_text
     from headrace.registry.fetch import check_reference, fetch_model
     from headrace.registry.open_store import RETRY_S, check_artifacts_url
 

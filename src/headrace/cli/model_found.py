@@ -5,6 +5,8 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from headrace.core.text import duration_text
+
 if TYPE_CHECKING:
     from headrace.core import FirstRun, ModelSignature
     from headrace.registry import ModelVersion
@@ -42,14 +44,9 @@ def shape(sizes: tuple[int, ...]) -> str:
     return "[" + ", ".join("any" if size < 0 else str(size) for size in sizes) + "]"
 
 
-def seconds_text(seconds: float) -> str:
-    """A duration for people: `0.12 ms`."""
-    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1000:.2g} ms"
-
-
 def _first_run_text(run: "FirstRun | None") -> str:
     if run is None:
         return "was not tried"
     if run.run_s is None:
         return f"fails on made-up inputs: {run.error}"
-    return f"about {seconds_text(run.run_s)} for one row, on one CPU thread"
+    return f"about {duration_text(run.run_s)} for one row, on one CPU thread"

@@ -189,7 +189,8 @@ def list_(
     """List the stored versions; a damaged one is named on standard error."""
     from headrace.cli.connection import find_target
     from headrace.cli.model_store import model_store
-    from headrace.cli.output import bytes_text, say, show, table, write_json
+    from headrace.cli.output import say, show, table, write_json
+    from headrace.core.text import bytes_text
 
     store = model_store(find_target(server, home), artifacts=artifacts)
     versions, problems = store.list(name)
@@ -291,7 +292,8 @@ def gc(
     """
     from headrace.cli.connection import find_target
     from headrace.cli.model_store import model_store
-    from headrace.cli.output import bytes_text, say, write_json
+    from headrace.cli.output import say, write_json
+    from headrace.core.text import bytes_text
 
     store = model_store(find_target(server, home), artifacts=artifacts)
     removed = store.gc(grace_hours * 3600)
@@ -319,7 +321,8 @@ def _document(
 def _show(version: "ModelVersion", signatures: "tuple[VersionSignature, ...]") -> None:
     from headrace.cli.model_found import found_rows, lineage_rows
     from headrace.cli.model_signing import signed_text
-    from headrace.cli.output import bytes_text, show, table
+    from headrace.cli.output import show, table
+    from headrace.core.text import bytes_text
 
     rows = [
         ("model", version.reference),
@@ -340,7 +343,8 @@ def _show(version: "ModelVersion", signatures: "tuple[VersionSignature, ...]") -
 def _show_found(version: "ModelVersion") -> None:
     """What a push found out, as the rows of `show` that matter then."""
     from headrace.cli.model_found import found_rows, lineage_rows
-    from headrace.cli.output import bytes_text, show, table
+    from headrace.cli.output import show, table
+    from headrace.core.text import bytes_text
 
     rows = [
         ("model", version.reference),

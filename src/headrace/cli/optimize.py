@@ -11,8 +11,7 @@ from typing import Annotated
 import typer
 
 from headrace.cli.options import DEFAULT_HOME, AllowCode, Home, Json, Server
-from headrace.cli.profile_arguments import seconds
-from headrace.cli.quantities import parse_share
+from headrace.cli.quantities import parse_share, seconds
 
 _data = partial(typer.Option, rich_help_panel="Data")
 _how = partial(typer.Option, rich_help_panel="What is timed")

@@ -92,17 +92,6 @@ def transfer(text: str, total_bytes: int) -> "Iterator[Callable[[int], None]]":
         yield lambda done: bar.update(task, completed=done)
 
 
-def bytes_text(size: float | None) -> str:
-    """A size for people: `130 MB`."""
-    if size is None:
-        return "-"
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000 or unit == "GB":  # noqa: PLR2004  # decimal units, as disks and networks have
-            return f"{size:.0f} {unit}" if size >= 10 or unit == "B" else f"{size:.1f} {unit}"  # noqa: PLR2004  # one decimal below ten
-        size /= 1000
-    raise AssertionError
-
-
 def _console(*, stderr: bool) -> "Console":
     from rich.console import Console
 

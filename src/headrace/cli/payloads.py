@@ -60,7 +60,8 @@ def payloads(
 
 
 def _show_files(found: Mapping[str, Any]) -> None:
-    from headrace.cli.output import bytes_text, say, show, table
+    from headrace.cli.output import say, show, table
+    from headrace.core.text import bytes_text
 
     state = "on" if found["on"] else "off"
     say(f"payload log is {state}: {found['written']} written, {found['dropped']} dropped")

@@ -119,10 +119,10 @@ def profile(
         headrace profile fraud --budget 3m --plot fraud.svg
     """
     from headrace.cli.output import say, show, write_json
-    from headrace.cli.profile_arguments import numbers, seconds
     from headrace.cli.profile_files import save_profile
     from headrace.cli.profile_subject import find_subject
     from headrace.cli.profile_view import profile_text
+    from headrace.cli.quantities import numbers, seconds
     from headrace.engine import usable_cores
     from headrace.optimize.profiling.messages import ProfileRequest
     from headrace.optimize.profiling.options import Wishes

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from headrace.cli.output import bytes_text, table
+from headrace.cli.output import table
+from headrace.core.text import bytes_text, duration_text
 from headrace.optimize.profiling.document import Profile
 from headrace.optimize.profiling.messages import Cell
-from headrace.optimize.profiling.options import duration
 from headrace.optimize.profiling.predict import Point
 
 if TYPE_CHECKING:
@@ -44,8 +44,8 @@ def _grid(cells: Sequence[Cell]) -> "Text":
             str(cell.rows),
             str(cell.threads),
             str(cell.runs),
-            duration(cell.p50_s),
-            duration(cell.p99_s),
+            duration_text(cell.p50_s),
+            duration_text(cell.p99_s),
             f"{cell.rows_per_s:.4g}",
             f"{cell.foreign_ratio:.0%}",
         )
@@ -62,13 +62,13 @@ def _capacity(profile: Profile) -> str:
 
 def _p99(point: Point) -> str:
     found = point.p99_ci_s
-    sure = f" [{duration(found[0])}, {duration(found[1])}]" if found else ""
-    return duration(point.p99_s) + sure
+    sure = f" [{duration_text(found[0])}, {duration_text(found[1])}]" if found else ""
+    return duration_text(point.p99_s) + sure
 
 
 def _knee(profile: Profile) -> str:
     prediction = profile.prediction
-    limit = duration(prediction.knee_p99_s)
+    limit = duration_text(prediction.knee_p99_s)
     if prediction.knee_rate is None:
         return f"knee: p99 is above {limit} at any rate"
     share = prediction.knee_rate / prediction.capacity
@@ -80,8 +80,8 @@ def _curve(profile: Profile) -> "Text":
         (
             f"{point.load_ratio:.0%}",
             f"{point.rate:.4g}",
-            duration(point.p50_s),
-            duration(point.p95_s),
+            duration_text(point.p50_s),
+            duration_text(point.p95_s),
             _p99(point),
             f"{point.batch_rows:.3g}",
         )
@@ -92,7 +92,7 @@ def _curve(profile: Profile) -> "Text":
 
 def _lengths(profile: Profile) -> "Text":
     rows = [
-        (str(one.length), f"{one.capacity:.4g}", duration(one.at_70.p99_s))
+        (str(one.length), f"{one.capacity:.4g}", duration_text(one.at_70.p99_s))
         for one in profile.by_length
     ]
     return table(rows, "length", "capacity", "p99 at 70%")
@@ -103,14 +103,14 @@ def _operators(profile: Profile) -> "Text | str":
     if not operators.items:
         return f"time by operator: {operators.reason}"
     rows = [
-        (one.name, f"{one.share_ratio:.1%}", duration(one.run_s), f"{one.calls:.3g}")
+        (one.name, f"{one.share_ratio:.1%}", duration_text(one.run_s), f"{one.calls:.3g}")
         for one in operators.items
     ]
     return table(rows, "operator", "share", "of a run", "calls")
 
 
 def _costs(profile: Profile) -> "Text":
-    rows = [("load", duration(profile.measured.loaded.load_s))]
+    rows = [("load", duration_text(profile.measured.loaded.load_s))]
     memory = profile.measured.memory
     if memory is not None:
         rows += [
@@ -119,7 +119,7 @@ def _costs(profile: Profile) -> "Text":
         ]
     overhead = profile.overhead
     if overhead is not None:
-        rows.append(("a request besides its run", duration(overhead.wall_s)))
+        rows.append(("a request besides its run", duration_text(overhead.wall_s)))
     return table(rows)
 
 

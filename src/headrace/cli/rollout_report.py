@@ -4,7 +4,7 @@
 
 from typing import TYPE_CHECKING, Final
 
-from headrace.core import rough_span
+from headrace.core.text import duration_text
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -60,7 +60,7 @@ def result_text(result: "Result", *, alpha: float, is_same: bool) -> "list[Text]
         ("promoted", _bar_of(result.promoted, "green")),
         ("rolled back", _bar_of(result.rolled_back, "red")),
         ("not decided in time", _bar_of(result.undecided, "yellow")),
-        ("half decided after", Text(_duration(result.median_s))),
+        ("half decided after", Text(duration_text(result.median_s))),
     ]
     if is_same:
         rows = [
@@ -87,8 +87,8 @@ def power_text(rows: "list[Power]", duration_s: int) -> "list[Text]":
             row.change,
             _number(row.expected.until_worse),
             _number(row.expected.until_tolerated),
-            _duration(row.expected_s),
-            _duration(row.result.median_s),
+            duration_text(row.expected_s),
+            duration_text(row.result.median_s),
             _bar_of(row.result.rolled_back, "red", width=_NARROW),
             _bar_of(row.result.promoted, "green", width=_NARROW),
         )
@@ -113,7 +113,3 @@ def _bar_of(ratio: float, style: str, *, width: int = _BAR) -> "Text":
 
 def _number(requests: float | None) -> str:
     return "never" if requests is None else f"{float(f'{requests:.2g}'):,.0f}"
-
-
-def _duration(seconds: float | None) -> str:
-    return "-" if seconds is None else rough_span(seconds)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from headrace.cli.interval_bar import Marks, interval_bar, marks_for
 from headrace.core import span
+from headrace.core.text import bound_text, effect_text, metric_text
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -137,11 +138,11 @@ def _metrics(metrics: Sequence[Document], marks: Marks) -> "Text":
             (
                 metric["metric"],
                 Text(outcome, style=_STYLES.get(metric["outcome"], "dim")),
-                own_text(metric["baseline"], unit),
-                own_text(metric["candidate"], unit),
+                metric_text(metric["baseline"], unit),
+                metric_text(metric["candidate"], unit),
                 effect_text(metric["effect"], unit),
                 _bar(metric, marks),
-                f"{_bound(metric['low'], unit)} to {_bound(metric['high'], unit)}",
+                f"{bound_text(metric['low'], unit)} to {bound_text(metric['high'], unit)}",
                 effect_text(metric["margin"], unit),
                 f"{old:,} / {new:,}",
             )
@@ -162,44 +163,6 @@ def _bar(metric: Document, marks: Marks) -> str:
         margin=tolerated,
         marks=marks,
     )
-
-
-def own_text(value: float | None, unit: str) -> str:
-    """One arm's number in a metric of this unit."""
-    if value is None:
-        return "-"
-    match unit:
-        case "ratio difference" | "ratio":
-            return f"{100 * value:.3g} %"
-        case "times":
-            return _seconds(value)
-        case _:
-            return f"{value:.4g}"
-
-
-def effect_text(value: float | None, unit: str) -> str:
-    """An effect, or a margin: percentage points, a factor, or a plain number."""
-    if value is None:
-        return "-"
-    match unit:
-        case "ratio difference":
-            return f"{100 * value:+.3g} pts"
-        case "ratio":
-            return f"{100 * value:.3g} %"
-        case "times":
-            return f"x{value:.3g}"
-        case _:
-            return f"{value:+.4g}"
-
-
-def _bound(value: float | None, unit: str) -> str:
-    return "any" if value is None else effect_text(value, unit)
-
-
-def _seconds(value: float) -> str:
-    if value < 0.001:  # noqa: PLR2004  # a millisecond
-        return f"{1e6 * value:.3g} us"
-    return f"{1000 * value:.3g} ms" if value < 1 else f"{value:.3g} s"
 
 
 def clock_text(at: float) -> str:

@@ -192,7 +192,7 @@ def _jobs(document: dict[str, Any]) -> "RenderableType | None":
 
 
 def _revision(revision: dict[str, Any]) -> tuple[str, ...]:
-    from headrace.cli.output import bytes_text
+    from headrace.core.text import bytes_text
 
     if not revision:
         return ("-",) * 7

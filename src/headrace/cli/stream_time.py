@@ -1,13 +1,11 @@
 """Which moment does a person mean? `2026-11-27T06:00Z`, or `-2h` for so long ago."""
 
-import re
 from datetime import UTC, datetime
 from typing import Final
 
 from headrace.core import InvalidArgumentError
+from headrace.core.text import duration_s
 
-_AGO: Final = re.compile(r"-(\d+(?:\.\d+)?)([smhd])")
-_UNIT_S: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 _SHOWN: Final = 60
 
 
@@ -17,9 +15,9 @@ def moment(text: str, *, now: float) -> float:
     Raises:
         InvalidArgumentError: It is no time, or not yet over.
     """
-    ago = _AGO.fullmatch(text.strip())
-    if ago is not None:
-        return now - float(ago[1]) * _UNIT_S[ago[2]]
+    ago_s = duration_s(text.strip()[1:]) if text.strip().startswith("-") else None
+    if ago_s is not None:
+        return now - ago_s
     try:
         found = datetime.fromisoformat(text.strip())
     except ValueError:

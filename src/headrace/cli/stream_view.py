@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from headrace.core.text import number_text
+
 Row = tuple[str, ...]
 
 
@@ -27,10 +29,10 @@ def _stream(one: Mapping[str, Any]) -> Row:
         one["state"],
         f"{one['ready']}/{one['workers']}{bounds}",
         f"{one['rate']:,.0f}",
-        _count(one["lag_records"]),
+        number_text(one["lag_records"]),
         "-" if one["lag_s"] is None else f"{one['lag_s']:.1f} s",
-        _count(one["answered"]),
-        _count(one["dead_letters"]),
+        number_text(one["answered"]),
+        number_text(one["dead_letters"]),
         one["model"],
     )
 
@@ -43,10 +45,6 @@ def _member(one: Mapping[str, Any]) -> Row:
         str(one["restarts"]),
         " ".join(one["partitions"]) or "-",
         f"{one['rate']:,.0f}",
-        _count(one["lag_records"]),
-        _count(one["answered"]),
+        number_text(one["lag_records"]),
+        number_text(one["answered"]),
     )
-
-
-def _count(value: int | None) -> str:
-    return "-" if value is None else f"{value:,}"

@@ -8,7 +8,7 @@ from typing import Annotated, Final
 import typer
 
 from headrace.cli.options import DEFAULT_HOME, Home, Json, Server
-from headrace.cli.spans import span_s
+from headrace.cli.quantities import span_s
 
 _PREFIXES: Final = ("hrt", "hrs")
 
@@ -77,7 +77,7 @@ def create(
     body = {
         "owner": owner,
         "roles": role or [],
-        "expires_in_s": span_s(expires_in, flag="--expires-in"),
+        "expires_in_s": span_s(expires_in, "--expires-in"),
     }
     made = connect(server, home).post("/api/v1/tokens", body)
     hand_over(made, "token", owner, out=out, json=json)

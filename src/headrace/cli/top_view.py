@@ -5,6 +5,8 @@
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
+from headrace.core.text import duration_text
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.text import Text
@@ -165,18 +167,6 @@ def _cells(row: dict[str, Any]) -> "tuple[Text, ...]":
         Text(f"{row['replicas_ready']}/{row['replicas_desired']}"),
         Text(f"{row['requests_per_s']:,.1f}"),
         Text(f"{row['error_ratio']:.1%}", style="red" if row["error_ratio"] else ""),
-        *(Text(latency_text(row[key])) for key in ("p50_s", "p95_s", "p99_s")),
+        *(Text(duration_text(row[key])) for key in ("p50_s", "p95_s", "p99_s")),
         Text(row["rollout"] or "-"),
     )
-
-
-def latency_text(seconds: float | None) -> str:
-    """A latency for people: `850 us`, `4.2 ms`, `1.31 s`."""
-    if seconds is None:
-        return "-"
-    if seconds < _MS:
-        return f"{seconds * 1e6:.0f} us"
-    if seconds < 1:
-        digits = 1 if seconds < 10 * _MS else 0
-        return f"{seconds * 1e3:.{digits}f} ms"
-    return f"{seconds:.2f} s"

@@ -4,6 +4,8 @@ import sys
 import time
 from typing import Final, TextIO
 
+from headrace.core.text import bytes_text
+
 AFTER_S: Final = 2.0
 _EACH_S: Final = 0.2
 _EACH_IN_A_LOG_S: Final = 10.0
@@ -28,8 +30,6 @@ class TransferView:
         Args:
             now: Monotonic; None for now.
         """
-        from headrace.cli.output import bytes_text  # noqa: PLC0415  # imports little itself
-
         now = time.monotonic() if now is None else now
         if what != self._what:
             self._what, self._began, self._shown = what, now, None

@@ -114,7 +114,7 @@ def _latency_s(text: str) -> float:
     """The latency that `--slo-p99` gives, within what a spec takes."""
     from pydantic import ValidationError
 
-    from headrace.cli.profile_arguments import seconds
+    from headrace.cli.quantities import seconds
     from headrace.core.spec_rollout import SloSpec
 
     flag = "--slo-p99"

@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import Final
 
 from headrace.console.axes import Scale, Tick, ages, marks_from_zero
-from headrace.console.words import number
+from headrace.core.text import number_text
 
 WIDTH: Final = 480
 HEIGHT: Final = 200
@@ -113,7 +113,7 @@ def line_chart(
         top=_TOP,
         bottom=HEIGHT - _BOTTOM,
         x_ticks=tuple(Tick(x.place(until - age), label) for age, label in ages(until - since)),
-        y_ticks=tuple(Tick(y.place(mark), number(mark)) for mark in places),
+        y_ticks=tuple(Tick(y.place(mark), number_text(mark)) for mark in places),
         lines=drawn,
         heads=tuple(line.name for line in lines),
         rows=_rows(times, lines),
@@ -138,7 +138,7 @@ def _drawn(line: Line, times: Sequence[float], x: Scale, y: Scale) -> DrawnLine:
         look=line.look,
         path="".join(parts),
         dots=tuple(dots),
-        last=line.last or number(latest),
+        last=line.last or number_text(latest),
     )
 
 
@@ -148,7 +148,11 @@ def _summary(title: str, unit: str, lines: Sequence[Line], span_s: float) -> str
     for line in lines:
         known = [value for value in line.values if value is not None]
         if known:
-            low, high, last = number(min(known)), number(max(known)), number(known[-1])
+            low, high, last = (
+                number_text(min(known)),
+                number_text(max(known)),
+                number_text(known[-1]),
+            )
             said.append(f"{line.name} from {low} to {high}, last {last}")
     minutes = round(span_s / 60)
     return f"{title} in {unit} over {minutes} minutes: {'; '.join(said) or 'nothing'}."
@@ -160,4 +164,4 @@ def _rows(
     """At most a dozen rows of the data, the newest first."""
     stride = max(len(times) // _ROWS, 1)
     picked = list(range(len(times) - 1, -1, -stride))[:_ROWS]
-    return tuple((times[i], tuple(number(line.values[i]) for line in lines)) for i in picked)
+    return tuple((times[i], tuple(number_text(line.values[i]) for line in lines)) for i in picked)

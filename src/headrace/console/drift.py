@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from headrace.console.documents import DriftView, FeatureView, LiveScore
-from headrace.console.words import about, number, percent
+from headrace.core.text import coarse_span, number_text, percent_text
 
 MOST: Final = 20
 _NAMED: Final = 5
@@ -112,7 +112,7 @@ def _live(one: LiveScore) -> str:
     """How right answers of a span were, in words; empty without a label."""
     if not one.rows:
         return ""
-    of = f"of {one.rows:,} labelled answers of the last {about(one.seconds)}"
+    of = f"of {one.rows:,} labelled answers of the last {coarse_span(one.seconds)}"
     if one.accuracy is not None:
-        return f"{percent(one.accuracy)} right, {of}"
-    return f"{number(one.mean_error)} off on average, {of}"
+        return f"{percent_text(one.accuracy)} right, {of}"
+    return f"{number_text(one.mean_error)} off on average, {of}"

@@ -21,7 +21,7 @@ from headrace.console.phases import StatsList, phases_of
 from headrace.console.shares import Share, shares_of
 from headrace.console.view import Question, View
 from headrace.console.visitor import Params, may_operate
-from headrace.console.words import seconds
+from headrace.core.text import duration_text
 
 SPANS: Final = {"900": "15 min", "3600": "1 h", "21600": "6 h", "86400": "24 h"}
 _POINTS: Final = 90
@@ -85,7 +85,7 @@ def charts_of(points: Sequence[PointView], now: float) -> list[Chart]:
     def quantile(name: str, values: Sequence[float | None], look: int) -> Line:
         latest = next((value for value in reversed(values) if value is not None), None)
         scaled = [None if value is None else value * per_s for value in values]
-        return Line(name=name, values=scaled, look=look, last=seconds(latest))
+        return Line(name=name, values=scaled, look=look, last=duration_text(latest))
 
     return [
         line_chart(

@@ -8,6 +8,7 @@ from headrace.console import words
 from headrace.console.axes import Scale, Tick, marks_between
 from headrace.console.documents import MetricStatus
 from headrace.console.rulers import Ruler
+from headrace.core.text import bound_text, effect_text, percent_text
 
 WIDTH: Final = 480
 HEIGHT: Final = 64
@@ -76,9 +77,9 @@ def _scale(values: Sequence[float | None]) -> Scale:
 
 
 def _summary(metric: MetricStatus) -> str:
-    low, high = words.bound(metric.low, metric.unit), words.bound(metric.high, metric.unit)
-    tolerated = words.effect(metric.margin, metric.unit)
-    confidence = words.percent(1 - metric.alpha)
+    low, high = bound_text(metric.low, metric.unit), bound_text(metric.high, metric.unit)
+    tolerated = effect_text(metric.margin, metric.unit)
+    confidence = percent_text(1 - metric.alpha)
     return (
         f"Between {low} and {high} with {confidence} confidence at all times at once; "
         f"{tolerated} tolerated; verdict: {words.plain(metric.outcome)}."

@@ -9,7 +9,7 @@ from typing import Final
 
 from headrace.console.charts import Chart, Line, line_chart, seconds_unit
 from headrace.console.documents import PointView
-from headrace.console.words import seconds
+from headrace.core.text import duration_text
 
 _MARKS: Final = 4
 
@@ -42,7 +42,7 @@ def load_charts(points: Sequence[PointView], now: float) -> list[Chart]:
                     name="mean",
                     values=[None if wait is None else wait * per_s for wait in waits],
                     look=1,
-                    last=seconds(next((w for w in reversed(waits) if w is not None), None)),
+                    last=duration_text(next((w for w in reversed(waits) if w is not None), None)),
                 )
             ],
             until=now,

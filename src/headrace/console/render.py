@@ -12,9 +12,22 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from headrace import __version__
 from headrace.console import words
 from headrace.console.view import View
+from headrace.core import text
 
 HERE: Final = Path(__file__).parent
 STATIC: Final = HERE / "static"
+_TEXTS: Final = (
+    text.bound_text,
+    text.bytes_text,
+    text.coarse_span,
+    text.duration_text,
+    text.effect_text,
+    text.metric_text,
+    text.number_text,
+    text.percent_text,
+    text.span,
+)
+"""What templates call to write numbers."""
 _LIVE_BLOCK: Final = "live_"
 _MENU: Final = (
     ("fleet", "/", "Fleet"),
@@ -46,6 +59,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     found.globals.update(words=words, static=static_path, menu=_MENU, version=__version__)
+    found.globals.update({function.__name__: function for function in _TEXTS})
     # A live part is rendered without its page, and so without what a page would import.
     found.globals["ui"] = found.get_template("ui.html").module
     return found

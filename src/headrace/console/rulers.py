@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from headrace.console import words
+from headrace.core.text import number_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,5 +41,5 @@ class Ruler:
     def mark(self, value: float) -> str:
         """The label of a mark."""
         scaled = 100 * value if self.unit.startswith("ratio") else value
-        text = words.number(scaled)
+        text = number_text(scaled)
         return f"{text}\u00d7" if self.unit == "times" else text

@@ -13,6 +13,7 @@ from headrace.console import words
 from headrace.console.axes import Scale, Tick, elapsed, marks_between
 from headrace.console.documents import IntervalPoint, MetricStatus, RolloutEvidence, SequenceView
 from headrace.console.rulers import Ruler
+from headrace.core.text import bound_text, effect_text, span
 
 WIDTH: Final = 480
 HEIGHT: Final = 190
@@ -212,11 +213,11 @@ def _summary(title: str, sequence: SequenceView, span_s: float) -> str:
     unit = sequence.unit
     known = [p for p in sequence.points if p.low is not None or p.high is not None]
     first, last = known[0], known[-1]
-    began = f"{words.bound(first.low, unit)} and {words.bound(first.high, unit)}"
-    ended = f"{words.bound(last.low, unit)} and {words.bound(last.high, unit)}"
+    began = f"{bound_text(first.low, unit)} and {bound_text(first.high, unit)}"
+    ended = f"{bound_text(last.low, unit)} and {bound_text(last.high, unit)}"
     return (
-        f"{title}, {words.span(span_s)}: at first between {began}, at last between {ended}; "
-        f"{words.effect(last.margin, unit)} tolerated."
+        f"{title}, {span(span_s)}: at first between {began}, at last between {ended}; "
+        f"{effect_text(last.margin, unit)} tolerated."
     )
 
 
@@ -228,10 +229,10 @@ def _rows(sequence: SequenceView) -> tuple[tuple[float, tuple[str, ...]], ...]:
         (
             point.at,
             (
-                words.effect(point.effect, unit),
-                words.bound(point.low, unit),
-                words.bound(point.high, unit),
-                words.effect(point.margin, unit),
+                effect_text(point.effect, unit),
+                bound_text(point.low, unit),
+                bound_text(point.high, unit),
+                effect_text(point.margin, unit),
             ),
         )
         for point in points[::-1][::stride]

@@ -14,7 +14,7 @@ from headrace.console.documents import (
 from headrace.console.paging import MOST_PAGES, MOST_TEXT, cut
 from headrace.console.view import Question, View
 from headrace.console.visitor import Params, RefusedError, may_operate_system
-from headrace.console.words import seconds
+from headrace.core.text import duration_text
 
 SPANS: Final = {"900": "15 min", "3600": "1 h"}
 VERBS: Final = {"pause": "Pause", "resume": "Resume"}
@@ -147,7 +147,7 @@ def charts_of(points: Sequence[StreamPointView], now: float) -> list[Chart]:
             hint="how old the oldest record is that waits",
             nothing="nobody knew the lag in this time",
             times=times,
-            lines=[Line(name="oldest", values=lags, look=1, last=seconds(latest))],
+            lines=[Line(name="oldest", values=lags, look=1, last=duration_text(latest))],
             until=now,
         ),
         line_chart(

@@ -11,8 +11,8 @@ import msgspec
 
 from headrace.control.backoff import Backoff
 from headrace.control.job_records import JobMark, JobRun, JobsLook, RunState
-from headrace.core.sizes import size_bytes
 from headrace.core.spec_jobs import PLACEHOLDER, JobSpec
+from headrace.core.text import size_bytes
 from headrace.jobs.due import Due, JobSchedule, due, next_moment
 
 AFTER_FAILURE: Final = Backoff(first_s=10.0, limit_s=900.0)

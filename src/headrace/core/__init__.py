@@ -53,7 +53,7 @@ from headrace.core.settings import (
     ReplicaSettings,
     SignedSettings,
 )
-from headrace.core.spans import rough_span, span
+from headrace.core.text import span
 
 if TYPE_CHECKING:
     from headrace.core.datatypes import DTYPES, Datatype, datatype_of
@@ -155,7 +155,6 @@ __all__ = [
     "datatype_of",
     "error_kind",
     "example_inputs",
-    "rough_span",
     "span",
     "with_weakest_evidence",
     "wrong_datatype",

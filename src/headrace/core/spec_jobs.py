@@ -9,9 +9,9 @@ from pydantic import Field, Strict
 
 from headrace.core.cron import cron_mistake, runs_once_a_day, zone_mistake
 from headrace.core.names import NAME_PATTERN
-from headrace.core.sizes import size_bytes
 from headrace.core.spec_base import SpecModel
 from headrace.core.spec_yaml import SpecMistake
+from headrace.core.text import size_bytes
 
 PLACEHOLDERS: Final = ("run_id", "date")
 """What `{…}` in an input or output stands for."""

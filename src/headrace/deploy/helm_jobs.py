@@ -9,9 +9,9 @@ from typing import Final
 import msgspec
 
 from headrace.control.job_plan import arguments_of, filled, new_run
-from headrace.core.sizes import size_bytes
 from headrace.core.spec import SystemSpec
 from headrace.core.spec_jobs import PLACEHOLDER, JobSpec, ScheduleSpec
+from headrace.core.text import size_bytes
 from headrace.deploy.helm_export import HelmOptions, Mount, Stored, Values
 from headrace.deploy.helm_spec import model_path_loss
 from headrace.deploy.losses import Loss

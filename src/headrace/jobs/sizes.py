@@ -7,7 +7,7 @@ elsewhere, takes the same sizes.
 from typing import Final
 
 from headrace.core import VARIABLE, Datatype, InvalidArgumentError, ModelSignature
-from headrace.core.sizes import size_bytes
+from headrace.core.text import size_bytes
 from headrace.jobs.columns import row_shape, width
 from headrace.jobs.messages import Sizes
 

@@ -4,9 +4,8 @@ Nothing has to be proved before the switch, so `max_duration_s` bounds nothing h
 bounded by `preview_s` or by a person's approval, the time after the switch by `keep_s`.
 """
 
-from headrace.core import rough_span
 from headrace.core.rollout_settings import BlueGreenSettings
-from headrace.rollout.explain import percent, seconds
+from headrace.core.text import duration_text, percent_text
 from headrace.rollout.stages import Plan, Stage
 from headrace.rollout.state import Traffic
 
@@ -27,13 +26,13 @@ def judged_text(settings: BlueGreenSettings) -> str:
     errors, latency = settings.metrics.errors, settings.metrics.latency
     limits = []
     if errors is not None and errors.max_ratio is not None:
-        limits.append(f"more than {percent(errors.max_ratio)} of its requests fail")
+        limits.append(f"more than {percent_text(errors.max_ratio)} of its requests fail")
     if latency is not None and latency.max_s is not None:
         quantile = f"p{100 * latency.quantile:g}"
-        limits.append(f"its {quantile} is above {seconds(latency.max_s)}")
+        limits.append(f"its {quantile} is above {duration_text(latency.max_s)}")
     if not settings.keep_s:
         return "nothing is judged after the switch, as keep_s is 0"
-    kept = f"for {rough_span(settings.keep_s)} after the switch"
+    kept = f"for {duration_text(settings.keep_s)} after the switch"
     if not limits:
         return f"{kept} nothing is judged: only a version that dies goes back by itself"
     return f"{kept} it goes back if {' or '.join(limits)}; nothing else is judged"

@@ -20,7 +20,8 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from headrace.rollout.explain import Names, count
+from headrace.core.text import number_text
+from headrace.rollout.explain import Names
 from headrace.rollout.judge_fixed import Budget
 from headrace.rollout.outcomes import MetricVerdict, Outcome
 from headrace.rollout.readings import ArmCounts
@@ -111,11 +112,14 @@ class Crashes(msgspec.Struct, kw_only=True):
         closing = "within what is tolerated"
         if is_worse:
             closing = "it dies more often than the baseline, worse than tolerated"
+        failed = [
+            f"{number_text(count)} of {number_text(requests)}"
+            for count, requests in zip(self.failed, self.requests, strict=True)
+        ]
         reason = (
             f"crashes: {_deaths(deaths_b)} of {names.candidate}"
             f"{f' (the last {last})' if deaths_b and last else ''} against {_deaths(deaths_a)} of "
-            f"{names.baseline}; {count(self.failed[1])} of {count(self.requests[1])} requests "
-            f"failed on {names.candidate}, {count(self.failed[0])} of {count(self.requests[0])} on "
+            f"{names.baseline}; {failed[1]} requests failed on {names.candidate}, {failed[0]} on "
             f"{names.baseline}: {closing}"
         )
         return MetricVerdict(
@@ -131,4 +135,4 @@ class Crashes(msgspec.Struct, kw_only=True):
 
 
 def _deaths(number: int) -> str:
-    return "1 replica death" if number == 1 else f"{count(number)} replica deaths"
+    return "1 replica death" if number == 1 else f"{number_text(number)} replica deaths"

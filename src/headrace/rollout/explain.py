@@ -1,9 +1,10 @@
-"""How does one say a number to somebody who was woken up? Units, digits and signs for people."""
+"""Reasons of verdicts as text for people."""
 
 from typing import Final
 
 import msgspec
 
+from headrace.core.text import number_text
 from headrace.rollout.outcomes import MetricVerdict, Outcome, Verdict
 
 _FIRST: Final = {Outcome.ROLL_BACK: 0, Outcome.WAIT: 1, Outcome.PROMOTE: 2}
@@ -16,26 +17,10 @@ class Names(msgspec.Struct, frozen=True):
     candidate: str = "the new version"
 
 
-def percent(ratio: float) -> str:
-    """`5.1 %`, `0.12 %`."""
-    return f"{_digits(100 * ratio)} %"
-
-
 def points(ratio: float, *, signed: bool = True) -> str:
     """A difference of two shares, in percentage points: `+3.2`."""
-    return _digits(100 * ratio, sign="+" if signed else "")
-
-
-def seconds(value: float | None) -> str:
-    """`62 ms`, `1.2 s`."""
-    if value is None:
-        return "unknown"
-    return f"{value:.3g} s" if value >= 1.0 else f"{1000 * value:.3g} ms"
-
-
-def count(number: float) -> str:
-    """`18,110`."""
-    return f"{number:,.0f}"
+    sign = "+" if signed and ratio >= 0 else ""
+    return f"{sign}{number_text(100 * ratio)}"
 
 
 def confidence(level: float) -> str:
@@ -69,11 +54,3 @@ def waiting(metric: str, why: str, *, alpha: float) -> MetricVerdict:
     return MetricVerdict(
         metric=metric, outcome=Outcome.WAIT, reason=f"{metric}: {why}", alpha=alpha
     )
-
-
-def _digits(value: float, *, sign: str = "") -> str:
-    size = abs(value)
-    if size == 0.0:
-        return "0"
-    places = 1 if size >= 0.95 else 2 if size >= 0.0095 else 4  # noqa: PLR2004  # as many digits as matter
-    return f"{value:{sign}.{places}f}"

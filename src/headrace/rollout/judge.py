@@ -26,19 +26,11 @@ from headrace.core.rollout_settings import (
     RejectionsMetric,
     RewardMetric,
 )
+from headrace.core.text import duration_text, number_text, percent_text
 from headrace.rollout.assignment import Assignments
 from headrace.rollout.bernoulli import Rate
 from headrace.rollout.betting import Array
-from headrace.rollout.explain import (
-    Names,
-    confidence,
-    count,
-    ending,
-    percent,
-    points,
-    seconds,
-    waiting,
-)
+from headrace.rollout.explain import Names, confidence, ending, points, waiting
 from headrace.rollout.forgiving import FORGIVEN
 from headrace.rollout.judge_fixed import (
     Budget,
@@ -135,8 +127,8 @@ def judge_difference(
     )
     effect = min(max(float(tests.differences()[0]), low), high)
     reason = (
-        f"{metric}: {percent(yes_b / all_b)} of {count(all_b)} requests {happened} on "
-        f"{names.candidate} against {percent(yes_a / all_a)} of {count(all_a)} on "
+        f"{metric}: {percent_text(yes_b / all_b)} of {number_text(all_b)} requests {happened} on "
+        f"{names.candidate} against {percent_text(yes_a / all_a)} of {number_text(all_a)} on "
         f"{names.baseline}: difference {points(effect)} points, between {points(low)} and "
         f"{points(high)} with {confidence(budget.on)}; "
         f"{points(settings.margin, signed=False)} points are tolerated: {closing}"
@@ -207,8 +199,8 @@ def _judge_quantile(
     ratio = b / a if a > 0.0 else math.inf
     effect = min(max(ratio, low or 0.0), high or math.inf)
     told = (
-        f"{name} is {seconds(b)} in {count(ratios.candidate.total)} requests to "
-        f"{names.candidate} against {seconds(a)} in {count(ratios.baseline.total)} to "
+        f"{name} is {duration_text(b)} in {number_text(ratios.candidate.total)} requests to "
+        f"{names.candidate} against {duration_text(a)} in {number_text(ratios.baseline.total)} to "
         f"{names.baseline}"
     )
     if is_cliff:
@@ -217,9 +209,10 @@ def _judge_quantile(
         within &= ratios.beyond.log_evidence(tolerated, above=False, step=ratios.step)[1] >= needed
         yes_b, all_b, yes_a, all_a = (float(total[1]) for total in ratios.beyond.totals())
         compared = (
-            f"there is a cliff at {name}, so the requests beyond {seconds(float(edge[0]))} are "
-            f"compared, {percent(yes_b / max(all_b, 1.0))} against "
-            f"{percent(yes_a / max(all_a, 1.0))}; "
+            f"there is a cliff at {name}, so the requests beyond "
+            f"{duration_text(float(edge[0]))} are compared, "
+            f"{percent_text(yes_b / max(all_b, 1.0))} against "
+            f"{percent_text(yes_a / max(all_a, 1.0))}; "
             f"{points(tolerated, signed=False)} points are tolerated"
         )
     else:
@@ -266,8 +259,8 @@ def judge_predictions(
     label = shift.labels[which]
     what = f"are '{label}'" if isinstance(label, str) else f"score at most {label:g}"
     reason = (
-        f"predictions: {percent(part_b)} of {count(all_b[which])} answers {what} on "
-        f"{names.candidate} against {percent(part_a)} of {count(all_a[which])} on "
+        f"predictions: {percent_text(part_b)} of {number_text(all_b[which])} answers {what} on "
+        f"{names.candidate} against {percent_text(part_a)} of {number_text(all_a[which])} on "
         f"{names.baseline}, the largest change of {len(shift.labels)}: "
         f"{points(effect, signed=False)} points, between {points(low, signed=False)} and "
         f"{points(high, signed=False)} with {confidence(budget.on)}; "
@@ -296,8 +289,9 @@ def judge_reward(
     a, b = rewards.baseline, rewards.candidate
     if min(a.units, b.units) < settings.min_units:
         why = (
-            f"{count(a.units)} units of {names.baseline} and {count(b.units)} of "
-            f"{names.candidate} have a reward, and {count(settings.min_units)} of each are needed"
+            f"{number_text(a.units)} units of {names.baseline} and {number_text(b.units)} of "
+            f"{names.candidate} have a reward, and {number_text(settings.min_units)} of each are "
+            "needed"
         )
         return waiting("reward", why, alpha=budget.on)
     # More is better: the lower bound promotes, and the upper one rolls back.
@@ -310,11 +304,12 @@ def judge_reward(
     low, high = bounds
     outcome = outcome_of(beyond=high < -settings.margin, within=low >= -settings.margin)
     reason = (
-        f"reward: {b.mean:.4g} on average of {count(b.units)} units on {names.candidate} against "
-        f"{a.mean:.4g} of {count(a.units)} on {names.baseline}: difference "
-        f"{rewards.difference:+.3g}, between {low:+.3g} and {high:+.3g} with "
-        f"{confidence(budget.on)} (asymptotic); {settings.margin:g} less is tolerated"
-        f"{f'; {count(left_out)} units left out, beyond any reward' if left_out else ''}: "
+        f"reward: {b.mean:.4g} on average of {number_text(b.units)} units on "
+        f"{names.candidate} against {a.mean:.4g} of {number_text(a.units)} on "
+        f"{names.baseline}: difference {rewards.difference:+.3g}, between {low:+.3g} and "
+        f"{high:+.3g} with {confidence(budget.on)} (asymptotic); {settings.margin:g} less is "
+        "tolerated"
+        f"{f'; {number_text(left_out)} units left out, beyond any reward' if left_out else ''}: "
         f"{ending(outcome)}"
     )
     return MetricVerdict(
@@ -350,8 +345,8 @@ def judge_assignment(
     return MetricVerdict(
         metric="assignment",
         outcome=Outcome.WAIT if is_off else Outcome.PROMOTE,
-        reason=f"assignment: {percent(ratio)} of {count(a + b)} {counted} went to "
-        f"{names.candidate}, {percent(assignments.planned)} were planned: {closing}",
+        reason=f"assignment: {percent_text(ratio)} of {number_text(a + b)} {counted} went to "
+        f"{names.candidate}, {percent_text(assignments.planned)} were planned: {closing}",
         unit=RATIO,
         baseline=assignments.planned,
         candidate=ratio,
@@ -373,8 +368,8 @@ def _harm_ending(outcome: Outcome, *, is_worse_so_far: bool, turned: str) -> str
 def _turned_ending(turn: Turn, names: Names) -> str:
     candidate, baseline = turn.rates_lately()
     return (
-        f"it has become worse than that, lately {percent(candidate)} on {names.candidate} against "
-        f"{percent(baseline)} on {names.baseline}"
+        f"it has become worse than that, lately {percent_text(candidate)} on "
+        f"{names.candidate} against {percent_text(baseline)} on {names.baseline}"
     )
 
 

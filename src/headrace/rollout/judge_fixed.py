@@ -10,16 +10,9 @@ from typing import Final
 import msgspec
 
 from headrace.core.rollout_settings import DisagreementMetric, LatencyMetric
+from headrace.core.text import duration_text, number_text, percent_text
 from headrace.rollout.bernoulli import Rate
-from headrace.rollout.explain import (
-    Names,
-    confidence,
-    count,
-    ending,
-    percent,
-    seconds,
-    waiting,
-)
+from headrace.rollout.explain import Names, confidence, ending, waiting
 from headrace.rollout.latency_ratio import LatencyRatios
 from headrace.rollout.outcomes import MetricVerdict, Outcome
 
@@ -67,9 +60,10 @@ def judge_threshold(
     if outcome is Outcome.ROLL_BACK:
         closing = "more than the fixed threshold" if is_harm else "more than tolerated"
     reason = (
-        f"{metric}: {percent(own.estimate)} of {count(own.trials)} {trials} {happened} on "
-        f"{names.candidate}, between {percent(low)} and {percent(high)} with "
-        f"{confidence(budget.on)}; at most {percent(most)} are tolerated: {closing}"
+        f"{metric}: {percent_text(own.estimate)} of {number_text(own.trials)} {trials} "
+        f"{happened} on {names.candidate}, between {percent_text(low)} and "
+        f"{percent_text(high)} with {confidence(budget.on)}; at most {percent_text(most)} are "
+        f"tolerated: {closing}"
     )
     return MetricVerdict(
         metric=metric,
@@ -100,10 +94,11 @@ def judge_slow(
     own = ratios.candidate.quantile(settings.quantile)
     closing = "too slow" if outcome is Outcome.ROLL_BACK else ending(outcome)
     reason = (
-        f"latency: {name} is {seconds(own)} in {count(slow.trials)} requests to "
-        f"{names.candidate}; {percent(slow.estimate)} took longer than the fixed threshold of "
-        f"{seconds(settings.max_s)}, between {percent(low)} and {percent(high)} with "
-        f"{confidence(budget.on)}, where {percent(most)} may: {closing}"
+        f"latency: {name} is {duration_text(own)} in {number_text(slow.trials)} requests to "
+        f"{names.candidate}; {percent_text(slow.estimate)} took longer than the fixed threshold of "
+        f"{duration_text(settings.max_s)}, between {percent_text(low)} and "
+        f"{percent_text(high)} with {confidence(budget.on)}, where "
+        f"{percent_text(most)} may: {closing}"
     )
     return MetricVerdict(
         metric="latency",

@@ -14,7 +14,6 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from headrace.core import rough_span
 from headrace.core.rollout_settings import (
     AbSettings,
     CanarySettings,
@@ -23,6 +22,7 @@ from headrace.core.rollout_settings import (
     MetricsSettings,
     RolloutSettings,
 )
+from headrace.core.text import duration_text
 from headrace.rollout.power import expected_requests
 from headrace.rollout.stages import Stage
 from headrace.rollout.state import RolloutState, Traffic
@@ -71,14 +71,14 @@ class Outlook:
     @property
     def text(self) -> str:
         """The same in a line."""
-        limit = f"max_duration_s is {rough_span(self.max_duration_s)}"
+        limit = f"max_duration_s is {duration_text(self.max_duration_s)}"
         if not self.suffices:
             limit += ": raise it, the new version's share or the margins"
         if self.requests_per_s <= 0.0:
             return f"no requests come, and without them there is no verdict; {limit}"
         digits = 1 if self.requests_per_s < _FEW_PER_S else 0
         good, worse = (
-            "never" if math.isinf(seconds) else f"after about {rough_span(seconds)}"
+            "never" if math.isinf(seconds) else f"after about {duration_text(seconds)}"
             for seconds in (self.good_s, self.worse_s)
         )
         return (

@@ -94,7 +94,7 @@ def test_who_is_cut_is_told_why() -> None:
     assert cpu["a", "1"].replicas == 2
     assert cpu["a", "1"].reason == ("2 of 5 copies: one more needs 0.70 cores, 0.60 of 2 are left")
     assert memory["a", "1"].reason == (
-        "3 of 5 copies: one more needs 300 MB, 100 MB of 1000 MB are left"
+        "3 of 5 copies: one more needs 300 MB, 100 MB of 1 GB are left"
     )
 
 

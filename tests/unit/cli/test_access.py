@@ -11,7 +11,7 @@ from headrace.cli.app import _in_front, app
 from headrace.cli.contexts import Contexts, ServerAccess, read_contexts, write_contexts
 from headrace.cli.new_credential import id_of
 from headrace.cli.options import DEFAULT_HOME
-from headrace.cli.spans import span_s
+from headrace.cli.quantities import span_s
 from headrace.control.access.trail import Head
 from headrace.control.settings import OidcSettings
 from headrace.core import FailedPreconditionError
@@ -135,14 +135,14 @@ def test_the_token_of_a_home_is_read_from_its_file(headrace: Command, home: Path
     [("90s", 90.0), ("15m", 900.0), ("12h", 43_200.0), ("30d", 2_592_000.0), ("2w", 1_209_600.0)],
 )
 def test_a_span_of_time_is_read(text: str, seconds: float) -> None:
-    assert span_s(text, flag="--x") == seconds
-    assert span_s("never", flag="--x") is None
+    assert span_s(text, "--x") == seconds
+    assert span_s("never", "--x") is None
 
 
-@pytest.mark.parametrize("text", ["", "d", "0d", "-1d", "3", "1.5h", "3y"])
+@pytest.mark.parametrize("text", ["", "d", "0d", "-1d", "3", "3y"])
 def test_what_is_no_span_of_time_is_refused(text: str) -> None:
     with pytest.raises(typer.BadParameter, match="no span of time"):
-        span_s(text, flag="--x")
+        span_s(text, "--x")
 
 
 def test_an_id_is_taken_out_of_a_whole_token() -> None:

@@ -54,22 +54,6 @@ def test_levels_are_checked() -> None:
         check_log_level("loud")
 
 
-@pytest.mark.parametrize(
-    ("size", "text"),
-    [
-        (None, "-"),
-        (0, "0 B"),
-        (999, "999 B"),
-        (1500, "1.5 kB"),
-        (25_918, "26 kB"),
-        (130e6, "130 MB"),
-        (3e12, "3000 GB"),
-    ],
-)
-def test_sizes_are_short(size: float | None, text: str) -> None:
-    assert output.bytes_text(size) == text
-
-
 def test_tables_keep_markup_and_long_cells_whole(capsys: pytest.CaptureFixture[str]) -> None:
     long = "x" * 300
     output.show(output.table([["[bold]", long], ["b", "c"]], "one", "two"))

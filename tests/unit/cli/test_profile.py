@@ -7,10 +7,10 @@ import pytest
 import typer
 
 from headrace.cli.model_store import LocalModels
-from headrace.cli.profile_arguments import numbers, seconds
 from headrace.cli.profile_files import read_profiles, save_profile
 from headrace.cli.profile_plot import draw
 from headrace.cli.profile_view import profile_text
+from headrace.cli.quantities import numbers, seconds
 from headrace.cli.tuned import tuned
 from headrace.core import ArtifactCorruptError, FailedPreconditionError
 from headrace.optimize.profiling.document import Profile

@@ -16,8 +16,8 @@ from headrace.cli.history import history_rows, versions_text
 from headrace.cli.interval_bar import ASCII, UNICODE, WIDTH, interval_bar, marks_for
 from headrace.cli.rollout_plan import PlanOptions, StepUntil, Strategy, rollout_plan
 from headrace.cli.rollout_start import read_plan
-from headrace.cli.rollout_table import effect_text, own_text, render, summary_rows
-from headrace.core import InvalidArgumentError, span
+from headrace.cli.rollout_table import render, summary_rows
+from headrace.core import InvalidArgumentError
 from headrace.core.spec_rollout import RolloutSpec
 from tests.unit.cli.conftest import Command
 
@@ -183,30 +183,6 @@ def test_pictures_are_plain_where_a_terminal_knows_no_better() -> None:
     assert marks_for("ascii") is marks_for(None) is marks_for("no such") is ASCII
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(-5, "0 s"), (59, "59 s"), (250, "4 min 10 s"), (3700, "1 h 1 min"), (90_000, "1 d 1 h")],
-)
-def test_time_spans_have_two_units(seconds: float, text: str) -> None:
-    assert span(seconds) == text
-
-
-@pytest.mark.parametrize(
-    ("value", "unit", "own", "effect"),
-    [
-        (0.0512, "ratio difference", "5.12 %", "+5.12 pts"),
-        (0.2, "ratio", "20 %", "20 %"),
-        (1.3, "times", "1.3 s", "x1.3"),
-        (0.0123, "times", "12.3 ms", "x0.0123"),
-        (0.0000123, "times", "12.3 us", "x1.23e-05"),
-        (2.5, "reward", "2.5", "+2.5"),
-        (None, "times", "-", "-"),
-    ],
-)
-def test_numbers_have_their_unit(value: float | None, unit: str, own: str, effect: str) -> None:
-    assert (own_text(value, unit), effect_text(value, unit)) == (own, effect)
-
-
 def metric(name: str = "errors", **more: Any) -> dict[str, Any]:  # noqa: ANN401  # as JSON has it
     return {
         "metric": name,
@@ -273,9 +249,9 @@ def test_a_rollout_is_shown_with_both_versions_intervals_and_why(
     assert lines[6].split() == [
         *("metric", "verdict", "old", "new", "effect", "interval", "tolerated", "samples")
     ]
-    assert lines[7].startswith("errors  roll back  0.1 %  5.1 %  +5 pts")
-    assert "+3.2 pts to +7.1 pts" in lines[7]
-    assert lines[7].endswith("+0.5 pts   18,110 / 2,040")
+    assert lines[7].startswith("errors  roll back  0.1 %  5.1 %  +5 points")
+    assert "+3.2 points to +7.1 points" in lines[7]
+    assert lines[7].endswith("+0.5 points  18,110 / 2,040")
     assert "no difference" in lines[8]
     assert lines[-1] == "[why]"
 

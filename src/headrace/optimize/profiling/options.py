@@ -7,6 +7,7 @@ from typing import Final
 import msgspec
 
 from headrace.core import BatchingSettings
+from headrace.core.text import duration_text
 from headrace.optimize.profiling.messages import Cell, Measured, Overhead
 from headrace.optimize.profiling.phases import find_phases, without_drift
 from headrace.optimize.profiling.predict import REQUESTS, USUAL_LOAD, Predictor
@@ -15,7 +16,6 @@ from headrace.optimize.profiling.simulate import Replica
 
 DEFAULT_ROWS: Final = BatchingSettings().max_batch_size
 _NEARLY: Final = 0.97
-_MILLISECOND: Final = 1e-3
 
 
 class Wishes(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,7 +116,7 @@ def best_option(options: Sequence[Option], wishes: Wishes) -> tuple[Option, str]
     if wishes.p99_s is not None and any(option.within for option in options):
         most = max(option.within or 0.0 for option in options)
         best = next(o for o in options if (o.within or 0.0) >= most * _NEARLY)
-        what = f"requests/s within a p99 of {duration(wishes.p99_s)}"
+        what = f"requests/s within a p99 of {duration_text(wishes.p99_s)}"
         told = {o.threads: f"{o.within or 0.0:.4g}" for o in options}
     else:
         most = max(option.capacity for option in options)
@@ -131,13 +131,6 @@ def best_option(options: Sequence[Option], wishes: Wishes) -> tuple[Option, str]
                 least = min(at.values())
                 best = next(o for o in able if at[o.threads] * _NEARLY <= least)
                 what = f"p99 at {rate:g} requests/s"
-                told = {threads: duration(p99) for threads, p99 in at.items()}
+                told = {threads: duration_text(p99) for threads, p99 in at.items()}
     text = ", ".join(f"{threads}: {value}" for threads, value in told.items())
     return best, f"{what} by threads inside a run: {text}"
-
-
-def duration(seconds: float) -> str:
-    """For people, with three digits."""
-    if seconds >= 1.0:
-        return f"{seconds:.3g} s"
-    return f"{seconds * 1e3:.3g} ms" if seconds >= _MILLISECOND else f"{seconds * 1e6:.3g} µs"

@@ -7,6 +7,7 @@ from typing import Final
 import msgspec
 
 from headrace.core import PaddingSettings
+from headrace.core.text import duration_text
 from headrace.optimize.profiling.grid import best_rows
 from headrace.optimize.profiling.messages import Cell, Measured, Overhead
 from headrace.optimize.profiling.options import (
@@ -15,7 +16,6 @@ from headrace.optimize.profiling.options import (
     Wishes,
     best_option,
     cells_of,
-    duration,
     options_of,
     predictor_for,
 )
@@ -172,8 +172,8 @@ def _limit(
     told = "time per row does not fall with the batch"
     if best > 1 and 1 in rows:
         told = (
-            f"time per row is least at {best} rows ({duration(rows[best])}, alone "
-            f"{duration(rows[1])})"
+            f"time per row is least at {best} rows ({duration_text(rows[best])}, alone "
+            f"{duration_text(rows[1])})"
         )
     if best > DEFAULT_ROWS:
         larger = predictor_for(
@@ -220,10 +220,11 @@ def _why_replicas(
 ) -> list[Reason]:
     if within is None:
         assert wishes.p99_s is not None, "else it is a share of the capacity"
-        why = f"no rate keeps p99 within {duration(wishes.p99_s)}: one request alone takes longer"
+        limit = duration_text(wishes.p99_s)
+        why = f"no rate keeps p99 within {limit}: one request alone takes longer"
         return [Reason(name="replicas", value="none", why=why)]
     limit = (
-        f"p99 stays within {duration(wishes.p99_s)} up to {within:.4g} requests/s a replica"
+        f"p99 stays within {duration_text(wishes.p99_s)} up to {within:.4g} requests/s a replica"
         if wishes.p99_s is not None
         else f"{within:.4g} requests/s is {USUAL_LOAD:.0%} of what a replica can do"
     )
@@ -232,11 +233,11 @@ def _why_replicas(
             Reason(
                 name="rate_per_replica",
                 value=f"{within:.4g}",
-                why=f"{limit}; p99 {duration(point.p99_s)}",
+                why=f"{limit}; p99 {duration_text(point.p99_s)}",
             )
         ]
     why = (
         f"{limit}, and {wishes.rate:g} are wished; each is then busy {point.busy_ratio:.0%} with a "
-        f"p99 of {duration(point.p99_s)}; one more lets one fail"
+        f"p99 of {duration_text(point.p99_s)}; one more lets one fail"
     )
     return [Reason(name="replicas", value=f"{count} (+1)", why=why)]

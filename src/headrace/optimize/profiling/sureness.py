@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from headrace.optimize.profiling.options import duration
+from headrace.core.text import duration_text
 from headrace.optimize.profiling.predict import USUAL_LOAD, Interval, Point, Prediction, Predictor
 from headrace.optimize.profiling.recommend import Reason, Recommendation
 
@@ -127,10 +127,10 @@ def seconds_to_know(*, rate: float, load_ratio: float) -> float:
 def _why_sure(p99_s: float, found: Interval | None, drift_ratio: float | None) -> Reason:
     if found is None or drift_ratio is None:
         why = "how sure that is cannot be said of so few rounds: more --budget"
-        return Reason(name="p99", value=duration(p99_s), why=why)
+        return Reason(name="p99", value=duration_text(p99_s), why=why)
     low, high = found
     why = f"95 % interval, as the machine's speed varied by {drift_ratio:.1%} between rounds"
     if high - low > _WIDE * p99_s:
         why += "; that is wide: more --budget or a quieter machine is needed to know it better"
-    value = f"{duration(p99_s)} [{duration(low)}, {duration(high)}]"
+    value = f"{duration_text(p99_s)} [{duration_text(low)}, {duration_text(high)}]"
     return Reason(name="p99", value=value, why=why)

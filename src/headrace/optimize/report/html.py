@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Final
 
+from headrace.core.text import NOTHING, bytes_text, number_text
 from headrace.optimize.report import sentences, words
 from headrace.optimize.report.data import CandidateReport, OptimizeReport
 from headrace.optimize.report.plot import NARROW, WIDE, plot
@@ -86,19 +87,19 @@ def _tiles(report: OptimizeReport) -> Iterator[str]:
             words.rate(before.throughput_per_s),
             words.rate(after.throughput_per_s),
         ),
-        ("files", words.size(before.size_bytes), words.size(after.size_bytes)),
-        ("memory", words.size(before.memory_bytes), words.size(after.memory_bytes)),
+        ("files", bytes_text(before.size_bytes), bytes_text(after.size_bytes)),
+        ("memory", bytes_text(before.memory_bytes), bytes_text(after.memory_bytes)),
         ("time to load", words.seconds(before.load_s), words.seconds(after.load_s)),
         (
             "cost per million",
-            words.cost(before.cost_per_million),
-            words.cost(after.cost_per_million),
+            number_text(before.cost_per_million),
+            number_text(after.cost_per_million),
         ),
     ]
     yield '<dl class="tiles">'
     for name, was, now in pairs:
-        if now != words.NONE:
-            was_text = "" if was == words.NONE else f"<small>was {words.markup(was)}</small>"
+        if now != NOTHING:
+            was_text = "" if was == NOTHING else f"<small>was {words.markup(was)}</small>"
             yield f"<div><dt>{words.markup(name)}</dt><dd>{words.markup(now)}{was_text}</dd></div>"
     yield "</dl>"
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Final
 
+from headrace.core.text import duration_unit
 from headrace.optimize.report import words
 from headrace.optimize.report.data import OptimizeReport
 from headrace.optimize.report.plot_frame import NARROW, WIDE, Format, Frame, frame_of
@@ -79,7 +80,7 @@ def _grid(frame: Frame) -> Iterator[str]:
 
 def _time(mark: float, largest: float) -> str:
     """A mark in the unit of the whole axis."""
-    unit, size = words.unit_s(largest)
+    unit, size = duration_unit(largest)
     return f"{mark / size:.4g} {unit}"
 
 

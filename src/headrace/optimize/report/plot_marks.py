@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Final
 
+from headrace.core.text import bytes_text
 from headrace.optimize.report import words
 from headrace.optimize.report.data import OptimizeReport
 from headrace.optimize.report.labels import Dot, Label, place_labels
@@ -87,7 +88,7 @@ def _hint(frame: Frame, point: Point) -> str:
         words.seconds(candidate.p50_s, candidate.p50_ci_s),
         f"{words.quality_head(data)} {quality_at(point.quality, frame.report)}",
     ]
-    said += [words.size(candidate.size_bytes)] if candidate.size_bytes is not None else []
+    said += [bytes_text(candidate.size_bytes)] if candidate.size_bytes is not None else []
     return f"{candidate.name}: {', '.join(said)}"
 
 

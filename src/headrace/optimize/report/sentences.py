@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Final
 
+from headrace.core.text import bytes_text, number_text
 from headrace.optimize.report import words
 from headrace.optimize.report.data import Circumstances, Interval, OptimizeReport
 
@@ -122,7 +123,7 @@ def callers(settings: Circumstances) -> str:
 def sureness(settings: Circumstances) -> str:
     """`95 % intervals, by 20 blocks`."""
     blocks = "" if settings.blocks is None else f", by {settings.blocks} blocks of turns"
-    return f"{words.digits(100 * settings.confidence)} % intervals{blocks}".replace(".0 %", " %")
+    return f"{number_text(100 * settings.confidence)} % intervals{blocks}".replace(".0 %", " %")
 
 
 def _changed(report: OptimizeReport, bounds: Interval | None) -> str:
@@ -133,8 +134,8 @@ def _changed(report: OptimizeReport, bounds: Interval | None) -> str:
         cut = f"takes {less(chosen.cut_ratio, bounds)} than {baseline.name}"
     others = {
         "throughput": ("answers", words.rate, chosen.throughput_per_s, baseline.throughput_per_s),
-        "memory": ("needs", words.size, chosen.memory_bytes, baseline.memory_bytes),
-        "cost": ("costs", words.cost, chosen.cost_per_million, baseline.cost_per_million),
+        "memory": ("needs", bytes_text, chosen.memory_bytes, baseline.memory_bytes),
+        "cost": ("costs", number_text, chosen.cost_per_million, baseline.cost_per_million),
     }
     if target == "cost" and chosen.cost_per_million is None:
         target = "throughput"  # which the cost is of, whatever the price

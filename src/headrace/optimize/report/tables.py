@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from headrace.core.text import NOTHING, bytes_text, number_text
 from headrace.optimize.report import words
 from headrace.optimize.report.bars import Bars, bars
 from headrace.optimize.report.data import CandidateReport, OptimizeReport
@@ -87,9 +88,9 @@ def _figures(one: Numbered, report: OptimizeReport, scales: _Scales) -> Iterator
             + _split(candidate)
         )
     yield _known(words.seconds(candidate.p99_s))
-    yield _known(words.size(candidate.size_bytes))
-    yield _known(words.size(candidate.memory_bytes))
-    yield _known(words.cost(candidate.cost_per_million))
+    yield _known(bytes_text(candidate.size_bytes))
+    yield _known(bytes_text(candidate.memory_bytes))
+    yield _known(number_text(candidate.cost_per_million))
 
 
 def _split(candidate: CandidateReport) -> str:
@@ -150,7 +151,7 @@ def _barred(text: str, bar: str) -> str:
 
 def _known(text: str) -> str:
     """A figure and its interval; neither is broken over lines."""
-    if text == words.NONE:
+    if text == NOTHING:
         return ""
     figure, bracket, interval = text.partition(" [")
     said = f'<span class="figure">{words.markup(figure)}</span>'

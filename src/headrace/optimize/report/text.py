@@ -4,6 +4,7 @@ import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
+from headrace.core.text import NOTHING, bytes_text, number_text
 from headrace.optimize.report import sentences, words
 from headrace.optimize.report.data import CandidateReport, OptimizeReport
 
@@ -54,8 +55,8 @@ def _candidates(report: OptimizeReport) -> Iterator[str]:
         cut = "baseline" if is_baseline else words.percent(one.cut_ratio, one.cut_ci_ratio)
         mark = _CHOSEN if one.name == report.chosen.name else ""
         figure = words.seconds(one.p50_s, one.p50_ci_s)
-        figure = words.cost(one.cost_per_million) if is_priced else figure
-        lost = words.NONE if is_baseline else words.loss(one, data)
+        figure = number_text(one.cost_per_million) if is_priced else figure
+        lost = NOTHING if is_baseline else words.loss(one, data)
         row = [mark, words.printable(one.name), figure, cut, words.quality(one, data), lost]
         rows.append(row[: len(rows[0])])
     yield from _table(rows)
@@ -71,16 +72,16 @@ def _before_and_after(report: OptimizeReport) -> Iterator[str]:
             words.rate(before.throughput_per_s),
             words.rate(after.throughput_per_s),
         ),
-        ("files", words.size(before.size_bytes), words.size(after.size_bytes)),
-        ("memory", words.size(before.memory_bytes), words.size(after.memory_bytes)),
+        ("files", bytes_text(before.size_bytes), bytes_text(after.size_bytes)),
+        ("memory", bytes_text(before.memory_bytes), bytes_text(after.memory_bytes)),
         ("time to load", words.seconds(before.load_s), words.seconds(after.load_s)),
         (
             "cost per million",
-            words.cost(before.cost_per_million),
-            words.cost(after.cost_per_million),
+            number_text(before.cost_per_million),
+            number_text(after.cost_per_million),
         ),
     ]
-    known = [pair for pair in pairs if pair[1:] != (words.NONE, words.NONE)]
+    known = [pair for pair in pairs if pair[1:] != (NOTHING, NOTHING)]
     if known and report.is_changed:
         yield from _table([("", "", "baseline", "chosen"), *(("", *pair) for pair in known)])
 
