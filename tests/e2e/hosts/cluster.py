@@ -1,7 +1,7 @@
 """A cluster whose nodes are hosts of `network`: pods are real replicas, each with its own address.
 
 Run as a program on a host of its own: `python cluster.py SETTINGS.json`. The API server is the
-strict stand-in of `headrace.testing.kubernetes`; what a node's kubelet does is done from here, over
+strict stand-in of `tests.kubernetes_server`; what a node's kubelet does is done from here, over
 the network, so that a node that is cut off is one of which nothing is heard.
 """
 
@@ -21,9 +21,9 @@ from typing import Any, Final
 import msgspec
 
 from headrace.control.kubernetes.pods import AS_FIRST
-from headrace.testing.kubernetes import FakeApiServer, Store
-from headrace.testing.kubernetes.controllers import container_ports, pod_status
 from tests.e2e.hosts.network import IP, pod_address
+from tests.kubernetes_server import FakeApiServer, Store
+from tests.kubernetes_server.controllers import container_ports, pod_status
 
 Object = dict[str, Any]
 KUBELET_PORT: Final = 10250

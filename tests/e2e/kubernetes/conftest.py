@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from headrace.control.kubernetes import role_rules
-from headrace.testing.kubernetes import FakeApiServer, Store
 from tests.e2e.control.system import System
 from tests.e2e.kubernetes.lab import Lab
 from tests.e2e.kubernetes.pods_here import ProcessRuntime, in_a_thread
+from tests.kubernetes_server import FakeApiServer, Store
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from headrace.control.kubernetes.lease import LeaseTimes
 from headrace.control.kubernetes.reconciler import KubernetesReconciler
 from headrace.control.observed import Route, addresses_of
 from headrace.core import HeadraceError, SystemClock, UnavailableError
-from headrace.testing.kubernetes import FakeApiServer
+from tests.kubernetes_server import FakeApiServer
 from tests.unit.control.kubernetes.states import PLACE
 
 SHORT = LeaseTimes(duration_s=5.0, margin_s=1.5, renew_s=0.3)

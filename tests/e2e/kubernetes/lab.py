@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from headrace.control.settings import ClusterSettings
-from headrace.testing.kubernetes import FakeApiServer
 from headrace.testing.models import mlp
 from tests.e2e.control.system import System
 from tests.e2e.kubernetes.pods_here import ProcessRuntime
+from tests.kubernetes_server import FakeApiServer
 
 
 @dataclass(slots=True)

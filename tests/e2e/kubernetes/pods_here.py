@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from headrace.control.ports import pick_ports
-from headrace.testing.kubernetes import FakeApiServer, Store
-from headrace.testing.kubernetes.controllers import pod_status
-from headrace.testing.kubernetes.fields import Object
+from tests.kubernetes_server import FakeApiServer, Store
+from tests.kubernetes_server.controllers import pod_status
+from tests.kubernetes_server.fields import Object
 
 _LOOK_S = 0.2
 _TIMEOUT_S = 0.5

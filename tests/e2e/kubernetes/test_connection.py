@@ -9,7 +9,7 @@ from headrace.control.kubernetes.api import ClusterApi
 from headrace.control.kubernetes.connection import connect
 from headrace.control.kubernetes.failures import ApiUnavailableError
 from headrace.core import FailedPreconditionError, UnauthenticatedError
-from headrace.testing.kubernetes import FakeApiServer
+from tests.kubernetes_server import FakeApiServer
 
 pytestmark = [pytest.mark.e2e, pytest.mark.anyio]
 

@@ -11,8 +11,8 @@ from headrace.control.kubernetes.record import record_name
 from headrace.control.observed import Phase
 from headrace.core.autoscale_settings import AutoscaleSettings
 from headrace.core.kubernetes_settings import Autoscaler
-from headrace.testing.kubernetes import FakeApiServer, Fault
 from tests.e2e.kubernetes.driving import SHORT, Driver, Gateway, a_cluster, until
+from tests.kubernetes_server import FakeApiServer, Fault
 from tests.unit.control.kubernetes.states import (
     PLACE,
     a_revision,

@@ -6,8 +6,8 @@ import pytest
 
 from headrace.control.kubernetes import name_of
 from headrace.core import SystemClock
-from headrace.testing.kubernetes import FakeApiServer, Fault
 from tests.e2e.kubernetes.driving import SHORT, Driver, Gateway, a_cluster, until
+from tests.kubernetes_server import FakeApiServer, Fault
 from tests.unit.control.kubernetes.states import a_revision, a_state, an_arm, an_endpoint
 
 pytestmark = [pytest.mark.e2e, pytest.mark.anyio]

@@ -23,8 +23,8 @@ from headrace.control.kubernetes.resources import WATCHED
 from headrace.control.observed import Observed, Replica, Route, addresses_of
 from headrace.control.plan import PublishRoutes
 from headrace.control.pools import Told, plan_pools, routed_now
-from headrace.testing.kubernetes import Controllers, InstantRuntime, RefusedError, Store
-from headrace.testing.kubernetes.fields import FieldConflictError
+from tests.kubernetes_server import Controllers, InstantRuntime, RefusedError, Store
+from tests.kubernetes_server.fields import FieldConflictError
 from tests.unit.control.kubernetes.states import PLACE
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from headrace.control.desired import DesiredState
 from headrace.control.kubernetes import objects_of
-from headrace.testing.kubernetes import RefusedError
+from tests.kubernetes_server import RefusedError
 from tests.unit.control.kubernetes.play import Play
 from tests.unit.control.kubernetes.states import PLACE, a_state, an_arm, an_endpoint
 

@@ -8,7 +8,7 @@ from headrace.control.kubernetes.cluster import Cluster
 from headrace.control.kubernetes.messages import EndpointSlice, Pod
 from headrace.control.kubernetes.replicas import replicas_of
 from headrace.control.observed import Phase, Replica
-from headrace.testing.kubernetes.controllers import pod_status
+from tests.kubernetes_server.controllers import pod_status
 from tests.unit.control.kubernetes.states import PLACE, a_revision
 
 ID = a_revision().id

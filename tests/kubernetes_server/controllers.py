@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
-from headrace.testing.kubernetes.fields import Object
-from headrace.testing.kubernetes.store import Store, matches
+from tests.kubernetes_server.fields import Object
+from tests.kubernetes_server.store import Store, matches
 
 _COST: Final = "controller.kubernetes.io/pod-deletion-cost"
 _HASH: Final = "pod-template-hash"

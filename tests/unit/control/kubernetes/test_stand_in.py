@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from headrace.testing.kubernetes import RefusedError, Store
-from headrace.testing.kubernetes.fields import FieldConflictError
-from headrace.testing.kubernetes.schemas import InvalidObjectError
+from tests.kubernetes_server import RefusedError, Store
+from tests.kubernetes_server.fields import FieldConflictError
+from tests.kubernetes_server.schemas import InvalidObjectError
 
 
 def a_map(**data: str) -> dict[str, Any]:

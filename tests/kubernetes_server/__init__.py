@@ -6,9 +6,9 @@ garbage collection, and faults on demand. It has one namespace, and no admission
 Needs `kubernetes-validate`.
 """
 
-from headrace.testing.kubernetes.controllers import Controllers, InstantRuntime, Runtime
-from headrace.testing.kubernetes.server import FakeApiServer, Fault
-from headrace.testing.kubernetes.store import RefusedError, Store
+from tests.kubernetes_server.controllers import Controllers, InstantRuntime, Runtime
+from tests.kubernetes_server.server import FakeApiServer, Fault
+from tests.kubernetes_server.store import RefusedError, Store
 
 __all__ = [
     "Controllers",

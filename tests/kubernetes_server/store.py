@@ -1,6 +1,6 @@
 """What does the fake cluster hold? One namespace of objects, with versions, and what was watched.
 
-Synchronous: a test may drive it alone, or by HTTP through `headrace.testing.kubernetes.server`.
+Synchronous: a test may drive it alone, or by HTTP through `tests.kubernetes_server.server`.
 """
 
 import copy
@@ -10,9 +10,9 @@ from typing import Final
 
 import msgspec
 
-from headrace.testing.kubernetes.defaults import with_defaults
-from headrace.testing.kubernetes.fields import Managers, Object, applied, updated
-from headrace.testing.kubernetes.schemas import check, check_fixed
+from tests.kubernetes_server.defaults import with_defaults
+from tests.kubernetes_server.fields import Managers, Object, applied, updated
+from tests.kubernetes_server.schemas import check, check_fixed
 
 Key = tuple[str, str]
 """Kind and name."""

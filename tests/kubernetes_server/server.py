@@ -5,11 +5,11 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
-from headrace.testing.kubernetes.controllers import Controllers, InstantRuntime, Runtime
-from headrace.testing.kubernetes.fields import FieldConflictError, Object
-from headrace.testing.kubernetes.http import HangUpError, HttpServer, Request, Response
-from headrace.testing.kubernetes.schemas import InvalidObjectError, load
-from headrace.testing.kubernetes.store import RefusedError, Store, matches
+from tests.kubernetes_server.controllers import Controllers, InstantRuntime, Runtime
+from tests.kubernetes_server.fields import FieldConflictError, Object
+from tests.kubernetes_server.http import HangUpError, HttpServer, Request, Response
+from tests.kubernetes_server.schemas import InvalidObjectError, load
+from tests.kubernetes_server.store import RefusedError, Store, matches
 
 KINDS: Final = {
     ("", "configmaps"): "ConfigMap",
@@ -179,11 +179,11 @@ class FakeApiServer:
         if parts[0] == "api":
             parts.insert(1, "")
         group, rest = parts[1], parts[3:]
-        if len(rest) < 3 or rest[0] != "namespaces" or rest[1] != self.store.namespace:  # noqa: PLR2004  # namespaces/NAME/RESOURCE
+        if len(rest) < 3 or rest[0] != "namespaces" or rest[1] != self.store.namespace:
             raise RefusedError(404, "NotFound", f"the server has no {path}")
         if (group, rest[2]) not in KINDS or (group == "keda.sh" and not self.custom):
             raise RefusedError(404, "NotFound", "the server could not find the requested resource")
-        return group, rest[2], rest[3] if len(rest) > 3 else ""  # noqa: PLR2004  # as above
+        return group, rest[2], rest[3] if len(rest) > 3 else ""
 
     def _authorise(self, group: str, resource: str, verb: str) -> None:
         self.seen.add((group, resource, verb))
