@@ -42,6 +42,7 @@ from headrace.control.plane import Addresses, ControlPlane
 from headrace.control.ports import listen, pick_ports
 from headrace.control.process import start_ticks
 from headrace.control.prometheus import PrometheusHistory
+from headrace.control.publication import RoutePublication
 from headrace.control.reconciler import Reconciler
 from headrace.control.reconciling import Reconciling
 from headrace.control.sandbox import Probe, Sandbox, without_root
@@ -194,10 +195,12 @@ def assemble(settings: ControlSettings, home: Home, membership: Membership | Non
         )
         local = Reconciler(
             driver=driver,
-            publisher=keeper,
+            publication=RoutePublication(
+                publisher=keeper,
+                published=published_routes(keeper, home, adopted=record is not None),
+            ),
             clock=clock,
             drain_timeout_s=settings.drain_timeout_s,
-            published=published_routes(keeper, home, adopted=record is not None),
         )
         reconciler: Reconciling = (
             local if membership is None else membership.reconciler(keeper, clock)

@@ -13,6 +13,7 @@ from headrace.control.agents.roster import GatewayState
 from headrace.control.backoff import CRASHED, STABLE_AFTER_S
 from headrace.control.counting import ArmTotals, GatewayReading
 from headrace.control.desired import POOL_PREFIX
+from headrace.control.faults import message_of
 from headrace.control.files import write_atomic
 from headrace.control.gateway_record import GatewayRecord, read_gateway_record
 from headrace.control.gateway_routes import endpoint_route, rules_of
@@ -20,6 +21,7 @@ from headrace.control.gateway_tls import GatewayTls, lacks_secret
 from headrace.control.limits.rules import Rules
 from headrace.control.observed import Route
 from headrace.control.ownership import ProcessOwner
+from headrace.control.publication import RoutesLeftOutError
 from headrace.core import Clock, HeadraceError
 from headrace.core.upstream_settings import UpstreamSettings
 from headrace.gateway import (
@@ -31,6 +33,7 @@ from headrace.gateway import (
     GatewayUnavailableError,
     Handshakes,
     SecretFiles,
+    Snapshot,
     SnapshotBuilder,
     SnapshotRejectedError,
 )
@@ -63,7 +66,9 @@ class GatewayKeeper:
     _routes: tuple[Route, ...] = ()
     _missing: frozenset[str] = frozenset()
     _taken: tuple[Route, ...] = ()
-    _translated: dict[str, tuple[Route, EndpointRoute]] = field(default_factory=dict)
+    _translated: dict[str, tuple[Route, frozenset[str], EndpointRoute]] = field(
+        default_factory=dict
+    )
     _up: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
@@ -132,12 +137,15 @@ class GatewayKeeper:
         """Return when requests follow `routes`.
 
         Raises:
+            RoutesLeftOutError: They do, but for endpoints whose route is not valid.
             HeadraceError: Envoy refused them or does not run.
         """
         self._routes = tuple(routes)  # a start brings them into force as well
         await self._wait_up()
-        await self._publish(self._routes)
-        self._keep_routes(routes)
+        left_out = await self._publish(self._routes)
+        self._keep_routes(self._taken)
+        if left_out:
+            raise RoutesLeftOutError(self._taken, left_out)
 
     async def take_certificate(self, name: str) -> None:
         """Send requests to upstreams for which there was no good certificate before."""
@@ -176,15 +184,17 @@ class GatewayKeeper:
                     await self._publish(self._taken)
                 raise
 
-    async def _publish(self, routes: tuple[Route, ...]) -> None:
+    async def _publish(self, routes: tuple[Route, ...]) -> dict[str, str]:
+        """Bring `routes` into force; why some are left out, by endpoint."""
         self._tell_rules(routes)
         await self._prepare(routes)
-        endpoints = self._endpoint_routes(routes)
-        await self._gateway.publish(self._builder.build(endpoints, self.policy))
-        self._taken = routes
+        in_force, left_out = self._translate(routes)
+        await self._gateway.publish(self._snapshot())
+        self._taken = in_force
         if self.tls is not None:
             # What comes next may be on its way already.
-            await self.tls.forget_unused((*routes, *self._routes))
+            await self.tls.forget_unused((*in_force, *self._routes))
+        return left_out
 
     async def read_arms(self, endpoints: Collection[str]) -> GatewayReading:
         """What Envoy has counted of these endpoints' splits.
@@ -253,24 +263,38 @@ class GatewayKeeper:
     async def _prepare(self, routes: Sequence[Route]) -> None:
         """Have certificates ready for what `routes` lead to."""
         missing = frozenset[str]() if self.tls is None else await self.tls.prepare(routes)
-        if missing != self._missing:
-            self._missing = missing
-            self._translated = {}
+        self._missing = missing
 
     def _tell_rules(self, routes: Iterable[Route]) -> None:
         self.tell_rules(rules_of(self.policy.access, routes))
 
-    def _endpoint_routes(self, routes: Iterable[Route]) -> list[EndpointRoute]:
-        """What callers can name: a pool is reached by the names of its models only."""
-        known = self._translated
-        self._translated = {
-            route.name: known[route.name]
-            if route.name in known and known[route.name][0] is route
-            else (route, endpoint_route(route, self._missing))
-            for route in routes
-            if not route.name.startswith(POOL_PREFIX)
-        }
-        return [translated for _, translated in self._translated.values()]
+    def _translate(self, routes: Iterable[Route]) -> tuple[tuple[Route, ...], dict[str, str]]:
+        """The routes that Envoy can follow, and why the others cannot be built, by endpoint.
+
+        An endpoint whose new route cannot be built keeps its former one.
+        """
+        former, self._translated = self._translated, {}
+        in_force, left_out = list[Route](), dict[str, str]()
+        for route in routes:
+            if route.name.startswith(POOL_PREFIX):
+                in_force.append(route)  # callers reach a pool by the names of its models only
+                continue
+            translation = former.get(route.name)
+            if translation is None or translation[:2] != (route, self._missing):
+                try:
+                    endpoint = endpoint_route(route, self._missing)
+                except Exception as error:  # noqa: BLE001  # one bad route stops no other
+                    left_out[route.name] = message_of(error)
+                else:
+                    translation = (route, self._missing, endpoint)
+            if translation is not None:
+                self._translated[route.name] = translation
+                in_force.append(translation[0])
+        return tuple(in_force), left_out
+
+    def _snapshot(self) -> Snapshot:
+        endpoints = [endpoint for _, _, endpoint in self._translated.values()]
+        return self._builder.build(endpoints, self.policy)
 
     async def _wait_up(self) -> None:
         try:
@@ -302,16 +326,15 @@ class GatewayKeeper:
     async def _start(self) -> None:
         routes = self._routes
         await self._prepare(routes)
-        endpoints = self._endpoint_routes(routes)
-        await self._gateway.start(self._builder.build(endpoints, self.policy))
-        self._taken = routes
+        self._taken, _ = self._translate(routes)
+        await self._gateway.start(self._snapshot())
         pid = self._gateway.pid
         if pid is None:
             raise GatewayUnavailableError("Envoy ended right after its start")
         self._up.set()
         self.reason = ""
         self._keep_record(pid)
-        self._keep_routes(routes)
+        self._keep_routes(self._taken)
         extra = {"pid": pid, "http_port": self.settings.http_port}
         _LOG.info("started gateway", extra=extra)
 

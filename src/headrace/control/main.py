@@ -215,7 +215,7 @@ class Life:
 
     async def _keep_gateway(self) -> None:
         keeper, reconciler = self.system.keeper, self.system.reconciler
-        await keeper.open(reconciler.published or ())
+        await keeper.open(reconciler.publication.published or ())
         async with asyncio.TaskGroup() as group:
             group.create_task(keeper.run())
             group.create_task(self.system.plane.callers.run())

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeAlias
 
-from headrace.control.reconciler import RoutePublisher
+from headrace.control.publication import RoutePublisher
 from headrace.control.reconciling import Reconciling
 from headrace.control.store import Event
 from headrace.core import Clock

@@ -156,9 +156,9 @@ def make_plane(
     )
     load_watch.load()
     upstreams = UpstreamWatch(
-        routes=lambda: reconciler.published or (),
+        routes=lambda: reconciler.publication.published or (),
         read=keeper.handshakes,
-        note_change=reconciler.note_change,
+        note_change=reconciler.news.note,
         faults=faults,
     )
     callers = CallerPolicy(
@@ -166,7 +166,7 @@ def make_plane(
         clock=clock,
         gateway=keeper,
         spec=lambda: aims.desired.spec,
-        next_change=lambda: reconciler.next_change,
+        next_change=lambda: reconciler.news.next,
         faults=faults,
     )
     callers.prepare()
@@ -326,7 +326,7 @@ def _through_gateway(
 
 def hold_limits(aims: Aims, name: str) -> HoldLimits | None:
     """How requests to an endpoint wait for its first replica; None if they need not wait."""
-    published = aims.reconciler.published or ()
+    published = aims.reconciler.publication.published or ()
     route = next((route for route in published if route.name == name), None)
     endpoint = aims.effective_endpoint(name)
     if route is None or not route.held or endpoint is None or endpoint.autoscale is None:

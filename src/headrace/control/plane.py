@@ -220,7 +220,7 @@ class ControlPlane:
                     # The gateway's coming up is no change of the reconciler's: look again anyway.
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(_LOOK_AGAIN_S):
-                            await self.reconciler.wait_change()
+                            await self.reconciler.news.wait()
         except TimeoutError:
             return self.status()
         return status
@@ -234,7 +234,7 @@ class ControlPlane:
                 for endpoint in self._unasked():
                     self._asking[endpoint.name] = revision_ids(endpoint)
                     group.create_task(self._ask(endpoint))
-                await self.reconciler.wait_change()
+                await self.reconciler.news.wait()
 
     def ask_again(self) -> None:
         """Ask upstreams anew that did not answer: something about the way to them is different."""
@@ -244,7 +244,7 @@ class ControlPlane:
             if leads_out and first is not None and not first.answered:
                 del self.first_requests[endpoint.name]
                 self._asking.pop(endpoint.name, None)
-        self.reconciler.note_change()
+        self.reconciler.news.note()
 
     async def take_certificate(self, name: str) -> None:
         """Use a certificate of which there was no good one before."""
@@ -253,7 +253,7 @@ class ControlPlane:
 
     def _unasked(self) -> list[DesiredEndpoint]:
         """Endpoints that requests reach, with revisions that nobody asked yet."""
-        routes = {route.name: route for route in self.reconciler.published or ()}
+        routes = {route.name: route for route in self.reconciler.publication.published or ()}
         names = [endpoint.name for endpoint in self.effective.endpoints]
         self.faults.keep_only("first request", names)
         return [
@@ -283,19 +283,19 @@ class ControlPlane:
             self.first_requests[name] = result
             extra = {"endpoint": name, "seconds": f"{result.latency_s:.4f}"}
             _LOG.info("endpoint answered its first request", extra=extra)
-            self.reconciler.note_change()
+            self.reconciler.news.note()
             return
         before = self.first_requests.get(name)
         failures = before.failures if before and before.revisions == revisions else 0
         self.first_requests[name] = replace(result, failures=failures + 1)
         extra = {"endpoint": name, "error": result.message}
         _LOG.error("endpoint did not answer its first request", extra=extra)
-        self.reconciler.note_change()
+        self.reconciler.news.note()
         await asyncio.sleep(NEXT_TRY.delay_s(failures + 1))
         latest = self.first_requests.get(name)
         if self._asking.get(name) == revisions and latest and not latest.answered:
             del self._asking[name]
-            self.reconciler.note_change()
+            self.reconciler.news.note()
 
     def _example(self, endpoint: DesiredEndpoint) -> Mapping[str, float | str]:
         """Values that its model takes; empty for a model that is not of the registry. Blocking."""
@@ -308,8 +308,10 @@ class ControlPlane:
     async def release_held(self) -> None:
         """Let held requests go as soon as the gateway sends them elsewhere; until cancelled."""
         while True:
-            change = self.reconciler.next_change
-            held = {route.name for route in self.reconciler.published or () if route.held}
+            change = self.reconciler.news.next
+            held = {
+                route.name for route in self.reconciler.publication.published or () if route.held
+            }
             for name in self.activator.held.keys() - held:
                 self.activator.release(name)
             await change.wait()
@@ -321,7 +323,7 @@ class ControlPlane:
             ready=self.keeper.is_ready,
             pid=self.keeper.pid,
             restarts=self.keeper.restarts,
-            reason=self.keeper.reason or self.reconciler.publish_error,
+            reason=self.keeper.reason or self.reconciler.publication.error,
             certificates=() if self.keeper.tls is None else self.keeper.tls.certificates.statuses(),
             gateways=self.keeper.states(),
         )

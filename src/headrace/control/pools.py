@@ -23,6 +23,7 @@ import msgspec
 from headrace.control.desired import POOL_PREFIX, DesiredEndpoint, DesiredState, Revision
 from headrace.control.faults import LOOP, Faults
 from headrace.control.fetch import Answer, fetch
+from headrace.control.news import News
 from headrace.control.observed import Observed, Phase, Replica
 from headrace.core import (
     Clock,
@@ -266,14 +267,12 @@ class World(Protocol):
     hosted: MutableMapping[str, frozenset[str]]
     """Which revisions each copy of a pool answers for, by the replica's name."""
 
+    @property
+    def news(self) -> News:
+        """Changes of anything observed or desired."""
+
     def observed(self) -> Observed:
         """Everything known now."""
-
-    def note_change(self) -> None:
-        """Wake everybody who waits for a change."""
-
-    async def wait_change(self) -> None:
-        """Return at the next change of anything observed or desired."""
 
     def may_act(self) -> bool:
         """Whether it is this control plane that says what runs."""
@@ -339,7 +338,7 @@ class PoolSync:
             else:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(LINGER_S):
-                        await self.world.wait_change()
+                        await self.world.news.wait()
 
     async def step(self) -> bool:
         """Tell all copies that have to be told now; whether there were any."""
@@ -353,7 +352,7 @@ class PoolSync:
         self.faults.keep_only("pool replica", observed.replicas)
         heard = await asyncio.gather(*map(self._tell, tells))
         if any(heard):
-            self.world.note_change()
+            self.world.news.note()
         return bool(tells)
 
     def _routed_lately(self, observed: Observed) -> Collection[RoutedTo]:

@@ -4,9 +4,8 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, Protocol, assert_never
+from typing import Final, assert_never
 
-from headrace.control.agents.errors import log_level_of
 from headrace.control.desired import (
     POOL_PREFIX,
     DesiredArm,
@@ -23,11 +22,9 @@ from headrace.control.observed import (
     Observed,
     Phase,
     Replica,
-    Route,
     drained,
     exited,
     killed,
-    perhaps_in_force,
     probed,
     started,
 )
@@ -44,12 +41,12 @@ from headrace.control.plan import (
     plan,
 )
 from headrace.control.process import Process
+from headrace.control.publication import RoutePublication
 from headrace.control.sandbox import Isolation
 from headrace.control.store import Event
 from headrace.core import (
     Clock,
     DeadlineExceededError,
-    HeadraceError,
     ReplicaSettings,
     UnavailableError,
 )
@@ -61,19 +58,9 @@ _PROBE_TIMEOUT_S: Final = 2.0
 _FIRST_PROBE_S: Final = 0.02
 _STARTING_PROBE_S: Final = 0.25
 _READY_PROBE_S: Final = 2.0
-_REPUBLISH_S: Final = 1.0
+_NEXT_STEP_S: Final = 1.0
+"""Seconds after a step that failed."""
 _UNWATCHED: Final = "ended while no control plane watched"
-
-
-class RoutePublisher(Protocol):
-    """What carries routes to the gateway."""
-
-    async def publish(self, routes: Sequence[Route]) -> None:
-        """Return when requests follow `routes`.
-
-        Raises:
-            HeadraceError: The gateway refused them or does not run; what it had is in force.
-        """
 
 
 @dataclass(slots=True, kw_only=True)
@@ -84,23 +71,17 @@ class Reconciler:
     """
 
     driver: LocalDriver
-    publisher: RoutePublisher
+    publication: RoutePublication
     clock: Clock
     drain_timeout_s: float
     emit: Callable[[Sequence[Event]], Awaitable[None]] | None = None
     """Takes the deaths of replicas, as events."""
     faults: Faults = field(default_factory=Faults)
     desired: DesiredState = field(default_factory=DesiredState)
-    published: tuple[Route, ...] | None = None
-    publish_error: str = ""
     replicas: dict[str, Replica] = field(default_factory=dict)
     hosted: MutableMapping[str, frozenset[str]] = field(default_factory=dict)
-    _attempted: tuple[Route, ...] | None = None
-    _can_publish: bool = True
     _next_serial: int = 1
     _memo: Memo = field(default_factory=Memo)
-    _wake: asyncio.Event = field(default_factory=asyncio.Event)
-    _news: News = field(default_factory=News)
     _group: asyncio.TaskGroup | None = None
     _died_unwatched: list[Replica] = field(default_factory=list)
 
@@ -108,9 +89,9 @@ class Reconciler:
         """Everything known now."""
         return Observed(
             replicas=dict(self.replicas),
-            published=self.published,
-            attempted=self._attempted,
-            can_publish=self._can_publish,
+            published=self.publication.published,
+            attempted=self.publication.attempted,
+            can_publish=self.publication.can_publish,
             hosted=dict(self.hosted),
             next_serial=self._next_serial,
         )
@@ -118,24 +99,20 @@ class Reconciler:
     def want(self, desired: DesiredState) -> None:
         """Aim at `desired` from now on."""
         self.desired = desired
-        self.note_change()
+        self.news.note()
 
     @property
-    def next_change(self) -> asyncio.Event:
-        """Set at the next change of anything observed or desired; another one is next then."""
-        return self._news.next
-
-    async def wait_change(self) -> None:
-        """Return at the next change of anything observed or desired."""
-        await self._news.next.wait()
+    def news(self) -> News:
+        """Changes of anything observed or desired."""
+        return self.publication.news
 
     def isolation_of(self, name: str) -> Isolation | None:
         """How the process of the replica of a name is kept apart; None if nobody knows."""
         return self.driver.isolation_of(name)
 
     def trouble(self, endpoint: str, arm: DesiredArm) -> str:  # noqa: ARG002  # as others say
-        """Nothing: what keeps a process from being started, its replica says."""
-        return ""
+        """Why its route is not valid; what keeps a process from being started, its replica says."""
+        return self.publication.left_out.get(endpoint, "")
 
     def may_act(self) -> bool:
         """It may: the home's lock is held."""
@@ -176,16 +153,15 @@ class Reconciler:
                 if process is not None:
                     group.create_task(self._supervise(name, process))
             while True:
-                is_done = False
+                change, is_done = self.news.next, False
                 with self.faults.contain(LOOP, "replicas"):
                     self.step()
                     is_done = True
                 # What failed is due still.
-                await (self._wait_due() if is_done else asyncio.sleep(_REPUBLISH_S))
+                await (self._wait_due(change) if is_done else asyncio.sleep(_NEXT_STEP_S))
 
     def step(self) -> None:
         """Do what the plan says now."""
-        self._wake.clear()
         actions = plan(
             self.desired,
             self.observed(),
@@ -200,12 +176,12 @@ class Reconciler:
             with self.faults.contain("replica action", name):
                 self._do(action)
 
-    async def _wait_due(self) -> None:
+    async def _wait_due(self, change: asyncio.Event) -> None:
         due = due_at(self.observed(), drain_timeout_s=self.drain_timeout_s)
         delay = None if due is None else max(due - self.clock.monotonic(), 0.0)
         try:
             async with asyncio.timeout(delay):
-                await self._wake.wait()
+                await change.wait()
         except TimeoutError:
             return
 
@@ -216,9 +192,8 @@ class Reconciler:
             case RestartReplica(name=name):
                 self._restart(name)
             case PublishRoutes(routes=routes):
-                self._can_publish = False
-                self._attempted = perhaps_in_force(routes, self._attempted)
-                self._spawn_publish(routes)
+                assert self._group is not None, "actions are taken inside run"
+                self.publication.begin(routes, self._group)
             case DrainReplica(name=name):
                 _LOG.info("draining replica", extra={"replica": name})
                 self._set(drained(self.replicas[name], now=self.clock.monotonic()))
@@ -231,7 +206,7 @@ class Reconciler:
                 del self.replicas[name]
                 self.driver.forget(name)
                 _LOG.info("replica is gone", extra={"replica": name})
-                self.note_change()
+                self.news.note()
             case _:
                 assert_never(action)
 
@@ -344,36 +319,10 @@ class Reconciler:
             is_ready = self.replicas[name].phase is Phase.READY
             await asyncio.sleep(_READY_PROBE_S if is_ready else pause_s)
 
-    def _spawn_publish(self, routes: tuple[Route, ...]) -> None:
-        assert self._group is not None, "actions are taken inside run"
-        self._group.create_task(self._publish(routes))
-
-    async def _publish(self, routes: tuple[Route, ...]) -> None:
-        try:
-            await self.publisher.publish(routes)
-        except HeadraceError as error:
-            if str(error) != self.publish_error:
-                told = {"error": str(error)}
-                _LOG.log(log_level_of(error), "cannot publish routes", extra=told)
-            self.publish_error = str(error)
-            self.note_change()
-            await asyncio.sleep(_REPUBLISH_S)
-        else:
-            self.published = routes
-            self._attempted = None
-            self.publish_error = ""
-        self._can_publish = True
-        self.note_change()
-
     def _set(self, replica: Replica, *, quiet: bool = False) -> None:
         self.replicas[replica.name] = replica
         if not quiet:
-            self.note_change()
-
-    def note_change(self) -> None:
-        """Wake everybody who waits for a change."""
-        self._wake.set()
-        self._news.note()
+            self.news.note()
 
 
 async def look(address: str) -> Health:

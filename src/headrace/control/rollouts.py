@@ -97,12 +97,12 @@ class RolloutDriver:
         loop = asyncio.get_running_loop()
         next_look = loop.time()
         while True:
-            change, pause_s = self.aims.reconciler.next_change, _EVERY_S
+            change, pause_s = self.aims.reconciler.news.next, _EVERY_S
             with self.faults.contain(LOOP, "rollouts"):
                 if self.aims.active() and loop.time() >= next_look:
                     next_look = loop.time() + self._look_again_s()
                     await self.look()
-                change = self.aims.reconciler.next_change
+                change = self.aims.reconciler.news.next
                 await self.step()
                 pause_s = self._pause_s(next_look - loop.time())
             try:

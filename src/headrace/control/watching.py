@@ -133,7 +133,7 @@ class View:
         endpoint = aims.effective_endpoint(record.endpoint)
         if endpoint is None:
             return None
-        routes = reconciler.published or ()
+        routes = reconciler.publication.published or ()
         return cls(
             record=record,
             endpoint=endpoint,

@@ -40,6 +40,7 @@ from headrace.control.process import (
     rss_bytes,
     start_ticks,
 )
+from headrace.control.publication import RoutePublication
 from headrace.control.reconciler import Reconciler, look
 from headrace.control.records import RecordStore, ReplicaRecord
 from headrace.control.settings import write_control_file
@@ -454,7 +455,10 @@ async def test_a_replica_whose_process_cannot_be_started_waits_like_a_crashed_on
 
     broken = Broken(home=home, socket_dir=home.socket_dir(), module="this")
     reconciler = Reconciler(
-        driver=broken, publisher=_Publisher(), clock=SystemClock(), drain_timeout_s=1.0
+        driver=broken,
+        publication=RoutePublication(publisher=_Publisher()),
+        clock=SystemClock(),
+        drain_timeout_s=1.0,
     )
     reconciler.want(wanting())
 
@@ -473,22 +477,25 @@ async def test_refused_routes_are_published_again(home: Home) -> None:
     publisher = _Publisher(refusals=1)
     local = driver(home)
     reconciler = Reconciler(
-        driver=local, publisher=publisher, clock=SystemClock(), drain_timeout_s=1.0
+        driver=local,
+        publication=RoutePublication(publisher=publisher),
+        clock=SystemClock(),
+        drain_timeout_s=1.0,
     )
     reconciler.want(wanting())
     seen: list[str] = []
 
     async def during() -> None:
-        await until(lambda: bool(reconciler.publish_error))
-        seen.append(reconciler.publish_error)
-        await until(lambda: reconciler.published is not None)
+        await until(lambda: bool(reconciler.publication.error))
+        seen.append(reconciler.publication.error)
+        await until(lambda: reconciler.publication.published is not None)
 
     await running(reconciler, during)
     await stop_replicas(local, drain_s=1)
     local.close()
 
     assert seen == ["not now"]
-    assert reconciler.publish_error == ""
+    assert reconciler.publication.error == ""
     assert publisher.published[0][0].name == "m"
 
 

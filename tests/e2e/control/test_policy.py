@@ -1,4 +1,4 @@
-"""A gateway that is told something wrong about callers."""
+"""A gateway that gets a policy or a route that is not valid."""
 
 import asyncio
 import tempfile
@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from headrace.control.keeper import GatewayKeeper
+from headrace.control.observed import Arm, Route
 from headrace.control.ownership import ProcessOwner
+from headrace.control.publication import RoutesLeftOutError
 from headrace.core import SystemClock
 from headrace.core.access_settings import AccessSettings, JwtSettings
 from headrace.gateway import ApiKey, GatewayPolicy, GatewaySettings, SnapshotRejectedError
@@ -33,21 +35,53 @@ def directory() -> Iterator[Path]:
         yield Path(directory)
 
 
-async def test_a_revoked_key_is_refused_whatever_else_is_wrong(directory: Path) -> None:
-    settings = GatewaySettings(
-        run_dir=directory / "gw", http_port=free_port(), grpc_port=free_port(), concurrency=1
-    )
-    keeper = GatewayKeeper(
-        settings=settings,
+def a_keeper(directory: Path, policy: GatewayPolicy) -> GatewayKeeper:
+    return GatewayKeeper(
+        settings=GatewaySettings(
+            run_dir=directory / "gw", http_port=free_port(), grpc_port=free_port(), concurrency=1
+        ),
         owner=ProcessOwner.of(directory),
         record_path=directory / "gateway.json",
         routes_path=directory / "routes.json",
         clock=SystemClock(),
-        policy=GatewayPolicy(keys=(KEY,)),
+        policy=policy,
     )
+
+
+def a_route(name: str, *, version: str = "1", timeout_s: float | None = None) -> Route:
+    arm = Arm(version=version, weight=100, replicas=("127.0.0.1:1",))
+    return Route(name=name, timeout_s=timeout_s, arms=(arm,))
+
+
+async def test_route_that_is_not_valid_keeps_its_former_one_and_holds_up_no_other(
+    directory: Path,
+) -> None:
+    keeper = a_keeper(directory, GatewayPolicy())
     await keeper.open(())
     running = asyncio.create_task(keeper.run())
-    identify = settings.run_dir / "identify.json"
+    await keeper.publish((a_route("good"), a_route("bad")))
+
+    wrong = a_route("bad", timeout_s=-1.0), a_route("new", timeout_s=-1.0)
+    with pytest.raises(RoutesLeftOutError, match=r"'bad': timeout_s .*'new': timeout_s ") as caught:
+        await keeper.publish((a_route("good", version="2"), *wrong))
+
+    versions = {route.name: route.arms[0].version for route in caught.value.in_force}
+    table = (keeper.settings.run_dir / "rds.json").read_text()
+    await keeper.publish((a_route("good"), a_route("bad", version="3")))
+    mended = (keeper.settings.run_dir / "rds.json").read_text()
+    running.cancel()
+    await keeper.stop(drain_s=0.1)
+    assert versions == {"good": "2", "bad": "1"}
+    assert "/v2/models/bad/" in table
+    assert "/v2/models/new/" not in table
+    assert table != mended
+
+
+async def test_a_revoked_key_is_refused_whatever_else_is_wrong(directory: Path) -> None:
+    keeper = a_keeper(directory, GatewayPolicy(keys=(KEY,)))
+    await keeper.open(())
+    running = asyncio.create_task(keeper.run())
+    identify = keeper.settings.run_dir / "identify.json"
     before = identify.read_text()
 
     with pytest.raises(SnapshotRejectedError, match="corp"):

@@ -119,10 +119,10 @@ class Driver:
         return (
             reconciler.watches.is_synced
             and not reconciler._is_acting
-            and reconciler._can_publish
-            and reconciler._is_confirmed
-            and reconciler.published == self.gateway.routes
-            and not reconciler.publish_error
+            and reconciler.publication.can_publish
+            and reconciler.publication.is_confirmed
+            and reconciler.publication.published == self.gateway.routes
+            and not reconciler.publication.error
         )
 
 

@@ -283,7 +283,7 @@ async def test_a_gateway_that_refuses_keeps_everything_as_it_is() -> None:
         await until(lambda: routed(gateway, 2))
         gateway.refuses = True
         driver.want(a_state(an_endpoint(an_arm(replicas=1))))
-        await until(lambda: driver.reconciler.publish_error)
+        await until(lambda: driver.reconciler.publication.error)
         await asyncio.sleep(0.2)
         assert len(names(server, "Pod")) == 2
         gateway.refuses = False

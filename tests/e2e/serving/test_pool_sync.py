@@ -16,6 +16,7 @@ from headrace.control.desired import (
     Revision,
     make_revision,
 )
+from headrace.control.news import News
 from headrace.control.observed import Observed, Phase, Replica
 from headrace.control.pools import Hosting, PoolSync, get_models, put_models
 from headrace.core import EndpointName, ReplicaSettings, SystemClock, UnavailableError
@@ -35,17 +36,10 @@ class World:
     desired: DesiredState
     replica: Replica
     hosted: MutableMapping[str, frozenset[str]] = field(default_factory=dict)
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    news: News = field(default_factory=News)
 
     def observed(self) -> Observed:
         return Observed(replicas={self.replica.name: self.replica})
-
-    def note_change(self) -> None:
-        self.changed.set()
-        self.changed = asyncio.Event()
-
-    async def wait_change(self) -> None:
-        await self.changed.wait()
 
     def may_act(self) -> bool:
         return True
@@ -91,11 +85,11 @@ async def test_a_real_copy_hears_what_to_host_and_serves_it(tmp_path: Path) -> N
         world = World(desired=want(revisions[0]), replica=replica)
         task = asyncio.ensure_future(PoolSync(world=world, clock=SystemClock()).run())
         async with asyncio.timeout(10):
-            await world.wait_change()
+            await world.news.wait()
             assert world.hosted == {"r": {revisions[0].id}}
             world.desired = want(*revisions)
-            world.note_change()
-            await world.wait_change()
+            world.news.note()
+            await world.news.wait()
         task.cancel()
         report = await get_models(address)
         statuses = [copy.infer(name).status_code for name in ("a", "b", "c")]

@@ -14,6 +14,7 @@ from headrace.control.log_files import LogFiles
 from headrace.control.ownership import ProcessOwner
 from headrace.control.parts import make_plane
 from headrace.control.plane import Addresses, ControlPlane
+from headrace.control.publication import RoutePublication
 from headrace.control.reconciler import Reconciler
 from headrace.control.state import home_url, open_store
 from headrace.control.store_thread import StoreThread
@@ -85,7 +86,12 @@ def plane(home: Home, registry: Registry) -> Iterator[ControlPlane]:
         clock=clock,
     )
     driver = LocalDriver(home=home, socket_dir=home.socket_dir())
-    reconciler = Reconciler(driver=driver, publisher=keeper, clock=clock, drain_timeout_s=1.0)
+    reconciler = Reconciler(
+        driver=driver,
+        publication=RoutePublication(publisher=keeper),
+        clock=clock,
+        drain_timeout_s=1.0,
+    )
     store = StoreThread(open_store(home_url(home.root)))
     yield make_plane(
         driver=reconciler.driver,

@@ -17,6 +17,7 @@ from headrace.control.observed import Observed, Phase, Replica, Route
 from headrace.control.orders import Orders
 from headrace.control.ownership import ProcessOwner
 from headrace.control.plan import Action, Memo, PublishRoutes, StartReplica, plan
+from headrace.control.publication import RoutePublication
 from headrace.control.reconciler import Reconciler
 from headrace.control.reports import Reports
 from headrace.control.rollouts import RolloutDriver
@@ -71,12 +72,11 @@ class World:
         )
         reconciler = Reconciler(
             driver=LocalDriver(home=self.home, socket_dir=self.home.socket_dir()),
-            publisher=keeper,
+            publication=RoutePublication(publisher=keeper, published=self.published),
             clock=self.clock,
             drain_timeout_s=1.0,
             replicas=self.replicas,
         )
-        reconciler.published = self.published
         store = StoreThread(open_store(home_url(self.home.root)))
         aims = Aims(reconciler=reconciler, desired=store.store.load())
         journal = Journal(store=store)
@@ -140,7 +140,7 @@ class Plane:
         for _ in range(20):
             observed = Observed(
                 replicas=dict(world.replicas),
-                published=reconciler.published,
+                published=reconciler.publication.published,
                 next_serial=world.serial,
             )
             now = world.clock.monotonic()
@@ -153,7 +153,7 @@ class Plane:
                     world.serial = action.serial + 1
                     world.replicas[action.name] = self._replica(action)
                 elif isinstance(action, PublishRoutes):
-                    reconciler.published = world.published = action.routes
+                    reconciler.publication.published = world.published = action.routes
                     self.check_weights()
                 else:
                     world.replicas.pop(action.name)
@@ -179,7 +179,7 @@ class Plane:
         )
 
     def check_weights(self) -> None:
-        for route in self.aims.reconciler.published or ():
+        for route in self.aims.reconciler.publication.published or ():
             assert sum(arm.weight for arm in route.arms) == 100
             assert sum(live_weights(route).values()) == 100
             is_live = any(arm.is_live for arm in route.arms if arm.weight)

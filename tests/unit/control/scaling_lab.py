@@ -10,6 +10,7 @@ from headrace.control.keeper import GatewayKeeper
 from headrace.control.local import LocalDriver
 from headrace.control.observed import Phase, Replica
 from headrace.control.ownership import ProcessOwner
+from headrace.control.publication import RoutePublication
 from headrace.control.reconciler import Reconciler
 from headrace.control.scaling import Scaler
 from headrace.control.scaling_memory import ScalerMemory
@@ -70,7 +71,7 @@ class Lab:
         )
         reconciler = Reconciler(
             driver=LocalDriver(home=self.home, socket_dir=self.home.socket_dir()),
-            publisher=keeper,
+            publication=RoutePublication(publisher=keeper),
             clock=self.clock,
             drain_timeout_s=1.0,
         )

@@ -11,6 +11,7 @@ from headrace.control.keeper import GatewayKeeper
 from headrace.control.local import LocalDriver
 from headrace.control.observed import Phase, Replica, drained, exited, killed, started
 from headrace.control.ownership import ProcessOwner
+from headrace.control.publication import RoutePublication
 from headrace.control.reconciler import Reconciler
 from headrace.control.records import RecordStore, ReplicaRecord
 from headrace.control.store import Event
@@ -116,12 +117,14 @@ async def test_death_while_no_control_plane_watched_is_an_event(home: Home) -> N
 
     reconciler = Reconciler(
         driver=driver_of(home),
-        publisher=GatewayKeeper(
-            settings=GatewaySettings(run_dir=home.run / "envoy"),
-            record_path=home.gateway_file,
-            routes_path=home.routes_file,
-            clock=clock,
-            owner=ProcessOwner.of(home.root),
+        publication=RoutePublication(
+            publisher=GatewayKeeper(
+                settings=GatewaySettings(run_dir=home.run / "envoy"),
+                record_path=home.gateway_file,
+                routes_path=home.routes_file,
+                clock=clock,
+                owner=ProcessOwner.of(home.root),
+            )
         ),
         clock=clock,
         drain_timeout_s=1.0,

@@ -25,6 +25,7 @@ from headrace.control.materializer import Materializer
 from headrace.control.observed import Phase, Replica
 from headrace.control.ownership import ProcessOwner
 from headrace.control.plane import ControlPlane
+from headrace.control.publication import RoutePublication
 from headrace.control.reconciler import Reconciler
 from headrace.control.recorder import Recorder
 from headrace.control.skew_watch import SkewWatch
@@ -475,16 +476,18 @@ async def test_poisoned_replica_s_remains_hold_up_no_other_replica(home: Home) -
     clock = TurnedClock()
     reconciler = Reconciler(
         driver=BrokenDriver(home=home, socket_dir=home.socket_dir()),
-        publisher=GatewayKeeper(
-            settings=GatewaySettings(run_dir=home.run / "envoy"),
-            record_path=home.gateway_file,
-            routes_path=home.routes_file,
-            clock=clock,
-            owner=ProcessOwner.of(home.root),
+        publication=RoutePublication(
+            publisher=GatewayKeeper(
+                settings=GatewaySettings(run_dir=home.run / "envoy"),
+                record_path=home.gateway_file,
+                routes_path=home.routes_file,
+                clock=clock,
+                owner=ProcessOwner.of(home.root),
+            ),
+            published=(),
         ),
         clock=clock,
         drain_timeout_s=1.0,
-        published=(),
     )
     for serial, name in enumerate(("poisoned", "a")):
         reconciler.replicas[name] = Replica(

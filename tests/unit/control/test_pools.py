@@ -21,6 +21,7 @@ from headrace.control.desired import (
     make_revision,
     pool_endpoint,
 )
+from headrace.control.news import News
 from headrace.control.observed import Arm, Observed, Phase, Replica, Route
 from headrace.control.plan import PublishRoutes, plan
 from headrace.control.pools import (
@@ -213,21 +214,12 @@ class World:
     hosted: MutableMapping[str, frozenset[str]] = field(default_factory=dict)
     replicas: dict[str, Replica] = field(default_factory=dict)
     published: tuple[Route, ...] = ()
-    changes: int = 0
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    news: News = field(default_factory=News)
     leads: bool = True
     unreadable: set[str] = field(default_factory=set)
 
     def observed(self) -> Observed:
         return Observed(replicas=dict(self.replicas), published=self.published)
-
-    def note_change(self) -> None:
-        self.changes += 1
-        self.changed.set()
-        self.changed = asyncio.Event()
-
-    async def wait_change(self) -> None:
-        await self.changed.wait()
 
     def may_act(self) -> bool:
         return self.leads
@@ -239,7 +231,7 @@ class World:
 
     def put(self, *replicas: Replica) -> None:
         self.replicas.update({replica.name: replica for replica in replicas})
-        self.note_change()
+        self.news.note()
 
 
 @dataclass
@@ -287,7 +279,7 @@ async def test_copies_are_told_as_they_come_and_what_changes() -> None:
         world.put(other)
         await asyncio.sleep(1)
         world.desired = want(A, B)
-        world.note_change()
+        world.news.note()
         await asyncio.sleep(1)
 
     assert copies.heard == {
@@ -332,7 +324,7 @@ async def test_a_copy_that_was_started_again_is_told_again() -> None:
         await asyncio.sleep(1)
         assert world.hosted == {one.name: {A.id}}
         del world.replicas[one.name]
-        world.note_change()
+        world.news.note()
         await asyncio.sleep(1)
 
     assert copies.heard == {one.address: [("a",), ("a",)]}
@@ -393,11 +385,11 @@ async def test_what_is_not_routed_any_more_is_dropped_a_little_later() -> None:
         world.put(one)
         await asyncio.sleep(1)
         world.desired = want(A)
-        world.note_change()
+        world.news.note()
         await asyncio.sleep(10)
         assert copies.heard[one.address] == [("a", "b")]
         world.published = ()
-        world.note_change()
+        world.news.note()
         await asyncio.sleep(LINGER_S - 0.5)
         assert copies.heard[one.address] == [("a", "b")]
         await asyncio.sleep(LINGER_S * 2)

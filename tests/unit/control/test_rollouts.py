@@ -54,7 +54,7 @@ async def started(world: World, plan_: dict[str, object] | None = None) -> Plane
 
 
 def arms(plane: Plane) -> dict[str, int]:
-    (route,) = plane.aims.reconciler.published or ()
+    (route,) = plane.aims.reconciler.publication.published or ()
     return {arm.key: arm.weight for arm in route.arms}
 
 

@@ -190,7 +190,7 @@ def make_agents_server(
     gateway.wake = plane.scaler.wake
     gateway.max_held_of = lambda name: _max_held(plane, name)
     # A driver that has to ask what was routed before it publishes, also if that is nothing.
-    asks_first = plane.reconciler.published is None
+    asks_first = plane.reconciler.publication.published is None
     gateway.has_orders = lambda: asks_first and plane.desired.generation > 0
     if listening is None:
         return None

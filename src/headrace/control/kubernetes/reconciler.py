@@ -10,7 +10,6 @@ from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from headrace.control.agents.errors import log_level_of
 from headrace.control.desired import DesiredArm, DesiredState, Revision
 from headrace.control.faults import LOOP, Faults
 from headrace.control.kubernetes.actions import Action
@@ -29,16 +28,16 @@ from headrace.control.kubernetes.telling import problem_events, roll_events
 from headrace.control.kubernetes.watches import Watches
 from headrace.control.membership import Emit, nobody
 from headrace.control.news import News
-from headrace.control.observed import Observed, Replica, Route, perhaps_in_force
+from headrace.control.observed import Observed, Replica, Route
 from headrace.control.plan import PublishRoutes
-from headrace.control.reconciler import RoutePublisher
+from headrace.control.publication import RoutePublication, RoutePublisher
 from headrace.control.sandbox import Isolation
 from headrace.control.store import Event
 from headrace.core import Clock, HeadraceError, ReplicaSettings
 from headrace.core.kubernetes_settings import KubernetesSettings
 
 _LOG: Final = logging.getLogger("headrace.control")
-_REPUBLISH_S: Final = 1.0
+_READ_AGAIN_S: Final = 1.0
 _LOOK_AGAIN_S: Final = 30.0
 _LONGEST_PAUSE_S: Final = 0.5
 
@@ -59,29 +58,30 @@ class KubernetesReconciler:
     emit: Emit = nobody
     faults: Faults = field(default_factory=Faults)
     desired: DesiredState = field(default_factory=DesiredState)
-    published: tuple[Route, ...] | None = None
-    publish_error: str = ""
     replicas: dict[str, Replica] = field(default_factory=dict)
     hosted: MutableMapping[str, frozenset[str]] = field(default_factory=dict)
     cluster: Cluster = field(default_factory=Cluster)
+    news: News = field(init=False)
+    """Changes of anything observed or desired."""
+    publication: RoutePublication = field(init=False)
     watches: Watches = field(init=False)
     performer: Performer = field(init=False)
     _settings: KubernetesSettings = field(default_factory=KubernetesSettings)
     _problems: dict[tuple[str, str], str] = field(default_factory=dict)
     _roll: Roll = field(default_factory=Roll)
     _drafts: Drafts = field(default_factory=Drafts)
-    _attempted: tuple[Route, ...] | None = None
-    _can_publish: bool = True
-    _is_confirmed: bool = False
     _knows_routes: bool = False
     _is_acting: bool = False
     _retry_at: float = 0.0
     _next_serial: int = 1
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
-    _news: News = field(default_factory=News)
     _group: asyncio.TaskGroup | None = None
 
     def __post_init__(self) -> None:
+        self.news = News(on_change=self.wake)
+        self.publication = RoutePublication(
+            publisher=self.publisher, news=self.news, record=self._record
+        )
         self.watches = Watches(
             api=self.api,
             cluster=self.cluster,
@@ -101,9 +101,9 @@ class KubernetesReconciler:
         """Everything known now."""
         return Observed(
             replicas=dict(self.replicas),
-            published=self.published,
-            attempted=self._attempted,
-            can_publish=self._can_publish,
+            published=self.publication.published,
+            attempted=self.publication.attempted,
+            can_publish=self.publication.can_publish,
             hosted=dict(self.hosted),
             next_serial=self._next_serial,
         )
@@ -113,21 +113,7 @@ class KubernetesReconciler:
         if desired.spec is not self.desired.spec:
             self._settings = settings_in(desired)
         self.desired = desired
-        self.note_change()
-
-    @property
-    def next_change(self) -> asyncio.Event:
-        """Set at the next change of anything observed or desired; another one is next then."""
-        return self._news.next
-
-    async def wait_change(self) -> None:
-        """Return at the next change of anything observed or desired."""
-        await self._news.next.wait()
-
-    def note_change(self) -> None:
-        """Wake everybody who waits for a change."""
-        self._wake.set()
-        self._news.note()
+        self.news.note()
 
     def wake(self) -> None:
         """Look again soon; whether others are told depends on what is found."""
@@ -139,7 +125,8 @@ class KubernetesReconciler:
 
     def trouble(self, endpoint: str, arm: DesiredArm) -> str:
         """Why nothing can be made for an arm; empty if all can."""
-        return self._problems.get((endpoint, arm.key), "")
+        problem = self._problems.get((endpoint, arm.key), "")
+        return problem or self.publication.left_out.get(endpoint, "")
 
     def may_act(self) -> bool:
         """Whether this control plane leads, and knows what the one before it routed."""
@@ -180,7 +167,8 @@ class KubernetesReconciler:
         self._note(decision)
         for action in decision.actions:
             if isinstance(action, PublishRoutes):
-                self._begin_publish(action.routes)
+                assert self._group is not None, "actions are taken inside run"
+                self.publication.begin(action.routes, self._group)
         others = [
             one
             for one in decision.actions
@@ -197,7 +185,7 @@ class KubernetesReconciler:
             observed=self.observed(),
             place=self.place,
             settings=self._settings,
-            is_confirmed=self._is_confirmed,
+            is_confirmed=self.publication.is_confirmed,
             blocked=self.performer.believed(),
             mutated=self.performer.mutated,
         )
@@ -224,7 +212,7 @@ class KubernetesReconciler:
         # The same dictionary: others hold on to it.
         self.replicas.clear()
         self.replicas.update(found)
-        self.note_change()
+        self.news.note()
 
     def _note(self, decision: Decision) -> None:
         """Tell of what is wrong otherwise than before, and of who waits."""
@@ -244,7 +232,7 @@ class KubernetesReconciler:
                 extra = {"endpoint": endpoint, "arm": arm, "error": problem}
                 _LOG.error("cannot bring about an arm", extra=extra)
         self._problems = problems
-        self.note_change()
+        self.news.note()
 
     async def _emit(self, events: Sequence[Event]) -> None:
         try:
@@ -258,9 +246,9 @@ class KubernetesReconciler:
             found = await self.api.get("ConfigMap", record_name(self.place))
         except HeadraceError as error:
             _LOG.warning("cannot read the record of routes", extra={"error": str(error)})
-            self._retry_at = self.clock.monotonic() + _REPUBLISH_S
+            self._retry_at = self.clock.monotonic() + _READ_AGAIN_S
             return False
-        self.published = routes_in(found)
+        self.publication.published = routes_in(found)
         self._knows_routes = True
         self._observe()  # what is routed was ready
         return True
@@ -275,31 +263,6 @@ class KubernetesReconciler:
         self._retry_at = self.clock.monotonic() + (delay or 0.0)
         self._is_acting = False
         self._wake.set()  # one step leads to the next
-
-    def _begin_publish(self, routes: tuple[Route, ...]) -> None:
-        assert self._group is not None, "actions are taken inside run"
-        self._can_publish = False
-        self._attempted = perhaps_in_force(routes, self._attempted)
-        self._group.create_task(self._publish(routes))
-
-    async def _publish(self, routes: tuple[Route, ...]) -> None:
-        try:
-            await self.publisher.publish(routes)
-            self.published, self._attempted = routes, None
-            await self._record(routes)
-        except HeadraceError as error:
-            if str(error) != self.publish_error:
-                told = {"error": str(error)}
-                _LOG.log(log_level_of(error), "cannot publish routes", extra=told)
-            self.publish_error = str(error)
-            self._is_confirmed = False
-            self.note_change()
-            await asyncio.sleep(_REPUBLISH_S)
-        else:
-            self.publish_error = ""
-            self._is_confirmed = True
-        self._can_publish = True
-        self.note_change()
 
     async def _record(self, routes: tuple[Route, ...]) -> None:
         """Write down what is in force: nothing is taken away before the next leader knows."""

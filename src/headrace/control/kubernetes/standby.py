@@ -18,7 +18,7 @@ from headrace.control.kubernetes.names import Owner, Place, check_owner
 from headrace.control.kubernetes.reconciler import KubernetesReconciler
 from headrace.control.kubernetes.resources import RESOURCES
 from headrace.control.membership import Emit, nobody
-from headrace.control.reconciler import RoutePublisher
+from headrace.control.publication import RoutePublisher
 from headrace.control.reconciling import Reconciling
 from headrace.control.settings import DEFAULT_ADMIN_PORT, ClusterSettings, ControlSettings
 from headrace.control.store import Event

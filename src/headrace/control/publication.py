@@ -1,0 +1,108 @@
+"""Publication of routes: what the gateway acknowledged, and what is on its way to it."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from headrace.control.agents.errors import log_level_of
+from headrace.control.faults import message_of
+from headrace.control.news import News
+from headrace.control.observed import Route, perhaps_in_force
+from headrace.core import HeadraceError, InvalidArgumentError
+
+_LOG: Final = logging.getLogger("headrace.control")
+_REPUBLISH_S: Final = 1.0
+"""Seconds between a failed publication and the next one."""
+
+
+class RoutesLeftOutError(InvalidArgumentError):
+    """The gateway follows the new routes, but for those of endpoints whose route is not valid."""
+
+    def __init__(self, in_force: tuple[Route, ...], reasons: Mapping[str, str]) -> None:
+        text = "; ".join(f"endpoint '{name}': {why}" for name, why in sorted(reasons.items()))
+        super().__init__(f"routes are not valid, and the former ones stay in force: {text}")
+        self.in_force = in_force
+        """All routes that the gateway follows now."""
+        self.reasons = dict(reasons)
+        """Why a route is left out, by endpoint."""
+
+
+class RoutePublisher(Protocol):
+    """What carries routes to the gateway."""
+
+    async def publish(self, routes: Sequence[Route]) -> None:
+        """Return when requests follow `routes`.
+
+        Raises:
+            RoutesLeftOutError: They do, but for some endpoints.
+            HeadraceError: The gateway refused them or does not run; what it had is in force.
+        """
+
+
+async def _no_record(_routes: tuple[Route, ...]) -> None:
+    """Routes are recorded by the publisher itself."""
+
+
+@dataclass(slots=True, kw_only=True)
+class RoutePublication:
+    """Routes that the gateway follows, those that it may follow too, and the next attempt."""
+
+    publisher: RoutePublisher
+    news: News = field(default_factory=News)
+    """Notified when any of the fields below changed."""
+    record: Callable[[tuple[Route, ...]], Awaitable[None]] = _no_record
+    """Stores what is in force, for the next control plane; part of a publication's success."""
+    published: tuple[Route, ...] | None = None
+    """What the gateway acknowledged last; None while that is not known."""
+    attempted: tuple[Route, ...] | None = None
+    """What was sent and not acknowledged: it may be in force."""
+    can_publish: bool = True
+    """False during a publication, and after a failure until the next attempt is due."""
+    is_confirmed: bool = False
+    """Whether the gateway acknowledged routes of this process, the last time it was asked."""
+    error: str = ""
+    """Why the newest routes are not in force; empty if they are."""
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """Why the newest route of an endpoint is not in force although others are, by endpoint."""
+
+    def begin(self, routes: tuple[Route, ...], group: asyncio.TaskGroup) -> None:
+        """Send `routes` to the gateway, in a task of `group`."""
+        self.can_publish = False
+        self.attempted = perhaps_in_force(routes, self.attempted)
+        group.create_task(self._publish(routes))
+
+    async def _publish(self, routes: tuple[Route, ...]) -> None:
+        try:
+            try:
+                await self.publisher.publish(routes)
+            except RoutesLeftOutError as error:
+                await self._acknowledge(routes, error.in_force, error.reasons)
+                raise
+            await self._acknowledge(routes, routes, {})
+        except Exception as error:  # noqa: BLE001  # a fault of one publication stops no later one
+            self._note_failure(error)
+            self.news.note()
+            await asyncio.sleep(_REPUBLISH_S)
+        else:
+            self.is_confirmed, self.error = True, ""
+        self.can_publish = True
+        self.news.note()
+
+    async def _acknowledge(
+        self, routes: tuple[Route, ...], in_force: tuple[Route, ...], left_out: Mapping[str, str]
+    ) -> None:
+        self.published, self.left_out = in_force, left_out
+        self.attempted = tuple(route for route in routes if route.name in left_out) or None
+        await self.record(in_force)
+
+    def _note_failure(self, error: Exception) -> None:
+        self.is_confirmed = isinstance(error, RoutesLeftOutError)
+        message = message_of(error)
+        if message != self.error:
+            is_known = isinstance(error, HeadraceError)
+            level = log_level_of(error) if isinstance(error, HeadraceError) else logging.ERROR
+            traceback = None if is_known else error
+            _LOG.log(level, "cannot publish routes", extra={"error": message}, exc_info=traceback)
+        self.error = message
