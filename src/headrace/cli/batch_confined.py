@@ -124,11 +124,11 @@ def go_on_confined(
         HeadraceError: It cannot be confined so.
         OSError: Its folders cannot be made, or it cannot be started.
     """
-    from headrace.control.files import make_private_dir
     from headrace.control.home import Home
     from headrace.control.job_process import report_name
     from headrace.control.process import python_module
     from headrace.control.sandbox import Occasion, launched
+    from headrace.core.files import make_private_dir
     from headrace.serving.confine import give_all
 
     place = Home(home.resolve())

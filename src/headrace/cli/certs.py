@@ -75,8 +75,8 @@ def dev(
 
     from headrace.cli.local_authority import client_certificate, server_certificate
     from headrace.cli.output import columns, say
-    from headrace.control.files import make_private_dir
     from headrace.core import SystemClock
+    from headrace.core.files import make_private_dir
 
     now = SystemClock().now()
     make_private_dir(out)
@@ -154,7 +154,7 @@ def _authority(out: Path, now: float) -> "Pair":
 
 def _write(certificate: Path, key: Path, pair: "Pair") -> None:
     """The key first: a server that watches takes both when the certificate comes."""
-    from headrace.control.files import write_atomic
+    from headrace.core.files import write_atomic
 
     write_atomic(key, pair.key, mode=0o600)
     write_atomic(certificate, pair.certificate, mode=0o644)

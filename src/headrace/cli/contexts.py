@@ -195,8 +195,8 @@ def write_contexts(path: Path, contexts: Contexts) -> None:
     Raises:
         FailedPreconditionError: It cannot be written; the old one stands.
     """
-    from headrace.control.files import make_private_dir, write_atomic
     from headrace.core import FailedPreconditionError
+    from headrace.core.files import make_private_dir, write_atomic
 
     document = {
         "current": contexts.current,

@@ -12,6 +12,8 @@ from typing import Final
 
 import msgspec
 
+from headrace.core.files import move
+
 RECORD: Final = ".headrace-export.json"
 _ASIDE: Final = ".orig"
 
@@ -127,7 +129,7 @@ def _put_aside(folder: Path, path: str) -> str:
     number = 1
     while (aside := folder / f"{path}{f'.{number}' if number > 1 else ''}{_ASIDE}").exists():
         number += 1
-    (folder / path).rename(aside)
+    move(folder / path, aside)
     return aside.relative_to(folder).as_posix()
 
 

@@ -19,7 +19,7 @@ def hand_over(
         more: Said of it where it is printed.
     """
     from headrace.cli.output import say, write, write_json  # noqa: PLC0415  # only here
-    from headrace.control.files import write_atomic  # noqa: PLC0415  # only here
+    from headrace.core.files import write_atomic  # noqa: PLC0415  # only here
 
     secret, name = made[field], f"{field} {made['id']} of {told}"
     if out is not None:

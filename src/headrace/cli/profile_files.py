@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from headrace.control.files import make_private_dir, write_atomic
 from headrace.core import FailedPreconditionError, HeadraceError
+from headrace.core.files import make_private_dir, write_atomic
 from headrace.optimize.profiling.document import (
     Profile,
     decode_profile,

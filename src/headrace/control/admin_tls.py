@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Final
 
 from headrace.control.certificates import Certificates
-from headrace.control.files import write_atomic
 from headrace.control.pem_files import Pem, PemFiles, PemWatch
 from headrace.core import Clock, FailedPreconditionError
 from headrace.core.access_settings import TlsSettings
+from headrace.core.files import write_atomic
 from headrace.gateway.pem import first_certificate
 
 ADMIN: Final = "admin"

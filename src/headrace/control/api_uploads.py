@@ -21,6 +21,7 @@ from headrace.core import (
     OverloadedError,
     PayloadTooLargeError,
 )
+from headrace.core.files import move
 from headrace.registry import ModelVersion, Registry, read_content
 
 MAX_UPLOAD_BYTES: Final = 64 << 30
@@ -161,7 +162,7 @@ class Uploads:
         model = staging / "model" / upload.filename
         model.parent.mkdir()
         if upload.format == "file":
-            (staging / "body").rename(model)
+            move(staging / "body", model, durable=False)
         else:
             unpack(staging / "body", model, max_bytes=self.max_bytes)
             (staging / "body").unlink()

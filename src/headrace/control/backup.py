@@ -36,6 +36,7 @@ from headrace.core import (
     NotFoundError,
     PayloadTooLargeError,
 )
+from headrace.core.files import sync_directory
 from headrace.registry import Registry
 
 FORMAT: Final = 1
@@ -210,7 +211,7 @@ def restore_backup(path: Path, home: Path, *, tell: Tell) -> BackupManifest:
         shutil.move(source, home / source.name)
     (staging / _ROOT).rmdir()
     staging.rmdir()
-    _sync(home)
+    sync_directory(home)
     return manifest
 
 
@@ -246,7 +247,7 @@ def _publish(partial: Path, out: Path) -> None:
         if out.exists():
             raise _exists(out) from None
         shutil.move(partial, out)
-    _sync(out.parent)
+    sync_directory(out.parent)
 
 
 def _exists(out: Path) -> AlreadyExistsError:
@@ -484,19 +485,12 @@ def _set_modes(root: Path) -> None:
         for name in names:
             path = Path(folder, name)
             path.chmod(0o444 if is_content or above[:1] == ("registry",) else 0o600)
-            _sync(path)
+            with path.open("rb") as content:
+                os.fsync(content.fileno())
         for name in directories:
             is_model = is_content or (not above and name == "artifacts")
             is_frozen = above[:2] == ("artifacts", "sha256")
             Path(folder, name).chmod(0o555 if is_frozen else 0o755 if is_model else 0o700)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 __all__ = ["Backup", "BackupManifest", "check_backup", "restore_backup", "write_backup"]

@@ -18,10 +18,10 @@ from typing import IO, Final
 
 import msgspec
 
-from headrace.control.files import write_atomic
 from headrace.control.process import python_module
 from headrace.control.sandbox import Occasion, Sandbox, launched
 from headrace.core import InvalidArgumentError, UnsupportedModelError
+from headrace.core.files import write_atomic
 from headrace.registry import copy_files
 from headrace.serving.memory import resident_bytes
 

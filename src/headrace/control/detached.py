@@ -10,12 +10,12 @@ from typing import Final
 
 import msgspec
 
-from headrace.control.files import write_atomic
 from headrace.control.home import Home
 from headrace.control.log_files import last_line
 from headrace.control.process import PASSED_FD, Process, python_module
 from headrace.control.settings import ControlFile, ControlSettings, read_control_file
 from headrace.core import DeadlineExceededError, FailedPreconditionError, UnavailableError
+from headrace.core.files import write_atomic
 
 _MODULE: Final = "headrace.control"
 _LONGEST_NOTICE: Final = 1 << 20

@@ -11,8 +11,8 @@ from typing import Final
 
 import msgspec
 
-from headrace.control.files import make_private_dir, write_atomic
 from headrace.core import InvalidArgumentError, check_name, check_version, error_kind
+from headrace.core.files import make_private_dir, write_atomic
 from headrace.monitor.drift_reference import HOURS, Reference
 from headrace.monitor.drift_version import Stored
 from headrace.observe.features import MAX_FEATURES

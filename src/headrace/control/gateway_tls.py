@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from headrace.control.certificates import Certificates
-from headrace.control.files import write_atomic
 from headrace.control.observed import Route
 from headrace.control.pem_files import Pem, PemFiles, PemWatch, read_pem
 from headrace.core import Clock, FailedPreconditionError
 from headrace.core.access_settings import TlsSettings
+from headrace.core.files import write_atomic
 from headrace.core.spec import GatewaySpec, SpecMistake
 from headrace.core.upstream_settings import UpstreamSettings, UpstreamTls
 from headrace.gateway import ListenerTls

@@ -6,8 +6,8 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from headrace.control.files import make_private_dir
 from headrace.core import FailedPreconditionError
+from headrace.core.files import make_private_dir
 
 _LOG = logging.getLogger("headrace.control")
 _FOR_OTHERS = 0o077

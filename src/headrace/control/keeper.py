@@ -14,7 +14,6 @@ from headrace.control.backoff import CRASHED, STABLE_AFTER_S
 from headrace.control.counting import ArmTotals, GatewayReading
 from headrace.control.desired import POOL_PREFIX
 from headrace.control.faults import message_of
-from headrace.control.files import write_atomic
 from headrace.control.gateway_record import GatewayRecord, read_gateway_record
 from headrace.control.gateway_routes import endpoint_route, rules_of
 from headrace.control.gateway_tls import GatewayTls, lacks_secret
@@ -23,6 +22,7 @@ from headrace.control.observed import Route
 from headrace.control.ownership import ProcessOwner
 from headrace.control.publication import RoutesLeftOutError
 from headrace.core import Clock, HeadraceError
+from headrace.core.files import write_atomic
 from headrace.core.upstream_settings import UpstreamSettings
 from headrace.gateway import (
     EndpointRoute,

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
-from headrace.control.files import write_atomic
 from headrace.core import Clock
+from headrace.core.files import write_atomic
 
 _LOG: Final = logging.getLogger("headrace.control")
 _FIRST: Final = 1 / 6

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from headrace.control.files import make_private_dir
 from headrace.core import FailedPreconditionError
+from headrace.core.files import make_private_dir
 
 MAX_ANSWERS: Final = 500_000
 """Answers and waiting labels that are remembered, of all endpoints together."""

@@ -8,8 +8,8 @@ from typing import Final
 
 import msgspec
 
-from headrace.control.files import make_private_dir, write_atomic
 from headrace.control.materialize_plan import ViewPast
+from headrace.core.files import make_private_dir, write_atomic
 
 _LOG: Final = logging.getLogger("headrace.control")
 

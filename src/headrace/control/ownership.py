@@ -19,8 +19,8 @@ from typing import Final, Protocol
 
 import msgspec
 
-from headrace.control.files import write_atomic
 from headrace.control.process import Process, find_by_arguments, start_ticks
+from headrace.core.files import write_atomic
 
 _LOG: Final = logging.getLogger("headrace.control")
 _FILE: Final = "identity.json"

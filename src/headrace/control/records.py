@@ -7,9 +7,9 @@ from typing import Final
 
 import msgspec
 
-from headrace.control.files import write_atomic
 from headrace.control.home import Home
 from headrace.control.ownership import HomeIdentity
+from headrace.core.files import write_atomic
 
 _LOG: Final = logging.getLogger("headrace.control")
 

@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from headrace.autoscale import ScalerState
-from headrace.control.files import write_atomic
+from headrace.core.files import write_atomic
 
 _LOG: Final = logging.getLogger("headrace.control")
 

@@ -7,10 +7,10 @@ from typing import Any, Final
 import msgspec
 
 from headrace.control.agents.settings import AgentsSettings
-from headrace.control.files import write_atomic
 from headrace.control.ownership import HomeIdentity, ProcessOwner
 from headrace.core import InvalidArgumentError
 from headrace.core.access_settings import TlsSettings
+from headrace.core.files import write_atomic
 
 DEFAULT_METRICS_PORT: Final = 8002
 DEFAULT_ADMIN_PORT: Final = 8080

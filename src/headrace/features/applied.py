@@ -1,7 +1,6 @@
 """Which definitions are in force in a home? A checked copy of `features.yaml`, replaced at once."""
 
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from headrace.core import FailedPreconditionError, InvalidArgumentError
+from headrace.core.files import write_atomic
 from headrace.core.variables import url_filled_in
 from headrace.features.definitions import (
     Definitions,
@@ -105,7 +105,7 @@ def _put_in_force(spec: FeaturesSpec, home: Path) -> list[DefinitionChange]:
     try:
         for folder in (home, (home / APPLIED).parent, (home / _ONLINE).parent):
             folder.mkdir(parents=True, exist_ok=True, mode=_PRIVATE)  # the mode is the last one's
-        _write(home / APPLIED, text)
+        write_atomic(home / APPLIED, text.encode())
     except OSError as error:
         message = f"cannot write {home / APPLIED}: {error.strerror}"
         raise FailedPreconditionError(message) from error
@@ -169,19 +169,6 @@ def _parsed(text: str | bytes, home: Path) -> Definitions:
     # As JSON, not as YAML: code may hold what YAML cannot, and a file with it may be long.
     document = msgspec.json.decode(text, type=dict[str, Any])
     return parse_definitions(document, base_dir=home, allow_code=True)
-
-
-def _write(path: Path, text: str) -> None:
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def _changes(before: Definitions | None, after: Definitions) -> Iterator[DefinitionChange]:

@@ -8,7 +8,6 @@ state.
 
 import asyncio
 import contextlib
-import os
 import re
 import stat
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol, TypeAlias
 
+from headrace.core.files import write_atomic
 from headrace.gateway.admin import StatKind
 from headrace.gateway.errors import GatewayUnavailableError, SnapshotRejectedError
 from headrace.gateway.logfile import read_from, reason_in, size_of
@@ -76,27 +76,18 @@ def plan(current: Mapping[Kind, Document], wanted: Mapping[Kind, Document]) -> S
 
 
 def write_document(directory: Path, kind: Kind, document: Document) -> None:
-    """Replace a file at once and for good: a reader sees the old text or the new, never less.
+    """Replace a file of resources atomically; it is on disk when this returns.
 
     Raises:
         GatewayUnavailableError: The disk is full or cannot be written; the file is as it was.
     """
-    temporary = directory / f".{kind.file}.tmp"
+    path = directory / kind.file
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _PRIVATE)
-        with os.fdopen(descriptor, "w") as file:
-            if directory.stat().st_mode & stat.S_IRGRP:  # the gateway's group: see `make_private`
-                os.fchmod(descriptor, _FOR_GROUP)
-            file.write(document.text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(directory / kind.file)
+        # A gateway of another user reads by the directory's group: see `make_private`.
+        mode = _FOR_GROUP if directory.stat().st_mode & stat.S_IRGRP else _PRIVATE
+        write_atomic(path, document.text.encode(), mode=mode)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise GatewayUnavailableError(
-            f"cannot write {directory / kind.file}: {error.strerror or error}"
-        ) from error
+        raise GatewayUnavailableError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def documents_of(snapshot: Snapshot) -> dict[Kind, Document]:

@@ -9,8 +9,8 @@ from typing import Final
 import msgspec
 
 from headrace.control.agents.messages import MAX_BUNDLE_BYTES, Bundle, decode_bundle, with_version
-from headrace.control.files import write_atomic
 from headrace.core import InvalidArgumentError
+from headrace.core.files import write_atomic
 
 _LOG: Final = logging.getLogger("headrace.gateway")
 

@@ -15,8 +15,9 @@ from typing import Final
 import msgspec
 
 from headrace.core import ArtifactCorruptError, FailedPreconditionError, UnavailableError
+from headrace.core.files import TEMPORARY, sync_directory
 from headrace.jobs.messages import Done, JobRecord
-from headrace.jobs.writing import TEMPORARY, aside, sync_folder
+from headrace.jobs.writing import replacing_output
 from headrace.registry.lock import exclusive
 
 FOLDER: Final = "_headrace"
@@ -91,9 +92,9 @@ class OutputFolder:
             FailedPreconditionError: As `check_own`.
         """
         self.check_own()
-        with aside(self._own, _JOB) as file:
+        with replacing_output(self._own / _JOB) as file:
             file.write(msgspec.json.format(msgspec.json.encode(record), indent=1))
-        sync_folder(self.path)
+        sync_directory(self.path)
 
     def entries(self) -> dict[int, Done]:
         """The shards that are done. A last line that a crash cut off is none.
@@ -118,7 +119,7 @@ class OutputFolder:
     @contextmanager
     def appending(self, kept: Sequence[Done]) -> Iterator["Manifest"]:
         """The manifest with `kept` in it, and nothing else, to add to."""
-        with aside(self._own, _MANIFEST) as file:
+        with replacing_output(self._own / _MANIFEST) as file:
             file.writelines(msgspec.json.encode(done) + b"\n" for done in kept)
         descriptor = os.open(self._own / _MANIFEST, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
         try:
@@ -148,7 +149,7 @@ class OutputFolder:
 
     def complete(self, summary: bytes) -> None:
         """Say that all is done."""
-        with aside(self.path, SUCCESS) as file:
+        with replacing_output(self.path / SUCCESS) as file:
             file.write(summary)
 
 

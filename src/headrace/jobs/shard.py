@@ -20,7 +20,7 @@ from headrace.jobs.libraries import pa, pl
 from headrace.jobs.messages import ColumnPlan, Done, ErrorsTo, Shard, Task
 from headrace.jobs.results import Layout, keys_of
 from headrace.jobs.sources.source import Rows, Source, Wanted
-from headrace.jobs.writing import aside, error_lines, open_writer, written
+from headrace.jobs.writing import error_lines, open_writer, replacing_output, written
 from headrace.scoring.scorer import Scorer
 
 ERRORS: Final = "_errors"
@@ -35,15 +35,13 @@ class Hooks:
 
     `on_rows`: called with how many rows were answered, and what was wrong with some, from any
     thread. `is_stopped`: asked often; a shard that is stopped leaves nothing. `pool`: where runs of
-    one window go. `lock`: held for each run of a model that takes one at a time. `attempt`: in the
-    names of unfinished files, where a worker that was given up may still write the same shard.
+    one window go. `lock`: held for each run of a model that takes one at a time.
     """
 
     on_rows: Callable[[int, list[str]], None] = lambda *_: None
     is_stopped: Callable[[], bool] = lambda: False
     pool: Executor | None = None
     lock: AbstractContextManager[object] = field(default_factory=threading.Lock)
-    attempt: str = ""
 
 
 def run_shard(task: Task, shard: Shard, source: Source, scorer: Scorer, hooks: Hooks) -> Done:
@@ -64,8 +62,8 @@ def run_shard(task: Task, shard: Shard, source: Source, scorer: Scorer, hooks: H
         if task.errors is ErrorsTo.FILE:
             names.append(f"{ERRORS}/{shard.name}.jsonl")
             (folder / ERRORS).mkdir(exist_ok=True)
-            side = stack.enter_context(aside(folder / ERRORS, f"{shard.name}.jsonl", hooks.attempt))
-        file = stack.enter_context(aside(folder, names[0], hooks.attempt))
+            side = stack.enter_context(replacing_output(folder / ERRORS / f"{shard.name}.jsonl"))
+        file = stack.enter_context(replacing_output(folder / names[0]))
         count = _fill(task, shard, source, scorer, hooks, layout, file=file, side=side)
         if source.mark(shard) != shard.fingerprint:
             msg = f"{shard.file} changed while it was read; begin again in another folder"

@@ -1,11 +1,7 @@
-"""Writes a file of output: aside, then on disk, then under its name, so that none is partial.
-
-What a crash leaves is called `.NAME.tmp` or `.NAME.ATTEMPT.tmp`, which nobody takes for output.
-"""
+"""Writers of the output formats of a job."""
 
 import contextlib
 import hashlib
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,11 +11,11 @@ import msgspec
 import orjson
 
 from headrace.core import FailedPreconditionError
+from headrace.core.files import replacing
 from headrace.jobs.libraries import Schema, pa, pl, pq
 from headrace.jobs.messages import Format, Written
 from headrace.protocol.values import spelled
 
-TEMPORARY: Final = ".tmp"
 _ROWS: Final = 1 << 17
 """Of a group in the output, at most."""
 _BLOCK: Final = 1 << 20
@@ -136,43 +132,18 @@ def check_writable(schema: Schema, form: Format) -> str:
 
 
 @contextmanager
-def aside(folder: Path, name: str, attempt: str = "") -> Iterator[IO[bytes]]:
-    """A file that gets its name when the block ends well, and only then; on disk by then.
-
-    Args:
-        attempt: What tells who writes it from others who may write the same at the same time.
+def replacing_output(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file of output that gets its name, on disk, when the block ends without an error.
 
     Raises:
         FailedPreconditionError: The disk is full, or the folder may not be written.
     """
-    path = folder / name
-    part = path.with_name(f".{path.name}{attempt and f'.{attempt}'}{TEMPORARY}")
     try:
-        with part.open("wb") as file:
+        with replacing(path, mode=None) as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-        sync_folder(path.parent)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
         why = error.strerror or str(error)
         raise FailedPreconditionError(f"{path} cannot be written: {why}") from error
-    except BaseException:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-        raise
-
-
-def sync_folder(path: Path) -> None:
-    """Make renames in it last; some file systems cannot, and then it is not worth failing."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        with contextlib.suppress(OSError):
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def written(folder: Path, name: str) -> Written:

@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 from headrace.core import AlreadyExistsError, InvalidArgumentError
+from headrace.core.files import move
 from headrace.optimize.candidate import Candidate
 from headrace.registry import copy_content
 from headrace.runtimes.check_file import Asked, write_check
@@ -93,7 +94,7 @@ def write_artifact(
         encoded = msgspec.json.encode(manifest)
         (partial / FILE_NAME).write_bytes(msgspec.json.format(encoded, indent=2) + b"\n")
         prove(partial)
-        partial.rename(target)
+        move(partial, target)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise

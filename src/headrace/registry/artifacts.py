@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from headrace.core import Digest
+from headrace.core.files import move, sync_directory
 
 
 class ArtifactStore:
@@ -41,13 +42,13 @@ class ArtifactStore:
                 Path(directory, name).chmod(0o444)
             if Path(directory) != staged:
                 Path(directory).chmod(0o555)
-            _sync(Path(directory))
+            sync_directory(Path(directory))
         if target.exists():
             target.chmod(0o755)  # a read-only directory cannot be moved
-            target.rename(Path(tempfile.mkdtemp(dir=self._temporary)) / "damaged")
-        staged.rename(target)
+            damaged = Path(tempfile.mkdtemp(dir=self._temporary)) / "damaged"
+            move(target, damaged, durable=False)
+        move(staged, target)
         target.chmod(0o555)
-        _sync(target.parent)
 
     def link(self, digest: Digest, target: Path) -> None:
         """Make `target` a directory of hard links to an artifact: it stays when that is deleted."""
@@ -71,7 +72,7 @@ class ArtifactStore:
                 doomed = self.path(digest)
                 freed += _size_bytes(doomed)
                 doomed.chmod(0o755)
-                doomed.rename(bin_directory / "doomed")
+                move(doomed, bin_directory / "doomed", durable=False)
         return freed
 
     def delete_temporary(self, *, before: float) -> tuple[int, int]:
@@ -113,11 +114,3 @@ def _delete(directory: Path) -> None:
         for name in directories:
             Path(parent, name).chmod(0o755)
     shutil.rmtree(directory, ignore_errors=True)
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from headrace.core import FailedPreconditionError
+from headrace.core.files import move, sync_directory
 from headrace.registry.bucket import ObjectInfo, check_small
 
 _TEMPORARY: Final = "tmp"
@@ -75,7 +76,7 @@ class FileBucket:
             except FileExistsError:
                 found = self.read(key)
                 return found is not None and found[0] == data
-            _sync((self._root / key).parent)
+            sync_directory((self._root / key).parent)
             return True
 
     def replace(self, key: str, data: bytes, etag: str) -> bool:
@@ -107,8 +108,7 @@ class FileBucket:
                         file.unlink()
 
     def _publish(self, temporary: Path, key: str) -> None:
-        temporary.rename(self._root / key)
-        _sync((self._root / key).parent)
+        move(temporary, self._root / key)
 
     @contextmanager
     def _written(self, key: str, chunks: Iterator[bytes]) -> Iterator[Path]:
@@ -150,11 +150,3 @@ def _info(key: str, found: os.stat_result) -> ObjectInfo:
 
 def _etag(found: os.stat_result) -> str:
     return f"{found.st_ino:x}-{found.st_mtime_ns:x}-{found.st_size:x}"
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -20,6 +20,7 @@ from headrace.core import (
     check_name,
     check_version,
 )
+from headrace.core.files import move, sync_directory
 from headrace.registry.content import check_content, differences
 from headrace.registry.manifest import Manifest, check_digest, is_digest
 from headrace.registry.shared import SharedStore
@@ -176,18 +177,9 @@ def _publish(staged: Path, path: Path, staging: Path) -> None:
     for directory, _, names in os.walk(staged) if staged.is_dir() else ():
         for name in names:
             Path(directory, name).chmod(0o444)
-        _sync(Path(directory))
+        sync_directory(Path(directory))
     if staged.is_file():
         staged.chmod(0o444)
     if path.is_dir() or (staged.is_dir() and path.exists()):
-        path.rename(staging / "former")
-    staged.rename(path)
-    _sync(path.parent)
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        move(path, staging / "former", durable=False)
+    move(staged, path)

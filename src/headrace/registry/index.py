@@ -4,15 +4,14 @@ Its signatures, which come later, stand beside it in `VERSION.signatures`.
 A version that was removed leaves `VERSION.removed`, so that its number is never given again.
 """
 
-import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from headrace.core import ArtifactCorruptError, ModelName, check_name, check_version, error_kind
+from headrace.core.files import TEMPORARY, move, sync_directory, write_atomic
 from headrace.registry.version import (
     ModelVersion,
     VersionSignature,
@@ -20,6 +19,8 @@ from headrace.registry.version import (
     encode_version,
 )
 
+READ_ONLY: Final = 0o444
+"""Mode of the files of a registry."""
 _LIVE: Final = ".json"
 _REMOVED: Final = ".removed"
 _SIGNATURES: Final = ".signatures"
@@ -54,7 +55,7 @@ class Index:
         """Copy all index files; `target` must not exist."""
 
         def temporary(_: str, names: list[str]) -> set[str]:
-            return {name for name in names if name == ".lock" or name.endswith(".tmp")}
+            return {name for name in names if name == ".lock" or name.endswith(TEMPORARY)}
 
         shutil.copytree(self._root, target, ignore=temporary)
 
@@ -79,15 +80,14 @@ class Index:
         """Publish a version; readers see all of it or nothing."""
         file = self._file(version.name, version.version, _LIVE)
         file.parent.mkdir(parents=True, exist_ok=True)
-        _sync_directory(self._root)
-        write_atomically(file, encode_version(version))
+        sync_directory(self._root)
+        write_atomic(file, encode_version(version), mode=READ_ONLY)
 
     def remove(self, version: ModelVersion) -> None:
         """Take a version out; its number stays taken."""
         file = self._file(version.name, version.version, _LIVE)
         file.with_suffix(_SIGNATURES).unlink(missing_ok=True)
-        file.rename(file.with_suffix(_REMOVED))
-        _sync_directory(file.parent)
+        move(file, file.with_suffix(_REMOVED))
 
     def has(self, name: str, number: int | str) -> bool:
         """Whether there is such a version."""
@@ -119,7 +119,8 @@ class Index:
     ) -> None:
         """Replace the signatures of a version."""
         file = self._file(name, number, _SIGNATURES)
-        write_atomically(file, msgspec.json.format(msgspec.json.encode(signatures)) + b"\n")
+        data = msgspec.json.format(msgspec.json.encode(signatures)) + b"\n"
+        write_atomic(file, data, mode=READ_ONLY)
 
     def _numbers(self, name: str, suffix: str) -> list[int]:
         directory = self._root / check_name(name)
@@ -131,27 +132,3 @@ class Index:
     def _file(self, name: str, number: int | str, suffix: str) -> Path:
         # Both are checked here, where they become a path: nothing else can reach outside the root.
         return self._root / check_name(name) / f"{check_version(str(number))}{suffix}"
-
-
-def write_atomically(file: Path, data: bytes) -> None:
-    """Replace `file`, so that a crash leaves the old or the new one, whole."""
-    descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=".", suffix=".tmp")
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(temporary).chmod(0o444)
-        Path(temporary).replace(file)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    _sync_directory(file.parent)
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

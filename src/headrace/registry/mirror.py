@@ -21,9 +21,10 @@ from headrace.core import (
     UnavailableError,
     check_name,
 )
+from headrace.core.files import write_atomic
 from headrace.registry.artifacts import ArtifactStore
 from headrace.registry.content import check_content
-from headrace.registry.index import Index, write_atomically
+from headrace.registry.index import READ_ONLY, Index
 from headrace.registry.shared import SharedStore
 from headrace.registry.shared_index import Listed
 from headrace.registry.version import ModelVersion, VersionSignature
@@ -224,4 +225,4 @@ class Mirror:
             )
             raise FailedPreconditionError(message)
         mark = self._home / "registry" / _MARK
-        write_atomically(mark, f"{self.shared.where}\n".encode())
+        write_atomic(mark, f"{self.shared.where}\n".encode(), mode=READ_ONLY)

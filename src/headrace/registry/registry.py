@@ -32,6 +32,7 @@ from headrace.core import (
     check_name,
     check_version,
 )
+from headrace.core.files import move
 from headrace.registry.admission import (
     check_labels,
     inspect_staged,
@@ -530,7 +531,7 @@ class Registry:
 
         version = mirror.shared.publish(draft, staged / draft.filename, same)
         if version.filename != draft.filename:
-            (staged / draft.filename).rename(staged / version.filename)
+            move(staged / draft.filename, staged / version.filename, durable=False)
         with self._locked():
             path = self._artifacts.path(version.digest) / version.filename
             if differences(path, version.files):
@@ -549,6 +550,6 @@ class Registry:
         place = self._artifacts.path(draft.digest)
         if differences(place / filename, draft.files):
             if filename != draft.filename:
-                (staged / draft.filename).rename(staged / filename)
+                move(staged / draft.filename, staged / filename, durable=False)
             self._artifacts.publish(staged, draft.digest)
         return filename

@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.control.desired import DesiredArm, DesiredEndpoint, DesiredState, make_revision
-from headrace.control.files import write_atomic
 from headrace.control.state import home_url, open_store, references_in, sqlite_path
 from headrace.control.state.documents import put_together, take_apart
 from headrace.control.state.encoding import clean, decoded, encoded
@@ -185,30 +184,6 @@ def test_cleaned_text_is_stored_by_every_database(text: str) -> None:
     assert cleaned.encode().decode() == cleaned
     if text.isascii() and "\x00" not in text:
         assert cleaned == text
-
-
-def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
-    path = tmp_path / "f"
-    write_atomic(path, b"long content")
-    write_atomic(path, b"short", durable=False)
-
-    assert path.read_bytes() == b"short"
-
-
-def test_a_write_that_fails_leaves_the_old_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_atomic(tmp_path / "f", b"old")
-
-    def full(_descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
-        write_atomic(tmp_path / "f", b"new")
-    monkeypatch.undo()
-
-    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("f", b"old")]
 
 
 def test_a_second_control_plane_is_told_the_pid_of_the_first(tmp_path: Path) -> None:

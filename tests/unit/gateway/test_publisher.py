@@ -1,5 +1,7 @@
 import asyncio
+import errno
 import json
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -217,15 +219,22 @@ async def test_waiting_publishes_are_skipped_for_the_newest(run_dir: Path) -> No
 
 @pytest.mark.parametrize("full", [CLUSTERS, ROUTES, LISTENERS])
 async def test_a_full_disk_is_an_error_of_ours_and_every_file_is_as_it_was(
-    run_dir: Path, full: Kind
+    run_dir: Path, full: Kind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     envoy = FakeEnvoy(run_dir)
     publisher = _publisher(envoy)
     before = _texts(run_dir)
-    (run_dir / f".{full.file}.tmp").symlink_to("/dev/full")
+    flush = os.fsync
 
-    with pytest.raises(GatewayUnavailableError, match="No space left on device"):
-        await publisher.publish(MOVED)
+    def fsync(descriptor: int) -> None:
+        if full.file in Path(f"/proc/self/fd/{descriptor}").readlink().name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        flush(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        with pytest.raises(GatewayUnavailableError, match="No space left on device"):
+            await publisher.publish(MOVED)
 
     assert _texts(run_dir) == before
     await publisher.publish(MOVED)

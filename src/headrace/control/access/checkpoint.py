@@ -13,9 +13,9 @@ from typing import Final
 import msgspec
 
 from headrace.control.access.trail import Broken, Head, missed
-from headrace.control.files import write_atomic
 from headrace.control.store_thread import StoreThread
 from headrace.core import HeadraceError
+from headrace.core.files import write_atomic
 
 _LOG: Final = logging.getLogger("headrace.control")
 EVERY_S: Final = 5.0

@@ -23,9 +23,9 @@ from headrace.control.access.credentials import (
 )
 from headrace.control.access.roles import Caller, Grant, Role
 from headrace.control.access.trail import Change
-from headrace.control.files import write_atomic
 from headrace.control.store import Store
 from headrace.core import FailedPreconditionError
+from headrace.core.files import write_atomic
 
 _LOG: Final = logging.getLogger("headrace.control")
 FILE_NAME: Final = "admin-token"

@@ -13,9 +13,9 @@ import msgspec
 from headrace.control.agents.merging import Evidence, Kept, Sum, totals_of
 from headrace.control.agents.messages import Counts, Report
 from headrace.control.counting import ArmTotals, GatewayReading
-from headrace.control.files import write_atomic
 from headrace.control.observed import Route
 from headrace.core import HeadraceError
+from headrace.core.files import write_atomic
 from headrace.gateway import ArmStatistics, GatewayStatistics
 
 _LOG: Final = logging.getLogger("headrace.control")

@@ -27,7 +27,6 @@ from headrace.control.agents.standing import (
 )
 from headrace.control.agents.telling import event_of, exposition
 from headrace.control.counting import GatewayReading
-from headrace.control.files import write_atomic
 from headrace.control.gateway_routes import reachable_route, rules_of
 from headrace.control.gateway_tls import GatewayTls, lacks_secret
 from headrace.control.keeper import GatewayKeeper
@@ -36,6 +35,7 @@ from headrace.control.news import News, wait_for
 from headrace.control.observed import Route
 from headrace.control.store import Event
 from headrace.core import Clock, HeadraceError
+from headrace.core.files import write_atomic
 from headrace.core.upstream_settings import UpstreamSettings
 from headrace.gateway import (
     GatewayPolicy,

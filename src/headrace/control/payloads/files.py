@@ -17,8 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from headrace.control.files import make_private_dir
 from headrace.core import FailedPreconditionError
+from headrace.core.files import make_private_dir
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,6 +10,7 @@ from headrace.control.desired import DesiredState
 from headrace.control.state.database import Database
 from headrace.control.state.desired_rows import load_state, save_state
 from headrace.core import FailedPreconditionError
+from headrace.core.files import move
 
 _LOG: Final = logging.getLogger("headrace.control")
 _FORMAT: Final = 1
@@ -68,4 +69,4 @@ def import_legacy(database: Database, path: Path) -> None:
             extra = {"path": str(path), "generation": stored}
             _LOG.warning("an old state file is ignored: the database has a state", extra=extra)
             return
-    path.replace(path.with_name(f"{path.name}.imported"))
+    move(path, path.with_name(f"{path.name}.imported"))

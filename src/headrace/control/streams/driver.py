@@ -13,7 +13,6 @@ from typing import Final
 import msgspec
 
 from headrace.control.environment import options_of
-from headrace.control.files import make_private_dir, write_atomic
 from headrace.control.home import Home
 from headrace.control.local import LocalDriver
 from headrace.control.online_stores import OnlineStores
@@ -22,6 +21,7 @@ from headrace.control.process import Process, python_module
 from headrace.control.sandbox import Isolation, Occasion, Sandbox, data_limit
 from headrace.control.streams.confining import Confining
 from headrace.core import HeadraceError
+from headrace.core.files import make_private_dir, write_atomic
 from headrace.serving.memory import size_bytes
 from headrace.streaming.settings import StreamSettings
 from headrace.streaming.windows.folders import group_folder

@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 
 from headrace.autoscale.stream import StreamScaleState
-from headrace.control.files import write_atomic
+from headrace.core.files import write_atomic
 
 _LOG: Final = logging.getLogger("headrace.control")
 

@@ -3,7 +3,6 @@
 Messages between driver and worker are JSON, as Ray carries exceptions in ways of its own.
 """
 
-import secrets
 import socket
 import threading
 from collections.abc import Mapping
@@ -109,9 +108,7 @@ class Worker:
         """Run a `Shard`; comes to an `ShardOutcome`, whatever goes wrong with it."""
         shard = msgspec.json.decode(document, type=Shard)
         self._progress = ShardProgress(shard=shard.number)
-        hooks = Hooks(
-            on_rows=self._on_rows, is_stopped=self._stop.is_set, attempt=secrets.token_hex(4)
-        )
+        hooks = Hooks(on_rows=self._on_rows, is_stopped=self._stop.is_set)
         try:
             done = run_shard(self._order.task, shard, self._source, self._scorer, hooks)
         except HeadraceError as error:

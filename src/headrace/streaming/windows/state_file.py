@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 from urllib.parse import quote
 
 from headrace.core import ConflictError, FailedPreconditionError, HeadraceError, UnavailableError
+from headrace.core.files import move
 from headrace.streaming.records import Place
 from headrace.streaming.windows.panes import Pane
 from headrace.streaming.windows.place_state import Change, KeyOf
@@ -205,6 +206,6 @@ def _check_version(db: sqlite3.Connection) -> None:
 def _set_aside(path: Path) -> None:
     """What is no database, or a damaged one: kept to be looked at, and in nobody's way."""
     _log.warning("the state of windows in %s is damaged; it is made again of the log", path)
-    path.replace(path.with_name(f"{path.name}.damaged"))
+    move(path, path.with_name(f"{path.name}.damaged"))
     for suffix in ("-wal", "-shm"):
         path.with_name(f"{path.name}{suffix}").unlink(missing_ok=True)

@@ -1,0 +1,85 @@
+"""Atomic replacement and durable renames of files and directories."""
+
+import contextlib
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Final
+
+TEMPORARY: Final = ".tmp"
+"""How the name of a file ends that is not yet complete; a crash leaves `.NAME.HEX.tmp`."""
+_CANNOT_SYNC: Final = frozenset({errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF})
+"""What file systems report that cannot flush a directory, such as some network file systems."""
+
+
+@contextmanager
+def replacing(path: Path, *, mode: int | None = 0o600, durable: bool = True) -> Iterator[IO[bytes]]:
+    """Open a new file that replaces `path` when the block ends without an error.
+
+    A reader or a crash sees the old file or the new one, never a part.
+
+    Args:
+        mode: Permissions of the new file; None for what the umask allows.
+        durable: The content and the new name are on disk when the block ends. Without it a loss of
+            power may lose the new content; enough for what describes running processes.
+
+    Raises:
+        OSError: The disk is full or the directory cannot be written; `path` is as before.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    descriptor = os.open(temporary, flags, 0o666 if mode is None else 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            if mode is not None:
+                os.fchmod(descriptor, mode)
+            if durable:
+                file.flush()
+                os.fsync(descriptor)
+        move(temporary, path, durable=durable)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_atomic(
+    path: Path, data: bytes, *, mode: int | None = 0o600, durable: bool = True
+) -> None:
+    """Replace `path` by `data`, with the arguments and errors of `replacing`."""
+    with replacing(path, mode=mode, durable=durable) as file:
+        file.write(data)
+
+
+def move(source: Path, target: Path, *, durable: bool = True) -> None:
+    """Rename a file or directory, replacing a file at `target`.
+
+    Args:
+        durable: The new name is on disk when this returns. What is in `source` is the caller's to
+            flush before.
+    """
+    source.replace(target)
+    if durable:
+        sync_directory(target.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Flush the names in a directory to disk, on file systems that can."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def make_private_dir(path: Path) -> Path:
+    """Make `path` and its parents where they are missing; only the owner may read it."""
+    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return path
