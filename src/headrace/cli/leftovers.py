@@ -12,7 +12,6 @@ from headrace.control.ownership import ProcessOwner
 from headrace.control.shutdown import stop_replicas
 from headrace.control.store import HomeLock
 from headrace.control.streams.driver import make_stream_driver
-from headrace.control.streams.memory import StreamMemory
 from headrace.control.streams.supervisor import StreamSupervisor
 from headrace.core import FailedPreconditionError, HeadraceError, SystemClock
 from headrace.gateway import EnvoyGateway, GatewaySettings, gateway_user
@@ -52,7 +51,6 @@ async def _stop_workers(home: Home, replicas: LocalDriver, *, drain_s: float) ->
         prepare=lambda settings: settings,
         emit=_unheard,
         clock=SystemClock(),
-        memory=StreamMemory(),
     )
     supervisor.load()
     return await supervisor.stop(drain_s)

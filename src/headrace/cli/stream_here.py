@@ -20,7 +20,6 @@ from headrace.control.log_files import LogFiles, LogFollower, render_line
 from headrace.control.stream_settings import through_gateway
 from headrace.control.streams.confining import embedded_log
 from headrace.control.streams.driver import StreamDriver
-from headrace.control.streams.memory import StreamMemory
 from headrace.control.streams.status import StreamView
 from headrace.control.streams.supervisor import StreamSupervisor
 from headrace.core import FailedPreconditionError, SystemClock
@@ -145,7 +144,6 @@ class Foreground:
             prepare=gateway_of(self.home),
             emit=_nobody,
             clock=SystemClock(),
-            memory=StreamMemory(),
         )
         self._hear(asyncio.get_running_loop())
         screen = _Screen(LogFollower(LogFiles(directory=logs)), self.log_format)

@@ -13,6 +13,7 @@ import msgspec
 
 from headrace.core import InvalidArgumentError, check_name, check_version, error_kind
 from headrace.core.files import make_private_dir, write_atomic
+from headrace.core.state_file import StateFile
 from headrace.monitor.drift_reference import HOURS, Reference
 from headrace.monitor.drift_version import Stored
 from headrace.observe.features import MAX_FEATURES
@@ -36,23 +37,12 @@ class DriftFiles:
 
     def read(self, endpoint: str) -> EndpointDrift:
         """What was kept of an endpoint; nothing if there is no such file, or none that is whole."""
-        path = self._of_endpoint(endpoint)
-        try:
-            return msgspec.json.decode(path.read_bytes(), type=EndpointDrift)
-        except FileNotFoundError:
-            return EndpointDrift()
-        except (OSError, msgspec.MsgspecError) as error:
-            extra = {"endpoint": endpoint, "error": error_kind(error)}
-            _LOG.warning("cannot read what is known about drift; it begins anew", extra=extra)
-            return EndpointDrift()
+        return self._file(endpoint).load() or EndpointDrift()
 
     def write(self, endpoint: str, what: EndpointDrift) -> None:
         """Keep this; a full disk is no reason to stop counting."""
-        try:
-            self._write(self._of_endpoint(endpoint), msgspec.json.encode(what))
-        except OSError as error:
-            extra = {"endpoint": endpoint, "error": str(error)}
-            _LOG.warning("cannot keep what is known about drift", extra=extra)
+        make_private_dir(self._of_endpoint(endpoint).parent)
+        self._file(endpoint).try_save(what)
 
     def forget(self, endpoint: str) -> None:
         """Drop what was kept of an endpoint that is gone."""
@@ -77,17 +67,17 @@ class DriftFiles:
             OSError: It cannot be written.
         """
         name, _, version = model.partition(":")
-        self._write(self._of_version(name, version), msgspec.json.encode(reference))
+        path = self._of_version(name, version)
+        make_private_dir(path.parent)
+        write_atomic(path, msgspec.json.encode(reference), durable=False)
 
     def forget_reference(self, model: str) -> None:
         """Drop what was given with the model version `NAME:VERSION`, if anything was."""
         name, _, version = model.partition(":")
         self._of_version(name, version).unlink(missing_ok=True)
 
-    def _write(self, path: Path, data: bytes) -> None:
-        make_private_dir(path.parent.parent)
-        make_private_dir(path.parent)
-        write_atomic(path, data, durable=False)
+    def _file(self, endpoint: str) -> StateFile[EndpointDrift]:
+        return StateFile(self._of_endpoint(endpoint), EndpointDrift, f"the drift of '{endpoint}'")
 
     def _of_endpoint(self, endpoint: str) -> Path:
         return self.root / "drift" / "endpoints" / f"{endpoint}.json"
@@ -106,7 +96,7 @@ def decode_reference(data: bytes) -> Reference:
     """
     try:
         found = msgspec.json.decode(data, type=Reference)
-    except msgspec.MsgspecError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidArgumentError(f"this is no reference: {error_kind(error)}") from None
     if not 0 < len(found.features) <= MAX_FEATURES:
         message = f"a reference has 1 to {MAX_FEATURES} features, this one {len(found.features)}"

@@ -9,6 +9,7 @@ from headrace.control.observed import Route
 from headrace.control.ownership import HomeIdentity, ProcessOwner
 from headrace.control.process import start_ticks
 from headrace.core.observe_settings import RequestLogSettings, TracingSettings
+from headrace.core.state_file import StateFile
 from headrace.gateway import WATCHED_FILES, GatewaySettings, ListenerTls
 
 _FIXED: Final = ("host", "http_port", "grpc_port", "max_body_bytes", "access_log")
@@ -62,18 +63,17 @@ class GatewayRecord(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+def gateway_record_file(path: Path) -> StateFile[GatewayRecord]:
+    """The file of the record of this home's Envoy."""
+    return StateFile(path, GatewayRecord, "the record of the gateway")
+
+
+def routes_file(path: Path) -> StateFile[tuple[Route, ...]]:
+    """The file of the routes that a gateway acknowledged last."""
+    return StateFile(path, tuple[Route, ...], "the routes of the gateway")
+
+
 def read_gateway_record(path: Path, owner: ProcessOwner) -> GatewayRecord | None:
     """The record of an Envoy that still runs, if it is `owner`'s."""
-    try:
-        record = msgspec.json.decode(path.read_bytes(), type=GatewayRecord)
-    except (OSError, msgspec.DecodeError):
-        return None
-    return record if owner.is_running(record) else None
-
-
-def read_routes(path: Path) -> tuple[Route, ...] | None:
-    """The routes that a gateway acknowledged last; None if that is not known."""
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=tuple[Route, ...])
-    except (OSError, msgspec.DecodeError):
-        return None
+    record = gateway_record_file(path).load()
+    return record if record is not None and owner.is_running(record) else None

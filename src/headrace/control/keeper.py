@@ -7,14 +7,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
 from headrace.control.agents.roster import GatewayState
 from headrace.control.backoff import CRASHED, STABLE_AFTER_S
 from headrace.control.counting import ArmTotals, GatewayReading
 from headrace.control.desired import POOL_PREFIX
 from headrace.control.faults import message_of
-from headrace.control.gateway_record import GatewayRecord, read_gateway_record
+from headrace.control.gateway_record import (
+    GatewayRecord,
+    gateway_record_file,
+    read_gateway_record,
+    routes_file,
+)
 from headrace.control.gateway_routes import endpoint_route, rules_of
 from headrace.control.gateway_tls import GatewayTls, lacks_secret
 from headrace.control.limits.rules import Rules
@@ -22,7 +25,6 @@ from headrace.control.observed import Route
 from headrace.control.ownership import ProcessOwner
 from headrace.control.publication import RoutesLeftOutError
 from headrace.core import Clock, HeadraceError
-from headrace.core.files import write_atomic
 from headrace.core.upstream_settings import UpstreamSettings
 from headrace.gateway import (
     EndpointRoute,
@@ -367,17 +369,10 @@ class GatewayKeeper:
 
     def _keep_record(self, pid: int) -> None:
         record = GatewayRecord.of(self.settings, pid, self.owner.identity)
-        self._keep(self.record_path, msgspec.json.encode(record))
+        gateway_record_file(self.record_path).try_save(record)
 
     def _keep_routes(self, routes: Sequence[Route]) -> None:
-        self._keep(self.routes_path, msgspec.json.encode(tuple(routes)))
-
-    def _keep(self, path: Path, data: bytes) -> None:
-        """Write what the next control plane needs; a full disk must not end this one."""
-        try:
-            write_atomic(path, data, durable=False)
-        except OSError as error:
-            _LOG.error("cannot write %s", path, extra={"error": str(error)})
+        routes_file(self.routes_path).try_save(tuple(routes))
 
 
 def _totals(statistics: GatewayStatistics) -> dict[tuple[str, str], ArmTotals]:

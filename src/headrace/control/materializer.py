@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Final
 
 from headrace.control.faults import LOOP, Faults
-from headrace.control.materialize_memory import MaterializeMemory
 from headrace.control.materialize_plan import ViewPast, failed, is_due, past_of, succeeded
 from headrace.control.materialize_process import OnProgress
 from headrace.control.materialize_status import FeatureViewStatus, view_families, view_status
 from headrace.control.store import Event
 from headrace.core import Clock, HeadraceError
+from headrace.core.state_file import StateFile
 from headrace.features import Definitions, FeatureView, MaterializeFinished, MaterializeProgress
 
 _LOG: Final = logging.getLogger("headrace.control")
@@ -39,7 +39,7 @@ class Materializer:
     work: Callable[[FeatureView, OnProgress], Awaitable[MaterializeFinished]]
     emit: Callable[[Sequence[Event]], Awaitable[None]]
     clock: Clock
-    memory: MaterializeMemory
+    memory: StateFile[list[ViewPast]]
     faults: Faults = field(default_factory=Faults)
     definitions: Definitions | None = None
     problem: str = ""
@@ -51,7 +51,7 @@ class Materializer:
 
     def load(self) -> None:
         """Go on with what became of runs before a restart. Blocking."""
-        self._pasts = self.memory.read()
+        self._pasts = {past.view: past for past in self.memory.load() or ()}
 
     async def run(self) -> None:
         """Materialize what is due until cancelled; runs under way are ended then."""
@@ -135,7 +135,7 @@ class Materializer:
                 self._running.pop(view.name, None)
             self._pasts[view.name] = after
             names = [one.name for one in self._scheduled()]
-            self.memory.write([self._pasts[name] for name in names if name in self._pasts])
+            self.memory.try_save([self._pasts[name] for name in names if name in self._pasts])
             await self._announce(before, after)
 
     def _note(self, view: FeatureView, told: MaterializeProgress) -> None:

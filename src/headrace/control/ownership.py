@@ -20,7 +20,7 @@ from typing import Final, Protocol
 import msgspec
 
 from headrace.control.process import Process, find_by_arguments, start_ticks
-from headrace.core.files import write_atomic
+from headrace.core.state_file import StateFile
 
 _LOG: Final = logging.getLogger("headrace.control")
 _FILE: Final = "identity.json"
@@ -112,7 +112,7 @@ class ProcessOwner:
     def of(cls, root: Path, *, sockets: Path | None = None) -> "ProcessOwner":
         """The owner of what was started from the home at `root`, which may not exist."""
         root = root.resolve()
-        former = _read(root)
+        former = _file(root).load()
         identity = None if former is None else _identity(root, id_=former.id)
         return cls(root=root, identity=identity, sockets=sockets)
 
@@ -172,7 +172,7 @@ def claim(root: Path) -> HomeIdentity:
         OSError: The home cannot be written.
     """
     root = root.resolve()
-    former = _read(root)
+    former = _file(root).load()
     identity = _identity(root, id_=_old_id(root) if former is None else former.id)
     if former is not None and not identity.continues(former):
         identity = msgspec.structs.replace(identity, id=secrets.token_hex(_ID_BYTES))
@@ -180,7 +180,7 @@ def claim(root: Path) -> HomeIdentity:
         extra = {"home": str(root), "original": former.path, "id": identity.id}
         _LOG.warning("this home is a copy, and gets an id of its own", extra=extra)
     if identity != former:
-        write_atomic(root / _FILE, msgspec.json.encode(identity))
+        _file(root).save(identity)
         (root / _OLD_FILE).unlink(missing_ok=True)
     return identity
 
@@ -196,12 +196,9 @@ def _identity(root: Path, *, id_: str) -> HomeIdentity:
     )
 
 
-def _read(root: Path) -> HomeIdentity | None:
-    """What the home at `root` was at its last start; None if it never was."""
-    try:
-        return msgspec.json.decode((root / _FILE).read_bytes(), type=HomeIdentity)
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
-        return None
+def _file(root: Path) -> StateFile[HomeIdentity]:
+    """What the home at `root` was at its last start."""
+    return StateFile(root / _FILE, HomeIdentity, "the identity of the home", durable=True)
 
 
 def _old_id(root: Path) -> str:

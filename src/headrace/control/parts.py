@@ -26,7 +26,7 @@ from headrace.control.load_watch import LoadWatch, loaded_arms
 from headrace.control.local import LocalDriver
 from headrace.control.log_files import LogFiles
 from headrace.control.machine import machine_budget
-from headrace.control.materialize_memory import MaterializeMemory
+from headrace.control.materialize_plan import ViewPast
 from headrace.control.materialize_process import MaterializeApart
 from headrace.control.materializer import Materializer
 from headrace.control.model_work import ModelWork
@@ -51,20 +51,19 @@ from headrace.control.recordings import (
 from headrace.control.reports import Reports
 from headrace.control.rollouts import RolloutDriver
 from headrace.control.row_watch import RowWatch
-from headrace.control.scaling import Scaler
-from headrace.control.scaling_memory import ScalerMemory
+from headrace.control.scaling import Scaler, ScalerStates
 from headrace.control.served_features import ServedFeaturesKeeper
 from headrace.control.skew_watch import CompareApart, SkewWatch, feature_watches
 from headrace.control.store_thread import StoreThread
 from headrace.control.stream_settings import through_gateway
 from headrace.control.streams.driver import make_stream_driver
-from headrace.control.streams.memory import StreamMemory
-from headrace.control.streams.supervisor import StreamSupervisor
+from headrace.control.streams.supervisor import StreamOrders, StreamSupervisor
 from headrace.control.upstream_watch import UpstreamWatch
 from headrace.control.wishes import Fulfiller
 from headrace.core import CancellableInspect, Clock
 from headrace.core.autoscale_settings import MachineBudget
 from headrace.core.spec_scale import BudgetSpec
+from headrace.core.state_file import StateFile
 from headrace.features import APPLIED, applied_definitions
 from headrace.observe.otlp import OtlpExporter, check_otel
 from headrace.registry import Registry
@@ -129,7 +128,7 @@ def make_plane(
         emit=journal.write,
         other_bytes=lambda: _other_bytes(aims),
         active=keeper.in_flight,
-        memory=ScalerMemory(home.scaling_file),
+        memory=StateFile(home.scaling_file, ScalerStates, "the state of the autoscaler"),
         faults=faults,
     )
     scaler.load()
@@ -203,7 +202,9 @@ def make_plane(
         prepare=lambda settings: _through_gateway(settings, addresses, home, keeper),
         emit=journal.write,
         clock=clock,
-        memory=StreamMemory(home.streams_file),
+        memory=StateFile(
+            home.streams_file, dict[str, StreamOrders], "the orders of streams", durable=True
+        ),
         faults=faults,
     )
     streams.load()
@@ -247,7 +248,7 @@ def make_plane(
         work=MaterializeApart(home=home.root, log=home.log_of("features"), clock=clock),
         emit=journal.write,
         clock=clock,
-        memory=MaterializeMemory(path=home.materialized_file),
+        memory=StateFile(home.materialized_file, list[ViewPast], "past runs of feature views"),
         faults=faults,
     )
     materializer.load()

@@ -10,6 +10,7 @@ import msgspec
 from headrace.control.home import Home
 from headrace.control.ownership import HomeIdentity
 from headrace.core.files import write_atomic
+from headrace.core.state_file import StateFile
 
 _LOG: Final = logging.getLogger("headrace.control")
 
@@ -62,16 +63,14 @@ class RecordStore:
         write_atomic(self._path(record.name), msgspec.json.encode(record), durable=False)
 
     def read_all(self) -> list[ReplicaRecord]:
-        """Every record by serial; unreadable ones are logged and removed."""
+        """Every record by serial; unreadable ones are removed."""
         found = []
         for path in self._home.records.glob("*.json"):
-            try:
-                record = msgspec.json.decode(path.read_bytes(), type=ReplicaRecord)
-            except (OSError, msgspec.DecodeError) as error:
-                _LOG.warning("removed an unreadable replica record", extra={"error": str(error)})
+            record = StateFile(path, ReplicaRecord, "the record of a replica").load()
+            if record is None:
                 path.unlink(missing_ok=True)
-                continue
-            found.append(record)
+            else:
+                found.append(record)
         return sorted(found, key=lambda record: record.serial)
 
     def remove(self, name: str) -> None:

@@ -13,6 +13,8 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+import msgspec
+
 from headrace.autoscale import (
     Ask,
     Decision,
@@ -28,12 +30,12 @@ from headrace.control.aims import Aims
 from headrace.control.effective import Scale
 from headrace.control.faults import LOOP, Faults
 from headrace.control.observed import Phase, Replica
-from headrace.control.scaling_memory import ScalerMemory
 from headrace.control.scaling_shares import ScaledArm, part_of, scaled_arms
 from headrace.control.scaling_signals import ArmMeter
 from headrace.control.store import Event
 from headrace.core import Clock, HeadraceError
 from headrace.core.autoscale_settings import MachineBudget
+from headrace.core.state_file import StateFile
 from headrace.serving.report import ReplicaReport
 
 _LOG: Final = logging.getLogger("headrace.control")
@@ -62,6 +64,15 @@ class _Arm:
     told: int = 0
 
 
+class ScalerStates(msgspec.Struct, frozen=True, kw_only=True):
+    """What survives a restart; a loss of it costs some windows of watching."""
+
+    arms: dict[str, dict[str, ScalerState]] = {}
+    """By endpoint and arm."""
+    totals: dict[str, float] = {}
+    """Replicas that each endpoint needs as a whole."""
+
+
 @dataclass(slots=True, kw_only=True)
 class Scaler:
     """Keeps the count of every autoscaled arm.
@@ -78,7 +89,7 @@ class Scaler:
     emit: Callable[[Sequence[Event]], Awaitable[None]]
     other_bytes: Callable[[], int] = lambda: 0
     active: Callable[[], Awaitable[Mapping[_Key, int]]] | None = None
-    memory: ScalerMemory = field(default_factory=lambda: ScalerMemory(None))
+    memory: StateFile[ScalerStates]
     faults: Faults = field(default_factory=Faults)
     _arms: dict[_Key, _Arm] = field(default_factory=dict)
     _totals: dict[str, float] = field(default_factory=dict)
@@ -125,7 +136,7 @@ class Scaler:
 
     def load(self) -> None:
         """Remember what an earlier control plane knew; before `run`. Blocking."""
-        stored = self.memory.read()
+        stored = self.memory.load() or ScalerStates()
         self._totals = dict(stored.totals)
         for endpoint, arms in stored.arms.items():
             for key, state in arms.items():
@@ -165,18 +176,21 @@ class Scaler:
                     self.aims.rescale(self.scale)
                     await self._tell(events)
                     if events or self.clock.monotonic() - self._stored_at >= _STORE_EVERY_S:
-                        await asyncio.to_thread(self.memory.write, *self._to_keep())
+                        await asyncio.to_thread(self.memory.try_save, self._to_keep())
                 await self._pause()
         finally:
             self.store()
 
     def store(self) -> None:
         """Keep what is remembered. Blocking."""
-        self.memory.write(*self._to_keep())
+        self.memory.try_save(self._to_keep())
 
-    def _to_keep(self) -> tuple[dict[_Key, ScalerState], dict[str, float]]:
+    def _to_keep(self) -> ScalerStates:
         self._stored_at = self.clock.monotonic()
-        return {key: arm.state for key, arm in self._arms.items()}, dict(self._totals)
+        arms: dict[str, dict[str, ScalerState]] = {}
+        for (endpoint, key), arm in self._arms.items():
+            arms.setdefault(endpoint, {})[key] = arm.state
+        return ScalerStates(arms=arms, totals=dict(self._totals))
 
     def step(self) -> list[Event]:
         """Decide on every arm now; what changed."""

@@ -10,7 +10,7 @@ from headrace.control.agents.settings import AgentsSettings
 from headrace.control.ownership import HomeIdentity, ProcessOwner
 from headrace.core import InvalidArgumentError
 from headrace.core.access_settings import TlsSettings
-from headrace.core.files import write_atomic
+from headrace.core.state_file import StateFile
 
 DEFAULT_METRICS_PORT: Final = 8002
 DEFAULT_ADMIN_PORT: Final = 8080
@@ -158,13 +158,13 @@ def read_settings(path: Path) -> ControlSettings:
     """
     try:
         return msgspec.json.decode(path.read_bytes(), type=ControlSettings)
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, ValueError) as error:
         raise InvalidArgumentError(f"cannot read {path}: {error}") from error
 
 
 def write_control_file(path: Path, content: ControlFile) -> None:
     """Tell where this control plane is reached."""
-    write_atomic(path, msgspec.json.encode(content), durable=False)
+    _control_file(path).save(content)
 
 
 def read_control_file(home: Path) -> ControlFile | None:
@@ -231,9 +231,9 @@ def original_of(home: Path) -> str:
     return content.home.path
 
 
+def _control_file(path: Path) -> StateFile[ControlFile]:
+    return StateFile(path, ControlFile, "where the control plane is reached")
+
+
 def _decode_control_file(home: Path) -> ControlFile | None:
-    try:
-        data = (home / "run" / "control.json").read_bytes()
-        return msgspec.json.decode(data, type=ControlFile)
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
-        return None
+    return _control_file(home / "run" / "control.json").load()

@@ -80,6 +80,8 @@ def sync_directory(path: Path) -> None:
 
 
 def make_private_dir(path: Path) -> Path:
-    """Make `path` and its parents where they are missing; only the owner may read it."""
-    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    """Make `path`, and its parents where they are missing, readable by their owner only."""
+    if not path.parent.is_dir():
+        make_private_dir(path.parent)
+    path.mkdir(exist_ok=True, mode=0o700)
     return path

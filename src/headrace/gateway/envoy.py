@@ -335,7 +335,7 @@ class EnvoyGateway:
         """The living Envoy of this directory; None if its number now belongs to another process."""
         try:
             record = msgspec.json.decode(self._record.read_bytes(), type=ProcessRecord)
-        except (FileNotFoundError, msgspec.DecodeError):
+        except (FileNotFoundError, ValueError):
             return None
         ours = str(self._config) in command_of(record.pid)
         return Process(record) if ours and started_at(record.pid) == record.started else None

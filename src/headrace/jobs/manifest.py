@@ -65,7 +65,7 @@ class OutputFolder:
             return msgspec.json.decode(path.read_bytes(), type=JobRecord)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except msgspec.DecodeError as error:
+        except ValueError as error:
             msg = f"{path} is damaged, or of another version of Headrace: {error}"
             raise ArtifactCorruptError(msg) from error
 

@@ -26,7 +26,7 @@ from headrace.control.desired import (
 )
 from headrace.control.fetch import fetch
 from headrace.control.first_request import send_first_request
-from headrace.control.gateway_record import GatewayRecord, read_gateway_record, read_routes
+from headrace.control.gateway_record import GatewayRecord, read_gateway_record, routes_file
 from headrace.control.home import Home
 from headrace.control.keeper import GatewayKeeper
 from headrace.control.local import LocalDriver
@@ -540,7 +540,7 @@ async def test_records_of_a_gateway_that_is_gone_or_unreadable_are_no_gateway(ho
     assert alive == record
     assert recycled is None
     assert read_gateway_record(home.gateway_file, ProcessOwner.of(home.root)) is None
-    assert read_routes(home.routes_file) is None
+    assert routes_file(home.routes_file).load() is None
 
 
 async def test_free_ports_are_different_and_equal_wishes_are_one() -> None:

@@ -17,7 +17,6 @@ import pytest
 from headrace.control.desired import DesiredStream
 from headrace.control.store import Event
 from headrace.control.streams.driver import StreamDriver
-from headrace.control.streams.memory import StreamMemory
 from headrace.control.streams.supervisor import StreamSupervisor
 from headrace.core import SystemClock
 from headrace.streaming.broker import Broker, Delivery
@@ -96,7 +95,6 @@ async def supervised(
         prepare=lambda settings: settings,
         emit=lambda events: found.emit(events),  # noqa: PLW0108  # it is made below
         clock=SystemClock(),
-        memory=StreamMemory(),
         silent_timeout_s=SILENT_S,
     )
     found = Supervised(supervisor=supervisor)

@@ -12,11 +12,11 @@ from headrace.control.observed import Phase, Replica
 from headrace.control.ownership import ProcessOwner
 from headrace.control.publication import RoutePublication
 from headrace.control.reconciler import Reconciler
-from headrace.control.scaling import Scaler
-from headrace.control.scaling_memory import ScalerMemory
+from headrace.control.scaling import Scaler, ScalerStates
 from headrace.control.store import Event
 from headrace.core import EndpointName, ReplicaSettings
 from headrace.core.autoscale_settings import AutoscaleSettings, MachineBudget
+from headrace.core.state_file import StateFile
 from headrace.gateway import GatewaySettings
 from headrace.serving.report import ReplicaReport
 from tests.unit.control.played import TurnedClock
@@ -86,7 +86,7 @@ class Lab:
             clock=self.clock,
             budget=lambda: self.budget,
             emit=self.note,
-            memory=ScalerMemory(self.home.root / "scaling.json"),
+            memory=StateFile(self.home.scaling_file, ScalerStates, "states"),
         )
         self.scaler.load()
         self.aims.foresee = self.scaler.foresee

@@ -36,7 +36,7 @@ def featured(plane: ControlPlane, tmp_path: Path) -> ControlPlane:
     view = plane.materializer.definitions.view("stats")
     now = plane.clock.now()
     past = failed(past_of(view, None), "no such file", began=now, now=now)
-    plane.materializer.memory.write([past])
+    plane.materializer.memory.save([past])
     plane.materializer.load()
     return plane
 

@@ -19,7 +19,7 @@ from headrace.control.job_process import JobProcess
 from headrace.control.job_records import JobRun
 from headrace.control.keeper import GatewayKeeper
 from headrace.control.local import LocalDriver
-from headrace.control.materialize_memory import MaterializeMemory
+from headrace.control.materialize_plan import ViewPast
 from headrace.control.materialize_process import OnProgress
 from headrace.control.materializer import Materializer
 from headrace.control.observed import Phase, Replica
@@ -31,9 +31,9 @@ from headrace.control.recorder import Recorder
 from headrace.control.skew_watch import SkewWatch
 from headrace.control.store import Event
 from headrace.control.streams.driver import StreamDriver
-from headrace.control.streams.memory import StreamMemory
 from headrace.control.streams.supervisor import StreamSupervisor
 from headrace.core import ConflictError, FeatureWatch, UnavailableError
+from headrace.core.state_file import StateFile
 from headrace.features import (
     DataSource,
     Definitions,
@@ -152,7 +152,6 @@ def streams(poison: Poison, faults: Faults, folder: Path) -> Loop:
         prepare=prepare,
         emit=_nobody,
         clock=clock,
-        memory=StreamMemory(folder / "streams.json"),
         faults=faults,
     )
 
@@ -214,7 +213,7 @@ def feature_views(poison: Poison, faults: Faults, folder: Path) -> Loop:
         work=work,
         emit=_nobody,
         clock=clock,
-        memory=MaterializeMemory(path=folder / "materialized.json"),
+        memory=StateFile(folder / "materialized.json", list[ViewPast], "past runs"),
         faults=faults,
     )
 

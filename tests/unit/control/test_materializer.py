@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from headrace.control.materialize_memory import MaterializeMemory
+from headrace.control.materialize_plan import ViewPast
 from headrace.control.materialize_process import OnProgress
 from headrace.control.materializer import Materializer
 from headrace.control.store import Event
 from headrace.core import FailedPreconditionError, HeadraceError, InvalidArgumentError
+from headrace.core.state_file import StateFile
 from headrace.features import (
     DataSource,
     Definitions,
@@ -63,7 +64,9 @@ class Lab:
             work=self._work,
             emit=self._emit,
             clock=LoopClock(START),
-            memory=MaterializeMemory(path=self.folder / "features" / "materialized.json"),
+            memory=StateFile(
+                self.folder / "features" / "materialized.json", list[ViewPast], "past runs"
+            ),
         )
         made.load()
         return made
@@ -116,6 +119,7 @@ async def running(materializer: Materializer) -> AsyncIterator[None]:
 
 @pytest.fixture
 def lab(tmp_path: Path) -> Lab:
+    (tmp_path / "features").mkdir()
     return Lab(folder=tmp_path)
 
 
@@ -265,7 +269,6 @@ async def test_a_run_that_is_under_way_when_all_ends_is_ended_and_made_again(lab
 
 @pytest.mark.parametrize("content", [b"", b"{", b'[{"view": 3}]'])
 async def test_a_damaged_memory_costs_a_run(lab: Lab, content: bytes) -> None:
-    (lab.folder / "features").mkdir()
     (lab.folder / "features" / "materialized.json").write_bytes(content)
     lab.apply(view("a", 100.0))
 
@@ -276,6 +279,7 @@ async def test_a_damaged_memory_costs_a_run(lab: Lab, content: bytes) -> None:
 
 
 async def test_neither_a_full_disk_nor_a_lost_event_stops_runs(lab: Lab) -> None:
+    (lab.folder / "features").rmdir()
     (lab.folder / "features").write_text("a file")
     lab.cannot_emit = FailedPreconditionError("database is full")
     lab.apply(view("a", 50.0))
@@ -284,10 +288,3 @@ async def test_neither_a_full_disk_nor_a_lost_event_stops_runs(lab: Lab) -> None
         await asyncio.sleep(105.0)
 
     assert [at for _, at in lab.runs] == [0, 50, 100]
-
-
-def test_nothing_is_kept_without_a_path() -> None:
-    memory = MaterializeMemory(path=None)
-    memory.write([])
-
-    assert memory.read() == {}

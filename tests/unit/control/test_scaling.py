@@ -10,7 +10,6 @@ import pytest
 
 from headrace.control.home import Home
 from headrace.control.observed import Phase
-from headrace.control.scaling_memory import ScalerMemory
 from headrace.control.store import Event, RolloutRecord
 from headrace.core import FailedPreconditionError, UnavailableError
 from headrace.core.autoscale_settings import MachineBudget, ScheduleHint
@@ -131,8 +130,6 @@ def test_a_memory_that_cannot_be_read_or_kept_is_no_reason_to_stop(lab: Lab, hom
     lab.run(3, {"1": 5.0})
     lab.scaler.store()
 
-    ScalerMemory(None).write({}, {})
-    assert ScalerMemory(None).read().arms == {}
     assert len(lab.replicas) == 1
 
 
@@ -302,7 +299,7 @@ def test_weights_never_flap_counts(lab: Lab) -> None:
 
 
 @pytest.mark.anyio
-async def test_it_decides_at_once_when_woken_and_keeps_what_it_knows(lab: Lab, home: Home) -> None:
+async def test_it_decides_at_once_when_woken_and_keeps_what_it_knows(lab: Lab) -> None:
     lab.want(endpoint("a", arm("a", "1"), autoscale=ZERO))
     lab.run(30, {"1": 0.0})
     told: asyncio.Queue[list[Event]] = asyncio.Queue()
@@ -321,7 +318,9 @@ async def test_it_decides_at_once_when_woken_and_keeps_what_it_knows(lab: Lab, h
 
     assert [event.reason for event in events] == ["Woken"]
     assert not lab.aims.reconciler.desired.endpoints[0].scaled_to_zero
-    assert ScalerMemory(home.root / "scaling.json").read().arms["a"]["1"].replicas == 1
+    states = lab.scaler.memory.load()
+    assert states is not None
+    assert states.arms["a"]["1"].replicas == 1
 
 
 @pytest.mark.anyio

@@ -10,12 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
 from headrace.control.access.trail import Broken, Head, missed
 from headrace.control.store_thread import StoreThread
 from headrace.core import HeadraceError
-from headrace.core.files import write_atomic
+from headrace.core.state_file import StateFile
 
 _LOG: Final = logging.getLogger("headrace.control")
 EVERY_S: Final = 5.0
@@ -23,10 +21,11 @@ EVERY_S: Final = 5.0
 
 def read_checkpoint(path: Path) -> Head:
     """What was noted last; nothing if nothing was, or it cannot be read."""
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Head)
-    except (OSError, msgspec.MsgspecError):
-        return Head()
+    return _file(path).load() or Head()
+
+
+def _file(path: Path) -> StateFile[Head]:
+    return StateFile(path, Head, "the checkpoint of the audit trail", durable=True)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -60,7 +59,7 @@ class Checkpoints:
                 _LOG.error("the audit trail was changed", extra=extra)
                 self._told = before
             return  # the old checkpoint is the evidence
-        write_atomic(self.path, msgspec.json.encode(head))
+        _file(self.path).save(head)
         _LOG.info("audit trail", extra={"entries": head.count, "head": head.hash})
 
     async def broken(self, checkpoint: Head) -> Broken | None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from headrace.control.agents.protocol import Gateway
 from headrace.control.agents.settings import AgentsSettings, GatewayMode
 from headrace.control.certificates import Certificates
-from headrace.control.gateway_record import read_routes
+from headrace.control.gateway_record import routes_file
 from headrace.control.keeper import GatewayKeeper
 from headrace.control.limits.rules import Rules
 from headrace.control.limits.service import LimitService, Pair, SecuredAddress
@@ -171,8 +171,8 @@ def make_gateway(
 def published_routes(gateway: Gateway, home: "Home", *, adopted: bool) -> tuple[Route, ...]:
     """What gateways acknowledged last, as far as an earlier control plane knew."""
     if isinstance(gateway, GatewayKeeper):
-        return (read_routes(home.routes_file) if adopted else None) or ()
-    return read_routes(_routes_file(home)) or ()
+        return (routes_file(home.routes_file).load() if adopted else None) or ()
+    return routes_file(_routes_file(home)).load() or ()
 
 
 def make_agents_server(

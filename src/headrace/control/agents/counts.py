@@ -8,14 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeAlias
 
-import msgspec
-
 from headrace.control.agents.merging import Evidence, Kept, Sum, totals_of
 from headrace.control.agents.messages import Counts, Report
 from headrace.control.counting import ArmTotals, GatewayReading
 from headrace.control.observed import Route
 from headrace.core import HeadraceError
-from headrace.core.files import write_atomic
+from headrace.core.state_file import StateFile
 from headrace.gateway import ArmStatistics, GatewayStatistics
 
 _LOG: Final = logging.getLogger("headrace.control")
@@ -51,12 +49,12 @@ class FleetCounts:
 
     def load(self) -> None:
         """Go on with what an earlier control plane kept. Blocking; before anything is heard."""
-        try:
-            kept = msgspec.json.decode(self.path.read_bytes(), type=Kept)
-            self._every, self.epoch = Sum.of(kept), kept.epoch
-        except FileNotFoundError:
+        kept = self._file.load()
+        if kept is None:
             return
-        except (OSError, msgspec.MsgspecError, HeadraceError) as error:
+        try:
+            self._every, self.epoch = Sum.of(kept), kept.epoch
+        except HeadraceError as error:
             extra = {"error": str(error)}
             _LOG.warning("cannot read what gateways counted; it begins anew", extra=extra)
 
@@ -166,10 +164,11 @@ class FleetCounts:
 
     def _write(self, kept: Kept) -> None:
         self._is_new = False
-        try:
-            write_atomic(self.path, msgspec.json.encode(kept), durable=False)
-        except OSError as error:
-            _LOG.error("cannot write %s", self.path, extra={"error": str(error)})
+        self._file.try_save(kept)
+
+    @property
+    def _file(self) -> StateFile[Kept]:
+        return StateFile(self.path, Kept, "what gateways counted")
 
 
 def _statistics(totals: ArmTotals) -> ArmStatistics:

@@ -27,6 +27,7 @@ from headrace.control.agents.standing import (
 )
 from headrace.control.agents.telling import event_of, exposition
 from headrace.control.counting import GatewayReading
+from headrace.control.gateway_record import routes_file
 from headrace.control.gateway_routes import reachable_route, rules_of
 from headrace.control.gateway_tls import GatewayTls, lacks_secret
 from headrace.control.keeper import GatewayKeeper
@@ -35,7 +36,6 @@ from headrace.control.news import News, wait_for
 from headrace.control.observed import Route
 from headrace.control.store import Event
 from headrace.core import Clock, HeadraceError
-from headrace.core.files import write_atomic
 from headrace.core.upstream_settings import UpstreamSettings
 from headrace.gateway import (
     GatewayPolicy,
@@ -396,7 +396,4 @@ class GatewayFleet:
         return exposition(self.states())
 
     def _keep_routes(self, routes: Sequence[Route]) -> None:
-        try:
-            write_atomic(self.routes_path, msgspec.json.encode(tuple(routes)), durable=False)
-        except OSError as error:
-            _LOG.error("cannot write %s", self.routes_path, extra={"error": str(error)})
+        routes_file(self.routes_path).try_save(tuple(routes))

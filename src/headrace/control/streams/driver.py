@@ -22,6 +22,7 @@ from headrace.control.sandbox import Isolation, Occasion, Sandbox, data_limit
 from headrace.control.streams.confining import Confining
 from headrace.core import HeadraceError
 from headrace.core.files import make_private_dir, write_atomic
+from headrace.core.state_file import StateFile
 from headrace.serving.memory import size_bytes
 from headrace.streaming.settings import StreamSettings
 from headrace.streaming.windows.folders import group_folder
@@ -92,10 +93,8 @@ class StreamDriver:
         for path in sorted(self.run.glob("*.json")) if self.run.is_dir() else []:
             if path.name.endswith(".settings.json"):
                 continue
-            try:
-                record = msgspec.json.decode(path.read_bytes(), type=WorkerRecord)
-            except (OSError, msgspec.DecodeError) as error:
-                _LOG.warning("removed an unreadable worker record", extra={"error": str(error)})
+            record = StateFile(path, WorkerRecord, "the record of a stream worker").load()
+            if record is None:
                 path.unlink(missing_ok=True)
                 continue
             self._serial = max(self._serial, record.serial)

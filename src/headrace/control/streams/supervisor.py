@@ -14,6 +14,7 @@ from typing import Final, assert_never
 
 import msgspec
 
+from headrace.autoscale.stream import StreamScaleState
 from headrace.control.backoff import CRASHED
 from headrace.control.desired import DesiredStream
 from headrace.control.faults import LOOP, Faults
@@ -23,7 +24,6 @@ from headrace.control.store import Event
 from headrace.control.streams.asking import metrics_of, tell
 from headrace.control.streams.driver import StreamDriver, member_of
 from headrace.control.streams.hearing import Hearing
-from headrace.control.streams.memory import StreamMemory, StreamOrders, begin
 from headrace.control.streams.plan import (
     LOAD_TIMEOUT_S,
     SILENT_TIMEOUT_S,
@@ -49,6 +49,7 @@ from headrace.control.streams.views import (
 )
 from headrace.control.streams.workers import Team, Worker, note_end, revision_of
 from headrace.core import Clock, HeadraceError, NotFoundError
+from headrace.core.state_file import StateFile
 from headrace.monitor.stream_conditions import StreamFacts
 from headrace.streaming.settings import StreamSettings
 from headrace.streaming.status import State, StreamStatus
@@ -59,6 +60,21 @@ _ASK_EVERY_S: Final = 1.0
 _LOOK_S: Final = 0.05
 _DRAIN_S: Final = 30.0
 """How long a worker may take of a stream that is not wanted any more."""
+
+
+class StreamOrders(msgspec.Struct, frozen=True, kw_only=True):
+    """What survives a restart of the control plane, of one stream, besides the spec."""
+
+    paused: bool | None = None
+    """None for what the spec says. It holds for as long as the spec says `spec_paused`."""
+    spec_paused: bool = False
+    workers: int | None = None
+    """How many the lag asked for last; None if that is not known."""
+    groups: tuple[str, ...] = ()
+    """Consumer groups that have states of windows on this machine."""
+
+
+_FORGETFUL: Final = StateFile(None, dict[str, StreamOrders], "the orders of streams")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -75,7 +91,7 @@ class StreamSupervisor:
     prepare: Callable[[StreamSettings], StreamSettings]
     emit: Callable[[Sequence[Event]], Awaitable[None]]
     clock: Clock
-    memory: StreamMemory
+    memory: StateFile[dict[str, StreamOrders]] = _FORGETFUL
     faults: Faults = field(default_factory=Faults)
     silent_timeout_s: float = SILENT_TIMEOUT_S
     load_timeout_s: float = LOAD_TIMEOUT_S
@@ -90,7 +106,7 @@ class StreamSupervisor:
 
     def load(self) -> None:
         """Remember orders, and adopt the workers that run; before `run`. Blocking."""
-        self._orders = self.memory.read()
+        self._orders = self.memory.load() or {}
         now = self.clock.monotonic()
         for record, process in self.driver.adopt():
             phase = Phase.ENDED if process is None else Phase.STARTING
@@ -250,7 +266,9 @@ class StreamSupervisor:
 
     def _team(self, name: str, least: int) -> Team:
         if name not in self._teams:
-            self._teams[name] = Team(scale=begin(self._orders.get(name), least=least))
+            orders = self._orders.get(name, StreamOrders())
+            workers = least if orders.workers is None else max(orders.workers, least)
+            self._teams[name] = Team(scale=StreamScaleState(workers=workers))
         return self._teams[name]
 
     def _is_paused(self, stream: DesiredStream) -> bool:
@@ -260,10 +278,7 @@ class StreamSupervisor:
         return orders.paused
 
     def _keep_orders(self) -> None:
-        try:
-            self.memory.write(self._orders)
-        except OSError as error:
-            _LOG.error("cannot keep what was ordered of streams", extra={"error": str(error)})
+        self.memory.try_save(self._orders)
 
     # What became of processes.
 

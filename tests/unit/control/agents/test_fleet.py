@@ -23,7 +23,7 @@ from headrace.control.agents.messages import (
     encode_told,
 )
 from headrace.control.agents.standing import Patience, Standing
-from headrace.control.gateway_record import read_routes
+from headrace.control.gateway_record import routes_file
 from headrace.control.keeper import GatewayKeeper
 from headrace.control.observed import Arm as RouteArm
 from headrace.control.observed import Route
@@ -105,7 +105,7 @@ async def test_a_publication_waits_for_everybody_and_is_kept(tmp_path: Path) -> 
     await publishing
 
     assert found.is_ready
-    assert read_routes(found.routes_path) == (route(),)
+    assert routes_file(found.routes_path).load() == (route(),)
 
 
 async def test_who_does_not_take_it_is_behind_and_held_against_nobody(tmp_path: Path) -> None:

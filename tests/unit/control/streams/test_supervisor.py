@@ -7,9 +7,9 @@ import pytest
 
 from headrace.control.desired import DesiredStream
 from headrace.control.streams.driver import StreamDriver
-from headrace.control.streams.memory import StreamMemory, StreamOrders
-from headrace.control.streams.supervisor import StreamSupervisor
+from headrace.control.streams.supervisor import StreamOrders, StreamSupervisor
 from headrace.core import SystemClock
+from headrace.core.state_file import StateFile
 from headrace.streaming.settings import StreamSettings
 from headrace.streaming.windows.settings import WindowSettings, WindowsSettings
 
@@ -27,6 +27,10 @@ class Broken(StreamDriver):
         raise OSError(28, "No space left on device")
 
 
+def orders_file(home: Path) -> StateFile[dict[str, StreamOrders]]:
+    return StateFile(home / "streams.json", dict[str, StreamOrders], "orders")
+
+
 def supervisor(home: Path, wanted: Sequence[DesiredStream] = ()) -> StreamSupervisor:
     driver = Broken(run=home / "run", sockets=home, home=home, log_of=lambda name: home / name)
     found = StreamSupervisor(
@@ -35,7 +39,7 @@ def supervisor(home: Path, wanted: Sequence[DesiredStream] = ()) -> StreamSuperv
         prepare=lambda settings: settings,
         emit=nobody,
         clock=SystemClock(),
-        memory=StreamMemory(home / "streams.json"),
+        memory=orders_file(home),
     )
     found.load()
     return found
@@ -63,21 +67,21 @@ def home(tmp_path: Path) -> Path:
 
 @pytest.mark.anyio
 async def test_states_of_windows_go_with_their_stream_and_others_groups_stay(home: Path) -> None:
-    StreamMemory(home / "streams.json").write({"pay": StreamOrders(groups=("g",))})
+    orders_file(home).save({"pay": StreamOrders(groups=("g",))})
     await supervisor(home).step()
 
     assert states(home) == ["stream-state/pay/other/in-0.db"]
-    assert StreamMemory(home / "streams.json").read() == {}
+    assert orders_file(home).load() == {}
 
 
 @pytest.mark.anyio
 async def test_states_of_a_stream_that_is_wanted_or_paused_stay(home: Path) -> None:
     before = {"pay": StreamOrders(groups=("g",), paused=True)}
-    StreamMemory(home / "streams.json").write(before)
+    orders_file(home).save(before)
     await supervisor(home, [stream()]).step()
 
     assert len(states(home)) == 2
-    assert StreamMemory(home / "streams.json").read() == before
+    assert orders_file(home).load() == before
 
 
 @pytest.mark.anyio
@@ -85,7 +89,7 @@ async def test_whose_states_there_will_be_is_known_before_a_worker_runs(home: Pa
     await supervisor(home, [stream(group="g")]).step()
     await supervisor(home, [stream(group="h")]).step()
 
-    assert StreamMemory(home / "streams.json").read() == {"pay": StreamOrders(groups=("g", "h"))}
+    assert orders_file(home).load() == {"pay": StreamOrders(groups=("g", "h"))}
 
 
 @pytest.mark.anyio
