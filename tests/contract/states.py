@@ -14,9 +14,8 @@ from headrace.control.desired import (
 )
 from headrace.control.store import Event, RolloutRecord
 from headrace.core import EndpointName, ReplicaSettings
-from headrace.core.autoscale_settings import AutoscaleSettings
-from headrace.core.rollout_settings import AbSettings, CanarySettings
-from headrace.core.upstream_settings import StickySettings
+from headrace.core.spec_rollout import AbSpec, CanarySpec, StickySpec
+from headrace.core.spec_scale import AutoscaleSpec
 from headrace.rollout.outcomes import MetricVerdict, Outcome, Verdict
 from headrace.rollout.state import Phase, RolloutState, Traffic
 
@@ -45,11 +44,11 @@ def full_endpoint(name: str, generation: int = 1) -> DesiredEndpoint:
     return msgspec.structs.replace(
         endpoint(name, generation),
         timeout_s=2.5,
-        sticky=StickySettings(header="x-user", salt="ü"),
+        sticky=StickySpec(header="x-user", salt="ü"),
         mirror=Mirror(key="10", percent=5),
         split_id="r1",
-        rollout=CanarySettings(baseline=True),
-        autoscale=AutoscaleSettings(min_replicas=0),
+        rollout=CanarySpec(baseline=True),
+        autoscale=AutoscaleSpec(min_replicas=0),
         slo_latency_s=0.15,
         scaled_to_zero=True,
     )
@@ -83,7 +82,7 @@ def rollout(
         source=endpoint(of),
         target=endpoint(of, 2, version="2"),
         state=RolloutState(
-            settings=AbSettings(weight=30),
+            settings=AbSpec(weight=30),
             phase=phase,
             began=10.0,
             since=11.0,

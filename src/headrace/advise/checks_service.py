@@ -82,7 +82,7 @@ def _blind_rollout(facts: Facts) -> Iterator[Hit]:
             continue
         metrics = endpoint.rollout.metrics
         # Crashes alone say nothing of what a version answers.
-        judged = MetricsSpec.model_fields.keys() - {"crashes"}
+        judged = set(MetricsSpec.__struct_fields__) - {"crashes"}
         if all(getattr(metrics, name) is None for name in judged):
             seen = f"endpoint '{endpoint.name}' has a rollout without a metric"
             yield Hit(where=f"{place}.rollout.metrics", seen=seen)

@@ -143,7 +143,7 @@ def _is_encrypted(url: str) -> bool:
 
 def _unpinned_upstream(facts: Facts) -> Iterator[Hit]:
     for place, upstream in upstreams(facts.spec):
-        if _is_encrypted(upstream.url) and (upstream.tls is None or upstream.tls.ca_file is None):
+        if _is_encrypted(upstream.url) and (upstream.tls is None or not upstream.tls.ca_file):
             seen = f"{upstream.url} is believed by every authority that this machine knows"
             fix = "tls:\n  ca_file: ./their-ca.pem"
             yield Hit(where=f"{place}.tls.ca_file", seen=seen, fix=fix)
@@ -152,7 +152,7 @@ def _unpinned_upstream(facts: Facts) -> Iterator[Hit]:
 def _anonymous_upstream(facts: Facts) -> Iterator[Hit]:
     for place, upstream in upstreams(facts.spec):
         tls = upstream.tls
-        if _is_encrypted(upstream.url) and (tls is None or tls.certificate_file is None):
+        if _is_encrypted(upstream.url) and (tls is None or not tls.certificate_file):
             seen = f"{upstream.url} is shown no certificate"
             fix = "tls:\n  certificate_file: ./gateway.pem\n  key_file: ./gateway.key"
             yield Hit(where=f"{place}.tls.certificate_file", seen=seen, fix=fix)

@@ -9,7 +9,7 @@ from headrace.advise.check import Hit
 from headrace.advise.facts import Facts, FileFact, Listener
 from headrace.advise.severity import Severity
 from headrace.core.spec import EndpointSpec, SystemSpec, is_model_path
-from headrace.core.spec_scale import UpstreamSpec
+from headrace.core.spec_upstream import UpstreamSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from headrace.core.autoscale_settings import MachineBudget
+from headrace.core.spec_scale import BudgetSpec
 from headrace.core.text import bytes_text
 
 _OVERDRAFT: Final = 0.1
@@ -48,7 +48,7 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
 
 
-def share_out(asks: Sequence[Ask], budget: MachineBudget) -> dict[tuple[str, str], Grant]:
+def share_out(asks: Sequence[Ask], budget: BudgetSpec) -> dict[tuple[str, str], Grant]:
     """What everybody gets, by endpoint and arm.
 
     Never more than wanted, and never less than the smaller of wanted and minimum, even where that
@@ -90,10 +90,10 @@ class _Room:
 
     cpus: float | None
     memory_bytes: float | None
-    budget: MachineBudget
+    budget: BudgetSpec
 
     @classmethod
-    def of(cls, budget: MachineBudget) -> "_Room":
+    def of(cls, budget: BudgetSpec) -> "_Room":
         return cls(budget.cpus, budget.memory_bytes, budget)
 
     def take(self, ask: Ask, count: int) -> None:

@@ -18,7 +18,7 @@ from headrace.autoscale.reasons import Reason, Wish
 from headrace.autoscale.signals import Signals
 from headrace.autoscale.state import ScalerState
 from headrace.autoscale.windows import add_peak
-from headrace.core.autoscale_settings import AutoscaleSettings
+from headrace.core.spec_scale import AutoscaleSpec
 
 _EPSILON: Final = 1e-9
 
@@ -41,7 +41,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def decide(
-    state: ScalerState, signals: Signals, settings: AutoscaleSettings, *, now: float
+    state: ScalerState, signals: Signals, settings: AutoscaleSpec, *, now: float
 ) -> Decision:
     """The count for one arm; called about once a second.
 

@@ -25,7 +25,7 @@ from headrace.autoscale.windows import (
     mean_in_flight,
     suffixes,
 )
-from headrace.core.autoscale_settings import AutoscaleSettings
+from headrace.core.spec_scale import AutoscaleSpec
 
 _GROW_Z: Final = 1.0
 _BURST_Z: Final = 3.0
@@ -59,9 +59,7 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True):
     by_in_flight: bool = False
 
 
-def demand_of(
-    state: ScalerState, settings: AutoscaleSettings, *, concurrency: int
-) -> Demand | None:
+def demand_of(state: ScalerState, settings: AutoscaleSpec, *, concurrency: int) -> Demand | None:
     """The demand by the state's windows; None if nothing is known."""
     arrivals = mean_arrivals(state.stable)
     if settings.target_in_flight is None and arrivals is not None and state.service_s is not None:
@@ -69,7 +67,7 @@ def demand_of(
     return _by_in_flight(state, settings, concurrency)
 
 
-def _by_arrivals(state: ScalerState, settings: AutoscaleSettings, concurrency: int) -> Demand:
+def _by_arrivals(state: ScalerState, settings: AutoscaleSpec, concurrency: int) -> Demand:
     service_s = state.service_s
     assert service_s is not None
     stable, recent = mean_arrivals(state.stable), suffixes(state.panic, mean_arrivals)
@@ -107,9 +105,7 @@ def _busy(load: float, copies: float) -> float:
     return load / copies if copies > 0.0 else DEFAULT_UTILISATION
 
 
-def _by_in_flight(
-    state: ScalerState, settings: AutoscaleSettings, concurrency: int
-) -> Demand | None:
+def _by_in_flight(state: ScalerState, settings: AutoscaleSpec, concurrency: int) -> Demand | None:
     stable, recent = mean_in_flight(state.stable), suffixes(state.panic, mean_in_flight)
     if stable is None or (settings.target_in_flight is None and stable.looks < _ENOUGH_LOOKS):
         return None
@@ -127,7 +123,7 @@ def _by_in_flight(
 
 
 def _backlog(
-    state: ScalerState, settings: AutoscaleSettings, *, arrivals: float, concurrency: int
+    state: ScalerState, settings: AutoscaleSpec, *, arrivals: float, concurrency: int
 ) -> float:
     """What a shortage left in the queues, in requests per second that must be answered besides.
 

@@ -10,7 +10,7 @@ from headrace.autoscale.pressure import Pressure, pressure_of
 from headrace.autoscale.signals import Signals
 from headrace.autoscale.state import ScalerState
 from headrace.autoscale.windows import Mean, Window, add, mean_arrivals, mean_in_flight
-from headrace.core.autoscale_settings import AutoscaleSettings
+from headrace.core.spec_scale import AutoscaleSpec
 
 _BREAK_S: Final = 10.0
 """Longer than this between two looks, and what was seen before says nothing about the time since.
@@ -23,14 +23,14 @@ class Look:
 
     state: ScalerState
     signals: Signals
-    settings: AutoscaleSettings
+    settings: AutoscaleSpec
     demand: Demand | None
     pressure: Pressure
     now: float
 
     @classmethod
     def of(
-        cls, state: ScalerState, signals: Signals, settings: AutoscaleSettings, *, now: float
+        cls, state: ScalerState, signals: Signals, settings: AutoscaleSpec, *, now: float
     ) -> Self:
         """The look at `now`, seconds since 1970."""
         state = _observed(state, signals, settings, now)
@@ -86,7 +86,7 @@ class Look:
 
 
 def _observed(
-    state: ScalerState, signals: Signals, settings: AutoscaleSettings, now: float
+    state: ScalerState, signals: Signals, settings: AutoscaleSpec, now: float
 ) -> ScalerState:
     if now < state.at:
         state = _set_back(state, now)

@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 
 from headrace.autoscale.signals import Signals
-from headrace.core.autoscale_settings import AutoscaleSettings
+from headrace.core.spec_scale import AutoscaleSpec
 
 _P99: Final = 0.99
 _P99_WINDOWS: Final = 2.0
@@ -50,7 +50,7 @@ class Meter:
     def signals(
         self,
         counts: Counts | None,
-        settings: AutoscaleSettings,
+        settings: AutoscaleSpec,
         *,
         now: float,
         ready: int,
@@ -86,7 +86,7 @@ class Meter:
             is_partial=is_partial,
         )
 
-    def _p99(self, settings: AutoscaleSettings, now: float) -> float | None:
+    def _p99(self, settings: AutoscaleSpec, now: float) -> float | None:
         recent_s = now - _P99_WINDOWS * settings.panic_window_s
         recent = [look for at, look in self._looks if at > recent_s]
         if sum(look.answered for look in recent) >= _ENOUGH:

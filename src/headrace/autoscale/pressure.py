@@ -12,7 +12,7 @@ import msgspec
 from headrace.autoscale.capacity import target_wait_s
 from headrace.autoscale.state import ScalerState
 from headrace.autoscale.windows import at_most, mean_arrivals, mean_wait
-from headrace.core.autoscale_settings import AutoscaleSettings
+from headrace.core.spec_scale import AutoscaleSpec
 
 _FEWEST: Final = 20.0
 """Requests in the panic window from which a mean wait means something."""
@@ -36,9 +36,7 @@ class Pressure(msgspec.Struct, frozen=True, kw_only=True):
     numbers: dict[str, float] = {}
 
 
-def pressure_of(
-    state: ScalerState, settings: AutoscaleSettings, *, p99_s: float | None
-) -> Pressure:
+def pressure_of(state: ScalerState, settings: AutoscaleSpec, *, p99_s: float | None) -> Pressure:
     """The pressure by the panic window's mean wait and the p99."""
     wait_s, target_s = _wait(state), settings.target_queue_wait_s
     if target_s is None:
@@ -61,7 +59,7 @@ def pressure_of(
 def step_up(
     state: ScalerState,
     pressure: Pressure,
-    settings: AutoscaleSettings,
+    settings: AutoscaleSpec,
     *,
     starting: int,
     now: float,
@@ -80,9 +78,7 @@ def step_up(
     return max(state.replicas + 1, math.ceil(state.replicas * step))
 
 
-def learned(
-    state: ScalerState, settings: AutoscaleSettings, *, ready: int, now: float
-) -> float | None:
+def learned(state: ScalerState, settings: AutoscaleSpec, *, ready: int, now: float) -> float | None:
     """Requests per second and copy that are too much, after pressure has just added a copy."""
     arrivals, known = mean_arrivals(state.panic), _limit(state, settings, now)
     if arrivals is None or not ready:
@@ -91,7 +87,7 @@ def learned(
     return seen if known is None else min(seen, known)
 
 
-def fewest_by_limit(state: ScalerState, settings: AutoscaleSettings, *, now: float) -> int:
+def fewest_by_limit(state: ScalerState, settings: AutoscaleSpec, *, now: float) -> int:
     """The count below which the limit would be reached again; 0 if there is none."""
     limit, arrivals = _limit(state, settings, now), mean_arrivals(state.stable)
     if not limit or arrivals is None:
@@ -99,7 +95,7 @@ def fewest_by_limit(state: ScalerState, settings: AutoscaleSettings, *, now: flo
     return math.ceil(min(at_most(arrivals, z=1.0) / (limit * _LIMIT_SHARE), settings.max_replicas))
 
 
-def _limit(state: ScalerState, settings: AutoscaleSettings, now: float) -> float | None:
+def _limit(state: ScalerState, settings: AutoscaleSpec, now: float) -> float | None:
     is_old = now - state.limit_at >= _LIMIT_WINDOWS * settings.stable_window_s
     return None if is_old else state.limit
 

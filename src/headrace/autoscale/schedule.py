@@ -9,12 +9,12 @@ from zoneinfo import ZoneInfo
 
 from cronsim import CronSim
 
-from headrace.core.autoscale_settings import ScheduleHint
+from headrace.core.spec_scale import ScheduleSpec
 
 _MINUTE_S: Final = 60.0
 
 
-def scheduled_floor(hints: Iterable[ScheduleHint], *, now: float) -> tuple[int, str]:
+def scheduled_floor(hints: Iterable[ScheduleSpec], *, now: float) -> tuple[int, str]:
     """The largest minimum in force and the cron line that says so; 0 and "" if there is none.
 
     Args:

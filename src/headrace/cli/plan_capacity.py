@@ -17,6 +17,8 @@ from headrace.core import FailedPreconditionError, InvalidArgumentError
 from headrace.core.text import bytes_text, duration_text, number_text, size_bytes
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from headrace.advise.capacity import CapacityPlan, Demand, Fleet, NodeType, Option, Replica
 
 _LOAD, _MODEL, _PROMISE = "The load", "The model", "What is promised"
@@ -460,7 +462,7 @@ def _row(option: "Option", recommended: str | None) -> list[str]:
     ]
 
 
-def _month_table(months: Sequence["Fleet"]) -> object:
+def _month_table(months: Sequence["Fleet"]) -> "Text":
     from headrace.cli.output import table
 
     step = max(1, (len(months) - 1) // _MAX_MONTH_ROWS)

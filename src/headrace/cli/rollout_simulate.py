@@ -14,7 +14,7 @@ import typer
 from headrace.cli.options import Json
 
 if TYPE_CHECKING:
-    from headrace.core.rollout_settings import CanarySettings, MetricsSettings
+    from headrace.core.spec_rollout import CanarySpec, MetricsSpec
     from headrace.rollout.simulate import Result
     from headrace.rollout.world import Candidate, World
 
@@ -213,43 +213,38 @@ def simulate(
 
 def _settings(
     scenario: Scenario, alpha: float, margin: float | None, quantile: float, min_samples: int
-) -> "CanarySettings":
-    from headrace.core.rollout_settings import CanarySettings
+) -> "CanarySpec":
+    from headrace.core.spec_rollout import CanarySpec
 
-    return CanarySettings(
+    return CanarySpec(
         alpha=alpha, min_samples=min_samples, metrics=_metrics(scenario, margin, quantile)
     )
 
 
-def _metrics(scenario: Scenario, margin: float | None, quantile: float) -> "MetricsSettings":
-    from headrace.core.rollout_settings import (
-        ErrorsMetric,
-        LatencyMetric,
-        MetricsSettings,
-        PredictionsMetric,
-    )
+def _metrics(scenario: Scenario, margin: float | None, quantile: float) -> "MetricsSpec":
+    from headrace.core.spec_rollout import ErrorsSpec, LatencySpec, MetricsSpec, PredictionsSpec
 
     errors, latency, predictions = (
-        ErrorsMetric(),
-        LatencyMetric(quantile=quantile),
-        PredictionsMetric(),
+        ErrorsSpec(),
+        LatencySpec(quantile=quantile),
+        PredictionsSpec(),
     )
     match scenario:
         case _ if margin is None:
             pass
         case Scenario.ERRORS:
-            errors = ErrorsMetric(margin=margin)
+            errors = ErrorsSpec(margin=margin)
         case Scenario.LATENCY:
             if margin < 1.0:
                 msg = f"{margin:g} is a factor below 1, and the margin of a latency is at least 1"
                 raise typer.BadParameter(msg, param_hint="--margin")
-            latency = LatencyMetric(quantile=quantile, margin_ratio=margin)
+            latency = LatencySpec(quantile=quantile, margin_ratio=margin)
         case Scenario.PREDICTIONS:
-            predictions = PredictionsMetric(margin=margin)
+            predictions = PredictionsSpec(margin=margin)
         case Scenario.AA | Scenario.BURSTS | Scenario.POWER:
             msg = f"the scenario {scenario} has several metrics; it takes the spec's margins"
             raise typer.BadParameter(msg, param_hint="--margin")
-    return MetricsSettings(errors=errors, latency=latency, predictions=predictions)
+    return MetricsSpec(errors=errors, latency=latency, predictions=predictions)
 
 
 def _shares(steps: str) -> list[float]:
@@ -286,7 +281,7 @@ def _candidates(scenario: Scenario, world: "World", effect: float | None) -> "li
 def _run(
     world: "World",
     candidates: "list[Candidate]",
-    settings: "CanarySettings",
+    settings: "CanarySpec",
     *,
     runs: int,
     duration_s: int,

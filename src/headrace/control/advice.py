@@ -11,12 +11,12 @@ from headrace.control.observed import Phase, Replica
 from headrace.control.reports import Reports
 from headrace.control.scaling_signals import ArmMeter
 from headrace.core import Clock
-from headrace.core.autoscale_settings import AutoscaleSettings
+from headrace.core.spec_scale import AutoscaleSpec
 
 _EVERY_S: Final = 4.0
 _MOST: Final = 256
 """Replicas that are asked at all: advice is no reason to keep a control plane busy."""
-_SETTINGS: Final = AutoscaleSettings()
+_SETTINGS: Final = AutoscaleSpec()
 
 
 @dataclass(slots=True, kw_only=True)

@@ -156,8 +156,8 @@ def assemble(settings: ControlSettings, home: Home, membership: Membership | Non
             request_timeout_s=gateway_spec.connections.request_timeout_s,
             max_memory_bytes=gateway_spec.connections.max_memory_bytes,
             access_log=gateway_spec.access_log,
-            request_log=gateway_spec.request_log.settings(),
-            tracing=None if spec.tracing is None else spec.tracing.settings(),
+            request_log=gateway_spec.request_log,
+            tracing=spec.tracing,
             log_format="json" if settings.log_format == "json" else "text",
             tls=listener_tls(tls),
         )

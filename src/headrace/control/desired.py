@@ -13,11 +13,10 @@ from headrace.core import (
     ReplicaSettings,
 )
 from headrace.core.access_settings import EndpointAccess, EndpointLimits
-from headrace.core.autoscale_settings import AutoscaleSettings
-from headrace.core.drift_settings import DriftSettings
-from headrace.core.observe_settings import EndpointLog, PayloadLogSettings
-from headrace.core.rollout_settings import RolloutSettings
-from headrace.core.upstream_settings import StickySettings, UpstreamSettings
+from headrace.core.spec_observe import DriftSpec, EndpointLogSpec, PayloadLogSpec
+from headrace.core.spec_rollout import RolloutSpec, StickySpec
+from headrace.core.spec_scale import AutoscaleSpec
+from headrace.core.spec_upstream import UpstreamSpec
 from headrace.streaming.settings import StreamSettings
 
 
@@ -43,7 +42,7 @@ class Revision(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     version: str
     settings: ReplicaSettings
-    upstream: UpstreamSettings | None = None
+    upstream: UpstreamSpec | None = None
     reload: int = 0
     pool: str = ""
     hosts: PoolSettings | None = None
@@ -96,18 +95,18 @@ class DesiredEndpoint(msgspec.Struct, frozen=True, kw_only=True):
     timeout_s: float | None
     arms: tuple[DesiredArm, ...]
     generation: int = 0
-    sticky: StickySettings | None = None
+    sticky: StickySpec | None = None
     mirror: Mirror | None = None
     split_id: str = ""
-    rollout: RolloutSettings | None = None
-    autoscale: AutoscaleSettings | None = None
+    rollout: RolloutSpec | None = None
+    autoscale: AutoscaleSpec | None = None
     slo_latency_s: float | None = None
     scaled_to_zero: bool = False
     access: EndpointAccess | None = None
     limits: EndpointLimits = EndpointLimits()
-    request_log: EndpointLog | None = None
-    payload_log: PayloadLogSettings | None = None
-    drift: DriftSettings | None = None
+    request_log: EndpointLogSpec | None = None
+    payload_log: PayloadLogSpec | None = None
+    drift: DriftSpec | None = None
     features: FeatureWatch | None = None
 
     def arm(self, key: str) -> DesiredArm | None:
@@ -214,7 +213,7 @@ def make_revision(
     settings: ReplicaSettings,
     reload: int = 0,
     purpose: str = "",
-    upstream: UpstreamSettings | None = None,
+    upstream: UpstreamSpec | None = None,
     pool: str = "",
     network: bool = False,
     best_effort: bool = False,

@@ -28,7 +28,7 @@ from headrace.core import (
     ModelNotFoundError,
     UnavailableError,
 )
-from headrace.core.drift_settings import DriftSettings
+from headrace.core.spec_observe import DriftSpec
 from headrace.monitor.drift import FeatureReport, FeatureState
 from headrace.monitor.drift_reference import Reference
 from headrace.monitor.drift_version import Stored, VersionDrift, inputs_only
@@ -151,7 +151,7 @@ class DriftKeeper:
             self._saved_at = now
             self._save()
 
-    def settings(self, name: str) -> DriftSettings | None:
+    def settings(self, name: str) -> DriftSpec | None:
         """How an endpoint is watched; None where it is not.
 
         Raises:
@@ -223,13 +223,13 @@ class DriftKeeper:
         return gauge("headrace_drift_score", text, samples) if samples else ""
 
     async def _look_at(
-        self, endpoint: DesiredEndpoint, settings: DriftSettings, ready: Sequence[Replica]
+        self, endpoint: DesiredEndpoint, settings: DriftSpec, ready: Sequence[Replica]
     ) -> None:
         with self.faults.contain("drift", endpoint.name):
             await self._judge_versions(endpoint, settings, ready)
 
     async def _judge_versions(
-        self, endpoint: DesiredEndpoint, settings: DriftSettings, ready: Sequence[Replica]
+        self, endpoint: DesiredEndpoint, settings: DriftSpec, ready: Sequence[Replica]
     ) -> None:
         kept = self._kept.get(endpoint.name) or self._load(endpoint.name, settings)
         copies = self.aims.reconciler.replicas.values()
@@ -266,7 +266,7 @@ class DriftKeeper:
         kept.changed = False
         self.files.write(name, kept.stored())
 
-    def _load(self, name: str, settings: DriftSettings) -> _Kept:
+    def _load(self, name: str, settings: DriftSpec) -> _Kept:
         found = self.files.read(name)
         versions = {
             version: VersionDrift(settings=settings, stored=stored)
@@ -276,7 +276,7 @@ class DriftKeeper:
         return kept
 
     def _begin(
-        self, kept: _Kept, arm: DesiredArm, settings: DriftSettings, before: VersionDrift | None
+        self, kept: _Kept, arm: DesiredArm, settings: DriftSpec, before: VersionDrift | None
     ) -> VersionDrift:
         """The watch of a version that is new here, or whose settings changed."""
         if before is not None:

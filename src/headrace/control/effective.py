@@ -20,7 +20,7 @@ from headrace.control.desired import (
 )
 from headrace.control.routes import scaled
 from headrace.control.store import RolloutRecord
-from headrace.core.upstream_settings import StickySettings
+from headrace.core.spec_rollout import StickySpec
 from headrace.rollout.state import Phase, Traffic
 
 BASELINE: Final = "baseline"
@@ -165,7 +165,7 @@ def _unmixed(rollout: RolloutRecord) -> DesiredEndpoint:
     return msgspec.structs.replace(rollout.source, arms=arms)
 
 
-def _salted(rollout: RolloutRecord) -> StickySettings | None:
+def _salted(rollout: RolloutRecord) -> StickySpec | None:
     """The target's sticky key; two experiments on one key are independent by their salt."""
     sticky = rollout.target.sticky
     if sticky is None:

@@ -8,7 +8,7 @@ import msgspec
 from headrace.control.observed import Route
 from headrace.control.ownership import HomeIdentity, ProcessOwner
 from headrace.control.process import start_ticks
-from headrace.core.observe_settings import RequestLogSettings, TracingSettings
+from headrace.core.spec_observe import LogMode, RequestLogSpec, TracingSpec
 from headrace.core.state_file import StateFile
 from headrace.gateway import WATCHED_FILES, GatewaySettings, ListenerTls
 
@@ -31,8 +31,8 @@ class GatewayRecord(msgspec.Struct, frozen=True, kw_only=True):
     max_body_bytes: int
     access_log: bool
     home: HomeIdentity | None = None
-    request_log: RequestLogSettings = RequestLogSettings()
-    tracing: TracingSettings | None = None
+    request_log: RequestLogSpec = RequestLogSpec(mode=LogMode.ALL)
+    tracing: TracingSpec | None = None
     tls: ListenerTls | None = None
     files: tuple[str, ...] = ()
     counts_all: bool = False

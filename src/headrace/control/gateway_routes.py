@@ -9,7 +9,7 @@ from headrace.control.limits.rules import LimitedEndpoint, Rules, make_rules
 from headrace.control.observed import Route
 from headrace.control.routes import live_weights
 from headrace.core.access_settings import AccessSettings
-from headrace.core.upstream_settings import StickySettings
+from headrace.core.spec_rollout import StickySpec
 from headrace.gateway import EndpointRoute, MirrorTarget, RevisionTarget
 
 
@@ -64,7 +64,7 @@ def reachable_route(route: Route, missing: frozenset[str]) -> Route:
     return msgspec.structs.replace(route, arms=arms)
 
 
-def _salted(route: Route) -> StickySettings | None:
+def _salted(route: Route) -> StickySpec | None:
     """Each endpoint splits its callers anew: two on one key are independent."""
     sticky = route.sticky
     if sticky is None or sticky.salt:

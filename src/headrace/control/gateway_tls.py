@@ -14,7 +14,7 @@ from headrace.core import Clock, FailedPreconditionError
 from headrace.core.access_settings import TlsSettings
 from headrace.core.files import write_atomic
 from headrace.core.spec import GatewaySpec, SpecMistake
-from headrace.core.upstream_settings import UpstreamSettings, UpstreamTls
+from headrace.core.spec_upstream import UpstreamSpec, UpstreamTlsSpec
 from headrace.gateway import ListenerTls
 from headrace.gateway.pem import (
     CertificateRefusedError,
@@ -49,7 +49,7 @@ def listener_tls(tls: TlsSettings | None) -> ListenerTls | None:
     )
 
 
-def lacks_secret(upstream: UpstreamSettings | None, missing: frozenset[str]) -> bool:
+def lacks_secret(upstream: UpstreamSpec | None, missing: frozenset[str]) -> bool:
     """Whether an upstream needs a secret that is missing, so that nothing may be sent to it."""
     if upstream is None or upstream.tls is None:
         return False
@@ -135,7 +135,7 @@ class GatewayTls:
                 self.certificates.drop(name)
         await asyncio.to_thread(self.secrets.keep_only, wanted)
 
-    def problems(self, upstream: UpstreamSettings | None) -> list[str]:
+    def problems(self, upstream: UpstreamSpec | None) -> list[str]:
         """Why an upstream is not spoken to, or is shown an older certificate than the file's."""
         if upstream is None or upstream.tls is None:
             return []
@@ -178,7 +178,7 @@ def upstream_files(routes: Iterable[Route]) -> Iterator[PemFiles]:
                 yield from _upstream_pem(arm.upstream.tls, route.name)
 
 
-def _upstream_pem(tls: UpstreamTls, endpoint: str) -> Iterator[PemFiles]:
+def _upstream_pem(tls: UpstreamTlsSpec, endpoint: str) -> Iterator[PemFiles]:
     if tls.ca_file:
         yield PemFiles(
             name=authorities_name(tls),
@@ -202,7 +202,7 @@ def tls_mistakes(spec: GatewaySpec, *, now: float) -> list[SpecMistake]:
 
 
 def upstream_mistakes(
-    tls: UpstreamTls | None, endpoint: str, place: str, *, now: float
+    tls: UpstreamTlsSpec | None, endpoint: str, place: str, *, now: float
 ) -> list[SpecMistake]:
     """Return what is wrong with the files of an upstream's `tls`, which is at `place`. Blocking.
 

@@ -25,7 +25,7 @@ from headrace.control.observed import Route
 from headrace.control.ownership import ProcessOwner
 from headrace.control.publication import RoutesLeftOutError
 from headrace.core import Clock, HeadraceError
-from headrace.core.upstream_settings import UpstreamSettings
+from headrace.core.spec_upstream import UpstreamSpec
 from headrace.gateway import (
     EndpointRoute,
     EnvoyGateway,
@@ -157,7 +157,7 @@ class GatewayKeeper:
         except HeadraceError as error:
             _LOG.error("cannot publish routes", extra={"error": str(error)})
 
-    def upstream_problem(self, upstream: UpstreamSettings | None) -> str:
+    def upstream_problem(self, upstream: UpstreamSpec | None) -> str:
         """Why nothing is sent to an upstream: our side of its TLS is not in order."""
         if self.tls is None or not lacks_secret(upstream, self._missing):
             return ""

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Final
 
-from headrace.core.autoscale_settings import MachineBudget
+from headrace.core.spec_scale import BudgetSpec
 from headrace.engine import usable_cores
 
 _MEMORY_SHARE: Final = 0.9
@@ -13,15 +13,15 @@ _MEMINFO: Final = Path("/proc/meminfo")
 
 
 def machine_budget(
-    wanted: MachineBudget | None = None, *, cgroup: Path = _CGROUP, meminfo: Path = _MEMINFO
-) -> MachineBudget:
+    wanted: BudgetSpec | None = None, *, cgroup: Path = _CGROUP, meminfo: Path = _MEMINFO
+) -> BudgetSpec:
     """What all replicas together may use: as wanted, else what there is.
 
     Args:
         wanted: Its None fields are filled in.
         cgroup: Where this container's limits stand (cgroup v2).
     """
-    wanted = wanted or MachineBudget()
+    wanted = wanted or BudgetSpec()
     cpus, memory = wanted.cpus, wanted.memory_bytes
     if cpus is None:
         cpus = min(float(usable_cores()), _cpu_limit(cgroup / "cpu.max") or float("inf"))
@@ -29,7 +29,7 @@ def machine_budget(
         known = [_memory_limit(cgroup / "memory.max"), _total_memory(meminfo)]
         limits = [limit for limit in known if limit is not None]
         memory = int(min(limits) * _MEMORY_SHARE) if limits else None
-    return MachineBudget(cpus=cpus, memory_bytes=memory)
+    return BudgetSpec(cpus=cpus, memory_bytes=memory)
 
 
 def _cpu_limit(path: Path) -> float | None:

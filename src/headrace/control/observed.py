@@ -13,8 +13,9 @@ import msgspec
 from headrace.control.backoff import EXIT_CANNOT_LOAD, STABLE_AFTER_S, restart_delay_s
 from headrace.control.desired import Mirror
 from headrace.core.access_settings import EndpointAccess, EndpointLimits
-from headrace.core.observe_settings import EndpointLog
-from headrace.core.upstream_settings import StickySettings, UpstreamSettings
+from headrace.core.spec_observe import EndpointLogSpec
+from headrace.core.spec_rollout import StickySpec
+from headrace.core.spec_upstream import UpstreamSpec
 
 
 class Phase(StrEnum):
@@ -106,7 +107,7 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True):
     weight: int
     replicas: tuple[str, ...]
     role: str = ""
-    upstream: UpstreamSettings | None = None
+    upstream: UpstreamSpec | None = None
     pooled: bool = False
 
     @property
@@ -129,7 +130,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     timeout_s: float | None
     arms: tuple[Arm, ...]
-    sticky: StickySettings | None = None
+    sticky: StickySpec | None = None
     mirror: Mirror | None = None
     split_id: str = ""
     held: bool = False
@@ -137,7 +138,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     access: EndpointAccess | None = None
     limits: EndpointLimits = EndpointLimits()
     slo_latency_s: float | None = None
-    request_log: EndpointLog | None = None
+    request_log: EndpointLogSpec | None = None
 
     def arm(self, key: str) -> Arm | None:
         """The arm of this key, if there is one."""

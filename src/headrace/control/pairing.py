@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 
 from headrace.core import Array
-from headrace.core.rollout_settings import DisagreementMetric
+from headrace.core.spec_rollout import DisagreementSpec
 from headrace.rollout.readings import PairCounts
 from headrace.serving.report import Answer, SampledTensor
 
@@ -54,7 +54,7 @@ class Pairing:
     choose it, and which answers are let go does not depend on what they say.
     """
 
-    metric: DisagreementMetric
+    metric: DisagreementSpec
     _primary: _Waiting = field(default_factory=_Waiting)
     _shadow: _Waiting = field(default_factory=_Waiting)
     _pairs: int = 0
@@ -104,7 +104,7 @@ class Pairing:
             self._distance += distance(primary, shadow)
 
 
-def agree(primary: Answer, shadow: Answer, metric: DisagreementMetric) -> bool:
+def agree(primary: Answer, shadow: Answer, metric: DisagreementSpec) -> bool:
     """Whether two answers have the same outputs, and their values the same shapes and are near.
 
     Floats are near within the metric's tolerances, whatever their precision. Integers, booleans and
@@ -134,7 +134,7 @@ def distance(primary: Answer, shadow: Answer) -> float:
     return min(total / count, _MOST_DISTANCE) if count else 0.0
 
 
-def _is_near(one: SampledTensor, other: SampledTensor, metric: DisagreementMetric) -> bool:
+def _is_near(one: SampledTensor, other: SampledTensor, metric: DisagreementSpec) -> bool:
     if one.shape != other.shape:
         return False
     if "O" in one.dtype + other.dtype:

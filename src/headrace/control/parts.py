@@ -5,6 +5,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+import msgspec
+
 from headrace.control.activator import Activator, HoldLimits
 from headrace.control.advice import Advisor
 from headrace.control.agents.protocol import Gateway
@@ -61,7 +63,6 @@ from headrace.control.streams.supervisor import StreamOrders, StreamSupervisor
 from headrace.control.upstream_watch import UpstreamWatch
 from headrace.control.wishes import Fulfiller
 from headrace.core import CancellableInspect, Clock
-from headrace.core.autoscale_settings import MachineBudget
 from headrace.core.spec_scale import BudgetSpec
 from headrace.core.state_file import StateFile
 from headrace.features import APPLIED, applied_definitions
@@ -353,9 +354,9 @@ def _names(aims: Aims) -> set[str]:
     return {endpoint.name for endpoint in endpoints}
 
 
-def _budget(aims: Aims) -> MachineBudget:
+def _budget(aims: Aims) -> BudgetSpec:
     """What the spec allows all replicas together."""
-    return BudgetSpec.model_validate(aims.desired.spec.get("budget", {})).settings()
+    return msgspec.convert(aims.desired.spec.get("budget", {}), BudgetSpec)
 
 
 def _other_bytes(aims: Aims) -> int:

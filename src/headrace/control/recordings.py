@@ -20,7 +20,7 @@ from headrace.control.metrics import Labels, counter
 from headrace.control.observed import Phase, Replica
 from headrace.control.pools import hosted_replicas
 from headrace.core import HeadraceError
-from headrace.core.observe_settings import PayloadLogSettings
+from headrace.core.spec_observe import PayloadLogSpec
 from headrace.observe.spans import SpanRecord
 from headrace.serving.report import (
     FeaturesPage,
@@ -57,7 +57,7 @@ class PayloadSink(Protocol):
         self,
         endpoint: str,
         version: str,
-        settings: PayloadLogSettings,
+        settings: PayloadLogSpec,
         samples: Sequence[PayloadSample],
     ) -> None:
         """Take samples, or drop and count them."""
@@ -110,7 +110,7 @@ class Recordings:
     """
 
     replicas: Callable[[], Iterable[Replica]]
-    payload_logs: Callable[[], Mapping[str, PayloadLogSettings]]
+    payload_logs: Callable[[], Mapping[str, PayloadLogSpec]]
     payloads: PayloadSink
     monotonic: Callable[[], float]
     features: FeatureSink | None = None
@@ -210,7 +210,7 @@ class Recordings:
             [(none, self.spans_dropped)],
         )
 
-    def _wish(self, log: PayloadLogSettings | None, features_ratio: float) -> Record:
+    def _wish(self, log: PayloadLogSpec | None, features_ratio: float) -> Record:
         return Record(
             traces=self.spans is not None,
             sample_ratio=0.0 if log is None else log.sample_ratio,
@@ -293,7 +293,7 @@ def recorded_replicas(aims: Aims) -> Iterator[Replica]:
         yield from hosted_replicas(endpoint, copies, reconciler.hosted)
 
 
-def payload_logs(aims: Aims) -> dict[str, PayloadLogSettings]:
+def payload_logs(aims: Aims) -> dict[str, PayloadLogSpec]:
     """The payload logs that endpoints want, by their names."""
     return {
         endpoint.name: endpoint.payload_log

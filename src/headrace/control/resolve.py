@@ -34,7 +34,6 @@ from headrace.core import (
     SystemClock,
 )
 from headrace.core.devices import Device
-from headrace.core.observe_settings import PayloadLogSettings
 from headrace.core.spec import (
     EndpointSpec,
     SpecError,
@@ -44,8 +43,9 @@ from headrace.core.spec import (
     is_model_path,
 )
 from headrace.core.spec_access import SecuritySpec, endpoint_access
-from headrace.core.spec_rollout import rollout_settings
-from headrace.core.spec_scale import UpstreamSpec
+from headrace.core.spec_observe import PayloadLogSpec
+from headrace.core.spec_rollout import judged_by
+from headrace.core.spec_upstream import UpstreamSpec
 from headrace.registry import (
     FoundModel,
     ModelVersion,
@@ -189,7 +189,7 @@ class Resolver:
         self, endpoint: EndpointSpec, version: VersionSpec, place: str
     ) -> DesiredArm | None:
         if version.upstream is not None:
-            tls, now = version.upstream.settings().tls, SystemClock().now()
+            tls, now = version.upstream.tls, SystemClock().now()
             where = f"{place}.upstream.tls"
             self._mistakes += upstream_mistakes(tls, endpoint.name, where, now=now)
             return upstream_arm(endpoint, version.upstream, version)
@@ -400,11 +400,11 @@ def replica_settings(
     )
 
 
-def _payload_log(endpoint: EndpointSpec) -> PayloadLogSettings | None:
+def _payload_log(endpoint: EndpointSpec) -> PayloadLogSpec | None:
     if endpoint.payload_log is None:
         return None
     check_pyarrow()
-    return endpoint.payload_log.settings()
+    return endpoint.payload_log
 
 
 def desired_endpoint(
@@ -416,17 +416,19 @@ def desired_endpoint(
         name=EndpointName(name),
         timeout_s=endpoint.timeout_s,
         arms=arms,
-        sticky=endpoint.sticky.settings() if endpoint.sticky else None,
-        rollout=rollout_settings(endpoint.rollout, endpoint.slo) if endpoint.rollout else None,
+        sticky=endpoint.sticky,
+        rollout=judged_by(endpoint.rollout, endpoint.slo) if endpoint.rollout else None,
         autoscale=(
-            endpoint.autoscale.settings(slo_latency_s=slo_latency_s) if endpoint.autoscale else None
+            msgspec.structs.replace(endpoint.autoscale, slo_latency_s=slo_latency_s)
+            if endpoint.autoscale
+            else None
         ),
         slo_latency_s=slo_latency_s,
         access=endpoint_access(endpoint.access),
         limits=endpoint.limits.settings(),
-        request_log=endpoint.request_log.settings() if endpoint.request_log else None,
+        request_log=endpoint.request_log,
         payload_log=_payload_log(endpoint),
-        drift=endpoint.drift.settings() if endpoint.drift else None,
+        drift=endpoint.drift,
         features=endpoint.features.watch() if endpoint.features else None,
     )
 
@@ -449,7 +451,7 @@ def upstream_arm(
         settings=ReplicaSettings(
             model_name=endpoint.name, model_version=version.version, path=upstream.url
         ),
-        upstream=upstream.settings(),
+        upstream=upstream,
     )
     return DesiredArm(revision=revision, weight=version.weight, replicas=0)
 

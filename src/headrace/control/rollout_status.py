@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from headrace.control.desired import DesiredArm, DesiredEndpoint
 from headrace.control.store import RolloutRecord
-from headrace.core.rollout_settings import (
-    AbSettings,
-    BlueGreenSettings,
-    CanarySettings,
-    RolloutSettings,
-    ShadowSettings,
+from headrace.core.spec_rollout import (
+    AbSpec,
+    BlueGreenSpec,
+    CanarySpec,
+    RolloutSpec,
+    ShadowSpec,
     StrategyName,
 )
 from headrace.rollout.blue_green import judged_text
@@ -173,16 +173,16 @@ def rollout_status(
     )
 
 
-def strategy_of(settings: RolloutSettings) -> StrategyName:
+def strategy_of(settings: RolloutSpec) -> StrategyName:
     """What people call this kind of rollout."""
     match settings:
-        case CanarySettings():
+        case CanarySpec():
             return StrategyName.CANARY
-        case BlueGreenSettings():
+        case BlueGreenSpec():
             return StrategyName.BLUE_GREEN
-        case AbSettings():
+        case AbSpec():
             return StrategyName.AB
-        case ShadowSettings():
+        case ShadowSpec():
             return StrategyName.SHADOW
 
 
@@ -196,8 +196,8 @@ def _outlook(expected: Outlook) -> OutlookStatus:
     )
 
 
-def _notes(settings: RolloutSettings, expected: Outlook | None) -> tuple[str, ...]:
-    if isinstance(settings, BlueGreenSettings):
+def _notes(settings: RolloutSpec, expected: Outlook | None) -> tuple[str, ...]:
+    if isinstance(settings, BlueGreenSpec):
         return (judged_text(settings),)
     return () if expected is None else (expected.text,)
 
@@ -214,8 +214,8 @@ def _new_arm(source: DesiredEndpoint, target: DesiredEndpoint) -> DesiredArm | N
     return new or _main_arm(target)
 
 
-def _steps(settings: RolloutSettings) -> tuple[StepStatus, ...]:
-    if not isinstance(settings, CanarySettings):
+def _steps(settings: RolloutSpec) -> tuple[StepStatus, ...]:
+    if not isinstance(settings, CanarySpec):
         return ()
     return tuple(
         StepStatus(weight=step.weight, pause_s=step.pause_s, until=step.until)

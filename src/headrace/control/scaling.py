@@ -34,7 +34,7 @@ from headrace.control.scaling_shares import ScaledArm, part_of, scaled_arms
 from headrace.control.scaling_signals import ArmMeter
 from headrace.control.store import Event
 from headrace.core import Clock, HeadraceError
-from headrace.core.autoscale_settings import MachineBudget
+from headrace.core.spec_scale import BudgetSpec
 from headrace.core.state_file import StateFile
 from headrace.serving.report import ReplicaReport
 
@@ -85,7 +85,7 @@ class Scaler:
     aims: Aims
     latest: Callable[[str], ReplicaReport | None]
     clock: Clock
-    budget: Callable[[], MachineBudget]
+    budget: Callable[[], BudgetSpec]
     emit: Callable[[Sequence[Event]], Awaitable[None]]
     other_bytes: Callable[[], int] = lambda: 0
     active: Callable[[], Awaitable[Mapping[_Key, int]]] | None = None
@@ -345,12 +345,12 @@ class Scaler:
             arm.state = granted(arm.state, grant.replicas)
         return grants
 
-    def _budget_left(self) -> MachineBudget:
+    def _budget_left(self) -> BudgetSpec:
         budget = self.budget()
         if budget.memory_bytes is None:
             return budget
         left = max(budget.memory_bytes - self.other_bytes(), 1)
-        return MachineBudget(cpus=budget.cpus, memory_bytes=left)
+        return BudgetSpec(cpus=budget.cpus, memory_bytes=left)
 
     def _ask(self, one: ScaledArm, before: Mapping[_Key, int], *, is_full: bool) -> Ask:
         arm = self._arms[one.key]

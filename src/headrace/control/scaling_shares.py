@@ -10,7 +10,7 @@ from headrace.control.aims import Aims
 from headrace.control.desired import DesiredArm, DesiredEndpoint
 from headrace.control.effective import BASELINE, in_force, is_current
 from headrace.control.store import RolloutRecord
-from headrace.core.autoscale_settings import AutoscaleSettings
+from headrace.core.spec_scale import AutoscaleSpec
 
 _FULL: Final = 100
 _EPSILON: Final = 1e-9
@@ -24,7 +24,7 @@ class ScaledArm:
     arm: DesiredArm
     share: float
     is_moving: bool
-    settings: AutoscaleSettings
+    settings: AutoscaleSpec
 
     @property
     def key(self) -> tuple[str, str]:
@@ -36,7 +36,7 @@ class ScaledArm:
         """What it must have while its endpoint is awake."""
         return max(part_of(self.settings.min_replicas, self.share), 1)
 
-    def settings_for(self, floor: int) -> AutoscaleSettings:
+    def settings_for(self, floor: int) -> AutoscaleSpec:
         """The endpoint's settings for this arm, which needs `floor` copies in any case."""
         settings = self.settings
         least = max(part_of(settings.min_replicas, self.share), floor)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from headrace.autoscale import Counts, Meter, Observed, Signals
-from headrace.core.autoscale_settings import AutoscaleSettings
+from headrace.core.spec_scale import AutoscaleSpec
 from headrace.serving.report import ReplicaReport
 
 STALE_S: Final = 5.0
@@ -59,7 +59,7 @@ class ArmMeter:
         self,
         ready: Sequence[str],
         reports: Mapping[str, ReplicaReport | None],
-        settings: AutoscaleSettings,
+        settings: AutoscaleSpec,
         *,
         now: float,
         monotonic: float,

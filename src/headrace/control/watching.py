@@ -20,7 +20,7 @@ from headrace.control.pools import hosted_replicas
 from headrace.control.status import is_routed_as_desired
 from headrace.control.store import Assignment, RolloutRecord, UnitBatch
 from headrace.core import FailedPreconditionError
-from headrace.core.rollout_settings import AbSettings, DisagreementMetric, ShadowSettings
+from headrace.core.spec_rollout import AbSpec, DisagreementSpec, ShadowSpec
 from headrace.rollout.crashes import ReplicaDeaths
 from headrace.rollout.evidence import Evidence
 from headrace.rollout.explain import Names
@@ -72,7 +72,7 @@ class Watch:
             evidence.leave_out("crashes", "the processes of somebody else's server are not watched")
         if any(arm.revision.pool for arm in arms):
             evidence.leave_out("crashes", "the processes of a pool serve several versions")
-        metric = settings.metrics.disagreement or DisagreementMetric()
+        metric = settings.metrics.disagreement or DisagreementSpec()
         return cls(
             evidence=evidence,
             counter=Counter(warmup_s=settings.warmup_s),
@@ -284,7 +284,7 @@ class View:
         """
         settings = self.record.state.settings
         predictions, disagreement = settings.metrics.predictions, settings.metrics.disagreement
-        is_shadow = isinstance(settings, ShadowSettings)
+        is_shadow = isinstance(settings, ShadowSpec)
         looked_at = disagreement if is_shadow else predictions
         return Observe(
             key=self.record.id,
@@ -307,14 +307,14 @@ class View:
     def needs_answers(self) -> bool:
         """Whether single answers are looked at, and not only their counts."""
         settings = self.record.state.settings
-        is_paired = isinstance(settings, ShadowSettings)
+        is_paired = isinstance(settings, ShadowSpec)
         return is_paired or self.needs_assignments or self.endpoint.sticky is not None
 
     @property
     def needs_assignments(self) -> bool:
         """Whether it is remembered who answered which request, for feedback that may come."""
         settings = self.record.state.settings
-        return settings.metrics.reward is not None or isinstance(settings, AbSettings)
+        return settings.metrics.reward is not None or isinstance(settings, AbSpec)
 
     def assignments(
         self, replica: Replica, answers: Iterable[Answer], now: float

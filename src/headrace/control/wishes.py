@@ -17,11 +17,7 @@ from headrace.control.rollout_events import events_of
 from headrace.control.store import Event, RolloutRecord
 from headrace.control.store_thread import StoreThread
 from headrace.core import Clock
-from headrace.core.rollout_settings import (
-    BLUE_GREEN_MAX_ERROR_RATIO,
-    BlueGreenSettings,
-    RolloutSettings,
-)
+from headrace.core.spec_rollout import BLUE_GREEN_MAX_ERROR_RATIO, BlueGreenSpec, RolloutSpec
 from headrace.rollout.machine import begin, supersede
 
 _LOG: Final = logging.getLogger("headrace.control")
@@ -52,7 +48,7 @@ class Wish:
     reason: str
     action: str
     actor: str
-    takes_over: Mapping[str, RolloutSettings | None] = field(default_factory=dict)
+    takes_over: Mapping[str, RolloutSpec | None] = field(default_factory=dict)
     anew: frozenset[str] = frozenset()
 
 
@@ -181,7 +177,7 @@ def _warnings(wish: Wish) -> list[str]:
         f"max_ratio out for {BLUE_GREEN_MAX_ERROR_RATIO:g}, or set one"
         for endpoint in wish.endpoints
         if isinstance(
-            settings := wish.takes_over.get(endpoint.name, endpoint.rollout), BlueGreenSettings
+            settings := wish.takes_over.get(endpoint.name, endpoint.rollout), BlueGreenSpec
         )
         and (settings.metrics.errors is None or settings.metrics.errors.max_ratio is None)
     ]

@@ -21,7 +21,7 @@ from headrace.core.access_settings import (
 )
 from headrace.core.names import NAME_PATTERN
 from headrace.core.spec_base import SpecModel
-from headrace.core.upstream_addresses import check_upstream_host
+from headrace.core.spec_upstream import check_upstream_host
 
 _DAY_S: Final = 86_400.0
 _MOST: Final = 1_000_000_000
@@ -259,29 +259,6 @@ class TlsSpec(SpecModel):
         )
 
 
-class UpstreamTlsSpec(SpecModel):
-    """How a server that someone else runs is verified, and what it is shown (mutual TLS)."""
-
-    ca_file: Path | None = Field(
-        default=None, description="Its authorities, PEM; null for the machine's."
-    )
-    certificate_file: Path | None = Field(default=None, description="What it is shown, PEM.")
-    key_file: Path | None = Field(default=None, description="The private key of that, PEM.")
-    server_name: str | None = Field(
-        default=None,
-        max_length=255,
-        pattern=r"^[!-~]+$",
-        description="The name it has to have; null for the URL's.",
-    )
-
-    @model_validator(mode="after")
-    def _is_a_pair(self) -> Self:
-        if (self.certificate_file is None) != (self.key_file is None):
-            msg = "'certificate_file' and 'key_file' go together"
-            raise ValueError(msg)
-        return self
-
-
 class SecuritySpec(SpecModel):
     """What may be loaded, and where upstreams may be."""
 
@@ -341,7 +318,6 @@ __all__ = [
     "SecuritySpec",
     "TierSpec",
     "TlsSpec",
-    "UpstreamTlsSpec",
     "access_settings",
     "endpoint_access",
 ]

@@ -1,9 +1,180 @@
-"""What all parts of the spec file have in common: strict, unchangeable, and no unknown keys."""
+"""Checks of the spec file's parts: strict, unchangeable, and no unknown keys."""
 
-from pydantic import BaseModel, ConfigDict
+import ast
+import inspect
+import sys
+import types
+from collections.abc import Mapping
+from enum import Enum
+from functools import cache
+from itertools import pairwise
+from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
+
+import msgspec
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    SerializationInfo,
+    Strict,
+    create_model,
+)
+from pydantic_core import CoreSchema, core_schema
+
+from headrace.core.spec_part import DERIVED, Nullable, SpecPart, default_of
+
+_BOUNDS: Final = ("gt", "ge", "lt", "le", "multiple_of", "pattern", "min_length", "max_length")
 
 
 class SpecModel(BaseModel):
-    """A part of the spec file."""
+    """A part of the spec file that only the control plane reads."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+def schema_of(part: type[SpecPart], handler: GetCoreSchemaHandler) -> CoreSchema:
+    """How pydantic checks and writes a part: as the model with the same fields."""
+    model = model_of(part)
+
+    def checked(value: Any, check: core_schema.ValidatorFunctionWrapHandler) -> SpecPart:  # noqa: ANN401  # any input
+        if isinstance(value, part):
+            return value
+        read: BaseModel = check(value)
+        given = read.model_fields_set - {part.__struct_config__.tag_field}
+        fields = {name: getattr(read, name) for name in given}
+        nullable = _nullable(part)
+        built = part(**{n: v for n, v in fields.items() if v is not None or n not in nullable})
+        built.__dict__["given"] = frozenset(given)
+        return built
+
+    return core_schema.no_info_wrap_validator_function(
+        checked,
+        handler(model),
+        serialization=core_schema.plain_serializer_function_ser_schema(_written, info_arg=True),
+    )
+
+
+@cache
+def model_of(kind: type[BaseModel | SpecPart]) -> type[BaseModel]:
+    """The model that holds the fields of a part as pydantic knows them; a model is its own."""
+    if issubclass(kind, BaseModel):
+        return kind
+    config = kind.__struct_config__
+    fields: dict[str, Any] = {}
+    if config.tag_field is not None:
+        tag = Field(description=getattr(kind, config.tag_field).__doc__)
+        fields[config.tag_field] = (Literal[config.tag], tag)
+    texts = {name: text for base in kind.__mro__[::-1] for name, text in _texts(base).items()}
+    for field in msgspec.structs.fields(kind):
+        annotation, marks = _annotation(field.type)
+        if DERIVED in marks:
+            continue
+        settings: dict[str, Any] = {"description": texts.get(field.name)}
+        if not field.required:
+            settings["default"] = default_of(field)
+        for mark in marks:
+            if isinstance(mark, Nullable):
+                annotation, settings["default"] = annotation | None, None
+        fields[field.name] = (annotation, Field(**settings))
+    return create_model(
+        kind.__name__,
+        __base__=SpecModel,
+        __module__=kind.__module__,
+        __doc__=kind.__doc__,
+        **fields,
+    )
+
+
+@cache
+def _nullable(part: type[SpecPart]) -> dict[str, Any]:
+    """The defaults of fields for which the spec file may say null."""
+    return {
+        field.name: default_of(field)
+        for field in msgspec.structs.fields(part)
+        if any(isinstance(mark, Nullable) for mark in _annotation(field.type)[1])
+    }
+
+
+def _annotation(kind: Any) -> tuple[Any, list[object]]:  # noqa: ANN401  # any type
+    """A field's type as pydantic takes it, and the marks of it that only this module knows."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    marks: list[object] = []
+    if origin is Annotated:
+        inner: Any
+        inner, marks = _annotation(arguments[0])
+        for mark in arguments[1:]:
+            if isinstance(mark, msgspec.Meta):
+                bounds = {name: getattr(mark, name) for name in _BOUNDS}
+                bounds = {name: bound for name, bound in bounds.items() if bound is not None}
+                inner = Annotated[inner, Field(**bounds)]
+            elif isinstance(mark, Nullable):
+                inner = Annotated[inner, Field(**mark.bounds)]
+        for check in filter(callable, arguments[1:]):
+            inner = Annotated[inner, AfterValidator(check)]
+        return inner, [*marks, *arguments[1:]]
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        values: Any = Literal[tuple(member.value for member in kind)]
+        return Annotated[values, AfterValidator(kind)], marks
+    if origin in {Union, types.UnionType}:
+        members = [_annotation(part)[0] for part in arguments if part is not msgspec.UnsetType]
+        return Union[tuple(members)], marks  # noqa: UP007  # of a list of types
+    if origin is tuple:
+        items: Any = tuple(part if part is ... else _annotation(part)[0] for part in arguments)
+        return Annotated[tuple[items], Strict(strict=False)], marks
+    if origin is dict:
+        return dict[tuple(_annotation(part)[0] for part in arguments)], marks  # type: ignore[misc]
+    return kind, marks
+
+
+def _written(part: SpecPart, info: SerializationInfo) -> dict[str, Any]:
+    """A part as the spec file has it."""
+    config = part.__struct_config__
+    tag = {} if config.tag_field is None else {config.tag_field: config.tag}
+    names = [name for name in model_of(type(part)).model_fields if name not in tag]
+    if info.exclude_unset:
+        names = [name for name in names if name in part.model_fields_set]
+    nullable = _nullable(type(part))
+    values = {name: getattr(part, name) for name in names}
+    return tag | {
+        name: None if name in nullable and value == nullable[name] else _plain(value, info)
+        for name, value in values.items()
+    }
+
+
+def _plain(value: object, info: SerializationInfo) -> Any:  # noqa: ANN401  # JSON
+    match value:
+        case SpecPart():
+            return _written(value, info)
+        case Enum():
+            return value.value
+        case tuple():
+            return [_plain(item, info) for item in value]
+        case Mapping():
+            return {name: _plain(item, info) for name, item in value.items()}
+        case _:
+            return value
+
+
+@cache
+def _texts(kind: type) -> dict[str, str]:
+    """The text under each field of a class."""
+    if not issubclass(kind, SpecPart):
+        return {}
+    body = _classes(kind.__module__)[kind.__name__].body
+    return {
+        field.target.id: " ".join(text.value.value.split())
+        for field, text in pairwise(body)
+        if isinstance(field, ast.AnnAssign)
+        and isinstance(field.target, ast.Name)
+        and isinstance(text, ast.Expr)
+        and isinstance(text.value, ast.Constant)
+        and isinstance(text.value.value, str)
+    }
+
+
+@cache
+def _classes(module: str) -> dict[str, ast.ClassDef]:
+    tree = ast.parse(inspect.getsource(sys.modules[module]))
+    return {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}

@@ -10,6 +10,8 @@ from pydantic_core import ErrorDetails
 
 from headrace.core.errors import InvalidArgumentError
 from headrace.core.redact import redact, redact_text
+from headrace.core.spec_base import model_of
+from headrace.core.spec_part import SpecPart
 from headrace.core.spec_yaml import Place, SpecMistake, show_place
 
 _SHOWN_INPUT: Final = 60
@@ -140,6 +142,6 @@ def _tags(model: type[BaseModel]) -> list[object]:
 
 
 def _models_in(annotation: object) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel | SpecPart):
+        return [model_of(annotation)]
     return [model for argument in get_args(annotation) for model in _models_in(argument)]

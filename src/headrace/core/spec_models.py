@@ -24,7 +24,6 @@ from headrace.core.spec_access import (
 from headrace.core.spec_alerts import AlertsSpec
 from headrace.core.spec_base import SpecModel
 from headrace.core.spec_connections import ConnectionsSpec
-from headrace.core.spec_drift import DriftSpec
 from headrace.core.spec_features import (
     FeaturesSpec,
     OnlineStoreSpec,
@@ -35,15 +34,17 @@ from headrace.core.spec_jobs import JobSpec, job_disagreements
 from headrace.core.spec_kubernetes import KubernetesSpec, kubernetes_disagreements
 from headrace.core.spec_limits import limit_disagreements
 from headrace.core.spec_observe import (
+    DriftSpec,
     EndpointLogSpec,
     PayloadLogSpec,
     RequestLogSpec,
     TracingSpec,
 )
 from headrace.core.spec_rollout import RolloutSpec, SloSpec, StickySpec
-from headrace.core.spec_scale import AutoscaleSpec, BudgetSpec, PoolSpec, UpstreamSpec
+from headrace.core.spec_scale import AutoscaleSpec, BudgetSpec, PoolSpec
 from headrace.core.spec_stream_agreement import stream_disagreements
 from headrace.core.spec_streams import StreamSpec
+from headrace.core.spec_upstream import UpstreamSpec
 from headrace.core.spec_yaml import SpecMistake
 
 FULL_WEIGHT: Final = 100
@@ -223,7 +224,7 @@ class EndpointSpec(SpecModel):
     autoscale: AutoscaleSpec | None = Field(
         default=None, description="Null keeps the number of copies. See AutoscaleSpec."
     )
-    rollout: RolloutSpec | None = Field(
+    rollout: Annotated[RolloutSpec, Field(discriminator="strategy")] | None = Field(
         default=None,
         description="How a new version takes over; null for at once, when it is ready.",
     )

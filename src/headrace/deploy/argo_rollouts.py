@@ -10,8 +10,7 @@ from typing import Final
 from headrace.control.kubernetes.pods import HTTP_PORT
 from headrace.control.kubernetes.scalers import bounds_of, hpa_of
 from headrace.core.kubernetes_settings import USUAL_PROMETHEUS, Autoscaler
-from headrace.core.rollout_settings import CanaryStep
-from headrace.core.spec_rollout import BlueGreenSpec, CanarySpec
+from headrace.core.spec_rollout import BlueGreenSpec, CanarySpec, CanaryStepSpec
 from headrace.deploy.export import (
     ASKS_NOBODY,
     Body,
@@ -144,11 +143,10 @@ def _hpa(facts: Facts, endpoint: Endpoint, place: Place, name: str) -> Body | No
     is_by_hpa = facts.spec.kubernetes.autoscaler == Autoscaler.HPA
     if scaling is None or scaling.target_in_flight is None or not is_by_hpa:
         return None
-    scale = scaling.settings(slo_latency_s=None)
-    least, most = bounds_of(scale, _FULL)
+    least, most = bounds_of(scaling, _FULL)
     metadata = place.metadata(name, labels(place.instance, "replica", endpoint=endpoint.name))
     rollout: Body = {"apiVersion": _API, "kind": "Rollout", "name": name}
-    return hpa_of(metadata, scale, least, most, target=scaling.target_in_flight, of=rollout)
+    return hpa_of(metadata, scaling, least, most, target=scaling.target_in_flight, of=rollout)
 
 
 _SELECTED: Final = (
@@ -205,12 +203,12 @@ def _strategy(
         "trafficRouting": routing,
     }
     if isinstance(rollout, CanarySpec):
-        steps = rollout.settings().steps
+        steps = rollout.steps
         found["steps"] = [each for step in steps for each in _steps(step, name, judged=judged)]
     return {"canary": found}
 
 
-def _steps(step: CanaryStep, template: str, *, judged: bool) -> Iterator[Body]:
+def _steps(step: CanaryStepSpec, template: str, *, judged: bool) -> Iterator[Body]:
     """One step of the plan: its weight, how long it is held, and until when."""
     yield {"setWeight": step.weight}
     if step.pause_s:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+from msgspec.structs import replace
 
 from headrace.core.spec_access import TlsSpec, access_settings, endpoint_access
 from headrace.deploy.envoy_secrets import inline_secrets
@@ -86,8 +87,8 @@ def _settings(facts: Facts, options: EnvoyOptions) -> GatewaySettings:
         request_timeout_s=connections.request_timeout_s,
         max_memory_bytes=connections.max_memory_bytes,
         access_log=gateway.access_log,
-        request_log=gateway.request_log.settings(),
-        tracing=None if facts.spec.tracing is None else facts.spec.tracing.settings(),
+        request_log=gateway.request_log,
+        tracing=facts.spec.tracing,
         ca_file=options.ca_file,
         tls=_listener_tls(gateway.tls),
     )
@@ -117,17 +118,17 @@ def _route(endpoint: Endpoint, addresses: Mapping[tuple[str, str], Sequence[str]
                 if version.upstream
                 else tuple(addresses[endpoint.name, version.number]),
                 weight=version.weight,
-                upstream=None if version.upstream is None else version.upstream.settings(),
+                upstream=version.upstream,
             )
             for version in endpoint.versions
         ),
         timeout_s=spec.timeout_s,
-        sticky=None if spec.sticky is None else spec.sticky.settings(salt=endpoint.name),
+        sticky=None if spec.sticky is None else replace(spec.sticky, salt=endpoint.name),
         mirror=mirror,
         access=endpoint_access(spec.access),
         limits=spec.limits.settings(),
         slo_latency_s=None if spec.slo is None else spec.slo.latency_s,
-        request_log=None if spec.request_log is None else spec.request_log.settings(),
+        request_log=spec.request_log,
     )
 
 

@@ -38,7 +38,7 @@ def _own(tls: TlsSpec | None) -> Iterator[Body]:
 
 def _of(versions: Iterable[Version]) -> Iterator[Body]:
     for version in versions:
-        settings = None if version.upstream is None else version.upstream.settings().tls
+        settings = None if version.upstream is None else version.upstream.tls
         if settings is None:
             continue
         if settings.ca_file:

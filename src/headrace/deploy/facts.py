@@ -8,7 +8,7 @@ from typing import Final
 
 from headrace.core import InvalidArgumentError
 from headrace.core.spec import EndpointSpec, SystemSpec, VersionSpec, is_model_path
-from headrace.core.spec_scale import UpstreamSpec
+from headrace.core.spec_upstream import UpstreamSpec
 
 _FULL: Final = 100
 _VERSION: Final = re.compile(r"[0-9]{1,18}")

@@ -7,6 +7,9 @@ from typing import Annotated, Any, Final, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
+from headrace.core.spec_base import model_of
+from headrace.core.spec_part import SpecPart
+
 _HOLDING_MANY: Final = frozenset({tuple, list, dict, Mapping})
 
 
@@ -22,12 +25,12 @@ class Written:
     value: Any
 
 
-def written(model: BaseModel, place: str = "", field: str = "") -> Iterator[Written]:
+def written(model: BaseModel | SpecPart, place: str = "", field: str = "") -> Iterator[Written]:
     """The settings of `model` that are set and differ from their default, in the file's order.
 
     A part is told before what is in it; a default that was written out says nothing.
     """
-    for name, info in type(model).model_fields.items():
+    for name, info in model_of(type(model)).model_fields.items():
         value = getattr(model, name)
         if name not in model.model_fields_set:
             continue
@@ -51,14 +54,16 @@ def is_within(field: str, outer: str) -> bool:
 
 
 def _told(value: object, place: str, field: str) -> Iterator[Written]:
-    if isinstance(value, BaseModel):
+    if isinstance(value, BaseModel | SpecPart):
         yield Written(place, field, value)
         yield from written(value, place, field)
-    elif isinstance(value, tuple) and any(isinstance(item, BaseModel) for item in value):
+    elif isinstance(value, tuple) and any(isinstance(item, BaseModel | SpecPart) for item in value):
         yield Written(place, field, value)
         for i, item in enumerate(value):
             yield from written(item, f"{place}[{i}]", f"{field}[]")
-    elif isinstance(value, Mapping) and any(isinstance(i, BaseModel) for i in value.values()):
+    elif isinstance(value, Mapping) and any(
+        isinstance(i, BaseModel | SpecPart) for i in value.values()
+    ):
         yield Written(place, field, value)
         for name, item in value.items():
             yield from written(item, f"{place}[{name}]", f"{field}[]")
@@ -78,8 +83,8 @@ def _models(
     annotation: object, *, is_one_of: bool = False
 ) -> Iterator[tuple[type[BaseModel], bool]]:
     """The models that a value of this type may hold, and whether in a list or a mapping."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation, is_one_of
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel | SpecPart):
+        yield model_of(annotation), is_one_of
         return
     origin = get_origin(annotation)
     inside = is_one_of or origin in _HOLDING_MANY

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, assert_never
 
-from headrace.core.observe_settings import EndpointLog, LogMode, RequestLogSettings
+from headrace.core.spec_observe import EndpointLogSpec, LogMode, RequestLogSpec
 from headrace.gateway.resources import Json, Resource, seconds, typed
 
 METADATA: Final = "headrace"
@@ -55,7 +55,7 @@ _FIELDS: Final = {
 }
 
 
-def access_log(path: Path, settings: RequestLogSettings) -> Resource:
+def access_log(path: Path, settings: RequestLogSpec) -> Resource:
     """A logger that appends to `path`. The query string is left out: callers put secrets there."""
     logger = typed(
         "headrace.access_log",
@@ -65,9 +65,9 @@ def access_log(path: Path, settings: RequestLogSettings) -> Resource:
     return {**logger, "filter": _any(*_wanted(settings))}
 
 
-def log_metadata(log: EndpointLog | None) -> Resource:
+def log_metadata(log: EndpointLogSpec | None) -> Resource:
     """What the routes of an endpoint say, for `access_log`'s filter to read; empty if nothing."""
-    if log is None or log == EndpointLog():
+    if log is None or log == EndpointLogSpec():
         return {}
     said: dict[str, Json] = {}
     if log.mode is not None:
@@ -77,7 +77,7 @@ def log_metadata(log: EndpointLog | None) -> Resource:
     return {"filter_metadata": {METADATA: said}}
 
 
-def _wanted(settings: RequestLogSettings) -> Sequence[Resource]:
+def _wanted(settings: RequestLogSpec) -> Sequence[Resource]:
     """What each has a line: one by its endpoint's wish, or by the gateway's where it has none.
 
     An expression costs a microsecond, so an ordinary request meets one at most: what Envoy compares

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from headrace.core.headers import NAMED_HEADER, SPLIT_HEADERS
-from headrace.core.upstream_settings import StickySettings
+from headrace.core.spec_rollout import StickySpec
 from headrace.gateway.callers import ISSUER_HEADER
 from headrace.gateway.extensions import FLOOD, IDENTIFY, LIMITS, Extension
 from headrace.gateway.guards import (
@@ -102,7 +102,7 @@ CHECKING_NAMES: Final[Resource] = {_REFUSE_FILTER: any_of(_LUA_PER_ROUTE, {"name
 """Per-route configuration: refuse headers that a server behind this gateway may misread."""
 
 
-def reading_unit(sticky: StickySettings) -> Resource:
+def reading_unit(sticky: StickySpec) -> Resource:
     """Per-route configuration: read who calls and, if that is known, choose the route again."""
     context: Resource = {"cookie": sticky.cookie} if sticky.cookie else {"claim": sticky.claim}
     return {_UNIT_FILTER: any_of(_LUA_PER_ROUTE, {"name": UNIT, "filter_context": context})}

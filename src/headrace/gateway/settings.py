@@ -9,8 +9,9 @@ from urllib.parse import urlsplit
 
 from headrace.core import DEFAULT_MAX_BODY_BYTES, InvalidArgumentError, check_name, check_version
 from headrace.core.access_settings import EndpointAccess, EndpointLimits
-from headrace.core.observe_settings import EndpointLog, RequestLogSettings, TracingSettings
-from headrace.core.upstream_settings import StickySettings, UpstreamSettings
+from headrace.core.spec_observe import EndpointLogSpec, LogMode, RequestLogSpec, TracingSpec
+from headrace.core.spec_rollout import StickySpec
+from headrace.core.spec_upstream import UpstreamSpec
 from headrace.observe import LogFormat
 
 MAX_SOCKET_PATH_BYTES: Final = 107
@@ -24,7 +25,7 @@ _COOKIE: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}")  # RFC 6265: a
 _SPLIT_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:~-]{0,127}")
 _TLS_VERSIONS: Final = ("1.2", "1.3")
 _PORTS: Final = {"http": 80, "https": 443, "grpc": 80, "grpcs": 443}
-_ALL_REQUESTS: Final = RequestLogSettings()
+_ALL_REQUESTS: Final = RequestLogSpec(mode=LogMode.ALL)
 _LOG_LEVEL: Final = re.compile(r"trace|debug|info|warning|error|critical|off")
 
 
@@ -43,7 +44,7 @@ class RevisionTarget:
     replicas: tuple[str, ...]
     weight: int
     role: str = ""
-    upstream: UpstreamSettings | None = None
+    upstream: UpstreamSpec | None = None
     pooled: bool = False
 
     def __post_init__(self) -> None:
@@ -103,7 +104,7 @@ class EndpointRoute:
     name: str
     revisions: tuple[RevisionTarget, ...]
     timeout_s: float | None = None
-    sticky: StickySettings | None = None
+    sticky: StickySpec | None = None
     mirror: MirrorTarget | None = None
     split_id: str = ""
     held: bool = False
@@ -111,7 +112,7 @@ class EndpointRoute:
     access: EndpointAccess | None = None
     limits: EndpointLimits = field(default_factory=EndpointLimits)
     slo_latency_s: float | None = None
-    request_log: EndpointLog | None = None
+    request_log: EndpointLogSpec | None = None
 
     def __post_init__(self) -> None:
         check_name(self.name, kind="endpoint")
@@ -205,8 +206,8 @@ class GatewaySettings:
     limits_address: str | None = None
     limits_target: LimitsTarget | None = None
     access_log: bool = True
-    request_log: RequestLogSettings = _ALL_REQUESTS
-    tracing: TracingSettings | None = None
+    request_log: RequestLogSpec = _ALL_REQUESTS
+    tracing: TracingSpec | None = None
     log_format: LogFormat = "text"
     log_level: str = "warning"
     concurrency: int | None = None
@@ -378,12 +379,9 @@ def check_socket_path(path: Path) -> None:
         raise InvalidArgumentError(msg)
 
 
-def _check_sticky(endpoint: str, sticky: StickySettings | None) -> None:
+def _check_sticky(endpoint: str, sticky: StickySpec | None) -> None:
     if sticky is None:
         return
-    if [bool(sticky.header), bool(sticky.cookie), bool(sticky.claim)].count(True) != 1:
-        msg = f"endpoint '{endpoint}' is sticky by none or several of a header, a cookie, a claim"
-        raise InvalidArgumentError(msg)
     for name, pattern in ((sticky.header, _HEADER), (sticky.cookie, _COOKIE)):
         if name and pattern.fullmatch(name) is None:
             msg = f"endpoint '{endpoint}' is sticky by {name!r}, which is no name of such a thing"

@@ -6,7 +6,8 @@ from enum import StrEnum
 from typing import Final
 
 from headrace.core.headers import PAIR_HEADER, SHADOW_HEADER, SPLIT_HEADER, UNIT_HEADER
-from headrace.core.upstream_settings import StickySettings, UpstreamProtocol
+from headrace.core.spec_rollout import StickySpec
+from headrace.core.spec_upstream import UpstreamProtocol
 from headrace.gateway.clusters import cluster_name
 from headrace.gateway.filters import BRIDGED_ELSEWHERE, HOSTED_VERSION_HEADER, reading_unit
 from headrace.gateway.guards import CREDENTIALS, without_credentials
@@ -95,7 +96,7 @@ def with_filters(action: Resource, filters: Resource) -> Resource:
 
 
 def _split(
-    endpoint: EndpointRoute, limits: Resource, *, door: Door, sticky: StickySettings | None = None
+    endpoint: EndpointRoute, limits: Resource, *, door: Door, sticky: StickySpec | None = None
 ) -> Resource:
     """The action for callers with the key of `sticky`; None for all others."""
     split = live_split(endpoint)
@@ -128,7 +129,7 @@ def _to_arm(action: Resource, arm: RevisionTarget, door: Door) -> Resource:
     return action if arm.upstream is not None else without_credentials(action)
 
 
-def _hash_policy(endpoint: EndpointRoute, sticky: StickySettings) -> Resource:
+def _hash_policy(endpoint: EndpointRoute, sticky: StickySpec) -> Resource:
     """Hash the key behind a salt: without one, all splits on one key would choose alike."""
     salt = (sticky.salt or endpoint.split_id or endpoint.name).replace("\\", "\\\\")
     rewrite: Resource = {"pattern": {"regex": "^.*$"}, "substitution": f"{salt}:\\0"}
@@ -150,7 +151,7 @@ def _named(arm: RevisionTarget) -> list[Json]:
     return [set_header(HOSTED_VERSION_HEADER, arm.version)] if arm.pooled else []
 
 
-def _marked(endpoint: EndpointRoute, sticky: StickySettings | None) -> list[Json]:
+def _marked(endpoint: EndpointRoute, sticky: StickySpec | None) -> list[Json]:
     """Tell the replicas, and whatever counts, which split a request came by and whose it is."""
     if not endpoint.split_id:
         return []

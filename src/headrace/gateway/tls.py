@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from headrace.core.upstream_settings import UpstreamTls
+from headrace.core.spec_upstream import UpstreamTlsSpec
 from headrace.gateway.resources import Json, Resource, typed
 from headrace.gateway.settings import ListenerTls
 
@@ -20,7 +20,7 @@ CLIENT_AUTHORITIES: Final = "client-authorities"
 """Who signs for callers."""
 UPSTREAMS: Final = "upstream-"
 """With which the names of secrets for upstreams begin."""
-LIMITS_TLS: Final = UpstreamTls(ca_file="limits", certificate_file="limits", key_file="limits")
+LIMITS_TLS: Final = UpstreamTlsSpec(ca_file="limits", certificate_file="limits", key_file="limits")
 """What the rate limit service on another host is shown and checked by. No files: names only."""
 TYPE: Final = "envoy.extensions.transport_sockets.tls.v3.Secret"
 
@@ -63,7 +63,7 @@ def authorities_secret(name: str, pem: str) -> Resource:
     return {"name": name, "validation_context": {"trusted_ca": {"inline_string": pem}}}
 
 
-def upstream_secrets(tls: UpstreamTls) -> Iterable[str]:
+def upstream_secrets(tls: UpstreamTlsSpec) -> Iterable[str]:
     """The names of the secrets that connections to an upstream need."""
     if tls.ca_file:
         yield authorities_name(tls)
@@ -71,12 +71,12 @@ def upstream_secrets(tls: UpstreamTls) -> Iterable[str]:
         yield certificate_name(tls)
 
 
-def authorities_name(tls: UpstreamTls) -> str:
+def authorities_name(tls: UpstreamTlsSpec) -> str:
     """The secret that holds an upstream's authorities; upstreams with one file share it."""
     return f"{UPSTREAMS}authorities-{_digest(tls.ca_file)}"
 
 
-def certificate_name(tls: UpstreamTls) -> str:
+def certificate_name(tls: UpstreamTlsSpec) -> str:
     """The secret that an upstream is shown."""
     return f"{UPSTREAMS}certificate-{_digest(tls.certificate_file, tls.key_file)}"
 
@@ -106,7 +106,7 @@ def downstream_socket(tls: ListenerTls, run_dir: Path) -> Resource:
 
 
 def upstream_socket(
-    tls: UpstreamTls,
+    tls: UpstreamTlsSpec,
     *,
     name: str,
     is_ip: bool,

@@ -9,7 +9,7 @@ in the request log: errors and slow requests have a line with their trace id, tr
 from typing import Final
 from urllib.parse import urlsplit
 
-from headrace.core.observe_settings import TracingSettings
+from headrace.core.spec_observe import TracingSpec
 from headrace.gateway.callers import verified_tls
 from headrace.gateway.resources import Resource, seconds, typed
 from headrace.gateway.settings import GatewaySettings
@@ -27,7 +27,7 @@ _FLUSH_MS: Final = 1000
 _PORTS: Final = {"http": 80, "https": 443}
 
 
-def tracing(settings: TracingSettings | None) -> Resource:
+def tracing(settings: TracingSpec | None) -> Resource:
     """What a connection manager says about traces; empty where there are none."""
     if settings is None:
         return {}
@@ -80,7 +80,7 @@ def _sampler(ratio: float) -> Resource:
     )
 
 
-def tracing_runtime(settings: TracingSettings | None) -> Resource:
+def tracing_runtime(settings: TracingSpec | None) -> Resource:
     """How soon spans are sent: a second after they ended rather than five."""
     if settings is None:
         return {}
@@ -88,7 +88,7 @@ def tracing_runtime(settings: TracingSettings | None) -> Resource:
     return {"layered_runtime": {"layers": [{"name": "tracing", "static_layer": layer}]}}
 
 
-def collector_cluster(settings: GatewaySettings, tracing: TracingSettings) -> Resource:
+def collector_cluster(settings: GatewaySettings, tracing: TracingSpec) -> Resource:
     """The collector, as Envoy reaches it."""
     url = urlsplit(tracing.collector)
     host = url.hostname or ""

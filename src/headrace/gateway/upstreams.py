@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final, assert_never
 
 from headrace.core import FailedPreconditionError
-from headrace.core.upstream_settings import UpstreamProtocol, UpstreamSettings, UpstreamTls
+from headrace.core.spec_upstream import UpstreamProtocol, UpstreamSpec, UpstreamTlsSpec
 from headrace.gateway.resilience import circuit_breakers, outlier_detection
 from headrace.gateway.resources import HTTP_OPTIONS, Json, Resource, any_of, seconds, typed
 from headrace.gateway.scripts import rename_source
@@ -32,7 +32,7 @@ _BUNDLES: Final = (
 
 
 def upstream_cluster(
-    settings: GatewaySettings, name: str, endpoint: str, upstream: UpstreamSettings
+    settings: GatewaySettings, name: str, endpoint: str, upstream: UpstreamSpec
 ) -> Resource:
     """The cluster called `name` for one upstream.
 
@@ -85,7 +85,7 @@ def authorities(settings: GatewaySettings, *, bundles: Sequence[str] = _BUNDLES)
     )
 
 
-def is_checked(upstream: UpstreamSettings) -> bool:
+def is_checked(upstream: UpstreamSpec) -> bool:
     """Whether an upstream is asked how it is, besides the requests it gets."""
     return _probe("m", parse_url(upstream.url), upstream) is not None
 
@@ -94,7 +94,7 @@ def _address(server: Server) -> Resource:
     return {"socket_address": {"address": server.host, "port_value": server.port}}
 
 
-def _options(endpoint: str, server: Server, upstream: UpstreamSettings) -> Resource:
+def _options(endpoint: str, server: Server, upstream: UpstreamSpec) -> Resource:
     is_grpc = upstream.protocol is UpstreamProtocol.GRPC
     version = "http2_protocol_options" if is_grpc else "http_protocol_options"
     script = rename_source(
@@ -114,9 +114,9 @@ def _options(endpoint: str, server: Server, upstream: UpstreamSettings) -> Resou
     }
 
 
-def _tls(settings: GatewaySettings, server: Server, upstream: UpstreamSettings) -> Resource:
+def _tls(settings: GatewaySettings, server: Server, upstream: UpstreamSpec) -> Resource:
     """Verified for the very name that the URL has, or for the one that stands beside it."""
-    tls = upstream.tls or UpstreamTls()
+    tls = upstream.tls or UpstreamTlsSpec()
     name = tls.server_name or server.host
     return upstream_socket(
         tls,
@@ -128,7 +128,7 @@ def _tls(settings: GatewaySettings, server: Server, upstream: UpstreamSettings) 
     )
 
 
-def _health_check(endpoint: str, server: Server, upstream: UpstreamSettings) -> Resource | None:
+def _health_check(endpoint: str, server: Server, upstream: UpstreamSpec) -> Resource | None:
     """What is asked every `health_interval_s`; None where nothing is."""
     check = _probe(endpoint, server, upstream)
     if check is None:
@@ -145,7 +145,7 @@ def _health_check(endpoint: str, server: Server, upstream: UpstreamSettings) -> 
     }
 
 
-def _probe(endpoint: str, server: Server, upstream: UpstreamSettings) -> Resource | None:
+def _probe(endpoint: str, server: Server, upstream: UpstreamSpec) -> Resource | None:
     if upstream.health_path is None:
         return None
     if upstream.protocol is UpstreamProtocol.GRPC:

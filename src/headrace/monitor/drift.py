@@ -20,7 +20,7 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from headrace.core.drift_settings import DriftSettings
+from headrace.core.spec_observe import DriftSpec
 from headrace.monitor.drift_dependence import (
     BATCH_ROWS,
     UNKNOWN_EFFECT,
@@ -143,7 +143,7 @@ class Watch:
     """Judges one version's features against a reference. The caller brings counts and time."""
 
     reference: Reference
-    settings: DriftSettings
+    settings: DriftSpec
     memory: Memory = field(default_factory=Memory)
     _evidence: dict[str, float] = field(default_factory=dict)
     _bets: dict[str, tuple[Memory, _Bets]] = field(default_factory=dict)

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from headrace.core import Array
-from headrace.core.drift_settings import DriftSettings
+from headrace.core.spec_observe import DriftSpec
 from headrace.monitor.drift import FeatureReport, FeatureState, Memory, Watch
 from headrace.monitor.drift_reference import (
     WINDOW,
@@ -70,7 +70,7 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True):
 class VersionDrift:
     """Collects a reference where there is none, and judges the rest."""
 
-    settings: DriftSettings
+    settings: DriftSpec
     stored: Stored = field(default_factory=Stored)
     _watch: Watch = field(init=False)
     _key: str = field(init=False)

@@ -1,11 +1,11 @@
 """What does an A/B test do? Each caller is on one of two versions until the reward has decided."""
 
-from headrace.core.rollout_settings import AbSettings
+from headrace.core.spec_rollout import AbSpec
 from headrace.rollout.stages import Plan, Stage, fair_scale
 from headrace.rollout.state import Traffic
 
 
-def ab_plan(settings: AbSettings) -> Plan:
+def ab_plan(settings: AbSpec) -> Plan:
     """One stage of constant weight, until the verdict."""
     traffic = Traffic(candidate=settings.weight, candidate_scale=fair_scale(settings.weight))
     stage = Stage(

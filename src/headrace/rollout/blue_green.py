@@ -4,13 +4,13 @@ Nothing has to be proved before the switch, so `max_duration_s` bounds nothing h
 bounded by `preview_s` or by a person's approval, the time after the switch by `keep_s`.
 """
 
-from headrace.core.rollout_settings import BlueGreenSettings
+from headrace.core.spec_rollout import BlueGreenSpec
 from headrace.core.text import duration_text, percent_text
 from headrace.rollout.stages import Plan, Stage
 from headrace.rollout.state import Traffic
 
 
-def blue_green_plan(settings: BlueGreenSettings) -> Plan:
+def blue_green_plan(settings: BlueGreenSpec) -> Plan:
     """One stage without a request of the split, then the switch."""
     stage = Stage(
         name="preview (no requests but those that name the version)",
@@ -21,7 +21,7 @@ def blue_green_plan(settings: BlueGreenSettings) -> Plan:
     return Plan(stages=(stage,), keep_s=settings.keep_s)
 
 
-def judged_text(settings: BlueGreenSettings) -> str:
+def judged_text(settings: BlueGreenSpec) -> str:
     """What takes a version back after the switch, for people."""
     errors, latency = settings.metrics.errors, settings.metrics.latency
     limits = []

@@ -1,18 +1,18 @@
 """What does a canary do? It gives the new version a share that grows from step to step."""
 
-from headrace.core.rollout_settings import CanarySettings, CanaryStep
+from headrace.core.spec_rollout import CanarySpec, CanaryStepSpec
 from headrace.rollout.stages import Plan, Stage, fair_scale
 from headrace.rollout.state import Traffic
 
 
-def canary_plan(settings: CanarySettings) -> Plan:
+def canary_plan(settings: CanarySpec) -> Plan:
     """One stage per step; weights never go down, as the spec makes sure. No steps: all at once.
 
     The candidate has so many replicas that it is no busier than the old version. With `baseline`
     it has as many as its share of the requests needs, and fresh copies of the old version get the
     same share: both are equally cold and equally busy.
     """
-    steps = settings.steps or (CanaryStep(weight=50 if settings.baseline else 100),)
+    steps = settings.steps or (CanaryStepSpec(weight=50 if settings.baseline else 100),)
     stages = (
         _stage(settings, step, f"step {number} of {len(steps)} ({step.weight} % of the requests)")
         for number, step in enumerate(steps, start=1)
@@ -20,7 +20,7 @@ def canary_plan(settings: CanarySettings) -> Plan:
     return Plan(stages=tuple(stages), max_duration_s=settings.max_duration_s)
 
 
-def _stage(settings: CanarySettings, step: CanaryStep, name: str) -> Stage:
+def _stage(settings: CanarySpec, step: CanaryStepSpec, name: str) -> Stage:
     traffic = Traffic(
         candidate=step.weight,
         baseline=step.weight if settings.baseline else 0,

@@ -12,16 +12,16 @@ import msgspec
 import numpy as np
 
 from headrace.core.errors import FailedPreconditionError
-from headrace.core.rollout_settings import (
-    AbSettings,
-    BlueGreenSettings,
-    CanarySettings,
-    ErrorsMetric,
-    LatencyMetric,
-    MetricsSettings,
-    RejectionsMetric,
-    RolloutSettings,
-    ShadowSettings,
+from headrace.core.spec_rollout import (
+    AbSpec,
+    BlueGreenSpec,
+    CanarySpec,
+    ErrorsSpec,
+    LatencySpec,
+    MetricsSpec,
+    RejectionsSpec,
+    RolloutSpec,
+    ShadowSpec,
 )
 from headrace.rollout import judge, judge_fixed
 from headrace.rollout.assignment import Assignments
@@ -80,16 +80,16 @@ class _Counts(msgspec.Struct):
 class Evidence:
     """All tests of one rollout. Mutable; not thread-safe."""
 
-    def __init__(self, settings: RolloutSettings, counts: _Counts) -> None:
+    def __init__(self, settings: RolloutSpec, counts: _Counts) -> None:
         self._settings = settings
         self._counts = counts
 
     @classmethod
-    def start(cls, settings: RolloutSettings) -> "Evidence":
+    def start(cls, settings: RolloutSpec) -> "Evidence":
         """Nothing counted yet."""
-        latency = settings.metrics.latency or LatencyMetric()
-        errors = settings.metrics.errors or ErrorsMetric()
-        rejections = settings.metrics.rejections or RejectionsMetric()
+        latency = settings.metrics.latency or LatencySpec()
+        errors = settings.metrics.errors or ErrorsSpec()
+        rejections = settings.metrics.rejections or RejectionsSpec()
         counts = _Counts(
             format=_FORMAT,
             latency=LatencyRatios.start(
@@ -112,7 +112,7 @@ class Evidence:
         return cls(settings, counts)
 
     @classmethod
-    def decode(cls, settings: RolloutSettings, data: bytes) -> "Evidence":
+    def decode(cls, settings: RolloutSpec, data: bytes) -> "Evidence":
         """What `encode` gave, for the same settings.
 
         Raises:
@@ -215,10 +215,10 @@ class Evidence:
             left = [metric for metric in left if metric != "crashes"]  # nothing to say
         metrics = [self._judge(metric, budget, names) for metric in left]
         outcome = _together(metrics)
-        if metrics and isinstance(self._settings, AbSettings | CanarySettings):
+        if metrics and isinstance(self._settings, AbSpec | CanarySpec):
             assignment = self._judge_assignment(names)
             is_off = assignment.outcome is Outcome.WAIT and any(self._assignments.totals)
-            if is_off or isinstance(self._settings, AbSettings):
+            if is_off or isinstance(self._settings, AbSpec):
                 metrics.append(assignment)
             # Crashes and fixed thresholds are the candidate's alone, whatever the split was.
             is_worse_alone = any(
@@ -306,9 +306,9 @@ class Evidence:
     def _judge(self, metric: str, budget: judge_fixed.Budget, names: Names) -> MetricVerdict:
         counts, metrics = self._counts, self._settings.metrics
         match metric:
-            case "errors" if isinstance(self._settings, BlueGreenSettings | ShadowSettings):
+            case "errors" if isinstance(self._settings, BlueGreenSpec | ShadowSpec):
                 found = self._judge_errors_alone(budget, names)
-            case "latency" if isinstance(self._settings, BlueGreenSettings):
+            case "latency" if isinstance(self._settings, BlueGreenSpec):
                 found = judge_fixed.judge_slow(
                     counts.latency,
                     _set(metrics.latency),
@@ -366,7 +366,7 @@ class Evidence:
 
     def _judge_errors_alone(self, budget: judge_fixed.Budget, names: Names) -> MetricVerdict:
         errors = _set(self._settings.metrics.errors)
-        is_shadow = isinstance(self._settings, ShadowSettings)
+        is_shadow = isinstance(self._settings, ShadowSpec)
         return judge_fixed.judge_threshold(
             "errors",
             "failed",
@@ -379,7 +379,7 @@ class Evidence:
 
     def _judge_assignment(self, names: Names) -> MetricVerdict:
         assignments, settings = self._assignments, self._settings
-        if isinstance(settings, AbSettings):
+        if isinstance(settings, AbSpec):
             # Who was assigned wrongly stays in the other numbers, so this alarm stays, too.
             evidence, level = assignments.worst, settings.mismatch_alpha
         else:
@@ -417,20 +417,20 @@ class Evidence:
         )
         return harms >= -math.log(_SHARE_LEVEL * alpha)
 
-    def _ratios(self, settings: LatencyMetric) -> tuple[LatencyRatios, ...]:
+    def _ratios(self, settings: LatencySpec) -> tuple[LatencyRatios, ...]:
         """The quantiles that are judged: the one of the settings, and the median."""
         counts = self._counts
         is_median = settings.quantile == MEDIAN
         return (counts.latency,) if is_median else (counts.latency, counts.median)
 
 
-def metrics_in_use(settings: RolloutSettings) -> tuple[tuple[str, ...], dict[str, str]]:
+def metrics_in_use(settings: RolloutSpec) -> tuple[tuple[str, ...], dict[str, str]]:
     """Which metrics a strategy can judge, and why not the others that were asked for."""
     asked = _asked(settings.metrics)
-    if isinstance(settings, BlueGreenSettings | ShadowSettings):
+    if isinstance(settings, BlueGreenSpec | ShadowSpec):
         asked = [metric for metric in asked if metric != "crashes"]  # no two arms share requests
     left_out: dict[str, str] = {}
-    if isinstance(settings, BlueGreenSettings):
+    if isinstance(settings, BlueGreenSpec):
         why = (
             "before and after a switch there is only one version to count, and no threshold is set"
         )
@@ -440,13 +440,13 @@ def metrics_in_use(settings: RolloutSettings) -> tuple[tuple[str, ...], dict[str
             "latency": latency is not None and latency.max_s is not None,
         }
         left_out = {metric: why for metric in asked if not fixed.get(metric, False)}
-    elif isinstance(settings, ShadowSettings):
+    elif isinstance(settings, ShadowSpec):
         why = "copies are answered to nobody: a shadow is judged by its answers and its failures"
         left_out = {m: why for m in asked if m not in {"errors", "disagreement"}}
     return tuple(metric for metric in asked if metric not in left_out), left_out
 
 
-def _asked(metrics: MetricsSettings) -> list[str]:
+def _asked(metrics: MetricsSpec) -> list[str]:
     return [name for name in metrics.__struct_fields__ if getattr(metrics, name) is not None]
 
 
@@ -469,7 +469,7 @@ def _watched(tests: RateDifferences) -> float:
     return tests.watched
 
 
-def _most_errors(errors: ErrorsMetric) -> float:
+def _most_errors(errors: ErrorsSpec) -> float:
     """How many may fail where there is no other version to compare with."""
     return errors.margin if errors.max_ratio is None else errors.max_ratio
 

@@ -19,12 +19,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace.core.rollout_settings import (
-    ErrorsMetric,
-    LatencyMetric,
-    PredictionsMetric,
-    RejectionsMetric,
-    RewardMetric,
+from headrace.core.spec_rollout import (
+    ErrorsSpec,
+    LatencySpec,
+    PredictionsSpec,
+    RejectionsSpec,
+    RewardSpec,
 )
 from headrace.core.text import duration_text, number_text, percent_text
 from headrace.rollout.assignment import Assignments
@@ -93,7 +93,7 @@ def judge_difference(
     metric: str,
     happened: str,
     tests: RateDifferences,
-    settings: ErrorsMetric | RejectionsMetric,
+    settings: ErrorsSpec | RejectionsSpec,
     *,
     turn: Turn,
     own: Rate,
@@ -103,7 +103,7 @@ def judge_difference(
 ) -> MetricVerdict:
     """Errors and rejections: the difference of both arms' rates, and the SLO if there is one."""
     yes_b, all_b, yes_a, all_a = (float(total[0]) for total in tests.totals())
-    most = settings.max_ratio if isinstance(settings, ErrorsMetric) else None
+    most = settings.max_ratio if isinstance(settings, ErrorsSpec) else None
     level_low = worse_level(budget.back, has_threshold=most is not None)
     if most is not None and is_above(own, most, _for_threshold(budget).back):
         return judge_threshold(
@@ -151,7 +151,7 @@ def judge_difference(
 
 def judge_latency(
     quantiles: Sequence[LatencyRatios],
-    settings: LatencyMetric,
+    settings: LatencySpec,
     *,
     slow: Rate,
     budget: Budget,
@@ -242,7 +242,7 @@ def _judge_quantile(
 
 
 def judge_predictions(
-    shift: PredictionShift, settings: PredictionsMetric, *, budget: Budget, names: Names
+    shift: PredictionShift, settings: PredictionsSpec, *, budget: Budget, names: Names
 ) -> MetricVerdict:
     """The largest change of a class's share, or of a score's distribution function."""
     yes_b, all_b, yes_a, all_a = (total[1:] for total in shift.tests.totals())
@@ -283,7 +283,7 @@ def judge_predictions(
 
 
 def judge_reward(
-    rewards: RewardDifference, settings: RewardMetric, *, budget: Budget, names: Names
+    rewards: RewardDifference, settings: RewardSpec, *, budget: Budget, names: Names
 ) -> MetricVerdict:
     """What the answers earned; more is better."""
     a, b = rewards.baseline, rewards.candidate

@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from headrace.core.rollout_settings import DisagreementMetric, LatencyMetric
+from headrace.core.spec_rollout import DisagreementSpec, LatencySpec
 from headrace.core.text import duration_text, number_text, percent_text
 from headrace.rollout.bernoulli import Rate
 from headrace.rollout.explain import Names, confidence, ending, waiting
@@ -81,7 +81,7 @@ def judge_threshold(
 
 
 def judge_slow(
-    ratios: LatencyRatios, settings: LatencyMetric, *, slow: Rate, budget: Budget, names: Names
+    ratios: LatencyRatios, settings: LatencySpec, *, slow: Rate, budget: Budget, names: Names
 ) -> MetricVerdict:
     """The candidate's latency quantile against a fixed number of seconds."""
     assert settings.max_s is not None
@@ -116,7 +116,7 @@ def judge_slow(
 
 
 def judge_disagreement(
-    own: Rate, settings: DisagreementMetric, *, budget: Budget, names: Names
+    own: Rate, settings: DisagreementSpec, *, budget: Budget, names: Names
 ) -> MetricVerdict:
     """Pairs of answers to the same request that differ."""
     return judge_threshold(

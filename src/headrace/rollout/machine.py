@@ -6,7 +6,7 @@ of the wall clock: a clock that is set, and time in which nobody could judge, mo
 
 from msgspec.structs import replace
 
-from headrace.core.rollout_settings import RolloutSettings
+from headrace.core.spec_rollout import RolloutSpec
 from headrace.rollout.commands import command, possible, supersede
 from headrace.rollout.moves import (
     because,
@@ -27,7 +27,7 @@ from headrace.rollout.strategies import plan_of
 __all__ = ["advance", "begin", "command", "due_at", "possible", "supersede"]
 
 
-def begin(settings: RolloutSettings, *, began: float) -> RolloutState:
+def begin(settings: RolloutSpec, *, began: float) -> RolloutState:
     """A rollout that starts: the candidate's replicas are asked for, and get no request yet.
 
     Args:

@@ -14,13 +14,13 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from headrace.core.rollout_settings import (
-    AbSettings,
-    CanarySettings,
-    ErrorsMetric,
-    LatencyMetric,
-    MetricsSettings,
-    RolloutSettings,
+from headrace.core.spec_rollout import (
+    AbSpec,
+    CanarySpec,
+    ErrorsSpec,
+    LatencySpec,
+    MetricsSpec,
+    RolloutSpec,
 )
 from headrace.core.text import duration_text
 from headrace.rollout.power import expected_requests
@@ -94,15 +94,15 @@ class _Test:
     metric: str
     world: World
     worse: Candidate
-    settings: CanarySettings
+    settings: CanarySpec
 
 
-def outlook(settings: RolloutSettings, load: EndpointLoad) -> Outlook | None:
+def outlook(settings: RolloutSpec, load: EndpointLoad) -> Outlook | None:
     """What is to be expected of a rollout; None where that cannot be estimated."""
     stages = plan_of(settings).stages
     first = next((stage for stage in stages if stage.until == "verdict"), None)
     tests = list(_tests(settings, load))
-    if not isinstance(settings, CanarySettings | AbSettings) or first is None or not tests:
+    if not isinstance(settings, CanarySpec | AbSpec) or first is None or not tests:
         return None
     return Outlook(
         requests_per_s=load.requests_per_s,
@@ -124,7 +124,7 @@ def observed_load(state: RolloutState, counted: Mapping[str, float]) -> Endpoint
         return None
     metrics = state.verdict.metrics if state.verdict else ()
     old = {metric.metric: metric.baseline or 0.0 for metric in metrics}
-    latency = state.settings.metrics.latency or LatencyMetric()
+    latency = state.settings.metrics.latency or LatencySpec()
     times_median = math.exp(LATENCY_SPREAD * NormalDist().inv_cdf(latency.quantile))
     return EndpointLoad(
         requests_per_s=100 * requests / compared / counted["counted_s"],
@@ -135,20 +135,20 @@ def observed_load(state: RolloutState, counted: Mapping[str, float]) -> Endpoint
     )
 
 
-def _tests(settings: RolloutSettings, load: EndpointLoad) -> Iterator[_Test]:
-    metrics, plan = settings.metrics, CanarySettings(alpha=settings.alpha)
+def _tests(settings: RolloutSpec, load: EndpointLoad) -> Iterator[_Test]:
+    metrics, plan = settings.metrics, CanarySpec(alpha=settings.alpha)
     for ratio, metric in (
         (load.error_ratio, metrics.errors),
         (load.rejection_ratio, metrics.rejections),
         (_ANSWERS_RATIO, metrics.predictions),
     ):
         if metric is not None:
-            errors = ErrorsMetric(margin=metric.margin)
+            errors = ErrorsSpec(margin=metric.margin)
             yield _Test(
                 metric="errors",
                 world=World(errors=ratio),
                 worse=Candidate(more_errors=_TIMES_MARGIN * metric.margin),
-                settings=replace(plan, metrics=MetricsSettings(errors=errors)),
+                settings=replace(plan, metrics=MetricsSpec(errors=errors)),
             )
     if metrics.latency is not None:
         slower = 1.0 + _TIMES_MARGIN * (metrics.latency.margin_ratio - 1.0)
@@ -160,9 +160,7 @@ def _tests(settings: RolloutSettings, load: EndpointLoad) -> Iterator[_Test]:
         )
 
 
-def _stage_s(
-    settings: RolloutSettings, stage: Stage, tests: list[_Test], load: EndpointLoad
-) -> float:
+def _stage_s(settings: RolloutSpec, stage: Stage, tests: list[_Test], load: EndpointLoad) -> float:
     """How long a stage is held for a version that is as good as the old one."""
     if stage.until != "verdict":
         return stage.pause_s

@@ -13,7 +13,7 @@ from statistics import NormalDist
 import msgspec
 import numpy as np
 
-from headrace.core.rollout_settings import CanarySettings
+from headrace.core.spec_rollout import CanarySpec
 from headrace.rollout.betting import WEIGHTS, log_growth
 from headrace.rollout.evidence import metrics_in_use
 from headrace.rollout.forgiving import FORGIVEN
@@ -45,7 +45,7 @@ class Power(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def expected_requests(
-    world: World, candidate: Candidate, settings: CanarySettings, *, metric: str
+    world: World, candidate: Candidate, settings: CanarySpec, *, metric: str
 ) -> Expected:
     """Requests that the metric (`errors` or `latency`) takes; see `Expected`."""
     level = settings.alpha / len(metrics_in_use(settings)[0])
@@ -92,7 +92,7 @@ def changes(world: World) -> list[tuple[str, str, Candidate]]:
     return found
 
 
-def power_table(world: World, settings: CanarySettings, results: Sequence[Result]) -> list[Power]:
+def power_table(world: World, settings: CanarySpec, results: Sequence[Result]) -> list[Power]:
     """The rows of the table, for the results of `changes` in their order."""
     rows = []
     for (metric, name, candidate), result in zip(changes(world), results, strict=True):

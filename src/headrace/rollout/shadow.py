@@ -1,11 +1,11 @@
 """What does a shadow do? It gets copies of requests, and its answers are compared and dropped."""
 
-from headrace.core.rollout_settings import ShadowSettings
+from headrace.core.spec_rollout import ShadowSpec
 from headrace.rollout.stages import Plan, Stage
 from headrace.rollout.state import Traffic
 
 
-def shadow_plan(settings: ShadowSettings) -> Plan:
+def shadow_plan(settings: ShadowSpec) -> Plan:
     """One stage in which no caller sees the candidate, until the verdict."""
     percent = settings.mirror_percent
     traffic = Traffic(mirror_percent=percent, candidate_scale=percent / 100)

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace.core.rollout_settings import CanarySettings
+from headrace.core.spec_rollout import CanarySpec
 from headrace.rollout.bernoulli import log_evidence_each
 from headrace.rollout.betting import Array
 from headrace.rollout.evidence import metrics_in_use
@@ -89,7 +89,7 @@ class Watch:
     `step`: the rollout's step of each run, `[runs]`, which may be changed between seconds.
     """
 
-    settings: CanarySettings
+    settings: CanarySpec
     traffic: Traffic
     step: Array = field(init=False)
     _errors: RateDifferences = field(init=False)
@@ -279,7 +279,7 @@ class _QuantileWatch:
 def simulate(
     world: World,
     candidates: Sequence[Candidate],
-    settings: CanarySettings,
+    settings: CanarySpec,
     *,
     runs: int,
     duration_s: int,
@@ -333,7 +333,7 @@ def simulate(
 class _Tally:
     """What was said to each run so far; all fields `[runs]`."""
 
-    def __init__(self, runs: int, settings: CanarySettings, last_step: int) -> None:
+    def __init__(self, runs: int, settings: CanarySpec, last_step: int) -> None:
         self._settings, self._last_step = settings, last_step
         self._requests, self._errors, self._in_step = np.zeros((3, 2, runs))
         self.step = np.zeros(runs, int)

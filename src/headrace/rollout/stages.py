@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
-from headrace.core.rollout_settings import Until
+from headrace.core.spec_rollout import Until
 from headrace.rollout.state import Traffic
 
 _WHOLE: Final = 100

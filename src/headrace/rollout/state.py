@@ -5,7 +5,7 @@ from enum import StrEnum
 import msgspec
 from msgspec.structs import force_setattr
 
-from headrace.core.rollout_settings import RolloutSettings
+from headrace.core.spec_rollout import RolloutSpec
 from headrace.rollout.outcomes import Verdict
 
 
@@ -114,7 +114,7 @@ class RolloutState(msgspec.Struct, frozen=True, kw_only=True):
     `decided_by`: what promoted it or gave the requests back last; None before.
     """
 
-    settings: RolloutSettings
+    settings: RolloutSpec
     phase: Phase
     began: float
     since: float

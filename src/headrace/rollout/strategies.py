@@ -2,13 +2,7 @@
 
 from typing import assert_never
 
-from headrace.core.rollout_settings import (
-    AbSettings,
-    BlueGreenSettings,
-    CanarySettings,
-    RolloutSettings,
-    ShadowSettings,
-)
+from headrace.core.spec_rollout import AbSpec, BlueGreenSpec, CanarySpec, RolloutSpec, ShadowSpec
 from headrace.rollout.ab import ab_plan
 from headrace.rollout.blue_green import blue_green_plan
 from headrace.rollout.canary import canary_plan
@@ -16,16 +10,16 @@ from headrace.rollout.shadow import shadow_plan
 from headrace.rollout.stages import Plan
 
 
-def plan_of(settings: RolloutSettings) -> Plan:
+def plan_of(settings: RolloutSpec) -> Plan:
     """The stages of `settings`, and what follows them."""
     match settings:
-        case CanarySettings():
+        case CanarySpec():
             return canary_plan(settings)
-        case BlueGreenSettings():
+        case BlueGreenSpec():
             return blue_green_plan(settings)
-        case AbSettings():
+        case AbSpec():
             return ab_plan(settings)
-        case ShadowSettings():
+        case ShadowSpec():
             return shadow_plan(settings)
         case _:
             assert_never(settings)

@@ -36,7 +36,7 @@ from headrace.core import (
     UnavailableError,
 )
 from headrace.core.access_settings import AccessSettings, JwtSettings, TlsSettings
-from headrace.core.observe_settings import RequestLogSettings
+from headrace.core.spec_observe import RequestLogSpec
 from headrace.gateway import GatewayPolicy, make_private
 from headrace.gateway_agent.applying import Applier
 from headrace.gateway_agent.client import ControlClient
@@ -331,7 +331,7 @@ OPTIONS = GatewayOptions(
     request_timeout_s=10.0,
     max_memory_bytes=1 << 30,
     access_log=False,
-    request_log=RequestLogSettings(),
+    request_log=RequestLogSpec(),
     tracing=None,
     tls=None,
 )

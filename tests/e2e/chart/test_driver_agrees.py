@@ -9,16 +9,16 @@ from ruamel.yaml import YAML
 
 from headrace.control.desired import DesiredEndpoint
 from headrace.control.kubernetes import Place, objects_of
-from headrace.core.autoscale_settings import AutoscaleSettings
 from headrace.core.gateways import MAX_BEHIND_S
+from headrace.core.spec_scale import AutoscaleSpec
 from headrace.deploy.helm_versions import arms_of, version_values, with_grpc
 from tests.kube import CHART, Object, needs, rendered
 from tests.unit.control.kubernetes.states import PLACE, a_state, an_arm, an_endpoint
 
 pytestmark = [pytest.mark.e2e, pytest.mark.kube, pytest.mark.slow, needs("helm")]
 
-SCALE = AutoscaleSettings(min_replicas=2, max_replicas=9, target_in_flight=7.5)
-WAITS = AutoscaleSettings(
+SCALE = AutoscaleSpec(min_replicas=2, max_replicas=9, target_in_flight=7.5)
+WAITS = AutoscaleSpec(
     min_replicas=1, max_replicas=3, target_in_flight=4.0, target_queue_wait_s=0.05
 )
 PODS: dict[str, Any] = {

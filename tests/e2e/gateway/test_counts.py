@@ -8,7 +8,7 @@ import pytest
 from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
-from headrace.core.upstream_settings import UpstreamProtocol, UpstreamSettings
+from headrace.core.spec_upstream import UpstreamProtocol, UpstreamSpec
 from headrace.gateway import (
     ArmStatistics,
     EndpointRoute,
@@ -145,7 +145,7 @@ async def test_an_arm_that_is_too_late_has_failed(lab: Lab) -> None:
 
 
 async def test_a_server_that_fails_its_health_checks_fails_its_requests(lab: Lab) -> None:
-    nowhere = UpstreamSettings(
+    nowhere = UpstreamSpec(
         url=f"http://127.0.0.1:{free_port()}", protocol=UpstreamProtocol.V2, health_interval_s=0.1
     )
     one = lab.replica("1")

@@ -9,7 +9,8 @@ import grpc
 import pytest
 
 from headrace.core.access_settings import EndpointAccess
-from headrace.core.upstream_settings import StickySettings, UpstreamProtocol, UpstreamSettings
+from headrace.core.spec_rollout import StickySpec
+from headrace.core.spec_upstream import UpstreamProtocol, UpstreamSpec
 from headrace.gateway import (
     EndpointRoute,
     EnvoyGateway,
@@ -52,7 +53,7 @@ FOREIGN: Final = (
 
 def to_upstream(server: Recorder, protocol: str, version: str = "2") -> RevisionTarget:
     scheme = "grpc" if protocol == "grpc" else "http"
-    settings = UpstreamSettings(
+    settings = UpstreamSpec(
         url=f"{scheme}://127.0.0.1:{server.port}",
         protocol=UpstreamProtocol(protocol),
         health_path=None,
@@ -173,7 +174,7 @@ async def test_a_key_travels_to_no_side_of_a_split_and_with_no_copy(lab: Lab) ->
             replace(to_upstream(copies, "v2"), version="3", weight=0),
             RevisionTarget(version="4", replicas=(shadow.address,), weight=0),
         )
-        sticky = StickySettings(header="x-api-key")
+        sticky = StickySpec(header="x-api-key")
         for key in ("3", "4"):
             mirror = MirrorTarget(key=key, percent=100)
             for changes in ({}, {"sticky": sticky}):

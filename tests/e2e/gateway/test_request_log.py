@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from headrace.core.observe_settings import EndpointLog, LogMode, RequestLogSettings
+from headrace.core.spec_observe import EndpointLogSpec, LogMode, RequestLogSpec
 from headrace.gateway import EndpointRoute, EnvoyGateway
 from tests.e2e.gateway.lab import Lab, client, endpoint
 
 pytestmark = [pytest.mark.e2e, pytest.mark.anyio]
-NEVER = RequestLogSettings(mode=LogMode.SAMPLED, sample_ratio=0.0, slow_s=0.15)
-OFF, ALL = EndpointLog(mode=LogMode.OFF), EndpointLog(mode=LogMode.ALL)
+NEVER = RequestLogSpec(mode=LogMode.SAMPLED, sample_ratio=0.0, slow_s=0.15)
+OFF, ALL = EndpointLogSpec(mode=LogMode.OFF), EndpointLogSpec(mode=LogMode.ALL)
 
 
 async def _lines(gateway: EnvoyGateway) -> list[dict[str, Any]]:
@@ -38,7 +38,7 @@ async def test_an_endpoint_may_have_all_its_requests_logged_or_none(lab: Lab) ->
     replica = lab.replica("1")
     quiet, loud, slow = (
         logged(endpoint(name, replica), log)
-        for name, log in (("quiet", OFF), ("loud", ALL), ("slow", EndpointLog(slow_s=10)))
+        for name, log in (("quiet", OFF), ("loud", ALL), ("slow", EndpointLogSpec(slow_s=10)))
     )
     gateway = await lab.start(quiet, loud, slow, request_log=NEVER)
 
@@ -53,7 +53,7 @@ async def test_an_endpoint_may_have_all_its_requests_logged_or_none(lab: Lab) ->
 
 
 async def test_an_endpoints_own_idea_of_slow_counts(lab: Lab) -> None:
-    strict = logged(endpoint("m", lab.replica("1")), EndpointLog(slow_s=0.05))
+    strict = logged(endpoint("m", lab.replica("1")), EndpointLogSpec(slow_s=0.05))
     gateway = await lab.start(strict, request_log=NEVER)
 
     async with client(gateway) as http:
@@ -67,12 +67,12 @@ async def test_an_endpoints_own_idea_of_slow_counts(lab: Lab) -> None:
 async def test_a_gateway_that_logs_all_or_none_still_asks_the_endpoint(lab: Lab) -> None:
     replica = lab.replica("1")
     routes = [endpoint("m", replica), logged(endpoint("quiet", replica), OFF)]
-    everything = await lab.start(*routes, request_log=RequestLogSettings())
+    everything = await lab.start(*routes, request_log=RequestLogSpec(mode=LogMode.ALL))
     nothing = await lab.start(
         endpoint("m", replica),
         logged(endpoint("loud", replica), ALL),
         name="second",
-        request_log=RequestLogSettings(mode=LogMode.OFF),
+        request_log=RequestLogSpec(mode=LogMode.OFF),
     )
 
     for gateway in (everything, nothing):
@@ -99,5 +99,5 @@ async def test_a_caller_cannot_forge_a_line_or_make_one_endless(lab: Lab) -> Non
     assert len(line["path"]) <= 1024
 
 
-def logged(route: EndpointRoute, log: EndpointLog) -> EndpointRoute:
+def logged(route: EndpointRoute, log: EndpointLogSpec) -> EndpointRoute:
     return replace(route, request_log=log)

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from tritonclient.grpc.aio import InferenceServerClient, InferInput
 
-from headrace.core.upstream_settings import StickySettings
+from headrace.core.spec_rollout import StickySpec
 from headrace.gateway import EndpointRoute, MirrorTarget, RevisionTarget
 from tests.e2e.gateway.lab import Lab, StandIn, arms, client, grpc_target, split
 
 pytestmark = [pytest.mark.e2e, pytest.mark.anyio, pytest.mark.slow]
 USERS = [f"user-{i}" for i in range(400)]
-HEADER = StickySettings(header="x-user", salt="one")
+HEADER = StickySpec(header="x-user", salt="one")
 PATH = "/v2/models/m/infer"
 
 
@@ -27,7 +27,7 @@ def _token(claims: Mapping[str, Any]) -> str:
     return f"Bearer {encoded[0]}.{encoded[1]}.c2ln"
 
 
-def _keys(sticky: StickySettings, user: str) -> dict[str, str]:
+def _keys(sticky: StickySpec, user: str) -> dict[str, str]:
     if sticky.header:
         return {sticky.header: user}
     if sticky.cookie:
@@ -46,13 +46,13 @@ async def _grpc_arm(triton: InferenceServerClient, headers: Mapping[str, str]) -
     "sticky",
     [
         HEADER,
-        pytest.param(StickySettings(cookie="uid", salt="one"), marks=pytest.mark.long),
-        pytest.param(StickySettings(claim="sub", salt="one"), marks=pytest.mark.long),
+        pytest.param(StickySpec(cookie="uid", salt="one"), marks=pytest.mark.long),
+        pytest.param(StickySpec(claim="sub", salt="one"), marks=pytest.mark.long),
     ],
     ids=["header", "cookie", "claim"],
 )
 async def test_callers_stay_and_a_growing_version_sends_nobody_back(
-    lab: Lab, sticky: StickySettings
+    lab: Lab, sticky: StickySpec
 ) -> None:
     new, old = lab.replica("new"), lab.replica("old")
 
@@ -77,8 +77,8 @@ async def test_callers_stay_and_a_growing_version_sends_nobody_back(
 async def test_two_splits_on_one_key_agree_as_often_as_chance(lab: Lab) -> None:
     new, old = lab.replica("new"), lab.replica("old")
     one = replace(split("m", ("2", 50, new), ("1", 50, old)), sticky=HEADER)
-    two = replace(one, name="n", sticky=StickySettings(header="x-user", salt="two"))
-    back = replace(one, name="o", sticky=StickySettings(header="x-user", salt="a\\0b\\1"))
+    two = replace(one, name="n", sticky=StickySpec(header="x-user", salt="two"))
+    back = replace(one, name="o", sticky=StickySpec(header="x-user", salt="a\\0b\\1"))
     gateway = await lab.start(one, two, back)
     keys = [{"x-user": user} for user in USERS]
 
@@ -106,11 +106,11 @@ async def test_two_splits_on_one_key_agree_as_often_as_chance(lab: Lab) -> None:
 )
 @pytest.mark.parametrize(
     "sticky",
-    [pytest.param(HEADER, marks=pytest.mark.long), StickySettings(claim="sub")],
+    [pytest.param(HEADER, marks=pytest.mark.long), StickySpec(claim="sub")],
     ids=["header", "claim"],
 )
 async def test_callers_without_a_key_are_split_at_random(
-    lab: Lab, sticky: StickySettings, headers: dict[str, str]
+    lab: Lab, sticky: StickySpec, headers: dict[str, str]
 ) -> None:
     new, old = lab.replica("new"), lab.replica("old")
     route = replace(split("m", ("2", 25, new), ("1", 75, old)), sticky=sticky, split_id="r1")
@@ -160,14 +160,14 @@ async def test_arms_of_one_version_are_apart_and_no_path_names_the_baseline(lab:
     [
         (None, None),
         (HEADER, "Ünï"),
-        (StickySettings(cookie="uid"), "a-b_c"),
-        (StickySettings(claim="sub"), "me@x"),
-        (StickySettings(claim="n"), "42"),
+        (StickySpec(cookie="uid"), "a-b_c"),
+        (StickySpec(claim="sub"), "me@x"),
+        (StickySpec(claim="n"), "42"),
     ],
     ids=str,
 )
 async def test_replicas_learn_the_split_and_the_unit_and_callers_cannot_say_it(
-    lab: Lab, sticky: StickySettings | None, unit: str | None
+    lab: Lab, sticky: StickySpec | None, unit: str | None
 ) -> None:
     new, old = lab.replica("new"), lab.replica("old")
     route = replace(split("m", ("2", 50, new), ("1", 50, old)), sticky=sticky, split_id="m-r1")

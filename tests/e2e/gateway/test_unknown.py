@@ -9,7 +9,7 @@ import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from headrace.core.access_settings import EndpointAccess, EndpointLimits
-from headrace.core.upstream_settings import UpstreamProtocol, UpstreamSettings
+from headrace.core.spec_upstream import UpstreamProtocol, UpstreamSpec
 from headrace.gateway import EndpointRoute, EnvoyGateway, RevisionTarget, build_snapshot
 from tests.e2e.gateway.issuing import Issuer, api_key, known
 from tests.e2e.gateway.lab import Lab, client, endpoint, free_port, grpc_target
@@ -55,7 +55,7 @@ def _guarded(name: str, *any_of: str, **changes: Any) -> EndpointRoute:
 def _upstream(protocol: UpstreamProtocol) -> tuple[RevisionTarget, ...]:
     scheme = "grpc" if protocol is UpstreamProtocol.GRPC else "http"
     url = f"{scheme}://127.0.0.1:{free_port()}"
-    upstream = UpstreamSettings(url=url, protocol=protocol, health_path=None)
+    upstream = UpstreamSpec(url=url, protocol=protocol, health_path=None)
     return (RevisionTarget(version="1", replicas=(), weight=100, upstream=upstream),)
 
 

@@ -19,7 +19,8 @@ import pytest
 from tritonclient.grpc.aio import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException
 
-from headrace.core.upstream_settings import StickySettings, UpstreamProtocol, UpstreamSettings
+from headrace.core.spec_rollout import StickySpec
+from headrace.core.spec_upstream import UpstreamProtocol, UpstreamSpec
 from headrace.gateway import (
     EndpointRoute,
     EnvoyGateway,
@@ -45,7 +46,7 @@ class Foreign:
     dialect: str
     process: subprocess.Popen[bytes]
 
-    def settings(self, **changes: Any) -> UpstreamSettings:
+    def settings(self, **changes: Any) -> UpstreamSpec:
         values: dict[str, Any] = {
             "url": f"http://127.0.0.1:{self.port}",
             "protocol": UpstreamProtocol(self.dialect),
@@ -53,7 +54,7 @@ class Foreign:
             "health_interval_s": 0.1,
             **changes,
         }
-        return UpstreamSettings(**values)
+        return UpstreamSpec(**values)
 
     def ask(self, path: str) -> Any:
         return httpx.get(f"http://127.0.0.1:{self.port}{path}").json()
@@ -87,7 +88,7 @@ def _route(*arms: RevisionTarget, **changes: Any) -> EndpointRoute:
     return EndpointRoute(name="m", revisions=arms, timeout_s=10.0, **changes)
 
 
-def _arm(version: str, weight: int, upstream: UpstreamSettings) -> RevisionTarget:
+def _arm(version: str, weight: int, upstream: UpstreamSpec) -> RevisionTarget:
     return RevisionTarget(version=version, replicas=(), weight=weight, upstream=upstream)
 
 
@@ -205,7 +206,7 @@ async def test_a_split_of_our_version_and_theirs_is_sticky_counted_and_mirrored(
         _arm("2", 50, theirs.settings()),
         RevisionTarget(version="1", replicas=(ours.address,), weight=50),
         _arm("3", 0, other.settings()),
-        sticky=StickySettings(header="x-user"),
+        sticky=StickySpec(header="x-user"),
         split_id="r1",
         mirror=MirrorTarget(key="3", percent=100),
     )
@@ -339,7 +340,7 @@ async def test_a_grpc_server_and_our_replicas_share_one_split(lab: Lab, foreign:
     route = _route(
         _arm("2", 50, settings),
         RevisionTarget(version="1", replicas=(ours.address,), weight=50),
-        sticky=StickySettings(header="x-user"),
+        sticky=StickySpec(header="x-user"),
         split_id="r1",
     )
     gateway = await lab.start(route)
@@ -424,7 +425,7 @@ async def test_an_answer_sends_the_gateway_nowhere_else(lab: Lab, status: int) -
         }
         lines = [f"HTTP/1.1 {status} X", *(f"{name}: {value}" for name, value in headers.items())]
         theirs.answer = "\r\n".join([*lines, "content-length: 2", "", "{}"]).encode()
-        settings = UpstreamSettings(url=f"http://127.0.0.1:{theirs.port}", health_path=None)
+        settings = UpstreamSpec(url=f"http://127.0.0.1:{theirs.port}", health_path=None)
         gateway = await lab.start(_route(_arm("1", 100, settings)))
 
         async with client(gateway) as http:

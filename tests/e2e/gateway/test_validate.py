@@ -13,7 +13,7 @@ from headrace.core.access_settings import (
     EndpointAccess,
     JwtSettings,
 )
-from headrace.core.observe_settings import TracingSettings
+from headrace.core.spec_observe import TracingSpec
 from headrace.gateway import (
     ApiKey,
     EndpointRoute,
@@ -58,8 +58,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "default": {},
     "one port": {"http_port": 8000, "grpc_port": 8000},
     "no access log": {"access_log": False},
-    "tracing": {"tracing": TracingSettings(collector="http://127.0.0.1:4318")},
-    "tracing over TLS": {"tracing": TracingSettings(collector="https://collector")},
+    "tracing": {"tracing": TracingSpec(collector="http://127.0.0.1:4318")},
+    "tracing over TLS": {"tracing": TracingSpec(collector="https://collector")},
     "with control": {"control_address": "127.0.0.1:8080"},
     "over a socket": {"control_address": "unix:/run/control.sock", "host": "::1"},
     "smallest": {"max_body_bytes": 1, "max_connections": 1, "max_requests_per_replica": 1},

@@ -9,8 +9,8 @@ from headrace.control.kubernetes import name_of, role_rules
 from headrace.control.kubernetes.lease import lease_name
 from headrace.control.kubernetes.record import record_name
 from headrace.control.observed import Phase
-from headrace.core.autoscale_settings import AutoscaleSettings
 from headrace.core.kubernetes_settings import Autoscaler
+from headrace.core.spec_scale import AutoscaleSpec
 from tests.e2e.kubernetes.driving import SHORT, Driver, Gateway, a_cluster, until
 from tests.kubernetes_server import FakeApiServer, Fault
 from tests.unit.control.kubernetes.states import (
@@ -321,7 +321,7 @@ async def test_the_role_has_no_verb_too_many_and_none_too_few() -> None:
         Driver(server, gateway, times=SHORT) as driver,
     ):
         url = {"prometheus_url": "http://prometheus:9090"}
-        scale = AutoscaleSettings(target_in_flight=4.0)
+        scale = AutoscaleSpec(target_in_flight=4.0)
         for autoscaler in ("headrace", "hpa", "keda", "headrace"):
             state = a_state(
                 an_endpoint(an_arm(replicas=2), autoscale=scale), autoscaler=autoscaler, **url

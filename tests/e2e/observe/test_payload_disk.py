@@ -14,7 +14,7 @@ from pathlib import Path
 from headrace.control.payloads.files import list_files, read_batches
 from headrace.control.payloads.writer import PayloadWriter
 from headrace.core import SystemClock
-from headrace.core.observe_settings import PayloadLogSettings
+from headrace.core.spec_observe import PayloadLogSpec
 from tests.unit.control.payloads.test_torn_files import sample
 
 root = Path(sys.argv[1])
@@ -22,7 +22,7 @@ limit = int(sys.argv[2])
 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
 writer = PayloadWriter(root=root, clock=SystemClock())
 for number in range(60):
-    writer.add("m", "1", PayloadLogSettings(), [sample(number)])
+    writer.add("m", "1", PayloadLogSpec(), [sample(number)])
 writer.stop()
 
 def report():
@@ -33,7 +33,7 @@ def report():
 report()
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 writer = PayloadWriter(root=root, clock=SystemClock())
-writer.add("m", "1", PayloadLogSettings(), [sample(60)])
+writer.add("m", "1", PayloadLogSpec(), [sample(60)])
 writer.stop()
 report()
 print(*{path.suffix for path in (root / "m").iterdir()})

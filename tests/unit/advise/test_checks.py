@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 from ruamel.yaml import YAML
 
@@ -238,7 +239,7 @@ def test_an_upstream_on_this_machine_may_be_plain(hardened: Path) -> None:
     facts = spoiled(hardened, fault)
     endpoint = facts.spec.endpoints[0]
     assert endpoint.upstream is not None
-    near = endpoint.upstream.model_copy(update={"url": "http://127.0.0.1:8000"})
+    near = msgspec.structs.replace(endpoint.upstream, url="http://127.0.0.1:8000")
     spec = facts.spec.model_copy(
         update={"endpoints": (endpoint.model_copy(update={"upstream": near}),)}
     )

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from headrace.autoscale import Decision, ScalerState, Signals, begin, decide
-from headrace.core.autoscale_settings import AutoscaleSettings
+from headrace.core.spec_scale import AutoscaleSpec
 
 T0 = 1_790_000_000.0
 SERVICE_S = 0.1
@@ -31,7 +31,7 @@ def missing(*, ready: int) -> Signals:
 
 
 def follow(
-    settings: AutoscaleSettings,
+    settings: AutoscaleSpec,
     look: Callable[[int, ScalerState], Signals],
     *,
     seconds: int,
@@ -47,7 +47,7 @@ def follow(
 
 
 def play(
-    settings: AutoscaleSettings,
+    settings: AutoscaleSpec,
     rates: Iterable[float | None],
     *,
     replicas: int = 1,

@@ -24,7 +24,7 @@ from headrace.autoscale.decide import decide
 from headrace.autoscale.meter import Counts, Meter
 from headrace.autoscale.signals import Signals
 from headrace.autoscale.state import ScalerState, begin
-from headrace.core.autoscale_settings import AutoscaleSettings
+from headrace.core.spec_scale import AutoscaleSpec
 from headrace.observe.histogram import SECONDS_BOUNDS
 
 _HOUR_S: Final = 3600.0
@@ -150,7 +150,7 @@ class Policy(Protocol):
 class Headrace:
     """`decide`, as the control plane uses it."""
 
-    settings: AutoscaleSettings
+    settings: AutoscaleSpec
     name: str = "headrace"
     state: ScalerState | None = None
 
@@ -235,7 +235,7 @@ def enough_copies(trace: Trace, rate: float) -> int:
     return trace.max_replicas
 
 
-def policies(trace: Trace, settings: AutoscaleSettings) -> list[Policy]:
+def policies(trace: Trace, settings: AutoscaleSpec) -> list[Policy]:
     """All that are compared."""
     return [Oracle(trace), Headrace(settings), CpuTarget(trace.max_replicas)]
 
@@ -264,7 +264,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
 def simulate(
     trace: Trace,
-    settings: AutoscaleSettings | None = None,
+    settings: AutoscaleSpec | None = None,
     *,
     seed: int = 0,
     only: Collection[str] = (),
@@ -276,7 +276,7 @@ def simulate(
         only: Names of the policies to run; empty for all.
     """
     settings = msgspec.structs.replace(
-        settings or AutoscaleSettings(),
+        settings or AutoscaleSpec(),
         max_replicas=trace.max_replicas,
         slo_latency_s=trace.slo_latency_s,
     )
@@ -343,9 +343,7 @@ class _Second:
 class _Run:
     """One policy on one trace, second by second."""
 
-    def __init__(
-        self, trace: Trace, policy: Policy, load: _Load, settings: AutoscaleSettings
-    ) -> None:
+    def __init__(self, trace: Trace, policy: Policy, load: _Load, settings: AutoscaleSpec) -> None:
         self._trace = trace
         self._policy = policy
         self._load = load

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.autoscale import Ask, share_out
-from headrace.core.autoscale_settings import MachineBudget
+from headrace.core.spec_scale import BudgetSpec
 
 MB = 1_000_000
 
@@ -25,7 +25,7 @@ def asks(draw: st.DrawFn) -> list[Ask]:
 
 
 BUDGETS = st.builds(
-    MachineBudget,
+    BudgetSpec,
     cpus=st.none() | st.floats(0.1, 20.0),
     memory_bytes=st.none() | st.integers(MB, 5000 * MB),
 )
@@ -33,7 +33,7 @@ BUDGETS = st.builds(
 
 @given(asks(), BUDGETS)
 def test_nobody_gets_more_than_wanted_or_less_than_the_minimum(
-    wishes: list[Ask], budget: MachineBudget
+    wishes: list[Ask], budget: BudgetSpec
 ) -> None:
     grants = share_out(wishes, budget)
 
@@ -44,7 +44,7 @@ def test_nobody_gets_more_than_wanted_or_less_than_the_minimum(
 
 @given(asks(), BUDGETS)
 def test_the_machine_is_not_overdrawn_but_for_minimums_and_what_runs(
-    wishes: list[Ask], budget: MachineBudget
+    wishes: list[Ask], budget: BudgetSpec
 ) -> None:
     grants = share_out(wishes, budget)
 
@@ -61,7 +61,7 @@ def test_the_machine_is_not_overdrawn_but_for_minimums_and_what_runs(
 
 @given(asks(), BUDGETS, st.randoms())
 def test_the_order_of_the_wishes_does_not_matter(
-    wishes: list[Ask], budget: MachineBudget, random: object
+    wishes: list[Ask], budget: BudgetSpec, random: object
 ) -> None:
     mixed = list(wishes)
     random.shuffle(mixed)  # type: ignore[attr-defined]  # what `st.randoms` gives
@@ -75,20 +75,20 @@ def test_what_is_left_is_shared_fairly() -> None:
         Ask(endpoint="modest", arm="1", wanted=4, minimum=1, cpus=1.0),
     ]
 
-    grants = share_out(wishes, MachineBudget(cpus=26.0))
+    grants = share_out(wishes, BudgetSpec(cpus=26.0))
 
     assert grants["greedy", "1"].replicas == 25
     assert grants["modest", "1"].replicas == 1
-    assert share_out(wishes, MachineBudget(cpus=52.0))["modest", "1"].replicas == 2
+    assert share_out(wishes, BudgetSpec(cpus=52.0))["modest", "1"].replicas == 2
 
 
 def test_who_is_cut_is_told_why() -> None:
     cpu = share_out(
-        [Ask(endpoint="a", arm="1", wanted=5, minimum=1, cpus=0.7)], MachineBudget(cpus=2.0)
+        [Ask(endpoint="a", arm="1", wanted=5, minimum=1, cpus=0.7)], BudgetSpec(cpus=2.0)
     )
     memory = share_out(
         [Ask(endpoint="a", arm="1", wanted=5, minimum=1, memory_bytes=300.0 * MB)],
-        MachineBudget(memory_bytes=1000 * MB),
+        BudgetSpec(memory_bytes=1000 * MB),
     )
 
     assert cpu["a", "1"].replicas == 2
@@ -102,12 +102,12 @@ def test_who_is_cut_is_told_why() -> None:
 def test_a_small_error_in_what_a_copy_uses_stops_none_that_runs(cpus: float) -> None:
     wish = Ask(endpoint="a", arm="1", wanted=6, minimum=1, running=3, cpus=cpus)
 
-    assert share_out([wish], MachineBudget(cpus=2.0))["a", "1"].replicas == 3
+    assert share_out([wish], BudgetSpec(cpus=2.0))["a", "1"].replicas == 3
 
 
 def test_minimums_come_first_even_where_there_is_no_room() -> None:
     wishes = [Ask(endpoint=name, arm="1", wanted=3, minimum=2, cpus=4.0) for name in "ab"]
 
-    grants = share_out(wishes, MachineBudget(cpus=1.0))
+    grants = share_out(wishes, BudgetSpec(cpus=1.0))
 
     assert [grants[name, "1"].replicas for name in "ab"] == [2, 2]

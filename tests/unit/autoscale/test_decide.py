@@ -6,10 +6,10 @@ import msgspec
 import pytest
 
 from headrace.autoscale import Reason, ScalerState, Signals, begin, decide, granted
-from headrace.core.autoscale_settings import AutoscaleSettings, ScheduleHint
+from headrace.core.spec_scale import AutoscaleSpec, ScheduleSpec
 from tests.unit.autoscale.looks import T0, counts, follow, load, missing, play
 
-WIDE = AutoscaleSettings(max_replicas=20)
+WIDE = AutoscaleSpec(max_replicas=20)
 
 
 def test_a_count_follows_the_load_and_says_by_which_numbers() -> None:
@@ -23,7 +23,7 @@ def test_a_count_follows_the_load_and_says_by_which_numbers() -> None:
 
 
 def test_in_flight_per_replica_is_the_target_where_it_is_named() -> None:
-    settings = AutoscaleSettings(max_replicas=20, target_in_flight=2.0)
+    settings = AutoscaleSpec(max_replicas=20, target_in_flight=2.0)
 
     last = play(settings, [100.0] * 120, replicas=2)[-1]
 
@@ -105,7 +105,7 @@ def test_a_break_in_watching_begins_the_delay_anew() -> None:
 
 
 def test_copies_that_start_count_as_coming_however_long_the_queue_grows() -> None:
-    settings = AutoscaleSettings(max_replicas=50, target_in_flight=2.0)
+    settings = AutoscaleSpec(max_replicas=50, target_in_flight=2.0)
 
     def look(second: int, state: ScalerState) -> Signals:
         waiting = 2.0 + 10.0 * second
@@ -121,7 +121,7 @@ def test_copies_that_start_count_as_coming_however_long_the_queue_grows() -> Non
 
 
 def test_more_arrivals_are_a_reason_for_more_while_copies_start() -> None:
-    settings = AutoscaleSettings(max_replicas=50, target_in_flight=2.0, max_scale_up_ratio=50.0)
+    settings = AutoscaleSpec(max_replicas=50, target_in_flight=2.0, max_scale_up_ratio=50.0)
 
     def look(second: int, state: ScalerState) -> Signals:
         rate = 40.0 if second < 5 else 160.0
@@ -138,7 +138,7 @@ def late(_second: int, state: ScalerState) -> Signals:
 
 
 def test_a_p99_above_the_slo_adds_one_after_a_while_and_waits_for_it() -> None:
-    settings = AutoscaleSettings(max_replicas=8, slo_latency_s=0.15)
+    settings = AutoscaleSpec(max_replicas=8, slo_latency_s=0.15)
 
     decisions = follow(settings, late, seconds=60, state=begin(2, now=T0))
 
@@ -150,7 +150,7 @@ def test_a_p99_above_the_slo_adds_one_after_a_while_and_waits_for_it() -> None:
 
 
 def test_nothing_is_taken_away_while_the_p99_is_above_the_slo() -> None:
-    settings = AutoscaleSettings(max_replicas=4, slo_latency_s=0.15)
+    settings = AutoscaleSpec(max_replicas=4, slo_latency_s=0.15)
 
     last = follow(settings, late, seconds=600, state=begin(4, now=T0))[-1]
 
@@ -159,7 +159,7 @@ def test_nothing_is_taken_away_while_the_p99_is_above_the_slo() -> None:
 
 
 def test_a_long_wait_adds_half_of_the_copies() -> None:
-    settings = AutoscaleSettings(max_replicas=20, target_queue_wait_s=0.01)
+    settings = AutoscaleSpec(max_replicas=20, target_queue_wait_s=0.01)
 
     def look(_second: int, state: ScalerState) -> Signals:
         return load(35.0, ready=state.replicas, queue_wait_s=0.5)
@@ -172,7 +172,7 @@ def test_a_long_wait_adds_half_of_the_copies() -> None:
 
 def test_a_count_that_was_too_small_is_not_tried_again_at_once() -> None:
     """Constant load, a model of the load that is wrong: two are too few, whatever it says."""
-    settings = AutoscaleSettings(max_replicas=20, target_queue_wait_s=0.05)
+    settings = AutoscaleSpec(max_replicas=20, target_queue_wait_s=0.05)
 
     def look(_second: int, state: ScalerState) -> Signals:
         wait = 0.2 if state.replicas < 3 else 0.01
@@ -184,7 +184,7 @@ def test_a_count_that_was_too_small_is_not_tried_again_at_once() -> None:
 
 
 def test_idle_endpoints_sleep_and_wake_with_the_first_request() -> None:
-    settings = AutoscaleSettings(min_replicas=0, max_replicas=4, idle_s=30.0)
+    settings = AutoscaleSpec(min_replicas=0, max_replicas=4, idle_s=30.0)
 
     idle = play(settings, [1.0] * 10 + [0.0] * 40)
     asleep = idle[-1]
@@ -201,7 +201,7 @@ def test_idle_endpoints_sleep_and_wake_with_the_first_request() -> None:
 
 
 def test_many_held_requests_wake_as_many_copies_as_they_need() -> None:
-    settings = AutoscaleSettings(min_replicas=0, max_replicas=4, target_in_flight=5.0)
+    settings = AutoscaleSpec(min_replicas=0, max_replicas=4, target_in_flight=5.0)
 
     woken = decide(begin(0, now=T0), Signals(at=0.0, ready=0, held=12), settings, now=T0 + 1.0)
 
@@ -209,7 +209,7 @@ def test_many_held_requests_wake_as_many_copies_as_they_need() -> None:
 
 
 def test_an_endpoint_whose_metrics_are_lost_does_not_fall_asleep() -> None:
-    settings = AutoscaleSettings(min_replicas=0, idle_s=10.0)
+    settings = AutoscaleSpec(min_replicas=0, idle_s=10.0)
 
     decisions = play(settings, [0.0] * 5 + [None] * 60)
 
@@ -217,8 +217,8 @@ def test_an_endpoint_whose_metrics_are_lost_does_not_fall_asleep() -> None:
 
 
 def test_the_schedule_raises_the_minimum_and_wakes() -> None:
-    hint = ScheduleHint(cron="0 8 * * *", duration_s=3600.0, min_replicas=3)
-    settings = AutoscaleSettings(min_replicas=0, max_replicas=8, schedule=(hint,))
+    hint = ScheduleSpec(cron="0 8 * * *", duration_s=3600.0, min_replicas=3)
+    settings = AutoscaleSpec(min_replicas=0, max_replicas=8, schedule=(hint,))
     eight = datetime(2026, 11, 25, 8, tzinfo=UTC).timestamp()
     asleep = Signals(at=0.0, ready=0)
 
@@ -230,13 +230,9 @@ def test_the_schedule_raises_the_minimum_and_wakes() -> None:
 
 
 def test_bounds_win_at_once() -> None:
-    grown = decide(
-        begin(1, now=T0), missing(ready=1), AutoscaleSettings(min_replicas=3), now=T0 + 1.0
-    )
-    shrunk = decide(
-        begin(9, now=T0), missing(ready=9), AutoscaleSettings(max_replicas=4), now=T0 + 1.0
-    )
-    full = play(AutoscaleSettings(max_replicas=3), [100.0] * 90, replicas=3)[-1]
+    grown = decide(begin(1, now=T0), missing(ready=1), AutoscaleSpec(min_replicas=3), now=T0 + 1.0)
+    shrunk = decide(begin(9, now=T0), missing(ready=9), AutoscaleSpec(max_replicas=4), now=T0 + 1.0)
+    full = play(AutoscaleSpec(max_replicas=3), [100.0] * 90, replicas=3)[-1]
 
     assert (grown.replicas, grown.reason) == (3, Reason.MINIMUM)
     assert (shrunk.replicas, shrunk.reason) == (4, Reason.MAXIMUM)

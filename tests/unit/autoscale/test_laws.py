@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.autoscale import ScalerState, Signals, begin, decide
-from headrace.core.autoscale_settings import AutoscaleSettings
+from headrace.core.spec_scale import AutoscaleSpec
 from tests.unit.autoscale.looks import T0, load, play
 
 pytestmark = pytest.mark.slow
 
 SETTINGS = st.builds(
-    AutoscaleSettings,
+    AutoscaleSpec,
     min_replicas=st.integers(0, 3),
     max_replicas=st.integers(3, 30),
     target_in_flight=st.none() | st.floats(0.1, 50.0),
@@ -52,7 +52,7 @@ def looks(draw: st.DrawFn) -> Signals:
 
 
 @st.composite
-def states(draw: st.DrawFn, settings: AutoscaleSettings) -> ScalerState:
+def states(draw: st.DrawFn, settings: AutoscaleSpec) -> ScalerState:
     """A state that some history brought about."""
     state = begin(draw(st.integers(0, 20)), now=T0)
     for signals in draw(st.lists(looks(), max_size=12)):
@@ -63,7 +63,7 @@ def states(draw: st.DrawFn, settings: AutoscaleSettings) -> ScalerState:
 
 @given(st.data(), SETTINGS, looks(), st.floats(0.0, 300.0), st.floats(0.0, 300.0))
 def test_more_load_never_means_fewer_replicas(
-    data: st.DataObject, settings: AutoscaleSettings, signals: Signals, more: float, longer: float
+    data: st.DataObject, settings: AutoscaleSpec, signals: Signals, more: float, longer: float
 ) -> None:
     state = data.draw(states(settings))
     grown = {
@@ -86,7 +86,7 @@ def test_more_load_never_means_fewer_replicas(
 def test_a_load_that_is_heavier_all_the_time_never_has_fewer_replicas(
     rates: list[float], factor: float
 ) -> None:
-    settings = AutoscaleSettings(
+    settings = AutoscaleSpec(
         max_replicas=40, stable_window_s=10.0, panic_window_s=3.0, scale_down_delay_s=15.0
     )
 
@@ -98,7 +98,7 @@ def test_a_load_that_is_heavier_all_the_time_never_has_fewer_replicas(
 
 @given(st.data(), SETTINGS, looks())
 def test_missing_metrics_never_scale_down(
-    data: st.DataObject, settings: AutoscaleSettings, signals: Signals
+    data: st.DataObject, settings: AutoscaleSpec, signals: Signals
 ) -> None:
     state = data.draw(states(settings))
     unknown = data.draw(st.sampled_from(["in_flight", "arrivals", "is_partial"]))
@@ -111,7 +111,7 @@ def test_missing_metrics_never_scale_down(
 
 @given(st.data(), SETTINGS, looks())
 def test_a_count_stays_within_its_bounds(
-    data: st.DataObject, settings: AutoscaleSettings, signals: Signals
+    data: st.DataObject, settings: AutoscaleSpec, signals: Signals
 ) -> None:
     state = data.draw(states(settings))
 
@@ -124,7 +124,7 @@ def test_a_count_stays_within_its_bounds(
 
 @given(st.data(), SETTINGS, looks())
 def test_one_step_goes_no_further_than_it_may(
-    data: st.DataObject, settings: AutoscaleSettings, signals: Signals
+    data: st.DataObject, settings: AutoscaleSpec, signals: Signals
 ) -> None:
     state = data.draw(states(settings))
 
@@ -139,7 +139,7 @@ def test_one_step_goes_no_further_than_it_may(
 
 @given(st.data(), SETTINGS, st.lists(looks(), min_size=1, max_size=8))
 def test_a_restart_changes_no_decision(
-    data: st.DataObject, settings: AutoscaleSettings, later: list[Signals]
+    data: st.DataObject, settings: AutoscaleSpec, later: list[Signals]
 ) -> None:
     state = data.draw(states(settings))
     again = msgspec.json.decode(msgspec.json.encode(state), type=ScalerState)
@@ -155,7 +155,7 @@ def test_a_restart_changes_no_decision(
 @given(st.floats(0.5, 120.0), st.integers(0, 2**32 - 1), st.integers(1, 20))
 def test_a_constant_load_does_not_flap(rate: float, seed: int, replicas: int) -> None:
     """Requests come by chance at one rate: the count may settle, but never turns twice."""
-    settings = AutoscaleSettings(
+    settings = AutoscaleSpec(
         max_replicas=30, stable_window_s=20.0, panic_window_s=4.0, scale_down_delay_s=30.0
     )
     arrivals = np.random.default_rng(seed).poisson(rate, 200)
@@ -168,7 +168,7 @@ def test_a_constant_load_does_not_flap(rate: float, seed: int, replicas: int) ->
 
 
 @given(SETTINGS, looks(), st.floats(-1e6, 1e6))
-def test_no_clock_breaks_it(settings: AutoscaleSettings, signals: Signals, jump: float) -> None:
+def test_no_clock_breaks_it(settings: AutoscaleSpec, signals: Signals, jump: float) -> None:
     state = decide(begin(3, now=T0), signals, settings, now=T0 + 1.0).state
 
     decision = decide(state, signals, settings, now=T0 + jump)
@@ -177,7 +177,7 @@ def test_no_clock_breaks_it(settings: AutoscaleSettings, signals: Signals, jump:
 
 
 def test_a_window_has_a_bounded_size() -> None:
-    settings = AutoscaleSettings(stable_window_s=3600.0, panic_window_s=600.0)
+    settings = AutoscaleSpec(stable_window_s=3600.0, panic_window_s=600.0)
     state = begin(1, now=T0)
     for second in range(0, 8000, 7):
         state = decide(state, load(5.0, ready=1), settings, now=T0 + second).state
@@ -187,7 +187,7 @@ def test_a_window_has_a_bounded_size() -> None:
 
 
 def test_targets_of_next_to_nothing_are_no_reason_to_crash() -> None:
-    tiny = AutoscaleSettings(
+    tiny = AutoscaleSpec(
         max_replicas=9, target_in_flight=5e-324, target_queue_wait_s=5e-324, slo_latency_s=5e-324
     )
     state = begin(1, now=T0)

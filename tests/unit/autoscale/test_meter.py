@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from headrace.autoscale import Counts, Meter
 from headrace.autoscale.meter import quantile
-from headrace.core.autoscale_settings import AutoscaleSettings
+from headrace.core.spec_scale import AutoscaleSpec
 
 BOUNDS = (0.1, 0.2, 0.4)
-SETTINGS = AutoscaleSettings()
+SETTINGS = AutoscaleSpec()
 
 
 def counts(answered: int, latencies: tuple[int, ...] = (), **other: float) -> Counts:

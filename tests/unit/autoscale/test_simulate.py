@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from headrace.core.autoscale_settings import AutoscaleSettings
+from headrace.core.spec_scale import AutoscaleSpec
 from tests.unit.autoscale.simulation import TRACES, Outcome, Trace, simulate, steady
 
 pytestmark = pytest.mark.slow
@@ -88,6 +88,8 @@ def short() -> Trace:
 
 
 def test_settings_are_tried_as_they_are() -> None:
-    (headrace,) = simulate(short(), AutoscaleSettings(min_replicas=9), only=["headrace"])
+    (headrace,) = simulate(
+        short(), AutoscaleSpec(min_replicas=9, max_replicas=9), only=["headrace"]
+    )
 
     assert headrace.replicas[-1] == 9

@@ -15,13 +15,13 @@ from headrace.control.reconciler import Reconciler
 from headrace.control.scaling import Scaler, ScalerStates
 from headrace.control.store import Event
 from headrace.core import EndpointName, ReplicaSettings
-from headrace.core.autoscale_settings import AutoscaleSettings, MachineBudget
+from headrace.core.spec_scale import AutoscaleSpec, BudgetSpec
 from headrace.core.state_file import StateFile
 from headrace.gateway import GatewaySettings
 from headrace.serving.report import ReplicaReport
 from tests.unit.control.played import TurnedClock
 
-SETTINGS = AutoscaleSettings(max_replicas=10, stable_window_s=20.0, scale_down_delay_s=30.0)
+SETTINGS = AutoscaleSpec(max_replicas=10, stable_window_s=20.0, scale_down_delay_s=30.0)
 BOUNDS = [0.1, 0.2, 1.0]
 SERVICE_S = 0.1
 T0 = 1_790_000_000.0
@@ -36,7 +36,7 @@ def arm(name: str, version: str, *, weight: int = 100, replicas: int = 1) -> Des
 
 
 def endpoint(
-    name: str, *arms: DesiredArm, autoscale: AutoscaleSettings | None = SETTINGS
+    name: str, *arms: DesiredArm, autoscale: AutoscaleSpec | None = SETTINGS
 ) -> DesiredEndpoint:
     return DesiredEndpoint(
         name=EndpointName(name), timeout_s=None, arms=arms, generation=1, autoscale=autoscale
@@ -52,7 +52,7 @@ class Lab:
     rates: dict[str, float] = field(default_factory=dict)
     reports: dict[str, ReplicaReport] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
-    budget: MachineBudget = field(default_factory=MachineBudget)
+    budget: BudgetSpec = field(default_factory=BudgetSpec)
     start_s: float = 0.0
     cpu_per_request_s: float = 0.0
     rss_bytes: int = 1_000_000

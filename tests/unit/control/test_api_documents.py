@@ -12,13 +12,13 @@ from headrace.control.rollout_status import rollout_status
 from headrace.control.status import EndpointStatus, ReplicaStatus, RevisionStatus
 from headrace.control.store import RolloutRecord
 from headrace.core import EndpointName, ReplicaSettings
-from headrace.core.rollout_settings import (
-    AbSettings,
-    BlueGreenSettings,
-    CanarySettings,
-    CanaryStep,
-    RolloutSettings,
-    ShadowSettings,
+from headrace.core.spec_rollout import (
+    AbSpec,
+    BlueGreenSpec,
+    CanarySpec,
+    CanaryStepSpec,
+    RolloutSpec,
+    ShadowSpec,
 )
 from headrace.rollout.outcomes import MetricVerdict, Outcome, Verdict
 from headrace.rollout.state import Phase, RolloutState, Traffic
@@ -73,7 +73,7 @@ VERDICT = Verdict(
 def record(
     phase: Phase = Phase.PROGRESSING,
     *,
-    settings: RolloutSettings | None = None,
+    settings: RolloutSpec | None = None,
     verdict: Verdict | None = VERDICT,
     reason: str = "",
 ) -> RolloutRecord:
@@ -85,7 +85,7 @@ def record(
         target=endpoint(("4", 100)),
         actor="ann@laptop",
         state=RolloutState(
-            settings=settings or CanarySettings(steps=(CanaryStep(weight=5, until="verdict"),)),
+            settings=settings or CanarySpec(steps=(CanaryStepSpec(weight=5, until="verdict"),)),
             phase=phase,
             began=1000.0,
             since=1001.0,
@@ -137,13 +137,13 @@ def test_what_has_no_bound_is_null_in_json() -> None:
 @pytest.mark.parametrize(
     ("settings", "name", "steps"),
     [
-        (CanarySettings(), "canary", 3),
-        (BlueGreenSettings(), "blue-green", 0),
-        (AbSettings(), "ab", 0),
-        (ShadowSettings(), "shadow", 0),
+        (CanarySpec(), "canary", 3),
+        (BlueGreenSpec(), "blue-green", 0),
+        (AbSpec(), "ab", 0),
+        (ShadowSpec(), "shadow", 0),
     ],
 )
-def test_every_strategy_has_its_name(settings: RolloutSettings, name: str, steps: int) -> None:
+def test_every_strategy_has_its_name(settings: RolloutSpec, name: str, steps: int) -> None:
     status = rollout_status(record(settings=settings))
 
     assert (status.strategy, len(status.steps)) == (name, steps)

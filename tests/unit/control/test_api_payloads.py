@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from headrace.control.plane import ControlPlane
-from headrace.core.observe_settings import PayloadLogSettings
+from headrace.core.spec_observe import PayloadLogSpec
 from headrace.serving.report import PayloadSample, SampledTensor
 from tests.unit.control.api_client import client_of
 
@@ -62,8 +62,8 @@ async def test_the_newest_rows_come_first_as_plain_json(
     api: httpx.AsyncClient, plane: ControlPlane
 ) -> None:
     writer = plane.payloads
-    writer.add("m", "1", PayloadLogSettings(), [sample("a", 1.0), sample("b", 2.0)])
-    writer.add("m", "2", PayloadLogSettings(), [sample("c", 3.0)])
+    writer.add("m", "1", PayloadLogSpec(), [sample("a", 1.0), sample("b", 2.0)])
+    writer.add("m", "2", PayloadLogSpec(), [sample("c", 3.0)])
     writer.lost("m", 2)
     writer.stop()
 

@@ -13,9 +13,8 @@ from headrace.control.desired import (
 from headrace.control.effective import BASELINE, Scale, effective, in_force
 from headrace.control.store import RolloutRecord
 from headrace.core import EndpointName, ReplicaSettings
-from headrace.core.autoscale_settings import AutoscaleSettings
-from headrace.core.rollout_settings import CanarySettings
-from headrace.core.upstream_settings import StickySettings
+from headrace.core.spec_rollout import CanarySpec, StickySpec
+from headrace.core.spec_scale import AutoscaleSpec
 from headrace.rollout.state import Phase, RolloutState, Traffic
 
 NAME = EndpointName("digits")
@@ -38,9 +37,7 @@ def rollout(
     source: DesiredEndpoint | None = None,
     target: DesiredEndpoint | None = None,
 ) -> RolloutRecord:
-    state = RolloutState(
-        settings=CanarySettings(), phase=phase, began=0.0, since=0.0, traffic=traffic
-    )
+    state = RolloutState(settings=CanarySpec(), phase=phase, began=0.0, since=0.0, traffic=traffic)
     return RolloutRecord(
         id="r1",
         endpoint=NAME,
@@ -145,17 +142,17 @@ def test_a_shadow_gets_copies_and_no_weight() -> None:
 
 
 def test_each_rollout_salts_its_sticky_key() -> None:
-    sticky = StickySettings(header="x-user")
+    sticky = StickySpec(header="x-user")
     target = msgspec.structs.replace(endpoint(arm("2"), generation=2), sticky=sticky)
     record = rollout(Traffic(candidate=10), target=target)
 
     found = in_force(record.target, record)
 
-    assert found.sticky == StickySettings(header="x-user", salt="r1")
+    assert found.sticky == StickySpec(header="x-user", salt="r1")
 
 
 def test_the_autoscaler_says_how_many_copies_of_each_arm_there_are() -> None:
-    scaled = msgspec.structs.replace(endpoint(arm("1")), autoscale=AutoscaleSettings())
+    scaled = msgspec.structs.replace(endpoint(arm("1")), autoscale=AutoscaleSpec())
     fixed = msgspec.structs.replace(endpoint(arm("1")), name=EndpointName("fixed"))
     desired = DesiredState(generation=1, endpoints=(scaled, fixed))
     scale = Scale(counts={("digits", "1"): 3, ("fixed", "1"): 3})
@@ -166,9 +163,7 @@ def test_the_autoscaler_says_how_many_copies_of_each_arm_there_are() -> None:
 
 
 def test_an_endpoint_that_sleeps_has_no_copies() -> None:
-    scaled = msgspec.structs.replace(
-        endpoint(arm("1")), autoscale=AutoscaleSettings(min_replicas=0)
-    )
+    scaled = msgspec.structs.replace(endpoint(arm("1")), autoscale=AutoscaleSpec(min_replicas=0))
     desired = DesiredState(generation=1, endpoints=(scaled,))
 
     (found,) = effective(desired, {}, Scale(zeroed=frozenset({"digits"}))).endpoints

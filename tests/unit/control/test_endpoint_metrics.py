@@ -18,7 +18,7 @@ from headrace.control.endpoint_metrics import (
 from headrace.control.observed import Phase, Replica
 from headrace.control.store import RolloutRecord
 from headrace.core import EndpointName, ReplicaSettings
-from headrace.core.rollout_settings import CanarySettings
+from headrace.core.spec_rollout import CanarySpec
 from headrace.gateway import ArmStatistics
 from headrace.observe import BRIEF_TWO_DIGITS_S, TWO_DIGITS_S
 from headrace.rollout.state import Phase as RolloutPhase
@@ -155,7 +155,7 @@ def test_quantiles_of_a_known_load_are_found_within_5_percent(median_s: float) -
 def _record(phase: RolloutPhase) -> RolloutRecord:
     endpoint = _state(_arm("1")).endpoints[0]
     state = RolloutState(
-        settings=CanarySettings(),
+        settings=CanarySpec(),
         phase=phase,
         began=0.0,
         since=0.0,

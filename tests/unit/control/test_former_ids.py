@@ -14,7 +14,7 @@ from headrace.control.desired import (
 from headrace.control.former_ids import is_same, with_known_ids
 from headrace.control.store import RolloutRecord
 from headrace.core import EndpointName, ReplicaSettings
-from headrace.core.rollout_settings import CanarySettings
+from headrace.core.spec_rollout import CanarySpec
 from headrace.rollout.machine import begin
 
 NAME = EndpointName("m")
@@ -90,7 +90,7 @@ def test_a_rollout_goes_on_with_what_it_came_from() -> None:
         created=0.0,
         source=endpoint(source),
         target=endpoint(target),
-        state=begin(CanarySettings(), began=0.0),
+        state=begin(CanarySpec(), began=0.0),
     )
     desired = DesiredState(endpoints=(endpoint(target),))
 

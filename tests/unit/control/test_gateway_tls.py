@@ -4,21 +4,21 @@ from headrace.control.gateway_routes import endpoint_route
 from headrace.control.gateway_tls import lacks_secret, listener_files, listener_tls, upstream_files
 from headrace.control.observed import Arm, Route
 from headrace.core.access_settings import TlsSettings
-from headrace.core.upstream_settings import UpstreamSettings, UpstreamTls
+from headrace.core.spec_upstream import UpstreamSpec, UpstreamTlsSpec
 from headrace.gateway import ListenerTls
 from headrace.gateway.tls import CERTIFICATE, CLIENT_AUTHORITIES, certificate_name
 
-PAIR = UpstreamTls(certificate_file="/c.pem", key_file="/k.pem")
+PAIR = UpstreamTlsSpec(certificate_file="/c.pem", key_file="/k.pem")
 TLS = TlsSettings(certificate_file="/c", key_file="/k", client_ca_file="/ca", min_version="1.3")
 
 
-def _route(*upstreams: UpstreamTls | None) -> Route:
+def _route(*upstreams: UpstreamTlsSpec | None) -> Route:
     arms = tuple(
         Arm(
             version=str(number),
             weight=100 // len(upstreams),
             replicas=(),
-            upstream=UpstreamSettings(url="https://them.example", tls=tls),
+            upstream=UpstreamSpec(url="https://them.example", tls=tls),
         )
         for number, tls in enumerate(upstreams, start=1)
     )
@@ -33,7 +33,7 @@ def test_a_listener_is_told_what_its_files_mean() -> None:
 
 
 def test_upstreams_name_the_files_they_need() -> None:
-    both = UpstreamTls(ca_file="/ca.pem", certificate_file="/c.pem", key_file="/k.pem")
+    both = UpstreamTlsSpec(ca_file="/ca.pem", certificate_file="/c.pem", key_file="/k.pem")
     found = list(upstream_files([_route(None, PAIR, both)]))
 
     assert [str(files.certificate_file) for files in found] == ["/c.pem", "/ca.pem", "/c.pem"]
@@ -51,4 +51,4 @@ def test_an_upstream_without_its_certificate_gets_no_requests() -> None:
     assert [arm.upstream is None for arm in found.revisions] == [False, True]
     assert [arm.weight for arm in whole.revisions] == [50, 50]
     assert not lacks_secret(None, missing)
-    assert not lacks_secret(UpstreamSettings(url="https://them.example"), missing)
+    assert not lacks_secret(UpstreamSpec(url="https://them.example"), missing)

@@ -13,7 +13,7 @@ from headrace.control.load_watch import LoadedArm, LoadWatch, loaded_arms
 from headrace.control.observed import Phase, Replica
 from headrace.control.row_watch import ArmReports
 from headrace.core import EndpointName, ReplicaSettings
-from headrace.core.upstream_settings import UpstreamSettings
+from headrace.core.spec_upstream import UpstreamSpec
 from headrace.monitor import LoadWindow
 from headrace.observe.row_checks import BatchingReport
 from headrace.serving.report import ModelLoad
@@ -21,14 +21,14 @@ from headrace.testing import LoopClock, VirtualTimeLoop
 from tests.unit.control.played import TurnedClock
 
 _NOON = 1_800_000_000.0
-_UPSTREAM = UpstreamSettings(url="https://models.example")
+_UPSTREAM = UpstreamSpec(url="https://models.example")
 
 
 def revision(
     version: str = "1",
     *,
     pool: str = "",
-    upstream: UpstreamSettings | None = None,
+    upstream: UpstreamSpec | None = None,
     purpose: str = "",
 ) -> Revision:
     return make_revision(

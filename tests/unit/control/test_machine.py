@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from headrace.control.machine import machine_budget
-from headrace.core.autoscale_settings import MachineBudget
+from headrace.core.spec_scale import BudgetSpec
 from headrace.engine import usable_cores
 
 MEMINFO = "MemTotal:        8000000 kB\nMemFree:  1 kB\n"
@@ -15,7 +15,7 @@ def machine(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def budget(machine: Path, wanted: MachineBudget | None = None) -> MachineBudget:
+def budget(machine: Path, wanted: BudgetSpec | None = None) -> BudgetSpec:
     return machine_budget(wanted, cgroup=machine, meminfo=machine / "meminfo")
 
 
@@ -33,7 +33,7 @@ def test_a_container_has_no_more_than_its_limits(machine: Path) -> None:
     (machine / "cpu.max").write_text("50000 100000\n")
     (machine / "memory.max").write_text("1000000000\n")
 
-    assert budget(machine) == MachineBudget(cpus=0.5, memory_bytes=900_000_000)
+    assert budget(machine) == BudgetSpec(cpus=0.5, memory_bytes=900_000_000)
 
 
 @pytest.mark.parametrize("text", ["", "0 0\n", "what\n"])
@@ -44,7 +44,7 @@ def test_limits_that_say_nothing_are_none(machine: Path, text: str) -> None:
 
 
 def test_what_is_wanted_wins(machine: Path) -> None:
-    wanted = MachineBudget(cpus=64.0, memory_bytes=1 << 40)
+    wanted = BudgetSpec(cpus=64.0, memory_bytes=1 << 40)
 
     assert budget(machine, wanted) == wanted
 

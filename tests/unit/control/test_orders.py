@@ -25,8 +25,8 @@ from headrace.core import (
     NotFoundError,
     RequestCancelledError,
 )
-from headrace.core.rollout_settings import BlueGreenSettings, CanarySettings
 from headrace.core.spec import SpecError
+from headrace.core.spec_rollout import BlueGreenSpec, CanarySpec
 from headrace.registry import Registry
 from headrace.rollout.state import Phase, Traffic, Verb
 from tests.unit.control.conftest import admin_called, inspect
@@ -158,11 +158,11 @@ async def test_a_rollout_by_hand_keeps_the_endpoints_own_plan(plane: ControlPlan
         "digits", version="2", rollout={"strategy": "blue-green"}, caller=admin_called("ada")
     )
 
-    assert isinstance(record.state.settings, BlueGreenSettings)
+    assert isinstance(record.state.settings, BlueGreenSpec)
     assert record.actor == "ada"
     endpoint = plane.desired.endpoint("digits")
     assert endpoint is not None
-    assert isinstance(endpoint.rollout, CanarySettings)
+    assert isinstance(endpoint.rollout, CanarySpec)
     assert plane.endpoint_entry("digits") == entry(2, rollout=CANARY)
 
 

@@ -12,12 +12,12 @@ from hypothesis.extra import numpy as arrays
 from headrace.control import pairing as module
 from headrace.control.pairing import Pairing, agree, distance
 from headrace.core import Array
-from headrace.core.rollout_settings import DisagreementMetric
+from headrace.core.spec_rollout import DisagreementSpec
 from headrace.serving.observation import compared_tensors
 from headrace.serving.report import Answer
 
-METRIC = DisagreementMetric(absolute_tolerance=0.01, relative_tolerance=0.0)
-EXACT = DisagreementMetric(absolute_tolerance=0.0, relative_tolerance=0.0)
+METRIC = DisagreementSpec(absolute_tolerance=0.01, relative_tolerance=0.0)
+EXACT = DisagreementSpec(absolute_tolerance=0.0, relative_tolerance=0.0)
 SHAPES = arrays.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=6)
 FLOATS = arrays.arrays(st.sampled_from(["<f2", "<f4", "<f8"]), SHAPES)
 INTEGERS = arrays.arrays(st.sampled_from(["|i1", "<i4", "<i8", "|u1", "<u8"]), SHAPES)
@@ -44,7 +44,7 @@ def answer(answer_id: str, *values: float, failed: bool = False) -> Answer:
     return of({"y": np.array(values)}, answer_id)
 
 
-def agreed(one: Array, other: Array, metric: DisagreementMetric = METRIC) -> bool:
+def agreed(one: Array, other: Array, metric: DisagreementSpec = METRIC) -> bool:
     return agree(of({"y": one}), of({"y": other}), metric)
 
 
@@ -182,7 +182,7 @@ def test_one_value_that_differs_is_met_wherever_it_is(place: tuple[int, int], dt
 def test_values_within_the_tolerance_agree_and_others_do_not(
     baseline: Array, step: Array, absolute: float, relative: float
 ) -> None:
-    metric = DisagreementMetric(absolute_tolerance=absolute, relative_tolerance=relative)
+    metric = DisagreementSpec(absolute_tolerance=absolute, relative_tolerance=relative)
     candidate = baseline + step
     far = [
         abs(Fraction(b) - Fraction(a))
@@ -212,7 +212,7 @@ def test_integers_are_compared_exactly_whatever_their_width(number: int) -> None
 
 
 def test_classes_that_differ_disagree_however_near_their_numbers() -> None:
-    metric = DisagreementMetric(absolute_tolerance=5.0, relative_tolerance=0.5)
+    metric = DisagreementSpec(absolute_tolerance=5.0, relative_tolerance=0.5)
 
     assert not agreed(np.array([1000]), np.array([1001]), metric)
     assert not agreed(texts(b"3"), texts(b"4"), metric)
@@ -249,7 +249,7 @@ def test_other_names_or_a_missing_output_disagree() -> None:
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_what_is_not_finite_agrees_with_its_like_only(dtype: type) -> None:
     special = [math.nan, math.inf, -math.inf, 0.0]
-    loose = DisagreementMetric(absolute_tolerance=1e300, relative_tolerance=0.5)
+    loose = DisagreementSpec(absolute_tolerance=1e300, relative_tolerance=0.5)
 
     for one in special:
         for other in special:

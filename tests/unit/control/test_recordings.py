@@ -10,7 +10,7 @@ from headrace.control.fetch import Answer
 from headrace.control.observed import Phase, Replica
 from headrace.control.recordings import Recordings
 from headrace.core import UnavailableError
-from headrace.core.observe_settings import PayloadLogSettings
+from headrace.core.spec_observe import PayloadLogSpec
 from headrace.observe.spans import SpanContext, SpanRecord
 from headrace.serving.report import (
     FeaturesPage,
@@ -22,7 +22,7 @@ from headrace.serving.report import (
 
 pytestmark = pytest.mark.anyio
 
-LOG = PayloadLogSettings(sample_ratio=0.5, drop=("input.x",))
+LOG = PayloadLogSpec(sample_ratio=0.5, drop=("input.x",))
 SPAN = SpanRecord(SpanContext("a" * 32, "b" * 16), "c" * 16, "infer m", 1.0, 2.0)
 SAMPLE = PayloadSample(
     request_id="r", trace_id="", caller="", at=1.0, duration_s=0.1, code="OK", inputs=[], outputs=[]
@@ -45,7 +45,7 @@ class World:
     """Replicas that answer as they are told to, and what was done with it."""
 
     replicas: list[Replica] = field(default_factory=lambda: [ALPHA])
-    logs: dict[str, PayloadLogSettings] = field(default_factory=dict)
+    logs: dict[str, PayloadLogSpec] = field(default_factory=dict)
     spans: list[SpanRecord] = field(default_factory=list)
     samples: list[PayloadSample] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
@@ -105,7 +105,7 @@ class World:
         self,
         endpoint: str,
         version: str,
-        settings: PayloadLogSettings,
+        settings: PayloadLogSpec,
         samples: Sequence[PayloadSample],
     ) -> None:
         assert settings == self.logs[endpoint]

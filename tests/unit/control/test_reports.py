@@ -14,7 +14,7 @@ from headrace.control.observed import Phase, Replica
 from headrace.control.pairing import Pairing
 from headrace.control.reports import Reports
 from headrace.control.watching import Watch
-from headrace.core.rollout_settings import CanarySettings, DisagreementMetric
+from headrace.core.spec_rollout import CanarySpec, DisagreementSpec
 from headrace.rollout.evidence import Evidence
 from headrace.rollout.explain import Names
 from headrace.serving.report import Answer, AnswersPage, Observe, ReplicaReport
@@ -124,9 +124,9 @@ async def test_every_answer_is_read_once_also_those_of_the_next_process(tmp_path
     wish = Observe(key="r1", answers_percent=100)
     reports = Reports(wanted=lambda: [running], known=lambda: ["r"], observe=lambda _: wish)
     watch = Watch(
-        evidence=Evidence.start(CanarySettings()),
+        evidence=Evidence.start(CanarySpec()),
         counter=Counter(warmup_s=0.0),
-        pairing=Pairing(metric=DisagreementMetric()),
+        pairing=Pairing(metric=DisagreementSpec()),
         names=Names(),
         saved_at=0.0,
     )

@@ -12,8 +12,8 @@ from headrace.control.home import Home
 from headrace.control.observed import Phase
 from headrace.control.store import Event, RolloutRecord
 from headrace.core import FailedPreconditionError, UnavailableError
-from headrace.core.autoscale_settings import MachineBudget, ScheduleHint
-from headrace.core.rollout_settings import CanarySettings
+from headrace.core.spec_rollout import CanarySpec
+from headrace.core.spec_scale import BudgetSpec, ScheduleSpec
 from headrace.rollout.state import Phase as RolloutPhase
 from headrace.rollout.state import RolloutState, Traffic
 from tests.unit.control.scaling_lab import SETTINGS, T0, Lab, arm, endpoint
@@ -169,7 +169,7 @@ def rollout(lab: Lab, traffic: Traffic) -> RolloutRecord:
     source = endpoint("a", arm("a", "1"))
     target = msgspec.structs.replace(endpoint("a", arm("a", "2")), generation=2)
     state = RolloutState(
-        settings=CanarySettings(),
+        settings=CanarySpec(),
         phase=RolloutPhase.PROGRESSING,
         began=lab.clock.time,
         since=lab.clock.time,
@@ -208,7 +208,7 @@ def test_an_endpoint_does_not_sleep_during_a_rollout(lab: Lab) -> None:
 
 
 def test_the_schedule_is_shared_out_by_weight(lab: Lab) -> None:
-    hint = ScheduleHint(cron="* * * * *", duration_s=60.0, min_replicas=6)
+    hint = ScheduleSpec(cron="* * * * *", duration_s=60.0, min_replicas=6)
     settings = msgspec.structs.replace(SETTINGS, schedule=(hint,))
     arms = (arm("a", "1", weight=80), arm("a", "2", weight=20))
 
@@ -219,7 +219,7 @@ def test_the_schedule_is_shared_out_by_weight(lab: Lab) -> None:
 
 
 def test_memory_of_the_machine_bounds_the_count_and_says_so(lab: Lab) -> None:
-    lab.budget = MachineBudget(memory_bytes=350_000_000)
+    lab.budget = BudgetSpec(memory_bytes=350_000_000)
     lab.rss_bytes = 100_000_000
     lab.want(endpoint("a", arm("a", "1")))
 
@@ -232,7 +232,7 @@ def test_memory_of_the_machine_bounds_the_count_and_says_so(lab: Lab) -> None:
 
 
 def test_cores_bound_the_count_where_a_model_needs_them(lab: Lab) -> None:
-    lab.budget = MachineBudget(cpus=4.0)
+    lab.budget = BudgetSpec(cpus=4.0)
     lab.cpu_per_request_s = 0.1
     lab.want(endpoint("a", arm("a", "1")))
 
@@ -241,7 +241,7 @@ def test_cores_bound_the_count_where_a_model_needs_them(lab: Lab) -> None:
 
 
 def test_a_machine_whose_cores_are_all_in_use_gets_no_more_copies(lab: Lab) -> None:
-    lab.budget = MachineBudget(cpus=2.0)
+    lab.budget = BudgetSpec(cpus=2.0)
     lab.cpu_per_request_s = 0.02
     lab.want(endpoint("a", arm("a", "1")))
     before = lab.run(60, {"1": 30.0})[-1]
@@ -254,7 +254,7 @@ def test_a_machine_whose_cores_are_all_in_use_gets_no_more_copies(lab: Lab) -> N
 
 
 def test_endpoints_share_the_machine_fairly(lab: Lab) -> None:
-    lab.budget = MachineBudget(memory_bytes=500_000_000)
+    lab.budget = BudgetSpec(memory_bytes=500_000_000)
     lab.rss_bytes = 100_000_000
     lab.want(endpoint("a", arm("a", "1")), endpoint("b", arm("b", "2")))
 

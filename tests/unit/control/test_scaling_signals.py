@@ -3,11 +3,11 @@ import pytest
 
 from headrace.autoscale import Signals
 from headrace.control.scaling_signals import STALE_S, ArmMeter
-from headrace.core.autoscale_settings import AutoscaleSettings
+from headrace.core.spec_scale import AutoscaleSpec
 from headrace.serving.report import ReplicaReport
 
 BOUNDS = [0.1, 0.2]
-SETTINGS = AutoscaleSettings()
+SETTINGS = AutoscaleSpec()
 
 
 def report(at: float, received: int, **other: float) -> ReplicaReport:

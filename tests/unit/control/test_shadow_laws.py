@@ -19,7 +19,7 @@ from headrace.control.counting import Counter, Reading
 from headrace.control.pairing import Pairing
 from headrace.control.watching import Watch
 from headrace.core import Array, InferResponse
-from headrace.core.rollout_settings import DisagreementMetric, MetricsSettings, ShadowSettings
+from headrace.core.spec_rollout import DisagreementSpec, MetricsSpec, ShadowSpec
 from headrace.rollout.evidence import Evidence
 from headrace.rollout.explain import Names
 from headrace.rollout.outcomes import Outcome
@@ -30,14 +30,14 @@ from tests.unit.serving.parts import Caller, a_state
 Model = Callable[[Array, np.random.Generator], Array]
 Ids = Callable[[random.Random, int], str]
 
-SETTINGS: Final = ShadowSettings(
+SETTINGS: Final = ShadowSpec(
     warmup_s=0.0,
-    metrics=MetricsSettings(
+    metrics=MetricsSpec(
         errors=None,
         rejections=None,
         latency=None,
         predictions=None,
-        disagreement=DisagreementMetric(),
+        disagreement=DisagreementSpec(),
     ),
 )
 SECONDS: Final = 25
@@ -135,7 +135,7 @@ def outcome(seed: int, *, ids: Ids, model: Model, size: int = 8, trusting: bool 
     watch = Watch(
         evidence=Evidence.start(SETTINGS),
         counter=Counter(warmup_s=0.0),
-        pairing=Pairing(metric=DisagreementMetric()),
+        pairing=Pairing(metric=DisagreementSpec()),
         names=Names(baseline="version 1", candidate="version 2"),
         saved_at=0.0,
     )

@@ -7,7 +7,7 @@ from headrace.control.first_request import FirstRequest
 from headrace.control.observed import Arm, Observed, Phase, Replica, Route
 from headrace.control.status import EndpointStatus, endpoint_statuses, revision_ids
 from headrace.core import EndpointName, ReplicaSettings
-from headrace.core.upstream_settings import UpstreamSettings
+from headrace.core.spec_upstream import UpstreamSpec
 
 
 def arm(version: str, *, weight: int = 100) -> DesiredArm:
@@ -141,7 +141,7 @@ def replace_arms(*arms: DesiredArm) -> DesiredEndpoint:
 
 
 def test_an_upstream_that_cannot_be_spoken_to_says_why() -> None:
-    upstream = UpstreamSettings(url="https://them.example")
+    upstream = UpstreamSpec(url="https://them.example")
     revision = make_revision(
         endpoint=EndpointName("m"),
         model=upstream.url,

@@ -5,7 +5,7 @@ import pytest
 from headrace.control.observed import Arm, Route
 from headrace.control.upstream_watch import ArmKey, UpstreamWatch, trouble
 from headrace.core import UnavailableError
-from headrace.core.upstream_settings import UpstreamSettings, UpstreamTls
+from headrace.core.spec_upstream import UpstreamSpec, UpstreamTlsSpec
 from headrace.gateway import Handshakes
 from headrace.gateway.handshakes import read_handshakes
 
@@ -63,8 +63,8 @@ def test_envoys_counters_become_one_per_arm() -> None:
 
 
 class _World:
-    def __init__(self, url: str, *, tls: UpstreamTls | None = None) -> None:
-        upstream = UpstreamSettings(url=url, tls=tls)
+    def __init__(self, url: str, *, tls: UpstreamTlsSpec | None = None) -> None:
+        upstream = UpstreamSpec(url=url, tls=tls)
         arm = Arm(version="1", weight=100, replicas=(), upstream=upstream)
         self.route = Route(name="m", timeout_s=None, arms=(arm,))
         self.counts: Handshakes | None = NOTHING
@@ -91,7 +91,7 @@ class _World:
 
 @pytest.mark.anyio
 async def test_trouble_is_told_once_and_forgotten_once_it_is_over() -> None:
-    world = _World("https://them.example", tls=UpstreamTls(server_name="they.example"))
+    world = _World("https://them.example", tls=UpstreamTlsSpec(server_name="they.example"))
     said = [
         await world.says(Handshakes()),
         await world.says(Handshakes(wrong_name=2)),

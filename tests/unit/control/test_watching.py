@@ -5,8 +5,7 @@ from headrace.control.effective import BASELINE
 from headrace.control.observed import Arm, Phase, Replica, Route
 from headrace.control.store import Assignment
 from headrace.control.watching import CANDIDATE, View, batch_of
-from headrace.core.rollout_settings import ShadowSettings
-from headrace.core.upstream_settings import StickySettings
+from headrace.core.spec_rollout import ShadowSpec, StickySpec
 from headrace.rollout.state import Traffic
 from tests.unit.control.test_effective import arm, endpoint, rollout
 
@@ -68,7 +67,7 @@ def test_a_preview_is_in_force_once_the_gateway_reaches_it(
 def test_a_shadow_is_compared_by_a_share_that_is_smaller_where_answers_are_many_or_large(
     per_s: float, answer_bytes: float, percent: int
 ) -> None:
-    state = structs.replace(rollout(Traffic(mirror_percent=50)).state, settings=ShadowSettings())
+    state = structs.replace(rollout(Traffic(mirror_percent=50)).state, settings=ShadowSpec())
     record = structs.replace(rollout(Traffic()), state=state)
     view = View(record=record, endpoint=record.source, route=None, replicas=(), hosted={})
 
@@ -78,7 +77,7 @@ def test_a_shadow_is_compared_by_a_share_that_is_smaller_where_answers_are_many_
 
 
 def test_of_a_split_by_a_key_only_the_callers_are_kept() -> None:
-    desired = structs.replace(endpoint(arm("1")), sticky=StickySettings(header="x-user"))
+    desired = structs.replace(endpoint(arm("1")), sticky=StickySpec(header="x-user"))
     record = rollout(Traffic(candidate=10))
     view = View(record=record, endpoint=desired, route=None, replicas=(), hosted={})
 

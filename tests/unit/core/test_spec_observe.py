@@ -4,14 +4,14 @@ from typing import Any
 
 import pytest
 
-from headrace.core.observe_settings import (
-    EndpointLog,
-    LogMode,
-    PayloadLogSettings,
-    RequestLogSettings,
-    TracingSettings,
-)
 from headrace.core.spec import SpecError, SystemSpec, parse_spec
+from headrace.core.spec_observe import (
+    EndpointLogSpec,
+    LogMode,
+    PayloadLogSpec,
+    RequestLogSpec,
+    TracingSpec,
+)
 
 
 def spec(**changes: Any) -> SystemSpec:  # noqa: ANN401  # as a document has it
@@ -23,15 +23,15 @@ def endpoint(**changes: Any) -> SystemSpec:  # noqa: ANN401  # as above
 
 
 def test_errors_slow_requests_and_a_share_are_logged_by_default() -> None:
-    told = spec().gateway.request_log.settings()
+    told = spec().gateway.request_log
 
-    assert told == RequestLogSettings(mode=LogMode.SAMPLED, sample_ratio=0.01, slow_s=1.0)
+    assert told == RequestLogSpec(mode=LogMode.SAMPLED, sample_ratio=0.01, slow_s=1.0)
 
 
 def test_off_is_a_word_in_yaml() -> None:
     told = parse_spec("version: 1\ngateway:\n  request_log: {mode: off}\n")
 
-    assert told.gateway.request_log.settings().mode is LogMode.OFF
+    assert told.gateway.request_log.mode is LogMode.OFF
 
 
 def test_an_endpoint_says_only_what_it_wants_otherwise() -> None:
@@ -40,15 +40,15 @@ def test_an_endpoint_says_only_what_it_wants_otherwise() -> None:
 
     assert one.request_log is not None
     assert other.request_log is not None
-    assert one.request_log.settings() == EndpointLog(slow_s=0.5)
-    assert other.request_log.settings() == EndpointLog(mode=LogMode.ALL)
+    assert one.request_log == EndpointLogSpec(slow_s=0.5)
+    assert other.request_log == EndpointLogSpec(mode=LogMode.ALL)
 
 
 def test_a_collector_is_named_by_its_url() -> None:
     told = spec(tracing={"collector": "http://127.0.0.1:4318/"}).tracing
 
     assert told is not None
-    assert told.settings() == TracingSettings(collector="http://127.0.0.1:4318", sample_ratio=0.01)
+    assert told == TracingSpec(collector="http://127.0.0.1:4318", sample_ratio=0.01)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_a_payload_log_has_bounds_without_being_told() -> None:
     (one,) = endpoint(payload_log={"hash": ["caller", "input.a b"]}).endpoints
 
     assert one.payload_log is not None
-    assert one.payload_log.settings() == PayloadLogSettings(hash=("caller", "input.a b"))
+    assert one.payload_log == PayloadLogSpec(hash=("caller", "input.a b"))
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,10 @@ from typing import Any, Final
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from headrace.core.spec_access import SecuritySpec
-from headrace.core.spec_scale import UpstreamSpec
-from headrace.core.upstream_addresses import upstream_problem
+from headrace.core.spec_upstream import UpstreamSpec, upstream_problem
 from headrace.gateway.settings import parse_url
 
 REMEDY: Final = "an admin can allow it in `security.upstream_hosts`"
@@ -269,7 +268,9 @@ def test_the_gateway_can_connect_to_whatever_a_spec_may_name(rest: str, path: st
     """Law: one upstream that the gateway refuses would hold up the routes of all endpoints."""
     for url, health in ((f"http://{rest}", "/"), (f"http://10.0.0.1/{path}", path)):
         with contextlib.suppress(ValidationError):
-            settings = UpstreamSpec(url=url, health_path=health).settings()
+            settings = TypeAdapter(UpstreamSpec).validate_python(
+                {"url": url, "health_path": health}
+            )
             assert 0 < parse_url(settings.url).port < 1 << 16
             assert f"{settings.url}{settings.health_path}".isprintable()
             assert f"{settings.url}{settings.health_path}".isascii()
@@ -293,4 +294,4 @@ def test_the_gateway_can_connect_to_whatever_a_spec_may_name(rest: str, path: st
 )
 def test_what_would_hold_up_all_routes_is_refused(values: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
-        UpstreamSpec.model_validate(values)
+        TypeAdapter(UpstreamSpec).validate_python(values)

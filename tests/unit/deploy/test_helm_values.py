@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from headrace.control.kubernetes import Place
 from headrace.core import InvalidArgumentError
-from headrace.core.autoscale_settings import AutoscaleSettings
 from headrace.core.spec import SystemSpec, parse_spec
+from headrace.core.spec_scale import AutoscaleSpec
 from headrace.deploy.helm_chart import chart_folder, chart_with
 from headrace.deploy.helm_export import HelmExport, HelmOptions, Mode, Mount, Stored
 from headrace.deploy.helm_files import chart_files, rule_groups
@@ -387,7 +387,7 @@ def test_static_objects_are_scaled_by_somebody_else_or_not_at_all() -> None:
 
 
 def test_a_version_s_values_are_what_the_driver_would_make() -> None:
-    scale = AutoscaleSettings(min_replicas=2, max_replicas=9, target_in_flight=7.5)
+    scale = AutoscaleSpec(min_replicas=2, max_replicas=9, target_in_flight=7.5)
     arm = an_arm(weight=25, replicas=3)
     endpoint = an_endpoint(arm, autoscale=scale)
     desired = a_state(endpoint, autoscaler="hpa", node_selector={"pool": "gpu"})

@@ -9,7 +9,8 @@ from typing import Any
 from hypothesis import strategies as st
 
 from headrace.core.access_settings import EndpointAccess, EndpointLimits, LimitSettings
-from headrace.core.upstream_settings import StickySettings, UpstreamProtocol, UpstreamSettings
+from headrace.core.spec_rollout import StickySpec
+from headrace.core.spec_upstream import UpstreamProtocol, UpstreamSpec
 from headrace.gateway import (
     EndpointRoute,
     GatewaySettings,
@@ -26,7 +27,7 @@ _replicas = st.lists(addresses, max_size=3, unique=True).map(tuple)
 
 
 upstreams = st.builds(
-    UpstreamSettings,
+    UpstreamSpec,
     url=st.sampled_from(["http://10.0.0.9:8000/pre", "http://models.example", "grpc://[::1]:9"]),
     protocol=st.sampled_from(UpstreamProtocol),
     model=st.sampled_from(["", "other"]),
@@ -34,9 +35,9 @@ upstreams = st.builds(
 )
 stickies = st.sampled_from(
     [
-        StickySettings(header="x-user"),
-        StickySettings(cookie="uid", salt="s"),
-        StickySettings(claim="sub"),
+        StickySpec(header="x-user"),
+        StickySpec(cookie="uid", salt="s"),
+        StickySpec(claim="sub"),
     ]
 )
 

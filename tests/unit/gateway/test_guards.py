@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given
 
 from headrace.core.access_settings import AccessSettings, EndpointAccess, JwtSettings
-from headrace.core.upstream_settings import UpstreamSettings
+from headrace.core.spec_upstream import UpstreamSpec
 from headrace.gateway import (
     EndpointRoute,
     GatewayPolicy,
@@ -158,7 +158,7 @@ def test_only_the_control_plane_may_redirect_a_request(endpoints: list[EndpointR
 
 
 def test_an_open_upstream_gets_an_authorization_that_is_not_ours() -> None:
-    upstream = UpstreamSettings(url="http://10.0.0.1:8000")
+    upstream = UpstreamSpec(url="http://10.0.0.1:8000")
     arm = RevisionTarget(version="1", replicas=(), weight=100, upstream=upstream)
     endpoint = EndpointRoute(name="fraud", revisions=(arm,))
     public = replace(endpoint, access=EndpointAccess(public=True))

@@ -4,7 +4,8 @@ from typing import Any
 import pytest
 
 from headrace.core import InvalidArgumentError
-from headrace.core.upstream_settings import StickySettings, UpstreamSettings
+from headrace.core.spec_rollout import StickySpec
+from headrace.core.spec_upstream import UpstreamSpec
 from headrace.gateway import EndpointRoute, MirrorTarget, RevisionTarget, check_socket_path
 from headrace.gateway.settings import parse_address
 from tests.unit.gateway.arbitrary import gateway_settings
@@ -140,11 +141,11 @@ def test_a_relative_run_directory_becomes_absolute() -> None:
 )
 def test_an_upstream_has_a_url_that_can_be_asked(url: str) -> None:
     with pytest.raises(InvalidArgumentError, match="upstream"):
-        RevisionTarget(version="1", replicas=(), weight=1, upstream=UpstreamSettings(url=url))
+        RevisionTarget(version="1", replicas=(), weight=1, upstream=UpstreamSpec(url=url))
 
 
 def test_an_arm_has_replicas_or_an_upstream() -> None:
-    upstream = UpstreamSettings(url="http://h")
+    upstream = UpstreamSpec(url="http://h")
 
     with pytest.raises(InvalidArgumentError, match="one or the other"):
         RevisionTarget(version="1", replicas=("10.0.0.1:1",), weight=1, upstream=upstream)
@@ -159,10 +160,8 @@ def test_a_role_is_a_word(role: str) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"sticky": StickySettings()}, "none or several"),
-        ({"sticky": StickySettings(header="a", cookie="b")}, "none or several"),
-        ({"sticky": StickySettings(header="x_user")}, "no name"),
-        ({"sticky": StickySettings(cookie="a=b")}, "no name"),
+        ({"sticky": StickySpec(header="x_user")}, "no name"),
+        ({"sticky": StickySpec(cookie="a=b")}, "no name"),
         ({"split_id": "a b"}, "split_id"),
         ({"split_id": "%REQ(x)%"}, "split_id"),
         ({"hold_s": -1.0}, "hold_s"),

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.core.upstream_settings import StickySettings, UpstreamProtocol, UpstreamSettings
+from headrace.core.spec_rollout import StickySpec
+from headrace.core.spec_upstream import UpstreamProtocol, UpstreamSpec
 from headrace.gateway import EndpointRoute, MirrorTarget, RevisionTarget, build_snapshot
 from headrace.gateway.splits import live_split
 from tests.unit.gateway.arbitrary import (
@@ -19,7 +20,7 @@ from tests.unit.gateway.arbitrary import (
 )
 
 GRPC = "/inference.GRPCInferenceService/ModelInfer"
-HEADER = StickySettings(header="X-User", salt="s")
+HEADER = StickySpec(header="X-User", salt="s")
 
 
 def _arm(version: str, weight: int, *, live: bool = True, role: str = "") -> RevisionTarget:
@@ -103,7 +104,7 @@ def test_callers_with_a_key_are_split_by_its_salted_hash_and_others_at_random() 
 def test_a_salt_is_the_given_one_else_the_splits_else_the_endpoints(
     salt: str, split_id: str, expected: str
 ) -> None:
-    sticky = StickySettings(header="x-user", salt=salt)
+    sticky = StickySpec(header="x-user", salt=salt)
 
     route = _route(replace(THREE, sticky=sticky, split_id=split_id), **{"x-user": "u"})
 
@@ -114,12 +115,12 @@ def test_a_salt_is_the_given_one_else_the_splits_else_the_endpoints(
 @pytest.mark.parametrize(
     ("sticky", "context"),
     [
-        (StickySettings(cookie="uid"), {"cookie": "uid"}),
-        (StickySettings(claim="sub"), {"claim": "sub"}),
+        (StickySpec(cookie="uid"), {"cookie": "uid"}),
+        (StickySpec(claim="sub"), {"claim": "sub"}),
     ],
 )
 def test_cookies_and_claims_are_read_once_and_then_hashed(
-    sticky: StickySettings, context: dict[str, str]
+    sticky: StickySpec, context: dict[str, str]
 ) -> None:
     endpoint = replace(THREE, sticky=sticky)
     snapshot = build_snapshot(gateway_settings(), [endpoint])
@@ -170,7 +171,7 @@ def test_copies_go_only_from_the_split_only_to_a_living_arm_and_say_what_they_ar
 
 
 def test_a_grpc_server_gets_grpc_and_a_replica_beside_it_the_bridge() -> None:
-    theirs = UpstreamSettings(url="grpc://10.0.0.1:8001", protocol=UpstreamProtocol.GRPC)
+    theirs = UpstreamSpec(url="grpc://10.0.0.1:8001", protocol=UpstreamProtocol.GRPC)
     arm = RevisionTarget(version="2", replicas=(), weight=50, upstream=theirs)
     endpoint = replace(THREE, revisions=(arm, _arm("1", 50)))
     snapshot = build_snapshot(gateway_settings(), [endpoint])

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from headrace.core import InvalidArgumentError
-from headrace.core.upstream_settings import UpstreamProtocol, UpstreamSettings, UpstreamTls
+from headrace.core.spec_upstream import UpstreamProtocol, UpstreamSpec, UpstreamTlsSpec
 from headrace.gateway import EndpointRoute, ListenerTls, RevisionTarget, build_snapshot
 from headrace.gateway.tls import (
     CERTIFICATE,
@@ -24,8 +24,8 @@ def _sockets(tls: ListenerTls | None) -> list[dict[str, Any] | None]:
     return [None if one is None else one["typed_config"] for one in found]
 
 
-def _upstream(url: str, tls: UpstreamTls | None, **fields: Any) -> dict[str, Any]:  # noqa: ANN401  # any field's type
-    upstream = UpstreamSettings(url=url, tls=tls, **fields)
+def _upstream(url: str, tls: UpstreamTlsSpec | None, **fields: Any) -> dict[str, Any]:  # noqa: ANN401  # any field's type
+    upstream = UpstreamSpec(url=url, tls=tls, **fields)
     arm = RevisionTarget(version="1", replicas=(), weight=100, upstream=upstream)
     settings = gateway_settings(ca_file=Path("/run/ca.pem"))
     snapshot = build_snapshot(settings, [EndpointRoute(name="m", revisions=(arm,))])
@@ -82,7 +82,7 @@ def test_settings_that_make_no_sense_are_refused() -> None:
 
 
 def test_an_upstream_is_checked_against_its_own_authorities_and_shown_a_certificate() -> None:
-    tls = UpstreamTls(ca_file="/a/ca.pem", certificate_file="/a/c.pem", key_file="/a/k.pem")
+    tls = UpstreamTlsSpec(ca_file="/a/ca.pem", certificate_file="/a/c.pem", key_file="/a/k.pem")
     common = _upstream("https://models.example", tls)["common_tls_context"]
 
     (shown,) = common["tls_certificate_sds_secret_configs"]
@@ -101,7 +101,7 @@ def test_an_upstream_is_checked_against_its_own_authorities_and_shown_a_certific
 def test_an_upstream_may_have_another_name_than_its_address(
     server_name: str, sni: str | None, kind: str
 ) -> None:
-    context = _upstream("https://10.0.0.1", UpstreamTls(server_name=server_name))
+    context = _upstream("https://10.0.0.1", UpstreamTlsSpec(server_name=server_name))
     validation = context["common_tls_context"]["validation_context"]
 
     assert context.get("sni") == sni
@@ -126,8 +126,8 @@ def test_an_upstream_hears_in_the_handshake_what_will_be_spoken(
 
 
 def test_upstreams_with_the_same_files_share_a_secret() -> None:
-    one = UpstreamTls(ca_file="/a", certificate_file="/b", key_file="/c", server_name="x")
-    other = UpstreamTls(ca_file="/a", certificate_file="/b", key_file="/d")
+    one = UpstreamTlsSpec(ca_file="/a", certificate_file="/b", key_file="/c", server_name="x")
+    other = UpstreamTlsSpec(ca_file="/a", certificate_file="/b", key_file="/d")
 
     assert authorities_name(one) == authorities_name(other)
     assert certificate_name(one) != certificate_name(other)

@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 
-from headrace.core.observe_settings import TracingSettings
+from headrace.core.spec_observe import TracingSpec
 from headrace.gateway.bootstrap import bootstrap
 from headrace.gateway.snapshot import build_snapshot
 from headrace.gateway.tracing import COLLECTOR, tracing
 from tests.unit.gateway.arbitrary import gateway_settings
 
-ON = TracingSettings(collector="http://collector:4318/otlp", sample_ratio=0.25)
+ON = TracingSpec(collector="http://collector:4318/otlp", sample_ratio=0.25)
 
 
 def test_without_a_collector_nothing_is_said() -> None:
@@ -43,7 +43,7 @@ def test_a_share_is_traced_by_trace_id_and_others_as_their_callers_are() -> None
 def test_the_collector_is_reached_as_its_url_says(
     collector: str, port: int, *, is_tls: bool
 ) -> None:
-    settings = gateway_settings(tracing=TracingSettings(collector=collector))
+    settings = gateway_settings(tracing=TracingSpec(collector=collector))
     found: Any = {each["name"]: each for each in build_snapshot(settings, ()).clusters}[COLLECTOR]
     (place,) = found["load_assignment"]["endpoints"]
     (server,) = place["lb_endpoints"]

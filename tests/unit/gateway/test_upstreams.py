@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.core import FailedPreconditionError
-from headrace.core.upstream_settings import UpstreamProtocol, UpstreamSettings
+from headrace.core.spec_upstream import UpstreamProtocol, UpstreamSpec
 from headrace.gateway import EndpointRoute, RevisionTarget, build_snapshot
 from headrace.gateway.scripts import rename_source
 from headrace.gateway.settings import Server, parse_url
@@ -15,7 +15,7 @@ from tests.unit.gateway.arbitrary import gateway_settings, plain
 
 
 def _cluster(**fields: Any) -> dict[str, Any]:  # noqa: ANN401  # any field's type
-    upstream = UpstreamSettings(**{"url": "http://10.0.0.1:8000", **fields})
+    upstream = UpstreamSpec(**{"url": "http://10.0.0.1:8000", **fields})
     arm = RevisionTarget(version="1", replicas=(), weight=100, upstream=upstream)
     endpoint = EndpointRoute(name="a.b", revisions=(arm,))
     settings = gateway_settings(ca_file=Path("/run/ca.pem"))

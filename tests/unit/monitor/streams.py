@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from headrace.core import Array
-from headrace.core.drift_settings import DriftSettings
+from headrace.core.spec_observe import DriftSpec
 from headrace.monitor.drift import FeatureReport, FeatureState, Watch
 from headrace.monitor.drift_reference import (
     DATA,
@@ -21,7 +21,7 @@ DAY_S = 86_400.0
 
 def a_watch(columns: Iterable[Array], **settings: float) -> Watch:
     """A watch of inputs `x[0]`, `x[1]`, ... whose first window these values are."""
-    own = DriftSettings(**settings)  # type: ignore[arg-type]  # whole numbers come as such
+    own = DriftSpec(**settings)  # type: ignore[arg-type]  # whole numbers come as such
     return Watch(reference=window_of(np.stack(list(columns), axis=1)), settings=own)
 
 
@@ -83,7 +83,7 @@ def rows_until_named(
     reference: Reference, table: Array, times: Array | None = None, *, step: int = 50
 ) -> int | None:
     """Rows until a watch that is looked at every `step` rows names a feature; None for never."""
-    watch = Watch(reference=reference, settings=DriftSettings())
+    watch = Watch(reference=reference, settings=DriftSpec())
     bins = [one.bins for one in reference.features]
     times = np.arange(len(table)) / 25.0 if times is None else times
     for end in range(step, len(table) + 1, step):

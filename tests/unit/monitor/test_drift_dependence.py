@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from headrace.core import Array
-from headrace.core.drift_settings import DriftSettings
+from headrace.core.spec_observe import DriftSpec
 from headrace.monitor.drift import Memory, Watch
 from headrace.monitor.drift_dependence import effect_in_order
 from headrace.monitor.drift_reference import HOURS, Reference, feature_reference
@@ -125,7 +125,7 @@ def test_hours_that_the_reference_has_not_are_not_judged() -> None:
 
 
 def test_counts_of_an_outage_have_no_hour() -> None:
-    watch = Watch(reference=two_days(normal(4800)), settings=DriftSettings())
+    watch = Watch(reference=two_days(normal(4800)), settings=DriftSpec())
     counts = [watch.reference.features[0].counts]
 
     watch.add(counts, now=1e9, age_s=7200.0)
@@ -146,7 +146,7 @@ def test_dependent_rows_are_not_named_and_a_shift_of_them_is() -> None:
 
 def test_a_file_of_an_older_version_goes_on() -> None:
     """Blocks without hours, and references without hours, effects and spans of time."""
-    watch = Watch(reference=window_of(normal(2000)), settings=DriftSettings())
+    watch = Watch(reference=window_of(normal(2000)), settings=DriftSpec())
     see(watch, normal(3000, 1, 3))
     older = msgspec.to_builtins(watch.memory)
     for block in older["blocks"]:

@@ -3,7 +3,7 @@
 import msgspec
 import numpy as np
 
-from headrace.core.drift_settings import DriftSettings
+from headrace.core.spec_observe import DriftSpec
 from headrace.monitor.drift import FeatureState
 from headrace.monitor.drift_reference import Reference, feature_reference
 from headrace.monitor.drift_version import Collected, Stored, VersionDrift, inputs_only
@@ -18,7 +18,7 @@ def values(name: str, *numbers: float | str | None, role: str = "input") -> Feat
 
 def window(rows: int = 200, reference: Reference | None = None) -> VersionDrift:
     stored = Stored(reference=reference or Reference())
-    return VersionDrift(settings=DriftSettings(window_rows=rows), stored=stored)
+    return VersionDrift(settings=DriftSpec(window_rows=rows), stored=stored)
 
 
 def counted(one: VersionDrift, shift: float = 0.0, rows: int = 300) -> list[FeatureCounts]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
-from headrace.core.rollout_settings import RolloutSettings
+from headrace.core.spec_rollout import RolloutSpec
 from headrace.rollout import machine
 from headrace.rollout.outcomes import MetricVerdict, Outcome, Verdict
 from headrace.rollout.state import Facts, RolloutState, Verb
@@ -34,7 +34,7 @@ class Driven:
     now: float = 0.0
 
     @classmethod
-    def of(cls, settings: RolloutSettings) -> "Driven":
+    def of(cls, settings: RolloutSpec) -> "Driven":
         return cls(machine.begin(settings, began=BEGAN))
 
     def look(

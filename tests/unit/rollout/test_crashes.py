@@ -8,13 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.core.rollout_settings import (
-    AbSettings,
-    BlueGreenSettings,
-    CanarySettings,
-    MetricsSettings,
-    ShadowSettings,
-)
+from headrace.core.spec_rollout import AbSpec, BlueGreenSpec, CanarySpec, MetricsSpec, ShadowSpec
 from headrace.rollout.crashes import Crashes, ReplicaDeaths
 from headrace.rollout.evidence import Evidence, metrics_in_use
 from headrace.rollout.explain import Names
@@ -135,8 +129,8 @@ def test_deaths_before_the_rollout_are_not_its_own_but_a_replica_s_that_came_lat
     assert crashes.deaths == (0, 1)
 
 
-def evidence(settings: CanarySettings | AbSettings | None = None) -> Evidence:
-    made = Evidence.start(settings or CanarySettings())
+def evidence(settings: CanarySpec | AbSpec | None = None) -> Evidence:
+    made = Evidence.start(settings or CanarySpec())
     made.note_deaths(arms(0, 0), share=0.05)
     return made
 
@@ -169,8 +163,8 @@ def test_sentence_names_deaths_and_failed_requests() -> None:
 
 
 def test_one_death_neither_promotes_nor_holds_up() -> None:
-    only = MetricsSettings(rejections=None, latency=None, predictions=None)
-    made = evidence(CanarySettings(metrics=only))
+    only = MetricsSpec(rejections=None, latency=None, predictions=None)
+    made = evidence(CanarySpec(metrics=only))
     made.note_deaths(arms(0, 1), share=0.05)
     assert made.verdict(1.0).outcome is Outcome.WAIT
 
@@ -179,7 +173,7 @@ def test_one_death_neither_promotes_nor_holds_up() -> None:
     assert made.verdict(60.0).outcome is Outcome.PROMOTE
 
     alone = msgspec.structs.replace(only, errors=None)
-    nothing_else = evidence(CanarySettings(metrics=alone))
+    nothing_else = evidence(CanarySpec(metrics=alone))
     nothing_else.note_deaths(arms(0, 1), share=0.05)
     assert nothing_else.verdict(1.0).outcome is Outcome.WAIT
 
@@ -187,18 +181,18 @@ def test_one_death_neither_promotes_nor_holds_up() -> None:
 def test_only_strategies_with_two_arms_side_by_side_judge_deaths() -> None:
     in_use = {
         type(settings): "crashes" in metrics_in_use(settings)[0]
-        for settings in (CanarySettings(), AbSettings(), BlueGreenSettings(), ShadowSettings())
+        for settings in (CanarySpec(), AbSpec(), BlueGreenSpec(), ShadowSpec())
     }
     assert in_use == {
-        CanarySettings: True,
-        AbSettings: True,
-        BlueGreenSettings: False,
-        ShadowSettings: False,
+        CanarySpec: True,
+        AbSpec: True,
+        BlueGreenSpec: False,
+        ShadowSpec: False,
     }
 
 
 def test_evidence_of_an_earlier_version_begins_to_count_deaths() -> None:
-    settings = CanarySettings()
+    settings = CanarySpec()
     stored = msgspec.msgpack.decode(Evidence.start(settings).encode())
     del stored["crashes"]
 

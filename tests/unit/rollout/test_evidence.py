@@ -8,19 +8,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.core.errors import FailedPreconditionError
-from headrace.core.rollout_settings import (
-    AbSettings,
-    BlueGreenSettings,
-    CanarySettings,
-    DisagreementMetric,
-    ErrorsMetric,
-    LatencyMetric,
-    MetricsSettings,
-    PredictionsMetric,
-    RejectionsMetric,
-    RewardMetric,
-    RolloutSettings,
-    ShadowSettings,
+from headrace.core.spec_rollout import (
+    AbSpec,
+    BlueGreenSpec,
+    CanarySpec,
+    DisagreementSpec,
+    ErrorsSpec,
+    LatencySpec,
+    MetricsSpec,
+    PredictionsSpec,
+    RejectionsSpec,
+    RewardSpec,
+    RolloutSpec,
+    ShadowSpec,
 )
 from headrace.rollout.evidence import Evidence, metrics_in_use
 from headrace.rollout.explain import Names
@@ -36,14 +36,12 @@ from headrace.rollout.readings import (
 from tests.unit.rollout.readings import seconds
 
 NAMES = Names("version 1", "version 2")
-LATENCY_ONLY = MetricsSettings(errors=None, rejections=None, predictions=None)
-ERRORS_ONLY = MetricsSettings(
-    errors=ErrorsMetric(), rejections=None, latency=None, predictions=None
-)
+LATENCY_ONLY = MetricsSpec(errors=None, rejections=None, predictions=None)
+ERRORS_ONLY = MetricsSpec(errors=ErrorsSpec(), rejections=None, latency=None, predictions=None)
 
 
 def watched(
-    settings: RolloutSettings,
+    settings: RolloutSpec,
     increments: Iterable[Increment],
     count: int,
     units: UnitTally | None = None,
@@ -66,7 +64,7 @@ def second(share: float = 0.5, **counts: tuple[int, int]) -> Increment:
 
 
 def test_a_good_version_is_promoted_and_every_metric_says_why() -> None:
-    _, verdict = watched(CanarySettings(), seconds(1, errors=(0.001, 0.001)), 120)
+    _, verdict = watched(CanarySpec(), seconds(1, errors=(0.001, 0.001)), 120)
 
     assert verdict.outcome is Outcome.PROMOTE
     assert verdict.at == 1000.0
@@ -86,7 +84,7 @@ def test_a_good_version_is_promoted_and_every_metric_says_why() -> None:
 
 
 def test_failing_answers_roll_back_and_lead_the_explanation() -> None:
-    _, verdict = watched(CanarySettings(), seconds(2, share=0.1, errors=(0.001, 0.05)), 60)
+    _, verdict = watched(CanarySpec(), seconds(2, share=0.1, errors=(0.001, 0.05)), 60)
 
     assert verdict.outcome is Outcome.ROLL_BACK
     errors = verdict.metric("errors")
@@ -104,7 +102,7 @@ def test_failing_answers_roll_back_and_lead_the_explanation() -> None:
 
 
 def test_a_slow_tail_rolls_back() -> None:
-    _, verdict = watched(CanarySettings(), seconds(3, times_slower=3.0), 10)
+    _, verdict = watched(CanarySpec(), seconds(3, times_slower=3.0), 10)
 
     latency = verdict.metric("latency")
     assert verdict.outcome is Outcome.ROLL_BACK
@@ -119,7 +117,7 @@ def test_a_slow_tail_rolls_back() -> None:
 
 
 def test_other_predictions_roll_back() -> None:
-    _, verdict = watched(CanarySettings(), seconds(4, yes=(0.3, 0.6)), 20)
+    _, verdict = watched(CanarySpec(), seconds(4, yes=(0.3, 0.6)), 20)
 
     predictions = verdict.metric("predictions")
     assert verdict.outcome is Outcome.ROLL_BACK
@@ -144,22 +142,22 @@ def test_a_score_instead_of_a_class_is_another_prediction() -> None:
         for increment in seconds(15)
     )
 
-    _, verdict = watched(CanarySettings(), increments, 30)
+    _, verdict = watched(CanarySpec(), increments, 30)
 
     assert verdict.outcome is Outcome.ROLL_BACK
     assert verdict.explanation.startswith("predictions: ")
 
 
 def test_refusals_roll_back() -> None:
-    _, verdict = watched(CanarySettings(), seconds(5, rejections=(0.0, 0.1)), 12)
+    _, verdict = watched(CanarySpec(), seconds(5, rejections=(0.0, 0.1)), 12)
 
     assert verdict.outcome is Outcome.ROLL_BACK
     assert verdict.explanation.startswith("rejections: ")
 
 
 def test_worse_but_shown_to_be_tolerated_is_promoted() -> None:
-    settings = CanarySettings(
-        metrics=msgspec.structs.replace(ERRORS_ONLY, errors=ErrorsMetric(margin=0.2))
+    settings = CanarySpec(
+        metrics=msgspec.structs.replace(ERRORS_ONLY, errors=ErrorsSpec(margin=0.2))
     )
 
     _, verdict = watched(settings, seconds(6, errors=(0.0, 0.05)), 60)
@@ -172,7 +170,7 @@ def test_worse_but_shown_to_be_tolerated_is_promoted() -> None:
 
 
 def test_no_data_waits() -> None:
-    evidence = Evidence.start(CanarySettings())
+    evidence = Evidence.start(CanarySpec())
 
     verdict = evidence.verdict(1.0, NAMES)
 
@@ -184,7 +182,7 @@ def test_no_data_waits() -> None:
 
 
 def test_a_missing_arm_is_named() -> None:
-    evidence = Evidence.start(CanarySettings())
+    evidence = Evidence.start(CanarySpec())
     evidence.add(second(requests=(500, 0)))
 
     assert (
@@ -202,7 +200,7 @@ def test_a_metric_without_data_keeps_the_others_from_promoting() -> None:
         for increment in seconds(7)
     )
 
-    evidence, verdict = watched(CanarySettings(), increments, 120)
+    evidence, verdict = watched(CanarySpec(), increments, 120)
 
     assert verdict.outcome is Outcome.WAIT
     assert [m.metric for m in verdict.metrics if m.outcome is Outcome.WAIT] == ["predictions"]
@@ -217,9 +215,9 @@ def test_a_metric_without_data_keeps_the_others_from_promoting() -> None:
 
 
 def test_nothing_to_judge_never_promotes() -> None:
-    nothing = MetricsSettings(errors=None, rejections=None, latency=None, predictions=None)
+    nothing = MetricsSpec(errors=None, rejections=None, latency=None, predictions=None)
 
-    _, verdict = watched(CanarySettings(metrics=nothing), seconds(8), 20)
+    _, verdict = watched(CanarySpec(metrics=nothing), seconds(8), 20)
 
     assert verdict.outcome is Outcome.WAIT
     assert verdict.metrics == ()
@@ -227,8 +225,8 @@ def test_nothing_to_judge_never_promotes() -> None:
 
 
 def test_a_fixed_threshold_of_errors_holds_whatever_the_baseline_does() -> None:
-    settings = CanarySettings(
-        metrics=msgspec.structs.replace(ERRORS_ONLY, errors=ErrorsMetric(max_ratio=0.02))
+    settings = CanarySpec(
+        metrics=msgspec.structs.replace(ERRORS_ONLY, errors=ErrorsSpec(max_ratio=0.02))
     )
 
     _, verdict = watched(settings, seconds(9, errors=(0.1, 0.1)), 20)
@@ -241,11 +239,11 @@ def test_a_fixed_threshold_of_errors_holds_whatever_the_baseline_does() -> None:
 
 
 def test_a_fixed_threshold_that_is_kept_does_not_decide() -> None:
-    settings = CanarySettings(
+    settings = CanarySpec(
         metrics=msgspec.structs.replace(
             ERRORS_ONLY,
-            errors=ErrorsMetric(max_ratio=0.05),
-            latency=LatencyMetric(max_s=0.2),
+            errors=ErrorsSpec(max_ratio=0.05),
+            latency=LatencySpec(max_s=0.2),
         )
     )
 
@@ -256,9 +254,9 @@ def test_a_fixed_threshold_that_is_kept_does_not_decide() -> None:
 
 
 def test_a_fixed_threshold_of_latency_holds_whatever_the_baseline_does() -> None:
-    settings = CanarySettings(
-        metrics=MetricsSettings(
-            errors=None, rejections=None, predictions=None, latency=LatencyMetric(max_s=0.03)
+    settings = CanarySpec(
+        metrics=MetricsSpec(
+            errors=None, rejections=None, predictions=None, latency=LatencySpec(max_s=0.03)
         )
     )
 
@@ -270,10 +268,8 @@ def test_a_fixed_threshold_of_latency_holds_whatever_the_baseline_does() -> None
 
 
 def test_blue_green_is_judged_by_fixed_thresholds_only() -> None:
-    settings = BlueGreenSettings(
-        metrics=MetricsSettings(
-            errors=ErrorsMetric(max_ratio=0.02), latency=LatencyMetric(max_s=0.2)
-        )
+    settings = BlueGreenSpec(
+        metrics=MetricsSpec(errors=ErrorsSpec(max_ratio=0.02), latency=LatencySpec(max_s=0.2))
     )
     good = (msgspec.structs.replace(i, share=1.0) for i in seconds(12, share=0.99))
     bad = (msgspec.structs.replace(i, share=1.0) for i in seconds(12, share=0.99, errors=(0, 0.1)))
@@ -292,7 +288,7 @@ def test_blue_green_is_judged_by_fixed_thresholds_only() -> None:
 
 
 def test_blue_green_without_thresholds_has_no_verdict() -> None:
-    settings = BlueGreenSettings(metrics=MetricsSettings(errors=ErrorsMetric(max_ratio=None)))
+    settings = BlueGreenSpec(metrics=MetricsSpec(errors=ErrorsSpec(max_ratio=None)))
     _, verdict = watched(settings, seconds(13), 10)
 
     assert verdict.outcome is Outcome.WAIT
@@ -319,7 +315,7 @@ def pairs(pairs: int, disagreements: int, unanswered: int = 0) -> Increment:
 def test_a_shadow_is_judged_by_its_answers_and_its_failures(
     increment: Increment, outcome: Outcome
 ) -> None:
-    settings = ShadowSettings(metrics=MetricsSettings(disagreement=DisagreementMetric()))
+    settings = ShadowSpec(metrics=MetricsSpec(disagreement=DisagreementSpec()))
 
     evidence, verdict = watched(settings, [increment] * 20, 20)
 
@@ -331,9 +327,7 @@ def test_a_shadow_is_judged_by_its_answers_and_its_failures(
 
 
 def test_copies_that_fail_count_as_different_where_errors_are_not_judged() -> None:
-    settings = ShadowSettings(
-        metrics=MetricsSettings(errors=None, disagreement=DisagreementMetric())
-    )
+    settings = ShadowSpec(metrics=MetricsSpec(errors=None, disagreement=DisagreementSpec()))
 
     _, verdict = watched(settings, [pairs(100, 0, 20)] * 20, 20)
 
@@ -354,9 +348,9 @@ def rewards(units: int, a: float, b: float) -> Increment:
     )
 
 
-REWARD_ONLY = AbSettings(
-    metrics=MetricsSettings(
-        errors=None, rejections=None, latency=None, predictions=None, reward=RewardMetric()
+REWARD_ONLY = AbSpec(
+    metrics=MetricsSpec(
+        errors=None, rejections=None, latency=None, predictions=None, reward=RewardSpec()
     )
 )
 
@@ -424,7 +418,7 @@ def test_many_requests_of_few_users_prove_little() -> None:
     # One user in ten sends what is refused, and all of those happen to be on one arm.
     counted = [second(requests=(100, 100), rejections=(0, 10))] * 10
     few = UnitTally(first={0.5: (10, 10)}, requests=2000, squares=20 * 100**2)
-    settings = CanarySettings(metrics=MetricsSettings(errors=None, latency=None, predictions=None))
+    settings = CanarySpec(metrics=MetricsSpec(errors=None, latency=None, predictions=None))
 
     _, by_request = watched(settings, counted, 10)
     _, by_user = watched(settings, counted, 10, few)
@@ -436,7 +430,7 @@ def test_many_requests_of_few_users_prove_little() -> None:
 def test_users_of_whom_one_sends_most_prove_as_little_as_few_users() -> None:
     """Twenty users, or two thousand of whom one sends more than a fifth of all requests."""
     counted = [second(requests=(100, 100), rejections=(0, 10))] * 10
-    settings = CanarySettings(metrics=MetricsSettings(errors=None, latency=None, predictions=None))
+    settings = CanarySpec(metrics=MetricsSpec(errors=None, latency=None, predictions=None))
     few = UnitTally(first={0.5: (10, 10)}, requests=2000, squares=20 * 100**2)
     unequal = UnitTally(first={0.5: (1000, 1000)}, requests=2000, squares=446**2 + 1554)
 
@@ -456,9 +450,9 @@ def test_rows_of_one_request_are_one_observation() -> None:
             candidate=ArmCounts(requests=50, classes=b),
         )
 
-    settings = CanarySettings(
-        metrics=MetricsSettings(
-            errors=None, rejections=None, latency=None, predictions=PredictionsMetric()
+    settings = CanarySpec(
+        metrics=MetricsSpec(
+            errors=None, rejections=None, latency=None, predictions=PredictionsSpec()
         )
     )
 
@@ -470,7 +464,7 @@ def test_rows_of_one_request_are_one_observation() -> None:
 
 def test_the_summary_counts() -> None:
     units = UnitTally(first={0.1: (27, 3)}, requests=300, squares=3000)
-    evidence, _ = watched(CanarySettings(), [second(requests=(90, 10))] * 3, 3, units)
+    evidence, _ = watched(CanarySpec(), [second(requests=(90, 10))] * 3, 3, units)
 
     summary = evidence.summary()
 
@@ -484,13 +478,13 @@ def test_the_summary_counts() -> None:
 @pytest.mark.parametrize(
     "settings",
     [
-        CanarySettings(),
-        AbSettings(metrics=MetricsSettings(reward=RewardMetric())),
-        ShadowSettings(metrics=MetricsSettings(disagreement=DisagreementMetric())),
-        BlueGreenSettings(metrics=MetricsSettings(latency=LatencyMetric(max_s=0.1))),
+        CanarySpec(),
+        AbSpec(metrics=MetricsSpec(reward=RewardSpec())),
+        ShadowSpec(metrics=MetricsSpec(disagreement=DisagreementSpec())),
+        BlueGreenSpec(metrics=MetricsSpec(latency=LatencySpec(max_s=0.1))),
     ],
 )
-def test_a_restart_changes_nothing(settings: RolloutSettings) -> None:
+def test_a_restart_changes_nothing(settings: RolloutSpec) -> None:
     increments = list(itertools.islice(seconds(21, share=0.25, errors=(0.01, 0.01)), 12))
     whole = Evidence.start(settings)
     restarted = Evidence.start(settings)
@@ -505,7 +499,7 @@ def test_a_restart_changes_nothing(settings: RolloutSettings) -> None:
 
 
 def test_what_was_noted_over_time_survives_a_restart_in_few_bytes() -> None:
-    settings = CanarySettings()
+    settings = CanarySpec()
     evidence = Evidence.start(settings)
     for increment in itertools.islice(seconds(22), 8):
         evidence.add(increment)
@@ -526,12 +520,12 @@ def test_what_was_noted_over_time_survives_a_restart_in_few_bytes() -> None:
 
 
 def test_evidence_from_before_anything_was_noted_over_time_is_read() -> None:
-    evidence = Evidence.start(CanarySettings())
+    evidence = Evidence.start(CanarySpec())
     evidence.add(second(requests=(30, 30)))
     stored = msgspec.msgpack.decode(evidence.encode())
     del stored["sequences"]
 
-    again = Evidence.decode(CanarySettings(), msgspec.msgpack.encode(stored))
+    again = Evidence.decode(CanarySpec(), msgspec.msgpack.encode(stored))
 
     assert again.summary() == evidence.summary()
     assert again.sequences.metrics == []
@@ -546,7 +540,7 @@ def test_evidence_from_before_anything_was_noted_over_time_is_read() -> None:
     )
 )
 def test_encoding_is_exact_whatever_was_counted(rows: list[tuple[float, int, int]]) -> None:
-    settings = CanarySettings()
+    settings = CanarySpec()
     evidence = Evidence.start(settings)
     for share, requests, errors in rows:
         evidence.add(second(share, requests=(requests + errors, errors), errors=(errors, errors)))
@@ -581,12 +575,12 @@ ARMS = st.builds(
 )
 RATIOS = st.sampled_from([0.0, 0.01, 1.0])
 SETTINGS = st.builds(
-    lambda margin, ratio, max_s, quantile: MetricsSettings(
-        errors=ErrorsMetric(margin=margin, max_ratio=ratio),
-        rejections=RejectionsMetric(margin=ratio),
-        latency=LatencyMetric(quantile=quantile, margin_ratio=1.0 + margin, max_s=max_s),
-        predictions=PredictionsMetric(margin=margin),
-        disagreement=DisagreementMetric(max_ratio=ratio),
+    lambda margin, ratio, max_s, quantile: MetricsSpec(
+        errors=ErrorsSpec(margin=margin, max_ratio=ratio),
+        rejections=RejectionsSpec(margin=ratio),
+        latency=LatencySpec(quantile=quantile, margin_ratio=1.0 + margin, max_s=max_s),
+        predictions=PredictionsSpec(margin=margin),
+        disagreement=DisagreementSpec(max_ratio=ratio),
     ),
     RATIOS,
     RATIOS,
@@ -598,12 +592,12 @@ SETTINGS = st.builds(
 @pytest.mark.slow
 @given(
     SETTINGS,
-    st.sampled_from([CanarySettings, AbSettings, ShadowSettings, BlueGreenSettings]),
+    st.sampled_from([CanarySpec, AbSpec, ShadowSpec, BlueGreenSpec]),
     st.lists(st.tuples(st.sampled_from([0.0, 0.01, 0.5, 1.0]), ARMS, ARMS), max_size=6),
 )
 def test_whatever_is_counted_there_is_a_verdict_with_finite_numbers(
-    metrics: MetricsSettings,
-    strategy: Callable[..., RolloutSettings],
+    metrics: MetricsSpec,
+    strategy: Callable[..., RolloutSpec],
     rows: list[tuple[float, ArmCounts, ArmCounts]],
 ) -> None:
     evidence = Evidence.start(strategy(metrics=metrics))
@@ -625,21 +619,21 @@ def test_whatever_is_counted_there_is_a_verdict_with_finite_numbers(
 @pytest.mark.parametrize("data", [b"", b"\x80", b"nonsense"])
 def test_damaged_evidence_is_refused(data: bytes) -> None:
     with pytest.raises(FailedPreconditionError, match="start the rollout again"):
-        Evidence.decode(CanarySettings(), data)
+        Evidence.decode(CanarySpec(), data)
 
 
 def test_evidence_of_another_format_is_refused() -> None:
-    evidence = Evidence.start(CanarySettings())
+    evidence = Evidence.start(CanarySpec())
     evidence._counts.format = 99
 
     with pytest.raises(FailedPreconditionError, match="has format 99"):
-        Evidence.decode(CanarySettings(), evidence.encode())
+        Evidence.decode(CanarySpec(), evidence.encode())
 
 
 @pytest.mark.slow
 @given(st.integers(1, 12), st.integers(1, 40))
 def test_a_roll_back_stands_while_only_the_candidate_fails(seconds: int, failures: int) -> None:
-    evidence = Evidence.start(CanarySettings(metrics=ERRORS_ONLY))
+    evidence = Evidence.start(CanarySpec(metrics=ERRORS_ONLY))
     outcomes = []
     for _ in range(seconds):
         evidence.add(second(0.2, requests=(80, 20 + failures), errors=(0, failures)))
@@ -651,7 +645,7 @@ def test_a_roll_back_stands_while_only_the_candidate_fails(seconds: int, failure
 @pytest.mark.slow
 @given(st.integers(1, 20))
 def test_a_promotion_stands_while_nothing_fails(seconds: int) -> None:
-    evidence = Evidence.start(CanarySettings(metrics=ERRORS_ONLY))
+    evidence = Evidence.start(CanarySpec(metrics=ERRORS_ONLY))
     outcomes = []
     for _ in range(seconds):
         evidence.add(second(0.5, requests=(100, 100)))
@@ -668,7 +662,7 @@ def test_a_version_that_turns_bad_is_rolled_back_whatever_its_past() -> None:
     )
     bad = second(0.1, requests=(45, 5), errors=(0, 1))
 
-    evidence, before = watched(CanarySettings(metrics=ERRORS_ONLY), [good, half_an_hour, good], 3)
+    evidence, before = watched(CanarySpec(metrics=ERRORS_ONLY), [good, half_an_hour, good], 3)
     seconds_taken = 0
     while evidence.verdict(1.0).outcome is not Outcome.ROLL_BACK:
         evidence.add(bad)
@@ -681,7 +675,7 @@ def test_a_version_that_turns_bad_is_rolled_back_whatever_its_past() -> None:
 
 def test_a_version_that_turns_slow_is_rolled_back_whatever_its_past() -> None:
     evidence = Evidence.start(
-        CanarySettings(metrics=MetricsSettings(errors=None, rejections=None, predictions=None))
+        CanarySpec(metrics=MetricsSpec(errors=None, rejections=None, predictions=None))
     )
     for increment in itertools.islice(seconds(30, times_slower=0.7), 150):
         evidence.add(increment)
@@ -700,7 +694,7 @@ def test_a_version_that_turns_slow_is_rolled_back_whatever_its_past() -> None:
 def test_an_outage_of_both_versions_rolls_nothing_back() -> None:
     calm, outage = (second(0.1, requests=(900, 100), errors=e) for e in ((9, 1), (450, 50)))
 
-    _, verdict = watched(CanarySettings(metrics=ERRORS_ONLY), [calm] * 30 + [outage] * 30, 60)
+    _, verdict = watched(CanarySpec(metrics=ERRORS_ONLY), [calm] * 30 + [outage] * 30, 60)
 
     assert verdict.outcome is Outcome.WAIT
 
@@ -710,14 +704,14 @@ def test_a_latency_without_a_bound_says_so() -> None:
     arm = ArmCounts(requests=10, latency=latency)
     increment = Increment(at=1.0, duration_s=1.0, share=0.5, baseline=arm, candidate=arm)
 
-    _, verdict = watched(CanarySettings(), [increment] * 2, 2)
+    _, verdict = watched(CanarySpec(), [increment] * 2, 2)
 
     assert "with no bound yet" in verdict.explanation
     assert verdict.outcome is Outcome.WAIT
 
 
 def test_a_faster_version_is_told_to_be_faster() -> None:
-    _, verdict = watched(CanarySettings(), seconds(14, times_slower=0.3), 60)
+    _, verdict = watched(CanarySpec(), seconds(14, times_slower=0.3), 60)
 
     latency = verdict.metric("latency")
     assert latency is not None
@@ -727,16 +721,14 @@ def test_a_faster_version_is_told_to_be_faster() -> None:
 
 
 def test_names_are_the_versions_where_none_are_given() -> None:
-    evidence = Evidence.start(
-        CanarySettings(metrics=MetricsSettings(rejections=RejectionsMetric()))
-    )
+    evidence = Evidence.start(CanarySpec(metrics=MetricsSpec(rejections=RejectionsSpec())))
     evidence.add(second(requests=(10, 10)))
 
     assert "on the new version against" in evidence.verdict(1.0).explanation
 
 
 def test_an_earlier_step_is_no_credit_for_a_later_one() -> None:
-    evidence = Evidence.start(CanarySettings(metrics=ERRORS_ONLY))
+    evidence = Evidence.start(CanarySpec(metrics=ERRORS_ONLY))
     for _ in range(600):
         evidence.add(second(0.05, requests=(190, 10)))
     before = evidence.verdict(1.0)
@@ -752,7 +744,7 @@ def test_an_earlier_step_is_no_credit_for_a_later_one() -> None:
 
 
 def test_a_canary_whose_split_was_not_kept_waits_and_says_why() -> None:
-    evidence = Evidence.start(CanarySettings(metrics=ERRORS_ONLY))
+    evidence = Evidence.start(CanarySpec(metrics=ERRORS_ONLY))
     for _ in range(600):
         evidence.add(second(0.1, requests=(860, 140), errors=(43, 7)))
 
@@ -765,7 +757,7 @@ def test_a_canary_whose_split_was_not_kept_waits_and_says_why() -> None:
 
 
 def test_a_version_that_fails_outright_is_rolled_back_whatever_the_split() -> None:
-    evidence = Evidence.start(CanarySettings(metrics=ERRORS_ONLY))
+    evidence = Evidence.start(CanarySpec(metrics=ERRORS_ONLY))
     for _ in range(60):
         evidence.add(second(0.1, requests=(43, 7), errors=(0, 7)))
 
@@ -774,7 +766,7 @@ def test_a_version_that_fails_outright_is_rolled_back_whatever_the_split() -> No
 
 def test_what_is_under_way_when_a_step_begins_is_no_wrong_split_for_long() -> None:
     # Answers take 4 s, so for 4 s only requests of the step before end.
-    evidence = Evidence.start(CanarySettings(metrics=ERRORS_ONLY))
+    evidence = Evidence.start(CanarySpec(metrics=ERRORS_ONLY))
     for moment in range(300):
         sent = (95, 5) if moment < 4 else (50, 50)
         evidence.add(second(0.5, requests=sent))
@@ -783,7 +775,7 @@ def test_what_is_under_way_when_a_step_begins_is_no_wrong_split_for_long() -> No
 
 
 def test_sticky_callers_need_not_send_their_share_of_the_requests() -> None:
-    evidence = Evidence.start(CanarySettings(metrics=ERRORS_ONLY))
+    evidence = Evidence.start(CanarySpec(metrics=ERRORS_ONLY))
     for _ in range(300):
         increment = second(0.1, requests=(43, 7))
         evidence.add(msgspec.structs.replace(increment, is_sticky=True))
@@ -800,7 +792,7 @@ def test_a_version_whose_tail_hides_that_it_is_slower_is_told_by_its_median() ->
         at=1.0, duration_s=1.0, share=0.5, baseline=timed(0.01), candidate=timed(0.02)
     )
 
-    _, verdict = watched(CanarySettings(metrics=LATENCY_ONLY), [increment] * 30, 30)
+    _, verdict = watched(CanarySpec(metrics=LATENCY_ONLY), [increment] * 30, 30)
 
     assert verdict.outcome is Outcome.ROLL_BACK
     assert "latency: p50 is" in verdict.explanation
@@ -811,7 +803,7 @@ def test_at_a_cliff_the_shares_beyond_it_are_compared() -> None:
         latency = LatencyCounts(lower_s=(0.01, 0.1), width_s=(0.001, 0.01), counts=(fast, slow))
         return ArmCounts(requests=fast + slow, latency=latency)
 
-    settings = CanarySettings(metrics=LATENCY_ONLY)
+    settings = CanarySpec(metrics=LATENCY_ONLY)
     evidence = {share: Evidence.start(settings) for share in (9, 9.5, 30)}
     for share, watched_one in evidence.items():
         slow = round(10 * share)

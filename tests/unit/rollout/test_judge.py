@@ -5,12 +5,12 @@ from typing import Final
 import numpy as np
 import pytest
 
-from headrace.core.rollout_settings import (
-    DisagreementMetric,
-    ErrorsMetric,
-    LatencyMetric,
-    PredictionsMetric,
-    RewardMetric,
+from headrace.core.spec_rollout import (
+    DisagreementSpec,
+    ErrorsSpec,
+    LatencySpec,
+    PredictionsSpec,
+    RewardSpec,
 )
 from headrace.rollout import judge, judge_fixed
 from headrace.rollout.assignment import Assignments
@@ -41,7 +41,7 @@ def one(value: float) -> Array:
 
 def errors(a: tuple[int, int], b: tuple[int, int]) -> MetricVerdict:
     """The verdict where `a` and `b` are how many failed, and of how many."""
-    settings = ErrorsMetric(margin=0.02)
+    settings = ErrorsSpec(margin=0.02)
     tests, turn = RateDifferences.start(1, watched=0.02), Turn.start(1, 0.02)
     for _ in range(10):
         arms = (one(b[0] / 10), one(b[1] / 10)), (one(a[0] / 10), one(a[1] / 10))
@@ -104,7 +104,7 @@ def test_a_ratio_of_quantiles() -> None:
         ratios.add(0.5, same, same)
 
     found = judge.judge_latency(
-        [ratios], LatencyMetric(quantile=0.9), slow=Rate(), budget=BUDGET, names=NAMES
+        [ratios], LatencySpec(quantile=0.9), slow=Rate(), budget=BUDGET, names=NAMES
     )
 
     assert (found.unit, found.alpha, found.samples) == ("times", 0.05, (4000, 4000))
@@ -121,9 +121,7 @@ def test_the_largest_change_of_the_answers() -> None:
     for _ in range(20):
         shift.add(0.5, {"cat": 70, "dog": 30}, {"cat": 30, "dog": 70})
 
-    found = judge.judge_predictions(
-        shift, PredictionsMetric(margin=0.1), budget=BUDGET, names=NAMES
-    )
+    found = judge.judge_predictions(shift, PredictionsSpec(margin=0.1), budget=BUDGET, names=NAMES)
 
     assert found.outcome is Outcome.ROLL_BACK
     assert (found.baseline, found.candidate) in {(0.7, 0.3), (0.3, 0.7)}
@@ -141,7 +139,7 @@ def test_a_difference_of_rewards() -> None:
 
     rewards = RewardDifference(baseline=sums(1.0), candidate=sums(1.4))
 
-    found = judge.judge_reward(rewards, RewardMetric(margin=0.05), budget=BUDGET, names=NAMES)
+    found = judge.judge_reward(rewards, RewardSpec(margin=0.05), budget=BUDGET, names=NAMES)
 
     assert found.outcome is Outcome.PROMOTE
     assert (found.baseline, found.candidate, found.margin) == (1.0, 1.4, 0.05)
@@ -180,7 +178,7 @@ def test_a_rate_of_its_own() -> None:
     own.add(30, 1000)
 
     found = judge_fixed.judge_disagreement(
-        own, DisagreementMetric(max_ratio=0.1), budget=BUDGET, names=NAMES
+        own, DisagreementSpec(max_ratio=0.1), budget=BUDGET, names=NAMES
     )
 
     low, high = own.bounds(BUDGET.back)[0], own.bounds(BUDGET.on)[1]
@@ -191,7 +189,7 @@ def test_a_rate_of_its_own() -> None:
 
 
 def test_a_rate_of_its_own_that_has_no_trials_waits() -> None:
-    found = judge_fixed.judge_disagreement(Rate(), DisagreementMetric(), budget=BUDGET, names=NAMES)
+    found = judge_fixed.judge_disagreement(Rate(), DisagreementSpec(), budget=BUDGET, names=NAMES)
 
     assert found.reason == "disagreement: no pairs of answers of version 2 counted yet"
     assert (found.alpha, numbers(found)) == (0.05, NOTHING)
@@ -205,7 +203,7 @@ def test_seconds_that_are_too_many() -> None:
 
     found = judge_fixed.judge_slow(
         ratios,
-        LatencyMetric(quantile=0.9, max_s=0.2),
+        LatencySpec(quantile=0.9, max_s=0.2),
         slow=slow,
         budget=BUDGET,
         names=NAMES,

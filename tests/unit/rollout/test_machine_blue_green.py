@@ -2,12 +2,14 @@
 
 import pytest
 
-from headrace.core.rollout_settings import (
-    BlueGreenSettings,
-    ErrorsMetric,
-    LatencyMetric,
-    MetricsSettings,
-    ShadowSettings,
+from headrace.core.spec_rollout import (
+    BlueGreenSpec,
+    ErrorsSpec,
+    LatencySpec,
+    MetricsSpec,
+    RolloutSpec,
+    ShadowSpec,
+    judged_by,
 )
 from headrace.rollout import machine
 from headrace.rollout.blue_green import judged_text
@@ -17,7 +19,7 @@ from tests.unit.rollout.driving import BAD, GOOD, UNSURE, Driven
 
 
 def test_the_preview_is_at_full_size_and_gets_no_request() -> None:
-    switch = Driven.of(BlueGreenSettings(preview_s=60.0))
+    switch = Driven.of(BlueGreenSpec(preview_s=60.0))
     assert switch.look(ready=False).phase is Phase.PREPARING
 
     preview = switch.look()
@@ -29,7 +31,7 @@ def test_the_preview_is_at_full_size_and_gets_no_request() -> None:
 
 
 def test_all_requests_switch_at_once_and_the_old_version_is_kept() -> None:
-    switch = Driven.of(BlueGreenSettings(keep_s=600.0))
+    switch = Driven.of(BlueGreenSpec(keep_s=600.0))
 
     assert switch.weights(5) == [0, 100]
     assert switch.state.phase is Phase.KEEPING
@@ -39,7 +41,7 @@ def test_all_requests_switch_at_once_and_the_old_version_is_kept() -> None:
 
 
 def test_the_old_version_goes_when_it_was_not_needed_for_long_enough() -> None:
-    switch = Driven.of(BlueGreenSettings(keep_s=600.0))
+    switch = Driven.of(BlueGreenSpec(keep_s=600.0))
     switch.looks(5)
     left_s = (machine.due_at(switch.state) or 0.0) - switch.now
 
@@ -50,14 +52,14 @@ def test_the_old_version_goes_when_it_was_not_needed_for_long_enough() -> None:
 
 
 def test_keeping_for_no_time_promotes_with_the_switch() -> None:
-    switch = Driven.of(BlueGreenSettings(keep_s=0.0))
+    switch = Driven.of(BlueGreenSpec(keep_s=0.0))
 
     assert switch.looks(5).phase is Phase.PROMOTED
 
 
 @pytest.mark.parametrize("verdict", [BAD, None])
 def test_a_threshold_or_a_person_switches_back_in_one_look(verdict: Verdict | None) -> None:
-    switch = Driven.of(BlueGreenSettings())
+    switch = Driven.of(BlueGreenSpec())
     switch.looks(5)
 
     back = switch.look(verdict=verdict) if verdict else switch.tell(Verb.ROLLBACK, "slow pages")
@@ -66,14 +68,14 @@ def test_a_threshold_or_a_person_switches_back_in_one_look(verdict: Verdict | No
 
 
 def test_a_version_that_dies_after_the_switch_is_switched_back() -> None:
-    switch = Driven.of(BlueGreenSettings())
+    switch = Driven.of(BlueGreenSpec())
     switch.looks(5)
 
     assert switch.look(failed="out of memory").phase is Phase.ROLLED_BACK
 
 
 def test_metrics_are_watched_after_a_switch_by_hand() -> None:
-    switch = Driven.of(BlueGreenSettings(approval=True))
+    switch = Driven.of(BlueGreenSpec(approval=True))
     switch.looks(3)
     assert switch.state.phase is Phase.PAUSED
 
@@ -83,7 +85,7 @@ def test_metrics_are_watched_after_a_switch_by_hand() -> None:
 
 
 def test_an_approved_preview_is_switched() -> None:
-    switch = Driven.of(BlueGreenSettings(approval=True))
+    switch = Driven.of(BlueGreenSpec(approval=True))
     switch.looks(3)
 
     assert switch.tell(Verb.RESUME, "looks fine").promoted_by is PromotedBy.PLAN
@@ -92,7 +94,7 @@ def test_an_approved_preview_is_switched() -> None:
 
 @pytest.mark.parametrize("is_paused", [False, True])
 def test_promoting_after_the_switch_drops_the_old_version(is_paused: bool) -> None:  # noqa: FBT001  # parametrized
-    switch = Driven.of(BlueGreenSettings())
+    switch = Driven.of(BlueGreenSpec())
     switch.looks(5)
     if is_paused:
         switch.tell(Verb.PAUSE)
@@ -103,7 +105,7 @@ def test_promoting_after_the_switch_drops_the_old_version(is_paused: bool) -> No
 
 
 def test_a_paused_keeping_holds_the_old_version_beyond_its_time() -> None:
-    switch = Driven.of(BlueGreenSettings(keep_s=10.0))
+    switch = Driven.of(BlueGreenSpec(keep_s=10.0))
     switch.looks(4)
     switch.tell(Verb.PAUSE)
     assert switch.look(after=1e6).traffic.has_stable
@@ -113,7 +115,7 @@ def test_a_paused_keeping_holds_the_old_version_beyond_its_time() -> None:
 
 
 def test_a_long_keep_is_not_cut_by_the_time_for_a_decision() -> None:
-    switch = Driven.of(BlueGreenSettings(keep_s=7200.0, max_duration_s=60.0))
+    switch = Driven.of(BlueGreenSpec(keep_s=7200.0, max_duration_s=60.0))
     switch.looks(5)
 
     assert switch.look(after=7000.0).phase is Phase.KEEPING
@@ -124,16 +126,16 @@ def test_a_long_keep_is_not_cut_by_the_time_for_a_decision() -> None:
     ("settings", "text"),
     [
         (
-            BlueGreenSettings(),
+            judged_by(BlueGreenSpec(), None),
             (
                 "for 10 min after the switch it goes back if more than 5.0 % of its requests fail; "
                 "nothing else is judged"
             ),
         ),
         (
-            BlueGreenSettings(
-                metrics=MetricsSettings(
-                    errors=ErrorsMetric(max_ratio=0.001), latency=LatencyMetric(max_s=0.15)
+            BlueGreenSpec(
+                metrics=MetricsSpec(
+                    errors=ErrorsSpec(max_ratio=0.001), latency=LatencySpec(max_s=0.15)
                 )
             ),
             (
@@ -142,21 +144,22 @@ def test_a_long_keep_is_not_cut_by_the_time_for_a_decision() -> None:
             ),
         ),
         (
-            BlueGreenSettings(metrics=MetricsSettings()),
+            BlueGreenSpec(metrics=MetricsSpec()),
             (
                 "for 10 min after the switch nothing is judged: only a version that dies goes back "
                 "by itself"
             ),
         ),
-        (BlueGreenSettings(keep_s=0.0), "nothing is judged after the switch, as keep_s is 0"),
+        (BlueGreenSpec(keep_s=0.0), "nothing is judged after the switch, as keep_s is 0"),
     ],
 )
-def test_what_takes_a_version_back_is_said(settings: BlueGreenSettings, text: str) -> None:
+def test_what_takes_a_version_back_is_said(settings: RolloutSpec, text: str) -> None:
+    assert isinstance(settings, BlueGreenSpec)
     assert judged_text(settings) == text
 
 
 def test_a_shadow_gets_copies_only_and_ends_with_a_report() -> None:
-    shadow = Driven.of(ShadowSettings(mirror_percent=30))
+    shadow = Driven.of(ShadowSpec(mirror_percent=30))
     watching = shadow.looks(5, verdict=UNSURE)
     assert watching.traffic == Traffic(candidate=0, mirror_percent=30, candidate_scale=0.3)
 
@@ -167,7 +170,7 @@ def test_a_shadow_gets_copies_only_and_ends_with_a_report() -> None:
 
 
 def test_a_shadow_that_may_promote_does() -> None:
-    shadow = Driven.of(ShadowSettings(promotes=True))
+    shadow = Driven.of(ShadowSpec(promotes=True))
 
     assert shadow.weights(10, verdict=GOOD) == [0, 100]
     assert shadow.state.phase is Phase.PROMOTED
@@ -175,7 +178,7 @@ def test_a_shadow_that_may_promote_does() -> None:
 
 
 def test_a_shadow_that_disagrees_is_rolled_back() -> None:
-    shadow = Driven.of(ShadowSettings())
+    shadow = Driven.of(ShadowSpec())
     shadow.looks(5, verdict=UNSURE)
 
     assert shadow.look(verdict=BAD).phase is Phase.ROLLED_BACK
@@ -185,7 +188,7 @@ def test_a_shadow_that_disagrees_is_rolled_back() -> None:
     ("promotes", "phase"), [(False, Phase.REPORTED), (True, Phase.ROLLED_BACK)]
 )
 def test_a_shadow_without_a_verdict_in_time(promotes: bool, phase: Phase) -> None:  # noqa: FBT001  # parametrized
-    shadow = Driven.of(ShadowSettings(promotes=promotes))
+    shadow = Driven.of(ShadowSpec(promotes=promotes))
     shadow.looks(2)
 
     over = shadow.look(after=7200.0, verdict=UNSURE)
@@ -195,7 +198,7 @@ def test_a_shadow_without_a_verdict_in_time(promotes: bool, phase: Phase) -> Non
 
 
 def test_a_shadow_may_be_promoted_by_hand() -> None:
-    shadow = Driven.of(ShadowSettings())
+    shadow = Driven.of(ShadowSpec())
     shadow.looks(3)
     shadow.tell(Verb.PROMOTE)
 

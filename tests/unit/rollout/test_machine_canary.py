@@ -5,14 +5,14 @@ import math
 import pytest
 from msgspec.structs import replace
 
-from headrace.core.rollout_settings import AbSettings, CanarySettings, CanaryStep, OnTimeout
+from headrace.core.spec_rollout import AbSpec, CanarySpec, CanaryStepSpec, OnTimeout
 from headrace.rollout import machine
 from headrace.rollout.outcomes import Verdict
 from headrace.rollout.state import Facts, Phase, PromotedBy, Traffic, Verb
 from tests.unit.rollout.driving import BAD, BEGAN, GOOD, UNSURE, Driven
 
-JUDGED = CanarySettings(
-    steps=(CanaryStep(weight=10, until="verdict"), CanaryStep(weight=50, until="verdict"))
+JUDGED = CanarySpec(
+    steps=(CanaryStepSpec(weight=10, until="verdict"), CanaryStepSpec(weight=50, until="verdict"))
 )
 
 
@@ -66,7 +66,7 @@ def test_replicas_grow_before_the_weight_does() -> None:
 def test_a_replica_of_the_new_version_is_no_busier_than_one_of_the_old(
     weight: int, replicas: int
 ) -> None:
-    scale = Driven.of(CanarySettings(steps=(CanaryStep(weight=weight),))).state.traffic
+    scale = Driven.of(CanarySpec(steps=(CanaryStepSpec(weight=weight),))).state.traffic
     copies = math.ceil(replicas * scale.candidate_scale)
 
     assert 1 <= copies <= replicas
@@ -74,9 +74,9 @@ def test_a_replica_of_the_new_version_is_no_busier_than_one_of_the_old(
 
 
 def test_both_arms_of_a_baseline_have_what_their_share_needs() -> None:
-    steps = (CanaryStep(weight=25),)
+    steps = (CanaryStepSpec(weight=25),)
 
-    traffic = Driven.of(CanarySettings(steps=steps, baseline=True)).state.traffic
+    traffic = Driven.of(CanarySpec(steps=steps, baseline=True)).state.traffic
 
     assert (traffic.candidate_scale, traffic.has_baseline) == (0.25, True)
 
@@ -108,7 +108,7 @@ def test_a_verdict_from_before_the_weight_came_into_force_is_not_the_steps() -> 
 
 
 def test_a_pause_begins_when_the_weight_is_in_force() -> None:
-    canary = Driven.of(CanarySettings(steps=(CanaryStep(weight=10, pause_s=60.0),)))
+    canary = Driven.of(CanarySpec(steps=(CanaryStepSpec(weight=10, pause_s=60.0),)))
     canary.look()
     canary.look(after=300.0, in_force=False)
     assert machine.due_at(canary.state) is None
@@ -120,14 +120,14 @@ def test_a_pause_begins_when_the_weight_is_in_force() -> None:
 
 
 def test_a_step_with_nothing_to_wait_for_ends_as_soon_as_it_is_in_force() -> None:
-    canary = Driven.of(CanarySettings(steps=(CanaryStep(weight=10), CanaryStep(weight=20))))
+    canary = Driven.of(CanarySpec(steps=(CanaryStepSpec(weight=10), CanaryStepSpec(weight=20))))
 
     assert canary.weights(20) == [0, 10, 20, 100]
 
 
 def test_two_steps_of_one_weight_are_held_one_after_the_other() -> None:
-    twice = (CanaryStep(weight=10, pause_s=30.0), CanaryStep(weight=10, pause_s=30.0))
-    canary = Driven.of(CanarySettings(steps=twice))
+    twice = (CanaryStepSpec(weight=10, pause_s=30.0), CanaryStepSpec(weight=10, pause_s=30.0))
+    canary = Driven.of(CanarySpec(steps=twice))
     canary.looks(2)
 
     canary.look(after=30.0)
@@ -137,7 +137,7 @@ def test_two_steps_of_one_weight_are_held_one_after_the_other() -> None:
 
 
 def test_no_steps_mean_all_at_once() -> None:
-    canary = Driven.of(CanarySettings(steps=()))
+    canary = Driven.of(CanarySpec(steps=()))
 
     assert canary.state.traffic.candidate_scale == 1.0
     assert canary.weights(5) == [0, 100]
@@ -157,7 +157,7 @@ def test_a_bad_verdict_gives_everything_back_at_any_step() -> None:
 
 
 def test_a_bad_verdict_wins_while_replicas_for_the_promotion_start() -> None:
-    canary = Driven.of(CanarySettings(steps=(CanaryStep(weight=10),)))
+    canary = Driven.of(CanarySpec(steps=(CanaryStepSpec(weight=10),)))
     canary.looks(2)
     assert canary.state.promoted_by is PromotedBy.PLAN
 
@@ -185,8 +185,8 @@ def test_replicas_that_are_not_ready_in_time_end_the_rollout(looks: int) -> None
 
 
 def test_a_baseline_of_equal_size_goes_along_until_the_promotion() -> None:
-    steps = (CanaryStep(weight=10, until="verdict"), CanaryStep(weight=50, until="verdict"))
-    canary = Driven.of(CanarySettings(steps=steps, baseline=True))
+    steps = (CanaryStepSpec(weight=10, until="verdict"), CanaryStepSpec(weight=50, until="verdict"))
+    canary = Driven.of(CanarySpec(steps=steps, baseline=True))
     seen = []
     while not canary.state.phase.is_over:
         traffic = canary.look(verdict=GOOD).traffic
@@ -239,7 +239,7 @@ def test_too_few_requests_to_decide_pause_it_with_the_advice() -> None:
 def test_what_its_owner_says_of_a_timeout_is_done_however_few_requests_come(
     on_timeout: OnTimeout,
 ) -> None:
-    canary = Driven.of(CanarySettings(steps=JUDGED.steps, on_timeout=on_timeout))
+    canary = Driven.of(CanarySpec(steps=JUDGED.steps, on_timeout=on_timeout))
     canary.looks(2)
     canary.look(after=7200.0, verdict=UNSURE, cannot_suffice="too few")
 
@@ -248,7 +248,7 @@ def test_what_its_owner_says_of_a_timeout_is_done_however_few_requests_come(
 
 
 def test_without_a_decision_in_time_it_is_promoted_if_its_owner_says_so() -> None:
-    canary = Driven.of(CanarySettings(steps=JUDGED.steps, on_timeout="promote"))
+    canary = Driven.of(CanarySpec(steps=JUDGED.steps, on_timeout="promote"))
     canary.looks(2)
     canary.look(after=7200.0, verdict=UNSURE)
     assert canary.state.promoted_by is PromotedBy.TIME
@@ -258,7 +258,7 @@ def test_without_a_decision_in_time_it_is_promoted_if_its_owner_says_so() -> Non
 
 
 def test_a_pause_by_time_keeps_the_traffic_and_can_be_resumed_for_as_long_again() -> None:
-    canary = Driven.of(CanarySettings(steps=JUDGED.steps, on_timeout="pause"))
+    canary = Driven.of(CanarySpec(steps=JUDGED.steps, on_timeout="pause"))
     canary.looks(2)
     stopped = canary.look(after=7200.0)
     assert (stopped.phase, stopped.traffic.candidate) == (Phase.PAUSED, 10)
@@ -270,7 +270,7 @@ def test_a_pause_by_time_keeps_the_traffic_and_can_be_resumed_for_as_long_again(
 
 
 def test_time_counts_from_the_first_weight_in_force() -> None:
-    canary = Driven.of(CanarySettings(steps=JUDGED.steps, ready_timeout_s=86_400.0))
+    canary = Driven.of(CanarySpec(steps=JUDGED.steps, ready_timeout_s=86_400.0))
     canary.look(after=80_000.0)
     canary.look(after=80_000.0)
 
@@ -288,7 +288,7 @@ def test_all_steps_share_the_time_for_a_decision() -> None:
 
 
 def test_once_it_is_decided_only_replicas_have_to_come_in_time() -> None:
-    canary = Driven.of(CanarySettings(steps=(CanaryStep(weight=10),), ready_timeout_s=7200.0))
+    canary = Driven.of(CanarySpec(steps=(CanaryStepSpec(weight=10),), ready_timeout_s=7200.0))
     canary.looks(2)
     assert canary.state.promoted_by is PromotedBy.PLAN
     assert machine.due_at(canary.state) == canary.now + 7200.0
@@ -308,8 +308,8 @@ def test_facts_of_the_moment_in_which_traffic_changed_are_about_the_traffic_befo
 
 
 def test_a_step_that_waits_for_approval_is_paused() -> None:
-    steps = (CanaryStep(weight=10, pause_s=60.0, until="approval"), CanaryStep(weight=50))
-    canary = Driven.of(CanarySettings(steps=steps))
+    steps = (CanaryStepSpec(weight=10, pause_s=60.0, until="approval"), CanaryStepSpec(weight=50))
+    canary = Driven.of(CanarySpec(steps=steps))
     canary.looks(2)
     assert machine.due_at(canary.state) == canary.now + 60.0
 
@@ -324,7 +324,7 @@ def test_a_step_that_waits_for_approval_is_paused() -> None:
 
 
 def test_an_ab_test_holds_its_weight_until_the_reward_decides() -> None:
-    test = Driven.of(AbSettings(weight=40))
+    test = Driven.of(AbSpec(weight=40))
 
     assert test.weights(50, verdict=UNSURE) == [0, 40]
     assert test.state.traffic.candidate_scale == 40 / 60
@@ -334,7 +334,7 @@ def test_an_ab_test_holds_its_weight_until_the_reward_decides() -> None:
 
 
 def test_an_ab_test_that_is_lost_gives_everybody_back() -> None:
-    test = Driven.of(AbSettings(weight=40))
+    test = Driven.of(AbSpec(weight=40))
     test.looks(10, verdict=UNSURE)
 
     assert test.look(verdict=BAD).traffic.candidate == 0

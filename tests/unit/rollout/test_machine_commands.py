@@ -4,13 +4,13 @@ import msgspec
 import pytest
 
 from headrace.core import FailedPreconditionError
-from headrace.core.rollout_settings import AbSettings, CanarySettings, CanaryStep
+from headrace.core.spec_rollout import AbSpec, CanarySpec, CanaryStepSpec
 from headrace.rollout import machine
 from headrace.rollout.state import Phase, PromotedBy, RolloutState, Traffic, Verb
 from tests.unit.rollout.driving import BAD, BEGAN, GOOD, UNSURE, Driven
 
-CANARY = CanarySettings(
-    steps=(CanaryStep(weight=10, until="verdict"), CanaryStep(weight=50, until="verdict"))
+CANARY = CanarySpec(
+    steps=(CanaryStepSpec(weight=10, until="verdict"), CanaryStepSpec(weight=50, until="verdict"))
 )
 
 
@@ -49,7 +49,7 @@ def test_promote_does_not_ask_the_metrics() -> None:
 
 
 def test_a_promotion_that_was_paused_is_over_when_the_gateway_says_so_not_with_time() -> None:
-    ab = Driven.of(AbSettings(weight=50))
+    ab = Driven.of(AbSpec(weight=50))
     ab.tell(Verb.PROMOTE)
     ab.look()
     ab.tell(Verb.PAUSE)
@@ -118,7 +118,7 @@ def test_a_weight_that_comes_into_force_during_a_pause_is_noted() -> None:
 
 
 def test_a_pause_by_hand_is_no_approval() -> None:
-    canary = Driven.of(CanarySettings(steps=(CanaryStep(weight=10, until="approval"),)))
+    canary = Driven.of(CanarySpec(steps=(CanaryStepSpec(weight=10, until="approval"),)))
     canary.look()
     canary.tell(Verb.PAUSE)
     canary.tell(Verb.RESUME)

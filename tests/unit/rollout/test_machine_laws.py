@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from msgspec.structs import replace
 
-from headrace.core.rollout_settings import (
-    AbSettings,
-    BlueGreenSettings,
-    CanarySettings,
-    CanaryStep,
-    RolloutSettings,
-    ShadowSettings,
+from headrace.core.spec_rollout import (
+    AbSpec,
+    BlueGreenSpec,
+    CanarySpec,
+    CanaryStepSpec,
+    RolloutSpec,
+    ShadowSpec,
     Until,
 )
 from headrace.rollout import machine
@@ -31,25 +31,22 @@ common: dict[str, st.SearchStrategy[Any]] = {
 
 
 @st.composite
-def canaries(draw: st.DrawFn) -> CanarySettings:
+def canaries(draw: st.DrawFn) -> CanarySpec:
     baseline = draw(st.booleans())
     weights = sorted(draw(st.lists(st.integers(1, 50 if baseline else 100), max_size=4)))
     until: st.SearchStrategy[Until | None] = st.sampled_from([None, "verdict", "approval"])
     steps = tuple(
-        CanaryStep(weight=weight, pause_s=draw(seconds), until=draw(until)) for weight in weights
+        CanaryStepSpec(weight=weight, pause_s=draw(seconds), until=draw(until))
+        for weight in weights
     )
-    return draw(
-        st.builds(CanarySettings, steps=st.just(steps), baseline=st.just(baseline), **common)
-    )
+    return draw(st.builds(CanarySpec, steps=st.just(steps), baseline=st.just(baseline), **common))
 
 
-rollouts: st.SearchStrategy[RolloutSettings] = st.one_of(
+rollouts: st.SearchStrategy[RolloutSpec] = st.one_of(
     canaries(),
-    st.builds(
-        BlueGreenSettings, preview_s=seconds, approval=st.booleans(), keep_s=seconds, **common
-    ),
-    st.builds(AbSettings, weight=st.integers(1, 99), **common),
-    st.builds(ShadowSettings, mirror_percent=st.integers(1, 100), promotes=st.booleans(), **common),
+    st.builds(BlueGreenSpec, preview_s=seconds, approval=st.booleans(), keep_s=seconds, **common),
+    st.builds(AbSpec, weight=st.integers(1, 99), **common),
+    st.builds(ShadowSpec, mirror_percent=st.integers(1, 100), promotes=st.booleans(), **common),
 )
 steps_of_time = st.sampled_from([0.0, 0.1, 1.0, 1.0, 1.0, 7.0, 1e5])
 verdicts = st.sampled_from([GOOD, GOOD, UNSURE, BAD])
@@ -82,7 +79,7 @@ class AnyRollout(RuleBasedStateMachine):
     acknowledged: bool
 
     @initialize(settings=rollouts)
-    def begin(self, settings: RolloutSettings) -> None:
+    def begin(self, settings: RolloutSpec) -> None:
         self.now = 0.0
         self.state = machine.begin(settings, began=BEGAN)
         self.acknowledged = False
@@ -204,7 +201,7 @@ TestAnyRollout = AnyRollout.TestCase
 
 @given(rollouts, st.lists(st.booleans(), max_size=30))
 def test_a_control_plane_killed_at_any_look_loses_nothing(
-    settings: RolloutSettings, kills: list[bool]
+    settings: RolloutSpec, kills: list[bool]
 ) -> None:
     undisturbed = killed = machine.begin(settings, began=BEGAN)
     for number, kill in enumerate(kills, start=1):
@@ -225,7 +222,7 @@ def test_a_control_plane_killed_at_any_look_loses_nothing(
 
 
 @given(rollouts)
-def test_a_good_version_that_everybody_approves_ends_well(settings: RolloutSettings) -> None:
+def test_a_good_version_that_everybody_approves_ends_well(settings: RolloutSpec) -> None:
     patient = replace(settings, max_duration_s=1e9)
     state = machine.begin(patient, began=BEGAN)
     for look in range(1, 60):
@@ -242,5 +239,5 @@ def test_a_good_version_that_everybody_approves_ends_well(settings: RolloutSetti
         if state.awaits_approval:
             state = machine.command(state, Verb.RESUME, now=now)
 
-    only_reports = isinstance(settings, ShadowSettings) and not settings.promotes
+    only_reports = isinstance(settings, ShadowSpec) and not settings.promotes
     assert state.phase is (Phase.REPORTED if only_reports else Phase.PROMOTED)

@@ -6,32 +6,32 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.core.rollout_settings import (
-    AbSettings,
-    BlueGreenSettings,
-    CanarySettings,
-    CanaryStep,
-    ErrorsMetric,
-    LatencyMetric,
-    MetricsSettings,
-    RewardMetric,
-    RolloutSettings,
-    ShadowSettings,
+from headrace.core.spec_rollout import (
+    AbSpec,
+    BlueGreenSpec,
+    CanarySpec,
+    CanaryStepSpec,
+    ErrorsSpec,
+    LatencySpec,
+    MetricsSpec,
+    RewardSpec,
+    RolloutSpec,
+    ShadowSpec,
 )
 from headrace.rollout.outlook import EndpointLoad, Outlook, observed_load, outlook
 from headrace.rollout.state import RolloutState
 from tests.unit.rollout.driving import Driven
 
-ONLY_ERRORS = MetricsSettings(rejections=None, latency=None, predictions=None)
+ONLY_ERRORS = MetricsSpec(rejections=None, latency=None, predictions=None)
 LOW = EndpointLoad(requests_per_s=0.4, error_ratio=0.01)
 
 
-def canary(*weights: int, **more: object) -> CanarySettings:
-    steps = tuple(CanaryStep(weight=weight, until="verdict") for weight in weights)
-    return CanarySettings(steps=steps, metrics=ONLY_ERRORS, **more)  # type: ignore[arg-type]
+def canary(*weights: int, **more: object) -> CanarySpec:
+    steps = tuple(CanaryStepSpec(weight=weight, until="verdict") for weight in weights)
+    return CanarySpec(steps=steps, metrics=ONLY_ERRORS, **more)  # type: ignore[arg-type]
 
 
-def expected(settings: RolloutSettings, load: EndpointLoad = LOW) -> Outlook:
+def expected(settings: RolloutSpec, load: EndpointLoad = LOW) -> Outlook:
     found = outlook(settings, load)
     assert found is not None
     return found
@@ -49,11 +49,11 @@ def test_ten_times_the_requests_take_a_tenth_of_the_time(
     assert fast.good_s >= 200 / (10 * per_s * min(weight, 100 - weight) / 100) * 0.999
 
 
-@pytest.mark.parametrize("settings", [canary(10), canary(10, baseline=True), AbSettings()])
-def test_a_wider_margin_is_decided_sooner(settings: RolloutSettings) -> None:
+@pytest.mark.parametrize("settings", [canary(10), canary(10, baseline=True), AbSpec()])
+def test_a_wider_margin_is_decided_sooner(settings: RolloutSpec) -> None:
     def within(margin: float) -> Outlook:
-        metrics = MetricsSettings(
-            errors=ErrorsMetric(margin=margin), rejections=None, latency=None, predictions=None
+        metrics = MetricsSpec(
+            errors=ErrorsSpec(margin=margin), rejections=None, latency=None, predictions=None
         )
         return expected(type(settings)(metrics=metrics))
 
@@ -63,8 +63,8 @@ def test_a_wider_margin_is_decided_sooner(settings: RolloutSettings) -> None:
 
 def test_each_step_that_waits_for_a_verdict_takes_its_own_time() -> None:
     alone = [expected(canary(weight)).good_s for weight in (5, 25, 50)]
-    pauses = (CanaryStep(weight=1, pause_s=60.0), CanaryStep(weight=5, until="verdict"))
-    paused = expected(CanarySettings(steps=pauses, metrics=ONLY_ERRORS))
+    pauses = (CanaryStepSpec(weight=1, pause_s=60.0), CanaryStepSpec(weight=5, until="verdict"))
+    paused = expected(CanarySpec(steps=pauses, metrics=ONLY_ERRORS))
 
     assert alone == sorted(alone, reverse=True)
     assert expected(canary(5, 25, 50)).good_s == pytest.approx(sum(alone))
@@ -72,11 +72,11 @@ def test_each_step_that_waits_for_a_verdict_takes_its_own_time() -> None:
 
 
 def test_the_slowest_metric_counts() -> None:
-    latency = LatencyMetric(margin_ratio=1.01, margin_s=0.0)
-    both = MetricsSettings(rejections=None, predictions=None, latency=latency)
-    steps = (CanaryStep(weight=50, until="verdict"),)
+    latency = LatencySpec(margin_ratio=1.01, margin_s=0.0)
+    both = MetricsSpec(rejections=None, predictions=None, latency=latency)
+    steps = (CanaryStepSpec(weight=50, until="verdict"),)
 
-    slower = expected(CanarySettings(steps=steps, metrics=both))
+    slower = expected(CanarySpec(steps=steps, metrics=both))
 
     assert slower.good_s > 10 * expected(canary(50)).good_s
 
@@ -113,21 +113,21 @@ def test_without_requests_there_is_never_a_verdict() -> None:
 @pytest.mark.parametrize(
     "settings",
     [
-        BlueGreenSettings(),
-        ShadowSettings(promotes=True),
-        CanarySettings(steps=(CanaryStep(weight=10, pause_s=60.0),)),
-        AbSettings(
-            metrics=MetricsSettings(
-                errors=None, rejections=None, latency=None, predictions=None, reward=RewardMetric()
+        BlueGreenSpec(),
+        ShadowSpec(promotes=True),
+        CanarySpec(steps=(CanaryStepSpec(weight=10, pause_s=60.0),)),
+        AbSpec(
+            metrics=MetricsSpec(
+                errors=None, rejections=None, latency=None, predictions=None, reward=RewardSpec()
             )
         ),
     ],
 )
-def test_what_cannot_be_estimated_is_not(settings: RolloutSettings) -> None:
+def test_what_cannot_be_estimated_is_not(settings: RolloutSpec) -> None:
     assert outlook(settings, LOW) is None
 
 
-def at_step(settings: CanarySettings) -> RolloutState:
+def at_step(settings: CanarySpec) -> RolloutState:
     rollout = Driven.of(settings)
     rollout.looks(2)
     return rollout.state

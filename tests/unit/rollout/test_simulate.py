@@ -4,7 +4,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from headrace.core.rollout_settings import CanarySettings, LatencyMetric, MetricsSettings
+from headrace.core.spec_rollout import CanarySpec, LatencySpec, MetricsSpec
 from headrace.rollout.evidence import Evidence
 from headrace.rollout.naive import z_test_rejects
 from headrace.rollout.outcomes import Outcome
@@ -13,7 +13,7 @@ from headrace.rollout.readings import ArmCounts, Increment, LatencyCounts
 from headrace.rollout.simulate import Result, Watch, simulate
 from headrace.rollout.world import CLASSES, Candidate, Interval, Traffic, World
 
-READ_AT_ONCE = CanarySettings(min_samples=1)
+READ_AT_ONCE = CanarySpec(min_samples=1)
 
 
 def one(
@@ -22,7 +22,7 @@ def one(
     runs: int,
     duration_s: int,
     world: World | None = None,
-    settings: CanarySettings = READ_AT_ONCE,
+    settings: CanarySpec = READ_AT_ONCE,
 ) -> Result:
     (result,) = simulate(
         world or World(),
@@ -84,7 +84,7 @@ def increment(traffic: Traffic, interval: Interval, run: int, at: float) -> Incr
 )
 def test_the_simulation_decides_as_evidence_does(candidate: Candidate) -> None:
     world = World(requests_per_s=200.0, weight=0.4, errors=0.002, moves=False)
-    settings = CanarySettings()
+    settings = CanarySpec()
     traffic = Traffic(world=world, candidates=[candidate] * 2, rng=np.random.default_rng(8))
     watch = Watch(settings, traffic)
     evidence = [Evidence.start(settings) for _ in range(2)]
@@ -129,7 +129,7 @@ def test_stalls_of_either_version_roll_back_no_more_often() -> None:
 @pytest.mark.slow
 def test_no_part_of_the_verdict_alone_is_false_more_often_than_it_may() -> None:
     # All of alpha on each metric, where the four share it otherwise.
-    settings = CanarySettings(min_samples=1, alpha=0.2)
+    settings = CanarySpec(min_samples=1, alpha=0.2)
 
     result = one(
         Candidate(),
@@ -183,7 +183,7 @@ def test_a_good_version_is_promoted_in_time() -> None:
 
 
 def test_few_samples_promote_nothing_but_roll_back() -> None:
-    settings = CanarySettings(min_samples=100_000)
+    settings = CanarySpec(min_samples=100_000)
     world = World(requests_per_s=1000.0, weight=0.5, errors=0.0001, moves=False)
 
     good = one(Candidate(), runs=3, duration_s=30, world=world, settings=settings)
@@ -202,7 +202,7 @@ def test_a_canary_goes_on_step_by_step() -> None:
         simulate(
             world,
             [Candidate()],
-            CanarySettings(),
+            CanarySpec(),
             runs=12,
             duration_s=200,
             rng=np.random.default_rng(4),
@@ -221,7 +221,7 @@ def test_a_canary_goes_on_step_by_step() -> None:
 @pytest.mark.slow
 def test_a_ramp_rolls_back_a_good_version_no_more_often() -> None:
     traffic = Traffic(world=World(), candidates=[Candidate()] * 300, rng=np.random.default_rng(3))
-    watch, ever = Watch(CanarySettings(), traffic), np.zeros(300, bool)
+    watch, ever = Watch(CanarySpec(), traffic), np.zeros(300, bool)
 
     for second in range(120):
         traffic.weights = np.where(np.arange(300) % 2, 0.5, (0.05, 0.25, 0.5)[second // 40])
@@ -232,14 +232,14 @@ def test_a_ramp_rolls_back_a_good_version_no_more_often() -> None:
 
 
 def test_other_quantiles_are_simulated_too() -> None:
-    metrics = MetricsSettings(latency=LatencyMetric(quantile=0.5))
+    metrics = MetricsSpec(latency=LatencySpec(quantile=0.5))
 
     result = one(
         Candidate(times_slower=2.0),
         runs=5,
         duration_s=40,
         world=World(weight=0.5),
-        settings=CanarySettings(metrics=metrics),
+        settings=CanarySpec(metrics=metrics),
     )
 
     assert result.by_metric["latency"] == 5
@@ -379,10 +379,10 @@ def test_the_power_table_has_a_row_for_each_change() -> None:
     world = World(weight=0.5, moves=False)
     candidates = [candidate for _, _, candidate in changes(world)]
     results = simulate(
-        world, candidates, CanarySettings(), runs=2, duration_s=5, rng=np.random.default_rng(1)
+        world, candidates, CanarySpec(), runs=2, duration_s=5, rng=np.random.default_rng(1)
     )
 
-    rows = power_table(world, CanarySettings(), results)
+    rows = power_table(world, CanarySpec(), results)
 
     assert [row.change for row in rows] == [candidate.name for candidate in candidates]
     assert {row.expected.metric for row in rows} == {"errors", "latency"}

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from headrace.core.rollout_settings import CanarySettings, ErrorsMetric
+from headrace.core.spec_rollout import CanarySpec, ErrorsSpec
 from headrace.rollout.betting import Array
 from headrace.rollout.evidence import metrics_in_use
 from headrace.rollout.judge import is_worse
@@ -28,7 +28,7 @@ class UnequalCallers:
     duration_s: int = 1200
     failing: float = 0.05
     by_caller: bool = True
-    settings: CanarySettings = field(default_factory=CanarySettings)
+    settings: CanarySpec = field(default_factory=CanarySpec)
 
     def rolled_back(self, *, runs: int, seed: int) -> float:
         """In which share of the runs the metric of errors ever rolls back, looked at each 5 s.
@@ -36,7 +36,7 @@ class UnequalCallers:
         As `Evidence` weighs and judges, all runs side by side.
         """
         rng = np.random.default_rng(seed)
-        errors = self.settings.metrics.errors or ErrorsMetric()
+        errors = self.settings.metrics.errors or ErrorsSpec()
         level = self.settings.alpha / len(metrics_in_use(self.settings)[0])
         traffic = np.cumsum(1.0 / np.arange(1, self.callers + 1))
         is_on_candidate = rng.random((runs, self.callers)) < self.weight

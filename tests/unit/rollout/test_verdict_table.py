@@ -10,13 +10,13 @@ import sys
 import numpy as np
 import pytest
 
-from headrace.core.rollout_settings import CanarySettings, MetricsSettings
+from headrace.core.spec_rollout import CanarySpec, MetricsSpec
 from headrace.rollout.simulate import Watch
 from headrace.rollout.world import Candidate, World
 from tests.unit.rollout.worlds import Decided, Noisy, OffSplit, Stalls, TwoSpeeds, Untimed, watch
 
 RUNS = int(os.environ.get("VERDICT_RUNS", "100"))
-SETTINGS = CanarySettings()
+SETTINGS = CanarySpec()
 
 pytestmark = [pytest.mark.long, pytest.mark.slow]
 
@@ -118,7 +118,7 @@ def test_a_step_gives_no_credit_to_the_next(
     runs = max(RUNS * 3 // 10, 30)
     world = World(weight=0.05, errors=0.001, requests_per_s=requests_per_s)
     # Latency only holds promotions back, so what is promoted without it is a bound.
-    settings = CanarySettings(metrics=MetricsSettings(latency=None))
+    settings = CanarySpec(metrics=MetricsSpec(latency=None))
     traffic = Untimed(world=world, candidates=same(runs), rng=rng())
     worse = [Candidate(more_errors=more_errors)] * runs
     held_s = 60 * held_min

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace.core.rollout_settings import CanarySettings
+from headrace.core.spec_rollout import CanarySpec
 from headrace.rollout.assignment import Assignments
 from headrace.rollout.betting import Array
 from headrace.rollout.simulate import Watch
@@ -122,7 +122,7 @@ class Decided:
 
 def watch(
     traffic: Traffic,
-    settings: CanarySettings,
+    settings: CanarySpec,
     seconds: int,
     *,
     before: Callable[[int, Watch], bool] = lambda _second, _watch: True,

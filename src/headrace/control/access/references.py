@@ -16,7 +16,7 @@ from headrace.control.aims import same_endpoint
 from headrace.control.desired import DesiredState
 from headrace.core import PermissionDeniedError
 from headrace.core.spec import EndpointSpec, is_model_path, parse_spec
-from headrace.core.upstream_addresses import upstream_problem
+from headrace.core.spec_upstream import upstream_problem
 
 OPERATOR_SECTIONS: Final = frozenset(
     {"version", "endpoints", "pools", "streams", "budget", "tiers"}

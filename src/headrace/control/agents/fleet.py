@@ -36,7 +36,7 @@ from headrace.control.news import News, wait_for
 from headrace.control.observed import Route
 from headrace.control.store import Event
 from headrace.core import Clock, HeadraceError
-from headrace.core.upstream_settings import UpstreamSettings
+from headrace.core.spec_upstream import UpstreamSpec
 from headrace.gateway import (
     GatewayPolicy,
     GatewaySettings,
@@ -230,7 +230,7 @@ class GatewayFleet:
         if name in self._missing:
             await self._offer()
 
-    def upstream_problem(self, upstream: UpstreamSettings | None) -> str:
+    def upstream_problem(self, upstream: UpstreamSpec | None) -> str:
         """Why nothing is sent to an upstream: our side of its TLS is not in order."""
         if self.tls is None or not lacks_secret(upstream, self._missing):
             return ""

@@ -13,7 +13,7 @@ from headrace.control.activator import HoldLimits
 from headrace.control.counting import ArmTotals
 from headrace.control.observed import Route
 from headrace.core import FailedPreconditionError, InvalidArgumentError
-from headrace.core.observe_settings import RequestLogSettings, TracingSettings
+from headrace.core.spec_observe import RequestLogSpec, TracingSpec
 from headrace.gateway import GatewayPolicy, Handshakes, ListenerTls
 
 _T = TypeVar("_T", bound=msgspec.Struct)
@@ -47,8 +47,8 @@ class GatewayOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     request_timeout_s: float
     max_memory_bytes: int
     access_log: bool
-    request_log: RequestLogSettings
-    tracing: TracingSettings | None
+    request_log: RequestLogSpec
+    tracing: TracingSpec | None
     tls: ListenerTls | None
     limits_port: int | None = None
     limits_address: str | None = None

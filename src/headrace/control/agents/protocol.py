@@ -7,7 +7,7 @@ from headrace.control.agents.roster import GatewayState
 from headrace.control.counting import GatewayReading
 from headrace.control.gateway_tls import GatewayTls, Secrets
 from headrace.control.observed import Route
-from headrace.core.upstream_settings import UpstreamSettings
+from headrace.core.spec_upstream import UpstreamSpec
 from headrace.gateway import GatewayPolicy, GatewaySettings, GatewayStatistics, Handshakes
 
 
@@ -53,7 +53,7 @@ class Gateway(Protocol):
     async def take_certificate(self, name: str) -> None:
         """Use a certificate of which there was no good one before."""
 
-    def upstream_problem(self, upstream: UpstreamSettings | None) -> str:
+    def upstream_problem(self, upstream: UpstreamSpec | None) -> str:
         """Why nothing is sent to an upstream; empty if our side of it is in order."""
 
     async def set_policy(self, policy: GatewayPolicy) -> None:

@@ -6,8 +6,8 @@ from typing import Final
 from headrace.control.desired import DesiredArm, DesiredEndpoint
 from headrace.control.kubernetes.names import Object
 from headrace.core import FailedPreconditionError
-from headrace.core.autoscale_settings import AutoscaleSettings
 from headrace.core.kubernetes_settings import Autoscaler, KubernetesSettings
+from headrace.core.spec_scale import AutoscaleSpec
 
 IN_FLIGHT: Final = "headrace_requests_in_flight"
 _WAIT: Final = "headrace_queue_wait_seconds"
@@ -41,7 +41,7 @@ def scaler_of(
     return _scaled_object(metadata, scale, least, most, triggers)
 
 
-def bounds_of(scale: AutoscaleSettings, weight: int) -> tuple[int, int]:
+def bounds_of(scale: AutoscaleSpec, weight: int) -> tuple[int, int]:
     """Least and most pods of an arm: its part of the endpoint's, and one at least."""
     least = max(math.ceil(scale.min_replicas * weight / 100), 1)
     return least, max(math.ceil(scale.max_replicas * weight / 100), least)
@@ -49,7 +49,7 @@ def bounds_of(scale: AutoscaleSettings, weight: int) -> tuple[int, int]:
 
 def hpa_of(  # all that an HPA is told
     metadata: Object,
-    scale: AutoscaleSettings,
+    scale: AutoscaleSpec,
     least: int,
     most: int,
     *,
@@ -80,7 +80,7 @@ def hpa_of(  # all that an HPA is told
 
 
 def _scaled_object(
-    metadata: Object, scale: AutoscaleSettings, least: int, most: int, triggers: list[Object]
+    metadata: Object, scale: AutoscaleSpec, least: int, most: int, triggers: list[Object]
 ) -> Object:
     return {
         "apiVersion": "keda.sh/v1alpha1",
@@ -98,7 +98,7 @@ def _scaled_object(
 
 
 def _triggers(
-    scale: AutoscaleSettings, metadata: Object, prometheus_url: str, *, target: float
+    scale: AutoscaleSpec, metadata: Object, prometheus_url: str, *, target: float
 ) -> list[Object]:
     """Requests in flight per pod; and how long they wait, where a target says so."""
     pods = f'namespace="{metadata["namespace"]}",pod=~"{metadata["name"]}-.+"'
@@ -124,7 +124,7 @@ def _triggers(
     ]
 
 
-def _behavior(scale: AutoscaleSettings) -> Object:
+def _behavior(scale: AutoscaleSpec) -> Object:
     """Our own scaler's steps, as far as an HPA can be told them."""
     up = max(round((scale.max_scale_up_ratio - 1.0) * 100), 1)
     down = min(max(round((1.0 - 1.0 / scale.max_scale_down_ratio) * 100), 1), 100)

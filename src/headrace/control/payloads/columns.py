@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 
-from headrace.core.observe_settings import PayloadLogSettings
+from headrace.core.spec_observe import PayloadLogSpec
 from headrace.serving.report import PayloadSample, SampledTensor
 
 _HASH_BYTES: Final = 16
@@ -37,7 +37,7 @@ class _Column:
 
 
 def record_batches(
-    version: str, samples: Sequence[PayloadSample], settings: PayloadLogSettings, key: bytes
+    version: str, samples: Sequence[PayloadSample], settings: PayloadLogSpec, key: bytes
 ) -> Iterator[pa.RecordBatch]:
     """`samples` as tables; a new one begins where the columns are others.
 
@@ -65,7 +65,7 @@ def _batch(rows: Sequence[Sequence[_Column]]) -> pa.RecordBatch:
 
 
 def _row(
-    version: str, sample: PayloadSample, settings: PayloadLogSettings, key: bytes
+    version: str, sample: PayloadSample, settings: PayloadLogSpec, key: bytes
 ) -> Iterator[_Column]:
     drop, hashed = frozenset(settings.drop), frozenset(settings.hash)
     caller = sample.caller

@@ -26,7 +26,7 @@ from headrace.control.payloads.files import (
     remove_oldest,
 )
 from headrace.core import Clock
-from headrace.core.observe_settings import PayloadLogSettings
+from headrace.core.spec_observe import PayloadLogSpec
 from headrace.serving.report import PayloadSample
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ _OVERHEAD_BYTES: Final = 256
 class _Work:
     endpoint: str
     version: str
-    settings: PayloadLogSettings
+    settings: PayloadLogSpec
     samples: Sequence[PayloadSample]
     size_bytes: int
 
@@ -57,7 +57,7 @@ class _Stream:
 
     path: Path
     opened_at: float
-    settings: PayloadLogSettings
+    settings: PayloadLogSpec
     sink: "pa.NativeFile"
     writer: "pa.RecordBatchWriter"
     schema: "pa.Schema"
@@ -85,7 +85,7 @@ class PayloadWriter:
         self,
         endpoint: str,
         version: str,
-        settings: PayloadLogSettings,
+        settings: PayloadLogSpec,
         samples: Sequence[PayloadSample],
     ) -> None:
         """Take samples to be written soon; those that find no room are dropped and counted."""
@@ -225,7 +225,7 @@ class PayloadWriter:
             self._close(key)
 
     def _stream(
-        self, key: tuple[str, str], settings: PayloadLogSettings, schema: "pa.Schema"
+        self, key: tuple[str, str], settings: PayloadLogSpec, schema: "pa.Schema"
     ) -> _Stream:
         """The open file for these columns."""
         stream = self._streams.get(key)

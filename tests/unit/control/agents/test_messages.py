@@ -25,7 +25,7 @@ from headrace.control.agents.tls import agent_name, expires_at, may_speak_for, n
 from headrace.control.observed import Arm, Route
 from headrace.core import FailedPreconditionError, HeadraceError, InvalidArgumentError
 from headrace.core.access_settings import TlsSettings
-from headrace.core.observe_settings import RequestLogSettings
+from headrace.core.spec_observe import RequestLogSpec
 from headrace.gateway import ApiKey, GatewayPolicy, ListenerTls
 from headrace.gateway.tls import authorities_secret, certificate_secret
 from tests.certificates import Authority
@@ -41,7 +41,7 @@ BUNDLE = with_version(
             request_timeout_s=1.0,
             max_memory_bytes=1 << 30,
             access_log=True,
-            request_log=RequestLogSettings(),
+            request_log=RequestLogSpec(),
             tracing=None,
             tls=ListenerTls(min_version="1.3"),
             limits_port=8444,

@@ -16,7 +16,7 @@ from headrace.control.desired import (
 )
 from headrace.control.kubernetes import Place
 from headrace.core import EndpointName, ReplicaSettings
-from headrace.core.autoscale_settings import AutoscaleSettings
+from headrace.core.spec_scale import AutoscaleSpec
 
 PLACE = Place(namespace="models", artifacts_url="s3://artifacts", drain_timeout_s=20.0)
 POOLS_PLACE = replace(PLACE, internal_secret="headrace-internal")  # noqa: S106  # its name only
@@ -63,7 +63,7 @@ def a_pool(name: str = "small", *, replicas: int = 2, **told: Any) -> DesiredPoo
 
 
 def an_endpoint(
-    *arms: DesiredArm, name: str = "digits", autoscale: AutoscaleSettings | None = None
+    *arms: DesiredArm, name: str = "digits", autoscale: AutoscaleSpec | None = None
 ) -> DesiredEndpoint:
     arms = arms or (an_arm(name),)
     return DesiredEndpoint(name=EndpointName(name), timeout_s=None, arms=arms, autoscale=autoscale)

@@ -6,7 +6,7 @@ from headrace.control.kubernetes import Owner, Place, name_of
 from headrace.control.kubernetes.actions import ApplyObject, DeleteObject, MarkPod, YieldReplicas
 from headrace.control.kubernetes.cluster import is_ours, owns_replicas
 from headrace.control.plan import PublishRoutes
-from headrace.core.autoscale_settings import AutoscaleSettings
+from headrace.core.spec_scale import AutoscaleSpec
 from tests.unit.control.kubernetes.play import Play
 from tests.unit.control.kubernetes.states import (
     a_revision,
@@ -16,7 +16,7 @@ from tests.unit.control.kubernetes.states import (
 )
 
 NAME = name_of(a_revision())
-SCALE = AutoscaleSettings(target_in_flight=4.0)
+SCALE = AutoscaleSpec(target_in_flight=4.0)
 
 
 def running(*arms: DesiredArm, **kubernetes: object) -> Play:
@@ -292,7 +292,7 @@ def test_whatever_an_hpa_wants_is_routed_and_not_put_back() -> None:
 def test_scaled_to_zero_keeps_the_deployment_and_routes_nothing() -> None:
     play = running(an_arm(replicas=1))
     arm = an_arm(replicas=0)
-    scale = AutoscaleSettings(min_replicas=0)
+    scale = AutoscaleSpec(min_replicas=0)
     endpoint = msgspec.structs.replace(an_endpoint(arm, autoscale=scale), scaled_to_zero=True)
     play.desired = a_state(endpoint)
     play.settle()

@@ -12,8 +12,8 @@ from headrace.control.desired import DesiredArm, DesiredState, Revision
 from headrace.control.kubernetes import Place, labels_of, name_of, objects_of, selector_of
 from headrace.control.kubernetes.names import Object, Owner, label_value
 from headrace.core import FailedPreconditionError, ReplicaSettings
-from headrace.core.autoscale_settings import AutoscaleSettings
 from headrace.core.names import NAME_PATTERN
+from headrace.core.spec_scale import AutoscaleSpec
 from tests.unit.control.kubernetes.states import (
     PLACE,
     a_revision,
@@ -24,7 +24,7 @@ from tests.unit.control.kubernetes.states import (
 
 DNS_LABEL = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
 LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
-SCALE = AutoscaleSettings(min_replicas=2, max_replicas=8, target_in_flight=4.0)
+SCALE = AutoscaleSpec(min_replicas=2, max_replicas=8, target_in_flight=4.0)
 
 
 def one(objects: list[Object], kind: str) -> Object:
@@ -218,7 +218,7 @@ def test_an_hpa_has_our_target_and_the_arms_part_of_the_bounds() -> None:
 
 
 def test_keda_asks_for_the_queue_too_where_a_target_says_so() -> None:
-    scale = AutoscaleSettings(target_in_flight=4.0, target_queue_wait_s=0.05)
+    scale = AutoscaleSpec(target_in_flight=4.0, target_queue_wait_s=0.05)
     state = a_state(
         an_endpoint(autoscale=scale), autoscaler="keda", prometheus_url="http://prometheus:9090"
     )

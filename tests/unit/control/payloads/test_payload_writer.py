@@ -19,10 +19,10 @@ from headrace.control.payloads.files import (
 )
 from headrace.control.payloads.writer import PayloadWriter
 from headrace.core import SystemClock
-from headrace.core.observe_settings import PayloadLogSettings
+from headrace.core.spec_observe import PayloadLogSpec
 from headrace.serving.report import PayloadSample, SampledTensor
 
-PLAIN = PayloadLogSettings()
+PLAIN = PayloadLogSpec()
 
 
 def tensor(name: str, array: np.ndarray[Any, Any]) -> SampledTensor:
@@ -53,9 +53,7 @@ def sample(
     )
 
 
-def write(
-    root: Path, *samples: PayloadSample, settings: PayloadLogSettings = PLAIN
-) -> PayloadWriter:
+def write(root: Path, *samples: PayloadSample, settings: PayloadLogSpec = PLAIN) -> PayloadWriter:
     """A writer that wrote `samples` of endpoint `m` and stopped."""
     writer = PayloadWriter(root=root, clock=SystemClock())
     writer.add("m", "1", settings, samples)
@@ -92,9 +90,7 @@ def test_columns_are_dropped_or_hashed_and_equal_values_stay_equal(tmp_path: Pat
     ids = words("id", b"alice", b"bob", b"alice")
     numbers = tensor("n", np.array([7, 7], np.int64))
     secret = tensor("x", np.array([1.5], np.float32))
-    settings = PayloadLogSettings(
-        drop=("output.y",), hash=("input.id", "input.n", "input.x", "caller")
-    )
+    settings = PayloadLogSpec(drop=("output.y",), hash=("input.id", "input.n", "input.x", "caller"))
 
     write(tmp_path, sample("a", ids, numbers, secret), settings=settings)
     (row,) = rows(tmp_path)
@@ -111,7 +107,7 @@ def test_columns_are_dropped_or_hashed_and_equal_values_stay_equal(tmp_path: Pat
 
 
 def test_hashes_of_two_homes_differ(tmp_path: Path) -> None:
-    settings = PayloadLogSettings(hash=("caller",))
+    settings = PayloadLogSpec(hash=("caller",))
     for home in ("a", "b"):
         write(tmp_path / home, sample(), settings=settings)
 
@@ -157,7 +153,7 @@ def test_other_columns_begin_another_file_and_no_row_is_lost(tmp_path: Path) -> 
 
 def test_a_large_file_is_closed_and_the_oldest_go(tmp_path: Path) -> None:
     noise = np.random.default_rng(1).random(20_000)  # 160 kB that cannot be made smaller
-    settings = PayloadLogSettings(max_file_bytes=1 << 16, max_total_bytes=400_000)
+    settings = PayloadLogSpec(max_file_bytes=1 << 16, max_total_bytes=400_000)
     writer = PayloadWriter(root=tmp_path, clock=SystemClock())
     for name in "abcde":
         writer.add("m", "1", settings, [sample(name, tensor("x", noise))])

@@ -19,7 +19,7 @@ from headrace.control.payloads.files import (
     read_batches,
     remove_oldest,
 )
-from headrace.core.observe_settings import PayloadLogSettings
+from headrace.core.spec_observe import PayloadLogSpec
 from headrace.serving.report import PayloadSample, SampledTensor
 
 NAME = file_name("1", 0.0)
@@ -47,7 +47,7 @@ def a_stream() -> tuple[bytes, list[tuple[int, list[str]]]]:
     whole: list[tuple[int, list[str]]] = [(0, [])]
     for number in range(BATCHES):
         samples = [sample(3 * number + i) for i in range(3)]
-        (batch,) = record_batches("1", samples, PayloadLogSettings(), b"key")
+        (batch,) = record_batches("1", samples, PayloadLogSpec(), b"key")
         writer = writer or pa.ipc.new_stream(sink, batch.schema)
         writer.write_batch(batch)
         whole.append((sink.tell(), [*whole[-1][1], *(one.request_id for one in samples)]))

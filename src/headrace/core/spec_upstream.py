@@ -1,15 +1,20 @@
-"""Addresses that an upstream may have if somebody other than an admin names it.
+"""What the spec file says under `upstream` of an endpoint, and which addresses it may have.
 
 The gateway sends the caller's method, path, headers and body to an upstream and returns its answer,
 so an address is access to whatever listens there. Only literal addresses and listed names are
-allowed: an unlisted name could resolve to loopback at any later time.
+allowed to others than admins: an unlisted name could resolve to loopback at any later time.
 """
 
 import re
 from collections.abc import Sequence
+from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import Final
+from typing import Annotated, Final
 from urllib.parse import urlsplit
+
+from msgspec import Meta
+
+from headrace.core.spec_part import Nullable, SpecPart
 
 _NAME: Final = re.compile(r"(?=.{1,253}$)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")
 _NUMBER: Final = re.compile(r"(.*\.)?(\d+|0x[0-9a-f]*)")
@@ -141,3 +146,60 @@ def _special_kind(address: IPv4Address | IPv6Address) -> str:
     if isinstance(address, IPv4Address) or any(address in network for network in _IPV6_UNICAST):
         return ""
     return "reserved"
+
+
+class UpstreamProtocol(StrEnum):
+    """What a server that someone else runs speaks."""
+
+    V2 = "v2"
+    """The Open Inference Protocol over HTTP: Triton, KServe, MLServer, Headrace."""
+    GRPC = "grpc"
+    """The same over gRPC."""
+    V1 = "v1"
+    """TensorFlow Serving's REST API."""
+    TORCHSERVE = "torchserve"
+    OPENAI = "openai"
+    """`/v1/chat/completions` and its siblings."""
+    HTTP = "http"
+    """Anything else over HTTP."""
+
+
+class UpstreamTlsSpec(SpecPart, frozen=True, kw_only=True, omit_defaults=True):
+    """How a server that someone else runs is verified, and what it is shown (mutual TLS)."""
+
+    ca_file: Annotated[str, Nullable(min_length=1, max_length=4096)] = ""
+    """Its authorities, PEM; null for the machine's."""
+    certificate_file: Annotated[str, Nullable(min_length=1, max_length=4096)] = ""
+    """What it is shown, PEM."""
+    key_file: Annotated[str, Nullable(min_length=1, max_length=4096)] = ""
+    """The private key of that, PEM."""
+    server_name: Annotated[str, Nullable(max_length=255, pattern=r"^[!-~]+$")] = ""
+    """The name it has to have; null for the URL's."""
+
+    def __post_init__(self) -> None:
+        if bool(self.certificate_file) != bool(self.key_file):
+            msg = "'certificate_file' and 'key_file' go together"
+            raise ValueError(msg)
+
+
+class UpstreamSpec(SpecPart, frozen=True, kw_only=True):
+    """A server that someone else runs, instead of a model."""
+
+    url: Annotated[
+        str,
+        check_upstream_url,
+        Meta(pattern=r'^(https?|grpcs?)://[!"$-.0->A-~]+(/[!"$->@-~]*)?$', max_length=2048),
+    ]
+    """http://host:port, https://… or grpc://…; a path in it comes first."""
+    protocol: UpstreamProtocol = UpstreamProtocol.V2
+    """v2, grpc, v1, torchserve, openai or http."""
+    model: Annotated[str, Meta(max_length=256, pattern=r"^[A-Za-z0-9_./-]*$")] = ""
+    """What the model is called there; empty for the endpoint's name."""
+    health_path: Annotated[str, Meta(max_length=1024, pattern=r"^(/[!-~]*)?$")] | None = ""
+    """Asked to see whether it lives; empty for the protocol's own, null for none."""
+    health_interval_s: Annotated[float, Meta(ge=0.1, le=3600.0)] = 2.0
+    """Unit: seconds."""
+    max_requests: Annotated[int, Meta(ge=1, le=1000000)] = 1024
+    """At once; more get 503. Unit: requests."""
+    tls: UpstreamTlsSpec | None = None
+    """How an https or grpcs server is verified. See UpstreamTlsSpec."""

@@ -1,0 +1,61 @@
+"""Parts of the spec file that all processes read, with or without pydantic."""
+
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+if TYPE_CHECKING:
+    from pydantic import GetCoreSchemaHandler
+    from pydantic_core import CoreSchema
+
+DERIVED: Final = "derived"
+"""Marks a field that the control plane fills in; the spec file does not have it."""
+
+
+class Nullable:
+    """Marks a field for which the spec file may say null: then the default holds.
+
+    `bounds` are pydantic's, and hold for what the file says. They do not hold for stored state,
+    which has the default written out.
+    """
+
+    def __init__(self, **bounds: Any) -> None:  # noqa: ANN401  # as `pydantic.Field` takes them
+        self.bounds = bounds
+
+
+class SpecPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=True):
+    """One part of the spec file, as the file has it and as processes and stored state have it.
+
+    `msgspec.Meta` in a field's annotation holds its bounds; a function there checks a value and
+    raises ValueError. `__post_init__` checks that fields agree. The text under a field is its
+    description in the schema.
+    """
+
+    @property
+    def model_fields_set(self) -> frozenset[str]:
+        """The fields that the spec file sets; of a part built in code, those not at the default."""
+        given: frozenset[str] | None = self.__dict__.get("given")
+        return self._changed() if given is None else given
+
+    def _changed(self) -> frozenset[str]:
+        return frozenset(
+            field.name
+            for field in msgspec.structs.fields(type(self))
+            if field.required or getattr(self, field.name) != default_of(field)
+        )
+
+    @classmethod
+    def __get_pydantic_core_schema__(
+        cls, _source: object, handler: "GetCoreSchemaHandler"
+    ) -> "CoreSchema":
+        """How pydantic checks such a part where it stands in a spec."""
+        from headrace.core.spec_base import schema_of  # noqa: PLC0415  # replicas lack pydantic
+
+        return schema_of(cls, handler)
+
+
+def default_of(field: msgspec.structs.FieldInfo) -> Any:  # noqa: ANN401  # of any type
+    """The default of a field that is not required."""
+    if field.default_factory is not msgspec.NODEFAULT:
+        return field.default_factory()
+    return field.default
