@@ -211,7 +211,7 @@ async def test_a_history_says_what_decided_and_after_how_long(world: World) -> N
     assert promoted.duration_s == promoted_s > 2.0
     assert (promoted.from_version, promoted.to_version) == ("1", "2")
     assert "slow pages" in back.why
-    assert "errors: 20.0 %" in failed.why
+    assert "errors: 20 %" in failed.why
 
 
 async def test_a_rollback_after_the_promotion_brings_the_old_version_back(world: World) -> None:
@@ -267,7 +267,7 @@ async def test_a_version_that_turns_bad_after_a_blue_green_switch_goes_back(worl
 
     assert record.state.phase is RolloutPhase.ROLLED_BACK
     assert arms(plane) == {"1": 100}
-    assert "at most 5.0 % are tolerated" in plane.record.state.reason
+    assert "at most 5 % are tolerated" in plane.record.state.reason
 
 
 async def test_a_concurrent_baseline_is_compared_with_and_goes_away(world: World) -> None:
