@@ -23,7 +23,7 @@ from bench.payloads import json_payload
 from bench.results import SuiteResult, Table, Target, cell
 from bench.windows import Arm, Rounds, figure, interleave, ratio
 from headrace.core import SystemClock
-from headrace.core.access_settings import AccessSettings, EndpointAccess, JwtSettings
+from headrace.core.spec_access import AccessSettings, EndpointAccess, JwtSpec
 from headrace.gateway import (
     ApiKey,
     EndpointRoute,
@@ -121,7 +121,7 @@ def _endpoint(socket: Path, access: EndpointAccess | None) -> EndpointRoute:
 
 def _policy(signer: rsa.RSAPrivateKey) -> GatewayPolicy:
     jwk = json.loads(RSAAlgorithm.to_jwk(signer.public_key()))
-    provider = JwtSettings(name="corp", issuer=_ISSUER, audiences=("gateway",), jwks_file="-")
+    provider = JwtSpec(name="corp", issuer=_ISSUER, audiences=("gateway",), jwks_file="-")
     return GatewayPolicy(
         access=AccessSettings(jwt=(provider,)),
         keys=tuple(_keys()),

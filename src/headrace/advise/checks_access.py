@@ -71,7 +71,7 @@ def _nobody_may(facts: Facts) -> Iterator[Hit]:
 
 def _no_client_ca(facts: Facts) -> Iterator[Hit]:
     tls = facts.spec.gateway.tls
-    if tls is not None and tls.client_ca_file is not None:
+    if tls is not None and tls.client_ca_file:
         return
     fix = "gateway:\n  tls:\n    client_ca_file: ./clients-ca.pem"
     if facts.spec.auth.certificates:
@@ -163,7 +163,7 @@ def _any_certificate(facts: Facts) -> Iterator[Hit]:
     for i, rule in enumerate(facts.spec.auth.certificates):
         for name in ("dns", "uri", "common_name"):
             pattern = getattr(rule, name)
-            if pattern is not None and not pattern.strip("*.:/"):
+            if pattern and not pattern.strip("*.:/"):
                 seen = f"rule '{rule.name}' takes `{name}: {pattern}`"
                 yield Hit(where=f"auth.certificates[{i}].{name}", seen=seen)
 

@@ -7,11 +7,11 @@ from headrace.advise.check import Check, Hit
 from headrace.advise.facts import Facts, Need
 from headrace.advise.look import endpoints
 from headrace.advise.severity import Severity
-from headrace.core.access_settings import LimitSettings
+from headrace.core.spec_access import LimitSpec
 
 _LARGE_BODY_BYTES: Final = 256 << 20
 _LONG_QUEUE: Final = 10_000
-_NOTHING: Final = LimitSettings()
+_NOTHING: Final = LimitSpec()
 _LIMITS: Final = """\
 limits:
   requests_per_s: 200
@@ -21,7 +21,7 @@ limits:
 
 def _none(facts: Facts) -> Iterator[Hit]:
     for place, endpoint in endpoints(facts.spec):
-        limits = endpoint.limits.settings()
+        limits = endpoint.limits
         if limits.total == _NOTHING and limits.per_caller == _NOTHING:
             seen = f"endpoint '{endpoint.name}' has no `limits`"
             yield Hit(where=f"{place}.limits", seen=seen, fix=_LIMITS)
@@ -29,7 +29,7 @@ def _none(facts: Facts) -> Iterator[Hit]:
 
 def _none_per_caller(facts: Facts) -> Iterator[Hit]:
     for place, endpoint in endpoints(facts.spec):
-        limits = endpoint.limits.settings()
+        limits = endpoint.limits
         if limits.total != _NOTHING and limits.per_caller == _NOTHING:
             yield Hit(
                 where=f"{place}.limits.per_caller",

@@ -55,10 +55,10 @@ def named_files(spec: SystemSpec) -> Iterator[NamedFile]:
             place="gateway.tls.certificate_file", path=tls.certificate_file, kind="certificate"
         )
         yield NamedFile(place="gateway.tls.key_file", path=tls.key_file, kind="key")
-        if tls.client_ca_file is not None:
+        if tls.client_ca_file:
             yield NamedFile(place="gateway.tls.client_ca_file", path=tls.client_ca_file, kind="ca")
     for i, provider in enumerate(spec.auth.jwt):
-        if provider.jwks_file is not None:
+        if provider.jwks_file:
             yield NamedFile(place=f"auth.jwt[{i}].jwks_file", path=provider.jwks_file, kind="jwks")
     for i, path in enumerate(spec.security.trusted_keys):
         yield NamedFile(place=f"security.trusted_keys[{i}]", path=path, kind="trusted")
@@ -74,7 +74,7 @@ def _upstream_files(place: str, upstream: UpstreamSpec) -> Iterator[NamedFile]:
         return
     for name, kind in (("ca_file", "ca"), ("certificate_file", "certificate"), ("key_file", "key")):
         path = getattr(upstream.tls, name)
-        if path is not None:
+        if path:
             yield NamedFile(place=f"{place}.tls.{name}", path=path, kind=kind)
 
 

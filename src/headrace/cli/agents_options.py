@@ -147,7 +147,7 @@ def agents_settings(
         typer.BadParameter: Some of the files are given and others are not.
     """
     from headrace.control.agents.settings import AgentsSettings
-    from headrace.core.access_settings import TlsSettings
+    from headrace.core.spec_access import TlsSpec
 
     files = {
         "--agents-tls-cert": certificate,
@@ -161,7 +161,7 @@ def agents_settings(
         given = next(flag for flag, path in files.items() if path is not None)
         raise typer.BadParameter(f"needs {' and '.join(missing)}", param_hint=given)
     return AgentsSettings(
-        tls=TlsSettings(
+        tls=TlsSpec(
             certificate_file=str(certificate.absolute()),
             key_file=str(key.absolute()),
             client_ca_file=str(client_ca.absolute()),

@@ -10,7 +10,7 @@ import typer
 from headrace.cli.options import file_option, port_option
 
 if TYPE_CHECKING:
-    from headrace.core.access_settings import TlsSettings
+    from headrace.core.spec_access import TlsSpec
 
 AdminHost = Annotated[
     str,
@@ -87,9 +87,9 @@ def tls_settings(
     client_ca: Path | None = None,
     *,
     require_client: bool = False,
-) -> "TlsSettings | None":
+) -> "TlsSpec | None":
     """What the flags `flag-cert` and `flag-key`, and those of client certificates, say."""
-    from headrace.core.access_settings import TlsSettings
+    from headrace.core.spec_access import TlsSpec
 
     if certificate is None or key is None:
         if certificate is not None or key is not None:
@@ -102,7 +102,7 @@ def tls_settings(
         return None
     if require_client and client_ca is None:
         raise typer.BadParameter("needs --client-ca", param_hint="--require-client-cert")
-    return TlsSettings(
+    return TlsSpec(
         certificate_file=str(certificate.absolute()),
         key_file=str(key.absolute()),
         client_ca_file="" if client_ca is None else str(client_ca.absolute()),

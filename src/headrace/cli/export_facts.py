@@ -124,7 +124,7 @@ def _key_sets(spec: "SystemSpec") -> dict[str, str]:
     """
     found = {}
     for jwt in spec.auth.jwt:
-        if jwt.jwks_file is None:
+        if not jwt.jwks_file:
             continue
         try:
             found[jwt.name] = Path(jwt.jwks_file).read_text(encoding="utf-8")

@@ -31,7 +31,7 @@ from headrace.cli.export_options import (
     addresses_for,
     place_for,
 )
-from headrace.core.kubernetes_settings import USUAL_PROMETHEUS
+from headrace.core.spec_kubernetes import USUAL_PROMETHEUS
 
 if TYPE_CHECKING:
     from headrace.deploy import Export, Facts, GatewayApiOptions, PodOptions

@@ -127,7 +127,7 @@ def gateway(
     import socket
 
     from headrace.control.ports import pick_ports
-    from headrace.core.access_settings import TlsSettings
+    from headrace.core.spec_access import TlsSpec
     from headrace.gateway_agent import AgentSettings, run
 
     ports = {"--http-port": http_port, "--grpc-port": grpc_port}
@@ -137,7 +137,7 @@ def gateway(
     status = run(
         AgentSettings(
             control=control,
-            tls=TlsSettings(
+            tls=TlsSpec(
                 certificate_file=str(tls_cert.absolute()),
                 key_file=str(tls_key.absolute()),
                 client_ca_file=str(ca_file.absolute()),

@@ -115,6 +115,7 @@ def _latency_s(text: str) -> float:
     from pydantic import ValidationError
 
     from headrace.cli.quantities import seconds
+    from headrace.core.spec_base import parsed
     from headrace.core.spec_rollout import SloSpec
 
     flag = "--slo-p99"
@@ -123,7 +124,7 @@ def _latency_s(text: str) -> float:
         raise typer.BadParameter(msg, param_hint=flag)
     latency_s = round(seconds(text.strip(), flag), 9)
     try:
-        SloSpec(latency_s=latency_s)
+        parsed(SloSpec, {"latency_s": latency_s})
     except ValidationError as error:
         limit = error.errors()[0]["msg"].removeprefix("Input should be ")
         msg = f"'{text}': an SLO is {limit} seconds"

@@ -10,8 +10,8 @@ from typing import Final
 from headrace.control.certificates import Certificates
 from headrace.control.pem_files import Pem, PemFiles, PemWatch
 from headrace.core import Clock, FailedPreconditionError
-from headrace.core.access_settings import TlsSettings
 from headrace.core.files import write_atomic
+from headrace.core.spec_access import TlsSpec
 from headrace.gateway.pem import first_certificate
 
 ADMIN: Final = "admin"
@@ -40,7 +40,7 @@ class AdminTls:
     public_file: Path
     context: ssl.SSLContext = field(default_factory=_context)
 
-    def open(self, settings: TlsSettings) -> None:
+    def open(self, settings: TlsSpec) -> None:
         """Read the files; from now on they are watched. Blocking.
 
         Raises:

@@ -128,7 +128,7 @@ def assemble(settings: ControlSettings, home: Home, membership: Membership | Non
     record = read_gateway_record(home.gateway_file, owner) if mode is GatewayMode.LOCAL else None
     own_limits = f"unix:{socket_dir / 'limits.sock'}"
     host = settings.host or gateway_spec.host
-    tls = settings.tls or (None if gateway_spec.tls is None else gateway_spec.tls.settings())
+    tls = settings.tls or gateway_spec.tls
     certificates = Certificates(clock=clock)
     ports = _gateway_ports(settings, gateway_spec, host, record, mode)
     with _closing_on_error() as opened:

@@ -15,9 +15,9 @@ from headrace.control.keys import known_keys
 from headrace.control.store import Store
 from headrace.control.store_thread import StoreThread
 from headrace.core import Clock, HeadraceError
-from headrace.core.access_settings import AccessSettings
 from headrace.core.spec import SpecMistake
-from headrace.core.spec_access import AuthSpec, TierSpec, access_settings
+from headrace.core.spec_access import AccessSettings, AuthSpec, TierSpec
+from headrace.core.spec_base import parsed
 from headrace.gateway import GatewayPolicy, usable_key_set
 
 _LOG: Final = logging.getLogger("headrace.control")
@@ -37,10 +37,13 @@ class PolicyTaker(Protocol):
 
 def access_of(spec: Mapping[str, Any]) -> AccessSettings:
     """What an applied spec says of callers."""
-    auth = AuthSpec.model_validate(spec.get("auth", {}))
-    tiers = tuple(TierSpec.model_validate(tier) for tier in spec.get("tiers", ()))
-    shared = bool(spec.get("gateway", {}).get("shared_limits", False))
-    return access_settings(auth, tiers, shared=shared)
+    auth = parsed(AuthSpec, spec.get("auth", {}))
+    return AccessSettings(
+        jwt=auth.jwt,
+        certificates=auth.certificates,
+        tiers=tuple(parsed(TierSpec, tier) for tier in spec.get("tiers", ())),
+        shared_limits=bool(spec.get("gateway", {}).get("shared_limits", False)),
+    )
 
 
 def read_policy(store: Store, spec: Mapping[str, Any], *, now: float) -> GatewayPolicy:
@@ -59,7 +62,7 @@ def read_policy(store: Store, spec: Mapping[str, Any], *, now: float) -> Gateway
 
 def key_set_mistakes(auth: AuthSpec) -> list[SpecMistake]:
     """Return what is wrong with files of key sets. Blocking."""
-    files = {i: jwt.jwks_file for i, jwt in enumerate(auth.jwt) if jwt.jwks_file is not None}
+    files = {i: jwt.jwks_file for i, jwt in enumerate(auth.jwt) if jwt.jwks_file}
     problems = {i: _key_set(Path(file))[1] for i, file in files.items()}
     return [
         SpecMistake(place=f"auth.jwt[{i}].jwks_file", message=f"{files[i]} {problem}")

@@ -12,7 +12,7 @@ from headrace.core import (
     PoolSettings,
     ReplicaSettings,
 )
-from headrace.core.access_settings import EndpointAccess, EndpointLimits
+from headrace.core.spec_access import EndpointAccess, EndpointLimitsSpec
 from headrace.core.spec_observe import DriftSpec, EndpointLogSpec, PayloadLogSpec
 from headrace.core.spec_rollout import RolloutSpec, StickySpec
 from headrace.core.spec_scale import AutoscaleSpec
@@ -103,7 +103,7 @@ class DesiredEndpoint(msgspec.Struct, frozen=True, kw_only=True):
     slo_latency_s: float | None = None
     scaled_to_zero: bool = False
     access: EndpointAccess | None = None
-    limits: EndpointLimits = EndpointLimits()
+    limits: EndpointLimitsSpec = EndpointLimitsSpec()
     request_log: EndpointLogSpec | None = None
     payload_log: PayloadLogSpec | None = None
     drift: DriftSpec | None = None

@@ -8,7 +8,7 @@ from headrace.control.gateway_tls import lacks_secret
 from headrace.control.limits.rules import LimitedEndpoint, Rules, make_rules
 from headrace.control.observed import Route
 from headrace.control.routes import live_weights
-from headrace.core.access_settings import AccessSettings
+from headrace.core.spec_access import AccessSettings
 from headrace.core.spec_rollout import StickySpec
 from headrace.gateway import EndpointRoute, MirrorTarget, RevisionTarget
 

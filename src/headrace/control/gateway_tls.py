@@ -11,9 +11,9 @@ from headrace.control.certificates import Certificates
 from headrace.control.observed import Route
 from headrace.control.pem_files import Pem, PemFiles, PemWatch, read_pem
 from headrace.core import Clock, FailedPreconditionError
-from headrace.core.access_settings import TlsSettings
 from headrace.core.files import write_atomic
 from headrace.core.spec import GatewaySpec, SpecMistake
+from headrace.core.spec_access import TlsSpec
 from headrace.core.spec_upstream import UpstreamSpec, UpstreamTlsSpec
 from headrace.gateway import ListenerTls
 from headrace.gateway.pem import (
@@ -38,7 +38,7 @@ _MOST_UPSTREAM_SECRETS: Final = 64
 """Envoy takes one inotify instance for each, of which Linux gives a user 128."""
 
 
-def listener_tls(tls: TlsSettings | None) -> ListenerTls | None:
+def listener_tls(tls: TlsSpec | None) -> ListenerTls | None:
     """What the gateway's ports do about TLS."""
     if tls is None:
         return None
@@ -79,7 +79,7 @@ class GatewayTls:
     `public_file`: where the gateway's own certificate stands, for whoever calls from this machine.
     """
 
-    settings: TlsSettings | None
+    settings: TlsSpec | None
     secrets: Secrets
     certificates: Certificates
     clock: Clock
@@ -152,7 +152,7 @@ class GatewayTls:
             write_atomic(self.public_file, first_certificate(pem.certificates), durable=False)
 
 
-def listener_files(tls: TlsSettings | None) -> Iterator[PemFiles]:
+def listener_files(tls: TlsSpec | None) -> Iterator[PemFiles]:
     """What callers' connections need."""
     if tls is None:
         return
@@ -197,8 +197,7 @@ def _upstream_pem(tls: UpstreamTlsSpec, endpoint: str) -> Iterator[PemFiles]:
 
 def tls_mistakes(spec: GatewaySpec, *, now: float) -> list[SpecMistake]:
     """Return what is wrong with the files under `gateway.tls`. Blocking."""
-    tls = None if spec.tls is None else spec.tls.settings()
-    return _mistakes(listener_files(tls), "gateway.tls", "client_ca_file", now=now)
+    return _mistakes(listener_files(spec.tls), "gateway.tls", "client_ca_file", now=now)
 
 
 def upstream_mistakes(

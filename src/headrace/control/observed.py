@@ -12,7 +12,7 @@ import msgspec
 
 from headrace.control.backoff import EXIT_CANNOT_LOAD, STABLE_AFTER_S, restart_delay_s
 from headrace.control.desired import Mirror
-from headrace.core.access_settings import EndpointAccess, EndpointLimits
+from headrace.core.spec_access import EndpointAccess, EndpointLimitsSpec
 from headrace.core.spec_observe import EndpointLogSpec
 from headrace.core.spec_rollout import StickySpec
 from headrace.core.spec_upstream import UpstreamSpec
@@ -136,7 +136,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     held: bool = False
     hold_s: float = 0.0
     access: EndpointAccess | None = None
-    limits: EndpointLimits = EndpointLimits()
+    limits: EndpointLimitsSpec = EndpointLimitsSpec()
     slo_latency_s: float | None = None
     request_log: EndpointLogSpec | None = None
 

@@ -5,8 +5,6 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-import msgspec
-
 from headrace.control.activator import Activator, HoldLimits
 from headrace.control.advice import Advisor
 from headrace.control.agents.protocol import Gateway
@@ -63,6 +61,7 @@ from headrace.control.streams.supervisor import StreamOrders, StreamSupervisor
 from headrace.control.upstream_watch import UpstreamWatch
 from headrace.control.wishes import Fulfiller
 from headrace.core import CancellableInspect, Clock
+from headrace.core.spec_base import parsed
 from headrace.core.spec_scale import BudgetSpec
 from headrace.core.state_file import StateFile
 from headrace.features import APPLIED, applied_definitions
@@ -356,7 +355,7 @@ def _names(aims: Aims) -> set[str]:
 
 def _budget(aims: Aims) -> BudgetSpec:
     """What the spec allows all replicas together."""
-    return msgspec.convert(aims.desired.spec.get("budget", {}), BudgetSpec)
+    return parsed(BudgetSpec, aims.desired.spec.get("budget", {}))
 
 
 def _other_bytes(aims: Aims) -> int:

@@ -425,7 +425,7 @@ def desired_endpoint(
         ),
         slo_latency_s=slo_latency_s,
         access=endpoint_access(endpoint.access),
-        limits=endpoint.limits.settings(),
+        limits=endpoint.limits,
         request_log=endpoint.request_log,
         payload_log=_payload_log(endpoint),
         drift=endpoint.drift,

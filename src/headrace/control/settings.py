@@ -9,7 +9,7 @@ import msgspec
 from headrace.control.agents.settings import AgentsSettings
 from headrace.control.ownership import HomeIdentity, ProcessOwner
 from headrace.core import InvalidArgumentError
-from headrace.core.access_settings import TlsSettings
+from headrace.core.spec_access import TlsSpec
 from headrace.core.state_file import StateFile
 
 DEFAULT_METRICS_PORT: Final = 8002
@@ -97,8 +97,8 @@ class ControlSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     copy_logs: bool = False
     drain_timeout_s: float = 30.0
     first_request: bool = True
-    tls: TlsSettings | None = None
-    admin_tls: TlsSettings | None = None
+    tls: TlsSpec | None = None
+    admin_tls: TlsSpec | None = None
     insecure_admin: bool = False
     state_url: str = ""
     oidc: OidcSettings | None = None
@@ -144,9 +144,9 @@ class ControlFile(msgspec.Struct, frozen=True, kw_only=True):
     of the home."""
     agents_url: str = ""
     """Where gateways' agents are listened for; empty for nowhere."""
-    tls: TlsSettings | None = None
+    tls: TlsSpec | None = None
     """How flags had the gateway's ports encrypted, as paths; None if they did not."""
-    admin_tls: TlsSettings | None = None
+    admin_tls: TlsSpec | None = None
     """The same of the management API."""
 
 

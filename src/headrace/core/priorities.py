@@ -1,9 +1,10 @@
-"""Who is served first? The priorities of tiers as the levels that a replica's queue has."""
+"""Priorities of tiers as the levels of a replica's queue."""
 
 from collections.abc import Iterable, Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from headrace.core.access_settings import TierSettings
+if TYPE_CHECKING:
+    from headrace.core.spec_access import TierSpec
 
 LEVELS: Final = 9
 """Priority levels: 1 is served first, 9 last."""
@@ -13,7 +14,7 @@ MOST_ABOVE: Final = DEFAULT_LEVEL - 1
 MOST_BELOW: Final = LEVELS - DEFAULT_LEVEL
 
 
-def tier_levels(tiers: Iterable[TierSettings]) -> Mapping[str, int]:
+def tier_levels(tiers: "Iterable[TierSpec]") -> Mapping[str, int]:
     """The level of each tier by its name: different priorities stay different.
 
     Beyond `MOST_ABOVE` different priorities above 0, or `MOST_BELOW` below, the farthest share one.

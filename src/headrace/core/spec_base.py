@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from enum import Enum
 from functools import cache
 from itertools import pairwise
-from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Final, Literal, TypeVar, Union, get_args, get_origin
 
 import msgspec
 from pydantic import (
@@ -19,19 +19,34 @@ from pydantic import (
     GetCoreSchemaHandler,
     SerializationInfo,
     Strict,
+    TypeAdapter,
     create_model,
 )
 from pydantic_core import CoreSchema, core_schema
 
-from headrace.core.spec_part import DERIVED, Nullable, SpecPart, default_of
+from headrace.core.spec_part import DERIVED, FLAT, Nullable, SpecPart, default_of
 
 _BOUNDS: Final = ("gt", "ge", "lt", "le", "multiple_of", "pattern", "min_length", "max_length")
+
+_Part = TypeVar("_Part", bound=SpecPart)
 
 
 class SpecModel(BaseModel):
     """A part of the spec file that only the control plane reads."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+def parsed(part: type[_Part], value: object) -> _Part:
+    """The part that `value` of a stored spec says; pydantic's ValidationError if it is none."""
+    checked = _adapter(part).validate_python(value)
+    assert isinstance(checked, part)
+    return checked
+
+
+@cache
+def _adapter(part: type[SpecPart]) -> TypeAdapter[SpecPart]:
+    return TypeAdapter(part)
 
 
 def schema_of(part: type[SpecPart], handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -43,17 +58,32 @@ def schema_of(part: type[SpecPart], handler: GetCoreSchemaHandler) -> CoreSchema
             return value
         read: BaseModel = check(value)
         given = read.model_fields_set - {part.__struct_config__.tag_field}
-        fields = {name: getattr(read, name) for name in given}
-        nullable = _nullable(part)
-        built = part(**{n: v for n, v in fields.items() if v is not None or n not in nullable})
-        built.__dict__["given"] = frozenset(given)
-        return built
+        return _built(part, {name: getattr(read, name) for name in given})
 
     return core_schema.no_info_wrap_validator_function(
         checked,
         handler(model),
         serialization=core_schema.plain_serializer_function_ser_schema(_written, info_arg=True),
     )
+
+
+def _built(part: type[SpecPart], given: Mapping[str, Any]) -> SpecPart:
+    nullable, flat = _nullable(part), _flat(part)
+    inside = {
+        name: _built(
+            kind, {n: value for n, value in given.items() if n in model_of(kind).model_fields}
+        )
+        for name, kind in flat.items()
+    }
+    of_flat = {name for kind in flat.values() for name in model_of(kind).model_fields}
+    own = {
+        name: value
+        for name, value in given.items()
+        if name not in of_flat and (value is not None or name not in nullable)
+    }
+    built = part(**own, **inside)
+    built.__dict__["given"] = frozenset(given)
+    return built
 
 
 @cache
@@ -71,6 +101,10 @@ def model_of(kind: type[BaseModel | SpecPart]) -> type[BaseModel]:
         annotation, marks = _annotation(field.type)
         if DERIVED in marks:
             continue
+        if FLAT in marks:
+            inner = model_of(_flat(kind)[field.name]).model_fields
+            fields |= {name: (info.annotation, info) for name, info in inner.items()}
+            continue
         settings: dict[str, Any] = {"description": texts.get(field.name)}
         if not field.required:
             settings["default"] = default_of(field)
@@ -87,6 +121,15 @@ def model_of(kind: type[BaseModel | SpecPart]) -> type[BaseModel]:
     )
 
 
+def value_of(part: BaseModel | SpecPart, name: str) -> Any:  # noqa: ANN401  # of any type
+    """What a part says in a field of the spec file."""
+    if isinstance(part, SpecPart):
+        for field, kind in _flat(type(part)).items():
+            if name in model_of(kind).model_fields:
+                return getattr(getattr(part, field), name)
+    return getattr(part, name)
+
+
 @cache
 def _nullable(part: type[SpecPart]) -> dict[str, Any]:
     """The defaults of fields for which the spec file may say null."""
@@ -94,6 +137,16 @@ def _nullable(part: type[SpecPart]) -> dict[str, Any]:
         field.name: default_of(field)
         for field in msgspec.structs.fields(part)
         if any(isinstance(mark, Nullable) for mark in _annotation(field.type)[1])
+    }
+
+
+@cache
+def _flat(part: type[SpecPart]) -> dict[str, type[SpecPart]]:
+    """The parts whose fields the spec file has among those of `part`, by field."""
+    return {
+        field.name: get_args(field.type)[0]
+        for field in msgspec.structs.fields(part)
+        if FLAT in get_args(field.type)
     }
 
 
@@ -136,7 +189,7 @@ def _written(part: SpecPart, info: SerializationInfo) -> dict[str, Any]:
     if info.exclude_unset:
         names = [name for name in names if name in part.model_fields_set]
     nullable = _nullable(type(part))
-    values = {name: getattr(part, name) for name in names}
+    values = {name: value_of(part, name) for name in names}
     return tag | {
         name: None if name in nullable and value == nullable[name] else _plain(value, info)
         for name, value in values.items()

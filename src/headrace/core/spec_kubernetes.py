@@ -1,19 +1,12 @@
-"""What may stand under `kubernetes`: how replicas run on a cluster; without one it says nothing."""
+"""What the spec file says under `kubernetes`: images, resources, nodes and autoscalers of pods."""
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Final, Self
+from enum import StrEnum
+from typing import Annotated, Any, Final
 
-from pydantic import Field, Strict, model_validator
+from msgspec import Meta, field
 
-from headrace.core.kubernetes_settings import (
-    Autoscaler,
-    KubernetesSettings,
-    PodSettings,
-    Resources,
-    Taint,
-    Variable,
-)
-from headrace.core.spec_base import SpecModel
+from headrace.core.spec_part import Nullable, SpecPart
 
 _QUANTITY: Final = r"^[0-9]+(\.[0-9]+)?(m|[kMGTPE]|[KMGTPE]i)?$"
 _DNS: Final = r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$"
@@ -24,180 +17,132 @@ _LABEL_KEY: Final = (
 _LABEL_VALUE: Final = r"^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$"
 _IMAGE: Final = r"^([a-z0-9][^\s]*)?$"
 
-_Quantity = Annotated[str, Field(pattern=_QUANTITY, max_length=32)]
-_Dns = Annotated[str, Field(pattern=_DNS)]
-_Labels = dict[
-    Annotated[str, Field(pattern=_LABEL_KEY)], Annotated[str, Field(pattern=_LABEL_VALUE)]
-]
+_Quantity = Annotated[str, Meta(pattern=_QUANTITY, max_length=32)]
+_Dns = Annotated[str, Meta(pattern=_DNS)]
+_Labels = dict[Annotated[str, Meta(pattern=_LABEL_KEY)], Annotated[str, Meta(pattern=_LABEL_VALUE)]]
+
+USUAL_PROMETHEUS: Final = "http://prometheus-operated.monitoring:9090"
+"""Where a cluster's Prometheus is, if nobody says: as its operator calls it."""
 
 
-class ResourcesSpec(SpecModel):
+class Autoscaler(StrEnum):
+    """Who decides how many pods an endpoint with `autoscale` has; never two of them."""
+
+    HEADRACE = "headrace"
+    """The control plane writes `replicas`."""
+    HPA = "hpa"
+    """A HorizontalPodAutoscaler, over a metric of the replicas that some adapter offers."""
+    KEDA = "keda"
+    """A ScaledObject of KEDA's, over a query to Prometheus."""
+
+
+class ResourcesSpec(SpecPart, frozen=True, kw_only=True):
     """What one pod asks for, and may not exceed."""
 
-    cpu: _Quantity = Field(default="1", description="Asked for. Unit: cores, as a quantity.")
-    memory: _Quantity = Field(default="1Gi", description="Asked for. Unit: bytes, as a quantity.")
-    cpu_limit: _Quantity | None = Field(
-        default=None, description="Null for none: throttling costs latency."
-    )
-    memory_limit: _Quantity | None = Field(default=None, description="Null for `memory`.")
-    gpus: int = Field(default=0, ge=0, le=64, description="Unit: devices.")
-    gpu_resource: str = Field(
-        default="nvidia.com/gpu", pattern=_LABEL_KEY, description="What a device is called there."
-    )
-
-    def settings(self) -> Resources:
-        """The message to the driver."""
-        return Resources(**self.model_dump(exclude_none=True))
+    cpu: _Quantity = "1"
+    """Asked for. Unit: cores, as a quantity."""
+    memory: _Quantity = "1Gi"
+    """Asked for. Unit: bytes, as a quantity."""
+    cpu_limit: Annotated[str, Nullable(pattern=_QUANTITY, max_length=32)] = ""
+    """Null for none: throttling costs latency."""
+    memory_limit: Annotated[str, Nullable(pattern=_QUANTITY, max_length=32)] = ""
+    """Null for `memory`."""
+    gpus: Annotated[int, Meta(ge=0, le=64)] = 0
+    """Unit: devices."""
+    gpu_resource: Annotated[str, Meta(pattern=_LABEL_KEY)] = "nvidia.com/gpu"
+    """What a device is called there."""
 
 
-class TolerationSpec(SpecModel):
+class TolerationSpec(SpecPart, frozen=True, kw_only=True):
     """A taint of nodes that pods put up with."""
 
-    key: str = Field(default="", max_length=317, description="Empty with `Exists` for every taint.")
-    operator: str = Field(
-        default="Equal", pattern=r"^(Equal|Exists)$", description="Equal or Exists."
-    )
-    value: str = Field(default="", pattern=_LABEL_VALUE, description="With `Equal` only.")
-    effect: str = Field(
-        default="",
-        pattern=r"^(NoSchedule|PreferNoSchedule|NoExecute)?$",
-        description="NoSchedule, PreferNoSchedule or NoExecute; empty for all.",
-    )
+    key: Annotated[str, Meta(max_length=317)] = ""
+    """Empty with `Exists` for every taint."""
+    operator: Annotated[str, Meta(pattern=r"^(Equal|Exists)$")] = "Equal"
+    """Equal or Exists."""
+    value: Annotated[str, Meta(pattern=_LABEL_VALUE)] = ""
+    """With `Equal` only."""
+    effect: Annotated[str, Meta(pattern=r"^(NoSchedule|PreferNoSchedule|NoExecute)?$")] = ""
+    """NoSchedule, PreferNoSchedule or NoExecute; empty for all."""
 
-    @model_validator(mode="after")
-    def _fields_agree(self) -> Self:
+    def __post_init__(self) -> None:
         if self.operator == "Exists" and self.value:
             raise ValueError("'value' has no meaning with operator Exists; leave it out")
         if self.operator == "Equal" and not self.key:
             raise ValueError("needs 'key', or operator Exists for every taint")
-        return self
 
 
-class VariableSpec(SpecModel):
+class VariableSpec(SpecPart, frozen=True, kw_only=True):
     """A variable of the replicas' environment: a value, or a key of a Secret."""
 
-    name: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,254}$", description="What it is called.")
-    value: str | None = Field(default=None, max_length=65536, description="As it is; no secret.")
-    secret: _Dns | None = Field(default=None, description="The Secret that holds it.")
-    key: str | None = Field(
-        default=None, pattern=r"^[-._a-zA-Z0-9]{1,253}$", description="Its key in the Secret."
-    )
+    name: Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,254}$")]
+    """What it is called."""
+    value: Annotated[str, Meta(max_length=65536)] | None = None
+    """As it is; no secret."""
+    secret: _Dns | None = None
+    """The Secret that holds it."""
+    key: Annotated[str, Meta(pattern=r"^[-._a-zA-Z0-9]{1,253}$")] | None = None
+    """Its key in the Secret."""
 
-    @model_validator(mode="after")
-    def _is_one(self) -> Self:
+    def __post_init__(self) -> None:
         if (self.value is None) == (self.secret is None):
             raise ValueError("needs either 'value', or 'secret' and 'key'")
         if (self.secret is None) != (self.key is None):
             raise ValueError("'secret' and 'key' go together")
-        return self
-
-    def settings(self) -> Variable:
-        """The message to the driver."""
-        return Variable(**self.model_dump(exclude_none=True))
 
 
-class PodsSpec(SpecModel):
+class PodsSpec(SpecPart, frozen=True, kw_only=True):
     """What pods of replicas are like."""
 
-    image: str = Field(
-        default="",
-        max_length=512,
-        pattern=_IMAGE,
-        description="With tag or digest; empty for headrace/replica of this version.",
-    )
-    pull_policy: str = Field(
-        default="IfNotPresent",
-        pattern=r"^(Always|IfNotPresent|Never)$",
-        description="Always, IfNotPresent or Never.",
-    )
-    pull_secrets: Annotated[tuple[_Dns, ...], Strict(strict=False)] = Field(
-        default=(), max_length=16, description="Secrets by which the image is pulled."
-    )
-    resources: ResourcesSpec = Field(default=ResourcesSpec(), description="See ResourcesSpec.")
-    node_selector: _Labels = Field(default={}, description="Labels that a node has to have.")
-    tolerations: Annotated[tuple[TolerationSpec, ...], Strict(strict=False)] = Field(
-        default=(), max_length=64, description="See TolerationSpec."
-    )
-    replica_env: Annotated[tuple[VariableSpec, ...], Strict(strict=False)] = Field(
-        default=(), max_length=256, description="The replicas' environment. See VariableSpec."
-    )
-    service_account: str = Field(
-        default="", pattern=_OPTIONAL_DNS, description="Empty for the namespace's default."
-    )
-    runtime_class: str = Field(default="", pattern=_OPTIONAL_DNS, description="Such as nvidia.")
-    priority_class: str = Field(default="", pattern=_OPTIONAL_DNS, description="Empty for none.")
+    image: Annotated[str, Meta(max_length=512, pattern=_IMAGE)] = ""
+    """With tag or digest; empty for headrace/replica of this version."""
+    pull_policy: Annotated[str, Meta(pattern=r"^(Always|IfNotPresent|Never)$")] = "IfNotPresent"
+    """Always, IfNotPresent or Never."""
+    pull_secrets: Annotated[tuple[_Dns, ...], Meta(max_length=16)] = ()
+    """Secrets by which the image is pulled."""
+    resources: ResourcesSpec = ResourcesSpec()
+    """See ResourcesSpec."""
+    node_selector: _Labels = field(default_factory=dict)
+    """Labels that a node has to have."""
+    tolerations: Annotated[tuple[TolerationSpec, ...], Meta(max_length=64)] = ()
+    """See TolerationSpec."""
+    replica_env: Annotated[tuple[VariableSpec, ...], Meta(max_length=256)] = ()
+    """The replicas' environment. See VariableSpec."""
+    service_account: Annotated[str, Meta(pattern=_OPTIONAL_DNS)] = ""
+    """Empty for the namespace's default."""
+    runtime_class: Annotated[str, Meta(pattern=_OPTIONAL_DNS)] = ""
+    """Such as nvidia."""
+    priority_class: Annotated[str, Meta(pattern=_OPTIONAL_DNS)] = ""
+    """Empty for none."""
     pod_annotations: dict[
-        Annotated[str, Field(pattern=_LABEL_KEY)], Annotated[str, Field(max_length=65536)]
-    ] = Field(default={}, description="For others' tools to read.")
-
-    def pods(self) -> PodSettings:
-        """The message to the driver."""
-        return PodSettings(
-            image=self.image,
-            pull_policy=self.pull_policy,
-            pull_secrets=self.pull_secrets,
-            resources=self.resources.settings(),
-            node_selector=dict(self.node_selector),
-            tolerations=tuple(Taint(**one.model_dump()) for one in self.tolerations),
-            env=tuple(one.settings() for one in self.replica_env),
-            service_account=self.service_account,
-            runtime_class=self.runtime_class,
-            priority_class=self.priority_class,
-            annotations=dict(self.pod_annotations),
-        )
+        Annotated[str, Meta(pattern=_LABEL_KEY)], Annotated[str, Meta(max_length=65536)]
+    ] = field(default_factory=dict)
+    """For others' tools to read."""
 
 
-class KubernetesSpec(PodsSpec):
+class KubernetesSpec(PodsSpec, frozen=True, kw_only=True):
     """How replicas run on a Kubernetes cluster; the driver `local` ignores it."""
 
-    autoscaler: str = Field(
-        default="headrace",
-        pattern=r"^(headrace|hpa|keda)$",
-        description="Who scales endpoints with `autoscale`: headrace, hpa or keda.",
-    )
-    prometheus_url: str = Field(
-        default="",
-        pattern=r"^(https?://[^\s]+)?$",
-        max_length=2048,
-        description="Whom KEDA asks.",
-    )
-    max_rolling_ratio: float = Field(
-        default=0.25,
-        gt=0.0,
-        le=1.0,
-        description="How many of all Deployments may replace their pods at once, as for a new "
-        "image: one at least. Those that do not get ready count, and hold up the others. "
-        "Unit: ratio.",
-    )
-    endpoints: dict[str, PodsSpec] = Field(
-        default={},
-        max_length=10_000,
-        description="Pods of single endpoints, by name, as a whole: nothing is inherited. "
-        "See PodsSpec.",
-    )
-    pools: dict[str, PodsSpec] = Field(
-        default={},
-        max_length=1024,
-        description="Pods of single pools, by name, as a whole. A pool that is not named has the "
-        "memory of all others' pods and its `memory_bytes` besides. See PodsSpec.",
-    )
+    autoscaler: Autoscaler = Autoscaler.HEADRACE
+    """Who scales endpoints with `autoscale`: headrace, hpa or keda."""
+    prometheus_url: Annotated[str, Meta(pattern=r"^(https?://[^\s]+)?$", max_length=2048)] = ""
+    """Whom KEDA asks."""
+    max_rolling_ratio: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.25
+    """How many of all Deployments may replace their pods at once, as for a new image: one at least.
+    Those that do not get ready count, and hold up the others. Unit: ratio."""
+    endpoints: Annotated[dict[str, PodsSpec], Meta(max_length=10000)] = field(default_factory=dict)
+    """Pods of single endpoints, by name, as a whole: nothing is inherited. See PodsSpec."""
+    pools: Annotated[dict[str, PodsSpec], Meta(max_length=1024)] = field(default_factory=dict)
+    """Pods of single pools, by name, as a whole. A pool that is not named has the memory of all
+    others' pods and its `memory_bytes` besides. See PodsSpec."""
 
-    @model_validator(mode="after")
-    def _keda_knows_prometheus(self) -> Self:
-        if self.autoscaler == "keda" and not self.prometheus_url:
+    def __post_init__(self) -> None:
+        if self.autoscaler is Autoscaler.KEDA and not self.prometheus_url:
             raise ValueError("autoscaler keda needs 'prometheus_url'")
-        return self
 
-    def settings(self) -> KubernetesSettings:
-        """The message to the driver."""
-        return KubernetesSettings(
-            pods=self.pods(),
-            endpoints={name: pods.pods() for name, pods in self.endpoints.items()},
-            pools={name: pods.pods() for name, pods in self.pools.items()},
-            autoscaler=Autoscaler(self.autoscaler),
-            prometheus_url=self.prometheus_url,
-            max_rolling_ratio=self.max_rolling_ratio,
-        )
+    def pods_of(self, endpoint: str) -> PodsSpec:
+        """What the pods of an endpoint are like."""
+        return self.endpoints.get(endpoint, self)
 
 
 def kubernetes_disagreements(document: Mapping[Any, Any]) -> Iterator[tuple[str, str]]:

@@ -14,12 +14,13 @@ from headrace.core.settings import (
     PaddingSettings,
 )
 from headrace.core.spec_access import (
-    Access,
+    METHOD_PATTERN,
     AuthSpec,
     EndpointLimitsSpec,
     SecuritySpec,
     TierSpec,
     TlsSpec,
+    limit_disagreements,
 )
 from headrace.core.spec_alerts import AlertsSpec
 from headrace.core.spec_base import SpecModel
@@ -32,7 +33,6 @@ from headrace.core.spec_features import (
 )
 from headrace.core.spec_jobs import JobSpec, job_disagreements
 from headrace.core.spec_kubernetes import KubernetesSpec, kubernetes_disagreements
-from headrace.core.spec_limits import limit_disagreements
 from headrace.core.spec_observe import (
     DriftSpec,
     EndpointLogSpec,
@@ -63,6 +63,10 @@ _ModelField = Annotated[
         ),
     ),
 ]
+_Access = (
+    Literal["public"]
+    | Annotated[tuple[Annotated[str, Field(pattern=METHOD_PATTERN)], ...], Strict(strict=False)]
+)
 _Replicas = Annotated[
     int, Field(ge=1, le=1024, description="How many copies run. Unit: processes.")
 ]
@@ -240,7 +244,7 @@ class EndpointSpec(SpecModel):
         pattern=NAME_PATTERN,
         description="The pool that hosts the model; null for processes of its own.",
     )
-    access: Access | None = Field(
+    access: _Access | None = Field(
         default=None,
         description="Who may call: any one of `key`, `jwt`, `jwt:NAME`, `certificate` lets one "
         "in; `public` asks for nothing. Null: any of them, but nothing on a loopback gateway.",

@@ -1,6 +1,6 @@
 """Parts of the spec file that all processes read, with or without pydantic."""
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 import msgspec
 
@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 
 DERIVED: Final = "derived"
 """Marks a field that the control plane fills in; the spec file does not have it."""
+FLAT: Final = "flat"
+"""Marks a field whose own fields the spec file has in its place."""
 
 
 class Nullable:
@@ -35,14 +37,16 @@ class SpecPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def model_fields_set(self) -> frozenset[str]:
         """The fields that the spec file sets; of a part built in code, those not at the default."""
         given: frozenset[str] | None = self.__dict__.get("given")
-        return self._changed() if given is None else given
-
-    def _changed(self) -> frozenset[str]:
-        return frozenset(
-            field.name
-            for field in msgspec.structs.fields(type(self))
-            if field.required or getattr(self, field.name) != default_of(field)
-        )
+        if given is not None:
+            return given
+        names: set[str] = set()
+        for field in msgspec.structs.fields(type(self)):
+            value = getattr(self, field.name)
+            if FLAT in get_args(field.type):
+                names |= value.model_fields_set
+            elif field.required or value != default_of(field):
+                names.add(field.name)
+        return frozenset(names)
 
     @classmethod
     def __get_pydantic_core_schema__(

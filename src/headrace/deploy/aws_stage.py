@@ -37,7 +37,7 @@ def stage_template(facts: Facts, kind: Literal["http", "rest"]) -> Body:
 def throttled(facts: Facts) -> Iterator[tuple[Operation, float, int]]:
     """The operations with a limit: rate and burst."""
     for operation in operations(facts):
-        limits = None if operation.endpoint is None else operation.endpoint.spec.limits
+        limits = None if operation.endpoint is None else operation.endpoint.spec.limits.total
         # Questions about a model cost nothing; runs do.
         if limits is not None and limits.requests_per_s is not None and operation.method == "post":
             yield operation, limits.requests_per_s, _burst(limits)
@@ -86,12 +86,13 @@ def _plans(facts: Facts) -> Iterator[tuple[str, Body]]:
 
 
 def _plan(tier: TierSpec) -> Body:
-    found: Body = {}
-    if tier.requests_per_s is not None:
-        found["Throttle"] = {"RateLimit": tier.requests_per_s, "BurstLimit": _burst(tier)}
-    if tier.requests_per_day is not None:
-        found["Quota"] = {"Limit": tier.requests_per_day, "Period": "DAY"}
-    return found
+    plan: Body = {}
+    limits = tier.limits
+    if limits.requests_per_s is not None:
+        plan["Throttle"] = {"RateLimit": limits.requests_per_s, "BurstLimit": _burst(limits)}
+    if limits.requests_per_day is not None:
+        plan["Quota"] = {"Limit": limits.requests_per_day, "Period": "DAY"}
+    return plan
 
 
 def _burst(limits: LimitSpec) -> int:

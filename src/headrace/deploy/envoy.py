@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 from msgspec.structs import replace
 
-from headrace.core.spec_access import TlsSpec, access_settings, endpoint_access
+from headrace.core.spec_access import AccessSettings, TlsSpec, endpoint_access
 from headrace.deploy.envoy_secrets import inline_secrets
 from headrace.deploy.export import Body, Document, Export, addresses_of, finish
 from headrace.deploy.facts import Endpoint, Facts, Version
@@ -57,7 +57,11 @@ def envoy(facts: Facts, options: EnvoyOptions) -> Export:
     losses = list(_implied(facts))
     settings = _settings(facts, options)
     routes = [_route(endpoint, addresses) for endpoint in facts.endpoints]
-    access = access_settings(facts.spec.auth, facts.spec.tiers, shared=False)
+    access = AccessSettings(
+        jwt=facts.spec.auth.jwt,
+        certificates=facts.spec.auth.certificates,
+        tiers=facts.spec.tiers,
+    )
     policy = GatewayPolicy(access=access, key_sets=facts.key_sets)
     made = inline_bootstrap(settings, build_snapshot(settings, routes, policy))
     body: Body = json.loads(msgspec.json.encode(made))
@@ -99,7 +103,7 @@ def _listener_tls(tls: TlsSpec | None) -> ListenerTls | None:
         return None
     return ListenerTls(
         min_version=tls.min_version,
-        takes_clients=tls.client_ca_file is not None,
+        takes_clients=bool(tls.client_ca_file),
         requires_client=tls.require_client_certificate,
     )
 
@@ -126,7 +130,7 @@ def _route(endpoint: Endpoint, addresses: Mapping[tuple[str, str], Sequence[str]
         sticky=None if spec.sticky is None else replace(spec.sticky, salt=endpoint.name),
         mirror=mirror,
         access=endpoint_access(spec.access),
-        limits=spec.limits.settings(),
+        limits=spec.limits,
         slo_latency_s=None if spec.slo is None else spec.slo.latency_s,
         request_log=spec.request_log,
     )

@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
-from headrace.core.kubernetes_settings import Autoscaler
 from headrace.core.redact import VARIABLE
 from headrace.core.spec import SystemSpec, is_model_path
+from headrace.core.spec_kubernetes import Autoscaler
 from headrace.deploy.helm_export import Mount
 from headrace.deploy.losses import Loss
 from headrace.deploy.written import is_within, written

@@ -194,7 +194,7 @@ def _balancing(endpoint: Endpoint) -> Body:
 def _limit_plugins(endpoint: Endpoint) -> Iterator[Body]:
     """Limits of all callers together, else of each; Kong has one plugin of a kind in a place."""
     limits = endpoint.spec.limits
-    total, each = _windows(limits), _windows(limits.per_caller)
+    total, each = _windows(limits.total), _windows(limits.per_caller)
     found = total or each
     if found:
         by = "service" if total else "consumer" if _asks(endpoint) else "ip"
@@ -232,7 +232,7 @@ def _window(rate: float) -> Body | None:
 
 def _losses(endpoint: Endpoint) -> Iterator[Loss]:
     limits = endpoint.spec.limits
-    for where, limit in ((".", limits), (".per_caller.", limits.per_caller)):
+    for where, limit in ((".", limits.total), (".per_caller.", limits.per_caller)):
         rate = limit.requests_per_s
         if rate is not None and _window(rate) is None:
             yield Loss(
@@ -240,7 +240,7 @@ def _losses(endpoint: Endpoint) -> Iterator[Loss]:
                 f"counts whole requests in a second, minute, hour or day, and {rate:g} are none",
                 "take a number that is whole in one of them",
             )
-    if _windows(limits) and _windows(limits.per_caller):
+    if _windows(limits.total) and _windows(limits.per_caller):
         yield Loss(
             f"{endpoint.place}.limits.per_caller",
             "has one limit of a kind for a service, and all callers together have one already",

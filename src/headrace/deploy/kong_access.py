@@ -12,8 +12,7 @@ from typing import Any, Final
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from headrace.core.access_settings import Method
-from headrace.core.spec_access import JwtSpec
+from headrace.core.spec_access import JwtSpec, Method
 from headrace.deploy.export import Body
 from headrace.deploy.facts import Endpoint, Facts
 from headrace.deploy.losses import Loss
@@ -66,7 +65,7 @@ def access_losses(facts: Facts) -> Iterator[Loss]:
             )
     for i, jwt in enumerate(facts.spec.auth.jwt):
         count = len(_keys(facts, jwt))
-        if jwt.jwks_file is not None and count != 1:
+        if jwt.jwks_file and count != 1:
             yield Loss(
                 f"auth.jwt[{i}].jwks_file",
                 f"takes one RSA or EC key for an issuer, and this file has {count}",

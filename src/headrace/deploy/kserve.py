@@ -16,7 +16,7 @@ from headrace.control.kubernetes.pods import (
     resources_of,
     variables_of,
 )
-from headrace.core.kubernetes_settings import PodSettings, Resources
+from headrace.core.spec_kubernetes import PodsSpec, ResourcesSpec
 from headrace.deploy.export import Body, Document, Export, Place, finish, implied_access
 from headrace.deploy.facts import Endpoint, Facts, Version
 from headrace.deploy.features import Target
@@ -136,7 +136,10 @@ def _documents(
     metadata = place.metadata(name, named)
     pods = pods_of(facts, endpoint, options.pods)
     scaling = endpoint.spec.autoscale
-    annotations = {**pods.annotations, **(annotations_of(scaling) if scaling is not None else {})}
+    annotations = {
+        **pods.pod_annotations,
+        **(annotations_of(scaling) if scaling is not None else {}),
+    }
     if annotations:
         metadata["annotations"] = annotations
     body = {
@@ -149,7 +152,7 @@ def _documents(
 
 
 def _predictor(
-    endpoint: Endpoint, place: Place, options: KserveOptions, pods: PodSettings, settings: str
+    endpoint: Endpoint, place: Place, options: KserveOptions, pods: PodsSpec, settings: str
 ) -> Body:
     version = endpoint.newest
     model: Body = {
@@ -170,17 +173,17 @@ def _predictor(
     return {**found, "model": model}
 
 
-def _container(pods: PodSettings, *, is_ours: bool) -> Body:
+def _container(pods: PodsSpec, *, is_ours: bool) -> Body:
     """What a service adds to its runtime's container. Another's keeps what it has by itself."""
     found: Body = {}
     if is_ours:
         found["image"] = image_of(pods)
-    if is_ours or pods.pull_policy != PodSettings().pull_policy:
+    if is_ours or pods.pull_policy != PodsSpec().pull_policy:
         found["imagePullPolicy"] = pods.pull_policy
-    if is_ours or pods.resources != Resources():
+    if is_ours or pods.resources != ResourcesSpec():
         found["resources"] = resources_of(pods.resources)
-    if pods.env:
-        found["env"] = variables_of(pods.env)
+    if pods.replica_env:
+        found["env"] = variables_of(pods.replica_env)
     return found
 
 

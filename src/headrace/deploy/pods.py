@@ -18,7 +18,7 @@ from headrace.control.kubernetes.pods import CONTAINER, GRPC_PORT, HTTP_PORT, MO
 from headrace.control.kubernetes.told import SETTINGS_KEY, digest_of, settings_text
 from headrace.control.resolve import Pinned, replica_settings
 from headrace.core import EndpointName
-from headrace.core.kubernetes_settings import PodSettings
+from headrace.core.spec_kubernetes import PodsSpec
 from headrace.deploy.export import Body, Place
 from headrace.deploy.facts import Endpoint, Facts, Version
 from headrace.deploy.losses import Loss
@@ -83,17 +83,17 @@ def settings_map(
 
 def replica_container(facts: Facts, options: PodOptions) -> Body:
     """The container that serves, without what pods of single endpoints ask for."""
-    pods = _with_image(facts.spec.kubernetes.pods(), options)
-    plain = PodSettings(image=pods.image, pull_policy=pods.pull_policy)
+    pods = _with_image(facts.spec.kubernetes, options)
+    plain = PodsSpec(image=pods.image, pull_policy=pods.pull_policy)
     container = driver_pods.replica_container(plain, driver.Place(namespace=""))
     assert container["name"] == CONTAINER
     del container["resources"]
     return container
 
 
-def pods_of(facts: Facts, endpoint: Endpoint, options: PodOptions) -> PodSettings:
+def pods_of(facts: Facts, endpoint: Endpoint, options: PodOptions) -> PodsSpec:
     """What the pods of an endpoint are like."""
-    return _with_image(facts.spec.kubernetes.settings().pods_of(endpoint.name), options)
+    return _with_image(facts.spec.kubernetes.pods_of(endpoint.name), options)
 
 
 def revision_of(facts: Facts, endpoint: Endpoint, version: Version) -> Revision:
@@ -175,7 +175,7 @@ def _driver_place(place: Place, options: PodOptions) -> driver.Place:
     )
 
 
-def _with_image(pods: PodSettings, options: PodOptions) -> PodSettings:
+def _with_image(pods: PodsSpec, options: PodOptions) -> PodsSpec:
     return msgspec.structs.replace(pods, image=options.image) if options.image else pods
 
 

@@ -5,8 +5,8 @@ The documentation shows this table, and exports refuse by it.
 
 from typing import Any, Final
 
-from headrace.core.kubernetes_settings import Autoscaler
 from headrace.core.spec import SystemSpec
+from headrace.core.spec_kubernetes import Autoscaler
 from headrace.deploy.features import Cell, Feature, Holds, about, kept, no, row, yes
 
 _CHART = "use the control plane (`headrace export helm`)"

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-from headrace.core.spec_base import model_of
+from headrace.core.spec_base import model_of, value_of
 from headrace.core.spec_part import SpecPart
 
 _HOLDING_MANY: Final = frozenset({tuple, list, dict, Mapping})
@@ -31,7 +31,7 @@ def written(model: BaseModel | SpecPart, place: str = "", field: str = "") -> It
     A part is told before what is in it; a default that was written out says nothing.
     """
     for name, info in model_of(type(model)).model_fields.items():
-        value = getattr(model, name)
+        value = value_of(model, name)
         if name not in model.model_fields_set:
             continue
         if not info.is_required() and value == info.get_default(call_default_factory=True):

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Final
 from urllib.parse import urlsplit
 
-from headrace.core.access_settings import JwtSettings
+from headrace.core.spec_access import JwtSpec
 from headrace.gateway.policy import GatewayPolicy
 from headrace.gateway.resources import Json, Resource, seconds, typed
 from headrace.gateway.scripts_auth import IDENTIFY, identify_source
@@ -62,7 +62,7 @@ def key_set_clusters(settings: GatewaySettings, policy: GatewayPolicy) -> Iterat
             yield _cluster(settings, jwt)
 
 
-def _provider(jwt: JwtSettings, key_set: str) -> Resource:
+def _provider(jwt: JwtSpec, key_set: str) -> Resource:
     scheme: Json = {"name": "authorization", "value_prefix": "Bearer "}  # in no query string
     keys: Resource = {"local_jwks": {"inline_string": key_set}}
     if jwt.jwks_url:
@@ -78,7 +78,7 @@ def _provider(jwt: JwtSettings, key_set: str) -> Resource:
     }
 
 
-def _fetched(jwt: JwtSettings) -> Resource:
+def _fetched(jwt: JwtSpec) -> Resource:
     return {
         "http_uri": {
             "uri": jwt.jwks_url,
@@ -91,11 +91,11 @@ def _fetched(jwt: JwtSettings) -> Resource:
     }
 
 
-def _cluster_name(jwt: JwtSettings) -> str:
+def _cluster_name(jwt: JwtSpec) -> str:
     return f"jwks:{jwt.name}"
 
 
-def _cluster(settings: GatewaySettings, jwt: JwtSettings) -> Resource:
+def _cluster(settings: GatewaySettings, jwt: JwtSpec) -> Resource:
     url = urlsplit(jwt.jwks_url)
     host = url.hostname or ""
     port = url.port or _PORTS[url.scheme]

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from headrace.core.access_settings import EndpointAccess
+from headrace.core.spec_access import EndpointAccess
 from headrace.gateway.extensions import IDENTIFY
 from headrace.gateway.resources import Json, Resource, any_of
 from headrace.gateway.scripts_auth import AUTHORIZE, EVERY, KEEP, LISTED, NAMED

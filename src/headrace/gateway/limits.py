@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from headrace.core.access_settings import AccessSettings, EndpointLimits, LimitSettings
 from headrace.core.priorities import DEFAULT_LEVEL
+from headrace.core.spec_access import AccessSettings, EndpointLimitsSpec, LimitSpec
 from headrace.gateway.clusters import CONTROL, LIMITS
 from headrace.gateway.resources import Json, Resource, any_of, seconds, set_header, typed
 from headrace.gateway.settings import EndpointRoute
@@ -103,7 +103,7 @@ class Limiting:
             tiers = Counter.GATEWAY
         return cls(shared=access.shared_limits, tiers=tiers, ranks=bool(access.tiers))
 
-    def counter(self, limits: EndpointLimits) -> Counter:
+    def counter(self, limits: EndpointLimitsSpec) -> Counter:
         """Who counts an endpoint's limits."""
         if limits.is_unlimited:
             return Counter.NOBODY
@@ -239,7 +239,7 @@ def _descriptors(
     return found
 
 
-def bucket(limits: LimitSettings, factor: int = 1) -> Resource:
+def bucket(limits: LimitSpec, factor: int = 1) -> Resource:
     """Envoy's bucket of tokens: it is filled all the time, at tokens per fill by the interval."""
     assert limits.requests_per_s is not None
     rate = limits.requests_per_s * factor
@@ -252,7 +252,7 @@ def bucket(limits: LimitSettings, factor: int = 1) -> Resource:
     }
 
 
-def _descriptor(limits: LimitSettings, factor: int, *entries: Resource) -> list[Json]:
+def _descriptor(limits: LimitSpec, factor: int, *entries: Resource) -> list[Json]:
     if limits.requests_per_s is None:
         return []
     return [{"entries": entries, "token_bucket": bucket(limits, factor)}]

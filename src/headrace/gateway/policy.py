@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from headrace.core.access_settings import AccessSettings
+from headrace.core.spec_access import AccessSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,8 +9,8 @@ import math
 from collections.abc import Iterable
 from typing import Final
 
-from headrace.core.access_settings import CertificateRule, JwtSettings, TierSettings
 from headrace.core.priorities import tier_levels
+from headrace.core.spec_access import CertificateSpec, JwtSpec, TierSpec
 from headrace.gateway.policy import ApiKey, GatewayPolicy
 from headrace.gateway.scripts import quoted
 from headrace.gateway.scripts_text import BASE64_SOURCE, JSON_SOURCE, SHA256_SOURCE
@@ -488,7 +488,7 @@ def identify_source(policy: GatewayPolicy) -> str:
     return "\n".join((head, *_PARTS))
 
 
-def _levels(tiers: Iterable[TierSettings]) -> str:
+def _levels(tiers: Iterable[TierSpec]) -> str:
     """The level in a replica's queue that each tier has, by its name."""
     levels = tier_levels(tiers).items()
     return "{" + ", ".join(f'[{quoted(tier)}] = "{level}"' for tier, level in levels) + "}"
@@ -500,7 +500,7 @@ def _key_line(key: ApiKey) -> str:
     return " ".join((key.id, key.digest, expires, key.tier or "-", key.name, *key.scopes))
 
 
-def _provider(jwt: JwtSettings, policy: GatewayPolicy) -> str:
+def _provider(jwt: JwtSpec, policy: GatewayPolicy) -> str:
     """With a digest of its keys: a script that changes forgets what it remembers."""
     shown = "".join(char if char.isprintable() else "?" for char in jwt.caller_claim)
     fields = {
@@ -518,7 +518,7 @@ def _provider(jwt: JwtSettings, policy: GatewayPolicy) -> str:
     return _table(fields)
 
 
-def _certificate(rule: CertificateRule) -> str:
+def _certificate(rule: CertificateSpec) -> str:
     """DNS names are compared in lower case."""
     kinds = {"dns": rule.dns.lower(), "uri": rule.uri, "common_name": rule.common_name}
     ((kind, pattern),) = ((kind, text) for kind, text in kinds.items() if text)

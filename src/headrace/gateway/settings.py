@@ -8,7 +8,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from headrace.core import DEFAULT_MAX_BODY_BYTES, InvalidArgumentError, check_name, check_version
-from headrace.core.access_settings import EndpointAccess, EndpointLimits
+from headrace.core.spec_access import EndpointAccess, EndpointLimitsSpec
 from headrace.core.spec_observe import EndpointLogSpec, LogMode, RequestLogSpec, TracingSpec
 from headrace.core.spec_rollout import StickySpec
 from headrace.core.spec_upstream import UpstreamSpec
@@ -110,7 +110,7 @@ class EndpointRoute:
     held: bool = False
     hold_s: float = 30.0
     access: EndpointAccess | None = None
-    limits: EndpointLimits = field(default_factory=EndpointLimits)
+    limits: EndpointLimitsSpec = field(default_factory=EndpointLimitsSpec)
     slo_latency_s: float | None = None
     request_log: EndpointLogSpec | None = None
 

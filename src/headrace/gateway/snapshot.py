@@ -10,7 +10,7 @@ from typing import Any, Final, TypeAlias
 import orjson
 
 from headrace.core import InvalidArgumentError
-from headrace.core.access_settings import EndpointLimits, JwtSettings
+from headrace.core.spec_access import EndpointLimitsSpec, JwtSpec
 from headrace.gateway import extensions
 from headrace.gateway.bootstrap import static_bootstrap
 from headrace.gateway.callers import key_set_clusters
@@ -62,7 +62,7 @@ KINDS: Final = (CLUSTERS, LISTENERS, *FILTERS.values(), ROUTES)
 WATCHED_FILES: Final = tuple(kind.file for kind in KINDS)
 """An Envoy that was told of other files cannot be told of these."""
 _NO_POLICY: Final = GatewayPolicy()
-_FiltersOf: TypeAlias = tuple[GatewayPolicy, Mapping[str, EndpointLimits]]
+_FiltersOf: TypeAlias = tuple[GatewayPolicy, Mapping[str, EndpointLimitsSpec]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +185,7 @@ class SnapshotBuilder:
     settings: GatewaySettings
     _parts: dict[str, tuple[EndpointRoute, EndpointPart]] = field(default_factory=dict)
     _limiting: Limiting | None = None
-    _shared: tuple[tuple[Sequence[str], tuple[JwtSettings, ...]], Piece] | None = None
+    _shared: tuple[tuple[Sequence[str], tuple[JwtSpec, ...]], Piece] | None = None
     _filters: tuple[_FiltersOf, Mapping[Extension, Resource]] | None = None
 
     def build(

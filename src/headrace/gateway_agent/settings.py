@@ -7,7 +7,7 @@ import msgspec
 
 from headrace.control.agents.messages import GatewayOptions
 from headrace.core import InvalidArgumentError
-from headrace.core.access_settings import TlsSettings
+from headrace.core.spec_access import TlsSpec
 from headrace.gateway import GatewaySettings, LimitsTarget
 
 
@@ -21,7 +21,7 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """
 
     control: str
-    tls: TlsSettings
+    tls: TlsSpec
     name: str
     dir: Path
     host: str = "0.0.0.0"  # noqa: S104  # callers come from elsewhere, and have to show who they are

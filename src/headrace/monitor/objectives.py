@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
-
 from headrace.core.settings import BatchingSettings
+from headrace.core.spec_base import parsed
 from headrace.core.spec_rollout import SloSpec
 
 
@@ -37,7 +36,7 @@ def objectives_of(document: Mapping[str, Any]) -> tuple[Objective, ...]:
 
 
 def _objective(entry: Mapping[str, Any]) -> Objective:
-    slo = msgspec.convert(entry.get("slo") or {}, SloSpec)
+    slo = parsed(SloSpec, entry.get("slo") or {})
     batching = entry.get("batching") or {}
     return Objective(
         endpoint=entry["name"],

@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 
 from headrace.control.agents.settings import AgentsSettings
-from headrace.core.access_settings import TlsSettings
+from headrace.core.spec_access import TlsSpec
 from tests.certificates import Authority, Files
 from tests.e2e.control.system import ROW, System
 
@@ -164,7 +164,7 @@ class Lab:
             *endpoints,
             gateway=gateway,
             agents=AgentsSettings(
-                tls=TlsSettings(
+                tls=TlsSpec(
                     certificate_file=str(files.certificate),
                     key_file=str(files.key),
                     client_ca_file=str(self.authority.ca),

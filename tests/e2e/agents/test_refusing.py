@@ -35,7 +35,7 @@ from headrace.core import (
     SystemClock,
     UnavailableError,
 )
-from headrace.core.access_settings import AccessSettings, JwtSettings, TlsSettings
+from headrace.core.spec_access import AccessSettings, JwtSpec, TlsSpec
 from headrace.core.spec_observe import RequestLogSpec
 from headrace.gateway import GatewayPolicy, make_private
 from headrace.gateway_agent.applying import Applier
@@ -287,7 +287,7 @@ def one() -> Iterator[OneApplier]:
         directory = Path(name)
         authority = Authority(directory / "pki")
         files = authority.client("gw-1")
-        tls = TlsSettings(
+        tls = TlsSpec(
             certificate_file=str(files.certificate),
             key_file=str(files.key),
             client_ca_file=str(authority.ca),
@@ -335,7 +335,7 @@ OPTIONS = GatewayOptions(
     tracing=None,
     tls=None,
 )
-CORP = JwtSettings(name="corp", issuer="https://corp", audiences=("a",), jwks_file="keys.json")
+CORP = JwtSpec(name="corp", issuer="https://corp", audiences=("a",), jwks_file="keys.json")
 UNKNOWN = Route(
     name="m",
     timeout_s=None,

@@ -17,8 +17,8 @@ from headrace.cli.app import app
 from headrace.control.kubernetes import role_rules
 from headrace.control.kubernetes.names import revision_name
 from headrace.core.internal_token import LEAST_BYTES
-from headrace.core.kubernetes_settings import Autoscaler
 from headrace.core.spec import parse_spec
+from headrace.core.spec_kubernetes import Autoscaler
 from headrace.deploy.helm_chart import chart_folder
 from headrace.deploy.helm_files import chart_files
 from tests.e2e.chart.sample_values import (

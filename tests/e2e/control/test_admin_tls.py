@@ -11,7 +11,7 @@ import pytest
 from headrace.cli.management import Management
 from headrace.control import ControlFile, start_detached
 from headrace.core import FailedPreconditionError, UnavailableError
-from headrace.core.access_settings import TlsSettings
+from headrace.core.spec_access import TlsSpec
 from tests.certificates import Authority, Files
 from tests.e2e.control.system import System
 from tests.e2e.gateway.test_tls import names_at
@@ -20,8 +20,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 TIMEOUT_S = 30.0
 
 
-def _tls(files: Files) -> TlsSettings:
-    return TlsSettings(certificate_file=str(files.certificate), key_file=str(files.key))
+def _tls(files: Files) -> TlsSpec:
+    return TlsSpec(certificate_file=str(files.certificate), key_file=str(files.key))
 
 
 def _start(system: System, files: Files) -> ControlFile:

@@ -12,14 +12,14 @@ from headrace.control.observed import Arm, Route
 from headrace.control.ownership import ProcessOwner
 from headrace.control.publication import RoutesLeftOutError
 from headrace.core import SystemClock
-from headrace.core.access_settings import AccessSettings, JwtSettings
+from headrace.core.spec_access import AccessSettings, JwtSpec
 from headrace.gateway import ApiKey, GatewayPolicy, GatewaySettings, SnapshotRejectedError
 from tests.e2e.replicas import free_port
 
 pytestmark = [pytest.mark.e2e, pytest.mark.anyio, pytest.mark.slow]
 
 KEY = ApiKey(id="k", name="robot", digest="0" * 64, scopes=("infer:*",))
-CORP = JwtSettings(name="corp", issuer="https://id.example", audiences=("gw",), jwks_file="-")
+CORP = JwtSpec(name="corp", issuer="https://id.example", audiences=("gw",), jwks_file="-")
 BROKEN = GatewayPolicy(access=AccessSettings(jwt=(CORP,)), key_sets={"corp": "{}"})
 
 

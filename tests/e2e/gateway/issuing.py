@@ -12,16 +12,12 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 from headrace.core import SystemClock
-from headrace.core.access_settings import (
-    AccessSettings,
-    JwtSettings,
-    TierSettings,
-)
+from headrace.core.spec_access import AccessSettings, JwtSpec, TierSpec
 from headrace.gateway import ApiKey, GatewayPolicy
 
 ISSUER: Final = "https://id.example"
 AUDIENCE: Final = "gateway"
-PROVIDER: Final = JwtSettings(name="corp", issuer=ISSUER, audiences=(AUDIENCE,), jwks_file="x")
+PROVIDER: Final = JwtSpec(name="corp", issuer=ISSUER, audiences=(AUDIENCE,), jwks_file="x")
 ALGORITHMS: Final = ("RS256", "PS256", "ES256", "EdDSA")
 _FAMILIES: Final[dict[str, Any]] = {
     "RS256": RSAAlgorithm,
@@ -105,7 +101,7 @@ class Issuer:
 
     def policy(self, *keys: ApiKey, **changes: object) -> GatewayPolicy:
         """What a gateway is told that takes its tokens and these keys."""
-        access: dict[str, Any] = {"jwt": (PROVIDER,), "tiers": (TierSettings(name="gold"),)}
+        access: dict[str, Any] = {"jwt": (PROVIDER,), "tiers": (TierSpec(name="gold"),)}
         access.update(changes)
         return GatewayPolicy(
             access=AccessSettings(**access), keys=keys, key_sets={PROVIDER.name: self.key_set}

@@ -15,7 +15,7 @@ import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from headrace.core import SystemClock
-from headrace.core.access_settings import CertificateRule, EndpointAccess, JwtSettings
+from headrace.core.spec_access import CertificateSpec, EndpointAccess, JwtSpec
 from headrace.gateway import EndpointRoute, EnvoyGateway, GatewayPolicy, build_snapshot
 from headrace.gateway.settings import ListenerTls
 from headrace.gateway.tls import (
@@ -238,10 +238,10 @@ async def test_the_control_planes_own_requests_are_not_asked(lab: Lab) -> None:
 
 
 RULES = (
-    CertificateRule(name="team", uri="spiffe://corp/team-a/*", scopes=("infer:m",), tier="gold"),
-    CertificateRule(name="hosts", dns="*.jobs.example", scopes=("infer:m",)),
-    CertificateRule(name="narrow", dns="narrow.example", scopes=("infer:other",)),
-    CertificateRule(name="named", common_name="legacy", scopes=("infer:*",)),
+    CertificateSpec(name="team", uri="spiffe://corp/team-a/*", scopes=("infer:m",), tier="gold"),
+    CertificateSpec(name="hosts", dns="*.jobs.example", scopes=("infer:m",)),
+    CertificateSpec(name="narrow", dns="narrow.example", scopes=("infer:other",)),
+    CertificateSpec(name="named", common_name="legacy", scopes=("infer:*",)),
 )
 
 
@@ -384,7 +384,7 @@ async def _until(gateway: EnvoyGateway, token: str, status: int) -> None:
         await asyncio.sleep(0.05)
 
 
-def _fetched(url: str) -> JwtSettings:
+def _fetched(url: str) -> JwtSpec:
     return msgspec.structs.replace(PROVIDER, jwks_url=url, jwks_file="", jwks_cache_s=1.0)
 
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 import grpc
 import pytest
 
-from headrace.core.access_settings import EndpointAccess
+from headrace.core.spec_access import EndpointAccess
 from headrace.core.spec_rollout import StickySpec
 from headrace.core.spec_upstream import UpstreamProtocol, UpstreamSpec
 from headrace.gateway import (

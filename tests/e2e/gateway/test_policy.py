@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from headrace.core.access_settings import EndpointAccess
+from headrace.core.spec_access import EndpointAccess
 from headrace.gateway import ApiKey, EndpointRoute, EnvoyGateway, GatewayPolicy, build_snapshot
 from tests.e2e.gateway.lab import Lab, client, endpoint
 

@@ -19,12 +19,12 @@ from headrace.control.limits.service import LimitService
 from headrace.control.state import home_url, open_store
 from headrace.control.store_thread import StoreThread
 from headrace.core import SystemClock
-from headrace.core.access_settings import (
+from headrace.core.spec_access import (
     AccessSettings,
     EndpointAccess,
-    EndpointLimits,
-    LimitSettings,
-    TierSettings,
+    EndpointLimitsSpec,
+    LimitSpec,
+    TierSpec,
 )
 from headrace.gateway import (
     EndpointRoute,
@@ -41,14 +41,14 @@ pytestmark = [pytest.mark.e2e, pytest.mark.anyio, pytest.mark.slow]
 INFER = "/v2/models/m/infer"
 NAMES = ("alice", "bob", "carol")
 KEYS = {name: api_key(name) for name in NAMES}
-THREE = LimitSettings(requests_per_s=0.5, burst=3)
+THREE = LimitSpec(requests_per_s=0.5, burst=3)
 TIERS = (
-    TierSettings(name="gold", limits=LimitSettings(requests_per_s=0.1, burst=4), priority=10),
-    TierSettings(name="free", limits=LimitSettings(requests_per_s=0.1, burst=2), priority=-5),
+    TierSpec(name="gold", limits=LimitSpec(requests_per_s=0.1, burst=4), priority=10),
+    TierSpec(name="free", limits=LimitSpec(requests_per_s=0.1, burst=2), priority=-5),
 )
 
 
-def policy(*tiers: TierSettings, tier_of: Mapping[str, str] | None = None) -> GatewayPolicy:
+def policy(*tiers: TierSpec, tier_of: Mapping[str, str] | None = None) -> GatewayPolicy:
     keys = (known(KEYS[name], name=name, tier=(tier_of or {}).get(name, "")) for name in NAMES)
     return GatewayPolicy(access=AccessSettings(tiers=tiers), keys=tuple(keys))
 
@@ -72,7 +72,7 @@ def limited(
         revisions=(revision,),
         timeout_s=timeout_s,
         access=EndpointAccess(public=public),
-        limits=EndpointLimits(**limits),
+        limits=EndpointLimitsSpec(**limits),
     )
 
 
@@ -198,7 +198,7 @@ async def test_an_endpoint_has_a_limit_for_all_callers_together(lab: Lab) -> Non
 
 
 async def test_two_hundred_other_identities_do_not_fill_an_exhausted_bucket(lab: Lab) -> None:
-    slow = LimitSettings(requests_per_s=0.01, burst=1)
+    slow = LimitSpec(requests_per_s=0.01, burst=1)
     others = [api_key(f"o{i}") for i in range(200)]
     keys = [known(KEYS["alice"], name="alice")]
     keys += [known(key, name=f"other-{i}") for i, key in enumerate(others)]
@@ -231,7 +231,7 @@ async def test_strangers_are_told_apart_by_their_address_and_cannot_name_themsel
 
 
 async def test_grpc_calls_and_http2_count_in_the_same_bucket(lab: Lab) -> None:
-    slow = LimitSettings(requests_per_s=0.02, burst=3)
+    slow = LimitSpec(requests_per_s=0.02, burst=3)
     gateway = await start(lab, policy(), limited(lab.replica("1"), per_caller=slow))
     url = f"http://127.0.0.1:{gateway.settings.http_port}"
 
@@ -254,7 +254,7 @@ async def test_grpc_calls_and_http2_count_in_the_same_bucket(lab: Lab) -> None:
 @pytest.mark.long
 async def test_a_limit_that_changes_under_load_fails_no_legitimate_request(lab: Lab) -> None:
     replica = lab.replica("1")
-    plenty = LimitSettings(requests_per_s=1e6)
+    plenty = LimitSpec(requests_per_s=1e6)
     gateway = await start(lab, policy(), limited(replica, per_caller=plenty))
     found: list[tuple[float, int, bool]] = []
     done = asyncio.Event()
@@ -269,11 +269,11 @@ async def test_a_limit_that_changes_under_load_fails_no_legitimate_request(lab: 
         for name in (*NAMES, *NAMES):
             tasks.create_task(load(http, name))
         for rate in range(20):
-            more = LimitSettings(requests_per_s=1e6 + rate)
+            more = LimitSpec(requests_per_s=1e6 + rate)
             endpoints = [limited(replica, per_caller=more)]
             await gateway.publish(build_snapshot(gateway.settings, endpoints, policy()))
             await asyncio.sleep(0.02)
-        endpoints = [limited(replica, per_caller=LimitSettings(requests_per_s=0.01, burst=1))]
+        endpoints = [limited(replica, per_caller=LimitSpec(requests_per_s=0.01, burst=1))]
         before = asyncio.get_running_loop().time()
         await gateway.publish(build_snapshot(gateway.settings, endpoints, policy()))
         await asyncio.sleep(1.0)
@@ -286,7 +286,7 @@ async def test_a_limit_that_changes_under_load_fails_no_legitimate_request(lab: 
 
 async def test_new_routes_do_not_fill_buckets_again(lab: Lab) -> None:
     one, two = lab.replica("1"), lab.replica("2")
-    slow = LimitSettings(requests_per_s=0.01, burst=1)
+    slow = LimitSpec(requests_per_s=0.01, burst=1)
     gateway = await start(lab, policy(), limited(one, per_caller=slow))
 
     async with client(gateway) as http:
@@ -301,7 +301,7 @@ async def test_new_routes_do_not_fill_buckets_again(lab: Lab) -> None:
 
 
 async def test_a_day_has_so_many_requests_whoever_counts_them(lab: Lab) -> None:
-    daily = limited(lab.replica("1"), per_caller=LimitSettings(requests_per_day=3))
+    daily = limited(lab.replica("1"), per_caller=LimitSpec(requests_per_day=3))
     address = f"unix:{lab.directory}/limits.sock"
     async with service(lab.directory, policy(), daily):
         gateway = await start(lab, policy(), daily, limits_address=address)
@@ -330,7 +330,7 @@ async def answered_by_service(http: httpx.AsyncClient, serving: LimitService) ->
 
 @pytest.mark.long
 async def test_rows_are_counted_when_they_are_known_and_stay_at_the_gateway(lab: Lab) -> None:
-    heavy = limited(lab.replica("1"), per_caller=LimitSettings(rows_per_s=10.0))
+    heavy = limited(lab.replica("1"), per_caller=LimitSpec(rows_per_s=10.0))
     address = f"unix:{lab.directory}/limits.sock"
     async with service(lab.directory, policy(), heavy):
         gateway = await start(lab, policy(), heavy, limits_address=address)
@@ -351,7 +351,7 @@ async def test_rows_are_counted_when_they_are_known_and_stay_at_the_gateway(lab:
 
 
 async def test_so_many_at_once_and_who_leaves_makes_room(lab: Lab) -> None:
-    narrow = limited(lab.replica("1"), per_caller=LimitSettings(max_concurrent=2))
+    narrow = limited(lab.replica("1"), per_caller=LimitSpec(max_concurrent=2))
     address = f"unix:{lab.directory}/limits.sock"
     async with service(lab.directory, policy(), narrow):
         gateway = await start(lab, policy(), narrow, limits_address=address)
@@ -388,7 +388,7 @@ async def test_so_many_at_once_and_who_leaves_makes_room(lab: Lab) -> None:
 
 @pytest.mark.long
 async def test_who_leaves_over_http2_or_grpc_makes_room_too(lab: Lab) -> None:
-    narrow = limited(lab.replica("1"), per_caller=LimitSettings(max_concurrent=1))
+    narrow = limited(lab.replica("1"), per_caller=LimitSpec(max_concurrent=1))
     address = f"unix:{lab.directory}/limits.sock"
     asleep = service_pb2.ModelInferRequest(model_name="m", id="sleep-for-ever")
     async with service(lab.directory, policy(), narrow):
@@ -422,7 +422,7 @@ async def test_who_leaves_over_http2_or_grpc_makes_room_too(lab: Lab) -> None:
 
 async def test_two_gateways_share_one_limit(lab: Lab) -> None:
     common = shared(policy(*TIERS, tier_of={"bob": "free"}))
-    endpoint = limited(lab.replica("1"), per_caller=LimitSettings(requests_per_s=0.1, burst=4))
+    endpoint = limited(lab.replica("1"), per_caller=LimitSpec(requests_per_s=0.1, burst=4))
     address = f"unix:{lab.directory}/limits.sock"
     async with service(lab.directory, common, endpoint):
         one = await start(lab, common, endpoint, name="a", limits_address=address)
@@ -439,7 +439,7 @@ async def test_two_gateways_share_one_limit(lab: Lab) -> None:
 
 
 async def test_a_flood_is_refused_before_the_service_is_asked(lab: Lab) -> None:
-    each = LimitSettings(requests_per_s=0.1, burst=5, requests_per_day=1000)
+    each = LimitSpec(requests_per_s=0.1, burst=5, requests_per_day=1000)
     daily = limited(lab.replica("1"), per_caller=each)
     address = f"unix:{lab.directory}/limits.sock"
     async with service(lab.directory, policy(), daily) as serving:
@@ -457,7 +457,7 @@ async def test_a_flood_is_refused_before_the_service_is_asked(lab: Lab) -> None:
 
 
 async def test_a_service_that_is_gone_or_hangs_lets_requests_pass(lab: Lab) -> None:
-    daily = limited(lab.replica("1"), per_caller=LimitSettings(requests_per_day=1))
+    daily = limited(lab.replica("1"), per_caller=LimitSpec(requests_per_day=1))
     address = f"unix:{lab.directory}/limits.sock"
     gateway = await start(lab, policy(), daily, limits_address=address)
 
@@ -510,8 +510,8 @@ async def test_a_tiers_priority_reaches_the_replica_and_nobody_gives_himself_ano
     lab: Lab,
 ) -> None:
     tiers = (
-        TierSettings(name="gold", priority=10),
-        TierSettings(name="free", priority=-5),
+        TierSpec(name="gold", priority=10),
+        TierSpec(name="free", priority=-5),
     )
     found = policy(*tiers, tier_of={"alice": "gold", "bob": "free"})
     replica = lab.replica("1")

@@ -25,7 +25,7 @@ from headrace.cli.management import Management
 from headrace.client import NO_RETRIES, AsyncClient, Client, UntrustedServerError
 from headrace.control import start_detached
 from headrace.core import FailedPreconditionError, HeadraceError, UnauthenticatedError
-from headrace.core.access_settings import TlsSettings
+from headrace.core.spec_access import TlsSpec
 from headrace.gateway import EnvoyGateway, ListenerTls, build_snapshot, make_private
 from headrace.gateway.binary import arguments, find_envoy
 from headrace.gateway.bootstrap import bootstrap
@@ -111,7 +111,7 @@ def serving(
         model = folder / "m.onnx"
         model.write_bytes(models.mlp())
         system = System(folder / "home")
-        tls = TlsSettings(
+        tls = TlsSpec(
             certificate_file=str(files.certificate),
             key_file=str(files.key),
             client_ca_file=str(authority.ca) if clients else "",
@@ -405,9 +405,7 @@ def test_a_kubernetes_secret_is_swapped() -> None:
         model = folder / "m.onnx"
         model.write_bytes(models.mlp())
         system = System(folder / "home")
-        tls = TlsSettings(
-            certificate_file=str(mount / "tls.pem"), key_file=str(mount / "tls-key.pem")
-        )
+        tls = TlsSpec(certificate_file=str(mount / "tls.pem"), key_file=str(mount / "tls-key.pem"))
         try:
             system.start({"name": "m", "model": str(model)}, tls=tls)
             system.wait_ready()
@@ -468,7 +466,7 @@ def test_nothing_starts_with_a_certificate_that_is_no_good(
             files.certificate.unlink()
         case "pair":
             files.key.write_bytes(authority.server("t").key.read_bytes())
-    tls = TlsSettings(certificate_file=str(files.certificate), key_file=str(files.key))
+    tls = TlsSpec(certificate_file=str(files.certificate), key_file=str(files.key))
 
     with pytest.raises(FailedPreconditionError, match=said):
         start_detached(system.settings(tls=tls), timeout_s=30.0)
@@ -500,7 +498,7 @@ def test_a_dead_control_plane_takes_no_certificate_along() -> None:
         assert httpx.get(f"{url}/v2/models/m", verify=context).status_code == 200
         new = secure.authority.server("new", "localhost", "127.0.0.1", "later.example")
         secure.files.replace_by(new)
-        tls = TlsSettings(
+        tls = TlsSpec(
             certificate_file=str(secure.files.certificate), key_file=str(secure.files.key)
         )
         secure.system.start(tls=tls)
@@ -517,7 +515,7 @@ def test_a_control_plane_that_finds_a_broken_pair_goes_on_with_what_is_in_force(
         kept = secure.files.certificate.read_bytes()
         secure.system.kill_control()
         secure.files.certificate.write_text("hello")
-        tls = TlsSettings(
+        tls = TlsSpec(
             certificate_file=str(secure.files.certificate), key_file=str(secure.files.key)
         )
         secure.system.start(tls=tls)
@@ -541,7 +539,7 @@ def test_encryption_is_turned_on_and_off_without_a_new_gateway() -> None:
         url = plain["addresses"]["http"]
         until(lambda: _status_of(f"{url}/v2/models/m") == 200)
         secure.system.kill_control()
-        tls = TlsSettings(
+        tls = TlsSpec(
             certificate_file=str(secure.files.certificate), key_file=str(secure.files.key)
         )
         secure.system.start(tls=tls)

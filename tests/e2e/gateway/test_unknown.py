@@ -8,7 +8,7 @@ import grpc
 import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from headrace.core.access_settings import EndpointAccess, EndpointLimits
+from headrace.core.spec_access import EndpointAccess, EndpointLimitsSpec
 from headrace.core.spec_upstream import UpstreamProtocol, UpstreamSpec
 from headrace.gateway import EndpointRoute, EnvoyGateway, RevisionTarget, build_snapshot
 from tests.e2e.gateway.issuing import Issuer, api_key, known
@@ -61,7 +61,7 @@ def _upstream(protocol: UpstreamProtocol) -> tuple[RevisionTarget, ...]:
 
 async def _start(lab: Lab, **changes: Any) -> tuple[EnvoyGateway, list[str]]:
     arms = endpoint("any", lab.replica("1")).revisions
-    limits = EndpointLimits(max_body_bytes=1024)
+    limits = EndpointLimitsSpec(max_body_bytes=1024)
     endpoints = (
         _guarded("keys", "key", revisions=arms),
         _guarded("jwts", "jwt", revisions=arms, limits=limits),

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from headrace.client import Client
-from headrace.core.access_settings import TlsSettings
+from headrace.core.spec_access import TlsSpec
 from headrace.testing import models
 from tests.certificates import Authority, Files, now
 from tests.e2e.control.system import System
@@ -270,7 +270,7 @@ def test_one_system_stands_behind_another_and_is_ready_once_it_is_shown_who_call
     model = theirs.folder / "m.onnx"
     model.write_bytes(models.mlp())
     behind = System(theirs.folder / "behind")
-    tls = TlsSettings(
+    tls = TlsSpec(
         certificate_file=str(theirs.server.certificate),
         key_file=str(theirs.server.key),
         client_ca_file=str(theirs.authority.ca),

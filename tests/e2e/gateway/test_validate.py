@@ -7,12 +7,7 @@ from typing import Any
 import certifi
 import pytest
 
-from headrace.core.access_settings import (
-    AccessSettings,
-    CertificateRule,
-    EndpointAccess,
-    JwtSettings,
-)
+from headrace.core.spec_access import AccessSettings, CertificateSpec, EndpointAccess, JwtSpec
 from headrace.core.spec_observe import TracingSpec
 from headrace.gateway import (
     ApiKey,
@@ -91,13 +86,13 @@ POLICIES = {
     "keys from a file and from a server": GatewayPolicy(
         access=AccessSettings(
             jwt=(
-                JwtSettings(name="a.b", issuer="i", audiences=("x", "y"), jwks_file="/k.json"),
-                JwtSettings(
+                JwtSpec(name="a.b", issuer="i", audiences=("x", "y"), jwks_file="/k.json"),
+                JwtSpec(
                     name="c", issuer="i", audiences=("x",), jwks_url="https://id.example:444/k?p=1"
                 ),
-                JwtSettings(name="d", issuer="j", audiences=("x",), jwks_url="http://[::1]/k"),
+                JwtSpec(name="d", issuer="j", audiences=("x",), jwks_url="http://[::1]/k"),
             ),
-            certificates=(CertificateRule(name="r", dns="*.example", scopes=("infer:m:3",)),),
+            certificates=(CertificateSpec(name="r", dns="*.example", scopes=("infer:m:3",)),),
         ),
         key_sets={"a.b": KEY_SET},
     ),

@@ -9,7 +9,7 @@ from headrace.control.kubernetes import name_of, role_rules
 from headrace.control.kubernetes.lease import lease_name
 from headrace.control.kubernetes.record import record_name
 from headrace.control.observed import Phase
-from headrace.core.kubernetes_settings import Autoscaler
+from headrace.core.spec_kubernetes import Autoscaler
 from headrace.core.spec_scale import AutoscaleSpec
 from tests.e2e.kubernetes.driving import SHORT, Driver, Gateway, a_cluster, until
 from tests.kubernetes_server import FakeApiServer, Fault

@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
+import msgspec
+
 from headrace.advise.facts import (
     Advisory,
     Affected,
@@ -85,7 +87,7 @@ def same_key(key: KeyMaterial, **more: Any) -> KeyMaterial:  # noqa: ANN401  # o
 def without_tls(facts: Facts) -> Facts:
     spec = facts.spec
     gateway = spec.gateway.model_copy(update={"tls": None})
-    auth = spec.auth.model_copy(update={"certificates": ()})
+    auth = msgspec.structs.replace(spec.auth, certificates=())
     endpoint = spec.endpoints[0].model_copy(update={"access": ("key",)})
     changed = {"gateway": gateway, "auth": auth, "endpoints": (endpoint,)}
     listeners = tuple(replace(one, tls=False) for one in facts.listeners)

@@ -16,6 +16,8 @@ from headrace.control.plane import ControlPlane
 from headrace.control.secret_references import resolve_references
 from headrace.core import Digest, HeadraceError
 from headrace.core.spec import SystemSpec
+from headrace.core.spec_base import model_of
+from headrace.core.spec_part import SpecPart
 from headrace.registry.manifest import decode_manifest
 from headrace.registry.signing import read_public_keys
 from headrace.registry.version import decode_version
@@ -83,8 +85,8 @@ def file_fields(model: type[BaseModel], seen: set[type[BaseModel]]) -> Iterator[
 
 
 def models_in(annotation: object) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel | SpecPart):
+        return [model_of(annotation)]
     return [model for argument in get_args(annotation) for model in models_in(argument)]
 
 

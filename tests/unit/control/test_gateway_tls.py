@@ -3,13 +3,13 @@
 from headrace.control.gateway_routes import endpoint_route
 from headrace.control.gateway_tls import lacks_secret, listener_files, listener_tls, upstream_files
 from headrace.control.observed import Arm, Route
-from headrace.core.access_settings import TlsSettings
+from headrace.core.spec_access import TlsSpec
 from headrace.core.spec_upstream import UpstreamSpec, UpstreamTlsSpec
 from headrace.gateway import ListenerTls
 from headrace.gateway.tls import CERTIFICATE, CLIENT_AUTHORITIES, certificate_name
 
 PAIR = UpstreamTlsSpec(certificate_file="/c.pem", key_file="/k.pem")
-TLS = TlsSettings(certificate_file="/c", key_file="/k", client_ca_file="/ca", min_version="1.3")
+TLS = TlsSpec(certificate_file="/c", key_file="/k", client_ca_file="/ca", min_version="1.3")
 
 
 def _route(*upstreams: UpstreamTlsSpec | None) -> Route:

@@ -32,7 +32,7 @@ from headrace.control.settings import (
 from headrace.control.shutdown import stop_replicas
 from headrace.control.store import HomeLock
 from headrace.control.streams.driver import StreamDriver, WorkerRecord
-from headrace.core.access_settings import TlsSettings
+from headrace.core.spec_access import TlsSpec
 
 identities = st.builds(
     HomeIdentity,
@@ -330,7 +330,7 @@ def test_encrypted_port_of_a_killed_control_plane_does_not_come_back_in_plain_te
     home: Path,
 ) -> None:
     tls, admin_tls, other = (
-        TlsSettings(certificate_file=f"/{name}.pem", key_file=f"/{name}.key") for name in "abc"
+        TlsSpec(certificate_file=f"/{name}.pem", key_file=f"/{name}.key") for name in "abc"
     )
     last = msgspec.structs.replace(control_file(home), tls=tls, admin_tls=admin_tls)
     found = with_last_addresses(ControlSettings(home="h"), last, {})

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from headrace.control.agents.settings import AgentsSettings
 from headrace.control.agents.standing import Patience
 from headrace.control.kubernetes import Place
-from headrace.core.access_settings import TlsSettings
 from headrace.core.gateways import MAX_BEHIND_S, pre_stop_s
+from headrace.core.spec_access import TlsSpec
 
 GUIDE = Path(__file__).resolve().parents[3] / "docs" / "how-to" / "kubernetes.md"
 
@@ -18,7 +18,7 @@ def test_a_pod_that_leaves_answers_until_no_gateway_is_waited_for_any_more(behin
 
 
 def test_everybody_means_the_same_by_behind() -> None:
-    tls = TlsSettings(certificate_file="c", key_file="k")
+    tls = TlsSpec(certificate_file="c", key_file="k")
 
     assert AgentsSettings(tls=tls).max_behind_s == MAX_BEHIND_S
     assert Patience().max_behind_s == MAX_BEHIND_S

@@ -3,12 +3,12 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.core.access_settings import TierSettings
 from headrace.core.priorities import DEFAULT_LEVEL, LEVELS, MOST_ABOVE, MOST_BELOW, tier_levels
+from headrace.core.spec_access import TierSpec
 
 
 def _levels(priorities: list[int]) -> dict[int, int]:
-    tiers = [TierSettings(name=str(i), priority=p) for i, p in enumerate(priorities)]
+    tiers = [TierSpec(name=str(i), priority=p) for i, p in enumerate(priorities)]
     return {p: tier_levels(tiers)[str(i)] for i, p in enumerate(priorities)}
 
 

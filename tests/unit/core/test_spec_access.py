@@ -1,16 +1,15 @@
 """What a spec may say about callers."""
 
-from typing import Any
-
 import pytest
 from pydantic import ValidationError
 
 from headrace.core.spec_access import JwtSpec
+from headrace.core.spec_base import parsed
 
 
 def _provider(url: str) -> JwtSpec:
-    values: dict[str, Any] = {"name": "corp", "issuer": "corp", "audiences": ("a",)}
-    return JwtSpec(**values, jwks_url=url)
+    values = {"name": "corp", "issuer": "corp", "audiences": ("a",)}
+    return parsed(JwtSpec, {**values, "jwks_url": url})
 
 
 @pytest.mark.parametrize(
@@ -18,7 +17,7 @@ def _provider(url: str) -> JwtSpec:
     ["https://id.example/keys", "http://127.0.0.1:8/keys", "http://[::1]/k", "http://localhost/k"],
 )
 def test_keys_of_a_provider_come_by_https_or_from_this_machine(url: str) -> None:
-    assert _provider(url).settings().jwks_url == url
+    assert _provider(url).jwks_url == url
 
 
 @pytest.mark.parametrize(

@@ -2,16 +2,16 @@ from typing import Any
 
 import pytest
 
-from headrace.core.kubernetes_settings import Autoscaler, KubernetesSettings
 from headrace.core.spec import SpecError, parse_spec
+from headrace.core.spec_kubernetes import Autoscaler, KubernetesSpec
 
 
-def parse(kubernetes: dict[str, Any], **endpoint: Any) -> KubernetesSettings:  # noqa: ANN401  # as a document has it
+def parse(kubernetes: dict[str, Any], **endpoint: Any) -> KubernetesSpec:  # noqa: ANN401  # as a document has it
     document = {
         "endpoints": [{"name": "digits", "model": "digits:1", **endpoint}],
         "kubernetes": kubernetes,
     }
-    return parse_spec(document).kubernetes.settings()
+    return parse_spec(document).kubernetes
 
 
 def mistakes(kubernetes: dict[str, Any], **endpoint: Any) -> str:  # noqa: ANN401  # as above
@@ -21,7 +21,7 @@ def mistakes(kubernetes: dict[str, Any], **endpoint: Any) -> str:  # noqa: ANN40
 
 
 def test_nothing_need_be_said() -> None:
-    assert parse({}) == KubernetesSettings()
+    assert parse({}) == KubernetesSpec()
 
 
 def test_endpoints_may_have_pods_of_their_own() -> None:
@@ -38,7 +38,7 @@ def test_pools_may_have_pods_of_their_own() -> None:
         "kubernetes": {"pools": {"small": {"resources": {"memory": "8Gi"}}}},
     }
 
-    settings = parse_spec(document).kubernetes.settings()
+    settings = parse_spec(document).kubernetes
 
     assert settings.pools["small"].resources.memory == "8Gi"
 

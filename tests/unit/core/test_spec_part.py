@@ -5,7 +5,7 @@ import msgspec
 import pytest
 
 from headrace.core.spec import SpecError, parse_spec
-from headrace.core.spec_models import SystemSpec
+from headrace.core.spec_models import EndpointSpec, GatewaySpec, SystemSpec
 from headrace.core.spec_part import SpecPart
 from headrace.core.spec_rollout import CanarySpec, StickySpec
 
@@ -14,6 +14,9 @@ FULL: dict[str, Any] = {
     "version": 1,
     "gateway": {"request_log": {"mode": "sampled"}},
     "budget": {"cpus": 4},
+    "tiers": [{"name": "gold", "requests_per_s": 5.0, "burst": None, "priority": 0}],
+    "auth": {"jwt": [{"name": "c", "issuer": "i", "audiences": ["a"], "jwks_file": "/k"}]},
+    "kubernetes": {"node_selector": {"a": "b"}, "resources": {"memory_limit": None}},
     "tracing": {"collector": "http://127.0.0.1:4318", "sample_ratio": 0.01},
     "endpoints": [
         {
@@ -25,6 +28,7 @@ FULL: dict[str, Any] = {
             "rollout": {"strategy": "canary", "steps": None, "metrics": {"reward": None}},
             "sticky": {"header": "x-user-id"},
             "drift": {},
+            "limits": {"requests_per_s": 5.0, "per_caller": {"max_concurrent": 2}},
             "payload_log": {"drop": ["caller"]},
         },
         {"name": "u", "upstream": {"url": "https://a", "protocol": "v2", "tls": {"ca_file": "/a"}}},
@@ -47,10 +51,9 @@ def parts(value: object) -> Iterator[SpecPart]:
 
 
 def all_parts(spec: SystemSpec) -> list[SpecPart]:
-    fields = [getattr(spec, name) for name in SystemSpec.model_fields]
-    models = [*spec.endpoints, *spec.streams, *spec.jobs, spec.gateway, spec.security, spec.auth]
-    fields += [getattr(model, name) for model in models for name in type(model).model_fields]
-    return [part for field in fields for part in parts(field)]
+    models: list[SystemSpec | EndpointSpec | GatewaySpec] = [spec, *spec.endpoints, spec.gateway]
+    values = (getattr(model, name) for model in models for name in type(model).model_fields)
+    return [part for value in values for part in parts(value)]
 
 
 def test_a_document_keeps_what_it_sets_even_where_that_is_the_default() -> None:

@@ -1,6 +1,7 @@
 import pytest
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
+from headrace.core.spec_base import parsed
 from headrace.core.spec_scale import AutoscaleSpec, ScheduleSpec
 
 
@@ -19,7 +20,8 @@ def test_a_schedule_that_cannot_be_read_is_refused(cron: str, timezone: str, sai
 
 
 def test_the_autoscaler_is_told_the_schedule_and_the_slo() -> None:
-    spec = TypeAdapter(AutoscaleSpec).validate_python(
+    spec = parsed(
+        AutoscaleSpec,
         {
             "max_replicas": 8,
             "schedule": [
@@ -30,7 +32,7 @@ def test_the_autoscaler_is_told_the_schedule_and_the_slo() -> None:
                     "timezone": "Europe/Berlin",
                 }
             ],
-        }
+        },
     )
 
     hint = ScheduleSpec(
@@ -52,4 +54,4 @@ def test_the_autoscaler_is_told_the_schedule_and_the_slo() -> None:
 )
 def test_bounds_that_disagree_are_refused(document: dict[str, object], said: str) -> None:
     with pytest.raises(ValidationError, match=said):
-        TypeAdapter(AutoscaleSpec).validate_python(document)
+        parsed(AutoscaleSpec, document)

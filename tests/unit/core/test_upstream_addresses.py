@@ -9,9 +9,10 @@ from typing import Any, Final
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from headrace.core.spec_access import SecuritySpec
+from headrace.core.spec_base import parsed
 from headrace.core.spec_upstream import UpstreamSpec, upstream_problem
 from headrace.gateway.settings import parse_url
 
@@ -227,7 +228,7 @@ def test_a_list_allows_what_it_names_and_nothing_else(
     pattern: str,
     is_allowed: bool,  # noqa: FBT001  # pytest passes it by name
 ) -> None:
-    listed = SecuritySpec(upstream_hosts=(pattern,)).upstream_hosts
+    listed = parsed(SecuritySpec, {"upstream_hosts": [pattern]}).upstream_hosts
 
     problem = upstream_problem(f"https://{host}:8443/a", listed)
 
@@ -257,7 +258,7 @@ def test_a_list_allows_what_it_names_and_nothing_else(
 )
 def test_a_list_holds_only_hosts_and_networks(pattern: str) -> None:
     with pytest.raises(ValidationError, match="neither a host name"):
-        SecuritySpec(upstream_hosts=(pattern,))
+        parsed(SecuritySpec, {"upstream_hosts": [pattern]})
 
 
 @given(
@@ -268,9 +269,7 @@ def test_the_gateway_can_connect_to_whatever_a_spec_may_name(rest: str, path: st
     """Law: one upstream that the gateway refuses would hold up the routes of all endpoints."""
     for url, health in ((f"http://{rest}", "/"), (f"http://10.0.0.1/{path}", path)):
         with contextlib.suppress(ValidationError):
-            settings = TypeAdapter(UpstreamSpec).validate_python(
-                {"url": url, "health_path": health}
-            )
+            settings = parsed(UpstreamSpec, {"url": url, "health_path": health})
             assert 0 < parse_url(settings.url).port < 1 << 16
             assert f"{settings.url}{settings.health_path}".isprintable()
             assert f"{settings.url}{settings.health_path}".isascii()
@@ -294,4 +293,4 @@ def test_the_gateway_can_connect_to_whatever_a_spec_may_name(rest: str, path: st
 )
 def test_what_would_hold_up_all_routes_is_refused(values: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
-        TypeAdapter(UpstreamSpec).validate_python(values)
+        parsed(UpstreamSpec, values)

@@ -8,7 +8,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from headrace.core.access_settings import EndpointAccess, EndpointLimits, LimitSettings
+from headrace.core.spec_access import EndpointAccess, EndpointLimitsSpec, LimitSpec
 from headrace.core.spec_rollout import StickySpec
 from headrace.core.spec_upstream import UpstreamProtocol, UpstreamSpec
 from headrace.gateway import (
@@ -54,15 +54,15 @@ accesses = st.sampled_from(
 
 _sets = st.sampled_from(
     [
-        LimitSettings(),
-        LimitSettings(requests_per_s=0.5),
-        LimitSettings(requests_per_s=1e6, burst=1),
-        LimitSettings(rows_per_s=10.0),
-        LimitSettings(max_concurrent=1, requests_per_day=10),
+        LimitSpec(),
+        LimitSpec(requests_per_s=0.5),
+        LimitSpec(requests_per_s=1e6, burst=1),
+        LimitSpec(rows_per_s=10.0),
+        LimitSpec(max_concurrent=1, requests_per_day=10),
     ]
 )
 limits = st.builds(
-    EndpointLimits,
+    EndpointLimitsSpec,
     total=_sets,
     per_caller=_sets,
     max_body_bytes=st.none() | st.integers(1024, 1 << 30),

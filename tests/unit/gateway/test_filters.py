@@ -1,7 +1,7 @@
 import json
 from pathlib import Path
 
-from headrace.core.access_settings import AccessSettings
+from headrace.core.spec_access import AccessSettings
 from headrace.gateway import GatewaySettings
 from headrace.gateway.filters import (
     BRIDGING,

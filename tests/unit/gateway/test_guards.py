@@ -6,7 +6,7 @@ from typing import Any
 
 from hypothesis import given
 
-from headrace.core.access_settings import AccessSettings, EndpointAccess, JwtSettings
+from headrace.core.spec_access import AccessSettings, EndpointAccess, JwtSpec
 from headrace.core.spec_upstream import UpstreamSpec
 from headrace.gateway import (
     EndpointRoute,
@@ -28,7 +28,7 @@ from tests.unit.gateway.arbitrary import (
 
 IDENTIFY, AUTHORIZE = "headrace.identify", "headrace.authorize"
 SELECT = "headrace.select"
-CORP = JwtSettings(name="corp", issuer="https://id.example", audiences=("gw",))
+CORP = JwtSpec(name="corp", issuer="https://id.example", audiences=("gw",), jwks_file="k")
 WITH_CORP = GatewayPolicy(access=AccessSettings(jwt=(CORP,)))
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 

@@ -7,12 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.core.access_settings import (
-    AccessSettings,
-    EndpointLimits,
-    LimitSettings,
-    TierSettings,
-)
+from headrace.core.spec_access import AccessSettings, EndpointLimitsSpec, LimitSpec, TierSpec
 from headrace.gateway import EndpointRoute, GatewayPolicy, RevisionTarget, build_snapshot
 from headrace.gateway.limits import FILTERS, bucket, flood_config, local_config
 from tests.unit.gateway.arbitrary import (
@@ -23,10 +18,10 @@ from tests.unit.gateway.arbitrary import (
     routes_of,
 )
 
-SLOW = LimitSettings(requests_per_s=0.5, burst=3)
-DAILY = LimitSettings(requests_per_s=5.0, requests_per_day=10)
-GOLD = TierSettings(name="gold", limits=LimitSettings(requests_per_s=10.0), priority=10)
-HEAVY = TierSettings(name="heavy", limits=LimitSettings(rows_per_s=100.0))
+SLOW = LimitSpec(requests_per_s=0.5, burst=3)
+DAILY = LimitSpec(requests_per_s=5.0, requests_per_day=10)
+GOLD = TierSpec(name="gold", limits=LimitSpec(requests_per_s=10.0), priority=10)
+HEAVY = TierSpec(name="heavy", limits=LimitSpec(rows_per_s=100.0))
 LOCAL = {"headrace.limits", "headrace.retry_after"}
 ASKED = {"headrace.flood", "headrace.rows", "headrace.shared_limits"}
 
@@ -34,13 +29,13 @@ ASKED = {"headrace.flood", "headrace.rows", "headrace.shared_limits"}
 def _endpoint(
     name: str = "m",
     *,
-    total: LimitSettings | None = None,
-    per_caller: LimitSettings | None = None,
+    total: LimitSpec | None = None,
+    per_caller: LimitSpec | None = None,
     **more: Any,  # noqa: ANN401  # any field
 ) -> EndpointRoute:
-    limits = EndpointLimits(
-        total=total or LimitSettings(),
-        per_caller=per_caller or LimitSettings(),
+    limits = EndpointLimitsSpec(
+        total=total or LimitSpec(),
+        per_caller=per_caller or LimitSpec(),
         max_body_bytes=more.pop("max_body_bytes", None),
     )
     revision = RevisionTarget(version="1", replicas=("unix:/run/1.sock",), weight=100)
@@ -66,7 +61,7 @@ def _limiting(route: dict[str, Any]) -> set[str]:
 
 @given(st.floats(0.001, 1e9), st.none() | st.integers(1, 10**9))
 def test_a_bucket_fills_at_the_rate_that_was_asked_for(rate: float, burst: int | None) -> None:
-    found = plain(bucket(LimitSettings(requests_per_s=rate, burst=burst)))
+    found = plain(bucket(LimitSpec(requests_per_s=rate, burst=burst)))
 
     interval_s = float(found["fill_interval"].removesuffix("s"))
     assert interval_s >= 0.05

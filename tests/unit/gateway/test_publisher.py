@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from headrace.core.access_settings import (
+from headrace.core.spec_access import (
     AccessSettings,
-    EndpointLimits,
-    JwtSettings,
-    LimitSettings,
-    TierSettings,
+    EndpointLimitsSpec,
+    JwtSpec,
+    LimitSpec,
+    TierSpec,
 )
 from headrace.gateway import (
     ApiKey,
@@ -93,16 +93,16 @@ class FakeEnvoy:
 
 
 KEY = ApiKey(id="k1", name="robot", digest="0" * 64, scopes=("infer:*",))
-GOLD = TierSettings(name="gold", limits=LimitSettings(requests_per_s=1.0))
-DAILY = EndpointLimits(total=LimitSettings(requests_per_s=1.0, requests_per_day=9))
-CORP = JwtSettings(name="corp", issuer="https://id.example", audiences=("gw",))
+GOLD = TierSpec(name="gold", limits=LimitSpec(requests_per_s=1.0))
+DAILY = EndpointLimitsSpec(total=LimitSpec(requests_per_s=1.0, requests_per_day=9))
+CORP = JwtSpec(name="corp", issuer="https://id.example", audiences=("gw",), jwks_file="k")
 
 
 def _snapshot(
     *addresses: str, http_port: int = 8000, policy: GatewayPolicy | None = None
 ) -> Snapshot:
     revision = RevisionTarget(version=str(len(addresses)), replicas=addresses, weight=100)
-    limits = EndpointLimits() if policy is None or not policy.access.tiers else DAILY
+    limits = EndpointLimitsSpec() if policy is None or not policy.access.tiers else DAILY
     endpoint = EndpointRoute(name="m", revisions=(revision,), limits=limits)
     settings = gateway_settings(http_port=http_port)
     return build_snapshot(settings, [endpoint], policy or GatewayPolicy())

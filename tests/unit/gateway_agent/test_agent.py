@@ -14,7 +14,7 @@ from headrace.control.certificates import Certificates
 from headrace.control.observed import Arm, Route
 from headrace.control.sandbox import Sandbox
 from headrace.core import InvalidArgumentError, UnavailableError
-from headrace.core.access_settings import TlsSettings
+from headrace.core.spec_access import TlsSpec
 from headrace.gateway_agent.admin import own_metrics, ready_state
 from headrace.gateway_agent.agent import GatewayAgent
 from headrace.gateway_agent.applying import Applier
@@ -26,7 +26,7 @@ from headrace.testing import LoopClock, VirtualTimeLoop
 from tests.unit.control.agents.test_messages import BUNDLE
 
 pytestmark = pytest.mark.anyio
-TLS = TlsSettings(certificate_file="c", key_file="k", client_ca_file="a")
+TLS = TlsSpec(certificate_file="c", key_file="k", client_ca_file="a")
 
 
 @pytest.fixture

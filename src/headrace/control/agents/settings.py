@@ -5,8 +5,8 @@ from enum import StrEnum
 import msgspec
 
 from headrace.core import FailedPreconditionError
-from headrace.core.access_settings import TlsSettings
 from headrace.core.gateways import MAX_BEHIND_S
+from headrace.core.spec_access import TlsSpec
 
 
 class GatewayMode(StrEnum):
@@ -30,7 +30,7 @@ class AgentsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     `lost_after_s`: how long a gateway may be silent. `gateway_url`: how callers reach the gateways.
     """
 
-    tls: TlsSettings
+    tls: TlsSpec
     host: str = "127.0.0.1"
     port: int = 8443
     limits_port: int = 8444

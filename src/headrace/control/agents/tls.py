@@ -11,7 +11,7 @@ from typing import Any, Final
 from headrace.control.certificates import Certificates
 from headrace.control.pem_files import Pem, PemFiles, PemWatch
 from headrace.core import Clock, FailedPreconditionError
-from headrace.core.access_settings import TlsSettings
+from headrace.core.spec_access import TlsSpec
 
 PAIR: Final = "agents"
 """What this side's certificate is called among the others."""
@@ -58,7 +58,7 @@ class MutualTls:
     pair: Pem | None = None
     authorities: Pem | None = None
 
-    def open(self, settings: TlsSettings) -> None:
+    def open(self, settings: TlsSpec) -> None:
         """Read the files; from now on they are watched. Blocking.
 
         Raises:

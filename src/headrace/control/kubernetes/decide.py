@@ -56,7 +56,7 @@ from headrace.control.kubernetes.rolling import (
 from headrace.control.observed import Observed, Route, addresses_of
 from headrace.control.plan import PublishRoutes, prospects_of
 from headrace.core import HeadraceError
-from headrace.core.kubernetes_settings import KubernetesSettings
+from headrace.core.spec_kubernetes import KubernetesSpec
 
 SCALERS: Final = ("HorizontalPodAutoscaler", "ScaledObject")
 KINDS: Final = ("ConfigMap", "Service", "PodDisruptionBudget", "Deployment", *SCALERS)
@@ -88,7 +88,7 @@ class Scene:
     cluster: Cluster
     observed: Observed
     place: Place
-    settings: KubernetesSettings
+    settings: KubernetesSpec
     is_confirmed: bool = True
     blocked: Mapping[Key, str] = field(default_factory=dict)
     mutated: Mapping[Key, frozenset[str]] = field(default_factory=dict)

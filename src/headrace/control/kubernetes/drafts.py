@@ -15,7 +15,7 @@ from headrace.control.kubernetes.compare import differences
 from headrace.control.kubernetes.names import APPLIED, Object, Place
 from headrace.control.kubernetes.objects import revision_objects
 from headrace.control.plan import Memo
-from headrace.core.kubernetes_settings import KubernetesSettings
+from headrace.core.spec_kubernetes import KubernetesSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +34,7 @@ class Drafts:
     """Objects by arm, and how they differed from what was found; and the plan's own memo."""
 
     memo: Memo = field(default_factory=Memo)
-    _known: dict[tuple[str, str], tuple[DesiredEndpoint, KubernetesSettings, Place, Draft]] = field(
+    _known: dict[tuple[str, str], tuple[DesiredEndpoint, KubernetesSpec, Place, Draft]] = field(
         default_factory=dict
     )
     _compared: dict[Key, tuple[Object, Object, tuple[str, ...]]] = field(default_factory=dict)
@@ -45,7 +45,7 @@ class Drafts:
         arm: DesiredArm,
         *,
         place: Place,
-        settings: KubernetesSettings,
+        settings: KubernetesSpec,
     ) -> Draft:
         """The objects of `arm`; errors as `revision_objects`."""
         known = self._known.get((endpoint.name, arm.key))

@@ -28,22 +28,22 @@ from headrace.control.kubernetes.pooled import pods_of_pool, pool_text
 from headrace.control.kubernetes.scalers import scaler_of
 from headrace.control.kubernetes.told import SETTINGS_KEY, digest_of, told_to
 from headrace.core import FailedPreconditionError
-from headrace.core.kubernetes_settings import Autoscaler, KubernetesSettings
-from headrace.core.spec_kubernetes import KubernetesSpec
+from headrace.core.spec_base import parsed
+from headrace.core.spec_kubernetes import Autoscaler, KubernetesSpec
 
 _LOAD_TIMEOUT_S: Final = 600
 
 
-def settings_in(desired: DesiredState) -> KubernetesSettings:
+def settings_in(desired: DesiredState) -> KubernetesSpec:
     """What the spec says under `kubernetes`."""
-    return KubernetesSpec.model_validate(desired.spec.get("kubernetes") or {}).settings()
+    return parsed(KubernetesSpec, desired.spec.get("kubernetes") or {})
 
 
 def objects_of(
     desired: DesiredState,
     *,
     place: Place,
-    settings: KubernetesSettings | None = None,
+    settings: KubernetesSpec | None = None,
 ) -> list[Object]:
     """All objects of all pools and revisions of ours, in the order in which they are to be made.
 
@@ -67,7 +67,7 @@ def objects_of(
 
 
 def revision_objects(
-    endpoint: DesiredEndpoint, arm: DesiredArm, *, place: Place, settings: KubernetesSettings
+    endpoint: DesiredEndpoint, arm: DesiredArm, *, place: Place, settings: KubernetesSpec
 ) -> list[Object]:
     """The objects of one revision; errors as `objects_of`."""
     revision = arm.revision
@@ -92,7 +92,7 @@ def revision_objects(
     return objects if scaler is None else [*objects, scaler]
 
 
-def is_scaled_elsewhere(endpoint: DesiredEndpoint, settings: KubernetesSettings) -> bool:
+def is_scaled_elsewhere(endpoint: DesiredEndpoint, settings: KubernetesSpec) -> bool:
     """Whether an HPA or KEDA says how many pods there are."""
     return endpoint.autoscale is not None and settings.autoscaler is not Autoscaler.HEADRACE
 
@@ -167,7 +167,7 @@ def _deployment(
     template: Object,
     *,
     place: Place,
-    settings: KubernetesSettings,
+    settings: KubernetesSpec,
 ) -> Object:
     revision = arm.revision
     count = {} if is_scaled_elsewhere(endpoint, settings) else {"replicas": arm.replicas}

@@ -22,7 +22,7 @@ from headrace.control.kubernetes.names import (
     selector_of,
 )
 from headrace.core.gateways import pre_stop_s
-from headrace.core.kubernetes_settings import PodSettings, Resources, Variable
+from headrace.core.spec_kubernetes import PodsSpec, ResourcesSpec, VariableSpec
 
 HTTP_PORT: Final = 8000
 GRPC_PORT: Final = 8001
@@ -52,7 +52,7 @@ _TMP: Final = {"name": "tmp", "mountPath": "/tmp"}  # noqa: S108  # a volume of 
 
 
 def pod_template(
-    revision: Revision, pods: PodSettings, *, digest: str, settings_digest: str, place: Place
+    revision: Revision, pods: PodsSpec, *, digest: str, settings_digest: str, place: Place
 ) -> Object:
     """The template of a revision's pods.
 
@@ -61,7 +61,7 @@ def pod_template(
         settings_digest: Of what they are told; another one starts them anew.
     """
     annotations = {
-        **pods.annotations,
+        **pods.pod_annotations,
         ENDPOINT: revision.endpoint,
         REVISION_ID: revision.id,
         MODEL: revision.model,
@@ -81,12 +81,12 @@ def grace_s(place: Place) -> int:
     return pre_stop_s(place.max_behind_s) + math.ceil(place.drain_timeout_s) + _GRACE_S
 
 
-def image_of(pods: PodSettings) -> str:
+def image_of(pods: PodsSpec) -> str:
     """The image of replicas."""
     return pods.image or f"headrace/replica:{headrace.__version__}"
 
 
-def _where(revision: Revision, pods: PodSettings, place: Place) -> Object:
+def _where(revision: Revision, pods: PodsSpec, place: Place) -> Object:
     """On which nodes, as whom."""
     selector = {"matchLabels": selector_of(revision, instance=place.instance)}
     spec: Object = {
@@ -112,7 +112,7 @@ def _where(revision: Revision, pods: PodSettings, place: Place) -> Object:
     return spec | nodes_of(pods)
 
 
-def nodes_of(pods: PodSettings) -> Object:
+def nodes_of(pods: PodsSpec) -> Object:
     """What a pod says of where it may run, and as whom; nothing that is not set."""
     told = {
         "serviceAccountName": pods.service_account,
@@ -132,23 +132,23 @@ def _fields(taint: object) -> dict[str, str]:
     return {key: getattr(taint, key) for key in ("key", "operator", "value", "effect")}
 
 
-def replica_container(pods: PodSettings, place: Place) -> Object:
+def replica_container(pods: PodsSpec, place: Place) -> Object:
     """The container that serves the model under `/models`, as it is told in `SETTINGS_DIR`."""
     return _replica(_common(pods), place, serves_grpc=False, is_pool=False)
 
 
-def _common(pods: PodSettings) -> Object:
+def _common(pods: PodsSpec) -> Object:
     """What all containers of a pod are like."""
     return {
         "image": image_of(pods),
         "imagePullPolicy": pods.pull_policy,
         "securityContext": _LOCKED_DOWN,
         "resources": resources_of(pods.resources),
-        "env": _environment(pods.env),
+        "env": _environment(pods.replica_env),
     }
 
 
-def _what(revision: Revision, pods: PodSettings, digest: str, place: Place) -> Object:
+def _what(revision: Revision, pods: PodsSpec, digest: str, place: Place) -> Object:
     """What runs in it."""
     common = _common(pods)
     serves_grpc = revision.settings.grpc_port is not None
@@ -168,9 +168,9 @@ def _what(revision: Revision, pods: PodSettings, digest: str, place: Place) -> O
     }
 
 
-def _environment(told: Iterable[Variable]) -> list[Object]:
+def _environment(told: Iterable[VariableSpec]) -> list[Object]:
     # The home of a user without one: libraries keep their caches there.
-    home = Variable(name="HOME", value="/tmp")  # noqa: S108  # a volume of the pod's own
+    home = VariableSpec(name="HOME", value="/tmp")  # noqa: S108  # a volume of the pod's own
     return variables_of([home, *told])
 
 
@@ -238,8 +238,8 @@ def _probe(what: str, **numbers: int) -> Object:
     }
 
 
-def resources_of(told: Resources) -> Object:
-    """Resources as a container has them."""
+def resources_of(told: ResourcesSpec) -> Object:
+    """ResourcesSpec as a container has them."""
     requests = {"cpu": told.cpu, "memory": told.memory}
     limits = {"memory": told.memory_limit or told.memory}
     if told.cpu_limit:
@@ -249,12 +249,12 @@ def resources_of(told: Resources) -> Object:
     return {"requests": requests, "limits": limits}
 
 
-def variables_of(told: Iterable[Variable]) -> list[Object]:
+def variables_of(told: Iterable[VariableSpec]) -> list[Object]:
     """Variables as a container has them, each once, as told last: a cluster takes none twice."""
     return list({one.name: _variable(one) for one in told}.values())
 
 
-def _variable(one: Variable) -> Object:
+def _variable(one: VariableSpec) -> Object:
     if one.secret:
         reference = {"secretKeyRef": {"name": one.secret, "key": one.key}}
         return {"name": one.name, "valueFrom": reference}

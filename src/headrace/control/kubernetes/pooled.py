@@ -20,7 +20,7 @@ from headrace.core import (
     PoolSettings,
     ReplicaSettings,
 )
-from headrace.core.kubernetes_settings import KubernetesSettings, PodSettings, Resources
+from headrace.core.spec_kubernetes import KubernetesSpec, PodsSpec, ResourcesSpec
 
 
 def pool_text(hosts: PoolSettings, place: Place) -> str:
@@ -60,7 +60,7 @@ def hosted_settings(revision: Revision) -> ReplicaSettings:
     return msgspec.structs.replace(revision.settings, path=path)
 
 
-def pods_of_pool(hosts: PoolSettings, settings: KubernetesSettings) -> PodSettings:
+def pods_of_pool(hosts: PoolSettings, settings: KubernetesSpec) -> PodsSpec:
     """What a pool's pods are like: as all others, with memory for the models that they load.
 
     What the spec says of this very pool holds as it is.
@@ -72,12 +72,12 @@ def pods_of_pool(hosts: PoolSettings, settings: KubernetesSettings) -> PodSettin
     if own is not None:
         _check_memory(hosts, own.resources.memory_limit or own.resources.memory)
         return own
-    told = settings.pods.resources
+    told = settings.resources
     limit = told.memory_limit and _more(told.memory_limit, hosts.memory_bytes)
-    resources: Resources = msgspec.structs.replace(
+    resources: ResourcesSpec = msgspec.structs.replace(
         told, memory=_more(told.memory, hosts.memory_bytes), memory_limit=limit
     )
-    return msgspec.structs.replace(settings.pods, resources=resources)
+    return msgspec.structs.replace(settings, resources=resources)
 
 
 def _check_memory(hosts: PoolSettings, limit: str) -> None:

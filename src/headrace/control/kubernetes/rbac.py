@@ -6,7 +6,7 @@ The chart makes a Role of it; a test drives the driver and checks that no other 
 from typing import Final
 
 from headrace.control.kubernetes.names import Object
-from headrace.core.kubernetes_settings import Autoscaler
+from headrace.core.spec_kubernetes import Autoscaler
 
 _APPLIED: Final = ("get", "list", "watch", "create", "patch", "delete")
 

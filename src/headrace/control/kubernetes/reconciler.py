@@ -34,7 +34,7 @@ from headrace.control.publication import RoutePublication, RoutePublisher
 from headrace.control.sandbox import Isolation
 from headrace.control.store import Event
 from headrace.core import Clock, HeadraceError, ReplicaSettings
-from headrace.core.kubernetes_settings import KubernetesSettings
+from headrace.core.spec_kubernetes import KubernetesSpec
 
 _LOG: Final = logging.getLogger("headrace.control")
 _READ_AGAIN_S: Final = 1.0
@@ -66,7 +66,7 @@ class KubernetesReconciler:
     publication: RoutePublication = field(init=False)
     watches: Watches = field(init=False)
     performer: Performer = field(init=False)
-    _settings: KubernetesSettings = field(default_factory=KubernetesSettings)
+    _settings: KubernetesSpec = field(default_factory=KubernetesSpec)
     _problems: dict[tuple[str, str], str] = field(default_factory=dict)
     _roll: Roll = field(default_factory=Roll)
     _drafts: Drafts = field(default_factory=Drafts)

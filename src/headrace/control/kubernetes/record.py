@@ -14,7 +14,7 @@ import msgspec
 from headrace.control.kubernetes.names import COMPONENT, INSTANCE, MANAGED_BY, Object, Place
 from headrace.control.observed import Route
 from headrace.core import FailedPreconditionError
-from headrace.core.access_settings import EndpointLimits
+from headrace.core.spec_access import EndpointLimitsSpec
 
 _KEY: Final = "routes.json.gz"
 _MOST_BYTES: Final = 1_000_000
@@ -32,7 +32,7 @@ def record_of(routes: Sequence[Route], *, place: Place) -> Object:
         FailedPreconditionError: They are more than a ConfigMap holds.
     """
     kept = [
-        msgspec.structs.replace(route, access=None, limits=EndpointLimits(), request_log=None)
+        msgspec.structs.replace(route, access=None, limits=EndpointLimitsSpec(), request_log=None)
         for route in routes
     ]
     packed = base64.b64encode(gzip.compress(msgspec.json.encode(kept), mtime=0)).decode()

@@ -6,7 +6,7 @@ from typing import Final
 from headrace.control.desired import DesiredArm, DesiredEndpoint
 from headrace.control.kubernetes.names import Object
 from headrace.core import FailedPreconditionError
-from headrace.core.kubernetes_settings import Autoscaler, KubernetesSettings
+from headrace.core.spec_kubernetes import Autoscaler, KubernetesSpec
 from headrace.core.spec_scale import AutoscaleSpec
 
 IN_FLIGHT: Final = "headrace_requests_in_flight"
@@ -15,7 +15,7 @@ _PERIOD_S: Final = 15
 
 
 def scaler_of(
-    endpoint: DesiredEndpoint, arm: DesiredArm, *, metadata: Object, settings: KubernetesSettings
+    endpoint: DesiredEndpoint, arm: DesiredArm, *, metadata: Object, settings: KubernetesSpec
 ) -> Object | None:
     """The HPA or the ScaledObject of one arm; None where the control plane says how many.
 

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Final, NamedTuple
 
 from headrace.control.limits.bucket import Bucket
-from headrace.core.access_settings import LimitSettings
+from headrace.core.spec_access import LimitSpec
 
 DAY_S: Final = 86_400.0
 _WEIGHT: Final = 0.2
@@ -65,7 +65,7 @@ class Account:
     used: int = 0
     """Requests of `day`."""
 
-    def standings(self, limits: LimitSettings, at: Moment) -> Iterator[Standing]:
+    def standings(self, limits: LimitSpec, at: Moment) -> Iterator[Standing]:
         """How each of `limits` stands at a moment, before another request."""
         if limits.requests_per_s is not None:
             bucket = self._requests(limits, at.now)
@@ -80,7 +80,7 @@ class Account:
             wait_s = 0.0 if left else at.midnight_s
             yield Standing(Kind.DAY, limits.requests_per_day, left, wait_s)
 
-    def take(self, limits: LimitSettings, lease: str, until: float) -> float:
+    def take(self, limits: LimitSpec, lease: str, until: float) -> float:
         """Count a request that passes; how many rows were taken for it, to be corrected."""
         if self.requests is not None and limits.requests_per_s is not None:
             self.requests.take(1.0)
@@ -107,7 +107,7 @@ class Account:
         if day > self.day:
             self.day, self.used = day, 0
 
-    def _requests(self, limits: LimitSettings, now: float) -> Bucket:
+    def _requests(self, limits: LimitSpec, now: float) -> Bucket:
         rate, size = limits.requests_per_s or 0.0, float(limits.most_at_once)
         if self.requests is None:
             self.requests = Bucket(rate=rate, size=size, at=now)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from headrace.core.access_settings import AccessSettings, EndpointLimits, LimitSettings
+from headrace.core.spec_access import AccessSettings, EndpointLimitsSpec, LimitSpec
 
 ANONYMOUS: Final = "address:"
 """What the name of a caller begins with who showed nothing: its address follows."""
@@ -64,8 +64,8 @@ class Rules:
     `longest_s`: how long an endpoint's requests may take, of those that have such a limit.
     """
 
-    endpoints: Mapping[str, EndpointLimits] = field(default_factory=dict)
-    tiers: Mapping[str, LimitSettings] = field(default_factory=dict)
+    endpoints: Mapping[str, EndpointLimitsSpec] = field(default_factory=dict)
+    tiers: Mapping[str, LimitSpec] = field(default_factory=dict)
     longest_s: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -73,7 +73,7 @@ class Rules:
         """Whether there is nothing to count."""
         return not self.endpoints and not self.tiers
 
-    def of(self, ask: Ask) -> list[tuple[Subject, LimitSettings]]:
+    def of(self, ask: Ask) -> list[tuple[Subject, LimitSpec]]:
         """The limits that hold for a request, and whose they are."""
         found = []
         endpoint = self.endpoints.get(ask.endpoint)
@@ -92,7 +92,7 @@ class LimitedEndpoint:
     """What the rules have to know of an endpoint."""
 
     name: str
-    limits: EndpointLimits
+    limits: EndpointLimitsSpec
     timeout_s: float | None = None
 
 

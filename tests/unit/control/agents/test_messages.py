@@ -24,7 +24,7 @@ from headrace.control.agents.settings import AgentsSettings, GatewayMode, check_
 from headrace.control.agents.tls import agent_name, expires_at, may_speak_for, name_in, name_with
 from headrace.control.observed import Arm, Route
 from headrace.core import FailedPreconditionError, HeadraceError, InvalidArgumentError
-from headrace.core.access_settings import TlsSettings
+from headrace.core.spec_access import TlsSpec
 from headrace.core.spec_observe import RequestLogSpec
 from headrace.gateway import ApiKey, GatewayPolicy, ListenerTls
 from headrace.gateway.tls import authorities_secret, certificate_secret
@@ -150,14 +150,14 @@ def test_a_gateway_speaks_for_itself_and_for_those_with_its_certificate() -> Non
     assert name_with("gw", "pod-1") == "gw/pod-1"
 
 
-TLS = TlsSettings(certificate_file="c", key_file="k", client_ca_file="a")
+TLS = TlsSpec(certificate_file="c", key_file="k", client_ca_file="a")
 
 
 def test_gateways_elsewhere_need_to_be_listened_for_and_signed_for() -> None:
     with pytest.raises(FailedPreconditionError, match="--agents-tls-cert"):
         check_mode("remote", None)
     with pytest.raises(FailedPreconditionError, match="--agents-tls-client-ca"):
-        check_mode("local", AgentsSettings(tls=TlsSettings(certificate_file="c", key_file="k")))
+        check_mode("local", AgentsSettings(tls=TlsSpec(certificate_file="c", key_file="k")))
     with pytest.raises(FailedPreconditionError, match="one of local, remote, none"):
         check_mode("elsewhere", None)
     assert check_mode("none", None) is GatewayMode.NONE

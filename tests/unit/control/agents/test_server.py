@@ -14,7 +14,7 @@ from headrace.control.agents.messages import PROTOCOL, Poll, Report, decode_told
 from headrace.control.agents.server import AGENT, FINGERPRINT, UNTIL, AgentsApp
 from headrace.control.agents.settings import AgentsSettings
 from headrace.control.guards import Message, Receive, Scope, Send
-from headrace.core.access_settings import TlsSettings
+from headrace.core.spec_access import TlsSpec
 from headrace.gateway import GatewaySettings
 from headrace.testing import LoopClock, VirtualTimeLoop
 
@@ -40,7 +40,7 @@ def app(tmp_path: Path) -> AgentsApp:
         routes_path=tmp_path / "routes.json",
         counts=FleetCounts(path=tmp_path / "counts.json"),
     )
-    tls = TlsSettings(certificate_file="c", key_file="k", client_ca_file="a")
+    tls = TlsSpec(certificate_file="c", key_file="k", client_ca_file="a")
     settings = AgentsSettings(tls=tls, allow=("gw-*",))
     return AgentsApp(fleet=fleet, settings=settings, otherwise=statistics)
 

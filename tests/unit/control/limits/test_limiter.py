@@ -19,16 +19,11 @@ from headrace.control.limits.rules import (
     Subject,
     make_rules,
 )
-from headrace.core.access_settings import (
-    AccessSettings,
-    EndpointLimits,
-    LimitSettings,
-    TierSettings,
-)
+from headrace.core.spec_access import AccessSettings, EndpointLimitsSpec, LimitSpec, TierSpec
 
 ALICE = Ask(endpoint="m", caller="alice")
 BOB = Ask(endpoint="m", caller="bob")
-NONE = LimitSettings()
+NONE = LimitSpec()
 
 
 def at(now: float, wall: float = 0.0) -> Moment:
@@ -37,12 +32,12 @@ def at(now: float, wall: float = 0.0) -> Moment:
 
 def a_limiter(
     *,
-    total: LimitSettings = NONE,
-    per_caller: LimitSettings = NONE,
-    tiers: dict[str, LimitSettings] | None = None,
+    total: LimitSpec = NONE,
+    per_caller: LimitSpec = NONE,
+    tiers: dict[str, LimitSpec] | None = None,
     **more: Any,  # noqa: ANN401  # any field
 ) -> Limiter:
-    endpoint = EndpointLimits(total=total, per_caller=per_caller)
+    endpoint = EndpointLimitsSpec(total=total, per_caller=per_caller)
     rules = Rules(endpoints={"m": endpoint}, tiers=tiers or {}, longest_s={"m": 10.0})
     return Limiter(name="t", rules=rules, **more)
 
@@ -60,8 +55,8 @@ def test_what_nobody_limits_passes_without_a_trace() -> None:
 
 def test_each_caller_is_counted_for_itself_and_all_together_too() -> None:
     limiter = a_limiter(
-        total=LimitSettings(requests_per_s=1.0, burst=4),
-        per_caller=LimitSettings(requests_per_s=1.0, burst=3),
+        total=LimitSpec(requests_per_s=1.0, burst=4),
+        per_caller=LimitSpec(requests_per_s=1.0, burst=3),
     )
 
     found = passed(limiter, [ALICE, ALICE, ALICE, ALICE, BOB, BOB], at(0.0))
@@ -74,14 +69,14 @@ def test_each_caller_is_counted_for_itself_and_all_together_too() -> None:
 
 
 def test_a_tier_holds_over_all_endpoints() -> None:
-    limiter = a_limiter(tiers={"gold": LimitSettings(requests_per_day=2)})
+    limiter = a_limiter(tiers={"gold": LimitSpec(requests_per_day=2)})
     asks = [Ask(endpoint=name, caller="alice", tier="gold") for name in ("m", "n", "o")]
 
     assert passed(limiter, asks, at(0.0)) == [True, True, False]
 
 
 def test_a_day_ends_at_midnight_utc_and_a_clock_that_goes_back_gives_nothing_again() -> None:
-    limiter = a_limiter(per_caller=LimitSettings(requests_per_day=1))
+    limiter = a_limiter(per_caller=LimitSpec(requests_per_day=1))
     evening, midnight = at(0.0, DAY_S - 10.0), at(10.0, DAY_S)
 
     assert passed(limiter, [ALICE, ALICE], evening) == [True, False]
@@ -93,7 +88,7 @@ def test_a_day_ends_at_midnight_utc_and_a_clock_that_goes_back_gives_nothing_aga
 
 
 def test_places_are_given_back_and_given_up_when_nobody_tells() -> None:
-    limiter = a_limiter(per_caller=LimitSettings(max_concurrent=2))
+    limiter = a_limiter(per_caller=LimitSpec(max_concurrent=2))
     one, two = (limiter.ask(ALICE, at(0.0)).lease for _ in range(2))
 
     assert one != two
@@ -108,7 +103,7 @@ def test_places_are_given_back_and_given_up_when_nobody_tells() -> None:
 
 
 def test_a_request_without_a_known_end_is_given_up_after_an_hour() -> None:
-    rules = Rules(endpoints={"m": EndpointLimits(total=LimitSettings(max_concurrent=1))})
+    rules = Rules(endpoints={"m": EndpointLimitsSpec(total=LimitSpec(max_concurrent=1))})
     limiter = Limiter(name="t", rules=rules)
     limiter.ask(ALICE, at(0.0))
 
@@ -117,7 +112,7 @@ def test_a_request_without_a_known_end_is_given_up_after_an_hour() -> None:
 
 
 def test_what_nobody_told_the_end_of_is_forgotten() -> None:
-    limiter = a_limiter(per_caller=LimitSettings(max_concurrent=1))
+    limiter = a_limiter(per_caller=LimitSpec(max_concurrent=1))
     limiter.ask(ALICE, at(0.0))
 
     limiter.expire(14.0)
@@ -128,7 +123,7 @@ def test_what_nobody_told_the_end_of_is_forgotten() -> None:
 
 
 def test_rows_are_taken_by_their_average_and_corrected_when_they_are_known() -> None:
-    limiter = a_limiter(per_caller=LimitSettings(rows_per_s=10.0))
+    limiter = a_limiter(per_caller=LimitSpec(rows_per_s=10.0))
     lease = limiter.ask(ALICE, at(0.0)).lease
 
     limiter.end(lease, rows=25.0, now=0.0)
@@ -143,7 +138,7 @@ def test_rows_are_taken_by_their_average_and_corrected_when_they_are_known() -> 
 
 
 def test_rows_that_are_not_known_stay_taken_and_a_refused_request_has_none() -> None:
-    limiter = a_limiter(per_caller=LimitSettings(rows_per_s=1.0))
+    limiter = a_limiter(per_caller=LimitSpec(rows_per_s=1.0))
     lease = limiter.ask(ALICE, at(0.0)).lease
     limiter.end(lease, rows=None, now=0.0)
 
@@ -153,8 +148,8 @@ def test_rows_that_are_not_known_stay_taken_and_a_refused_request_has_none() -> 
 
 def test_the_caller_is_told_of_the_limit_with_the_least_left() -> None:
     limiter = a_limiter(
-        total=LimitSettings(requests_per_s=100.0),
-        per_caller=LimitSettings(requests_per_day=10, max_concurrent=5),
+        total=LimitSpec(requests_per_s=100.0),
+        per_caller=LimitSpec(requests_per_day=10, max_concurrent=5),
     )
 
     standing = limiter.ask(ALICE, at(0.0)).tightest
@@ -164,31 +159,31 @@ def test_the_caller_is_told_of_the_limit_with_the_least_left() -> None:
 
 
 def test_a_changed_limit_holds_at_once_and_what_was_counted_stays() -> None:
-    limiter = a_limiter(per_caller=LimitSettings(requests_per_day=5))
+    limiter = a_limiter(per_caller=LimitSpec(requests_per_day=5))
     assert passed(limiter, [ALICE] * 3, at(0.0)) == [True] * 3
 
-    tighter = EndpointLimits(per_caller=LimitSettings(requests_per_day=3))
+    tighter = EndpointLimitsSpec(per_caller=LimitSpec(requests_per_day=3))
     limiter.rules = Rules(endpoints={"m": tighter})
 
     assert passed(limiter, [ALICE, BOB], at(0.0)) == [False, True]
 
 
 def test_used_quotas_are_given_once_and_come_back() -> None:
-    limiter = a_limiter(per_caller=LimitSettings(requests_per_day=3))
+    limiter = a_limiter(per_caller=LimitSpec(requests_per_day=3))
     passed(limiter, [ALICE, ALICE, BOB], at(0.0))
 
     unsaved = limiter.unsaved()
     assert sorted(unsaved) == [Quota(0, "caller:m:alice", 2), Quota(0, "caller:m:bob", 1)]
     assert limiter.unsaved() == []
 
-    other = a_limiter(per_caller=LimitSettings(requests_per_day=3))
+    other = a_limiter(per_caller=LimitSpec(requests_per_day=3))
     other.restore([*unsaved, Quota(0, "nothing of ours", 9), Quota(0, "tier", 9)])
     assert passed(other, [ALICE, ALICE], at(0.0)) == [True, False]
     assert other.unsaved() == [Quota(0, "caller:m:alice", 1)]
 
 
 def test_what_could_not_be_saved_is_given_again_and_what_others_counted_is_learned() -> None:
-    limiter = a_limiter(per_caller=LimitSettings(requests_per_day=5))
+    limiter = a_limiter(per_caller=LimitSpec(requests_per_day=5))
     passed(limiter, [ALICE], at(0.0))
 
     limiter.put_back([*limiter.unsaved(), Quota(0, "nothing", 1)])
@@ -201,7 +196,7 @@ def test_what_could_not_be_saved_is_given_again_and_what_others_counted_is_learn
 
 
 def test_yesterdays_use_is_not_todays() -> None:
-    limiter = a_limiter(per_caller=LimitSettings(requests_per_day=1))
+    limiter = a_limiter(per_caller=LimitSpec(requests_per_day=1))
     limiter.ask(ALICE, at(0.0, DAY_S))
 
     limiter.restore([Quota(0, "caller:m:alice", 50)])
@@ -212,8 +207,8 @@ def test_yesterdays_use_is_not_todays() -> None:
 
 def test_strangers_never_crowd_out_callers_with_a_name() -> None:
     limiter = a_limiter(
-        total=LimitSettings(requests_per_day=10**9),
-        per_caller=LimitSettings(requests_per_day=1),
+        total=LimitSpec(requests_per_day=10**9),
+        per_caller=LimitSpec(requests_per_day=1),
         most_accounts=50,
     )
     limiter.ask(ALICE, at(0.0))
@@ -227,7 +222,7 @@ def test_strangers_never_crowd_out_callers_with_a_name() -> None:
 
 
 def test_the_end_of_somebody_who_was_forgotten_is_no_mistake() -> None:
-    limiter = a_limiter(per_caller=LimitSettings(max_concurrent=1), most_accounts=1)
+    limiter = a_limiter(per_caller=LimitSpec(max_concurrent=1), most_accounts=1)
     lease = limiter.ask(ALICE, at(0.0)).lease
     limiter.ask(BOB, at(0.0))
 
@@ -237,7 +232,7 @@ def test_the_end_of_somebody_who_was_forgotten_is_no_mistake() -> None:
 
 
 sets = st.builds(
-    LimitSettings,
+    LimitSpec,
     requests_per_s=st.none() | st.floats(0.1, 20.0),
     burst=st.none() | st.integers(1, 5),
     rows_per_s=st.none() | st.floats(0.5, 50.0),
@@ -257,7 +252,7 @@ events = st.lists(
 
 @given(sets, sets, sets, events)
 def test_limits_hold_whatever_comes_and_a_refusal_uses_nothing(
-    total: LimitSettings, each: LimitSettings, gold: LimitSettings, wanted: list[Any]
+    total: LimitSpec, each: LimitSpec, gold: LimitSpec, wanted: list[Any]
 ) -> None:
     limiter = a_limiter(total=total, per_caller=each, tiers={"gold": gold})
     limits = {Scope.ENDPOINT: total, Scope.CALLER: each, Scope.TIER: gold}
@@ -319,7 +314,7 @@ def _state(limiter: Limiter, now: float) -> dict[str, float]:
 
 @given(sets, st.integers(1, 30), st.lists(st.floats(0.0, 100.0), max_size=5))
 def test_who_comes_back_when_told_passes(
-    settings: LimitSettings, count: int, rows: list[float]
+    settings: LimitSpec, count: int, rows: list[float]
 ) -> None:
     limiter = a_limiter(per_caller=settings)
     now = 0.0
@@ -348,14 +343,14 @@ def test_who_comes_back_when_told_passes(
 
 def test_the_service_counts_only_what_a_gateway_cannot() -> None:
     local = LimitedEndpoint(
-        name="a", limits=EndpointLimits(total=LimitSettings(requests_per_s=1.0))
+        name="a", limits=EndpointLimitsSpec(total=LimitSpec(requests_per_s=1.0))
     )
     daily = LimitedEndpoint(
-        name="b", limits=EndpointLimits(per_caller=LimitSettings(requests_per_day=1)), timeout_s=3.0
+        name="b", limits=EndpointLimitsSpec(per_caller=LimitSpec(requests_per_day=1)), timeout_s=3.0
     )
-    free = LimitedEndpoint(name="c", limits=EndpointLimits())
-    gold = TierSettings(name="gold", limits=LimitSettings(requests_per_s=1.0))
-    heavy = TierSettings(name="heavy", limits=LimitSettings(rows_per_s=1.0))
+    free = LimitedEndpoint(name="c", limits=EndpointLimitsSpec())
+    gold = TierSpec(name="gold", limits=LimitSpec(requests_per_s=1.0))
+    heavy = TierSpec(name="heavy", limits=LimitSpec(rows_per_s=1.0))
     every = [local, daily, free]
 
     assert make_rules(AccessSettings(), [local, free]).is_empty

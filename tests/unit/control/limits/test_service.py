@@ -18,7 +18,7 @@ from headrace.control.state import home_url, open_store
 from headrace.control.store import QuotaUse
 from headrace.control.store_thread import StoreThread
 from headrace.core import FailedPreconditionError, InvalidArgumentError
-from headrace.core.access_settings import EndpointLimits, LimitSettings
+from headrace.core.spec_access import EndpointLimitsSpec, LimitSpec
 from headrace.protocol.descriptor_set import RLS_DESCRIPTOR_SET_PATH
 from headrace.protocol.protos import load_pool, message_of
 from headrace.protocol.rls import RLS_METHOD, RLS_SERVICE, RateLimitAnswer, RateLimitCodec
@@ -77,7 +77,7 @@ def store() -> FakeStore:
     return FakeStore()
 
 
-def a_service(store: FakeStore, limits: LimitSettings, **more: Any) -> LimitService:  # noqa: ANN401  # any field
+def a_service(store: FakeStore, limits: LimitSpec, **more: Any) -> LimitService:  # noqa: ANN401  # any field
     service = LimitService(
         limiter=Limiter(name="t"),
         store=StoreThread(store),  # type: ignore[arg-type]  # the part that is used
@@ -85,7 +85,7 @@ def a_service(store: FakeStore, limits: LimitSettings, **more: Any) -> LimitServ
         addresses=more.pop("addresses", ()),
         secured=more.pop("secured", None),
     )
-    service.set_rules(Rules(endpoints={"m": EndpointLimits(per_caller=limits)}))
+    service.set_rules(Rules(endpoints={"m": EndpointLimitsSpec(per_caller=limits)}))
     return service
 
 
@@ -110,7 +110,7 @@ ALICE = {"endpoint": "m", "caller": "alice", "masked_remote_address": "10.0.0.1/
 async def test_what_passes_is_told_what_is_left_and_what_does_not_when_to_come_back(
     store: FakeStore,
 ) -> None:
-    service = a_service(store, LimitSettings(requests_per_s=0.5, burst=1, requests_per_day=100))
+    service = a_service(store, LimitSpec(requests_per_s=0.5, burst=1, requests_per_day=100))
 
     first, second = ask(service, ALICE), ask(service, ALICE)
 
@@ -132,7 +132,7 @@ async def test_what_passes_is_told_what_is_left_and_what_does_not_when_to_come_b
 
 
 async def test_a_request_is_under_way_until_its_end_is_told(store: FakeStore) -> None:
-    service = a_service(store, LimitSettings(max_concurrent=1))
+    service = a_service(store, LimitSpec(max_concurrent=1))
 
     lease = headers(ask(service, ALICE).request_headers_to_add)["x-headrace-lease"]
     refused = ask(service, ALICE)
@@ -146,7 +146,7 @@ async def test_a_request_is_under_way_until_its_end_is_told(store: FakeStore) ->
 
 
 async def test_rows_are_told_with_the_end(store: FakeStore) -> None:
-    service = a_service(store, LimitSettings(rows_per_s=10.0))
+    service = a_service(store, LimitSpec(rows_per_s=10.0))
     lease = headers(ask(service, ALICE).request_headers_to_add)["x-headrace-lease"]
 
     ask(service, {"lease": lease}, {"rows_of": lease}, hits=50)
@@ -157,7 +157,7 @@ async def test_rows_are_told_with_the_end(store: FakeStore) -> None:
 
 
 async def test_a_stranger_is_known_by_address_or_not_at_all(store: FakeStore) -> None:
-    service = a_service(store, LimitSettings(requests_per_s=0.1))
+    service = a_service(store, LimitSpec(requests_per_s=0.1))
     stranger = {"endpoint": "m", "masked_remote_address": "10.0.0.1/32"}
 
     codes = [ask(service, entries).overall_code for entries in (stranger, stranger, ALICE)]
@@ -169,9 +169,9 @@ async def test_a_stranger_is_known_by_address_or_not_at_all(store: FakeStore) ->
 async def test_a_tiers_refusal_names_the_tier_and_an_endpoints_the_endpoint(
     store: FakeStore,
 ) -> None:
-    service = a_service(store, LimitSettings())
-    daily = LimitSettings(requests_per_day=1)
-    total = EndpointLimits(total=daily)
+    service = a_service(store, LimitSpec())
+    daily = LimitSpec(requests_per_day=1)
+    total = EndpointLimitsSpec(total=daily)
     service.set_rules(Rules(endpoints={"m": total}, tiers={"gold": daily}))
     gold = {"endpoint": "n", "caller": "alice", "tier": "gold"}
 
@@ -184,7 +184,7 @@ async def test_a_tiers_refusal_names_the_tier_and_an_endpoints_the_endpoint(
 
 async def test_what_is_no_question_is_refused(store: FakeStore) -> None:
     with pytest.raises(InvalidArgumentError):
-        a_service(store, LimitSettings()).answer(CODEC, b"\xff")
+        a_service(store, LimitSpec()).answer(CODEC, b"\xff")
 
 
 async def test_hits_of_the_whole_question_are_those_of_each_descriptor() -> None:
@@ -199,7 +199,7 @@ async def test_hits_of_the_whole_question_are_those_of_each_descriptor() -> None
 
 
 async def test_quotas_are_saved_and_what_fails_is_saved_later(store: FakeStore) -> None:
-    service = a_service(store, LimitSettings(requests_per_day=5))
+    service = a_service(store, LimitSpec(requests_per_day=5))
     ask(service, ALICE)
 
     store.fails = True
@@ -220,7 +220,7 @@ async def test_an_address_that_cannot_be_had_is_named(tmp_path: Path) -> None:
         clock=FakeClock(),
         addresses=("unix:/nowhere/limits.sock",),
     )
-    daily = EndpointLimits(total=LimitSettings(requests_per_day=1))
+    daily = EndpointLimitsSpec(total=LimitSpec(requests_per_day=1))
     service.set_rules(Rules(endpoints={"m": daily}))
 
     with pytest.raises(FailedPreconditionError, match="/nowhere"):
@@ -257,7 +257,7 @@ async def test_a_gateway_whose_certificate_was_revoked_is_refused_and_others_are
         authorities=authority.ca.read_bytes,
         refuses=lambda shown: shown.strip() == lost.certificate.read_bytes().strip(),
     )
-    service = a_service(store, LimitSettings(requests_per_s=1.0), secured=secured)
+    service = a_service(store, LimitSpec(requests_per_s=1.0), secured=secured)
     running = asyncio.ensure_future(service.run())
     await service.wait_listening()
 
