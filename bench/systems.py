@@ -13,7 +13,7 @@ import msgspec
 
 from bench import processes
 from bench.payloads import Payload, json_payload
-from headrace.core import BatchingSettings, ReplicaSettings
+from headrace.core import BatchingSpec, ReplicaSettings
 
 FASTAPI = "fastapi"
 GRPC_AIO = "grpc.aio"
@@ -93,7 +93,7 @@ def replica(
     name: str,
     cores: frozenset[int],
     home: Path,
-    batching: BatchingSettings | None = None,
+    batching: BatchingSpec | None = None,
     uds: Path | None = None,
     model_name: str = "",
     module: str = "headrace.serving",
@@ -111,7 +111,7 @@ def replica(
         path=str(model),
         port=port,
         uds=str(uds or ""),
-        batching=batching or BatchingSettings(),
+        batching=batching or BatchingSpec(),
     )
     file = home / f"replica-{name}.json"
     file.write_bytes(msgspec.json.encode(settings))

@@ -18,10 +18,10 @@ from headrace.advise.checks import check_table
 from headrace.control.endpoint_status import ConditionType
 from headrace.core import (
     ArtifactsSettings,
-    BatchingSettings,
+    BatchingSpec,
     InferResponse,
     ModelSignature,
-    PaddingSettings,
+    PaddingSpec,
     PoolSettings,
     ReplicaSettings,
     RequestedOutput,
@@ -53,8 +53,8 @@ WITH_PARTS: Final = (
 SCHEMA: Final = "headrace.schema.json"
 _SETTINGS: Final = (
     ReplicaSettings,
-    BatchingSettings,
-    PaddingSettings,
+    BatchingSpec,
+    PaddingSpec,
     PoolSettings,
     ArtifactsSettings,
 )

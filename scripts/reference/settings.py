@@ -3,23 +3,31 @@
 import inspect
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import get_type_hints
 
 import msgspec
 
+from headrace.core.spec_base import texts_of
 from scripts.reference.text import cell
 
 
 def settings_section(kind: type[msgspec.Struct]) -> str:
     """A message: what it is, and its fields with types and defaults."""
+    texts = texts_of(kind)
     head = "| field | type | default |\n|---|---|---|"
-    rows = "\n".join(_rows(kind))
+    if texts:
+        head = "| field | type | default | meaning |\n|---|---|---|---|"
+    rows = "\n".join(_rows(kind, texts))
     return f"## {kind.__name__}\n\n{inspect.cleandoc(kind.__doc__ or '')}\n\n{head}\n{rows}\n"
 
 
-def _rows(kind: type[msgspec.Struct]) -> Iterator[str]:
+def _rows(kind: type[msgspec.Struct], texts: Mapping[str, str]) -> Iterator[str]:
+    types = get_type_hints(kind)
     for field in msgspec.structs.fields(kind):
-        yield f"| `{field.name}` | `{cell(_type_name(field.type))}` | {_default(field)} |"
+        name = cell(_type_name(types[field.name]))
+        row = f"| `{field.name}` | `{name}` | {_default(field)} |"
+        yield f"{row} {cell(texts.get(field.name, ''))} |" if texts else row
 
 
 def _default(field: msgspec.structs.FieldInfo) -> str:

@@ -24,7 +24,7 @@ from headrace.core import Nulls
 from headrace.core.devices import Device
 
 if TYPE_CHECKING:
-    from headrace.core import BatchingSettings, ReplicaSettings
+    from headrace.core import BatchingSpec, ReplicaSettings
     from headrace.registry import ModelVersion
 
 HTTP_PORT = 8000
@@ -91,12 +91,12 @@ def serve(
     from msgspec import UNSET
     from msgspec.structs import replace
 
-    from headrace.core import BatchingSettings
+    from headrace.core import BatchingSpec
     from headrace.observe import configure_logging
     from headrace.serving.replica import run
 
-    batching = BatchingSettings(
-        max_batch_size=max_batch_size or BatchingSettings().max_batch_size,
+    batching = BatchingSpec(
+        max_batch_size=max_batch_size or BatchingSpec().max_batch_size,
         rows_independent=rows_independent or UNSET,
     )
     settings = replica_settings(
@@ -142,7 +142,7 @@ def replica_settings(
     port: int,
     grpc_port: int | None,
     metrics_port: int,
-    batching: "BatchingSettings",
+    batching: "BatchingSpec",
     log_format: str,
     device: Device = Device.AUTO,
 ) -> "ReplicaSettings":

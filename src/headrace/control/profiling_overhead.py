@@ -18,7 +18,7 @@ from headrace.control.confined import Confined, Running
 from headrace.control.profiling import FILE_BYTES
 from headrace.control.sandbox import Occasion, Sandbox
 from headrace.core import (
-    BatchingSettings,
+    BatchingSpec,
     HeadraceError,
     InferRequest,
     ReplicaSettings,
@@ -81,7 +81,7 @@ def replica_overhead(
             path=str(copy),
             runtime=runtime,
             uds=str(place.own / "http.sock"),
-            batching=BatchingSettings(
+            batching=BatchingSpec(
                 rows_independent=rows_independent or msgspec.UNSET, row_check_ratio=0.0
             ),
         )

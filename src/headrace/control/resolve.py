@@ -34,6 +34,7 @@ from headrace.core import (
     SystemClock,
 )
 from headrace.core.devices import Device
+from headrace.core.settings import DEFAULT_ROW_CHECK_RATIO
 from headrace.core.spec import (
     EndpointSpec,
     SpecError,
@@ -378,10 +379,20 @@ def replica_settings(
     endpoint: EndpointSpec, name: str, pinned: Pinned, max_body_bytes: int
 ) -> ReplicaSettings:
     """What every replica of one revision is told."""
-    batching = endpoint.batching.settings(timeout_s=endpoint.timeout_s)
+    batching = endpoint.batching
     limit = pinned.max_batch_size
-    if limit is not None and "max_batch_size" not in endpoint.batching.model_fields_set:
-        batching = msgspec.structs.replace(batching, max_batch_size=limit)
+    if limit is None or "max_batch_size" in batching.model_fields_set:
+        limit = batching.max_batch_size
+    checked = batching.row_check_ratio
+    # A default that the spec writes out makes no other revision.
+    told = msgspec.structs.replace(
+        batching,
+        max_batch_size=limit,
+        default_timeout_s=endpoint.timeout_s,
+        intra_op_threads=msgspec.UNSET,
+        rows_independent=batching.rows_independent or msgspec.UNSET,
+        row_check_ratio=msgspec.UNSET if checked == DEFAULT_ROW_CHECK_RATIO else checked,
+    )
     labels = {**pinned.labels, **endpoint.labels}
     return ReplicaSettings(
         model_name=name,
@@ -389,8 +400,8 @@ def replica_settings(
         path=str(pinned.path),
         runtime=pinned.runtime,
         sha256=pinned.sha256,
-        batching=batching,
-        intra_op_threads=endpoint.batching.intra_op_threads,
+        batching=told,
+        intra_op_threads=batching.intra_op_threads or None,
         max_body_bytes=max_body_bytes,
         labels={output: list(names) for output, names in labels.items()},
         signed=msgspec.UNSET if pinned.signed is None else pinned.signed,

@@ -9,7 +9,8 @@ import msgspec
 from headrace.control.desired import DesiredStream
 from headrace.control.stream_settings import stream_settings
 from headrace.core import InvalidArgumentError, ReplicaSettings
-from headrace.core.spec import BatchingSpec, EndpointSpec, StreamSpec, SystemSpec
+from headrace.core.settings import BatchingSpec
+from headrace.core.spec import EndpointSpec, StreamSpec, SystemSpec
 from headrace.core.spec_stream_push import StreamPushSpec
 from headrace.streaming.settings import EndpointSettings, PushSettings, check_settings
 

@@ -5,12 +5,14 @@ bound.
 """
 
 from enum import StrEnum
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
+from msgspec import Meta
 
 from headrace.core.devices import Device
 from headrace.core.feature_settings import FeatureSettings
+from headrace.core.spec_part import DERIVED, FileOnly, SpecPart
 
 DEFAULT_MAX_BODY_BYTES: Final = 64 << 20
 DEFAULT_ROW_CHECK_RATIO: Final = 0.001
@@ -25,44 +27,52 @@ class Nulls(StrEnum):
     """A mistake: the request, the record or the row is refused."""
 
 
-class PaddingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How requests of different lengths share a batch.
+class PaddingSpec(SpecPart, frozen=True, kw_only=True):
+    """How requests of different lengths share a batch."""
 
-    For a model with a variable axis besides the batch.
-
-    `axis` is the variable axis (1 is the first after the batch). `values` gives the pad value of
-    each input that has the axis; inputs that are not named are padded with 0. `max_ratio` bounds
-    what padding may cost: padded size over real size of a batch, 1.0 means equal lengths only.
-    """
-
-    axis: int = 1
-    values: dict[str, float] = {}
-    max_ratio: float = 1.25
+    axis: Annotated[int, FileOnly(ge=1, le=16)] = 1
+    """The variable axis; 1 is the first after the batch."""
+    values: dict[str, float] = msgspec.field(default_factory=dict)
+    """Pad value by input name; 0 for inputs not named."""
+    max_ratio: Annotated[float, FileOnly(ge=1.0, le=100.0)] = 1.25
+    """Padded over real size of a batch at most; 1.0 batches equal lengths only."""
 
 
-class BatchingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How one replica queues and batches.
+class BatchingSpec(SpecPart, frozen=True, kw_only=True):
+    """How each replica queues requests and runs them together."""
 
-    `max_batch_size` counts rows; 0 says, as in Triton, that axis 0 of the tensors is no batch.
-    `max_queue_delay_s` is how long a batch may wait for company although the runtime is free.
-    `max_queue_size` counts requests. `max_concurrent_runs`: None for one per usable core.
-    `default_timeout_s`: the deadline of a request that names none. `padding`: None batches equal
-    shapes only, unless the model has an attention mask and padding was verified at load.
-    `rows_independent`: the operator declares that rows do not influence each other, so a model of
-    which that is not proven is batched. `row_check_ratio`: share of the batches of such a model of
-    which a row is run alone and compared.
-    """
-
-    max_batch_size: int = 32
-    max_queue_delay_s: float = 0.0
-    max_queue_size: int = 1024
-    max_concurrent_runs: int | None = None
-    default_timeout_s: float | None = None
-    padding: PaddingSettings | None = None
-    # Left out where they are not given: older settings, and the revisions made of them, stay the
-    # same.
-    rows_independent: bool | msgspec.UnsetType = msgspec.UNSET
-    row_check_ratio: float | msgspec.UnsetType = msgspec.UNSET
+    max_batch_size: Annotated[int, FileOnly(ge=1, le=65536)] = 32
+    """Unit: rows."""
+    # 0 says, as in Triton, that axis 0 of a model's tensors is no batch; its replica is told so.
+    max_queue_delay_s: Annotated[float, FileOnly(ge=0.0, le=60.0)] = 0.0
+    """How long a batch may wait for company while the model is free. Unit: seconds."""
+    max_queue_size: Annotated[int, FileOnly(ge=1, le=1_000_000)] = 1024
+    """More waiting requests are refused. Unit: requests."""
+    max_concurrent_runs: Annotated[int | None, FileOnly(ge=1, le=1024)] = None
+    """Runs of the model at once; null for one per usable core."""
+    intra_op_threads: Annotated[int | msgspec.UnsetType | None, FileOnly(ge=1, le=1024)] = (
+        msgspec.UNSET
+    )
+    """Threads inside one run; null for one. Of no effect in a pool."""
+    default_timeout_s: Annotated[float | None, DERIVED] = None
+    """The endpoint's `timeout_s`: the deadline of a request that names none. Unit: seconds."""
+    padding: PaddingSpec | None = None
+    """Null batches equal lengths only, unless the model is known to mask."""
+    # Fields that are UNSET are left out of messages: revisions of older state keep their ids.
+    rows_independent: Annotated[
+        bool | msgspec.UnsetType, Meta(extra_json_schema={"default": False})
+    ] = msgspec.UNSET
+    """Declares that the rows of a batch do not influence each other's answers. A model of which
+    that is not proven is then batched, and checked while it serves; without it, such a model gets
+    one request at a time."""
+    row_check_ratio: Annotated[
+        float | msgspec.UnsetType,
+        FileOnly(ge=0.0, le=1.0),
+        Meta(extra_json_schema={"default": DEFAULT_ROW_CHECK_RATIO}),
+    ] = msgspec.UNSET
+    """Share of the batches of which one row is run alone afterwards and compared, at most one a
+    second and replica; only where rows are declared independent, or different lengths share a
+    batch. 0 for none, where a second run has side effects."""
 
 
 class SignedSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -99,7 +109,7 @@ class ReplicaSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     port: int | None = None
     grpc_port: int | None = None
     metrics_port: int | None = None
-    batching: BatchingSettings = BatchingSettings()
+    batching: BatchingSpec = BatchingSpec()
     intra_op_threads: int | None = None
     max_body_bytes: int = DEFAULT_MAX_BODY_BYTES
     idle_timeout_s: float = 300.0

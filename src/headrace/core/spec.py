@@ -16,10 +16,8 @@ from headrace.core.spec_jobs import JobSpec, with_absolute_job_paths
 from headrace.core.spec_mistakes import SpecError, mistakes_of, shown, with_line
 from headrace.core.spec_models import (
     AGREEMENT_CHECKED,
-    BatchingSpec,
     EndpointSpec,
     GatewaySpec,
-    PaddingSpec,
     SystemSpec,
     VersionSpec,
     disagreements,
@@ -30,11 +28,9 @@ from headrace.core.spec_streams import StreamSpec
 from headrace.core.spec_yaml import SpecMistake, read_yaml
 
 __all__ = [
-    "BatchingSpec",
     "EndpointSpec",
     "GatewaySpec",
     "JobSpec",
-    "PaddingSpec",
     "SpecError",
     "SpecMistake",
     "StreamSpec",

@@ -16,7 +16,7 @@ from msgspec import Meta
 from headrace.core.names import NAME_PATTERN
 from headrace.core.priorities import MOST_ABOVE, MOST_BELOW
 from headrace.core.settings import DEFAULT_MAX_BODY_BYTES
-from headrace.core.spec_part import FLAT, Nullable, SpecPart
+from headrace.core.spec_part import FLAT, FileOnly, SpecPart
 from headrace.core.spec_upstream import check_upstream_host
 
 _DAY_S: Final = 86_400.0
@@ -66,9 +66,9 @@ class JwtSpec(SpecPart, frozen=True, kw_only=True):
     """The token's `iss`, exactly."""
     audiences: Annotated[tuple[str, ...], Meta(min_length=1, max_length=32)]
     """The token's `aud` holds one of these."""
-    jwks_url: Annotated[str, _check_authentic, Nullable(max_length=2048)] = ""
+    jwks_url: Annotated[str, _check_authentic, FileOnly(null=True, max_length=2048)] = ""
     """Where its public keys are fetched from: https, or http on loopback."""
-    jwks_file: Annotated[str, Nullable(min_length=1, max_length=4096)] = ""
+    jwks_file: Annotated[str, FileOnly(null=True, min_length=1, max_length=4096)] = ""
     """Or the file that holds them (relative to the spec file)."""
     jwks_cache_s: Annotated[float, Meta(ge=1.0, le=_DAY_S)] = 300.0
     """How long fetched keys are used. Unit: seconds."""
@@ -92,11 +92,11 @@ class CertificateSpec(SpecPart, frozen=True, kw_only=True):
 
     name: Annotated[str, Meta(pattern=NAME_PATTERN)]
     """What these callers are called here."""
-    dns: Annotated[str, Nullable(min_length=1, max_length=255)] = ""
+    dns: Annotated[str, FileOnly(null=True, min_length=1, max_length=255)] = ""
     """A DNS name in it; * at an end."""
-    uri: Annotated[str, Nullable(min_length=1, max_length=2048)] = ""
+    uri: Annotated[str, FileOnly(null=True, min_length=1, max_length=2048)] = ""
     """Or a URI, such as a SPIFFE id."""
-    common_name: Annotated[str, Nullable(min_length=1, max_length=255)] = ""
+    common_name: Annotated[str, FileOnly(null=True, min_length=1, max_length=255)] = ""
     """Or its subject's common name."""
     scopes: Annotated[
         tuple[Annotated[str, Meta(pattern=_SCOPE_PATTERN)], ...], Meta(max_length=64)
@@ -191,7 +191,7 @@ class TlsSpec(SpecPart, frozen=True, kw_only=True):
     """The chain, PEM (relative to the spec file)."""
     key_file: _File
     """Its private key, PEM, readable by its owner only."""
-    client_ca_file: Annotated[str, Nullable(min_length=1, max_length=4096)] = ""
+    client_ca_file: Annotated[str, FileOnly(null=True, min_length=1, max_length=4096)] = ""
     """Authorities whose client certificates are taken, PEM."""
     require_client_certificate: bool = False
     """Whether nobody connects without one."""

@@ -4,7 +4,7 @@ import ast
 import inspect
 import sys
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from functools import cache
 from itertools import pairwise
@@ -24,7 +24,7 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, core_schema
 
-from headrace.core.spec_part import DERIVED, FLAT, Nullable, SpecPart, default_of
+from headrace.core.spec_part import DERIVED, FLAT, FileOnly, SpecPart, default_of
 
 _BOUNDS: Final = ("gt", "ge", "lt", "le", "multiple_of", "pattern", "min_length", "max_length")
 
@@ -96,7 +96,7 @@ def model_of(kind: type[BaseModel | SpecPart]) -> type[BaseModel]:
     if config.tag_field is not None:
         tag = Field(description=getattr(kind, config.tag_field).__doc__)
         fields[config.tag_field] = (Literal[config.tag], tag)
-    texts = {name: text for base in kind.__mro__[::-1] for name, text in _texts(base).items()}
+    texts = {name: text for base in kind.__mro__[::-1] for name, text in texts_of(base).items()}
     for field in msgspec.structs.fields(kind):
         annotation, marks = _annotation(field.type)
         if DERIVED in marks:
@@ -108,9 +108,10 @@ def model_of(kind: type[BaseModel | SpecPart]) -> type[BaseModel]:
         settings: dict[str, Any] = {"description": texts.get(field.name)}
         if not field.required:
             settings["default"] = default_of(field)
-        for mark in marks:
-            if isinstance(mark, Nullable):
-                annotation, settings["default"] = annotation | None, None
+        if settings.get("default") is msgspec.UNSET:
+            settings["default"] = _shown_default(marks)
+        if _takes_null(marks):
+            annotation, settings["default"] = annotation | None, None
         fields[field.name] = (annotation, Field(**settings))
     return create_model(
         kind.__name__,
@@ -136,7 +137,7 @@ def _nullable(part: type[SpecPart]) -> dict[str, Any]:
     return {
         field.name: default_of(field)
         for field in msgspec.structs.fields(part)
-        if any(isinstance(mark, Nullable) for mark in _annotation(field.type)[1])
+        if _takes_null(_annotation(field.type)[1])
     }
 
 
@@ -148,6 +149,16 @@ def _flat(part: type[SpecPart]) -> dict[str, type[SpecPart]]:
         for field in msgspec.structs.fields(part)
         if FLAT in get_args(field.type)
     }
+
+
+def _takes_null(marks: Sequence[object]) -> bool:
+    return any(isinstance(mark, FileOnly) and mark.null for mark in marks)
+
+
+def _shown_default(marks: Sequence[object]) -> object:
+    """The default that the schema shows of a field that is left out of messages until it is set."""
+    shown = [mark.extra_json_schema or {} for mark in marks if isinstance(mark, msgspec.Meta)]
+    return next((extra["default"] for extra in shown if "default" in extra), None)
 
 
 def _annotation(kind: Any) -> tuple[Any, list[object]]:  # noqa: ANN401  # any type
@@ -162,7 +173,7 @@ def _annotation(kind: Any) -> tuple[Any, list[object]]:  # noqa: ANN401  # any t
                 bounds = {name: getattr(mark, name) for name in _BOUNDS}
                 bounds = {name: bound for name, bound in bounds.items() if bound is not None}
                 inner = Annotated[inner, Field(**bounds)]
-            elif isinstance(mark, Nullable):
+            elif isinstance(mark, FileOnly):
                 inner = Annotated[inner, Field(**mark.bounds)]
         for check in filter(callable, arguments[1:]):
             inner = Annotated[inner, AfterValidator(check)]
@@ -185,11 +196,13 @@ def _written(part: SpecPart, info: SerializationInfo) -> dict[str, Any]:
     """A part as the spec file has it."""
     config = part.__struct_config__
     tag = {} if config.tag_field is None else {config.tag_field: config.tag}
-    names = [name for name in model_of(type(part)).model_fields if name not in tag]
+    fields = model_of(type(part)).model_fields
+    names = [name for name in fields if name not in tag]
     if info.exclude_unset:
         names = [name for name in names if name in part.model_fields_set]
     nullable = _nullable(type(part))
     values = {name: value_of(part, name) for name in names}
+    values |= {n: fields[n].default for n, value in values.items() if value is msgspec.UNSET}
     return tag | {
         name: None if name in nullable and value == nullable[name] else _plain(value, info)
         for name, value in values.items()
@@ -211,7 +224,7 @@ def _plain(value: object, info: SerializationInfo) -> Any:  # noqa: ANN401  # JS
 
 
 @cache
-def _texts(kind: type) -> dict[str, str]:
+def texts_of(kind: type) -> dict[str, str]:
     """The text under each field of a class."""
     if not issubclass(kind, SpecPart):
         return {}

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final
 
 from msgspec import Meta, field
 
-from headrace.core.spec_part import Nullable, SpecPart
+from headrace.core.spec_part import FileOnly, SpecPart
 
 _QUANTITY: Final = r"^[0-9]+(\.[0-9]+)?(m|[kMGTPE]|[KMGTPE]i)?$"
 _DNS: Final = r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$"
@@ -43,9 +43,9 @@ class ResourcesSpec(SpecPart, frozen=True, kw_only=True):
     """Asked for. Unit: cores, as a quantity."""
     memory: _Quantity = "1Gi"
     """Asked for. Unit: bytes, as a quantity."""
-    cpu_limit: Annotated[str, Nullable(pattern=_QUANTITY, max_length=32)] = ""
+    cpu_limit: Annotated[str, FileOnly(null=True, pattern=_QUANTITY, max_length=32)] = ""
     """Null for none: throttling costs latency."""
-    memory_limit: Annotated[str, Nullable(pattern=_QUANTITY, max_length=32)] = ""
+    memory_limit: Annotated[str, FileOnly(null=True, pattern=_QUANTITY, max_length=32)] = ""
     """Null for `memory`."""
     gpus: Annotated[int, Meta(ge=0, le=64)] = 0
     """Unit: devices."""

@@ -3,15 +3,12 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, Self
 
-from msgspec import UNSET
 from pydantic import Field, Strict, ValidationInfo, model_validator
 
 from headrace.core.names import NAME_PATTERN, VERSION_PATTERN
 from headrace.core.settings import (
     DEFAULT_MAX_BODY_BYTES,
-    DEFAULT_ROW_CHECK_RATIO,
-    BatchingSettings,
-    PaddingSettings,
+    BatchingSpec,
 )
 from headrace.core.spec_access import (
     METHOD_PATTERN,
@@ -48,7 +45,6 @@ from headrace.core.spec_upstream import UpstreamSpec
 from headrace.core.spec_yaml import SpecMistake
 
 FULL_WEIGHT: Final = 100
-_DEFAULT_BATCHING: Final = BatchingSettings()
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Labels = Annotated[tuple[str, ...], Strict(strict=False)]
@@ -70,92 +66,6 @@ _Access = (
 _Replicas = Annotated[
     int, Field(ge=1, le=1024, description="How many copies run. Unit: processes.")
 ]
-
-
-class PaddingSpec(SpecModel):
-    """How requests of different lengths share a batch."""
-
-    axis: int = Field(
-        default=1, ge=1, le=16, description="The variable axis; 1 is the first after the batch."
-    )
-    values: dict[str, float] = Field(
-        default_factory=dict, description="Pad value by input name; 0 for inputs not named."
-    )
-    max_ratio: float = Field(
-        default=1.25,
-        ge=1.0,
-        le=100.0,
-        description="Padded over real size of a batch at most; 1.0 batches equal lengths only.",
-    )
-
-    def settings(self) -> PaddingSettings:
-        """The message that a replica gets."""
-        return PaddingSettings(axis=self.axis, values=dict(self.values), max_ratio=self.max_ratio)
-
-
-class BatchingSpec(SpecModel):
-    """How each replica queues requests and runs them together."""
-
-    max_batch_size: int = Field(
-        default=_DEFAULT_BATCHING.max_batch_size, ge=1, le=65536, description="Unit: rows."
-    )
-    max_queue_delay_s: float = Field(
-        default=_DEFAULT_BATCHING.max_queue_delay_s,
-        ge=0.0,
-        le=60.0,
-        description="How long a batch may wait for company while the model is free. Unit: seconds.",
-    )
-    max_queue_size: int = Field(
-        default=_DEFAULT_BATCHING.max_queue_size,
-        ge=1,
-        le=1_000_000,
-        description="More waiting requests are refused. Unit: requests.",
-    )
-    max_concurrent_runs: int | None = Field(
-        default=None,
-        ge=1,
-        le=1024,
-        description="Runs of the model at once; null for one per usable core.",
-    )
-    intra_op_threads: int | None = Field(
-        default=None,
-        ge=1,
-        le=1024,
-        description="Threads inside one run; null for one. Of no effect in a pool.",
-    )
-    padding: PaddingSpec | None = Field(
-        default=None,
-        description="Null batches equal lengths only, unless the model is known to mask.",
-    )
-    rows_independent: bool = Field(
-        default=False,
-        description="Declares that the rows of a batch do not influence each other's answers. A "
-        "model of which that is not proven is then batched, and checked while it serves; without "
-        "it, such a model gets one request at a time.",
-    )
-    row_check_ratio: float = Field(
-        default=DEFAULT_ROW_CHECK_RATIO,
-        ge=0.0,
-        le=1.0,
-        description="Share of the batches of which one row is run alone afterwards and compared, "
-        "at most one a second and replica; only where rows are declared independent, or different "
-        "lengths share a batch. 0 for none, where a second run has side effects.",
-    )
-
-    def settings(self, *, timeout_s: float | None) -> BatchingSettings:
-        """The message that a replica gets; `timeout_s` holds for requests that name none."""
-        return BatchingSettings(
-            max_batch_size=self.max_batch_size,
-            max_queue_delay_s=self.max_queue_delay_s,
-            max_queue_size=self.max_queue_size,
-            max_concurrent_runs=self.max_concurrent_runs,
-            default_timeout_s=timeout_s,
-            padding=None if self.padding is None else self.padding.settings(),
-            rows_independent=self.rows_independent or UNSET,
-            row_check_ratio=(
-                UNSET if self.row_check_ratio == DEFAULT_ROW_CHECK_RATIO else self.row_check_ratio
-            ),
-        )
 
 
 class VersionSpec(SpecModel):

@@ -14,14 +14,14 @@ FLAT: Final = "flat"
 """Marks a field whose own fields the spec file has in its place."""
 
 
-class Nullable:
-    """Marks a field for which the spec file may say null: then the default holds.
+class FileOnly:
+    """Marks what holds of a field in the spec file, and not in stored state and messages.
 
-    `bounds` are pydantic's, and hold for what the file says. They do not hold for stored state,
-    which has the default written out.
+    `null`: the file may say null, which is the default. `bounds` are those of `pydantic.Field`.
     """
 
-    def __init__(self, **bounds: Any) -> None:  # noqa: ANN401  # as `pydantic.Field` takes them
+    def __init__(self, *, null: bool = False, **bounds: Any) -> None:  # noqa: ANN401  # of any type
+        self.null = null
         self.bounds = bounds
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Final, Literal, TypeAlias
 from msgspec import Meta
 from msgspec.structs import replace
 
-from headrace.core.spec_part import DERIVED, Nullable, SpecPart
+from headrace.core.spec_part import DERIVED, FileOnly, SpecPart
 
 _Ratio = Annotated[float, Meta(ge=0.0, le=1.0)]
 _MAX_STEPS: Final = 100
@@ -169,7 +169,9 @@ class CanaryStepSpec(SpecPart, frozen=True, kw_only=True):
 class CanarySpec(_RolloutSpec, tag_field="strategy", tag="canary", frozen=True, kw_only=True):
     """Step by step."""
 
-    steps: Annotated[tuple[CanaryStepSpec, ...], Nullable(min_length=1, max_length=_MAX_STEPS)] = (
+    steps: Annotated[
+        tuple[CanaryStepSpec, ...], FileOnly(null=True, min_length=1, max_length=_MAX_STEPS)
+    ] = (
         CanaryStepSpec(weight=5, until="verdict"),
         CanaryStepSpec(weight=25, until="verdict"),
         CanaryStepSpec(weight=50, until="verdict"),
@@ -223,11 +225,11 @@ class ShadowSpec(_RolloutSpec, tag_field="strategy", tag="shadow", frozen=True, 
 class StickySpec(SpecPart, frozen=True, kw_only=True):
     """What keeps a caller on the version it saw: a header, a cookie or a token's claim."""
 
-    header: Annotated[str, str.lower, Nullable(pattern=r"^[A-Za-z0-9-]{1,128}$")] = ""
+    header: Annotated[str, str.lower, FileOnly(null=True, pattern=r"^[A-Za-z0-9-]{1,128}$")] = ""
     """For instance x-user-id."""
-    cookie: Annotated[str, Nullable(pattern=r"^[A-Za-z0-9_-]{1,128}$")] = ""
+    cookie: Annotated[str, FileOnly(null=True, pattern=r"^[A-Za-z0-9_-]{1,128}$")] = ""
     """A cookie's name."""
-    claim: Annotated[str, Nullable(pattern=r"^[A-Za-z0-9_-]{1,128}$")] = ""
+    claim: Annotated[str, FileOnly(null=True, pattern=r"^[A-Za-z0-9_-]{1,128}$")] = ""
     """A claim of the bearer token, for instance sub."""
     salt: Annotated[str, DERIVED] = ""
     """Makes two experiments on one key independent; empty takes one per rollout."""

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from msgspec import Meta
 
-from headrace.core.spec_part import Nullable, SpecPart
+from headrace.core.spec_part import FileOnly, SpecPart
 
 _NAME: Final = re.compile(r"(?=.{1,253}$)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")
 _NUMBER: Final = re.compile(r"(.*\.)?(\d+|0x[0-9a-f]*)")
@@ -167,13 +167,13 @@ class UpstreamProtocol(StrEnum):
 class UpstreamTlsSpec(SpecPart, frozen=True, kw_only=True, omit_defaults=True):
     """How a server that someone else runs is verified, and what it is shown (mutual TLS)."""
 
-    ca_file: Annotated[str, Nullable(min_length=1, max_length=4096)] = ""
+    ca_file: Annotated[str, FileOnly(null=True, min_length=1, max_length=4096)] = ""
     """Its authorities, PEM; null for the machine's."""
-    certificate_file: Annotated[str, Nullable(min_length=1, max_length=4096)] = ""
+    certificate_file: Annotated[str, FileOnly(null=True, min_length=1, max_length=4096)] = ""
     """What it is shown, PEM."""
-    key_file: Annotated[str, Nullable(min_length=1, max_length=4096)] = ""
+    key_file: Annotated[str, FileOnly(null=True, min_length=1, max_length=4096)] = ""
     """The private key of that, PEM."""
-    server_name: Annotated[str, Nullable(max_length=255, pattern=r"^[!-~]+$")] = ""
+    server_name: Annotated[str, FileOnly(null=True, max_length=255, pattern=r"^[!-~]+$")] = ""
     """The name it has to have; null for the URL's."""
 
     def __post_init__(self) -> None:

@@ -10,7 +10,7 @@ from headrace.core import (
     Array,
     BatchOutputs,
     ModelSignature,
-    PaddingSettings,
+    PaddingSpec,
     Part,
     RuntimeFailedError,
     Tensors,
@@ -34,7 +34,7 @@ class PaddingPlan:
 
 
 def padding_plan(
-    signature: ModelSignature, padding: PaddingSettings, output_axes: OutputLengthAxes
+    signature: ModelSignature, padding: PaddingSpec, output_axes: OutputLengthAxes
 ) -> PaddingPlan:
     """The plan that pads every input of `signature` whose `padding.axis` is variable."""
     axis = padding.axis

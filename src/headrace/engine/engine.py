@@ -15,7 +15,7 @@ from queue import SimpleQueue
 from typing import Final
 
 from headrace.core import (
-    BatchingSettings,
+    BatchingSpec,
     DeadlineExceededError,
     HeadraceError,
     InferResponse,
@@ -64,7 +64,7 @@ class Engine:
         self,
         model: Model,
         *,
-        settings: BatchingSettings,
+        settings: BatchingSpec,
         statistics: ModelStatistics,
         phases: PhaseHistograms,
         times: ServiceTimes,

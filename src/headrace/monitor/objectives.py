@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from headrace.core.settings import BatchingSettings
+from headrace.core.settings import BatchingSpec
 from headrace.core.spec_base import parsed
 from headrace.core.spec_rollout import SloSpec
 
@@ -21,7 +21,7 @@ class Objective:
     latency_s: float | None = None
     availability: float | None = None
     window_ratio: float = 1.0
-    queue_size: int = BatchingSettings().max_queue_size
+    queue_size: int = BatchingSpec().max_queue_size
 
     @property
     def error_budget(self) -> float | None:
@@ -43,5 +43,5 @@ def _objective(entry: Mapping[str, Any]) -> Objective:
         latency_s=slo.latency_s,
         availability=slo.availability,
         window_ratio=slo.alert_window_ratio,
-        queue_size=batching.get("max_queue_size", BatchingSettings().max_queue_size),
+        queue_size=batching.get("max_queue_size", BatchingSpec().max_queue_size),
     )

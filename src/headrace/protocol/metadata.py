@@ -11,7 +11,7 @@ import orjson
 
 from headrace import __version__
 from headrace.core import (
-    BatchingSettings,
+    BatchingSpec,
     Datatype,
     ModelSignature,
     TensorSpec,
@@ -88,7 +88,7 @@ def model_config(
     signature: ModelSignature,
     *,
     runtime: str,
-    batching: BatchingSettings,
+    batching: BatchingSpec,
     formats: Mapping[str, str] | None = None,
 ) -> Document:
     """Answer of `GET /v2/models/{name}/config`: Triton's ModelConfig as far as it applies here.
@@ -178,7 +178,7 @@ def _config_tensor(spec: TensorSpec, *, batched: bool) -> Document:
     }
 
 
-def _queue_policy(batching: BatchingSettings) -> Document:
+def _queue_policy(batching: BatchingSpec) -> Document:
     timeout_s = batching.default_timeout_s or 0.0
     return {
         "timeout_action": "REJECT",

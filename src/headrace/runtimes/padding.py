@@ -15,7 +15,7 @@ from headrace.core import (
     Array,
     HeadraceError,
     ModelSignature,
-    PaddingSettings,
+    PaddingSpec,
     Tensors,
     TensorSpec,
     UnsupportedModelError,
@@ -39,7 +39,7 @@ _log = logging.getLogger(__name__)
 class VerifiedPadding(NamedTuple):
     """Padding under which a model was seen to answer as it does without."""
 
-    settings: PaddingSettings
+    settings: PaddingSpec
     length_axes: OutputLengthAxes
 
 
@@ -52,7 +52,7 @@ def find_padding(model: Model) -> VerifiedPadding | None:
     axis = _length_axis(model.signature)
     if axis is None:
         return None
-    settings = PaddingSettings(axis=axis)
+    settings = PaddingSpec(axis=axis)
     try:
         return VerifiedPadding(settings=settings, length_axes=verify_padding(model, settings))
     except UnsupportedModelError as error:
@@ -60,7 +60,7 @@ def find_padding(model: Model) -> VerifiedPadding | None:
         return None
 
 
-def verify_padding(model: Model, settings: PaddingSettings) -> OutputLengthAxes:
+def verify_padding(model: Model, settings: PaddingSpec) -> OutputLengthAxes:
     """Prove that padding as in `settings` changes no answer; which output axes follow the length.
 
     Raises:
@@ -85,7 +85,7 @@ def verify_padding(model: Model, settings: PaddingSettings) -> OutputLengthAxes:
 
 
 def pad_inputs(
-    inputs: Tensors, length: int, *, names: frozenset[str], settings: PaddingSettings
+    inputs: Tensors, length: int, *, names: frozenset[str], settings: PaddingSpec
 ) -> Tensors:
     """`inputs` with those in `names` padded at their end to `length` along `settings.axis`."""
     return {
@@ -124,7 +124,7 @@ def _varies(spec: TensorSpec, axis: int) -> bool:
     return len(spec.shape) > axis and spec.shape[axis] == VARIABLE
 
 
-def _padded_inputs(signature: ModelSignature, settings: PaddingSettings) -> frozenset[str]:
+def _padded_inputs(signature: ModelSignature, settings: PaddingSpec) -> frozenset[str]:
     if not signature.batched:
         msg = "the model has no batch axis, so there is nothing to pad for"
         raise UnsupportedModelError(msg)
@@ -144,7 +144,7 @@ def _padded_inputs(signature: ModelSignature, settings: PaddingSettings) -> froz
 
 def _compare(
     model: Model,
-    settings: PaddingSettings,
+    settings: PaddingSpec,
     padded: frozenset[str],
     real: int,
     length: int,

@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from headrace.core import (
-    BatchingSettings,
+    BatchingSpec,
     HeadraceError,
     ModelNotReadyError,
     ModelSignature,
@@ -263,7 +263,7 @@ class ReplicaState:
 
 def planned_batching(
     settings: ReplicaSettings, threads: int | None, cores: Callable[[], int] = usable_cores
-) -> BatchingSettings:
+) -> BatchingSpec:
     """How to batch a model that takes so many threads for a run.
 
     As many runs as cores, of one thread each, is what the engine does by itself. A model that was

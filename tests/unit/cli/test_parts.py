@@ -15,7 +15,7 @@ from headrace.cli.options import check_log_level
 from headrace.cli.serve import replica_settings
 from headrace.cli.status import render
 from headrace.core import (
-    BatchingSettings,
+    BatchingSpec,
     Datatype,
     FailedPreconditionError,
     InvalidArgumentError,
@@ -160,7 +160,7 @@ def settings(model: str, home: Path, name: str | None = None) -> ReplicaSettings
         port=0,
         grpc_port=None,
         metrics_port=0,
-        batching=BatchingSettings(),
+        batching=BatchingSpec(),
         log_format="text",
     )
 

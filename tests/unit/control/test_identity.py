@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from headrace.control.desired import Revision, make_revision, remake
 from headrace.core import (
-    BatchingSettings,
+    BatchingSpec,
     EndpointName,
     FeatureSettings,
     Nulls,
@@ -68,7 +68,7 @@ def revision(told: ReplicaSettings, **more: Any) -> Revision:  # noqa: ANN401  #
 @given(st.tuples(HOMES, HOMES), st.tuples(HOMES, HOMES), st.integers(1, 64))
 def test_two_homes_give_one_id(homes: tuple[str, str], data: tuple[str, str], size: int) -> None:
     (home, other), (folder, elsewhere) = homes, data
-    batching = BatchingSettings(max_batch_size=size)
+    batching = BatchingSpec(max_batch_size=size)
     one = settings(home, batching=batching, features=features(home, folder))
     two = settings(other, batching=batching, features=features(other, elsewhere))
 
@@ -94,9 +94,7 @@ _OTHERS: dict[str, Revision] = {
     ),
     "version": revision(msgspec.structs.replace(settings(features=features()), model_version="2")),
     "runtime": revision(msgspec.structs.replace(settings(features=features()), runtime="x")),
-    "batching": revision(
-        settings(features=features(), batching=BatchingSettings(max_queue_size=7))
-    ),
+    "batching": revision(settings(features=features(), batching=BatchingSpec(max_queue_size=7))),
     "labels": revision(settings(features=features(), labels={"y": ["no", "yes"]})),
     "device": revision(settings(features=features(), device=Device.CPU)),
     "nulls": revision(settings(features=features(), nulls=Nulls.ERROR)),

@@ -35,7 +35,7 @@ from headrace.control.plan import (
     plan,
 )
 from headrace.control.routes import live_weights
-from headrace.core import BatchingSettings, EndpointName, ReplicaSettings
+from headrace.core import BatchingSpec, EndpointName, ReplicaSettings
 
 DRAIN_S = 30.0
 
@@ -45,7 +45,7 @@ def arm(version: str, *, weight: int = 100, replicas: int = 1, batch: int = 32) 
         model_name="m",
         model_version=version,
         path=f"/models/{version}",
-        batching=BatchingSettings(max_batch_size=batch),
+        batching=BatchingSpec(max_batch_size=batch),
     )
     revision = make_revision(endpoint=EndpointName("m"), model=f"m:{version}", settings=settings_)
     return DesiredArm(revision=revision, weight=weight, replicas=replicas)

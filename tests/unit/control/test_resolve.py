@@ -255,6 +255,18 @@ def test_what_an_endpoint_allows_changes_no_revision_but_the_network_does(
     assert connected.arms[0].revision.network
 
 
+def test_a_default_that_the_spec_writes_out_makes_no_other_revision(
+    registry: Registry, model: Path
+) -> None:
+    written_out = {"rows_independent": False, "row_check_ratio": 0.001, "intra_op_threads": None}
+    plain, explicit = (
+        resolve(registry, {"name": "m", "model": str(model), "batching": batching})
+        for batching in ({}, written_out)
+    )
+
+    assert plain[0].arms[0].revision == explicit[0].arms[0].revision
+
+
 def test_what_has_to_run_a_model_is_told_only_where_it_is_asked_for(
     registry: Registry, model: Path
 ) -> None:

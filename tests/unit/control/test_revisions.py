@@ -5,7 +5,7 @@ import pytest
 
 from headrace.control.changes import changes_between
 from headrace.control.desired import DesiredArm, DesiredEndpoint, DesiredState, make_revision
-from headrace.core import BatchingSettings, EndpointName, ReplicaSettings
+from headrace.core import BatchingSpec, EndpointName, ReplicaSettings
 
 
 def arm(
@@ -22,7 +22,7 @@ def arm(
         model_name="m",
         model_version=version,
         path=path,
-        batching=BatchingSettings(max_batch_size=batch, rows_independent=declared or msgspec.UNSET),
+        batching=BatchingSpec(max_batch_size=batch, rows_independent=declared or msgspec.UNSET),
     )
     revision = make_revision(
         endpoint=EndpointName("m"),

@@ -2,10 +2,10 @@ import msgspec
 import pytest
 
 from headrace.core import (
-    BatchingSettings,
+    BatchingSpec,
     InferRequest,
     InferResponse,
-    PaddingSettings,
+    PaddingSpec,
     ReplicaSettings,
     RequestedOutput,
     SystemClock,
@@ -17,7 +17,7 @@ def test_replica_settings_survive_the_way_to_the_process() -> None:
         model_name="m",
         model_version="1",
         path="/m.onnx",
-        batching=BatchingSettings(padding=PaddingSettings(values={"ids": 1})),
+        batching=BatchingSpec(padding=PaddingSpec(values={"ids": 1})),
         labels={"prob": ["a"]},
     )
 

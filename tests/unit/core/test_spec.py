@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.core import BatchingSettings, PaddingSettings
+from headrace.core import BatchingSpec, PaddingSpec
 from headrace.core.spec import (
     EndpointSpec,
     SpecError,
@@ -83,29 +83,25 @@ def test_every_field_of_the_documented_example_is_read() -> None:
 
 
 def test_batching_becomes_the_message_that_a_replica_gets() -> None:
-    batching = parse(FULL).endpoints[0].batching.settings(timeout_s=30.0)
+    batching = parse(FULL).endpoints[0].batching
 
-    assert batching == BatchingSettings(
+    assert batching == BatchingSpec(
         max_batch_size=16,
         max_queue_size=10,
-        default_timeout_s=30.0,
-        padding=PaddingSettings(axis=1, values={"ids": 0.0}, max_ratio=1.2),
+        padding=PaddingSpec(axis=1, values={"ids": 0.0}, max_ratio=1.2),
     )
 
 
 def test_defaults_are_those_of_the_replica() -> None:
     spec = parse(endpoint())
 
-    assert spec.endpoints[0].batching.settings(timeout_s=None) == BatchingSettings()
+    assert spec.endpoints[0].batching == BatchingSpec()
 
 
 def test_declared_rows_reach_the_message_only_where_they_are_declared() -> None:
-    plain = parse(endpoint()).endpoints[0].batching.settings(timeout_s=None)
-    declared = (
-        parse(endpoint(batching={"rows_independent": True, "row_check_ratio": 0.0}))
-        .endpoints[0]
-        .batching.settings(timeout_s=None)
-    )
+    plain = parse(endpoint()).endpoints[0].batching
+    document = endpoint(batching={"rows_independent": True, "row_check_ratio": 0.0})
+    declared = parse(document).endpoints[0].batching
 
     assert not [key for key in msgspec.to_builtins(plain) if key.startswith("row")]
     assert (declared.rows_independent, declared.row_check_ratio) == (True, 0.0)

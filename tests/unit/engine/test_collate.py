@@ -10,7 +10,7 @@ from headrace.core import (
     InferRequest,
     ModelSignature,
     Packed,
-    PaddingSettings,
+    PaddingSpec,
     RuntimeFailedError,
     TensorSpec,
     arrays_of,
@@ -32,9 +32,7 @@ MIXED = ModelSignature(
     ),
     batched=True,
 )
-PLAN = padding_plan(
-    MIXED, PaddingSettings(axis=1, values={"ids": 7}), {"tokens": (1,), "whole": ()}
-)
+PLAN = padding_plan(MIXED, PaddingSpec(axis=1, values={"ids": 7}), {"tokens": (1,), "whole": ()})
 
 
 def a_ticket(length: int, rows: int = 1, free: int = 5) -> Recorded:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from headrace.core import (
-    BatchingSettings,
+    BatchingSpec,
     DeadlineExceededError,
     FeaturesUnavailableError,
     HeadraceError,
@@ -17,7 +17,7 @@ from headrace.core import (
     InferResponse,
     InvalidArgumentError,
     OverloadedError,
-    PaddingSettings,
+    PaddingSpec,
     RequestedOutput,
     RuntimeFailedError,
     Tensors,
@@ -57,7 +57,7 @@ def an_engine(
             times.observe(rows=1 << power, length=1, seconds=run_s)
     return Engine(
         model,
-        settings=BatchingSettings(**settings),  # type: ignore[arg-type]  # a test names what it needs
+        settings=BatchingSpec(**settings),  # type: ignore[arg-type]  # a test names what it needs
         statistics=ModelStatistics(name="m", version="1"),
         phases=PhaseHistograms(),
         times=times,
@@ -635,7 +635,7 @@ async def test_only_outputs_that_somebody_wants_are_computed() -> None:
 
 async def test_near_lengths_are_padded_together_and_cut_back() -> None:
     model = Echoing()
-    plan = padding_plan(LENGTHS, PaddingSettings(axis=1, max_ratio=1.5), {"y": (1,)})
+    plan = padding_plan(LENGTHS, PaddingSpec(axis=1, max_ratio=1.5), {"y": (1,)})
     engine = an_engine(model, plan=plan)
     tickets = []
     for length in (3, 4):

@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.core import (
-    BatchingSettings,
+    BatchingSpec,
     InferRequest,
     InferResponse,
     ModelSignature,
-    PaddingSettings,
+    PaddingSpec,
     RuntimeFailedError,
     Tensors,
 )
@@ -353,7 +353,7 @@ def lengths(*sizes: int) -> Iterator[Recorded]:
         yield ticket
 
 
-PLAN = padding_plan(LENGTHS, PaddingSettings(max_ratio=9.0), {"y": (1,)})
+PLAN = padding_plan(LENGTHS, PaddingSpec(max_ratio=9.0), {"y": (1,)})
 
 
 def test_padding_that_changes_answers_is_found() -> None:
@@ -385,7 +385,7 @@ def an_engine(model: Model, *, runs: int, rows: int = 32) -> Engine:
     times.observe(rows=1, length=1, seconds=0.1)  # long: in threads
     return Engine(
         model,
-        settings=BatchingSettings(max_concurrent_runs=runs, max_batch_size=rows),
+        settings=BatchingSpec(max_concurrent_runs=runs, max_batch_size=rows),
         statistics=ModelStatistics(name="m", version="1"),
         phases=PhaseHistograms(),
         times=times,

@@ -1,7 +1,7 @@
 import pytest
 from tritonclient.grpc import service_pb2
 
-from headrace.core import BatchingSettings, InvalidArgumentError, UnsupportedError
+from headrace.core import BatchingSpec, InvalidArgumentError, UnsupportedError
 from headrace.observe import BatchStatistics, ModelStatistics
 from headrace.protocol import (
     IndexEntry,
@@ -61,7 +61,7 @@ def test_triton_s_client_reads_the_documents() -> None:
     statistics = ModelStatistics(name="m", version="1", inference_count=7)
     statistics.success.add(5, 2)
     statistics.batches[4] = BatchStatistics()
-    batching = BatchingSettings(max_batch_size=8, default_timeout_s=2, max_queue_delay_s=0.001)
+    batching = BatchingSpec(max_batch_size=8, default_timeout_s=2, max_queue_delay_s=0.001)
 
     server = service_pb2.ServerMetadataResponse.FromString(
         encode_response("ServerMetadata", server_metadata())

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from headrace import __version__
-from headrace.core import BatchingSettings, InvalidArgumentError
+from headrace.core import BatchingSpec, InvalidArgumentError
 from headrace.observe import ModelStatistics
 from headrace.protocol import (
     IndexEntry,
@@ -17,7 +17,7 @@ from headrace.protocol import (
 )
 from tests.unit.protocol.models import MIXED, ROW, of
 
-BATCHING = BatchingSettings(max_batch_size=8, max_queue_size=5)
+BATCHING = BatchingSpec(max_batch_size=8, max_queue_size=5)
 
 
 def test_the_server_lists_only_what_it_does() -> None:

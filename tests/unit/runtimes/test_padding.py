@@ -8,7 +8,7 @@ import pytest
 from headrace.core import (
     Datatype,
     ModelSignature,
-    PaddingSettings,
+    PaddingSpec,
     RuntimeFailedError,
     Tensors,
     TensorSpec,
@@ -66,7 +66,7 @@ def masked_sum(ids: Array, mask: Array) -> Array:
 def test_a_model_that_heeds_its_mask_is_padded(open_onnx: Open) -> None:
     found = find_padding(open_onnx(models.encoder()))
 
-    settings = PaddingSettings(axis=1)
+    settings = PaddingSpec(axis=1)
     assert found == VerifiedPadding(settings=settings, length_axes={"tokens": (1,)})
 
 
@@ -99,7 +99,7 @@ def test_an_unbatched_model_is_not_padded() -> None:
 
     assert find_padding(model) is None
     with pytest.raises(UnsupportedModelError, match="no batch axis"):
-        verify_padding(model, PaddingSettings())
+        verify_padding(model, PaddingSpec())
 
 
 @pytest.mark.parametrize("name", ["mask", "attention_mask", "input.mask", "inputs:mask", "Mask"])
@@ -112,14 +112,12 @@ def test_a_mask_is_known_by_its_name(name: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        (PaddingSettings(axis=0), "axis 0 is the batch"),
-        (PaddingSettings(axis=2), "no input of the model is variable along axis 2"),
-        (PaddingSettings(values={"idz": 1}), "given for idz, which cannot be padded"),
+        (PaddingSpec(axis=0), "axis 0 is the batch"),
+        (PaddingSpec(axis=2), "no input of the model is variable along axis 2"),
+        (PaddingSpec(values={"idz": 1}), "given for idz, which cannot be padded"),
     ],
 )
-def test_settings_that_do_not_fit_the_model_are_refused(
-    settings: PaddingSettings, reason: str
-) -> None:
+def test_settings_that_do_not_fit_the_model_are_refused(settings: PaddingSpec, reason: str) -> None:
     with pytest.raises(UnsupportedModelError, match=reason):
         verify_padding(FakeModel(masked_sum), settings)
 
@@ -127,9 +125,9 @@ def test_settings_that_do_not_fit_the_model_are_refused(
 def test_a_pad_value_of_the_models_own_is_used() -> None:
     model = FakeModel(sum_without_nines, IDS)
 
-    assert verify_padding(model, PaddingSettings(values={"ids": 9})) == {}
+    assert verify_padding(model, PaddingSpec(values={"ids": 9})) == {}
     with pytest.raises(UnsupportedModelError, match=r"padding changes output 'y' by \d"):
-        verify_padding(model, PaddingSettings(values={"ids": 7}))
+        verify_padding(model, PaddingSpec(values={"ids": 7}))
 
 
 @pytest.mark.parametrize(
@@ -151,7 +149,7 @@ def test_an_output_shaped_in_another_way_is_refused(
     function: Callable[[Array, Array], Array], reason: str
 ) -> None:
     with pytest.raises(UnsupportedModelError, match=reason):
-        verify_padding(FakeModel(function), PaddingSettings())
+        verify_padding(FakeModel(function), PaddingSpec())
 
 
 def test_an_output_that_follows_only_some_lengths_is_refused() -> None:
@@ -159,14 +157,14 @@ def test_an_output_that_follows_only_some_lengths_is_refused() -> None:
         return np.zeros((len(ids), ids.shape[1] if ids.shape[1] in (3, 11) else 4), np.float32)
 
     with pytest.raises(UnsupportedModelError, match="in a fixed way"):
-        verify_padding(FakeModel(capped), PaddingSettings())
+        verify_padding(FakeModel(capped), PaddingSpec())
 
 
 def test_a_model_whose_rows_meet_is_not_padded() -> None:
     model = FakeModel(lambda ids, mask: masked_sum(ids, mask) * np.float32(len(ids)))
 
     with pytest.raises(UnsupportedModelError, match="differently together than alone"):
-        verify_padding(model, PaddingSettings())
+        verify_padding(model, PaddingSpec())
 
 
 def test_a_model_that_does_not_run_is_not_padded() -> None:
@@ -175,7 +173,7 @@ def test_a_model_that_does_not_run_is_not_padded() -> None:
         raise RuntimeFailedError(msg)
 
     with pytest.raises(UnsupportedModelError, match=r"does not run on made-up inputs.*no length 3"):
-        verify_padding(FakeModel(fails), PaddingSettings())
+        verify_padding(FakeModel(fails), PaddingSpec())
 
 
 def test_ids_of_which_only_0_and_1_exist_are_tried_too() -> None:
@@ -196,7 +194,7 @@ def test_a_model_that_stops_at_a_length_is_not_padded_to_it() -> None:
         return masked_sum(ids, mask)
 
     with pytest.raises(UnsupportedModelError, match="padded from 3 to 11: longer than 5"):
-        verify_padding(FakeModel(short), PaddingSettings())
+        verify_padding(FakeModel(short), PaddingSpec())
 
 
 @pytest.mark.parametrize("quantised", [True, False])
@@ -220,7 +218,7 @@ def test_padding_fills_up_the_end_with_the_value_of_each_input() -> None:
         inputs,
         3,
         names=frozenset({"ids", "words"}),
-        settings=PaddingSettings(values={"ids": 9}),
+        settings=PaddingSpec(values={"ids": 9}),
     )
 
     assert padded["ids"].tolist() == [[1, 2, 9]]

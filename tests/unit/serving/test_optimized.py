@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from headrace.core import BatchingSettings, FailedPreconditionError, ReplicaSettings
+from headrace.core import BatchingSpec, FailedPreconditionError, ReplicaSettings
 from headrace.core.devices import Device
 from headrace.observe import ModelStatistics
 from headrace.runtimes.processor import this_processor
@@ -92,7 +92,7 @@ def test_threads_and_runs_share_the_cores(
         model_version="1",
         path="",
         intra_op_threads=pinned,
-        batching=BatchingSettings(max_concurrent_runs=max_runs),
+        batching=BatchingSpec(max_concurrent_runs=max_runs),
     )
 
     assert planned_batching(told, threads, lambda: 8).max_concurrent_runs == runs

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from headrace.core import PaddingSettings
+from headrace.core import PaddingSpec
 
 NO_LENGTH = 0
 """The length of inputs without a variable dimension."""
@@ -126,7 +126,7 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True, tag="loaded"):
     concurrent: bool
     length: int
     lengths: tuple[int, ...]
-    padding: PaddingSettings | None = None
+    padding: PaddingSpec | None = None
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True, tag="progress"):

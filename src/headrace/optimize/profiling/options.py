@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from headrace.core import BatchingSettings
+from headrace.core import BatchingSpec
 from headrace.core.text import duration_text
 from headrace.optimize.profiling.messages import Cell, Measured, Overhead
 from headrace.optimize.profiling.phases import find_phases, without_drift
@@ -14,7 +14,7 @@ from headrace.optimize.profiling.predict import REQUESTS, USUAL_LOAD, Predictor
 from headrace.optimize.profiling.service import MeasuredService, Service
 from headrace.optimize.profiling.simulate import Replica
 
-DEFAULT_ROWS: Final = BatchingSettings().max_batch_size
+DEFAULT_ROWS: Final = BatchingSpec().max_batch_size
 _NEARLY: Final = 0.97
 
 

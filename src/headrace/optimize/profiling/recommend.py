@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from headrace.core import PaddingSettings
+from headrace.core import PaddingSpec
 from headrace.core.text import duration_text
 from headrace.optimize.profiling.grid import best_rows
 from headrace.optimize.profiling.messages import Cell, Measured, Overhead
@@ -56,7 +56,7 @@ class Recommendation(msgspec.Struct, frozen=True, kw_only=True):
     rate_per_replica: float | None
     busy_ratio: float
     p99_s: float
-    padding: PaddingSettings | None = None
+    padding: PaddingSpec | None = None
     replicas: int | None = None
     spare_replicas: int | None = None
     cost_per_million: float | None = None
@@ -197,7 +197,7 @@ def _limit(
 
 def _padding(
     measured: Measured, alone: Sequence[Cell], best: int
-) -> tuple[PaddingSettings | None, str]:
+) -> tuple[PaddingSpec | None, str]:
     """How much padding is worth a shared batch: half of what sharing it gains."""
     found = measured.loaded.padding
     row_s = {cell.rows: cell.mean_s / cell.rows for cell in alone}

@@ -4,7 +4,7 @@ from functools import cache
 
 import msgspec
 
-from headrace.core import PaddingSettings
+from headrace.core import PaddingSpec
 from headrace.optimize.profiling.document import Profile, conclude
 from headrace.optimize.profiling.messages import Cell, Loaded, Measured, Overhead
 from headrace.optimize.profiling.options import Wishes
@@ -34,7 +34,7 @@ def measured(
     *cells: Cell,
     batched: bool = True,
     concurrent: bool = True,
-    padding: PaddingSettings | None = None,
+    padding: PaddingSpec | None = None,
 ) -> Measured:
     """A measurement of these cells."""
     return Measured(

@@ -1,6 +1,6 @@
 import pytest
 
-from headrace.core import PaddingSettings
+from headrace.core import PaddingSpec
 from headrace.optimize.profiling.messages import Measured
 from headrace.optimize.profiling.options import Wishes
 from headrace.optimize.profiling.recommend import Recommendation, recommend
@@ -101,16 +101,16 @@ def test_what_requests_cost_themselves_makes_a_larger_batch_useless() -> None:
 
 
 def test_padding_is_worth_half_of_what_sharing_gains() -> None:
-    masks = PaddingSettings(values={"ids": 0.0})
+    masks = PaddingSpec(values={"ids": 0.0})
     found = measured(cell(1, 0.010), cell(4, 0.020), padding=masks)
 
     made = recommended(found)
 
-    assert made.padding == PaddingSettings(values={"ids": 0.0}, max_ratio=1.41)
+    assert made.padding == PaddingSpec(values={"ids": 0.0}, max_ratio=1.41)
 
 
 def test_nothing_is_padded_where_sharing_gains_nothing() -> None:
-    masks = PaddingSettings(values={"ids": 0.0})
+    masks = PaddingSpec(values={"ids": 0.0})
     found = measured(cell(1, 0.010), cell(4, 0.040), padding=masks)
 
     made = recommended(found)

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.core import FailedPreconditionError, PaddingSettings
+from headrace.core import FailedPreconditionError, PaddingSpec
 from headrace.core.spec import SystemSpec
 from headrace.optimize.profiling.document import Profile
 from headrace.optimize.profiling.options import Wishes
@@ -12,7 +12,7 @@ from headrace.runtimes.optimized_file import Processor
 from tests.unit.optimize.profiling.made import HERE, cell, measured, profile
 
 MACHINE = Machine(processor=HERE, cores=2)
-MASKS = PaddingSettings(values={"m": 0.0})
+MASKS = PaddingSpec(values={"m": 0.0})
 
 
 def made() -> Profile:
