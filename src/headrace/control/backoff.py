@@ -1,27 +1,14 @@
-"""When is a replica that ended started again? Later each time, until it proves stable."""
+"""Restart policy of processes: later with each failure, until one proves stable."""
 
-from dataclasses import dataclass
 from typing import Final
+
+from headrace.core.backoff import Backoff
 
 EXIT_CANNOT_LOAD: Final = 3
 """A replica's exit status that says: this model cannot be loaded here."""
 
 STABLE_AFTER_S: Final = 60.0
 """A replica that was ready for this long starts again with a clean record."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Backoff:
-    """Delays that double from `first_s` to `limit_s`."""
-
-    first_s: float
-    limit_s: float
-
-    def delay_s(self, failures: int) -> float:
-        """Seconds to wait after the `failures`-th failure in a row; counts from 1."""
-        assert failures >= 1
-        # The exponent is bounded: 2.0**1024 is an OverflowError, and a loop may fail for weeks.
-        return min(self.first_s * 2.0 ** min(failures - 1, 64), self.limit_s)
 
 
 MANY_FAILURES: Final = 3

@@ -11,7 +11,6 @@ from typing import Final
 
 import msgspec
 
-from headrace.control.backoff import Backoff
 from headrace.control.fetch import Answer, fetch
 from headrace.core import (
     VARIABLE,
@@ -23,6 +22,7 @@ from headrace.core import (
     TensorSpec,
     datatype_of,
 )
+from headrace.core.backoff import Backoff
 from headrace.core.examples import example_inputs
 
 _TIMEOUT_S: Final = 60.0

@@ -9,8 +9,8 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
-from headrace.control.backoff import Backoff
 from headrace.control.job_records import JobMark, JobRun, JobsLook, RunState
+from headrace.core.backoff import Backoff
 from headrace.core.spec_jobs import PLACEHOLDER, JobSpec
 from headrace.core.text import size_bytes
 from headrace.jobs.due import Due, JobSchedule, due, next_moment

@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 from cronsim import CronSim
 
-from headrace.control.backoff import Backoff
+from headrace.core.backoff import Backoff
 from headrace.features import FeatureView, MaterializeFinished, MaterializeSchedule
 
 AFTER_FAILURE: Final = Backoff(first_s=2.0, limit_s=600.0)

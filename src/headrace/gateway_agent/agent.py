@@ -17,13 +17,15 @@ from headrace.control.agents.messages import (
     Told,
 )
 from headrace.core import Clock, HeadraceError
+from headrace.core.backoff import Backoff
 from headrace.gateway_agent.applying import Applier
 from headrace.gateway_agent.counting import read_counts
 from headrace.gateway_agent.held import Holding
-from headrace.gateway_agent.pace import pause_s
 
 _LOG: Final = logging.getLogger("headrace.gateway")
 _REPORT_S: Final = 1.0
+_AWAY: Final = Backoff(first_s=0.1, limit_s=2.0)
+"""While the control plane does not answer: short, because news wait there."""
 _NO_NEWS_S: Final = 0.05
 """Who answers at once that there is nothing new is not asked without a pause."""
 
@@ -82,7 +84,7 @@ class GatewayAgent:
                 self.applier.problem = str(error)
                 _LOG.error("cannot serve what was in force last", extra={"error": str(error)})
                 if failures < tries:
-                    await asyncio.sleep(pause_s(failures, self.rng))
+                    await asyncio.sleep(_AWAY.jittered_s(failures, chance=self.rng.random()))
             else:
                 self._is_down, self.applier.problem = False, ""
                 return
@@ -103,7 +105,7 @@ class GatewayAgent:
                     failures = 0
                     continue
             failures += 1
-            await asyncio.sleep(pause_s(failures, self.rng))
+            await asyncio.sleep(_AWAY.jittered_s(failures, chance=self.rng.random()))
 
     def _question(self) -> Poll:
         bundle = self.applier.in_force
@@ -171,7 +173,7 @@ class GatewayAgent:
             except HeadraceError as error:
                 failures += 1
                 self._note_away(str(error))
-                await asyncio.sleep(pause_s(failures, self.rng))
+                await asyncio.sleep(_AWAY.jittered_s(failures, chance=self.rng.random()))
 
     async def _state(self) -> Report:
         asked = self._asked  # what is counted from here on is newer than the question

@@ -27,6 +27,7 @@ from headrace.core import (
     Tensors,
     UnavailableError,
 )
+from headrace.core.backoff import Backoff
 from headrace.core.variables import url_filled_in
 from headrace.features import (
     FeatureReader,
@@ -46,7 +47,7 @@ from headrace.runtimes import LoadOptions, Model, Runtime
 
 _log = logging.getLogger(__name__)
 
-MAX_PAUSE_S: Final = 2.0
+_MAX_PAUSE_S: Final = 2.0
 STORE_URL: Final = "the URL of the online store"
 _AWAY: Final = (UnavailableError, DeadlineExceededError, FailedPreconditionError)
 
@@ -175,11 +176,12 @@ class BoundFeatures:
 
     def _note_failure(self, error: Exception) -> None:
         self.counts.failed(asked=True)
-        pause_s = min(self._timeout_s * 2**self._failed_in_a_row, MAX_PAUSE_S)
+        self._failed_in_a_row += 1
+        backoff = Backoff(first_s=self._timeout_s, limit_s=_MAX_PAUSE_S)
+        pause_s = backoff.delay_s(self._failed_in_a_row)
         self._paused_until = self._clock.monotonic() + pause_s
-        if self._failed_in_a_row == 0:
+        if self._failed_in_a_row == 1:
             _log.warning("features cannot be read: %s", error, extra={"service": self.service})
-        self._failed_in_a_row = min(self._failed_in_a_row + 1, 16)
 
     def _without(self, keys: Tensors, request: Tensors, error: Exception) -> FetchedFeatures:
         """What stands for features that cannot be read; or else the error."""

@@ -24,6 +24,7 @@ from headrace.core import (
     UnavailableError,
     UnsupportedModelError,
 )
+from headrace.core.backoff import Backoff
 from headrace.scoring.loading import LoadedModel
 from headrace.serving.application import send_refusal
 from headrace.serving.exchange import Exchange
@@ -38,8 +39,7 @@ MAX_TRIALS: Final = 4
 """Models that are tried or loaded at once; one that stalls keeps its place to the end of its
 time."""
 _LOOK_FOR_ROOM_S: Final = 0.05
-_FIRST_RETRY_S: Final = 2.0
-_LAST_RETRY_S: Final = 60.0
+_RETRY: Final = Backoff(first_s=2.0, limit_s=60.0)
 
 
 class Trial(Protocol):
@@ -350,8 +350,8 @@ class Pool:
         hosted.phase = HostedPhase.FAILED
         hosted.state.loads_on_demand = False
         hosted.reason = reason
-        delay_s = min(_FIRST_RETRY_S * 2**hosted.failures, _LAST_RETRY_S)
         hosted.failures += 1
+        delay_s = _RETRY.delay_s(hosted.failures)
         hosted.retry_at = self._clock() + delay_s
         _log.error("cannot load model", extra=_named(hosted) | {"reason": reason})
         for exchange in self._waiting.take(hosted.state):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from headrace.core import Clock, FailedPreconditionError, HeadraceError
-from headrace.streaming.backoff import Backoff
+from headrace.streaming.backoff import retry_at
 from headrace.streaming.broker import Session
 from headrace.streaming.codec import NOTHING_ADDED
 from headrace.streaming.counters import Counters
@@ -18,6 +18,7 @@ from headrace.streaming.intake import Intake
 from headrace.streaming.ledger import Batch, Due, Ledger, Outcome
 from headrace.streaming.outcomes import Writer
 from headrace.streaming.records import Place
+from headrace.streaming.settings import ErrorSettings
 from headrace.streaming.windows.keeping import Windows
 
 LONGEST_POLL_S: Final = 0.25
@@ -90,7 +91,7 @@ class Pump:
         settings: PumpSettings,
         runner: Runner,
         writer: Writer,
-        backoff: Backoff,
+        errors: ErrorSettings,
         counters: Counters,
         *,
         clock: Clock,
@@ -108,7 +109,7 @@ class Pump:
         self._settings = settings
         self._runner = runner
         self._writer = writer
-        self._backoff = backoff
+        self._errors = errors
         self._counters = counters
         self._clock = clock
         self._chance = chance
@@ -281,7 +282,8 @@ class Pump:
             return
         if batch.failing_since is None:
             batch.failing_since = now
-        batch.again_at = self._backoff.again_at(
+        batch.again_at = retry_at(
+            self._errors,
             tries=batch.tries,
             since=batch.failing_since,
             now=now,

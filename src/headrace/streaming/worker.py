@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from headrace.core import Clock, ConflictError, HeadraceError, NotFoundError, SystemClock
+from headrace.core.backoff import Backoff
 from headrace.core.errors import Code
-from headrace.streaming.backoff import Backoff, backoff_of
 from headrace.streaming.broker import Broker, Delivery, Membership, Session
 from headrace.streaming.counters import Counters
 from headrace.streaming.outcomes import writer_of
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-REJOIN: Final = Backoff(first_delay_s=0.5, max_delay_s=30.0, retry_for_s=None)
+REJOIN: Final = Backoff(first_s=0.5, limit_s=30.0)
 STATUS_EVERY_S: Final = 0.5
 LAST_FLUSH_S: Final = 5.0
 CONFLICTS: Final = 3
@@ -98,7 +98,7 @@ class Worker:
                 if not has_joined and error.code in _FOR_EVER:
                     raise
                 ran_s = self._clock.monotonic() - before[1]
-                failures = 1 if has_joined and ran_s > REJOIN.max_delay_s else failures + 1
+                failures = 1 if has_joined and ran_s > REJOIN.limit_s else failures + 1
                 if isinstance(error, ConflictError) and failures >= CONFLICTS:
                     raise
                 self._pause_after(error, failures)
@@ -185,7 +185,7 @@ class Worker:
             ),
             runner,
             writer_of(settings),
-            backoff_of(settings.errors),
+            settings.errors,
             self.counters,
             clock=self._clock,
             chance=self._random.random,
@@ -196,9 +196,6 @@ class Worker:
 
     def _pause_after(self, error: HeadraceError, failures: int) -> None:
         """Wait before the next session, and say why."""
-        now = self._clock.monotonic()
-        again_at = REJOIN.again_at(tries=failures, since=now, now=now, chance=self._random.random())
-        assert again_at is not None
         text = str(error)
         _log.warning("not in the group; trying again", extra={"error": text})
         self._last_error = text
@@ -210,7 +207,7 @@ class Worker:
             lacks_topic=isinstance(error, NotFoundError),
         )
         self._come_round()
-        self._wait(self._stopping, again_at - now)
+        self._wait(self._stopping, REJOIN.jittered_s(failures, chance=self._random.random()))
 
     def _tell(
         self, pump: Pump, session: Session, state: State | None = None, *, at_once: bool = False

@@ -1,8 +1,6 @@
 """Later each time, never for ever."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from headrace.control.backoff import CANNOT_LOAD, CRASHED, EXIT_CANNOT_LOAD, restart_delay_s
 
@@ -23,10 +21,3 @@ def test_a_model_that_cannot_be_loaded_is_tried_seldom() -> None:
 
 def test_an_end_that_nobody_saw_counts_as_a_crash() -> None:
     assert restart_delay_s(failures=1, exit_code=None) == CRASHED.first_s
-
-
-@given(st.integers(1, 10**9))
-def test_delays_never_shrink_and_stay_in_bounds(failures: int) -> None:
-    delay = CRASHED.delay_s(failures)
-
-    assert CRASHED.first_s <= delay <= CRASHED.delay_s(failures + 1) <= CRASHED.limit_s

@@ -198,6 +198,22 @@ async def test_a_failed_model_is_tried_again_later_and_later() -> None:
     assert hosting.model("a").phase == "loaded"
 
 
+async def test_a_model_that_has_failed_for_weeks_is_tried_again_still() -> None:
+    hosting = Hosting(trier=Trier(errors={"a": "no"}))
+    async with hosting.pool:
+        hosting.declare(entry("a"))
+        hosting.pool.models["a", "1"].failures = 2000
+        refused = hosting.infer("a")
+        await settle(0.5)
+        assert (read(refused).status, hosting.model("a").phase) == (503, "failed")
+        hosting.trier.errors.clear()
+        await settle(60)
+        exchange = hosting.infer("a")
+        await settle()
+
+    assert read(exchange).status == 200
+
+
 async def test_trouble_of_another_kind_is_a_failed_load_too(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -4,14 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from headrace.core import HeadraceError, InvalidArgumentError, UnavailableError
-from headrace.streaming.backoff import Backoff
 from headrace.streaming.broker import Delivery, Membership, Start
 from headrace.streaming.counters import Counters
 from headrace.streaming.ledger import Batch, Outcome
 from headrace.streaming.outcomes import Writer
 from headrace.streaming.pump import Pump, PumpSettings
 from headrace.streaming.records import NewRecord, Record
-from headrace.streaming.settings import Policy
+from headrace.streaming.settings import ErrorSettings, Policy
 from headrace.streaming.windows.keeping import Windows
 from headrace.testing.streams import MemoryBroker, MemorySession, TurnedClock, TurnedRunner
 
@@ -85,7 +84,7 @@ class Member:
             ),
             self.runner,
             writer(self.policy),
-            Backoff(first_delay_s=0.1, max_delay_s=1.0, retry_for_s=self.retry_for_s),
+            ErrorSettings(max_delay_s=1.0, retry_for_s=self.retry_for_s),
             self.counters,
             clock=self.clock,
             chance=lambda: 0.5,

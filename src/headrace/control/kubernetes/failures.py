@@ -17,9 +17,9 @@ from headrace.core import (
     UnauthenticatedError,
     UnavailableError,
 )
+from headrace.core.backoff import Backoff
 
-FIRST_DELAY_S: Final = 0.2
-_LONGEST_DELAY_S: Final = 30.0
+_BACKOFF: Final = Backoff(first_s=0.2, limit_s=30.0)
 _MOST_SAID: Final = 400
 NO_API_SERVER: Final = "what answers is no API server, but a page: is a proxy between?"
 
@@ -110,9 +110,7 @@ def delay_s(
         asked_s: What the server asks for, as the least.
         chance: Between 0 and 1; spreads those who failed together.
     """
-    assert failures >= 1
-    longest = min(FIRST_DELAY_S * 2.0 ** min(failures - 1, 64), _LONGEST_DELAY_S)
-    jittered = longest * (0.5 + 0.5 * chance())
+    jittered = _BACKOFF.jittered_s(failures, chance=chance())
     return jittered if asked_s is None else max(asked_s * (1.0 + 0.1 * chance()), jittered)
 
 

@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from headrace.control.alert_records import AlertNotice, NoticeKey, Silence
-from headrace.control.backoff import Backoff
+from headrace.core.backoff import Backoff
 from headrace.core.spec_alerts import AlertsSpec, ReceiverSpec
 from headrace.monitor.alert_state import Alert, AlertState, Key
 

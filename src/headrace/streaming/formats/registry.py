@@ -19,6 +19,7 @@ from headrace.core import (
     NotFoundError,
     UnavailableError,
 )
+from headrace.core.backoff import Backoff
 from headrace.core.variables import url_filled_in
 from headrace.streaming.formats.options import SchemaOptions, authorization, tls
 
@@ -32,7 +33,7 @@ _MAX_REFERENCES: Final = 256
 _REMEMBERED: Final = 4096
 _UNKNOWN_FOR_S: Final = 10.0
 _TRIES: Final = 3
-_FIRST_PAUSE_S: Final = 0.1
+_BACKOFF: Final = Backoff(first_s=0.1, limit_s=1.0)
 _NO_SUCH: Final = frozenset({40401, 40402, 40403})
 """The registry's own codes for: no such subject, version, schema."""
 _REFUSED: Final = frozenset({400, 409, 422})
@@ -216,7 +217,7 @@ class SchemaRegistry:
                     self._unknown.clear()
                 self._unknown[path] = (self._monotonic() + _UNKNOWN_FOR_S, error)
                 raise
-            self._pause(_FIRST_PAUSE_S * 2 ** (tried - 1) * (0.5 + self._chance() / 2))
+            self._pause(_BACKOFF.jittered_s(tried, chance=self._chance()))
         raise AssertionError(path)
 
     def _ask_once(
