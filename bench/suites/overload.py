@@ -16,6 +16,7 @@ from bench.load import arrivals, closed
 from bench.payloads import json_payload, write_payloads
 from bench.results import SuiteResult, Table, Target, cell
 from bench.windows import Arm, Rounds, Window, figure, interleave, quiet_window
+from headrace.core.headers import TIMEOUT_HEADER
 
 MODEL: Final = "busy"
 DEADLINE_S: Final = 0.1
@@ -23,7 +24,6 @@ TIMES: Final = (0.5, 0.8, 1.0, 1.5, 2.0, 3.0)
 IN_FLIGHT: Final = 8
 """Enough for a closed loop to find the capacity."""
 MAX_LAG_S: Final = 0.02
-TIMEOUT_HEADER: Final = "x-headrace-timeout-s"
 FASTAPI_ARM: Final = "FastAPI at 3 x its capacity"
 
 

@@ -336,7 +336,7 @@ hostnames:
 {{- if get (fromJson .settings) "grpc_port" }}yes{{ end -}}
 {{- end }}
 
-{{- /* As OURS of headrace.gateway.filters: by these a gateway tells replicas who calls, so no caller may set them. */ -}}
+{{- /* As INTERNAL_HEADERS of headrace.core.headers: by these a gateway tells replicas who calls, so no caller may set them. */ -}}
 {{- define "headrace.noHeadersOfOurs" -}}
 - type: RequestHeaderModifier
   requestHeaderModifier:

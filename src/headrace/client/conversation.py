@@ -13,6 +13,7 @@ from headrace.core import (
     OverloadedError,
     UnavailableError,
 )
+from headrace.core.backoff import Backoff
 
 _NOT_STARTED: Final = (UnavailableError, OverloadedError)
 
@@ -90,8 +91,7 @@ def retry_delay_s(
     asked = error.retry_after_s or 0.0
     if asked > policy.max_retry_after_s:
         return None
-    # The exponent is bounded, or a patient policy overflows a float.
-    ceiling = min(policy.max_delay_s, policy.base_delay_s * 2.0 ** min(tries - 1, 32))
+    ceiling = Backoff(first_s=policy.base_delay_s, limit_s=policy.max_delay_s).delay_s(tries)
     delay = asked + chance * ceiling
     if remaining_s is not None and delay >= remaining_s:
         return None

@@ -21,8 +21,7 @@ from headrace.core import (
     InvalidArgumentError,
     UnavailableError,
 )
-
-TIMEOUT_HEADER: Final = "x-headrace-timeout-s"
+from headrace.core.headers import TIMEOUT_HEADER
 
 # Below the replica's and Envoy's idle timeouts, so it is we who close idle connections: a server
 # that closes one just as a request is sent costs that request.

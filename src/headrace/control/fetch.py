@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from headrace.core import DeadlineExceededError, UnavailableError
-from headrace.core.internal_token import HEADER, internal_token
+from headrace.core.headers import CONTROL_HEADER
+from headrace.core.internal_token import internal_token
 
 _MAX_HEAD_BYTES: Final = 64 << 10
 _DEFAULT_LIMIT_BYTES: Final = 32 << 20
@@ -65,7 +66,7 @@ async def fetch(
 def _token() -> dict[str, str]:
     """What shows a replica on another host that it is the control plane that asks."""
     token = internal_token()
-    return {HEADER: token.decode("ascii")} if token else {}
+    return {CONTROL_HEADER: token.decode("ascii")} if token else {}
 
 
 async def _exchange(address: str, request: bytes, limit_bytes: int) -> Answer:

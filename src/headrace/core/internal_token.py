@@ -11,7 +11,6 @@ from typing import Final
 
 VARIABLE: Final = "HEADRACE_INTERNAL_TOKEN_FILE"
 """Names the file; it is read each time, so that a token can be replaced."""
-HEADER: Final = "x-headrace-internal"
 LEAST_BYTES: Final = 16
 
 

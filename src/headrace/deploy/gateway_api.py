@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from headrace.control.kubernetes.pods import GRPC_PORT, HTTP_PORT
+from headrace.core.headers import INTERNAL_HEADERS
 from headrace.deploy.export import (
     ASKS_NOBODY,
     Body,
@@ -27,7 +28,6 @@ from headrace.deploy.gateway_services import (
 )
 from headrace.deploy.losses import Loss
 from headrace.deploy.names import labels, object_name
-from headrace.gateway.filters import OURS
 
 API: Final = "gateway.networking.k8s.io/v1"
 SERVICE: Final = "inference.GRPCInferenceService"
@@ -117,7 +117,7 @@ def removing() -> Body:
     """The filter that takes headers away which only a gateway may set."""
     return {
         "type": "RequestHeaderModifier",
-        "requestHeaderModifier": {"remove": list(OURS)},
+        "requestHeaderModifier": {"remove": list(INTERNAL_HEADERS)},
     }
 
 

@@ -9,6 +9,7 @@ from math import lcm
 from typing import Final
 from urllib.parse import urlsplit
 
+from headrace.core.headers import INTERNAL_HEADERS
 from headrace.core.spec_access import LimitSpec
 from headrace.deploy.export import Body, Document, Export, addresses_of, finish
 from headrace.deploy.facts import Endpoint, Facts, Version
@@ -18,7 +19,6 @@ from headrace.deploy.gateway_services import MODEL_HEADER
 from headrace.deploy.kong_access import access_losses, access_plugins, consumers
 from headrace.deploy.losses import Loss
 from headrace.deploy.notes import Note
-from headrace.gateway.filters import OURS
 
 _CONNECT_MS: Final = 1000
 _MOST_WEIGHT: Final = 65_535
@@ -30,7 +30,7 @@ _WINDOWS: Final = (("second", 1), ("minute", 60), ("hour", 3600), ("day", 86_400
 _EXACT: Final = 1e-9
 _STRIP: Final[Body] = {
     "name": "request-transformer",
-    "config": {"remove": {"headers": list(OURS)}},
+    "config": {"remove": {"headers": list(INTERNAL_HEADERS)}},
 }
 """Takes headers away which only a gateway may set."""
 

@@ -15,7 +15,7 @@ from headrace.gateway.errors import (
 from headrace.gateway.handshakes import Handshakes
 from headrace.gateway.key_sets import usable_key_set
 from headrace.gateway.policy import ApiKey, GatewayPolicy
-from headrace.gateway.routes import HELD_PREFIX, NOT_STARTED_HEADER
+from headrace.gateway.routes import HELD_PREFIX
 from headrace.gateway.runtime_dir import (
     GATEWAY_USER,
     gateway_user,
@@ -41,7 +41,6 @@ __all__ = [
     "GATEWAY_USER",
     "HELD_PREFIX",
     "MAX_SOCKET_PATH_BYTES",
-    "NOT_STARTED_HEADER",
     "WATCHED_FILES",
     "Admin",
     "ApiKey",

@@ -5,15 +5,13 @@ from collections.abc import Iterator
 from typing import Final
 from urllib.parse import urlsplit
 
+from headrace.core.headers import ISSUER_HEADER
 from headrace.core.spec_access import JwtSpec
 from headrace.gateway.policy import GatewayPolicy
 from headrace.gateway.resources import Json, Resource, seconds, typed
 from headrace.gateway.scripts_auth import IDENTIFY, identify_source
 from headrace.gateway.settings import GatewaySettings
 from headrace.gateway.upstreams import authorities
-
-ISSUER_HEADER: Final = "x-headrace-issuer"
-"""Whose token was verified: to the script, no further."""
 
 _TLS: Final = "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
 _FETCH_TIMEOUT_S: Final = 5.0

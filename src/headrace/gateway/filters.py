@@ -4,19 +4,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from headrace.core.headers import NAMED_HEADER, SPLIT_HEADERS
+from headrace.core.headers import INTERNAL_HEADERS
 from headrace.core.spec_rollout import StickySpec
-from headrace.gateway.callers import ISSUER_HEADER
 from headrace.gateway.extensions import FLOOD, IDENTIFY, LIMITS, Extension
 from headrace.gateway.guards import (
     AUTHORIZE_FILTER,
-    CALLER_HEADER,
-    CREDENTIAL_HEADER,
     GUARDS,
-    TIER_HEADER,
 )
 from headrace.gateway.limits import FILTERS as LIMIT_FILTERS
-from headrace.gateway.limits import OURS as LIMIT_HEADERS
 from headrace.gateway.limits import limit_filters
 from headrace.gateway.resources import Json, Resource, any_of, typed
 from headrace.gateway.scripts import (
@@ -38,8 +33,6 @@ MODEL_HEADER: Final = "x-model"
 """Which model a gRPC call names; with the version after a tilde, if it names one."""
 VERSION_HEADER: Final = "x-model-version"
 """What clients tell a replica's own gRPC port; behind the gateway the message alone counts."""
-HOSTED_VERSION_HEADER: Final = "x-headrace-version"
-"""Tells replicas that host several versions of a model which one a request is for."""
 SERVICE: Final = "inference.GRPCInferenceService"
 HEALTH_CHECK: Final = "grpc.health.v1.Health/Check"
 
@@ -52,17 +45,6 @@ MODEL_RPCS: Final = {
 }
 """The unary rpcs that name a model, and the fields that do."""
 
-OURS: Final = (
-    *SPLIT_HEADERS,
-    NAMED_HEADER,
-    HOSTED_VERSION_HEADER,
-    CALLER_HEADER,
-    CREDENTIAL_HEADER,
-    TIER_HEADER,
-    ISSUER_HEADER,
-    *LIMIT_HEADERS,
-)
-"""Headers that replicas trust, so that no caller may set them."""
 _EXTRACTION_FILTER: Final = "envoy.filters.http.grpc_field_extraction"
 _BRIDGE_FILTER: Final = "headrace.bridge"
 _BRIDGE: Final = "envoy.extensions.filters.http.grpc_http1_reverse_bridge"
@@ -112,11 +94,11 @@ def early_mutations() -> Sequence[Resource]:
     """Remove what only the gateway may set, before anything looks at a header.
 
     `x-model` would name another model than the one in the body. (Envoy removes `x-envoy-*` itself,
-    since no address counts as internal; the deadline in `x-headrace-timeout-s` is the caller's to
+    since no address counts as internal; the deadline in `TIMEOUT_HEADER` is the caller's to
     set.)
     """
     mutations: Sequence[Resource] = [
-        {"remove": header} for header in (MODEL_HEADER, VERSION_HEADER, *OURS)
+        {"remove": header} for header in (MODEL_HEADER, VERSION_HEADER, *INTERNAL_HEADERS)
     ]
     return [
         typed(

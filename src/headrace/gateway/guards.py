@@ -16,12 +16,6 @@ from headrace.gateway.scripts_auth import AUTHORIZE, EVERY, KEEP, LISTED, NAMED
 from headrace.gateway.scripts_auth import IDENTIFY as IDENTIFY_SCRIPT
 from headrace.gateway.settings import EndpointRoute, GatewaySettings
 
-CALLER_HEADER: Final = "x-headrace-caller"
-"""Who calls, to the replica: a key's name, a token's subject, a certificate's name."""
-CREDENTIAL_HEADER: Final = "x-headrace-credential"
-"""By what the caller was recognised: one of few values, fit for a metric's label."""
-TIER_HEADER: Final = "x-headrace-tier"
-"""The caller's tier, if it has one."""
 CREDENTIALS: Final = ("authorization", "x-api-key")
 """The headers by which callers show who they are; no replica gets them."""
 AUTHORIZE_FILTER: Final = "headrace.authorize"

@@ -13,6 +13,15 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from headrace.core.headers import (
+    CALLER_HEADER,
+    LEASE_HEADER,
+    PRIORITY_HEADER,
+    ROWS_HEADER,
+    SLO_HEADER,
+    TIER_HEADER,
+    WANT_HEADER,
+)
 from headrace.core.priorities import DEFAULT_LEVEL
 from headrace.core.spec_access import AccessSettings, EndpointLimitsSpec, LimitSpec
 from headrace.gateway.clusters import CONTROL, LIMITS
@@ -20,18 +29,6 @@ from headrace.gateway.resources import Json, Resource, any_of, seconds, set_head
 from headrace.gateway.settings import EndpointRoute
 
 DOMAIN: Final = "headrace"
-PRIORITY_HEADER: Final = "x-headrace-priority"
-"""The highest level that the caller may have in a replica's queue."""
-SLO_HEADER: Final = "x-headrace-slo-s"
-"""How soon the endpoint promises to answer, to a replica that has to shed."""
-WANT_HEADER: Final = "x-headrace-want"
-"""Asks a replica how many rows it answered."""
-ROWS_HEADER: Final = "x-headrace-rows"
-"""Its answer, which stays here."""
-LEASE_HEADER: Final = "x-headrace-lease"
-"""The service's name for a request that it let pass, by which it hears of the end."""
-OURS: Final = (PRIORITY_HEADER, SLO_HEADER, WANT_HEADER, LEASE_HEADER)
-"""What callers may not set."""
 
 LOCAL_FILTER: Final = "headrace.limits"
 LOCAL_TYPE: Final = "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit"
@@ -54,8 +51,6 @@ FILTERS: Final = (
 )
 """All filters that limit; our own requests do not meet them."""
 
-_CALLER_HEADER: Final = "x-headrace-caller"
-_TIER_HEADER: Final = "x-headrace-tier"
 _NAMESPACE: Final = "headrace"
 # Of a descriptor with a name left open Envoy keeps so many buckets and drops the longest unused,
 # by default 20: callers who change their name would fill their bucket again by themselves.
@@ -286,9 +281,9 @@ def _local_actions(mark: str) -> Json:
     endpoint = _mark(mark, "endpoint")
     return [
         {"actions": [endpoint]},
-        {"actions": [endpoint, _header(_CALLER_HEADER, "caller")]},
+        {"actions": [endpoint, _header(CALLER_HEADER, "caller")]},
         {"actions": [endpoint, _NOT_NAMED, _ADDRESS]},
-        {"actions": [_header(_TIER_HEADER, "tier"), _header(_CALLER_HEADER, "caller")]},
+        {"actions": [_header(TIER_HEADER, "tier"), _header(CALLER_HEADER, "caller")]},
     ]
 
 
@@ -350,7 +345,7 @@ _NOT_NAMED: Final[Resource] = {
         "descriptor_key": "anonymous",
         "descriptor_value": "1",
         "expect_match": False,
-        "headers": [{"name": _CALLER_HEADER, "present_match": True}],
+        "headers": [{"name": CALLER_HEADER, "present_match": True}],
     }
 }
 _ADDRESS: Final[Resource] = {
@@ -360,16 +355,16 @@ _ASKED_ACTIONS: Final[Json] = [
     {
         "actions": [
             _mark("shared", "endpoint"),
-            _header(_CALLER_HEADER, "caller", may_lack=True),
-            _header(_TIER_HEADER, "tier", may_lack=True),
+            _header(CALLER_HEADER, "caller", may_lack=True),
+            _header(TIER_HEADER, "tier", may_lack=True),
             _ADDRESS,
         ]
     },
     {
         "actions": [
             _mark("tiered", "endpoint"),
-            _header(_TIER_HEADER, "tier"),
-            _header(_CALLER_HEADER, "caller"),
+            _header(TIER_HEADER, "tier"),
+            _header(CALLER_HEADER, "caller"),
         ]
     },
     # Who was refused has no lease, and the end of that is not told. Where no answer came there are

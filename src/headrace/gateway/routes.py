@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from headrace.core import ModelNotReadyError
+from headrace.core.headers import NOT_STARTED_HEADER
 from headrace.gateway.access_log import log_metadata
 from headrace.gateway.clusters import CONTROL, REPLICAS, all_replicas, cluster_name
 from headrace.gateway.filters import (
@@ -40,8 +41,6 @@ from headrace.gateway.splits import (
 ROUTE_CONFIG: Final = "headrace"
 HELD_PREFIX: Final = "/held/"
 """Stands, with the endpoint's name, before the path of a request that the control plane holds."""
-NOT_STARTED_HEADER: Final = "x-headrace-not-started"
-"""A replica sets it to 1 on a 503 for a request that it did not begin: another may take it."""
 
 _SERVER_TIMEOUT_S: Final = 30.0
 # A replica answers at the deadline itself and says why; Envoy cuts what it did not answer by then.

@@ -6,7 +6,7 @@ enter Lua.
 
 from typing import Final
 
-from headrace.core.headers import NAMED_HEADER
+from headrace.core.headers import NAMED_HEADER, UNIT_HEADER
 
 SELECT: Final = "select"
 INFLATE: Final = "inflate"
@@ -329,7 +329,9 @@ end
 # The payload of a bearer token is read, not verified: whoever holds no valid token is refused (or
 # not) elsewhere, and a forged claim chooses nothing but an arm. Only its outermost object counts.
 # What is not printable ASCII becomes %XX: the value travels as a header.
-UNIT_SOURCE: Final = """
+UNIT_SOURCE: Final = (
+    f'local UNIT = "{UNIT_HEADER}"\n'
+    """
 local LONGEST = 256
 
 local ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
@@ -413,7 +415,7 @@ end
 
 function envoy_on_request(handle)
   local headers, wanted = handle:headers(), handle:filterContext()
-  if headers:get("x-headrace-unit") ~= nil then return end
+  if headers:get(UNIT) ~= nil then return end
   local unit
   if wanted:get("cookie") ~= nil then
     unit = cookie(headers, wanted:get("cookie"))
@@ -421,10 +423,11 @@ function envoy_on_request(handle)
     unit = claim(headers, wanted:get("claim"))
   end
   if unit == nil or unit == "" then return end
-  headers:replace("x-headrace-unit", (unit:sub(1, LONGEST):gsub("[^\\33-\\126]", escape)))
+  headers:replace(UNIT, (unit:sub(1, LONGEST):gsub("[^\\33-\\126]", escape)))
   handle:clearRouteCache()
 end
 """
+)
 
 # Runs on the way to one upstream, after the split chose it: an endpoint's arms may differ in what
 # the model is called there. It runs again when the request is tried again, and then on headers that

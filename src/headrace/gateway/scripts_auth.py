@@ -9,6 +9,13 @@ import math
 from collections.abc import Iterable
 from typing import Final
 
+from headrace.core.headers import (
+    CALLER_HEADER,
+    CREDENTIAL_HEADER,
+    ISSUER_HEADER,
+    PRIORITY_HEADER,
+    TIER_HEADER,
+)
 from headrace.core.priorities import tier_levels
 from headrace.core.spec_access import CertificateSpec, JwtSpec, TierSpec
 from headrace.gateway.policy import ApiKey, GatewayPolicy
@@ -121,11 +128,11 @@ local function judge(handle, headers, rule, identity, problem, by_certificate)
       return unauthorized(problem or NOBODY, problem ~= nil)
     end
   end
-  headers:replace("x-headrace-caller", identity.caller)
-  headers:replace("x-headrace-credential", identity.label)
+  headers:replace(CALLER, identity.caller)
+  headers:replace(CREDENTIAL, identity.label)
   if identity.tier ~= nil then
-    headers:replace("x-headrace-tier", identity.tier)
-    headers:replace("x-headrace-priority", identity.level)
+    headers:replace(TIER, identity.tier)
+    headers:replace(PRIORITY, identity.level)
   end
 end
 
@@ -261,7 +268,7 @@ local function by_token(handle, token)
     [":method"] = "GET", [":path"] = "/", [":authority"] = VERIFY,
     ["authorization"] = "Bearer " .. token,
   }, nil, VERIFY_MS)
-  local status, issuer = headers[":status"], headers["x-headrace-issuer"]
+  local status, issuer = headers[":status"], headers[ISSUER]
   if status == "401" or status == "403" then return nil, UNFIT end
   if status ~= "200" then return nil, CANNOT end
   local reads, claims = pcall(claims_of, token)
@@ -458,11 +465,19 @@ end
 envoy_on_request = run(decide)
 """
 
-_KINDS: Final = {"NAMED": NAMED, "LISTED": LISTED}
-_KINDS_SOURCE: Final = "".join(f"local {name} = {quoted(kind)}\n" for name, kind in _KINDS.items())
-AUTHORIZE_SOURCE: Final = _KINDS_SOURCE + _SHARED_SOURCE + _AUTHORIZE_SOURCE
+_TEXTS: Final = {
+    "NAMED": NAMED,
+    "LISTED": LISTED,
+    "CALLER": CALLER_HEADER,
+    "CREDENTIAL": CREDENTIAL_HEADER,
+    "TIER": TIER_HEADER,
+    "PRIORITY": PRIORITY_HEADER,
+    "ISSUER": ISSUER_HEADER,
+}
+_TEXTS_SOURCE: Final = "".join(f"local {name} = {quoted(text)}\n" for name, text in _TEXTS.items())
+AUTHORIZE_SOURCE: Final = _TEXTS_SOURCE + _SHARED_SOURCE + _AUTHORIZE_SOURCE
 _PARTS: Final = (
-    _KINDS_SOURCE,
+    _TEXTS_SOURCE,
     _SHARED_SOURCE,
     SHA256_SOURCE,
     BASE64_SOURCE,

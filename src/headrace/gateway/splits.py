@@ -5,11 +5,17 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from headrace.core.headers import PAIR_HEADER, SHADOW_HEADER, SPLIT_HEADER, UNIT_HEADER
+from headrace.core.headers import (
+    HOSTED_VERSION_HEADER,
+    PAIR_HEADER,
+    SHADOW_HEADER,
+    SPLIT_HEADER,
+    UNIT_HEADER,
+)
 from headrace.core.spec_rollout import StickySpec
 from headrace.core.spec_upstream import UpstreamProtocol
 from headrace.gateway.clusters import cluster_name
-from headrace.gateway.filters import BRIDGED_ELSEWHERE, HOSTED_VERSION_HEADER, reading_unit
+from headrace.gateway.filters import BRIDGED_ELSEWHERE, reading_unit
 from headrace.gateway.guards import CREDENTIALS, without_credentials
 from headrace.gateway.resources import Json, Resource, set_header
 from headrace.gateway.settings import EndpointRoute, RevisionTarget

@@ -9,6 +9,7 @@ in the request log: errors and slow requests have a line with their trace id, tr
 from typing import Final
 from urllib.parse import urlsplit
 
+from headrace.core.headers import CALLER_HEADER
 from headrace.core.spec_observe import TracingSpec
 from headrace.gateway.callers import verified_tls
 from headrace.gateway.resources import Resource, seconds, typed
@@ -53,9 +54,7 @@ def tracing(settings: TracingSpec | None) -> Resource:
             "client_sampling": {"value": 0},
             "spawn_upstream_span": True,
             "max_path_tag_length": 256,
-            "custom_tags": [
-                {"tag": "headrace.caller", "request_header": {"name": "x-headrace-caller"}}
-            ],
+            "custom_tags": [{"tag": "headrace.caller", "request_header": {"name": CALLER_HEADER}}],
             "provider": tracer,
         }
     }

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from headrace.gateway.callers import ISSUER_HEADER
+from headrace.core.headers import ISSUER_HEADER
 from headrace.gateway.extensions import JWT, Extension
 from headrace.gateway.resources import HTTP_OPTIONS, Json, Resource, any_of, set_header, typed
 from headrace.gateway.scripts_auth import VERIFY

@@ -4,19 +4,16 @@ import math
 from typing import TYPE_CHECKING, Final
 
 from headrace.core import InvalidArgumentError
+from headrace.core.headers import PRIORITY_HEADER, SLO_HEADER, TIMEOUT_HEADER
 from headrace.core.priorities import LEVELS
 
 if TYPE_CHECKING:
     from headrace.serving.exchange import Exchange
 
-PRIORITY_HEADER: Final = b"x-headrace-priority"
-"""The highest level that the caller may have: 1 to 9."""
-SLO_HEADER: Final = b"x-headrace-slo-s"
-"""How soon the endpoint promises to answer, in seconds."""
-WANT_HEADER: Final = b"x-headrace-want"
-"""`rows`: the gateway wants to know how many rows were answered."""
-ROWS_HEADER: Final = b"x-headrace-rows"
-"""How many."""
+_PRIORITY: Final = PRIORITY_HEADER.encode()
+_SLO: Final = SLO_HEADER.encode()
+_TIMEOUT: Final = TIMEOUT_HEADER.encode()
+_ENVOY_TIMEOUT: Final = b"x-envoy-expected-rq-timeout-ms"
 
 
 def rank(exchange: "Exchange") -> None:
@@ -26,19 +23,15 @@ def rank(exchange: "Exchange") -> None:
         InvalidArgumentError: One of them is no such number.
     """
     headers = exchange.headers
-    level = headers.get(PRIORITY_HEADER)
+    level = headers.get(_PRIORITY)
     if level is not None:
         if len(level) != 1 or not b"1" <= level <= b"%d" % LEVELS:
-            msg = f"header x-headrace-priority must be 1 to {LEVELS}"
+            msg = f"header {PRIORITY_HEADER} must be 1 to {LEVELS}"
             raise InvalidArgumentError(msg)
         exchange.floor = int(level)
-    aim = headers.get(SLO_HEADER)
+    aim = headers.get(_SLO)
     if aim is not None:
-        exchange.slo_s = _positive(aim, "x-headrace-slo-s")
-
-
-TIMEOUT_HEADER: Final = b"x-headrace-timeout-s"
-_ENVOY_TIMEOUT_HEADER: Final = b"x-envoy-expected-rq-timeout-ms"
+        exchange.slo_s = _positive(aim, SLO_HEADER)
 
 
 def timeout_s(headers: dict[bytes, bytes]) -> float:
@@ -48,10 +41,10 @@ def timeout_s(headers: dict[bytes, bytes]) -> float:
         InvalidArgumentError: A timeout is no positive number.
     """
     limit = math.inf
-    own = headers.get(TIMEOUT_HEADER)
+    own = headers.get(_TIMEOUT)
     if own is not None:
-        limit = _positive(own, "x-headrace-timeout-s")
-    envoys = headers.get(_ENVOY_TIMEOUT_HEADER)
+        limit = _positive(own, TIMEOUT_HEADER)
+    envoys = headers.get(_ENVOY_TIMEOUT)
     if envoys is not None:
         limit = min(limit, _positive(envoys, "x-envoy-expected-rq-timeout-ms") / 1000)
     return limit

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, cast
 import httptools
 
 from headrace.core import HeadraceError, PayloadTooLargeError, UnavailableError
+from headrace.core.headers import TIMEOUT_HEADER
 from headrace.protocol import Body, Buffer, encode_error
 from headrace.serving.exchange import Exchange, send_error
 from headrace.serving.heads import KnownHead, learn
@@ -34,7 +35,7 @@ _ONCE: Final = frozenset(
         b"content-type",
         b"content-encoding",
         b"inference-header-content-length",
-        b"x-headrace-timeout-s",
+        TIMEOUT_HEADER.encode(),
     }
 )
 """Headers that may stand once: given twice, a proxy and we might each believe another one."""

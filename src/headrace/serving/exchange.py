@@ -8,14 +8,17 @@ from http import HTTPStatus
 from typing import Final, Protocol
 
 from headrace.core import HeadraceError, InferResponse, RuntimeFailedError, UnavailableError
+from headrace.core.headers import NOT_STARTED_HEADER, ROWS_HEADER, WANT_HEADER
 from headrace.engine import Outcome, Ticket
 from headrace.protocol import Body, Buffer, encode_error, http_status
-from headrace.serving.callers import ROWS_HEADER, WANT_HEADER
 
 _log = logging.getLogger(__name__)
 
 JSON: Final = b"application/json"
 TEXT: Final = b"text/plain; charset=utf-8"
+_WANT: Final = WANT_HEADER.encode()
+_ROWS: Final = ROWS_HEADER.encode()
+_NOT_STARTED: Final = NOT_STARTED_HEADER.encode()
 _STATUS_LINES: Final = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
 } | {499: b"HTTP/1.1 499 Client Closed Request\r\n"}
@@ -175,9 +178,9 @@ class Exchange(Ticket):
             tail += b"\r\nConnection: close"
         elif b"connection" in headers and headers[b"connection"].lower() == b"keep-alive":
             tail += b"\r\nConnection: keep-alive"  # HTTP/1.0 clients wait for it
-        if WANT_HEADER in headers:
+        if _WANT in headers:
             rows = getattr(self, "rows", 0) if is_answered else 0  # only the engine sets them
-            tail += b"\r\n%b: %d" % (ROWS_HEADER, rows)
+            tail += b"\r\n%b: %d" % (_ROWS, rows)
         return tail + _END
 
 
@@ -189,7 +192,7 @@ def send_error(exchange: Exchange, error: HeadraceError) -> None:
     if error.retry_after_s is not None:
         headers[b"Retry-After"] = b"%d" % max(1, math.ceil(error.retry_after_s))
         if isinstance(error, UnavailableError):
-            headers[b"x-headrace-not-started"] = b"1"  # the gateway may try another replica
+            headers[_NOT_STARTED] = b"1"  # the gateway may try another replica
     exchange.send(http_status(error), encode_error(error), headers=headers)
 
 

@@ -13,7 +13,8 @@ from urllib.parse import parse_qs
 import msgspec
 
 from headrace.core import InvalidArgumentError, NotFoundError
-from headrace.core.internal_token import HEADER, is_internal
+from headrace.core.headers import CONTROL_HEADER
+from headrace.core.internal_token import is_internal
 from headrace.serving.exchange import Exchange
 from headrace.serving.load import send_loads
 from headrace.serving.memory import peak_bytes, resident_bytes
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from headrace.serving.state import ReplicaState
 
 _PERCENT: Final = 100
-_TOKEN: Final = HEADER.encode()
+_TOKEN: Final = CONTROL_HEADER.encode()
 RECORD_LEASE_S: Final = 600.0
 """So long a replica records without being told again."""
 

@@ -11,6 +11,7 @@ import msgspec
 import orjson
 
 from headrace.core import HeadraceError, ReplicaSettings, UnavailableError
+from headrace.core.headers import HOSTED_VERSION_HEADER
 from headrace.engine import Ticket
 from headrace.observe import Histogram
 from headrace.protocol import (
@@ -83,7 +84,7 @@ def _together(histograms: list[Histogram]) -> list[int]:
     return counts
 
 
-VERSION_HEADER: Final = b"x-headrace-version"
+_VERSION: Final = HOSTED_VERSION_HEADER.encode()
 """The gateway's choice, for a request whose path names no version."""
 _INFER: Final = frozenset({(b"POST", b"/infer"), (b"POST", b":predict")})
 _OF_MODELS: Final = (b"/v2/models/", b"/v1/models/")
@@ -123,7 +124,7 @@ class PoolApplication:
         """
         self._pool.check_told()
         models = self._pool.models
-        version = version or exchange.headers.get(VERSION_HEADER, b"").decode("latin-1")
+        version = version or exchange.headers.get(_VERSION, b"").decode("latin-1")
         if version:
             return models.get((name, version))
         versions = [v for n, v in models if n == name]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from msgspec import UNSET
 
 from headrace.core import HeadraceError, InferResponse
+from headrace.core.headers import CALLER_HEADER
 from headrace.engine import Batch
 from headrace.observe.spans import sampled_parent, trace_id_of
 from headrace.serving.exchange import Exchange, Wire
@@ -28,8 +29,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 PARENT_HEADER: Final = b"traceparent"
-CALLER_HEADER: Final = b"x-headrace-caller"
-"""Who calls, as the gateway found it; it removes what callers write there themselves."""
+_CALLER: Final = CALLER_HEADER.encode()
 
 
 class Recorder:
@@ -177,7 +177,7 @@ class Recording:
                 {} if response is None or error is not None else response.outputs,
                 request_id=exchange.request_id,
                 trace_id=trace_id_of(headers.get(PARENT_HEADER, b"")),
-                caller=headers.get(CALLER_HEADER, b"").decode("latin-1"),
+                caller=headers.get(_CALLER, b"").decode("latin-1"),
                 duration_s=time.monotonic() - exchange.received_at,
                 code="OK" if error is None else str(error.code),
             )

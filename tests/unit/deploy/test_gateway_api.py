@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headrace.core.headers import INTERNAL_HEADERS
 from headrace.deploy import (
     GatewayApiOptions,
     NotExpressibleError,
@@ -14,7 +15,6 @@ from headrace.deploy import (
     read_facts,
 )
 from headrace.deploy.gateway_api import duration
-from headrace.gateway.filters import OURS
 from tests.unit.deploy.specs import ARTIFACTS, bodies, facts_of, spec_of, split
 
 _UNITS_MS = {"h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
@@ -67,7 +67,7 @@ def test_a_version_of_weight_zero_is_reached_by_its_number_only() -> None:
 def test_callers_cannot_set_what_only_a_gateway_may() -> None:
     for route in _export({"versions": split(90, 10)}):
         for rule in route["spec"]["rules"]:  # type: ignore[index]  # as JSON has it
-            assert rule["filters"][0]["requestHeaderModifier"]["remove"] == list(OURS)
+            assert rule["filters"][0]["requestHeaderModifier"]["remove"] == list(INTERNAL_HEADERS)
 
 
 def test_an_endpoint_that_says_nothing_of_access_is_not_opened() -> None:

@@ -1,6 +1,7 @@
 import json
 from pathlib import Path
 
+from headrace.core.headers import CALLER_HEADER, TIER_HEADER
 from headrace.core.spec_access import AccessSettings
 from headrace.gateway import GatewaySettings
 from headrace.gateway.filters import (
@@ -11,7 +12,7 @@ from headrace.gateway.filters import (
     http_filters,
     unguarded,
 )
-from headrace.gateway.guards import CALLER_HEADER, GUARDS, TIER_HEADER
+from headrace.gateway.guards import GUARDS
 from headrace.gateway.limits import FILTERS as LIMIT_FILTERS
 from headrace.gateway.limits import limit_filters, local_config
 from headrace.gateway.replies import local_reply_config

@@ -19,6 +19,7 @@ from headrace.control.metrics import Labels
 from headrace.control.store import QuotaUse
 from headrace.control.store_thread import StoreThread
 from headrace.core import Clock, FailedPreconditionError, HeadraceError
+from headrace.core.headers import LEASE_HEADER
 from headrace.gateway import socket_mode
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
     from headrace.protocol.rls import Descriptor, RateLimitAnswer, RateLimitCodec
 
-LEASE_HEADER: Final = "x-headrace-lease"
 Pair = tuple[bytes, bytes]
 """A private key and its certificate with its chain, both PEM."""
 _SAVE_S: Final = 1.0
