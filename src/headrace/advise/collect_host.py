@@ -1,12 +1,11 @@
 """What can be seen of a system from the machine it runs on? Reads `/proc` and modes of files."""
 
+import asyncio
 import contextlib
-import http.client
 import importlib.metadata
 import ipaddress
 import platform
 import re
-import socket
 import ssl
 import sys
 from collections.abc import Collection, Iterator, Mapping
@@ -18,6 +17,7 @@ import msgspec
 from headrace.advise.collect_files import file_fact, read_bounded
 from headrace.advise.facts import HomeFacts, Listener, ProcessFact
 from headrace.core.redact import literal_secret, redact_text
+from headrace.gateway import Admin, GatewayUnavailableError
 
 PROC: Final = Path("/proc")
 _ADMIN_TIMEOUT_S: Final = 2.0
@@ -221,18 +221,11 @@ def envoy_files(pid: int, *, proc: Path = PROC) -> Path | None:
 
 def envoy_version(admin_socket: Path) -> str:
     """The version that a running Envoy says it is; empty if it does not answer."""
-    connection = http.client.HTTPConnection("localhost", timeout=_ADMIN_TIMEOUT_S)
     try:
-        connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        connection.sock.settimeout(_ADMIN_TIMEOUT_S)
-        connection.sock.connect(str(admin_socket))
-        connection.request("GET", "/server_info")
-        body = connection.getresponse().read(1 << 20)
+        body = asyncio.run(Admin(admin_socket, timeout_s=_ADMIN_TIMEOUT_S).get("/server_info"))
         parts = msgspec.json.decode(body, type=_ServerInfo).version.split("/")
-    except (OSError, http.client.HTTPException, msgspec.MsgspecError, ValueError):
+    except (GatewayUnavailableError, ValueError):
         return ""
-    finally:
-        connection.close()
     return parts[1] if len(parts) > 1 else ""
 
 

@@ -15,7 +15,6 @@ from headrace.control.aims import Aims
 from headrace.control.desired import DesiredArm, DesiredEndpoint
 from headrace.control.drift_files import DriftFiles, EndpointDrift
 from headrace.control.faults import LOOP, Faults
-from headrace.control.fetch import fetch
 from headrace.control.labels import LabelStore
 from headrace.control.metrics import Labels, gauge
 from headrace.control.observed import Phase, Replica
@@ -28,6 +27,7 @@ from headrace.core import (
     ModelNotFoundError,
     UnavailableError,
 )
+from headrace.core.fetch import fetch
 from headrace.core.spec_observe import DriftSpec
 from headrace.monitor.drift import FeatureReport, FeatureState
 from headrace.monitor.drift_reference import Reference

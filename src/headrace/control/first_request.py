@@ -11,7 +11,6 @@ from typing import Final
 
 import msgspec
 
-from headrace.control.fetch import Answer, fetch
 from headrace.core import (
     VARIABLE,
     Clock,
@@ -24,6 +23,7 @@ from headrace.core import (
 )
 from headrace.core.backoff import Backoff
 from headrace.core.examples import example_inputs
+from headrace.core.fetch import Answer, fetch
 
 _TIMEOUT_S: Final = 60.0
 _RETRIES: Final = 20

@@ -13,11 +13,11 @@ from typing import ClassVar, Final
 import msgspec
 
 from headrace.control.desired import DesiredEndpoint
-from headrace.control.fetch import fetch
 from headrace.control.looking import Looking
 from headrace.control.observed import Phase, Replica
 from headrace.control.row_watch import ArmReports
 from headrace.core import HeadraceError
+from headrace.core.fetch import fetch
 from headrace.monitor import LoadHistory, LoadReading, LoadTotals
 from headrace.serving.report import ModelLoad
 

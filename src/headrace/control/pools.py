@@ -22,7 +22,6 @@ import msgspec
 
 from headrace.control.desired import POOL_PREFIX, DesiredEndpoint, DesiredState, Revision
 from headrace.control.faults import LOOP, Faults
-from headrace.control.fetch import Answer, fetch
 from headrace.control.news import News
 from headrace.control.observed import Observed, Phase, Replica
 from headrace.core import (
@@ -33,6 +32,7 @@ from headrace.core import (
     ReplicaSettings,
     UnavailableError,
 )
+from headrace.core.fetch import Answer, fetch
 from headrace.runtimes import framework_named
 from headrace.runtimes.libraries import FRAMEWORKS
 from headrace.serving.report import PoolReport

@@ -14,7 +14,6 @@ from headrace.control.desired import (
     pool_endpoint,
 )
 from headrace.control.faults import LOOP, Faults, message_of
-from headrace.control.fetch import fetch
 from headrace.control.local import LocalDriver, Running
 from headrace.control.news import News
 from headrace.control.observed import (
@@ -50,6 +49,7 @@ from headrace.core import (
     ReplicaSettings,
     UnavailableError,
 )
+from headrace.core.fetch import fetch
 
 _LOG: Final = logging.getLogger("headrace.control")
 _READY_PATH: Final = "/v2/health/ready"

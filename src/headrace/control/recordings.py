@@ -15,11 +15,11 @@ import msgspec
 from headrace.control.aims import Aims
 from headrace.control.desired import POOL_PREFIX
 from headrace.control.faults import LOOP, Faults
-from headrace.control.fetch import Answer, fetch
 from headrace.control.metrics import Labels, counter
 from headrace.control.observed import Phase, Replica
 from headrace.control.pools import hosted_replicas
 from headrace.core import HeadraceError
+from headrace.core.fetch import Answer, fetch
 from headrace.core.spec_observe import PayloadLogSpec
 from headrace.observe.spans import SpanRecord
 from headrace.serving.report import (

@@ -9,9 +9,9 @@ from typing import Final
 import msgspec
 
 from headrace.control.faults import LOOP, Faults
-from headrace.control.fetch import fetch
 from headrace.control.observed import Replica
 from headrace.core import HeadraceError
+from headrace.core.fetch import fetch
 from headrace.serving.report import Answer, AnswersPage, Observe, ReplicaReport
 
 _LOG: Final = logging.getLogger("headrace.control")

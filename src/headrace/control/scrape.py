@@ -8,12 +8,12 @@ import msgspec
 
 from headrace.control.desired import POOL_PREFIX
 from headrace.control.endpoint_metrics import replica_families, request_families, rollout_families
-from headrace.control.fetch import fetch
 from headrace.control.metrics import Families, Labels, Source, counter, gauge, merge
 from headrace.control.observed import Phase, Replica
 from headrace.control.process_metrics import process_families
 from headrace.control.statistics import Json, merge_model_stats
 from headrace.core import HeadraceError, ModelNotFoundError
+from headrace.core.fetch import fetch
 from headrace.observe import BRIEF_TWO_DIGITS_S, TWO_DIGITS_S
 
 if TYPE_CHECKING:

@@ -1,20 +1,19 @@
-"""Ask Envoy's admin socket: a small HTTP client, one connection per question."""
+"""Client of Envoy's admin interface."""
 
-import asyncio
-import re
 from dataclasses import dataclass
 from enum import StrEnum
+from http import HTTPStatus
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
 import orjson
 
+from headrace.core import DeadlineExceededError, UnavailableError
+from headrace.core.fetch import fetch
 from headrace.gateway.errors import GatewayUnavailableError
 
 _LIMIT_BYTES: Final = 64 << 20
-_STATUS: Final = re.compile(rb"HTTP/1\.1 (\d{3})")
-_OK: Final = 200
 
 
 class StatKind(StrEnum):
@@ -57,47 +56,18 @@ class Admin:
 
     async def _ask(self, method: str, path: str) -> str:
         try:
-            async with asyncio.timeout(self.timeout_s):
-                answer = await _exchange(self.socket, method, path)
-        except (OSError, EOFError, TimeoutError) as error:
-            msg = f"Envoy does not answer on {self.socket}: {error!r}"
+            answer = await fetch(
+                f"unix:{self.socket}",
+                path,
+                method=method,
+                timeout_s=self.timeout_s,
+                limit_bytes=_LIMIT_BYTES,
+            )
+        except (DeadlineExceededError, UnavailableError) as error:
+            msg = f"Envoy does not answer on {self.socket}: {error}"
             raise GatewayUnavailableError(msg) from error
-        status, body = parse_answer(answer)
-        if status != _OK:
-            msg = f"Envoy answers {status} to {method} {path}: {body.strip()[:200]}"
+        body = answer.body.decode(errors="replace")
+        if answer.status != HTTPStatus.OK:
+            msg = f"Envoy answers {answer.status} to {method} {path}: {body.strip()[:200]}"
             raise GatewayUnavailableError(msg)
         return body
-
-
-async def _exchange(socket: Path, method: str, path: str) -> bytes:
-    reader, writer = await asyncio.open_unix_connection(socket, limit=_LIMIT_BYTES)
-    try:
-        head = f"{method} {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n"
-        writer.write(f"{head}content-length: 0\r\n\r\n".encode())
-        await writer.drain()
-        return await reader.read()
-    finally:
-        writer.close()
-
-
-def parse_answer(answer: bytes) -> tuple[int, str]:
-    """Status and body of a whole HTTP/1.1 answer, chunked or not; status 0 if it is none."""
-    head, _, body = answer.partition(b"\r\n\r\n")
-    match = _STATUS.match(head)
-    if match is None:
-        return 0, answer.decode(errors="replace")
-    if b"transfer-encoding: chunked" in head.lower():
-        body = _unchunk(body)
-    return int(match[1]), body.decode(errors="replace")
-
-
-def _unchunk(body: bytes) -> bytes:
-    parts = []
-    position = 0
-    while (end := body.find(b"\r\n", position)) >= 0:
-        size = int(body[position:end] or b"0", 16)
-        if size == 0:
-            break
-        parts.append(body[end + 2 : end + 2 + size])
-        position = end + 2 + size + 2
-    return b"".join(parts)

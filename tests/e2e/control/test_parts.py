@@ -24,7 +24,6 @@ from headrace.control.desired import (
     Revision,
     make_revision,
 )
-from headrace.control.fetch import fetch
 from headrace.control.first_request import send_first_request
 from headrace.control.gateway_record import GatewayRecord, read_gateway_record, routes_file
 from headrace.control.home import Home
@@ -54,6 +53,7 @@ from headrace.core import (
     SystemClock,
     UnavailableError,
 )
+from headrace.core.fetch import fetch
 from headrace.gateway import GatewaySettings, GatewayUnavailableError
 
 pytestmark = [pytest.mark.e2e, pytest.mark.anyio]

@@ -7,9 +7,9 @@ import msgspec
 import pytest
 
 from bench.load.client import run
-from headrace.control.fetch import fetch
 from headrace.control.observed import Phase, Replica
 from headrace.control.reports import Reports
+from headrace.core.fetch import fetch
 from headrace.serving.observation import PAGE
 from headrace.serving.report import Observe
 from tests.e2e.replicas import running

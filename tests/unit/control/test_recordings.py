@@ -6,10 +6,10 @@ from dataclasses import dataclass, field, replace
 import msgspec
 import pytest
 
-from headrace.control.fetch import Answer
 from headrace.control.observed import Phase, Replica
 from headrace.control.recordings import Recordings
 from headrace.core import UnavailableError
+from headrace.core.fetch import Answer
 from headrace.core.spec_observe import PayloadLogSpec
 from headrace.observe.spans import SpanContext, SpanRecord
 from headrace.serving.report import (

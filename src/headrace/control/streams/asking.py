@@ -4,8 +4,8 @@ from typing import Final, Literal
 
 import msgspec
 
-from headrace.control.fetch import fetch
 from headrace.core import HeadraceError
+from headrace.core.fetch import fetch
 from headrace.streaming.status import StreamStatus
 
 _TIMEOUT_S: Final = 1.0

@@ -1,7 +1,7 @@
-"""One small HTTP/1.1 request to a replica or the gateway, without the weight of an HTTP library.
+"""HTTP/1.1 client for our own processes: one request per connection, over a Unix socket or TCP.
 
-The control plane starts within a blink, so it cannot afford one; and it only talks to our own
-processes, one request per connection.
+It costs no import of an HTTP library, which would double the time that the control plane takes to
+start. Servers of others are asked by httpx.
 """
 
 import asyncio
