@@ -15,7 +15,7 @@ from headrace.cli.stream_topics import BrokerUrl, text_or_base64
 
 if TYPE_CHECKING:
     from headrace.streaming.broker import Broker
-    from headrace.streaming.letters import Letter
+    from headrace.streaming.dead_letters import Letter
 
 app = typer.Typer(
     no_args_is_help=True, help="Dead letters: records that got no answer. list, redrive."
@@ -110,8 +110,7 @@ def list_(
     """
     from headrace.cli.output import say, show, table, write_json
     from headrace.core import Code, NotFoundError
-    from headrace.streaming.letters import check_code
-    from headrace.streaming.redrive import read_letters
+    from headrace.streaming.dead_letters import check_code, read_letters
 
     code = check_code(error, (str(one) for one in Code))
     with _opened(name, broker=broker, sources=None, file=file, server=server, home=home) as of:
@@ -163,9 +162,8 @@ def redrive(
     """
     from headrace.cli.output import say, write_json
     from headrace.core import Code, InvalidArgumentError, NotFoundError
-    from headrace.streaming.letters import Choice, check_code, count
-    from headrace.streaming.redrive import Redriven, read_letters
-    from headrace.streaming.redrive import redrive as put_back
+    from headrace.streaming.dead_letters import Choice, Redriven, check_code, count, read_letters
+    from headrace.streaming.dead_letters import redrive as put_back
 
     code = check_code(error, (str(one) for one in Code))
     with _opened(name, broker=broker, sources=source, file=file, server=server, home=home) as of:

@@ -186,7 +186,7 @@ def _score(
     from headrace.core.spec import SystemSpec
     from headrace.streaming.replay import committed
     from headrace.streaming.settings import check_settings
-    from headrace.streaming.windows.folders import state_folder
+    from headrace.streaming.windows.state_file import state_folder
 
     spec = SystemSpec.model_construct(version=1, streams=(stream,))
     found = with_workers(resolved(spec, [stream], home, allow_code=allow_code), workers or 1)[0]

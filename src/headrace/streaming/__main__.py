@@ -1,23 +1,42 @@
-"""`python -m headrace.streaming --settings FILE`: one worker, as the control plane starts it.
+"""Process of one stream worker: `python -m headrace.streaming --settings FILE`.
 
-With `--attached` it ends with the process that started it, whose end of descriptor 3 then closes.
+It listens, loads, joins, streams and leaves. With `--attached` it ends with the process that
+started it, whose end of descriptor 3 then closes.
 """
 
+import logging
 import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
+from headrace.core import ConflictError, HeadraceError, SystemClock
+from headrace.core.variables import url_filled_in
 from headrace.observe import configure_logging
-from headrace.streaming.exits import EXIT_SETTINGS
-from headrace.streaming.run import run
-from headrace.streaming.settings import StreamSettings
+from headrace.scoring.scorer import Scorer
+from headrace.streaming.brokers import open_broker
+from headrace.streaming.listening import listen
+from headrace.streaming.pump import StoppedByRecordError
+from headrace.streaming.scorer import ModelThreads, load_scorer, make_answers
+from headrace.streaming.settings import StreamSettings, check_settings
+from headrace.streaming.status import (
+    EXIT_CANNOT_JOIN,
+    EXIT_CANNOT_LISTEN,
+    EXIT_CANNOT_LOAD,
+    EXIT_REPLACED,
+    EXIT_SETTINGS,
+    EXIT_STOPPED_BY_RECORD,
+)
+from headrace.streaming.worker import Worker
+from headrace.streaming.writer import writer_of
 
 _USAGE = "usage: python -m headrace.streaming --settings FILE.json [--attached]"
 _PARENT_FD = 3
+_log = logging.getLogger("headrace.streaming")
 
 
 def main(arguments: list[str]) -> int:
@@ -40,7 +59,88 @@ def main(arguments: list[str]) -> int:
         print(f"cannot read {file}: {error}", file=sys.stderr)  # noqa: T201  # as above
         return EXIT_SETTINGS
     configure_logging(log_format="json" if settings.log_format == "json" else "text")
+    try:
+        check_settings(settings)
+    except HeadraceError as error:
+        _log.error("%s", error)  # the message says it all
+        return EXIT_SETTINGS
     return run(settings)
+
+
+def run(settings: StreamSettings) -> int:
+    """Stream until SIGTERM or SIGINT; the second one ends the process.
+
+    Returns:
+        The process's exit status: 0 after a stop, else one of `EXIT_...`.
+    """
+    stop = _Stop()
+    stop.install()
+    status = EXIT_CANNOT_LOAD
+    try:
+        # Before the broker: Pulsar's client keeps OpenVINO from loading models after it.
+        scorer = load_scorer(settings)
+        status = EXIT_SETTINGS
+        answerers = make_answers(settings, scorer)
+        url = url_filled_in(settings.broker, what="the broker's URL")
+        status = EXIT_CANNOT_JOIN
+        broker = open_broker(url, home=Path(settings.home) if settings.home else Path.cwd())
+        worker = Worker(settings, broker, row_problem=lambda: _row_problem(scorer))
+        status = EXIT_CANNOT_LISTEN
+        listen(settings, worker)
+    except HeadraceError as error:
+        _log.error("stream '%s': %s", settings.name, error)  # as above
+        return status
+    except KeyboardInterrupt:  # told to stop before there was anything to stop
+        return 0
+    stop.tells(worker.stop)
+    threads = ModelThreads(answerers, writer_of(settings), clock=SystemClock(), wake=worker.wake)
+    try:
+        worker.run(threads)
+    except HeadraceError as error:
+        _log.error("stream '%s': %s", settings.name, error)  # as above
+        if isinstance(error, StoppedByRecordError):
+            return EXIT_STOPPED_BY_RECORD
+        return EXIT_REPLACED if isinstance(error, ConflictError) else EXIT_CANNOT_JOIN
+    except KeyboardInterrupt:
+        return 130
+    broker.close()
+    if threads.is_idle:  # a model that runs must not be freed
+        threads.close()
+        if scorer is not None:
+            scorer.close()
+    _log.info("stopped")
+    return 0
+
+
+def _row_problem(scorer: Scorer | None) -> str:
+    """The row that a live check found to depend on others; empty while there is none."""
+    if scorer is None or scorer.difference is None:
+        return ""
+    return f"model {scorer.name}: {scorer.difference.text}; remove `rows_independent`"
+
+
+class _Stop:
+    """Turns the first signal into a stop, the next one into an interrupt."""
+
+    def __init__(self) -> None:
+        self._was_told = False
+        self._stop: Callable[[], None] | None = None
+
+    def install(self) -> None:
+        """Hear SIGTERM and SIGINT from now on."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._hear)
+
+    def tells(self, stop: Callable[[], None]) -> None:
+        """Whom to tell."""
+        self._stop = stop
+
+    def _hear(self, *_: object) -> None:
+        if self._was_told or self._stop is None:
+            raise KeyboardInterrupt
+        self._was_told = True
+        # Not here: this thread may hold the very lock that waking its session takes.
+        threading.Thread(target=self._stop, name="stop", daemon=True).start()
 
 
 def _end_with_parent() -> None:

@@ -1,13 +1,31 @@
-"""How do records become rows of tensors, and a model's outputs the answers to records?"""
+"""Codecs of a stream: records to tensors, and a model's outputs to answers."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import chain, starmap
 from typing import Any, Final, Protocol
 
 import msgspec
+import numpy as np
 
-from headrace.core import HeadraceError, Tensors
+from headrace.core import (
+    Array,
+    HeadraceError,
+    InferRequest,
+    InferResponse,
+    InvalidArgumentError,
+    ModelSignature,
+    Nulls,
+    Tensors,
+)
+from headrace.protocol import InferDecoder, InferEncoder
+from headrace.protocol.inputs import InputTensor
+from headrace.protocol.values import flatten, nested_shape
+from headrace.streaming.formats import Column, Fields, Format, without_value
 from headrace.streaming.records import Record
+
+Shape = tuple[int, ...]
+_LISTS: Final = frozenset({list})
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False):
@@ -85,3 +103,287 @@ class Codec(Protocol):
         Raises:
             HeadraceError: They cannot be written.
         """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Where an input's values come from: one field, or one for each column of a matrix."""
+
+    tensor: InputTensor
+    fields: tuple[str, ...]
+    is_matrix: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """How answers are written: `answered` fields of the input, then the model's `outputs`."""
+
+    format: Format
+    answered: tuple[str, ...]
+    outputs: tuple[str, ...]
+    key: str = ""
+
+
+class FieldCodec:
+    """A `Codec` of any `Format`. Values are checked as the endpoint checks a request's.
+
+    Records of one shape become one array by one pass over their values. Where that fails, each is
+    tried alone, so that the bad ones are known and the others stay together.
+    """
+
+    def __init__(
+        self, reads: Format, sources: Sequence[Source], written: Written, *, batched: bool
+    ) -> None:
+        self._reads = reads
+        self._sources = sources
+        self._written = written
+        self._batched = batched
+
+    def decode(self, records: Sequence[Record], added: Added = NOTHING_ADDED) -> Decoded:
+        """As `Codec.decode`."""
+        fields = self._reads.decode(records)
+        errors = dict(fields.errors)
+        if errors:
+            good: Sequence[int] = [at for at in range(len(records)) if at not in errors]
+        else:
+            good = range(len(records))
+        if not good:
+            return Decoded(groups=(), errors=errors)
+        if added.columns:
+            more = {name: _pick(column, good) for name, column in added.columns.items()}
+            fields = replace(fields, columns={**fields.columns, **more})
+        groups: list[Group] = []
+        for indexes in self._alike(fields.columns, len(good), good, errors):
+            groups += self._groups(fields, indexes, good, records, errors)
+        return Decoded(groups=groups, errors=errors)
+
+    def encode(self, group: Group, outputs: Tensors, kept: Sequence[int]) -> list[Answer]:
+        """As `Codec.encode`."""
+        written = self._written
+        columns: dict[str, Column] = {name: group.context[name] for name in written.answered}
+        keys = group.keys
+        if len(kept) != len(group.places):
+            columns = {name: _pick(column, kept) for name, column in columns.items()}
+            keys = [keys[at] for at in kept]
+        for name in written.outputs:
+            columns[name] = outputs[name] if self._batched else outputs[name][np.newaxis]
+        return list(
+            starmap(Answer, zip(keys, written.format.encode(columns, len(kept)), strict=True))
+        )
+
+    def _alike(
+        self,
+        columns: Mapping[str, Column],
+        count: int,
+        good: Sequence[int],
+        errors: dict[int, HeadraceError],
+    ) -> list[Sequence[int]]:
+        """Which records have the same shapes, as indexes into the columns."""
+        if not self._batched:
+            return [[at] for at in range(count)]
+        shapes = [
+            found
+            for source in self._sources
+            if not source.is_matrix
+            and (found := _shapes(columns[source.fields[0]], source.tensor)) is not None
+        ]
+        if not shapes:
+            return [range(count)]
+        alike: dict[object, list[int]] = {}
+        for at, key in enumerate(zip(*shapes, strict=True)):
+            error = next((one for one in key if isinstance(one, HeadraceError)), None)
+            if error is None:
+                alike.setdefault(key, []).append(at)
+            else:
+                errors[good[at]] = error
+        return list(alike.values())
+
+    def _groups(
+        self,
+        fields: Fields,
+        indexes: Sequence[int],
+        good: Sequence[int],
+        records: Sequence[Record],
+        errors: dict[int, HeadraceError],
+    ) -> list[Group]:
+        """Records of the same shapes as one group; those that are no tensors go to `errors`."""
+        try:
+            return [self._group(fields, indexes, good, records)]
+        except InvalidArgumentError as error:
+            if len(indexes) == 1:
+                errors[good[indexes[0]]] = error
+                return []
+        fine, alone = [], []
+        for at in indexes:
+            try:
+                alone.append(self._group(fields, [at], good, records))
+                fine.append(at)
+            except InvalidArgumentError as error:
+                errors[good[at]] = error
+        if not fine:
+            return []
+        try:
+            return [self._group(fields, fine, good, records)]
+        except InvalidArgumentError:  # fine alone, but not together
+            return alone
+
+    def _group(
+        self,
+        fields: Fields,
+        indexes: Sequence[int],
+        good: Sequence[int],
+        records: Sequence[Record],
+    ) -> Group:
+        whole = len(indexes) == len(good)
+        columns = fields.columns
+        if not whole:
+            columns = {name: _pick(column, indexes) for name, column in columns.items()}
+        inputs = {
+            source.tensor.name: self._array(source, columns, len(indexes), typed=fields.typed)
+            for source in self._sources
+        }
+        places = good if whole else [good[at] for at in indexes]
+        key = self._written.key
+        keys = _keys(columns[key]) if key else [records[place].key for place in places]
+        context = {name: columns[name] for name in self._written.answered}
+        return Group(places=places, inputs=inputs, keys=keys, context=context)
+
+    def _array(
+        self, source: Source, columns: Mapping[str, Column], count: int, *, typed: bool
+    ) -> Array:
+        tensor = source.tensor
+        make = tensor.from_numbers if typed else tensor.from_flat
+        if source.is_matrix:
+            many = [columns[name] for name in source.fields]
+            plan = tensor.plan((count, len(many)))
+            return make(plan, list(chain.from_iterable(zip(*many, strict=True))))
+        column = columns[source.fields[0]]
+        if isinstance(column, np.ndarray):
+            array = column if self._batched else column[0]
+            tensor.plan(array.shape)
+            return array
+        first = column[0]
+        if isinstance(first, np.ndarray):
+            array = np.stack(column) if self._batched else first
+            tensor.plan(array.shape)
+            return array
+        shape = _value_shape(first, tensor)
+        plan = tensor.plan((count, *shape) if self._batched else shape)
+        return make(plan, _flat(tensor.name, column, shape))
+
+
+def _shapes(column: Column, tensor: InputTensor) -> list[Shape | HeadraceError] | None:
+    """Of each value; None if all are the same."""
+    if isinstance(column, np.ndarray):
+        return None
+    rank = len(tensor.spec.shape) - 1
+    if rank == 1 and _LISTS.issuperset(map(type, column)):
+        lengths = list(map(len, column))
+        if lengths.count(lengths[0]) == len(lengths):
+            return None
+        return [(length,) for length in lengths]
+    if rank == 0:
+        return None
+    shapes: list[Shape | HeadraceError] = []
+    for value in column:
+        try:
+            shapes.append(_value_shape(value, tensor))
+        except InvalidArgumentError as error:
+            shapes.append(error)
+    return None if all(shape == shapes[0] for shape in shapes) else shapes
+
+
+def _value_shape(value: object, tensor: InputTensor) -> Shape:
+    """The shape of one value, which may be bare where the model wants a column."""
+    if isinstance(value, np.ndarray):
+        given: Shape = value.shape
+        return given
+    shape = nested_shape(value)
+    wanted = tensor.spec.shape
+    return (1,) if not shape and len(wanted) == 2 and wanted[1] in (1, -1) else shape  # noqa: PLR2004  # [n, 1]
+
+
+def _flat(name: str, column: Sequence[Any], shape: Shape) -> list[Any]:
+    """All values in row-major order, if each is nested as `shape` says."""
+    if not shape:
+        return list(column)
+    if len(shape) == 1:
+        if _LISTS.issuperset(map(type, column)):
+            return list(chain.from_iterable(column))
+        return [item for value in column for item in (value if type(value) is list else (value,))]
+    return list(chain.from_iterable(flatten(name, value, shape) for value in column))
+
+
+def _pick(column: Column, indexes: Sequence[int]) -> Column:
+    if isinstance(column, np.ndarray):
+        return column[list(indexes)]
+    return [column[at] for at in indexes]
+
+
+def _keys(column: Column) -> list[bytes | None]:
+    """Keys of answers: texts as they are, what else there is as JSON."""
+    return [
+        value
+        if value is None or isinstance(value, bytes)
+        else (value.encode() if isinstance(value, str) else msgspec.json.encode(value))
+        for value in column
+    ]
+
+
+class OpenInferenceCodec:
+    """A `Codec` of the format `open_inference`: a record is a request, its answer the response.
+
+    A request may have several rows: they are answered together, and one that fails fails its
+    request.
+    """
+
+    def __init__(
+        self, name: str, version: str, signature: ModelSignature, *, nulls: Nulls = Nulls.NAN
+    ) -> None:
+        self._name, self._version = name, version
+        self._decoder = InferDecoder(name, version, signature, nulls=nulls)
+        self._encoder = InferEncoder(name, version, signature)
+
+    def decode(self, records: Sequence[Record], added: Added = NOTHING_ADDED) -> Decoded:
+        """As `Codec.decode`; each record is a group, and nothing can be added to it."""
+        assert not added.columns  # the settings were checked
+        groups: list[Group] = []
+        errors: dict[int, HeadraceError] = {}
+        for place, record in enumerate(records):
+            try:
+                request = self._request(record)
+            except HeadraceError as error:
+                errors[place] = error
+                continue
+            groups.append(
+                Group(
+                    places=(place,),
+                    inputs=request.inputs,
+                    rows_each=request.rows,
+                    keys=(record.key,),
+                    context=request,
+                )
+            )
+        return Decoded(groups=groups, errors=errors)
+
+    def encode(self, group: Group, outputs: Tensors, kept: Sequence[int]) -> list[Answer]:
+        """As `Codec.encode`."""
+        if not kept:
+            return []
+        request: InferRequest = group.context
+        response = InferResponse(
+            model_name=self._name, model_version=self._version, outputs=outputs, id=request.id
+        )
+        body, _ = self._encoder.encode(response, request)
+        assert isinstance(body, bytes)
+        return [Answer(group.keys[0], body)]
+
+    def _request(self, record: Record) -> InferRequest:
+        if record.value is None:
+            raise without_value()
+        request = self._decoder.decode(record.value)
+        wants = any(output.binary_data for output in request.outputs)
+        if request.binary_data_output or wants:
+            msg = "the request asks for binary data, which an answer in a stream has no header for"
+            raise InvalidArgumentError(msg)
+        return request

@@ -1,4 +1,4 @@
-"""Which codec reads a stream's records and writes its answers, by its settings and its model?"""
+"""Assembly of a stream's codec from its settings and its model."""
 
 from collections.abc import Sequence
 from importlib import import_module
@@ -13,10 +13,8 @@ from headrace.core import (
 )
 from headrace.protocol.inputs import InputTensor, ModelInputs
 from headrace.scoring.scorer import Scorer
-from headrace.streaming.codec import Codec
-from headrace.streaming.fields import FieldCodec, Source, Written
+from headrace.streaming.codec import Codec, FieldCodec, OpenInferenceCodec, Source, Written
 from headrace.streaming.formats import FieldSpec, Format, Layout
-from headrace.streaming.open_inference import OpenInferenceCodec
 from headrace.streaming.settings import FormatKind, FormatSettings, StreamSettings
 from headrace.streaming.windows.settings import Function
 

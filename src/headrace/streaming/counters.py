@@ -9,7 +9,7 @@ import numpy as np
 from headrace.core import Code
 from headrace.observe import Histogram
 from headrace.observe.histogram import SECONDS_BOUNDS
-from headrace.streaming.ledger import Due
+from headrace.streaming.in_flight import Due
 
 _MANY: Final = 64
 """So many times and more are counted as an array, at a fifth of the cost."""

@@ -1,8 +1,17 @@
-"""What is written of a record that has no answer: itself, and why."""
+"""Dead letters of a stream: they are written, read by people, and put back where they came from.
 
-from typing import Final
+A dead letter is the record itself with headers that say where it came from and why it died. Letters
+that were put back are known by the offsets of a group of their own: what lies before them was dealt
+with, and is never put back again. One that is left for another time moves to the end.
+"""
 
-from headrace.core import HeadraceError
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from headrace.core import HeadraceError, InvalidArgumentError, UnavailableError
+from headrace.streaming.broker import Broker, Delivery, Membership, Session, Start
 from headrace.streaming.records import Header, NewRecord, Place, Record
 
 PREFIX: Final = "headrace-"
@@ -18,6 +27,14 @@ TIME: Final = "headrace-time"
 HEADERS: Final = (TOPIC, PARTITION, OFFSET, TIMESTAMP, CODE, TEXT, ATTEMPTS, STREAM, TIME)
 """Of every dead letter. Times are Unix times, attempts those of all its lives."""
 _LONGEST_TEXT: Final = 1000
+_KEPT: Final = frozenset(HEADERS) - {ATTEMPTS}
+"""What a record loses that is put back; attempts of all its lives add up."""
+_AT_ONCE: Final = 500
+_POLL_S: Final = 0.5
+_IDLE_S: Final = 3.0
+"""So long nothing comes of what should be there: offsets need not be without gaps."""
+_AWAY_S: Final = 30.0
+_FLUSH_S: Final = 30.0
 
 
 def answer_id(stream: str, record: Record) -> str:
@@ -54,7 +71,8 @@ def dead_letter(
         OFFSET: str(record.offset),
         TIMESTAMP: f"{record.timestamp_s:.3f}",
         CODE: str(error.code),
-        TEXT: _one_line(str(error)),
+        # Brokers whose headers are lines take printable characters only.
+        TEXT: "".join(c if c.isprintable() else " " for c in str(error)[:_LONGEST_TEXT]),
         ATTEMPTS: str(before + attempts),
         STREAM: stream,
         TIME: f"{now_s:.3f}",
@@ -68,7 +86,274 @@ def dead_letter(
     )
 
 
-def _one_line(text: str) -> str:
-    """Brokers whose headers are lines take no other characters than printable ones."""
-    short = text[:_LONGEST_TEXT]
-    return "".join(c if c.isprintable() else " " for c in short)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Letter:
+    """A dead letter: the record it is, and what its headers say of where it was and why it died.
+
+    What another wrote there may lack all of it: empty, or None.
+    """
+
+    record: Record
+    topic: str
+    partition: int | None
+    offset: int | None
+    code: str
+    error: str
+    stream: str
+    attempts: int | None
+    died_s: float | None
+
+
+def letter_of(record: Record) -> Letter:
+    """What a record of a dead-letter topic says."""
+    said = {name: value.decode("utf-8", "replace") for name, value in record.headers}
+    return Letter(
+        record=record,
+        topic=said.get(TOPIC, ""),
+        partition=_number(said.get(PARTITION)),
+        offset=_number(said.get(OFFSET)),
+        code=said.get(CODE, ""),
+        error=said.get(TEXT, ""),
+        stream=said.get(STREAM, ""),
+        attempts=_number(said.get(ATTEMPTS)),
+        died_s=_seconds(said.get(TIME)),
+    )
+
+
+def redrive_group(stream: str) -> str:
+    """The group whose offsets say which letters were dealt with."""
+    return f"{stream}-redrive"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """Which letters are put back, and where they may go.
+
+    `code`: only those of this error; empty for all. `limit`: so many at most; None for all.
+    `partitions`: of each source topic; letters of other topics stay.
+    """
+
+    code: str
+    limit: int | None
+    partitions: Mapping[str, int]
+
+    def takes(self, letter: Letter) -> bool:
+        """Whether a letter is one of them."""
+        return letter.topic in self.partitions and self.code in {"", letter.code}
+
+
+@dataclass(slots=True, kw_only=True)
+class Step:
+    """What to write, and how far that deals with the letters. `redriven` and `kept` are counts."""
+
+    records: list[NewRecord] = field(default_factory=list)
+    done: dict[Place, int] = field(default_factory=dict)
+    redriven: int = 0
+    kept: int = 0
+
+
+def deal_with(
+    records: Sequence[Record], choice: Choice, *, ends: Mapping[Place, int], redriven: int
+) -> Step:
+    """What to do with the next letters: put back, or move to the end.
+
+    Args:
+        ends: Where the topic ended at first: what came later is not dealt with, so that a letter
+            that dies again meanwhile is not put back for ever.
+        redriven: How many were put back before.
+    """
+    step = Step()
+    for record in records:
+        if record.offset >= ends.get(record.place, 0):
+            continue
+        if choice.limit is not None and redriven + step.redriven >= choice.limit:
+            break
+        letter = letter_of(record)
+        if choice.takes(letter):
+            step.records.append(_back(letter, choice.partitions[letter.topic]))
+            step.redriven += 1
+        else:
+            step.records.append(_again(record))
+            step.kept += 1
+        step.done[record.place] = record.offset + 1
+    return step
+
+
+def count(letters: Iterable[Letter], choice: Choice) -> int:
+    """How many of these would be put back."""
+    found = sum(choice.takes(letter) for letter in letters)
+    return found if choice.limit is None else min(found, choice.limit)
+
+
+def check_code(code: str, known: Iterable[str]) -> str:
+    """`code` in capitals, if it is one of an error.
+
+    Raises:
+        InvalidArgumentError: It is none.
+    """
+    wanted = code.strip().upper()
+    names = list(known)
+    if wanted and wanted not in names:
+        message = f"'{code[:60]}' is no error's code; there are: {', '.join(names)}"
+        raise InvalidArgumentError(message)
+    return wanted
+
+
+def _back(letter: Letter, partitions: int) -> NewRecord:
+    """The record as it was, for the partition that it came from while there is such a one."""
+    record, partition = letter.record, letter.partition
+    is_there = partition is not None and 0 <= partition < partitions
+    return NewRecord(
+        topic=letter.topic,
+        key=record.key,
+        value=record.value,
+        headers=tuple(header for header in record.headers if header[0] not in _KEPT),
+        partition=partition if is_there else None,
+        id=f"{letter.stream}/redriven/{_place(record)}",
+    )
+
+
+def _again(record: Record) -> NewRecord:
+    return NewRecord(
+        topic=record.place.topic,
+        key=record.key,
+        value=record.value,
+        headers=record.headers,
+        partition=record.place.partition,
+        id=f"kept/{_place(record)}",
+    )
+
+
+def _place(record: Record) -> str:
+    return f"{record.place.topic}/{record.place.partition}/{record.offset}"
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text is not None and text.isascii() and text[:18].isdigit() else None
+
+
+def _seconds(text: str | None) -> float | None:
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return None
+
+
+class Redriven(NamedTuple):
+    """What was done: letters put back, and those that are kept for another time."""
+
+    redriven: int
+    kept: int
+
+
+def read_letters(broker: Broker, *, stream: str, topic: str, most: int) -> list[Letter]:
+    """The letters that nobody has dealt with, the oldest of each partition first.
+
+    Raises:
+        HeadraceError: There is no such topic, or the broker cannot be asked.
+    """
+    after = {place: at for place, (at, end) in _left(broker, stream, topic).items() if at < end}
+    return [letter_of(record) for record in broker.read(topic, after=after, most=most)]
+
+
+def redrive(
+    broker: Broker,
+    *,
+    stream: str,
+    topic: str,
+    choice: Choice,
+    monotonic: Callable[[], float] = time.monotonic,
+) -> Redriven:
+    """Put letters back where they came from.
+
+    Where the broker can do that, a letter is put back and counted as dealt with at once, so that
+    nothing makes it come twice; elsewhere a crash in between may.
+
+    Raises:
+        ConflictError: Somebody else puts back letters of this stream at this moment.
+        HeadraceError: The broker cannot be asked, or refuses.
+    """
+    left = {
+        place: pair for place, pair in _left(broker, stream, topic).items() if pair[0] < pair[1]
+    }
+    if not left:
+        return Redriven(0, 0)
+    group = redrive_group(stream)
+    exact = bool(broker.abilities.exactly_once)
+    membership = Membership(
+        group=group,
+        member=group,
+        topics=(topic,),
+        delivery=Delivery.EXACTLY_ONCE if exact else Delivery.AT_LEAST_ONCE,
+        start=Start.EARLIEST,
+    )
+    listener = _Listener()
+    session = broker.join(membership, listener)
+    try:
+        done = _run(session, listener, choice, left, monotonic)
+        if not session.flush(_FLUSH_S):
+            raise UnavailableError(f"what was put back is not safe yet: {session.trouble}")
+    finally:
+        session.close()
+    return done
+
+
+class _Listener:
+    """Knows whether the session has places."""
+
+    def __init__(self) -> None:
+        self.has_places = False
+
+    def gained(self, places: Sequence[Place]) -> Mapping[Place, int] | None:
+        self.has_places = self.has_places or bool(places)
+        return None
+
+    def losing(self, places: Sequence[Place]) -> None:
+        """Whatever was done of them is delivered already."""
+
+    def lost(self, places: Sequence[Place]) -> None:
+        """As above."""
+
+
+def _run(
+    session: Session,
+    listener: _Listener,
+    choice: Choice,
+    left: Mapping[Place, tuple[int, int]],
+    monotonic: Callable[[], float],
+) -> Redriven:
+    at = {place: first for place, (first, _) in left.items()}
+    ends = {place: end for place, (_, end) in left.items()}
+    redriven = kept = 0
+    heard_at = monotonic()
+    while any(at[place] < ends[place] for place in at):
+        if choice.limit is not None and redriven >= choice.limit:
+            break
+        records = session.poll(_AT_ONCE, _POLL_S)
+        now = monotonic()
+        if not records:
+            if listener.has_places and not session.trouble and now - heard_at > _IDLE_S:
+                break
+            if now - heard_at > _AWAY_S:
+                why = session.trouble or "the broker gives this group nothing"
+                raise UnavailableError(f"cannot read the dead letters: {why}")
+            continue
+        heard_at = now
+        step = deal_with(records, choice, ends=ends, redriven=redriven)
+        if step.done:
+            session.deliver(step.records, step.done)
+        redriven, kept = redriven + step.redriven, kept + step.kept
+        at |= step.done
+        for record in records:  # those beyond the end say that all before them came
+            if record.offset >= ends.get(record.place, 0):
+                at[record.place] = max(at.get(record.place, 0), ends.get(record.place, 0))
+    return Redriven(redriven, kept)
+
+
+def _left(broker: Broker, stream: str, topic: str) -> dict[Place, tuple[int, int]]:
+    """Of each partition where the letters begin that nobody dealt with, and where they end."""
+    dealt = broker.committed(redrive_group(stream), topic)
+    return {
+        place: (max(first, dealt.get(place, first)), end)
+        for place, (first, end) in broker.ends(topic).items()
+    }

@@ -1,25 +1,23 @@
-"""Records in, answers out, in turns: what the thread that owns a session does.
+"""Poll loop of a stream: records in, answers out, in turns of the thread that owns the session.
 
 Each turn collects what the model finished, lets it run what is due, delivers what may be, and
 polls. A poll is never far away, however slow the model is, so membership is never lost for that.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 from headrace.core import Clock, FailedPreconditionError, HeadraceError
 from headrace.streaming.backoff import retry_at
-from headrace.streaming.broker import Session
+from headrace.streaming.broker import Delivery, Session
 from headrace.streaming.codec import NOTHING_ADDED
 from headrace.streaming.counters import Counters
-from headrace.streaming.holding import Holding
-from headrace.streaming.intake import Intake
-from headrace.streaming.ledger import Batch, Due, Ledger, Outcome
-from headrace.streaming.outcomes import Writer
+from headrace.streaming.in_flight import Batch, Intake, Ledger, Outcome
 from headrace.streaming.records import Place
-from headrace.streaming.settings import ErrorSettings
+from headrace.streaming.settings import StreamSettings
 from headrace.streaming.windows.keeping import Windows
+from headrace.streaming.writer import writer_of
 
 LONGEST_POLL_S: Final = 0.25
 QUICK_S: Final = 0.002
@@ -28,6 +26,12 @@ COMPANY_S: Final = 0.02
 """So long answers wait for others at most while a full batch of records waits, at least once."""
 CHECKPOINT_S: Final = 0.5
 """So long a checkpoint of windows waits for what was delivered to be safe, before it gives up."""
+SLOW_AFTER_S: Final = 60.0
+"""For so long the model may have the same records before it is told: an endpoint has given up."""
+HOLD_AFTER_S: Final = 1.0
+"""So long nothing has to have been taken. Kafka's client throws away what it has fetched when it is
+paused: with less, a model of some tenths of a second has it fetch the same again all the time.
+"""
 
 
 class StoppedByRecordError(FailedPreconditionError):
@@ -69,16 +73,56 @@ class Runner(Protocol):
         """Until one is finished, or that time is over."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PumpSettings:
-    """How a pump behaves; see `StreamSettings`."""
+class Holding:
+    """Partitions of which the broker hands out nothing. Decides; the caller brings the time.
 
-    max_batch_size: int
-    max_delay_s: float
-    commit_interval_s: float
-    handover_s: float
-    is_exact: bool
-    """Whether what is delivered is a transaction, which costs much whatever its size."""
+    A full queue alone is no reason: it is full for a moment all the time, and to be paused may cost
+    a broker what it has fetched already.
+    """
+
+    def __init__(self) -> None:
+        self._held: set[Place] = set()
+        self._fresh: set[Place] = set()
+        """Places that came; brokers differ on whether one that was paused comes back so."""
+        self._full_since: float | None = None
+
+    def gained(self, places: Collection[Place]) -> None:
+        """These came."""
+        self._fresh.update(places)
+
+    def gone(self, places: Collection[Place]) -> None:
+        """These went."""
+        self._held.difference_update(places)
+        self._fresh.difference_update(places)
+
+    def due_at(self) -> float | None:
+        """When there may be something to pause; None if nothing will be for want of room."""
+        return None if self._full_since is None else self._full_since + HOLD_AFTER_S
+
+    def change(
+        self, places: Collection[Place], *, has_room: bool, is_paused: bool, now: float
+    ) -> tuple[list[Place], list[Place]]:
+        """What is to be paused, and what to be resumed, which the caller does.
+
+        Args:
+            places: All that this member has.
+            has_room: Whether anything would be taken.
+            is_paused: Whether that is because somebody wants it so.
+        """
+        if has_room:
+            self._full_since = None
+        elif self._full_since is None:
+            self._full_since = now
+        due_at = self.due_at()
+        is_held = due_at is not None and (is_paused or now >= due_at)
+        wanted = set(places) if is_held else set()
+        if wanted == self._held and not self._fresh:
+            return [], []
+        known = self._held - self._fresh
+        pause, resume = wanted - known, (self._held | self._fresh) - wanted
+        self._held = wanted
+        self._fresh.clear()
+        return sorted(pause), sorted(resume)
 
 
 class Pump:
@@ -88,10 +132,8 @@ class Pump:
 
     def __init__(
         self,
-        settings: PumpSettings,
+        settings: StreamSettings,
         runner: Runner,
-        writer: Writer,
-        errors: ErrorSettings,
         counters: Counters,
         *,
         clock: Clock,
@@ -107,9 +149,11 @@ class Pump:
         self.is_paused = False
         self.last_error = ""
         self._settings = settings
+        self._is_exact = settings.delivery is Delivery.EXACTLY_ONCE
+        """Whether what is delivered is a transaction, which costs much whatever its size."""
         self._runner = runner
-        self._writer = writer
-        self._errors = errors
+        self._writer = writer_of(settings)
+        self._errors = settings.errors
         self._counters = counters
         self._clock = clock
         self._chance = chance
@@ -139,7 +183,14 @@ class Pump:
         if self.windows is not None and self.windows.is_due(now):
             self._checkpoint(self.windows, within_s=CHECKPOINT_S)
         room = 0 if self.is_paused or self._is_ending else self.intake.room
-        self._hold(now, room)
+        # Nothing has been taken for a while: the broker is told to hand out nothing.
+        pause, resume = self._holding.change(
+            self.places, has_room=room > 0, is_paused=self.is_paused, now=now
+        )
+        if pause:
+            self.session.pause(pause)
+        if resume:
+            self.session.resume(resume)
         records = self.session.poll(
             min(room, self._settings.max_batch_size), self._pause_s(self._clock.monotonic())
         )
@@ -180,9 +231,18 @@ class Pump:
     def losing(self, places: Sequence[Place]) -> None:
         """As `Rebalanced`: what is under way is finished and delivered, within `handover_s`."""
         gone = set(places)
+        until = self._clock.monotonic() + self._settings.handover_s
         self.intake.drop(gone)
         try:
-            self._finish(gone, until=self._clock.monotonic() + self._settings.handover_s)
+            while self.ledger.touches(gone) and not self.ledger.waiting():
+                left = until - self._clock.monotonic()
+                if left <= 0:
+                    break
+                self._runner.wait(left)
+                self._collect(self._clock.monotonic())
+                self._deliver(force=True)
+            self._deliver(force=True)
+            self._settle(until, gone)
         except HeadraceError as error:  # through the broker's own code it might not come whole
             self._over = error
         self.ledger.drop(gone)
@@ -197,21 +257,26 @@ class Pump:
         self._forget(gone)  # windows' states too: what is under way there is counted elsewhere
         self._counters.lost += len(places)
 
-    def oldest_run(self) -> tuple[Batch, float] | None:
-        """What the model has had for longest, and since when (monotonic); None for nothing."""
-        return next(iter(self._running.items()), None)
+    def trouble(self, now: float) -> str:
+        """What stands in the way: the broker, what scores, or windows' states; empty for nothing.
 
-    def _finish(self, places: set[Place], *, until: float) -> None:
-        """Deliver what is under way of these places, and wait until it is safe."""
-        while self.ledger.touches(places) and not self.ledger.waiting():
-            left = until - self._clock.monotonic()
-            if left <= 0:
-                break
-            self._runner.wait(left)
-            self._collect(self._clock.monotonic())
-            self._deliver(force=True)
-        self._deliver(force=True)
-        self._settle(until, places)
+        Args:
+            now: Monotonic time.
+        """
+        if self.session.trouble:
+            return self.session.trouble
+        if self.ledger.waiting():
+            return self.last_error
+        batch, since = next(iter(self._running.items()), (None, now))
+        if batch is None or now - since < SLOW_AFTER_S:
+            return "" if self.windows is None else self.windows.trouble
+        first, count = batch.records[0], len(batch.records)
+        topic, partition = first.place
+        return (
+            f"the model has had {count} record{'s' if count > 1 else ''} for {now - since:.0f} s, "
+            f"the first is {first.offset} of {topic}, partition {partition}; nothing is wrong if "
+            "it takes so long, else stop the stream and look at them"
+        )
 
     def _settle(self, until: float, places: set[Place] | None = None) -> None:
         """Wait until what was delivered is safe; windows' states are of that then."""
@@ -301,7 +366,7 @@ class Pump:
     def _deliver(self, *, force: bool) -> None:
         """All that may be; not too often, unless forced: a client writes many at less cost."""
         started = self._clock.monotonic()
-        may_wait = self._settings.is_exact or len(self.intake) >= self._settings.max_batch_size
+        may_wait = self._is_exact or len(self.intake) >= self._settings.max_batch_size
         if not self.ledger.has_due() or (started < self._commit_at and may_wait and not force):
             return
         due = self.ledger.take_due()
@@ -310,34 +375,20 @@ class Pump:
             if self.windows is not None:
                 self.windows.delivered(due.done)
             ended = self._clock.monotonic()
-            exact = self._settings.is_exact
-            self._commit_at = ended + (self._settings.commit_interval_s if exact else COMPANY_S)
+            pause_s = self._settings.commit_interval_s if self._is_exact else COMPANY_S
+            self._commit_at = ended + pause_s
             self._counters.delivered(due, now_s=self._clock.now(), seconds=ended - started)
             if due.without:
                 self.last_error = str(due.without[-1].error)
         if due.stops is not None:
-            raise self._stopped(due)
-
-    def _stopped(self, due: Due) -> StoppedByRecordError:
-        assert due.stops is not None
-        record, error = due.stops
-        topic, partition = record.place
-        self.ledger.clear()
-        self.intake.clear()
-        return StoppedByRecordError(
-            f"record {record.offset} of {topic}, partition {partition}, has no answer: {error}; "
-            "by its policy the stream stops before it"
-        )
-
-    def _hold(self, now: float, room: int) -> None:
-        """Tell the broker to hand out nothing, once nothing has been taken for a while."""
-        pause, resume = self._holding.change(
-            self.places, has_room=room > 0, is_paused=self.is_paused, now=now
-        )
-        if pause:
-            self.session.pause(pause)
-        if resume:
-            self.session.resume(resume)
+            record, error = due.stops
+            topic, partition = record.place
+            self.ledger.clear()
+            self.intake.clear()
+            raise StoppedByRecordError(
+                f"record {record.offset} of {topic}, partition {partition}, has no answer: "
+                f"{error}; by its policy the stream stops before it"
+            )
 
     def _pause_s(self, now: float) -> float:
         """How long a poll may wait: until something is due, a wake-up apart."""

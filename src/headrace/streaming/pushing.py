@@ -20,14 +20,11 @@ from headrace.features import (
     push_rows,
     refusals,
 )
-from headrace.streaming.answering import Answers, Counted
-from headrace.streaming.codec import NOTHING_ADDED, Added
+from headrace.streaming.codec import Added
 from headrace.streaming.codecs import make_format
 from headrace.streaming.formats import Column, Format, Layout
-from headrace.streaming.outcomes import Result
-from headrace.streaming.records import Record
+from headrace.streaming.records import Record, unix_time
 from headrace.streaming.settings import FormatKind, StreamSettings
-from headrace.streaming.times import unix_time
 
 
 class Pusher:
@@ -110,36 +107,6 @@ class Pusher:
             places[at]: InvalidArgumentError(f"no row of view '{self._view.name}': {why}")
             for at, why in refused.items()
         }
-
-
-class Pushing:
-    """Pushes records, and answers those that were; nothing if nobody does. See `Answers`."""
-
-    def __init__(self, pusher: Pusher, then: Answers | None) -> None:
-        self._pusher = pusher
-        self._then = then
-
-    def answer(
-        self, records: Sequence[Record], *, now_s: float, added: Added = NOTHING_ADDED
-    ) -> list[Result]:
-        """As `Answers`."""
-        results: list[Result] = [None] * len(records)
-        errors = self._pusher.push(records, added)
-        for at, error in errors.items():
-            results[at] = error
-        if self._then is None:
-            return results
-        places = [at for at in range(len(records)) if at not in errors]
-        if places:
-            some = [records[at] for at in places]
-            found = self._then.answer(some, now_s=now_s, added=added.of(places))
-            for at, one in zip(places, found, strict=True):
-                results[at] = one
-        return results
-
-    def count(self) -> Counted:
-        """As `Answers`."""
-        return Counted() if self._then is None else self._then.count()
 
 
 def make_pusher(settings: StreamSettings) -> Pusher:

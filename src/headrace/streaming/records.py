@@ -1,15 +1,22 @@
-"""What a stream reads and writes: records at places of a log.
+"""Records of a stream: what it reads and writes at places of a log, and times in their fields.
 
 Records are Structs: making two frozen dataclasses took most of the 10 µs that there are for a
 record at 100,000 a second. They can be in no cycle, so the collector of garbage leaves them alone.
 """
 
+import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from datetime import datetime
+from typing import Final, NamedTuple
 
 import msgspec
 
+from headrace.core import InvalidArgumentError
+
 Header = tuple[str, bytes]
+LAST_S: Final = 253_402_300_800.0
+"""The year 10000: no time is that late."""
+_SHOWN: Final = 60
 
 
 class Place(NamedTuple):
@@ -63,3 +70,28 @@ class Lag:
 
     records: int
     seconds: float | None
+
+
+def unix_time(name: str, value: object) -> float:
+    """The Unix time that field `name` holds: seconds, or ISO 8601 with a zone.
+
+    Raises:
+        InvalidArgumentError: It is neither, or not between 1970 and 10000.
+    """
+    number = math.nan
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        number = float(value) if abs(value) < LAST_S else math.nan
+    elif isinstance(value, datetime) and value.tzinfo is not None:
+        number = value.timestamp()
+    elif isinstance(value, str):
+        try:
+            at = datetime.fromisoformat(value)
+        except ValueError:
+            at = None
+        if at is not None and at.tzinfo is not None:
+            number = at.timestamp()
+    if 0 <= number < LAST_S:
+        return number
+    shown = "null" if value is None else repr(value)[:_SHOWN]
+    msg = f"'{name}' is a time: Unix seconds or ISO 8601 with a zone, not {shown}"
+    raise InvalidArgumentError(msg)

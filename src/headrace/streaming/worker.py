@@ -1,4 +1,4 @@
-"""One stream, from join to leave: sessions come and go, the worker stays.
+"""Worker of a stream, from join to leave: sessions come and go, the worker stays.
 
 The thread that calls `run` owns the session. Others may pause, resume, stop and ask.
 """
@@ -8,24 +8,20 @@ import logging
 import threading
 from collections.abc import Callable
 from random import Random
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 
 from headrace.core import Clock, ConflictError, HeadraceError, NotFoundError, SystemClock
 from headrace.core.backoff import Backoff
 from headrace.core.errors import Code
-from headrace.streaming.broker import Broker, Delivery, Membership, Session
+from headrace.streaming.broker import Broker, Membership, Session
 from headrace.streaming.counters import Counters
-from headrace.streaming.outcomes import writer_of
-from headrace.streaming.pump import Pump, PumpSettings, Runner, StoppedByRecordError
+from headrace.streaming.pump import Pump, Runner, StoppedByRecordError
+from headrace.streaming.records import Lag, Place
 from headrace.streaming.settings import StreamSettings
 from headrace.streaming.status import PlaceStatus, State, StreamStatus
-from headrace.streaming.trouble import trouble_of
 from headrace.streaming.windows.keeping import Windows
-
-if TYPE_CHECKING:
-    from headrace.streaming.records import Lag, Place
 
 _log = logging.getLogger(__name__)
 
@@ -125,16 +121,40 @@ class Worker:
             session.wake()
 
     def _run_session(self, runner: Runner) -> None:
-        settings = self.settings
+        settings, broker = self.settings, self._broker
         self._come_round()
-        self._make_topics()
+        if not self._has_topics:
+            # Those that are written to have as many partitions as what is read first.
+            partitions = len(broker.ends(settings.topics[0])) if broker.abilities.partitions else 1
+            for topic in filter(None, (settings.sink, settings.dead_letters)):
+                broker.create_topic(topic, partitions=partitions)
+            self._has_topics = True
         self._come_round()
-        pump = self._pump(runner)
+        windows = None
+        if settings.windows is not None:
+            windows = Windows(settings, broker, self.counters.windows, clock=self._clock)
+        pump = Pump(
+            settings,
+            runner,
+            self.counters,
+            clock=self._clock,
+            chance=self._random.random,
+            windows=windows,
+        )
+        membership = Membership(
+            group=settings.group,
+            member=settings.member,
+            topics=tuple(settings.topics),
+            delivery=settings.delivery,
+            start=settings.start,
+            start_s=settings.start_s,
+            session_timeout_s=settings.session_timeout_s,
+        )
         try:
-            session = self._broker.join(_membership(settings), pump)
+            session = broker.join(membership, pump)
         except BaseException:
-            if pump.windows is not None:
-                pump.windows.close()
+            if windows is not None:
+                windows.close()
             raise
         self.counters.sessions += 1
         pump.session = self._session = session
@@ -154,45 +174,13 @@ class Worker:
             self._last_error = pump.last_error or self._last_error
             self._session = None
             session.close()
-            if pump.windows is not None:
-                pump.windows.close()
+            if windows is not None:
+                windows.close()
             self._lag = {}
             self._tell(pump, session, State.STOPPED, at_once=True)
 
     def _come_round(self) -> None:
         self._came_round_at = self._clock.monotonic()
-
-    def _make_topics(self) -> None:
-        """Those that are written to, with as many partitions as what is read first."""
-        if self._has_topics:
-            return
-        settings, broker = self.settings, self._broker
-        partitions = len(broker.ends(settings.topics[0])) if broker.abilities.partitions else 1
-        for topic in filter(None, (settings.sink, settings.dead_letters)):
-            broker.create_topic(topic, partitions=partitions)
-        self._has_topics = True
-
-    def _pump(self, runner: Runner) -> Pump:
-        settings = self.settings
-        is_exact = settings.delivery is Delivery.EXACTLY_ONCE
-        return Pump(
-            PumpSettings(
-                max_batch_size=settings.max_batch_size,
-                max_delay_s=settings.max_delay_s,
-                commit_interval_s=settings.commit_interval_s,
-                handover_s=settings.handover_s,
-                is_exact=is_exact,
-            ),
-            runner,
-            writer_of(settings),
-            settings.errors,
-            self.counters,
-            clock=self._clock,
-            chance=self._random.random,
-            windows=None
-            if settings.windows is None
-            else Windows(settings, self._broker, self.counters.windows, clock=self._clock),
-        )
 
     def _pause_after(self, error: HeadraceError, failures: int) -> None:
         """Wait before the next session, and say why."""
@@ -223,30 +211,23 @@ class Worker:
         if not is_over:
             with contextlib.suppress(HeadraceError):  # what is known already has to do
                 self._lag = dict(session.lag())
-        retrying = bool(session.trouble or pump.ledger.waiting())
+        if state is None and self._is_paused:
+            state = State.PAUSED
+        elif state is None:
+            is_retrying = session.trouble or pump.ledger.waiting()
+            state = State.RETRYING if is_retrying else State.RUNNING
+        places = (
+            [] if is_over else [_place_status(p, self._lag.get(p)) for p in sorted(pump.places)]
+        )
         self._status = msgspec.structs.replace(
             self._counted(),
-            state=state or _state(is_paused=self._is_paused, is_retrying=retrying),
-            places=[] if is_over else self._places(pump),
+            state=state,
+            places=[] if is_over else places,
             waiting=len(pump.intake),
             in_flight=pump.ledger.records,
-            trouble="" if is_over else trouble_of(session, pump, now),
+            trouble="" if is_over else pump.trouble(now),
             last_error=pump.last_error or self._last_error,
         )
-
-    def _places(self, pump: Pump) -> list[PlaceStatus]:
-        found = []
-        for place in sorted(pump.places):
-            lag = self._lag.get(place)
-            found.append(
-                PlaceStatus(
-                    topic=place.topic,
-                    partition=place.partition,
-                    lag_records=lag.records if lag else None,
-                    lag_s=lag.seconds if lag else None,
-                )
-            )
-        return found
 
     def _counted(self) -> StreamStatus:
         counters = self.counters
@@ -264,19 +245,10 @@ class Worker:
         )
 
 
-def _state(*, is_paused: bool, is_retrying: bool) -> State:
-    if is_paused:
-        return State.PAUSED
-    return State.RETRYING if is_retrying else State.RUNNING
-
-
-def _membership(settings: StreamSettings) -> Membership:
-    return Membership(
-        group=settings.group,
-        member=settings.member,
-        topics=tuple(settings.topics),
-        delivery=settings.delivery,
-        start=settings.start,
-        start_s=settings.start_s,
-        session_timeout_s=settings.session_timeout_s,
+def _place_status(place: Place, lag: Lag | None) -> PlaceStatus:
+    return PlaceStatus(
+        topic=place.topic,
+        partition=place.partition,
+        lag_records=None if lag is None else lag.records,
+        lag_s=None if lag is None else lag.seconds,
     )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from itertools import count
 
 from headrace.core import HeadraceError
-from headrace.streaming.ledger import Batch, Outcome
+from headrace.streaming.in_flight import Batch, Outcome
 from headrace.streaming.pump import Finished
 
 _BEGINNING_S = 1_700_000_000.0

@@ -5,7 +5,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from headrace.core import Code, InvalidArgumentError
 from headrace.streaming.counters import Counters
 from headrace.streaming.exposition import exposition
-from headrace.streaming.ledger import Due, NoAnswer
+from headrace.streaming.in_flight import Due, NoAnswer
 from headrace.streaming.records import NewRecord
 from headrace.streaming.status import PlaceStatus, State, StreamStatus
 from tests.unit.streaming.parts import record

@@ -1,6 +1,6 @@
 """Places are paused once nothing was taken for a while, and resumed as soon as something may be."""
 
-from headrace.streaming.holding import HOLD_AFTER_S, Holding
+from headrace.streaming.pump import HOLD_AFTER_S, Holding
 from headrace.streaming.records import Place
 
 A, B = Place("in", 0), Place("in", 1)

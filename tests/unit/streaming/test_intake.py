@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.streaming.intake import MAX_BYTES, Intake
+from headrace.streaming.in_flight import MAX_BYTES, Intake
 from headrace.streaming.records import Place, Record
 
 

@@ -7,9 +7,8 @@ import pytest
 
 from headrace.core import UnavailableError
 from headrace.streaming.broker import Delivery
-from headrace.streaming.holding import HOLD_AFTER_S
-from headrace.streaming.ledger import Batch
-from headrace.streaming.pump import LONGEST_POLL_S, QUICK_S, StoppedByRecordError
+from headrace.streaming.in_flight import Batch
+from headrace.streaming.pump import HOLD_AFTER_S, LONGEST_POLL_S, QUICK_S, StoppedByRecordError
 from headrace.streaming.records import Place
 from headrace.streaming.settings import Policy
 from headrace.testing.streams import MemoryBroker, MemorySession, TurnedClock

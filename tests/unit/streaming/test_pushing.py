@@ -21,11 +21,10 @@ from headrace.features import (
 )
 from headrace.features.keys import encode_keys
 from headrace.features.records import record_time_us
-from headrace.streaming.assembling import make_answers
 from headrace.streaming.codec import Added, Answer
-from headrace.streaming.outcomes import writer_of
 from headrace.streaming.pushing import Pusher, make_pusher
 from headrace.streaming.records import Record
+from headrace.streaming.scorer import make_answers
 from headrace.streaming.settings import (
     FormatKind,
     FormatSettings,
@@ -34,6 +33,7 @@ from headrace.streaming.settings import (
     check_settings,
 )
 from headrace.streaming.windows.settings import WindowSettings, WindowsSettings
+from headrace.streaming.writer import writer_of
 from tests.unit.features.stores import MemoryStore
 from tests.unit.streaming.parts import MATRIX, record, scorer
 

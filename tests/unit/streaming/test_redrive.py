@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 
 from headrace.streaming.brokers.log import LogBroker
-from headrace.streaming.letters import Choice
+from headrace.streaming.dead_letters import Choice, Redriven, read_letters, redrive
 from headrace.streaming.records import NewRecord
-from headrace.streaming.redrive import Redriven, read_letters, redrive
 from headrace.streaming.replay import Span, committed, span_from
 
 DEAD = "pay-dead-letters"

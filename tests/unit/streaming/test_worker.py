@@ -13,12 +13,11 @@ from headrace.core import (
     UnavailableError,
 )
 from headrace.streaming.broker import Membership, Rebalanced, Start
-from headrace.streaming.ledger import Batch, Outcome
-from headrace.streaming.pump import StoppedByRecordError
+from headrace.streaming.in_flight import Batch, Outcome
+from headrace.streaming.pump import SLOW_AFTER_S, StoppedByRecordError
 from headrace.streaming.records import Place
 from headrace.streaming.settings import ErrorSettings, Policy, StreamSettings
 from headrace.streaming.status import State
-from headrace.streaming.trouble import SLOW_AFTER_S
 from headrace.streaming.worker import CONFLICTS, Worker
 from headrace.testing.streams import MemoryBroker, MemorySession, TurnedClock, TurnedRunner
 from tests.unit.streaming.world import (

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from headrace.core import HeadraceError, InvalidArgumentError, UnavailableError
 from headrace.streaming.broker import Delivery, Membership, Start
 from headrace.streaming.counters import Counters
-from headrace.streaming.ledger import Batch, Outcome
-from headrace.streaming.outcomes import Writer
-from headrace.streaming.pump import Pump, PumpSettings
+from headrace.streaming.in_flight import Batch, Outcome
+from headrace.streaming.pump import Pump
 from headrace.streaming.records import NewRecord, Record
-from headrace.streaming.settings import ErrorSettings, Policy
+from headrace.streaming.settings import ErrorSettings, OutputSettings, Policy, StreamSettings
 from headrace.streaming.windows.keeping import Windows
+from headrace.streaming.writer import Writer
 from headrace.testing.streams import MemoryBroker, MemorySession, TurnedClock, TurnedRunner
 
 IN, OUT, DEAD, GROUP = "in", "out", "dead", "readers"
@@ -75,16 +75,24 @@ class Member:
     def join(self) -> None:
         self.is_out = False
         self.pump = Pump(
-            PumpSettings(
+            StreamSettings(
+                name="s",
+                broker="",
+                topics=[IN],
+                group=GROUP,
+                member=self.name,
+                sink=OUT,
+                dead_letters=DEAD,
+                output=OutputSettings(headers=("kept",)),
+                errors=ErrorSettings(
+                    policy=self.policy, max_delay_s=1.0, retry_for_s=self.retry_for_s
+                ),
+                delivery=self.delivery,
                 max_batch_size=self.max_batch_size,
                 max_delay_s=self.max_delay_s,
-                commit_interval_s=0.005,
                 handover_s=self.handover_s,
-                is_exact=self.delivery is Delivery.EXACTLY_ONCE,
             ),
             self.runner,
-            writer(self.policy),
-            ErrorSettings(max_delay_s=1.0, retry_for_s=self.retry_for_s),
             self.counters,
             clock=self.clock,
             chance=lambda: 0.5,

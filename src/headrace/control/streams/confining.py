@@ -16,7 +16,7 @@ from headrace.control.secret_references import resolve_url
 from headrace.core import FailedPreconditionError, HeadraceError
 from headrace.streaming.brokers import log_bell as bell
 from headrace.streaming.settings import StreamSettings
-from headrace.streaming.windows.folders import state_folder
+from headrace.streaming.windows.state_file import state_folder
 
 _LOG_FILES: Final = "log.db*"
 

@@ -25,7 +25,7 @@ from headrace.core.files import make_private_dir, write_atomic
 from headrace.core.state_file import StateFile
 from headrace.serving.memory import size_bytes
 from headrace.streaming.settings import StreamSettings
-from headrace.streaming.windows.folders import group_folder
+from headrace.streaming.windows.state_file import group_folder
 
 _LOG: Final = logging.getLogger("headrace.control")
 _MODULE: Final = "headrace.streaming"

@@ -16,16 +16,17 @@ from headrace.control.streams.driver import WorkerRecord
 from headrace.control.streams.plan import Phase, Seen
 from headrace.control.streams.status import WorkerView
 from headrace.control.streams.track import StreamTrack
-from headrace.streaming.exits import (
+from headrace.streaming.settings import StreamSettings
+from headrace.streaming.status import (
     EXIT_CANNOT_JOIN,
     EXIT_CANNOT_LISTEN,
     EXIT_CANNOT_LOAD,
     EXIT_REPLACED,
     EXIT_SETTINGS,
     EXIT_STOPPED_BY_RECORD,
+    State,
+    StreamStatus,
 )
-from headrace.streaming.settings import StreamSettings
-from headrace.streaming.status import State, StreamStatus
 
 _SLOWLY: Final = frozenset(
     {EXIT_SETTINGS, EXIT_CANNOT_LOAD, EXIT_CANNOT_LISTEN, EXIT_CANNOT_JOIN, EXIT_REPLACED}

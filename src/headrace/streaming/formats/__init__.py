@@ -1,7 +1,7 @@
 """What a format is: it reads fields out of records' values, and writes answers as values.
 
 Which fields there are, and what they mean to the model, it is told in a `Layout`. To make tensors
-of them is `headrace.streaming.fields`' work, so a format knows no tensors but as columns.
+of them is the work of `headrace.streaming.codec`, so a format knows no tensors but as columns.
 """
 
 from collections.abc import Mapping, Sequence

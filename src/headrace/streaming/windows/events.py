@@ -8,8 +8,7 @@ import msgspec
 
 from headrace.core import HeadraceError, InvalidArgumentError
 from headrace.streaming.formats import Column, Format
-from headrace.streaming.records import Record
-from headrace.streaming.times import LAST_S, unix_time
+from headrace.streaming.records import LAST_S, Record, unix_time
 from headrace.streaming.windows.panes import Plan
 from headrace.streaming.windows.settings import WindowsSettings, microseconds
 

@@ -6,9 +6,9 @@ when a batch is taken, or, where a state is behind the group, as soon as they ar
 
 import logging
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -21,18 +21,57 @@ from headrace.streaming.formats import Layout
 from headrace.streaming.records import Place, Record
 from headrace.streaming.settings import StreamSettings
 from headrace.streaming.windows.events import Events, fields_of
-from headrace.streaming.windows.folders import state_folder
 from headrace.streaming.windows.panes import Plan, plan_windows
 from headrace.streaming.windows.place_state import PlaceState
-from headrace.streaming.windows.restoring import Restore, restore
 from headrace.streaming.windows.settings import WindowsSettings
-from headrace.streaming.windows.state_file import Kept, StateFile, state_path
+from headrace.streaming.windows.state_file import Kept, StateFile, state_folder, state_path
 
 _log = logging.getLogger(__name__)
 
 _PANES_AT_ONCE: Final = 500
 """Some milliseconds' work."""
 _SOON_S: Final = 0.05
+STALE_AFTER: Final = 10_000
+"""Records; a state that is more behind is given up if less has to be read without it."""
+
+
+class Restore(NamedTuple):
+    """How windows come back.
+
+    `read_from`, `scored_from`: offsets; what is read before `scored_from` is counted only.
+    `is_rebuilt`: the state that there was, if any, is forgotten. `is_whole`: nothing is missing.
+    """
+
+    read_from: int
+    scored_from: int
+    is_rebuilt: bool
+    is_whole: bool = True
+
+
+def restore(
+    kept: int | None, *, group: int, first: int, since: Callable[[], int | None]
+) -> Restore:
+    """How the windows of one place come back, as if every record had been counted once.
+
+    A state counts all records up to its own offset, which is never after what is delivered. What
+    lies between it and the group's offset is read again and counted, not scored. Where there is no
+    such state, it is made again of what the log still has.
+
+    Args:
+        kept: The offset of the state that there is; None for none.
+        group: Where the group is: what is before it has been delivered.
+        first: The first offset that the log still has.
+        since: Asks for the first record that windows at `group` may hold; None for it is not known.
+    """
+    group = max(group, first)
+    usable = kept is not None and first <= kept <= group
+    if usable and kept is not None and group - kept <= STALE_AFTER:
+        return Restore(kept, group, is_rebuilt=False)
+    asked = since()
+    begin = first if asked is None else min(max(asked, first), group)
+    if usable and kept is not None and kept >= begin:
+        return Restore(kept, group, is_rebuilt=False)
+    return Restore(begin, group, is_rebuilt=True, is_whole=begin > first or first == 0)
 
 
 @dataclass(slots=True, kw_only=True)

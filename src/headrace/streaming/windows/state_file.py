@@ -1,4 +1,4 @@
-"""The state of one place in one file: panes, and up to which offset they count, written at once.
+"""State files of windows, one a partition: panes and the offset up to which they count, as one.
 
 Whoever opens a file owns it from then on: who had it before, and thinks it still has, can write no
 more. A loss of power may cost the last transactions; what they held is read again from the log.
@@ -15,11 +15,13 @@ from urllib.parse import quote
 from headrace.core import ConflictError, FailedPreconditionError, HeadraceError, UnavailableError
 from headrace.core.files import move
 from headrace.streaming.records import Place
+from headrace.streaming.settings import StreamSettings
 from headrace.streaming.windows.panes import Pane
 from headrace.streaming.windows.place_state import Change, KeyOf
 
 _log = logging.getLogger(__name__)
 
+_HOME_FOLDER: Final = "stream-state"
 _VERSION: Final = 1
 _LOCK_TIMEOUT_S: Final = 5.0
 _PRIVATE: Final = 0o700
@@ -209,3 +211,21 @@ def _set_aside(path: Path) -> None:
     move(path, path.with_name(f"{path.name}.damaged"))
     for suffix in ("-wal", "-shm"):
         path.with_name(f"{path.name}{suffix}").unlink(missing_ok=True)
+
+
+def state_folder(settings: StreamSettings) -> Path:
+    """Where the states of a stream's group are."""
+    home = Path(settings.home) if settings.home else Path.cwd()
+    if settings.windows is not None and settings.windows.state:
+        root = Path(settings.windows.state)
+        return root / _folder_name(settings.name) / _folder_name(settings.group)
+    return group_folder(home, settings.name, settings.group)
+
+
+def group_folder(home: Path, stream: str, group: str) -> Path:
+    """Where they are if nothing else was said."""
+    return home / _HOME_FOLDER / _folder_name(stream) / _folder_name(group)
+
+
+def _folder_name(name: str) -> str:
+    return quote(name, safe="").replace(".", "%2E")  # '..' is a name like another

@@ -15,9 +15,14 @@ from headrace.control.streams.views import event_of, facts_of, track_team, view_
 from headrace.control.streams.workers import Team, Worker, note_end, note_status
 from headrace.monitor.stream_conditions import StreamDown, StreamPromise
 from headrace.monitor.stream_readings import read_stream
-from headrace.streaming.exits import EXIT_CANNOT_LOAD, EXIT_STOPPED_BY_RECORD
 from headrace.streaming.settings import EndpointSettings, StreamSettings
-from headrace.streaming.status import PlaceStatus, State, StreamStatus
+from headrace.streaming.status import (
+    EXIT_CANNOT_LOAD,
+    EXIT_STOPPED_BY_RECORD,
+    PlaceStatus,
+    State,
+    StreamStatus,
+)
 
 NOW = 1_764_000_000.0
 SETTINGS = StreamSettings(

@@ -16,9 +16,14 @@ from headrace.control.streams.status import (
     state_of,
 )
 from headrace.control.streams.workers import Worker, note_answer, note_end, revision_of, worker_view
-from headrace.streaming.exits import EXIT_CANNOT_LOAD, EXIT_STOPPED_BY_RECORD
 from headrace.streaming.settings import EndpointSettings, StreamSettings
-from headrace.streaming.status import PlaceStatus, State, StreamStatus
+from headrace.streaming.status import (
+    EXIT_CANNOT_LOAD,
+    EXIT_STOPPED_BY_RECORD,
+    PlaceStatus,
+    State,
+    StreamStatus,
+)
 
 
 def worker(phase: Phase = Phase.READY, *, since: float = 0.0, endpoint: bool = False) -> Worker:

@@ -14,8 +14,7 @@ from hypothesis.extra import numpy as hnp
 
 from headrace.core import Array, Datatype, InvalidArgumentError, ModelSignature, TensorSpec
 from headrace.protocol.inputs import ModelInputs
-from headrace.streaming.codec import Decoded
-from headrace.streaming.fields import FieldCodec, Source, Written
+from headrace.streaming.codec import Decoded, FieldCodec, Source, Written
 from headrace.streaming.formats import FieldSpec, Layout
 from headrace.streaming.formats.json_objects import JsonObjects, cut_rows
 from tests.unit.streaming.parts import records

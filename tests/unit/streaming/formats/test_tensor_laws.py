@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from headrace.core import Datatype, ModelSignature, TensorSpec
 from headrace.protocol.inputs import ModelInputs
-from headrace.streaming.fields import FieldCodec, Source, Written
+from headrace.streaming.codec import FieldCodec, Source, Written
 from headrace.streaming.formats import FieldSpec, avro, protobuf
 from headrace.streaming.settings import FormatKind
 from tests.schema_registries import Registry

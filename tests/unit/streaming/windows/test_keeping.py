@@ -14,8 +14,7 @@ from headrace.streaming.exposition import exposition
 from headrace.streaming.records import NewRecord, Place, Record
 from headrace.streaming.settings import StreamSettings
 from headrace.streaming.status import StreamStatus
-from headrace.streaming.windows.keeping import Windows
-from headrace.streaming.windows.restoring import STALE_AFTER, Restore, restore
+from headrace.streaming.windows.keeping import STALE_AFTER, Restore, Windows, restore
 from headrace.streaming.windows.settings import WindowSettings, WindowsSettings
 from headrace.testing.streams import MemoryBroker, TurnedClock
 

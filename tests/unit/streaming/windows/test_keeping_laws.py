@@ -13,7 +13,7 @@ import pytest
 from headrace.core import HeadraceError, UnavailableError
 from headrace.streaming.broker import Delivery, Start
 from headrace.streaming.counters import Counters
-from headrace.streaming.ledger import Batch, Outcome
+from headrace.streaming.in_flight import Batch, Outcome
 from headrace.streaming.records import NewRecord, Place, Record
 from headrace.streaming.settings import StreamSettings
 from headrace.streaming.windows.events import Event

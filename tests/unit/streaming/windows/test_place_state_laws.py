@@ -5,9 +5,9 @@ from hypothesis import strategies as st
 
 from headrace.core import InvalidArgumentError
 from headrace.streaming.windows.events import Event
+from headrace.streaming.windows.keeping import restore
 from headrace.streaming.windows.panes import plan_windows
 from headrace.streaming.windows.place_state import PlaceState
-from headrace.streaming.windows.restoring import restore
 from headrace.streaming.windows.settings import Function, WindowSettings, window_mistakes
 from tests.unit.streaming.windows.parts import Reference, Stored, same, settings, values_of
 

@@ -14,13 +14,13 @@ from headrace.streaming.settings import (
     StreamSettings,
     check_settings,
 )
-from headrace.streaming.windows.folders import state_folder
 from headrace.streaming.windows.settings import (
     Function,
     WindowSettings,
     WindowsSettings,
     window_mistakes,
 )
+from headrace.streaming.windows.state_file import state_folder
 from tests.unit.streaming.parts import scorer, signature, spec
 
 ONE = WindowSettings(name="n", size_s=60, slide_s=10)

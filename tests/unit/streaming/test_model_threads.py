@@ -6,13 +6,12 @@ from collections.abc import Sequence
 import pytest
 
 from headrace.core import SystemClock, UnavailableError
-from headrace.streaming.answering import Counted
 from headrace.streaming.codec import NOTHING_ADDED, Added, Answer
-from headrace.streaming.ledger import Batch
-from headrace.streaming.outcomes import Result
+from headrace.streaming.in_flight import Batch
 from headrace.streaming.pump import Finished
 from headrace.streaming.records import NewRecord, Record
-from headrace.streaming.threads import ModelThreads
+from headrace.streaming.scorer import Counted, ModelThreads
+from headrace.streaming.writer import Result
 from tests.unit.streaming.parts import records
 from tests.unit.streaming.world import writer
 

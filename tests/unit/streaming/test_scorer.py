@@ -22,17 +22,17 @@ from headrace.core import (
     UnavailableError,
 )
 from headrace.engine import PaddingPlan
-from headrace.streaming.answering import Answerer, Counted, Tombstones
 from headrace.streaming.codec import Answer
 from headrace.streaming.codecs import make_codec
-from headrace.streaming.outcomes import Result, TooOldError
 from headrace.streaming.records import Record
+from headrace.streaming.scorer import Answerer, Counted, Tombstones
 from headrace.streaming.settings import (
     FormatKind,
     FormatSettings,
     OutputSettings,
     StreamSettings,
 )
+from headrace.streaming.writer import Result, TooOldError
 from tests.unit.streaming.parts import (
     MATRIX,
     TOKENS,

@@ -3,8 +3,16 @@
 import pytest
 
 from headrace.core import Code, HeadraceError, InvalidArgumentError
-from headrace.streaming.dead_letters import ATTEMPTS, HEADERS, dead_letter
-from headrace.streaming.letters import Choice, check_code, count, deal_with, letter_of
+from headrace.streaming.dead_letters import (
+    ATTEMPTS,
+    HEADERS,
+    Choice,
+    check_code,
+    count,
+    dead_letter,
+    deal_with,
+    letter_of,
+)
 from headrace.streaming.records import Place, Record
 
 DEAD = Place("pay-dead-letters", 0)

@@ -5,10 +5,10 @@ import msgspec
 from headrace.core import InvalidArgumentError
 from headrace.streaming.codec import Answer
 from headrace.streaming.dead_letters import HEADERS, dead_letter
-from headrace.streaming.ledger import NoAnswer
-from headrace.streaming.outcomes import TooOldError, writer_of
+from headrace.streaming.in_flight import NoAnswer
 from headrace.streaming.records import NewRecord, Place, Record
 from headrace.streaming.settings import OutputSettings, Policy, StreamSettings, Timestamps
+from headrace.streaming.writer import TooOldError, writer_of
 from tests.unit.streaming.parts import record
 from tests.unit.streaming.world import DEAD, OUT, writer
 

@@ -1,4 +1,4 @@
-"""What is written for a record: its answer, or by the stream's policy what takes its place."""
+"""Writer of a stream's results: an answer for a record, or by policy a dead letter, or nothing."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,12 +7,12 @@ from typing import Literal, assert_never
 from headrace.core import Code, HeadraceError
 from headrace.streaming.codec import Answer
 from headrace.streaming.dead_letters import ATTEMPTS, answer_id, answer_id_prefix, dead_letter
-from headrace.streaming.ledger import NoAnswer, Outcome
+from headrace.streaming.in_flight import NoAnswer, Outcome
 from headrace.streaming.records import NewRecord, Place, Record
 from headrace.streaming.settings import Policy, StreamSettings, Timestamps
 
 Result = Answer | HeadraceError | None
-"""What a model came to for one record; None for a record that is done with, and has no answer."""
+"""The result of scoring one record; None for a record that is done with, and has no answer."""
 
 
 class TooOldError(HeadraceError):

@@ -1,0 +1,457 @@
+"""Scorer of a stream: records are decoded, run together where they may be, and encoded as answers.
+
+Batches run on threads of their own, so that a slow model never keeps the session from polling. A
+record that fails costs itself only. Which records share a run, and how they are padded, is decided
+as the endpoint's engine decides it for its requests.
+"""
+
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from queue import SimpleQueue
+from typing import Final, NamedTuple, Protocol
+
+from headrace.core import (
+    Clock,
+    HeadraceError,
+    InferRequest,
+    InvalidArgumentError,
+    Tensors,
+    arrays_of,
+)
+from headrace.core.priorities import DEFAULT_LEVEL
+from headrace.engine import BatchQueue, Ticket, usable_cores
+from headrace.engine.collate import Shapes, join, split
+from headrace.scoring.loading import load
+from headrace.scoring.scorer import Scored, Scorer
+from headrace.streaming.backoff import may_pass
+from headrace.streaming.codec import NOTHING_ADDED, Added, Answer, Codec, Group
+from headrace.streaming.codecs import make_codec
+from headrace.streaming.endpoint import endpoint_scorer
+from headrace.streaming.in_flight import Batch, Outcome
+from headrace.streaming.pump import Finished
+from headrace.streaming.pushing import Pusher, make_pusher
+from headrace.streaming.records import Record
+from headrace.streaming.settings import StreamSettings
+from headrace.streaming.writer import Result, TooOldError, Writer
+
+_MOST_THREADS: Final = 4
+"""Beyond, records are decoded and encoded no faster: that is Python's."""
+
+
+class _Part(Ticket):
+    """A group of records, as the engine's queue takes requests."""
+
+    __slots__ = ("of",)
+
+    def __init__(self, group: Group) -> None:
+        super().__init__()
+        self.of = group
+        self.rows = len(group.places) * group.rows_each
+        self.level = DEFAULT_LEVEL
+        self.request = InferRequest(model_name="", inputs=group.inputs, rows=self.rows)
+
+
+class Counted(NamedTuple):
+    """Runs of the model, and rows in them."""
+
+    runs: int = 0
+    rows: int = 0
+
+
+class Answers(Protocol):
+    """Scores records. Used by one thread."""
+
+    def answer(
+        self, records: Sequence[Record], *, now_s: float, added: Added = NOTHING_ADDED
+    ) -> list[Result]:
+        """As `Answerer.answer`."""
+
+    def count(self) -> Counted:
+        """What was run since the last call."""
+
+
+class Answerer:
+    """Scores records. Used by one thread."""
+
+    def __init__(
+        self,
+        scorer: Scorer,
+        codec: Codec,
+        *,
+        max_batch_size: int,
+        outputs: Sequence[str] | None = None,
+        max_age_s: float | None = None,
+    ) -> None:
+        self._scorer = scorer
+        self._codec = codec
+        self._outputs = outputs
+        self._max_batch_size = max_batch_size
+        self._max_age_s = math.inf if max_age_s is None else max_age_s
+        self._plan = scorer.loaded.plan
+        self._shapes = Shapes(scorer.signature, self._plan)
+        self._counted = Counted()
+
+    def answer(
+        self, records: Sequence[Record], *, now_s: float, added: Added = NOTHING_ADDED
+    ) -> list[Result]:
+        """The answer to each record, or why it has none.
+
+        Args:
+            now_s: Unix time, to know which ones are too old.
+            added: Fields that the records have beside their own.
+
+        Raises:
+            HeadraceError: What stands in the way of all of them, and may pass.
+        """
+        results: dict[int, Result] = dict(added.errors)
+        fresh = records
+        places: Sequence[int] = range(len(records))
+        if self._max_age_s != math.inf:
+            results |= self._too_old(records, now_s)
+        if results:
+            places = [at for at in places if at not in results]
+            fresh = [records[at] for at in places]
+            added = added.of(places)
+        if fresh:
+            decoded = self._codec.decode(fresh, added)
+            results.update((places[at], error) for at, error in decoded.errors.items())
+            for run in self._runs(decoded.groups):
+                self._run(run, places, results)
+        return list(map(results.__getitem__, range(len(records))))
+
+    def count(self) -> Counted:
+        """What was run since the last call."""
+        found, self._counted = self._counted, Counted()
+        return found
+
+    def _too_old(self, records: Sequence[Record], now_s: float) -> dict[int, Result]:
+        found: dict[int, Result] = {}
+        for at, record in enumerate(records):
+            age_s = now_s - record.timestamp_s
+            if record.timestamp_s > 0 and age_s > self._max_age_s:
+                msg = f"the record is {age_s:.1f} s old; only those up to {self._max_age_s:g} s are"
+                found[at] = TooOldError(f"{msg} scored")
+        return found
+
+    def _runs(self, groups: Sequence[Group]) -> list[list[_Part]]:
+        """Which groups are run together, within `max_batch_size` rows."""
+        parts = [_Part(group) for group in groups]
+        if len(parts) < 2 or not self._scorer.signature.batched:  # noqa: PLR2004  # no company
+            return [[part] for part in parts]
+        queue = BatchQueue(
+            max_size=len(parts),
+            max_padding_ratio=None if self._plan is None else self._plan.max_ratio,
+        )
+        for part in parts:
+            if not self._shapes.is_uniform:
+                self._shapes.mark(part)
+            queue.push(part)
+        runs = []
+        while queue.size:
+            taken = queue.take(lambda _: self._max_batch_size)
+            runs.append([part for part in taken if isinstance(part, _Part)])
+        return runs
+
+    def _run(self, parts: list[_Part], places: Sequence[int], results: dict[int, Result]) -> None:
+        inputs, length = join(parts, self._plan)
+        rows = sum(part.rows for part in parts)
+        self._counted = Counted(self._counted.runs + 1, self._counted.rows + rows)
+        try:
+            scored = self._scorer.score(inputs, self._outputs)
+        except HeadraceError as error:
+            if may_pass(error):
+                raise
+            results.update((places[at], error) for part in parts for at in part.of.places)
+            return
+        if not scored.errors:
+            outputs = split(scored.outputs, parts, plan=self._plan, padded_to=length)
+            for part, mine in zip(parts, outputs, strict=True):
+                self._encode(part.of, arrays_of(mine), range(len(part.of.places)), places, results)
+            return
+        self._run_with_errors(parts, scored, length, places, results)
+
+    def _run_with_errors(
+        self,
+        parts: list[_Part],
+        scored: Scored,
+        length: int,
+        places: Sequence[int],
+        results: dict[int, Result],
+    ) -> None:
+        """Take apart a run in which some rows failed."""
+        kept: list[list[int]] = []
+        first = 0
+        for part in parts:
+            group, end = part.of, first + part.rows
+            good = []
+            for index, at in enumerate(group.places):
+                start = first + index * group.rows_each
+                rows = range(start, start + group.rows_each)
+                bad = next((scored.errors[row] for row in rows if row in scored.errors), None)
+                if bad is None:
+                    good.append(index)
+                else:
+                    results[places[at]] = bad
+            kept.append(good)
+            part.rows = sum(row not in scored.errors for row in range(first, end))
+            first = end
+        if not scored.outputs:
+            return
+        outputs = split(scored.outputs, parts, plan=self._plan, padded_to=length)
+        for part, mine, good in zip(parts, outputs, kept, strict=True):
+            if good:
+                self._encode(part.of, arrays_of(mine), good, places, results)
+
+    def _encode(
+        self,
+        group: Group,
+        outputs: Tensors,
+        kept: Sequence[int],
+        places: Sequence[int],
+        results: dict[int, Result],
+    ) -> None:
+        answers: Sequence[Result]
+        try:
+            answers = self._codec.encode(group, outputs, kept)
+        except HeadraceError as error:
+            if may_pass(error):
+                raise
+            # One value that cannot be written, such as one passed on, costs its own record only.
+            answers = [error] if len(kept) == 1 else self._one_by_one(group, outputs, kept)
+        if len(kept) == len(group.places):
+            # A range holds all records in their order: the places of a group are theirs.
+            is_all = isinstance(places, range)
+            scored = group.places if is_all else [places[at] for at in group.places]
+            results.update(zip(scored, answers, strict=True))
+            return
+        for index, answer in zip(kept, answers, strict=True):
+            results[places[group.places[index]]] = answer
+
+    def _of_one(self, group: Group, outputs: Tensors, at: int) -> Tensors:
+        """The outputs for one record of a group."""
+        if not self._scorer.signature.batched:
+            return outputs
+        first, end = at * group.rows_each, (at + 1) * group.rows_each
+        return {name: array[first:end] for name, array in outputs.items()}
+
+    def _one_by_one(self, group: Group, outputs: Tensors, kept: Sequence[int]) -> list[Result]:
+        found: list[Result] = []
+        for at, index in enumerate(kept):
+            try:
+                found += self._codec.encode(group, self._of_one(group, outputs, at), [index])
+            except HeadraceError as error:
+                if may_pass(error):
+                    raise
+                found.append(error)
+        return found
+
+
+class Tombstones:
+    """Answers with a special case for records without a value. See `Answers`.
+
+    Args:
+        answers: Scores the records that have a value.
+        forwards: Whether the others are answered by a record without a value; else they are done.
+    """
+
+    def __init__(self, answers: Answers, *, forwards: bool) -> None:
+        self._answers = answers
+        self._forwards = forwards
+
+    def answer(
+        self, records: Sequence[Record], *, now_s: float, added: Added = NOTHING_ADDED
+    ) -> list[Result]:
+        """As `Answers`."""
+        if None not in [record.value for record in records]:
+            return self._answers.answer(records, now_s=now_s, added=added)
+        scored = [at for at, record in enumerate(records) if record.value is not None]
+        results = [_forwarded(record) if self._forwards else None for record in records]
+        if scored:
+            answers = self._answers.answer(
+                [records[at] for at in scored], now_s=now_s, added=added.of(scored)
+            )
+            for at, answer in zip(scored, answers, strict=True):
+                results[at] = answer
+        return results
+
+    def count(self) -> Counted:
+        """As `Answers`."""
+        return self._answers.count()
+
+
+def _forwarded(record: Record) -> Result:
+    if record.key is None:
+        return InvalidArgumentError("the record has neither a value nor a key")
+    return Answer(record.key, None)
+
+
+class Pushing:
+    """Pushes records, and answers those that were; nothing if nobody does. See `Answers`."""
+
+    def __init__(self, pusher: Pusher, then: Answers | None) -> None:
+        self._pusher = pusher
+        self._then = then
+
+    def answer(
+        self, records: Sequence[Record], *, now_s: float, added: Added = NOTHING_ADDED
+    ) -> list[Result]:
+        """As `Answers`."""
+        results: list[Result] = [None] * len(records)
+        errors = self._pusher.push(records, added)
+        for at, error in errors.items():
+            results[at] = error
+        if self._then is None:
+            return results
+        places = [at for at in range(len(records)) if at not in errors]
+        if places:
+            some = [records[at] for at in places]
+            found = self._then.answer(some, now_s=now_s, added=added.of(places))
+            for at, one in zip(places, found, strict=True):
+                results[at] = one
+        return results
+
+    def count(self) -> Counted:
+        """As `Answers`."""
+        return Counted() if self._then is None else self._then.count()
+
+
+def load_scorer(settings: StreamSettings) -> Scorer | None:
+    """Load the model, or ask the endpoint what it takes; None for a stream that only pushes.
+
+    Raises:
+        HeadraceError: It cannot be had.
+    """
+    if settings.endpoint is not None:
+        return endpoint_scorer(settings.endpoint, max_batch_size=settings.max_batch_size)
+    model = settings.model
+    if model is None:
+        return None
+    return Scorer(load(model), name=model.model_name, version=model.model_version)
+
+
+def make_answers(settings: StreamSettings, scorer: Scorer | None) -> list[Answers]:
+    """What answers, for each thread one.
+
+    Raises:
+        HeadraceError: The settings do not fit the model or a feature view.
+    """
+    count = settings.model_threads or min(usable_cores(), _MOST_THREADS)
+    if scorer is not None and not scorer.concurrent:
+        count = 1
+    pusher = None
+    if settings.features is not None:
+        count = 1  # rows of the same time are pushed in order
+        pusher = make_pusher(settings)
+    return [_answers(settings, scorer, pusher) for _ in range(count)]
+
+
+def _answers(settings: StreamSettings, scorer: Scorer | None, pusher: Pusher | None) -> Answers:
+    answers: Answers | None = None
+    if scorer is not None:
+        answers = Answerer(
+            scorer,
+            make_codec(settings, scorer),
+            max_batch_size=settings.max_batch_size,
+            outputs=settings.output.outputs or None,
+            max_age_s=settings.errors.max_age_s,
+        )
+    if pusher is not None:
+        answers = Pushing(pusher, answers)
+    assert answers is not None  # checked
+    forwards = bool(settings.sink) and settings.output.forwards_tombstones
+    return Tombstones(answers, forwards=forwards)
+
+
+class ModelThreads:
+    """One thread for each answerer. All but `wake` is for the thread that owns the session.
+
+    Threads are daemons: one that hangs in its model does not keep the process from ending.
+    """
+
+    def __init__(
+        self,
+        answerers: Sequence[Answers],
+        writer: Writer,
+        *,
+        clock: Clock,
+        wake: Callable[[], None],
+    ) -> None:
+        self._answerers = answerers
+        self._writer = writer
+        self._clock = clock
+        self._wake = wake
+        self._queue: SimpleQueue[Batch | None] = SimpleQueue()
+        self._finished: deque[Finished | BaseException] = deque()
+        self._is_finished = threading.Event()
+        self._in_flight = 0
+        for at, answerer in enumerate(answerers):
+            threading.Thread(
+                target=self._work, args=(answerer,), name=f"model-{at}", daemon=True
+            ).start()
+
+    @property
+    def is_free(self) -> bool:
+        """As `Runner`."""
+        return self._in_flight < len(self._answerers)
+
+    @property
+    def has_room(self) -> bool:
+        """As `Runner`."""
+        return self._in_flight <= len(self._answerers)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether none runs that has not been collected."""
+        return self._in_flight == 0
+
+    def submit(self, batch: Batch) -> None:
+        """As `Runner`."""
+        self._in_flight += 1
+        self._queue.put(batch)
+
+    def finished(self) -> list[Finished]:
+        """As `Runner`."""
+        self._is_finished.clear()
+        found = []
+        while self._finished:
+            one = self._finished.popleft()
+            self._in_flight -= 1
+            if isinstance(one, BaseException):
+                raise one  # a bug: the worker ends and says so
+            found.append(one)
+        return found
+
+    def wait(self, timeout_s: float) -> None:
+        """As `Runner`."""
+        self._is_finished.wait(timeout_s)
+
+    def close(self) -> None:
+        """Let the threads end when they are through with what they have."""
+        for _ in self._answerers:
+            self._queue.put(None)
+
+    def _work(self, answerer: Answers) -> None:
+        while (batch := self._queue.get()) is not None:
+            started = time.perf_counter()
+            try:
+                now_s = self._clock.now()
+                results = answerer.answer(batch.records, now_s=now_s, added=batch.added)
+                result: Sequence[Outcome] | HeadraceError = self._writer.outcomes(
+                    batch.records, results, attempts=batch.tries, now_s=now_s
+                )
+            except HeadraceError as error:
+                result = error
+            except Exception as error:  # noqa: BLE001  # whoever collects raises it
+                self._add(error)
+                continue
+            runs, rows = answerer.count()
+            seconds = time.perf_counter() - started
+            self._add(Finished(batch=batch, result=result, seconds=seconds, runs=runs, rows=rows))
+
+    def _add(self, one: Finished | BaseException) -> None:
+        self._finished.append(one)
+        self._is_finished.set()
+        self._wake()
