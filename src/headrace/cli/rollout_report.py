@@ -9,8 +9,7 @@ from headrace.core.text import duration_text
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from headrace.rollout.power import Power
-    from headrace.rollout.simulate import Result
+    from headrace.rollout.simulate import Power, Result
 
 _BAR: Final = 20
 _NARROW: Final = 10

@@ -192,7 +192,7 @@ def simulate(
         "seed": seed,
     }
     if scenario is Scenario.POWER:
-        from headrace.rollout.power import power_table
+        from headrace.rollout.simulate import power_table
 
         rows = power_table(world, settings, results)
         document: dict[str, object] = {**head, "rows": [power_document(row) for row in rows]}
@@ -257,7 +257,7 @@ def _shares(steps: str) -> list[float]:
 
 
 def _candidates(scenario: Scenario, world: "World", effect: float | None) -> "list[Candidate]":
-    from headrace.rollout.power import changes
+    from headrace.rollout.simulate import changes
     from headrace.rollout.world import Candidate
 
     size = _EFFECT.get(scenario, 0.0) if effect is None else effect

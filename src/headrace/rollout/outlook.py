@@ -1,8 +1,13 @@
 """Expected time until a rollout is decided, at the rate of requests that its endpoint gets.
 
-Each step that waits for a verdict needs the evidence of its own requests (`power`), so the times of
-all steps add up. Rewards and shadows are not estimated. It is an estimate for people, and for what
-becomes of a rollout whose time is over: a version is not to blame for traffic that cannot suffice.
+Each step that waits for a verdict needs the evidence of its own requests, so the times of all steps
+add up. Rewards and shadows are not estimated. It is an estimate for people, and for what becomes of
+a rollout whose time is over: a version is not to blame for traffic that cannot suffice.
+
+A gambler's capital grows by its expected logarithm with each request, so a test with evidence
+needed `log(1 / level)` takes about that, plus what the mixture costs, divided by the growth: for a
+base rate that stands still. What is forgiven (`forgiving`) comes on top: a few seconds, or a few
+failures where not every second has one.
 """
 
 import math
@@ -12,6 +17,8 @@ from dataclasses import replace as with_changes
 from statistics import NormalDist
 from typing import Final
 
+import msgspec
+import numpy as np
 from msgspec.structs import replace
 
 from headrace.core.spec_rollout import (
@@ -23,7 +30,12 @@ from headrace.core.spec_rollout import (
     RolloutSpec,
 )
 from headrace.core.text import duration_text
-from headrace.rollout.power import expected_requests
+from headrace.rollout.betting import WEIGHTS, log_growth
+from headrace.rollout.evidence import metrics_in_use
+from headrace.rollout.forgiving import FORGIVEN
+from headrace.rollout.judge import MEDIAN_PART, worse_level
+from headrace.rollout.latency_ratio import MEDIAN, Reach
+from headrace.rollout.rate_difference import Stratum
 from headrace.rollout.stages import Stage
 from headrace.rollout.state import RolloutState, Traffic
 from headrace.rollout.strategies import plan_of
@@ -189,3 +201,73 @@ def _verdict_s(stage: Stage, test: _Test, load: EndpointLoad, *, is_worse: bool 
 def _compared(traffic: Traffic) -> int:
     """Percent of the requests that go to one of the two arms that are compared."""
     return traffic.candidate + (traffic.baseline if traffic.has_baseline else traffic.stable)
+
+
+class Expected(msgspec.Struct, frozen=True, kw_only=True):
+    """Requests to both versions until the metric is shown worse, and until within its margin.
+
+    None where that never comes.
+    """
+
+    metric: str
+    until_worse: float | None
+    until_tolerated: float | None
+
+
+def expected_requests(
+    world: World, candidate: Candidate, settings: CanarySpec, *, metric: str
+) -> Expected:
+    """Requests that the metric (`errors` or `latency`) takes; see `Expected`."""
+    level = settings.alpha / len(metrics_in_use(settings)[0])
+    if metric == "errors":
+        errors = settings.metrics.errors
+        assert errors is not None
+        rates = (world.errors, min(world.errors + candidate.more_errors, 1.0))
+        tests = [(rates, errors.margin, level)]
+    else:
+        latency = settings.metrics.latency
+        assert latency is not None
+        tests = []
+        for quantile, part in ((latency.quantile, 1.0 - MEDIAN_PART), (MEDIAN, MEDIAN_PART)):
+            quantile_s = world.median_s * math.exp(LATENCY_SPREAD * NormalDist().inv_cdf(quantile))
+            reach = Reach(latency.margin_ratio, latency.margin_s).factor(quantile_s)
+            beyond = _exceeds(quantile, reach / candidate.times_slower)
+            tests.append(((1.0 - quantile, beyond), 0.0, part * level))
+    worse = [
+        _requests(world, rates, mean, worse_level(level, has_threshold=False), above=True)
+        for rates, mean, level in tests
+    ]
+    tolerated = [
+        _requests(world, rates, mean, settings.alpha, above=False) for rates, mean, _ in tests
+    ]
+    return Expected(
+        metric=metric,
+        until_worse=min((n for n in worse if n is not None), default=None),
+        until_tolerated=None if None in tolerated else max(n for n in tolerated if n is not None),
+    )
+
+
+def _exceeds(quantile: float, factor: float) -> float:
+    """The share that takes longer than `factor` times the quantile, of log-normal latencies."""
+    normal = NormalDist()
+    return 1.0 - normal.cdf(normal.inv_cdf(quantile) + math.log(factor) / LATENCY_SPREAD)
+
+
+def _requests(
+    world: World, rates: tuple[float, float], mean: float, level: float, *, above: bool
+) -> float | None:
+    share, (rate_a, rate_b) = world.weight, rates
+    centre = round(10 * (share * rate_b + (1 - share) * rate_a))
+    stratum = Stratum(share, centre, np.zeros((1, 4)))
+    chance = np.array(
+        [share * rate_b, share * (1 - rate_b), (1 - share) * rate_a, (1 - share) * (1 - rate_a)]
+    )
+    each = log_growth(stratum.values(), stratum.scale, mean, above=above)
+    growth = chance @ each
+    if growth.max() <= 0.0:
+        return None
+    paying = growth > 0.0
+    needed = -math.log(level) - np.log(WEIGHTS[paying])
+    if above:
+        needed += FORGIVEN * np.maximum(each.max(axis=0), world.requests_per_s * growth)[paying]
+    return float(np.min(needed / growth[paying]))

@@ -1,4 +1,4 @@
-"""Simulation of many rollouts at once: how often and when each is decided.
+"""Simulation of many rollouts at once: how often and when each is decided, and the power table.
 
 Many rollouts are watched at once, each read at every second, with the tests of `evidence`: the
 same classes, one test for each run where `Evidence` has one. A test holds both together.
@@ -6,6 +6,7 @@ same classes, one test for each run where `Evidence` has one. A test holds both 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
+from statistics import NormalDist
 from typing import Final
 
 import msgspec
@@ -28,7 +29,7 @@ from headrace.rollout.latency_ratio import (
     thresholds_near,
     tolerated_evidence,
 )
-from headrace.rollout.naive import z_test_rejects
+from headrace.rollout.outlook import Expected, expected_requests
 from headrace.rollout.prediction_shift import ENOUGH, levels, parts
 from headrace.rollout.rate_difference import RateDifferences
 from headrace.rollout.readings import When
@@ -418,3 +419,61 @@ def _add(
 
 def _sorted(times: Array) -> tuple[float, ...]:
     return tuple(np.sort(times).tolist())
+
+
+def z_test_rejects(
+    candidate: tuple[Array, Array], baseline: tuple[Array, Array], *, level: float
+) -> NDArray[np.bool_]:
+    """Whether two rates differ by a two-sided z test with pooled variance; for comparison only.
+
+    The test keeps its level when it is read once, at a sample size fixed in advance. Read at every
+    second it gets a new chance to be wrong each time.
+
+    Args:
+        candidate: Its yes and all so far, `[runs]`.
+        baseline: As above.
+        level: Of one reading.
+    """
+    (yes_b, all_b), (yes_a, all_a) = candidate, baseline
+    both = (all_a > 0) & (all_b > 0)
+    n_a, n_b = np.maximum(all_a, 1.0), np.maximum(all_b, 1.0)
+    pooled = (yes_a + yes_b) / (n_a + n_b)
+    spread = np.sqrt(pooled * (1 - pooled) * (1 / n_a + 1 / n_b))
+    z = np.abs(yes_b / n_b - yes_a / n_a)
+    result: NDArray[np.bool_] = both & (z > NormalDist().inv_cdf(1 - level / 2) * spread)
+    return result
+
+
+class Power(msgspec.Struct, frozen=True, kw_only=True):
+    """A change of one metric: what is expected, and what the simulation found."""
+
+    change: str
+    expected: Expected
+    expected_s: float | None
+    result: Result
+
+
+def changes(world: World) -> list[tuple[str, str, Candidate]]:
+    """Which changes the power table shows: metric, what people call it, the candidate."""
+    found = [("errors", "no change", Candidate(name="no change"))]
+    for more in (0.01, 0.05, 0.2):
+        name = f"errors {100 * more:.0f} % higher (relative)"
+        found.append(("errors", name, Candidate(name=name, more_errors=more * world.errors)))
+    for more, name in ((0.01, "1 point"), (0.05, "5 points"), (0.2, "20 points")):
+        change = f"errors {name} higher"
+        found.append(("errors", change, Candidate(name=change, more_errors=more)))
+    for times in (1.1, 1.5, 2.0, 3.0):
+        name = f"p99 times {times:g}"
+        found.append(("latency", name, Candidate(name=name, times_slower=times)))
+    return found
+
+
+def power_table(world: World, settings: CanarySpec, results: Sequence[Result]) -> list[Power]:
+    """The rows of the table, for the results of `changes` in their order."""
+    rows = []
+    for (metric, name, candidate), result in zip(changes(world), results, strict=True):
+        expected = expected_requests(world, candidate, settings, metric=metric)
+        needed = [n for n in (expected.until_worse, expected.until_tolerated) if n is not None]
+        expected_s = min(needed) / world.requests_per_s if needed else None
+        rows.append(Power(change=name, expected=expected, expected_s=expected_s, result=result))
+    return rows

@@ -6,11 +6,10 @@ import pytest
 
 from headrace.core.spec_rollout import CanarySpec, LatencySpec, MetricsSpec
 from headrace.rollout.evidence import Evidence
-from headrace.rollout.naive import z_test_rejects
 from headrace.rollout.outcomes import Outcome
-from headrace.rollout.power import changes, expected_requests, power_table
+from headrace.rollout.outlook import expected_requests
 from headrace.rollout.readings import ArmCounts, Increment, LatencyCounts
-from headrace.rollout.simulate import Result, Watch, simulate
+from headrace.rollout.simulate import Result, Watch, changes, power_table, simulate, z_test_rejects
 from headrace.rollout.world import CLASSES, Candidate, Interval, Traffic, World
 
 READ_AT_ONCE = CanarySpec(min_samples=1)
