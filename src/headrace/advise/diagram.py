@@ -1,6 +1,6 @@
 """What does the system consist of right now? Read from the management API's documents. Pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -59,6 +59,16 @@ class _Rollout(msgspec.Struct, frozen=True, kw_only=True):
     phase: str
     to_version: str
     mirror_percent: int = 0
+
+
+_ESCAPES: Final = {
+    "&": "#amp;",
+    '"': "#quot;",
+    "<": "#lt;",
+    ">": "#gt;",
+    "`": "#96;",
+    "#": "#35;",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,3 +262,59 @@ def _printable(text: str) -> str:
 def _place(url: str) -> str:
     """Host and port of a URL."""
     return urlsplit(url).netloc or url
+
+
+def mermaid(picture: Picture) -> str:
+    """The source of a flowchart from left to right."""
+    return "".join(f"{line}\n" for line in _mermaid_lines(picture))
+
+
+def _mermaid_lines(picture: Picture) -> Iterator[str]:
+    yield "flowchart LR"
+    yield f"  callers([{_mermaid_label('Callers')}])"
+    tls = "TLS" if picture.encrypted else "no TLS"
+    state = "ready" if picture.gateway_ready else "not ready"
+    gateway = ("Gateway (Envoy)", f"HTTP, gRPC {picture.http}", f"gRPC {picture.grpc}")
+    yield f"  gateway[{_mermaid_label(*gateway, f'{tls}, {state}')}]"
+    control = (
+        "Control plane",
+        f"management {picture.management}",
+        f"metrics {picture.metrics}",
+        f"generation {picture.generation}",
+    )
+    yield f"  operators([{_mermaid_label('Operators')}])"
+    yield f"  control[{_mermaid_label(*control)}]"
+    yield f"  registry[({_mermaid_label('Registry', f'{picture.models} model versions in use')})]"
+    rate = f"{picture.requests_per_s:,.1f} requests/s"
+    yield f"  callers -->|{_mermaid_label(rate)}| gateway"
+    yield "  operators --> control"
+    yield f"  control -.->|{_mermaid_label('routes')}| gateway"
+    yield "  registry --> control"
+    for number, endpoint in enumerate(picture.endpoints):
+        yield from _mermaid_endpoint(endpoint, f"e{number}")
+    if picture.more:
+        yield f"  more[{_mermaid_label(f'{picture.more:,} more endpoints')}]"
+        yield "  gateway --> more"
+    yield "  classDef ok stroke:#1d6f42"
+    yield "  classDef idle stroke:#5c636b"
+    yield "  classDef warning stroke:#8a6100,stroke-width:2px"
+    yield "  classDef failing stroke:#b3123b,stroke-width:3px"
+
+
+def _mermaid_endpoint(endpoint: EndpointPart, name: str) -> Iterator[str]:
+    words = [endpoint.name, endpoint.state, traffic_text(endpoint)]
+    if endpoint.rollout:
+        words.append(endpoint.rollout)
+    yield f"  {name}[{_mermaid_label(*words)}]:::{endpoint.state}"
+    yield f"  gateway --> {name}"
+    for number, version in enumerate(endpoint.versions):
+        node = f"{name}v{number}"
+        arrow = "-.->" if version.mirror_percent else "-->"
+        said = (f"version {version.name}", version.model, copies_text(version))
+        yield f"  {node}[{_mermaid_label(*said)}]"
+        yield f"  {name} {arrow}|{_mermaid_label(share_text(version))}| {node}"
+
+
+def _mermaid_label(*lines: str) -> str:
+    escaped = ("".join(_ESCAPES.get(char, char) for char in line) for line in lines if line)
+    return f'"{"<br>".join(escaped)}"'

@@ -23,7 +23,6 @@ class DiagramFormat(StrEnum):
 
     SVG = "svg"
     MERMAID = "mermaid"
-    PNG = "png"
 
 
 def diagram(
@@ -32,7 +31,7 @@ def diagram(
         DiagramFormat | None,
         typer.Option(
             "--format",
-            help="How it is written; png needs the extra `plot`.",
+            help="How it is written.",
             show_default="by the ending of --output, else mermaid",
         ),
     ] = None,
@@ -71,21 +70,22 @@ def diagram(
     from headrace.cli.connection import connect
     from headrace.cli.output import say
 
-    chosen = format_ or _by_ending(output)
-    if chosen is DiagramFormat.PNG and output is None and sys.stdout.isatty():
-        raise typer.BadParameter("a PNG is nothing for a terminal", param_hint="--output")
-    content = _drawn(chosen, _picture(connect(server, home), search, limit))
+    by_ending = output is not None and output.suffix.lower() == ".svg"
+    chosen = format_ or (DiagramFormat.SVG if by_ending else DiagramFormat.MERMAID)
+    picture = _picture(connect(server, home), search, limit)
+    if chosen is DiagramFormat.SVG:
+        from headrace.advise.diagram_svg import svg
+
+        content = svg(picture)
+    else:
+        from headrace.advise.diagram import mermaid
+
+        content = mermaid(picture)
     if output is None:
-        sys.stdout.buffer.write(content)
-        sys.stdout.flush()
+        sys.stdout.write(content)
         return
-    output.write_bytes(content)
+    output.write_text(content, encoding="utf-8")
     say(f"wrote {output}")
-
-
-def _by_ending(output: Path | None) -> DiagramFormat:
-    endings = {".svg": DiagramFormat.SVG, ".png": DiagramFormat.PNG}
-    return endings.get(output.suffix.lower() if output else "", DiagramFormat.MERMAID)
 
 
 def _picture(api: "Management", search: str, limit: int) -> "Picture":
@@ -102,19 +102,3 @@ def _picture(api: "Management", search: str, limit: int) -> "Picture":
     rollouts = api.get("/api/v1/rollouts", active="true")["rollouts"]
     status = api.get("/api/v1/status")
     return picture_of(status, rows, rollouts, search=search, limit=limit)
-
-
-def _drawn(chosen: DiagramFormat, picture: "Picture") -> bytes:
-    match chosen:
-        case DiagramFormat.SVG:
-            from headrace.advise.diagram_svg import svg
-
-            return svg(picture).encode()
-        case DiagramFormat.PNG:
-            from headrace.advise.diagram_png import png
-
-            return png(picture)
-        case DiagramFormat.MERMAID:
-            from headrace.advise.diagram_mermaid import mermaid
-
-            return mermaid(picture).encode()

@@ -228,9 +228,9 @@ def load(
     from headrace.load.messages import parse_headers
 
     if plot is not None:
-        from headrace.cli.load_plot import check_plot
+        from headrace.cli.plots import PAGES, check_plot
 
-        check_plot(plot)
+        check_plot(plot, PAGES)
     objectives = parse_objectives(",".join(slo or ()))
     plans = [
         check_plan(
@@ -316,9 +316,9 @@ def _report(runs: _Runs, url: str, *, as_json: bool, plot: Path | None) -> None:
     else:
         show(*(report(results[0]) if is_one else steps_report(results)))
     if plot is not None:
-        from headrace.cli.load_plot import draw
+        from headrace.cli.plots import draw_load
 
-        draw(plot, results, title=f"{model} at {url}")
+        draw_load(plot, results, title=f"{model} at {url}")
         say(f"drawn to {plot}")
     code = _exit_code(results)
     if code != OK:

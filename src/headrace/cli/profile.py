@@ -25,7 +25,6 @@ _MEASURED_SHARE: Final = 0.7
 and for processes that start."""
 _OVERHEAD_SHARE: Final = 0.12
 _MOST_OVERHEAD_S: Final = 8.0
-_SUFFIXES: Final = frozenset({".png", ".svg", ".pdf"})
 
 
 def profile(
@@ -128,7 +127,9 @@ def profile(
     from headrace.optimize.profiling.options import Wishes
 
     if plot is not None:
-        _check_plot(plot)
+        from headrace.cli.plots import check_plot
+
+        check_plot(plot)
     mine = usable_cores()
     if cores is not None and cores > mine:
         raise typer.BadParameter(f"this machine has {mine}", param_hint="--cores")
@@ -160,9 +161,9 @@ def profile(
     if save:
         say(f"kept as {save_profile(home, made)}; `headrace apply --tuned` uses it")
     if plot is not None:
-        from headrace.cli.profile_plot import draw
+        from headrace.cli.plots import draw_profile
 
-        draw(plot, made)
+        draw_profile(plot, made)
     if json:
         write_json(made)
     else:
@@ -303,12 +304,3 @@ def _watched(name: str, budget_s: float) -> "Iterator[Callable[[Event], None]]":
 def overhead_s(budget_s: float) -> float:
     """How much of the budget goes to asking a replica."""
     return min(budget_s * _OVERHEAD_SHARE, _MOST_OVERHEAD_S)
-
-
-def _check_plot(path: Path) -> None:
-    from headrace.cli.rollout_plot import require_matplotlib
-
-    if path.suffix not in _SUFFIXES:
-        msg = f"'{path}' ends in neither .png, .svg nor .pdf"
-        raise typer.BadParameter(msg, param_hint="--plot")
-    require_matplotlib()

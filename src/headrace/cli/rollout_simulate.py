@@ -161,9 +161,9 @@ def simulate(
     from headrace.rollout.world import World
 
     if plot is not None:
-        from headrace.cli.rollout_plot import require_matplotlib
+        from headrace.cli.plots import check_plot
 
-        require_matplotlib()
+        check_plot(plot)
     world = World(
         requests_per_s=rate,
         weight=weight / 100,
@@ -202,9 +202,9 @@ def simulate(
         document = {**head, **result_document(results[0], is_same=is_same)}
         text = result_text(results[0], alpha=alpha, is_same=is_same)
     if plot is not None:
-        from headrace.cli.rollout_plot import draw
+        from headrace.cli.plots import draw_rollouts
 
-        draw(plot, results, alpha=alpha, duration_s=duration_s)
+        draw_rollouts(plot, results, alpha=alpha, duration_s=duration_s)
     if json:
         write_json(document)
     else:

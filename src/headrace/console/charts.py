@@ -1,24 +1,46 @@
-"""Numbers over time as a picture: where each line, mark and label stands. Pure; SVG is a template.
+"""Charts of the console: numbers over time, and the evidence of rollouts. Pure; SVG is a template.
 
-Every picture has its numbers as a table too, for whoever does not see it.
+Every chart has its numbers as a table too, for whoever does not see it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Final
 
-from headrace.console.axes import Scale, Tick, ages, marks_from_zero
-from headrace.core.text import number_text
+from headrace.console import words
+from headrace.console.documents import IntervalPoint, MetricStatus, RolloutEvidence, SequenceView
+from headrace.core.charts import (
+    Scale,
+    Tick,
+    ages,
+    elapsed,
+    marks_between,
+    marks_from_zero,
+)
+from headrace.core.text import bound_text, effect_text, number_text, percent_text, span
 
 WIDTH: Final = 480
 HEIGHT: Final = 200
+INTERVAL_HEIGHT: Final = 64
+SEQUENCE_HEIGHT: Final = 190
 _LEFT: Final = 64
 _RIGHT: Final = 18
 _TOP: Final = 26
 _BOTTOM: Final = 30
+_EDGE: Final = 16
+"""Left and right of an interval's axis."""
+_SEQUENCE_TOP: Final = 8
 _ROWS: Final = 12
+_ROOM: Final = 0.08
 _MILLI: Final = 1e-3
+_BEYOND: Final = 10
+"""What is cut off is drawn so many heights of the picture far, so that its slope stays right."""
+_THIN: Final = 1.5
+"""Half the width of an interval that stands alone."""
+HEADS: Final = ("Measured", "At least", "At most", "Tolerated")
+
+Place = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +126,7 @@ def line_chart(
     return Chart(
         id=id_,
         title=title,
-        summary=_summary(title, unit, lines, until - since),
+        summary=_line_summary(title, unit, lines, until - since),
         unit=unit,
         width=WIDTH,
         height=HEIGHT,
@@ -116,7 +138,7 @@ def line_chart(
         y_ticks=tuple(Tick(y.place(mark), number_text(mark)) for mark in places),
         lines=drawn,
         heads=tuple(line.name for line in lines),
-        rows=_rows(times, lines),
+        rows=_line_rows(times, lines),
         hint=hint,
         nothing="" if known else nothing,
     )
@@ -142,7 +164,7 @@ def _drawn(line: Line, times: Sequence[float], x: Scale, y: Scale) -> DrawnLine:
     )
 
 
-def _summary(title: str, unit: str, lines: Sequence[Line], span_s: float) -> str:
+def _line_summary(title: str, unit: str, lines: Sequence[Line], span_s: float) -> str:
     """The picture in a sentence."""
     said = []
     for line in lines:
@@ -158,10 +180,331 @@ def _summary(title: str, unit: str, lines: Sequence[Line], span_s: float) -> str
     return f"{title} in {unit} over {minutes} minutes: {'; '.join(said) or 'nothing'}."
 
 
-def _rows(
+def _line_rows(
     times: Sequence[float], lines: Sequence[Line]
 ) -> tuple[tuple[float, tuple[str, ...]], ...]:
     """At most a dozen rows of the data, the newest first."""
     stride = max(len(times) // _ROWS, 1)
     picked = list(range(len(times) - 1, -1, -stride))[:_ROWS]
     return tuple((times[i], tuple(number_text(line.values[i]) for line in lines)) for i in picked)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ruler:
+    """How metrics of one unit are drawn; `name` says what stands on the axis."""
+
+    unit: str
+
+    @property
+    def neutral(self) -> float:
+        """Where the versions do not differ."""
+        return 1.0 if self.unit == "times" else 0.0
+
+    @property
+    def is_less_worse(self) -> bool:
+        """Whether what is tolerated lies below: more reward is better, of all else less is."""
+        return self.unit == "reward"
+
+    @property
+    def name(self) -> str:
+        """What stands on the axis, with its unit."""
+        match self.unit:
+            case "ratio difference":
+                return "difference in percentage points"
+            case "ratio":
+                return "share in %"
+            case "times":
+                return "times the old version's"
+            case _:
+                return f"difference in {self.unit}" if self.unit else "difference"
+
+    def tolerated(self, margin: float | None) -> float | None:
+        """Where on the axis a margin ends."""
+        return -margin if self.is_less_worse and margin is not None else margin
+
+    def mark(self, value: float) -> str:
+        """The label of a mark."""
+        scaled = 100 * value if self.unit.startswith("ratio") else value
+        text = number_text(scaled)
+        return f"{text}\u00d7" if self.unit == "times" else text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interval:
+    """One metric's picture: places are of a picture `WIDTH` wide; None where there is no such."""
+
+    metric: MetricStatus
+    title: str
+    summary: str
+    unit: str
+    low: float
+    high: float
+    is_open_low: bool
+    is_open_high: bool
+    effect: float | None
+    neutral: float
+    margin: float | None
+    worse: tuple[float, float] | None
+    ticks: tuple[Tick, ...]
+    width: int = WIDTH
+    height: int = INTERVAL_HEIGHT
+
+
+def interval_of(metric: MetricStatus) -> Interval | None:
+    """The picture of a metric; None while nothing is known of it."""
+    if metric.low is None and metric.high is None:
+        return None
+    ruler = Ruler(unit=metric.unit)
+    margin = ruler.tolerated(metric.margin)
+    scale = _interval_scale([metric.low, metric.high, metric.effect, ruler.neutral, margin])
+    place = scale.place
+    worse = None
+    if margin is not None:
+        edge = place(margin)
+        worse = (scale.start, edge) if ruler.is_less_worse else (edge, scale.end)
+    return Interval(
+        metric=metric,
+        title=f"{words.plain(metric.metric)}: how the new version differs",
+        summary=_interval_summary(metric),
+        unit=ruler.name,
+        low=scale.start if metric.low is None else place(metric.low),
+        high=scale.end if metric.high is None else place(metric.high),
+        is_open_low=metric.low is None,
+        is_open_high=metric.high is None,
+        effect=None if metric.effect is None else place(metric.effect),
+        neutral=place(ruler.neutral),
+        margin=None if margin is None else place(margin),
+        worse=worse,
+        ticks=tuple(
+            Tick(place(mark), ruler.mark(mark)) for mark in marks_between(scale.low, scale.high)
+        ),
+    )
+
+
+def _interval_scale(values: Sequence[float | None]) -> Scale:
+    """A scale that holds all values, with a little room at both ends."""
+    known = [value for value in values if value is not None]
+    least, most = min(known), max(known)
+    room = (most - least) * _ROOM or 1.0
+    return Scale(low=least - room, high=most + room, start=_EDGE, end=WIDTH - _EDGE)
+
+
+def _interval_summary(metric: MetricStatus) -> str:
+    low, high = bound_text(metric.low, metric.unit), bound_text(metric.high, metric.unit)
+    tolerated = effect_text(metric.margin, metric.unit)
+    confidence = percent_text(1 - metric.alpha)
+    return (
+        f"Between {low} and {high} with {confidence} confidence at all times at once; "
+        f"{tolerated} tolerated; verdict: {words.plain(metric.outcome)}."
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SequenceChart:
+    """All that a template needs; paths may be empty, and leave the frame, which cuts them off.
+
+    `now`: the place of the newest measurement. `rows` have the time first, then a cell for each
+    of `HEADS`.
+    """
+
+    id: str
+    title: str
+    summary: str
+    unit: str
+    outcome: str
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    band: str
+    bounds: str
+    effect: str
+    now: Place | None
+    neutral: float
+    margin: str
+    worse: str
+    rows: tuple[tuple[float, tuple[str, ...]], ...]
+    heads: tuple[str, ...] = HEADS
+    width: int = WIDTH
+    height: int = SEQUENCE_HEIGHT
+    left: float = _LEFT
+    right: float = WIDTH - _RIGHT
+    top: float = _SEQUENCE_TOP
+    bottom: float = SEQUENCE_HEIGHT - _BOTTOM
+
+
+def charts_of(metric: MetricStatus, evidence: RolloutEvidence) -> list[SequenceChart]:
+    """A metric's pictures: one a unit that it was told in, the present one first."""
+    times = [point.at for one in evidence.metrics for point in one.points]
+    mine = [
+        one
+        for one in evidence.metrics
+        if one.metric == metric.metric
+        and any(point.low is not None or point.high is not None for point in one.points)
+    ]
+    ordered = sorted(mine, key=lambda one: one.unit != metric.unit)
+    return [
+        _chart(one, f"over-time-{metric.metric}-{i}", metric.outcome, min(times), max(times))
+        for i, one in enumerate(ordered)
+    ]
+
+
+def _chart(
+    sequence: SequenceView, id_: str, outcome: str, since: float, until: float
+) -> SequenceChart:
+    points, ruler = sequence.points, Ruler(unit=sequence.unit)
+    margins = _held([ruler.tolerated(point.margin) for point in points])
+    scale = _sequence_scale(points, margins, ruler.neutral)
+    x = Scale(low=since, high=max(until, since + 1.0), start=_LEFT, end=WIDTH - _RIGHT).place
+    y = _far(scale).place
+    title = f"{words.plain(sequence.metric)} over time"
+    newest = points[-1]
+
+    def line(value: Callable[[IntervalPoint], float | None]) -> str:
+        known = [(x(p.at), None if (v := value(p)) is None else y(v)) for p in points]
+        return "".join(_path(run) for run in _runs(known))
+
+    return SequenceChart(
+        id=id_,
+        title=title,
+        summary=_sequence_summary(title, sequence, until - since),
+        unit=ruler.name,
+        outcome=outcome,
+        x_ticks=tuple(Tick(x(since + age), label) for age, label in elapsed(until - since)),
+        y_ticks=tuple(
+            Tick(y(mark), ruler.mark(mark)) for mark in marks_between(scale.low, scale.high)
+        ),
+        band=_band(points, x, y),
+        bounds=line(lambda point: point.low) + line(lambda point: point.high),
+        effect=line(lambda point: point.effect),
+        now=None if newest.effect is None else (x(newest.at), y(newest.effect)),
+        neutral=y(ruler.neutral),
+        margin=_path(_margin(points, margins, x, y)),
+        worse=_worse(_margin(points, margins, x, y), is_below=ruler.is_less_worse),
+        rows=_sequence_rows(sequence),
+    )
+
+
+def _sequence_scale(
+    points: Sequence[IntervalPoint], margins: Sequence[float], neutral: float
+) -> Scale:
+    """What is shown of the values: what matters now, and at most as much again on either side."""
+    now = points[-1]
+    matters = [v for v in (now.low, now.high, now.effect) if v is not None]
+    matters += [neutral, *margins[-1:]]
+    least, most = min(matters), max(matters)
+    around = [v for p in points for v in (p.low, p.high, p.effect) if v is not None]
+    reach = (most - least) or 1.0
+    low = max(min([least, *around, *margins]), least - reach)
+    high = min(max([most, *around, *margins]), most + reach)
+    room = (high - low) * _ROOM or 1.0
+    return Scale(
+        low=low - room, high=high + room, start=SEQUENCE_HEIGHT - _BOTTOM, end=_SEQUENCE_TOP
+    )
+
+
+def _far(scale: Scale) -> Scale:
+    """The same scale, but with places far outside of the picture."""
+    values, places = (scale.high - scale.low) * _BEYOND, (scale.end - scale.start) * _BEYOND
+    return Scale(
+        low=scale.low - values,
+        high=scale.high + values,
+        start=scale.start - places,
+        end=scale.end + places,
+    )
+
+
+def _held(values: Sequence[float | None]) -> list[float]:
+    """Each value until the next that is known, the first also before; nothing if none is."""
+    known = [value for value in values if value is not None]
+    held, last = [], known[0] if known else 0.0
+    for value in values:
+        last = last if value is None else value
+        held.append(last)
+    return held if known else []
+
+
+def _band(
+    points: Sequence[IntervalPoint], x: Callable[[float], float], y: Callable[[float], float]
+) -> str:
+    """The intervals as an area: open to the edge where there is no bound, a gap without both."""
+    parts = []
+    for is_known, run in groupby(points, lambda p: p.low is not None or p.high is not None):
+        if not is_known:
+            continue
+        found = list(run)
+        far = SEQUENCE_HEIGHT * _BEYOND
+        upper = [(x(p.at), -far if p.high is None else y(p.high)) for p in found]
+        lower = [(x(p.at), far if p.low is None else y(p.low)) for p in found]
+        if len(found) == 1:
+            upper = [(upper[0][0] + side, upper[0][1]) for side in (-_THIN, _THIN)]
+            lower = [(lower[0][0] + side, lower[0][1]) for side in (-_THIN, _THIN)]
+        parts.append(_path([*_corners(upper), *_corners(lower)[::-1]]) + "Z")
+    return "".join(parts)
+
+
+def _margin(
+    points: Sequence[IntervalPoint],
+    margins: Sequence[float],
+    x: Callable[[float], float],
+    y: Callable[[float], float],
+) -> list[Place]:
+    """What is tolerated, from edge to edge: it does not depend on what was counted when."""
+    if not margins:
+        return []
+    places = [(x(point.at), y(margin)) for point, margin in zip(points, margins, strict=True)]
+    return [(_LEFT, places[0][1]), *places, (WIDTH - _RIGHT, places[-1][1])]
+
+
+def _worse(margin: Sequence[Place], *, is_below: bool) -> str:
+    edge = SEQUENCE_HEIGHT - _BOTTOM if is_below else _SEQUENCE_TOP
+    return f"{_path(margin)}V{edge}H{_LEFT}Z" if margin else ""
+
+
+def _runs(places: Sequence[tuple[float, float | None]]) -> list[list[Place]]:
+    """Neighbours that are all known; one that stands alone is left out."""
+    runs = groupby(places, lambda place: place[1] is not None)
+    found = [[(px, py) for px, py in run if py is not None] for is_known, run in runs if is_known]
+    return [run for run in found if len(run) > 1]
+
+
+def _path(places: Sequence[Place]) -> str:
+    if not places:
+        return ""
+    return "M" + "L".join(f"{px:g} {py:g}" for px, py in _corners(places))
+
+
+def _corners(places: Sequence[Place]) -> list[Place]:
+    """The places without those in the middle of a level stretch: most pictures end in one."""
+    inner = range(1, len(places) - 1)
+    level = {i for i in inner if places[i - 1][1] == places[i][1] == places[i + 1][1]}
+    return [place for i, place in enumerate(places) if i not in level]
+
+
+def _sequence_summary(title: str, sequence: SequenceView, span_s: float) -> str:
+    """The picture in a sentence."""
+    unit = sequence.unit
+    known = [p for p in sequence.points if p.low is not None or p.high is not None]
+    first, last = known[0], known[-1]
+    began = f"{bound_text(first.low, unit)} and {bound_text(first.high, unit)}"
+    ended = f"{bound_text(last.low, unit)} and {bound_text(last.high, unit)}"
+    return (
+        f"{title}, {span(span_s)}: at first between {began}, at last between {ended}; "
+        f"{effect_text(last.margin, unit)} tolerated."
+    )
+
+
+def _sequence_rows(sequence: SequenceView) -> tuple[tuple[float, tuple[str, ...]], ...]:
+    """At most a dozen rows of the data, the newest first."""
+    points, unit = sequence.points, sequence.unit
+    stride = max(-(-len(points) // _ROWS), 1)
+    return tuple(
+        (
+            point.at,
+            (
+                effect_text(point.effect, unit),
+                bound_text(point.low, unit),
+                bound_text(point.high, unit),
+                effect_text(point.margin, unit),
+            ),
+        )
+        for point in points[::-1][::stride]
+    )

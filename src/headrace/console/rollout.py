@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from headrace.console.charts import Interval, SequenceChart, charts_of, interval_of
 from headrace.console.documents import (
     EventList,
     MetricStatus,
@@ -11,8 +12,6 @@ from headrace.console.documents import (
     RolloutList,
     RolloutStatus,
 )
-from headrace.console.intervals import Interval, interval_of
-from headrace.console.sequences import SequenceChart, charts_of
 from headrace.console.shares import Share, shares_of
 from headrace.console.view import Question, View
 from headrace.console.visitor import Params, RefusedError, may_operate

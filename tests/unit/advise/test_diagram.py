@@ -1,20 +1,13 @@
-"""The picture of a running system, in words, as Mermaid, as SVG and as PNG."""
+"""The picture of a running system, in words, as Mermaid and as SVG."""
 
-import struct
-import sys
 from typing import Any
 from xml.etree import ElementTree as ET
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.advise.diagram import Picture, described, picture_of
-from headrace.advise.diagram_layout import layout
-from headrace.advise.diagram_mermaid import mermaid
-from headrace.advise.diagram_png import png
-from headrace.advise.diagram_svg import svg
-from headrace.core import FailedPreconditionError
+from headrace.advise.diagram import Picture, described, mermaid, picture_of
+from headrace.advise.diagram_svg import layout, svg
 
 _SVG = "{http://www.w3.org/2000/svg}"
 
@@ -202,21 +195,3 @@ def test_nothing_overlaps(counts: list[int], limit: int) -> None:
 
 def test_a_system_without_endpoints_says_what_to_do() -> None:
     assert "headrace apply" in svg(picture_of(status(), []))
-
-
-@pytest.mark.slow
-def test_the_png_is_one_of_the_drawings_size() -> None:
-    content = png(whole())
-    drawing = layout(whole())
-    width, height = struct.unpack(">II", content[16:24])
-
-    assert content.startswith(b"\x89PNG")
-    assert width == pytest.approx(drawing.width * 1.5, abs=2)
-    assert height == pytest.approx(drawing.height * 1.5, abs=2)
-
-
-def test_a_png_without_matplotlib_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-
-    with pytest.raises(FailedPreconditionError, match="headrace\\[plot\\]"):
-        png(whole())

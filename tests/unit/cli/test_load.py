@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 
 from headrace.cli.load_inputs import Given, tensors_of
-from headrace.cli.load_plot import check_plot, draw
 from headrace.cli.load_progress import line
 from headrace.cli.load_report import (
     announcement,
@@ -18,6 +18,7 @@ from headrace.cli.load_report import (
     steps_document,
     steps_report,
 )
+from headrace.cli.plots import PAGES, check_plot, draw_load
 from headrace.core import Datatype, InvalidArgumentError, ModelSignature, TensorSpec
 from headrace.load import LoadPlan, LoadResult, Tick, open_target, parse_objectives, summarize
 from headrace.load.record import SUCCEEDED, Record
@@ -131,7 +132,7 @@ def test_progress_is_one_line() -> None:
     )
 
     assert line(tick) == (
-        "1,500 sent, 2 in flight, p50 1.0 ms, p99 -, 1 failed, lag 4 us, 9 s left"
+        "1,500 sent, 2 in flight, p50 1 ms, p99 -, 1 failed, lag 4 µs, 9 s left"
     )
 
 
@@ -144,7 +145,7 @@ def test_pictures_stand_alone_and_show_hostile_names_as_text(
     path = tmp_path / f"load{suffix}"
     hostile = "<script>alert(1)</script> $\\frac{1}{0$ & \x1b[31m \ud800"
 
-    draw(path, [result(rate=100 + 100 * i) for i in range(count)], title=hostile)
+    draw_load(path, [result(rate=100 + 100 * i) for i in range(count)], title=hostile)
 
     data = path.read_bytes()
     if suffix == ".png":
@@ -160,18 +161,18 @@ def test_pictures_stand_alone_and_show_hostile_names_as_text(
 
 @pytest.mark.slow
 def test_a_run_without_one_good_answer_can_be_drawn(tmp_path: Path) -> None:
-    draw(tmp_path / "none.png", [result(failed=1400)], title="m")
-    draw(tmp_path / "none.svg", [result(failed=1400)] * 2, title="m")
+    draw_load(tmp_path / "none.png", [result(failed=1400)], title="m")
+    draw_load(tmp_path / "none.svg", [result(failed=1400)] * 2, title="m")
 
     assert (tmp_path / "none.svg").stat().st_size > 1000
 
 
 def test_a_picture_that_cannot_be_written_is_refused_before_the_load(tmp_path: Path) -> None:
-    check_plot(tmp_path / "x.SVG")
-    with pytest.raises(InvalidArgumentError, match=r"end it in \.html, \.svg, \.png"):
-        check_plot(tmp_path / "x.jpeg")
-    with pytest.raises(InvalidArgumentError, match="no folder"):
-        check_plot(tmp_path / "none" / "x.png")
+    check_plot(tmp_path / "x.SVG", PAGES)
+    with pytest.raises(typer.BadParameter, match=r"end it in \.html, \.svg, \.png"):
+        check_plot(tmp_path / "x.jpeg", PAGES)
+    with pytest.raises(typer.BadParameter, match="no folder"):
+        check_plot(tmp_path / "none" / "x.png", PAGES)
 
 
 def test_made_up_inputs_have_as_many_rows_as_asked() -> None:
@@ -233,7 +234,7 @@ def test_help_says_what_the_exit_status_means(headrace: Command) -> None:
         (("http://127.0.0.1:1", "-r", "9", "--max-requests", "5"), "limit of 5", 1),
         (("http://127.0.0.1:1", "-r", "1", "--slo", "p99=20"), "a latency needs a unit", 1),
         (("http://127.0.0.1:1", "-r", "1", "-H", "nonsense"), "NAME: VALUE", 1),
-        (("http://127.0.0.1:1", "-r", "1", "--plot", "x.doc"), "names no kind of picture", 1),
+        (("http://127.0.0.1:1", "-r", "1", "--plot", "x.doc"), "names no kind of picture", 2),
         (("http://127.0.0.1:1", "-r", "1", "--key", "@none"), "there is no file 'none'", 2),
         (("http://127.0.0.1:1", "-r", "1", "--cert", "c.pem"), "--cert and --cert-key", 2),
         (("ftp://127.0.0.1", "-r", "1"), "is no server address", 1),

@@ -7,8 +7,8 @@ import pytest
 import typer
 
 from headrace.cli.model_store import LocalModels
+from headrace.cli.plots import draw_profile
 from headrace.cli.profile_files import read_profiles, save_profile
-from headrace.cli.profile_plot import draw
 from headrace.cli.profile_view import profile_text
 from headrace.cli.quantities import numbers, seconds
 from headrace.cli.tuned import tuned
@@ -152,7 +152,7 @@ def test_what_ran_last_cannot_be_tuned(headrace: Command, home: Path) -> None:
         (("--p99", "soon"), "is no duration"),
         (("--budget", "0"), "is no duration"),
         (("--rows", "none"), "is no list of whole numbers"),
-        (("--plot", "x.gif"), "neither .png, .svg nor .pdf"),
+        (("--plot", "x.gif"), "end it in .png, .svg, .pdf"),
         (("--cores", "100000"), "this machine has"),
     ],
 )
@@ -193,6 +193,6 @@ def test_programs_get_the_whole_document() -> None:
 
 @pytest.mark.slow
 def test_a_profile_is_drawn(tmp_path: Path) -> None:
-    draw(tmp_path / "p.svg", made.profile())
+    draw_profile(tmp_path / "p.svg", made.profile())
 
     assert (tmp_path / "p.svg").stat().st_size > 10_000

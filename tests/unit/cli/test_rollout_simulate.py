@@ -9,7 +9,7 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from headrace.cli.rollout_plot import require_matplotlib
+from headrace.cli.plots import check_plot
 from headrace.cli.rollout_simulate import _bar, simulate
 from headrace.core.errors import FailedPreconditionError
 
@@ -119,14 +119,16 @@ def test_a_plot_is_drawn(tmp_path: Path) -> None:
     assert table.read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_plot_without_matplotlib_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plot_without_matplotlib_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def nothing(_name: str, _package: str | None = None) -> ModuleSpec | None:
         return None
 
     monkeypatch.setattr(importlib.util, "find_spec", nothing)
 
     with pytest.raises(FailedPreconditionError, match=r"pip install 'headrace\[plot\]'"):
-        require_matplotlib()
+        check_plot(tmp_path / "x.png")
 
 
 def test_progress_is_shown_where_somebody_watches(monkeypatch: pytest.MonkeyPatch) -> None:

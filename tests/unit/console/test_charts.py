@@ -5,12 +5,10 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.console.axes import Scale, ages, elapsed, marks_between, marks_from_zero
-from headrace.console.charts import HEIGHT, WIDTH, Line, line_chart, seconds_unit
-from headrace.console.intervals import WIDTH as INTERVAL_WIDTH
-from headrace.console.intervals import interval_of
+from headrace.console.charts import HEIGHT, WIDTH, Line, interval_of, line_chart, seconds_unit
 from headrace.console.shares import shares_of
 from headrace.control.rollout_status import MetricStatus
+from headrace.core.charts import Scale, ages, elapsed, marks_between, marks_from_zero
 
 NUMBERS = st.floats(min_value=1e-9, max_value=1e12)
 ANY = st.floats(min_value=-1e6, max_value=1e6)
@@ -139,9 +137,9 @@ def test_an_interval_stays_inside_and_in_order(low: float, width: float, unit: s
     assert found is not None
     assert found.effect is not None
     assert found.margin is not None
-    assert 0 <= found.low <= found.high <= INTERVAL_WIDTH
-    assert all(0 <= x <= INTERVAL_WIDTH for x in (found.effect, found.neutral, found.margin))
-    assert all(0 <= tick.at <= INTERVAL_WIDTH for tick in found.ticks)
+    assert 0 <= found.low <= found.high <= WIDTH
+    assert all(0 <= x <= WIDTH for x in (found.effect, found.neutral, found.margin))
+    assert all(0 <= tick.at <= WIDTH for tick in found.ticks)
 
 
 def test_a_bound_that_is_not_known_is_drawn_to_the_edge() -> None:

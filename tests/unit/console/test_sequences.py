@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headrace.console.charts import SEQUENCE_HEIGHT as HEIGHT
+from headrace.console.charts import WIDTH, SequenceChart, charts_of
 from headrace.console.documents import IntervalPoint, MetricStatus, RolloutEvidence, SequenceView
-from headrace.console.sequences import HEIGHT, WIDTH, SequenceChart, charts_of
 
 VALUE = st.none() | st.floats(min_value=-1e6, max_value=1e6)
 UNITS = st.sampled_from(["ratio difference", "ratio", "times", "reward"])

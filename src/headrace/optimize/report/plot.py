@@ -1,18 +1,195 @@
 """Latency against quality as a picture: SVG that needs nothing else."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from math import sqrt
 from typing import Final
 
-from headrace.core.text import duration_unit
+from headrace.core.charts import Box, Dot, Label, Scale, place_labels, svg_text
+from headrace.core.text import bytes_text, duration_unit
 from headrace.optimize.report import words
 from headrace.optimize.report.data import OptimizeReport
-from headrace.optimize.report.plot_frame import NARROW, WIDE, Format, Frame, frame_of
-from headrace.optimize.report.plot_marks import marks, quality_at, svg_text
 from headrace.optimize.report.points import Kind, Point, front, points
 
-__all__ = ["NARROW", "WIDE", "plot", "summary"]
-
 _TICK_ROOM: Final = 54.0
+_LEAST_RADIUS: Final = 4.0
+_THICK: Final = 2.0
+_LETTER: Final = 6.7
+_BOLD: Final = 7.5
+_LINE: Final = 15.0
+_MOST_LETTERS: Final = 30
+_ORDER: Final = (Kind.CHOSEN, Kind.BASELINE, Kind.PASSED, Kind.REFERENCE, Kind.REJECTED)
+_LOGARITHMIC_FROM: Final = 5.0
+_ROOM: Final = 0.06
+_NEAR: Final = 0.4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Format:
+    """A size of the picture. `is_named`: points have names, else numbers, for lack of room."""
+
+    name: str
+    width: int
+    height: int
+    left: int
+    right: int
+    top: int
+    bottom: int
+    largest_radius: float
+    is_named: bool
+
+
+WIDE: Final = Format(
+    name="wide",
+    width=920,
+    height=470,
+    left=78,
+    right=24,
+    top=18,
+    bottom=52,
+    largest_radius=22.0,
+    is_named=True,
+)
+NARROW: Final = Format(
+    name="narrow",
+    width=360,
+    height=380,
+    left=56,
+    right=12,
+    top=14,
+    bottom=48,
+    largest_radius=15.0,
+    is_named=False,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frame:
+    """The picture's points on its scales."""
+
+    report: OptimizeReport
+    points: Sequence[Point]
+    format: Format
+    x: Scale
+    y: Scale
+
+    @property
+    def area(self) -> Box:
+        """Where points may stand."""
+        form = self.format
+        return Box(
+            left=form.left,
+            top=form.top,
+            right=form.width - form.right,
+            bottom=form.height - form.bottom,
+        )
+
+    @property
+    def limit(self) -> float | None:
+        """The least quality that is tolerated."""
+        return least_quality(self.report)
+
+    def stairs(self) -> list[tuple[float, float]]:
+        """Corners of the front: what quality can be had for so much time."""
+        places = [self.at(one) for one in front(self.points)]
+        if not places:
+            return []
+        ends = [*places[1:], (self.area.right, 0.0)]
+        corners = [(places[0][0], self.area.bottom)]
+        for (x, y), (next_x, _) in zip(places, ends, strict=True):
+            corners += [(x, y), (next_x, y)]
+        return corners
+
+    def lines(self) -> list[Box]:
+        """What names are not to be written over, besides circles."""
+        corners = self.stairs()
+        found = [_line(a, b) for a, b in pairwise(corners)]
+        for one in self.points:
+            x, y = self.at(one)
+            if one.latency_ci_s is not None:
+                low, high = map(self.x.place, one.latency_ci_s)
+                found.append(_line((low, y), (high, y)))
+            if one.quality_ci is not None and self.y.holds(one.quality):
+                low, high = map(self.y.place, one.quality_ci)
+                found.append(_line((x, low), (x, high)))
+        if self.limit is not None:
+            y, right = self.y.place(self.limit), self.area.right
+            found.append(_line((self.area.left, y), (right, y)))
+            found.append(Box(left=right - 140, top=y, right=right, bottom=y + 18))
+        return found
+
+    def at(self, point: Point) -> tuple[float, float]:
+        """Where its centre stands."""
+        return self.x.place(point.latency_s), self.y.place(point.quality)
+
+    def radius(self, point: Point) -> float:
+        """Of its circle, whose area is the size of its files."""
+        sizes = [one.size_bytes for one in self.points if one.size_bytes]
+        share = (point.size_bytes or 0) / max(sizes, default=1)
+        return round(max(self.format.largest_radius * sqrt(share), _LEAST_RADIUS), 1)
+
+
+def _line(a: tuple[float, float], b: tuple[float, float]) -> Box:
+    return Box(
+        left=min(a[0], b[0]) - _THICK,
+        top=min(a[1], b[1]) - _THICK,
+        right=max(a[0], b[0]) + _THICK,
+        bottom=max(a[1], b[1]) + _THICK,
+    )
+
+
+def frame_of(report: OptimizeReport, those: Sequence[Point], form: Format) -> Frame:
+    """Scales that hold the points with their intervals, and the points on them."""
+    latencies = [x for one in those for x in (one.latency_s, *(one.latency_ci_s or ()))]
+    accepted = [
+        y for one in those if one.is_accepted for y in (one.quality, *(one.quality_ci or ()))
+    ]
+    limit = least_quality(report)
+    accepted += [] if limit is None else [limit]
+    rejected = [one.quality for one in those if not one.is_accepted]
+    room = form.largest_radius * 0.6
+    return Frame(
+        report=report,
+        points=those,
+        format=form,
+        x=latency_scale(latencies, start=form.left + room, end=form.width - form.right - room),
+        y=quality_scale(
+            accepted, rejected, start=form.height - form.bottom - room, end=form.top + room
+        ),
+    )
+
+
+def least_quality(report: OptimizeReport) -> float | None:
+    """By the largest loss that is tolerated; None without labels."""
+    if not report.data.is_labelled or report.baseline.accuracy is None:
+        return None
+    return report.baseline.accuracy - report.settings.max_loss
+
+
+def latency_scale(values: Sequence[float], *, start: float, end: float) -> Scale:
+    """A scale of positive values: by their ratios where they are far apart."""
+    low, high = min(values), max(values)
+    if high / low >= _LOGARITHMIC_FROM:
+        room = (high / low) ** _ROOM
+        return Scale(low=low / room, high=high * room, start=start, end=end, is_logarithmic=True)
+    room = (high - low or high) * _ROOM
+    return Scale(low=max(low - room, 0.0), high=high + room, start=start, end=end)
+
+
+def quality_scale(
+    accepted: Sequence[float], rejected: Sequence[float], *, start: float, end: float
+) -> Scale:
+    """A scale of all accepted values, and of those rejected that are not far below.
+
+    One that is broken altogether would press the others together; it stands at the edge.
+    """
+    shown = list(accepted) or list(rejected)
+    span = max(max(shown) - min(shown), 0.002)
+    near = [value for value in rejected if value >= min(shown) - _NEAR * span]
+    low, high = min([*shown, *near]), max([*shown, *near])
+    room = max(high - low, 0.002) * _ROOM * 1.5
+    return Scale(low=low - room, high=high + room, start=start, end=end)
 
 
 def plot(report: OptimizeReport, form: Format) -> str:
@@ -27,7 +204,7 @@ def plot(report: OptimizeReport, form: Format) -> str:
         *_grid(frame),
         *_tolerance(frame),
         *_front(frame),
-        *marks(frame),
+        *_marks(frame),
         "</svg>",
     ]
     return "\n".join(parts)
@@ -98,3 +275,85 @@ def _front(frame: Frame) -> Iterator[str]:
     corners = [f"{x} {y}" for x, y in frame.stairs()]
     if corners:
         yield f'<path class="front" d="M{"L".join(corners)}"/>'
+
+
+def _marks(frame: Frame) -> Iterator[str]:
+    """Circles first, so that no name is hidden."""
+    those = sorted(frame.points, key=lambda one: _ORDER.index(one.numbered.kind))
+    dots = [_dot(frame, one) for one in those]
+    for one, dot in reversed(list(zip(those, dots, strict=True))):
+        yield from _point(frame, one, dot)
+    for one, dot, label in zip(
+        those, dots, place_labels(dots, frame.area, frame.lines()), strict=True
+    ):
+        if label is not None:
+            yield from _label(frame, one, dot, label)
+
+
+def _point(frame: Frame, point: Point, dot: Dot) -> Iterator[str]:
+    kind, (x, y) = point.numbered.kind, (dot.x, dot.y)
+    is_below = not frame.y.holds(point.quality)
+    yield f'<g class="{kind}"><title>{words.markup(_hint(frame, point))}</title>'
+    yield f'<circle class="size" cx="{x}" cy="{y}" r="{dot.radius}"/>'
+    if point.latency_ci_s is not None:
+        low, high = map(frame.x.place, point.latency_ci_s)
+        yield f'<path class="bar" d="M{low} {y}H{high}M{low} {y - 3}v6M{high} {y - 3}v6"/>'
+    if point.quality_ci is not None and not is_below:
+        low, high = map(frame.y.place, point.quality_ci)
+        yield f'<path class="bar" d="M{x} {low}V{high}M{x - 3} {low}h6M{x - 3} {high}h6"/>'
+    if is_below:
+        yield f'<path class="core" d="M{x - 5} {y - 2}h10l-5 8z"/>'
+    else:
+        radius = 4.5 if kind is Kind.CHOSEN else 3.5
+        yield f'<circle class="core" cx="{x}" cy="{y}" r="{radius}"/>'
+    yield "</g>"
+
+
+def _dot(frame: Frame, point: Point) -> Dot:
+    x, y = frame.at(point)
+    text = _label_text(frame, point)
+    letter = _BOLD if point.numbered.kind in {Kind.CHOSEN, Kind.BASELINE} else _LETTER
+    return Dot(x=x, y=y, radius=frame.radius(point), width=letter * len(text) + 2, height=_LINE)
+
+
+def _label(frame: Frame, point: Point, dot: Dot, label: Label) -> Iterator[str]:
+    box = label.box
+    if label.is_far:
+        x = min(max(dot.x, box.left), box.right)
+        y = min(max(dot.y, box.top), box.bottom)
+        yield f'<path class="lead" d="M{dot.x} {dot.y}L{x:.1f} {y:.1f}"/>'
+    kind = point.numbered.kind
+    yield svg_text(
+        box.left + 1,
+        box.bottom - 4,
+        words.markup(_label_text(frame, point)),
+        "start",
+        f"name {kind}",
+    )
+
+
+def _label_text(frame: Frame, point: Point) -> str:
+    if not frame.format.is_named:
+        return str(point.numbered.number)
+    name = words.printable(point.numbered.candidate.name)
+    name = name if len(name) <= _MOST_LETTERS else f"{name[: _MOST_LETTERS - 1]}…"
+    if frame.y.holds(point.quality):
+        return name
+    return f"{name}, {quality_at(point.quality, frame.report)}"
+
+
+def _hint(frame: Frame, point: Point) -> str:
+    candidate, data = point.numbered.candidate, frame.report.data
+    said = [
+        words.seconds(candidate.p50_s, candidate.p50_ci_s),
+        f"{words.quality_head(data)} {quality_at(point.quality, frame.report)}",
+    ]
+    said += [bytes_text(candidate.size_bytes)] if candidate.size_bytes is not None else []
+    return f"{candidate.name}: {', '.join(said)}"
+
+
+def quality_at(value: float, report: OptimizeReport) -> str:
+    """A place on the axis of quality, in words."""
+    if report.data.is_labelled and not words.in_percent(report.data):
+        return f"{value:.4g}"
+    return f"{100 * value:.4g} %"

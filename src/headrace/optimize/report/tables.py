@@ -1,13 +1,14 @@
 """All candidates with their figures, intervals as bars; what was rejected, with the reason."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from headrace.core.charts import Scale
 from headrace.core.text import NOTHING, bytes_text, number_text
 from headrace.optimize.report import words
-from headrace.optimize.report.bars import Bars, bars
-from headrace.optimize.report.data import CandidateReport, OptimizeReport
+from headrace.optimize.report.data import CandidateReport, Interval, OptimizeReport
 from headrace.optimize.report.points import Kind, Numbered, numbered
 
 _MARKS: Final = {
@@ -17,6 +18,59 @@ _MARKS: Final = {
     Kind.PASSED: "",
     Kind.REJECTED: "",
 }
+_BAR_WIDTH: Final = 132
+_BAR_HEIGHT: Final = 14
+_BAR_ROOM: Final = 6.0
+_LARGEST: Final = 1e9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bars:
+    """A scale for a column. `neutral`: where nothing changed; `limit`: what is tolerated."""
+
+    low: float
+    high: float
+    neutral: float | None = None
+    limit: float | None = None
+
+    def bar(self, value: float | None, bounds: Interval | None) -> str:
+        """One row's picture; empty where nothing is known. The figures stand beside it."""
+        if value is None or not math.isfinite(value):
+            return ""
+        return "".join(self._parts(value, bounds))
+
+    def _parts(self, value: float, bounds: Interval | None) -> Iterator[str]:
+        middle = _BAR_HEIGHT / 2
+        look = f'class="interval" viewBox="0 0 {_BAR_WIDTH} {_BAR_HEIGHT}"'
+        yield f'<svg {look} aria-hidden="true">'
+        for kind, at in (("neutral", self.neutral), ("limit", self.limit)):
+            if at is not None:
+                yield f'<path class="{kind}" d="M{self._scale.place(at)} 0V{_BAR_HEIGHT}"/>'
+        if bounds is not None and not any(map(math.isnan, bounds)):
+            low, high = map(self._scale.place, bounds)
+            yield f'<path class="reach" d="M{low} {middle}H{high}"/>'
+        yield f'<circle cx="{self._scale.place(value)}" cy="{middle}" r="3.2"/></svg>'
+
+    @property
+    def _scale(self) -> Scale:
+        high = self.high if self.high > self.low else self.low + 1.0
+        return Scale(low=self.low, high=high, start=_BAR_ROOM, end=_BAR_WIDTH - _BAR_ROOM)
+
+
+def bars(
+    values: Iterable[float | None],
+    bounds: Iterable[Interval | None] = (),
+    *,
+    neutral: float | None = None,
+    limit: float | None = None,
+) -> Bars:
+    """A scale that holds all values with their bounds."""
+    known = [value for value in values if value is not None]
+    known += [x for pair in bounds if pair is not None for x in pair]
+    known += [x for x in (neutral, limit) if x is not None]
+    known = [value for value in known if abs(value) <= _LARGEST]
+    low, high = min(known, default=0.0), max(known, default=1.0)
+    return Bars(low=low, high=high, neutral=neutral, limit=limit)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

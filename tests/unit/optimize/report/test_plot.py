@@ -10,13 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from headrace.core.charts import Box, Dot, Scale, place_labels
 from headrace.optimize.report import Evidence
-from headrace.optimize.report.bars import bars
-from headrace.optimize.report.labels import Box, Dot, place_labels
-from headrace.optimize.report.plot import NARROW, WIDE, plot, summary
-from headrace.optimize.report.plot_frame import Format
+from headrace.optimize.report.plot import (
+    NARROW,
+    WIDE,
+    Format,
+    latency_scale,
+    plot,
+    quality_scale,
+    summary,
+)
 from headrace.optimize.report.points import Kind, front, numbered, points
-from headrace.optimize.report.scales import Scale, latency_scale, quality_scale
+from headrace.optimize.report.tables import bars
 from tests.unit.optimize.report.reports import REPORT, passed
 
 AREA = Box(left=0.0, top=0.0, right=800.0, bottom=400.0)

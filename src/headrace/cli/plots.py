@@ -1,7 +1,8 @@
-"""What does a load look like? Drawings of it; needs matplotlib."""
+"""Plots of loads, profiles and simulated rollouts, drawn by matplotlib of the extra `plot`."""
 
 # ruff: noqa: PLC0415  # matplotlib is an extra, and slow to import
 
+import importlib.util
 import io
 from collections.abc import Sequence
 from html import escape
@@ -9,18 +10,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+import typer
 
-from headrace.cli.load_report import quantile_name, report, steps_report
-from headrace.cli.rollout_plot import require_matplotlib
-from headrace.core import InvalidArgumentError
-from headrace.load import LoadResult
-from headrace.load.intervals import Floats
+from headrace.core import FailedPreconditionError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_KINDS: Final = (".html", ".svg", ".png")
+    from headrace.load import LoadResult
+    from headrace.load.intervals import Floats
+    from headrace.optimize.profiling.document import Profile
+    from headrace.rollout.simulate import Result
+
+PICTURES: Final = (".png", ".svg", ".pdf")
+PAGES: Final = (".html", ".svg", ".png")
 _MOST_BINS: Final = 120
 _SLOWEST: Final = 400
 _LONGEST_TITLE: Final = 140
@@ -39,23 +43,34 @@ pre {{ overflow-x: auto; background: #f5f6f8; padding: 1rem; border-radius: 6px 
 """
 
 
-def check_plot(path: Path) -> None:
-    """Fail before the load, not after it.
+def check_plot(path: Path, suffixes: Sequence[str] = PICTURES) -> None:
+    """Refuse a plot that could not be drawn, before the work is done.
 
     Raises:
-        InvalidArgumentError: The file's name tells no kind of picture, or its folder is missing.
+        BadParameter: The file's name has another ending, or its folder is missing.
         FailedPreconditionError: matplotlib is not installed.
     """
-    if path.suffix.lower() not in _KINDS:
-        msg = f"'{path}' names no kind of picture: end it in {', '.join(_KINDS)}"
-        raise InvalidArgumentError(msg)
+    if path.suffix.lower() not in suffixes:
+        msg = f"'{path}' names no kind of picture: end it in {', '.join(suffixes)}"
+        raise typer.BadParameter(msg, param_hint="--plot")
     if not path.absolute().parent.is_dir():
         msg = f"there is no folder '{path.parent}' for the picture"
-        raise InvalidArgumentError(msg)
-    require_matplotlib()
+        raise typer.BadParameter(msg, param_hint="--plot")
+    if importlib.util.find_spec("matplotlib") is None:
+        msg = "--plot needs matplotlib; install it with: pip install 'headrace[plot]'"
+        raise FailedPreconditionError(msg)
 
 
-def draw(path: Path, results: Sequence[LoadResult], *, title: str) -> None:
+def _figure(width: float, height: float) -> "Figure":
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def draw_load(path: Path, results: "Sequence[LoadResult]", *, title: str) -> None:
     """One run over time and by quantile; several by their rates.
 
     Args:
@@ -72,6 +87,8 @@ def draw(path: Path, results: Sequence[LoadResult], *, title: str) -> None:
     if kind == ".svg":
         path.write_text(picture)
         return
+    from headrace.cli.load_report import report, steps_report
+
     parts = report(results[0]) if len(results) == 1 else steps_report(results)
     text = "\n".join(part.plain for part in parts)
     inline = picture[picture.index("<svg") :]
@@ -87,16 +104,7 @@ def _svg(figure: "Figure") -> str:
     return buffer.getvalue()
 
 
-def _figure(width: float, height: float) -> "Figure":
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _of_one(result: LoadResult) -> "Figure":
+def _of_one(result: "LoadResult") -> "Figure":
     figure = _figure(11.0, 8.0)
     over_time, by_quantile = figure.subplots(2, 1)
     _draw_over_time(over_time, result)
@@ -104,7 +112,7 @@ def _of_one(result: LoadResult) -> "Figure":
     return figure
 
 
-def _draw_over_time(axes: "Axes", result: LoadResult) -> None:
+def _draw_over_time(axes: "Axes", result: "LoadResult") -> None:
     """p50 and p99 of each second, the slowest answers one by one, and when requests failed."""
     sample = result.sample
     at = sample.intended - result.plan.warm_up_s
@@ -140,7 +148,7 @@ def _draw_over_time(axes: "Axes", result: LoadResult) -> None:
     _finish(axes)
 
 
-def _by_time(at: Floats, latency_ms: Floats, seconds: float) -> tuple[Floats, Floats, Floats]:
+def _by_time(at: "Floats", latency_ms: "Floats", seconds: float) -> "tuple[Floats, Floats, Floats]":
     """The middle of each bin, and p50 and p99 of what was due in it; not a number of nothing."""
     bins = max(1, min(round(seconds), _MOST_BINS))
     width = max(seconds, 0.1) / bins
@@ -154,8 +162,10 @@ def _by_time(at: Floats, latency_ms: Floats, seconds: float) -> tuple[Floats, Fl
     return middle, figures[0], figures[1]
 
 
-def _draw_by_quantile(axes: "Axes", result: LoadResult) -> None:
+def _draw_by_quantile(axes: "Axes", result: "LoadResult") -> None:
     """Latency against the share that is slower, with an interval where there is one."""
+    from headrace.cli.load_report import quantile_name
+
     latency_ms = np.sort(result.sample.latency_s[result.sample.succeeded]) * _MILLI
     count = len(latency_ms)
     if count:
@@ -185,7 +195,7 @@ def _draw_by_quantile(axes: "Axes", result: LoadResult) -> None:
     _finish(axes)
 
 
-def _draw_limits(axes: "Axes", result: LoadResult) -> None:
+def _draw_limits(axes: "Axes", result: "LoadResult") -> None:
     for judgement in result.judgements:
         objective = judgement.objective
         if objective.quantile is not None:
@@ -198,8 +208,10 @@ def _draw_limits(axes: "Axes", result: LoadResult) -> None:
             )
 
 
-def _of_steps(results: Sequence[LoadResult]) -> "Figure":
+def _of_steps(results: "Sequence[LoadResult]") -> "Figure":
     """p50 and p99 against the rate that was asked for, and what was achieved."""
+    from headrace.cli.load_report import quantile_name
+
     figure = _figure(11.0, 5.0)
     latency, achieved = figure.subplots(1, 2)
     rates = [result.plan.rate_per_s for result in results]
@@ -241,3 +253,72 @@ def _finish(axes: "Axes") -> None:
     handles, labels = axes.get_legend_handles_labels()
     if labels:
         axes.legend(handles, labels, loc="upper left", fontsize=8, frameon=False)
+
+
+def draw_profile(path: Path, profile: "Profile") -> None:
+    """Two panels: what is predicted of one replica, and what was measured."""
+    figure = _figure(12.0, 4.2)
+    load, batch = figure.subplots(1, 2)
+    curve = profile.prediction.curve
+    rates = [point.rate for point in curve]
+    for name, values in (
+        ("p99", [point.p99_s for point in curve]),
+        ("p95", [point.p95_s for point in curve]),
+        ("p50", [point.p50_s for point in curve]),
+    ):
+        load.plot(rates, [value * 1e3 for value in values], marker="o", label=name)
+    load.axvline(profile.prediction.capacity, linestyle=":", color="black", label="capacity")
+    if profile.prediction.knee_rate is not None:
+        load.axvline(profile.prediction.knee_rate, linestyle="--", color="grey", label="knee")
+    load.set(xlabel="requests/s", ylabel="latency (ms)", yscale="log", title=profile.model)
+    load.legend(fontsize="small")
+    length = profile.measured.loaded.length
+    cells = [cell for cell in profile.measured.cells if cell.length == length]
+    for threads, runs in sorted({(cell.threads, cell.runs) for cell in cells}):
+        line = sorted(
+            (cell.rows, cell.rows_per_s)
+            for cell in cells
+            if (cell.threads, cell.runs) == (threads, runs)
+        )
+        label = f"{runs} at once, {threads} thread{'' if threads == 1 else 's'} each"
+        batch.plot(*zip(*line, strict=True), marker="o", label=label)
+    title = f"length {length}" if length else "measured"
+    batch.set(xlabel="rows in a batch", ylabel="rows/s", title=title)
+    batch.set_xscale("log", base=2)
+    batch.legend(fontsize="small")
+    figure.savefig(path, dpi=120)
+
+
+def draw_rollouts(
+    path: Path, results: "Sequence[Result]", *, alpha: float, duration_s: int
+) -> None:
+    """The share of the runs that were decided by each second, one panel for each candidate."""
+    columns = min(len(results), 2)
+    rows = -(-len(results) // columns)
+    figure = _figure(7.0 * columns, 3.6 * rows)
+    for i, result in enumerate(results):
+        axes = figure.add_subplot(rows, columns, i + 1)
+        for times, label, colour in (
+            (result.promoted_s, "promoted", "tab:green"),
+            (result.rolled_back_s, "rolled back", "tab:red"),
+            (result.naive_s, "z test of errors, read as often", "tab:gray"),
+        ):
+            shares = [rank / result.runs for rank in range(1, len(times) + 1)]
+            last = shares[-1] if shares else 0.0
+            axes.step(
+                [0.0, *times, duration_s],
+                [0.0, *shares, last],
+                where="post",
+                label=label,
+                color=colour,
+            )
+        axes.axhline(alpha, linestyle=":", color="black", linewidth=1.0, label=f"alpha {alpha:g}")
+        axes.set(
+            title=result.candidate,
+            xlabel="seconds watched",
+            ylabel="share of runs",
+            xlim=(0, duration_s),
+            ylim=(0, 1.02),
+        )
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    figure.savefig(path, dpi=120)

@@ -1,0 +1,231 @@
+"""Axes, marks and labels of SVG charts: where each value, mark and name stands. Pure."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+_STEPS: Final = (1.0, 2.0, 2.5, 5.0, 10.0)
+_MARKS: Final = 4
+"""About how many an axis has."""
+_DECADE_MARKS: Final = ((1, 2, 5), (1, 2, 3, 5, 7))
+_SPANS_S: Final = (10, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600)
+_NOTHING: Final = 1e-300
+"""A part of a number as small is 0."""
+_MINUTE: Final = 60.0
+_HOUR: Final = 3600.0
+_DAY: Final = 86_400.0
+_GAP: Final = 4.0
+_REACHES: Final = (0.0, 12.0, 24.0, 38.0, 54.0, 72.0)
+_DIRECTIONS: Final = (
+    (1.0, 0.0),
+    (-1.0, 0.0),
+    (0.0, -1.0),
+    (0.0, 1.0),
+    (0.4, -0.9),
+    (0.4, 0.9),
+    (0.75, -0.75),
+    (0.75, 0.75),
+    (-0.75, -0.75),
+    (-0.75, 0.75),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """A mark at a place of the picture, with its label."""
+
+    at: float
+    label: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scale:
+    """Maps values of `low` to `high` to places of `start` to `end`."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    is_logarithmic: bool = False
+
+    def place(self, value: float) -> float:
+        """Where a value stands; one outside stands at the edge."""
+        share = (self._size(value) - self._size(self.low)) / (
+            self._size(self.high) - self._size(self.low)
+        )
+        return round(self.start + min(max(share, 0.0), 1.0) * (self.end - self.start), 1)
+
+    def holds(self, value: float) -> bool:
+        """Whether a value is not outside."""
+        return self.low <= value <= self.high
+
+    def marks(self) -> list[float]:
+        """Round values on it."""
+        if not self.is_logarithmic:
+            return marks_between(self.low, self.high)
+        few, more = (self._decade_marks(per_decade) for per_decade in _DECADE_MARKS)
+        return few if len(few) >= _MARKS else more
+
+    def _decade_marks(self, per_decade: Sequence[int]) -> list[float]:
+        decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+        values = [part * 10.0**decade for decade in decades for part in per_decade]
+        return [value for value in values if self.holds(value)]
+
+    def _size(self, value: float) -> float:
+        return math.log(max(value, _NOTHING)) if self.is_logarithmic else value
+
+
+def round_step(most: float, marks: int) -> float:
+    """The smallest round step with which `marks` of them reach `most`."""
+    if most < _NOTHING:
+        return 1.0 / marks
+    rough = most / marks
+    power = 10.0 ** math.floor(math.log10(rough))
+    return next(step * power for step in _STEPS if step * power >= rough * (1 - 1e-9))
+
+
+def marks_from_zero(most: float, marks: int = _MARKS) -> list[float]:
+    """Round values from 0 to at least `most`; to 1 where that is nothing."""
+    if most <= 0:
+        return [0.0, 1.0]
+    step = round_step(most, marks)
+    count = max(math.ceil(most / step - 1e-9), 1)
+    return [step * i for i in range(count + 1)]
+
+
+def marks_between(low: float, high: float, marks: int = _MARKS) -> list[float]:
+    """Round values between two."""
+    step = round_step(high - low, marks)
+    first = math.ceil(low / step - 1e-9)
+    last = math.floor(high / step + 1e-9)
+    return [step * i for i in range(first, last + 1)]
+
+
+def ages(span_s: float, marks: int = _MARKS) -> list[tuple[float, str]]:
+    """Round ages from 0 to `span_s`, with their labels: `-30 min`, `now`."""
+    step = next((s for s in _SPANS_S if span_s / s <= marks), 21600)
+    return [(i * step, _age(i * step)) for i in range(int(span_s / step + 1e-9) + 1)]
+
+
+def elapsed(span_s: float, marks: int = _MARKS) -> list[tuple[float, str]]:
+    """Round times from 0 to `span_s`, with their labels: `start`, `30 min`, `2 d`."""
+    days = round_step(span_s / _DAY, marks) * _DAY
+    step = next((s for s in (*_SPANS_S, 43_200, 86_400) if span_s / s <= marks), days)
+    return [(i * step, _time(i * step)) for i in range(int(span_s / step + 1e-9) + 1)]
+
+
+def _time(time_s: float) -> str:
+    if time_s == 0:
+        return "start"
+    for unit, length_s in (("d", _DAY), ("h", _HOUR), ("min", _MINUTE)):
+        if time_s >= length_s:
+            return f"{time_s / length_s:g} {unit}"
+    return f"{time_s:g} s"
+
+
+def _age(age_s: float) -> str:
+    if age_s == 0:
+        return "now"
+    if age_s < _MINUTE:
+        return f"-{age_s:g} s"
+    return f"-{age_s / _MINUTE:g} min" if age_s < _HOUR else f"-{age_s / _HOUR:g} h"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Box:
+    """A rectangle from `left`, `top` to `right`, `bottom`; y grows downwards."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    def meets(self, other: "Box") -> bool:
+        """Whether they have an area in common."""
+        return (
+            self.left < other.right
+            and other.left < self.right
+            and self.top < other.bottom
+            and other.top < self.bottom
+        )
+
+    def within(self, other: "Box") -> bool:
+        """Whether no part is outside the other."""
+        return (
+            other.left <= self.left
+            and self.right <= other.right
+            and other.top <= self.top
+            and self.bottom <= other.bottom
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dot:
+    """A point with its name: centre, radius, and the size of the written name."""
+
+    x: float
+    y: float
+    radius: float
+    width: float
+    height: float
+
+    @property
+    def box(self) -> Box:
+        """What the point covers."""
+        r = self.radius
+        return Box(left=self.x - r, top=self.y - r, right=self.x + r, bottom=self.y + r)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Label:
+    """Where a name stands. `is_far`: so far from its point that a line has to lead there."""
+
+    box: Box
+    is_far: bool
+
+
+def place_labels(
+    dots: Sequence[Dot], area: Box, obstacles: Sequence[Box] = ()
+) -> list[Label | None]:
+    """A place for each name, the first ones first; None where there is no room for one.
+
+    Args:
+        obstacles: What else is not written over, if that can be.
+    """
+    taken = [dot.box for dot in dots]
+    found: list[Label | None] = []
+    for dot in dots:
+        label = _free(dot, area, [*taken, *obstacles]) or _free(dot, area, taken)
+        found.append(label)
+        if label is not None:
+            taken.append(label.box)
+    return found
+
+
+def _free(dot: Dot, area: Box, taken: Sequence[Box]) -> Label | None:
+    for label in _places(dot):
+        if label.box.within(area) and not any(label.box.meets(box) for box in taken):
+            return label
+    return None
+
+
+def _places(dot: Dot) -> Iterator[Label]:
+    """Around the point, and then around it further out."""
+    for step in _REACHES:
+        reach = dot.radius + _GAP + step
+        for across, down in _DIRECTIONS:
+            x, y = dot.x + across * reach, dot.y + down * reach
+            left = x - dot.width * (1 - _sign(across)) / 2
+            top = y - dot.height * (1 - _sign(down)) / 2
+            box = Box(left=left, top=top, right=left + dot.width, bottom=top + dot.height)
+            yield Label(box=box, is_far=step > 0)
+
+
+def _sign(direction: float) -> float:
+    return float((direction > 0) - (direction < 0))
+
+
+def svg_text(x: float, y: float, text: str, anchor: str, look: str = "tick") -> str:
+    """An SVG text element; `text` is escaped by the caller."""
+    return f'<text class="{look}" x="{x:g}" y="{y:g}" text-anchor="{anchor}">{text}</text>'
