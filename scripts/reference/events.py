@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 import headrace.control
-from headrace.autoscale.reasons import Reason
+from headrace.autoscale.state import Reason
 from headrace.control.rollout_events import PHASE_REASONS
 from headrace.rollout.state import Phase
 from scripts.reference.enums import meanings

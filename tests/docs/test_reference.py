@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from headrace.autoscale.reasons import Reason
+from headrace.autoscale.state import Reason
 from headrace.control.rollout_events import PHASE_REASONS
 from headrace.core.spec import json_schema
 from scripts.reference.enums import meanings

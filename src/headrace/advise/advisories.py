@@ -10,8 +10,7 @@ from typing import Final
 
 import msgspec
 
-from headrace.advise.facts import Advisory, Affected
-from headrace.advise.severity import Severity
+from headrace.advise.facts import Advisory, Affected, Severity
 from headrace.core import InvalidArgumentError
 
 _MOST_BYTES: Final = 256 << 20

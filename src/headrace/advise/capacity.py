@@ -19,8 +19,8 @@ from headrace.core.text import duration_text, number_text
 from headrace.optimize.profiling.document import Profile
 from headrace.optimize.profiling.messages import NO_LENGTH
 from headrace.optimize.profiling.predict import Prediction, Predictor
+from headrace.optimize.profiling.predict import Replica as SimulatedReplica
 from headrace.optimize.profiling.service import MeasuredService
-from headrace.optimize.profiling.simulate import Replica as SimulatedReplica
 from headrace.optimize.profiling.timing import Setting, cell_of
 
 HOURS_PER_MONTH: Final = 730.0

@@ -3,8 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from headrace.advise.facts import Facts, Need
-from headrace.advise.severity import Severity
+from headrace.advise.facts import Facts, Need, Severity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

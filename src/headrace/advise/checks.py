@@ -5,8 +5,6 @@ from typing import Final
 from headrace.advise import (
     checks_access,
     checks_host,
-    checks_keys,
-    checks_limits,
     checks_models,
     checks_service,
     checks_software,
@@ -19,9 +17,7 @@ CHECKS: Final[tuple[Check, ...]] = tuple(
     sorted(
         (
             *checks_access.CHECKS,
-            *checks_keys.CHECKS,
             *checks_tls.CHECKS,
-            *checks_limits.CHECKS,
             *checks_service.CHECKS,
             *checks_models.CHECKS,
             *checks_host.CHECKS,

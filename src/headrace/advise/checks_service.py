@@ -4,9 +4,8 @@ from collections.abc import Iterator
 from typing import Final
 
 from headrace.advise.check import Check, Hit
-from headrace.advise.facts import Facts, Need
+from headrace.advise.facts import Facts, Need, Severity
 from headrace.advise.look import endpoints
-from headrace.advise.severity import Severity
 from headrace.core.spec import EndpointSpec
 from headrace.core.spec_rollout import MetricsSpec
 

@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Final
 
 from headrace.advise.check import Check, Hit
-from headrace.advise.facts import Facts, FileFact, KeyMaterial, Need
+from headrace.advise.facts import Facts, FileFact, KeyMaterial, Need, Severity
 from headrace.advise.look import (
     NamedFile,
     exposed,
@@ -15,7 +15,6 @@ from headrace.advise.look import (
     shown,
     upstreams,
 )
-from headrace.advise.severity import Severity
 
 _SOON: Final = timedelta(days=30)
 _SHORTEST_BITS: Final = {"RSA": 2048, "DSA": 1 << 30, "EC": 224}  # DSA is never long enough

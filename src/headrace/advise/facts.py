@@ -1,4 +1,4 @@
-"""What may be known of a system: plain data that the checks look at.
+"""Facts about a system that an audit looks at, and severities of findings.
 
 Whatever could not be found out stands in `Facts.missing` with the reason; a check that needs it is
 then told as "not checked" and never as passed.
@@ -9,8 +9,25 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
-from headrace.advise.severity import Severity
 from headrace.core.spec import SystemSpec
+
+
+class Severity(StrEnum):
+    """From what is worth knowing to what has to be mended today."""
+
+    LOW = "low"
+    """Worth knowing; a deliberate choice for many."""
+    MEDIUM = "medium"
+    """Mend it before other people depend on the system."""
+    HIGH = "high"
+    """One more mistake, or one who tries, and it does harm."""
+    CRITICAL = "critical"
+    """It does harm as it is."""
+
+    @property
+    def rank(self) -> int:
+        """A larger number is worse."""
+        return tuple(Severity).index(self)
 
 
 class Need(StrEnum):

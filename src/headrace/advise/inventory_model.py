@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-from headrace.advise.severity import Severity
+from headrace.advise.facts import Severity
 
 
 class Format(StrEnum):

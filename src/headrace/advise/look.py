@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from headrace.advise.check import Hit
-from headrace.advise.facts import Facts, FileFact, Listener
-from headrace.advise.severity import Severity
+from headrace.advise.facts import Facts, FileFact, Listener, Severity
 from headrace.core.spec import EndpointSpec, SystemSpec, is_model_path
 from headrace.core.spec_upstream import UpstreamSpec
 

@@ -3,10 +3,8 @@
 from headrace.autoscale.budget import Ask, Grant, share_out
 from headrace.autoscale.decide import Decision, decide
 from headrace.autoscale.meter import Counts, Meter
-from headrace.autoscale.reasons import Reason
 from headrace.autoscale.recommend import Observed, Recommendation, recommend
-from headrace.autoscale.signals import Signals
-from headrace.autoscale.state import ScalerState, begin, granted
+from headrace.autoscale.state import Reason, ScalerState, Signals, begin, granted
 
 __all__ = [
     "Ask",

@@ -12,11 +12,8 @@ import msgspec
 
 from headrace.autoscale.demand import Demand
 from headrace.autoscale.growth import floor_of, growth_of
-from headrace.autoscale.look import Look
-from headrace.autoscale.pressure import fewest_by_limit, learned
-from headrace.autoscale.reasons import Reason, Wish
-from headrace.autoscale.signals import Signals
-from headrace.autoscale.state import ScalerState
+from headrace.autoscale.look import Look, fewest_by_limit, learned
+from headrace.autoscale.state import Reason, ScalerState, Signals, Wish
 from headrace.autoscale.windows import add_peak
 from headrace.core.spec_scale import AutoscaleSpec
 

@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from headrace.autoscale.signals import Signals
+from headrace.autoscale.state import Signals
 from headrace.core.spec_scale import AutoscaleSpec
 
 _P99: Final = 0.99

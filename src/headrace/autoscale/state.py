@@ -1,8 +1,82 @@
-"""What does the autoscaler remember of one arm? Everything, so that a restart changes nothing."""
+"""State of a scaler: its signals, its reasons, and what it remembers between decisions."""
+
+from enum import StrEnum
 
 import msgspec
 
 from headrace.autoscale.windows import Peaks, Window
+
+
+class Reason(StrEnum):
+    """What decided."""
+
+    STEADY = "Steady"
+    LOAD = "Load"
+    """The stable window shows that more are needed."""
+    BURST = "Burst"
+    """The panic window does."""
+    PRESSURE = "Pressure"
+    """Queue wait or p99 have been above their bound for a panic window."""
+    SCHEDULE = "Schedule"
+    MINIMUM = "Minimum"
+    MAXIMUM = "Maximum"
+    """More are needed than `max_replicas` allows."""
+    LESS_LOAD = "LessLoad"
+    """Fewer have been enough for the scale-down delay."""
+    SETTLING = "Settling"
+    """Fewer would do, and it is too early to be sure."""
+    MISSING = "MissingMetrics"
+    STARTING = "Starting"
+    """More are wanted, and copies are on their way already."""
+    IDLE = "Idle"
+    """Nobody asked for `idle_s`."""
+    WOKEN = "Woken"
+    """The first request after that."""
+    BUDGET = "Budget"
+    """The machine has no room for more."""
+
+
+class Wish(msgspec.Struct, frozen=True, kw_only=True):
+    """A count, and what asks for it."""
+
+    count: int
+    reason: Reason
+    message: str = ""
+
+
+class Signals(msgspec.Struct, frozen=True, kw_only=True):
+    """One look at all copies of one arm. None means that it is not known, never that it is zero.
+
+    `at`: seconds since 1970. `ready` and `starting` count copies; those that leave are in neither.
+    `in_flight`: requests taken and not answered, over all copies. `arrivals`: requests per second,
+    refused ones included. `queue_wait_s`: mean wait of those answered. `p99_s`: of the last few
+    panic windows.
+
+    `service_s`: how long one request keeps one copy's busiest part busy, so that a copy can answer
+    at most `1 / service_s` per second. `run_s`: how long a run takes, and `concurrency`: how many
+    run at once in one copy. `held`: requests that wait for the first copy.
+
+    `is_partial`: not every ready copy reported. Sums are then lower bounds: good enough to add
+    copies, not to take any away.
+    """
+
+    at: float
+    ready: int
+    starting: int = 0
+    in_flight: float | None = None
+    arrivals: float | None = None
+    queue_wait_s: float | None = None
+    p99_s: float | None = None
+    service_s: float | None = None
+    run_s: float | None = None
+    concurrency: int = 1
+    held: int = 0
+    is_partial: bool = False
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether too little is known to take copies away."""
+        return self.is_partial or self.in_flight is None or self.arrivals is None
 
 
 class ScalerState(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from headrace.autoscale.reasons import Reason, Wish
+from headrace.autoscale.state import Reason, Wish
 
 WINDOW_S: Final = 30.0
 """Over which lag's slope and rates are taken."""

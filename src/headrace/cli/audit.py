@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from headrace.advise import Facts
     from headrace.advise.facts import Advisory
     from headrace.advise.inventory_walk import Known
-    from headrace.advise.report import Report
+    from headrace.advise.reports import Report
 
 FINDINGS = 3
 """The exit status when a finding is as bad as `--fail-on` says."""
@@ -122,7 +122,7 @@ def audit(
     report = _report(file, fail_on, advisories, server=server, home=home)
     _write(_rendered(report, chosen), output)
     if output is not None:
-        from headrace.advise.report_text import summary_line
+        from headrace.advise.reports import summary_line
         from headrace.cli.output import say
 
         say(f"{summary_line(report.audit)}; see {output}")
@@ -142,7 +142,7 @@ def _report(
     from headrace.advise import Severity, run_checks
     from headrace.advise.advisories import read_advisories
     from headrace.advise.checks import CHECKS
-    from headrace.advise.report import Report
+    from headrace.advise.reports import Report
 
     known = None if advisories is None else read_advisories(advisories)
     now = datetime.now(UTC)
@@ -188,10 +188,7 @@ def _facts_of_running(
 
 def _rendered(report: "Report", form: ReportFormat) -> str:
     from headrace.advise.checks import CHECKS
-    from headrace.advise.report_html import html_report
-    from headrace.advise.report_json import json_report
-    from headrace.advise.report_sarif import sarif_report
-    from headrace.advise.report_text import text_report
+    from headrace.advise.reports import html_report, json_report, sarif_report, text_report
 
     match form:
         case ReportFormat.TEXT:
@@ -271,7 +268,7 @@ def models(
     """
     from headrace.advise.inventory_report import HEAD, asset_row, inventory_document, remarks
     from headrace.advise.inventory_walk import take_inventory
-    from headrace.advise.report_text import printable
+    from headrace.advise.reports import printable
     from headrace.cli.output import progress, say, show, table, write
     from headrace.core.text import bytes_text
 
@@ -299,7 +296,7 @@ def _has_signature(home: Path, name: str, version: str) -> bool:
 
 def _known(home: Path) -> "Known":
     """What this home's registry and this installation know of models."""
-    from headrace.advise.inventory_opset import highest_opset, opens_here
+    from headrace.advise.inventory_report import highest_opset, opens_here
     from headrace.advise.inventory_walk import Known
     from headrace.cli.home_registry import home_registry
     from headrace.runtimes import usable_runtimes

@@ -19,10 +19,10 @@ from headrace.advise.facts import (
     Listener,
     ProcessFact,
     ReplicaFact,
+    Severity,
     TokenFact,
     VersionFact,
 )
-from headrace.advise.severity import Severity
 from tests.unit.advise.conftest import NOW
 
 FIRST = "endpoints[0]"

@@ -9,11 +9,16 @@ import pytest
 
 from headrace.advise import Audit, Finding, NotChecked, Severity
 from headrace.advise.checks import CHECKS
-from headrace.advise.report import Report
-from headrace.advise.report_html import html_report
-from headrace.advise.report_json import json_report
-from headrace.advise.report_sarif import file_uri, sarif_report
-from headrace.advise.report_text import printable, summary_line, text_report
+from headrace.advise.reports import (
+    Report,
+    file_uri,
+    html_report,
+    json_report,
+    printable,
+    sarif_report,
+    summary_line,
+    text_report,
+)
 from tests.unit.advise.conftest import NOW
 from tests.unit.advise.sarif import SCHEMA
 

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from headrace.advise import Facts, Severity, run_checks
 from headrace.advise.advisories import read_advisories
-from headrace.advise.checks_software import CHECKS, MINIMUMS, is_affected
+from headrace.advise.checks_software import CHECKS, MINIMUMS, is_affected, version_key
 from headrace.advise.facts import Affected
-from headrace.advise.pep440 import version_key
 from headrace.core import InvalidArgumentError
 from tests.unit.advise.conftest import NOW
 

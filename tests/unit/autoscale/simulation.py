@@ -22,8 +22,7 @@ import numpy.typing as npt
 from headrace.autoscale.capacity import late_ratio
 from headrace.autoscale.decide import decide
 from headrace.autoscale.meter import Counts, Meter
-from headrace.autoscale.signals import Signals
-from headrace.autoscale.state import ScalerState, begin
+from headrace.autoscale.state import ScalerState, Signals, begin
 from headrace.core.spec_scale import AutoscaleSpec
 from headrace.observe.histogram import SECONDS_BOUNDS
 

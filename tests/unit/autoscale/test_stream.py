@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from headrace.autoscale.reasons import Reason
+from headrace.autoscale.state import Reason
 from headrace.autoscale.stream import (
     QUIET_S,
     SETTLE_S,

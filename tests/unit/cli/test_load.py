@@ -131,9 +131,7 @@ def test_progress_is_one_line() -> None:
         lag_p99_s=4e-6,
     )
 
-    assert line(tick) == (
-        "1,500 sent, 2 in flight, p50 1 ms, p99 -, 1 failed, lag 4 µs, 9 s left"
-    )
+    assert line(tick) == ("1,500 sent, 2 in flight, p50 1 ms, p99 -, 1 failed, lag 4 µs, 9 s left")
 
 
 @pytest.mark.slow

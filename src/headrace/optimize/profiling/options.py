@@ -9,10 +9,8 @@ import msgspec
 from headrace.core import BatchingSpec
 from headrace.core.text import duration_text
 from headrace.optimize.profiling.messages import Cell, Measured, Overhead
-from headrace.optimize.profiling.phases import find_phases, without_drift
-from headrace.optimize.profiling.predict import REQUESTS, USUAL_LOAD, Predictor
-from headrace.optimize.profiling.service import MeasuredService, Service
-from headrace.optimize.profiling.simulate import Replica
+from headrace.optimize.profiling.predict import REQUESTS, USUAL_LOAD, Predictor, Replica
+from headrace.optimize.profiling.service import MeasuredService, Service, find_phases, without_drift
 
 DEFAULT_ROWS: Final = BatchingSpec().max_batch_size
 _NEARLY: Final = 0.97

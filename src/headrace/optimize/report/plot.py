@@ -9,8 +9,7 @@ from typing import Final
 from headrace.core.charts import Box, Dot, Label, Scale, place_labels, svg_text
 from headrace.core.text import bytes_text, duration_unit
 from headrace.optimize.report import words
-from headrace.optimize.report.data import OptimizeReport
-from headrace.optimize.report.points import Kind, Point, front, points
+from headrace.optimize.report.data import Kind, OptimizeReport, Point, front, points
 
 _TICK_ROOM: Final = 54.0
 _LEAST_RADIUS: Final = 4.0

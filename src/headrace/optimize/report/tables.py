@@ -8,8 +8,14 @@ from typing import Final
 from headrace.core.charts import Scale
 from headrace.core.text import NOTHING, bytes_text, number_text
 from headrace.optimize.report import words
-from headrace.optimize.report.data import CandidateReport, Interval, OptimizeReport
-from headrace.optimize.report.points import Kind, Numbered, numbered
+from headrace.optimize.report.data import (
+    CandidateReport,
+    Interval,
+    Kind,
+    Numbered,
+    OptimizeReport,
+    numbered,
+)
 
 _MARKS: Final = {
     Kind.BASELINE: "baseline",

@@ -1,11 +1,11 @@
-"""The result at a terminal: a table with intervals, what was rejected and why, some sentences."""
+"""The result at a terminal: a table with intervals, what was rejected and why, some words."""
 
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from headrace.core.text import NOTHING, bytes_text, number_text
-from headrace.optimize.report import sentences, words
+from headrace.optimize.report import words
 from headrace.optimize.report.data import CandidateReport, OptimizeReport
 
 WIDTH: Final = 100
@@ -27,7 +27,7 @@ def text_report(report: OptimizeReport, *, encoding: str | None = "utf-8") -> st
         *_before_and_after(report),
         *_rejected(report),
     ]
-    for paragraph in (sentences.gain(report), sentences.price(report), sentences.unproved(report)):
+    for paragraph in (words.gain(report), words.price(report), words.unproved(report)):
         said = " ".join(paragraph)
         lines += ["", *_wrapped(said)] if said else []
     text = "\n".join(lines)
@@ -40,7 +40,7 @@ def text_report(report: OptimizeReport, *, encoding: str | None = "utf-8") -> st
 
 def _where(report: OptimizeReport) -> str:
     processor = report.processor.name or "an unknown processor"
-    return f"{sentences.conditions(report.settings)}, on {processor}"
+    return f"{words.conditions(report.settings)}, on {processor}"
 
 
 def _candidates(report: OptimizeReport) -> Iterator[str]:
@@ -68,7 +68,7 @@ def _before_and_after(report: OptimizeReport) -> Iterator[str]:
         ("p99", words.seconds(before.p99_s), words.seconds(after.p99_s)),
         ("p50, cold caches", words.seconds(before.cold_p50_s), words.seconds(after.cold_p50_s)),
         (
-            sentences.callers(report.settings),
+            words.callers(report.settings),
             words.rate(before.throughput_per_s),
             words.rate(after.throughput_per_s),
         ),
@@ -109,7 +109,7 @@ def _figures(one: CandidateReport, report: OptimizeReport) -> str:
     """What was measured of a rejected candidate, in short."""
     known = [
         (one.p50_s, words.seconds(one.p50_s)),
-        (one.cut_ratio, sentences.less(one.cut_ratio or 0.0)),
+        (one.cut_ratio, words.less(one.cut_ratio or 0.0)),
         (
             one.accuracy if report.data.is_labelled else one.agreement_ratio,
             f"{words.quality_head(report.data)} {words.quality(one, report.data)}",

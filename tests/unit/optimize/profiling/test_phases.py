@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.optimize.profiling.messages import Cell, Round
-from headrace.optimize.profiling.phases import LEAST_ROUNDS, Phases, find_phases, without_drift
+from headrace.optimize.profiling.service import LEAST_ROUNDS, Phases, find_phases, without_drift
 from headrace.optimize.profiling.timing import Setting, cell_of
 from tests.unit.optimize.profiling.made import cell
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace.optimize.profiling.simulate import Replica, poisson, simulate
+from headrace.optimize.profiling.predict import Replica, poisson, simulate
 
 RUN_S = 0.010
 

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from headrace.core.charts import Box, Dot, Scale, place_labels
 from headrace.optimize.report import Evidence
+from headrace.optimize.report.data import Kind, front, numbered, points
 from headrace.optimize.report.plot import (
     NARROW,
     WIDE,
@@ -21,7 +22,6 @@ from headrace.optimize.report.plot import (
     quality_scale,
     summary,
 )
-from headrace.optimize.report.points import Kind, front, numbered, points
 from headrace.optimize.report.tables import bars
 from tests.unit.optimize.report.reports import REPORT, passed
 
