@@ -9,7 +9,6 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from headrace.control.faults import LOOP, Faults
-from headrace.control.metrics import Labels, gauge
 from headrace.control.store import Event
 from headrace.core import Clock, HeadraceError
 from headrace.monitor.alert_kinds import LOCAL
@@ -31,6 +30,7 @@ from headrace.monitor.stream_conditions import (
     stream_promises_of,
 )
 from headrace.monitor.stream_readings import read_stream
+from headrace.observe.metrics import Family, Labels, gauge
 
 _LOG: Final = logging.getLogger("headrace.control")
 _LOOK_S: Final = 2.0
@@ -122,12 +122,12 @@ class Alerting:
             key=lambda a: (ranks.get(a.state, order.index(a.state)), -a.since, a.key),
         )
 
-    def exposition(self) -> str:
+    def families(self) -> list[Family]:
         """Which fire, as a metric; those that fired not long ago too, as 0."""
         samples: list[tuple[Labels, float]] = [
             (_labels(alert), float(alert.state is AlertState.FIRING)) for alert in self.alerts()
         ]
-        return gauge("headrace_alert_firing", "1 while the alert fires.", samples)
+        return [gauge("headrace_alert_firing", "1 while the alert fires.", samples)]
 
     async def run(self) -> None:
         """Look until cancelled."""

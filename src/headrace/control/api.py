@@ -32,13 +32,13 @@ from headrace.control.api_streams import add_streams
 from headrace.control.api_triton import add_grpc_statistics, add_repository, add_statistics
 from headrace.control.edge import Shared
 from headrace.control.guards import App, BodyLimit, Guard
-from headrace.control.metrics import Families
 from headrace.control.pages import Beside, MakeConsole, pages_over
 from headrace.control.plane import ControlPlane
 from headrace.control.problems import PROBLEM_TYPE, problem_body, problem_of
 from headrace.control.scrape import all_metrics
 from headrace.core import Code, HeadraceError
 from headrace.core.spec import SpecMistake
+from headrace.observe.metrics import Families
 
 _BAD_REQUEST: Final = 400
 _HTTP_CODES: Final = {

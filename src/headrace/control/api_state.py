@@ -20,13 +20,13 @@ from headrace.control.api_answers import (
 )
 from headrace.control.api_metrics import Full, Names, metrics_answer
 from headrace.control.differences import Diff
-from headrace.control.metrics import Families
 from headrace.control.plane import ControlPlane
 from headrace.control.scrape import all_metrics
 from headrace.control.status import Status
 from headrace.core import InvalidArgumentError
 from headrace.core.redact import redact
 from headrace.core.spec import json_schema
+from headrace.observe.metrics import Families
 
 _MAX_EXPECTED: Final = 10_000
 

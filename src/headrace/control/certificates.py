@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from headrace.control.faults import LOOP, Faults
-from headrace.control.metrics import gauge
 from headrace.control.pem_files import Pem, PemFiles, PemWatch
 from headrace.control.store import Event
 from headrace.core import Clock, HeadraceError
+from headrace.observe.metrics import Family, gauge
 
 _LOG: Final = logging.getLogger("headrace.control")
 _LOOK_S: Final = 0.2
@@ -157,24 +157,22 @@ class Certificates:
         now = self.clock.now()
         return tuple(_status(kept.watch, now) for kept in self._kept.values())
 
-    def exposition(self) -> str:
+    def families(self) -> list[Family]:
         """How long each lasts, as metrics."""
-        known = self.statuses()
-        if not known:
-            return ""
-        left = [
-            ((("certificate", one.name),), one.days_left * _DAY_S)
-            for one in known
-            if one.days_left is not None
+        left, refused = [], []
+        for status in self.statuses():
+            labels = (("certificate", status.name),)
+            refused.append((labels, bool(status.problem)))
+            if status.days_left is not None:
+                left.append((labels, status.days_left * _DAY_S))
+        return [
+            gauge("headrace_control_certificate_left_seconds", "Until it expires.", left),
+            gauge(
+                "headrace_control_certificate_refused",
+                "1 while its files hold what is no good.",
+                refused,
+            ),
         ]
-        refused = [((("certificate", one.name),), float(bool(one.problem))) for one in known]
-        return gauge(
-            "headrace_control_certificate_left_seconds", "Until it expires.", left
-        ) + gauge(
-            "headrace_control_certificate_refused",
-            "1 while its files hold what is no good.",
-            refused,
-        )
 
 
 async def _nothing() -> None:

@@ -16,7 +16,6 @@ from headrace.control.desired import DesiredArm, DesiredEndpoint
 from headrace.control.drift_files import DriftFiles, EndpointDrift
 from headrace.control.faults import LOOP, Faults
 from headrace.control.labels import LabelStore
-from headrace.control.metrics import Labels, gauge
 from headrace.control.observed import Phase, Replica
 from headrace.control.pools import hosted_replicas
 from headrace.control.store import Event
@@ -33,6 +32,7 @@ from headrace.monitor.drift import FeatureReport, FeatureState
 from headrace.monitor.drift_reference import Reference
 from headrace.monitor.drift_version import Stored, VersionDrift, inputs_only
 from headrace.observe.feature_counts import FeatureCounts
+from headrace.observe.metrics import Family, Labels, gauge
 from headrace.serving.drift_report import DriftPlan, DriftTaken, FeatureValues, SeenAnswer
 
 _LOG: Final = logging.getLogger("headrace.control")
@@ -205,8 +205,8 @@ class DriftKeeper:
         self._kept[name] = _Kept(given=None, versions={}, changed=True)
         self._save()
 
-    def exposition(self) -> str:
-        """Scores of each endpoint's main version, in the text format of metrics."""
+    def families(self) -> list[Family]:
+        """Scores of each endpoint's main version, as metrics."""
         samples: list[tuple[Labels, float]] = []
         for name in sorted(self._kept):
             _, one = self.version(name)
@@ -220,7 +220,7 @@ class DriftKeeper:
                         )
                         samples.append((labels, value))
         text = "How far a feature is from its reference; `drifted` is 1 while that is no chance."
-        return gauge("headrace_drift_score", text, samples) if samples else ""
+        return [gauge("headrace_drift_score", text, samples)]
 
     async def _look_at(
         self, endpoint: DesiredEndpoint, settings: DriftSpec, ready: Sequence[Replica]

@@ -1,4 +1,4 @@
-"""What do metrics say of endpoints: requests, latency, rollouts, numbers of replicas?
+"""Metrics of endpoints (requests, latency, rollouts, replicas) and of processes.
 
 Every label is a name from the spec, a version of a model or one of few words: callers add none.
 """
@@ -8,17 +8,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from headrace.control.desired import DesiredState
-from headrace.control.metrics import (
+from headrace.control.observed import Phase, Replica
+from headrace.control.process import cpu_s, rss_bytes
+from headrace.control.store import RolloutRecord
+from headrace.gateway import ArmStatistics
+from headrace.observe import BRIEF_TWO_DIGITS_S
+from headrace.observe.metrics import (
+    Family,
     HistogramSample,
     Labels,
     counter,
     gauge,
     histogram,
 )
-from headrace.control.observed import Phase, Replica
-from headrace.control.store import RolloutRecord
-from headrace.gateway import ArmStatistics
-from headrace.observe import BRIEF_TWO_DIGITS_S
 from headrace.rollout.state import Phase as RolloutPhase
 
 _NO_VERSION: Final = ""
@@ -29,7 +31,7 @@ def request_families(
     desired: DesiredState,
     arms: Mapping[tuple[str, str], ArmStatistics],
     bounds: Sequence[float] = BRIEF_TWO_DIGITS_S,
-) -> str:
+) -> list[Family]:
     """Requests by endpoint, version and how they ended, and their latencies.
 
     Args:
@@ -47,19 +49,22 @@ def request_families(
         ]
         if any(each.requests for each in found):
             latencies.append(_latency(labels, found, bounds))
-    return counter(
-        "headrace_endpoint_requests_total",
-        "Requests by how they ended, as the gateway counts: ok, error (no fault of the caller's), "
-        "rejected (the caller's mistake), abandoned (the caller left).",
-        requests,
-    ) + histogram(
-        "headrace_endpoint_latency_seconds",
-        "Seconds from a request's first byte to its answer's, as the gateway measures.",
-        latencies,
-    )
+    return [
+        counter(
+            "headrace_endpoint_requests_total",
+            "Requests by how they ended, as the gateway counts: ok, error (no fault of the "
+            "caller's), rejected (the caller's mistake), abandoned (the caller left).",
+            requests,
+        ),
+        histogram(
+            "headrace_endpoint_latency_seconds",
+            "Seconds from a request's first byte to its answer's, as the gateway measures.",
+            latencies,
+        ),
+    ]
 
 
-def rollout_families(rollouts: Mapping[str, RolloutRecord]) -> str:
+def rollout_families(rollouts: Mapping[str, RolloutRecord]) -> list[Family]:
     """Where the newest rollout of each endpoint is, and the new version's share."""
     phases: list[tuple[Labels, float]] = []
     weights: list[tuple[Labels, float]] = []
@@ -71,16 +76,17 @@ def rollout_families(rollouts: Mapping[str, RolloutRecord]) -> str:
         ]
         if not record.state.phase.is_over:
             weights.append(((("endpoint", endpoint),), record.state.traffic.candidate))
-    return gauge(
-        "headrace_rollout_phase", "1 for the phase that the newest rollout is in.", phases
-    ) + gauge(
-        "headrace_rollout_weight",
-        "Requests of 100 that a rollout under way sends to the new version.",
-        weights,
-    )
+    return [
+        gauge("headrace_rollout_phase", "1 for the phase that the newest rollout is in.", phases),
+        gauge(
+            "headrace_rollout_weight",
+            "Requests of 100 that a rollout under way sends to the new version.",
+            weights,
+        ),
+    ]
 
 
-def replica_families(effective: DesiredState, replicas: Iterable[Replica]) -> str:
+def replica_families(effective: DesiredState, replicas: Iterable[Replica]) -> list[Family]:
     """How many replicas each version should have, and how many are ready."""
     wanted: Counter[tuple[str, str]] = Counter()
     for endpoint in effective.endpoints:
@@ -96,7 +102,24 @@ def replica_families(effective: DesiredState, replicas: Iterable[Replica]) -> st
         labels = (("endpoint", endpoint_name), ("version", version))
         for state, counts in (("desired", wanted), ("ready", ready)):
             samples.append(((*labels, ("state", state)), counts[endpoint_name, version]))
-    return gauge("headrace_replicas", "Replicas that should run, and that are ready.", samples)
+    meaning = "Replicas that should run, and that are ready."
+    return [gauge("headrace_replicas", meaning, samples)]
+
+
+def process_families(pids: Mapping[str, int]) -> list[Family]:
+    """Processor time and memory of processes by name; those that ended meanwhile are left out."""
+    times: list[tuple[Labels, float]] = []
+    memory: list[tuple[Labels, float]] = []
+    for name, pid in pids.items():
+        labels = (("process", name),)
+        used_s, resident = cpu_s(pid), rss_bytes(pid)
+        if used_s is not None and resident is not None:
+            times.append((labels, used_s))
+            memory.append((labels, resident))
+    return [
+        counter("headrace_process_cpu_seconds_total", "Processor time used, in seconds.", times),
+        gauge("headrace_process_memory_bytes", "Resident memory.", memory),
+    ]
 
 
 def _by_version(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, Protocol, cast
 
-from headrace.control.metrics import Labels, counter, gauge
+from headrace.observe.metrics import Family, Labels, counter, gauge
 
 _LOG: Final = logging.getLogger("headrace.control")
 _PERCENT: Final = 100
@@ -63,14 +63,14 @@ class Gpus:
     _nvml: Nvml | None = field(default=None, init=False)
     _is_loaded: bool = field(default=False, init=False)
 
-    def families(self) -> str:
-        """What they do now, in the text format; empty without any. Blocking."""
+    def families(self) -> list[Family]:
+        """What they do now, as metrics. Blocking."""
         if not self._is_loaded:
             self._nvml, self._is_loaded = self.load(), True
-        return "" if self._nvml is None else "".join(_families(self._nvml))
+        return [] if self._nvml is None else list(_families(self._nvml))
 
 
-def _families(nvml: Nvml) -> Iterator[str]:
+def _families(nvml: Nvml) -> Iterator[Family]:
     handles = list(_handles(nvml))
     for kind, name, text, read in _FIGURES:
         samples: list[tuple[Labels, float]] = []
@@ -80,8 +80,7 @@ def _families(nvml: Nvml) -> Iterator[str]:
                 samples.append((labels, read(nvml, handle)))
             except nvml.NVMLError:
                 continue  # not every GPU measures everything
-        if samples:
-            yield kind(name, text, samples)
+        yield kind(name, text, samples)
 
 
 def _handles(nvml: Nvml) -> Iterator[tuple[str, object]]:
@@ -93,7 +92,7 @@ def _handles(nvml: Nvml) -> Iterator[tuple[str, object]]:
             continue  # it fell off the bus
 
 
-_Kind = Callable[[str, str, list[tuple[Labels, float]]], str]
+_Kind = Callable[[str, str, list[tuple[Labels, float]]], Family]
 _Read = Callable[[Nvml, object], float]
 
 _FIGURES: Final[tuple[tuple[_Kind, str, str, _Read], ...]] = (

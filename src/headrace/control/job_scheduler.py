@@ -24,6 +24,7 @@ from headrace.control.store import Event
 from headrace.control.store_thread import StoreThread
 from headrace.core import Clock, HeadraceError, NotFoundError
 from headrace.core.spec_jobs import JobSpec
+from headrace.observe.metrics import Family
 
 _LOG: Final = logging.getLogger("headrace.control")
 _LOOK_S: Final = 1.0
@@ -144,7 +145,7 @@ class JobScheduler:
                 views.append(job_view(job, look, now=now))
         return tuple(views)
 
-    def exposition(self) -> str:
+    def families(self) -> list[Family]:
         """The metrics of jobs."""
         return job_families(self.jobs, self.look, now=self.clock.now())
 

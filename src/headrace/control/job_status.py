@@ -1,15 +1,14 @@
 """How are the jobs? As documents and as metrics. Pure."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final
 
 from headrace.control.job_plan import is_late, lateness_s, next_run_at
 from headrace.control.job_records import JobRun, JobsLook, RunState
-from headrace.control.metrics import Labels, gauge
 from headrace.control.sandbox import Isolation
 from headrace.core.redact import redact_text
 from headrace.core.spec_jobs import JobSpec
+from headrace.observe.metrics import Family, gauge
 
 IsolationOf = Callable[[str], Isolation | None]
 """How the process of the run of an id is kept apart."""
@@ -115,42 +114,48 @@ def job_view(
     )
 
 
-def job_families(jobs: Mapping[str, JobSpec], look: JobsLook | None, *, now: float) -> str:
-    """Metrics of jobs, as text; empty without any."""
-    if look is None or not jobs:
-        return ""
+def job_families(jobs: Mapping[str, JobSpec], look: JobsLook | None, *, now: float) -> list[Family]:
+    """Metrics of jobs."""
+    if look is None:
+        return []
     views = [job_view(job, look, now=now) for job in jobs.values()]
-    good = {view.name: view.last_success for view in views}
-    values: dict[str, list[tuple[str, float | None]]] = {
-        "last_success_timestamp_seconds": [
-            (n, None if r is None else r.ended) for n, r in good.items()
-        ],
-        "duration_seconds": [(n, None if r is None else r.duration_s) for n, r in good.items()],
-        "rows": [(n, None if r is None else r.rows) for n, r in good.items()],
-        "errors": [(n, None if r is None else r.errors) for n, r in good.items()],
-        "lateness_seconds": [(view.name, view.lateness_s) for view in views],
-        "late": [(view.name, float(view.is_late)) for view in views],
-        "running": [(view.name, float(len(view.running))) for view in views],
-        "failed": [(view.name, float(_failed(view))) for view in views],
-    }
-    return "".join(
-        gauge(
-            f"headrace_job_{name}", _HELP[name], [(_of(n), v) for n, v in samples if v is not None]
-        )
-        for name, samples in values.items()
-    )
+    good = [(view.name, view.last_success) for view in views if view.last_success is not None]
+    return [
+        _gauge(
+            "last_success_timestamp_seconds",
+            "When the newest run that succeeded ended.",
+            [(name, run.ended) for name, run in good],
+        ),
+        _gauge("duration_seconds", "How long it took.", [(name, r.duration_s) for name, r in good]),
+        _gauge("rows", "Rows that it answered.", [(name, run.rows) for name, run in good]),
+        _gauge(
+            "errors", "Of them those that have errors.", [(name, run.errors) for name, run in good]
+        ),
+        _gauge(
+            "lateness_seconds",
+            "Since the first moment that no run has succeeded for; 0 for none.",
+            [(view.name, view.lateness_s) for view in views],
+        ),
+        _gauge(
+            "late",
+            "1 while that is longer than late_after_s.",
+            [(view.name, view.is_late) for view in views],
+        ),
+        _gauge(
+            "running", "Runs that are not over.", [(view.name, len(view.running)) for view in views]
+        ),
+        _gauge(
+            "failed",
+            "1 if the newest run that ended failed.",
+            [(view.name, _failed(view)) for view in views],
+        ),
+    ]
 
 
-_HELP: Final = {
-    "last_success_timestamp_seconds": "When the newest run that succeeded ended.",
-    "duration_seconds": "How long it took.",
-    "rows": "Rows that it answered.",
-    "errors": "Of them those that have errors.",
-    "lateness_seconds": "Since the first moment that no run has succeeded for; 0 for none.",
-    "late": "1 while that is longer than late_after_s.",
-    "running": "Runs that are not over.",
-    "failed": "1 if the newest run that ended failed.",
-}
+def _gauge(name: str, text: str, values: Iterable[tuple[str, float | None]]) -> Family:
+    # Not `job`: Prometheus gives every series one of its own, and would call this another.
+    samples = [((("job_name", job),), value) for job, value in values if value is not None]
+    return gauge(f"headrace_job_{name}", text, samples)
 
 
 def _failed(view: JobView) -> bool:
@@ -160,8 +165,3 @@ def _failed(view: JobView) -> bool:
 def _duration_s(run: JobRun) -> float | None:
     ended = run.ended if run.state.is_over else None
     return None if run.began is None or ended is None else max(ended - run.began, 0.0)
-
-
-def _of(job: str) -> Labels:
-    # Not `job`: Prometheus gives every series one of its own, and would call this another.
-    return (("job_name", job),)

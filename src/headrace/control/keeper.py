@@ -39,6 +39,7 @@ from headrace.gateway import (
     SnapshotBuilder,
     SnapshotRejectedError,
 )
+from headrace.observe.metrics import Family
 
 _LOG: Final = logging.getLogger("headrace.control")
 _WATCH_LOGS_S: Final = 30.0
@@ -96,9 +97,9 @@ class GatewayKeeper:
         """Of gateways on other hosts: there are none."""
         return ()
 
-    def exposition(self) -> str:
+    def families(self) -> list[Family]:
         """Metrics about those."""
-        return ""
+        return []
 
     async def open(self, routes: Sequence[Route]) -> bool:
         """Adopt the Envoy that runs, else start one that serves `routes`; whether it was adopted.

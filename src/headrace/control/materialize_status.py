@@ -1,11 +1,11 @@
 """How far are the feature views of a home? As documents and as metrics. Pure."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from headrace.control.materialize_plan import ViewPast, next_run_at
-from headrace.control.metrics import Labels, counter, gauge
 from headrace.features import FeatureView, MaterializeProgress
+from headrace.observe.metrics import Family, Labels, counter, gauge
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,52 +68,33 @@ def view_status(
     )
 
 
-def view_families(pasts: Iterable[ViewPast], *, now: float) -> str:
-    """Metrics of scheduled views, as text; empty without any."""
-    known = list(pasts)
-    if not known:
-        return ""
-    gauges = (
-        (
+def view_families(pasts: Iterable[ViewPast], *, now: float) -> list[Family]:
+    """Metrics of scheduled views."""
+    views: list[tuple[Labels, ViewPast]] = [((("view", past.view),), past) for past in pasts]
+    return [
+        gauge(
             "headrace_feature_view_age_seconds",
             "Since the newest event time in the online store.",
-            [(past.view, past.newest_at) for past in known],
+            [(view, now - past.newest_at) for view, past in views if past.newest_at is not None],
         ),
-        (
+        gauge(
             "headrace_feature_view_success_age_seconds",
             "Since the last run that worked.",
-            [(past.view, past.succeeded_at) for past in known],
+            [(view, now - p.succeeded_at) for view, p in views if p.succeeded_at is not None],
         ),
-    )
-    ages = "".join(
-        gauge(name, text, [(_of(view), now - at) for view, at in samples if at is not None])
-        for name, text, samples in gauges
-    )
-    return ages + "".join(
-        counter(name, text, samples)
-        for name, text, samples in (
-            (
-                "headrace_feature_view_runs_total",
-                "Scheduled materializations, failed ones included.",
-                _samples([(past.view, past.runs_total) for past in known]),
-            ),
-            (
-                "headrace_feature_view_failures_total",
-                "Of them those that failed.",
-                _samples([(past.view, past.failures_total) for past in known]),
-            ),
-            (
-                "headrace_feature_view_rows_total",
-                "Records that they wrote.",
-                _samples([(past.view, past.written_total) for past in known]),
-            ),
-        )
-    )
-
-
-def _samples(values: Sequence[tuple[str, int]]) -> list[tuple[Labels, float]]:
-    return [(_of(view), float(value)) for view, value in values]
-
-
-def _of(view: str) -> Labels:
-    return (("view", view),)
+        counter(
+            "headrace_feature_view_runs_total",
+            "Scheduled materializations, failed ones included.",
+            [(view, past.runs_total) for view, past in views],
+        ),
+        counter(
+            "headrace_feature_view_failures_total",
+            "Of them those that failed.",
+            [(view, past.failures_total) for view, past in views],
+        ),
+        counter(
+            "headrace_feature_view_rows_total",
+            "Records that they wrote.",
+            [(view, past.written_total) for view, past in views],
+        ),
+    ]

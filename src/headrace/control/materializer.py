@@ -19,6 +19,7 @@ from headrace.control.store import Event
 from headrace.core import Clock, HeadraceError
 from headrace.core.state_file import StateFile
 from headrace.features import Definitions, FeatureView, MaterializeFinished, MaterializeProgress
+from headrace.observe.metrics import Family
 
 _LOG: Final = logging.getLogger("headrace.control")
 _LOOK_S: Final = 1.0
@@ -86,7 +87,7 @@ class Materializer:
             for view in views
         )
 
-    def exposition(self) -> str:
+    def families(self) -> list[Family]:
         """The metrics of scheduled views."""
         pasts = [self._past(view) for view in self._scheduled()]
         return view_families(pasts, now=self.clock.now())

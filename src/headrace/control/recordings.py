@@ -15,12 +15,12 @@ import msgspec
 from headrace.control.aims import Aims
 from headrace.control.desired import POOL_PREFIX
 from headrace.control.faults import LOOP, Faults
-from headrace.control.metrics import Labels, counter
 from headrace.control.observed import Phase, Replica
 from headrace.control.pools import hosted_replicas
 from headrace.core import HeadraceError
 from headrace.core.fetch import Answer, fetch
 from headrace.core.spec_observe import PayloadLogSpec
+from headrace.observe.metrics import Family, counter
 from headrace.observe.spans import SpanRecord
 from headrace.serving.report import (
     FeaturesPage,
@@ -197,18 +197,22 @@ class Recordings:
             if page.lines:
                 await asyncio.to_thread(self.features.append, page.service, page.lines)
 
-    def exposition(self) -> str:
+    def families(self) -> list[Family]:
         """How many spans went on, and how many were lost."""
         if self.spans is None:
-            return ""
-        none: Labels = ()
-        return counter(
-            "headrace_spans_sent_total", "Spans that the collector took.", [(none, self.spans_sent)]
-        ) + counter(
-            "headrace_spans_dropped_total",
-            "Spans that were lost: they came too fast, or the collector took none.",
-            [(none, self.spans_dropped)],
-        )
+            return []
+        return [
+            counter(
+                "headrace_spans_sent_total",
+                "Spans that the collector took.",
+                [((), self.spans_sent)],
+            ),
+            counter(
+                "headrace_spans_dropped_total",
+                "Spans that were lost: they came too fast, or the collector took none.",
+                [((), self.spans_dropped)],
+            ),
+        ]
 
     def _wish(self, log: PayloadLogSpec | None, features_ratio: float) -> Record:
         return Record(

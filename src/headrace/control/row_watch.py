@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
-from headrace.control.metrics import Labels, gauge
 from headrace.control.store import Event
 from headrace.core import Clock
+from headrace.observe.metrics import Family, Labels, gauge
 from headrace.observe.row_checks import BatchingReport, RowDifference
 
 INCOMPARABLE_RATIO: Final = 1.0
@@ -80,7 +80,7 @@ class RowWatch:
         ratio, version, difference = worst
         return ratio, f"version {version}: {difference.text}"
 
-    def exposition(self) -> str:
+    def families(self) -> list[Family]:
         """Differences as a metric, of arms that have one."""
         samples: list[tuple[Labels, float]] = [
             (
@@ -94,7 +94,7 @@ class RowWatch:
             "Difference of a row's answer alone from that in a batch, over the output's largest "
             "value; 1 for another shape. Only of versions that have one."
         )
-        return gauge("headrace_row_difference", text, samples) if samples else ""
+        return [gauge("headrace_row_difference", text, samples)]
 
     def _event(self, arm: ArmReports, report: BatchingReport, difference: RowDifference) -> Event:
         return Event(

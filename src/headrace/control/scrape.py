@@ -7,14 +7,18 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from headrace.control.desired import POOL_PREFIX
-from headrace.control.endpoint_metrics import replica_families, request_families, rollout_families
-from headrace.control.metrics import Families, Labels, Source, counter, gauge, merge
+from headrace.control.endpoint_metrics import (
+    process_families,
+    replica_families,
+    request_families,
+    rollout_families,
+)
 from headrace.control.observed import Phase, Replica
-from headrace.control.process_metrics import process_families
 from headrace.control.statistics import Json, merge_model_stats
 from headrace.core import HeadraceError, ModelNotFoundError
 from headrace.core.fetch import fetch
 from headrace.observe import BRIEF_TWO_DIGITS_S, TWO_DIGITS_S
+from headrace.observe.metrics import Families, Family, Labels, Source, counter, gauge, merge
 
 if TYPE_CHECKING:
     from headrace.control.plane import ControlPlane
@@ -34,21 +38,21 @@ async def all_metrics(plane: "ControlPlane", *, full: bool) -> Families:
     """
     plane.metrics_read_at = plane.clock.now()
     replicas = _ready_replicas(plane)
-    requests, gpus, gateway_text, *replica_texts = await asyncio.gather(
+    requests, gpus, gateway_text, replica_texts = await asyncio.gather(
         _request_families(plane, full=full),
         asyncio.to_thread(plane.gpus.families),
         _gateway_stats(plane, full=full),
-        *(_scrape(replica.address, full=full) for replica in replicas),
+        asyncio.gather(*(_scrape(replica.address, full=full) for replica in replicas)),
     )
     sources = [
         Source(text=text, labels={"replica": replica.name})
         for replica, text in zip(replicas, replica_texts, strict=True)
     ]
     sources += await plane.streams.metrics()
-    own = Source(text=own_metrics(plane) + requests + gpus)
-    envoys = Source(text=gateway_text, help=_ENVOYS)
+    sources.append(Source(text=gateway_text, help=_ENVOYS))
+    own = [*own_families(plane), *requests, *gpus]
     # Thousands of replicas tell a million lines, and the loop has others to serve.
-    return await asyncio.to_thread(merge, [own, *sources, envoys])
+    return await asyncio.to_thread(merge, own, sources)
 
 
 async def all_model_statistics(
@@ -94,12 +98,12 @@ async def _gateway_stats(plane: "ControlPlane", *, full: bool) -> str:
         return ""
 
 
-async def _request_families(plane: "ControlPlane", *, full: bool) -> str:
+async def _request_families(plane: "ControlPlane", *, full: bool) -> list[Family]:
     try:
         async with asyncio.timeout(_COUNTS_TIMEOUT_S):
             statistics = await plane.keeper.endpoint_statistics()
     except (HeadraceError, TimeoutError):
-        return ""  # a gap: zeros would read as if everything began anew
+        return []  # a gap: zeros would read as if everything began anew
     bounds = TWO_DIGITS_S if full else BRIEF_TWO_DIGITS_S
     return await asyncio.to_thread(request_families, plane.effective, statistics.arms, bounds)
 
@@ -113,47 +117,51 @@ def _processes(plane: "ControlPlane") -> dict[str, int]:
     return {name: pid for name, pid in running.items() if pid is not None}
 
 
-def own_metrics(plane: "ControlPlane") -> str:
-    """What the control plane itself counts, as text."""
+def own_families(plane: "ControlPlane") -> list[Family]:
+    """What the control plane itself counts."""
     replicas = plane.reconciler.replicas.values()
-    ready = [(_labels(r), float(r.phase is Phase.READY)) for r in replicas]
-    restarts = [(_labels(r), float(r.restarts)) for r in replicas]
-    generation = float(plane.desired.generation)
-    is_up = float(plane.keeper.is_ready)
-    refusals = () if plane.limits is None else plane.limits.refusals()
-    limited = counter(
-        "headrace_limit_refusals_total", "Requests that the service refused.", refusals
-    )
-    return (
-        limited
-        + "".join(
-            gauge(name, text, samples)
-            for name, text, samples in (
-                ("headrace_control_generation", "Of the desired state.", [((), generation)]),
-                (
-                    "headrace_control_gateway_ready",
-                    "1 while the gateway serves.",
-                    [((), is_up)],
-                ),
-                ("headrace_control_replica_ready", "1 while the replica is ready.", ready),
-                ("headrace_control_replica_restarts", "Starts after the first.", restarts),
-            )
-        )
-        + plane.keeper.exposition()
-        + plane.drift.exposition()
-        + plane.rows.exposition()
-        + ("" if plane.keeper.tls is None else plane.keeper.tls.certificates.exposition())
-        + rollout_families(plane.aims.rollouts)
-        + replica_families(plane.effective, replicas)
-        + process_families(_processes(plane))
-        + plane.alerting.exposition()
-        + plane.recordings.exposition()
-        + plane.payloads.exposition()
-        + plane.materializer.exposition()
-        + plane.jobs.exposition()
-        + plane.skew.exposition()
-        + plane.streams.exposition()
-    )
+    tls = plane.keeper.tls
+    return [
+        counter(
+            "headrace_limit_refusals_total",
+            "Requests that the service refused.",
+            () if plane.limits is None else plane.limits.refusals(),
+        ),
+        gauge(
+            "headrace_control_generation",
+            "Of the desired state.",
+            [((), plane.desired.generation)],
+        ),
+        gauge(
+            "headrace_control_gateway_ready",
+            "1 while the gateway serves.",
+            [((), plane.keeper.is_ready)],
+        ),
+        gauge(
+            "headrace_control_replica_ready",
+            "1 while the replica is ready.",
+            [(_labels(replica), replica.phase is Phase.READY) for replica in replicas],
+        ),
+        gauge(
+            "headrace_control_replica_restarts",
+            "Starts after the first.",
+            [(_labels(replica), replica.restarts) for replica in replicas],
+        ),
+        *plane.keeper.families(),
+        *plane.drift.families(),
+        *plane.rows.families(),
+        *([] if tls is None else tls.certificates.families()),
+        *rollout_families(plane.aims.rollouts),
+        *replica_families(plane.effective, replicas),
+        *process_families(_processes(plane)),
+        *plane.alerting.families(),
+        *plane.recordings.families(),
+        *plane.payloads.families(),
+        *plane.materializer.families(),
+        *plane.jobs.families(),
+        *plane.skew.families(),
+        *plane.streams.families(),
+    ]
 
 
 def _labels(replica: Replica) -> Labels:

@@ -15,11 +15,11 @@ import msgspec
 
 from headrace.control.aims import Aims
 from headrace.control.faults import LOOP, Faults
-from headrace.control.metrics import gauge
 from headrace.control.process import python_module
 from headrace.control.store import Event
 from headrace.core import Clock, FeatureWatch, HeadraceError, UnavailableError
 from headrace.features import SkewedFeature, SkewSummary
+from headrace.observe.metrics import Family, gauge
 
 _LOG: Final = logging.getLogger("headrace.control")
 _LOOK_S: Final = 1.0
@@ -97,7 +97,7 @@ class SkewWatch:
             for service, summary in self.found.items()
         )
 
-    def exposition(self) -> str:
+    def families(self) -> list[Family]:
         """Of each feature that was compared and differs the share of rows."""
         samples = [
             ((("service", service), ("feature", one.feature)), one.differing / max(one.rows, 1))
@@ -105,7 +105,7 @@ class SkewWatch:
             for one in summary.skewed
         ]
         text = "Of the rows that were served those that training will see otherwise."
-        return gauge("headrace_feature_skew_ratio", text, samples) if samples else ""
+        return [gauge("headrace_feature_skew_ratio", text, samples)]
 
     async def _check(self, service: str) -> None:
         self._due.pop(service, None)

@@ -8,14 +8,13 @@ import msgspec
 from headrace import __version__
 from headrace.control.certificates import Certificates
 from headrace.control.guards import Receive, Scope, Send
-from headrace.control.metrics import Labels, counter, gauge
 from headrace.core import HeadraceError
 from headrace.gateway_agent.agent import GatewayAgent
+from headrace.observe.metrics import TEXT_TYPE, Family, Labels, counter, gauge, text
 
 _OK: Final = 200
 _NOT_FOUND: Final = 404
 _UNAVAILABLE: Final = 503
-_TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
 _JSON: Final = "application/json"
 
 
@@ -44,15 +43,15 @@ class AdminApp:
             return
         match scope["path"]:
             case "/healthz":
-                await _answer(send, _OK, "ok\n", _TEXT)
+                await _answer(send, _OK, "ok\n", TEXT_TYPE)
             case "/readyz":
                 state = ready_state(self.agent)
                 status = _OK if state.ready else _UNAVAILABLE
                 await _answer(send, status, msgspec.json.encode(state).decode(), _JSON)
             case "/metrics":
-                await _answer(send, _OK, await self._metrics(), _TEXT)
+                await _answer(send, _OK, await self._metrics(), TEXT_TYPE)
             case _:
-                await _answer(send, _NOT_FOUND, "/healthz, /readyz and /metrics are here\n", _TEXT)
+                await _answer(send, _NOT_FOUND, "use /healthz, /readyz or /metrics\n", TEXT_TYPE)
 
     async def _metrics(self) -> str:
         keeper = self.agent.applier.keeper
@@ -62,7 +61,8 @@ class AdminApp:
                 envoys = await keeper.stats(full=False)
             except HeadraceError:
                 envoys = ""  # a gap: Envoy is being started
-        return own_metrics(self.agent) + self.certificates.exposition() + envoys
+        own = [*own_families(self.agent), *self.certificates.families()]
+        return text(own).decode() + envoys
 
 
 def ready_state(agent: GatewayAgent) -> Ready:
@@ -79,39 +79,35 @@ def ready_state(agent: GatewayAgent) -> Ready:
     )
 
 
-def own_metrics(agent: GatewayAgent) -> str:
-    """What the agent itself counts, as text."""
+def own_families(agent: GatewayAgent) -> list[Family]:
+    """What the agent itself counts."""
     applier, now = agent.applier, agent.clock.monotonic()
     routes = 0 if applier.in_force is None else len(applier.in_force.routes)
     heard: list[tuple[Labels, float]] = []
     if agent.heard_at is not None:
         heard.append(((), now - agent.heard_at))
-    return (
-        gauge("headrace_agent_ready", "1 while Envoy serves.", [((), float(applier.is_ready))])
-        + gauge("headrace_agent_routes", "Endpoints in force.", [((), float(routes))])
-        + gauge("headrace_agent_heard_seconds", "Since the control plane answered.", heard)
-        + gauge(
+    held = sorted(agent.holding.activator.held.items())
+    return [
+        gauge("headrace_agent_ready", "1 while Envoy serves.", [((), applier.is_ready)]),
+        gauge("headrace_agent_routes", "Endpoints in force.", [((), routes)]),
+        gauge("headrace_agent_heard_seconds", "Since the control plane answered.", heard),
+        gauge(
             "headrace_agent_refused",
             "1 while the last version that came was refused.",
-            [((), float(agent.applier.is_refusing))],
-        )
-        + counter(
-            "headrace_agent_answers_total", "Of the control plane.", [((), float(agent.answers))]
-        )
-        + counter(
+            [((), applier.is_refusing)],
+        ),
+        counter("headrace_agent_answers_total", "Of the control plane.", [((), agent.answers)]),
+        counter(
             "headrace_agent_failures_total",
             "Times that the control plane did not answer, or not as it should.",
-            [((), float(agent.failures))],
-        )
-        + gauge(
+            [((), agent.failures)],
+        ),
+        gauge(
             "headrace_agent_held_requests",
             "Requests that wait for a replica.",
-            [
-                ((("endpoint", name),), float(count))
-                for name, count in sorted(agent.holding.activator.held.items())
-            ],
-        )
-    )
+            [((("endpoint", name),), count) for name, count in held],
+        ),
+    ]
 
 
 async def _answer(send: Send, status: int, text: str, content_type: str) -> None:

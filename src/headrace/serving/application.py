@@ -6,11 +6,12 @@ from typing import Final
 
 from headrace.core import HeadraceError
 from headrace.engine import Ticket
+from headrace.observe.metrics import TEXT_TYPE
 from headrace.protocol import encode_error
 from headrace.protocol.protos import INFERENCE_SERVICE
 from headrace.serving.drift import DriftSampler, drift_handlers
 from headrace.serving.exchange import TEXT, Exchange, send_error
-from headrace.serving.exposition import CONTENT_TYPE, exposition
+from headrace.serving.exposition import exposition
 from headrace.serving.grpc_api import INFER
 from headrace.serving.grpc_bridge import GrpcBridge, send_grpc_error
 from headrace.serving.internal import InternalApi
@@ -132,7 +133,7 @@ class Application:
     def metrics(self, exchange: Exchange) -> None:
         """GET /metrics."""
         text = exposition(self._state, exchange.query)
-        exchange.send(200, text, content_type=CONTENT_TYPE)
+        exchange.send(200, text, content_type=TEXT_TYPE.encode())
 
 
 def send_refusal(exchange: Exchange, error: HeadraceError) -> None:

@@ -1,17 +1,24 @@
-"""A replica's figures as Prometheus text, under names that people's dashboards already use."""
+"""Metrics of a replica, under names that people's dashboards already use."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from headrace.observe import BRIEF_PLACES, Exemplars, told
-from headrace.observe.text import histogram_lines, metric_head, single
+from headrace.observe.metrics import (
+    Family,
+    Labels,
+    counter,
+    gauge,
+    histogram,
+    histogram_sample,
+    text,
+)
 from headrace.pipeline import Pipeline
 from headrace.serving.memory import cpu_s, resident_bytes
 
 if TYPE_CHECKING:
     from headrace.serving.state import ReplicaState
 
-CONTENT_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"
 WITH_EXEMPLARS: Final = b"exemplars"
 """In the query by which the control plane asks for examples too."""
 BRIEF: Final = b"brief"
@@ -33,239 +40,139 @@ _PHASES: Final = {
 
 
 def exposition(state: "ReplicaState", query: bytes = b"") -> bytes:
-    """The metrics of `state`, in Prometheus' text format 0.0.4.
+    """The metrics of `state` in Prometheus text format 0.0.4.
 
     Args:
         query: May hold `WITH_EXEMPLARS`, which only OpenMetrics knows, and `BRIEF`.
     """
-    labels = model_labels(state)
     exemplars = state.phases.exemplars if WITH_EXEMPLARS in query else None
-    lines = (
-        *_model(state, labels, exemplars, is_brief=BRIEF in query),
-        *process_lines(labels),
-    )
-    return "\n".join(lines).encode() + b"\n"
+    families = [
+        *model_families(state, exemplars, is_brief=BRIEF in query),
+        *process_families(model_labels(state)),
+    ]
+    return text(families, exemplars=exemplars is not None)
 
 
-class JoinedExposition:
-    """The same of several models in one process: metrics of each are added, then the text is taken.
-
-    A metric's samples stand together under one head, as Prometheus wants them. Those that differ in
-    nothing but the version, which KServe's have no label for, are added up.
-    """
-
-    def __init__(self) -> None:
-        self._heads: dict[str, list[str]] = {}
-        self._samples: dict[str, dict[str, str]] = {}
-
-    def add_model(self, state: "ReplicaState", query: bytes = b"") -> None:
-        """Add the metrics of one model: half a millisecond, or a fifth of it if `BRIEF`."""
-        self.add(_model(state, model_labels(state), is_brief=BRIEF in query))
-
-    def add(self, lines: Iterable[str]) -> None:
-        """Add lines, of which each metric's begin with its head."""
-        samples: dict[str, str] = {}
-        for line in lines:
-            if line.startswith("#"):
-                name = line.split(" ", 3)[2]
-                head = self._heads.setdefault(name, [])
-                if line not in head:
-                    head.append(line)
-                samples = self._samples.setdefault(name, {})
-            else:
-                series, _, value = line.rpartition(" ")
-                before = samples.get(series)
-                samples[series] = value if before is None else _sum(before, value)
-
-    def text(self) -> bytes:
-        """All of it."""
-        lines = (
-            line
-            for name, head in self._heads.items()
-            for line in (*head, *map(" ".join, self._samples[name].items()))
-        )
-        return "\n".join(lines).encode() + b"\n"
-
-
-def _sum(one: str, other: str) -> str:
-    total = float(one) + float(other)
-    return str(int(total)) if total.is_integer() else repr(total)
-
-
-def model_labels(state: "ReplicaState") -> str:
+def model_labels(state: "ReplicaState") -> Labels:
     """What tells a model's samples apart."""
-    return f'model="{state.name}",version="{state.version}"'
+    return (("model", state.name), ("version", state.version))
 
 
-def _model(
-    state: "ReplicaState", labels: str, exemplars: Exemplars | None = None, *, is_brief: bool
-) -> Iterator[str]:
+def model_families(
+    state: "ReplicaState", exemplars: Exemplars | None = None, *, is_brief: bool
+) -> Iterator[Family]:
+    """The metrics of one model: half a millisecond, or a fifth of it if brief."""
+    labels = model_labels(state)
     yield from _triton(state, labels)
-    for phase, (text, fine_places) in _PHASES.items():
+    for phase, (meaning, fine_places) in _PHASES.items():
         places = BRIEF_PLACES if is_brief else fine_places
-        histogram = getattr(state.phases, phase)
-        lines = histogram_lines(f"headrace_{phase}_seconds", text, histogram, labels, places)
-        if phase == "request" and exemplars is not None:
-            lines = _with_exemplars(lines, places, exemplars)
-        yield from lines
-    rows = state.phases.batch_rows
-    places = tuple(range(len(rows.bounds)))
-    yield from histogram_lines(
-        "headrace_batch_rows", "Rows per run of the model.", rows, labels, places
-    )
+        counted = getattr(state.phases, phase)
+        examples = exemplars if phase == "request" else None
+        sample = histogram_sample(counted, labels, places, examples)
+        yield histogram(f"headrace_{phase}_seconds", meaning, [sample])
+    rows = histogram_sample(state.phases.batch_rows, labels)
+    yield histogram("headrace_batch_rows", "Rows per run of the model.", [rows])
     model = state.served.loaded.model if state.served else None
     if isinstance(model, Pipeline):
         yield from _pipeline(model, labels, BRIEF_PLACES if is_brief else _MEDIUM)
     if state.row_checks is not None:
-        name = "headrace_row_checks_total"
-        yield from metric_head(
-            name, "counter", "Rows of batches that were run alone and compared, by outcome."
+        yield counter(
+            "headrace_row_checks_total",
+            "Rows of batches that were run alone and compared, by outcome.",
+            [
+                ((*labels, ("outcome", outcome)), count)
+                for outcome, count in state.row_checks.outcomes.items()
+            ],
         )
-        for outcome, count in state.row_checks.outcomes.items():
-            yield f'{name}{{{labels},outcome="{outcome}"}} {count}'
     if not is_brief:
         yield from _kserve(state)
     in_flight = state.waiting + (state.served.engine.in_flight if state.served else 0)
-    yield from single(
-        "headrace_requests_in_flight", "gauge", "Requests queued or running.", labels, in_flight
-    )
-    yield from single(
-        "headrace_replica_ready",
-        "gauge",
-        "1 if the replica takes requests.",
-        labels,
-        int(state.is_ready),
-    )
+    meaning = "Requests queued or running."
+    yield gauge("headrace_requests_in_flight", meaning, [(labels, in_flight)])
+    meaning = "1 if the replica takes requests."
+    yield gauge("headrace_replica_ready", meaning, [(labels, state.is_ready)])
 
 
-def _triton(state: "ReplicaState", labels: str) -> Iterator[str]:
+def _triton(state: "ReplicaState", labels: Labels) -> Iterator[Family]:
     """Triton's counters, with its names, units and labels."""
     s = state.statistics
-    yield from single(
-        "nv_inference_request_success",
-        "counter",
-        "Number of successful inference requests.",
-        labels,
-        s.success.count,
+    meaning = "Number of successful inference requests."
+    yield counter("nv_inference_request_success", meaning, [(labels, s.success.count)])
+    yield counter(
+        "nv_inference_request_failure",
+        "Number of failed inference requests.",
+        [((*labels, ("reason", reason)), count) for reason, count in s.failures.items()],
     )
-    name = "nv_inference_request_failure"
-    yield from metric_head(name, "counter", "Number of failed inference requests.")
-    for reason, count in s.failures.items():
-        yield f'{name}{{{labels},reason="{reason}"}} {count}'
+    meaning = "Number of inferences (rows)."
+    yield counter("nv_inference_count", meaning, [(labels, s.inference_count)])
+    meaning = "Number of model executions."
+    yield counter("nv_inference_exec_count", meaning, [(labels, s.execution_count)])
     waiting = state.waiting + (state.served.engine.waiting if state.served else 0)
-    for name, kind, text, value in (
-        ("nv_inference_count", "counter", "Number of inferences (rows).", s.inference_count),
-        ("nv_inference_exec_count", "counter", "Number of model executions.", s.execution_count),
-        ("nv_inference_pending_request_count", "gauge", "Requests awaiting execution.", waiting),
-        (
-            "nv_inference_request_duration_us",
-            "counter",
-            "Cumulative request duration in microseconds.",
-            s.success.ns // 1000,
-        ),
-        (
-            "nv_inference_queue_duration_us",
-            "counter",
-            "Cumulative queue duration in microseconds.",
-            s.queue.ns // 1000,
-        ),
-        (
-            "nv_inference_compute_input_duration_us",
-            "counter",
-            "Cumulative compute input duration in microseconds.",
-            s.compute_input.ns // 1000,
-        ),
-        (
-            "nv_inference_compute_infer_duration_us",
-            "counter",
-            "Cumulative compute inference duration in microseconds.",
-            s.compute_infer.ns // 1000,
-        ),
-        (
-            "nv_inference_compute_output_duration_us",
-            "counter",
-            "Cumulative compute output duration in microseconds.",
-            s.compute_output.ns // 1000,
-        ),
+    meaning = "Requests awaiting execution."
+    yield gauge("nv_inference_pending_request_count", meaning, [(labels, waiting)])
+    for name, meaning, duration in (
+        ("request", "request", s.success),
+        ("queue", "queue", s.queue),
+        ("compute_input", "compute input", s.compute_input),
+        ("compute_infer", "compute inference", s.compute_infer),
+        ("compute_output", "compute output", s.compute_output),
     ):
-        yield from single(name, kind, text, labels, value)
+        yield counter(
+            f"nv_inference_{name}_duration_us",
+            f"Cumulative {meaning} duration in microseconds.",
+            [(labels, duration.ns // 1000)],
+        )
 
 
-def _pipeline(pipeline: Pipeline, labels: str, places: Sequence[int]) -> Iterator[str]:
+def _pipeline(pipeline: Pipeline, labels: Labels, places: Sequence[int]) -> Iterator[Family]:
     """Where a pipeline's time goes, and what its features came to."""
-    name = "headrace_pipeline_step_seconds"
-    yield from metric_head(name, "histogram", "Seconds of a batch in one step of the pipeline.")
-    for step in pipeline.steps:
-        lines = histogram_lines(name, "", step.seconds, f'{labels},step="{step.name}"', places)
-        yield from (line for line in lines if not line.startswith("#"))
+    yield histogram(
+        "headrace_pipeline_step_seconds",
+        "Seconds of a batch in one step of the pipeline.",
+        [
+            histogram_sample(step.seconds, (*labels, ("step", step.name)), places)
+            for step in pipeline.steps
+        ],
+    )
     counts = [c for c in (getattr(s.model, "counts", None) for s in pipeline.steps) if c]
     if not counts:
         return
-    name = "headrace_feature_rows_total"
-    yield from metric_head(name, "counter", "Rows by how a view's values were found.")
-    for one in counts:
-        for (view, status), rows in one.rows.items():
-            yield f'{name}{{{labels},view="{view}",status="{status}"}} {rows}'
-    yield from single(
+    yield counter(
+        "headrace_feature_rows_total",
+        "Rows by how a view's values were found.",
+        [
+            ((*labels, ("view", view), ("status", status)), rows)
+            for features in counts
+            for (view, status), rows in features.rows.items()
+        ],
+    )
+    yield counter(
         "headrace_feature_read_failures_total",
-        "counter",
         "Reads of the online store that failed or took too long.",
-        labels,
-        sum(one.failures for one in counts),
+        [(labels, sum(features.failures for features in counts))],
     )
-    yield from single(
+    yield counter(
         "headrace_feature_reads_skipped_total",
-        "counter",
         "Batches that did not ask the online store, as it had failed a moment before.",
-        labels,
-        sum(one.pauses for one in counts),
+        [(labels, sum(features.pauses for features in counts))],
     )
 
 
-def _kserve(state: "ReplicaState") -> Iterator[str]:
+def _kserve(state: "ReplicaState") -> Iterator[Family]:
     """KServe's histograms of its Python server."""
-    labels = f'model_name="{state.name}"'
+    labels = (("model_name", state.name),)
     for name, phase in (
-        ("request_preprocess_seconds", state.phases.preprocess),
-        ("request_predict_seconds", state.phases.compute),
-        ("request_postprocess_seconds", state.phases.postprocess),
+        ("preprocess", state.phases.preprocess),
+        ("predict", state.phases.compute),
+        ("postprocess", state.phases.postprocess),
     ):
-        text = f"KServe's {name.removeprefix('request_').removesuffix('_seconds')} latency."
-        yield from histogram_lines(name, text, phase, labels, _COARSE)
+        sample = histogram_sample(phase, labels, _COARSE)
+        yield histogram(f"request_{name}_seconds", f"KServe's {name} latency.", [sample])
 
 
-def process_lines(labels: str) -> Iterator[str]:
+def process_families(labels: Labels) -> Iterator[Family]:
     """What the process uses."""
-    yield from single(
-        "headrace_replica_cpu_seconds_total",
-        "counter",
-        "CPU seconds used by the replica.",
-        labels,
-        cpu_s(),
-    )
-    yield from single(
-        "headrace_replica_resident_memory_bytes",
-        "gauge",
-        "Resident memory of the replica.",
-        labels,
-        resident_bytes(),
-    )
-
-
-def _with_exemplars(
-    lines: Iterable[str], places: Sequence[int], exemplars: Exemplars
-) -> Iterator[str]:
-    """The lines of a histogram; those of buckets with an example of what is in them."""
-    edges = [-1, *places, len(exemplars.due) - 1]
-    bucket = 0
-    for line in lines:
-        if "_bucket{" not in line:
-            yield line
-            continue
-        found = exemplars.between(edges[bucket], edges[bucket + 1])
-        bucket += 1
-        if found is None:
-            yield line
-        else:
-            name, content, value, at = found
-            yield f'{line} # {{{name}="{content}"}} {value} {at:.3f}'
+    meaning = "CPU seconds used by the replica."
+    yield counter("headrace_replica_cpu_seconds_total", meaning, [(labels, cpu_s())])
+    meaning = "Resident memory of the replica."
+    yield gauge("headrace_replica_resident_memory_bytes", meaning, [(labels, resident_bytes())])

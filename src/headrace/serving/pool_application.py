@@ -14,6 +14,7 @@ from headrace.core import HeadraceError, ReplicaSettings, UnavailableError
 from headrace.core.headers import HOSTED_VERSION_HEADER
 from headrace.engine import Ticket
 from headrace.observe import Histogram
+from headrace.observe.metrics import TEXT_TYPE
 from headrace.protocol import (
     IndexEntry,
     decode_index_request,
@@ -24,7 +25,6 @@ from headrace.protocol import (
 )
 from headrace.serving.application import send_failure, send_refusal
 from headrace.serving.exchange import Exchange
-from headrace.serving.exposition import CONTENT_TYPE
 from headrace.serving.hosted import HostedModel, HostedPhase
 from headrace.serving.internal import decode_body, local_only
 from headrace.serving.load import send_loads
@@ -242,7 +242,7 @@ class PoolApplication:
         except Exception:  # noqa: BLE001  # the request edge, of a request that takes a while
             send_failure(exchange)
         else:
-            exchange.send(200, text, content_type=CONTENT_TYPE)
+            exchange.send(200, text, content_type=TEXT_TYPE.encode())
 
     def _index(self, exchange: Exchange) -> None:
         ready = decode_index_request(exchange.body)

@@ -1,4 +1,4 @@
-"""A stream worker's figures as Prometheus text."""
+"""Metrics of a stream worker."""
 
 import time
 from collections.abc import Iterator
@@ -7,29 +7,37 @@ from resource import getpagesize
 from typing import Final
 
 from headrace.observe import told
-from headrace.observe.text import histogram_lines, metric_head, single
+from headrace.observe.metrics import (
+    Family,
+    Labels,
+    counter,
+    gauge,
+    histogram,
+    histogram_sample,
+    text,
+)
 from headrace.streaming.counters import Counters, WindowCounters
 from headrace.streaming.status import State, StreamStatus
 
-CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _PLACES: Final = told(12)
 
 
 def exposition(counters: Counters, status: StreamStatus) -> bytes:
-    """All of it, in Prometheus' text format 0.0.4."""
-    labels = f'stream="{_escaped(status.stream)}"'
-    lines = (
-        *_counts(counters, labels),
-        *_histograms(counters, labels),
-        *_windows(counters.windows, labels),
-        *_state(status, labels),
-        *_process(labels),
+    """All of them in Prometheus text format 0.0.4."""
+    labels: Labels = (("stream", status.stream),)
+    return text(
+        [
+            *_counts(counters, labels),
+            *_histograms(counters, labels),
+            *_windows(counters.windows, labels),
+            *_state(status, labels),
+            *_process(labels),
+        ]
     )
-    return "\n".join(lines).encode() + b"\n"
 
 
-def _counts(counters: Counters, labels: str) -> Iterator[str]:
-    for name, text, value in (
+def _counts(counters: Counters, labels: Labels) -> Iterator[Family]:
+    for name, meaning, value in (
         ("records_read", "Records that were read.", counters.read),
         ("records_answered", "Records whose answers were handed to the broker.", counters.answered),
         ("dead_letters", "Records that went to the dead-letter topic.", counters.letters),
@@ -42,82 +50,92 @@ def _counts(counters: Counters, labels: str) -> Iterator[str]:
         ("places_given_up", "Partitions that went to another member.", counters.given_up),
         ("places_lost", "Partitions that were taken away.", counters.lost),
     ):
-        yield from single(f"headrace_stream_{name}_total", "counter", text, labels, value)
-    name = "headrace_stream_records_without_answer_total"
-    yield from metric_head(name, "counter", "Records that have no answer, by the error's code.")
-    for code, value in sorted(counters.without.items()):
-        yield f'{name}{{{labels},code="{code}"}} {value}'
+        yield counter(f"headrace_stream_{name}_total", meaning, [(labels, value)])
+    yield counter(
+        "headrace_stream_records_without_answer_total",
+        "Records that have no answer, by the error's code.",
+        [((*labels, ("code", code)), count) for code, count in sorted(counters.without.items())],
+    )
 
 
-def _histograms(counters: Counters, labels: str) -> Iterator[str]:
-    for name, text, histogram in (
-        ("latency", "Seconds from a record's timestamp to its answer's delivery.", "latency"),
-        ("score", "Seconds to decode, run and encode a micro-batch.", "score"),
-        ("deliver", "Seconds to hand answers to the broker.", "deliver"),
+def _histograms(counters: Counters, labels: Labels) -> Iterator[Family]:
+    for name, meaning, counted, places in (
+        (
+            "latency_seconds",
+            "Seconds from a record's timestamp to its answer's delivery.",
+            counters.latency,
+            _PLACES,
+        ),
+        (
+            "score_seconds",
+            "Seconds to decode, run and encode a micro-batch.",
+            counters.score,
+            _PLACES,
+        ),
+        ("deliver_seconds", "Seconds to hand answers to the broker.", counters.deliver, _PLACES),
+        ("batch_records", "Records of a micro-batch.", counters.batches, None),
     ):
-        found = getattr(counters, histogram)
-        yield from histogram_lines(f"headrace_stream_{name}_seconds", text, found, labels, _PLACES)
-    batches = counters.batches
-    places = range(len(batches.bounds))
-    text = "Records of a micro-batch."
-    yield from histogram_lines("headrace_stream_batch_records", text, batches, labels, places)
+        sample = histogram_sample(counted, labels, places)
+        yield histogram(f"headrace_stream_{name}", meaning, [sample])
 
 
-def _windows(counters: WindowCounters, labels: str) -> Iterator[str]:
+def _windows(counters: WindowCounters, labels: Labels) -> Iterator[Family]:
     """Nothing for streams that have none."""
     if not (counters.opened or counters.rebuilt or counters.checkpoints.count):
         return
-    for name, text, value in (
+    for name, meaning, value in (
         ("late_records", "Records that came too late to be counted in windows.", counters.late),
         ("states_opened", "States of windows that were found and read on from.", counters.opened),
         ("states_rebuilt", "States of windows that were made again of the log.", counters.rebuilt),
         ("states_incomplete", "Those of them that the log had not all for.", counters.incomplete),
         ("restored_records", "Records read again for windows only.", counters.restored_records),
     ):
-        yield from single(f"headrace_stream_window_{name}_total", "counter", text, labels, value)
-    name, text = "headrace_stream_window_keys", "Keys whose windows are in memory."
-    yield from single(name, "gauge", text, labels, counters.keys)
-    name, text = "headrace_stream_window_checkpoint_seconds", "Seconds to write windows' states."
-    yield from histogram_lines(name, text, counters.checkpoints, labels, _PLACES)
+        yield counter(f"headrace_stream_window_{name}_total", meaning, [(labels, value)])
+    meaning = "Keys whose windows are in memory."
+    yield gauge("headrace_stream_window_keys", meaning, [(labels, counters.keys)])
+    sample = histogram_sample(counters.checkpoints, labels, _PLACES)
+    meaning = "Seconds to write windows' states."
+    yield histogram("headrace_stream_window_checkpoint_seconds", meaning, [sample])
 
 
-def _state(status: StreamStatus, labels: str) -> Iterator[str]:
-    for name, text, value in (
+def _state(status: StreamStatus, labels: Labels) -> Iterator[Family]:
+    for name, meaning, value in (
         ("waiting", "Records that were read and wait for a run.", status.waiting),
         ("in_flight", "Records that are scored, or wait for delivery.", status.in_flight),
         ("places", "Partitions that are this member's.", len(status.places)),
-        ("trouble", "1 if nothing comes or goes at the moment.", int(bool(status.trouble))),
+        ("trouble", "1 if nothing comes or goes at the moment.", bool(status.trouble)),
         (
             "rows_differ",
             "1 if a row of a declared model had another answer alone than beside others.",
-            int(bool(status.row_problem)),
+            bool(status.row_problem),
         ),
     ):
-        yield from single(f"headrace_stream_{name}", "gauge", text, labels, value)
-    for name, text, attribute in (
-        ("lag_records", "Records that wait in the log, by partition.", "lag_records"),
-        ("lag_seconds", "Seconds since the oldest of them was written.", "lag_s"),
-    ):
-        yield from metric_head(f"headrace_stream_{name}", "gauge", text)
-        for place in status.places:
-            value_of = getattr(place, attribute)
-            if value_of is not None:
-                where = f'topic="{_escaped(place.topic)}",partition="{place.partition}"'
-                yield f"headrace_stream_{name}{{{labels},{where}}} {value_of}"
-    yield from metric_head("headrace_stream_state", "gauge", "1 for what the worker is at.")
-    for state in State:
-        yield f'headrace_stream_state{{{labels},state="{state}"}} {int(state is status.state)}'
+        yield gauge(f"headrace_stream_{name}", meaning, [(labels, value)])
+    partitions = [
+        ((*labels, ("topic", place.topic), ("partition", str(place.partition))), place)
+        for place in status.places
+    ]
+    yield gauge(
+        "headrace_stream_lag_records",
+        "Records that wait in the log, by partition.",
+        [(where, p.lag_records) for where, p in partitions if p.lag_records is not None],
+    )
+    yield gauge(
+        "headrace_stream_lag_seconds",
+        "Seconds since the oldest of them was written.",
+        [(where, p.lag_s) for where, p in partitions if p.lag_s is not None],
+    )
+    yield gauge(
+        "headrace_stream_state",
+        "1 for what the worker is at.",
+        [((*labels, ("state", state)), state is status.state) for state in State],
+    )
 
 
-def _process(labels: str) -> Iterator[str]:
-    text = "CPU seconds used by the worker."
-    name = "headrace_stream_cpu_seconds_total"
-    yield from single(name, "counter", text, labels, time.process_time())
+def _process(labels: Labels) -> Iterator[Family]:
+    meaning = "CPU seconds used by the worker."
+    yield counter("headrace_stream_cpu_seconds_total", meaning, [(labels, time.process_time())])
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    text = "Resident memory of the worker."
-    name = "headrace_stream_resident_memory_bytes"
-    yield from single(name, "gauge", text, labels, pages * getpagesize())
-
-
-def _escaped(value: str) -> str:
-    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    resident = pages * getpagesize()
+    meaning = "Resident memory of the worker."
+    yield gauge("headrace_stream_resident_memory_bytes", meaning, [(labels, resident)])

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Final, Protocol
 import msgspec
 
 from headrace.core import FailedPreconditionError
+from headrace.observe.metrics import TEXT_TYPE
 from headrace.streaming.counters import Counters
-from headrace.streaming.exposition import CONTENT_TYPE, exposition
+from headrace.streaming.exposition import exposition
 from headrace.streaming.settings import StreamSettings
 from headrace.streaming.status import StreamStatus
 
@@ -97,7 +98,7 @@ class _Handler(BaseHTTPRequestHandler):
         asked = self._asked
         match self.path.partition("?")[0]:
             case "/metrics":
-                self._answer(exposition(asked.counters, asked.status), CONTENT_TYPE)
+                self._answer(exposition(asked.counters, asked.status), TEXT_TYPE)
             case "/internal/status":
                 self._answer(msgspec.json.encode(asked.status), _JSON)
             case _:

@@ -12,6 +12,7 @@ from headrace.core import FailedPreconditionError
 from headrace.monitor.alert_state import Alert, AlertState, Key
 from headrace.monitor.slo import EndpointFacts, SystemFacts, Window
 from headrace.monitor.stream_conditions import StreamFacts
+from tests.metrics import exposed
 from tests.unit.monitor.told import Counted
 
 pytestmark = pytest.mark.anyio
@@ -185,7 +186,7 @@ async def test_a_stream_that_does_not_run_is_told_after_minutes() -> None:
         "HeadraceStreamDown": AlertState.FIRING,
         "HeadraceStreamWorkerCrashing": AlertState.FIRING,
     }
-    text = lab.alerting.exposition()
+    text = exposed(lab.alerting.families())
     assert 'headrace_alert_firing{alert="HeadraceStreamDown",endpoint="",stream="pay"} 1' in text
 
 
@@ -337,7 +338,7 @@ async def test_firing_alerts_are_a_metric() -> None:
     await lab.look(2)
     await lab.look(31)
 
-    text = lab.alerting.exposition()
+    text = exposed(lab.alerting.families())
 
     assert 'headrace_alert_firing{alert="HeadraceLatencyP99",endpoint="fraud"} 0' in text
     assert 'headrace_alert_firing{alert="HeadraceGatewayDown",endpoint=""} 1' in text

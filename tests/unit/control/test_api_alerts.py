@@ -7,8 +7,9 @@ import pytest
 
 from headrace.control.notify.outbox import Message
 from headrace.control.plane import ControlPlane
-from headrace.control.scrape import own_metrics
+from headrace.control.scrape import own_families
 from headrace.core import UnavailableError
+from tests.metrics import exposed
 from tests.unit.control.api_client import client_of
 from tests.unit.control.notify.alert_samples import FIRING, OVER, STREAM
 
@@ -70,7 +71,7 @@ async def test_who_sees_one_endpoint_sees_its_alerts_only(alarmed: ControlPlane)
 
 
 async def test_alerts_are_among_the_metrics(alarmed: ControlPlane) -> None:
-    text = own_metrics(alarmed)
+    text = exposed(own_families(alarmed))
 
     assert 'headrace_alert_firing{alert="HeadraceLatencyP95",endpoint="fraud"} 1' in text
 

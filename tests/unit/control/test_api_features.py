@@ -6,8 +6,9 @@ import pytest
 
 from headrace.control.materialize_plan import failed, past_of
 from headrace.control.plane import ControlPlane
-from headrace.control.scrape import own_metrics
+from headrace.control.scrape import own_families
 from headrace.features import applied_definitions, apply_definitions
+from tests.metrics import exposed
 from tests.unit.control.api_client import client_of
 
 pytestmark = pytest.mark.anyio
@@ -74,7 +75,7 @@ async def test_who_sees_some_endpoints_sees_no_features(featured: ControlPlane) 
 
 
 async def test_scheduled_views_have_metrics(featured: ControlPlane) -> None:
-    text = own_metrics(featured)
+    text = exposed(own_families(featured))
 
     assert 'headrace_feature_view_failures_total{view="stats"} 1' in text
     assert "by_hand" not in text

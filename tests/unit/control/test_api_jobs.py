@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from headrace.control.plane import ControlPlane
-from headrace.control.scrape import own_metrics
+from headrace.control.scrape import own_families
+from tests.metrics import exposed
 from tests.unit.control.api_client import client_of
 
 pytestmark = pytest.mark.anyio
@@ -81,14 +82,14 @@ async def test_only_an_admin_changes_jobs_and_an_operator_begins_them(plane: Con
 async def test_jobs_have_metrics_once_they_were_looked_at(plane: ControlPlane) -> None:
     async with client_of(plane) as api:
         await api.post("/apply", json=SPEC)
-    assert "headrace_job" not in own_metrics(plane)
+    assert "headrace_job" not in exposed(own_families(plane))
     assert plane.jobs.late() is None
 
     now = plane.clock.now()
     plane.jobs.planner.step(now=now - 3 * 86_400, monotonic=0.0, mine=frozenset())
     step = plane.jobs.planner.read()
     plane.jobs.look, plane.jobs.jobs = step.look, step.jobs
-    text = own_metrics(plane)
+    text = exposed(own_families(plane))
 
     assert 'headrace_job_late{job_name="j"} 1' in text
     assert 'headrace_job_running{job_name="j"} 0' in text

@@ -11,6 +11,7 @@ from headrace.control.pem_files import Pem, PemFiles, PemWatch
 from headrace.control.store import Event
 from headrace.core import UnavailableError
 from tests.certificates import Authority, now
+from tests.metrics import exposed
 
 pytestmark = pytest.mark.anyio
 DAY_S = 86_400.0
@@ -135,14 +136,14 @@ async def test_the_status_counts_the_days_and_says_when_they_are_over(world: Wor
     assert before.problem == ""
     assert after.days_left == pytest.approx(-2, abs=0.01)
     assert after.problem == "it expired 2.0 days ago"
-    assert 'left_seconds{certificate="gateway"} -172' in world.certificates.exposition()
+    assert 'left_seconds{certificate="gateway"} -172' in exposed(world.certificates.families())
 
 
 async def test_nothing_watched_has_no_metrics(world: World) -> None:
     world.certificates.drop("gateway")
     await world.look()
 
-    assert world.certificates.exposition() == ""
+    assert exposed(world.certificates.families()) == ""
     assert world.certificates.names() == []
     assert world.certificates.problem("gateway") == ""
 

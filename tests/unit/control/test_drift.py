@@ -24,6 +24,7 @@ from headrace.monitor.drift_reference import Reference, feature_reference
 from headrace.monitor.drift_version import Stored, VersionDrift
 from headrace.observe.feature_counts import count_columns
 from headrace.serving.drift_report import DriftPlan, DriftTaken, FeatureValues, SeenAnswer
+from tests.metrics import exposed
 from tests.unit.control.api_client import client_of
 
 pytestmark = pytest.mark.anyio
@@ -135,7 +136,7 @@ async def test_counts_of_all_replicas_are_judged_together(
     assert event.reason == "DriftFound"
     assert event.message.startswith("version 1: drifted: x[1] (input, ")
     assert list(event.data) == ["x[1]"]
-    text = plane.drift.exposition()
+    text = exposed(plane.drift.families())
     assert 'headrace_drift_score{endpoint="e",feature="x[1]",statistic="drifted"} 1' in text
     assert 'headrace_drift_score{endpoint="e",feature="x[0]",statistic="drifted"} 0' in text
 
@@ -237,7 +238,7 @@ async def test_replicas_that_do_not_answer_are_left_out(
 
     await plane.drift.look()
 
-    assert plane.drift.exposition() == ""
+    assert exposed(plane.drift.families()) == ""
 
 
 async def test_endpoints_whose_spec_does_not_say_drift_are_left_alone(

@@ -23,6 +23,7 @@ from headrace.gateway import ArmStatistics
 from headrace.observe import BRIEF_TWO_DIGITS_S, TWO_DIGITS_S
 from headrace.rollout.state import Phase as RolloutPhase
 from headrace.rollout.state import RolloutState, Traffic
+from tests.metrics import exposed
 
 Found = dict[tuple[str, ...], float]
 
@@ -69,7 +70,7 @@ def _counted(*latencies_s: float, **counts: int) -> ArmStatistics:
 def test_requests_are_told_by_how_they_ended() -> None:
     arms = {("m", "1"): _counted(*[0.001] * 10, errors=1, rejections=2, abandoned=3)}
 
-    text = request_families(_state(_arm("1")), arms)
+    text = exposed(request_families(_state(_arm("1")), arms))
 
     assert _samples(text, "headrace_endpoint_requests_total", "outcome") == {
         ("ok",): 4,
@@ -82,21 +83,21 @@ def test_requests_are_told_by_how_they_ended() -> None:
 def test_both_arms_of_a_version_are_one() -> None:
     arms = {("m", "1"): _counted(0.001), ("m", "1~baseline"): _counted(0.002, 0.002)}
 
-    text = request_families(_state(_arm("1"), _arm("1", role="baseline")), arms)
+    text = exposed(request_families(_state(_arm("1"), _arm("1", role="baseline")), arms))
 
     found = _samples(text, "headrace_endpoint_latency_seconds_count", "endpoint", "version")
     assert found == {("m", "1"): 3}
 
 
 def test_a_version_without_requests_counts_from_zero() -> None:
-    text = request_families(_state(_arm("1")), {})
+    text = exposed(request_families(_state(_arm("1")), {}))
 
     assert set(_samples(text, "headrace_endpoint_requests_total", "outcome").values()) == {0}
     assert _samples(text, "headrace_endpoint_latency_seconds_count") == {}
 
 
 def test_requests_that_nobody_was_there_for_have_no_version() -> None:
-    text = request_families(_state(_arm("1")), {("m", ""): _counted(0.001, errors=1)})
+    text = exposed(request_families(_state(_arm("1")), {("m", ""): _counted(0.001, errors=1)}))
 
     found = _samples(text, "headrace_endpoint_requests_total", "version", "outcome")
     assert found["", "error"] == 1
@@ -105,7 +106,7 @@ def test_requests_that_nobody_was_there_for_have_no_version() -> None:
 def test_what_the_gateway_remembers_of_former_endpoints_and_versions_is_not_told() -> None:
     arms = {("m", "7"): _counted(0.001), ("gone", "1"): _counted(0.001)}
 
-    text = request_families(_state(_arm("1")), arms)
+    text = exposed(request_families(_state(_arm("1")), arms))
 
     found = _samples(text, "headrace_endpoint_requests_total", "endpoint", "version")
     assert set(found) == {("m", "1")}
@@ -121,7 +122,7 @@ def test_each_request_is_below_the_bounds_that_it_is_below(
 ) -> None:
     counted = _counted(*latencies_s)
 
-    text = request_families(_state(_arm("1")), {("m", "1"): counted}, bounds)
+    text = exposed(request_families(_state(_arm("1")), {("m", "1"): counted}, bounds))
 
     below = _samples(text, "headrace_endpoint_latency_seconds_bucket", "le")
     assert len(below) == len(bounds) + 1
@@ -140,7 +141,7 @@ def test_quantiles_of_a_known_load_are_found_within_5_percent(median_s: float) -
     chance = random.Random(1)  # noqa: S311  # a load, no secret
     latencies_s = sorted(median_s * math.exp(0.25 * chance.gauss()) for _ in range(5_000))
 
-    text = request_families(_state(_arm("1")), {("m", "1"): _counted(*latencies_s)})
+    text = exposed(request_families(_state(_arm("1")), {("m", "1"): _counted(*latencies_s)}))
 
     below = _samples(text, "headrace_endpoint_latency_seconds_bucket", "le")
     counts = [(float(bound), count) for (bound,), count in below.items()]
@@ -167,7 +168,7 @@ def _record(phase: RolloutPhase) -> RolloutRecord:
 
 
 def test_a_rollout_is_in_one_phase_and_has_a_weight() -> None:
-    text = rollout_families({"m": _record(RolloutPhase.PROGRESSING)})
+    text = exposed(rollout_families({"m": _record(RolloutPhase.PROGRESSING)}))
 
     phases = _samples(text, "headrace_rollout_phase", "endpoint", "rollout", "phase")
     assert len(phases) == len(RolloutPhase)
@@ -176,7 +177,7 @@ def test_a_rollout_is_in_one_phase_and_has_a_weight() -> None:
 
 
 def test_a_rollout_that_is_over_has_no_weight() -> None:
-    text = rollout_families({"m": _record(RolloutPhase.ROLLED_BACK)})
+    text = exposed(rollout_families({"m": _record(RolloutPhase.ROLLED_BACK)}))
 
     assert _samples(text, "headrace_rollout_weight", "endpoint") == {}
 
@@ -200,7 +201,7 @@ def test_replicas_are_told_as_wanted_and_as_ready() -> None:
         replace(REPLICA, name="m-0-1", version="0"),
     ]
 
-    text = replica_families(_state(_arm("1", replicas=3)), replicas)
+    text = exposed(replica_families(_state(_arm("1", replicas=3)), replicas))
 
     assert _samples(text, "headrace_replicas", "endpoint", "version", "state") == {
         ("m", "0", "desired"): 0,
@@ -220,6 +221,6 @@ def test_an_endpoint_that_was_scaled_to_zero_wants_none() -> None:
         )
     )
 
-    text = replica_families(asleep, [])
+    text = exposed(replica_families(asleep, []))
 
     assert set(_samples(text, "headrace_replicas", "state").values()) == {0}

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from headrace.control.gpu_metrics import Gpus, load_nvml
+from tests.metrics import exposed
 
 
 class FakeError(Exception):
@@ -47,7 +48,7 @@ class FakeNvml:
 
 
 def test_gpus_are_told_under_tritons_names_and_units() -> None:
-    lines = Gpus(load=FakeNvml).families().splitlines()
+    lines = exposed(Gpus(load=FakeNvml).families()).splitlines()
 
     found = {
         line.partition("{")[0]: float(line.rpartition(" ")[2])
@@ -65,7 +66,7 @@ def test_gpus_are_told_under_tritons_names_and_units() -> None:
 
 
 def test_what_a_gpu_does_not_measure_is_left_out() -> None:
-    text = Gpus(load=FakeNvml).families()
+    text = exposed(Gpus(load=FakeNvml).families())
 
     assert 'nv_gpu_power_usage{gpu_uuid="GPU-1"}' in text
     assert 'nv_energy_consumption{gpu_uuid="GPU-1"}' not in text
@@ -75,7 +76,7 @@ def test_without_a_gpu_nothing_is_told_and_nobody_asks_again() -> None:
     asked = []
     gpus = Gpus(load=lambda: asked.append(1))
 
-    assert (gpus.families(), gpus.families()) == ("", "")
+    assert (gpus.families(), gpus.families()) == ([], [])
     assert asked == [1]
 
 

@@ -25,6 +25,7 @@ from headrace.features import (
     MaterializeProgress,
     MaterializeSchedule,
 )
+from tests.metrics import exposed
 
 T0 = datetime(2026, 11, 27, 6, 2, 30, tzinfo=UTC).timestamp()
 EVERY = MaterializeSchedule(every_s=300.0)
@@ -139,11 +140,11 @@ def test_a_view_without_a_schedule_is_listed() -> None:
 
 
 def test_metrics_say_ages_and_totals() -> None:
-    text = view_families([succeeded(NEW, DONE, began=T0, now=T0)], now=T0 + 20)
+    text = exposed(view_families([succeeded(NEW, DONE, began=T0, now=T0)], now=T0 + 20))
 
     assert 'headrace_feature_view_age_seconds{view="stats"} 30' in text
     assert 'headrace_feature_view_success_age_seconds{view="stats"} 20' in text
     assert 'headrace_feature_view_runs_total{view="stats"} 1' in text
     assert 'headrace_feature_view_failures_total{view="stats"} 0' in text
     assert 'headrace_feature_view_rows_total{view="stats"} 4' in text
-    assert view_families([], now=T0) == ""
+    assert exposed(view_families([], now=T0)) == ""

@@ -24,6 +24,7 @@ from headrace.features import (
     MaterializeSchedule,
 )
 from headrace.testing import LoopClock, VirtualTimeLoop
+from tests.metrics import exposed
 
 pytestmark = pytest.mark.anyio
 START = 1764000000.0
@@ -169,7 +170,7 @@ async def test_progress_is_in_the_status(lab: Lab) -> None:
 
     assert (during.state, during.done, during.of) == ("running", 1, 2)
     assert (after.state, after.written, after.newest_at) == ("waiting", 2, START)
-    assert 'headrace_feature_view_rows_total{view="a"} 2' in materializer.exposition()
+    assert 'headrace_feature_view_rows_total{view="a"} 2' in exposed(materializer.families())
 
 
 async def test_failures_are_told_once_and_tried_again_ever_later(lab: Lab) -> None:

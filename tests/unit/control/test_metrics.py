@@ -4,8 +4,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from headrace.control.metrics import Source, gauge, merge, named
-from headrace.control.metrics_formats import text as as_text
+from headrace.control.api_metrics import named
+from headrace.observe.metrics import Source, gauge, merge
+from headrace.observe.metrics import text as as_text
+from tests.metrics import exposed
 
 ONE = """\
 # HELP requests_total Requests.
@@ -33,7 +35,7 @@ def replica(name: str, text: str = ONE) -> Source:
 
 
 def merge_expositions(sources: list[Source]) -> str:
-    return as_text(merge(sources)).decode()
+    return as_text(merge([], sources).values()).decode()
 
 
 def test_a_family_stands_once_with_the_samples_of_all() -> None:
@@ -86,14 +88,14 @@ def test_what_says_nothing_of_itself_is_told_whose_it_is() -> None:
 
 
 def test_some_metrics_can_be_asked_for_by_how_their_names_begin() -> None:
-    families = merge([replica("a")])
+    families = merge([], [replica("a")])
 
     assert set(named(families, ["wait_", "other"])) == {"wait_seconds"}
     assert named(families, []) == families
 
 
 def test_a_gauge_of_our_own_is_an_exposition() -> None:
-    text = gauge("up", "Up.", [((), 1.0), ((("a", 'q"'),), 0.0)])
+    text = exposed([gauge("up", "Up.", [((), 1.0), ((("a", 'q"'),), 0.0)])])
 
     assert families(text)["up"] == [("up", {}, 1.0), ("up", {"a": 'q"'}, 0.0)]
 

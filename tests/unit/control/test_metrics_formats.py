@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from headrace.control.metrics import Source, merge
-from headrace.control.metrics_formats import OPENMETRICS, TEXT, Format, negotiate
+from headrace.control.api_metrics import prefers_openmetrics
+from headrace.observe.metrics import Source, merge, openmetrics, text
 
 EXEMPLAR = ' # {trace_id="4bf92f3577b34da6",request_id="a-b"} 0.07 1700000000.5'
 SOURCE = Source(
@@ -45,31 +45,31 @@ PROMETHEUS_2_NATIVE = (
 
 
 @pytest.mark.parametrize(
-    ("accept", "wanted"),
+    ("accept", "is_open"),
     [
-        ("", TEXT),
-        ("*/*", TEXT),
-        ("text/html,application/xhtml+xml", TEXT),
-        ("text/plain;version=0.0.4;q=0.9, application/openmetrics-text;q=0.1", TEXT),
-        ("application/openmetrics-text", OPENMETRICS),
-        ("application/openmetrics-text;version=0.0.1,text/plain;q=0.1", TEXT),
-        ("application/vnd.google.protobuf", TEXT),
-        ("application/openmetrics-text;q=nan", TEXT),
-        (PROMETHEUS_2, OPENMETRICS),
-        (PROMETHEUS_2_NATIVE, OPENMETRICS),
+        ("", False),
+        ("*/*", False),
+        ("text/html,application/xhtml+xml", False),
+        ("text/plain;version=0.0.4;q=0.9, application/openmetrics-text;q=0.1", False),
+        ("application/openmetrics-text", True),
+        ("application/openmetrics-text;version=0.0.1,text/plain;q=0.1", False),
+        ("application/vnd.google.protobuf", False),
+        ("application/openmetrics-text;q=nan", False),
+        (PROMETHEUS_2, True),
+        (PROMETHEUS_2_NATIVE, True),
     ],
 )
-def test_a_scraper_gets_what_it_likes_best(accept: str, wanted: Format) -> None:
-    assert negotiate(accept) is wanted
+def test_a_scraper_gets_what_it_likes_best(*, accept: str, is_open: bool) -> None:
+    assert prefers_openmetrics(accept) is is_open
 
 
 @given(st.text())
 def test_no_accept_header_is_an_error(accept: str) -> None:
-    assert negotiate(accept) in {TEXT, OPENMETRICS}
+    assert not prefers_openmetrics(accept) or "openmetrics" in accept.lower()
 
 
 def test_openmetrics_can_be_read_and_has_exemplars() -> None:
-    content = OPENMETRICS.render(merge([SOURCE])).decode()
+    content = openmetrics(merge([], [SOURCE])).decode()
 
     found = {family.name: family for family in _read(content)}
     assert content.endswith("# EOF\n")
@@ -89,13 +89,13 @@ def test_openmetrics_can_be_read_and_has_exemplars() -> None:
 
 
 def test_the_text_format_has_no_exemplars() -> None:
-    assert b" # {" not in TEXT.render(merge([SOURCE]))
+    assert b" # {" not in text(merge([], [SOURCE]).values())
 
 
 def _read(content: str) -> Iterator[Metric]:
     return text_string_to_metric_families(content)  # type: ignore[no-untyped-call,no-any-return]
 
 
-@pytest.mark.parametrize("wanted", [TEXT, OPENMETRICS], ids=["text", "open"])
-def test_nothing_can_be_told_in_every_format(wanted: Format) -> None:
-    assert wanted.render({}) in {b"", b"# EOF\n"}
+def test_nothing_can_be_told_in_both_formats() -> None:
+    assert text([]) == b""
+    assert openmetrics({}) == b"# EOF\n"

@@ -19,6 +19,7 @@ from headrace.serving.report import (
     SamplesPage,
     SpansPage,
 )
+from tests.metrics import exposed
 
 pytestmark = pytest.mark.anyio
 
@@ -143,7 +144,7 @@ async def test_nobody_is_asked_while_nothing_is_wanted() -> None:
     await turn(recordings)
 
     assert world.asked == 0
-    assert not recordings.exposition()
+    assert not exposed(recordings.families())
 
 
 async def test_a_replica_is_told_once_and_again_when_its_process_is_another() -> None:
@@ -194,7 +195,7 @@ async def test_everything_is_fetched_and_nothing_twice() -> None:
 
     assert world.written == [("m", "1", name) for name in "abcde"]
     assert world.sent == [SPAN] * 5
-    assert "headrace_spans_sent_total 5" in recordings.exposition()
+    assert "headrace_spans_sent_total 5" in exposed(recordings.families())
 
 
 async def test_what_a_replica_lost_is_counted_once() -> None:
@@ -207,7 +208,7 @@ async def test_what_a_replica_lost_is_counted_once() -> None:
     await turn(recordings)
 
     assert world.dropped == {"m": 4}
-    assert "headrace_spans_dropped_total 2" in recordings.exposition()
+    assert "headrace_spans_dropped_total 2" in exposed(recordings.families())
 
 
 async def test_spans_that_the_collector_refuses_are_counted() -> None:
@@ -216,8 +217,8 @@ async def test_spans_that_the_collector_refuses_are_counted() -> None:
 
     await turn(recordings)
 
-    assert "headrace_spans_dropped_total 1" in recordings.exposition()
-    assert "headrace_spans_sent_total 0" in recordings.exposition()
+    assert "headrace_spans_dropped_total 1" in exposed(recordings.families())
+    assert "headrace_spans_sent_total 0" in exposed(recordings.families())
 
 
 async def test_a_replica_that_is_silent_is_asked_again() -> None:

@@ -12,6 +12,7 @@ from headrace.control.status import EndpointStatus, RevisionStatus
 from headrace.control.store import Event
 from headrace.core import RowIndependence
 from headrace.observe.row_checks import BatchingReport, RowDifference
+from tests.metrics import exposed
 from tests.unit.control.played import TurnedClock
 
 DECLARED = BatchingReport(
@@ -85,7 +86,7 @@ def test_other_settings_of_the_version_begin_anew() -> None:
     assert told.rows.differing("fraud") == (0.0, "")
     assert told.rows.report("fraud", "1", "r1") is None
     assert told.rows.report("fraud", "1", "r2") == ALONE
-    assert told.rows.exposition() == ""
+    assert exposed(told.rows.families()) == ""
 
 
 def test_checks_of_replicas_are_added() -> None:
@@ -100,7 +101,7 @@ def test_metric_names_endpoint_version_and_output() -> None:
     told = Told()
     told.note(MIXING)
     line = 'headrace_row_difference{endpoint="fraud",version="1",output="y"} 0.4'
-    assert line in told.rows.exposition()
+    assert line in exposed(told.rows.families())
 
 
 @pytest.mark.parametrize(

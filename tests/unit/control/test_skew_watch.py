@@ -14,6 +14,7 @@ from headrace.control.store import Event
 from headrace.core import FeatureWatch, UnavailableError
 from headrace.features import SkewedFeature, SkewSummary
 from headrace.testing import LoopClock, VirtualTimeLoop
+from tests.metrics import exposed
 
 pytestmark = pytest.mark.anyio
 START = 1764000000.0
@@ -88,7 +89,7 @@ async def test_what_differs_is_told_once_and_when_it_is_over() -> None:
         await asyncio.sleep(35)
         assert [event.reason for event in lab.events] == ["FeatureSkew"]
         assert "age in 7 of 100 rows (OTHER_VALUE 7)" in lab.events[0].message
-        assert 'service="fraud",feature="age"} 0.07' in watch.exposition()
+        assert 'service="fraud",feature="age"} 0.07' in exposed(watch.families())
         (status,) = watch.statuses()
         assert (status.service, status.rows) == ("fraud", 100)
         lab.finds["fraud"] = skewed("age", "spend")
@@ -117,10 +118,10 @@ async def test_what_nobody_watches_any_more_is_forgotten() -> None:
     lab = Lab(watches={"a": every(10)}, finds={"fraud": skewed("age")})
     async with lab.running() as watch:
         await asyncio.sleep(12)
-        assert watch.exposition()
+        assert exposed(watch.families())
         lab.watches = {}
         await asyncio.sleep(2)
-        assert not watch.exposition()
+        assert not exposed(watch.families())
         assert watch.statuses() == ()
 
 

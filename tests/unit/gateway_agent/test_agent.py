@@ -15,7 +15,7 @@ from headrace.control.observed import Arm, Route
 from headrace.control.sandbox import Sandbox
 from headrace.core import InvalidArgumentError, UnavailableError
 from headrace.core.spec_access import TlsSpec
-from headrace.gateway_agent.admin import own_metrics, ready_state
+from headrace.gateway_agent.admin import own_families, ready_state
 from headrace.gateway_agent.agent import GatewayAgent
 from headrace.gateway_agent.applying import Applier
 from headrace.gateway_agent.client import Answer
@@ -23,6 +23,7 @@ from headrace.gateway_agent.held import Forwarding, Holding
 from headrace.gateway_agent.kept import KeptBundle
 from headrace.gateway_agent.settings import AgentSettings, control_place, gateway_settings
 from headrace.testing import LoopClock, VirtualTimeLoop
+from tests.metrics import exposed
 from tests.unit.control.agents.test_messages import BUNDLE
 
 pytestmark = pytest.mark.anyio
@@ -256,12 +257,12 @@ async def test_a_report_that_nobody_hears_keeps_who_waits(tmp_path: Path) -> Non
 
 async def test_metrics_say_when_the_control_plane_was_heard(tmp_path: Path) -> None:
     found = agent(tmp_path, FakeControl())
-    assert "headrace_agent_heard_seconds 0" not in own_metrics(found)
+    assert "headrace_agent_heard_seconds 0" not in exposed(own_families(found))
 
     await run_for(found, 1.5)
 
-    assert "headrace_agent_ready 0" in own_metrics(found)
-    assert "headrace_agent_answers_total" in own_metrics(found)
+    assert "headrace_agent_ready 0" in exposed(own_families(found))
+    assert "headrace_agent_answers_total" in exposed(own_families(found))
 
 
 async def test_a_request_waits_as_long_as_its_endpoint_is_held() -> None:

@@ -25,7 +25,7 @@ from headrace.control.agents.standing import (
     next_change_s,
     should_send,
 )
-from headrace.control.agents.telling import event_of, exposition
+from headrace.control.agents.telling import event_of, families
 from headrace.control.counting import GatewayReading
 from headrace.control.gateway_record import routes_file
 from headrace.control.gateway_routes import reachable_route, rules_of
@@ -45,6 +45,7 @@ from headrace.gateway import (
     Handshakes,
     SnapshotRejectedError,
 )
+from headrace.observe.metrics import Family
 
 _LOG: Final = logging.getLogger("headrace.control")
 _LOOK_S: Final = 1.0
@@ -391,9 +392,9 @@ class GatewayFleet:
         """The local Envoy's metrics; each agent shows its own."""
         return "" if self.local is None else await self.local.stats(full=full)
 
-    def exposition(self) -> str:
+    def families(self) -> list[Family]:
         """How gateways on other hosts are, as metrics."""
-        return exposition(self.states())
+        return families(self.states())
 
     def _keep_routes(self, routes: Sequence[Route]) -> None:
         routes_file(self.routes_path).try_save(tuple(routes))

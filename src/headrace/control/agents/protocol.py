@@ -9,6 +9,7 @@ from headrace.control.gateway_tls import GatewayTls, Secrets
 from headrace.control.observed import Route
 from headrace.core.spec_upstream import UpstreamSpec
 from headrace.gateway import GatewayPolicy, GatewaySettings, GatewayStatistics, Handshakes
+from headrace.observe.metrics import Family
 
 
 class Gateway(Protocol):
@@ -77,8 +78,8 @@ class Gateway(Protocol):
     async def stats(self, *, full: bool) -> str:
         """The metrics of the Envoy on this host, if there is one, as text."""
 
-    def exposition(self) -> str:
-        """Metrics about gateways on other hosts, as text."""
+    def families(self) -> list[Family]:
+        """Metrics about gateways on other hosts."""
 
     async def stop(self, *, drain_s: float) -> None:
         """Let requests end, then end the Envoy on this host; others go on."""

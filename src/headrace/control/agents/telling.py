@@ -5,8 +5,8 @@ from typing import Final, assert_never
 
 from headrace.control.agents.roster import GatewayState, Turn
 from headrace.control.agents.standing import Standing
-from headrace.control.metrics import gauge
 from headrace.control.store import Event
+from headrace.observe.metrics import Family, gauge
 
 _REASONS: Final = {
     Standing.CURRENT: "GatewayCurrent",
@@ -61,35 +61,22 @@ def _text(turn: Turn) -> str:
             assert_never(turn.now)
 
 
-def exposition(states: Sequence[GatewayState]) -> str:
-    """How each gateway is, as metrics; nothing where there is none."""
-    if not states:
-        return ""
-
-    def labelled(values: Sequence[float]) -> list[tuple[tuple[tuple[str, str], ...], float]]:
-        names = (one.name for one in states)
-        return [((("gateway", name),), value) for name, value in zip(names, values, strict=True)]
-
-    connected = [float(one.standing is not Standing.LOST) for one in states]
-    return (
+def families(states: Sequence[GatewayState]) -> list[Family]:
+    """How each gateway is, as metrics."""
+    connected, ready, behind_s, seen_s = [], [], [], []
+    for state in states:
+        labels = (("gateway", state.name),)
+        connected.append((labels, float(state.standing is not Standing.LOST)))
+        ready.append((labels, float(state.ready)))
+        behind_s.append((labels, state.behind_s))
+        seen_s.append((labels, state.seen_s))
+    return [
+        gauge("headrace_gateway_connected", "1 while the gateway's agent is heard.", connected),
+        gauge("headrace_gateway_ready", "1 while the gateway serves.", ready),
         gauge(
-            "headrace_gateway_connected",
-            "1 while the gateway's agent is heard.",
-            labelled(connected),
-        )
-        + gauge("headrace_gateway_ready", "1 while the gateway serves.", labelled(_ready(states)))
-        + gauge(
             "headrace_gateway_behind_seconds",
             "For how long there has been something newer than what is in force there.",
-            labelled([one.behind_s for one in states]),
-        )
-        + gauge(
-            "headrace_gateway_seen_seconds",
-            "How long ago the gateway was heard last.",
-            labelled([one.seen_s for one in states]),
-        )
-    )
-
-
-def _ready(states: Sequence[GatewayState]) -> list[float]:
-    return [float(one.ready) for one in states]
+            behind_s,
+        ),
+        gauge("headrace_gateway_seen_seconds", "How long ago the gateway was heard last.", seen_s),
+    ]

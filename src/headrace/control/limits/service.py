@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Final, assert_never
 from headrace.control.limits.account import Kind, Moment, Standing
 from headrace.control.limits.limiter import Decision, Limiter, Quota, Refusal
 from headrace.control.limits.rules import ANONYMOUS, UNKNOWN, Ask, Rules, Scope
-from headrace.control.metrics import Labels
 from headrace.control.store import QuotaUse
 from headrace.control.store_thread import StoreThread
 from headrace.core import Clock, FailedPreconditionError, HeadraceError
 from headrace.core.headers import LEASE_HEADER
 from headrace.gateway import socket_mode
+from headrace.observe.metrics import Labels
 
 if TYPE_CHECKING:
     import grpc

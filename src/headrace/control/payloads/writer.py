@@ -15,7 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from headrace.control.metrics import counter
 from headrace.control.payloads.files import (
     OPEN,
     PARTIAL,
@@ -27,6 +26,7 @@ from headrace.control.payloads.files import (
 )
 from headrace.core import Clock
 from headrace.core.spec_observe import PayloadLogSpec
+from headrace.observe.metrics import Family, counter
 from headrace.serving.report import PayloadSample
 
 if TYPE_CHECKING:
@@ -137,24 +137,25 @@ class PayloadWriter:
         with self._changed:
             return sum(n for (name, _), n in self.dropped.items() if name == endpoint)
 
-    def exposition(self) -> str:
-        """The counters as Prometheus reads them; empty while nothing was ever logged."""
+    def families(self) -> list[Family]:
+        """The counters as metrics."""
         with self._changed:
             written, dropped = dict(self.written), dict(self.dropped)
-        if not written and not dropped:
-            return ""
-        return counter(
-            "headrace_payload_log_written_total",
-            "Requests whose payload was written.",
-            [((("endpoint", name),), count) for name, count in written.items()],
-        ) + counter(
-            "headrace_payload_log_dropped_total",
-            "Sampled requests whose payload was not written, because nobody waits for a disk.",
-            [
-                ((("endpoint", name), ("reason", reason)), count)
-                for (name, reason), count in dropped.items()
-            ],
-        )
+        return [
+            counter(
+                "headrace_payload_log_written_total",
+                "Requests whose payload was written.",
+                [((("endpoint", name),), count) for name, count in written.items()],
+            ),
+            counter(
+                "headrace_payload_log_dropped_total",
+                "Sampled requests whose payload was not written, because nobody waits for a disk.",
+                [
+                    ((("endpoint", name), ("reason", reason)), count)
+                    for (name, reason), count in dropped.items()
+                ],
+            ),
+        ]
 
     # On the thread
 

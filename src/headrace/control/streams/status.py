@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from headrace.control.metrics import Labels, counter, gauge
+from headrace.observe.metrics import Family, Labels, counter, gauge
 from headrace.streaming.status import PlaceStatus, State, StreamStatus
 
 STALLED_AFTER_S: Final = 30.0
@@ -154,16 +154,16 @@ def rates(before: Mapping[str, StreamStatus], now: Mapping[str, StreamStatus]) -
     return found
 
 
-def families(views: Iterable[StreamView]) -> str:
+def families(views: Iterable[StreamView]) -> list[Family]:
     """What is counted of streams here, besides what each worker tells itself."""
-    views = list(views)
-    if not views:
-        return ""
-    restarts = [(_labels(view), float(view.restarts)) for view in views]
-    return "".join(
-        gauge(f"headrace_stream_{name}", text, [(_labels(view), float(of(view))) for view in views])
+    labelled: list[tuple[Labels, StreamView]] = [((("stream", v.name),), v) for v in views]
+    gauges = [
+        gauge(f"headrace_stream_{name}", text, [(labels, of(view)) for labels, view in labelled])
         for name, text, of in _GAUGES
-    ) + counter("headrace_stream_worker_restarts_total", "Starts after a crash.", restarts)
+    ]
+    restarts = [(labels, view.restarts) for labels, view in labelled]
+    name = "headrace_stream_worker_restarts_total"
+    return [*gauges, counter(name, "Starts after a crash.", restarts)]
 
 
 _GAUGES: tuple[tuple[str, str, Callable[[StreamView], float]], ...] = (
@@ -174,7 +174,3 @@ _GAUGES: tuple[tuple[str, str, Callable[[StreamView], float]], ...] = (
     ("paused", "1 while it is paused as ordered.", lambda view: view.paused),
     ("up", "1 while it runs, or is paused as it should be.", lambda view: view.is_well),
 )
-
-
-def _labels(view: StreamView) -> Labels:
-    return (("stream", view.name),)

@@ -19,7 +19,6 @@ from headrace.control.backoff import CRASHED
 from headrace.control.desired import DesiredStream
 from headrace.control.faults import LOOP, Faults
 from headrace.control.log_files import last_line
-from headrace.control.metrics import Source
 from headrace.control.store import Event
 from headrace.control.streams.asking import metrics_of, tell
 from headrace.control.streams.driver import StreamDriver, member_of
@@ -51,6 +50,7 @@ from headrace.control.streams.workers import Team, Worker, note_end, revision_of
 from headrace.core import Clock, HeadraceError, NotFoundError
 from headrace.core.state_file import StateFile
 from headrace.monitor.stream_conditions import StreamFacts
+from headrace.observe.metrics import Family, Source
 from headrace.streaming.settings import StreamSettings
 from headrace.streaming.status import State, StreamStatus
 
@@ -240,7 +240,7 @@ class StreamSupervisor:
             for worker, text in zip(workers, texts, strict=True)
         ]
 
-    def exposition(self) -> str:
+    def families(self) -> list[Family]:
         """What is counted here."""
         return families(self.views())
 

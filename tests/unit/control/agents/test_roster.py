@@ -1,7 +1,8 @@
 from headrace.control.agents.messages import PROTOCOL, Counts, Report
 from headrace.control.agents.roster import Roster
 from headrace.control.agents.standing import Outcome, Patience, Standing
-from headrace.control.agents.telling import event_of, exposition
+from headrace.control.agents.telling import event_of, families
+from tests.metrics import exposed
 
 
 def report(name: str, in_force: str = "", **more: object) -> Report:
@@ -107,10 +108,10 @@ def test_metrics_name_each_gateway() -> None:
     found = roster("a", "b")
     found.hear(report("one", "a", ready=True), now=2.0)
 
-    text = exposition(found.states(now=4.0))
+    text = exposed(families(found.states(now=4.0)))
 
     assert 'headrace_gateway_connected{gateway="one"} 1' in text
     assert 'headrace_gateway_ready{gateway="one"} 1' in text
     assert 'headrace_gateway_behind_seconds{gateway="one"} 3' in text
     assert 'headrace_gateway_seen_seconds{gateway="one"} 2' in text
-    assert exposition(()) == ""
+    assert exposed(families(())) == ""

@@ -21,6 +21,7 @@ from headrace.control.payloads.writer import PayloadWriter
 from headrace.core import SystemClock
 from headrace.core.spec_observe import PayloadLogSpec
 from headrace.serving.report import PayloadSample, SampledTensor
+from tests.metrics import exposed
 
 PLAIN = PayloadLogSpec()
 
@@ -213,7 +214,7 @@ def test_samples_beyond_the_queue_are_dropped_and_counted(
     writer.add("m", "1", PLAIN, [sample("late")])
 
     assert dict(writer.dropped) == {("m", "queue"): 5, ("m", "replica"): 2}
-    text = writer.exposition()
+    text = exposed(writer.families())
     assert 'headrace_payload_log_dropped_total{endpoint="m",reason="queue"} 5' in text
     assert 'headrace_payload_log_written_total{endpoint="m"} 1' in text
 

@@ -23,6 +23,7 @@ from headrace.streaming.status import (
     State,
     StreamStatus,
 )
+from tests.metrics import exposed
 
 NOW = 1_764_000_000.0
 SETTINGS = StreamSettings(
@@ -146,7 +147,7 @@ def test_a_stream_none_of_whose_workers_has_a_partition_is_stalled_and_alerts_he
 
     assert (told.state, told.running, told.is_well) == ("stalled", 0, False)
     assert "other members of group 'pay' have all of them" in told.problem
-    assert 'headrace_stream_workers_running{stream="pay"} 0' in families([told])
+    assert 'headrace_stream_workers_running{stream="pay"} 0' in exposed(families([told]))
     assert down is not None
     assert down.is_bad
     assert event_of(told, before="running", at=NOW).reason == "StreamStalled"
@@ -210,7 +211,7 @@ def test_a_paused_stream_is_told_as_paused_and_not_as_running() -> None:
     one = worker()
     note_status(one, said(State.PAUSED), rate=0.0, now=1.0)
     told = view(one, paused=True)
-    text = families([told])
+    text = exposed(families([told]))
 
     assert (told.state, told.running, told.paused) == ("paused", 0, True)
     assert 'headrace_stream_paused{stream="pay"} 1' in text
