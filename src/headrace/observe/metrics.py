@@ -12,8 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from headrace.observe.exemplars import Exemplars
-from headrace.observe.histogram import Histogram
+from headrace.observe.histogram import Exemplars, Histogram
 
 TEXT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 """Content type of `text`."""

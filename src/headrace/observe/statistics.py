@@ -1,6 +1,8 @@
-"""What a replica counts about its model, in the words of Triton's statistics extension."""
+"""What a replica counts about its model: Triton's statistics, and histograms of phases."""
 
 from dataclasses import dataclass, field
+
+from headrace.observe.histogram import ROWS_BOUNDS, SECONDS_BOUNDS, Exemplars, Histogram
 
 
 @dataclass(slots=True)
@@ -49,3 +51,21 @@ class ModelStatistics:
     failures: dict[str, int] = field(
         default_factory=lambda: {"REJECTED": 0, "CANCELED": 0, "BACKEND": 0, "OTHER": 0}
     )
+
+
+@dataclass(slots=True, kw_only=True)
+class PhaseHistograms:
+    """Seconds per request by phase, and rows per batch.
+
+    `preprocess` is bytes to tensors; `queue_wait` until its batch is formed; `compute` joins, runs
+    and splits the batch; `postprocess` is tensors to bytes, as the mean of its batch; `request` is
+    from the last byte of the request to the end of `compute`, and `exemplars` are requests of it.
+    """
+
+    request: Histogram = field(default_factory=Histogram)
+    preprocess: Histogram = field(default_factory=Histogram)
+    queue_wait: Histogram = field(default_factory=Histogram)
+    compute: Histogram = field(default_factory=Histogram)
+    postprocess: Histogram = field(default_factory=Histogram)
+    batch_rows: Histogram = field(default_factory=lambda: Histogram(ROWS_BOUNDS))
+    exemplars: Exemplars = field(default_factory=lambda: Exemplars(len(SECONDS_BOUNDS) + 1))

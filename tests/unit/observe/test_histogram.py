@@ -6,9 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.observe.bounds import FINE_S, TWO_DIGITS_S, told
-from headrace.observe.histogram import ROWS_BOUNDS, SECONDS_BOUNDS, Histogram
-from headrace.observe.phases import PhaseHistograms
+from headrace.observe.histogram import (
+    FINE_S,
+    ROWS_BOUNDS,
+    SECONDS_BOUNDS,
+    TWO_DIGITS_S,
+    Histogram,
+    told,
+)
+from headrace.observe.statistics import PhaseHistograms
 
 
 def test_a_value_on_a_bound_belongs_below_it() -> None:
