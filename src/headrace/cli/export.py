@@ -12,7 +12,7 @@ from headrace.cli import export_helm, export_targets
 from headrace.cli.options import DEFAULT_HOME, Home, Server
 
 if TYPE_CHECKING:
-    from headrace.monitor.prometheus_files import ScrapeTarget
+    from headrace.monitor.prometheus import ScrapeTarget
 
 app = typer.Typer(no_args_is_help=True, help="Write files for other programs.")
 
@@ -76,8 +76,8 @@ def prometheus(
         promtool check rules monitoring/headrace-alerts.yml
     """
     from headrace.core.spec_alerts import AlertsSpec
-    from headrace.monitor.objectives import objectives_of
-    from headrace.monitor.prometheus_files import prometheus_files
+    from headrace.monitor.prometheus import prometheus_files
+    from headrace.monitor.slo import objectives_of
     from headrace.monitor.stream_conditions import stream_promises_of
 
     if file is not None:
@@ -116,7 +116,7 @@ export_targets.register(app)
 
 
 def _usual_target(token_file: str) -> "ScrapeTarget":
-    from headrace.monitor.prometheus_files import ScrapeTarget
+    from headrace.monitor.prometheus import ScrapeTarget
 
     return ScrapeTarget(url=_USUAL_METRICS, token_file=token_file)
 
@@ -129,7 +129,7 @@ def _running(
 
     from headrace.cli.connection import connect, find_target
     from headrace.cli.running import control_file
-    from headrace.monitor.prometheus_files import ScrapeTarget
+    from headrace.monitor.prometheus import ScrapeTarget
 
     api, where = connect(server, home), find_target(server, home)
     url = api.get("/api/v1/status")["addresses"]["metrics"]

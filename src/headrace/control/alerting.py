@@ -13,13 +13,15 @@ from headrace.control.store import Event
 from headrace.core import Clock, HeadraceError
 from headrace.monitor.alert_kinds import LOCAL
 from headrace.monitor.alert_state import Alert, AlertState, Finding, Key, advance, changed
-from headrace.monitor.objectives import Objective, objectives_of
 from headrace.monitor.slo import (
     EndpointFacts,
+    Objective,
     Reading,
     SystemFacts,
     Window,
+    objectives_of,
     read_endpoint,
+    read_stream,
     read_system,
     windows_of,
 )
@@ -29,7 +31,6 @@ from headrace.monitor.stream_conditions import (
     StreamPromise,
     stream_promises_of,
 )
-from headrace.monitor.stream_readings import read_stream
 from headrace.observe.metrics import Family, Labels, gauge
 
 _LOG: Final = logging.getLogger("headrace.control")

@@ -6,8 +6,8 @@ from typing import Any, Final
 
 from headrace.monitor.dashboards import DASHBOARDS
 from headrace.monitor.grafana import dashboard_json
-from headrace.monitor.objectives import objectives_of
-from headrace.monitor.prometheus_rules import alerting_rules, recording_rules
+from headrace.monitor.prometheus import alerting_rules, recording_rules
+from headrace.monitor.slo import objectives_of
 from headrace.monitor.stream_conditions import stream_promises_of
 
 RULES: Final = "files/rules.yaml"

@@ -1,10 +1,8 @@
 """What is remembered of a running system and judged about it, as pure functions of time."""
 
-from headrace.monitor.buckets import Buckets
 from headrace.monitor.history import History
-from headrace.monitor.load import LoadHistory, LoadWindow
-from headrace.monitor.load_track import LoadReading, LoadTotals
-from headrace.monitor.window import Totals, Window
+from headrace.monitor.load import LoadHistory, LoadReading, LoadTotals, LoadWindow
+from headrace.monitor.request_counts import Buckets, Totals, Window
 
 __all__ = [
     "Buckets",

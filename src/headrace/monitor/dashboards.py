@@ -3,8 +3,7 @@
 from typing import Final
 
 from headrace.monitor.endpoint_dashboards import ENDPOINT, ROLLOUT
-from headrace.monitor.grafana import Dashboard, Look, Panel, Query, Row
-from headrace.monitor.panels import (
+from headrace.monitor.grafana import (
     OF_ENDPOINT,
     OF_MODEL,
     OF_REPLICA,
@@ -12,6 +11,11 @@ from headrace.monitor.panels import (
     PICK_ENDPOINT,
     PICK_REPLICA,
     RATE,
+    Dashboard,
+    Look,
+    Panel,
+    Query,
+    Row,
     error_ratio,
     per_s,
     quantile,

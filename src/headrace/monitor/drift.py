@@ -28,7 +28,20 @@ from headrace.monitor.drift_dependence import (
     design_effect,
     ratios,
 )
-from headrace.monitor.drift_evidence import Nulls, Spans, expected, log_evidence, nulls_of
+from headrace.monitor.drift_evidence import (
+    VIOLATIONS,
+    Distances,
+    Nulls,
+    Spans,
+    distances,
+    expected,
+    fixed_band,
+    log_evidence,
+    nulls_of,
+    ratio,
+    uniform_band,
+    why,
+)
 from headrace.monitor.drift_reference import (
     HOURS,
     MIN_ROWS,
@@ -37,8 +50,6 @@ from headrace.monitor.drift_reference import (
     Reference,
     events,
 )
-from headrace.monitor.drift_statistics import Distances, distances, fixed_band, uniform_band
-from headrace.monitor.drift_words import VIOLATIONS, ratio, why
 from headrace.observe.feature_counts import FeatureCounts, FeatureKind
 
 BLOCK_ROWS: Final = 250

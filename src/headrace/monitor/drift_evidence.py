@@ -1,4 +1,4 @@
-"""Sequential tests of a feature's counts against its reference, valid however often they are read.
+"""Evidence of drift: sequential tests of a feature's counts, valid however often they are read.
 
 For each edge of a feature's bins, the share of values below it is tested against what the reference
 allows: its own share, widened by what a sample of its size may be wrong by, and by the margin. For
@@ -16,8 +16,12 @@ That holds for independent rows. For others the logarithm of the capital is divi
 effect of the rows (`drift_dependence`): to second order, the exponent of a sum whose variance is
 `effect` times the binomial one is then not expected to grow either. It is an approximation that
 holds once a span is longer than the dependence.
+
+`distances` say how large a difference is, not whether it is more than chance; `why` says in words
+which share speaks most against "nothing has drifted".
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
@@ -296,3 +300,110 @@ def _highest(seen: Floats, total: Floats, alpha: float) -> Floats:
         bound = bound - np.maximum(step, 0.0)
     largest: Floats = np.where(seen >= total, 1.0, bound)
     return largest
+
+
+VIOLATIONS: Final = {
+    "missing": "missing",
+    "non_finite": "infinite",
+    "out_of_range": "beyond the reference's values",
+    "not_whole": "no whole numbers",
+}
+"""What may be wrong with values, in the order of the bets on it."""
+
+
+def why(one: FeatureReference, nulls: Nulls, live: Spans) -> str:
+    """Which share is other than in the reference; of a feature that has drifted.
+
+    Args:
+        nulls: Of the span.
+        live: One span.
+    """
+    names = _names(one)
+    bet = strongest(one, nulls, live)
+    counts = live.counts(0)
+    if bet >= 2 * len(names):
+        kind = list(VIOLATIONS)[bet - 2 * len(names)]
+        was, now, what = ratio(one.counts, kind), ratio(counts, kind), VIOLATIONS[kind]
+    else:
+        event = bet % len(names)
+        was = float(events(one, expected(one, live.hours).bins)[0, event])
+        now = float(events(one, live.bins)[0, event]) / max(counts.valid, 1)
+        what = names[event]
+    return f"{now:.1%} {what}, {was:.1%} in the reference"
+
+
+def ratio(counts: FeatureCounts, kind: str) -> float:
+    """The share of a violation: of all values, or of those that are there and finite."""
+    seen: int = getattr(counts, kind)
+    total = counts.rows if kind in {"missing", "non_finite"} else counts.valid
+    return seen / total if total else 0.0
+
+
+def _names(one: FeatureReference) -> list[str]:
+    if one.bins.kind is FeatureKind.NUMBERS:
+        return [f"below {edge:.4g}" for edge in one.bins.edges]
+    # As Python writes them: they are callers' texts, and may hold anything.
+    return [*(repr(category) for category in one.bins.categories), "other than known"]
+
+
+_SMOOTHING: Final = 0.5
+"""Added to each bin, so that an empty one is no infinite difference."""
+Counts: TypeAlias = Sequence[float] | NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Distances:
+    """`psi`: population stability index; `js`: Jensen-Shannon divergence in bits, 0 to 1.
+
+    `ks`: Kolmogorov-Smirnov distance at the bins' edges, or for categories the largest difference
+    of a share; 0 to 1.
+    """
+
+    psi: float
+    js: float
+    ks: float
+
+
+def distances(reference: Counts, live: Counts, *, ordered: bool) -> Distances | None:
+    """How far `live` is from `reference`; None where one of them is empty.
+
+    Args:
+        ordered: Whether the bins follow each other on a line; else they are categories.
+    """
+    expected, found = np.asarray(reference, dtype=float), np.asarray(live, dtype=float)
+    if not expected.sum() or not found.sum():
+        return None
+    p, q = _smooth(expected), _smooth(found)
+    middle = (p + q) / 2
+    exact = found / found.sum() - expected / expected.sum()
+    moved = np.cumsum(exact) if ordered else exact
+    return Distances(
+        psi=float(((q - p) * np.log(q / p)).sum()),
+        js=float((p * np.log2(p / middle)).sum() / 2 + (q * np.log2(q / middle)).sum() / 2),
+        ks=float(np.abs(moved).max()),
+    )
+
+
+def _smooth(counts: Floats) -> Floats:
+    smoothed = counts + _SMOOTHING
+    shares: Floats = smoothed / smoothed.sum()
+    return shares
+
+
+def fixed_band(rows: float, alpha: float) -> float:
+    """How far a sample's distribution function may be from the true one, looked at once.
+
+    Dvoretzky, Kiefer and Wolfowitz with Massart's constant (1990).
+    """
+    return math.sqrt(math.log(2.0 / alpha) / (2.0 * rows)) if rows else 1.0
+
+
+def uniform_band(rows: float, alpha: float) -> float:
+    """The same however often one looks while the sample grows.
+
+    Howard and Ramdas, "Sequential estimation of quantiles", Bernoulli 2022 (arXiv 1906.09712).
+    """
+    if not rows:
+        return 1.0
+    iterated = math.log(math.log(math.e * max(rows, 1.0)))
+    return min(1.0, 0.85 * math.sqrt((iterated + 0.8 * math.log(1612.0 / alpha)) / rows))

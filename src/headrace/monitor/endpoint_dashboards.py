@@ -2,14 +2,18 @@
 
 from typing import Final
 
-from headrace.monitor.grafana import Dashboard, Look, Panel, Query, Row
-from headrace.monitor.panels import (
+from headrace.monitor.grafana import (
     OF_ENDPOINT,
     OF_MODEL,
     PHASES,
     PICK_ONE,
     QUANTILES,
     RATE,
+    Dashboard,
+    Look,
+    Panel,
+    Query,
+    Row,
     error_ratio,
     per_s,
     quantile,

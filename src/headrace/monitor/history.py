@@ -1,4 +1,4 @@
-"""What did the requests of the last day come to, by endpoint and version? Bounded; time comes in.
+"""Requests of the last day by endpoint and version, in bounded memory.
 
 Steps are a second long for 10 minutes, 10 seconds for 2 hours and a minute for a day. When steps
 are joined into longer ones their sums stay; latencies go into buckets about a tenth wide.
@@ -11,19 +11,124 @@ from typing import Final
 
 import msgspec
 
-from headrace.monitor import kept
-from headrace.monitor.buckets import bucket_of, joined_bucket_of
-from headrace.monitor.ladder import STEPS
-from headrace.monitor.request_counts import Cell
-from headrace.monitor.track import StoredTrack, Track
-from headrace.monitor.tracks import Tracks
-from headrace.monitor.window import Totals, Window
+from headrace.monitor.request_counts import (
+    REQUESTS,
+    Cell,
+    Row,
+    Totals,
+    Window,
+    bucket_of,
+    index_of,
+    joined_bucket_of,
+)
+from headrace.monitor.series import (
+    STEPS,
+    Chunk,
+    Ladder,
+    Tracks,
+    pack_history,
+    unpack_history,
+)
 
 _EPSILON: Final = 1e-9
 _LEAST_PART: Final = 1 / 3
 _FINEST_S: Final = STEPS[0][0]
 _MAX_POINTS: Final = 2000
 _FORMAT: Final = 1
+
+
+class StoredTrack(msgspec.Struct, frozen=True, kw_only=True):
+    """A track as it is written down. `latency`: of the totals, by number of the bucket."""
+
+    endpoint: str
+    version: str
+    read_at: float
+    epoch: str
+    requests: int
+    errors: int
+    rejections: int
+    latency: dict[int, int]
+    levels: list[list[Chunk]]
+    began_at: float = 0.0
+
+
+@dataclass(slots=True, kw_only=True)
+class Track:
+    """Counts over time of one thing that counts up.
+
+    `read_at`: when it was last read. `began_at`: nothing is counted from before that time.
+    """
+
+    read_at: float
+    epoch: str
+    began_at: float = 0.0
+    _requests: int = 0
+    _errors: int = 0
+    _rejections: int = 0
+    _latency: dict[int, int] = field(default_factory=dict)
+    ladder: Ladder[Cell, Row] = field(default_factory=lambda: Ladder(form=REQUESTS))
+
+    def read(self, at: float, epoch: str, totals: Totals, *, is_begin: bool = False) -> None:
+        """Take in what was counted since the last look.
+
+        Totals that fell, or are of another epoch, were counted from 0.
+
+        Args:
+            is_begin: Nobody knows when what is in `totals` was counted: it is left out.
+        """
+        began_anew = epoch != self.epoch or totals.requests < self._requests
+        before, self.read_at, self.epoch = self.read_at, at, epoch
+        if totals.requests == self._requests and not began_anew:
+            return  # nothing came: this is all that an idle endpoint costs
+        if began_anew:
+            self._requests = self._errors = self._rejections = 0
+            self._latency = {}
+        added = self._difference(totals)
+        if added.requests and not is_begin:
+            self.ladder.spread(before, at, added)
+
+    def stored(self, endpoint: str, version: str) -> StoredTrack:
+        """This track, to be written down."""
+        return StoredTrack(
+            endpoint=endpoint,
+            version=version,
+            read_at=self.read_at,
+            epoch=self.epoch,
+            requests=self._requests,
+            errors=self._errors,
+            rejections=self._rejections,
+            latency=self._latency,
+            levels=self.ladder.packed(),
+            began_at=self.began_at,
+        )
+
+    @classmethod
+    def load(cls, stored: StoredTrack) -> "Track":
+        """The track that was written down."""
+        track = cls(read_at=stored.read_at, epoch=stored.epoch, began_at=stored.began_at)
+        track._requests, track._errors = stored.requests, stored.errors
+        track._rejections, track._latency = stored.rejections, stored.latency
+        track.ladder.load(stored.levels)
+        return track
+
+    def _difference(self, totals: Totals) -> Cell:
+        """What `totals` has more than what was last seen, which it is from now on."""
+        latency: dict[int, int] = {}
+        for bucket, count in totals.latency.items():
+            index = index_of(bucket)
+            latency[index] = latency.get(index, 0) + count
+        added = Cell(
+            requests=max(totals.requests - self._requests, 0),
+            errors=max(totals.errors - self._errors, 0),
+            rejections=max(totals.rejections - self._rejections, 0),
+        )
+        for index, count in latency.items():
+            more = count - self._latency.get(index, 0)
+            if more > 0:
+                added.latency[index] = more
+        self._requests, self._errors = totals.requests, totals.errors
+        self._rejections, self._latency = totals.rejections, latency
+        return added
 
 
 @dataclass(slots=True, kw_only=True)
@@ -143,7 +248,9 @@ class History:
 
     def join(self, parts: Iterable[bytes]) -> bytes:
         """What `unpack` takes, of all `parts`."""
-        return kept.encode(parts, number=_FORMAT, began_at=self.began_at, looked_at=self._looked_at)
+        return pack_history(
+            parts, number=_FORMAT, began_at=self.began_at, looked_at=self._looked_at
+        )
 
     def unpack(self, data: bytes) -> None:
         """Take up what `pack` gave, before anything is added.
@@ -151,7 +258,7 @@ class History:
         Raises:
             ValueError: It is something else.
         """
-        whole, tracks = kept.decode(data, StoredTrack, Track.load, number=_FORMAT)
+        whole, tracks = unpack_history(data, StoredTrack, Track.load, number=_FORMAT)
         for one, track in tracks:
             self._tracks.put(one.endpoint, one.version, track)
         self.began_at, self._looked_at = whole.began_at, whole.looked_at

@@ -1,24 +1,262 @@
-"""How busy were an endpoint's replicas over the last day? Bounded; time comes in.
+"""Load of replicas over the last day by endpoint and version, in bounded memory.
 
 Batches, waiting, requests in flight and ready replicas, in the steps of `History`, from what the
 processes themselves count. What none of them said is None and never 0.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Final
 
 import msgspec
 
-from headrace.monitor import kept
-from headrace.monitor.load_counts import LoadCell
-from headrace.monitor.load_track import LoadReading, LoadTrack, StoredLoad
-from headrace.monitor.tracks import Tracks
+from headrace.monitor.series import (
+    Chunk,
+    Form,
+    Ladder,
+    Tracks,
+    pack_history,
+    share_of,
+    unpack_history,
+)
 
 _FORMAT: Final = 1
 _DIGITS: Final = 3  # spans are kept to the millisecond: two replicas would be 2.0001
+_MILLI: Final = 1e-3
+_MICRO: Final = 1e-6
+_GAP_S: Final = 60.0
+"""After so long nobody knows any more how many replicas there were meanwhile."""
+
+
+class LoadRow(msgspec.Struct, frozen=True, array_like=True):
+    """A `LoadCell` in whole numbers, which take few bytes and pack well.
+
+    Spans of looks are in thousandths of a second, replicas' own times in millionths.
+    """
+
+    offset: int
+    looked: int
+    shared: int
+    heard: int
+    ready: int
+    batches: int
+    rows: int
+    waited: int
+    queue: int
+    in_flight: int
+
+
+@dataclass(slots=True)
+class LoadCell:
+    """Sums that still grow: means are made of them, so they stay exact in steps of any length.
+
+    `looked_s`: how much of the step somebody looked at this version; `shared_s`: likewise at its
+    endpoint, counted at one of its versions only, so that all of them add up to the time there was.
+    `heard_s`: in which replicas answered. `ready_s`: ready replicas times seconds.
+    `in_flight_s`: requests in flight times seconds. `waited` requests were in the queue `queue_s`
+    together; `batches` had `rows` together.
+    """
+
+    looked_s: float = 0.0
+    shared_s: float = 0.0
+    heard_s: float = 0.0
+    ready_s: float = 0.0
+    batches: int = 0
+    rows: int = 0
+    waited: int = 0
+    queue_s: float = 0.0
+    in_flight_s: float = 0.0
+
+    @property
+    def size_bytes(self) -> int:
+        """Nothing beyond the object."""
+        return 0
+
+    def add(self, other: "LoadCell") -> None:
+        """Count what `other` has as well."""
+        self.looked_s += other.looked_s
+        self.shared_s += other.shared_s
+        self.heard_s += other.heard_s
+        self.ready_s += other.ready_s
+        self.batches += other.batches
+        self.rows += other.rows
+        self.waited += other.waited
+        self.queue_s += other.queue_s
+        self.in_flight_s += other.in_flight_s
+
+    def part(self, number: int, pieces: int) -> "LoadCell":
+        """One of `pieces` parts, from 0 on: together they are this."""
+        return LoadCell(
+            looked_s=self.looked_s / pieces,
+            shared_s=self.shared_s / pieces,
+            heard_s=self.heard_s / pieces,
+            ready_s=self.ready_s / pieces,
+            batches=share_of(self.batches, number, pieces),
+            rows=share_of(self.rows, number, pieces),
+            waited=share_of(self.waited, number, pieces),
+            queue_s=self.queue_s / pieces,
+            in_flight_s=self.in_flight_s / pieces,
+        )
+
+
+def _row(offset: int, cell: LoadCell) -> LoadRow:
+    return LoadRow(
+        offset,
+        round(cell.looked_s / _MILLI),
+        round(cell.shared_s / _MILLI),
+        round(cell.heard_s / _MILLI),
+        round(cell.ready_s / _MILLI),
+        cell.batches,
+        cell.rows,
+        cell.waited,
+        round(cell.queue_s / _MICRO),
+        round(cell.in_flight_s / _MICRO),
+    )
+
+
+def _cell(row: LoadRow) -> LoadCell:
+    return LoadCell(
+        row.looked * _MILLI,
+        row.shared * _MILLI,
+        row.heard * _MILLI,
+        row.ready * _MILLI,
+        row.batches,
+        row.rows,
+        row.waited,
+        row.queue * _MICRO,
+        row.in_flight * _MICRO,
+    )
+
+
+def _same(cell: LoadCell) -> LoadCell:
+    return cell
+
+
+LOAD: Final = Form(
+    begin=LoadCell,
+    row_of=_row,
+    cell_of=_cell,
+    joined=_same,
+    one=msgspec.msgpack.Decoder(LoadRow),
+    many=msgspec.msgpack.Decoder(list[LoadRow]),
+)
+"""How busy replicas were."""
+
+
+class LoadTotals(msgspec.Struct, frozen=True, kw_only=True):
+    """What one process counted of one version since it began to.
+
+    `epoch`: another one says that it counts anew. `age_s`: for how long it has counted. `batches`
+    had `rows` together; `waited` requests were in its queue for `queue_s` together. `in_flight_s`:
+    how long all requests were in it, those that still are included.
+    """
+
+    epoch: str
+    age_s: float
+    batches: int = 0
+    rows: int = 0
+    waited: int = 0
+    queue_s: float = 0.0
+    in_flight_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadReading:
+    """One look at a version's replicas.
+
+    `ready` of them are; `said`: what those that answered counted, by name; `known`: the names of
+    all processes that there are, of any endpoint. `is_first`: whether it is the first of its
+    endpoint's versions, at which the endpoint's own time is counted.
+    """
+
+    ready: int
+    said: Mapping[str, LoadTotals]
+    known: Collection[str] = ()
+    is_first: bool = True
+
+
+class StoredLoad(msgspec.Struct, frozen=True, kw_only=True):
+    """A track as it is written down."""
+
+    endpoint: str
+    version: str
+    read_at: float
+    said: dict[str, LoadTotals]
+    levels: list[list[Chunk]]
+
+
+@dataclass(slots=True, kw_only=True)
+class LoadTrack:
+    """How busy the replicas of a version were; `read_at` is when they were last looked at."""
+
+    read_at: float
+    _said: dict[str, LoadTotals] = field(default_factory=dict)
+    ladder: Ladder[LoadCell, LoadRow] = field(default_factory=lambda: Ladder(form=LOAD))
+
+    def read(self, at: float, reading: LoadReading, *, began_at: float) -> None:
+        """Take in what happened since the last look.
+
+        Args:
+            began_at: When anything was looked at first. What a process counted that is older than
+                that, and was not looked at yet, is left out: nobody knows when it was.
+        """
+        begin, self.read_at = self.read_at, at
+        added = self._added(at, reading, began_at)
+        span_s = round(at - begin, _DIGITS)
+        if span_s > _GAP_S:
+            added.in_flight_s = 0.0
+        else:
+            added.looked_s = span_s
+            added.shared_s = span_s if reading.is_first else 0.0
+            added.heard_s = span_s if reading.said else 0.0
+            added.ready_s = span_s * reading.ready
+        self.ladder.spread(begin, at, added)
+
+    def stored(self, endpoint: str, version: str) -> StoredLoad:
+        """This track, to be written down."""
+        return StoredLoad(
+            endpoint=endpoint,
+            version=version,
+            read_at=self.read_at,
+            said=dict(self._said),
+            levels=self.ladder.packed(),
+        )
+
+    @classmethod
+    def load(cls, stored: StoredLoad) -> "LoadTrack":
+        """The track that was written down."""
+        track = cls(read_at=stored.read_at, _said=dict(stored.said))
+        track.ladder.load(stored.levels)
+        return track
+
+    def _added(self, at: float, reading: LoadReading, began_at: float) -> LoadCell:
+        """What all processes counted more than was last seen of each."""
+        added = LoadCell()
+        for name, totals in reading.said.items():
+            before = self._said.get(name)
+            if before is None or before.epoch != totals.epoch or totals.waited < before.waited:
+                before = None
+            if before is not None or at - totals.age_s >= began_at:
+                added.add(_difference(before, totals))
+        # One that does not answer now may do so later, and has not begun anew for that.
+        kept = {name: said for name, said in self._said.items() if name in reading.known}
+        self._said = kept | dict(reading.said)
+        return added
+
+
+def _difference(before: LoadTotals | None, totals: LoadTotals) -> LoadCell:
+    """What was counted since `before`; all of it if that is None."""
+    if before is None:
+        before = LoadTotals(epoch="", age_s=0.0)
+    return LoadCell(
+        batches=max(totals.batches - before.batches, 0),
+        rows=max(totals.rows - before.rows, 0),
+        waited=max(totals.waited - before.waited, 0),
+        queue_s=max(totals.queue_s - before.queue_s, 0.0),
+        in_flight_s=max(totals.in_flight_s - before.in_flight_s, 0.0),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +343,7 @@ class LoadHistory:
 
     def join(self, parts: Iterable[bytes]) -> bytes:
         """What `unpack` takes, of all `parts`."""
-        return kept.encode(parts, number=_FORMAT, began_at=self.began_at, looked_at=self.looked_at)
+        return pack_history(parts, number=_FORMAT, began_at=self.began_at, looked_at=self.looked_at)
 
     def unpack(self, data: bytes) -> None:
         """Take up what `pack` gave, before anything is added.
@@ -113,7 +351,7 @@ class LoadHistory:
         Raises:
             ValueError: It is something else.
         """
-        whole, tracks = kept.decode(
+        whole, tracks = unpack_history(
             data, StoredLoad, LoadTrack.load, number=_FORMAT, what="history of load"
         )
         for one, track in tracks:

@@ -1,4 +1,4 @@
-"""Alert conditions, and their readings of an endpoint's last minutes and hours. Pure.
+"""Promises of endpoints, alert conditions, and their readings of an endpoint or a stream. Pure.
 
 Burn rates follow Google's SRE workbook (https://sre.google/workbook/alerting-on-slos/): an error
 budget that is used `factor` times as fast as promised, over a long window so that it matters, and
@@ -9,13 +9,23 @@ same rate of requests: a new endpoint pages when it has burnt as much of its bud
 established one, and not at its first failed requests.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final, Protocol
+from typing import Any, Final, Protocol, assert_never
 
-from headrace.monitor.objectives import Objective
-from headrace.monitor.stream_conditions import StreamCondition
+from headrace.core.settings import BatchingSpec
+from headrace.core.spec_base import parsed
+from headrace.core.spec_rollout import SloSpec
+from headrace.monitor.stream_conditions import (
+    DeadLetters,
+    StreamCondition,
+    StreamDown,
+    StreamFacts,
+    StreamLags,
+    StreamPromise,
+    WorkersFail,
+)
 
 MINUTE_S: Final = 60.0
 HOUR_S: Final = 3600.0
@@ -26,6 +36,44 @@ LEAST_ERRORS: Final = 5
 """Fewer failed requests than this wake nobody up, whatever share of few requests they are."""
 LEAST_BEYOND: Final = 2
 """So many requests have to lie beyond a quantile before it says anything."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Objective:
+    """One endpoint's promise; None where it promises nothing.
+
+    `latency_s`: of the 99th percentile. `window_ratio`: length of all windows over the usual ones.
+    `queue_size`: requests that may wait in one replica.
+    """
+
+    endpoint: str
+    latency_s: float | None = None
+    availability: float | None = None
+    window_ratio: float = 1.0
+    queue_size: int = BatchingSpec().max_queue_size
+
+    @property
+    def error_budget(self) -> float | None:
+        """Share of the requests that may fail; None where nothing is promised."""
+        # 1 - 0.999 is 0.0010000000000000009, which nobody wants to read in a rule.
+        return None if self.availability is None else round(1.0 - self.availability, 12)
+
+
+def objectives_of(document: Mapping[str, Any]) -> tuple[Objective, ...]:
+    """The promises in a spec document that was checked before, in its order."""
+    return tuple(_objective(entry) for entry in document.get("endpoints") or ())
+
+
+def _objective(entry: Mapping[str, Any]) -> Objective:
+    slo = parsed(SloSpec, entry.get("slo") or {})
+    batching = entry.get("batching") or {}
+    return Objective(
+        endpoint=entry["name"],
+        latency_s=slo.latency_s,
+        availability=slo.availability,
+        window_ratio=slo.alert_window_ratio,
+        queue_size=batching.get("max_queue_size", BatchingSpec().max_queue_size),
+    )
 
 
 class Severity(StrEnum):
@@ -373,3 +421,36 @@ def _queues_filled(ratio: float, objective: Objective, facts: EndpointFacts) -> 
         return None
     filled = facts.in_flight / (facts.replicas_ready * objective.queue_size)
     return Reading(value=filled, threshold=ratio, is_bad=filled >= ratio)
+
+
+def read_stream(
+    condition: StreamCondition, promise: StreamPromise, facts: StreamFacts | None
+) -> Reading | None:
+    """What one condition says about one stream; None if nothing can be said, or nobody asks."""
+    if facts is None:
+        return None
+    match condition:
+        case StreamLags():
+            return _lags(promise.lag_s, facts)
+        case StreamDown():
+            is_down = facts.running < 1 and not facts.paused
+            return Reading(value=facts.running, threshold=1, is_bad=is_down)
+        case WorkersFail():
+            return Reading(value=facts.failing, threshold=1, is_bad=facts.failing >= 1)
+        case DeadLetters():
+            allowed, count = promise.dead_letters, facts.dead_letters
+            if allowed is None:
+                return None
+            return Reading(value=count, threshold=allowed, is_bad=count > allowed)
+        case _:
+            assert_never(condition)
+
+
+def _lags(allowed_s: float | None, facts: StreamFacts) -> Reading | None:
+    if allowed_s is None:
+        return None
+    if facts.paused:
+        return Reading(value=facts.lag_s or 0.0, threshold=allowed_s, is_bad=False)
+    if facts.lag_s is None:
+        return None
+    return Reading(value=facts.lag_s, threshold=allowed_s, is_bad=facts.lag_s > allowed_s)

@@ -2,14 +2,18 @@
 
 from typing import Final
 
-from headrace.monitor.grafana import Dashboard, Look, Panel, Query, Row
-from headrace.monitor.panels import (
+from headrace.monitor.grafana import (
     OF_JOB,
     OF_STREAM,
     PICK_JOB,
     PICK_STREAM,
     QUANTILES,
     RATE,
+    Dashboard,
+    Look,
+    Panel,
+    Query,
+    Row,
     per_s,
     quantile,
     stat,

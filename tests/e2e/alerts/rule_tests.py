@@ -15,9 +15,7 @@ from ruamel.yaml import YAML
 from headrace.core.spec import parse_spec
 from headrace.monitor import promql
 from headrace.monitor.alert_kinds import ALERTS, AlertKind
-from headrace.monitor.objectives import Objective, objectives_of
-from headrace.monitor.prometheus_files import ALERTING, RECORDING
-from headrace.monitor.prometheus_rules import window_ratios
+from headrace.monitor.prometheus import ALERTING, RECORDING, window_ratios
 from headrace.monitor.slo import (
     CertificateEnds,
     Drifted,
@@ -30,10 +28,12 @@ from headrace.monitor.slo import (
     LatencyOver,
     NoReplica,
     NotScraped,
+    Objective,
     QueuesFilled,
     RefusedOver,
     ReplicasCrash,
     RowsDiffer,
+    objectives_of,
     windows_of,
 )
 from headrace.monitor.stream_conditions import (

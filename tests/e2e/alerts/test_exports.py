@@ -19,7 +19,7 @@ from headrace.core.spec_jobs import JobSpec
 from headrace.monitor.alert_kinds import ALERTS
 from headrace.monitor.dashboards import DASHBOARDS
 from headrace.monitor.grafana import dashboard_json
-from headrace.monitor.prometheus_files import ALERTING, ALERTMANAGER, RECORDING, SCRAPE
+from headrace.monitor.prometheus import ALERTING, ALERTMANAGER, RECORDING, SCRAPE
 from headrace.observe import ModelStatistics
 from headrace.serving.exposition import exposition
 from headrace.serving.state import ReplicaState

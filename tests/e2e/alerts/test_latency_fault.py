@@ -20,7 +20,7 @@ from ruamel.yaml import YAML
 
 from headrace.cli import main
 from headrace.monitor.dashboards import DASHBOARDS
-from headrace.monitor.prometheus_files import ALERTING, RECORDING
+from headrace.monitor.prometheus import ALERTING, RECORDING
 from headrace.monitor.promql import latency_quantile, request_count
 from tests.e2e.alerts.receivers import wait_for, web_server
 from tests.e2e.control.system import System

@@ -10,7 +10,7 @@ from typing import Final
 import pytest
 
 from headrace.cli import main
-from headrace.monitor.prometheus_files import ALERTING, RECORDING, SCRAPE
+from headrace.monitor.prometheus import ALERTING, RECORDING, SCRAPE
 from tests.e2e.alerts.rule_tests import write_rule_tests
 from tests.e2e.alerts.test_exports import SPEC
 from tests.e2e.debian import NoToolError, find_tool

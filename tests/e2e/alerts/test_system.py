@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from headrace.cli import main
-from headrace.monitor.prometheus_files import RECORDING, SCRAPE
+from headrace.monitor.prometheus import RECORDING, SCRAPE
 from headrace.testing import models
 from tests.e2e.alerts.receivers import wait_for, web_server
 from tests.e2e.control.system import System

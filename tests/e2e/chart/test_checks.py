@@ -9,7 +9,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from headrace.cli import main
-from headrace.monitor.prometheus_files import ALERTING, RECORDING
+from headrace.monitor.prometheus import ALERTING, RECORDING
 from tests.e2e.alerts.rule_tests import write_rule_tests
 from tests.e2e.chart.sample_values import CHOICES, KEDA, Values, a_version, merged
 from tests.e2e.debian import NoToolError, find_tool, run_tool

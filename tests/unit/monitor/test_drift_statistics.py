@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.monitor.drift_statistics import distances, fixed_band, uniform_band
+from headrace.monitor.drift_evidence import distances, fixed_band, uniform_band
 
 counts = st.lists(st.integers(0, 1000), min_size=5, max_size=5).filter(any)
 

@@ -3,9 +3,8 @@
 import numpy as np
 
 from headrace.core import Array
-from headrace.monitor.drift_evidence import Spans, nulls_of
+from headrace.monitor.drift_evidence import Spans, nulls_of, why
 from headrace.monitor.drift_reference import feature_reference
-from headrace.monitor.drift_words import why
 from headrace.observe.feature_counts import count_column
 
 

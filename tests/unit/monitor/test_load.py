@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.monitor import LoadHistory, LoadReading, LoadTotals, LoadWindow
-from headrace.monitor.load_counts import LOAD, LoadCell
+from headrace.monitor.load import LOAD, LoadCell
 
 _NOON = 1_800_000_000.0
 _DAY_S = 24 * 3600

@@ -3,7 +3,7 @@
 from typing import Any
 
 from headrace.core.spec_alerts import AlertsSpec
-from headrace.monitor.prometheus_files import (
+from headrace.monitor.prometheus import (
     ScrapeTarget,
     alertmanager_configuration,
     prometheus_files,

@@ -3,9 +3,8 @@
 import pytest
 
 from headrace.monitor import promql
-from headrace.monitor.objectives import Objective
-from headrace.monitor.prometheus_rules import alerting_rules, recording_rules, window_ratios
-from headrace.monitor.slo import FAST, SLOW, ErrorBurn, LatencyBurn, NoReplica
+from headrace.monitor.prometheus import alerting_rules, recording_rules, window_ratios
+from headrace.monitor.slo import FAST, SLOW, ErrorBurn, LatencyBurn, NoReplica, Objective
 from headrace.monitor.stream_conditions import StreamDown, StreamLags, StreamPromise
 from tests.unit.monitor.told import PROMISE
 

@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.monitor.alert_kinds import ALERTS, value_text
-from headrace.monitor.objectives import Objective, objectives_of
 from headrace.monitor.slo import (
     FAST,
     MEDIUM,
@@ -24,12 +23,14 @@ from headrace.monitor.slo import (
     LatencyOver,
     NoReplica,
     NotScraped,
+    Objective,
     QueuesFilled,
     Reading,
     ReplicasCrash,
     RowsDiffer,
     SystemFacts,
     least_requests,
+    objectives_of,
     read_endpoint,
     read_system,
     windows_of,

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from headrace.monitor.slo import Reading
+from headrace.monitor.slo import Reading, read_stream
 from headrace.monitor.stream_conditions import (
     DeadLetters,
     StreamCondition,
@@ -15,7 +15,6 @@ from headrace.monitor.stream_conditions import (
     WorkersFail,
     stream_promises_of,
 )
-from headrace.monitor.stream_readings import read_stream
 
 PROMISE = StreamPromise(stream="pay", lag_s=60.0, dead_letters=0)
 SILENT = StreamPromise(stream="pay", lag_s=None, dead_letters=None)

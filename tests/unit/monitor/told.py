@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-from headrace.monitor.objectives import Objective
-from headrace.monitor.slo import Window, Windows
+from headrace.monitor.slo import Objective, Window, Windows
 
 PROMISE = Objective(endpoint="fraud", latency_s=0.2, availability=0.999)
 

@@ -13,8 +13,8 @@ from headrace.control.streams.plan import Phase
 from headrace.control.streams.status import STALLED_AFTER_S, StreamView, families
 from headrace.control.streams.views import event_of, facts_of, track_team, view_of
 from headrace.control.streams.workers import Team, Worker, note_end, note_status
+from headrace.monitor.slo import read_stream
 from headrace.monitor.stream_conditions import StreamDown, StreamPromise
-from headrace.monitor.stream_readings import read_stream
 from headrace.streaming.settings import EndpointSettings, StreamSettings
 from headrace.streaming.status import (
     EXIT_CANNOT_LOAD,

@@ -1,0 +1,432 @@
+"""Counts over time in little memory: steps that grow longer with age, of many endpoints.
+
+A `Level` keeps rows of one step each, a chunk of rows packed into bytes. A row is written once,
+when its step is over, and is taken out whole to be joined into the longer steps of the next level.
+A `Ladder` has the levels of one version of an endpoint, `Tracks` those of all. A `Form` says what
+is counted.
+"""
+
+import math
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Generic, Protocol, Self, TypeVar
+
+import msgspec
+
+KEPT_S: Final = 24 * 3600
+STEPS: Final = ((1, 600), (10, 2 * 3600), (60, KEPT_S))
+"""Length of a step, and how long steps of this length are kept; in seconds."""
+_PIECE_S: Final = 5.0
+_PIECES: Final = 120
+_ROUND_S: Final = 60.0
+_HOUR_S: Final = 3600.0
+_EPSILON: Final = 1e-9
+ROWS_PER_CHUNK: Final = 60
+_FAST: Final = 1
+
+
+class Counting(Protocol):
+    """Counts of one step that still grow."""
+
+    @property
+    def size_bytes(self) -> int:
+        """How much it takes, about, beyond what every object costs."""
+
+    def add(self, other: Self) -> None:
+        """Count what `other` has as well."""
+
+    def part(self, number: int, pieces: int) -> Self:
+        """One of `pieces` parts, from 0 on: together they are this."""
+
+
+class Placed(Protocol):
+    """Counts as they are written down."""
+
+    @property
+    def offset(self) -> int:
+        """In steps, from the begin of its chunk."""
+
+
+C = TypeVar("C", bound=Counting)
+R = TypeVar("R", bound=Placed)
+
+
+def share_of(count: int, number: int, pieces: int) -> int:
+    """One of `pieces` parts of `count`, from 0 on: together they are `count`."""
+    return count * (number + 1) // pieces - count * number // pieces
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Form(Generic[C, R]):
+    """What is counted, and how it is written down.
+
+    `joined`: counts as they are kept in longer steps.
+    """
+
+    begin: Callable[[], C]
+    row_of: Callable[[int, C], R]
+    cell_of: Callable[[R], C]
+    joined: Callable[[C], C]
+    one: msgspec.msgpack.Decoder[R]
+    many: msgspec.msgpack.Decoder[list[R]]
+
+
+class Chunk(msgspec.Struct, frozen=True, array_like=True):
+    """Up to an hour's worth of rows. `number`: in lengths of a chunk, since 1970.
+
+    `data`: the rows, packed. `total`: their sum as one row: a long span need not unpack them all.
+    """
+
+    number: int
+    data: bytes
+    total: bytes
+
+
+_ENCODER: Final = msgspec.msgpack.Encoder()
+
+
+@dataclass(slots=True, kw_only=True)
+class Level(Generic[C, R]):
+    """Rows of one length in time, oldest first. Only the newest ones may be added to."""
+
+    step_s: int
+    form: Form[C, R]
+    chunks: list[Chunk] = field(default_factory=list)
+    _number: int = -1
+    _rows: list[bytes] = field(default_factory=list)
+    _slot: int = -1
+    _cell: C = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Begin with nothing counted."""
+        self._cell = self.form.begin()
+
+    @property
+    def chunk_s(self) -> int:
+        """How much time one chunk holds."""
+        return self.step_s * ROWS_PER_CHUNK
+
+    @property
+    def size_bytes(self) -> int:
+        """How much is kept, about; without what every object costs."""
+        packed = sum(len(chunk.data) + len(chunk.total) for chunk in self.chunks)
+        return packed + sum(map(len, self._rows)) + self._cell.size_bytes
+
+    @property
+    def oldest(self) -> float | None:
+        """Begin of the oldest chunk; None if nothing is kept."""
+        if self.chunks:
+            return self.chunks[0].number * self.chunk_s
+        return None if self._number < 0 else self._number * self.chunk_s
+
+    def add(self, at: float, cell: C) -> None:
+        """Count `cell` at the step of `at`, or at the newest one if that is later."""
+        slot = int(at // self.step_s)
+        if slot > self._slot:
+            self._close(slot)
+        self._cell.add(cell)
+
+    def cells(self, begin: float, end: float) -> Iterator[tuple[float, C]]:
+        """Begin and counts of every step that overlaps [begin, end), in order."""
+        for chunk in self.chunks:
+            start = chunk.number * self.chunk_s
+            if start < end and start + self.chunk_s > begin:
+                rows = self._rows_of(chunk)
+                yield from self._between(chunk.number, rows, begin, end)
+        rows = [self.form.one.decode(row) for row in self._rows]
+        yield from self._between(self._number, rows, begin, end)
+        at = self._slot * self.step_s
+        if self._slot >= 0 and at < end and at + self.step_s > begin:
+            yield at, self._cell
+
+    def sums(self, begin: float, end: float) -> Iterator[C]:
+        """Counts that add up to those of all steps whose middle is in [begin, end)."""
+        half_s = self.step_s / 2
+        for chunk in self.chunks:
+            start = chunk.number * self.chunk_s
+            if begin <= start + half_s and start + self.chunk_s - half_s < end:
+                yield self.form.cell_of(self.form.one.decode(chunk.total))
+            elif start < end and start + self.chunk_s > begin:
+                rows = self._rows_of(chunk)
+                yield from (
+                    self.form.cell_of(row) for row in self._within(chunk.number, rows, begin, end)
+                )
+        rows = [self.form.one.decode(row) for row in self._rows]
+        yield from (self.form.cell_of(row) for row in self._within(self._number, rows, begin, end))
+        if self._slot >= 0 and begin <= self._slot * self.step_s + half_s < end:
+            yield self._cell
+
+    def take_before(self, end: float) -> Iterator[tuple[float, C]]:
+        """Begin and counts of every step in chunks that end before `end`: they are gone then."""
+        if self._number >= 0 and (self._number + 1) * self.chunk_s <= end:
+            self._close(-1)
+        while self.chunks and (self.chunks[0].number + 1) * self.chunk_s <= end:
+            chunk = self.chunks.pop(0)
+            for row in self._rows_of(chunk):
+                yield self._at(chunk.number, row), self.form.cell_of(row)
+
+    def packed(self) -> list[Chunk]:
+        """Everything as chunks, to be written down."""
+        if self._slot < 0:
+            return list(self.chunks)
+        rows = [*self._rows, self._packed(self._slot, self._cell)]
+        return [*self.chunks, self._sealed(self._number, rows)]
+
+    def load(self, chunks: Iterable[Chunk]) -> None:
+        """Take up what `packed` wrote; the last chunk goes on to grow."""
+        self.chunks = list(chunks)
+        if self.chunks:
+            chunk = self.chunks.pop()
+            for row in self._rows_of(chunk):
+                self.add(self._at(chunk.number, row), self.form.cell_of(row))
+
+    def _close(self, slot: int) -> None:
+        """Write the newest step down, and begin that of `slot`; none if it is below 0."""
+        if self._slot >= 0:
+            self._rows.append(self._packed(self._slot, self._cell))
+        number = slot // ROWS_PER_CHUNK if slot >= 0 else -1
+        if number != self._number:
+            if self._rows:
+                self.chunks.append(self._sealed(self._number, self._rows))
+            self._number, self._rows = number, []
+        self._slot, self._cell = slot, self.form.begin()
+
+    def _between(
+        self, number: int, rows: Iterable[R], begin: float, end: float
+    ) -> Iterator[tuple[float, C]]:
+        for row in rows:
+            at = self._at(number, row)
+            if at < end and at + self.step_s > begin:
+                yield at, self.form.cell_of(row)
+
+    def _within(self, number: int, rows: Iterable[R], begin: float, end: float) -> Iterator[R]:
+        for row in rows:
+            if begin <= self._at(number, row) + self.step_s / 2 < end:
+                yield row
+
+    def _at(self, number: int, row: R) -> float:
+        return number * self.chunk_s + row.offset * self.step_s
+
+    def _rows_of(self, chunk: Chunk) -> list[R]:
+        return self.form.many.decode(zlib.decompress(chunk.data))
+
+    def _packed(self, slot: int, cell: C) -> bytes:
+        return _ENCODER.encode(self.form.row_of(slot % ROWS_PER_CHUNK, cell))
+
+    def _sealed(self, number: int, rows: Iterable[bytes]) -> Chunk:
+        data = _ENCODER.encode([msgspec.Raw(row) for row in rows])
+        total = self.form.begin()
+        for row in self.form.many.decode(data):
+            total.add(self.form.cell_of(row))
+        return Chunk(number, zlib.compress(data, _FAST), self._packed(0, total))
+
+
+@dataclass(slots=True, kw_only=True)
+class Ladder(Generic[C, R]):
+    """Steps of every length; nothing is made before something is counted."""
+
+    form: Form[C, R]
+    _levels: tuple[Level[C, R], ...] = field(default=())
+
+    def add(self, at: float, cell: C) -> None:
+        """Count `cell` at the step of `at`, or at the newest one if that is later."""
+        self._levels = self._levels or self._new_levels()
+        self._levels[0].add(at, cell)
+
+    def spread(self, begin: float, end: float, cell: C) -> None:
+        """Count `cell` in the middle of `begin` and `end`; after a gap evenly between them."""
+        pieces = min(math.ceil((end - begin) / _PIECE_S), _PIECES)
+        if pieces <= 1:
+            self.add((begin + end) / 2, cell)
+            return
+        for number in range(pieces):
+            part = cell.part(number, pieces)
+            if part:
+                self.add(begin + (end - begin) * (number + 0.5) / pieces, part)
+
+    def cells(self, begin: float, end: float) -> Iterator[tuple[int, float, C]]:
+        """Length, begin and counts of all steps that overlap [begin, end)."""
+        for level in self._levels:
+            for at, cell in level.cells(begin, end):
+                yield level.step_s, at, cell
+
+    def sums(self, begin: float, end: float) -> Iterator[tuple[int, C]]:
+        """Length of the steps, and counts that add up to those whose middle is in [begin, end)."""
+        for level in self._levels:
+            for cell in level.sums(begin, end):
+                yield level.step_s, cell
+
+    def age(self, now: float) -> None:
+        """Join what is older than its level keeps into longer steps; forget the oldest."""
+        for number, (level, (_, kept_s)) in enumerate(zip(self._levels, STEPS, strict=False)):
+            is_last = number == len(self._levels) - 1
+            for at, cell in level.take_before(now - kept_s):
+                if not is_last:
+                    self._levels[number + 1].add(at, self.form.joined(cell))
+
+    def forget_before(self, end: float) -> None:
+        """Let go of whole chunks that end before `end`."""
+        for level in self._levels:
+            for _ in level.take_before(end):
+                pass
+
+    @property
+    def oldest(self) -> float | None:
+        """Begin of the oldest chunk; None if nothing is kept."""
+        found = [at for level in self._levels if (at := level.oldest) is not None]
+        return min(found, default=None)
+
+    @property
+    def size_bytes(self) -> int:
+        """How much is kept, about."""
+        return sum(level.size_bytes for level in self._levels)
+
+    def packed(self) -> list[list[Chunk]]:
+        """Everything, to be written down; empty if nothing was ever counted."""
+        return [level.packed() for level in self._levels]
+
+    def load(self, stored: Sequence[Sequence[Chunk]]) -> None:
+        """Take up what `packed` wrote."""
+        if stored:
+            self._levels = self._new_levels()
+            for level, chunks in zip(self._levels, stored, strict=True):
+                level.load(chunks)
+
+    def _new_levels(self) -> tuple[Level[C, R], ...]:
+        return tuple(Level(step_s=step_s, form=self.form) for step_s, _ in STEPS)
+
+
+class Kept(Protocol):
+    """Counts over time of one version of one endpoint."""
+
+    @property
+    def read_at(self) -> float:
+        """When it was looked at last."""
+
+    @property
+    def ladder(self) -> Ladder[Any, Any]:
+        """Its steps."""
+
+
+T = TypeVar("T", bound=Kept)
+
+
+@dataclass(slots=True, kw_only=True)
+class Tracks(Generic[T]):
+    """Tracks by endpoint and version.
+
+    `max_bytes`: when what is kept gets larger, the oldest hours of all endpoints go first.
+    `max_tracks`: likewise of versions, the one goes that was not looked at for longest.
+    """
+
+    max_bytes: int
+    max_tracks: int
+    _tracks: dict[str, dict[str, T]] = field(default_factory=dict)
+    _to_age: list[T] = field(default_factory=list)
+    _per_s: float = 0.0
+    _portion: float = 0.0
+    _round_at: float = 0.0
+
+    def of(self, endpoint: str) -> Mapping[str, T]:
+        """An endpoint's tracks by version."""
+        return self._tracks.get(endpoint, {})
+
+    def named(self, endpoint: str, version: str) -> Iterator[T]:
+        """Those of a version and of its copies in other roles, `3~baseline`; all if it is empty."""
+        for key, track in self.of(endpoint).items():
+            if not version or version in {key, key.partition("~")[0]}:
+                yield track
+
+    def all(self) -> Iterator[tuple[str, str, T]]:
+        """Everything: endpoint, version and track."""
+        for endpoint, versions in self._tracks.items():
+            for version, track in versions.items():
+                yield endpoint, version, track
+
+    def put(self, endpoint: str, version: str, track: T) -> None:
+        """Keep a track."""
+        self._tracks.setdefault(endpoint, {})[version] = track
+
+    def clear(self) -> None:
+        """Keep nothing."""
+        self._tracks, self._to_age = {}, []
+        self._per_s = self._portion = self._round_at = 0.0
+
+    @property
+    def size_bytes(self) -> int:
+        """How much is kept, about; without what every track costs."""
+        return sum(track.ladder.size_bytes for _, _, track in self.all())
+
+    def age(self, now: float, elapsed_s: float) -> None:
+        """Join old steps: of each track once a minute, of a few at a time."""
+        self._portion += elapsed_s * self._per_s
+        while self._to_age and self._portion >= 1 - _EPSILON:
+            self._portion -= 1
+            self._to_age.pop().ladder.age(now)
+        if now - self._round_at >= _ROUND_S:
+            for track in self._to_age:
+                track.ladder.age(now)
+            self._round_at, self._portion = now, 0.0
+            self._forget(now)
+            self._to_age = [track for _, _, track in self.all()]
+            self._per_s = len(self._to_age) / _ROUND_S
+
+    def _forget(self, now: float) -> None:
+        """Let go of what is too old, and of the oldest where there is too much."""
+        tracks = list(self.all())
+        tracks.sort(key=lambda item: item[2].read_at, reverse=True)
+        for place, (endpoint, version, track) in enumerate(tracks):
+            is_over = track.ladder.oldest is None and now - track.read_at > KEPT_S
+            if is_over or place >= self.max_tracks:
+                versions = self._tracks[endpoint]
+                del versions[version]
+                if not versions:
+                    del self._tracks[endpoint]
+        while self.size_bytes > self.max_bytes:
+            oldest = min(
+                at for _, _, track in self.all() if (at := track.ladder.oldest) is not None
+            )
+            for _, _, track in self.all():
+                track.ladder.forget_before(oldest + _HOUR_S)
+
+
+S = TypeVar("S")
+D = TypeVar("D")
+
+
+class StoredHistory(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole history: `began_at` and `looked_at` are when it was looked at first and last."""
+
+    format: int
+    began_at: float | None
+    looked_at: float | None
+    tracks: list[msgspec.Raw]
+
+
+def pack_history(
+    parts: Iterable[bytes], *, number: int, began_at: float | None, looked_at: float | None
+) -> bytes:
+    """A history of format `number`, whose tracks are encoded already."""
+    tracks = [msgspec.Raw(part) for part in parts]
+    stored = StoredHistory(format=number, began_at=began_at, looked_at=looked_at, tracks=tracks)
+    return msgspec.msgpack.encode(stored)
+
+
+def unpack_history(
+    data: bytes, kind: type[S], load: Callable[[S], D], *, number: int, what: str = "history"
+) -> tuple[StoredHistory, list[tuple[S, D]]]:
+    """The history of format `number` that is in `data`; its tracks as written down, and loaded.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    try:
+        stored = msgspec.msgpack.decode(data, type=StoredHistory)
+        decoded = [msgspec.msgpack.decode(part, type=kind) for part in stored.tracks]
+        tracks = [(track, load(track)) for track in decoded]
+    except (msgspec.MsgspecError, zlib.error) as error:
+        raise ValueError(f"no {what}: {error}") from error
+    if stored.format != number:
+        raise ValueError(f"a {what} of format {stored.format}, not {number}")
+    return stored, tracks
