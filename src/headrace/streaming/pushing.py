@@ -76,7 +76,14 @@ class Pusher:
                     error = wrong
             if error is not None:
                 errors[place] = error
-        return errors | self._write(rows, places)
+        refused = refusals(self._view, rows)
+        fit = [row for at, row in enumerate(rows) if at not in refused]
+        if fit:
+            push_rows(self._view, self._store, fit)
+        for at, why in refused.items():
+            text = f"no row of view '{self._view.name}': {why}"
+            errors[places[at]] = InvalidArgumentError(text)
+        return errors
 
     def _row(
         self, record: Record, place: int, at: int, columns: Mapping[str, Column], added: Added
@@ -95,18 +102,6 @@ class Pusher:
             raise InvalidArgumentError(msg)
         row[self._view.source.timestamp_field] = datetime.fromtimestamp(at_s, UTC)
         return row
-
-    def _write(
-        self, rows: Sequence[Mapping[str, object]], places: Sequence[int]
-    ) -> dict[int, HeadraceError]:
-        refused = refusals(self._view, rows)
-        fit = [row for at, row in enumerate(rows) if at not in refused]
-        if fit:
-            push_rows(self._view, self._store, fit)
-        return {
-            places[at]: InvalidArgumentError(f"no row of view '{self._view.name}': {why}")
-            for at, why in refused.items()
-        }
 
 
 def make_pusher(settings: StreamSettings) -> Pusher:

@@ -230,18 +230,15 @@ class Answerer:
         for index, answer in zip(kept, answers, strict=True):
             results[places[group.places[index]]] = answer
 
-    def _of_one(self, group: Group, outputs: Tensors, at: int) -> Tensors:
-        """The outputs for one record of a group."""
-        if not self._scorer.signature.batched:
-            return outputs
-        first, end = at * group.rows_each, (at + 1) * group.rows_each
-        return {name: array[first:end] for name, array in outputs.items()}
-
     def _one_by_one(self, group: Group, outputs: Tensors, kept: Sequence[int]) -> list[Result]:
         found: list[Result] = []
         for at, index in enumerate(kept):
+            rows = slice(at * group.rows_each, (at + 1) * group.rows_each)
+            alone = outputs
+            if self._scorer.signature.batched:
+                alone = {name: array[rows] for name, array in outputs.items()}
             try:
-                found += self._codec.encode(group, self._of_one(group, outputs, at), [index])
+                found += self._codec.encode(group, alone, [index])
             except HeadraceError as error:
                 if may_pass(error):
                     raise
@@ -268,7 +265,14 @@ class Tombstones:
         if None not in [record.value for record in records]:
             return self._answers.answer(records, now_s=now_s, added=added)
         scored = [at for at, record in enumerate(records) if record.value is not None]
-        results = [_forwarded(record) if self._forwards else None for record in records]
+        results: list[Result] = [None] * len(records)
+        if self._forwards:
+            for at, record in enumerate(records):
+                if record.key is None:
+                    why = "the record has neither a value nor a key"
+                    results[at] = InvalidArgumentError(why)
+                else:
+                    results[at] = Answer(record.key, None)
         if scored:
             answers = self._answers.answer(
                 [records[at] for at in scored], now_s=now_s, added=added.of(scored)
@@ -280,12 +284,6 @@ class Tombstones:
     def count(self) -> Counted:
         """As `Answers`."""
         return self._answers.count()
-
-
-def _forwarded(record: Record) -> Result:
-    if record.key is None:
-        return InvalidArgumentError("the record has neither a value nor a key")
-    return Answer(record.key, None)
 
 
 class Pushing:

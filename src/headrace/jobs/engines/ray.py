@@ -87,9 +87,15 @@ class RayEngine:
         ray = import_ray()
         with _connected(ray, self.address, self.workers):
             cores = int(ray.cluster_resources().get("CPU", 1))
+            order = msgspec.json.encode(order_of(job, self.source))
+            # A core for itself, and a second thread that says how far it is. A worker that is lost
+            # is started again by the pool, which knows its shard.
+            actor = ray.remote(worker_class(versions())).options(
+                num_cpus=1, max_restarts=0, max_task_retries=0, max_concurrency=2
+            )
             pool = WorkerPool(
                 ray=ray,
-                start=_starter(ray, msgspec.json.encode(order_of(job, self.source))),
+                start=lambda: actor.remote(order),
                 tracker=ShardTracker(job.left.todo, callbacks),
                 size=min(self.workers or max(cores, 1), len(job.left.todo)),
             )
@@ -148,18 +154,6 @@ def one_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines()]
     text = " ".join(line for line in lines if line and not line.startswith(("at ", "File ")))
     return text[:_ERROR_CHARS] or type(error).__name__
-
-
-def _starter(ray: Any, order: bytes) -> Callable[[], Any]:  # noqa: ANN401  # as above
-    """What begins a worker, with a core for itself and a second thread that says how far it is."""
-    remote = ray.remote(worker_class(versions()))
-    # A worker that is lost is begun anew by us, who know which shard it had.
-    actor = remote.options(num_cpus=1, max_restarts=0, max_task_retries=0, max_concurrency=2)
-
-    def start() -> Any:  # noqa: ANN401  # as above
-        return actor.remote(order)
-
-    return start
 
 
 class ShardTracker:
