@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+from headrace.control.kubernetes.manifests import bounds_of, hpa_of
 from headrace.control.kubernetes.pods import HTTP_PORT
-from headrace.control.kubernetes.scalers import bounds_of, hpa_of
 from headrace.core.spec_kubernetes import USUAL_PROMETHEUS, Autoscaler
 from headrace.core.spec_rollout import BlueGreenSpec, CanarySpec, CanaryStepSpec
 from headrace.deploy.export import (

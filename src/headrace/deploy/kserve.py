@@ -12,8 +12,8 @@ from headrace.control.kubernetes.pods import (
     HTTP_PORT,
     SETTINGS_DIR,
     image_of,
-    nodes_of,
     resources_of,
+    scheduling_of,
     variables_of,
 )
 from headrace.core.spec_kubernetes import PodsSpec, ResourcesSpec
@@ -162,7 +162,7 @@ def _predictor(
         "storageUri": _storage(endpoint, version, options.storage),
         **_container(pods, is_ours=not options.runtime),
     }
-    found: Body = {**replicas_of(endpoint, version), **nodes_of(pods)}
+    found: Body = {**replicas_of(endpoint, version), **scheduling_of(pods)}
     if endpoint.spec.timeout_s is not None:
         found["timeout"] = max(math.ceil(endpoint.spec.timeout_s), 1)
     if version.weight < 100 and len(endpoint.split) > 1:  # noqa: PLR2004  # percent: all of it

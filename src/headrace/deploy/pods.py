@@ -14,8 +14,15 @@ import msgspec
 from headrace.control.desired import Revision, make_revision
 from headrace.control.kubernetes import names as driver
 from headrace.control.kubernetes import pods as driver_pods
-from headrace.control.kubernetes.pods import CONTAINER, GRPC_PORT, HTTP_PORT, MODELS_DIR
-from headrace.control.kubernetes.told import SETTINGS_KEY, digest_of, settings_text
+from headrace.control.kubernetes.pods import (
+    CONTAINER,
+    GRPC_PORT,
+    HTTP_PORT,
+    MODELS_DIR,
+    SETTINGS_KEY,
+    digest_of,
+    settings_text,
+)
 from headrace.control.resolve import Pinned, replica_settings
 from headrace.core import EndpointName
 from headrace.core.spec_kubernetes import PodsSpec

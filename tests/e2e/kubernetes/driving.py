@@ -10,10 +10,8 @@ import msgspec
 
 from headrace.control.desired import DesiredState
 from headrace.control.kubernetes import Place, role_rules
-from headrace.control.kubernetes.api import ClusterApi
-from headrace.control.kubernetes.connection import connect
-from headrace.control.kubernetes.elector import Elector
-from headrace.control.kubernetes.lease import LeaseTimes
+from headrace.control.kubernetes.api import ClusterApi, connect
+from headrace.control.kubernetes.election import Elector, LeaseTimes
 from headrace.control.kubernetes.reconciler import KubernetesReconciler
 from headrace.control.observed import Route, addresses_of
 from headrace.core import HeadraceError, SystemClock, UnavailableError

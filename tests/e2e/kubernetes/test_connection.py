@@ -5,9 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.control.kubernetes.api import ClusterApi
-from headrace.control.kubernetes.connection import connect
-from headrace.control.kubernetes.failures import ApiUnavailableError
+from headrace.control.kubernetes.api import ApiUnavailableError, ClusterApi, connect
 from headrace.core import FailedPreconditionError, UnauthenticatedError
 from tests.kubernetes_server import FakeApiServer
 

@@ -6,8 +6,8 @@ import itertools
 import pytest
 
 from headrace.control.kubernetes import name_of, role_rules
-from headrace.control.kubernetes.lease import lease_name
-from headrace.control.kubernetes.record import record_name
+from headrace.control.kubernetes.election import lease_name
+from headrace.control.kubernetes.reconciler import record_name
 from headrace.control.observed import Phase
 from headrace.core.spec_kubernetes import Autoscaler
 from headrace.core.spec_scale import AutoscaleSpec

@@ -8,8 +8,8 @@ import pytest
 
 from headrace.control.desired import DesiredArm, DesiredEndpoint, make_revision
 from headrace.control.kubernetes import Place as DriverPlace
+from headrace.control.kubernetes.manifests import revision_objects
 from headrace.control.kubernetes.names import name_of
-from headrace.control.kubernetes.objects import revision_objects
 from headrace.core import EndpointName, ReplicaSettings
 from headrace.deploy import (
     ArgoOptions,

@@ -1,44 +1,261 @@
-"""The requests that the driver makes of an API server, as plain objects.
+"""Client of a Kubernetes API server: requests, errors, and the Role that they need.
 
-Not by a client library's models: those drop fields that they do not know, so that drift in them
-would go unseen, and lightkube's watch begins anew after 410 without a list, so that what was
-deleted meanwhile would stay for ever. Its reading of kubeconfigs and its authentication are used
-(`headrace.control.kubernetes.connection`).
+Objects are plain dictionaries. lightkube reads kubeconfigs and authenticates; its requests are not
+used, for reasons that `docs/explain/decisions/kubernetes-driver.md` gives.
 """
 
 import json
-from collections.abc import AsyncIterator, Mapping
+import random
+import re
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
-from headrace.control.kubernetes.failures import (
-    NO_API_SERVER,
-    ApiUnavailableError,
-    ObjectMissingError,
-    WatchExpiredError,
-    failure_of,
-)
+import headrace
 from headrace.control.kubernetes.names import FIELD_MANAGER, Object
-from headrace.control.kubernetes.resources import RESOURCES
-from headrace.core import HeadraceError
+from headrace.core import (
+    ConflictError,
+    FailedPreconditionError,
+    HeadraceError,
+    InvalidArgumentError,
+    NotFoundError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+    UnavailableError,
+)
+from headrace.core.backoff import Backoff
+from headrace.core.spec_kubernetes import Autoscaler
 
 if TYPE_CHECKING:
     import httpx2
 
 _PAGE: Final = 500
-_GONE: Final = 410
-_OK: Final = 300
 _APPLY: Final = "application/apply-patch+yaml"  # JSON is YAML
 _MERGE: Final = "application/merge-patch+json"
 _JSON: Final = "application/json"
-_MARK: Final = frozenset({"resourceVersion"})
-_TYPES: Final = frozenset({"ADDED", "MODIFIED", "DELETED", "BOOKMARK"})
-_NAME: Final = frozenset({"resourceVersion", "name"})
+_EVENT_TYPES: Final = frozenset({"ADDED", "MODIFIED", "DELETED", "BOOKMARK"})
+_BACKOFF: Final = Backoff(first_s=0.2, limit_s=30.0)
+_MAX_MESSAGE: Final = 400
+_NO_API_SERVER: Final = "what answers is no API server, but a page: is a proxy between?"
+_ADMISSION: Final = re.compile(
+    r"exceeded quota|being terminated|admission webhook|denied (the )?request|violates PodSecurity"
+)
+_IMMUTABLE: Final = re.compile("immutable|may not change")
+
+
+class ObjectMissingError(NotFoundError):
+    """The object, or its kind, does not exist."""
+
+
+class ObjectChangedError(ConflictError):
+    """The object changed meanwhile, or another manager owns a field that we set."""
+
+
+class ObjectFixedError(FailedPreconditionError):
+    """A field that a cluster never changes would have another value."""
+
+
+class WatchExpiredError(HeadraceError):
+    """The resource version is too old to watch from: everything has to be listed again."""
+
+
+class ApiUnavailableError(UnavailableError):
+    """The API server cannot answer now."""
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class ObjectFailedError(ApiUnavailableError):
+    """The API server answers, and fails at this object: as when a webhook does not answer it."""
+
+
+class LeadershipLostError(UnavailableError):
+    """Another control plane leads, or may: this one has to end."""
+
+
+_ERRORS: Final[dict[int, tuple[type[HeadraceError], str]]] = {
+    HTTPStatus.GONE: (WatchExpiredError, ""),
+    HTTPStatus.CONFLICT: (ObjectChangedError, ""),
+    HTTPStatus.NOT_FOUND: (ObjectMissingError, ""),
+    HTTPStatus.FORBIDDEN: (
+        PermissionDeniedError,
+        " (the control plane's Role lacks this; the chart's has it)",
+    ),
+    HTTPStatus.UNAUTHORIZED: (
+        UnauthenticatedError,
+        " (is the token of its service account mounted?)",
+    ),
+}
+
+
+def failure_of(status: int, body: bytes, retry_after: str, *, what: str) -> HeadraceError:
+    """The error that an answer of the API server means.
+
+    Args:
+        retry_after: The header, in seconds.
+        what: The request, for the message.
+    """
+    if body.lstrip()[:1] == b"<":
+        # A proxy knows of no object, and its 404 says of none that it is gone.
+        return ApiUnavailableError(f"{what}: {_NO_API_SERVER} (HTTP status {status})")
+    try:
+        text = str(json.loads(body).get("message", ""))
+    except (ValueError, AttributeError):
+        text = body.decode("utf-8", "replace")
+    message = f"{what}: {text.strip()[:_MAX_MESSAGE] or f'HTTP status {status}'}"
+    if status == HTTPStatus.INTERNAL_SERVER_ERROR:
+        return ObjectFailedError(message)
+    if status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        try:
+            retry_after_s = max(float(retry_after), 0.0)
+        except ValueError:
+            retry_after_s = None  # a date, or nothing
+        return ApiUnavailableError(message, retry_after_s=retry_after_s)
+    if status == HTTPStatus.UNPROCESSABLE_ENTITY and _IMMUTABLE.search(message) is not None:
+        return ObjectFixedError(message)
+    if status == HTTPStatus.FORBIDDEN and _ADMISSION.search(message) is not None:
+        return PermissionDeniedError(message)  # it says itself what is wrong, and no Role mends it
+    kind, remedy = _ERRORS.get(status, (InvalidArgumentError, ""))
+    return kind(f"{message}{remedy}")
+
+
+def delay_s(
+    failures: int,
+    *,
+    asked_s: float | None = None,
+    chance: Callable[[], float] = random.random,
+) -> float:
+    """Seconds to wait after the `failures`-th failure in a row: longer each time, with jitter.
+
+    Args:
+        asked_s: The server's `retry-after`, as the least.
+        chance: Between 0 and 1; spreads those who failed together.
+    """
+    jittered = _BACKOFF.jittered_s(failures, chance=chance())
+    return jittered if asked_s is None else max(asked_s * (1.0 + 0.1 * chance()), jittered)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resource:
+    """A kind, and its place in the API."""
+
+    kind: str
+    api_version: str
+    plural: str
+    is_optional: bool = False
+    """Whether a cluster may lack it, or not let us read it."""
+
+    def path(self, namespace: str, name: str = "") -> str:
+        """Path of all objects of this kind in a namespace, or of one."""
+        root = "api" if "/" not in self.api_version else "apis"
+        base = f"/{root}/{self.api_version}/namespaces/{namespace}/{self.plural}"
+        return f"{base}/{name}" if name else base
+
+
+RESOURCES: Final = {
+    resource.kind: resource
+    for resource in (
+        Resource(kind="ConfigMap", api_version="v1", plural="configmaps"),
+        Resource(kind="Service", api_version="v1", plural="services"),
+        Resource(kind="Pod", api_version="v1", plural="pods"),
+        Resource(kind="Deployment", api_version="apps/v1", plural="deployments"),
+        Resource(
+            kind="PodDisruptionBudget", api_version="policy/v1", plural="poddisruptionbudgets"
+        ),
+        Resource(
+            kind="HorizontalPodAutoscaler",
+            api_version="autoscaling/v2",
+            plural="horizontalpodautoscalers",
+            is_optional=True,
+        ),
+        Resource(
+            kind="ScaledObject",
+            api_version="keda.sh/v1alpha1",
+            plural="scaledobjects",
+            is_optional=True,
+        ),
+        Resource(kind="EndpointSlice", api_version="discovery.k8s.io/v1", plural="endpointslices"),
+        Resource(kind="Lease", api_version="coordination.k8s.io/v1", plural="leases"),
+    )
+}
+WATCHED: Final = tuple(kind for kind in RESOURCES if kind != "Lease")
+"""Kinds that a decision follows from."""
+_MANAGED: Final = ("get", "list", "watch", "create", "patch", "delete")
+
+
+def role_rules(autoscaler: Autoscaler | None = None) -> list[Object]:
+    """The rules of the control plane's Role: exactly what this client does, and nothing more.
+
+    Args:
+        autoscaler: None for the rules of every choice.
+    """
+    rules: list[tuple[str, list[str], tuple[str, ...]]] = [
+        ("", ["configmaps", "services"], _MANAGED),
+        ("apps", ["deployments"], _MANAGED),
+        ("policy", ["poddisruptionbudgets"], _MANAGED),
+        # Pods are made by their Deployment: we read them, and mark which one may go first.
+        ("", ["pods"], ("list", "watch", "patch")),
+        ("discovery.k8s.io", ["endpointslices"], ("list", "watch")),
+        ("coordination.k8s.io", ["leases"], ("get", "create", "update")),
+    ]
+    if autoscaler in {None, Autoscaler.HPA}:
+        rules.append(("autoscaling", ["horizontalpodautoscalers"], _MANAGED))
+    if autoscaler in {None, Autoscaler.KEDA}:
+        rules.append(("keda.sh", ["scaledobjects"], _MANAGED))
+    return [
+        {"apiGroups": [group], "resources": resources, "verbs": list(verbs)}
+        for group, resources, verbs in rules
+    ]
+
+
+def connect(*, identity: str, url: str = "", context: str = "") -> "httpx2.AsyncClient":
+    """A client of the API server; the caller closes it.
+
+    Args:
+        identity: Part of the user agent, for the server's log.
+        url: Of a proxy that needs no credentials, such as `kubectl proxy`; empty tries the service
+            account of a pod, then a kubeconfig (`KUBECONFIG`, `~/.kube/config`).
+        context: Of the kubeconfig; empty for its current one.
+
+    Raises:
+        FailedPreconditionError: No API server is configured, or the extra is not installed.
+    """
+    try:
+        import httpx2  # noqa: PLC0415  # a client that only this driver needs
+        from lightkube.config.client_adapter import (  # noqa: PLC0415  # as above
+            AsyncClient,
+            ConnectionParams,
+        )
+        from lightkube.config.kubeconfig import KubeConfig  # noqa: PLC0415  # as above
+        from lightkube.core.exceptions import ConfigError  # noqa: PLC0415  # as above
+    except ImportError as error:
+        raise FailedPreconditionError(
+            "the driver kubernetes needs headrace[kubernetes]: "
+            "python -m pip install 'headrace[kubernetes]'"
+        ) from error
+    headers = {"user-agent": f"headrace/{headrace.__version__} ({identity})"}
+    if url:
+        return httpx2.AsyncClient(base_url=url, headers=headers, trust_env=False)
+    try:
+        config = KubeConfig.from_env().get(context or None)
+        if config is None or config.user is None:
+            raise FailedPreconditionError(f"the kubeconfig has no context {context!r} with a user")
+        client = AsyncClient(config, ConnectionParams())
+    except (ConfigError, OSError) as error:
+        raise FailedPreconditionError(
+            f"no way to a cluster: {error}; run in a pod with a service account, set KUBECONFIG, "
+            "or name a proxy (--kube-url)"
+        ) from error
+    client.headers.update(headers)
+    return client
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listed:
-    """All objects of a kind, and the version from which a watch goes on."""
+    """All objects of a kind, and the resource version from which a watch continues."""
 
     items: list[Object]
     version: str
@@ -53,7 +270,7 @@ class WatchEvent:
 
     @property
     def version(self) -> str:
-        """From where the next watch goes on."""
+        """The resource version from which the next watch continues."""
         return str(self.found["metadata"]["resourceVersion"])
 
 
@@ -72,20 +289,19 @@ class ClusterApi:
     async def get(self, kind: str, name: str) -> Object | None:
         """The object; None if there is none."""
         try:
-            return await self._ask("GET", kind, name)
+            return await self._request("GET", kind, name)
         except ObjectMissingError:
             return None
 
     async def list(self, kind: str, selector: str) -> Listed:
-        """All that have these labels, page by page."""
+        """All objects that have these labels, page by page."""
         items: list[Object] = []
         params = {"labelSelector": selector, "limit": str(_PAGE)}
+        type_ = {"kind": kind, "apiVersion": RESOURCES[kind].api_version}  # items of lists lack it
         while True:
-            page = await self._ask("GET", kind, params=params)
-            resource = RESOURCES[kind]
-            told = {"kind": kind, "apiVersion": resource.api_version}  # items of lists lack them
+            page = await self._request("GET", kind, params=params)
             try:
-                items += [_whole({**told, **item}, _NAME) for item in page.get("items") or ()]
+                items += [_checked({**type_, **item}) for item in page.get("items") or ()]
                 following = page["metadata"].get("continue")
                 version = str(page["metadata"]["resourceVersion"])
             except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -97,7 +313,7 @@ class ClusterApi:
     async def watch(
         self, kind: str, selector: str, version: str, *, for_s: int
     ) -> AsyncIterator[WatchEvent]:
-        """Changes after `version`, until the server ends it.
+        """Changes after `version`, until the server ends the watch.
 
         Raises:
             WatchExpiredError: `version` is too old.
@@ -116,44 +332,46 @@ class ClusterApi:
         timeout = httpx2.Timeout(self.timeout_s, read=for_s + self.timeout_s)
         try:
             async with self.http.stream("GET", url, params=params, timeout=timeout) as answer:
-                if answer.status_code >= _OK:
-                    body = await answer.aread()
-                    raise _failure(answer, body, f"watch {kind}")
+                if not answer.is_success:
+                    raise _failure(answer, await answer.aread(), f"watch {kind}")
                 async for line in answer.aiter_lines():
                     if line.strip():
                         yield _event(json.loads(line), kind)
         except (httpx2.HTTPError, httpx2.StreamError, ValueError) as error:
-            raise ApiUnavailableError(f"watch {kind}: {_name(error)}") from error
+            raise _no_answer(f"watch {kind}", error) from error
 
     async def apply(self, wanted: Object, *, force: bool, manager: str = FIELD_MANAGER) -> Object:
-        """Server-side apply: the object as it is then.
+        """Server-side apply; the object as it is then.
 
         Raises:
-            ObjectChangedError: Others manage what we say, and `force` is off.
+            ObjectChangedError: Another manager owns a field of `wanted`, and `force` is off.
         """
         params = {"fieldManager": manager, "force": "true" if force else "false"}
         name = wanted["metadata"]["name"]
-        return await self._ask(
+        return await self._request(
             "PATCH", wanted["kind"], name, params=params, body=wanted, content_type=_APPLY
         )
 
     async def merge(self, kind: str, name: str, change: Object) -> Object:
         """Change some fields of an object."""
         params = {"fieldManager": FIELD_MANAGER}
-        return await self._ask("PATCH", kind, name, params=params, body=change, content_type=_MERGE)
+        return await self._request(
+            "PATCH", kind, name, params=params, body=change, content_type=_MERGE
+        )
 
     async def create(self, new: Object) -> Object:
-        """Make an object; ObjectChangedError if it is there."""
+        """Make an object; ObjectChangedError if it exists."""
         params = {"fieldManager": FIELD_MANAGER}
-        return await self._ask("POST", new["kind"], params=params, body=new)
+        return await self._request("POST", new["kind"], params=params, body=new)
 
     async def update(self, new: Object) -> Object:
-        """Write an object of a known version; ObjectChangedError if it has another now."""
+        """Replace an object of a known version; ObjectChangedError if it has another now."""
         params = {"fieldManager": FIELD_MANAGER}
-        return await self._ask("PUT", new["kind"], new["metadata"]["name"], params=params, body=new)
+        name = new["metadata"]["name"]
+        return await self._request("PUT", new["kind"], name, params=params, body=new)
 
     async def delete(self, found: Object) -> None:
-        """Remove this very object, and what belongs to it; no error if it is gone."""
+        """Remove the object of this uid, and its dependents; no error if it is gone."""
         metadata = found["metadata"]
         body = {
             "apiVersion": "v1",
@@ -162,11 +380,11 @@ class ClusterApi:
             "preconditions": {"uid": metadata["uid"]},
         }
         try:
-            await self._ask("DELETE", found["kind"], metadata["name"], body=body)
+            await self._request("DELETE", found["kind"], metadata["name"], body=body)
         except ObjectMissingError:
             return
 
-    async def _ask(
+    async def _request(
         self,
         method: str,
         kind: str,
@@ -188,45 +406,46 @@ class ClusterApi:
                 headers={"content-type": content_type, "accept": _JSON},
                 timeout=self.timeout_s,
             )
-            if answer.status_code >= _OK:
+            if not answer.is_success:
                 raise _failure(answer, answer.content, what)
             if answer.content.lstrip()[:1] == b"<":
-                raise ApiUnavailableError(f"{what}: {NO_API_SERVER}")
-            found: Object = answer.json()
-            if not isinstance(found, dict):
+                raise ApiUnavailableError(f"{what}: {_NO_API_SERVER}")
+            document: Object = answer.json()
+            if not isinstance(document, dict):
                 raise ValueError("the answer is no object")  # noqa: TRY004, TRY301  # as what is no JSON
         except (httpx2.HTTPError, ValueError) as error:
-            raise ApiUnavailableError(f"{what}: {_name(error)}") from error
-        return found
+            raise _no_answer(what, error) from error
+        return document
 
 
 def _failure(answer: "httpx2.Response", body: bytes, what: str) -> HeadraceError:
     return failure_of(answer.status_code, body, answer.headers.get("retry-after", ""), what=what)
 
 
-def _event(told: object, kind: str) -> WatchEvent:
+def _no_answer(what: str, error: Exception) -> ApiUnavailableError:
+    return ApiUnavailableError(f"{what}: {type(error).__name__}: {error}".rstrip(": "))
+
+
+def _event(event: object, kind: str) -> WatchEvent:
     """One line of a watch; ValueError if it is none."""
-    if not isinstance(told, dict) or not isinstance(found := told.get("object"), dict):
+    if not isinstance(event, dict) or not isinstance(found := event.get("object"), dict):
         raise ValueError("this is no event")  # noqa: TRY004  # as what is no JSON
-    if told.get("type") == "ERROR":
-        code = int(found.get("code") or 0)
+    if event.get("type") == "ERROR":
         message = f"watch {kind}: {found.get('message', '')}"
-        if code == _GONE:
+        if int(found.get("code") or 0) == HTTPStatus.GONE:
             raise WatchExpiredError(message)
         raise ApiUnavailableError(message)
-    if told.get("type") not in _TYPES:
+    if event.get("type") not in _EVENT_TYPES:
         raise ValueError("this is no event")
-    needs = _MARK if told["type"] == "BOOKMARK" else _NAME
-    return WatchEvent(type=told["type"], found=_whole(found, needs))
+    return WatchEvent(
+        type=event["type"], found=_checked(found, has_name=event["type"] != "BOOKMARK")
+    )
 
 
-def _whole(found: Object, needs: frozenset[str]) -> Object:
-    """An object as everybody relies on it; ValueError if it lacks what names it."""
+def _checked(found: Object, *, has_name: bool = True) -> Object:
+    """`found`; ValueError if it lacks what identifies an object."""
     metadata = found.get("metadata")
-    if not isinstance(metadata, dict) or not needs <= metadata.keys() or "kind" not in found:
+    required = {"resourceVersion", "name"} if has_name else {"resourceVersion"}
+    if not isinstance(metadata, dict) or not required <= metadata.keys() or "kind" not in found:
         raise ValueError("this is no object of a cluster")
     return found
-
-
-def _name(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".rstrip(": ")

@@ -1,4 +1,4 @@
-"""What is the next step from what a cluster holds to what it should hold? One pure function.
+"""Next actions from what a cluster holds to what it should hold. One pure function.
 
 The rules are those of `headrace.control.plan`: a revision gets requests only when its pods are
 ready, and nothing is taken away that a gateway may still send requests to. What a local process is
@@ -18,32 +18,22 @@ from headrace.control.desired import (
     DesiredState,
     pool_endpoint,
 )
-from headrace.control.kubernetes.actions import (
-    VICTIM_COST,
+from headrace.control.kubernetes.executor import (
+    DELETION_COST,
     Action,
     ApplyObject,
     DeleteObject,
     MarkPod,
     ScaleDeployment,
     YieldReplicas,
-    cost_of,
     fixed,
     foreign,
 )
-from headrace.control.kubernetes.cluster import (
-    Cluster,
-    Key,
-    is_leaving,
-    is_ours,
-    key_of,
-    owns_replicas,
-    refused_pods,
-)
-from headrace.control.kubernetes.drafts import Draft, Drafts, with_replicas
-from headrace.control.kubernetes.messages import Pod
+from headrace.control.kubernetes.manifest_cache import ManifestCache, Manifests, with_replicas
+from headrace.control.kubernetes.manifests import is_scaled_elsewhere
 from headrace.control.kubernetes.names import REVISION, Object, Place
-from headrace.control.kubernetes.objects import is_scaled_elsewhere
-from headrace.control.kubernetes.pooled import hosted_settings
+from headrace.control.kubernetes.pods import hosted_settings
+from headrace.control.kubernetes.replicas import Pod, pods_in
 from headrace.control.kubernetes.rolling import (
     Change,
     Roll,
@@ -53,6 +43,15 @@ from headrace.control.kubernetes.rolling import (
     is_hopeless,
     next_roll,
 )
+from headrace.control.kubernetes.snapshot import (
+    ClusterSnapshot,
+    Key,
+    condition_message,
+    is_leaving,
+    is_ours,
+    key_of,
+    owns_replicas,
+)
 from headrace.control.observed import Observed, Route, addresses_of
 from headrace.control.plan import PublishRoutes, prospects_of
 from headrace.core import HeadraceError
@@ -60,7 +59,8 @@ from headrace.core.spec_kubernetes import KubernetesSpec
 
 SCALERS: Final = ("HorizontalPodAutoscaler", "ScaledObject")
 KINDS: Final = ("ConfigMap", "Service", "PodDisruptionBudget", "Deployment", *SCALERS)
-"""What we make; scalers come and go by themselves."""
+"""Kinds that we make; scalers come and go by themselves."""
+VICTIM_COST: Final = -1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,8 +76,8 @@ class Decision:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scene:
-    """Everything that a decision follows from.
+class DecisionInputs:
+    """All inputs of a decision.
 
     `is_confirmed`: the gateway acknowledged routes of ours, not only of an earlier leader's: before
     that nothing is taken away. `blocked`: objects that cannot be made, with the reason.
@@ -85,7 +85,7 @@ class Scene:
     """
 
     desired: DesiredState
-    cluster: Cluster
+    cluster: ClusterSnapshot
     observed: Observed
     place: Place
     settings: KubernetesSpec
@@ -94,16 +94,16 @@ class Scene:
     mutated: Mapping[Key, frozenset[str]] = field(default_factory=dict)
 
 
-def decide(scene: Scene, drafts: Drafts | None = None) -> Decision:
+def decide(inputs: DecisionInputs, cache: ManifestCache | None = None) -> Decision:
     """The actions to take now; none if there is nothing to do before the next event."""
-    drafts = Drafts() if drafts is None else drafts
-    aimed = with_counts(scene)
-    prospects = prospects_of(aimed, scene.observed, drafts.memo)
+    cache = ManifestCache() if cache is None else cache
+    aimed = with_counts(inputs)
+    prospects = prospects_of(aimed, inputs.observed, cache.memo)
     routes = tuple(prospect.route for prospect in prospects)
     kept = frozenset(name for prospect in prospects for name in prospect.kept)
-    step = _Step(scene=scene, drafts=drafts, routes=routes, kept=kept)
-    pools = {POOL_PREFIX + pool.name: pool_endpoint(pool) for pool in scene.desired.pools}
-    for endpoint in (*pools.values(), *scene.desired.endpoints):
+    step = _Step(inputs=inputs, cache=cache, routes=routes, kept=kept)
+    pools = {POOL_PREFIX + pool.name: pool_endpoint(pool) for pool in inputs.desired.pools}
+    for endpoint in (*pools.values(), *inputs.desired.endpoints):
         for arm in endpoint.arms:
             if arm.revision.pool:
                 step.note_hosted(endpoint, arm, pools.get(POOL_PREFIX + arm.revision.pool))
@@ -111,31 +111,31 @@ def decide(scene: Scene, drafts: Drafts | None = None) -> Decision:
                 step.keep(endpoint, arm)
     roll = step.roll()
     step.remove_others()
-    is_due = routes != scene.observed.published or not scene.is_confirmed
-    if is_due and scene.observed.can_publish:
+    is_due = routes != inputs.observed.published or not inputs.is_confirmed
+    if is_due and inputs.observed.can_publish:
         step.actions.append(PublishRoutes(routes=routes))
     return Decision(actions=tuple(step.actions), problems=step.problems, roll=roll)
 
 
-def with_counts(scene: Scene) -> DesiredState:
+def with_counts(inputs: DecisionInputs) -> DesiredState:
     """The desired state, where others scale with as many copies as they want now."""
     counts: dict[str, int] = {}
-    for one in scene.cluster.of_kind("Deployment"):
+    for one in inputs.cluster.of_kind("Deployment"):
         label = (one["metadata"].get("labels") or {}).get(REVISION, "")
         counts[label] = _replicas(one)
     endpoints = tuple(
-        _counted(endpoint, counts) if is_scaled_elsewhere(endpoint, scene.settings) else endpoint
-        for endpoint in scene.desired.endpoints
+        _counted(endpoint, counts) if is_scaled_elsewhere(endpoint, inputs.settings) else endpoint
+        for endpoint in inputs.desired.endpoints
     )
-    return msgspec.structs.replace(scene.desired, endpoints=endpoints)
+    return msgspec.structs.replace(inputs.desired, endpoints=endpoints)
 
 
 @dataclass(slots=True, kw_only=True)
 class _Step:
     """One decision in the making. `kept`: pods that have to go on."""
 
-    scene: Scene
-    drafts: Drafts
+    inputs: DecisionInputs
+    cache: ManifestCache
     routes: tuple[Route, ...]
     kept: frozenset[str]
     actions: list[Action] = field(default_factory=list)
@@ -148,21 +148,21 @@ class _Step:
     _pods: dict[str, list[Pod]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._busy = self.scene.observed.routed_addresses() | addresses_of(self.routes)
-        for pod in self.scene.cluster.pods(self.scene.place):
+        self._busy = self.inputs.observed.routed_addresses() | addresses_of(self.routes)
+        for pod in pods_in(self.inputs.cluster, self.inputs.place):
             self._pods.setdefault(pod.metadata.label(REVISION), []).append(pod)
 
     def keep(self, endpoint: DesiredEndpoint, arm: DesiredArm) -> None:
         """Bring about the objects of an arm of ours."""
         self._wanted.add(arm.revision.id[:12])
         self._arms.add((endpoint.name, arm.key))
-        place, settings = self.scene.place, self.scene.settings
+        place, settings = self.inputs.place, self.inputs.settings
         try:
-            draft = self.drafts.draft(endpoint, arm, place=place, settings=settings)
+            manifests = self.cache.manifests(endpoint, arm, place=place, settings=settings)
         except HeadraceError as error:
             self.problems[endpoint.name, arm.key] = str(error)
             return
-        problems = self._bring_about(draft, arm)
+        problems = self._bring_about(manifests, arm)
         if problems:
             self.problems[endpoint.name, arm.key] = "; ".join(dict.fromkeys(problems))
 
@@ -180,29 +180,29 @@ class _Step:
         if problems:
             self.problems[endpoint.name, arm.key] = "; ".join(problems)
 
-    def _bring_about(self, draft: Draft, arm: DesiredArm) -> list[str]:
+    def _bring_about(self, manifests: Manifests, arm: DesiredArm) -> list[str]:
         """Make and correct an arm's objects; what cannot be."""
-        name = draft.objects[0]["metadata"]["name"]
-        stray = self._stray_scalers(name, {one["kind"] for one in draft.objects})
+        name = manifests.objects[0]["metadata"]["name"]
+        stray = self._stray_scalers(name, {one["kind"] for one in manifests.objects})
         self.actions += stray
         problems = []
         told: list[Action] = []  # pods read it when they start: it changes with them
-        for wanted in draft.objects:
+        for wanted in manifests.objects:
             key = key_of(wanted)
-            found = self.scene.cluster.find(*key)
+            found = self.inputs.cluster.find(*key)
             problem = self._obstacle(key, found, arm)
             if problem:
                 problems.append(problem)
             elif found is None:
                 if key[0] in SCALERS and self._is_counted_by_us(name):
                     continue  # never two: the Deployment lets go first
-                made = with_replicas(wanted, draft.replicas if key[0] == "Deployment" else None)
+                made = with_replicas(wanted, manifests.replicas if key[0] == "Deployment" else None)
                 self.actions.append(ApplyObject(wanted=made, why="it is missing", is_new=True))
             elif is_leaving(found):
                 continue  # it is made again when it is gone
             elif key[0] == "Deployment":
                 problems += self._correct_deployment(
-                    wanted, found, arm, draft, told=told, is_scaled=bool(stray)
+                    wanted, found, arm, manifests, told=told, is_scaled=bool(stray)
                 )
                 told = []
             elif key[0] == "ConfigMap":
@@ -214,32 +214,32 @@ class _Step:
 
     def _stray_scalers(self, name: str, kinds: set[str]) -> list[Action]:
         """The end of scalers of ours that shall not be there; before we say how many ourselves."""
-        found = (self.scene.cluster.find(kind, name) for kind in SCALERS if kind not in kinds)
+        found = (self.inputs.cluster.find(kind, name) for kind in SCALERS if kind not in kinds)
         return [
             DeleteObject(found=one, why="another scales now")
             for one in found
-            if one is not None and is_ours(one, self.scene.place) and not is_leaving(one)
+            if one is not None and is_ours(one, self.inputs.place) and not is_leaving(one)
         ]
 
     def _obstacle(self, key: Key, found: Object | None, arm: DesiredArm) -> str:
         """Why an object cannot be made or corrected; empty if it can."""
         if self._made_for.setdefault(key, arm.revision.id) != arm.revision.id:
             return f"another revision's {key[0]} is called {key[1]} too: rename the endpoint"
-        if found is not None and not is_ours(found, self.scene.place):
+        if found is not None and not is_ours(found, self.inputs.place):
             return foreign(key)
-        return self.scene.blocked.get(key, "")
+        return self.inputs.blocked.get(key, "")
 
     def _corrected(self, wanted: Object, found: Object) -> list[Action]:
         places = self._differences(wanted, found)
         return [ApplyObject(wanted=wanted, why=_differs(places))] if places else []
 
     def _differences(self, wanted: Object, found: Object) -> list[str]:
-        known = self.scene.mutated.get(key_of(wanted), frozenset())
-        return [one for one in self.drafts.differences(wanted, found) if one not in known]
+        known = self.inputs.mutated.get(key_of(wanted), frozenset())
+        return [one for one in self.cache.differences(wanted, found) if one not in known]
 
     def _is_counted_by_us(self, name: str) -> bool:
         """Whether a Deployment has yet to let go of its count: never two who say how many."""
-        deployment = self.scene.cluster.find("Deployment", name)
+        deployment = self.inputs.cluster.find("Deployment", name)
         return deployment is not None and owns_replicas(deployment)
 
     def _correct_deployment(
@@ -247,7 +247,7 @@ class _Step:
         wanted: Object,
         found: Object,
         arm: DesiredArm,
-        draft: Draft,
+        manifests: Manifests,
         *,
         told: list[Action],
         is_scaled: bool,
@@ -258,13 +258,13 @@ class _Step:
         count: int | None = None
         meanwhile: list[Action] = []
         actions: list[Action] = [*told]
-        if draft.replicas is None and owns_replicas(found):
+        if manifests.replicas is None and owns_replicas(found):
             # At 0 an HPA takes itself for switched off, and nothing would ever run.
             actions.append(YieldReplicas(wanted=wanted, replicas=max(current, 1)))
         else:
             if is_scaled:
                 count = current if owns_replicas(found) else None
-            elif draft.replicas is not None:
+            elif manifests.replicas is not None:
                 count = self._count(arm, current)
             differs = [*places]
             if count is not None and count != current:
@@ -273,7 +273,7 @@ class _Step:
             if differs:
                 applied = with_replicas(wanted, count)
                 actions.append(ApplyObject(wanted=applied, why=_differs(differs)))
-        problems = [*filter(None, [refused_pods(found), self._stuck(found, arm)])]
+        problems = [*filter(None, [_refused_pods(found), self._stuck(found, arm)])]
         if "spec.selector" in places:
             self.actions += meanwhile
             return [*problems, fixed(key_of(found))]
@@ -291,7 +291,7 @@ class _Step:
         reasons = [gave_up(found)]
         reasons += [
             replica.reason
-            for replica in self.scene.observed.replicas.values()
+            for replica in self.inputs.observed.replicas.values()
             if replica.revision_id == arm.revision.id and is_hopeless(replica)
         ]
         said = "; ".join(dict.fromkeys(filter(None, reasons)))
@@ -303,10 +303,10 @@ class _Step:
             return Roll()
         ours = [
             one
-            for one in self.scene.cluster.of_kind("Deployment")
-            if is_ours(one, self.scene.place) and not is_leaving(one)
+            for one in self.inputs.cluster.of_kind("Deployment")
+            if is_ours(one, self.inputs.place) and not is_leaving(one)
         ]
-        ratio = self.scene.settings.max_rolling_ratio
+        ratio = self.inputs.settings.max_rolling_ratio
         roll = next_roll(self._changes, ours, max_rolling_ratio=ratio)
         for change in roll.now:
             self.actions += change.actions
@@ -321,7 +321,7 @@ class _Step:
         self._mark(active, frozenset(pod.metadata.name for pod in victims))
         if arm.replicas >= current:
             return arm.replicas
-        if not self.scene.is_confirmed:
+        if not self.inputs.is_confirmed:
             return current
         leaving = [pod for pod in victims if self._may_go(pod)]
         return max(arm.replicas, min(current, len(active) - len(leaving)))
@@ -331,7 +331,7 @@ class _Step:
         return not self._is_busy(pod) and cost_of(pod) == VICTIM_COST
 
     def _is_busy(self, pod: Pod) -> bool:
-        replica = self.scene.observed.replicas.get(pod.metadata.name)
+        replica = self.inputs.observed.replicas.get(pod.metadata.name)
         return replica is not None and replica.address in self._busy
 
     def _mark(self, active: Iterable[Pod], victims: frozenset[str]) -> None:
@@ -343,28 +343,43 @@ class _Step:
 
     def remove_others(self) -> None:
         """Let go of what is ours and no longer wanted, when no request can reach it."""
-        self.drafts.forget_all_but(self._arms, set(self._made_for))
+        self.cache.keep_only(self._arms, set(self._made_for))
         for found in self._unwanted():
             pods = self._pods.get(found["metadata"]["labels"].get(REVISION, ""), [])
             if found["kind"] in {"Deployment", *SCALERS}:
-                is_free = self.scene.is_confirmed and not any(map(self._is_needed, pods))
+                is_free = self.inputs.is_confirmed and not any(map(self._is_needed, pods))
             else:
                 # A pod that starts again, or ends, may read its settings still.
                 name = found["metadata"]["name"]
-                is_free = not pods and self.scene.cluster.find("Deployment", name) is None
+                is_free = not pods and self.inputs.cluster.find("Deployment", name) is None
             if is_free:
                 self.actions.append(DeleteObject(found=found, why="it is no longer wanted"))
 
     def _unwanted(self) -> Iterator[Object]:
         for kind in KINDS:
-            for found in self.scene.cluster.of_kind(kind):
+            for found in self.inputs.cluster.of_kind(kind):
                 label = (found["metadata"].get("labels") or {}).get(REVISION, "")
                 is_old = label and label not in self._wanted and not is_leaving(found)
-                if is_old and is_ours(found, self.scene.place):
+                if is_old and is_ours(found, self.inputs.place):
                     yield found
 
     def _is_needed(self, pod: Pod) -> bool:
         return _counts(pod) and (pod.metadata.name in self.kept or self._is_busy(pod))
+
+
+def cost_of(pod: Pod) -> int:
+    """A pod's deletion cost."""
+    annotation = pod.metadata.annotation(DELETION_COST)
+    try:
+        return int(annotation) if annotation else 0
+    except ValueError:
+        return 1  # nothing of ours: it is corrected
+
+
+def _refused_pods(deployment: Object) -> str:
+    """Why the cluster lets a Deployment make no pod, as for a quota; empty if it does."""
+    message = condition_message(deployment, "ReplicaFailure", "True")
+    return f"the cluster refuses its pods: {message}" if message else ""
 
 
 def _counts(pod: Pod) -> bool:

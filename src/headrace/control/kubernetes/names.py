@@ -1,4 +1,4 @@
-"""What are our objects called in a cluster, and how are they told from others'?"""
+"""Names and labels of our objects in a cluster."""
 
 import hashlib
 import re
@@ -97,6 +97,20 @@ def selector_of(revision: Revision, *, instance: str = "headrace") -> dict[str, 
     """The labels by which pods of a revision are found; they can never change."""
     labels = labels_of(revision, instance=instance)
     return {key: labels[key] for key in ("app.kubernetes.io/name", INSTANCE, COMPONENT, REVISION)}
+
+
+def control_metadata(name: str, place: Place) -> Object:
+    """The metadata of an object of the control plane itself."""
+    return {
+        "name": name,
+        "namespace": place.namespace,
+        "labels": {
+            "app.kubernetes.io/name": "headrace",
+            INSTANCE: place.instance,
+            COMPONENT: "control",
+            MANAGED_BY: "headrace",
+        },
+    }
 
 
 def instance_selector(instance: str) -> str:

@@ -1,14 +1,22 @@
-"""What is a replica's pod like? Pure.
+"""Pod templates of replicas and pools, and the settings that their processes read. Pure.
 
 An init container fetches the model and checks its digest; then the replica starts as it does on any
-machine. Neither is root, writes to its image, or holds a credential of the cluster's.
+machine. Pods of a pool come with no model: the control plane tells each what to host, and it
+fetches that from the shared store. No container is root, writes to its image, or holds a credential
+of the cluster's.
 """
 
+import hashlib
 import math
+import re
 from collections.abc import Iterable
+from decimal import Decimal
 from typing import Final
 
+import msgspec
+
 import headrace
+from headrace.control.artifact_paths import ArtifactPath, artifact_at
 from headrace.control.desired import Revision
 from headrace.control.kubernetes.names import (
     ENDPOINT,
@@ -21,8 +29,19 @@ from headrace.control.kubernetes.names import (
     name_of,
     selector_of,
 )
+from headrace.core import (
+    ArtifactsSettings,
+    FailedPreconditionError,
+    PoolSettings,
+    ReplicaSettings,
+)
 from headrace.core.gateways import pre_stop_s
-from headrace.core.spec_kubernetes import PodsSpec, ResourcesSpec, VariableSpec
+from headrace.core.spec_kubernetes import (
+    KubernetesSpec,
+    PodsSpec,
+    ResourcesSpec,
+    VariableSpec,
+)
 
 HTTP_PORT: Final = 8000
 GRPC_PORT: Final = 8001
@@ -35,6 +54,9 @@ AS_FIRST: Final = ("tini", "--")
 """Before a command that is a container's first process: else a SIGTERM while Python starts is lost,
 as the kernel keeps from a first process every signal that it does not handle yet."""
 SETTINGS_DIR: Final = "/etc/headrace"
+SETTINGS_KEY: Final = "replica.json"
+"""Of a ConfigMap's data, and the name of the file in `SETTINGS_DIR`."""
+_MAX_SETTINGS_BYTES: Final = 1_000_000
 MODELS_DIR: Final = "/models"
 INTERNAL_DIR: Final = "/etc/headrace-internal"
 _TOKEN_FILE: Final = "HEADRACE_INTERNAL_TOKEN_FILE"  # noqa: S105  # where one lies
@@ -42,6 +64,13 @@ _GRACE_S: Final = 10
 """What a replica that has drained takes to end."""
 _LOAD_TIMEOUT_S: Final = 600
 _STARTUP_PERIOD_S: Final = 2
+_QUANTITY: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(m|[kMGTPE]|[KMGTPE]i)?")
+_UNITS: Final = {
+    "": Decimal(1),
+    "m": Decimal("0.001"),
+    **{unit: Decimal(1000) ** (i + 1) for i, unit in enumerate("kMGTPE")},
+    **{f"{unit}i": Decimal(1024) ** (i + 1) for i, unit in enumerate("KMGTPE")},
+}
 _LOCKED_DOWN: Final = {
     "allowPrivilegeEscalation": False,
     "readOnlyRootFilesystem": True,
@@ -57,22 +86,65 @@ def pod_template(
     """The template of a revision's pods.
 
     Args:
-        digest: Of the artifact that they fetch; nothing of a pool's, which is told later.
-        settings_digest: Of what they are told; another one starts them anew.
+        digest: Of the artifact that they fetch; unused for a pool, which is told later.
+        settings_digest: Of the settings that they read; another one replaces them.
     """
-    annotations = {
-        **pods.pod_annotations,
-        ENDPOINT: revision.endpoint,
-        REVISION_ID: revision.id,
-        MODEL: revision.model,
-        SETTINGS_DIGEST: settings_digest,
+    is_pool = revision.hosts is not None
+    common = _common(pods)
+    fetcher = {
+        **common,
+        "name": FETCHER,
+        "command": ["headrace", "models", "fetch"],
+        "args": [digest, "--artifacts", place.artifacts_url, "--output", MODELS_DIR],
+        "volumeMounts": [_MODELS, _TMP],
     }
+    serves_grpc = revision.settings.grpc_port is not None
+    volumes: list[Object] = [
+        {"name": "models", "emptyDir": {}},
+        {"name": "tmp", "emptyDir": {}},
+        {"name": "settings", "configMap": {"name": name_of(revision, instance=place.instance)}},
+    ]
+    if place.internal_secret:
+        secret = {"secretName": place.internal_secret, "optional": True}
+        volumes.append({"name": "internal", "secret": secret})
     return {
         "metadata": {
             "labels": labels_of(revision, instance=place.instance),
-            "annotations": annotations,
+            "annotations": {
+                **pods.pod_annotations,
+                ENDPOINT: revision.endpoint,
+                REVISION_ID: revision.id,
+                MODEL: revision.model,
+                SETTINGS_DIGEST: settings_digest,
+            },
         },
-        "spec": {**_where(revision, pods, place), **_what(revision, pods, digest, place)},
+        "spec": {
+            "automountServiceAccountToken": False,
+            "enableServiceLinks": False,
+            "securityContext": {
+                "runAsNonRoot": True,
+                "runAsUser": USER,
+                "runAsGroup": USER,
+                "fsGroup": USER,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "topologySpreadConstraints": [
+                {
+                    "maxSkew": 1,
+                    "topologyKey": key,
+                    "whenUnsatisfiable": "ScheduleAnyway",
+                    "labelSelector": {
+                        "matchLabels": selector_of(revision, instance=place.instance)
+                    },
+                }
+                for key in ("kubernetes.io/hostname", "topology.kubernetes.io/zone")
+            ],
+            **scheduling_of(pods),
+            "terminationGracePeriodSeconds": grace_s(place),
+            **({} if is_pool else {"initContainers": [fetcher]}),
+            "containers": [_replica(common, place, serves_grpc=serves_grpc, is_pool=is_pool)],
+            "volumes": volumes,
+        },
     }
 
 
@@ -86,50 +158,24 @@ def image_of(pods: PodsSpec) -> str:
     return pods.image or f"headrace/replica:{headrace.__version__}"
 
 
-def _where(revision: Revision, pods: PodsSpec, place: Place) -> Object:
-    """On which nodes, as whom."""
-    selector = {"matchLabels": selector_of(revision, instance=place.instance)}
-    spec: Object = {
-        "automountServiceAccountToken": False,
-        "enableServiceLinks": False,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": USER,
-            "runAsGroup": USER,
-            "fsGroup": USER,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
-        "topologySpreadConstraints": [
-            {
-                "maxSkew": 1,
-                "topologyKey": key,
-                "whenUnsatisfiable": "ScheduleAnyway",
-                "labelSelector": selector,
-            }
-            for key in ("kubernetes.io/hostname", "topology.kubernetes.io/zone")
-        ],
-    }
-    return spec | nodes_of(pods)
-
-
-def nodes_of(pods: PodsSpec) -> Object:
-    """What a pod says of where it may run, and as whom; nothing that is not set."""
-    told = {
+def scheduling_of(pods: PodsSpec) -> Object:
+    """Where a pod may run, and as which account; fields that are not set are absent."""
+    fields = {
         "serviceAccountName": pods.service_account,
         "runtimeClassName": pods.runtime_class,
         "priorityClassName": pods.priority_class,
         "nodeSelector": dict(pods.node_selector),
         "tolerations": [
-            {key: value for key, value in _fields(taint).items() if value}
+            {
+                key: value
+                for key in ("key", "operator", "value", "effect")
+                if (value := getattr(taint, key))
+            }
             for taint in pods.tolerations
         ],
         "imagePullSecrets": [{"name": name} for name in dict.fromkeys(pods.pull_secrets)],
     }
-    return {key: value for key, value in told.items() if value}
-
-
-def _fields(taint: object) -> dict[str, str]:
-    return {key: getattr(taint, key) for key in ("key", "operator", "value", "effect")}
+    return {key: value for key, value in fields.items() if value}
 
 
 def replica_container(pods: PodsSpec, place: Place) -> Object:
@@ -138,40 +184,16 @@ def replica_container(pods: PodsSpec, place: Place) -> Object:
 
 
 def _common(pods: PodsSpec) -> Object:
-    """What all containers of a pod are like."""
+    """What all containers of a pod have."""
+    # The home of a user without one: libraries keep their caches there.
+    home = VariableSpec(name="HOME", value="/tmp")  # noqa: S108  # a volume of the pod's own
     return {
         "image": image_of(pods),
         "imagePullPolicy": pods.pull_policy,
         "securityContext": _LOCKED_DOWN,
         "resources": resources_of(pods.resources),
-        "env": _environment(pods.replica_env),
+        "env": variables_of([home, *pods.replica_env]),
     }
-
-
-def _what(revision: Revision, pods: PodsSpec, digest: str, place: Place) -> Object:
-    """What runs in it."""
-    common = _common(pods)
-    serves_grpc = revision.settings.grpc_port is not None
-    is_pool = revision.hosts is not None
-    fetcher = {
-        **common,
-        "name": FETCHER,
-        "command": ["headrace", "models", "fetch"],
-        "args": [digest, "--artifacts", place.artifacts_url, "--output", MODELS_DIR],
-        "volumeMounts": [_MODELS, _TMP],
-    }
-    return {
-        "terminationGracePeriodSeconds": grace_s(place),
-        **({} if is_pool else {"initContainers": [fetcher]}),
-        "containers": [_replica(common, place, serves_grpc=serves_grpc, is_pool=is_pool)],
-        "volumes": _volumes(revision, place),
-    }
-
-
-def _environment(told: Iterable[VariableSpec]) -> list[Object]:
-    # The home of a user without one: libraries keep their caches there.
-    home = VariableSpec(name="HOME", value="/tmp")  # noqa: S108  # a volume of the pod's own
-    return variables_of([home, *told])
 
 
 def ports_of(*, serves_grpc: bool) -> tuple[tuple[str, int], ...]:
@@ -217,19 +239,6 @@ def _replica(common: Object, place: Place, *, serves_grpc: bool, is_pool: bool) 
     }
 
 
-def _volumes(revision: Revision, place: Place) -> list[Object]:
-    name = name_of(revision, instance=place.instance)
-    volumes: list[Object] = [
-        {"name": "models", "emptyDir": {}},
-        {"name": "tmp", "emptyDir": {}},
-        {"name": "settings", "configMap": {"name": name}},
-    ]
-    if place.internal_secret:
-        secret = {"secretName": place.internal_secret, "optional": True}
-        volumes.append({"name": "internal", "secret": secret})
-    return volumes
-
-
 def _probe(what: str, **numbers: int) -> Object:
     return {
         "httpGet": {"path": f"/v2/health/{what}", "port": "http"},
@@ -238,24 +247,168 @@ def _probe(what: str, **numbers: int) -> Object:
     }
 
 
-def resources_of(told: ResourcesSpec) -> Object:
+def resources_of(resources: ResourcesSpec) -> Object:
     """ResourcesSpec as a container has them."""
-    requests = {"cpu": told.cpu, "memory": told.memory}
-    limits = {"memory": told.memory_limit or told.memory}
-    if told.cpu_limit:
-        limits["cpu"] = told.cpu_limit
-    if told.gpus:
-        requests[told.gpu_resource] = limits[told.gpu_resource] = str(told.gpus)
+    requests = {"cpu": resources.cpu, "memory": resources.memory}
+    limits = {"memory": resources.memory_limit or resources.memory}
+    if resources.cpu_limit:
+        limits["cpu"] = resources.cpu_limit
+    if resources.gpus:
+        requests[resources.gpu_resource] = limits[resources.gpu_resource] = str(resources.gpus)
     return {"requests": requests, "limits": limits}
 
 
-def variables_of(told: Iterable[VariableSpec]) -> list[Object]:
-    """Variables as a container has them, each once, as told last: a cluster takes none twice."""
-    return list({one.name: _variable(one) for one in told}.values())
+def variables_of(variables: Iterable[VariableSpec]) -> list[Object]:
+    """Variables as a container has them, the last of a name only: a cluster refuses duplicates."""
+    entries: dict[str, Object] = {}
+    for variable in variables:
+        source: Object = {"value": variable.value}
+        if variable.secret:
+            reference = {"name": variable.secret, "key": variable.key}
+            source = {"valueFrom": {"secretKeyRef": reference}}
+        entries[variable.name] = {"name": variable.name, **source}
+    return list(entries.values())
 
 
-def _variable(one: VariableSpec) -> Object:
-    if one.secret:
-        reference = {"secretKeyRef": {"name": one.secret, "key": one.key}}
-        return {"name": one.name, "valueFrom": reference}
-    return {"name": one.name, "value": one.value}
+def artifact_and_settings(revision: Revision, place: Place) -> tuple[ArtifactPath, str]:
+    """What pods of a revision fetch, and the settings that their replicas read.
+
+    Raises:
+        FailedPreconditionError: The revision cannot run on a cluster; the text says what to do.
+    """
+    if revision.pool:
+        raise FailedPreconditionError(
+            f"{revision.model}: pods of pool {revision.pool!r} host it, and who hosts what a "
+            "control plane tells them: where there is none, leave 'pool' out"
+        )
+    artifact = _artifact_of(revision)
+    _check_artifacts(revision.model, place)
+    path = f"{MODELS_DIR}/{artifact.filename}"
+    return artifact, settings_text(revision, place, path=path)
+
+
+def _check_artifacts(what: str, place: Place) -> None:
+    if not place.artifacts_url:
+        raise FailedPreconditionError(
+            f"{what}: pods have to fetch it from somewhere, and the control plane has no "
+            "store for artifacts that they reach: give it one (--artifacts URL)"
+        )
+
+
+def _artifact_of(revision: Revision) -> ArtifactPath:
+    artifact = artifact_at(revision.settings.path)
+    if artifact is None:
+        raise FailedPreconditionError(
+            f"{revision.model} is served where it lies, at {revision.settings.path}, which no pod "
+            "can read: push it (headrace models push NAME FILE) and name it as NAME:VERSION"
+        )
+    return artifact
+
+
+def settings_text(revision: Revision, place: Place, *, path: str) -> str:
+    """The settings of a revision's replicas, as they read them.
+
+    Args:
+        path: Where the model lies in their pods.
+
+    Raises:
+        FailedPreconditionError: They are longer than a ConfigMap may be.
+    """
+    settings = msgspec.structs.replace(
+        revision.settings,
+        path=path,
+        uds="",
+        host="0.0.0.0",  # noqa: S104  # the pod's own address; a NetworkPolicy says who reaches it
+        port=HTTP_PORT,
+        grpc_port=None if revision.settings.grpc_port is None else GRPC_PORT,
+        metrics_port=METRICS_PORT,
+        drain_timeout_s=place.drain_timeout_s,
+        log_format=place.log_format,
+    )
+    text = msgspec.json.format(msgspec.json.encode(settings), indent=2).decode()
+    if len(text) > _MAX_SETTINGS_BYTES:
+        raise FailedPreconditionError(
+            f"{revision.model}: its replicas are told {len(text)} bytes, more than a ConfigMap "
+            f"holds ({_MAX_SETTINGS_BYTES}): give fewer 'labels'"
+        )
+    return text
+
+
+def digest_of(settings: str) -> str:
+    """A digest of settings, by which pods show which ones they read."""
+    return hashlib.sha256(settings.encode()).hexdigest()[:16]
+
+
+def pool_settings_text(hosts: PoolSettings, place: Place) -> str:
+    """The settings of the processes of a pool, as they read them.
+
+    Raises:
+        FailedPreconditionError: A pool cannot run there; the text says what to do.
+    """
+    _check_artifacts(f"pool {hosts.name!r}", place)
+    if not place.internal_secret:
+        raise FailedPreconditionError(
+            f"pool {hosts.name!r}: its pods are told what to host over the network, and listen to "
+            "who shows the internal token only: put one into a Secret, and name it with "
+            "--internal-secret"
+        )
+    settings = msgspec.structs.replace(
+        hosts,
+        uds="",
+        host="0.0.0.0",  # noqa: S104  # as above
+        port=HTTP_PORT,
+        metrics_port=METRICS_PORT,
+        drain_timeout_s=place.drain_timeout_s,
+        log_format=place.log_format,
+        artifacts=ArtifactsSettings(url=place.artifacts_url, directory=MODELS_DIR),
+    )
+    return msgspec.json.format(msgspec.json.encode(settings), indent=2).decode()
+
+
+def hosted_settings(revision: Revision) -> ReplicaSettings:
+    """The settings of a model in a pod of a pool: with the artifact that it has to fetch.
+
+    Raises:
+        FailedPreconditionError: The model lies on the control plane's machine only.
+    """
+    artifact = _artifact_of(revision)
+    path = f"{artifact.digest.replace(':', '/')}/{artifact.filename}"
+    return msgspec.structs.replace(revision.settings, path=path)
+
+
+def pods_of_pool(hosts: PoolSettings, settings: KubernetesSpec) -> PodsSpec:
+    """The pods of a pool: as all others, with memory for the models that they load.
+
+    Settings in the spec for this pool hold as they are.
+
+    Raises:
+        FailedPreconditionError: They give less memory than the models of the pool may take.
+    """
+    own = settings.pools.get(hosts.name)
+    if own is not None:
+        limit = own.resources.memory_limit or own.resources.memory
+        if (quantity(limit) or 0) <= hosts.memory_bytes:
+            raise FailedPreconditionError(
+                f"pool {hosts.name!r}: its models may take {hosts.memory_bytes} bytes "
+                f"(memory_bytes), and its pods no more than {limit}: give "
+                f"kubernetes.pools.{hosts.name}.resources more memory than that"
+            )
+        return own
+    resources = settings.resources
+    limit = resources.memory_limit and _with_bytes(resources.memory_limit, hosts.memory_bytes)
+    more: ResourcesSpec = msgspec.structs.replace(
+        resources, memory=_with_bytes(resources.memory, hosts.memory_bytes), memory_limit=limit
+    )
+    return msgspec.structs.replace(settings, resources=more)
+
+
+def quantity(value: object) -> Decimal | None:
+    """The number of a quantity such as 2Gi or 500m; None if it is none."""
+    match = _QUANTITY.fullmatch(str(value))
+    return None if match is None else Decimal(match[1]) * _UNITS[match[2] or ""]
+
+
+def _with_bytes(memory: str, added_bytes: int) -> str:
+    """A quantity of memory with so many bytes more, in whole KiB."""
+    kib = ((quantity(memory) or Decimal(0)) + added_bytes) / 1024
+    return f"{int(kib.to_integral_value(rounding='ROUND_CEILING'))}Ki"

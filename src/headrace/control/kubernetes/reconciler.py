@@ -5,27 +5,28 @@ routed stays routed and nothing is changed.
 """
 
 import asyncio
+import base64
+import gzip
 import logging
-from collections.abc import Callable, MutableMapping, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+import msgspec
+
 from headrace.control.desired import DesiredArm, DesiredState, Revision
 from headrace.control.faults import LOOP, Faults
-from headrace.control.kubernetes.actions import Action
 from headrace.control.kubernetes.api import ClusterApi
-from headrace.control.kubernetes.cluster import Cluster
-from headrace.control.kubernetes.decide import Decision, Scene, decide
-from headrace.control.kubernetes.drafts import Drafts
-from headrace.control.kubernetes.names import Place, instance_selector
-from headrace.control.kubernetes.objects import settings_in
-from headrace.control.kubernetes.performing import Performer
-from headrace.control.kubernetes.pooled import hosted_settings
-from headrace.control.kubernetes.record import record_name, record_of, routes_in
-from headrace.control.kubernetes.replicas import replicas_of
-from headrace.control.kubernetes.rolling import Roll
-from headrace.control.kubernetes.telling import problem_events, roll_events
-from headrace.control.kubernetes.watches import Watches
+from headrace.control.kubernetes.decide import Decision, DecisionInputs, decide
+from headrace.control.kubernetes.executor import Action, ActionExecutor
+from headrace.control.kubernetes.manifest_cache import ManifestCache
+from headrace.control.kubernetes.manifests import settings_in
+from headrace.control.kubernetes.names import Object, Place, control_metadata, instance_selector
+from headrace.control.kubernetes.pods import hosted_settings
+from headrace.control.kubernetes.replicas import pods_in, replicas_of, slices_in
+from headrace.control.kubernetes.rolling import Roll, roll_events
+from headrace.control.kubernetes.snapshot import ClusterSnapshot, Watches
 from headrace.control.membership import Emit, nobody
 from headrace.control.news import News
 from headrace.control.observed import Observed, Replica, Route
@@ -33,13 +34,16 @@ from headrace.control.plan import PublishRoutes
 from headrace.control.publication import RoutePublication, RoutePublisher
 from headrace.control.sandbox import Isolation
 from headrace.control.store import Event
-from headrace.core import Clock, HeadraceError, ReplicaSettings
+from headrace.core import Clock, FailedPreconditionError, HeadraceError, ReplicaSettings
+from headrace.core.spec_access import EndpointLimitsSpec
 from headrace.core.spec_kubernetes import KubernetesSpec
 
 _LOG: Final = logging.getLogger("headrace.control")
 _READ_AGAIN_S: Final = 1.0
 _LOOK_AGAIN_S: Final = 30.0
 _LONGEST_PAUSE_S: Final = 0.5
+_ROUTES_KEY: Final = "routes.json.gz"
+_MAX_RECORD_BYTES: Final = 1_000_000
 
 
 @dataclass(slots=True, kw_only=True)
@@ -60,16 +64,16 @@ class KubernetesReconciler:
     desired: DesiredState = field(default_factory=DesiredState)
     replicas: dict[str, Replica] = field(default_factory=dict)
     hosted: MutableMapping[str, frozenset[str]] = field(default_factory=dict)
-    cluster: Cluster = field(default_factory=Cluster)
+    cluster: ClusterSnapshot = field(default_factory=ClusterSnapshot)
     news: News = field(init=False)
     """Changes of anything observed or desired."""
     publication: RoutePublication = field(init=False)
     watches: Watches = field(init=False)
-    performer: Performer = field(init=False)
+    executor: ActionExecutor = field(init=False)
     _settings: KubernetesSpec = field(default_factory=KubernetesSpec)
     _problems: dict[tuple[str, str], str] = field(default_factory=dict)
     _roll: Roll = field(default_factory=Roll)
-    _drafts: Drafts = field(default_factory=Drafts)
+    _cache: ManifestCache = field(default_factory=ManifestCache)
     _knows_routes: bool = False
     _is_acting: bool = False
     _retry_at: float = 0.0
@@ -88,13 +92,13 @@ class KubernetesReconciler:
             selector=instance_selector(self.place.instance),
             on_change=self.wake,
         )
-        self.performer = Performer(
+        self.executor = ActionExecutor(
             api=self.api,
             cluster=self.cluster,
             place=self.place,
             clock=self.clock,
             may_act=self.leads,
-            on_restored=self.watches.begin_anew,
+            on_restored=self.watches.restart,
         )
 
     def observed(self) -> Observed:
@@ -163,7 +167,7 @@ class KubernetesReconciler:
             return
         if not self._knows_routes and not await self._read_routes():
             return
-        decision = decide(self._scene(), self._drafts)
+        decision = decide(self._inputs(), self._cache)
         self._note(decision)
         for action in decision.actions:
             if isinstance(action, PublishRoutes):
@@ -172,30 +176,30 @@ class KubernetesReconciler:
         others = [
             one
             for one in decision.actions
-            if not isinstance(one, PublishRoutes) and self.performer.may_try(one)
+            if not isinstance(one, PublishRoutes) and self.executor.may_try(one)
         ]
         # A slow API server holds up objects, but no routes.
         if others and not self._is_acting and self.clock.monotonic() >= self._retry_at:
             self._begin_act(others)
 
-    def _scene(self) -> Scene:
-        return Scene(
+    def _inputs(self) -> DecisionInputs:
+        return DecisionInputs(
             desired=self.desired,
             cluster=self.cluster,
             observed=self.observed(),
             place=self.place,
             settings=self._settings,
             is_confirmed=self.publication.is_confirmed,
-            blocked=self.performer.believed(),
-            mutated=self.performer.mutated,
+            blocked=self.executor.blocked(),
+            mutated=self.executor.mutated,
         )
 
     def _observe(self) -> None:
         """Take in what the cluster says of pods."""
         now = self.clock.monotonic()
         found = replicas_of(
-            self.cluster.pods(self.place),
-            self.cluster.slices(),
+            pods_in(self.cluster, self.place),
+            slices_in(self.cluster),
             self.replicas,
             routed=self.observed().routed_addresses(),
             next_serial=self._next_serial,
@@ -259,7 +263,7 @@ class KubernetesReconciler:
         self._group.create_task(self._act(actions))
 
     async def _act(self, actions: Sequence[Action]) -> None:
-        delay = await self.performer.perform(actions)
+        delay = await self.executor.execute(actions)
         self._retry_at = self.clock.monotonic() + (delay or 0.0)
         self._is_acting = False
         self._wake.set()  # one step leads to the next
@@ -272,10 +276,71 @@ class KubernetesReconciler:
     async def _wait_due(self) -> None:
         """Until something changes, or it is time to try again what was refused."""
         now = self.clock.monotonic()
-        times = [self.performer.due_at(), self._retry_at if self._retry_at > now else None]
+        times = [self.executor.due_at(), self._retry_at if self._retry_at > now else None]
         due = min((one for one in times if one is not None), default=now + _LOOK_AGAIN_S)
         try:
             async with asyncio.timeout(min(max(due - now, 0.0), _LOOK_AGAIN_S)):
                 await self._wake.wait()
         except TimeoutError:
             return
+
+
+def record_name(place: Place) -> str:
+    """The name of the ConfigMap that holds the acknowledged routes."""
+    return f"{place.instance}-routes"
+
+
+def record_of(routes: Sequence[Route], *, place: Place) -> Object:
+    """The ConfigMap that holds `routes`; who may call, and how much, is no part of it.
+
+    Raises:
+        FailedPreconditionError: They are more than a ConfigMap holds.
+    """
+    stored = [
+        msgspec.structs.replace(route, access=None, limits=EndpointLimitsSpec(), request_log=None)
+        for route in routes
+    ]
+    packed = base64.b64encode(gzip.compress(msgspec.json.encode(stored), mtime=0)).decode()
+    if len(packed) > _MAX_RECORD_BYTES:
+        raise FailedPreconditionError(
+            f"the routes of {len(routes)} endpoints take {len(packed)} bytes, more than a "
+            f"ConfigMap holds ({_MAX_RECORD_BYTES}): spread them over several installations"
+        )
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": control_metadata(record_name(place), place),
+        "binaryData": {_ROUTES_KEY: packed},
+    }
+
+
+def routes_in(found: Object | None) -> tuple[Route, ...] | None:
+    """The routes that a ConfigMap holds; None if there is none, or it cannot be read."""
+    packed = ((found or {}).get("binaryData") or {}).get(_ROUTES_KEY)
+    if packed is None:
+        return None
+    try:
+        document = gzip.decompress(base64.b64decode(packed))
+        return msgspec.json.decode(document, type=tuple[Route, ...])
+    except (ValueError, OSError, EOFError, zlib.error, msgspec.MsgspecError):
+        return None
+
+
+Problems = Mapping[tuple[str, str], str]
+"""By endpoint and arm's key."""
+
+
+def problem_events(before: Problems, now: Problems, *, at: float) -> Iterator[Event]:
+    """Events of arms that cannot be made, or can again."""
+    for endpoint, arm in sorted(now.keys() | before.keys()):
+        problem = now.get((endpoint, arm), "")
+        if problem != before.get((endpoint, arm), ""):
+            message = problem or "the cluster takes what there shall be"
+            yield Event(
+                at=at,
+                endpoint=endpoint,
+                kind="cluster",
+                reason="ClusterTrouble" if problem else "ClusterTroubleEnded",
+                message=f"version {arm}: {message}",
+                data={"arm": arm},
+            )

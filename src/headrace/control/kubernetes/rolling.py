@@ -1,24 +1,25 @@
-"""Which Deployments may have their pods replaced now, and which wait for those? Pure.
+"""Bound on how many Deployments replace their pods at once. Pure.
 
 A Deployment replaces its own pods one by one, but nothing bounds how many Deployments do so: with
 another image all would at once, and a broken one would be everywhere.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from headrace.control.backoff import MANY_FAILURES
-from headrace.control.kubernetes.actions import Action
+from headrace.control.kubernetes.executor import Action
 from headrace.control.kubernetes.names import APPLIED, Object
+from headrace.control.kubernetes.snapshot import condition_message
 from headrace.control.observed import Phase, Replica
+from headrace.control.store import Event
 
 _APPLIED_AT: Final = f"metadata.annotations.{APPLIED}"
 """Differs where we say less than before, which may be less of the pods."""
 _REVISION: Final = "deployment.kubernetes.io/revision"
 """How many templates a Deployment has had; its controller counts them."""
-_MOST_SAID: Final = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,13 +116,8 @@ def has_former_pods(deployment: Object) -> bool:
 
 
 def gave_up(deployment: Object) -> str:
-    """What the cluster says of new pods that do not get ready in time; empty if they may yet."""
-    for one in (deployment.get("status") or {}).get("conditions") or ():
-        if one.get("type") == "Progressing" and one.get("status") == "False":
-            return str(one.get("message") or one.get("reason") or "it does not say why")[
-                :_MOST_SAID
-            ]
-    return ""
+    """The cluster's message if new pods did not get ready in time; empty if they may yet."""
+    return condition_message(deployment, "Progressing", "False")
 
 
 def is_hopeless(replica: Replica) -> bool:
@@ -142,3 +138,22 @@ def _is_available(deployment: Object) -> bool:
 
 def _name(deployment: Object) -> str:
     return str(deployment["metadata"]["name"])
+
+
+def roll_events(before: Roll, now: Roll, *, at: float) -> Iterator[Event]:
+    """Events when Deployments begin to wait for others, are held up, or wait no more."""
+    names = [_name(change.found) for change in now.later]
+    count = f"{len(names)} Deployment(s) keep the pods they have"
+    if now.held_by and names and now.held_by != before.held_by:
+        held = ", ".join(now.held_by)
+        reason = "RollHeld"
+        message = f"{count}: new pods of {held} do not get ready (mend or remove what they serve)"
+    elif names and not before.later:
+        reason = "RollBegun"
+        message = f"{count} until those of others are replaced (kubernetes.max_rolling_ratio)"
+    elif before.later and not names:
+        reason, message = "RollDone", "no Deployment waits to have its pods replaced"
+    else:
+        return
+    data = {"waiting": names, "rolling": list(now.rolling), "held_by": list(now.held_by)}
+    yield Event(at=at, endpoint="", kind="cluster", reason=reason, message=message, data=data)

@@ -10,13 +10,10 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from headrace.control.kubernetes.api import ClusterApi
-from headrace.control.kubernetes.connection import connect
-from headrace.control.kubernetes.elector import Elector
-from headrace.control.kubernetes.lease import LeaseTimes
+from headrace.control.kubernetes.api import RESOURCES, ClusterApi, connect
+from headrace.control.kubernetes.election import Elector, LeaseTimes
 from headrace.control.kubernetes.names import Owner, Place, check_owner
 from headrace.control.kubernetes.reconciler import KubernetesReconciler
-from headrace.control.kubernetes.resources import RESOURCES
 from headrace.control.membership import Emit, nobody
 from headrace.control.publication import RoutePublisher
 from headrace.control.reconciling import Reconciling

@@ -3,7 +3,9 @@
 from dataclasses import dataclass, field
 
 from headrace.control.desired import DesiredState
-from headrace.control.kubernetes.actions import (
+from headrace.control.kubernetes.api import WATCHED
+from headrace.control.kubernetes.decide import Decision, DecisionInputs, decide
+from headrace.control.kubernetes.executor import (
     DELETION_COST,
     Action,
     ApplyObject,
@@ -13,13 +15,11 @@ from headrace.control.kubernetes.actions import (
     YieldReplicas,
     foreign,
 )
-from headrace.control.kubernetes.cluster import Cluster, Key, is_ours, key_of
-from headrace.control.kubernetes.decide import Decision, Scene, decide
-from headrace.control.kubernetes.drafts import Drafts, with_replicas
+from headrace.control.kubernetes.manifest_cache import ManifestCache, with_replicas
+from headrace.control.kubernetes.manifests import settings_in
 from headrace.control.kubernetes.names import Place
-from headrace.control.kubernetes.objects import settings_in
-from headrace.control.kubernetes.replicas import replicas_of
-from headrace.control.kubernetes.resources import WATCHED
+from headrace.control.kubernetes.replicas import pods_in, replicas_of, slices_in
+from headrace.control.kubernetes.snapshot import ClusterSnapshot, Key, is_ours, key_of
 from headrace.control.observed import Observed, Replica, Route, addresses_of
 from headrace.control.plan import PublishRoutes
 from headrace.control.pools import Told, plan_pools, routed_now
@@ -35,14 +35,14 @@ class Play:
     desired: DesiredState = field(default_factory=DesiredState)
     store: Store = field(default_factory=Store)
     runtime: InstantRuntime = field(default_factory=InstantRuntime)
-    cluster: Cluster = field(default_factory=Cluster)
+    cluster: ClusterSnapshot = field(default_factory=ClusterSnapshot)
     replicas: dict[str, Replica] = field(default_factory=dict)
     routed: tuple[Route, ...] = ()
     published: tuple[Route, ...] | None = None
     sent: tuple[Route, ...] | None = None
     is_confirmed: bool = False
     blocked: dict[Key, str] = field(default_factory=dict)
-    drafts: Drafts = field(default_factory=Drafts)
+    drafts: ManifestCache = field(default_factory=ManifestCache)
     decision: Decision = field(default_factory=Decision)
     now: float = 0.0
     serial: int = 1
@@ -60,8 +60,8 @@ class Play:
         for kind in kinds or WATCHED:
             self.cluster.replace_all(kind, self.store.of_kind(kind))
         self.replicas = replicas_of(
-            self.cluster.pods(self.place),
-            self.cluster.slices(),
+            pods_in(self.cluster, self.place),
+            slices_in(self.cluster),
             self.replicas,
             routed=self.observed().routed_addresses(),
             next_serial=self.serial,
@@ -102,7 +102,7 @@ class Play:
         }
 
     def decide(self) -> Decision:
-        scene = Scene(
+        scene = DecisionInputs(
             desired=self.desired,
             cluster=self.cluster,
             observed=self.observed(),
@@ -176,7 +176,7 @@ class Play:
         self.replicas = {}
         self.sent = None
         self.is_confirmed = False
-        self.drafts = Drafts()
+        self.drafts = ManifestCache()
         self.told = {}
 
     def settle(self) -> None:

@@ -3,8 +3,8 @@ import pytest
 
 from headrace.control.desired import DesiredArm
 from headrace.control.kubernetes import Owner, Place, name_of
-from headrace.control.kubernetes.actions import ApplyObject, DeleteObject, MarkPod, YieldReplicas
-from headrace.control.kubernetes.cluster import is_ours, owns_replicas
+from headrace.control.kubernetes.executor import ApplyObject, DeleteObject, MarkPod, YieldReplicas
+from headrace.control.kubernetes.snapshot import is_ours, owns_replicas
 from headrace.control.plan import PublishRoutes
 from headrace.core.spec_scale import AutoscaleSpec
 from tests.unit.control.kubernetes.play import Play

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from headrace.control.kubernetes.record import record_of, routes_in
+from headrace.control.kubernetes.reconciler import record_of, routes_in
 from headrace.control.observed import Arm, Route
 from headrace.core import FailedPreconditionError
 from tests.unit.control.kubernetes.states import PLACE

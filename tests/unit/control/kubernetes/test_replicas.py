@@ -4,9 +4,8 @@ import msgspec
 import pytest
 
 from headrace.control.backoff import MANY_FAILURES
-from headrace.control.kubernetes.cluster import Cluster
-from headrace.control.kubernetes.messages import EndpointSlice, Pod
-from headrace.control.kubernetes.replicas import replicas_of
+from headrace.control.kubernetes.replicas import EndpointSlice, Pod, pods_in, replicas_of
+from headrace.control.kubernetes.snapshot import ClusterSnapshot
 from headrace.control.observed import Phase, Replica
 from tests.kubernetes_server.controllers import pod_status
 from tests.unit.control.kubernetes.states import PLACE, a_revision
@@ -155,17 +154,17 @@ def test_a_signal_is_told_as_one() -> None:
     ],
 )
 def test_an_odd_object_is_passed_over(odd: dict[str, Any]) -> None:
-    cluster = Cluster()
+    cluster = ClusterSnapshot()
     owner = {"kind": "ReplicaSet", "name": "headrace-x", "controller": True}
     metadata = {"ownerReferences": [owner], **odd["metadata"]}
     cluster.replace_all("Pod", [{"kind": "Pod", **odd, "metadata": metadata}])
 
-    assert look(*cluster.pods(PLACE)) == {}
+    assert look(*pods_in(cluster, PLACE)) == {}
 
 
 def test_a_pod_that_no_deployment_of_ours_made_is_none_of_ours() -> None:
-    cluster = Cluster()
+    cluster = ClusterSnapshot()
     labelled = {"kind": "Pod", "metadata": {"name": "p", "labels": {"headrace.dev/version": "1"}}}
     cluster.replace_all("Pod", [labelled])
 
-    assert cluster.pods(PLACE) == []
+    assert pods_in(cluster, PLACE) == []

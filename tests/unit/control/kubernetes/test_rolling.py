@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.control.kubernetes import name_of
-from headrace.control.kubernetes.actions import ApplyObject, ScaleDeployment
+from headrace.control.kubernetes.executor import ApplyObject, ScaleDeployment
 from headrace.control.kubernetes.rolling import (
     Change,
     changes_pods,

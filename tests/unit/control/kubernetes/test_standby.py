@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from headrace.control.kubernetes.lease import LeaseTimes
+from headrace.control.kubernetes.election import LeaseTimes
 from headrace.control.kubernetes.standby import lease_times, standby_answer
 
 

@@ -1,7 +1,7 @@
 import itertools
 
-from headrace.control.kubernetes.rolling import Change, Roll
-from headrace.control.kubernetes.telling import problem_events, roll_events
+from headrace.control.kubernetes.reconciler import problem_events
+from headrace.control.kubernetes.rolling import Change, Roll, roll_events
 
 
 def changes(*names: str) -> tuple[Change, ...]:

@@ -1,6 +1,6 @@
 import pytest
 
-from headrace.control.kubernetes.compare import differences
+from headrace.control.kubernetes.manifest_cache import differences
 
 
 def test_what_was_not_said_is_no_difference() -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.control.kubernetes.failures import (
+from headrace.control.kubernetes.api import (
     ApiUnavailableError,
     ObjectChangedError,
     ObjectFailedError,

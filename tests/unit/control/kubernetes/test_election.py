@@ -3,15 +3,15 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.control.kubernetes.lease import (
+from headrace.control.kubernetes.election import (
+    LeaseState,
     LeaseTimes,
-    Seen,
     Step,
     is_leading,
     lease_object,
     next_step,
+    observed_lease,
     released,
-    seen,
 )
 from headrace.control.kubernetes.names import Object
 from tests.unit.control.kubernetes.states import PLACE
@@ -23,8 +23,8 @@ def a_lease(holder: str, *, wall: float = 0.0) -> Object:
     return lease_object(None, place=PLACE, identity=holder, times=TIMES, wall=wall)
 
 
-def known(holder: str, *, at: float) -> Seen:
-    found = seen(a_lease(holder), None, now=at)
+def known(holder: str, *, at: float) -> LeaseState:
+    found = observed_lease(a_lease(holder), None, now=at)
     assert found is not None
     return found
 
@@ -42,15 +42,15 @@ def test_a_holder_that_says_nothing_is_followed() -> None:
 
 
 def test_a_lease_that_was_given_back_is_taken_at_once() -> None:
-    found = seen(released(known("b", at=0.0), place=PLACE), None, now=0.0)
+    found = observed_lease(released(known("b", at=0.0)), None, now=0.0)
 
     assert next_step(found, identity="a", now=0.0) is Step.TAKE
 
 
 def test_time_runs_from_the_last_change_that_was_seen_whatever_clocks_say() -> None:
     before = known("b", at=0.0)
-    same = seen(a_lease("b"), before, now=10.0)
-    renewed = seen(a_lease("b", wall=7.0), before, now=10.0)
+    same = observed_lease(a_lease("b"), before, now=10.0)
+    renewed = observed_lease(a_lease("b", wall=7.0), before, now=10.0)
 
     assert same is not None
     assert same.changed_at == 0.0
@@ -81,12 +81,12 @@ class Candidate:
     """One control plane, as the elector drives it: it may look, write late, or be cut off."""
 
     name: str
-    known: Seen | None = None
+    known: LeaseState | None = None
     renewed_at: float | None = None
     pending: tuple[Object, float, int] | None = None
 
     def look(self, lease: Object | None, version: int, now: float) -> None:
-        self.known = seen(lease, self.known, now=now)
+        self.known = observed_lease(lease, self.known, now=now)
         self.pending = None
         step = next_step(self.known, identity=self.name, now=now)
         if step is not Step.WAIT:
@@ -109,7 +109,7 @@ class Server:
             return
         self.version += 1
         self.lease = new
-        who.known = seen(new, who.known, now=sent_at)
+        who.known = observed_lease(new, who.known, now=sent_at)
         who.renewed_at = sent_at
 
 

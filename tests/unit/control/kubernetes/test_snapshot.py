@@ -8,10 +8,8 @@ from typing import Any
 import httpx2
 import pytest
 
-from headrace.control.kubernetes.api import ClusterApi
-from headrace.control.kubernetes.cluster import Cluster
-from headrace.control.kubernetes.failures import ApiUnavailableError
-from headrace.control.kubernetes.watches import Watches
+from headrace.control.kubernetes.api import ApiUnavailableError, ClusterApi
+from headrace.control.kubernetes.snapshot import ClusterSnapshot, Watches
 from headrace.testing import VirtualTimeLoop
 
 pytestmark = pytest.mark.anyio
@@ -92,7 +90,11 @@ async def test_versions_that_go_back_make_everything_be_listed_anew() -> None:
         return httpx2.Response(200, text=json.dumps(event if is_watch else EMPTY))
 
     watches = Watches(
-        api=api(answer), cluster=Cluster(), selector="a=b", on_change=lambda: None, kinds=("Pod",)
+        api=api(answer),
+        cluster=ClusterSnapshot(),
+        selector="a=b",
+        on_change=lambda: None,
+        kinds=("Pod",),
     )
     running = asyncio.ensure_future(watches.run())
     await asyncio.sleep(0.3)
@@ -113,7 +115,7 @@ async def test_all_is_listed_again_now_and_then_though_nothing_is_amiss() -> Non
         listed.append(loop.time())
         return httpx2.Response(200, text=json.dumps(EMPTY))
 
-    cluster = Cluster()
+    cluster = ClusterSnapshot()
     watches = Watches(
         api=api(answer), cluster=cluster, selector="a=b", on_change=lambda: None, kinds=("Pod",)
     )
@@ -139,7 +141,11 @@ async def test_watches_that_end_at_once_are_not_begun_in_a_circle() -> None:
         return httpx2.Response(200, text="" if is_watch else json.dumps(EMPTY))
 
     watches = Watches(
-        api=api(answer), cluster=Cluster(), selector="a=b", on_change=lambda: None, kinds=("Pod",)
+        api=api(answer),
+        cluster=ClusterSnapshot(),
+        selector="a=b",
+        on_change=lambda: None,
+        kinds=("Pod",),
     )
     running = asyncio.ensure_future(watches.run())
     await asyncio.sleep(10.0)

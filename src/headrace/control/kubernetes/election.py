@@ -1,0 +1,224 @@
+"""Leader election by a Lease, as Kubernetes' own components do it.
+
+Clocks of different machines are never compared: a holder loses its Lease when that did not change
+for as long as it lasts, by the candidate's own clock, and a leader stops well before.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Final
+
+from headrace.control.kubernetes.api import ClusterApi, LeadershipLostError, ObjectChangedError
+from headrace.control.kubernetes.names import Object, Place, control_metadata
+from headrace.core import Clock, HeadraceError
+
+_LOG: Final = logging.getLogger("headrace.control")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseTimes:
+    """Periods of a Lease, in seconds."""
+
+    duration_s: float = 15.0
+    """How long it lasts without a renewal."""
+    margin_s: float = 5.0
+    """How long before that its holder stops acting."""
+    renew_s: float = 2.0
+    """Time between renewals."""
+
+    def __post_init__(self) -> None:
+        assert self.renew_s < self.duration_s - self.margin_s, "a leader renews before it stops"
+
+    @property
+    def timeout_s(self) -> float:
+        """The limit of one read and write: a second try fits before the leader stops."""
+        return (self.duration_s - self.margin_s) / 2
+
+
+class Step(StrEnum):
+    """What a candidate does next about the Lease."""
+
+    CREATE = "create"
+    RENEW = "renew"
+    TAKE = "take"
+    """Nobody holds it, or its holder did not renew it in time."""
+    WAIT = "wait"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseState:
+    """A Lease, and when this process last saw it change (monotonic)."""
+
+    found: Object
+    changed_at: float
+
+    @property
+    def holder(self) -> str:
+        """The identity of its holder; empty for nobody."""
+        return str((self.found.get("spec") or {}).get("holderIdentity") or "")
+
+    @property
+    def duration_s(self) -> float:
+        """How long it lasts, as its holder wrote."""
+        return float((self.found.get("spec") or {}).get("leaseDurationSeconds") or 0)
+
+
+def observed_lease(
+    found: Object | None, before: LeaseState | None, *, now: float
+) -> LeaseState | None:
+    """The state after a read: a Lease that did not change keeps its time."""
+    if found is None:
+        return None
+    if before is not None and before.found.get("spec") == found.get("spec"):
+        return replace(before, found=found)
+    return LeaseState(found=found, changed_at=now)
+
+
+def next_step(lease: LeaseState | None, *, identity: str, now: float) -> Step:
+    """What `identity` does about the Lease now."""
+    if lease is None:
+        return Step.CREATE
+    if lease.holder == identity:
+        return Step.RENEW
+    if not lease.holder or now >= lease.changed_at + lease.duration_s:
+        return Step.TAKE
+    return Step.WAIT
+
+
+def is_leading(renewed_at: float | None, times: LeaseTimes, *, now: float) -> bool:
+    """Whether a leader may act.
+
+    Args:
+        renewed_at: When the last renewal that succeeded was sent; None before the first.
+    """
+    return renewed_at is not None and now < renewed_at + times.duration_s - times.margin_s
+
+
+def lease_name(place: Place) -> str:
+    """The name of the Lease."""
+    return f"{place.instance}-control"
+
+
+def lease_object(
+    lease: LeaseState | None, *, place: Place, identity: str, times: LeaseTimes, wall: float
+) -> Object:
+    """The Lease as `identity` writes it: new, renewed or taken over.
+
+    Args:
+        wall: Seconds since 1970, for people to read; no decision depends on it.
+    """
+    stamp = datetime.fromtimestamp(wall, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    spec = dict((lease.found.get("spec") or {}) if lease is not None else {})
+    if lease is None or lease.holder != identity:
+        changes = int(spec.get("leaseTransitions") or 0)
+        spec["leaseTransitions"] = changes if lease is None else changes + 1
+        spec["acquireTime"] = stamp
+    spec["holderIdentity"] = identity
+    spec["leaseDurationSeconds"] = max(round(times.duration_s), 1)
+    spec["renewTime"] = stamp
+    if lease is not None:
+        return {**lease.found, "spec": spec}
+    return {
+        "apiVersion": "coordination.k8s.io/v1",
+        "kind": "Lease",
+        "metadata": control_metadata(lease_name(place), place),
+        "spec": spec,
+    }
+
+
+def released(lease: LeaseState) -> Object:
+    """The Lease without a holder: the next leader need not wait."""
+    return {**lease.found, "spec": {**(lease.found.get("spec") or {}), "holderIdentity": ""}}
+
+
+@dataclass(slots=True, kw_only=True)
+class Elector:
+    """One candidate. `on_change` is called when it begins to lead."""
+
+    api: ClusterApi
+    place: Place
+    identity: str
+    clock: Clock
+    times: LeaseTimes = field(default_factory=LeaseTimes)
+    on_change: Callable[[], None] = lambda: None
+    elected: asyncio.Event = field(default_factory=asyncio.Event)
+    _lease: LeaseState | None = None
+    _renewed_at: float | None = None
+    _error: str = ""
+
+    @property
+    def leader(self) -> str:
+        """The identity of the leader as last read; empty for nobody."""
+        return "" if self._lease is None else self._lease.holder
+
+    def is_leading(self) -> bool:
+        """Whether this control plane may act now."""
+        return is_leading(self._renewed_at, self.times, now=self.clock.monotonic())
+
+    async def run(self) -> None:
+        """Stand for election, and lead, until cancelled.
+
+        Raises:
+            LeadershipLostError: It led, and may no more. The process has to end.
+        """
+        while True:
+            error = ""
+            try:
+                async with asyncio.timeout(self.times.timeout_s):
+                    await self._try_once()
+            except LeadershipLostError:
+                raise
+            except (HeadraceError, TimeoutError) as failure:
+                error = str(failure) or "no answer in time"
+                if error != self._error:
+                    _LOG.warning("cannot see to the lease", extra={"error": error})
+            self._error = error
+            if self._renewed_at is not None and not self.is_leading():
+                raise LeadershipLostError(
+                    f"{self.identity} leads no more: its lease could not be renewed in "
+                    f"{self.times.duration_s - self.times.margin_s:g} s"
+                )
+            await asyncio.sleep(self.times.renew_s)
+
+    async def resign(self) -> None:
+        """Give the Lease back, so that the next leader need not wait; errors are logged."""
+        lease, self._renewed_at = self._lease, None
+        if lease is None or lease.holder != self.identity:
+            return
+        try:
+            async with asyncio.timeout(self.times.timeout_s):
+                await self.api.update(released(lease))
+        except (HeadraceError, TimeoutError) as error:
+            _LOG.warning("cannot give the lease back", extra={"error": str(error)})
+
+    async def _try_once(self) -> None:
+        sent_at = self.clock.monotonic()
+        found = await self.api.get("Lease", lease_name(self.place))
+        self._lease = observed_lease(found, self._lease, now=sent_at)
+        step = next_step(self._lease, identity=self.identity, now=sent_at)
+        if self._renewed_at is not None and step is not Step.RENEW:
+            raise LeadershipLostError(f"{self.leader or 'nobody'} holds the lease now")
+        if step is Step.WAIT:
+            return
+        wanted = lease_object(
+            self._lease,
+            place=self.place,
+            identity=self.identity,
+            times=self.times,
+            wall=self.clock.now(),
+        )
+        write = self.api.create if step is Step.CREATE else self.api.update
+        try:
+            written = await write(wanted)
+        except ObjectChangedError:
+            return  # another candidate was quicker: read again
+        self._lease = observed_lease(written, self._lease, now=sent_at)
+        self._renewed_at = sent_at
+        if not self.elected.is_set():
+            _LOG.info("leading", extra={"identity": self.identity})
+            self.elected.set()
+            self.on_change()

@@ -1,0 +1,334 @@
+"""Actions on the cluster, and their execution.
+
+Our fields are taken back by force; an object that we did not make is never forced, nor deleted.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Final, assert_never
+
+from headrace.control.kubernetes.api import (
+    ApiUnavailableError,
+    ClusterApi,
+    ObjectChangedError,
+    ObjectFailedError,
+    ObjectFixedError,
+    ObjectMissingError,
+    delay_s,
+)
+from headrace.control.kubernetes.manifest_cache import differences
+from headrace.control.kubernetes.names import Object, Place
+from headrace.control.kubernetes.snapshot import ClusterSnapshot, Key, is_ours, key_of
+from headrace.control.plan import PublishRoutes
+from headrace.core import Clock, HeadraceError
+
+_LOG: Final = logging.getLogger("headrace.control")
+_CONCURRENCY: Final = 8
+_BLOCKED_S: Final = 20.0
+_MANY: Final = 5
+"""Failures in a row after which one is no accident."""
+_HANDOVER: Final = "headrace-handover"
+_REPLACEABLE: Final = frozenset(
+    {"ConfigMap", "PodDisruptionBudget", "HorizontalPodAutoscaler", "ScaledObject"}
+)
+"""Kinds whose objects may be missing for a moment: no pod ends by it, and no request is lost."""
+DELETION_COST: Final = "controller.kubernetes.io/pod-deletion-cost"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApplyObject:
+    """Apply a manifest; `is_new` if no such object is known."""
+
+    wanted: Object
+    why: str
+    is_new: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class YieldReplicas:
+    """Stop managing a Deployment's `replicas`, which stay as they are: another scales now."""
+
+    wanted: Object
+    replicas: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScaleDeployment:
+    """Set `replicas` of a Deployment, and nothing else: the rest has to wait."""
+
+    found: Object
+    replicas: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MarkPod:
+    """Set the deletion cost of a pod; 0 is that of any other."""
+
+    name: str
+    uid: str
+    cost: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeleteObject:
+    """Delete the object of this uid, and its dependents."""
+
+    found: Object
+    why: str
+
+
+Action = ApplyObject | YieldReplicas | ScaleDeployment | MarkPod | DeleteObject | PublishRoutes
+
+
+def foreign(key: Key) -> str:
+    """The message for an object of ours whose name another's object has."""
+    kind, name = key
+    return (
+        f"there is a {kind} {name} that Headrace did not make, and it is left alone: delete or "
+        "rename it, or give this installation another instance name"
+    )
+
+
+def fixed(key: Key) -> str:
+    """The message for an object of ours with a wrong field that a cluster never changes."""
+    kind, name = key
+    remedy = f"delete it (kubectl delete {kind.lower()} {name}), and it is made anew"
+    if kind == "Deployment":
+        remedy += (
+            "; with --cascade=orphan its pods go on until the new ones are ready, then delete "
+            "their ReplicaSet"
+        )
+    elif kind == "Service":
+        remedy += "; requests to this version may fail for the moment in which it is not there"
+    return f"a cluster never changes this part of a {kind}: {remedy}"
+
+
+@dataclass(slots=True, kw_only=True)
+class ActionExecutor:
+    """Carries out actions, several at once, and updates `cluster` with the results."""
+
+    api: ClusterApi
+    cluster: ClusterSnapshot
+    place: Place
+    clock: Clock
+    may_act: Callable[[], bool]
+    """Read before each request."""
+    mutated: dict[Key, frozenset[str]] = field(default_factory=dict)
+    """Fields that the cluster itself changes whenever we apply an object."""
+    failures: int = 0
+    error: str = ""
+    on_restored: Callable[[], None] = lambda: None
+    """Called when versions of objects are earlier ones than before."""
+    _blocked: dict[Key, tuple[str, float]] = field(default_factory=dict)
+    """Objects that cannot be made, why, and until when."""
+    _failing: dict[Key, tuple[int, float]] = field(default_factory=dict)
+    """Failures in a row by object, and when it is tried again."""
+    _retry_after_s: float | None = None
+
+    async def execute(self, actions: Iterable[Action]) -> float | None:
+        """Act; seconds to wait before the next try if the API server failed."""
+        self._retry_after_s = None
+        limit = asyncio.Semaphore(_CONCURRENCY)
+        if all(await asyncio.gather(*(self._contained(action, limit) for action in actions))):
+            self.failures = 0
+            self.error = ""
+            return None
+        self.failures += 1
+        return delay_s(self.failures, asked_s=self._retry_after_s)
+
+    def blocked(self) -> dict[Key, str]:
+        """Objects that cannot be made now, and why."""
+        now = self.clock.monotonic()
+        self._blocked = {key: entry for key, entry in self._blocked.items() if entry[1] > now}
+        return {key: reason for key, (reason, _) in self._blocked.items()}
+
+    def may_try(self, action: Action) -> bool:
+        """Whether it is time to try this: an object that failed has to wait."""
+        _, until = self._failing.get(_key(action), (0, 0.0))
+        return until <= self.clock.monotonic()
+
+    def due_at(self) -> float | None:
+        """When a blocked object is tried again (monotonic); None if there is none."""
+        now = self.clock.monotonic()
+        times = [until for _, until in self._blocked.values()]
+        times += [until for _, until in self._failing.values() if until > now]
+        return min(times, default=None)
+
+    async def _contained(self, action: Action, limit: asyncio.Semaphore) -> bool:
+        """Whether the API server took the action, or only its object is at fault."""
+        key = _key(action)
+        async with limit:
+            if not self.may_act():
+                return False
+            try:
+                await self._act(action)
+            except ObjectChangedError as error:
+                _LOG.info("cluster changed meanwhile", extra={"error": str(error)})
+                await self._read_again(key)
+                return False
+            except ObjectFixedError as error:
+                self._note(error)
+                await self._replace(key, error)
+                return True
+            except ObjectFailedError as error:
+                self._note(error)
+                self._postpone(key, str(error))
+                return True  # and holds up nothing else
+            except ApiUnavailableError as error:
+                self._note(error)
+                asked_s = max(self._retry_after_s or 0.0, error.retry_after_s or 0.0)
+                self._retry_after_s = asked_s or None
+                return False
+            except HeadraceError as error:
+                self._note(error)
+                self._block(key, str(error))
+            self._failing.pop(key, None)
+        return True
+
+    async def _act(self, action: Action) -> None:
+        match action:
+            case ApplyObject(wanted=wanted, why=why, is_new=is_new):
+                if not is_new or await self._is_free(key_of(wanted)):
+                    await self._apply(wanted, why)
+            case YieldReplicas(wanted=wanted, replicas=replicas):
+                await self.api.apply(_count(wanted, replicas), force=True, manager=_HANDOVER)
+                await self._apply(wanted, "another scales now")
+            case ScaleDeployment(found=found, replicas=replicas):
+                # By another manager, as an apply of ours without all the rest would take that away.
+                count = _count(found, replicas)
+                self._log("scaling", found, f"to {replicas}; its pods are replaced later")
+                await self._put(await self.api.apply(count, force=True, manager=_HANDOVER))
+            case MarkPod(name=name, uid=uid, cost=cost):
+                change = {"metadata": {"uid": uid, "annotations": {DELETION_COST: str(cost)}}}
+                try:
+                    self.cluster.put(await self.api.merge("Pod", name, change))
+                except ObjectMissingError:
+                    return  # it is gone already
+            case DeleteObject(found=found, why=why):
+                await self._delete(found, why)
+            case PublishRoutes():
+                raise AssertionError("routes are the gateway's")
+            case _:
+                assert_never(action)
+
+    async def _is_free(self, key: Key) -> bool:
+        """Whether no object has this name; a foreign one is noted."""
+        found = await self.api.get(*key)
+        if found is None:
+            return True
+        if is_ours(found, self.place):
+            self.cluster.put(found)  # the watch will tell the same soon
+        else:
+            self._block(key, foreign(key))
+        return False
+
+    async def _apply(self, wanted: Object, why: str) -> None:
+        """Apply to the very object that we know, or make one."""
+        key = key_of(wanted)
+        known = self.cluster.find(*key)
+        self._log("applying", wanted, why)
+        config = wanted
+        if known is not None:
+            # Another object of this name is a conflict, and not taken over.
+            metadata = {**wanted["metadata"], "uid": known["metadata"]["uid"]}
+            config = {**wanted, "metadata": metadata}
+        result = await self.api.apply(config, force=known is not None)
+        await self._put(result)
+        mutated = frozenset(differences(wanted, result))
+        if not mutated:
+            self.mutated.pop(key, None)
+            return
+        if self.mutated.get(key) != mutated:
+            extra = {"object": " ".join(key), "places": ", ".join(sorted(mutated))}
+            _LOG.warning("the cluster changes what we apply; that is left so", extra=extra)
+        self.mutated[key] = mutated
+
+    async def _put(self, result: Object) -> None:
+        """Take in an object as it is after our write."""
+        if self.cluster.has_newer(result):
+            # Others may have written since. If it still is an earlier version, time went back, as
+            # it does when a database is restored: all that is known may be wrong.
+            found = await self.api.get(*key_of(result))
+            if found is not None and self.cluster.has_newer(found):
+                self.on_restored()
+                return
+            result = found or result
+        self.cluster.put(result)
+
+    async def _delete(self, found: Object, why: str) -> None:
+        self._log("deleting", found, why)
+        await self.api.delete(found)
+        self.cluster.drop(found)
+
+    async def _read_again(self, key: Key) -> None:
+        """Read an object that is not as we thought."""
+        known = self.cluster.find(*key)
+        if known is None or key[0] == "Pod":
+            return  # a watch says so
+        try:
+            found = await self.api.get(*key)
+        except HeadraceError as error:
+            self._note(error)
+            return
+        if found is None or found["metadata"]["uid"] != known["metadata"]["uid"]:
+            self.cluster.drop(known)
+        else:
+            self.cluster.put(found)
+
+    async def _replace(self, key: Key, error: ObjectFixedError) -> None:
+        """Delete an object that cannot be changed, if that harms nobody; the next step makes it."""
+        known = self.cluster.find(*key)
+        if known is None or key[0] not in _REPLACEABLE or not is_ours(known, self.place):
+            self._block(key, f"{error}; {fixed(key)}")
+            return
+        try:
+            await self._delete(known, "it cannot be changed, and is made anew")
+        except HeadraceError as refused:
+            self._note(refused)
+            self._block(key, str(refused))
+
+    def _postpone(self, key: Key, error: str) -> None:
+        """Try this later, each time later; it is a problem once it is no accident any more."""
+        failures, _ = self._failing.get(key, (0, 0.0))
+        until = self.clock.monotonic() + delay_s(failures + 1)
+        self._failing[key] = failures + 1, until
+        if failures + 1 >= _MANY:
+            self._blocked[key] = error, until
+
+    def _block(self, key: Key, reason: str) -> None:
+        self._blocked[key] = (reason, self.clock.monotonic() + _BLOCKED_S)
+
+    def _note(self, error: HeadraceError) -> None:
+        if str(error) != self.error:
+            _LOG.error("cannot act on the cluster", extra={"error": str(error)})
+        self.error = str(error)
+
+    def _log(self, doing: str, found: Object, why: str) -> None:
+        extra = {"kind": found["kind"], "object": found["metadata"]["name"], "why": why}
+        _LOG.info("%s object", doing, extra=extra)
+
+
+def _key(action: Action) -> Key:
+    match action:
+        case ApplyObject(wanted=found) | YieldReplicas(wanted=found):
+            return key_of(found)
+        case ScaleDeployment(found=found) | DeleteObject(found=found):
+            return key_of(found)
+        case MarkPod(name=name):
+            return "Pod", name
+        case PublishRoutes():
+            raise AssertionError("routes are the gateway's")
+        case _:
+            assert_never(action)
+
+
+def _count(deployment: Object, replicas: int) -> Object:
+    metadata = deployment["metadata"]
+    return {
+        "apiVersion": deployment["apiVersion"],
+        "kind": deployment["kind"],
+        "metadata": {key: metadata[key] for key in ("name", "namespace", "uid") if key in metadata},
+        "spec": {"replicas": replicas},
+    }

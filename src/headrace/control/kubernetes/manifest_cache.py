@@ -1,0 +1,162 @@
+"""Manifests of a desired state, and where live objects differ from them.
+
+Only fields that a manifest sets count: servers fill in defaults, and others may add fields. Both
+are cached, as few revisions change from one event to the next; the cache changes no result.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+
+from headrace.control.desired import DesiredArm, DesiredEndpoint
+from headrace.control.kubernetes.manifests import revision_objects
+from headrace.control.kubernetes.names import APPLIED, Object, Place
+from headrace.control.kubernetes.pods import quantity
+from headrace.control.kubernetes.snapshot import Key, key_of
+from headrace.control.plan import Memo
+from headrace.core.spec_kubernetes import KubernetesSpec
+
+_ITEM_KEYS: Final[Mapping[str, tuple[tuple[str, ...], ...]]] = {
+    "containers": (("name",),),
+    "initContainers": (("name",),),
+    "volumes": (("name",),),
+    "env": (("name",),),
+    "imagePullSecrets": (("name",),),
+    "volumeMounts": (("mountPath",),),
+    "ownerReferences": (("uid",),),
+    "topologySpreadConstraints": (("topologyKey", "whenUnsatisfiable"),),
+    "ports": (("containerPort", "protocol"), ("port", "protocol")),
+}
+"""Lists that are maps, and the fields that identify an item; the first that it has count."""
+_ATOMIC: Final = frozenset({"selector", "labelSelector", "nodeSelector"})
+"""Maps that are values as a whole: a key that somebody adds makes another value of them."""
+_QUANTITIES: Final = frozenset({"requests", "limits", "averageValue"})
+
+
+def differences(wanted: object, found: object) -> list[str]:
+    """The paths at which `found` differs from `wanted`, such as `spec.replicas`."""
+    return [".".join(path) for path in _differences(wanted, found, ())]
+
+
+def _differences(wanted: object, found: object, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    name = path[-1] if path else ""
+    if isinstance(wanted, Mapping) and isinstance(found, Mapping) and name not in _ATOMIC:
+        for key, value in wanted.items():
+            if key in found:
+                yield from _differences(value, found[key], (*path, str(key)))
+            elif value not in ("", [], {}):  # servers leave out what is empty
+                yield (*path, str(key))
+    elif isinstance(wanted, list | tuple) and isinstance(found, list | tuple):
+        ours, theirs = _by_identity(name, wanted), _by_identity(name, found)
+        if name not in _ITEM_KEYS and len(ours) != len(theirs):
+            yield path
+            return
+        for identity, item in ours.items():
+            item_path = (*path, "/".join(map(str, identity)))
+            if identity in theirs:
+                yield from _differences(item, theirs[identity], item_path)
+            else:
+                yield item_path
+    elif wanted != found and not (
+        _QUANTITIES & {*path[-2:]} and quantity(wanted) == quantity(found)
+    ):
+        yield path
+
+
+def _by_identity(name: str, items: Sequence[object]) -> dict[tuple[object, ...], object]:
+    """Items by the fields that identify them, or by their position."""
+    choices = _ITEM_KEYS.get(name, ())
+    found: dict[tuple[object, ...], object] = {}
+    for position, item in enumerate(items):
+        identity: tuple[object, ...] = (position,)
+        if isinstance(item, Mapping):
+            keys = next((keys for keys in choices if keys[0] in item), ())
+            identity = tuple(item.get(key) for key in keys) or identity
+        found[identity] = item
+    return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifests:
+    """The objects of one arm, each with its digest; a Deployment's without `replicas`."""
+
+    objects: tuple[Object, ...]
+    replicas: int | None
+    """The `replicas` of its Deployment; None where another scales."""
+
+
+@dataclass(slots=True)
+class ManifestCache:
+    """Manifests by arm, and their differences from live objects; and the plan's own memo."""
+
+    memo: Memo = field(default_factory=Memo)
+    _manifests: dict[tuple[str, str], tuple[DesiredEndpoint, KubernetesSpec, Place, Manifests]] = (
+        field(default_factory=dict)
+    )
+    _compared: dict[Key, tuple[Object, Object, tuple[str, ...]]] = field(default_factory=dict)
+
+    def manifests(
+        self,
+        endpoint: DesiredEndpoint,
+        arm: DesiredArm,
+        *,
+        place: Place,
+        settings: KubernetesSpec,
+    ) -> Manifests:
+        """The manifests of `arm`; errors as `revision_objects`."""
+        cached = self._manifests.get((endpoint.name, arm.key))
+        if cached is not None and cached[0] is endpoint and cached[1:3] == (settings, place):
+            return cached[3]
+        fresh = digested(revision_objects(endpoint, arm, place=place, settings=settings))
+        if cached is not None and cached[3].objects == fresh.objects:
+            # The same objects, so that what they were compared with need not be compared again.
+            fresh = Manifests(objects=cached[3].objects, replicas=fresh.replicas)
+        self._manifests[endpoint.name, arm.key] = (endpoint, settings, place, fresh)
+        return fresh
+
+    def differences(self, wanted: Object, found: Object) -> tuple[str, ...]:
+        """As the function `differences`."""
+        key = key_of(wanted)
+        cached = self._compared.get(key)
+        if cached is not None and cached[0] is wanted and cached[1] is found:
+            return cached[2]
+        paths = tuple(differences(wanted, found))
+        self._compared[key] = (wanted, found, paths)
+        return paths
+
+    def keep_only(self, arms: set[tuple[str, str]], keys: set[Key]) -> None:
+        """Forget what is no longer desired."""
+        for arm in self._manifests.keys() - arms:
+            del self._manifests[arm]
+        for key in self._compared.keys() - keys:
+            del self._compared[key]
+
+
+def digested(objects: Iterable[Object]) -> Manifests:
+    """`objects` with their digests, and the count taken out."""
+    replicas: int | None = None
+    manifests = []
+    for item in objects:
+        manifest = item
+        if item["kind"] == "Deployment" and "replicas" in item["spec"]:
+            replicas = item["spec"]["replicas"]
+            spec = {key: value for key, value in item["spec"].items() if key != "replicas"}
+            manifest = {**item, "spec": spec}
+        text = msgspec.json.encode(manifest, order="deterministic")
+        metadata = manifest["metadata"]
+        annotations = {
+            **metadata.get("annotations", {}),
+            APPLIED: hashlib.sha256(text).hexdigest()[:16],
+        }
+        manifests.append({**manifest, "metadata": {**metadata, "annotations": annotations}})
+    return Manifests(objects=tuple(manifests), replicas=replicas)
+
+
+def with_replicas(wanted: Object, count: int | None) -> Object:
+    """A Deployment with its number of pods; None for whatever it has."""
+    if count is None:
+        return wanted
+    return {**wanted, "spec": {**wanted["spec"], "replicas": count}}

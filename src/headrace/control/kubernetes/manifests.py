@@ -1,0 +1,309 @@
+"""Objects that a cluster should hold for a desired state. Pure.
+
+Per revision: a ConfigMap with the settings of its replicas, a Deployment, a headless Service whose
+EndpointSlices name their addresses, a PodDisruptionBudget; and where another scales, an HPA or a
+ScaledObject of KEDA.
+"""
+
+import math
+from typing import Final
+
+from headrace.control.desired import (
+    DesiredArm,
+    DesiredEndpoint,
+    DesiredState,
+    pool_endpoint,
+)
+from headrace.control.kubernetes.names import (
+    FIELD_MANAGER,
+    Object,
+    Place,
+    labels_of,
+    name_of,
+    selector_of,
+)
+from headrace.control.kubernetes.pods import (
+    SETTINGS_KEY,
+    artifact_and_settings,
+    digest_of,
+    pod_template,
+    pods_of_pool,
+    pool_settings_text,
+    ports_of,
+)
+from headrace.core import FailedPreconditionError
+from headrace.core.spec_base import parsed
+from headrace.core.spec_kubernetes import Autoscaler, KubernetesSpec
+from headrace.core.spec_scale import AutoscaleSpec
+
+_LOAD_TIMEOUT_S: Final = 600
+IN_FLIGHT: Final = "headrace_requests_in_flight"
+_WAIT: Final = "headrace_queue_wait_seconds"
+_PERIOD_S: Final = 15
+
+
+def settings_in(desired: DesiredState) -> KubernetesSpec:
+    """The settings of the spec's section `kubernetes`."""
+    return parsed(KubernetesSpec, desired.spec.get("kubernetes") or {})
+
+
+def objects_of(
+    desired: DesiredState,
+    *,
+    place: Place,
+    settings: KubernetesSpec | None = None,
+) -> list[Object]:
+    """All objects of all pools and revisions of ours, in the order in which they are to be made.
+
+    A revision that a pool hosts has none of its own.
+
+    Args:
+        settings: None for what the spec of `desired` says.
+
+    Raises:
+        FailedPreconditionError: A revision cannot run on a cluster; the text says what to do.
+    """
+    if settings is None:
+        settings = settings_in(desired)
+    objects: list[Object] = []
+    for endpoint in (*map(pool_endpoint, desired.pools), *desired.endpoints):
+        for arm in endpoint.arms:
+            if arm.revision.upstream is None and not arm.revision.pool:
+                objects += revision_objects(endpoint, arm, place=place, settings=settings)
+    labels: dict[tuple[str, str], Object] = {}
+    for manifest in objects:
+        key = manifest["kind"], manifest["metadata"]["name"]
+        own = manifest["metadata"]["labels"]
+        if labels.setdefault(key, own) is not own:
+            raise FailedPreconditionError(
+                f"two revisions would both be the {key[0]} {key[1]} of manager {FIELD_MANAGER}: "
+                "rename one endpoint"
+            )
+    return objects
+
+
+def revision_objects(
+    endpoint: DesiredEndpoint, arm: DesiredArm, *, place: Place, settings: KubernetesSpec
+) -> list[Object]:
+    """The objects of one revision; errors as `objects_of`."""
+    revision = arm.revision
+    digest = ""
+    if revision.hosts is None:
+        artifact, text = artifact_and_settings(revision, place)
+        digest, pods = artifact.digest, settings.pods_of(endpoint.name)
+    else:
+        text = pool_settings_text(revision.hosts, place)
+        pods = pods_of_pool(revision.hosts, settings)
+    metadata: Object = {
+        "name": name_of(revision, instance=place.instance),
+        "namespace": place.namespace,
+        "labels": labels_of(revision, instance=place.instance),
+    }
+    if place.owner is not None:
+        metadata["ownerReferences"] = [
+            {
+                "apiVersion": place.owner.api_version,
+                "kind": place.owner.kind,
+                "name": place.owner.name,
+                "uid": place.owner.uid,
+                "controller": False,
+                "blockOwnerDeletion": False,
+            }
+        ]
+    scaler = scaler_of(endpoint, arm, metadata=metadata, settings=settings)
+    selector = selector_of(revision, instance=place.instance)
+    ports = ports_of(serves_grpc=revision.settings.grpc_port is not None)
+    count = {} if is_scaled_elsewhere(endpoint, settings) else {"replicas": arm.replicas}
+    objects: list[Object] = [
+        {"apiVersion": "v1", "kind": "ConfigMap", "data": {SETTINGS_KEY: text}},
+        {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "spec": {
+                # Headless: the gateway balances over pods itself, and only reads addresses.
+                "clusterIP": "None",
+                "selector": selector,
+                "ports": [_service_port(name, port) for name, port in ports],
+            },
+        },
+        {
+            "apiVersion": "policy/v1",
+            "kind": "PodDisruptionBudget",
+            "spec": {
+                "maxUnavailable": 1,
+                # A pod that is not ready holds up nobody who empties a node.
+                "unhealthyPodEvictionPolicy": "AlwaysAllow",
+                "selector": {"matchLabels": selector},
+            },
+        },
+        {
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "spec": {
+                **count,
+                "revisionHistoryLimit": 2,
+                "progressDeadlineSeconds": _LOAD_TIMEOUT_S,
+                "strategy": {
+                    "type": "RollingUpdate",
+                    "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1},
+                },
+                "selector": {"matchLabels": selector},
+                "template": pod_template(
+                    revision, pods, digest=digest, settings_digest=digest_of(text), place=place
+                ),
+            },
+        },
+    ]
+    objects = [{**manifest, "metadata": metadata} for manifest in objects]
+    return objects if scaler is None else [*objects, scaler]
+
+
+def _service_port(name: str, port: int) -> Object:
+    # A gateway that is no Envoy of ours takes it for HTTP/1.1 otherwise.
+    protocol = {"appProtocol": "kubernetes.io/h2c"} if name == "grpc" else {}
+    return {"name": name, "port": port, "targetPort": name, "protocol": "TCP", **protocol}
+
+
+def is_scaled_elsewhere(endpoint: DesiredEndpoint, settings: KubernetesSpec) -> bool:
+    """Whether an HPA or KEDA says how many pods there are."""
+    return endpoint.autoscale is not None and settings.autoscaler is not Autoscaler.HEADRACE
+
+
+def scaler_of(
+    endpoint: DesiredEndpoint, arm: DesiredArm, *, metadata: Object, settings: KubernetesSpec
+) -> Object | None:
+    """The HPA or the ScaledObject of one arm; None where the control plane says how many.
+
+    Args:
+        metadata: As of all objects of the arm's revision.
+
+    Raises:
+        FailedPreconditionError: The endpoint names no target.
+    """
+    scale = endpoint.autoscale
+    if scale is None or settings.autoscaler is Autoscaler.HEADRACE:
+        return None
+    if scale.target_in_flight is None:
+        raise FailedPreconditionError(
+            f"endpoint {endpoint.name}: autoscaler {settings.autoscaler} derives no target by "
+            "itself: give autoscale.target_in_flight"
+        )
+    least, most = bounds_of(scale, arm.weight)
+    if settings.autoscaler is Autoscaler.HPA:
+        of = {"apiVersion": "apps/v1", "kind": "Deployment", "name": metadata["name"]}
+        return hpa_of(metadata, scale, least, most, target=scale.target_in_flight, of=of)
+    triggers = _triggers(scale, metadata, settings.prometheus_url, target=scale.target_in_flight)
+    return _scaled_object(metadata, scale, least, most, triggers)
+
+
+def bounds_of(scale: AutoscaleSpec, weight: int) -> tuple[int, int]:
+    """Least and most pods of an arm: its part of the endpoint's, and one at least."""
+    least = max(math.ceil(scale.min_replicas * weight / 100), 1)
+    return least, max(math.ceil(scale.max_replicas * weight / 100), least)
+
+
+def hpa_of(  # all that an HPA is told
+    metadata: Object,
+    scale: AutoscaleSpec,
+    least: int,
+    most: int,
+    *,
+    target: float,
+    of: Object,
+) -> Object:
+    """The HPA of what `of` refers to, by requests in flight per pod: `target` of them."""
+    return {
+        "apiVersion": "autoscaling/v2",
+        "kind": "HorizontalPodAutoscaler",
+        "metadata": metadata,
+        "spec": {
+            "scaleTargetRef": of,
+            "minReplicas": least,
+            "maxReplicas": most,
+            "metrics": [
+                {
+                    "type": "Pods",
+                    "pods": {
+                        "metric": {"name": IN_FLIGHT},
+                        "target": {"type": "AverageValue", "averageValue": _quantity(target)},
+                    },
+                }
+            ],
+            "behavior": _behavior(scale),
+        },
+    }
+
+
+def _scaled_object(
+    metadata: Object, scale: AutoscaleSpec, least: int, most: int, triggers: list[Object]
+) -> Object:
+    return {
+        "apiVersion": "keda.sh/v1alpha1",
+        "kind": "ScaledObject",
+        "metadata": metadata,
+        "spec": {
+            "scaleTargetRef": {"name": metadata["name"]},
+            "minReplicaCount": least,
+            "maxReplicaCount": most,
+            "pollingInterval": _PERIOD_S,
+            "advanced": {"horizontalPodAutoscalerConfig": {"behavior": _behavior(scale)}},
+            "triggers": triggers,
+        },
+    }
+
+
+def _triggers(
+    scale: AutoscaleSpec, metadata: Object, prometheus_url: str, *, target: float
+) -> list[Object]:
+    """Requests in flight per pod; and how long they wait, where a target says so."""
+    pods = f'namespace="{metadata["namespace"]}",pod=~"{metadata["name"]}-.+"'
+    window = f"[{max(math.ceil(scale.stable_window_s), 2 * _PERIOD_S)}s]"
+    told = [("AverageValue", f"sum(avg_over_time({IN_FLIGHT}{{{pods}}}{window}))", target)]
+    if scale.target_queue_wait_s is not None:
+        waited, count = (
+            f"sum(rate({_WAIT}_{part}{{{pods}}}{window}))" for part in ("sum", "count")
+        )
+        query = f"{waited} / ({count} > 0) or vector(0)"
+        told.append(("Value", query, scale.target_queue_wait_s))
+    return [
+        {
+            "type": "prometheus",
+            "metricType": metric_type,
+            "metadata": {
+                "serverAddress": prometheus_url,
+                "query": query,
+                "threshold": f"{threshold:g}",
+            },
+        }
+        for metric_type, query, threshold in told
+    ]
+
+
+def _behavior(scale: AutoscaleSpec) -> Object:
+    """Our own scaler's steps, as far as an HPA can be told them."""
+    up = max(round((scale.max_scale_up_ratio - 1.0) * 100), 1)
+    down = min(max(round((1.0 - 1.0 / scale.max_scale_down_ratio) * 100), 1), 100)
+    window_s = min(math.ceil(scale.scale_down_delay_s), 3600)
+    return {
+        "scaleUp": {
+            "stabilizationWindowSeconds": 0,
+            "policies": [
+                {"type": "Percent", "value": up, "periodSeconds": _PERIOD_S},
+                {"type": "Pods", "value": 1, "periodSeconds": _PERIOD_S},
+            ],
+            "selectPolicy": "Max",
+        },
+        "scaleDown": {
+            "stabilizationWindowSeconds": window_s,
+            "policies": [
+                {"type": "Percent", "value": down, "periodSeconds": _PERIOD_S},
+                {"type": "Pods", "value": 1, "periodSeconds": _PERIOD_S},
+            ],
+            "selectPolicy": "Max",
+        },
+    }
+
+
+def _quantity(number: float) -> str:
+    """As a quantity of Kubernetes': whole, or in thousandths."""
+    return f"{number:.0f}" if number == round(number) else f"{round(number * 1000)}m"

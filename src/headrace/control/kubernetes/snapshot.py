@@ -1,0 +1,227 @@
+"""Copy of the cluster's objects, kept current by one list and one watch per kind."""
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from headrace.control.kubernetes.api import (
+    RESOURCES,
+    WATCHED,
+    ClusterApi,
+    ObjectMissingError,
+    WatchExpiredError,
+    delay_s,
+)
+from headrace.control.kubernetes.names import FIELD_MANAGER, INSTANCE, MANAGED_BY, Object, Place
+from headrace.core import HeadraceError, PermissionDeniedError
+
+_LOG: Final = logging.getLogger("headrace.control")
+_MAX_MESSAGE: Final = 500
+_WATCH_S: Final = 60
+_OPTIONAL_AGAIN_S: Final = 60.0
+"""Seconds between lists of a kind that the cluster lacks."""
+_SHORT_S: Final = 1.0
+_LIST_AGAIN_S: Final = 900.0
+"""Seconds between lists where nothing is amiss: a watch from a version that the server has yet to
+reach, as after its database was restored, goes on without a word."""
+
+Key = tuple[str, str]
+"""Kind and name."""
+
+
+def key_of(found: Object) -> Key:
+    """Kind and name of an object."""
+    return found["kind"], found["metadata"]["name"]
+
+
+@dataclass(slots=True)
+class ClusterSnapshot:
+    """Objects by kind and name, as last read."""
+
+    objects: dict[Key, Object] = field(default_factory=dict)
+
+    def find(self, kind: str, name: str) -> Object | None:
+        """The object, if it exists."""
+        return self.objects.get((kind, name))
+
+    def of_kind(self, kind: str) -> Iterator[Object]:
+        """All of a kind, in the order of their names."""
+        for key in sorted(key for key in self.objects if key[0] == kind):
+            yield self.objects[key]
+
+    def replace_all(self, kind: str, found: Iterable[Object]) -> bool:
+        """Take `found` for all objects of a kind; whether that is a change."""
+        fresh = {key_of(item): item for item in found}
+        before = {key: item for key, item in self.objects.items() if key[0] == kind}
+        if fresh == before:
+            return False
+        for key in before.keys() - fresh.keys():
+            del self.objects[key]
+        self.objects.update(fresh)
+        return True
+
+    def put(self, found: Object) -> bool:
+        """Take in an object; whether that is a change. An older version than ours is none."""
+        if self.has_newer(found):
+            return False
+        key = key_of(found)
+        before = self.objects.get(key)
+        self.objects[key] = found
+        return before != found
+
+    def has_newer(self, found: Object) -> bool:
+        """Whether our copy of this very object has a later version."""
+        ours = self.objects.get(key_of(found))
+        if ours is None or _uid(ours) != _uid(found):
+            return False
+        versions = [item["metadata"].get("resourceVersion", "") for item in (found, ours)]
+        return all(v.isdigit() for v in versions) and int(versions[0]) < int(versions[1])
+
+    def drop(self, found: Object) -> bool:
+        """Forget an object; whether we had it. Another one of its name, made since, stays."""
+        key = key_of(found)
+        ours = self.objects.get(key)
+        if ours is None or _uid(ours) != _uid(found):
+            return False
+        del self.objects[key]
+        return True
+
+
+def is_ours(found: Object, place: Place) -> bool:
+    """Whether we made `found`: by its labels, by who manages its fields, and by its owner."""
+    metadata = found["metadata"]
+    labels = metadata.get("labels") or {}
+    if labels.get(MANAGED_BY) != "headrace" or labels.get(INSTANCE) != place.instance:
+        return False
+    if not any(
+        entry.get("manager") == FIELD_MANAGER and entry.get("operation") == "Apply"
+        for entry in metadata.get("managedFields") or ()
+    ):
+        return False
+    ours = place.owner.uid if place.owner is not None else None
+    owners = metadata.get("ownerReferences") or ()
+    return not any(owner.get("controller") and owner.get("uid") != ours for owner in owners)
+
+
+def is_leaving(found: Object) -> bool:
+    """Whether it was deleted, and only waits for its dependents."""
+    return found["metadata"].get("deletionTimestamp") is not None
+
+
+def owns_replicas(found: Object) -> bool:
+    """Whether we manage `replicas` of a Deployment."""
+    return any(
+        "f:replicas" in ((entry.get("fieldsV1") or {}).get("f:spec") or {})
+        for entry in found["metadata"].get("managedFields") or ()
+        if entry.get("manager") == FIELD_MANAGER
+    )
+
+
+def condition_message(deployment: Object, type_: str, status: str) -> str:
+    """The message of a Deployment's condition if it has this status; empty if not."""
+    for condition in (deployment.get("status") or {}).get("conditions") or ():
+        if condition.get("type") == type_ and condition.get("status") == status:
+            message = condition.get("message") or condition.get("reason")
+            return str(message or "it does not say why")[:_MAX_MESSAGE]
+    return ""
+
+
+def _uid(found: Object) -> str:
+    return str(found["metadata"].get("uid", ""))
+
+
+@dataclass(slots=True, kw_only=True)
+class Watches:
+    """Keeps `cluster` current. `on_change` is called after each change of it or of `is_synced`."""
+
+    api: ClusterApi
+    cluster: ClusterSnapshot
+    selector: str
+    on_change: Callable[[], None]
+    kinds: tuple[str, ...] = WATCHED
+    error: str = ""
+    _synced: set[str] = field(default_factory=set)
+    _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    _group: asyncio.TaskGroup | None = None
+
+    @property
+    def is_synced(self) -> bool:
+        """Whether all kinds were listed, and every watch goes on from there."""
+        return self._synced >= set(self.kinds)
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            for kind in self.kinds:
+                self._tasks[kind] = group.create_task(self._follow(kind))
+
+    def restart(self) -> None:
+        """List everything again: the cluster's versions went back."""
+        assert self._group is not None, "watches run"
+        _LOG.warning("the cluster's versions went back; listing everything again")
+        for kind, task in self._tasks.items():
+            task.cancel()
+            self._lose(kind, "the cluster's versions went back")
+            self._tasks[kind] = self._group.create_task(self._follow(kind))
+
+    async def _follow(self, kind: str) -> None:
+        failures = 0
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                listed = await self.api.list(kind, self.selector)
+                self.cluster.replace_all(kind, listed.items)
+                self._synced.add(kind)
+                self.error, failures, version = "", 0, listed.version
+                self.on_change()
+                listed_at = loop.time()
+                while loop.time() < listed_at + _LIST_AGAIN_S:
+                    began = loop.time()
+                    version = await self._watch(kind, version)
+                    if loop.time() - began < _SHORT_S:
+                        await asyncio.sleep(delay_s(1))  # a proxy ends them at once
+            except WatchExpiredError:
+                # What happened since is not known: only a list tells what is gone.
+                self._lose(kind, "")
+                _LOG.info("watch expired; listing again", extra={"kind": kind})
+                await asyncio.sleep(delay_s(1))
+            except HeadraceError as error:
+                is_refused = isinstance(error, ObjectMissingError | PermissionDeniedError)
+                if is_refused and RESOURCES[kind].is_optional:
+                    # A cluster need not have it, nor let us see it: then there is none of ours.
+                    self.cluster.replace_all(kind, ())
+                    if kind not in self._synced:
+                        self._synced.add(kind)
+                        self.on_change()
+                    await asyncio.sleep(_OPTIONAL_AGAIN_S)
+                    continue
+                failures += 1
+                self._lose(kind, str(error))
+                level = logging.WARNING if failures == 1 else logging.DEBUG
+                extra = {"kind": kind, "error": str(error)}
+                _LOG.log(level, "cannot watch the cluster", extra=extra)
+                await asyncio.sleep(delay_s(failures, asked_s=error.retry_after_s))
+
+    async def _watch(self, kind: str, version: str) -> str:
+        """One watch, from `version` to its end; the version from which the next one continues."""
+        for_s = _WATCH_S + random.randrange(_WATCH_S // 4)  # noqa: S311  # spreads their ends
+        async for event in self.api.watch(kind, self.selector, version, for_s=for_s):
+            now = event.version
+            if version.isdigit() and now.isdigit() and int(now) < int(version):
+                raise WatchExpiredError(f"watch {kind}: versions went back")
+            version = now
+            if event.type == "BOOKMARK":
+                continue
+            change = self.cluster.drop if event.type == "DELETED" else self.cluster.put
+            if change(event.found):
+                self.on_change()
+        return version
+
+    def _lose(self, kind: str, error: str) -> None:
+        self._synced.discard(kind)
+        self.error = error
+        self.on_change()
