@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from headrace.control.state import home_url
-from headrace.control.state.opening import open_sql_store
-from headrace.control.state.sql_store import SqlStore
+from headrace.control.state import home_url, open_store
+from headrace.control.state.store import Store
 from tests.contract.postgres import NoPostgresError, PostgresServer, running_postgres
 
 
@@ -30,7 +29,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def store(url: str) -> Iterator[SqlStore]:
-    opened = open_sql_store(url)
+def store(url: str) -> Iterator[Store]:
+    opened = open_store(url)
     yield opened
     opened.close()

@@ -12,7 +12,7 @@ from headrace.control.desired import (
     Mirror,
     make_revision,
 )
-from headrace.control.store import Event, RolloutRecord
+from headrace.control.state.records import Event, RolloutRecord
 from headrace.core import EndpointName, ReplicaSettings
 from headrace.core.spec_rollout import AbSpec, CanarySpec, StickySpec
 from headrace.core.spec_scale import AutoscaleSpec

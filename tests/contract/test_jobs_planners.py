@@ -1,5 +1,6 @@
 """Two control planes over one database, their clocks apart, crashing: each moment runs once."""
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from headrace.control.job_plan import Attempt, after_attempt
 from headrace.control.job_planner import LEASE_S, Planner
 from headrace.control.job_records import JobRun, RunState
 from headrace.control.state import home_url, open_store
-from headrace.control.store import Store
+from headrace.control.state.store import Store
 
 pytestmark = pytest.mark.slow
 START = 1_795_759_200.0
@@ -69,29 +70,31 @@ class World:
     def step(self, plane: Plane) -> None:
         if not plane.is_up:
             return
-        step = plane.planner.step(
-            now=self.now + plane.skew_s,
-            monotonic=self.now * 1.0 + 7 * plane.life,
-            mine=frozenset(plane.runs),
+        step = asyncio.run(
+            plane.planner.step(
+                now=self.now + plane.skew_s,
+                monotonic=self.now * 1.0 + 7 * plane.life,
+                mine=frozenset(plane.runs),
+            )
         )
         for run in step.begun:
             state = run.state
             begun = msgspec.structs.replace(
                 run, state=RunState.RUNNING, tries=run.tries + (state is RunState.WAITING)
             )
-            saved = self.store.jobs.save(begun)
+            saved = self.store.jobs.save.blocking(begun)
             assert saved is not None
             plane.runs[run.id] = saved
 
     def beat(self, plane: Plane) -> None:
         """Signs of life; what belongs to another by now is ended."""
-        told = {id_: self.store.jobs.save(run) for id_, run in plane.runs.items()}
+        told = {id_: self.store.jobs.save.blocking(run) for id_, run in plane.runs.items()}
         plane.runs = {id_: run for id_, run in told.items() if run is not None}
 
     def finish(self, plane: Plane) -> None:
         for id_, run in list(plane.runs.items()):
             after = after_attempt(run, Attempt(ok=True), now=self.now + plane.skew_s)
-            if self.store.jobs.save(after) is not None:
+            if self.store.jobs.save.blocking(after) is not None:
                 self.ended.append(id_)
             del plane.runs[id_]
 
@@ -102,7 +105,7 @@ def world(skew_s: float) -> Iterator[World]:
     with TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
         store = open_store(home_url(Path(folder)))
         spec = {"version": 1, "jobs": [JOB]}
-        store.save(DesiredState(generation=1, spec=spec), at=1.0, reason="applied")
+        store.save.blocking(DesiredState(generation=1, spec=spec), at=1.0, reason="applied")
         planes = (Plane("a", store, 0.0), Plane("b", store, skew_s))
         yield World(planes=planes, store=store)
         store.close()
@@ -126,7 +129,7 @@ def test_each_moment_is_run_to_its_end_once_while_one_of_two_lives(
     with world(skew_s) as two:
         for plane in two.planes:
             two.step(plane)
-        since = two.store.jobs.look().marks["j"].since
+        since = two.store.jobs.look.blocking().marks["j"].since
         for action, which, seconds in actions:
             plane = two.planes[which]
             match action:
@@ -154,12 +157,14 @@ def test_each_moment_is_run_to_its_end_once_while_one_of_two_lives(
             two.beat(left)
             two.finish(left)
 
-        moments = [run.moment for run in two.store.jobs.runs("j", limit=1000)]
+        moments = [run.moment for run in two.store.jobs.runs.blocking("j", limit=1000)]
         due = [m for m in (START + 60 * i for i in range(-2, 60)) if since < m <= until - SKEW_S]
         assert len(moments) == len(set(moments)), "a moment has two runs"
         assert set(due) <= set(moments), "a moment was left out"
         assert len(two.ended) == len(set(two.ended)), "a run ended twice"
-        succeeded = [r.id for r in two.store.jobs.runs("j", limit=1000) if r.ended is not None]
+        succeeded = [
+            r.id for r in two.store.jobs.runs.blocking("j", limit=1000) if r.ended is not None
+        ]
         assert sorted(succeeded) == sorted(two.ended)
 
 
@@ -185,7 +190,7 @@ def test_a_run_is_taken_over_only_when_its_owner_gave_no_sign_for_a_lease() -> N
         two.now += LEASE_S
         two.step(other)
 
-        taken = two.store.jobs.run(id_)
+        taken = two.store.jobs.run.blocking(id_)
         assert taken is not None
         assert (taken.owner, taken.fence, taken.tries) == ("b/0", 2, 1)
 
@@ -213,15 +218,15 @@ def test_without_jobs_only_the_generation_is_asked_for_until_a_spec_brings_some(
         planner = Planner(store=CountingStore(store, looks), owner="a/0", home="a")  # type: ignore[arg-type]  # a store, with another `jobs`
 
         def step(at_s: float) -> int:
-            planner.step(now=START + at_s, monotonic=at_s, mine=frozenset())
+            asyncio.run(planner.step(now=START + at_s, monotonic=at_s, mine=frozenset()))
             return len(looks)
 
         assert [step(at_s) for at_s in (0.0, 1.0, 29.0)] == [1, 1, 1]
         assert step(31.0) == 2
         spec = {"version": 1, "jobs": [JOB]}
-        store.save(DesiredState(generation=1, spec=spec), at=1.0, reason="applied")
+        store.save.blocking(DesiredState(generation=1, spec=spec), at=1.0, reason="applied")
         assert step(32.0) > 2
-        assert "j" in planner.read().jobs
+        assert "j" in asyncio.run(planner.read()).jobs
         store.close()
 
 
@@ -236,9 +241,9 @@ class CountingStore:
     def jobs(self) -> "CountingStore":
         return self
 
-    def look(self) -> object:
+    async def look(self) -> object:
         self.looks.append(0.0)
-        return self.store.jobs.look()
+        return await self.store.jobs.look()
 
     def __getattr__(self, name: str) -> object:
         return getattr(self.store.jobs if hasattr(self.store.jobs, name) else self.store, name)

@@ -4,8 +4,8 @@ import msgspec
 
 from headrace.control.access.trail import Change
 from headrace.control.alert_records import AlertNotice, Silence
-from headrace.control.state.opening import open_sql_store
-from headrace.control.state.sql_store import SqlStore
+from headrace.control.state import open_store
+from headrace.control.state.store import Store
 from tests.unit.control.notify.alert_samples import FIRING, OVER, STREAM, TICKET
 
 TAKEN = AlertNotice(receiver="ops", alert=FIRING, taken_at=5.0)
@@ -15,21 +15,23 @@ SILENCE = Silence(
 )
 
 
-def test_alerts_are_replaced_and_removed_by_their_key(store: SqlStore) -> None:
-    store.alerts.save_alerts([FIRING, TICKET, STREAM], [])
-    store.alerts.save_alerts([OVER], [TICKET.key])
+def test_alerts_are_replaced_and_removed_by_their_key(store: Store) -> None:
+    store.alerts.save_alerts.blocking([FIRING, TICKET, STREAM], [])
+    store.alerts.save_alerts.blocking([OVER], [TICKET.key])
 
-    stored = store.alerts.load().alerts
+    stored = store.alerts.load.blocking().alerts
 
     assert sorted(stored, key=lambda alert: alert.name) == [OVER, STREAM]
 
 
-def test_notices_are_of_one_receiver_and_alert(store: SqlStore) -> None:
-    store.alerts.save_notices([TAKEN, MAYBE, msgspec.structs.replace(TAKEN, alert=STREAM)], [])
+def test_notices_are_of_one_receiver_and_alert(store: Store) -> None:
+    store.alerts.save_notices.blocking(
+        [TAKEN, MAYBE, msgspec.structs.replace(TAKEN, alert=STREAM)], []
+    )
     taken = msgspec.structs.replace(MAYBE, taken_at=7.0)
-    store.alerts.save_notices([taken], [("ops", FIRING.key), ("nobody", FIRING.key)])
+    store.alerts.save_notices.blocking([taken], [("ops", FIRING.key), ("nobody", FIRING.key)])
 
-    stored = {notice.key: notice for notice in store.alerts.load().notices}
+    stored = {notice.key: notice for notice in store.alerts.load.blocking().notices}
 
     assert stored == {
         ("chat", FIRING.key): taken,
@@ -37,38 +39,41 @@ def test_notices_are_of_one_receiver_and_alert(store: SqlStore) -> None:
     }
 
 
-def test_a_silence_is_stored_with_its_entry_of_the_audit_log(store: SqlStore) -> None:
+def test_a_silence_is_stored_with_its_entry_of_the_audit_log(store: Store) -> None:
     made = Change(at=1.0, actor="ann", action="silence.create", object="ab")
-    store.alerts.add_silence(SILENCE, changes=[made])
-    stored = store.alerts.load().silences
-    store.alerts.remove_silence(
+    store.alerts.add_silence.blocking(SILENCE, changes=[made])
+    stored = store.alerts.load.blocking().silences
+    store.alerts.remove_silence.blocking(
         "ab", changes=[msgspec.structs.replace(made, action="silence.remove")]
     )
 
     assert stored == (SILENCE,)
-    assert store.alerts.load().silences == ()
-    assert [entry.action for entry in store.trail()] == ["silence.create", "silence.remove"]
+    assert store.alerts.load.blocking().silences == ()
+    assert [entry.action for entry in store.trail.blocking()] == [
+        "silence.create",
+        "silence.remove",
+    ]
 
 
-def test_silences_that_ended_long_ago_are_forgotten(store: SqlStore) -> None:
+def test_silences_that_ended_long_ago_are_forgotten(store: Store) -> None:
     later = msgspec.structs.replace(SILENCE, id="cd", ends=20.0)
-    store.alerts.add_silence(SILENCE)
-    store.alerts.add_silence(later)
+    store.alerts.add_silence.blocking(SILENCE)
+    store.alerts.add_silence.blocking(later)
 
-    store.forget_before(10.0)
+    store.forget_before.blocking(10.0)
 
-    assert store.alerts.load().silences == (later,)
+    assert store.alerts.load.blocking().silences == (later,)
 
 
 def test_everything_is_there_when_the_store_is_opened_again(url: str) -> None:
-    first = open_sql_store(url)
-    first.alerts.save_alerts([FIRING], [])
-    first.alerts.save_notices([TAKEN], [])
-    first.alerts.add_silence(SILENCE)
+    first = open_store(url)
+    first.alerts.save_alerts.blocking([FIRING], [])
+    first.alerts.save_notices.blocking([TAKEN], [])
+    first.alerts.add_silence.blocking(SILENCE)
     first.close()
 
-    again = open_sql_store(url)
-    stored = again.alerts.load()
+    again = open_store(url)
+    stored = again.alerts.load.blocking()
     again.close()
 
     assert (stored.alerts, stored.notices, stored.silences) == ((FIRING,), (TAKEN,), (SILENCE,))

@@ -17,8 +17,7 @@ from sqlalchemy import inspect
 
 from headrace.control.state import home_url, open_store, references_in
 from headrace.control.state.database import Database
-from headrace.control.state.opening import open_sql_store
-from headrace.control.state.sql_store import SqlStore
+from headrace.control.state.store import Store
 from headrace.core import ConflictError, FailedPreconditionError
 from tests.contract.postgres import PASSWORD, PostgresServer
 from tests.contract.states import endpoint, event, rollout, state
@@ -39,7 +38,7 @@ def largest_file(size_bytes: int) -> Iterator[None]:
 
 def test_only_the_owner_can_read_a_file(tmp_path: Path) -> None:
     store = open_store(home_url(tmp_path))
-    store.save(state(1), at=1.0, reason="applied")
+    store.save.blocking(state(1), at=1.0, reason="applied")
 
     modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
     assert modes == dict.fromkeys(("state.db", "state.db-wal", "state.db-shm"), 0o600)
@@ -48,8 +47,8 @@ def test_only_the_owner_can_read_a_file(tmp_path: Path) -> None:
 
 
 def test_what_was_committed_is_flushed_and_readers_do_not_wait(tmp_path: Path) -> None:
-    store = open_sql_store(home_url(tmp_path))
-    with store._database.reading("look") as connection:
+    store = open_store(home_url(tmp_path))
+    with store.database.reading("look") as connection:
         settings = [
             connection.exec_driver_sql(f"PRAGMA {name}").scalar()
             for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
@@ -61,7 +60,7 @@ def test_what_was_committed_is_flushed_and_readers_do_not_wait(tmp_path: Path) -
 
 def test_a_full_disk_leaves_the_old_state(tmp_path: Path) -> None:
     store = open_store(home_url(tmp_path))
-    store.save(state(1, endpoint("a")), at=1.0, reason="applied")
+    store.save.blocking(state(1, endpoint("a")), at=1.0, reason="applied")
     log = tmp_path / "state.db-wal"
     many = state(2, *(endpoint(f"m{i}") for i in range(200)))
 
@@ -69,11 +68,11 @@ def test_a_full_disk_leaves_the_old_state(tmp_path: Path) -> None:
         largest_file(log.stat().st_size + 8192),
         pytest.raises(FailedPreconditionError, match=r"state\.db: (disk I/O error|.*is full)"),
     ):
-        store.save(many, at=2.0, reason="applied")
+        store.save.blocking(many, at=2.0, reason="applied")
 
-    assert store.load() == state(1, endpoint("a"))
-    store.save(many, at=2.0, reason="applied")
-    assert store.load() == many
+    assert store.load.blocking() == state(1, endpoint("a"))
+    store.save.blocking(many, at=2.0, reason="applied")
+    assert store.load.blocking() == many
     store.close()
 
 
@@ -93,7 +92,7 @@ def test_a_damaged_page_is_told(tmp_path: Path) -> None:
     url = home_url(tmp_path)
     store = open_store(url)
     names = [f"m{i}" for i in range(50)]
-    store.save(state(1, *(endpoint(name) for name in names)), at=1.0, reason="applied")
+    store.save.blocking(state(1, *(endpoint(name) for name in names)), at=1.0, reason="applied")
     store.close()
     path = tmp_path / "state.db"
     data = path.read_bytes()
@@ -102,7 +101,7 @@ def test_a_damaged_page_is_told(tmp_path: Path) -> None:
     damaged = open_store(url)
 
     with pytest.raises(FailedPreconditionError, match=r"malformed.*move it away"):
-        damaged.load()
+        damaged.load.blocking()
     damaged.close()
 
 
@@ -122,8 +121,8 @@ def as_nobody(script: str, *arguments: str) -> str:
     """What a script prints that begins as root, loads the package, and goes on as nobody."""
     begin = (
         "import os, sys\n"
-        "from headrace.control.state.opening import open_sql_store\n"
-        "import sqlalchemy.dialects.sqlite, alembic.command\n"
+        "from headrace.control.state import open_store\n"
+        "import headrace.control.state.store, sqlalchemy.dialects.sqlite, alembic.command\n"
         "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
     )
     command = [sys.executable, "-c", begin + script, *arguments]
@@ -138,11 +137,11 @@ def test_a_file_that_may_not_be_written_is_told() -> None:
         directory = Path(name)
         directory.chmod(0o755)
         store = open_store(home_url(directory))
-        store.save(state(1), at=1.0, reason="applied")
+        store.save.blocking(state(1), at=1.0, reason="applied")
         store.close()
         (directory / "state.db").chmod(0o644)
 
-        told = as_nobody("open_sql_store(sys.argv[1])", home_url(directory))
+        told = as_nobody("open_store(sys.argv[1])", home_url(directory))
 
     assert "FailedPreconditionError: cannot open the state in" in told
     assert "Permission denied" in told
@@ -150,32 +149,32 @@ def test_a_file_that_may_not_be_written_is_told() -> None:
 
 
 def test_a_database_that_somebody_holds_is_told_after_a_bounded_wait(
-    url: str, store: SqlStore
+    url: str, store: Store
 ) -> None:
-    store.save(state(1), at=1.0, reason="applied")
-    impatient = open_sql_store(url, lock_timeout_s=0.05)
-    with store._database.writing("hold it") as connection:
+    store.save.blocking(state(1), at=1.0, reason="applied")
+    impatient = open_store(url, lock_timeout_s=0.05)
+    with store.database.writing("hold it") as connection:
         connection.exec_driver_sql("UPDATE state SET at = at")
         connection.exec_driver_sql("UPDATE counters SET value = value")
         with pytest.raises(FailedPreconditionError, match=r"another process has held it for 0\.05"):
-            impatient.save(state(2), at=2.0, reason="applied")
+            impatient.save.blocking(state(2), at=2.0, reason="applied")
         with pytest.raises(FailedPreconditionError, match=r"store events in .*try again"):
-            impatient.add_events([event()])
-        assert impatient.load() == state(1)  # readers do not wait
+            impatient.add_events.blocking([event()])
+        assert impatient.load.blocking() == state(1)  # readers do not wait
 
-    impatient.save(state(2), at=2.0, reason="applied")
-    assert impatient.load() == state(2)
+    impatient.save.blocking(state(2), at=2.0, reason="applied")
+    assert impatient.load.blocking() == state(2)
     impatient.close()
 
 
-def test_an_error_in_the_middle_leaves_nothing(url: str, store: SqlStore) -> None:
-    store.save(state(1, endpoint("a")), at=1.0, reason="applied")
-    with store._database.writing("break the history") as connection:
+def test_an_error_in_the_middle_leaves_nothing(url: str, store: Store) -> None:
+    store.save.blocking(state(1, endpoint("a")), at=1.0, reason="applied")
+    with store.database.writing("break the history") as connection:
         connection.exec_driver_sql("DROP TABLE events")
 
     with pytest.raises(FailedPreconditionError, match=r"store a rollout in .*events"):
-        store.save_rollout(rollout(), events=[event()])
-    assert store.rollouts() == []
+        store.save_rollout.blocking(rollout(), events=[event()])
+    assert store.rollouts.blocking() == []
     assert url
 
 
@@ -204,10 +203,10 @@ def test_two_schemas_of_one_database_are_two_stores(postgres: PostgresServer) ->
     with database.writing("make schemas") as connection:
         connection.exec_driver_sql("CREATE SCHEMA one; CREATE SCHEMA two")
     one, two = (open_store(f"{url}&options=-csearch_path%3D{name}") for name in ("one", "two"))
-    one.save(state(1, endpoint("a")), at=1.0, reason="applied")
+    one.save.blocking(state(1, endpoint("a")), at=1.0, reason="applied")
 
-    assert two.load().generation == 0
-    assert one.load() == state(1, endpoint("a"))
+    assert two.load.blocking().generation == 0
+    assert one.load.blocking() == state(1, endpoint("a"))
     with database.reading("look") as connection:
         assert not inspect(connection).get_table_names()
     one.close()
@@ -218,14 +217,14 @@ def test_two_schemas_of_one_database_are_two_stores(postgres: PostgresServer) ->
 @pytest.mark.e2e
 def test_a_server_that_was_restarted_is_found_again(postgres: PostgresServer) -> None:
     store = open_store(postgres.new_database())
-    store.save(state(1, endpoint("a")), at=1.0, reason="applied")
+    store.save.blocking(state(1, endpoint("a")), at=1.0, reason="applied")
     postgres.stop()
     with pytest.raises(FailedPreconditionError, match="cannot read the desired state"):
-        store.load()
+        store.load.blocking()
     postgres.start()
 
-    assert store.load() == state(1, endpoint("a"))
-    store.save(state(2), at=2.0, reason="applied")
+    assert store.load.blocking() == state(1, endpoint("a"))
+    store.save.blocking(state(2), at=2.0, reason="applied")
     store.close()
 
 
@@ -282,7 +281,7 @@ def test_sqlite_is_told_when_the_driver_fails_before_any_statement(tmp_path: Pat
         other.execute("PRAGMA journal_mode = DELETE")
         other.execute("BEGIN EXCLUSIVE")
         with pytest.raises(FailedPreconditionError, match=r"held it for 0\.02 s"):
-            open_sql_store(home_url(tmp_path), lock_timeout_s=0.02)
+            open_store(home_url(tmp_path), lock_timeout_s=0.02)
         other.rollback()
     other.close()
     open_store(home_url(tmp_path)).close()

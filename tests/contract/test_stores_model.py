@@ -18,11 +18,9 @@ from hypothesis.stateful import (
 from sqlalchemy import delete, update
 
 from headrace.control.desired import DesiredEndpoint, DesiredState
+from headrace.control.state import open_store
 from headrace.control.state.database import Database
-from headrace.control.state.opening import open_sql_store
-from headrace.control.state.retention import Bounds
-from headrace.control.state.tables import COUNTERS, METADATA, STATE
-from headrace.control.store import (
+from headrace.control.state.records import (
     Assignment,
     EndpointGeneration,
     Event,
@@ -30,6 +28,8 @@ from headrace.control.store import (
     RolloutRecord,
     UnitReward,
 )
+from headrace.control.state.store import Bounds
+from headrace.control.state.tables import COUNTERS, METADATA, STATE
 from headrace.core import ConflictError
 from headrace.rollout.state import Phase
 from tests.contract.states import POOL, endpoint, event, rollout, state
@@ -108,7 +108,7 @@ class StoreMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         empty(self.url)
-        self.store = open_sql_store(self.url, bounds=BOUNDS)
+        self.store = open_store(self.url)
         self.model = Model()
         self.last: dict[str, int] = {}
         self.begun = 0
@@ -120,7 +120,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule()
     def start_again(self) -> None:
         self.store.close()
-        self.store = open_sql_store(self.url, bounds=BOUNDS)
+        self.store = open_store(self.url)
 
     @rule(
         order=st.lists(names, unique=True),
@@ -134,7 +134,7 @@ class StoreMachine(RuleBasedStateMachine):
         after = msgspec.structs.replace(
             state(before.generation + 1, *wanted), pools=(POOL,) if with_pool else ()
         )
-        self.store.save(after, at=at, reason="applied", actor="ann")
+        self.store.save.blocking(after, at=at, reason="applied", actor="ann")
 
         for one in wanted:
             if one != before.endpoint(one.name):
@@ -174,7 +174,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(away=st.sampled_from([-2, -1, 0, 2]))
     def save_what_does_not_follow(self, away: int) -> None:
         wrong = state(self.model.state.generation + away, endpoint("a", 99))
-        must_conflict(lambda: self.store.save(wrong, at=0.0, reason="late"))
+        must_conflict(lambda: self.store.save.blocking(wrong, at=0.0, reason="late"))
 
     @precondition(lambda self: self.last)
     @rule()
@@ -182,13 +182,13 @@ class StoreMachine(RuleBasedStateMachine):
         name, last = max(self.last.items())
         old = endpoint(name, max(last - 1, 0), version="old")
         wrong = state(self.model.state.generation + 1, old)
-        must_conflict(lambda: self.store.save(wrong, at=0.0, reason="late"))
+        must_conflict(lambda: self.store.save.blocking(wrong, at=0.0, reason="late"))
 
     @rule(of=names, phase=st.sampled_from([Phase.PROGRESSING, Phase.PROMOTED]))
     def begin_rollout(self, of: str, phase: Phase) -> None:
         self.begun += 1
         record = rollout(f"r{self.begun}", of, phase=phase)
-        self.model.rollouts.append(self.store.save_rollout(record))
+        self.model.rollouts.append(self.store.save_rollout.blocking(record))
 
         assert self.model.rollouts[-1] == msgspec.structs.replace(record, revision=1)
 
@@ -200,15 +200,15 @@ class StoreMachine(RuleBasedStateMachine):
         moved = msgspec.structs.replace(old.state, phase=phase)
         record = msgspec.structs.replace(old, evidence=evidence, state=moved)
         happened = event(old.endpoint, phase)
-        self.model.rollouts[number] = self.store.save_rollout(record, events=[happened])
+        self.model.rollouts[number] = self.store.save_rollout.blocking(record, events=[happened])
         self._note([happened])
 
-        must_conflict(lambda: self.store.save_rollout(old, events=[happened]))
+        must_conflict(lambda: self.store.save_rollout.blocking(old, events=[happened]))
 
     @rule(of=st.lists(names, max_size=4))
     def add_events(self, of: list[str]) -> None:
         added = [event(name, str(i), at=float(i)) for i, name in enumerate(of)]
-        told = self.store.add_events(added)
+        told = self.store.add_events.blocking(added)
         self._note(added)
 
         assert told == (self.model.events[-len(added) :] if added else [])
@@ -226,7 +226,7 @@ class StoreMachine(RuleBasedStateMachine):
             Assignment(request_id=q, rollout=of, arm=arm, unit=unit, at=at)
             for q, arm in zip(requests, "1212", strict=False)
         ]
-        self.store.add_assignments(batch)
+        self.store.add_assignments.blocking(batch)
 
         for one in batch:
             answer = self.model.answers.setdefault(one.request_id, Answer(at))
@@ -237,7 +237,9 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(request=ids, reward=st.integers(-4, 4).map(lambda n: n / 4), at=times)
     def reward(self, request: str, reward: float, at: float) -> None:
-        (told,) = self.store.add_feedback(Feedback(request_id=request, reward=reward, at=at))
+        (told,) = self.store.add_feedback.blocking(
+            Feedback(request_id=request, reward=reward, at=at)
+        )
 
         answer = self.model.answers.setdefault(request, Answer(at))
         if answer.reward is not None:
@@ -250,21 +252,21 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(at=times)
     def forget(self, at: float) -> None:
-        self.store.forget_before(at)
+        self.store.forget_before.blocking(at, bounds=BOUNDS)
         self.model.forget(at)
 
     @invariant()
     def answers_the_same(self) -> None:
         store, model = self.store, self.model
-        assert store.load() == model.state
-        assert store.last_generations() == self.last
-        assert store.rollouts() == model.rollouts[::-1]
-        assert store.newest_rollouts() == model.newest()
-        assert store.events() == model.events
+        assert store.load.blocking() == model.state
+        assert store.last_generations.blocking() == self.last
+        assert store.rollouts.blocking() == model.rollouts[::-1]
+        assert store.newest_rollouts.blocking() == model.newest()
+        assert store.events.blocking() == model.events
         for name in NAMES:
-            assert store.history(name) == model.history.get(name, [])
+            assert store.history.blocking(name) == model.history.get(name, [])
             mine = [e for e in model.events if e.endpoint == name]
-            assert store.events(endpoint=name, limit=2, newest=True) == mine[-2:]
+            assert store.events.blocking(endpoint=name, limit=2, newest=True) == mine[-2:]
 
     @invariant()
     def counts_the_same(self) -> None:
@@ -274,7 +276,7 @@ class StoreMachine(RuleBasedStateMachine):
                 UnitReward(unit=unit, arm=arm, count=count, total=total)
                 for (unit, arm), (count, total) in sorted(units.items())
             ]
-            assert self.store.rewards(f"r{number}") == expected
+            assert self.store.rewards.blocking(f"r{number}") == expected
 
 
 def must_conflict(act: Callable[[], object]) -> None:
@@ -287,7 +289,7 @@ def must_conflict(act: Callable[[], object]) -> None:
 
 def empty(url: str) -> None:
     """Leave the database as a first start makes it."""
-    open_sql_store(url).close()
+    open_store(url).close()
     database = Database(url)
     with database.writing("begin anew") as connection:
         for table in reversed(METADATA.sorted_tables):

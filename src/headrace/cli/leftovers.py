@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Final
 
 from headrace.control.gateway_record import read_gateway_record
-from headrace.control.home import Home
+from headrace.control.home import Home, HomeLock
 from headrace.control.local import LocalDriver
 from headrace.control.ownership import ProcessOwner
 from headrace.control.shutdown import stop_replicas
-from headrace.control.store import HomeLock
 from headrace.control.streams.driver import make_stream_driver
 from headrace.control.streams.supervisor import StreamSupervisor
 from headrace.core import FailedPreconditionError, HeadraceError, SystemClock

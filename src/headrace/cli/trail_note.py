@@ -36,6 +36,6 @@ def note_here(
     )
     store = open_store(home_url(home))
     try:
-        store.add_changes([change])
+        store.add_changes.blocking([change])
     finally:
         store.close()

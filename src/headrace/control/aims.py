@@ -9,7 +9,7 @@ import msgspec
 from headrace.control.desired import DesiredEndpoint, DesiredState
 from headrace.control.effective import Scale, effective, in_force, is_current
 from headrace.control.reconciling import Reconciling
-from headrace.control.store import RolloutRecord
+from headrace.control.state.records import RolloutRecord
 from headrace.rollout.state import Phase
 
 

@@ -1,11 +1,7 @@
 """Stored records of alerts: their states, what each receiver was told, and silences."""
 
-from collections.abc import Sequence
-from typing import Protocol
-
 import msgspec
 
-from headrace.control.access.trail import Change
 from headrace.monitor.alert_state import Alert, Key
 
 NoticeKey = tuple[str, Key]
@@ -63,22 +59,3 @@ class StoredAlerts(msgspec.Struct, frozen=True, kw_only=True):
     alerts: tuple[Alert, ...] = ()
     notices: tuple[AlertNotice, ...] = ()
     silences: tuple[Silence, ...] = ()
-
-
-class AlertStore(Protocol):
-    """Keeps the records of alerts. Every method is blocking and atomic."""
-
-    def load(self) -> StoredAlerts:
-        """All records, in no order."""
-
-    def save_alerts(self, alerts: Sequence[Alert], gone: Sequence[Key]) -> None:
-        """Add or replace alerts, and remove those of the keys `gone`."""
-
-    def save_notices(self, notices: Sequence[AlertNotice], gone: Sequence[NoticeKey]) -> None:
-        """Add or replace notices, and remove those of the keys `gone`."""
-
-    def add_silence(self, silence: Silence, *, changes: Sequence[Change] = ()) -> None:
-        """Add a silence, and its entry of the audit log in the same transaction."""
-
-    def remove_silence(self, id_: str, *, changes: Sequence[Change] = ()) -> None:
-        """Remove a silence, and enter that in the audit log in the same transaction."""

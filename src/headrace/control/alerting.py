@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from headrace.control.faults import LOOP, Faults
-from headrace.control.store import Event
+from headrace.control.state.records import Event
 from headrace.core import Clock, HeadraceError
 from headrace.monitor.alert_kinds import LOCAL
 from headrace.monitor.alert_state import Alert, AlertState, Finding, Key, advance, changed

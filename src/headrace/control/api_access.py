@@ -325,7 +325,7 @@ def _add_trail(api: FastAPI, plane: ControlPlane) -> None:
         ] = False,
     ) -> Response:
         store = plane.store
-        found = await store.run(store.store.trail, after=after, limit=limit, newest=newest)
+        found = await store.trail(after=after, limit=limit, newest=newest)
         return answer(Trail(entries=[_entry(entry) for entry in found]))
 
     @api.get(
@@ -337,7 +337,7 @@ def _add_trail(api: FastAPI, plane: ControlPlane) -> None:
         ),
     )
     async def head() -> Response:
-        found = await plane.store.run(plane.store.store.trail_head)
+        found = await plane.store.trail_head()
         noted = read_checkpoint(plane.home.checkpoint_file)
         return answer(
             TrailHead(

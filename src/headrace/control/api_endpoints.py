@@ -25,8 +25,8 @@ from headrace.control.endpoint_status import Condition, ConditionLog, conditions
 from headrace.control.plane import ControlPlane
 from headrace.control.rollout_events import RolloutEnd, ends_of
 from headrace.control.rollout_status import RolloutStatus
+from headrace.control.state.records import EndpointGeneration
 from headrace.control.status import EndpointStatus
-from headrace.control.store import EndpointGeneration
 from headrace.core import ModelNotFoundError, NotFoundError
 from headrace.core.redact import redact
 
@@ -189,9 +189,7 @@ def _add_history(api: FastAPI, plane: ControlPlane) -> None:
         if not found:
             raise ModelNotFoundError(name)
         current = plane.endpoint_generation(name)
-        events = await plane.store.run(
-            plane.store.store.events, endpoint=name, kind="rollout", limit=_EVENTS, newest=True
-        )
+        events = await plane.store.events(endpoint=name, kind="rollout", limit=_EVENTS, newest=True)
         ends = ends_of(events)[::-1][:limit]
         generations = [_entry(e, current) for e in found]
         return answer(History(endpoint=name, generations=generations, rollouts=ends))
@@ -205,7 +203,7 @@ def _add_history(api: FastAPI, plane: ControlPlane) -> None:
     async def generation(
         name: Name, generation: Annotated[int, Path(ge=1, le=_MAX_GENERATION)]
     ) -> Response:
-        found = await plane.store.run(plane.store.store.generation, name, generation)
+        found = await plane.store.generation(name, generation)
         if found is None:
             raise NotFoundError(f"endpoint '{name}' has no generation {generation}")
         return answer(_entry(found, plane.endpoint_generation(name)))

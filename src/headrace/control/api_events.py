@@ -19,7 +19,7 @@ from headrace.control import api_examples as examples
 from headrace.control.access.roles import Caller, Role
 from headrace.control.api_answers import WhoAsks, answer, shown
 from headrace.control.plane import ControlPlane
-from headrace.control.store import Event, Feedback
+from headrace.control.state.records import Event, Feedback
 from headrace.core import OverloadedError, PermissionDeniedError
 from headrace.core.names import NAME_PATTERN
 from headrace.rollout.readings import REWARD_LIMIT
@@ -207,8 +207,7 @@ def add_events(api: FastAPI, plane: ControlPlane) -> None:
             for item in items
             if isinstance(item, Reward)
         ]
-        add_feedback = plane.store.store.add_feedback
-        taken = iter(await plane.store.run(add_feedback, *rewards, endpoints=endpoints))
+        taken = iter(await plane.store.add_feedback(*rewards, endpoints=endpoints))
         add_label = partial(plane.drift.labels.add_label, now=now, endpoints=endpoints)
         results = [
             RewardResult(

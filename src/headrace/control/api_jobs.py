@@ -104,7 +104,7 @@ def add_jobs(api: FastAPI, plane: ControlPlane) -> None:
     async def list_runs(
         name: JobName, limit: Annotated[int, Query(ge=1, le=_MAX_LISTED)] = 100
     ) -> Response:
-        runs = await plane.store.run(plane.store.store.jobs.runs, name, limit=limit)
+        runs = await plane.store.jobs.runs(name, limit=limit)
         if not runs:
             await plane.jobs.known(name)
         return answer(RunList(runs=[run_view(run, plane.jobs.isolation_of) for run in runs]))
@@ -116,7 +116,7 @@ def add_jobs(api: FastAPI, plane: ControlPlane) -> None:
         responses=shown(_RUN),
     )
     async def get_run(name: JobName, run_id: Annotated[str, Path(max_length=200)]) -> Response:
-        run = await plane.store.run(plane.store.store.jobs.run, run_id)
+        run = await plane.store.jobs.run(run_id)
         if run is None or run.job != name:
             raise NotFoundError(f"job '{name}' has no run '{run_id}'")
         return answer(run_view(run, plane.jobs.isolation_of))

@@ -14,7 +14,7 @@ from headrace.control.overview import counted_until
 from headrace.control.plane import ControlPlane
 from headrace.control.rollout_evidence import RolloutEvidence, rollout_evidence
 from headrace.control.rollout_status import RolloutStatus, rollout_status
-from headrace.control.store import RolloutRecord
+from headrace.control.state.records import RolloutRecord
 from headrace.core import ModelNotFoundError, NotFoundError
 from headrace.core.names import NAME_PATTERN, VERSION_PATTERN
 from headrace.rollout.outlook import USUAL_MEDIAN_S, EndpointLoad, Outlook, observed_load, outlook
@@ -249,4 +249,4 @@ async def _find(plane: ControlPlane, rollout_id: str) -> RolloutRecord | None:
     known = next((record for record in newest if record.id == rollout_id), None)
     if known is not None:
         return known
-    return await plane.store.run(plane.store.store.rollout, rollout_id)
+    return await plane.store.rollout(rollout_id)

@@ -56,7 +56,6 @@ from headrace.control.settings import (
     with_last_addresses,
 )
 from headrace.control.state import home_url, open_store, sqlite_path
-from headrace.control.store_thread import StoreThread
 from headrace.core import Clock, FailedPreconditionError, SystemClock
 from headrace.core.spec import GatewaySpec, SystemSpec, parse_spec
 from headrace.gateway import GatewaySettings, make_private
@@ -110,13 +109,13 @@ def assemble(settings: ControlSettings, home: Home, membership: Membership | Non
     probe = Probe()
     prometheus_url = resolve_url(settings.prometheus_url)
     shared = open_shared(settings.artifacts, clock=clock) if settings.artifacts else None
-    store = StoreThread(
-        open_store(resolve_url(settings.state_url) or home_url(home.root), legacy=home.state_file)
+    store = open_store(
+        resolve_url(settings.state_url) or home_url(home.root), legacy=home.state_file
     )
     token_file = ensure_home_token(
-        store.store, home.root, now=clock.now(), installation=_installation(settings)
+        store, home.root, now=clock.now(), installation=_installation(settings)
     )
-    desired = store.store.load()
+    desired = store.load.blocking()
     settings = with_last_addresses(settings, read_last_control_file(home.root), desired.spec)
     access = make_access(store, clock, settings.oidc, is_encrypted=settings.admin_tls is not None)
     document = settings.spec if settings.spec is not None else (desired.spec or None)

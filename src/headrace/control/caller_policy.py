@@ -2,18 +2,17 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from headrace.control.access.credentials import CredentialKind
+from headrace.control.access.credentials import Credential, CredentialKind
 from headrace.control.agents.errors import log_level_of
 from headrace.control.faults import LOOP, Faults
 from headrace.control.keys import known_keys
-from headrace.control.store import Store
-from headrace.control.store_thread import StoreThread
+from headrace.control.state.store import Store
 from headrace.core import Clock, HeadraceError
 from headrace.core.spec import SpecMistake
 from headrace.core.spec_access import AccessSettings, AuthSpec, TierSpec
@@ -46,10 +45,11 @@ def access_of(spec: Mapping[str, Any]) -> AccessSettings:
     )
 
 
-def read_policy(store: Store, spec: Mapping[str, Any], *, now: float) -> GatewayPolicy:
-    """What the gateway has to know now. Blocking: reads the keys, and key sets from files."""
+def read_policy(
+    keys: Sequence[Credential], spec: Mapping[str, Any], *, now: float
+) -> GatewayPolicy:
+    """What the gateway has to know now of stored `keys` and `spec`. Blocking: reads key sets."""
     access = access_of(spec)
-    keys = known_keys(store.credentials(CredentialKind.KEY), now)
     key_sets: dict[str, str] = {}
     for jwt in access.jwt:
         text, problem = _key_set(Path(jwt.jwks_file)) if jwt.jwks_file else ("", "")
@@ -57,7 +57,7 @@ def read_policy(store: Store, spec: Mapping[str, Any], *, now: float) -> Gateway
             _warn(jwt.jwks_file, problem)
         elif text:
             key_sets[jwt.name] = text
-    return GatewayPolicy(access=access, keys=keys, key_sets=key_sets)
+    return GatewayPolicy(access=access, keys=known_keys(keys, now), key_sets=key_sets)
 
 
 def key_set_mistakes(auth: AuthSpec) -> list[SpecMistake]:
@@ -107,7 +107,7 @@ class CallerPolicy:
     second.
     """
 
-    store: StoreThread
+    store: Store
     clock: Clock
     gateway: PolicyTaker
     spec: Callable[[], Mapping[str, Any]]
@@ -119,7 +119,8 @@ class CallerPolicy:
 
     def prepare(self) -> None:
         """Have the gateway start with what is stored. Blocking."""
-        self.gateway.policy = read_policy(self.store.store, self.spec(), now=self.clock.now())
+        keys = self.store.credentials.blocking(CredentialKind.KEY)
+        self.gateway.policy = read_policy(keys, self.spec(), now=self.clock.now())
 
     async def run(self) -> None:
         """Follow spec, keys and files until cancelled; after the gateway was opened."""
@@ -148,9 +149,8 @@ class CallerPolicy:
             HeadraceError: It does not run, or refused.
         """
         async with self._lock:
-            wanted = await self.store.run(
-                read_policy, self.store.store, self.spec(), now=self.clock.now()
-            )
+            keys = await self.store.credentials(CredentialKind.KEY)
+            wanted = await asyncio.to_thread(read_policy, keys, self.spec(), now=self.clock.now())
             # One that was adopted may know what an earlier control plane told it.
             if wanted != self.gateway.policy or not self._is_told:
                 await self.gateway.set_policy(wanted)

@@ -8,7 +8,7 @@ from typing import Final
 
 from headrace.control.faults import LOOP, Faults
 from headrace.control.pem_files import Pem, PemFiles, PemWatch
-from headrace.control.store import Event
+from headrace.control.state.records import Event
 from headrace.core import Clock, HeadraceError
 from headrace.observe.metrics import Family, gauge
 

@@ -18,7 +18,7 @@ from headrace.control.faults import LOOP, Faults
 from headrace.control.labels import LabelStore
 from headrace.control.observed import Phase, Replica
 from headrace.control.pools import hosted_replicas
-from headrace.control.store import Event
+from headrace.control.state.records import Event
 from headrace.core import (
     Clock,
     FailedPreconditionError,

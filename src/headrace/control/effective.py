@@ -19,7 +19,7 @@ from headrace.control.desired import (
     make_revision,
 )
 from headrace.control.routes import scaled
-from headrace.control.store import RolloutRecord
+from headrace.control.state.records import RolloutRecord
 from headrace.core.spec_rollout import StickySpec
 from headrace.rollout.state import Phase, Traffic
 

@@ -10,7 +10,7 @@ from typing import Final
 from headrace.control.desired import DesiredState
 from headrace.control.observed import Phase, Replica
 from headrace.control.process import cpu_s, rss_bytes
-from headrace.control.store import RolloutRecord
+from headrace.control.state.records import RolloutRecord
 from headrace.gateway import ArmStatistics
 from headrace.observe import BRIEF_TWO_DIGITS_S
 from headrace.observe.metrics import (

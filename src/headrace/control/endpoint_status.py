@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
+from headrace.control.state.records import RolloutRecord
 from headrace.control.status import EndpointStatus
-from headrace.control.store import RolloutRecord
 from headrace.observe.row_checks import BatchingReport
 from headrace.rollout.state import Phase
 

@@ -5,15 +5,15 @@ from typing import Final
 
 from headrace.control.aims import same_endpoint
 from headrace.control.desired import DesiredEndpoint
-from headrace.control.store import EndpointGeneration
-from headrace.control.store_thread import StoreThread
+from headrace.control.state.records import EndpointGeneration
+from headrace.control.state.store import Store
 from headrace.core import FailedPreconditionError, ModelNotFoundError, NotFoundError
 from headrace.rollout.state import Phase
 
 _MOST_SEARCHED: Final = 1000
 
 
-async def former(store: StoreThread, name: str, generation: int | None) -> EndpointGeneration:
+async def former(store: Store, name: str, generation: int | None) -> EndpointGeneration:
     """What `name` was in `generation`; None for the newest that served something else than now.
 
     Raises:
@@ -22,23 +22,23 @@ async def former(store: StoreThread, name: str, generation: int | None) -> Endpo
     """
     if generation is None:
         return await _served_before(store, name)
-    found = await store.run(store.store.generation, name, generation)
+    found = await store.generation(name, generation)
     if found is None:
-        known = await store.run(store.store.history, name, limit=1)
+        known = await store.history(name, limit=1)
         there = f"the newest is {known[0].generation}" if known else "there is no such endpoint"
         raise NotFoundError(f"endpoint '{name}' has no generation {generation}; {there}")
     return found
 
 
-async def _served_before(store: StoreThread, name: str) -> EndpointGeneration:
+async def _served_before(store: Store, name: str) -> EndpointGeneration:
     """The newest generation that served something else than what is asked for now.
 
     One that a rollout held back never served, so it is none to go back to.
     """
-    history = await store.run(store.store.history, name, limit=_MOST_SEARCHED)
+    history = await store.history(name, limit=_MOST_SEARCHED)
     if not history:
         raise ModelNotFoundError(name)
-    rollouts = await store.run(store.store.rollouts, name, limit=_MOST_SEARCHED)
+    rollouts = await store.rollouts(name, limit=_MOST_SEARCHED)
     held_back = {
         record.target.generation for record in rollouts if record.state.phase is not Phase.PROMOTED
     }

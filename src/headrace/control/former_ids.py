@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from headrace.control.desired import DesiredArm, DesiredEndpoint, DesiredState, Revision, remake
-from headrace.control.store import RolloutRecord
+from headrace.control.state.records import RolloutRecord
 
 
 def with_known_ids(

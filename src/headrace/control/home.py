@@ -1,5 +1,6 @@
 """Paths of one installation under HEADRACE_HOME, which only its user can enter."""
 
+import fcntl
 import logging
 import os
 import stat
@@ -183,3 +184,38 @@ class Home:
         from headrace.gateway import runtime_dir  # noqa: PLC0415  # few who have a home need it
 
         return runtime_dir(self.root)
+
+
+class HomeLock:
+    """Makes sure that one home has one control plane; held until `release` or the process ends."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor: int | None = None
+
+    def acquire(self) -> None:
+        """Take the lock.
+
+        Raises:
+            FailedPreconditionError: Another control plane has it; the message names its pid.
+        """
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
+            os.close(descriptor)
+            message = (
+                f"a control plane already runs on {self._path.parent.parent} (pid {holder}); "
+                "stop it with `headrace down`, or choose another --home"
+            )
+            raise FailedPreconditionError(message) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        """Give the lock back."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None

@@ -5,7 +5,7 @@ from typing import Any
 
 from headrace.control.job_plan import Planned, lateness_s
 from headrace.control.job_records import JobRun, JobsLook, RunState
-from headrace.control.store import Event
+from headrace.control.state.records import Event
 from headrace.core import span
 from headrace.core.spec_jobs import JobSpec
 

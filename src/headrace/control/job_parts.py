@@ -11,15 +11,15 @@ from headrace.control.job_process import JobStarter
 from headrace.control.job_scheduler import JobScheduler
 from headrace.control.ownership import claim
 from headrace.control.sandbox import Sandbox
-from headrace.control.store import Event
-from headrace.control.store_thread import StoreThread
+from headrace.control.state.records import Event
+from headrace.control.state.store import Store
 from headrace.core import Clock
 
 
 def make_jobs(
     *,
     home: Home,
-    store: StoreThread,
+    store: Store,
     emit: Callable[[Sequence[Event]], Awaitable[None]],
     clock: Clock,
     faults: Faults,
@@ -34,7 +34,7 @@ def make_jobs(
     return JobScheduler(
         store=store,
         planner=Planner(
-            store=store.store, owner=f"{name}/{secrets.token_hex(4)}", home=name, faults=faults
+            store=store, owner=f"{name}/{secrets.token_hex(4)}", home=name, faults=faults
         ),
         start=JobStarter(home=home.root, log=home.log_of("jobs"), sandbox=sandbox),
         emit=emit,

@@ -1,4 +1,4 @@
-"""Which runs of jobs does this control plane begin, and which does it take over? Blocking steps.
+"""Planner of scheduled runs: which ones this control plane begins, and which it takes over.
 
 Two control planes on one database do not ask each other. A moment is started by whoever moves the
 job's mark over it, in one transaction. A run belongs to whoever took it last: its `fence` is
@@ -13,7 +13,7 @@ from typing import Final
 from headrace.control.faults import Faults
 from headrace.control.job_plan import Planned, jobs_of, planned, takeable
 from headrace.control.job_records import JobRun, JobsLook
-from headrace.control.store import Store
+from headrace.control.state.store import Store
 from headrace.core.spec_jobs import JobSpec
 
 LEASE_S: Final = 20.0
@@ -53,7 +53,7 @@ class Planner:
     _seen: dict[str, tuple[tuple[str, int, int], float]] = field(default_factory=dict)
     """Of runs of others: owner, fence and beat, and since when they are so, by our clock."""
 
-    def step(self, *, now: float, monotonic: float, mine: frozenset[str]) -> Step:
+    async def step(self, *, now: float, monotonic: float, mine: frozenset[str]) -> Step:
         """Start what is due, and take what nobody carries out.
 
         Args:
@@ -62,46 +62,46 @@ class Planner:
         Raises:
             HeadraceError: The database cannot be used; nothing is half done.
         """
-        if (nothing := self._still_nothing(monotonic)) is not None:
+        if (nothing := await self._still_nothing(monotonic)) is not None:
             return Step(look=nothing, jobs={})
-        look = self._look()
+        look = await self._look()
         self._nothing = None if self._jobs or look.open else (look, monotonic)
         done = []
         for job in self._jobs.values():
             wish = None
             with self.faults.contain("job plan", job.name):
                 wish = planned(job, look, now=now)
-            if wish is not None and self.store.jobs.advance(wish.mark, wish.runs):
+            if wish is not None and await self.store.jobs.advance(wish.mark, wish.runs):
                 done.append(wish)
         if done:
-            look = self._look()
+            look = await self._look()
         dead = self._dead(look.open, monotonic, mine)
         room = AT_ONCE - len(mine)
         others = [run for run in look.open if run.id not in mine]
         taken = [
-            self.store.jobs.take(run, self.owner)
+            await self.store.jobs.take(run, self.owner)
             for run in takeable(others, now=now, dead=dead, room=room)
         ]
         begun = [run for run in taken if run is not None]
         return Step(look=look, jobs=dict(self._jobs), planned=done, begun=begun)
 
-    def read(self) -> Step:
-        """What there is; nothing is done. Blocking, on the thread of the steps."""
-        look = self._look()
+    async def read(self) -> Step:
+        """What there is; nothing is done."""
+        look = await self._look()
         return Step(look=look, jobs=dict(self._jobs))
 
-    def _still_nothing(self, monotonic: float) -> JobsLook | None:
+    async def _still_nothing(self, monotonic: float) -> JobsLook | None:
         """The last look if it found nothing and still holds."""
         if self._nothing is None or monotonic - self._nothing[1] >= IDLE_S:
             return None
-        same = self.store.jobs.generation() == self._generation
+        same = await self.store.jobs.generation() == self._generation
         return self._nothing[0] if same else None
 
-    def _look(self) -> JobsLook:
+    async def _look(self) -> JobsLook:
         """What there is, and the jobs that are wanted: the database's, whoever applied them."""
-        look = self.store.jobs.look()
+        look = await self.store.jobs.look()
         if look.generation != self._generation:
-            state = self.store.load()
+            state = await self.store.load()
             self._jobs, self._generation = jobs_of(state.spec), state.generation
         return look
 

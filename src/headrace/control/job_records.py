@@ -1,8 +1,7 @@
-"""What is kept of scheduled jobs and their runs, and who may write it?"""
+"""Stored records of scheduled jobs and their runs."""
 
-from collections.abc import Sequence
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
@@ -88,51 +87,3 @@ class JobsLook(msgspec.Struct, frozen=True, kw_only=True):
     open: tuple[JobRun, ...]
     succeeded: dict[str, JobRun]
     ended: dict[str, JobRun]
-
-
-class JobStore(Protocol):
-    """Keeps jobs' marks and runs. Every method is blocking and atomic, also between processes."""
-
-    def generation(self) -> int:
-        """Of the spec that is wanted: what jobs there are follows from it."""
-
-    def look(self) -> JobsLook:
-        """What there is now."""
-
-    def advance(self, mark: JobMark, runs: Sequence[JobRun]) -> bool:
-        """Replace a job's mark and add runs; nothing, and False, if its revision is another.
-
-        That is 0 where there is no mark yet, and one higher afterwards. A run whose id is taken
-        stays as it is.
-        """
-
-    def add_run(self, run: JobRun) -> None:
-        """Add a run.
-
-        Raises:
-            AlreadyExistsError: Its id is taken.
-        """
-
-    def take(self, run: JobRun, owner: str) -> JobRun | None:
-        """Make `owner` the owner of `run` as it was read; None if anything became of it since."""
-
-    def save(self, run: JobRun, *, release: bool = False) -> JobRun | None:
-        """Replace a run of one's own, its beat one higher; None if it has another owner by now.
-
-        `cancelled_by` stays what is stored: others write it.
-
-        Args:
-            release: Nobody owns it afterwards.
-        """
-
-    def cancel(self, id_: str, actor: str, at: float) -> JobRun | None:
-        """Ask that a run end; as stored. One that nobody owns is over at once. None: no such."""
-
-    def run(self, id_: str) -> JobRun | None:
-        """The run of this id."""
-
-    def runs(self, job: str, *, limit: int) -> list[JobRun]:
-        """Runs of a job, by moment, the newest first."""
-
-    def forget(self, job: str, *, keep: int) -> int:
-        """Drop all but the `keep` newest that are over, and the newest that succeeded; how many."""

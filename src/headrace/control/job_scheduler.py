@@ -20,8 +20,8 @@ from headrace.control.job_process import JobProcess, lease_clock, progress_of
 from headrace.control.job_records import JobRun, JobsLook, RunState
 from headrace.control.job_status import JobView, job_families, job_view
 from headrace.control.sandbox import Isolation
-from headrace.control.store import Event
-from headrace.control.store_thread import StoreThread
+from headrace.control.state.records import Event
+from headrace.control.state.store import Store
 from headrace.core import Clock, HeadraceError, NotFoundError
 from headrace.core.spec_jobs import JobSpec
 from headrace.observe.metrics import Family
@@ -45,7 +45,7 @@ class JobScheduler:
     `start`: begins the process of a run. `emit`: writes events.
     """
 
-    store: StoreThread
+    store: Store
     planner: Planner
     start: Start
     emit: Callable[[Sequence[Event]], Awaitable[None]]
@@ -86,7 +86,7 @@ class JobScheduler:
         job = await self.known(name)
         now = self.clock.now()
         run = new_run(job, now, now=now, by=by, salt=secrets.token_hex(3))
-        await self.store.run(self.store.store.jobs.add_run, run)
+        await self.store.jobs.add_run(run)
         self._wake.set()
         return run
 
@@ -96,19 +96,19 @@ class JobScheduler:
         Raises:
             NotFoundError: There is no such job or run.
         """
-        jobs = self.store.store.jobs
+        jobs = self.store.jobs
         if id_:
-            found = await self.store.run(jobs.run, id_)
+            found = await jobs.run(id_)
             if found is None or found.job != name:
                 raise NotFoundError(f"job '{name}' has no run '{id_[:150]}'")
             wanted = [found]
         else:
-            look = await self.store.run(jobs.look)
+            look = await jobs.look()
             wanted = [run for run in look.open if run.job == name]
             if not wanted:
                 await self.known(name)
         ended = [
-            await self.store.run(jobs.cancel, run.id, by, self.clock.now())
+            await jobs.cancel(run.id, by, self.clock.now())
             for run in wanted
             if not run.state.is_over
         ]
@@ -156,7 +156,7 @@ class JobScheduler:
             HeadraceError: It cannot be, and nothing was seen yet.
         """
         try:
-            return await self.store.run(self.planner.read)
+            return await self.planner.read()
         except HeadraceError as error:
             self.problem = str(error)
             if self.look is None:
@@ -180,7 +180,7 @@ class JobScheduler:
         now, monotonic = self.clock.now(), self.clock.monotonic()
         mine = frozenset(self._mine)
         try:
-            step = await self.store.run(self.planner.step, now=now, monotonic=monotonic, mine=mine)
+            step = await self.planner.step(now=now, monotonic=monotonic, mine=mine)
         except HeadraceError as error:
             if str(error) != self.problem:
                 _LOG.error("cannot look after jobs", extra={"error": str(error)})
@@ -256,7 +256,7 @@ class JobScheduler:
         asked = lease_clock()
         told = await asyncio.to_thread(progress_of, run)
         try:
-            saved = await self.store.run(self.store.store.jobs.save, told)
+            saved = await self.store.jobs.save(told)
         except HeadraceError as error:
             # The process ends by itself if this goes on.
             _LOG.warning("no sign of life of a run", extra={"run": run.id, "error": str(error)})
@@ -286,13 +286,13 @@ class JobScheduler:
 
     async def _save(self, run: JobRun) -> JobRun | None:
         """Store a run of ours, and tell how it ended if it did; None if it is another's."""
-        jobs = self.store.store.jobs
+        jobs = self.store.jobs
         before = None if self.look is None else self.look.ended.get(run.job)
-        saved = await self.store.run(jobs.save, run, release=run.state is RunState.WAITING)
+        saved = await jobs.save(run, release=run.state is RunState.WAITING)
         if saved is None or not saved.state.is_over:
             return saved
         keep = JobSpec.model_validate(run.document).keep_runs
-        await self.store.run(jobs.forget, run.job, keep=keep)
+        await jobs.forget(run.job, keep=keep)
         event = run_event(saved, before)
         if event is not None:
             await self._tell([event])

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from headrace.control.news import News
-from headrace.control.store import Event
-from headrace.control.store_thread import StoreThread
+from headrace.control.state.records import Event
+from headrace.control.state.store import Store
 
 _BATCH: Final = 500
 _LOOK_AGAIN_S: Final = 2.0
@@ -17,13 +17,13 @@ _LOOK_AGAIN_S: Final = 2.0
 class Journal:
     """Writes events, reads them, and wakes those who watch."""
 
-    store: StoreThread
+    store: Store
     _news: News = field(default_factory=News)
 
     async def write(self, events: Sequence[Event]) -> None:
         """Add events, and tell everybody who watches."""
         if events:
-            await self.store.run(self.store.store.add_events, events)
+            await self.store.add_events(events)
             self.note()
 
     def note(self) -> None:
@@ -32,20 +32,16 @@ class Journal:
 
     async def events(self, endpoint: str = "", *, after: int = 0, limit: int = 1000) -> list[Event]:
         """The newest `limit` events after event `after`, in order; of all endpoints if empty."""
-        store = self.store.store
-        return await self.store.run(
-            store.events, endpoint=endpoint, after=after, limit=limit, newest=True
-        )
+        return await self.store.events(endpoint=endpoint, after=after, limit=limit, newest=True)
 
     async def watch(self, endpoint: str = "", *, after: int = 0) -> AsyncIterator[Event]:
         """Events after event `after` as they come, without end.
 
         Nothing is kept for a slow reader: it reads on from the store where it was.
         """
-        store = self.store.store
         while True:
             written = self._news.next
-            found = await self.store.run(store.events, endpoint=endpoint, after=after, limit=_BATCH)
+            found = await self.store.events(endpoint=endpoint, after=after, limit=_BATCH)
             for event in found:
                 yield event
                 after = event.id

@@ -14,7 +14,7 @@ from headrace.control.access.credentials import (
     new_secret,
 )
 from headrace.control.access.trail import Change
-from headrace.control.store_thread import StoreThread
+from headrace.control.state.store import Store
 from headrace.core import Clock, InvalidArgumentError, NotFoundError
 from headrace.gateway import ApiKey
 
@@ -33,13 +33,13 @@ class KeyGrants(msgspec.Struct, frozen=True, kw_only=True):
 class Keys:
     """Reads and changes API keys. `apply` brings what is stored into force at the gateway."""
 
-    store: StoreThread
+    store: Store
     clock: Clock
     apply: Callable[[], Awaitable[None]]
 
     async def all(self) -> list[Credential]:
         """All keys by age, those that are not valid any more included."""
-        return await self.store.run(self.store.store.credentials, CredentialKind.KEY)
+        return await self.store.credentials(CredentialKind.KEY)
 
     async def find(self, text: str, may_see: Callable[[Credential], bool]) -> Credential:
         """The key of this id, or the one valid key of this name.
@@ -89,7 +89,7 @@ class Keys:
         )
         after = {"name": name, "expires": key.expires, **key.grants}
         change = Change(at=now, actor=actor, action="key.create", object=id_, after=after)
-        await self.store.run(self.store.store.add_credential, key, changes=[change])
+        await self.store.add_credential(key, changes=[change])
         await self.apply()
         return NewCredential(credential=key, text=text)
 
@@ -102,9 +102,7 @@ class Keys:
         now = self.clock.now()
         before = {"name": key.owner, "revoked": key.revoked}
         change = Change(at=now, actor=actor, action="key.revoke", object=key.id, before=before)
-        revoked = await self.store.run(
-            self.store.store.revoke_credential, key.id, at=now, changes=[change]
-        )
+        revoked = await self.store.revoke_credential(key.id, at=now, changes=[change])
         await self.apply()
         return revoked
 

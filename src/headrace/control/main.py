@@ -13,7 +13,7 @@ import msgspec
 
 from headrace.control.access.home_token import HOME_OWNER
 from headrace.control.assemble import System, assemble
-from headrace.control.home import Home
+from headrace.control.home import Home, HomeLock
 from headrace.control.joining import StoppedError, join
 from headrace.control.log_files import LogFollower, cut_large, render_line
 from headrace.control.notify.notifier import receiver_urls
@@ -22,7 +22,7 @@ from headrace.control.sandbox import harden_self
 from headrace.control.secret_references import forget_secrets
 from headrace.control.settings import ControlSettings, write_control_file
 from headrace.control.shutdown import stop_replicas
-from headrace.control.store import Event, HomeLock
+from headrace.control.state.records import Event
 from headrace.core import HeadraceError
 from headrace.core.spec_models import disagreements
 from headrace.observe import LogFormat, configure_logging

@@ -15,7 +15,7 @@ from headrace.control.faults import LOOP, Faults
 from headrace.control.materialize_plan import ViewPast, failed, is_due, past_of, succeeded
 from headrace.control.materialize_process import OnProgress
 from headrace.control.materialize_status import FeatureViewStatus, view_families, view_status
-from headrace.control.store import Event
+from headrace.control.state.records import Event
 from headrace.core import Clock, HeadraceError
 from headrace.core.state_file import StateFile
 from headrace.features import Definitions, FeatureView, MaterializeFinished, MaterializeProgress

@@ -5,7 +5,7 @@ from typing import Protocol, TypeAlias
 
 from headrace.control.publication import RoutePublisher
 from headrace.control.reconciling import Reconciling
-from headrace.control.store import Event
+from headrace.control.state.records import Event
 from headrace.core import Clock
 
 Emit: TypeAlias = Callable[[Sequence[Event]], Awaitable[None]]

@@ -31,8 +31,8 @@ from headrace.control.order_documents import (
     with_entry,
 )
 from headrace.control.resolve import Resolved, Resolver, check_still_trusted
-from headrace.control.store import EndpointGeneration, RolloutRecord
-from headrace.control.store_thread import StoreThread
+from headrace.control.state.records import EndpointGeneration, RolloutRecord
+from headrace.control.state.store import Store
 from headrace.control.wishes import Applied, Fulfiller, Wish
 from headrace.core import (
     ConflictError,
@@ -74,7 +74,7 @@ class EndpointChange:
 class Orders:
     """Takes orders that change the desired state."""
 
-    store: StoreThread
+    store: Store
     registry: Registry
     aims: Aims
     fulfiller: Fulfiller
@@ -310,7 +310,7 @@ class Orders:
 
     async def history(self, name: str, limit: int = 100) -> list[EndpointGeneration]:
         """An endpoint's generations, the newest first."""
-        return await self.store.run(self.store.store.history, name, limit=limit)
+        return await self.store.history(name, limit=limit)
 
     def _expect(self, name: str, generation: int | None) -> None:
         if generation is None:

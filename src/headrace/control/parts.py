@@ -54,7 +54,7 @@ from headrace.control.row_watch import RowWatch
 from headrace.control.scaling import Scaler, ScalerStates
 from headrace.control.served_features import ServedFeaturesKeeper
 from headrace.control.skew_watch import CompareApart, SkewWatch, feature_watches
-from headrace.control.store_thread import StoreThread
+from headrace.control.state.store import Store
 from headrace.control.stream_settings import through_gateway
 from headrace.control.streams.driver import make_stream_driver
 from headrace.control.streams.supervisor import StreamOrders, StreamSupervisor
@@ -73,7 +73,7 @@ from headrace.streaming.settings import StreamSettings
 def make_plane(
     *,
     home: Home,
-    store: StoreThread,
+    store: Store,
     registry: Registry,
     inspect: CancellableInspect,
     reconciler: Reconciling,
@@ -97,7 +97,7 @@ def make_plane(
         runs_here: Whether replicas are this machine's. Where they are not, streams and jobs are
             not either, and what all together may use is what the spec says.
     """
-    desired = bring_home(store.store.load(), registry)
+    desired = bring_home(store.load.blocking(), registry)
     aims = Aims(reconciler=reconciler, desired=desired)
     journal = Journal(store=store)
     faults = Faults(clock=clock)
@@ -169,14 +169,14 @@ def make_plane(
         faults=faults,
     )
     callers.prepare()
-    stored_alerts = store.store.alerts.load()
+    stored_alerts = store.alerts.load.blocking()
     silences = Silences(store=store, clock=clock)
     silences.load(stored_alerts.silences)
     notifier = Notifier(
         spec=lambda: aims.desired.spec,
         clock=clock,
         silences=silences.active,
-        save=lambda notices, gone: store.run(store.store.alerts.save_notices, notices, gone),
+        save=store.alerts.save_notices,
         environment=dict(os.environ),  # what secrets are named there is taken out later
         admin_url=addresses.admin_url,
         send=send,
@@ -221,7 +221,7 @@ def make_plane(
             streams=streams.facts,
         ).read,
         emit=journal.write,
-        save=lambda alerts, gone: store.run(store.store.alerts.save_alerts, alerts, gone),
+        save=store.alerts.save_alerts,
         tell=notifier.offer,
         clock=clock,
         faults=faults,

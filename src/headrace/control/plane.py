@@ -46,6 +46,8 @@ from headrace.control.rollouts import RolloutDriver
 from headrace.control.row_watch import RowWatch
 from headrace.control.scaling import Scaler
 from headrace.control.skew_watch import SkewWatch
+from headrace.control.state.records import EndpointGeneration, RolloutRecord
+from headrace.control.state.store import Store
 from headrace.control.status import (
     EndpointStatus,
     GatewayStatus,
@@ -54,8 +56,6 @@ from headrace.control.status import (
     is_routed_as_desired,
     revision_ids,
 )
-from headrace.control.store import EndpointGeneration, RolloutRecord
-from headrace.control.store_thread import StoreThread
 from headrace.control.streams.supervisor import StreamSupervisor
 from headrace.control.upstream_watch import UpstreamWatch
 from headrace.control.wishes import Applied as Applied  # noqa: PLC0414  # part of this API
@@ -84,7 +84,7 @@ class ControlPlane:
     """Answers questions and takes orders; `Reconciler` and `Gateway` carry them out."""
 
     home: Home
-    store: StoreThread
+    store: Store
     registry: Registry
     reconciler: Reconciling
     keeper: Gateway
@@ -158,7 +158,7 @@ class ControlPlane:
 
     async def generations(self, name: str, limit: int = 100) -> list[EndpointGeneration]:
         """An endpoint's generations, the newest first."""
-        return await self.store.run(self.store.store.history, name, limit=limit)
+        return await self.store.history(name, limit=limit)
 
     def rollout(self, name: str) -> RolloutRecord | None:
         """The newest rollout of an endpoint, as it is now."""
@@ -166,7 +166,7 @@ class ControlPlane:
 
     async def rollouts(self, name: str = "", limit: int = 100) -> list[RolloutRecord]:
         """Rollouts, the newest first; of all endpoints if `name` is empty."""
-        stored = await self.store.run(self.store.store.rollouts, name, limit=limit)
+        stored = await self.store.rollouts(name, limit=limit)
         # What is under way is newer in memory: its verdict is not written every second.
         live = {record.id: record for record in self.aims.rollouts.values()}
         return [live.get(record.id, record) for record in stored]
@@ -183,7 +183,7 @@ class ControlPlane:
             before=redact(before),
             after=redact(after),
         )
-        await self.store.run(self.store.store.add_changes, [change])
+        await self.store.add_changes([change])
 
     def in_use(self) -> set[str]:
         """`NAME:VERSION` of what is served, will be, or is what a rollout may go back to."""

@@ -42,7 +42,7 @@ from headrace.control.plan import (
 from headrace.control.process import Process
 from headrace.control.publication import RoutePublication
 from headrace.control.sandbox import Isolation
-from headrace.control.store import Event
+from headrace.control.state.records import Event
 from headrace.core import (
     Clock,
     DeadlineExceededError,

@@ -3,7 +3,7 @@
 from typing import Any
 
 from headrace.control.access.trail import Change
-from headrace.control.store import RolloutRecord
+from headrace.control.state.records import RolloutRecord
 from headrace.rollout.state import RolloutState
 
 

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
-from headrace.control.store import Event, RolloutRecord
+from headrace.control.state.records import Event, RolloutRecord
 from headrace.core import span
 from headrace.rollout.state import Phase, RolloutState
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from headrace.control.store import RolloutRecord
+from headrace.control.state.records import RolloutRecord
 from headrace.rollout.sequences import MetricSequence, Sequences
 
 

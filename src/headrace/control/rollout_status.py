@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from headrace.control.desired import DesiredArm, DesiredEndpoint
-from headrace.control.store import RolloutRecord
+from headrace.control.state.records import RolloutRecord
 from headrace.core.spec_rollout import (
     AbSpec,
     BlueGreenSpec,

@@ -24,8 +24,8 @@ from headrace.control.observed import Replica
 from headrace.control.reports import Reports
 from headrace.control.rollout_changes import rollout_changes
 from headrace.control.rollout_events import events_of
-from headrace.control.store import Assignment, Event, RolloutRecord
-from headrace.control.store_thread import StoreThread
+from headrace.control.state.records import Assignment, Event, RolloutRecord
+from headrace.control.state.store import Store
 from headrace.control.watching import CANDIDATE, View, Watch, batch_of
 from headrace.core import Clock, HeadraceError, ModelNotFoundError, NotFoundError
 from headrace.rollout.evidence import Evidence
@@ -67,7 +67,7 @@ class RolloutDriver:
     `take_up`: makes what was stored, maybe on another host, right for this one.
     """
 
-    store: StoreThread
+    store: Store
     journal: Journal
     aims: Aims
     gateway: ArmSource
@@ -82,7 +82,7 @@ class RolloutDriver:
 
     def load(self) -> None:
         """Take up the rollouts that the store knows, blocking; before `run`."""
-        stored = self.store.store.newest_rollouts().values()
+        stored = self.store.newest_rollouts.blocking().values()
         self.aims.aim(
             rollouts=[
                 record if record.state.phase.is_over else self.take_up(record) for record in stored
@@ -244,9 +244,9 @@ class RolloutDriver:
 
     async def _with_answers(self, view: View, watch: Watch, reading: Reading) -> Reading:
         """`reading` with what single answers say: pairs, callers, rewards."""
-        now, store, rollout = reading.at, self.store.store, view.record.id
+        now, store, rollout = reading.at, self.store, view.record.id
         if watch.units is None:
-            watch.units = await self.store.run(store.unit_tally, rollout)
+            watch.units = await store.unit_tally(rollout)
             watch.positions = dict(watch.units.positions)
         ready = view.answering
         pages = await asyncio.gather(
@@ -267,10 +267,10 @@ class RolloutDriver:
             elif is_counted:
                 assignments += view.assignments(replica, page.answers, self.clock.now())
         if view.needs_assignments:
-            await self.store.run(store.add_assignments, assignments)
+            await store.add_assignments(assignments)
             began = self.clock.monotonic()
             if began >= watch.rewards_due:  # of a million units it takes a second
-                sums = await self.store.run(store.reward_sums, rollout)
+                sums = await store.reward_sums(rollout)
                 watch.rewards = (
                     sums.get(BASELINE, RewardSums()),
                     sums.get(CANDIDATE, RewardSums()),
@@ -283,7 +283,7 @@ class RolloutDriver:
                 share=0.0 if reading.split is None else share_of(reading.split),
                 positions=positions,
             )
-            watch.units = await self.store.run(store.add_units, rollout, batch)
+            watch.units = await store.add_units(rollout, batch)
             watch.evidence.note_units(watch.units)
             watch.positions = positions
         return replace(
@@ -367,9 +367,7 @@ class RolloutDriver:
             watch = self._watch(record)
             watch.saved_at = self.clock.monotonic()
             whole = msgspec.structs.replace(record, evidence=watch.evidence.encode())
-        return await self.store.run(
-            self.store.store.save_rollout, whole, events=events, changes=changes
-        )
+        return await self.store.save_rollout(whole, events=events, changes=changes)
 
     def _evidence(self, record: RolloutRecord) -> Evidence | None:
         watch = self._watches.get(record.id)
@@ -434,4 +432,4 @@ class RolloutDriver:
             if (metric := record.state.settings.metrics.reward) is not None
         ]
         if windows:
-            await self.store.run(self.store.store.forget_before, self.clock.now() - max(windows))
+            await self.store.forget_before(self.clock.now() - max(windows))

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
-from headrace.control.store import Event
+from headrace.control.state.records import Event
 from headrace.core import Clock
 from headrace.observe.metrics import Family, Labels, gauge
 from headrace.observe.row_checks import BatchingReport, RowDifference

@@ -32,7 +32,7 @@ from headrace.control.faults import LOOP, Faults
 from headrace.control.observed import Phase, Replica
 from headrace.control.scaling_shares import ScaledArm, part_of, scaled_arms
 from headrace.control.scaling_signals import ArmMeter
-from headrace.control.store import Event
+from headrace.control.state.records import Event
 from headrace.core import Clock, HeadraceError
 from headrace.core.spec_scale import BudgetSpec
 from headrace.core.state_file import StateFile

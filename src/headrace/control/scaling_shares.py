@@ -9,7 +9,7 @@ import msgspec
 from headrace.control.aims import Aims
 from headrace.control.desired import DesiredArm, DesiredEndpoint
 from headrace.control.effective import BASELINE, in_force, is_current
-from headrace.control.store import RolloutRecord
+from headrace.control.state.records import RolloutRecord
 from headrace.core.spec_scale import AutoscaleSpec
 
 _FULL: Final = 100

@@ -16,7 +16,7 @@ import msgspec
 from headrace.control.aims import Aims
 from headrace.control.faults import LOOP, Faults
 from headrace.control.process import python_module
-from headrace.control.store import Event
+from headrace.control.state.records import Event
 from headrace.core import Clock, FeatureWatch, HeadraceError, UnavailableError
 from headrace.features import SkewedFeature, SkewSummary
 from headrace.observe.metrics import Family, gauge

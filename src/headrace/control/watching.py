@@ -17,8 +17,8 @@ from headrace.control.effective import BASELINE
 from headrace.control.observed import Phase, Replica, Route
 from headrace.control.pairing import Pairing
 from headrace.control.pools import hosted_replicas
+from headrace.control.state.records import Assignment, RolloutRecord, UnitBatch
 from headrace.control.status import is_routed_as_desired
-from headrace.control.store import Assignment, RolloutRecord, UnitBatch
 from headrace.core import FailedPreconditionError
 from headrace.core.spec_rollout import AbSpec, DisagreementSpec, ShadowSpec
 from headrace.rollout.crashes import ReplicaDeaths

@@ -14,8 +14,8 @@ from headrace.control.desired import DesiredEndpoint, DesiredPool, DesiredState,
 from headrace.control.journal import Journal
 from headrace.control.pools import check_frameworks
 from headrace.control.rollout_events import events_of
-from headrace.control.store import Event, RolloutRecord
-from headrace.control.store_thread import StoreThread
+from headrace.control.state.records import Event, RolloutRecord
+from headrace.control.state.store import Store
 from headrace.core import Clock
 from headrace.core.spec_rollout import BLUE_GREEN_MAX_ERROR_RATIO, BlueGreenSpec, RolloutSpec
 from headrace.rollout.machine import begin, supersede
@@ -56,7 +56,7 @@ class Wish:
 class Fulfiller:
     """Brings wishes into force, one at a time: whoever calls holds the aims' lock."""
 
-    store: StoreThread
+    store: Store
     journal: Journal
     aims: Aims
     clock: Clock
@@ -85,8 +85,7 @@ class Fulfiller:
         outdated = self._outdated(new)
         ended = [_superseded(record, now) for record in outdated]
         begun = await self._begun(old, new, wish, now)
-        rollouts = await self.store.run(
-            self.store.store.save,
+        rollouts = await self.store.save(
             new,
             at=now,
             reason=wish.reason,
@@ -116,7 +115,7 @@ class Fulfiller:
         if old is not None:
             is_new = endpoint.name in anew or not same_endpoint(old, endpoint)
             return msgspec.structs.replace(endpoint, generation=old.generation + is_new)
-        last = await self.store.run(self.store.store.history, endpoint.name, limit=1)
+        last = await self.store.history(endpoint.name, limit=1)
         generation = last[0].generation + 1 if last else 1
         return msgspec.structs.replace(endpoint, generation=generation)
 
@@ -131,7 +130,7 @@ class Fulfiller:
                 continue
             if before.generation == target.generation or not can_roll(source, target):
                 continue
-            newest = await self.store.run(self.store.store.rollouts, limit=1)
+            newest = await self.store.rollouts(limit=1)
             number = 1 + (int(newest[0].id[1:]) if newest else 0) + len(records)
             records.append(
                 RolloutRecord(

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Final
 from headrace.control.activator import HeldRequests
 from headrace.control.agents.tls import MutualTls, client_context, name_in, name_with
 from headrace.control.certificates import Certificates
+from headrace.control.home import HomeLock
 from headrace.control.ownership import claim
 from headrace.control.ports import listen
 from headrace.control.sandbox import Sandbox
 from headrace.control.serve import listen_unix
-from headrace.control.store import HomeLock
 from headrace.core import Clock, FailedPreconditionError, HeadraceError, SystemClock
 from headrace.core.files import make_private_dir
 from headrace.gateway import make_private, runtime_dir

@@ -132,7 +132,7 @@ def test_a_stored_spec_that_apply_refuses_today_goes_on_and_an_event_names_the_m
 def _store_as_an_older_version_did(home: Path) -> None:
     """Give both streams one group, and both runs of a day one folder."""
     with closing(open_store(home_url(home))) as store:
-        desired = store.load()
+        desired = store.load.blocking()
         spec = json.loads(json.dumps(desired.spec))
         spec["streams"][1]["source"]["group"] = "shared"
         spec["jobs"][0]["output"] = spec["jobs"][0]["output"].replace("{run_id}", "{date}")
@@ -145,4 +145,4 @@ def _store_as_an_older_version_did(home: Path) -> None:
         changed = msgspec.structs.replace(
             desired, spec=spec, streams=streams, generation=desired.generation + 1
         )
-        store.save(changed, at=1.0, reason="applied", actor="")
+        store.save.blocking(changed, at=1.0, reason="applied", actor="")

@@ -17,7 +17,6 @@ from headrace.control.limits.limiter import Limiter
 from headrace.control.limits.rules import LimitedEndpoint, make_rules
 from headrace.control.limits.service import LimitService
 from headrace.control.state import home_url, open_store
-from headrace.control.store_thread import StoreThread
 from headrace.core import SystemClock
 from headrace.core.spec_access import (
     AccessSettings,
@@ -90,7 +89,7 @@ async def service(
     directory: Path, found: GatewayPolicy, *endpoints: EndpointRoute
 ) -> AsyncIterator[LimitService]:
     """The rate limit service, in this process."""
-    store = StoreThread(open_store(home_url(directory)))
+    store = open_store(home_url(directory))
     serving = LimitService(
         limiter=Limiter(name="test"),
         store=store,

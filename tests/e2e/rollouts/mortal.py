@@ -7,31 +7,30 @@ of a rollout or of all; `after:1` right after it did so once, before anybody act
 import os
 import signal
 import sys
-from collections.abc import Callable
 from typing import Any
 
 from headrace.control.__main__ import main
-from headrace.control.store_thread import StoreThread
+from headrace.control.state.database import BoundTransaction
 
 when, _, number = os.environ["HEADRACE_TEST_DIES"].partition(":")
-run = StoreThread.run
+call = BoundTransaction.__call__
 saves = 0
 
 
-async def run_and_die(self: StoreThread, call: Callable[..., Any], *args: Any, **named: Any) -> Any:
+async def call_and_die(self: BoundTransaction[Any, Any], *args: Any, **named: Any) -> Any:
     global saves  # noqa: PLW0603  # of this process, which is about to end
-    is_save = call.__name__ in {"save", "save_rollout"}
+    is_save = self.doing in {"store the desired state", "store a rollout"}
     saves += is_save
     is_time = is_save and saves == int(number)
     if is_time and when == "before":
         os.kill(os.getpid(), signal.SIGKILL)
-    result = await run(self, call, *args, **named)
+    result = await call(self, *args, **named)
     if is_time:
         os.kill(os.getpid(), signal.SIGKILL)
     return result
 
 
-StoreThread.run = run_and_die  # type: ignore[method-assign,assignment]  # what it is for
+BoundTransaction.__call__ = call_and_die  # type: ignore[method-assign]  # what it is for
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

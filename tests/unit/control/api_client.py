@@ -26,10 +26,10 @@ def access_of(plane: ControlPlane) -> Access:
 
 def token_of(plane: ControlPlane, name: str = ACTOR, *roles: str) -> str:
     """A token of somebody who has these roles; of an admin if there are none."""
-    store, (id_, text) = plane.store.store, new_secret("hrt")
+    store, (id_, text) = plane.store, new_secret("hrt")
     who = Principal(name=name, kind="service", created=1.0, roles=roles or ("admin",))
-    store.save_principal(who)
-    store.add_credential(
+    store.save_principal.blocking(who)
+    store.add_credential.blocking(
         Credential(id=id_, kind=CredentialKind.TOKEN, owner=name, hash=hash_of(text), created=1.0)
     )
     return text

@@ -17,7 +17,6 @@ from headrace.control.plane import Addresses, ControlPlane
 from headrace.control.publication import RoutePublication
 from headrace.control.reconciler import Reconciler
 from headrace.control.state import home_url, open_store
-from headrace.control.store_thread import StoreThread
 from headrace.core import (
     CodeNotAllowedError,
     Datatype,
@@ -92,7 +91,7 @@ def plane(home: Home, registry: Registry) -> Iterator[ControlPlane]:
         clock=clock,
         drain_timeout_s=1.0,
     )
-    store = StoreThread(open_store(home_url(home.root)))
+    store = open_store(home_url(home.root))
     yield make_plane(
         driver=reconciler.driver,
         home=home,

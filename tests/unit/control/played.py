@@ -23,8 +23,8 @@ from headrace.control.reports import Reports
 from headrace.control.rollouts import RolloutDriver
 from headrace.control.routes import live_weights
 from headrace.control.state import home_url, open_store
-from headrace.control.store import RolloutRecord
-from headrace.control.store_thread import StoreThread
+from headrace.control.state.records import RolloutRecord
+from headrace.control.state.store import Store
 from headrace.control.wishes import Fulfiller
 from headrace.gateway import GatewaySettings
 from headrace.registry import Registry
@@ -77,8 +77,8 @@ class World:
             drain_timeout_s=1.0,
             replicas=self.replicas,
         )
-        store = StoreThread(open_store(home_url(self.home.root)))
-        aims = Aims(reconciler=reconciler, desired=store.store.load())
+        store = open_store(home_url(self.home.root))
+        aims = Aims(reconciler=reconciler, desired=store.load.blocking())
         journal = Journal(store=store)
         driver = RolloutDriver(
             store=store, journal=journal, aims=aims, gateway=self, clock=self.clock
@@ -130,7 +130,7 @@ class Plane:
     aims: Aims
     orders: Orders
     driver: RolloutDriver
-    store: StoreThread
+    store: Store
     memo: Memo = field(default_factory=Memo)
 
     def settle(self) -> None:

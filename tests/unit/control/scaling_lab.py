@@ -13,7 +13,7 @@ from headrace.control.ownership import ProcessOwner
 from headrace.control.publication import RoutePublication
 from headrace.control.reconciler import Reconciler
 from headrace.control.scaling import Scaler, ScalerStates
-from headrace.control.store import Event
+from headrace.control.state.records import Event
 from headrace.core import EndpointName, ReplicaSettings
 from headrace.core.spec_scale import AutoscaleSpec, BudgetSpec
 from headrace.core.state_file import StateFile

@@ -61,7 +61,7 @@ async def test_apply_pins_models_and_says_what_changes(
     settings = endpoint.arms[0].revision.settings
     assert settings.model_name == "a"
     assert settings.sha256
-    assert plane.store.store.load() == plane.desired
+    assert plane.store.load.blocking() == plane.desired
 
 
 async def test_apply_may_wait_and_then_tells_who_is_not_ready(
@@ -319,7 +319,7 @@ async def test_what_is_not_there_is_a_problem_too(api: httpx.AsyncClient) -> Non
 async def test_a_bug_is_told_without_its_trace(
     api: httpx.AsyncClient, plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plane.store.store, "save", None)
+    monkeypatch.setattr(plane.store, "save", None)
     answer = await api.post("/api/v1/apply", json={"endpoints": []})
 
     assert answer.status_code == 500

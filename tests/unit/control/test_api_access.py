@@ -26,7 +26,7 @@ from headrace.control.access.sessions import csrf_token
 from headrace.control.access.trail import Verifier
 from headrace.control.api import build_api, build_metrics, management_app
 from headrace.control.plane import ControlPlane
-from headrace.control.store import Event
+from headrace.control.state.records import Event
 from headrace.core import FailedPreconditionError
 from tests.unit.control.api_client import access_of, client_of, document, headers_of, token_of
 
@@ -266,7 +266,7 @@ async def test_while_the_store_is_away_who_was_known_stays_so(
     other = headers_of(plane, "other")
     async with stranger_of(plane, access, **headers_of(plane)) as known:
         codes.append((await known.get("/api/v1/spec")).status_code)
-        monkeypatch.setattr(plane.store.store, "credential", away)
+        monkeypatch.setattr(plane.store, "credential", away)
         for clock.at in (5.0, 10.0, 890.0, 901.0):
             codes.append((await known.get("/api/v1/spec")).status_code)
         unknown = await known.get("/api/v1/spec", headers=other)
@@ -322,7 +322,7 @@ async def test_failed_attempts_are_in_the_trail_but_not_each(
         for _ in range(20):
             await guesser.get("/api/v1/spec", headers={"authorization": "Bearer hrt_x"})
 
-    entries = [e for e in plane.store.store.trail() if e.action == "login.failed"]
+    entries = [e for e in plane.store.trail.blocking() if e.action == "login.failed"]
     assert [(e.actor, e.object) for e in entries] == [("", "10.0.0.1")] * 2
 
 
@@ -563,7 +563,7 @@ async def test_a_key_is_no_token_and_is_not_revoked_as_one(
 ) -> None:
     id_, text = new_secret("hr")
     key = Credential(id=id_, kind=CredentialKind.KEY, owner="app", hash=hash_of(text), created=1.0)
-    plane.store.store.add_credential(key)
+    plane.store.add_credential.blocking(key)
 
     assert (await admin.delete(f"/tokens/{id_}")).status_code == 404
 
@@ -598,7 +598,7 @@ async def test_every_change_is_in_the_trail_with_who_and_what(
     put = entries[1]
     assert json.loads(put["before"])["endpoints"]["a"]["spec"] == {"name": "a", "model": str(model)}
     assert json.loads(put["after"])["endpoints"]["a"]["spec"]["timeout_s"] == 9
-    assert Verifier().read(plane.store.store.trail()) is None
+    assert Verifier().read(plane.store.trail.blocking()) is None
 
 
 async def test_a_change_that_fails_is_not_in_the_trail(
@@ -608,7 +608,7 @@ async def test_a_change_that_fails_is_not_in_the_trail(
     await admin.post("/apply", json=document(model, "a"))
     await admin.post("/apply", json=document(model, "a"))
 
-    assert [entry.action for entry in plane.store.store.trail()] == ["apply"]
+    assert [entry.action for entry in plane.store.trail.blocking()] == ["apply"]
 
 
 async def test_whoami_says_who_asks(plane: ControlPlane) -> None:
@@ -623,11 +623,11 @@ async def test_whoami_says_who_asks(plane: ControlPlane) -> None:
 
 
 def session_of(plane: ControlPlane, access: Access, *roles: str, now: float | None = None) -> str:
-    store = plane.store.store
-    store.save_principal(Principal(name="ann", kind="user", created=1.0))
+    store = plane.store
+    store.save_principal.blocking(Principal(name="ann", kind="user", created=1.0))
     at = plane.clock.now() if now is None else now
     session, text = access.authenticator.rules.begin("ann", roles, now=at, by="idp")
-    store.add_credential(session)
+    store.add_credential.blocking(session)
     return text
 
 

@@ -191,7 +191,7 @@ async def test_a_silence_may_be_given_by_its_end_and_outlasts_a_restart(
     async with client_of(alarmed) as api:
         made = (await api.post("/silences", json={"ends": ends})).json()
 
-    alarmed.silences.load(alarmed.store.store.alerts.load().silences)
+    alarmed.silences.load(alarmed.store.alerts.load.blocking().silences)
 
     assert made["ends"] == ends
     assert [silence.id for silence in alarmed.silences.active()] == [made["id"]]

@@ -9,8 +9,8 @@ import pytest
 from headrace.control.desired import DesiredArm, DesiredEndpoint, make_revision
 from headrace.control.endpoint_status import Condition, ConditionLog, conditions_of
 from headrace.control.rollout_status import rollout_status
+from headrace.control.state.records import RolloutRecord
 from headrace.control.status import EndpointStatus, ReplicaStatus, RevisionStatus
-from headrace.control.store import RolloutRecord
 from headrace.core import EndpointName, ReplicaSettings
 from headrace.core.spec_rollout import (
     AbSpec,

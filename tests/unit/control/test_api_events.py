@@ -18,7 +18,7 @@ from headrace.control.api_events import (
     stream_events,
 )
 from headrace.control.plane import ControlPlane
-from headrace.control.store import Event
+from headrace.control.state.records import Event
 from headrace.core import OverloadedError
 from headrace.testing import VirtualTimeLoop
 from tests.unit.control.api_client import client_of

@@ -86,8 +86,8 @@ async def test_jobs_have_metrics_once_they_were_looked_at(plane: ControlPlane) -
     assert plane.jobs.late() is None
 
     now = plane.clock.now()
-    plane.jobs.planner.step(now=now - 3 * 86_400, monotonic=0.0, mine=frozenset())
-    step = plane.jobs.planner.read()
+    await plane.jobs.planner.step(now=now - 3 * 86_400, monotonic=0.0, mine=frozenset())
+    step = await plane.jobs.planner.read()
     plane.jobs.look, plane.jobs.jobs = step.look, step.jobs
     text = exposed(own_families(plane))
 

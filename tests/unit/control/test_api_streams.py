@@ -32,7 +32,7 @@ async def test_the_status_has_streams_and_jobs_for_who_sees_the_whole_system(
 ) -> None:
     async with client_of(plane) as api:
         assert (await api.post("/apply", json=spec)).status_code == 200
-        step = plane.jobs.planner.read()
+        step = await plane.jobs.planner.read()
         plane.jobs.look, plane.jobs.jobs = step.look, step.jobs
         found = (await api.get("/status")).json()
     async with client_of(plane, "viewer:m") as api:

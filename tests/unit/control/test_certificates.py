@@ -8,7 +8,7 @@ import pytest
 
 from headrace.control.certificates import Certificates
 from headrace.control.pem_files import Pem, PemFiles, PemWatch
-from headrace.control.store import Event
+from headrace.control.state.records import Event
 from headrace.core import UnavailableError
 from tests.certificates import Authority, now
 from tests.metrics import exposed

@@ -119,16 +119,16 @@ class ControlMachine(RuleBasedStateMachine):
 
     @invariant()
     def every_generation_and_every_rollout_is_on_record(self) -> None:
-        store = self.plane.store.store
-        history = store.history("digits")
+        store = self.plane.store
+        history = store.history.blocking("digits")
         numbers = [entry.generation for entry in history]
         assert numbers == list(range(len(numbers), 0, -1))
         endpoint = self.plane.aims.desired.endpoint("digits")
         assert endpoint is None or endpoint.generation == numbers[0]
-        events = store.events(endpoint="digits")
+        events = store.events.blocking(endpoint="digits")
         assert [event.id for event in events] == sorted({event.id for event in events})
         told = {(event.rollout, event.reason) for event in events}
-        for record in store.rollouts("digits"):
+        for record in store.rollouts.blocking("digits"):
             assert (record.id, "Started") in told
             if record.state.phase in {Phase.PROMOTED, Phase.ROLLED_BACK, Phase.ABORTED}:
                 reason = {"promoted": "Promoted", "rolled_back": "RolledBack"}
@@ -136,12 +136,12 @@ class ControlMachine(RuleBasedStateMachine):
 
     @invariant()
     def at_most_one_rollout_is_under_way(self) -> None:
-        open_ones = [r for r in self.plane.store.store.rollouts() if not r.state.phase.is_over]
+        open_ones = [r for r in self.plane.store.rollouts.blocking() if not r.state.phase.is_over]
         assert len(open_ones) <= 1
 
     @invariant()
     def what_is_remembered_is_what_is_stored(self) -> None:
-        assert self.plane.store.store.load() == self.plane.aims.desired
+        assert self.plane.store.load.blocking() == self.plane.aims.desired
 
 
 ControlMachine.TestCase.settings = settings(

@@ -14,7 +14,7 @@ from headrace.control.ownership import ProcessOwner
 from headrace.control.publication import RoutePublication
 from headrace.control.reconciler import Reconciler
 from headrace.control.records import RecordStore, ReplicaRecord
-from headrace.control.store import Event
+from headrace.control.state.records import Event
 from headrace.gateway import GatewaySettings
 from tests.unit.control.played import TurnedClock
 

@@ -12,7 +12,7 @@ from headrace.control.drift import DriftKeeper
 from headrace.control.drift_files import DriftFiles, EndpointDrift, decode_reference
 from headrace.control.observed import Phase, Replica
 from headrace.control.plane import ControlPlane
-from headrace.control.store import Event
+from headrace.control.state.records import Event
 from headrace.core import (
     Array,
     FailedPreconditionError,

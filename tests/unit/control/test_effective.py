@@ -11,7 +11,7 @@ from headrace.control.desired import (
     make_revision,
 )
 from headrace.control.effective import BASELINE, Scale, effective, in_force
-from headrace.control.store import RolloutRecord
+from headrace.control.state.records import RolloutRecord
 from headrace.core import EndpointName, ReplicaSettings
 from headrace.core.spec_rollout import CanarySpec, StickySpec
 from headrace.core.spec_scale import AutoscaleSpec

@@ -16,7 +16,7 @@ from headrace.control.endpoint_metrics import (
     rollout_families,
 )
 from headrace.control.observed import Phase, Replica
-from headrace.control.store import RolloutRecord
+from headrace.control.state.records import RolloutRecord
 from headrace.core import EndpointName, ReplicaSettings
 from headrace.core.spec_rollout import CanarySpec
 from headrace.gateway import ArmStatistics

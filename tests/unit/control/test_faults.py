@@ -29,7 +29,7 @@ from headrace.control.publication import RoutePublication
 from headrace.control.reconciler import Reconciler
 from headrace.control.recorder import Recorder
 from headrace.control.skew_watch import SkewWatch
-from headrace.control.store import Event
+from headrace.control.state.records import Event
 from headrace.control.streams.driver import StreamDriver
 from headrace.control.streams.supervisor import StreamSupervisor
 from headrace.core import ConflictError, FeatureWatch, UnavailableError

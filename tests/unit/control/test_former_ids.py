@@ -12,7 +12,7 @@ from headrace.control.desired import (
     make_revision,
 )
 from headrace.control.former_ids import is_same, with_known_ids
-from headrace.control.store import RolloutRecord
+from headrace.control.state.records import RolloutRecord
 from headrace.core import EndpointName, ReplicaSettings
 from headrace.core.spec_rollout import CanarySpec
 from headrace.rollout.machine import begin

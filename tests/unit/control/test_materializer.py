@@ -12,7 +12,7 @@ import pytest
 from headrace.control.materialize_plan import ViewPast
 from headrace.control.materialize_process import OnProgress
 from headrace.control.materializer import Materializer
-from headrace.control.store import Event
+from headrace.control.state.records import Event
 from headrace.core import FailedPreconditionError, HeadraceError, InvalidArgumentError
 from headrace.core.state_file import StateFile
 from headrace.features import (

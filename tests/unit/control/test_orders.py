@@ -13,8 +13,8 @@ from headrace.control.home import Home
 from headrace.control.model_work import MAX_INSPECTIONS
 from headrace.control.order_documents import with_entry
 from headrace.control.plane import ControlPlane
-from headrace.control.store import RolloutRecord
-from headrace.control.store_thread import StoreThread
+from headrace.control.state.records import EndpointGeneration, RolloutRecord
+from headrace.control.state.store import Store
 from headrace.control.wishes import Applied, can_roll
 from headrace.core import (
     ConflictError,
@@ -65,7 +65,7 @@ async def finish(plane: ControlPlane, phase: Phase, traffic: Traffic) -> Rollout
     record = plane.aims.rollout("digits")
     assert record is not None
     state = msgspec.structs.replace(record.state, phase=phase, traffic=traffic)
-    saved = plane.store.store.save_rollout(msgspec.structs.replace(record, state=state))
+    saved = plane.store.save_rollout.blocking(msgspec.structs.replace(record, state=state))
     plane.aims.aim(rollouts=[saved])
     return saved
 
@@ -723,26 +723,27 @@ async def test_whatever_a_spec_changes_is_stored(
     applied = await plane.orders.apply({**document(entry(1)), **sections}, caller=SYSTEM)
 
     assert applied.changes
-    assert sections.items() <= plane.store.store.load().spec.items()
+    assert sections.items() <= plane.store.load.blocking().spec.items()
     assert plane.endpoint_generation("digits") == 1
     again = await plane.orders.apply({**document(entry(1)), **sections}, caller=SYSTEM)
     assert again.changes == []
 
 
 class SlowStore:
-    """A store thread that reads a history only once `go` is set."""
+    """A store that returns a long history only once `go` is set."""
 
-    def __init__(self, store: StoreThread) -> None:
+    def __init__(self, store: Store) -> None:
         self._of, self.go, self.reading = store, asyncio.Event(), asyncio.Event()
-        self.store = store.store
 
-    async def run(self, work: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  # as the real one
-        if kwargs.get("limit", 0) > 1:
-            result = await self._of.run(work, *args, **kwargs)
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  # as the real one
+        return getattr(self._of, name)
+
+    async def history(self, name: str, *, limit: int = 100) -> list[EndpointGeneration]:
+        result = await self._of.history(name, limit=limit)
+        if limit > 1:
             self.reading.set()
             await self.go.wait()
-            return result
-        return await self._of.run(work, *args, **kwargs)
+        return result
 
 
 @pytest.mark.usefixtures("versions")
@@ -750,7 +751,7 @@ async def test_an_undo_that_was_overtaken_takes_no_newer_change_back(plane: Cont
     for version in (1, 2):
         await plane.orders.apply(document(entry(version)), caller=SYSTEM)
     slow = SlowStore(plane.store)
-    plane.orders.store = cast("StoreThread", slow)
+    plane.orders.store = cast("Store", slow)
     undo = asyncio.create_task(plane.orders.undo("digits", caller=SYSTEM))
     await slow.reading.wait()
 

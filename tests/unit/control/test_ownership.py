@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import headrace
 from headrace.control.gateway_record import GatewayRecord, read_gateway_record
-from headrace.control.home import Home
+from headrace.control.home import Home, HomeLock
 from headrace.control.local import LocalDriver
 from headrace.control.ownership import HomeIdentity, Observation, ProcessOwner, claim, is_owned
 from headrace.control.process import start_ticks
@@ -30,7 +30,6 @@ from headrace.control.settings import (
     write_control_file,
 )
 from headrace.control.shutdown import stop_replicas
-from headrace.control.store import HomeLock
 from headrace.control.streams.driver import StreamDriver, WorkerRecord
 from headrace.core.spec_access import TlsSpec
 

@@ -65,7 +65,7 @@ async def test_a_good_version_is_promoted_step_by_step(world: World) -> None:
 
     assert record.state.phase is RolloutPhase.PROMOTED, record.state.reason
     assert arms(plane) == {"2": 100}
-    weights = [e.data["weights"]["candidate"] for e in plane.store.store.events() if e.data]
+    weights = [e.data["weights"]["candidate"] for e in plane.store.events.blocking() if e.data]
     assert sorted(set(weights)) == [10, 50, 100]
     assert weights == sorted(weights)
 
@@ -79,7 +79,7 @@ async def test_a_version_that_fails_more_is_rolled_back_with_its_numbers(world: 
     assert record.state.phase is RolloutPhase.ROLLED_BACK
     assert arms(plane) == {"1": 100}
     assert "errors" in record.state.reason
-    event = plane.store.store.events()[-1]
+    event = plane.store.events.blocking()[-1]
     assert event.reason == "RolledBack"
     errors = next(m for m in event.data["verdict"]["metrics"] if m["metric"] == "errors")
     assert errors["outcome"] == "roll_back"
@@ -128,7 +128,7 @@ async def test_a_control_plane_killed_at_every_step_goes_on(world: World, *, fai
     expected = RolloutPhase.ROLLED_BACK if fails else RolloutPhase.PROMOTED
     assert plane.record.state.phase is expected
     assert fails or seen == sorted(seen)
-    assert [e.reason for e in plane.store.store.events()].count("Started") == 1
+    assert [e.reason for e in plane.store.events.blocking()].count("Started") == 1
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ async def test_words_of_people_hold_at_once_and_are_remembered(world: World) -> 
     assert still == 10
     assert plane.record.state.phase is RolloutPhase.ABORTED
     assert arms(plane) == {"1": 100}
-    assert plane.store.store.events()[-1].reason == "Aborted"
+    assert plane.store.events.blocking()[-1].reason == "Aborted"
 
 
 async def test_intervals_over_time_outlive_control_planes_and_the_rollout(world: World) -> None:
@@ -202,7 +202,7 @@ async def test_a_history_says_what_decided_and_after_how_long(world: World) -> N
     await plane.orders.start_rollout("digits", version="2", rollout=CANARY, caller=SYSTEM)
     await plane.until_over()
 
-    promoted, back, failed = ends_of(plane.store.store.events(endpoint="digits", kind="rollout"))
+    promoted, back, failed = ends_of(plane.store.events.blocking(endpoint="digits", kind="rollout"))
     assert [(end.id, end.phase, end.decided_by) for end in (promoted, back, failed)] == [
         ("r1", "promoted", "plan"),
         ("r1", "rolled_back", "ada"),
@@ -328,7 +328,7 @@ async def test_evidence_that_cannot_be_read_is_counted_anew(world: World) -> Non
     plane = await started(world)
     await plane.second()
     damaged = msgspec.structs.replace(plane.record, evidence=b"\xc1")
-    plane.store.store.save_rollout(damaged)
+    plane.store.save_rollout.blocking(damaged)
 
     plane = plane.kill()
     record = await plane.until_over()

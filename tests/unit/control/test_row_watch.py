@@ -8,8 +8,8 @@ import pytest
 
 from headrace.control.endpoint_status import ConditionType, conditions_of
 from headrace.control.row_watch import ArmReports, RowWatch
+from headrace.control.state.records import Event
 from headrace.control.status import EndpointStatus, RevisionStatus
-from headrace.control.store import Event
 from headrace.core import RowIndependence
 from headrace.observe.row_checks import BatchingReport, RowDifference
 from tests.metrics import exposed

@@ -10,7 +10,7 @@ import pytest
 
 from headrace.control.home import Home
 from headrace.control.observed import Phase
-from headrace.control.store import Event, RolloutRecord
+from headrace.control.state.records import Event, RolloutRecord
 from headrace.core import FailedPreconditionError, UnavailableError
 from headrace.core.spec_rollout import CanarySpec
 from headrace.core.spec_scale import BudgetSpec, ScheduleSpec

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from headrace.control.skew_watch import CompareApart, SkewWatch, skew_event
-from headrace.control.store import Event
+from headrace.control.state.records import Event
 from headrace.core import FeatureWatch, UnavailableError
 from headrace.features import SkewedFeature, SkewSummary
 from headrace.testing import LoopClock, VirtualTimeLoop

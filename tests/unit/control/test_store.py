@@ -12,10 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.control.desired import DesiredArm, DesiredEndpoint, DesiredState, make_revision
+from headrace.control.home import HomeLock
 from headrace.control.state import home_url, open_store, references_in, sqlite_path
-from headrace.control.state.documents import put_together, take_apart
-from headrace.control.state.encoding import clean, decoded, encoded
-from headrace.control.store import HomeLock
+from headrace.control.state.encoding import clean, decoded, encoded, put_together, take_apart
 from headrace.core import (
     EndpointName,
     FailedPreconditionError,
@@ -58,7 +57,7 @@ def write_old_file(path: Path, generation: int) -> bytes:
 def load(directory: Path) -> DesiredState:
     store = open_store(home_url(directory), legacy=directory / "state.json")
     try:
-        return store.load()
+        return store.load.blocking()
     finally:
         store.close()
 
@@ -76,7 +75,7 @@ def test_an_old_state_file_is_taken_over_once(tmp_path: Path) -> None:
     assert (tmp_path / "state.json.imported").read_bytes() == data
     assert references_in(home_url(tmp_path), legacy=tmp_path / "state.json") == {"m:1"}
     store = open_store(home_url(tmp_path))
-    (entry,) = store.history("m")
+    (entry,) = store.history.blocking("m")
     assert (entry.at, entry.reason, entry.document) == (
         77.0,
         "taken over from state.json",

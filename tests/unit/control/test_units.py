@@ -12,10 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.control.effective import BASELINE
-from headrace.control.state import home_url
-from headrace.control.state.opening import open_sql_store
-from headrace.control.state.sql_store import SqlStore
-from headrace.control.store import Assignment, UnitBatch
+from headrace.control.state import home_url, open_store
+from headrace.control.state.records import Assignment, UnitBatch
+from headrace.control.state.store import Store
 from headrace.control.watching import CANDIDATE, batch_of
 from headrace.rollout.readings import UnitTally
 
@@ -35,11 +34,11 @@ def assigned(caller: int) -> Assignment:
 class ControlPlane:
     """Reads the answers of one replica, process 7, and counts their callers."""
 
-    store: SqlStore
+    store: Store
     cursor: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self.cursor = self.store.unit_tally("r1").positions.get("m-1", (7, 0))[1]
+        self.cursor = self.store.unit_tally.blocking("r1").positions.get("m-1", (7, 0))[1]
 
     def look(self, answers: list[int], *, is_counted: bool, dies_before_storing: bool) -> None:
         read = [assigned(caller) for caller in answers[self.cursor :]]
@@ -47,13 +46,13 @@ class ControlPlane:
             read if is_counted else [], share=SHARE, positions={"m-1": (7, len(answers))}
         )
         if not dies_before_storing:
-            self.store.add_units("r1", batch)
+            self.store.add_units.blocking("r1", batch)
             self.cursor = len(answers)
 
 
-def on_a_store(test: Callable[[SqlStore], _T]) -> _T:
+def on_a_store(test: Callable[[Store], _T]) -> _T:
     with tempfile.TemporaryDirectory() as folder:
-        store = open_sql_store(home_url(Path(folder)))
+        store = open_store(home_url(Path(folder)))
         try:
             return test(store)
         finally:
@@ -72,7 +71,7 @@ def on_a_store(test: Callable[[SqlStore], _T]) -> _T:
     )
 )
 def test_callers_count_as_without_kills(looks: list[tuple[list[int], str]]) -> None:
-    def count(store: SqlStore) -> UnitTally:
+    def count(store: Store) -> UnitTally:
         plane, answers = ControlPlane(store), list[int]()
         for new, fate in looks:
             answers += new
@@ -81,7 +80,7 @@ def test_callers_count_as_without_kills(looks: list[tuple[list[int], str]]) -> N
             if fate != "goes on":
                 plane = ControlPlane(store)
         plane.look(answers, is_counted=True, dies_before_storing=False)
-        return store.unit_tally("r1")
+        return store.unit_tally.blocking("r1")
 
     tally = on_a_store(count)
     calls = Counter(caller for new, _ in looks for caller in new)
@@ -94,14 +93,14 @@ def test_callers_count_as_without_kills(looks: list[tuple[list[int], str]]) -> N
 
 
 def test_caller_whom_a_larger_step_moves_counts_where_he_was_first() -> None:
-    def count(store: SqlStore) -> UnitTally:
+    def count(store: Store) -> UnitTally:
         for share, arm in ((0.1, BASELINE), (0.5, CANDIDATE)):
             moved = [
                 Assignment(request_id="", rollout="r1", arm=arm, unit=f"u{n}", at=0.0)
                 for n in range(40)
             ]
-            store.add_units("r1", batch_of(moved, share=share, positions={}))
-        return store.unit_tally("r1")
+            store.add_units.blocking("r1", batch_of(moved, share=share, positions={}))
+        return store.unit_tally.blocking("r1")
 
     tally = on_a_store(count)
     assert {share: both for share, both in tally.first.items() if any(both)} == {0.1: (40, 0)}
@@ -113,12 +112,12 @@ def test_beyond_its_bound_nothing_more_is_counted_by_caller(
 ) -> None:
     monkeypatch.setattr("headrace.control.state.reward_rows.MOST_UNITS", 3)
 
-    def count(store: SqlStore) -> UnitTally:
+    def count(store: Store) -> UnitTally:
         for n in range(3):
             few = {f"u{n}-{i}": 1 for i in range(3)}
             batch = UnitBatch(share=SHARE, requests=few, positions={"m-1": (7, n)})
-            store.add_units("r1", batch)
-        return store.unit_tally("r1")
+            store.add_units.blocking("r1", batch)
+        return store.unit_tally.blocking("r1")
 
     tally = on_a_store(count)
     assert (tally.units, tally.requests) == (3, 3)

@@ -3,7 +3,7 @@ from msgspec import structs
 
 from headrace.control.effective import BASELINE
 from headrace.control.observed import Arm, Phase, Replica, Route
-from headrace.control.store import Assignment
+from headrace.control.state.records import Assignment
 from headrace.control.watching import CANDIDATE, View, batch_of
 from headrace.core.spec_rollout import ShadowSpec, StickySpec
 from headrace.rollout.state import Traffic

@@ -25,7 +25,7 @@ from headrace.control.access.sessions import (
     csrf_token,
 )
 from headrace.control.access.trail import Change
-from headrace.control.store_thread import StoreThread
+from headrace.control.state.store import Store
 from headrace.core import Clock, HeadraceError, OverloadedError, UnauthenticatedError
 
 _LOG: Final = logging.getLogger("headrace.control")
@@ -41,7 +41,7 @@ _WANTED: Final = (
 class Authenticator:
     """Tells who asks, and slows whoever guesses."""
 
-    store: StoreThread
+    store: Store
     clock: Clock
     rules: SessionRules = field(default_factory=SessionRules)
     brake: Brake = field(default_factory=Brake)
@@ -156,11 +156,11 @@ class Authenticator:
             after={"reason": reason},
         )
         with _quietly():
-            await self.store.run(self.store.store.add_changes, [change])
+            await self.store.add_changes([change])
 
     async def _renew(self, credential: Credential, expires: float) -> None:
         with _quietly():
-            await self.store.run(self.store.store.renew_credential, credential.id, expires=expires)
+            await self.store.renew_credential(credential.id, expires=expires)
         self.known.forget(credential.id)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from headrace.control.access.trail import Broken, Head, missed
-from headrace.control.store_thread import StoreThread
+from headrace.control.state.store import Store
 from headrace.core import HeadraceError
 from headrace.core.state_file import StateFile
 
@@ -32,7 +32,7 @@ def _file(path: Path) -> StateFile[Head]:
 class Checkpoints:
     """Notes where the trail ends, for as long as `run` is awaited, and says if it was cut."""
 
-    store: StoreThread
+    store: Store
     path: Path
     every_s: float = EVERY_S
     _told: Head | None = None
@@ -48,7 +48,7 @@ class Checkpoints:
 
     async def note(self) -> None:
         """Note the trail's end, if it still leads past what was noted before."""
-        head = await self.store.run(self.store.store.trail_head)
+        head = await self.store.trail_head()
         before = read_checkpoint(self.path)
         if head == before:
             return
@@ -66,6 +66,6 @@ class Checkpoints:
         """Whether the trail does not lead past a checkpoint."""
         if checkpoint.count == 0:
             return None
-        entries = await self.store.run(self.store.store.trail, after=checkpoint.count - 1, limit=1)
+        entries = await self.store.trail(after=checkpoint.count - 1, limit=1)
         there = entries[0].hash if entries and entries[0].id == checkpoint.count else None
         return missed(checkpoint, hash_there=there)

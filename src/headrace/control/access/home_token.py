@@ -23,7 +23,7 @@ from headrace.control.access.credentials import (
 )
 from headrace.control.access.roles import Caller, Grant, Role
 from headrace.control.access.trail import Change
-from headrace.control.store import Store
+from headrace.control.state.store import Store
 from headrace.core import FailedPreconditionError
 from headrace.core.files import write_atomic
 
@@ -75,16 +75,16 @@ def ensure_home_token(store: Store, home: Path, *, now: float, installation: str
     )
     _ensure_owner(store, now=now)
     changes = [_change("token.create", token, origin, now=now)]
-    store.add_credential(token, changes=changes)
+    store.add_credential.blocking(token, changes=changes)
     try:
         write_atomic(path, f"{text}\n".encode())
     except OSError as error:
         message = f"cannot write the admin token to {path}: {error.strerror}"
         raise FailedPreconditionError(message) from error
-    for old in store.credentials(CredentialKind.TOKEN, OWNER):
+    for old in store.credentials.blocking(CredentialKind.TOKEN, OWNER):
         is_former = old.grants.get("home") == origin and old.id != id_
         if is_former and old.is_valid(now):
-            store.revoke_credential(
+            store.revoke_credential.blocking(
                 old.id, at=now, changes=[_change("token.revoke", old, origin, now=now)]
             )
     return path
@@ -93,7 +93,7 @@ def ensure_home_token(store: Store, home: Path, *, now: float, installation: str
 def _is_valid(store: Store, path: Path, *, now: float) -> bool:
     text = read_home_token(path.parent)
     id_ = secret_id(PREFIX, text)
-    found = None if id_ is None else store.credential(id_)
+    found = None if id_ is None else store.credential.blocking(id_)
     if found is None or not is_secret_of(found, text) or not found.is_valid(now):
         return False
     if path.stat().st_mode & _OTHERS:
@@ -104,7 +104,7 @@ def _is_valid(store: Store, path: Path, *, now: float) -> bool:
 
 
 def _ensure_owner(store: Store, *, now: float) -> None:
-    before = store.principal(OWNER)
+    before = store.principal.blocking(OWNER)
     if before is not None and not before.disabled and "admin" in before.roles:
         return
     wanted = Principal(name=OWNER, kind="service", created=now, roles=("admin",))
@@ -119,7 +119,7 @@ def _ensure_owner(store: Store, *, now: float) -> None:
         before=None if before is None else {"roles": before.roles, "disabled": before.disabled},
         after={"roles": wanted.roles, "disabled": False},
     )
-    store.save_principal(wanted, changes=[change])
+    store.save_principal.blocking(wanted, changes=[change])
 
 
 def _change(action: str, token: Credential, origin: str, *, now: float) -> Change:

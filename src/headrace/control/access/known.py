@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from headrace.control.access.credentials import Credential, Principal
-from headrace.control.store_thread import StoreThread
+from headrace.control.state.store import Store
 from headrace.core import Clock, FailedPreconditionError, UnavailableError
 
 FRESH_S: Final = 1.0
@@ -30,7 +30,7 @@ class _Known:
 class KnownCredentials:
     """Credentials by id with their principals, as the store had them at most `FRESH_S` ago."""
 
-    store: StoreThread
+    store: Store
     clock: Clock
     _known: OrderedDict[str, _Known] = field(default_factory=OrderedDict)
 
@@ -61,12 +61,11 @@ class KnownCredentials:
             self._known.clear()
 
     async def _read(self, id_: str, now: float) -> tuple[Credential, Principal | None] | None:
-        store = self.store.store
-        credential = await self.store.run(store.credential, id_)
+        credential = await self.store.credential(id_)
         if credential is None:
             self._known.pop(id_, None)
             return None
-        principal = await self.store.run(store.principal, credential.owner)
+        principal = await self.store.principal(credential.owner)
         self._known[id_] = _Known(credential, principal, now, now + FRESH_S)
         self._known.move_to_end(id_)
         while len(self._known) > _MOST:

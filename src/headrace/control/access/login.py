@@ -25,7 +25,7 @@ from headrace.control.access.sessions import SessionRules, is_own_page
 from headrace.control.access.trail import Change
 from headrace.control.secret_references import is_reference, secret_reader
 from headrace.control.settings import OidcSettings
-from headrace.control.store_thread import StoreThread
+from headrace.control.state.store import Store
 from headrace.core import (
     Clock,
     FailedPreconditionError,
@@ -66,7 +66,7 @@ class Login:
 
     settings: OidcSettings
     provider: Provider
-    store: StoreThread
+    store: Store
     clock: Clock
     authenticator: Authenticator
     _key: bytes = field(default_factory=lambda: secrets.token_bytes(32))
@@ -127,7 +127,7 @@ class Login:
     async def _let_in(self, name: str, roles: tuple[str, ...]) -> str:
         """What the cookie of a new session holds."""
         now = self.clock.now()
-        principal = await self.store.run(self.store.store.principal, name)
+        principal = await self.store.principal(name)
         if principal is not None and principal.disabled:
             raise PermissionDeniedError(f"{name} is disabled; ask an admin")
         if principal is not None and principal.kind != USER:
@@ -144,7 +144,7 @@ class Login:
         change = Change(
             at=now, actor=name, action="login", object=session.id, after={"roles": list(roles)}
         )
-        await self.store.run(self.store.store.add_credential, session, changes=[change])
+        await self.store.add_credential(session, changes=[change])
         _LOG.info("logged in", extra={"user": name})
         return text
 
@@ -154,7 +154,7 @@ class Login:
         added = Principal(name=name, kind=USER, created=now, created_by=issuer)
         after = {"kind": USER, "roles": [], "by_groups": list(roles)}
         change = Change(at=now, actor=name, action="user.add", object=name, after=after)
-        await self.store.run(self.store.store.save_principal, added, changes=[change])
+        await self.store.save_principal(added, changes=[change])
 
     def _name(self, claims: Claims) -> str:
         claim = self.settings.user_claim
@@ -190,7 +190,7 @@ class Login:
 
 
 def make_login(
-    settings: OidcSettings, *, store: StoreThread, clock: Clock, authenticator: Authenticator
+    settings: OidcSettings, *, store: Store, clock: Clock, authenticator: Authenticator
 ) -> Login:
     """The login that `settings` describe, if they are right.
 

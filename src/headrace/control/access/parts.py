@@ -8,7 +8,7 @@ from headrace.control.access.people import People
 from headrace.control.access.sessions import SessionRules
 from headrace.control.access.token_login import TokenLogin
 from headrace.control.settings import OidcSettings
-from headrace.control.store_thread import StoreThread
+from headrace.control.state.store import Store
 from headrace.core import Clock, FailedPreconditionError
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class Access:
 
 
 def make_access(
-    store: StoreThread,
+    store: Store,
     clock: Clock,
     oidc: OidcSettings | None = None,
     *,

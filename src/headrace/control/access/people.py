@@ -17,7 +17,7 @@ from headrace.control.access.credentials import (
 )
 from headrace.control.access.roles import parse_grant, parse_grants
 from headrace.control.access.trail import Change
-from headrace.control.store_thread import StoreThread
+from headrace.control.state.store import Store
 from headrace.core import AlreadyExistsError, Clock, InvalidArgumentError, NotFoundError
 
 USER: Final = "user"
@@ -29,17 +29,17 @@ _IS_TOKEN_KIND: Final = frozenset({CredentialKind.TOKEN, CredentialKind.SESSION}
 class People:
     """Reads and changes who may do what; every change is in force when its method returns."""
 
-    store: StoreThread
+    store: Store
     clock: Clock
     authenticator: Authenticator
 
     async def principals(self) -> list[Principal]:
         """All users and service accounts by name."""
-        return await self.store.run(self.store.store.principals)
+        return await self.store.principals()
 
     async def tokens(self, kind: CredentialKind = CredentialKind.TOKEN) -> list[Credential]:
         """Tokens or sessions by age, those that are not valid any more included."""
-        return await self.store.run(self.store.store.credentials, kind)
+        return await self.store.credentials(kind)
 
     async def add(
         self, name: str, roles: Sequence[str], *, kind: str = USER, actor: str
@@ -50,7 +50,7 @@ class People:
             AlreadyExistsError: There is one of this name.
             InvalidArgumentError: A role is none.
         """
-        if await self.store.run(self.store.store.principal, name) is not None:
+        if await self.store.principal(name) is not None:
             message = f"{name} is there already; `headrace users grant` gives more roles"
             raise AlreadyExistsError(message)
         added = Principal(
@@ -100,7 +100,7 @@ class People:
         Raises:
             InvalidArgumentError: A role is none, or is missing, or the account has others.
         """
-        found = await self.store.run(self.store.store.principal, owner)
+        found = await self.store.principal(owner)
         wanted = tuple(map(str, parse_grants(roles)))
         if found is None and not wanted:
             message = f"there is no account {owner}; say with which role it is to be made"
@@ -124,7 +124,7 @@ class People:
         )
         after = {"owner": owner, "expires": token.expires}
         change = Change(at=now, actor=actor, action="token.create", object=id_, after=after)
-        await self.store.run(self.store.store.add_credential, token, changes=[change])
+        await self.store.add_credential(token, changes=[change])
         return NewCredential(credential=token, text=text)
 
     async def revoke(self, id_: str, *, actor: str) -> Credential:
@@ -133,8 +133,8 @@ class People:
         Raises:
             NotFoundError: There is none of this id.
         """
-        store, now = self.store.store, self.clock.now()
-        found = await self.store.run(store.credential, id_)
+        store, now = self.store, self.clock.now()
+        found = await store.credential(id_)
         if found is None or found.kind not in _IS_TOKEN_KIND:
             raise NotFoundError(f"there is no token {id_[:100]!r}; `headrace tokens list` has all")
         if found.revoked is not None:
@@ -146,12 +146,12 @@ class People:
             object=id_,
             before={"owner": found.owner, "expires": found.expires},
         )
-        revoked = await self.store.run(store.revoke_credential, id_, at=now, changes=[change])
+        revoked = await store.revoke_credential(id_, at=now, changes=[change])
         self.authenticator.known.forget()
         return revoked
 
     async def _principal(self, name: str) -> Principal:
-        found = await self.store.run(self.store.store.principal, name)
+        found = await self.store.principal(name)
         if found is None:
             raise NotFoundError(f"there is no user {name[:100]!r}; `headrace users list` has all")
         return found
@@ -167,7 +167,7 @@ class People:
             before=None if before is None else _told(before),
             after=_told(after),
         )
-        await self.store.run(self.store.store.save_principal, after, changes=[change])
+        await self.store.save_principal(after, changes=[change])
         self.authenticator.known.forget()
 
 

@@ -12,7 +12,7 @@ from headrace.control.access.authenticate import Authenticator
 from headrace.control.access.roles import Caller
 from headrace.control.access.sessions import SessionRules
 from headrace.control.access.trail import Change
-from headrace.control.store_thread import StoreThread
+from headrace.control.state.store import Store
 from headrace.core import Clock
 
 _LOG: Final = logging.getLogger("headrace.control")
@@ -22,7 +22,7 @@ _LOG: Final = logging.getLogger("headrace.control")
 class TokenLogin:
     """Begins sessions for whoever shows a token, and ends any session."""
 
-    store: StoreThread
+    store: Store
     clock: Clock
     authenticator: Authenticator
 
@@ -54,7 +54,7 @@ class TokenLogin:
             object=session.id,
             after={"token": caller.credential},
         )
-        await self.store.run(self.store.store.add_credential, session, changes=[change])
+        await self.store.add_credential(session, changes=[change])
         _LOG.info("logged in", extra={"user": caller.name})
         rules = self.rules
         return rules.set_cookie(rules.cookie_name, text, max_age_s=rules.absolute_s)
@@ -63,8 +63,6 @@ class TokenLogin:
         """End the caller's session; the header that removes its cookie."""
         now = self.clock.now()
         change = Change(at=now, actor=caller.name, action="logout", object=caller.credential)
-        await self.store.run(
-            self.store.store.revoke_credential, caller.credential, at=now, changes=[change]
-        )
+        await self.store.revoke_credential(caller.credential, at=now, changes=[change])
         self.authenticator.known.forget(caller.credential)
         return self.rules.set_cookie(self.rules.cookie_name, "", max_age_s=0)

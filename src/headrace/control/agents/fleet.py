@@ -34,7 +34,7 @@ from headrace.control.keeper import GatewayKeeper
 from headrace.control.limits.rules import Rules
 from headrace.control.news import News, wait_for
 from headrace.control.observed import Route
-from headrace.control.store import Event
+from headrace.control.state.records import Event
 from headrace.core import Clock, HeadraceError
 from headrace.core.spec_upstream import UpstreamSpec
 from headrace.gateway import (

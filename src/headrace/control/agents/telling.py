@@ -5,7 +5,7 @@ from typing import Final, assert_never
 
 from headrace.control.agents.roster import GatewayState, Turn
 from headrace.control.agents.standing import Standing
-from headrace.control.store import Event
+from headrace.control.state.records import Event
 from headrace.observe.metrics import Family, gauge
 
 _REASONS: Final = {

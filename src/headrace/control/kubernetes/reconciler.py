@@ -33,7 +33,7 @@ from headrace.control.observed import Observed, Replica, Route
 from headrace.control.plan import PublishRoutes
 from headrace.control.publication import RoutePublication, RoutePublisher
 from headrace.control.sandbox import Isolation
-from headrace.control.store import Event
+from headrace.control.state.records import Event
 from headrace.core import Clock, FailedPreconditionError, HeadraceError, ReplicaSettings
 from headrace.core.spec_access import EndpointLimitsSpec
 from headrace.core.spec_kubernetes import KubernetesSpec

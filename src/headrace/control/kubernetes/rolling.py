@@ -14,7 +14,7 @@ from headrace.control.kubernetes.executor import Action
 from headrace.control.kubernetes.names import APPLIED, Object
 from headrace.control.kubernetes.snapshot import condition_message
 from headrace.control.observed import Phase, Replica
-from headrace.control.store import Event
+from headrace.control.state.records import Event
 
 _APPLIED_AT: Final = f"metadata.annotations.{APPLIED}"
 """Differs where we say less than before, which may be less of the pods."""

@@ -18,7 +18,7 @@ from headrace.control.membership import Emit, nobody
 from headrace.control.publication import RoutePublisher
 from headrace.control.reconciling import Reconciling
 from headrace.control.settings import DEFAULT_ADMIN_PORT, ClusterSettings, ControlSettings
-from headrace.control.store import Event
+from headrace.control.state.records import Event
 from headrace.core import Clock, FailedPreconditionError, SystemClock
 from headrace.core.gateways import MAX_BEHIND_S
 

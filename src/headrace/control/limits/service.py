@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Final, assert_never
 from headrace.control.limits.account import Kind, Moment, Standing
 from headrace.control.limits.limiter import Decision, Limiter, Quota, Refusal
 from headrace.control.limits.rules import ANONYMOUS, UNKNOWN, Ask, Rules, Scope
-from headrace.control.store import QuotaUse
-from headrace.control.store_thread import StoreThread
+from headrace.control.state.records import QuotaUse
+from headrace.control.state.store import Store
 from headrace.core import Clock, FailedPreconditionError, HeadraceError
 from headrace.core.headers import LEASE_HEADER
 from headrace.gateway import socket_mode
@@ -56,7 +56,7 @@ class LimitService:
     """
 
     limiter: Limiter
-    store: StoreThread
+    store: Store
     clock: Clock
     addresses: Sequence[str]
     secured: SecuredAddress | None = None
@@ -123,7 +123,7 @@ class LimitService:
     async def _restore(self) -> None:
         today = int(Moment(0.0, self.clock.now()).day)
         try:
-            stored = await self.store.run(self.store.store.quotas, _date(today))
+            stored = await self.store.quotas(_date(today))
         except HeadraceError as error:
             _LOG.error("cannot read used quotas", extra={"error": str(error)})
             return
@@ -136,7 +136,7 @@ class LimitService:
             return
         uses = [QuotaUse(day=_date(q.day), subject=q.subject, used=q.used) for q in unsaved]
         try:
-            totals = await self.store.run(self.store.store.add_quotas, uses)
+            totals = await self.store.add_quotas(uses)
         except HeadraceError as error:
             _LOG.error("cannot store used quotas", extra={"error": str(error)})
             self.limiter.put_back(unsaved)

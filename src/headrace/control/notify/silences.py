@@ -9,7 +9,7 @@ import msgspec
 
 from headrace.control.access.trail import Change
 from headrace.control.alert_records import Silence
-from headrace.control.store_thread import StoreThread
+from headrace.control.state.store import Store
 from headrace.core import Clock, FailedPreconditionError, InvalidArgumentError, NotFoundError
 from headrace.monitor.alert_state import Alert
 
@@ -29,7 +29,7 @@ def silence_missing(id_: str) -> NotFoundError:
 class Silences:
     """Reads and changes silences; `load` has to be called first."""
 
-    store: StoreThread
+    store: Store
     clock: Clock
     _silences: dict[str, Silence] = field(default_factory=dict)
 
@@ -85,7 +85,7 @@ class Silences:
             object=stored.id,
             after=msgspec.to_builtins(stored),
         )
-        await self.store.run(self.store.store.alerts.add_silence, stored, changes=[change])
+        await self.store.alerts.add_silence(stored, changes=[change])
         self._silences = {silence.id: silence for silence in (*self.active(), stored)}
         return stored
 
@@ -98,5 +98,5 @@ class Silences:
             object=silence.id,
             before=msgspec.to_builtins(silence),
         )
-        await self.store.run(self.store.store.alerts.remove_silence, silence.id, changes=[change])
+        await self.store.alerts.remove_silence(silence.id, changes=[change])
         self._silences.pop(silence.id, None)

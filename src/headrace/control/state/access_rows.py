@@ -1,18 +1,29 @@
-"""How are credentials and principals kept? A row each; what they may do as JSON."""
+"""Rows of credentials, principals, quotas and the audit log."""
 
-from typing import Any
+from collections.abc import Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
+import msgspec
 from sqlalchemy import Connection, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from headrace.control.access.credentials import Credential, CredentialKind, Principal
+from headrace.control.access.trail import GENESIS, Change, Entry, Head, chained
+from headrace.control.state.database import count_up, upsert_into
 from headrace.control.state.encoding import check_readable, clean, decoded, encoded
-from headrace.control.state.tables import CREDENTIALS, PRINCIPALS, AnyRow
+from headrace.control.state.records import QuotaUse
+from headrace.control.state.tables import CREDENTIALS, PRINCIPALS, QUOTAS, TRAIL, AnyRow
 from headrace.core import AlreadyExistsError, NotFoundError
 
+if TYPE_CHECKING:
+    from sqlalchemy.sql.dml import ReturningInsert
 
-def add_credential(connection: Connection, credential: Credential) -> None:
-    """Keep a new credential.
+
+def add_credential(
+    connection: Connection, credential: Credential, *, changes: Sequence[Change] = ()
+) -> None:
+    """Add a credential, and its entries of the audit log in the same transaction.
 
     Raises:
         AlreadyExistsError: Its id or its hash is taken.
@@ -25,6 +36,7 @@ def add_credential(connection: Connection, credential: Credential) -> None:
             connection.execute(insert(CREDENTIALS).values(values))
     except IntegrityError as error:
         raise AlreadyExistsError(f"there is a credential {credential.id} already") from error
+    add_changes(connection, changes)
 
 
 def _plain_values(credential: Credential) -> dict[str, Any]:
@@ -41,9 +53,9 @@ def _plain_values(credential: Credential) -> dict[str, Any]:
 
 
 def read_credentials(
-    connection: Connection, kind: CredentialKind, owner: str | None
+    connection: Connection, kind: CredentialKind, owner: str | None = None
 ) -> list[Credential]:
-    """Credentials of a kind by age; all owners' if `owner` is None."""
+    """Credentials of a kind by age, invalid ones too; all owners' if `owner` is None."""
     query = select(CREDENTIALS).where(CREDENTIALS.c.kind == kind.value)
     if owner is not None:
         query = query.where(CREDENTIALS.c.owner == clean(owner))
@@ -52,19 +64,21 @@ def read_credentials(
 
 
 def read_credential(connection: Connection, id_: str) -> Credential | None:
-    """The credential of this id."""
+    """The credential of this id, whether it is valid or not."""
     row = connection.execute(select(CREDENTIALS).where(CREDENTIALS.c.id == clean(id_))).first()
     return None if row is None else _credential(row)
 
 
 def read_credential_by_hash(connection: Connection, hash_: str) -> Credential | None:
-    """The credential of this hash."""
+    """The credential of this hash, whether it is valid or not."""
     query = select(CREDENTIALS).where(CREDENTIALS.c.hash == clean(hash_))
     row = connection.execute(query).first()
     return None if row is None else _credential(row)
 
 
-def revoke_credential(connection: Connection, id_: str, at: float) -> Credential:
+def revoke_credential(
+    connection: Connection, id_: str, *, at: float, changes: Sequence[Change] = ()
+) -> Credential:
     """Make a credential invalid from `at` on, if it is not yet; as stored.
 
     Raises:
@@ -77,10 +91,11 @@ def revoke_credential(connection: Connection, id_: str, at: float) -> Credential
     found = read_credential(connection, id_)
     if found is None:
         raise NotFoundError(f"there is no credential {id_[:100]!r}")
+    add_changes(connection, changes)
     return found
 
 
-def renew_credential(connection: Connection, id_: str, expires: float) -> None:
+def renew_credential(connection: Connection, id_: str, *, expires: float) -> None:
     """Let a credential that is valid still expire at another time."""
     of_id = CREDENTIALS.c.id == clean(id_)
     connection.execute(
@@ -103,8 +118,10 @@ def _credential(row: AnyRow) -> Credential:
     )
 
 
-def save_principal(connection: Connection, principal: Principal) -> None:
-    """Add a principal, or replace the one of this name."""
+def save_principal(
+    connection: Connection, principal: Principal, *, changes: Sequence[Change] = ()
+) -> None:
+    """Add a principal, or replace the one of this name; the audit log in the same transaction."""
     values = {
         "kind": principal.kind,
         "roles": encoded(principal.roles),
@@ -113,9 +130,9 @@ def save_principal(connection: Connection, principal: Principal) -> None:
         "disabled": principal.disabled,
     }
     of_name = PRINCIPALS.c.name == clean(principal.name)
-    if connection.execute(update(PRINCIPALS).where(of_name).values(values)).rowcount:
-        return
-    connection.execute(insert(PRINCIPALS).values(name=clean(principal.name), **values))
+    if not connection.execute(update(PRINCIPALS).where(of_name).values(values)).rowcount:
+        connection.execute(insert(PRINCIPALS).values(name=clean(principal.name), **values))
+    add_changes(connection, changes)
 
 
 def read_principals(connection: Connection) -> list[Principal]:
@@ -139,3 +156,81 @@ def _principal(row: AnyRow) -> Principal:
         created_by=row.created_by,
         disabled=row.disabled,
     )
+
+
+def add_changes(connection: Connection, changes: Sequence[Change]) -> None:
+    """Append to the audit log."""
+    if not changes:
+        return
+    # The counter's row is held until the transaction ends, so nobody else reads the same end.
+    last = count_up(connection, "trail", len(changes))
+    first = last - len(changes) + 1
+    before = connection.execute(select(TRAIL.c.hash).where(TRAIL.c.id == first - 1)).scalar()
+    previous = GENESIS if before is None else str(before)
+    entries = []
+    for number, change in enumerate(changes, start=first):
+        entry = chained(
+            Entry(
+                id=number,
+                at=change.at,
+                actor=clean(change.actor),
+                action=clean(change.action),
+                object=clean(change.object),
+                before=clean(encoded(change.before)),
+                after=clean(encoded(change.after)),
+                previous=previous,
+                hash="",
+            )
+        )
+        previous = entry.hash
+        entries.append(msgspec.structs.asdict(entry))
+    connection.execute(insert(TRAIL), entries)
+
+
+def read_trail(
+    connection: Connection, *, after: int = 0, limit: int = 1000, newest: bool = False
+) -> list[Entry]:
+    """Entries with an id above `after`, in order: the first `limit` of them, or the last."""
+    order = TRAIL.c.id.desc() if newest else TRAIL.c.id
+    query = select(TRAIL).where(TRAIL.c.id > after).order_by(order).limit(limit)
+    found = [_entry(row) for row in connection.execute(query)]
+    return found[::-1] if newest else found
+
+
+def read_head(connection: Connection) -> Head:
+    """Where the trail ends."""
+    row = connection.execute(
+        select(TRAIL.c.id, TRAIL.c.hash).order_by(TRAIL.c.id.desc()).limit(1)
+    ).first()
+    return Head() if row is None else Head(count=row.id, hash=row.hash)
+
+
+def _entry(row: AnyRow) -> Entry:
+    return Entry(**row._asdict())
+
+
+def add_quotas(connection: Connection, uses: Sequence[QuotaUse]) -> list[QuotaUse]:
+    """Add to what is stored; what is stored then, of all control planes together."""
+    totals = []
+    # In order: two that add to the same the other way round would wait for each other for ever.
+    for use in sorted(uses, key=lambda use: (use.day, clean(use.subject))):
+        row = {"day": use.day, "subject": clean(use.subject), "used": use.used}
+        used = connection.execute(_add_up(connection.dialect.name), row).scalar_one()
+        totals.append(QuotaUse(day=use.day, subject=use.subject, used=used))
+    return totals
+
+
+def read_quotas(connection: Connection, day: str) -> list[QuotaUse]:
+    """What was used of a day, by subject."""
+    query = select(QUOTAS.c.subject, QUOTAS.c.used).where(QUOTAS.c.day == day)
+    found = [QuotaUse(day=day, subject=s, used=used) for s, used in connection.execute(query)]
+    return sorted(found, key=lambda use: use.subject)
+
+
+@cache
+def _add_up(dialect: str) -> "ReturningInsert[int]":
+    statement = upsert_into(QUOTAS, dialect=dialect)
+    return statement.on_conflict_do_update(
+        index_elements=[QUOTAS.c.day, QUOTAS.c.subject],
+        set_={"used": QUOTAS.c.used + statement.excluded.used},
+    ).returning(QUOTAS.c.used)

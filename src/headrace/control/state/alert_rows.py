@@ -7,59 +7,55 @@ from sqlalchemy import Connection, Table, delete, select
 
 from headrace.control.access.trail import Change
 from headrace.control.alert_records import AlertNotice, NoticeKey, Silence, StoredAlerts
-from headrace.control.state import trail_rows
-from headrace.control.state.database import Database
+from headrace.control.state.access_rows import add_changes
+from headrace.control.state.database import Database, reads, upsert_into, writes
 from headrace.control.state.encoding import check_readable, decoded, encoded
 from headrace.control.state.tables import ALERT_NOTICES, ALERTS, SILENCES
-from headrace.control.state.upsert import upsert_into
 from headrace.monitor.alert_state import Alert, Key
 
 
-class SqlAlerts:
-    """An `AlertStore` in the database of the state. Safe to use from several threads."""
+def load_alerts(connection: Connection) -> StoredAlerts:
+    """All records, in no order."""
+    return StoredAlerts(
+        alerts=tuple(_records(connection, ALERTS, Alert)),
+        notices=tuple(_records(connection, ALERT_NOTICES, AlertNotice)),
+        silences=tuple(_records(connection, SILENCES, Silence)),
+    )
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
-    def load(self) -> StoredAlerts:
-        """All records, in no order."""
-        with self._database.reading("read the alerts") as connection:
-            return StoredAlerts(
-                alerts=tuple(_records(connection, ALERTS, Alert)),
-                notices=tuple(_records(connection, ALERT_NOTICES, AlertNotice)),
-                silences=tuple(_records(connection, SILENCES, Silence)),
-            )
+def save_alerts(connection: Connection, alerts: Sequence[Alert], gone: Sequence[Key]) -> None:
+    """Add or replace alerts, and remove those of the keys `gone`."""
+    for name, subject in gone:
+        _delete(connection, ALERTS, name=name, subject=subject)
+    for alert in alerts:
+        name, subject = alert.key
+        _put(connection, ALERTS, alert, name=name, subject=subject)
 
-    def save_alerts(self, alerts: Sequence[Alert], gone: Sequence[Key]) -> None:
-        """Add or replace alerts, and remove those of the keys `gone`."""
-        with self._database.writing("store the alerts") as connection:
-            for name, subject in gone:
-                _delete(connection, ALERTS, name=name, subject=subject)
-            for alert in alerts:
-                name, subject = alert.key
-                _put(connection, ALERTS, alert, name=name, subject=subject)
 
-    def save_notices(self, notices: Sequence[AlertNotice], gone: Sequence[NoticeKey]) -> None:
-        """Add or replace notices, and remove those of the keys `gone`."""
-        with self._database.writing("store what receivers were told") as connection:
-            for receiver, (name, subject) in gone:
-                _delete(connection, ALERT_NOTICES, receiver=receiver, name=name, subject=subject)
-            for notice in notices:
-                name, subject = notice.alert.key
-                key = {"receiver": notice.receiver, "name": name, "subject": subject}
-                _put(connection, ALERT_NOTICES, notice, **key)
+def save_notices(
+    connection: Connection, notices: Sequence[AlertNotice], gone: Sequence[NoticeKey]
+) -> None:
+    """Add or replace notices, and remove those of the keys `gone`."""
+    for receiver, (name, subject) in gone:
+        _delete(connection, ALERT_NOTICES, receiver=receiver, name=name, subject=subject)
+    for notice in notices:
+        name, subject = notice.alert.key
+        key = {"receiver": notice.receiver, "name": name, "subject": subject}
+        _put(connection, ALERT_NOTICES, notice, **key)
 
-    def add_silence(self, silence: Silence, *, changes: Sequence[Change] = ()) -> None:
-        """Add a silence, and its entry of the audit log in the same transaction."""
-        with self._database.writing("store a silence") as connection:
-            _put(connection, SILENCES, silence, id=silence.id, ends=silence.ends)
-            trail_rows.add_changes(connection, changes)
 
-    def remove_silence(self, id_: str, *, changes: Sequence[Change] = ()) -> None:
-        """Remove a silence, and enter that in the audit log in the same transaction."""
-        with self._database.writing("remove a silence") as connection:
-            _delete(connection, SILENCES, id=id_)
-            trail_rows.add_changes(connection, changes)
+def add_silence(
+    connection: Connection, silence: Silence, *, changes: Sequence[Change] = ()
+) -> None:
+    """Add a silence, and its entry of the audit log in the same transaction."""
+    _put(connection, SILENCES, silence, id=silence.id, ends=silence.ends)
+    add_changes(connection, changes)
+
+
+def remove_silence(connection: Connection, id_: str, *, changes: Sequence[Change] = ()) -> None:
+    """Remove a silence, and enter that in the audit log in the same transaction."""
+    _delete(connection, SILENCES, id=id_)
+    add_changes(connection, changes)
 
 
 def _records(connection: Connection, table: Table, of_type: type[Any]) -> Iterable[Any]:
@@ -81,3 +77,16 @@ def _put(connection: Connection, table: Table, record: object, **key: str | floa
 
 def _delete(connection: Connection, table: Table, **key: str) -> None:
     connection.execute(delete(table).filter_by(**key))
+
+
+class AlertStore:
+    """Alerts, what receivers were told, and silences."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    load = reads("read the alerts", load_alerts)
+    save_alerts = writes("store the alerts", save_alerts)
+    save_notices = writes("store what receivers were told", save_notices)
+    add_silence = writes("store a silence", add_silence)
+    remove_silence = writes("remove a silence", remove_silence)

@@ -1,17 +1,39 @@
-"""How is the database reached? Its transactions, and its failures in words that help."""
+"""Database of the state: its engine, its one thread, its transactions, and errors with a remedy."""
 
+import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Final,
+    Generic,
+    ParamSpec,
+    Protocol,
+    TypeAlias,
+    TypeVar,
+)
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, make_url, update
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from headrace.control.state.address import sqlite_path
+from headrace.control.state.location import sqlite_path
+from headrace.control.state.tables import COUNTERS
 from headrace.core import ConflictError, FailedPreconditionError, InvalidArgumentError
 
+if TYPE_CHECKING:
+    from sqlalchemy.dialects import postgresql
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+_T_co = TypeVar("_T_co", covariant=True)
+Upsert: TypeAlias = "postgresql.Insert | sqlite.Insert"
 LOCK_TIMEOUT_S: Final = 5.0
 _CONNECT_TIMEOUT_S: Final = 5
 _WRITES: Final = "headrace_writes"
@@ -23,11 +45,13 @@ _LOCK_TIMED_OUT: Final = "55P03"
 class Database:
     """A SQLite file or a Postgres database; connections are opened when they are needed.
 
-    `name` is how messages call it: the file, or the URL without password and options.
+    Transactions that are awaited run one after the other in the database's one thread. `name` is
+    how messages call it: the file, or the URL without password and options.
     """
 
     def __init__(self, url: str, *, lock_timeout_s: float = LOCK_TIMEOUT_S) -> None:
         self._lock_timeout_s = lock_timeout_s
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
         path = sqlite_path(url)
         if path is not None:
             self.name = str(path)
@@ -66,8 +90,17 @@ class Database:
         with self._transaction(doing, {_WRITES: True}) as connection:
             yield connection
 
+    async def run(self, transaction: Callable[[], _T]) -> _T:
+        """Return what a blocking `transaction` returns, run in the database's thread.
+
+        A caller that is cancelled leaves: the transaction that it asked for ends all the same.
+        """
+        work = asyncio.get_running_loop().run_in_executor(self._executor, transaction)
+        return await asyncio.shield(work)
+
     def close(self) -> None:
-        """Close all connections."""
+        """Finish the transactions that were asked for, and close all connections."""
+        self._executor.shutdown(wait=True)
         self._engine.dispose()
 
     @contextmanager
@@ -101,6 +134,86 @@ class Database:
         if "not a database" in reason or "malformed" in reason:
             reason += "; move it away to start from the spec file, or bring back a copy of it"
         return FailedPreconditionError(f"cannot {doing} in {self.name}: {reason}")
+
+
+class _TableGroup(Protocol):
+    """A class whose attributes are transactions."""
+
+    database: Database
+
+
+@dataclass(frozen=True, slots=True)
+class BoundTransaction(Generic[_P, _T_co]):
+    """A transaction of one database: awaited by a call, or run in the calling thread."""
+
+    database: Database
+    doing: str
+    statements: Callable[Concatenate[Connection, _P], _T_co]
+    is_writing: bool
+
+    async def __call__(self, *args: _P.args, **kwargs: _P.kwargs) -> _T_co:
+        """Return what the statements return, once they are committed."""
+        return await self.database.run(lambda: self.blocking(*args, **kwargs))
+
+    def blocking(self, *args: _P.args, **kwargs: _P.kwargs) -> _T_co:
+        """Do the same in the calling thread: where no event loop runs yet, or none ever does."""
+        begin = self.database.writing if self.is_writing else self.database.reading
+        with begin(self.doing) as connection:
+            return self.statements(connection, *args, **kwargs)
+
+
+@dataclass(frozen=True, slots=True)
+class _Transaction(Generic[_P, _T]):
+    """The descriptor that binds statements to the database of the object that has them."""
+
+    doing: str
+    statements: Callable[Concatenate[Connection, _P], _T]
+    is_writing: bool
+
+    def __get__(
+        self, group: _TableGroup, owner: type[_TableGroup] | None = None
+    ) -> BoundTransaction[_P, _T]:
+        return BoundTransaction(group.database, self.doing, self.statements, self.is_writing)
+
+
+def reads(
+    doing: str, statements: Callable[Concatenate[Connection, _P], _T]
+) -> _Transaction[_P, _T]:
+    """Declare a method that runs `statements` in a transaction that only reads.
+
+    Args:
+        doing: What it does, for the message of an error: `read the events`.
+    """
+    return _Transaction(doing, statements, is_writing=False)
+
+
+def writes(
+    doing: str, statements: Callable[Concatenate[Connection, _P], _T]
+) -> _Transaction[_P, _T]:
+    """Declare a method that runs `statements` in a transaction that is stored whole, or not."""
+    return _Transaction(doing, statements, is_writing=True)
+
+
+def count_up(connection: Connection, name: str, by: int) -> int:
+    """Return the counter after `by` more; its row is held until the transaction ends.
+
+    Numbers have no gap: the counter belongs to the transaction.
+    """
+    counted = update(COUNTERS).where(COUNTERS.c.name == name)
+    result = connection.execute(
+        counted.values(value=COUNTERS.c.value + by).returning(COUNTERS.c.value)
+    )
+    value: int = result.scalar_one()
+    return value
+
+
+def upsert_into(table: Table, *, dialect: str) -> Upsert:
+    """Return the insert statement that has `on_conflict_do_update`, of either dialect."""
+    if dialect == "postgresql":
+        from sqlalchemy.dialects import postgresql  # noqa: PLC0415  # 30 ms that SQLite need not pay
+
+        return postgresql.insert(table)
+    return sqlite.insert(table)
 
 
 def _sqlite_engine(path: Path, lock_timeout_s: float) -> Engine:

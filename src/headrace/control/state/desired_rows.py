@@ -1,25 +1,63 @@
-"""How is the desired state read and replaced? In rows: only what changed is written."""
+"""Rows of the desired state, its history, rollouts and events: only what changed is written."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
+import msgspec
 from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
 
-from headrace.control.desired import (
-    DesiredEndpoint,
-    DesiredPool,
-    DesiredState,
-    DesiredStream,
+from headrace.control.access.trail import Change
+from headrace.control.desired import DesiredEndpoint, DesiredPool, DesiredState, DesiredStream
+from headrace.control.state.access_rows import add_changes
+from headrace.control.state.database import count_up
+from headrace.control.state.encoding import (
+    check_readable,
+    clean,
+    decoded,
+    encoded,
+    maybe_document,
+    put_together,
+    take_apart,
 )
-from headrace.control.state.documents import put_together, take_apart
-from headrace.control.state.encoding import check_readable, clean, decoded, encoded, maybe_document
-from headrace.control.state.tables import ENDPOINTS, GENERATIONS, STATE, AnyRow
-from headrace.control.store import EndpointGeneration
+from headrace.control.state.records import EndpointGeneration, Event, RolloutRecord
+from headrace.control.state.tables import ENDPOINTS, EVENTS, GENERATIONS, ROLLOUTS, STATE, AnyRow
 from headrace.core import ConflictError, FailedPreconditionError, InvalidArgumentError
 
+_TEXTS: Final = ("endpoint", "kind", "reason", "message", "rollout", "actor")
 Rows = list[dict[str, Any]]
 _SOME: Final = 500
 """How many names one statement asks for; SQLite allows 32,766 parameters, older ones 999."""
+
+
+def save(
+    connection: Connection,
+    state: DesiredState,
+    *,
+    at: float,
+    reason: str,
+    actor: str = "",
+    rollouts: Sequence[RolloutRecord] = (),
+    events: Sequence[Event] = (),
+    changes: Sequence[Change] = (),
+) -> list[RolloutRecord]:
+    """Replace the state; each endpoint whose `generation` is new gets an entry in its history.
+
+    An endpoint that is gone gets one without a document. What belongs to the change is stored in
+    the same transaction, or not at all: rollouts that it begins or ends, events, and entries of the
+    audit log. The rollouts as stored.
+
+    Raises:
+        ConflictError: `state.generation` is not one more than the stored one, an endpoint's
+            generation is not new, or a rollout was changed by somebody else.
+        InvalidArgumentError: Something could not be read again.
+        FailedPreconditionError: It cannot be stored; the old state stands.
+    """
+    replace_state(connection, state, at=at, reason=reason, actor=actor)
+    stored = [_save_rollout(connection, record) for record in rollouts]
+    add_events(connection, events)
+    add_changes(connection, changes)
+    return stored
 
 
 def load_state(connection: Connection) -> DesiredState:
@@ -46,7 +84,7 @@ def load_state(connection: Connection) -> DesiredState:
         raise FailedPreconditionError(message) from error
 
 
-def save_state(
+def replace_state(
     connection: Connection,
     state: DesiredState,
     *,
@@ -161,7 +199,10 @@ def _check_numbers(connection: Connection, rows: Rows) -> None:
 
 
 def last_generations(connection: Connection, names: Sequence[str] | None = None) -> dict[str, int]:
-    """The newest generation of each endpoint that ever was; of `names` only, if they are given."""
+    """The newest generation of each endpoint that ever was; of `names` only, if they are given.
+
+    The next one of an endpoint, one that comes back too, is one higher.
+    """
     table = GENERATIONS.c
     query = select(table.endpoint, func.max(table.generation)).group_by(table.endpoint)
     if names is None:
@@ -175,7 +216,9 @@ def last_generations(connection: Connection, names: Sequence[str] | None = None)
     return {row[0]: row[1] for row in rows}
 
 
-def read_history(connection: Connection, endpoint: str, limit: int) -> list[EndpointGeneration]:
+def read_history(
+    connection: Connection, endpoint: str, *, limit: int = 100
+) -> list[EndpointGeneration]:
     """An endpoint's generations, the newest first."""
     query = (
         select(GENERATIONS)
@@ -214,3 +257,135 @@ def _generation(row: AnyRow) -> EndpointGeneration:
 
 def _chunks(names: Sequence[str]) -> Iterable[Sequence[str]]:
     return (names[start : start + _SOME] for start in range(0, len(names), _SOME))
+
+
+def save_rollout(
+    connection: Connection,
+    record: RolloutRecord,
+    *,
+    events: Sequence[Event] = (),
+    changes: Sequence[Change] = (),
+) -> RolloutRecord:
+    """Add or replace a rollout, with events and the audit log; as stored, its revision one higher.
+
+    Raises:
+        ConflictError: `record.revision` is not the stored one (0 for a new rollout).
+        InvalidArgumentError: It could not be read again.
+        FailedPreconditionError: It cannot be stored; the old one stands.
+    """
+    stored = _save_rollout(connection, record)
+    add_events(connection, events)
+    add_changes(connection, changes)
+    return stored
+
+
+def _save_rollout(connection: Connection, record: RolloutRecord) -> RolloutRecord:
+    stored = msgspec.structs.replace(record, revision=record.revision + 1)
+    text = encoded(msgspec.structs.replace(stored, evidence=b""))
+    check_readable(text, RolloutRecord, what=f"rollout {record.id}")
+    values = {
+        "endpoint": record.endpoint,
+        "revision": stored.revision,
+        "is_over": record.state.phase.is_over,
+        "record": text,
+        "evidence": record.evidence,
+    }
+    if record.revision == 0:
+        _add_rollout(connection, record.id, values)
+        return stored
+    is_same = (ROLLOUTS.c.id == record.id) & (ROLLOUTS.c.revision == record.revision)
+    if connection.execute(update(ROLLOUTS).where(is_same).values(values)).rowcount != 1:
+        found = connection.execute(
+            select(ROLLOUTS.c.revision).where(ROLLOUTS.c.id == record.id)
+        ).scalar()
+        raise _changed(record.id, record.revision, found)
+    return stored
+
+
+def _add_rollout(connection: Connection, rollout: str, values: dict[str, Any]) -> None:
+    serial = count_up(connection, "rollouts", 1)
+    try:
+        # A savepoint: Postgres gives up the whole transaction at an error.
+        with connection.begin_nested():
+            connection.execute(insert(ROLLOUTS).values(id=rollout, serial=serial, **values))
+    except IntegrityError as error:
+        raise _changed(rollout, 0, None) from error
+
+
+def _changed(rollout: str, expected: int, found: int | None) -> ConflictError:
+    if expected == 0:
+        return ConflictError(f"there is a rollout {rollout} already; read it again")
+    now = "is gone" if found is None else f"is at revision {found}"
+    return ConflictError(f"rollout {rollout} {now}, not at {expected}; read it again")
+
+
+def read_rollouts(
+    connection: Connection, endpoint: str = "", *, limit: int = 100
+) -> list[RolloutRecord]:
+    """Rollouts, the newest first; of all endpoints if `endpoint` is empty."""
+    query = select(ROLLOUTS).order_by(ROLLOUTS.c.serial.desc()).limit(limit)
+    if endpoint:
+        query = query.where(ROLLOUTS.c.endpoint == clean(endpoint))
+    return [_rollout(row) for row in connection.execute(query)]
+
+
+def read_rollout(connection: Connection, rollout: str) -> RolloutRecord | None:
+    """The rollout of this id."""
+    row = connection.execute(select(ROLLOUTS).where(ROLLOUTS.c.id == clean(rollout))).first()
+    return None if row is None else _rollout(row)
+
+
+def newest_rollouts(connection: Connection) -> dict[str, RolloutRecord]:
+    """The newest rollout of each endpoint that had one."""
+    newest = select(func.max(ROLLOUTS.c.serial)).group_by(ROLLOUTS.c.endpoint)
+    rows = connection.execute(select(ROLLOUTS).where(ROLLOUTS.c.serial.in_(newest)))
+    return {row.endpoint: _rollout(row) for row in rows}
+
+
+def _rollout(row: AnyRow) -> RolloutRecord:
+    record = decoded(row.record, RolloutRecord, what=f"rollout {row.id}")
+    return msgspec.structs.replace(record, revision=row.revision, evidence=row.evidence)
+
+
+def add_events(connection: Connection, events: Sequence[Event]) -> list[Event]:
+    """Append events; the same with their ids."""
+    if not events:
+        return []
+    # The counter's row is held until the transaction ends, so ids appear in their order.
+    last = count_up(connection, "events", len(events))
+    first = last - len(events) + 1
+    stored = [
+        msgspec.structs.replace(
+            event, id=first + i, **{name: clean(getattr(event, name)) for name in _TEXTS}
+        )
+        for i, event in enumerate(events)
+    ]
+    rows = [msgspec.structs.asdict(event) | {"data": encoded(event.data)} for event in stored]
+    connection.execute(insert(EVENTS), rows)
+    return stored
+
+
+def read_events(
+    connection: Connection,
+    *,
+    endpoint: str = "",
+    kind: str = "",
+    after: int = 0,
+    limit: int = 1000,
+    newest: bool = False,
+) -> list[Event]:
+    """Events with an id above `after`, in order: the first `limit` of them, or the last."""
+    order = EVENTS.c.id.desc() if newest else EVENTS.c.id
+    query = select(EVENTS).where(EVENTS.c.id > after).order_by(order).limit(limit)
+    if endpoint:
+        query = query.where(EVENTS.c.endpoint == clean(endpoint))
+    if kind:
+        query = query.where(EVENTS.c.kind == kind)
+    found = [_event(row) for row in connection.execute(query)]
+    return found[::-1] if newest else found
+
+
+def _event(row: AnyRow) -> Event:
+    values = row._asdict()
+    values["data"] = decoded(values["data"], dict[str, Any], what=f"event {row.id}")
+    return Event(**values)

@@ -1,5 +1,10 @@
-"""How do messages stand in a text column? As JSON, checked to be readable before it is stored."""
+"""Encoding of records as JSON columns, checked to be readable before they are stored.
 
+A spec document is stored in parts: the entry of each endpoint beside the endpoint, so that one
+change is small, and the rest of the document with the endpoints' names.
+"""
+
+from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -7,6 +12,7 @@ import msgspec
 from headrace.core import FailedPreconditionError, InvalidArgumentError
 
 T = TypeVar("T")
+Document = dict[str, Any]
 
 
 def encoded(value: object) -> str:
@@ -59,3 +65,36 @@ def clean(text: str) -> str:
     Callers choose request ids, and Postgres refuses NUL in any text.
     """
     return text.encode("utf-8", "replace").decode().replace("\x00", "\ufffd")
+
+
+def take_apart(spec: Document, names: Collection[str]) -> tuple[Document, dict[str, Document]]:
+    """`spec` without the entries of `names`, and those entries.
+
+    A string in the list stands for the entry of that name; anything else is in a list of its own.
+    """
+    listed = spec.get("endpoints")
+    if not isinstance(listed, list):
+        return spec, {}
+    entries: dict[str, Document] = {}
+    places: list[str | list[Any]] = []
+    for entry in listed:
+        name = entry.get("name") if isinstance(entry, dict) else None
+        if isinstance(name, str) and name in names and name not in entries:
+            entries[name] = entry
+            places.append(name)
+        else:
+            places.append([entry])
+    return {**spec, "endpoints": places}, entries
+
+
+def put_together(spec: Document, entries: Mapping[str, Document | None]) -> Document:
+    """The document that `take_apart` took apart.
+
+    Raises:
+        KeyError: An entry is missing.
+    """
+    places = spec.get("endpoints")
+    if not isinstance(places, list):
+        return spec
+    listed = [entries[place] if isinstance(place, str) else place[0] for place in places]
+    return {**spec, "endpoints": listed}

@@ -1,4 +1,4 @@
-"""How are jobs' runs kept? A row each; whose it is, and whether it lives, in columns."""
+"""Rows of scheduled jobs and their runs; the owner of a run and its signs of life are columns."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -8,148 +8,150 @@ from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, se
 from sqlalchemy.exc import IntegrityError
 
 from headrace.control.job_records import JobMark, JobRun, JobsLook, RunState
-from headrace.control.state.database import Database
+from headrace.control.state.database import Database, reads, upsert_into, writes
 from headrace.control.state.encoding import check_readable, clean, decoded, encoded
 from headrace.control.state.tables import JOB_RUNS, JOBS, STATE, AnyRow
-from headrace.control.state.upsert import upsert_into
 from headrace.core import AlreadyExistsError
 
 _OVER: Final = tuple(state.value for state in RunState if state.is_over)
 _COLUMNS: Final = ("id", "job", "moment", "state", "owner", "fence", "beat", "cancelled_by")
-
-
-class SqlJobs:
-    """A `JobStore` in the database of the state. Safe to use from several threads."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    def generation(self) -> int:
-        """Of the spec that is wanted."""
-        with self._database.reading("read the jobs") as connection:
-            found: int = connection.execute(select(STATE.c.generation)).scalar_one()
-        return found
-
-    def look(self) -> JobsLook:
-        """What there is now."""
-        with self._database.reading("read the jobs") as connection:
-            generation = connection.execute(select(STATE.c.generation)).scalar_one()
-            marks = [JobMark(**row._asdict()) for row in connection.execute(select(JOBS))]
-            is_open = JOB_RUNS.c.state.not_in(_OVER)
-            rows = connection.execute(select(JOB_RUNS).where(is_open).order_by(*_BY_AGE))
-            ended = _newest(connection, JOB_RUNS.c.state.in_(_ENDED))
-            succeeded = _newest(connection, JOB_RUNS.c.state == RunState.SUCCEEDED.value)
-            return JobsLook(
-                generation=generation,
-                marks={mark.job: mark for mark in marks},
-                open=tuple(_run(row) for row in rows),
-                succeeded=succeeded,
-                ended=ended,
-            )
-
-    def advance(self, mark: JobMark, runs: Sequence[JobRun]) -> bool:
-        """Replace a job's mark and add runs; nothing, and False, if its revision is another."""
-        values = msgspec.structs.asdict(mark) | {"revision": mark.revision + 1}
-        is_same = (JOBS.c.job == mark.job) & (JOBS.c.revision == mark.revision)
-        with self._database.writing("store a job's runs") as connection:
-            dialect = connection.dialect.name
-            # By what comes back: an insert tells no number of rows in Postgres.
-            if mark.revision == 0:
-                new = upsert_into(JOBS, dialect=dialect).values(values).on_conflict_do_nothing()
-                moved = connection.execute(new.returning(JOBS.c.job)).scalar()
-            else:
-                change = update(JOBS).where(is_same).values(values)
-                moved = connection.execute(change.returning(JOBS.c.job)).scalar()
-            if moved is None:
-                return False
-            for run in runs:
-                row = upsert_into(JOB_RUNS, dialect=dialect).values(_values(run))
-                connection.execute(row.on_conflict_do_nothing())
-        return True
-
-    def add_run(self, run: JobRun) -> None:
-        """Add a run.
-
-        Raises:
-            AlreadyExistsError: Its id is taken.
-        """
-        with self._database.writing("store a run") as connection:
-            try:
-                with connection.begin_nested():
-                    connection.execute(insert(JOB_RUNS).values(_values(run)))
-            except IntegrityError as error:
-                raise AlreadyExistsError(f"there is a run {run.id} already") from error
-
-    def take(self, run: JobRun, owner: str) -> JobRun | None:
-        """Make `owner` the owner of `run` as it was read; None if anything became of it since."""
-        taken = msgspec.structs.replace(run, owner=owner, fence=run.fence + 1, beat=run.beat + 1)
-        is_same = and_(_is(run), JOB_RUNS.c.beat == run.beat, JOB_RUNS.c.state == run.state.value)
-        return self._replace(taken, is_same, "take a run")
-
-    def save(self, run: JobRun, *, release: bool = False) -> JobRun | None:
-        """Replace a run of one's own, its beat one higher; None if it has another owner by now."""
-        owner = "" if release else run.owner
-        saved = msgspec.structs.replace(run, beat=run.beat + 1, owner=owner)
-        is_mine = and_(_is(run), JOB_RUNS.c.state.not_in(_OVER))
-        return self._replace(saved, is_mine, "store a run")
-
-    def _replace(self, run: JobRun, where: ColumnElement[bool], doing: str) -> JobRun | None:
-        values = {key: value for key, value in _values(run).items() if key != "cancelled_by"}
-        query = update(JOB_RUNS).where(where).values(values).returning(JOB_RUNS.c.cancelled_by)
-        with self._database.writing(doing) as connection:
-            found = connection.execute(query).scalar()
-        return None if found is None else msgspec.structs.replace(run, cancelled_by=found)
-
-    def cancel(self, id_: str, actor: str, at: float) -> JobRun | None:
-        """Ask that a run end; as stored. One that nobody owns is over at once. None: no such."""
-        of_id = JOB_RUNS.c.id == clean(id_)
-        with self._database.writing("cancel a run") as connection:
-            row = connection.execute(select(JOB_RUNS).where(of_id).with_for_update()).first()
-            if row is None:
-                return None
-            run = _run(row)
-            if run.state.is_over or run.cancelled_by:
-                return run
-            run = msgspec.structs.replace(run, cancelled_by=clean(actor) or "somebody")
-            if not run.owner:
-                run = msgspec.structs.replace(run, state=RunState.CANCELLED, ended=at)
-            connection.execute(update(JOB_RUNS).where(of_id).values(_values(run)))
-            return run
-
-    def run(self, id_: str) -> JobRun | None:
-        """The run of this id."""
-        with self._database.reading("read a run") as connection:
-            query = select(JOB_RUNS).where(JOB_RUNS.c.id == clean(id_))
-            row = connection.execute(query).first()
-            return None if row is None else _run(row)
-
-    def runs(self, job: str, *, limit: int) -> list[JobRun]:
-        """Runs of a job, by moment, the newest first."""
-        newest_first = [column.desc() for column in _BY_AGE]
-        of_job = select(JOB_RUNS).where(JOB_RUNS.c.job == clean(job))
-        with self._database.reading("read the runs") as connection:
-            rows = connection.execute(of_job.order_by(*newest_first).limit(limit))
-            return [_run(row) for row in rows]
-
-    def forget(self, job: str, *, keep: int) -> int:
-        """Drop all but the `keep` newest that are over, and the newest that succeeded; how many."""
-        is_over = and_(JOB_RUNS.c.job == clean(job), JOB_RUNS.c.state.in_(_OVER))
-        newest_first = [column.desc() for column in _BY_AGE]
-        over = select(JOB_RUNS.c.id).where(is_over).order_by(*newest_first)
-        good = over.where(JOB_RUNS.c.state == RunState.SUCCEEDED.value)
-        with self._database.writing("forget old runs") as connection:
-            old = connection.execute(over.offset(keep)).scalars().all()
-            kept = connection.execute(good.limit(1)).scalar()
-            gone = [id_ for id_ in old if id_ != kept]
-            for begin in range(0, len(gone), _AT_ONCE):
-                some = gone[begin : begin + _AT_ONCE]
-                connection.execute(delete(JOB_RUNS).where(JOB_RUNS.c.id.in_(some)))
-            return len(gone)
-
-
 _AT_ONCE: Final = 500
 _BY_AGE: Final = (JOB_RUNS.c.moment, JOB_RUNS.c.id)
 _ENDED: Final = (RunState.SUCCEEDED.value, RunState.FAILED.value)
+
+
+def read_spec_generation(connection: Connection) -> int:
+    """Of the spec that is wanted."""
+    found: int = connection.execute(select(STATE.c.generation)).scalar_one()
+    return found
+
+
+def read_jobs(connection: Connection) -> JobsLook:
+    """What there is now."""
+    generation = connection.execute(select(STATE.c.generation)).scalar_one()
+    marks = [JobMark(**row._asdict()) for row in connection.execute(select(JOBS))]
+    is_open = JOB_RUNS.c.state.not_in(_OVER)
+    rows = connection.execute(select(JOB_RUNS).where(is_open).order_by(*_BY_AGE))
+    ended = _newest(connection, JOB_RUNS.c.state.in_(_ENDED))
+    succeeded = _newest(connection, JOB_RUNS.c.state == RunState.SUCCEEDED.value)
+    return JobsLook(
+        generation=generation,
+        marks={mark.job: mark for mark in marks},
+        open=tuple(_run(row) for row in rows),
+        succeeded=succeeded,
+        ended=ended,
+    )
+
+
+def advance_job(connection: Connection, mark: JobMark, runs: Sequence[JobRun]) -> bool:
+    """Replace a job's mark and add runs; nothing, and False, if its revision is another.
+
+    That is 0 where there is no mark yet, and one higher afterwards. A run whose id is taken stays
+    as it is.
+    """
+    values = msgspec.structs.asdict(mark) | {"revision": mark.revision + 1}
+    is_same = (JOBS.c.job == mark.job) & (JOBS.c.revision == mark.revision)
+    dialect = connection.dialect.name
+    # By what comes back: an insert tells no number of rows in Postgres.
+    if mark.revision == 0:
+        new = upsert_into(JOBS, dialect=dialect).values(values).on_conflict_do_nothing()
+        moved = connection.execute(new.returning(JOBS.c.job)).scalar()
+    else:
+        change = update(JOBS).where(is_same).values(values)
+        moved = connection.execute(change.returning(JOBS.c.job)).scalar()
+    if moved is None:
+        return False
+    for run in runs:
+        row = upsert_into(JOB_RUNS, dialect=dialect).values(_values(run))
+        connection.execute(row.on_conflict_do_nothing())
+    return True
+
+
+def add_run(connection: Connection, run: JobRun) -> None:
+    """Add a run.
+
+    Raises:
+        AlreadyExistsError: Its id is taken.
+    """
+    try:
+        with connection.begin_nested():
+            connection.execute(insert(JOB_RUNS).values(_values(run)))
+    except IntegrityError as error:
+        raise AlreadyExistsError(f"there is a run {run.id} already") from error
+
+
+def take_run(connection: Connection, run: JobRun, owner: str) -> JobRun | None:
+    """Make `owner` the owner of `run` as it was read; None if anything became of it since."""
+    taken = msgspec.structs.replace(run, owner=owner, fence=run.fence + 1, beat=run.beat + 1)
+    is_same = and_(_is(run), JOB_RUNS.c.beat == run.beat, JOB_RUNS.c.state == run.state.value)
+    return _replace(connection, taken, is_same)
+
+
+def save_run(connection: Connection, run: JobRun, *, release: bool = False) -> JobRun | None:
+    """Replace a run of its owner, its beat one higher; None if it has another owner by now.
+
+    `cancelled_by` stays what is stored: others write it.
+
+    Args:
+        release: Nobody owns the run afterwards.
+    """
+    owner = "" if release else run.owner
+    saved = msgspec.structs.replace(run, beat=run.beat + 1, owner=owner)
+    is_mine = and_(_is(run), JOB_RUNS.c.state.not_in(_OVER))
+    return _replace(connection, saved, is_mine)
+
+
+def _replace(connection: Connection, run: JobRun, where: ColumnElement[bool]) -> JobRun | None:
+    values = {key: value for key, value in _values(run).items() if key != "cancelled_by"}
+    query = update(JOB_RUNS).where(where).values(values).returning(JOB_RUNS.c.cancelled_by)
+    found = connection.execute(query).scalar()
+    return None if found is None else msgspec.structs.replace(run, cancelled_by=found)
+
+
+def cancel_run(connection: Connection, id_: str, actor: str, at: float) -> JobRun | None:
+    """Ask that a run end; as stored. One that nobody owns is over at once. None: no such."""
+    of_id = JOB_RUNS.c.id == clean(id_)
+    row = connection.execute(select(JOB_RUNS).where(of_id).with_for_update()).first()
+    if row is None:
+        return None
+    run = _run(row)
+    if run.state.is_over or run.cancelled_by:
+        return run
+    run = msgspec.structs.replace(run, cancelled_by=clean(actor) or "somebody")
+    if not run.owner:
+        run = msgspec.structs.replace(run, state=RunState.CANCELLED, ended=at)
+    connection.execute(update(JOB_RUNS).where(of_id).values(_values(run)))
+    return run
+
+
+def read_run(connection: Connection, id_: str) -> JobRun | None:
+    """The run of this id."""
+    query = select(JOB_RUNS).where(JOB_RUNS.c.id == clean(id_))
+    row = connection.execute(query).first()
+    return None if row is None else _run(row)
+
+
+def read_runs(connection: Connection, job: str, *, limit: int) -> list[JobRun]:
+    """Runs of a job, by moment, the newest first."""
+    newest_first = [column.desc() for column in _BY_AGE]
+    of_job = select(JOB_RUNS).where(JOB_RUNS.c.job == clean(job))
+    rows = connection.execute(of_job.order_by(*newest_first).limit(limit))
+    return [_run(row) for row in rows]
+
+
+def forget_runs(connection: Connection, job: str, *, keep: int) -> int:
+    """Drop all but the `keep` newest that are over, and the newest that succeeded; how many."""
+    is_over = and_(JOB_RUNS.c.job == clean(job), JOB_RUNS.c.state.in_(_OVER))
+    newest_first = [column.desc() for column in _BY_AGE]
+    over = select(JOB_RUNS.c.id).where(is_over).order_by(*newest_first)
+    good = over.where(JOB_RUNS.c.state == RunState.SUCCEEDED.value)
+    old = connection.execute(over.offset(keep)).scalars().all()
+    kept = connection.execute(good.limit(1)).scalar()
+    gone = [id_ for id_ in old if id_ != kept]
+    for begin in range(0, len(gone), _AT_ONCE):
+        some = gone[begin : begin + _AT_ONCE]
+        connection.execute(delete(JOB_RUNS).where(JOB_RUNS.c.id.in_(some)))
+    return len(gone)
 
 
 def _is(run: JobRun) -> ColumnElement[bool]:
@@ -190,3 +192,21 @@ def _run(row: AnyRow) -> JobRun:
     record = decoded(row.record, dict[str, Any], what=what)
     columns = {name: getattr(row, name) for name in _COLUMNS}
     return decoded(encoded({**record, **columns}), JobRun, what=what)
+
+
+class JobStore:
+    """Scheduled jobs and their runs; transactions are also atomic between processes."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    generation = reads("read the jobs", read_spec_generation)
+    look = reads("read the jobs", read_jobs)
+    advance = writes("store a job's runs", advance_job)
+    add_run = writes("store a run", add_run)
+    take = writes("take a run", take_run)
+    save = writes("store a run", save_run)
+    cancel = writes("cancel a run", cancel_run)
+    run = reads("read a run", read_run)
+    runs = reads("read the runs", read_runs)
+    forget = writes("forget old runs", forget_runs)

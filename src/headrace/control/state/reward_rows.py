@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from sqlalchemy import Connection, Insert, func, select
 
+from headrace.control.state.database import upsert_into
 from headrace.control.state.encoding import clean
+from headrace.control.state.records import Assignment, Feedback, UnitBatch, UnitReward
 from headrace.control.state.tables import (
     ANSWERS,
     ROLLOUT_UNITS,
@@ -22,8 +24,6 @@ from headrace.control.state.tables import (
     UNIT_TALLIES,
     AnyRow,
 )
-from headrace.control.state.upsert import upsert_into
-from headrace.control.store import Assignment, Feedback, UnitBatch, UnitReward
 from headrace.core import InvalidArgumentError
 from headrace.rollout.readings import REWARD_LIMIT, RewardSums, UnitTally
 
@@ -58,13 +58,12 @@ def add_assignments(connection: Connection, assignments: Sequence[Assignment]) -
 
 
 def add_feedback(
-    connection: Connection,
-    feedback: Sequence[Feedback],
-    endpoints: frozenset[str] | None = None,
+    connection: Connection, *feedback: Feedback, endpoints: frozenset[str] | None = None
 ) -> list[str]:
-    """Take rewards: `taken`, `duplicate`, `waiting` or `unknown` of each.
+    """Take rewards, all or none: `taken`, `duplicate`, `waiting` or `unknown` of each.
 
-    Rows are written in the order of their keys, so that no two transactions wait for one another.
+    The first one counts. One that waits for its assignment is counted as soon as that comes. Rows
+    are written in the order of their keys, so that no two transactions wait for one another.
 
     Args:
         endpoints: Whose answers may earn them. Others' and those not known yet are `unknown` then,

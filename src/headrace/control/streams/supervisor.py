@@ -19,7 +19,7 @@ from headrace.control.backoff import CRASHED
 from headrace.control.desired import DesiredStream
 from headrace.control.faults import LOOP, Faults
 from headrace.control.log_files import last_line
-from headrace.control.store import Event
+from headrace.control.state.records import Event
 from headrace.control.streams.asking import metrics_of, tell
 from headrace.control.streams.driver import StreamDriver, member_of
 from headrace.control.streams.hearing import Hearing

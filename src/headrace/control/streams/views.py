@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from headrace.control.desired import DesiredStream
-from headrace.control.store import Event
+from headrace.control.state.records import Event
 from headrace.control.streams.plan import Phase
 from headrace.control.streams.scaling import count_of
 from headrace.control.streams.status import StreamView, is_stalled, lag_of, state_of

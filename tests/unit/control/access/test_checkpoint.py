@@ -10,8 +10,8 @@ from headrace.control.access.checkpoint import Checkpoints, read_checkpoint
 from headrace.control.access.trail import Change, Head
 from headrace.control.state import home_url, open_store
 from headrace.control.state.database import Database
+from headrace.control.state.store import Store
 from headrace.control.state.tables import TRAIL
-from headrace.control.store_thread import StoreThread
 
 pytestmark = pytest.mark.anyio
 
@@ -22,15 +22,15 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[StoreThread]:
-    store = StoreThread(open_store(home_url(tmp_path)))
+def store(tmp_path: Path) -> Iterator[Store]:
+    store = open_store(home_url(tmp_path))
     yield store
     store.close()
 
 
-def write(store: StoreThread, count: int) -> None:
+def write(store: Store, count: int) -> None:
     change = Change(at=1.0, actor="ann", action="apply", object="spec")
-    store.store.add_changes([change] * count)
+    store.add_changes.blocking([change] * count)
 
 
 def cut(tmp_path: Path, after: int) -> None:
@@ -40,20 +40,20 @@ def cut(tmp_path: Path, after: int) -> None:
     database.close()
 
 
-async def test_the_end_is_noted_for_the_owner_only(store: StoreThread, tmp_path: Path) -> None:
+async def test_the_end_is_noted_for_the_owner_only(store: Store, tmp_path: Path) -> None:
     checkpoints = Checkpoints(store=store, path=tmp_path / "checkpoint")
     write(store, 3)
     await checkpoints.note()
     write(store, 2)
     await checkpoints.note()
 
-    assert read_checkpoint(checkpoints.path) == store.store.trail_head()
+    assert read_checkpoint(checkpoints.path) == store.trail_head.blocking()
     assert read_checkpoint(checkpoints.path).count == 5
     assert checkpoints.path.stat().st_mode & 0o777 == 0o600
 
 
 async def test_a_cut_trail_is_told_once_and_the_evidence_is_kept(
-    store: StoreThread, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     checkpoints = Checkpoints(store=store, path=tmp_path / "checkpoint")
     write(store, 3)
@@ -67,7 +67,7 @@ async def test_a_cut_trail_is_told_once_and_the_evidence_is_kept(
     assert [record.message for record in caplog.records] == ["the audit trail was changed"]
 
 
-async def test_what_cannot_be_read_is_no_checkpoint(store: StoreThread, tmp_path: Path) -> None:
+async def test_what_cannot_be_read_is_no_checkpoint(store: Store, tmp_path: Path) -> None:
     checkpoints = Checkpoints(store=store, path=tmp_path / "checkpoint")
     checkpoints.path.write_text("{")
     write(store, 1)

@@ -9,7 +9,7 @@ import pytest
 from headrace.control.access.credentials import CredentialKind, hash_of
 from headrace.control.access.home_token import OWNER, ensure_home_token, read_home_token
 from headrace.control.state import home_url, open_store
-from headrace.control.store import Store
+from headrace.control.state.store import Store
 from headrace.core import FailedPreconditionError
 
 
@@ -21,7 +21,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 def valid(store: Store) -> list[str]:
-    tokens = store.credentials(CredentialKind.TOKEN, OWNER)
+    tokens = store.credentials.blocking(CredentialKind.TOKEN, OWNER)
     return [token.hash for token in tokens if token.is_valid(100.0)]
 
 
@@ -32,14 +32,14 @@ def test_the_first_start_makes_a_token_for_the_owner_only(store: Store, tmp_path
     assert path.stat().st_mode & 0o777 == 0o600
     assert token.startswith("hrt_")
     assert valid(store) == [hash_of(token)]
-    owner = store.principal(OWNER)
+    owner = store.principal.blocking(OWNER)
     assert owner is not None
     assert owner.roles == ("admin",)
-    assert [(e.action, e.actor) for e in store.trail()] == [
+    assert [(e.action, e.actor) for e in store.trail.blocking()] == [
         ("user.add", OWNER),
         ("token.create", OWNER),
     ]
-    assert token not in str(store.trail())
+    assert token not in str(store.trail.blocking())
 
 
 def test_the_next_start_keeps_it(store: Store, tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ def test_the_next_start_keeps_it(store: Store, tmp_path: Path) -> None:
     ensure_home_token(store, tmp_path, now=2.0)
 
     assert read_home_token(tmp_path) == before
-    assert store.trail_head().count == 2
+    assert store.trail_head.blocking().count == 2
 
 
 @pytest.mark.parametrize("how", ["deleted", "spoiled", "read by others", "revoked"])
@@ -64,7 +64,9 @@ def test_what_is_lost_or_leaked_is_replaced_and_the_old_one_is_void(
     elif how == "read by others":
         path.chmod(0o640)
     else:
-        store.revoke_credential(store.credentials(CredentialKind.TOKEN)[0].id, at=1.5)
+        store.revoke_credential.blocking(
+            store.credentials.blocking(CredentialKind.TOKEN)[0].id, at=1.5
+        )
     ensure_home_token(store, tmp_path, now=2.0)
     after = read_home_token(tmp_path)
 
@@ -99,13 +101,13 @@ def test_who_leads_an_installation_voids_the_token_of_who_led_before(
 
 def test_a_new_token_lets_an_owner_in_who_was_kept_out(store: Store, tmp_path: Path) -> None:
     ensure_home_token(store, tmp_path, now=1.0)
-    owner = store.principal(OWNER)
+    owner = store.principal.blocking(OWNER)
     assert owner is not None
-    store.save_principal(msgspec.structs.replace(owner, disabled=True, roles=("viewer",)))
+    store.save_principal.blocking(msgspec.structs.replace(owner, disabled=True, roles=("viewer",)))
     (tmp_path / "admin-token").unlink()
     ensure_home_token(store, tmp_path, now=2.0)
 
-    again = store.principal(OWNER)
+    again = store.principal.blocking(OWNER)
     assert again is not None
     assert (again.disabled, again.roles) == (False, ("viewer", "admin"))
 

@@ -20,7 +20,7 @@ from headrace.control.access.token_login import TokenLogin
 from headrace.control.secret_references import secret_reader
 from headrace.control.settings import OidcSettings
 from headrace.control.state import home_url, open_store
-from headrace.control.store_thread import StoreThread
+from headrace.control.state.store import Store
 from headrace.core import (
     FailedPreconditionError,
     HeadraceError,
@@ -83,21 +83,21 @@ class Lab:
 
     def add(self, name: str, *roles: str, **more: Any) -> None:  # noqa: ANN401  # any field
         kept = Principal(name=name, kind="user", created=1.0, roles=roles)
-        self.login.store.store.save_principal(msgspec.structs.replace(kept, **more))
+        self.login.store.save_principal.blocking(msgspec.structs.replace(kept, **more))
 
 
 MakeLab = Callable[..., Lab]
 
 
 @pytest.fixture
-def kept(tmp_path: Path) -> Iterator[StoreThread]:
-    store = StoreThread(open_store(home_url(tmp_path)))
+def kept(tmp_path: Path) -> Iterator[Store]:
+    store = open_store(home_url(tmp_path))
     yield store
     store.close()
 
 
 @pytest.fixture
-def make_lab(kept: StoreThread) -> MakeLab:
+def make_lab(kept: Store) -> MakeLab:
     def make(provider: FakeProvider | None = None, **settings: Any) -> Lab:  # noqa: ANN401  # any
         clock, fake = Turned(), provider or FakeProvider()
         told = msgspec.structs.replace(SETTINGS, **settings)
@@ -147,8 +147,8 @@ async def test_groups_have_roles(make_lab: MakeLab) -> None:
     caller = await lab.caller(await lab.log_in())
 
     assert caller.may(Role.OPERATOR)
-    assert [(p.name, p.roles) for p in lab.login.store.store.principals()] == [("ann", ())]
-    assert [entry.action for entry in lab.login.store.store.trail()] == ["user.add", "login"]
+    assert [(p.name, p.roles) for p in lab.login.store.principals.blocking()] == [("ann", ())]
+    assert [entry.action for entry in lab.login.store.trail.blocking()] == ["user.add", "login"]
 
 
 async def test_groups_count_at_the_login_and_own_roles_at_once(make_lab: MakeLab) -> None:
@@ -196,9 +196,9 @@ async def test_who_has_no_role_is_refused_and_told_how_to_get_one(make_lab: Make
 
     with pytest.raises(PermissionDeniedError, match="headrace users add eve --role viewer"):
         await lab.log_in()
-    store = lab.login.store.store
-    assert [*store.principals(), *store.credentials(CredentialKind.SESSION)] == []
-    assert [entry.action for entry in store.trail()] == ["login.failed"]
+    store = lab.login.store
+    assert [*store.principals.blocking(), *store.credentials.blocking(CredentialKind.SESSION)] == []
+    assert [entry.action for entry in store.trail.blocking()] == ["login.failed"]
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ async def test_each_login_has_a_session_of_its_own(make_lab: MakeLab) -> None:
     one, two = await lab.log_in(), await lab.log_in()
 
     assert one.cookies[0] != two.cookies[0]
-    assert len(lab.login.store.store.credentials(CredentialKind.SESSION, "ann")) == 2
+    assert len(lab.login.store.credentials.blocking(CredentialKind.SESSION, "ann")) == 2
 
 
 # What is not to be believed.
@@ -262,7 +262,7 @@ async def test_a_token_that_does_not_hold_lets_nobody_in(
 
     with pytest.raises(PermissionDeniedError):
         await lab.log_in()
-    assert lab.login.store.store.credentials(CredentialKind.SESSION) == []
+    assert lab.login.store.credentials.blocking(CredentialKind.SESSION) == []
 
 
 @pytest.mark.parametrize("how", ["none", "hmac with the public key", "another key"])
@@ -434,7 +434,7 @@ def test_a_cookie_is_found_by_its_name() -> None:
 
 
 def test_a_missing_extra_is_told_with_the_way_to_get_it(
-    kept: StoreThread, monkeypatch: pytest.MonkeyPatch
+    kept: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "joserfc", None)
     for name in ("login", "provider"):

@@ -44,7 +44,7 @@ async def test_a_session_has_the_roles_of_the_tokens_owner(
     assert (caller.name, caller.may(Role.OPERATOR, "fraud")) == ("ci", True)
     assert not caller.may(Role.VIEWER)
     assert caller.csrf_token
-    assert [one.action for one in plane.store.store.trail()] == ["login"]
+    assert [one.action for one in plane.store.trail.blocking()] == ["login"]
 
 
 async def test_the_token_itself_is_not_in_the_cookie(
@@ -87,8 +87,8 @@ async def test_a_session_ends_with_its_token(
 ) -> None:
     token = token_of(plane)
     header = await login.begin(token, "10.0.0.1")
-    store, id_ = plane.store.store, token.split("_")[1]
-    store.revoke_credential(id_, at=clock.at, changes=[])
+    store, id_ = plane.store, token.split("_")[1]
+    store.revoke_credential.blocking(id_, at=clock.at, changes=[])
     login.authenticator.known.forget()
 
     with pytest.raises(UnauthenticatedError, match="began with"):
@@ -99,8 +99,8 @@ async def test_a_session_ends_when_its_token_expires(
     plane: ControlPlane, login: TokenLogin, clock: Turned
 ) -> None:
     id_, token = new_secret("hrt")
-    plane.store.store.save_principal(Principal(name="ci", kind="service", created=1.0))
-    plane.store.store.add_credential(
+    plane.store.save_principal.blocking(Principal(name="ci", kind="service", created=1.0))
+    plane.store.add_credential.blocking(
         Credential(
             id=id_,
             kind=CredentialKind.TOKEN,

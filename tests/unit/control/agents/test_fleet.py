@@ -28,7 +28,7 @@ from headrace.control.keeper import GatewayKeeper
 from headrace.control.observed import Arm as RouteArm
 from headrace.control.observed import Route
 from headrace.control.ownership import ProcessOwner
-from headrace.control.store import Event
+from headrace.control.state.records import Event
 from headrace.core import InvalidArgumentError
 from headrace.gateway import (
     ApiKey,

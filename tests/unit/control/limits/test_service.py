@@ -15,8 +15,7 @@ from headrace.control.limits.limiter import Limiter
 from headrace.control.limits.rules import Rules
 from headrace.control.limits.service import LimitService, SecuredAddress
 from headrace.control.state import home_url, open_store
-from headrace.control.store import QuotaUse
-from headrace.control.store_thread import StoreThread
+from headrace.control.state.records import QuotaUse
 from headrace.core import FailedPreconditionError, InvalidArgumentError
 from headrace.core.spec_access import EndpointLimitsSpec, LimitSpec
 from headrace.protocol.descriptor_set import RLS_DESCRIPTOR_SET_PATH
@@ -55,11 +54,11 @@ class FakeStore:
     saved: list[QuotaUse] = field(default_factory=list)
     fails: bool = False
 
-    def quotas(self, day: str) -> list[QuotaUse]:
+    async def quotas(self, day: str) -> list[QuotaUse]:
         self._check()
         return [use for use in self.saved if use.day == day]
 
-    def add_quotas(self, uses: Sequence[QuotaUse]) -> list[QuotaUse]:
+    async def add_quotas(self, uses: Sequence[QuotaUse]) -> list[QuotaUse]:
         self._check()
         self.saved += uses
         return list(uses)
@@ -80,7 +79,7 @@ def store() -> FakeStore:
 def a_service(store: FakeStore, limits: LimitSpec, **more: Any) -> LimitService:  # noqa: ANN401  # any field
     service = LimitService(
         limiter=Limiter(name="t"),
-        store=StoreThread(store),  # type: ignore[arg-type]  # the part that is used
+        store=store,  # type: ignore[arg-type]  # the part that is used
         clock=FakeClock(),
         addresses=more.pop("addresses", ()),
         secured=more.pop("secured", None),
@@ -216,7 +215,7 @@ async def test_an_address_that_cannot_be_had_is_named(tmp_path: Path) -> None:
     real = open_store(home_url(tmp_path))
     service = LimitService(
         limiter=Limiter(name="t"),
-        store=StoreThread(real),
+        store=real,
         clock=FakeClock(),
         addresses=("unix:/nowhere/limits.sock",),
     )

@@ -10,8 +10,7 @@ from headrace.control.access.roles import SYSTEM, Role
 from headrace.control.desired import DesiredStream
 from headrace.control.plane import ControlPlane
 from headrace.control.resolve import Resolver
-from headrace.control.state import home_url
-from headrace.control.state.references import references_in
+from headrace.control.state import home_url, references_in
 from headrace.control.stream_settings import through_gateway
 from headrace.core import FailedPreconditionError, PermissionDeniedError
 from headrace.core.spec import SpecError, parse_spec
@@ -183,7 +182,7 @@ async def test_what_a_stream_asks_stays_in_use(plane: ControlPlane, models: list
 
     assert "b:1" in plane.in_use()
     assert "b:1" in references_in(home_url(plane.home.root))
-    assert plane.store.store.load().streams == plane.desired.streams
+    assert plane.store.load.blocking().streams == plane.desired.streams
     with pytest.raises(FailedPreconditionError, match="stream 'pay' asks endpoint 'm'"):
         await plane.orders.remove_endpoint("m", caller=SYSTEM)
 

@@ -1,4 +1,4 @@
-"""Which model versions does the stored state still need? Asked without a control plane."""
+"""Location of the stored state, and the models that it refers to, without loading SQLAlchemy."""
 
 import contextlib
 import sqlite3
@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Final
 
 from headrace.control.desired import DesiredEndpoint, DesiredStream
-from headrace.control.state.address import sqlite_path
 from headrace.control.state.encoding import decoded
-from headrace.control.store import RolloutRecord
-from headrace.core import FailedPreconditionError
+from headrace.control.state.records import RolloutRecord
+from headrace.core import FailedPreconditionError, InvalidArgumentError
 
+STATE_FILE: Final = "state.db"
+_SQLITE: Final = ("sqlite:///", "sqlite+pysqlite:///")
+_POSTGRES: Final = frozenset({"postgres", "postgresql", "postgresql+psycopg"})
+_HOW: Final = "use sqlite:///PATH or postgresql://USER@HOST/DATABASE"
 _PINNED: Final = "SELECT pinned FROM endpoints"
 _NEWEST_ROLLOUTS: Final = """
     SELECT record FROM rollouts
@@ -20,6 +23,29 @@ _NEWEST_ROLLOUTS: Final = """
 _STATE: Final = "SELECT * FROM state"  # one of an earlier version has no streams
 _STREAMS: Final = "streams"
 _LOCK_TIMEOUT_S: Final = 5.0
+
+
+def home_url(home: Path) -> str:
+    """The URL of the database that belongs to a home: a SQLite file in it."""
+    return f"sqlite:///{home.absolute() / STATE_FILE}"
+
+
+def sqlite_path(url: str) -> Path | None:
+    """The file that `url` names; None if it names a Postgres database.
+
+    All that follows `sqlite:///` is the path, whatever characters it has.
+
+    Raises:
+        InvalidArgumentError: It names neither. The message does not repeat it: it may hold a
+            password.
+    """
+    for prefix in _SQLITE:
+        if url.startswith(prefix) and len(url) > len(prefix):
+            return Path(url.removeprefix(prefix)).absolute()
+    scheme, separator, _ = url.partition("://")
+    if separator and scheme in _POSTGRES:
+        return None
+    raise InvalidArgumentError(f"the URL of the state names no database; {_HOW}")
 
 
 def references_in(url: str, *, legacy: Path | None = None) -> set[str]:
@@ -78,7 +104,7 @@ def _read_postgres(url: str) -> _Texts:
 
 
 def _legacy_references(path: Path) -> set[str]:
-    from headrace.control.state.legacy import read_legacy  # noqa: PLC0415  # costly to load
+    from headrace.control.state.schema import read_legacy  # noqa: PLC0415  # costly to load
 
     state = read_legacy(path)
     return set() if state is None else _models(state.endpoints)

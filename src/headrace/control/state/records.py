@@ -1,0 +1,111 @@
+"""Records of the control plane's state that its parts share: history, rollouts, events, rewards."""
+
+from typing import Any
+
+import msgspec
+
+from headrace.control.desired import DesiredEndpoint
+from headrace.rollout.state import RolloutState
+
+
+class EndpointGeneration(msgspec.Struct, frozen=True, kw_only=True):
+    """One entry of an endpoint's history.
+
+    `document`: the endpoint's part of the spec, None where it was removed. `endpoint`: the same
+    with every model pinned. `at`: seconds since 1970. `reason`: why it came to be (`applied`,
+    `undone to generation 3`, `rollout r4 started`). `actor`: who asked.
+    """
+
+    name: str
+    generation: int
+    at: float
+    reason: str
+    actor: str = ""
+    document: dict[str, Any] | None = None
+    endpoint: DesiredEndpoint | None = None
+
+
+class RolloutRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One rollout: from what to what, and where it is.
+
+    `evidence` is what the metrics have counted so far, as `headrace.rollout` encodes it. `revision`
+    grows by one with every change: a writer that read an older one loses.
+    """
+
+    id: str
+    endpoint: str
+    created: float
+    source: DesiredEndpoint
+    target: DesiredEndpoint
+    state: RolloutState
+    actor: str = ""
+    evidence: bytes = b""
+    revision: int = 0
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that happened to an endpoint; never changed once it is written.
+
+    `kind`: `spec`, `rollout`, `scale`, `replica`, `gateway`, `cluster`, `stream`, `fault`.
+    `reason`: one CamelCase word for programs. `data`: the numbers that decided it. `id` is given by
+    the store and grows.
+    """
+
+    at: float
+    endpoint: str
+    kind: str
+    reason: str
+    message: str
+    generation: int = 0
+    rollout: str = ""
+    actor: str = ""
+    data: dict[str, Any] = {}
+    id: int = 0
+
+
+class Assignment(msgspec.Struct, frozen=True, kw_only=True):
+    """Which arm answered a request, so that feedback finds it. `unit`: the sticky key's digest."""
+
+    request_id: str
+    rollout: str
+    arm: str
+    unit: str
+    at: float
+
+
+class Feedback(msgspec.Struct, frozen=True, kw_only=True):
+    """What one answer earned."""
+
+    request_id: str
+    reward: float
+    at: float
+
+
+class UnitBatch(msgspec.Struct, frozen=True, kw_only=True):
+    """Answers that were read at once: how many of each caller, at the candidate's share in force.
+
+    `of_candidate`: callers whose first answer here was the candidate's. `positions`: how far the
+    answers of each replica were read now: its process, and the cursor.
+    """
+
+    share: float = 0.0
+    requests: dict[str, int] = {}
+    of_candidate: frozenset[str] = frozenset()
+    positions: dict[str, tuple[int, int]] = {}
+
+
+class UnitReward(msgspec.Struct, frozen=True, kw_only=True):
+    """All rewards of one unit in a rollout: a user, or a request where assignment is random."""
+
+    unit: str
+    arm: str
+    count: int
+    total: float
+
+
+class QuotaUse(msgspec.Struct, frozen=True, kw_only=True):
+    """How many requests a subject has used of a day (`2026-11-25`, UTC)."""
+
+    day: str
+    subject: str
+    used: int
