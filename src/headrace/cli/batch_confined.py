@@ -126,10 +126,10 @@ def go_on_confined(
     """
     from headrace.control.home import Home
     from headrace.control.job_process import report_name
-    from headrace.control.process import python_module
     from headrace.control.sandbox import Occasion, launched
+    from headrace.core.confine import give_all
     from headrace.core.files import make_private_dir
-    from headrace.serving.confine import give_all
+    from headrace.core.processes import python_module
 
     place = Home(home.resolve())
     sandbox = _sandbox(place)

@@ -134,8 +134,8 @@ def _of_endpoint(
         NotFoundError: There is no such endpoint or version.
         SpecError: Its model cannot be served.
     """
-    from headrace.control.inspection import InspectApart
     from headrace.control.resolve import Resolver
+    from headrace.control.sandboxed import SandboxedInspector
     from headrace.registry import Registry
 
     endpoint, _, version = name.partition(":")
@@ -143,7 +143,7 @@ def _of_endpoint(
     if not lines:
         known = ", ".join(one.name for one in spec.endpoints) or "none"
         raise NotFoundError(f"{where} has no endpoint '{endpoint}'; there are: {known}")
-    with contextlib.closing(InspectApart.of_home(home)) as inspect:
+    with contextlib.closing(SandboxedInspector.of_home(home)) as inspect:
         registry = Registry(home, inspect)
         resolver = Resolver(
             registry=registry,

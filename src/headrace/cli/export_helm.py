@@ -179,7 +179,7 @@ def _known(
 ) -> "tuple[dict[str, Stored], tuple[DesiredEndpoint, ...]]":
     """What the registry has of the spec's models, and with `is_static` every endpoint pinned."""
     from headrace.cli.export_pinned import has_files, pinned_endpoints
-    from headrace.control.inspection import InspectApart
+    from headrace.control.sandboxed import SandboxedInspector
     from headrace.core import NotFoundError
     from headrace.core.spec import is_model_path
     from headrace.deploy.helm_export import Stored
@@ -188,7 +188,7 @@ def _known(
 
     endpoints: tuple[DesiredEndpoint, ...] = ()
     stored: dict[str, Stored] = {}
-    with contextlib.closing(InspectApart.of_home(home)) as inspect:
+    with contextlib.closing(SandboxedInspector.of_home(home)) as inspect:
         registry = Registry(home, inspect)
         for _, reference in models_apart(spec):
             if is_model_path(reference):

@@ -17,11 +17,11 @@ def pinned_endpoints(spec: "SystemSpec", home: Path) -> "tuple[DesiredEndpoint, 
     Raises:
         SpecError: With every model that is missing, damaged or cannot be served.
     """
-    from headrace.control.inspection import InspectApart
     from headrace.control.resolve import Resolver
+    from headrace.control.sandboxed import SandboxedInspector
     from headrace.registry import Registry
 
-    with contextlib.closing(InspectApart.of_home(home)) as inspect:
+    with contextlib.closing(SandboxedInspector.of_home(home)) as inspect:
         resolver = Resolver(
             registry=Registry(home.resolve(), inspect),
             inspect=inspect,

@@ -74,7 +74,8 @@ async def _acquire(lock: HomeLock) -> None:
 async def _stop_gateway(home: Home, *, drain_s: float) -> int:
     owner = ProcessOwner.of(home.root, sockets=home.socket_dir())
     record = read_gateway_record(home.gateway_file, owner)
-    if record is None:
+    process = None if record is None else owner.adopt(record)
+    if record is None or process is None:
         return 0
     gateway = EnvoyGateway(
         GatewaySettings(
@@ -86,7 +87,7 @@ async def _stop_gateway(home: Home, *, drain_s: float) -> int:
         )
     )
     try:
-        await gateway.adopt(record.pid)
+        await gateway.adopt(process)
         await gateway.stop(drain_s)
     except HeadraceError:
         # It does not answer, so there is nothing to drain.

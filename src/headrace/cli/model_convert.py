@@ -15,7 +15,8 @@ from headrace.cli.model_store import Pushed
 from headrace.cli.output import progress
 from headrace.cli.read_inputs import read_inputs, with_batch_axis
 from headrace.cli.read_table import read_tensors
-from headrace.control.conversion import ConvertApart
+from headrace.control.conversion import converted_model, source_signature
+from headrace.control.sandbox import Sandbox
 from headrace.core import (
     Array,
     Datatype,
@@ -60,12 +61,16 @@ def converted(pushed: Pushed, wish: Wish, home: Path) -> Iterator[Pushed]:
         no_missing=wish.no_missing,
     )
     digest = read_content(path).digest
-    apart = ConvertApart.of_home(home)
+    sandbox = Sandbox.of_home(home)
     with ExitStack() as stack:
         with progress(f"converting {pushed.path} and comparing"):
-            given = None if wish.data is None else _given(wish.data, apart.describe(request))
-            making = apart.convert(request, filename=f"{path.stem or 'model'}.onnx", given=given)
-            made, conversion = stack.enter_context(making)
+            rows = None
+            if wish.data is not None:
+                rows = _given(wish.data, source_signature(sandbox, request))
+            filename = f"{path.stem or 'model'}.onnx"
+            made, conversion = stack.enter_context(
+                converted_model(sandbox, request, filename=filename, rows=rows)
+            )
         yield Pushed(
             path=made,
             runtime="onnx",

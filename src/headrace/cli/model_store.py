@@ -94,9 +94,9 @@ class LocalModels:
 
     def push(self, name: str, pushed: Pushed) -> ModelVersion:
         """Store a model as the next version of `name`."""
-        from headrace.control.inspection import InspectApart  # noqa: PLC0415  # only here
+        from headrace.control.sandboxed import SandboxedInspector  # noqa: PLC0415  # only here
 
-        with contextlib.closing(InspectApart.of_home(self.home)) as inspect:
+        with contextlib.closing(SandboxedInspector.of_home(self.home)) as inspect:
             stored = self._registry(inspect).push(
                 name,
                 pushed.path,

@@ -19,7 +19,7 @@ from headrace.cli.model_store import Pushed, model_store
 from headrace.cli.naming import name_from
 from headrace.cli.optimize_progress import search_progress
 from headrace.cli.output import say, show, write_json
-from headrace.control.searching import Given, SearchApart, check_folder
+from headrace.control.searching import Given, SandboxedSearch, check_folder
 from headrace.core import (
     FailedPreconditionError,
     HeadraceError,
@@ -88,12 +88,12 @@ def run(model: str, request: SearchRequest, wishes: Wishes) -> None:
     )
     request = msgspec.structs.replace(request, runtime=source.runtime, digest=source.digest)
     key = search_key(request, given)
-    apart = SearchApart.of_home(wishes.home, key)
+    search = SandboxedSearch.of_home(wishes.home, key)
     if wishes.resume:
         check_folder(wishes.home, key)
     else:
-        apart.forget()
-    state = _searched(apart, request, given, source, wishes)
+        search.forget()
+    state = _searched(search, request, given, source, wishes)
     report = report_of(
         state,
         request,
@@ -103,9 +103,9 @@ def run(model: str, request: SearchRequest, wishes: Wishes) -> None:
     )
     version = None
     if state.wrote is not None:
-        version = _kept(apart, state, report, source=source, wishes=wishes, target=target)
+        version = _kept(search, state, report, source=source, wishes=wishes, target=target)
     _tell(report, version, source, wishes)
-    apart.forget()
+    search.forget()
     if wishes.canary and version is not None:
         _roll_out(target, wishes.canary, version)
 
@@ -121,17 +121,17 @@ def search_key(request: SearchRequest, given: Given) -> str:
 
 
 def _searched(
-    apart: SearchApart, request: SearchRequest, given: Given, source: Source, wishes: Wishes
+    search: SandboxedSearch, request: SearchRequest, given: Given, source: Source, wishes: Wishes
 ) -> State:
     try:
         with search_progress(source.reference, request.budget_s) as on_event:
-            return apart.run(request, given, on_event=on_event)
+            return search.run(request, given, on_event=on_event)
     except HeadraceError:
-        if not apart.state().baseline:
-            apart.forget()  # nothing was found out, and it holds copies of the data
+        if not search.state().baseline:
+            search.forget()  # nothing was found out, and it holds copies of the data
         raise
     except KeyboardInterrupt:
-        state = apart.state()
+        state = search.state()
         if state.baseline:
             price, reference = wishes.cost_per_hour, source.reference
             report = report_of(state, request, reference=reference, cost_per_hour=price)
@@ -181,7 +181,7 @@ def _check_out(out: Path | None) -> None:
 
 
 def _kept(
-    apart: SearchApart,
+    search: SandboxedSearch,
     state: State,
     report: OptimizeReport,
     *,
@@ -190,7 +190,7 @@ def _kept(
     target: Target,
 ) -> "ModelVersion | None":
     """The version that the result became; None with --no-push."""
-    with _artifact(apart, state, source.name) as made:
+    with _artifact(search, state, source.name) as made:
         if wishes.out is not None:
             shutil.copytree(made, wishes.out, dirs_exist_ok=True)
         if not wishes.push:
@@ -212,9 +212,9 @@ def _runtime(state: State) -> str:
 
 
 @contextmanager
-def _artifact(apart: SearchApart, state: State, name: str) -> Iterator[Path]:
+def _artifact(search: SandboxedSearch, state: State, name: str) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="headrace-optimized-") as mine:
-        yield apart.artifact(state, Path(mine) / name)
+        yield search.artifact(state, Path(mine) / name)
 
 
 def _tell(

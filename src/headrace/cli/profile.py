@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from headrace.cli.profile_subject import Subject
     from headrace.client import Client
-    from headrace.control.profiling import ProfileApart
+    from headrace.control.sandbox import Sandbox
     from headrace.optimize.profiling.document import Profile
     from headrace.optimize.profiling.messages import Event, Measured, Overhead, ProfileRequest
     from headrace.optimize.profiling.options import Wishes
@@ -185,11 +185,12 @@ def _profile(
 
     import headrace
     from headrace.cli.output import progress
-    from headrace.control.profiling import ProfileApart
+    from headrace.control.profiling import measure
+    from headrace.control.sandbox import Sandbox
     from headrace.optimize.profiling.document import conclude
     from headrace.runtimes.processor import this_processor
 
-    apart = ProfileApart.of_home(home)
+    sandbox = Sandbox.of_home(home)
     asked = msgspec.structs.replace(
         request,
         path=str(subject.path),
@@ -198,12 +199,12 @@ def _profile(
         rows_independent=subject.rows_independent,
     )
     with _watched(subject.name, request.budget_s) as hear:
-        measured = apart.measure(asked, hear)
+        measured = measure(sandbox, asked, hear)
     with progress("asking a replica what a request costs"):
         measured, overhead = _overhead(
             subject,
             measured,
-            apart,
+            sandbox,
             cores=request.cores,
             budget_s=overhead_s(budget_s),
             server=server,
@@ -226,7 +227,7 @@ def _profile(
 def _overhead(
     subject: "Subject",
     measured: "Measured",
-    apart: "ProfileApart",
+    sandbox: "Sandbox",
     *,
     cores: int,
     budget_s: float,
@@ -247,7 +248,7 @@ def _overhead(
             subject.path,
             runtime=measured.loaded.runtime,
             rows_independent=subject.rows_independent,
-            sandbox=apart.sandbox,
+            sandbox=sandbox,
             cores=cores,
             length=length,
             budget_s=budget_s,

@@ -43,11 +43,11 @@ def resolved(
     Raises:
         SpecError: A model is missing, or cannot be served.
     """
-    from headrace.control.inspection import InspectApart  # noqa: PLC0415  # costly
     from headrace.control.resolve import Resolver  # noqa: PLC0415  # as above
+    from headrace.control.sandboxed import SandboxedInspector  # noqa: PLC0415  # costly
     from headrace.registry import Registry  # noqa: PLC0415  # as above
 
-    with contextlib.closing(InspectApart.of_home(home)) as inspect:
+    with contextlib.closing(SandboxedInspector.of_home(home)) as inspect:
         resolver = Resolver(
             registry=Registry(home, inspect),
             inspect=inspect,

@@ -30,7 +30,6 @@ from headrace.control.certificates import Certificates
 from headrace.control.gateway_record import GatewayRecord, read_gateway_record
 from headrace.control.gateway_tls import GatewayTls, listener_tls
 from headrace.control.home import Home
-from headrace.control.inspection import InspectApart
 from headrace.control.limits.limiter import Limiter
 from headrace.control.limits.service import LimitService
 from headrace.control.local import LocalDriver
@@ -40,12 +39,12 @@ from headrace.control.ownership import ProcessOwner
 from headrace.control.parts import make_plane
 from headrace.control.plane import Addresses, ControlPlane
 from headrace.control.ports import listen, pick_ports
-from headrace.control.process import start_ticks
 from headrace.control.prometheus import PrometheusHistory
 from headrace.control.publication import RoutePublication
 from headrace.control.reconciler import Reconciler
 from headrace.control.reconciling import Reconciling
 from headrace.control.sandbox import Probe, Sandbox, without_root
+from headrace.control.sandboxed import SandboxedInspector
 from headrace.control.secret_references import resolve_url
 from headrace.control.serve import ApiServer, ApiSockets, listen_unix
 from headrace.control.settings import (
@@ -57,6 +56,7 @@ from headrace.control.settings import (
 )
 from headrace.control.state import home_url, open_store, sqlite_path
 from headrace.core import Clock, FailedPreconditionError, SystemClock
+from headrace.core.processes import start_ticks
 from headrace.core.spec import GatewaySpec, SystemSpec, parse_spec
 from headrace.gateway import GatewaySettings, make_private
 from headrace.registry import Registry, open_shared
@@ -87,7 +87,7 @@ class System:
     agents: "AgentsServer | None"
     limits: LimitService | None
     plane: ControlPlane
-    inspect: InspectApart
+    inspect: SandboxedInspector
     server: ApiServer
     certificates: Certificates
     sockets: ApiSockets
@@ -137,7 +137,7 @@ def assemble(settings: ControlSettings, home: Home, membership: Membership | Non
         )
         # Whoever inspects inherits no secret of the spec's; later the plane says which that is.
         sandbox.environment.document = lambda: document or {}
-        inspect = InspectApart(sandbox)
+        inspect = SandboxedInspector(sandbox)
         opened.callback(inspect.close)
         sockets = _open_sockets(settings, home, opened)
         listening = listen_for_agents(settings.agents, home, certificates, clock, opened)

@@ -1,9 +1,7 @@
-"""How is a control plane started in the background, and who says when it is ready?"""
+"""Start of a control plane in the background, until it reports that it is ready."""
 
-import contextlib
 import os
 import select
-import signal
 import time
 from pathlib import Path
 from typing import Final
@@ -12,14 +10,13 @@ import msgspec
 
 from headrace.control.home import Home
 from headrace.control.log_files import last_line
-from headrace.control.process import PASSED_FD, Process, python_module
 from headrace.control.settings import ControlFile, ControlSettings, read_control_file
 from headrace.core import DeadlineExceededError, FailedPreconditionError, UnavailableError
 from headrace.core.files import write_atomic
+from headrace.core.processes import PASSED_FD, Process, python_module
 
 _MODULE: Final = "headrace.control"
 _LONGEST_NOTICE: Final = 1 << 20
-_POLL_S: Final = 0.02
 _END_SLACK_S: Final = 10.0
 
 
@@ -97,19 +94,10 @@ def _judge(
             raise UnavailableError("the control plane ended right after it became ready")
         return found
     if notice is None or not notice.found_running:
-        _end(process, settings.drain_timeout_s)
+        # The control plane stops what it started.
+        process.end_blocking(within_s=settings.drain_timeout_s + _END_SLACK_S)
     if notice is None:
         message = f"not ready after {timeout_s:g} s; the logs are in {home.logs}"
         raise DeadlineExceededError(message)
     said = notice.error or last_line(home.log_of("control")) or "it ended without a word"
     raise FailedPreconditionError(said)
-
-
-def _end(process: Process, drain_s: float) -> None:
-    """Let the control plane stop what it started."""
-    process.send(signal.SIGTERM)
-    deadline = time.monotonic() + drain_s + _END_SLACK_S
-    while process.is_running() and time.monotonic() < deadline:
-        time.sleep(_POLL_S)
-    with contextlib.suppress(ProcessLookupError):
-        process.send(signal.SIGKILL)

@@ -9,8 +9,8 @@ from typing import Final
 
 from headrace.control.desired import DesiredState
 from headrace.control.observed import Phase, Replica
-from headrace.control.process import cpu_s, rss_bytes
 from headrace.control.state.records import RolloutRecord
+from headrace.core.processes import cpu_s, resident_bytes
 from headrace.gateway import ArmStatistics
 from headrace.observe import BRIEF_TWO_DIGITS_S
 from headrace.observe.metrics import (
@@ -112,8 +112,8 @@ def process_families(pids: Mapping[str, int]) -> list[Family]:
     memory: list[tuple[Labels, float]] = []
     for name, pid in pids.items():
         labels = (("process", name),)
-        used_s, resident = cpu_s(pid), rss_bytes(pid)
-        if used_s is not None and resident is not None:
+        used_s, resident = cpu_s(pid), resident_bytes(pid)
+        if used_s is not None and resident:
             times.append((labels, used_s))
             memory.append((labels, resident))
     return [

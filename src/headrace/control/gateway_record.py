@@ -7,7 +7,7 @@ import msgspec
 
 from headrace.control.observed import Route
 from headrace.control.ownership import HomeIdentity, ProcessOwner
-from headrace.control.process import start_ticks
+from headrace.core.processes import start_ticks
 from headrace.core.spec_observe import LogMode, RequestLogSpec, TracingSpec
 from headrace.core.state_file import StateFile
 from headrace.gateway import WATCHED_FILES, GatewaySettings, ListenerTls

@@ -1,6 +1,6 @@
-"""How is a run of a job carried out beside the control plane? By `headrace batch run`, watched.
+"""Process of a job's run: `headrace batch run` under the watchdog `job_watch.py`.
 
-It is confined as a replica is: see `cli/batch_confined.py` for what it may read and write.
+It is sandboxed as a replica is: see `cli/batch_confined.py` for what it may read and write.
 """
 
 import asyncio
@@ -11,8 +11,8 @@ import shutil
 import signal
 import sys
 import time
-from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import AsyncIterator, Callable, Sequence
+from asyncio.subprocess import PIPE
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -23,18 +23,16 @@ from headrace.control import job_watch
 from headrace.control.home import Home
 from headrace.control.job_plan import Attempt, arguments_of, input_of, memory_limit_of
 from headrace.control.job_records import JobRun
-from headrace.control.process import python_module
 from headrace.control.sandbox import FIRST_UID, UIDS, Isolation, Occasion, Sandbox
-from headrace.core import UnavailableError
+from headrace.core.confine import give_all
+from headrace.core.processes import Child, lines, python_module
 from headrace.jobs.progress import read_progress
-from headrace.serving.confine import give_all
 
 _LOG: Final = logging.getLogger("headrace.control")
 _WATCH: Final = Path(job_watch.__file__)
 _TOO_MANY_ERRORS: Final = 4
 _WRONG_ARGUMENTS: Final = 2
 _SIGNALLED: Final = 128
-_LONGEST_LINE: Final = 1 << 20
 _MESSAGE: Final = 2000
 
 
@@ -65,7 +63,7 @@ class JobProcess:
     apart; None while nobody knows.
     """
 
-    process: Process
+    child: Child
     name: str
     log: Path
     memory_limit: str = ""
@@ -77,27 +75,26 @@ class JobProcess:
 
     def extend(self, until: float) -> None:
         """Let it run until a moment of `lease_clock`."""
-        assert self.process.stdin is not None
-        if not self.process.stdin.is_closing():
-            self.process.stdin.write(f"{until:.6f}\n".encode())
+        stdin = self.child.process.stdin
+        assert stdin is not None
+        if not stdin.is_closing():
+            stdin.write(f"{until:.6f}\n".encode())
 
     def stop(self) -> None:
         """Ask it to end; what is done stays. It is killed if it takes long."""
-        assert self.process.stdin is not None
-        self.process.stdin.close()
+        assert self.child.process.stdin is not None
+        self.child.process.stdin.close()
 
     def kill(self) -> None:
-        """End it now."""
-        # What it watches dies with it. By pid: `Process.kill` would poll, and take the status.
-        if self.process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.process.pid, signal.SIGKILL)
+        """End it now, and with it what it watches."""
+        self.child.kill()
 
     async def wait(self) -> Attempt:
         """How it ended."""
         if self._reader is not None:
             await self._reader
-        status = await self.process.wait()
+        await self.child.process.wait()
+        status = await self.child.close()
         self.tell_isolation()
         await asyncio.to_thread(self.tidy)
         return self._attempt(status)
@@ -132,26 +129,13 @@ class JobProcess:
         return Attempt(final=final, message=said[:_MESSAGE])
 
     async def _read_log(self) -> None:
-        assert self.process.stderr is not None
         with self.log.open("ab") as log:
             self.log.chmod(0o600)
-            async for line in _lines(self.process.stderr):
+            async for line in lines(self.child.process.stderr):
                 log.write(self.name.encode() + b": " + line + b"\n")
                 log.flush()
                 text = line.decode(errors="replace").strip()
                 self._last = text.removeprefix("headrace: ") or self._last
-
-
-async def _lines(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
-    while True:
-        try:
-            line = await reader.readline()
-        except ValueError:  # longer than the reader takes; it goes on after it
-            continue
-        if not line:
-            return
-        if line.strip():
-            yield line.rstrip()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,32 +166,21 @@ class JobStarter:
         user = -1 if own_user is None else own_user
         watched = [sys.executable, "-I", "-S", str(_WATCH), str(most_bytes), str(user), *command]
         self._tidy(run)
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *watched,
-                stdin=PIPE,
-                stdout=DEVNULL,
-                stderr=PIPE,
-                limit=_LONGEST_LINE,
-                env=self._environment(run),
-                start_new_session=True,  # Ctrl-C is for who started us
-            )
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise UnavailableError(f"cannot start a process: {reason}") from error
+        child = await Child.start(watched, stdin=PIPE, environment=self._environment(run))
+        pid = child.process.pid
         self._serials.add(serial)
         owner = _owner(Path(run.output))
         started = JobProcess(
-            process,
+            child,
             run.id,
             self.log,
             memory_limit=memory_limit,
             tidy=lambda: self._end(run, serial, owner),
-            isolation=lambda: self._isolation(run, process.pid),
+            isolation=lambda: self._isolation(run, pid),
         )
         started.read()
         started.extend(until)
-        _LOG.info("a job runs", extra={"run": run.id, "tries": run.tries, "pid": process.pid})
+        _LOG.info("a job runs", extra={"run": run.id, "tries": run.tries, "pid": pid})
         return started
 
     def _command(self, run: JobRun) -> Sequence[str]:

@@ -34,6 +34,7 @@ from headrace.gateway import (
     GatewayStatistics,
     GatewayUnavailableError,
     Handshakes,
+    NotOurGatewayError,
     SecretFiles,
     Snapshot,
     SnapshotBuilder,
@@ -308,35 +309,32 @@ class GatewayKeeper:
             raise GatewayUnavailableError(message) from None
 
     async def _adopt(self, record: GatewayRecord) -> bool:
-        if not record.fits(self.settings):
-            _LOG.info("gateway runs with other settings: starting it anew")
-            await self._end_other(record)
+        process = self.owner.adopt(record)
+        if process is None:
             return False
         try:
-            await self._gateway.adopt(record.pid)
-        except HeadraceError as error:
+            await self._gateway.adopt(process)
+        except NotOurGatewayError as error:
             _LOG.warning("cannot adopt the gateway", extra={"error": str(error)})
+            return False
+        if not record.fits(self.settings):
+            _LOG.info("gateway runs with other settings: starting it anew")
+            await self._gateway.stop(5.0)
             return False
         self._up.set()
         _LOG.info("adopted gateway", extra={"pid": record.pid})
         return True
 
-    async def _end_other(self, record: GatewayRecord) -> None:
-        """End an Envoy whose ports or limits are not what is wanted now."""
-        await self._gateway.adopt(record.pid)
-        await self._gateway.stop(5.0)
-
     async def _start(self) -> None:
         routes = self._routes
         await self._prepare(routes)
         self._taken, _ = self._translate(routes)
-        await self._gateway.start(self._snapshot())
+        await self._gateway.start(self._snapshot(), on_spawn=self._keep_record)
         pid = self._gateway.pid
         if pid is None:
             raise GatewayUnavailableError("Envoy ended right after its start")
         self._up.set()
         self.reason = ""
-        self._keep_record(pid)
         self._keep_routes(self._taken)
         extra = {"pid": pid, "http_port": self.settings.http_port}
         _LOG.info("started gateway", extra=extra)

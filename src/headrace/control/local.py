@@ -14,11 +14,11 @@ from headrace.control.home import Home
 from headrace.control.log_files import last_line
 from headrace.control.online_stores import OnlineStores
 from headrace.control.ownership import ProcessOwner
-from headrace.control.process import Process, python_module
 from headrace.control.records import RecordStore, ReplicaRecord, digest_of
 from headrace.control.sandbox import Isolation, Sandbox, data_limit, files_of
 from headrace.control.secret_references import resolve_url
 from headrace.core import DEFAULT_MAX_BODY_BYTES, HeadraceError, ReplicaSettings
+from headrace.core.processes import Process, python_module
 from headrace.gateway import make_private
 
 _LOG: Final = logging.getLogger("headrace.control")

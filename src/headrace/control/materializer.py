@@ -1,31 +1,104 @@
-"""Who keeps the online store of features up to date? Runs each scheduled view when it is due.
+"""Materialization of scheduled feature views into the online store, each in a child process.
 
-What is scheduled is what was applied in the home last; it is looked at every second. Runs happen in
-processes of their own, one at a time of a view, and a restart goes on where they were.
+The schedule is what was applied in the home last; it is read every second. A view has one run at a
+time, and a restart goes on where the runs were.
 """
 
 import asyncio
 import logging
+import os
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from headrace.control.faults import LOOP, Faults
 from headrace.control.materialize_plan import ViewPast, failed, is_due, past_of, succeeded
-from headrace.control.materialize_process import OnProgress
 from headrace.control.materialize_status import FeatureViewStatus, view_families, view_status
 from headrace.control.state.records import Event
-from headrace.core import Clock, HeadraceError
+from headrace.core import Clock, FailedPreconditionError, HeadraceError, UnavailableError
+from headrace.core.processes import Exceeded, python_module, run
 from headrace.core.state_file import StateFile
-from headrace.features import Definitions, FeatureView, MaterializeFinished, MaterializeProgress
+from headrace.features import (
+    ApartMessage,
+    Definitions,
+    FeatureView,
+    MaterializeFailed,
+    MaterializeFinished,
+    MaterializeProgress,
+)
 from headrace.observe.metrics import Family
 
 _LOG: Final = logging.getLogger("headrace.control")
 _LOOK_S: Final = 1.0
 _AT_ONCE: Final = 2
 
+_THREADS: Final = "2"
+"""Of the table library: requests need the other cores."""
+_MIB: Final = 1 << 20
+
+OnProgress = Callable[[MaterializeProgress], None]
 _Signature = tuple[int, int, int] | None
+
+
+async def materialize_view(
+    view: FeatureView,
+    on_progress: OnProgress,
+    *,
+    home: Path,
+    log: Path,
+    command: Sequence[str] | None = None,
+) -> MaterializeFinished:
+    """One incremental run of a view in a child process, which is killed if this is cancelled.
+
+    Args:
+        log: Where its standard error is appended.
+        command: What is run; None for `headrace.features.materialize_apart`.
+
+    Raises:
+        HeadraceError: It failed, took too long or too much memory, or cannot be started.
+    """
+    schedule = view.schedule
+    assert schedule is not None
+    result: MaterializeFinished | MaterializeFailed | None = None
+
+    def is_result(line: bytes) -> bool:
+        nonlocal result
+        try:
+            message: ApartMessage = msgspec.json.decode(line, type=ApartMessage)
+        except (ValueError, msgspec.MsgspecError):  # written by something else
+            return False
+        if isinstance(message, MaterializeProgress):
+            on_progress(message)
+            return False
+        result = message
+        return True
+
+    module = "headrace.features.materialize_apart"
+    ended = await run(
+        command or python_module(module, str(home), view.name),
+        timeout_s=schedule.timeout_s,
+        memory_bytes=schedule.max_memory_bytes,
+        environment={**os.environ, "POLARS_MAX_THREADS": _THREADS},
+        log=log,
+        on_line=is_result,
+    )
+    if ended.exceeded is Exceeded.TIME:
+        limit = f"{schedule.timeout_s:g} s (`timeout_s`)"
+        msg = f"took longer than {limit} and was ended; the next run goes on"
+        raise FailedPreconditionError(msg)
+    if ended.exceeded is Exceeded.MEMORY:
+        limit = f"{schedule.max_memory_bytes // _MIB} MiB (`max_memory_bytes`)"
+        raise FailedPreconditionError(f"took more memory than {limit} and was ended")
+    if isinstance(result, MaterializeFailed):
+        error = HeadraceError(result.message)
+        error.code = result.code
+        raise error
+    if result is None:
+        raise UnavailableError(f"its process ended with status {ended.status}; see {log}")
+    return result
 
 
 @dataclass(slots=True, kw_only=True)

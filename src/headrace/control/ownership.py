@@ -19,7 +19,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from headrace.control.process import Process, find_by_arguments, start_ticks
+from headrace.core.processes import Process, find_by_arguments, start_ticks
 from headrace.core.state_file import StateFile
 
 _LOG: Final = logging.getLogger("headrace.control")

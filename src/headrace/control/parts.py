@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 from headrace.control.activator import Activator, HoldLimits
@@ -27,8 +28,7 @@ from headrace.control.local import LocalDriver
 from headrace.control.log_files import LogFiles
 from headrace.control.machine import machine_budget
 from headrace.control.materialize_plan import ViewPast
-from headrace.control.materialize_process import MaterializeApart
-from headrace.control.materializer import Materializer
+from headrace.control.materializer import Materializer, materialize_view
 from headrace.control.model_work import ModelWork
 from headrace.control.notify.notifier import Notifier
 from headrace.control.notify.send import send
@@ -38,7 +38,6 @@ from headrace.control.orders import Orders
 from headrace.control.payloads.writer import PayloadWriter
 from headrace.control.plane import Addresses, ControlPlane
 from headrace.control.pools import PoolSync
-from headrace.control.process import rss_bytes
 from headrace.control.prometheus import PrometheusHistory
 from headrace.control.reconciling import Reconciling
 from headrace.control.recorder import Recorder
@@ -53,7 +52,7 @@ from headrace.control.rollouts import RolloutDriver
 from headrace.control.row_watch import RowWatch
 from headrace.control.scaling import Scaler, ScalerStates
 from headrace.control.served_features import ServedFeaturesKeeper
-from headrace.control.skew_watch import CompareApart, SkewWatch, feature_watches
+from headrace.control.skew_watch import SkewWatch, compare_served, feature_watches
 from headrace.control.state.store import Store
 from headrace.control.stream_settings import through_gateway
 from headrace.control.streams.driver import make_stream_driver
@@ -61,6 +60,7 @@ from headrace.control.streams.supervisor import StreamOrders, StreamSupervisor
 from headrace.control.upstream_watch import UpstreamWatch
 from headrace.control.wishes import Fulfiller
 from headrace.core import CancellableInspect, Clock
+from headrace.core.processes import resident_bytes
 from headrace.core.spec_base import parsed
 from headrace.core.spec_scale import BudgetSpec
 from headrace.core.state_file import StateFile
@@ -245,7 +245,7 @@ def make_plane(
     materializer = Materializer(
         path=home.root / APPLIED,
         read=lambda: asyncio.to_thread(applied_definitions, home.root),
-        work=MaterializeApart(home=home.root, log=home.log_of("features"), clock=clock),
+        work=partial(materialize_view, home=home.root, log=home.log_of("features")),
         emit=journal.write,
         clock=clock,
         memory=StateFile(home.materialized_file, list[ViewPast], "past runs of feature views"),
@@ -254,7 +254,7 @@ def make_plane(
     materializer.load()
     skew = SkewWatch(
         watches=lambda: feature_watches(aims),
-        compare=CompareApart(home=home.root, log=home.log_of("features")),
+        compare=partial(compare_served, home=home.root, log=home.log_of("features")),
         emit=journal.write,
         clock=clock,
         faults=faults,
@@ -366,4 +366,4 @@ def _other_bytes(aims: Aims) -> int:
         for replica in aims.reconciler.replicas.values()
         if replica.pid is not None and replica.endpoint not in scaled
     ]
-    return sum(rss_bytes(pid) or 0 for pid in pids)
+    return sum(map(resident_bytes, pids))

@@ -36,7 +36,6 @@ from headrace.control.notify.silences import Silences
 from headrace.control.orders import Orders
 from headrace.control.payloads.writer import PayloadWriter
 from headrace.control.pools import PoolSync
-from headrace.control.process import rss_bytes
 from headrace.control.prometheus import PrometheusHistory
 from headrace.control.reconciling import Reconciling
 from headrace.control.recorder import Recorder
@@ -61,6 +60,7 @@ from headrace.control.upstream_watch import UpstreamWatch
 from headrace.control.wishes import Applied as Applied  # noqa: PLC0414  # part of this API
 from headrace.core import Clock, HeadraceError
 from headrace.core.devices import DeviceUse
+from headrace.core.processes import resident_bytes
 from headrace.core.redact import redact
 from headrace.monitor import History, LoadHistory
 from headrace.registry import Registry
@@ -362,7 +362,7 @@ class ControlPlane:
             observed,
             first_requests=self.first_requests if self.sends_first_requests else None,
             http_url=self.addresses.http_url,
-            rss_bytes={pid: rss_bytes(pid) for pid in pids},
+            rss_bytes={pid: resident_bytes(pid) or None for pid in pids},
             advice=self.advice,
             trouble=self.arm_trouble,
             isolation=self.reconciler.isolation_of,

@@ -1,4 +1,4 @@
-"""Asks a real replica, started for this, and an endpoint, what a request costs besides its run."""
+"""Overhead of a request besides its run, measured at a replica and at an endpoint."""
 
 import os
 import socket
@@ -8,15 +8,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 
 from headrace.client import Client
 from headrace.client.http_wire import HttpWire
-from headrace.control.confined import Confined, Running
 from headrace.control.profiling import FILE_BYTES
 from headrace.control.sandbox import Occasion, Sandbox
+from headrace.control.sandboxed import SandboxedProgram, SandboxedRun
 from headrace.core import (
     BatchingSpec,
     HeadraceError,
@@ -26,6 +26,7 @@ from headrace.core import (
     UnavailableError,
     example_inputs,
 )
+from headrace.core.processes import Process
 from headrace.optimize.profiling.messages import Overhead
 from headrace.optimize.profiling.overhead import (
     BLOCK,
@@ -34,9 +35,6 @@ from headrace.optimize.profiling.overhead import (
     ask_together,
     overhead_of,
 )
-
-if TYPE_CHECKING:
-    import subprocess
 
 NAME: Final = "profiled"
 _TOGETHER: Final = 32
@@ -71,8 +69,8 @@ def replica_overhead(
     Raises:
         HeadraceError: It does not start, or does not answer.
     """
-    with Confined.beside_copy(path, sandbox, Occasion.PROFILE, file_bytes=FILE_BYTES) as (
-        place,
+    with SandboxedRun.beside_copy(path, sandbox, Occasion.PROFILE, file_bytes=FILE_BYTES) as (
+        run,
         copy,
     ):
         settings = ReplicaSettings(
@@ -80,7 +78,7 @@ def replica_overhead(
             model_version="1",
             path=str(copy),
             runtime=runtime,
-            uds=str(place.own / "http.sock"),
+            uds=str(run.own / "http.sock"),
             batching=BatchingSpec(
                 rows_independent=rows_independent or msgspec.UNSET, row_check_ratio=0.0
             ),
@@ -89,7 +87,7 @@ def replica_overhead(
         if len(settings.uds) > _LONGEST_SOCKET:
             raise UnavailableError(f"the path of a socket would be too long: {settings.uds}")
         with (
-            _started(settings, place, mine[:cores]) as running,
+            _started(settings, run, mine[:cores]) as running,
             Client(f"unix:{settings.uds}", timeout_s=_ANSWER_S) as client,
             _connections(settings.uds, _TOGETHER) as many,
             _pinned(mine[cores:]),  # where the replica is not, if there is such a core
@@ -145,19 +143,21 @@ def endpoint_overhead(
 
 
 @contextmanager
-def _started(settings: ReplicaSettings, place: Confined, cores: Sequence[int]) -> Iterator[Running]:
-    file = place.ask("settings.json", settings)
+def _started(
+    settings: ReplicaSettings, run: SandboxedRun, cores: Sequence[int]
+) -> Iterator[SandboxedProgram]:
+    file = run.write_request("settings.json", settings)
     with ExitStack() as stack:
         with _pinned(cores):
-            started = place.started("headrace.serving", "--settings", str(file))
+            started = run.started("headrace.serving", "--settings", str(file))
             running = stack.enter_context(started)
         try:
             _wait_ready(running.process, settings.uds)
             yield running
         except HeadraceError as error:
-            if running.process.poll() is None:
+            if running.process.is_running():
                 raise
-            raise UnavailableError(running.how_it_ended() or str(error)) from error
+            raise UnavailableError(running.failure() or str(error)) from error
 
 
 @contextmanager
@@ -171,9 +171,9 @@ def _pinned(cores: Sequence[int]) -> Iterator[None]:
         os.sched_setaffinity(0, mine)
 
 
-def _wait_ready(process: "subprocess.Popen[bytes]", uds: str) -> None:
+def _wait_ready(process: Process, uds: str) -> None:
     until = time.monotonic() + _READY_S
-    while time.monotonic() < until and process.poll() is None:
+    while time.monotonic() < until and process.is_running():
         if _is_ready(uds):
             return
         time.sleep(_LOOK_S)

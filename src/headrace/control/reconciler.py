@@ -39,7 +39,6 @@ from headrace.control.plan import (
     due_at,
     plan,
 )
-from headrace.control.process import Process
 from headrace.control.publication import RoutePublication
 from headrace.control.sandbox import Isolation
 from headrace.control.state.records import Event
@@ -50,6 +49,7 @@ from headrace.core import (
     UnavailableError,
 )
 from headrace.core.fetch import fetch
+from headrace.core.processes import Process
 
 _LOG: Final = logging.getLogger("headrace.control")
 _READY_PATH: Final = "/v2/health/ready"

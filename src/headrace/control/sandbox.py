@@ -11,7 +11,6 @@ import logging
 import os
 import resource
 import stat
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -19,17 +18,17 @@ from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from functools import cache
 from pathlib import Path
+from subprocess import SubprocessError
 from typing import Final, NamedTuple
 
 import msgspec
 
 from headrace.control.environment import Environment
-from headrace.control.process import HANDOVER_FD
-from headrace.core import FailedPreconditionError
+from headrace.core import FailedPreconditionError, confine
+from headrace.core.processes import HANDOVER_FD, output_of
 from headrace.gateway import GATEWAY_USER, GatewaySettings, gateway_user
 from headrace.gateway.binary import find_envoy
 from headrace.gateway.upstreams import authorities
-from headrace.serving import confine
 
 _LOG: Final = logging.getLogger("headrace.control")
 _PROGRAM: Final = Path(confine.__file__)
@@ -110,11 +109,9 @@ class Probe:
     def _ask(self) -> None:
         command = [sys.executable, "-I", "-S", str(_PROGRAM), "--probe"]
         try:
-            done = subprocess.run(  # noqa: S603  # ourselves
-                command, capture_output=True, timeout=_PROBE_TIMEOUT_S, check=True
-            )
-            self._abilities = msgspec.json.decode(done.stdout, type=Abilities)
-        except (OSError, subprocess.SubprocessError, msgspec.MsgspecError) as error:
+            output = output_of(command, timeout_s=_PROBE_TIMEOUT_S)
+            self._abilities = msgspec.json.decode(output, type=Abilities)
+        except (OSError, SubprocessError, msgspec.MsgspecError) as error:
             why = f"cannot be determined: {error}"
             self._abilities = Abilities(namespaces=why, user=why)
         if self._abilities.namespaces:
@@ -217,6 +214,7 @@ class Sandbox:
         data_bytes: int | None = None,
         best_effort: bool = False,
         forks: bool = False,
+        passed: int | None = None,
     ) -> list[str]:
         """The command line of a process that goes on after this one: see `Process.spawn`.
 
@@ -224,6 +222,7 @@ class Sandbox:
             own: The run directory, and what else belongs to the process.
             keep: What it may read of `hide`; its user must be able to read it.
             network: Whether it may open connections.
+            passed: A descriptor that it inherits; all others are closed.
 
         Raises:
             FailedPreconditionError: It cannot be isolated.
@@ -239,6 +238,8 @@ class Sandbox:
             forks=forks,
         )
         spec["handover"] = HANDOVER_FD
+        if passed is not None:
+            spec["passed"] = passed
         return launched(spec, arguments)
 
     def spec(

@@ -1,4 +1,4 @@
-"""Carries out a search of the optimizer in a process that candidates may spoil, confined.
+"""Search of the optimizer in sandboxed processes, which candidates may spoil.
 
 A candidate that ends the process, hangs or takes too much memory is given up with the reason, and
 the search goes on in another process: its journal says how far it was.
@@ -15,9 +15,8 @@ from typing import Final
 
 import msgspec
 
-from headrace.control.confined import OWN, Bounds, Confined
-from headrace.control.left_behind import read_left
 from headrace.control.sandbox import Occasion, Sandbox
+from headrace.control.sandboxed import OWN, Limits, SandboxedRun, read_result
 from headrace.core import FailedPreconditionError, UnsupportedModelError
 from headrace.optimize.search.asked import SearchRequest
 from headrace.optimize.search.journal import (
@@ -40,6 +39,8 @@ _OF_AVAILABLE: Final = 0.8
 _NEEDED: Final = frozenset({"score"})
 """Steps without which nothing can be found out."""
 _MAX_ARTIFACT_BYTES: Final = 1 << 36
+_KINDS: Final = ("model", "data", "teach", "tokenizer")
+"""Of inputs: fields of `Given`, and directories of their copies."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,20 +54,20 @@ class Given:
 
 
 @dataclass(slots=True, kw_only=True)
-class SearchApart:
-    """Searches in processes of their own, in a directory that outlives them.
+class SandboxedSearch:
+    """A search in processes of its own, in a directory that outlives them.
 
-    `folder`: of this search, whose journal it goes on with. `sandbox`: how the processes are kept
-    apart. `step_limit_s`: how long one step may take.
+    It goes on with the journal that lies there.
     """
 
     folder: Path
     sandbox: Sandbox
     step_limit_s: float = _STEP_LIMIT_S
+    """How long one step may take."""
     program: str = PROGRAM
 
     @classmethod
-    def of_home(cls, home: Path, key: str) -> "SearchApart":
+    def of_home(cls, home: Path, key: str) -> "SandboxedSearch":
         """For a command; `home` is hidden from what is tried."""
         return cls(folder=home.resolve() / "optimize" / key, sandbox=Sandbox.of_home(home))
 
@@ -76,7 +77,7 @@ class SearchApart:
         return self.folder / OWN
 
     def forget(self) -> None:
-        """Begin anew."""
+        """Remove what the search came to."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def state(self) -> State:
@@ -86,24 +87,29 @@ class SearchApart:
     def run(
         self, request: SearchRequest, given: Given, *, on_event: Callable[[Event, State], None]
     ) -> State:
-        """Search to the end, and tell of each step.
+        """Search to the end, and report each step.
 
         Raises:
             UnsupportedModelError: The model cannot be loaded.
             InvalidArgumentError: The data cannot be used.
             HeadraceError: As the search's process says.
         """
-        place = Confined(sandbox=self.sandbox, folder=self.folder, occasion=Occasion.SEARCH)
-        self._lay(place, request, given)
+        run = SandboxedRun(sandbox=self.sandbox, folder=self.folder, occasion=Occasion.SEARCH)
+        self._prepare(run, request, given)
         reader, state = JournalReader(self.own), State()
         for event in reader.read():
             state.apply(event)
         error: Exception = UnsupportedModelError("it was not tried")
         for _ in range(_MOST_STARTS):
-            why = self._one_process(place, reader, state, on_event)
-            if not why:
+            reason = self._run_process(run, reader, state, on_event)
+            if not reason:
                 return state
-            error = self._error(place, why)
+            error = UnsupportedModelError(reason)
+            failure = read_result(self.own / ERROR, SearchError)
+            if failure is not None:  # the process says what is wrong with its inputs
+                (self.own / ERROR).unlink(missing_ok=True)
+                # People know the files in the process's directories by their names.
+                error = failure.error({f"{run.inputs / kind}/": "" for kind in _KINDS})
             if state.begun is None or state.begun.step in _NEEDED:
                 raise error
             self._give_up(state.begun, state, str(error))
@@ -120,52 +126,47 @@ class SearchApart:
         source = self.own / state.wrote.path
         return copy_files(source, target, beneath=self.own, max_bytes=_MAX_ARTIFACT_BYTES)
 
-    def _lay(self, place: Confined, request: SearchRequest, given: Given) -> None:
-        """Put what is given where the process may read it, and what is asked beside."""
+    def _prepare(self, run: SandboxedRun, request: SearchRequest, given: Given) -> None:
+        """Copy the inputs to where the process may read them, and write the request."""
         home = self.folder.parent.parent
         if not home.exists():
             home.mkdir(parents=True, mode=0o700)  # copies of the data lie below
-        for made in (self.folder, self.own):
-            made.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for directory in (self.folder, self.own):
+            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         if os.geteuid() == 0:
             _let_anybody_write(self.own)
-        shutil.rmtree(place.given, ignore_errors=True)
-
-        def laid(path: Path | None, kind: str) -> str:
-            return "" if path is None else str(place.give(path, kind))
-
-        here = msgspec.structs.replace(
-            request,
-            source=laid(given.model, "model"),
-            data=laid(given.data, "data"),
-            teach=laid(given.teach, "teach"),
-            tokenizer=laid(given.tokenizer, "tokenizer"),
-        )
+        shutil.rmtree(run.inputs, ignore_errors=True)
+        copies = {
+            kind: "" if path is None else str(run.add_input(path, kind))
+            for kind in _KINDS
+            for path in [getattr(given, kind)]
+        }
         (self.own / ERROR).unlink(missing_ok=True)
-        place.ask(REQUEST, here)
+        source = copies.pop("model")
+        run.write_request(REQUEST, msgspec.structs.replace(request, source=source, **copies))
 
-    def _one_process(
+    def _run_process(
         self,
-        place: Confined,
+        run: SandboxedRun,
         reader: JournalReader,
         state: State,
         on_event: Callable[[Event, State], None],
     ) -> str:
         """Why the process had to be ended, or ended by itself before the search's end."""
-        bounds = Bounds(
-            limit_s=self.step_limit_s,
-            too_long=f"it took longer than {self.step_limit_s:g} s",
+        limits = Limits(
+            timeout_s=self.step_limit_s,
+            timeout_reason=f"it took longer than {self.step_limit_s:g} s",
             memory_bytes=int(available_bytes() * _OF_AVAILABLE),
         )
         begun = state.begun
-        with place.started(self.program) as running:
-            for _ in running.looks(bounds):
+        with run.started(self.program) as running:
+            for _ in running.watch(limits):
                 for event in reader.read():
                     state.apply(event)
                     on_event(event, state)
                 if state.begun is not begun:
                     begun, running.since = state.begun, time.monotonic()
-        return running.why
+        return running.reason
 
     def _give_up(self, begun: Begun, state: State, why: str) -> None:
         """Say in the journal that the step that ended the process is not to be tried again."""
@@ -180,16 +181,6 @@ class SearchApart:
             raise UnsupportedModelError(msg) from error
         # The reader of this search takes it in with the next process's events.
         state.begun = None
-
-    def _error(self, place: Confined, why: str) -> Exception:
-        """What the process says was wrong with what it was given."""
-        told = read_left(self.own / ERROR, SearchError)
-        if told is None:
-            return UnsupportedModelError(why)
-        (self.own / ERROR).unlink(missing_ok=True)
-        # People know what lies in the process's directories by its name.
-        kinds = ("model", "data", "teach", "tokenizer")
-        return told.error({f"{place.given / kind}/": "" for kind in kinds})
 
 
 def _let_anybody_write(folder: Path) -> None:

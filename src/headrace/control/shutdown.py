@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from headrace.control.local import LocalDriver
-from headrace.control.process import Process
+from headrace.core.processes import Process
 
 _LOG: Final = logging.getLogger("headrace.control")
 _KILLED_S: Final = 5.0

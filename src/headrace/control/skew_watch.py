@@ -1,11 +1,7 @@
-"""Is what was served what training will see? Looked at now and then, in a process beside us."""
+"""Feature skew watch: compares served features with those of training, in a child process."""
 
 import asyncio
-import contextlib
 import logging
-import os
-import signal
-from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +11,9 @@ import msgspec
 
 from headrace.control.aims import Aims
 from headrace.control.faults import LOOP, Faults
-from headrace.control.process import python_module
 from headrace.control.state.records import Event
 from headrace.core import Clock, FeatureWatch, HeadraceError, UnavailableError
+from headrace.core.processes import Exceeded, python_module, run
 from headrace.features import SkewedFeature, SkewSummary
 from headrace.observe.metrics import Family, gauge
 
@@ -165,48 +161,42 @@ def feature_watches(aims: Aims) -> dict[str, FeatureWatch]:
     }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CompareApart:
-    """Compares in a process that is ended when it takes too long. `log`: what it complains of."""
+async def compare_served(
+    service: str,
+    *,
+    home: Path,
+    log: Path,
+    timeout_s: float = _TIMEOUT_S,
+    command: Sequence[str] | None = None,
+) -> SkewSummary:
+    """One comparison in a child process.
 
-    home: Path
-    log: Path
-    timeout_s: float = _TIMEOUT_S
+    Args:
+        log: Where its standard error is appended.
+        command: What is run; None for `headrace.features.skew_apart`.
 
-    async def __call__(self, service: str) -> SkewSummary:
-        """What was found.
+    Raises:
+        UnavailableError: The process could not be started, or did not end well.
+    """
+    lines: list[bytes] = []
 
-        Raises:
-            UnavailableError: The process could not be started, or did not end well.
-        """
-        command = python_module("headrace.features.skew_apart", str(self.home), service)
-        try:
-            with self.log.open("ab") as log:
-                process = await asyncio.create_subprocess_exec(
-                    *command, stdin=DEVNULL, stdout=PIPE, stderr=log, start_new_session=True
-                )
-        except OSError as error:
-            raise UnavailableError(f"cannot start a process: {error}") from error
-        pidfd = -1
-        with contextlib.suppress(ProcessLookupError):  # it ended at once, and its end was taken
-            pidfd = os.pidfd_open(process.pid)
-        try:
-            async with asyncio.timeout(self.timeout_s):
-                said, _ = await process.communicate()
-            return msgspec.json.decode(said, type=SkewSummary)
-        except TimeoutError:
-            msg = f"comparing took longer than {self.timeout_s:g} s and was ended"
-            raise UnavailableError(msg) from None
-        except msgspec.MsgspecError:
-            status = process.returncode
-            msg = f"the process ended with status {status}; see {self.log}"
-            raise UnavailableError(msg) from None
-        finally:
-            if pidfd >= 0:
-                with contextlib.suppress(ProcessLookupError):
-                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-                os.close(pidfd)
-            await process.communicate()  # what is left of its output, so that the pipe is closed
+    def is_result(line: bytes) -> bool:
+        lines.append(line)
+        return True
+
+    ended = await run(
+        command or python_module("headrace.features.skew_apart", str(home), service),
+        timeout_s=timeout_s,
+        log=log,
+        on_line=is_result,
+    )
+    if ended.exceeded is Exceeded.TIME:
+        raise UnavailableError(f"comparing took longer than {timeout_s:g} s and was ended")
+    try:
+        return msgspec.json.decode(b"".join(lines), type=SkewSummary)
+    except msgspec.MsgspecError:
+        msg = f"the process ended with status {ended.status}; see {log}"
+        raise UnavailableError(msg) from None
 
 
 def _causes(causes: Mapping[str, int]) -> str:

@@ -1,5 +1,7 @@
 """Names, tensors, requests, errors, settings: plain data and rules, no I/O, no async.
 
+But for `processes` and `confine`, which start and restrict child processes for all other packages.
+
 What needs NumPy is loaded when somebody asks for it: most commands never do.
 """
 

@@ -5,7 +5,6 @@ from headrace.gateway.clusters import arm_of, cluster_name
 from headrace.gateway.envoy import EnvoyGateway
 from headrace.gateway.errors import (
     EnvoyNotFoundError,
-    GatewayRunningError,
     GatewayUnavailableError,
     NotOurGatewayError,
     PortInUseError,
@@ -49,7 +48,6 @@ __all__ = [
     "EnvoyGateway",
     "EnvoyNotFoundError",
     "GatewayPolicy",
-    "GatewayRunningError",
     "GatewaySettings",
     "GatewayStatistics",
     "GatewayUnavailableError",

@@ -1,26 +1,26 @@
-"""The gateway: one Envoy, started or adopted, told what to route, stopped with care."""
+"""Gateway process: one Envoy that is started or adopted, configured, and drained at its stop."""
 
 import asyncio
+import contextlib
 import errno
 import json
 import os
 import re
+import resource
 import socket
 import tempfile
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
-import msgspec
-
 from headrace.core import FailedPreconditionError
+from headrace.core.processes import Process, command_of, run
 from headrace.gateway.admin import Admin, StatKind
 from headrace.gateway.binary import arguments, find_envoy
 from headrace.gateway.bootstrap import bootstrap
 from headrace.gateway.clusters import arm_of, cluster_name, stat_name
 from headrace.gateway.errors import (
-    GatewayRunningError,
     GatewayUnavailableError,
     NotOurGatewayError,
     PortInUseError,
@@ -29,7 +29,6 @@ from headrace.gateway.errors import (
 from headrace.gateway.handshakes import HANDSHAKES, Handshakes, read_handshakes
 from headrace.gateway.listeners import STAT_PREFIX
 from headrace.gateway.logfile import last_lines, read_from, reason_in, size_of, truncate
-from headrace.gateway.process import Process, ProcessRecord, command_of, spawn, started_at
 from headrace.gateway.publisher import (
     Publisher,
     Step,
@@ -107,51 +106,61 @@ class EnvoyGateway:
         """Whether Envoy lives."""
         return self._process is not None and self._process.is_running()
 
-    async def start(self, snapshot: Snapshot) -> None:
+    async def start(
+        self, snapshot: Snapshot, *, on_spawn: Callable[[int], None] = lambda _: None
+    ) -> None:
         """Start Envoy and return once it serves `snapshot`.
 
+        Args:
+            on_spawn: Called with Envoy's pid before it serves. Without a record of it, an Envoy
+                whose starter is killed cannot be adopted.
+
         Raises:
-            PortInUseError: Another process listens on a port.
-            GatewayRunningError: A gateway runs in this directory; adopt it instead.
+            PortInUseError: Another process listens on a port, as the gateway of this directory.
             SnapshotRejectedError: Envoy refused the snapshot; it was stopped.
             GatewayUnavailableError: Envoy ended, or was not ready within `start_timeout_s`.
             EnvoyNotFoundError: There is no binary.
         """
         try:
             self._prepare()
-            if (running := self._recorded()) is not None:
-                raise GatewayRunningError(running.pid, self.settings.run_dir)
             check_ports(self.settings)
             self._write(snapshot)
             offset = size_of(self.log_path)
             command = arguments(
                 self.settings, find_envoy(self.settings), self._config, os.cpu_count() or 1
             )
-            self._process = spawn((*self.settings.launcher, *command), log=self.log_path)
+            process = Process.spawn((*self.settings.launcher, *command), log=self.log_path)
         except OSError as error:
             raise _unwritable(self.settings.run_dir, error) from error
+        self._hold(process)
         try:
-            self._record.write_bytes(msgspec.json.encode(self._process.record))
-            await self._started(self._process, snapshot, offset)
+            with contextlib.suppress(OSError):  # it may have ended
+                _, most = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
+                resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (most, most))
+            on_spawn(process.pid)
+            await self._started(process, snapshot, offset)
         except BaseException as error:
-            await self._process.end(within_s=_LEAST_TO_END_S)
-            self._record.unlink(missing_ok=True)
+            await process.end(within_s=_LEAST_TO_END_S)
             if isinstance(error, OSError):
                 raise _unwritable(self.settings.run_dir, error) from error
             raise
 
-    async def adopt(self, pid: int) -> None:
-        """Take over an Envoy that runs, as an earlier process of ours started it.
+    async def adopt(self, process: Process) -> None:
+        """Take over `process`, an Envoy that an earlier process of ours started; closed on failure.
 
         Raises:
             NotOurGatewayError: The process is gone, or is not the gateway of this `run_dir`.
             GatewayUnavailableError: It does not answer.
         """
-        found = self._recorded()
-        if found is None or found.pid != pid:
-            raise NotOurGatewayError(pid, self.settings.run_dir)
-        await self.admin.get("/ready")
-        self._process = found
+        if str(self._config) not in command_of(process.pid):
+            process.close()
+            raise NotOurGatewayError(process.pid, self.settings.run_dir)
+        try:
+            await self.admin.get("/ready")
+        except BaseException:
+            process.close()
+            raise
+        self._hold(process)
 
     async def publish(self, snapshot: Snapshot) -> None:
         """Bring a snapshot into force; as `Publisher.publish`."""
@@ -172,7 +181,13 @@ class EnvoyGateway:
                 os.chown(file.name, -1, self.settings.user)
                 os.fchmod(file.fileno(), 0o640)
             command = arguments(self.settings, find_envoy(self.settings), Path(file.name), 1)
-            await _validate((*self.settings.launcher, *command, "--mode", "validate"))
+            command = (*self.settings.launcher, *command, "--mode", "validate")
+            ended = await run(command, timeout_s=_VALIDATE_TIMEOUT_S)
+        if ended.exceeded is not None:
+            raise TimeoutError("Envoy did not check a snapshot in time")
+        if ended.status != 0:
+            reason = reason_in(ended.error) or last_lines(ended.error, _LOG_LINES)
+            raise SnapshotRejectedError(reason)
 
     async def wait(self) -> int | None:
         """Wait for Envoy's end: its exit status, None if it was adopted or never ran."""
@@ -276,8 +291,7 @@ class EnvoyGateway:
         deadline = loop.time() + drain_s
         await self._drain(deadline)
         await process.end(within_s=max(deadline - loop.time(), _LEAST_TO_END_S))
-        self._record.unlink(missing_ok=True)
-        self._process = None
+        self._hold(None)
 
     async def rotate_logs(self, *, max_bytes: int = _LOG_BYTES) -> None:
         """Keep each log and its predecessor (`.1`) at about `max_bytes`. Call it now and then."""
@@ -292,15 +306,16 @@ class EnvoyGateway:
         """Names the running process: its number, and when it started."""
         if self._process is None or not self.is_running():
             raise GatewayUnavailableError("Envoy does not run")
-        return f"{self._process.pid}-{self._process.record.started}"
+        return f"{self._process.pid}-{self._process.start_ticks}"
+
+    def _hold(self, process: Process | None) -> None:
+        if self._process is not None:
+            self._process.close()
+        self._process = process
 
     @property
     def _config(self) -> Path:
         return self.settings.run_dir / "bootstrap.json"
-
-    @property
-    def _record(self) -> Path:
-        return self.settings.run_dir / "envoy.pid.json"
 
     def _prepare(self) -> None:
         self.settings.run_dir.parent.mkdir(parents=True, exist_ok=True)
@@ -330,15 +345,6 @@ class EnvoyGateway:
         self.settings.admin_socket.unlink(missing_ok=True)
         self.settings.private_socket.unlink(missing_ok=True)
         self.settings.verify_socket.unlink(missing_ok=True)
-
-    def _recorded(self) -> Process | None:
-        """The living Envoy of this directory; None if its number now belongs to another process."""
-        try:
-            record = msgspec.json.decode(self._record.read_bytes(), type=ProcessRecord)
-        except (FileNotFoundError, ValueError):
-            return None
-        ours = str(self._config) in command_of(record.pid)
-        return Process(record) if ours and started_at(record.pid) == record.started else None
 
     async def _started(self, process: Process, snapshot: Snapshot, offset: int) -> None:
         try:
@@ -418,19 +424,3 @@ async def _until(answer: Callable[[], Awaitable[bool]]) -> None:
 def _unwritable(directory: Path, error: OSError) -> GatewayUnavailableError:
     """A full disk is no reason for whoever keeps Envoy to end."""
     return GatewayUnavailableError(f"cannot write in {directory}: {error.strerror or error}")
-
-
-async def _validate(command: Sequence[str]) -> None:
-    process = await asyncio.create_subprocess_exec(
-        *command, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
-    )
-    try:
-        async with asyncio.timeout(_VALIDATE_TIMEOUT_S):
-            _, log = await process.communicate()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    if process.returncode != 0:
-        text = log.decode(errors="replace")
-        raise SnapshotRejectedError(reason_in(text) or last_lines(text, _LOG_LINES))

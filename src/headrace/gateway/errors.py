@@ -34,14 +34,6 @@ class UnsafeDirectoryError(FailedPreconditionError):
         self.path = path
 
 
-class GatewayRunningError(FailedPreconditionError):
-    """The run directory already belongs to a running gateway."""
-
-    def __init__(self, pid: int, run_dir: Path) -> None:
-        super().__init__(f"a gateway (pid {pid}) runs in {run_dir}: adopt or stop it first")
-        self.pid = pid
-
-
 class NotOurGatewayError(FailedPreconditionError):
     """The process is gone, or is another one that got its number."""
 

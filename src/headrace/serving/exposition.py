@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
+from headrace.core.processes import resident_bytes
 from headrace.observe import BRIEF_PLACES, Exemplars, told
 from headrace.observe.metrics import (
     Family,
@@ -14,7 +15,7 @@ from headrace.observe.metrics import (
     text,
 )
 from headrace.pipeline import Pipeline
-from headrace.serving.memory import cpu_s, resident_bytes
+from headrace.serving.memory import cpu_s
 
 if TYPE_CHECKING:
     from headrace.serving.state import ReplicaState

@@ -1,11 +1,9 @@
-"""How does a pool's copy get the files of a model that does not lie on its machine?
+"""Download of the files of a pool's models, by `headrace models fetch` in a child process.
 
-Like a pod of its own would: by `headrace models fetch`, in a process beside it, so that no download
-touches what serves.
+No download runs in the process that serves.
 """
 
 import asyncio
-import contextlib
 import os
 import re
 import shutil
@@ -23,6 +21,7 @@ from headrace.core import (
     ReplicaSettings,
     UnavailableError,
 )
+from headrace.core.processes import run
 
 MAX_FETCHES: Final = 2
 """Artifacts that are fetched at once; further ones wait for their turn."""
@@ -91,29 +90,18 @@ class SharedFetcher:
         return Path(self._artifacts.directory, "sha256", digest)
 
     async def _fetch(self, digest: str, directory: Path) -> None:
-        process = await asyncio.create_subprocess_exec(
-            *self._command,
-            f"sha256:{digest}",
-            f"--output={directory}",
-            f"--timeout-s={self._timeout_s:g}",
-            env={**os.environ, "HEADRACE_ARTIFACTS": self._artifacts.url},
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
+        options = (f"--output={directory}", f"--timeout-s={self._timeout_s:g}")
+        ended = await run(
+            (*self._command, f"sha256:{digest}", *options),
+            timeout_s=self._timeout_s + min(_GRACE_S, self._timeout_s),
+            environment={**os.environ, "HEADRACE_ARTIFACTS": self._artifacts.url},
         )
-        try:
-            async with asyncio.timeout(self._timeout_s + min(_GRACE_S, self._timeout_s)):
-                _, said = await process.communicate()
-        except TimeoutError:
+        if ended.exceeded is not None:
             message = f"its files were not there within {self._timeout_s:g} s"
-            raise DeadlineExceededError(message) from None
-        finally:
-            if process.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    process.kill()
-                await process.wait()
-        if process.returncode:
-            why = _last_line(said) or f"exit status {process.returncode}"
+            raise DeadlineExceededError(message)
+        if ended.status:
+            last = ended.error.rpartition("\n")[2].strip().removeprefix("headrace: ")
+            why = last[:_MOST_SAID] or f"exit status {ended.status}"
             raise UnavailableError(f"its files cannot be fetched: {why}")
 
 
@@ -126,8 +114,3 @@ def _stored(path: str) -> tuple[str, str]:
             "fetched"
         )
     return found["digest"], found["file"]
-
-
-def _last_line(said: bytes) -> str:
-    lines = said.decode(errors="replace").strip().splitlines()
-    return lines[-1].strip().removeprefix("headrace: ")[:_MOST_SAID] if lines else ""

@@ -15,9 +15,10 @@ import msgspec
 from headrace.core import InvalidArgumentError, NotFoundError
 from headrace.core.headers import CONTROL_HEADER
 from headrace.core.internal_token import is_internal
+from headrace.core.processes import resident_bytes
 from headrace.serving.exchange import Exchange
 from headrace.serving.load import send_loads
-from headrace.serving.memory import peak_bytes, resident_bytes
+from headrace.serving.memory import peak_bytes
 from headrace.serving.observation import Observer
 from headrace.serving.recording import Recorder
 from headrace.serving.report import AnswersPage, Observe, Record, ReplicaReport, SamplesPage

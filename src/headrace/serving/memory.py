@@ -1,4 +1,4 @@
-"""What does this process use, of memory and processor time, and what can it give back?"""
+"""Memory and processor time of this process, and memory that it returns to the system."""
 
 import asyncio
 import ctypes
@@ -19,16 +19,6 @@ _OF_AVAILABLE: Final = 0.8
 _PAUSE_S: Final = 2.0
 LARGE_ABOVE: Final = 1 << 20
 """What a larger body is decoded to may be many times more, and worth giving back."""
-
-
-def resident_bytes(pid: int | None = None) -> int:
-    """Resident memory; of another process, 0 once it is gone."""
-    if pid is None:
-        return int(_STATM.read_text().split()[1]) * _PAGE_BYTES
-    try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE_BYTES
-    except OSError:
-        return 0
 
 
 def available_bytes() -> int:

@@ -1,4 +1,4 @@
-"""`python -m headrace.serving.nursery FD`: forks a process for every model that is to be tried.
+"""Fork server of trials: `python -m headrace.serving.nursery FD` forks a process for each model.
 
 Three processes take part in a trial, so that nothing a model does is without an end: the nursery,
 which only forks; a keeper, which asks how the trial ended, ends it at its time, or when nobody
@@ -14,20 +14,17 @@ import signal
 import socket
 import sys
 import time
+from functools import partial
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final
 
 import msgspec
 
 from headrace.core.devices import Device
+from headrace.core.processes import fork, resident_bytes
 from headrace.runtimes import onnx  # noqa: F401  # imported before the forks, not by each
 from headrace.scoring.loading import load_model
-from headrace.serving.memory import (
-    memory_limit_bytes,
-    private_bytes,
-    resident_bytes,
-    size_bytes,
-)
+from headrace.serving.memory import memory_limit_bytes, private_bytes, size_bytes
 from headrace.serving.trial import (
     LENGTH,
     MAX_MESSAGE_BYTES,
@@ -61,33 +58,33 @@ def main(arguments: list[str]) -> int:
             return 0
         if not message:
             return 0
-        if os.fork() == 0:
-            listener.close()
-            _be_keeper(socket.socket(fileno=fds[0]))
+        fork(partial(_be_keeper, listener, fds[0]))
         os.close(fds[0])
 
 
-def _be_keeper(caller: socket.socket) -> NoReturn:
-    """See one trial to its end, and tell the caller."""
+def _be_keeper(listener: socket.socket, descriptor: int) -> None:
+    """Run one trial and send the caller its result; without a caller that listens, nothing."""
+    listener.close()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    try:
+    with (
+        contextlib.suppress(OSError, EOFError, msgspec.MsgspecError),
+        socket.socket(fileno=descriptor) as caller,
+    ):
         caller.settimeout(_REQUEST_S)
         request = msgspec.json.decode(_receive(caller), type=TrialRequest)
         result = msgspec.json.encode(_keep(caller, request))
         caller.sendall(LENGTH.pack(len(result)) + result)
-    except (OSError, EOFError, msgspec.MsgspecError):
-        os._exit(1)  # the caller left, or is none of ours
-    finally:
-        os._exit(0)  # never back into the nursery's loop
 
 
 def _keep(caller: socket.socket, request: TrialRequest) -> TrialResult:
     results, answer = os.pipe()
-    pid = os.fork()
-    if pid == 0:
+
+    def be_trial() -> None:
         caller.close()
         os.close(results)
         _be_trial(request, answer)
+
+    pid = fork(be_trial)
     with contextlib.suppress(OSError):
         os.setpgid(pid, pid)  # so does the trial itself: whoever comes first
     os.close(answer)
@@ -132,7 +129,7 @@ def _how_it_ended(status: int) -> str:
     return f"its code ended the process (exit status {code}) while it loaded"
 
 
-def _be_trial(request: TrialRequest, answer: int) -> NoReturn:
+def _be_trial(request: TrialRequest, answer: int) -> None:
     """Load the model and say what came of it; its code may do what it likes to this process."""
     os.setpgid(0, 0)
     os.nice(_NICE)
@@ -142,7 +139,6 @@ def _be_trial(request: TrialRequest, answer: int) -> NoReturn:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CPU, (_CPU_S, _CPU_S))
     os.write(answer, msgspec.json.encode(result_of(lambda: _tried(request))))
-    os._exit(0)
 
 
 def _tried(request: TrialRequest) -> TrialResult:

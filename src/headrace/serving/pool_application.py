@@ -12,6 +12,7 @@ import orjson
 
 from headrace.core import HeadraceError, ReplicaSettings, UnavailableError
 from headrace.core.headers import HOSTED_VERSION_HEADER
+from headrace.core.processes import resident_bytes
 from headrace.engine import Ticket
 from headrace.observe import Histogram
 from headrace.observe.metrics import TEXT_TYPE
@@ -28,7 +29,7 @@ from headrace.serving.exchange import Exchange
 from headrace.serving.hosted import HostedModel, HostedPhase
 from headrace.serving.internal import decode_body, local_only
 from headrace.serving.load import send_loads
-from headrace.serving.memory import peak_bytes, resident_bytes
+from headrace.serving.memory import peak_bytes
 from headrace.serving.pool import Pool
 from headrace.serving.pool_grpc import PoolGrpc
 from headrace.serving.pool_metrics import pool_exposition

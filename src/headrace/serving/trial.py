@@ -9,8 +9,6 @@ import contextlib
 import os
 import socket
 import struct
-import subprocess
-import sys
 from collections.abc import Callable
 from typing import Final
 
@@ -23,6 +21,7 @@ from headrace.core import (
     Inspected,
     ReplicaSettings,
 )
+from headrace.core.processes import PASSED_FD, Process, python_module
 
 LENGTH: Final = struct.Struct(">I")
 MAX_MESSAGE_BYTES: Final = 1 << 20
@@ -81,7 +80,7 @@ class Trials:
     """Starts the nursery when it is needed, and asks it. `close` ends it."""
 
     def __init__(self) -> None:
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Process | None = None
         self._socket: socket.socket | None = None
 
     async def run(self, settings: ReplicaSettings, *, timeout_s: float) -> TrialResult:
@@ -121,17 +120,17 @@ class Trials:
 
     def _nursery(self) -> socket.socket:
         """The socket that a running nursery listens on."""
-        if self._process is not None and self._process.poll() is not None:
+        if self._process is not None and not self._process.is_running():
             self.close()
         if self._socket is None:
             self._socket, theirs = socket.socketpair()
             with theirs:
-                self._process = subprocess.Popen(  # noqa: S603  # ourselves
-                    [sys.executable, "-m", "headrace.serving.nursery", str(theirs.fileno())],
-                    pass_fds=[theirs.fileno()],
-                    stdin=subprocess.DEVNULL,
+                self._process = Process.spawn(
+                    python_module("headrace.serving.nursery", str(PASSED_FD)),
+                    log=None,
+                    pass_fd=theirs.fileno(),
                     # Threads do not survive the forks.
-                    env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
+                    environment=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
                 )
         return self._socket
 
@@ -141,6 +140,6 @@ class Trials:
             self._socket.close()
             self._socket = None
         if self._process is not None:
-            self._process.terminate()
-            self._process.wait(_END_S)
+            self._process.end_blocking(within_s=_END_S)
+            self._process.close()
             self._process = None

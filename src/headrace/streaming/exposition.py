@@ -2,10 +2,9 @@
 
 import time
 from collections.abc import Iterator
-from pathlib import Path
-from resource import getpagesize
 from typing import Final
 
+from headrace.core.processes import resident_bytes
 from headrace.observe import told
 from headrace.observe.metrics import (
     Family,
@@ -135,7 +134,5 @@ def _state(status: StreamStatus, labels: Labels) -> Iterator[Family]:
 def _process(labels: Labels) -> Iterator[Family]:
     meaning = "CPU seconds used by the worker."
     yield counter("headrace_stream_cpu_seconds_total", meaning, [(labels, time.process_time())])
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    resident = pages * getpagesize()
     meaning = "Resident memory of the worker."
-    yield gauge("headrace_stream_resident_memory_bytes", meaning, [(labels, resident)])
+    yield gauge("headrace_stream_resident_memory_bytes", meaning, [(labels, resident_bytes())])

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from onnx import TensorProto
 
-from headrace.control.process import start_ticks
 from headrace.core import Array
+from headrace.core.processes import start_ticks
 from headrace.testing import models
 from tests.e2e.cli.conftest import PORTS, MakeShell, Shell
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from headrace.control.confined import Bounds, Confined
 from headrace.control.sandbox import FIRST_UID, Abilities, Occasion, Probe, Sandbox
+from headrace.control.sandboxed import Limits, SandboxedRun
 from headrace.core import FailedPreconditionError
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 needs_root = pytest.mark.skipif(
     os.geteuid() != 0 or bool(Probe().result().user), reason="cannot become another user"
 )
-BOUNDS = Bounds(limit_s=30.0, too_long="it took too long", memory_bytes=1 << 40)
+LIMITS = Limits(timeout_s=30.0, timeout_reason="it took too long", memory_bytes=1 << 40)
 SEARCHER = FIRST_UID + Occasion.SEARCH
 PROGRAM = """
 import os
@@ -40,11 +40,11 @@ def home() -> Iterator[Path]:
         yield Path(directory)
 
 
-def place(home: Path, *, has_namespaces: bool) -> Confined:
+def place(home: Path, *, has_namespaces: bool) -> SandboxedRun:
     """A search's, in a home that is closed to others."""
     able = Abilities(namespaces="not here", user="", landlock=True)
     abilities = Probe().result if has_namespaces else lambda: able
-    made = Confined(
+    made = SandboxedRun(
         sandbox=Sandbox(hide=(home,), reports=home, abilities=abilities),
         folder=home / "optimize" / "key",
         occasion=Occasion.SEARCH,
@@ -52,16 +52,16 @@ def place(home: Path, *, has_namespaces: bool) -> Confined:
     made.own.mkdir(parents=True, mode=0o700)
     (made.own / "program.py").write_text(PROGRAM)
     (home / "data").write_text("secret")
-    made.ask("request.json", Nothing())
+    made.write_request("request.json", Nothing())
     return made
 
 
-def said(made: Confined) -> tuple[str, str]:
+def said(made: SandboxedRun) -> tuple[str, str]:
     """What it prints, and how it ended."""
-    data = made.give(made.folder.parent.parent / "data", "data")
-    with made.started("program", str(data), is_heard=True) as running:
-        heard = b"".join(running.looks(BOUNDS))
-    return heard.decode(), running.why
+    data = made.add_input(made.folder.parent.parent / "data", "data")
+    with made.started("program", str(data), reads_output=True) as running:
+        heard = b"".join(running.watch(LIMITS))
+    return heard.decode(), running.reason
 
 
 @needs_root
@@ -104,10 +104,22 @@ def test_a_request_replaces_the_link_that_a_program_left(home: Path) -> None:
     (made.own / "request.json").unlink()
     (made.own / "request.json").symlink_to(home / "data")
 
-    made.ask("request.json", Nothing())
+    made.write_request("request.json", Nothing())
 
     assert (home / "data").read_text() == "secret"
     assert (made.own / "request.json").read_text() == "{}"
+
+
+def test_a_program_inherits_no_descriptor(home: Path) -> None:
+    made = place(home, has_namespaces=not Probe().result().namespaces)
+    (made.own / "program.py").write_text("import os; print(sorted(os.listdir('/proc/self/fd')))")
+    with (home / "data").open() as secret:
+        os.set_inheritable(secret.fileno(), True)  # noqa: FBT003  # positional only
+
+        output, why = said(made)
+
+    assert why == ""
+    assert output == "['0', '1', '2', '3']\n"  # the last one is the listing's own
 
 
 @needs_root

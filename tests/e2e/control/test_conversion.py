@@ -3,6 +3,7 @@
 import os
 import tempfile
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import joblib
@@ -10,9 +11,10 @@ import numpy as np
 import pytest
 
 from headrace.client import Client
-from headrace.control.conversion import ConvertApart
+from headrace.control.conversion import converted_model
 from headrace.control.sandbox import Abilities, Sandbox
 from headrace.core import CodeNotAllowedError, FailedPreconditionError, UnsupportedModelError
+from headrace.optimize.convert import Conversion
 from headrace.optimize.convert_process import ConvertRequest
 from tests import savedmodels, tabular_models
 from tests.e2e.cli.conftest import Shell
@@ -43,22 +45,28 @@ def folder() -> Iterator[Path]:
         yield Path(directory)
 
 
-def apart(folder: Path) -> ConvertApart:
-    convert = ConvertApart.of_home(folder / "home")
-    convert.timeout_s, convert.memory_bytes = 20.0, 900_000_000
-    return convert
-
-
 def wild(folder: Path, code: str) -> ConvertRequest:
     path = folder / "wild.pkl"
     joblib.dump(Bomb(code), path)
     return ConvertRequest(path=str(path), runtime="sklearn", allow_code=True)
 
 
-def refused(convert: ConvertApart, request: ConvertRequest) -> str:
+def converting(
+    folder: Path, request: ConvertRequest, timeout_s: float = 20.0
+) -> AbstractContextManager[tuple[Path, Conversion]]:
+    return converted_model(
+        Sandbox.of_home(folder / "home"),
+        request,
+        filename="m.onnx",
+        timeout_s=timeout_s,
+        memory_bytes=900_000_000,
+    )
+
+
+def refused(folder: Path, request: ConvertRequest, timeout_s: float = 20.0) -> str:
     with (
         pytest.raises(UnsupportedModelError) as caught,
-        convert.convert(request, filename="m.onnx"),
+        converting(folder, request, timeout_s),
     ):
         pass
     return str(caught.value)
@@ -82,7 +90,7 @@ for what, *given in (
         said.append(type(error).__name__)
 raise ValueError(" ".join(said))
 """
-    said = refused(apart(folder), wild(folder, code))
+    said = refused(folder, wild(folder, code))
 
     assert f"{folder / 'wild.pkl'}: cannot be unpickled" in said
     secret, network, signal = said.rpartition(": ")[2].split()
@@ -112,15 +120,12 @@ raise ValueError(" ".join(said))
     ids=["crash", "exit", "silence", "memory", "link"],
 )
 def test_how_a_conversion_ended_is_told(folder: Path, code: str, reason: str) -> None:
-    assert reason in refused(apart(folder), wild(folder, code))
+    assert reason in refused(folder, wild(folder, code))
 
 
 @pytest.mark.long
 def test_a_conversion_without_end_is_ended(folder: Path) -> None:
-    convert = apart(folder)
-    convert.timeout_s = 4.0
-
-    said = refused(convert, wild(folder, "import time; time.sleep(600)"))
+    said = refused(folder, wild(folder, "import time; time.sleep(600)"), 4.0)
 
     assert said.endswith("it was not converted within 4 s")
 
@@ -132,7 +137,7 @@ def test_code_runs_only_where_that_is_allowed(folder: Path) -> None:
 
     with (
         pytest.raises(CodeNotAllowedError, match=r"wild\.pkl"),
-        apart(folder).convert(closed, filename="m.onnx"),
+        converting(folder, closed),
     ):
         pass
 
@@ -146,7 +151,7 @@ def test_what_is_code_in_a_graph_is_told(folder: Path) -> None:
 
     with (
         pytest.raises(CodeNotAllowedError, match=r"reads: .*\(ReadFile\); if you trust"),
-        apart(folder).convert(request, filename="m.onnx"),
+        converting(folder, request),
     ):
         pass
 
@@ -157,7 +162,7 @@ def test_a_model_is_not_converted_where_the_process_cannot_be_isolated(folder: P
 
     with (
         pytest.raises(FailedPreconditionError, match="allow unprivileged user namespaces"),
-        ConvertApart(sandbox=sandbox).convert(request, filename="m.onnx"),
+        converted_model(sandbox, request, filename="m.onnx"),
     ):
         pass
 
@@ -165,7 +170,7 @@ def test_a_model_is_not_converted_where_the_process_cannot_be_isolated(folder: P
 def test_a_file_that_is_gone_or_closed_is_refused_by_its_name(folder: Path) -> None:
     request = ConvertRequest(path=str(folder / "gone.skops"), runtime="sklearn")
 
-    assert "gone.skops: does not exist" in refused(apart(folder), request)
+    assert "gone.skops: does not exist" in refused(folder, request)
 
 
 def test_a_package_that_is_absent_is_said_to_be(
@@ -177,11 +182,10 @@ def test_a_package_that_is_absent_is_said_to_be(
     monkeypatch.setenv("PYTHONPATH", str(folder / "shadow"))
     monkeypatch.syspath_prepend(str(folder / "shadow"))  # as if this process had started so
     request = ConvertRequest(path=str(path), runtime="xgboost")
-    convert = apart(folder)
 
     with (
         pytest.raises(FailedPreconditionError, match=r"pip install 'headrace\[convert\]'"),
-        convert.convert(request, filename="m.onnx"),
+        converting(folder, request),
     ):
         pass
 

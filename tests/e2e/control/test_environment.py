@@ -8,8 +8,8 @@ import psutil
 import pytest
 
 from headrace.control.environment import Environment
-from headrace.control.inspection import InspectApart
 from headrace.control.sandbox import Sandbox
+from headrace.control.sandboxed import SandboxedInspector
 from headrace.core import UnsupportedModelError
 from headrace.testing import models
 from tests.e2e.control.system import System
@@ -80,7 +80,7 @@ def test_what_inspects_models_forgets_a_secret_that_is_named_later(tmp_path: Pat
     given = {"PATH": "/bin", "LATER": "hush"}
     sandbox = Sandbox.of_home(tmp_path)
     sandbox.environment = Environment(given=given, document=lambda: spec)
-    inspect = InspectApart(sandbox)
+    inspect = SandboxedInspector(sandbox)
     with pytest.raises(UnsupportedModelError, match="True"):
         inspect(path, allow_code=True)
     spec["jobs"] = ["${LATER}"]

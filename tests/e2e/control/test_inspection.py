@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from onnx import TensorProto, helper
 
-from headrace.control.inspection import InspectApart
 from headrace.control.sandbox import Abilities, Sandbox
+from headrace.control.sandboxed import SandboxedInspector
 from headrace.core import (
     CodeNotAllowedError,
     FailedPreconditionError,
@@ -22,7 +22,7 @@ from headrace.core import (
     RequestCancelledError,
     UnsupportedModelError,
 )
-from headrace.gateway.process import command_of
+from headrace.core.processes import command_of
 from headrace.registry import Registry
 from headrace.testing import models
 from tests import savedmodels
@@ -39,8 +39,8 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def inspect(folder: Path) -> Iterator[InspectApart]:
-    with contextlib.closing(InspectApart.of_home(folder / "home")) as inspect:
+def inspect(folder: Path) -> Iterator[SandboxedInspector]:
+    with contextlib.closing(SandboxedInspector.of_home(folder / "home")) as inspect:
         yield inspect
 
 
@@ -53,7 +53,7 @@ def python_file(folder: Path, name: str, first: str) -> Path:
     return path
 
 
-def test_a_model_is_inspected_as_in_this_process(inspect: InspectApart, folder: Path) -> None:
+def test_a_model_is_inspected_as_in_this_process(inspect: SandboxedInspector, folder: Path) -> None:
     path = folder / "m.onnx"
     path.write_bytes(models.mlp())
     (folder / "bad.onnx").write_text("no model")
@@ -69,7 +69,7 @@ def test_a_model_is_inspected_as_in_this_process(inspect: InspectApart, folder: 
         inspect(path, "x")
 
 
-def test_code_runs_only_where_that_is_allowed(inspect: InspectApart, folder: Path) -> None:
+def test_code_runs_only_where_that_is_allowed(inspect: SandboxedInspector, folder: Path) -> None:
     path = python_file(folder, "mark", "raise ValueError('it ran')")
 
     with pytest.raises(CodeNotAllowedError):
@@ -79,7 +79,7 @@ def test_code_runs_only_where_that_is_allowed(inspect: InspectApart, folder: Pat
 
 
 def test_a_graph_that_reads_files_is_named_by_its_operators(
-    inspect: InspectApart, folder: Path
+    inspect: SandboxedInspector, folder: Path
 ) -> None:
     nodes = [*savedmodels.PERCEPTRON, savedmodels.node("lone", "ReadFile")]
     path = savedmodels.write(folder / "reads", savedmodels.graph(nodes))
@@ -110,7 +110,7 @@ def test_what_a_model_does_is_stopped_and_told(folder: Path, first: str, reason:
     home = folder / "home"
     (home / "secret").write_text("secret")
     first = first.replace("HOME", str(home)).replace("PARENT", str(os.getpid()))
-    inspect = InspectApart.of_home(home)
+    inspect = SandboxedInspector.of_home(home)
     inspect.timeout_s, inspect.memory_bytes = 3.0, 600_000_000
     with contextlib.closing(inspect), pytest.raises(UnsupportedModelError, match=reason):
         inspect(python_file(folder, "wild", first), allow_code=True)
@@ -119,7 +119,7 @@ def test_what_a_model_does_is_stopped_and_told(folder: Path, first: str, reason:
 def test_a_push_is_inspected_apart_and_leaves_nothing_where_it_is_refused(folder: Path) -> None:
     home = folder / "home"
     path = python_file(folder, "bomb", "x = [bytearray(50_000_000) for _ in range(10**6)]")
-    inspect = InspectApart.of_home(home)
+    inspect = SandboxedInspector.of_home(home)
     inspect.memory_bytes = 600_000_000
     with contextlib.closing(inspect):
         registry = Registry(home, inspect)
@@ -135,7 +135,7 @@ def test_a_model_is_not_inspected_where_the_process_cannot_be_isolated(folder: P
     path.write_bytes(models.mlp())
     sandbox = Sandbox(hide=(folder / "home",), reports=folder, abilities=Abilities)
     with (
-        contextlib.closing(InspectApart(sandbox)) as inspect,
+        contextlib.closing(SandboxedInspector(sandbox)) as inspect,
         pytest.raises(FailedPreconditionError, match="allow unprivileged user namespaces"),
     ):
         inspect(path)
@@ -153,7 +153,7 @@ def test_an_inspection_ends_with_all_it_started_when_its_caller_leaves(
         "time.sleep(600)"
     )
     path = python_file(folder, how, code)
-    inspect, cancel = InspectApart.of_home(folder / "home"), threading.Event()
+    inspect, cancel = SandboxedInspector.of_home(folder / "home"), threading.Event()
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(inspect, path, allow_code=True, cancel=cancel)
         wait_until(lambda: processes_with(marker))
@@ -170,7 +170,7 @@ def test_an_endless_loop_of_a_graph_ends_when_it_is_cancelled(folder: Path) -> N
     cancel = threading.Event()
     threading.Timer(2.0, cancel.set).start()
     with pytest.raises(RequestCancelledError):
-        InspectApart.of_home(folder / "home")(path, cancel=cancel)
+        SandboxedInspector.of_home(folder / "home")(path, cancel=cancel)
 
 
 def processes_with(argument: str) -> list[int]:

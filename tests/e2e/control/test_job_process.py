@@ -193,4 +193,4 @@ async def test_what_it_says_is_in_the_log_and_the_last_line_is_the_reason(tmp_pa
     assert "j-1: headrace: full disk\n" in log
     assert (tmp_path / "jobs.log").stat().st_mode & 0o777 == 0o600  # as above
     with pytest.raises(ProcessLookupError):
-        os.kill(process.process.pid, signal.SIGKILL)
+        os.kill(process.child.process.pid, signal.SIGKILL)

@@ -3,19 +3,19 @@
 import asyncio
 import os
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
 import pytest
 
-from headrace.control.materialize_process import MaterializeApart
-from headrace.control.process import start_ticks
+from headrace.control.materializer import OnProgress, materialize_view
 from headrace.core import FailedPreconditionError, HeadraceError, SystemClock, UnavailableError
+from headrace.core.processes import start_ticks
 from headrace.features import (
     DataSource,
     FeatureView,
+    MaterializeFinished,
     MaterializeProgress,
     MaterializeSchedule,
     applied_definitions,
@@ -51,18 +51,13 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-def apart(folder: Path, code: str = "") -> MaterializeApart:
-    """What runs `code` in place of the real thing, if there is any."""
-
-    def command(view: str) -> Sequence[str]:
-        return [sys.executable, "-c", code, view]
-
-    return MaterializeApart(
-        home=folder,
-        log=folder / "features.log",
-        clock=SystemClock(),
-        command=command if code else None,
-    )
+async def materialize(
+    folder: Path, view: FeatureView, on_progress: OnProgress, code: str = ""
+) -> MaterializeFinished:
+    """A run of `code` in place of the real thing, if there is any."""
+    command = [sys.executable, "-c", code, view.name] if code else None
+    log = folder / "features.log"
+    return await materialize_view(view, on_progress, home=folder, log=log, command=command)
 
 
 def ignore(_: MaterializeProgress) -> None:
@@ -78,7 +73,7 @@ async def test_a_real_run_writes_the_online_store_and_tells_how_it_goes(tmp_path
     told: list[MaterializeProgress] = []
 
     definitions = applied_definitions(tmp_path)
-    done = await apart(tmp_path)(definitions.view("stats"), told.append)
+    done = await materialize(tmp_path, definitions.view("stats"), told.append)
 
     assert (done.entities, done.written, done.newest_us) == (2, 2, 5)
     assert told == [MaterializeProgress(done=2, entities=2)]
@@ -95,7 +90,7 @@ async def test_what_is_wrong_is_told_as_the_command_tells_it(tmp_path: Path) -> 
     view = applied_definitions(tmp_path).view("stats")
 
     with pytest.raises(HeadraceError, match=r"view 'stats', .*cannot be read as Parquet") as told:
-        await apart(tmp_path)(view, ignore)
+        await materialize(tmp_path, view, ignore)
 
     assert told.value.code == "INVALID_ARGUMENT"
 
@@ -106,7 +101,7 @@ async def test_a_run_that_hangs_is_ended_and_told(tmp_path: Path) -> None:
     code = f"import os, time; open({str(pid)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
 
     with pytest.raises(FailedPreconditionError, match=r"longer than 0.3 s .*was ended"):
-        await apart(tmp_path, code)(view, ignore)
+        await materialize(tmp_path, view, ignore, code)
 
     assert not pid.exists() or start_ticks(int(pid.read_text())) is None
 
@@ -116,7 +111,7 @@ async def test_a_run_that_takes_too_much_memory_is_ended_and_told(tmp_path: Path
     code = "import time; x = bytearray(90 << 20); x[::4096] = x[::4096]; time.sleep(600)"
 
     with pytest.raises(FailedPreconditionError, match="more memory than 40 MiB"):
-        await apart(tmp_path, code)(view, ignore)
+        await materialize(tmp_path, view, ignore, code)
 
 
 @pytest.mark.parametrize(
@@ -131,26 +126,21 @@ async def test_a_process_that_ends_without_a_word_is_told(
     tmp_path: Path, code: str, told: str
 ) -> None:
     with pytest.raises(UnavailableError, match=told):
-        await apart(tmp_path, code)(VIEW, ignore)
+        await materialize(tmp_path, VIEW, ignore, code)
 
 
 async def test_what_it_complains_of_is_in_the_log(tmp_path: Path) -> None:
     with pytest.raises(UnavailableError):
-        await apart(tmp_path, "import sys; sys.exit('no memory')")(VIEW, ignore)
+        await materialize(tmp_path, VIEW, ignore, "import sys; sys.exit('no memory')")
 
     assert "no memory" in (tmp_path / "features.log").read_text()
 
 
 async def test_a_process_that_cannot_be_started_is_told(tmp_path: Path) -> None:
-    made = MaterializeApart(
-        home=tmp_path,
-        log=tmp_path / "log",
-        clock=SystemClock(),
-        command=lambda _: [str(tmp_path / "none")],
-    )
-
     with pytest.raises(UnavailableError, match="cannot start a process: No such file"):
-        await made(VIEW, ignore)
+        await materialize_view(
+            VIEW, ignore, home=tmp_path, log=tmp_path / "log", command=[str(tmp_path / "none")]
+        )
 
 
 async def test_who_is_cancelled_leaves_no_process(tmp_path: Path) -> None:
@@ -161,7 +151,7 @@ async def test_who_is_cancelled_leaves_no_process(tmp_path: Path) -> None:
         f"import os, time; open({str(pid)!r}, 'w').write(str(os.getpid()))\n"
         f"print({line!r}, flush=True); time.sleep(600)"
     )
-    run = asyncio.create_task(apart(tmp_path, code)(VIEW, lambda _: told.set()))
+    run = asyncio.create_task(materialize(tmp_path, VIEW, lambda _: told.set(), code))
     await told.wait()
 
     run.cancel()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.control.inspection import InspectApart
+from headrace.control.sandboxed import SandboxedInspector
 from headrace.core import HeadraceError, UnsupportedModelError
 from headrace.registry import Registry
 from tests.secret_files import TEXTS, leaked, secret_contents, write_secret
@@ -32,14 +32,14 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def inspect(folder: Path) -> Iterator[InspectApart]:
-    with contextlib.closing(InspectApart.of_home(folder / "home")) as inspect:
+def inspect(folder: Path) -> Iterator[SandboxedInspector]:
+    with contextlib.closing(SandboxedInspector.of_home(folder / "home")) as inspect:
         yield inspect
 
 
 @pytest.mark.parametrize("runtime", NAMES)
 def test_a_push_of_a_file_that_is_no_model_quotes_it_nowhere(
-    inspect: InspectApart,
+    inspect: SandboxedInspector,
     folder: Path,
     runtime: str,
     caplog: pytest.LogCaptureFixture,
@@ -61,7 +61,7 @@ def test_a_push_of_a_file_that_is_no_model_quotes_it_nowhere(
 
 
 def test_a_refusal_still_names_the_file_the_kind_of_error_and_the_line(
-    inspect: InspectApart, folder: Path
+    inspect: SandboxedInspector, folder: Path
 ) -> None:
     path = write_secret(folder / "line", "model.py", b"x = 1\nimport no_such_module\n")
 

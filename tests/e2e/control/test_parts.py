@@ -32,13 +32,6 @@ from headrace.control.local import LocalDriver
 from headrace.control.observed import Health, Phase, Route
 from headrace.control.ownership import ProcessOwner, claim
 from headrace.control.ports import listen, pick_ports
-from headrace.control.process import (
-    Process,
-    find_by_arguments,
-    python_module,
-    rss_bytes,
-    start_ticks,
-)
 from headrace.control.publication import RoutePublication
 from headrace.control.reconciler import Reconciler, look
 from headrace.control.records import RecordStore, ReplicaRecord
@@ -54,6 +47,13 @@ from headrace.core import (
     UnavailableError,
 )
 from headrace.core.fetch import fetch
+from headrace.core.processes import (
+    Process,
+    find_by_arguments,
+    python_module,
+    resident_bytes,
+    start_ticks,
+)
 from headrace.gateway import GatewaySettings, GatewayUnavailableError
 
 pytestmark = [pytest.mark.e2e, pytest.mark.anyio]
@@ -205,7 +205,7 @@ async def test_a_process_is_watched_to_its_end_and_its_words_are_kept(tmp_path: 
     assert code == 7
     assert log.read_text() == "said\n"
     assert start_ticks(process.pid) is None
-    assert rss_bytes(process.pid) is None
+    assert resident_bytes(process.pid) == 0
 
 
 async def test_a_process_is_a_session_of_its_own_and_ends_by_signal(tmp_path: Path) -> None:

@@ -3,16 +3,17 @@
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from headrace.control.home import Home
-from headrace.control.profiling import ProfileApart
+from headrace.control.profiling import measure
 from headrace.control.profiling_overhead import replica_overhead
+from headrace.control.sandbox import Sandbox
 from headrace.core import CodeNotAllowedError, UnavailableError, UnsupportedModelError
-from headrace.optimize.profiling.messages import Cell, Event, ProfileRequest
+from headrace.optimize.profiling.messages import Cell, Event, Measured, ProfileRequest
 from headrace.testing import models
 from tests.e2e.cli.conftest import Shell
 
@@ -53,15 +54,19 @@ def wild(folder: Path, act: str) -> ProfileRequest:
     )
 
 
-def apart(folder: Path, grace_s: float = 20.0) -> ProfileApart:
-    made = ProfileApart.of_home(folder / "home")
-    made.grace_s = grace_s
-    return made
+def profile(
+    folder: Path,
+    request: ProfileRequest,
+    on_event: Callable[[Event], None] = lambda _: None,
+    *,
+    grace_s: float = 20.0,
+) -> Measured:
+    return measure(Sandbox.of_home(folder / "home"), request, on_event, grace_s=grace_s)
 
 
 @pytest.mark.long
 def test_a_model_that_hangs_is_ended_and_what_was_measured_stays(folder: Path) -> None:
-    found = apart(folder, 4.0).measure(wild(folder, "time.sleep(600)"))
+    found = profile(folder, wild(folder, "time.sleep(600)"), grace_s=4.0)
 
     assert not found.complete
     assert {cell.rows for cell in found.cells} == {1}
@@ -70,7 +75,7 @@ def test_a_model_that_hangs_is_ended_and_what_was_measured_stays(folder: Path) -
 
 @pytest.mark.long
 def test_a_model_that_kills_its_process_leaves_what_was_measured(folder: Path) -> None:
-    found = apart(folder).measure(wild(folder, "ctypes.string_at(0)"))
+    found = profile(folder, wild(folder, "ctypes.string_at(0)"))
 
     assert not found.complete
     assert "was ended by SIGSEGV" in found.notes[-1]
@@ -80,7 +85,7 @@ def test_what_a_model_prints_is_no_figure(folder: Path) -> None:
     act = """print('{"type":"done"}', flush=True)"""
     heard: list[Event] = []
 
-    found = apart(folder).measure(wild(folder, act), heard.append)
+    found = profile(folder, wild(folder, act), heard.append)
 
     assert found.complete
     assert len({cell.rows for cell in found.cells}) > 1
@@ -92,7 +97,7 @@ def test_a_model_that_cannot_be_loaded_is_told_by_its_own_name(folder: Path) -> 
     path.write_bytes(b"\x08\x07nothing")
 
     with pytest.raises(UnsupportedModelError) as caught:
-        apart(folder).measure(ProfileRequest(path=str(path)))
+        profile(folder, ProfileRequest(path=str(path)))
 
     assert str(path) in str(caught.value)
 
@@ -103,7 +108,7 @@ def test_code_is_refused_unless_it_is_allowed(folder: Path) -> None:
     (model / "model.py").write_text(models.python_double())
 
     with pytest.raises(CodeNotAllowedError):
-        apart(folder).measure(ProfileRequest(path=str(model)))
+        profile(folder, ProfileRequest(path=str(model)))
 
 
 @pytest.mark.long
@@ -115,7 +120,7 @@ def test_a_replica_is_asked_what_a_request_costs(folder: Path) -> None:
     found = replica_overhead(
         model,
         runtime="python",
-        sandbox=apart(folder).sandbox,
+        sandbox=Sandbox.of_home(folder / "home"),
         cores=1,
         length=0,
         budget_s=2.0,
@@ -132,7 +137,12 @@ def test_a_replica_that_does_not_start_says_why(folder: Path) -> None:
 
     with pytest.raises(UnavailableError, match="ended with status 3"):
         replica_overhead(
-            path, runtime="onnx", sandbox=apart(folder).sandbox, cores=1, length=0, budget_s=1.0
+            path,
+            runtime="onnx",
+            sandbox=Sandbox.of_home(folder / "home"),
+            cores=1,
+            length=0,
+            budget_s=1.0,
         )
 
 

@@ -21,7 +21,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from headrace.control.sandbox import FIRST_UID, PROCESSES, UIDS, Probe, libraries
-from headrace.serving import confine
+from headrace.core import confine
 from headrace.testing import models
 from tests.e2e.control.system import ROW, System, Traffic, replicas
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from headrace.control.sandbox import Probe, Sandbox
-from headrace.control.searching import Given, SearchApart
+from headrace.control.searching import Given, SandboxedSearch
 from headrace.core import HeadraceError, InvalidArgumentError
 from headrace.optimize.search.asked import SearchRequest
 from headrace.optimize.search.journal import Ended, Event, Wrote
@@ -37,25 +37,27 @@ journal.write(Ended(at_s=2.0, name="write"))
 
 
 @pytest.fixture
-def apart() -> Iterator[SearchApart]:
+def search() -> Iterator[SandboxedSearch]:
     with tempfile.TemporaryDirectory(prefix="hr-") as directory:
         home = Path(directory)
         sandbox = Sandbox(hide=(), reports=home, abilities=Probe().result)
-        yield SearchApart(
+        yield SandboxedSearch(
             folder=home / "optimize" / "key", sandbox=sandbox, step_limit_s=3.0, program="program"
         )
 
 
-def searched(apart: SearchApart, what: str, *, step: str = "build") -> tuple[State, list[Event]]:
-    model = apart.folder.parent.parent / "model.onnx"
+def searched(
+    search: SandboxedSearch, what: str, *, step: str = "build"
+) -> tuple[State, list[Event]]:
+    model = search.folder.parent.parent / "model.onnx"
     model.write_bytes(b"a model")
-    apart.own.mkdir(parents=True)
-    (apart.own / "program.py").write_text(
+    search.own.mkdir(parents=True)
+    (search.own / "program.py").write_text(
         PROGRAM.replace("{what}", what).replace("{step!r}", repr(step))
     )
     heard: list[Event] = []
     request = SearchRequest(source="", budget_s=10.0)
-    state = apart.run(request, Given(model=model), on_event=lambda event, _: heard.append(event))
+    state = search.run(request, Given(model=model), on_event=lambda event, _: heard.append(event))
     return state, heard
 
 
@@ -70,26 +72,28 @@ def searched(apart: SearchApart, what: str, *, step: str = "build") -> tuple[Sta
         ("leave('INVALID_ARGUMENT', 'it cannot be')", "it cannot be"),
     ],
 )
-def test_what_ends_the_process_is_tried_no_more(apart: SearchApart, what: str, reason: str) -> None:
-    state, heard = searched(apart, what)
+def test_what_ends_the_process_is_tried_no_more(
+    search: SandboxedSearch, what: str, reason: str
+) -> None:
+    state, heard = searched(search, what)
 
     assert reason in state.tried["deadly"].failed
     assert heard[-1] == Ended(at_s=2.0, name="write")
 
 
-def test_without_the_baselines_answers_there_is_no_search(apart: SearchApart) -> None:
+def test_without_the_baselines_answers_there_is_no_search(search: SandboxedSearch) -> None:
     with pytest.raises(InvalidArgumentError, match="labels fit no output"):
-        searched(apart, "leave('INVALID_ARGUMENT', 'the labels fit no output')", step="score")
+        searched(search, "leave('INVALID_ARGUMENT', 'the labels fit no output')", step="score")
 
 
-def test_a_process_that_begins_nothing_is_not_started_again(apart: SearchApart) -> None:
+def test_a_process_that_begins_nothing_is_not_started_again(search: SandboxedSearch) -> None:
     with pytest.raises(HeadraceError, match="ended with status 9"):
-        searched(apart, "pass\nos._exit(9)", step="")
+        searched(search, "pass\nos._exit(9)", step="")
 
 
 @pytest.mark.parametrize("spoil", ["link", "pipe"])
-def test_only_plain_files_are_taken_of_what_it_leaves(apart: SearchApart, spoil: str) -> None:
-    result = apart.own / "result"
+def test_only_plain_files_are_taken_of_what_it_leaves(search: SandboxedSearch, spoil: str) -> None:
+    result = search.own / "result"
     result.mkdir(parents=True)
     (result / "optimized.json").write_text("{}")
     if spoil == "link":
@@ -99,4 +103,4 @@ def test_only_plain_files_are_taken_of_what_it_leaves(apart: SearchApart, spoil:
     state = State(wrote=Wrote(at_s=1.0, name="x", path="result"))
 
     with pytest.raises(InvalidArgumentError, match=r"leaves the directory|no regular file"):
-        apart.artifact(state, apart.folder / "taken")
+        search.artifact(state, search.folder / "taken")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from headrace.client import Client
-from headrace.control.inspection import InspectApart
+from headrace.control.sandboxed import SandboxedInspector
 from headrace.core import UnsupportedModelError
 from tests.e2e.control.system import System
 from tests.torch_models import (
@@ -115,7 +115,7 @@ HOSTILE = {
 def test_code_that_ends_its_process_ends_no_other(tmp_path: Path, what: str) -> None:
     code, reason = HOSTILE[what]
     path = rewritten(PERCEPTRONS["scripted"](tmp_path).path, code)
-    inspect = InspectApart.of_home(tmp_path / "home")
+    inspect = SandboxedInspector.of_home(tmp_path / "home")
     inspect.timeout_s = 20.0
 
     try:

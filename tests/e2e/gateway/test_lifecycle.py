@@ -11,9 +11,9 @@ import httpx
 import pytest
 
 from headrace.core import FailedPreconditionError
+from headrace.core.processes import Process, start_ticks
 from headrace.gateway import (
     EnvoyGateway,
-    GatewayRunningError,
     GatewayUnavailableError,
     NotOurGatewayError,
     PortInUseError,
@@ -21,10 +21,15 @@ from headrace.gateway import (
     build_snapshot,
 )
 from headrace.gateway.logfile import size_of
-from headrace.gateway.process import started_at
 from tests.e2e.gateway.lab import Lab, client, endpoint, http_url
 
 pytestmark = [pytest.mark.e2e, pytest.mark.anyio, pytest.mark.slow]
+
+
+def process_of(pid: int) -> Process:
+    process = Process.adopt(pid, start_ticks(pid) or 0)
+    assert process is not None
+    return process
 
 
 async def test_another_object_adopts_what_runs_and_publishes_to_it(lab: Lab) -> None:
@@ -35,7 +40,7 @@ async def test_another_object_adopts_what_runs_and_publishes_to_it(lab: Lab) -> 
     del lost
 
     gateway = EnvoyGateway(settings)
-    await gateway.adopt(pid)
+    await gateway.adopt(process_of(pid))
     await lab.publish(gateway, endpoint("m", two))
 
     assert gateway.pid == pid
@@ -48,30 +53,15 @@ async def test_a_process_that_is_not_the_gateway_is_not_adopted(lab: Lab) -> Non
     stranger = EnvoyGateway(lab.settings("other"))
 
     with pytest.raises(NotOurGatewayError):
-        await EnvoyGateway(gateway.settings).adopt(os.getpid())
+        await EnvoyGateway(gateway.settings).adopt(process_of(os.getpid()))
     with pytest.raises(NotOurGatewayError):
-        await stranger.adopt(gateway.pid or 0)
-
-
-async def test_a_recycled_process_number_is_not_adopted(lab: Lab) -> None:
-    gateway = await lab.start()
-    record = gateway.settings.run_dir / "envoy.pid.json"
-    pid = gateway.pid
-    assert pid is not None
-    record.write_text(f'{{"pid": {pid}, "started": 1}}')
-
-    with pytest.raises(NotOurGatewayError):
-        await EnvoyGateway(gateway.settings).adopt(pid)
-
-    record.write_text("{")
-    with pytest.raises(NotOurGatewayError):
-        await EnvoyGateway(gateway.settings).adopt(pid)
+        await stranger.adopt(process_of(gateway.pid or 0))
 
 
 async def test_a_second_start_in_the_same_directory_is_refused(lab: Lab) -> None:
     gateway = await lab.start()
 
-    with pytest.raises(GatewayRunningError, match="adopt or stop it first"):
+    with pytest.raises(PortInUseError):
         await EnvoyGateway(gateway.settings).start(build_snapshot(gateway.settings, []))
 
 
@@ -115,7 +105,7 @@ async def test_stopping_lets_running_requests_end(lab: Lab) -> None:
 
     assert answer.status_code == 200
     assert gateway.pid is None
-    assert started_at(pid) is None
+    assert start_ticks(pid) is None
 
 
 async def test_what_does_not_end_in_time_is_cut(lab: Lab) -> None:
@@ -139,7 +129,7 @@ async def test_an_envoy_that_hangs_is_killed(lab: Lab) -> None:
 
     await gateway.stop(0.1)
 
-    assert started_at(pid) is None
+    assert start_ticks(pid) is None
 
 
 async def test_stopping_twice_or_before_a_start_does_nothing(lab: Lab) -> None:

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from headrace.core.processes import Process, start_ticks
 from headrace.core.spec_access import EndpointAccess
 from headrace.gateway import ApiKey, EndpointRoute, EnvoyGateway, GatewayPolicy, build_snapshot
 from tests.e2e.gateway.lab import Lab, client, endpoint
@@ -44,7 +45,9 @@ async def test_another_control_plane_goes_on_with_the_policy_that_is_in_force(la
     other = EnvoyGateway(gateway.settings)
     assert gateway.pid is not None
 
-    await other.adopt(gateway.pid)
+    process = Process.adopt(gateway.pid, start_ticks(gateway.pid) or 0)
+    assert process is not None
+    await other.adopt(process)
     await asyncio.wait_for(
         other.publish(build_snapshot(gateway.settings, [], _policy("a", "b"))), 5
     )

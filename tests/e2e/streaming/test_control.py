@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from headrace.cli.connection import connect
-from headrace.control.process import start_ticks
 from headrace.control.settings import read_control_file
 from headrace.core import FailedPreconditionError
+from headrace.core.processes import start_ticks
 from tests.e2e.cli.conftest import PORTS
 from tests.e2e.streaming.conftest import Streams, is_worker, rows, wait_for
 

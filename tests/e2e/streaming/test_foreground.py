@@ -7,7 +7,7 @@ import signal
 import numpy as np
 import pytest
 
-from headrace.control.process import start_ticks
+from headrace.core.processes import start_ticks
 from tests.e2e.streaming.conftest import Start, Streams, is_worker, rows, wait_for, workers
 
 pytestmark = pytest.mark.e2e

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from headrace.cli.failures import NOT_READY
-from headrace.control.process import start_ticks
+from headrace.core.processes import start_ticks
 from headrace.streaming.broker import Membership
 from headrace.streaming.brokers.log import LogBroker
 from headrace.streaming.records import Place

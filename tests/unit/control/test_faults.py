@@ -20,8 +20,7 @@ from headrace.control.job_records import JobRun
 from headrace.control.keeper import GatewayKeeper
 from headrace.control.local import LocalDriver
 from headrace.control.materialize_plan import ViewPast
-from headrace.control.materialize_process import OnProgress
-from headrace.control.materializer import Materializer
+from headrace.control.materializer import Materializer, OnProgress
 from headrace.control.observed import Phase, Replica
 from headrace.control.ownership import ProcessOwner
 from headrace.control.plane import ControlPlane

@@ -18,7 +18,6 @@ from headrace.control.gateway_record import GatewayRecord, read_gateway_record
 from headrace.control.home import Home, HomeLock
 from headrace.control.local import LocalDriver
 from headrace.control.ownership import HomeIdentity, Observation, ProcessOwner, claim, is_owned
-from headrace.control.process import start_ticks
 from headrace.control.records import RecordStore, ReplicaRecord
 from headrace.control.settings import (
     ControlFile,
@@ -31,6 +30,7 @@ from headrace.control.settings import (
 )
 from headrace.control.shutdown import stop_replicas
 from headrace.control.streams.driver import StreamDriver, WorkerRecord
+from headrace.core.processes import start_ticks
 from headrace.core.spec_access import TlsSpec
 
 identities = st.builds(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.control.skew_watch import CompareApart, SkewWatch, skew_event
+from headrace.control.skew_watch import SkewWatch, compare_served, skew_event
 from headrace.control.state.records import Event
 from headrace.core import FeatureWatch, UnavailableError
 from headrace.features import SkewedFeature, SkewSummary
@@ -133,26 +133,21 @@ def test_no_rows_tell_nothing() -> None:
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_a_home_without_features_says_so(tmp_path: Path) -> None:
-    found = await CompareApart(home=tmp_path, log=tmp_path / "log")("fraud")
+    found = await compare_served("fraud", home=tmp_path, log=tmp_path / "log")
     assert "has no features" in found.message
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_a_comparison_that_takes_too_long_is_ended(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_comparison_that_takes_too_long_is_ended(tmp_path: Path) -> None:
     sleeps = [sys.executable, "-c", "import time; time.sleep(60)"]
-    monkeypatch.setattr("headrace.control.skew_watch.python_module", lambda *_: sleeps)
-    compare = CompareApart(home=tmp_path, log=tmp_path / "log", timeout_s=0.2)
     with pytest.raises(UnavailableError, match="took longer than"):
-        await compare("fraud")
+        await compare_served(
+            "fraud", home=tmp_path, log=tmp_path / "log", timeout_s=0.2, command=sleeps
+        )
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_a_process_that_crashes_is_told_with_its_status(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_process_that_crashes_is_told_with_its_status(tmp_path: Path) -> None:
     crashes = [sys.executable, "-c", "import os; os.abort()"]
-    monkeypatch.setattr("headrace.control.skew_watch.python_module", lambda *_: crashes)
     with pytest.raises(UnavailableError, match="ended with status"):
-        await CompareApart(home=tmp_path, log=tmp_path / "log")("fraud")
+        await compare_served("fraud", home=tmp_path, log=tmp_path / "log", command=crashes)

@@ -17,11 +17,11 @@ from headrace.control.home import Home
 from headrace.control.local import LocalDriver
 from headrace.control.online_stores import OnlineStores
 from headrace.control.ownership import HomeIdentity, ProcessOwner
-from headrace.control.process import Process, python_module
 from headrace.control.sandbox import Isolation, Occasion, Sandbox, data_limit
 from headrace.control.streams.confining import Confining
 from headrace.core import HeadraceError
 from headrace.core.files import make_private_dir, write_atomic
+from headrace.core.processes import PASSED_FD, Process, python_module
 from headrace.core.state_file import StateFile
 from headrace.serving.memory import size_bytes
 from headrace.streaming.settings import StreamSettings
@@ -227,6 +227,7 @@ class StreamDriver:
                 own=[self._run_dir(record), self._settings(record.member), *seen.own],
                 keep=seen.keep,
                 network=seen.network,
+                passed=PASSED_FD if self.attached else None,
                 data_bytes=data_limit(size),
             )
         except HeadraceError as error:

@@ -289,7 +289,7 @@ class StreamSupervisor:
             with self.faults.contain("stream processes", name):
                 for worker in list(team.running()):
                     assert worker.process is not None, "it runs"
-                    lives, code = worker.process.poll()
+                    lives, code = worker.process.is_running(), worker.process.exit_status
                     if lives:
                         continue
                     worker.process.close()

@@ -11,11 +11,11 @@ import msgspec
 
 from headrace.autoscale.stream import StreamScaleState
 from headrace.control.backoff import CANNOT_LOAD, CRASHED, MANY_FAILURES, STABLE_AFTER_S
-from headrace.control.process import Process
 from headrace.control.streams.driver import WorkerRecord
 from headrace.control.streams.plan import Phase, Seen
 from headrace.control.streams.status import WorkerView
 from headrace.control.streams.track import StreamTrack
+from headrace.core.processes import Process
 from headrace.streaming.settings import StreamSettings
 from headrace.streaming.status import (
     EXIT_CANNOT_JOIN,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from headrace.core import VARIABLE, HeadraceError, ModelSignature, UnsupportedModelError
+from headrace.core.processes import resident_bytes
 from headrace.optimize.profiling.grid import (
     LENGTHS,
     MAX_WINDOW_S,
@@ -83,8 +84,6 @@ def _runs(model: Model, length: int) -> bool:
 
 
 Say = Callable[[Event], None]
-_STATM: Final = Path("/proc/self/statm")
-_PAGE_BYTES: Final = 4096
 _FIRST_SHARE: Final = 0.2
 """Of the time for the batches that are run one at a time."""
 _FIRST_WINDOW_S: Final = 1.0
@@ -339,8 +338,3 @@ def _what(settings: list[Setting]) -> str:
         return f"one setting ({first}) was"
     more = "; ..." if len(settings) > 2 else ""  # noqa: PLR2004  # as many are named
     return f"{len(settings)} settings ({first}{more}) were"
-
-
-def resident_bytes() -> int:
-    """Resident memory of this process."""
-    return int(_STATM.read_text().split()[1]) * _PAGE_BYTES

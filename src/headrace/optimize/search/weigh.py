@@ -1,4 +1,4 @@
-"""How much memory does a candidate take? Asked of a process that holds nothing else."""
+"""Memory that a candidate takes, measured in a process that holds nothing else."""
 
 import time
 from collections.abc import Callable
@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from headrace.core import RuntimeFailedError, Tensors
+from headrace.core.processes import resident_bytes
 from headrace.optimize.child import run_in_child
 from headrace.runtimes import LoadOptions, load_model
 from headrace.runtimes.tuning import Tuning
 
 _TIMEOUT_S: Final = 120.0
-_STATUS: Final = Path("/proc/self/status")
 _RUNS: Final = 3
 
 
@@ -40,15 +40,9 @@ def weigh(path: Path, runtime: str, tuning: Tuning, *, threads: int, request: Te
 def _weighed(
     _: Callable[[str], None], path: Path, runtime: str, options: LoadOptions, request: Tensors
 ) -> Weight:
-    before, started = _resident_bytes(), time.perf_counter()
+    before, started = resident_bytes(), time.perf_counter()
     model = load_model(path, runtime, options)
     load_s = time.perf_counter() - started
     for _run in range(_RUNS):
         model.run(request)
-    return Weight(_resident_bytes() - before, load_s)
-
-
-def _resident_bytes() -> int:
-    """Resident memory, with the weights that an engine maps from their file."""
-    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmRSS"))
-    return int(line.split()[1]) * 1024
+    return Weight(resident_bytes() - before, load_s)

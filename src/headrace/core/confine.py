@@ -26,6 +26,7 @@ Fields of SPEC (JSON):
     report      file for what was done, as JSON
     attached    the process ends with the one that started it; optional
     handover    descriptor for the pid of the process that goes on, where this one ends; optional
+    passed      another descriptor that COMMAND inherits; all others are closed; optional
     problems    text for the report; optional
 
 In a PID namespace COMMAND is process 1: all that it starts ends with it. With `handover` it is a
@@ -74,6 +75,7 @@ if TYPE_CHECKING:
         whole: NotRequired[list[str]]
         attached: NotRequired[bool]
         handover: NotRequired[int]
+        passed: NotRequired[int]
         problems: NotRequired[list[str]]
 
 
@@ -565,6 +567,14 @@ def effective(number: int, pid: int) -> int:
     return signal.SIGKILL
 
 
+def close_others(keep: list[int]) -> None:
+    """Close what this process inherited besides `keep`: it would pass any restriction."""
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) not in keep:
+            with contextlib.suppress(OSError):  # the listing's own
+                os.close(int(name))
+
+
 def has_ended(reader: int) -> bool:
     """Whether nobody holds the other end of a pipe any more."""
     try:
@@ -577,6 +587,7 @@ def main(arguments: list[str]) -> int:
     """Restrict this process, report what was done, and run the command."""
     spec, command = json.loads(arguments[0]), arguments[1:]
     report, parent = -1, os.getppid()
+    close_others([0, 1, 2, spec.get("handover", 0), spec.get("passed", 0)])
     try:
         _check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
         # A report of an earlier process says nothing of this one.
