@@ -9,7 +9,6 @@ from headrace.control.gateway_record import read_gateway_record
 from headrace.control.home import Home, HomeLock
 from headrace.control.local import LocalDriver
 from headrace.control.ownership import ProcessOwner
-from headrace.control.shutdown import stop_replicas
 from headrace.control.streams.driver import make_stream_driver
 from headrace.control.streams.supervisor import StreamSupervisor
 from headrace.core import FailedPreconditionError, HeadraceError, SystemClock
@@ -34,7 +33,7 @@ async def stop_leftovers(path: Path, *, drain_s: float) -> int:
         ended = await _stop_gateway(home, drain_s=drain_s)
         driver = LocalDriver(home=home, socket_dir=home.socket_dir())
         ended += sum(running.process is not None for running in driver.adopt_all())
-        await stop_replicas(driver, drain_s=drain_s)
+        await driver.stop(drain_s=drain_s)
         ended += await _stop_workers(home, driver, drain_s=drain_s)
         for file in (home.control_file, home.gateway_file, home.routes_file):
             file.unlink(missing_ok=True)

@@ -14,14 +14,12 @@ from headrace.gateway import WATCHED_FILES, GatewaySettings, ListenerTls
 
 _FIXED: Final = ("host", "http_port", "grpc_port", "max_body_bytes", "access_log")
 """What a running Envoy cannot change."""
+_CHANGEABLE: Final = ("tls", "request_log", "tracing", "counts_all")
+"""What it can change, while callers' connections end in their own time."""
 
 
 class GatewayRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """Which Envoy runs, and with what of its settings that it cannot change.
-
-    `tls`, `request_log`, `tracing` and `counts_all` it can change, while callers' connections end
-    in their own time.
-    """
+    """Which Envoy runs, and with which settings."""
 
     pid: int
     start_ticks: int
@@ -40,27 +38,19 @@ class GatewayRecord(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def of(cls, settings: GatewaySettings, pid: int, home: HomeIdentity | None) -> "GatewayRecord":
         """The record of an Envoy that `home` started with `settings`."""
-        return cls(
-            pid=pid,
-            start_ticks=start_ticks(pid) or 0,
-            home=home,
-            host=settings.host,
-            http_port=settings.http_port,
-            grpc_port=settings.grpc_port,
-            max_body_bytes=settings.max_body_bytes,
-            access_log=settings.access_log,
-            request_log=settings.request_log,
-            tracing=settings.tracing,
-            tls=settings.tls,
-            files=WATCHED_FILES,
-            counts_all=settings.counts_all,
-        )
+        of_settings = {name: getattr(settings, name) for name in (*_FIXED, *_CHANGEABLE)}
+        ticks = start_ticks(pid) or 0
+        return cls(pid=pid, start_ticks=ticks, home=home, files=WATCHED_FILES, **of_settings)
 
     def fits(self, settings: GatewaySettings) -> bool:
         """Whether it can become what `settings` ask for while it runs."""
         return self.files == WATCHED_FILES and all(
             getattr(self, name) == getattr(settings, name) for name in _FIXED
         )
+
+    def is_current(self, settings: GatewaySettings) -> bool:
+        """Whether it has what it can change of `settings`."""
+        return all(getattr(self, name) == getattr(settings, name) for name in _CHANGEABLE)
 
 
 def gateway_record_file(path: Path) -> StateFile[GatewayRecord]:

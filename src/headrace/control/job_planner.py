@@ -6,13 +6,17 @@ higher. An owner is gone if its run's `beat` did not change for `LEASE_S` of the
 monotonic clock, so no clock is compared with another.
 """
 
+import secrets
+import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 from headrace.control.faults import Faults
 from headrace.control.job_plan import Planned, jobs_of, planned, takeable
 from headrace.control.job_records import JobRun, JobsLook
+from headrace.control.ownership import claim
 from headrace.control.state.store import Store
 from headrace.core.spec_jobs import JobSpec
 
@@ -52,6 +56,13 @@ class Planner:
     """The last look and its time, where it found nothing: most systems have no jobs."""
     _seen: dict[str, tuple[tuple[str, int, int], float]] = field(default_factory=dict)
     """Of runs of others: owner, fence and beat, and since when they are so, by our clock."""
+
+    @classmethod
+    def of_home(cls, home: Path, *, store: Store, faults: Faults) -> "Planner":
+        """The planner of a home, with a name of it and one of this process. Blocking."""
+        name = f"{socket.gethostname()}:{claim(home).id}"
+        owner = f"{name}/{secrets.token_hex(4)}"
+        return cls(store=store, owner=owner, home=name, faults=faults)
 
     async def step(self, *, now: float, monotonic: float, mine: frozenset[str]) -> Step:
         """Start what is due, and take what nobody carries out.

@@ -113,9 +113,7 @@ class GatewayKeeper:
         record = read_gateway_record(self.record_path, self.owner)
         if record is not None and await self._adopt(record):
             await self._prepare(self._routes)
-            settings = self.settings
-            told = (settings.tls, settings.request_log, settings.tracing, settings.counts_all)
-            if (record.tls, record.request_log, record.tracing, record.counts_all) != told:
+            if not record.is_current(self.settings):
                 await self._publish(self._routes)
                 self._keep_record(record.pid)
             return True

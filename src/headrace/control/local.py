@@ -1,5 +1,6 @@
 """Driver of replicas that are processes of this machine; a new control plane adopts them."""
 
+import asyncio
 import logging
 import shutil
 import signal
@@ -14,7 +15,7 @@ from headrace.control.home import Home
 from headrace.control.log_files import last_line
 from headrace.control.online_stores import OnlineStores
 from headrace.control.ownership import ProcessOwner
-from headrace.control.records import RecordStore, ReplicaRecord, digest_of
+from headrace.control.records import RecordStore, ReplicaRecord, digest_of, replica_records
 from headrace.control.sandbox import Isolation, Sandbox, data_limit, files_of
 from headrace.control.secret_references import resolve_url
 from headrace.core import DEFAULT_MAX_BODY_BYTES, HeadraceError, ReplicaSettings
@@ -57,12 +58,11 @@ class LocalDriver:
     stores: OnlineStores = field(init=False)
     _running: dict[str, Running] = field(default_factory=dict)
     _told: set[str] = field(default_factory=set)
-    _records: RecordStore = field(init=False)
-    _owner: ProcessOwner = field(init=False)
+    _records: RecordStore[ReplicaRecord] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._records = RecordStore(self.home)
-        self._owner = ProcessOwner.of(self.home.root, sockets=self.socket_dir)
+        owner = ProcessOwner.of(self.home.root, sockets=self.socket_dir)
+        self._records = replica_records(self.home, owner)
         self.stores = OnlineStores(self.home.root, self.socket_dir)
 
     def address_of(self, serial: int) -> str:
@@ -124,9 +124,9 @@ class LocalDriver:
     def adopt_all(self) -> list[Running]:
         """Every replica that an earlier control plane left, dead ones included."""
         for record in self._records.read_all():
-            process = self._owner.find(record, self._arguments(record.name)[1:])
+            process = self._records.owner.find(record, self._arguments(record.name)[1:])
             if process is not None and process.pid != record.pid:
-                record = self._with_process(record, process)  # noqa: PLW2901  # the one we go on with
+                record = self._records.started(record, process)  # noqa: PLW2901  # the one we go on with
                 self._records.write(record)
             elif process is None:
                 # Where it listened may be of another home, from which this one was moved here.
@@ -135,7 +135,7 @@ class LocalDriver:
             has_died = process is None and record.pid and record.was_ready and not record.is_ending
             if has_died:
                 record = _ended(record, record.deaths + 1)  # noqa: PLW2901  # as above
-                self._write_if_possible(record)
+                self._records.write_if_possible(record)
             self._running[record.name] = Running(
                 record=record, process=process, died_unwatched=bool(has_died)
             )
@@ -165,7 +165,7 @@ class LocalDriver:
         self._tell_isolation(name)
         if not running.record.was_ready:
             running.record = msgspec.structs.replace(running.record, was_ready=True)
-            self._write_if_possible(running.record)
+            self._records.write_if_possible(running.record)
 
     def _tell_isolation(self, name: str) -> None:
         """Log once for each replica what keeps it from being kept apart."""
@@ -179,7 +179,7 @@ class LocalDriver:
         """Remember over a restart of the control plane how often a replica died by now."""
         running = self._running[name]
         running.record = _ended(running.record, deaths)
-        self._write_if_possible(running.record)
+        self._records.write_if_possible(running.record)
 
     def note_exit(self, name: str) -> str:
         """Let go of a process that ended; the last line of its log, which says why."""
@@ -204,7 +204,7 @@ class LocalDriver:
         running = self._running.get(name)
         if running is not None and not running.record.is_ending:
             running.record = msgspec.structs.replace(running.record, is_ending=True)
-            self._write_if_possible(running.record)
+            self._records.write_if_possible(running.record)
 
     def forget(self, name: str) -> None:
         """Remove what a replica left behind, its log excepted."""
@@ -217,6 +217,19 @@ class LocalDriver:
             shutil.rmtree(self._run_dir(running.record.serial), ignore_errors=True)
             if running.process is not None:
                 running.process.close()
+
+    async def stop(self, *, drain_s: float) -> None:
+        """Drain all replicas together, kill those that run after `drain_s`, and forget them."""
+
+        async def end(process: Process) -> None:
+            if not await process.end(within_s=drain_s):
+                extra = {"pid": process.pid}
+                _LOG.warning("replica did not drain in time; killed", extra=extra)
+
+        processes = [running.process for running in self._running.values()]
+        await asyncio.gather(*(end(process) for process in processes if process is not None))
+        for name in self.names():
+            self.forget(name)
 
     def close(self) -> None:
         """Stop watching; the replicas go on."""
@@ -312,27 +325,9 @@ class LocalDriver:
             launcher=self.sandbox is not None,
         )
         running.process = process
-        running.record = self._with_process(running.record, process)
-        self._write_if_possible(running.record)
+        running.record = self._records.started(running.record, process)
+        self._records.write_if_possible(running.record)
         return process
-
-    def _write_if_possible(self, record: ReplicaRecord) -> None:
-        """Write what the next control plane could also find out by itself.
-
-        A full disk is no reason to end a replica that runs.
-        """
-        try:
-            self._records.write(record)
-        except OSError as error:
-            _LOG.error("cannot write a replica's record", extra={"error": str(error)})
-
-    def _with_process(self, record: ReplicaRecord, process: Process) -> ReplicaRecord:
-        return msgspec.structs.replace(
-            record,
-            pid=process.pid,
-            start_ticks=process.start_ticks,
-            home=self._owner.identity,
-        )
 
     def _send(self, name: str, signum: signal.Signals) -> None:
         process = self.process_of(name)
@@ -354,7 +349,3 @@ def _data_limit(settings: bytes) -> int:
 def _ended(record: ReplicaRecord, deaths: int) -> ReplicaRecord:
     """The record of a replica whose process is gone and counted."""
     return msgspec.structs.replace(record, pid=0, start_ticks=0, deaths=deaths)
-
-
-def _with_process(record: ReplicaRecord, process: Process) -> ReplicaRecord:
-    return msgspec.structs.replace(record, pid=process.pid, start_ticks=process.start_ticks)

@@ -21,7 +21,6 @@ from headrace.control.ownership import claim
 from headrace.control.sandbox import harden_self
 from headrace.control.secret_references import forget_secrets
 from headrace.control.settings import ControlSettings, write_control_file
-from headrace.control.shutdown import stop_replicas
 from headrace.control.state.records import Event
 from headrace.core import HeadraceError
 from headrace.core.spec_models import disagreements
@@ -263,7 +262,7 @@ class Life:
     async def _drain(self, drain_s: float) -> None:
         streams = asyncio.create_task(self.system.plane.streams.stop(drain_s))
         await self.system.keeper.stop(drain_s=drain_s)
-        await stop_replicas(self.system.driver, drain_s=drain_s)
+        await self.system.driver.stop(drain_s=drain_s)
         await streams
 
     async def _copy_logs(self) -> None:

@@ -18,7 +18,9 @@ from headrace.control.drift import DriftKeeper
 from headrace.control.drift_files import DriftFiles
 from headrace.control.faults import Faults
 from headrace.control.home import Home
-from headrace.control.job_parts import make_jobs
+from headrace.control.job_planner import Planner
+from headrace.control.job_process import JobStarter
+from headrace.control.job_scheduler import JobScheduler
 from headrace.control.journal import Journal
 from headrace.control.keys import Keys
 from headrace.control.labels import LabelStore
@@ -193,8 +195,13 @@ def make_plane(
     sandbox = driver.sandbox
     if sandbox is not None:
         sandbox.environment.document = lambda: aims.desired.spec
-    jobs = make_jobs(
-        home=home, store=store, emit=journal.write, clock=clock, faults=faults, sandbox=sandbox
+    jobs = JobScheduler(
+        store=store,
+        planner=Planner.of_home(home.root, store=store, faults=faults),
+        start=JobStarter(home=home.root, log=home.log_of("jobs"), sandbox=sandbox),
+        emit=journal.write,
+        clock=clock,
+        faults=faults,
     )
     streams = StreamSupervisor(
         driver=make_stream_driver(home, driver),

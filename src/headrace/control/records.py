@@ -1,15 +1,17 @@
-"""Records of replicas, by which the next control plane recognises their processes."""
+"""Records of replicas and stream workers, by which the next control plane adopts them."""
 
 import hashlib
 import logging
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Generic, Protocol, TypeVar
 
 import msgspec
 
 from headrace.control.home import Home
-from headrace.control.ownership import HomeIdentity
+from headrace.control.ownership import HomeIdentity, ProcessOwner, RecordedProcess
 from headrace.core.files import write_atomic
+from headrace.core.processes import Process
 from headrace.core.state_file import StateFile
 
 _LOG: Final = logging.getLogger("headrace.control")
@@ -44,42 +46,89 @@ class ReplicaRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Whether its process was told to end."""
 
 
-class RecordStore:
-    """Reads and writes the records of one home; each write is atomic."""
+class SupervisedRecord(RecordedProcess, Protocol):
+    """The record of a process that a driver starts again."""
 
-    def __init__(self, home: Home) -> None:
-        self._home = home
+    @property
+    def name(self) -> str:
+        """What logs and the files of the process are called."""
+
+    @property
+    def serial(self) -> int:
+        """Larger than those of processes that the home started before."""
+
+
+Record = TypeVar("Record", bound=SupervisedRecord)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordStore(Generic[Record]):
+    """Records and settings files of processes that outlive a control plane.
+
+    Each write is atomic.
+    """
+
+    kind: type[Record]
+    folder: Path
+    settings_folder: Path
+    owner: ProcessOwner
+    settings_suffix: str = ".json"
 
     def settings_path(self, name: str) -> Path:
-        """The settings file of the replica called `name`."""
-        return self._home.replica_settings / f"{name}.json"
+        """The settings file of the process called `name`."""
+        return self.settings_folder / f"{name}{self.settings_suffix}"
 
     def write_settings(self, name: str, data: bytes) -> None:
-        """Keep what the replica called `name` is told."""
+        """Write the settings of the process called `name`."""
         write_atomic(self.settings_path(name), data, durable=False)
 
-    def write(self, record: ReplicaRecord) -> None:
-        """Keep `record`."""
+    def write(self, record: Record) -> None:
+        """Write a process's record."""
         write_atomic(self._path(record.name), msgspec.json.encode(record), durable=False)
 
-    def read_all(self) -> list[ReplicaRecord]:
-        """Every record by serial; unreadable ones are removed."""
-        found = []
-        for path in self._home.records.glob("*.json"):
-            record = StateFile(path, ReplicaRecord, "the record of a replica").load()
+    def write_if_possible(self, record: Record) -> None:
+        """As `write`, for what the next control plane could find out by itself.
+
+        A full disk is no reason to end a process that runs.
+        """
+        try:
+            self.write(record)
+        except OSError as error:
+            _LOG.error("cannot write a record", extra={"process": record.name, "error": str(error)})
+
+    def read_all(self) -> list[Record]:
+        """Every record by serial; unreadable ones are logged and removed."""
+        records: list[Record] = []
+        for path in self.folder.glob("*.json"):
+            if self.settings_folder == self.folder and path.name.endswith(self.settings_suffix):
+                continue
+            record = StateFile(path, self.kind, "the record of a process").load()
             if record is None:
                 path.unlink(missing_ok=True)
             else:
-                found.append(record)
-        return sorted(found, key=lambda record: record.serial)
+                records.append(record)
+        return sorted(records, key=lambda record: record.serial)
+
+    def started(self, record: Record, process: Process) -> Record:
+        """`record` with the process that was started for it."""
+        return msgspec.structs.replace(  # type: ignore[type-var]  # a record is a struct
+            record, pid=process.pid, start_ticks=process.start_ticks, home=self.owner.identity
+        )
 
     def remove(self, name: str) -> None:
-        """Drop the record and settings of a replica that is gone."""
+        """Remove the record and settings of a process that is gone."""
         self._path(name).unlink(missing_ok=True)
         self.settings_path(name).unlink(missing_ok=True)
 
     def _path(self, name: str) -> Path:
-        return self._home.records / f"{name}.json"
+        return self.folder / f"{name}.json"
+
+
+def replica_records(home: Home, owner: ProcessOwner) -> RecordStore[ReplicaRecord]:
+    """The records of a home's replicas."""
+    return RecordStore(
+        kind=ReplicaRecord, folder=home.records, settings_folder=home.replica_settings, owner=owner
+    )
 
 
 def digest_of(data: bytes) -> str:

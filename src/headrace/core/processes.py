@@ -225,14 +225,15 @@ class Process:
             self._reap()
         return has_ended
 
-    async def end(self, *, within_s: float) -> None:
-        """Ask it to end by SIGTERM, and make it end by SIGKILL after `within_s`."""
+    async def end(self, *, within_s: float) -> bool:
+        """Ask it to end by SIGTERM; whether it did within `within_s`, else SIGKILL ends it."""
         for signum, patience_s in ((signal.SIGTERM, within_s), (signal.SIGKILL, _KILL_S)):
             self.send(signum)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(patience_s):
                     await self.wait()
-                return
+                return signum == signal.SIGTERM
+        return False
 
     def end_blocking(self, *, within_s: float) -> None:
         """As `end`, without an event loop."""

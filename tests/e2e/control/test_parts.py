@@ -34,9 +34,8 @@ from headrace.control.ownership import ProcessOwner, claim
 from headrace.control.ports import listen, pick_ports
 from headrace.control.publication import RoutePublication
 from headrace.control.reconciler import Reconciler, look
-from headrace.control.records import RecordStore, ReplicaRecord
+from headrace.control.records import ReplicaRecord, replica_records
 from headrace.control.settings import write_control_file
-from headrace.control.shutdown import stop_replicas
 from headrace.core import (
     DeadlineExceededError,
     EndpointName,
@@ -308,13 +307,13 @@ async def test_a_replica_is_restarted_with_the_paths_that_hold_then(home: Home) 
     settings = second.settings_of("m-1-1")
     process = second.restart("m-1-1")
     await process.wait()
-    [record] = RecordStore(moved).read_all()
+    [record] = replica_records(moved, ProcessOwner.of(moved.root)).read_all()
 
     assert found.record.address == second.address_of(1) != first.address_of(1)
     assert (settings.path, settings.replica) == ("/after", "m-1-1")
     assert f"unix:{settings.uds}" == record.address == second.address_of(1)
     assert second.settings_of("m-1-1") == settings
-    told = RecordStore(moved).settings_path("m-1-1").read_bytes()
+    told = replica_records(moved, ProcessOwner.of(moved.root)).settings_path("m-1-1").read_bytes()
     assert record.settings_sha256 == hashlib.sha256(told).hexdigest()
     assert record.restarts == 2
     first.close()
@@ -326,7 +325,7 @@ def is_running_with(pid: int, argument: str) -> bool:
 
 
 async def test_a_crash_between_record_and_start_leaves_no_orphan(home: Home) -> None:
-    store = RecordStore(home)
+    store = replica_records(home, ProcessOwner.of(home.root))
     arguments = ["-c", "import time; time.sleep(60)", "--settings", str(store.settings_path("x"))]
     orphan = Process.spawn([sys.executable, *arguments], log=home.log_of("x"))
     while not is_running_with(orphan.pid, "--settings"):  # noqa: ASYNC110  # the kernel tells nobody
@@ -348,7 +347,7 @@ async def test_a_crash_between_record_and_start_leaves_no_orphan(home: Home) -> 
         assert found.process is not None
         assert found.process.pid == orphan.pid
         assert store.read_all()[0].pid == orphan.pid
-        await stop_replicas(found_driver, drain_s=5)
+        await found_driver.stop(drain_s=5)
         assert not orphan.is_running()
         assert found_driver.names() == []
     finally:
@@ -371,7 +370,7 @@ class _FindsBy(LocalDriver):
 async def test_a_damaged_record_is_removed(home: Home) -> None:
     (home.records / "x.json").write_bytes(b"{")
 
-    assert RecordStore(home).read_all() == []
+    assert replica_records(home, ProcessOwner.of(home.root)).read_all() == []
     assert list(home.records.iterdir()) == []
 
 
@@ -384,7 +383,7 @@ async def test_what_ignores_the_order_to_drain_is_killed(home: Home, tmp_path: P
     arguments = ["-c", code]
     stubborn = Process.spawn([sys.executable, *arguments], log=home.log_of("x"))
     await until(mark.exists)
-    RecordStore(home).write(
+    replica_records(home, ProcessOwner.of(home.root)).write(
         ReplicaRecord(
             name="x",
             serial=1,
@@ -400,7 +399,7 @@ async def test_what_ignores_the_order_to_drain_is_killed(home: Home, tmp_path: P
     )
     found = driver(home)
     found.adopt_all()
-    await stop_replicas(found, drain_s=0.1)
+    await found.stop(drain_s=0.1)
 
     assert not stubborn.is_running()
     stubborn.close()
@@ -467,7 +466,7 @@ async def test_a_replica_whose_process_cannot_be_started_waits_like_a_crashed_on
 
     await running(reconciler, during)
     [replica] = reconciler.replicas.values()
-    await stop_replicas(broken, drain_s=1)
+    await broken.stop(drain_s=1)
 
     assert replica.phase is Phase.EXITED
     assert "Cannot allocate memory" in replica.reason
@@ -491,7 +490,7 @@ async def test_refused_routes_are_published_again(home: Home) -> None:
         await until(lambda: reconciler.publication.published is not None)
 
     await running(reconciler, during)
-    await stop_replicas(local, drain_s=1)
+    await local.stop(drain_s=1)
     local.close()
 
     assert seen == ["not now"]

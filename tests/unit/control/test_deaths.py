@@ -13,7 +13,7 @@ from headrace.control.observed import Phase, Replica, drained, exited, killed, s
 from headrace.control.ownership import ProcessOwner
 from headrace.control.publication import RoutePublication
 from headrace.control.reconciler import Reconciler
-from headrace.control.records import RecordStore, ReplicaRecord
+from headrace.control.records import ReplicaRecord, replica_records
 from headrace.control.state.records import Event
 from headrace.gateway import GatewaySettings
 from tests.unit.control.played import TurnedClock
@@ -86,7 +86,7 @@ def record(**changes: object) -> ReplicaRecord:
 
 
 def test_death_while_no_control_plane_watched_is_counted_once(home: Home) -> None:
-    RecordStore(home).write(record())
+    replica_records(home, ProcessOwner.of(home.root)).write(record())
 
     counts = []
     for _ in range(3):
@@ -102,14 +102,14 @@ def test_death_while_no_control_plane_watched_is_counted_once(home: Home) -> Non
 def test_end_that_was_asked_for_or_is_counted_is_no_death(
     home: Home, changes: dict[str, object]
 ) -> None:
-    RecordStore(home).write(record(**changes))
+    replica_records(home, ProcessOwner.of(home.root)).write(record(**changes))
     (running,) = driver_of(home).adopt_all()
     assert (running.record.deaths, running.died_unwatched) == (2, False)
 
 
 @pytest.mark.anyio
 async def test_death_while_no_control_plane_watched_is_an_event(home: Home) -> None:
-    RecordStore(home).write(record())
+    replica_records(home, ProcessOwner.of(home.root)).write(record())
     clock, events = TurnedClock(), list[Event]()
 
     async def emit(new: Sequence[Event]) -> None:

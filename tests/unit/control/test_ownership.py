@@ -18,7 +18,7 @@ from headrace.control.gateway_record import GatewayRecord, read_gateway_record
 from headrace.control.home import Home, HomeLock
 from headrace.control.local import LocalDriver
 from headrace.control.ownership import HomeIdentity, Observation, ProcessOwner, claim, is_owned
-from headrace.control.records import RecordStore, ReplicaRecord
+from headrace.control.records import ReplicaRecord, replica_records
 from headrace.control.settings import (
     ControlFile,
     ControlSettings,
@@ -28,7 +28,6 @@ from headrace.control.settings import (
     with_last_addresses,
     write_control_file,
 )
-from headrace.control.shutdown import stop_replicas
 from headrace.control.streams.driver import StreamDriver, WorkerRecord
 from headrace.core.processes import start_ticks
 from headrace.core.spec_access import TlsSpec
@@ -238,11 +237,13 @@ def test_a_copy_ends_and_removes_nothing_of_the_originals_replicas(home: Path) -
     socket.touch()
     original = Home.at(home)
     ours = record(claim(home), pid=os.getpid(), started=start_ticks(os.getpid()) or 0)
-    RecordStore(original).write(msgspec.structs.replace(ours, address=f"unix:{socket}"))
+    replica_records(original, ProcessOwner.of(original.root)).write(
+        msgspec.structs.replace(ours, address=f"unix:{socket}")
+    )
     copy = Home.at(copy_of(home))
     driver = LocalDriver(home=copy, socket_dir=copy.run)
     [adopted] = driver.adopt_all()
-    asyncio.run(stop_replicas(driver, drain_s=0.0))
+    asyncio.run(driver.stop(drain_s=0.0))
     at_home = LocalDriver(home=original, socket_dir=original.run)
     [running] = at_home.adopt_all()
     at_home.close()

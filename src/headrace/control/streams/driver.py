@@ -17,12 +17,12 @@ from headrace.control.home import Home
 from headrace.control.local import LocalDriver
 from headrace.control.online_stores import OnlineStores
 from headrace.control.ownership import HomeIdentity, ProcessOwner
+from headrace.control.records import RecordStore
 from headrace.control.sandbox import Isolation, Occasion, Sandbox, data_limit
 from headrace.control.streams.confining import Confining
 from headrace.core import HeadraceError
-from headrace.core.files import make_private_dir, write_atomic
+from headrace.core.files import make_private_dir
 from headrace.core.processes import PASSED_FD, Process, python_module
-from headrace.core.state_file import StateFile
 from headrace.serving.memory import size_bytes
 from headrace.streaming.settings import StreamSettings
 from headrace.streaming.windows.state_file import group_folder
@@ -49,7 +49,7 @@ class WorkerRecord(msgspec.Struct, frozen=True, kw_only=True):
     was_ready: bool = False
 
     @property
-    def member(self) -> str:
+    def name(self) -> str:
         """What the broker, logs and metrics call it."""
         return member_of(self.stream, self.index)
 
@@ -81,26 +81,24 @@ class StreamDriver:
     log_format: str = "text"
     member_prefix: str = ""
     _serial: int = 0
-    _owner: ProcessOwner = field(init=False)
+    _records: RecordStore[WorkerRecord] = field(init=False)
     _ends: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._owner = ProcessOwner.of(self.home, sockets=self.sockets)
+        self._records = RecordStore(
+            kind=WorkerRecord,
+            folder=self.run,
+            settings_folder=self.run,
+            settings_suffix=".settings.json",
+            owner=ProcessOwner.of(self.home, sockets=self.sockets),
+        )
 
     def adopt(self) -> list[tuple[WorkerRecord, Process | None]]:
         """Every worker that an earlier control plane left, dead ones included."""
-        found = []
-        for path in sorted(self.run.glob("*.json")) if self.run.is_dir() else []:
-            if path.name.endswith(".settings.json"):
-                continue
-            record = StateFile(path, WorkerRecord, "the record of a stream worker").load()
-            if record is None:
-                path.unlink(missing_ok=True)
-                continue
-            self._serial = max(self._serial, record.serial)
-            process = self._owner.find(record, self._arguments(record.member))
-            found.append((record, process))
-        return found
+        records = self._records.read_all()
+        self._serial = max([self._serial, *(record.serial for record in records)])
+        find = self._records.owner.find
+        return [(record, find(record, self._arguments(record.name))) for record in records]
 
     def start(
         self, stream: str, index: int, settings: StreamSettings, *, revision: str, restarts: int
@@ -123,25 +121,17 @@ class StreamDriver:
         )
         make_private_dir(self.run)
         make_private_dir(self._run_dir(record))
-        write_atomic(self._settings(record.member), msgspec.json.encode(told), durable=False)
+        self._records.write_settings(record.name, msgspec.json.encode(told))
         # The record comes first: a crash between the two leaves a process that can be found.
-        self._write(record)
+        self._records.write(record)
         process = self._spawn(record, told)
-        record = msgspec.structs.replace(
-            record,
-            pid=process.pid,
-            start_ticks=process.start_ticks,
-            home=self._owner.identity,
-        )
+        record = self._records.started(record, process)
         self.note(record)
         return record, process
 
     def note(self, record: WorkerRecord) -> None:
         """Write what the next control plane could also find out; a full disk ends no worker."""
-        try:
-            self._write(record)
-        except OSError as error:
-            _LOG.error("cannot write a worker's record", extra={"error": str(error)})
+        self._records.write_if_possible(record)
 
     def address_of(self, record: WorkerRecord) -> str:
         """Where a worker is asked."""
@@ -150,15 +140,14 @@ class StreamDriver:
     def clean(self, record: WorkerRecord) -> None:
         """Remove what the process of a worker left behind, its log excepted."""
         shutil.rmtree(self._run_dir(record), ignore_errors=True)
-        self._let_go(record.member)
+        self._let_go(record.name)
 
     def forget(self, record: WorkerRecord) -> None:
         """As `clean`, and what would bring it back."""
         self.clean(record)
-        self._path(record.member).unlink(missing_ok=True)
-        self._settings(record.member).unlink(missing_ok=True)
+        self._records.remove(record.name)
         if self.sandbox is not None:
-            self.sandbox.forget(_report(record.member))
+            self.sandbox.forget(_report(record.name))
 
     def forget_state(self, stream: str, group: str) -> None:
         """Remove what windows came to; its workers have to have ended."""
@@ -171,11 +160,11 @@ class StreamDriver:
         """How a worker's process is kept apart; None if nobody knows."""
         if self.sandbox is None or not record.pid:
             return None
-        return self.sandbox.isolation(_report(record.member), record.pid)
+        return self.sandbox.isolation(_report(record.name), record.pid)
 
     def _spawn(self, record: WorkerRecord, told: StreamSettings) -> Process:
-        command = python_module(_MODULE, *self._arguments(record.member))
-        log = self.log_of(f"stream-{record.member}")
+        command = python_module(_MODULE, *self._arguments(record.name))
+        log = self.log_of(f"stream-{record.name}")
         if self.sandbox is not None:
             command = self._confined(command, record, told, self.sandbox)
         environment = self._environment(told)
@@ -197,8 +186,8 @@ class StreamDriver:
             raise
         finally:
             os.close(reader)
-        self._let_go(record.member)
-        self._ends[record.member] = writer
+        self._let_go(record.name)
+        self._ends[record.name] = writer
         return process
 
     def _environment(self, told: StreamSettings) -> dict[str, str] | None:
@@ -222,9 +211,9 @@ class StreamDriver:
         try:
             return sandbox.command(
                 command,
-                name=_report(record.member),
+                name=_report(record.name),
                 serial=Occasion.STREAM,
-                own=[self._run_dir(record), self._settings(record.member), *seen.own],
+                own=[self._run_dir(record), self._records.settings_path(record.name), *seen.own],
                 keep=seen.keep,
                 network=seen.network,
                 passed=PASSED_FD if self.attached else None,
@@ -234,19 +223,10 @@ class StreamDriver:
             raise OSError(str(error)) from error
 
     def _arguments(self, member: str) -> list[str]:
-        return ["--settings", str(self._settings(member))]
+        return ["--settings", str(self._records.settings_path(member))]
 
     def _run_dir(self, record: WorkerRecord) -> Path:
         return self.sockets / f"s{record.serial}"
-
-    def _settings(self, member: str) -> Path:
-        return self.run / f"{member}.settings.json"
-
-    def _path(self, member: str) -> Path:
-        return self.run / f"{member}.json"
-
-    def _write(self, record: WorkerRecord) -> None:
-        write_atomic(self._path(record.member), msgspec.json.encode(record), durable=False)
 
 
 def make_stream_driver(home: Home, replicas: LocalDriver) -> StreamDriver:

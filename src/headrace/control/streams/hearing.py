@@ -30,7 +30,7 @@ class Hearing:
 
     async def hear(self, workers: Sequence[Worker]) -> list[tuple[Worker, StreamStatus]]:
         """Those that answered, with what they said."""
-        before = {w.record.member: w.status for w in workers if w.status is not None}
+        before = {w.record.name: w.status for w in workers if w.status is not None}
         addresses = [self.driver.address_of(worker.record) for worker in workers]
         answers = await asyncio.gather(*map(status_of, addresses))
         self._note_silence(workers, answers)
@@ -39,9 +39,9 @@ class Hearing:
             for worker, status in zip(workers, answers, strict=True)
             if status is not None and worker.phase is not Phase.ENDED
         ]
-        found = rates(before, {worker.record.member: status for worker, status in heard})
+        found = rates(before, {worker.record.name: status for worker, status in heard})
         for worker, status in heard:
-            rate = found[worker.record.member]
+            rate = found[worker.record.name]
             if note_status(worker, status, rate=rate, now=self.clock.monotonic()):
                 worker.record = msgspec.structs.replace(worker.record, was_ready=True)
                 self.driver.note(worker.record)

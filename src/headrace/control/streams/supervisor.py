@@ -116,7 +116,7 @@ class StreamSupervisor:
             self._team(record.stream, 1).workers[record.index] = worker
             self._team(record.stream, 1).restarts += record.restarts
             if process is not None:
-                _LOG.info("adopted stream worker", extra={"worker": record.member})
+                _LOG.info("adopted stream worker", extra={"worker": record.name})
 
     async def run(self) -> None:
         """Keep everything as it should be until cancelled; workers go on then."""
@@ -236,7 +236,7 @@ class StreamSupervisor:
         addresses = [self.driver.address_of(worker.record) for worker in workers]
         texts = await asyncio.gather(*map(metrics_of, addresses))
         return [
-            Source(text=text, labels={"worker": worker.record.member})
+            Source(text=text, labels={"worker": worker.record.name})
             for worker, text in zip(workers, texts, strict=True)
         ]
 
@@ -247,7 +247,7 @@ class StreamSupervisor:
     def pids(self) -> dict[str, int]:
         """Processes by name."""
         return {
-            f"stream-{worker.record.member}": worker.process.pid
+            f"stream-{worker.record.name}": worker.process.pid
             for worker in self._workers()
             if worker.process is not None
         }
@@ -295,7 +295,7 @@ class StreamSupervisor:
                     worker.process.close()
                     worker.process = None
                     self.driver.clean(worker.record)
-                    member = worker.record.member
+                    member = worker.record.name
                     said = last_line(self.driver.log_of(f"stream-{member}"))
                     if note_end(worker, code, said=said, now=now):
                         team.restarts += 1
@@ -434,7 +434,7 @@ class StreamSupervisor:
     def _replace(self, worker: Worker, why: str) -> None:
         """End a worker that hangs; that it ended, `_collect` sees."""
         worker.killed_for = f"{why}, and was ended"
-        extra = {"worker": worker.record.member, "why": why}
+        extra = {"worker": worker.record.name, "why": why}
         _LOG.warning("stream worker hangs; it is ended", extra=extra)
         self._events.append(replaced_event(worker, at=self.clock.now()))
         worker.send(signal.SIGKILL)

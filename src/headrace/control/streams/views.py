@@ -114,8 +114,8 @@ def event_of(view: StreamView, *, before: str, at: float) -> Event:
 def replaced_event(worker: Worker, *, at: float) -> Event:
     """That a worker was ended because it hung; `at`: Unix time."""
     record = worker.record
-    message = f"stream '{record.stream}': worker {record.member} {worker.killed_for}"
-    data = {"stream": record.stream, "worker": record.member, "pid": record.pid}
+    message = f"stream '{record.stream}': worker {record.name} {worker.killed_for}"
+    data = {"stream": record.stream, "worker": record.name, "pid": record.pid}
     return Event(
         at=at, endpoint="", kind="stream", reason="StreamWorkerReplaced", message=message, data=data
     )

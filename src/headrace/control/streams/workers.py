@@ -213,7 +213,7 @@ def worker_view(worker: Worker, revision: str, *, now: float) -> WorkerView:
     places = [] if status is None else status.places
     lags = [place.lag_records for place in places if place.lag_records is not None]
     return WorkerView(
-        member=worker.record.member,
+        member=worker.record.name,
         state=state,
         pid=None if worker.process is None else worker.process.pid,
         restarts=worker.record.restarts,
