@@ -2,7 +2,6 @@
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +12,6 @@ from headrace.cli.options import DEFAULT_HOME, Home
 if TYPE_CHECKING:
     from headrace.control import ControlFile
 
-_POLL_S = 0.05
 _SLACK_S = 15.0
 """What draining may take beyond its limit: killing what did not drain, closing, cleaning up."""
 
@@ -85,14 +83,11 @@ def _stop(control: "ControlFile", home: Path, drain_s: float) -> None:
     process = ProcessOwner.of(home).adopt(control)
     if process is None:
         return
-    deadline = time.monotonic() + drain_s + _SLACK_S
     try:
         local_management(control, home).post("/api/v1/stop", timeout_s=5.0)
     except HeadraceError:
         process.send(signal.SIGTERM)
-    while process.is_running() and time.monotonic() < deadline:
-        time.sleep(_POLL_S)
-    process.send(signal.SIGKILL)
-    while process.is_running() and time.monotonic() < deadline + _SLACK_S:
-        time.sleep(_POLL_S)
+    if not process.wait_blocking(drain_s + _SLACK_S):
+        process.send(signal.SIGKILL)
+        process.wait_blocking(_SLACK_S)
     process.close()

@@ -1,4 +1,4 @@
-"""Who runs jobs when they are due? Looks every second, and carries runs out in processes.
+"""Scheduler of jobs: starts the runs that are due in processes, and writes their events.
 
 A run whose control plane ended goes on under another one, or under the next of the same home: its
 id is the same, so what is done stays done. See `job_planner` for how two agree.
@@ -8,13 +8,20 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from headrace.control.faults import LOOP, Faults
-from headrace.control.job_events import late_event, memory_event, planned_events, run_event
-from headrace.control.job_plan import Attempt, after_attempt, begun, is_late, new_run
+from headrace.control.job_plan import (
+    Attempt,
+    Planned,
+    after_attempt,
+    begun,
+    is_late,
+    lateness_s,
+    new_run,
+)
 from headrace.control.job_planner import LEASE_S, Planner, Step
 from headrace.control.job_process import JobProcess, lease_clock, progress_of
 from headrace.control.job_records import JobRun, JobsLook, RunState
@@ -22,7 +29,7 @@ from headrace.control.job_status import JobView, job_families, job_view
 from headrace.control.sandbox import Isolation
 from headrace.control.state.records import Event
 from headrace.control.state.store import Store
-from headrace.core import Clock, HeadraceError, NotFoundError
+from headrace.core import Clock, HeadraceError, NotFoundError, span
 from headrace.core.spec_jobs import JobSpec
 from headrace.observe.metrics import Family
 
@@ -325,3 +332,59 @@ class JobScheduler:
             await self.emit(events)
         except HeadraceError as error:
             _LOG.error("cannot write an event", extra={"error": str(error)})
+
+
+def run_event(run: JobRun, before: JobRun | None) -> Event | None:
+    """The event of a run that is over; None for one that succeeded as the one before did.
+
+    Args:
+        before: The newest run of the job that succeeded or failed before.
+    """
+    data: dict[str, Any] = {"job": run.job, "run": run.id, "rows": run.rows, "errors": run.errors}
+    at = run.ended or run.moment
+    match run.state:
+        case RunState.FAILED:
+            message = f"run {run.id} failed after {run.tries} tries: {run.message}"
+            return _event(at, "JobFailed", message, data)
+        case RunState.CANCELLED:
+            message = f"run {run.id} was cancelled"
+            return _event(at, "JobCancelled", message, data, actor=run.cancelled_by)
+        case RunState.SUCCEEDED if before is None:
+            return _event(at, "JobSucceeded", f"run {run.id} wrote {run.rows} rows", data)
+        case RunState.SUCCEEDED if before is not None and before.state is RunState.FAILED:
+            message = f"job '{run.job}' succeeds again: run {run.id} wrote {run.rows} rows"
+            return _event(at, "JobRecovered", message, data)
+        case _:
+            return None
+
+
+def memory_event(run: JobRun, message: str, *, now: float) -> Event:
+    """The event of an attempt that was ended because of its memory."""
+    data = {"job": run.job, "run": run.id, "memory_limit": run.document.get("memory_limit")}
+    return _event(now, "JobTooLarge", f"run {run.id} {message}", data)
+
+
+def planned_events(planned: Iterable[Planned], *, now: float) -> list[Event]:
+    """Events of moments that were left out, each with the reason of the last one."""
+    events = []
+    for plan in planned:
+        if plan.skipped:
+            skipped = (run for run in plan.runs if run.state is RunState.SKIPPED)
+            reason = max(skipped, key=lambda run: run.moment).message
+            job, count = plan.mark.job, plan.skipped
+            message = f"job '{job}': {count} moments were left out, the last as {reason}"
+            events.append(_event(now, "JobSkipped", message, {"job": job, "skipped": count}))
+    return events
+
+
+def late_event(job: JobSpec, look: JobsLook, *, now: float) -> Event:
+    """The event of a job that has become late."""
+    late_s = lateness_s(job, look, now=now) or 0.0
+    message = f"job '{job.name}' is late: a run should have succeeded {span(late_s)} ago"
+    return _event(now, "JobLate", message, {"job": job.name, "late_s": round(late_s, 3)})
+
+
+def _event(at: float, reason: str, message: str, data: dict[str, Any], *, actor: str = "") -> Event:
+    return Event(
+        at=at, endpoint="", kind="job", reason=reason, message=message, data=data, actor=actor
+    )

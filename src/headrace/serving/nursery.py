@@ -26,7 +26,6 @@ from headrace.runtimes import onnx  # noqa: F401  # imported before the forks, n
 from headrace.scoring.loading import load_model
 from headrace.serving.memory import memory_limit_bytes, private_bytes, size_bytes
 from headrace.serving.trial import (
-    LENGTH,
     MAX_MESSAGE_BYTES,
     TrialRequest,
     TrialResult,
@@ -67,13 +66,13 @@ def _be_keeper(listener: socket.socket, descriptor: int) -> None:
     listener.close()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     with (
-        contextlib.suppress(OSError, EOFError, msgspec.MsgspecError),
+        contextlib.suppress(OSError, msgspec.MsgspecError),
         socket.socket(fileno=descriptor) as caller,
     ):
         caller.settimeout(_REQUEST_S)
-        request = msgspec.json.decode(_receive(caller), type=TrialRequest)
-        result = msgspec.json.encode(_keep(caller, request))
-        caller.sendall(LENGTH.pack(len(result)) + result)
+        with caller.makefile("rb") as stream:
+            request = msgspec.json.decode(stream.readline(MAX_MESSAGE_BYTES), type=TrialRequest)
+        caller.sendall(msgspec.json.encode(_keep(caller, request)) + b"\n")
 
 
 def _keep(caller: socket.socket, request: TrialRequest) -> TrialResult:
@@ -149,24 +148,6 @@ def _tried(request: TrialRequest) -> TrialResult:
     taken_bytes = max(private_bytes() - before, _MIN_SIZE_BYTES)
     del loaded
     return TrialResult(size_bytes=taken_bytes)
-
-
-def _receive(sock: socket.socket) -> bytes:
-    (size,) = LENGTH.unpack(_exactly(sock, LENGTH.size))
-    if size > MAX_MESSAGE_BYTES:
-        msg = f"a message of {size} bytes"
-        raise EOFError(msg)
-    return _exactly(sock, size)
-
-
-def _exactly(sock: socket.socket, size: int) -> bytes:
-    data = b""
-    while len(data) < size:
-        part = sock.recv(size - len(data))
-        if not part:
-            raise EOFError
-        data += part
-    return data
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import os
 import socket
-import struct
 from collections.abc import Callable
 from typing import Final
 
@@ -23,8 +22,8 @@ from headrace.core import (
 )
 from headrace.core.processes import PASSED_FD, Process, python_module
 
-LENGTH: Final = struct.Struct(">I")
 MAX_MESSAGE_BYTES: Final = 1 << 20
+"""Of a line of JSON, which a message is."""
 _GRACE_S: Final = 5.0
 """The nursery ends a trial in time; this much later it is believed to be dead."""
 _END_S: Final = 2.0
@@ -108,11 +107,10 @@ class Trials:
             except OSError:
                 ours.close()
                 raise
-        reader, writer = await asyncio.open_unix_connection(sock=ours)
+        reader, writer = await asyncio.open_unix_connection(sock=ours, limit=MAX_MESSAGE_BYTES)
         try:
-            writer.write(LENGTH.pack(len(request)) + request)
-            (size,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
-            return msgspec.json.decode(await reader.readexactly(size), type=TrialResult)
+            writer.write(request + b"\n")
+            return msgspec.json.decode(await reader.readuntil(), type=TrialResult)
         finally:
             writer.close()
             with contextlib.suppress(OSError):

@@ -12,7 +12,7 @@ import pytest
 
 from headrace.core import FailedPreconditionError
 from headrace.serving import nursery
-from headrace.serving.trial import LENGTH, Trials
+from headrace.serving.trial import MAX_MESSAGE_BYTES, Trials
 from headrace.testing import models
 from tests.e2e.serving.pools import entry, python_model
 
@@ -170,9 +170,7 @@ def test_an_idle_nursery_ends() -> None:
     assert nursery.IDLE_S > 1
 
 
-@pytest.mark.parametrize(
-    "sent", [b"", b"\0", LENGTH.pack(9) + b"abc", LENGTH.pack(1 << 30), LENGTH.pack(2) + b"{}"]
-)
+@pytest.mark.parametrize("sent", [b"", b"\0", b'{"settings": ', b"x" * MAX_MESSAGE_BYTES, b"{}\n"])
 def test_a_keeper_that_is_told_nonsense_ends(sent: bytes) -> None:
     ours, theirs = socket.socketpair()
     process = subprocess.Popen(
