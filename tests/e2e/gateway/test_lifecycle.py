@@ -1,6 +1,7 @@
 """Start, adopt, stop, and everything that can be in the way."""
 
 import asyncio
+import errno
 import itertools
 import os
 import signal
@@ -56,6 +57,21 @@ async def test_a_process_that_is_not_the_gateway_is_not_adopted(lab: Lab) -> Non
         await EnvoyGateway(gateway.settings).adopt(process_of(os.getpid()))
     with pytest.raises(NotOurGatewayError):
         await stranger.adopt(process_of(gateway.pid or 0))
+
+
+async def test_a_start_whose_pid_cannot_be_recorded_leaves_no_process(lab: Lab) -> None:
+    pids: list[int] = []
+
+    def record(pid: int) -> None:
+        pids.append(pid)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    gateway = EnvoyGateway(lab.settings())
+    with pytest.raises(GatewayUnavailableError, match="No space left"):
+        await gateway.start(build_snapshot(gateway.settings, []), on_spawn=record)
+
+    assert gateway.pid is None
+    assert [start_ticks(pid) for pid in pids] == [None]
 
 
 async def test_a_second_start_in_the_same_directory_is_refused(lab: Lab) -> None:
