@@ -21,6 +21,7 @@ from headrace.control.secret_references import resolve_url
 from headrace.core import DEFAULT_MAX_BODY_BYTES, HeadraceError, ReplicaSettings
 from headrace.core.processes import Process, python_module
 from headrace.gateway import make_private
+from headrace.serving.memory import size_bytes
 
 _LOG: Final = logging.getLogger("headrace.control")
 _MODULE: Final = "headrace.serving"
@@ -341,8 +342,7 @@ def _data_limit(settings: bytes) -> int:
     if "path" not in told:
         size = told["memory_bytes"]
     else:
-        files = (file for path in files_of(Path(told["path"])) for file in (path, *path.rglob("*")))
-        size = sum(file.stat().st_size for file in files if file.is_file())
+        size = sum(map(size_bytes, files_of(Path(told["path"]))))
     return data_limit(size, max_body_bytes=told.get("max_body_bytes", DEFAULT_MAX_BODY_BYTES))
 
 

@@ -1,5 +1,6 @@
 """Metrics of a replica, under names that people's dashboards already use."""
 
+import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -15,7 +16,6 @@ from headrace.observe.metrics import (
     text,
 )
 from headrace.pipeline import Pipeline
-from headrace.serving.memory import cpu_s
 
 if TYPE_CHECKING:
     from headrace.serving.state import ReplicaState
@@ -174,6 +174,6 @@ def _kserve(state: "ReplicaState") -> Iterator[Family]:
 def process_families(labels: Labels) -> Iterator[Family]:
     """What the process uses."""
     meaning = "CPU seconds used by the replica."
-    yield counter("headrace_replica_cpu_seconds_total", meaning, [(labels, cpu_s())])
+    yield counter("headrace_replica_cpu_seconds_total", meaning, [(labels, time.process_time())])
     meaning = "Resident memory of the replica."
     yield gauge("headrace_replica_resident_memory_bytes", meaning, [(labels, resident_bytes())])

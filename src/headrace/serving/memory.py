@@ -1,4 +1,4 @@
-"""Memory and processor time of this process, and memory that it returns to the system."""
+"""Memory of this process and this machine, and memory that is returned to the system."""
 
 import asyncio
 import ctypes
@@ -86,9 +86,3 @@ class Relief:
 
 def _give_back_aside() -> None:
     threading.Thread(target=give_back, name="give back", daemon=True).start()
-
-
-def cpu_s() -> float:
-    """Processor time of all threads."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
