@@ -1,30 +1,23 @@
-"""How is the management API encrypted, and how does it get a new certificate while it serves?"""
+"""TLS of the management API, with certificates that are replaced while it serves."""
 
-import asyncio
 import ssl
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from headrace.control.certificates import Certificates
-from headrace.control.pem_files import Pem, PemFiles, PemWatch
-from headrace.core import Clock, FailedPreconditionError
+from headrace.control.pem_files import Pem, PemFiles, show_certificate, tls_context
 from headrace.core.files import write_atomic
 from headrace.core.spec_access import TlsSpec
 from headrace.gateway.pem import first_certificate
 
 ADMIN: Final = "admin"
 """What its certificate is called among the others."""
-_CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
 
 
 def _context() -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
-    context.set_ciphers(_CIPHERS)
-    context.set_alpn_protocols(["http/1.1"])
+    context = tls_context(ssl.PROTOCOL_TLS_SERVER)
+    context.options |= ssl.OP_NO_RENEGOTIATION
     return context
 
 
@@ -36,7 +29,6 @@ class AdminTls:
     """
 
     certificates: Certificates
-    clock: Clock
     public_file: Path
     context: ssl.SSLContext = field(default_factory=_context)
 
@@ -54,21 +46,9 @@ class AdminTls:
         )
         if settings.min_version == "1.3":
             self.context.minimum_version = ssl.TLSVersion.TLSv1_3
-        watch = PemWatch(files=files)
-        found = watch.look(self.clock.now())
-        if found is None:
-            raise FailedPreconditionError(watch.problem)
-        self._load(found)
-        watch.take(found)
-        self.certificates.keep(watch, self._bring)
-
-    async def _bring(self, pem: Pem) -> None:
-        await asyncio.to_thread(self._load, pem)
+        self.certificates.open(files, self._load)
 
     def _load(self, pem: Pem) -> None:
         """Show this to connections from now on. It was checked, so it cannot fail half-way."""
-        with tempfile.NamedTemporaryFile(dir=self.public_file.parent) as file:  # mode 0600
-            file.write(pem.certificates + b"\n" + (pem.key or b""))
-            file.flush()
-            self.context.load_cert_chain(file.name)
+        show_certificate(self.context, pem, self.public_file.parent)
         write_atomic(self.public_file, first_certificate(pem.certificates), durable=False)

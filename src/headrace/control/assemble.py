@@ -131,7 +131,7 @@ def assemble(settings: ControlSettings, home: Home, membership: Membership | Non
     certificates = Certificates(clock=clock)
     ports = _gateway_ports(settings, gateway_spec, host, record, mode)
     with _closing_on_error() as opened:
-        admin_tls = _admin_tls(settings, home, certificates, clock)
+        admin_tls = _admin_tls(settings, home, certificates)
         sandbox = Sandbox(
             hide=(home.root, socket_dir), reports=home.records, abilities=probe.result
         )
@@ -140,7 +140,7 @@ def assemble(settings: ControlSettings, home: Home, membership: Membership | Non
         inspect = SandboxedInspector(sandbox)
         opened.callback(inspect.close)
         sockets = _open_sockets(settings, home, opened)
-        listening = listen_for_agents(settings.agents, home, certificates, clock, opened)
+        listening = listen_for_agents(settings.agents, home, certificates, opened)
         gateway = GatewaySettings(
             run_dir=make_private(socket_dir / "envoy"),
             host=host,
@@ -323,7 +323,7 @@ def _gateway_ports(
 
 
 def _admin_tls(
-    settings: ControlSettings, home: Home, certificates: Certificates, clock: Clock
+    settings: ControlSettings, home: Home, certificates: Certificates
 ) -> AdminTls | None:
     """Encryption of the management API; None for plain text.
 
@@ -331,7 +331,7 @@ def _admin_tls(
         FailedPreconditionError: Its files cannot be used, or tokens would travel in clear text.
     """
     if settings.admin_tls is not None:
-        tls = AdminTls(certificates=certificates, clock=clock, public_file=home.admin_certificate)
+        tls = AdminTls(certificates=certificates, public_file=home.admin_certificate)
         tls.open(settings.admin_tls)
         return tls
     home.admin_certificate.unlink(missing_ok=True)

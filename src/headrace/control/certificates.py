@@ -9,7 +9,7 @@ from typing import Final
 from headrace.control.faults import LOOP, Faults
 from headrace.control.pem_files import Pem, PemFiles, PemWatch
 from headrace.control.state.records import Event
-from headrace.core import Clock, HeadraceError
+from headrace.core import Clock, FailedPreconditionError, HeadraceError
 from headrace.observe.metrics import Family, gauge
 
 _LOG: Final = logging.getLogger("headrace.control")
@@ -62,6 +62,22 @@ class Certificates:
     def keep(self, watch: PemWatch, deliver: Deliver) -> None:
         """Watch these files too, in the place of others of that name."""
         self._kept[watch.files.name] = _Kept(watch=watch, deliver=deliver)
+
+    def open(self, files: PemFiles, load: Callable[[Pem], None]) -> None:
+        """Call `load` with what the files hold, and in a thread whenever they are replaced.
+
+        Blocking.
+
+        Raises:
+            FailedPreconditionError: They cannot be used now.
+        """
+        watch = PemWatch(files=files)
+        found = watch.look(self.clock.now())
+        if found is None:
+            raise FailedPreconditionError(watch.problem)
+        load(found)
+        watch.take(found)
+        self.keep(watch, lambda pem: asyncio.to_thread(load, pem))
 
     def drop(self, name: str) -> None:
         """Watch these files no longer."""

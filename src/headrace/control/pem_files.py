@@ -4,7 +4,9 @@ Files are known by their inode, size and times behind any symbolic link, so a re
 place and the swapped directory of a Kubernetes secret are all seen.
 """
 
+import ssl
 import stat
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -22,6 +24,7 @@ from headrace.gateway.pem import (
 _SETTLE_S: Final = 1.0
 """Certificate and key are two files: one may be replaced a moment before the other."""
 _LARGEST_BYTES: Final = 4 << 20
+_CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
 _Mark = tuple[tuple[int, ...], ...]
 
 
@@ -76,6 +79,28 @@ def read_pem(files: PemFiles, *, now: float) -> Pem:
     except CertificateRefusedError as error:
         raise type(error)(f"{files.what} {files.certificate_file}: {error}") from None
     return Pem(certificates=certificates, key=key, facts=facts)
+
+
+def tls_context(protocol: int) -> ssl.SSLContext:
+    """The context of connections of the control plane and its agents: TLS 1.2 and later."""
+    context = ssl.SSLContext(protocol)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_COMPRESSION
+    context.set_ciphers(_CIPHERS)
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def show_certificate(context: ssl.SSLContext, pem: Pem, directory: Path) -> None:
+    """Let a context show a certificate that was checked with its key.
+
+    Args:
+        directory: Of this user only; `ssl` reads files, so the key is in one for a moment.
+    """
+    with tempfile.NamedTemporaryFile(dir=directory) as file:  # mode 0600
+        file.write(pem.certificates + b"\n" + (pem.key or b""))
+        file.flush()
+        context.load_cert_chain(file.name)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -158,7 +158,6 @@ def assemble(settings: AgentSettings, clock: Clock, opened: contextlib.ExitStack
     certificates = Certificates(clock=clock)
     tls = MutualTls(
         certificates=certificates,
-        clock=clock,
         directory=run,
         context=client_context(),
         is_server=False,

@@ -295,7 +295,6 @@ def one() -> Iterator[OneApplier]:
         clock = SystemClock()
         mutual = MutualTls(
             certificates=Certificates(clock=clock),
-            clock=clock,
             directory=directory,
             context=client_context(),
             is_server=False,

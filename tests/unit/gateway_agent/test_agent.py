@@ -89,7 +89,6 @@ def applier(directory: Path) -> FakeApplier:
         kept=KeptBundle(directory / "bundle.json"),
         tls=MutualTls(
             certificates=Certificates(clock=clock),
-            clock=clock,
             directory=directory,
             context=client_context(),
             is_server=False,

@@ -84,7 +84,6 @@ def listen_for_agents(
     settings: AgentsSettings | None,
     home: "Home",
     certificates: Certificates,
-    clock: Clock,
     opened: contextlib.ExitStack,
 ) -> Listening | None:
     """Bind the ports and read the certificates; None where nobody is listened for.
@@ -100,9 +99,7 @@ def listen_for_agents(
 
     revoked = RevokedAgents(path=Path(settings.revoked_file) if settings.revoked_file else None)
     revoked.open()
-    tls = MutualTls(
-        certificates=certificates, clock=clock, directory=home.run, context=server_context()
-    )
+    tls = MutualTls(certificates=certificates, directory=home.run, context=server_context())
     tls.open(settings.tls)
     sock = listen(settings.host, settings.port, what="gateways' agents", flag="--agents-port")
     opened.callback(sock.close)

@@ -1,27 +1,23 @@
 """How is it known which gateway speaks? By its certificate, which the listener demands."""
 
-import asyncio
 import ssl
-import tempfile
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from headrace.control.certificates import Certificates
-from headrace.control.pem_files import Pem, PemFiles, PemWatch
-from headrace.core import Clock, FailedPreconditionError
+from headrace.control.pem_files import Pem, PemFiles, show_certificate, tls_context
 from headrace.core.spec_access import TlsSpec
 
 PAIR: Final = "agents"
 """What this side's certificate is called among the others."""
 AUTHORITIES: Final = "agents-authorities"
-_CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
 
 
 def server_context() -> ssl.SSLContext:
     """Of the listener: nobody gets in without a certificate."""
-    context = _context(ssl.PROTOCOL_TLS_SERVER)
+    context = tls_context(ssl.PROTOCOL_TLS_SERVER)
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_TICKET
     context.num_tickets = 0  # a session that is taken up again is not checked again
     context.verify_mode = ssl.CERT_REQUIRED
@@ -30,16 +26,7 @@ def server_context() -> ssl.SSLContext:
 
 def client_context() -> ssl.SSLContext:
     """Of an agent: the control plane's certificate has to name the host that was asked for."""
-    return _context(ssl.PROTOCOL_TLS_CLIENT)
-
-
-def _context(protocol: int) -> ssl.SSLContext:
-    context = ssl.SSLContext(protocol)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.options |= ssl.OP_NO_COMPRESSION
-    context.set_ciphers(_CIPHERS)
-    context.set_alpn_protocols(["http/1.1"])
-    return context
+    return tls_context(ssl.PROTOCOL_TLS_CLIENT)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -51,7 +38,6 @@ class MutualTls:
     """
 
     certificates: Certificates
-    clock: Clock
     directory: Path
     context: ssl.SSLContext
     is_server: bool = True
@@ -77,31 +63,11 @@ class MutualTls:
             what=f"the authorities of {other}",
             certificate_file=Path(settings.client_ca_file),
         )
-        self._open(pair, self._load_pair, self._bring_pair)
-        self._open(authorities, self._load_authorities, self._bring_authorities)
-
-    def _open(
-        self, files: PemFiles, load: Callable[[Pem], None], bring: Callable[[Pem], Awaitable[None]]
-    ) -> None:
-        watch = PemWatch(files=files)
-        found = watch.look(self.clock.now())
-        if found is None:
-            raise FailedPreconditionError(watch.problem)
-        load(found)
-        watch.take(found)
-        self.certificates.keep(watch, bring)
-
-    async def _bring_pair(self, pem: Pem) -> None:
-        await asyncio.to_thread(self._load_pair, pem)
-
-    async def _bring_authorities(self, pem: Pem) -> None:
-        await asyncio.to_thread(self._load_authorities, pem)
+        self.certificates.open(pair, self._load_pair)
+        self.certificates.open(authorities, self._load_authorities)
 
     def _load_pair(self, pem: Pem) -> None:
-        with tempfile.NamedTemporaryFile(dir=self.directory) as file:  # mode 0600
-            file.write(pem.certificates + b"\n" + (pem.key or b""))
-            file.flush()
-            self.context.load_cert_chain(file.name)
+        show_certificate(self.context, pem, self.directory)
         self.pair = pem
 
     def _load_authorities(self, pem: Pem) -> None:
