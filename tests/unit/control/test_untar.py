@@ -123,6 +123,11 @@ def test_a_file_with_special_rights_is_refused(refuse: Refuse, mode: int) -> Non
     refuse(entry("a", mode=mode) + bytes(1024), "setuid, setgid or sticky")
 
 
+def test_a_sparse_file_of_which_the_map_is_cut_off_is_refused(refuse: Refuse) -> None:
+    header = patched(entry("a")[:512], 156, tarfile.GNUTYPE_SPARSE)
+    refuse(patched(header, 482, b"\1"), "a sparse file")
+
+
 @pytest.mark.parametrize("version", ["0.0", "0.1", "1.0"])
 def test_a_sparse_file_in_an_extended_header_is_refused(refuse: Refuse, version: str) -> None:
     records = record(f"GNU.sparse.{'major' if version == '1.0' else 'size'}", "1" * 12)
@@ -184,8 +189,10 @@ def test_a_null_in_a_long_name_is_refused(refuse: Refuse) -> None:
         pax(b"", said=1 << 30),
         pax(record("path", "a"))[:520],
         patched(entry("a"), 0, b"\xff\xfe"),
+        pax(b"1" * 60_000),
+        patched(entry("a"), 124, b"\xff" * 12),
     ],
-    ids=range(17),
+    ids=range(19),
 )
 def test_what_is_no_whole_archive_is_refused_without_being_read_whole(
     refuse: Refuse, archive: bytes

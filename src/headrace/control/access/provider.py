@@ -228,7 +228,7 @@ def check_url(url: str, what: str) -> None:
 def _decoded(data: bytes, of_type: type[T], what: str) -> T:
     try:
         return msgspec.json.decode(data, type=of_type)
-    except msgspec.MsgspecError as error:
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
         message = f"the identity provider says something else than {what}"
         raise UnavailableError(message) from error
 

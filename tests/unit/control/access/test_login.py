@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
 from joserfc.jwk import OctKey, RSAKey
@@ -351,6 +352,19 @@ async def test_a_login_leads_to_pages_of_this_server_only(make_lab: MakeLab, pag
 
 
 # The provider.
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"issuer": "\xff"}', b"[" * 100_000])
+async def test_a_provider_that_answers_something_else_is_unavailable(
+    make_lab: MakeLab, content: bytes
+) -> None:
+    lab = make_lab()
+    lab.login.provider.transport = httpx.MockTransport(
+        lambda _: httpx.Response(200, content=content)
+    )
+
+    with pytest.raises(UnavailableError, match="something else than its configuration"):
+        await lab.login.begin("/")
 
 
 async def test_a_provider_that_is_away_is_told(make_lab: MakeLab) -> None:
