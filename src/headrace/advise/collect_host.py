@@ -16,6 +16,7 @@ import msgspec
 
 from headrace.advise.collect_files import file_fact, read_bounded
 from headrace.advise.facts import HomeFacts, Listener, ProcessFact
+from headrace.core.error_kind import UNDECODABLE
 from headrace.core.redact import literal_secret, redact_text
 from headrace.gateway import Admin, GatewayUnavailableError
 
@@ -224,7 +225,7 @@ def envoy_version(admin_socket: Path) -> str:
     try:
         body = asyncio.run(Admin(admin_socket, timeout_s=_ADMIN_TIMEOUT_S).get("/server_info"))
         parts = msgspec.json.decode(body, type=_ServerInfo).version.split("/")
-    except (GatewayUnavailableError, ValueError):
+    except (GatewayUnavailableError, *UNDECODABLE):
         return ""
     return parts[1] if len(parts) > 1 else ""
 

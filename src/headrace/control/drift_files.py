@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from headrace.core import InvalidArgumentError, check_name, check_version, error_kind
+from headrace.core.error_kind import UNDECODABLE
 from headrace.core.files import make_private_dir, write_atomic
 from headrace.core.state_file import StateFile
 from headrace.monitor.drift_reference import HOURS, Reference
@@ -96,7 +97,7 @@ def decode_reference(data: bytes) -> Reference:
     """
     try:
         found = msgspec.json.decode(data, type=Reference)
-    except (ValueError, RecursionError) as error:
+    except UNDECODABLE as error:
         raise InvalidArgumentError(f"this is no reference: {error_kind(error)}") from None
     if not 0 < len(found.features) <= MAX_FEATURES:
         message = f"a reference has 1 to {MAX_FEATURES} features, this one {len(found.features)}"

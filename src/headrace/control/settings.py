@@ -9,6 +9,7 @@ import msgspec
 from headrace.control.agents.settings import AgentsSettings
 from headrace.control.ownership import HomeIdentity, ProcessOwner
 from headrace.core import InvalidArgumentError
+from headrace.core.error_kind import UNDECODABLE
 from headrace.core.spec_access import TlsSpec
 from headrace.core.state_file import StateFile
 
@@ -158,7 +159,7 @@ def read_settings(path: Path) -> ControlSettings:
     """
     try:
         return msgspec.json.decode(path.read_bytes(), type=ControlSettings)
-    except (OSError, ValueError) as error:
+    except (OSError, *UNDECODABLE) as error:
         raise InvalidArgumentError(f"cannot read {path}: {error}") from error
 
 

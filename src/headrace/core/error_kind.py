@@ -10,6 +10,8 @@ from typing import Final
 
 from msgspec import MsgspecError
 
+UNDECODABLE: Final = (MsgspecError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for bytes that it cannot decode: the last two are no errors of its own."""
 _OF_MSGSPEC: Final = re.compile(
     r"JSON is malformed|Input data was truncated|Expected `|Object missing required field `"
 )

@@ -7,7 +7,7 @@ from typing import Final, Generic, TypeVar
 
 import msgspec
 
-from headrace.core.error_kind import error_kind
+from headrace.core.error_kind import UNDECODABLE, error_kind
 from headrace.core.files import write_atomic
 
 _LOG: Final = logging.getLogger("headrace.state")
@@ -38,7 +38,7 @@ class StateFile(Generic[T]):
             return msgspec.json.decode(self.path.read_bytes(), type=self.schema)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except (OSError, ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
+        except (OSError, *UNDECODABLE) as error:
             extra = {"path": str(self.path), "error": error_kind(error)}
             _LOG.warning("cannot read %s", self.what, extra=extra)
             return None

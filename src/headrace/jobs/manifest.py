@@ -15,6 +15,7 @@ from typing import Final
 import msgspec
 
 from headrace.core import ArtifactCorruptError, FailedPreconditionError, UnavailableError
+from headrace.core.error_kind import UNDECODABLE
 from headrace.core.files import TEMPORARY, sync_directory
 from headrace.jobs.messages import Done, JobRecord
 from headrace.jobs.writing import replacing_output
@@ -65,7 +66,7 @@ class OutputFolder:
             return msgspec.json.decode(path.read_bytes(), type=JobRecord)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except ValueError as error:
+        except UNDECODABLE as error:
             msg = f"{path} is damaged, or of another version of Headrace: {error}"
             raise ArtifactCorruptError(msg) from error
 

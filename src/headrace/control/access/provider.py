@@ -18,6 +18,7 @@ from joserfc.jwk import KeySet
 
 from headrace.control.settings import OidcSettings
 from headrace.core import Clock, FailedPreconditionError, PermissionDeniedError, UnavailableError
+from headrace.core.error_kind import UNDECODABLE
 from headrace.core.spec_access import is_authentic_url
 
 _ALGORITHMS: Final = (
@@ -228,7 +229,7 @@ def check_url(url: str, what: str) -> None:
 def _decoded(data: bytes, of_type: type[T], what: str) -> T:
     try:
         return msgspec.json.decode(data, type=of_type)
-    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
+    except UNDECODABLE as error:
         message = f"the identity provider says something else than {what}"
         raise UnavailableError(message) from error
 
