@@ -112,7 +112,7 @@ class OutputFolder:
         for number, line in enumerate(whole.split(b"\n") if whole else [], start=1):
             try:
                 done = msgspec.json.decode(line, type=Done)
-            except msgspec.DecodeError as error:
+            except UNDECODABLE as error:
                 raise ArtifactCorruptError(f"{path}, line {number} is damaged: {error}") from error
             found[done.shard] = done
         return found

@@ -13,6 +13,8 @@ from typing import Final
 
 import msgspec
 
+from headrace.core.error_kind import UNDECODABLE
+
 _JOB: Final = Path("_headrace") / "job.json"
 _MANIFEST: Final = Path("_headrace") / "manifest.jsonl"
 _MOST_BYTES: Final = 1 << 28
@@ -46,12 +48,12 @@ def read_progress(output: Path) -> Progress | None:
     """
     try:
         job = msgspec.json.decode(_read(output / _JOB), type=_Job)
-    except (OSError, ValueError, msgspec.MsgspecError):
+    except (OSError, ValueError, *UNDECODABLE):
         return None
     try:
         whole = _read(output / _MANIFEST).rpartition(b"\n")[0]
         lines = [msgspec.json.decode(line, type=_Done) for line in whole.splitlines()]
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, *UNDECODABLE):
         lines = []
     done = {line.shard: line for line in lines}.values()
     return Progress(

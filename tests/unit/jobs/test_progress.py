@@ -37,3 +37,13 @@ def test_what_is_no_plain_file_is_neither_followed_nor_waited_for(folder: Path, 
 
     nothing = Progress(run_id="r", shards=2, shards_done=0, rows=0, errors=0)
     assert followed == waited == (None if name == "job.json" else nothing)
+
+
+@pytest.mark.parametrize("damage", [b'{"id": "\xff"}', b'{"x": ' + b"[" * 100_000])
+@pytest.mark.parametrize("name", ["job.json", "manifest.jsonl"])
+def test_what_cannot_be_decoded_is_no_progress(folder: Path, name: str, damage: bytes) -> None:
+    (folder / "_headrace" / name).write_bytes(damage + b"\n")
+
+    found = read_progress(folder)
+
+    assert found is None or (name, found.shards_done) == ("manifest.jsonl", 0)

@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 
 from headrace.core import Tensors
+from headrace.core.error_kind import UNDECODABLE
 from headrace.optimize.candidate import Candidate
 from headrace.optimize.compare import MAX_CHANGED_RATIO
 from headrace.optimize.convert import Conversion, convert
@@ -104,7 +105,7 @@ def _done(folder: Path) -> _Done | None:
         return None
     try:
         return msgspec.json.decode((folder / _DONE).read_bytes(), type=_Done)
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, *UNDECODABLE):
         return None
 
 
