@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import os
 import stat
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -24,8 +23,9 @@ from cryptography.hazmat.primitives.serialization import (
 from headrace.advise.facts import CertificateFact, FileFact, KeyMaterial
 from headrace.advise.inventory import recognise
 from headrace.advise.look import NamedFile
+from headrace.core.files import read_regular
 
-_MOST_BYTES: Final = 1 << 20
+MOST_BYTES: Final = 1 << 20
 _MOST_CERTIFICATES: Final = 1000
 
 
@@ -63,32 +63,16 @@ def named_file_fact(named: NamedFile) -> FileFact:
     if named.kind == "model":
         found = recognise(path)
         return replace(fact, format=found.format.value, runs_code=found.runs_code)
-    data = read_bounded(path)
-    if isinstance(data, str):
-        return replace(fact, problem=data)
+    try:
+        data = read_regular(path, limit_bytes=MOST_BYTES)
+    except OSError as error:
+        return replace(fact, problem=f"cannot be read: {error.strerror or error}")
     try:
         return _READERS[named.kind](fact, data)
     except UnsupportedAlgorithm:
         return replace(fact, problem="uses an algorithm that is not known here")
     except (ValueError, TypeError, RecursionError, msgspec.MsgspecError):
         return replace(fact, problem=f"is no {_CALLED[named.kind]}")
-
-
-def read_bounded(path: Path, limit: int = _MOST_BYTES) -> bytes | str:
-    """A file's content, or why it is not read."""
-    try:
-        with open(path, "rb", opener=_open_at_once) as stream:  # Path's takes no opener
-            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-                return "is no regular file"
-            data = stream.read(limit + 1)
-    except OSError as error:
-        return f"cannot be read: {error.strerror or error}"
-    return data if len(data) <= limit else f"is larger than {limit} bytes"
-
-
-def _open_at_once(path: str, flags: int) -> int:
-    """Open without waiting for somebody to write into a named pipe."""
-    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
 def _is_reachable(path: Path) -> bool:

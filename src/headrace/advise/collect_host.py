@@ -14,9 +14,10 @@ from typing import Final
 
 import msgspec
 
-from headrace.advise.collect_files import file_fact, read_bounded
+from headrace.advise.collect_files import MOST_BYTES, file_fact
 from headrace.advise.facts import HomeFacts, Listener, ProcessFact
 from headrace.core.error_kind import UNDECODABLE
+from headrace.core.files import read_regular
 from headrace.core.redact import literal_secret, redact_text
 from headrace.gateway import Admin, GatewayUnavailableError
 
@@ -161,13 +162,10 @@ def home_facts(
 
 def _started_with(arguments: list[str]) -> _Started:
     path = _flag(arguments, "--settings")
-    data = read_bounded(Path(path)) if path else ""
-    if isinstance(data, bytes):
-        try:
-            return msgspec.json.decode(data, type=_Started)
-        except (msgspec.MsgspecError, ValueError, RecursionError):
-            return _Started()
-    return _Started()
+    try:
+        return msgspec.json.decode(read_regular(Path(path), limit_bytes=MOST_BYTES), type=_Started)
+    except (OSError, *UNDECODABLE):
+        return _Started()
 
 
 def _flag(arguments: list[str], flag: str) -> str:

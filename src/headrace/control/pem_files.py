@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from headrace.core import FailedPreconditionError
+from headrace.core.files import read_regular
 from headrace.gateway.pem import (
     Certificate,
     CertificateRefusedError,
@@ -186,12 +187,6 @@ def _check_private(path: Path) -> None:
 
 def _read(path: Path, what: str, refused: type[CertificateRefusedError]) -> bytes:
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be read for ever
-            raise refused(f"{what} {path} is no regular file")
-        with path.open("rb") as file:
-            data = file.read(_LARGEST_BYTES + 1)
+        return read_regular(path, limit_bytes=_LARGEST_BYTES)
     except OSError as error:
         raise refused(f"cannot read {what} {path}: {error.strerror}") from None
-    if len(data) > _LARGEST_BYTES:
-        raise refused(f"{what} {path} has more than {_LARGEST_BYTES} bytes")
-    return data

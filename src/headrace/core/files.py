@@ -1,9 +1,10 @@
-"""Atomic replacement and durable renames of files and directories."""
+"""Bounded reading, atomic replacement and durable renames of files and directories."""
 
 import contextlib
 import errno
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,31 @@ TEMPORARY: Final = ".tmp"
 """How the name of a file ends that is not yet complete; a crash leaves `.NAME.HEX.tmp`."""
 _CANNOT_SYNC: Final = frozenset({errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF})
 """What file systems report that cannot flush a directory, such as some network file systems."""
+
+
+def read_regular(path: Path, *, limit_bytes: int, follow: bool = True) -> bytes:
+    """Return the content of a file that somebody else named or wrote.
+
+    A named pipe is not waited for, and a device is not read.
+
+    Args:
+        follow: Whether `path` itself may be a symbolic link.
+
+    Raises:
+        OSError: It cannot be read, is no regular file, or is larger than `limit_bytes`.
+    """
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
+    descriptor = os.open(path, flags)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            data = file.read(limit_bytes + 1)
+    finally:
+        os.close(descriptor)
+    if len(data) > limit_bytes:
+        raise OSError(errno.EFBIG, f"it is larger than {limit_bytes} bytes", str(path))
+    return data
 
 
 @contextmanager

@@ -6,14 +6,14 @@ waited for, or read without end.
 `manifest.py` says what stands where.
 """
 
-import os
-import stat
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from headrace.core.error_kind import UNDECODABLE
+from headrace.core.files import read_regular
 
 _JOB: Final = Path("_headrace") / "job.json"
 _MANIFEST: Final = Path("_headrace") / "manifest.jsonl"
@@ -46,12 +46,13 @@ def read_progress(output: Path) -> Progress | None:
 
     A line that is being written is not counted yet.
     """
+    read = partial(read_regular, limit_bytes=_MOST_BYTES, follow=False)
     try:
-        job = msgspec.json.decode(_read(output / _JOB), type=_Job)
+        job = msgspec.json.decode(read(output / _JOB), type=_Job)
     except (OSError, ValueError, *UNDECODABLE):
         return None
     try:
-        whole = _read(output / _MANIFEST).rpartition(b"\n")[0]
+        whole = read(output / _MANIFEST).rpartition(b"\n")[0]
         lines = [msgspec.json.decode(line, type=_Done) for line in whole.splitlines()]
     except (OSError, *UNDECODABLE):
         lines = []
@@ -63,16 +64,3 @@ def read_progress(output: Path) -> Progress | None:
         rows=sum(one.rows for one in done),
         errors=sum(one.errors for one in done),
     )
-
-
-def _read(path: Path) -> bytes:
-    """A plain file, at most so much of it.
-
-    Raises:
-        OSError: There is none.
-    """
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    with open(os.open(path, flags), "rb") as file:  # noqa: PTH123  # of a descriptor
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise FileNotFoundError(path)
-        return file.read(_MOST_BYTES)

@@ -121,8 +121,8 @@ def test_a_pipe_or_a_directory_is_no_certificate(tmp_path: Path) -> None:
     ]
 
     assert [fact.problem for fact in facts] == [
-        "is no regular file",
-        "cannot be read: Is a directory",
+        "cannot be read: it is no regular file",
+        "cannot be read: it is no regular file",
     ]
 
 

@@ -159,4 +159,4 @@ def test_a_file_without_end_is_refused(authority: Authority) -> None:
     watch = _watch(files)
 
     assert watch.look(now()) is None
-    assert "more than" in watch.problem
+    assert "larger than" in watch.problem

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.core.files import move, replacing, sync_directory, write_atomic
+from headrace.core.files import move, read_regular, replacing, sync_directory, write_atomic
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -98,3 +98,23 @@ def test_a_moved_directory_keeps_its_files(tmp_path: Path) -> None:
 
     assert contents(tmp_path / "b") == {"f": b"x"}
     assert not (tmp_path / "a").exists()
+
+
+def test_a_regular_file_is_read_up_to_the_limit(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"1234")
+    (tmp_path / "link").symlink_to("f")
+
+    assert read_regular(tmp_path / "f", limit_bytes=4) == b"1234"
+    assert read_regular(tmp_path / "link", limit_bytes=4) == b"1234"
+    with pytest.raises(OSError, match="larger than 3 bytes"):
+        read_regular(tmp_path / "f", limit_bytes=3)
+    with pytest.raises(OSError, match="symbolic links"):
+        read_regular(tmp_path / "link", limit_bytes=4, follow=False)
+
+
+def test_what_is_no_regular_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+
+    for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):
+        with pytest.raises(OSError, match="no regular file"):
+            read_regular(path, limit_bytes=4)
