@@ -151,7 +151,7 @@ def test_it_keeps_the_file_while_it_runs(tmp_path: Path) -> None:
 
     async def run() -> None:
         await made.look()
-        await made._file.save_if_due(made.history)
+        await made.save_if_due()
 
     asyncio.run(run())
     other = at_noon(tmp_path / "history.bin")
