@@ -1,4 +1,4 @@
-"""What do the GPUs of this machine do? Asked by NVML, told under Triton's names.
+"""Metrics of this machine's GPUs, read through NVML, under Triton's names.
 
 Needs `headrace[gpu]` and NVIDIA's driver; without either there is nothing to tell.
 """

@@ -1,4 +1,4 @@
-"""What do all processes count, as one answer? Asks the gateway and every replica."""
+"""Metrics and statistics of all processes as one answer, asked of the gateway and each replica."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""What does an agent say of itself? That it lives, whether it serves, and what it counts."""
+"""Health, readiness and metrics of a gateway agent, on its own port."""
 
 from dataclasses import dataclass
 from typing import Final

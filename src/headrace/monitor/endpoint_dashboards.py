@@ -1,4 +1,4 @@
-"""What is on the dashboards of one endpoint, and of its rollout?"""
+"""Dashboards of one endpoint, and of its rollout."""
 
 from typing import Final
 

@@ -1,4 +1,4 @@
-"""How does Grafana show a panel, and a dashboard? Its JSON from a few plain parts.
+"""Grafana dashboards as JSON, from panels, rows, queries and variables.
 
 Schema: https://grafana.com/docs/grafana/latest/dashboards/build-dashboards/view-dashboard-json-model/
 """

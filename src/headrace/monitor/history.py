@@ -5,9 +5,8 @@ are joined into longer ones their sums stay; latencies go into buckets about a t
 """
 
 import math
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, ClassVar, Final
 
 import msgspec
 
@@ -26,15 +25,12 @@ from headrace.monitor.series import (
     Chunk,
     Ladder,
     Tracks,
-    pack_history,
-    unpack_history,
 )
 
 _EPSILON: Final = 1e-9
 _LEAST_PART: Final = 1 / 3
 _FINEST_S: Final = STEPS[0][0]
 _MAX_POINTS: Final = 2000
-_FORMAT: Final = 1
 
 
 class StoredTrack(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,32 +128,14 @@ class Track:
 
 
 @dataclass(slots=True, kw_only=True)
-class History:
-    """Counts of the last 24 hours. Not thread-safe. `max_bytes` and `max_tracks` as of `Tracks`."""
+class History(Tracks[Track]):
+    """Counts of requests of the last 24 hours."""
+
+    WHAT: ClassVar[str] = "history"
+    STORED: ClassVar[type[Any]] = StoredTrack
+    TRACK: ClassVar[type[Any]] = Track
 
     max_bytes: int = 224 << 20
-    max_tracks: int = 10_000
-    _tracks: Tracks[Track] = field(init=False)
-    began_at: float | None = None
-    """When anything was looked at first, in seconds since 1970; None before that."""
-    _looked_at: float | None = None
-    _before: float | None = None
-
-    def __post_init__(self) -> None:
-        """Begin with nothing kept."""
-        self._tracks = Tracks(max_bytes=self.max_bytes, max_tracks=self.max_tracks)
-
-    def look(self, at: float) -> None:
-        """Say that everything there is will now be added as it is at `at`, even if that is nothing.
-
-        So what comes up later is known to have counted from 0 since then. Also joins old steps.
-        """
-        if self._looked_at is not None and at <= self._looked_at:
-            return
-        self._before, self._looked_at = self._looked_at, at
-        if self.began_at is None:
-            self.began_at = at
-        self._tracks.age(at, 0.0 if self._before is None else at - self._before)
 
     def add(
         self, at: float, endpoint: str, version: str, totals: Totals, *, epoch: str = ""
@@ -169,14 +147,14 @@ class History:
         when it was.
         """
         self.look(at)
-        track = self._tracks.of(endpoint).get(version)
+        track = self.of(endpoint).get(version)
         if track is not None:
             track.read(at, epoch, totals)
             return
         # One that came up since the last look counted from 0 since then.
         since = at if self._before is None else self._before
         track = Track(read_at=since, epoch=epoch, began_at=since)
-        self._tracks.put(endpoint, version, track)
+        self.put(endpoint, version, track)
         track.read(at, epoch, totals, is_begin=self._before is None)
 
     def window(self, endpoint: str, *, until: float, seconds: float, version: str = "") -> Window:
@@ -187,7 +165,7 @@ class History:
         """
         begin = until - seconds
         total, known_since = _Sum(), until
-        for track in self._tracks.named(endpoint, version):
+        for track in self.named(endpoint, version):
             known_since = min(known_since, track.began_at)
             for step_s, cell in track.ladder.sums(begin, until):
                 total.add(step_s, cell)
@@ -207,7 +185,7 @@ class History:
         first = math.floor(since / step_s)
         last = math.floor((until + step_s * (1 - _LEAST_PART)) / step_s)
         sums = [_Sum() for _ in range(first, last)]
-        for track in self._tracks.named(endpoint, version):
+        for track in self.named(endpoint, version):
             for length_s, at, cell in track.ladder.cells(first * step_s, until):
                 middle = at + length_s / 2
                 place = math.floor(middle / step_s) - first
@@ -220,52 +198,11 @@ class History:
 
     def versions(self, endpoint: str) -> list[str]:
         """The versions of an endpoint of which anything is known, by name."""
-        return sorted(name for name in self._tracks.of(endpoint) if name)
-
-    def clear(self) -> None:
-        """Begin anew, as if nothing had been looked at."""
-        self._tracks.clear()
-        self.began_at = self._looked_at = self._before = None
-
-    @property
-    def size_bytes(self) -> int:
-        """How much is kept, about; without what every endpoint costs that ever had a request."""
-        return self._tracks.size_bytes
-
-    @property
-    def looked_at(self) -> float | None:
-        """When something was added last; None before that."""
-        return self._looked_at
-
-    def pack(self) -> bytes:
-        """Everything, to be written down."""
-        return self.join(list(self.parts()))
-
-    def parts(self) -> Iterator[bytes]:
-        """What `join` makes a whole of; something may be added between one part and the next."""
-        for endpoint, version, track in list(self._tracks.all()):
-            yield msgspec.msgpack.encode(track.stored(endpoint, version))
-
-    def join(self, parts: Iterable[bytes]) -> bytes:
-        """What `unpack` takes, of all `parts`."""
-        return pack_history(
-            parts, number=_FORMAT, began_at=self.began_at, looked_at=self._looked_at
-        )
-
-    def unpack(self, data: bytes) -> None:
-        """Take up what `pack` gave, before anything is added.
-
-        Raises:
-            ValueError: It is something else.
-        """
-        whole, tracks = unpack_history(data, StoredTrack, Track.load, number=_FORMAT)
-        for one, track in tracks:
-            self._tracks.put(one.endpoint, one.version, track)
-        self.began_at, self._looked_at = whole.began_at, whole.looked_at
+        return sorted(name for name in self.of(endpoint) if name)
 
     def _step_s(self, since: float, until: float, points: int) -> int:
         """Length of a point: whole steps of the level that still has `since`."""
-        newest = self._looked_at if self._looked_at is not None else until
+        newest = self.looked_at if self.looked_at is not None else until
         length_s = next(
             (step_s for step_s, kept_s in STEPS if newest - since <= kept_s), STEPS[-1][0]
         )

@@ -5,10 +5,10 @@ processes themselves count. What none of them said is None and never 0.
 """
 
 from bisect import bisect_right
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Final
+from typing import Any, ClassVar, Final
 
 import msgspec
 
@@ -17,12 +17,9 @@ from headrace.monitor.series import (
     Form,
     Ladder,
     Tracks,
-    pack_history,
     share_of,
-    unpack_history,
 )
 
-_FORMAT: Final = 1
 _DIGITS: Final = 3  # spans are kept to the millisecond: two replicas would be 2.0001
 _MILLI: Final = 1e-3
 _MICRO: Final = 1e-6
@@ -274,40 +271,24 @@ class LoadWindow:
 
 
 @dataclass(slots=True, kw_only=True)
-class LoadHistory:
-    """Load of the last 24 hours. Not thread-safe. `max_bytes` and `max_tracks` as of `Tracks`."""
+class LoadHistory(Tracks[LoadTrack]):
+    """Load of replicas of the last 24 hours."""
+
+    WHAT: ClassVar[str] = "history of load"
+    STORED: ClassVar[type[Any]] = StoredLoad
+    TRACK: ClassVar[type[Any]] = LoadTrack
 
     max_bytes: int = 48 << 20
-    max_tracks: int = 10_000
-    began_at: float | None = None
-    """When anything was looked at first, in seconds since 1970; None before that."""
-    looked_at: float | None = None
-    """When that was done last."""
-    _before: float | None = None
-    _tracks: Tracks[LoadTrack] = field(init=False)
-
-    def __post_init__(self) -> None:
-        """Begin with nothing kept."""
-        self._tracks = Tracks(max_bytes=self.max_bytes, max_tracks=self.max_tracks)
-
-    def look(self, at: float) -> None:
-        """Say that everything there is will now be added as it is at `at`. Also joins old steps."""
-        if self.looked_at is not None and at <= self.looked_at:
-            return
-        self._before, self.looked_at = self.looked_at, at
-        if self.began_at is None:
-            self.began_at = at
-        self._tracks.age(at, 0.0 if self._before is None else at - self._before)
 
     def add(self, at: float, endpoint: str, version: str, reading: LoadReading) -> None:
         """Take in a look at a version's replicas at `at`."""
         self.look(at)
-        track = self._tracks.of(endpoint).get(version)
+        track = self.of(endpoint).get(version)
         if track is None:
             # One that came up since the last look had no replica before that.
             since = at if self._before is None else self._before
             track = LoadTrack(read_at=since)
-            self._tracks.put(endpoint, version, track)
+            self.put(endpoint, version, track)
         if at >= track.read_at:
             assert self.began_at is not None
             track.read(at, reading, began_at=self.began_at)
@@ -316,47 +297,11 @@ class LoadHistory:
         self, endpoint: str, edges: Sequence[float], *, version: str = ""
     ) -> list[LoadWindow]:
         """Means between each of `edges` and the next; of all versions together if none is named."""
-        tracks = [_sums(track, edges) for track in self._tracks.named(endpoint, version)]
+        tracks = [_sums(track, edges) for track in self.named(endpoint, version)]
         return [
             _window([sums[place] for sums in tracks], is_whole=not version)
             for place, _ in enumerate(pairwise(edges))
         ]
-
-    def clear(self) -> None:
-        """Begin anew, as if nothing had been looked at."""
-        self._tracks.clear()
-        self.began_at = self.looked_at = self._before = None
-
-    @property
-    def size_bytes(self) -> int:
-        """How much is kept, about."""
-        return self._tracks.size_bytes
-
-    def pack(self) -> bytes:
-        """Everything, to be written down."""
-        return self.join(list(self.parts()))
-
-    def parts(self) -> Iterator[bytes]:
-        """What `join` makes a whole of; something may be added between one part and the next."""
-        for endpoint, version, track in list(self._tracks.all()):
-            yield msgspec.msgpack.encode(track.stored(endpoint, version))
-
-    def join(self, parts: Iterable[bytes]) -> bytes:
-        """What `unpack` takes, of all `parts`."""
-        return pack_history(parts, number=_FORMAT, began_at=self.began_at, looked_at=self.looked_at)
-
-    def unpack(self, data: bytes) -> None:
-        """Take up what `pack` gave, before anything is added.
-
-        Raises:
-            ValueError: It is something else.
-        """
-        whole, tracks = unpack_history(
-            data, StoredLoad, LoadTrack.load, number=_FORMAT, what="history of load"
-        )
-        for one, track in tracks:
-            self._tracks.put(one.endpoint, one.version, track)
-        self.began_at, self.looked_at = whole.began_at, whole.looked_at
 
 
 def _sums(track: LoadTrack, edges: Sequence[float]) -> list[LoadCell]:

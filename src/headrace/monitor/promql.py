@@ -1,4 +1,4 @@
-"""How is a condition asked in PromQL? The same questions as `slo` asks of windows.
+"""Alert conditions in PromQL: the same questions as `slo` asks of windows.
 
 Thresholds that differ between endpoints are series of their own, so that one rule serves all.
 """

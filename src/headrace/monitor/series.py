@@ -10,7 +10,7 @@ import math
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Generic, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Final, Generic, Protocol, Self, TypeVar
 
 import msgspec
 
@@ -308,25 +308,63 @@ class Kept(Protocol):
     def ladder(self) -> Ladder[Any, Any]:
         """Its steps."""
 
+    def stored(self, endpoint: str, version: str) -> Any:  # noqa: ANN401  # the track's own struct
+        """The track as it is written down: a struct with `endpoint` and `version`."""
+
 
 T = TypeVar("T", bound=Kept)
 
 
+class StoredHistory(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole history: `began_at` and `looked_at` are when it was looked at first and last."""
+
+    format: int
+    began_at: float | None
+    looked_at: float | None
+    tracks: list[msgspec.Raw]
+
+
 @dataclass(slots=True, kw_only=True)
 class Tracks(Generic[T]):
-    """Tracks by endpoint and version.
+    """A day of counts by endpoint and version. Not thread-safe.
 
-    `max_bytes`: when what is kept gets larger, the oldest hours of all endpoints go first.
-    `max_tracks`: likewise of versions, the one goes that was not looked at for longest.
+    A subclass says what is counted: it adds to tracks and answers questions about them.
     """
 
+    WHAT: ClassVar[str]
+    """Its name in errors."""
+    STORED: ClassVar[type[Any]]
+    """The struct of a track that is written down."""
+    TRACK: ClassVar[type[Any]]
+    """The class of its tracks, whose `load` takes that struct."""
+    FORMAT: ClassVar[int] = 1
+
     max_bytes: int
-    max_tracks: int
+    """When what is kept gets larger, the oldest hours of all endpoints go first."""
+    max_tracks: int = 10_000
+    """Of more versions, the one goes that was not looked at for longest."""
+    began_at: float | None = None
+    """When anything was looked at first, in seconds since 1970; None before that."""
+    looked_at: float | None = None
+    """When that was done last."""
+    _before: float | None = None
     _tracks: dict[str, dict[str, T]] = field(default_factory=dict)
     _to_age: list[T] = field(default_factory=list)
     _per_s: float = 0.0
     _portion: float = 0.0
     _round_at: float = 0.0
+
+    def look(self, at: float) -> None:
+        """Say that everything there is will now be added as it is at `at`, even if that is nothing.
+
+        So what comes up later is known to have counted from 0 since then. Also joins old steps.
+        """
+        if self.looked_at is not None and at <= self.looked_at:
+            return
+        self._before, self.looked_at = self.looked_at, at
+        if self.began_at is None:
+            self.began_at = at
+        self._age(at, 0.0 if self._before is None else at - self._before)
 
     def of(self, endpoint: str) -> Mapping[str, T]:
         """An endpoint's tracks by version."""
@@ -349,16 +387,54 @@ class Tracks(Generic[T]):
         self._tracks.setdefault(endpoint, {})[version] = track
 
     def clear(self) -> None:
-        """Keep nothing."""
+        """Begin anew, as if nothing had been looked at."""
         self._tracks, self._to_age = {}, []
         self._per_s = self._portion = self._round_at = 0.0
+        self.began_at = self.looked_at = self._before = None
 
     @property
     def size_bytes(self) -> int:
         """How much is kept, about; without what every track costs."""
         return sum(track.ladder.size_bytes for _, _, track in self.all())
 
-    def age(self, now: float, elapsed_s: float) -> None:
+    def pack(self) -> bytes:
+        """Everything, to be written down."""
+        return self.join(list(self.parts()))
+
+    def parts(self) -> Iterator[bytes]:
+        """What `join` makes a whole of; something may be added between one part and the next."""
+        for endpoint, version, track in list(self.all()):
+            yield _ENCODER.encode(track.stored(endpoint, version))
+
+    def join(self, parts: Iterable[bytes]) -> bytes:
+        """What `unpack` takes, of all `parts`."""
+        whole = StoredHistory(
+            format=self.FORMAT,
+            began_at=self.began_at,
+            looked_at=self.looked_at,
+            tracks=[msgspec.Raw(part) for part in parts],
+        )
+        return _ENCODER.encode(whole)
+
+    def unpack(self, data: bytes) -> None:
+        """Take up what `pack` gave, before anything is added.
+
+        Raises:
+            ValueError: It is something else.
+        """
+        try:
+            whole = msgspec.msgpack.decode(data, type=StoredHistory)
+            stored = [msgspec.msgpack.decode(part, type=self.STORED) for part in whole.tracks]
+            tracks = [(track.endpoint, track.version, self.TRACK.load(track)) for track in stored]
+        except (msgspec.MsgspecError, zlib.error) as error:
+            raise ValueError(f"no {self.WHAT}: {error}") from error
+        if whole.format != self.FORMAT:
+            raise ValueError(f"a {self.WHAT} of format {whole.format}, not {self.FORMAT}")
+        for endpoint, version, track in tracks:
+            self.put(endpoint, version, track)
+        self.began_at, self.looked_at = whole.began_at, whole.looked_at
+
+    def _age(self, now: float, elapsed_s: float) -> None:
         """Join old steps: of each track once a minute, of a few at a time."""
         self._portion += elapsed_s * self._per_s
         while self._to_age and self._portion >= 1 - _EPSILON:
@@ -376,9 +452,9 @@ class Tracks(Generic[T]):
         """Let go of what is too old, and of the oldest where there is too much."""
         tracks = list(self.all())
         tracks.sort(key=lambda item: item[2].read_at, reverse=True)
-        for place, (endpoint, version, track) in enumerate(tracks):
+        for number, (endpoint, version, track) in enumerate(tracks):
             is_over = track.ladder.oldest is None and now - track.read_at > KEPT_S
-            if is_over or place >= self.max_tracks:
+            if is_over or number >= self.max_tracks:
                 versions = self._tracks[endpoint]
                 del versions[version]
                 if not versions:
@@ -389,44 +465,3 @@ class Tracks(Generic[T]):
             )
             for _, _, track in self.all():
                 track.ladder.forget_before(oldest + _HOUR_S)
-
-
-S = TypeVar("S")
-D = TypeVar("D")
-
-
-class StoredHistory(msgspec.Struct, frozen=True, kw_only=True):
-    """A whole history: `began_at` and `looked_at` are when it was looked at first and last."""
-
-    format: int
-    began_at: float | None
-    looked_at: float | None
-    tracks: list[msgspec.Raw]
-
-
-def pack_history(
-    parts: Iterable[bytes], *, number: int, began_at: float | None, looked_at: float | None
-) -> bytes:
-    """A history of format `number`, whose tracks are encoded already."""
-    tracks = [msgspec.Raw(part) for part in parts]
-    stored = StoredHistory(format=number, began_at=began_at, looked_at=looked_at, tracks=tracks)
-    return msgspec.msgpack.encode(stored)
-
-
-def unpack_history(
-    data: bytes, kind: type[S], load: Callable[[S], D], *, number: int, what: str = "history"
-) -> tuple[StoredHistory, list[tuple[S, D]]]:
-    """The history of format `number` that is in `data`; its tracks as written down, and loaded.
-
-    Raises:
-        ValueError: It is something else.
-    """
-    try:
-        stored = msgspec.msgpack.decode(data, type=StoredHistory)
-        decoded = [msgspec.msgpack.decode(part, type=kind) for part in stored.tracks]
-        tracks = [(track, load(track)) for track in decoded]
-    except (msgspec.MsgspecError, zlib.error) as error:
-        raise ValueError(f"no {what}: {error}") from error
-    if stored.format != number:
-        raise ValueError(f"a {what} of format {stored.format}, not {number}")
-    return stored, tracks

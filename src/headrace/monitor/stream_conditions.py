@@ -1,4 +1,4 @@
-"""What can be wrong with a stream, and what is held against what?"""
+"""Alert conditions of streams, and the promises and facts that they compare."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

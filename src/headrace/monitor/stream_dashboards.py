@@ -1,4 +1,4 @@
-"""What is on the dashboards of streams and of jobs?"""
+"""Dashboards of streams and of jobs."""
 
 from typing import Final
 

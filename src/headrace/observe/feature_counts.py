@@ -1,4 +1,4 @@
-"""How often is a feature's value where? Counts by bins that were fixed before, so that they add up.
+"""Counts of a feature's values by bins that were fixed before, so that counts add up.
 
 What many replicas count of one feature is the sum of their counts, and takes the same few bytes
 however many values there were.

@@ -1,4 +1,4 @@
-"""Which features do a model's tensors hold? Named columns, few and small whatever comes.
+"""Features of a model's tensors: named columns, few and small whatever comes.
 
 A feature is one number or text a row. A tensor with up to `MAX_COLUMNS` elements a row is that many
 features, called `name` or `name[3]`. A larger one (an image, a text of tokens) is summarised: the

@@ -1,4 +1,4 @@
-"""What is a span, between the process that saw it and the one that sends it on?"""
+"""Spans of traces, between the process that recorded them and the one that exports them."""
 
 import re
 from typing import Final

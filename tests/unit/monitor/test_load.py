@@ -80,7 +80,7 @@ class Watched:
     def total(self, until: float) -> LoadCell:
         """Everything since noon, of all steps."""
         total = LoadCell()
-        for _, _, track in self.history._tracks.all():
+        for _, _, track in self.history.all():
             for _, _, cell in track.ladder.cells(_NOON - _DAY_S, until + 120):
                 total.add(cell)
         return total
