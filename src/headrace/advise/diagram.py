@@ -7,11 +7,12 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from headrace.core.text import duration_text
+
 MAX_ENDPOINTS: Final = 40
 """More are counted, not drawn: nobody could read it."""
 
 _READY: Final = "ready"
-_MILLI: Final = 1e3
 
 
 class _Replica(msgspec.Struct, frozen=True, kw_only=True):
@@ -205,7 +206,7 @@ def traffic_text(endpoint: EndpointPart) -> str:
     rate = f"{endpoint.requests_per_s:,.1f} requests/s"
     if endpoint.p99_s is None:
         return rate
-    return f"{rate}, p99 {endpoint.p99_s * _MILLI:.3g} ms"
+    return f"{rate}, p99 {duration_text(endpoint.p99_s)}"
 
 
 _WORST_FIRST: Final = ("failing", "warning", "ok", "idle")

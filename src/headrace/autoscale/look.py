@@ -23,6 +23,7 @@ from headrace.autoscale.windows import (
     mean_wait,
 )
 from headrace.core.spec_scale import AutoscaleSpec
+from headrace.core.text import duration_text
 
 _FEWEST: Final = 20.0
 """Requests in the panic window from which a mean wait means something."""
@@ -57,12 +58,13 @@ def pressure_of(state: ScalerState, settings: AutoscaleSpec, *, p99_s: float | N
         numbers |= {"queue_wait_s": wait_s, "target_queue_wait_s": target_s}
         if wait_s > target_s:
             over = wait_s / target_s
-            reasons.append(f"queue wait {wait_s:.3g} s above {target_s:.3g} s")
+            reasons.append(f"queue wait {duration_text(wait_s)} above {duration_text(target_s)}")
     if p99_s is not None and settings.slo_latency_s is not None:
         numbers |= {"p99_s": p99_s, "slo_latency_s": settings.slo_latency_s}
         if p99_s > settings.slo_latency_s:
             over = max(over, 1.0)
-            reasons.append(f"p99 {p99_s:.3g} s above the SLO of {settings.slo_latency_s:.3g} s")
+            slo = duration_text(settings.slo_latency_s)
+            reasons.append(f"p99 {duration_text(p99_s)} above the SLO of {slo}")
     return Pressure(over=over, reason=" and ".join(reasons), numbers=numbers)
 
 

@@ -5,6 +5,8 @@ from typing import Final
 
 import msgspec
 
+from headrace.core.text import bytes_text
+
 _MEMORY_ROOM: Final = 1.3
 """Over the observed peak: a batch that is larger than any so far, and the allocator's remains."""
 _BURST_ROOM: Final = 1.5
@@ -54,8 +56,8 @@ def recommend(observed: Observed) -> Recommendation:
     cores = observed.cpu_s / observed.seconds / observed.replicas
     threads, runs, said = _threads(observed)
     message = (
-        f"memory {memory / 1e6:.0f} MB (peak {observed.peak_rss_bytes / 1e6:.0f} MB, now "
-        f"{observed.rss_bytes / 1e6:.0f} MB); {said}; {cores:.2f} cores used per replica"
+        f"memory {bytes_text(memory)} (peak {bytes_text(observed.peak_rss_bytes)}, now "
+        f"{bytes_text(observed.rss_bytes)}); {said}; {cores:.2f} cores used per replica"
     )
     return Recommendation(
         memory_bytes=memory,

@@ -251,10 +251,10 @@ def _row(alert: dict[str, Any]) -> "list[str | Text]":
     from rich.text import Text
 
     from headrace.cli.rollout_table import clock_text
-    from headrace.monitor.alert_kinds import value_text
+    from headrace.core.text import measure_text
 
     unit = alert["unit"]
-    value, threshold = (value_text(alert[key], unit) for key in ("value", "threshold"))
+    value, threshold = (measure_text(alert[key], unit) for key in ("value", "threshold"))
     until = alert.get("silenced_until")
     silenced = "" if until is None else f", silenced until {clock_text(until)}"
     return [

@@ -278,6 +278,7 @@ def _show(plan: "ModePlan", found: "Arrivals | None") -> None:
     from rich.text import Text
 
     from headrace.cli.output import columns, show, table
+    from headrace.core.text import duration_text
 
     needs = plan.needs
     if found is not None:
@@ -289,7 +290,7 @@ def _show(plan: "ModePlan", found: "Arrivals | None") -> None:
             str(option.cores),
             f"{option.cost_per_month:,.2f}",
             "-" if option.cost_per_million is None else f"{option.cost_per_million:,.3g}",
-            "-" if option.latency_s is None else f"{option.latency_s * 1e3:,.3g} ms",
+            duration_text(option.latency_s),
         )
         for option in plan.options
     ]

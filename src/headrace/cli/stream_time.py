@@ -23,7 +23,7 @@ def moment(text: str, *, now: float) -> float:
     except ValueError:
         message = (
             f"{text[:_SHOWN]!r} is no time: write it as 2026-11-27T06:00Z, or as -2h "
-            "(s, m, h or d ago)"
+            "(s, m, h, d or w ago)"
         )
         raise InvalidArgumentError(message) from None
     at = (found if found.tzinfo is not None else found.replace(tzinfo=UTC)).timestamp()

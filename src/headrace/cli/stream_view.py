@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from headrace.core.text import number_text
+from headrace.core.text import duration_text, number_text
 
 Row = tuple[str, ...]
 
@@ -30,7 +30,7 @@ def _stream(one: Mapping[str, Any]) -> Row:
         f"{one['ready']}/{one['workers']}{bounds}",
         f"{one['rate']:,.0f}",
         number_text(one["lag_records"]),
-        "-" if one["lag_s"] is None else f"{one['lag_s']:.1f} s",
+        duration_text(one["lag_s"]),
         number_text(one["answered"]),
         number_text(one["dead_letters"]),
         one["model"],

@@ -22,6 +22,7 @@ _TEXTS: Final = (
     text.coarse_span,
     text.duration_text,
     text.effect_text,
+    text.measure_text,
     text.metric_text,
     text.number_text,
     text.percent_text,

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 
-from headrace.core.text import NOTHING, duration_text, number_text, percent_text
+from headrace.core.text import NOTHING
 
 
 def moment(at: float | None) -> str:
@@ -20,14 +20,3 @@ def machine_moment(at: float) -> str:
 def plain(word: str) -> str:
     """A word of a program's as people write it: `roll back`."""
     return word.replace("_", " ")
-
-
-def measure(value: float | None, unit: str) -> str:
-    """A value with its unit, where `s` and `ratio` get the form that is read best."""
-    match unit:
-        case "s":
-            return duration_text(value)
-        case "ratio":
-            return percent_text(value)
-        case _:
-            return f"{number_text(value)} {unit}".strip()

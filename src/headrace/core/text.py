@@ -113,6 +113,17 @@ def coarse_span(seconds: float) -> str:
     return "less than a minute"
 
 
+def measure_text(value: float | None, unit: str) -> str:
+    """A value of an alert: `2.4 %`, `310 ms`, `12 d`; of another unit, its number alone."""
+    match unit:
+        case "s":
+            return duration_text(value)
+        case "ratio":
+            return percent_text(value)
+        case _:
+            return number_text(value)
+
+
 def metric_text(value: float | None, unit: str) -> str:
     """One arm's number in a rollout's metric of this unit."""
     match unit:

@@ -365,18 +365,3 @@ ALERTS: Final = (
 
 LOCAL: Final = tuple(kind for kind in ALERTS if kind.local is not None)
 """Those that the control plane evaluates itself."""
-
-
-def value_text(value: float, unit: str) -> str:
-    """A value for people: `2.4 %`, `310 ms`, `12.5 days`."""
-    match unit:
-        case "ratio":
-            return f"{value * 100:.3g} %"
-        case "s" if value < 1:
-            return f"{value * 1000:.3g} ms"
-        case "s" if value < 2 * DAY_S:
-            return f"{value:.3g} s"
-        case "s":
-            return f"{value / DAY_S:.1f} days"
-        case _:
-            return f"{value:g}"

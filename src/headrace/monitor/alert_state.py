@@ -11,7 +11,8 @@ from typing import Final
 
 import msgspec
 
-from headrace.monitor.alert_kinds import AlertKind, value_text
+from headrace.core.text import measure_text
+from headrace.monitor.alert_kinds import AlertKind
 from headrace.monitor.slo import Reading
 
 KEEP_RESOLVED_S: Final = 900.0
@@ -152,7 +153,7 @@ def _begun(finding: Finding, reading: Reading, now: float) -> Alert:
 
 
 def _summary(finding: Finding, reading: Reading) -> str:
-    value = value_text(reading.value, finding.kind.unit)
+    value = measure_text(reading.value, finding.kind.unit)
     return finding.kind.summary.format(
         endpoint=finding.endpoint, stream=finding.stream, value=value, detail=reading.detail
     )

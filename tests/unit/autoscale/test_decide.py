@@ -155,7 +155,7 @@ def test_nothing_is_taken_away_while_the_p99_is_above_the_slo() -> None:
     last = follow(settings, late, seconds=600, state=begin(4, now=T0))[-1]
 
     assert last.replicas == 4
-    assert "p99 0.2 s above the SLO of 0.15 s" in last.message
+    assert "p99 200 ms above the SLO of 150 ms" in last.message
 
 
 def test_a_long_wait_adds_half_of_the_copies() -> None:

@@ -99,6 +99,22 @@ def test_a_span_has_its_two_largest_units_or_one(seconds: float, written: str, c
 
 
 @pytest.mark.parametrize(
+    ("value", "unit", "written"),
+    [
+        (0.0144, "ratio", "1.44 %"),
+        (0.31, "s", "310 ms"),
+        (13 * 86_400.0, "s", "13 d"),
+        (3, "replicas", "3"),
+        (None, "jobs", "-"),
+    ],
+)
+def test_a_measure_of_an_alert_is_written_in_its_unit(
+    value: float | None, unit: str, written: str
+) -> None:
+    assert text.measure_text(value, unit) == written
+
+
+@pytest.mark.parametrize(
     ("unit", "own", "effect"),
     [
         ("ratio difference", "5 %", "+5 points"),

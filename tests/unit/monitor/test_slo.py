@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.monitor.alert_kinds import ALERTS, value_text
+from headrace.monitor.alert_kinds import ALERTS
 from headrace.monitor.slo import (
     FAST,
     MEDIUM,
@@ -316,18 +316,3 @@ def test_promises_are_read_from_the_spec() -> None:
     assert full.error_budget == 0.001
     assert (full.latency_s, full.window_ratio, full.queue_size) == (0.1, 0.5, 7)
     assert objectives_of({}) == ()
-
-
-@pytest.mark.parametrize(
-    ("value", "unit", "text"),
-    [
-        (0.0144, "ratio", "1.44 %"),
-        (1.0, "ratio", "100 %"),
-        (0.31, "s", "310 ms"),
-        (12.5, "s", "12.5 s"),
-        (13 * 86_400.0, "s", "13.0 days"),
-        (0, "replicas", "0"),
-    ],
-)
-def test_values_are_told_in_words(value: float, unit: str, text: str) -> None:
-    assert value_text(value, unit) == text
