@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from headrace.control.sandbox import Sandbox
     from headrace.optimize.profiling.document import Profile
     from headrace.optimize.profiling.messages import Event, Measured, Overhead, ProfileRequest
-    from headrace.optimize.profiling.options import Wishes
+    from headrace.optimize.profiling.recommend import Wishes
 
 _MEASURED_SHARE: Final = 0.7
 """Of the budget, for the model itself; then a replica is asked, and the rest is for predictions,
@@ -124,7 +124,7 @@ def profile(
     from headrace.cli.quantities import numbers, seconds
     from headrace.engine import usable_cores
     from headrace.optimize.profiling.messages import ProfileRequest
-    from headrace.optimize.profiling.options import Wishes
+    from headrace.optimize.profiling.recommend import Wishes
 
     if plot is not None:
         from headrace.cli.plots import check_plot

@@ -1,12 +1,15 @@
-"""Durations, shares and numbers as options of commands have them."""
+"""Durations, moments, shares and numbers as options of commands have them."""
 
+from datetime import UTC, datetime
 from typing import Final
 
 import typer
 
+from headrace.core import InvalidArgumentError
 from headrace.core.text import duration_s
 
 _MAX_NUMBERS: Final = 16
+_SHOWN: Final = 60
 _MAX_NUMBER: Final = 1 << 20
 
 
@@ -72,3 +75,26 @@ def span_s(text: str, flag: str) -> float | None:
         msg = f"'{text}' is no span of time; write it as 90s, 15m, 12h, 30d or 8w, or never"
         raise typer.BadParameter(msg, param_hint=flag)
     return result
+
+
+def moment(text: str, *, now: float) -> float:
+    """The Unix time of `text`; one without a zone is UTC.
+
+    Raises:
+        InvalidArgumentError: It is no time, or not yet over.
+    """
+    ago_s = duration_s(text.strip()[1:]) if text.strip().startswith("-") else None
+    if ago_s is not None:
+        return now - ago_s
+    try:
+        found = datetime.fromisoformat(text.strip())
+    except ValueError:
+        message = (
+            f"{text[:_SHOWN]!r} is no time: write it as 2026-11-27T06:00Z, or as -2h "
+            "(s, m, h, d or w ago)"
+        )
+        raise InvalidArgumentError(message) from None
+    at = (found if found.tzinfo is not None else found.replace(tzinfo=UTC)).timestamp()
+    if at > now:
+        raise InvalidArgumentError(f"{text[:_SHOWN]!r} is yet to come")
+    return at

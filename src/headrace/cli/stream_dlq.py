@@ -192,7 +192,7 @@ def redrive(
 
 
 def _row(letter: "Letter") -> tuple[str, ...]:
-    from headrace.cli.stream_time import time_text
+    from headrace.core.text import iso_text
 
     key = text_or_base64(letter.record.key)
     return (
@@ -200,7 +200,7 @@ def _row(letter: "Letter") -> tuple[str, ...]:
         "?" if letter.partition is None else str(letter.partition),
         "?" if letter.offset is None else str(letter.offset),
         letter.code or "?",
-        "?" if letter.died_s is None else time_text(letter.died_s),
+        "?" if letter.died_s is None else iso_text(letter.died_s),
         "-" if key is None else str(key)[:_SHOWN],
         letter.error[: 2 * _SHOWN],
     )

@@ -90,9 +90,10 @@ def replay(
         headrace stream replay fraud --from 2026-11-27T06:00Z --move
     """
     from headrace.cli.output import say, write_json
+    from headrace.cli.quantities import moment
     from headrace.cli.stream_find import find_stream, open_broker_of
-    from headrace.cli.stream_time import moment, time_text
     from headrace.core import InvalidArgumentError, SystemClock
+    from headrace.core.text import iso_text
     from headrace.streaming.replay import span_from
 
     at_s = moment(since, now=SystemClock().now())
@@ -112,10 +113,10 @@ def replay(
             raise InvalidArgumentError(msg)
         what = (
             f"{span.records:,} records of {', '.join(stream.source.topics)} "
-            f"({span.partitions} of {len(span.end)} partitions) since {time_text(at_s)}"
+            f"({span.partitions} of {len(span.end)} partitions) since {iso_text(at_s)}"
         )
         does = (
-            f"puts group '{group}' back to {time_text(at_s)}: it scores {span.records:,} records "
+            f"puts group '{group}' back to {iso_text(at_s)}: it scores {span.records:,} records "
             "again, into its sink"
             if move
             else f"scores {what} again, into {to or _goes_to(stream)}, as group '{group}'"
@@ -158,9 +159,9 @@ def _goes_to(stream: "StreamSpec") -> str:
 
 
 def _group(name: str, at_s: float) -> str:
-    from headrace.cli.stream_time import time_text
+    from headrace.core.text import iso_text
 
-    return f"{name[:_MOST_NAMED]}-replay-{time_text(at_s).replace(':', '').replace('-', '')}"
+    return f"{name[:_MOST_NAMED]}-replay-{iso_text(at_s).replace(':', '').replace('-', '')}"
 
 
 def _score(

@@ -172,8 +172,8 @@ def read(
     from contextlib import closing
 
     from headrace.cli.output import write
+    from headrace.cli.quantities import moment
     from headrace.cli.stream_find import open_broker_of
-    from headrace.cli.stream_time import moment
     from headrace.core import SystemClock
 
     with closing(open_broker_of(broker, home)) as opened:

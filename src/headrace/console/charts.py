@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Final
 
-from headrace.console import words
 from headrace.console.documents import IntervalPoint, MetricStatus, RolloutEvidence, SequenceView
 from headrace.core.charts import (
     Scale,
@@ -18,7 +17,7 @@ from headrace.core.charts import (
     marks_between,
     marks_from_zero,
 )
-from headrace.core.text import bound_text, effect_text, number_text, percent_text, span
+from headrace.core.text import bound_text, effect_text, number_text, percent_text, plain_text, span
 
 WIDTH: Final = 480
 HEIGHT: Final = 200
@@ -264,7 +263,7 @@ def interval_of(metric: MetricStatus) -> Interval | None:
         worse = (scale.start, edge) if ruler.is_less_worse else (edge, scale.end)
     return Interval(
         metric=metric,
-        title=f"{words.plain(metric.metric)}: how the new version differs",
+        title=f"{plain_text(metric.metric)}: how the new version differs",
         summary=_interval_summary(metric),
         unit=ruler.name,
         low=scale.start if metric.low is None else place(metric.low),
@@ -295,7 +294,7 @@ def _interval_summary(metric: MetricStatus) -> str:
     confidence = percent_text(1 - metric.alpha)
     return (
         f"Between {low} and {high} with {confidence} confidence at all times at once; "
-        f"{tolerated} tolerated; verdict: {words.plain(metric.outcome)}."
+        f"{tolerated} tolerated; verdict: {plain_text(metric.outcome)}."
     )
 
 
@@ -355,7 +354,7 @@ def _chart(
     scale = _sequence_scale(points, margins, ruler.neutral)
     x = Scale(low=since, high=max(until, since + 1.0), start=_LEFT, end=WIDTH - _RIGHT).place
     y = _far(scale).place
-    title = f"{words.plain(sequence.metric)} over time"
+    title = f"{plain_text(sequence.metric)} over time"
     newest = points[-1]
 
     def line(value: Callable[[IntervalPoint], float | None]) -> str:

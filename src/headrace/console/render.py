@@ -10,7 +10,6 @@ from typing import Final
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from headrace import __version__
-from headrace.console import words
 from headrace.console.view import View
 from headrace.core import text
 
@@ -22,10 +21,13 @@ _TEXTS: Final = (
     text.coarse_span,
     text.duration_text,
     text.effect_text,
+    text.iso_text,
     text.measure_text,
     text.metric_text,
+    text.moment_text,
     text.number_text,
     text.percent_text,
+    text.plain_text,
     text.span,
 )
 """What templates call to write numbers."""
@@ -59,7 +61,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.globals.update(words=words, static=static_path, menu=_MENU, version=__version__)
+    found.globals.update(static=static_path, menu=_MENU, version=__version__)
     found.globals.update({function.__name__: function for function in _TEXTS})
     # A live part is rendered without its page, and so without what a page would import.
     found.globals["ui"] = found.get_template("ui.html").module

@@ -1,6 +1,7 @@
-"""Numbers, byte sizes and durations as people read and write them."""
+"""Numbers, byte sizes, durations and moments as people read and write them."""
 
 import math
+from datetime import UTC, datetime
 from typing import Final
 
 NOTHING: Final = "-"
@@ -111,6 +112,23 @@ def coarse_span(seconds: float) -> str:
         if whole >= size:
             return f"{whole // size} {unit}"
     return "less than a minute"
+
+
+def moment_text(at: float | None) -> str:
+    """A point in time: `2026-11-25 14:03:22 UTC`; `-` for None."""
+    if at is None:
+        return NOTHING
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def iso_text(at: float) -> str:
+    """A point in time in ISO 8601, to the second, in UTC."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def plain_text(word: str) -> str:
+    """An identifier as people write it: `roll back`."""
+    return word.replace("_", " ")
 
 
 def measure_text(value: float | None, unit: str) -> str:

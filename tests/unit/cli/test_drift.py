@@ -153,7 +153,7 @@ def test_a_feature_is_a_row() -> None:
     bare = [str(cell) for cell in _row(feature | {"label": "", "needed": 0.0})]
 
     assert cells[:4] == ["x[3] (age)", "input", "drifted", "300"]
-    assert cells[4:] == ["0.500", "-", "0.250", "4.0 of 3.6", "1.2%", "-"]
+    assert cells[4:] == ["0.5", "-", "0.25", "4.0 of 3.6", "1.2 %", "-"]
     assert (bare[0], bare[7]) == ("x[3]", "-")
 
 

@@ -7,14 +7,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from headrace.cli.quantities import moment
 from headrace.cli.stream_find import ShortForm, chosen, short_spec
 from headrace.cli.stream_here import live_text
-from headrace.cli.stream_time import moment, time_text
 from headrace.cli.stream_topics import lines_of, new_records, record_json, value_text
 from headrace.cli.stream_view import members_rows, stream_rows
 from headrace.control.streams.status import StreamView, WorkerView
 from headrace.core import InvalidArgumentError, NotFoundError
 from headrace.core.spec import parse_spec
+from headrace.core.text import iso_text
 from headrace.streaming.records import Place, Record
 
 NOW = 1_795_788_000.0  # 2026-11-27T14:00:00Z
@@ -65,7 +66,7 @@ def test_what_is_no_moment_is_told(text: str) -> None:
 
 
 def test_a_moment_is_told_in_utc() -> None:
-    assert time_text(NOW) == "2026-11-27T14:00:00Z"
+    assert iso_text(NOW) == "2026-11-27T14:00:00Z"
 
 
 def test_lines_become_records_and_empty_ones_none() -> None:

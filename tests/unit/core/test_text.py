@@ -168,3 +168,9 @@ def test_a_duration_is_read_or_refused(written: str, seconds: float | None) -> N
 )
 def test_a_size_is_read_or_refused(written: str, size: int | None) -> None:
     assert text.size_bytes(written) == size
+
+
+def test_a_moment_names_its_zone() -> None:
+    assert text.moment_text(1_764_000_000.0) == "2025-11-24 16:00:00 UTC"
+    assert text.moment_text(None) == "-"
+    assert text.iso_text(1_764_000_000.0) == "2025-11-24T16:00:00Z"

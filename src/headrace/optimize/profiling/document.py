@@ -1,17 +1,157 @@
-"""A profile: all that was measured of a model on a machine, and what is concluded from it."""
+"""Profile of a model on a machine: what was measured, what follows, and how sure that is."""
 
 import hashlib
+import math
+from dataclasses import replace
 from typing import Final
 
 import msgspec
+import numpy as np
 
 from headrace.core import ArtifactCorruptError
+from headrace.core.text import duration_text
 from headrace.optimize.profiling.messages import Measured, Overhead
-from headrace.optimize.profiling.options import Wishes, predictor_for
-from headrace.optimize.profiling.predict import REQUESTS, USUAL_LOAD, Point, Prediction
-from headrace.optimize.profiling.recommend import Recommendation, recommend
-from headrace.optimize.profiling.sureness import surely_predicted, surely_recommended
+from headrace.optimize.profiling.predict import (
+    REQUESTS,
+    USUAL_LOAD,
+    Interval,
+    Point,
+    Prediction,
+    Predictor,
+)
+from headrace.optimize.profiling.recommend import (
+    Reason,
+    Recommendation,
+    Wishes,
+    predictor_for,
+    recommend,
+)
 from headrace.runtimes.optimized_file import Processor
+
+_TO_KNOW: Final = (
+    (0.3, 1_000),
+    (0.5, 1_650),
+    (0.6, 3_350),
+    (0.7, 6_700),
+    (0.8, 18_500),
+    (0.9, 85_000),
+)
+"""Requests by load: of one place with equal runs (M/D/1), by 300 simulations at each load."""
+_WIDE: Final = 0.3
+"""An interval that is wider than this share of the p99 is worth more time."""
+_SHORTEST_S: Final = 10.0
+_LONGEST_S: Final = 3600.0
+_SWING: Final = 1.4
+"""How much larger, or smaller, the deviation of the speed may be than that of some 15 phases that
+do not depend on each other (by chi-squared, 90 %)."""
+_LEVELS: Final = 5
+_SEEDS: Final = 3
+_LEAST_REACH: Final = 0.05
+
+
+def surely_predicted(prediction: Prediction, predictor: Predictor) -> Prediction:
+    """The prediction with intervals: of the capacity, and of p99 at the usual share of it.
+
+    Args:
+        predictor: That made it.
+    """
+    phases = predictor.phases
+    if phases is None:
+        return prediction
+    usual = prediction.at(USUAL_LOAD)
+    sure = msgspec.structs.replace(usual, p99_ci_s=p99_interval(predictor, usual))
+    return msgspec.structs.replace(
+        prediction,
+        curve=tuple(sure if point is usual else point for point in prediction.curve),
+        capacity_ci=(
+            prediction.capacity / phases.next_ratio,
+            prediction.capacity * phases.next_ratio,
+        ),
+        drift_ratio=phases.spread_ratio,
+    )
+
+
+def surely_recommended(
+    recommendation: Recommendation, prediction: Prediction, predictor: Predictor
+) -> Recommendation:
+    """The recommendation with an interval of its p99, and how that can be checked."""
+    rate = recommendation.rate
+    assert rate is not None, "it was just made"
+    point = predictor.surely().point(rate, prediction.capacity)
+    found = p99_interval(predictor, point)
+    check_s = seconds_to_know(rate=rate, load_ratio=point.load_ratio)
+    reasons = [_why_sure(point.p99_s, found, prediction.drift_ratio)]
+    value = f"headrace load URL --rate {rate:.4g} --seconds {math.ceil(check_s)}"
+    why = "after that its p99 is known to about 10 %, on a machine that does not drift"
+    reasons.append(Reason(name="to check", value=value, why=why))
+    return msgspec.structs.replace(
+        recommendation,
+        p99_ci_s=found,
+        check_s=check_s,
+        reasons=(*recommendation.reasons, *reasons),
+    )
+
+
+def p99_interval(predictor: Predictor, point: Point) -> Interval | None:
+    """Where the p99 at the point's rate lies in 95 of 100 other stretches of the machine.
+
+    That is what a machine has that takes as much more, or less, for everything, at the same rate,
+    and whose speed varies more, or less: a few phases say little of how slow the slowest are.
+    What an engine learns of its batches makes single simulations jump, so that a curve is laid
+    through several: a parabola through the logarithms. None where nothing is known of its phases.
+    """
+    rough, phases = predictor.roughly(), predictor.phases
+    if phases is None:
+        return None
+    reach = math.log(phases.next_ratio)
+    most = max(reach, _LEAST_REACH)
+    levels = np.linspace(-most, most, _LEVELS)
+    p99s_s = [
+        [
+            replace(
+                rough,
+                seed=seed,
+                phases=phases.times(math.exp(level), swing=_SWING ** (level / most)),
+            )
+            .outcome(point.rate)
+            .quantile_s(0.99)
+            for level in levels
+        ]
+        for seed in range(1, _SEEDS + 1)
+    ]
+    curve = np.polyfit(levels, np.log(p99s_s).mean(axis=0), 2)
+    low, usual, high = np.polyval(curve, (-reach, 0.0, reach))
+    return (
+        point.p99_s * math.exp(min(low - usual, 0.0)),
+        point.p99_s * math.exp(max(high - usual, 0.0)),
+    )
+
+
+def seconds_to_know(*, rate: float, load_ratio: float) -> float:
+    """How long a load has to last until the standard deviation of its p99 is a tenth.
+
+    At least, where every request has its own run; sharing runs evens a queue out, and half of that
+    is enough then. A machine that drifts takes longer.
+
+    Args:
+        load_ratio: What share of the capacity `rate` is.
+    """
+    loads, requests = zip(*_TO_KNOW, strict=True)
+    count = math.exp(float(np.interp(load_ratio, loads, np.log(requests))))
+    return min(max(count / rate, _SHORTEST_S), _LONGEST_S)
+
+
+def _why_sure(p99_s: float, found: Interval | None, drift_ratio: float | None) -> Reason:
+    if found is None or drift_ratio is None:
+        why = "how sure that is cannot be said of so few rounds: more --budget"
+        return Reason(name="p99", value=duration_text(p99_s), why=why)
+    low, high = found
+    why = f"95 % interval, as the machine's speed varied by {drift_ratio:.1%} between rounds"
+    if high - low > _WIDE * p99_s:
+        why += "; that is wide: more --budget or a quieter machine is needed to know it better"
+    value = f"{duration_text(p99_s)} [{duration_text(low)}, {duration_text(high)}]"
+    return Reason(name="p99", value=value, why=why)
+
 
 SCHEMA: Final = 1
 _KEY_DIGITS: Final = 16

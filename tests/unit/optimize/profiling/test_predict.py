@@ -1,7 +1,7 @@
 import pytest
 
-from headrace.optimize.profiling.options import predictor_for
 from headrace.optimize.profiling.predict import Predictor
+from headrace.optimize.profiling.recommend import predictor_for
 from tests.unit.optimize.profiling.made import OVERHEAD, cell, measured
 
 pytestmark = pytest.mark.slow

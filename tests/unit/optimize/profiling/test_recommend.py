@@ -2,8 +2,7 @@ import pytest
 
 from headrace.core import PaddingSpec
 from headrace.optimize.profiling.messages import Measured
-from headrace.optimize.profiling.options import Wishes
-from headrace.optimize.profiling.recommend import Recommendation, recommend
+from headrace.optimize.profiling.recommend import Recommendation, Wishes, recommend
 from tests.unit.optimize.profiling.made import OVERHEAD, cell, measured
 
 pytestmark = pytest.mark.slow

@@ -4,12 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.optimize.profiling.document import conclude
+from headrace.optimize.profiling.document import conclude, p99_interval, seconds_to_know
 from headrace.optimize.profiling.messages import Measured
-from headrace.optimize.profiling.options import Wishes, predictor_for
 from headrace.optimize.profiling.predict import Predictor, poisson
-from headrace.optimize.profiling.recommend import Recommendation
-from headrace.optimize.profiling.sureness import p99_interval, seconds_to_know
+from headrace.optimize.profiling.recommend import Recommendation, Wishes, predictor_for
 from tests.unit.optimize.profiling import made
 from tests.unit.optimize.profiling.machine import Machine, drifting
 
