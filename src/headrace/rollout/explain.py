@@ -19,7 +19,7 @@ class Names(msgspec.Struct, frozen=True):
 
 def points(ratio: float, *, signed: bool = True) -> str:
     """A difference of two shares, in percentage points: `+3.2`."""
-    sign = "+" if signed and ratio >= 0 else ""
+    sign = "+" if signed and ratio > 0 else ""
     return f"{sign}{number_text(100 * ratio)}"
 
 

@@ -293,7 +293,7 @@ def test_every_strategy_has_its_headline(
 def test_what_its_settings_mean_is_said_until_it_is_over(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    notes = ["after the switch it goes back if more than 5.0 % of its requests fail"]
+    notes = ["after the switch it goes back if more than 5 % of its requests fail"]
 
     assert shown(rollout(notes=notes), capsys)[1] == notes[0]
     assert notes[0] not in shown(rollout(notes=notes, over=True, phase="promoted"), capsys)

@@ -70,7 +70,7 @@ def test_streams_and_jobs_have_tables_of_their_own(capsys: pytest.CaptureFixture
     head, stream, empty, job_head, job, *_ = lines_of(found, capsys)
 
     assert head == "stream  state    workers     rate/s  lag    oldest  answered  dead  by"
-    assert stream == "pay     running  1/2 of 1-4  1,234   1,200  0.2 s   10,000    3     fraud:3"
+    assert stream == "pay     running  1/2 of 1-4  1,234   1,200  250 ms  10,000    3     fraud:3"
     assert empty == ""
     assert re.split(r"\s{2,}", job_head) == list(JOB_COLUMNS)
     assert re.split(r"\s{2,}", job) == [

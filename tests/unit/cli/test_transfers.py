@@ -23,7 +23,7 @@ def test_a_terminal_sees_one_line_that_changes() -> None:
     text = told(Terminal(), times=[0.0, 1.0, 2.0, 2.1, 3.0])
 
     assert text.count("\n") == 1
-    assert text.endswith("uploading m: 1.0 kB of 1.0 kB, 333 B/s\n")
+    assert text.endswith("uploading m: 1 kB of 1 kB, 333 B/s\n")
     assert text.count("\r") == 2
 
 

@@ -97,7 +97,7 @@ def test_failing_answers_roll_back_and_lead_the_explanation() -> None:
     assert "failed on version 2 against" in first
     assert "on version 1: difference +" in first
     assert (
-        "with 95 % confidence at any time; 0.50 points are tolerated: worse than tolerated" in first
+        "with 95 % confidence at any time; 0.5 points are tolerated: worse than tolerated" in first
     )
 
 
@@ -235,7 +235,7 @@ def test_a_fixed_threshold_of_errors_holds_whatever_the_baseline_does() -> None:
     assert verdict.outcome is Outcome.ROLL_BACK
     assert errors is not None
     assert errors.margin == 0.02
-    assert errors.reason.endswith("at most 2.0 % are tolerated: more than the fixed threshold")
+    assert errors.reason.endswith("at most 2 % are tolerated: more than the fixed threshold")
 
 
 def test_a_fixed_threshold_that_is_kept_does_not_decide() -> None:
@@ -264,7 +264,7 @@ def test_a_fixed_threshold_of_latency_holds_whatever_the_baseline_does() -> None
 
     assert verdict.outcome is Outcome.ROLL_BACK
     assert "took longer than the fixed threshold of 30 ms" in verdict.explanation
-    assert verdict.explanation.endswith("where 1.0 % may: too slow")
+    assert verdict.explanation.endswith("where 1 % may: too slow")
 
 
 def test_blue_green_is_judged_by_fixed_thresholds_only() -> None:
@@ -397,7 +397,7 @@ def test_a_split_that_is_not_as_planned_keeps_a_winner_from_winning() -> None:
     assert assignment is not None
     assert assignment.outcome is Outcome.WAIT
     assert assignment.alpha == 0.001
-    assert "assignment: 44.4 % of 9,000 units went to version 2, 50.0 % were planned" in (
+    assert "assignment: 44.4 % of 9,000 units went to version 2, 50 % were planned" in (
         verdict.explanation
     )
     assert verdict.outcome is Outcome.WAIT
@@ -751,7 +751,7 @@ def test_a_canary_whose_split_was_not_kept_waits_and_says_why() -> None:
     verdict = evidence.verdict(1.0)
 
     assert verdict.outcome is Outcome.WAIT
-    assert "14.0 % of 600,000 requests went to the new version, 10.0 % were planned" in (
+    assert "14 % of 600,000 requests went to the new version, 10 % were planned" in (
         verdict.explanation
     )
 
@@ -821,6 +821,6 @@ def test_at_a_cliff_the_shares_beyond_it_are_compared() -> None:
     assert verdicts[9].outcome is Outcome.PROMOTE
     assert verdicts[9.5].outcome is Outcome.PROMOTE
     assert verdicts[30].outcome is Outcome.ROLL_BACK
-    assert "there is a cliff at p99, so the requests beyond 11 ms are compared, 3.0 % against" in (
+    assert "there is a cliff at p99, so the requests beyond 11 ms are compared, 3 % against" in (
         verdicts[30].explanation
     )

@@ -16,7 +16,7 @@ from headrace.rollout import judge, judge_fixed
 from headrace.rollout.assignment import Assignments
 from headrace.rollout.bernoulli import Rate
 from headrace.rollout.betting import Array
-from headrace.rollout.explain import Names
+from headrace.rollout.explain import Names, points
 from headrace.rollout.latency_ratio import LatencyRatios, Reach
 from headrace.rollout.moves import because
 from headrace.rollout.outcomes import MetricVerdict, Outcome, Verdict
@@ -71,9 +71,10 @@ def test_a_difference_of_rates() -> None:
     assert found.effect == pytest.approx(0.0, abs=1e-12)
     assert found.reason == (
         "errors: 1 % of 2,000 requests failed on version 2 against 1 % of 2,000 on version 1: "
-        f"difference 0 points, between {100 * found.low:+.1f} and {100 * found.high:+.1f} with "
-        "95 % confidence at any time; 2.0 points are tolerated: within what is tolerated"
-    ).replace("1 %", "1.0 %")
+        f"difference {points(found.effect or 0.0)} points, between {points(found.low)} and "
+        f"{points(found.high)} with "
+        "95 % confidence at any time; 2 points are tolerated: within what is tolerated"
+    )
 
 
 @pytest.mark.parametrize(
@@ -185,7 +186,7 @@ def test_a_rate_of_its_own() -> None:
     assert found.outcome is Outcome.PROMOTE
     assert numbers(found) == (None, 0.03, 0.03, low, high, 0.1)
     assert (found.unit, found.alpha, found.samples) == ("ratio", 0.05, (0, 1000))
-    assert "3.0 % of 1,000 pairs of answers differ on version 2" in found.reason
+    assert "3 % of 1,000 pairs of answers differ on version 2" in found.reason
 
 
 def test_a_rate_of_its_own_that_has_no_trials_waits() -> None:
@@ -215,7 +216,7 @@ def test_seconds_that_are_too_many() -> None:
     assert (found.effect, found.low, found.high) == (1.0, low, high)
     assert found.margin == pytest.approx(0.1)
     assert (found.unit, found.alpha, found.samples) == ("ratio", 0.05, (0, 400))
-    assert found.reason.endswith("where 10.0 % may: too slow")
+    assert found.reason.endswith("where 10 % may: too slow")
 
 
 def test_what_nobody_said_is_told_by_the_explanation() -> None:

@@ -128,7 +128,7 @@ def test_a_long_keep_is_not_cut_by_the_time_for_a_decision() -> None:
         (
             judged_by(BlueGreenSpec(), None),
             (
-                "for 10 min after the switch it goes back if more than 5.0 % of its requests fail; "
+                "for 10 min after the switch it goes back if more than 5 % of its requests fail; "
                 "nothing else is judged"
             ),
         ),
@@ -139,7 +139,7 @@ def test_a_long_keep_is_not_cut_by_the_time_for_a_decision() -> None:
                 )
             ),
             (
-                "for 10 min after the switch it goes back if more than 0.10 % of its requests fail "
+                "for 10 min after the switch it goes back if more than 0.1 % of its requests fail "
                 "or its p99 is above 150 ms; nothing else is judged"
             ),
         ),
