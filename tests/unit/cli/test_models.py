@@ -27,13 +27,15 @@ def test_a_model_is_pushed_listed_shown_and_removed(headrace: Command, model: Pa
     assert pushed.err == "fraud:1 is stored; serve it with `model: fraud:1`\n"
     assert "runtime    onnx\n" in pushed.out
     assert re.search(r"batched    yes.*\ninput      input  FP32  \[any, 32\]\n", pushed.out)
-    assert re.search(r"inference  about [0-9.]+ ms for one row", pushed.out)
-    assert listed.out.splitlines()[1].startswith("fraud:1  onnx     yes      26 kB  -           20")
+    assert re.search(r"inference  about [0-9.]+ (ms|µs) for one row", pushed.out)
+    assert listed.out.splitlines()[1].startswith(
+        "fraud:1  onnx     yes      25.9 kB  -           20"
+    )
     assert "input      input  FP32  [any, 32]\n" in shown.out
     assert "source     git:4f442bb\n" in shown.out
     assert "runs code  no\n" in shown.out
     assert "fraud:1 is removed" in removed.err
-    assert "deleted 1 artifacts, freed 26 kB" in freed.err
+    assert "deleted 1 artifacts, freed 25.9 kB" in freed.err
     assert "no models yet" in empty.err
 
 
