@@ -1,4 +1,4 @@
-"""What vulnerabilities are known? Reads OSV documents from files; nothing is fetched.
+"""Known vulnerabilities, read from files of OSV documents; nothing is fetched.
 
 `https://osv.dev` has them for download; a file may hold one document, a list, `{"vulns": [...]}`,
 or one document a line.

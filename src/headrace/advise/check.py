@@ -1,4 +1,4 @@
-"""What is a check, and what does it find?"""
+"""Checks of an audit and their findings."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What does the system consist of right now? Read from the management API's documents. Pure."""
+"""Parts of a running system from the management API's documents, and as Mermaid. Pure."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

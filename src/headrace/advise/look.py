@@ -1,4 +1,4 @@
-"""Where in the spec do checks look? Places and values, in the order of the file."""
+"""Places and values of a spec that checks look at, in the order of the file."""
 
 import ipaddress
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Who gets how many copies when the machine has no room for all? Fair, and with a reason.
+"""Fair shares of a machine that has no room for all copies, each with a reason.
 
 Everybody's minimum comes first: an endpoint without any copy is an outage. What is left goes, one
 copy at a time, to whoever has the smallest part of what it wants, so that nobody's burst starves

@@ -1,4 +1,4 @@
-"""How many copies from now on, and why? One look in, one decision out.
+"""Decision of how many copies run from now on: one look in, one decision out.
 
 Rules, in the order in which they win: bounds; the calendar; missing metrics never take copies away;
 nothing is taken away in a panic, under pressure, or before fewer copies have been enough for the

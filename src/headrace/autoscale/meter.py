@@ -1,4 +1,4 @@
-"""How do counters become signals? By sums over the last looks, so that rare requests count too."""
+"""Signals from counters, by sums over the last looks, so that rare requests count too."""
 
 from collections import deque
 from collections.abc import Sequence

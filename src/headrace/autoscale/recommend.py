@@ -1,4 +1,4 @@
-"""How many threads and how much memory should one replica have, by what was observed?"""
+"""Recommendation of threads and memory for one replica, from what was observed."""
 
 import math
 from typing import Final

@@ -1,4 +1,4 @@
-"""How many workers does a stream need? As many as bring its lag to the target, and keep it there.
+"""Worker count of a stream: as many as bring its lag to the target, and keep it there.
 
 Up goes at once by what lag and its slope say of arrivals; down goes by one, after it has been quiet
 for long, and only if the rest have room. Never more than partitions: the others would read nothing.

@@ -1,4 +1,4 @@
-"""`headrace features get` and `serve-check`: what would a request get, and is it there?"""
+"""`headrace features get` and `serve-check`: the features that a request would get."""
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 

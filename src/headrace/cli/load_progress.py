@@ -1,4 +1,4 @@
-"""How does a load go, while it goes? One line, rewritten each second."""
+"""Progress of a load: one line, rewritten each second."""
 
 import sys
 from collections.abc import Callable, Iterator

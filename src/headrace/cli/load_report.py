@@ -1,4 +1,4 @@
-"""What did a load show? For people as text, for programs as a document."""
+"""Report of a load: text for people, a document for programs."""
 
 # ruff: noqa: PLC0415  # rich is slow to import
 

@@ -1,4 +1,4 @@
-"""`headrace profile`: how fast is a model here, and how should it be served?"""
+"""`headrace profile`: the speed of a model on this machine, and how to serve it."""
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 

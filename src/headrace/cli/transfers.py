@@ -1,4 +1,4 @@
-"""How far has a transfer come? A line on standard error, if it takes more than two seconds."""
+"""Progress of a transfer: a line on standard error, if it takes more than two seconds."""
 
 import sys
 import time

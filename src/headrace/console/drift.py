@@ -1,4 +1,4 @@
-"""What has drifted of an endpoint? The rows of its page, the worst first, as the API ranks them."""
+"""Drift rows of an endpoint's page, the worst first, as the API ranks them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

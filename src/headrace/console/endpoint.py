@@ -1,4 +1,4 @@
-"""How is one endpoint? Its traffic and load over time, its drift, its versions and replicas."""
+"""Page of one endpoint: traffic and load over time, drift, versions and replicas."""
 
 from collections.abc import Sequence
 from typing import Final

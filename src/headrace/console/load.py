@@ -1,4 +1,4 @@
-"""How busy were an endpoint's replicas? Batches, waiting, requests in flight, and their number.
+"""Load charts of an endpoint's replicas: batches, waiting, requests in flight, and their number.
 
 Where no replica of ours said anything, as behind somebody else's server, there are no such charts.
 """

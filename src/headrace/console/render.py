@@ -1,4 +1,4 @@
-"""How does a view become HTML? Jinja templates, escaped always, and their parts that are live."""
+"""Renderer of views as HTML: Jinja templates, always escaped, and their live parts."""
 
 import hashlib
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Where is a rollout, what is its evidence, and what can a person tell it?"""
+"""Page of a rollout: its step, its evidence, and the commands for it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""How are the streams? All of them, one over time, and what a person can tell it."""
+"""Pages of streams: all of them, one over time, and the commands for it."""
 
 from collections.abc import Sequence
 from typing import Final
