@@ -7,7 +7,6 @@ import msgspec
 from headrace.control.desired import (
     DesiredArm,
     DesiredEndpoint,
-    DesiredPool,
     DesiredState,
     Mirror,
     make_revision,
@@ -15,11 +14,11 @@ from headrace.control.desired import (
 from headrace.control.state.records import Event, RolloutRecord
 from headrace.core import EndpointName, ReplicaSettings
 from headrace.core.spec_rollout import AbSpec, CanarySpec, StickySpec
-from headrace.core.spec_scale import AutoscaleSpec
+from headrace.core.spec_scale import AutoscaleSpec, PoolSpec
 from headrace.rollout.outcomes import MetricVerdict, Outcome, Verdict
 from headrace.rollout.state import Phase, RolloutState, Traffic
 
-POOL = DesiredPool(name="p", replicas=2, memory_bytes=1 << 30, max_loaded=8, load_timeout_s=60.0)
+POOL = PoolSpec(name="p", replicas=2, memory_bytes=1 << 30, max_loaded=8, load_timeout_s=60.0)
 
 
 def arm(name: str, version: str, weight: int, replicas: int = 1) -> DesiredArm:

@@ -6,7 +6,6 @@ import msgspec
 
 from headrace.control.identity import digest_of, everywhere
 from headrace.core import (
-    DEFAULT_MAX_BODY_BYTES,
     EndpointName,
     FeatureWatch,
     PoolSettings,
@@ -15,7 +14,7 @@ from headrace.core import (
 from headrace.core.spec_access import EndpointAccess, EndpointLimitsSpec
 from headrace.core.spec_observe import DriftSpec, EndpointLogSpec, PayloadLogSpec
 from headrace.core.spec_rollout import RolloutSpec, StickySpec
-from headrace.core.spec_scale import AutoscaleSpec
+from headrace.core.spec_scale import AutoscaleSpec, PoolSpec
 from headrace.core.spec_upstream import UpstreamSpec
 from headrace.streaming.settings import StreamSettings
 
@@ -114,17 +113,6 @@ class DesiredEndpoint(msgspec.Struct, frozen=True, kw_only=True):
         return next((arm for arm in self.arms if arm.key == key), None)
 
 
-class DesiredPool(msgspec.Struct, frozen=True, kw_only=True):
-    """Processes that host the models of several endpoints, loaded when asked for."""
-
-    name: str
-    replicas: int
-    memory_bytes: int
-    max_loaded: int
-    load_timeout_s: float
-    max_body_bytes: int = DEFAULT_MAX_BODY_BYTES
-
-
 class DesiredStream(msgspec.Struct, frozen=True, kw_only=True):
     """One stream: its workers are told `settings`, each with a member's name and a socket.
 
@@ -162,7 +150,7 @@ class DesiredState(msgspec.Struct, frozen=True, kw_only=True):
     generation: int = 0
     spec: dict[str, Any] = {}
     endpoints: tuple[DesiredEndpoint, ...] = ()
-    pools: tuple[DesiredPool, ...] = ()
+    pools: tuple[PoolSpec, ...] = ()
     streams: tuple[DesiredStream, ...] = ()
 
     def endpoint(self, name: str) -> DesiredEndpoint | None:
@@ -184,7 +172,7 @@ POOL_PREFIX: Final = "pool:"
 """What the names of pools' own routes begin with; no endpoint's name has a colon."""
 
 
-def pool_endpoint(pool: DesiredPool) -> DesiredEndpoint:
+def pool_endpoint(pool: PoolSpec) -> DesiredEndpoint:
     """A pool's processes, as an endpoint of their own that no caller can name."""
     name = EndpointName(f"{POOL_PREFIX}{pool.name}")
     settings = PoolSettings(

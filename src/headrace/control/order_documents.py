@@ -3,23 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from headrace.control.desired import DesiredEndpoint, DesiredPool, DesiredState
+from headrace.control.desired import DesiredEndpoint, DesiredState
 from headrace.core import InvalidArgumentError
 from headrace.core.spec import SystemSpec, is_model_path
-
-
-def pools_of(spec: SystemSpec) -> tuple[DesiredPool, ...]:
-    """The pools that a spec names."""
-    return tuple(
-        DesiredPool(
-            name=pool.name,
-            replicas=pool.replicas,
-            memory_bytes=pool.memory_bytes,
-            max_loaded=pool.max_loaded,
-            load_timeout_s=pool.load_timeout_s,
-        )
-        for pool in spec.pools
-    )
 
 
 def with_entry(

@@ -26,7 +26,6 @@ from headrace.control.model_work import ModelWork
 from headrace.control.order_documents import (
     entry_of_source,
     only_entry,
-    pools_of,
     reloads_of,
     with_entry,
 )
@@ -453,7 +452,7 @@ class Orders:
             generation=before.generation,
             spec=document,
             endpoints=self._known(resolved.endpoints),
-            pools=pools_of(spec),
+            pools=spec.pools,
             streams=resolved.streams,
         )
         return after, facts

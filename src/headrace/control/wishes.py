@@ -10,7 +10,7 @@ import msgspec
 from headrace.control.access.spec_changes import spec_change
 from headrace.control.aims import Aims, same_endpoint
 from headrace.control.changes import changes_between
-from headrace.control.desired import DesiredEndpoint, DesiredPool, DesiredState, DesiredStream
+from headrace.control.desired import DesiredEndpoint, DesiredState, DesiredStream
 from headrace.control.journal import Journal
 from headrace.control.pools import check_frameworks
 from headrace.control.rollout_events import events_of
@@ -18,6 +18,7 @@ from headrace.control.state.records import Event, RolloutRecord
 from headrace.control.state.store import Store
 from headrace.core import Clock
 from headrace.core.spec_rollout import BLUE_GREEN_MAX_ERROR_RATIO, BlueGreenSpec, RolloutSpec
+from headrace.core.spec_scale import PoolSpec
 from headrace.rollout.machine import begin, supersede
 
 _LOG: Final = logging.getLogger("headrace.control")
@@ -43,7 +44,7 @@ class Wish:
 
     document: dict[str, Any]
     endpoints: Sequence[DesiredEndpoint]
-    pools: tuple[DesiredPool, ...]
+    pools: tuple[PoolSpec, ...]
     streams: tuple[DesiredStream, ...]
     reason: str
     action: str

@@ -1,13 +1,13 @@
 """Checks of the spec file's parts: strict, unchangeable, and no unknown keys."""
 
 import ast
-import inspect
 import sys
 import types
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from functools import cache
 from itertools import pairwise
+from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar, Union, get_args, get_origin
 
 import msgspec
@@ -223,24 +223,25 @@ def _plain(value: object, info: SerializationInfo) -> Any:  # noqa: ANN401  # JS
             return value
 
 
+def texts_of(kind: type) -> Mapping[str, str]:
+    """The text under each field of a part; empty for other classes."""
+    return _texts(kind.__module__).get(kind.__name__, {}) if issubclass(kind, SpecPart) else {}
+
+
 @cache
-def texts_of(kind: type) -> dict[str, str]:
-    """The text under each field of a class."""
-    if not issubclass(kind, SpecPart):
-        return {}
-    body = _classes(kind.__module__)[kind.__name__].body
+def _texts(module: str) -> dict[str, dict[str, str]]:
+    """The texts under the fields of each class of a module. The module's tree is not kept."""
+    tree = ast.parse(Path(str(sys.modules[module].__file__)).read_text(encoding="utf8"))
     return {
-        field.target.id: " ".join(text.value.value.split())
-        for field, text in pairwise(body)
-        if isinstance(field, ast.AnnAssign)
-        and isinstance(field.target, ast.Name)
-        and isinstance(text, ast.Expr)
-        and isinstance(text.value, ast.Constant)
-        and isinstance(text.value.value, str)
+        node.name: {
+            field.target.id: " ".join(text.value.value.split())
+            for field, text in pairwise(node.body)
+            if isinstance(field, ast.AnnAssign)
+            and isinstance(field.target, ast.Name)
+            and isinstance(text, ast.Expr)
+            and isinstance(text.value, ast.Constant)
+            and isinstance(text.value.value, str)
+        }
+        for node in tree.body
+        if isinstance(node, ast.ClassDef)
     }
-
-
-@cache
-def _classes(module: str) -> dict[str, ast.ClassDef]:
-    tree = ast.parse(inspect.getsource(sys.modules[module]))
-    return {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}

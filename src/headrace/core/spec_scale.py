@@ -6,6 +6,7 @@ from msgspec import Meta
 
 from headrace.core.cron import check_schedule
 from headrace.core.names import NAME_PATTERN
+from headrace.core.settings import DEFAULT_MAX_BODY_BYTES
 from headrace.core.spec_part import DERIVED, SpecPart
 
 _DAY_S: Final = 86_400.0
@@ -96,3 +97,5 @@ class PoolSpec(SpecPart, frozen=True, kw_only=True):
     """Loaded at once in one copy. Unit: models."""
     load_timeout_s: Annotated[float, Meta(gt=0.0, le=3600.0)] = 30.0
     """How long a request waits for its model to load. Unit: seconds."""
+    max_body_bytes: Annotated[int, DERIVED] = DEFAULT_MAX_BODY_BYTES
+    """The gateway's `max_body_bytes`. Unit: bytes."""

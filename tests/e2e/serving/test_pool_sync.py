@@ -11,7 +11,6 @@ import pytest
 from headrace.control.desired import (
     DesiredArm,
     DesiredEndpoint,
-    DesiredPool,
     DesiredState,
     Revision,
     make_revision,
@@ -20,6 +19,7 @@ from headrace.control.news import News
 from headrace.control.observed import Observed, Phase, Replica
 from headrace.control.pools import Hosting, PoolSync, get_models, put_models
 from headrace.core import EndpointName, ReplicaSettings, SystemClock, UnavailableError
+from headrace.core.spec_scale import PoolSpec
 from headrace.serving.report import models_digest
 from tests.e2e.serving.pools import entry, python_model, running_pool
 
@@ -57,7 +57,7 @@ def want(*revisions: Revision) -> DesiredState:
         )
         for revision in revisions
     )
-    pool = DesiredPool(name="small", replicas=1, memory_bytes=1, max_loaded=1, load_timeout_s=1)
+    pool = PoolSpec(name="small", replicas=1, memory_bytes=1, max_loaded=1, load_timeout_s=1)
     return DesiredState(endpoints=endpoints, pools=(pool,))
 
 

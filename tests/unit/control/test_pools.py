@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from headrace.control.desired import (
     DesiredArm,
     DesiredEndpoint,
-    DesiredPool,
     DesiredState,
     Revision,
     make_revision,
@@ -43,6 +42,7 @@ from headrace.core import (
     ReplicaSettings,
     UnavailableError,
 )
+from headrace.core.spec_scale import PoolSpec
 from headrace.serving.report import PoolReport
 from headrace.testing import LoopClock, VirtualTimeLoop
 
@@ -81,7 +81,7 @@ def want(*revisions: Revision) -> DesiredState:
         )
         for name in names
     )
-    pool = DesiredPool(name="small", replicas=2, memory_bytes=1, max_loaded=1, load_timeout_s=1.0)
+    pool = PoolSpec(name="small", replicas=2, memory_bytes=1, max_loaded=1, load_timeout_s=1.0)
     return DesiredState(endpoints=endpoints, pools=(pool,))
 
 

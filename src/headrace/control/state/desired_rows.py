@@ -8,7 +8,7 @@ from sqlalchemy import Connection, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from headrace.control.access.trail import Change
-from headrace.control.desired import DesiredEndpoint, DesiredPool, DesiredState, DesiredStream
+from headrace.control.desired import DesiredEndpoint, DesiredState, DesiredStream
 from headrace.control.state.access_rows import add_changes
 from headrace.control.state.database import count_up
 from headrace.control.state.encoding import (
@@ -23,6 +23,7 @@ from headrace.control.state.encoding import (
 from headrace.control.state.records import EndpointGeneration, Event, RolloutRecord
 from headrace.control.state.tables import ENDPOINTS, EVENTS, GENERATIONS, ROLLOUTS, STATE, AnyRow
 from headrace.core import ConflictError, FailedPreconditionError, InvalidArgumentError
+from headrace.core.spec_scale import PoolSpec
 
 _TEXTS: Final = ("endpoint", "kind", "reason", "message", "rollout", "actor")
 Rows = list[dict[str, Any]]
@@ -76,7 +77,7 @@ def load_state(connection: Connection) -> DesiredState:
             endpoints=tuple(
                 decoded(found[name].pinned, DesiredEndpoint, what=name) for name in names
             ),
-            pools=decoded(state.pools, tuple[DesiredPool, ...], what="the pools"),
+            pools=decoded(state.pools, tuple[PoolSpec, ...], what="the pools"),
             streams=decoded(state.streams, tuple[DesiredStream, ...], what="the streams"),
         )
     except KeyError as error:

@@ -9,14 +9,13 @@ import msgspec
 from headrace.control.desired import (
     DesiredArm,
     DesiredEndpoint,
-    DesiredPool,
     DesiredState,
     Revision,
     make_revision,
 )
 from headrace.control.kubernetes import Place
 from headrace.core import EndpointName, ReplicaSettings
-from headrace.core.spec_scale import AutoscaleSpec
+from headrace.core.spec_scale import AutoscaleSpec, PoolSpec
 
 PLACE = Place(namespace="models", artifacts_url="s3://artifacts", drain_timeout_s=20.0)
 POOLS_PLACE = replace(PLACE, internal_secret="headrace-internal")  # noqa: S106  # its name only
@@ -57,9 +56,9 @@ def a_hosted_arm(endpoint: str = "digits", version: str = "1", *, weight: int = 
     return DesiredArm(revision=revision, weight=weight, replicas=0)
 
 
-def a_pool(name: str = "small", *, replicas: int = 2, **told: Any) -> DesiredPool:  # noqa: ANN401  # as above
+def a_pool(name: str = "small", *, replicas: int = 2, **told: Any) -> PoolSpec:  # noqa: ANN401  # as above
     defaults = {"memory_bytes": 2_000_000_000, "max_loaded": 64, "load_timeout_s": 30.0}
-    return DesiredPool(name=name, replicas=replicas, **(defaults | told))
+    return PoolSpec(name=name, replicas=replicas, **(defaults | told))
 
 
 def an_endpoint(
@@ -69,7 +68,7 @@ def an_endpoint(
     return DesiredEndpoint(name=EndpointName(name), timeout_s=None, arms=arms, autoscale=autoscale)
 
 
-def with_pools(state: DesiredState, *pools: DesiredPool) -> DesiredState:
+def with_pools(state: DesiredState, *pools: PoolSpec) -> DesiredState:
     return msgspec.structs.replace(state, pools=pools)
 
 
