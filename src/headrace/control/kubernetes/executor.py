@@ -149,12 +149,10 @@ class ActionExecutor:
         _, until = self._failing.get(_key(action), (0, 0.0))
         return until <= self.clock.monotonic()
 
-    def due_at(self) -> float | None:
-        """When a blocked object is tried again (monotonic); None if there is none."""
-        now = self.clock.monotonic()
-        times = [until for _, until in self._blocked.values()]
-        times += [until for _, until in self._failing.values() if until > now]
-        return min(times, default=None)
+    def due_at(self, after: float) -> float | None:
+        """When an object that could not be tried at `after` can be (monotonic); None for none."""
+        times = [until for _, until in (*self._blocked.values(), *self._failing.values())]
+        return min((until for until in times if until > after), default=None)
 
     async def _contained(self, action: Action, limit: asyncio.Semaphore) -> bool:
         """Whether the API server took the action, or only its object is at fault."""

@@ -156,7 +156,7 @@ class KubernetesReconciler:
                 # Of thousands of endpoints a step takes long, and pods' news come in bursts: others
                 # have as much time as it took, and the next step sees all that came.
                 await asyncio.sleep(min(self.clock.monotonic() - began, _LONGEST_PAUSE_S))
-                await self._wait_due()
+                await self._wait_due(began)
 
     async def step(self) -> None:
         """Decide, and begin what was decided."""
@@ -273,13 +273,19 @@ class KubernetesReconciler:
         if self.leads():
             await self.api.apply(record_of(routes, place=self.place), force=True)
 
-    async def _wait_due(self) -> None:
-        """Until something changes, or it is time to try again what was refused."""
-        now = self.clock.monotonic()
-        times = [self.executor.due_at(), self._retry_at if self._retry_at > now else None]
-        due = min((one for one in times if one is not None), default=now + _LOOK_AGAIN_S)
+    async def _wait_due(self, stepped_at: float) -> None:
+        """Until something changes, or what the last step had to put off is due.
+
+        That may be due already: the step took a while.
+        """
+        times = [self.executor.due_at(stepped_at), self._retry_at]
+        due = min(
+            (time for time in times if time is not None and time > stepped_at),
+            default=stepped_at + _LOOK_AGAIN_S,
+        )
+        delay = due - self.clock.monotonic()
         try:
-            async with asyncio.timeout(min(max(due - now, 0.0), _LOOK_AGAIN_S)):
+            async with asyncio.timeout(min(max(delay, 0.0), _LOOK_AGAIN_S)):
                 await self._wake.wait()
         except TimeoutError:
             return
