@@ -26,15 +26,11 @@ from bench.context import Context
 from bench.results import SuiteResult, Table, Target, cell
 from bench.windows import Arm, Figures, Rounds, figure, interleave
 from headrace.core import ReplicaSettings
+from headrace.core.spec_stream_parts import Policy, StreamErrorsSpec, StreamOutputSpec
 from headrace.streaming.broker import Broker, Delivery, Membership, Start
 from headrace.streaming.brokers import open_broker
 from headrace.streaming.records import NewRecord, Place
-from headrace.streaming.settings import (
-    ErrorSettings,
-    OutputSettings,
-    Policy,
-    StreamSettings,
-)
+from headrace.streaming.settings import StreamSettings
 from headrace.streaming.status import State, StreamStatus
 from headrace.testing import models
 
@@ -153,8 +149,8 @@ class Rig:
             member="one",
             sink=f"{name}-answers",
             model=ReplicaSettings(model_name="m", model_version="1", path=str(self.model)),
-            output=OutputSettings(fields=["at"]),
-            errors=ErrorSettings(policy=Policy.STOP),
+            output=StreamOutputSpec(fields=["at"]),
+            errors=StreamErrorsSpec(policy=Policy.STOP),
             delivery=delivery,
             start=start,
             paused=paused,

@@ -17,10 +17,11 @@ from uuid import uuid4
 import pytest
 
 from headrace.core import ReplicaSettings, SystemClock
+from headrace.core.spec_stream_parts import FormatKind, StreamFormatSpec
 from headrace.streaming.broker import Broker, Delivery, Start
 from headrace.streaming.brokers import open_broker
 from headrace.streaming.records import NewRecord, Place, Record
-from headrace.streaming.settings import FormatKind, FormatSettings, StreamSettings
+from headrace.streaming.settings import StreamSettings
 from headrace.streaming.status import StreamStatus
 from headrace.testing import models
 from tests.contract.brokers.kafka_servers import BOOTSTRAP, noida
@@ -112,7 +113,7 @@ def settings(folder: Path, url: str, delivery: Delivery, model: Path) -> StreamS
         sink=f"{name}-out",
         dead_letters=f"{name}-dead",
         model=ReplicaSettings(model_name="m", model_version="1", path=str(model)),
-        format=FormatSettings(kind=FormatKind.RAW),
+        format=StreamFormatSpec(kind=FormatKind.RAW),
         delivery=delivery,
         start=Start.EARLIEST,
         session_timeout_s=2.0 if url.startswith("log") else 6.0,

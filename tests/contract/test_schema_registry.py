@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 
 from headrace.core import Datatype, UnavailableError
+from headrace.core.spec_stream_parts import FormatKind, StreamFormatSpec
 from headrace.streaming.formats import FieldSpec, Format, Layout
 from headrace.streaming.formats.avro import make_format as avro
 from headrace.streaming.formats.options import SchemaOptions
 from headrace.streaming.formats.protobuf import make_format as protobuf
 from headrace.streaming.formats.registry import Reference, Schema, SchemaRegistry
 from headrace.streaming.records import Place, Record
-from headrace.streaming.settings import FormatKind, FormatSettings
 from tests.certificates import Authority
 from tests.schema_registries import Registry, served
 
@@ -49,7 +49,7 @@ def _url(request: pytest.FixtureRequest) -> Iterator[str]:
 
 def make(kind: FormatKind, layout: Layout, **options: object) -> Format:
     made = avro if kind is FormatKind.AVRO else protobuf
-    return made(FormatSettings(kind=kind, options=options), layout)
+    return made(StreamFormatSpec(kind=kind, options=options), layout)
 
 
 def records(values: list[bytes]) -> list[Record]:

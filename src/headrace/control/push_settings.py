@@ -4,7 +4,7 @@ from pathlib import Path
 
 from headrace.control.online_stores import FEAST
 from headrace.core import HeadraceError, InvalidArgumentError
-from headrace.core.spec_stream_push import StreamPushSpec
+from headrace.core.spec_streams import StreamPushSpec
 from headrace.core.variables import url_filled_in
 from headrace.features import (
     FeatureView,

@@ -11,7 +11,7 @@ from headrace.control.stream_settings import stream_settings
 from headrace.core import InvalidArgumentError, ReplicaSettings
 from headrace.core.settings import BatchingSpec
 from headrace.core.spec import EndpointSpec, StreamSpec, SystemSpec
-from headrace.core.spec_stream_push import StreamPushSpec
+from headrace.core.spec_streams import StreamPushSpec
 from headrace.streaming.settings import EndpointSettings, PushSettings, check_settings
 
 

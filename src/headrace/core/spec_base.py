@@ -184,11 +184,10 @@ def _annotation(kind: Any) -> tuple[Any, list[object]]:  # noqa: ANN401  # any t
     if origin in {Union, types.UnionType}:
         members = [_annotation(part)[0] for part in arguments if part is not msgspec.UnsetType]
         return Union[tuple(members)], marks  # noqa: UP007  # of a list of types
-    if origin is tuple:
-        items: Any = tuple(part if part is ... else _annotation(part)[0] for part in arguments)
-        return Annotated[tuple[items], Strict(strict=False)], marks
-    if origin is dict:
-        return dict[tuple(_annotation(part)[0] for part in arguments)], marks  # type: ignore[misc]
+    if origin in {tuple, list, dict}:
+        items = tuple(part if part is ... else _annotation(part)[0] for part in arguments)
+        # A list of the file may become a tuple.
+        return Annotated[origin[items], Strict(strict=origin is dict)], marks
     return kind, marks
 
 
@@ -215,7 +214,7 @@ def _plain(value: object, info: SerializationInfo) -> Any:  # noqa: ANN401  # JS
             return _written(value, info)
         case Enum():
             return value.value
-        case tuple():
+        case tuple() | list():
             return [_plain(item, info) for item in value]
         case Mapping():
             return {name: _plain(item, info) for name, item in value.items()}

@@ -85,7 +85,7 @@ def _mistake(
         case "string_pattern_mismatch":
             pattern = detail.get("ctx", {}).get("pattern")
             message = f"is {show(detail['input'])}, which does not fit {pattern}"
-        case "tuple_type":
+        case "tuple_type" | "list_type":
             message = f"should be a list, got {show(detail['input'])}"
         case "union_tag_invalid":
             known = detail.get("ctx", {}).get("expected_tags")

@@ -1,13 +1,19 @@
-"""What is wrong between fields of streams that may each be right? Of the raw document."""
+"""Disagreements between fields of streams that may each be right, of the raw document."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from headrace.core.spec_features import feature_disagreements
-from headrace.core.spec_stream_push import push_disagreements
-from headrace.core.spec_stream_windows import window_disagreements
+from headrace.core.spec_stream_parts import LEAST_WINDOW_S, LONGEST_WINDOW_S
 from headrace.core.spec_yaml import SpecMistake
 
+MOST_PARTS: Final = 10_000
+"""Of one window, so that one value never means adding up more."""
+_US: Final = 1_000_000
+_WITHOUT_FIELDS: Final = ("raw", "open_inference")
+_WITH_PARTITIONS: Final = ("log", "kafka")
+_OTHERS: Final = ("nats", "redis", "rediss", "valkey", "valkeys", "pulsar", "pulsar+ssl")
 _OF_A_MODEL: Final = ("features", "labels", "runtime", "allow_code")
 _REMOVED: Final = ("canary", "shadow")
 """Settings of 0.1. Stored specs still have them."""
@@ -89,8 +95,8 @@ def _of_one(stream: Mapping[Any, Any], place: str, endpoints: list[str]) -> list
         *_removed(stream, place),
         *_topics(stream, place),
         *_numbers(stream, place),
-        *window_disagreements(stream, place),
-        *push_disagreements(stream, place),
+        *_windows(stream, place),
+        *_push(stream, place),
     ]
     return [SpecMistake(place=p, message=m) for p, m in said] + feature_disagreements(
         {"network": True, **stream}, place
@@ -178,3 +184,75 @@ def _is_number(value: Any) -> bool:  # noqa: ANN401  # whatever stands there
 
 def _items(value: object) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else []
+
+
+def _windows(stream: Mapping[Any, Any], place: str) -> Iterator[tuple[str, str]]:
+    """What is wrong between `windows` and the rest of a stream, and between windows."""
+    told = stream.get("windows")
+    if told is None:
+        return
+    place = f"{place}.windows"
+    kind = _kind_without_fields(stream)
+    if kind is not None:
+        yield place, f"are added to the fields of a record, and the format {kind!r} has none"
+    source = stream.get("source")
+    broker = source.get("broker") if isinstance(source, Mapping) else None
+    if isinstance(broker, str) and broker.partition(":")[0].lower() in _OTHERS:
+        known = " or ".join(f"{scheme}:" for scheme in _WITH_PARTITIONS)
+        yield (
+            place,
+            "need a broker whose topics have partitions, each read by one worker: " + known,
+        )
+    windows = told.get("windows") if isinstance(told, Mapping) else None
+    names: dict[str, int] = {}
+    for at, window in enumerate(windows if isinstance(windows, list | tuple) else ()):
+        if isinstance(window, Mapping):
+            yield from _of_window(window, f"{place}.windows[{at}]", f"{place}.windows", names, at)
+
+
+def _of_window(
+    window: Mapping[Any, Any], place: str, windows: str, names: dict[str, int], at: int
+) -> Iterator[tuple[str, str]]:
+    name = window.get("name")
+    if isinstance(name, str) and names.setdefault(name, at) != at:
+        yield f"{place}.name", f"{name!r} is already the name of {windows}[{names[name]}]"
+    function = window.get("function", "count")
+    if isinstance(function, str) and function != "count" and not window.get("field"):
+        yield f"{place}.field", f"{function!r} needs the field whose values it is of"
+    size_s, slide_s = window.get("size_s"), window.get("slide_s")
+    if not (_is_length(size_s) and _is_length(slide_s)):
+        return  # told on its own, or tumbling
+    if slide_s > size_s:
+        yield f"{place}.slide_s", f"is {slide_s:g}, more than 'size_s', {size_s:g}"
+    elif (parts := _parts(size_s, slide_s)) > MOST_PARTS:
+        message = (
+            f"makes of {size_s:g} s windows of {parts} parts, and at most {MOST_PARTS} are kept: "
+            "choose one that divides 'size_s' and is not so small"
+        )
+        yield f"{place}.slide_s", message
+
+
+def _parts(size_s: float, slide_s: float) -> int:
+    size = round(size_s * _US)
+    return size // math.gcd(size, round(slide_s * _US))
+
+
+def _is_length(value: Any) -> TypeGuard[float]:  # noqa: ANN401  # whatever stands there
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and LEAST_WINDOW_S <= value <= LONGEST_WINDOW_S
+
+
+def _push(stream: Mapping[Any, Any], place: str) -> Iterator[tuple[str, str]]:
+    """What is wrong between `push` and the rest of a stream."""
+    if stream.get("push") is None:
+        return
+    kind = _kind_without_fields(stream)
+    if kind is not None:
+        yield f"{place}.push", f"takes fields of records, and the format {kind!r} has none"
+
+
+def _kind_without_fields(stream: Mapping[Any, Any]) -> str | None:
+    """The kind of a stream's format, of the raw document, if its records have no fields by name."""
+    told = stream.get("format")
+    kind = told.get("kind") if isinstance(told, Mapping) else None
+    return kind if isinstance(kind, str) and kind in _WITHOUT_FIELDS else None

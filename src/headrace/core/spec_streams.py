@@ -1,53 +1,77 @@
-"""What may stand under `streams` in the spec file: log in, answers out."""
+"""What the spec file says under `streams`: log in, answers out."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Strict, Tag
 
 from headrace.core.names import NAME_PATTERN
 from headrace.core.spec_base import SpecModel
-from headrace.core.spec_features import FeaturesSpec
-from headrace.core.spec_stream_alerts import StreamAlertsSpec
-from headrace.core.spec_stream_push import StreamPushSpec
-from headrace.core.spec_stream_topics import (
+from headrace.core.spec_features import FeaturesSpec, StoreName
+from headrace.core.spec_stream_parts import (
+    TOPIC_PATTERN,
+    Policy,
+    StreamErrorsSpec,
     StreamFormatSpec,
     StreamSinkSpec,
     StreamSourceSpec,
-    Texts,
-    Topic,
+    StreamWindowsSpec,
 )
-from headrace.core.spec_stream_windows import StreamWindowsSpec
+
+_Topic = Annotated[str, Field(pattern=TOPIC_PATTERN)]
+_Texts = Annotated[tuple[str, ...], Strict(strict=False)]
 
 
-class StreamErrorsSpec(SpecModel):
-    """What becomes of records that have no answer, and of errors that may pass."""
+_Column = Annotated[str, Field(min_length=1, max_length=300)]
 
-    policy: Literal["dead_letter", "skip", "stop"] = Field(
-        default="dead_letter",
-        description="To `dead_letters` with the reason; or counted and left out; or the stream "
-        "stops before it.",
+
+class StreamPushSpec(SpecModel):
+    """Records are rows of a feature view, whose values they become in the online store."""
+
+    view: str = Field(
+        min_length=1,
+        max_length=128,
+        description="Of what `headrace features apply` put in force; kept as it was when the "
+        "stream was applied.",
     )
-    first_delay_s: float = Field(
-        default=0.1,
+    fields: dict[_Column, _Column] = Field(
+        default_factory=dict,
+        description="By join key or feature: what it is called in records, or which window it is, "
+        "where that is not its name.",
+    )
+    time: str = Field(
+        default="",
+        max_length=300,
+        description="The field with the time of what happened (Unix seconds, or ISO 8601 with a "
+        "zone); empty for the record's timestamp.",
+    )
+    online_store: StoreName | None = Field(
+        default=None, description="One of `online_stores`, by name. Null: the home's own."
+    )
+    timeout_s: float = Field(
+        default=5.0, gt=0.0, le=600.0, description="How long a write may take. Unit: seconds."
+    )
+
+
+USUAL_LAG_S: Final = 60.0
+_DAY_S: Final = 86_400.0
+
+
+class StreamAlertsSpec(SpecModel):
+    """What a stream may do before an alert fires; that it does not run at all always does."""
+
+    lag_s: float | None = Field(
+        default=USUAL_LAG_S,
         gt=0.0,
-        le=3600.0,
-        description="The first pause before what may pass is tried again; it doubles. Unit: "
-        "seconds.",
+        le=366 * _DAY_S,
+        description="How old the oldest record that waits may be for five minutes; null for any "
+        "age. Where it is left out, `workers.target_lag_s` counts if that is given. Unit: seconds.",
     )
-    max_delay_s: float = Field(
-        default=10.0, gt=0.0, le=3600.0, description="The longest pause. Unit: seconds."
-    )
-    retry_for_s: float | None = Field(
-        default=600.0,
-        ge=0.0,
-        description="How long it is tried again before it counts as the record's error; null for "
-        "ever. Unit: seconds.",
-    )
-    max_age_s: float | None = Field(
-        default=None,
-        gt=0.0,
-        description="What was written longer ago is not scored any more; null for any age. Unit: "
-        "seconds.",
+    dead_letters: int | None = Field(
+        default=0,
+        ge=0,
+        le=1_000_000_000,
+        description="How many dead letters of five minutes are no news, if that goes on for ten; "
+        "null for any number. Unit: records.",
     )
 
 
@@ -143,7 +167,7 @@ class StreamSpec(SpecModel):
     errors: StreamErrorsSpec = Field(
         default=StreamErrorsSpec(), description="See StreamErrorsSpec."
     )
-    dead_letters: Topic | None = Field(
+    dead_letters: _Topic | None = Field(
         default=None,
         description="Where records go that have no answer; null for `NAME-dead-letters`.",
     )
@@ -155,7 +179,7 @@ class StreamSpec(SpecModel):
     model_threads: int | None = Field(
         default=None, ge=1, le=1024, description="Runs of the model at once in a process."
     )
-    labels: dict[str, Texts] = Field(
+    labels: dict[str, _Texts] = Field(
         default_factory=dict, description="Class names by output name, for `classification`."
     )
     runtime: str = Field(
@@ -185,7 +209,7 @@ class StreamSpec(SpecModel):
     @property
     def dead_letter_topic(self) -> str:
         """Where records go that have no answer; empty if the policy is another."""
-        if self.errors.policy != "dead_letter":
+        if self.errors.policy is not Policy.DEAD_LETTER:
             return ""
         return self.dead_letters or f"{self.name}-dead-letters"
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from headrace.core.spec_stream_alerts import StreamAlertsSpec
+from headrace.core.spec_streams import StreamAlertsSpec
 
 LETTERS_WINDOW_S: Final = 300.0
 """Over which dead letters are counted."""

@@ -4,7 +4,7 @@ from typing import Final
 
 from headrace.core import Code, HeadraceError, PayloadTooLargeError
 from headrace.core.backoff import Backoff
-from headrace.streaming.settings import ErrorSettings
+from headrace.core.spec_stream_parts import StreamErrorsSpec
 
 _MAY_PASS: Final = frozenset({Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED, Code.DEADLINE_EXCEEDED})
 
@@ -15,7 +15,7 @@ def may_pass(error: HeadraceError) -> bool:
 
 
 def retry_at(
-    errors: ErrorSettings,
+    errors: StreamErrorsSpec,
     *,
     tries: int,
     since: float,

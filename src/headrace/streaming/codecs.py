@@ -11,12 +11,12 @@ from headrace.core import (
     TensorSpec,
     UnsupportedError,
 )
+from headrace.core.spec_stream_parts import FormatKind, Function, StreamFormatSpec
 from headrace.protocol.inputs import InputTensor, ModelInputs
 from headrace.scoring.scorer import Scorer
 from headrace.streaming.codec import Codec, FieldCodec, OpenInferenceCodec, Source, Written
 from headrace.streaming.formats import FieldSpec, Format, Layout
-from headrace.streaming.settings import FormatKind, FormatSettings, StreamSettings
-from headrace.streaming.windows.settings import Function
+from headrace.streaming.settings import StreamSettings
 
 _MODULES: Final = {
     FormatKind.JSON: "json_objects",
@@ -70,7 +70,7 @@ def make_codec(settings: StreamSettings, scorer: Scorer) -> Codec:
     return FieldCodec(reader, sources, written, batched=signature.batched)
 
 
-def make_format(settings: FormatSettings, layout: Layout) -> Format:
+def make_format(settings: StreamFormatSpec, layout: Layout) -> Format:
     """The format that settings name.
 
     Raises:
@@ -142,7 +142,7 @@ def _open_inference(settings: StreamSettings, scorer: Scorer) -> Codec:
 
 
 def _sources(
-    settings: FormatSettings, signature: ModelSignature, inputs: ModelInputs
+    settings: StreamFormatSpec, signature: ModelSignature, inputs: ModelInputs
 ) -> tuple[list[Source], tuple[FieldSpec, ...]]:
     for name in (*settings.fields, *settings.columns):
         if name not in inputs.tensors:
@@ -163,7 +163,7 @@ def _sources(
 
 
 def _columns(
-    settings: FormatSettings, signature: ModelSignature, tensor: InputTensor
+    settings: StreamFormatSpec, signature: ModelSignature, tensor: InputTensor
 ) -> tuple[str, ...]:
     names = tuple(settings.columns[tensor.name]) or tuple(signature.columns.get(tensor.name, ()))
     shape = tensor.spec.shape

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from headrace.core import HeadraceError, InvalidArgumentError
+from headrace.core.spec_stream_parts import FormatKind
 from headrace.core.variables import url_filled_in
 from headrace.features import (
     FeatureView,
@@ -24,7 +25,7 @@ from headrace.streaming.codec import Added
 from headrace.streaming.codecs import make_format
 from headrace.streaming.formats import Column, Format, Layout
 from headrace.streaming.records import Record, unix_time
-from headrace.streaming.settings import FormatKind, StreamSettings
+from headrace.streaming.settings import StreamSettings
 
 
 class Pusher:

@@ -4,85 +4,20 @@ Durations are seconds, sizes bytes.
 """
 
 from collections.abc import Iterator
-from enum import StrEnum
-from typing import Any, Literal
 
 import msgspec
 
 from headrace.core import InvalidArgumentError, Nulls, ReplicaSettings
+from headrace.core.spec_stream_parts import (
+    FormatKind,
+    Policy,
+    StreamErrorsSpec,
+    StreamFormatSpec,
+    StreamOutputSpec,
+    StreamWindowsSpec,
+)
 from headrace.streaming.broker import Delivery, Start
-from headrace.streaming.windows.settings import WindowsSettings, window_mistakes
-
-
-class FormatKind(StrEnum):
-    """How the values of records are written."""
-
-    JSON = "json"
-    """An object with a field for each input."""
-    OPEN_INFERENCE = "open_inference"
-    """The body of an Open Inference Protocol request, JSON only."""
-    RAW = "raw"
-    """The little-endian bytes of the only input."""
-    AVRO = "avro"
-    PROTOBUF = "protobuf"
-
-
-class Policy(StrEnum):
-    """What becomes of a record that has no answer."""
-
-    DEAD_LETTER = "dead_letter"
-    """It goes to another topic, with the reason."""
-    SKIP = "skip"
-    """It is counted and forgotten."""
-    STOP = "stop"
-    """The stream stops before it."""
-
-
-class Timestamps(StrEnum):
-    """The timestamp of an answer."""
-
-    SOURCE = "source"
-    """The timestamp of the input record, where the broker has one."""
-    NOW = "now"
-    """The time at which the answer is written."""
-
-
-class TombstonePolicy(StrEnum):
-    """The treatment of records without a value, which delete their key from a compacted topic."""
-
-    FORWARD = "forward"
-    """The sink gets a record without a value and with the same key."""
-    SKIP = "skip"
-
-
-class FormatSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How values become tensors, or answers values.
-
-    `fields`: what an input is called in the records, where that is not its name. `columns`: for an
-    input that is a matrix, the fields that are its columns, in order; an empty list takes the names
-    that the model knows. `options`: what a format with a schema registry needs besides.
-    """
-
-    kind: FormatKind = FormatKind.JSON
-    fields: dict[str, str] = {}
-    columns: dict[str, list[str]] = {}
-    options: dict[str, Any] = {}
-
-
-class ErrorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What happens to records that have no answer.
-
-    Errors that may pass (a store or an endpoint that is away or overloaded) are tried again, with
-    pauses from `first_delay_s`, doubled up to `max_delay_s`. Meanwhile the stream waits; after
-    `retry_for_s` (None: never) they count as the records'. `max_age_s`: what was written longer ago
-    is not scored any more; None for any age.
-    """
-
-    policy: Policy = Policy.DEAD_LETTER
-    first_delay_s: float = 0.1
-    max_delay_s: float = 10.0
-    retry_for_s: float | None = 600.0
-    max_age_s: float | None = None
+from headrace.streaming.windows.settings import window_mistakes
 
 
 class EndpointSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -120,28 +55,6 @@ class PushSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     timeout_s: float = 5.0
 
 
-class OutputSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What an answer holds besides the model's outputs."""
-
-    key: str = ""
-    """Input field that becomes the answer's key; empty copies the key of the input record."""
-    outputs: list[str] = []
-    """Outputs that are written; empty writes all."""
-    fields: list[str] = []
-    """Input fields that are copied."""
-    headers: tuple[str, ...] | Literal["all"] = ("traceparent", "tracestate")
-    """Input headers that are copied: by name, or all."""
-    timestamps: Timestamps = Timestamps.SOURCE
-    tombstones: TombstonePolicy | None = None
-    """None forwards, or skips where `key` names a field, which a tombstone does not have."""
-
-    @property
-    def forwards_tombstones(self) -> bool:
-        """Whether records without a value are forwarded."""
-        policy = TombstonePolicy.SKIP if self.key else TombstonePolicy.FORWARD
-        return (self.tombstones or policy) is TombstonePolicy.FORWARD
-
-
 class StreamSettings(msgspec.Struct, frozen=True, kw_only=True):
     """One stream worker: what it reads, what scores it, where answers go.
 
@@ -166,12 +79,12 @@ class StreamSettings(msgspec.Struct, frozen=True, kw_only=True):
     dead_letters: str = ""
     model: ReplicaSettings | None = None
     endpoint: EndpointSettings | None = None
-    format: FormatSettings = FormatSettings()
-    sink_format: FormatSettings | None = None
+    format: StreamFormatSpec = StreamFormatSpec()
+    sink_format: StreamFormatSpec | None = None
     nulls: Nulls = Nulls.NAN
-    output: OutputSettings = OutputSettings()
-    errors: ErrorSettings = ErrorSettings()
-    windows: WindowsSettings | None = None
+    output: StreamOutputSpec = StreamOutputSpec()
+    errors: StreamErrorsSpec = StreamErrorsSpec()
+    windows: StreamWindowsSpec | None = None
     features: PushSettings | None = None
     delivery: Delivery = Delivery.AT_LEAST_ONCE
     start: Start = Start.LATEST

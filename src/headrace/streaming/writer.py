@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from typing import Literal, assert_never
 
 from headrace.core import Code, HeadraceError
+from headrace.core.spec_stream_parts import Policy, Timestamps
 from headrace.streaming.codec import Answer
 from headrace.streaming.dead_letters import ATTEMPTS, answer_id, answer_id_prefix, dead_letter
 from headrace.streaming.in_flight import NoAnswer, Outcome
 from headrace.streaming.records import NewRecord, Place, Record
-from headrace.streaming.settings import Policy, StreamSettings, Timestamps
+from headrace.streaming.settings import StreamSettings
 
 Result = Answer | HeadraceError | None
 """The result of scoring one record; None for a record that is done with, and has no answer."""

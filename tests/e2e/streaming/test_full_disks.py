@@ -14,11 +14,15 @@ import pytest
 import redis
 
 from headrace.core import SystemClock
+from headrace.core.spec_stream_parts import (
+    StreamFormatSpec,
+    StreamOutputSpec,
+    StreamWindowSpec,
+    StreamWindowsSpec,
+)
 from headrace.streaming.broker import Broker, Delivery
 from headrace.streaming.records import NewRecord
-from headrace.streaming.settings import FormatSettings, OutputSettings
 from headrace.streaming.status import State, StreamStatus
-from headrace.streaming.windows.settings import WindowSettings, WindowsSettings
 from headrace.testing import models
 from tests.contract.brokers.rig import everything
 from tests.e2e.streaming.servers import site
@@ -96,7 +100,7 @@ def test_a_log_whose_disk_is_full_is_waited_for_and_loses_and_repeats_nothing(
             double(folder),
             delivery=delivery,
             max_batch_size=16,
-            output=OutputSettings(fields=["pad"]),
+            output=StreamOutputSpec(fields=["pad"]),
             paused=True,
         )
         with running(folder, told) as worker:
@@ -124,8 +128,8 @@ def test_windows_go_on_where_their_disk_is_full_and_are_kept_when_there_is_room(
     with small_disk(folder / "state", size_bytes=512 << 10) as disk:
         broker = opened(folder)
         broker.create_topic(IN)
-        windows = WindowsSettings(
-            windows=[WindowSettings(name="n", size_s=3600.0, key="n")],
+        windows = StreamWindowsSpec(
+            windows=[StreamWindowSpec(name="n", size_s=3600.0, key="n")],
             state=str(disk),
             checkpoint_s=0.05,
         )
@@ -135,7 +139,7 @@ def test_windows_go_on_where_their_disk_is_full_and_are_kept_when_there_is_room(
             folder,
             scorer,
             windows=windows,
-            format=FormatSettings(columns={"x": ["amount", "m", "n", "k"]}),
+            format=StreamFormatSpec(columns={"x": ["amount", "m", "n", "k"]}),
         )
         at_s = SystemClock().now()
         sent = 0

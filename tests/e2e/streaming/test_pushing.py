@@ -9,6 +9,12 @@ import numpy as np
 import pytest
 
 from headrace.core import ReplicaSettings
+from headrace.core.spec_stream_parts import (
+    Function,
+    StreamFormatSpec,
+    StreamWindowSpec,
+    StreamWindowsSpec,
+)
 from headrace.features import (
     FeatureReader,
     applied_definitions,
@@ -16,12 +22,8 @@ from headrace.features import (
     open_online_store,
 )
 from headrace.streaming.records import NewRecord
-from headrace.streaming.settings import (
-    FormatSettings,
-    PushSettings,
-)
+from headrace.streaming.settings import PushSettings
 from headrace.streaming.status import State
-from headrace.streaming.windows.settings import Function, WindowSettings, WindowsSettings
 from headrace.testing import models
 from tests.e2e.streaming.workers import (
     DEAD,
@@ -99,11 +101,11 @@ def test_records_become_features_once_whatever_is_killed(tmp_path: Path, *, scor
         tmp_path,
         None,
         sink=OUT if scores else "",
-        format=FormatSettings(),
+        format=StreamFormatSpec(),
         features=PushSettings(view="spending", fields={"last": "amount"}),
-        windows=WindowsSettings(
+        windows=StreamWindowsSpec(
             windows=[
-                WindowSettings(
+                StreamWindowSpec(
                     name="spend_1h", size_s=3600, function=Function.SUM, field="amount", key="card"
                 )
             ],

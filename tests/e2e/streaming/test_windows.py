@@ -10,11 +10,17 @@ import numpy as np
 import pytest
 
 from headrace.core import SystemClock
+from headrace.core.spec_stream_parts import (
+    Function,
+    StreamFormatSpec,
+    StreamOutputSpec,
+    StreamWindowSpec,
+    StreamWindowsSpec,
+)
 from headrace.streaming.broker import Broker, Delivery
 from headrace.streaming.records import NewRecord
-from headrace.streaming.settings import FormatSettings, OutputSettings, StreamSettings
+from headrace.streaming.settings import StreamSettings
 from headrace.streaming.status import State
-from headrace.streaming.windows.settings import Function, WindowSettings, WindowsSettings
 from headrace.testing import models
 from tests.e2e.streaming.workers import (
     DEAD,
@@ -31,10 +37,10 @@ from tests.e2e.streaming.workers import (
 pytestmark = pytest.mark.e2e
 
 NAMES = ["n_10s", "spend_1m", "most_7s"]
-WINDOWS = WindowsSettings(
+WINDOWS = StreamWindowsSpec(
     windows=[
-        WindowSettings(name="n_10s", size_s=10, key="card"),
-        WindowSettings(
+        StreamWindowSpec(name="n_10s", size_s=10, key="card"),
+        StreamWindowSpec(
             name="spend_1m",
             size_s=60,
             slide_s=5,
@@ -42,7 +48,7 @@ WINDOWS = WindowsSettings(
             field="amount",
             key="card",
         ),
-        WindowSettings(
+        StreamWindowSpec(
             name="most_7s", size_s=7.5, slide_s=2, function=Function.MAX, field="amount"
         ),
     ],
@@ -84,8 +90,8 @@ def told(folder: Path, model: Path, delivery: Delivery) -> StreamSettings:
         model,
         delivery=delivery,
         windows=WINDOWS,
-        format=FormatSettings(columns={"x": ["amount", *NAMES]}),
-        output=OutputSettings(fields=["id", "amount", *NAMES]),
+        format=StreamFormatSpec(columns={"x": ["amount", *NAMES]}),
+        output=StreamOutputSpec(fields=["id", "amount", *NAMES]),
         max_batch_size=16,
     )
 

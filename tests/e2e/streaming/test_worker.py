@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 
 from headrace.core import Array
+from headrace.core.spec_stream_parts import (
+    FormatKind,
+    Policy,
+    StreamErrorsSpec,
+    StreamFormatSpec,
+    StreamOutputSpec,
+)
 from headrace.streaming.broker import Broker, Delivery
 from headrace.streaming.records import NewRecord, Place
-from headrace.streaming.settings import (
-    EndpointSettings,
-    ErrorSettings,
-    FormatKind,
-    FormatSettings,
-    OutputSettings,
-    Policy,
-)
+from headrace.streaming.settings import EndpointSettings
 from headrace.streaming.status import State
 from headrace.testing import models
 from tests.e2e import replicas
@@ -85,7 +85,7 @@ def test_answers_are_the_endpoints_for_the_same_rows(
     broker.create_topic(IN, partitions=2)
     data = rows(500)
     broker.send(as_json(data))
-    told = settings(tmp_path, model, output=OutputSettings(fields=["n"]))
+    told = settings(tmp_path, model, output=StreamOutputSpec(fields=["n"]))
     with running(tmp_path, told) as worker:
         status = worker.wait_until(lambda s: s.answered == 500)
         wait_until_done(broker)
@@ -144,7 +144,7 @@ def test_a_stream_that_stops_at_errors_says_at_which(
     broker.create_topic(IN)
     good = as_json(rows(4))
     broker.send([*good[:3], NewRecord(topic=IN, key=b"bad", value=b"no JSON"), good[3]])
-    told = settings(tmp_path, model, errors=ErrorSettings(policy=Policy.STOP))
+    told = settings(tmp_path, model, errors=StreamErrorsSpec(policy=Policy.STOP))
     with running(tmp_path, told) as worker:
         code = worker.process.wait(60)
         text = worker.log_text()
@@ -167,7 +167,7 @@ def test_a_worker_that_is_killed_again_and_again_loses_nothing(
         tmp_path,
         model,
         delivery=delivery,
-        format=FormatSettings(kind=FormatKind.RAW),
+        format=StreamFormatSpec(kind=FormatKind.RAW),
         max_batch_size=32,
     )
     chance = random.Random(5)  # noqa: S311  # no secret
@@ -328,7 +328,7 @@ def test_a_slow_model_keeps_its_membership(tmp_path: Path, broker: Broker) -> No
     ("changes", "code", "text"),
     [
         ({"sink": IN}, 2, "answers would be scored again"),
-        ({"output": OutputSettings(outputs=["none"])}, 2, "the model has: prob"),
+        ({"output": StreamOutputSpec(outputs=["none"])}, 2, "the model has: prob"),
         ({"broker": "carrier:pigeon"}, 5, "names no broker"),
         ({"uds": "/nowhere/at/all.sock"}, 4, "cannot listen"),
     ],

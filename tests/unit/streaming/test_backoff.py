@@ -10,10 +10,10 @@ from headrace.core import (
     RuntimeFailedError,
     UnavailableError,
 )
+from headrace.core.spec_stream_parts import StreamErrorsSpec
 from headrace.streaming.backoff import may_pass, retry_at
-from headrace.streaming.settings import ErrorSettings
 
-PATIENT = ErrorSettings(first_delay_s=0.1, max_delay_s=2.0, retry_for_s=None)
+PATIENT = StreamErrorsSpec(first_delay_s=0.1, max_delay_s=2.0, retry_for_s=None)
 
 
 @given(
@@ -33,7 +33,7 @@ def test_who_fails_may_ask_for_a_longer_pause() -> None:
 
 
 def test_the_last_try_is_at_the_end_of_the_time() -> None:
-    bounded = ErrorSettings(first_delay_s=1.0, max_delay_s=8.0, retry_for_s=10.0)
+    bounded = StreamErrorsSpec(first_delay_s=1.0, max_delay_s=8.0, retry_for_s=10.0)
 
     assert retry_at(bounded, tries=4, since=0.0, now=7.0, chance=1.0) == 10.0
     assert retry_at(bounded, tries=5, since=0.0, now=10.0, chance=1.0) is None

@@ -5,17 +5,15 @@ from typing import Any
 import pytest
 
 from headrace.core import Datatype, InvalidArgumentError, ModelSignature
-from headrace.streaming.codecs import make_codec
-from headrace.streaming.settings import (
-    EndpointSettings,
-    ErrorSettings,
+from headrace.core.spec_stream_parts import (
     FormatKind,
-    FormatSettings,
-    OutputSettings,
     Policy,
-    StreamSettings,
-    check_settings,
+    StreamErrorsSpec,
+    StreamFormatSpec,
+    StreamOutputSpec,
 )
+from headrace.streaming.codecs import make_codec
+from headrace.streaming.settings import EndpointSettings, StreamSettings, check_settings
 from tests.unit.streaming.parts import MATRIX, TOKENS, scorer, signature, spec
 
 TWO = signature(
@@ -41,28 +39,36 @@ def told(**changes: Any) -> StreamSettings:  # noqa: ANN401  # as the settings t
     return StreamSettings(**said)
 
 
-def of(kind: str) -> FormatSettings:
-    return FormatSettings(kind=FormatKind(kind))
+def of(kind: str) -> StreamFormatSpec:
+    return StreamFormatSpec(kind=FormatKind(kind))
 
 
 @pytest.mark.parametrize(
     ("model", "changes", "text"),
     [
-        (MATRIX, {"format": FormatSettings(fields={"y": "z"})}, "input 'y', but the model has: x"),
-        (MATRIX, {"format": FormatSettings(columns={"x": []})}, "not known to the model"),
-        (MATRIX, {"format": FormatSettings(columns={"x": ["a"]})}, "3 columns, but 1 are named"),
-        (MATRIX, {"format": FormatSettings(columns={"x": ["a", "a", "b"]})}, "'a' would be two"),
-        (TWO, {"format": FormatSettings(columns={"a": ["c"]})}, "no matrix"),
-        (TWO, {"format": FormatSettings(fields={"a": "b"})}, "'b' would be two"),
-        (MATRIX, {"output": OutputSettings(outputs=["p"])}, "'p', but the model has: sum"),
-        (MATRIX, {"output": OutputSettings(fields=["sum"])}, "'sum' twice"),
-        (MATRIX, {"output": OutputSettings(fields=[""])}, "no name"),
+        (
+            MATRIX,
+            {"format": StreamFormatSpec(fields={"y": "z"})},
+            "input 'y', but the model has: x",
+        ),
+        (MATRIX, {"format": StreamFormatSpec(columns={"x": []})}, "not known to the model"),
+        (MATRIX, {"format": StreamFormatSpec(columns={"x": ["a"]})}, "3 columns, but 1 are named"),
+        (MATRIX, {"format": StreamFormatSpec(columns={"x": ["a", "a", "b"]})}, "'a' would be two"),
+        (TWO, {"format": StreamFormatSpec(columns={"a": ["c"]})}, "no matrix"),
+        (TWO, {"format": StreamFormatSpec(fields={"a": "b"})}, "'b' would be two"),
+        (MATRIX, {"output": StreamOutputSpec(outputs=["p"])}, "'p', but the model has: sum"),
+        (MATRIX, {"output": StreamOutputSpec(fields=["sum"])}, "'sum' twice"),
+        (MATRIX, {"output": StreamOutputSpec(fields=[""])}, "no name"),
         (TWO, {"format": of("raw")}, "models with one input"),
         (OPEN, {"format": of("raw")}, "more than one dimension is variable"),
-        (MATRIX, {"format": of("raw"), "output": OutputSettings(key="id")}, "no fields to pass on"),
+        (
+            MATRIX,
+            {"format": of("raw"), "output": StreamOutputSpec(key="id")},
+            "no fields to pass on",
+        ),
         (TWO, {"sink_format": of("raw")}, "choose one in output.outputs"),
         (MATRIX, {"sink_format": of("open_inference")}, "for both ways"),
-        (MATRIX, {"format": of("open_inference"), "output": OutputSettings(key="id")}, "leave"),
+        (MATRIX, {"format": of("open_inference"), "output": StreamOutputSpec(key="id")}, "leave"),
     ],
 )
 def test_what_does_not_fit_the_model_is_refused(
@@ -90,8 +96,8 @@ def test_every_model_has_a_codec_of(kind: str) -> None:
         ({"max_delay_s": -1.0}, "max_delay_s"),
         ({"commit_interval_s": -1.0}, "commit_interval_s"),
         ({"model_threads": 0}, "model_threads"),
-        ({"errors": ErrorSettings(first_delay_s=0.0)}, "errors.first_delay_s"),
-        ({"errors": ErrorSettings(max_delay_s=0.01)}, "errors.max_delay_s"),
+        ({"errors": StreamErrorsSpec(first_delay_s=0.0)}, "errors.first_delay_s"),
+        ({"errors": StreamErrorsSpec(max_delay_s=0.01)}, "errors.max_delay_s"),
         ({"name": "a/b"}, "name"),
     ],
 )
@@ -101,4 +107,4 @@ def test_settings_that_cannot_work_are_refused(changes: dict[str, Any], text: st
 
 
 def test_a_stream_that_skips_needs_no_topic_for_dead_letters() -> None:
-    check_settings(told(dead_letters="", errors=ErrorSettings(policy=Policy.SKIP)))
+    check_settings(told(dead_letters="", errors=StreamErrorsSpec(policy=Policy.SKIP)))

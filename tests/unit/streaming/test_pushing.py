@@ -13,6 +13,12 @@ from headrace.core import (
     NotFoundError,
     UnavailableError,
 )
+from headrace.core.spec_stream_parts import (
+    FormatKind,
+    StreamFormatSpec,
+    StreamWindowSpec,
+    StreamWindowsSpec,
+)
 from headrace.features import (
     applied_definitions,
     apply_definitions,
@@ -25,14 +31,7 @@ from headrace.streaming.codec import Added, Answer
 from headrace.streaming.pushing import Pusher, make_pusher
 from headrace.streaming.records import Record
 from headrace.streaming.scorer import make_answers
-from headrace.streaming.settings import (
-    FormatKind,
-    FormatSettings,
-    PushSettings,
-    StreamSettings,
-    check_settings,
-)
-from headrace.streaming.windows.settings import WindowSettings, WindowsSettings
+from headrace.streaming.settings import PushSettings, StreamSettings, check_settings
 from headrace.streaming.writer import writer_of
 from tests.unit.features.stores import MemoryStore
 from tests.unit.streaming.parts import MATRIX, record, scorer
@@ -148,7 +147,7 @@ def test_a_record_that_is_pushed_again_changes_nothing_and_an_older_one_neither(
 
 
 def test_windows_can_be_features(home: Path) -> None:
-    windows = WindowsSettings(windows=[WindowSettings(name="n_1h", size_s=3600)])
+    windows = StreamWindowsSpec(windows=[StreamWindowSpec(name="n_1h", size_s=3600)])
     told = PushSettings(view="stats", fields={"customer_id": "customer", "payments": "n_1h"})
     store = MemoryStore()
     pusher = make_pusher(settings(home, features=told, windows=windows))
@@ -229,4 +228,4 @@ def test_settings_that_do_not_fit_the_view_are_refused(
     why: str,
 ) -> None:
     with pytest.raises(error, match=why):
-        make_pusher(settings(home, features=features, format=FormatSettings(kind=kind)))
+        make_pusher(settings(home, features=features, format=StreamFormatSpec(kind=kind)))

@@ -21,17 +21,13 @@ from headrace.core import (
     RuntimeFailedError,
     UnavailableError,
 )
+from headrace.core.spec_stream_parts import FormatKind, StreamFormatSpec, StreamOutputSpec
 from headrace.engine import PaddingPlan
 from headrace.streaming.codec import Answer
 from headrace.streaming.codecs import make_codec
 from headrace.streaming.records import Record
 from headrace.streaming.scorer import Answerer, Counted, Tombstones
-from headrace.streaming.settings import (
-    FormatKind,
-    FormatSettings,
-    OutputSettings,
-    StreamSettings,
-)
+from headrace.streaming.settings import StreamSettings
 from headrace.streaming.writer import Result, TooOldError
 from tests.unit.streaming.parts import (
     MATRIX,
@@ -44,16 +40,16 @@ from tests.unit.streaming.parts import (
     spec,
 )
 
-JSON = FormatSettings()
-RAW = FormatSettings(kind=FormatKind.RAW)
-OIP = FormatSettings(kind=FormatKind.OPEN_INFERENCE)
+JSON = StreamFormatSpec()
+RAW = StreamFormatSpec(kind=FormatKind.RAW)
+OIP = StreamFormatSpec(kind=FormatKind.OPEN_INFERENCE)
 
 
 def settings(
-    format_: FormatSettings = JSON,
+    format_: StreamFormatSpec = JSON,
     *,
-    output: OutputSettings | None = None,
-    sink: FormatSettings | None = None,
+    output: StreamOutputSpec | None = None,
+    sink: StreamFormatSpec | None = None,
 ) -> StreamSettings:
     return StreamSettings(
         name="s",
@@ -64,7 +60,7 @@ def settings(
         member="m",
         format=format_,
         sink_format=sink,
-        output=output or OutputSettings(),
+        output=output or StreamOutputSpec(),
     )
 
 
@@ -214,7 +210,7 @@ def test_nulls_of_avro_are_those_of_json(tmp_path: Path, nulls: Nulls) -> None:
         buffer = io.BytesIO()
         fastavro.schemaless_writer(buffer, schema, row)
         values.append(buffer.getvalue())
-    avro = FormatSettings(
+    avro = StreamFormatSpec(
         kind=FormatKind.AVRO,
         columns={"x": ["a", "b", "c"]},
         options={"schema_file": str(file)},
@@ -231,7 +227,7 @@ def test_nulls_of_avro_are_those_of_json(tmp_path: Path, nulls: Nulls) -> None:
 
 
 def test_columns_are_fields_of_their_own() -> None:
-    said = settings(FormatSettings(columns={"x": ["b", "a", "c"]}))
+    said = settings(StreamFormatSpec(columns={"x": ["b", "a", "c"]}))
     three = signature(spec("x", Datatype.FP32, -1, 3))
     model = Adder(three)
     found = answers(
@@ -244,7 +240,7 @@ def test_columns_are_fields_of_their_own() -> None:
 
 def test_columns_that_the_model_knows_need_not_be_named() -> None:
     known = signature(spec("x", Datatype.FP32, -1, 2), columns={"x": ("age", "income")})
-    said = settings(FormatSettings(columns={"x": []}))
+    said = settings(StreamFormatSpec(columns={"x": []}))
 
     assert answers(known, records(b'{"age": 1, "income": 5}'), said=said) == [{"sum": 6.0}]
 
@@ -258,7 +254,7 @@ def test_a_column_may_be_a_bare_value() -> None:
 
 
 def test_fields_keys_and_headers_of_the_input_are_passed_on() -> None:
-    said = settings(output=OutputSettings(key="user", fields=["id", "x", "none"]))
+    said = settings(output=StreamOutputSpec(key="user", fields=["id", "x", "none"]))
     found = answerer(MATRIX, said).answer(
         records(b'{"x": [1, 2, 3], "user": "u\xc3\xa9", "id": {"a": 18446744073709551616}}'),
         now_s=1000.0,
@@ -435,8 +431,8 @@ def test_a_value_that_cannot_be_written_costs_its_own_record_only(tmp_path: Path
     schema = tmp_path / "answer.avsc"
     fields = [{"name": "sum", "type": "float"}, {"name": "id", "type": "int"}]
     schema.write_bytes(msgspec.json.encode({"type": "record", "name": "Answer", "fields": fields}))
-    avro = FormatSettings(kind=FormatKind.AVRO, options={"schema_file": str(schema)})
-    said = settings(output=OutputSettings(fields=["id"]), sink=avro)
+    avro = StreamFormatSpec(kind=FormatKind.AVRO, options={"schema_file": str(schema)})
+    said = settings(output=StreamOutputSpec(fields=["id"]), sink=avro)
 
     found = answerer(MATRIX, said).answer(
         records(

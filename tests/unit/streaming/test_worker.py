@@ -12,11 +12,12 @@ from headrace.core import (
     NotFoundError,
     UnavailableError,
 )
+from headrace.core.spec_stream_parts import Policy, StreamErrorsSpec
 from headrace.streaming.broker import Membership, Rebalanced, Start
 from headrace.streaming.in_flight import Batch, Outcome
 from headrace.streaming.pump import SLOW_AFTER_S, StoppedByRecordError
 from headrace.streaming.records import Place
-from headrace.streaming.settings import ErrorSettings, Policy, StreamSettings
+from headrace.streaming.settings import StreamSettings
 from headrace.streaming.status import State
 from headrace.streaming.worker import CONFLICTS, Worker
 from headrace.testing.streams import MemoryBroker, MemorySession, TurnedClock, TurnedRunner
@@ -51,7 +52,7 @@ class Stage:
                 group=GROUP,
                 member="one",
                 start=Start.EARLIEST,
-                errors=ErrorSettings(policy=policy),
+                errors=StreamErrorsSpec(policy=policy),
                 paused=paused,
             ),
             self.broker,

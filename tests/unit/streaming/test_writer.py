@@ -3,11 +3,12 @@
 import msgspec
 
 from headrace.core import InvalidArgumentError
+from headrace.core.spec_stream_parts import Policy, StreamOutputSpec, Timestamps
 from headrace.streaming.codec import Answer
 from headrace.streaming.dead_letters import HEADERS, dead_letter
 from headrace.streaming.in_flight import NoAnswer
 from headrace.streaming.records import NewRecord, Place, Record
-from headrace.streaming.settings import OutputSettings, Policy, StreamSettings, Timestamps
+from headrace.streaming.settings import StreamSettings
 from headrace.streaming.writer import TooOldError, writer_of
 from tests.unit.streaming.parts import record
 from tests.unit.streaming.world import DEAD, OUT, writer
@@ -20,7 +21,7 @@ WITH_ALL = StreamSettings(
     group="g",
     member="m",
     sink=OUT,
-    output=OutputSettings(headers="all"),
+    output=StreamOutputSpec(headers="all"),
 )
 
 
@@ -40,7 +41,7 @@ def test_an_answer_keeps_the_headers_that_were_asked_for_and_has_one_id() -> Non
 
 def test_an_answer_has_the_timestamp_of_its_record_or_the_time_of_writing() -> None:
     old = record(b"v", timestamp_s=3.25)
-    of_now = msgspec.structs.replace(WITH_ALL, output=OutputSettings(timestamps=Timestamps.NOW))
+    of_now = msgspec.structs.replace(WITH_ALL, output=StreamOutputSpec(timestamps=Timestamps.NOW))
 
     assert answered(WITH_ALL, old).timestamp_s == 3.25
     assert answered(WITH_ALL, record(b"v", timestamp_s=0.0)).timestamp_s is None

@@ -4,12 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from headrace.core import HeadraceError, InvalidArgumentError, UnavailableError
+from headrace.core.spec_stream_parts import Policy, StreamErrorsSpec, StreamOutputSpec
 from headrace.streaming.broker import Delivery, Membership, Start
 from headrace.streaming.counters import Counters
 from headrace.streaming.in_flight import Batch, Outcome
 from headrace.streaming.pump import Pump
 from headrace.streaming.records import NewRecord, Record
-from headrace.streaming.settings import ErrorSettings, OutputSettings, Policy, StreamSettings
+from headrace.streaming.settings import StreamSettings
 from headrace.streaming.windows.keeping import Windows
 from headrace.streaming.writer import Writer
 from headrace.testing.streams import MemoryBroker, MemorySession, TurnedClock, TurnedRunner
@@ -83,8 +84,8 @@ class Member:
                 member=self.name,
                 sink=OUT,
                 dead_letters=DEAD,
-                output=OutputSettings(headers=("kept",)),
-                errors=ErrorSettings(
+                output=StreamOutputSpec(headers=("kept",)),
+                errors=StreamErrorsSpec(
                     policy=self.policy, max_delay_s=1.0, retry_for_s=self.retry_for_s
                 ),
                 delivery=self.delivery,

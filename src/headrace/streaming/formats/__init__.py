@@ -58,7 +58,7 @@ class Fields:
 class Format(Protocol):
     """Reads and writes one kind of value. Used by several threads at once.
 
-    Its module has `make_format(settings: FormatSettings, layout: Layout) -> Format`. It is called
+    Its module has `make_format(settings: StreamFormatSpec, layout: Layout) -> Format`. It is called
     twice: for what is read, with a layout without `outputs` and `answered`, and for what is
     written, with one that has nothing else; the two may be different formats.
     """

@@ -15,6 +15,7 @@ from headrace.core import (
     NotFoundError,
     UnavailableError,
 )
+from headrace.core.spec_stream_parts import StreamFormatSpec
 from headrace.streaming.formats import Column, Fields, Layout, without_value
 from headrace.streaming.formats.avro_answers import RowWriter, made_schema
 from headrace.streaming.formats.avro_rows import Row, RowReader
@@ -23,7 +24,6 @@ from headrace.streaming.formats.framing import HEAD_BYTES, head, schema_id
 from headrace.streaming.formats.options import SchemaOptions, read_file, read_options
 from headrace.streaming.formats.registry import Schema, SchemaRegistry
 from headrace.streaming.records import Record
-from headrace.streaming.settings import FormatSettings
 
 _PROTOBUF_ONLY = frozenset({"descriptor_file", "message"})
 
@@ -205,7 +205,7 @@ def _from_registry(registry: SchemaRegistry, schema: Schema) -> AvroSchema:
 
 
 def make_format(
-    settings: FormatSettings, layout: Layout, registry: SchemaRegistry | None = None
+    settings: StreamFormatSpec, layout: Layout, registry: SchemaRegistry | None = None
 ) -> "AvroFormat":
     """The format `avro`; `registry` is the one that the options name unless a test says else."""
     options = read_options("avro", settings.options, _PROTOBUF_ONLY)

@@ -15,6 +15,7 @@ import numpy as np
 import orjson
 
 from headrace.core import Array, Datatype, HeadraceError, InvalidArgumentError
+from headrace.core.spec_stream_parts import StreamFormatSpec
 from headrace.protocol.json_bounds import MAX_PARTS, MAX_VALUES, check_parts, check_values
 from headrace.protocol.json_messages import JsonDecoder
 from headrace.protocol.values import SPELLED, spell_infinities
@@ -27,7 +28,6 @@ from headrace.streaming.formats import (
     without_value,
 )
 from headrace.streaming.records import Record
-from headrace.streaming.settings import FormatSettings
 
 _FLOATS: Final = frozenset({Datatype.FP16, Datatype.FP32, Datatype.FP64})
 _NAME: Final = re.compile(r"[^\"\\\x00-\x1f]*")
@@ -195,6 +195,6 @@ def _value_type(spec: FieldSpec, *, is_loose: bool) -> Any:  # noqa: ANN401  # a
     return value | scalar if is_column else value
 
 
-def make_format(_: FormatSettings, layout: Layout) -> JsonObjects:
+def make_format(_: StreamFormatSpec, layout: Layout) -> JsonObjects:
     """The format `json`."""
     return JsonObjects(layout)

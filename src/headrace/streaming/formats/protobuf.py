@@ -16,6 +16,7 @@ from headrace.core import (
     NotFoundError,
     UnavailableError,
 )
+from headrace.core.spec_stream_parts import StreamFormatSpec
 from headrace.streaming.formats import Column, Fields, Layout, without_value
 from headrace.streaming.formats.framing import HEAD_BYTES, message_head, message_path, schema_id
 from headrace.streaming.formats.options import SchemaOptions, read_file, read_options
@@ -30,7 +31,6 @@ from headrace.streaming.formats.proto_descriptors import (
 from headrace.streaming.formats.proto_rows import MessageReader
 from headrace.streaming.formats.registry import Schema, SchemaRegistry
 from headrace.streaming.records import Record
-from headrace.streaming.settings import FormatSettings
 
 _AVRO_ONLY: Final = frozenset({"reader_schema_file"})
 _MAX_READERS: Final = 1024
@@ -247,7 +247,7 @@ class ProtobufFormat:
 
 
 def make_format(
-    settings: FormatSettings, layout: Layout, registry: SchemaRegistry | None = None
+    settings: StreamFormatSpec, layout: Layout, registry: SchemaRegistry | None = None
 ) -> ProtobufFormat:
     """The format `protobuf`; `registry` is the one that options name unless a test says else."""
     options = read_options("protobuf", settings.options, _AVRO_ONLY)

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from headrace.core import Array, Datatype, HeadraceError, InvalidArgumentError
+from headrace.core.spec_stream_parts import StreamFormatSpec
 from headrace.protocol.outputs import plain_array
 from headrace.streaming.formats import Column, Fields, FieldSpec, Layout, without_value
 from headrace.streaming.records import Record
-from headrace.streaming.settings import FormatSettings
 
 
 class RawTensors:
@@ -116,6 +116,6 @@ def _element(name: str, row: Array) -> bytes:
     return element if isinstance(element, bytes) else str(element).encode()
 
 
-def make_format(_: FormatSettings, layout: Layout) -> RawTensors:
+def make_format(_: StreamFormatSpec, layout: Layout) -> RawTensors:
     """The format `raw`."""
     return RawTensors(layout)

@@ -7,10 +7,11 @@ from typing import Final, NamedTuple
 import msgspec
 
 from headrace.core import HeadraceError, InvalidArgumentError
+from headrace.core.spec_stream_parts import StreamWindowsSpec
 from headrace.streaming.formats import Column, Format
 from headrace.streaming.records import LAST_S, Record, unix_time
 from headrace.streaming.windows.panes import Plan
-from headrace.streaming.windows.settings import WindowsSettings, microseconds
+from headrace.streaming.windows.settings import microseconds
 
 _LONGEST_KEY: Final = 1024
 _SHOWN: Final = 60
@@ -27,7 +28,7 @@ class Event(NamedTuple):
 class Events:
     """Makes events of records."""
 
-    def __init__(self, settings: WindowsSettings, plan: Plan, reads: Format | None) -> None:
+    def __init__(self, settings: StreamWindowsSpec, plan: Plan, reads: Format | None) -> None:
         self._time = settings.time
         self._ahead_s = settings.ahead_s
         self._plan = plan
@@ -86,7 +87,7 @@ class Events:
         return Event(microseconds(at_s), keys, values)
 
 
-def fields_of(settings: WindowsSettings) -> tuple[str, ...]:
+def fields_of(settings: StreamWindowsSpec) -> tuple[str, ...]:
     """The fields of records that windows need."""
     wanted = [settings.time]
     for window in settings.windows:

@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from headrace.core import Clock, ConflictError, HeadraceError, UnsupportedError
+from headrace.core.spec_stream_parts import StreamWindowsSpec
 from headrace.streaming.broker import Broker, Start
 from headrace.streaming.codec import Added
 from headrace.streaming.codecs import make_format
@@ -23,7 +24,6 @@ from headrace.streaming.settings import StreamSettings
 from headrace.streaming.windows.events import Events, fields_of
 from headrace.streaming.windows.panes import Plan, plan_windows
 from headrace.streaming.windows.place_state import PlaceState
-from headrace.streaming.windows.settings import WindowsSettings
 from headrace.streaming.windows.state_file import Kept, StateFile, state_folder, state_path
 
 _log = logging.getLogger(__name__)
@@ -318,7 +318,7 @@ def make_events(settings: StreamSettings, plan: Plan) -> Events:
     return Events(settings.windows, plan, reads)
 
 
-def _definition(settings: WindowsSettings, plan: Plan) -> str:
+def _definition(settings: StreamWindowsSpec, plan: Plan) -> str:
     """What a state is of: equal where one may go on with the other's."""
     series = [[plan.keys[s.key], s.field, s.pane_us, s.longest_us] for s in plan.series]
     fields = list(plan.fields)

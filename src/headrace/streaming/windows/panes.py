@@ -12,12 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from headrace.streaming.windows.settings import (
-    Function,
-    WindowsSettings,
-    microseconds,
-    pane_us,
-)
+from headrace.core.spec_stream_parts import Function, StreamWindowsSpec
+from headrace.streaming.windows.settings import microseconds, pane_us
 
 Number = int | float
 """A value of a window: counts are whole."""
@@ -114,7 +110,7 @@ class Plan(NamedTuple):
         return newest_us - self.lateness_us
 
 
-def plan_windows(settings: WindowsSettings) -> Plan:
+def plan_windows(settings: StreamWindowsSpec) -> Plan:
     """What the settings ask for."""
     keys = tuple(dict.fromkeys(window.key for window in settings.windows))
     fields = tuple(dict.fromkeys(window.field for window in settings.windows if window.field))

@@ -2,59 +2,13 @@
 
 import math
 from collections.abc import Iterator
-from enum import StrEnum
 from typing import Final
 
-import msgspec
+from headrace.core.spec_stream_parts import Function, StreamWindowSpec, StreamWindowsSpec
 
 MICROSECONDS: Final = 1_000_000
 MOST_PANES: Final = 10_000
 """In one window, so that one value never means adding up more."""
-
-
-class Function(StrEnum):
-    """What a window tells of its records."""
-
-    COUNT = "count"
-    SUM = "sum"
-    MIN = "min"
-    MAX = "max"
-    MEAN = "mean"
-
-
-class WindowSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One value per key: `function` of `field` over the last `size_s`.
-
-    `name`: of the field that a record gets. `key`: the field that holds the key; empty for the
-    record's own. `field`: what is added up; `count` may leave it out, and counts all records then.
-    Windows end at multiples of `slide_s` since 1970 and hold the record's time; without it they
-    tumble: one begins where the last one ends.
-    """
-
-    name: str
-    size_s: float
-    slide_s: float | None = None
-    function: Function = Function.COUNT
-    field: str = ""
-    key: str = ""
-
-
-class WindowsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The windows of a stream, and the time they go by.
-
-    `time`: the field that holds a record's time (Unix seconds, or ISO 8601 with a zone); empty for
-    the record's timestamp. `lateness_s`: so much older than the newest record of its partition may
-    one be; an older one is scored, and not counted. `ahead_s`: so much later than it was
-    written may a record's time be, or none after it would be in time any more. `state`: the folder
-    of the state; empty for one in the stream's home. `checkpoint_s`: how often it is written.
-    """
-
-    windows: list[WindowSettings]
-    time: str = ""
-    lateness_s: float = 60.0
-    ahead_s: float = 300.0
-    state: str = ""
-    checkpoint_s: float = 0.2
 
 
 def microseconds(seconds: float) -> int:
@@ -62,13 +16,13 @@ def microseconds(seconds: float) -> int:
     return round(seconds * MICROSECONDS)
 
 
-def pane_us(window: WindowSettings) -> int:
+def pane_us(window: StreamWindowSpec) -> int:
     """How long the parts are of which all windows of these are made."""
     size = microseconds(window.size_s)
     return math.gcd(size, size if window.slide_s is None else microseconds(window.slide_s))
 
 
-def window_mistakes(settings: WindowsSettings) -> Iterator[str]:
+def window_mistakes(settings: StreamWindowsSpec) -> Iterator[str]:
     """All that cannot work, for people."""
     if not settings.windows:
         yield "windows names none; leave it out"
@@ -87,7 +41,7 @@ def window_mistakes(settings: WindowsSettings) -> Iterator[str]:
             yield f"windows.windows[{at}]: {mistake}"
 
 
-def _mistakes(window: WindowSettings) -> Iterator[str]:
+def _mistakes(window: StreamWindowSpec) -> Iterator[str]:
     if not window.name:
         yield "name is empty"
     if window.function is not Function.COUNT and not window.field:

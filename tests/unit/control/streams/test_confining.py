@@ -10,12 +10,12 @@ from headrace.control.online_stores import OnlineStores
 from headrace.control.sandbox import Abilities, Libraries, Occasion, Sandbox
 from headrace.control.streams.confining import Confining, embedded_log
 from headrace.core import FeatureSettings, ReplicaSettings
+from headrace.core.spec_stream_parts import StreamWindowSpec, StreamWindowsSpec
 from headrace.streaming.settings import (
     EndpointSettings,
     PushSettings,
     StreamSettings,
 )
-from headrace.streaming.windows.settings import WindowSettings, WindowsSettings
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def pushing(url: str) -> StreamSettings:
     return msgspec.structs.replace(settings(), features=PushSettings(view="v", online_store=url))
 
 
-WINDOWS = WindowsSettings(windows=[WindowSettings(name="n", size_s=5)])
+WINDOWS = StreamWindowsSpec(windows=[StreamWindowSpec(name="n", size_s=5)])
 
 
 def test_a_worker_of_an_embedded_log_has_the_log_and_no_network(

@@ -16,9 +16,10 @@ from headrace.core import (
     ReplicaSettings,
 )
 from headrace.core.spec import SpecError, parse_spec
+from headrace.core.spec_stream_parts import Policy
 from headrace.registry import Registry
 from headrace.streaming.broker import Delivery
-from headrace.streaming.settings import Policy, check_settings
+from headrace.streaming.settings import check_settings
 from tests.unit.control.api_client import client_of
 from tests.unit.control.conftest import inspect
 

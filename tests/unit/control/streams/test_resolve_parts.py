@@ -14,9 +14,9 @@ from headrace.control.state import home_url, references_in
 from headrace.control.stream_settings import through_gateway
 from headrace.core import FailedPreconditionError, PermissionDeniedError
 from headrace.core.spec import SpecError, parse_spec
+from headrace.core.spec_stream_parts import Function, StreamWindowSpec
 from headrace.features import applied_definitions, apply_definitions, decode_view
 from headrace.registry import Registry
-from headrace.streaming.windows.settings import Function, WindowSettings
 from tests.unit.control.conftest import inspect
 from tests.unit.control.streams.test_resolve import check
 
@@ -98,7 +98,7 @@ def test_windows_are_told_as_they_were_written(registry: Registry, models: list[
 
     assert told is not None
     assert told.windows == [
-        WindowSettings(name="spend", size_s=60, function=Function.SUM, field="amount", key="card")
+        StreamWindowSpec(name="spend", size_s=60, function=Function.SUM, field="amount", key="card")
     ]
     assert (told.lateness_s, told.state) == (5.0, "")
 

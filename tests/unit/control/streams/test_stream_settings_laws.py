@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from headrace.control.stream_settings import stream_settings
 from headrace.core import ReplicaSettings
 from headrace.core.spec import SpecError, StreamSpec, parse_spec
-from headrace.core.spec_stream_windows import MOST_PARTS
+from headrace.core.spec_stream_agreement import MOST_PARTS
 from headrace.streaming.settings import (
     EndpointSettings,
     PushSettings,

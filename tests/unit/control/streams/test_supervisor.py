@@ -9,11 +9,11 @@ from headrace.control.desired import DesiredStream
 from headrace.control.streams.driver import StreamDriver
 from headrace.control.streams.supervisor import StreamOrders, StreamSupervisor
 from headrace.core import SystemClock
+from headrace.core.spec_stream_parts import StreamWindowSpec, StreamWindowsSpec
 from headrace.core.state_file import StateFile
 from headrace.streaming.settings import StreamSettings
-from headrace.streaming.windows.settings import WindowSettings, WindowsSettings
 
-WINDOWS = WindowsSettings(windows=[WindowSettings(name="n", size_s=5)])
+WINDOWS = StreamWindowsSpec(windows=[StreamWindowSpec(name="n", size_s=5)])
 
 
 async def nobody(_: object) -> None:

@@ -8,11 +8,11 @@ import fastavro
 import numpy as np
 
 from headrace.core import Array, Datatype
+from headrace.core.spec_stream_parts import FormatKind, StreamFormatSpec
 from headrace.streaming.formats import FieldSpec, Layout
 from headrace.streaming.formats.options import SchemaOptions
 from headrace.streaming.formats.registry import SchemaRegistry
 from headrace.streaming.records import Place, Record
-from headrace.streaming.settings import FormatKind, FormatSettings
 from tests.schema_registries import Registry
 
 
@@ -32,8 +32,8 @@ def writes(*outputs: FieldSpec, answered: Sequence[str] = ()) -> Layout:
     return Layout(inputs=(), outputs=outputs, answered=tuple(answered))
 
 
-def settings(kind: FormatKind, **options: Any) -> FormatSettings:  # noqa: ANN401  # as they are
-    return FormatSettings(kind=kind, options=options)
+def settings(kind: FormatKind, **options: Any) -> StreamFormatSpec:  # noqa: ANN401  # as they are
+    return StreamFormatSpec(kind=kind, options=options)
 
 
 def client(registry: Registry, **more: Any) -> SchemaRegistry:  # noqa: ANN401  # as its own

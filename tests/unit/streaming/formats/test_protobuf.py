@@ -12,11 +12,11 @@ from headrace.core import (
     InvalidArgumentError,
     UnavailableError,
 )
+from headrace.core.spec_stream_parts import FormatKind
 from headrace.streaming.formats import Layout
 from headrace.streaming.formats.framing import message_head
 from headrace.streaming.formats.proto_descriptors import ProtoFile, from_text, message_class
 from headrace.streaming.formats.protobuf import ProtobufFormat, make_format
-from headrace.streaming.settings import FormatKind
 from tests.schema_registries import Registry
 from tests.unit.streaming.formats.rows import array, client, reads, record, settings, spec, writes
 

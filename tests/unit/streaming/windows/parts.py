@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from headrace.core import HeadraceError
+from headrace.core.spec_stream_parts import Function, StreamWindowSpec, StreamWindowsSpec
 from headrace.streaming.windows.events import Event
 from headrace.streaming.windows.panes import Number, Pane, Plan
 from headrace.streaming.windows.place_state import Change, CountedEvents, KeyOf
-from headrace.streaming.windows.settings import Function, WindowSettings, WindowsSettings
 
 
 @dataclass
@@ -35,14 +35,14 @@ class Stored:
                 del panes[at]
 
 
-def settings(*windows: WindowSettings, lateness_s: float = 5.0) -> WindowsSettings:
-    return WindowsSettings(windows=list(windows), lateness_s=lateness_s, time="t")
+def settings(*windows: StreamWindowSpec, lateness_s: float = 5.0) -> StreamWindowsSpec:
+    return StreamWindowsSpec(windows=list(windows), lateness_s=lateness_s, time="t")
 
 
 class Reference:
     """Remembers every event for ever, and looks at all of them each time."""
 
-    def __init__(self, told: WindowsSettings, plan: Plan) -> None:
+    def __init__(self, told: StreamWindowsSpec, plan: Plan) -> None:
         self._told, self._plan = told, plan
         self._counted: list[Event] = []
 
@@ -61,7 +61,7 @@ class Reference:
         newest = max((one.at_us for one in self._counted), default=event.at_us)
         return newest - round(self._told.lateness_s * 1e6)
 
-    def _of(self, window: WindowSettings, event: Event, at_us: int) -> Number:
+    def _of(self, window: StreamWindowSpec, event: Event, at_us: int) -> Number:
         size = round(window.size_s * 1e6)
         slide = size if window.slide_s is None else round(window.slide_s * 1e6)
         end = math.floor(at_us / slide) * slide + slide

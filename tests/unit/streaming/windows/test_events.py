@@ -7,31 +7,35 @@ import msgspec
 import pytest
 
 from headrace.core import HeadraceError, InvalidArgumentError
+from headrace.core.spec_stream_parts import (
+    Function,
+    StreamFormatSpec,
+    StreamWindowSpec,
+    StreamWindowsSpec,
+)
 from headrace.streaming.formats import Fields, Layout
 from headrace.streaming.formats.json_objects import make_format
 from headrace.streaming.records import Record
-from headrace.streaming.settings import FormatSettings
 from headrace.streaming.windows.events import Event, Events, fields_of
 from headrace.streaming.windows.panes import plan_windows
-from headrace.streaming.windows.settings import Function, WindowSettings, WindowsSettings
 from tests.unit.streaming.parts import record
 
 NOW_S = 1_700_000_000.0
-SUM = WindowSettings(name="s", size_s=10, function=Function.SUM, field="v", key="k")
-COUNT = WindowSettings(name="n", size_s=10)
+SUM = StreamWindowSpec(name="s", size_s=10, function=Function.SUM, field="v", key="k")
+COUNT = StreamWindowSpec(name="n", size_s=10)
 
 
-def events(told: WindowsSettings, *records: Record) -> list[Event | HeadraceError | None]:
+def events(told: StreamWindowsSpec, *records: Record) -> list[Event | HeadraceError | None]:
     names = fields_of(told)
     layout = Layout(inputs=(), outputs=(), passed=names)
-    reads = make_format(FormatSettings(), layout) if names else None
+    reads = make_format(StreamFormatSpec(), layout) if names else None
     return Events(told, plan_windows(told), reads).of(records, now_s=NOW_S)
 
 
 def of_fields(**fields: object) -> Event | HeadraceError | None:
     value = {"t": NOW_S, "k": "a", "v": 1, **fields}
     (found,) = events(
-        WindowsSettings(windows=[SUM], time="t"),
+        StreamWindowsSpec(windows=[SUM], time="t"),
         record(msgspec.json.encode(value), timestamp_s=NOW_S),
     )
     return found
@@ -39,7 +43,7 @@ def of_fields(**fields: object) -> Event | HeadraceError | None:
 
 def test_records_own_keys_and_times_need_no_reading() -> None:
     found = events(
-        WindowsSettings(windows=[COUNT]),
+        StreamWindowsSpec(windows=[COUNT]),
         record(b"no json", key=b"k", timestamp_s=NOW_S),
         record(b"", key=None, timestamp_s=NOW_S),
         record(b"", key=b"k", timestamp_s=0.0),
@@ -61,8 +65,8 @@ def test_a_record_without_a_value_is_not_counted() -> None:
     tombstone = record(None, key=b"k", timestamp_s=NOW_S)
     value = msgspec.json.encode({"k": "a", "v": 2.5})
     own, (empty, counted) = (
-        events(WindowsSettings(windows=[COUNT]), tombstone),
-        events(WindowsSettings(windows=[SUM]), tombstone, record(value, timestamp_s=NOW_S)),
+        events(StreamWindowsSpec(windows=[COUNT]), tombstone),
+        events(StreamWindowsSpec(windows=[SUM]), tombstone, record(value, timestamp_s=NOW_S)),
     )
 
     assert (own, empty) == ([None], None)
@@ -71,7 +75,7 @@ def test_a_record_without_a_value_is_not_counted() -> None:
 
 def test_errors_leave_the_others_their_own_values() -> None:
     found = events(
-        WindowsSettings(windows=[SUM]),
+        StreamWindowsSpec(windows=[SUM]),
         *[
             record(value, timestamp_s=NOW_S)
             for value in (b'{"k": 1, "v": 1}', b"{", b'{"k": 3, "v": 3}')
@@ -151,7 +155,7 @@ def test_times_that_are_values_of_a_format_count_too() -> None:
             at = datetime(1970, 1, 1, 0, 0, 3, tzinfo=UTC)
             return Fields(columns={"t": [at], "k": [b"\xff"], "v": [math.nan]})
 
-    told = WindowsSettings(windows=[SUM], time="t")
+    told = StreamWindowsSpec(windows=[SUM], time="t")
     (found,) = Events(told, plan_windows(told), Typed()).of(  # type: ignore[arg-type]  # as a format
         [record(b"", timestamp_s=NOW_S)], now_s=NOW_S
     )

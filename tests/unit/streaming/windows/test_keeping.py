@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from headrace.core import UnavailableError, UnsupportedError
+from headrace.core.spec_stream_parts import StreamWindowSpec, StreamWindowsSpec
 from headrace.streaming.broker import Abilities, Start
 from headrace.streaming.counters import Counters
 from headrace.streaming.exposition import exposition
@@ -15,7 +16,6 @@ from headrace.streaming.records import NewRecord, Place, Record
 from headrace.streaming.settings import StreamSettings
 from headrace.streaming.status import StreamStatus
 from headrace.streaming.windows.keeping import STALE_AFTER, Restore, Windows, restore
-from headrace.streaming.windows.settings import WindowSettings, WindowsSettings
 from headrace.testing.streams import MemoryBroker, TurnedClock
 
 HERE = Place("in", 0)
@@ -55,8 +55,8 @@ def windows(broker: MemoryBroker, folder: Path, *, start: Start = Start.EARLIEST
         group="g",
         member="m",
         start=start,
-        windows=WindowsSettings(
-            windows=[WindowSettings(name="n", size_s=35, slide_s=5)],
+        windows=StreamWindowsSpec(
+            windows=[StreamWindowSpec(name="n", size_s=35, slide_s=5)],
             lateness_s=0.0,
             state=str(folder),
         ),

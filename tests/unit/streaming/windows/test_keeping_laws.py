@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from headrace.core import HeadraceError, UnavailableError
+from headrace.core.spec_stream_parts import Function, StreamWindowSpec, StreamWindowsSpec
 from headrace.streaming.broker import Delivery, Start
 from headrace.streaming.counters import Counters
 from headrace.streaming.in_flight import Batch, Outcome
@@ -19,7 +20,6 @@ from headrace.streaming.settings import StreamSettings
 from headrace.streaming.windows.events import Event
 from headrace.streaming.windows.keeping import Windows
 from headrace.streaming.windows.panes import plan_windows
-from headrace.streaming.windows.settings import Function, WindowSettings, WindowsSettings
 from headrace.testing.streams import MemoryBroker, TurnedClock
 from tests.unit.streaming.windows.parts import Reference, same
 from tests.unit.streaming.world import (
@@ -36,11 +36,11 @@ from tests.unit.streaming.world import (
 PARTITIONS, RECORDS, STEPS, SETTLE_TURNS = 2, 120, 500, 3000
 KINDS = [*["turn"] * 10, "send", "send", "give", "give", "seize", "crash", "away", "back"]
 BEGIN_S = 1_700_000_000.0
-WINDOWS = WindowsSettings(
+WINDOWS = StreamWindowsSpec(
     windows=[
-        WindowSettings(name="n", size_s=4, slide_s=1, key="k"),
-        WindowSettings(name="s", size_s=3, function=Function.SUM, field="v", key="k"),
-        WindowSettings(
+        StreamWindowSpec(name="n", size_s=4, slide_s=1, key="k"),
+        StreamWindowSpec(name="s", size_s=3, function=Function.SUM, field="v", key="k"),
+        StreamWindowSpec(
             name="m", size_s=2.5, slide_s=1.5, function=Function.MAX, field="v", key="k"
         ),
     ],

@@ -4,11 +4,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.core import InvalidArgumentError
+from headrace.core.spec_stream_parts import Function, StreamWindowSpec
 from headrace.streaming.windows.events import Event
 from headrace.streaming.windows.keeping import restore
 from headrace.streaming.windows.panes import plan_windows
 from headrace.streaming.windows.place_state import PlaceState
-from headrace.streaming.windows.settings import Function, WindowSettings, window_mistakes
+from headrace.streaming.windows.settings import window_mistakes
 from tests.unit.streaming.windows.parts import Reference, Stored, same, settings, values_of
 
 HALVES = st.integers(1, 20).map(lambda halves: halves / 2)
@@ -25,9 +26,9 @@ EVENTS = st.lists(
 
 
 @st.composite
-def window(draw: st.DrawFn, name: str) -> WindowSettings:
+def window(draw: st.DrawFn, name: str) -> StreamWindowSpec:
     size_s, slide_s = draw(HALVES), draw(st.none() | HALVES)
-    return WindowSettings(
+    return StreamWindowSpec(
         name=name,
         size_s=max(size_s, slide_s or 0.0),
         slide_s=slide_s,
@@ -39,8 +40,8 @@ def window(draw: st.DrawFn, name: str) -> WindowSettings:
 
 # Both keys and the field are always asked for, so that every event has the same parts.
 WINDOWS = st.tuples(
-    st.just(WindowSettings(name="all", size_s=7.5, slide_s=2.5, key="k")),
-    st.just(WindowSettings(name="more", size_s=3, function=Function.SUM, field="v", key="m")),
+    st.just(StreamWindowSpec(name="all", size_s=7.5, slide_s=2.5, key="k")),
+    st.just(StreamWindowSpec(name="more", size_s=3, function=Function.SUM, field="v", key="m")),
     window("one"),
     window("two"),
 )
@@ -48,7 +49,7 @@ WINDOWS = st.tuples(
 
 @given(WINDOWS, EVENTS, st.sampled_from([0.0, 5.0, 60.0]))
 def test_windows_equal_a_look_at_all_events(
-    windows: tuple[WindowSettings, ...], events: list[Event], lateness_s: float
+    windows: tuple[StreamWindowSpec, ...], events: list[Event], lateness_s: float
 ) -> None:
     told = settings(*windows, lateness_s=lateness_s)
     plan = plan_windows(told)
@@ -80,7 +81,7 @@ def lives(draw: st.DrawFn) -> list[tuple[int, int, int]]:
 
 @given(WINDOWS, EVENTS, lives(), st.booleans())
 def test_deaths_change_no_value_by_a_single_bit(
-    windows: tuple[WindowSettings, ...],
+    windows: tuple[StreamWindowSpec, ...],
     events: list[Event],
     deaths: list[tuple[int, int, int]],
     forgets: bool,  # noqa: FBT001  # Hypothesis draws it
@@ -124,8 +125,8 @@ def test_deaths_change_no_value_by_a_single_bit(
 @given(EVENTS)
 def test_an_error_and_a_record_without_a_value_change_nothing(events: list[Event]) -> None:
     told = settings(
-        WindowSettings(name="n", size_s=10, slide_s=5, key="k"),
-        WindowSettings(name="s", size_s=10, key="m", function=Function.SUM, field="v"),
+        StreamWindowSpec(name="n", size_s=10, slide_s=5, key="k"),
+        StreamWindowSpec(name="s", size_s=10, key="m", function=Function.SUM, field="v"),
     )
     plan = plan_windows(told)
     bad = InvalidArgumentError("bad")

@@ -6,27 +6,24 @@ import msgspec
 import pytest
 
 from headrace.core import Datatype, InvalidArgumentError, ReplicaSettings
-from headrace.streaming.codecs import make_codec
-from headrace.streaming.settings import (
+from headrace.core.spec_stream_parts import (
     FormatKind,
-    FormatSettings,
-    Policy,
-    StreamSettings,
-    check_settings,
-)
-from headrace.streaming.windows.settings import (
     Function,
-    WindowSettings,
-    WindowsSettings,
-    window_mistakes,
+    Policy,
+    StreamFormatSpec,
+    StreamWindowSpec,
+    StreamWindowsSpec,
 )
+from headrace.streaming.codecs import make_codec
+from headrace.streaming.settings import StreamSettings, check_settings
+from headrace.streaming.windows.settings import window_mistakes
 from headrace.streaming.windows.state_file import state_folder
 from tests.unit.streaming.parts import scorer, signature, spec
 
-ONE = WindowSettings(name="n", size_s=60, slide_s=10)
+ONE = StreamWindowSpec(name="n", size_s=60, slide_s=10)
 
 
-def settings(*windows: WindowSettings, kind: FormatKind = FormatKind.JSON) -> StreamSettings:
+def settings(*windows: StreamWindowSpec, kind: FormatKind = FormatKind.JSON) -> StreamSettings:
     return StreamSettings(
         name="s",
         broker="log:x",
@@ -37,8 +34,8 @@ def settings(*windows: WindowSettings, kind: FormatKind = FormatKind.JSON) -> St
         member="m",
         home="/home/x",
         model=ReplicaSettings(model_name="m", model_version="1", path="m.onnx"),
-        format=FormatSettings(kind=kind, columns={"x": ["a", "n"]}),
-        windows=WindowsSettings(windows=list(windows)),
+        format=StreamFormatSpec(kind=kind, columns={"x": ["a", "n"]}),
+        windows=StreamWindowsSpec(windows=list(windows)),
     )
 
 
@@ -54,7 +51,7 @@ def test_windows_come_from_json_and_are_fine() -> None:
     text = (
         b'{"windows": [{"name": "n", "size_s": 6, "slide_s": 5, "function":"mean", "field": "v"}]}'
     )
-    found = msgspec.json.decode(text, type=WindowsSettings)
+    found = msgspec.json.decode(text, type=StreamWindowsSpec)
 
     assert list(window_mistakes(found)) == []
     assert found.windows[0].function is Function.MEAN
@@ -64,33 +61,47 @@ def test_windows_come_from_json_and_are_fine() -> None:
 @pytest.mark.parametrize(
     ("told", "why"),
     [
-        (WindowsSettings(windows=[]), "names none"),
-        (WindowsSettings(windows=[ONE, ONE]), "two windows are called 'n'"),
-        (WindowsSettings(windows=[ONE], lateness_s=-1), "windows.lateness_s is a number"),
-        (WindowsSettings(windows=[ONE], ahead_s=math.nan), "windows.ahead_s is a number"),
-        (WindowsSettings(windows=[ONE], checkpoint_s=math.inf), "windows.checkpoint_s is a number"),
+        (StreamWindowsSpec(windows=[]), "names none"),
+        (StreamWindowsSpec(windows=[ONE, ONE]), "two windows are called 'n'"),
+        (StreamWindowsSpec(windows=[ONE], lateness_s=-1), "windows.lateness_s is a number"),
+        (StreamWindowsSpec(windows=[ONE], ahead_s=math.nan), "windows.ahead_s is a number"),
         (
-            WindowsSettings(windows=[WindowSettings(name="", size_s=1)]),
+            StreamWindowsSpec(windows=[ONE], checkpoint_s=math.inf),
+            "windows.checkpoint_s is a number",
+        ),
+        (
+            StreamWindowsSpec(windows=[StreamWindowSpec(name="", size_s=1)]),
             r"windows\[0\]: name is empty",
         ),
         (
-            WindowsSettings(windows=[WindowSettings(name="s", size_s=1, function=Function.SUM)]),
+            StreamWindowsSpec(
+                windows=[StreamWindowSpec(name="s", size_s=1, function=Function.SUM)]
+            ),
             "sum needs the field",
         ),
         (
-            WindowsSettings(windows=[WindowSettings(name="n", size_s=1, slide_s=2)]),
+            StreamWindowsSpec(windows=[StreamWindowSpec(name="n", size_s=1, slide_s=2)]),
             "is at most size_s",
         ),
-        (WindowsSettings(windows=[WindowSettings(name="n", size_s=0)]), "at least a microsecond"),
-        (WindowsSettings(windows=[WindowSettings(name="n", size_s=math.inf)]), "both are finite"),
-        (WindowsSettings(windows=[WindowSettings(name="n", size_s=math.nan)]), "both are finite"),
         (
-            WindowsSettings(windows=[WindowSettings(name="n", size_s=3600, slide_s=0.1)]),
+            StreamWindowsSpec(windows=[StreamWindowSpec(name="n", size_s=0)]),
+            "at least a microsecond",
+        ),
+        (
+            StreamWindowsSpec(windows=[StreamWindowSpec(name="n", size_s=math.inf)]),
+            "both are finite",
+        ),
+        (
+            StreamWindowsSpec(windows=[StreamWindowSpec(name="n", size_s=math.nan)]),
+            "both are finite",
+        ),
+        (
+            StreamWindowsSpec(windows=[StreamWindowSpec(name="n", size_s=3600, slide_s=0.1)]),
             "make windows of 36000 parts; at most 10000",
         ),
     ],
 )
-def test_mistakes_are_told(told: WindowsSettings, why: str) -> None:
+def test_mistakes_are_told(told: StreamWindowsSpec, why: str) -> None:
     with pytest.raises(InvalidArgumentError, match=why):
         check_settings(msgspec.structs.replace(settings(), windows=told))
 
@@ -116,7 +127,7 @@ def test_an_input_has_to_be_able_to_take_a_window(
     function: Function,
     fits: bool,  # noqa: FBT001  # a case
 ) -> None:
-    window = WindowSettings(name="n", size_s=60, function=function, field="v")
+    window = StreamWindowSpec(name="n", size_s=60, function=function, field="v")
     of = scorer(signature(spec("x", datatype, -1, 2)))
     if fits:
         make_codec(settings(window), of)
@@ -131,7 +142,7 @@ def test_streams_and_groups_have_folders_of_their_own() -> None:
         msgspec.structs.replace(one, group=".."),
         msgspec.structs.replace(one, name=".."),
         msgspec.structs.replace(one, group="a/b"),
-        msgspec.structs.replace(one, windows=WindowsSettings(windows=[ONE], state="/state")),
+        msgspec.structs.replace(one, windows=StreamWindowsSpec(windows=[ONE], state="/state")),
     ]
     found = [str(state_folder(told)) for told in (one, *others)]
 
