@@ -9,7 +9,7 @@ import pytest
 
 from headrace.core import InvalidArgumentError
 from headrace.streaming.brokers.log import LogBroker
-from headrace.streaming.brokers.log_bell import Bell
+from headrace.streaming.brokers.log_file import Bell
 from headrace.streaming.records import Place
 from tests.contract.brokers.rig import Listener, Rig, joined, numbered, numbers, take
 

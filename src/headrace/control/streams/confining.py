@@ -14,7 +14,7 @@ from headrace.control.online_stores import SQLITE, OnlineStores
 from headrace.control.sandbox import Occasion, Sandbox, files_of
 from headrace.control.secret_references import resolve_url
 from headrace.core import FailedPreconditionError, HeadraceError
-from headrace.streaming.brokers import log_bell as bell
+from headrace.streaming.brokers import log_file as bell
 from headrace.streaming.settings import StreamSettings
 from headrace.streaming.windows.state_file import state_folder
 

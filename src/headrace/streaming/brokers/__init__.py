@@ -1,4 +1,4 @@
-"""Which broker does a URL name? Its module is loaded when it is asked for, with its client."""
+"""Brokers by the scheme of their URL; a broker's module and its client are loaded on use."""
 
 from collections.abc import Mapping
 from importlib import import_module

@@ -1,14 +1,31 @@
-"""Can what is asked of a broker be? Checked before anything goes over a network."""
+"""Checks and encodings that brokers share: topic names, requests, and bytes kept as text."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Final
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, unquote_to_bytes, urlencode, urlsplit, urlunsplit
 
 from headrace.core import ConflictError, InvalidArgumentError, UnsupportedError
 from headrace.streaming.broker import Membership
-from headrace.streaming.brokers.topics import check_topic
-from headrace.streaming.records import NewRecord, Place
+from headrace.streaming.records import Header, NewRecord, Place
+
+_TOPIC: Final = re.compile(r"[A-Za-z0-9._-]{1,249}")
+
+
+def check_topic(topic: str) -> str:
+    """`topic`, if it can name one.
+
+    Raises:
+        InvalidArgumentError: It cannot.
+    """
+    if _TOPIC.fullmatch(topic) is None or topic in {".", ".."}:
+        message = (
+            f"{topic[:_SHOWN]!r} cannot name a topic: use 1 to 249 letters, digits, '.', '_' or '-'"
+        )
+        raise InvalidArgumentError(message)
+    return topic
+
 
 _LONGEST_NAME: Final = 249
 _SHOWN: Final = 60
@@ -112,3 +129,34 @@ def shown(url: str) -> str:
     if "@" in f"{parts.path}{parts.query}{parts.fragment}":
         return f"{scheme}://…"  # a password with a slash that is not escaped
     return f"{scheme}://{parts.hostname or ''}{port}{parts.path.rstrip('/')}"
+
+
+_SAFE: Final = " !#$'()*+,-./:;<>?@[]^_`{|}~"
+
+
+def quoted(key: bytes) -> str:
+    """In quotes, with %XX for what is no plain character."""
+    return f'"{quote(key, safe=_SAFE)}"'
+
+
+def unquoted(text: str) -> bytes:
+    """The contrary; what stands in no quotes is read as well."""
+    inner = text[1:-1] if len(text) > 1 and text[0] == text[-1] == '"' else text
+    return unquote_to_bytes(inner)
+
+
+def packed(headers: Sequence[Header]) -> str:
+    """As in the query of a URL."""
+    return "&".join(
+        f"{quote(name.encode('utf-8', 'surrogateescape'), safe='')}={quote(value, safe='')}"
+        for name, value in headers
+    )
+
+
+def unpacked(text: str) -> tuple[Header, ...]:
+    """The contrary."""
+    parts = (part.partition("=") for part in text.split("&"))
+    return tuple(
+        (unquote_to_bytes(name).decode("utf-8", "surrogateescape"), unquote_to_bytes(value))
+        for name, _, value in parts
+    )

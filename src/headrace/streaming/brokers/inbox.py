@@ -1,8 +1,8 @@
-"""What came from a broker that hands single records to members, and is not done yet.
+"""Records that a broker handed to a member and that the member has not acknowledged.
 
-Such brokers hand out again what was not done in time, so that older records come after newer ones.
-A stream says "done up to here" for each place, which is safe only if what it has in hand ascends:
-an older record waits here until all newer ones that were handed out before are done.
+Brokers that hand out single records deliver again what was not acknowledged in time, so older
+records come after newer ones. A stream commits a position per partition, which is safe only if the
+records in hand ascend: an older record waits here until all newer ones before it are done.
 """
 
 import heapq

@@ -23,18 +23,13 @@ from headrace.core import (
     UnavailableError,
 )
 from headrace.streaming.broker import Abilities, Delivery, Membership, Rebalanced
-from headrace.streaming.brokers.checks import check_membership, check_text
-from headrace.streaming.brokers.kafka_admin import Following, KafkaAdmin
-from headrace.streaming.brokers.kafka_errors import error_of, failure
-from headrace.streaming.brokers.kafka_health import Health
-from headrace.streaming.brokers.kafka_outbox import Outbox, Writer
-from headrace.streaming.brokers.kafka_places import Assigning
-from headrace.streaming.brokers.kafka_reader import KafkaReader, made
-from headrace.streaming.brokers.kafka_records import Writing, check_new
+from headrace.streaming.brokers.checks import check_membership, check_text, check_topic
+from headrace.streaming.brokers.kafka_client import Health, Writing, check_new, error_of, failure
+from headrace.streaming.brokers.kafka_outbox import Outbox, Transactions, Writer
+from headrace.streaming.brokers.kafka_positions import Assigning
+from headrace.streaming.brokers.kafka_reader import Following, KafkaAdmin, KafkaReader, made
 from headrace.streaming.brokers.kafka_session import KafkaSession
-from headrace.streaming.brokers.kafka_transactions import Transactions
 from headrace.streaming.brokers.kafka_url import kafka_options
-from headrace.streaming.brokers.topics import check_topic
 from headrace.streaming.records import NewRecord, Place, Record
 
 _log = logging.getLogger(__name__)

@@ -1,9 +1,15 @@
-"""Writer for at-least-once delivery: offsets are committed after their answers are acknowledged.
+"""Writers to Kafka: at least once, and exactly once with transactions.
 
-librdkafka has one request under way for a partition of an idempotent producer, unless it holds
-fewer than five records. While that request is under way, the client's thread spins on queued
-records that have waited for `linger.ms`, which costs more CPU time than writing them. So records
-wait here until those before them are acknowledged.
+At least once: offsets are committed after their answers are acknowledged. librdkafka has one
+request under way for a partition of an idempotent producer, unless it holds fewer than five
+records. While that request is under way, the client's thread spins on queued records that have
+waited for `linger.ms`, which costs more CPU time than writing them. So records wait here until
+those before them are acknowledged.
+
+Exactly once: answers and offsets go in one transaction. Each member has its own transactional id,
+so a member that returns under its name ends what it left open and fences off its successor
+(KIP-98); the group's generation, sent with the offsets, fences off a member that lost its
+partitions (KIP-447).
 """
 
 import weakref
@@ -16,8 +22,15 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 
 from headrace.core import HeadraceError
 from headrace.core.clock import Clock
-from headrace.streaming.brokers.kafka_errors import NO_OFFSET, SHOULD_WAIT, error_of, failure
-from headrace.streaming.brokers.kafka_records import Writing, partitions_of
+from headrace.streaming.brokers.kafka_client import (
+    NO_OFFSET,
+    SHOULD_WAIT,
+    TIMED_OUT,
+    Writing,
+    error_of,
+    failure,
+    partitions_of,
+)
 from headrace.streaming.records import NewRecord, Place
 
 COMMIT_EVERY_S: Final = 0.05
@@ -262,3 +275,123 @@ class Outbox:
                 errors = [error_of(error)]
             self._kept(offsets, errors[0] if errors else None)
         return not (self._batches or self._safe)
+
+
+_WHOLE_S: Final = 15.0
+_TRANSACTION_STEP_S: Final = 5.0
+_JOIN_S: Final = 15.0
+_ABORT_S: Final = 2.0
+_PAUSE_S: Final = 0.05
+
+
+class Transactions:
+    """See `Writer`. Each `deliver` is a transaction.
+
+    Raises:
+        HeadraceError: The cluster gives no transactions.
+    """
+
+    def __init__(
+        self,
+        producer: Producer,
+        consumer: Consumer,
+        writing: Writing,
+        *,
+        address: str,
+        clock: Clock,
+    ) -> None:
+        self._producer = producer
+        self._consumer = consumer
+        self._writing = writing
+        self._address = address
+        self._clock = clock
+        self._failed: tuple[KafkaError, str] | None = None
+        self._retried(
+            lambda: producer.init_transactions(_TRANSACTION_STEP_S),
+            "begin transactions",
+            until=clock.monotonic() + _JOIN_S,
+        )
+
+    trouble = ""
+
+    def begin_at(self, starts: Mapping[Place, int]) -> None:
+        """By a transaction too: a commit of its own might arrive after the next one."""
+        self.deliver([], starts)
+
+    def deliver(self, records: Sequence[NewRecord], done: Mapping[Place, int]) -> None:
+        """All or nothing, before it returns."""
+        self._failed = None
+        doing = "deliver a transaction"
+        until = self._clock.monotonic() + _WHOLE_S
+        try:
+            self._producer.begin_transaction()
+        except KafkaException as error:
+            raise self._error(error_of(error), doing) from error
+        try:
+            self._writing.put(records, self._report)
+            if done:
+                metadata = self._consumer.consumer_group_metadata()
+                offsets = partitions_of(dict(done))
+                self._retried(
+                    lambda: self._producer.send_offsets_to_transaction(
+                        offsets, metadata, _TRANSACTION_STEP_S
+                    ),
+                    doing,
+                    until=until,
+                )
+            self._retried(
+                lambda: self._producer.commit_transaction(_TRANSACTION_STEP_S), doing, until=until
+            )
+        except HeadraceError:
+            self._abort()
+            raise
+
+    def serve(self) -> None:
+        """Nothing is under way between transactions."""
+        self._writing.serve()
+
+    def flush(
+        self,
+        timeout_s: float,  # noqa: ARG002  # what was delivered is safe
+        serve_consumer: Callable[[], None] | None,  # noqa: ARG002  # as above
+    ) -> bool:
+        """True; see `Writer`."""
+        return True
+
+    def forget(self, places: Sequence[Place]) -> None:
+        """Nothing is under way."""
+
+    def committed(self, error: KafkaError | None, partitions: Sequence[TopicPartition]) -> None:
+        """Offsets are kept by transactions."""
+
+    def close(self) -> None:
+        """Nothing is under way."""
+        with suppress(HeadraceError):
+            self._writing.serve()
+
+    def _report(self, error: KafkaError | None, message: Message) -> None:
+        if error is not None and self._failed is None:
+            self._failed = error, message.topic() or ""
+
+    def _abort(self) -> None:
+        """Those who read committed records go on at once; else they wait until its time is over."""
+        with suppress(KafkaException):  # fenced, or away: the next of this name, or time, ends it
+            self._producer.abort_transaction(_ABORT_S)
+
+    def _retried(self, call: Callable[[], None], doing: str, *, until: float) -> None:
+        while True:
+            try:
+                return call()
+            except KafkaException as error:
+                kafka_error = error_of(error)
+                if not kafka_error.retriable() or self._clock.monotonic() >= until:
+                    raise self._error(kafka_error, doing) from error
+                self._writing.serve(0 if kafka_error.code() == TIMED_OUT else _PAUSE_S)
+
+    def _error(self, error: KafkaError, doing: str) -> Exception:
+        """What a record met says more than what the transaction met thereby."""
+        with suppress(HeadraceError):
+            self._writing.serve()
+        if self._failed is not None and not error.fatal():
+            return self._writing.failed(self._failed[0], None, self._failed[1])
+        return failure(error, doing=doing, address=self._address)

@@ -26,12 +26,17 @@ from headrace.core import (
 from headrace.core.names import check_name
 from headrace.streaming.broker import Abilities, Membership, Rebalanced
 from headrace.streaming.brokers import log_group as groups
-from headrace.streaming.brokers.checks import check_membership, check_text, positive
+from headrace.streaming.brokers.checks import check_membership, check_text, check_topic, positive
 from headrace.streaming.brokers.log_file import LogFile, Sync
-from headrace.streaming.brokers.log_records import append, check_new, ends, offset_at, read
+from headrace.streaming.brokers.log_records import (
+    Catalogue,
+    append,
+    check_new,
+    ends,
+    offset_at,
+    read,
+)
 from headrace.streaming.brokers.log_session import LogSession
-from headrace.streaming.brokers.log_topics import Catalogue
-from headrace.streaming.brokers.topics import check_topic
 from headrace.streaming.records import NewRecord, Place, Record
 
 RETENTION_S: Final = 7 * 86_400.0

@@ -1,9 +1,9 @@
-"""Who of a group has which places of an embedded log? Agreed on in its file, without a coordinator.
+"""Partitions of the members of a group, agreed on in the file of an embedded log.
 
-Each member says again and again that it lives. Members that do not are removed by whoever looks
-next, and their places are free. A member gives away what it has beyond its share, and takes what is
-free up to its share; nobody waits for anybody. What a member writes is written only while its
-claim, under the number that it got when it joined (its epoch), still stands.
+Each member renews its heartbeat. Members whose heartbeat is too old are removed by the next member
+that checks, and their partitions become free. A member gives away what it has beyond its share and
+takes what is free up to its share; nobody waits for anybody. A member's writes succeed only while
+its claim, under the number that it got when it joined (its epoch), is in force.
 """
 
 import secrets
@@ -17,8 +17,7 @@ import msgspec
 
 from headrace.core import ConflictError
 from headrace.streaming.broker import Membership, Start
-from headrace.streaming.brokers.log_records import ends, offset_at
-from headrace.streaming.brokers.log_topics import Catalogue
+from headrace.streaming.brokers.log_records import Catalogue, ends, offset_at
 
 _EPOCH_BITS: Final = 62
 _encode: Final = msgspec.json.Encoder().encode

@@ -1,19 +1,129 @@
-"""Records in an embedded log: written, read, found by time, and forgotten when they are old."""
+"""Topics and records of an embedded log: written, read, found by time, and dropped by retention."""
 
 import math
 import random
 import sqlite3
 from collections.abc import Iterator, Sequence
 from itertools import count
-from typing import Final
+from typing import Final, NamedTuple
 from zlib import crc32
 
 import msgspec
 
-from headrace.core import InvalidArgumentError
-from headrace.streaming.brokers.log_forget import OFFSET_BITS, forget_old
-from headrace.streaming.brokers.log_topics import Catalogue, Topic
+from headrace.core import InvalidArgumentError, NotFoundError
 from headrace.streaming.records import NewRecord, Place, Record
+
+
+class Topic(NamedTuple):
+    """A topic that is there; the ids of its places, by partition."""
+
+    name: str
+    id: int
+    places: tuple[int, ...]
+    retention_s: float
+    retention_bytes: int
+
+    def place_id(self, partition: int) -> int:
+        """Raises InvalidArgumentError if there is no such partition."""
+        if not 0 <= partition < len(self.places):
+            message = (
+                f"topic {self.name} has no partition {partition}; it has {len(self.places)}, "
+                "counted from 0"
+            )
+            raise InvalidArgumentError(message)
+        return self.places[partition]
+
+
+class Catalogue:
+    """The topics that one connection has met; they never change."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Topic] = {}
+
+    def topic(self, db: sqlite3.Connection, name: str) -> Topic:
+        """Raises NotFoundError if it is not there."""
+        known = self._known.get(name)
+        if known is None:
+            known = self._known[name] = _find_topic(db, name)
+        return known
+
+    def place_id(self, db: sqlite3.Connection, place: Place) -> int:
+        """Raises NotFoundError, or InvalidArgumentError, if it is not there."""
+        return self.topic(db, place.topic).place_id(place.partition)
+
+
+def _find_topic(db: sqlite3.Connection, name: str) -> Topic:
+    found = db.execute(
+        "SELECT id, retention_s, retention_bytes FROM topics WHERE name = ?", (name,)
+    ).fetchone()
+    if found is None:
+        known = [f"'{one}'" for (one,) in db.execute("SELECT name FROM topics ORDER BY 1 LIMIT 20")]
+        there = ", ".join(known) or "none yet"
+        message = f"there is no topic {name[:249]!r} in this log; there is: {there}"
+        raise NotFoundError(message)
+    id_, retention_s, retention_bytes = found
+    places = db.execute("SELECT id FROM places WHERE topic = ? ORDER BY partition", (id_,))
+    return Topic(name, id_, tuple(one for (one,) in places), retention_s, retention_bytes)
+
+
+OFFSET_BITS: Final = 40
+"""A record's id is the number of its place, and then so many bits of its offset."""
+_SEGMENTS_AT_ONCE: Final = 2  # forgotten in one step: more than come in one, so that it keeps up
+
+
+class _Segment(NamedTuple):
+    written_s: float
+    place_id: int
+    first: int
+    next: int
+    bytes: int
+    is_last: bool
+
+
+def forget_old(db: sqlite3.Connection, topic: Topic, now_s: float) -> int:
+    """Forget at most a few segments that are too old or too much; how many.
+
+    The newest of a place stays, unless it is too old as a whole.
+    """
+    for step in range(_SEGMENTS_AT_ONCE):
+        oldest = _first_to_go(db, topic, now_s)
+        if oldest is None:
+            return step
+        start = oldest.place_id << OFFSET_BITS
+        db.execute(
+            "DELETE FROM records WHERE id >= ? AND id < ?",
+            (start + oldest.first, start + oldest.next),
+        )
+        db.execute(
+            "DELETE FROM segments WHERE place = ? AND first = ?", (oldest.place_id, oldest.first)
+        )
+        db.execute(
+            "UPDATE places SET first = ?, bytes = bytes - ? WHERE id = ?",
+            (oldest.next, oldest.bytes, oldest.place_id),
+        )
+    return _SEGMENTS_AT_ONCE
+
+
+def _first_to_go(db: sqlite3.Connection, topic: Topic, now_s: float) -> _Segment | None:
+    oldest = [segment for place_id in topic.places for segment in _oldest(db, place_id)]
+    aged = min(oldest, default=None)
+    if aged is not None and aged.written_s < now_s - topic.retention_s:
+        return aged
+    (size,) = db.execute("SELECT sum(bytes) FROM places WHERE topic = ?", (topic.id,)).fetchone()
+    if size <= topic.retention_bytes:
+        return None
+    return min((segment for segment in oldest if not segment.is_last), default=None)
+
+
+def _oldest(db: sqlite3.Connection, place_id: int) -> list[_Segment]:
+    """The oldest of a place, if there is any."""
+    rows = db.execute(
+        "SELECT written_s, place, first, next, bytes FROM segments WHERE place = ? "
+        "ORDER BY first LIMIT 2",
+        (place_id,),
+    ).fetchall()
+    return [_Segment._make((*row, len(rows) == 1)) for row in rows[:1]]
+
 
 MAX_RECORD_BYTES: Final = 64 << 20
 MAX_READ_BYTES: Final = 32 << 20
@@ -28,7 +138,6 @@ ORDER BY id LIMIT ?
 """
 _encode_headers: Final = msgspec.msgpack.Encoder().encode
 _decode_headers: Final = msgspec.msgpack.Decoder(tuple[tuple[str, bytes], ...]).decode
-
 _Row = tuple[int, bytes | None, bytes | None, bytes | None, float]
 _Columns = tuple[list[bytes | None], list[bytes | None], list[bytes | None], list[float]]
 """Keys, values, headers and times of records: SQLite takes them fastest so."""

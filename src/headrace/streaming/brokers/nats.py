@@ -26,21 +26,20 @@ from headrace.core import (
     SystemClock,
 )
 from headrace.streaming.broker import Abilities, Membership, Rebalanced
-from headrace.streaming.brokers import nats_groups as groups
+from headrace.streaming.brokers import nats_link as groups
 from headrace.streaming.brokers.checks import (
     check_membership,
     check_one_partition,
     check_place,
     check_records,
     check_text,
+    check_topic,
     positive,
     split_options,
 )
-from headrace.streaming.brokers.nats_link import TIMEOUT_S, NatsLink
+from headrace.streaming.brokers.nats_link import TIMEOUT_S, NatsLink, messages_of, publish
 from headrace.streaming.brokers.nats_messages import record_of
 from headrace.streaming.brokers.nats_session import NatsSession
-from headrace.streaming.brokers.nats_writing import messages_of, publish
-from headrace.streaming.brokers.topics import check_topic
 from headrace.streaming.records import NewRecord, Place, Record
 
 RETENTION_S: Final = 7 * 86_400.0

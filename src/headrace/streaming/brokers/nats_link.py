@@ -1,17 +1,26 @@
-"""A connection to NATS for callers that block: the client's event loop runs in its own thread."""
+"""NATS connection for blocking callers, groups of members, and writes.
+
+JetStream hands messages to any caller and knows no members; a group is a durable consumer. Each
+member therefore listens to two subjects: `headrace.groups.TOPIC.GROUP`, where it answers that it
+lives, and `headrace.members.TOPIC.GROUP.MEMBER`, where it hears that another took its name. A name
+goes to the member that joins; of two that return after the server was away, to the one that joined
+later.
+"""
 
 import asyncio
+import datetime as dt
 import ssl
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import nats.errors
 import nats.js.errors
 from nats.aio.client import Client
+from nats.js import api
 
 from headrace.core import (
     FailedPreconditionError,
@@ -20,15 +29,40 @@ from headrace.core import (
     NotFoundError,
     UnavailableError,
 )
+from headrace.streaming.broker import Membership, Start
 from headrace.streaming.brokers.checks import shown, split_options
+from headrace.streaming.brokers.nats_messages import headers_of, token_of
+from headrace.streaming.records import NewRecord
+
+_MOST_UNDER_WAY: Final = 65_536
+_LONGEST_NAME: Final = 200
+_ANSWER_S: Final = 1.0
+
+
+def group_subject(topic: str, group: str) -> str:
+    """Where all members listen."""
+    return f"headrace.groups.{token_of(topic)}.{token_of(group)}"
+
+
+def member_subject(topic: str, group: str, member: str) -> str:
+    """Where one member listens."""
+    return f"headrace.members.{token_of(topic)}.{token_of(group)}.{token_of(member)}"
+
+
+def consumer_of(group: str) -> str:
+    """The name of a group's consumer.
+
+    Raises:
+        InvalidArgumentError: It is too long.
+    """
+    name = token_of(group)
+    if len(name) > _LONGEST_NAME:
+        raise InvalidArgumentError(f"group '{group[:60]}…' is too long a name for NATS; shorten it")
+    return name
+
 
 T = TypeVar("T")
-_TLS: Final = ("tls", "tls_ca_file", "tls_cert_file", "tls_key_file")
-OPTIONS: Final = ("creds", "nkey", "domain", "inbox_prefix", *_TLS)
 TIMEOUT_S: Final = 5.0
-_CONNECT_TIMEOUT_S: Final = 3
-_PING_S: Final = 5
-_RECONNECT_WAIT_S: Final = 0.2
 
 
 class NatsLink:
@@ -156,6 +190,119 @@ class NatsLink:
             await self._on_back()
 
 
+async def stream_of(link: NatsLink, topic: str) -> str:
+    """The stream that keeps a topic.
+
+    Raises:
+        NotFoundError: None does.
+    """
+    try:
+        return await link.stream_api.find_stream_name_by_subject(topic)
+    except nats.js.errors.NotFoundError:
+        message = f"{link.name} has no topic '{topic}'; make it first"
+        raise NotFoundError(message) from None
+
+
+async def info_of(link: NatsLink, stream: str, consumer: str) -> api.ConsumerInfo | None:
+    """A group's consumer; None if it never was."""
+    try:
+        found: api.ConsumerInfo = await link.stream_api.consumer_info(stream, consumer)
+    except nats.js.errors.NotFoundError:
+        return None
+    return found
+
+
+def position_of(info: api.ConsumerInfo) -> int:
+    """The offset below which all is done."""
+    assert info.ack_floor is not None
+    assert info.delivered is not None
+    at = info.ack_floor if info.num_ack_pending else info.delivered
+    return at.stream_seq + 1
+
+
+async def ensure(link: NatsLink, membership: Membership, topic: str, stream: str) -> None:
+    """Make the group's consumer if there is none; its time is what this member says."""
+    consumer = consumer_of(membership.group)
+    info = await info_of(link, stream, consumer)
+    if info is None:
+        await link.stream_api.add_consumer(stream, _config(membership, topic))
+    elif info.config.ack_wait != membership.session_timeout_s:
+        changed = info.config.evolve(ack_wait=membership.session_timeout_s)
+        await link.stream_api.add_consumer(stream, changed)
+
+
+async def move(
+    link: NatsLink, stream: str, topic: str, group: str, *, offset: int, ack_wait_s: float
+) -> None:
+    """Let a group go on there."""
+    consumer = consumer_of(group)
+    info = await info_of(link, stream, consumer)
+    if info is not None:
+        ack_wait_s = info.config.ack_wait or ack_wait_s
+        await link.stream_api.delete_consumer(stream, consumer)
+    config = _base(consumer, topic, ack_wait_s).evolve(
+        deliver_policy=api.DeliverPolicy.BY_START_SEQUENCE, opt_start_seq=max(offset, 1)
+    )
+    await link.stream_api.add_consumer(stream, config)
+
+
+async def is_heard(link: NatsLink, subject: str, said: bytes = b"?") -> bool:
+    """Whether a member answers there."""
+    try:
+        await link.client.request(subject, said, timeout=_ANSWER_S)
+    except (nats.errors.NoRespondersError, nats.errors.TimeoutError):
+        return False
+    return True
+
+
+async def lag_of(
+    link: NatsLink, stream: str, consumer: str, topic: str
+) -> tuple[int, float | None] | None:
+    """How many messages wait, and when the oldest was written; None if there is no such group."""
+    info = await info_of(link, stream, consumer)
+    if info is None:
+        return None
+    records = (info.num_pending or 0) + (info.num_ack_pending or 0)
+    if not records:
+        return 0, None
+    try:
+        oldest = await link.stream_api.get_msg(
+            stream, seq=position_of(info), subject=topic, next=True
+        )
+    except nats.js.errors.NotFoundError:
+        return records, None
+    return records, None if oldest.time is None else oldest.time.timestamp()
+
+
+def _base(consumer: str, topic: str, ack_wait_s: float) -> api.ConsumerConfig:
+    return api.ConsumerConfig(
+        durable_name=consumer,
+        ack_policy=api.AckPolicy.EXPLICIT,
+        ack_wait=ack_wait_s,
+        max_deliver=-1,
+        filter_subject=topic,
+        max_ack_pending=_MOST_UNDER_WAY,
+    )
+
+
+def _config(membership: Membership, topic: str) -> api.ConsumerConfig:
+    config = _base(consumer_of(membership.group), topic, membership.session_timeout_s)
+    if membership.start_s is not None:
+        at = dt.datetime.fromtimestamp(membership.start_s, dt.UTC)
+        return config.evolve(deliver_policy=api.DeliverPolicy.BY_START_TIME, opt_start_time=at)
+    is_first = membership.start is Start.EARLIEST
+    return config.evolve(
+        deliver_policy=api.DeliverPolicy.ALL if is_first else api.DeliverPolicy.NEW
+    )
+
+
+_TLS: Final = ("tls", "tls_ca_file", "tls_cert_file", "tls_key_file")
+OPTIONS: Final = ("creds", "nkey", "domain", "inbox_prefix", *_TLS)
+_CONNECT_TIMEOUT_S: Final = 3
+_PING_S: Final = 5
+_RECONNECT_WAIT_S: Final = 0.2
+
+
 def told(error: Exception, doing: str, server: str) -> HeadraceError:
     """What a caller is told of an error of the client's or the server's."""
     cannot = f"cannot {doing} in {server}"
@@ -219,3 +366,76 @@ def _tls(options: Mapping[str, str]) -> ssl.SSLContext:
     except OSError as error:
         raise FailedPreconditionError(f"a file for TLS to NATS cannot be read: {error}") from error
     return context
+
+
+_OVERHEAD_BYTES: Final = 64
+_LINE_BYTES: Final = 4
+
+
+class Message(NamedTuple):
+    """What is published."""
+
+    topic: str
+    payload: bytes
+    headers: dict[str, str]
+
+
+def messages_of(records: Sequence[NewRecord], *, sender: str, most_bytes: int) -> list[Message]:
+    """The messages that say these records.
+
+    Raises:
+        InvalidArgumentError: One is larger than the server takes.
+    """
+    found = []
+    for record in records:
+        payload = record.value or b""
+        headers = headers_of(record, sender=sender)
+        size = sum(len(name) + len(value) + _LINE_BYTES for name, value in headers.items())
+        size_bytes = len(payload) + size + _OVERHEAD_BYTES
+        if size_bytes > most_bytes:
+            message = (
+                f"a record for {record.topic} has {size_bytes} bytes with its headers, and the "
+                f"server takes {most_bytes}; raise its max_payload, or answer less"
+            )
+            raise InvalidArgumentError(message)
+        found.append(Message(record.topic, payload, headers))
+    return found
+
+
+async def publish(link: NatsLink, messages: Sequence[Message]) -> None:
+    """Write all and wait for the server's word on each.
+
+    Raises:
+        UnavailableError: It did not come; some may be there.
+        NotFoundError: There is no such topic.
+    """
+    link.check_connected()
+    waiting = [
+        await link.stream_api.publish_async(topic, payload, headers=headers or None)
+        for topic, payload, headers in messages
+    ]
+    if not waiting:
+        return
+    done, late = await asyncio.wait(waiting, timeout=TIMEOUT_S)
+    for future in late:
+        future.cancel()
+    if late:
+        message = f"{link.name} did not say within {TIMEOUT_S:g} s that it has what was written"
+        raise UnavailableError(message)
+    errors = [error for future in done if (error := future.exception()) is not None]
+    if not errors:
+        return
+    for topic in {message.topic for message in messages}:
+        await stream_of(link, topic)
+    raise errors[0]
+
+
+async def acknowledge(link: NatsLink, replies: Sequence[str], *, is_confirmed: bool) -> None:
+    """Be done with messages; wait for the server's word on each if `is_confirmed`."""
+    link.check_connected()
+    if is_confirmed:
+        waits = (link.client.request(reply, b"", timeout=TIMEOUT_S) for reply in replies)
+        await asyncio.gather(*waits)
+        return
+    for reply in replies:
+        await link.client.publish(reply, b"")

@@ -1,4 +1,4 @@
-"""How is a record written in a message of NATS, whose headers are lines of text, one for each name?
+"""Encoding of records in NATS messages, whose headers are lines of text, one value per name.
 
 The value is the payload. A key is the header `Headrace-Key`, in quotes and with %XX for what is no
 plain character. A record's headers are the message's if lines of text can hold them; else all are
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Final
 from urllib.parse import quote
 
-from headrace.streaming.brokers.packing import packed, quoted, unpacked, unquoted
+from headrace.streaming.brokers.checks import packed, quoted, unpacked, unquoted
 from headrace.streaming.records import Header, NewRecord, Place, Record
 
 MESSAGE_ID: Final = "Nats-Msg-Id"

@@ -1,11 +1,17 @@
-"""A member of a group that reads topics of NATS JetStream, and what it writes."""
+"""Group member that reads NATS JetStream and writes to it."""
 
+import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import msgspec
+import nats.errors
+from nats.aio.msg import Msg
 
 from headrace.core import (
+    ConflictError,
     FailedPreconditionError,
     HeadraceError,
     InvalidArgumentError,
@@ -13,18 +19,239 @@ from headrace.core import (
 )
 from headrace.core.clock import Clock
 from headrace.streaming.broker import Delivery, Membership, Rebalanced
-from headrace.streaming.brokers import nats_groups as groups
+from headrace.streaming.brokers import nats_link as groups
 from headrace.streaming.brokers.checks import check_done, check_records
 from headrace.streaming.brokers.inbox import Inbox
-from headrace.streaming.brokers.nats_link import NatsLink
-from headrace.streaming.brokers.nats_member import NatsMember
-from headrace.streaming.brokers.nats_writing import (
+from headrace.streaming.brokers.nats_link import (
     Message,
+    NatsLink,
     acknowledge,
     messages_of,
     publish,
 )
+from headrace.streaming.brokers.nats_messages import STATUS, record_of
 from headrace.streaming.records import Lag, NewRecord, Place, Record
+
+if TYPE_CHECKING:
+    from nats.aio.subscription import Subscription
+
+_EXPIRES_S: Final = 10.0
+_LATE_S: Final = 1.0
+_MOST_BYTES: Final = 64 << 20  # of one request; the server allows no larger message
+_PENDING: Final = "Nats-Pending-Messages"
+_DESCRIPTION: Final = "Description"
+_encode: Final = msgspec.json.Encoder().encode
+
+
+class NatsPull:
+    """Requests, and the messages that they bring into `inbox`."""
+
+    def __init__(
+        self,
+        link: NatsLink,
+        place: Place,
+        *,
+        stream: str,
+        consumer: str,
+        inbox: Inbox[str],
+        fail: Callable[[HeadraceError], None],
+    ) -> None:
+        self.stream = stream
+        self.consumer = consumer
+        self._link = link
+        self._place = place
+        self._next = f"{link.api}.CONSUMER.MSG.NEXT.{stream}.{consumer}"
+        self._inbox = inbox
+        self._fail = fail
+        self._reply = ""
+        self._sub: Subscription | None = None
+        self._asked = 0
+        self._asked_until = 0.0
+
+    def missing(self, most: int) -> int:
+        """How many should be asked for, so that `most` are under way; 0 if that is not worth it."""
+        asked = self._asked if time.monotonic() < self._asked_until else 0
+        return most - asked if asked * 2 < most else 0
+
+    def forget(self) -> None:
+        """The server knows nothing any more of what it was asked."""
+        self._asked = 0
+
+    def gone(self) -> HeadraceError:
+        """What is to be said when the group is there no more."""
+        message = (
+            f"the group at topic {self._place.topic} was deleted or moved in "
+            f"{self._link.name}; start again to make it anew"
+        )
+        return FailedPreconditionError(message)
+
+    async def open(self) -> None:
+        """Be ready to hear."""
+        self._reply = self._link.client.new_inbox()
+        self._sub = await self._link.client.subscribe(self._reply, cb=self._came)
+
+    async def ask(self, most: int) -> None:
+        """Ask for so many more."""
+        if not self._link.client.is_connected:
+            return
+        request = {"batch": most, "max_bytes": _MOST_BYTES, "expires": int(_EXPIRES_S * 1e9)}
+        self._asked = (self._asked if time.monotonic() < self._asked_until else 0) + most
+        self._asked_until = time.monotonic() + _EXPIRES_S + _LATE_S
+        await self._link.client.publish(self._next, _encode(request), reply=self._reply)
+
+    async def close(self) -> None:
+        """Hear no more; what was sent before is in the inbox."""
+        if self._sub is not None:
+            await self._sub.drain()  # type: ignore[no-untyped-call]  # it says nothing
+
+    async def _came(self, message: Msg) -> None:
+        headers = message.headers or {}
+        if STATUS in headers:
+            self._told(headers)
+            return
+        about = message.metadata
+        record = record_of(
+            self._place,
+            about.sequence.stream,
+            message.data,
+            headers,
+            written_s=about.timestamp.timestamp(),
+            deliveries=about.num_delivered,
+        )
+        self._asked = max(self._asked - 1, 0)
+        self._inbox.offer([(record, message.reply)])
+
+    def _told(self, headers: dict[str, str]) -> None:
+        """A request is over: its time has passed, or the server has changed."""
+        self._asked = max(self._asked - int(headers.get(_PENDING, self._asked)), 0)
+        said = headers.get(_DESCRIPTION, "")
+        if "consumer deleted" in said.lower():
+            self._fail(self.gone())
+
+
+_PROGRESS: Final = b"+WPI"
+_NOT_DONE: Final = b"-NAK"
+_JOINS: Final = b"joins"
+_IS_BACK: Final = b"is back"
+
+
+class NatsMember:
+    """Its coroutines run in the loop of `link`.
+
+    Args:
+        fail: Told why it is a member no more.
+    """
+
+    def __init__(
+        self,
+        link: NatsLink,
+        membership: Membership,
+        inbox: Inbox[str],
+        clock: Clock,
+        *,
+        fail: Callable[[HeadraceError], None],
+    ) -> None:
+        self.pulls: dict[Place, NatsPull] = {}
+        self.lag: dict[Place, Lag] = {}
+        self.is_alone = True
+        """Whether no other member of the group lived when this one joined."""
+        self._link = link
+        self._membership = membership
+        self._inbox = inbox
+        self._clock = clock
+        self._fail = fail
+        self._epoch = int(clock.now() * 1e9)
+        self._listens: list[Subscription] = []
+
+    async def join(self) -> None:
+        """Take the name from who has it, and be ready to read."""
+        said = self._membership
+        for place in self._inbox.places:
+            stream = await groups.stream_of(self._link, place.topic)
+            await groups.ensure(self._link, said, place.topic, stream)
+            mine = groups.member_subject(place.topic, said.group, said.member)
+            everyones = groups.group_subject(place.topic, said.group)
+            await groups.is_heard(self._link, mine, b"%d %b" % (self._epoch, _JOINS))
+            self.is_alone = self.is_alone and not await groups.is_heard(self._link, everyones)
+            client = self._link.client
+            self._listens.append(await client.subscribe(mine, cb=self._hear))
+            self._listens.append(await client.subscribe(everyones, cb=_answer))
+            self.pulls[place] = NatsPull(
+                self._link,
+                place,
+                stream=stream,
+                consumer=groups.consumer_of(said.group),
+                inbox=self._inbox,
+                fail=self._fail,
+            )
+            await self.pulls[place].open()
+        await self.measure()
+
+    async def _hear(self, message: Msg) -> None:
+        """Another has the name of this member."""
+        epoch, _, word = message.data.partition(b" ")
+        if not epoch.isdigit() or int(epoch) == self._epoch:
+            return
+        if word == _JOINS or int(epoch) > self._epoch:
+            who = f"member '{self._membership.member}' of group '{self._membership.group}'"
+            reason = "was replaced by another of that name"
+            message_ = f"{who} {reason}; what it delivers now would be there twice"
+            self._fail(ConflictError(message_))
+            await self._let_go()
+        if message.reply:
+            await message.respond(b"left")
+
+    async def come_back(self) -> None:
+        """The server is back, and may have forgotten what it was asked."""
+        said = self._membership
+        for place, pull in self.pulls.items():
+            pull.forget()
+            mine = groups.member_subject(place.topic, said.group, said.member)
+            await self._link.client.publish(mine, b"%d %b" % (self._epoch, _IS_BACK))
+        self._inbox.wake()
+
+    async def leave(self) -> None:
+        """Be no member any more."""
+        for listen in self._listens:
+            await listen.unsubscribe()
+        await self._let_go()
+
+    async def _let_go(self) -> None:
+        """Let others have what is not done, at once."""
+        for pull in self.pulls.values():
+            await pull.close()
+        await self._say_all([token for _, token in self._inbox.clear()], _NOT_DONE)
+        await self._link.client.flush()
+
+    async def _say_all(self, replies: Sequence[str], word: bytes) -> None:
+        with suppress(nats.errors.Error):
+            for reply in replies:
+                await self._link.client.publish(reply, word)
+
+    async def say_progress(self) -> None:
+        """What is in hand is still worked on: it must not be handed out again."""
+        await self._say_all([token for _, token in self._inbox.held()], _PROGRESS)
+
+    async def measure(self) -> None:
+        """See how far the group is behind."""
+        with suppress(nats.errors.Error):
+            for place, pull in self.pulls.items():
+                found = await groups.lag_of(self._link, pull.stream, pull.consumer, place.topic)
+                if found is None:
+                    self._fail(pull.gone())
+                    return
+                records, oldest_s = found
+                seconds = 0.0 if not records else None
+                if oldest_s is not None:
+                    seconds = max(self._clock.now() - oldest_s, 0)
+                self.lag[place] = Lag(records=records, seconds=seconds)
+
+
+async def _answer(message: Msg) -> None:
+    """A member lives here."""
+    if message.reply:
+        await message.respond(b"lives")
+
 
 _BEATS: Final = 3  # words of progress within the time after which a message is handed out again
 _LAG_EVERY_S: Final = 1.0

@@ -31,17 +31,17 @@ from headrace.streaming.brokers.checks import (
     check_one_partition,
     check_place,
     check_records,
+    check_topic,
 )
-from headrace.streaming.brokers.pulsar_link import PulsarLink
-from headrace.streaming.brokers.pulsar_messages import (
+from headrace.streaming.brokers.pulsar_link import (
     Message,
     MessageId,
+    PulsarLink,
     id_of,
     offset_of,
     record_of,
 )
 from headrace.streaming.brokers.pulsar_session import PulsarSession
-from headrace.streaming.brokers.topics import check_topic
 from headrace.streaming.records import NewRecord, Place, Record
 
 _READ_MS: Final = 3000

@@ -30,14 +30,21 @@ from headrace.streaming.brokers.checks import (
     check_place,
     check_records,
     check_text,
+    check_topic,
     positive,
     split_options,
 )
-from headrace.streaming.brokers.redis_entries import id_of, offset_at, offset_of, record_of
-from headrace.streaming.brokers.redis_link import RedisLink
+from headrace.streaming.brokers.redis_link import (
+    RedisLink,
+    Trim,
+    add_command,
+    id_of,
+    members_key,
+    offset_at,
+    offset_of,
+    record_of,
+)
 from headrace.streaming.brokers.redis_session import RedisSession
-from headrace.streaming.brokers.redis_writing import Trim, add_command, members_key
-from headrace.streaming.brokers.topics import check_topic
 from headrace.streaming.records import NewRecord, Place, Record
 
 RETENTION_S: Final = 7 * 86_400.0

@@ -1,7 +1,13 @@
-"""How are commands sent to a Redis or Valkey that keeps streams, and how are its errors told?"""
+"""Redis client for streams: commands, errors, and the encoding of records in entries.
+
+An entry has the fields `key`, `value`, `h:NAME` for each header (in order, duplicates too) and
+`timestamp` if the record brings one. Entries of other writers need not be like that: a field of
+another name is a header, and the value where it is the only field.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Final, cast
 
 import redis
@@ -19,6 +25,7 @@ from headrace.core import (
     UnsupportedError,
 )
 from headrace.streaming.brokers.checks import shown
+from headrace.streaming.records import NewRecord, Place, Record
 
 Argument = bytes | str | int
 TIMEOUT_S: Final = 5.0
@@ -30,7 +37,6 @@ _WAYS_OUT: Final = {
     "MISCONF": "; the server cannot write to its disk",
     "WRONGTYPE": "; something else than a stream is under this key",
 }
-
 _REASONS: Final[Mapping[str, tuple[type[HeadraceError], str]]] = {
     "NOTOPIC": (NotFoundError, "there is no such topic {rest}; make it first"),
     "NOTMINE": (
@@ -139,3 +145,172 @@ def told(error: Exception, doing: str, server: str) -> HeadraceError:
         if marker in said:
             return kind(f"{cannot}: {reason.format(rest=rest, member=rest.rpartition('#')[0])}")
     return FailedPreconditionError(f"{cannot}: {said}{way}")
+
+
+_SEQUENCE_BITS: Final = 21  # two million in a millisecond; with 42 for those, enough until 2109
+_MOST_SEQUENCE: Final = (1 << _SEQUENCE_BITS) - 1
+_KEY: Final = b"key"
+_VALUE: Final = b"value"
+_TIMESTAMP: Final = b"timestamp"
+_NOTHING: Final = b"nothing"  # an entry has to have a field
+_HEADER: Final = b"h:"
+Fields = Sequence[bytes]
+"""Names and values in turn."""
+
+
+def offset_of(entry_id: bytes) -> int:
+    """The offset of an entry: ids in their order, as one number.
+
+    Raises:
+        FailedPreconditionError: There are more entries in one millisecond than can be told apart.
+    """
+    ms, _, sequence = entry_id.partition(b"-")
+    number = int(sequence)
+    if number > _MOST_SEQUENCE:
+        message = (
+            f"entry {entry_id.decode()} is beyond number {_MOST_SEQUENCE} of its millisecond: "
+            "let the server choose the ids (XADD *), and its clock never stand back for long"
+        )
+        raise FailedPreconditionError(message)
+    return int(ms) << _SEQUENCE_BITS | number
+
+
+def id_of(offset: int) -> bytes:
+    """The contrary; what lies before all is before the first id."""
+    at = max(offset, 0)
+    return b"%d-%d" % (at >> _SEQUENCE_BITS, at & _MOST_SEQUENCE)
+
+
+def offset_at(at_s: float) -> int:
+    """The lowest offset of entries that were written at this time or later."""
+    return max(-int(-at_s * 1000 // 1), 0) << _SEQUENCE_BITS
+
+
+def written_s(offset: int) -> float:
+    """When the entry was written, in Unix time by the server's clock."""
+    return (offset >> _SEQUENCE_BITS) / 1000
+
+
+def fields_of(record: NewRecord) -> list[bytes]:
+    """What is written."""
+    fields: list[bytes] = []
+    if record.key is not None:
+        fields += (_KEY, record.key)
+    if record.value is not None:
+        fields += (_VALUE, record.value)
+    for name, value in record.headers:
+        fields += (_HEADER + name.encode("utf-8", "surrogateescape"), value)
+    if record.timestamp_s is not None:
+        fields += (_TIMESTAMP, b"%.6f" % record.timestamp_s)
+    return fields or [_NOTHING, b""]
+
+
+def record_of(place: Place, entry_id: bytes, fields: Fields, *, deliveries: int = 1) -> Record:
+    """What an entry says."""
+    offset = offset_of(entry_id)
+    key: bytes | None = None
+    value: bytes | None = None
+    headers: list[tuple[str, bytes]] = []
+    timestamp_s = written_s(offset)
+    for name, said in zip(fields[::2], fields[1::2], strict=True):
+        if name == _VALUE:
+            value = said
+        elif name == _KEY:
+            key = said
+        elif name == _TIMESTAMP:
+            timestamp_s = _number(said, timestamp_s)
+        elif name != _NOTHING:
+            header = name.removeprefix(_HEADER)
+            headers.append((header.decode("utf-8", "surrogateescape"), said))
+    if len(fields) == 2 and headers and not fields[0].startswith(_HEADER):  # noqa: PLR2004  # one
+        value, headers = headers[0][1], []
+    return Record(
+        place=place,
+        offset=offset,
+        key=key,
+        value=value,
+        headers=tuple(headers),
+        timestamp_s=timestamp_s,
+        deliveries=deliveries,
+    )
+
+
+def _number(said: bytes, default: float) -> float:
+    try:
+        return float(said)
+    except ValueError:
+        return default
+
+
+_MOST_FIELDS: Final = 2000  # names and values; the server's Lua takes less than 8000 arguments
+_MOST_BYTES: Final = 256 << 20  # the server takes 512 MB for a value, and hangs up beyond
+Call = tuple[list[str], list[Argument]]
+"""Keys and arguments of a script."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trim:
+    """What the streams that are written to keep: `maxlen` entries, or if 0 `retention_s`."""
+
+    maxlen: int
+    retention_s: float
+
+    def arguments(self, now_s: float) -> tuple[Argument, ...]:
+        """Of XADD; about so much, which costs next to nothing."""
+        if self.maxlen:
+            return ("MAXLEN", "~", self.maxlen)
+        return ("MINID", "~", max(int((now_s - self.retention_s) * 1000), 0))
+
+
+def add_arguments(record: NewRecord, trim: Trim, now_s: float) -> list[Argument]:
+    """Those of XADD after the stream's name; it writes to no stream that is not there.
+
+    Raises:
+        InvalidArgumentError: It is more than a server takes.
+    """
+    fields = fields_of(record)
+    if len(fields) > _MOST_FIELDS:
+        message = f"a record for {record.topic} has over {_MOST_FIELDS // 2} headers; Redis's limit"
+        raise InvalidArgumentError(message)
+    size_bytes = sum(map(len, fields))
+    if size_bytes > _MOST_BYTES:
+        message = f"a record for {record.topic} has {size_bytes} bytes; Redis takes {_MOST_BYTES}"
+        raise InvalidArgumentError(message)
+    return ["NOMKSTREAM", *trim.arguments(now_s), "*", *fields]
+
+
+def add_command(record: NewRecord, trim: Trim, now_s: float) -> list[Argument]:
+    """All of XADD."""
+    return ["XADD", record.topic, *add_arguments(record, trim, now_s)]
+
+
+def members_key(topic: str, group: str) -> str:
+    """Where the members of a group are."""
+    return f"headrace:members:{topic}:{group}"
+
+
+def deliver_call(
+    owner: tuple[str, str],
+    written: Sequence[tuple[str, list[Argument]]],
+    tokens: Mapping[Place, Sequence[bytes]],
+    *,
+    is_strict: bool,
+) -> Call:
+    """What the script DELIVER is told.
+
+    Args:
+        owner: Group and consumer.
+        written: Topics, and arguments of XADD.
+        tokens: Ids of entries of the input, ascending, at least one for each place.
+        is_strict: Whether all of them have to be this consumer's still.
+    """
+    numbers: dict[str, int] = {}
+    arguments: list[Argument] = [int(is_strict), *owner, len(tokens)]
+    for place, ids in tokens.items():
+        number = numbers.setdefault(place.topic, len(numbers) + 1)
+        arguments += (number, len(ids), *ids)
+    arguments.append(len(written))
+    for topic, added in written:
+        number = numbers.setdefault(topic, len(numbers) + 1)
+        arguments += (number, len(added), *added)
+    return list(numbers), arguments

@@ -1,8 +1,8 @@
-"""What a member of a group asks of Redis that has to happen as a whole, as scripts in Lua.
+"""Lua scripts for the steps of a group member that Redis has to run atomically.
 
-The members of a group that live are in a sorted set, with the time until which that is believed. A
-consumer is named `MEMBER#EPOCH`, so that a member which is back is told from the one it was.
-Consumers of others, whose names have no epoch, are left alone while they show themselves.
+The live members of a group are in a sorted set, with the time at which their claim expires. A
+consumer is named `MEMBER#EPOCH`, so a member that returns differs from its earlier self. Consumers
+whose names have no epoch belong to others; they are left alone while they are active.
 """
 
 from typing import Final

@@ -5,7 +5,7 @@ import json
 from confluent_kafka import KafkaError
 
 from headrace.core import ConflictError, FailedPreconditionError
-from headrace.streaming.brokers.kafka_health import Health
+from headrace.streaming.brokers.kafka_client import Health
 
 
 def states(*them: str) -> str:

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.core import HeadraceError
+from headrace.streaming.brokers.kafka_client import Writing
 from headrace.streaming.brokers.kafka_outbox import COMMIT_EVERY_S, HELD_S, UNDER_WAY, Outbox
-from headrace.streaming.brokers.kafka_records import Writing
 from headrace.streaming.records import NewRecord, Place
 from headrace.testing.turned import TurnedClock
 

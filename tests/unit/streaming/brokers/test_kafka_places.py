@@ -9,7 +9,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from headrace.core import UnavailableError
 from headrace.streaming.broker import Membership, Start
-from headrace.streaming.brokers.kafka_places import Assigning
+from headrace.streaming.brokers.kafka_positions import Assigning
 from headrace.streaming.records import Place
 from headrace.testing.turned import TurnedClock
 

@@ -17,10 +17,11 @@ from headrace.core import (
     UnauthenticatedError,
     UnavailableError,
 )
-from headrace.streaming.brokers.kafka_errors import error_of, failure
-from headrace.streaming.brokers.kafka_records import (
+from headrace.streaming.brokers.kafka_client import (
     Places,
     check_new,
+    error_of,
+    failure,
     milliseconds,
     partitions_of,
     records_of,

@@ -7,9 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.core import InvalidArgumentError, NotFoundError
-from headrace.streaming.brokers.log_forget import forget_old
-from headrace.streaming.brokers.log_records import append, ends, offset_at, read, time_of
-from headrace.streaming.brokers.log_topics import Catalogue
+from headrace.streaming.brokers.log_records import (
+    Catalogue,
+    append,
+    ends,
+    forget_old,
+    offset_at,
+    read,
+    time_of,
+)
 from headrace.streaming.records import NewRecord, Place
 from tests.unit.streaming.brokers.test_log_group import RETENTION_S, new_db
 

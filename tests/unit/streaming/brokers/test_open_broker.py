@@ -7,7 +7,7 @@ import pytest
 
 from headrace.core import FailedPreconditionError, InvalidArgumentError
 from headrace.streaming.brokers import _KINDS, open_broker
-from headrace.streaming.brokers.topics import check_topic
+from headrace.streaming.brokers.checks import check_topic
 
 
 @pytest.mark.parametrize("url", ["", "kafka://a\0b"])

@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.core import FailedPreconditionError, InvalidArgumentError
-from headrace.streaming.brokers import nats_messages, pulsar_messages, redis_entries
-from headrace.streaming.brokers.packing import packed, quoted, unpacked, unquoted
-from headrace.streaming.brokers.redis_writing import Trim, add_arguments
+from headrace.streaming.brokers import nats_messages, pulsar_link, redis_link
+from headrace.streaming.brokers.checks import packed, quoted, unpacked, unquoted
+from headrace.streaming.brokers.redis_link import Trim, add_arguments
 from headrace.streaming.records import Header, NewRecord, Place
 
 PLACE = Place("t", 0)
@@ -19,22 +19,22 @@ HEADERS = st.lists(
 
 @given(ms=st.integers(0, 2**42 - 1), sequence=st.integers(0, 2**21 - 1))
 def test_an_id_of_redis_and_its_offset_are_one(ms: int, sequence: int) -> None:
-    offset = redis_entries.offset_of(b"%d-%d" % (ms, sequence))
+    offset = redis_link.offset_of(b"%d-%d" % (ms, sequence))
 
     assert offset < 2**63
-    assert redis_entries.id_of(offset) == b"%d-%d" % (ms, sequence)
+    assert redis_link.id_of(offset) == b"%d-%d" % (ms, sequence)
 
 
 @given(st.lists(st.tuples(st.integers(0, 2**42 - 1), st.integers(0, 2**21 - 1)), max_size=9))
 def test_offsets_have_the_order_of_ids(ids: list[tuple[int, int]]) -> None:
-    by_offset = sorted(ids, key=lambda one: redis_entries.offset_of(b"%d-%d" % one))
+    by_offset = sorted(ids, key=lambda one: redis_link.offset_of(b"%d-%d" % one))
 
     assert by_offset == sorted(ids)
 
 
 def test_an_id_that_no_offset_holds_is_named() -> None:
     with pytest.raises(FailedPreconditionError, match="5-2097152"):
-        redis_entries.offset_of(b"5-2097152")
+        redis_link.offset_of(b"5-2097152")
 
 
 @given(KEYS, KEYS, HEADERS)
@@ -42,8 +42,8 @@ def test_a_record_comes_back_from_an_entry(
     key: bytes | None, value: bytes | None, headers: tuple[Header, ...]
 ) -> None:
     record = NewRecord(topic="t", key=key, value=value, headers=headers, timestamp_s=12.5)
-    fields = redis_entries.fields_of(record)
-    found = redis_entries.record_of(PLACE, b"7-1", fields)
+    fields = redis_link.fields_of(record)
+    found = redis_link.record_of(PLACE, b"7-1", fields)
 
     assert (found.key, found.value, found.headers) == (key, value, headers)
     assert found.timestamp_s == 12.5
@@ -61,7 +61,7 @@ def test_a_record_comes_back_from_an_entry(
 def test_entries_of_others_are_read(
     fields: list[bytes], value: bytes | None, headers: tuple[Header, ...]
 ) -> None:
-    found = redis_entries.record_of(PLACE, b"7000-1", fields)
+    found = redis_link.record_of(PLACE, b"7000-1", fields)
 
     assert (found.value, found.headers, found.timestamp_s) == (value, headers, 7.0)
 
@@ -128,7 +128,7 @@ class Id:
     st.lists(st.tuples(st.integers(0, 2**31 - 1), st.integers(0, 49_999), st.integers(0, 999))),
 )
 def test_offsets_of_pulsar_have_the_order_of_its_ids(ids: list[tuple[int, int, int]]) -> None:
-    found = [pulsar_messages.offset_of(Id(*one)) for one in sorted(ids)]
+    found = [pulsar_link.offset_of(Id(*one)) for one in sorted(ids)]
 
     assert found == sorted(found)
     assert len(set(found)) == len(set(ids))
