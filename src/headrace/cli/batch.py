@@ -24,9 +24,8 @@ from headrace.core import InvalidArgumentError, Nulls
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from headrace.jobs.engines.local import LocalEngine
     from headrace.jobs.engines.ray import RayEngine
-    from headrace.jobs.running import Summary
+    from headrace.jobs.running import LocalEngine, Summary
 
 TOO_MANY_ERRORS: Final = 4
 """Exit status of a job that more rows failed in than it allows."""
@@ -275,9 +274,8 @@ def run(
     from headrace.engine import usable_cores
     from headrace.jobs.mapping import parse_keys, parse_map
     from headrace.jobs.messages import ErrorsTo, Format
-    from headrace.jobs.preparing import Wish
+    from headrace.jobs.preparing import Wish, parse_bytes
     from headrace.jobs.running import TooManyErrorsError
-    from headrace.jobs.sizes import parse_bytes
 
     cores = workers or usable_cores()
     wish = Wish(
@@ -391,13 +389,12 @@ def open_engine(
     from headrace.engine import usable_cores
 
     if name is Engine.LOCAL:
-        from headrace.jobs.engines.local import LocalEngine
+        from headrace.jobs.running import LocalEngine
 
         if address:
             raise InvalidArgumentError(f"--address {address} is of a cluster: say --engine ray")
         return LocalEngine(workers=workers or usable_cores())
-    from headrace.jobs.engines.ray import RayEngine, import_ray
-    from headrace.jobs.engines.ray_head import LOCAL, check_address
+    from headrace.jobs.engines.ray import LOCAL, RayEngine, check_address, import_ray
 
     import_ray()
     # A cluster of our own is as large as the job may be.

@@ -22,7 +22,7 @@ from headrace.cli.batch_model import Chosen
 from headrace.core import FailedPreconditionError, FeatureSettings
 from headrace.core.variables import filled_in, url_filled_in
 from headrace.jobs.manifest import OutputFolder
-from headrace.jobs.sources.files import is_url, list_files
+from headrace.jobs.sources.source import is_url, list_files
 from headrace.jobs.sources.sql import SQLITE, is_database
 
 if TYPE_CHECKING:

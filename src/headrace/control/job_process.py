@@ -26,7 +26,7 @@ from headrace.control.job_records import JobRun
 from headrace.control.sandbox import FIRST_UID, UIDS, Isolation, Occasion, Sandbox
 from headrace.core.confine import give_all
 from headrace.core.processes import Child, lines, python_module
-from headrace.jobs.progress import read_progress
+from headrace.jobs.messages import read_progress
 
 _LOG: Final = logging.getLogger("headrace.control")
 _WATCH: Final = Path(job_watch.__file__)

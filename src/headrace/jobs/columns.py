@@ -1,9 +1,14 @@
-"""Which datatypes of columns can become which datatypes of a model's inputs?"""
+"""Columns of tables as tensors of a model, with a reason for each row that cannot be one."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
-from headrace.core import VARIABLE, Datatype, TensorSpec
+import numpy as np
+
+from headrace.core import VARIABLE, Array, Datatype, ModelSignature, Nulls, Tensors, TensorSpec
 from headrace.jobs.libraries import pa, pl
+from headrace.jobs.messages import ColumnPlan
 
 POLARS: Final[dict[Datatype, Any]] = {
     Datatype.BOOL: pl.Boolean,
@@ -20,7 +25,6 @@ POLARS: Final[dict[Datatype, Any]] = {
     Datatype.FP64: pl.Float64,
     Datatype.BYTES: pl.Binary,
 }
-
 PARSED: Final[dict[str, Any]] = {"f": pl.Float64, "i": pl.Int64, "u": pl.UInt64, "b": pl.Boolean}
 """As what text is read first, by NumPy's kind: as JSON is, so that a row's digits are the same."""
 
@@ -86,3 +90,191 @@ def is_text(kind: Any) -> bool:  # noqa: ANN401  # as above
     if types.is_dictionary(kind):
         return is_text(kind.value_type)
     return any(check(kind) for check in checks)
+
+
+_SHOWN: Final = 40
+
+
+@dataclass(slots=True, kw_only=True)
+class Fed:
+    """A window as the model takes it. Every tensor has all rows, those in `bad` with any values.
+
+    `ragged`: inputs whose rows have different shapes, a tensor for each row.
+    """
+
+    rows: int
+    dense: Tensors = field(default_factory=dict)
+    ragged: dict[str, list[Array]] = field(default_factory=dict)
+    bad: dict[int, str] = field(default_factory=dict)
+
+
+def feed(
+    frame: pl.DataFrame,
+    plan: ColumnPlan,
+    signature: ModelSignature,
+    *,
+    broken: Mapping[int, str],
+    nulls: Nulls,
+) -> Fed:
+    """All inputs of the model for the rows of a frame."""
+    fed = Fed(rows=frame.height, bad=dict(broken))
+    for one in plan.inputs:
+        spec = signature.input(one.input)
+        assert spec is not None, "the plan was made for this signature"
+        shape = row_shape(spec, batched=signature.batched)
+        first = frame[one.columns[0]]
+        if len(one.columns) == 1 and first.dtype.is_nested():
+            _lists(first, spec, shape, fed, nulls)
+        elif spec.datatype is Datatype.BYTES:
+            _texts([frame[name] for name in one.columns], spec, shape, fed)
+        else:
+            _scalars([frame[name] for name in one.columns], spec, shape, fed, nulls)
+    return fed
+
+
+def _scalars(
+    some: Sequence[pl.Series], spec: TensorSpec, shape: tuple[int, ...], fed: Fed, nulls: Nulls
+) -> None:
+    """Numbers beside each other; Polars turns columns into rows faster than NumPy does."""
+    wanted = POLARS[spec.datatype]
+    may_be_nan = _may_be_nan(spec, nulls)
+    made = []
+    for column in some:
+        cast = column if column.dtype == wanted else column.cast(wanted, strict=False)
+        if column.dtype == pl.Float64 and wanted == pl.Float32:
+            _told_infinite(column, cast, spec, fed)
+        if cast.null_count():
+            if cast.null_count() > column.null_count():
+                lost = cast.is_null() & column.is_not_null()
+                for row in lost.arg_true().to_list():
+                    text = str(column[row])[:_SHOWN]
+                    reason = f"column '{column.name}': {text} does not fit {spec.datatype}"
+                    fed.bad.setdefault(row, reason)
+            if not may_be_nan:
+                for row in column.is_null().arg_true().to_list():
+                    fed.bad.setdefault(row, f"column '{column.name}' is null")
+            cast = cast.fill_null(float("nan") if may_be_nan else _zero(spec.datatype))
+        made.append(cast)
+    array = made[0].to_numpy() if len(made) == 1 else pl.DataFrame(made).to_numpy(order="c")
+    fed.dense[spec.name] = _shaped(array, spec, shape, fed.rows)
+
+
+def _told_infinite(column: pl.Series, cast: pl.Series, spec: TensorSpec, fed: Fed) -> None:
+    """Name the rows whose doubles are too large for floats; an endpoint refuses such too."""
+    lost = cast.is_infinite() & column.is_finite()
+    for row in lost.arg_true().to_list() if lost.any() else ():
+        fed.bad.setdefault(
+            row, f"column '{column.name}': {column[row]:g} does not fit {spec.datatype}"
+        )
+
+
+def _texts(some: Sequence[pl.Series], spec: TensorSpec, shape: tuple[int, ...], fed: Fed) -> None:
+    array = np.empty((fed.rows, len(some)), np.object_)
+    for i, column in enumerate(some):
+        for row in column.is_null().arg_true().to_list():
+            fed.bad.setdefault(row, f"column '{column.name}' is null")
+        array[:, i] = _bytes(column)
+    fed.dense[spec.name] = _shaped(array, spec, shape, fed.rows)
+
+
+def _lists(
+    column: pl.Series, spec: TensorSpec, shape: tuple[int, ...], fed: Fed, nulls: Nulls
+) -> None:
+    """A column of lists, each of which is a row's tensor in row-major order."""
+    flat, lengths = _flat(column)
+    for row in column.is_null().arg_true().to_list():
+        fed.bad.setdefault(row, f"column '{column.name}' is null")
+    ends = np.cumsum(lengths)
+    if spec.datatype is Datatype.BYTES:
+        values = _bytes(flat)
+        missing = flat.is_null()
+    else:
+        cast = flat.cast(POLARS[spec.datatype], strict=False)
+        missing = cast.is_null()
+        fill = _zero(spec.datatype)
+        if _may_be_nan(spec, nulls):
+            missing, fill = missing & flat.is_not_null(), float("nan")
+        values = cast.fill_null(fill).to_numpy().astype(spec.datatype.dtype)
+    for place in missing.arg_true().to_list():
+        row = int(np.searchsorted(ends, place, side="right"))
+        why = f"column '{column.name}' holds a value that is no {spec.datatype}: "
+        fed.bad.setdefault(row, f"{why}{str(flat[place])[:_SHOWN]}")
+    size = width(shape)
+    if size is None:
+        _ragged(column.name, values, lengths, spec, shape, fed)
+        return
+    wrong = np.flatnonzero(lengths != size)
+    for row in wrong.tolist():
+        reason = f"column '{column.name}' has {lengths[row]} values, and {size} are needed"
+        fed.bad.setdefault(row, reason)
+    if len(wrong):
+        starts = ends - lengths
+        whole = np.zeros((fed.rows, size), values.dtype)
+        for row in np.flatnonzero(lengths == size).tolist():
+            whole[row] = values[starts[row] : ends[row]]
+        values = whole
+    fed.dense[spec.name] = _shaped(values.reshape(fed.rows, size), spec, shape, fed.rows)
+
+
+def _ragged(  # noqa: PLR0917  # the last part of `_lists`
+    name: str, values: Array, lengths: Array, spec: TensorSpec, shape: tuple[int, ...], fed: Fed
+) -> None:
+    known = int(np.prod([size for size in shape if size != VARIABLE], dtype=np.int64))
+    parts = []
+    start = 0
+    for row, length in enumerate(lengths.tolist()):
+        if length % known or not length:
+            fed.bad.setdefault(row, f"column '{name}' has {length} values, no multiple of {known}")
+            parts.append(np.empty(0, values.dtype))
+        else:
+            sizes = [length // known if size == VARIABLE else size for size in shape]
+            parts.append(values[start : start + length].reshape(sizes))
+        start += length
+    fed.ragged[spec.name] = parts
+
+
+def _flat(column: pl.Series) -> tuple[pl.Series, Array]:
+    """All values below each other, and how many each row has; lists of lists lose their nesting."""
+    sizes: list[Array] = []
+    flat = column
+    while flat.dtype.is_nested():
+        if isinstance(flat.dtype, pl.Array):
+            flat = flat.arr.to_list()
+        sizes.append(flat.list.len().fill_null(0).to_numpy().astype(np.int64))
+        flat = flat.list.explode(empty_as_null=False, keep_nulls=False)
+    lengths = sizes.pop()
+    while sizes:
+        lengths = _summed(lengths, sizes.pop())
+    return flat, lengths
+
+
+def _summed(lengths: Array, groups: Array) -> Array:
+    """Sums of neighbours, as many together as `groups` says."""
+    totals = np.concatenate([[0], np.cumsum(lengths)])
+    ends = np.cumsum(groups)
+    summed: Array = totals[ends] - totals[ends - groups]
+    return summed
+
+
+def _bytes(column: pl.Series) -> Array:
+    values = column.cast(pl.Binary).to_list()
+    made = np.empty(len(values), np.object_)
+    made[:] = [b"" if value is None else value for value in values]
+    return made
+
+
+def _may_be_nan(spec: TensorSpec, nulls: Nulls) -> bool:
+    return nulls is Nulls.NAN and spec.datatype.dtype.kind == "f"
+
+
+def _zero(kind: Datatype) -> Any:  # noqa: ANN401  # a value of any datatype
+    return False if kind is Datatype.BOOL else 0
+
+
+def _shaped(array: Array, spec: TensorSpec, shape: Sequence[int], rows: int) -> Array:
+    per_row = array.size // rows if rows else 0
+    sizes = [per_row if size == VARIABLE else size for size in shape]
+    made = array.reshape((rows, *sizes)) if rows else np.empty((0, *sizes), array.dtype)
+    if made.dtype != spec.datatype.dtype:
+        made = made.astype(spec.datatype.dtype)
+    return np.ascontiguousarray(made) if spec.datatype is not Datatype.BYTES else made

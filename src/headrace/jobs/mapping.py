@@ -1,6 +1,6 @@
-"""Which columns does each input of the model get? Decided from schemas, before any row is read.
+"""Columns for each input of a model, decided from schemas before any row is read.
 
-All that is wrong is told at once, each with the way out.
+All mistakes are reported at once, each with its remedy.
 """
 
 import difflib

@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import IO, Final
 
 from headrace.core import Datatype, FailedPreconditionError, ModelSignature
-from headrace.jobs.answering import Answerer
-from headrace.jobs.feeding import feed
+from headrace.jobs.columns import feed
 from headrace.jobs.libraries import pa, pl
 from headrace.jobs.messages import ColumnPlan, Done, ErrorsTo, Shard, Task
-from headrace.jobs.results import Layout, keys_of
+from headrace.jobs.results import Answerer, Layout, keys_of
 from headrace.jobs.sources.source import Rows, Source, Wanted
 from headrace.jobs.writing import error_lines, open_writer, replacing_output, written
 from headrace.scoring.scorer import Scorer

@@ -18,11 +18,10 @@ from headrace.core import (
     TensorSpec,
 )
 from headrace.engine import ServiceTimes
-from headrace.jobs.engines.local import LocalEngine
 from headrace.jobs.manifest import OutputFolder
 from headrace.jobs.messages import JobModel
 from headrace.jobs.preparing import Job, Wish, find_begun, plan_job, settle
-from headrace.jobs.running import Summary, Watch, run_job
+from headrace.jobs.running import LocalEngine, Summary, Watch, run_job
 from headrace.jobs.sources.opening import open_source
 from headrace.scoring.loading import LoadedModel
 from headrace.scoring.scorer import Scorer

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from headrace.core import Datatype, Tensors, UnavailableError
-from headrace.jobs.answering import Answerer, Answers, StoppedError
-from headrace.jobs.feeding import Fed
+from headrace.jobs.columns import Fed
+from headrace.jobs.results import Answerer, Answers, StoppedError
 from tests.unit.jobs.parts import Fake, scorer, signature, spec
 
 TEXT = signature([spec("t", Datatype.BYTES, -1)], [spec("n", Datatype.INT64, -1)])

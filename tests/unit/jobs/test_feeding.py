@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.core import Datatype, ModelSignature, Nulls
-from headrace.jobs.feeding import Fed, feed
+from headrace.jobs.columns import Fed, feed
 from headrace.jobs.messages import ColumnPlan, InputColumns
 from tests.unit.jobs.parts import signature, spec
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.jobs.progress import Progress, read_progress
+from headrace.jobs.messages import Progress, read_progress
 
 JOB = b'{"id": "r", "shards": [{}, {}], "model": 1}'
 LINE = b'{"shard": 0, "rows": 5, "errors": 1}\n'

@@ -8,9 +8,8 @@ import pyarrow as pa
 import pytest
 
 from headrace.core import Array, Datatype, ModelSignature, RuntimeFailedError, Tensors
-from headrace.jobs.answering import Answers
 from headrace.jobs.messages import ColumnPlan, ErrorsTo
-from headrace.jobs.results import Layout, keys_of
+from headrace.jobs.results import Answers, Layout, keys_of
 from tests.unit.jobs.parts import signature, spec
 
 

@@ -22,10 +22,9 @@ from headrace.core import (
     Tensors,
     UnavailableError,
 )
-from headrace.jobs.manifest import OutputFolder
+from headrace.jobs.manifest import ChangedError, OutputFolder
 from headrace.jobs.messages import ErrorsTo, Format
 from headrace.jobs.preparing import find_begun
-from headrace.jobs.resuming import ChangedError
 from headrace.jobs.running import TooManyErrorsError
 from tests.unit.jobs.parts import SUMS, Fake, files, prepared, run, sums, table
 
@@ -218,7 +217,7 @@ def test_nothing_says_done_while_something_is_done_again(source: Path, tmp_path:
 def test_an_error_of_every_row_ends_the_job_and_leaves_whole_files_only(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("headrace.jobs.answering._PATIENCE_S", ())
+    monkeypatch.setattr("headrace.jobs.results._PATIENCE_S", ())
 
     def away(_: object) -> dict[str, np.ndarray]:
         raise UnavailableError("the store is away")

@@ -1,1 +1,1 @@
-"""What runs the shards of a job: threads of this process, or the workers of a cluster."""
+"""Engines of jobs on other machines; threads of this process are in `headrace.jobs.running`."""

@@ -1,8 +1,22 @@
-"""CSV with a header: cut at ends of rows, parsed by Polars; a damaged row costs itself only."""
+"""CSV with a header: cut at ends of rows, parsed by Polars; a damaged row costs itself only.
+
+A value in quotes ends at a quote before a separator or an end of line, and `""` inside is a quote
+(RFC 4180). A row that breaks this is damaged, and the rows after it are read as if it were not
+there. What a damaged row covers:
+
+- A quote inside a value without quotes, or text after a closing quote: the row up to the end of the
+  line where that shows.
+- A quote that nothing closes: the row up to the end of the line where it opens. Nothing closes it
+  if the text ends first, or if the next single quote is one that opens a value (it follows a
+  separator or begins a line, and text follows it).
+- A quote that both opens and closes (`,",`, or one alone in its line) closes, unless its row spans
+  lines and has another number of values than the header: then the quote before it was not closed.
+"""
 
 import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -11,10 +25,229 @@ from headrace.core import Array, Datatype, InvalidArgumentError
 from headrace.jobs.columns import PARSED
 from headrace.jobs.libraries import Schema, pa, pl
 from headrace.jobs.messages import Shard, Sizes
-from headrace.jobs.sources.csv_rows import CsvRows, find_rows
-from headrace.jobs.sources.files import fingerprint, open_file, read_at, unreadable
-from headrace.jobs.sources.lines import cut_file
-from headrace.jobs.sources.source import Rows, Wanted, windows
+from headrace.jobs.sources.json_lines import cut_file
+from headrace.jobs.sources.source import (
+    Rows,
+    Wanted,
+    fingerprint,
+    open_file,
+    read_at,
+    unreadable,
+    windows,
+)
+
+UNCLOSED: Final = "a quote is not closed"
+STRAY: Final = "a quote stands inside a value"
+_QUOTE, _NEWLINE, _RETURN = (ord(char) for char in '"\n\r')
+_FEW_LINES, _MOST_LINES = 256, 1 << 14
+"""Lines that are looked at together after a damaged row; twice as many each time all are right."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CsvRows:
+    """Rows of a text that begins with a row. `bounds`: where each begins, and where the last ends.
+
+    Rows lie beside each other. What is behind the last is the beginning of a row whose end is not
+    in the text. `damaged`: reasons by row. `newlines`, `quotes`: their positions.
+    """
+
+    bounds: Array
+    damaged: dict[int, str]
+    newlines: Array
+    quotes: Array
+
+    def __len__(self) -> int:
+        return len(self.bounds) - 1
+
+    def line_of(self, row: int) -> int:
+        """How many lines the text has before a row."""
+        return int(np.searchsorted(self.newlines, self.bounds[row]))
+
+    def separators(self, data: bytes, separator: bytes) -> tuple[Array, Array]:
+        """Positions of separators outside quotes, and for each row the index of its first one."""
+        every = np.flatnonzero(np.frombuffer(data, np.uint8) == ord(separator))
+        if len(self.quotes):
+            row = np.searchsorted(self.bounds, every, side="right") - 1
+            before = np.searchsorted(self.quotes, self.bounds)[row]
+            every = every[(np.searchsorted(self.quotes, every) - before) & 1 == 0]
+        return every, np.searchsorted(every, self.bounds)
+
+
+def find_rows(data: bytes, separator: bytes, columns: int, *, complete: bool = True) -> CsvRows:
+    """The rows of a text, in time linear in its length.
+
+    Args:
+        columns: How many values a row has.
+        complete: Whether the text ends where the file does, or where a row does; the last row needs
+            no end of line then.
+    """
+    text = np.frombuffer(data, np.uint8)
+    newlines = np.flatnonzero(text == _NEWLINE)
+    quotes = np.flatnonzero(text == _QUOTE)
+    if not len(quotes):
+        bounds = np.concatenate([[0], newlines + 1])
+        if complete and bounds[-1] < len(data):
+            bounds = np.append(bounds, len(data))
+        return CsvRows(bounds=bounds, damaged={}, newlines=newlines, quotes=quotes)
+    scan = _Scan(text, newlines, quotes, ord(separator), columns, complete=complete)
+    scan.run()
+    bounds = np.concatenate([[0], *scan.ends])
+    return CsvRows(bounds=bounds, damaged=scan.damaged, newlines=newlines, quotes=quotes)
+
+
+class _Scan:
+    """One pass over a text with quotes.
+
+    From the begin of a row on, quotes open and close in turn, `""` as a close and an open. `_wrong`
+    holds the quotes that cannot do what their turn is, for turns that begin with an even quote and
+    with an odd one. Between damaged rows all is computed for many rows at once.
+    """
+
+    def __init__(
+        self,
+        text: Array,
+        newlines: Array,
+        quotes: Array,
+        separator: int,
+        columns: int,
+        *,
+        complete: bool,
+    ) -> None:
+        self._text, self._newlines, self._quotes = text, newlines, quotes
+        self._separator, self._columns, self._complete = separator, columns, complete
+        padded = np.full(len(text) + 3, _NEWLINE, np.uint8)
+        padded[1:-2] = text
+        before, after, then = padded[quotes], padded[quotes + 2], padded[quotes + 3]
+        self._adjoins = before == _QUOTE
+        begins = (before == separator) | (before == _NEWLINE)
+        ends = (after == separator) | (after == _NEWLINE)
+        ends |= (after == _RETURN) & (then == _NEWLINE)
+        may_open, may_close = begins | self._adjoins, ends | (after == _QUOTE)
+        is_even = np.zeros(len(quotes), np.bool_)
+        is_even[::2] = True
+        self._wrong = (
+            np.flatnonzero(~np.where(is_even, may_open, may_close)),
+            np.flatnonzero(~np.where(is_even, may_close, may_open)),
+        )
+        if self._adjoins.any():
+            # Of several quotes beside each other the first tells whether they can open a value.
+            number = np.arange(len(quotes), dtype=np.int32)
+            begins = begins[np.maximum.accumulate(np.where(self._adjoins, 0, number))]
+        self._begins, self._ends = begins, ends
+        self._quotes_before = np.searchsorted(quotes, newlines)
+        self.ends: list[Array] = []
+        self.damaged: dict[int, str] = {}
+        self._rows = 0
+
+    def run(self) -> None:
+        begin = first = newline = 0
+        """Where the next row begins; a quote that opens; the first newline not looked at."""
+        lines = _FEW_LINES
+        while begin < len(self._text):
+            wrong = self._wrong[first & 1]
+            index = int(np.searchsorted(wrong, first))
+            quote = int(wrong[index]) if index < len(wrong) else len(self._quotes)
+            stop = self._quotes[quote] if quote < len(self._quotes) else len(self._text)
+            last = int(np.searchsorted(self._newlines, stop))
+            end = min(last, newline + lines)
+            outside = (self._quotes_before[newline:end] - first) & 1 == 0
+            ends = self._newlines[newline:end][outside] + 1
+            swallowed = self._swallowed(begin, ends, first)
+            if swallowed is not None:
+                begin, damage = self._add(begin, swallowed[0]), swallowed[1]
+            else:
+                begin = self._add(begin, ends)
+                newline, lines = end, min(lines * 2, _MOST_LINES)
+                if end < last:
+                    continue
+                last_damage = self._damage(begin, quote, first)
+                if last_damage is None:
+                    return
+                damage = last_damage
+            self.damaged[self._rows] = damage[1]
+            begin = self._add(begin, np.array([damage[0]]))
+            first = int(np.searchsorted(self._quotes, begin))
+            newline = int(np.searchsorted(self._newlines, begin))
+            lines = _FEW_LINES
+
+    def _add(self, begin: int, ends: Array) -> int:
+        self.ends.append(ends)
+        self._rows += len(ends)
+        return int(ends[-1]) if len(ends) else begin
+
+    def _swallowed(
+        self, begin: int, ends: Array, first: int
+    ) -> tuple[Array, tuple[int, str]] | None:
+        """The rows before the first that has a doubtful quote and another number of values."""
+        if not len(ends):
+            return None
+        for opener, closer in self._doubtful(begin, int(ends[-1]), first):
+            row = int(np.searchsorted(ends, self._quotes[closer], side="right"))
+            start = int(ends[row - 1]) if row else begin
+            if self._values(start, int(ends[row])) != self._columns:
+                end = self._line_end(opener)
+                assert end is not None, "the line of its closing quote is behind it"
+                return ends[:row], (end, UNCLOSED)
+        return None
+
+    def _damage(self, begin: int, quote: int, first: int) -> tuple[int, str] | None:
+        """Where a row ends that has no end, and why; None if it is one, or that is not known yet.
+
+        Args:
+            quote: The quote in it that cannot do what its turn is; their number if there is none.
+        """
+        if quote == len(self._quotes):
+            if not self._complete or begin == len(self._text):
+                return None
+            if (quote - first) & 1 == 0:
+                self._add(begin, np.array([len(self._text)]))
+                return None
+            opener = self._opener(quote - 1)
+            reason, line = UNCLOSED, opener
+        else:
+            reason, line = STRAY, quote
+            if (quote - first) & 1 and self._begins[quote]:
+                opener = self._opener(quote - 1)
+                if self._line(opener) != self._line(quote):
+                    reason, line = UNCLOSED, opener
+        doubtful = next(self._doubtful(begin, int(self._quotes[line]), first), None)
+        if doubtful is not None:
+            reason, line = UNCLOSED, doubtful[0]
+        end = self._line_end(line)
+        return None if end is None else (end, reason)
+
+    def _doubtful(self, begin: int, end: int, first: int) -> Iterator[tuple[int, int]]:
+        """Values over several lines whose closing quote could open one: both quotes of each."""
+        low, high = np.searchsorted(self._quotes, [begin, end])
+        closers = np.arange(low + (low - first + 1) % 2, high, 2)
+        closers = closers[self._begins[closers] & self._ends[closers]]
+        lines = np.searchsorted(self._newlines, self._quotes[[closers - 1, closers]])
+        closers = closers[(lines[0] != lines[1]) | self._adjoins[closers - 1]]
+        for closer in closers.tolist():
+            opener = self._opener(closer - 1)
+            if self._line(opener) != self._line(closer):
+                yield opener, closer
+
+    def _opener(self, quote: int) -> int:
+        """The quote that opens the value in which an opening quote may be the end of a `""`."""
+        while self._adjoins[quote]:
+            quote -= 2
+        return quote
+
+    def _line(self, quote: int) -> int:
+        return int(np.searchsorted(self._newlines, self._quotes[quote]))
+
+    def _line_end(self, quote: int) -> int | None:
+        line = self._line(quote)
+        if line < len(self._newlines):
+            return int(self._newlines[line]) + 1
+        return len(self._text) if self._complete else None
+
+    def _values(self, begin: int, end: int) -> int:
+        separators = begin + np.flatnonzero(self._text[begin:end] == self._separator)
+        before = np.searchsorted(self._quotes, separators) - np.searchsorted(self._quotes, begin)
+        return 1 + int(np.count_nonzero(before & 1 == 0))
+
 
 _BOM: Final = b"\xef\xbb\xbf"
 _MAX_HEAD_BYTES: Final = 1 << 20

@@ -8,9 +8,8 @@ from typing import Final
 from headrace.core import Datatype, InvalidArgumentError
 from headrace.jobs.libraries import Schema, pa, pl
 from headrace.jobs.messages import Shard, Sizes
-from headrace.jobs.sources.files import is_url, open_file, unreadable
 from headrace.jobs.sources.parquet import runs
-from headrace.jobs.sources.source import Rows, Wanted
+from headrace.jobs.sources.source import Rows, Wanted, is_url, open_file, unreadable
 
 PATH: Final = "path"
 IMAGE: Final = "image"

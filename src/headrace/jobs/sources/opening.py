@@ -6,13 +6,11 @@ from pathlib import Path
 from headrace.core import InvalidArgumentError
 from headrace.core.variables import filled_in, url_filled_in
 from headrace.jobs.messages import SourceSettings
-from headrace.jobs.sources.arrow import ArrowSource
 from headrace.jobs.sources.csv import CsvSource
-from headrace.jobs.sources.files import is_url, kind_of, list_files
 from headrace.jobs.sources.images import ImagesSource
 from headrace.jobs.sources.json_lines import JsonLinesSource
-from headrace.jobs.sources.parquet import ParquetSource
-from headrace.jobs.sources.source import Source
+from headrace.jobs.sources.parquet import ArrowSource, ParquetSource
+from headrace.jobs.sources.source import Source, is_url, kind_of, list_files
 from headrace.jobs.sources.sql import SqlSource, is_database, without_password
 
 KINDS = ("parquet", "csv", "jsonl", "arrow", "images", "sql")

@@ -1,11 +1,19 @@
-"""What a source is: columns known before data is read, shards, and rows a part at a time."""
+"""Sources of rows: columns known before data is read, shards, rows, and the files of an input.
 
+An input is a path, a glob, a folder, or the URL of a store that fsspec knows.
+"""
+
+import glob
+import hashlib
+import io
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from pathlib import Path
+from typing import IO, Any, Final, Protocol
 
-from headrace.core import Datatype
+from headrace.core import Datatype, FailedPreconditionError, HeadraceError, InvalidArgumentError
 from headrace.jobs.libraries import Batch, Schema, pa, pl
 from headrace.jobs.messages import Shard, Sizes
 
@@ -137,3 +145,164 @@ def windows(
 
 def _line_behind(line_of: Callable[[int], int], start: int, row: int) -> int:
     return line_of(start + row)
+
+
+SUFFIXES: Final = {
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".arrow": "arrow",
+    ".feather": "arrow",
+    ".ipc": "arrow",
+    ".arrows": "arrow",
+}
+PICTURES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+_HEAD_BYTES: Final = 1 << 16
+_HIDDEN: Final = (".", "_")
+_SHOWN: Final = 3
+
+
+def is_url(text: str) -> bool:
+    """Whether it names something elsewhere."""
+    return "://" in text
+
+
+def list_files(text: str) -> list[str]:
+    """The files that `text` means, sorted by name; hidden ones and those in hidden folders are not.
+
+    Raises:
+        InvalidArgumentError: There are none.
+        FailedPreconditionError: It is a URL, and what reads such is not installed.
+    """
+    if is_url(text):
+        found = _list_url(text)
+    elif Path(text).is_dir():
+        found = [str(path) for path in Path(text).rglob("*") if path.is_file()]
+        found = [name for name in found if not _is_hidden(os.path.relpath(name, text))]
+    elif Path(text).is_file():
+        found = [text]
+    else:
+        found = [name for name in glob.glob(text, recursive=True) if Path(name).is_file()]  # noqa: PTH207  # may be absolute
+    if not found:
+        raise InvalidArgumentError(f"there is no file, folder or match of '{text}'")
+    return sorted(found)
+
+
+def kind_of(files: Sequence[str]) -> tuple[str, list[str]]:
+    """The format of the files by their endings, and those of it.
+
+    Raises:
+        InvalidArgumentError: They have several, or none that is known.
+    """
+    kinds: dict[str, list[str]] = {}
+    for name in files:
+        suffix = Path(name).suffix.lower()
+        kind = "images" if suffix in PICTURES else SUFFIXES.get(suffix)
+        if kind is not None:
+            kinds.setdefault(kind, []).append(name)
+    if len(kinds) == 1:
+        return next(iter(kinds.items()))
+    if kinds:
+        told = ", ".join(f"{len(names)} {kind}" for kind, names in sorted(kinds.items()))
+        raise InvalidArgumentError(f"the input holds files of several formats ({told}); name one")
+    shown = ", ".join(Path(name).name for name in files[:_SHOWN])
+    msg = (
+        f"the format of {shown} is not known: end it in one of {', '.join(sorted(SUFFIXES))}, "
+        "or say --input-format"
+    )
+    raise InvalidArgumentError(msg)
+
+
+def fingerprint(name: str) -> tuple[str, int]:
+    """What changes when a file does, and its size: its size, time, first and last 64 KiB.
+
+    Raises:
+        InvalidArgumentError: It cannot be read.
+    """
+    try:
+        if is_url(name):
+            fs, path = _filesystem(name)
+            info = fs.info(path)
+            size = int(info["size"])
+            stamp = str(fs.ukey(path))
+        else:
+            found = Path(name).stat()
+            size, stamp = found.st_size, str(found.st_mtime_ns)
+        with open_file(name) as file:
+            digest = hashlib.sha256(file.read(_HEAD_BYTES))
+            if size > _HEAD_BYTES:
+                file.seek(max(size - _HEAD_BYTES, _HEAD_BYTES))
+                digest.update(file.read(_HEAD_BYTES))
+    except OSError as error:
+        raise unreadable(name, error) from error
+    digest.update(stamp.encode())
+    return f"{size}-{digest.hexdigest()[:24]}", size
+
+
+def open_file(name: str) -> IO[bytes]:
+    """A file to read from, here or elsewhere.
+
+    Raises:
+        OSError: It cannot be opened.
+        FailedPreconditionError: What reads it is not installed.
+    """
+    if not is_url(name):
+        return Path(name).open("rb")
+    fs, path = _filesystem(name)
+    opened: IO[bytes] = fs.open(path, "rb")
+    return opened
+
+
+def unreadable(name: str, error: Exception) -> HeadraceError:
+    """The error for an input that cannot be read, in one line."""
+    why = getattr(error, "strerror", None) or str(error).partition("\n")[0][:300]
+    return InvalidArgumentError(f"{name} cannot be read: {why or type(error).__name__}")
+
+
+def read_at(name: str, begin: int, end: int) -> bytes:
+    """Some bytes of a file."""
+    with open_file(name) as file:
+        file.seek(begin, io.SEEK_SET)
+        return file.read(end - begin)
+
+
+def _is_hidden(path: str) -> bool:
+    return any(part.startswith(_HIDDEN) for part in Path(path).parts)
+
+
+def _list_url(text: str) -> list[str]:
+    fs, path = _filesystem(text)
+    scheme = text.partition("://")[0]
+    try:
+        if any(char in path for char in "*?["):
+            found = fs.glob(path)
+        elif fs.isdir(path):
+            found = [
+                one for one in fs.find(path) if not _is_hidden(one.removeprefix(path).lstrip("/"))
+            ]
+        else:
+            found = [path] if fs.exists(path) else []
+    except OSError as error:
+        raise unreadable(text, error) from error
+    if scheme in {"http", "https"}:
+        return list(found)
+    return [f"{scheme}://{one.removeprefix(f'{scheme}://')}" for one in found]
+
+
+def _filesystem(url: str) -> tuple[Any, str]:
+    scheme = url.partition("://")[0]
+    try:
+        import fsspec  # noqa: PLC0415  # whoever has data elsewhere installs it, with its store's part
+    except ModuleNotFoundError:
+        msg = (
+            f"{url}: data elsewhere is read by fsspec: pip install fsspec, and what {scheme} needs"
+        )
+        raise FailedPreconditionError(msg) from None
+    try:
+        fs, path = fsspec.core.url_to_fs(url)
+    except (ImportError, ValueError) as error:
+        raise FailedPreconditionError(f"{url} cannot be opened: {error}") from error
+    return fs, str(path)

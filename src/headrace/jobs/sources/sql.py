@@ -16,8 +16,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from headrace.core import Datatype, FailedPreconditionError, InvalidArgumentError
 from headrace.jobs.libraries import Schema, pa, pl
 from headrace.jobs.messages import Shard, Sizes, SourceSettings
-from headrace.jobs.sources.files import fingerprint
-from headrace.jobs.sources.source import Rows, Wanted, framed
+from headrace.jobs.sources.source import Rows, Wanted, fingerprint, framed
 
 SQLITE: Final = "sqlite:///"
 _POSTGRES: Final = ("postgresql://", "postgres://")

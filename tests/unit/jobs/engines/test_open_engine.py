@@ -8,8 +8,8 @@ from typer.testing import CliRunner
 from headrace.cli.batch import Engine, app, open_engine
 from headrace.core import FailedPreconditionError, InvalidArgumentError
 from headrace.engine import usable_cores
-from headrace.jobs.engines.local import LocalEngine
 from headrace.jobs.engines.ray import one_line
+from headrace.jobs.running import LocalEngine
 
 
 def test_one_machine_takes_its_cores_or_as_many_workers_as_are_asked_for() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.core import InvalidArgumentError
-from headrace.jobs.engines.ray_head import (
+from headrace.jobs.engines.ray import (
     ASKS,
     HostPort,
     check_address,

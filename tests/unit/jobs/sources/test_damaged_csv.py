@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from headrace.core import Datatype, InvalidArgumentError
 from headrace.jobs.messages import Sizes
-from headrace.jobs.sources.csv import CsvSource, head_of
-from headrace.jobs.sources.csv_rows import STRAY, UNCLOSED, find_rows
+from headrace.jobs.sources.csv import STRAY, UNCLOSED, CsvSource, find_rows, head_of
 from headrace.jobs.sources.source import Wanted
 
 HEADER = "id,a,t\n"

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.core import Array, InvalidArgumentError
-from headrace.jobs.sources import lines
-from headrace.jobs.sources.csv_rows import find_rows
-from headrace.jobs.sources.lines import cut_file
+from headrace.jobs.sources import json_lines
+from headrace.jobs.sources.csv import find_rows
+from headrace.jobs.sources.json_lines import cut_file
 
 CELLS = st.text(st.sampled_from('ab,"\n\r é'), max_size=6)
 TABLES = st.lists(st.lists(CELLS, min_size=2, max_size=2), max_size=30)
@@ -76,15 +76,15 @@ def test_cuts_do_not_depend_on_the_blocks_that_are_read(
         return [shard.end for shard in cut]
 
     whole = ends()
-    monkeypatch.setattr(lines, "_BLOCK_BYTES", 7)
+    monkeypatch.setattr(json_lines, "_BLOCK_BYTES", 7)
     assert ends() == whole
 
 
 def test_a_row_longer_than_the_most_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lines, "MAX_LINE_BYTES", 1000)
-    monkeypatch.setattr(lines, "_BLOCK_BYTES", 100)
+    monkeypatch.setattr(json_lines, "MAX_LINE_BYTES", 1000)
+    monkeypatch.setattr(json_lines, "_BLOCK_BYTES", 100)
     path = tmp_path / "rows.csv"
     path.write_bytes(b"1,b\n" + b"2," + b"b" * 3000)
 
@@ -95,8 +95,8 @@ def test_a_row_longer_than_the_most_is_refused(
 def test_an_unclosed_quote_costs_its_line_and_not_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lines, "MAX_LINE_BYTES", 1000)
-    monkeypatch.setattr(lines, "_BLOCK_BYTES", 100)
+    monkeypatch.setattr(json_lines, "MAX_LINE_BYTES", 1000)
+    monkeypatch.setattr(json_lines, "_BLOCK_BYTES", 100)
     path = tmp_path / "rows.csv"
     data = b'1,"open\n' + b"2,b\n" * 1000
     path.write_bytes(data)

@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 
 from headrace.core import FailedPreconditionError, InvalidArgumentError
 from headrace.jobs.messages import Sizes
-from headrace.jobs.sources.files import kind_of, list_files
 from headrace.jobs.sources.opening import open_source
 from headrace.jobs.sources.parquet import runs
-from headrace.jobs.sources.source import Source, Wanted
+from headrace.jobs.sources.source import Source, Wanted, kind_of, list_files
 from headrace.jobs.sources.sql import without_password
 
 SIZES = Sizes(shard_rows=10, shard_bytes=1 << 20, run_rows=4, window_rows=4, buffer_bytes=1000)
