@@ -11,7 +11,7 @@ from headrace.serving.exposition import exposition
 from headrace.serving.pool import Pool
 from headrace.serving.pool_metrics import pool_exposition
 from headrace.serving.state import ReplicaState
-from headrace.streaming.counters import Counters
+from headrace.streaming.exposition import Counters
 from headrace.streaming.exposition import exposition as stream_exposition
 from headrace.streaming.status import PlaceStatus, StreamStatus
 from scripts.reference.text import cell

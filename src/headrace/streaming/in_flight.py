@@ -1,8 +1,8 @@
 """Records under way in a stream: those that wait for a batch, and batches that wait for delivery.
 
 Batches are delivered in the order in which they were taken, whatever order they finish in. So the
-answers of a partition stay in order, and its input is always done up to one offset. Both classes
-decide only; the caller brings the time.
+answers of a partition stay in order, and its input is always done up to one offset. All here
+decides only; the caller brings the time.
 """
 
 from collections import deque
@@ -10,7 +10,9 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from headrace.core import HeadraceError
+from headrace.core import Code, HeadraceError, PayloadTooLargeError
+from headrace.core.backoff import Backoff
+from headrace.core.spec_stream_parts import StreamErrorsSpec
 from headrace.streaming.codec import NOTHING_ADDED, Added
 from headrace.streaming.records import NewRecord, Place, Record
 
@@ -244,3 +246,36 @@ class Ledger:
     def clear(self) -> None:
         """Nothing that is under way is delivered any more."""
         self._batches.clear()
+
+
+_MAY_PASS: Final = frozenset({Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED, Code.DEADLINE_EXCEEDED})
+
+
+def may_pass(error: HeadraceError) -> bool:
+    """Whether the same records may be scored later on."""
+    return error.code in _MAY_PASS and not isinstance(error, PayloadTooLargeError)
+
+
+def retry_at(
+    errors: StreamErrorsSpec,
+    *,
+    tries: int,
+    since: float,
+    now: float,
+    chance: float,
+    asked_s: float | None = None,
+) -> float | None:
+    """Return the monotonic time of the next try; None if no more is made.
+
+    Args:
+        tries: How many were made, at least 1.
+        since: When the first one failed.
+        chance: Evenly distributed in [0, 1).
+        asked_s: How long the one that failed asks to be left alone; at most `max_delay_s` counts.
+    """
+    if errors.retry_for_s is not None and now - since >= errors.retry_for_s:
+        return None
+    backoff = Backoff(first_s=errors.first_delay_s, limit_s=errors.max_delay_s)
+    pause_s = backoff.jittered_s(tries, chance=chance)
+    again = now + max(pause_s, min(asked_s or 0.0, errors.max_delay_s))
+    return again if errors.retry_for_s is None else min(again, since + errors.retry_for_s)

@@ -18,8 +18,7 @@ import msgspec
 
 from headrace.core import FailedPreconditionError
 from headrace.observe.metrics import TEXT_TYPE
-from headrace.streaming.counters import Counters
-from headrace.streaming.exposition import exposition
+from headrace.streaming.exposition import Counters, exposition
 from headrace.streaming.settings import StreamSettings
 from headrace.streaming.status import StreamStatus
 

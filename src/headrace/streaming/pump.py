@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from headrace.core import Clock, FailedPreconditionError, HeadraceError
-from headrace.streaming.backoff import retry_at
 from headrace.streaming.broker import Delivery, Session
 from headrace.streaming.codec import NOTHING_ADDED
-from headrace.streaming.counters import Counters
-from headrace.streaming.in_flight import Batch, Intake, Ledger, Outcome
+from headrace.streaming.exposition import Counters
+from headrace.streaming.in_flight import Batch, Intake, Ledger, Outcome, retry_at
 from headrace.streaming.records import Place
 from headrace.streaming.settings import StreamSettings
 from headrace.streaming.windows.keeping import Windows

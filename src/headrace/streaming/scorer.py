@@ -26,11 +26,10 @@ from headrace.engine import BatchQueue, Ticket, usable_cores
 from headrace.engine.collate import Shapes, join, split
 from headrace.scoring.loading import load
 from headrace.scoring.scorer import Scored, Scorer
-from headrace.streaming.backoff import may_pass
 from headrace.streaming.codec import NOTHING_ADDED, Added, Answer, Codec, Group
 from headrace.streaming.codecs import make_codec
 from headrace.streaming.endpoint import endpoint_scorer
-from headrace.streaming.in_flight import Batch, Outcome
+from headrace.streaming.in_flight import Batch, Outcome, may_pass
 from headrace.streaming.pump import Finished
 from headrace.streaming.pushing import Pusher, make_pusher
 from headrace.streaming.records import Record

@@ -16,7 +16,7 @@ from headrace.core import Clock, ConflictError, HeadraceError, NotFoundError, Sy
 from headrace.core.backoff import Backoff
 from headrace.core.errors import Code
 from headrace.streaming.broker import Broker, Membership, Session
-from headrace.streaming.counters import Counters
+from headrace.streaming.exposition import Counters
 from headrace.streaming.pump import Pump, Runner, StoppedByRecordError
 from headrace.streaming.records import Lag, Place
 from headrace.streaming.settings import StreamSettings

@@ -23,7 +23,7 @@ from headrace.monitor.prometheus import ALERTING, ALERTMANAGER, RECORDING, SCRAP
 from headrace.observe import ModelStatistics
 from headrace.serving.exposition import exposition
 from headrace.serving.state import ReplicaState
-from headrace.streaming.counters import Counters
+from headrace.streaming.exposition import Counters
 from headrace.streaming.exposition import exposition as worker_exposition
 from headrace.streaming.status import StreamStatus
 from tests.e2e.alerts.rule_tests import write_rule_tests

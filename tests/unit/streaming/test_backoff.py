@@ -11,7 +11,7 @@ from headrace.core import (
     UnavailableError,
 )
 from headrace.core.spec_stream_parts import StreamErrorsSpec
-from headrace.streaming.backoff import may_pass, retry_at
+from headrace.streaming.in_flight import may_pass, retry_at
 
 PATIENT = StreamErrorsSpec(first_delay_s=0.1, max_delay_s=2.0, retry_for_s=None)
 

@@ -20,8 +20,8 @@ from headrace.core import (
     UnauthenticatedError,
     UnavailableError,
 )
-from headrace.streaming.backoff import may_pass
 from headrace.streaming.endpoint import EndpointModel
+from headrace.streaming.in_flight import may_pass
 from headrace.streaming.settings import EndpointSettings
 from tests.unit.streaming.parts import MATRIX
 

@@ -3,8 +3,7 @@
 from prometheus_client.parser import text_string_to_metric_families
 
 from headrace.core import Code, InvalidArgumentError
-from headrace.streaming.counters import Counters
-from headrace.streaming.exposition import exposition
+from headrace.streaming.exposition import Counters, exposition
 from headrace.streaming.in_flight import Due, NoAnswer
 from headrace.streaming.records import NewRecord
 from headrace.streaming.status import PlaceStatus, State, StreamStatus

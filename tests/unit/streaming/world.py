@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from headrace.core import HeadraceError, InvalidArgumentError, UnavailableError
 from headrace.core.spec_stream_parts import Policy, StreamErrorsSpec, StreamOutputSpec
 from headrace.streaming.broker import Delivery, Membership, Start
-from headrace.streaming.counters import Counters
+from headrace.streaming.exposition import Counters
 from headrace.streaming.in_flight import Batch, Outcome
 from headrace.streaming.pump import Pump
 from headrace.streaming.records import NewRecord, Record

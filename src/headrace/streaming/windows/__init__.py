@@ -1,1 +1,1 @@
-"""Counts and sums per key over windows of time, kept beside the offset that they are of."""
+"""Counts and sums per key over windows of time, stored with the offset that they include."""

@@ -1,7 +1,7 @@
-"""The windows of a session: states come with places and go with them.
+"""Windows of a session: states are opened with partitions and closed with them.
 
-Called by the thread that owns the session. Records are counted once, in the order of their places:
-when a batch is taken, or, where a state is behind the group, as soon as they are read.
+Called by the thread that owns the session. Records are counted once, in the order of their
+partitions: when a batch is taken, or, where a state is behind the group, as soon as they are read.
 """
 
 import logging
@@ -17,14 +17,18 @@ from headrace.core.spec_stream_parts import StreamWindowsSpec
 from headrace.streaming.broker import Broker, Start
 from headrace.streaming.codec import Added
 from headrace.streaming.codecs import make_format
-from headrace.streaming.counters import WindowCounters
+from headrace.streaming.exposition import WindowCounters
 from headrace.streaming.formats import Layout
 from headrace.streaming.records import Place, Record
 from headrace.streaming.settings import StreamSettings
-from headrace.streaming.windows.events import Events, fields_of
-from headrace.streaming.windows.panes import Plan, plan_windows
-from headrace.streaming.windows.place_state import PlaceState
-from headrace.streaming.windows.state_file import Kept, StateFile, state_folder, state_path
+from headrace.streaming.windows.panes import Events, Plan, fields_of, plan_windows
+from headrace.streaming.windows.state_file import (
+    Kept,
+    PlaceState,
+    StateFile,
+    state_folder,
+    state_path,
+)
 
 _log = logging.getLogger(__name__)
 

@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 
 from headrace.core import HeadraceError
 from headrace.core.spec_stream_parts import Function, StreamWindowSpec, StreamWindowsSpec
-from headrace.streaming.windows.events import Event
-from headrace.streaming.windows.panes import Number, Pane, Plan
-from headrace.streaming.windows.place_state import Change, CountedEvents, KeyOf
+from headrace.streaming.windows.panes import Event, Number, Pane, Plan
+from headrace.streaming.windows.state_file import Change, CountedEvents, KeyOf
 
 
 @dataclass

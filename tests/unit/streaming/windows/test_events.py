@@ -16,8 +16,7 @@ from headrace.core.spec_stream_parts import (
 from headrace.streaming.formats import Fields, Layout
 from headrace.streaming.formats.json_objects import make_format
 from headrace.streaming.records import Record
-from headrace.streaming.windows.events import Event, Events, fields_of
-from headrace.streaming.windows.panes import plan_windows
+from headrace.streaming.windows.panes import Event, Events, fields_of, plan_windows
 from tests.unit.streaming.parts import record
 
 NOW_S = 1_700_000_000.0

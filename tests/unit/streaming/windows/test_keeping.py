@@ -10,8 +10,7 @@ import pytest
 from headrace.core import UnavailableError, UnsupportedError
 from headrace.core.spec_stream_parts import StreamWindowSpec, StreamWindowsSpec
 from headrace.streaming.broker import Abilities, Start
-from headrace.streaming.counters import Counters
-from headrace.streaming.exposition import exposition
+from headrace.streaming.exposition import Counters, exposition
 from headrace.streaming.records import NewRecord, Place, Record
 from headrace.streaming.settings import StreamSettings
 from headrace.streaming.status import StreamStatus

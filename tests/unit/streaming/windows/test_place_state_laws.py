@@ -5,11 +5,10 @@ from hypothesis import strategies as st
 
 from headrace.core import InvalidArgumentError
 from headrace.core.spec_stream_parts import Function, StreamWindowSpec
-from headrace.streaming.windows.events import Event
 from headrace.streaming.windows.keeping import restore
-from headrace.streaming.windows.panes import plan_windows
-from headrace.streaming.windows.place_state import PlaceState
+from headrace.streaming.windows.panes import Event, plan_windows
 from headrace.streaming.windows.settings import window_mistakes
+from headrace.streaming.windows.state_file import PlaceState
 from tests.unit.streaming.windows.parts import Reference, Stored, same, settings, values_of
 
 HALVES = st.integers(1, 20).map(lambda halves: halves / 2)

@@ -8,8 +8,7 @@ import pytest
 from headrace.core import ConflictError, FailedPreconditionError, UnavailableError
 from headrace.streaming.records import Place
 from headrace.streaming.windows.panes import Pane
-from headrace.streaming.windows.place_state import Change
-from headrace.streaming.windows.state_file import Kept, StateFile, state_path
+from headrace.streaming.windows.state_file import Change, Kept, StateFile, state_path
 
 PANE = Pane().with_value(0.1).with_value(-3.5)
 
