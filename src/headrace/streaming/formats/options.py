@@ -31,10 +31,10 @@ class SchemaOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         timeout_s: Of one request.
         subject: Of the answers' schema.
         register: Whether a schema that the subject does not have is registered.
-        schema_file: Read: the schema of records without a registry. Written: that of the answers;
-            empty for the subject's newest, or one made from the model's outputs.
+        schema_file: Avro. Read: the schema of records without a registry. Written: that of the
+            answers; empty for the subject's newest, or one made from the model's outputs.
         reader_schema_file: Avro: what fields and defaults are read, by Avro's schema resolution.
-        descriptor_file: Protobuf: a serialized FileDescriptorSet, in place of `schema_file`.
+        descriptor_file: Protobuf: as `schema_file`, a serialized FileDescriptorSet.
         message: Protobuf: full name of the records' message; empty where there is but one.
         names: What an output or a field that is passed on is called in the answers.
         types: Datatypes of fields that are passed on, for schemas that are made.

@@ -5,6 +5,7 @@ from typing import Any, Final
 
 import numpy as np
 from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.message import EncodeError
 
 from headrace.core import Datatype, InvalidArgumentError
@@ -14,19 +15,19 @@ from headrace.streaming.formats.options import SchemaOptions
 from headrace.streaming.formats.proto_descriptors import message_class
 
 _NATURAL: Final = {
-    Datatype.BOOL: "bool",
-    Datatype.INT8: "int32",
-    Datatype.INT16: "int32",
-    Datatype.INT32: "int32",
-    Datatype.UINT8: "uint32",
-    Datatype.UINT16: "uint32",
-    Datatype.UINT32: "uint32",
-    Datatype.INT64: "int64",
-    Datatype.UINT64: "uint64",
-    Datatype.FP16: "float",
-    Datatype.FP32: "float",
-    Datatype.FP64: "double",
-    Datatype.BYTES: "string",
+    Datatype.BOOL: FieldDescriptor.TYPE_BOOL,
+    Datatype.INT8: FieldDescriptor.TYPE_INT32,
+    Datatype.INT16: FieldDescriptor.TYPE_INT32,
+    Datatype.INT32: FieldDescriptor.TYPE_INT32,
+    Datatype.UINT8: FieldDescriptor.TYPE_UINT32,
+    Datatype.UINT16: FieldDescriptor.TYPE_UINT32,
+    Datatype.UINT32: FieldDescriptor.TYPE_UINT32,
+    Datatype.INT64: FieldDescriptor.TYPE_INT64,
+    Datatype.UINT64: FieldDescriptor.TYPE_UINT64,
+    Datatype.FP16: FieldDescriptor.TYPE_FLOAT,
+    Datatype.FP32: FieldDescriptor.TYPE_FLOAT,
+    Datatype.FP64: FieldDescriptor.TYPE_DOUBLE,
+    Datatype.BYTES: FieldDescriptor.TYPE_STRING,
 }
 _INT32: Final = frozenset({FieldDescriptor.CPPTYPE_INT32, FieldDescriptor.CPPTYPE_INT64})
 _INT64: Final = frozenset({FieldDescriptor.CPPTYPE_INT64})
@@ -49,25 +50,37 @@ _FITS: Final = {
 }
 
 
-def made_schema(layout: Layout, options: SchemaOptions) -> str:
-    """The .proto text of answers: a message, with repeated fields for vectors and matrices.
+def made_schema(layout: Layout, options: SchemaOptions) -> Any:  # noqa: ANN401  # protobuf ships no types
+    """The descriptor of answers: a message, with repeated fields for vectors and matrices.
 
     Raises:
         InvalidArgumentError: What type a field has that is passed on is not known.
     """
     called = field_names(layout, options.names)
-    lines = []
-    for name in layout.answered:
+    file = FileDescriptorProto(name="answer.proto", package="headrace", syntax="proto3")
+    message = file.message_type.add(name="Answer")
+    for number, name in enumerate(layout.answered, start=1):
         kind = options.types.get(name)
         if kind is None:
             msg = f"what type '{name}' has in the answers is not known: name it in options.types"
             raise InvalidArgumentError(f"{msg}, or give the answers' schema")
-        lines.append(f"optional {_NATURAL[kind]} {called[name]}")
+        message.field.add(
+            name=called[name],
+            number=number,
+            label=FieldDescriptor.LABEL_OPTIONAL,
+            type=_NATURAL[kind],
+            proto3_optional=True,
+            oneof_index=len(message.oneof_decl),
+        )
+        message.oneof_decl.add(name=f"_{called[name]}")
     for spec in layout.outputs:
-        repeated = "repeated " if spec.shape else ""
-        lines.append(f"{repeated}{_NATURAL[spec.datatype]} {called[spec.name]}")
-    fields = "".join(f"  {line} = {number};\n" for number, line in enumerate(lines, start=1))
-    return f'syntax = "proto3";\npackage headrace;\n\nmessage Answer {{\n{fields}}}\n'
+        message.field.add(
+            name=called[spec.name],
+            number=len(message.field) + 1,
+            label=FieldDescriptor.LABEL_REPEATED if spec.shape else FieldDescriptor.LABEL_OPTIONAL,
+            type=_NATURAL[spec.datatype],
+        )
+    return file
 
 
 class MessageWriter:
@@ -82,7 +95,7 @@ class MessageWriter:
 
     def __init__(
         self,
-        descriptor: Any,  # noqa: ANN401  # protobuf ships no types
+        descriptor: Any,  # noqa: ANN401  # as above
         layout: Layout,
         names: Mapping[str, str],
         head: bytes,

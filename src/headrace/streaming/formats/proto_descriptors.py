@@ -1,4 +1,4 @@
-"""Message types from descriptors: of a file, of a .proto text, or of a registry's schema.
+"""Message types from descriptors: of a file, or of a registry's schema.
 
 Each schema has a pool of its own, so that two versions of one file do not meet.
 """
@@ -15,15 +15,17 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
 from headrace.core import InvalidArgumentError
-from headrace.streaming.formats.proto_text import parse_proto
-from headrace.streaming.formats.registry import Schema, SchemaRegistry
+from headrace.streaming.formats.registry import SchemaRegistry
 
-_BASE64: Final = re.compile(r"[A-Za-z0-9+/\s]+={0,2}\s*")
 _WELL_KNOWN: Final = re.compile(
     r"google/protobuf/(any|api|descriptor|duration|empty|field_mask|source_context|struct|timestamp"
     r"|type|wrappers)\.proto"
 )
 _MAIN: Final = "schema.proto"
+COMPILE: Final = (
+    "compile the .proto file, with `protoc --include_imports --descriptor_set_out=schema.pb "
+    "FILE.proto` or `buf build -o schema.pb`, and name the result as options.descriptor_file"
+)
 _SERIALIZED: Final = "serialized"
 """What Confluent's registry calls a descriptor, in place of the text."""
 
@@ -82,23 +84,24 @@ def message_class(descriptor: Any) -> Any:  # noqa: ANN401  # as above
     return message_factory.GetMessageClass(descriptor)
 
 
-def from_text(text: str) -> ProtoFile:
-    """The file of a .proto text that imports nothing but well-known types.
+def from_descriptor(file: Any) -> ProtoFile:  # noqa: ANN401  # as above
+    """The file of a `FileDescriptorProto` that imports nothing but well-known types.
 
     Raises:
-        InvalidArgumentError: It is none; the text says why.
+        InvalidArgumentError: Its types cannot be used.
     """
-    return _build({_MAIN: parse_proto(text, _MAIN)}, _MAIN)
+    return _build({file.name: file}, file.name)
 
 
-def from_registry(registry: SchemaRegistry, schema: Schema) -> ProtoFile:
+def from_registry(registry: SchemaRegistry, number: int) -> ProtoFile:
     """The file that is a registry's schema, with all that it refers to.
 
     Raises:
         InvalidArgumentError: It is no Protobuf schema, or cannot be read.
-        NotFoundError: One that it refers to does not exist.
+        NotFoundError: It, or one that it refers to, does not exist.
         UnavailableError: The registry does not tell now.
     """
+    schema = registry.by_id(number, wire=_SERIALIZED)
     if schema.schema_type != "PROTOBUF":
         msg = f"it is {schema.schema_type}, not PROTOBUF"
         raise InvalidArgumentError(msg)
@@ -111,16 +114,6 @@ def from_registry(registry: SchemaRegistry, schema: Schema) -> ProtoFile:
         main = f"_{main}"
     files[main] = _read(schema.text, main)
     return _build(files, main)
-
-
-def by_id(registry: SchemaRegistry, number: int) -> Schema:
-    """A registry's schema: as a descriptor, if it gives such, else as text.
-
-    Raises:
-        NotFoundError: There is none.
-        UnavailableError: The registry does not tell now.
-    """
-    return registry.by_id(number, wire=_SERIALIZED)
 
 
 def from_descriptor_set(content: bytes, message: str) -> ProtoFile:
@@ -152,13 +145,11 @@ def from_descriptor_set(content: bytes, message: str) -> ProtoFile:
 
 
 def _read(text: str, name: str) -> Any:  # noqa: ANN401  # as above
-    """The descriptor of a registry's schema, which is one in base64, or text."""
-    if not _BASE64.fullmatch(text):
-        return parse_proto(text, name)
+    """The descriptor of a registry's schema, in base64 as the registry was asked for it."""
     try:
-        made = descriptor_pb2.FileDescriptorProto.FromString(base64.b64decode(text))
-    except (DecodeError, binascii.Error, ValueError) as error:
-        msg = f"the registry's descriptor '{name}' cannot be read: {error}"
+        made = descriptor_pb2.FileDescriptorProto.FromString(base64.b64decode(text, validate=True))
+    except (DecodeError, binascii.Error, ValueError):
+        msg = f"the registry gives '{name}' as text, not as a descriptor: {COMPILE}"
         raise InvalidArgumentError(msg) from None
     made.name = name
     return made

@@ -1,10 +1,11 @@
 """Protobuf: each record a message, of a schema from a registry or from a file.
 
 With a registry, values begin as Confluent's wire format says: with the schema's id, and where in
-its file the message is. The registry is asked for a descriptor, as Confluent's can give one; from
-those that give text, the text is read here, without `protoc`.
+its file the message is. The registry is asked for a descriptor; schemas of files are descriptor
+sets, too, so no text of a .proto file is parsed here.
 """
 
+import base64
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -22,11 +23,11 @@ from headrace.streaming.formats.framing import HEAD_BYTES, message_head, message
 from headrace.streaming.formats.options import SchemaOptions, read_file, read_options
 from headrace.streaming.formats.proto_answers import MessageWriter, made_schema
 from headrace.streaming.formats.proto_descriptors import (
+    COMPILE,
     ProtoFile,
-    by_id,
+    from_descriptor,
     from_descriptor_set,
     from_registry,
-    from_text,
 )
 from headrace.streaming.formats.proto_rows import MessageReader
 from headrace.streaming.formats.registry import Schema, SchemaRegistry
@@ -55,8 +56,10 @@ class ProtobufReader:
         if file is not None:
             self._given = self._reader(_descriptor(file, options.message))
         elif registry is None:
-            msg = "Protobuf is read with a schema: name options.registry, or schema_file, or"
-            raise InvalidArgumentError(f"{msg} descriptor_file")
+            msg = (
+                "Protobuf is read with a schema: name options.registry, or options.descriptor_file"
+            )
+            raise InvalidArgumentError(msg)
 
     def decode(self, records: Sequence[Record]) -> Fields:
         """As `Format.decode`.
@@ -134,9 +137,8 @@ class ProtobufReader:
         assert self._registry is not None
         found = self._files.get(number)
         if found is None:
-            schema = by_id(self._registry, number)
             try:
-                found = from_registry(self._registry, schema)
+                found = from_registry(self._registry, number)
             except InvalidArgumentError as error:
                 found = InvalidArgumentError(f"schema {number} of the registry: {error}")
             self._files[number] = found
@@ -160,10 +162,12 @@ class ProtobufWriter:
         self._registry = registry
         self._lock = threading.Lock()
         self._writer: MessageWriter | None = None
-        if registry is not None:
-            _check_sink(options)
-        self._text = self._given_text()
-        self._given = from_text(self._text) if self._text else _given_file(options)
+        if registry is not None and not options.subject:
+            msg = "options.subject names the subject of the answers' schema, such as SINK-value"
+            raise InvalidArgumentError(msg)
+        self._given = _given_file(options)  # None: the subject's newest
+        if self._given is None and (registry is None or options.register):
+            self._given = from_descriptor(made_schema(layout, options))
         if self._given is not None:
             self._make(self._given, 0)  # refused now if answers do not fit it
         try:
@@ -191,15 +195,6 @@ class ProtobufWriter:
                 self._writer = self._make(*self._agreed())
             return self._writer
 
-    def _given_text(self) -> str:
-        """The schema's text: from the file, or made; empty for a descriptor or the subject's."""
-        options = self._options
-        if options.schema_file:
-            return _text_of(options.schema_file)
-        if options.descriptor_file or (self._registry is not None and not options.register):
-            return ""
-        return made_schema(self._layout, options)
-
     def _agreed(self) -> tuple[ProtoFile, int]:
         """The schema and its id."""
         registry, subject = self._registry, self._options.subject
@@ -209,8 +204,9 @@ class ProtobufWriter:
         try:
             if self._given is None:
                 newest = registry.newest(subject)
-                return from_registry(registry, by_id(registry, newest.id)), newest.id
-            schema = Schema(text=self._text, schema_type="PROTOBUF")
+                return from_registry(registry, newest.id), newest.id
+            text = base64.b64encode(self._given.file.SerializeToString()).decode()
+            schema = Schema(text=text, schema_type="PROTOBUF")
             if self._options.register:
                 return self._given, registry.register(subject, schema)
             return self._given, registry.find(subject, schema)
@@ -251,38 +247,21 @@ def make_format(
 ) -> ProtobufFormat:
     """The format `protobuf`; `registry` is the one that options name unless a test says else."""
     options = read_options("protobuf", settings.options, _AVRO_ONLY)
+    if options.schema_file:
+        raise InvalidArgumentError(f"options.schema_file of the format protobuf: {COMPILE}")
     if registry is None and options.registry:
         registry = SchemaRegistry(options)
     return ProtobufFormat(options, layout, registry)
 
 
-def _check_sink(options: SchemaOptions) -> None:
-    if not options.subject:
-        msg = "options.subject names the subject of the answers' schema, such as SINK-value"
-        raise InvalidArgumentError(msg)
-    if options.descriptor_file:
-        msg = "a registry takes answers' schemas as text: give schema_file, not descriptor_file"
-        raise InvalidArgumentError(msg)
-
-
 def _given_file(options: SchemaOptions) -> ProtoFile | None:
-    path = options.descriptor_file or options.schema_file
+    path = options.descriptor_file
     if not path:
         return None
     try:
-        if options.descriptor_file:
-            return from_descriptor_set(read_file(path, "descriptor_file"), options.message)
-        return from_text(_text_of(path))
+        return from_descriptor_set(read_file(path, "descriptor_file"), options.message)
     except InvalidArgumentError as error:
         msg = f"options: '{path}': {error}"
-        raise InvalidArgumentError(msg) from None
-
-
-def _text_of(path: str) -> str:
-    try:
-        return read_file(path, "schema_file").decode()
-    except UnicodeDecodeError:
-        msg = f"options.schema_file: '{path}' is no text; a descriptor is descriptor_file"
         raise InvalidArgumentError(msg) from None
 
 

@@ -1,11 +1,17 @@
 """Records, layouts and formats for the tests of formats."""
 
+import base64
 import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import fastavro
 import numpy as np
+from google.protobuf.descriptor_pb2 import (
+    FieldDescriptorProto,
+    FileDescriptorProto,
+    FileDescriptorSet,
+)
 
 from headrace.core import Array, Datatype
 from headrace.core.spec_stream_parts import FormatKind, StreamFormatSpec
@@ -63,3 +69,48 @@ def avro_record(*fields: tuple[str, Any], name: str = "R") -> dict[str, Any]:
         "name": name,
         "fields": [{"name": one, "type": kind} for one, kind in fields],
     }
+
+
+def proto(
+    package: str = "",
+    /,
+    *,
+    name: str = "schema.proto",
+    syntax: str = "proto3",
+    imports: Sequence[str] = (),
+    **messages: Sequence[str],
+) -> Any:  # noqa: ANN401  # protobuf ships no types
+    """The descriptor of a .proto file whose messages have such fields as `repeated float x = 7`."""
+    file = FileDescriptorProto(name=name, package=package, syntax=syntax, dependency=imports)
+    for called, fields in messages.items():
+        add_fields(file.message_type.add(name=called), fields)
+    return file
+
+
+def add_fields(message: Any, fields: Sequence[str]) -> None:  # noqa: ANN401  # as above
+    for line in fields:
+        words, _, number = line.partition(" = ")
+        *label, kind, name = words.split()
+        field = message.field.add(
+            name=name,
+            number=int(number or len(message.field) + 1),
+            label=f"LABEL_{(label or ['optional'])[0].upper()}",
+        )
+        if f"TYPE_{kind.upper()}" in FieldDescriptorProto.Type.keys():  # noqa: SIM118  # no mapping
+            field.type = f"TYPE_{kind.upper()}"
+        else:
+            field.type_name = kind
+        if label == ["optional"]:
+            field.proto3_optional = True
+            field.oneof_index = len(message.oneof_decl)
+            message.oneof_decl.add(name=f"_{name}")
+
+
+def serialized(file: Any) -> str:  # noqa: ANN401  # as above
+    """A descriptor as a registry has it."""
+    return base64.b64encode(file.SerializeToString()).decode()
+
+
+def descriptor_set(*files: Any) -> bytes:  # noqa: ANN401  # as above
+    content: bytes = FileDescriptorSet(file=files).SerializeToString()
+    return content

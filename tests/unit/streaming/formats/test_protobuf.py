@@ -1,5 +1,6 @@
 """Protobuf messages become columns, and columns Protobuf messages."""
 
+import base64
 from pathlib import Path
 from typing import Any
 
@@ -15,38 +16,55 @@ from headrace.core import (
 from headrace.core.spec_stream_parts import FormatKind
 from headrace.streaming.formats import Layout
 from headrace.streaming.formats.framing import message_head
-from headrace.streaming.formats.proto_descriptors import ProtoFile, from_text, message_class
+from headrace.streaming.formats.proto_descriptors import from_descriptor, message_class
 from headrace.streaming.formats.protobuf import ProtobufFormat, make_format
 from tests.schema_registries import Registry
-from tests.unit.streaming.formats.rows import array, client, reads, record, settings, spec, writes
+from tests.unit.streaming.formats.rows import (
+    add_fields,
+    array,
+    client,
+    descriptor_set,
+    proto,
+    reads,
+    record,
+    serialized,
+    settings,
+    spec,
+    writes,
+)
 
 URL = "http://registry:8081"
-TEXT = """
-syntax = "proto3";
-package shop;
-import "google/protobuf/timestamp.proto";
-import "google/protobuf/wrappers.proto";
-message Click {
-  float x = 1;
-  repeated float vector = 2;
-  string id = 3;
-  optional double maybe = 4;
-  User user = 5;
-  google.protobuf.Timestamp when = 6;
-  google.protobuf.DoubleValue boxed = 7;
-  Kind kind = 8;
-  repeated Kind kinds = 9;
-  map<string, int64> counts = 10;
-  bytes raw = 11;
-  repeated User friends = 12;
-  int64 big = 13;
-  bool flag = 14;
-  enum Kind { NONE = 0; SOME = 1; }
-  message User { int32 age = 1; User boss = 2; }
-}
-message Other { string far = 99; float x = 1; }
-"""
-FILE = from_text(TEXT)
+SHOP = proto(
+    "shop",
+    imports=["google/protobuf/timestamp.proto", "google/protobuf/wrappers.proto"],
+    Click=[
+        "float x",
+        "repeated float vector",
+        "string id",
+        "optional double maybe",
+        "User user",
+        "google.protobuf.Timestamp when",
+        "google.protobuf.DoubleValue boxed",
+        "Kind kind",
+        "repeated Kind kinds",
+        "repeated CountsEntry counts",
+        "bytes raw",
+        "repeated User friends",
+        "int64 big",
+        "bool flag",
+    ],
+    Other=["string far = 99", "float x = 1"],
+)
+for _name, _fields in {
+    "User": ["int32 age", "User boss"],
+    "CountsEntry": ["string key", "int64 value"],
+}.items():
+    add_fields(SHOP.message_type[0].nested_type.add(name=_name), _fields)
+SHOP.message_type[0].nested_type[1].options.map_entry = True
+_kind = SHOP.message_type[0].enum_type.add(name="Kind")
+_kind.value.add(name="NONE", number=0)
+_kind.value.add(name="SOME", number=1)
+FILE = from_descriptor(SHOP)
 CLICK = message_class(FILE.at((0,)))
 OTHER = message_class(FILE.at((1,)))
 
@@ -57,10 +75,11 @@ def of_registry(registry: Registry, layout: Layout, **options: Any) -> ProtobufF
     )
 
 
-def of_text(path: Path, text: str, layout: Layout, **options: Any) -> ProtobufFormat:  # noqa: ANN401  # as they are
-    file = path / "schema.proto"
-    file.write_text(text)
-    return make_format(settings(FormatKind.PROTOBUF, schema_file=str(file), **options), layout)
+def of_file(path: Path, file: Any, layout: Layout, **options: Any) -> ProtobufFormat:  # noqa: ANN401  # as they are
+    target = path / "schema.pb"
+    target.write_bytes(descriptor_set(file))
+    options["descriptor_file"] = str(target)
+    return make_format(settings(FormatKind.PROTOBUF, **options), layout)
 
 
 def click(number: int, **fields: Any) -> bytes:  # noqa: ANN401  # as they are
@@ -71,10 +90,10 @@ def click(number: int, **fields: Any) -> bytes:  # noqa: ANN401  # as they are
 
 def test_fields_are_read_by_name_with_the_schema_of_each_record() -> None:
     registry = Registry()
-    first = registry.add("in-value", TEXT, schemaType="PROTOBUF")
-    newer = 'syntax = "proto3"; message Click { string id = 1; double x = 2; }'
-    second = registry.add("in-value", newer, schemaType="PROTOBUF")
-    kind = message_class(from_text(newer).at((0,)))
+    first = registry.add("in-value", serialized(SHOP), schemaType="PROTOBUF")
+    newer = proto(Click=["string id", "double x"])
+    second = registry.add("in-value", serialized(newer), schemaType="PROTOBUF")
+    kind = message_class(from_descriptor(newer).at((0,)))
     value = message_head(second, (0,)) + kind(id="b", x=1.5).SerializeToString()
     read = of_registry(registry, reads(spec("x"), passed=["id"]))
 
@@ -88,7 +107,7 @@ def test_fields_are_read_by_name_with_the_schema_of_each_record() -> None:
 
 def test_bad_records_cost_themselves_only() -> None:
     registry = Registry()
-    number = registry.add("in-value", TEXT, schemaType="PROTOBUF")
+    number = registry.add("in-value", serialized(SHOP), schemaType="PROTOBUF")
     avro = registry.add("avro-value", '"string"')
     broken = registry.add("bad-value", "message {", schemaType="PROTOBUF")
     good = click(number, x=0.5)
@@ -112,7 +131,7 @@ def test_bad_records_cost_themselves_only() -> None:
         (4, "it is a shop.Other, but options.message is shop.Click"),
         (5, "lead to no message"),
         (6, "it is AVRO, not PROTOBUF"),
-        (7, "the .proto text cannot be read"),
+        (7, "protoc --include_imports --descriptor_set_out=schema.pb"),
         (8, "/schemas/ids/77"),
         (9, "only unknown ones; is it another message?"),
         (10, "not readable as Protobuf message shop.Click"),
@@ -158,7 +177,7 @@ def test_kinds_of_values_are_read_as_models_take_them(tmp_path: Path) -> None:
         spec("flag", Datatype.BOOL),
         passed=["id", "user.boss.boss.age"],
     )
-    read = of_text(tmp_path, TEXT, layout, message="shop.Click")
+    read = of_file(tmp_path, SHOP, layout, message="shop.Click")
 
     found = read.decode([record(value), record(b"")])
 
@@ -185,14 +204,14 @@ def test_kinds_of_values_are_read_as_models_take_them(tmp_path: Path) -> None:
 )
 def test_field_that_is_no_value_is_refused(tmp_path: Path, field: str, why: str) -> None:
     with pytest.raises(InvalidArgumentError, match=why):
-        of_text(tmp_path, TEXT, reads(spec(field)), message="shop.Click")
+        of_file(tmp_path, SHOP, reads(spec(field)), message="shop.Click")
 
 
 def test_flat_list_does_not_tell_two_open_dimensions(tmp_path: Path) -> None:
     layout = reads(spec("vector", Datatype.FP32, -1, -1))
 
     with pytest.raises(InvalidArgumentError, match="does not tell the shape"):
-        of_text(tmp_path, TEXT, layout, message="shop.Click")
+        of_file(tmp_path, SHOP, layout, message="shop.Click")
 
 
 def test_registry_that_gives_descriptors_needs_no_text() -> None:
@@ -215,25 +234,35 @@ def test_registry_that_gives_descriptors_needs_no_text() -> None:
     assert (found.columns, found.errors) == ({"u.age": [7]}, {})
 
 
-def test_registry_that_knows_no_descriptors_is_asked_for_text() -> None:
+def test_registry_that_gives_text_is_refused_unless_a_descriptor_set_is_given(
+    tmp_path: Path,
+) -> None:
     registry = Registry(knows_no_format=True)
-    registry.add("user", "message User { required int32 age = 1; }", schemaType="PROTOBUF")
-    more = [{"name": "user.proto", "subject": "user", "version": 1}]
-    text = 'import "user.proto"; message M { optional User u = 1; }'
-    number = registry.add("in-value", text, schemaType="PROTOBUF", references=more)
-    read = of_registry(registry, reads(spec("u.age", Datatype.INT32)))
+    number = registry.add("in-value", "message M { float x = 1; }", schemaType="PROTOBUF")
+    value = record(message_head(number, (0,)) + b"\x0d\0\0\0\x3f")
+    file = tmp_path / "schema.pb"
+    file.write_bytes(descriptor_set(proto(M=["float x"])))
 
-    found = read.decode([record(message_head(number, (0,)) + b"\x0a\x02\x08\x07")])
+    refused = of_registry(registry, reads(spec("x"))).decode([value])
+    found = of_registry(registry, reads(spec("x")), descriptor_file=str(file)).decode([value])
 
-    assert (found.columns, found.errors) == ({"u.age": [7]}, {})
+    assert "protoc --include_imports --descriptor_set_out=schema.pb" in str(refused.errors[0])
+    assert (found.columns, found.errors) == ({"x": [0.5]}, {})
+
+
+def test_text_of_a_proto_file_is_refused_with_the_command_that_compiles_it(tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"buf build -o schema\.pb.*descriptor_file"):
+        make_format(
+            settings(FormatKind.PROTOBUF, schema_file=str(tmp_path / "a.proto")), reads(spec("x"))
+        )
 
 
 def test_files_that_import_each_other_are_refused() -> None:
     registry = Registry()
     for name, other in (("a", "b"), ("b", "a")):
         more = [{"name": f"{other}.proto", "subject": other, "version": 1}]
-        text = f'import "{other}.proto"; message M{name} {{ }}'
-        registry.add(name, text, schemaType="PROTOBUF", references=more)
+        file = proto(imports=[f"{other}.proto"], **{f"M{name}": []})
+        registry.add(name, serialized(file), schemaType="PROTOBUF", references=more)
     read = of_registry(registry, reads(spec("x")))
 
     found = read.decode([record(message_head(1, (0,)))])
@@ -252,18 +281,9 @@ def test_descriptor_that_is_none_is_refused(text: str) -> None:
     assert f"schema {number} of the registry" in str(found.errors[0])
 
 
-def descriptor_set(*files: ProtoFile) -> bytes:
-    made = descriptor_pb2.FileDescriptorSet()
-    for at, file in enumerate(files):
-        file.file.name = f"f{at}.proto"
-        made.file.append(file.file)
-    content: bytes = made.SerializeToString()
-    return content
-
-
 def test_descriptor_file_says_how_records_are_read(tmp_path: Path) -> None:
     path = tmp_path / "shop.pb"
-    path.write_bytes(descriptor_set(from_text(TEXT), from_text("message Alone { }")))
+    path.write_bytes(descriptor_set(SHOP, proto(name="alone.proto", Alone=[])))
     layout = reads(spec("x"))
     options = {"descriptor_file": str(path), "message": "shop.Other"}
     plain = make_format(settings(FormatKind.PROTOBUF, **options), layout)
@@ -279,9 +299,9 @@ def test_descriptor_file_says_how_records_are_read(tmp_path: Path) -> None:
     [
         (b"\xff", "", "no FileDescriptorSet"),
         (b"", "", "it has no messages"),
-        (descriptor_set(from_text(TEXT)), "", "name options.message; it has shop.Click"),
-        (descriptor_set(from_text(TEXT)), "shop.Nothing", "no message 'shop.Nothing'"),
-        (descriptor_set(from_text(TEXT)), "shop.Click.Nothing", "no message 'shop.Click.N"),
+        (descriptor_set(SHOP), "", "name options.message; it has shop.Click"),
+        (descriptor_set(SHOP), "shop.Nothing", "no message 'shop.Nothing'"),
+        (descriptor_set(SHOP), "shop.Click.Nothing", "no message 'shop.Click.N"),
     ],
     ids=range(5),
 )
@@ -318,7 +338,10 @@ def test_answers_have_a_schema_made_of_the_outputs() -> None:
         2,
     )
 
-    kind = message_class(from_text(registry.schemas[0]["schema"]).at((0,)))
+    made = descriptor_pb2.FileDescriptorProto.FromString(
+        base64.b64decode(registry.schemas[0]["schema"])
+    )
+    kind = message_class(from_descriptor(made).at((0,)))
     assert registry.schemas[0]["schemaType"] == "PROTOBUF"
     assert kind.DESCRIPTOR.full_name == "headrace.Answer"
     assert [value[:6] for value in values] == [message_head(1, (0,))] * 2
@@ -335,7 +358,7 @@ def test_type_of_what_is_passed_on_has_to_be_known() -> None:
 
 def test_newest_schema_of_the_subject_is_written_if_none_is_given() -> None:
     registry = Registry()
-    number = registry.add("out-value", TEXT, schemaType="PROTOBUF")
+    number = registry.add("out-value", serialized(SHOP), schemaType="PROTOBUF")
     write = of_registry(
         registry,
         writes(spec("p", Datatype.FP32, 1), spec("k", Datatype.BYTES), answered=["raw"]),
@@ -358,10 +381,10 @@ def test_newest_schema_of_the_subject_is_written_if_none_is_given() -> None:
 
 def test_schema_that_is_not_there_is_not_registered_unasked(tmp_path: Path) -> None:
     registry = Registry()
-    file = tmp_path / "out.proto"
-    file.write_text('syntax = "proto3"; message A { float p = 1; }')
+    file = tmp_path / "out.pb"
+    file.write_bytes(descriptor_set(proto(A=["float p"])))
 
-    for options in ({}, {"schema_file": str(file)}):
+    for options in ({}, {"descriptor_file": str(file)}):
         with pytest.raises(FailedPreconditionError, match=r"set options\.register to true"):
             of_registry(registry, writes(spec("p")), subject="out-value", **options)
 
@@ -397,22 +420,20 @@ def test_answers_wait_for_a_registry_that_is_away_at_the_start() -> None:
 def test_message_that_answers_do_not_fit_is_refused_at_the_start(
     tmp_path: Path, datatype: Datatype, shape: tuple[int, ...], field: str, why: str
 ) -> None:
-    text = f'syntax = "proto3"; message A {{ {field} = 1; }}'
-
     with pytest.raises(InvalidArgumentError, match=why):
-        of_text(tmp_path, text, writes(spec("p", datatype, *shape)))
+        of_file(tmp_path, proto(A=[field]), writes(spec("p", datatype, *shape)))
 
 
 def test_required_field_that_answers_do_not_have_is_refused(tmp_path: Path) -> None:
-    text = "message A { required float p = 1; required float q = 2; }"
+    file = proto(syntax="proto2", A=["required float p", "required float q"])
 
     with pytest.raises(InvalidArgumentError, match="A requires 'q'"):
-        of_text(tmp_path, text, writes(spec("p")))
+        of_file(tmp_path, file, writes(spec("p")))
 
 
 def test_answer_that_is_not_as_the_message_says_is_refused(tmp_path: Path) -> None:
-    text = 'syntax = "proto3"; message A { int32 id = 1; string p = 2; }'
-    write = of_text(tmp_path, text, writes(spec("p", Datatype.BYTES), answered=["id"]))
+    file = proto(A=["int32 id", "string p"])
+    write = of_file(tmp_path, file, writes(spec("p", Datatype.BYTES), answered=["id"]))
 
     for key, label in (("a", b""), (1 << 40, b""), (1, b"\xff")):
         with pytest.raises(InvalidArgumentError):
@@ -420,9 +441,9 @@ def test_answer_that_is_not_as_the_message_says_is_refused(tmp_path: Path) -> No
 
 
 def test_schema_is_needed_to_read_and_a_subject_to_write() -> None:
-    with pytest.raises(InvalidArgumentError, match=r"options\.registry, or schema_file, or"):
+    with pytest.raises(
+        InvalidArgumentError, match=r"options\.registry, or options\.descriptor_file"
+    ):
         make_format(settings(FormatKind.PROTOBUF), reads(spec("x")))
     with pytest.raises(InvalidArgumentError, match=r"options\.subject"):
         of_registry(Registry(), writes(spec("x")))
-    with pytest.raises(InvalidArgumentError, match="give schema_file, not descriptor_file"):
-        of_registry(Registry(), writes(spec("x")), subject="s", descriptor_file="x.pb")
