@@ -1,7 +1,7 @@
-"""What a format is: it reads fields out of records' values, and writes answers as values.
+"""Interface of a format: it reads fields of records' values, and writes answers as values.
 
-Which fields there are, and what they mean to the model, it is told in a `Layout`. To make tensors
-of them is the work of `headrace.streaming.codec`, so a format knows no tensors but as columns.
+A `Layout` says which fields there are and what they mean to the model. `headrace.streaming.codec`
+makes tensors of them, so a format knows tensors only as columns.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,14 +1,23 @@
-"""Avro: each record one of a schema, from a registry or from a file.
+"""Avro: each record has a schema, from a registry or from a file.
 
 With a registry, values begin as Confluent's wire format says; without one they are nothing but the
 record's bytes. A record is read with the schema that it was written with, and its fields are found
-by their names, so that schemas may change as long as these stay.
+by their names, so schemas may change as long as these stay. Answers are written by a given schema,
+or by one made from the outputs.
 """
 
+import io
+import struct
 import threading
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from typing import Any, Final
+
+import fastavro
+import msgspec
 
 from headrace.core import (
+    Datatype,
     FailedPreconditionError,
     HeadraceError,
     InvalidArgumentError,
@@ -16,14 +25,207 @@ from headrace.core import (
     UnavailableError,
 )
 from headrace.core.spec_stream_parts import StreamFormatSpec
-from headrace.streaming.formats import Column, Fields, Layout, without_value
-from headrace.streaming.formats.avro_answers import RowWriter, made_schema
+from headrace.streaming.formats import Column, Fields, FieldSpec, Layout, without_value
 from headrace.streaming.formats.avro_rows import Row, RowReader
-from headrace.streaming.formats.avro_schemas import AvroSchema, read_schema
-from headrace.streaming.formats.framing import HEAD_BYTES, head, schema_id
-from headrace.streaming.formats.options import SchemaOptions, read_file, read_options
-from headrace.streaming.formats.registry import Schema, SchemaRegistry
+from headrace.streaming.formats.avro_schemas import AvroSchema, Node, parse, read_schema
+from headrace.streaming.formats.options import (
+    INTEGERS,
+    SchemaOptions,
+    field_names,
+    plain_values,
+    read_file,
+    read_options,
+)
+from headrace.streaming.formats.registry import HEAD_BYTES, Schema, SchemaRegistry, head, schema_id
 from headrace.streaming.records import Record
+
+_BROKEN: Final = (
+    ValueError,
+    TypeError,
+    KeyError,
+    OverflowError,
+    AttributeError,
+    struct.error,
+)
+_NATURAL: Final = {
+    Datatype.BOOL: "boolean",
+    Datatype.INT8: "int",
+    Datatype.INT16: "int",
+    Datatype.INT32: "int",
+    Datatype.UINT8: "int",
+    Datatype.UINT16: "int",
+    Datatype.UINT32: "long",
+    Datatype.INT64: "long",
+    Datatype.UINT64: "long",
+    Datatype.FP16: "float",
+    Datatype.FP32: "float",
+    Datatype.FP64: "double",
+    Datatype.BYTES: "string",
+}
+_ANY: Final = ["null", "boolean", "long", "double", "string", "bytes"]
+_MAX_DIGITS: Final = 150  # of a decimal
+_TEXTS: Final = frozenset({"string", "enum"})
+
+
+def made_schema(layout: Layout, options: SchemaOptions) -> str:
+    """A schema for answers: a record, with arrays for vectors.
+
+    A field that is passed on is nullable, and any scalar where `types` does not say which.
+    """
+    called = field_names(layout, options.names)
+    fields: list[Node] = []
+    for name in layout.answered:
+        known = options.types.get(name)
+        kind = _ANY if known is None else ["null", _NATURAL[known]]
+        fields.append({"name": called[name], "type": kind, "default": None})
+    for spec in layout.outputs:
+        node: Node = _NATURAL[spec.datatype]
+        for _ in spec.shape:
+            node = {"type": "array", "items": node}
+        fields.append({"name": called[spec.name], "type": node})
+    record = {"type": "record", "name": "Answer", "namespace": "headrace", "fields": fields}
+    return msgspec.json.encode(record).decode()
+
+
+class RowWriter:
+    """Writes answers by one schema.
+
+    Args:
+        head: What each value begins with.
+
+    Raises:
+        InvalidArgumentError: The schema has no place for an output, or a field without a default
+            that answers do not have.
+    """
+
+    def __init__(
+        self, schema: AvroSchema, layout: Layout, names: Mapping[str, str], head: bytes
+    ) -> None:
+        self._schema = parse(schema.root)
+        self._head = head
+        called = field_names(layout, names)
+        places = {one["name"]: one for one in schema.root["fields"]}
+        for spec in layout.outputs:
+            if spec.name not in called or called[spec.name] not in places:
+                raise _no_place(spec.name, called[spec.name], places)
+        for name in layout.answered:
+            if called[name] not in places:
+                raise _no_place(name, called[name], places)
+        for name, one in places.items():
+            if name not in called.values() and "default" not in one:
+                msg = f"the answers' schema needs '{name}', which answers do not have: give it a"
+                raise InvalidArgumentError(f"{msg} default, or choose another sink_format")
+        self._fields = [
+            _Field(name, called[name], schema, places[called[name]]["type"])
+            for name in layout.answered
+        ] + [
+            _Field(spec.name, called[spec.name], schema, places[called[spec.name]]["type"], spec)
+            for spec in layout.outputs
+        ]
+
+    def write(self, columns: Mapping[str, Column], rows: int) -> list[bytes]:
+        """A value for each row.
+
+        Raises:
+            InvalidArgumentError: One is not as the schema says.
+        """
+        lists = [field.values(columns[field.name], rows) for field in self._fields]
+        called = [field.called for field in self._fields]
+        made: list[bytes] = []
+        write, schema, head = fastavro.schemaless_writer, self._schema, self._head
+        try:
+            for values in zip(*lists, strict=True) if lists else [()] * rows:
+                buffer = io.BytesIO()
+                buffer.write(head)
+                write(buffer, schema, dict(zip(called, values, strict=True)))
+                made.append(buffer.getvalue())
+        except _BROKEN as error:
+            msg = f"the answer is not as its Avro schema says: {type(error).__name__}: {error}"
+            raise InvalidArgumentError(msg[:400]) from None
+        return made
+
+
+class _Field:
+    """A field of answers, and how its values are made."""
+
+    def __init__(
+        self,
+        name: str,
+        called: str,
+        schema: AvroSchema,
+        node: Node,
+        spec: FieldSpec | None = None,
+    ) -> None:
+        self.name = name
+        self.called = called
+        kinds = _kinds(schema, node)
+        self._scale = next((one["scale"] for one in kinds if "scale" in one), None)
+        self._size = next((one.get("size", 0) for one in kinds if "scale" in one), 0)
+        self._is_scalar = self._is_text = False
+        if spec is None:
+            return
+        rank = 0
+        while kinds and all(one["type"] == "array" for one in kinds):
+            kinds = _kinds(schema, kinds[0]["items"])
+            rank += 1
+        there = {one["type"] for one in kinds}
+        self._is_scalar = rank == 0 and spec.shape == (1,)
+        if rank != len(spec.shape) and not self._is_scalar:
+            msg = f"output '{name}' has the shape {list(spec.shape)}, but the answers' schema has"
+            raise InvalidArgumentError(f"{msg} '{called}' with {rank} dimensions")
+        if self._scale is not None or not there & _allowed(spec.datatype):
+            msg = f"output '{name}' is {spec.datatype}, but in the answers' schema '{called}' is"
+            raise InvalidArgumentError(f"{msg} {' or '.join(sorted(there)) or 'null'}")
+        self._is_text = bool(there & _TEXTS)
+
+    def values(self, column: Column, rows: int) -> list[object]:
+        values = plain_values(column, rows, is_scalar=self._is_scalar, is_text=self._is_text)
+        if self._scale is None:
+            return values
+        return [_unscaled(self.name, one, self._scale, self._size) for one in values]
+
+
+def _no_place(name: str, called: str, places: Mapping[str, Any]) -> InvalidArgumentError:
+    there = ", ".join(list(places)[:20])
+    return InvalidArgumentError(
+        f"answers have '{name}', but their schema has no '{called}', only: {there}; "
+        "see options.names, or choose another sink_format"
+    )
+
+
+def _kinds(schema: AvroSchema, node: Node) -> Sequence[dict[str, Any]]:
+    """The types that a value can have, null aside, as objects."""
+    every = node if isinstance(node, list) else [node]
+    found = [schema.resolved(one) for one in every]
+    return [one if isinstance(one, dict) else {"type": one} for one in found if one != "null"]
+
+
+def _allowed(datatype: Datatype) -> frozenset[str]:
+    """The Avro types that hold all values of a datatype."""
+    if datatype is Datatype.BYTES:
+        return frozenset({"string", "bytes", "enum"})
+    if datatype in (Datatype.FP16, Datatype.FP32):
+        return frozenset({"float", "double"})
+    if datatype in INTEGERS:
+        return frozenset({_NATURAL[datatype], "long"})
+    return frozenset({_NATURAL[datatype]})
+
+
+def _unscaled(name: str, value: object, scale: int, size: int) -> object:
+    """A decimal as Avro has it: the bytes of an integer, of `size` if that is fixed."""
+    if value is None:
+        return None
+    try:
+        exact = Decimal(str(value)).scaleb(scale)
+        if exact.is_finite() and exact.adjusted() < _MAX_DIGITS and int(exact) == exact:
+            number = int(exact)
+            length = size or (number.bit_length() + 8) // 8
+            return number.to_bytes(length, "big", signed=True)
+    except ArithmeticError:  # no number, or too large for its bytes
+        pass
+    msg = f"'{name}' is {str(value)[:40]}, which is no decimal with {scale} places"
+    raise InvalidArgumentError(msg)
+
 
 _PROTOBUF_ONLY = frozenset({"descriptor_file", "message"})
 

@@ -1,9 +1,8 @@
-"""An Avro schema as it is read here: whole, without logical types, and safe for any bytes.
+"""Avro schemas as they are read here: complete, without logical types, and safe for any bytes.
 
-What a schema promises, a hostile record breaks. So a schema is refused by which a few bytes could
-be read as values without number or end: an array whose items take no bytes, and a record that holds
-itself. For the latter fastavro, which does schema resolution, recurses in C without a limit: a
-value that is deep enough kills the process.
+A schema is refused by which a few bytes could be read as values without number or end: an array
+whose items take no bytes, and a record that contains itself. For the latter fastavro recurses in C
+without a limit: a value that is deep enough ends the process.
 """
 
 from collections.abc import Mapping

@@ -17,7 +17,7 @@ from headrace.core import (
 from headrace.core.spec_stream_parts import FormatKind
 from headrace.streaming.formats import Layout
 from headrace.streaming.formats.avro import AvroFormat, make_format
-from headrace.streaming.formats.framing import head
+from headrace.streaming.formats.registry import head
 from tests.schema_registries import Registry
 from tests.unit.streaming.formats.rows import (
     array,

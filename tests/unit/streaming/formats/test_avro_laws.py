@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from headrace.core import Datatype
 from headrace.streaming.formats import FieldSpec
-from headrace.streaming.formats.avro import AvroReader, AvroWriter
-from headrace.streaming.formats.avro_answers import made_schema
+from headrace.streaming.formats.avro import AvroReader, AvroWriter, made_schema
 from headrace.streaming.formats.avro_rows import RowReader
 from headrace.streaming.formats.avro_schemas import read_schema
 from headrace.streaming.formats.options import SchemaOptions

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.core import InvalidArgumentError
-from headrace.streaming.formats.framing import (
+from headrace.streaming.formats.registry import (
     HEAD_BYTES,
     head,
     message_head,

@@ -15,9 +15,9 @@ from headrace.core import (
 )
 from headrace.core.spec_stream_parts import FormatKind
 from headrace.streaming.formats import Layout
-from headrace.streaming.formats.framing import message_head
-from headrace.streaming.formats.proto_descriptors import from_descriptor, message_class
+from headrace.streaming.formats.proto_rows import from_descriptor, message_class
 from headrace.streaming.formats.protobuf import ProtobufFormat, make_format
+from headrace.streaming.formats.registry import message_head
 from tests.schema_registries import Registry
 from tests.unit.streaming.formats.rows import (
     add_fields,
