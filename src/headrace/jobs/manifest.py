@@ -42,19 +42,16 @@ class OutputFolder:
             FailedPreconditionError: Another run works here, or the folder cannot be made.
         """
         with ExitStack() as stack:
-            self._lock(stack)
+            try:
+                self._own.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(exclusive(self._own / _LOCK, timeout_s=0.0))
+            except UnavailableError:
+                msg = f"another run works on {self.path} now; wait for it, or name another folder"
+                raise FailedPreconditionError(msg) from None
+            except (FileExistsError, NotADirectoryError, PermissionError) as error:
+                msg = f"{self.path} cannot be written to: {error.strerror or error}"
+                raise FailedPreconditionError(msg) from error
             yield
-
-    def _lock(self, stack: ExitStack) -> None:
-        try:
-            self._own.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(exclusive(self._own / _LOCK, timeout_s=0.0))
-        except UnavailableError:
-            msg = f"another run works on {self.path} now; wait for it, or name another folder"
-            raise FailedPreconditionError(msg) from None
-        except (FileExistsError, NotADirectoryError, PermissionError) as error:
-            msg = f"{self.path} cannot be written to: {error.strerror or error}"
-            raise FailedPreconditionError(msg) from error
 
     def record(self) -> JobRecord | None:
         """The job whose output this is; None if there is none yet.

@@ -43,7 +43,9 @@ class ParquetSource:
     def schema(self, datatypes: Mapping[str, Datatype] | None = None) -> Schema:
         """Of the first file."""
         del datatypes
-        return _schema(self._files[0])
+        name = self._files[0]
+        with _opened(name) as file:
+            return flat_schema(file.schema_arrow)
 
     def row_bytes(self, columns: Sequence[str]) -> float:
         """As the first file's footer says."""
@@ -187,11 +189,6 @@ def _opened(name: str) -> Any:  # noqa: ANN401  # pyarrow has no types
         return pq.ParquetFile(source, buffer_size=_BUFFER_BYTES, pre_buffer=False)
     except (OSError, pa.ArrowException) as error:
         raise unreadable(name, error) from error
-
-
-def _schema(name: str) -> Schema:
-    with _opened(name) as file:
-        return flat_schema(file.schema_arrow)
 
 
 def _size(group: Any, columns: Sequence[str]) -> int:  # noqa: ANN401  # as above

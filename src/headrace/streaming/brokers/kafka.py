@@ -166,7 +166,12 @@ class KafkaBroker:
             if error is not None:
                 failed.append((error, message.topic() or ""))
 
-        producer, address = self._sender(), self._options.address
+        if self._is_closed:
+            raise FailedPreconditionError("this broker is closed; open it again")
+        if self._producer is None:
+            settings = {**self._options.producer(), "logger": _log}
+            self._producer = made(lambda: Producer(settings), self._options.address)
+        producer, address = self._producer, self._options.address
         writing = self._writing(producer)
         writing.put(records, report)
         try:
@@ -196,14 +201,6 @@ class KafkaBroker:
                 wait(_LOOK_EVERY_S)
             else:
                 return
-
-    def _sender(self) -> Producer:
-        if self._is_closed:
-            raise FailedPreconditionError("this broker is closed; open it again")
-        if self._producer is None:
-            settings = {**self._options.producer(), "logger": _log}
-            self._producer = made(lambda: Producer(settings), self._options.address)
-        return self._producer
 
     def _writing(self, producer: Producer) -> Writing:
         options = self._options

@@ -52,7 +52,12 @@ class KafkaSource:
     def take(self, most: int, part_s: float) -> list[Record]:
         """At most so many, after at most so long."""
         if self._aside:
-            found = self._from_aside(most)
+            found: list[Record] = []
+            kept: deque[Record] = deque()
+            for record in self._aside:
+                is_next = len(found) < most and record.place not in self._paused
+                (found if is_next else kept).append(record)
+            self._aside = kept
             if found:
                 return found
         if self._is_held and not self._aside:
@@ -149,15 +154,6 @@ class KafkaSource:
             topic = message.topic()
             doing = f"read topic '{topic}'" if topic else "read"
             self._health.ends(failure(error, doing=doing, address=self._address))
-
-    def _from_aside(self, most: int) -> list[Record]:
-        found: list[Record] = []
-        kept: deque[Record] = deque()
-        for record in self._aside:
-            is_next = len(found) < most and record.place not in self._paused
-            (found if is_next else kept).append(record)
-        self._aside = kept
-        return found
 
     def _hold(self, *, is_held: bool) -> None:
         """Let the client fetch nothing of any place, or again of those that are not paused."""

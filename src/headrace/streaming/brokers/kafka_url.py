@@ -242,7 +242,10 @@ def kafka_options(url: str, environment: Mapping[str, str] | None = None) -> Kaf
         raise InvalidArgumentError(message)
     if _COMPRESSION in said:
         said["compression.type"] = said.pop(_COMPRESSION)
-    _check_numbers(said)
+    for name in (LIMIT, TRANSACTION, POLL_INTERVAL):
+        text = said.get(name, "1")
+        if not (text.isascii() and text.isdecimal() and int(text) > 0):
+            raise InvalidArgumentError(f"{name}={text[:_SHOWN]!r} of Kafka has to be a number")
     return KafkaOptions(
         address=_servers(parts.netloc), is_static=membership == _STATIC, settings=said
     )
@@ -285,13 +288,6 @@ def _checked(pairs: list[tuple[str, str]]) -> dict[str, str]:
             raise InvalidArgumentError(f"'{name}' stands twice among the options of Kafka")
         found[name] = value
     return found
-
-
-def _check_numbers(said: Mapping[str, str]) -> None:
-    for name in (LIMIT, TRANSACTION, POLL_INTERVAL):
-        text = said.get(name, "1")
-        if not (text.isascii() and text.isdecimal() and int(text) > 0):
-            raise InvalidArgumentError(f"{name}={text[:_SHOWN]!r} of Kafka has to be a number")
 
 
 def _properties(path: Path, environment: Mapping[str, str] | None) -> dict[str, str]:

@@ -277,23 +277,17 @@ class LogSession:
         beat_s = self._membership.session_timeout_s / _BEATS
         self._look_at = self._clock.monotonic() + beat_s
         if moves.lost:
-            self._lose(moves.lost, held)
+            places = [held[id_] for id_ in moves.lost]
+            self._reader.drop(places)
+            self._listener.lost(places)
         if moves.surplus:
-            self._give_away(moves.surplus, held)
+            places = [held[id_] for id_ in moves.surplus]
+            self._listener.losing(places)
+            self._reader.drop(places)
+            with self._file.writing("give away a part of") as db:
+                groups.give_away(db, self._membership.group, self._epoch, moves.surplus)
         if moves.gained:
             self._gain(moves.gained)
-
-    def _lose(self, ids: Sequence[int], held: Mapping[int, Place]) -> None:
-        places = [held[id_] for id_ in ids]
-        self._reader.drop(places)
-        self._listener.lost(places)
-
-    def _give_away(self, ids: Sequence[int], held: Mapping[int, Place]) -> None:
-        places = [held[id_] for id_ in ids]
-        self._listener.losing(places)
-        self._reader.drop(places)
-        with self._file.writing("give away a part of") as db:
-            groups.give_away(db, self._membership.group, self._epoch, ids)
 
     def _gain(self, ids: Sequence[int]) -> None:
         with self._file.reading("look at") as db:

@@ -107,7 +107,11 @@ class NatsPull:
     async def _came(self, message: Msg) -> None:
         headers = message.headers or {}
         if STATUS in headers:
-            self._told(headers)
+            # A request is over: its time has passed, or the server has changed.
+            self._asked = max(self._asked - int(headers.get(_PENDING, self._asked)), 0)
+            said = headers.get(_DESCRIPTION, "")
+            if "consumer deleted" in said.lower():
+                self._fail(self.gone())
             return
         about = message.metadata
         record = record_of(
@@ -120,13 +124,6 @@ class NatsPull:
         )
         self._asked = max(self._asked - 1, 0)
         self._inbox.offer([(record, message.reply)])
-
-    def _told(self, headers: dict[str, str]) -> None:
-        """A request is over: its time has passed, or the server has changed."""
-        self._asked = max(self._asked - int(headers.get(_PENDING, self._asked)), 0)
-        said = headers.get(_DESCRIPTION, "")
-        if "consumer deleted" in said.lower():
-            self._fail(self.gone())
 
 
 _PROGRESS: Final = b"+WPI"
@@ -305,7 +302,11 @@ class NatsSession:
             # What cannot be written is kept: more of it may not come meanwhile.
             wanted = 0 if self._unsent else most
             if wanted > 0:
-                self._ask(wanted)
+                waiting = self._inbox.waiting()
+                for place in self._inbox.open_places():
+                    missing = self._member.pulls[place].missing(wanted - waiting)
+                    if missing > 0:
+                        self._link.begin(self._member.pulls[place].ask(missing))
             now = self._clock.monotonic()
             wait_s = min(deadline - now, max(self._beat_at - now, 0))
             if self.trouble:
@@ -424,13 +425,6 @@ class NatsSession:
                 ack_wait_s=self._membership.session_timeout_s,
             )
             self._link.ask(f"read {place.topic} from an offset of its own", work)
-
-    def _ask(self, most: int) -> None:
-        waiting = self._inbox.waiting()
-        for place in self._inbox.open_places():
-            missing = self._member.pulls[place].missing(most - waiting)
-            if missing > 0:
-                self._link.begin(self._member.pulls[place].ask(missing))
 
     def _tend(self) -> None:
         """What is due besides reading: words of progress, what was not sent, the lag."""

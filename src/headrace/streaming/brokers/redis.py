@@ -80,7 +80,13 @@ class RedisBroker:
         consumer = f"{name}#{secrets.token_hex(_EPOCH_BYTES)}"
         for topic in membership.topics:
             first = _first_id(membership)
-            arguments = (membership.group, first, consumer, f"{name}#", _ms(membership))
+            arguments = (
+                membership.group,
+                first,
+                consumer,
+                f"{name}#",
+                max(int(membership.session_timeout_s * 1000), 1),
+            )
             keys = (topic, members_key(topic, membership.group))
             self._link.run(f"join the readers of {topic}", scripts.JOIN, keys, arguments)
         return RedisSession(
@@ -203,10 +209,6 @@ class RedisBroker:
     def _check_open(self) -> None:
         if self._is_closed:
             raise FailedPreconditionError("this broker is closed; open it again")
-
-
-def _ms(membership: Membership) -> int:
-    return max(int(membership.session_timeout_s * 1000), 1)
 
 
 def _first_id(membership: Membership) -> bytes:

@@ -111,7 +111,13 @@ class JsonObjects:
                 text, depth = cut_rows(cast("Array", columns[name]))
             texts.append(text)
             depths.append(depth)
-        pattern = _pattern(self._answer, depths)
+        # An object of these names, with so many brackets around each value.
+        names = self._answer
+        members = [
+            orjson.dumps(name).replace(b"%", b"%%") + b":" + b"[" * depth + b"%b" + b"]" * depth
+            for name, depth in zip(names, depths, strict=True)
+        ]
+        pattern = b"{" + b",".join(members) + b"}"
         return [pattern % one for one in zip(*texts, strict=True)]
 
 
@@ -144,15 +150,6 @@ def _plain(value: object) -> object:
         return value.decode()
     except UnicodeDecodeError:
         return {"b64": base64.b64encode(value).decode()}
-
-
-def _pattern(names: Sequence[str], depths: Sequence[int]) -> bytes:
-    """An object of these names, with so many brackets around each value."""
-    members = [
-        orjson.dumps(name).replace(b"%", b"%%") + b":" + b"[" * depth + b"%b" + b"]" * depth
-        for name, depth in zip(names, depths, strict=True)
-    ]
-    return b"{" + b",".join(members) + b"}"
 
 
 def _row_type(layout: Layout, *, is_loose: bool = False) -> type:

@@ -88,7 +88,7 @@ def read_options(
          "{} holds a password: name user and password_file instead"),
         ("registry" if not _is_url(options) else None,
          "{} is no URL as http://registry:8081"),
-        ("token" if _has_both(options) else None,
+        ("token" if options.user and (options.token or options.token_file) else None,
          "{} and user are two ways to prove the same: name one"),
     ):  # fmt: skip
         if wrong is not None:
@@ -178,10 +178,6 @@ def _is_url(options: SchemaOptions) -> bool:
     except ValueError:
         return False
     return parts.scheme in {"http", "https"} and bool(parts.hostname)
-
-
-def _has_both(options: SchemaOptions) -> bool:
-    return bool((options.token or options.token_file) and options.user)
 
 
 _ODD: Final = re.compile(r"[^A-Za-z0-9_]")
