@@ -30,7 +30,7 @@ from bench.suites.worker import Rig
 from bench.windows import Arm, Figures, Rounds, figure, interleave, ratio
 from headrace.streaming.broker import Delivery, Start
 from headrace.streaming.brokers import open_broker
-from headrace.streaming.status import State
+from headrace.streaming.settings import State
 from headrace.testing import models
 
 RECORDS: Final = 200_000

@@ -30,8 +30,7 @@ from headrace.core.spec_stream_parts import Policy, StreamErrorsSpec, StreamOutp
 from headrace.streaming.broker import Broker, Delivery, Membership, Start
 from headrace.streaming.brokers import open_broker
 from headrace.streaming.records import NewRecord, Place
-from headrace.streaming.settings import StreamSettings
-from headrace.streaming.status import State, StreamStatus
+from headrace.streaming.settings import State, StreamSettings, StreamStatus
 from headrace.testing import models
 
 BACKLOG: Final = {"log": 200_000, "kafka": 100_000, "nats": 40_000, "redis": 40_000}

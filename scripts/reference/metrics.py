@@ -13,7 +13,7 @@ from headrace.serving.pool_metrics import pool_exposition
 from headrace.serving.state import ReplicaState
 from headrace.streaming.exposition import Counters
 from headrace.streaming.exposition import exposition as stream_exposition
-from headrace.streaming.status import PlaceStatus, StreamStatus
+from headrace.streaming.settings import PlaceStatus, StreamStatus
 from scripts.reference.text import cell
 
 _SETTINGS = ReplicaSettings(model_name="digits", model_version="1", path="")

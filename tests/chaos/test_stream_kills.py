@@ -21,8 +21,7 @@ from headrace.core.spec_stream_parts import FormatKind, StreamFormatSpec
 from headrace.streaming.broker import Broker, Delivery, Start
 from headrace.streaming.brokers import open_broker
 from headrace.streaming.records import NewRecord, Place, Record
-from headrace.streaming.settings import StreamSettings
-from headrace.streaming.status import StreamStatus
+from headrace.streaming.settings import StreamSettings, StreamStatus
 from headrace.testing import models
 from tests.contract.brokers.kafka_servers import BOOTSTRAP, noida
 from tests.contract.brokers.nats_servers import free_port, running_nats

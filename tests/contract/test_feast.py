@@ -26,8 +26,7 @@ from headrace.features import (
     open_online_store,
     service_readiness,
 )
-from headrace.features.keys import encode_keys
-from headrace.features.records import RecordLayout, record_time_us
+from headrace.features.records import RecordLayout, encode_keys, record_time_us
 from headrace.testing.online_stores import ForeignStoreContract
 from tests.contract.feast_repositories import (
     COMMITTED,

@@ -36,10 +36,9 @@ if TYPE_CHECKING:
         online_store_url,
     )
     from headrace.features.feast.importing import LeftOut
-    from headrace.features.keys import Key
     from headrace.features.lookup import FeatureReader, FeatureRows
     from headrace.features.lookup_view import FeaturesNotFoundError
-    from headrace.features.materialize_messages import (
+    from headrace.features.materialize_apart import (
         ApartMessage,
         MaterializeFailed,
         MaterializeFinished,
@@ -55,8 +54,7 @@ if TYPE_CHECKING:
     )
     from headrace.features.offline import join_as_of, join_files
     from headrace.features.online import ForeignStore, OnlineStore, Place, open_online_store
-    from headrace.features.records import Record, RecordLayout, record_time_us
-    from headrace.features.schedules import usual_grace_s
+    from headrace.features.records import Key, Record, RecordLayout, record_time_us
     from headrace.features.served import ServedRow, ServedRows, read_served, served_directory
     from headrace.features.served_offline import OfflineRows, offline_rows
     from headrace.features.served_writer import (
@@ -68,7 +66,7 @@ if TYPE_CHECKING:
         served_sample,
     )
     from headrace.features.skew import FeatureSkew, SkewCause, SkewReport, compare_served
-    from headrace.features.skew_messages import SkewedFeature, SkewSummary
+    from headrace.features.skew_apart import SkewedFeature, SkewSummary, usual_grace_s
     from headrace.features.spec import parse_definitions, read_definitions
     from headrace.features.wire import (
         column_specs,
@@ -171,12 +169,6 @@ _LAZY = {
     "feast.importing": ("LeftOut",),
     "lookup": ("FeatureReader", "FeatureRows"),
     "lookup_view": ("FeaturesNotFoundError",),
-    "materialize_messages": (
-        "ApartMessage",
-        "MaterializeFailed",
-        "MaterializeFinished",
-        "MaterializeProgress",
-    ),
     "materializing": (
         "MaterializeReport",
         "ViewReadiness",
@@ -186,10 +178,8 @@ _LAZY = {
         "service_readiness",
     ),
     "offline": ("join_as_of", "join_files"),
-    "keys": ("Key",),
     "online": ("ForeignStore", "OnlineStore", "Place", "open_online_store"),
-    "records": ("Record", "RecordLayout", "record_time_us"),
-    "schedules": ("usual_grace_s",),
+    "records": ("Key", "Record", "RecordLayout", "record_time_us"),
     "served": ("ServedRow", "ServedRows", "read_served", "served_directory"),
     "served_offline": ("OfflineRows", "offline_rows"),
     "served_writer": (
@@ -201,7 +191,6 @@ _LAZY = {
         "served_sample",
     ),
     "skew": ("FeatureSkew", "SkewCause", "SkewReport", "compare_served"),
-    "skew_messages": ("SkewSummary", "SkewedFeature"),
     "spec": ("parse_definitions", "read_definitions"),
     "wire": (
         "column_specs",
@@ -213,6 +202,13 @@ _LAZY = {
         "request_specs",
         "served_part",
     ),
+    "materialize_apart": (
+        "ApartMessage",
+        "MaterializeFailed",
+        "MaterializeFinished",
+        "MaterializeProgress",
+    ),
+    "skew_apart": ("SkewSummary", "SkewedFeature", "usual_grace_s"),
 }
 
 

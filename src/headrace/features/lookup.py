@@ -17,11 +17,10 @@ from headrace.core import (
     SystemClock,
 )
 from headrace.features.definitions import FeatureService, OnDemandView, Status
-from headrace.features.keys import Key, encode_keys
 from headrace.features.lookup_view import ViewReader, ViewRows, computed_rows
 from headrace.features.on_demand import OnDemandFunction, request_arrays
 from headrace.features.online import DEFAULT_TIMEOUT_S, ForeignStore, OnlineStore, Place
-from headrace.features.records import Record, RecordLayout
+from headrace.features.records import Key, Record, RecordLayout, encode_keys
 
 MAX_ROWS: Final = 10_000
 Given = Mapping[str, Sequence[object] | Array]

@@ -8,9 +8,8 @@ import numpy as np
 
 from headrace.core import Array, NotFoundError
 from headrace.features.definitions import Feature, FeatureService, FeatureView, Policy, Status
-from headrace.features.keys import Key, show_key
 from headrace.features.on_demand import OnDemandFunction
-from headrace.features.records import Booleans, DecodedRecords, Record, RecordLayout
+from headrace.features.records import Booleans, DecodedRecords, Key, Record, RecordLayout, show_key
 
 _US: Final = 1_000_000
 _BADNESS: Final = {status: i for i, status in enumerate(Status)}

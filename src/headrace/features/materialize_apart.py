@@ -1,7 +1,8 @@
-"""One incremental run of one view in a process of its own, which says in lines how it goes.
+"""Process that materializes one view incrementally, and the lines in which it reports.
 
 `python -m headrace.features.materialize_apart HOME VIEW`. It ends when its standard input does, and
-so with whoever started it; what it has written by then stays, and the next run goes on from there.
+so with the process that started it; what it has written by then stays, and the next run goes on
+from there.
 """
 
 import logging
@@ -17,14 +18,33 @@ import msgspec
 
 from headrace.core import Code, HeadraceError
 from headrace.features.applied import applied_definitions, online_store_url
-from headrace.features.materialize_messages import (
-    ApartMessage,
-    MaterializeFailed,
-    MaterializeFinished,
-    MaterializeProgress,
-)
 from headrace.features.online import open_online_store
 
+
+class MaterializeProgress(msgspec.Struct, frozen=True, kw_only=True, tag="progress"):
+    """So many of all entities are written."""
+
+    done: int
+    entities: int
+
+
+class MaterializeFinished(msgspec.Struct, frozen=True, kw_only=True, tag="finished"):
+    """It worked: as of `MaterializeReport`; `newest_us` in microseconds since 1970."""
+
+    entities: int
+    written: int
+    newest_us: int | None
+
+
+class MaterializeFailed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
+    """It did not."""
+
+    code: Code
+    message: str
+
+
+ApartMessage = MaterializeProgress | MaterializeFinished | MaterializeFailed
+"""A line, as JSON. The last one is no progress."""
 _LOG: Final = logging.getLogger("headrace.features")
 _NICER: Final = 10
 _ORPHANED: Final = 4

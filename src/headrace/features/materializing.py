@@ -9,9 +9,8 @@ import numpy as np
 
 from headrace.core import Array, Clock, Datatype, InvalidArgumentError
 from headrace.features.definitions import FeatureService, FeatureView, Status
-from headrace.features.keys import encode_keys
 from headrace.features.online import OnlineStore
-from headrace.features.records import RecordLayout, ValueColumn, objects
+from headrace.features.records import RecordLayout, ValueColumn, encode_keys, objects
 from headrace.features.source import CREATED, TIME, pl, scan_source, telling
 from headrace.features.values import microseconds, misfit, moment, value_column
 

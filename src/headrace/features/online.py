@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
 from headrace.core import FailedPreconditionError, HeadraceError, InvalidArgumentError
-from headrace.features.keys import Key
-from headrace.features.records import Record
+from headrace.features.records import Key, Record
 
 if TYPE_CHECKING:
     from headrace.features.definitions import FeatureView

@@ -21,9 +21,8 @@ from headrace.core import (
     InvalidArgumentError,
     UnavailableError,
 )
-from headrace.features.keys import Key
 from headrace.features.online import DEFAULT_TIMEOUT_S, Place
-from headrace.features.records import Record, record_time_us
+from headrace.features.records import Key, Record, record_time_us
 
 _KEYS_AT_ONCE: Final = 500
 _APPLICATION: Final = 0x48524654  # "HRFT": whose file this is, as `file` and we tell it

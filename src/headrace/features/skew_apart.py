@@ -1,19 +1,63 @@
-"""Compare what a service served with what training will see, in a process of its own.
+"""Process that compares what a service served with what training will see, and its report.
 
 `python -m headrace.features.skew_apart HOME SERVICE` prints one line of JSON: a `SkewSummary`.
 """
 
 import os
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
+from zoneinfo import ZoneInfo
 
 import msgspec
 
 from headrace.core import FailedPreconditionError, HeadraceError, SystemClock
 from headrace.features.applied import applied_definitions
-from headrace.features.schedules import usual_grace_s
+from headrace.features.definitions import FeatureView
 from headrace.features.served import read_served, served_directory
-from headrace.features.skew_messages import SkewedFeature, SkewSummary
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SkewedFeature:
+    """A column that was served other than training will see it; as `FeatureSkew`."""
+
+    feature: str
+    view: str
+    differing: int
+    rows: int
+    causes: Mapping[str, int]
+    looks_like: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SkewSummary:
+    """What `rows` served rows came to; `message`: why they could not be compared."""
+
+    service: str
+    rows: int
+    skewed: tuple[SkewedFeature, ...] = ()
+    message: str = ""
+
+
+_RUNS: Final = 2.0
+
+
+def usual_grace_s(view: FeatureView, now: float) -> float:
+    """How long a new value may take to come to the online store: two runs; 0 without a schedule."""
+    schedule = view.schedule
+    if schedule is None:
+        return 0.0
+    if schedule.every_s is not None:
+        return _RUNS * schedule.every_s
+    from cronsim import CronSim  # noqa: PLC0415  # only those need it who have a line
+
+    start = datetime.fromtimestamp(now, UTC).astimezone(ZoneInfo(schedule.timezone))
+    moments = CronSim(schedule.cron, start)
+    return _RUNS * (-next(moments).timestamp() + next(moments).timestamp())
+
 
 _NICER = 10
 

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import assert_never
 
 from headrace.core import Datatype, FailedPreconditionError, TensorSpec, UnsupportedModelError
-from headrace.pipeline.classifying import open_classify
+from headrace.pipeline.classifying import open_classify, open_pool
 from headrace.pipeline.feature_step import check_service, open_features
 from headrace.pipeline.function import open_function
 from headrace.pipeline.images import open_image
 from headrace.pipeline.members import open_cascade, open_ensemble
 from headrace.pipeline.pipeline import Pipeline, Step
-from headrace.pipeline.pooling import open_pool
 from headrace.pipeline.spec import (
     AnyStepSpec,
     CascadeSpec,

@@ -22,14 +22,15 @@ from headrace.streaming.brokers import open_broker
 from headrace.streaming.listening import listen
 from headrace.streaming.pump import StoppedByRecordError
 from headrace.streaming.scorer import ModelThreads, load_scorer, make_answers
-from headrace.streaming.settings import StreamSettings, check_settings
-from headrace.streaming.status import (
+from headrace.streaming.settings import (
     EXIT_CANNOT_JOIN,
     EXIT_CANNOT_LISTEN,
     EXIT_CANNOT_LOAD,
     EXIT_REPLACED,
     EXIT_SETTINGS,
     EXIT_STOPPED_BY_RECORD,
+    StreamSettings,
+    check_settings,
 )
 from headrace.streaming.worker import Worker
 from headrace.streaming.writer import writer_of

@@ -24,7 +24,7 @@ from headrace.observe.metrics import (
     text,
 )
 from headrace.streaming.in_flight import Due
-from headrace.streaming.status import State, StreamStatus
+from headrace.streaming.settings import State, StreamStatus
 
 _MANY: Final = 64
 """So many times and more are counted as an array, at a fifth of the cost."""

@@ -19,8 +19,7 @@ import msgspec
 from headrace.core import FailedPreconditionError
 from headrace.observe.metrics import TEXT_TYPE
 from headrace.streaming.exposition import Counters, exposition
-from headrace.streaming.settings import StreamSettings
-from headrace.streaming.status import StreamStatus
+from headrace.streaming.settings import StreamSettings, StreamStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -19,8 +19,7 @@ from headrace.streaming.broker import Broker, Membership, Session
 from headrace.streaming.exposition import Counters
 from headrace.streaming.pump import Pump, Runner, StoppedByRecordError
 from headrace.streaming.records import Lag, Place
-from headrace.streaming.settings import StreamSettings
-from headrace.streaming.status import PlaceStatus, State, StreamStatus
+from headrace.streaming.settings import PlaceStatus, State, StreamSettings, StreamStatus
 from headrace.streaming.windows.keeping import Windows
 
 _log = logging.getLogger(__name__)

@@ -41,8 +41,7 @@ from headrace.features import (
     open_online_store,
     record_time_us,
 )
-from headrace.features.keys import encode_keys
-from headrace.features.records import RecordLayout, ValueColumn
+from headrace.features.records import RecordLayout, ValueColumn, encode_keys
 
 VIEW = FeatureView(
     name="stats",

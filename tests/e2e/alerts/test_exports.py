@@ -25,7 +25,7 @@ from headrace.serving.exposition import exposition
 from headrace.serving.state import ReplicaState
 from headrace.streaming.exposition import Counters
 from headrace.streaming.exposition import exposition as worker_exposition
-from headrace.streaming.status import StreamStatus
+from headrace.streaming.settings import StreamStatus
 from tests.e2e.alerts.rule_tests import write_rule_tests
 from tests.e2e.debian import NoToolError, find_tool, run_tool
 from tests.unit.cli.test_stream_parts import VIEW

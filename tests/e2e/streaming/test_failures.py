@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from headrace.streaming.broker import Broker, Delivery
-from headrace.streaming.settings import StreamSettings
-from headrace.streaming.status import State, StreamStatus
+from headrace.streaming.settings import State, StreamSettings, StreamStatus
 from tests.contract.brokers.rig import everything
 from tests.e2e.streaming.servers import Away, Site, fed, site
 from tests.e2e.streaming.workers import (

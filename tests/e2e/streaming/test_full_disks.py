@@ -22,7 +22,7 @@ from headrace.core.spec_stream_parts import (
 )
 from headrace.streaming.broker import Broker, Delivery
 from headrace.streaming.records import NewRecord
-from headrace.streaming.status import State, StreamStatus
+from headrace.streaming.settings import State, StreamStatus
 from headrace.testing import models
 from tests.contract.brokers.rig import everything
 from tests.e2e.streaming.servers import site

@@ -22,8 +22,7 @@ from headrace.features import (
     open_online_store,
 )
 from headrace.streaming.records import NewRecord
-from headrace.streaming.settings import PushSettings
-from headrace.streaming.status import State
+from headrace.streaming.settings import PushSettings, State
 from headrace.testing import models
 from tests.e2e.streaming.workers import (
     DEAD,

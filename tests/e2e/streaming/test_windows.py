@@ -19,8 +19,7 @@ from headrace.core.spec_stream_parts import (
 )
 from headrace.streaming.broker import Broker, Delivery
 from headrace.streaming.records import NewRecord
-from headrace.streaming.settings import StreamSettings
-from headrace.streaming.status import State
+from headrace.streaming.settings import State, StreamSettings
 from headrace.testing import models
 from tests.e2e.streaming.workers import (
     DEAD,

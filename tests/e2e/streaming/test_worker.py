@@ -22,8 +22,7 @@ from headrace.core.spec_stream_parts import (
 )
 from headrace.streaming.broker import Broker, Delivery
 from headrace.streaming.records import NewRecord, Place
-from headrace.streaming.settings import EndpointSettings
-from headrace.streaming.status import State
+from headrace.streaming.settings import EndpointSettings, State
 from headrace.testing import models
 from tests.e2e import replicas
 from tests.e2e.streaming.workers import (

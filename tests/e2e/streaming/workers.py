@@ -18,8 +18,7 @@ from headrace.core import ReplicaSettings
 from headrace.streaming.broker import Broker, Start
 from headrace.streaming.brokers import open_broker
 from headrace.streaming.records import NewRecord, Place, Record
-from headrace.streaming.settings import StreamSettings
-from headrace.streaming.status import StreamStatus
+from headrace.streaming.settings import StreamSettings, StreamStatus
 
 IN, OUT, DEAD, GROUP = "in", "out", "dead", "readers"
 WITHIN_S = 60.0

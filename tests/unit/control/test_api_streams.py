@@ -7,7 +7,7 @@ import pytest
 
 from headrace.control.plane import ControlPlane
 from headrace.control.streams.status import Lagging
-from headrace.streaming.status import StreamStatus
+from headrace.streaming.settings import StreamStatus
 from tests.unit.control.api_client import client_of
 
 pytestmark = pytest.mark.anyio

@@ -2,9 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from headrace.features.keys import Key
 from headrace.features.online import Place
-from headrace.features.records import Record, record_time_us
+from headrace.features.records import Key, Record, record_time_us
 
 
 class MemoryStore:

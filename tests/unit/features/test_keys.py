@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from headrace.core import Datatype, InvalidArgumentError
 from headrace.features import DataSource, Entity, Feature, FeatureView
-from headrace.features.keys import MAX_KEY_BYTES, encode_keys, show_key
+from headrace.features.records import MAX_KEY_BYTES, encode_keys, show_key
 
 NUMBER = Entity(name="card", join_key="card_id", datatype=Datatype.INT64)
 TEXT = Entity(name="shop", join_key="shop_id")

@@ -9,9 +9,8 @@ import pytest
 
 from headrace.core import Datatype, InvalidArgumentError
 from headrace.features import Feature, FeatureView
-from headrace.features.keys import encode_keys
 from headrace.features.materializing import materialize
-from headrace.features.records import RecordLayout
+from headrace.features.records import RecordLayout, encode_keys
 from headrace.features.values import moment
 from tests.unit.features.stores import MemoryStore
 from tests.unit.features.tables import at, view, write

@@ -6,7 +6,7 @@ from headrace.core import Code, InvalidArgumentError
 from headrace.streaming.exposition import Counters, exposition
 from headrace.streaming.in_flight import Due, NoAnswer
 from headrace.streaming.records import NewRecord
-from headrace.streaming.status import PlaceStatus, State, StreamStatus
+from headrace.streaming.settings import PlaceStatus, State, StreamStatus
 from tests.unit.streaming.parts import record
 
 

@@ -25,8 +25,7 @@ from headrace.features import (
     encode_view,
     open_online_store,
 )
-from headrace.features.keys import encode_keys
-from headrace.features.records import record_time_us
+from headrace.features.records import encode_keys, record_time_us
 from headrace.streaming.codec import Added, Answer
 from headrace.streaming.pushing import Pusher, make_pusher
 from headrace.streaming.records import Record

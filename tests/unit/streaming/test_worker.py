@@ -17,8 +17,7 @@ from headrace.streaming.broker import Membership, Rebalanced, Start
 from headrace.streaming.in_flight import Batch, Outcome
 from headrace.streaming.pump import SLOW_AFTER_S, StoppedByRecordError
 from headrace.streaming.records import Place
-from headrace.streaming.settings import StreamSettings
-from headrace.streaming.status import State
+from headrace.streaming.settings import State, StreamSettings
 from headrace.streaming.worker import CONFLICTS, Worker
 from headrace.testing.streams import MemoryBroker, MemorySession, TurnedClock, TurnedRunner
 from tests.unit.streaming.world import (

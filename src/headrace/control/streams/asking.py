@@ -6,7 +6,7 @@ import msgspec
 
 from headrace.core import HeadraceError
 from headrace.core.fetch import fetch
-from headrace.streaming.status import StreamStatus
+from headrace.streaming.settings import StreamStatus
 
 _TIMEOUT_S: Final = 1.0
 _OK: Final = 200

@@ -14,7 +14,7 @@ from headrace.control.streams.plan import Phase
 from headrace.control.streams.status import rates
 from headrace.control.streams.workers import Worker, note_answer, note_status
 from headrace.core import Clock
-from headrace.streaming.status import StreamStatus
+from headrace.streaming.settings import StreamStatus
 
 _LONGEST_GAP_S: Final = 10.0
 """So long apart two hearings may be; after more, silence is counted from anew."""

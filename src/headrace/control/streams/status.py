@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from headrace.observe.metrics import Family, Labels, counter, gauge
-from headrace.streaming.status import PlaceStatus, State, StreamStatus
+from headrace.streaming.settings import PlaceStatus, State, StreamStatus
 
 STALLED_AFTER_S: Final = 30.0
 

@@ -51,8 +51,7 @@ from headrace.core import Clock, HeadraceError, NotFoundError
 from headrace.core.state_file import StateFile
 from headrace.monitor.stream_conditions import StreamFacts
 from headrace.observe.metrics import Family, Source
-from headrace.streaming.settings import StreamSettings
-from headrace.streaming.status import State, StreamStatus
+from headrace.streaming.settings import State, StreamSettings, StreamStatus
 
 _LOG: Final = logging.getLogger("headrace.control")
 _EVERY_S: Final = 0.2

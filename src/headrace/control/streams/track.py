@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import Final, TypeVar
 
 from headrace.control.streams.status import Lagging
-from headrace.streaming.status import StreamStatus
+from headrace.streaming.settings import StreamStatus
 
 STEP_S: Final = 10.0
 KEPT_S: Final = 3600.0

@@ -11,7 +11,7 @@ from headrace.control.streams.status import StreamView, is_stalled, lag_of, stat
 from headrace.control.streams.track import StreamTrack
 from headrace.control.streams.workers import Team, Worker, worker_view
 from headrace.monitor.stream_conditions import LETTERS_WINDOW_S, StreamFacts
-from headrace.streaming.status import State, StreamStatus
+from headrace.streaming.settings import State, StreamStatus
 
 
 def view_of(

@@ -16,8 +16,7 @@ from headrace.control.streams.plan import Phase, Seen
 from headrace.control.streams.status import WorkerView
 from headrace.control.streams.track import StreamTrack
 from headrace.core.processes import Process
-from headrace.streaming.settings import StreamSettings
-from headrace.streaming.status import (
+from headrace.streaming.settings import (
     EXIT_CANNOT_JOIN,
     EXIT_CANNOT_LISTEN,
     EXIT_CANNOT_LOAD,
@@ -25,6 +24,7 @@ from headrace.streaming.status import (
     EXIT_SETTINGS,
     EXIT_STOPPED_BY_RECORD,
     State,
+    StreamSettings,
     StreamStatus,
 )
 

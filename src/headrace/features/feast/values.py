@@ -7,8 +7,7 @@ from typing import Final
 from headrace.core import Datatype
 from headrace.features.definitions import FeatureView, Value
 from headrace.features.feast.importing import INT32, INT64, STRING
-from headrace.features.keys import Key, decode_key
-from headrace.features.records import Record, RecordLayout
+from headrace.features.records import Key, Record, RecordLayout, decode_key
 
 DAMAGED: Final[Record] = b""
 """Stands for what cannot be read: it is no record of any view, and so MISSING with a reason."""

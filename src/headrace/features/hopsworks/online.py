@@ -21,9 +21,8 @@ from headrace.core import (
 from headrace.core.redact import remember_resolved
 from headrace.features.definitions import FeatureView, Value
 from headrace.features.hopsworks.connections import Answer, RestConnections
-from headrace.features.keys import Key, decode_key, key_prefix
 from headrace.features.online import DEFAULT_TIMEOUT_S, Place
-from headrace.features.records import Record, RecordLayout
+from headrace.features.records import Key, Record, RecordLayout, decode_key, key_prefix
 from headrace.features.values import microseconds, misfit
 
 DAMAGED: Final[Record] = b""

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from headrace.control.streams.status import Lagging
 from headrace.control.streams.track import KEPT_S, STEP_S, StreamTrack
-from headrace.streaming.status import StreamStatus
+from headrace.streaming.settings import StreamStatus
 
 START = 1_764_000_000.0
 

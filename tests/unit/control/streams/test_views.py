@@ -15,12 +15,13 @@ from headrace.control.streams.views import event_of, facts_of, track_team, view_
 from headrace.control.streams.workers import Team, Worker, note_end, note_status
 from headrace.monitor.slo import read_stream
 from headrace.monitor.stream_conditions import StreamDown, StreamPromise
-from headrace.streaming.settings import EndpointSettings, StreamSettings
-from headrace.streaming.status import (
+from headrace.streaming.settings import (
     EXIT_CANNOT_LOAD,
     EXIT_STOPPED_BY_RECORD,
+    EndpointSettings,
     PlaceStatus,
     State,
+    StreamSettings,
     StreamStatus,
 )
 from tests.metrics import exposed

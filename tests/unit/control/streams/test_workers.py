@@ -16,12 +16,13 @@ from headrace.control.streams.status import (
     state_of,
 )
 from headrace.control.streams.workers import Worker, note_answer, note_end, revision_of, worker_view
-from headrace.streaming.settings import EndpointSettings, StreamSettings
-from headrace.streaming.status import (
+from headrace.streaming.settings import (
     EXIT_CANNOT_LOAD,
     EXIT_STOPPED_BY_RECORD,
+    EndpointSettings,
     PlaceStatus,
     State,
+    StreamSettings,
     StreamStatus,
 )
 

@@ -8,7 +8,7 @@ from headrace.core import Datatype
 from headrace.features import Entity
 from headrace.features.feast.importing import INT32, INT64, STRING
 from headrace.features.feast.values import KeyWriter, field_name, murmur3_32
-from headrace.features.keys import decode_key, encode_keys
+from headrace.features.records import decode_key, encode_keys
 from tests.unit.features.tables import CUSTOMER, view
 
 SHOP = Entity(name="shop", join_key="a_shop", datatype=Datatype.BYTES)
