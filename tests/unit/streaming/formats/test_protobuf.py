@@ -261,7 +261,8 @@ def test_files_that_import_each_other_are_refused() -> None:
     registry = Registry()
     for name, other in (("a", "b"), ("b", "a")):
         more = [{"name": f"{other}.proto", "subject": other, "version": 1}]
-        file = proto(imports=[f"{other}.proto"], **{f"M{name}": []})
+        file = proto(imports=[f"{other}.proto"])
+        file.message_type.add(name=f"M{name}")
         registry.add(name, serialized(file), schemaType="PROTOBUF", references=more)
     read = of_registry(registry, reads(spec("x")))
 
