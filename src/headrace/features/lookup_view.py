@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 
 from headrace.core import Array, NotFoundError
-from headrace.features.definitions import Feature, FeatureService, FeatureView, Policy, Status
+from headrace.features.definitions import FeatureService, FeatureView, Policy, Status
 from headrace.features.on_demand import OnDemandFunction
 from headrace.features.records import Booleans, DecodedRecords, Key, Record, RecordLayout, show_key
 
@@ -47,7 +47,11 @@ class ViewReader:
         self.view = view
         self.entity_names = tuple(entity.name for entity in view.entities)
         self._layout = RecordLayout(view)
-        self._features = _needed(view, service)
+        # The features of a view that are served or that functions take, each once.
+        found = [column.feature for column in service.columns if column.view == view]
+        for one in service.on_demand_views:
+            found += [taken.feature for taken in one.inputs if taken.view == view]
+        self._features = list(dict.fromkeys(found))
         positions = {feature.name: i for i, feature in enumerate(view.features)}
         self._feature_names = [feature.name for feature in self._features]
         chosen = [positions[name] for name in self._feature_names]
@@ -134,14 +138,6 @@ def _statuses(decoded: DecodedRecords, is_stale: Booleans, rows: int) -> list[St
     for row, stale in zip(decoded.rows.tolist(), is_stale.tolist(), strict=True):
         made[row] = Status.STALE if stale else Status.PRESENT
     return made
-
-
-def _needed(view: FeatureView, service: FeatureService) -> list[Feature]:
-    """The features of a view that are served or that functions take, each once."""
-    found = [column.feature for column in service.columns if column.view == view]
-    for one in service.on_demand_views:
-        found += [taken.feature for taken in one.inputs if taken.view == view]
-    return list(dict.fromkeys(found))
 
 
 def computed_rows(

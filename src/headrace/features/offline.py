@@ -136,7 +136,9 @@ def join_as_of(
     for column in service.columns:
         feature, view = column.feature, column.view
         if isinstance(view, OnDemandView):
-            made = _series(feature, computed[view.name][feature.name])
+            values = computed[view.name][feature.name]
+            listed = values.tolist() if feature.datatype is Datatype.BYTES else values
+            made = pl.Series(feature.name, listed, polars_type(feature.datatype))
         else:
             made = feature_column(feature, found[view.name], fill=fill_defaults, stale=False)
         columns.append(made.alias(column.name))
@@ -195,11 +197,6 @@ def _given(column: Feature, entities: pl.DataFrame) -> Sequence[object] | Array 
     if is_plain and column.datatype is not Datatype.BYTES:
         return series.to_numpy()
     return series.to_list()
-
-
-def _series(feature: Feature, values: Array) -> pl.Series:
-    listed = values.tolist() if feature.datatype is Datatype.BYTES else values
-    return pl.Series(feature.name, listed, polars_type(feature.datatype))
 
 
 def _check_names(entities: pl.DataFrame, service: FeatureService) -> None:

@@ -62,7 +62,10 @@ class OnDemandFunction:
         """Call it with two rows of defaults, which it may get at any time; errors as of a call."""
         columns = [(one.name, one.feature) for one in self.view.inputs]
         columns += [(one.name, one) for one in self.view.request]
-        inputs = {name: _filled(_PROBED, feature) for name, feature in columns}
+        inputs = {
+            name: np.full(_PROBED, feature.filling, dtype=feature.datatype.dtype)
+            for name, feature in columns
+        }
         try:
             self(inputs, _PROBED)
         except InvalidArgumentError:
@@ -170,10 +173,6 @@ def _read_only(array: Array) -> Array:
     view = array.view()
     view.flags.writeable = False
     return view
-
-
-def _filled(rows: int, feature: Feature) -> Array:
-    return np.full(rows, feature.filling, dtype=feature.datatype.dtype)
 
 
 def request_arrays(

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
@@ -57,10 +57,6 @@ def store_opener(scheme: str) -> StoreOpener:
             f"of Feast's, hopsworks://HOST:PORT/FEATURE_STORE{installed}"
         )
         raise InvalidArgumentError(message)
-    return _loaded(entry)
-
-
-def _loaded(entry: EntryPoint) -> StoreOpener:
     try:
         opener: StoreOpener = entry.load()
     except Exception as error:

@@ -67,7 +67,20 @@ def offline_rows(rows: Sequence[ServedRow], service: FeatureService) -> OfflineR
         UnsupportedModelError: The function of an on-demand view cannot be loaded.
         RuntimeFailedError: It failed.
     """
-    table = _table(rows, service)
+    # The rows as entity rows of a join at the moment when they were served.
+    columns = {
+        entity.join_key: pl.Series(
+            [row.keys[entity.join_key] for row in rows],
+            dtype=pl.Int64 if entity.datatype is Datatype.INT64 else pl.String,
+        )
+        for entity in service.entities
+    }
+    moments = pl.Series([row.at_us for row in rows], dtype=pl.Int64)
+    columns[EVENT_TIMESTAMP] = moments.cast(pl.Datetime("us", "UTC"))
+    for one in service.request_columns:
+        values = values_of(one.datatype, [row.request[one.name] for row in rows])
+        columns[one.name] = pl.Series(values, dtype=polars_type(one.datatype))
+    table = pl.DataFrame(columns)
     found = known_as_of(table, service)
     computed = compute_on_demand(table, service, found)
     columns = {}
@@ -122,23 +135,6 @@ def _newer(rows: Sequence[ServedRow], table: pl.DataFrame, view: FeatureView) ->
         time if time is not None and time <= row.at_us else None
         for time, row in zip(times, rows, strict=True)
     ]
-
-
-def _table(rows: Sequence[ServedRow], service: FeatureService) -> pl.DataFrame:
-    """The rows as entity rows of a join at the moment when they were served."""
-    columns = {
-        entity.join_key: pl.Series(
-            [row.keys[entity.join_key] for row in rows],
-            dtype=pl.Int64 if entity.datatype is Datatype.INT64 else pl.String,
-        )
-        for entity in service.entities
-    }
-    moments = pl.Series([row.at_us for row in rows], dtype=pl.Int64)
-    columns[EVENT_TIMESTAMP] = moments.cast(pl.Datetime("us", "UTC"))
-    for one in service.request_columns:
-        values = values_of(one.datatype, [row.request[one.name] for row in rows])
-        columns[one.name] = pl.Series(values, dtype=polars_type(one.datatype))
-    return pl.DataFrame(columns)
 
 
 def values_of(datatype: Datatype, values: Sequence[Plain]) -> list[object]:

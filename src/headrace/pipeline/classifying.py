@@ -75,7 +75,11 @@ class ClassifyStep:
         numbers = logits.reshape(len(logits), -1) if logits.ndim == 1 else logits
         if numbers.dtype == np.float16:
             numbers = numbers.astype(np.float32)
-        _check_numbers(numbers)
+        # A row with NaN has no best class.
+        wrong = np.isnan(numbers).any(axis=1)
+        if wrong.any():
+            msg = f"the model gave no number (NaN) for row {int(wrong.argmax())}"
+            raise RuntimeFailedError(msg)
         if numbers.shape[1] == 1 and len(self._labels) == _BINARY:
             other = -numbers if self._spec.activation == "sigmoid" else 1 - numbers
             numbers = np.concatenate((other, numbers), axis=1)
@@ -129,14 +133,6 @@ def _read_labels(path: Path) -> tuple[str, ...]:
     if "" in lines:
         raise UnsupportedModelError(f"{path.name}: line {lines.index('') + 1} is empty")
     return tuple(lines)
-
-
-def _check_numbers(values: Array) -> None:
-    """Raise RuntimeFailedError for a row that has no best class."""
-    wrong = np.isnan(values).any(axis=1)
-    if wrong.any():
-        msg = f"the model gave no number (NaN) for row {int(wrong.argmax())}"
-        raise RuntimeFailedError(msg)
 
 
 def _softmax(logits: Array) -> Array:

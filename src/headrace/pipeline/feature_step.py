@@ -93,7 +93,10 @@ class FeatureStep:
             inputs=(*source.keys, *source.request, *self._values),
             outputs=(
                 *(one.spec for one in self._assemblies),
-                *(_status_spec(name) for name in self._status),
+                *(
+                    TensorSpec(name=name, datatype=Datatype.BYTES, shape=(VARIABLE,))
+                    for name in self._status
+                ),
             ),
             batched=True,
         )
@@ -320,10 +323,6 @@ def _converts(column: Datatype, wanted: Datatype) -> bool:
 def _takes(signature: ModelSignature) -> str:
     shown = (f"{spec.name} {spec.datatype} {list(spec.shape)}" for spec in signature.inputs)
     return f"it takes {', '.join(shown)[:500]}"
-
-
-def _status_spec(name: str) -> TensorSpec:
-    return TensorSpec(name=name, datatype=Datatype.BYTES, shape=(VARIABLE,))
 
 
 def _step(name: str, model: Model) -> Step:

@@ -139,7 +139,8 @@ class PictureReader:
             raise self._too_large(row) from None
         except Exception as error:
             # Pillow follows what the bytes say: whatever is wrong in them comes as any exception.
-            raise _refused(row, _reason(error)) from error
+            text = " ".join(str(error).split()) or type(error).__name__
+            raise _refused(row, text[:_MAX_REASON]) from error
 
     def check_pixels(self, width: int, height: int, row: int) -> None:
         """Raise InvalidArgumentError if a picture of this size is more than may be made."""
@@ -190,11 +191,6 @@ class PictureReader:
 
 def _refused(row: int, reason: str) -> InvalidArgumentError:
     return InvalidArgumentError(f"image {row} is no picture: {reason}")
-
-
-def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text[:_MAX_REASON]
 
 
 IMAGE: Final = "image"

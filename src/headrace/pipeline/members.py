@@ -287,7 +287,10 @@ class CascadeStep:
             is_all = len(left) == rows
             given = inputs if is_all else {name: array[left] for name, array in inputs.items()}
             answers = one.run(given, asked, len(left))
-            sure = self._is_sure(answers[self._confidence])
+            # For each row; a model whose confidence is no number is not sure.
+            values = answers[self._confidence]
+            best = values.max(axis=1, initial=-np.inf) if values.ndim > 1 else values
+            sure: Array = best >= self._threshold
             if stage == len(self._members.all) - 1:
                 sure = np.ones(len(left), np.bool_)
             if is_all and sure.all():
@@ -310,12 +313,6 @@ class CascadeStep:
     def close(self) -> None:
         """Close all models."""
         self._members.close()
-
-    def _is_sure(self, values: Array) -> Array:
-        """For each row; a model whose confidence is no number is not sure."""
-        best = values.max(axis=1, initial=-np.inf) if values.ndim > 1 else values
-        sure: Array = best >= self._threshold
-        return sure
 
 
 def open_cascade(spec: CascadeSpec, around: Surroundings) -> CascadeStep:

@@ -5,7 +5,7 @@ reason, and never a part of a service.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -187,10 +187,15 @@ def _service(
     if reason:
         left_out.append(LeftOut(kind="service", name=spec.name, reason=reason))
         return None
+    # Two of a service's columns may have one name, or the name of a key, status or timestamp.
+    entities = {name for one in spec.features for name in views[one.view]["entities"]}
+    statuses = {f"{one.view}__status" for one in spec.features}
+    reserved = {"event_timestamp"} | statuses | {join_keys[name] for name in entities}
+    names = [feature.partition(":")[2] for feature in features]
     return {
         "name": spec.name,
         "features": features,
-        "full_feature_names": _do_meet(features, _reserved(spec.features, views, join_keys)),
+        "full_feature_names": len(set(names)) < len(names) or not reserved.isdisjoint(names),
     }
 
 
@@ -205,17 +210,3 @@ def _unfit_projection(projection: Message, views: Mapping[str, _Document]) -> st
     known = {feature["name"] for feature in view["features"]}
     lost = [column.name for column in projection.columns if column.name not in known]
     return f"its feature {projection.view}:{lost[0]} is left out" if lost else ""
-
-
-def _do_meet(features: Sequence[str], reserved: set[str]) -> bool:
-    """Whether two of a service's columns would have one name, or one that something else has."""
-    names = [feature.partition(":")[2] for feature in features]
-    return len(set(names)) < len(names) or not reserved.isdisjoint(names)
-
-
-def _reserved(
-    projections: Sequence[Message], views: Mapping[str, _Document], join_keys: Mapping[str, str]
-) -> set[str]:
-    entities = {name for one in projections for name in views[one.view]["entities"]}
-    statuses = {f"{one.view}__status" for one in projections}
-    return {"event_timestamp"} | statuses | {join_keys[name] for name in entities}
