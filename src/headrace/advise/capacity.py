@@ -17,11 +17,10 @@ from headrace.autoscale.capacity import MAX_UTILISATION
 from headrace.core import FailedPreconditionError, InvalidArgumentError
 from headrace.core.text import duration_text, number_text
 from headrace.optimize.profiling.document import Profile
+from headrace.optimize.profiling.grid import Setting, cell_of
 from headrace.optimize.profiling.messages import NO_LENGTH
-from headrace.optimize.profiling.predict import Prediction, Predictor
+from headrace.optimize.profiling.predict import MeasuredService, Prediction, Predictor
 from headrace.optimize.profiling.predict import Replica as SimulatedReplica
-from headrace.optimize.profiling.service import MeasuredService
-from headrace.optimize.profiling.timing import Setting, cell_of
 
 HOURS_PER_MONTH: Final = 730.0
 GATEWAY_RATE_PER_CORE: Final = 22_000.0

@@ -197,7 +197,7 @@ def optimize(
     """
     from headrace.cli.optimize_run import Wishes, run
     from headrace.core import InvalidArgumentError
-    from headrace.optimize.search.asked import SearchRequest, Target
+    from headrace.optimize.search.process import SearchRequest, Target
     from headrace.runtimes.optimized_file import OtherProcessor
 
     if canary and not push:

@@ -18,8 +18,8 @@ from headrace.optimize.search.journal import (
     Failed,
     Judged,
     Said,
+    State,
 )
-from headrace.optimize.search.state import State
 
 _STEPS = {
     "build": "making",

@@ -28,9 +28,9 @@ from headrace.core import (
     check_name,
 )
 from headrace.optimize.report import OptimizeReport, html_report, text_report
-from headrace.optimize.search.asked import SearchRequest
+from headrace.optimize.search.journal import State
 from headrace.optimize.search.outcome import lineage, report_of
-from headrace.optimize.search.state import State
+from headrace.optimize.search.process import SearchRequest
 from headrace.registry import read_content
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from headrace.cli.profile_files import read_profiles
 from headrace.core import FailedPreconditionError
 from headrace.core.spec import is_model_path
 from headrace.engine import usable_cores
-from headrace.optimize.profiling.tuned import Filled, Machine, fill, fitting, model_of
+from headrace.optimize.profiling.document import Filled, Machine, fill, fitting, model_of
 from headrace.registry import is_repository, read_content
 from headrace.runtimes.processor import this_processor
 

@@ -11,6 +11,7 @@ import msgspec
 
 from headrace.control.sandbox import Occasion, Sandbox
 from headrace.control.sandboxed import Limits, SandboxedRun, error_of
+from headrace.optimize.profiling.measure import REQUEST
 from headrace.optimize.profiling.messages import (
     Event,
     Failed,
@@ -18,7 +19,6 @@ from headrace.optimize.profiling.messages import (
     ProfileRequest,
     gathered,
 )
-from headrace.optimize.profiling.worker import REQUEST
 from headrace.serving.memory import available_bytes
 
 GRACE_S: Final = 60.0
@@ -27,7 +27,7 @@ FILE_BYTES: Final = 1 << 30
 _MAX_LINE_BYTES: Final = 1 << 20
 _MAX_EVENTS: Final = 10_000
 _OF_AVAILABLE: Final = 0.7
-_WORKER: Final = "headrace.optimize.profiling.worker"
+_WORKER: Final = "headrace.optimize.profiling.measure"
 
 
 def measure(

@@ -18,17 +18,17 @@ import msgspec
 from headrace.control.sandbox import Occasion, Sandbox
 from headrace.control.sandboxed import OWN, Limits, SandboxedRun, read_result
 from headrace.core import FailedPreconditionError, UnsupportedModelError
-from headrace.optimize.search.asked import SearchRequest
 from headrace.optimize.search.journal import (
     Begun,
     Event,
     Failed,
     Journal,
     JournalReader,
+    State,
     read_journal,
+    state_of,
 )
-from headrace.optimize.search.process import ERROR, REQUEST, SearchError
-from headrace.optimize.search.state import State, state_of
+from headrace.optimize.search.process import ERROR, REQUEST, SearchError, SearchRequest
 from headrace.registry import copy_files
 from headrace.serving.memory import available_bytes
 

@@ -26,7 +26,7 @@ OPSET: Final = 15
 
 def open_source(path: Path, *, allow_code: bool) -> Source:
     """A file of LightGBM's; nothing in it runs."""
-    from headrace.optimize.lightgbm_graph import lightgbm_thresholds  # noqa: PLC0415  # needs onnx, which an extra brings
+    from headrace.optimize.tree_graph import lightgbm_thresholds  # noqa: PLC0415  # needs onnx, which an extra brings
 
     del allow_code
     found = read_lightgbm(path)
@@ -53,7 +53,7 @@ def open_source(path: Path, *, allow_code: bool) -> Source:
 
 
 def _in_doubles(path: Path, text: str) -> Graph:
-    from headrace.optimize.lightgbm_graph import lightgbm_graph  # noqa: PLC0415  # needs onnx, which an extra brings
+    from headrace.optimize.tree_graph import lightgbm_graph  # noqa: PLC0415  # needs onnx, which an extra brings
 
     try:
         return lightgbm_graph(text)

@@ -1,8 +1,4 @@
-"""`python -m headrace.optimize.convert_process`: convert one model, in a process that it may spoil.
-
-Started confined, in a directory of its own: `request.json` says what to do, `given.npz` holds rows
-to compare with, and what came of it is left as `model.onnx` and `result.json`.
-"""
+"""Conversion of a model to ONNX in a process of its own, compared with its source."""
 
 import contextlib
 import os

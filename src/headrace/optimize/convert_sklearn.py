@@ -75,7 +75,7 @@ def source_of(path: Path, estimator: Any) -> Source:  # noqa: ANN401  # any esti
 
 
 def _histograms(path: Path, estimator: Any) -> Graph:  # noqa: ANN401  # an estimator
-    from headrace.optimize.histogram_graph import histogram_graph  # noqa: PLC0415  # needs onnx, which an extra brings
+    from headrace.optimize.tree_graph import histogram_graph  # noqa: PLC0415  # needs onnx, which an extra brings
 
     try:
         return histogram_graph(estimator)

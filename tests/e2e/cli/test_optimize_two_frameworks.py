@@ -9,9 +9,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from headrace.optimize.search.asked import SearchRequest
 from headrace.optimize.search.journal import Built, Failed, read_journal
-from headrace.optimize.search.process import REQUEST
+from headrace.optimize.search.process import REQUEST, SearchRequest
 from tests.wide_networks import LABELS, ROWS, SAVED
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.tensorflow]

@@ -10,9 +10,8 @@ import pytest
 from headrace.control.sandbox import Probe, Sandbox
 from headrace.control.searching import Given, SandboxedSearch
 from headrace.core import HeadraceError, InvalidArgumentError
-from headrace.optimize.search.asked import SearchRequest
-from headrace.optimize.search.journal import Ended, Event, Wrote
-from headrace.optimize.search.state import State
+from headrace.optimize.search.journal import Ended, Event, State, Wrote
+from headrace.optimize.search.process import SearchRequest
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 

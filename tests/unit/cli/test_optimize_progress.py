@@ -3,9 +3,8 @@
 import pytest
 
 from headrace.cli.optimize_progress import GivenUp, lines_of, search_progress
-from headrace.optimize.search.journal import Begun, Event
+from headrace.optimize.search.journal import Begun, Event, State
 from headrace.optimize.search.plan import StepKind
-from headrace.optimize.search.state import State
 from tests.unit.optimize.search.made import SCORED, failed, judged, screened
 
 

@@ -7,14 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.core import InvalidArgumentError
-from headrace.optimize.by_batch import (
+from headrace.optimize.compare import Comparison
+from headrace.optimize.recipes.trees import (
     GAIN_RATIO,
     MOST_MEMBERS,
     SLACK_RATIO,
     choose_by_batch,
     why_not_mixed,
 )
-from headrace.optimize.compare import Comparison
 
 US = 1e-6
 

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 lightgbm = library("lightgbm", "lightgbm")
 library("onnxmltools", "convert")
 
-from headrace.optimize.lightgbm_graph import lightgbm_graph  # noqa: E402  # imports onnx
+from headrace.optimize.tree_graph import lightgbm_graph  # noqa: E402  # imports onnx
 
 
 def trained(folder: Path, target: Array, rows: Array = ROWS, **params: Any) -> Path:  # noqa: ANN401  # any setting

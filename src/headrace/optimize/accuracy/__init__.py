@@ -6,17 +6,17 @@ the answers are.
 """
 
 from headrace.optimize.accuracy.asking import Answers, answers
-from headrace.optimize.accuracy.embedded_pairs import cosine_run, gives_embeddings
-from headrace.optimize.accuracy.examples import Examples, batches
-from headrace.optimize.accuracy.fidelity import Fidelity, measure_fidelity
-from headrace.optimize.accuracy.gate import is_hopeless, judge
-from headrace.optimize.accuracy.generated import generated_examples
-from headrace.optimize.accuracy.labelled import DataWish, read_labelled
-from headrace.optimize.accuracy.metrics import MetricChoice, choose_metric, usual_metric
-from headrace.optimize.accuracy.output_fidelity import OutputFidelity
-from headrace.optimize.accuracy.pair_requests import Texts
-from headrace.optimize.accuracy.scoring import Metric
-from headrace.optimize.accuracy.trial import Trial, try_candidate
+from headrace.optimize.accuracy.examples import Examples, Texts, batches
+from headrace.optimize.accuracy.fidelity import (
+    Fidelity,
+    OutputFidelity,
+    cosine_run,
+    gives_embeddings,
+    measure_fidelity,
+)
+from headrace.optimize.accuracy.gate import Trial, is_hopeless, judge, try_candidate
+from headrace.optimize.accuracy.labelled import DataWish, generated_examples, read_labelled
+from headrace.optimize.accuracy.metrics import Metric, MetricChoice, choose_metric, usual_metric
 from headrace.optimize.accuracy.verdict import Verdict, worse
 
 __all__ = [

@@ -1,17 +1,51 @@
-"""What is a model judged on? Requests of one row each, with what they should be answered, if known.
-
-Rows of different lengths stay apart: padding would be part of what is measured.
-"""
+"""Examples that a model is judged on: requests of one row each, with labels if there are any."""
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import Final, overload
 
 import numpy as np
 
 from headrace.core import Array, InvalidArgumentError, Tensors
-from headrace.optimize.accuracy.pair_requests import Texts, first_of
+
+_SECOND: Final = " of the second text"
+
+
+class Texts(StrEnum):
+    """What the texts of a row are to the model.
+
+    `ONE`: there is only one, or none. `TOGETHER`: two in one run, as cross-encoders take them.
+    `APART`: two in a run each, as bi-encoders do; a request holds both.
+    """
+
+    ONE = "one"
+    TOGETHER = "together"
+    APART = "apart"
+
+
+def apart(first: Sequence[Tensors], second: Sequence[Tensors]) -> list[Tensors]:
+    """Requests of both texts, by requests of each."""
+
+    def both() -> Iterator[Tensors]:
+        for one, other in zip(first, second, strict=True):
+            yield {**one, **{f"{name}{_SECOND}": array for name, array in other.items()}}
+
+    return list(both())
+
+
+def first_of(pair: Tensors) -> Tensors:
+    """The request of the first text."""
+    return {name: array for name, array in pair.items() if not name.endswith(_SECOND)}
+
+
+def second_of(pair: Tensors) -> Tensors:
+    """The request of the second one."""
+    return {
+        name.removesuffix(_SECOND): array for name, array in pair.items() if name.endswith(_SECOND)
+    }
+
 
 ORDER_SEED: Final = 20_261_124
 """Of the order in which examples are asked: part of them is then a fair sample of all."""

@@ -1,32 +1,199 @@
-"""How alike are two models' answers, where nobody knows the right ones? Fidelity only. Pure.
-
-Without labels one can see that answers changed, but not whether they got worse, and that is the
-weaker statement. Both limits follow from the loss that is allowed:
-
-- Classes: a changed answer is at worst a lost one, but some are gained. With twice the allowed loss
-  changed, the loss stays within its limit unless more than three of four changes are losses. (Of
-  quantized text classifiers that were measured with labels, changes were lost by 50 to 80 %.)
-- Numbers: an error that is independent of the answers lowers any correlation with the truth by the
-  factor `1 / sqrt(1 + e²)` (Spearman 1904, attenuation), `e` being the error's size over the spread
-  of the answers. A limit of one point allows `e` up to 0.14.
-
-The spread is what tells one answer from another. That is why cosines are no measure here: all
-embeddings of a model may share a large part, which keeps their cosine near 1 while what
-distinguishes them is lost. For embeddings the second limit is a strict one: their errors are many
-and small, and average out in a distance. Labels prove more, and allow more.
-"""
+"""Agreement of two models' answers where no labels are known."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 
-from headrace.core import InvalidArgumentError
-from headrace.optimize.accuracy.asking import Answers
-from headrace.optimize.accuracy.output_fidelity import OutputFidelity, compared, problem_of
-from headrace.optimize.accuracy.rounding import only_rounding, pairs_of
+from headrace.core import Array, InvalidArgumentError, RuntimeFailedError, Tensors
+from headrace.optimize.accuracy.asking import Answers, Run
+from headrace.optimize.accuracy.examples import first_of, second_of
+from headrace.pipeline.tokenizing import MASK
+
+ROUNDING_RATIO: Final = 1e-3
+"""Of an output's usual size: kernels that sum in another order differ by less, and those that
+compute with eight bits, or in bfloat16, by more."""
+_AT_ONCE: Final = 4_000_000
+Pair = tuple[Array, Array]
+"""One example's answers: the baseline's and the candidate's, of one shape."""
+
+
+def pairs_of(base: Answers, candidate: Answers, output: str) -> tuple[Array, list[Pair]]:
+    """Examples that both answered in an output, by index, and the answers."""
+    both = np.flatnonzero(base.has(output) & candidate.has(output))
+    was, now = base.rows[output], candidate.rows.get(output, ())
+    found = ((was[i], now[i]) for i in both.tolist())
+    return both, [(a, b) for a, b in found if a is not None and b is not None]
+
+
+def only_rounding(base: Answers, candidate: Answers) -> bool:
+    """Whether every number differs by rounding at most, and something has numbers to tell by."""
+    seen = False
+    for name in base.rows:
+        _, pairs = pairs_of(base, candidate, name)
+        if not pairs or pairs[0][0].dtype.kind != "f":
+            continue
+        if any(was.shape != now.shape for was, now in pairs) or not _are_close(pairs):
+            return False
+        seen = True
+    return seen
+
+
+def chunks(pairs: Sequence[Pair]) -> Iterator[tuple[Array, Array, Array]]:
+    """Elements of both sides, wide, and which pair each is of; some millions at a time."""
+    start, size = 0, 0
+    for end, (was, _) in enumerate(pairs, start=1):
+        size += was.size
+        if size < _AT_ONCE and end < len(pairs):
+            continue
+        part = pairs[start:end]
+        owner = np.repeat(np.arange(start, end), [one.size for one, _ in part])
+        yield _flat([one for one, _ in part]), _flat([one for _, one in part]), owner
+        start, size = end, 0
+
+
+def _are_close(pairs: Sequence[Pair]) -> bool:
+    largest, total, count = 0.0, 0.0, 0
+    for was, now, _ in chunks(pairs):
+        if not np.isfinite(was).all() or not np.isfinite(now).all():
+            return False
+        largest = max(largest, float(np.abs(was - now).max(initial=0.0)))
+        total, count = total + float(np.abs(was).sum()), count + was.size
+    return largest <= ROUNDING_RATIO * total / max(count, 1)
+
+
+def _flat(rows: Sequence[Array]) -> Array:
+    return np.concatenate([row.reshape(-1) for row in rows]).astype(np.float64)
+
+
+_SCORES: Final = ("logit", "prob", "score", "class", "softmax", "label")
+_NUMBERS: Final = ("embed", "hidden", "pool", "feature", "vector", "box")
+_NEAR_ONE: Final = 1e-2
+_LOOKED_AT: Final = 16
+_MOST: Final = 1e9
+_QUANTILES: Final = (0.5, 0.95, 1.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputFidelity:
+    """One output, over `n` examples.
+
+    `error_ratio`: size of the differences over the spread of the baseline's answers.
+    `quantiles`: of that by example: median, 95 %, largest. `agreement_ratio`: places with the same
+    class; None where the output tells none. `largest_relative`: the largest difference of a number
+    over its own value, or over the output's usual size where that is larger.
+    """
+
+    n: int
+    error_ratio: float = 0.0
+    quantiles: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    agreement_ratio: float | None = None
+    largest_relative: float = 0.0
+
+
+def problem_of(name: str, pairs: Sequence[Pair]) -> str:
+    """Why answers cannot even be compared; empty if they can."""
+    for was, now in pairs:
+        if was.shape != now.shape or was.dtype.kind != now.dtype.kind:
+            return (
+                f"output '{name}' is {now.dtype} {list(now.shape)} instead of {was.dtype} "
+                f"{list(was.shape)}"
+            )
+        if now.dtype.kind == "f" and (np.isfinite(was) & ~np.isfinite(now)).any():
+            return f"output '{name}' answers with what is no finite number"
+    return ""
+
+
+def compared(name: str, pairs: Sequence[Pair]) -> tuple[OutputFidelity, Array]:
+    """The differences, and the share of each example's places that tell the same class."""
+    share = _share_of_same(name, pairs)
+    ratio = None if share is None else float(share.mean())
+    same = np.ones(len(pairs)) if share is None else share
+    if pairs[0][0].dtype.kind != "f":
+        return OutputFidelity(n=len(pairs), agreement_ratio=ratio), same
+    errors, relative = _errors(pairs)
+    overall = float(np.sqrt((errors**2).mean()))
+    low, high, most = np.quantile(errors, _QUANTILES).tolist()
+    found = OutputFidelity(
+        n=len(pairs),
+        error_ratio=overall,
+        quantiles=(low, high, most),
+        agreement_ratio=ratio,
+        largest_relative=relative,
+    )
+    return found, same
+
+
+def tells_class(name: str, rows: Sequence[Array]) -> bool:
+    """Whether the largest of an output's numbers, along its last axis, is the answer's class.
+
+    Told by the name, by rows that sum to one, and by there being one row without unit length:
+    embeddings are often of that.
+    """
+    first = rows[0]
+    if first.ndim == 0 or first.shape[-1] < 2:  # noqa: PLR2004  # of one, none is the largest
+        return False
+    lower = name.lower()
+    if any(word in lower for word in _NUMBERS):
+        return False
+    if any(word in lower for word in _SCORES):
+        return True
+    seen = [row.astype(np.float64) for row in rows[:_LOOKED_AT]]
+    if all((row >= 0).all() and _are_one(row.sum(axis=-1)) for row in seen):
+        return True
+    return first.ndim == 1 and not all(_are_one(np.linalg.norm(row)) for row in seen)
+
+
+def _are_one(values: Array | np.floating) -> bool:
+    return bool((np.abs(np.asarray(values) - 1.0) < _NEAR_ONE).all())
+
+
+def _share_of_same(name: str, pairs: Sequence[Pair]) -> Array | None:
+    if pairs[0][0].dtype.kind != "f":
+        return np.array([float(np.mean(was == now)) if was.size else 1.0 for was, now in pairs])
+    if not tells_class(name, [was for was, _ in pairs]):
+        return None
+    return np.array(
+        [float(np.mean(was.argmax(axis=-1) == now.argmax(axis=-1))) for was, now in pairs]
+    )
+
+
+def _errors(pairs: Sequence[Pair]) -> tuple[Array, float]:
+    """By example: root mean squared difference over the spread; and the largest relative one."""
+    width = _width(pairs)
+    total, columns, squares, count = 0.0, np.zeros(width), np.zeros(width), 0
+    for was, _, _ in chunks(pairs):
+        by_column = np.where(np.isfinite(was), was, 0.0).reshape(-1, width)
+        columns, squares = columns + by_column.sum(axis=0), squares + (by_column**2).sum(axis=0)
+        total, count = total + float(np.abs(by_column).sum()), count + len(by_column)
+    mean = columns / max(count, 1)
+    variance = float((squares / max(count, 1) - mean**2).mean())
+    mean_square = float((squares / max(count, 1)).mean())
+    # Answers that are all the same have no spread: then their size is what there is.
+    scale = np.sqrt(variance if variance > 1e-12 * mean_square else mean_square)
+    usual = total / max(count * width, 1)
+    found, relative = np.zeros(len(pairs)), 0.0
+    for was, now, owner in chunks(pairs):
+        apart = np.where(np.isfinite(was), now - was, 0.0)
+        found += np.bincount(owner, apart**2, len(pairs))
+        sizes = np.maximum(np.abs(np.where(np.isfinite(was), was, np.inf)), usual)
+        told = np.abs(apart) / np.maximum(sizes, np.finfo(np.float64).tiny)
+        relative = max(relative, float(told.max(initial=0.0)))
+    sizes = np.maximum([was.size for was, _ in pairs], 1)
+    errors = np.sqrt(found / sizes)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.where(errors > 0, errors / scale, 0.0)
+    return np.minimum(ratio, _MOST), min(relative, _MOST)
+
+
+def _width(pairs: Sequence[Pair]) -> int:
+    """Size of the last axis, if all have the same; else 1."""
+    widths = {was.shape[-1] if was.ndim else 1 for was, _ in pairs}
+    width = widths.pop()
+    return width if not widths and width else 1
+
 
 WEAKER: Final = (
     "fidelity only: without labels one sees that an answer changed, not whether it got worse"
@@ -157,3 +324,61 @@ def _broken(why: str) -> Fidelity:
         error_ratio=1.0,
         largest_relative=1.0,
     )
+
+
+_MASKS: Final = (MASK, "input_mask")
+_LEAST_WIDTH: Final = 32
+"""Narrower rows are scores of classes."""
+_ROWS: Final = 2
+_TOKENS: Final = 3
+
+
+def gives_embeddings(answer: Tensors, *, length: int) -> bool:
+    """Whether a model's outputs are embeddings, of texts or of tokens, and nothing else.
+
+    Args:
+        answer: To one row of so many tokens.
+    """
+    shapes = [array.shape for array in answer.values() if array.dtype.kind == "f"]
+    of_tokens = [shape for shape in shapes if len(shape) == _TOKENS and shape[1] == length]
+    of_texts = [shape for shape in shapes if len(shape) == _ROWS and shape[1] >= _LEAST_WIDTH]
+    return bool(shapes) and len(of_tokens) + len(of_texts) == len(answer)
+
+
+def cosine_run(run: Run) -> Run:
+    """Answers to pairs, `[rows]` cosines for each way to embed a text, by a model of one text."""
+
+    def compared(pairs: Tensors) -> Tensors:
+        one, other = first_of(pairs), second_of(pairs)
+        first, second = (_embedded(run(texts), texts) for texts in (one, other))
+        if not first or first.keys() != second.keys():
+            raise RuntimeFailedError("no output holds embeddings of the texts")
+        return {name: _cosines(first[name], second[name]) for name in first}
+
+    return compared
+
+
+def _embedded(answer: Tensors, texts: Tensors) -> Tensors:
+    """Embeddings `[rows, width]`, by how they were made."""
+    mask = next((texts[name] for name in _MASKS if name in texts), None)
+    if mask is None:
+        mask = np.ones_like(next(iter(texts.values())))
+    found: dict[str, Array] = {}
+    for name, array in answer.items():
+        if array.dtype.kind != "f":
+            continue
+        if array.ndim == _TOKENS and array.shape[:2] == mask.shape:
+            weights = mask[..., None].astype(np.float64)
+            found[f"{name}, mean"] = (array * weights).sum(axis=1) / weights.sum(axis=1)
+            found[f"{name}, first"] = array[:, 0, :].astype(np.float64)
+        elif array.ndim == _ROWS and array.shape[1] > 1:
+            found[name] = array.astype(np.float64)
+    return found
+
+
+def _cosines(first: Array, second: Array) -> Array:
+    """`[rows]`; of an embedding of nothing, 0."""
+    together = (first * second).sum(axis=1)
+    sizes = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+    found: Array = np.divide(together, sizes, out=np.zeros_like(together), where=sizes != 0)
+    return found

@@ -1,52 +1,31 @@
-"""May a candidate be accepted, by labels? Decided on the examples that both models answered. Pure.
+"""Quality gate: a candidate answers the examples and is accepted or rejected."""
 
-A candidate is rejected if
-
-1. it fails, or answers with no finite number or in another shape, where the baseline does not;
-2. its loss is significant (p < 0.05): by the exact McNemar test for classes, by a paired bootstrap
-   for everything else;
-3. its loss, as it is, exceeds `max_loss`;
-4. there are too few labels to say so: neither does the one-sided bound of its loss stay below
-   `max_loss`, nor would a loss of `max_loss` have been found in four of five cases.
-
-What the fourth rule promises, and what it does not: "the bound is below" is the strict test of
-non-inferiority, and a candidate that changes nothing passes it from about 270 labels on (for one
-point). "It would have been seen, and was not" is weaker: a candidate whose true loss is exactly
-`max_loss` gets through it in one of five cases, one whose loss is half as large again in one of a
-hundred. A sceptic may ask for the bound alone, and finds it in the verdict (`loss_bound`, and a
-warning where it is above); but then a candidate with no loss at all would need four times the
-labels that its small number of changed answers calls for, and a user with 2,700 labels would be
-refused one that lost half a point that may be chance. The field's practice, rule 3 alone (MLPerf's
-99 % of the baseline), lets a loss of `max_loss` through in one of two cases.
-
-The second rule is strict on purpose: with very many labels it finds losses far below `max_loss`,
-and rejects them though they are proved to be within the limit (the reason says so). What passes
-has lost nothing that could be measured.
-
-Where all answers are the same and all numbers differ by rounding only, the candidate computes what
-the baseline does, and a lack of labels is a warning: nothing that labels could show is left.
-"""
-
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Final
 
 import numpy as np
 
 from headrace.core import Array, InvalidArgumentError
-from headrace.optimize.accuracy.asking import Answers
-from headrace.optimize.accuracy.measuring import (
+from headrace.optimize.accuracy.asking import MAX_ROWS, Answers, Progress, Run, answers
+from headrace.optimize.accuracy.examples import ORDER_SEED, Examples
+from headrace.optimize.accuracy.fidelity import only_rounding
+from headrace.optimize.accuracy.metrics import Metric, MetricChoice, bootstrap_losses
+from headrace.optimize.accuracy.verdict import (
     LEAST_RESAMPLED,
+    SIGNIFICANCE,
+    Verdict,
+    because,
     comparable,
+    figures,
     flips,
+    is_refuted,
     measured,
+    needed_examples,
+    rejected,
+    said_loss,
     why_broken,
 )
-from headrace.optimize.accuracy.metrics import MetricChoice
-from headrace.optimize.accuracy.paired import SIGNIFICANCE, is_refuted, needed_examples
-from headrace.optimize.accuracy.rounding import only_rounding
-from headrace.optimize.accuracy.scoring import Metric, bootstrap_losses
-from headrace.optimize.accuracy.verdict import Verdict, because, rejected, said_loss
 
 CONFIDENCE: Final = 0.95
 ALPHA: Final = 1e-3
@@ -174,3 +153,85 @@ def _needed(found: Verdict, max_loss: float) -> int | None:
         return None
     by_test = found.n * (found.detectable_loss / max_loss) ** 2 if max_loss else 0.0
     return max(LEAST_RESAMPLED, int(np.ceil(by_test)))
+
+
+FIRST_LOOK: Final = 128
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """A candidate's answers and what was judged by them.
+
+    `asked`: how many examples. `given_up`: before all were asked, as it is ruined. `is_part`: it
+    may go on, as only the first ones were asked.
+    """
+
+    answers: Answers
+    verdict: Verdict
+    asked: int
+    given_up: bool = False
+    is_part: bool = False
+
+
+def try_candidate(
+    run: Run,
+    examples: Examples,
+    base: Answers,
+    *,
+    metric: MetricChoice,
+    max_loss: float,
+    rng: np.random.Generator,
+    threads: int = 1,
+    deadline: float | None = None,
+    on_progress: Progress = lambda _done, _total: None,
+    max_rows: int = MAX_ROWS,
+    confidence: float = CONFIDENCE,
+    most: int | None = None,
+    begun: Trial | None = None,
+) -> Trial:
+    """Ask a candidate what the baseline was asked, and judge it.
+
+    Args:
+        most: How many examples are asked at most; None for all.
+        begun: A part of the same trial, whose answers are not asked for again.
+
+    Raises:
+        InvalidArgumentError: The examples have no labels, or are not those of the baseline.
+    """
+    labels = examples.labels
+    if labels is None:
+        raise InvalidArgumentError("examples without labels judge no accuracy; use the fidelity")
+    order = np.random.default_rng(ORDER_SEED).permutation(np.flatnonzero(base.has(metric.output)))
+    total = len(order)
+    until = total if most is None else min(most, total)
+    found, done = (begun.answers, begun.asked) if begun else (Answers(n=base.n, rows={}), 0)
+    given_up = False
+    while done < until and not given_up and not found.stopped:
+        part = order[done : min(max(2 * done, FIRST_LOOK), until)]
+        more = answers(
+            run,
+            examples,
+            threads=threads,
+            deadline=deadline,
+            on_progress=_shifted(on_progress, done, total),
+            max_rows=max_rows,
+            only=part,
+        )
+        found, done = found.merged(more), done + len(part)
+        if done < total or found.stopped:
+            given_up = is_hopeless(base, found, labels, metric=metric, max_loss=max_loss, rng=rng)
+    verdict = judge(
+        base, found, labels, metric=metric, max_loss=max_loss, rng=rng, confidence=confidence
+    )
+    is_part = not given_up and (done < total or bool(found.stopped))
+    if given_up:
+        why = f"given up after {done:,} of {total:,} examples, as {verdict.reason}"
+        verdict = replace(verdict, passes=False, reason=why)
+    elif is_part:
+        what = f"on the first {verdict.n:,} of {total:,} examples, {figures(verdict)}"
+        verdict = replace(verdict, reason=what)
+    return Trial(answers=found, verdict=verdict, asked=done, given_up=given_up, is_part=is_part)
+
+
+def _shifted(on_progress: Progress, before: int, total: int) -> Progress:
+    return lambda done, _: on_progress(before + done, total)

@@ -1,35 +1,274 @@
-"""Reads examples with their labels from what people have: tables, JSON lines, `.npz`, pictures."""
+"""Examples, read from tables, JSON lines, NumPy files and folders of pictures, or generated."""
 
-from collections.abc import Callable, Sequence
+import math
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
-from headrace.core import InvalidArgumentError, ModelSignature, Tensors
-from headrace.optimize.accuracy.examples import Examples
-from headrace.optimize.accuracy.input_cells import matrix_inputs, named_inputs
-from headrace.optimize.accuracy.label_cells import (
-    LABEL_NAMES,
-    are_numbers,
-    label_column,
-    labels_of,
-    number_of,
+import numpy as np
+
+from headrace.core import (
+    VARIABLE,
+    Array,
+    Datatype,
+    HeadraceError,
+    InvalidArgumentError,
+    ModelSignature,
+    Tensors,
+    TensorSpec,
 )
-from headrace.optimize.accuracy.numpy_files import read_npz
-from headrace.optimize.accuracy.pair_requests import Texts, apart
-from headrace.optimize.accuracy.picture_folders import read_pictures
-from headrace.optimize.accuracy.tables import MAX_EXAMPLES, IsHeader, Table, read_separated
-from headrace.optimize.accuracy.text_cells import (
+from headrace.optimize.accuracy.cells import (
+    LABEL_NAMES,
     PAIR_NAMES,
     TEXT_NAMES,
+    are_numbers,
+    as_request,
+    cast,
+    classes_named,
+    label_column,
+    labels_of,
+    matrix_inputs,
+    named_inputs,
+    number_of,
+    numbers_as_labels,
     numeric_rest,
     plain_inputs,
     takes_text,
     takes_tokens,
     text_columns,
     token_inputs,
+    token_kinds,
 )
-from headrace.optimize.accuracy.typed_tables import read_json_lines, read_parquet
+from headrace.optimize.accuracy.examples import Examples, StackedRows, Texts, apart
+from headrace.optimize.accuracy.tables import (
+    MAX_EXAMPLES,
+    MAX_FILE_BYTES,
+    MAX_KEPT_BYTES,
+    SEED,
+    IsHeader,
+    Table,
+    check_size,
+    read_json_lines,
+    read_parquet,
+    read_separated,
+)
+from headrace.optimize.generated_inputs import generated_inputs, sizes_that_run
+from headrace.pipeline.tokenizing import IDS, MASK
+from headrace.runtimes import Model
+
+_DAMAGED: Final = (
+    ValueError,
+    OSError,
+    EOFError,
+    KeyError,
+    RuntimeError,
+    NotImplementedError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+def read_npz(path: Path, signature: ModelSignature, *, label: str, limit: int) -> Examples:
+    """Examples from arrays whose axis 0 is the examples.
+
+    Args:
+        label: Name of the labels' array; empty for the usual names.
+
+    Raises:
+        InvalidArgumentError: It cannot be read, or does not fit the model.
+    """
+    arrays = _load(path)
+    labelled = _label_name(arrays, label, signature, path)
+    for spec in signature.inputs:
+        if spec.name not in arrays:
+            msg = f"{path} has no array {spec.name!r}, only {_told(arrays)}; name them as inputs"
+            raise InvalidArgumentError(msg)
+    needed = [spec.name for spec in signature.inputs] + ([labelled] if labelled else [])
+    sizes = {name: arrays[name].shape[0] if arrays[name].ndim else 0 for name in needed}
+    total = min(sizes.values())
+    if total != max(sizes.values()) or not total:
+        said = ", ".join(f"{name} {size}" for name, size in sizes.items())
+        raise InvalidArgumentError(f"{path}: arrays have no or different numbers of rows: {said}")
+    chosen = np.arange(total)
+    notes = []
+    if total > limit:
+        chosen = np.sort(np.random.default_rng(SEED).choice(total, limit, replace=False))
+        notes = [f"{limit:,} of {total:,} rows, drawn at random, the same every time"]
+    rows = {spec.name: _rows(arrays[spec.name][chosen], spec, path) for spec in signature.inputs}
+    found = Examples(
+        inputs=_requests(rows, signature, path), batched=signature.batched, notes=tuple(notes)
+    )
+    if not labelled:
+        return found
+    labels, names = _labels(arrays[labelled][chosen], signature, path)
+    return Examples(
+        inputs=found.inputs, labels=labels, names=names, batched=found.batched, notes=found.notes
+    )
+
+
+def _load(path: Path) -> dict[str, Array]:
+    """All arrays; no more is read than the file's own directory says, and that is checked first."""
+    check_size(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = [info for info in archive.infolist() if info.filename.endswith(".npy")]
+            if sum(info.file_size for info in members) > MAX_FILE_BYTES:
+                msg = f"{path} unpacks to more than {MAX_FILE_BYTES >> 30} GiB; give a sample"
+                raise InvalidArgumentError(msg)
+            found = {}
+            for info in members:
+                with archive.open(info) as file:
+                    _check_header(file, info.file_size)
+                with archive.open(info) as file:
+                    name = info.filename.removesuffix(".npy")
+                    found[name] = np.lib.format.read_array(file, allow_pickle=False)
+    except _DAMAGED as error:
+        raise InvalidArgumentError(f"{path} cannot be read: {error}") from None
+    if not found:
+        raise InvalidArgumentError(f"{path} holds no arrays")
+    return found
+
+
+def _check_header(file: IO[bytes], size_bytes: int) -> None:
+    """Refuse an array that says to be larger than what there is: memory would be taken first."""
+    version = np.lib.format.read_magic(file)
+    read = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }.get(version)
+    if read is None:
+        msg = f"an array is of version {version} of NumPy's format"
+        raise ValueError(msg)
+    shape, _, dtype = read(file)
+    if dtype.hasobject:
+        msg = "an array holds Python objects; save texts as NumPy's strings (dtype 'U' or 'S')"
+        raise ValueError(msg)
+    if math.prod(shape) * dtype.itemsize > size_bytes:
+        msg = "an array says to be larger than it is"
+        raise ValueError(msg)
+
+
+def _label_name(arrays: dict[str, Array], wish: str, signature: ModelSignature, path: Path) -> str:
+    if wish:
+        if wish not in arrays:
+            raise InvalidArgumentError(f"{path} has no array {wish!r}, only {_told(arrays)}")
+        return wish
+    inputs = {spec.name for spec in signature.inputs}
+    found = [n for n in arrays if n.casefold() in LABEL_NAMES and n not in inputs]
+    if len(found) > 1:
+        msg = f"{path}: {' and '.join(map(repr, found))} may be the labels; say which"
+        raise InvalidArgumentError(msg)
+    return found[0] if found else ""
+
+
+def _rows(array: Array, spec: TensorSpec, path: Path) -> Array:
+    if spec.datatype is not Datatype.BYTES:
+        try:
+            return cast(array, spec)
+        except InvalidArgumentError as error:
+            raise InvalidArgumentError(f"{path}: {error}") from None
+    if array.dtype.kind not in "SU":
+        raise InvalidArgumentError(f"{path}: input '{spec.name}' takes texts, not {array.dtype}")
+    made = np.empty(array.shape, np.object_)
+    flat = [one if isinstance(one, bytes) else one.encode() for one in array.reshape(-1).tolist()]
+    made.reshape(-1)[:] = flat
+    return made
+
+
+def _requests(rows: dict[str, Array], signature: ModelSignature, path: Path) -> Sequence[Tensors]:
+    try:
+        first = {
+            spec.name: as_request(rows[spec.name][0, ...], spec, signature)
+            for spec in signature.inputs
+        }
+        if signature.batched and all(
+            array.shape == (1, *rows[name].shape[1:]) for name, array in first.items()
+        ):
+            return StackedRows(rows, has_batch_axis=True)
+        if all(array.shape == rows[name].shape[1:] for name, array in first.items()):
+            return StackedRows(rows, has_batch_axis=False)
+        # As many values a row, in another shape.
+        shaped = {
+            name: rows[name].reshape(len(rows[name]), *one.shape) for name, one in first.items()
+        }
+        return StackedRows(shaped, has_batch_axis=False)
+    except InvalidArgumentError as error:
+        raise InvalidArgumentError(f"{path}: {error}") from None
+
+
+def _labels(array: Array, signature: ModelSignature, path: Path) -> tuple[Array, tuple[str, ...]]:
+    if array.ndim > 1 and array.size == len(array):
+        array = array.reshape(-1)
+    if array.ndim != 1 or array.dtype.kind not in "biufSU":
+        msg = f"{path}: labels are {array.dtype} {list(array.shape)}; give one number a row"
+        raise InvalidArgumentError(msg)
+    if array.dtype.kind in "SU":
+        texts = [t.decode(errors="replace") if isinstance(t, bytes) else t for t in array.tolist()]
+        return classes_named(texts, signature)
+    wide = array.astype(np.float64)
+    if not np.isfinite(wide).all():
+        row = int(np.flatnonzero(~np.isfinite(wide))[0])
+        raise InvalidArgumentError(f"{path}: label {row} (from 0) is not a finite number")
+    return numbers_as_labels(wide), ()
+
+
+def _told(arrays: dict[str, Array]) -> str:
+    shown = 12
+    return ", ".join(list(arrays)[:shown]) + (" and more" if len(arrays) > shown else "")
+
+
+_SUFFIXES: Final = frozenset((".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"))
+_MAX_FILES: Final = 1_000_000
+
+
+def read_pictures(folder: Path, signature: ModelSignature, *, limit: int) -> Examples:
+    """The files' bytes, labelled with their folders' names.
+
+    Raises:
+        InvalidArgumentError: The model takes no files, or there are none or too many.
+    """
+    spec = signature.inputs[0]
+    if len(signature.inputs) != 1 or spec.datatype is not Datatype.BYTES:
+        msg = (
+            f"{folder} is a folder, and the model takes no files of pictures; give the tensors "
+            "that it takes in an .npz, or a pipeline that decodes pictures"
+        )
+        raise InvalidArgumentError(msg)
+    paths = _pictures(folder)
+    chosen = list(range(len(paths)))
+    notes = []
+    if len(paths) > limit:
+        chosen = np.random.default_rng(SEED).choice(len(paths), limit, replace=False).tolist()
+        notes = [f"{limit:,} of {len(paths):,} pictures, drawn at random, the same every time"]
+    kept = [paths[i] for i in sorted(chosen)]
+    if sum(path.stat().st_size for path in kept) > MAX_KEPT_BYTES:
+        msg = f"{folder}: more than {MAX_KEPT_BYTES >> 20} MiB of pictures; set a smaller limit"
+        raise InvalidArgumentError(msg)
+    labels, names = classes_named([path.parent.name for path in kept], signature)
+    requests = [
+        {spec.name: as_request(np.array([path.read_bytes()], np.object_), spec, signature)}
+        for path in kept
+    ]
+    return Examples(
+        inputs=requests, labels=labels, names=names, batched=signature.batched, notes=tuple(notes)
+    )
+
+
+def _pictures(folder: Path) -> list[Path]:
+    found = []
+    for path in folder.glob("*/*"):
+        if path.suffix.lower() in _SUFFIXES and path.is_file():
+            found.append(path)
+        if len(found) > _MAX_FILES:
+            raise InvalidArgumentError(f"{folder} holds more than {_MAX_FILES:,} pictures")
+    if not found:
+        msg = f"{folder} holds no pictures in folders of their class, as in {folder}/cat/1.jpg"
+        raise InvalidArgumentError(msg)
+    return sorted(found)
+
 
 _FORMATS: Final = (
     ".csv, .tsv, .txt (tab separated), .parquet, .jsonl, .npz, or a folder of pictures"
@@ -187,3 +426,75 @@ def _header_rule(signature: ModelSignature, wish: DataWish) -> IsHeader:
         return not are_numbers(first) and any(map(is_number, second)) and all(names)
 
     return is_header
+
+
+_VOCABULARIES: Final = (30_000, 8_000, 1_000, 100, 2)
+_LENGTHS: Final = (4, 64)
+_FIRST_WORD: Final = 1_000
+"""Below it, large vocabularies have special and unused tokens."""
+_NOTE: Final = "made-up inputs, as no data was given"
+
+
+def generated_examples(model: Model, signature: ModelSignature, n: int, seed: int) -> Examples:
+    """`n` examples that the model runs on.
+
+    Raises:
+        UnsupportedModelError: It does not run on made-up inputs.
+    """
+    made = _tokens(model, signature, n, seed) if takes_tokens(signature) else []
+    if not made:
+        source = _generated(model, signature, seed)
+        made = [next(source) for _ in range(n)]
+    return Examples(inputs=made, batched=signature.batched, notes=(_NOTE,))
+
+
+def _generated(model: Model, signature: ModelSignature, seed: int) -> Iterator[Tensors]:
+    """Rows of one size after the other, from all over what was made of it."""
+    sizes = sizes_that_run(model)
+    draw = 0
+    while True:
+        for size in sizes:
+            made = generated_inputs(signature, variable=size, draw=seed * 1_000 + draw)
+            draw += 1
+            if not signature.batched:
+                yield made
+                continue
+            rows = len(next(iter(made.values())))
+            for row in np.linspace(0, rows - 1, min(rows, 16), dtype=int).tolist():
+                yield {name: array[row : row + 1] for name, array in made.items()}
+
+
+def _tokens(model: Model, signature: ModelSignature, n: int, seed: int) -> list[Tensors]:
+    """Random tokens; none where the model runs on no vocabulary that is tried."""
+    for size in _VOCABULARIES:
+        rng = np.random.default_rng(seed)
+        made = [_request(signature, size, rng) for _ in range(n)]
+        highest = {name: array.copy() for name, array in made[0].items()} if made else {}
+        for name, kind in token_kinds(signature).items():
+            if kind == IDS and highest:
+                highest[name][...] = size - 1
+        try:
+            for request in (highest, *made[:2]):
+                if request:
+                    model.run(request)
+        except HeadraceError:
+            continue
+        return made
+    return []
+
+
+def _request(signature: ModelSignature, vocabulary: int, rng: np.random.Generator) -> Tensors:
+    sizes = {spec.shape[1] for spec in signature.inputs} - {VARIABLE}
+    length = int(rng.integers(*_LENGTHS)) if not sizes else min(sizes)
+    kinds = token_kinds(signature)
+    first = min(_FIRST_WORD, vocabulary // 10)
+    made = {}
+    for spec in signature.inputs:
+        size = length if spec.shape[1] == VARIABLE else spec.shape[1]
+        row = np.zeros((1, size), spec.datatype.dtype)
+        if kinds[spec.name] == IDS:
+            row[0, :] = rng.integers(first, vocabulary, size)
+        elif kinds[spec.name] == MASK:
+            row[0, :] = 1
+        made[spec.name] = row
+    return made

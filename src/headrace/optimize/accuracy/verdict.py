@@ -1,8 +1,32 @@
-"""What was found out about a candidate's accuracy, and what people read of it."""
+"""Quality loss of a candidate, by the labels, and its verdict."""
 
+import math
 from dataclasses import dataclass, replace
+from statistics import NormalDist
+from typing import Final
 
-from headrace.optimize.accuracy.scoring import Metric
+import numpy as np
+
+from headrace.core import Array, InvalidArgumentError
+from headrace.optimize.accuracy.asking import Answers
+from headrace.optimize.accuracy.metrics import Metric, Values, bootstrap_losses, score
+
+
+def detectable_loss(changed_ratio: float, n: int) -> float:
+    """The smallest true loss that the test finds in four of five cases.
+
+    Its standard error is at most `sqrt(changed_ratio / n)` (Connor 1987, Biometrics 43:207), and a
+    loss cannot be larger than what changed.
+    """
+    if n == 0:
+        return 1.0
+    z = _z_test() ** 2
+    return min(1.0, math.sqrt(z * max(changed_ratio, z / n) / n))
+
+
+def loss_bound(lost: int, gained: int, n: int, *, confidence: float) -> float:
+    """One-sided upper bound of the loss."""
+    return _upper(lost, gained, n, NormalDist().inv_cdf(confidence))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,3 +117,227 @@ def because(verdict: Verdict, why: str) -> Verdict:
 
 def _value(value: float, metric: Metric) -> str:
     return f"{value:.2%}" if metric is Metric.ACCURACY else f"{value:.4f}"
+
+
+POWER: Final = 0.8
+SIGNIFICANCE: Final = 0.05
+_EXACT: Final = 1e-10
+_TINY: Final = 1e-6
+"""A limit below it asks for more examples than there are."""
+_STAKES: Final = 0.95 * 2.0 ** -np.arange(7)
+"""Parts of the capital that gamblers stake: large ones see a ruined model soon, small ones a small
+loss late."""
+
+
+def mcnemar_p(lost: int, gained: int) -> float:
+    """Two-sided p-value of "no more turned wrong than turned right", exact.
+
+    McNemar 1947; the exact conditional test, a sign test on what changed. It never errs more often
+    than it says, however few changed; the mid-p variant has a little more power, and errs a little
+    more often at times (Fagerland, Lydersen, Laake 2013, BMC Medical Research Methodology 13:91).
+    """
+    changed, fewer = lost + gained, min(lost, gained)
+    if lost == gained:
+        return 1.0
+    log_top = math.lgamma(changed + 1) - math.lgamma(fewer + 1) - math.lgamma(changed - fewer + 1)
+    top = math.exp(log_top - changed * math.log(2.0))
+    below = np.arange(fewer, 0, -1)
+    tail = top * (1.0 + float(np.cumprod(below / (changed - below + 1.0)).sum()))
+    return min(1.0, 2.0 * tail)
+
+
+def loss_interval(lost: int, gained: int, n: int, *, confidence: float) -> tuple[float, float]:
+    """Two-sided interval of the loss `(lost - gained) / n`.
+
+    Tango's score interval (1998, Statistics in Medicine 17:891). It holds with few changes, and
+    with none at all: the upper end is then about `z² / n`. By enumeration it covers at least 93 %
+    where 95 % are asked, from 50 examples on (see the tests).
+    """
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    return -_upper(gained, lost, n, z), _upper(lost, gained, n, z)
+
+
+def needed_examples(changed_ratio: float, loss: float, max_loss: float) -> int | None:
+    """About how many would show that a loss like this is within `max_loss`; None: no number would.
+
+    The smaller one of what the test needs to have seen a loss of `max_loss`, and what the bound
+    needs to come below it where the loss stays as it is.
+    """
+    if max_loss < _TINY:
+        return None
+    by_test = _z_test() ** 2 * max(changed_ratio, max_loss) / max_loss**2
+    room = max_loss - max(loss, 0.0)
+    z = NormalDist().inv_cdf(1 - SIGNIFICANCE)
+    by_bound = z**2 * max(changed_ratio / room**2, 1 / max_loss) if room > _TINY else math.inf
+    return math.ceil(min(by_test, by_bound))
+
+
+def is_refuted(lost: int, gained: int, n: int, *, max_loss: float, alpha: float) -> bool:
+    """Whether the loss is above `max_loss`, by bets that may be looked at after every example.
+
+    If it is not, the capital of who bets on it reaches `1 / alpha` with a probability of at most
+    `alpha`, however often somebody looks (Ville's inequality; Waudby-Smith and Ramdas 2024, JRSS-B,
+    arXiv 2010.09686). Stakes are fixed and their capitals averaged, so that counts are enough.
+    """
+    stakes = _STAKES / (1.0 + max_loss)
+    same = n - lost - gained
+    log_capitals = (
+        lost * np.log1p(stakes * (1.0 - max_loss))
+        + same * np.log1p(-stakes * max_loss)
+        + gained * np.log1p(-stakes * (1.0 + max_loss))
+    )
+    most = float(log_capitals.max())
+    return most + math.log(float(np.exp(log_capitals - most).mean())) >= math.log(1.0 / alpha)
+
+
+def _z_test() -> float:
+    normal = NormalDist()
+    return normal.inv_cdf(1 - SIGNIFICANCE / 2) + normal.inv_cdf(POWER)
+
+
+def _upper(lost: int, gained: int, n: int, z: float) -> float:
+    """The largest loss that the score test does not refute; the score falls as the loss grows."""
+    low, high = (lost - gained) / n, 1.0
+    while high - low > _EXACT:
+        middle = (low + high) / 2
+        if _score(middle, lost, gained, n) >= -z:
+            low = middle
+        else:
+            high = middle
+    return (low + high) / 2
+
+
+def _score(loss: float, lost: int, gained: int, n: int) -> float:
+    """How far what was seen lies from `loss`, in standard errors under it."""
+    b = -lost - gained + (2 * n - lost + gained) * loss
+    c = -gained * loss * (1 - loss)
+    gain_ratio = (math.sqrt(max(b * b - 8 * n * c, 0.0)) - b) / (4 * n)
+    variance = n * (2 * gain_ratio + loss * (1 - loss))
+    apart = lost - gained - n * loss
+    if variance <= 0:
+        return 0.0 if apart == 0 else math.copysign(math.inf, apart)
+    return apart / math.sqrt(variance)
+
+
+LEAST_RESAMPLED: Final = 30
+"""Of fewer examples, resamples tell too little about the next ones."""
+
+
+def comparable(base: Answers, candidate: Answers, output: str) -> Array:
+    """Examples that both answered, by index.
+
+    Raises:
+        InvalidArgumentError: The baseline answered none.
+    """
+    of_base = base.has(output)
+    if not of_base.any():
+        raise InvalidArgumentError(f"the baseline answered no example in output {output!r}")
+    return np.flatnonzero(of_base & candidate.has(output))
+
+
+def why_broken(base: Answers, candidate: Answers, output: str, chosen: Array) -> str:
+    """Why a candidate cannot be judged at all by what it answered; empty if it can."""
+    failed = sorted(candidate.failures.keys() - base.failures.keys())
+    if failed:
+        why = candidate.failures[failed[0]][:200]
+        return f"it fails on {len(failed):,} examples that the baseline answers: {why}"
+    if not len(chosen):
+        return f"it answered no example in output {output!r}"
+    was, now = base.stacked(output, chosen), candidate.stacked(output, chosen)
+    if was is None or now is None or was.shape != now.shape:
+        return "its answers have another shape than the baseline's"
+    if now.dtype.kind != "f":
+        return ""
+    spoiled = np.isfinite(was.astype(np.float64)) & ~np.isfinite(now)
+    rows = int(spoiled.reshape(len(chosen), -1).any(axis=1).sum())
+    return f"it answers {rows:,} examples with what is no finite number" if rows else ""
+
+
+def measured(
+    truth: Values,
+    was: Values,
+    now: Values,
+    metric: Metric,
+    *,
+    confidence: float,
+    rng: np.random.Generator,
+) -> Verdict:
+    """The figures of a verdict that says no yet.
+
+    Args:
+        truth: Labels of the examples, `[n]`.
+        was: The baseline's classes or values.
+        now: The candidate's.
+    """
+    if metric is Metric.ACCURACY:
+        return _of_classes(truth, was, now, confidence)
+    return _of_values(truth, was, now, metric, confidence=confidence, rng=rng)
+
+
+def flips(truth: Values, was: Values, now: Values) -> tuple[int, int]:
+    """How many answers turned wrong, and how many right."""
+    before, after = was == truth, now == truth
+    return int((before & ~after).sum()), int((~before & after).sum())
+
+
+def _of_classes(truth: Values, was: Values, now: Values, confidence: float) -> Verdict:
+    n = len(truth)
+    lost, gained = flips(truth, was, now)
+    return Verdict(
+        passes=False,
+        reason="",
+        metric=Metric.ACCURACY,
+        accuracy=float((now == truth).mean()),
+        base_accuracy=float((was == truth).mean()),
+        loss=(lost - gained) / n,
+        loss_ci=loss_interval(lost, gained, n, confidence=confidence),
+        loss_bound=loss_bound(lost, gained, n, confidence=confidence),
+        p_value=mcnemar_p(lost, gained),
+        lost=lost,
+        gained=gained,
+        n=n,
+        detectable_loss=detectable_loss((lost + gained) / n, n),
+        agreement_ratio=float((was == now).mean()),
+    )
+
+
+def _of_values(
+    truth: Values,
+    was: Values,
+    now: Values,
+    metric: Metric,
+    *,
+    confidence: float,
+    rng: np.random.Generator,
+) -> Verdict:
+    before, after = score(metric, truth, was), score(metric, truth, now)
+    after = after if np.isfinite(after) else _worst(metric)  # a correlation of what never varies
+    loss = float(metric.loss(before, after))
+    losses = bootstrap_losses(metric, truth, was, now, rng)
+    losses = losses if len(losses) else np.array([loss])
+    tail = (1 - confidence) / 2
+    low, high, bound = np.quantile(losses, (tail, 1 - tail, confidence)).tolist()
+    fewer = min(int((losses <= 0).sum()), int((losses >= 0).sum()))
+    normal = NormalDist()
+    seen = normal.inv_cdf(1 - SIGNIFICANCE / 2) + normal.inv_cdf(POWER)
+    return Verdict(
+        passes=False,
+        reason="",
+        metric=metric,
+        accuracy=after,
+        base_accuracy=before,
+        loss=loss,
+        loss_ci=(low, high),
+        loss_bound=bound,
+        p_value=min(1.0, 2 * (fewer + 1) / (len(losses) + 1)),
+        lost=0,
+        gained=0,
+        n=len(truth),
+        detectable_loss=seen * float(losses.std()),
+        agreement_ratio=float((was == now).mean()),
+    )
+
+
+def _worst(metric: Metric) -> float:
+    """What answers are worth that say nothing."""
+    return 0.5 if metric is Metric.AUC else 0.0

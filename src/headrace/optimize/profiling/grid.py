@@ -1,11 +1,179 @@
-"""Which settings are measured, in which order, and when is a larger batch worth it? Pure."""
+"""Timed settings: the grid, its order, and the runs in each of the machine's phases."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
-from headrace.optimize.profiling.messages import Cell, ProfileRequest
-from headrace.optimize.profiling.timing import Setting
+import msgspec
+import numpy as np
+
+from headrace.optimize.profiling.messages import Cell, Paused, ProfileRequest, Round
+
+Clock = Callable[[], float]
+KEPT: Final = 200
+"""How many samples of a cell are kept."""
+_LEAST_RUNS: Final = 3
+_STAT: Final = Path("/proc/stat")
+_BUSY_FIELDS: Final = (0, 1, 2, 5, 6, 7)
+"""Of `cpu`: user, nice, system, irq, softirq, steal; the rest is idle, or counted in these."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """What is measured: a cell without figures."""
+
+    threads: int
+    runs: int
+    rows: int
+    length: int
+
+    @property
+    def text(self) -> str:
+        """For people."""
+        length = f", length {self.length}" if self.length else ""
+        at_once = f", {self.runs} at once" if self.runs > 1 else ""
+        threads = f", {self.threads} threads" if self.threads > 1 else ""
+        return f"{self.rows} row{'' if self.rows == 1 else 's'}{length}{at_once}{threads}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """The times of runs that followed each other, as they came."""
+
+    samples_s: list[float]
+    elapsed_s: float
+    foreign_ratio: float
+
+
+def time_runs(
+    run: Callable[[], object],
+    setting: Setting,
+    *,
+    seconds: float,
+    clock: Clock = time.perf_counter,
+) -> Cell:
+    """The figures of one window of about `seconds`.
+
+    Raises:
+        Exception: What `run` raised, in whichever thread.
+    """
+    least = max(1, -(-_LEAST_RUNS // setting.runs))
+    window = time_window(run, setting, seconds=seconds, least=least, clock=clock)
+    return cell_of(
+        setting,
+        window.samples_s,
+        elapsed_s=window.elapsed_s,
+        foreign_ratio=window.foreign_ratio,
+    )
+
+
+def time_window(
+    run: Callable[[], object],
+    setting: Setting,
+    *,
+    seconds: float = 0.0,
+    least: int,
+    clock: Clock = time.perf_counter,
+) -> Window:
+    """Call `run` over and over, from as many threads as the setting has runs at once.
+
+    Args:
+        run: One run; may be called from several threads at once.
+        seconds: For how long.
+        least: So many calls are made of each thread, however long they take.
+
+    Raises:
+        Exception: What `run` raised, in whichever thread.
+    """
+    busy, own = _busy_s(_STAT.read_text()), time.process_time()
+    callers = [_Caller(run=run, clock=clock) for _ in range(setting.runs)]
+    started = clock()
+    if len(callers) == 1:
+        callers[0].call(until=started + seconds, least=least)
+    else:
+        threads = [
+            threading.Thread(
+                target=caller.call, kwargs={"until": started + seconds, "least": least}
+            )
+            for caller in callers
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    elapsed = clock() - started
+    for caller in callers:
+        if caller.error is not None:
+            raise caller.error
+    foreign = _busy_s(_STAT.read_text()) - busy - (time.process_time() - own)
+    samples = [sample for caller in callers for sample in caller.samples]
+    machine_s = elapsed * (os.cpu_count() or 1)
+    return Window(
+        samples_s=samples,
+        elapsed_s=elapsed,
+        foreign_ratio=min(max(foreign / machine_s, 0.0), 1.0),
+    )
+
+
+def cell_of(
+    setting: Setting, samples_s: list[float], *, elapsed_s: float, foreign_ratio: float = 0.0
+) -> Cell:
+    """The figures of samples that were taken in `elapsed_s`."""
+    times = np.sort(np.asarray(samples_s, float))
+    return Cell(
+        threads=setting.threads,
+        runs=setting.runs,
+        rows=setting.rows,
+        length=setting.length,
+        samples_s=kept(times),
+        count=len(times),
+        mean_s=float(times.mean()),
+        p50_s=float(np.quantile(times, 0.5)),
+        p99_s=float(np.quantile(times, 0.99)),
+        rows_per_s=len(times) * setting.rows / elapsed_s,
+        foreign_ratio=round(foreign_ratio, 4),
+    )
+
+
+def kept(
+    ascending: "np.ndarray[tuple[int], np.dtype[np.float64]]", most: int = KEPT
+) -> tuple[float, ...]:
+    """At most so many values with the same mean: of many, the means of neighbours."""
+    parts = np.array_split(ascending, most) if len(ascending) > most else ascending
+    return tuple(round(float(np.mean(part)), 9) for part in parts)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Caller:
+    run: Callable[[], object]
+    clock: Clock
+    samples: list[float] = field(default_factory=list)
+    error: Exception | None = None
+
+    def call(self, until: float, least: int) -> None:
+        run, clock, samples = self.run, self.clock, self.samples
+        try:
+            before = clock()
+            while before < until or len(samples) < least:
+                run()
+                after = clock()
+                samples.append(after - before)
+                before = after
+        except Exception as error:  # noqa: BLE001  # a model's; the caller's thread raises it again
+            self.error = error
+
+
+def _busy_s(stat: str) -> float:
+    """Processor time of all processes since boot, by the text of /proc/stat."""
+    fields = stat.partition("\n")[0].split()[1:]
+    ticks = sum(int(fields[place]) for place in _BUSY_FIELDS if place < len(fields))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
 
 LENGTHS: Final = (16, 32, 64, 128, 256)
 """Sizes of variable dimensions that are measured where the model takes them."""
@@ -151,3 +319,176 @@ def in_rounds(cells: Iterable[Cell], plan: Plan, best: int) -> list[Cell]:
 def window_s(*, left_s: float, settings_left: int, most_s: float = MAX_WINDOW_S) -> float:
     """How long one setting is measured, so that all that are left get their turn."""
     return min(max(left_s / max(settings_left, 1), _MIN_WINDOW_S), most_s)
+
+
+Run = Callable[[], object]
+FEW: Final = 4
+"""With fewer rounds, what was measured before them counts as well."""
+_MOST: Final = 40
+"""About so many rounds fit the time: with more, each would say too little."""
+_WINDOW_S: Final = 0.02
+_LEAST_RUNS_OF_PHASE: Final = 2
+_KEPT: Final = 1000
+_PAUSES: Final = (0.25, 1.0, 4.0)
+"""By the time of a run: at most loads a replica idles for about as long as a run takes."""
+_JITTER: Final = 1.5
+_PER_ROUND: Final = 2
+_SHORTEST_S: Final = 0.0003
+_LONGEST_S: Final = 0.025
+
+
+@dataclass(slots=True, kw_only=True)
+class _Series:
+    """One setting, over all rounds. `count`: of runs by each thread in a window."""
+
+    setting: Setting
+    before: Cell
+    count: int
+    samples_s: list[float] = field(default_factory=list)
+    rounds: list[Round] = field(default_factory=list)
+    timed: int = 0
+    elapsed_s: float = 0.0
+    foreign_s: float = 0.0
+
+    def add(self, window: Window, at_s: float) -> None:
+        times = np.sort(np.asarray(window.samples_s, float))
+        self.samples_s += kept(times, _KEPT)
+        self.rounds.append(Round(at_s=round(at_s, 3), mean_s=round(float(times.mean()), 9)))
+        self.timed += len(times)
+        self.elapsed_s += window.elapsed_s
+        self.foreign_s += window.foreign_ratio * window.elapsed_s
+
+
+@dataclass(slots=True, kw_only=True)
+class _Level:
+    """Pauses of about one length."""
+
+    about_s: float
+    pauses_s: list[float] = field(default_factory=list)
+    samples_s: list[float] = field(default_factory=list)
+
+
+class Rounds:
+    """Rounds over settings that were measured once before.
+
+    Args:
+        before: What was found of each setting; not empty.
+        total_s: How long all rounds together may take, about.
+        seed: Of the orders and the pauses.
+    """
+
+    def __init__(
+        self,
+        before: Mapping[Setting, Cell],
+        *,
+        total_s: float,
+        seed: int = 1,
+        clock: Clock = time.perf_counter,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._clock = clock
+        self._sleep = sleep
+        self._began = clock()
+        self._rng = random.Random(seed)  # noqa: S311  # an order
+        window_s = max(total_s / (_MOST * (len(before) + 1)), _WINDOW_S)
+        self._series = [
+            _Series(
+                setting=setting,
+                before=cell,
+                count=max(_LEAST_RUNS_OF_PHASE, round(window_s / cell.mean_s)),
+            )
+            for setting, cell in before.items()
+        ]
+        # A replica that idled begins with whoever comes first: with the smallest batch, alone.
+        self._single = min(self._series, key=lambda s: (s.setting.runs, s.setting.rows))
+        base_s = min(max(self._single.before.mean_s, _SHORTEST_S), _LONGEST_S)
+        self._levels = [_Level(about_s=base_s * factor) for factor in _PAUSES]
+        self.count = 0
+        self.takes_s = sum((one.count + 1) * one.before.mean_s for one in self._series) + sum(
+            (level.about_s + self._single.before.mean_s) * _PER_ROUND for level in self._levels
+        )
+        """How long one round takes: about, until there was one."""
+
+    @property
+    def settings(self) -> list[Setting]:
+        """What is measured."""
+        return [one.setting for one in self._series]
+
+    def measure(self, runs: Mapping[Setting, Run]) -> None:
+        """One round.
+
+        Args:
+            runs: What runs each of `settings`.
+
+        Raises:
+            Exception: What a run raised.
+        """
+        began = self._clock()
+        turns: list[_Series | None] = [*self._series, None]
+        self._rng.shuffle(turns)
+        windows: list[tuple[_Series, Window, float]] = []
+        for turn in turns:
+            if turn is None:
+                self._after_pauses(runs[self._single.setting])
+                continue
+            run = runs[turn.setting]
+            run()  # what another batch size left in the caches is not its
+            at_s = self._clock() - self._began
+            window = time_window(run, turn.setting, least=turn.count, clock=self._clock)
+            windows.append((turn, window, at_s))
+        for turn, window, at_s in windows:  # a round counts for all of them, or for none
+            turn.add(window, at_s)
+        self.count += 1
+        self.takes_s = self._clock() - began
+
+    def cells(self) -> list[Cell]:
+        """What is known of each setting now."""
+        paused = tuple(_paused(level) for level in self._levels if level.samples_s)
+        return [
+            _pooled(one, paused if one is self._single else ())
+            for one in self._series
+            if one.rounds
+        ]
+
+    def _after_pauses(self, run: Run) -> None:
+        turns = self._levels * _PER_ROUND
+        self._rng.shuffle(turns)
+        run()
+        for level in turns:
+            ended = self._clock()
+            self._sleep(level.about_s * _JITTER ** self._rng.uniform(-1.0, 1.0))
+            began = self._clock()
+            run()
+            level.samples_s.append(self._clock() - began)
+            level.pauses_s.append(began - ended)
+
+
+def _pooled(series: _Series, paused: tuple[Paused, ...]) -> Cell:
+    samples_s, timed, before = series.samples_s, series.timed, series.before
+    elapsed_s, foreign_s = series.elapsed_s, series.foreign_s
+    if len(series.rounds) < FEW:
+        before_s = before.count * before.rows / before.rows_per_s
+        samples_s = [*samples_s, *before.samples_s]
+        timed += before.count
+        elapsed_s += before_s
+        foreign_s += before.foreign_ratio * before_s
+    cell = cell_of(
+        series.setting, samples_s, elapsed_s=elapsed_s, foreign_ratio=foreign_s / elapsed_s
+    )
+    return msgspec.structs.replace(
+        cell,
+        count=timed,
+        rows_per_s=timed * cell.rows / elapsed_s,
+        rounds=tuple(series.rounds),
+        paused=paused,
+    )
+
+
+def _paused(level: _Level) -> Paused:
+    times = np.sort(np.asarray(level.samples_s, float))
+    return Paused(
+        pause_s=round(float(np.mean(level.pauses_s)), 9),
+        samples_s=kept(times),
+        count=len(times),
+        mean_s=float(times.mean()),
+    )

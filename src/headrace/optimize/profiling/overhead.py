@@ -14,8 +14,8 @@ from typing import Final
 import numpy as np
 
 from headrace.engine.engine import INLINE_LIMIT_ALONE_S, INLINE_LIMIT_S
+from headrace.optimize.profiling.grid import kept
 from headrace.optimize.profiling.messages import Overhead
-from headrace.optimize.profiling.timing import kept
 
 BLOCK: Final = 10
 _WARM: Final = 20

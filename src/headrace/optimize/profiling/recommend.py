@@ -15,11 +15,14 @@ from headrace.optimize.profiling.predict import (
     REQUESTS,
     USUAL_LOAD,
     Interval,
+    MeasuredService,
     Point,
     Predictor,
     Replica,
+    Service,
+    find_phases,
+    without_drift,
 )
-from headrace.optimize.profiling.service import MeasuredService, Service, find_phases, without_drift
 
 DEFAULT_ROWS: Final = BatchingSpec().max_batch_size
 _NEARLY: Final = 0.97

@@ -5,7 +5,7 @@ TorchScript file has no layers that `torch-pruning` could take (it changes nothi
 nothing), and the module of an exported program cannot be put into its evaluation mode.
 """
 
-from headrace.optimize.prune.cut import Importance, Method, PruneCut, Pruned, Unit
+from headrace.optimize.prune.groups import Importance, Method, PruneCut, Pruned, Unit
 from headrace.optimize.prune.recipes import COMPRESSION_RECIPES, RECIPES, PruneRecipe
 
 __all__ = [

@@ -1,21 +1,21 @@
-"""Who makes and who reads each tensor of an ONNX graph, and what is constant in it?"""
+"""ONNX graphs for pruning: producers and readers of tensors, runs, and piecewise evaluation."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
+import onnxruntime as ort
+from onnx import helper, numpy_helper
 
-from headrace.core import Array
+from headrace.core import Array, Tensors
 from headrace.optimize.candidate import CannotBuildError
 
 Node = Any  # onnx ships no types
 Proto = Any
-
 _MOST_BYTES: Final = 2**31 - 2**20
 """What one protobuf message, and so a session made from memory, can hold."""
 _OLDEST_IR: Final = 4
@@ -244,3 +244,154 @@ def _fold_constant(node: Node, constants: dict[str, Array]) -> bool:
             return False
     constants[node.output[0]] = value
     return True
+
+
+_ERRORS_ONLY: Final = 3
+_ROUNDING_RATIO: Final = 1e-3
+"""Of the largest answer: a sum in another order changes less, and a wrong cut more."""
+
+
+def open_session(model: Proto, threads: int, *, plain: bool = False) -> ort.InferenceSession:
+    """A session on the CPU.
+
+    Args:
+        plain: As written, so that no tensor is optimized away.
+
+    Raises:
+        CannotBuildError: ONNX Runtime does not take the graph.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _ERRORS_ONLY
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.enable_cpu_mem_arena = False
+    level = ort.GraphOptimizationLevel
+    options.graph_optimization_level = level.ORT_DISABLE_ALL if plain else level.ORT_ENABLE_BASIC
+    try:
+        return ort.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # a class for each of ONNX Runtime's own codes
+        raise CannotBuildError(f"ONNX Runtime does not take it: {_first_line(error)}") from error
+
+
+def run(session: ort.InferenceSession, example: Tensors) -> list[Array]:
+    """Its outputs, in order.
+
+    Raises:
+        CannotBuildError: It fails on this example.
+    """
+    try:
+        found: list[Array] = session.run(None, example)
+    except Exception as error:  # as above
+        raise CannotBuildError(f"it does not run on an example: {_first_line(error)}") from error
+    return found
+
+
+def floats(answers: Sequence[Array]) -> list[int]:
+    """Which outputs are floats: scores. Labels beside them say less, and jump where they tie."""
+    return [i for i, answer in enumerate(answers) if answer.dtype.kind == "f"]
+
+
+def is_alike(got: Sequence[Array], want: Sequence[Array]) -> bool:
+    """Whether two graphs answer the same but for rounding.
+
+    Floats are compared where there are some; without them all outputs have to be equal.
+    """
+    if [answer.shape for answer in got] != [answer.shape for answer in want]:
+        return False
+    scores = floats(want)
+    if not scores:
+        return all(np.array_equal(a, b) for a, b in zip(got, want, strict=True))
+    return all(_difference(got[i], want[i]) <= _ROUNDING_RATIO for i in scores)
+
+
+def _difference(got: Array, want: Array) -> float:
+    """Largest difference, of the largest number; infinite where only one has numbers."""
+    wide, wanted = got.astype(np.float64), want.astype(np.float64)
+    if not np.array_equal(np.isfinite(wide), np.isfinite(wanted)):
+        return float("inf")
+    is_number = np.isfinite(wanted)
+    scale = float(np.max(np.abs(wanted), initial=1e-6, where=is_number))
+    difference = np.abs(np.subtract(wide, wanted, where=is_number, out=np.zeros_like(wide)))
+    return float(np.max(difference, initial=0.0)) / scale
+
+
+def traced_shapes(graph: Graph, example: Tensors, *, threads: int) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor when one example runs; declared shapes are not to be trusted."""
+    names = [name for node in graph.nodes for name in node.output if name]
+    answers = run(open_session(graph.proto(show=names), threads, plain=True), example)
+    # Sequences and maps come as other things than arrays.
+    shapes = {
+        name: tuple(array.shape)
+        for name, array in zip(names, answers, strict=True)
+        if hasattr(array, "shape")
+    }
+    return shapes | {name: array.shape for name, array in example.items()}
+
+
+def shown(
+    graph: Graph, names: Sequence[str], examples: Sequence[Tensors], *, threads: int
+) -> Iterator[list[Array]]:
+    """These tensors, for one example after the other."""
+    session = open_session(graph.proto(show=names), threads)
+    for example in examples:
+        yield run(session, example)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+class Course:
+    """Where examples have got to: all tensors that a later node reads, for each example.
+
+    Fitting layer after layer then takes one run of the graph, and not one for each layer.
+    """
+
+    def __init__(self, examples: Sequence[Tensors], *, threads: int) -> None:
+        self.known: list[Tensors] = [dict(example) for example in examples]
+        self._threads = threads
+        self._position = 0
+
+    def fork(self) -> "Course":
+        """Another one that starts here."""
+        other = Course(self.known, threads=self._threads)
+        other._position = self._position
+        return other
+
+    def advance(self, graph: Graph, upto: int, wanted: set[str]) -> None:
+        """Run nodes before `upto` that have not run; keep `wanted` and what later nodes read.
+
+        Args:
+            graph: The same nodes as before, perhaps with other constants.
+
+        Raises:
+            CannotBuildError: It fails on an example.
+        """
+        nodes = graph.nodes[self._position : upto]
+        if not nodes:
+            return
+        self._position = upto
+        made = {name for node in nodes for name in node.output if name}
+        read = names_read(nodes) - made - graph.constants.keys()
+        later = names_read(graph.nodes[upto:]) | wanted
+        outputs = sorted(made & later)
+        inputs = sorted(name for name in read if name in self.known[0])
+        session = None
+        if outputs:
+            values = [_declared(name, self.known[0]) for name in inputs]
+            session = open_session(graph.piece(nodes, values, outputs), self._threads)
+        for i, known in enumerate(self.known):
+            kept = {name: array for name, array in known.items() if name in later}
+            if session is not None:
+                answers = run(session, {name: known[name] for name in inputs})
+                kept |= dict(zip(outputs, answers, strict=True))
+            self.known[i] = kept
+
+
+def _declared(name: str, known: Tensors) -> object:
+    """An input of any shape."""
+    kind = helper.np_dtype_to_tensor_dtype(known[name].dtype)
+    return helper.make_tensor_value_info(name, kind, None)

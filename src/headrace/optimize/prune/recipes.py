@@ -10,7 +10,7 @@ from typing import Final
 from headrace.core import Tensors
 from headrace.optimize.candidate import Candidate, CannotBuildError, ModelClass, Workshop
 from headrace.optimize.child import run_in_child
-from headrace.optimize.prune.cut import FEWEST_EXAMPLES, MOST_EXAMPLES, Method, PruneCut
+from headrace.optimize.prune.groups import FEWEST_EXAMPLES, MOST_EXAMPLES, Method, PruneCut
 from headrace.runtimes.libraries import other_framework
 from headrace.runtimes.onnx_file import find_onnx_file
 
@@ -77,7 +77,7 @@ class SparseRecipe:
         Raises:
             CannotBuildError: It has no matrices, or there is no time.
         """
-        from headrace.optimize.prune.unstructured import sparsify  # noqa: PLC0415  # as above
+        from headrace.optimize.prune.pruning import sparsify  # noqa: PLC0415  # as above
 
         sparse = sparsify(
             find_onnx_file(workshop.source),

@@ -1,20 +1,28 @@
-"""Which units matter least, and how do the others make up for them? Linear algebra only.
+"""Choice of the least important units, and the fit of the others."""
 
-Both questions are asked of one layer: what a weight `W` answers, `x W`, is to change least. With
-second moments `H = E[x x^T]` of what it reads, the best weight on the units that stay is a ridge
-regression, and the loss of a unit that the others make up for is `W_u^T (H^-1_uu)^-1 W_u`: the
-optimal brain surgeon (Hassibi and Stork, 1993) for structures, as in ZipLM (Kurtic et al., NeurIPS
-2023) and SlimGPT (Ling et al., NeurIPS 2024). ThiNet (Luo et al., ICCV 2017) does it for channels.
-"""
-
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 import numpy as np
 
-from headrace.core import Array
-from headrace.optimize.prune.layout import Layout
+from headrace.core import Array, Tensors
+from headrace.optimize.candidate import CannotBuildError
+from headrace.optimize.prune.graph import Course, Graph
+from headrace.optimize.prune.groups import (
+    Consumer,
+    Cutting,
+    Group,
+    Importance,
+    Method,
+    Place,
+    bias_place,
+    change_constant,
+    with_units_ignored,
+)
+from headrace.optimize.prune.ties import MATRIX, Layout, Site, Slot, weight_axes
 
 _RIDGE_RATIO: Final = 1e-3
 """Of the mean second moment: what few examples say is believed no further."""
@@ -135,3 +143,248 @@ def _blocks(layout: Layout) -> list[Array]:
 
 def _ridge(own: Array) -> float:
     return _RIDGE_RATIO * float(np.trace(own)) / len(own) + np.finfo(np.float64).tiny
+
+
+_MOST_PATCHES: Final = 256
+"""Of one example: neighbours are nearly the same."""
+_MOST_WAITING: Final = 1024
+
+
+@dataclass(slots=True)
+class Moments:
+    """Sums over rows `x` that a weight multiplies, each with a 1 at its end for the bias.
+
+    `own`: of `x x^T`, `[size + 1, size + 1]`. `across`: of `x y^T`, where `y` is what the
+    corresponding row of the unpruned graph was.
+    """
+
+    size: int
+    rows: int = 0
+    own: Array = field(init=False)
+    across: Array = field(init=False)
+    _waiting: list[tuple[Array, Array]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.own = np.zeros((self.size + 1, self.size + 1), np.float64)
+        self.across = np.zeros_like(self.own)
+
+    def add(self, rows: Array, originals: Array) -> None:
+        """Take rows `[n, size]` in; the same array twice where nothing was pruned before."""
+        self._waiting.append((rows, originals))
+        self.rows += len(rows)
+        if sum(len(rows) for rows, _ in self._waiting) >= _MOST_WAITING:
+            self._sum_up()
+
+    def mean(self) -> tuple[Array, Array]:
+        """Both per row."""
+        if self._waiting:
+            self._sum_up()
+        return self.own / max(self.rows, 1), self.across / max(self.rows, 1)
+
+    def _sum_up(self) -> None:
+        """Products of a thousand rows at a time, in FP32: twice as fast, and summed in FP64."""
+        x = _with_one([rows for rows, _ in self._waiting])
+        same = all(originals is rows for rows, originals in self._waiting)
+        # What is not finite is told by whoever reads the means.
+        with np.errstate(over="ignore", invalid="ignore"):
+            own = x.T @ x
+            self.own += own
+            self.across += own if same else x.T @ _with_one([y for _, y in self._waiting])
+        self._waiting.clear()
+
+
+def rows_read(graph: Graph, node: int, tensor: Array) -> Array:
+    """What a weight multiplies in one run, `[rows, inputs of a filter]`."""
+    if graph.nodes[node].op_type != "Conv":
+        return tensor.reshape(-1, tensor.shape[-1])
+    return _patches(graph, node, tensor)
+
+
+def matrix(graph: Graph, node: int) -> Array:
+    """A weight as `[inputs, outputs]`, inputs as `rows_read` has them."""
+    weight = graph.constants[graph.nodes[node].input[1]]
+    if weight.ndim == MATRIX:
+        return weight if _is_plain(graph, node) else weight.T
+    return weight.reshape(len(weight), -1).T
+
+
+def set_matrix(graph: Graph, node: int, values: Array) -> None:
+    """The reverse of `matrix`."""
+    old = graph.constants[graph.nodes[node].input[1]]
+    made = values if old.ndim == MATRIX and _is_plain(graph, node) else values.T
+    place = Place(node=node, slot=Slot(out=False, at=1))
+    change_constant(graph, place, lambda array: made.reshape(array.shape).astype(array.dtype))
+
+
+def rows_layout(graph: Graph, consumer: Consumer) -> Layout:
+    """Where units lie in the rows of `matrix`."""
+    filters = graph.constants[graph.nodes[consumer.node].input[1]].shape[MATRIX:]
+    layout = consumer.layout
+    inner = layout.inner * math.prod(filters)
+    return Layout(axis=0, units=layout.units, outer=layout.outer, inner=inner)
+
+
+def _is_plain(graph: Graph, node: int) -> bool:
+    return weight_axes(Site(graph=graph, index=node, shapes={})) == (0, 1)
+
+
+def _with_one(parts: Sequence[Array]) -> Array:
+    rows = np.concatenate(parts)
+    return np.concatenate([rows, np.ones((len(rows), 1))], axis=1, dtype=np.float32)
+
+
+def _patches(graph: Graph, node: int, tensor: Array) -> Array:
+    """What each position of a convolution's filters covers, some of them if they are many."""
+    filters = graph.constants[graph.nodes[node].input[1]].shape[MATRIX:]
+    rank = len(filters)
+    strides = graph.attribute(node, "strides") or [1] * rank
+    dilations = graph.attribute(node, "dilations") or [1] * rank
+    windows = [(k - 1) * d + 1 for k, d in zip(filters, dilations, strict=True)]
+    pads = _pads(graph, node, tensor.shape[MATRIX:], windows, strides)
+    padded = np.pad(tensor, [(0, 0), (0, 0), *pads])
+    axes = tuple(range(MATRIX, MATRIX + rank))
+    view = np.lib.stride_tricks.sliding_window_view(padded, windows, axes)
+    steps = tuple(slice(None, None, step) for step in strides)
+    inner = tuple(slice(None, None, step) for step in dilations)
+    found = np.moveaxis(view[(slice(None), slice(None), *steps, *inner)], 1, 1 + rank)
+    count = math.prod(found.shape[: 1 + rank])
+    picked = np.linspace(0, count - 1, min(count, _MOST_PATCHES)).astype(np.int64)
+    places = np.unravel_index(picked, found.shape[: 1 + rank])
+    return found[places].reshape(len(picked), -1)
+
+
+def _pads(
+    graph: Graph, node: int, sizes: Sequence[int], windows: Sequence[int], strides: Sequence[int]
+) -> list[tuple[int, int]]:
+    """Zeros before and after each axis."""
+    rank = len(sizes)
+    how = graph.attribute(node, "auto_pad", b"NOTSET").decode()
+    if not how.startswith("SAME"):
+        told = graph.attribute(node, "pads") or [0] * 2 * rank
+        return list(zip(told[:rank], told[rank:], strict=True))
+    pads = []
+    for size, window, step in zip(sizes, windows, strides, strict=True):
+        total = max((-(-size // step) - 1) * step + window - size, 0)
+        less = total // 2
+        pads.append((less, total - less) if how == "SAME_UPPER" else (total - less, less))
+    return pads
+
+
+MOST_INPUTS: Final = 8192
+"""Of a weight whose second moments are kept: beyond, they would take half a gigabyte."""
+
+
+def reconstruct(
+    graph: Graph,
+    groups: Sequence[Group],
+    counts: Sequence[int],
+    examples: Sequence[Tensors],
+    *,
+    method: Method,
+    threads: int,
+    scores: Mapping[int, Array] | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> tuple[Graph, list[Cutting]]:
+    """The graph with its consumers fitted, as large as before, and what is to be cut from it.
+
+    Args:
+        groups: In the order in which they run.
+        counts: How many units of each stay.
+        scores: Of units, by the group's place, where something else has judged them.
+    """
+    working = graph
+    before = Course(examples, threads=threads)
+    now: Course | None = None
+    cuttings: list[Cutting] = []
+    for i, group in enumerate(groups):
+        say(f"fitting {group.unit}, layer {i + 1} of {len(groups)}")
+        wanted = {one.tensor for later in groups[i:] for one in later.consumers}
+        upto = max(graph.makers[one.tensor] for one in group.consumers) + 1
+        before.advance(graph, upto, wanted)
+        if now is None:
+            now = before.fork()
+        now.advance(working, upto, wanted)
+        moments = _moments(graph, group, now, before)
+        readings = _readings(working, group, moments)
+        kept = _kept(readings, counts[i], method, None if scores is None else scores.get(i))
+        cutting = Cutting(group=group, kept=kept)
+        cuttings.append(cutting)
+        working = with_units_ignored(working, [cutting])
+        if method.make_up:
+            _make_up(working, group, readings, moments, kept)
+    return working, cuttings
+
+
+def _moments(graph: Graph, group: Group, now: Course, before: Course) -> list[Moments]:
+    found = []
+    for consumer in group.consumers:
+        size = len(matrix(graph, consumer.node))
+        if size > MOST_INPUTS:
+            raise CannotBuildError(f"a weight of {size:,} inputs is too wide to be fitted")
+        moments = Moments(size=size)
+        for tensors, originals in zip(now.known, before.known, strict=True):
+            new, old = tensors[consumer.tensor], originals[consumer.tensor]
+            rows = rows_read(graph, consumer.node, new)
+            moments.add(rows, rows if old is new else rows_read(graph, consumer.node, old))
+        found.append(moments)
+    return found
+
+
+def _readings(graph: Graph, group: Group, moments: Sequence[Moments]) -> list[Reading]:
+    found = []
+    for consumer, moment in zip(group.consumers, moments, strict=True):
+        own, across = moment.mean()
+        if not (np.isfinite(own).all() and np.isfinite(across).all()):
+            raise CannotBuildError("its activations are not finite numbers on these examples")
+        size = moment.size
+        if bias_place(graph, consumer.node) is not None:
+            mean, before = own[:size, size], across[size, :size]
+            own = own[:size, :size] - np.outer(mean, mean)
+            across = across[:size, :size] - np.outer(mean, before)
+        else:
+            own, across = own[:size, :size], across[:size, :size]
+        weight = matrix(graph, consumer.node)
+        layout = rows_layout(graph, consumer)
+        found.append(Reading(weight=weight, layout=layout, own=own, across=across))
+    return found
+
+
+def _kept(readings: Sequence[Reading], count: int, method: Method, scores: Array | None) -> Array:
+    if scores is not None:
+        return largest(scores, count)
+    assert method.importance is not Importance.TAYLOR, "scores are given"
+    match method.importance:
+        case Importance.RECONSTRUCTION:
+            return least_lossy(readings, count)
+        case Importance.ACTIVATION:
+            return largest(activation_losses(readings), count)
+        case Importance.MAGNITUDE:
+            return largest(weight_losses(readings), count)
+
+
+def _make_up(
+    graph: Graph,
+    group: Group,
+    readings: Sequence[Reading],
+    moments: Sequence[Moments],
+    kept: Array,
+) -> None:
+    """Write the fitted weights into a graph, and the means into its biases."""
+    for consumer, reading, moment in zip(group.consumers, readings, moments, strict=True):
+        fitted = made_up(reading, kept)
+        entries = reading.layout.entries(kept)
+        weight = np.zeros(reading.weight.shape)
+        weight[entries] = fitted
+        set_matrix(graph, consumer.node, weight)
+        place = bias_place(graph, consumer.node)
+        if place is None:
+            continue
+        own, across = moment.mean()
+        size = moment.size
+        was = across[size, :size] @ reading.weight.astype(np.float64)
+        shift = was - own[:size, size] @ weight
+        change_constant(graph, place, partial(_shifted, shift=shift))
+
+
+def _shifted(bias: Array, *, shift: Array) -> Array:
+    return (bias + shift).astype(bias.dtype)

@@ -1,29 +1,155 @@
-"""If units lie along an axis of one tensor of a node, where do they lie in its other tensors?
+"""Ties between the axes of tensors that units of a network lie along."""
 
-Each rule is asked for one kind of node, with a slot and the layout there, and tells the slots that
-have to be cut together with it. A rule that is missing stops a cut; it never makes a wrong one.
-"""
-
+import math
 from collections.abc import Callable, Sequence
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Any, Final, NamedTuple
 
-from headrace.optimize.prune.layout import Layout, through_reshape
-from headrace.optimize.prune.site import (
-    INPUT,
-    MATRIX,
-    OUTPUT,
-    NotCutError,
-    Site,
-    Slot,
-    is_depthwise,
-    is_weighing,
-    weight_axes,
-)
+import numpy as np
+
+from headrace.core import Array
+from headrace.optimize.prune.graph import Graph
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """`units` on one `axis`: entry `(o * units + unit) * inner + i` belongs to `unit`.
+
+    A hidden unit is one entry (`outer` and `inner` are 1); a head is `inner` entries in a row, and
+    lies there three times where query, key and value come from one matrix (`outer` 3).
+    """
+
+    axis: int
+    units: int
+    outer: int = 1
+    inner: int = 1
+
+    @property
+    def extent(self) -> int:
+        """Size of the axis."""
+        return self.outer * self.units * self.inner
+
+    def entries(self, kept: Array) -> Array:
+        """Indices on the axis of the units `kept`, in the axis's order."""
+        inner = np.arange(self.inner)
+        outer = np.arange(self.outer)[:, None, None] * self.units
+        found: Array = ((outer + kept[None, :, None]) * self.inner + inner).reshape(-1)
+        return found
+
+    def at(self, axis: int) -> "Layout":
+        """The same on another axis."""
+        return replace(self, axis=axis)
+
+
+def through_reshape(layout: Layout, before: Sequence[int], after: Sequence[int]) -> Layout | None:
+    """The layout after a reshape from one shape to another; None where units are torn apart."""
+    outside = math.prod(before[: layout.axis]) * layout.outer
+    within = math.prod(before[layout.axis + 1 :]) * layout.inner
+    for axis, size in enumerate(after if 0 not in after else ()):
+        outer, rest = divmod(outside, math.prod(after[:axis]))
+        inner, more = divmod(within, math.prod(after[axis + 1 :]))
+        if not rest and not more and outer * layout.units * inner == size:
+            return Layout(axis=axis, units=layout.units, outer=outer, inner=inner)
+    return None
+
+
+MATRIX: Final = 2
+
+
+class Slot(NamedTuple):
+    """One tensor of a node."""
+
+    out: bool
+    at: int
+
+
+INPUT: Final = Slot(out=False, at=0)
+OUTPUT: Final = Slot(out=True, at=0)
+
+
+class NotCutError(Exception):
+    """Units cannot be cut here; the message says why."""
+
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """A node of a graph, with the shapes that its tensors had in a run."""
+
+    graph: Graph
+    index: int
+    shapes: dict[str, Shape]
+
+    @property
+    def kind(self) -> str:
+        """Its operator."""
+        return str(self.graph.nodes[self.index].op_type)
+
+    @property
+    def is_fed(self) -> tuple[int, ...]:
+        """Inputs that are given."""
+        node = self.graph.nodes[self.index]
+        return tuple(i for i, name in enumerate(node.input) if name)
+
+    def name(self, slot: Slot) -> str:
+        """What a tensor is called; empty where an optional one is left out."""
+        node = self.graph.nodes[self.index]
+        names = node.output if slot.out else node.input
+        return names[slot.at] if slot.at < len(names) else ""
+
+    def shape(self, slot: Slot) -> Shape:
+        """The shape it had."""
+        name = self.name(slot)
+        constant = self.graph.constants.get(name)
+        if constant is not None:
+            return tuple(constant.shape)
+        if name not in self.shapes:
+            raise NotCutError(f"the shape of '{name}' is not known")
+        return self.shapes[name]
+
+    def constant(self, index: int) -> Array | None:
+        """An input's values, if it is constant."""
+        return self.graph.constants.get(self.name(Slot(out=False, at=index)))
+
+    def attribute(self, name: str, default: Any = None) -> Any:  # noqa: ANN401  # whatever it is
+        """An attribute."""
+        return self.graph.attribute(self.index, name, default)
+
+
+def is_depthwise(site: Site) -> bool:
+    """Whether a convolution has one filter for each channel."""
+    weight, group = site.constant(1), site.attribute("group", 1)
+    return weight is not None and group > 1 and tuple(weight.shape[:2]) == (group, 1)
+
+
+def weight_axes(site: Site) -> tuple[int, int]:
+    """Axes of a weight, at input 1, along which its inputs and its outputs lie."""
+    if site.kind == "Conv":
+        return (1, 0)
+    return (1, 0) if site.kind == "Gemm" and site.attribute("transB", 0) else (0, 1)
+
+
+def is_weighing(site: Site) -> bool:
+    """Whether it multiplies what comes in with a constant matrix or filters."""
+    weight = site.constant(1)
+    if weight is None or site.graph.nodes[site.index].domain:
+        return False
+    match site.kind:
+        case "MatMul":
+            return weight.ndim == MATRIX
+        case "Gemm":
+            return not site.attribute("transA", 0)
+        case "Conv":
+            return bool(site.attribute("group", 1) == 1)
+        case _:
+            return False
+
 
 _MICROSOFT: Final = "com.microsoft"
 _LAST_AXIS_OPSET: Final = 13
 """Since then Softmax is over the last axis where nothing else is said."""
-
 Ties = dict[Slot, Layout]
 Rule = Callable[[Site, Slot, Layout], Ties]
 

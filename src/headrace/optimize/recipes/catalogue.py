@@ -1,24 +1,72 @@
-"""Which recipes are tried with which kind of model? Those that promise most for least come first.
+"""Recipes for each kind of model, in the order in which they are tried."""
 
-No list says which of them spoil a model or slow it down: that is measured.
-
-Two options are in no recipe of their own: the baseline has both, and what is served has neither.
-An arena saved no time at any size that was tried (a perceptron, an encoder, conv nets), and keeps
-the largest batch's memory. Threads that spin between runs take the cores from whatever else runs:
-beside other load a run on two threads took 1.2 to 1.7 times as long, and a search, which times a
-model alone, would not see what they cost other models.
-"""
-
+import math
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
-from headrace.optimize.candidate import ModelClass, Recipe
-from headrace.optimize.recipes.as_it_is import BASELINE_RECIPE, BASIC, EXTENDED, SERVED
-from headrace.optimize.recipes.gpu import HALF, INT8
-from headrace.optimize.recipes.onnx_int8 import DynamicInt8, StaticInt8
-from headrace.optimize.recipes.openvino_int8 import PostTrainingInt8
-from headrace.optimize.recipes.openvino_ir import ByteWeights, HalfWeights, InPrecision
+import msgspec
 
+from headrace.optimize.candidate import BASELINE, Candidate, ModelClass, Recipe, Workshop
+from headrace.optimize.recipes.building import versions
+from headrace.optimize.recipes.onnx_int8 import HALF, INT8, DynamicInt8, StaticInt8
+from headrace.optimize.recipes.openvino import (
+    ByteWeights,
+    HalfWeights,
+    InPrecision,
+    PostTrainingInt8,
+)
+from headrace.runtimes.tuning import UNTUNED, Tuning
+
+_DEFAULTS: Final = Tuning(disabled_optimizers=(), arena=True, spinning=True)
+"""ONNX Runtime's own: whoever calls it without options gets these."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AsItIs:
+    """Nothing is rewritten."""
+
+    name: str
+    title: str
+    tuning: Tuning
+
+    def why_not(self, _: Workshop) -> str:
+        """It always applies."""
+        return ""
+
+    def build(self, workshop: Workshop) -> Sequence[Candidate]:
+        """The source itself."""
+        told = {"graph_optimizations": self.tuning.graph_optimizations}
+        return [
+            Candidate(
+                name=self.name,
+                title=self.title,
+                runtime=workshop.runtime,
+                path=workshop.source,
+                tuning=self.tuning,
+                recipe={"what": "nothing is rewritten", **told, **versions("onnxruntime")},
+            )
+        ]
+
+
+BASELINE_RECIPE: Final = AsItIs(
+    name=BASELINE, title="ONNX Runtime, FP32, its own defaults", tuning=_DEFAULTS
+)
+SERVED: Final = AsItIs(
+    name="onnxruntime-fp32-served",
+    title="ONNX Runtime, FP32, as Headrace serves it",
+    tuning=UNTUNED,
+)
+BASIC: Final = AsItIs(
+    name="onnxruntime-basic",
+    title="ONNX Runtime, FP32, no fused operators",
+    tuning=Tuning(graph_optimizations="basic"),
+)
+EXTENDED: Final = AsItIs(
+    name="onnxruntime-extended",
+    title="ONNX Runtime, FP32, layout of images left alone",
+    tuning=Tuning(graph_optimizations="extended"),
+)
 _EIGHT_BITS: Final = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
 _BF16: Final = frozenset({"amx_bf16", "avx512_bf16", "bf16"})
 _FP16: Final = frozenset({"amx_fp16", "avx512_fp16", "asimdhp"})
@@ -127,4 +175,67 @@ def _static(
         title=f"ONNX Runtime, static INT8, {what}",
         operators=operators,
         reduce_range=reduce_range,
+    )
+
+
+_WORTH_IT: Final = frozenset(
+    {"onnxruntime-fp32-served", "onnxruntime-int8-dynamic", "openvino-bf16", "openvino-int8"}
+)
+"""Recipes whose candidates are the fastest: each takes a few seconds more with every number."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InMoreThreads:
+    """What another recipe makes, and the same with several cores for each run."""
+
+    recipe: Recipe
+
+    @property
+    def name(self) -> str:
+        """The other's."""
+        return self.recipe.name
+
+    @property
+    def title(self) -> str:
+        """The other's."""
+        return self.recipe.title
+
+    def why_not(self, workshop: Workshop) -> str:
+        """As the other says."""
+        return self.recipe.why_not(workshop)
+
+    def build(self, workshop: Workshop) -> Sequence[Candidate]:
+        """The other's candidates first; the files are the same.
+
+        Raises:
+            CannotBuildError: The other cannot be built.
+        """
+        made = self.recipe.build(workshop)
+        counts = thread_counts(workshop.threads)
+        return [*made, *(_in_threads(one, count) for one in made for count in counts)]
+
+
+def in_more_threads(recipes: Sequence[Recipe]) -> list[Recipe]:
+    """All recipes, the most promising of them in more threads too."""
+    return [InMoreThreads(recipe=one) if one.name in _WORTH_IT else one for one in recipes]
+
+
+def thread_counts(cores: int) -> tuple[int, ...]:
+    """How many threads inside a run are tried besides one: all cores, and some between. Pure.
+
+    Both are powers of two, as cores divided by threads run at once.
+    """
+    if cores <= 1:
+        return ()
+    power = int(math.log2(cores))
+    return tuple(sorted({1 << power, 1 << (power + 1) // 2} - {1}))
+
+
+def _in_threads(candidate: Candidate, count: int) -> Candidate:
+    return replace(
+        candidate,
+        name=f"{candidate.name}-{count}-threads",
+        title=f"{candidate.title}, {count} cores for each run",
+        tuning=msgspec.structs.replace(candidate.tuning, intra_op_threads=count),
+        recipe={**candidate.recipe, "intra_op_threads": str(count)},
     )

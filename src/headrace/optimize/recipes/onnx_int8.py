@@ -1,15 +1,12 @@
-"""INT8 in ONNX Runtime: activations measured as they come, or beforehand by examples.
-
-Its tools' defaults, one scale for a whole weight and every operator in INT8, are recipes too: they
-cost a transformer answers, which is for the gate to find out.
-"""
+"""INT8 in ONNX Runtime, and the 16-bit and INT8 forms for GPUs."""
 
 import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import onnxruntime as ort
 
@@ -26,7 +23,90 @@ from headrace.optimize.recipes.building import (
     told_by,
     versions,
 )
-from headrace.optimize.recipes.simplify import simplified
+from headrace.runtimes.onnx_file import find_onnx_file
+from headrace.runtimes.onnx_providers import CUDA, TENSORRT, short
+
+_SIMPLIFIED_FILE: Final = "simple.onnx"
+_WHOLE: Final = "whole.onnx"
+_PER_CHANNEL_OPSET: Final = 13
+"""The first in which a tensor of small integers may have several scales."""
+_NO_LOGS: Final = 4
+_BIAS: Final = 2
+_ADDED: Final = ("_scale", "_zero_point", "_quantized")
+"""How the tools call what belongs to a tensor."""
+_MATRIX: Final = 2
+Graph = Any  # an `onnx.ModelProto`; onnx ships no types
+
+
+def simplified(workshop: Workshop) -> Path:
+    """The source with constants folded and layers merged, as one file in the recipe's folder.
+
+    Raises:
+        CannotBuildError: ONNX or ONNX Runtime does not take the model.
+    """
+    import onnx  # noqa: PLC0415  # an extra brings it
+
+    target, whole = workshop.folder / _SIMPLIFIED_FILE, workshop.folder / _WHOLE
+    facts = facts_of(workshop)
+    file = find_onnx_file(workshop.source)
+    if facts.opset < _PER_CHANNEL_OPSET or facts.external:
+        with told_by("ONNX"):
+            model = onnx.load(file)
+            if facts.opset < _PER_CHANNEL_OPSET:
+                model = onnx.version_converter.convert_version(model, _PER_CHANNEL_OPSET)
+            onnx.save(model, whole)
+        file = whole
+    with told_by("ONNX Runtime"):
+        _merge(file, target, threads=workshop.threads)
+    whole.unlink(missing_ok=True)
+    with told_by("ONNX"):
+        model = onnx.load(target)
+        if any([_flatten_biases(model.graph), _rename(model.graph)]):
+            onnx.save(model, target)
+    return target
+
+
+def _merge(file: Path, target: Path, *, threads: int) -> None:
+    """Write what ONNX Runtime makes of a model by rules that hold on every processor."""
+    options = ort.SessionOptions()
+    options.log_severity_level = _NO_LOGS
+    options.intra_op_num_threads = max(1, threads)
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(target)
+    ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+
+
+def _flatten_biases(graph: Graph) -> bool:
+    """Make [1, n] into [n] where only `Gemm` adds it; whether there was any."""
+    uses: Counter[str] = Counter()
+    biases: Counter[str] = Counter()
+    for node in graph.node:
+        uses.update(node.input)
+        if node.op_type == "Gemm" and len(node.input) > _BIAS:
+            biases[node.input[_BIAS]] += 1
+    found = False
+    for tensor in graph.initializer:
+        is_row = len(tensor.dims) == _MATRIX and tensor.dims[0] == 1
+        if is_row and biases[tensor.name] and biases[tensor.name] == uses[tensor.name]:
+            del tensor.dims[0]
+            found = True
+    return found
+
+
+def _rename(graph: Graph) -> bool:
+    """Give constants other names where the tools would use theirs; whether there was any."""
+    taken = {name for node in graph.node for name in (*node.input, *node.output)}
+    new = {}
+    for tensor in graph.initializer:
+        owners = (tensor.name.removesuffix(end) for end in _ADDED if tensor.name.endswith(end))
+        if any(owner in taken for owner in owners):
+            new[tensor.name] = f"{tensor.name}_of_the_model"
+            tensor.name = new[tensor.name]
+    for node in graph.node if new else ():
+        for place, name in enumerate(node.input):
+            node.input[place] = new.get(name, name)
+    return bool(new)
+
 
 _FILE: Final = "model.onnx"
 _WARNING, _FATAL = 2, 4
@@ -186,3 +266,77 @@ def _quiet() -> Iterator[None]:
 
 def _is_not_theirs(record: logging.LogRecord) -> bool:
     return "onnxruntime" not in record.pathname
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnGpu:
+    """Another recipe, where ONNX Runtime has one of some providers."""
+
+    recipe: "Half | StaticInt8"
+    providers: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """As its candidate's."""
+        return self.recipe.name
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        return self.recipe.title
+
+    def why_not(self, workshop: Workshop) -> str:
+        """Without a GPU that ONNX Runtime was built for."""
+        if not set(self.providers) & set(ort.get_available_providers()):
+            wanted = " or ".join(map(short, self.providers))
+            return f"needs {wanted}, which this build of ONNX Runtime has not: onnxruntime-gpu has"
+        return self.recipe.why_not(workshop)
+
+    def build(self, workshop: Workshop) -> Sequence[Candidate]:
+        """As the other recipe."""
+        return self.recipe.build(workshop)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Half:
+    """All of the model in FP16, but for what it takes and gives."""
+
+    name: str = "onnxruntime-gpu-fp16"
+    title: str = "ONNX Runtime on the GPU, FP16"
+
+    def why_not(self, _: Workshop) -> str:
+        """Only without the package."""
+        return missing_package("onnx")
+
+    def build(self, workshop: Workshop) -> Sequence[Candidate]:
+        """One file, half as large."""
+        check_can_quantize(facts_of(workshop))
+        target = workshop.folder / _FILE
+        simple = simplified(workshop)
+        with told_by("ONNX Runtime's converter to FP16"):
+            import onnx  # noqa: PLC0415  # an extra brings it
+            from onnxruntime.transformers.float16 import convert_float_to_float16  # noqa: PLC0415
+
+            model = convert_float_to_float16(onnx.load(simple), keep_io_types=True)
+            onnx.save(model, target)
+        simple.unlink()
+        made = Candidate(
+            name=self.name,
+            title=self.title,
+            runtime="onnx",
+            path=target,
+            recipe={"what": self.title, "device": "gpu", **versions("onnxruntime", "onnx")},
+        )
+        return [checked(made, workshop)]
+
+
+HALF: Final = OnGpu(recipe=Half(), providers=(TENSORRT, CUDA))
+INT8: Final = OnGpu(
+    recipe=StaticInt8(
+        name="onnxruntime-tensorrt-int8",
+        title="TensorRT by ONNX Runtime, static INT8",
+        operators=("MatMul", "Gemm", "Conv"),
+        signed=True,
+    ),
+    providers=(TENSORRT,),
+)

@@ -1,25 +1,17 @@
-"""Trees: in their own library, and in ONNX Runtime.
+"""Tree engines: the own library and ONNX Runtime, and their choice by batch size."""
 
-For one row most of a library's time goes into the call, which is short in ONNX Runtime; for many
-rows XGBoost and CatBoost walk their trees several times as fast. So neither is better, and
-`by_batch` lets each have the batches that it is quicker at.
-
-Compilers are left out. tl2cgen (last released in March 2024, and it needs a C compiler) is slower
-than ONNX Runtime for one row, and for 1,024 as fast to 2.4 times as fast. lleaves is 1.3 to six
-times as fast from 8 rows on, for LightGBM alone; but it compiles a hundred trees for several
-seconds, brings 130 MB of LLVM, and its last release (December 2024) needs llvmlite 0.44. What
-either makes is machine code, which a replica had to be allowed to run.
-"""
-
-from collections.abc import Mapping, Sequence
+import math
+from bisect import bisect_left
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import combinations, permutations
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 
-from headrace.core import HeadraceError, Tensors
-from headrace.optimize.by_batch import MIX_TOLERANCE
+from headrace.core import HeadraceError, InvalidArgumentError, Tensors
 from headrace.optimize.candidate import Candidate, CannotBuildError, ModelClass, Recipe, Workshop
 from headrace.optimize.compare import MAX_CHANGED_RATIO, Comparison, compare
 from headrace.optimize.convert import Conversion, convert
@@ -27,6 +19,217 @@ from headrace.optimize.sources import open_source, with_version
 from headrace.runtimes import Model
 from headrace.runtimes.reasons import reason_of
 from headrace.runtimes.tuning import Tuning
+
+GAIN_RATIO: Final = 0.10
+"""How much faster another engine has to be at some size, to be loaded besides."""
+SLACK_RATIO: Final = 0.03
+"""How much slower it may be at any other size, which is as good as the same."""
+MOST_MEMBERS: Final = 3
+MIX_TOLERANCE: Final = 1e-5
+"""How far apart, relative to their value, the answers of two engines may be to the same row."""
+
+
+class Span(Protocol):
+    """A measured time of one call, in seconds, and between what it lies with confidence."""
+
+    @property
+    def value(self) -> float:
+        """The estimate."""
+
+    @property
+    def low(self) -> float:
+        """Not less than this."""
+
+    @property
+    def high(self) -> float:
+        """Not more than this."""
+
+
+Measured = Mapping[int, Span]
+"""By rows of a batch."""
+Choice = tuple[str, int | None]
+"""An engine, and batches of how many rows and fewer go to it; None for all larger ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """Engines in the order of the batches that they take; `starts`: at which of the sizes."""
+
+    engines: tuple[str, ...]
+    starts: tuple[int, ...]
+
+    def engine(self, place: int) -> str:
+        """Which one runs the size at `place`."""
+        return self.engines[sum(start <= place for start in self.starts) - 1]
+
+
+def choose_by_batch(
+    measured: Mapping[str, Measured],
+    *,
+    sizes: Sequence[int] | None = None,
+    unlike: Collection[frozenset[str]] = (),
+    gain_ratio: float = GAIN_RATIO,
+    slack_ratio: float = SLACK_RATIO,
+) -> list[Choice]:
+    """The members of a model: as few as are worth it, the one for the smallest batches first.
+
+    Where an engine was not measured at a size that is served, its time lies on a line between
+    those of its neighbours on logarithmic scales. Below its smallest size a batch takes as long as
+    that, above its largest one each row as long as there.
+
+    Args:
+        measured: By engine; one that is listed earlier wins where two are the same.
+        sizes: Batches that are served, in rows; None for all that were measured.
+        unlike: Pairs that do not answer alike, as `why_not_mixed` has it.
+        gain_ratio: Another engine has to be so much faster at some size, beyond both intervals.
+        slack_ratio: And may be so much slower at any other.
+
+    Raises:
+        InvalidArgumentError: Nothing was measured, or what was is no time.
+    """
+    _check_members(measured, sizes)
+    served = sorted(set(sizes or {rows for one in measured.values() for rows in one}))
+    times = {name: [_at(one, rows) for rows in served] for name, one in measured.items()}
+    alone = best = min(_plans(tuple(times), 1, len(served)), key=lambda plan: _cost(plan, times))
+    for members in range(2, min(MOST_MEMBERS, len(times), len(served)) + 1):
+        worth = [
+            plan
+            for plan in _plans(tuple(times), members, len(served))
+            if not any(pair <= set(plan.engines) for pair in unlike)
+            and _is_never_slower(plan, alone, times, slack_ratio)
+            and _is_never_slower(plan, best, times, slack_ratio)
+            and all(
+                _gains(plan, other, times, gain_ratio)
+                for other in (best, *(_Plan((name,), (0,)) for name in plan.engines))
+            )
+        ]
+        if not worth:
+            break
+        best = min(worth, key=lambda plan: _cost(plan, times))
+    ends = [
+        _last_rows(measured[best.engines[i]], measured[best.engines[i + 1]], served, start)
+        for i, start in enumerate(best.starts[1:])
+    ]
+    return list(zip(best.engines, [*ends, None], strict=True))
+
+
+def why_not_mixed(found: Comparison) -> str:
+    """Why one model may not be run by both of two engines; empty if it may.
+
+    Rounding may show in the sixth digit of a probability; a row may not get another class when it
+    comes with others. Over rows like those that are served, as engines that compare in another
+    precision differ on some data alone.
+
+    Args:
+        found: How far the answers of one are from those of the other.
+    """
+    if found.changed_rows:
+        return (
+            f"{found.changed_rows} of {found.rows} rows would get another class in a batch of "
+            "another size"
+        )
+    if not found.largest_relative <= MIX_TOLERANCE:
+        return (
+            f"output '{found.output}' would change by up to {found.largest_relative:.2g} of its "
+            f"value with the size of the batch; {MIX_TOLERANCE:g} may be rounding"
+        )
+    return ""
+
+
+def _check_members(measured: Mapping[str, Measured], sizes: Sequence[int] | None) -> None:
+    if not measured or (sizes is not None and not sizes):
+        msg = "no engine was measured, or no size is served: there is nothing to choose from"
+        raise InvalidArgumentError(msg)
+    for name, one in measured.items():
+        if not one:
+            raise InvalidArgumentError(f"'{name}' was measured at no size of batch")
+        for rows, span in one.items():
+            ordered = 0 < span.low <= span.value <= span.high < math.inf
+            if rows < 1 or not ordered:
+                msg = (
+                    f"'{name}' at {rows} rows: {span.value} s between {span.low} and {span.high} "
+                    "is no time of a batch"
+                )
+                raise InvalidArgumentError(msg)
+    if sizes and min(sizes) < 1:
+        raise InvalidArgumentError(f"{min(sizes)} rows are served; there are 1 and more")
+
+
+@dataclass(frozen=True, slots=True)
+class _Time:
+    value: float
+    low: float
+    high: float
+
+
+def _at(one: Measured, rows: int) -> _Time:
+    """An engine's time at a size."""
+    known = sorted(one)
+    place = bisect_left(known, rows)
+    if place == 0 or known[place : place + 1] == [rows]:
+        span = one[known[place]]
+        return _Time(span.value, span.low, span.high)
+    below = one[known[place - 1]]
+    if place == len(known):
+        times = rows / known[-1]
+        return _Time(below.value * times, below.low * times, below.high * times)
+    above = one[known[place]]
+    share = math.log(rows / known[place - 1]) / math.log(known[place] / known[place - 1])
+    return _Time(
+        _between(below.value, above.value, share),
+        _between(below.low, above.low, share),
+        _between(below.high, above.high, share),
+    )
+
+
+def _between(first: float, last: float, share: float) -> float:
+    return math.exp((1 - share) * math.log(first) + share * math.log(last))
+
+
+def _plans(names: tuple[str, ...], members: int, sizes: int) -> Iterator[_Plan]:
+    """All ways to give the sizes to so many engines, each of which is loaded once."""
+    for engines in permutations(names, members):
+        for starts in combinations(range(1, sizes), members - 1):
+            yield _Plan(engines, (0, *starts))
+
+
+def _cost(plan: _Plan, times: Mapping[str, Sequence[_Time]]) -> float:
+    """Sizes count alike, whatever a batch takes: a tenth less is as good at each of them."""
+    sizes = len(next(iter(times.values())))
+    return math.fsum(math.log(times[plan.engine(i)][i].value) for i in range(sizes))
+
+
+def _is_never_slower(
+    plan: _Plan, other: _Plan, times: Mapping[str, Sequence[_Time]], slack_ratio: float
+) -> bool:
+    return all(
+        times[plan.engine(i)][i].value <= (1 + slack_ratio) * times[other.engine(i)][i].value
+        for i in range(len(next(iter(times.values()))))
+    )
+
+
+def _gains(
+    plan: _Plan, other: _Plan, times: Mapping[str, Sequence[_Time]], gain_ratio: float
+) -> bool:
+    """Whether it is faster somewhere by enough, and by more than chance."""
+    for i in range(len(next(iter(times.values())))):
+        mine, its = times[plan.engine(i)][i], times[other.engine(i)][i]
+        if mine.value <= (1 - gain_ratio) * its.value and mine.high < its.low:
+            return True
+    return False
+
+
+def _last_rows(small: Measured, large: Measured, served: Sequence[int], start: int) -> int:
+    """The largest batch that `small` still runs: where the lines of both cross."""
+    low, high = served[start - 1], served[start]
+    while high - low > 1:
+        middle = (low + high) // 2
+        if _at(small, middle).value <= _at(large, middle).value:
+            low = middle
+        else:
+            high = middle
+    return low
+
 
 NATIVE: Final = "native"
 ONNX: Final = "onnxruntime-trees"

@@ -1,14 +1,233 @@
-"""Report as one HTML page."""
+"""Report as one HTML page, with tables and intervals as bars."""
 
+import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Final
 
+from headrace.core.charts import Scale
 from headrace.core.text import NOTHING, bytes_text, number_text
-from headrace.optimize.report import words
-from headrace.optimize.report.data import CandidateReport, OptimizeReport, numbered, points
+from headrace.optimize.report import text
+from headrace.optimize.report.data import (
+    CandidateReport,
+    Interval,
+    Kind,
+    Numbered,
+    OptimizeReport,
+    numbered,
+    points,
+)
 from headrace.optimize.report.plot import NARROW, WIDE, plot
-from headrace.optimize.report.tables import candidates_table, rejected_table
+
+_MARKS: Final = {
+    Kind.BASELINE: "baseline",
+    Kind.REFERENCE: "another baseline",
+    Kind.CHOSEN: "chosen",
+    Kind.PASSED: "",
+    Kind.REJECTED: "",
+}
+_BAR_WIDTH: Final = 132
+_BAR_HEIGHT: Final = 14
+_BAR_ROOM: Final = 6.0
+_LARGEST: Final = 1e9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bars:
+    """A scale for a column. `neutral`: where nothing changed; `limit`: what is tolerated."""
+
+    low: float
+    high: float
+    neutral: float | None = None
+    limit: float | None = None
+
+    def bar(self, value: float | None, bounds: Interval | None) -> str:
+        """One row's picture; empty where nothing is known. The figures stand beside it."""
+        if value is None or not math.isfinite(value):
+            return ""
+        return "".join(self._parts(value, bounds))
+
+    def _parts(self, value: float, bounds: Interval | None) -> Iterator[str]:
+        middle = _BAR_HEIGHT / 2
+        look = f'class="interval" viewBox="0 0 {_BAR_WIDTH} {_BAR_HEIGHT}"'
+        yield f'<svg {look} aria-hidden="true">'
+        for kind, at in (("neutral", self.neutral), ("limit", self.limit)):
+            if at is not None:
+                yield f'<path class="{kind}" d="M{self._scale.place(at)} 0V{_BAR_HEIGHT}"/>'
+        if bounds is not None and not any(map(math.isnan, bounds)):
+            low, high = map(self._scale.place, bounds)
+            yield f'<path class="reach" d="M{low} {middle}H{high}"/>'
+        yield f'<circle cx="{self._scale.place(value)}" cy="{middle}" r="3.2"/></svg>'
+
+    @property
+    def _scale(self) -> Scale:
+        high = self.high if self.high > self.low else self.low + 1.0
+        return Scale(low=self.low, high=high, start=_BAR_ROOM, end=_BAR_WIDTH - _BAR_ROOM)
+
+
+def bars(
+    values: Iterable[float | None],
+    bounds: Iterable[Interval | None] = (),
+    *,
+    neutral: float | None = None,
+    limit: float | None = None,
+) -> Bars:
+    """A scale that holds all values with their bounds."""
+    known = [value for value in values if value is not None]
+    known += [x for pair in bounds if pair is not None for x in pair]
+    known += [x for x in (neutral, limit) if x is not None]
+    known = [value for value in known if abs(value) <= _LARGEST]
+    low, high = min(known, default=0.0), max(known, default=1.0)
+    return Bars(low=low, high=high, neutral=neutral, limit=limit)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Scales:
+    p50: Bars
+    cut: Bars
+    loss: Bars
+
+
+def candidates_table(report: OptimizeReport) -> Iterator[str]:
+    """Those that may be served, with all that is known of them."""
+    rows = [one for one in numbered(report) if one.kind is not Kind.REJECTED]
+    scales = _scales([one.candidate for one in rows], report)
+    heads = ["candidate", "median latency", "less time", text.quality_head(report.data)]
+    heads += [_loss_head(report)] if report.data.is_labelled else []
+    heads += ["p99", "files", "memory"]
+    heads += ["cost per million"] if _has_cost(rows) else []
+    yield from _head(heads)
+    for one in rows:
+        yield f'<tr class="{one.kind}" role="row">{_name(one)}'
+        cells = _figures(one, report, scales)
+        yield from (_cell(head, cell) for head, cell in zip(heads[1:], cells, strict=False))
+        yield "</tr>"
+    yield "</tbody></table>"
+
+
+def rejected_table(report: OptimizeReport) -> Iterator[str]:
+    """Those that may not be served, and why."""
+    rows = [one for one in numbered(report) if one.kind is Kind.REJECTED]
+    quality, lost = text.quality_head(report.data), _loss_head(report)
+    losses = [lost] if report.data.is_labelled else []
+    yield from _head(["candidate", "median latency", "less time", quality, *losses, "why"])
+    for one in rows:
+        candidate = one.candidate
+        yield f'<tr class="{one.kind}" role="row">{_name(one)}'
+        yield _cell("median latency", _known(text.seconds(candidate.p50_s, candidate.p50_ci_s)))
+        yield _cell("less time", _known(text.percent(candidate.cut_ratio, candidate.cut_ci_ratio)))
+        yield _cell(quality, _known(text.quality(candidate, report.data)))
+        if losses:
+            yield _cell(lost, _known(text.loss(candidate, report.data)))
+        reason = text.markup(candidate.reason or "no reason is known")
+        yield f'<td class="reason" role="cell" data-label="why">{reason}</td></tr>'
+    yield "</tbody></table>"
+
+
+def _figures(one: Numbered, report: OptimizeReport, scales: _Scales) -> Iterator[str]:
+    candidate, is_baseline = one.candidate, one.kind is Kind.BASELINE
+    yield _barred(
+        text.seconds(candidate.p50_s, candidate.p50_ci_s),
+        scales.p50.bar(candidate.p50_s, candidate.p50_ci_s),
+    )
+    yield (
+        "baseline"
+        if is_baseline
+        else _barred(
+            text.percent(candidate.cut_ratio, candidate.cut_ci_ratio),
+            scales.cut.bar(candidate.cut_ratio, candidate.cut_ci_ratio),
+        )
+    )
+    yield _known(text.quality(candidate, report.data))
+    if report.data.is_labelled:
+        yield (
+            ""
+            if is_baseline
+            else _barred(
+                text.loss(candidate, report.data),
+                scales.loss.bar(candidate.accuracy_loss, candidate.accuracy_loss_ci),
+            )
+            + _split(candidate)
+        )
+    yield _known(text.seconds(candidate.p99_s))
+    yield _known(bytes_text(candidate.size_bytes))
+    yield _known(bytes_text(candidate.memory_bytes))
+    yield _known(number_text(candidate.cost_per_million))
+
+
+def _split(candidate: CandidateReport) -> str:
+    """Which answers changed for better or worse, by how little chance."""
+    if candidate.lost is None or candidate.gained is None:
+        return ""
+    said = f"{candidate.lost:,} lost, {candidate.gained:,} gained"
+    chance = text.p_value(candidate.p_value)
+    return f'<span class="small soft">{said}{f" ({text.markup(chance)})" if chance else ""}</span>'
+
+
+def _scales(rows: Sequence[CandidateReport], report: OptimizeReport) -> _Scales:
+    return _Scales(
+        p50=bars(
+            [0.0, *(one.p50_s for one in rows)],
+            [one.p50_ci_s for one in rows],
+            neutral=report.baseline.p50_s,
+        ),
+        cut=bars([one.cut_ratio for one in rows], [one.cut_ci_ratio for one in rows], neutral=0.0),
+        loss=bars(
+            [one.accuracy_loss for one in rows],
+            [one.accuracy_loss_ci for one in rows],
+            neutral=0.0,
+            limit=report.settings.max_loss,
+        ),
+    )
+
+
+def _head(heads: Sequence[str]) -> Iterator[str]:
+    # Roles are said, for a phone's layout of these elements would make them forgotten.
+    cells = (f'<th scope="col" role="columnheader">{text.markup(head)}</th>' for head in heads)
+    yield '<table class="rows" role="table"><thead role="rowgroup"><tr role="row">'
+    yield from cells
+    yield '</tr></thead><tbody role="rowgroup">'
+
+
+def _name(one: Numbered) -> str:
+    candidate, mark = one.candidate, _MARKS[one.kind]
+    said = f'<span class="no">{one.number}</span>{text.markup(candidate.name)}'
+    said += f' <span class="mark">{mark}</span>' if mark else ""
+    if candidate.title and candidate.title != candidate.name:
+        said += f"<small>{text.markup(candidate.title)}</small>"
+    if candidate.recipe:
+        steps = (
+            f"<div>{text.markup(k)}: {text.markup(v)}</div>" for k, v in candidate.recipe.items()
+        )
+        said += f"<details><summary>recipe</summary>{''.join(steps)}</details>"
+    return f'<th scope="row" role="rowheader">{said}</th>'
+
+
+def _cell(head: str, cell: str) -> str:
+    return f'<td role="cell" data-label="{text.markup(head)}">{cell}</td>'
+
+
+def _barred(figure_text: str, bar: str) -> str:
+    return f"{_known(figure_text)}{bar}"
+
+
+def _known(figure_text: str) -> str:
+    """A figure and its interval; neither is broken over lines."""
+    if figure_text == NOTHING:
+        return ""
+    figure, bracket, interval = figure_text.partition(" [")
+    said = f'<span class="figure">{text.markup(figure)}</span>'
+    return said + (f' <span class="figure soft">[{text.markup(interval)}</span>' if bracket else "")
+
+
+def _loss_head(report: OptimizeReport) -> str:
+    return "loss, points" if text.in_percent(report.data) else "loss"
+
+
+def _has_cost(rows: Sequence[Numbered]) -> bool:
+    return any(one.candidate.cost_per_million is not None for one in rows)
+
 
 STYLE: Final = """\
 :root { color-scheme: light dark; --paper: #fff; --ink: #1b1e23; --soft: #5b636d; --line: #dce0e5;
@@ -101,8 +320,6 @@ code { font: .9em/1.4 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace }
 }
 @media print { main { max-width: none; padding: 0 } tr, figure, .tiles div { break-inside: avoid }
   h2 { break-after: avoid } details > * { display: block } }"""
-
-
 _POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'"
 _CIRCLE: Final = (
     '<svg viewBox="0 0 24 16" aria-hidden="true"><g class="{kind}">'
@@ -116,7 +333,7 @@ _STROKE: Final = (
 
 def html_report(report: OptimizeReport) -> str:
     """The result as an HTML document; all that comes from the model or its makers is escaped."""
-    title = f"{report.model}: {words.headline(report)}"
+    title = f"{report.model}: {text.headline(report)}"
     return "\n".join(
         [
             "<!doctype html>",
@@ -126,7 +343,7 @@ def html_report(report: OptimizeReport) -> str:
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             # Nothing is loaded and nothing runs, whatever a name in it may hold.
             f'<meta http-equiv="content-security-policy" content="{_POLICY}">',
-            f"<title>{words.markup(title)}</title>",
+            f"<title>{text.markup(title)}</title>",
             f"<style>\n{STYLE}\n</style>",
             "</head>",
             "<body>",
@@ -141,15 +358,15 @@ def html_report(report: OptimizeReport) -> str:
 
 
 def _body(report: OptimizeReport) -> Iterator[str]:
-    yield f"<h1>{words.markup(words.headline(report))}</h1>"
+    yield f"<h1>{text.markup(text.headline(report))}</h1>"
     yield (
-        f'<p class="soft">{words.markup(report.model)} '
-        f"({words.markup(report.model_class)}), on "
-        f"{words.markup(report.processor.name or 'an unknown processor')}</p>"
+        f'<p class="soft">{text.markup(report.model)} '
+        f"({text.markup(report.model_class)}), on "
+        f"{text.markup(report.processor.name or 'an unknown processor')}</p>"
     )
     yield from _tiles(report)
-    yield _paragraph(words.gain(report))
-    yield _paragraph(words.price(report))
+    yield _paragraph(text.gain(report))
+    yield _paragraph(text.price(report))
     yield from _picture(report)
     yield '<h2 id="candidates">What passed</h2>'
     yield from candidates_table(report)
@@ -157,7 +374,7 @@ def _body(report: OptimizeReport) -> Iterator[str]:
         yield "<h2>What was rejected, and why</h2>"
         yield from rejected_table(report)
     yield "<h2>What is not proved</h2>"
-    yield from (_paragraph([said]) for said in words.unproved(report))
+    yield from (_paragraph([said]) for said in text.unproved(report))
     yield "<h2>Circumstances</h2>"
     yield from _facts(report)
 
@@ -167,20 +384,20 @@ def _tiles(report: OptimizeReport) -> Iterator[str]:
     before, after, data = report.baseline, report.chosen, report.data
     if not report.is_changed:
         return
-    quality = words.quality_head(data)
+    quality = text.quality_head(data)
     pairs = [
-        ("median latency", words.seconds(before.p50_s), words.seconds(after.p50_s)),
-        ("p99", words.seconds(before.p99_s), words.seconds(after.p99_s)),
-        ("with cold caches", words.seconds(before.cold_p50_s), words.seconds(after.cold_p50_s)),
-        (quality, words.quality(before, data), words.quality(after, data)),
+        ("median latency", text.seconds(before.p50_s), text.seconds(after.p50_s)),
+        ("p99", text.seconds(before.p99_s), text.seconds(after.p99_s)),
+        ("with cold caches", text.seconds(before.cold_p50_s), text.seconds(after.cold_p50_s)),
+        (quality, text.quality(before, data), text.quality(after, data)),
         (
-            words.callers(report.settings),
-            words.rate(before.throughput_per_s),
-            words.rate(after.throughput_per_s),
+            text.callers(report.settings),
+            text.rate(before.throughput_per_s),
+            text.rate(after.throughput_per_s),
         ),
         ("files", bytes_text(before.size_bytes), bytes_text(after.size_bytes)),
         ("memory", bytes_text(before.memory_bytes), bytes_text(after.memory_bytes)),
-        ("time to load", words.seconds(before.load_s), words.seconds(after.load_s)),
+        ("time to load", text.seconds(before.load_s), text.seconds(after.load_s)),
         (
             "cost per million",
             number_text(before.cost_per_million),
@@ -190,8 +407,8 @@ def _tiles(report: OptimizeReport) -> Iterator[str]:
     yield '<dl class="tiles">'
     for name, was, now in pairs:
         if now != NOTHING:
-            was_text = "" if was == NOTHING else f"<small>was {words.markup(was)}</small>"
-            yield f"<div><dt>{words.markup(name)}</dt><dd>{words.markup(now)}{was_text}</dd></div>"
+            was_text = "" if was == NOTHING else f"<small>was {text.markup(was)}</small>"
+            yield f"<div><dt>{text.markup(name)}</dt><dd>{text.markup(now)}{was_text}</dd></div>"
     yield "</dl>"
 
 
@@ -211,9 +428,9 @@ def _picture(report: OptimizeReport) -> Iterator[str]:
     if report.data.is_labelled:
         legend.append((_STROKE.format(kind="limit"), "largest loss tolerated"))
     yield '<ul class="legend">'
-    yield from (f"<li>{look}{words.markup(said)}</li>" for look, said in legend)
+    yield from (f"<li>{look}{text.markup(said)}</li>" for look, said in legend)
     yield "</ul>"
-    sureness = words.markup(words.sureness(report.settings))
+    sureness = text.markup(text.sureness(report.settings))
     loss = (
         " upright ones of the loss against the baseline on the same examples."
         if report.data.is_labelled
@@ -229,7 +446,7 @@ def _picture(report: OptimizeReport) -> Iterator[str]:
 def _not_drawn(report: OptimizeReport) -> str:
     drawn = {one.numbered.number for one in points(report)}
     names = [one.candidate.name for one in numbered(report) if one.number not in drawn]
-    return f" Not drawn, for want of figures: {words.markup(', '.join(names))}." if names else ""
+    return f" Not drawn, for want of figures: {text.markup(', '.join(names))}." if names else ""
 
 
 def _facts(report: OptimizeReport) -> Iterator[str]:
@@ -242,14 +459,14 @@ def _facts(report: OptimizeReport) -> Iterator[str]:
         ("digest", report.model_digest),
         ("processor", report.processor.name),
         ("its features", ", ".join(report.processor.features)),
-        ("timed with", words.conditions(settings)),
+        ("timed with", text.conditions(settings)),
         ("request", settings.shape),
         ("caches", _caches(report)),
-        ("intervals", words.sureness(settings)),
+        ("intervals", text.sureness(settings)),
         ("target", settings.target),
         ("examples", examples.rstrip(", ")),
         ("metric", data.metric if data.is_labelled else ""),
-        ("tolerated loss", words.points(settings.max_loss, report)),
+        ("tolerated loss", text.points(settings.max_loss, report)),
         ("calibrated with", calibrated),
         ("baseline", _described(report.baseline)),
         ("other baselines", "; ".join(_described(one) for one in report.references)),
@@ -260,7 +477,7 @@ def _facts(report: OptimizeReport) -> Iterator[str]:
     yield '<dl class="facts">'
     for name, said in facts:
         if said:
-            yield f"<dt>{name}</dt><dd>{words.markup(said)}</dd>"
+            yield f"<dt>{name}</dt><dd>{text.markup(said)}</dd>"
     yield "</dl>"
 
 
@@ -275,7 +492,7 @@ def _described(one: CandidateReport) -> str:
 
 
 def _paragraph(said: Iterable[str]) -> str:
-    text = " ".join(said)
+    sentences = " ".join(said)
     # A figure and its unit stay on one line.
-    whole = re.sub(r"(?<=\d) (?=%|ms|µs)", "\u00a0", words.markup(text))
-    return f"<p>{whole}</p>" if text else ""
+    whole = re.sub(r"(?<=\d) (?=%|ms|µs)", "\u00a0", text.markup(sentences))
+    return f"<p>{whole}</p>" if sentences else ""

@@ -8,7 +8,7 @@ from typing import Final
 
 from headrace.core.charts import Box, Dot, Label, Scale, place_labels, svg_text
 from headrace.core.text import bytes_text, duration_unit
-from headrace.optimize.report import words
+from headrace.optimize.report import text
 from headrace.optimize.report.data import Kind, OptimizeReport, Point, front, points
 
 _TICK_ROOM: Final = 54.0
@@ -199,7 +199,7 @@ def plot(report: OptimizeReport, form: Format) -> str:
     frame = frame_of(report, those, form)
     look = f'class="plot {form.name}" viewBox="0 0 {form.width} {form.height}"'
     parts = [
-        f'<svg {look} role="img" aria-label="{words.markup(summary(report))}">',
+        f'<svg {look} role="img" aria-label="{text.markup(summary(report))}">',
         *_grid(frame),
         *_tolerance(frame),
         *_front(frame),
@@ -216,7 +216,7 @@ def summary(report: OptimizeReport) -> str:
     def place(point: Point) -> str:
         candidate = point.numbered.candidate
         quality = quality_at(point.quality, report)
-        return f"{candidate.name} at {words.seconds(candidate.p50_s)} and {quality}"
+        return f"{candidate.name} at {text.seconds(candidate.p50_s)} and {quality}"
 
     told = [
         f"{one.numbered.kind} {place(one)}"
@@ -226,7 +226,7 @@ def summary(report: OptimizeReport) -> str:
     rejected = sum(not one.is_accepted for one in those)
     ends = ", ".join(one.numbered.candidate.name for one in front(those))
     return (
-        f"Median latency against {words.quality_head(data)} of {len(those)} candidates: "
+        f"Median latency against {text.quality_head(data)} of {len(those)} candidates: "
         f"{'; '.join(told)}. None that passed is both faster and better than these: {ends}. "
         f"{rejected} were rejected. All figures are in the tables below."
     )
@@ -250,7 +250,7 @@ def _grid(frame: Frame) -> Iterator[str]:
     middle = (area.left + area.right) / 2
     scale = ", logarithmic" if frame.x.is_logarithmic else ""
     yield svg_text(middle, area.bottom + 40, f"median latency{scale}: less is better", "middle")
-    head = words.markup(words.quality_head(frame.report.data))
+    head = text.markup(text.quality_head(frame.report.data))
     yield svg_text(area.left + 6, area.top + 10, f"↑ {head}", "start", "soft")
 
 
@@ -292,7 +292,7 @@ def _marks(frame: Frame) -> Iterator[str]:
 def _point(frame: Frame, point: Point, dot: Dot) -> Iterator[str]:
     kind, (x, y) = point.numbered.kind, (dot.x, dot.y)
     is_below = not frame.y.holds(point.quality)
-    yield f'<g class="{kind}"><title>{words.markup(_hint(frame, point))}</title>'
+    yield f'<g class="{kind}"><title>{text.markup(_hint(frame, point))}</title>'
     yield f'<circle class="size" cx="{x}" cy="{y}" r="{dot.radius}"/>'
     if point.latency_ci_s is not None:
         low, high = map(frame.x.place, point.latency_ci_s)
@@ -310,9 +310,9 @@ def _point(frame: Frame, point: Point, dot: Dot) -> Iterator[str]:
 
 def _dot(frame: Frame, point: Point) -> Dot:
     x, y = frame.at(point)
-    text = _label_text(frame, point)
+    label = _label_text(frame, point)
     letter = _BOLD if point.numbered.kind in {Kind.CHOSEN, Kind.BASELINE} else _LETTER
-    return Dot(x=x, y=y, radius=frame.radius(point), width=letter * len(text) + 2, height=_LINE)
+    return Dot(x=x, y=y, radius=frame.radius(point), width=letter * len(label) + 2, height=_LINE)
 
 
 def _label(frame: Frame, point: Point, dot: Dot, label: Label) -> Iterator[str]:
@@ -325,7 +325,7 @@ def _label(frame: Frame, point: Point, dot: Dot, label: Label) -> Iterator[str]:
     yield svg_text(
         box.left + 1,
         box.bottom - 4,
-        words.markup(_label_text(frame, point)),
+        text.markup(_label_text(frame, point)),
         "start",
         f"name {kind}",
     )
@@ -334,7 +334,7 @@ def _label(frame: Frame, point: Point, dot: Dot, label: Label) -> Iterator[str]:
 def _label_text(frame: Frame, point: Point) -> str:
     if not frame.format.is_named:
         return str(point.numbered.number)
-    name = words.printable(point.numbered.candidate.name)
+    name = text.printable(point.numbered.candidate.name)
     name = name if len(name) <= _MOST_LETTERS else f"{name[: _MOST_LETTERS - 1]}…"
     if frame.y.holds(point.quality):
         return name
@@ -344,8 +344,8 @@ def _label_text(frame: Frame, point: Point) -> str:
 def _hint(frame: Frame, point: Point) -> str:
     candidate, data = point.numbered.candidate, frame.report.data
     said = [
-        words.seconds(candidate.p50_s, candidate.p50_ci_s),
-        f"{words.quality_head(data)} {quality_at(point.quality, frame.report)}",
+        text.seconds(candidate.p50_s, candidate.p50_ci_s),
+        f"{text.quality_head(data)} {quality_at(point.quality, frame.report)}",
     ]
     said += [bytes_text(candidate.size_bytes)] if candidate.size_bytes is not None else []
     return f"{candidate.name}: {', '.join(said)}"
@@ -353,6 +353,6 @@ def _hint(frame: Frame, point: Point) -> str:
 
 def quality_at(value: float, report: OptimizeReport) -> str:
     """A place on the axis of quality, in words."""
-    if report.data.is_labelled and not words.in_percent(report.data):
+    if report.data.is_labelled and not text.in_percent(report.data):
         return f"{value:.4g}"
     return f"{100 * value:.4g} %"

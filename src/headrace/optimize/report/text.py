@@ -1,12 +1,268 @@
-"""The result at a terminal: a table with intervals, what was rejected and why, some words."""
+"""Report at a terminal: figures and sentences as text."""
 
+import math
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from html import escape
 from typing import Final
 
-from headrace.core.text import NOTHING, bytes_text, number_text
-from headrace.optimize.report import words
-from headrace.optimize.report.data import CandidateReport, OptimizeReport
+from headrace.core.text import (
+    NOTHING,
+    bytes_text,
+    duration_text,
+    duration_unit,
+    number_text,
+    percent_text,
+)
+from headrace.optimize.report.data import (
+    CandidateReport,
+    Circumstances,
+    Evidence,
+    Interval,
+    OptimizeReport,
+)
+
+_LEAST_P: Final = 0.001
+
+
+def seconds(value: float | None, bounds: Interval | None = None) -> str:
+    """A time in the unit that suits it: `4.71 ms`, with bounds `4.71 ms [4.66, 4.8]`."""
+    if value is None or bounds is None:
+        return duration_text(value)
+    _, size = duration_unit(value)
+    return f"{duration_text(value)}{_interval(bounds, lambda x: number_text(x / size))}"
+
+
+def percent(ratio: float | None, bounds: Interval | None = None) -> str:
+    """A share: `67.8 %`, with bounds `67.8 % [67.5, 68.1]`."""
+    return percent_text(ratio) + _interval(bounds, lambda x: number_text(100 * x))
+
+
+def rate(per_s: float | None) -> str:
+    """Requests a second: `212/s`."""
+    return NOTHING if per_s is None else f"{number_text(per_s)}/s"
+
+
+def p_value(value: float | None) -> str:
+    """`p = 0.03`."""
+    if value is None:
+        return ""
+    return f"p < {_LEAST_P}" if value < _LEAST_P else f"p = {number_text(value, digits=2)}"
+
+
+def quality(candidate: CandidateReport, data: Evidence) -> str:
+    """Its accuracy, or without labels how often it agrees with the baseline."""
+    if not data.is_labelled:
+        return percent(candidate.agreement_ratio)
+    if candidate.accuracy is None:
+        return NOTHING
+    if not math.isfinite(candidate.accuracy):
+        return NOTHING
+    if not in_percent(data):
+        return f"{candidate.accuracy:.4g}"
+    return f"{100 * candidate.accuracy:.{_places(candidate.n or data.n)}f} %"
+
+
+def loss(candidate: CandidateReport, data: Evidence) -> str:
+    """What it lost against the baseline, in points or in the metric's unit: `0.04 [-0.4, 0.5]`."""
+    value, bounds = candidate.accuracy_loss, candidate.accuracy_loss_ci
+    if value is None:
+        return NOTHING
+    factor = 100 if in_percent(data) else 1
+    places = _places(candidate.n or data.n) if in_percent(data) else 4
+
+    def text(x: float) -> str:
+        if not math.isfinite(x):
+            return number_text(x)
+        rounded = round(factor * x, places)
+        return f"{rounded + 0.0:.{places}f}"
+
+    return text(value) + _interval(bounds, text)
+
+
+def quality_head(data: Evidence) -> str:
+    """What `quality` shows."""
+    return data.metric if data.is_labelled else "agreement"
+
+
+def in_percent(data: Evidence) -> bool:
+    """Whether the metric is a share of examples, so that differences are percentage points."""
+    return data.metric.lower().endswith("accuracy")
+
+
+def printable(text: str) -> str:
+    """`text` on one line, with everything escaped that a terminal might take for a command."""
+    return "".join(
+        letter
+        if letter.isprintable()
+        else " "
+        if letter.isspace()
+        else letter.encode("unicode_escape").decode()
+        for letter in text.encode("utf-8", "replace").decode()
+    )
+
+
+def markup(text: str) -> str:
+    """Others' words as text of a page: no letter of them is taken for markup."""
+    return escape(printable(text))
+
+
+def _places(n: int) -> int:
+    """Decimals of a percentage that show a single example of `n`."""
+    return min(max(math.ceil(math.log10(max(n, 1))) - 2, 1), 4)
+
+
+def _interval(bounds: Interval | None, text: Callable[[float], str]) -> str:
+    return "" if bounds is None else f" [{text(bounds[0])}, {text(bounds[1])}]"
+
+
+_ALONE: Final = "one request at a time"
+
+
+def headline(report: OptimizeReport) -> str:
+    """The result in one line: `openvino-int8 takes 67.8 % less time than onnxruntime-fp32`."""
+    chosen, baseline = report.chosen, report.baseline
+    if not report.is_changed:
+        return f"Nothing that was tried is better than {baseline.name}: keep it"
+    return f"{chosen.name} {_changed(report, None)}"
+
+
+def gain(report: OptimizeReport) -> Iterator[str]:
+    """What was gained in time, and in which circumstances."""
+    chosen, baseline, settings = report.chosen, report.baseline, report.settings
+    if report.is_changed:
+        yield f"{chosen.name} {_changed(report, chosen.cut_ci_ratio)}."
+    else:
+        yield f"{headline(report)}."
+    if report.is_changed and chosen.p50_s is not None:
+        yield (
+            f"Half of its answers take at most {seconds(chosen.p50_s, chosen.p50_ci_s)}, "
+            f"those of the baseline {seconds(baseline.p50_s, baseline.p50_ci_s)} "
+            f"({conditions(settings)}). Brackets are {sureness(settings)}."
+        )
+    if report.is_changed and chosen.cold_cut_ratio is not None:
+        yield (
+            "Where other work drives it out of the caches between calls, it takes "
+            f"{less(chosen.cold_cut_ratio, chosen.cold_cut_ci_ratio)}."
+        )
+    for other in report.references:
+        if other.p50_s and chosen.p50_s is not None and other.name != chosen.name:
+            cut = 1 - chosen.p50_s / other.p50_s
+            yield (f"Against {other.name} ({seconds(other.p50_s)}) it takes {less(cut)}.")
+
+
+def price(report: OptimizeReport) -> Iterator[str]:
+    """What it cost in answers, and how small a loss would have been seen."""
+    chosen, data = report.chosen, report.data
+    if not data.is_labelled:
+        if report.is_changed:
+            agrees = percent(chosen.agreement_ratio)
+            yield f"Fidelity only: it gives the baseline's answer in {agrees} of the examples."
+        yield data.why_weaker or (
+            "Without labels nobody knows which of two answers that differ is right, "
+            "so a loss of accuracy is not measured."
+        )
+        return
+    if not report.is_changed:
+        return
+    n = chosen.n or data.n
+    said = f"On {n:,} labelled examples its {data.metric} is {quality(chosen, data)}"
+    said += f", the baseline's {quality(report.baseline, data)}"
+    if chosen.accuracy_loss is not None:
+        unit = " points" if in_percent(data) else ""
+        said += f": a loss of {loss(chosen, data)}{unit}"
+        bounds = chosen.accuracy_loss_ci
+        said += ", which may be none" if bounds and bounds[0] <= 0 <= bounds[1] else ""
+    if chosen.lost is not None and chosen.gained is not None:
+        said += f", {chosen.lost:,} answers lost and {chosen.gained:,} gained"
+    if chosen.p_value is not None:
+        said += f" ({p_value(chosen.p_value)})"
+    yield f"{said}."
+    if data.smallest_loss is not None:
+        yield (
+            f"So many examples show a loss of {points(data.smallest_loss, report)} or more; "
+            f"{points(report.settings.max_loss, report)} was tolerated."
+        )
+
+
+def unproved(report: OptimizeReport) -> Iterator[str]:
+    """What these figures do not say."""
+    settings = report.settings
+    features = ", ".join(report.processor.features) or "no features that are known to matter"
+    yield (
+        f"All this holds for {report.processor.name or 'this processor'} ({features}); "
+        "on another the order may be another, and so may rounded answers."
+    )
+    lengths = "" if settings.length is None else " and lengths"
+    yield f"Other batch sizes{lengths}, and many requests at once, were not measured here."
+    if any(one.disturbed for one in report.accepted()):
+        yield (
+            "Others used the processor nearly all the time: times are those of a busy machine, "
+            "while cuts compare windows that lie side by side."
+        )
+    yield from report.notes
+
+
+def less(cut: float, bounds: Interval | None = None) -> str:
+    """`67.8 % [67.5, 68.1] less time`, and of what is slower, how much more."""
+    if cut >= 0:
+        return f"{percent(cut, bounds)} less time"
+    more = None if bounds is None else (-bounds[1], -bounds[0])
+    return f"{percent(-cut, more)} more time"
+
+
+def conditions(settings: Circumstances) -> str:
+    """`1 thread, batch 1, length 128, one request at a time, hot caches`."""
+    threads = "1 thread" if settings.threads == 1 else f"{settings.threads} threads"
+    length = [] if settings.length is None else [f"length {settings.length}"]
+    at_once = "requests on all cores at once" if is_on_all_cores(settings) else _ALONE
+    return ", ".join([threads, f"batch {settings.batch}", *length, at_once, "hot caches"])
+
+
+def is_on_all_cores(settings: Circumstances) -> bool:
+    """Whether requests were timed side by side, and times are those of a request's share."""
+    return settings.target in {"throughput", "cost"}
+
+
+def callers(settings: Circumstances) -> str:
+    """Who a rate of requests was answered to."""
+    return "all cores" if is_on_all_cores(settings) else "one caller"
+
+
+def sureness(settings: Circumstances) -> str:
+    """`95 % intervals, by 20 blocks`."""
+    blocks = "" if settings.blocks is None else f", by {settings.blocks} blocks of turns"
+    return f"{number_text(100 * settings.confidence)} % intervals{blocks}".replace(".0 %", " %")
+
+
+def _changed(report: OptimizeReport, bounds: Interval | None) -> str:
+    """What is different with the chosen one, first in what was asked for."""
+    chosen, baseline, target = report.chosen, report.baseline, report.settings.target
+    cut = ""
+    if chosen.cut_ratio is not None:
+        cut = f"takes {less(chosen.cut_ratio, bounds)} than {baseline.name}"
+    others = {
+        "throughput": ("answers", rate, chosen.throughput_per_s, baseline.throughput_per_s),
+        "memory": ("needs", bytes_text, chosen.memory_bytes, baseline.memory_bytes),
+        "cost": ("costs", number_text, chosen.cost_per_million, baseline.cost_per_million),
+    }
+    if target == "cost" and chosen.cost_per_million is None:
+        target = "throughput"  # which the cost is of, whatever the price
+    if target not in others:
+        return cut or f"is chosen over {baseline.name}"
+    verb, text, now, before = others[target]
+    wanted = f"{verb} {text(now)} instead of {text(before)}"
+    if target == "cost":
+        wanted += " per million requests"
+    return f"{wanted}, and {cut}" if cut else wanted
+
+
+def points(ratio: float, report: OptimizeReport) -> str:
+    """A difference of the metric: `0.46 points`."""
+    if not in_percent(report.data):
+        return f"{ratio:.2g}"
+    return "1 point" if ratio == 0.01 else f"{100 * ratio:.2g} points"  # noqa: PLR2004  # one hundredth
+
 
 WIDTH: Final = 100
 _LEAST_NAME: Final = 12
@@ -27,7 +283,7 @@ def text_report(report: OptimizeReport, *, encoding: str | None = "utf-8") -> st
         *_before_and_after(report),
         *_rejected(report),
     ]
-    for paragraph in (words.gain(report), words.price(report), words.unproved(report)):
+    for paragraph in (gain(report), price(report), unproved(report)):
         said = " ".join(paragraph)
         lines += ["", *_wrapped(said)] if said else []
     text = "\n".join(lines)
@@ -40,7 +296,7 @@ def text_report(report: OptimizeReport, *, encoding: str | None = "utf-8") -> st
 
 def _where(report: OptimizeReport) -> str:
     processor = report.processor.name or "an unknown processor"
-    return f"{words.conditions(report.settings)}, on {processor}"
+    return f"{conditions(report.settings)}, on {processor}"
 
 
 def _candidates(report: OptimizeReport) -> Iterator[str]:
@@ -48,16 +304,16 @@ def _candidates(report: OptimizeReport) -> Iterator[str]:
     labelled = data.is_labelled
     is_priced = report.settings.target == "cost" and report.baseline.cost_per_million is not None
     first = "per million" if is_priced else "p50"
-    head = ["", "candidate", first, "less time", words.quality_head(data)]
-    rows = [[*head, "loss, points" if words.in_percent(data) else "loss"][: 6 if labelled else 5]]
+    head = ["", "candidate", first, "less time", quality_head(data)]
+    rows = [[*head, "loss, points" if in_percent(data) else "loss"][: 6 if labelled else 5]]
     for one in report.accepted():
         is_baseline = one.name == report.baseline.name
-        cut = "baseline" if is_baseline else words.percent(one.cut_ratio, one.cut_ci_ratio)
+        cut = "baseline" if is_baseline else percent(one.cut_ratio, one.cut_ci_ratio)
         mark = _CHOSEN if one.name == report.chosen.name else ""
-        figure = words.seconds(one.p50_s, one.p50_ci_s)
+        figure = seconds(one.p50_s, one.p50_ci_s)
         figure = number_text(one.cost_per_million) if is_priced else figure
-        lost = NOTHING if is_baseline else words.loss(one, data)
-        row = [mark, words.printable(one.name), figure, cut, words.quality(one, data), lost]
+        lost = NOTHING if is_baseline else loss(one, data)
+        row = [mark, printable(one.name), figure, cut, quality(one, data), lost]
         rows.append(row[: len(rows[0])])
     yield from _table(rows)
 
@@ -65,16 +321,16 @@ def _candidates(report: OptimizeReport) -> Iterator[str]:
 def _before_and_after(report: OptimizeReport) -> Iterator[str]:
     before, after = report.baseline, report.chosen
     pairs = [
-        ("p99", words.seconds(before.p99_s), words.seconds(after.p99_s)),
-        ("p50, cold caches", words.seconds(before.cold_p50_s), words.seconds(after.cold_p50_s)),
+        ("p99", seconds(before.p99_s), seconds(after.p99_s)),
+        ("p50, cold caches", seconds(before.cold_p50_s), seconds(after.cold_p50_s)),
         (
-            words.callers(report.settings),
-            words.rate(before.throughput_per_s),
-            words.rate(after.throughput_per_s),
+            callers(report.settings),
+            rate(before.throughput_per_s),
+            rate(after.throughput_per_s),
         ),
         ("files", bytes_text(before.size_bytes), bytes_text(after.size_bytes)),
         ("memory", bytes_text(before.memory_bytes), bytes_text(after.memory_bytes)),
-        ("time to load", words.seconds(before.load_s), words.seconds(after.load_s)),
+        ("time to load", seconds(before.load_s), seconds(after.load_s)),
         (
             "cost per million",
             number_text(before.cost_per_million),
@@ -98,7 +354,7 @@ def _rejected(report: OptimizeReport) -> Iterator[str]:
         lines.setdefault(said, []).append(one.name)
     for said, names in lines.items():
         yield from textwrap.wrap(
-            words.printable(f"{', '.join(names)}: {said}"),
+            printable(f"{', '.join(names)}: {said}"),
             WIDTH,
             initial_indent="  ",
             subsequent_indent="    ",
@@ -108,11 +364,11 @@ def _rejected(report: OptimizeReport) -> Iterator[str]:
 def _figures(one: CandidateReport, report: OptimizeReport) -> str:
     """What was measured of a rejected candidate, in short."""
     known = [
-        (one.p50_s, words.seconds(one.p50_s)),
-        (one.cut_ratio, words.less(one.cut_ratio or 0.0)),
+        (one.p50_s, seconds(one.p50_s)),
+        (one.cut_ratio, less(one.cut_ratio or 0.0)),
         (
             one.accuracy if report.data.is_labelled else one.agreement_ratio,
-            f"{words.quality_head(report.data)} {words.quality(one, report.data)}",
+            f"{quality_head(report.data)} {quality(one, report.data)}",
         ),
     ]
     said = [text for value, text in known if value is not None]
@@ -130,4 +386,4 @@ def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
 
 
 def _wrapped(text: str) -> Iterable[str]:
-    return textwrap.wrap(words.printable(text), WIDTH)
+    return textwrap.wrap(printable(text), WIDTH)

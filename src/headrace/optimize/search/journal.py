@@ -1,18 +1,18 @@
-"""What a search did so far: a line of JSON each, so that nothing measured is lost.
-
-A search that was interrupted, or whose process a candidate ended, goes on from there.
-"""
+"""Search journal: one line of JSON per step, and each candidate's state by it."""
 
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 import msgspec
+import numpy as np
 
 from headrace.optimize.accuracy import Fidelity, Verdict
-from headrace.optimize.timing import Window
+from headrace.optimize.search.process import SearchRequest, Target
+from headrace.optimize.timing import Timing, Window, summarize
 from headrace.runtimes.tuning import Tuning
 
 FILE_NAME: Final = "journal.jsonl"
@@ -279,3 +279,226 @@ def read_journal(folder: Path) -> list[Event]:
     while part := list(reader.read()):
         found += part
     return found
+
+
+OF_SEVERAL: Final = frozenset({"compare", "mix", "write"})
+"""Steps that are of no single candidate."""
+
+
+@dataclass(slots=True)
+class Tried:
+    """One candidate, or a recipe that made none.
+
+    `failed`: why it was given up. `verdict`: after all examples were asked, or enough to give it
+    up; `screened`: after the first ones, until then. `unbatched`: it runs requests one at a time
+    where the source runs batches.
+    """
+
+    name: str
+    title: str
+    built: Built | None = None
+    failed: str = ""
+    verdict: Verdict | None = None
+    screened: Verdict | None = None
+    fidelity: Fidelity | None = None
+    memory_bytes: int | None = None
+    load_s: float | None = None
+    unbatched: Unbatched | None = None
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether it is there to be compared with only."""
+        return self.built is not None and self.built.is_reference
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether its answers were looked at."""
+        return self.verdict is not None or self.fidelity is not None
+
+    @property
+    def passes_so_far(self) -> bool:
+        """Whether it was not fully judged, and loses no more than it may in what was asked."""
+        known = self.screened is not None and self.screened.passes
+        return known and not self.is_judged and not self.failed
+
+    @property
+    def is_accepted(self) -> bool:
+        """Whether it was judged, and loses no more than it may."""
+        judged = self.verdict or self.fidelity
+        return not self.failed and judged is not None and judged.passes
+
+
+@dataclass(slots=True)
+class State:
+    """A search so far.
+
+    `windows`: by group. `begun`: the step that has not ended. `ended`: recipes that are done.
+    `at_s`: seconds that it took, over all its processes. `problems`: why steps of several
+    candidates were given up.
+    """
+
+    started: Started | None = None
+    scored: Scored | None = None
+    baseline: str = ""
+    tried: dict[str, Tried] = field(default_factory=dict)
+    windows: dict[str, list[Window]] = field(default_factory=dict)
+    begun: Begun | None = None
+    ended: set[str] = field(default_factory=set)
+    wrote: Wrote | None = None
+    mixed: Mixed | None = None
+    at_s: float = 0.0
+    problems: list[str] = field(default_factory=list)
+
+    def apply(self, event: Event) -> None:  # noqa: C901, PLR0912  # one case for each event
+        """Take in what happened."""
+        self.at_s = max(self.at_s, event.at_s)
+        match event:
+            case Started():
+                self.started = event
+            case Begun():
+                self.begun = event
+            case Built():
+                self.tried[event.name] = Tried(event.name, event.title, event)
+                if event.is_baseline and not self.baseline:
+                    self.baseline = event.name
+            case Failed():
+                self._failed(event)
+            case Ended():
+                self.ended.add(event.name)
+                self.begun = None
+            case Timed():
+                self.windows.setdefault(event.group, []).append(event.window)
+                self.begun = None if event.group == FINAL else self.begun
+            case Unbatched():
+                self.tried[event.name].unbatched = event
+            case Judged():
+                tried, self.begun = self.tried[event.name], None
+                if event.is_part:
+                    tried.screened = event.verdict
+                else:
+                    tried.verdict = event.verdict
+            case Compared():
+                self.tried[event.name].fidelity, self.begun = event.fidelity, None
+            case Scored():
+                self.scored, self.begun = event, None
+            case Weighed():
+                tried = self.tried[event.name]
+                tried.memory_bytes, tried.load_s = event.memory_bytes, event.load_s
+                self.begun = None
+            case Mixed():
+                self.mixed, self.begun = event, None
+            case Wrote():
+                self.wrote, self.begun = event, None
+            case Said():
+                pass
+
+    def _failed(self, event: Failed) -> None:
+        """Give up a recipe, a candidate, or a step that was of several candidates."""
+        step = self.begun.step if self.begun is not None else ""
+        self.begun = None
+        if step in OF_SEVERAL:
+            self.ended.add(step)
+            self.problems.append(event.reason)
+            return
+        tried = self.tried.setdefault(event.name, Tried(event.name, event.title))
+        tried.failed = event.reason
+        self.ended.add(event.name)
+
+
+def state_of(events: Iterable[Event]) -> State:
+    """The state after these events."""
+    state = State()
+    for event in events:
+        state.apply(event)
+    return state
+
+
+COLD: Final = "cold"
+"""The group of windows in which caches hold nothing of the model."""
+
+
+class Timings:
+    """Sums up groups of windows, each once for as many windows as it has."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._known: dict[str, tuple[int, Mapping[str, Timing]]] = {}
+
+    def alone(self, state: State) -> dict[str, Timing]:
+        """Each candidate that was timed with the baseline only, and the baseline."""
+        found: dict[str, Timing] = {}
+        for group in state.windows:
+            if group in {FINAL, COLD}:
+                continue
+            timings = self._of(state, group)
+            if state.baseline in timings:
+                found.setdefault(state.baseline, timings[state.baseline])
+                found |= {name: timings[name] for name in (group,) if name in timings}
+        return found
+
+    def final(self, state: State) -> Mapping[str, Timing]:
+        """The finalists together; none before they were compared."""
+        return self._of(state, FINAL) if FINAL in state.windows else {}
+
+    def cold(self, state: State) -> Mapping[str, Timing]:
+        """The chosen one and the baseline, with cold caches."""
+        return self._of(state, COLD) if COLD in state.windows else {}
+
+    def _of(self, state: State, group: str) -> Mapping[str, Timing]:
+        windows = state.windows[group]
+        count, found = self._known.get(group, (0, {}))
+        if count != len(windows):
+            rng = np.random.default_rng(self._seed)
+            has_baseline = any(w.readings for w in windows if w.name == state.baseline)
+            found = summarize(windows, baseline=state.baseline, rng=rng) if has_baseline else {}
+            self._known[group] = (len(windows), found)
+        return found
+
+
+_MILLION: Final = 1_000_000
+_HOUR_S: Final = 3600.0
+
+
+def cost_per_million(
+    price: float | None, throughput_per_s: float, started: Started, request: SearchRequest
+) -> float | None:
+    """Of requests; None without a price.
+
+    Args:
+        price: Of all cores of the machine, for an hour, in any currency.
+        throughput_per_s: Of requests, as they were timed: on all cores, or one after the other on
+            as many as one run has threads.
+    """
+    if price is None or throughput_per_s <= 0:
+        return None
+    return price * _share(started, request) / (throughput_per_s * _HOUR_S) * _MILLION
+
+
+def said_of_cost(price: float | None, started: Started, request: SearchRequest) -> str:
+    """What the costs are of, for people; empty where there are none and nobody asked for any."""
+    if price is None:
+        if request.target is not Target.COST:
+            return ""
+        return (
+            "no price was given (--cost-per-hour), so that no cost is shown: whatever the machine "
+            "costs, a request costs least where most are answered on its cores, which was measured"
+        )
+    told = f"cost: {price:g} an hour for {started.cores} cores"
+    if is_of_all_cores(request):
+        return f"{told}, all of which were busy"
+    if _share(started, request) == 1:
+        return f"{told}, which one run at a time takes"
+    return (
+        f"{told}, of which one run takes {request.threads}; more runs at once would slow each "
+        "other down, which --target cost measures"
+    )
+
+
+def is_of_all_cores(request: SearchRequest) -> bool:
+    """Whether as many runs were timed at once as there are cores for."""
+    return request.target in {Target.THROUGHPUT, Target.COST}
+
+
+def _share(started: Started, request: SearchRequest) -> float:
+    """Of the machine, in use while it was timed."""
+    return 1.0 if is_of_all_cores(request) else min(1.0, request.threads / started.cores)

@@ -1,4 +1,4 @@
-"""What a search works with: the model, the examples, the recipes. Made anew in each process."""
+"""Model, examples and requests that a search works with."""
 
 import fnmatch
 import os
@@ -12,28 +12,32 @@ from typing import Final
 import numpy as np
 
 from headrace.core import (
+    VARIABLE,
+    Array,
     CodeNotAllowedError,
+    HeadraceError,
     InvalidArgumentError,
     ModelSignature,
     RuntimeFailedError,
     Tensors,
     check_inputs,
 )
-from headrace.optimize.accuracy import Answers, Examples, Texts, cosine_run
-from headrace.optimize.candidate import ModelClass, Recipe, Teaching
-from headrace.optimize.search.asked import DEFAULT_LENGTH, DEFAULT_SIDE, SearchRequest
-from headrace.optimize.search.costs import is_of_all_cores
-from headrace.optimize.search.given import (
-    MADE_UP,
-    calibration_of,
-    judged_examples,
-    made_of_size,
-    taught_examples,
-    teaching_of,
+from headrace.optimize.accuracy import (
+    Answers,
+    DataWish,
+    Examples,
+    Texts,
+    cosine_run,
+    generated_examples,
+    gives_embeddings,
+    read_labelled,
 )
-from headrace.optimize.search.journal import Started
+from headrace.optimize.accuracy.cells import takes_tokens
+from headrace.optimize.candidate import ModelClass, Recipe, Teaching
+from headrace.optimize.generated_inputs import generated_inputs
+from headrace.optimize.search.journal import Started, is_of_all_cores
 from headrace.optimize.search.offers import Offer, Ready, offer
-from headrace.optimize.search.requests import has_length, served_run, shapes_text, timed_request
+from headrace.optimize.search.process import DEFAULT_LENGTH, DEFAULT_SIDE, SearchRequest
 from headrace.runtimes import (
     LoadOptions,
     Model,
@@ -43,6 +47,175 @@ from headrace.runtimes import (
     runs_code,
 )
 from headrace.runtimes.processor import this_processor
+
+MADE_UP: Final = 256
+"""Examples where nobody gave any."""
+_TOKENS: Final = 7
+"""In a made-up text: no usual width."""
+_MOST_TAUGHT: Final = 20_000
+
+
+def judged_examples(asked: SearchRequest, model: Model, source: Path) -> tuple[Examples, bool]:
+    """What candidates are judged by, and whether that was made up.
+
+    Raises:
+        InvalidArgumentError: There are none, or they do not fit the model.
+    """
+    if not asked.data:
+        return generated_examples(model, model.signature, MADE_UP, asked.seed), True
+    wish = _wish(asked, is_apart=_embeds(model))
+    found = read_labelled(Path(asked.data), model.signature, wish, beside=source)
+    if not len(found):
+        msg = f"{asked.data} holds no examples"
+        raise InvalidArgumentError(msg)
+    return found, False
+
+
+def made_of_size(signature: ModelSignature, size: int, seed: int) -> Examples:
+    """Made-up examples whose variable axes have one size."""
+    rows: list[Tensors] = []
+    draw = seed
+    while len(rows) < MADE_UP:
+        made = generated_inputs(signature, variable=size, draw=draw)
+        draw += 1
+        if not signature.batched:
+            rows.append(made)
+            continue
+        count = len(next(iter(made.values())))
+        rows += [{name: array[i : i + 1] for name, array in made.items()} for i in range(count)]
+    note = f"made-up inputs of size {size}, as no data was given"
+    return Examples(inputs=rows[:MADE_UP], batched=signature.batched, notes=(note,))
+
+
+def taught_examples(
+    asked: SearchRequest, examples: Examples, signature: ModelSignature, source: Path
+) -> Examples | None:
+    """The examples that none are judged by; None where nobody gave any."""
+    if not asked.teach:
+        return None
+    most, is_apart = max(_MOST_TAUGHT, asked.calibrate), examples.texts is Texts.APART
+    wish = _wish(asked, most, is_apart=is_apart)
+    return read_labelled(Path(asked.teach), signature, wish, beside=source)
+
+
+def calibration_of(
+    asked: SearchRequest, examples: Examples, taught: Examples | None
+) -> tuple[Examples, frozenset[int]]:
+    """What is calibrated with, without labels, and which places of `examples` that is."""
+    given = examples if taught is None else taught
+    count = min(asked.calibrate, len(given))
+    places = np.sort(np.random.default_rng(asked.seed).permutation(len(given))[:count])
+    is_judged_by = asked.data and taught is None
+    return given.subset(places).alone(), frozenset(places.tolist()) if is_judged_by else frozenset()
+
+
+def teaching_of(taught: Examples | None) -> Teaching | None:
+    """What is learnt from."""
+    if taught is None:
+        return None
+    found = taught.subset(range(min(len(taught), _MOST_TAUGHT))).alone()
+    labels = None if found.labels is None else found.labels.tolist()
+    return Teaching(examples=found.inputs, labels=labels)
+
+
+def _wish(asked: SearchRequest, limit: int | None = None, *, is_apart: bool) -> DataWish:
+    return DataWish(
+        label=asked.label,
+        text=asked.text,
+        tokenizer=Path(asked.tokenizer) if asked.tokenizer else None,
+        limit=limit,
+        is_apart=is_apart,
+    )
+
+
+def _embeds(model: Model) -> bool:
+    """Whether a model of token ids gives embeddings, which are compared with those of others."""
+    if not takes_tokens(model.signature) or not model.signature.batched:
+        return False
+    rows = generated_inputs(model.signature, variable=_TOKENS)
+    sizes = {array.shape[1] for array in rows.values()}
+    one = {name: array[:1] for name, array in rows.items()}
+    try:
+        return gives_embeddings(model.run(one), length=max(sizes))
+    except HeadraceError:
+        return False
+
+
+def timed_request(
+    example: Tensors, signature: ModelSignature, *, rows: int, length: int | None
+) -> Tensors:
+    """An example, repeated along axis 0 to `rows` and along variable axes to `length`.
+
+    Repeated and not padded: whatever is real in the example is real throughout, so that no mask
+    makes the request easier than it looks.
+
+    Args:
+        example: One row.
+        length: None leaves variable axes as they are.
+    """
+    made = {}
+    for spec in signature.inputs:
+        array = example[spec.name]
+        for axis, size in enumerate(spec.shape):
+            if axis == 0 and signature.batched:
+                array = _repeated(array, 0, rows)
+            elif size == VARIABLE and length is not None:
+                array = _repeated(array, axis, length)
+        made[spec.name] = np.array(array, order="C")  # `ascontiguousarray` makes a scalar a row
+    return made
+
+
+def batch_of(examples: Sequence[Tensors], rows: int) -> Tensors:
+    """A batch of examples, over and over: equal rows would be easier than real ones."""
+    chosen = [examples[place % len(examples)] for place in range(rows)]
+    return {
+        name: np.ascontiguousarray(np.concatenate([one[name] for one in chosen]))
+        for name in chosen[0]
+    }
+
+
+def loses_batching(model: Model, source: ModelSignature) -> bool:
+    """Whether requests that share a batch in the source each need a run of `model`."""
+    return source.batched and not model.signature.batched
+
+
+def served_run(model: Model, source: ModelSignature) -> Callable[[Tensors], Tensors]:
+    """A run of the rows of a request, as a server has to make it: of each row where batches end."""
+    if not loses_batching(model, source):
+        return model.run
+
+    def one_by_one(inputs: Tensors) -> Tensors:
+        rows = len(next(iter(inputs.values())))
+        parts = [
+            model.run({name: array[row : row + 1] for name, array in inputs.items()})
+            for row in range(rows)
+        ]
+        try:
+            return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        except ValueError as error:
+            raise RuntimeFailedError(f"answers to rows do not fit together: {error}") from error
+
+    return one_by_one
+
+
+def has_length(signature: ModelSignature) -> bool:
+    """Whether some axis besides the batch is variable."""
+    skip = 1 if signature.batched else 0
+    return any(VARIABLE in spec.shape[skip:] for spec in signature.inputs)
+
+
+def shapes_text(request: Tensors) -> str:
+    """What is timed, for people: `input_ids [1, 128], attention_mask [1, 128]`."""
+    return ", ".join(f"{name} {list(array.shape)}" for name, array in request.items())
+
+
+def _repeated(array: Array, axis: int, size: int) -> Array:
+    if array.shape[axis] == 0:
+        return array
+    places = np.arange(size) % array.shape[axis]
+    taken: Array = np.take(array, places, axis=axis)
+    return taken
+
 
 _AT_ONCE: Final = 4
 """Runs for each core in a round, where throughput counts: enough that no core ends early."""

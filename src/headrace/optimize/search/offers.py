@@ -8,14 +8,13 @@ from typing import Final
 
 from headrace.core import Tensors, UnsupportedModelError
 from headrace.optimize.candidate import Candidate, CannotBuildError, ModelClass, Recipe, Workshop
-from headrace.optimize.model_class import classify
+from headrace.optimize.onnx_facts import classify
 from headrace.optimize.prune.recipes import COMPRESSION_RECIPES, PruneRecipe, SparseRecipe
 from headrace.optimize.prune.recipes import RECIPES as PRUNE_RECIPES
-from headrace.optimize.recipes.catalogue import recipes_for
+from headrace.optimize.recipes.catalogue import in_more_threads, recipes_for
 from headrace.optimize.recipes.source import is_prepared, prepare
-from headrace.optimize.recipes.threads import in_more_threads
 from headrace.optimize.recipes.trees import TREE_RECIPES, as_rows
-from headrace.optimize.search.asked import Target
+from headrace.optimize.search.process import Target
 
 ONNX: Final = "onnx"
 TREE_RUNTIMES: Final = frozenset({"catboost", "lightgbm", "sklearn", "xgboost"})

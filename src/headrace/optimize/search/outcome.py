@@ -7,12 +7,17 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from headrace.optimize.report import CandidateReport, Circumstances, Evidence, OptimizeReport
-from headrace.optimize.search.asked import SearchRequest
-from headrace.optimize.search.costs import cost_per_million, is_of_all_cores, said_of_cost
-from headrace.optimize.search.decide import Standing, Standings, decide, unbatched_text
-from headrace.optimize.search.journal import AGAIN
-from headrace.optimize.search.state import State, Tried
-from headrace.optimize.search.timings import Timings
+from headrace.optimize.search.journal import (
+    AGAIN,
+    State,
+    Timings,
+    Tried,
+    cost_per_million,
+    is_of_all_cores,
+    said_of_cost,
+)
+from headrace.optimize.search.plan import Standing, Standings, decide, unbatched_text
+from headrace.optimize.search.process import SearchRequest
 from headrace.optimize.timing import Timing
 from headrace.runtimes.optimized_file import Processor
 

@@ -14,10 +14,9 @@ from headrace.core import HeadraceError, Tensors
 from headrace.optimize.artifact import files_of, write_artifact
 from headrace.optimize.candidate import Candidate, CannotBuildError, Recipe, Workshop
 from headrace.optimize.prune.recipes import PruneRecipe
-from headrace.optimize.search.asked import SearchRequest
-from headrace.optimize.search.decide import decide, members_of
 from headrace.optimize.search.journal import (
     AGAIN,
+    COLD,
     FINAL,
     Begun,
     Built,
@@ -27,17 +26,19 @@ from headrace.optimize.search.journal import (
     Weighed,
     Wrote,
     read_journal,
+    state_of,
 )
-from headrace.optimize.search.judging import Judging
-from headrace.optimize.search.materials import open_materials, versions
-from headrace.optimize.search.mixing import mix
+from headrace.optimize.search.materials import (
+    batch_of,
+    loses_batching,
+    open_materials,
+    served_run,
+    versions,
+)
 from headrace.optimize.search.offers import PrunedThen, Ready
-from headrace.optimize.search.plan import Step, StepKind, best, next_step
-from headrace.optimize.search.requests import batch_of, loses_batching, served_run
-from headrace.optimize.search.run import Run
-from headrace.optimize.search.state import state_of
-from headrace.optimize.search.timings import COLD
-from headrace.optimize.search.weigh import Weight, weigh
+from headrace.optimize.search.plan import Step, StepKind, best, decide, members_of, next_step
+from headrace.optimize.search.process import SearchRequest
+from headrace.optimize.search.steps import Judging, Run, Weight, mix, weigh
 from headrace.optimize.timing import Contender, TimingSettings, summarize
 from headrace.runtimes import Model
 from headrace.runtimes.processor import this_processor

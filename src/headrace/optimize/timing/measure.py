@@ -1,32 +1,344 @@
-"""Time contenders side by side on a machine that others use too.
-
-They take turns: a block holds one short window of each, in an order that is drawn anew. Whatever
-comes and goes more slowly than a block meets all of them, and what comes faster meets each as often
-as the others; so differences within a block hold where times do not.
-"""
+"""Contenders timed side by side in windows of time, on a machine that others use too."""
 
 import gc
 import math
+import statistics
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import takewhile
+from itertools import pairwise, repeat, takewhile
 from typing import Final
 
 import msgspec
 import numpy as np
 
+from headrace.core import Array
 from headrace.core.clock import Clock
 from headrace.core.errors import InvalidArgumentError
-from headrace.optimize.timing.bench import Bench
-from headrace.optimize.timing.cpu import CpuWatch
-from headrace.optimize.timing.evict import eviction
-from headrace.optimize.timing.loop import Plan, Run, plan, reading_overhead_s
-from headrace.optimize.timing.window import Contender, TimingSettings, Window
+from headrace.optimize.timing.cpu import TICK_S, CpuWatch, eviction
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contender:
+    """One way to answer. `run`: one call is one inference of a request that is prepared."""
+
+    name: str
+    run: Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimingSettings:
+    """How a measurement is made.
+
+    `blocks`: in each, every contender gets one window. `window_s`: its length, where the machine's
+    time suffices; slower contenders get longer ones. `warmup_s`: before the first block, for each;
+    `window_warmup_s`: before each window. `max_foreign_cores`: others that use more disturb a
+    window; on large machines they may have a tenth of the cores that a model leaves free.
+    `retries`: how often a disturbed window is repeated within its block. `cold`: what the caches
+    hold is driven out before every call. `threads`: those that a contender uses.
+    """
+
+    blocks: int = 20
+    window_s: float = 0.15
+    warmup_s: float = 0.1
+    window_warmup_s: float = 0.01
+    max_foreign_cores: float = 0.35
+    retries: int = 1
+    cold: bool = False
+    confidence: float = 0.95
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        _at_least("blocks", self.blocks, 1)
+        _at_least("retries", self.retries, 0)
+        _at_least("threads", self.threads, 1)
+        _at_least("max_foreign_cores", self.max_foreign_cores, 0.0)
+        _at_least("warmup_s", self.warmup_s, 0.0)
+        _at_least("window_warmup_s", self.window_warmup_s, 0.0)
+        if not 0 < self.window_s < float("inf"):
+            raise InvalidArgumentError(f"window_s is {self.window_s:g}; it has to be above 0 s")
+        if not 0 < self.confidence < 1:
+            raise InvalidArgumentError(
+                f"confidence is {self.confidence:g}; it has to be between 0 and 1, as 0.95"
+            )
+
+    def foreign_limit_cores(self, cpus: int) -> float:
+        """How many cores others may use on a machine of `cpus` without disturbing."""
+        return max(self.max_foreign_cores, (cpus - self.threads) / 10)
+
+
+def _at_least(name: str, value: float, least: float) -> None:
+    if not least <= value < float("inf"):
+        raise InvalidArgumentError(f"{name} is {value:g}; it has to be at least {least:g}")
+
+
+def foreign_cores(before_s: float | None, after_s: float | None, elapsed_s: float) -> float | None:
+    """How many cores others used on average, less what the kernel's sums may be off by."""
+    if before_s is None or after_s is None or elapsed_s <= 0:
+        return None
+    return max(after_s - before_s - TICK_S, 0.0) / elapsed_s
+
+
+class Window(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Calls of one contender, one after the other, with what else went on.
+
+    `at_s`: monotonic time of its begin. `elapsed_s`: from the first call to the end of the last,
+    with what lay between. `readings`: latencies in seconds as little-endian float64, so that a
+    journal keeps them exactly and briefly; each is the mean of `calls_per_reading` calls, more than
+    1 where a call is so short that reading the clock would count. `foreign_cores`: how many cores
+    others used on average; None where that cannot be seen. `error`: why the contender was dropped;
+    such a window has no readings.
+    """
+
+    name: str
+    block: int
+    at_s: float
+    elapsed_s: float = 0.0
+    readings: bytes = b""
+    calls_per_reading: int = 1
+    foreign_cores: float | None = None
+    disturbed: bool = False
+    cold: bool = False
+    error: str = ""
+
+    @property
+    def latencies_s(self) -> Array:
+        """Seconds of a call, float64 `[readings]`, in their order."""
+        return np.frombuffer(self.readings, "<f8")
+
+    @property
+    def p50_s(self) -> float:
+        """The median latency in this window."""
+        ordered = np.sort(self.latencies_s)
+        half = ordered.size // 2
+        return float((ordered[half] + ordered[-1 - half]) / 2)
+
+
+def failures(windows: Iterable[Window]) -> dict[str, str]:
+    """By the names of contenders that were dropped: why."""
+    return {window.name: window.error for window in windows if window.error}
+
+
+Run = Callable[[], None]
+Now = Callable[[], float]
+MAX_READINGS: Final = 2000
+"""In a window; a journal has to hold them."""
+_OVERHEAD_SHARE: Final = 0.005
+_OVERHEAD_READINGS: Final = 500
+_LEAST_READINGS: Final = 3
+_FEW_CALLS_S: Final = 1.0
+"""Contenders of which three calls take longer get windows of one call."""
+_SHORTEST_WINDOW_S: Final = 0.03
+_TRIAL_CALLS: Final = 2
+_SHORTEST_CALL_S: Final = 1e-9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a contender's windows are, by how long a call took in its trial.
+
+    `between_s`: what passes between two calls and does not count.
+    """
+
+    call_s: float
+    between_s: float
+    calls_per_reading: int
+    least_readings: int
+    warmup_s: float
+    window_s: float
+
+    @property
+    def whole_s(self) -> float:
+        """About how long a window takes in all, and a warm-up before it."""
+        reading_s = self.calls_per_reading * self.call_s + self.between_s
+        readings_s = max(math.ceil(self.window_s / reading_s), self.least_readings) * reading_s
+        return readings_s + max(self.warmup_s, self.call_s)
+
+
+def call_latencies(
+    run: Run, *, now: Now, end: float, least: int, calls: int, until: float = math.inf
+) -> list[float]:
+    """Seconds of a call, each a mean of `calls`, until `end`.
+
+    It goes on to `least` of them, but not beyond `until`. There is always one.
+    """
+    times = [now()]
+    add = times.append
+    while True:
+        for _ in repeat(None, calls):
+            run()
+        at = now()
+        add(at)
+        if at >= end and (len(times) > least or at >= until):
+            return [(after - before) / calls for before, after in pairwise(times)]
+
+
+def cold_latencies(
+    run: Run, *, evict: Run, now: Now, end: float, least: int, until: float = math.inf
+) -> list[float]:
+    """Seconds of each call where `evict` ran before it, which does not count."""
+    latencies: list[float] = []
+    while True:
+        evict()
+        start = now()
+        run()
+        at = now()
+        latencies.append(at - start)
+        if at >= end and (len(latencies) >= least or at >= until):
+            return latencies
+
+
+def reading_overhead_s(now: Now) -> float:
+    """What lies between two readings of the clock where a call does nothing."""
+    nothing = call_latencies(
+        lambda: None, now=now, end=-math.inf, least=_OVERHEAD_READINGS, calls=1
+    )
+    return statistics.median(nothing)
+
+
+def trial_call_s(run: Run, *, now: Now, warmup_s: float, until: float) -> float:
+    """Warm up, and tell how long a call takes by then.
+
+    The first call, in which much is made that stays, counts only where there is time for no other.
+    """
+    start = now()
+    first = call_latencies(run, now=now, end=-math.inf, least=1, calls=1)
+    if now() >= until:
+        return first[0]
+    end = min(start + warmup_s, until)
+    later = call_latencies(run, now=now, end=end, least=_TRIAL_CALLS, calls=1, until=until)
+    return statistics.median(later)
+
+
+def plan(
+    call_s: float,
+    *,
+    overhead_s: float,
+    settings: TimingSettings,
+    between_s: float = 0.0,
+    fit: float = 1.0,
+) -> Plan:
+    """The windows of a contender whose call takes `call_s`.
+
+    Args:
+        call_s: As the trial tells, which reads the clock at each call.
+        overhead_s: Of one reading of the clock.
+        fit: By how much windows have to be shorter than wanted for all blocks to be made in time.
+    """
+    call_s = max(call_s - overhead_s, overhead_s / 10, _SHORTEST_CALL_S)
+    shortest = min(settings.window_s, _SHORTEST_WINDOW_S)
+    window_s = max(settings.window_s * min(fit, 1.0), shortest)
+    calls = 1
+    if not settings.cold:
+        enough = overhead_s / (_OVERHEAD_SHARE * call_s)
+        calls = max(math.ceil(max(enough, window_s / call_s / MAX_READINGS)), 1)
+    return Plan(
+        call_s=call_s,
+        between_s=between_s,
+        calls_per_reading=calls,
+        least_readings=_LEAST_READINGS if _LEAST_READINGS * call_s <= _FEW_CALLS_S else 1,
+        warmup_s=settings.window_warmup_s,
+        window_s=window_s,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """`until`: monotonic time. `evict`: None where caches stay hot."""
+
+    settings: TimingSettings
+    until: float
+    now: Callable[[], float]
+    cpu: CpuWatch
+    evict: Run | None
+
+    def trial(self, contender: Contender) -> float | Window:
+        """Seconds of a call, or the window that says why it cannot be called; 0 once time is up."""
+        start = self.now()
+        if start >= self.until:
+            return 0.0
+        try:
+            return trial_call_s(
+                contender.run, now=self.now, warmup_s=self.settings.warmup_s, until=self.until
+            )
+        except Exception as error:  # noqa: BLE001  # others' code: it is dropped, and says why
+            return self._failed(contender, 0, start, error)
+
+    def eviction_s(self) -> float:
+        """How long it takes to empty the caches; 0 where they stay hot."""
+        if self.evict is None:
+            return 0.0
+        self.evict()  # the first touches memory that was never there
+        start = self.now()
+        self.evict()
+        return self.now() - start
+
+    def has_time_for(self, made: Plan, spare_s: float = 0.0) -> bool:
+        """Whether a window's warm-up and its first reading end in time, with so much to spare."""
+        calls_s = made.call_s * (1 + made.calls_per_reading) + made.between_s
+        return self.now() + calls_s + spare_s <= self.until
+
+    def window(self, contender: Contender, made: Plan, block: int) -> Window:
+        """One window of it; if it raises, one that says why."""
+        start = self.now()
+        foreign_s = self.cpu.foreign_s()
+        try:
+            begin = self._warm_up(contender, made)
+            latencies = self._latencies(contender, made, begin)
+        except Exception as error:  # noqa: BLE001  # others' code: it is dropped, and says why
+            return self._failed(contender, block, start, error)
+        end = self.now()
+        foreign = foreign_cores(foreign_s, self.cpu.foreign_s(), end - start)
+        limit = self.settings.foreign_limit_cores(self.cpu.cpus)
+        return Window(
+            name=contender.name,
+            block=block,
+            at_s=begin,
+            elapsed_s=end - begin,
+            readings=np.asarray(latencies, "<f8").tobytes(),
+            calls_per_reading=made.calls_per_reading,
+            foreign_cores=foreign,
+            disturbed=foreign is not None and foreign > limit,
+            cold=self.settings.cold,
+        )
+
+    def _warm_up(self, contender: Contender, made: Plan) -> float:
+        """Call it until its memory and threads are awake; the time after that."""
+        end = min(self.now() + made.warmup_s, self.until)
+        while True:
+            contender.run()
+            at = self.now()
+            if at >= end:
+                return at
+
+    def _latencies(self, contender: Contender, made: Plan, begin: float) -> list[float]:
+        end = min(begin + made.window_s, self.until)
+        if self.evict is not None:
+            return cold_latencies(
+                contender.run,
+                evict=self.evict,
+                now=self.now,
+                end=end,
+                least=made.least_readings,
+                until=self.until,
+            )
+        return call_latencies(
+            contender.run,
+            now=self.now,
+            end=end,
+            least=made.least_readings,
+            calls=made.calls_per_reading,
+            until=self.until,
+        )
+
+    def _failed(self, contender: Contender, block: int, at_s: float, error: Exception) -> Window:
+        said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        cold = self.settings.cold
+        return Window(name=contender.name, block=block, at_s=at_s, cold=cold, error=said)
+
 
 OnWindow = Callable[[Window], None]
-
 _HOPELESS_SHARE: Final = 0.8
 _COLLECT_EVERY_S: Final = 2.0
 

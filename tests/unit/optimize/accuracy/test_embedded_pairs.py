@@ -5,7 +5,7 @@ import pytest
 
 from headrace.core import Array, RuntimeFailedError, Tensors
 from headrace.optimize.accuracy import Examples, Texts, cosine_run, gives_embeddings
-from headrace.optimize.accuracy.pair_requests import apart, first_of, second_of
+from headrace.optimize.accuracy.examples import apart, first_of, second_of
 
 WORDS: Array = np.random.default_rng(0).normal(size=(20, 40)).astype(np.float32)
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from headrace.core import Array, InvalidArgumentError
 from headrace.optimize.accuracy import Answers, Fidelity, measure_fidelity
-from headrace.optimize.accuracy.output_fidelity import tells_class
+from headrace.optimize.accuracy.fidelity import tells_class
 from tests.unit.optimize.accuracy.answered import answered, logits
 
 RNG = np.random.default_rng(3)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from headrace.core import Datatype, HeadraceError, InvalidArgumentError, ModelSignature
 from headrace.optimize.accuracy import DataWish, Examples, Texts, read_labelled, tables
-from headrace.optimize.accuracy.pair_requests import first_of, second_of
+from headrace.optimize.accuracy.examples import first_of, second_of
 from tests.tabular_models import library
 from tests.unit.optimize.accuracy.signatures import MATRIX, TEXT, TOKENS, of, spec, tokens
 from tests.unit.pipeline.conftest import tokenizer_json

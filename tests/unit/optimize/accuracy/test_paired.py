@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.optimize.accuracy.paired import (
+from headrace.optimize.accuracy.verdict import (
     detectable_loss,
     is_refuted,
     loss_bound,

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from headrace.core import Array
 from headrace.optimize.accuracy import Metric
-from headrace.optimize.accuracy.scoring import bootstrap_losses, score, weighted_scores
+from headrace.optimize.accuracy.metrics import bootstrap_losses, score, weighted_scores
 from tests.tabular_models import library
 
 metrics = library("sklearn.metrics", "sklearn")

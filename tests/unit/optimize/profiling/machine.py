@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from headrace.optimize.profiling.grid import Rounds, Setting, time_runs
 from headrace.optimize.profiling.messages import Cell, Measured
-from headrace.optimize.profiling.rounds import Rounds
-from headrace.optimize.profiling.timing import Setting, time_runs
 from tests.unit.optimize.profiling import made
 
 

@@ -6,9 +6,9 @@ import msgspec
 
 from headrace.core import PaddingSpec
 from headrace.optimize.profiling.document import Profile, conclude
+from headrace.optimize.profiling.grid import Setting, cell_of
 from headrace.optimize.profiling.messages import Cell, Loaded, Measured, Overhead
 from headrace.optimize.profiling.recommend import Wishes
-from headrace.optimize.profiling.timing import Setting, cell_of
 from headrace.runtimes.optimized_file import Processor
 
 HERE = Processor(name="Chip", features=("avx2", "avx512f"))

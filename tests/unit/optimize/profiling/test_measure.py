@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from headrace.optimize.profiling.measure import profile
 from headrace.optimize.profiling.messages import (
     Cell,
     Event,
@@ -13,7 +14,6 @@ from headrace.optimize.profiling.messages import (
     ProfileRequest,
     gathered,
 )
-from headrace.optimize.profiling.worker import profile
 from headrace.testing import models
 
 pytestmark = pytest.mark.slow

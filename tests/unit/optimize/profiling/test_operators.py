@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from headrace.optimize.profiling.operators import TOP, by_operator, onnx_times, shares
+from headrace.optimize.profiling.measure import TOP, by_operator, onnx_times, shares
 from headrace.testing import models
 
 

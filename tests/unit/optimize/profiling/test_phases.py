@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headrace.optimize.profiling.grid import Setting, cell_of
 from headrace.optimize.profiling.messages import Cell, Round
-from headrace.optimize.profiling.service import LEAST_ROUNDS, Phases, find_phases, without_drift
-from headrace.optimize.profiling.timing import Setting, cell_of
+from headrace.optimize.profiling.predict import LEAST_ROUNDS, Phases, find_phases, without_drift
 from tests.unit.optimize.profiling.made import cell
 
 

@@ -1,8 +1,7 @@
 import pytest
 
+from headrace.optimize.profiling.grid import FEW, Rounds, Setting, time_runs
 from headrace.optimize.profiling.messages import Cell
-from headrace.optimize.profiling.rounds import FEW, Rounds
-from headrace.optimize.profiling.timing import Setting, time_runs
 from tests.unit.optimize.profiling.machine import Machine
 
 ONE = Setting(threads=1, runs=1, rows=1, length=32)

@@ -2,8 +2,8 @@ import statistics
 
 import pytest
 
-from headrace.optimize.profiling.service import MeasuredService
-from headrace.optimize.profiling.timing import Setting, cell_of
+from headrace.optimize.profiling.grid import Setting, cell_of
+from headrace.optimize.profiling.predict import MeasuredService
 from tests.unit.optimize.profiling.made import cell
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.core import RuntimeFailedError
-from headrace.optimize.profiling.timing import KEPT, Setting, cell_of, time_runs
+from headrace.optimize.profiling.grid import KEPT, Setting, cell_of, time_runs
 
 ONE = Setting(threads=1, runs=1, rows=4, length=0)
 

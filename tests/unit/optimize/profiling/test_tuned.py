@@ -5,9 +5,8 @@ from hypothesis import strategies as st
 
 from headrace.core import FailedPreconditionError, PaddingSpec
 from headrace.core.spec import SystemSpec
-from headrace.optimize.profiling.document import Profile
+from headrace.optimize.profiling.document import Machine, Profile, fill, fitting, model_of
 from headrace.optimize.profiling.recommend import Wishes
-from headrace.optimize.profiling.tuned import Machine, fill, fitting, model_of
 from headrace.runtimes.optimized_file import Processor
 from tests.unit.optimize.profiling.made import HERE, cell, measured, profile
 

@@ -9,11 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from headrace.optimize.prune.course import Course
-from headrace.optimize.prune.graph import as_graph
+from headrace.optimize.prune.graph import Course, as_graph, open_session, run, traced_shapes
 from headrace.optimize.prune.groups import find_groups
-from headrace.optimize.prune.moments import matrix, rows_read, set_matrix
-from headrace.optimize.prune.running import open_session, run, traced_shapes
+from headrace.optimize.prune.selection import matrix, rows_read, set_matrix
 from tests.small_networks import (
     CHANNELS,
     CLASSES,

@@ -7,10 +7,8 @@ import pytest
 
 pytest.importorskip("onnx", reason="needs the extra `optimize`")
 
-from headrace.optimize.prune.cut import Unit
-from headrace.optimize.prune.graph import as_graph
-from headrace.optimize.prune.groups import Found, find_groups
-from headrace.optimize.prune.running import traced_shapes
+from headrace.optimize.prune.graph import as_graph, traced_shapes
+from headrace.optimize.prune.groups import Found, Unit, find_groups
 from tests.small_networks import (
     CHANNELS,
     HEADS,

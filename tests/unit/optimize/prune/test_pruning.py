@@ -19,10 +19,9 @@ pytest.importorskip("onnx", reason="needs the extra `optimize`")
 
 from headrace.core import Array, InvalidArgumentError, Tensors
 from headrace.optimize.candidate import CannotBuildError, Teaching
-from headrace.optimize.prune.cut import Importance, Method, PruneCut, Unit, kept_count
-from headrace.optimize.prune.graph import as_graph
+from headrace.optimize.prune.graph import as_graph, is_alike
+from headrace.optimize.prune.groups import Importance, Method, PruneCut, Unit, kept_count
 from headrace.optimize.prune.pruning import check_same_answers, prune
-from headrace.optimize.prune.running import is_alike
 from tests.small_networks import (
     SIDE,
     WIDTH,

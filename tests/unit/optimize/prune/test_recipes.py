@@ -12,7 +12,7 @@ import pytest
 
 from headrace.optimize.candidate import CannotBuildError, ModelClass, Teaching, Workshop
 from headrace.optimize.prune import COMPRESSION_RECIPES, RECIPES
-from headrace.optimize.prune.unstructured import gzip_bytes, with_zeros
+from headrace.optimize.prune.pruning import gzip_bytes, with_zeros
 from headrace.runtimes import load_model
 from tests.small_networks import SIDE, WIDTH, conv_net, encoder, perceptron, requests, save
 

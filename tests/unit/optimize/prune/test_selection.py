@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.core import Array
-from headrace.optimize.prune.layout import Layout
 from headrace.optimize.prune.selection import (
     Reading,
     activation_losses,
@@ -16,6 +15,7 @@ from headrace.optimize.prune.selection import (
     made_up,
     weight_losses,
 )
+from headrace.optimize.prune.ties import Layout
 
 
 def reading(

@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 pytest.importorskip("onnx", reason="needs the extra `optimize`")
 
 from headrace.core import Array, Tensors
-from headrace.optimize.prune.graph import Graph, as_graph
-from headrace.optimize.prune.groups import Group, find_groups
-from headrace.optimize.prune.layout import Layout, through_reshape
-from headrace.optimize.prune.running import open_session, run, traced_shapes
-from headrace.optimize.prune.slicing import (
+from headrace.optimize.prune.graph import Graph, as_graph, open_session, run, traced_shapes
+from headrace.optimize.prune.groups import (
     Cutting,
+    Group,
+    find_groups,
     parameters_without,
     with_units_ignored,
     without_units,
 )
+from headrace.optimize.prune.ties import Layout, through_reshape
 from tests.small_networks import (
     CHANNELS,
     CLASSES,

@@ -12,12 +12,16 @@ from onnx import TensorProto
 
 from headrace.core import Tensors
 from headrace.optimize.candidate import CannotBuildError, Teaching
-from headrace.optimize.prune.cut import Importance, Method, PruneCut
-from headrace.optimize.prune.graph import Graph, as_graph
-from headrace.optimize.prune.groups import find_groups
+from headrace.optimize.prune.graph import Graph, as_graph, open_session, run, traced_shapes
+from headrace.optimize.prune.groups import (
+    Cutting,
+    Importance,
+    Method,
+    PruneCut,
+    find_groups,
+    without_units,
+)
 from headrace.optimize.prune.pruning import prune
-from headrace.optimize.prune.running import open_session, run, traced_shapes
-from headrace.optimize.prune.slicing import Cutting, without_units
 from tests.small_networks import (
     HIDDEN,
     SIDE,
@@ -33,7 +37,7 @@ from tests.small_networks import (
 NO_TORCH = "PyTorch is not installed: make test-all installs it"
 distil: Any = pytest.importorskip("headrace.optimize.prune.torch_distil", reason=NO_TORCH).distil
 torch_graph: Any = pytest.importorskip("headrace.optimize.prune.torch_graph", reason=NO_TORCH)
-torch_taylor: Any = pytest.importorskip("headrace.optimize.prune.torch_taylor", reason=NO_TORCH)
+torch_taylor: Any = pytest.importorskip("headrace.optimize.prune.torch_distil", reason=NO_TORCH)
 TorchGraph: Any = torch_graph.TorchGraph
 stacked: Any = torch_graph.stacked
 taylor_scores: Any = torch_taylor.taylor_scores

@@ -12,8 +12,7 @@ import pytest
 from headrace.core import Array, Tensors
 from headrace.optimize.candidate import Candidate, CannotBuildError, ModelClass, Recipe, Workshop
 from headrace.optimize.recipes import recipes_for
-from headrace.optimize.recipes.gpu import HALF
-from headrace.optimize.recipes.onnx_int8 import StaticInt8
+from headrace.optimize.recipes.onnx_int8 import HALF, StaticInt8
 from headrace.runtimes import LoadOptions, load_model
 from headrace.testing.models import FLOAT, build, mlp, strings, typed, write_external
 from tests.network_models import conv_net, encoder_layer, images, sentences, write

@@ -8,10 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.optimize.candidate import ModelClass, Workshop
-from headrace.optimize.recipes.as_it_is import BASIC, SERVED
-from headrace.optimize.recipes.threads import InMoreThreads, in_more_threads, thread_counts
-from headrace.optimize.search.asked import Target
+from headrace.optimize.recipes.catalogue import (
+    BASIC,
+    SERVED,
+    InMoreThreads,
+    in_more_threads,
+    thread_counts,
+)
 from headrace.optimize.search.offers import offer
+from headrace.optimize.search.process import Target
 from headrace.runtimes import LoadOptions, load_model
 from headrace.runtimes.tuning import check_tuning
 from headrace.testing.models import mlp

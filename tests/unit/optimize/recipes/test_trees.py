@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from headrace.core import Tensors
-from headrace.optimize.by_batch import why_not_mixed
 from headrace.optimize.candidate import Candidate, CannotBuildError, ModelClass, Workshop
 from headrace.optimize.recipes.trees import (
     TREE_RECIPES,
@@ -15,6 +14,7 @@ from headrace.optimize.recipes.trees import (
     OnnxTrees,
     as_rows,
     differences,
+    why_not_mixed,
 )
 from headrace.runtimes import load_model
 from headrace.testing import models

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from headrace.core.charts import Box, Dot, Scale, place_labels
 from headrace.optimize.report import Evidence
 from headrace.optimize.report.data import Kind, front, numbered, points
+from headrace.optimize.report.html import bars
 from headrace.optimize.report.plot import (
     NARROW,
     WIDE,
@@ -22,7 +23,6 @@ from headrace.optimize.report.plot import (
     quality_scale,
     summary,
 )
-from headrace.optimize.report.tables import bars
 from tests.unit.optimize.report.reports import REPORT, passed
 
 AREA = Box(left=0.0, top=0.0, right=800.0, bottom=400.0)

@@ -3,8 +3,8 @@
 import pytest
 from msgspec.structs import replace
 
-from headrace.optimize.search.asked import SearchRequest, Target
-from headrace.optimize.search.costs import cost_per_million, said_of_cost
+from headrace.optimize.search.journal import cost_per_million, said_of_cost
+from headrace.optimize.search.process import SearchRequest, Target
 from tests.unit.optimize.search.made import started
 
 STARTED = started()

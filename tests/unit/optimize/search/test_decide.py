@@ -3,12 +3,18 @@
 import pytest
 from msgspec.structs import replace
 
-from headrace.optimize.search.asked import SearchRequest, Target
-from headrace.optimize.search.decide import Standing, Standings, decide
-from headrace.optimize.search.journal import AGAIN, FINAL, Event, Unbatched, Weighed
+from headrace.optimize.search.journal import (
+    AGAIN,
+    FINAL,
+    Event,
+    Timings,
+    Unbatched,
+    Weighed,
+    state_of,
+)
 from headrace.optimize.search.outcome import report_of
-from headrace.optimize.search.state import state_of
-from headrace.optimize.search.timings import Timings
+from headrace.optimize.search.plan import Standing, Standings, decide
+from headrace.optimize.search.process import SearchRequest, Target
 from tests.unit.optimize.search.made import (
     BASE,
     SCORED,

@@ -9,13 +9,11 @@ import onnx
 import pytest
 
 from headrace.core import Array
-from headrace.optimize.search.asked import SearchRequest
-from headrace.optimize.search.journal import Built, Journal, Judged, read_journal
-from headrace.optimize.search.judging import Judging
+from headrace.optimize.search.journal import Built, Journal, Judged, State, read_journal
 from headrace.optimize.search.materials import open_materials
 from headrace.optimize.search.plan import Step, StepKind
-from headrace.optimize.search.run import Run
-from headrace.optimize.search.state import State
+from headrace.optimize.search.process import SearchRequest
+from headrace.optimize.search.steps import Judging, Run
 from headrace.runtimes import load_model
 from headrace.runtimes.tuning import UNTUNED
 from tests import small_networks

@@ -1,10 +1,9 @@
 """What does the report of a search say?"""
 
 from headrace.optimize.report import CandidateReport, OptimizeReport
-from headrace.optimize.search.asked import SearchRequest
-from headrace.optimize.search.journal import Event, Weighed
+from headrace.optimize.search.journal import Event, Weighed, state_of
 from headrace.optimize.search.outcome import report_of
-from headrace.optimize.search.state import state_of
+from headrace.optimize.search.process import SearchRequest
 from tests.unit.optimize.search.made import (
     BASE,
     SCORED,

@@ -7,13 +7,11 @@ import numpy as np
 import pytest
 
 from headrace.optimize.accuracy import Texts
-from headrace.optimize.search.asked import SearchRequest
-from headrace.optimize.search.journal import Built, Journal, Scored
-from headrace.optimize.search.judging import Judging
+from headrace.optimize.search.journal import Built, Journal, Scored, State
 from headrace.optimize.search.materials import Materials, open_materials
 from headrace.optimize.search.plan import Step, StepKind
-from headrace.optimize.search.run import Run
-from headrace.optimize.search.state import State
+from headrace.optimize.search.process import SearchRequest
+from headrace.optimize.search.steps import Judging, Run
 from headrace.runtimes import load_model
 from headrace.runtimes.tuning import UNTUNED
 from headrace.testing.models import FLOAT, INT64, Node, Value, build

@@ -5,8 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from headrace.optimize.search.asked import SearchRequest, Target
-from headrace.optimize.search.journal import FINAL, Ended, Event, Weighed, Wrote
+from headrace.optimize.search.journal import FINAL, Ended, Event, Timings, Weighed, Wrote, state_of
 from headrace.optimize.search.plan import (
     SCREENED,
     Step,
@@ -15,8 +14,7 @@ from headrace.optimize.search.plan import (
     beaten_by,
     next_step,
 )
-from headrace.optimize.search.state import state_of
-from headrace.optimize.search.timings import Timings
+from headrace.optimize.search.process import SearchRequest, Target
 from tests.unit.optimize.search.made import (
     BASE,
     SCORED,

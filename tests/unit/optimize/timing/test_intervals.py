@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.optimize.timing.intervals import (
+from headrace.optimize.timing.summary import (
     drifting_median_interval,
     least_count,
     median_interval,

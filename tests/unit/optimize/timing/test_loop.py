@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from headrace.optimize.timing import TimingSettings
-from headrace.optimize.timing.loop import (
+from headrace.optimize.timing.measure import (
     MAX_READINGS,
     call_latencies,
     cold_latencies,

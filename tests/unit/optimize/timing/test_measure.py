@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from headrace.core.errors import InvalidArgumentError
 from headrace.optimize.timing import Contender, TimingSettings, Window, failures, measure, summarize
-from headrace.optimize.timing.bench import foreign_cores
+from headrace.optimize.timing.measure import foreign_cores
 from tests.unit.optimize.timing.machine import QUIET, Machine, World
 
 NAMES = ("a", "b", "c")

@@ -1,0 +1,479 @@
+"""Cells of a table as a model's inputs: numbers, texts and token ids, and the labels."""
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from headrace.core import (
+    VARIABLE,
+    Array,
+    Datatype,
+    InvalidArgumentError,
+    ModelSignature,
+    Tensors,
+    TensorSpec,
+)
+from headrace.optimize.accuracy.examples import StackedRows
+from headrace.optimize.accuracy.tables import Table
+from headrace.pipeline.texts import MAX_TEXT_BYTES
+from headrace.pipeline.tokenizing import IDS, MASK, TYPES, open_tokenizer, pad_id
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding
+
+LABEL_NAMES: Final = ("label", "labels", "y", "target", "targets", "class")
+MAX_CLASSES: Final = 10_000
+_EXACT: Final = 2**53
+_TRUTH: Final = {"true": 1.0, "false": 0.0}
+
+
+def label_column(table: Table, wish: str, *, inputs: Collection[str]) -> str | None:
+    """The column of labels by its name; the last one, if all numbers, where none has a name.
+
+    Args:
+        wish: The name that somebody gave; empty for none.
+        inputs: Names of the model's inputs, which are no labels.
+
+    Raises:
+        InvalidArgumentError: There is none of the name that was wished, or several may be meant.
+    """
+    if wish:
+        if wish not in table.columns:
+            msg = f"{table.path} has no column {wish!r} for the labels: {table.told()}"
+            raise InvalidArgumentError(msg)
+        return wish
+    if not table.is_named:
+        last = list(table.columns)[-1]
+        has_others = len(table.columns) > 1
+        return last if has_others and are_numbers(table.columns[last]) else None
+    found = [name for name in table.columns if name.casefold() in LABEL_NAMES]
+    found = [name for name in found if name not in inputs]
+    if len(found) > 1:
+        msg = f"{table.path}: {' and '.join(map(repr, found))} may be the labels; say which"
+        raise InvalidArgumentError(msg)
+    return found[0] if found else None
+
+
+def number_of(cell: object) -> float | None:
+    """The number that a cell says; None if it says none, or is empty."""
+    if not isinstance(cell, str | bool | int | float):
+        return None
+    try:
+        return float(cell)
+    except OverflowError:  # a whole number of hundreds of digits
+        return math.inf
+    except ValueError:
+        return _TRUTH.get(str(cell).strip().casefold())
+
+
+def are_numbers(cells: Sequence[object]) -> bool:
+    """Whether all cells say numbers."""
+    return all(number_of(cell) is not None for cell in cells)
+
+
+def labels_of(
+    table: Table, column: str, signature: ModelSignature
+) -> tuple[Array, tuple[str, ...]]:
+    """Labels as int64 where all are whole numbers, else float64; and the classes' names.
+
+    Labels that are texts are numbered as the model numbers its classes where it names them, else
+    by their order in the alphabet, as scikit-learn does.
+
+    Raises:
+        InvalidArgumentError: A row has none, or one of another kind; the message names the line.
+    """
+    cells = table.columns[column]
+    for row, cell in enumerate(cells):
+        if cell is None or (isinstance(cell, str) and not cell.strip()):
+            raise table.wrong(row, f"no label in column {column!r}; add it or remove the line")
+    numbers = [number_of(cell) for cell in cells]
+    odd = [row for row, number in enumerate(numbers) if number is None]
+    if not odd:
+        return _numbered(table, numbers), ()
+    if len(odd) < len(cells):
+        shown = str(cells[odd[0]])[:40]
+        raise table.wrong(odd[0], f"label {shown!r} is no number, as others in {column!r} are")
+    if not all(isinstance(cell, str) for cell in cells):
+        raise table.wrong(0, f"column {column!r} holds neither numbers nor texts")
+    return _of_texts([str(cell).strip() for cell in cells], signature, table, column)
+
+
+def numbers_as_labels(values: Array) -> Array:
+    """int64 where all are whole numbers, else float64."""
+    wide = values.astype(np.float64)
+    whole = bool((wide == np.round(wide)).all()) and bool((np.abs(wide) < _EXACT).all())
+    return wide.astype(np.int64) if whole else wide
+
+
+def classes_named(texts: Sequence[str], signature: ModelSignature) -> tuple[Array, tuple[str, ...]]:
+    """Numbers of classes that are named by texts, and the names by number."""
+    present = set(texts)
+    declared = (names for names in signature.labels.values() if present <= set(names))
+    names = next(declared, tuple(sorted(present)))
+    place = {name: number for number, name in enumerate(names)}
+    return np.array([place[text] for text in texts], np.int64), tuple(names)
+
+
+def _numbered(table: Table, numbers: Sequence[float | None]) -> Array:
+    values = np.array(numbers, np.float64)
+    endless = np.flatnonzero(~np.isfinite(values))
+    if len(endless):
+        raise table.wrong(int(endless[0]), "the label is not a finite number")
+    return numbers_as_labels(values)
+
+
+def _of_texts(
+    texts: Sequence[str], signature: ModelSignature, table: Table, column: str
+) -> tuple[Array, tuple[str, ...]]:
+    if len(set(texts)) > min(MAX_CLASSES, max(len(texts) // 2, 2)):
+        msg = (
+            f"{table.path}: column {column!r} holds {len(set(texts))} different texts in "
+            f"{len(texts)} rows, too many for classes; say which column holds the labels"
+        )
+        raise InvalidArgumentError(msg)
+    return classes_named(texts, signature)
+
+
+_MATRIX: Final = 2
+_ROW_NAMES: Final = frozenset({"", "id", "idx", "index", "unnamed: 0", "row", "row_id"})
+
+
+def named_inputs(table: Table, signature: ModelSignature) -> list[Tensors]:
+    """Requests of columns that are named like the inputs; lists are tensors of their own shape.
+
+    Raises:
+        InvalidArgumentError: A cell does not fit its input; the message names the line.
+    """
+    requests: list[Tensors] = [{} for _ in table.lines]
+    for spec in signature.inputs:
+        for row, cell in enumerate(table.columns[spec.name]):
+            try:
+                requests[row][spec.name] = as_request(_array(cell, spec), spec, signature)
+            except InvalidArgumentError as error:
+                raise table.wrong(row, str(error)) from None
+    return requests
+
+
+def matrix_inputs(
+    table: Table, signature: ModelSignature, *, label: str | None
+) -> tuple[Sequence[Tensors], tuple[str, ...]]:
+    """Requests of all other columns beside each other; and what was taken for what.
+
+    Raises:
+        InvalidArgumentError: There are too many or too few, or a cell is no number.
+    """
+    spec = signature.inputs[0]
+    names, notes = _matrix_columns(table, signature, label)
+    wide = np.empty((len(table.lines), len(names)))
+    for i, name in enumerate(names):
+        wide[:, i] = _numbers(table, name, spec)
+    made = cast(wide, spec)
+    rows = StackedRows({spec.name: made}, has_batch_axis=True)
+    if len(spec.shape) != _MATRIX:  # [F] or [N, F, 1]: as the model has it
+        return [{spec.name: as_request(row[spec.name], spec, signature)} for row in rows], notes
+    return rows, notes
+
+
+def as_request(array: Array, spec: TensorSpec, signature: ModelSignature) -> Array:
+    """One row as a request, in the shape that the input declares.
+
+    Raises:
+        InvalidArgumentError: It does not fit.
+    """
+    inner = spec.shape[1:] if signature.batched else spec.shape
+    tried = [array, array[np.newaxis]]
+    if VARIABLE not in inner and array.size == math.prod(inner):
+        tried.append(array.reshape((1, *inner) if signature.batched else inner))
+    for one in tried:
+        if spec.fits(one.shape) and (not signature.batched or one.shape[0] == 1):
+            return np.asarray(one, order="C")
+    shown = [size if size != VARIABLE else "any" for size in inner]
+    msg = f"input '{spec.name}' takes {shown} a row, this is {list(array.shape)}"
+    raise InvalidArgumentError(msg)
+
+
+def cast(array: Array, spec: TensorSpec) -> Array:
+    """Numbers in the input's datatype.
+
+    Raises:
+        InvalidArgumentError: One is not of it: a fraction, too large, or missing.
+    """
+    if array.dtype.kind not in "fiub":
+        raise InvalidArgumentError(f"input '{spec.name}' takes {spec.datatype}, not {array.dtype}")
+    dtype = spec.datatype.dtype
+    with np.errstate(invalid="ignore", over="ignore"):
+        made = array.astype(dtype)
+        if dtype.kind == "f":
+            fits = np.isinf(made) <= np.isinf(array)
+        else:
+            fits = made.astype(array.dtype) == array
+    if not fits.all():
+        shown = array[~fits].reshape(-1)[0]
+        raise InvalidArgumentError(f"input '{spec.name}': {shown:g} is no {spec.datatype}")
+    return made
+
+
+def _array(cell: object, spec: TensorSpec) -> Array:
+    if spec.datatype is Datatype.BYTES:
+        return _text_cells(cell, spec)
+    if isinstance(cell, list):
+        try:
+            found = np.array(cell)
+        except ValueError:
+            raise InvalidArgumentError(f"input '{spec.name}': rows differ in length") from None
+        return cast(found, spec)
+    text = cell.strip() if isinstance(cell, str) else cell
+    if isinstance(text, str | int) and spec.datatype.dtype.kind in "iu":
+        try:
+            return cast(np.array(int(text)), spec)  # a float would lose the digits of a long id
+        except (ValueError, OverflowError):
+            pass
+    missing = math.nan if text is None or text == "" else None
+    number = missing if missing is not None else number_of(text)
+    if number is None:
+        shown = str(cell)[:40]
+        raise InvalidArgumentError(f"input '{spec.name}': {shown!r} is no {spec.datatype}")
+    return cast(np.array(number), spec)
+
+
+def _text_cells(cell: object, spec: TensorSpec) -> Array:
+    cells = np.array(cell, np.object_)
+    made = np.empty(cells.shape, np.object_)
+    for place in np.ndindex(cells.shape):
+        element = cells[place]
+        if not isinstance(element, str | bytes | int | float):
+            raise InvalidArgumentError(f"input '{spec.name}' takes texts, not {element!r:.40}")
+        made[place] = element if isinstance(element, bytes) else str(element).encode()
+    return made
+
+
+def _numbers(table: Table, name: str, spec: TensorSpec) -> Array:
+    cells = table.columns[name]
+    if all(isinstance(cell, str) for cell in cells):
+        try:
+            return np.array(cells).astype(np.float64)
+        except ValueError:
+            pass  # something is missing, or no number: told below, with its line
+    can_miss = spec.datatype.dtype.kind == "f"
+    values = np.empty(len(cells))
+    for row, cell in enumerate(cells):
+        is_missing = cell is None or (isinstance(cell, str) and not cell.strip())
+        number = math.nan if is_missing and can_miss else number_of(cell)
+        if number is None:
+            shown = "nothing" if is_missing else repr(str(cell)[:40])
+            raise table.wrong(row, f"column {name!r}: {shown} is no {spec.datatype}")
+        values[row] = number
+    return values
+
+
+def _matrix_columns(
+    table: Table, signature: ModelSignature, label: str | None
+) -> tuple[list[str], tuple[str, ...]]:
+    """Columns in the model's order."""
+    spec = signature.inputs[0]
+    others = [name for name in table.columns if name != label]
+    declared = signature.columns.get(spec.name, ())
+    if declared and set(declared) <= set(others):
+        return list(declared), ()
+    inner = spec.shape[1:] if signature.batched else spec.shape
+    width = len(others) if VARIABLE in inner else math.prod(inner)
+    notes = []
+    if len(others) == width + 1:
+        numbering = [name for name in others if name.casefold() in _ROW_NAMES]
+        if len(numbering) == 1:
+            others.remove(numbering[0])
+            notes.append(f"column {numbering[0]!r} was taken for the rows' number, and left out")
+    if len(others) != width:
+        said = f"column {label!r} is the label" if label else "no column was taken for the label"
+        msg = (
+            f"input '{spec.name}' takes {width} numbers a row, and {table.path} has {len(others)} "
+            f"columns for it ({said}; {table.told()}); remove or add columns, or say which one "
+            "is the label"
+        )
+        raise InvalidArgumentError(msg)
+    if table.is_named:
+        notes.append(f"columns are input '{spec.name}' in the file's order: the model names none")
+    return others, tuple(notes)
+
+
+TEXT_NAMES: Final = ("text", "sentence", "review", "content", "document", "question", "query")
+PAIR_NAMES: Final = (
+    ("sentence1", "sentence2"),
+    ("text1", "text2"),
+    ("premise", "hypothesis"),
+    ("question1", "question2"),
+    ("question", "sentence"),
+    ("question", "context"),
+    ("query", "passage"),
+)
+TOKENIZER_FILE: Final = "tokenizer.json"
+_KINDS: Final = {
+    IDS: IDS,
+    "input_word_ids": IDS,
+    MASK: MASK,
+    "input_mask": MASK,
+    TYPES: TYPES,
+    "segment_ids": TYPES,
+    "input_type_ids": TYPES,
+}
+"""What exporters call the inputs of a text model."""
+_AT_ONCE: Final = 512
+_PAIR: Final = 2
+
+
+def takes_tokens(signature: ModelSignature) -> bool:
+    """Whether the model takes token ids, and nothing that a tokenizer does not give."""
+    kinds = [_KINDS.get(spec.name) for spec in signature.inputs]
+    are_whole = all(
+        spec.datatype.dtype.kind in "iu" and len(spec.shape) == _MATRIX for spec in signature.inputs
+    )
+    return IDS in kinds and None not in kinds and are_whole
+
+
+def token_kinds(signature: ModelSignature) -> dict[str, str]:
+    """By input: which of a tokenizer's answers it takes."""
+    return {spec.name: _KINDS[spec.name] for spec in signature.inputs}
+
+
+def takes_text(signature: ModelSignature) -> bool:
+    """Whether the model takes texts as they are."""
+    return len(signature.inputs) == 1 and signature.inputs[0].datatype is Datatype.BYTES
+
+
+def text_columns(table: Table, wish: str, *, label: str | None) -> tuple[list[str], str]:
+    """One column, or two for pairs of texts; and what to tell of the choice.
+
+    Args:
+        wish: Names that somebody gave, with a comma between two; empty for none.
+
+    Raises:
+        InvalidArgumentError: There is none, or it is not clear which.
+    """
+    others = [name for name in table.columns if name != label]
+    if wish:
+        wished = [wish] if wish in table.columns else [name.strip() for name in wish.split(",")]
+        missing = [name for name in wished if name not in table.columns]
+        if missing or len(wished) > _PAIR:
+            told = f"no column {missing[0]!r}" if missing else "more than two columns of text"
+            raise InvalidArgumentError(f"{table.path}: {told}: {table.told()}")
+        return wished, ""
+    lower = {name.casefold(): name for name in reversed(others)}
+    for pair in PAIR_NAMES:
+        if table.is_named and set(pair) <= lower.keys():
+            return [lower[name] for name in pair], ""
+    for known in TEXT_NAMES:
+        if table.is_named and known in lower:
+            return [lower[known]], ""
+    found = [name for name in others if not are_numbers(table.columns[name])]
+    if not 1 <= len(found) <= _PAIR:
+        many = "several columns of text" if found else "no column of text"
+        msg = f"{table.path} has {many} ({table.told()}); say which one, or two for pairs"
+        raise InvalidArgumentError(msg)
+    if len(found) == 1:
+        return found, f"column {found[0]!r} was taken for the texts"
+    return found, f"columns {found[0]!r} and {found[1]!r} were taken for pairs of texts"
+
+
+def numeric_rest(table: Table, texts: Collection[str]) -> str | None:
+    """The only other column of numbers, which are then the labels; None if there are several."""
+    rest = [name for name in table.columns if name not in texts]
+    numeric = [name for name in rest if are_numbers(table.columns[name])]
+    return numeric[0] if len(numeric) == 1 else None
+
+
+def plain_inputs(table: Table, column: str, signature: ModelSignature) -> list[Tensors]:
+    """Requests of texts for a model that takes them as they are."""
+    spec = signature.inputs[0]
+    return [
+        {spec.name: as_request(np.array([text.encode()], np.object_), spec, signature)}
+        for text in _texts(table, column)
+    ]
+
+
+def token_inputs(
+    table: Table,
+    columns: Sequence[str],
+    signature: ModelSignature,
+    *,
+    tokenizer: Path | None,
+    beside: Path,
+    max_length: int,
+) -> list[Tensors]:
+    """Requests of token ids, each as long as its text; padded only where the model's axis is fixed.
+
+    Args:
+        tokenizer: A `tokenizer.json`; None for the one in the model's folder.
+        beside: The model's file or folder.
+
+    Raises:
+        InvalidArgumentError: There is no tokenizer, or a row is no text.
+        FailedPreconditionError: The library is not installed.
+        UnsupportedModelError: The file is no tokenizer.
+    """
+    sizes = {spec.shape[1] for spec in signature.inputs} - {VARIABLE}
+    path = _tokenizer_file(tokenizer, beside)
+    opened = open_tokenizer(path, max_length=min({max_length} | sizes))
+    filling = {IDS: pad_id(opened), MASK: 0, TYPES: 0}
+    opened.no_padding()
+    texts = [_texts(table, column) for column in columns]
+    pairs = list(zip(*texts, strict=True)) if len(texts) == _PAIR else texts[0]
+    requests: list[Tensors] = []
+    try:
+        for start in range(0, len(pairs), _AT_ONCE):
+            found = opened.encode_batch(pairs[start : start + _AT_ONCE])
+            requests += [_request(one, signature, filling) for one in found]
+    except Exception as error:  # the library raises bare ones
+        msg = f"{path} cannot tokenize the texts of {table.path}: {str(error)[:200]}"
+        raise InvalidArgumentError(msg) from error
+    empty = next((row for row, one in enumerate(requests) if not _length(one)), None)
+    if empty is not None:
+        raise table.wrong(empty, "the text has no tokens; correct or remove the line")
+    return requests
+
+
+def _request(found: "Encoding", signature: ModelSignature, filling: Mapping[str, int]) -> Tensors:
+    rows = {IDS: found.ids, MASK: found.attention_mask, TYPES: found.type_ids}
+    kinds = token_kinds(signature)
+    return {
+        spec.name: _row(rows[kinds[spec.name]], spec, filling[kinds[spec.name]])
+        for spec in signature.inputs
+    }
+
+
+def _row(values: Sequence[int], spec: TensorSpec, filling: int) -> Array:
+    length = len(values) if spec.shape[1] == VARIABLE else spec.shape[1]
+    row = np.full((1, length), filling, spec.datatype.dtype)
+    row[0, : len(values)] = values
+    return row
+
+
+def _length(request: Tensors) -> int:
+    return min(int(array.shape[1]) for array in request.values())
+
+
+def _texts(table: Table, column: str) -> list[str]:
+    found = []
+    for row, cell in enumerate(table.columns[column]):
+        if not isinstance(cell, str):
+            raise table.wrong(row, f"column {column!r} holds {cell!r:.40}, which is no text")
+        if len(cell) > MAX_TEXT_BYTES:
+            raise table.wrong(row, f"the text has more than {MAX_TEXT_BYTES} characters")
+        found.append(cell)
+    return found
+
+
+def _tokenizer_file(wished: Path | None, beside: Path) -> Path:
+    folder = beside if beside.is_dir() else beside.parent
+    path = wished or folder / TOKENIZER_FILE
+    if path.is_dir():
+        path = path / TOKENIZER_FILE
+    if not path.is_file():
+        msg = (
+            f"the model takes token ids, and there is no {path}; put the tokenizer.json that it "
+            "was trained with beside the model, or name it"
+        )
+        raise InvalidArgumentError(msg)
+    return path

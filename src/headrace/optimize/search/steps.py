@@ -1,0 +1,522 @@
+"""Steps of a search: candidates are judged, timed and weighed."""
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from headrace.core import (
+    HeadraceError,
+    InvalidArgumentError,
+    RuntimeFailedError,
+    SystemClock,
+    Tensors,
+)
+from headrace.core.processes import resident_bytes
+from headrace.optimize.accuracy import (
+    Answers,
+    MetricChoice,
+    Trial,
+    Verdict,
+    answers,
+    choose_metric,
+    judge,
+    measure_fidelity,
+    try_candidate,
+    usual_metric,
+)
+from headrace.optimize.accuracy.verdict import SIGNIFICANCE
+from headrace.optimize.candidate import Candidate
+from headrace.optimize.child import run_in_child
+from headrace.optimize.compare import Comparison
+from headrace.optimize.recipes.trees import Choice, choose_by_batch, differences, why_not_mixed
+from headrace.optimize.search.journal import (
+    Built,
+    Compared,
+    Event,
+    Failed,
+    Journal,
+    Judged,
+    Mixed,
+    Said,
+    Scored,
+    State,
+    Timed,
+    Timings,
+)
+from headrace.optimize.search.materials import Materials, batch_of, callers, subset_of
+from headrace.optimize.search.plan import SCREENED, Step, asked_until_s
+from headrace.optimize.search.process import SearchRequest
+from headrace.optimize.timing import (
+    Contender,
+    ProcStat,
+    Timing,
+    TimingSettings,
+    Window,
+    measure,
+    summarize,
+)
+from headrace.runtimes import LoadOptions, Model, load_model
+from headrace.runtimes.tuning import Tuning
+
+_MAX_REASON: Final = 400
+
+
+@dataclass(slots=True, kw_only=True)
+class Run:
+    """One process's part of a search. `kept` holds what stays loaded, and is closed by its owner.
+
+    `materials`: set once they were read.
+    """
+
+    request: SearchRequest
+    folder: Path
+    journal: Journal
+    state: State
+    kept: contextlib.ExitStack
+    materials: Materials = field(init=False)
+    timings: Timings = field(init=False)
+    rng: np.random.Generator = field(init=False)
+    cores: int = field(init=False)
+    _before_s: float = field(init=False)
+    _began: float = field(init=False)
+    _base: Model | None = None
+    _pools: dict[int, ThreadPoolExecutor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.timings = Timings(self.request.seed)
+        self.rng = np.random.default_rng(self.request.seed)
+        self.cores = len(os.sched_getaffinity(0))
+        self._before_s = self.state.at_s
+        self._began = time.monotonic()
+
+    def now_s(self) -> float:
+        """For how long the search has run, over all its processes."""
+        return self._before_s + time.monotonic() - self._began
+
+    def deadline(self, at_s: float) -> float:
+        """The monotonic time at which the search will have run so long."""
+        return self._began - self._before_s + at_s
+
+    def record(self, event: Event) -> None:
+        """Keep what happened."""
+        self.journal.write(event)
+        self.state.apply(event)
+
+    def say(self, text: str) -> None:
+        """Tell people what goes on."""
+        self.record(Said(at_s=self.now_s(), text=text))
+
+    def give_up(self, name: str, title: str, error: BaseException) -> None:
+        """Try a recipe or a candidate no more."""
+        reason = " ".join(str(error).split())[:_MAX_REASON] or type(error).__name__
+        self.record(Failed(at_s=self.now_s(), name=name, title=title, reason=reason))
+
+    def built(self, name: str) -> Built:
+        """What is known of a candidate that was made."""
+        built = self.state.tried[name].built
+        assert built is not None, "it was made"
+        return built
+
+    def path(self, built: Built) -> Path:
+        """Where a candidate lies."""
+        return self.folder / built.path
+
+    def candidate(self, name: str) -> Candidate:
+        """A candidate that was made."""
+        built = self.built(name)
+        return Candidate(
+            name=built.name,
+            title=built.title,
+            runtime=built.runtime,
+            path=self.path(built),
+            tuning=built.tuning,
+            recipe=built.recipe,
+        )
+
+    @contextlib.contextmanager
+    def loaded(self, name: str) -> Iterator[Model]:
+        """A candidate; the baseline, which is needed again and again, stays loaded."""
+        if name != self.state.baseline:
+            with self._opened(name) as model:
+                yield model
+            return
+        if self._base is None:
+            self._base = self.kept.enter_context(self._opened(name))
+        yield self._base
+
+    @contextlib.contextmanager
+    def _opened(self, name: str) -> Iterator[Model]:
+        built = self.built(name)
+        options = LoadOptions(
+            device="cpu", intra_op_threads=self.request.threads, tuning=built.tuning
+        )
+        model = load_model(self.path(built), built.runtime, options)
+        try:
+            yield model
+        finally:
+            model.close()
+
+    def contender(self, name: str, model: Model) -> Contender:
+        """A candidate, or the baseline again, as it is timed.
+
+        Those with as many threads inside a run share the threads that call them.
+        """
+        tried = self.state.tried.get(name)
+        tuned = tried.built.tuning.intra_op_threads if tried and tried.built else None
+        most = callers(tuned or self.request.threads)
+        if most not in self._pools:
+            self._pools[most] = self.kept.enter_context(ThreadPoolExecutor(most))
+        return Contender(name=name, run=self.materials.load_of(model, self._pools[most]))
+
+    def threads_for(self, model: Model) -> int:
+        """How many callers may ask it at once."""
+        return self.cores if model.concurrent else 1
+
+    def measure(
+        self,
+        contenders: Sequence[Contender],
+        settings: TimingSettings,
+        *,
+        group: str,
+        until: float,
+    ) -> list[Window]:
+        """Windows, which are kept in the journal where they belong to a group.
+
+        Args:
+            until: Monotonic time.
+        """
+        before = self.state.windows.get(group, ())
+        return measure(
+            contenders,
+            settings=settings,
+            until=until,
+            clock=SystemClock(),
+            cpu=ProcStat(),
+            rng=self.rng,
+            on_window=lambda window: self._keep(group, window),
+            first_block=max((window.block for window in before), default=-1) + 1,
+        )
+
+    def _keep(self, group: str, window: Window) -> None:
+        if group:
+            self.record(Timed(at_s=self.now_s(), group=group, window=window))
+
+
+_ASKED_BY: Final = 0.88
+"""The share of the budget after which no more examples are asked: part of them says something."""
+_MOST_KEPT_BYTES: Final = 1 << 29
+"""Of answers to the first examples, over all candidates; the others' are asked for again."""
+
+
+@dataclass(slots=True)
+class Judging:
+    """Asks the baseline once, and every candidate what that was asked.
+
+    `_begun`: trials of candidates that were screened, to go on with in this process.
+    """
+
+    run: Run
+    _labelled: tuple[Answers, MetricChoice] | None = None
+    _unlabelled: Answers | None = None
+    _begun: dict[str, Trial] = field(default_factory=dict)
+
+    def score(self, _: Step) -> None:
+        """Choose by what candidates are judged, and what the baseline reaches.
+
+        Raises:
+            InvalidArgumentError: The labels fit no output, or the model answers no example.
+        """
+        base, choice = self._baseline()
+        labels = self.run.materials.examples.labels
+        assert labels is not None, "scored only then"
+        answered = np.flatnonzero(base.has(choice.output))
+        stacked = base.stacked(choice.output, answered)
+        if stacked is None:
+            msg = f"the model answers none of the examples in output '{choice.output}'"
+            raise InvalidArgumentError(msg)
+        self.run.record(
+            Scored(
+                at_s=self.run.now_s(),
+                metric=choice.metric,
+                output=choice.output,
+                value=choice.score(labels[answered], choice.read(stacked)),
+                n=len(answered),
+                why=choice.why,
+                warning=choice.warning,
+            )
+        )
+
+    def screen(self, step: Step) -> None:
+        """Ask a candidate the first of the examples, which is enough to give up a ruined one."""
+        self._lost(step.name, most=SCREENED)
+
+    def judge(self, step: Step) -> None:
+        """Ask a candidate, and say what it lost: on labels, or against the baseline's answers."""
+        if self.run.materials.examples.labels is None:
+            self._changed(step.name)
+        else:
+            self._lost(step.name, most=None)
+
+    def _lost(self, name: str, *, most: int | None) -> None:
+        run = self.run
+        try:
+            base, choice = self._baseline()
+            with run.loaded(name) as model:
+                trial = self._tried(model, base, choice, self._begun.pop(name, None), most=most)
+                verdict = self._also_unseen(trial, base, choice)
+        except HeadraceError as error:
+            run.give_up(name, run.state.tried[name].title, error)
+            return
+        is_part = trial.is_part and not trial.answers.stopped
+        if is_part and self._kept_bytes() + trial.answers.size_bytes() <= _MOST_KEPT_BYTES:
+            self._begun[name] = trial
+        run.record(
+            Judged(
+                at_s=run.now_s(),
+                name=name,
+                verdict=verdict,
+                early=trial.given_up,
+                is_part=trial.is_part,
+            )
+        )
+
+    def _changed(self, name: str) -> None:
+        run = self.run
+        try:
+            base = self._alone()
+            with run.loaded(name) as model:
+                asked = self._asked(model, self._deadline())
+                found = measure_fidelity(base, asked, max_loss=run.request.max_loss)
+                run.record(Compared(at_s=run.now_s(), name=name, fidelity=found))
+        except HeadraceError as error:
+            run.give_up(name, run.state.tried[name].title, error)
+
+    def _kept_bytes(self) -> int:
+        return sum(trial.answers.size_bytes() for trial in self._begun.values())
+
+    def _baseline(self) -> tuple[Answers, MetricChoice]:
+        """The baseline's answers to the examples, and by what they are judged."""
+        if self._labelled is None:
+            base = self._of_baseline()
+            examples, request = self.run.materials.examples, self.run.request
+            assert examples.labels is not None, "judged only then"
+            metric = request.metric or usual_metric(examples)
+            wish = ":".join(filter(None, (metric, request.output)))
+            choice = choose_metric(examples.labels, base, wish, names=examples.names)
+            self._labelled = base, choice
+        return self._labelled
+
+    def _alone(self) -> Answers:
+        """The baseline's answers, where nobody knows the right ones."""
+        if self._unlabelled is None:
+            self._unlabelled = self._of_baseline()
+        return self._unlabelled
+
+    def _of_baseline(self) -> Answers:
+        """Its answers, or what it can answer while there is time left for the candidates."""
+        deadline = self.run.deadline(asked_until_s(self.run.now_s(), self.run.request.budget_s))
+        with self.run.loaded(self.run.state.baseline) as model:
+            return self._asked(model, deadline)
+
+    def _asked(self, model: Model, deadline: float) -> Answers:
+        return answers(
+            self.run.materials.run_of(model),
+            self.run.materials.examples,
+            threads=self.run.threads_for(model),
+            deadline=deadline,
+        )
+
+    def _tried(
+        self,
+        model: Model,
+        base: Answers,
+        choice: MetricChoice,
+        begun: Trial | None,
+        *,
+        most: int | None,
+    ) -> Trial:
+        return try_candidate(
+            self.run.materials.run_of(model),
+            self.run.materials.examples,
+            base,
+            metric=choice,
+            max_loss=self.run.request.max_loss,
+            rng=self.run.rng,
+            threads=self.run.threads_for(model),
+            deadline=self._deadline(),
+            most=most,
+            begun=begun,
+        )
+
+    def _also_unseen(self, trial: Trial, base: Answers, choice: MetricChoice) -> Verdict:
+        """The verdict, unless a candidate is worse on the examples that calibrated nothing."""
+        held_out, labels = self.run.materials.held_out, self.run.materials.examples.labels
+        assert labels is not None, "judged only then"
+        if not trial.verdict.passes or not held_out:
+            return trial.verdict
+        unseen = judge(
+            subset_of(base, held_out),
+            subset_of(trial.answers, held_out),
+            labels[np.asarray(held_out)],
+            metric=choice,
+            max_loss=self.run.request.max_loss,
+            rng=self.run.rng,
+        )
+        # Fewer examples may be too few to prove anything, which is no reason to reject.
+        if unseen.passes or unseen.loss <= 0 or unseen.p_value >= SIGNIFICANCE:
+            return trial.verdict
+        return replace(unseen, reason=f"on examples it was not calibrated with, {unseen.reason}")
+
+    def _deadline(self) -> float:
+        return self.run.deadline(_ASKED_BY * self.run.request.budget_s)
+
+
+SIZES: Final = (1, 8, 32, 128, 1024)
+
+
+@dataclass(frozen=True, slots=True)
+class Seconds:
+    """A measured time, as `choose_by_batch` takes it."""
+
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, timing: Timing) -> "Seconds":
+        """A contender's median."""
+        low, high = timing.p50_ci_s or (timing.p50_s, timing.p50_s)
+        return cls(timing.p50_s, low, high)
+
+
+def choose(
+    timings: Mapping[int, Mapping[str, Timing]],
+    names: Sequence[str],
+    compared: Callable[[str, str], Comparison],
+) -> tuple[list[Choice], list[str]]:
+    """Which engine runs which batches, and what to say of those that may not be mixed. Pure.
+
+    Args:
+        timings: By rows of a batch, of those that were timed together.
+        names: The engines, the preferred one first.
+        compared: How far apart two engines' answers are.
+    """
+    measured = {
+        name: {rows: Seconds.of(found[name]) for rows, found in timings.items() if name in found}
+        for name in names
+    }
+    measured = {name: times for name, times in measured.items() if times}
+    notes, unlike = [], set()
+    known = list(measured)
+    for place, one in enumerate(known):
+        for other in known[place + 1 :]:
+            if why := why_not_mixed(compared(one, other)):
+                unlike.add(frozenset((one, other)))
+                notes.append(f"{one} and {other} do not share a model: {why}")
+    return choose_by_batch(measured, unlike=unlike), notes
+
+
+def said(choices: Sequence[Choice]) -> str:
+    """Which engine runs which batches, for people."""
+    parts = []
+    for name, up_to in choices:
+        parts.append(f"{name} for larger ones" if up_to is None else f"{name} up to {up_to} rows")
+    return "by the batch's size: " + ", ".join(parts)
+
+
+_SETTINGS: Final = TimingSettings(blocks=8, window_s=0.06, warmup_s=0.05)
+_MOST_S: Final = 4.0
+"""For one size of batch."""
+_COMPARED_ROWS: Final = 4096
+
+
+def mix(run: Run, step: Step) -> None:
+    """Find out whether two engines are better than one, and whether they answer alike."""
+    materials = run.materials
+    inputs = materials.examples.inputs
+    choices: list[tuple[str, int | None]] = []
+    notes: list[str] = []
+    with contextlib.ExitStack() as stack:
+        models = {name: stack.enter_context(run.loaded(name)) for name in step.names}
+        timings = _timings(run, step, models) if materials.signature.batched else {}
+        if timings:
+            many = batch_of(inputs, min(len(inputs), _COMPARED_ROWS))
+            choices, notes = choose(
+                timings,
+                step.names,
+                lambda one, other: differences(models[one], models[other], many),
+            )
+    run.record(
+        Mixed(
+            at_s=run.now_s(),
+            members=tuple(choices),
+            said=said(choices) if len(choices) > 1 else "",
+            notes=tuple(notes),
+        )
+    )
+
+
+def _timings(run: Run, step: Step, models: Mapping[str, Model]) -> dict[int, Mapping[str, Timing]]:
+    """By rows of a batch, those of all engines; sizes for which there was no time are missing."""
+    first = step.names[0]
+    for_each_s = min(max(step.until_s - run.now_s(), 1.0) / len(SIZES), _MOST_S)
+    found: dict[int, Mapping[str, Timing]] = {}
+    for rows in SIZES:
+        request = batch_of(run.materials.examples.inputs, rows)
+        contenders = [
+            Contender(name=name, run=partial(_once, model, request))
+            for name, model in models.items()
+        ]
+        windows = run.measure(contenders, _SETTINGS, group="", until=time.monotonic() + for_each_s)
+        if any(window.name == first and window.readings for window in windows):
+            found[rows] = summarize(windows, baseline=first, rng=run.rng)
+    return found
+
+
+def _once(model: Model, request: Tensors) -> None:
+    model.run(request)
+
+
+_TIMEOUT_S: Final = 120.0
+_RUNS: Final = 3
+
+
+class Weight(NamedTuple):
+    """`memory_bytes`: resident above an interpreter that has loaded no model."""
+
+    memory_bytes: int
+    load_s: float
+
+
+def weigh(path: Path, runtime: str, tuning: Tuning, *, threads: int, request: Tensors) -> Weight:
+    """What a candidate takes once it has loaded and run.
+
+    Raises:
+        RuntimeFailedError: Its process ended, or was not done in time.
+    """
+    options = LoadOptions(device="cpu", intra_op_threads=threads, tuning=tuning)
+    return run_in_child(
+        *(_weighed, path, runtime, options, request),
+        returns=Weight,
+        raises=RuntimeFailedError,
+        deadline=time.monotonic() + _TIMEOUT_S,
+    )
+
+
+def _weighed(
+    _: Callable[[str], None], path: Path, runtime: str, options: LoadOptions, request: Tensors
+) -> Weight:
+    before, started = resident_bytes(), time.perf_counter()
+    model = load_model(path, runtime, options)
+    load_s = time.perf_counter() - started
+    for _run in range(_RUNS):
+        model.run(request)
+    return Weight(resident_bytes() - before, load_s)
