@@ -21,7 +21,7 @@ import numpy as np
 
 from bench import processes
 from headrace.core import ReplicaSettings, SystemClock, Tensors, example_inputs
-from headrace.load.messages import binary_message
+from headrace.load.target import binary_message
 from headrace.optimize.timing import Contender, ProcStat, Timing, TimingSettings, measure, summarize
 from headrace.runtimes import LoadOptions, Model, load_model
 from headrace.runtimes.tuning import Tuning

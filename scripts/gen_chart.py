@@ -5,8 +5,7 @@
 They are committed, so that the chart is whole in a checkout; a test fails when they are stale.
 """
 
-from headrace.deploy.helm_chart import chart_folder
-from headrace.deploy.helm_files import chart_files
+from headrace.deploy.helm_values import chart_files, chart_folder
 
 
 def main() -> None:

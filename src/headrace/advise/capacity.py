@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 
-from headrace.autoscale.capacity import MAX_UTILISATION
+from headrace.autoscale.demand import MAX_UTILISATION
 from headrace.core import FailedPreconditionError, InvalidArgumentError
 from headrace.core.text import duration_text, number_text
 from headrace.optimize.profiling.document import Profile

@@ -10,11 +10,11 @@ from typing import Final, Self
 
 import msgspec
 
-from headrace.autoscale.capacity import target_wait_s
-from headrace.autoscale.demand import Demand, demand_of
-from headrace.autoscale.state import ScalerState, Signals
-from headrace.autoscale.windows import (
+from headrace.autoscale.demand import Demand, demand_of, target_wait_s
+from headrace.autoscale.state import (
     Mean,
+    ScalerState,
+    Signals,
     Window,
     add,
     at_most,

@@ -77,8 +77,7 @@ def prometheus(
     """
     from headrace.core.spec_alerts import AlertsSpec
     from headrace.monitor.prometheus import prometheus_files
-    from headrace.monitor.slo import objectives_of
-    from headrace.monitor.stream_conditions import stream_promises_of
+    from headrace.monitor.slo import objectives_of, stream_promises_of
 
     if file is not None:
         from headrace.cli.spec import read_spec

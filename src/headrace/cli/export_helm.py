@@ -14,7 +14,7 @@ from headrace.cli.options import DEFAULT_HOME, Home
 if TYPE_CHECKING:
     from headrace.control.desired import DesiredEndpoint
     from headrace.core.spec import SystemSpec
-    from headrace.deploy.helm_export import Stored
+    from headrace.deploy.helm_spec import Stored
 
 _BY_CONTROL = "control"
 
@@ -132,8 +132,8 @@ def helm(
     """
     from headrace.cli.export_folder import write_over
     from headrace.cli.output import say
-    from headrace.deploy.helm_chart import chart_folder, chart_with, check_folder
-    from headrace.deploy.helm_export import HelmExport, HelmOptions, Mode, Mount
+    from headrace.deploy.helm_spec import HelmExport, HelmOptions, Mode, Mount
+    from headrace.deploy.helm_values import chart_folder, chart_with, check_folder
 
     _check_one_of("--mode", mode, tuple(Mode))
     _check_one_of("--jobs", jobs, ("cronjobs", _BY_CONTROL))
@@ -182,8 +182,7 @@ def _known(
     from headrace.control.sandboxed import SandboxedInspector
     from headrace.core import NotFoundError
     from headrace.core.spec import is_model_path
-    from headrace.deploy.helm_export import Stored
-    from headrace.deploy.helm_spec import models_apart
+    from headrace.deploy.helm_spec import Stored, models_apart
     from headrace.registry import Registry
 
     endpoints: tuple[DesiredEndpoint, ...] = ()

@@ -225,7 +225,7 @@ def load(
     from headrace.cli.load_inputs import Given
     from headrace.client.credentials import trust_of
     from headrace.load import Arrivals, LoadPlan, check_plan, open_target, parse_objectives
-    from headrace.load.messages import parse_headers
+    from headrace.load.target import parse_headers
 
     if plot is not None:
         from headrace.cli.plots import PAGES, check_plot

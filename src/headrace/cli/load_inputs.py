@@ -15,7 +15,7 @@ from headrace.core import (
     example_inputs,
 )
 from headrace.load import Asker, Target
-from headrace.load.messages import binary_message, json_message
+from headrace.load.target import binary_message, json_message
 
 if TYPE_CHECKING:
     from headrace.core import Array

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from headrace.core.text import duration_text, percent_text
 from headrace.load import Interval, Judgement, LoadPlan, LoadResult, Target, Verdict
-from headrace.load.slo import rounded_up
+from headrace.load.summary import rounded_up
 
 if TYPE_CHECKING:
     from rich.text import Text

@@ -12,8 +12,7 @@ from headrace.control.observed import Phase, Replica
 from headrace.control.reconciling import Reconciling
 from headrace.control.row_watch import RowWatch
 from headrace.core import HeadraceError
-from headrace.monitor.slo import EndpointFacts, SystemFacts
-from headrace.monitor.stream_conditions import StreamFacts
+from headrace.monitor.slo import EndpointFacts, StreamFacts, SystemFacts
 
 _DAY_S: Final = 86_400.0
 

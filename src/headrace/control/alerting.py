@@ -17,19 +17,17 @@ from headrace.monitor.slo import (
     EndpointFacts,
     Objective,
     Reading,
+    StreamCondition,
+    StreamFacts,
+    StreamPromise,
     SystemFacts,
     Window,
     objectives_of,
     read_endpoint,
     read_stream,
     read_system,
-    windows_of,
-)
-from headrace.monitor.stream_conditions import (
-    StreamCondition,
-    StreamFacts,
-    StreamPromise,
     stream_promises_of,
+    windows_of,
 )
 from headrace.observe.metrics import Family, Labels, gauge
 

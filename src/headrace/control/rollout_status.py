@@ -14,9 +14,9 @@ from headrace.core.spec_rollout import (
     ShadowSpec,
     StrategyName,
 )
-from headrace.rollout.blue_green import judged_text
 from headrace.rollout.outcomes import MetricVerdict, Verdict
 from headrace.rollout.outlook import Outlook
+from headrace.rollout.stages import judged_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

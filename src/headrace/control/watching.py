@@ -23,8 +23,7 @@ from headrace.core import FailedPreconditionError
 from headrace.core.spec_rollout import AbSpec, DisagreementSpec, ShadowSpec
 from headrace.rollout.crashes import ReplicaDeaths
 from headrace.rollout.evidence import Evidence
-from headrace.rollout.explain import Names
-from headrace.rollout.outcomes import Verdict
+from headrace.rollout.outcomes import Names, Verdict
 from headrace.rollout.readings import RewardSums, UnitTally
 from headrace.serving.report import Answer, Observe, ReplicaReport
 

@@ -7,15 +7,13 @@ by name, all at once, unless somebody says that it may be lost.
 from headrace.deploy.argo_rollouts import ArgoOptions, argo_rollouts
 from headrace.deploy.aws_apigateway import AwsOptions, aws_apigateway
 from headrace.deploy.envoy import EnvoyOptions, envoy
-from headrace.deploy.export import Document, Export, Place
+from headrace.deploy.export import Document, Export, Format, Place, files_of, text_of
 from headrace.deploy.facts import Artifact, Facts, Observed, Share, read_facts
-from headrace.deploy.features import Cell, Feature, Outcome, Target
+from headrace.deploy.features import Cell, Feature, Loss, NotExpressibleError, Outcome, Target
 from headrace.deploy.gateway_api import GatewayApiOptions, gateway_api
 from headrace.deploy.kong import KongOptions, kong
 from headrace.deploy.kserve import KserveOptions, kserve
-from headrace.deploy.losses import Loss, NotExpressibleError
 from headrace.deploy.pods import PodOptions
-from headrace.deploy.render import Format, files_of, text_of
 from headrace.deploy.table import TABLE
 
 __all__ = [

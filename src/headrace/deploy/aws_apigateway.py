@@ -1,24 +1,232 @@
-"""A spec as an API of Amazon API Gateway before Headrace's own gateway: OpenAPI with integrations.
-
-What OpenAPI cannot carry, throttling and usage plans, is a CloudFormation template beside it.
-https://docs.aws.amazon.com/apigateway/latest/developerguide/api-gateway-swagger-extensions.html
-"""
+"""A spec as an API of Amazon API Gateway: OpenAPI 3.0.1, stage and plans."""
 
 import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from headrace import __version__
 from headrace.core import InvalidArgumentError
-from headrace.deploy.aws_stage import stage_template
+from headrace.core.spec_access import LimitSpec, TierSpec
 from headrace.deploy.export import Body, Document, Export, finish
 from headrace.deploy.facts import Endpoint, Facts
-from headrace.deploy.features import Target
-from headrace.deploy.losses import Loss
-from headrace.deploy.notes import Note
-from headrace.deploy.openapi import Operation, operations, schemas
+from headrace.deploy.features import Loss, Note, Target
+
+_DATATYPES: Final = (
+    *("BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64"),
+    *("FP16", "FP32", "FP64", "BF16", "BYTES"),
+)
+_JSON: Final = "application/json"
+_BINARY: Final = "application/octet-stream"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """One request. `schema`: of its body, empty for none; `parameters`: names in the path."""
+
+    method: str
+    path: str
+    summary: str
+    endpoint: Endpoint | None = None
+    schema: str = ""
+    parameters: tuple[str, ...] = ()
+    binary: bool = False
+
+    @property
+    def validates(self) -> bool:
+        """Whether a body is checked."""
+        return bool(self.schema)
+
+    @property
+    def key(self) -> str:
+        """The route, as an HTTP API names it."""
+        return f"{self.method.upper()} {self.path}"
+
+    def body(self) -> dict[str, Any]:
+        """The operation."""
+        found: dict[str, Any] = {"summary": self.summary}
+        if self.parameters:
+            found["parameters"] = [
+                {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+                for name in self.parameters
+            ]
+        if self.schema:
+            content = {_JSON: {"schema": {"$ref": f"#/components/schemas/{self.schema}"}}}
+            if self.binary:
+                content[_BINARY] = {"schema": {"type": "string", "format": "binary"}}
+            found["requestBody"] = {"required": True, "content": content}
+        found["responses"] = {"default": {"description": "as Headrace answers"}}
+        return found
+
+
+def operations(facts: Facts) -> Iterator[Operation]:
+    """All requests that callers may make, first those about the server."""
+    for path, summary in (
+        ("/v2", "the server's name, version and protocol extensions"),
+        ("/v2/health/live", "whether the server lives"),
+        ("/v2/health/ready", "whether it can answer"),
+    ):
+        yield Operation(method="get", path=path, summary=summary)
+    for endpoint in facts.endpoints:
+        yield from _of(endpoint)
+
+
+def _of(endpoint: Endpoint) -> Iterator[Operation]:
+    base = f"/v2/models/{endpoint.name}"
+    for path, names in ((base, ()), (f"{base}/versions/{{version}}", ("version",))):
+        yield Operation(
+            method="post",
+            path=f"{path}/infer",
+            summary=f"one run of {endpoint.name}",
+            endpoint=endpoint,
+            schema="InferRequest",
+            parameters=names,
+            binary=True,
+        )
+        for suffix, summary in (
+            ("", "inputs and outputs"),
+            ("/ready", "whether it can answer"),
+            ("/config", "its configuration in Triton's form"),
+            ("/stats", "its counters in Triton's form"),
+        ):
+            yield Operation(
+                method="get",
+                path=f"{path}{suffix}",
+                summary=f"{endpoint.name}: {summary}",
+                endpoint=endpoint,
+                parameters=names,
+            )
+    v1 = f"/v1/models/{endpoint.name}"
+    yield Operation(
+        method="post",
+        path=f"{v1}:predict",
+        summary=f"one run of {endpoint.name}, by KServe's V1",
+        endpoint=endpoint,
+        schema="PredictRequest",
+    )
+    summary = f"{endpoint.name}: whether it can answer, by KServe's V1"
+    yield Operation(method="get", path=v1, summary=summary, endpoint=endpoint)
+
+
+def schemas() -> dict[str, Any]:
+    """The bodies. Numbers and data stay open: the replica says best what is wrong with them."""
+    tensor: dict[str, Any] = {
+        "type": "object",
+        "required": ["name", "shape", "datatype"],
+        "properties": {
+            "name": {"type": "string"},
+            "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}},
+            "datatype": {"type": "string", "enum": list(_DATATYPES)},
+            "parameters": {"type": "object"},
+            "data": {"type": "array", "items": {}},
+        },
+    }
+    request: dict[str, Any] = {
+        "type": "object",
+        "required": ["inputs"],
+        "properties": {
+            "id": {"type": "string"},
+            "parameters": {"type": "object"},
+            "inputs": {"type": "array", "items": {"$ref": "#/components/schemas/Tensor"}},
+            "outputs": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "required": ["name"],
+                    "properties": {"name": {"type": "string"}, "parameters": {"type": "object"}},
+                },
+            },
+        },
+    }
+    predict: dict[str, Any] = {"type": "object"}
+    return {"Tensor": tensor, "InferRequest": request, "PredictRequest": predict}
+
+
+_WORD: Final = re.compile(r"[A-Za-z0-9]+")
+_REF: Final[Body] = {"Ref": "ApiId"}
+
+
+def stage_template(facts: Facts, kind: Literal["http", "rest"]) -> Body:
+    """The template."""
+    parameters: Body = {"ApiId": {"Type": "String", "Description": "Of the imported API."}}
+    if kind == "http":
+        resources = {"Stage": _http_stage(facts)}
+    else:
+        parameters["DeploymentId"] = {"Type": "String", "Description": "Of that API."}
+        resources = {"Stage": _rest_stage(facts), **dict(_plans(facts))}
+    return {
+        "AWSTemplateFormatVersion": "2010-09-09",
+        "Description": f"Throttling of Headrace's API; written by headrace {__version__}",
+        "Parameters": parameters,
+        "Resources": resources,
+    }
+
+
+def throttled(facts: Facts) -> Iterator[tuple[Operation, float, int]]:
+    """The operations with a limit: rate and burst."""
+    for operation in operations(facts):
+        limits = None if operation.endpoint is None else operation.endpoint.spec.limits.total
+        # Questions about a model cost nothing; runs do.
+        if limits is not None and limits.requests_per_s is not None and operation.method == "post":
+            yield operation, limits.requests_per_s, _burst(limits)
+
+
+def _http_stage(facts: Facts) -> Body:
+    settings = {
+        operation.key: {"ThrottlingRateLimit": rate, "ThrottlingBurstLimit": burst}
+        for operation, rate, burst in throttled(facts)
+    }
+    properties: Body = {"ApiId": _REF, "StageName": "$default", "AutoDeploy": True}
+    if settings:
+        properties["RouteSettings"] = settings
+    return {"Type": "AWS::ApiGatewayV2::Stage", "Properties": properties}
+
+
+def _rest_stage(facts: Facts) -> Body:
+    settings = [
+        {
+            "ResourcePath": "/" + operation.path.replace("/", "~1"),
+            "HttpMethod": operation.method.upper(),
+            "ThrottlingRateLimit": rate,
+            "ThrottlingBurstLimit": burst,
+        }
+        for operation, rate, burst in throttled(facts)
+    ]
+    properties: Body = {
+        "RestApiId": _REF,
+        "DeploymentId": {"Ref": "DeploymentId"},
+        "StageName": "prod",
+    }
+    if settings:
+        properties["MethodSettings"] = settings
+    return {"Type": "AWS::ApiGateway::Stage", "Properties": properties}
+
+
+def _plans(facts: Facts) -> Iterator[tuple[str, Body]]:
+    for i, tier in enumerate(facts.spec.tiers):
+        found = _plan(tier)
+        if found:
+            stages = [{"ApiId": _REF, "Stage": {"Ref": "Stage"}}]
+            name = "".join(word.capitalize() for word in _WORD.findall(tier.name))
+            properties: Body = {"UsagePlanName": tier.name, "ApiStages": stages, **found}
+            body: Body = {"Type": "AWS::ApiGateway::UsagePlan", "Properties": properties}
+            yield f"Tier{i}{name}", body
+
+
+def _plan(tier: TierSpec) -> Body:
+    plan: Body = {}
+    limits = tier.limits
+    if limits.requests_per_s is not None:
+        plan["Throttle"] = {"RateLimit": limits.requests_per_s, "BurstLimit": _burst(limits)}
+    if limits.requests_per_day is not None:
+        plan["Quota"] = {"Limit": limits.requests_per_day, "Period": "DAY"}
+    return plan
+
+
+def _burst(limits: LimitSpec) -> int:
+    return limits.burst or max(math.ceil(limits.requests_per_s or 0.0), 1)
+
 
 Kind = Literal["http", "rest"]
 _LONGEST_S: Final = {"http": 30.0, "rest": 29.0}

@@ -1,23 +1,83 @@
-"""What comes out of an export: documents, and what has to be said beside them."""
+"""Export: documents with names, labels and notes, written as YAML or JSON."""
 
+import hashlib
+import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
+from io import StringIO
 from typing import Any, Final, TypeAlias
 
-from headrace.control.kubernetes.names import revision_name
+from ruamel.yaml import YAML
+
+from headrace import __version__
+from headrace.control.kubernetes.names import (
+    COMPONENT,
+    ENDPOINT,
+    MANAGED_BY,
+    VERSION,
+    label_value,
+    revision_name,
+)
+from headrace.control.kubernetes.names import INSTANCE as INSTANCE_LABEL
 from headrace.core import InvalidArgumentError
 from headrace.deploy.facts import Endpoint, Facts, Version
-from headrace.deploy.features import Cell, Fate, Outcome, Target, fates
-from headrace.deploy.losses import Loss, accepted
-from headrace.deploy.names import INSTANCE, object_name
-from headrace.deploy.notes import Note, told_once
+from headrace.deploy.features import (
+    Cell,
+    Fate,
+    Loss,
+    Note,
+    Outcome,
+    Target,
+    accepted,
+    fates,
+    is_within,
+    told_once,
+)
 from headrace.deploy.table import TABLE
-from headrace.deploy.written import is_within
+
+INSTANCE: Final = "headrace"
+MANAGER: Final = "headrace-export"
+"""Who says that an object is an export's: a control plane leaves it alone."""
+_LONGEST: Final = 63
+_NOT_DNS: Final = re.compile(r"[^a-z0-9-]+")
+_HASH: Final = 8
+
+
+def object_name(*parts: str, longest: int = _LONGEST) -> str:
+    """`instance-endpoint-version` as a DNS label.
+
+    What DNS does not take becomes a dash. Where something changed or was cut, a hash of the whole
+    tells two names apart that would be one. A revision's objects have the driver's names instead.
+    """
+    whole = "-".join(part for part in parts if part)
+    name = _NOT_DNS.sub("-", whole.lower()).strip("-")
+    if name == whole and len(name) <= longest and name[:1].isalpha():
+        return name
+    mark = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:_HASH]
+    short = name[: longest - _HASH - 3].strip("-")
+    start = short if short[:1].isalpha() else f"e-{short}".rstrip("-")
+    return f"{start}-{mark}"
+
+
+def labels(
+    instance: str, component: str, *, endpoint: str = "", version: str = ""
+) -> dict[str, str]:
+    """The labels of every object of ours that is no revision's."""
+    said = {ENDPOINT: endpoint, VERSION: version}
+    return {
+        "app.kubernetes.io/name": "headrace",
+        INSTANCE_LABEL: instance,
+        COMPONENT: component,
+        "app.kubernetes.io/version": __version__,
+        MANAGED_BY: MANAGER,
+        **{key: label_value(value) for key, value in said.items() if value},
+    }
+
 
 Body: TypeAlias = dict[str, Any]
 """A document of another system's, as JSON has it."""
-
-
 Services: TypeAlias = Mapping[tuple[str, str], tuple[str, int | None]]
 """Names and ports of Services, by endpoint and version."""
 
@@ -166,3 +226,73 @@ def addresses_of(
     if mistakes:
         raise InvalidArgumentError("addresses are missing:\n  " + "\n  ".join(mistakes))
     return {key: tuple(dict.fromkeys(given.get(key, ()))) for key in known}
+
+
+_WIDTH: Final = 100
+
+
+class Format(StrEnum):
+    """How documents are written."""
+
+    YAML = "yaml"
+    JSON = "json"
+
+
+def text_of(export: Export, form: Format) -> str:
+    """All documents in one text.
+
+    Raises:
+        InvalidArgumentError: There are several, of which JSON has room for one.
+    """
+    documents = export.documents
+    if form is Format.JSON:
+        if len(documents) == 1:
+            return _json(documents[0].body)
+        if all("kind" in document.body for document in documents):
+            items = [document.body for document in documents]
+            return _json({"apiVersion": "v1", "kind": "List", "items": items})
+        msg = f"these are {len(documents)} documents, of which JSON takes one: --output FOLDER"
+        raise InvalidArgumentError(msg)
+    return "---\n".join([_head(export), *(_yaml(d.body) for d in documents)])
+
+
+def files_of(export: Export, form: Format) -> dict[str, str]:
+    """Each document as a file of its own, by its name."""
+    ending = form.value
+    if form is Format.JSON:
+        return {f"{d.name}.{ending}": _json(d.body) for d in export.documents}
+    head = _head(export)
+    return {f"{d.name}.{ending}": head + _yaml(d.body) for d in export.documents}
+
+
+def _head(export: Export) -> str:
+    lines = [
+        f"Written by `headrace export {export.target.value}` of Headrace {__version__}.",
+        "Write it again rather than change it.",
+        *(line for note in export.notes for line in note.splitlines()),
+    ]
+    return "".join(f"# {line}\n" for line in lines)
+
+
+def _json(body: Mapping[str, Any]) -> str:
+    return json.dumps(body, indent=2, ensure_ascii=False) + "\n"
+
+
+def _yaml(body: Mapping[str, Any]) -> str:
+    writer = YAML(typ="safe", pure=True)
+    writer.default_flow_style = False
+    writer.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # an order of ours
+    writer.width = _WIDTH
+    writer.representer.ignore_aliases = lambda _: True  # the same part twice is no reference
+    text = StringIO()
+    writer.dump(_plain(body), text)
+    return text.getvalue()
+
+
+def _plain(value: object) -> object:
+    """`value` with lists for tuples, as YAML has them."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value

@@ -1,13 +1,183 @@
-"""What can each target express? The words of the table, and what follows from it for a spec."""
+"""Features that each target expresses, and the losses and notes that follow for a spec."""
 
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from types import UnionType
+from typing import Annotated, Any, Final, Union, get_args, get_origin
 
+from pydantic import BaseModel
+
+from headrace.core import InvalidArgumentError, UnsupportedError
 from headrace.core.spec import SystemSpec
-from headrace.deploy.losses import Loss
-from headrace.deploy.written import Written, is_within, written
+from headrace.core.spec_base import model_of, value_of
+from headrace.core.spec_part import SpecPart
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something to say; `place` in the spec, empty where it is about all of it."""
+
+    text: str
+    place: str = ""
+
+
+def told_once(notes: Iterable[Note]) -> tuple[str, ...]:
+    """`PLACE, PLACE: text`, in the order in which each text came first."""
+    places: dict[str, list[str]] = {}
+    for note in notes:
+        known = places.setdefault(note.text, [])
+        if note.place and note.place not in known:
+            known.append(note.place)
+    return tuple(f"{', '.join(of)}: {text}" if of else text for text, of in places.items())
+
+
+_HOLDING_MANY: Final = frozenset({tuple, list, dict, Mapping})
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """One setting: `endpoints[0].timeout_s`, its field `endpoints[].timeout_s`, what it is.
+
+    What a mapping has under a name stands at that name: `kubernetes.endpoints[fraud].image`.
+    """
+
+    place: str
+    field: str
+    value: Any
+
+
+def written(model: BaseModel | SpecPart, place: str = "", field: str = "") -> Iterator[Written]:
+    """The settings of `model` that are set and differ from their default, in the file's order.
+
+    A part is told before what is in it; a default that was written out says nothing.
+    """
+    for name, info in model_of(type(model)).model_fields.items():
+        value = value_of(model, name)
+        if name not in model.model_fields_set:
+            continue
+        if not info.is_required() and value == info.get_default(call_default_factory=True):
+            continue
+        yield from _told(value, _joined(place, name), _joined(field, name))
+
+
+def known_fields(model: type[BaseModel], field: str = "") -> Iterator[str]:
+    """Every field that a document of this model may have, each once, outer ones first."""
+    seen: set[str] = set()
+    for found in _fields(model, field):
+        if found not in seen:
+            seen.add(found)
+            yield found
+
+
+def is_within(field: str, outer: str) -> bool:
+    """Whether `field` is `outer`, or a part of it."""
+    return field == outer or field.startswith((f"{outer}.", f"{outer}["))
+
+
+def _told(value: object, place: str, field: str) -> Iterator[Written]:
+    if isinstance(value, BaseModel | SpecPart):
+        yield Written(place, field, value)
+        yield from written(value, place, field)
+    elif isinstance(value, tuple) and any(isinstance(item, BaseModel | SpecPart) for item in value):
+        yield Written(place, field, value)
+        for i, item in enumerate(value):
+            yield from written(item, f"{place}[{i}]", f"{field}[]")
+    elif isinstance(value, Mapping) and any(
+        isinstance(i, BaseModel | SpecPart) for i in value.values()
+    ):
+        yield Written(place, field, value)
+        for name, item in value.items():
+            yield from written(item, f"{place}[{name}]", f"{field}[]")
+    else:
+        yield Written(place, field, value)
+
+
+def _fields(model: type[BaseModel], field: str) -> Iterator[str]:
+    for name, info in model.model_fields.items():
+        here = _joined(field, name)
+        yield here
+        for inner, is_one_of in _models(info.annotation):
+            yield from _fields(inner, f"{here}[]" if is_one_of else here)
+
+
+def _models(
+    annotation: object, *, is_one_of: bool = False
+) -> Iterator[tuple[type[BaseModel], bool]]:
+    """The models that a value of this type may hold, and whether in a list or a mapping."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel | SpecPart):
+        yield model_of(annotation), is_one_of
+        return
+    origin = get_origin(annotation)
+    inside = is_one_of or origin in _HOLDING_MANY
+    if inside or origin in {Union, UnionType, Annotated}:
+        for argument in get_args(annotation):
+            yield from _models(argument, is_one_of=inside)
+
+
+def _joined(outer: str, name: str) -> str:
+    return f"{outer}.{name}" if outer else name
+
+
+_INDEX: Final = re.compile(r"\[[^\]]*\]")
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """One setting that a target cannot express."""
+
+    place: str
+    why: str
+    way_out: str
+
+    @property
+    def field(self) -> str:
+        """The setting, wherever it stands: what `--allow-loss` takes."""
+        return _INDEX.sub("[]", self.place)
+
+    def left_out(self, target: str) -> Note:
+        """What has to be said where it may be lost, and is."""
+        return Note(f"left out, {target} {self.why}", self.place)
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.why}; {self.way_out}"
+
+
+class NotExpressibleError(UnsupportedError):
+    """The spec says what the target cannot express; `losses` names all of it."""
+
+    def __init__(self, target: str, losses: Sequence[Loss]) -> None:
+        self.target = target
+        self.losses = tuple(losses)
+        count = len(self.losses)
+        head = f"{target} cannot express {count} setting{'' if count == 1 else 's'} of the spec:"
+        fields = dict.fromkeys(loss.field for loss in self.losses)
+        tail = "to leave them out all the same: " + " ".join(f"--allow-loss {f}" for f in fields)
+        super().__init__("\n  ".join([head, *map(str, self.losses), tail]))
+
+
+def accepted(target: str, losses: Iterable[Loss], allowed: Iterable[str]) -> tuple[Loss, ...]:
+    """The losses, all of which somebody said they may be.
+
+    Args:
+        allowed: Fields such as `endpoints[].sticky`; what stands within one is allowed too.
+
+    Raises:
+        NotExpressibleError: Some may not be.
+        InvalidArgumentError: An allowed one would not be lost: it is a typing mistake, or outdated.
+    """
+    found = tuple(dict.fromkeys(losses))
+    fields = tuple(_INDEX.sub("[]", field) for field in allowed)
+    refused = [loss for loss in found if not any(is_within(loss.field, f) for f in fields)]
+    if refused:
+        raise NotExpressibleError(target, refused)
+    idle = [f for f in fields if not any(is_within(loss.field, f) for loss in found)]
+    if idle:
+        lost = ", ".join(dict.fromkeys(loss.field for loss in found)) or "nothing"
+        msg = f"--allow-loss {idle[0]}: that is not lost here; {target} would lose {lost}"
+        raise InvalidArgumentError(msg)
+    return found
 
 
 class Target(StrEnum):

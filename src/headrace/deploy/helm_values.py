@@ -1,20 +1,175 @@
-"""Which values make the chart serve a spec? Pure: what registry and resolver know comes along."""
+"""Values of the Helm chart that serve a spec, and the chart's files."""
 
-from collections.abc import Mapping
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from io import StringIO
+from pathlib import Path
 from typing import Any, Final
 
-from headrace.control.desired import DesiredEndpoint
-from headrace.control.kubernetes import Place
+import msgspec
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+from ruamel.yaml.scalarstring import LiteralScalarString
+
+import headrace
+from headrace.control.desired import DesiredArm, DesiredEndpoint, DesiredState
+from headrace.control.kubernetes import Place, objects_of
+from headrace.control.kubernetes.pods import GRPC_PORT
 from headrace.core import FailedPreconditionError
 from headrace.core.spec import SystemSpec
-from headrace.deploy.helm_export import HelmExport, HelmOptions, Mode, Stored, Values, volumes_of
-from headrace.deploy.helm_files import rule_groups
-from headrace.deploy.helm_jobs import job_model_losses, job_values
-from headrace.deploy.helm_spec import models_apart, spec_losses, static_losses, variables_of
-from headrace.deploy.helm_streams import stream_values
-from headrace.deploy.helm_versions import arms_of, version_values
-from headrace.deploy.losses import Loss, accepted
-from headrace.deploy.notes import told_once
+from headrace.deploy.features import Loss, accepted, told_once
+from headrace.deploy.gateway_api import GRACE_S, duration
+from headrace.deploy.helm_spec import (
+    HelmExport,
+    HelmOptions,
+    Mode,
+    Stored,
+    Values,
+    models_apart,
+    spec_losses,
+    static_losses,
+    variables_of,
+    volumes_of,
+)
+from headrace.deploy.helm_streams import job_model_losses, job_values, stream_values
+from headrace.monitor.dashboards import DASHBOARDS
+from headrace.monitor.grafana import dashboard_json
+from headrace.monitor.prometheus import alerting_rules, recording_rules
+from headrace.monitor.slo import objectives_of, stream_promises_of
+
+RULES: Final = "files/rules.yaml"
+
+
+def rule_groups(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The groups of a PrometheusRule for a spec document that was checked before."""
+    objectives, streams = objectives_of(document), stream_promises_of(document)
+    groups: list[dict[str, Any]] = []
+    for rules in (recording_rules(objectives, streams), alerting_rules(objectives)):
+        groups += rules["groups"]
+    return groups
+
+
+def chart_files() -> Mapping[str, str]:
+    """The generated files by their path in the chart; Helm does not evaluate what is in them."""
+    groups = json.dumps({"groups": rule_groups({"version": 1})}, indent=1)
+    files = {RULES: f"{groups}\n"}
+    for dashboard in DASHBOARDS:
+        text = json.dumps(dashboard_json(dashboard), indent=2)
+        files[f"files/dashboards/headrace-{dashboard.name}.json"] = f"{text}\n"
+    return files
+
+
+_WINDOW: Final = re.compile(r"\[([0-9]+s)\]")
+_OURS: Final = "headrace.dev/"
+_OWN_ENV: Final = ({"name": "HOME", "value": "/tmp"},)  # noqa: S108  # a volume of the pod's own
+
+
+def version_values(
+    endpoint: DesiredEndpoint, arm: DesiredArm, *, spec: Mapping[str, Any], place: Place
+) -> Values:
+    """The values of one version.
+
+    Args:
+        place: Where the driver would make its objects; their names and namespace are the chart's.
+
+    Raises:
+        FailedPreconditionError: It cannot run on a cluster; the text says what to do.
+    """
+    alone = msgspec.structs.replace(endpoint, arms=(with_grpc(arm),))
+    desired = DesiredState(spec=dict(spec), endpoints=(alone,))
+    objects = {one["kind"]: one for one in objects_of(desired, place=place)}
+    pod = objects["Deployment"]["spec"]["template"]
+    (fetcher,) = pod["spec"]["initContainers"]
+    timeout_s = endpoint.timeout_s
+    values: Values = {
+        "endpoint": str(endpoint.name),
+        "version": arm.revision.version,
+        "revision": arm.revision.id,
+        "model": arm.revision.model,
+        "digest": fetcher["args"][0],
+        "weight": arm.weight,
+        "replicas": arm.replicas,
+        "drainTimeoutSeconds": math.ceil(place.drain_timeout_s),
+        "requestTimeout": duration(0.0 if timeout_s is None else timeout_s + GRACE_S),
+        "settings": objects["ConfigMap"]["data"]["replica.json"],
+        "pod": dict(_pod_values(pod)),
+    }
+    for kind, told in (("HorizontalPodAutoscaler", _hpa), ("ScaledObject", _keda)):
+        if kind in objects:
+            values["autoscaling"] = told(objects[kind]["spec"])
+    return values
+
+
+def with_grpc(arm: DesiredArm) -> DesiredArm:
+    """The same, whose replicas serve gRPC too: there is no gateway of ours that translates.
+
+    Its id, and with it the names of its objects, stay those that a control plane would give.
+    """
+    settings = msgspec.structs.replace(arm.revision.settings, grpc_port=GRPC_PORT)
+    revision = msgspec.structs.replace(arm.revision, settings=settings)
+    return msgspec.structs.replace(arm, revision=revision)
+
+
+def arms_of(
+    endpoints: tuple[DesiredEndpoint, ...],
+) -> Iterator[tuple[int, DesiredEndpoint, DesiredArm]]:
+    """Every version that runs in pods of ours, with its number among its endpoint's."""
+    for endpoint in endpoints:
+        for number, arm in enumerate(endpoint.arms):
+            if arm.revision.upstream is None:
+                yield number, endpoint, arm
+
+
+def _pod_values(pod: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """What of a pod's template a spec may say."""
+    (container,) = pod["spec"]["containers"]
+    yield "image", container["image"]
+    yield "imagePullPolicy", container["imagePullPolicy"]
+    yield "resources", container["resources"]
+    if env := [one for one in container["env"] if one not in _OWN_ENV]:
+        yield "env", env
+    annotations = pod["metadata"]["annotations"]
+    if others := {key: said for key, said in annotations.items() if not key.startswith(_OURS)}:
+        yield "annotations", others
+    for name in (
+        "serviceAccountName", "runtimeClassName", "priorityClassName", "nodeSelector",
+        "tolerations", "imagePullSecrets",
+    ):  # fmt: skip
+        if name in pod["spec"]:
+            yield name, pod["spec"][name]
+
+
+def _hpa(spec: Mapping[str, Any]) -> Values:
+    (metric,) = spec["metrics"]
+    return {
+        "type": "hpa",
+        "minReplicas": spec["minReplicas"],
+        "maxReplicas": spec["maxReplicas"],
+        "targetInFlight": metric["pods"]["target"]["averageValue"],
+        "behavior": spec["behavior"],
+    }
+
+
+def _keda(spec: Mapping[str, Any]) -> Values:
+    flight, *wait = (trigger["metadata"] for trigger in spec["triggers"])
+    window = _WINDOW.search(flight["query"])
+    if window is None:
+        raise FailedPreconditionError(f"no window in {flight['query']!r}")
+    values: Values = {
+        "type": "keda",
+        "minReplicas": spec["minReplicaCount"],
+        "maxReplicas": spec["maxReplicaCount"],
+        "targetInFlight": flight["threshold"],
+        "window": window[1],
+        "prometheusUrl": flight["serverAddress"],
+        "behavior": spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"],
+    }
+    if wait:
+        values["targetQueueWaitSeconds"] = wait[0]["threshold"]
+    return values
+
 
 _TARGET: Final = "helm"
 
@@ -140,3 +295,83 @@ def _notes(values: Values, options: HelmOptions) -> list[str]:
             "target_lag_s times what one worker does in a second"
         )
     return found
+
+
+_PACKAGED: Final = Path(__file__).parent / "chart"
+_LONG: Final = 200
+
+
+def chart_folder() -> Path:
+    """The chart of this version: beside this module, or in the checkout that this comes from.
+
+    Raises:
+        FailedPreconditionError: It is in neither place.
+    """
+    checkout = Path(headrace.__file__).parents[2] / "charts" / "headrace"
+    for folder in (_PACKAGED, checkout):
+        if (folder / "Chart.yaml").is_file():
+            return folder
+    raise FailedPreconditionError(
+        f"the chart is neither in {_PACKAGED} nor in {checkout}: install headrace from its wheel"
+    )
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder with files of somebody else's: the chart's README.md would replace theirs.
+
+    Raises:
+        FailedPreconditionError: It has files, and no chart of ours among them.
+    """
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    about = folder / "Chart.yaml"
+    try:
+        named = YAML(typ="safe").load(about) if about.is_file() else None
+    except (UnicodeDecodeError, YAMLError):
+        named = None
+    if not (isinstance(named, Mapping) and named.get("name") == "headrace"):
+        raise FailedPreconditionError(
+            f"'{folder}' has files and is no chart of Headrace's, so they could be written over: "
+            "name a folder that is empty or is not there yet"
+        )
+
+
+def chart_with(values: Mapping[str, Any], chart: Path) -> Mapping[str, bytes]:
+    """Every file of the chart by its path in it, with `values` over its own."""
+    files = {
+        path.relative_to(chart).as_posix(): path.read_bytes()
+        for path in sorted(chart.rglob("*"))
+        if path.is_file()
+    }
+    return {**files, "values.yaml": _filled(files["values.yaml"].decode(), values).encode()}
+
+
+def _filled(text: str, values: Mapping[str, Any]) -> str:
+    """The chart's own values, with their comments, and the given ones in their places."""
+    yaml = YAML()
+    yaml.width = 100
+    document = yaml.load(text)
+    _merge(document, values)
+    out = StringIO()
+    yaml.dump(document, out)
+    return out.getvalue()
+
+
+def _merge(document: Any, values: Mapping[str, Any]) -> None:  # noqa: ANN401  # YAML with comments
+    for key, value in values.items():
+        # A spec is replaced as a whole: nothing of the chart's is left in it.
+        if isinstance(value, Mapping) and isinstance(document.get(key), Mapping) and key != "spec":
+            _merge(document[key], value)
+        else:
+            document[key] = _readable(value)
+
+
+def _readable(value: Any) -> Any:  # noqa: ANN401  # any part of a document
+    """Long texts line by line, as people read them."""
+    if isinstance(value, Mapping):
+        return {key: _readable(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_readable(one) for one in value]
+    if isinstance(value, str) and "\n" in value and len(value) > _LONG:
+        return LiteralScalarString(value)
+    return value

@@ -1,24 +1,149 @@
-"""A spec as Kong's declarative configuration, for those whose gateway is Kong.
+"""A spec as Kong's declarative configuration, with its plugins and consumers."""
 
-https://developer.konghq.com/gateway/entities/
-"""
-
+import base64
+import binascii
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import lcm
-from typing import Final
+from typing import Any, Final, TypeAlias
 from urllib.parse import urlsplit
 
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from headrace.core import InvalidArgumentError
 from headrace.core.headers import INTERNAL_HEADERS
-from headrace.core.spec_access import LimitSpec
+from headrace.core.spec_access import JwtSpec, LimitSpec, Method
 from headrace.deploy.export import Body, Document, Export, addresses_of, finish
 from headrace.deploy.facts import Endpoint, Facts, Version
-from headrace.deploy.features import Target
-from headrace.deploy.gateway_api import GRACE_S, SERVICE
-from headrace.deploy.gateway_services import MODEL_HEADER
-from headrace.deploy.kong_access import access_losses, access_plugins, consumers
-from headrace.deploy.losses import Loss
-from headrace.deploy.notes import Note
+from headrace.deploy.features import Loss, Note, Target
+from headrace.deploy.gateway_api import GRACE_S, MODEL_HEADER, SERVICE
+
+PublicKey: TypeAlias = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
+_CURVES: Final[dict[str, ec.EllipticCurve]] = {
+    "P-256": ec.SECP256R1(),
+    "P-384": ec.SECP384R1(),
+    "P-521": ec.SECP521R1(),
+}
+
+
+def public_keys(text: str) -> list[PublicKey]:
+    """The RSA and EC keys in a key set, in its order; others are passed over.
+
+    Raises:
+        InvalidArgumentError: It is no key set, or a key in it is broken.
+    """
+    try:
+        entries = json.loads(text)["keys"]
+        return [key for entry in entries if (key := _key(entry)) is not None]
+    except (ValueError, KeyError, TypeError, binascii.Error) as error:
+        raise InvalidArgumentError(f"this is no set of public keys (RFC 7517): {error}") from error
+
+
+def _key(entry: dict[str, Any]) -> PublicKey | None:
+    if entry.get("use", "sig") != "sig":
+        return None
+    match entry.get("kty"):
+        case "RSA":
+            return rsa.RSAPublicNumbers(_number(entry["e"]), _number(entry["n"])).public_key()
+        case "EC" if entry.get("crv") in _CURVES:
+            curve = _CURVES[entry["crv"]]
+            point = ec.EllipticCurvePublicNumbers(_number(entry["x"]), _number(entry["y"]), curve)
+            return point.public_key()
+        case _:
+            return None
+
+
+def _number(text: str) -> int:
+    padded = text + "=" * (-len(text) % 4)
+    return int.from_bytes(base64.urlsafe_b64decode(padded), "big")
+
+
+_STRANGER: Final = "headrace-stranger"
+_EC: Final = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
+
+
+def access_plugins(facts: Facts, endpoint: Endpoint) -> Iterator[Body]:
+    """What asks who calls an endpoint; nothing where it is public."""
+    methods = _methods(facts, endpoint)
+    several: Body = {"anonymous": _STRANGER} if len(methods) > 1 else {}
+    if Method.KEY in methods:
+        config: Body = {"key_names": ["x-api-key"], "key_in_query": False, "hide_credentials": True}
+        yield {"name": "key-auth", "config": {**config, **several}}
+    if Method.JWT in methods:
+        token: Body = {"key_claim_name": "iss", "claims_to_verify": ["exp"], "uri_param_names": []}
+        yield {"name": "jwt", "config": {**token, **several}}
+
+
+def consumers(facts: Facts) -> list[Body]:
+    """One for each identity provider with its key, and the stranger, who is refused."""
+    if not any(_methods(facts, endpoint) for endpoint in facts.endpoints):
+        return []
+    found: list[Body] = []
+    if any(Method.JWT in _methods(facts, endpoint) for endpoint in facts.endpoints):
+        for jwt in facts.spec.auth.jwt:
+            secrets = list(_jwt_secrets(facts, jwt))
+            if secrets:
+                found.append({"username": f"headrace-jwt-{jwt.name}", "jwt_secrets": secrets})
+    if any(len(_methods(facts, endpoint)) > 1 for endpoint in facts.endpoints):
+        refusal: Body = {"status_code": 401, "message": "no key or token, or none that counts"}
+        plugin: Body = {"name": "request-termination", "config": refusal}
+        found.append({"username": _STRANGER, "plugins": [plugin]})
+    return found
+
+
+def access_losses(facts: Facts) -> Iterator[Loss]:
+    """Ways in that Kong's own plugins cannot check."""
+    names = {jwt.name for jwt in facts.spec.auth.jwt}
+    for endpoint in facts.endpoints:
+        access = endpoint.spec.access
+        one = [m for m in access or () if access != "public" and m.startswith("jwt:")]
+        if one and {m.partition(":")[2] for m in one} != names:
+            yield Loss(
+                f"{endpoint.place}.access",
+                "takes a token of any issuer that it knows, not of some of them",
+                "say `jwt`, or export the endpoints of each issuer by themselves (--endpoint)",
+            )
+    for i, jwt in enumerate(facts.spec.auth.jwt):
+        count = len(_keys(facts, jwt))
+        if jwt.jwks_file and count != 1:
+            yield Loss(
+                f"auth.jwt[{i}].jwks_file",
+                f"takes one RSA or EC key for an issuer, and this file has {count}",
+                "give a file with one key",
+            )
+
+
+def _methods(facts: Facts, endpoint: Endpoint) -> set[str]:
+    """What lets a caller in, of what Kong can ask for; tokens only where somebody issues them."""
+    access = endpoint.spec.access
+    if access == "public":
+        return set()
+    named = {method.partition(":")[0] for method in access or (Method.KEY, Method.JWT)}
+    issued = {Method.JWT.value} if facts.spec.auth.jwt else set()
+    return named & ({Method.KEY.value} | issued)
+
+
+def _keys(facts: Facts, jwt: JwtSpec) -> list[Any]:
+    return public_keys(facts.key_sets.get(jwt.name, json.dumps({"keys": []})))
+
+
+def _jwt_secrets(facts: Facts, jwt: JwtSpec) -> Iterator[Body]:
+    for key in _keys(facts, jwt)[:1]:
+        pem = key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+        algorithm = "RS256"
+        if isinstance(key, EllipticCurvePublicKey):
+            algorithm = _EC[key.curve.name]
+        # Kong's schema wants a secret even where the algorithm has none.
+        yield {
+            "key": jwt.issuer,
+            "algorithm": algorithm,
+            "rsa_public_key": pem,
+            "secret": "unused",
+        }
+
 
 _CONNECT_MS: Final = 1000
 _MOST_WEIGHT: Final = 65_535

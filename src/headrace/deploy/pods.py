@@ -26,10 +26,9 @@ from headrace.control.kubernetes.pods import (
 from headrace.control.resolve import Pinned, replica_settings
 from headrace.core import EndpointName
 from headrace.core.spec_kubernetes import PodsSpec
-from headrace.deploy.export import Body, Place
+from headrace.deploy.export import MANAGER, Body, Place
 from headrace.deploy.facts import Endpoint, Facts, Version
-from headrace.deploy.losses import Loss
-from headrace.deploy.names import MANAGER
+from headrace.deploy.features import Loss
 
 _NOT_OURS: Final = (driver.ENDPOINT, driver.REVISION_ID)
 """Annotations by which a control plane knows pods of its own."""

@@ -3,8 +3,14 @@
 from headrace.load.intervals import Interval
 from headrace.load.plan import Arrivals, LoadPlan, check_plan
 from headrace.load.run import Tick, run_load
-from headrace.load.slo import Judgement, Objective, Verdict, parse_objectives
-from headrace.load.summary import LoadResult, summarize
+from headrace.load.summary import (
+    Judgement,
+    LoadResult,
+    Objective,
+    Verdict,
+    parse_objectives,
+    summarize,
+)
 from headrace.load.target import Asker, Target, open_target
 
 __all__ = [

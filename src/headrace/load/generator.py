@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 from headrace.core import FailedPreconditionError
 from headrace.load.connection import Connection
-from headrace.load.record import LEFT_OUT, NOT_SENT, PENDING, SUCCEEDED, Record
+from headrace.load.summary import LEFT_OUT, NOT_SENT, PENDING, SUCCEEDED, Record
 
 AWAKE_S: Final = 100e-6
 """How long before its time a wake-up is waited for without sleeping."""

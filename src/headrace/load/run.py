@@ -14,9 +14,7 @@ import uvloop
 from headrace.load.connection import dialler
 from headrace.load.generator import Generator
 from headrace.load.plan import LoadPlan, check_plan, intended_times
-from headrace.load.record import PENDING, SUCCEEDED, Record
-from headrace.load.slo import Objective
-from headrace.load.summary import LoadResult, summarize
+from headrace.load.summary import PENDING, SUCCEEDED, LoadResult, Objective, Record, summarize
 from headrace.load.target import Target
 
 _SHOWN: Final = 20_000

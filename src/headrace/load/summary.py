@@ -1,11 +1,16 @@
-"""What does a run say? Figures with intervals from what became of each request. Pure."""
+"""Result of a run: each request's outcome, figures with intervals, and the judged objectives."""
 
+import re
+from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
+from headrace.core import InvalidArgumentError
 from headrace.load.intervals import (
     Floats,
     Interval,
@@ -14,8 +19,241 @@ from headrace.load.intervals import (
     wilson_interval,
 )
 from headrace.load.plan import LoadPlan
-from headrace.load.record import LEFT_OUT, NOT_SENT, Sample
-from headrace.load.slo import Judgement, Objective, Verdict, judge
+
+PENDING: Final = -1
+"""Not over: not sent yet, waiting for a connection, or for an answer."""
+SUCCEEDED: Final = 0
+"""The code of a request that was answered well; each way to fail has a code above it."""
+LEFT_OUT: Final = -2
+"""Given up because the run was ended by hand."""
+NOT_SENT: Final = -3
+"""Not sent, because the generator was too far behind when its time was up."""
+
+
+@dataclass(slots=True)
+class Record:
+    """The course of a run, by the number of the request; times in seconds from the start.
+
+    Attributes:
+        intended: When it was to leave.
+        handled: When the generator took it up; 0 for not at all.
+        done: When it was over; 0 for not yet.
+        code: One of the numbers above, or of a kind of failure.
+        kinds: The kinds of failure, by code; the first is that of success.
+    """
+
+    intended: "array[float]"
+    handled: "array[float]" = field(init=False)
+    done: "array[float]" = field(init=False)
+    code: "array[int]" = field(init=False)
+    kinds: list[str] = field(default_factory=lambda: ["ok"])
+    _codes: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        size = len(self.intended)
+        self.handled = array("d", bytes(8 * size))
+        self.done = array("d", bytes(8 * size))
+        self.code = array("h", [PENDING]) * size
+
+    @classmethod
+    def of(cls, intended: Floats) -> "Record":
+        """The record of a run that has not begun."""
+        return cls(array("d", intended.tobytes()))
+
+    def code_of(self, kind: str) -> int:
+        """The number of a kind of failure; a new one if it did not happen before."""
+        code = self._codes.get(kind)
+        if code is None:
+            code = self._codes[kind] = len(self.kinds)
+            self.kinds.append(kind)
+        return code
+
+    def sample(self) -> "Sample":
+        """The same for reckoning."""
+        return Sample(
+            intended=np.array(self.intended),
+            handled=np.array(self.handled),
+            done=np.array(self.done),
+            code=np.array(self.code),
+            kinds=tuple(self.kinds),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """A run that is over, or a part of one; see `Record`."""
+
+    intended: Floats
+    handled: Floats
+    done: Floats
+    code: NDArray[np.int16]
+    kinds: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.intended)
+
+    def where(self, wanted: NDArray[np.bool_]) -> "Sample":
+        """Only these requests."""
+        return Sample(
+            intended=self.intended[wanted],
+            handled=self.handled[wanted],
+            done=self.done[wanted],
+            code=self.code[wanted],
+            kinds=self.kinds,
+        )
+
+    @property
+    def succeeded(self) -> NDArray[np.bool_]:
+        """Which were answered well."""
+        return np.equal(self.code, SUCCEEDED)
+
+    @property
+    def over(self) -> NDArray[np.bool_]:
+        """Which were sent and seen to their end, well or not."""
+        return np.greater_equal(self.code, SUCCEEDED)
+
+    @property
+    def latency_s(self) -> Floats:
+        """From the intended time to the end; infinite for what failed."""
+        return np.where(self.succeeded, self.done - self.intended, np.inf)
+
+    @property
+    def latency_from_sent_s(self) -> Floats:
+        """The same without the generator's lag: from when the request was taken up."""
+        return np.where(self.succeeded, self.done - self.handled, np.inf)
+
+    @property
+    def lag_s(self) -> Floats:
+        """How late the generator was; of what was not sent it is not known, and left out."""
+        taken = self.handled > 0
+        return np.maximum(self.handled[taken] - self.intended[taken], 0.0)
+
+
+_FORM: Final = "write p99=20ms, p99.9=0.2s or error=0.1%, several by a comma"
+_LATENCY: Final = re.compile(r"p(?P<percent>\d{1,2}(?:\.\d{1,4})?)")
+_NUMBER: Final = re.compile(r"(?P<number>\d+(?:\.\d*)?|\.\d+)\s*(?P<unit>us|µs|ms|s|%|)")
+_SECONDS: Final = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0}
+ERROR: Final = "error"
+
+
+class Verdict(StrEnum):
+    """What a run says about an objective."""
+
+    MET = "met"
+    MISSED = "missed"
+    UNKNOWN = "not_enough_evidence"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Objective:
+    """A bound: seconds for a quantile of latency, 0 to 1 for the ratio of errors.
+
+    Attributes:
+        name: As it was written: `p99`, or `error`.
+        limit: At most this.
+        quantile: 0.99; None for errors.
+    """
+
+    name: str
+    limit: float
+    quantile: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """An objective and what came of it; `reason` says why there is no verdict."""
+
+    objective: Objective
+    verdict: Verdict
+    measured: Interval | None
+    reason: str = ""
+
+
+def parse_objectives(text: str) -> list[Objective]:
+    """The objectives in `p50=5ms,p99=20ms,error=0.1%`.
+
+    Raises:
+        InvalidArgumentError: One is written otherwise.
+    """
+    return [_objective(part.strip()) for part in text.split(",") if part.strip()]
+
+
+def _objective(text: str) -> Objective:
+    name, separator, value = text.replace("<=", "=").replace("<", "=").partition("=")
+    name = name.strip().lower()
+    found = _NUMBER.fullmatch(value.strip())
+    if not separator or found is None:
+        msg = f"'{text}' is no objective: {_FORM}"
+        raise InvalidArgumentError(msg)
+    number, unit = float(found["number"]), found["unit"]
+    if name in {ERROR, "errors"}:
+        return _error_objective(text, number, unit)
+    latency = _LATENCY.fullmatch(name)
+    if latency is None or not 0 < float(latency["percent"]) < 100:  # noqa: PLR2004  # percent
+        msg = f"'{text}' names no quantile and not 'error': {_FORM}"
+        raise InvalidArgumentError(msg)
+    if unit not in _SECONDS or number <= 0:
+        msg = f"'{text}': a latency needs a unit, us, ms or s, and is above 0"
+        raise InvalidArgumentError(msg)
+    quantile = float(latency["percent"]) / 100
+    return Objective(name=name, limit=number * _SECONDS[unit], quantile=quantile)
+
+
+def _error_objective(text: str, number: float, unit: str) -> Objective:
+    limit = number / 100 if unit == "%" else number
+    if unit not in {"%", ""} or not 0 <= limit < 1:
+        msg = f"'{text}': errors are a percentage, as in error=0.1%, or a ratio below 1"
+        raise InvalidArgumentError(msg)
+    return Objective(name=ERROR, limit=limit)
+
+
+def judge(
+    objective: Objective,
+    measured: Interval | None,
+    *,
+    slower: Interval | None = None,
+    shortfall: str = "",
+) -> Judgement:
+    """What an interval says about a bound.
+
+    A latency is met if the interval of its quantile lies within the limit. It is missed if too many
+    requests were slower than the limit: that is certain also where latency grows all the time and
+    its quantile has no interval. A limit of no errors at all is met by a run without one: no
+    interval could prove it.
+
+    Args:
+        slower: Of a latency, the share of requests beyond the limit with the generator's lag taken
+            off: a server that misses only with that has not missed.
+        shortfall: Why less was sent than planned; then nothing is met.
+    """
+
+    def judged(verdict: Verdict, reason: str = "") -> Judgement:
+        return Judgement(objective=objective, verdict=verdict, measured=measured, reason=reason)
+
+    if measured is None:
+        return judged(Verdict.UNKNOWN, "no request was measured")
+    exceeds = measured.low is not None and measured.low > objective.limit
+    if objective.quantile is None or slower is None:
+        is_missed = exceeds
+    else:
+        is_missed = slower.low is not None and slower.low > 1 - objective.quantile
+    if is_missed:
+        return judged(Verdict.MISSED)
+    if exceeds:
+        return judged(Verdict.UNKNOWN, "only with the generator's own lag is it missed")
+    is_below = measured.high is not None and measured.high <= objective.limit
+    if is_below or measured.value == objective.limit == 0:
+        return judged(Verdict.UNKNOWN, shortfall) if shortfall else judged(Verdict.MET)
+    if measured.needed:
+        return judged(Verdict.UNKNOWN, f"it takes about {rounded_up(measured.needed):,} requests")
+    return judged(Verdict.UNKNOWN, "the limit lies within the interval: measure longer")
+
+
+def rounded_up(count: int) -> int:
+    """`count` rounded up to two digits."""
+    step: int = 10 ** max(len(str(count)) - 2, 0)
+    return -(-count // step) * step
+
 
 QUANTILES: Final = (0.5, 0.9, 0.95, 0.99, 0.999)
 _OWN_SHARE: Final = 0.2

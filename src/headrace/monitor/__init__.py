@@ -1,8 +1,7 @@
 """What is remembered of a running system and judged about it, as pure functions of time."""
 
-from headrace.monitor.history import History
+from headrace.monitor.history import Buckets, History, Totals, Window
 from headrace.monitor.load import LoadHistory, LoadReading, LoadTotals, LoadWindow
-from headrace.monitor.request_counts import Buckets, Totals, Window
 
 __all__ = [
     "Buckets",

@@ -12,6 +12,7 @@ from headrace.monitor.slo import (
     SLOW_OF_A_DAY,
     CertificateEnds,
     Condition,
+    DeadLetters,
     Drifted,
     ErrorBurn,
     ErrorsOver,
@@ -27,13 +28,10 @@ from headrace.monitor.slo import (
     ReplicasCrash,
     RowsDiffer,
     Severity,
-    windows_of,
-)
-from headrace.monitor.stream_conditions import (
-    DeadLetters,
     StreamDown,
     StreamLags,
     WorkersFail,
+    windows_of,
 )
 
 _KEEP_WINDOWS: Final = 2

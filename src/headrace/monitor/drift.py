@@ -21,13 +21,6 @@ import msgspec
 import numpy as np
 
 from headrace.core.spec_observe import DriftSpec
-from headrace.monitor.drift_dependence import (
-    BATCH_ROWS,
-    UNKNOWN_EFFECT,
-    Floats,
-    design_effect,
-    ratios,
-)
 from headrace.monitor.drift_evidence import (
     VIOLATIONS,
     Distances,
@@ -43,12 +36,17 @@ from headrace.monitor.drift_evidence import (
     why,
 )
 from headrace.monitor.drift_reference import (
+    BATCH_ROWS,
     HOURS,
     MIN_ROWS,
+    UNKNOWN_EFFECT,
     WINDOW,
     FeatureReference,
+    Floats,
     Reference,
+    design_effect,
     events,
+    ratios,
 )
 from headrace.observe.feature_counts import FeatureCounts, FeatureKind
 

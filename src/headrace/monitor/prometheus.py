@@ -19,9 +19,9 @@ from headrace.monitor.slo import (
     LatencyBurn,
     LatencyOver,
     Objective,
+    StreamPromise,
     windows_of,
 )
-from headrace.monitor.stream_conditions import StreamPromise
 
 Rule = dict[str, Any]
 Document = dict[str, Any]

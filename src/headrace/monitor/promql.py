@@ -10,6 +10,7 @@ from headrace.monitor.slo import (
     BurnWindows,
     CertificateEnds,
     Condition,
+    DeadLetters,
     Drifted,
     ErrorBurn,
     ErrorsOver,
@@ -24,14 +25,11 @@ from headrace.monitor.slo import (
     RefusedOver,
     ReplicasCrash,
     RowsDiffer,
-    least_requests,
-)
-from headrace.monitor.stream_conditions import (
-    DeadLetters,
     StreamCondition,
     StreamDown,
     StreamLags,
     WorkersFail,
+    least_requests,
 )
 
 JOB: Final = "headrace"

@@ -1,13 +1,4 @@
-"""Promises of endpoints, alert conditions, and their readings of an endpoint or a stream. Pure.
-
-Burn rates follow Google's SRE workbook (https://sre.google/workbook/alerting-on-slos/): an error
-budget that is used `factor` times as fast as promised, over a long window so that it matters, and
-over a short one so that it is still going on.
-
-A long window may begin before the endpoint did. Its unknown part counts as free of errors, at the
-same rate of requests: a new endpoint pages when it has burnt as much of its budget as an
-established one, and not at its first failed requests.
-"""
+"""Objectives of endpoints, alert conditions of endpoints and streams, and their readings."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,15 +8,81 @@ from typing import Any, Final, Protocol, assert_never
 from headrace.core.settings import BatchingSpec
 from headrace.core.spec_base import parsed
 from headrace.core.spec_rollout import SloSpec
-from headrace.monitor.stream_conditions import (
-    DeadLetters,
-    StreamCondition,
-    StreamDown,
-    StreamFacts,
-    StreamLags,
-    StreamPromise,
-    WorkersFail,
-)
+from headrace.core.spec_streams import StreamAlertsSpec
+
+LETTERS_WINDOW_S: Final = 300.0
+"""Over which dead letters are counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamLags:
+    """A stream is further behind than it may be; one that is paused may be anywhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamDown:
+    """No worker takes records, though nobody paused the stream."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkersFail:
+    """A worker ends again and again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetters:
+    """Records come for which there is no answer."""
+
+    window_s: float = LETTERS_WINDOW_S
+
+
+StreamCondition = StreamLags | StreamDown | WorkersFail | DeadLetters
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamPromise:
+    """What a stream may do; None where nobody wants to hear of it.
+
+    `dead_letters`: within the window of `DeadLetters`.
+    """
+
+    stream: str
+    lag_s: float | None
+    dead_letters: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamFacts:
+    """What is known of one stream.
+
+    `lag_s`: None while nobody knows it. `dead_letters`: those of the window. `running`: workers
+    that take records. `failing`: those that ended several times in a row. `paused`: as ordered.
+    """
+
+    lag_s: float | None = None
+    dead_letters: int = 0
+    running: int = 0
+    failing: int = 0
+    paused: bool = False
+
+
+def stream_promises_of(document: Mapping[str, Any]) -> tuple[StreamPromise, ...]:
+    """What the streams of a spec document that was checked before may do, in its order."""
+    return tuple(map(_promise, document.get("streams") or ()))
+
+
+def _promise(entry: Mapping[str, Any]) -> StreamPromise:
+    given = entry.get("alerts") or {}
+    alerts = StreamAlertsSpec.model_validate(given)
+    workers = entry.get("workers")
+    target_s = workers.get("target_lag_s") if isinstance(workers, Mapping) else None
+    is_by_target = target_s is not None and "lag_s" not in given
+    return StreamPromise(
+        stream=entry["name"],
+        lag_s=target_s if is_by_target else alerts.lag_s,
+        dead_letters=alerts.dead_letters,
+    )
+
 
 MINUTE_S: Final = 60.0
 HOUR_S: Final = 3600.0

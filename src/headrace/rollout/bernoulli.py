@@ -1,17 +1,75 @@
-"""Rate of one event against a fixed number, with bounds that hold at all times at once.
-
-For a version that is measured against a fixed number instead of another version: an SLO, or the
-share of a shadow's answers that may differ. The bets are those of `betting`, with the values 1 and
-0. Valid also where the rate moves, as long as it stays on the null's side.
-"""
+"""Rate of one event against a fixed number, with bounds that hold at all times."""
 
 from typing import Final
 
 import msgspec
 import numpy as np
 
-from headrace.rollout.betting import Array, log_growth, mixture, refuted_down_to, refuted_up_to
-from headrace.rollout.forgiving import Forgiven
+from headrace.rollout.betting import (
+    STAKES,
+    Array,
+    log_growth,
+    mixture,
+    refuted_down_to,
+    refuted_up_to,
+)
+
+FORGIVEN: Final = 3
+"""Intervals between two readings that do not count, per hour."""
+_HOUR_S: Final = 3600.0
+
+
+class Forgiven(msgspec.Struct):
+    """The growth of the intervals that do not count, as logarithms.
+
+    `worst`: of the present hour, `[tests, stakes, forgiven]`, descending, at least 0. `past`: the
+    sum over the hours before, `[tests, stakes]`. `counted_s`: counted seconds of the present hour.
+    """
+
+    worst: Array
+    past: Array
+    counted_s: float = 0.0
+
+    @classmethod
+    def start(cls, tests: int) -> "Forgiven":
+        """Nothing counted yet."""
+        return cls(
+            worst=np.zeros((tests, len(STAKES), FORGIVEN)), past=np.zeros((tests, len(STAKES)))
+        )
+
+    def add(self, growth: Array, duration_s: float) -> None:
+        """Count an interval that multiplied each capital by `exp(growth)`, `[tests, stakes]`."""
+        if self.counted_s >= _HOUR_S:
+            self.past = self.past + self.worst.sum(axis=-1)
+            self.worst, self.counted_s = np.zeros_like(self.worst), 0.0
+        self.counted_s += duration_s
+        worst = self.worst.copy()
+        for rank in range(FORGIVEN):
+            larger = np.maximum(worst[..., rank], growth)
+            growth = np.minimum(worst[..., rank], growth)
+            worst[..., rank] = larger
+        self.worst = worst
+
+    @property
+    def growth(self) -> Array:
+        """What all left-out intervals would have added, `[tests, stakes]`."""
+        total: Array = self.past + self.worst.sum(axis=-1)
+        return total
+
+
+def grown(capitals: Array, growth: Array) -> Array:
+    """Capitals after one more interval, which is left out where that makes them smaller.
+
+    For capital that came in at several times, where what is left out cannot be told afterwards.
+
+    Args:
+        capitals: Logarithms by how many intervals may be left out, `[..., 1 + forgiven]`.
+        growth: A logarithm, `[...]`.
+    """
+    result = capitals + growth[..., None]
+    result[..., 1:] = np.minimum(result[..., 1:], capitals[..., :-1])
+    return result
+
 
 _VALUES: Final = np.array([1.0, 0.0])
 _SCALE: Final = 5.0

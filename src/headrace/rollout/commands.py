@@ -6,8 +6,8 @@ from msgspec.structs import replace
 
 from headrace.core import FailedPreconditionError
 from headrace.rollout.moves import entered, passed, paused, promoted, taking_over, withdrawn
+from headrace.rollout.stages import plan_of
 from headrace.rollout.state import DecidedBy, Phase, PromotedBy, RolloutState, Verb
-from headrace.rollout.strategies import plan_of
 
 
 def possible(state: RolloutState) -> tuple[Verb, ...]:

@@ -21,9 +21,8 @@ import msgspec
 import numpy as np
 
 from headrace.core.text import number_text
-from headrace.rollout.explain import Names
 from headrace.rollout.judge_fixed import Budget
-from headrace.rollout.outcomes import MetricVerdict, Outcome
+from headrace.rollout.outcomes import MetricVerdict, Names, Outcome
 from headrace.rollout.readings import ArmCounts
 
 STAKES: Final = np.array([0.25, 0.5, 0.95])

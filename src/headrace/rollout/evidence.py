@@ -28,9 +28,8 @@ from headrace.rollout.assignment import Assignments
 from headrace.rollout.bernoulli import Rate
 from headrace.rollout.betting import Array
 from headrace.rollout.crashes import DEATHS, Crashes, ReplicaDeaths
-from headrace.rollout.explain import Names, explanation
 from headrace.rollout.latency_ratio import MEDIAN, Histogram, LatencyRatios, Reach
-from headrace.rollout.outcomes import MetricVerdict, Outcome, Verdict
+from headrace.rollout.outcomes import MetricVerdict, Names, Outcome, Verdict, explanation
 from headrace.rollout.prediction_shift import PredictionShift
 from headrace.rollout.rate_difference import RateDifferences
 from headrace.rollout.readings import ArmCounts, Increment, UnitTally, When

@@ -28,10 +28,8 @@ from headrace.core.spec_rollout import (
 )
 from headrace.core.text import duration_text, number_text, percent_text
 from headrace.rollout.assignment import Assignments
-from headrace.rollout.bernoulli import Rate
+from headrace.rollout.bernoulli import FORGIVEN, Rate
 from headrace.rollout.betting import Array
-from headrace.rollout.explain import Names, confidence, ending, points, waiting
-from headrace.rollout.forgiving import FORGIVEN
 from headrace.rollout.judge_fixed import (
     Budget,
     is_above,
@@ -41,7 +39,15 @@ from headrace.rollout.judge_fixed import (
     quantile_name,
 )
 from headrace.rollout.latency_ratio import LatencyRatios, cliff_margin
-from headrace.rollout.outcomes import MetricVerdict, Outcome
+from headrace.rollout.outcomes import (
+    MetricVerdict,
+    Names,
+    Outcome,
+    confidence,
+    ending,
+    points,
+    waiting,
+)
 from headrace.rollout.prediction_shift import PredictionShift
 from headrace.rollout.rate_difference import RateDifferences
 from headrace.rollout.reward import RewardDifference

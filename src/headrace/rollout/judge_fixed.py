@@ -12,9 +12,8 @@ import msgspec
 from headrace.core.spec_rollout import DisagreementSpec, LatencySpec
 from headrace.core.text import duration_text, number_text, percent_text
 from headrace.rollout.bernoulli import Rate
-from headrace.rollout.explain import Names, confidence, ending, waiting
 from headrace.rollout.latency_ratio import LatencyRatios
-from headrace.rollout.outcomes import MetricVerdict, Outcome
+from headrace.rollout.outcomes import MetricVerdict, Names, Outcome, confidence, ending, waiting
 
 SHARE: Final = "ratio"
 

@@ -20,9 +20,8 @@ from headrace.rollout.moves import (
     withdrawn,
 )
 from headrace.rollout.outcomes import Outcome
-from headrace.rollout.stages import Plan, Stage
+from headrace.rollout.stages import Plan, Stage, plan_of
 from headrace.rollout.state import DecidedBy, Facts, Phase, PromotedBy, RolloutState
-from headrace.rollout.strategies import plan_of
 
 __all__ = ["advance", "begin", "command", "due_at", "possible", "supersede"]
 

@@ -30,15 +30,14 @@ from headrace.core.spec_rollout import (
     RolloutSpec,
 )
 from headrace.core.text import duration_text
+from headrace.rollout.bernoulli import FORGIVEN
 from headrace.rollout.betting import WEIGHTS, log_growth
 from headrace.rollout.evidence import metrics_in_use
-from headrace.rollout.forgiving import FORGIVEN
 from headrace.rollout.judge import MEDIAN_PART, worse_level
 from headrace.rollout.latency_ratio import MEDIAN, Reach
 from headrace.rollout.rate_difference import Stratum
-from headrace.rollout.stages import Stage
+from headrace.rollout.stages import Stage, plan_of
 from headrace.rollout.state import RolloutState, Traffic
-from headrace.rollout.strategies import plan_of
 from headrace.rollout.world import LATENCY_SPREAD, Candidate, World
 
 _TIMES_MARGIN: Final = 2.0

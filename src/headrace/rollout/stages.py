@@ -1,9 +1,18 @@
-"""What is a rollout made of? Stages in order, each with its traffic, and what follows the last."""
+"""Plan of a rollout: stages in order, each with its traffic, and what follows the last."""
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, assert_never
 
-from headrace.core.spec_rollout import Until
+from headrace.core.spec_rollout import (
+    AbSpec,
+    BlueGreenSpec,
+    CanarySpec,
+    CanaryStepSpec,
+    RolloutSpec,
+    ShadowSpec,
+    Until,
+)
+from headrace.core.text import duration_text, percent_text
 from headrace.rollout.state import Traffic
 
 _WHOLE: Final = 100
@@ -64,3 +73,94 @@ class Plan:
     @property
     def _has_baseline(self) -> bool:
         return any(stage.traffic.has_baseline for stage in self.stages)
+
+
+def canary_plan(settings: CanarySpec) -> Plan:
+    """One stage per step; weights never go down, as the spec makes sure. No steps: all at once.
+
+    The candidate has so many replicas that it is no busier than the old version. With `baseline`
+    it has as many as its share of the requests needs, and fresh copies of the old version get the
+    same share: both are equally cold and equally busy.
+    """
+    steps = settings.steps or (CanaryStepSpec(weight=50 if settings.baseline else 100),)
+    stages = (
+        _stage(settings, step, f"step {number} of {len(steps)} ({step.weight} % of the requests)")
+        for number, step in enumerate(steps, start=1)
+    )
+    return Plan(stages=tuple(stages), max_duration_s=settings.max_duration_s)
+
+
+def _stage(settings: CanarySpec, step: CanaryStepSpec, name: str) -> Stage:
+    traffic = Traffic(
+        candidate=step.weight,
+        baseline=step.weight if settings.baseline else 0,
+        candidate_scale=step.weight / 100 if settings.baseline else fair_scale(step.weight),
+        has_baseline=settings.baseline,
+    )
+    return Stage(name=name, traffic=traffic, pause_s=step.pause_s, until=step.until)
+
+
+def blue_green_plan(settings: BlueGreenSpec) -> Plan:
+    """One stage without a request of the split, then the switch."""
+    stage = Stage(
+        name="preview (no requests but those that name the version)",
+        traffic=Traffic(),
+        pause_s=settings.preview_s,
+        until="approval" if settings.approval else None,
+    )
+    return Plan(stages=(stage,), keep_s=settings.keep_s)
+
+
+def judged_text(settings: BlueGreenSpec) -> str:
+    """What takes a version back after the switch, for people."""
+    errors, latency = settings.metrics.errors, settings.metrics.latency
+    limits = []
+    if errors is not None and errors.max_ratio is not None:
+        limits.append(f"more than {percent_text(errors.max_ratio)} of its requests fail")
+    if latency is not None and latency.max_s is not None:
+        quantile = f"p{100 * latency.quantile:g}"
+        limits.append(f"its {quantile} is above {duration_text(latency.max_s)}")
+    if not settings.keep_s:
+        return "nothing is judged after the switch, as keep_s is 0"
+    kept = f"for {duration_text(settings.keep_s)} after the switch"
+    if not limits:
+        return f"{kept} nothing is judged: only a version that dies goes back by itself"
+    return f"{kept} it goes back if {' or '.join(limits)}; nothing else is judged"
+
+
+def ab_plan(settings: AbSpec) -> Plan:
+    """One stage of constant weight, until the verdict."""
+    traffic = Traffic(candidate=settings.weight, candidate_scale=fair_scale(settings.weight))
+    stage = Stage(
+        name=f"A/B test ({settings.weight} % of the callers)", traffic=traffic, until="verdict"
+    )
+    return Plan(stages=(stage,), max_duration_s=settings.max_duration_s)
+
+
+def shadow_plan(settings: ShadowSpec) -> Plan:
+    """One stage in which no caller sees the candidate, until the verdict."""
+    percent = settings.mirror_percent
+    traffic = Traffic(mirror_percent=percent, candidate_scale=percent / 100)
+    stage = Stage(
+        name=f"shadow (copies of {percent} % of the requests)", traffic=traffic, until="verdict"
+    )
+    return Plan(
+        stages=(stage,),
+        max_duration_s=settings.max_duration_s,
+        only_reports=not settings.promotes,
+    )
+
+
+def plan_of(settings: RolloutSpec) -> Plan:
+    """The stages of `settings`, and what follows them."""
+    match settings:
+        case CanarySpec():
+            return canary_plan(settings)
+        case BlueGreenSpec():
+            return blue_green_plan(settings)
+        case AbSpec():
+            return ab_plan(settings)
+        case ShadowSpec():
+            return shadow_plan(settings)
+        case _:
+            assert_never(settings)

@@ -17,8 +17,8 @@ from typing import Final
 import msgspec
 import numpy as np
 
+from headrace.rollout.bernoulli import FORGIVEN, grown
 from headrace.rollout.betting import STAKES, WEIGHTS, Array, log_growth
-from headrace.rollout.forgiving import FORGIVEN, grown
 from headrace.rollout.rate_difference import CELLS, Stratum
 from headrace.rollout.readings import ONE_SECOND, When
 

@@ -18,6 +18,7 @@ from headrace.monitor.alert_kinds import ALERTS, AlertKind
 from headrace.monitor.prometheus import ALERTING, RECORDING, window_ratios
 from headrace.monitor.slo import (
     CertificateEnds,
+    DeadLetters,
     Drifted,
     ErrorBurn,
     ErrorsOver,
@@ -33,16 +34,13 @@ from headrace.monitor.slo import (
     RefusedOver,
     ReplicasCrash,
     RowsDiffer,
-    objectives_of,
-    windows_of,
-)
-from headrace.monitor.stream_conditions import (
-    DeadLetters,
     StreamDown,
     StreamLags,
     StreamPromise,
     WorkersFail,
+    objectives_of,
     stream_promises_of,
+    windows_of,
 )
 
 Document = dict[str, Any]

@@ -19,8 +19,7 @@ from headrace.control.kubernetes.names import revision_name
 from headrace.core.internal_token import LEAST_BYTES
 from headrace.core.spec import parse_spec
 from headrace.core.spec_kubernetes import Autoscaler
-from headrace.deploy.helm_chart import chart_folder
-from headrace.deploy.helm_files import chart_files
+from headrace.deploy.helm_values import chart_files, chart_folder
 from tests.e2e.chart.sample_values import (
     A_JOB,
     A_STREAM,

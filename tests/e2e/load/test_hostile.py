@@ -12,7 +12,7 @@ import pytest
 
 from headrace.client.credentials import Trust, trust_of
 from headrace.load import LoadPlan, LoadResult, open_target, run_load
-from headrace.load.messages import json_message
+from headrace.load.target import json_message
 from tests.certificates import Authority
 from tests.e2e.load.servers import BODY, Caller, Stalling, answer, serving, well
 

@@ -11,7 +11,7 @@ import pytest
 
 from headrace.core import example_inputs
 from headrace.load import Asker, LoadPlan, open_target, run_load
-from headrace.load.messages import json_message
+from headrace.load.target import json_message
 from headrace.testing import models
 from tests.e2e.cli.conftest import Shell
 from tests.e2e.load.servers import V2, serving

@@ -19,8 +19,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from headrace.autoscale.capacity import late_ratio
 from headrace.autoscale.decide import decide
+from headrace.autoscale.demand import late_ratio
 from headrace.autoscale.meter import Counts, Meter
 from headrace.autoscale.state import ScalerState, Signals, begin
 from headrace.core.spec_scale import AutoscaleSpec

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.autoscale.capacity import (
+from headrace.autoscale.demand import (
     MAX_UTILISATION,
     MIN_UTILISATION,
     copies_for,

@@ -2,7 +2,7 @@ from datetime import datetime
 
 import pytest
 
-from headrace.autoscale.growth import scheduled_floor
+from headrace.autoscale.decide import scheduled_floor
 from headrace.core.spec_scale import ScheduleSpec
 
 OFFICE = ScheduleSpec(

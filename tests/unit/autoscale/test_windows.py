@@ -3,7 +3,7 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.autoscale.windows import (
+from headrace.autoscale.state import (
     Mean,
     Peaks,
     Window,

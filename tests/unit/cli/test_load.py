@@ -21,7 +21,7 @@ from headrace.cli.load_report import (
 from headrace.cli.plots import PAGES, check_plot, draw_load
 from headrace.core import Datatype, InvalidArgumentError, ModelSignature, TensorSpec
 from headrace.load import LoadPlan, LoadResult, Tick, open_target, parse_objectives, summarize
-from headrace.load.record import SUCCEEDED, Record
+from headrace.load.summary import SUCCEEDED, Record
 from tests.unit.cli.conftest import Command
 
 SIGNATURE = ModelSignature(

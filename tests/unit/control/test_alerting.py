@@ -10,8 +10,7 @@ from headrace.control.alerting import Alerting, Facts
 from headrace.control.state.records import Event
 from headrace.core import FailedPreconditionError
 from headrace.monitor.alert_state import Alert, AlertState, Key
-from headrace.monitor.slo import EndpointFacts, SystemFacts, Window
-from headrace.monitor.stream_conditions import StreamFacts
+from headrace.monitor.slo import EndpointFacts, StreamFacts, SystemFacts, Window
 from tests.metrics import exposed
 from tests.unit.monitor.told import Counted
 

@@ -16,7 +16,7 @@ from headrace.control.reports import Reports
 from headrace.control.watching import Watch
 from headrace.core.spec_rollout import CanarySpec, DisagreementSpec
 from headrace.rollout.evidence import Evidence
-from headrace.rollout.explain import Names
+from headrace.rollout.outcomes import Names
 from headrace.serving.report import Answer, AnswersPage, Observe, ReplicaReport
 from headrace.serving.samples import Shelf
 

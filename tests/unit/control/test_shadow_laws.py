@@ -21,8 +21,7 @@ from headrace.control.watching import Watch
 from headrace.core import Array, InferResponse
 from headrace.core.spec_rollout import DisagreementSpec, MetricsSpec, ShadowSpec
 from headrace.rollout.evidence import Evidence
-from headrace.rollout.explain import Names
-from headrace.rollout.outcomes import Outcome
+from headrace.rollout.outcomes import Names, Outcome
 from headrace.serving.observation import Observer
 from headrace.serving.report import AnswersPage, Observe
 from tests.unit.serving.parts import Caller, a_state

@@ -11,8 +11,7 @@ from jwt.algorithms import ECAlgorithm
 
 from headrace import deploy
 from headrace.deploy import TABLE, NotExpressibleError, Outcome, Target
-from headrace.deploy.features import feature_of
-from headrace.deploy.written import written
+from headrace.deploy.features import feature_of, written
 from tests.unit.deploy.specs import EXPORTERS, facts_of, spec_of, split
 
 _UNSEEN: Final = {

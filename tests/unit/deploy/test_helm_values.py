@@ -8,13 +8,16 @@ from headrace.control.kubernetes import Place
 from headrace.core import InvalidArgumentError
 from headrace.core.spec import SystemSpec, parse_spec
 from headrace.core.spec_scale import AutoscaleSpec
-from headrace.deploy.helm_chart import chart_folder, chart_with
-from headrace.deploy.helm_export import HelmExport, HelmOptions, Mode, Mount, Stored
-from headrace.deploy.helm_files import chart_files, rule_groups
-from headrace.deploy.helm_spec import variables_of
-from headrace.deploy.helm_values import helm_values
-from headrace.deploy.helm_versions import version_values
-from headrace.deploy.losses import NotExpressibleError
+from headrace.deploy.features import NotExpressibleError
+from headrace.deploy.helm_spec import HelmExport, HelmOptions, Mode, Mount, Stored, variables_of
+from headrace.deploy.helm_values import (
+    chart_files,
+    chart_folder,
+    chart_with,
+    helm_values,
+    rule_groups,
+    version_values,
+)
 from tests.unit.control.kubernetes.states import a_state, an_arm, an_endpoint
 
 DIGEST = "sha256:" + "0f" * 32

@@ -3,7 +3,7 @@ import pytest
 from headrace.core import Code, InvalidArgumentError
 from headrace.core.spec import parse_spec
 from headrace.deploy import Loss, NotExpressibleError, Target, read_facts
-from headrace.deploy.losses import accepted
+from headrace.deploy.features import accepted
 from tests.unit.deploy.specs import EXPORTERS, facts_of
 
 _STICKY = Loss("endpoints[3].sticky", "cannot", "leave it out")

@@ -4,8 +4,8 @@ import pytest
 
 from headrace.core.spec import parse_spec
 from headrace.deploy import Observed, Place, Share, Target, read_facts
+from headrace.deploy.features import Note, told_once
 from headrace.deploy.gateway_api import GatewayApiOptions, gateway_api
-from headrace.deploy.notes import Note, told_once
 from tests.unit.deploy.specs import ARTIFACTS, EXPORTERS
 
 NAMES = ("a", "b", "c")

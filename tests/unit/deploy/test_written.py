@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.core.spec import SystemSpec
-from headrace.deploy.written import is_within, known_fields, written
+from headrace.deploy.features import is_within, known_fields, written
 from tests.unit.deploy.specs import spec_of, split
 
 _HINT: Final = {"cron": "0 8 * * 1", "duration_s": 60, "min_replicas": 2}

@@ -3,7 +3,7 @@ import orjson
 import pytest
 
 from headrace.core import InvalidArgumentError
-from headrace.load.messages import (
+from headrace.load.target import (
     HEAD_LENGTH,
     binary_message,
     http_request,

@@ -4,7 +4,7 @@ import pytest
 
 from headrace.core import InvalidArgumentError
 from headrace.load.intervals import Interval
-from headrace.load.slo import Objective, Verdict, judge, parse_objectives
+from headrace.load.summary import Objective, Verdict, judge, parse_objectives
 
 P99 = Objective(name="p99", limit=0.02, quantile=0.99)
 

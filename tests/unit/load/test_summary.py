@@ -2,9 +2,16 @@ import numpy as np
 import pytest
 
 from headrace.load.plan import LoadPlan
-from headrace.load.record import LEFT_OUT, NOT_SENT, SUCCEEDED, Record, Sample
-from headrace.load.slo import Verdict, parse_objectives
-from headrace.load.summary import summarize
+from headrace.load.summary import (
+    LEFT_OUT,
+    NOT_SENT,
+    SUCCEEDED,
+    Record,
+    Sample,
+    Verdict,
+    parse_objectives,
+    summarize,
+)
 
 PLAN = LoadPlan(rate_per_s=100.0, seconds=10.0, warm_up_s=2.0)
 COUNT = 1200

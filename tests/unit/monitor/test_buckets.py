@@ -3,7 +3,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.monitor.request_counts import bucket_of, index_of, joined_bucket_of, joined_index
+from headrace.monitor.history import bucket_of, index_of, joined_bucket_of, joined_index
 from tests.unit.monitor.counted import envoy_bucket
 
 _SECONDS = st.floats(1e-6, 1000.0)

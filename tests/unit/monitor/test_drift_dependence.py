@@ -7,8 +7,7 @@ import pytest
 from headrace.core import Array
 from headrace.core.spec_observe import DriftSpec
 from headrace.monitor.drift import Memory, Watch
-from headrace.monitor.drift_dependence import effect_in_order
-from headrace.monitor.drift_reference import HOURS, Reference, feature_reference
+from headrace.monitor.drift_reference import HOURS, Reference, effect_in_order, feature_reference
 from tests.unit.monitor.streams import (
     DAY_S,
     autoregressive,

@@ -4,8 +4,17 @@ import pytest
 
 from headrace.monitor import promql
 from headrace.monitor.prometheus import alerting_rules, recording_rules, window_ratios
-from headrace.monitor.slo import FAST, SLOW, ErrorBurn, LatencyBurn, NoReplica, Objective
-from headrace.monitor.stream_conditions import StreamDown, StreamLags, StreamPromise
+from headrace.monitor.slo import (
+    FAST,
+    SLOW,
+    ErrorBurn,
+    LatencyBurn,
+    NoReplica,
+    Objective,
+    StreamDown,
+    StreamLags,
+    StreamPromise,
+)
 from tests.unit.monitor.told import PROMISE
 
 QUICK = Objective(endpoint="quick", latency_s=0.1, window_ratio=0.01)

@@ -4,15 +4,16 @@ from typing import Any
 
 import pytest
 
-from headrace.monitor.slo import Reading, read_stream
-from headrace.monitor.stream_conditions import (
+from headrace.monitor.slo import (
     DeadLetters,
+    Reading,
     StreamCondition,
     StreamDown,
     StreamFacts,
     StreamLags,
     StreamPromise,
     WorkersFail,
+    read_stream,
     stream_promises_of,
 )
 

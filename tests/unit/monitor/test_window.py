@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.monitor.request_counts import Bucket, Window, bucket_of, index_of, joined_bucket_of
+from headrace.monitor.history import Bucket, Window, bucket_of, index_of, joined_bucket_of
 
 latencies_s = st.lists(st.floats(1e-5, 500.0), min_size=1, max_size=60)
 

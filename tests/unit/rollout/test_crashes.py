@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from headrace.core.spec_rollout import AbSpec, BlueGreenSpec, CanarySpec, MetricsSpec, ShadowSpec
 from headrace.rollout.crashes import Crashes, ReplicaDeaths
 from headrace.rollout.evidence import Evidence, metrics_in_use
-from headrace.rollout.explain import Names
 from headrace.rollout.judge_fixed import Budget
-from headrace.rollout.outcomes import Outcome
+from headrace.rollout.outcomes import Names, Outcome
 from headrace.rollout.readings import ArmCounts, Increment
 from tests.unit.rollout.test_simulate import at_most
 

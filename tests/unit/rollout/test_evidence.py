@@ -23,8 +23,7 @@ from headrace.core.spec_rollout import (
     ShadowSpec,
 )
 from headrace.rollout.evidence import Evidence, metrics_in_use
-from headrace.rollout.explain import Names
-from headrace.rollout.outcomes import Outcome, Verdict
+from headrace.rollout.outcomes import Names, Outcome, Verdict
 from headrace.rollout.readings import (
     ArmCounts,
     Increment,

@@ -1,6 +1,6 @@
 import pytest
 
-from headrace.rollout.explain import confidence, points
+from headrace.rollout.outcomes import confidence, points
 
 
 @pytest.mark.parametrize(

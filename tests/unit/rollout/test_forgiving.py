@@ -4,9 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.rollout.bernoulli import Rate
+from headrace.rollout.bernoulli import FORGIVEN, Forgiven, Rate, grown
 from headrace.rollout.betting import STAKES, Array
-from headrace.rollout.forgiving import FORGIVEN, Forgiven, grown
 from headrace.rollout.rate_difference import RateDifferences
 from headrace.rollout.readings import When
 

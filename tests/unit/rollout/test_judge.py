@@ -16,10 +16,9 @@ from headrace.rollout import judge, judge_fixed
 from headrace.rollout.assignment import Assignments
 from headrace.rollout.bernoulli import Rate
 from headrace.rollout.betting import Array
-from headrace.rollout.explain import Names, points
 from headrace.rollout.latency_ratio import LatencyRatios, Reach
 from headrace.rollout.moves import because
-from headrace.rollout.outcomes import MetricVerdict, Outcome, Verdict
+from headrace.rollout.outcomes import MetricVerdict, Names, Outcome, Verdict, points
 from headrace.rollout.prediction_shift import PredictionShift
 from headrace.rollout.rate_difference import RateDifferences
 from headrace.rollout.readings import LatencyCounts, RewardSums

@@ -12,8 +12,8 @@ from headrace.core.spec_rollout import (
     judged_by,
 )
 from headrace.rollout import machine
-from headrace.rollout.blue_green import judged_text
 from headrace.rollout.outcomes import Verdict
+from headrace.rollout.stages import judged_text
 from headrace.rollout.state import Phase, PromotedBy, Traffic, Verb
 from tests.unit.rollout.driving import BAD, GOOD, UNSURE, Driven
 

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 
 from headrace.rollout.bernoulli import Rate
 from headrace.rollout.betting import Array
-from headrace.rollout.dispersion import Dispersion
-from headrace.rollout.rate_difference import RateDifferences
+from headrace.rollout.rate_difference import Dispersion, RateDifferences
 from headrace.rollout.readings import When
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.rollout.forgiving import FORGIVEN
+from headrace.rollout.bernoulli import FORGIVEN
 from headrace.rollout.readings import When
 from headrace.rollout.turn import Turn
 

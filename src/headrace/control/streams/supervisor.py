@@ -49,7 +49,7 @@ from headrace.control.streams.views import (
 from headrace.control.streams.workers import Team, Worker, note_end, revision_of
 from headrace.core import Clock, HeadraceError, NotFoundError
 from headrace.core.state_file import StateFile
-from headrace.monitor.stream_conditions import StreamFacts
+from headrace.monitor.slo import StreamFacts
 from headrace.observe.metrics import Family, Source
 from headrace.streaming.settings import State, StreamSettings, StreamStatus
 

@@ -10,7 +10,7 @@ from headrace.control.streams.scaling import count_of
 from headrace.control.streams.status import StreamView, is_stalled, lag_of, state_of
 from headrace.control.streams.track import StreamTrack
 from headrace.control.streams.workers import Team, Worker, worker_view
-from headrace.monitor.stream_conditions import LETTERS_WINDOW_S, StreamFacts
+from headrace.monitor.slo import LETTERS_WINDOW_S, StreamFacts
 from headrace.streaming.settings import State, StreamStatus
 
 

@@ -13,8 +13,7 @@ from headrace.control.streams.plan import Phase
 from headrace.control.streams.status import STALLED_AFTER_S, StreamView, families
 from headrace.control.streams.views import event_of, facts_of, track_team, view_of
 from headrace.control.streams.workers import Team, Worker, note_end, note_status
-from headrace.monitor.slo import read_stream
-from headrace.monitor.stream_conditions import StreamDown, StreamPromise
+from headrace.monitor.slo import StreamDown, StreamPromise, read_stream
 from headrace.streaming.settings import (
     EXIT_CANNOT_LOAD,
     EXIT_STOPPED_BY_RECORD,
