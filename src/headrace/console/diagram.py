@@ -9,8 +9,7 @@ from typing import Final
 
 from headrace.console.documents import EndpointStatus, RevisionStatus, Status
 from headrace.console.view import Question, View
-from headrace.control.agents.roster import GatewayState
-from headrace.control.agents.standing import Standing
+from headrace.control.agents.roster import GatewayState, Standing
 from headrace.control.status import GatewayStatus
 
 MOST: Final = 20

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from headrace.control.access.credentials import Credential, CredentialKind
-from headrace.control.agents.errors import log_level_of
 from headrace.control.faults import LOOP, Faults
 from headrace.control.keys import known_keys
+from headrace.control.publication import log_level_of
 from headrace.control.state.store import Store
 from headrace.core import Clock, HeadraceError
 from headrace.core.spec import SpecMistake

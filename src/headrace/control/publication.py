@@ -6,11 +6,11 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from headrace.control.agents.errors import log_level_of
 from headrace.control.faults import message_of
 from headrace.control.news import News
 from headrace.control.observed import Route, perhaps_in_force
 from headrace.core import HeadraceError, InvalidArgumentError
+from headrace.gateway import GatewayUnavailableError, SnapshotRejectedError
 
 _LOG: Final = logging.getLogger("headrace.control")
 _REPUBLISH_S: Final = 1.0
@@ -27,6 +27,25 @@ class RoutesLeftOutError(InvalidArgumentError):
         """All routes that the gateway follows now."""
         self.reasons = dict(reasons)
         """Why a route is left out, by endpoint."""
+
+
+class GatewayRefusedError(SnapshotRejectedError):
+    """Gateways refused a snapshot; what each had before is in force there."""
+
+    def __init__(self, refusals: Mapping[str, str]) -> None:
+        text = "; ".join(f"gateway '{name}': {reason}" for name, reason in refusals.items())
+        HeadraceError.__init__(self, f"refused by {text}")
+        self.refusals = dict(refusals)
+        self.reason = "; ".join(refusals.values())
+
+
+class NoGatewayError(GatewayUnavailableError):
+    """No gateway is connected: routes are kept for the first that comes."""
+
+
+def log_level_of(error: Exception) -> int:
+    """The log level of a failed publication: a gateway that is still to come is no error."""
+    return logging.INFO if isinstance(error, NoGatewayError) else logging.ERROR
 
 
 class RoutePublisher(Protocol):
@@ -101,8 +120,7 @@ class RoutePublication:
         self.is_confirmed = isinstance(error, RoutesLeftOutError)
         message = message_of(error)
         if message != self.error:
-            is_known = isinstance(error, HeadraceError)
-            level = log_level_of(error) if isinstance(error, HeadraceError) else logging.ERROR
-            traceback = None if is_known else error
-            _LOG.log(level, "cannot publish routes", extra={"error": message}, exc_info=traceback)
+            traceback = None if isinstance(error, HeadraceError) else error
+            extra = {"error": message}
+            _LOG.log(log_level_of(error), "cannot publish routes", extra=extra, exc_info=traceback)
         self.error = message

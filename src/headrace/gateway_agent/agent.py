@@ -1,26 +1,69 @@
-"""The agent: follows the control plane, reports, and goes on without it."""
+"""Gateway agent: follows the control plane, reports what Envoy counts, and goes on without it."""
 
 import asyncio
 import logging
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 from typing import Final, Protocol
 
 from headrace import __version__
+from headrace.control.activator import Activator, HoldLimits
 from headrace.control.agents.messages import (
     LONGEST_WAIT_S,
     PROTOCOL,
+    Active,
+    Arm,
+    Bundle,
     Counts,
     Poll,
     Report,
     Told,
+    UpstreamState,
 )
+from headrace.control.keeper import GatewayKeeper
 from headrace.core import Clock, HeadraceError
 from headrace.core.backoff import Backoff
-from headrace.gateway_agent.applying import Applier
-from headrace.gateway_agent.counting import read_counts
-from headrace.gateway_agent.held import Holding
+from headrace.gateway import Handshakes
+from headrace.gateway_agent.applier import Applier
+
+
+async def read_counts(keeper: GatewayKeeper, bundle: Bundle) -> Counts:
+    """One look at everything.
+
+    Raises:
+        HeadraceError: Envoy does not answer.
+    """
+    names = {route.name for route in bundle.routes}
+    compared = {route.name for route in bundle.routes if route.split_id}
+    lead_out = any(arm.upstream is not None for route in bundle.routes for arm in route.arms)
+    every = await keeper.read_endpoints(names)
+    splits = await keeper.read_arms(compared) if compared else None
+    active = await keeper.in_flight()
+    shaken = await keeper.handshakes() if lead_out else {}
+    healthy = {} if splits is None else splits.healthy
+    return Counts(
+        epoch=every.epoch,
+        every=tuple(Arm.of(arm, totals) for arm, totals in every.totals.items()),
+        # Of another process than the rest: then it counts from the next look on.
+        splits=tuple(Arm.of(arm, totals) for arm, totals in splits.totals.items())
+        if splits is not None and splits.epoch == every.epoch
+        else (),
+        active=tuple(
+            Active(endpoint=name, key=key, requests=count) for (name, key), count in active.items()
+        ),
+        upstreams=tuple(
+            UpstreamState(
+                endpoint=name,
+                key=key,
+                handshakes=shaken.get((name, key), Handshakes()),
+                healthy=healthy.get((name, key)),
+            )
+            for name, key in sorted(shaken.keys() | healthy.keys())
+        ),
+    )
+
 
 _LOG: Final = logging.getLogger("headrace.gateway")
 _REPORT_S: Final = 1.0
@@ -28,6 +71,46 @@ _AWAY: Final = Backoff(first_s=0.1, limit_s=2.0)
 """While the control plane does not answer: short, because news wait there."""
 _NO_NEWS_S: Final = 0.05
 """Who answers at once that there is nothing new is not asked without a pause."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Holding:
+    """Holds requests for endpoints without replicas: they need not cross to the control plane.
+
+    `poke`: called when the control plane should know that some wait.
+    """
+
+    in_force: Callable[[], Bundle | None]
+    poke: Callable[[], None]
+    activator: Activator = field(init=False)
+    _woken: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.activator = Activator(limits_of=self._limits_of, wake=self._wake)
+
+    def _limits_of(self, endpoint: str) -> HoldLimits | None:
+        bundle = self.in_force()
+        return None if bundle is None else bundle.holds.get(endpoint)
+
+    def _wake(self, endpoint: str) -> None:
+        self._woken.add(endpoint)
+        self.poke()
+
+    def held(self) -> dict[str, int]:
+        """How many requests wait, by endpoint, with those that were too large to wait."""
+        waiting = self.activator.held
+        return {name: waiting.get(name, 1) for name in {*waiting, *self._woken}}
+
+    def told(self) -> None:
+        """The control plane knows."""
+        self._woken.clear()
+
+    def release(self) -> None:
+        """Let go who need not wait any more."""
+        bundle = self.in_force()
+        for name in list(self.activator.held):
+            if bundle is None or name not in bundle.holds:
+                self.activator.release(name)
 
 
 class Control(Protocol):

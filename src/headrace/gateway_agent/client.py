@@ -1,4 +1,4 @@
-"""How does an agent speak to the control plane? HTTP over mutual TLS, every answer bounded."""
+"""HTTP client of the control plane over mutual TLS, with bounded answers."""
 
 import socket
 import ssl

@@ -1,4 +1,4 @@
-"""How does an agent live, from its lock to the end of Envoy?"""
+"""Process of a gateway agent, from its lock to the end of Envoy."""
 
 import asyncio
 import contextlib
@@ -22,12 +22,10 @@ from headrace.control.serve import listen_unix
 from headrace.core import Clock, FailedPreconditionError, HeadraceError, SystemClock
 from headrace.core.files import make_private_dir
 from headrace.gateway import make_private, runtime_dir
-from headrace.gateway_agent.admin import AdminApp
 from headrace.gateway_agent.agent import GatewayAgent
-from headrace.gateway_agent.applying import Applier
+from headrace.gateway_agent.applier import Applier, KeptBundle
+from headrace.gateway_agent.apps import AdminApp, Forwarding
 from headrace.gateway_agent.client import ControlClient
-from headrace.gateway_agent.held import Forwarding
-from headrace.gateway_agent.kept import KeptBundle
 from headrace.gateway_agent.settings import AgentSettings, control_place
 from headrace.observe import LogFormat, configure_logging
 

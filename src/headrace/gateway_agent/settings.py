@@ -1,4 +1,4 @@
-"""What is an agent told at its start?"""
+"""Settings of an agent, and of the Envoy that it starts."""
 
 from pathlib import Path
 from urllib.parse import urlsplit

@@ -38,9 +38,8 @@ from headrace.core import (
 from headrace.core.spec_access import AccessSettings, JwtSpec, TlsSpec
 from headrace.core.spec_observe import RequestLogSpec
 from headrace.gateway import GatewayPolicy, make_private
-from headrace.gateway_agent.applying import Applier
+from headrace.gateway_agent.applier import Applier, KeptBundle
 from headrace.gateway_agent.client import ControlClient
-from headrace.gateway_agent.kept import KeptBundle
 from headrace.gateway_agent.settings import AgentSettings
 from tests.certificates import Authority, Files
 from tests.e2e.agents.lab import Agent, Lab, free_ports

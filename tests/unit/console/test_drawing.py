@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 
 from headrace.console.diagram import Box, drawn
 from headrace.console.phases import PhaseSums, StatsList, Sum, VersionStats, phases_of
-from headrace.control.agents.roster import GatewayState
-from headrace.control.agents.standing import Standing
+from headrace.control.agents.roster import GatewayState, Standing
 from headrace.control.status import (
     EndpointStatus,
     GatewayStatus,

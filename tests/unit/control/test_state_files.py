@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from headrace.control.access.trail import Head
-from headrace.control.agents.merging import Kept
+from headrace.control.agents.counts import Kept
 from headrace.control.drift_files import EndpointDrift
 from headrace.control.gateway_record import GatewayRecord
 from headrace.control.materialize_plan import ViewPast

@@ -3,8 +3,8 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headrace.control.agents.roster import Patience
 from headrace.control.agents.settings import AgentsSettings
-from headrace.control.agents.standing import Patience
 from headrace.control.kubernetes import Place
 from headrace.core.gateways import MAX_BEHIND_S, pre_stop_s
 from headrace.core.spec_access import TlsSpec

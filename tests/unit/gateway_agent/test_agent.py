@@ -15,12 +15,10 @@ from headrace.control.observed import Arm, Route
 from headrace.control.sandbox import Sandbox
 from headrace.core import InvalidArgumentError, UnavailableError
 from headrace.core.spec_access import TlsSpec
-from headrace.gateway_agent.admin import own_families, ready_state
-from headrace.gateway_agent.agent import GatewayAgent
-from headrace.gateway_agent.applying import Applier
+from headrace.gateway_agent.agent import GatewayAgent, Holding
+from headrace.gateway_agent.applier import Applier, KeptBundle
+from headrace.gateway_agent.apps import Forwarding, own_families, ready_state
 from headrace.gateway_agent.client import Answer
-from headrace.gateway_agent.held import Forwarding, Holding
-from headrace.gateway_agent.kept import KeptBundle
 from headrace.gateway_agent.settings import AgentSettings, control_place, gateway_settings
 from headrace.testing import LoopClock, VirtualTimeLoop
 from tests.metrics import exposed

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.gateway_agent.kept import KeptBundle, checked
+from headrace.gateway_agent.applier import KeptBundle, checked
 from tests.unit.control.agents.test_messages import BUNDLE
 
 

@@ -1,4 +1,4 @@
-"""Which gateways does a control plane have? Made from its settings, with ports bound.
+"""Gateways of a control plane, made from its settings, with ports bound.
 
 Most have the one on this host alone: what others need is imported where there are others.
 """
@@ -25,9 +25,8 @@ from headrace.core import Clock
 from headrace.gateway import GatewaySettings
 
 if TYPE_CHECKING:
-    from headrace.control.agents.revoked import RevokedAgents
     from headrace.control.agents.server import AgentsServer
-    from headrace.control.agents.tls import MutualTls
+    from headrace.control.agents.tls import MutualTls, RevokedAgents
     from headrace.control.guards import App
     from headrace.control.home import Home
     from headrace.control.plane import ControlPlane
@@ -64,7 +63,7 @@ class Listening:
         )
 
     def _refuses(self, certificate: bytes) -> bool:
-        from headrace.control.agents.revoked import fingerprint_of_pem
+        from headrace.control.agents.tls import fingerprint_of_pem
 
         # Nobody's is looked at while none is revoked: this is asked for each request.
         return bool(self.revoked.fingerprints) and self.revoked.has(fingerprint_of_pem(certificate))
@@ -94,8 +93,7 @@ def listen_for_agents(
     """
     if settings is None:
         return None
-    from headrace.control.agents.revoked import RevokedAgents
-    from headrace.control.agents.tls import MutualTls, server_context
+    from headrace.control.agents.tls import MutualTls, RevokedAgents, server_context
 
     revoked = RevokedAgents(path=Path(settings.revoked_file) if settings.revoked_file else None)
     revoked.open()
@@ -137,10 +135,10 @@ def make_gateway(
         if listening is None:
             local.tell_rules = tell_rules
             return local
+    from headrace.control.agents.bundles import SharedSecrets
     from headrace.control.agents.counts import FleetCounts
     from headrace.control.agents.fleet import GatewayFleet
-    from headrace.control.agents.secrets import SharedSecrets
-    from headrace.control.agents.standing import Patience
+    from headrace.control.agents.roster import Patience
 
     counts = FleetCounts(path=home.root / "gateway-counts.json", asked=int(1000 * clock.now()))
     counts.load()

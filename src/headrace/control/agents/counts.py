@@ -1,20 +1,252 @@
-"""What do all gateways count, as one? Sums of their reports, kept over a restart."""
+"""Counts of all gateways as one: sums of their reports, kept over a restart.
+
+Envoy counts from 0 whenever it starts, and gateways come and go, while readers need one total that
+only grows. So what each gateway added since its last report is added to totals of our own, each
+request once.
+"""
 
 import asyncio
 import logging
 import secrets
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from headrace.control.agents.merging import Evidence, Kept, Sum, totals_of
-from headrace.control.agents.messages import Counts, Report
+import msgspec
+
+from headrace.control.agents.messages import MOST_COUNTED, Arm, Counts, Report
+from headrace.control.agents.roster import Roster, Standing
 from headrace.control.counting import ArmTotals, GatewayReading
+from headrace.control.keeper import GatewayKeeper
+from headrace.control.news import News, wait_for
 from headrace.control.observed import Route
-from headrace.core import HeadraceError
+from headrace.core import Clock, HeadraceError
 from headrace.core.state_file import StateFile
-from headrace.gateway import ArmStatistics, GatewayStatistics
+from headrace.gateway import ArmStatistics, GatewayStatistics, GatewayUnavailableError, Handshakes
+
+ArmKey: TypeAlias = tuple[str, str]
+Totals: TypeAlias = Mapping[ArmKey, ArmTotals]
+FORGET_S: Final = 600.0
+"""After which an arm that nobody knows is forgotten: its last requests have ended by then."""
+_MOST_GATEWAYS: Final = 1024
+"""Of which the last report is remembered: who comes back after so many others counts anew."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """A gateway's last report: `epoch` of its Envoy, what that had counted, and by which splits.
+
+    `told`: the arms that it told of; `totals` may have others that it told of before.
+    """
+
+    epoch: str
+    totals: Totals
+    version: str = ""
+    told: frozenset[ArmKey] = frozenset()
+
+
+@dataclass(slots=True)
+class Leaving:
+    """Arms that nobody knows any more: since when, and what was counted of them by then."""
+
+    _since: dict[ArmKey, tuple[float, ArmTotals]] = field(default_factory=dict)
+
+    def over(self, totals: Totals, known: Collection[ArmKey], *, now: float) -> set[ArmKey]:
+        """Those to forget now: nothing more was counted of them for `FORGET_S`."""
+        before = self._since
+        self._since = {}
+        for arm, each in totals.items():
+            if arm in known:
+                continue
+            since, then = before.get(arm, (now, each))
+            self._since[arm] = (since if then == each else now), each
+        return {arm for arm, (since, _) in self._since.items() if now - since >= FORGET_S}
+
+
+@dataclass(slots=True, kw_only=True)
+class Sum:
+    """Totals of every request to every gateway."""
+
+    totals: dict[ArmKey, ArmTotals] = field(default_factory=dict)
+    _seen: dict[str, Seen] = field(default_factory=dict)
+    _leaving: Leaving = field(default_factory=Leaving)
+
+    def take(self, gateway: str, epoch: str, totals: Totals) -> None:
+        """Add what `gateway` counted since its last report; all of it after Envoy's restart."""
+        last = self._seen.pop(gateway, None)
+        goes_on = last is not None and last.epoch == epoch
+        before = last.totals if last is not None and goes_on else {}
+        for arm, now in totals.items():
+            more = added(before.get(arm, _NOTHING), now)
+            if arm in self.totals or arm not in before or more != _NOTHING:  # else it is forgotten
+                self._add(arm, more)
+        # An arm that Envoy no longer tells of may come back with what it had counted.
+        seen = Seen(epoch=epoch, totals={**before, **totals}, told=frozenset(totals))
+        _remember(self._seen, gateway, seen)
+
+    def _add(self, arm: ArmKey, more: ArmTotals) -> None:
+        known = self.totals.get(arm)
+        self.totals[arm] = more if known is None else plus(known, more)
+
+    def keep(self, known: Collection[ArmKey], *, now: float) -> None:
+        """Forget endpoints that are gone, and arms of which nothing more comes.
+
+        What a gateway still tells of such an arm stays known, so that nothing counts twice should
+        it come back: it is counted from 0 then.
+        """
+        names = {name for name, _ in known}
+        self.totals = {arm: each for arm, each in self.totals.items() if arm[0] in names}
+        over = self._leaving.over(self.totals, known, now=now)
+        for arm in over:
+            del self.totals[arm]
+        gone = {arm for one in self._seen.values() for arm in one.totals.keys() - one.told}
+        if gone := {arm for arm in gone if arm not in known and arm not in self.totals}:
+            self._seen = {name: _without(one, gone) for name, one in self._seen.items()}
+
+    def kept(self, epoch: str) -> "Kept":
+        """As it can be written, to go on with after a restart."""
+        return Kept(
+            epoch=epoch,
+            totals=_arms(self.totals),
+            seen={
+                name: KeptGateway(epoch=one.epoch, totals=_arms(one.totals))
+                for name, one in self._seen.items()
+            },
+        )
+
+    @classmethod
+    def of(cls, kept: "Kept") -> "Sum":
+        """As it was written.
+
+        Raises:
+            InvalidArgumentError: It contradicts itself.
+        """
+        seen = {
+            name: Seen(epoch=one.epoch, totals=totals, told=frozenset(totals))
+            for name, one in kept.seen.items()
+            for totals in (totals_of(one.totals),)
+        }
+        return cls(totals=dict(totals_of(kept.totals)), _seen=seen)
+
+
+@dataclass(slots=True, kw_only=True)
+class Evidence:
+    """Totals of what may be compared: only of intervals over which a gateway knew the split.
+
+    A gateway that was behind, or away, sent requests by an older split, and what it counted would
+    look as if the newest one split wrongly. `split_of`: what the split of an endpoint was in a
+    version, None if that is not known any more.
+    """
+
+    split_of: Callable[[str, str], object]
+    totals: dict[ArmKey, ArmTotals] = field(default_factory=dict)
+    _seen: dict[str, Seen] = field(default_factory=dict)
+    _leaving: Leaving = field(default_factory=Leaving)
+
+    def take(self, gateway: str, epoch: str, totals: Totals, *, version: str, newest: str) -> None:
+        """Add what was counted since the last report, as far as it may be compared."""
+        last = self._seen.pop(gateway, None)
+        _remember(self._seen, gateway, Seen(epoch=epoch, totals=dict(totals), version=version))
+        for arm, now in totals.items():
+            self.totals.setdefault(arm, _NOTHING)
+            if last is None or last.epoch != epoch:
+                continue  # nobody knows since when, and by which split
+            split = self.split_of(newest, arm[0])
+            known = (self.split_of(last.version, arm[0]), self.split_of(version, arm[0]))
+            if split is not None and known == (split, split):
+                more = added(last.totals.get(arm, _NOTHING), now)
+                self.totals[arm] = plus(self.totals[arm], more)
+
+    def forget(self, gateway: str) -> None:
+        """Begin anew with a gateway that was away."""
+        self._seen.pop(gateway, None)
+
+    def keep(self, known: Collection[ArmKey], *, now: float) -> None:
+        """Forget endpoints and arms that are not compared any more."""
+        names = {name for name, _ in known}
+        self.totals = {arm: each for arm, each in self.totals.items() if arm[0] in names}
+        for arm in self._leaving.over(self.totals, known, now=now):
+            del self.totals[arm]
+
+
+def _without(seen: Seen, arms: Collection[ArmKey]) -> Seen:
+    """`seen` without those of `arms` that it no longer tells of."""
+    kept = {arm: each for arm, each in seen.totals.items() if arm in seen.told or arm not in arms}
+    return seen if len(kept) == len(seen.totals) else replace(seen, totals=kept)
+
+
+def _remember(seen: dict[str, Seen], gateway: str, report: Seen) -> None:
+    seen[gateway] = report
+    while len(seen) > _MOST_GATEWAYS:
+        del seen[next(iter(seen))]
+
+
+class KeptGateway(msgspec.Struct, frozen=True, kw_only=True):
+    """A gateway's last report."""
+
+    epoch: str
+    totals: tuple[Arm, ...]
+
+
+class Kept(msgspec.Struct, frozen=True, kw_only=True):
+    """A `Sum` as it lies on disk. `epoch`: names it to those who read it."""
+
+    epoch: str
+    totals: tuple[Arm, ...] = ()
+    seen: dict[str, KeptGateway] = {}
+
+
+_NOTHING: Final = ArmTotals()
+_MOST: Final = MOST_COUNTED
+
+
+def added(before: ArmTotals, now: ArmTotals) -> ArmTotals:
+    """What came from one total to the next; all of `now` if it is less: it was counted anew."""
+    has_grown = (
+        now.requests >= before.requests
+        and now.errors >= before.errors
+        and now.rejections >= before.rejections
+        and all(now.latency.get(bucket, 0) >= n for bucket, n in before.latency.items())
+    )
+    if not has_grown:
+        return now
+    grown = ((bucket, n - before.latency.get(bucket, 0)) for bucket, n in now.latency.items())
+    return ArmTotals(
+        requests=now.requests - before.requests,
+        errors=now.errors - before.errors,
+        rejections=now.rejections - before.rejections,
+        latency={bucket: n for bucket, n in grown if n},
+    )
+
+
+def plus(one: ArmTotals, other: ArmTotals) -> ArmTotals:
+    """Both together; what is more than can be kept stays at the most that can."""
+    latency: dict[tuple[float, float], int] = dict(one.latency)
+    for bucket, count in other.latency.items():
+        latency[bucket] = min(latency.get(bucket, 0) + count, _MOST)
+    requests = min(one.requests + other.requests, _MOST)
+    errors = min(one.errors + other.errors, requests)
+    return ArmTotals(
+        requests=requests,
+        errors=errors,
+        rejections=min(one.rejections + other.rejections, requests - errors),
+        latency=latency,
+    )
+
+
+def _arms(totals: Totals) -> tuple[Arm, ...]:
+    return tuple(Arm.of(arm, each) for arm, each in totals.items())
+
+
+def totals_of(arms: Iterable[Arm]) -> dict[ArmKey, ArmTotals]:
+    """A gateway's counts as they are computed with.
+
+    Raises:
+        InvalidArgumentError: They contradict themselves.
+    """
+    return {(arm.endpoint, arm.key): arm.totals for arm in arms}
+
 
 _LOG: Final = logging.getLogger("headrace.control")
 _LOCAL: Final = ""
@@ -180,4 +412,86 @@ def _statistics(totals: ArmTotals) -> ArmStatistics:
         lower_s=tuple(lower for (lower, _), _ in buckets),
         width_s=tuple(width for (_, width), _ in buckets),
         counts=tuple(count for _, count in buckets),
+    )
+
+
+@dataclass(slots=True, kw_only=True)
+class Readings:
+    """Reads the counts of all gateways that are connected, and of the `local` one."""
+
+    roster: Roster
+    counts: FleetCounts
+    news: News
+    clock: Clock
+    local: GatewayKeeper | None
+
+    async def arms(self, endpoints: Collection[str]) -> GatewayReading:
+        """What all have counted of these endpoints' splits up to this call.
+
+        Raises:
+            GatewayUnavailableError: None is connected, or one does not say.
+        """
+        if self.local is not None:
+            self.counts.take_local(await self.local.read_arms(endpoints), splits=True)
+        self.counts.ask()
+        self.news.note()
+        if not await self._told_counts(self.counts.asked):
+            raise GatewayUnavailableError("a gateway does not say what it has counted")
+        live = self.roster.counts(now=self.clock.monotonic())
+        return self.counts.splits(set(endpoints), live.values())
+
+    async def _told_counts(self, question: int) -> bool:
+        """Whether every gateway that keeps up has answered in time."""
+        deadline = self.clock.monotonic() + self.counts.answer_s
+        while True:
+            news, now = self.news.next, self.clock.monotonic()
+            stands = self.roster.standings(now=now)
+            silent = [
+                name
+                for name, one in self.roster.live(now=now).items()
+                if one.ask < question and stands[name] is not Standing.BEHIND
+            ]
+            if not silent:
+                return True
+            if now >= deadline:
+                # Who is stopped says nothing, and is lost soon: the others decide meanwhile.
+                return len(silent) < len(stands)
+            await wait_for(news, deadline - now)
+
+    async def endpoints(self, endpoints: Collection[str]) -> GatewayReading:
+        """What all have counted of all requests to these endpoints, each request once.
+
+        Raises:
+            HeadraceError: The local one does not answer.
+        """
+        if self.local is not None:
+            self.counts.take_local(await self.local.read_endpoints(endpoints), splits=False)
+        return self.counts.every(set(endpoints))
+
+    async def in_flight(self) -> dict[tuple[str, str], int]:
+        """Requests on their way at any gateway that is connected, by endpoint and arm."""
+        found = {} if self.local is None else await self.local.in_flight()
+        for counts in self.roster.counts(now=self.clock.monotonic()).values():
+            for one in counts.active:
+                arm = (one.endpoint, one.key)
+                found[arm] = found.get(arm, 0) + one.requests
+        return found
+
+    async def handshakes(self) -> dict[tuple[str, str], Handshakes]:
+        """How TLS with upstreams went at all gateways that are connected."""
+        found = {} if self.local is None else await self.local.handshakes()
+        for counts in self.roster.counts(now=self.clock.monotonic()).values():
+            for one in counts.upstreams:
+                arm = (one.endpoint, one.key)
+                found[arm] = _both(found.get(arm, Handshakes()), one.handshakes)
+        return found
+
+
+def _both(one: Handshakes, other: Handshakes) -> Handshakes:
+    return Handshakes(
+        done=one.done + other.done,
+        wrong_name=one.wrong_name + other.wrong_name,
+        untrusted=one.untrusted + other.untrusted,
+        failed=one.failed + other.failed,
+        healthy=one.healthy + other.healthy,
     )

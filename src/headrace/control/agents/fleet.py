@@ -9,23 +9,22 @@ from typing import Final
 
 import msgspec
 
-from headrace.control.agents.bundling import make_bundle
-from headrace.control.agents.checking import checked_report
-from headrace.control.agents.counts import FleetCounts
-from headrace.control.agents.errors import GatewayRefusedError, NoGatewayError
-from headrace.control.agents.messages import Bundle, Poll, Report
-from headrace.control.agents.namesakes import Namesakes
-from headrace.control.agents.readings import Readings
-from headrace.control.agents.roster import GatewayState, Roster, Turn
-from headrace.control.agents.secrets import SharedSecrets
-from headrace.control.agents.standing import (
+from headrace.control.agents.bundles import SharedSecrets, make_bundle
+from headrace.control.agents.counts import FleetCounts, Readings
+from headrace.control.agents.messages import Bundle, Poll, Report, checked_report
+from headrace.control.agents.roster import (
+    GatewayState,
+    Namesakes,
     Outcome,
     Patience,
+    Roster,
     Standing,
+    Turn,
+    event_of,
+    families,
     next_change_s,
     should_send,
 )
-from headrace.control.agents.telling import event_of, families
 from headrace.control.counting import GatewayReading
 from headrace.control.gateway_record import routes_file
 from headrace.control.gateway_routes import reachable_route, rules_of
@@ -34,6 +33,7 @@ from headrace.control.keeper import GatewayKeeper
 from headrace.control.limits.rules import Rules
 from headrace.control.news import News, wait_for
 from headrace.control.observed import Route
+from headrace.control.publication import GatewayRefusedError, NoGatewayError
 from headrace.control.state.records import Event
 from headrace.core import Clock, HeadraceError
 from headrace.core.spec_upstream import UpstreamSpec

@@ -1,4 +1,4 @@
-"""What does the rest of the control plane want of gateways, one or many, here or elsewhere?"""
+"""Interface of the gateways, one or many, on this host or others."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol

@@ -1,22 +1,213 @@
-"""Which gateways are there, and how is each? Takes offers and reports; the time is passed in."""
+"""Gateways on other hosts: their reports, and how each stands to the newest offer. Pure.
 
-from collections.abc import Mapping
+The time is passed in. A gateway that is behind or lost for too long is no longer waited for.
+"""
+
+from collections import deque
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
+from enum import StrEnum
+from typing import Final, assert_never
 
 import msgspec
 
 from headrace.control.agents.messages import Counts, Report
-from headrace.control.agents.standing import (
-    Heard,
-    Offers,
-    Outcome,
-    Patience,
-    Standing,
-    behind_s,
-    outcome,
-    standing,
-)
+from headrace.control.state.records import Event
+from headrace.core.gateways import MAX_BEHIND_S
+from headrace.observe.metrics import Family, gauge
+
+
+class Standing(StrEnum):
+    """How a gateway stands to the newest that it was offered."""
+
+    CURRENT = "current"
+    """It has it in force."""
+    WAITING = "waiting"
+    """It may still take it: replicas that it knows are kept."""
+    REFUSED = "refused"
+    """It said that it cannot; what it had before is in force there."""
+    BEHIND = "behind"
+    """It has not taken it for too long, and nobody waits for it any more."""
+    LOST = "lost"
+    """Nothing was heard of it for too long."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """`max_behind_s`: how long a gateway may take; `lost_after_s`: how long it may be silent."""
+
+    max_behind_s: float = MAX_BEHIND_S
+    lost_after_s: float = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heard:
+    """What is known of one gateway; times are monotonic.
+
+    `since`: when it was heard of first, or again after it was lost. `in_force`, `refused`: numbers
+    of offers, 0 for none.
+    """
+
+    since: float
+    seen_at: float
+    in_force: int = 0
+    refused: int = 0
+    reason: str = ""
+    is_ready: bool = False
+
+
+_MOST_OFFERS: Final = 256
+_NEWEST: Final = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Offers:
+    """When each was made: the first is number 1. Of old ones, `dropped` many, nobody knows when."""
+
+    at: tuple[float, ...] = ()
+    dropped: int = 0
+
+    @property
+    def newest(self) -> int:
+        """The number of the newest; 0 for none."""
+        return self.dropped + len(self.at)
+
+    def and_one(self, now: float) -> "Offers":
+        """These and another one."""
+        at = (*self.at, now)
+        excess = max(len(at) - _MOST_OFFERS, 0)
+        return Offers(at[excess:], self.dropped + excess)
+
+    def after(self, number: int) -> float:
+        """When the first one after `number` was made, as far as is known."""
+        assert number < self.newest
+        return self.at[max(number - self.dropped, 0)]
+
+
+def behind_s(heard: Heard, offers: Offers, *, now: float) -> float:
+    """For how long there has been something newer than what is in force; 0 if there is not."""
+    if heard.in_force >= offers.newest:
+        return 0.0
+    return max(now - offers.after(heard.in_force), 0.0)
+
+
+def standing(
+    heard: Heard, offers: Offers, *, now: float, patience: Patience, wanted: int = _NEWEST
+) -> Standing:
+    """How a gateway stands to offer number `wanted`; 0 for the newest."""
+    number = wanted or offers.newest
+    if now > heard.seen_at + patience.lost_after_s:
+        return Standing.LOST
+    if heard.in_force >= number:
+        return Standing.CURRENT
+    if heard.refused >= number:
+        return Standing.REFUSED
+    # Who has just come back gets the time that it has not had.
+    offered = max(offers.after(heard.in_force), heard.since)
+    # As a sum, like the moment that is waited for: a difference may be a rounding short of it.
+    return Standing.BEHIND if now >= offered + patience.max_behind_s else Standing.WAITING
+
+
+class Outcome(StrEnum):
+    """What becomes of a publication."""
+
+    WAIT = "wait"
+    DONE = "done"
+    REFUSED = "refused"
+    NOBODY = "nobody"
+    """No gateway is connected: it is kept, and nobody acknowledged it."""
+    BEHIND = "behind"
+    """All that are connected are behind: nobody acknowledged it."""
+
+
+def outcome(standings: Collection[Standing]) -> Outcome:
+    """What the standings to one offer say about it."""
+    connected = [one for one in standings if one is not Standing.LOST]
+    if not connected:
+        return Outcome.NOBODY
+    if Standing.WAITING in connected:
+        return Outcome.WAIT
+    if Standing.REFUSED in connected:
+        return Outcome.REFUSED
+    return Outcome.DONE if Standing.CURRENT in connected else Outcome.BEHIND
+
+
+def next_change_s(
+    heard: Mapping[str, Heard], offers: Offers, *, now: float, patience: Patience
+) -> float:
+    """After how many seconds a standing may change though nothing is heard."""
+    times = [
+        moment
+        for one in heard.values()
+        for moment in (
+            one.seen_at + patience.lost_after_s,
+            max(offers.after(one.in_force), one.since) + patience.max_behind_s
+            if one.in_force < offers.newest
+            else 0.0,
+        )
+        if moment > now
+    ]
+    return min(times, default=now + patience.lost_after_s) - now
+
+
+def should_send(
+    *, held: str, refused: str, newest: str, has_routes: bool, has_orders: bool
+) -> bool:
+    """Whether a gateway that holds version `held` is given the newest.
+
+    Args:
+        refused: What it refused last: it would again.
+        has_routes: Whether somebody decided what the newest says. A control plane that has just
+            begun knows of no routes, and that must not end those of a gateway that serves.
+        has_orders: Whether somebody will decide soon. Then a gateway that has nothing waits too:
+            one that is ready without routes would deny every endpoint.
+    """
+    if not newest or newest in {held, refused}:
+        return False
+    return has_routes or not (held or has_orders)
+
+
+_MOST_NAMES: Final = 1024
+_MOST_FORMER: Final = 16
+
+
+@dataclass(slots=True)
+class _Name:
+    """`newest`: the agent that came last under this name; `former`: those before it."""
+
+    newest: str
+    former: deque[str] = field(default_factory=lambda: deque(maxlen=_MOST_FORMER))
+
+
+@dataclass(slots=True)
+class Namesakes:
+    """Which agents, by the id that each makes up at its start, report under which name."""
+
+    _names: dict[str, _Name] = field(default_factory=dict)
+
+    def apart(self, report: Report) -> Report:
+        """`report`, under a name of its own if a newer agent has come under the same.
+
+        One that was started anew does not report any more, so that the next one has its name.
+        """
+        if not report.instance:
+            return report  # an older agent
+        known = self._names.pop(report.name, None) or _Name(report.instance)
+        self._names[report.name] = known
+        while len(self._names) > _MOST_NAMES:
+            del self._names[next(iter(self._names))]
+        if report.instance == known.newest:
+            return report
+        if report.instance not in known.former:
+            known.former.append(known.newest)
+            known.newest = report.instance
+            return report
+        return msgspec.structs.replace(
+            report,
+            name=f"{report.name}#{report.instance[:8]}",
+            problem=f"another gateway is called '{report.name}' too: give each its own --name",
+        )
+
 
 _FORGET_S: Final = 24 * 3600.0
 """After which a silent gateway is no longer shown: hosts and pods come and go."""
@@ -176,3 +367,77 @@ class Roster:
             url=report.url,
             agent=report.agent,
         )
+
+
+_REASONS: Final = {
+    Standing.CURRENT: "GatewayCurrent",
+    Standing.WAITING: "GatewayWaiting",
+    Standing.REFUSED: "GatewayRefused",
+    Standing.BEHIND: "GatewayBehind",
+    Standing.LOST: "GatewayLost",
+}
+
+
+def event_of(turn: Turn, *, at: float) -> Event:
+    """What is written when a gateway stands otherwise than before."""
+    state = turn.state
+    return Event(
+        at=at,
+        endpoint="",
+        kind="gateway",
+        reason=_REASONS[turn.now],
+        message=f"gateway '{turn.name}' {_text(turn)}",
+        data={
+            "gateway": turn.name,
+            "version": state.version,
+            "behind_s": state.behind_s,
+            "seen_s": state.seen_s,
+        },
+    )
+
+
+def _text(turn: Turn) -> str:
+    state = turn.state
+    match turn.now:
+        case Standing.CURRENT if turn.before is None:
+            return f"is connected and serves version {state.version}"
+        case Standing.CURRENT:
+            return f"has caught up: it serves version {state.version}"
+        case Standing.WAITING:
+            return "takes the newest version"
+        case Standing.REFUSED:
+            return f"refused the newest version and serves {state.version}: {state.reason}"
+        case Standing.BEHIND:
+            why = f": {state.reason}" if state.reason else ""
+            return (
+                f"is behind by {state.behind_s:.0f} s and serves version "
+                f"{state.version or 'nothing'}{why}"
+            )
+        case Standing.LOST:
+            return (
+                f"was not heard for {state.seen_s:.0f} s; it served version "
+                f"{state.version or 'nothing'}, and may go on"
+            )
+        case _:
+            assert_never(turn.now)
+
+
+def families(states: Sequence[GatewayState]) -> list[Family]:
+    """How each gateway is, as metrics."""
+    connected, ready, behind_s, seen_s = [], [], [], []
+    for state in states:
+        labels = (("gateway", state.name),)
+        connected.append((labels, float(state.standing is not Standing.LOST)))
+        ready.append((labels, float(state.ready)))
+        behind_s.append((labels, state.behind_s))
+        seen_s.append((labels, state.seen_s))
+    return [
+        gauge("headrace_gateway_connected", "1 while the gateway's agent is heard.", connected),
+        gauge("headrace_gateway_ready", "1 while the gateway serves.", ready),
+        gauge(
+            "headrace_gateway_behind_seconds",
+            "For how long there has been something newer than what is in force there.",
+            behind_s,
+        ),
+        gauge("headrace_gateway_seen_seconds", "How long ago the gateway was heard last.", seen_s),
+    ]

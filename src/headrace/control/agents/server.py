@@ -5,7 +5,7 @@ import logging
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -21,12 +21,21 @@ from headrace.control.agents.messages import (
     decode_report,
     encode_told,
 )
-from headrace.control.agents.revoked import RevokedAgents
 from headrace.control.agents.settings import AgentsSettings
-from headrace.control.agents.tls import MutualTls, may_speak_for
+from headrace.control.agents.tls import (
+    MutualTls,
+    RevokedAgents,
+    agent_name,
+    expires_at,
+    fingerprint_of,
+    may_speak_for,
+)
 from headrace.control.guards import App, Receive, Scope, Send
 from headrace.core import HeadraceError, InvalidArgumentError, NotFoundError, PermissionDeniedError
 from headrace.protocol import http_status
+
+if TYPE_CHECKING:
+    from headrace.control.edge import BoundedProtocol
 
 _LOG: Final = logging.getLogger("headrace.control")
 AGENT: Final = "headrace.agent"
@@ -134,8 +143,7 @@ class AgentsServer:
 
     async def run(self) -> None:
         """Serve until cancelled."""
-        from headrace.control.agents.listening import AgentProtocol  # noqa: PLC0415  # loads uvicorn
-        from headrace.control.edge import make_server  # noqa: PLC0415  # as above
+        from headrace.control.edge import make_server  # noqa: PLC0415  # loads uvicorn
 
         app = AgentsApp(
             fleet=self.fleet,
@@ -146,7 +154,7 @@ class AgentsServer:
         server = make_server(
             app,
             stop_s=_STOP_S,
-            protocol=AgentProtocol,
+            protocol=_agent_protocol(),
             tls=self.tls.context,
             keep_alive_s=_KEEP_ALIVE_S,
         )
@@ -159,6 +167,27 @@ class AgentsServer:
             server.should_exit = True
             server.force_exit = True  # agents come again by themselves
             await asyncio.wait({serving, looking})
+
+
+def _agent_protocol() -> "type[BoundedProtocol]":
+    """HTTP/1.1 of uvicorn, which this loads, with the names in the client's certificate."""
+    from headrace.control.edge import BoundedProtocol  # noqa: PLC0415  # loads uvicorn
+
+    class AgentProtocol(BoundedProtocol):
+        def on_headers_complete(self) -> None:
+            """Add the names to the request before the application begins."""
+            secure = self.transport.get_extra_info("ssl_object")
+            certificate = (None if secure is None else secure.getpeercert()) or {}
+            encoded = (None if secure is None else secure.getpeercert(binary_form=True)) or b""
+            names = {
+                AGENT: agent_name(certificate),
+                UNTIL: expires_at(certificate),
+                FINGERPRINT: fingerprint_of(encoded),
+            }
+            self.scope.update(names)  # type: ignore[typeddict-item]  # keys of ours
+            super().on_headers_complete()
+
+    return AgentProtocol
 
 
 def _revoked(fingerprint: str) -> PermissionDeniedError:

@@ -1,4 +1,4 @@
-"""How does the control plane listen for gateways on other hosts?"""
+"""Settings of the listener for gateways on other hosts."""
 
 from enum import StrEnum
 

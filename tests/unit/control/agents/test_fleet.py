@@ -9,7 +9,6 @@ import msgspec
 import pytest
 
 from headrace.control.agents.counts import FleetCounts
-from headrace.control.agents.errors import GatewayRefusedError, NoGatewayError, log_level_of
 from headrace.control.agents.fleet import GatewayFleet
 from headrace.control.agents.messages import (
     PROTOCOL,
@@ -22,12 +21,13 @@ from headrace.control.agents.messages import (
     decode_told,
     encode_told,
 )
-from headrace.control.agents.standing import Patience, Standing
+from headrace.control.agents.roster import Patience, Standing
 from headrace.control.gateway_record import routes_file
 from headrace.control.keeper import GatewayKeeper
 from headrace.control.observed import Arm as RouteArm
 from headrace.control.observed import Route
 from headrace.control.ownership import ProcessOwner
+from headrace.control.publication import GatewayRefusedError, NoGatewayError, log_level_of
 from headrace.control.state.records import Event
 from headrace.core import InvalidArgumentError
 from headrace.gateway import (

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.control.agents.merging import FORGET_S, Evidence, Kept, Sum, added, plus, totals_of
+from headrace.control.agents.counts import FORGET_S, Evidence, Kept, Sum, added, plus, totals_of
 from headrace.control.agents.messages import Arm
 from headrace.control.counting import ArmTotals
 from headrace.core import InvalidArgumentError

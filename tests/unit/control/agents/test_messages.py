@@ -5,6 +5,7 @@ import msgspec
 import pytest
 
 from headrace.control.activator import HoldLimits
+from headrace.control.agents.bundles import SharedSecrets, secret_of
 from headrace.control.agents.messages import (
     PROTOCOL,
     Bundle,
@@ -19,7 +20,6 @@ from headrace.control.agents.messages import (
     encode_told,
     with_version,
 )
-from headrace.control.agents.secrets import SharedSecrets, secret_of
 from headrace.control.agents.settings import AgentsSettings, GatewayMode, check_mode
 from headrace.control.agents.tls import agent_name, expires_at, may_speak_for, name_in, name_with
 from headrace.control.observed import Arm, Route

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.control.agents.revoked import RevokedAgents, fingerprints_in
+from headrace.control.agents.tls import RevokedAgents, fingerprints_in
 from headrace.core import FailedPreconditionError
 
 A, B = "a1" * 32, "b2" * 32

@@ -1,7 +1,5 @@
 from headrace.control.agents.messages import PROTOCOL, Counts, Report
-from headrace.control.agents.roster import Roster
-from headrace.control.agents.standing import Outcome, Patience, Standing
-from headrace.control.agents.telling import event_of, families
+from headrace.control.agents.roster import Outcome, Patience, Roster, Standing, event_of, families
 from tests.metrics import exposed
 
 

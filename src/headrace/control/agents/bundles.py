@@ -1,0 +1,134 @@
+"""Bundles: everything that a gateway needs to serve, with the secrets that it contains."""
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from headrace.control.activator import HoldLimits
+from headrace.control.agents.messages import Bundle, GatewayOptions, Secret, Shared, with_version
+from headrace.control.desired import POOL_PREFIX
+from headrace.control.observed import Route
+from headrace.gateway import GatewayPolicy, GatewaySettings, SecretFiles
+from headrace.gateway.resources import Resource
+
+
+@dataclass(slots=True, kw_only=True)
+class SharedSecrets:
+    """Secrets of all gateways. `local`: the files of one on this host, if there is one.
+
+    `note_change`: called when gateways elsewhere have to be told.
+    """
+
+    local: SecretFiles | None = None
+    note_change: Callable[[], None] = lambda: None
+    _known: dict[str, Secret] = field(default_factory=dict)
+
+    def all(self) -> tuple[Secret, ...]:
+        """As gateways are told."""
+        return tuple(secret for _, secret in sorted(self._known.items()))
+
+    def write(self, secret: Resource) -> None:
+        """Put it where a gateway finds it that starts. Blocking."""
+        if self.local is not None:
+            self.local.write(secret)
+        self._take(secret)
+
+    def has(self, name: str) -> bool:
+        """Whether there is one of this name, as it was last in force."""
+        return name in self._known or (self.local is not None and self.local.has(name))
+
+    async def put(self, secret: Resource) -> None:
+        """Return once the local gateway uses it; others are told.
+
+        Raises:
+            HeadraceError: As `SecretFiles.put`.
+        """
+        if self.local is not None:
+            await self.local.put(secret)
+        self._take(secret)
+
+    def keep_only(self, names: Collection[str]) -> None:
+        """Remove all others. Blocking."""
+        if self.local is not None:
+            self.local.keep_only(names)
+        for name in self._known.keys() - set(names):
+            del self._known[name]
+
+    def _take(self, resource: Resource) -> None:
+        secret = secret_of(resource)
+        if self._known.get(secret.name) != secret:
+            self._known[secret.name] = secret
+            self.note_change()
+
+
+def secret_of(resource: Resource) -> Secret:
+    """One of Envoy's secrets as it travels."""
+    found: dict[str, Any] = dict(resource)
+    name = str(found["name"])
+    if "validation_context" in found:
+        authorities = found["validation_context"]["trusted_ca"]["inline_string"]
+        return Secret(name=name, certificates=authorities)
+    pair = found["tls_certificate"]
+    return Secret(
+        name=name,
+        certificates=pair["certificate_chain"]["inline_string"],
+        key=pair["private_key"]["inline_string"],
+    )
+
+
+def make_bundle(
+    settings: GatewaySettings,
+    routes: Iterable[Route],
+    policy: GatewayPolicy,
+    *,
+    secrets: Sequence[Secret],
+    limits_port: int | None,
+    max_held_of: Callable[[str], int],
+    socket_dir: Path | None,
+) -> Bundle:
+    """The bundle for all gateways, with its version: what callers can name, and no pools."""
+    named = tuple(route for route in routes if not route.name.startswith(POOL_PREFIX))
+    return with_version(
+        Bundle(
+            version="",
+            options=options_of(settings, limits_port=limits_port),
+            routes=named,
+            policy=policy,
+            secrets=tuple(secrets),
+            holds={
+                route.name: HoldLimits(max_held=max_held_of(route.name), hold_s=route.hold_s)
+                for route in named
+                if route.held
+            },
+            sockets=None if socket_dir is None else _shared(socket_dir),
+        )
+    )
+
+
+def options_of(settings: GatewaySettings, *, limits_port: int | None) -> GatewayOptions:
+    """What all gateways have in common."""
+    return GatewayOptions(
+        max_body_bytes=settings.max_body_bytes,
+        max_connections=settings.max_connections,
+        idle_timeout_s=settings.idle_timeout_s,
+        headers_timeout_s=settings.headers_timeout_s,
+        request_timeout_s=settings.request_timeout_s,
+        max_memory_bytes=settings.max_memory_bytes,
+        access_log=settings.access_log,
+        request_log=settings.request_log,
+        tracing=settings.tracing,
+        tls=settings.tls,
+        limits_port=limits_port,
+        limits_address=None if limits_port else _elsewhere(settings.limits_address),
+    )
+
+
+def _elsewhere(address: str | None) -> str | None:
+    """A service that every host can reach."""
+    return None if address is None or address.startswith("unix:") else address
+
+
+def _shared(directory: Path) -> Shared:
+    status = directory.stat()
+    return Shared(path=str(directory), device=status.st_dev, inode=status.st_ino)

@@ -1,0 +1,191 @@
+"""HTTP applications of the agent: requests that it forwards, and its own port."""
+
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import msgspec
+
+from headrace import __version__
+from headrace.control.certificates import Certificates
+from headrace.control.guards import Receive, Scope, Send
+from headrace.core import HeadraceError, UnavailableError
+from headrace.gateway_agent.agent import GatewayAgent
+from headrace.gateway_agent.client import Answer
+from headrace.observe.metrics import TEXT_TYPE, Family, Labels, counter, gauge, text
+from headrace.protocol import encode_error, grpc_status, http_status
+
+_MOST_BYTES: Final = 1 << 20
+_GRPC: Final = "application/grpc"
+_RETRY_AFTER_S: Final = 5.0
+_OK: Final = 200
+
+
+class Asked(Protocol):
+    """The control plane, as `ControlClient` reaches it."""
+
+    async def forward(self, method: str, path: str, body: bytes, *, content_type: str) -> Answer:
+        """Its answer; HeadraceError if there is none."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Forwarding:
+    """The ASGI application that asks the control plane, and says so if it does not answer."""
+
+    client: Asked
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass one request on."""
+        if scope["type"] != "http":
+            return
+        headers = {
+            key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]
+        }
+        content_type = headers.get("content-type", "")
+        try:
+            body = await _body(receive)
+            query: bytes = scope["query_string"]
+            target: bytes = scope["raw_path"] + (b"?%b" % query if query else b"")
+            answer = await self.client.forward(
+                scope["method"], target.decode("latin-1"), body, content_type=content_type
+            )
+        except HeadraceError as error:
+            await _refuse(send, content_type, error)
+            return
+        await _answer(send, answer.status, answer.content_type, answer.body)
+
+
+async def _body(receive: Receive) -> bytes:
+    parts: list[bytes] = []
+    while True:
+        message = await receive()
+        parts.append(message.get("body", b""))
+        if sum(map(len, parts)) > _MOST_BYTES:
+            raise UnavailableError(f"more than {_MOST_BYTES} bytes are not passed on")
+        if message["type"] == "http.disconnect" or not message.get("more_body", False):
+            return b"".join(parts)
+
+
+async def _refuse(send: Send, content_type: str, error: HeadraceError) -> None:
+    away = UnavailableError(
+        f"only the control plane can answer this: {error}", retry_after_s=_RETRY_AFTER_S
+    )
+    if content_type.startswith(_GRPC):
+        more = [(b"grpc-status", b"%d" % grpc_status(away))]
+        await _answer(send, _OK, _GRPC, b"", more)
+    else:
+        more = [(b"retry-after", b"%d" % _RETRY_AFTER_S)]
+        await _answer(send, http_status(away), _JSON, encode_error(away), more)
+
+
+async def _answer(
+    send: Send,
+    status: int,
+    content_type: str,
+    body: bytes,
+    more: list[tuple[bytes, bytes]] | None = None,
+) -> None:
+    headers = [
+        (b"content-type", content_type.encode("latin-1")),
+        (b"content-length", b"%d" % len(body)),
+        *(more or ()),
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+_NOT_FOUND: Final = 404
+_UNAVAILABLE: Final = 503
+_JSON: Final = "application/json"
+
+
+class Ready(msgspec.Struct, frozen=True, kw_only=True):
+    """The body of `/readyz`."""
+
+    ready: bool
+    name: str
+    agent: str
+    version: str
+    problem: str
+    control: str
+
+
+@dataclass(slots=True, kw_only=True)
+class AdminApp:
+    """The ASGI application of the agent's own port. Being without a control plane is no trouble."""
+
+    agent: GatewayAgent
+    certificates: Certificates
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        del receive  # no request has a body
+        if scope["type"] != "http":
+            return
+        match scope["path"]:
+            case "/healthz":
+                await _answer(send, _OK, TEXT_TYPE, b"ok\n")
+            case "/readyz":
+                state = ready_state(self.agent)
+                status = _OK if state.ready else _UNAVAILABLE
+                await _answer(send, status, _JSON, msgspec.json.encode(state))
+            case "/metrics":
+                await _answer(send, _OK, TEXT_TYPE, await self._metrics())
+            case _:
+                usage = b"use /healthz, /readyz or /metrics\n"
+                await _answer(send, _NOT_FOUND, TEXT_TYPE, usage)
+
+    async def _metrics(self) -> bytes:
+        keeper = self.agent.applier.keeper
+        envoys = ""
+        if keeper is not None:
+            try:
+                envoys = await keeper.stats(full=False)
+            except HeadraceError:
+                envoys = ""  # a gap: Envoy is being started
+        own = [*own_families(self.agent), *self.certificates.families()]
+        return text(own) + envoys.encode()
+
+
+def ready_state(agent: GatewayAgent) -> Ready:
+    """Whether requests are served, and by which version."""
+    applier = agent.applier
+    bundle = applier.in_force
+    return Ready(
+        ready=applier.is_ready,
+        name=agent.name,
+        agent=__version__,
+        version="" if bundle is None else bundle.version,
+        problem=applier.problem or (applier.reason if applier.is_refusing else ""),
+        control=agent.away or ("answers" if agent.heard_at is not None else "not heard yet"),
+    )
+
+
+def own_families(agent: GatewayAgent) -> list[Family]:
+    """What the agent itself counts."""
+    applier, now = agent.applier, agent.clock.monotonic()
+    routes = 0 if applier.in_force is None else len(applier.in_force.routes)
+    heard: list[tuple[Labels, float]] = []
+    if agent.heard_at is not None:
+        heard.append(((), now - agent.heard_at))
+    held = sorted(agent.holding.activator.held.items())
+    return [
+        gauge("headrace_agent_ready", "1 while Envoy serves.", [((), applier.is_ready)]),
+        gauge("headrace_agent_routes", "Endpoints in force.", [((), routes)]),
+        gauge("headrace_agent_heard_seconds", "Since the control plane answered.", heard),
+        gauge(
+            "headrace_agent_refused",
+            "1 while the last version that came was refused.",
+            [((), applier.is_refusing)],
+        ),
+        counter("headrace_agent_answers_total", "Of the control plane.", [((), agent.answers)]),
+        counter(
+            "headrace_agent_failures_total",
+            "Times that the control plane did not answer, or not as it should.",
+            [((), agent.failures)],
+        ),
+        gauge(
+            "headrace_agent_held_requests",
+            "Requests that wait for a replica.",
+            [((("endpoint", name),), count) for name, count in held],
+        ),
+    ]
