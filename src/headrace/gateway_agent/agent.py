@@ -28,6 +28,13 @@ from headrace.core.backoff import Backoff
 from headrace.gateway import Handshakes
 from headrace.gateway_agent.applier import Applier
 
+_LOG: Final = logging.getLogger("headrace.gateway")
+_REPORT_S: Final = 1.0
+_AWAY: Final = Backoff(first_s=0.1, limit_s=2.0)
+"""While the control plane does not answer: short, because news wait there."""
+_NO_NEWS_S: Final = 0.05
+"""Who answers at once that there is nothing new is not asked without a pause."""
+
 
 async def read_counts(keeper: GatewayKeeper, bundle: Bundle) -> Counts:
     """One look at everything.
@@ -63,14 +70,6 @@ async def read_counts(keeper: GatewayKeeper, bundle: Bundle) -> Counts:
             for name, key in sorted(shaken.keys() | healthy.keys())
         ),
     )
-
-
-_LOG: Final = logging.getLogger("headrace.gateway")
-_REPORT_S: Final = 1.0
-_AWAY: Final = Backoff(first_s=0.1, limit_s=2.0)
-"""While the control plane does not answer: short, because news wait there."""
-_NO_NEWS_S: Final = 0.05
-"""Who answers at once that there is nothing new is not asked without a pause."""
 
 
 @dataclass(slots=True, kw_only=True)

@@ -37,6 +37,7 @@ from headrace.gateway.tls import (
 from headrace.gateway_agent.settings import AgentSettings, gateway_settings
 
 _LOG: Final = logging.getLogger("headrace.gateway")
+_UNIX: Final = "unix:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +88,6 @@ def _decode(content: bytes) -> Bundle:
 
 def _digest(data: bytes) -> bytes:
     return hashlib.sha256(data).hexdigest().encode()
-
-
-_UNIX: Final = "unix:"
 
 
 @dataclass(slots=True, kw_only=True)

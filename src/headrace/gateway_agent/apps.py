@@ -18,6 +18,9 @@ _MOST_BYTES: Final = 1 << 20
 _GRPC: Final = "application/grpc"
 _RETRY_AFTER_S: Final = 5.0
 _OK: Final = 200
+_NOT_FOUND: Final = 404
+_UNAVAILABLE: Final = 503
+_JSON: Final = "application/json"
 
 
 class Asked(Protocol):
@@ -91,11 +94,6 @@ async def _answer(
     ]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
-
-
-_NOT_FOUND: Final = 404
-_UNAVAILABLE: Final = 503
-_JSON: Final = "application/json"
 
 
 class Ready(msgspec.Struct, frozen=True, kw_only=True):

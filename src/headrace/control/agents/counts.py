@@ -16,14 +16,11 @@ from typing import Final, TypeAlias
 import msgspec
 
 from headrace.control.agents.messages import MOST_COUNTED, Arm, Counts, Report
-from headrace.control.agents.roster import Roster, Standing
 from headrace.control.counting import ArmTotals, GatewayReading
-from headrace.control.keeper import GatewayKeeper
-from headrace.control.news import News, wait_for
 from headrace.control.observed import Route
-from headrace.core import Clock, HeadraceError
+from headrace.core import HeadraceError
 from headrace.core.state_file import StateFile
-from headrace.gateway import ArmStatistics, GatewayStatistics, GatewayUnavailableError, Handshakes
+from headrace.gateway import ArmStatistics, GatewayStatistics
 
 ArmKey: TypeAlias = tuple[str, str]
 Totals: TypeAlias = Mapping[ArmKey, ArmTotals]
@@ -31,6 +28,14 @@ FORGET_S: Final = 600.0
 """After which an arm that nobody knows is forgotten: its last requests have ended by then."""
 _MOST_GATEWAYS: Final = 1024
 """Of which the last report is remembered: who comes back after so many others counts anew."""
+_NOTHING: Final = ArmTotals()
+_LOG: Final = logging.getLogger("headrace.control")
+_LOCAL: Final = ""
+"""The gateway on this host, whose name no other has."""
+Split: TypeAlias = tuple[str, tuple[tuple[str, int], ...]]
+"""Its id, and each arm's key and weight."""
+_SAVE_S: Final = 5.0
+_KNOWN_VERSIONS: Final = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,10 +202,6 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
     seen: dict[str, KeptGateway] = {}
 
 
-_NOTHING: Final = ArmTotals()
-_MOST: Final = MOST_COUNTED
-
-
 def added(before: ArmTotals, now: ArmTotals) -> ArmTotals:
     """What came from one total to the next; all of `now` if it is less: it was counted anew."""
     has_grown = (
@@ -224,8 +225,8 @@ def plus(one: ArmTotals, other: ArmTotals) -> ArmTotals:
     """Both together; what is more than can be kept stays at the most that can."""
     latency: dict[tuple[float, float], int] = dict(one.latency)
     for bucket, count in other.latency.items():
-        latency[bucket] = min(latency.get(bucket, 0) + count, _MOST)
-    requests = min(one.requests + other.requests, _MOST)
+        latency[bucket] = min(latency.get(bucket, 0) + count, MOST_COUNTED)
+    requests = min(one.requests + other.requests, MOST_COUNTED)
     errors = min(one.errors + other.errors, requests)
     return ArmTotals(
         requests=requests,
@@ -246,15 +247,6 @@ def totals_of(arms: Iterable[Arm]) -> dict[ArmKey, ArmTotals]:
         InvalidArgumentError: They contradict themselves.
     """
     return {(arm.endpoint, arm.key): arm.totals for arm in arms}
-
-
-_LOG: Final = logging.getLogger("headrace.control")
-_LOCAL: Final = ""
-"""The gateway on this host, whose name no other has."""
-Split: TypeAlias = tuple[str, tuple[tuple[str, int], ...]]
-"""Its id, and each arm's key and weight."""
-_SAVE_S: Final = 5.0
-_KNOWN_VERSIONS: Final = 64
 
 
 @dataclass(slots=True, kw_only=True)
@@ -412,86 +404,4 @@ def _statistics(totals: ArmTotals) -> ArmStatistics:
         lower_s=tuple(lower for (lower, _), _ in buckets),
         width_s=tuple(width for (_, width), _ in buckets),
         counts=tuple(count for _, count in buckets),
-    )
-
-
-@dataclass(slots=True, kw_only=True)
-class Readings:
-    """Reads the counts of all gateways that are connected, and of the `local` one."""
-
-    roster: Roster
-    counts: FleetCounts
-    news: News
-    clock: Clock
-    local: GatewayKeeper | None
-
-    async def arms(self, endpoints: Collection[str]) -> GatewayReading:
-        """What all have counted of these endpoints' splits up to this call.
-
-        Raises:
-            GatewayUnavailableError: None is connected, or one does not say.
-        """
-        if self.local is not None:
-            self.counts.take_local(await self.local.read_arms(endpoints), splits=True)
-        self.counts.ask()
-        self.news.note()
-        if not await self._told_counts(self.counts.asked):
-            raise GatewayUnavailableError("a gateway does not say what it has counted")
-        live = self.roster.counts(now=self.clock.monotonic())
-        return self.counts.splits(set(endpoints), live.values())
-
-    async def _told_counts(self, question: int) -> bool:
-        """Whether every gateway that keeps up has answered in time."""
-        deadline = self.clock.monotonic() + self.counts.answer_s
-        while True:
-            news, now = self.news.next, self.clock.monotonic()
-            stands = self.roster.standings(now=now)
-            silent = [
-                name
-                for name, one in self.roster.live(now=now).items()
-                if one.ask < question and stands[name] is not Standing.BEHIND
-            ]
-            if not silent:
-                return True
-            if now >= deadline:
-                # Who is stopped says nothing, and is lost soon: the others decide meanwhile.
-                return len(silent) < len(stands)
-            await wait_for(news, deadline - now)
-
-    async def endpoints(self, endpoints: Collection[str]) -> GatewayReading:
-        """What all have counted of all requests to these endpoints, each request once.
-
-        Raises:
-            HeadraceError: The local one does not answer.
-        """
-        if self.local is not None:
-            self.counts.take_local(await self.local.read_endpoints(endpoints), splits=False)
-        return self.counts.every(set(endpoints))
-
-    async def in_flight(self) -> dict[tuple[str, str], int]:
-        """Requests on their way at any gateway that is connected, by endpoint and arm."""
-        found = {} if self.local is None else await self.local.in_flight()
-        for counts in self.roster.counts(now=self.clock.monotonic()).values():
-            for one in counts.active:
-                arm = (one.endpoint, one.key)
-                found[arm] = found.get(arm, 0) + one.requests
-        return found
-
-    async def handshakes(self) -> dict[tuple[str, str], Handshakes]:
-        """How TLS with upstreams went at all gateways that are connected."""
-        found = {} if self.local is None else await self.local.handshakes()
-        for counts in self.roster.counts(now=self.clock.monotonic()).values():
-            for one in counts.upstreams:
-                arm = (one.endpoint, one.key)
-                found[arm] = _both(found.get(arm, Handshakes()), one.handshakes)
-        return found
-
-
-def _both(one: Handshakes, other: Handshakes) -> Handshakes:
-    return Handshakes(
-        done=one.done + other.done,
-        wrong_name=one.wrong_name + other.wrong_name,
-        untrusted=one.untrusted + other.untrusted,
-        failed=one.failed + other.failed,
-        healthy=one.healthy + other.healthy,
     )

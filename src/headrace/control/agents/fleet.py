@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from headrace.control.agents.bundles import SharedSecrets, make_bundle
-from headrace.control.agents.counts import FleetCounts, Readings
+from headrace.control.agents.counts import FleetCounts
 from headrace.control.agents.messages import Bundle, Poll, Report, checked_report
 from headrace.control.agents.roster import (
     GatewayState,
@@ -84,7 +84,6 @@ class GatewayFleet:
     has_orders: Callable[[], bool] = lambda: False
     news: News = field(default_factory=News)
     roster: Roster = field(init=False)
-    readings: Readings = field(init=False)
     _namesakes: Namesakes = field(default_factory=Namesakes)
     _bundle: Bundle | None = None
     _encoded: bytes = b""
@@ -95,13 +94,6 @@ class GatewayFleet:
 
     def __post_init__(self) -> None:
         self.roster = Roster(patience=self.patience)
-        self.readings = Readings(
-            roster=self.roster,
-            counts=self.counts,
-            news=self.news,
-            clock=self.clock,
-            local=self.local,
-        )
         self.secrets.note_change = self._offer_again
 
     @property
@@ -368,25 +360,77 @@ class GatewayFleet:
     # --- what was counted ---
 
     async def read_arms(self, endpoints: Collection[str]) -> GatewayReading:
-        """As `Readings.arms`."""
-        return await self.readings.arms(endpoints)
+        """What all have counted of these endpoints' splits up to this call.
+
+        Raises:
+            GatewayUnavailableError: None is connected, or one does not answer.
+        """
+        if self.local is not None:
+            self.counts.take_local(await self.local.read_arms(endpoints), splits=True)
+        self.counts.ask()
+        self.news.note()
+        if not await self._have_answered(self.counts.asked):
+            raise GatewayUnavailableError("a gateway does not say what it has counted")
+        live = self.roster.counts(now=self.clock.monotonic())
+        return self.counts.splits(set(endpoints), live.values())
+
+    async def _have_answered(self, question: int) -> bool:
+        """Whether every gateway that keeps up has answered in time."""
+        deadline = self.clock.monotonic() + self.counts.answer_s
+        while True:
+            news, now = self.news.next, self.clock.monotonic()
+            standings = self.roster.standings(now=now)
+            silent = [
+                name
+                for name, report in self.roster.live(now=now).items()
+                if report.ask < question and standings[name] is not Standing.BEHIND
+            ]
+            if not silent:
+                return True
+            if now >= deadline:
+                # A gateway that is stopped is silent, and lost soon: the others decide meanwhile.
+                return len(silent) < len(standings)
+            await wait_for(news, deadline - now)
 
     async def read_endpoints(self, endpoints: Collection[str]) -> GatewayReading:
-        """As `Readings.endpoints`."""
-        return await self.readings.endpoints(endpoints)
+        """What all have counted of all requests to these endpoints, each request once.
+
+        Raises:
+            HeadraceError: The local one does not answer.
+        """
+        if self.local is not None:
+            self.counts.take_local(await self.local.read_endpoints(endpoints), splits=False)
+        return self.counts.every(set(endpoints))
 
     async def endpoint_statistics(self) -> GatewayStatistics:
         """What all have counted of all requests to the endpoints that they know."""
         names = {route.name for route in self._routes}
-        return self.counts.statistics(await self.readings.endpoints(names))
+        return self.counts.statistics(await self.read_endpoints(names))
 
     async def in_flight(self) -> dict[tuple[str, str], int]:
-        """As `Readings.in_flight`."""
-        return await self.readings.in_flight()
+        """Requests on their way at any gateway that is connected, by endpoint and arm."""
+        requests = {} if self.local is None else await self.local.in_flight()
+        for counts in self.roster.counts(now=self.clock.monotonic()).values():
+            for active in counts.active:
+                arm = (active.endpoint, active.key)
+                requests[arm] = requests.get(arm, 0) + active.requests
+        return requests
 
     async def handshakes(self) -> dict[tuple[str, str], Handshakes]:
-        """As `Readings.handshakes`."""
-        return await self.readings.handshakes()
+        """How TLS with upstreams went at all gateways that are connected."""
+        sums = {} if self.local is None else await self.local.handshakes()
+        for counts in self.roster.counts(now=self.clock.monotonic()).values():
+            for upstream in counts.upstreams:
+                arm = (upstream.endpoint, upstream.key)
+                before, more = sums.get(arm, Handshakes()), upstream.handshakes
+                sums[arm] = Handshakes(
+                    done=before.done + more.done,
+                    wrong_name=before.wrong_name + more.wrong_name,
+                    untrusted=before.untrusted + more.untrusted,
+                    failed=before.failed + more.failed,
+                    healthy=before.healthy + more.healthy,
+                )
+        return sums
 
     async def stats(self, *, full: bool) -> str:
         """The local Envoy's metrics; each agent shows its own."""

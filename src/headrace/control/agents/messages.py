@@ -32,6 +32,10 @@ MOST_COUNTED: Final = 1 << 53
 """No gateway has counted more; a number beyond it is none that JSON carries everywhere."""
 LONGEST_WAIT_S: Final = 30.0
 """How long the answer to a poll may take while there is nothing new."""
+_MOST_NAME: Final = 512
+_MOST_TEXT: Final = 2000
+_MOST_VERSION: Final = 100
+_MOST_AT_ONCE: Final = 1 << 31
 
 
 class GatewayOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -295,12 +299,6 @@ def _without_bundle(head: bytes) -> bytes:
     end = b',"bundle":null}'
     assert head.endswith(end)
     return head[: -len(end)]
-
-
-_MOST_NAME: Final = 512
-_MOST_TEXT: Final = 2000
-_MOST_VERSION: Final = 100
-_MOST_AT_ONCE: Final = 1 << 31
 
 
 def checked_report(report: Report) -> Report:

@@ -16,6 +16,15 @@ from headrace.control.state.records import Event
 from headrace.core.gateways import MAX_BEHIND_S
 from headrace.observe.metrics import Family, gauge
 
+_MOST_OFFERS: Final = 256
+_NEWEST: Final = 0
+_MOST_NAMES: Final = 1024
+_MOST_FORMER: Final = 16
+_FORGET_S: Final = 24 * 3600.0
+"""After which a silent gateway is no longer shown: hosts and pods come and go."""
+_MOST_GATEWAYS: Final = 512
+_KNOWN_VERSIONS: Final = 64
+
 
 class Standing(StrEnum):
     """How a gateway stands to the newest that it was offered."""
@@ -54,10 +63,6 @@ class Heard:
     refused: int = 0
     reason: str = ""
     is_ready: bool = False
-
-
-_MOST_OFFERS: Final = 256
-_NEWEST: Final = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,10 +172,6 @@ def should_send(
     return has_routes or not (held or has_orders)
 
 
-_MOST_NAMES: Final = 1024
-_MOST_FORMER: Final = 16
-
-
 @dataclass(slots=True)
 class _Name:
     """`newest`: the agent that came last under this name; `former`: those before it."""
@@ -207,12 +208,6 @@ class Namesakes:
             name=f"{report.name}#{report.instance[:8]}",
             problem=f"another gateway is called '{report.name}' too: give each its own --name",
         )
-
-
-_FORGET_S: Final = 24 * 3600.0
-"""After which a silent gateway is no longer shown: hosts and pods come and go."""
-_MOST_GATEWAYS: Final = 512
-_KNOWN_VERSIONS: Final = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,6 +23,12 @@ from headrace.core.spec_access import TlsSpec
 PAIR: Final = "agents"
 """What this side's certificate is called among the others."""
 AUTHORITIES: Final = "agents-authorities"
+_LOG: Final = logging.getLogger("headrace.control")
+_LOOK_S: Final = 0.5
+_MOST_BYTES: Final = 16 << 20
+_FINGERPRINT: Final = re.compile(r"[0-9a-f]{64}")
+_PREFIX: Final = re.compile(r"^sha-?256( fingerprint)?\s*[=:]\s*", re.IGNORECASE)
+_Mark = tuple[int, ...] | None
 
 
 def server_context() -> ssl.SSLContext:
@@ -141,14 +147,6 @@ def may_speak_for(certificate: str, name: str) -> bool:
 def name_with(certificate: str, name: str) -> str:
     """What a gateway that would be called `name` is called with a certificate."""
     return certificate if name in {"", certificate} else f"{certificate}/{name}"
-
-
-_LOG: Final = logging.getLogger("headrace.control")
-_LOOK_S: Final = 0.5
-_MOST_BYTES: Final = 16 << 20
-_FINGERPRINT: Final = re.compile(r"[0-9a-f]{64}")
-_PREFIX: Final = re.compile(r"^sha-?256( fingerprint)?\s*[=:]\s*", re.IGNORECASE)
-_Mark = tuple[int, ...] | None
 
 
 def fingerprint_of(certificate: bytes) -> str:

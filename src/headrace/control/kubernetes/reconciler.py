@@ -46,6 +46,10 @@ _ROUTES_KEY: Final = "routes.json.gz"
 _MAX_RECORD_BYTES: Final = 1_000_000
 
 
+Problems = Mapping[tuple[str, str], str]
+"""By endpoint and arm's key."""
+
+
 @dataclass(slots=True, kw_only=True)
 class KubernetesReconciler:
     """Brings a cluster to what should run, for as long as `run` is awaited.
@@ -330,10 +334,6 @@ def routes_in(found: Object | None) -> tuple[Route, ...] | None:
         return msgspec.json.decode(document, type=tuple[Route, ...])
     except (ValueError, OSError, EOFError, zlib.error, msgspec.MsgspecError):
         return None
-
-
-Problems = Mapping[tuple[str, str], str]
-"""By endpoint and arm's key."""
 
 
 def problem_events(before: Problems, now: Problems, *, at: float) -> Iterator[Event]:
