@@ -20,7 +20,7 @@ from headrace.control.kubernetes.api import (
 )
 from headrace.control.kubernetes.manifest_cache import differences
 from headrace.control.kubernetes.names import Object, Place
-from headrace.control.kubernetes.snapshot import ClusterSnapshot, Key, is_ours, key_of
+from headrace.control.kubernetes.snapshot import ClusterSnapshot, Key, is_older, is_ours, key_of
 from headrace.control.plan import PublishRoutes
 from headrace.core import Clock, HeadraceError
 
@@ -245,11 +245,13 @@ class ActionExecutor:
 
     async def _put(self, result: Object) -> None:
         """Take in an object as it is after our write."""
-        if self.cluster.has_newer(result):
-            # Others may have written since. If it still is an earlier version, time went back, as
-            # it does when a database is restored: all that is known may be wrong.
+        ours = self.cluster.find(*key_of(result))
+        if ours is not None and is_older(result, ours):
+            # Others may have written since. If it still is an earlier version than we had before
+            # this read, time went back, as it does when a database is restored: all that is known
+            # may be wrong.
             found = await self.api.get(*key_of(result))
-            if found is not None and self.cluster.has_newer(found):
+            if found is not None and is_older(found, ours):
                 self.on_restored()
                 return
             result = found or result

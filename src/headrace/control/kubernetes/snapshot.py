@@ -65,20 +65,12 @@ class ClusterSnapshot:
 
     def put(self, found: Object) -> bool:
         """Take in an object; whether that is a change. An older version than ours is none."""
-        if self.has_newer(found):
-            return False
         key = key_of(found)
         before = self.objects.get(key)
+        if before is not None and is_older(found, before):
+            return False
         self.objects[key] = found
         return before != found
-
-    def has_newer(self, found: Object) -> bool:
-        """Whether our copy of this very object has a later version."""
-        ours = self.objects.get(key_of(found))
-        if ours is None or _uid(ours) != _uid(found):
-            return False
-        versions = [item["metadata"].get("resourceVersion", "") for item in (found, ours)]
-        return all(v.isdigit() for v in versions) and int(versions[0]) < int(versions[1])
 
     def drop(self, found: Object) -> bool:
         """Forget an object; whether we had it. Another one of its name, made since, stays."""
@@ -88,6 +80,14 @@ class ClusterSnapshot:
             return False
         del self.objects[key]
         return True
+
+
+def is_older(found: Object, other: Object) -> bool:
+    """Whether `found` is an earlier version of the same object; versions are whole numbers."""
+    if _uid(found) != _uid(other):
+        return False
+    versions = [item["metadata"].get("resourceVersion", "") for item in (found, other)]
+    return all(v.isdigit() for v in versions) and int(versions[0]) < int(versions[1])
 
 
 def is_ours(found: Object, place: Place) -> bool:

@@ -1,10 +1,12 @@
 """Objects at which the API server fails are tried again in time, and hold up no other."""
 
+from typing import Any
+
 import httpx2
 import pytest
 
 from headrace.control.kubernetes.api import ClusterApi
-from headrace.control.kubernetes.executor import ActionExecutor, MarkPod
+from headrace.control.kubernetes.executor import ActionExecutor, ApplyObject, MarkPod
 from headrace.control.kubernetes.snapshot import ClusterSnapshot
 from headrace.testing.turned import TurnedClock
 from tests.unit.control.kubernetes.states import PLACE
@@ -57,3 +59,31 @@ async def test_object_that_fails_again_and_again_is_blocked_with_the_reason() ->
     assert executor.blocked() == {("Pod", "pod"): "patch Pod pod: no"}
     clock.turn(60.0)
     assert executor.blocked() == {}
+
+
+def a_map(version: int) -> dict[str, Any]:
+    metadata = {"name": "m", "namespace": "models", "uid": "u", "resourceVersion": str(version)}
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata}
+
+
+@pytest.mark.parametrize(("read", "is_restored"), [(8, False), (5, True)])
+async def test_versions_went_back_only_if_a_read_is_older_than_what_was_known_before_it(
+    read: int, *, is_restored: bool
+) -> None:
+    executor = an_executor(TurnedClock(), status=200)
+    restored: list[bool] = []
+    executor.on_restored = lambda: restored.append(True)
+    executor.cluster.put(a_map(7))
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        if request.method == "PATCH":
+            return httpx2.Response(200, json=a_map(5))
+        executor.cluster.put(a_map(9))  # as a watch does while the answer is on its way
+        return httpx2.Response(200, json=a_map(read))
+
+    transport = httpx2.MockTransport(answer)
+    executor.api.http = httpx2.AsyncClient(base_url="http://api", transport=transport)
+    await executor.execute([ApplyObject(wanted=a_map(7), why="test")])
+
+    assert bool(restored) is is_restored
+    assert executor.cluster.find("ConfigMap", "m") == a_map(9)
