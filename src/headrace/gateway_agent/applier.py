@@ -20,7 +20,6 @@ from headrace.control.agents.messages import (
 )
 from headrace.control.agents.tls import MutualTls
 from headrace.control.keeper import GatewayKeeper
-from headrace.control.observed import Route
 from headrace.control.ownership import ProcessOwner
 from headrace.control.sandbox import Sandbox, without_root
 from headrace.core import Clock, FailedPreconditionError, HeadraceError, InvalidArgumentError
@@ -147,8 +146,8 @@ class Applier:
             _check_addresses(bundle)
             await self._bring(bundle)
         except (InvalidArgumentError, UnreachableError) as error:
-            self.refused, self.reason = bundle.version, _reason(error)
-            self.is_refusing = True
+            self.reason = error.reason if isinstance(error, SnapshotRejectedError) else str(error)
+            self.refused, self.is_refusing = bundle.version, True
             extra = {"version": bundle.version, "error": self.reason}
             _LOG.error("refused a version; the one before stays in force", extra=extra)
             await self._go_back()
@@ -265,13 +264,13 @@ class UnreachableError(FailedPreconditionError):
     """Replicas listen on sockets of another host."""
 
 
-def _reason(error: HeadraceError) -> str:
-    return error.reason if isinstance(error, SnapshotRejectedError) else str(error)
-
-
 def _check_addresses(bundle: Bundle) -> None:
     """Raise UnreachableError if replicas have no address that this host reaches."""
-    local = [route.name for route in bundle.routes if _has_socket(route)]
+    local = [
+        route.name
+        for route in bundle.routes
+        if any(address.startswith(_UNIX) for arm in route.arms for address in arm.replicas)
+    ]
     if local and not _is_seen(bundle.sockets):
         names = ", ".join(f"'{name}'" for name in local[:5])
         more = f" and {len(local) - 5} more" if len(local) > 5 else ""  # noqa: PLR2004  # as above
@@ -280,10 +279,6 @@ def _check_addresses(bundle: Bundle) -> None:
             "this gateway does not reach: run them where they have addresses (--driver kubernetes, "
             "or headrace serve with an `upstream` in the spec)"
         )
-
-
-def _has_socket(route: Route) -> bool:
-    return any(address.startswith(_UNIX) for arm in route.arms for address in arm.replicas)
 
 
 def _is_seen(shared: Shared | None) -> bool:

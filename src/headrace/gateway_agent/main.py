@@ -30,8 +30,6 @@ from headrace.gateway_agent.settings import AgentSettings, control_place
 from headrace.observe import LogFormat, configure_logging
 
 if TYPE_CHECKING:
-    import uvicorn
-
     from headrace.control.guards import App
 
 _LOG: Final = logging.getLogger("headrace.gateway")
@@ -210,16 +208,12 @@ def _name(settings: AgentSettings, tls: MutualTls) -> str:
 
 @contextlib.asynccontextmanager
 async def _serving(app: "App", sock: socket.socket) -> AsyncIterator[None]:
-    server = _make_server(app)
+    from headrace.control.edge import make_server  # noqa: PLC0415  # loads uvicorn
+
+    server = make_server(app, stop_s=_STOP_S)
     task = asyncio.create_task(server.serve(sockets=[sock]))
     try:
         yield
     finally:
         server.should_exit = True
         await asyncio.wait({task})
-
-
-def _make_server(app: "App") -> "uvicorn.Server":
-    from headrace.control.edge import make_server  # noqa: PLC0415  # loads uvicorn
-
-    return make_server(app, stop_s=_STOP_S)

@@ -88,6 +88,10 @@ def make_bundle(
     socket_dir: Path | None,
 ) -> Bundle:
     """The bundle for all gateways, with its version: what callers can name, and no pools."""
+    sockets = None
+    if socket_dir is not None:
+        status = socket_dir.stat()
+        sockets = Shared(path=str(socket_dir), device=status.st_dev, inode=status.st_ino)
     named = tuple(route for route in routes if not route.name.startswith(POOL_PREFIX))
     return with_version(
         Bundle(
@@ -101,13 +105,14 @@ def make_bundle(
                 for route in named
                 if route.held
             },
-            sockets=None if socket_dir is None else _shared(socket_dir),
+            sockets=sockets,
         )
     )
 
 
 def options_of(settings: GatewaySettings, *, limits_port: int | None) -> GatewayOptions:
     """What all gateways have in common."""
+    is_here = (settings.limits_address or "").startswith("unix:")  # no other host reaches it
     return GatewayOptions(
         max_body_bytes=settings.max_body_bytes,
         max_connections=settings.max_connections,
@@ -120,15 +125,5 @@ def options_of(settings: GatewaySettings, *, limits_port: int | None) -> Gateway
         tracing=settings.tracing,
         tls=settings.tls,
         limits_port=limits_port,
-        limits_address=None if limits_port else _elsewhere(settings.limits_address),
+        limits_address=None if limits_port or is_here else settings.limits_address,
     )
-
-
-def _elsewhere(address: str | None) -> str | None:
-    """A service that every host can reach."""
-    return None if address is None or address.startswith("unix:") else address
-
-
-def _shared(directory: Path) -> Shared:
-    status = directory.stat()
-    return Shared(path=str(directory), device=status.st_dev, inode=status.st_ino)

@@ -80,7 +80,9 @@ class AgentsApp:
                 case "POST", messages.REPORT_PATH:
                     await self._report(name, receive, send)
                 case method, _ if path.startswith(f"{FORWARD_PATH}/") and method in _FORWARDED:
-                    await self.otherwise(_forwarded(scope), receive, send)
+                    raw: bytes = scope["raw_path"].removeprefix(FORWARD_PATH.encode())
+                    caller = {"path": path.removeprefix(FORWARD_PATH), "raw_path": raw}
+                    await self.otherwise({**scope, **caller}, receive, send)
                 case _:
                     raise NotFoundError(f"there is no {path[:100]} for agents")
         except HeadraceError as error:
@@ -195,13 +197,6 @@ def _revoked(fingerprint: str) -> PermissionDeniedError:
         f"the certificate with SHA-256 fingerprint {fingerprint} was revoked: get another one, or "
         "take it out of the control plane's list (--agents-revoked)"
     )
-
-
-def _forwarded(scope: Scope) -> Scope:
-    """The request as the gateway's caller made it."""
-    path: str = scope["path"].removeprefix(FORWARD_PATH)
-    raw: bytes = scope["raw_path"].removeprefix(FORWARD_PATH.encode())
-    return {**scope, "path": path, "raw_path": raw}
 
 
 async def _body(receive: Receive, limit_bytes: int) -> bytes:

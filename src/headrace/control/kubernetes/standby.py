@@ -1,4 +1,4 @@
-"""What does a control plane do until it leads? It waits for the Lease, and says that it lives."""
+"""Standby of a control plane that does not lead: it waits for the Lease and answers probes."""
 
 import asyncio
 import contextlib
@@ -194,8 +194,9 @@ def standby_answer(head: bytes, leader: str) -> bytes:
     method, target = [*head.split(b" ", 2), b"", b""][:2]
     path, _, query = target.decode("latin-1").partition("?")
     is_alive = method == b"GET" and path == _HEALTH and "leader" not in query
-    told = {"alive": True} if is_alive else {"message": _where(leader)}
-    body = json.dumps(told).encode()
+    by = f"{leader} leads" if leader else "no control plane leads yet"
+    message = {"message": f"this control plane stands by: {by}"}
+    body = json.dumps({"alive": True} if is_alive else message).encode()
     status = "200 OK" if is_alive else "503 Service Unavailable"
     lines = (
         f"HTTP/1.1 {status}",
@@ -205,11 +206,6 @@ def standby_answer(head: bytes, leader: str) -> bytes:
         "connection: close",
     )
     return "\r\n".join((*lines, "", "")).encode() + body
-
-
-def _where(leader: str) -> str:
-    by = f"{leader} leads" if leader else "no control plane leads yet"
-    return f"this control plane stands by: {by}"
 
 
 def _tls(settings: ControlSettings) -> ssl.SSLContext | None:
