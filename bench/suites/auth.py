@@ -116,7 +116,7 @@ async def _gateway(
 
 def _endpoint(socket: Path, access: EndpointAccess | None) -> EndpointRoute:
     arm = RevisionTarget(version="1", replicas=(f"unix:{socket}",), weight=100)
-    return EndpointRoute(name=MODEL, revisions=(arm,), access=access)
+    return EndpointRoute(name=MODEL, arms=(arm,), access=access)
 
 
 def _policy(signer: rsa.RSAPrivateKey) -> GatewayPolicy:

@@ -157,7 +157,7 @@ async def _gateway(settings: GatewaySettings, socket: Path) -> AsyncIterator[Env
     gateway = EnvoyGateway(settings)
     os.environ.update(processes.environment(systems.ENVOY))  # Envoy is one of ours, and says so
     arm = RevisionTarget(version="1", replicas=(f"unix:{socket}",), weight=100)
-    await gateway.start(build_snapshot(settings, [EndpointRoute(name=MODEL, revisions=(arm,))]))
+    await gateway.start(build_snapshot(settings, [EndpointRoute(name=MODEL, arms=(arm,))]))
     try:
         yield gateway
     finally:

@@ -92,7 +92,7 @@ def _endpoints(count: int, *, weight: int) -> Sequence[EndpointRoute]:
     """`count` endpoints, of which the first gives its new version `weight` percent."""
     return [
         EndpointRoute(
-            name=f"endpoint-{i}", revisions=tuple(_arms(i, weight if i == 0 else 10)), timeout_s=30
+            name=f"endpoint-{i}", arms=tuple(_arms(i, weight if i == 0 else 10)), timeout_s=30
         )
         for i in range(count)
     ]

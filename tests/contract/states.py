@@ -8,13 +8,13 @@ from headrace.control.desired import (
     DesiredArm,
     DesiredEndpoint,
     DesiredState,
-    Mirror,
     make_revision,
 )
 from headrace.control.state.records import Event, RolloutRecord
 from headrace.core import EndpointName, ReplicaSettings
 from headrace.core.spec_rollout import AbSpec, CanarySpec, StickySpec
 from headrace.core.spec_scale import AutoscaleSpec, PoolSpec
+from headrace.gateway import MirrorTarget
 from headrace.rollout.outcomes import MetricVerdict, Outcome, Verdict
 from headrace.rollout.state import Phase, RolloutState, Traffic
 
@@ -44,7 +44,7 @@ def full_endpoint(name: str, generation: int = 1) -> DesiredEndpoint:
         endpoint(name, generation),
         timeout_s=2.5,
         sticky=StickySpec(header="x-user", salt="ü"),
-        mirror=Mirror(key="10", percent=5),
+        mirror=MirrorTarget(key="10", percent=5),
         split_id="r1",
         rollout=CanarySpec(baseline=True),
         autoscale=AutoscaleSpec(min_replicas=0),

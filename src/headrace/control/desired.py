@@ -16,6 +16,7 @@ from headrace.core.spec_observe import DriftSpec, EndpointLogSpec, PayloadLogSpe
 from headrace.core.spec_rollout import RolloutSpec, StickySpec
 from headrace.core.spec_scale import AutoscaleSpec, PoolSpec
 from headrace.core.spec_upstream import UpstreamSpec
+from headrace.gateway import MirrorTarget
 from headrace.streaming.settings import StreamSettings
 
 
@@ -72,13 +73,6 @@ class DesiredArm(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.revision.version}~{self.role}" if self.role else self.revision.version
 
 
-class Mirror(msgspec.Struct, frozen=True, kw_only=True):
-    """Copies of `percent` of an endpoint's requests go to the arm called `key`."""
-
-    key: str
-    percent: int
-
-
 class DesiredEndpoint(msgspec.Struct, frozen=True, kw_only=True):
     """One endpoint: the weights of its arms sum to 100.
 
@@ -95,7 +89,7 @@ class DesiredEndpoint(msgspec.Struct, frozen=True, kw_only=True):
     arms: tuple[DesiredArm, ...]
     generation: int = 0
     sticky: StickySpec | None = None
-    mirror: Mirror | None = None
+    mirror: MirrorTarget | None = None
     split_id: str = ""
     rollout: RolloutSpec | None = None
     autoscale: AutoscaleSpec | None = None

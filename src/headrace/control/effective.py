@@ -15,12 +15,12 @@ from headrace.control.desired import (
     DesiredArm,
     DesiredEndpoint,
     DesiredState,
-    Mirror,
     make_revision,
 )
 from headrace.control.routes import scaled
 from headrace.control.state.records import RolloutRecord
 from headrace.core.spec_rollout import StickySpec
+from headrace.gateway import MirrorTarget
 from headrace.rollout.state import Phase, Traffic
 
 BASELINE: Final = "baseline"
@@ -173,10 +173,10 @@ def _salted(rollout: RolloutRecord) -> StickySpec | None:
     return msgspec.structs.replace(sticky, salt=sticky.salt or rollout.id)
 
 
-def _mirror(rollout: RolloutRecord, traffic: Traffic) -> Mirror | None:
+def _mirror(rollout: RolloutRecord, traffic: Traffic) -> MirrorTarget | None:
     if traffic.mirror_percent == 0:
         return None
-    return Mirror(key=rollout.target.arms[0].key, percent=traffic.mirror_percent)
+    return MirrorTarget(key=rollout.target.arms[0].key, percent=traffic.mirror_percent)
 
 
 def _part(arm: DesiredArm, share: float) -> int:

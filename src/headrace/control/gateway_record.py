@@ -5,12 +5,11 @@ from typing import Final
 
 import msgspec
 
-from headrace.control.observed import Route
 from headrace.control.ownership import HomeIdentity, ProcessOwner
 from headrace.core.processes import start_ticks
 from headrace.core.spec_observe import LogMode, RequestLogSpec, TracingSpec
 from headrace.core.state_file import StateFile
-from headrace.gateway import WATCHED_FILES, GatewaySettings, ListenerTls
+from headrace.gateway import WATCHED_FILES, EndpointRoute, GatewaySettings, ListenerTls
 
 _FIXED: Final = ("host", "http_port", "grpc_port", "max_body_bytes", "access_log")
 """What a running Envoy cannot change."""
@@ -58,9 +57,9 @@ def gateway_record_file(path: Path) -> StateFile[GatewayRecord]:
     return StateFile(path, GatewayRecord, "the record of the gateway")
 
 
-def routes_file(path: Path) -> StateFile[tuple[Route, ...]]:
+def routes_file(path: Path) -> StateFile[tuple[EndpointRoute, ...]]:
     """The file of the routes that a gateway acknowledged last."""
-    return StateFile(path, tuple[Route, ...], "the routes of the gateway")
+    return StateFile(path, tuple[EndpointRoute, ...], "the routes of the gateway")
 
 
 def read_gateway_record(path: Path, owner: ProcessOwner) -> GatewayRecord | None:

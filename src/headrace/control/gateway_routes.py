@@ -1,78 +1,47 @@
-"""What is a route in the gateway's words, and in the limiter's? Pure."""
+"""The route that the gateway gets of a published one, and the limiter's rules. Pure."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import msgspec
 
 from headrace.control.gateway_tls import lacks_secret
 from headrace.control.limits.rules import LimitedEndpoint, Rules, make_rules
-from headrace.control.observed import Route
 from headrace.control.routes import live_weights
 from headrace.core.spec_access import AccessSettings
-from headrace.core.spec_rollout import StickySpec
-from headrace.gateway import EndpointRoute, MirrorTarget, RevisionTarget
+from headrace.gateway import EndpointRoute
 
 
-def endpoint_route(route: Route, missing: frozenset[str] = frozenset()) -> EndpointRoute:
-    """`route` in the gateway's words: weights of versions that cannot answer go to the others.
+def gateway_route(route: EndpointRoute, missing: frozenset[str] = frozenset()) -> EndpointRoute:
+    """`route` as Envoy gets it: weights of versions that cannot answer go to the others.
 
-    In a sticky split the gateway does that, so that no other caller is moved.
+    In a sticky split the gateway does that, so that no other caller is moved. Each endpoint splits
+    its callers by a salt of its own: two on one key are independent.
 
     Args:
         missing: Secrets that there are none of: upstreams that need one get no requests.
     """
     route = reachable_route(route, missing)
-    weights = {arm.key: arm.weight for arm in route.arms}
-    if route.sticky is None:
-        weights = live_weights(route)
-    targets = tuple(
-        RevisionTarget(
-            version=arm.version,
-            replicas=arm.replicas,
-            weight=weights[arm.key],
-            role=arm.role,
-            upstream=arm.upstream,
-            pooled=arm.pooled,
-        )
-        for arm in route.arms
-    )
-    mirror = route.mirror
-    return EndpointRoute(
-        name=route.name,
-        revisions=targets,
-        timeout_s=route.timeout_s,
-        sticky=_salted(route),
-        mirror=None if mirror is None else MirrorTarget(key=mirror.key, percent=mirror.percent),
-        split_id=route.split_id,
-        held=route.held,
-        hold_s=route.hold_s,
-        access=route.access,
-        limits=route.limits,
-        slo_latency_s=route.slo_latency_s,
-        request_log=route.request_log,
-    )
+    sticky = route.sticky
+    if sticky is not None:
+        salted = sticky if sticky.salt else msgspec.structs.replace(sticky, salt=route.name)
+        return replace(route, sticky=salted)
+    weights = live_weights(route)
+    return replace(route, arms=tuple(replace(arm, weight=weights[arm.key]) for arm in route.arms))
 
 
-def reachable_route(route: Route, missing: frozenset[str]) -> Route:
+def reachable_route(route: EndpointRoute, missing: frozenset[str]) -> EndpointRoute:
     """`route`, with nobody behind the arms whose upstream cannot be spoken to."""
     if not any(lacks_secret(arm.upstream, missing) for arm in route.arms):
         return route
     arms = tuple(
-        msgspec.structs.replace(arm, upstream=None) if lacks_secret(arm.upstream, missing) else arm
+        replace(arm, upstream=None) if lacks_secret(arm.upstream, missing) else arm
         for arm in route.arms
     )
-    return msgspec.structs.replace(route, arms=arms)
+    return replace(route, arms=arms)
 
 
-def _salted(route: Route) -> StickySpec | None:
-    """Each endpoint splits its callers anew: two on one key are independent."""
-    sticky = route.sticky
-    if sticky is None or sticky.salt:
-        return sticky
-    return msgspec.structs.replace(sticky, salt=route.name)
-
-
-def rules_of(access: AccessSettings, routes: Iterable[Route]) -> Rules:
+def rules_of(access: AccessSettings, routes: Iterable[EndpointRoute]) -> Rules:
     """Which limits gateways ask the rate limit service for, of these endpoints."""
     return make_rules(
         access,

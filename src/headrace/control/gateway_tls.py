@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from headrace.control.certificates import Certificates
-from headrace.control.observed import Route
 from headrace.control.pem_files import Pem, PemFiles, PemWatch, read_pem
 from headrace.core import Clock, FailedPreconditionError
 from headrace.core.files import write_atomic
 from headrace.core.spec import GatewaySpec, SpecMistake
 from headrace.core.spec_access import TlsSpec
 from headrace.core.spec_upstream import UpstreamSpec, UpstreamTlsSpec
-from headrace.gateway import ListenerTls
+from headrace.gateway import EndpointRoute, ListenerTls
 from headrace.gateway.pem import (
     CertificateRefusedError,
     KeyRefusedError,
@@ -108,7 +107,7 @@ class GatewayTls:
                 raise FailedPreconditionError(watch.problem)
             self.certificates.keep(watch, partial(self._bring, files.name))
 
-    async def prepare(self, routes: Iterable[Route]) -> frozenset[str]:
+    async def prepare(self, routes: Iterable[EndpointRoute]) -> frozenset[str]:
         """Have a secret ready for every upstream of `routes`; the names of those there are none of.
 
         Upstreams that need one of those get no requests.
@@ -127,7 +126,7 @@ class GatewayTls:
             if not (self.certificates.is_in_force(name) or self.secrets.has(name))
         )
 
-    async def forget_unused(self, routes: Iterable[Route]) -> None:
+    async def forget_unused(self, routes: Iterable[EndpointRoute]) -> None:
         """Remove secrets that nothing needs any more; after `routes` are in force."""
         wanted = {files.name for files in (*listener_files(self.settings), *upstream_files(routes))}
         for name in self.certificates.names():
@@ -170,7 +169,7 @@ def listener_files(tls: TlsSpec | None) -> Iterator[PemFiles]:
         )
 
 
-def upstream_files(routes: Iterable[Route]) -> Iterator[PemFiles]:
+def upstream_files(routes: Iterable[EndpointRoute]) -> Iterator[PemFiles]:
     """What connections to upstreams need."""
     for route in routes:
         for arm in route.arms:

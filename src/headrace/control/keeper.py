@@ -18,10 +18,9 @@ from headrace.control.gateway_record import (
     read_gateway_record,
     routes_file,
 )
-from headrace.control.gateway_routes import endpoint_route, rules_of
+from headrace.control.gateway_routes import gateway_route, rules_of
 from headrace.control.gateway_tls import GatewayTls, lacks_secret
 from headrace.control.limits.rules import Rules
-from headrace.control.observed import Route
 from headrace.control.ownership import ProcessOwner
 from headrace.control.publication import RoutesLeftOutError
 from headrace.core import Clock, HeadraceError
@@ -67,10 +66,10 @@ class GatewayKeeper:
     reason: str = ""
     _gateway: EnvoyGateway = field(init=False)
     _builder: SnapshotBuilder = field(init=False)
-    _routes: tuple[Route, ...] = ()
+    _routes: tuple[EndpointRoute, ...] = ()
     _missing: frozenset[str] = frozenset()
-    _taken: tuple[Route, ...] = ()
-    _translated: dict[str, tuple[Route, frozenset[str], EndpointRoute]] = field(
+    _taken: tuple[EndpointRoute, ...] = ()
+    _translated: dict[str, tuple[EndpointRoute, frozenset[str], EndpointRoute]] = field(
         default_factory=dict
     )
     _up: asyncio.Event = field(default_factory=asyncio.Event)
@@ -102,7 +101,7 @@ class GatewayKeeper:
         """Metrics about those."""
         return []
 
-    async def open(self, routes: Sequence[Route]) -> bool:
+    async def open(self, routes: Sequence[EndpointRoute]) -> bool:
         """Adopt the Envoy that runs, else start one that serves `routes`; whether it was adopted.
 
         Raises:
@@ -135,7 +134,7 @@ class GatewayKeeper:
                 await asyncio.sleep(CRASHED.delay_s(failures))
                 failures += not await self._try_start()
 
-    async def publish(self, routes: Sequence[Route]) -> None:
+    async def publish(self, routes: Sequence[EndpointRoute]) -> None:
         """Return when requests follow `routes`.
 
         Raises:
@@ -186,7 +185,7 @@ class GatewayKeeper:
                     await self._publish(self._taken)
                 raise
 
-    async def _publish(self, routes: tuple[Route, ...]) -> dict[str, str]:
+    async def _publish(self, routes: tuple[EndpointRoute, ...]) -> dict[str, str]:
         """Bring `routes` into force; why some are left out, by endpoint."""
         self._tell_rules(routes)
         await self._prepare(routes)
@@ -262,21 +261,23 @@ class GatewayKeeper:
         self.routes_path.unlink(missing_ok=True)
         self.secrets.keep_only(())  # nobody needs the keys any more
 
-    async def _prepare(self, routes: Sequence[Route]) -> None:
+    async def _prepare(self, routes: Sequence[EndpointRoute]) -> None:
         """Have certificates ready for what `routes` lead to."""
         missing = frozenset[str]() if self.tls is None else await self.tls.prepare(routes)
         self._missing = missing
 
-    def _tell_rules(self, routes: Iterable[Route]) -> None:
+    def _tell_rules(self, routes: Iterable[EndpointRoute]) -> None:
         self.tell_rules(rules_of(self.policy.access, routes))
 
-    def _translate(self, routes: Iterable[Route]) -> tuple[tuple[Route, ...], dict[str, str]]:
+    def _translate(
+        self, routes: Iterable[EndpointRoute]
+    ) -> tuple[tuple[EndpointRoute, ...], dict[str, str]]:
         """The routes that Envoy can follow, and why the others cannot be built, by endpoint.
 
         An endpoint whose new route cannot be built keeps its former one.
         """
         former, self._translated = self._translated, {}
-        in_force, left_out = list[Route](), dict[str, str]()
+        in_force, left_out = list[EndpointRoute](), dict[str, str]()
         for route in routes:
             if route.name.startswith(POOL_PREFIX):
                 in_force.append(route)  # callers reach a pool by the names of its models only
@@ -284,7 +285,8 @@ class GatewayKeeper:
             translation = former.get(route.name)
             if translation is None or translation[:2] != (route, self._missing):
                 try:
-                    endpoint = endpoint_route(route, self._missing)
+                    endpoint = gateway_route(route, self._missing)
+                    endpoint.check()
                 except Exception as error:  # noqa: BLE001  # one bad route stops no other
                     left_out[route.name] = message_of(error)
                 else:
@@ -368,7 +370,7 @@ class GatewayKeeper:
         record = GatewayRecord.of(self.settings, pid, self.owner.identity)
         gateway_record_file(self.record_path).try_save(record)
 
-    def _keep_routes(self, routes: Sequence[Route]) -> None:
+    def _keep_routes(self, routes: Sequence[EndpointRoute]) -> None:
         routes_file(self.routes_path).try_save(tuple(routes))
 
 

@@ -1,4 +1,4 @@
-"""What does run? Facts about replicas and the gateway, and how one event changes them.
+"""Observed state: facts about replicas and the gateway, and how one event changes them.
 
 Every function here takes `now` (monotonic seconds) and returns a new value; nothing waits.
 """
@@ -8,14 +8,8 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import assert_never
 
-import msgspec
-
 from headrace.control.backoff import EXIT_CANNOT_LOAD, STABLE_AFTER_S, restart_delay_s
-from headrace.control.desired import Mirror
-from headrace.core.spec_access import EndpointAccess, EndpointLimitsSpec
-from headrace.core.spec_observe import EndpointLogSpec
-from headrace.core.spec_rollout import StickySpec
-from headrace.core.spec_upstream import UpstreamSpec
+from headrace.gateway import EndpointRoute
 
 
 class Phase(StrEnum):
@@ -96,55 +90,6 @@ class Replica:
         return self.phase is Phase.EXITED and self.exit_code == EXIT_CANNOT_LOAD
 
 
-class Arm(msgspec.Struct, frozen=True, kw_only=True):
-    """A version's intended weight and the addresses that take its requests.
-
-    `role`, as of a `DesiredArm`. `upstream`: a server that someone else runs, instead of replicas.
-    `pooled`: the replicas are a pool's, which hosts other versions too.
-    """
-
-    version: str
-    weight: int
-    replicas: tuple[str, ...]
-    role: str = ""
-    upstream: UpstreamSpec | None = None
-    pooled: bool = False
-
-    @property
-    def key(self) -> str:
-        """What names this arm among its endpoint's."""
-        return f"{self.version}~{self.role}" if self.role else self.version
-
-    @property
-    def is_live(self) -> bool:
-        """Whether somebody can answer for it."""
-        return bool(self.replicas) or self.upstream is not None
-
-
-class Route(msgspec.Struct, frozen=True, kw_only=True):
-    """How one endpoint's requests are split; weights sum to 100.
-
-    `held`: nobody can answer yet, and requests wait for the first replica, for `hold_s` at most.
-    """
-
-    name: str
-    timeout_s: float | None
-    arms: tuple[Arm, ...]
-    sticky: StickySpec | None = None
-    mirror: Mirror | None = None
-    split_id: str = ""
-    held: bool = False
-    hold_s: float = 0.0
-    access: EndpointAccess | None = None
-    limits: EndpointLimitsSpec = EndpointLimitsSpec()
-    slo_latency_s: float | None = None
-    request_log: EndpointLogSpec | None = None
-
-    def arm(self, key: str) -> Arm | None:
-        """The arm of this key, if there is one."""
-        return next((arm for arm in self.arms if arm.key == key), None)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observed:
     """Everything known: replicas by name, and the routes that the gateway acknowledged.
@@ -155,8 +100,8 @@ class Observed:
     """
 
     replicas: Mapping[str, Replica] = field(default_factory=dict)
-    published: tuple[Route, ...] | None = None
-    attempted: tuple[Route, ...] | None = None
+    published: tuple[EndpointRoute, ...] | None = None
+    attempted: tuple[EndpointRoute, ...] | None = None
     can_publish: bool = True
     hosted: Mapping[str, frozenset[str]] = field(default_factory=dict)
     next_serial: int = 1
@@ -167,8 +112,8 @@ class Observed:
 
 
 def perhaps_in_force(
-    routes: tuple[Route, ...], before: Sequence[Route] | None
-) -> tuple[Route, ...]:
+    routes: tuple[EndpointRoute, ...], before: Sequence[EndpointRoute] | None
+) -> tuple[EndpointRoute, ...]:
     """`routes` that are sent now, and those sent before them that lead elsewhere.
 
     None was acknowledged, but of several gateways one may have taken what another refused.
@@ -183,13 +128,13 @@ def perhaps_in_force(
     return tuple(found)
 
 
-def _places(routes: Iterable[Route]) -> set[tuple[str, str, str]]:
+def _places(routes: Iterable[EndpointRoute]) -> set[tuple[str, str, str]]:
     return {
         (r.name, arm.version, place) for r in routes for arm in r.arms for place in arm.replicas
     }
 
 
-def addresses_of(routes: Iterable[Route]) -> frozenset[str]:
+def addresses_of(routes: Iterable[EndpointRoute]) -> frozenset[str]:
     """Every replica's address that `routes` name."""
     return frozenset(a for route in routes for arm in route.arms for a in arm.replicas)
 

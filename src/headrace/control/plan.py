@@ -17,8 +17,9 @@ from headrace.control.desired import (
     Revision,
     pool_endpoint,
 )
-from headrace.control.observed import Observed, Phase, Replica, Route, addresses_of
+from headrace.control.observed import Observed, Phase, Replica, addresses_of
 from headrace.control.routes import EndpointView, PoolAddresses, route_of
+from headrace.gateway import EndpointRoute
 
 LOAD_TIMEOUT_S: Final = 600.0
 SILENT_TIMEOUT_S: Final = 60.0
@@ -44,7 +45,7 @@ class RestartReplica:
 class PublishRoutes:
     """Make the gateway route so, and learn when it does."""
 
-    routes: tuple[Route, ...]
+    routes: tuple[EndpointRoute, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +77,7 @@ Action = StartReplica | RestartReplica | PublishRoutes | DrainReplica | KillRepl
 class Prospect:
     """What follows for one endpoint: its route, who goes on, and how many more each arm needs."""
 
-    route: Route
+    route: EndpointRoute
     kept: frozenset[str]
     starts: tuple[tuple[DesiredArm, int], ...]
 
@@ -100,7 +101,7 @@ class _Grounds:
     """Everything that a prospect follows from; a sign of life changes nothing of it."""
 
     endpoint: DesiredEndpoint
-    current: Route | None
+    current: EndpointRoute | None
     pools: PoolAddresses
     replicas: tuple[tuple[str, Phase, bool, str], ...]
 
@@ -124,7 +125,7 @@ class Memo:
         self,
         endpoint: DesiredEndpoint,
         replicas: Sequence[Replica],
-        current: Route | None,
+        current: EndpointRoute | None,
         pools: PoolAddresses,
     ) -> Prospect:
         """What follows for `endpoint`; as last time if what it follows from is the same."""

@@ -8,9 +8,9 @@ from typing import Final, Protocol
 
 from headrace.control.faults import message_of
 from headrace.control.news import News
-from headrace.control.observed import Route, perhaps_in_force
+from headrace.control.observed import perhaps_in_force
 from headrace.core import HeadraceError, InvalidArgumentError
-from headrace.gateway import GatewayUnavailableError, SnapshotRejectedError
+from headrace.gateway import EndpointRoute, GatewayUnavailableError, SnapshotRejectedError
 
 _LOG: Final = logging.getLogger("headrace.control")
 _REPUBLISH_S: Final = 1.0
@@ -20,7 +20,7 @@ _REPUBLISH_S: Final = 1.0
 class RoutesLeftOutError(InvalidArgumentError):
     """The gateway follows the new routes, but for those of endpoints whose route is not valid."""
 
-    def __init__(self, in_force: tuple[Route, ...], reasons: Mapping[str, str]) -> None:
+    def __init__(self, in_force: tuple[EndpointRoute, ...], reasons: Mapping[str, str]) -> None:
         text = "; ".join(f"endpoint '{name}': {why}" for name, why in sorted(reasons.items()))
         super().__init__(f"routes are not valid, and the former ones stay in force: {text}")
         self.in_force = in_force
@@ -51,7 +51,7 @@ def log_level_of(error: Exception) -> int:
 class RoutePublisher(Protocol):
     """What carries routes to the gateway."""
 
-    async def publish(self, routes: Sequence[Route]) -> None:
+    async def publish(self, routes: Sequence[EndpointRoute]) -> None:
         """Return when requests follow `routes`.
 
         Raises:
@@ -60,7 +60,7 @@ class RoutePublisher(Protocol):
         """
 
 
-async def _no_record(_routes: tuple[Route, ...]) -> None:
+async def _no_record(_routes: tuple[EndpointRoute, ...]) -> None:
     """Routes are recorded by the publisher itself."""
 
 
@@ -71,11 +71,11 @@ class RoutePublication:
     publisher: RoutePublisher
     news: News = field(default_factory=News)
     """Notified when any of the fields below changed."""
-    record: Callable[[tuple[Route, ...]], Awaitable[None]] = _no_record
+    record: Callable[[tuple[EndpointRoute, ...]], Awaitable[None]] = _no_record
     """Stores what is in force, for the next control plane; part of a publication's success."""
-    published: tuple[Route, ...] | None = None
+    published: tuple[EndpointRoute, ...] | None = None
     """What the gateway acknowledged last; None while that is not known."""
-    attempted: tuple[Route, ...] | None = None
+    attempted: tuple[EndpointRoute, ...] | None = None
     """What was sent and not acknowledged: it may be in force."""
     can_publish: bool = True
     """False during a publication, and after a failure until the next attempt is due."""
@@ -86,13 +86,13 @@ class RoutePublication:
     left_out: Mapping[str, str] = field(default_factory=dict)
     """Why the newest route of an endpoint is not in force although others are, by endpoint."""
 
-    def begin(self, routes: tuple[Route, ...], group: asyncio.TaskGroup) -> None:
+    def begin(self, routes: tuple[EndpointRoute, ...], group: asyncio.TaskGroup) -> None:
         """Send `routes` to the gateway, in a task of `group`."""
         self.can_publish = False
         self.attempted = perhaps_in_force(routes, self.attempted)
         group.create_task(self._publish(routes))
 
-    async def _publish(self, routes: tuple[Route, ...]) -> None:
+    async def _publish(self, routes: tuple[EndpointRoute, ...]) -> None:
         try:
             try:
                 await self.publisher.publish(routes)
@@ -110,7 +110,10 @@ class RoutePublication:
         self.news.note()
 
     async def _acknowledge(
-        self, routes: tuple[Route, ...], in_force: tuple[Route, ...], left_out: Mapping[str, str]
+        self,
+        routes: tuple[EndpointRoute, ...],
+        in_force: tuple[EndpointRoute, ...],
+        left_out: Mapping[str, str],
     ) -> None:
         self.published, self.left_out = in_force, left_out
         self.attempted = tuple(route for route in routes if route.name in left_out) or None

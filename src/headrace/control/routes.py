@@ -1,4 +1,4 @@
-"""Which replicas take an endpoint's requests, and in what split? Pure.
+"""Routes of endpoints: which replicas take their requests, and in what split. Pure.
 
 An endpoint keeps its published split until everything that the new split sends requests to is
 ready; then it changes as a whole.
@@ -6,13 +6,12 @@ ready; then it changes as a whole.
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-import msgspec
-
 from headrace.control.desired import DesiredArm, DesiredEndpoint, Revision
-from headrace.control.observed import Arm, Phase, Replica, Route
+from headrace.control.observed import Phase, Replica
+from headrace.gateway import EndpointRoute, RevisionTarget
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +46,7 @@ class EndpointView:
     endpoint: DesiredEndpoint
     wanted: Mapping[str, Sequence[Replica]]
     former: Mapping[str, Sequence[Replica]]
-    current: Route | None
+    current: EndpointRoute | None
     pools: PoolAddresses
 
     @classmethod
@@ -55,7 +54,7 @@ class EndpointView:
         cls,
         endpoint: DesiredEndpoint,
         replicas: Iterable[Replica],
-        current: Route | None,
+        current: EndpointRoute | None,
         pools: PoolAddresses | None = None,
     ) -> "EndpointView":
         """The view of `endpoint`; `replicas` are all of this endpoint that do not drain."""
@@ -160,12 +159,23 @@ class EndpointView:
         return versions
 
 
-def route_of(view: EndpointView) -> Route:
+def route_of(view: EndpointView) -> EndpointRoute:
     """The route that `view` should have now; arms without a ready replica are empty."""
-    endpoint = view.endpoint
+    endpoint, current = view.endpoint, view.current
+    # Not part of a split: these hold at once, whatever is not ready yet.
+    common = EndpointRoute(
+        name=endpoint.name,
+        arms=(),
+        timeout_s=endpoint.timeout_s,
+        access=endpoint.access,
+        limits=endpoint.limits,
+        slo_latency_s=endpoint.slo_latency_s,
+        request_log=endpoint.request_log,
+    )
+    split: DesiredEndpoint | EndpointRoute = endpoint
     if view.may_switch:
         arms = tuple(
-            Arm(
+            RevisionTarget(
                 version=arm.revision.version,
                 role=arm.role,
                 weight=arm.weight,
@@ -175,69 +185,23 @@ def route_of(view: EndpointView) -> Route:
             )
             for arm in endpoint.arms
         )
-        route = Route(
-            name=endpoint.name,
-            timeout_s=endpoint.timeout_s,
-            arms=arms,
-            sticky=endpoint.sticky,
-            mirror=endpoint.mirror,
-            split_id=endpoint.split_id,
-        )
     else:
-        assert view.current is not None
-        route = _kept_route(view, view.current)
-    # Not part of a split: these hold at once, whatever is not ready yet.
-    route = msgspec.structs.replace(
-        route,
-        access=endpoint.access,
-        limits=endpoint.limits,
-        slo_latency_s=endpoint.slo_latency_s,
-        request_log=endpoint.request_log,
-    )
-    scale = endpoint.autoscale
-    if scale is None or scale.min_replicas > 0 or _answers(route):
-        return route
-    return Route(
-        name=route.name,
-        timeout_s=route.timeout_s,
-        arms=route.arms,
-        held=True,
-        hold_s=scale.hold_s,
-        access=route.access,
-        limits=route.limits,
-        slo_latency_s=route.slo_latency_s,
-        request_log=route.request_log,
-    )
-
-
-def _kept_route(view: EndpointView, current: Route) -> Route:
-    """The published split, with the replicas that are ready for it now."""
-    arms = tuple(
-        Arm(
-            version=arm.version,
-            role=arm.role,
-            weight=arm.weight,
-            replicas=view.ready_for(arm.key) or view.pools.still(arm.replicas),
-            upstream=arm.upstream,
-            pooled=arm.pooled,
+        assert current is not None
+        split = current
+        arms = tuple(
+            replace(arm, replicas=view.ready_for(arm.key) or view.pools.still(arm.replicas))
+            for arm in current.arms
         )
-        for arm in current.arms
-    )
-    return Route(
-        name=current.name,
-        timeout_s=view.endpoint.timeout_s,
-        arms=arms,
-        sticky=current.sticky,
-        mirror=current.mirror,
-        split_id=current.split_id,
+    scale = endpoint.autoscale
+    answers = any(arm.is_live and arm.weight for arm in arms)
+    if scale is not None and scale.min_replicas == 0 and not answers:
+        return replace(common, arms=arms, held=True, hold_s=scale.hold_s)
+    return replace(
+        common, arms=arms, sticky=split.sticky, mirror=split.mirror, split_id=split.split_id
     )
 
 
-def _answers(route: Route) -> bool:
-    return any(arm.is_live and arm.weight for arm in route.arms)
-
-
-def live_weights(route: Route) -> dict[str, int]:
+def live_weights(route: EndpointRoute) -> dict[str, int]:
     """Weights by arm's key over arms that can answer: those that cannot give theirs to the others.
 
     Sums to 100 again, by largest remainder. If nobody can answer, the intended weights stay.

@@ -6,16 +6,17 @@ from dataclasses import dataclass
 from headrace.control.agents.roster import GatewayState
 from headrace.control.backoff import MANY_FAILURES
 from headrace.control.certificates import CertificateStatus
-from headrace.control.desired import POOL_PREFIX, DesiredArm, DesiredEndpoint, Mirror
+from headrace.control.desired import POOL_PREFIX, DesiredArm, DesiredEndpoint
 from headrace.control.faults import ObjectFault
 from headrace.control.first_request import FirstRequest
 from headrace.control.job_status import JobView
 from headrace.control.materialize_status import FeatureViewStatus
-from headrace.control.observed import Observed, Phase, Replica, Route
+from headrace.control.observed import Observed, Phase, Replica
 from headrace.control.sandbox import Isolation
 from headrace.control.skew_watch import FeatureSkewStatus
 from headrace.control.streams.status import StreamView
 from headrace.core.devices import DeviceUse
+from headrace.gateway import EndpointRoute, MirrorTarget
 from headrace.observe.row_checks import BatchingReport
 
 IsolationOf = Callable[[str], Isolation | None]
@@ -181,7 +182,7 @@ def _hosts_of(endpoint: DesiredEndpoint) -> set[str]:
     return {endpoint.name, *(f"{POOL_PREFIX}{pool}" for pool in pools)}
 
 
-def is_routed_as_desired(endpoint: DesiredEndpoint, route: Route | None) -> bool:
+def is_routed_as_desired(endpoint: DesiredEndpoint, route: EndpointRoute | None) -> bool:
     """Whether requests follow the desired split, and each weighted version can answer.
 
     An endpoint that is scaled to zero answers too: its first request waits for the first replica.
@@ -197,7 +198,7 @@ def is_routed_as_desired(endpoint: DesiredEndpoint, route: Route | None) -> bool
     return all(arm.is_live for arm in route.arms if arm.weight)
 
 
-def _extras(endpoint: DesiredEndpoint, route: Route) -> tuple[Mirror | None, str]:
+def _extras(endpoint: DesiredEndpoint, route: EndpointRoute) -> tuple[MirrorTarget | None, str]:
     """The mirror and the split's id that a route shall have; a held one has none."""
     return (None, "") if route.held else (endpoint.mirror, endpoint.split_id)
 
@@ -210,7 +211,7 @@ def revision_ids(endpoint: DesiredEndpoint) -> tuple[str, ...]:
 def _endpoint(
     endpoint: DesiredEndpoint,
     replicas: Sequence[Replica],
-    route: Route | None,
+    route: EndpointRoute | None,
     *,
     first_requests: Mapping[str, FirstRequest] | None,
     http_url: str,
@@ -258,7 +259,7 @@ def _serving_arms(endpoint: DesiredEndpoint) -> list[DesiredArm]:
     return [arm for arm in endpoint.arms if arm.required is not None]
 
 
-def _is_reached(endpoint: DesiredEndpoint, route: Route | None) -> bool:
+def _is_reached(endpoint: DesiredEndpoint, route: EndpointRoute | None) -> bool:
     """Whether requests reach what should answer; during a rollout: anybody."""
     if endpoint.split_id and route is not None:
         return any(arm.is_live and arm.weight for arm in route.arms)
@@ -307,7 +308,7 @@ def _has_failed(
 def _revisions(  # noqa: PLR0917  # each is another kind of fact
     endpoint: DesiredEndpoint,
     replicas: Sequence[Replica],
-    route: Route | None,
+    route: EndpointRoute | None,
     rss_bytes: Mapping[int, int | None],
     advice: Callable[[str, str], str],
     isolation: IsolationOf,

@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from headrace.control.faults import LOOP, Faults
-from headrace.control.observed import Route
 from headrace.core import HeadraceError
-from headrace.gateway import Handshakes
+from headrace.gateway import EndpointRoute, Handshakes
 from headrace.gateway.settings import parse_url
 from headrace.gateway.upstreams import is_checked
 
@@ -49,7 +48,7 @@ class UpstreamWatch:
     `note_change`: called when something else is wrong than before.
     """
 
-    routes: Callable[[], tuple[Route, ...]]
+    routes: Callable[[], tuple[EndpointRoute, ...]]
     read: Callable[[], Awaitable[Mapping[ArmKey, Handshakes]]]
     note_change: Callable[[], None]
     faults: Faults = field(default_factory=Faults)

@@ -14,13 +14,14 @@ from headrace.control.backoff import MANY_FAILURES
 from headrace.control.counting import ArmTotals, Counter, Predictions, Reading, Split
 from headrace.control.desired import DesiredArm, DesiredEndpoint
 from headrace.control.effective import BASELINE
-from headrace.control.observed import Phase, Replica, Route
+from headrace.control.observed import Phase, Replica
 from headrace.control.pairing import Pairing
 from headrace.control.pools import hosted_replicas
 from headrace.control.state.records import Assignment, RolloutRecord, UnitBatch
 from headrace.control.status import is_routed_as_desired
 from headrace.core import FailedPreconditionError
 from headrace.core.spec_rollout import AbSpec, DisagreementSpec, ShadowSpec
+from headrace.gateway import EndpointRoute
 from headrace.rollout.crashes import ReplicaDeaths
 from headrace.rollout.evidence import Evidence
 from headrace.rollout.outcomes import Names, Verdict
@@ -121,7 +122,7 @@ class View:
 
     record: RolloutRecord
     endpoint: DesiredEndpoint
-    route: Route | None
+    route: EndpointRoute | None
     replicas: Sequence[Replica]
     hosted: Mapping[str, frozenset[str]]
 

@@ -168,7 +168,7 @@ def _route(endpoint: Endpoint, addresses: Mapping[tuple[str, str], Sequence[str]
         mirror = MirrorTarget(key=endpoint.mirror, percent=endpoint.mirror_percent)
     return EndpointRoute(
         name=endpoint.name,
-        revisions=tuple(
+        arms=tuple(
             RevisionTarget(
                 version=version.number,
                 replicas=()

@@ -52,7 +52,7 @@ def arm_of(cluster: str) -> tuple[str, str] | None:
 
 def endpoint_clusters(settings: GatewaySettings, endpoint: EndpointRoute) -> Iterator[Resource]:
     """One cluster per arm that somebody can answer for."""
-    for arm in endpoint.revisions:
+    for arm in endpoint.arms:
         name = cluster_name(endpoint.name, arm.key)
         if arm.upstream is not None:
             yield upstream_cluster(settings, name, endpoint.name, arm.upstream)
@@ -114,7 +114,7 @@ def _service_cluster(address: Resource) -> Resource:
 
 def all_replicas(endpoints: Sequence[EndpointRoute]) -> tuple[str, ...]:
     """Every ready replica's address, each once."""
-    return tuple(dict.fromkeys(a for e in endpoints for arm in e.revisions for a in arm.replicas))
+    return tuple(dict.fromkeys(a for e in endpoints for arm in e.arms for a in arm.replicas))
 
 
 def _cluster(settings: GatewaySettings, name: str, addresses: Sequence[str]) -> Resource:

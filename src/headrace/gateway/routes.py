@@ -155,7 +155,7 @@ def endpoint_routes(
     settings: GatewaySettings, guard: Guard, limiting: Limiting, endpoint: EndpointRoute
 ) -> EndpointRoutes:
     """What is about one endpoint."""
-    has_upstream = any(arm.upstream is not None for arm in endpoint.revisions)
+    has_upstream = any(arm.upstream is not None for arm in endpoint.arms)
     filters = guard.endpoint(endpoint)
     plain = _plain_routes(settings, endpoint) if has_upstream else ()
     asking = (
@@ -235,7 +235,7 @@ def _plain_routes(settings: GatewaySettings, endpoint: EndpointRoute) -> Iterato
 
 def _versions(endpoint: EndpointRoute) -> Iterator[RevisionTarget]:
     """The arms that a version's number names: those without a role."""
-    return (arm for arm in endpoint.revisions if not arm.role)
+    return (arm for arm in endpoint.arms if not arm.role)
 
 
 def _two_hosts() -> Resource:
@@ -278,7 +278,7 @@ def _health_routes(endpoints: Sequence[EndpointRoute], servers: Resource) -> Ite
     """
     yield from _document("live", "/v2/health/live", '{"live":true}')
     yield from _document("live", "/", '{"status":"alive"}')
-    answers = any(e.held or any(arm.is_live for arm in e.revisions) for e in endpoints)
+    answers = any(e.held or any(arm.is_live for arm in e.arms) for e in endpoints)
     if answers and not all_replicas(endpoints):
         yield from _document("server", "/v2/health/ready", '{"ready":true}')
     else:

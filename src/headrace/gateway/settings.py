@@ -31,7 +31,7 @@ _LOG_LEVEL: Final = re.compile(r"trace|debug|info|warning|error|critical|off")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RevisionTarget:
-    """The ready replicas of one revision, and its share of the endpoint's traffic.
+    """One arm of an endpoint's split: the ready replicas of a revision, and its weight.
 
     `replicas` are addresses: `unix:/path/to.sock` or `127.0.0.1:9000`. A revision of weight 0 is
     reached by `/versions/{version}` only. `role`: tells a second set of replicas of one version
@@ -47,7 +47,8 @@ class RevisionTarget:
     upstream: UpstreamSpec | None = None
     pooled: bool = False
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Refuse what Envoy cannot be told with an InvalidArgumentError."""
         check_version(self.version)
         if not 0 <= self.weight <= _ALL:
             msg = f"weight of version {self.version} is {self.weight}, not between 0 and {_ALL}"
@@ -83,16 +84,13 @@ class MirrorTarget:
     key: str
     percent: int
 
-    def __post_init__(self) -> None:
-        _check_between("mirrored percent", self.percent, 0, _ALL)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointRoute:
     """One endpoint: its name in URLs and its traffic split.
 
-    The weights of `revisions` sum to 100. `timeout_s`: after it the caller gets 504; None for no
-    limit. An endpoint without revisions is known, but not ready. `sticky`: callers with this key
+    The weights of `arms` sum to 100. `timeout_s`: after it the caller gets 504; None for no
+    limit. An endpoint without arms is known, but not ready. `sticky`: callers with this key
     stay on the arm they saw while weights of arms listed first grow; others are split at random.
     `split_id`: requests of the split carry it to the replicas, and are counted by arm. `held`:
     nothing runs; the control plane holds requests until something does, for `hold_s` at most.
@@ -102,7 +100,7 @@ class EndpointRoute:
     """
 
     name: str
-    revisions: tuple[RevisionTarget, ...]
+    arms: tuple[RevisionTarget, ...]
     timeout_s: float | None = None
     sticky: StickySpec | None = None
     mirror: MirrorTarget | None = None
@@ -114,19 +112,24 @@ class EndpointRoute:
     slo_latency_s: float | None = None
     request_log: EndpointLogSpec | None = None
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Refuse what Envoy cannot be told with an InvalidArgumentError."""
         check_name(self.name, kind="endpoint")
+        for arm in self.arms:
+            arm.check()
+        if self.mirror is not None:
+            _check_between("mirrored percent", self.mirror.percent, 0, _ALL)
         _check_sticky(self.name, self.sticky)
         _check_split_id(self.name, self.split_id)
-        keys = [revision.key for revision in self.revisions]
+        keys = [arm.key for arm in self.arms]
         if len(set(keys)) != len(keys):
             msg = f"endpoint '{self.name}' names a version twice: {', '.join(keys)}"
             raise InvalidArgumentError(msg)
         if self.mirror is not None and self.mirror.key not in keys:
             msg = f"endpoint '{self.name}' mirrors to {self.mirror.key}, which it does not have"
             raise InvalidArgumentError(msg)
-        total = sum(revision.weight for revision in self.revisions)
-        if self.revisions and total != _ALL:
+        total = sum(arm.weight for arm in self.arms)
+        if self.arms and total != _ALL:
             msg = f"weights of endpoint '{self.name}' sum to {total}, not {_ALL}"
             raise InvalidArgumentError(msg)
         if self.timeout_s is not None and not 0 < self.timeout_s <= _LONGEST_TIMEOUT_S:
@@ -137,9 +140,9 @@ class EndpointRoute:
             raise InvalidArgumentError(msg)
         _check_between(f"hold_s of endpoint '{self.name}'", self.hold_s, 0, _LONGEST_TIMEOUT_S)
 
-    def arm(self, key: str) -> RevisionTarget:
-        """The arm called `key`; StopIteration if there is none."""
-        return next(revision for revision in self.revisions if revision.key == key)
+    def arm(self, key: str) -> RevisionTarget | None:
+        """The arm called `key`; None if there is none."""
+        return next((arm for arm in self.arms if arm.key == key), None)
 
 
 _LONGEST_TIMEOUT_S: Final = 24 * 3600.0

@@ -194,7 +194,7 @@ class SnapshotBuilder:
         """The resources that route callers whom `policy` knows to `endpoints`, and nowhere else.
 
         Raises:
-            InvalidArgumentError: Two endpoints have one name.
+            InvalidArgumentError: Two endpoints have one name, or one cannot be said to Envoy.
         """
         counts = Counter(endpoint.name for endpoint in endpoints)
         if repeated := sorted(name for name, count in counts.items() if count > 1):
@@ -237,6 +237,7 @@ class SnapshotBuilder:
         known = self._parts.get(endpoint.name)
         if known is not None and known[0] == endpoint:
             return known[1]
+        endpoint.check()
         return EndpointPart.of(self.settings, guard, limiting, endpoint)
 
 

@@ -62,7 +62,7 @@ def live_split(endpoint: EndpointRoute) -> tuple[tuple[RevisionTarget, int], ...
     than none. In a sticky split its callers all go to the last arm that lives, in the dead arm's
     place, so that nobody else is moved; an arm may then be there twice, and weights sum to 100.
     """
-    weighted = [arm for arm in endpoint.revisions if arm.weight > 0]
+    weighted = [arm for arm in endpoint.arms if arm.weight > 0]
     live = [arm for arm in weighted if arm.is_live]
     if endpoint.sticky is None or not live:
         return tuple((arm, arm.weight) for arm in live)
@@ -170,9 +170,8 @@ def _marked(endpoint: EndpointRoute, sticky: StickySpec | None) -> list[Json]:
 def _mirror(endpoint: EndpointRoute) -> RevisionTarget | None:
     """The arm that gets copies; None if there is none that lives."""
     mirror = endpoint.mirror
-    if mirror is None or not mirror.percent or not endpoint.arm(mirror.key).is_live:
-        return None
-    return endpoint.arm(mirror.key)
+    arm = None if mirror is None or not mirror.percent else endpoint.arm(mirror.key)
+    return None if arm is None or not arm.is_live else arm
 
 
 def _paired(arm: RevisionTarget, mirror: RevisionTarget | None) -> list[Json]:

@@ -27,7 +27,6 @@ from headrace.control.agents.messages import (
 )
 from headrace.control.agents.tls import MutualTls, client_context
 from headrace.control.certificates import Certificates
-from headrace.control.observed import Arm, Route
 from headrace.control.sandbox import Sandbox
 from headrace.core import (
     HeadraceError,
@@ -37,7 +36,7 @@ from headrace.core import (
 )
 from headrace.core.spec_access import AccessSettings, JwtSpec, TlsSpec
 from headrace.core.spec_observe import RequestLogSpec
-from headrace.gateway import GatewayPolicy, make_private
+from headrace.gateway import EndpointRoute, GatewayPolicy, RevisionTarget, make_private
 from headrace.gateway_agent.applier import Applier, KeptBundle
 from headrace.gateway_agent.client import ControlClient
 from headrace.gateway_agent.settings import AgentSettings
@@ -334,10 +333,10 @@ OPTIONS = GatewayOptions(
     tls=None,
 )
 CORP = JwtSpec(name="corp", issuer="https://corp", audiences=("a",), jwks_file="keys.json")
-UNKNOWN = Route(
+UNKNOWN = EndpointRoute(
     name="m",
     timeout_s=None,
-    arms=(Arm(version="1", replicas=("127.0.0.1:9",), weight=100),),
+    arms=(RevisionTarget(version="1", replicas=("127.0.0.1:9",), weight=100),),
 )
 
 

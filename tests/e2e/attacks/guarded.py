@@ -151,9 +151,7 @@ def guarded() -> Iterator[Guarded]:
 
 
 def public(route: EndpointRoute) -> EndpointRoute:
-    return EndpointRoute(
-        name=route.name, revisions=route.revisions, access=EndpointAccess(public=True)
-    )
+    return EndpointRoute(name=route.name, arms=route.arms, access=EndpointAccess(public=True))
 
 
 def publish(gateway: EnvoyGateway, route: EndpointRoute, policy: GatewayPolicy) -> None:

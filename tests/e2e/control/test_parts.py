@@ -29,7 +29,7 @@ from headrace.control.gateway_record import GatewayRecord, read_gateway_record, 
 from headrace.control.home import Home
 from headrace.control.keeper import GatewayKeeper
 from headrace.control.local import LocalDriver
-from headrace.control.observed import Health, Phase, Route
+from headrace.control.observed import Health, Phase
 from headrace.control.ownership import ProcessOwner, claim
 from headrace.control.ports import listen, pick_ports
 from headrace.control.publication import RoutePublication
@@ -53,7 +53,7 @@ from headrace.core.processes import (
     resident_bytes,
     start_ticks,
 )
-from headrace.gateway import GatewaySettings, GatewayUnavailableError
+from headrace.gateway import EndpointRoute, GatewaySettings, GatewayUnavailableError
 
 pytestmark = [pytest.mark.e2e, pytest.mark.anyio]
 
@@ -410,9 +410,9 @@ class _Publisher:
 
     def __init__(self, refusals: int = 0) -> None:
         self.refusals = refusals
-        self.published: list[tuple[Route, ...]] = []
+        self.published: list[tuple[EndpointRoute, ...]] = []
 
-    async def publish(self, routes: Sequence[Route]) -> None:
+    async def publish(self, routes: Sequence[EndpointRoute]) -> None:
         if self.refusals:
             self.refusals -= 1
             raise GatewayUnavailableError("not now")

@@ -8,12 +8,18 @@ from pathlib import Path
 import pytest
 
 from headrace.control.keeper import GatewayKeeper
-from headrace.control.observed import Arm, Route
 from headrace.control.ownership import ProcessOwner
 from headrace.control.publication import RoutesLeftOutError
 from headrace.core import SystemClock
 from headrace.core.spec_access import AccessSettings, JwtSpec
-from headrace.gateway import ApiKey, GatewayPolicy, GatewaySettings, SnapshotRejectedError
+from headrace.gateway import (
+    ApiKey,
+    EndpointRoute,
+    GatewayPolicy,
+    GatewaySettings,
+    RevisionTarget,
+    SnapshotRejectedError,
+)
 from tests.e2e.replicas import free_port
 
 pytestmark = [pytest.mark.e2e, pytest.mark.anyio, pytest.mark.slow]
@@ -48,9 +54,9 @@ def a_keeper(directory: Path, policy: GatewayPolicy) -> GatewayKeeper:
     )
 
 
-def a_route(name: str, *, version: str = "1", timeout_s: float | None = None) -> Route:
-    arm = Arm(version=version, weight=100, replicas=("127.0.0.1:1",))
-    return Route(name=name, timeout_s=timeout_s, arms=(arm,))
+def a_route(name: str, *, version: str = "1", timeout_s: float | None = None) -> EndpointRoute:
+    arm = RevisionTarget(version=version, weight=100, replicas=("127.0.0.1:1",))
+    return EndpointRoute(name=name, timeout_s=timeout_s, arms=(arm,))
 
 
 async def test_route_that_is_not_valid_keeps_its_former_one_and_holds_up_no_other(

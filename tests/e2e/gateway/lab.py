@@ -113,7 +113,7 @@ def endpoint(
 ) -> EndpointRoute:
     addresses = tuple(replica.address for replica in replicas)
     revision = RevisionTarget(version=version, replicas=addresses, weight=100)
-    return EndpointRoute(name=name, revisions=(revision,), timeout_s=timeout_s)
+    return EndpointRoute(name=name, arms=(revision,), timeout_s=timeout_s)
 
 
 def split(name: str, *arms: tuple[str, int, StandIn]) -> EndpointRoute:
@@ -121,7 +121,7 @@ def split(name: str, *arms: tuple[str, int, StandIn]) -> EndpointRoute:
         RevisionTarget(version=version, replicas=(replica.address,), weight=weight)
         for version, weight, replica in arms
     )
-    return EndpointRoute(name=name, revisions=revisions, timeout_s=30.0)
+    return EndpointRoute(name=name, arms=revisions, timeout_s=30.0)
 
 
 def http_url(gateway: EnvoyGateway, path: str = "") -> str:

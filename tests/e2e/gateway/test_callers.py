@@ -48,9 +48,7 @@ async def start(
 def guarded(replica: StandIn, *any_of: str, name: str = "m", public: bool = False) -> EndpointRoute:
     access = EndpointAccess(public=public, any_of=any_of or EndpointAccess().any_of)
     found = endpoint(name, replica)
-    return EndpointRoute(
-        name=name, revisions=found.revisions, timeout_s=found.timeout_s, access=access
-    )
+    return EndpointRoute(name=name, arms=found.arms, timeout_s=found.timeout_s, access=access)
 
 
 async def ask(
@@ -150,7 +148,7 @@ async def test_whoever_lacks_the_scope_is_told_which(lab: Lab) -> None:
 async def test_a_scope_may_name_one_version(lab: Lab) -> None:
     one, two = lab.replica("1"), lab.replica("2")
     found = split("m", ("1", 100, one), ("2", 0, two))
-    guard = EndpointRoute(name="m", revisions=found.revisions, access=EndpointAccess())
+    guard = EndpointRoute(name="m", arms=found.arms, access=EndpointAccess())
     gateway = await start(lab, ISSUER.policy(known(KEY, "infer:m:2")), guard)
 
     pinned = await ask(gateway, {"x-api-key": KEY}, "/v2/models/m/versions/2/infer")

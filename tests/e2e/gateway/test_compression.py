@@ -155,9 +155,7 @@ async def test_a_compression_that_nobody_reads_is_unimplemented(lab: Lab) -> Non
 
 
 async def test_an_unknown_model_in_a_compressed_message_is_not_found(lab: Lab) -> None:
-    gateway = await lab.start(
-        endpoint("m", lab.replica("1")), EndpointRoute(name="idle", revisions=())
-    )
+    gateway = await lab.start(endpoint("m", lab.replica("1")), EndpointRoute(name="idle", arms=()))
     large = {"raw_input_contents": [bytes(10_000)]}
 
     for name, status in (("none", "NOT_FOUND"), ("idle", "UNAVAILABLE"), ("m x", "NOT_FOUND")):

@@ -41,7 +41,7 @@ async def test_answers_are_counted_by_arm_as_soon_as_they_are_there(lab: Lab) ->
     new, old = lab.replica("new"), lab.replica("old")
     route = EndpointRoute(
         name="m",
-        revisions=(
+        arms=(
             RevisionTarget(version="2", replicas=(new.address,), weight=30),
             RevisionTarget(version="1", replicas=(old.address,), weight=30, role="baseline"),
             RevisionTarget(version="1", replicas=(old.address,), weight=40),
@@ -96,7 +96,7 @@ async def test_requests_without_a_split_id_are_not_counted(lab: Lab) -> None:
 
 async def test_without_a_split_id_requests_are_counted_apart(lab: Lab) -> None:
     one = lab.replica("1")
-    plain, idle = split("m", ("1", 100, one)), EndpointRoute(name="idle", revisions=())
+    plain, idle = split("m", ("1", 100, one)), EndpointRoute(name="idle", arms=())
     gateway = await lab.start(plain, replace(plain, name="n", split_id="r1"), idle)
 
     async with client(gateway) as http:
@@ -151,7 +151,7 @@ async def test_a_server_that_fails_its_health_checks_fails_its_requests(lab: Lab
     one = lab.replica("1")
     route = EndpointRoute(
         name="m",
-        revisions=(
+        arms=(
             RevisionTarget(version="2", replicas=(), weight=100, upstream=nowhere),
             RevisionTarget(version="1", replicas=(one.address,), weight=0),
         ),

@@ -66,7 +66,7 @@ def to_replica(replica: StandIn, weight: int = 100) -> RevisionTarget:
 
 
 def endpoint(*arms: RevisionTarget, **changes: Any) -> EndpointRoute:
-    return EndpointRoute(name="m", revisions=arms, timeout_s=10.0, **changes)
+    return EndpointRoute(name="m", arms=arms, timeout_s=10.0, **changes)
 
 
 async def start(lab: Lab, *endpoints: EndpointRoute, **changes: Any) -> EnvoyGateway:

@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.anyio, pytest.mark.slow]
 PATH = "/v2/models/m/infer"
 ASLEEP = EndpointRoute(
     name="m",
-    revisions=(RevisionTarget(version="1", replicas=(), weight=100),),
+    arms=(RevisionTarget(version="1", replicas=(), weight=100),),
     timeout_s=5.0,
     held=True,
     hold_s=3.0,
@@ -34,7 +34,7 @@ def _awake(*replicas: StandIn) -> EndpointRoute:
     target = RevisionTarget(
         version="1", replicas=tuple(one.address for one in replicas), weight=100
     )
-    return replace(ASLEEP, revisions=(target,), held=False)
+    return replace(ASLEEP, arms=(target,), held=False)
 
 
 async def _nothing_else(_scope: Scope, _receive: Receive, send: Send) -> None:

@@ -23,7 +23,7 @@ async def test_a_new_policy_is_in_force_when_it_is_acknowledged_and_drains_nobod
     one = lab.replica("1")
     endpoints = [
         endpoint("open", one),
-        EndpointRoute(name="shut", revisions=(), access=EndpointAccess()),
+        EndpointRoute(name="shut", arms=(), access=EndpointAccess()),
     ]
     gateway = EnvoyGateway(lab.settings())
     lab.gateways.append(gateway)

@@ -68,7 +68,7 @@ def limited(
     revision = RevisionTarget(version="1", replicas=(replica.address,), weight=100)
     return EndpointRoute(
         name=name,
-        revisions=(revision,),
+        arms=(revision,),
         timeout_s=timeout_s,
         access=EndpointAccess(public=public),
         limits=EndpointLimitsSpec(**limits),

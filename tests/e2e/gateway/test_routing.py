@@ -111,7 +111,7 @@ async def test_requests_about_the_server_need_a_ready_replica_except_liveness(la
 
 
 async def test_liveness_has_the_body_that_each_protocol_names(lab: Lab) -> None:
-    gateway = await lab.start(EndpointRoute(name="idle", revisions=(), held=True))
+    gateway = await lab.start(EndpointRoute(name="idle", arms=(), held=True))
 
     async with client(gateway) as http:
         for path, document in (
@@ -128,7 +128,7 @@ async def test_liveness_has_the_body_that_each_protocol_names(lab: Lab) -> None:
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "QUERY"])
 async def test_what_is_only_read_refuses_every_other_method(lab: Lab, method: str) -> None:
-    gateway = await lab.start(EndpointRoute(name="idle", revisions=(), held=True))
+    gateway = await lab.start(EndpointRoute(name="idle", arms=(), held=True))
     typed = {"content-type": "application/json"}
 
     async with client(gateway) as http:
@@ -297,7 +297,7 @@ async def test_an_endpoint_that_appears_later_is_listed_and_served(lab: Lab) -> 
     one = lab.replica("1")
     gateway = await lab.start()
 
-    await lab.publish(gateway, endpoint("late", one), EndpointRoute(name="idle", revisions=()))
+    await lab.publish(gateway, endpoint("late", one), EndpointRoute(name="idle", arms=()))
 
     async with client(gateway) as http:
         assert (await http.get("/v2/models")).json() == {"models": ["idle", "late"]}

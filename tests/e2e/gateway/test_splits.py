@@ -126,12 +126,12 @@ async def test_callers_without_a_key_are_split_at_random(
 async def test_callers_of_a_dead_arm_go_to_the_last_one_and_nobody_else_moves(lab: Lab) -> None:
     a, b, c = lab.replica("a"), lab.replica("b"), lab.replica("c")
     whole = replace(split("m", ("3", 20, a), ("2", 20, b), ("1", 60, c)), sticky=HEADER)
-    dead = replace(whole.revisions[0], replicas=())
+    dead = replace(whole.arms[0], replicas=())
     gateway = await lab.start(whole)
     keys = [{"x-user": user} for user in USERS]
 
     before = await arms(gateway, PATH, keys)
-    await lab.publish(gateway, replace(whole, revisions=(dead, *whole.revisions[1:])))
+    await lab.publish(gateway, replace(whole, arms=(dead, *whole.arms[1:])))
     after = await arms(gateway, PATH, keys)
 
     assert set(zip(before, after, strict=True)) == {("a", "c"), ("b", "b"), ("c", "c")}
@@ -141,7 +141,7 @@ async def test_arms_of_one_version_are_apart_and_no_path_names_the_baseline(lab:
     fresh, stable = lab.replica("fresh"), lab.replica("stable")
     route = EndpointRoute(
         name="m",
-        revisions=(
+        arms=(
             RevisionTarget(version="1", replicas=(fresh.address,), weight=50, role="baseline"),
             RevisionTarget(version="1", replicas=(stable.address,), weight=50),
         ),
@@ -209,7 +209,7 @@ async def test_a_single_arm_with_a_split_id_is_marked_too(lab: Lab) -> None:
 def _mirrored(one: StandIn, shadow: str, percent: int) -> EndpointRoute:
     return EndpointRoute(
         name="m",
-        revisions=(
+        arms=(
             RevisionTarget(version="1", replicas=(one.address,), weight=100),
             RevisionTarget(version="2", replicas=(shadow,), weight=0),
         ),

@@ -49,7 +49,7 @@ PATHS: Final = (
 
 def _guarded(name: str, *any_of: str, **changes: Any) -> EndpointRoute:
     access = EndpointAccess(any_of=any_of or EndpointAccess().any_of)
-    return replace(EndpointRoute(name=name, revisions=(), timeout_s=9.0, access=access), **changes)
+    return replace(EndpointRoute(name=name, arms=(), timeout_s=9.0, access=access), **changes)
 
 
 def _upstream(protocol: UpstreamProtocol) -> tuple[RevisionTarget, ...]:
@@ -60,18 +60,18 @@ def _upstream(protocol: UpstreamProtocol) -> tuple[RevisionTarget, ...]:
 
 
 async def _start(lab: Lab, **changes: Any) -> tuple[EnvoyGateway, list[str]]:
-    arms = endpoint("any", lab.replica("1")).revisions
+    arms = endpoint("any", lab.replica("1")).arms
     limits = EndpointLimitsSpec(max_body_bytes=1024)
     endpoints = (
-        _guarded("keys", "key", revisions=arms),
-        _guarded("jwts", "jwt", revisions=arms, limits=limits),
-        _guarded("elso", "jwt:elsewhere", revisions=arms),
-        _guarded("mtls", "certificate", revisions=arms),
-        _guarded("http", revisions=_upstream(UpstreamProtocol.HTTP)),
-        _guarded("rpcs", revisions=_upstream(UpstreamProtocol.GRPC)),
+        _guarded("keys", "key", arms=arms),
+        _guarded("jwts", "jwt", arms=arms, limits=limits),
+        _guarded("elso", "jwt:elsewhere", arms=arms),
+        _guarded("mtls", "certificate", arms=arms),
+        _guarded("http", arms=_upstream(UpstreamProtocol.HTTP)),
+        _guarded("rpcs", arms=_upstream(UpstreamProtocol.GRPC)),
         _guarded("down"),
         _guarded("held", held=True, hold_s=5.0),
-        replace(_guarded("open", revisions=arms), access=EndpointAccess(public=True)),
+        replace(_guarded("open", arms=arms), access=EndpointAccess(public=True)),
     )
     policy = ISSUER.policy(
         known(NARROW, "infer:other", name="narrow"),

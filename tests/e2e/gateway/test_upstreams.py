@@ -85,7 +85,7 @@ def foreign() -> Iterator[Start]:
 
 
 def _route(*arms: RevisionTarget, **changes: Any) -> EndpointRoute:
-    return EndpointRoute(name="m", revisions=arms, timeout_s=10.0, **changes)
+    return EndpointRoute(name="m", arms=arms, timeout_s=10.0, **changes)
 
 
 def _arm(version: str, weight: int, upstream: UpstreamSpec) -> RevisionTarget:
@@ -350,7 +350,7 @@ async def test_a_grpc_server_and_our_replicas_share_one_split(lab: Lab, foreign:
 
     await _until(is_healthy)
     answers = [await _infer(gateway, str(i)) for i in range(20)]
-    pinned = replace(route, revisions=(replace(route.revisions[0], weight=100),))
+    pinned = replace(route, arms=(replace(route.arms[0], weight=100),))
     await lab.publish(gateway, pinned)
     with pytest.raises(InferenceServerException) as refused:
         await _infer(gateway, "refuse")

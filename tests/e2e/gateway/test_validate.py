@@ -31,22 +31,21 @@ def _revision(version: str, weight: int, *replicas: str) -> RevisionTarget:
 UDS, TCP, V6 = "unix:/run/a.sock", "127.0.0.1:9000", "[::1]:9001"
 ENDPOINTS = {
     "none": [],
-    "without revisions": [EndpointRoute(name="m", revisions=())],
-    "without replicas": [EndpointRoute(name="m", revisions=(_revision("1", 100),))],
-    "one": [EndpointRoute(name="m", revisions=(_revision("1", 100, UDS),), timeout_s=0.0014)],
+    "without revisions": [EndpointRoute(name="m", arms=())],
+    "without replicas": [EndpointRoute(name="m", arms=(_revision("1", 100),))],
+    "one": [EndpointRoute(name="m", arms=(_revision("1", 100, UDS),), timeout_s=0.0014)],
     "a split": [
         EndpointRoute(
             name="a.b-c_d",
-            revisions=(_revision("1", 99, UDS, TCP), _revision("2", 1, V6), _revision("3", 0, TCP)),
+            arms=(_revision("1", 99, UDS, TCP), _revision("2", 1, V6), _revision("3", 0, TCP)),
             timeout_s=86400,
         )
     ],
     "on other hosts": [
-        EndpointRoute(name="m", revisions=(_revision("1", 100, "10.1.0.7:8000", "10.1.0.8:8000"),))
+        EndpointRoute(name="m", arms=(_revision("1", 100, "10.1.0.7:8000", "10.1.0.8:8000"),))
     ],
     "many": [
-        EndpointRoute(name=f"endpoint-{i}", revisions=(_revision("1", 100, TCP),))
-        for i in range(300)
+        EndpointRoute(name=f"endpoint-{i}", arms=(_revision("1", 100, TCP),)) for i in range(300)
     ],
 }
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -105,8 +104,8 @@ async def test_envoy_takes_every_policy(lab: Lab, policy: GatewayPolicy, host: s
     settings = lab.settings(host=host, ca_file=Path(certifi.where()))
     endpoints = [
         *ENDPOINTS["a split"],
-        EndpointRoute(name="x", revisions=(), access=EndpointAccess(any_of=("key", "jwt:c"))),
-        EndpointRoute(name="y", revisions=(), access=EndpointAccess(public=True)),
+        EndpointRoute(name="x", arms=(), access=EndpointAccess(any_of=("key", "jwt:c"))),
+        EndpointRoute(name="y", arms=(), access=EndpointAccess(public=True)),
     ]
 
     await EnvoyGateway(settings).validate(build_snapshot(settings, endpoints, policy))

@@ -13,8 +13,9 @@ from headrace.control.kubernetes import Place, role_rules
 from headrace.control.kubernetes.api import ClusterApi, connect
 from headrace.control.kubernetes.election import Elector, LeaseTimes
 from headrace.control.kubernetes.reconciler import KubernetesReconciler
-from headrace.control.observed import Route, addresses_of
+from headrace.control.observed import addresses_of
 from headrace.core import HeadraceError, SystemClock, UnavailableError
+from headrace.gateway import EndpointRoute
 from tests.kubernetes_server import FakeApiServer
 from tests.unit.control.kubernetes.states import PLACE
 
@@ -27,11 +28,11 @@ PATIENCE_S = 30.0
 class Gateway:
     """Remembers who published which routes; all control planes have the same one."""
 
-    history: list[tuple[str, tuple[Route, ...]]] = field(default_factory=list)
+    history: list[tuple[str, tuple[EndpointRoute, ...]]] = field(default_factory=list)
     refuses: bool = False
 
     @property
-    def routes(self) -> tuple[Route, ...]:
+    def routes(self) -> tuple[EndpointRoute, ...]:
         return self.history[-1][1] if self.history else ()
 
     @property
@@ -46,7 +47,7 @@ class Publisher:
     name: str
     gateway: Gateway
 
-    async def publish(self, routes: Sequence[Route]) -> None:
+    async def publish(self, routes: Sequence[EndpointRoute]) -> None:
         await asyncio.sleep(0.005)
         if self.gateway.refuses:
             raise UnavailableError("the gateway does not run")

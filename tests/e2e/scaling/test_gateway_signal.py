@@ -32,7 +32,7 @@ async def test_requests_on_their_way_are_told_by_arm(lab: Lab) -> None:
     one = lab.replica("one")
     route = EndpointRoute(
         name="m.2",
-        revisions=(
+        arms=(
             RevisionTarget(version="1", replicas=(one.address,), weight=100, role="baseline"),
             RevisionTarget(version="2", replicas=(one.address,), weight=0),
         ),
@@ -54,7 +54,7 @@ async def test_requests_on_their_way_are_told_by_arm(lab: Lab) -> None:
 async def test_a_gateway_that_ended_does_not_say(lab: Lab) -> None:
     one = lab.replica("one")
     target = RevisionTarget(version="1", replicas=(one.address,), weight=100)
-    gateway = await lab.start(EndpointRoute(name="m", revisions=(target,)))
+    gateway = await lab.start(EndpointRoute(name="m", arms=(target,)))
     await gateway.stop(0.0)
 
     with pytest.raises(GatewayUnavailableError):

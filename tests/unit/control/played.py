@@ -13,7 +13,7 @@ from headrace.control.journal import Journal
 from headrace.control.keeper import GatewayKeeper
 from headrace.control.local import LocalDriver
 from headrace.control.model_work import ModelWork
-from headrace.control.observed import Observed, Phase, Replica, Route
+from headrace.control.observed import Observed, Phase, Replica
 from headrace.control.orders import Orders
 from headrace.control.ownership import ProcessOwner
 from headrace.control.plan import Action, Memo, PublishRoutes, StartReplica, plan
@@ -26,7 +26,7 @@ from headrace.control.state import home_url, open_store
 from headrace.control.state.records import RolloutRecord
 from headrace.control.state.store import Store
 from headrace.control.wishes import Fulfiller
-from headrace.gateway import GatewaySettings
+from headrace.gateway import EndpointRoute, GatewaySettings
 from headrace.registry import Registry
 from tests.unit.control.conftest import inspect
 
@@ -53,7 +53,7 @@ class World:
     registry: Registry
     clock: TurnedClock = field(default_factory=TurnedClock)
     replicas: dict[str, Replica] = field(default_factory=dict)
-    published: tuple[Route, ...] = ()
+    published: tuple[EndpointRoute, ...] = ()
     totals: dict[tuple[str, str], ArmTotals] = field(default_factory=dict)
     error_ratio: dict[str, float] = field(default_factory=dict)
     slow: dict[str, float] = field(default_factory=dict)

@@ -7,7 +7,6 @@ from headrace.control.desired import (
     DesiredArm,
     DesiredEndpoint,
     DesiredState,
-    Mirror,
     make_revision,
 )
 from headrace.control.effective import BASELINE, Scale, effective, in_force
@@ -15,6 +14,7 @@ from headrace.control.state.records import RolloutRecord
 from headrace.core import EndpointName, ReplicaSettings
 from headrace.core.spec_rollout import CanarySpec, StickySpec
 from headrace.core.spec_scale import AutoscaleSpec
+from headrace.gateway import MirrorTarget
 from headrace.rollout.state import Phase, RolloutState, Traffic
 
 NAME = EndpointName("digits")
@@ -137,7 +137,7 @@ def test_a_shadow_gets_copies_and_no_weight() -> None:
 
     found = in_force(record.target, record)
 
-    assert found.mirror == Mirror(key="2", percent=30)
+    assert found.mirror == MirrorTarget(key="2", percent=30)
     assert weights(found) == {"2": 0, "1": 100}
 
 

@@ -1,20 +1,19 @@
 """What the gateway needs to encrypt, and what becomes of routes whose certificates are missing."""
 
-from headrace.control.gateway_routes import endpoint_route
+from headrace.control.gateway_routes import gateway_route
 from headrace.control.gateway_tls import lacks_secret, listener_files, listener_tls, upstream_files
-from headrace.control.observed import Arm, Route
 from headrace.core.spec_access import TlsSpec
 from headrace.core.spec_upstream import UpstreamSpec, UpstreamTlsSpec
-from headrace.gateway import ListenerTls
+from headrace.gateway import EndpointRoute, ListenerTls, RevisionTarget
 from headrace.gateway.tls import CERTIFICATE, CLIENT_AUTHORITIES, certificate_name
 
 PAIR = UpstreamTlsSpec(certificate_file="/c.pem", key_file="/k.pem")
 TLS = TlsSpec(certificate_file="/c", key_file="/k", client_ca_file="/ca", min_version="1.3")
 
 
-def _route(*upstreams: UpstreamTlsSpec | None) -> Route:
+def _route(*upstreams: UpstreamTlsSpec | None) -> EndpointRoute:
     arms = tuple(
-        Arm(
+        RevisionTarget(
             version=str(number),
             weight=100 // len(upstreams),
             replicas=(),
@@ -22,7 +21,7 @@ def _route(*upstreams: UpstreamTlsSpec | None) -> Route:
         )
         for number, tls in enumerate(upstreams, start=1)
     )
-    return Route(name="m", timeout_s=None, arms=arms)
+    return EndpointRoute(name="m", timeout_s=None, arms=arms)
 
 
 def test_a_listener_is_told_what_its_files_mean() -> None:
@@ -44,11 +43,11 @@ def test_upstreams_name_the_files_they_need() -> None:
 def test_an_upstream_without_its_certificate_gets_no_requests() -> None:
     route = _route(None, PAIR)
     missing = frozenset({certificate_name(PAIR)})
-    found = endpoint_route(route, missing)
-    whole = endpoint_route(route)
+    found = gateway_route(route, missing)
+    whole = gateway_route(route)
 
-    assert [arm.weight for arm in found.revisions] == [100, 0]
-    assert [arm.upstream is None for arm in found.revisions] == [False, True]
-    assert [arm.weight for arm in whole.revisions] == [50, 50]
+    assert [arm.weight for arm in found.arms] == [100, 0]
+    assert [arm.upstream is None for arm in found.arms] == [False, True]
+    assert [arm.weight for arm in whole.arms] == [50, 50]
     assert not lacks_secret(None, missing)
     assert not lacks_secret(UpstreamSpec(url="https://them.example"), missing)

@@ -8,12 +8,10 @@ from hypothesis import strategies as st
 
 from headrace.control.desired import DesiredArm, DesiredEndpoint, DesiredState, make_revision
 from headrace.control.observed import (
-    Arm,
     Health,
     Observed,
     Phase,
     Replica,
-    Route,
     addresses_of,
     drained,
     exited,
@@ -36,6 +34,7 @@ from headrace.control.plan import (
 )
 from headrace.control.routes import live_weights
 from headrace.core import BatchingSpec, EndpointName, ReplicaSettings
+from headrace.gateway import EndpointRoute, RevisionTarget
 
 DRAIN_S = 30.0
 
@@ -62,8 +61,8 @@ class World:
 
     desired: DesiredState = field(default_factory=DesiredState)
     replicas: dict[str, Replica] = field(default_factory=dict)
-    published: tuple[Route, ...] | None = None
-    attempted: tuple[Route, ...] | None = None
+    published: tuple[EndpointRoute, ...] | None = None
+    attempted: tuple[EndpointRoute, ...] | None = None
     now: float = 0.0
     serial: int = 1
 
@@ -539,11 +538,11 @@ def test_live_weights_sum_to_a_hundred_and_name_only_who_can_answer(
         return
     scaled = [weight * 100 // total for weight, _ in arms]
     scaled[0] += 100 - sum(scaled)
-    route = Route(
+    route = EndpointRoute(
         name="m",
         timeout_s=None,
         arms=tuple(
-            Arm(version=str(i), weight=w, replicas=("unix:/r",) if alive else ())
+            RevisionTarget(version=str(i), weight=w, replicas=("unix:/r",) if alive else ())
             for i, (w, (_, alive)) in enumerate(zip(scaled, arms, strict=True))
         ),
     )

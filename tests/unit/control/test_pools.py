@@ -21,7 +21,7 @@ from headrace.control.desired import (
     pool_endpoint,
 )
 from headrace.control.news import News
-from headrace.control.observed import Arm, Observed, Phase, Replica, Route
+from headrace.control.observed import Observed, Phase, Replica
 from headrace.control.plan import PublishRoutes, plan
 from headrace.control.pools import (
     LINGER_S,
@@ -43,6 +43,7 @@ from headrace.core import (
     UnavailableError,
 )
 from headrace.core.spec_scale import PoolSpec
+from headrace.gateway import EndpointRoute, RevisionTarget
 from headrace.serving.report import PoolReport
 from headrace.testing import LoopClock, VirtualTimeLoop
 
@@ -99,9 +100,9 @@ def copy(serial: int, phase: Phase = Phase.STARTING, *, pool: str = "small") -> 
     )
 
 
-def route(name: str, version: str, *replicas: Replica) -> Route:
-    arm = Arm(version=version, weight=100, replicas=tuple(r.address for r in replicas))
-    return Route(name=name, timeout_s=None, arms=(arm,))
+def route(name: str, version: str, *replicas: Replica) -> EndpointRoute:
+    arm = RevisionTarget(version=version, weight=100, replicas=tuple(r.address for r in replicas))
+    return EndpointRoute(name=name, timeout_s=None, arms=(arm,))
 
 
 def plan_of(
@@ -213,7 +214,7 @@ class World:
     desired: DesiredState = field(default_factory=DesiredState)
     hosted: MutableMapping[str, frozenset[str]] = field(default_factory=dict)
     replicas: dict[str, Replica] = field(default_factory=dict)
-    published: tuple[Route, ...] = ()
+    published: tuple[EndpointRoute, ...] = ()
     news: News = field(default_factory=News)
     leads: bool = True
     unreadable: set[str] = field(default_factory=set)

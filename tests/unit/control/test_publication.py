@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.control.observed import Arm, Route, addresses_of, perhaps_in_force
+from headrace.control.observed import addresses_of, perhaps_in_force
 from headrace.control.publication import RoutePublication, RoutesLeftOutError
 from headrace.core import UnavailableError
+from headrace.gateway import EndpointRoute, RevisionTarget
 from headrace.testing import VirtualTimeLoop
 
 pytestmark = pytest.mark.anyio
@@ -20,9 +21,9 @@ def anyio_backend() -> tuple[str, dict[str, object]]:
     return "asyncio", {"loop_factory": VirtualTimeLoop}
 
 
-def route(address: str, name: str = "m") -> Route:
-    arm = Arm(version="1", replicas=(address,), weight=100)
-    return Route(name=name, timeout_s=None, arms=(arm,))
+def route(address: str, name: str = "m") -> EndpointRoute:
+    arm = RevisionTarget(version="1", replicas=(address,), weight=100)
+    return EndpointRoute(name=name, timeout_s=None, arms=(arm,))
 
 
 class Gateways:
@@ -30,12 +31,12 @@ class Gateways:
 
     refusal: Exception | None = UnavailableError("gateway 'two' refused them")
 
-    async def publish(self, _routes: Sequence[Route]) -> None:
+    async def publish(self, _routes: Sequence[EndpointRoute]) -> None:
         if self.refusal is not None:
             raise self.refusal
 
 
-async def publish(publication: RoutePublication, *routes: Route) -> None:
+async def publish(publication: RoutePublication, *routes: EndpointRoute) -> None:
     """One publication and the pause that follows a failure."""
     async with asyncio.TaskGroup() as group:
         publication.begin(routes, group)
@@ -100,9 +101,9 @@ sent = st.lists(st.builds(route, st.sampled_from("abcd"), st.sampled_from("mn"))
 
 @given(st.lists(sent, max_size=20))
 def test_nothing_that_was_sent_is_forgotten_and_nothing_is_kept_twice(
-    attempts: list[list[Route]],
+    attempts: list[list[EndpointRoute]],
 ) -> None:
-    found: tuple[Route, ...] | None = None
+    found: tuple[EndpointRoute, ...] | None = None
 
     for routes in attempts:
         found = perhaps_in_force(tuple(routes), found)

@@ -11,7 +11,6 @@ from headrace.control.agents.counts import Kept
 from headrace.control.drift_files import EndpointDrift
 from headrace.control.gateway_record import GatewayRecord
 from headrace.control.materialize_plan import ViewPast
-from headrace.control.observed import Route
 from headrace.control.ownership import HomeIdentity
 from headrace.control.records import ReplicaRecord
 from headrace.control.scaling import ScalerStates
@@ -19,6 +18,7 @@ from headrace.control.settings import ControlFile
 from headrace.control.streams.driver import WorkerRecord
 from headrace.control.streams.supervisor import StreamOrders
 from headrace.core.state_file import StateFile
+from headrace.gateway.settings import EndpointRoute
 
 FOLDER: Final = Path(__file__).parent / "state_0_1"
 SCHEMAS: Final[dict[str, Any]] = {
@@ -29,7 +29,7 @@ SCHEMAS: Final[dict[str, Any]] = {
     "identity.json": HomeIdentity,
     "materialized.json": list[ViewPast],
     "replica.json": ReplicaRecord,
-    "routes.json": tuple[Route, ...],
+    "routes.json": tuple[EndpointRoute, ...],
     "scaling.json": ScalerStates,
     "streams.json": dict[str, StreamOrders],
     "trail-checkpoint.json": Head,

@@ -4,10 +4,11 @@ from dataclasses import replace
 
 from headrace.control.desired import DesiredArm, DesiredEndpoint, make_revision
 from headrace.control.first_request import FirstRequest
-from headrace.control.observed import Arm, Observed, Phase, Replica, Route
+from headrace.control.observed import Observed, Phase, Replica
 from headrace.control.status import EndpointStatus, endpoint_statuses, revision_ids
 from headrace.core import EndpointName, ReplicaSettings
 from headrace.core.spec_upstream import UpstreamSpec
+from headrace.gateway import EndpointRoute, RevisionTarget
 
 
 def arm(version: str, *, weight: int = 100) -> DesiredArm:
@@ -31,12 +32,12 @@ def replica(version: str, serial: int, *, revision_id: str = "") -> Replica:
     )
 
 
-def route(**weights: int) -> Route:
+def route(**weights: int) -> EndpointRoute:
     arms = (
-        Arm(version=v.removeprefix("v"), weight=w, replicas=("unix:/x",))
+        RevisionTarget(version=v.removeprefix("v"), weight=w, replicas=("unix:/x",))
         for v, w in weights.items()
     )
-    return Route(name="m", timeout_s=None, arms=tuple(arms))
+    return EndpointRoute(name="m", timeout_s=None, arms=tuple(arms))
 
 
 ENDPOINT = DesiredEndpoint(name=EndpointName("m"), timeout_s=None, arms=(arm("1"),))
@@ -47,7 +48,7 @@ ANSWERED = FirstRequest(
 
 def look(
     *replicas: Replica,
-    published: tuple[Route, ...] = (route(v1=100),),
+    published: tuple[EndpointRoute, ...] = (route(v1=100),),
     first: FirstRequest | None = ANSWERED,
     asks: bool = True,
     endpoint: DesiredEndpoint = ENDPOINT,
@@ -149,10 +150,10 @@ def test_an_upstream_that_cannot_be_spoken_to_says_why() -> None:
         upstream=upstream,
     )
     endpoint = replace_arms(DesiredArm(revision=revision, weight=100, replicas=0))
-    published = Route(
+    published = EndpointRoute(
         name="m",
         timeout_s=None,
-        arms=(Arm(version="1", weight=100, replicas=(), upstream=upstream),),
+        arms=(RevisionTarget(version="1", weight=100, replicas=(), upstream=upstream),),
     )
 
     found = look(published=(published,), endpoint=endpoint, trouble="it is not who it says")

@@ -2,11 +2,10 @@
 
 import pytest
 
-from headrace.control.observed import Arm, Route
 from headrace.control.upstream_watch import ArmKey, UpstreamWatch, trouble
 from headrace.core import UnavailableError
 from headrace.core.spec_upstream import UpstreamSpec, UpstreamTlsSpec
-from headrace.gateway import Handshakes
+from headrace.gateway import EndpointRoute, Handshakes, RevisionTarget
 from headrace.gateway.handshakes import read_handshakes
 
 NOTHING = Handshakes()
@@ -65,8 +64,8 @@ def test_envoys_counters_become_one_per_arm() -> None:
 class _World:
     def __init__(self, url: str, *, tls: UpstreamTlsSpec | None = None) -> None:
         upstream = UpstreamSpec(url=url, tls=tls)
-        arm = Arm(version="1", weight=100, replicas=(), upstream=upstream)
-        self.route = Route(name="m", timeout_s=None, arms=(arm,))
+        arm = RevisionTarget(version="1", weight=100, replicas=(), upstream=upstream)
+        self.route = EndpointRoute(name="m", timeout_s=None, arms=(arm,))
         self.counts: Handshakes | None = NOTHING
         self.reads = 0
         self.changes = 0

@@ -2,10 +2,11 @@ import pytest
 from msgspec import structs
 
 from headrace.control.effective import BASELINE
-from headrace.control.observed import Arm, Phase, Replica, Route
+from headrace.control.observed import Phase, Replica
 from headrace.control.state.records import Assignment
 from headrace.control.watching import CANDIDATE, View, batch_of
 from headrace.core.spec_rollout import ShadowSpec, StickySpec
+from headrace.gateway import EndpointRoute, RevisionTarget
 from headrace.rollout.state import Traffic
 from tests.unit.control.test_effective import arm, endpoint, rollout
 
@@ -40,12 +41,12 @@ def test_a_preview_is_in_force_once_the_gateway_reaches_it(
     *, addresses: tuple[str, ...], reached: bool
 ) -> None:
     desired = endpoint(arm("1", weight=100), arm("2", weight=0))
-    route = Route(
+    route = EndpointRoute(
         name=desired.name,
         timeout_s=30.0,
         arms=(
-            Arm(version="1", weight=100, replicas=("unix:/old",)),
-            Arm(version="2", weight=0, replicas=addresses),
+            RevisionTarget(version="1", weight=100, replicas=("unix:/old",)),
+            RevisionTarget(version="2", weight=0, replicas=addresses),
         ),
     )
 

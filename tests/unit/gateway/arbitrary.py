@@ -95,7 +95,7 @@ def endpoint_routes(draw: st.DrawFn, name: str) -> EndpointRoute:
     )
     return EndpointRoute(
         name=name,
-        revisions=revisions,
+        arms=revisions,
         timeout_s=draw(st.none() | st.floats(0.001, 1000)),
         sticky=draw(st.none() | stickies),
         mirror=draw(st.none() | mirrors) if revisions else None,

@@ -38,7 +38,7 @@ def _endpoint(access: EndpointAccess | None = None) -> EndpointRoute:
         RevisionTarget(version="1", replicas=("unix:/run/1.sock",), weight=100),
         RevisionTarget(version="2", replicas=("unix:/run/2.sock",), weight=0),
     )
-    return EndpointRoute(name="fraud", revisions=arms, access=access)
+    return EndpointRoute(name="fraud", arms=arms, access=access)
 
 
 def _open(*endpoints: EndpointRoute) -> Snapshot:
@@ -160,7 +160,7 @@ def test_only_the_control_plane_may_redirect_a_request(endpoints: list[EndpointR
 def test_an_open_upstream_gets_an_authorization_that_is_not_ours() -> None:
     upstream = UpstreamSpec(url="http://10.0.0.1:8000")
     arm = RevisionTarget(version="1", replicas=(), weight=100, upstream=upstream)
-    endpoint = EndpointRoute(name="fraud", revisions=(arm,))
+    endpoint = EndpointRoute(name="fraud", arms=(arm,))
     public = replace(endpoint, access=EndpointAccess(public=True))
 
     for snapshot in (_open(endpoint), _closed(public)):
@@ -171,7 +171,7 @@ def test_an_open_upstream_gets_an_authorization_that_is_not_ours() -> None:
 
 def test_a_held_request_keeps_what_its_caller_showed_for_when_it_comes_back() -> None:
     settings = gateway_settings(host="192.0.2.1", control_address="127.0.0.1:8080")
-    held = EndpointRoute(name="fraud", revisions=(), held=True)
+    held = EndpointRoute(name="fraud", arms=(), held=True)
     route = first_match(build_snapshot(settings, [held]), "/v2/models/fraud/infer")
 
     assert route["route"]["cluster"] == "control"

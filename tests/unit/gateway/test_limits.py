@@ -39,7 +39,7 @@ def _endpoint(
         max_body_bytes=more.pop("max_body_bytes", None),
     )
     revision = RevisionTarget(version="1", replicas=("unix:/run/1.sock",), weight=100)
-    return EndpointRoute(name=name, revisions=(revision,), limits=limits, **more)
+    return EndpointRoute(name=name, arms=(revision,), limits=limits, **more)
 
 
 def _routes(endpoint: EndpointRoute, access: AccessSettings | None = None) -> list[dict[str, Any]]:

@@ -103,7 +103,7 @@ def _snapshot(
 ) -> Snapshot:
     revision = RevisionTarget(version=str(len(addresses)), replicas=addresses, weight=100)
     limits = EndpointLimitsSpec() if policy is None or not policy.access.tiers else DAILY
-    endpoint = EndpointRoute(name="m", revisions=(revision,), limits=limits)
+    endpoint = EndpointRoute(name="m", arms=(revision,), limits=limits)
     settings = gateway_settings(http_port=http_port)
     return build_snapshot(settings, [endpoint], policy or GatewayPolicy())
 

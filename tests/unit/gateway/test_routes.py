@@ -18,7 +18,7 @@ from tests.unit.gateway.arbitrary import (
 GRPC = "/inference.GRPCInferenceService/"
 ENDPOINT = EndpointRoute(
     name="m1",
-    revisions=(
+    arms=(
         RevisionTarget(version="1", replicas=("unix:/run/1.sock",), weight=90),
         RevisionTarget(version="2", replicas=("unix:/run/2.sock",), weight=10),
         RevisionTarget(version="3", replicas=("unix:/run/3.sock",), weight=0),
@@ -67,7 +67,7 @@ def test_a_path_reaches_the_endpoint_it_names_and_no_other(
 def test_a_plain_path_reaches_the_endpoint_it_names_if_that_has_an_upstream(
     endpoints: list[EndpointRoute], name: str, keys: dict[str, str]
 ) -> None:
-    known = {e.name: e for e in endpoints if any(arm.upstream for arm in e.revisions)}
+    known = {e.name: e for e in endpoints if any(arm.upstream for arm in e.arms)}
     snapshot = build_snapshot(gateway_settings(), endpoints)
 
     route = first_match(snapshot, f"/endpoints/{name}/any/path", keys)
@@ -84,7 +84,7 @@ def test_a_plain_path_reaches_the_endpoint_it_names_if_that_has_an_upstream(
 def test_a_versioned_path_reaches_that_revision_or_none(
     endpoints: list[EndpointRoute], name: str, version: str
 ) -> None:
-    arms = {(e.name, r.version): r for e in endpoints for r in e.revisions if not r.role}
+    arms = {(e.name, r.version): r for e in endpoints for r in e.arms if not r.role}
     snapshot = build_snapshot(gateway_settings(), endpoints)
 
     route = first_match(snapshot, f"/v2/models/{name}/versions/{version}/infer")
@@ -148,7 +148,7 @@ def test_traffic_is_split_by_weight_and_a_revision_of_weight_0_gets_none() -> No
 def test_a_revision_without_replicas_gives_its_share_to_the_others() -> None:
     endpoint = EndpointRoute(
         name="m",
-        revisions=(
+        arms=(
             RevisionTarget(version="1", replicas=("10.0.0.1:1",), weight=50),
             RevisionTarget(version="2", replicas=(), weight=50),
         ),
@@ -171,7 +171,7 @@ def test_http_routes_have_a_timeout_and_grpc_routes_a_stream_duration_never_both
 
 def test_an_endpoint_without_a_timeout_may_stay_silent_for_an_hour() -> None:
     endpoint = EndpointRoute(
-        name="m", revisions=(RevisionTarget(version="1", replicas=("10.0.0.1:1",), weight=100),)
+        name="m", arms=(RevisionTarget(version="1", replicas=("10.0.0.1:1",), weight=100),)
     )
 
     route = first_match(build_snapshot(gateway_settings(), [endpoint]), "/v2/models/m")["route"]
@@ -182,7 +182,7 @@ def test_an_endpoint_without_a_timeout_may_stay_silent_for_an_hour() -> None:
 def test_a_long_timeout_is_not_cut_by_the_idle_timeout() -> None:
     endpoint = EndpointRoute(
         name="m",
-        revisions=(RevisionTarget(version="1", replicas=("10.0.0.1:1",), weight=100),),
+        arms=(RevisionTarget(version="1", replicas=("10.0.0.1:1",), weight=100),),
         timeout_s=900.0,
     )
 
@@ -192,7 +192,7 @@ def test_a_long_timeout_is_not_cut_by_the_idle_timeout() -> None:
 
 
 def test_an_endpoint_called_stats_does_not_hide_the_statistics() -> None:
-    endpoint = EndpointRoute(name="stats", revisions=ENDPOINT.revisions)
+    endpoint = EndpointRoute(name="stats", arms=ENDPOINT.arms)
     snapshot = build_snapshot(gateway_settings(), [endpoint])
 
     assert first_match(snapshot, "/v2/models/stats")["name"] == "statistics"
@@ -210,7 +210,7 @@ def test_statistics_over_all_models_come_from_the_control_plane_if_it_has_an_add
 
 
 def test_the_model_list_stands_in_the_route_table_whatever_its_length() -> None:
-    endpoints = [EndpointRoute(name=f"endpoint-{i}", revisions=()) for i in range(1000)]
+    endpoints = [EndpointRoute(name=f"endpoint-{i}", arms=()) for i in range(1000)]
     snapshot = build_snapshot(gateway_settings(), endpoints)
 
     for path in ("/v1/models", "/v2/models"):

@@ -54,43 +54,43 @@ def test_weights_that_do_not_sum_to_100_are_refused() -> None:
     revision = RevisionTarget(version="1", replicas=(), weight=90)
 
     with pytest.raises(InvalidArgumentError, match="'fraud' sum to 90, not 100"):
-        EndpointRoute(name="fraud", revisions=(revision,))
+        EndpointRoute(name="fraud", arms=(revision,)).check()
 
 
 @pytest.mark.parametrize("weight", [-1, 101])
 def test_a_weight_outside_0_to_100_is_refused(weight: int) -> None:
     with pytest.raises(InvalidArgumentError, match="weight of version 1"):
-        RevisionTarget(version="1", replicas=(), weight=weight)
+        RevisionTarget(version="1", replicas=(), weight=weight).check()
 
 
 def test_a_version_named_twice_is_refused() -> None:
     revision = RevisionTarget(version="1", replicas=(), weight=50)
 
     with pytest.raises(InvalidArgumentError, match="a version twice"):
-        EndpointRoute(name="m", revisions=(revision, revision))
+        EndpointRoute(name="m", arms=(revision, revision)).check()
 
 
 def test_a_replica_named_twice_is_refused() -> None:
     with pytest.raises(InvalidArgumentError, match="a replica twice"):
-        RevisionTarget(version="1", replicas=("10.0.0.1:1", "10.0.0.1:1"), weight=100)
+        RevisionTarget(version="1", replicas=("10.0.0.1:1", "10.0.0.1:1"), weight=100).check()
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "a:b", "a~b", ".a", "a" * 129, "a\n"])
 def test_an_endpoint_name_that_could_leave_its_route_is_refused(name: str) -> None:
     with pytest.raises(InvalidArgumentError, match="name"):
-        EndpointRoute(name=name, revisions=())
+        EndpointRoute(name=name, arms=()).check()
 
 
 @pytest.mark.parametrize("version", ["", "x", "1~2", "-1", "1.0"])
 def test_a_version_that_is_no_whole_number_is_refused(version: str) -> None:
     with pytest.raises(InvalidArgumentError, match="version"):
-        RevisionTarget(version=version, replicas=(), weight=100)
+        RevisionTarget(version=version, replicas=(), weight=100).check()
 
 
 @pytest.mark.parametrize("timeout_s", [0.0, -1.0, float("nan"), float("inf"), 1e9])
 def test_a_timeout_that_is_no_duration_is_refused(timeout_s: float) -> None:
     with pytest.raises(InvalidArgumentError, match="timeout_s"):
-        EndpointRoute(name="m", revisions=(), timeout_s=timeout_s)
+        EndpointRoute(name="m", arms=(), timeout_s=timeout_s).check()
 
 
 @pytest.mark.parametrize(
@@ -141,20 +141,20 @@ def test_a_relative_run_directory_becomes_absolute() -> None:
 )
 def test_an_upstream_has_a_url_that_can_be_asked(url: str) -> None:
     with pytest.raises(InvalidArgumentError, match="upstream"):
-        RevisionTarget(version="1", replicas=(), weight=1, upstream=UpstreamSpec(url=url))
+        RevisionTarget(version="1", replicas=(), weight=1, upstream=UpstreamSpec(url=url)).check()
 
 
 def test_an_arm_has_replicas_or_an_upstream() -> None:
     upstream = UpstreamSpec(url="http://h")
 
     with pytest.raises(InvalidArgumentError, match="one or the other"):
-        RevisionTarget(version="1", replicas=("10.0.0.1:1",), weight=1, upstream=upstream)
+        RevisionTarget(version="1", replicas=("10.0.0.1:1",), weight=1, upstream=upstream).check()
 
 
 @pytest.mark.parametrize("role", ["Base", "a b", "~", "1"])
 def test_a_role_is_a_word(role: str) -> None:
     with pytest.raises(InvalidArgumentError, match="is no word"):
-        RevisionTarget(version="1", replicas=(), weight=1, role=role)
+        RevisionTarget(version="1", replicas=(), weight=1, role=role).check()
 
 
 @pytest.mark.parametrize(
@@ -170,16 +170,16 @@ def test_a_role_is_a_word(role: str) -> None:
 )
 def test_a_split_that_makes_no_sense_is_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidArgumentError, match=message):
-        EndpointRoute(name="m", revisions=(), **fields)
+        EndpointRoute(name="m", arms=(), **fields).check()
 
 
 @pytest.mark.parametrize("percent", [-1, 101])
 def test_a_share_of_copies_is_a_share(percent: int) -> None:
     with pytest.raises(InvalidArgumentError, match="percent"):
-        MirrorTarget(key="1", percent=percent)
+        EndpointRoute(name="m", arms=(), mirror=MirrorTarget(key="1", percent=percent)).check()
 
 
 def test_an_arm_is_found_by_its_key() -> None:
     arm = RevisionTarget(version="1", replicas=(), weight=100, role="baseline")
 
-    assert EndpointRoute(name="m", revisions=(arm,)).arm("1~baseline") is arm
+    assert EndpointRoute(name="m", arms=(arm,)).arm("1~baseline") is arm

@@ -109,7 +109,7 @@ def test_a_snapshot_built_from_the_one_before_is_as_one_from_nothing(
 
 
 def test_only_what_changed_is_built_again() -> None:
-    one, two = EndpointRoute(name="m", revisions=()), EndpointRoute(name="n", revisions=())
+    one, two = EndpointRoute(name="m", arms=()), EndpointRoute(name="n", arms=())
     builder = SnapshotBuilder(gateway_settings())
 
     before = builder.build([one, two]).parts
@@ -148,7 +148,7 @@ def test_every_resource_in_a_file_carries_its_type() -> None:
 
 
 def test_two_endpoints_of_one_name_are_refused() -> None:
-    endpoint = EndpointRoute(name="m", revisions=())
+    endpoint = EndpointRoute(name="m", arms=())
 
     with pytest.raises(InvalidArgumentError, match="more than once: m"):
         _snapshot([endpoint, endpoint])
@@ -236,7 +236,7 @@ def test_whether_a_replica_is_there_is_tried_where_it_may_be_on_another_host(
     addresses: tuple[str, ...], *, is_checked: bool
 ) -> None:
     revision = RevisionTarget(version="1", replicas=addresses, weight=100)
-    snapshot = _snapshot([EndpointRoute(name="m", revisions=(revision,))])
+    snapshot = _snapshot([EndpointRoute(name="m", arms=(revision,))])
 
     (found,) = (one for one in plain(snapshot.clusters) if one["name"] == cluster_name("m", "1"))
     checks = found.get("health_checks", [])

@@ -28,9 +28,7 @@ def _arm(version: str, weight: int, *, live: bool = True, role: str = "") -> Rev
     return RevisionTarget(version=version, replicas=replicas, weight=weight, role=role)
 
 
-THREE = EndpointRoute(
-    name="m", revisions=(_arm("2", 10), _arm("1", 10, role="baseline"), _arm("1", 80))
-)
+THREE = EndpointRoute(name="m", arms=(_arm("2", 10), _arm("1", 10, role="baseline"), _arm("1", 80)))
 
 
 def _route(endpoint: EndpointRoute, **headers: str) -> dict[str, Any]:
@@ -41,7 +39,7 @@ def _route(endpoint: EndpointRoute, **headers: str) -> dict[str, Any]:
 def test_only_live_arms_with_a_weight_take_requests(endpoint: EndpointRoute) -> None:
     split = live_split(endpoint)
 
-    live = {arm.key for arm in endpoint.revisions if arm.is_live and arm.weight}
+    live = {arm.key for arm in endpoint.arms if arm.is_live and arm.weight}
     assert {arm.key for arm, _ in split} == live
     assert all(weight > 0 for _, weight in split)
 
@@ -56,7 +54,7 @@ def test_in_a_sticky_split_a_dead_arm_moves_only_its_own_callers(
         return
 
     assert sum(weight for _, weight in split) == 100
-    before = _at([(arm, arm.weight) for arm in endpoint.revisions if arm.weight], place)
+    before = _at([(arm, arm.weight) for arm in endpoint.arms if arm.weight], place)
     if before.is_live:
         assert _at(split, place) is before
 
@@ -72,7 +70,7 @@ def _at(split: Iterable[tuple[RevisionTarget, int]], place: int) -> RevisionTarg
 @given(st.integers(1, 99), st.integers(1, 99), st.integers(0, 99))
 def test_whoever_saw_the_first_arm_sees_it_while_it_grows(low: int, high: int, place: int) -> None:
     def at(weight: int) -> EndpointRoute:
-        return replace(THREE, revisions=(_arm("2", weight), _arm("1", 100 - weight)), sticky=HEADER)
+        return replace(THREE, arms=(_arm("2", weight), _arm("1", 100 - weight)), sticky=HEADER)
 
     low, high = sorted((low, high))
     if _at(live_split(at(low)), place).version == "2":
@@ -144,7 +142,7 @@ def test_grpc_calls_are_spared_a_filter_that_no_endpoint_needs() -> None:
 
 
 def test_an_endpoint_without_features_is_routed_as_plainly_as_ever() -> None:
-    route = _route(replace(THREE, revisions=(_arm("1", 100),)))
+    route = _route(replace(THREE, arms=(_arm("1", 100),)))
 
     assert set(route) == {"name", "match", "route", "request_headers_to_remove"}
     assert set(route["route"]) == {"cluster", "timeout", "idle_timeout"}
@@ -152,9 +150,9 @@ def test_an_endpoint_without_features_is_routed_as_plainly_as_ever() -> None:
 
 def test_copies_go_only_from_the_split_only_to_a_living_arm_and_say_what_they_are() -> None:
     arms = (_arm("1", 100), _arm("2", 0))
-    endpoint = replace(THREE, revisions=arms, mirror=MirrorTarget(key="2", percent=20))
+    endpoint = replace(THREE, arms=arms, mirror=MirrorTarget(key="2", percent=20))
     snapshot = build_snapshot(gateway_settings(), [endpoint])
-    dead = replace(endpoint, revisions=(arms[0], _arm("2", 0, live=False)))
+    dead = replace(endpoint, arms=(arms[0], _arm("2", 0, live=False)))
 
     route = first_match(snapshot, "/v1/models/m:predict")
     (policy,) = route["route"]["request_mirror_policies"]
@@ -173,7 +171,7 @@ def test_copies_go_only_from_the_split_only_to_a_living_arm_and_say_what_they_ar
 def test_a_grpc_server_gets_grpc_and_a_replica_beside_it_the_bridge() -> None:
     theirs = UpstreamSpec(url="grpc://10.0.0.1:8001", protocol=UpstreamProtocol.GRPC)
     arm = RevisionTarget(version="2", replicas=(), weight=50, upstream=theirs)
-    endpoint = replace(THREE, revisions=(arm, _arm("1", 50)))
+    endpoint = replace(THREE, arms=(arm, _arm("1", 50)))
     snapshot = build_snapshot(gateway_settings(), [endpoint])
 
     route = first_match(snapshot, GRPC, {"x-model": "m"}, grpc=True)
@@ -188,7 +186,7 @@ def test_a_grpc_server_gets_grpc_and_a_replica_beside_it_the_bridge() -> None:
 def test_a_single_arm_is_one_cluster_however_often_it_is_there() -> None:
     endpoint = replace(
         THREE,
-        revisions=(_arm("2", 10, live=False), _arm("1", 90)),
+        arms=(_arm("2", 10, live=False), _arm("1", 90)),
         sticky=HEADER,
     )
 
@@ -197,9 +195,7 @@ def test_a_single_arm_is_one_cluster_however_often_it_is_there() -> None:
 
 def test_replicas_that_host_several_versions_are_told_which_one_is_meant() -> None:
     arms = tuple(replace(_arm(version, 50), pooled=True) for version in "12")
-    endpoint = replace(
-        THREE, revisions=arms, split_id="r", mirror=MirrorTarget(key="2", percent=20)
-    )
+    endpoint = replace(THREE, arms=arms, split_id="r", mirror=MirrorTarget(key="2", percent=20))
 
     def told(part: dict[str, Any]) -> dict[str, str]:
         headers = [added["header"] for added in part.get("request_headers_to_add", [])]
@@ -207,7 +203,7 @@ def test_replicas_that_host_several_versions_are_told_which_one_is_meant() -> No
 
     route = _route(endpoint)
     whole = (replace(arms[0], weight=100), replace(arms[1], weight=0))
-    alone = _route(replace(endpoint, revisions=whole))
+    alone = _route(replace(endpoint, arms=whole))
     pinned = first_match(build_snapshot(gateway_settings(), [endpoint]), "/v2/models/m/versions/2")
 
     assert told(route) == {"x-headrace-split": "r"}
@@ -234,7 +230,7 @@ def test_only_requests_that_may_be_copied_between_our_replicas_have_a_pair_id(
 ) -> None:
     path, headers = (GRPC, {"x-model": "m"}) if grpc else ("/v2/models/m", {})
     route = first_match(build_snapshot(gateway_settings(), [endpoint]), path, headers, grpc=grpc)
-    arms = {f"m~{arm.key}": arm for arm in endpoint.revisions}
+    arms = {f"m~{arm.key}": arm for arm in endpoint.arms}
     copied = [arms[name] for name in mirrors_named(route)]
     action = route.get("route", {})
     parts = action.get("weighted_clusters", {}).get("clusters", [])

@@ -28,7 +28,7 @@ def _upstream(url: str, tls: UpstreamTlsSpec | None, **fields: Any) -> dict[str,
     upstream = UpstreamSpec(url=url, tls=tls, **fields)
     arm = RevisionTarget(version="1", replicas=(), weight=100, upstream=upstream)
     settings = gateway_settings(ca_file=Path("/run/ca.pem"))
-    snapshot = build_snapshot(settings, [EndpointRoute(name="m", revisions=(arm,))])
+    snapshot = build_snapshot(settings, [EndpointRoute(name="m", arms=(arm,))])
     (cluster,) = plain(snapshot.clusters)
     found: dict[str, Any] = cluster["transport_socket"]["typed_config"]
     return found

@@ -17,7 +17,7 @@ from tests.unit.gateway.arbitrary import gateway_settings, plain
 def _cluster(**fields: Any) -> dict[str, Any]:  # noqa: ANN401  # any field's type
     upstream = UpstreamSpec(**{"url": "http://10.0.0.1:8000", **fields})
     arm = RevisionTarget(version="1", replicas=(), weight=100, upstream=upstream)
-    endpoint = EndpointRoute(name="a.b", revisions=(arm,))
+    endpoint = EndpointRoute(name="a.b", arms=(arm,))
     settings = gateway_settings(ca_file=Path("/run/ca.pem"))
     (cluster,) = plain(build_snapshot(settings, [endpoint]).clusters)
     found: dict[str, Any] = cluster

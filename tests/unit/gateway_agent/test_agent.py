@@ -11,10 +11,10 @@ import pytest
 from headrace.control.agents.messages import PROTOCOL, Bundle, Poll, Report, Told, with_version
 from headrace.control.agents.tls import MutualTls, client_context
 from headrace.control.certificates import Certificates
-from headrace.control.observed import Arm, Route
 from headrace.control.sandbox import Sandbox
 from headrace.core import InvalidArgumentError, UnavailableError
 from headrace.core.spec_access import TlsSpec
+from headrace.gateway import EndpointRoute, RevisionTarget
 from headrace.gateway_agent.agent import GatewayAgent, Holding
 from headrace.gateway_agent.applier import Applier, KeptBundle
 from headrace.gateway_agent.apps import Forwarding, own_families, ready_state
@@ -217,11 +217,13 @@ def test_why_a_version_was_refused_is_told_for_as_long_as_it_may_come_again(
         clock=fake.clock,
         sandbox=fake.sandbox,
     )
-    arm = Arm(version="1", replicas=("unix:/elsewhere/http.sock",), weight=100)
+    arm = RevisionTarget(version="1", replicas=("unix:/elsewhere/http.sock",), weight=100)
     here = msgspec.structs.replace(BUNDLE, sockets=None)
     good = with_version(here)
     bad = with_version(
-        msgspec.structs.replace(here, routes=(Route(name="m", timeout_s=None, arms=(arm,)),))
+        msgspec.structs.replace(
+            here, routes=(EndpointRoute(name="m", timeout_s=None, arms=(arm,)),)
+        )
     )
 
     asyncio.run(found.applier.apply(bad))

@@ -18,11 +18,10 @@ from headrace.control.gateway_record import routes_file
 from headrace.control.keeper import GatewayKeeper
 from headrace.control.limits.rules import Rules
 from headrace.control.limits.service import LimitService, Pair, SecuredAddress
-from headrace.control.observed import Route
 from headrace.control.ownership import ProcessOwner
 from headrace.control.ports import listen, pick_ports
 from headrace.core import Clock
-from headrace.gateway import GatewaySettings
+from headrace.gateway import EndpointRoute, GatewaySettings
 
 if TYPE_CHECKING:
     from headrace.control.agents.server import AgentsServer
@@ -163,7 +162,7 @@ def make_gateway(
     )
 
 
-def published_routes(gateway: Gateway, home: "Home", *, adopted: bool) -> tuple[Route, ...]:
+def published_routes(gateway: Gateway, home: "Home", *, adopted: bool) -> tuple[EndpointRoute, ...]:
     """What gateways acknowledged last, as far as an earlier control plane knew."""
     if isinstance(gateway, GatewayKeeper):
         return (routes_file(home.routes_file).load() if adopted else None) or ()

@@ -8,8 +8,7 @@ from typing import Any
 from headrace.control.activator import HoldLimits
 from headrace.control.agents.messages import Bundle, GatewayOptions, Secret, Shared, with_version
 from headrace.control.desired import POOL_PREFIX
-from headrace.control.observed import Route
-from headrace.gateway import GatewayPolicy, GatewaySettings, SecretFiles
+from headrace.gateway import EndpointRoute, GatewayPolicy, GatewaySettings, SecretFiles
 from headrace.gateway.resources import Resource
 
 
@@ -79,7 +78,7 @@ def secret_of(resource: Resource) -> Secret:
 
 def make_bundle(
     settings: GatewaySettings,
-    routes: Iterable[Route],
+    routes: Iterable[EndpointRoute],
     policy: GatewayPolicy,
     *,
     secrets: Sequence[Secret],

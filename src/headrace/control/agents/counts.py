@@ -17,10 +17,9 @@ import msgspec
 
 from headrace.control.agents.messages import MOST_COUNTED, Arm, Counts, Report
 from headrace.control.counting import ArmTotals, GatewayReading
-from headrace.control.observed import Route
 from headrace.core import HeadraceError
 from headrace.core.state_file import StateFile
-from headrace.gateway import ArmStatistics, GatewayStatistics
+from headrace.gateway import ArmStatistics, EndpointRoute, GatewayStatistics
 
 ArmKey: TypeAlias = tuple[str, str]
 Totals: TypeAlias = Mapping[ArmKey, ArmTotals]
@@ -282,7 +281,7 @@ class FleetCounts:
             extra = {"error": str(error)}
             _LOG.warning("cannot read what gateways counted; it begins anew", extra=extra)
 
-    def note_splits(self, version: str, routes: Iterable[Route]) -> None:
+    def note_splits(self, version: str, routes: Iterable[EndpointRoute]) -> None:
         """Remember how the newest version splits requests."""
         self._splits.pop(version, None)
         self._splits[version] = {

@@ -32,12 +32,12 @@ from headrace.control.gateway_tls import GatewayTls, lacks_secret
 from headrace.control.keeper import GatewayKeeper
 from headrace.control.limits.rules import Rules
 from headrace.control.news import News, wait_for
-from headrace.control.observed import Route
 from headrace.control.publication import GatewayRefusedError, NoGatewayError
 from headrace.control.state.records import Event
 from headrace.core import Clock, HeadraceError
 from headrace.core.spec_upstream import UpstreamSpec
 from headrace.gateway import (
+    EndpointRoute,
     GatewayPolicy,
     GatewaySettings,
     GatewayStatistics,
@@ -88,8 +88,8 @@ class GatewayFleet:
     _bundle: Bundle | None = None
     _encoded: bytes = b""
     _is_decided: bool = False
-    _routes: tuple[Route, ...] = ()
-    _taken: tuple[Route, ...] = ()
+    _routes: tuple[EndpointRoute, ...] = ()
+    _taken: tuple[EndpointRoute, ...] = ()
     _missing: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
@@ -130,7 +130,7 @@ class GatewayFleet:
 
     # --- what gateways are told ---
 
-    async def open(self, routes: Sequence[Route]) -> bool:
+    async def open(self, routes: Sequence[EndpointRoute]) -> bool:
         """Offer `routes`, as they were last acknowledged; whether the local Envoy was adopted.
 
         Raises:
@@ -151,7 +151,7 @@ class GatewayFleet:
                 group.create_task(self.local.run())
             group.create_task(self._watch())
 
-    async def publish(self, routes: Sequence[Route]) -> None:
+    async def publish(self, routes: Sequence[EndpointRoute]) -> None:
         """Return when requests follow `routes` at every gateway that is connected and not behind.
 
         A gateway that has just fallen behind is waited for, `max_behind_s` at most.
@@ -195,7 +195,7 @@ class GatewayFleet:
             self.policy = replace(former, keys=policy.keys)
             await self._takes(self._taken)
 
-    async def _takes(self, routes: tuple[Route, ...]) -> bool:
+    async def _takes(self, routes: tuple[EndpointRoute, ...]) -> bool:
         """Whether gateways take the policy as it is now with these routes."""
         wanted, self._routes = self._routes, routes
         try:
@@ -264,7 +264,7 @@ class GatewayFleet:
             self.news.note()
         return self.roster.newest
 
-    async def _local_publish(self, routes: Sequence[Route]) -> None:
+    async def _local_publish(self, routes: Sequence[EndpointRoute]) -> None:
         if self.local is not None:
             await self.local.publish(routes)
 
@@ -440,5 +440,5 @@ class GatewayFleet:
         """How gateways on other hosts are, as metrics."""
         return families(self.states())
 
-    def _keep_routes(self, routes: Sequence[Route]) -> None:
+    def _keep_routes(self, routes: Sequence[EndpointRoute]) -> None:
         routes_file(self.routes_path).try_save(tuple(routes))

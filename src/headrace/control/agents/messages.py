@@ -12,10 +12,9 @@ import msgspec
 
 from headrace.control.activator import HoldLimits
 from headrace.control.counting import ArmTotals
-from headrace.control.observed import Route
 from headrace.core import FailedPreconditionError, InvalidArgumentError
 from headrace.core.spec_observe import RequestLogSpec, TracingSpec
-from headrace.gateway import GatewayPolicy, Handshakes, ListenerTls
+from headrace.gateway import EndpointRoute, GatewayPolicy, Handshakes, ListenerTls
 
 _T = TypeVar("_T", bound=msgspec.Struct)
 
@@ -90,7 +89,7 @@ class Bundle(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     version: str
     options: GatewayOptions
-    routes: tuple[Route, ...]
+    routes: tuple[EndpointRoute, ...]
     policy: GatewayPolicy
     secrets: tuple[Secret, ...] = ()
     holds: dict[str, HoldLimits] = {}

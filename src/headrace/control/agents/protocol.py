@@ -6,9 +6,14 @@ from typing import Protocol
 from headrace.control.agents.roster import GatewayState
 from headrace.control.counting import GatewayReading
 from headrace.control.gateway_tls import GatewayTls, Secrets
-from headrace.control.observed import Route
 from headrace.core.spec_upstream import UpstreamSpec
-from headrace.gateway import GatewayPolicy, GatewaySettings, GatewayStatistics, Handshakes
+from headrace.gateway import (
+    EndpointRoute,
+    GatewayPolicy,
+    GatewaySettings,
+    GatewayStatistics,
+    Handshakes,
+)
 from headrace.observe.metrics import Family
 
 
@@ -42,13 +47,13 @@ class Gateway(Protocol):
     def states(self) -> tuple[GatewayState, ...]:
         """Of gateways on other hosts."""
 
-    async def open(self, routes: Sequence[Route]) -> bool:
+    async def open(self, routes: Sequence[EndpointRoute]) -> bool:
         """Begin to serve `routes`; whether what ran before goes on."""
 
     async def run(self) -> None:
         """Keep it up until cancelled; after `open`."""
 
-    async def publish(self, routes: Sequence[Route]) -> None:
+    async def publish(self, routes: Sequence[EndpointRoute]) -> None:
         """Return when requests follow `routes`; HeadraceError if they do not."""
 
     async def take_certificate(self, name: str) -> None:

@@ -52,10 +52,11 @@ from headrace.control.kubernetes.snapshot import (
     key_of,
     owns_replicas,
 )
-from headrace.control.observed import Observed, Route, addresses_of
+from headrace.control.observed import Observed, addresses_of
 from headrace.control.plan import PublishRoutes, prospects_of
 from headrace.core import HeadraceError
 from headrace.core.spec_kubernetes import KubernetesSpec
+from headrace.gateway import EndpointRoute
 
 SCALERS: Final = ("HorizontalPodAutoscaler", "ScaledObject")
 KINDS: Final = ("ConfigMap", "Service", "PodDisruptionBudget", "Deployment", *SCALERS)
@@ -136,7 +137,7 @@ class _Step:
 
     inputs: DecisionInputs
     cache: ManifestCache
-    routes: tuple[Route, ...]
+    routes: tuple[EndpointRoute, ...]
     kept: frozenset[str]
     actions: list[Action] = field(default_factory=list)
     problems: dict[tuple[str, str], str] = field(default_factory=dict)

@@ -10,7 +10,7 @@ import gzip
 import logging
 import zlib
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import msgspec
@@ -29,7 +29,7 @@ from headrace.control.kubernetes.rolling import Roll, roll_events
 from headrace.control.kubernetes.snapshot import ClusterSnapshot, Watches
 from headrace.control.membership import Emit, nobody
 from headrace.control.news import News
-from headrace.control.observed import Observed, Replica, Route
+from headrace.control.observed import Observed, Replica
 from headrace.control.plan import PublishRoutes
 from headrace.control.publication import RoutePublication, RoutePublisher
 from headrace.control.sandbox import Isolation
@@ -37,6 +37,7 @@ from headrace.control.state.records import Event
 from headrace.core import Clock, FailedPreconditionError, HeadraceError, ReplicaSettings
 from headrace.core.spec_access import EndpointLimitsSpec
 from headrace.core.spec_kubernetes import KubernetesSpec
+from headrace.gateway import EndpointRoute
 
 _LOG: Final = logging.getLogger("headrace.control")
 _READ_AGAIN_S: Final = 1.0
@@ -272,7 +273,7 @@ class KubernetesReconciler:
         self._is_acting = False
         self._wake.set()  # one step leads to the next
 
-    async def _record(self, routes: tuple[Route, ...]) -> None:
+    async def _record(self, routes: tuple[EndpointRoute, ...]) -> None:
         """Write down what is in force: nothing is taken away before the next leader knows."""
         if self.leads():
             await self.api.apply(record_of(routes, place=self.place), force=True)
@@ -300,14 +301,14 @@ def record_name(place: Place) -> str:
     return f"{place.instance}-routes"
 
 
-def record_of(routes: Sequence[Route], *, place: Place) -> Object:
+def record_of(routes: Sequence[EndpointRoute], *, place: Place) -> Object:
     """The ConfigMap that holds `routes`; who may call, and how much, is no part of it.
 
     Raises:
         FailedPreconditionError: They are more than a ConfigMap holds.
     """
     stored = [
-        msgspec.structs.replace(route, access=None, limits=EndpointLimitsSpec(), request_log=None)
+        replace(route, access=None, limits=EndpointLimitsSpec(), request_log=None)
         for route in routes
     ]
     packed = base64.b64encode(gzip.compress(msgspec.json.encode(stored), mtime=0)).decode()
@@ -324,14 +325,14 @@ def record_of(routes: Sequence[Route], *, place: Place) -> Object:
     }
 
 
-def routes_in(found: Object | None) -> tuple[Route, ...] | None:
+def routes_in(found: Object | None) -> tuple[EndpointRoute, ...] | None:
     """The routes that a ConfigMap holds; None if there is none, or it cannot be read."""
     packed = ((found or {}).get("binaryData") or {}).get(_ROUTES_KEY)
     if packed is None:
         return None
     try:
         document = gzip.decompress(base64.b64decode(packed))
-        return msgspec.json.decode(document, type=tuple[Route, ...])
+        return msgspec.json.decode(document, type=tuple[EndpointRoute, ...])
     except (ValueError, OSError, EOFError, zlib.error, msgspec.MsgspecError):
         return None
 

@@ -24,18 +24,18 @@ from headrace.control.agents.messages import (
 from headrace.control.agents.roster import Patience, Standing
 from headrace.control.gateway_record import routes_file
 from headrace.control.keeper import GatewayKeeper
-from headrace.control.observed import Arm as RouteArm
-from headrace.control.observed import Route
 from headrace.control.ownership import ProcessOwner
 from headrace.control.publication import GatewayRefusedError, NoGatewayError, log_level_of
 from headrace.control.state.records import Event
 from headrace.core import InvalidArgumentError
 from headrace.gateway import (
     ApiKey,
+    EndpointRoute,
     GatewayPolicy,
     GatewaySettings,
     GatewayUnavailableError,
     Handshakes,
+    RevisionTarget,
 )
 from headrace.testing import LoopClock, VirtualTimeLoop
 
@@ -48,12 +48,12 @@ def anyio_backend() -> tuple[str, dict[str, object]]:
     return "asyncio", {"loop_factory": VirtualTimeLoop}
 
 
-def route(name: str = "m", *, weights: Sequence[int] = (100,), held: bool = False) -> Route:
+def route(name: str = "m", *, weights: Sequence[int] = (100,), held: bool = False) -> EndpointRoute:
     arms = tuple(
-        RouteArm(version=str(number), replicas=(f"127.0.0.1:{9000 + number}",), weight=weight)
+        RevisionTarget(version=str(number), replicas=(f"127.0.0.1:{9000 + number}",), weight=weight)
         for number, weight in enumerate(weights, start=1)
     )
-    return Route(name=name, timeout_s=None, arms=arms, split_id="s", held=held, hold_s=3.0)
+    return EndpointRoute(name=name, timeout_s=None, arms=arms, split_id="s", held=held, hold_s=3.0)
 
 
 def fleet(tmp_path: Path, **more: object) -> GatewayFleet:

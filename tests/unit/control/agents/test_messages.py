@@ -22,11 +22,10 @@ from headrace.control.agents.messages import (
 )
 from headrace.control.agents.settings import AgentsSettings, GatewayMode, check_mode
 from headrace.control.agents.tls import agent_name, expires_at, may_speak_for, name_in, name_with
-from headrace.control.observed import Arm, Route
 from headrace.core import FailedPreconditionError, HeadraceError, InvalidArgumentError
 from headrace.core.spec_access import TlsSpec
 from headrace.core.spec_observe import RequestLogSpec
-from headrace.gateway import ApiKey, GatewayPolicy, ListenerTls
+from headrace.gateway import ApiKey, EndpointRoute, GatewayPolicy, ListenerTls, RevisionTarget
 from headrace.gateway.tls import authorities_secret, certificate_secret
 from tests.certificates import Authority
 
@@ -47,7 +46,11 @@ BUNDLE = with_version(
             limits_port=8444,
         ),
         routes=(
-            Route(name="m", timeout_s=None, arms=(Arm(version="1", replicas=(), weight=100),)),
+            EndpointRoute(
+                name="m",
+                timeout_s=None,
+                arms=(RevisionTarget(version="1", replicas=(), weight=100),),
+            ),
         ),
         policy=GatewayPolicy(
             keys=(ApiKey(id="a", name="b", digest="c", scopes=("d",)),), key_sets={"corp": "{}"}

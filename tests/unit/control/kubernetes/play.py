@@ -20,9 +20,10 @@ from headrace.control.kubernetes.manifests import settings_in
 from headrace.control.kubernetes.names import Place
 from headrace.control.kubernetes.replicas import pods_in, replicas_of, slices_in
 from headrace.control.kubernetes.snapshot import ClusterSnapshot, Key, is_ours, key_of
-from headrace.control.observed import Observed, Replica, Route, addresses_of
+from headrace.control.observed import Observed, Replica, addresses_of
 from headrace.control.plan import PublishRoutes
 from headrace.control.pools import Told, plan_pools, routed_now
+from headrace.gateway import EndpointRoute
 from tests.kubernetes_server import Controllers, InstantRuntime, RefusedError, Store
 from tests.kubernetes_server.fields import FieldConflictError
 from tests.unit.control.kubernetes.states import PLACE
@@ -37,9 +38,9 @@ class Play:
     runtime: InstantRuntime = field(default_factory=InstantRuntime)
     cluster: ClusterSnapshot = field(default_factory=ClusterSnapshot)
     replicas: dict[str, Replica] = field(default_factory=dict)
-    routed: tuple[Route, ...] = ()
-    published: tuple[Route, ...] | None = None
-    sent: tuple[Route, ...] | None = None
+    routed: tuple[EndpointRoute, ...] = ()
+    published: tuple[EndpointRoute, ...] | None = None
+    sent: tuple[EndpointRoute, ...] | None = None
     is_confirmed: bool = False
     blocked: dict[Key, str] = field(default_factory=dict)
     drafts: ManifestCache = field(default_factory=ManifestCache)

@@ -5,16 +5,16 @@ import random
 import pytest
 
 from headrace.control.kubernetes.reconciler import record_of, routes_in
-from headrace.control.observed import Arm, Route
 from headrace.core import FailedPreconditionError
+from headrace.gateway import EndpointRoute, RevisionTarget
 from tests.unit.control.kubernetes.states import PLACE
 
-ROUTE = Route(
+ROUTE = EndpointRoute(
     name="digits",
     timeout_s=1.0,
     arms=(
-        Arm(version="1", weight=30, replicas=("10.0.0.1:8000",)),
-        Arm(version="2", weight=70, replicas=()),
+        RevisionTarget(version="1", weight=30, replicas=("10.0.0.1:8000",)),
+        RevisionTarget(version="2", weight=70, replicas=()),
     ),
 )
 
@@ -48,9 +48,10 @@ def test_no_record_is_none() -> None:
 def test_more_than_a_config_map_holds_is_refused_with_the_way_out() -> None:
     chance = random.Random(1)  # noqa: S311  # no secret
     arms = tuple(
-        Arm(version=str(i), weight=1, replicas=(chance.randbytes(20).hex(),)) for i in range(50_000)
+        RevisionTarget(version=str(i), weight=1, replicas=(chance.randbytes(20).hex(),))
+        for i in range(50_000)
     )
-    route = Route(name="large", timeout_s=None, arms=arms)
+    route = EndpointRoute(name="large", timeout_s=None, arms=arms)
 
     with pytest.raises(FailedPreconditionError, match="several installations"):
         record_of([route], place=PLACE)
