@@ -1,4 +1,4 @@
-"""What does an interval add to a rollout's evidence? Differences of running totals. Pure.
+"""Evidence that one interval adds to a rollout: differences of running totals. Pure.
 
 Only intervals count over which one split was in force from the first to the last moment, and those
 in which an arm died: until the gateway knows it, requests fail. Of these and of intervals in the
@@ -12,35 +12,13 @@ from typing import Final
 
 import msgspec
 
+from headrace.gateway import ArmStatistics
 from headrace.rollout.readings import ArmCounts, Increment, LatencyCounts, PairCounts, RewardSums
 
-Buckets = Mapping[tuple[float, float], int]
-"""Requests by lower edge and width of their latency's bucket, in seconds."""
 NO_PAIRS: Final = PairCounts()
+_NOTHING: Final = ArmStatistics()
 Split = tuple[int, int]
 """Weights of the candidate and of what it is compared with."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ArmTotals:
-    """What the gateway has counted of one arm since it started."""
-
-    requests: int = 0
-    errors: int = 0
-    rejections: int = 0
-    latency: Buckets = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GatewayReading:
-    """What the gateway has counted: `epoch` is of its process, which counts from 0.
-
-    `totals` by endpoint and arm; `healthy`: whether somebody else's server answers, likewise.
-    """
-
-    epoch: str
-    totals: Mapping[tuple[str, str], ArmTotals]
-    healthy: Mapping[tuple[str, str], bool]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,8 +43,8 @@ class Reading:
     at: float
     epoch: str
     split: Split | None
-    candidate: ArmTotals = ArmTotals()
-    baseline: ArmTotals = ArmTotals()
+    candidate: ArmStatistics = _NOTHING
+    baseline: ArmStatistics = _NOTHING
     predictions: Mapping[str, Predictions] = field(default_factory=dict)
     all_told: bool = True
     pairs: PairCounts = NO_PAIRS
@@ -207,7 +185,7 @@ def _went_on(before: Predictions, now: Predictions) -> bool:
     return all(now.counts.get(label, 0) >= count for label, count in before.counts.items())
 
 
-def _arm(before: ArmTotals, now: ArmTotals, classes: Tally[tuple[str, str]]) -> ArmCounts:
+def _arm(before: ArmStatistics, now: ArmStatistics, classes: Tally[tuple[str, str]]) -> ArmCounts:
     buckets = {
         bucket: count - before.latency.get(bucket, 0) for bucket, count in now.latency.items()
     }

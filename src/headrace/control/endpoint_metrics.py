@@ -154,7 +154,7 @@ def _latency(
     total_s = 0.0
     for arm in found:
         place = 0
-        for lower, width, count in zip(arm.lower_s, arm.width_s, arm.counts, strict=True):
+        for (lower, width), count in sorted(arm.latency.items()):
             while place < len(bounds) and bounds[place] <= lower:
                 place += 1
             below[place] += count

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from headrace.control.agents.roster import GatewayState
 from headrace.control.backoff import CRASHED, STABLE_AFTER_S
-from headrace.control.counting import ArmTotals, GatewayReading
 from headrace.control.desired import POOL_PREFIX
 from headrace.control.faults import message_of
 from headrace.control.gateway_record import (
@@ -197,7 +198,7 @@ class GatewayKeeper:
             await self.tls.forget_unused((*in_force, *self._routes))
         return left_out
 
-    async def read_arms(self, endpoints: Collection[str]) -> GatewayReading:
+    async def read_arms(self, endpoints: Collection[str]) -> GatewayStatistics:
         """What Envoy has counted of these endpoints' splits.
 
         Raises:
@@ -214,16 +215,15 @@ class GatewayKeeper:
         for name, key in upstreams:
             up, _ = await self._gateway.upstream_health(name, key)
             healthy[name, key] = up > 0
-        return GatewayReading(epoch=statistics.epoch, totals=_totals(statistics), healthy=healthy)
+        return msgspec.structs.replace(statistics, healthy=healthy)
 
-    async def read_endpoints(self, endpoints: Collection[str]) -> GatewayReading:
+    async def read_endpoints(self, endpoints: Collection[str]) -> GatewayStatistics:
         """What Envoy has counted of all requests to these endpoints; nothing of who is healthy.
 
         Raises:
             HeadraceError: Envoy does not answer.
         """
-        statistics = await self._gateway.endpoint_statistics(endpoints)
-        return GatewayReading(epoch=statistics.epoch, totals=_totals(statistics), healthy={})
+        return await self._gateway.endpoint_statistics(endpoints)
 
     async def endpoint_statistics(self) -> GatewayStatistics:
         """What Envoy has counted of all requests to the endpoints that it knows.
@@ -231,7 +231,7 @@ class GatewayKeeper:
         Raises:
             HeadraceError: Envoy does not answer.
         """
-        return await self._gateway.endpoint_statistics({route.name for route in self._routes})
+        return await self.read_endpoints({route.name for route in self._routes})
 
     async def in_flight(self) -> dict[tuple[str, str], int]:
         """Requests on their way, by endpoint and arm.
@@ -372,16 +372,3 @@ class GatewayKeeper:
 
     def _keep_routes(self, routes: Sequence[EndpointRoute]) -> None:
         routes_file(self.routes_path).try_save(tuple(routes))
-
-
-def _totals(statistics: GatewayStatistics) -> dict[tuple[str, str], ArmTotals]:
-    """Counts by endpoint and arm in the control plane's own words."""
-    return {
-        key: ArmTotals(
-            requests=arm.requests,
-            errors=arm.errors,
-            rejections=arm.rejections,
-            latency=dict(zip(zip(arm.lower_s, arm.width_s, strict=True), arm.counts, strict=True)),
-        )
-        for key, arm in statistics.arms.items()
-    }

@@ -10,9 +10,9 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import ClassVar, Final, Protocol
 
-from headrace.control.counting import GatewayReading
 from headrace.control.looking import Looking
 from headrace.core import HeadraceError
+from headrace.gateway import GatewayStatistics
 from headrace.monitor import History
 
 _LOG: Final = logging.getLogger("headrace.control")
@@ -23,7 +23,7 @@ _AT_ONCE: Final = 20
 class CountsSource(Protocol):
     """What counts requests by endpoint and version."""
 
-    async def read_endpoints(self, endpoints: Collection[str]) -> GatewayReading:
+    async def read_endpoints(self, endpoints: Collection[str]) -> GatewayStatistics:
         """Totals of all requests to these endpoints.
 
         Raises:
@@ -61,8 +61,8 @@ class Recorder(Looking[History]):
         self._is_blind = False
         self.check_clock(at)
         self.history.look(at)
-        self.faults.keep_only("history", {endpoint for endpoint, _ in reading.totals})
-        for number, ((endpoint, version), totals) in enumerate(reading.totals.items(), start=1):
+        self.faults.keep_only("history", {endpoint for endpoint, _ in reading.arms})
+        for number, ((endpoint, version), totals) in enumerate(reading.arms.items(), start=1):
             with self.faults.contain("history", endpoint):
                 self.history.add(at, endpoint, version, totals, epoch=reading.epoch)
             if number % _AT_ONCE == 0:

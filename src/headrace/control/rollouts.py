@@ -15,7 +15,7 @@ import msgspec
 
 from headrace.control.access.trail import Change
 from headrace.control.aims import Aims
-from headrace.control.counting import GatewayReading, Reading, share_of
+from headrace.control.counting import Reading, share_of
 from headrace.control.effective import BASELINE
 from headrace.control.faults import LOOP, Faults
 from headrace.control.journal import Journal
@@ -28,6 +28,7 @@ from headrace.control.state.records import Assignment, Event, RolloutRecord
 from headrace.control.state.store import Store
 from headrace.control.watching import CANDIDATE, View, Watch, batch_of
 from headrace.core import Clock, HeadraceError, ModelNotFoundError, NotFoundError
+from headrace.gateway import GatewayStatistics
 from headrace.rollout.evidence import Evidence
 from headrace.rollout.machine import advance, command, due_at
 from headrace.rollout.outlook import observed_load, outlook
@@ -52,7 +53,7 @@ FAULT_KINDS: Final = ("rollout", "rollout step", "rollout reports", "rollout evi
 class ArmSource(Protocol):
     """What counts requests by arm."""
 
-    async def read_arms(self, endpoints: Collection[str]) -> GatewayReading:
+    async def read_arms(self, endpoints: Collection[str]) -> GatewayStatistics:
         """Totals of the endpoints' splits.
 
         Raises:
@@ -214,7 +215,7 @@ class RolloutDriver:
         answer_bytes = self.reports.answer_bytes(replica.name)
         return view.observe(replica, self._rate(replica.name), answer_bytes)
 
-    async def _count(self, view: View, gateway: GatewayReading) -> None:
+    async def _count(self, view: View, gateway: GatewayStatistics) -> None:
         record, now = view.record, self.clock.monotonic()
         watch = self._watch(record)
         watch.elapsed(now)
@@ -226,7 +227,7 @@ class RolloutDriver:
             if (report := self.reports.together(replica.name)) is not None
         }
         self._note_rates(reports, now)
-        reading = view.reading(now=now, epoch=gateway.epoch, totals=gateway.totals, reports=reports)
+        reading = view.reading(now=now, epoch=gateway.epoch, totals=gateway.arms, reports=reports)
         if view.needs_answers:
             reading = await self._with_answers(view, watch, reading)
         increment = watch.counter.read(reading)

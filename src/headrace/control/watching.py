@@ -5,13 +5,14 @@ import logging
 from collections import Counter as Tally
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Final
 
 import msgspec
 
 from headrace.control.aims import Aims
 from headrace.control.backoff import MANY_FAILURES
-from headrace.control.counting import ArmTotals, Counter, Predictions, Reading, Split
+from headrace.control.counting import Counter, Predictions, Reading, Split
 from headrace.control.desired import DesiredArm, DesiredEndpoint
 from headrace.control.effective import BASELINE
 from headrace.control.observed import Phase, Replica
@@ -21,7 +22,7 @@ from headrace.control.state.records import Assignment, RolloutRecord, UnitBatch
 from headrace.control.status import is_routed_as_desired
 from headrace.core import FailedPreconditionError
 from headrace.core.spec_rollout import AbSpec, DisagreementSpec, ShadowSpec
-from headrace.gateway import EndpointRoute
+from headrace.gateway import ArmStatistics, EndpointRoute
 from headrace.rollout.crashes import ReplicaDeaths
 from headrace.rollout.evidence import Evidence
 from headrace.rollout.outcomes import Names, Verdict
@@ -239,7 +240,7 @@ class View:
         *,
         now: float,
         epoch: str,
-        totals: Mapping[tuple[str, str], ArmTotals],
+        totals: Mapping[tuple[str, str], ArmStatistics],
         reports: Mapping[str, ReplicaReport],
     ) -> Reading:
         """What the gateway and the replicas have counted, put together by arm."""
@@ -253,8 +254,12 @@ class View:
             step_since=self.record.state.step_since,
             step=self.record.state.step,
             is_sticky=self.endpoint.sticky is not None,
-            candidate=totals.get((name, arm.key), ArmTotals()) if arm else ArmTotals(),
-            baseline=_sum(totals.get((name, a.key), ArmTotals()) for a in self.comparison),
+            candidate=totals.get((name, arm.key), ArmStatistics()) if arm else ArmStatistics(),
+            baseline=reduce(
+                ArmStatistics.plus,
+                (totals.get((name, a.key), ArmStatistics()) for a in self.comparison),
+                ArmStatistics(),
+            ),
             predictions=self._predictions(reports),
             all_told=all(replica.name in reports for replica in self.answering),
             heard=self._heard(reports),
@@ -421,15 +426,3 @@ def batch_of(
 def unit_digest(rollout: str, unit: str) -> str:
     """What stands for a caller in the store: nobody can read from it who it was."""
     return hashlib.sha256(f"{rollout}\0{unit}".encode()).hexdigest()[:16]
-
-
-def _sum(totals: Iterable[ArmTotals]) -> ArmTotals:
-    requests = errors = rejections = 0
-    latency: dict[tuple[float, float], int] = {}
-    for total in totals:
-        requests += total.requests
-        errors += total.errors
-        rejections += total.rejections
-        for bucket, count in total.latency.items():
-            latency[bucket] = latency.get(bucket, 0) + count
-    return ArmTotals(requests=requests, errors=errors, rejections=rejections, latency=latency)

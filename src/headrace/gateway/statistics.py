@@ -1,4 +1,4 @@
-"""How did the requests of each arm end, and how long did they take? Envoy's own counts.
+"""Statistics of arms from Envoy's own counts: how requests ended, and how long they took.
 
 Access loggers keep one histogram per arm, HTTP status and gRPC status: of the requests that came by
 a split whose arms are compared, and apart from them of all others. Envoy's histograms are
@@ -48,6 +48,8 @@ OF_ALL: Final = Question(f"{_ASK}^({_SPLIT}|{_REST})[.]", rf"({_SPLIT}|{_REST})\
 Bucket: TypeAlias = tuple[float, float]
 """Lower bound and width."""
 
+MOST_COUNTED: Final = 1 << 53
+"""No gateway has counted more; a number beyond it is none that JSON carries everywhere."""
 _SERVER_ERROR: Final = 500
 _CALLER_ERROR: Final = 400
 _TOO_MANY: Final = 429
@@ -61,28 +63,64 @@ _GRPC_CANCELLED: Final = "1"
 class ArmStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """One arm's requests by its split since Envoy started, by how they ended, and their latencies.
 
-    `requests` includes `errors` (HTTP 5xx and 429, gRPC's UNKNOWN, DEADLINE_EXCEEDED,
-    RESOURCE_EXHAUSTED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS; also those that the gateway
-    made because the arm did not answer), `rejections` (other 4xx, gRPC's other codes) and those
-    whose callers left (`abandoned`). Bucket i holds `counts[i]` requests that took at least
-    `lower_s[i]` and less than `width_s[i]` more seconds, from the request's first byte to the
-    answer's, or until the caller left. Ascending; errors are in it.
+    Also what all gateways have counted of it together. `requests` includes `errors` (HTTP 5xx and
+    429, gRPC's UNKNOWN, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNIMPLEMENTED, INTERNAL,
+    UNAVAILABLE, DATA_LOSS; also those that the gateway made because the arm did not answer),
+    `rejections` (other 4xx, gRPC's other codes) and those whose callers left (`abandoned`).
+    `latency`: requests by lower edge and width of their bucket, in seconds, from the request's
+    first byte to the answer's, or until the caller left; with errors.
     """
 
     requests: int = 0
     errors: int = 0
     rejections: int = 0
     abandoned: int = 0
-    lower_s: tuple[float, ...] = ()
-    width_s: tuple[float, ...] = ()
-    counts: tuple[int, ...] = ()
+    latency: Mapping[Bucket, int] = {}
+
+    def since(self, before: "ArmStatistics") -> "ArmStatistics":
+        """What came since `before`; all if anything is less than then: it was counted anew."""
+        latency = {
+            bucket: count - before.latency.get(bucket, 0) for bucket, count in self.latency.items()
+        }
+        more = ArmStatistics(
+            requests=self.requests - before.requests,
+            errors=self.errors - before.errors,
+            rejections=self.rejections - before.rejections,
+            abandoned=self.abandoned - before.abandoned,
+            latency={bucket: count for bucket, count in latency.items() if count},
+        )
+        numbers = (more.requests, more.errors, more.rejections, more.abandoned)
+        is_anew = min(numbers) < 0 or any(
+            self.latency.get(bucket, 0) < count for bucket, count in before.latency.items()
+        )
+        return self if is_anew else more
+
+    def plus(self, other: "ArmStatistics") -> "ArmStatistics":
+        """Both together; what is more than can be stored stays at the most that can."""
+        latency = dict(self.latency)
+        for bucket, count in other.latency.items():
+            latency[bucket] = min(latency.get(bucket, 0) + count, MOST_COUNTED)
+        requests = min(self.requests + other.requests, MOST_COUNTED)
+        errors = min(self.errors + other.errors, requests)
+        rejections = min(self.rejections + other.rejections, requests - errors)
+        return ArmStatistics(
+            requests=requests,
+            errors=errors,
+            rejections=rejections,
+            abandoned=min(self.abandoned + other.abandoned, requests - errors - rejections),
+            latency=latency,
+        )
 
 
 class GatewayStatistics(msgspec.Struct, frozen=True, kw_only=True):
-    """Counts by endpoint and arm key. Another `epoch` means that Envoy began to count anew."""
+    """Counts by endpoint and arm key. Another `epoch` means that Envoy began to count anew.
+
+    `healthy`: whether somebody else's server answers, likewise; of splits only.
+    """
 
     epoch: str
     arms: Mapping[tuple[str, str], ArmStatistics]
+    healthy: Mapping[tuple[str, str], bool] = {}
 
 
 def arm_loggers(*, counts_all: bool) -> Sequence[Resource]:
@@ -212,15 +250,12 @@ class _Tally:
             self.buckets[round(lower_s, 9), round(width_s, 9)] += each.count
 
     def statistics(self) -> ArmStatistics:
-        buckets = sorted(self.buckets.items())
         return ArmStatistics(
             requests=self.requests,
             errors=self.errors,
             rejections=self.rejections,
             abandoned=self.abandoned,
-            lower_s=tuple(lower_s for (lower_s, _), _ in buckets),
-            width_s=tuple(width_s for (_, width_s), _ in buckets),
-            counts=tuple(count for _, count in buckets),
+            latency=dict(self.buckets),
         )
 
 

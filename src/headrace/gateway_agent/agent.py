@@ -52,9 +52,9 @@ async def read_counts(keeper: GatewayKeeper, bundle: Bundle) -> Counts:
     healthy = {} if splits is None else splits.healthy
     return Counts(
         epoch=every.epoch,
-        every=tuple(Arm.of(arm, totals) for arm, totals in every.totals.items()),
+        every=tuple(Arm.of(arm, totals) for arm, totals in every.arms.items()),
         # Of another process than the rest: then it counts from the next look on.
-        splits=tuple(Arm.of(arm, totals) for arm, totals in splits.totals.items())
+        splits=tuple(Arm.of(arm, totals) for arm, totals in splits.arms.items())
         if splits is not None and splits.epoch == every.epoch
         else (),
         active=tuple(

@@ -7,7 +7,6 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from headrace.control.aims import Aims
-from headrace.control.counting import ArmTotals, GatewayReading
 from headrace.control.home import Home
 from headrace.control.journal import Journal
 from headrace.control.keeper import GatewayKeeper
@@ -26,7 +25,7 @@ from headrace.control.state import home_url, open_store
 from headrace.control.state.records import RolloutRecord
 from headrace.control.state.store import Store
 from headrace.control.wishes import Fulfiller
-from headrace.gateway import EndpointRoute, GatewaySettings
+from headrace.gateway import ArmStatistics, EndpointRoute, GatewaySettings, GatewayStatistics
 from headrace.registry import Registry
 from tests.unit.control.conftest import inspect
 
@@ -54,7 +53,7 @@ class World:
     clock: TurnedClock = field(default_factory=TurnedClock)
     replicas: dict[str, Replica] = field(default_factory=dict)
     published: tuple[EndpointRoute, ...] = ()
-    totals: dict[tuple[str, str], ArmTotals] = field(default_factory=dict)
+    totals: dict[tuple[str, str], ArmStatistics] = field(default_factory=dict)
     error_ratio: dict[str, float] = field(default_factory=dict)
     slow: dict[str, float] = field(default_factory=dict)
     cannot_load: set[str] = field(default_factory=set)
@@ -97,9 +96,9 @@ class World:
         )
         return Plane(self, aims, orders, driver, store)
 
-    async def read_arms(self, endpoints: Collection[str]) -> GatewayReading:
+    async def read_arms(self, endpoints: Collection[str]) -> GatewayStatistics:
         totals = {key: total for key, total in self.totals.items() if key[0] in endpoints}
-        return GatewayReading(epoch="1", totals=totals, healthy={})
+        return GatewayStatistics(epoch="1", arms=totals)
 
     def serve(self, requests: int) -> None:
         """Answer `requests` as the published routes say."""
@@ -108,7 +107,7 @@ class World:
                 self._answer((route.name, key), requests * weight // 100)
 
     def _answer(self, arm: tuple[str, str], count: int) -> None:
-        before = self.totals.get(arm, ArmTotals())
+        before = self.totals.get(arm, ArmStatistics())
         failed = round(count * self.error_ratio.get(arm[1], 0.0))
         slow = round(count * self.slow.get(arm[1], 0.0))
         latency = dict(before.latency)
@@ -119,7 +118,7 @@ class World:
             latency[bucket] = latency.get(bucket, 0) + here
             left -= here
         latency[0.1, 0.01] = latency.get((0.1, 0.01), 0) + slow
-        self.totals[arm] = ArmTotals(
+        self.totals[arm] = ArmStatistics(
             requests=before.requests + count, errors=before.errors + failed, latency=latency
         )
 

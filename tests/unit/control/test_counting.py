@@ -1,7 +1,8 @@
 from collections.abc import Mapping
 from typing import Final
 
-from headrace.control.counting import ArmTotals, Counter, Predictions, Reading, Split
+from headrace.control.counting import Counter, Predictions, Reading, Split
+from headrace.gateway import ArmStatistics
 from headrace.rollout.readings import LatencyCounts, PairCounts
 
 FAST, SLOW = (0.001, 0.0001), (0.5, 0.01)
@@ -11,8 +12,8 @@ def reading(
     at: float,
     *,
     split: Split | None = (10, 90),
-    candidate: ArmTotals | None = None,
-    baseline: ArmTotals | None = None,
+    candidate: ArmStatistics | None = None,
+    baseline: ArmStatistics | None = None,
     epoch: str = "a",
     predictions: Mapping[str, Predictions] | None = None,
     pairs: int = 0,
@@ -28,8 +29,8 @@ def reading(
         at=at,
         epoch=epoch,
         split=split,
-        candidate=candidate or ArmTotals(),
-        baseline=baseline or ArmTotals(),
+        candidate=candidate or ArmStatistics(),
+        baseline=baseline or ArmStatistics(),
         predictions=predictions or {},
         pairs=PairCounts(pairs=pairs),
         all_told=all_told,
@@ -42,9 +43,9 @@ def reading(
     )
 
 
-def total(requests: int, errors: int = 0, slow: int = 0) -> ArmTotals:
+def total(requests: int, errors: int = 0, slow: int = 0) -> ArmStatistics:
     latency = {FAST: requests - slow, SLOW: slow}
-    return ArmTotals(requests=requests, errors=errors, latency=latency)
+    return ArmStatistics(requests=requests, errors=errors, latency=latency)
 
 
 def test_an_interval_adds_what_the_totals_grew_by() -> None:

@@ -4,6 +4,7 @@ import math
 import random
 from dataclasses import replace
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -57,13 +58,8 @@ def _counted(*latencies_s: float, **counts: int) -> ArmStatistics:
         digits = math.floor(round(latency_s / 10.0**exponent, 6))
         bucket = (round(digits * 10.0**exponent, 9), 10.0**exponent)
         found[bucket] = found.get(bucket, 0) + 1
-    buckets = sorted(found.items())
-    return ArmStatistics(
-        requests=len(latencies_s),
-        lower_s=tuple(lower for (lower, _), _ in buckets),
-        width_s=tuple(width for (_, width), _ in buckets),
-        counts=tuple(count for _, count in buckets),
-        **counts,
+    return msgspec.structs.replace(
+        ArmStatistics(requests=len(latencies_s), latency=found), **counts
     )
 
 
@@ -127,8 +123,8 @@ def test_each_request_is_below_the_bounds_that_it_is_below(
     below = _samples(text, "headrace_endpoint_latency_seconds_bucket", "le")
     assert len(below) == len(bounds) + 1
     for bound in bounds:
-        ends = zip(counted.lower_s, counted.width_s, counted.counts, strict=True)
-        true = sum(n for lower, width, n in ends if lower + width <= bound * (1 + 1e-9))
+        ends = counted.latency.items()
+        true = sum(n for (lower, width), n in ends if lower + width <= bound * (1 + 1e-9))
         assert below[repr(bound),] == true
     assert below["+Inf",] == len(latencies_s)
     assert _samples(text, "headrace_endpoint_latency_seconds_sum") == {

@@ -3,15 +3,15 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from headrace.control.access.roles import SYSTEM
 from headrace.control.alerting import Alerting, Facts
-from headrace.control.counting import ArmTotals, GatewayReading
 from headrace.control.desired import DesiredStream
 from headrace.control.faults import Faults, message_of
 from headrace.control.home import Home
@@ -41,7 +41,7 @@ from headrace.features import (
     MaterializeSchedule,
     SkewSummary,
 )
-from headrace.gateway import GatewaySettings
+from headrace.gateway import ArmStatistics, GatewaySettings, GatewayStatistics
 from headrace.monitor.slo import Window
 from headrace.registry import Registry
 from headrace.rollout.state import Phase as RolloutPhase
@@ -225,10 +225,10 @@ def feature_views(poison: Poison, faults: Faults, folder: Path) -> Loop:
 
 def history(poison: Poison, faults: Faults, _: Path) -> Loop:
     class Gateway:
-        async def read_endpoints(self, _: Collection[str]) -> GatewayReading:
-            return GatewayReading(
+        async def read_endpoints(self, _: Collection[str]) -> GatewayStatistics:
+            return GatewayStatistics(
                 epoch="1",
-                totals={(n, "1"): _poisonous_totals(poison, n) for n in NAMES},
+                arms={(n, "1"): _poisonous_totals(poison, n) for n in NAMES},
                 healthy={},
             )
 
@@ -236,11 +236,11 @@ def history(poison: Poison, faults: Faults, _: Path) -> Loop:
     return Loop(kind="history", poison=poison, faults=faults, turn=recorder.look)
 
 
-def _poisonous_totals(poison: Poison, name: str) -> ArmTotals:
+def _poisonous_totals(poison: Poison, name: str) -> ArmStatistics:
     if name == "poisoned" and not poison.is_healed:
-        return ArmTotals(requests="many")  # type: ignore[arg-type]  # the poison
+        return ArmStatistics(requests="many")  # type: ignore[arg-type]  # the poison
     poison.reached.append(name)
-    return ArmTotals(requests=1)
+    return ArmStatistics(requests=1)
 
 
 @pytest.mark.parametrize(
@@ -359,15 +359,15 @@ class PoisonedWorld(World):
 
     is_healed: bool = False
 
-    async def read_arms(self, endpoints: Collection[str]) -> GatewayReading:
+    async def read_arms(self, endpoints: Collection[str]) -> GatewayStatistics:
         reading = await super().read_arms(endpoints)
         if self.is_healed:
             return reading
         totals = {
-            key: replace(total, errors="many") if key[0] == "poisoned" else total  # type: ignore[arg-type]
-            for key, total in reading.totals.items()
+            key: msgspec.structs.replace(total, errors="many") if key[0] == "poisoned" else total
+            for key, total in reading.arms.items()
         }
-        return replace(reading, totals=totals)
+        return msgspec.structs.replace(reading, arms=totals)
 
 
 ROLLOUT: dict[str, Any] = {

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from headrace.control.counting import ArmTotals, GatewayReading
 from headrace.control.recorder import Recorder
 from headrace.core import HeadraceError, UnavailableError
+from headrace.gateway import ArmStatistics, GatewayStatistics
 from headrace.testing import LoopClock, VirtualTimeLoop
 from tests.unit.control.played import TurnedClock
 
@@ -26,16 +26,16 @@ class FakeGateway:
     asked: list[float] = field(default_factory=list)
     takes_s: float = 0.0
 
-    async def read_endpoints(self, endpoints: Collection[str]) -> GatewayReading:
+    async def read_endpoints(self, endpoints: Collection[str]) -> GatewayStatistics:
         now = asyncio.get_running_loop().time()
         self.asked.append(now)
         await asyncio.sleep(self.takes_s)
         if self.error is not None:
             raise self.error
         count = int((now - self.began) * 10)
-        totals = ArmTotals(requests=count, errors=count // 10, latency={(0.01, 0.001): count})
-        return GatewayReading(
-            epoch=self.epoch, totals={(name, "1"): totals for name in endpoints}, healthy={}
+        totals = ArmStatistics(requests=count, errors=count // 10, latency={(0.01, 0.001): count})
+        return GatewayStatistics(
+            epoch=self.epoch, arms={(name, "1"): totals for name in endpoints}, healthy={}
         )
 
 

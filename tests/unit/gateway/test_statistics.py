@@ -68,9 +68,8 @@ def test_every_request_is_counted_once_by_its_arm_and_how_it_ended(found: list[A
     assert {arm: one.requests for arm, one in arms.items()} == dict(requests)
     assert total == requests.total()
     for one in arms.values():
-        assert sum(one.counts) == one.requests
+        assert sum(one.latency.values()) == one.requests
         assert one.errors + one.rejections <= one.requests
-        assert list(one.lower_s) == sorted(set(one.lower_s))
 
 
 def test_the_two_units_of_time_are_both_seconds_in_the_end() -> None:
@@ -82,9 +81,7 @@ def test_the_two_units_of_time_are_both_seconds_in_the_end() -> None:
     arms, _ = read_splits(answer, {"m"})
 
     one = arms["m", "1"]
-    assert one.lower_s == (0.0001, 0.025, 0.1)
-    assert one.width_s == (0.00001, 0.0025, 0.01)
-    assert one.counts == (1, 2, 3)
+    assert one.latency == {(0.0001, 0.00001): 1, (0.025, 0.0025): 2, (0.1, 0.01): 3}
     assert (one.requests, one.errors, one.rejections) == (6, 0, 0)
 
 
@@ -93,7 +90,7 @@ def test_the_same_bucket_of_two_statuses_is_one() -> None:
 
     arms, _ = read_splits(answer, {"m"})
 
-    assert arms["m", "1"].counts == (7,)
+    assert list(arms["m", "1"].latency.values()) == [7]
     assert arms["m", "1"].errors == 5
 
 

@@ -15,19 +15,18 @@ from typing import Final, TypeAlias
 
 import msgspec
 
-from headrace.control.agents.messages import MOST_COUNTED, Arm, Counts, Report
-from headrace.control.counting import ArmTotals, GatewayReading
+from headrace.control.agents.messages import Arm, Counts, Report
 from headrace.core import HeadraceError
 from headrace.core.state_file import StateFile
 from headrace.gateway import ArmStatistics, EndpointRoute, GatewayStatistics
 
 ArmKey: TypeAlias = tuple[str, str]
-Totals: TypeAlias = Mapping[ArmKey, ArmTotals]
+Totals: TypeAlias = Mapping[ArmKey, ArmStatistics]
 FORGET_S: Final = 600.0
 """After which an arm that nobody knows is forgotten: its last requests have ended by then."""
 _MOST_GATEWAYS: Final = 1024
 """Of which the last report is remembered: who comes back after so many others counts anew."""
-_NOTHING: Final = ArmTotals()
+_NOTHING: Final = ArmStatistics()
 _LOG: Final = logging.getLogger("headrace.control")
 _LOCAL: Final = ""
 """The gateway on this host, whose name no other has."""
@@ -54,7 +53,7 @@ class Seen:
 class Leaving:
     """Arms that nobody knows any more: since when, and what was counted of them by then."""
 
-    _since: dict[ArmKey, tuple[float, ArmTotals]] = field(default_factory=dict)
+    _since: dict[ArmKey, tuple[float, ArmStatistics]] = field(default_factory=dict)
 
     def over(self, totals: Totals, known: Collection[ArmKey], *, now: float) -> set[ArmKey]:
         """Those to forget now: nothing more was counted of them for `FORGET_S`."""
@@ -72,7 +71,7 @@ class Leaving:
 class Sum:
     """Totals of every request to every gateway."""
 
-    totals: dict[ArmKey, ArmTotals] = field(default_factory=dict)
+    totals: dict[ArmKey, ArmStatistics] = field(default_factory=dict)
     _seen: dict[str, Seen] = field(default_factory=dict)
     _leaving: Leaving = field(default_factory=Leaving)
 
@@ -82,16 +81,16 @@ class Sum:
         goes_on = last is not None and last.epoch == epoch
         before = last.totals if last is not None and goes_on else {}
         for arm, now in totals.items():
-            more = added(before.get(arm, _NOTHING), now)
+            more = now.since(before.get(arm, _NOTHING))
             if arm in self.totals or arm not in before or more != _NOTHING:  # else it is forgotten
                 self._add(arm, more)
         # An arm that Envoy no longer tells of may come back with what it had counted.
         seen = Seen(epoch=epoch, totals={**before, **totals}, told=frozenset(totals))
         _remember(self._seen, gateway, seen)
 
-    def _add(self, arm: ArmKey, more: ArmTotals) -> None:
+    def _add(self, arm: ArmKey, more: ArmStatistics) -> None:
         known = self.totals.get(arm)
-        self.totals[arm] = more if known is None else plus(known, more)
+        self.totals[arm] = more if known is None else known.plus(more)
 
     def keep(self, known: Collection[ArmKey], *, now: float) -> None:
         """Forget endpoints that are gone, and arms of which nothing more comes.
@@ -144,7 +143,7 @@ class Evidence:
     """
 
     split_of: Callable[[str, str], object]
-    totals: dict[ArmKey, ArmTotals] = field(default_factory=dict)
+    totals: dict[ArmKey, ArmStatistics] = field(default_factory=dict)
     _seen: dict[str, Seen] = field(default_factory=dict)
     _leaving: Leaving = field(default_factory=Leaving)
 
@@ -159,8 +158,8 @@ class Evidence:
             split = self.split_of(newest, arm[0])
             known = (self.split_of(last.version, arm[0]), self.split_of(version, arm[0]))
             if split is not None and known == (split, split):
-                more = added(last.totals.get(arm, _NOTHING), now)
-                self.totals[arm] = plus(self.totals[arm], more)
+                more = now.since(last.totals.get(arm, _NOTHING))
+                self.totals[arm] = self.totals[arm].plus(more)
 
     def forget(self, gateway: str) -> None:
         """Begin anew with a gateway that was away."""
@@ -201,45 +200,11 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
     seen: dict[str, KeptGateway] = {}
 
 
-def added(before: ArmTotals, now: ArmTotals) -> ArmTotals:
-    """What came from one total to the next; all of `now` if it is less: it was counted anew."""
-    has_grown = (
-        now.requests >= before.requests
-        and now.errors >= before.errors
-        and now.rejections >= before.rejections
-        and all(now.latency.get(bucket, 0) >= n for bucket, n in before.latency.items())
-    )
-    if not has_grown:
-        return now
-    grown = ((bucket, n - before.latency.get(bucket, 0)) for bucket, n in now.latency.items())
-    return ArmTotals(
-        requests=now.requests - before.requests,
-        errors=now.errors - before.errors,
-        rejections=now.rejections - before.rejections,
-        latency={bucket: n for bucket, n in grown if n},
-    )
-
-
-def plus(one: ArmTotals, other: ArmTotals) -> ArmTotals:
-    """Both together; what is more than can be kept stays at the most that can."""
-    latency: dict[tuple[float, float], int] = dict(one.latency)
-    for bucket, count in other.latency.items():
-        latency[bucket] = min(latency.get(bucket, 0) + count, MOST_COUNTED)
-    requests = min(one.requests + other.requests, MOST_COUNTED)
-    errors = min(one.errors + other.errors, requests)
-    return ArmTotals(
-        requests=requests,
-        errors=errors,
-        rejections=min(one.rejections + other.rejections, requests - errors),
-        latency=latency,
-    )
-
-
 def _arms(totals: Totals) -> tuple[Arm, ...]:
     return tuple(Arm.of(arm, each) for arm, each in totals.items())
 
 
-def totals_of(arms: Iterable[Arm]) -> dict[ArmKey, ArmTotals]:
+def totals_of(arms: Iterable[Arm]) -> dict[ArmKey, ArmStatistics]:
     """A gateway's counts as they are computed with.
 
     Raises:
@@ -333,26 +298,26 @@ class FleetCounts:
         )
         self._is_new = True
 
-    def take_local(self, reading: GatewayReading, *, splits: bool) -> None:
+    def take_local(self, reading: GatewayStatistics, *, splits: bool) -> None:
         """Take in what the gateway on this host counted: of splits only, or of everything."""
         if splits:
             self._evidence.take(
                 _LOCAL,
                 reading.epoch,
-                reading.totals,
+                reading.arms,
                 version=self._newest,
                 newest=self._newest,
             )
         else:
-            self._every.take(_LOCAL, reading.epoch, reading.totals)
+            self._every.take(_LOCAL, reading.epoch, reading.arms)
             self._is_new = True
 
-    def every(self, endpoints: set[str]) -> GatewayReading:
+    def every(self, endpoints: set[str]) -> GatewayStatistics:
         """All requests to these endpoints."""
         found = {arm: one for arm, one in self._every.totals.items() if arm[0] in endpoints}
-        return GatewayReading(epoch=self.epoch, totals=found, healthy={})
+        return GatewayStatistics(epoch=self.epoch, arms=found)
 
-    def splits(self, endpoints: set[str], counts: Iterable[Counts]) -> GatewayReading:
+    def splits(self, endpoints: set[str], counts: Iterable[Counts]) -> GatewayStatistics:
         """Requests that came by the splits of these endpoints, and who answers of upstreams.
 
         Args:
@@ -365,12 +330,7 @@ class FleetCounts:
                 if state.healthy is not None and state.endpoint in endpoints:
                     healthy[arm] = healthy.get(arm, True) and state.healthy
         found = {arm: one for arm, one in self._evidence.totals.items() if arm[0] in endpoints}
-        return GatewayReading(epoch=self.epoch, totals=found, healthy=healthy)
-
-    def statistics(self, reading: GatewayReading) -> GatewayStatistics:
-        """A reading in the gateway's own words."""
-        arms = {arm: _statistics(totals) for arm, totals in reading.totals.items()}
-        return GatewayStatistics(epoch=reading.epoch, arms=arms)
+        return GatewayStatistics(epoch=self.epoch, arms=found, healthy=healthy)
 
     async def save_if_due(self, now: float) -> None:
         """Keep the sums now and then."""
@@ -392,15 +352,3 @@ class FleetCounts:
     @property
     def _file(self) -> StateFile[Kept]:
         return StateFile(self.path, Kept, "what gateways counted")
-
-
-def _statistics(totals: ArmTotals) -> ArmStatistics:
-    buckets = sorted(totals.latency.items())
-    return ArmStatistics(
-        requests=totals.requests,
-        errors=totals.errors,
-        rejections=totals.rejections,
-        lower_s=tuple(lower for (lower, _), _ in buckets),
-        width_s=tuple(width for (_, width), _ in buckets),
-        counts=tuple(count for _, count in buckets),
-    )

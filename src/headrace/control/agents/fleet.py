@@ -25,7 +25,6 @@ from headrace.control.agents.roster import (
     next_change_s,
     should_send,
 )
-from headrace.control.counting import GatewayReading
 from headrace.control.gateway_record import routes_file
 from headrace.control.gateway_routes import reachable_route, rules_of
 from headrace.control.gateway_tls import GatewayTls, lacks_secret
@@ -359,7 +358,7 @@ class GatewayFleet:
 
     # --- what was counted ---
 
-    async def read_arms(self, endpoints: Collection[str]) -> GatewayReading:
+    async def read_arms(self, endpoints: Collection[str]) -> GatewayStatistics:
         """What all have counted of these endpoints' splits up to this call.
 
         Raises:
@@ -392,7 +391,7 @@ class GatewayFleet:
                 return len(silent) < len(standings)
             await wait_for(news, deadline - now)
 
-    async def read_endpoints(self, endpoints: Collection[str]) -> GatewayReading:
+    async def read_endpoints(self, endpoints: Collection[str]) -> GatewayStatistics:
         """What all have counted of all requests to these endpoints, each request once.
 
         Raises:
@@ -405,7 +404,7 @@ class GatewayFleet:
     async def endpoint_statistics(self) -> GatewayStatistics:
         """What all have counted of all requests to the endpoints that they know."""
         names = {route.name for route in self._routes}
-        return self.counts.statistics(await self.read_endpoints(names))
+        return await self.read_endpoints(names)
 
     async def in_flight(self) -> dict[tuple[str, str], int]:
         """Requests on their way at any gateway that is connected, by endpoint and arm."""

@@ -11,10 +11,16 @@ from urllib.parse import urlsplit
 import msgspec
 
 from headrace.control.activator import HoldLimits
-from headrace.control.counting import ArmTotals
 from headrace.core import FailedPreconditionError, InvalidArgumentError
 from headrace.core.spec_observe import RequestLogSpec, TracingSpec
-from headrace.gateway import EndpointRoute, GatewayPolicy, Handshakes, ListenerTls
+from headrace.gateway import (
+    MOST_COUNTED,
+    ArmStatistics,
+    EndpointRoute,
+    GatewayPolicy,
+    Handshakes,
+    ListenerTls,
+)
 
 _T = TypeVar("_T", bound=msgspec.Struct)
 
@@ -27,8 +33,6 @@ FORWARD_PATH: Final = "/agents/v1/forward"
 can answer."""
 MAX_BUNDLE_BYTES: Final = 256 << 20
 MAX_REPORT_BYTES: Final = 64 << 20
-MOST_COUNTED: Final = 1 << 53
-"""No gateway has counted more; a number beyond it is none that JSON carries everywhere."""
 LONGEST_WAIT_S: Final = 30.0
 """How long the answer to a poll may take while there is nothing new."""
 _MOST_NAME: Final = 512
@@ -117,19 +121,20 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Arm(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What Envoy has counted of one arm since it started, as in `ArmTotals`."""
+    """What Envoy has counted of one arm since it started, as in `ArmStatistics`."""
 
     endpoint: str
     key: str
     requests: int = 0
     errors: int = 0
     rejections: int = 0
+    abandoned: int = 0
     lower_s: tuple[float, ...] = ()
     width_s: tuple[float, ...] = ()
     counts: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, arm: tuple[str, str], totals: ArmTotals) -> "Arm":
+    def of(cls, arm: tuple[str, str], totals: ArmStatistics) -> "Arm":
         """These totals as they travel."""
         buckets = sorted(totals.latency.items())
         return cls(
@@ -138,31 +143,34 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             requests=totals.requests,
             errors=totals.errors,
             rejections=totals.rejections,
+            abandoned=totals.abandoned,
             lower_s=tuple(lower for (lower, _), _ in buckets),
             width_s=tuple(width for (_, width), _ in buckets),
             counts=tuple(count for _, count in buckets),
         )
 
     @property
-    def totals(self) -> ArmTotals:
+    def totals(self) -> ArmStatistics:
         """These totals as they are computed with.
 
         Raises:
             InvalidArgumentError: They contradict themselves.
         """
-        numbers = (self.requests, self.errors, self.rejections, *self.counts)
+        numbers = (self.requests, self.errors, self.rejections, self.abandoned, *self.counts)
         lengths = {len(self.lower_s), len(self.width_s), len(self.counts)}
-        is_odd = min(numbers) < 0 or self.errors + self.rejections > self.requests
+        ended = self.errors + self.rejections + self.abandoned
+        is_odd = min(numbers) < 0 or ended > self.requests
         if is_odd or len(lengths) > 1 or min((*self.lower_s, *self.width_s), default=0.0) < 0:
             name = self.endpoint[:100]
             raise InvalidArgumentError(f"counts of '{name}' contradict themselves")
         if max(numbers) > MOST_COUNTED:
             raise InvalidArgumentError(f"nobody can have counted what '{self.endpoint[:100]}' has")
         edges = zip(self.lower_s, self.width_s, strict=True)
-        return ArmTotals(
+        return ArmStatistics(
             requests=self.requests,
             errors=self.errors,
             rejections=self.rejections,
+            abandoned=self.abandoned,
             latency=dict(zip(edges, self.counts, strict=True)),
         )
 

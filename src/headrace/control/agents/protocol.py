@@ -4,7 +4,6 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from headrace.control.agents.roster import GatewayState
-from headrace.control.counting import GatewayReading
 from headrace.control.gateway_tls import GatewayTls, Secrets
 from headrace.core.spec_upstream import UpstreamSpec
 from headrace.gateway import (
@@ -65,10 +64,10 @@ class Gateway(Protocol):
     async def set_policy(self, policy: GatewayPolicy) -> None:
         """Return when callers are known by `policy`; HeadraceError if that cannot be."""
 
-    async def read_arms(self, endpoints: Collection[str]) -> GatewayReading:
+    async def read_arms(self, endpoints: Collection[str]) -> GatewayStatistics:
         """What was counted of these endpoints' splits, up to this call."""
 
-    async def read_endpoints(self, endpoints: Collection[str]) -> GatewayReading:
+    async def read_endpoints(self, endpoints: Collection[str]) -> GatewayStatistics:
         """What was counted of all requests to these endpoints."""
 
     async def endpoint_statistics(self) -> GatewayStatistics:

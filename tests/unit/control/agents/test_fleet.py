@@ -306,9 +306,9 @@ async def test_counts_of_all_gateways_are_one_reading(tmp_path: Path) -> None:
     splits = await reading
     every = await found.read_endpoints(["m"])
 
-    assert splits.totals["m", "1"].requests == 4 + 10, "since each was heard first"
+    assert splits.arms["m", "1"].requests == 4 + 10, "since each was heard first"
     assert splits.healthy == {("m", "1"): False}, "not all find it healthy"
-    assert every.totals["m", "1"].requests == 29
+    assert every.arms["m", "1"].requests == 29
     assert await found.in_flight() == {("m", "1"): 1}
     assert (await found.handshakes())["m", "1"].done == 29
     assert (await found.endpoint_statistics()).arms["m", "1"].requests == 29
@@ -365,7 +365,7 @@ async def test_sums_go_on_after_a_restart(tmp_path: Path) -> None:
     second.hear(report("two", held, counts=counted(1, epoch="9")))
 
     reading = await second.read_endpoints(["m"])
-    assert reading.totals["m", "1"].requests == 8
+    assert reading.arms["m", "1"].requests == 8
     assert reading.epoch == first.counts.epoch
 
 
@@ -376,7 +376,7 @@ def test_sums_that_cannot_be_read_begin_anew(tmp_path: Path, content: bytes) -> 
 
     counts.load()
 
-    assert counts.every({"m"}).totals == {}
+    assert counts.every({"m"}).arms == {}
 
 
 async def test_numbers_that_nobody_can_have_counted_can_be_kept_still(tmp_path: Path) -> None:
@@ -393,7 +393,7 @@ async def test_numbers_that_nobody_can_have_counted_can_be_kept_still(tmp_path: 
 
     again = FleetCounts(path=tmp_path / "counts.json")
     again.load()
-    assert again.every({"m"}).totals["m", "1"].requests == 2**53
+    assert again.every({"m"}).arms["m", "1"].requests == 2**53
 
 
 @pytest.mark.parametrize(
@@ -444,7 +444,7 @@ async def test_what_was_counted_of_endpoints_that_nobody_knows_is_not_kept(tmp_p
     found.counts.save()
 
     assert (tmp_path / "counts.json").stat().st_size < 2000
-    assert found.counts.splits({arm.endpoint for arm in arms}, ()).totals == {}
+    assert found.counts.splits({arm.endpoint for arm in arms}, ()).arms == {}
 
 
 async def test_two_gateways_of_one_name_are_both_waited_for_and_people_are_told(
@@ -469,7 +469,7 @@ async def test_two_gateways_of_one_name_are_both_waited_for_and_people_are_told(
     assert [one.name for one in found.states()] == ["gw", "gw#aaaaaaaa"]
     assert "give each its own --name" in found.states()[1].reason
     every = await found.read_endpoints(["m"])
-    assert every.totals["m", "1"].requests <= 2500, "not anew with each report"
+    assert every.arms["m", "1"].requests <= 2500, "not anew with each report"
 
 
 async def test_an_agent_that_was_started_anew_has_its_name_again(tmp_path: Path) -> None:

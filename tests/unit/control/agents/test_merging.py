@@ -5,18 +5,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.control.agents.counts import FORGET_S, Evidence, Kept, Sum, added, plus, totals_of
+from headrace.control.agents.counts import FORGET_S, Evidence, Kept, Sum, totals_of
 from headrace.control.agents.messages import Arm
-from headrace.control.counting import ArmTotals
 from headrace.core import InvalidArgumentError
+from headrace.gateway import ArmStatistics
 
 M1, M2 = ("m", "1"), ("m", "2")
 FAST, SLOW = (0.001, 0.0001), (0.1, 0.01)
 
 
-def totals(requests: int, errors: int = 0, slow: int = 0) -> ArmTotals:
+def totals(requests: int, errors: int = 0, slow: int = 0) -> ArmStatistics:
     latency = {bucket: n for bucket, n in ((FAST, requests - slow), (SLOW, slow)) if n}
-    return ArmTotals(requests=requests, errors=errors, latency=latency)
+    return ArmStatistics(requests=requests, errors=errors, latency=latency)
 
 
 @dataclass
@@ -24,10 +24,10 @@ class Envoy:
     """Counts as Envoy does: from 0 at each start."""
 
     epoch: int = 0
-    counted: dict[tuple[str, str], ArmTotals] = field(default_factory=dict)
+    counted: dict[tuple[str, str], ArmStatistics] = field(default_factory=dict)
 
-    def serve(self, arm: tuple[str, str], more: ArmTotals) -> None:
-        self.counted[arm] = plus(self.counted.get(arm, ArmTotals()), more)
+    def serve(self, arm: tuple[str, str], more: ArmStatistics) -> None:
+        self.counted[arm] = more.plus(self.counted.get(arm, ArmStatistics()))
 
     def restart(self) -> None:
         self.epoch += 1
@@ -79,7 +79,7 @@ def test_each_request_counts_once_if_it_was_reported_before_its_envoy_ended(
     script: list[tuple[str, str, tuple[str, str], int]],
 ) -> None:
     envoys = {name: Envoy() for name in "abc"}
-    served: dict[tuple[str, str], ArmTotals] = {}
+    served: dict[tuple[str, str], ArmStatistics] = {}
     found = Sum()
 
     for act, name, arm, count in script:
@@ -88,7 +88,7 @@ def test_each_request_counts_once_if_it_was_reported_before_its_envoy_ended(
             case "serve":
                 more = totals(count, errors=count // 3, slow=count // 2)
                 envoy.serve(arm, more)
-                served[arm] = plus(served.get(arm, ArmTotals()), more)
+                served[arm] = more.plus(served.get(arm, ArmStatistics()))
             case "report":
                 found.take(name, str(envoy.epoch), envoy.counted)
             case "restart":
@@ -107,8 +107,8 @@ def _through_disk(kept: Kept) -> Kept:
 
 
 def _without_nothing(
-    found: dict[tuple[str, str], ArmTotals],
-) -> dict[tuple[str, str], ArmTotals]:
+    found: dict[tuple[str, str], ArmStatistics],
+) -> dict[tuple[str, str], ArmStatistics]:
     return {arm: one for arm, one in found.items() if one.requests}
 
 
@@ -142,8 +142,8 @@ def test_the_order_in_which_gateways_report_does_not_matter(order: list[str]) ->
 def test_a_difference_and_its_beginning_make_the_end_again() -> None:
     before, now = totals(5, errors=2, slow=1), totals(9, errors=3, slow=4)
 
-    assert plus(before, added(before, now)) == now
-    assert added(now, before) == before, "less than before was counted anew"
+    assert before.plus(now.since(before)) == now
+    assert before.since(now) == before, "less than before was counted anew"
 
 
 SPLITS = {"v1": {"m": 50}, "v2": {"m": 90}, "v3": {"m": 90}}
@@ -182,7 +182,7 @@ def test_what_was_counted_while_a_gateway_was_away_is_no_evidence() -> None:
     found.take("a", "1", {M1: totals(90)}, version="v2", newest="v2")
     found.take("a", "2", {M1: totals(3)}, version="v2", newest="v2")
 
-    assert found.totals == {M1: ArmTotals()}
+    assert found.totals == {M1: ArmStatistics()}
 
 
 def test_a_version_that_nobody_remembers_is_no_evidence() -> None:
@@ -191,21 +191,22 @@ def test_a_version_that_nobody_remembers_is_no_evidence() -> None:
     found.take("a", "1", {M1: totals(10)}, version="old", newest="unknown")
     found.take("a", "1", {M1: totals(20)}, version="old", newest="unknown")
 
-    assert found.totals == {M1: ArmTotals()}
+    assert found.totals == {M1: ArmStatistics()}
 
 
 @given(
     st.builds(
-        ArmTotals,
+        ArmStatistics,
         requests=st.integers(50, 90),
         errors=st.integers(0, 20),
         rejections=st.integers(0, 20),
+        abandoned=st.integers(0, 10),
         latency=st.dictionaries(
             st.tuples(st.floats(0, 10), st.floats(0.001, 1)), st.integers(0, 99), max_size=5
         ),
     )
 )
-def test_totals_travel_unchanged(found: ArmTotals) -> None:
+def test_totals_travel_unchanged(found: ArmStatistics) -> None:
     there = msgspec.json.decode(msgspec.json.encode(Arm.of(M1, found)), type=Arm)
 
     assert totals_of([there]) == {M1: found}
