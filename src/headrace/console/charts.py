@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Final
 
-from headrace.console.documents import IntervalPoint, MetricStatus, RolloutEvidence, SequenceView
+from headrace.control.rollout_evidence import IntervalPoint, RolloutEvidence, SequenceView
+from headrace.control.rollout_status import MetricStatus
 from headrace.core.charts import (
     Scale,
     Tick,

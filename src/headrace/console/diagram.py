@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from headrace.console.documents import EndpointStatus, RevisionStatus, Status
 from headrace.console.view import Question, View
 from headrace.control.agents.roster import GatewayState, Standing
-from headrace.control.status import GatewayStatus
+from headrace.control.status import EndpointStatus, GatewayStatus, RevisionStatus, Status
 
 MOST: Final = 20
 _MOST_TEXT: Final = 100

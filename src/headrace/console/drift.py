@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from headrace.console.documents import DriftView, FeatureView, LiveScore
+from headrace.control.api_drift import DriftView, FeatureView
+from headrace.control.labels import LiveScore
 from headrace.core.text import coarse_span, number_text, percent_text
 
 MOST: Final = 20

@@ -4,19 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from headrace.console.documents import (
-    AlertList,
-    JobList,
-    JobView,
-    Overview,
-    OverviewRow,
-    StreamList,
-    StreamView,
-)
 from headrace.console.jobs import is_troubled
 from headrace.console.paging import MOST_PAGES, MOST_TEXT, pages_of
 from headrace.console.view import Question, View
 from headrace.console.visitor import may_see_system
+from headrace.control.api_alerts import AlertList
+from headrace.control.api_jobs import JobList
+from headrace.control.api_streams import StreamList
+from headrace.control.job_status import JobView
+from headrace.control.overview import Overview, OverviewRow
+from headrace.control.streams.status import StreamView
 
 if TYPE_CHECKING:
     from headrace.console.visitor import Params
@@ -48,7 +45,7 @@ async def fleet(question: Question) -> View:
     asked: Params = {"search": search, "sort": sort, "page": page, "size": _SIZE}
     found = await question.visitor.get("/api/v1/overview", Overview, asked)
     alerts = await question.visitor.find("/api/v1/alerts", AlertList)
-    firing = [a for a in (alerts or AlertList()).alerts if a.state == "firing"]
+    firing = [a for a in (alerts.alerts if alerts else ()) if a.state == "firing"]
     troubled = [row for row in found.endpoints if row.state in _TROUBLES]
     streams, jobs = await _beside(question)
     return View(

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from typing import Final
 
-from headrace.console.documents import JobList, JobRunView, JobView, RunList
 from headrace.console.paging import MOST_PAGES, MOST_TEXT, cut
 from headrace.console.view import Question, View
 from headrace.console.visitor import RefusedError
+from headrace.control.api_jobs import JobList, RunList
+from headrace.control.job_status import JobRunView, JobView
 
 LOOKS: Final = {
     "succeeded": "ok",

@@ -5,12 +5,28 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Final
 
-from headrace.console.documents import KnownVersion, Status, VersionList
+import msgspec
+
 from headrace.console.view import Question, View
+from headrace.control.status import Status
 from headrace.observe.row_checks import report_of
+from headrace.registry import ModelVersion, VersionSignature
 
 _MOST_TEXT: Final = 100
 _MOST_LISTED: Final = 200
+
+
+class KnownVersion(ModelVersion, frozen=True, kw_only=True):
+    """A model version with its signatures."""
+
+    signatures: tuple[VersionSignature, ...] = ()
+
+
+class VersionList(msgspec.Struct, frozen=True, kw_only=True):
+    """Model versions, and the index files that cannot be read."""
+
+    models: tuple[KnownVersion, ...] = ()
+    problems: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

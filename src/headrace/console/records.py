@@ -2,9 +2,11 @@
 
 from typing import Final
 
-from headrace.console.documents import AlertList, EntryView, EventList, Trail
 from headrace.console.view import Question, View
 from headrace.control.access.roles import Role
+from headrace.control.api_access import EntryView, Trail
+from headrace.control.api_alerts import AlertList
+from headrace.control.api_events import EventList
 
 _STATES: Final = ("firing", "pending", "resolved")
 _SIZE: Final = 50

@@ -5,16 +5,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from headrace.console.charts import Interval, SequenceChart, charts_of, interval_of
-from headrace.console.documents import (
-    EventList,
-    MetricStatus,
-    RolloutEvidence,
-    RolloutList,
-    RolloutStatus,
-)
 from headrace.console.shares import Share, shares_of
 from headrace.console.view import Question, View
 from headrace.console.visitor import Params, RefusedError, may_operate
+from headrace.control.api_events import EventList
+from headrace.control.api_rollouts import RolloutList
+from headrace.control.rollout_evidence import RolloutEvidence
+from headrace.control.rollout_status import MetricStatus, RolloutStatus
 from headrace.rollout.state import Phase, Verb
 
 _LISTED: Final = 100

@@ -4,16 +4,12 @@ from collections.abc import Sequence
 from typing import Final
 
 from headrace.console.charts import Chart, Line, line_chart
-from headrace.console.documents import (
-    EventList,
-    StreamHistory,
-    StreamList,
-    StreamPointView,
-    StreamView,
-)
 from headrace.console.paging import MOST_PAGES, MOST_TEXT, cut
 from headrace.console.view import Question, View
 from headrace.console.visitor import Params, RefusedError, may_operate_system
+from headrace.control.api_events import EventList
+from headrace.control.api_streams import StreamHistory, StreamList, StreamPointView
+from headrace.control.streams.status import StreamView
 from headrace.core.text import duration_text
 
 SPANS: Final = {"900": "15 min", "3600": "1 h"}

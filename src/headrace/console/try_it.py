@@ -15,8 +15,9 @@ from typing import Any, Final
 import httpx
 
 from headrace.client.credentials import KEY_HEADER
-from headrace.console.documents import EndpointView, KnownVersion
+from headrace.console.models import KnownVersion
 from headrace.console.view import Question, View
+from headrace.control.api_endpoints import EndpointView
 from headrace.core import Array, ModelSignature
 from headrace.core.examples import example_inputs
 

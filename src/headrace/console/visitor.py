@@ -7,9 +7,9 @@ from typing import Final, Self, TypeVar
 import httpx
 import msgspec
 
-from headrace.console.documents import WhoView
 from headrace.control.access.gatekeeper import CSRF_HEADER, UNATTENDED
 from headrace.control.access.roles import Caller, Role, parse_grants
+from headrace.control.api_access import WhoView
 from headrace.control.guards import App, Receive, Scope, Send
 from headrace.control.problems import Problem
 from headrace.core import Code, HeadraceError

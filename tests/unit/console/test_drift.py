@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from headrace.console.documents import DriftView, FeatureView, LiveScore, ReferenceView
 from headrace.console.drift import MOST, drift_of
+from headrace.control.api_drift import DriftView, FeatureView, ReferenceView
+from headrace.control.labels import LiveScore
 
 FEATURE = FeatureView(
     name="x[3]",

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headrace.console.charts import HEIGHT, WIDTH, SequenceChart, charts_of
 from headrace.console.charts import SEQUENCE_HEIGHT as HEIGHT
-from headrace.console.charts import WIDTH, SequenceChart, charts_of
-from headrace.console.documents import IntervalPoint, MetricStatus, RolloutEvidence, SequenceView
+from headrace.control.rollout_evidence import IntervalPoint, RolloutEvidence, SequenceView
+from headrace.control.rollout_status import MetricStatus
 
 VALUE = st.none() | st.floats(min_value=-1e6, max_value=1e6)
 UNITS = st.sampled_from(["ratio difference", "ratio", "times", "reward"])
