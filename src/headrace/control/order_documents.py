@@ -1,11 +1,28 @@
-"""How is an order written into a spec, and what does a spec say that is pinned as it is?"""
+"""Documents and generations that an order changes: entries of a spec, ids in use, what to undo to.
 
-from collections.abc import Mapping
-from typing import Any
+Ids of revisions once had the home's path in them. If the same got its new id at the next apply, all
+replicas would be replaced, and rollouts begun, for nothing. So a revision keeps its id for as long
+as it is the same.
+"""
 
-from headrace.control.desired import DesiredEndpoint, DesiredState
-from headrace.core import InvalidArgumentError
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from headrace.control.aims import same_endpoint
+from headrace.control.desired import DesiredArm, DesiredEndpoint, DesiredState, Revision, remake
+from headrace.control.state.records import EndpointGeneration, RolloutRecord
+from headrace.control.state.store import Store
+from headrace.core import (
+    FailedPreconditionError,
+    InvalidArgumentError,
+    ModelNotFoundError,
+    NotFoundError,
+)
 from headrace.core.spec import SystemSpec, is_model_path
+from headrace.rollout.state import Phase
 
 
 def with_entry(
@@ -53,3 +70,96 @@ def only_entry(spec: SystemSpec, name: str) -> SystemSpec:
     mine = tuple(entry for entry in spec.endpoints if entry.name == name)
     others = tuple(e for e in spec.endpoints if e.model is not None and is_model_path(e.model))
     return spec.model_copy(update={"endpoints": mine or others})
+
+
+_MOST_SEARCHED: Final = 1000
+
+
+async def former(store: Store, name: str, generation: int | None) -> EndpointGeneration:
+    """What `name` was in `generation`; None for the newest that served something else than now.
+
+    Raises:
+        NotFoundError: There is no such generation.
+        FailedPreconditionError: It never served anything else.
+    """
+    if generation is None:
+        return await _served_before(store, name)
+    found = await store.generation(name, generation)
+    if found is None:
+        known = await store.history(name, limit=1)
+        there = f"the newest is {known[0].generation}" if known else "there is no such endpoint"
+        raise NotFoundError(f"endpoint '{name}' has no generation {generation}; {there}")
+    return found
+
+
+async def _served_before(store: Store, name: str) -> EndpointGeneration:
+    """The newest generation that served something else than what is asked for now.
+
+    One that a rollout held back never served, so it is none to go back to.
+    """
+    history = await store.history(name, limit=_MOST_SEARCHED)
+    if not history:
+        raise ModelNotFoundError(name)
+    rollouts = await store.rollouts(name, limit=_MOST_SEARCHED)
+    held_back = {
+        record.target.generation for record in rollouts if record.state.phase is not Phase.PROMOTED
+    }
+    newest = history[0]
+    for entry in history[1:]:
+        is_same = same_endpoint(entry.endpoint, newest.endpoint)
+        is_other = newest.generation in held_back or not is_same
+        if is_other and entry.generation not in held_back:
+            return entry
+    message = f"endpoint '{name}' never served anything else; there is nothing to undo"
+    raise FailedPreconditionError(message)
+
+
+def check_there(endpoint: DesiredEndpoint) -> None:
+    """Raise FailedPreconditionError if a model's files are gone."""
+    for arm in endpoint.arms:
+        settings = arm.revision.settings
+        if arm.revision.upstream is None and not Path(settings.path).exists():
+            message = f"model {arm.revision.model} of that generation is gone from the registry"
+            raise FailedPreconditionError(message)
+
+
+def with_known_ids(
+    endpoints: Iterable[DesiredEndpoint],
+    desired: DesiredState,
+    rollouts: Iterable[RolloutRecord] = (),
+) -> tuple[DesiredEndpoint, ...]:
+    """`endpoints`, with the id that each revision has in `desired` or `rollouts` if it is there."""
+    known: dict[str, list[Revision]] = {}
+    former = (one for record in rollouts for one in (record.source, record.target))
+    for endpoint in (*desired.endpoints, *former):
+        known.setdefault(endpoint.name, []).extend(arm.revision for arm in endpoint.arms)
+    return tuple(
+        msgspec.structs.replace(
+            endpoint, arms=tuple(_arms(endpoint.arms, known.get(endpoint.name, [])))
+        )
+        for endpoint in endpoints
+    )
+
+
+def _arms(arms: Iterable[DesiredArm], known: list[Revision]) -> Iterator[DesiredArm]:
+    for arm in arms:
+        ids = [one.id for one in known if is_same(one, arm.revision)]
+        if not ids or arm.revision.id in ids:
+            yield arm
+        else:
+            revision = msgspec.structs.replace(arm.revision, id=ids[0])
+            yield msgspec.structs.replace(arm, revision=revision)
+
+
+def is_same(known: Revision, new: Revision) -> bool:
+    """Whether `known` would be called what `new` is, were it made now.
+
+    Of a model that is served where it lies a former release noted no content: then its place says
+    that it is the same.
+    """
+    if known.id == new.id:
+        return True
+    if known.upstream is not None or new.upstream is not None:
+        return False  # no machine's paths were ever in theirs
+    expected = new if known.content else remake(msgspec.structs.replace(new, content=""))
+    return remake(known).id == expected.id

@@ -19,15 +19,16 @@ from headrace.control.aims import Aims
 from headrace.control.at_home import bring_home
 from headrace.control.desired import DesiredEndpoint, DesiredState
 from headrace.control.differences import Diff, diff_between
-from headrace.control.former import check_there, former
-from headrace.control.former_ids import with_known_ids
 from headrace.control.model_paths import paths_below
 from headrace.control.model_work import ModelWork
 from headrace.control.order_documents import (
+    check_there,
     entry_of_source,
+    former,
     only_entry,
     reloads_of,
     with_entry,
+    with_known_ids,
 )
 from headrace.control.resolve import Resolved, Resolver, check_still_trusted
 from headrace.control.state.records import EndpointGeneration, RolloutRecord

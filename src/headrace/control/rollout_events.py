@@ -1,4 +1,4 @@
-"""Events of a rollout that moves, with the numbers that decided."""
+"""Events and audit log entries of a rollout that moves, with the numbers that decided."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
+from headrace.control.access.trail import Change
 from headrace.control.state.records import Event, RolloutRecord
 from headrace.core import span
 from headrace.rollout.state import Phase, RolloutState
@@ -122,3 +123,29 @@ def ends_of(events: Iterable[Event]) -> list[RolloutEnd]:
         and event.reason != "Weight"
         and (phase := event.data.get("phase", "")) in ends
     ]
+
+
+def rollout_changes(
+    record: RolloutRecord, state: RolloutState, *, now: float, actor: str, action: str
+) -> list[Change]:
+    """The entry of a move from a rollout's stored state to `state`; none if it only went a step on.
+
+    Args:
+        action: What a person said; empty if nobody did.
+    """
+    if not action and state.phase is record.state.phase:
+        return []
+    return [
+        Change(
+            at=now,
+            actor=actor,
+            action=action or f"rollout.{state.phase}",
+            object=f"{record.endpoint} {record.id}",
+            before=_told(record.state),
+            after={**_told(state), "reason": state.reason},
+        )
+    ]
+
+
+def _told(state: RolloutState) -> dict[str, Any]:
+    return {"phase": state.phase.value, "step": state.step, "weight": state.traffic.candidate}

@@ -22,8 +22,7 @@ from headrace.control.journal import Journal
 from headrace.control.observed import Phase as ReplicaPhase
 from headrace.control.observed import Replica
 from headrace.control.reports import Reports
-from headrace.control.rollout_changes import rollout_changes
-from headrace.control.rollout_events import events_of
+from headrace.control.rollout_events import events_of, rollout_changes
 from headrace.control.state.records import Assignment, Event, RolloutRecord
 from headrace.control.state.store import Store
 from headrace.control.watching import CANDIDATE, View, Watch, batch_of

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.console.charts import HEIGHT, WIDTH, SequenceChart, charts_of
 from headrace.console.charts import SEQUENCE_HEIGHT as HEIGHT
+from headrace.console.charts import WIDTH, SequenceChart, charts_of
 from headrace.control.rollout_evidence import IntervalPoint, RolloutEvidence, SequenceView
 from headrace.control.rollout_status import MetricStatus
 

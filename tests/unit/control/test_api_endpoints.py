@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.control.api_conditions import Precondition, _precondition
+from headrace.control.api_endpoints import Precondition, _precondition
 from headrace.control.plane import ControlPlane
 from headrace.control.problems import StaleError
 from headrace.core import ConflictError, InvalidArgumentError

@@ -11,7 +11,7 @@ from headrace.control.desired import (
     Revision,
     make_revision,
 )
-from headrace.control.former_ids import is_same, with_known_ids
+from headrace.control.order_documents import is_same, with_known_ids
 from headrace.control.state.records import RolloutRecord
 from headrace.core import EndpointName, ReplicaSettings
 from headrace.core.spec_rollout import CanarySpec
