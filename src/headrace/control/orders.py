@@ -19,6 +19,7 @@ from headrace.control.aims import Aims
 from headrace.control.at_home import bring_home
 from headrace.control.desired import DesiredEndpoint, DesiredState
 from headrace.control.differences import Diff, diff_between
+from headrace.control.journal import Journal
 from headrace.control.model_paths import paths_below
 from headrace.control.model_work import ModelWork
 from headrace.control.order_documents import (
@@ -33,8 +34,9 @@ from headrace.control.order_documents import (
 from headrace.control.resolve import Resolved, Resolver, check_still_trusted
 from headrace.control.state.records import EndpointGeneration, RolloutRecord
 from headrace.control.state.store import Store
-from headrace.control.wishes import Applied, Fulfiller, Wish
+from headrace.control.wishes import Applied, Wish, fulfil
 from headrace.core import (
+    Clock,
     ConflictError,
     FailedPreconditionError,
     InvalidArgumentError,
@@ -77,7 +79,8 @@ class Orders:
     store: Store
     registry: Registry
     aims: Aims
-    fulfiller: Fulfiller
+    journal: Journal
+    clock: Clock
     work: ModelWork
     max_body_bytes: int
     allow_code: bool = False
@@ -128,7 +131,7 @@ class Orders:
                     action="apply",
                     actor=caller.name,
                 )
-                return await self.fulfiller.fulfil(wish)
+                return await self._fulfil(wish)
         raise _overtaken("the system")
 
     async def diff(
@@ -312,6 +315,10 @@ class Orders:
         """An endpoint's generations, the newest first."""
         return await self.store.history(name, limit=limit)
 
+    async def _fulfil(self, wish: Wish) -> Applied:
+        now = self.clock.now()
+        return await fulfil(wish, aims=self.aims, store=self.store, journal=self.journal, now=now)
+
     def _expect(self, name: str, generation: int | None) -> None:
         if generation is None:
             return
@@ -418,7 +425,7 @@ class Orders:
                     takes_over=takes_over,
                     anew=frozenset({name} if change.anew else ()),
                 )
-                return await self.fulfiller.fulfil(wish)
+                return await self._fulfil(wish)
         raise _overtaken(f"endpoint '{name}'")
 
     async def _facts(

@@ -60,7 +60,6 @@ from headrace.control.stream_settings import through_gateway
 from headrace.control.streams.driver import make_stream_driver
 from headrace.control.streams.supervisor import StreamOrders, StreamSupervisor
 from headrace.control.upstream_watch import UpstreamWatch
-from headrace.control.wishes import Fulfiller
 from headrace.core import CancellableInspect, Clock
 from headrace.core.processes import resident_bytes
 from headrace.core.spec_base import parsed
@@ -278,7 +277,8 @@ def make_plane(
             store=store,
             registry=registry,
             aims=aims,
-            fulfiller=Fulfiller(store=store, journal=journal, aims=aims, clock=clock),
+            journal=journal,
+            clock=clock,
             work=ModelWork(inspect),
             max_body_bytes=keeper.settings.max_body_bytes,
             allow_code=allow_code,

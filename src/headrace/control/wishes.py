@@ -16,7 +16,6 @@ from headrace.control.pools import check_frameworks
 from headrace.control.rollout_events import events_of
 from headrace.control.state.records import Event, RolloutRecord
 from headrace.control.state.store import Store
-from headrace.core import Clock
 from headrace.core.spec_rollout import BLUE_GREEN_MAX_ERROR_RATIO, BlueGreenSpec, RolloutSpec
 from headrace.core.spec_scale import PoolSpec
 from headrace.rollout.machine import begin, supersede
@@ -53,107 +52,99 @@ class Wish:
     anew: frozenset[str] = frozenset()
 
 
-@dataclass(slots=True, kw_only=True)
-class Fulfiller:
-    """Brings wishes into force, one at a time: whoever calls holds the aims' lock."""
+async def fulfil(wish: Wish, *, aims: Aims, store: Store, journal: Journal, now: float) -> Applied:
+    """Store the wish with the rollouts that it begins and ends, then aim at it.
 
-    store: Store
-    journal: Journal
-    aims: Aims
-    clock: Clock
+    One at a time: the caller holds the aims' lock.
 
-    async def fulfil(self, wish: Wish) -> Applied:
-        """Store the wish with the rollouts that it begins and ends, then aim at it.
+    Raises:
+        FailedPreconditionError: A pool cannot host all of its models.
+    """
+    old = aims.desired
+    check_frameworks(old.endpoints, wish.endpoints)
+    endpoints = tuple([await _numbered(e, wish.anew, old, store) for e in wish.endpoints])
+    new = DesiredState(
+        generation=old.generation + 1,
+        spec=wish.document,
+        endpoints=endpoints,
+        pools=wish.pools,
+        streams=wish.streams,
+    )
+    changes = changes_between(old, new)
+    if not changes and old.generation and not wish.anew:
+        return Applied(changes=[], generation=old.generation, warnings=_warnings(wish))
+    told = {name for name in wish.anew if not any(f"'{name}'" in line for line in changes)}
+    changes += [f"endpoint '{name}': {wish.reason}" for name in sorted(told)]
+    outdated = [
+        record
+        for record in aims.active()
+        if (endpoint := new.endpoint(record.endpoint)) is None
+        or endpoint.generation != record.target.generation
+    ]
+    ended = [_superseded(record, now) for record in outdated]
+    newest = await store.rollouts(limit=1)
+    begun = _begun(aims, new, wish, now, after=int(newest[0].id[1:]) if newest else 0)
+    rollouts = await store.save(
+        new,
+        at=now,
+        reason=wish.reason,
+        actor=wish.actor,
+        rollouts=[*ended, *begun],
+        events=[
+            *(
+                event
+                for record, after in zip(outdated, ended, strict=True)
+                for event in events_of(record, after.state, now=now, actor=wish.actor)
+            ),
+            *(_started(record) for record in begun),
+            *_changed(old, new, wish, now),
+        ],
+        changes=[spec_change(old, new, action=wish.action, actor=wish.actor, at=now)],
+    )
+    for change in changes:
+        _LOG.info("%s", change, extra={"generation": new.generation})
+    # Where one rollout takes another's place, the later one is the endpoint's.
+    aims.aim(desired=new, rollouts=rollouts)
+    journal.note()
+    return Applied(changes=changes, generation=new.generation, warnings=_warnings(wish))
 
-        Raises:
-            FailedPreconditionError: A pool cannot host all of its models.
-        """
-        old, now = self.aims.desired, self.clock.now()
-        check_frameworks(old.endpoints, wish.endpoints)
-        endpoints = tuple([await self._numbered(e, wish.anew) for e in wish.endpoints])
-        new = DesiredState(
-            generation=old.generation + 1,
-            spec=wish.document,
-            endpoints=endpoints,
-            pools=wish.pools,
-            streams=wish.streams,
-        )
-        changes = changes_between(old, new)
-        if not changes and old.generation and not wish.anew:
-            return Applied(changes=[], generation=old.generation, warnings=_warnings(wish))
-        told = {name for name in wish.anew if not any(f"'{name}'" in line for line in changes)}
-        changes += [f"endpoint '{name}': {wish.reason}" for name in sorted(told)]
-        outdated = self._outdated(new)
-        ended = [_superseded(record, now) for record in outdated]
-        begun = await self._begun(old, new, wish, now)
-        rollouts = await self.store.save(
-            new,
-            at=now,
-            reason=wish.reason,
-            actor=wish.actor,
-            rollouts=[*ended, *begun],
-            events=[
-                *(
-                    event
-                    for record, after in zip(outdated, ended, strict=True)
-                    for event in events_of(record, after.state, now=now, actor=wish.actor)
-                ),
-                *(_started(record) for record in begun),
-                *_changed(old, new, wish, now),
-            ],
-            changes=[spec_change(old, new, action=wish.action, actor=wish.actor, at=now)],
-        )
-        for change in changes:
-            _LOG.info("%s", change, extra={"generation": new.generation})
-        # Where one rollout takes another's place, the later one is the endpoint's.
-        self.aims.aim(desired=new, rollouts=rollouts)
-        self.journal.note()
-        return Applied(changes=changes, generation=new.generation, warnings=_warnings(wish))
 
-    async def _numbered(self, endpoint: DesiredEndpoint, anew: frozenset[str]) -> DesiredEndpoint:
-        """`endpoint` with its generation: a new one if anything differs."""
-        old = self.aims.desired.endpoint(endpoint.name)
-        if old is not None:
-            is_new = endpoint.name in anew or not same_endpoint(old, endpoint)
-            return msgspec.structs.replace(endpoint, generation=old.generation + is_new)
-        last = await self.store.history(endpoint.name, limit=1)
-        generation = last[0].generation + 1 if last else 1
-        return msgspec.structs.replace(endpoint, generation=generation)
+async def _numbered(
+    endpoint: DesiredEndpoint, anew: frozenset[str], desired: DesiredState, store: Store
+) -> DesiredEndpoint:
+    """`endpoint` with its generation: a new one if anything differs."""
+    old = desired.endpoint(endpoint.name)
+    if old is not None:
+        is_new = endpoint.name in anew or not same_endpoint(old, endpoint)
+        return msgspec.structs.replace(endpoint, generation=old.generation + is_new)
+    last = await store.history(endpoint.name, limit=1)
+    return msgspec.structs.replace(endpoint, generation=last[0].generation + 1 if last else 1)
 
-    async def _begun(
-        self, old: DesiredState, new: DesiredState, wish: Wish, now: float
-    ) -> list[RolloutRecord]:
-        records: list[RolloutRecord] = []
-        for target in new.endpoints:
-            before, source = old.endpoint(target.name), self.aims.serving(target.name)
-            settings = wish.takes_over.get(target.name, target.rollout)
-            if before is None or source is None or settings is None:
-                continue
-            if before.generation == target.generation or not can_roll(source, target):
-                continue
-            newest = await self.store.rollouts(limit=1)
-            number = 1 + (int(newest[0].id[1:]) if newest else 0) + len(records)
-            records.append(
-                RolloutRecord(
-                    id=f"r{number}",
-                    endpoint=target.name,
-                    created=now,
-                    source=source,
-                    target=target,
-                    state=begin(settings, began=now),
-                    actor=wish.actor,
-                )
+
+def _begun(
+    aims: Aims, new: DesiredState, wish: Wish, now: float, *, after: int
+) -> list[RolloutRecord]:
+    """The rollouts that `wish` begins, numbered from `after` on."""
+    records: list[RolloutRecord] = []
+    for target in new.endpoints:
+        before, source = aims.desired.endpoint(target.name), aims.serving(target.name)
+        settings = wish.takes_over.get(target.name, target.rollout)
+        if before is None or source is None or settings is None:
+            continue
+        if before.generation == target.generation or not can_roll(source, target):
+            continue
+        records.append(
+            RolloutRecord(
+                id=f"r{after + 1 + len(records)}",
+                endpoint=target.name,
+                created=now,
+                source=source,
+                target=target,
+                state=begin(settings, began=now),
+                actor=wish.actor,
             )
-        return records
-
-    def _outdated(self, new: DesiredState) -> list[RolloutRecord]:
-        """The rollouts under way whose endpoint is to be something else now."""
-        return [
-            record
-            for record in self.aims.active()
-            if (endpoint := new.endpoint(record.endpoint)) is None
-            or endpoint.generation != record.target.generation
-        ]
+        )
+    return records
 
 
 def can_roll(source: DesiredEndpoint, target: DesiredEndpoint) -> bool:

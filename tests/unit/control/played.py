@@ -24,7 +24,6 @@ from headrace.control.routes import live_weights
 from headrace.control.state import home_url, open_store
 from headrace.control.state.records import RolloutRecord
 from headrace.control.state.store import Store
-from headrace.control.wishes import Fulfiller
 from headrace.gateway import ArmStatistics, EndpointRoute, GatewaySettings, GatewayStatistics
 from headrace.registry import Registry
 from tests.unit.control.conftest import inspect
@@ -90,7 +89,8 @@ class World:
             store=store,
             registry=self.registry,
             aims=aims,
-            fulfiller=Fulfiller(store=store, journal=journal, aims=aims, clock=self.clock),
+            journal=journal,
+            clock=self.clock,
             work=ModelWork(inspect),
             max_body_bytes=1 << 20,
         )
