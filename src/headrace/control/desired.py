@@ -1,12 +1,16 @@
-"""What should run? The resolved spec: every model pinned to one version of one digest."""
+"""Desired state: the resolved spec, every model pinned to one version of one digest."""
 
+import hashlib
+from pathlib import PurePath
 from typing import Any, Final
 
 import msgspec
 
-from headrace.control.identity import digest_of, everywhere
+from headrace.control.artifact_paths import artifact_at
+from headrace.control.online_stores import SQLITE
 from headrace.core import (
     EndpointName,
+    FeatureSettings,
     FeatureWatch,
     PoolSettings,
     ReplicaSettings,
@@ -24,7 +28,7 @@ class Revision(msgspec.Struct, frozen=True, kw_only=True):
     """Immutable snapshot of what one replica runs, or of whom an upstream is.
 
     `id` is the digest of everything that a running process depends on, and the same on every
-    machine (`headrace.control.identity`); weight and replica count are no part of it. `model` is
+    machine (`everywhere`); weight and replica count are no part of it. `model` is
     the registry reference `NAME:VERSION`, the path that was served as it is, or an upstream's URL.
     `settings` lacks only what differs between replicas: `uds` and `replica`; its paths are this
     machine's; of an upstream it says the names only. `reload` counts how often an operator wished
@@ -251,3 +255,46 @@ def remake(revision: Revision) -> Revision:
         content=revision.content,
         unloadable=revision.unloadable,
     )
+
+
+_DIGITS: Final = 16
+
+
+def digest_of(parts: list[object]) -> str:
+    """The id of what `parts` say; equal for equal ones."""
+    return hashlib.sha256(msgspec.json.encode(parts, order="deterministic")).hexdigest()[:_DIGITS]
+
+
+def everywhere(settings: ReplicaSettings, content: str = "") -> ReplicaSettings:
+    """`settings` as all machines have them: for an id, not for a process.
+
+    Two control planes give one id to the same content with the same settings, whatever their homes
+    are and wherever features were defined. A path counts only where nothing says what is there: an
+    online store outside the home, a Feast repository, a model that cannot be read as a whole. What
+    a machine brings (library versions, ports, sockets) is no part of it: a process gets that at its
+    start.
+
+    A model's path becomes `DIGEST/NAME`, and a file in the home what it is called there.
+
+    Args:
+        content: The digest of a model that is in no home's artifacts; empty if nobody knows it.
+    """
+    stored = artifact_at(settings.path)
+    path = settings.path
+    if content:
+        path = f"{content}/{PurePath(path).name}"
+    elif stored is not None:
+        path = f"{stored.digest}/{stored.filename}"
+    features = settings.features
+    if not isinstance(features, msgspec.UnsetType):
+        features = _features(features, None if stored is None else stored.home)
+    return msgspec.structs.replace(settings, path=path, features=features)
+
+
+def _features(told: FeatureSettings, home: str | None) -> FeatureSettings:
+    from headrace.features import served_part  # noqa: PLC0415  # few have features
+
+    store = told.online_store
+    if home is not None and store.startswith(f"{SQLITE}{home}/"):
+        store = SQLITE + store.removeprefix(f"{SQLITE}{home}/")
+    return msgspec.structs.replace(told, service=served_part(told.service), online_store=store)
