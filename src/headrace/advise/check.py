@@ -1,9 +1,13 @@
-"""Checks of an audit and their findings."""
+"""Checks of an audit: their findings, and the values of a spec in the order of the file."""
 
+import ipaddress
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
-from headrace.advise.facts import Facts, Need, Severity
+from headrace.advise.facts import Facts, FileFact, Listener, Need, Severity
+from headrace.core.spec import EndpointSpec, SystemSpec, is_model_path
+from headrace.core.spec_upstream import UpstreamSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,3 +115,137 @@ def _findings(check: Check, facts: Facts) -> Iterator[Finding]:
             file=facts.spec_file.path if in_file and facts.spec_file is not None else "",
             line=line if in_file else None,
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamedFile:
+    """A file that the spec names. `kind`: certificate, key, ca, jwks, trusted or model."""
+
+    place: str
+    path: str
+    kind: str
+
+
+def endpoints(spec: SystemSpec) -> Iterator[tuple[str, EndpointSpec]]:
+    """Each endpoint with its place."""
+    for i, endpoint in enumerate(spec.endpoints):
+        yield f"endpoints[{i}]", endpoint
+
+
+def upstreams(spec: SystemSpec) -> Iterator[tuple[str, UpstreamSpec]]:
+    """Each server that someone else runs, with its place."""
+    for place, endpoint in endpoints(spec):
+        if endpoint.upstream is not None:
+            yield f"{place}.upstream", endpoint.upstream
+        for j, version in enumerate(endpoint.versions or ()):
+            if version.upstream is not None:
+                yield f"{place}.versions[{j}].upstream", version.upstream
+
+
+def models(spec: SystemSpec) -> Iterator[tuple[str, EndpointSpec, str]]:
+    """Each model that is served: its place, its endpoint, and what the spec says."""
+    for place, endpoint in endpoints(spec):
+        if endpoint.model is not None:
+            yield f"{place}.model", endpoint, endpoint.model
+        for j, version in enumerate(endpoint.versions or ()):
+            if version.model is not None:
+                yield f"{place}.versions[{j}].model", endpoint, version.model
+
+
+def named_files(spec: SystemSpec) -> Iterator[NamedFile]:
+    """Every file that the spec names."""
+    tls = spec.gateway.tls
+    if tls is not None:
+        yield NamedFile(
+            place="gateway.tls.certificate_file", path=tls.certificate_file, kind="certificate"
+        )
+        yield NamedFile(place="gateway.tls.key_file", path=tls.key_file, kind="key")
+        if tls.client_ca_file:
+            yield NamedFile(place="gateway.tls.client_ca_file", path=tls.client_ca_file, kind="ca")
+    for i, provider in enumerate(spec.auth.jwt):
+        if provider.jwks_file:
+            yield NamedFile(place=f"auth.jwt[{i}].jwks_file", path=provider.jwks_file, kind="jwks")
+    for i, path in enumerate(spec.security.trusted_keys):
+        yield NamedFile(place=f"security.trusted_keys[{i}]", path=path, kind="trusted")
+    for place, upstream in upstreams(spec):
+        yield from _upstream_files(place, upstream)
+    for place, _, model in models(spec):
+        if is_model_path(model):
+            yield NamedFile(place=place, path=model, kind="model")
+
+
+def _upstream_files(place: str, upstream: UpstreamSpec) -> Iterator[NamedFile]:
+    if upstream.tls is None:
+        return
+    for name, kind in (("ca_file", "ca"), ("certificate_file", "certificate"), ("key_file", "key")):
+        path = getattr(upstream.tls, name)
+        if path:
+            yield NamedFile(place=f"{place}.tls.{name}", path=path, kind=kind)
+
+
+def files_of(facts: Facts, *kinds: str) -> Iterator[tuple[NamedFile, FileFact]]:
+    """The files of these kinds that were looked at, with what they are.
+
+    Those that the spec names, and certificates that the system was started with besides.
+    """
+    of_spec = tuple(named_files(facts.spec))
+    paths = {named.path for named in of_spec}
+    others = tuple(
+        NamedFile(place=f"certificate {one.name}", path=one.file, kind="certificate")
+        for one in facts.in_force
+        if one.file not in paths
+    )
+    for named in (*of_spec, *others):
+        if named.kind in kinds and named.path in facts.files:
+            yield named, facts.files[named.path]
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches `host`; a name that is not `localhost` may be anything."""
+    name = host.strip("[]").lower().rstrip(".")
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name.partition("%")[0]).is_loopback
+    except ValueError:
+        return False
+
+
+def is_loopback_url(url: str) -> bool:
+    """Whether the server that a URL names is this machine."""
+    return is_loopback(host_of(url))
+
+
+def host_of(url: str) -> str:
+    """The host in a URL; empty if it has none."""
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
+
+
+def exposed(facts: Facts, role: str) -> tuple[Listener, ...]:
+    """The addresses of this role that other machines reach."""
+    return tuple(one for one in facts.listeners if one.role == role and not is_loopback(one.host))
+
+
+def shown(listeners: tuple[Listener, ...]) -> str:
+    """Addresses as people write them."""
+    return ", ".join(
+        f"[{one.host}]:{one.port}" if ":" in one.host else f"{one.host}:{one.port}"
+        for one in listeners
+    )
+
+
+def mode_text(mode: int) -> str:
+    """A mode as `chmod` takes it."""
+    return f"0{mode & 0o7777:o}"
+
+
+def mode_hit(file: FileFact, *, where: str, fix: str) -> Hit:
+    """That others have rights to a file; a small matter where they do not get to it today."""
+    seen = f"{file.path} has mode {mode_text(file.mode)}"
+    if file.is_reachable:
+        return Hit(where=where, seen=seen, fix=fix)
+    seen += "; only the directories above it keep others out"
+    return Hit(where=where, seen=seen, fix=fix, severity=Severity.LOW)

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import Final
 
-from headrace.advise.check import Check, Hit
-from headrace.advise.facts import Facts, Need, Severity
-from headrace.advise.look import (
+from headrace.advise.check import (
+    Check,
+    Hit,
     endpoints,
     exposed,
     files_of,
@@ -15,6 +15,7 @@ from headrace.advise.look import (
     shown,
     upstreams,
 )
+from headrace.advise.facts import Facts, Need, Severity
 
 _LONGEST_SKEW_S: Final = 60
 _LONGEST_JWKS_CACHE_S: Final = 3600.0

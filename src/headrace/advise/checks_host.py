@@ -3,9 +3,8 @@
 from collections.abc import Iterator
 from typing import Final
 
-from headrace.advise.check import Check, Hit
+from headrace.advise.check import Check, Hit, exposed, mode_hit, mode_text, shown
 from headrace.advise.facts import Facts, FileFact, Need, Severity
-from headrace.advise.look import exposed, mode_hit, mode_text, shown
 
 _ANY: Final = 7
 _NETWORK_FILE_SYSTEMS: Final = frozenset(

@@ -3,9 +3,8 @@
 from collections.abc import Iterator
 from typing import Final
 
-from headrace.advise.check import Check, Hit
+from headrace.advise.check import Check, Hit, endpoints, files_of, mode_hit, mode_text, models
 from headrace.advise.facts import Facts, Need, Severity
-from headrace.advise.look import endpoints, files_of, mode_hit, mode_text, models
 from headrace.core.spec import is_model_path
 
 _WRITES: Final = 2

@@ -3,9 +3,8 @@
 from collections.abc import Iterator
 from typing import Final
 
-from headrace.advise.check import Check, Hit
+from headrace.advise.check import Check, Hit, endpoints
 from headrace.advise.facts import Facts, Need, Severity
-from headrace.advise.look import endpoints
 from headrace.core.spec import EndpointSpec
 from headrace.core.spec_rollout import MetricsSpec
 

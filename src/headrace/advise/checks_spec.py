@@ -4,9 +4,8 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from headrace.advise.check import Check, Hit
+from headrace.advise.check import Check, Hit, endpoints, files_of, mode_hit
 from headrace.advise.facts import Facts, Need, Severity
-from headrace.advise.look import endpoints, files_of, mode_hit
 from headrace.core.spec_access import LimitSpec
 
 _LARGE_BODY_BYTES: Final = 256 << 20

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import Final
 
-from headrace.advise.check import Check, Hit
-from headrace.advise.facts import Facts, FileFact, KeyMaterial, Need, Severity
-from headrace.advise.look import (
+from headrace.advise.check import (
+    Check,
+    Hit,
     NamedFile,
     exposed,
     files_of,
@@ -15,6 +15,7 @@ from headrace.advise.look import (
     shown,
     upstreams,
 )
+from headrace.advise.facts import Facts, FileFact, KeyMaterial, Need, Severity
 
 _SOON: Final = timedelta(days=30)
 _SHORTEST_BITS: Final = {"RSA": 2048, "DSA": 1 << 30, "EC": 224}  # DSA is never long enough

@@ -11,7 +11,8 @@ from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
 from headrace.advise import collect_host as host
-from headrace.advise.collect_files import file_fact, named_file_fact
+from headrace.advise.check import NamedFile, named_files
+from headrace.advise.collect_host import file_fact, named_file_fact
 from headrace.advise.facts import (
     Advisory,
     ApiKeyFact,
@@ -26,7 +27,6 @@ from headrace.advise.facts import (
     TokenFact,
     VersionFact,
 )
-from headrace.advise.look import NamedFile, named_files
 from headrace.core import HeadraceError, NotFoundError
 from headrace.core.spec import SystemSpec, parse_spec
 from headrace.core.spec_yaml import read_yaml, show_place

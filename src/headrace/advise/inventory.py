@@ -10,33 +10,34 @@ from pathlib import Path
 from typing import Final
 
 from headrace.advise.inventory_archive import MAGIC as ZIP
-from headrace.advise.inventory_archive import archive_details, archive_format
-from headrace.advise.inventory_model import Details, Format, Problem, Trouble, problem
-from headrace.advise.inventory_onnx import looks_like_onnx, onnx_details
-from headrace.advise.inventory_pickle import (
+from headrace.advise.inventory_archive import (
+    archive_details,
+    archive_format,
     looks_like_pickle,
     pickle_details,
     pickle_format,
     read_opcodes,
     unpacked,
 )
-from headrace.advise.inventory_tensorflow import (
+from headrace.advise.inventory_graphs import (
+    looks_like_onnx,
     looks_like_saved_model,
+    onnx_details,
+    openvino_details,
     saved_model_details,
     tflite_details,
+    xml_root,
 )
-from headrace.advise.inventory_trees import (
+from headrace.advise.inventory_model import Details, Format, Problem, Trouble, problem
+from headrace.advise.inventory_weights import (
+    gguf_details,
     lightgbm_details,
+    looks_like_safetensors,
+    safetensors_details,
     tree_format,
     xgboost_json_details,
     xgboost_ubj_details,
 )
-from headrace.advise.inventory_weights import (
-    gguf_details,
-    looks_like_safetensors,
-    safetensors_details,
-)
-from headrace.advise.inventory_xml import openvino_details, xml_root
 from headrace.core import UnsupportedModelError
 from headrace.runtimes.file_bytes import BrokenFileError, Source
 from headrace.runtimes.optimized_file import FILE_NAME, OptimizedManifest, decode_manifest, path_in

@@ -1,4 +1,4 @@
-"""What is told of a model asset: plain data."""
+"""Model asset of an inventory: its format, details and problems."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Final
 
 from headrace.advise.facts import Severity
+from headrace.runtimes.onnx_facts import TensorInfo
 
 
 class Format(StrEnum):
@@ -67,7 +68,6 @@ class Trouble(StrEnum):
     """It is a link that leaves the folder, or leads nowhere."""
 
 
-_BITS: Final = {"FP32": 32, "INT32": 32, "UINT32": 32, "FP64": 64, "INT64": 64, "UINT64": 64}
 SEVERITIES: Final[Mapping[Trouble, Severity]] = {
     Trouble.RUNS_CODE: Severity.MEDIUM,
     Trouble.DANGEROUS_CODE: Severity.CRITICAL,
@@ -97,15 +97,6 @@ class Problem:
 def problem(code: Trouble, message: str) -> Problem:
     """A problem with the severity that its kind has."""
     return Problem(code=code, severity=SEVERITIES[code], message=message)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TensorInfo:
-    """An input or output; -1 in `shape` is any size, None for the whole is any shape."""
-
-    name: str
-    datatype: str
-    shape: tuple[int, ...] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,17 +130,6 @@ class Details:
             return self.quantised
         small = sum(size for name, size in self.weights.items() if is_small(name))
         return small * 10 >= sum(self.weights.values())
-
-
-def bits_of(datatype: str) -> int:
-    """How many bits an element of a datatype has; 8 if it is not known."""
-    if datatype in _BITS:
-        return _BITS[datatype]
-    if datatype.startswith(("FP16", "BF16", "INT16", "UINT16")):
-        return 16
-    if datatype.startswith(("INT4", "UINT4", "FP4")):
-        return 4
-    return 2 if datatype in {"INT2", "UINT2"} else 8
 
 
 def is_small(datatype: str) -> bool:

@@ -140,8 +140,8 @@ def _report(
 ) -> "Report":
     from headrace import __version__
     from headrace.advise import Severity, run_checks
-    from headrace.advise.advisories import read_advisories
     from headrace.advise.checks import CHECKS
+    from headrace.advise.checks_software import read_advisories
     from headrace.advise.reports import Report
 
     known = None if advisories is None else read_advisories(advisories)
@@ -266,8 +266,13 @@ def models(
 
         headrace audit models ./models --json | jq '.assets[] | select(.runtime == null)'
     """
-    from headrace.advise.inventory_report import HEAD, asset_row, inventory_document, remarks
-    from headrace.advise.inventory_walk import take_inventory
+    from headrace.advise.inventory_walk import (
+        HEAD,
+        asset_row,
+        inventory_document,
+        remarks,
+        take_inventory,
+    )
     from headrace.advise.reports import printable
     from headrace.cli.output import progress, say, show, table, write
     from headrace.core.text import bytes_text
@@ -296,8 +301,7 @@ def _has_signature(home: Path, name: str, version: str) -> bool:
 
 def _known(home: Path) -> "Known":
     """What this home's registry and this installation know of models."""
-    from headrace.advise.inventory_report import highest_opset, opens_here
-    from headrace.advise.inventory_walk import Known
+    from headrace.advise.inventory_walk import Known, highest_opset, opens_here
     from headrace.cli.home_registry import home_registry
     from headrace.runtimes import usable_runtimes
 

@@ -6,6 +6,7 @@ Whatever points out of the data is a ValueError.
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from mmap import mmap
 
 import numpy as np
 
@@ -16,11 +17,11 @@ from headrace.core import Array
 class Table:
     """A table; fields are known by their number in the schema, absent ones give the default."""
 
-    data: bytes
+    data: bytes | mmap
     at: int
 
     @classmethod
-    def root(cls, data: bytes) -> "Table":
+    def root(cls, data: bytes | mmap) -> "Table":
         """The table that the data is of."""
         return cls(data, _unpack("<I", data, 0))
 
@@ -79,7 +80,7 @@ class Table:
         return None if place is None else place + _unpack("<I", self.data, place)
 
 
-def _unpack(layout: str, data: bytes, at: int) -> int:
+def _unpack(layout: str, data: bytes | mmap, at: int) -> int:
     if at < 0:
         msg = "an offset leads out of the data"
         raise ValueError(msg)

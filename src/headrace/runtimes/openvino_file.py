@@ -1,4 +1,4 @@
-"""Which file would OpenVINO read, and may it?
+"""Model files that OpenVINO reads, found and checked.
 
 Checked before OpenVINO sees it: weights that lie outside of the `.bin` or the directory, entities
 and nesting without end, lists that cannot be true.
@@ -6,6 +6,7 @@ and nesting without end, lists that cannot be true.
 
 import math
 import re
+from collections import Counter
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Final
 from xml.parsers import expat
 
 from headrace.runtimes.file_bytes import BrokenFileError, Source, fields, inside
+from headrace.runtimes.onnx_facts import TensorInfo
 from headrace.runtimes.onnx_file import find_onnx_file, scan_onnx
 from headrace.runtimes.savedmodel_file import looks_like_savedmodel, read_savedmodel
 from headrace.runtimes.tabular import corrupt, read_head, refuse
@@ -30,6 +32,7 @@ _MOST_DEPTH: Final = 64
 _MOST_LAYERS: Final = 2_000_000
 _OLDEST_VERSION: Final = 10
 """Of the IR: OpenVINO 2020.1 wrote the first that this one reads."""
+_MOST_SHOWN: Final = 64
 _MAX_ELEMENTS: Final = 1 << 40
 _BITS: Final = {"boolean": 8, "bf16": 16, "nf4": 4, "string": 8, "f8e4m3": 8, "f8e5m2": 8}
 
@@ -112,25 +115,43 @@ def _only_file(directory: Path) -> Path:
 def _check_ir(file: Path) -> None:
     if not _begins_like_ir(file):
         raise refuse(file, "is no OpenVINO IR: it does not begin with <net>")
-    if file.stat().st_size > _MOST_XML_BYTES:
-        raise refuse(file, f"is larger than {_MOST_XML_BYTES} bytes")
-    reader = _Ir()
-    parser = expat.ParserCreate()
-    parser.StartElementHandler = reader.start
-    parser.EndElementHandler = reader.end
-    parser.EntityDeclHandler = _no_entities
     try:
         with Source(file) as source:
-            for offset in range(0, source.size, _CHUNK_BYTES):
-                size = min(_CHUNK_BYTES, source.size - offset)
-                parser.Parse(source.read(offset, size), False)  # noqa: FBT003  # expat's
-            parser.Parse(b"", True)  # noqa: FBT003  # expat's own signature: the end
+            found = read_ir(source)
     except expat.ExpatError as error:
         where = f"line {error.lineno}, column {error.offset}"
         raise corrupt(file, f"no whole XML ({where})") from None
     except BrokenFileError as error:
         raise refuse(file, str(error)) from error
-    _check_weights(file, reader.end_bytes)
+    _check_weights(file, found.end_bytes)
+
+
+def read_ir(source: Source) -> "IrFile":
+    """What an IR says of its model and of its weights.
+
+    Raises:
+        ExpatError: It is no whole XML.
+        BrokenFileError: It declares what cannot be.
+    """
+    if source.size > _MOST_XML_BYTES:
+        raise BrokenFileError(f"is larger than {_MOST_XML_BYTES} bytes")
+    found = IrFile()
+    parser = xml_parser()
+    parser.StartElementHandler = found.start
+    parser.EndElementHandler = found.end
+    parser.CharacterDataHandler = found.characters
+    for offset in range(0, source.size, _CHUNK_BYTES):
+        size = min(_CHUNK_BYTES, source.size - offset)
+        parser.Parse(source.read(offset, size), False)  # noqa: FBT003  # expat's
+    parser.Parse(b"", True)  # noqa: FBT003  # expat's own signature: the end
+    return found
+
+
+def xml_parser() -> expat.XMLParserType:
+    """A parser that refuses entities: a few lines of them make gigabytes."""
+    parser = expat.ParserCreate()
+    parser.EntityDeclHandler = _no_entities
+    return parser
 
 
 def _check_weights(file: Path, end: int) -> None:
@@ -168,41 +189,67 @@ def _no_entities(*_: object) -> None:
     raise BrokenFileError("declares XML entities, which no model needs")
 
 
-class _Ir:
-    """Looks at an IR's elements as they come."""
+class IrFile:
+    """An IR as its elements come: signature, weights by datatype, and where they end."""
 
     def __init__(self) -> None:
+        self.name = self.version = ""
+        self.inputs: list[TensorInfo] = []
+        self.outputs: list[TensorInfo] = []
+        self.weights: Counter[str] = Counter()
+        self.is_quantised = False
         self.end_bytes = 0
         self._depth = self._layers = 0
-        self._kind = self._layer = ""
+        self._kind = self._layer = self._text = ""
+        self._dims: list[int] = []
 
     def start(self, element: str, attributes: dict[str, str]) -> None:
+        """Take an element's beginning."""
         self._depth += 1
         if self._depth > _MOST_DEPTH:
             raise BrokenFileError(f"nests deeper than {_MOST_DEPTH} elements")
+        self._text = ""
         if self._depth == 1:
-            _check_version(attributes.get("version", ""))
+            self.name, self.version = attributes.get("name", ""), attributes.get("version", "")
+            _check_version(self.version)
         elif element == "layer":
             self._layers += 1
             if self._layers > _MOST_LAYERS:
                 raise BrokenFileError(f"has more than {_MOST_LAYERS} layers")
             self._kind, self._layer = attributes.get("type", ""), attributes.get("name", "")
+            self._dims = []
+            self.is_quantised |= self._kind == "FakeQuantize"
         elif element == "data" and self._kind == "Const":
             self._constant(attributes)
+        elif element == "data" and self._kind == "Parameter" and len(self.inputs) < _MOST_SHOWN:
+            datatype = _datatype(attributes.get("element_type", ""))
+            shape = tuple(_sizes(attributes.get("shape", "")))
+            self.inputs.append(TensorInfo(name=self._layer, datatype=datatype, shape=shape))
 
-    def end(self, _: str) -> None:
+    def characters(self, data: str) -> None:
+        """Take text."""
+        self._text = (self._text + data)[:32]
+
+    def end(self, element: str) -> None:
+        """Take an element's end."""
         self._depth -= 1
+        if element == "dim" and len(self._dims) < _MOST_SHOWN:
+            self._dims.append(_whole(self._text))
+        elif element == "layer" and self._kind == "Result" and len(self.outputs) < _MOST_SHOWN:
+            shape = tuple(self._dims)
+            self.outputs.append(TensorInfo(name=self._layer, datatype="?", shape=shape))
 
     def _constant(self, attributes: dict[str, str]) -> None:
         what = f"the constant '{self._layer[:100]}'"
         offset, size = _whole(attributes.get("offset", "")), _whole(attributes.get("size", ""))
-        dims = [_whole(part) for part in attributes.get("shape", "").split(",") if part.strip()]
+        dims = _sizes(attributes.get("shape", ""))
         if min([offset, size, *dims]) < 0:
             raise BrokenFileError(f"is damaged: {what} says no place or shape that can be")
         elements = math.prod(dims)
         kind = attributes.get("element_type", "")
         if elements > _MAX_ELEMENTS or elements * _bits(kind) > 8 * size + 7:
             raise BrokenFileError(f"{what} declares {elements} elements and has {size} bytes")
+        self.weights[_datatype(kind)] += size
         self.end_bytes = max(self.end_bytes, offset + size)
 
 
@@ -216,6 +263,19 @@ def _bits(kind: str) -> int:
     if kind == "string":
         return 0  # of any length
     return _BITS.get(kind) or int(re.sub(r"\D", "", kind)[:2] or 0)
+
+
+def _datatype(kind: str) -> str:
+    """The name that other formats have for an element type; `?` if there is none."""
+    plain = re.fullmatch(r"(f|bf|i|u)(\d{1,2})", kind)
+    if plain is None:
+        return {"boolean": "BOOL", "string": "BYTES"}.get(kind, "?")
+    return {"f": "FP", "bf": "BF", "i": "INT", "u": "UINT"}[plain[1]] + plain[2]
+
+
+def _sizes(shape: str) -> list[int]:
+    """The dimensions of a list with commas; -1 where one varies."""
+    return [_whole(part) for part in shape.split(",") if part.strip()]
 
 
 def _whole(digits: str) -> int:

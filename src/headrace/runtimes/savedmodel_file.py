@@ -247,9 +247,10 @@ class SavedModelFile:
 
 
 @dataclass(slots=True)
-class _Meta:
-    """One graph of the file, with what it is for."""
+class MetaGraph:
+    """One graph of the file, with what it is for; `version`: TensorFlow's that wrote it."""
 
+    version: str = ""
     tags: list[str] = field(default_factory=list)
     graph: Graph = field(default_factory=Graph)
     signatures: dict[str, tuple[list[Named], list[Named]]] = field(default_factory=dict)
@@ -275,7 +276,7 @@ def read_savedmodel(path: Path) -> SavedModelFile:
     _check_files(path)
     try:
         with Source(path / FILE) as source:
-            metas = [_meta(source, one) for one in fields(source) if one.number == 2]  # noqa: PLR2004  # meta_graphs
+            metas = meta_graphs(source)
         meta = _served(metas)
         check_calls(meta.graph)
         inputs, outputs = _signature(meta)
@@ -288,6 +289,15 @@ def read_savedmodel(path: Path) -> SavedModelFile:
         unsafe=tuple(unsafe_operators(meta.graph, served + meta.started, meta.stored)),
         assigns=tuple(assigning_operators(meta.graph, served)),
     )
+
+
+def meta_graphs(source: Source) -> list[MetaGraph]:
+    """The graphs of a `saved_model.pb`.
+
+    Raises:
+        BrokenFileError: It is damaged.
+    """
+    return [_meta(source, one) for one in fields(source) if one.number == 2]  # noqa: PLR2004  # meta_graphs
 
 
 def _check_files(path: Path) -> None:
@@ -323,7 +333,7 @@ def variables_problem(variables: Path) -> str:
     return ""
 
 
-def _served(metas: list[_Meta]) -> _Meta:
+def _served(metas: list[MetaGraph]) -> MetaGraph:
     found = [meta for meta in metas if SERVE in meta.tags]
     if len(found) == 1:
         return found[0]
@@ -333,7 +343,7 @@ def _served(metas: list[_Meta]) -> _Meta:
     )
 
 
-def _signature(meta: _Meta) -> tuple[tuple[Named, ...], tuple[Named, ...]]:
+def _signature(meta: MetaGraph) -> tuple[tuple[Named, ...], tuple[Named, ...]]:
     usable = {name: found for name, found in meta.signatures.items() if found[1]}
     chosen = usable.get(_DEFAULT) or (next(iter(usable.values())) if len(usable) == 1 else None)
     if chosen is None:
@@ -351,13 +361,14 @@ def _signature(meta: _Meta) -> tuple[tuple[Named, ...], tuple[Named, ...]]:
     return ordered[0], ordered[1]
 
 
-def _meta(source: Source, place: Field) -> _Meta:
-    meta = _Meta()
+def _meta(source: Source, place: Field) -> MetaGraph:
+    meta = MetaGraph()
     for part in inside(source, place):
         match part.number:
             case 1:
-                tags = (one for one in inside(source, part) if one.number == 4)  # noqa: PLR2004  # tags
-                meta.tags += [text(source, one) for one in tags]
+                info = list(inside(source, part))
+                meta.tags += [text(source, one) for one in info if one.number == 4]  # noqa: PLR2004  # tags
+                meta.version = "".join(text(source, one) for one in info if one.number == 5)  # noqa: PLR2004  # tensorflow_version
             case 2:
                 meta.graph = read_graph(source, part)
             case 3:

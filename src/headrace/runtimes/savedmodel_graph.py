@@ -135,18 +135,28 @@ def read_graph(source: Source, place: Field) -> Graph:
     for part in inside(source, place):
         if part.number == 1:
             body = Body()
-            graph.nodes[_node(source, part, body)] = body
+            _add(graph.nodes, _node(source, part, body), body)
             count += 1
         elif part.number == 2:  # noqa: PLR2004  # library
             for one in inside(source, part):
                 if one.number == 1:
                     name, body = _function(source, one)
-                    graph.functions[name] = body
+                    _add(graph.functions, name, body)
                     count += body.nodes
         if count > _MOST_NODES:
             raise BrokenFileError(f"has more than {_MOST_NODES} nodes")
     _resolve(graph)
     return graph
+
+
+def _add(bodies: dict[str, Body], name: str, body: Body) -> None:
+    """Of two by one name nothing may hide: TensorFlow refuses them, an inventory shows both."""
+    first = bodies.setdefault(name, body)
+    if first is not body:
+        first.operators |= body.operators
+        first.calls.update(body.calls)
+        first.inputs += body.inputs
+        first.nodes += body.nodes
 
 
 def _function(source: Source, place: Field) -> tuple[str, Body]:

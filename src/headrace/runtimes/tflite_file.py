@@ -1,4 +1,4 @@
-"""What does a TFLite file hold, and does its graph stay within itself?
+"""TFLite files: their signature, and the check that their graphs stay within themselves.
 
 Read before LiteRT sees it: graphs that call each other in a circle end its process, tensors of any
 size are taken, and what is wrong is told in its own words. The signature comes from here, too.
@@ -21,7 +21,7 @@ from headrace.runtimes.tabular import corrupt, read_all, read_head, refuse
 SUFFIX: Final = ".tflite"
 _MAGIC: Final = b"TFL3"
 _MAGIC_AT: Final = 4
-_DATATYPES: Final = {
+DATATYPES: Final = {
     0: Datatype.FP32,
     1: Datatype.FP16,
     2: Datatype.INT32,
@@ -191,7 +191,7 @@ def _tensor(read: _Read, table: Table) -> _Tensor:
     if len(shape) > _MOST_RANK or min(shape, default=0) < 0:
         raise corrupt(read.path, f"a tensor has the shape {shape[:_MOST_RANK]}")
     held = read.buffers[buffer]
-    datatype = _DATATYPES.get(kind)
+    datatype = DATATYPES.get(kind)
     item_bytes = datatype.dtype.itemsize if datatype else 1
     size = math.prod(shape) * item_bytes
     if size > _MAX_TENSOR_BYTES:
@@ -284,7 +284,7 @@ def _side(
 
 def _place(read: _Read, kind: str, tensor: _Tensor, number: int, name: str) -> Place:
     name = name or tensor.table.text(3) or f"{kind}_{number}"
-    datatype = _DATATYPES.get(tensor.kind)
+    datatype = DATATYPES.get(tensor.kind)
     if datatype is None:
         what = "text" if tensor.kind == _STRING else f"of the type {tensor.kind}"
         raise refuse(read.path, f"{kind} '{name}' is {what}, which is not served")

@@ -15,15 +15,17 @@ from sklearn.linear_model import LogisticRegression
 from headrace.advise import Severity
 from headrace.advise.inventory import examine, recognise
 from headrace.advise.inventory_model import Asset, Details, Format, Trouble
-from headrace.advise.inventory_report import (
+from headrace.advise.inventory_walk import (
+    CONVERSIONS,
+    Known,
     asset_row,
     highest_opset,
     identity_model,
     inventory_document,
     opens_here,
     remarks,
+    take_inventory,
 )
-from headrace.advise.inventory_walk import CONVERSIONS, Known, take_inventory
 from headrace.core import InvalidArgumentError
 from headrace.registry import read_content
 from tests.unit.advise import assets

@@ -10,8 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.advise import Facts, Severity, run_checks
-from headrace.advise.advisories import read_advisories
-from headrace.advise.checks_software import CHECKS, MINIMUMS, is_affected, version_key
+from headrace.advise.checks_software import (
+    CHECKS,
+    MINIMUMS,
+    is_affected,
+    read_advisories,
+    version_key,
+)
 from headrace.advise.facts import Affected
 from headrace.core import InvalidArgumentError
 from tests.unit.advise.conftest import NOW

@@ -12,8 +12,8 @@ import numpy as np
 
 from headrace.core import HeadraceError, ModelSignature, Tensors
 from headrace.optimize.candidate import Candidate, CannotBuildError, Workshop
-from headrace.optimize.onnx_facts import OnnxFacts, read_onnx_facts
 from headrace.runtimes import LoadOptions, load_model
+from headrace.runtimes.onnx_facts import OnnxFacts, read_onnx_facts
 from headrace.runtimes.openvino_model import openvino_reason
 from headrace.runtimes.reasons import reason_of
 from headrace.runtimes.tuning import UNTUNED, Tuning

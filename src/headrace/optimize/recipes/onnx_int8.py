@@ -12,7 +12,6 @@ import onnxruntime as ort
 
 from headrace.core import Tensors
 from headrace.optimize.candidate import Candidate, CannotBuildError, Workshop
-from headrace.optimize.onnx_facts import read_onnx_facts
 from headrace.optimize.recipes.building import (
     NO_EXAMPLES,
     check_can_quantize,
@@ -23,6 +22,7 @@ from headrace.optimize.recipes.building import (
     told_by,
     versions,
 )
+from headrace.runtimes.onnx_facts import read_onnx_facts
 from headrace.runtimes.onnx_file import find_onnx_file
 from headrace.runtimes.onnx_providers import CUDA, TENSORRT, short
 

@@ -1,13 +1,15 @@
-"""Model class and facts of an ONNX file, read from its protobuf without the weights."""
+"""Facts of an ONNX file, read from its protobuf without the weights.
 
+Schema: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
+"""
+
+import re
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from headrace.core import UnsupportedModelError
-from headrace.optimize.candidate import ModelClass
 from headrace.runtimes.file_bytes import (
     BrokenFileError,
     Field,
@@ -35,33 +37,62 @@ _PASS_ON: Final = frozenset(
 _MIX: Final = frozenset({"MatMul", "FusedMatMul", "MatMulInteger", "QLinearMatMul", "Einsum"})
 _MOST_DEPTH: Final = 16
 _MOST_NAMES: Final = 4096
-_TEXT: Final = 8
-_HALF: Final = frozenset({10, 16})
-_SINGLE: Final = 1
+_MOST_SHOWN: Final = 64
 _ORT_MARK: Final = b"ORTM"
-_ITEM_BITS: Final = {2: 8, 3: 8, 4: 16, 5: 16, 7: 64, 9: 8, 10: 16, 11: 64, 13: 64, 16: 16}
-"""By element type, where it is not 32; of what is smaller than a byte more is counted."""
+_TYPES: Final = (
+    *("?", "FP32", "UINT8", "INT8", "UINT16", "INT16", "INT32", "INT64", "BYTES", "BOOL", "FP16"),
+    *("FP64", "UINT32", "UINT64", "COMPLEX64", "COMPLEX128", "BF16", "FP8E4M3FN", "FP8E4M3FNUZ"),
+    *("FP8E5M2", "FP8E5M2FNUZ", "UINT4", "INT4", "FP4E2M1", "FP8E8M0", "UINT2", "INT2"),
+)
+"""Names of `TensorProto.DataType`, in its order."""
+_KINDS: Final = {4: "sequence", 5: "map", 8: "sparse", 9: "optional"}
+"""`TypeProto`: what an input may be besides a tensor."""
+_EXTERNAL: Final = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorInfo:
+    """An input or output; -1 in `shape` is any size, None for the whole is any shape."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...] | None
 
 
 @dataclass(slots=True)
 class OnnxFacts:
-    """What is in a graph, in the graphs inside of it, and in its functions.
-
-    `operators`: how many nodes there are of each kind. `attentions`: how often the result of a
-    softmax is multiplied, of what is not fused. `opset`: of ONNX's own operators. `weights_bytes`:
-    of all constants, also those that lie in other files, whose names are `external`. `types`: of
-    the constants, by ONNX's numbers, how many elements. `takes_text`: whether an input is made of
-    strings.
-    """
+    """What is in a graph, in the graphs inside of it, and in its functions."""
 
     operators: Counter[str] = field(default_factory=Counter)
+    """How many nodes there are of each kind."""
     attentions: int = 0
-    opset: int = 0
+    """How often the result of a softmax is multiplied, of what is not fused."""
+    opsets: dict[str, int] = field(default_factory=dict)
+    """Versions by domain; that of ONNX's own operators is `opset`."""
     ir_version: int = 0
-    weights_bytes: int = 0
-    external: set[str] = field(default_factory=set)
-    types: Counter[int] = field(default_factory=Counter)
-    takes_text: bool = False
+    producer: str = ""
+    weights: Counter[str] = field(default_factory=Counter)
+    """Bytes of all constants by datatype, also of those in other files."""
+    external: dict[str, int] = field(default_factory=dict)
+    """Files that hold constants, and the byte at which the last one in each ends."""
+    inputs: list[TensorInfo] = field(default_factory=list)
+    """Inputs of the outermost graph that have no initial value."""
+    outputs: list[TensorInfo] = field(default_factory=list)
+
+    @property
+    def opset(self) -> int:
+        """The version of ONNX's own operators; 0 where the file has none."""
+        return max(self.opsets.get("", 0), self.opsets.get("ai.onnx", 0))
+
+    @property
+    def weights_bytes(self) -> int:
+        """Bytes of all constants."""
+        return self.weights.total()
+
+    @property
+    def takes_text(self) -> bool:
+        """Whether an input is made of strings."""
+        return any(one.datatype == "BYTES" for one in self.inputs)
 
     @property
     def is_quantized(self) -> bool:
@@ -71,13 +102,19 @@ class OnnxFacts:
     @property
     def is_half(self) -> bool:
         """Whether most of its weights are numbers of 16 bits."""
-        half = sum(self.types[kind] for kind in _HALF)
-        return half > self.types[_SINGLE]
+        half = self.weights["FP16"] + self.weights["BF16"]
+        return 2 * half > self.weights["FP32"]
 
     @property
     def has_branches(self) -> bool:
         """Whether parts of it run on a condition, or again and again."""
         return any(self.operators[name] for name in _WITH_GRAPHS)
+
+
+def bits_of(datatype: str) -> int:
+    """How many bits an element of a datatype has; 8 if it is not known."""
+    digits = re.match(r"[A-Z]+(\d+)", datatype)
+    return min(int(digits[1]), 128) if digits else 8
 
 
 def read_onnx_facts(path: Path) -> OnnxFacts:
@@ -92,39 +129,39 @@ def read_onnx_facts(path: Path) -> OnnxFacts:
             if source.head(8)[4:] == _ORT_MARK:
                 msg = f"{file}: is in ONNX Runtime's own format, which nothing rewrites; "
                 raise UnsupportedModelError(f"{msg}name the .onnx file that it was made of")
-            return _read_model(source)
+            return onnx_facts(source)
     except (BrokenFileError, OSError) as error:
         raise UnsupportedModelError(f"{file}: {error}") from error
 
 
-def _read_model(source: Source) -> OnnxFacts:
+def onnx_facts(source: Source) -> OnnxFacts:
+    """The facts of an open ONNX file.
+
+    Raises:
+        BrokenFileError: It is damaged.
+    """
     found = OnnxFacts()
+    producer = {2: "", 3: ""}
     has_graph = False
     for one in fields(source):
         match one.number:
             case 1:
                 found.ir_version = signed(one.value)
+            case 2 | 3:
+                producer[one.number] = text(source, one)
             case 7:
                 has_graph = True
                 _Graph(source, found, depth=0).read(one)
             case 8:
-                _read_opset(source, one, found)
+                parts = {part.number: part for part in inside(source, one)}
+                domain = text(source, parts[1]) if 1 in parts else ""
+                found.opsets[domain] = signed(parts[2].value) if 2 in parts else 0  # noqa: PLR2004  # version
             case 25:
                 _Graph(source, found, depth=1).read_function(one)
     if not has_graph:
         raise BrokenFileError("is truncated or damaged: it holds no graph")
+    found.producer = " ".join(filter(None, producer.values()))
     return found
-
-
-def _read_opset(source: Source, one: Field, found: OnnxFacts) -> None:
-    domain, version = "", 0
-    for part in inside(source, one):
-        if part.number == 1:
-            domain = text(source, part)
-        else:
-            version = signed(part.value)
-    if domain in {"", "ai.onnx"}:
-        found.opset = max(found.opset, version)
 
 
 class _Graph:
@@ -142,7 +179,7 @@ class _Graph:
     def read(self, graph: Field) -> None:
         """Count what is in a `GraphProto`."""
         initial: set[str] = set()
-        taken: list[tuple[str, int]] = []
+        taken: list[TensorInfo] = []
         for one in inside(self._source, graph):
             match one.number:
                 case 1:
@@ -151,7 +188,9 @@ class _Graph:
                     initial.add(_read_tensor(self._source, one, self._found))
                 case 11 if self._depth == 0 and len(taken) < _MOST_NAMES:
                     taken.append(_read_value(self._source, one))
-        self._found.takes_text |= any(kind == _TEXT and name not in initial for name, kind in taken)
+                case 12 if self._depth == 0 and len(self._found.outputs) < _MOST_SHOWN:
+                    self._found.outputs.append(_read_value(self._source, one))
+        self._found.inputs += [one for one in taken if one.name not in initial]
 
     def read_function(self, function: Field) -> None:
         """Count what is in a `FunctionProto`, whose nodes are its field 7."""
@@ -194,111 +233,60 @@ class _Graph:
 
 def _read_tensor(source: Source, tensor: Field, found: OnnxFacts) -> str:
     """The tensor's name."""
-    elements, kind, name = 1, 0, ""
+    elements, datatype, name, is_external = 1, "?", "", False
+    entries: dict[str, str] = {}
     for one in inside(source, tensor):
         match one.number:
             case 1:
                 for size in numbers(source, one):
                     elements = min(elements * max(size, 0), 1 << 60)
             case 2:
-                kind = one.value
+                datatype = _type_name(one.value)
             case 8:
                 name = text(source, one, _MOST_NAMES)
             case 13:
-                found.external.update(_location(source, one))
-    found.types[kind] += elements
-    found.weights_bytes += elements * _ITEM_BITS.get(kind, 32) // 8
+                parts = {part.number: text(source, part, 4096) for part in inside(source, one)}
+                entries[parts.get(1, "")] = parts.get(2, "")
+            case 14:
+                is_external = one.value == _EXTERNAL
+    size_bytes = -(-elements * bits_of(datatype) // 8)
+    found.weights[datatype] += size_bytes
+    if is_external or "location" in entries:
+        location = entries.get("location", "")
+        end = _whole(entries.get("offset", "")) + (_whole(entries.get("length", "")) or size_bytes)
+        found.external[location] = max(found.external.get(location, 0), end)
     return name
 
 
-def _location(source: Source, entry: Field) -> Iterator[str]:
-    parts = {one.number: text(source, one, 4096) for one in inside(source, entry)}
-    if parts.get(1) == "location":
-        yield parts.get(2, "")
+def _type_name(number: int) -> str:
+    return _TYPES[number] if 0 < number < len(_TYPES) else f"type {number}"
 
 
-def _read_value(source: Source, value: Field) -> tuple[str, int]:
-    """Name and element type of an input; 0 for what is no tensor."""
-    name, kind = "", 0
-    for one in inside(source, value):
-        if one.number == 1:
-            name = text(source, one, _MOST_NAMES)
-        elif one.number == 2:  # noqa: PLR2004  # ValueInfoProto.type
-            for tensor in (part for part in inside(source, one) if part.number == 1):
-                kind = next((p.value for p in inside(source, tensor) if p.number == 1), 0)
-    return name, kind
+def _whole(digits: str) -> int:
+    return int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 20 else 0  # noqa: PLR2004  # 64 bits
 
 
-_TREE_RUNTIMES: Final = frozenset({"catboost", "lightgbm", "xgboost"})
-_PRODUCTS: Final = ("MatMul", "Gemm", "MatMulInteger", "DynamicQuantizeMatMul", "QLinearMatMul")
-_MORE_PRODUCTS: Final = ("MatMulIntegerToFloat", "FusedMatMul", "MatMulNBits", "QGemm", "Einsum")
-_CONVOLUTIONS: Final = ("Conv", "ConvTranspose", "ConvInteger", "QLinearConv", "FusedConv")
-_NORMS: Final = ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
-_FUSED_NORMS: Final = ("SkipLayerNormalization", "SkipSimplifiedLayerNormalization")
-_MORE_NORMS: Final = ("EmbedLayerNormalization", "GroupQueryAttention")
-_ATTENTION: Final = ("Attention", "MultiHeadAttention", "QAttention", "GroupQueryAttention")
-_TREES: Final = ("TreeEnsemble", "TreeEnsembleClassifier", "TreeEnsembleRegressor")
-_PRODUCTS_A_LAYER: Final = 4
-"""What projects queries, keys, values and the result, beside the scores and their mixing."""
+def _read_value(source: Source, value: Field) -> TensorInfo:
+    """A `ValueInfoProto`: name, element type and shape, or what it is besides a tensor."""
+    name, datatype, shape = "", "?", None
+    for part in inside(source, value):
+        if part.number == 1:
+            name = text(source, part, _MOST_NAMES)
+        elif part.number == 2:  # noqa: PLR2004  # ValueInfoProto.type
+            kind = next(inside(source, part), None)
+            if kind is not None and kind.number == 1:
+                for item in inside(source, kind):
+                    if item.number == 1:
+                        datatype = _type_name(item.value)
+                    elif item.number == 2:  # noqa: PLR2004  # TypeProto.Tensor.shape
+                        dims = [dim for dim in inside(source, item) if dim.number == 1]
+                        shape = tuple(_dimension(source, dim) for dim in dims[:_MOST_SHOWN])
+            elif kind is not None:
+                datatype = _KINDS.get(kind.number, "?")
+    return TensorInfo(name=name, datatype=datatype, shape=shape)
 
 
-@dataclass(frozen=True, slots=True)
-class Classification:
-    """A model's class, and why, in words."""
-
-    model_class: ModelClass
-    reason: str
-
-
-def classify(path: Path, runtime: str) -> Classification:
-    """What kind of model lies at `path`, which `runtime` loads.
-
-    A model that is no ONNX and no trees is told apart once it has been converted.
-
-    Raises:
-        UnsupportedModelError: It is damaged, or there is none.
-    """
-    if runtime in _TREE_RUNTIMES:
-        return Classification(ModelClass.TREES, f"it is a model of {runtime}")
-    if runtime == "onnx":
-        return classify_facts(read_onnx_facts(path))
-    if not path.exists():
-        raise UnsupportedModelError(f"{path}: no such file or directory")
-    what = f"a model of the runtime '{runtime}' says what it is once it is converted to ONNX"
-    return Classification(ModelClass.OTHER, what)
-
-
-def classify_facts(facts: OnnxFacts) -> Classification:
-    """What kind of model a graph is. Pure."""
-    count = facts.operators
-    trees = _sum(count, _TREES)
-    products = _sum(count, _PRODUCTS) + _sum(count, _MORE_PRODUCTS)
-    convolutions = _sum(count, _CONVOLUTIONS)
-    if trees and not convolutions and products <= trees:
-        what = "ensemble" if trees == 1 else "ensembles"
-        return Classification(ModelClass.TREES, f"it is made of {trees} {what} of trees")
-    attentions, norms = facts.attentions + _sum(count, _ATTENTION), _norms(count)
-    said = (
-        f"{_several(products, 'matrix product')}, {_several(convolutions, 'convolution')}, "
-        f"{_several(attentions, 'attention')} and {_several(norms, 'layer normalisation')}"
-    )
-    if attentions and products + attentions * _PRODUCTS_A_LAYER > convolutions:
-        return Classification(ModelClass.TRANSFORMER, said)
-    if convolutions and convolutions >= products:
-        return Classification(ModelClass.CONV_NET, said)
-    return Classification(ModelClass.OTHER, f"{said}: no known kind of network")
-
-
-def _norms(count: Counter[str]) -> int:
-    """Fused ones, else those written out: a mean, the mean of squares, its root."""
-    fused = _sum(count, _NORMS) + _sum(count, _FUSED_NORMS) + _sum(count, _MORE_NORMS)
-    squares = count["Pow"] + count["Mul"]
-    return fused or min(count["ReduceMean"] // 2, count["Sqrt"], squares)
-
-
-def _sum(count: Counter[str], names: tuple[str, ...]) -> int:
-    return sum(count[name] for name in names)
-
-
-def _several(number: int, what: str) -> str:
-    return f"{number or 'no'} {what}{'' if number == 1 else 's'}"
+def _dimension(source: Source, dim: Field) -> int:
+    """The size of a dimension; -1 where it varies."""
+    sizes = [signed(part.value) for part in inside(source, dim) if part.number == 1]
+    return max(sizes[0], -1) if sizes else -1
