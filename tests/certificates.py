@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from headrace.cli.local_authority import (
+from headrace.cli.access.certs import (
     Pair,
     client_certificate,
     new_authority,

@@ -2,12 +2,15 @@
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from headrace.cli.failures import FAILED
-from headrace.cli.options import DEFAULT_HOME, Home, Json, Server, ShowByDefault
+from headrace.cli.connection import connect
+from headrace.cli.options import DEFAULT_HOME, Home, Json, Server, ShowByDefault, span_s
+from headrace.cli.output import FAILED, say, table, write_json
+from headrace.core.text import measure_text
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -44,9 +47,6 @@ def show(
 
         headrace alerts --firing || echo "call somebody"
     """
-    from headrace.cli.connection import connect
-    from headrace.cli.output import write_json
-
     api = connect(server, home)
     query = {"endpoint": endpoint, "stream": stream, "state": "firing" if firing else ""}
     alerts = api.get("/api/v1/alerts", **query)["alerts"]
@@ -99,9 +99,7 @@ def silence(
 
         headrace alerts silence --severity ticket --until 2026-11-30T08:00
     """
-    from headrace.cli.connection import connect
-    from headrace.cli.output import say, write_json
-    from headrace.cli.rollout_table import clock_text
+    from headrace.cli.rollout.view import clock_text
 
     body: dict[str, Any] = {
         "alert": alert,
@@ -121,9 +119,8 @@ def silence(
 @app.command()
 def silences(*, json: Json = False, server: Server = None, home: Home = DEFAULT_HOME) -> None:
     """List the silences that have not ended."""
-    from headrace.cli.connection import connect
-    from headrace.cli.output import say, show, table, write_json
-    from headrace.cli.rollout_table import clock_text
+    from headrace.cli.output import show
+    from headrace.cli.rollout.view import clock_text
 
     listed = connect(server, home).get("/api/v1/silences")["silences"]
     if json:
@@ -154,9 +151,6 @@ def unsilence(
     home: Home = DEFAULT_HOME,
 ) -> None:
     """End a silence now: what fires is sent."""
-    from headrace.cli.connection import connect
-    from headrace.cli.output import say
-
     removed = connect(server, home).delete(f"/api/v1/silences/{silence}")
     say(f"silence {removed['id']} of {_about(removed)} is removed")
 
@@ -179,8 +173,7 @@ def send_test(
 
         headrace alerts test on-call
     """
-    from headrace.cli.connection import connect
-    from headrace.cli.output import show, table, write_json
+    from headrace.cli.output import show
 
     api = connect(server, home)
     answer = api.post("/api/v1/alerts/test", {"receiver": receiver}, timeout_s=_TEST_TIMEOUT_S)
@@ -208,10 +201,6 @@ def _end(for_: str, until: str) -> dict[str, float]:
     Raises:
         BadParameter: There is none, or two, or it is no time.
     """
-    from datetime import datetime
-
-    from headrace.cli.quantities import span_s
-
     if bool(for_) == bool(until):
         raise typer.BadParameter("a silence needs an end: --for 2h, or --until TIME")
     if for_:
@@ -235,7 +224,7 @@ def _about(silence: dict[str, Any]) -> str:
 
 
 def _show(alerts: list[dict[str, Any]], about: str) -> None:
-    from headrace.cli.output import say, show, table
+    from headrace.cli.output import show
 
     if not alerts:
         say(f"nothing is wrong with '{about}'" if about else "nothing is wrong")
@@ -250,8 +239,7 @@ def _show(alerts: list[dict[str, Any]], about: str) -> None:
 def _row(alert: dict[str, Any]) -> "list[str | Text]":
     from rich.text import Text
 
-    from headrace.cli.rollout_table import clock_text
-    from headrace.core.text import measure_text
+    from headrace.cli.rollout.view import clock_text
 
     unit = alert["unit"]
     value, threshold = (measure_text(alert[key], unit) for key in ("value", "threshold"))

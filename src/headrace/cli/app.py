@@ -1,64 +1,129 @@
-"""The command `headrace`: which commands there are, and what becomes of their errors.
+"""The command `headrace`: its commands by group, and the edge where errors become exit statuses.
 
-Start-up time is part of the product: nothing slow is imported here, and each command imports what
-it uses when it runs.
+The root loads a command's module when the command is called, so that `headrace --help` and each
+command start fast.
 """
 
 import itertools
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Final
 
 import typer
+from typer.core import TyperGroup
 
 import headrace
-from headrace.cli import (
-    alerts,
-    audit,
-    backup,
-    batch,
-    certs,
-    context,
-    control,
-    diagram,
-    diff,
-    down,
-    drift,
-    events,
-    export,
-    features,
-    gateway,
-    history,
-    infer,
-    keys,
-    load,
-    logs,
-    models,
-    optimize,
-    payloads,
-    plan_mode,
-    profile,
-    rollouts,
-    serve,
-    spec,
-    status,
-    stream,
-    tokens,
-    top,
-    trail,
-    up,
-    users,
-)
-from headrace.cli.client_options import remember_options
-from headrace.cli.failures import EXIT_CODES, INTERRUPTED, report
+from headrace.cli.context import remember_options
+from headrace.cli.output import EXIT_CODES, INTERRUPTED, report
 
 _DEBUG = "--debug"
 _TOKEN, _TOKEN_FILE, _CA_FILE = "--token", "--token-file", "--ca-file"
 
+_COMMANDS: Final = {
+    "Run": {
+        "up": ("up.up:up", "Serve models: start gateway, replicas and control plane."),
+        "down": ("up.down:down", "Drain and stop gateway, replicas and control plane."),
+        "apply": ("spec:apply", "Apply a spec file to the running system."),
+        "diff": ("spec:diff", "Show what `apply` would change."),
+        "undo": ("events:undo", "Return an endpoint to a former generation."),
+        "rollout": ("rollout.commands:app", "Shift traffic to a new version step by step."),
+        "batch": ("batch.commands:app", "Run a model over a data set; control jobs of the spec."),
+        "stream": ("stream.commands:app", "Score the records of a log; control streams."),
+        "backup": ("backup:backup", "Write a home to one file."),
+        "restore": ("backup:restore", "Make a new home of a backup."),
+        "serve": ("serve:serve", "Run one replica alone, without gateway and supervision."),
+        "gateway": ("gateway:gateway", "Run a gateway for a control plane on another host."),
+        "control": ("up.control:control", "Run a control plane in the foreground, for containers."),
+    },
+    "Look": {
+        "infer": ("infer:infer", "Send rows to an endpoint and print the answer."),
+        "load": ("load.commands:load", "Send requests at a steady rate and report latencies."),
+        "status": ("status:status", "Show endpoints, streams, jobs and addresses."),
+        "top": ("top:top", "Show requests, errors and latency of all endpoints, live."),
+        "diagram": ("audit:diagram", "Draw the running system."),
+        "logs": ("logs:logs", "Print log lines of all processes."),
+        "events": ("events:events", "Print changes, rollouts, scaling and failures."),
+        "payloads": ("events:payloads", "Show an endpoint's logged requests and answers."),
+        "profile": ("profile.commands:profile", "Measure a model and recommend how to serve it."),
+        "history": ("events:history", "List the generations of an endpoint."),
+        "feedback": ("events:feedback", "Report the reward of an answer, or the right one."),
+        "alerts": ("alerts:app", "Show and silence alerts; test receivers."),
+        "audit": ("audit:app", "Check the system and its spec against a list of checks."),
+        "drift": ("drift:app", "Show which inputs and answers drifted."),
+    },
+    "Prepare": {
+        "check": ("spec:check", "Report every mistake in a spec file."),
+        "schema": ("spec:schema", "Print the JSON Schema of the spec file."),
+        "models": ("models.commands:app", "Manage model versions."),
+        "features": ("features.commands:app", "Manage and look up features of entities."),
+        "optimize": ("optimize:optimize", "Make a model faster or smaller, within a tolerance."),
+        "plan": ("profile.mode:app", "Choose how a model is served, and on how many machines."),
+        "export": ("export.commands:app", "Write configuration for other programs."),
+        "certs": ("access.certs:app", "Make and show certificates."),
+        "context": ("context:app", "Name control planes elsewhere, and choose one."),
+        "version": ("app:version", "Print versions for a bug report."),
+    },
+    "Access": {
+        "users": ("access.users:app", "Manage users and service accounts."),
+        "keys": ("access.keys:app", "Manage API keys of callers."),
+        "tokens": ("access.tokens:app", "Manage tokens of the management API."),
+        "trail": ("access.trail:app", "Show and verify who changed what."),
+    },
+}
+"""Commands and groups by section of the help: where each is defined, and its line there."""
+
+_ALIASES: Final = {"token": "tokens"}
+
+
+class _Commands(Mapping[str, Any]):
+    """The root's commands by name, each loaded at its first use."""
+
+    def __init__(self) -> None:
+        self._where = {name: row for section in _COMMANDS.values() for name, row in section.items()}
+        self._loaded: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:  # noqa: ANN401  # click's, wherever typer keeps it
+        name = _ALIASES.get(name, name)
+        if name not in self._loaded:
+            path, _ = self._where[name]
+            module, _, attribute = path.partition(":")
+            command = getattr(import_module(f"headrace.cli.{module}"), attribute)
+            parent = typer.Typer(rich_markup_mode=None)
+            if isinstance(command, typer.Typer):
+                parent.add_typer(command, name=name)
+            else:
+                parent.command(name)(command)
+            self._loaded[name] = typer.main.get_group(parent).commands[name]
+        return self._loaded[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._where)
+
+    def __len__(self) -> int:
+        return len(self._where)
+
+
+class _Root(TyperGroup):
+    """The root group; its help lists all commands without loading one."""
+
+    def __init__(self, **attributes: Any) -> None:  # noqa: ANN401  # typer's own arguments
+        super().__init__(**attributes)
+        self.commands = _Commands()  # type: ignore[assignment]  # typer only reads it
+
+    def format_commands(self, ctx: typer.Context, formatter: Any) -> None:  # type: ignore[override]  # noqa: ARG002, ANN401  # typer keeps the wider types to itself
+        """Write one section for each group of commands."""
+        for section, rows in _COMMANDS.items():
+            with formatter.section(section):
+                formatter.write_dl([(name, text) for name, (_, text) in rows.items()])
+
+
 app = typer.Typer(
     name="headrace",
+    cls=_Root,
     no_args_is_help=True,
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="From a model file to a fast, observed inference system, with one command.",
@@ -118,54 +183,6 @@ def root(
     remember_options(token=token, token_file=token_file, ca_file=ca_file)
 
 
-_RUN, _LOOK, _WRITE, _ACCESS = "Run", "Look", "Prepare", "Access"
-for _command, _panel in (
-    (up.up, _RUN),
-    (down.down, _RUN),
-    (spec.apply, _RUN),
-    (diff.diff, _RUN),
-    (history.undo, _RUN),
-    (serve.serve, _RUN),
-    (backup.backup, _RUN),
-    (backup.restore, _RUN),
-    (gateway.gateway, _RUN),
-    (control.control, _RUN),
-    (infer.infer, _LOOK),
-    (load.load, _LOOK),
-    (status.status, _LOOK),
-    (top.top, _LOOK),
-    (diagram.diagram, _LOOK),
-    (logs.logs, _LOOK),
-    (events.events, _LOOK),
-    (payloads.payloads, _LOOK),
-    (profile.profile, _LOOK),
-    (history.history, _LOOK),
-    (events.feedback, _LOOK),
-    (optimize.optimize, _WRITE),
-    (spec.check, _WRITE),
-    (spec.schema, _WRITE),
-):
-    app.command(rich_help_panel=_panel)(_command)
-app.add_typer(rollouts.app, name="rollout", rich_help_panel=_RUN)
-app.add_typer(batch.app, name="batch", rich_help_panel=_RUN)
-app.add_typer(stream.app, name="stream", rich_help_panel=_RUN)
-app.add_typer(alerts.app, name="alerts", rich_help_panel=_LOOK)
-app.add_typer(audit.app, name="audit", rich_help_panel=_LOOK)
-app.add_typer(export.app, name="export", rich_help_panel=_WRITE)
-app.add_typer(drift.app, name="drift", rich_help_panel=_LOOK)
-app.add_typer(models.app, name="models", rich_help_panel=_WRITE)
-app.add_typer(features.app, name="features", rich_help_panel=_WRITE)
-app.add_typer(plan_mode.app, name="plan", rich_help_panel=_WRITE)
-app.add_typer(certs.app, name="certs", rich_help_panel=_WRITE)
-app.add_typer(context.app, name="context", rich_help_panel=_WRITE)
-app.add_typer(users.app, name="users", rich_help_panel=_ACCESS)
-app.add_typer(keys.app, name="keys", rich_help_panel=_ACCESS)
-app.add_typer(tokens.app, name="tokens", rich_help_panel=_ACCESS)
-app.add_typer(tokens.app, name="token", hidden=True)  # `token show` is what one says
-app.add_typer(trail.app, name="trail", rich_help_panel=_ACCESS)
-
-
-@app.command(rich_help_panel=_WRITE)
 def version() -> None:
     """Print the version, and those of the parts that matter in a bug report."""
     import platform  # noqa: PLC0415  # a command imports what it uses, so that each starts fast

@@ -1,25 +1,32 @@
-"""`headrace audit`: what should be better about a system, and what models lie in a folder."""
+"""`headrace audit` and `headrace diagram`: checks and a drawing of a whole system."""
+
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
+# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
+import sys
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from headrace.cli.connection import connect, find_target
 from headrace.cli.options import DEFAULT_HOME, Home, Json, Server
+from headrace.cli.output import progress, say, show, table, write
+from headrace.core.text import bytes_text
 
 if TYPE_CHECKING:
     from headrace.advise import Facts
+    from headrace.advise.diagram import Picture
     from headrace.advise.facts import Advisory
     from headrace.advise.inventory_walk import Known
     from headrace.advise.reports import Report
+    from headrace.cli.management import Management
 
 FINDINGS = 3
 """The exit status when a finding is as bad as `--fail-on` says."""
-
 app = typer.Typer(
     invoke_without_command=True,
     help="Check the whole system and its spec against a published list of checks.",
@@ -123,7 +130,6 @@ def audit(
     _write(_rendered(report, chosen), output)
     if output is not None:
         from headrace.advise.reports import summary_line
-        from headrace.cli.output import say
 
         say(f"{summary_line(report.audit)}; see {output}")
     if report.fails:
@@ -175,8 +181,6 @@ def _facts_of_running(
     server: str | None, home: Path, now: datetime, advisories: "tuple[Advisory, ...] | None"
 ) -> "tuple[str, Facts]":
     from headrace.advise.collect import Place, collect_running
-    from headrace.cli.connection import find_target
-    from headrace.cli.output import progress
 
     target = find_target(server, home)
     api = target.management()
@@ -232,7 +236,6 @@ def _json(document: object) -> str:
 
 
 def _write(text: str, output: Path | None) -> None:
-    from headrace.cli.output import write
 
     if output is None:
         write(text)
@@ -274,8 +277,6 @@ def models(
         take_inventory,
     )
     from headrace.advise.reports import printable
-    from headrace.cli.output import progress, say, show, table, write
-    from headrace.core.text import bytes_text
 
     with progress(f"looking at {folder}"):
         found = take_inventory(folder, _known(home))
@@ -302,7 +303,7 @@ def _has_signature(home: Path, name: str, version: str) -> bool:
 def _known(home: Path) -> "Known":
     """What this home's registry and this installation know of models."""
     from headrace.advise.inventory_walk import Known, highest_opset, opens_here
-    from headrace.cli.home_registry import home_registry
+    from headrace.cli.models.store import home_registry
     from headrace.runtimes import usable_runtimes
 
     return Known(
@@ -313,3 +314,89 @@ def _known(home: Path) -> "Known":
         runtimes=usable_runtimes(),
         max_opset=highest_opset(opens_here),
     )
+
+
+_PAGE = 500
+
+
+class DiagramFormat(StrEnum):
+    """How the drawing is written."""
+
+    SVG = "svg"
+    MERMAID = "mermaid"
+
+
+def diagram(
+    *,
+    format_: Annotated[
+        DiagramFormat | None,
+        typer.Option(
+            "--format",
+            help="How it is written.",
+            show_default="by the ending of --output, else mermaid",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", dir_okay=False, help="A file.", show_default="standard output"
+        ),
+    ] = None,
+    search: Annotated[
+        str,
+        typer.Option(
+            "--search", help="Only endpoints with this in their name.", show_default="all"
+        ),
+    ] = "",
+    limit: Annotated[
+        int,
+        typer.Option(
+            "--limit",
+            min=1,
+            max=1000,
+            help="So many endpoints at most: those in trouble, then the busiest.",
+        ),
+    ] = 40,
+    server: Server = None,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Draw callers, gateway, endpoints, versions, replicas and control plane as they are now.
+
+    For example:
+
+        headrace diagram -o system.svg
+
+        headrace diagram --format mermaid >> README.md
+    """
+    by_ending = output is not None and output.suffix.lower() == ".svg"
+    chosen = format_ or (DiagramFormat.SVG if by_ending else DiagramFormat.MERMAID)
+    picture = _picture(connect(server, home), search, limit)
+    if chosen is DiagramFormat.SVG:
+        from headrace.advise.diagram_svg import svg
+
+        content = svg(picture)
+    else:
+        from headrace.advise.diagram import mermaid
+
+        content = mermaid(picture)
+    if output is None:
+        sys.stdout.write(content)
+        return
+    output.write_text(content, encoding="utf-8")
+    say(f"wrote {output}")
+
+
+def _picture(api: "Management", search: str, limit: int) -> "Picture":
+    from headrace.advise.diagram import picture_of
+
+    rows: list[dict[str, Any]] = []
+    page = 1
+    while True:
+        found = api.get("/api/v1/overview", page=page, size=_PAGE)
+        rows += found["endpoints"]
+        if len(rows) >= found["total"] or not found["endpoints"]:
+            break
+        page += 1
+    rollouts = api.get("/api/v1/rollouts", active="true")["rollouts"]
+    status = api.get("/api/v1/status")
+    return picture_of(status, rows, rollouts, search=search, limit=limit)

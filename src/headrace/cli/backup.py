@@ -2,12 +2,16 @@
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from headrace.cli.options import DEFAULT_HOME, Home, Json, StateUrl
+from headrace.cli.output import TransferView, columns, write, write_json
+from headrace.core import SystemClock
+from headrace.core.text import bytes_text
 
 if TYPE_CHECKING:
     from headrace.control.backup import Backup, BackupManifest
@@ -39,10 +43,7 @@ def backup(
 
         headrace backup --verify /backups/headrace-monday.tar
     """
-    from headrace.cli.output import write, write_json
-    from headrace.cli.transfers import TransferView
     from headrace.control.backup import check_backup, write_backup
-    from headrace.core import SystemClock
 
     tell = TransferView().tell
     if verify:
@@ -80,8 +81,6 @@ def restore(
 
         headrace up --home restored
     """
-    from headrace.cli.output import write, write_json
-    from headrace.cli.transfers import TransferView
     from headrace.control.backup import restore_backup
 
     manifest = restore_backup(file, home, tell=TransferView().tell)
@@ -106,10 +105,6 @@ def _state_url(home: Path, state_url: str) -> str:
 
 
 def _summary(result: "Backup") -> list[str]:
-    from datetime import UTC, datetime
-
-    from headrace.cli.output import columns
-    from headrace.core.text import bytes_text
 
     manifest = result.manifest
     created = datetime.fromtimestamp(manifest.created, UTC)

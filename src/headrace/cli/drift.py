@@ -1,14 +1,22 @@
-"""`headrace drift`: which inputs and answers are no longer what they were."""
+"""`headrace drift`: inputs and answers that differ from their reference."""
+
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import typer
 
+from headrace.cli.connection import connect, find_target
 from headrace.cli.options import DEFAULT_HOME, Home, Json, Server, ShowByDefault
+from headrace.cli.output import say, table, write_json
+from headrace.cli.tables import read_tensors, read_times
+from headrace.core import InvalidArgumentError, ModelSignature, SystemClock
 from headrace.core.text import number_text, percent_text
+from headrace.observe.features import TensorFeatures, features_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,7 +24,75 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from headrace.cli.connection import Target
-    from headrace.core import ModelSignature
+    from headrace.core import Array
+    from headrace.monitor.drift_reference import Reference
+
+
+def reference_from(
+    path: Path,
+    signature: ModelSignature,
+    *,
+    columns: tuple[str, ...] = (),
+    time_column: str = "",
+    at: float,
+) -> "Reference":
+    """The reference that a file makes for a model.
+
+    Args:
+        columns: Which columns are the input; empty for all but `time_column`.
+        time_column: The column of the rows' times; empty where they are not known.
+
+    Raises:
+        InvalidArgumentError: It does not fit the model, or has too few rows.
+    """
+    from headrace.monitor.drift_reference import (  # NumPy work
+        DATA,
+        MIN_ROWS,
+        reference_of,
+    )
+
+    times = read_times(path, time_column) if time_column else None
+    tensors, made_of = read_tensors(path, signature, columns=columns, without=time_column)
+    # A file has many rows, whatever one request of the model has.
+    features = [replace(one, batched=True) for one in features_of(signature)]
+    blocks = {
+        one.tensor: _block(one, tensors[one.tensor]) for one in features if one.tensor in tensors
+    }
+    for name, block in blocks.items():
+        if times is not None and len(block) != len(times):
+            message = f"'{name}' has {len(block)} rows, '{time_column}' has {len(times)} times"
+            raise InvalidArgumentError(message)
+    made = reference_of(features, blocks, source=DATA, at=at, times=times)
+    if made.rows < MIN_ROWS:
+        raise InvalidArgumentError(f"{path} has {made.rows} rows; {MIN_ROWS} are the least")
+    labels = {
+        name: label
+        for one in features
+        for name, label in zip(one.names, made_of.get(one.tensor, ()), strict=False)
+        if name != label
+    }
+    named = [
+        msgspec.structs.replace(
+            one, bins=msgspec.structs.replace(one.bins, label=labels.get(one.bins.name, ""))
+        )
+        for one in made.features
+    ]
+    return msgspec.structs.replace(made, features=named)
+
+
+def _block(features: TensorFeatures, array: "Array") -> "Array":
+    try:
+        block = features.block(array, max(len(array), 1))
+    except (ValueError, TypeError) as error:
+        raise InvalidArgumentError(f"'{features.tensor}' cannot be read: {error}") from None
+    if block.shape[1] != len(features.names):
+        message = (
+            f"'{features.tensor}' has {block.shape[1]} values a row, the model takes "
+            f"{len(features.names)}"
+        )
+        raise InvalidArgumentError(message)
+    return block
+
 
 app = typer.Typer(
     cls=ShowByDefault,
@@ -27,7 +103,6 @@ reference_app = typer.Typer(
     no_args_is_help=True, help="What requests are compared with: set, reset."
 )
 app.add_typer(reference_app, name="reference")
-
 TimeColumn = Annotated[
     str,
     typer.Option(
@@ -60,8 +135,7 @@ def show(
 
         headrace drift fraud --json | jq '.features[] | select(.state == "drifted").name'
     """
-    from headrace.cli.connection import connect
-    from headrace.cli.output import say, show, table, write_json
+    from headrace.cli.output import show
 
     path = f"/api/v1/endpoints/{endpoint}/drift"
     document = connect(server, home).get(path, version=version)
@@ -170,9 +244,6 @@ def set_(
 
         headrace drift reference set fraud -i week.csv --time requested_at
     """
-    from headrace.cli.connection import find_target
-    from headrace.cli.output import say, write_json
-
     target = find_target(server, home)
     reference = sketch(file, _signature(target, endpoint), columns, time_column)
     path = f"/api/v1/endpoints/{endpoint}/drift/reference"
@@ -202,9 +273,6 @@ def reset(
 
         headrace drift reference reset fraud
     """
-    from headrace.cli.connection import connect
-    from headrace.cli.output import say, write_json
-
     answer = connect(server, home).delete(f"/api/v1/endpoints/{endpoint}/drift/reference")
     if json:
         write_json(answer)
@@ -229,9 +297,6 @@ def sketch(
     """The reference that a file makes, as JSON."""
     import msgspec
 
-    from headrace.cli.drift_data import reference_from
-    from headrace.core import SystemClock
-
     chosen = tuple(name.strip() for name in columns.split(",") if name.strip())
     made = reference_from(
         file, signature, columns=chosen, time_column=time_column, at=SystemClock().now()
@@ -242,9 +307,9 @@ def sketch(
 
 def _signature(target: "Target", endpoint: str) -> "ModelSignature":
     """What an endpoint takes and gives, as its gateway tells it."""
-    from headrace.cli import running
+    from headrace.cli import connection
     from headrace.client import Client
 
-    gateway = running.gateway(target)
+    gateway = connection.gateway(target)
     with Client(gateway.url, ca_file=gateway.ca_file, server_name=gateway.server_name) as client:
         return client.signature(endpoint)

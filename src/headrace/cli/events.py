@@ -1,13 +1,22 @@
-"""`headrace events` and `feedback`: what happened, and what answers earned."""
+"""`headrace events`, `history`, `undo`, `feedback` and `payloads`: the past of endpoints."""
+
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
 import time
-from typing import TYPE_CHECKING, Annotated, Any
+
+# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
+# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from headrace.cli.connection import connect
 from headrace.cli.options import DEFAULT_HOME, Home, Json, Server
+from headrace.cli.output import progress, say, show, table, write, write_json
+from headrace.core import DeadlineExceededError, UnavailableError, span
+from headrace.core.text import bytes_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,9 +47,6 @@ def events(
 
         headrace events fraud --follow
     """
-    from headrace.cli.connection import connect
-    from headrace.cli.output import say, write
-
     api = connect(server, home)
     found = api.get("/api/v1/events", endpoint=endpoint, limit=limit)["events"]
     for event in found:
@@ -59,9 +65,6 @@ def follow_events(
 ) -> "Iterator[dict[str, Any]]":
     """Events after `last_id` as they come; goes on after a control plane that was away."""
     import json
-
-    from headrace.cli.output import say
-    from headrace.core import DeadlineExceededError, UnavailableError
 
     told = ""
     while True:
@@ -83,7 +86,7 @@ def event_line(event: dict[str, Any], *, json: bool) -> str:
         import json as codec
 
         return codec.dumps(event, separators=(",", ":"))
-    from headrace.cli.rollout_table import clock_text
+    from headrace.cli.rollout.view import clock_text
 
     by = f" (by {event['actor']})" if event["actor"] else ""
     message = event["message"].partition("\n")[0]
@@ -123,9 +126,6 @@ def feedback(
 
         headrace feedback 5b0c6a1f-0d43-4a7e-9a7e-1f0d5b0c6a1f --label cat
     """
-    from headrace.cli.connection import connect
-    from headrace.cli.output import say, write_json
-
     if (reward is None) == (label is None):
         raise typer.BadParameter("give a reward, or a label with --label", param_hint="REWARD")
     said = {"reward": reward} if label is None else {"label": label}
@@ -142,3 +142,209 @@ def feedback(
     }
     outcome = answer["results"][0]["outcome"]
     say(f"{request_id}: {told.get(outcome, outcome)}")
+
+
+_LONGEST: Final = 120
+_Endpoint = Annotated[str, typer.Argument(help="The endpoint's name.", show_default=False)]
+
+
+def history(
+    endpoint: _Endpoint,
+    *,
+    limit: Annotated[
+        int, typer.Option("--limit", "-n", min=1, max=1000, help="The newest so many.")
+    ] = 100,
+    json: Json = False,
+    server: Server = None,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """List what an endpoint has been: when, what was served, who changed it and why.
+
+    Beside its generations stand the ends of its rollouts: what was decided, by whom or by what.
+
+    For example:
+
+        headrace history fraud
+    """
+    path = f"/api/v1/endpoints/{endpoint}/history"
+    document = connect(server, home).get(path, limit=limit)
+    if json:
+        write_json(document)
+        return
+    show(table(history_rows(document)[:limit], "", "generation", "since", "versions", "by", "why"))
+
+
+def history_rows(document: dict[str, Any]) -> list[Sequence[str]]:
+    """Generations and ends of rollouts in one list, the newest first, a row each."""
+    from headrace.cli.rollout.view import clock_text
+
+    rows = [
+        (
+            entry["at"],
+            "*" if entry["current"] else "",
+            str(entry["generation"]),
+            versions_text(entry),
+            entry["actor"],
+            entry["reason"],
+        )
+        for entry in document["generations"]
+    ]
+    rows += [
+        (
+            end["at"],
+            "",
+            end["id"],
+            f"{end['from_version']} to {end['to_version']}",
+            end["decided_by"],
+            end_text(end),
+        )
+        for end in document["rollouts"]
+    ]
+    rows.sort(key=lambda row: row[0], reverse=True)
+    return [(mark, number, clock_text(at), *rest) for at, mark, number, *rest in rows]
+
+
+def end_text(end: dict[str, Any]) -> str:
+    """How a rollout ended, after how long and why, in a line."""
+    text = f"{end['phase'].replace('_', ' ')} after {span(end['duration_s'])}: {end['why']}"
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
+
+
+def versions_text(entry: dict[str, Any]) -> str:
+    """What a generation served, in a few words."""
+    if entry["spec"] is None and not entry["versions"]:
+        return "removed"
+    versions = entry["versions"]
+    if len(versions) == 1:
+        return str(versions[0]["model"])
+    return ", ".join(f"{one['model']} {one['weight']}%" for one in versions)
+
+
+def undo(
+    endpoint: _Endpoint,
+    *,
+    to: Annotated[
+        int | None,
+        typer.Option(
+            "--to",
+            min=1,
+            help="A generation of `headrace history`.",
+            show_default="the one before the newest",
+        ),
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Return when it is ready.")] = False,
+    wait_s: Annotated[
+        float, typer.Option("--wait-s", min=0.1, help="Seconds that --wait waits.")
+    ] = 120.0,
+    json: Json = False,
+    server: Server = None,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Make an endpoint what it was in a former generation, at once and without a rollout.
+
+    The models of that generation are pinned, so the same versions are served again. It is a new
+    generation itself: `undo` twice is where you were.
+
+    For example:
+
+        headrace undo fraud
+
+        headrace undo fraud --to 3 --wait
+    """
+    from headrace.cli.spec import tell_applied
+
+    api = connect(server, home)
+    body = {} if to is None else {"generation": to}
+    with progress("waiting until it is ready" if wait else "going back"):
+        answer = api.post(
+            f"/api/v1/endpoints/{endpoint}/undo",
+            body,
+            timeout_s=wait_s + 30,
+            wait_s=wait_s if wait else None,
+        )
+    tell_applied(answer, json=json)
+
+
+_SHAPE: Final = ".shape"
+_LONGEST_CELL: Final = 40
+_NO: Final = "-"
+
+
+def payloads(
+    endpoint: Annotated[str, typer.Argument(help="Whose.", show_default=False)],
+    *,
+    rows: Annotated[
+        int,
+        typer.Option(
+            "--rows", "-n", min=0, max=1000, help="Show the newest so many requests, not the files."
+        ),
+    ] = 0,
+    request: Annotated[
+        str, typer.Option("--request", help="Show the request of this id.", show_default="any")
+    ] = "",
+    json: Json = False,
+    server: Server = None,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Show the files of an endpoint's payload log, or the requests and answers in them.
+
+    For example:
+
+        headrace payloads fraud
+
+        headrace payloads fraud --rows 20
+    """
+    api = connect(server, home)
+    path = f"/api/v1/endpoints/{endpoint}/payloads"
+    if not rows and not request:
+        found = api.get(path)
+        if json:
+            write_json(found)
+            return
+        _show_files(found)
+        return
+    kept = api.get(f"{path}/rows", limit=rows or 1, request_id=request)["rows"]
+    if json:
+        write_json(kept)
+    elif not kept:
+        say(f"nothing was kept of '{endpoint}'")
+    else:
+        show(table(*cells(kept)))
+
+
+def _show_files(found: Mapping[str, Any]) -> None:
+
+    state = "on" if found["on"] else "off"
+    say(f"payload log is {state}: {found['written']} written, {found['dropped']} dropped")
+    if found["files"]:
+        lines = [
+            (
+                file["begin"],
+                f"v{file['version']}",
+                bytes_text(file["bytes"]),
+                "open" if file["open"] else "closed",
+                file["path"],
+            )
+            for file in found["files"]
+        ]
+        show(table(lines, "begin", "version", "size", "state", "file"))
+
+
+def cells(rows: Sequence[Mapping[str, Any]]) -> tuple[list[list[str]], *tuple[str, ...]]:
+    """Lines of a table, and the names of its columns: of all that some row has."""
+    names = dict.fromkeys(
+        name for row in rows for name in row if not name.endswith(_SHAPE) and name != "trace_id"
+    )
+    lines = [[_cell(row.get(name)) for name in names] for row in rows]
+    return lines, *names
+
+
+def _cell(value: object) -> str:
+    if value is None or value == "":
+        return _NO
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    text = f"[{', '.join(map(_cell, value))}]" if isinstance(value, list) else str(value)
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return text if len(text) <= _LONGEST_CELL else f"{text[: _LONGEST_CELL - 1]}…"

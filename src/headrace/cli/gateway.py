@@ -2,6 +2,7 @@
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
+import socket
 from pathlib import Path
 from typing import Annotated
 
@@ -124,8 +125,6 @@ def gateway(
         headrace gateway --control https://control.lan:8443 --tls-cert gw-1.pem
         --tls-key gw-1-key.pem --ca-file ca.pem
     """
-    import socket
-
     from headrace.control.ports import pick_ports
     from headrace.core.spec_access import TlsSpec
     from headrace.gateway_agent import AgentSettings, run

@@ -1,27 +1,170 @@
-"""`headrace infer`: ask an endpoint something from the command line."""
+"""`headrace infer`: request to an endpoint from the command line."""
+
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any, Final
 
+import numpy as np
 import typer
+from typer.models import OptionInfo
 
-from headrace.cli.caller import (
-    AllowInsecure,
-    Cert,
-    CertKey,
-    Key,
-    Token,
-    ca_file_option,
-    certificate_of,
-    read_secret,
-)
+from headrace.cli.connection import find_target
 from headrace.cli.options import DEFAULT_HOME, NULLS_OPTION, Home, OutputFormat, Server
-from headrace.core import Nulls
+from headrace.cli.output import say, show, table, write_json
+from headrace.core import (
+    Array,
+    InferResponse,
+    ModelNotFoundError,
+    NotFoundError,
+    Nulls,
+    UnauthenticatedError,
+    datatype_of,
+    example_inputs,
+)
+from headrace.protocol.values import spelled
 
-if TYPE_CHECKING:
-    from headrace.core import InferResponse
+_SHOWN_ROWS: Final = 20
+_SHOWN_VALUES: Final = 6
+
+
+def to_document(response: InferResponse) -> dict[str, Any]:
+    """The answer as a V2 response in JSON, as a server writes it; NaN becomes null."""
+    document: dict[str, Any] = {"model_name": response.model_name}
+    if response.model_version:
+        document["model_version"] = response.model_version
+    if response.id:
+        document["id"] = response.id
+    document["outputs"] = [_output(name, array) for name, array in response.outputs.items()]
+    return document
+
+
+def to_rows(
+    outputs: Mapping[str, Array], *, batched: bool
+) -> tuple[list[str], list[list[str]], int]:
+    """Column names, a line per row of the batch, and how many rows were left out."""
+    arrays = dict(outputs) if batched else {name: a[np.newaxis] for name, a in outputs.items()}
+    rows = max((len(array) for array in arrays.values()), default=0)
+    shown = min(rows, _SHOWN_ROWS)
+    lines = [
+        [str(i), *(_value(array[i]) if i < len(array) else "" for array in arrays.values())]
+        for i in range(shown)
+    ]
+    return ["row", *arrays], lines, rows - shown
+
+
+def _output(name: str, array: Array) -> dict[str, Any]:
+    flat = array.reshape(-1).tolist()
+    return {
+        "name": name,
+        "datatype": str(datatype_of(array.dtype)),
+        "shape": list(array.shape),
+        "data": [_text(value) if isinstance(value, bytes) else spelled(value) for value in flat],
+    }
+
+
+def _value(cell: Any) -> str:  # noqa: ANN401  # a scalar or an array
+    array = np.asarray(cell)
+    if array.ndim == 0:
+        return _scalar(array.item())
+    flat = array.reshape(-1)
+    texts = [_scalar(value) for value in flat[:_SHOWN_VALUES].tolist()]
+    if flat.size > _SHOWN_VALUES:
+        shape = "x".join(map(str, array.shape))
+        texts.append(f"… ({shape})")
+    text = "  ".join(texts)
+    if flat.size > 1 and array.dtype.kind == "f" and array.ndim == 1:
+        text += f"   largest: {int(np.argmax(flat))}"
+    return text
+
+
+def _scalar(value: object) -> str:
+    if isinstance(value, bytes):
+        return _text(value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "replace")
+
+
+Key = Annotated[
+    str | None,
+    typer.Option(
+        "--key",
+        envvar="HEADRACE_API_KEY",
+        help="An API key that says who asks; @FILE reads it, so that no list of processes shows "
+        "it.",
+        show_default="none",
+    ),
+]
+Token = Annotated[
+    str | None,
+    typer.Option(
+        "--token",
+        envvar="HEADRACE_INFER_TOKEN",
+        help="A bearer token (JWT) that says who asks; @FILE reads it.",
+        show_default="none",
+    ),
+]
+Cert = Annotated[
+    Path | None,
+    typer.Option(
+        "--cert",
+        envvar="HEADRACE_CLIENT_CERT",
+        help="A certificate (PEM) that says who asks.",
+        show_default="none",
+    ),
+]
+CertKey = Annotated[
+    Path | None,
+    typer.Option(
+        "--cert-key",
+        envvar="HEADRACE_CLIENT_CERT_KEY",
+        help="Its private key (PEM).",
+        show_default="none",
+    ),
+]
+AllowInsecure = Annotated[
+    bool,
+    typer.Option(
+        "--allow-insecure", help="Send a key or a token to another machine in plain text, too."
+    ),
+]
+
+
+def ca_file_option(shown: str) -> OptionInfo:
+    """The option `--ca-file`; `shown`: who is trusted without it."""
+    made: OptionInfo = typer.Option(
+        "--ca-file",
+        envvar="HEADRACE_CA_FILE",
+        help="The authorities (PEM) that sign for the server.",
+        show_default=shown,
+    )
+    return made
+
+
+def read_secret(given: str | None, flag: str) -> str | None:
+    """A secret, read from a file if `given` is `@FILE`."""
+    if given is None or not given.startswith("@"):
+        return given
+    path = Path(given[1:])
+    if not path.is_file():
+        raise typer.BadParameter(f"there is no file '{path}'", param_hint=flag)
+    return path.read_text().strip()
+
+
+def certificate_of(cert: Path | None, key: Path | None) -> tuple[Path, Path] | None:
+    """The files of a certificate and its key, if both were given."""
+    if cert is None and key is None:
+        return None
+    if cert is None or key is None:
+        hint = "--cert" if cert is None else "--cert-key"
+        raise typer.BadParameter("--cert and --cert-key go together", param_hint=hint)
+    return cert, key
+
 
 _HOW = (
     "; --key (or HEADRACE_API_KEY), --token (or HEADRACE_INFER_TOKEN) or --cert show it, and "
@@ -87,9 +230,7 @@ def infer(
 
         echo '[[5.1, 3.5, 1.4, 0.2]]' | headrace infer iris -i - -o json
     """
-    from headrace.cli import running
-    from headrace.cli.connection import find_target
-    from headrace.cli.output import write_json
+    from headrace.cli import connection
     from headrace.cli.read_inputs import (
         Inputs,
         read_file,
@@ -97,17 +238,10 @@ def infer(
         refuse_nulls,
         with_batch_axis,
     )
-    from headrace.cli.show_outputs import to_document
     from headrace.client import Client
-    from headrace.core import (
-        ModelNotFoundError,
-        NotFoundError,
-        UnauthenticatedError,
-        example_inputs,
-    )
 
     target = find_target(server, home)
-    gateway = running.Gateway(url=url) if url else running.gateway(target)
+    gateway = connection.Gateway(url=url) if url else connection.gateway(target)
     certificate = certificate_of(cert, cert_key)
     client = Client(
         gateway.url,
@@ -123,7 +257,7 @@ def infer(
         try:
             signature = client.signature(endpoint, version)
         except ModelNotFoundError as error:
-            known = [] if url or version else running.endpoint_names(target)
+            known = [] if url or version else connection.endpoint_names(target)
             if not known:
                 raise
             msg = f"there is no endpoint '{endpoint}'; there are: {', '.join(known)}"
@@ -148,8 +282,6 @@ def infer(
 
 
 def _show_table(response: "InferResponse", *, batched: bool) -> None:
-    from headrace.cli.output import say, show, table
-    from headrace.cli.show_outputs import to_rows
 
     columns, lines, hidden = to_rows(response.outputs, batched=batched)
     show(table(lines, *columns))

@@ -1,15 +1,15 @@
-"""Talks to a running control plane over its management API."""
+"""Client of a control plane's management API."""
 
 import http.client
 import json
 import ssl
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlencode, urlsplit
 
-from headrace.cli.event_stream import ServerEvent, read_events
 from headrace.core import (
     Code,
     DeadlineExceededError,
@@ -19,10 +19,45 @@ from headrace.core import (
     UnavailableError,
 )
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerEvent:
+    """One event: its id, its kind, and its data as text."""
+
+    id: str
+    kind: str
+    data: str
+
+
+def read_events(lines: Iterable[str]) -> Iterator[ServerEvent]:
+    """The events in `lines`; comments, such as heartbeats, are passed over.
+
+    An event that breaks off is none: only an empty line ends it.
+    """
+    last_id, kind, data = "", "", list[str]()
+    for line in lines:
+        text = line.rstrip("\r\n")
+        if not text:
+            if data:
+                yield ServerEvent(id=last_id, kind=kind or "message", data="\n".join(data))
+            kind, data = "", []
+            continue
+        name, _, value = text.partition(":")
+        value = value.removeprefix(" ")
+        match name:
+            case "id":
+                last_id = value
+            case "event":
+                kind = value
+            case "data":
+                data.append(value)
+            case _:
+                pass  # a comment, or a field of a later version
+
+
 Document = dict[str, Any]
 Sent = Callable[[int], None]
 """Called with the number of bytes sent so far."""
-
 TIMEOUT_S: Final = 30.0
 UPLOAD_TIMEOUT_S: Final = 600.0
 """How long the control plane may take to check a model once it has it."""

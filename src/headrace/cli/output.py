@@ -1,11 +1,16 @@
-"""What people and programs see: data on standard output, everything else on standard error."""
+"""Output of commands: data on standard output, all else on standard error, exit statuses."""
+
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
+# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
+import os
 import sys
+import time
+import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, TextIO
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -102,3 +107,109 @@ def _plain(value: object) -> object:
     import msgspec
 
     return msgspec.to_builtins(value, str_keys=True)
+
+
+OK: Final = 0
+FAILED: Final = 1
+USAGE: Final = 2
+NOT_READY: Final = 3
+INTERRUPTED: Final = 130
+EXIT_CODES: Final = (
+    "Exit status: 0 it worked; 1 it failed; 2 the command line is wrong; 3 not running, not ready, "
+    "or not in time."
+)
+
+
+def report(error: Exception, *, debug: bool) -> int:
+    """Say on standard error why a command failed; its exit status."""
+    if debug:
+        traceback.print_exception(error, file=sys.stderr)
+    if isinstance(error, BrokenPipeError):
+        # Whoever read our output has left, as `head` does. Python would complain once more when it
+        # flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    if type(error).__name__ == "NoArgsIsHelpError":  # a group of commands that was named alone
+        print(error)  # noqa: T201  # this is the program's output
+        return USAGE
+    message, code = _explain(error)
+    if message:
+        print(f"headrace: {message}", file=sys.stderr)  # noqa: T201  # this is the program's output
+    return code
+
+
+def _explain(error: Exception) -> tuple[str, int]:
+    if hasattr(error, "format_message"):  # typer's own, whose classes moved between its versions
+        return _explain_usage(error), USAGE
+    from headrace.core import DeadlineExceededError, HeadraceError, UnavailableError
+
+    if isinstance(error, DeadlineExceededError | UnavailableError):
+        return str(error), NOT_READY
+    if isinstance(error, HeadraceError):
+        return str(error), FAILED
+    if isinstance(error, OSError) and error.strerror:
+        where = f": {error.filename}" if error.filename else ""
+        return f"{error.strerror}{where}", FAILED
+    if isinstance(error, ModuleNotFoundError) and not _is_ours(error):
+        return (
+            f"this command needs the package '{error.name}', which is not installed here; small "
+            "container images leave it out: use the image headrace/standalone"
+        ), FAILED
+    kind = type(error).__name__
+    return f"unexpected {kind}: {error} (a bug; `headrace --debug …` shows where)", FAILED
+
+
+def _is_ours(error: ModuleNotFoundError) -> bool:
+    return (error.name or "headrace").partition(".")[0] == "headrace"
+
+
+def _explain_usage(error: Exception) -> str:
+    message = str(error.format_message()) if hasattr(error, "format_message") else str(error)
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "headrace"
+    return f"{message.rstrip('.')} (see `{command} --help`)"
+
+
+AFTER_S: Final = 2.0
+_EACH_S: Final = 0.2
+_EACH_IN_A_LOG_S: Final = 10.0
+
+
+class TransferView:
+    """Shows transfers one after the other; a terminal sees a line that changes, a log a few.
+
+    Args:
+        stream: None for standard error.
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self._what = ""
+        self._began = 0.0
+        self._shown: float | None = None
+
+    def tell(self, what: str, done: int, total: int, *, now: float | None = None) -> None:
+        """Show it if it is time.
+
+        Args:
+            now: Monotonic; None for now.
+        """
+        now = time.monotonic() if now is None else now
+        if what != self._what:
+            self._what, self._began, self._shown = what, now, None
+        is_live = self._stream.isatty()
+        each = _EACH_S if is_live else _EACH_IN_A_LOG_S
+        is_last = done >= total and self._shown is not None
+        is_due = now - self._began >= AFTER_S and (self._shown is None or now - self._shown >= each)
+        if not is_last and not is_due:
+            return
+        from headrace.core.text import bytes_text
+
+        rate = done / max(now - self._began, 0.001)
+        text = f"{what}: {bytes_text(done)} of {bytes_text(total)}, {bytes_text(rate)}/s"
+        if is_live:
+            self._stream.write(f"\r\x1b[K{text}" + ("\n" if is_last else ""))
+        else:
+            self._stream.write(f"{text}\n")
+        self._stream.flush()
+        self._shown = None if is_last else now

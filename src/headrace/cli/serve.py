@@ -20,11 +20,17 @@ from headrace.cli.options import (
     check_log_level,
     port_option,
 )
-from headrace.core import Nulls
+from headrace.core import (
+    BatchingSpec,
+    CodeNotAllowedError,
+    InvalidArgumentError,
+    NotFoundError,
+    Nulls,
+    ReplicaSettings,
+)
 from headrace.core.devices import Device
 
 if TYPE_CHECKING:
-    from headrace.core import BatchingSpec, ReplicaSettings
     from headrace.registry import ModelVersion
 
 HTTP_PORT = 8000
@@ -91,7 +97,6 @@ def serve(
     from msgspec import UNSET
     from msgspec.structs import replace
 
-    from headrace.core import BatchingSpec
     from headrace.observe import configure_logging
     from headrace.serving.replica import run
 
@@ -124,7 +129,6 @@ def serve(
 
 def _refuse_code(model: str, settings: "ReplicaSettings") -> None:
     """Raise CodeNotAllowedError if loading the model would run code of its author's."""
-    from headrace.core import CodeNotAllowedError
     from headrace.runtimes import code_of_model, detect_runtime, get_runtime, runs_code
 
     path = Path(settings.path)
@@ -147,8 +151,7 @@ def replica_settings(
     device: Device = Device.AUTO,
 ) -> "ReplicaSettings":
     """What the replica is told; `model` is a path, or a reference if no such path exists."""
-    from headrace.cli.naming import name_from
-    from headrace.core import ReplicaSettings
+    from headrace.cli.up.start import name_from
 
     path = Path(model)
     version, runtime = "1", ""
@@ -176,8 +179,7 @@ def replica_settings(
 
 def _stored(reference: str, home: Path) -> "tuple[ModelVersion, Path]":
     """A version of the registry, checked against its digest, and where it lies."""
-    from headrace.cli.home_registry import stored_model
-    from headrace.core import InvalidArgumentError, NotFoundError
+    from headrace.cli.models.store import stored_model
 
     if "/" in reference:  # no name of the registry has one
         raise NotFoundError(_not_there(Path(reference)))

@@ -1,19 +1,93 @@
-"""`headrace apply`, `check` and `schema`: the spec file."""
+"""`headrace apply`, `check`, `diff` and `schema`: the spec file."""
+
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
+# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
+import difflib
+import io
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headrace.cli.failures import NOT_READY
+from headrace.cli.connection import find_target
+from headrace.cli.models.store import ModelStore
 from headrace.cli.options import DEFAULT_HOME, Home, Json, Server, Tuned
+from headrace.cli.output import FAILED, NOT_READY, USAGE, progress, report, say, show, write_json
+from headrace.cli.profile.documents import read_profiles
+from headrace.core import FailedPreconditionError, HeadraceError, InvalidArgumentError
+from headrace.core.spec import is_model_path
+from headrace.engine import usable_cores
+from headrace.optimize.profiling.document import Filled, Machine, fill, fitting, model_of
+from headrace.registry import is_repository, read_content
+from headrace.runtimes.processor import this_processor
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from headrace.cli.connection import Target
     from headrace.cli.management import Management
     from headrace.core.spec import SystemSpec
+
+
+def tuned(
+    document: Mapping[str, Any], *, home: Path, store: ModelStore, is_here: bool
+) -> tuple[dict[str, Any], list[str]]:
+    """The document, and a line for each setting that a profile decided.
+
+    Args:
+        home: Where the profiles are.
+        store: Knows the models that the document names by reference.
+        is_here: Whether it will be served on this machine.
+
+    Raises:
+        FailedPreconditionError: A model has no profile that holds here.
+    """
+    cores = usable_cores()
+    machine = Machine(processor=this_processor(), cores=cores) if is_here else None
+    endpoints: list[dict[str, Any]] = []
+    lines: list[str] = []
+    for entry in document.get("endpoints", []):
+        model = model_of(entry)
+        if model is None:
+            endpoints.append(dict(entry))
+            lines.append(f"{entry.get('name')}: somebody else's server, left as it is")
+            continue
+        profiles = read_profiles(home, _digest(model, store))
+        command = f"headrace profile {model}"
+        profile = fitting(profiles, model=model, machine=machine, command=command)
+        changed, filled = fill(entry, profile, cores=cores if is_here else None)
+        endpoints.append(changed)
+        name = str(entry.get("name"))
+        lines.append(
+            f"{name}: {len(filled)} settings by the profile of {profile.at} of {model} "
+            f"({profile.cores} cores of {profile.processor.name})"
+        )
+        lines += [_line(one) for one in filled]
+        if not is_here:
+            lines.append(f"  whether the machine that serves {name} is alike is not known here")
+    return {**document, "endpoints": endpoints}, lines
+
+
+def _line(one: Filled) -> str:
+    why = f": {one.why}" if one.why else ""
+    return f"  {one.place} = {one.value}{why}"
+
+
+def _digest(model: str, store: ModelStore) -> str:
+    if not is_model_path(model):
+        return str(store.get(model).digest)
+    path = Path(model)
+    if is_repository(path):
+        msg = (
+            f"{path} is a repository of several models, which --tuned cannot tell apart; push its "
+            "models with `headrace models push`, and name each"
+        )
+        raise FailedPreconditionError(msg)
+    return str(read_content(path).digest)
+
 
 _File = Annotated[
     Path, typer.Argument(help="The spec file.", exists=True, dir_okay=False, show_default=False)
@@ -51,9 +125,6 @@ def apply(
 
         headrace apply -f headrace.yaml --tuned
     """
-    from headrace.cli.connection import find_target
-    from headrace.cli.output import progress
-
     spec = read_spec(file)
     target = find_target(server, home)
     if tuned:
@@ -83,9 +154,7 @@ def tuned_spec(spec: "SystemSpec", target: "Target") -> "SystemSpec":
 
 def tuned_document(document: dict[str, Any], target: "Target") -> dict[str, Any]:
     """As `tuned_spec`, as plain data."""
-    from headrace.cli.model_store import model_store
-    from headrace.cli.output import say
-    from headrace.cli.tuned import tuned
+    from headrace.cli.models.store import model_store
 
     filled, lines = tuned(
         document, home=target.home, store=model_store(target), is_here=not target.is_remote
@@ -103,7 +172,7 @@ def document_for(api: "Management", spec: "SystemSpec") -> dict[str, Any]:
     """
     if not api.is_remote:
         return spec.document()
-    from headrace.cli.uploads import with_stored_models
+    from headrace.cli.models.store import with_stored_models
 
     return with_stored_models(api, spec.document())
 
@@ -114,8 +183,6 @@ def tell_applied(answer: dict[str, Any], *, json: bool) -> None:
     Raises:
         Exit: Something is not ready though it was waited for.
     """
-    from headrace.cli.output import say, write_json
-
     if json:
         write_json(answer)
     else:
@@ -143,8 +210,6 @@ def check(file: _File) -> None:
 
         headrace check headrace.yaml
     """
-    from headrace.cli.output import say
-
     spec = read_spec(file)
     count, streams = len(spec.endpoints), len(spec.streams)
     more = f", {streams} stream{'' if streams == 1 else 's'}" if streams else ""
@@ -158,7 +223,6 @@ def schema() -> None:
 
         headrace schema > headrace.schema.json
     """
-    from headrace.cli.output import write_json
     from headrace.core.spec import json_schema
 
     write_json(json_schema())
@@ -170,7 +234,6 @@ def read_spec(file: Path) -> "SystemSpec":
     Raises:
         InvalidArgumentError: It has mistakes; the message lists all of them.
     """
-    from headrace.core import InvalidArgumentError
     from headrace.core.spec import SpecError, parse_spec
 
     try:
@@ -182,3 +245,112 @@ def read_spec(file: Path) -> "SystemSpec":
     except SpecError as error:
         msg = f"{file}: {error}"
         raise InvalidArgumentError(msg) from None
+
+
+CHANGES = 1
+_CONTEXT_LINES = 3
+_ANY_WIDTH = 1 << 20
+_STYLES = {"+": "green", "-": "red", "@": "cyan"}
+
+
+def diff(
+    file: Annotated[
+        Path,
+        typer.Option(
+            "--file", "-f", help="The spec file.", exists=True, dir_okay=False, show_default=False
+        ),
+    ],
+    *,
+    tuned: Tuned = False,
+    json: Json = False,
+    server: Server = None,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Show what `apply` would change; nothing is served differently.
+
+    Models that lie in files are stored as versions, as `apply` would; a second `diff` finds them.
+
+    Exit status, as `kubectl diff` has it: 0 no changes; 1 changes; 2 the spec or the command line
+    is wrong; 3 not running.
+
+    For example:
+
+        headrace diff -f headrace.yaml
+
+        headrace diff -f headrace.yaml || headrace apply -f headrace.yaml --wait
+    """
+    try:
+        found = _ask(file, server, home, tuned=tuned)
+    except HeadraceError as error:
+        code = report(error, debug=False)
+        raise typer.Exit(USAGE if code == FAILED else code) from None
+    _print(found, json=json)
+    if found["changes"]:
+        raise typer.Exit(CHANGES)
+
+
+def _ask(file: Path, server: str | None, home: Path, *, tuned: bool) -> dict[str, Any]:
+
+    spec = read_spec(file)
+    target = find_target(server, home)
+    if tuned:
+        spec = tuned_spec(spec, target)
+    api = target.management()
+    document = document_for(api, spec)
+    with progress("comparing"):
+        return api.post("/api/v1/diff", document, timeout_s=300.0)
+
+
+def _print(found: Mapping[str, Any], *, json: bool) -> None:
+
+    if json:
+        write_json(found)
+        return
+    text = diff_text(found)
+    if text.plain:
+        show(text)
+    for change in found["changes"] or ["no changes"]:
+        say(change)
+
+
+def diff_text(found: Mapping[str, Any]) -> "Text":
+    """The endpoints' parts of the spec, before and after, as a unified diff with colours."""
+    from rich.text import Text
+
+    lines = [
+        line
+        for name, change in found["endpoints"].items()
+        for line in _endpoint_lines(name, change["before"], change["after"])
+    ]
+    return Text("\n").join(
+        Text(line, style="bold" if line[:3] in {"---", "+++"} else _STYLES.get(line[:1], ""))
+        for line in lines
+    )
+
+
+def _endpoint_lines(
+    name: str, before: Mapping[str, Any] | None, after: Mapping[str, Any] | None
+) -> Iterator[str]:
+
+    yield from difflib.unified_diff(
+        _yaml_lines(before),
+        _yaml_lines(after),
+        fromfile=f"{name} (now)",
+        tofile=f"{name} (then)",
+        n=_CONTEXT_LINES,
+        lineterm="",
+    )
+
+
+def _yaml_lines(entry: Mapping[str, Any] | None) -> list[str]:
+    if entry is None:
+        return []
+    from ruamel.yaml import YAML
+
+    yaml = YAML(typ="safe")
+    yaml.default_flow_style = False
+    yaml.width = _ANY_WIDTH  # a path that is broken into lines could not be searched for
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # its types lag behind
+    stream = io.StringIO()
+    yaml.dump(dict(entry), stream)
+    return stream.getvalue().splitlines()

@@ -1,5 +1,6 @@
 """`headrace status`: what runs, and what does not and why."""
 
+
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
 import time
@@ -8,14 +9,61 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headrace.cli.failures import NOT_READY
+from headrace.cli.connection import find_target
 from headrace.cli.options import DEFAULT_HOME, Home, Json, Server
+from headrace.cli.output import NOT_READY, show, table, write_json
+from headrace.core import UnavailableError
+from headrace.core.text import bytes_text
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.text import Text
 
     from headrace.cli.connection import Target
+
+
+def gateway_lines(document: dict[str, Any]) -> list[str]:
+    """A line for each that follows."""
+    return [
+        f"gateway '{one['name']}': {one['standing']}, version {one['version'] or 'none'}, heard "
+        f"{one['seen_s']:.1f} s ago{_reached(one)}"
+        for one in _gateways(document)
+        if not _trouble(one)
+    ]
+
+
+def gateway_troubles(document: dict[str, Any]) -> list[str]:
+    """A line for each that does not, and for having none at all."""
+    gateway = document.get("gateway", {})
+    lines = [f"gateway '{one['name']}': {_trouble(one)}" for one in _gateways(document)]
+    found = [line for line in lines if not line.endswith(": ")]
+    if not found and gateway.get("reason"):
+        found = [f"gateway: {gateway['reason']}"]
+    return found
+
+
+def _gateways(document: dict[str, Any]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = document.get("gateway", {}).get("gateways", [])
+    return found
+
+
+def _trouble(one: dict[str, Any]) -> str:
+    """What is wrong with one; empty if nothing is."""
+    why = f": {one['reason']}" if one["reason"] else ""
+    match one["standing"]:
+        case "behind":
+            return f"behind by {one['behind_s']:,.0f} s{why}"
+        case "lost":
+            return f"not heard for {one['seen_s']:,.0f} s"
+        case "refused":
+            return f"refused the newest version{why}"
+        case _:
+            return "" if one["ready"] else f"does not serve{why}"
+
+
+def _reached(one: dict[str, Any]) -> str:
+    return f", {one['url']}" if one["url"] else ""
+
 
 _REFRESH_S = 1.0
 _LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -43,9 +91,6 @@ def status(
 
         headrace status --server http://gpu-box:8080 --watch
     """
-    from headrace.cli.connection import find_target
-    from headrace.cli.output import show, write_json
-
     target = find_target(server, home)
     if watch:
         _watch(target)
@@ -63,8 +108,6 @@ def status(
 
 def _fetch(target: "Target") -> dict[str, Any]:
     """The status document, rollouts under way, and whether a control plane answered at all."""
-    from headrace.core import UnavailableError
-
     try:
         api = target.management()
         document = api.get("/api/v1/status")
@@ -77,8 +120,6 @@ def _fetch(target: "Target") -> dict[str, Any]:
 def _watch(target: "Target") -> None:
     from rich.console import Console
     from rich.live import Live
-
-    from headrace.cli.output import show
 
     console = Console()
     if not console.is_terminal:
@@ -95,8 +136,6 @@ def render(document: dict[str, Any]) -> "RenderableType":
     """The status document as tables."""
     from rich.console import Group
     from rich.text import Text
-
-    from headrace.cli.gateways_view import gateway_lines
 
     if not document["running"]:
         return Text(str(document["message"]))
@@ -119,8 +158,6 @@ def render(document: dict[str, Any]) -> "RenderableType":
 
 def addresses(known: dict[str, Any]) -> "Text":
     """Where everything is reached."""
-    from headrace.cli.output import table
-
     if known.get("grpc"):
         known = {**known, "grpc": grpc_url(str(known.get("http", "")), str(known["grpc"]))}
     labels = {"http": "HTTP, gRPC", "grpc": "gRPC", "admin": "management"}
@@ -136,8 +173,6 @@ def grpc_url(http_url: str, target: str) -> str:
 
 def _endpoints(endpoints: list[dict[str, Any]]) -> "RenderableType":
     from rich.text import Text
-
-    from headrace.cli.output import table
 
     if not endpoints:
         return Text("no endpoints yet; `headrace apply -f headrace.yaml` adds some")
@@ -156,8 +191,7 @@ def _streams(document: dict[str, Any]) -> "RenderableType | None":
     """A row for each stream; None without any."""
     from rich.text import Text
 
-    from headrace.cli.output import table
-    from headrace.cli.stream_view import stream_rows
+    from headrace.cli.stream.find import stream_rows
 
     streams = document.get("streams") or []
     if not streams:
@@ -179,8 +213,7 @@ def _jobs(document: dict[str, Any]) -> "RenderableType | None":
     """A row for each job; None without any."""
     from rich.text import Text
 
-    from headrace.cli.batch_jobs import JOB_COLUMNS, job_row
-    from headrace.cli.output import table
+    from headrace.cli.batch.jobs import JOB_COLUMNS, job_row
 
     jobs = document.get("jobs") or []
     if not jobs:
@@ -192,7 +225,6 @@ def _jobs(document: dict[str, Any]) -> "RenderableType | None":
 
 
 def _revision(revision: dict[str, Any]) -> tuple[str, ...]:
-    from headrace.core.text import bytes_text
 
     if not revision:
         return ("-",) * 7
@@ -246,7 +278,6 @@ def _features(document: dict[str, Any]) -> list[str]:
 
 
 def _troubles(document: dict[str, Any]) -> list[str]:
-    from headrace.cli.gateways_view import gateway_troubles
 
     lines = gateway_troubles(document)
     lines += [
@@ -352,7 +383,7 @@ def _not_isolated(document: dict[str, Any]) -> list[str]:
 
 def _rollouts(rollouts: list[dict[str, Any]]) -> list[str]:
     """A line per rollout under way, and what says more."""
-    from headrace.cli.rollout_table import progress_of
+    from headrace.cli.rollout.view import progress_of
 
     return [
         f"{rollout['endpoint']}: rollout {rollout['id']} ({rollout['strategy']}) to version "

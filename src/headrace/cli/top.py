@@ -1,22 +1,195 @@
-"""`headrace top`: all endpoints at a glance, live."""
+"""`headrace top`: all endpoints, live."""
+
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
+import os
+import select
 import sys
+import termios
 import time
+import tty
 from contextlib import contextmanager, suppress
+
+# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from headrace.cli.connection import find_target
 from headrace.cli.options import DEFAULT_HOME, Home, Json, Server
+from headrace.cli.output import show, table, write_json
+from headrace.core import DeadlineExceededError, UnavailableError
+from headrace.core.text import duration_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from rich.console import RenderableType
+    from rich.text import Text
+
     from headrace.cli.connection import Target
-    from headrace.cli.top_view import View
+
+SORT_KEYS: Final = {
+    "n": "name",
+    "s": "state",
+    "r": "requests_per_s",
+    "e": "error_ratio",
+    "5": "p50_s",
+    "9": "p95_s",
+    "p": "p99_s",
+}
+"""Which key sorts by what."""
+_SORTED_BY: Final = {
+    "name": "endpoint",
+    "state": "state",
+    "requests_per_s": "req/s",
+    "error_ratio": "errors",
+    "p50_s": "p50",
+    "p95_s": "p95",
+    "p99_s": "p99",
+}
+_HEAD: Final = (
+    *("endpoint", "state", "versions", "ready", "req/s", "errors", "p50", "p95", "p99"),
+    "rollout",
+)
+_NUMBERS: Final = frozenset({"ready", "req/s", "errors", "p50", "p95", "p99"})
+_STYLES: Final = {"ok": "green", "warning": "yellow", "failing": "bold red", "idle": "dim"}
+_HELP: Final = "q quit  / search  n s r e 5 9 p sort  - turn round  j k page"
+_MAX_SEARCH: Final = 100
+_MS: Final = 1e-3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """What somebody looks at. `typing`: keys are a search's letters; `is_over`: they left."""
+
+    sort: str = "name"
+    is_turned: bool = False
+    search: str = ""
+    page: int = 1
+    typing: bool = False
+    is_over: bool = False
+
+    def query(self, size: int) -> dict[str, object]:
+        """What to ask the management API for."""
+        sort = f"-{self.sort}" if self.is_turned else self.sort
+        return {"search": self.search, "page": self.page, "size": size, "sort": sort}
+
+    def press(self, key: str) -> "View":
+        """The view after a key. A page too far is put right by `within`."""
+        if self.typing:
+            return self._typed(key)
+        view = self
+        match key:
+            case "q" | "\x03" | "\x04":
+                view = replace(self, is_over=True)
+            case "-":
+                view = replace(self, is_turned=not self.is_turned, page=1)
+            case "/":
+                view = replace(self, typing=True)
+            case "j" | " ":
+                view = replace(self, page=self.page + 1)
+            case "k":
+                view = replace(self, page=max(self.page - 1, 1))
+            case "\x1b":
+                view = replace(self, search="", page=1)
+            case _ if key in SORT_KEYS:
+                view = replace(self, sort=SORT_KEYS[key], is_turned=False, page=1)
+        return view
+
+    def within(self, total: int, size: int) -> "View":
+        """The view on a page that there is."""
+        return replace(self, page=min(self.page, max(-(-total // size), 1)))
+
+    def _typed(self, key: str) -> "View":
+        view = self
+        match key:
+            case "\x03" | "\x04":
+                view = replace(self, is_over=True)
+            case "\r" | "\n":
+                view = replace(self, typing=False)
+            case "\x1b":
+                view = replace(self, typing=False, search="", page=1)
+            case "\x7f" | "\b":
+                view = replace(self, search=self.search[:-1], page=1)
+            case _ if key.isprintable():
+                view = replace(self, search=(self.search + key)[:_MAX_SEARCH], page=1)
+        return view
+
+
+def render(document: dict[str, Any], view: View, *, is_live: bool = True) -> "RenderableType":
+    """The overview as a table; with what one can do, if somebody watches."""
+    from rich.console import Group
+    from rich.text import Text
+
+    parts: list[RenderableType] = [_summary(document, view)] if is_live else []
+    parts.append(_table(document["endpoints"], view, is_live=is_live))
+    if not document["endpoints"]:
+        parts.append(Text(_why_none(document, view)))
+    if is_live:
+        parts.append(Text(f"/{view.search}_" if view.typing else _HELP, style="dim"))
+    return Group(*parts)
+
+
+def _why_none(document: dict[str, Any], view: View) -> str:
+    if view.search:
+        return f"no endpoint has '{view.search}' in its name"
+    if document["total"]:
+        return "no more endpoints"
+    return "no endpoints yet; `headrace apply -f headrace.yaml` adds some"
+
+
+def _summary(document: dict[str, Any], view: View) -> "Text":
+    from rich.text import Text
+
+    total, size = document["total"], document["size"]
+    pages = max(-(-total // size), 1)
+    noun = "endpoint" if total == 1 else "endpoints"
+    words = [f"{total:,} {noun}", f"page {document['page']} of {pages}"]
+    if view.search:
+        words.append(f"with '{view.search}'")
+    words.append("rates and latencies of the last minute")
+    return Text(", ".join(words), style="dim", no_wrap=True, overflow="ellipsis")
+
+
+def _table(rows: list[dict[str, Any]], view: View, *, is_live: bool) -> "RenderableType":
+    from rich.table import Table
+    from rich.text import Text
+
+    if not is_live:
+        return table((_cells(row) for row in rows), *_HEAD)
+    found = Table(box=None, pad_edge=False, expand=False, header_style="bold")
+    for name in _HEAD:
+        mark = ("^" if view.is_turned else "v") if name == _SORTED_BY[view.sort] else ""
+        found.add_column(
+            Text(name + mark),
+            justify="right" if name in _NUMBERS else "left",
+            no_wrap=True,
+            overflow="ellipsis",
+        )
+    for row in rows:
+        found.add_row(*_cells(row))
+    return found
+
+
+def _cells(row: dict[str, Any]) -> "tuple[Text, ...]":
+    from rich.text import Text
+
+    style = _STYLES.get(row["state"], "")
+    return (
+        Text(row["name"], style="bold"),
+        Text(row["state"], style=style),
+        Text(", ".join(row["versions"]) or "-"),
+        Text(f"{row['replicas_ready']}/{row['replicas_desired']}"),
+        Text(f"{row['requests_per_s']:,.1f}"),
+        Text(f"{row['error_ratio']:.1%}", style="red" if row["error_ratio"] else ""),
+        *(Text(duration_text(row[key])) for key in ("p50_s", "p95_s", "p99_s")),
+        Text(row["rollout"] or "-"),
+    )
+
 
 _REFRESH_S = 1.0
 _AROUND = 4
@@ -74,10 +247,6 @@ def top(
     """
     from rich.console import Console
 
-    from headrace.cli.connection import find_target
-    from headrace.cli.output import show, write_json
-    from headrace.cli.top_view import View, render
-
     target = find_target(server, home)
     view = View(search=search, sort=_API_NAMES.get(sort, sort.value), is_turned=reverse)
     console = Console()
@@ -94,8 +263,6 @@ def top(
 
 def _everything(target: "Target", view: "View") -> dict[str, Any]:
     """All pages in one."""
-    from dataclasses import replace
-
     api = target.management()
     document = api.get("/api/v1/overview", **view.query(_ALL))
     while len(document["endpoints"]) < document["total"]:
@@ -112,9 +279,6 @@ def _watch(target: "Target", view: "View") -> None:
     from rich.console import Console
     from rich.live import Live
     from rich.text import Text
-
-    from headrace.cli.top_view import render
-    from headrace.core import DeadlineExceededError, UnavailableError
 
     console = Console()
     management = target.management()
@@ -141,9 +305,6 @@ def _watch(target: "Target", view: "View") -> None:
 @contextmanager
 def _keys() -> "Iterator[Callable[[float], str]]":
     """Reads single keys, without showing them; the terminal is as before afterwards."""
-    import termios
-    import tty
-
     descriptor = sys.stdin.fileno()
     before = termios.tcgetattr(descriptor)
     tty.setcbreak(descriptor)
@@ -155,9 +316,6 @@ def _keys() -> "Iterator[Callable[[float], str]]":
 
 def _pressed(descriptor: int, timeout_s: float) -> str:
     """The keys that were pressed, as soon as there is one; none if none came in time."""
-    import os
-    import select
-
     ready, _, _ = select.select([descriptor], [], [], timeout_s)
     if not ready:
         return ""

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from headrace.cli.first_call import command
 from headrace.cli.management import Management
+from headrace.cli.up.start import command
 from headrace.core import DeadlineExceededError, FailedPreconditionError, UnavailableError
 from tests.e2e.replicas import free_port
 

@@ -18,8 +18,8 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from headrace.cli.access.trail import verified
 from headrace.cli.management import Management
-from headrace.cli.trail import verified
 from headrace.control.access.credentials import hash_of
 from headrace.control.access.route_roles import RULES
 from headrace.control.access.trail import Broken, Head

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from headrace.cli import first_call
+from headrace.cli.up import start
 from headrace.client import Client
 from headrace.control.first_request import infer_body
 from headrace.core import Array, InvalidArgumentError, Tensors, example_inputs
@@ -220,7 +220,7 @@ def test_requests_that_are_made_up_for_people_are_answered(
     with Client(url) as client:
         body = infer_body(example_inputs(client.signature(name)))
     answer = served.call("POST", f"{url}/v2/models/{name}/infer", json.loads(body))
-    words = shlex.split(first_call.command(url, name))
+    words = shlex.split(start.command(url, name))
     shown = subprocess.run(words, capture_output=True, check=True, timeout=30)
 
     assert answer[0] == 200, answer

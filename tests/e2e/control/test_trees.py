@@ -10,8 +10,8 @@ import joblib
 import numpy as np
 import pytest
 
-from headrace.cli import first_call
 from headrace.cli.management import Management
+from headrace.cli.up import start
 from headrace.client import Client
 from headrace.core import Datatype
 from tests import tabular_models
@@ -76,8 +76,8 @@ def test_a_pickle_of_a_data_frame_answers_as_in_process(system: System, tmp_path
 
     [endpoint] = status["endpoints"]
     where, token = system.where(), system.token()
-    example = first_call.example_of(Management(where.admin_url, token=token), endpoint)
-    line = first_call.command(where.http_url, "people", example=example)
+    example = start.example_of(Management(where.admin_url, token=token), endpoint)
+    line = start.command(where.http_url, "people", example=example)
     done = subprocess.run(shlex.split(line), check=True, capture_output=True)
     [label] = [one for one in json.loads(done.stdout)["outputs"] if one["name"] == "label"]
     assert example["city"] in {"Basel", "Bern"}

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from headrace.cli.up_document import document_for
+from headrace.cli.up.start import document_for
 from tests.e2e.control.system import System, replicas
 from tests.e2e.scaling.conftest import DOCUMENT, load_on, write_model
 

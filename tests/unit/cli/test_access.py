@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 import typer
 
-from headrace.cli import client_options, connection, oidc, trail
+from headrace.cli import connection, context
+from headrace.cli.access import trail
+from headrace.cli.access.tokens import id_of
 from headrace.cli.app import _in_front, app
-from headrace.cli.contexts import Contexts, ServerAccess, read_contexts, write_contexts
-from headrace.cli.new_credential import id_of
-from headrace.cli.options import DEFAULT_HOME
-from headrace.cli.quantities import span_s
+from headrace.cli.context import Contexts, ServerAccess, read_contexts, write_contexts
+from headrace.cli.options import DEFAULT_HOME, span_s
+from headrace.cli.up.settings import oidc_settings
 from headrace.control.access.trail import Head
 from headrace.control.settings import OidcSettings
 from headrace.core import FailedPreconditionError
@@ -50,15 +51,15 @@ def test_the_program_s_options_may_stand_anywhere(given: list[str], meant: list[
 def test_a_token_file_holds_one_word(tmp_path: Path) -> None:
     file = tmp_path / "t"
     file.write_text(f"  {TOKEN}\n")
-    found = client_options.read_token(file)
+    found = context.read_token(file)
     for text in ("", "a b", "ü"):
         file.write_text(text)
         with pytest.raises(FailedPreconditionError, match="token"):
-            client_options.read_token(file)
+            context.read_token(file)
 
     assert found == TOKEN
     with pytest.raises(FailedPreconditionError, match="cannot read a token"):
-        client_options.read_token(tmp_path / "nothing")
+        context.read_token(tmp_path / "nothing")
 
 
 def test_a_token_stays_with_its_url() -> None:
@@ -164,7 +165,7 @@ def test_a_checkpoint_is_a_count_and_a_hash() -> None:
 
 def settings(file: Path | None = None, **given: str) -> OidcSettings | None:
     told = {"issuer": "", "client_id": "", "client_secret": "", "redirect_url": "", **given}
-    return oidc.oidc_settings(file, roles=(), **told)
+    return oidc_settings(file, roles=(), **told)
 
 
 def test_nobody_logs_in_unless_somebody_says_where() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from headrace import __version__
 from headrace.cli import main, reference
-from headrace.cli.failures import report
+from headrace.cli.output import report
 from headrace.core import DeadlineExceededError, InvalidArgumentError, UnavailableError
 from tests.unit.cli.conftest import Command
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.cli.batch_confined import Inputs, inputs_of, is_wal, why_not_another
+from headrace.cli.batch.model import Inputs, inputs_of, is_wal, why_not_another
 from headrace.core import FailedPreconditionError, InvalidArgumentError
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.cli import connection
-from headrace.cli.contexts import (
+from headrace.cli.context import (
     Contexts,
     contexts_file,
     read_contexts,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from headrace.cli.drift import _row, headline, hours_text, live_lines, sketch
-from headrace.cli.read_table import _arrow_column, read_tensors, read_times
+from headrace.cli.tables import _arrow_column, read_tensors, read_times
 from headrace.control.drift_files import DriftFiles
 from headrace.core import (
     Datatype,

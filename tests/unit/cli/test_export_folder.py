@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.cli.export_folder import RECORD, plan, write_over
+from headrace.cli.export.helm import RECORD, plan, write_over
 
 PATHS = st.sampled_from(["a", "b/c", "b/d", "e"])
 FILES = st.dictionaries(PATHS, st.sampled_from(["1", "2", "3"]))

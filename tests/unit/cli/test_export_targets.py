@@ -9,10 +9,8 @@ from typer.testing import CliRunner, Result
 
 from headrace.cli import main
 from headrace.cli.app import app
-from headrace.cli.export_names import check_host_port
-from headrace.cli.export_options import addresses_for, place_for
-from headrace.cli.export_pinned import pinned_endpoints
-from headrace.cli.export_system import observed_of
+from headrace.cli.export.facts import observed_of, pinned_endpoints
+from headrace.cli.export.options import addresses_for, check_host_port, place_for
 from headrace.cli.spec import read_spec
 from headrace.control.kubernetes import name_of
 from headrace.registry import Registry

@@ -1,6 +1,6 @@
 from typing import Any
 
-from headrace.cli.gateways_view import gateway_lines, gateway_troubles
+from headrace.cli.status import gateway_lines, gateway_troubles
 
 
 def document(*gateways: dict[str, Any], reason: str = "") -> dict[str, Any]:

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import typer
 
-from headrace.cli.load_inputs import Given, tensors_of
-from headrace.cli.load_progress import line
-from headrace.cli.load_report import (
+from headrace.cli.load.commands import Given, line, tensors_of
+from headrace.cli.load.report import (
     announcement,
     document,
     highest_met,

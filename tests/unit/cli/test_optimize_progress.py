@@ -2,7 +2,7 @@
 
 import pytest
 
-from headrace.cli.optimize_progress import GivenUp, lines_of, search_progress
+from headrace.cli.optimize import GivenUp, lines_of, search_progress
 from headrace.optimize.search.journal import Begun, Event, State
 from headrace.optimize.search.plan import StepKind
 from tests.unit.optimize.search.made import SCORED, failed, judged, screened

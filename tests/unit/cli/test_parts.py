@@ -8,12 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.cli import output
-from headrace.cli.first_call import example_body
 from headrace.cli.management import error_from_problem
-from headrace.cli.naming import name_from
 from headrace.cli.options import check_log_level
 from headrace.cli.serve import replica_settings
 from headrace.cli.status import render
+from headrace.cli.up.start import example_body, name_from
 from headrace.core import (
     BatchingSpec,
     Datatype,

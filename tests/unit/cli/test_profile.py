@@ -6,12 +6,11 @@ import msgspec
 import pytest
 import typer
 
-from headrace.cli.model_store import LocalModels
+from headrace.cli.models.store import LocalModels
+from headrace.cli.options import numbers, seconds
 from headrace.cli.plots import draw_profile
-from headrace.cli.profile_files import read_profiles, save_profile
-from headrace.cli.profile_view import profile_text
-from headrace.cli.quantities import numbers, seconds
-from headrace.cli.tuned import tuned
+from headrace.cli.profile.documents import profile_text, read_profiles, save_profile
+from headrace.cli.spec import tuned
 from headrace.core import ArtifactCorruptError, FailedPreconditionError
 from headrace.optimize.profiling.document import Profile
 from headrace.registry import read_content

@@ -9,14 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.cli import output
-from headrace.cli.diff import diff_text
-from headrace.cli.event_stream import ServerEvent, read_events
-from headrace.cli.events import event_line
-from headrace.cli.history import history_rows, versions_text
-from headrace.cli.interval_bar import ASCII, UNICODE, WIDTH, interval_bar, marks_for
-from headrace.cli.rollout_plan import PlanOptions, StepUntil, Strategy, rollout_plan
-from headrace.cli.rollout_start import read_plan
-from headrace.cli.rollout_table import render, summary_rows
+from headrace.cli.events import event_line, history_rows, versions_text
+from headrace.cli.management import ServerEvent, read_events
+from headrace.cli.rollout.start import PlanOptions, StepUntil, Strategy, read_plan, rollout_plan
+from headrace.cli.rollout.view import (
+    ASCII,
+    UNICODE,
+    WIDTH,
+    interval_bar,
+    marks_for,
+    render,
+    summary_rows,
+)
+from headrace.cli.spec import diff_text
 from headrace.core import InvalidArgumentError
 from headrace.core.spec_rollout import RolloutSpec
 from tests.unit.cli.conftest import Command

@@ -10,7 +10,7 @@ import typer
 from typer.testing import CliRunner, Result
 
 from headrace.cli.plots import check_plot
-from headrace.cli.rollout_simulate import _bar, simulate
+from headrace.cli.rollout.simulate import _bar, simulate
 from headrace.core.errors import FailedPreconditionError
 
 SMALL = ("--runs", "20", "--duration-s", "20", "--weight", "50")

@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 
-from headrace.cli.show_outputs import to_document, to_rows
+from headrace.cli.infer import to_document, to_rows
 from headrace.core import InferResponse
 
 

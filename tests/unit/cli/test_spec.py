@@ -6,7 +6,7 @@ import pytest
 import typer
 
 from headrace.cli.spec import changes_text, not_ready_text
-from headrace.cli.up_document import document_for
+from headrace.cli.up.start import document_for
 from headrace.core.spec import parse_spec
 from tests.unit.cli.conftest import Command
 

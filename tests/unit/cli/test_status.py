@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from headrace.cli import output
-from headrace.cli.batch_jobs import JOB_COLUMNS
+from headrace.cli.batch.jobs import JOB_COLUMNS
 from headrace.cli.status import render
 from headrace.control.faults import ObjectFault
 from headrace.control.job_status import JobRunView, JobView

@@ -7,11 +7,16 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from headrace.cli.quantities import moment
-from headrace.cli.stream_find import ShortForm, chosen, short_spec
-from headrace.cli.stream_here import live_text
-from headrace.cli.stream_topics import lines_of, new_records, record_json, value_text
-from headrace.cli.stream_view import members_rows, stream_rows
+from headrace.cli.options import moment
+from headrace.cli.stream.find import (
+    ShortForm,
+    chosen,
+    members_rows,
+    short_spec,
+    stream_rows,
+)
+from headrace.cli.stream.here import live_text
+from headrace.cli.stream.topics import lines_of, new_records, record_json, value_text
 from headrace.control.streams.status import StreamView, WorkerView
 from headrace.core import InvalidArgumentError, NotFoundError
 from headrace.core.spec import parse_spec

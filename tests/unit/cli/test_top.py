@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from headrace.cli.top_view import SORT_KEYS, View, render
+from headrace.cli.top import SORT_KEYS, View, render
 
 
 def pressed(keys: str, view: View | None = None) -> View:

@@ -1,6 +1,6 @@
 import io
 
-from headrace.cli.transfers import TransferView
+from headrace.cli.output import TransferView
 
 
 class Terminal(io.StringIO):

@@ -9,7 +9,7 @@ import httpx
 import msgspec
 import pytest
 
-from headrace.cli.event_stream import read_events
+from headrace.cli.management import read_events
 from headrace.control.api_events import (
     HEARTBEAT_S,
     MAX_WATCHERS,

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from headrace.cli.uploads import tar_chunks, tar_size
+from headrace.cli.models.store import tar_chunks, tar_size
 from headrace.control.access.roles import SYSTEM
 from headrace.control.api import build_api
 from headrace.control.api_uploads import MAX_UPLOADS, Upload, Uploads

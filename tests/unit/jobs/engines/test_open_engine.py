@@ -5,7 +5,7 @@ import importlib.util
 import pytest
 from typer.testing import CliRunner
 
-from headrace.cli.batch import Engine, app, open_engine
+from headrace.cli.batch.commands import Engine, app, open_engine
 from headrace.core import FailedPreconditionError, InvalidArgumentError
 from headrace.engine import usable_cores
 from headrace.jobs.engines.ray import one_line

@@ -1,0 +1,424 @@
+"""`headrace certs`: certificates for a laptop or a test system, and what certificates say."""
+
+
+# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
+
+# ruff: noqa: PLC0415  # cryptography takes a while to load
+import ipaddress
+import re
+import socket
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from headrace.cli.options import Json
+from headrace.cli.output import FAILED, columns, say, write, write_json
+from headrace.core import (
+    FailedPreconditionError,
+    InvalidArgumentError,
+    SystemClock,
+    UnavailableError,
+)
+from headrace.core.files import make_private_dir, write_atomic
+
+if TYPE_CHECKING:
+    from cryptography import x509
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+
+    from headrace.gateway.pem import Certificate
+
+_SKEW: Final = timedelta(minutes=5)
+_HOST: Final = re.compile(r"(\*\.)?[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9_-]{1,63})*\.?")
+_LONGEST_NAME: Final = 64
+"""Of a common name (X.520)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A certificate and its private key, both PEM."""
+
+    certificate: bytes
+    key: bytes
+
+
+def new_authority(*, now: float, days: float, name: str = "Headrace local authority") -> Pair:
+    """An authority that nobody trusts yet; it signs for servers and clients, for no authorities.
+
+    Args:
+        now: Seconds since 1970.
+    """
+    from cryptography import x509
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = _name(name)
+    builder = _builder(subject, subject, key, now=now, days=days)
+    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+    builder = builder.add_extension(_key_usage(signs_others=True), critical=True)
+    return _signed(builder, key, key)
+
+
+def server_certificate(authority: Pair, names: Iterable[str], *, now: float, days: float) -> Pair:
+    """What a server shows that is reached by `names`: host names and addresses.
+
+    Raises:
+        InvalidArgumentError: One is neither.
+    """
+    names = tuple(dict.fromkeys(names))
+    return _leaf(authority, names[0], map(_server_name, names), server=True, now=now, days=days)
+
+
+def client_certificate(authority: Pair, name: str, *, now: float, days: float) -> Pair:
+    """What a client called `name` shows: a word, a host name, or a URI such as a SPIFFE id.
+
+    Raises:
+        InvalidArgumentError: It is none of these.
+    """
+    from cryptography import x509
+
+    if "://" in name:
+        others: list[x509.GeneralName] = [x509.UniformResourceIdentifier(name)]
+        name = name.rpartition("/")[2] or name
+    elif _HOST.fullmatch(name):
+        others = [x509.DNSName(name)]
+    else:
+        raise InvalidArgumentError(
+            f"'{name}' is no name for a client: use letters, digits, . and -"
+        )
+    return _leaf(authority, name, others, server=False, now=now, days=days)
+
+
+def _leaf(
+    authority: Pair,
+    name: str,
+    names: "Iterable[x509.GeneralName]",
+    *,
+    server: bool,
+    now: float,
+    days: float,
+) -> Pair:
+    from cryptography import x509
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+    from cryptography.x509.oid import ExtendedKeyUsageOID
+
+    signer = x509.load_pem_x509_certificate(authority.certificate)
+    signing_key = load_pem_private_key(authority.key, password=None)
+    if not isinstance(signing_key, ec.EllipticCurvePrivateKey):
+        raise InvalidArgumentError("the authority's key is of another kind than this command makes")
+    key = ec.generate_private_key(ec.SECP256R1())
+    usage = ExtendedKeyUsageOID.SERVER_AUTH if server else ExtendedKeyUsageOID.CLIENT_AUTH
+    builder = _builder(_name(name), signer.subject, key, now=now, days=days)
+    for extension, critical in (
+        (x509.BasicConstraints(ca=False, path_length=None), True),
+        (_key_usage(signs_others=False), True),
+        (x509.ExtendedKeyUsage([usage]), False),
+        (x509.SubjectAlternativeName(list(names)), False),
+        (x509.AuthorityKeyIdentifier.from_issuer_public_key(signing_key.public_key()), False),
+    ):
+        builder = builder.add_extension(extension, critical=critical)
+    return _signed(builder, key, signing_key)
+
+
+def _builder(
+    subject: "x509.Name",
+    issuer: "x509.Name",
+    key: "EllipticCurvePrivateKey",
+    *,
+    now: float,
+    days: float,
+) -> "x509.CertificateBuilder":
+    from cryptography import x509
+
+    at = datetime.fromtimestamp(now, UTC)
+    ends = at + timedelta(days=days)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        # A clock of another machine may be behind.
+        .not_valid_before(min(at, ends) - _SKEW)
+        .not_valid_after(ends)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+    )
+
+
+def _signed(
+    builder: "x509.CertificateBuilder",
+    key: "EllipticCurvePrivateKey",
+    signing_key: "EllipticCurvePrivateKey",
+) -> Pair:
+    from cryptography.hazmat.primitives.hashes import SHA256
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+    certificate = builder.sign(signing_key, SHA256())
+    return Pair(
+        certificate.public_bytes(Encoding.PEM),
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
+    )
+
+
+def _key_usage(*, signs_others: bool) -> "x509.KeyUsage":
+    from cryptography import x509
+
+    return x509.KeyUsage(
+        digital_signature=not signs_others,
+        key_cert_sign=signs_others,
+        crl_sign=signs_others,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _name(text: str) -> "x509.Name":
+    from cryptography import x509
+    from cryptography.x509.oid import NameOID
+
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text[:_LONGEST_NAME])])
+
+
+def _server_name(text: str) -> "x509.GeneralName":
+    from cryptography import x509
+
+    try:
+        return x509.IPAddress(ipaddress.ip_address(text))
+    except ValueError:
+        if _HOST.fullmatch(text) is None:
+            raise InvalidArgumentError(f"'{text}' is neither a host name nor an address") from None
+        return x509.DNSName(text)
+
+
+app = typer.Typer(no_args_is_help=True, help="Certificates: make some to try TLS with, show any.")
+_AUTHORITY_DAYS: Final = 3650.0
+_DAY_S: Final = 86_400.0
+_LOCAL: Final = ("localhost", "127.0.0.1", "::1")
+_CONNECT_TIMEOUT_S: Final = 5.0
+
+
+@app.command()
+def dev(
+    *,
+    out: Annotated[Path, typer.Option("--out", file_okay=False, help="Where they are put.")] = Path(
+        "certs"
+    ),
+    hosts: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--host",
+            metavar="NAME",
+            help="A name or address the server is reached by, besides localhost and this machine's "
+            "name; may be given several times.",
+            show_default="none",
+        ),
+    ] = None,
+    clients: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--client",
+            metavar="NAME",
+            help="A client that shows a certificate: a word, a host name or a URI; may be given "
+            "several times.",
+            show_default="none",
+        ),
+    ] = None,
+    days: Annotated[
+        float, typer.Option("--days", min=0.01, max=3650, help="How long they are valid.")
+    ] = 365.0,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            help="Replace certificates that are there; the authority stays, so that whoever trusts "
+            "it goes on.",
+        ),
+    ] = False,
+) -> None:
+    """Make a local authority, a certificate for the gateway, and some for clients.
+
+    For tests and development: whoever reads ca-key.pem can speak for any server that trusts it.
+
+    For example:
+
+        headrace certs dev
+
+        headrace certs dev --host models.lan --client fraud-app --client spiffe://lab/batch
+    """
+    now = SystemClock().now()
+    make_private_dir(out)
+    authority = _authority(out, now)
+    names = (*_LOCAL, socket.gethostname(), *(hosts or ()))
+    made = []
+    for file, name in [("server", ""), *((_file_name(client), client) for client in clients or ())]:
+        path = out / f"{file}.pem"
+        if path.exists() and not force:
+            made.append((str(path), "kept as it is; --force replaces it"))
+        elif name:
+            pair = client_certificate(authority, name, now=now, days=days)
+            _write(path, out / f"{file}-key.pem", pair)
+            made.append((str(path), f"for the client {name}, {days:g} days"))
+        else:
+            pair = server_certificate(authority, names, now=now, days=days)
+            _write(path, out / f"{file}-key.pem", pair)
+            made.append((str(path), f"for {', '.join(dict.fromkeys(names))}, {days:g} days"))
+    for line in columns([(str(out / "ca.pem"), "the authority; callers trust it"), *made]):
+        say(line)
+    for line in _next_steps(out, [_file_name(client) for client in clients or ()]):
+        say(line)
+
+
+@app.command()
+def show(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE|HOST:PORT", help="A PEM file, or a server.", show_default=False
+        ),
+    ],
+    *,
+    json: Json = False,
+) -> None:
+    """Show whom certificates are for, who signed them and until when; exit status 1 if one expired.
+
+    What a server shows is shown without being trusted.
+
+    For example:
+
+        headrace certs show certs/server.pem
+
+        headrace certs show 127.0.0.1:8000 --json
+    """
+    from headrace.gateway.pem import read_certificates
+
+    now = SystemClock().now()
+    found = read_certificates(_pem_of(source))
+    if json:
+        write_json([_document(one, now) for one in found])
+    else:
+        write("\n\n".join("\n".join(columns(_rows(one, now))) for one in found))
+    if any(one.not_after < now for one in found):
+        raise typer.Exit(FAILED)
+
+
+def _authority(out: Path, now: float) -> "Pair":
+
+    certificate, key = out / "ca.pem", out / "ca-key.pem"
+    if certificate.exists() != key.exists():
+        there, gone = (certificate, key) if certificate.exists() else (key, certificate)
+        msg = f"{there} is there and {gone} is not: put it back, or choose another --out"
+        raise FailedPreconditionError(msg)
+    if certificate.exists():
+        return Pair(certificate.read_bytes(), key.read_bytes())
+    authority = new_authority(now=now, days=_AUTHORITY_DAYS)
+    _write(certificate, key, authority)
+    return authority
+
+
+def _write(certificate: Path, key: Path, pair: "Pair") -> None:
+    """The key first: a server that watches takes both when the certificate comes."""
+    write_atomic(key, pair.key, mode=0o600)
+    write_atomic(certificate, pair.certificate, mode=0o644)
+
+
+def _file_name(client: str) -> str:
+    """The name of a client's files.
+
+    Raises:
+        InvalidArgumentError: They would be others'.
+    """
+    name = re.sub(r"[^A-Za-z0-9.-]+", "-", client.rpartition("://")[2]).strip("-.") or "client"
+    if name in {"ca", "server"} or name.endswith("-key"):
+        raise InvalidArgumentError(f"a client cannot be called '{client}': its files would clash")
+    return name
+
+
+def _next_steps(out: Path, clients: list[str]) -> list[str]:
+    where = out.absolute()
+    shown = f" --cert {out}/{clients[0]}.pem --key {out}/{clients[0]}-key.pem" if clients else ""
+    lines = [
+        "",
+        "in headrace.yaml:",
+        "  gateway:",
+        "    tls:",
+        f"      certificate_file: {where}/server.pem",
+        f"      key_file: {where}/server-key.pem",
+    ]
+    if clients:
+        lines.append(f"      client_ca_file: {where}/ca.pem")
+    flags = f"--tls-cert {out}/server.pem --tls-key {out}/server-key.pem"
+    flags += f" --client-ca {out}/ca.pem" if clients else ""
+    return [
+        *lines,
+        f"or: headrace up model.onnx {flags}",
+        "",
+        "then:",
+        f"  curl --cacert {out}/ca.pem{shown} https://localhost:8000/v2/health/ready",
+    ]
+
+
+def _pem_of(source: str) -> bytes:
+    """A file's bytes, or what a server shows.
+
+    Raises:
+        UnavailableError: The server does not answer, or speaks no TLS.
+    """
+    import ssl
+
+    host, _, port = source.rpartition(":")
+    if Path(source).is_file() or not (host and port.isdigit()):
+        return Path(source).read_bytes()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE  # it is looked at, and nothing is sent
+    name = host.strip("[]")
+    try:
+        with (
+            socket.create_connection((name, int(port)), timeout=_CONNECT_TIMEOUT_S) as plain,
+            context.wrap_socket(plain, server_hostname=name) as secure,
+        ):
+            der = secure.getpeercert(binary_form=True) or b""
+    except OSError as error:
+        msg = f"no certificate from {source}: {error}"
+        raise UnavailableError(msg, retry_after_s=None) from error
+    return ssl.DER_cert_to_PEM_cert(der).encode()
+
+
+def _document(one: "Certificate", now: float) -> dict[str, object]:
+    return {
+        "subject": one.subject,
+        "issuer": one.issuer,
+        "names": list(one.names),
+        "not_before": _time(one.not_before),
+        "not_after": _time(one.not_after),
+        "days_left": round((one.not_after - now) / _DAY_S, 2),
+        "key": one.key,
+        "is_authority": one.is_authority,
+        "sha256": one.fingerprint,
+    }
+
+
+def _rows(one: "Certificate", now: float) -> list[tuple[str, str]]:
+    days = (one.not_after - now) / _DAY_S
+    left = f"{days:.1f} days left" if days >= 0 else f"expired {-days:.1f} days ago"
+    return [
+        ("subject", one.subject or "-"),
+        ("names", ", ".join(one.names) or "-"),
+        ("signed by", "itself" if one.issuer == one.subject else one.issuer),
+        ("valid", f"{_time(one.not_before)} to {_time(one.not_after)} ({left})"),
+        ("key", f"{one.key}{', an authority' if one.is_authority else ''}"),
+        ("SHA-256", one.fingerprint),
+    ]
+
+
+def _time(at: float) -> str:
+
+    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%dT%H:%M:%SZ}"

@@ -1,0 +1,205 @@
+"""`headrace trail`: audit log of changes, and its verification."""
+
+
+# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
+
+# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from headrace.cli.connection import actor, connect
+from headrace.cli.options import DEFAULT_HOME, Home, Json, Server
+from headrace.cli.output import say, show, table, write, write_json
+from headrace.core import SystemClock
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from headrace.cli.management import Document, Management
+    from headrace.control.access.trail import Broken, Entry, Head
+
+app = typer.Typer(no_args_is_help=True, help="Who changed what: list, verify.")
+_PAGE = 1000
+_FAILED = 1
+
+
+@app.command("list")
+def trail(
+    *,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=100_000, help="The last so many.")] = (
+        50
+    ),
+    json: Json = False,
+    server: Server = None,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """List the last changes: when, who, what. As JSON also what was there before and after.
+
+    For example:
+
+        headrace trail list --limit 10
+
+        headrace trail list --json
+    """
+    from headrace.cli.rollout.view import clock_text
+
+    api = connect(server, home)
+    found = _last(api, limit)
+    if json:
+        write_json([_decoded(entry) for entry in found])
+        return
+    rows = (
+        (
+            str(entry["id"]),
+            clock_text(entry["at"]),
+            entry["actor"] or "-",
+            entry["action"],
+            entry["object"],
+        )
+        for entry in found
+    )
+    show(table(rows, "entry", "when", "who", "what", "of"))
+
+
+@app.command()
+def verify(
+    *,
+    checkpoint: Annotated[
+        str,
+        typer.Option(
+            "--checkpoint",
+            metavar="COUNT:HASH",
+            help="What an earlier `verify` printed, kept elsewhere.",
+            show_default="what the control plane noted",
+        ),
+    ] = "",
+    json: Json = False,
+    server: Server = None,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Check the chain of the audit trail; the first entry that is broken, if there is one.
+
+    It finds out what was changed, inserted or removed, and what was cut off since a checkpoint.
+    It cannot see that somebody made the whole trail anew who could write to the database, the home
+    and the log: against that keep the checkpoint that it prints elsewhere, and give it next time.
+
+    For example:
+
+        headrace trail verify
+
+        headrace trail verify --checkpoint 212:5891b5b5…
+    """
+    api = connect(server, home)
+    noted = [_checkpoint(checkpoint)] if checkpoint else []
+    head, broken = verified(api, noted)
+    if json:
+        found = None if broken is None else {"entry": broken.id, "reason": broken.reason}
+        write_json({"entries": head.count, "head": head.hash, "broken": found})
+    elif broken is None:
+        write(f"{head.count}:{head.hash}")
+        say(f"{head.count} entries, each follows the one before; keep this checkpoint elsewhere")
+    else:
+        say(f"the trail is broken at entry {broken.id}: {broken.reason}")
+    if broken is not None:
+        raise typer.Exit(_FAILED)
+
+
+def verified(api: "Management", noted: "list[Head]") -> "tuple[Head, Broken | None]":
+    """How far the chain holds, and the first entry that is wrong; checked here, not there.
+
+    Args:
+        noted: Checkpoints that it has to lead past, besides what the control plane noted.
+    """
+    from headrace.control.access.trail import Head, Verifier, missed
+
+    server = api.get("/api/v1/trail/head")["checkpoint"]
+    checkpoints = [*noted, Head(count=server["count"], hash=server["hash"])]
+    wanted = {one.count for one in checkpoints}
+    hashes: dict[int, str] = {}
+    verifier = Verifier()
+    for page in _pages(api):
+        broken = verifier.read(page)
+        hashes |= {entry.id: entry.hash for entry in page if entry.id in wanted}
+        if broken is not None:
+            return verifier.head, broken
+    found = [missed(one, hash_there=hashes.get(one.count)) for one in checkpoints]
+    return verifier.head, next((one for one in found if one is not None), None)
+
+
+def _pages(api: "Management") -> "Iterator[list[Entry]]":
+    from headrace.control.access.trail import Entry
+
+    after = 0
+    while True:
+        found = api.get("/api/v1/trail", after=after, limit=_PAGE)["entries"]
+        if found:
+            yield [Entry(**entry) for entry in found]
+            after = found[-1]["id"]
+        if len(found) < _PAGE:
+            return
+
+
+def _last(api: "Management", limit: int) -> "list[Document]":
+    """The last `limit` entries in order."""
+    head = api.get("/api/v1/trail/head")["head"]["count"]
+    found: list[Document] = []
+    after = max(head - limit, 0)
+    while len(found) < limit:
+        page = api.get("/api/v1/trail", after=after, limit=min(_PAGE, limit - len(found)))
+        if not page["entries"]:
+            break
+        found += page["entries"]
+        after = found[-1]["id"]
+    return found
+
+
+def _decoded(entry: "Document") -> "Document":
+    import json as json_
+
+    return {**entry, **{side: json_.loads(entry[side]) for side in ("before", "after")}}
+
+
+def _checkpoint(text: str) -> "Head":
+    from headrace.control.access.trail import Head
+
+    count, _, digest = text.partition(":")
+    if not count.isdecimal() or not digest:
+        msg = f"'{text}' is no checkpoint; `headrace trail verify` prints one as COUNT:HASH"
+        raise typer.BadParameter(msg, param_hint="--checkpoint")
+    return Head(count=int(count), hash=digest)
+
+
+def note_here(
+    home: Path, action: str, about: str, *, before: object = None, after: object = None
+) -> None:
+    """Enter in the trail of a home what was done to its files by hand.
+
+    Where the home has no state yet, or keeps it in another database, there is no trail here to
+    write to: the files' owner can change them anyway.
+
+    Raises:
+        FailedPreconditionError: The trail is there and cannot be written.
+    """
+    from headrace.control.state import home_url, open_store, sqlite_path
+
+    path = sqlite_path(home_url(home))
+    if path is None or not path.exists():
+        return
+    from headrace.control.access.trail import Change
+    from headrace.core.redact import redact
+
+    change = Change(
+        at=SystemClock().now(),
+        actor=f"{actor()} (by hand)",
+        action=action,
+        object=about,
+        before=redact(before),
+        after=redact(after),
+    )
+    store = open_store(home_url(home))
+    try:
+        store.add_changes.blocking([change])
+    finally:
+        store.close()

@@ -1,0 +1,206 @@
+"""`headrace batch list | runs | start | cancel`: jobs of the spec."""
+
+
+# a command imports what it uses, so that each starts fast
+
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any, Final
+from urllib.parse import quote
+
+import typer
+
+from headrace.cli.connection import connect
+from headrace.cli.options import DEFAULT_HOME, Home, Json, Server
+from headrace.cli.output import FAILED, progress, say, show, table, write, write_json
+from headrace.core import UnavailableError, span
+
+if TYPE_CHECKING:
+    from headrace.cli.management import Management
+
+JOB_COLUMNS: Final = ("job", "schedule", "next", "now", "last run", "rows", "late")
+_POLL_S: Final = 0.5
+_AWAY_S: Final = 60.0
+"""How long a control plane that does not answer is waited for."""
+_OPEN: Final = frozenset({"waiting", "running"})
+_Job = Annotated[str, typer.Argument(help="The job's name in the spec.", show_default=False)]
+
+
+def list_(*, json: Json = False, server: Server = None, home: Home = DEFAULT_HOME) -> None:
+    """List the jobs of the spec: when they run next, what runs, how the last run ended.
+
+    For example:
+
+        headrace batch list
+    """
+    document = connect(server, home).get("/api/v1/jobs")
+    if json:
+        write_json(document)
+        return
+    if document["problem"]:
+        say(f"this may be out of date: {document['problem']}")
+    if not document["jobs"]:
+        say("no jobs; `jobs` in the spec names them")
+        return
+    show(table([job_row(job) for job in document["jobs"]], *JOB_COLUMNS))
+    for run in (run for job in document["jobs"] for run in job["running"]):
+        for problem in (run["isolation"] or {}).get("problems", ()):
+            say(f"run {run['id']} is not isolated: {problem}")
+
+
+def runs(
+    name: _Job,
+    *,
+    limit: Annotated[
+        int, typer.Option("--limit", "-n", min=1, max=10_000, help="How many, the newest ones.")
+    ] = 20,
+    json: Json = False,
+    server: Server = None,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """List the runs of a job, the newest first; moments that were left out too.
+
+    For example:
+
+        headrace batch runs nightly
+    """
+    document = connect(server, home).get(f"/api/v1/jobs/{_quoted(name)}/runs", limit=limit)
+    if json:
+        write_json(document)
+    elif not document["runs"]:
+        say(f"job '{name}' has not run yet")
+    else:
+        rows = [_run_row(run) for run in document["runs"]]
+        show(table(rows, "run", "state", "began", "took", "rows", "errors", "tries", "why"))
+
+
+def start(
+    name: _Job,
+    *,
+    wait: Annotated[
+        bool, typer.Option("--wait", "-w", help="Until it is over; exit status 1 if it fails.")
+    ] = False,
+    json: Json = False,
+    server: Server = None,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Run a job of the spec now, whatever its schedule says; prints the run's id.
+
+    For example:
+
+        headrace batch start nightly --wait
+    """
+    api = connect(server, home)
+    run = api.post(f"/api/v1/jobs/{_quoted(name)}/run")
+    if wait:
+        say(f"run {run['id']}")
+        run = _until_over(api, run)
+    if json:
+        write_json(run)
+    else:
+        write(run["id"])
+    if not wait:
+        return
+    say(_ending(run))
+    if run["state"] != "succeeded":
+        raise typer.Exit(FAILED)
+
+
+def cancel(
+    name: _Job,
+    *,
+    run: Annotated[
+        str, typer.Option("--run", metavar="ID", help="Which.", show_default="all of the job's")
+    ] = "",
+    json: Json = False,
+    server: Server = None,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """End the runs of a job that are not over; what is done stays.
+
+    For example:
+
+        headrace batch cancel nightly
+    """
+    path = f"/api/v1/jobs/{_quoted(name)}/cancel"
+    document = connect(server, home).post(path, {"run": run})
+    if json:
+        write_json(document)
+        return
+    for one in document["runs"]:
+        say(
+            f"run {one['id']} is being ended" if one["state"] in _OPEN else f"run {one['id']} ended"
+        )
+    if not document["runs"]:
+        say("nothing runs")
+
+
+def _until_over(api: "Management", run: dict[str, Any]) -> dict[str, Any]:
+
+    path = f"/api/v1/jobs/{_quoted(run['job'])}/runs/{_quoted(run['id'])}"
+    answered = time.monotonic()
+    with progress(f"run {run['id']}"):
+        while run["state"] in _OPEN:
+            time.sleep(_POLL_S)
+            try:
+                run = api.get(path)
+                answered = time.monotonic()
+            except UnavailableError:
+                # A control plane that is started again goes on with the run.
+                if time.monotonic() - answered > _AWAY_S:
+                    raise
+    return run
+
+
+def _ending(run: dict[str, Any]) -> str:
+    if run["state"] == "succeeded":
+        wrong = f", {run['errors']:,} of them with errors" if run["errors"] else ""
+        return f"{run['rows']:,} rows{wrong}: {run['output']}"
+    return f"run {run['id']} {run['state']}: {run['message']}"
+
+
+def job_row(job: dict[str, Any]) -> tuple[str, ...]:
+    """A job as the row of a table with `JOB_COLUMNS`."""
+    zone = f" {job['timezone']}" if job["timezone"] not in {"", "UTC"} else ""
+    running = [f"{run['state']} {_part(run)}".strip() for run in job["running"]]
+    last = job["last_run"]
+    return (
+        job["name"],
+        f"{job['cron']}{zone}" if job["cron"] else "by hand",
+        _time(job["next_run_at"]),
+        ", ".join(running) or "-",
+        "-" if last is None else f"{last['state']} {_time(last['ended'])}",
+        "-" if last is None else f"{last['rows']:,}",
+        span(job["lateness_s"]) if job["is_late"] else "-",
+    )
+
+
+def _run_row(run: dict[str, Any]) -> tuple[str, ...]:
+
+    took = run["duration_s"]
+    return (
+        run["id"],
+        f"{run['state']} {_part(run)}".strip(),
+        _time(run["began"]),
+        "-" if took is None else span(took),
+        f"{run['rows']:,}",
+        f"{run['errors']:,}",
+        str(run["tries"]),
+        run["message"] or (f"by {run['actor']}" if run["actor"] else "-"),
+    )
+
+
+def _part(run: dict[str, Any]) -> str:
+    """How far a run under way is."""
+    if run["state"] != "running" or not run["shards"]:
+        return ""
+    return f"{run['shards_done']}/{run['shards']}"
+
+
+def _time(at: float | None) -> str:
+    return "-" if at is None else f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%SZ}"
+
+
+def _quoted(name: str) -> str:
+
+    return quote(name, safe="")

@@ -1,0 +1,405 @@
+"""Model of a batch run and the sandbox that it runs in."""
+
+
+# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
+
+import contextlib
+import hashlib
+
+# ruff: noqa: PLC0415  # as in other commands
+import os
+import stat
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from glob import has_magic
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+from urllib.parse import urlsplit
+
+import msgspec
+
+from headrace.cli.connection import find_target
+from headrace.core import (
+    CodeNotAllowedError,
+    FailedPreconditionError,
+    FeatureSettings,
+    HeadraceError,
+    InvalidArgumentError,
+    NotFoundError,
+    ReplicaSettings,
+)
+from headrace.core.files import make_private_dir
+from headrace.core.variables import filled_in, url_filled_in
+from headrace.jobs.manifest import OutputFolder
+from headrace.jobs.messages import JobModel
+from headrace.jobs.sources.source import is_url, list_files
+from headrace.jobs.sources.sql import SQLITE, is_database
+
+if TYPE_CHECKING:
+    from headrace.control.home import Home
+    from headrace.control.sandbox import Sandbox
+    from headrace.core.spec import SystemSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chosen:
+    """What runs a job: what is written down of it, and how it is loaded.
+
+    `network`: it may open connections, as the endpoint's replicas may.
+    """
+
+    told: JobModel
+    settings: ReplicaSettings
+    network: bool = False
+
+
+def choose_model(
+    target: str,
+    *,
+    file: Path | None,
+    server: str | None,
+    home: Path,
+    runtime: str,
+    allow_code: bool,
+    rows_independent: bool = False,
+) -> Chosen:
+    """What `target` names: an endpoint of `file`, else a path, an endpoint that runs, or a version.
+
+    `NAME@VERSION` is `NAME:VERSION`.
+
+    Args:
+        rows_independent: Declared of a path or a version; an endpoint's spec says it itself.
+
+    Raises:
+        NotFoundError: There is none of these.
+        CodeNotAllowedError: It would run its author's code.
+    """
+    if not target:
+        raise InvalidArgumentError("no model is named: --model NAME[:VERSION], PATH or ENDPOINT")
+    path = Path(target)
+    name = target if path.exists() else target.replace("@", ":")
+    if file is not None:
+        from headrace.cli.spec import read_spec
+
+        return _of_endpoint(name, read_spec(file), str(file), home=home, allow_code=allow_code)
+    if path.exists():
+        chosen = _of_path(path, runtime=runtime, allow_code=allow_code)
+        return _declared(chosen) if rows_independent else chosen
+    running = _running_spec(server, home)
+    if running is not None and any(one.name == name for one in running.endpoints):
+        return _of_endpoint(name, running, "what runs", home=home, allow_code=allow_code)
+    chosen = _of_version(name, home=home, allow_code=allow_code)
+    return _declared(chosen) if rows_independent else chosen
+
+
+def _declared(chosen: Chosen) -> Chosen:
+    """`chosen`, of whose rows the caller declares that they do not influence each other."""
+    batching = msgspec.structs.replace(chosen.settings.batching, rows_independent=True)
+    return replace(chosen, settings=msgspec.structs.replace(chosen.settings, batching=batching))
+
+
+def _of_path(path: Path, *, runtime: str, allow_code: bool) -> Chosen:
+    from headrace.registry import read_content
+    from headrace.runtimes import detect_runtime, get_runtime
+    from headrace.runtimes.plugins import code_of_model, runs_code
+
+    found = get_runtime(runtime) if runtime else detect_runtime(path)
+    if runs_code(found, path) and not allow_code:
+        raise CodeNotAllowedError(str(path), found.name, code_of_model(found, path))
+    digest = str(read_content(path).digest)
+    settings = ReplicaSettings(
+        model_name=path.stem,
+        model_version="",
+        path=str(path.absolute()),
+        runtime=found.name,
+        sha256=digest if path.is_file() else "",
+    )
+    # A file has no version: what tells one from another is its content.
+    return _chosen(str(path.absolute()), digest[:19], digest, settings)
+
+
+def _of_version(name: str, *, home: Path, allow_code: bool) -> Chosen:
+    from headrace.cli.models.store import stored_model
+
+    try:
+        version, path = stored_model(name, home)
+    except (NotFoundError, InvalidArgumentError) as error:
+        msg = f"there is no file, directory or running endpoint '{name}', and {error}"
+        raise NotFoundError(msg) from None
+    if version.executes_code and not allow_code:
+        raise CodeNotAllowedError(version.reference, version.runtime)
+    settings = ReplicaSettings(
+        model_name=version.name,
+        model_version=version.version,
+        path=str(path),
+        runtime=version.runtime,
+        sha256=str(version.digest).removeprefix("sha256:") if path.is_file() else "",
+        labels={output: list(names) for output, names in version.labels.items()},
+    )
+    return _chosen(version.reference, version.version, str(version.digest), settings)
+
+
+def _of_endpoint(
+    name: str, spec: "SystemSpec", where: str, *, home: Path, allow_code: bool
+) -> Chosen:
+    """The version with the most of the endpoint's requests, or the one that `NAME:VERSION` names.
+
+    Raises:
+        NotFoundError: There is no such endpoint or version.
+        SpecError: Its model cannot be served.
+    """
+    from headrace.control.resolve import Resolver
+    from headrace.control.sandboxed import SandboxedInspector
+    from headrace.registry import Registry
+
+    endpoint, _, version = name.partition(":")
+    lines = [one for one in spec.endpoints if one.name == endpoint]
+    if not lines:
+        known = ", ".join(one.name for one in spec.endpoints) or "none"
+        raise NotFoundError(f"{where} has no endpoint '{endpoint}'; there are: {known}")
+    with contextlib.closing(SandboxedInspector.of_home(home)) as inspect:
+        registry = Registry(home, inspect)
+        resolver = Resolver(
+            registry=registry,
+            inspect=inspect,
+            spec=spec.model_copy(update={"endpoints": tuple(lines)}),
+            max_body_bytes=1,
+            allow_code=allow_code,
+        )
+        (desired,) = resolver.resolve()
+    arms = [arm for arm in desired.arms if not version or arm.revision.version == version]
+    if not arms:
+        known = ", ".join(arm.revision.version for arm in desired.arms)
+        raise NotFoundError(f"endpoint '{endpoint}' has no version {version}; there are: {known}")
+    revision = max(arms, key=lambda arm: arm.weight).revision
+    if revision.upstream is not None:
+        msg = f"endpoint '{endpoint}' is someone else's server ({revision.model}): name a model"
+        raise InvalidArgumentError(msg)
+    if ":" in revision.model and not Path(revision.model).exists():
+        digest = str(registry.get(revision.model).digest)
+    else:
+        from headrace.registry import read_content
+
+        digest = str(read_content(Path(revision.settings.path)).digest)
+    settings = msgspec.structs.replace(revision.settings, max_body_bytes=0)
+    return replace(
+        _chosen(f"{endpoint}={revision.model}", revision.version, digest, settings),
+        network=revision.network,
+    )
+
+
+def _running_spec(server: str | None, home: Path) -> "SystemSpec | None":
+    """What runs on the home, or at the server; None if nothing does."""
+    from headrace.core.spec import parse_spec
+
+    try:
+        document: Any = find_target(server, home).management().get("/api/v1/spec")["spec"]
+    except HeadraceError:
+        return None
+    return parse_spec(document, in_force=document) if document else None
+
+
+def _chosen(reference: str, version: str, digest: str, settings: ReplicaSettings) -> Chosen:
+    features, labels = "", ""
+    if not isinstance(settings.features, msgspec.UnsetType):
+        made = settings.features
+        features = _digest((made.service, made.online_store, made.inputs))
+    if settings.labels:
+        labels = _digest(settings.labels)
+    told = JobModel(
+        reference=reference,
+        version=version,
+        digest=digest,
+        runtime=settings.runtime,
+        features=features,
+        labels=labels,
+    )
+    return Chosen(told=told, settings=msgspec.structs.replace(settings, model_version=version))
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(msgspec.json.encode(value, order="sorted")).hexdigest()[:32]
+
+
+_CHOSEN: Final = "chosen.json"
+_LOCAL: Final = frozenset({"file", "local"})
+_ALL_MAY_ENTER: Final = stat.S_IROTH | stat.S_IXOTH
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """What a run reads. `folder`: where it lies, here. `files`: which they are.
+
+    `network`: it is elsewhere.
+    """
+
+    folder: Path | None = None
+    files: tuple[Path, ...] = ()
+    network: bool = False
+
+
+def read_chosen(path: Path) -> Chosen:
+    """The model that the first process found."""
+    return msgspec.json.decode(path.read_bytes(), type=Chosen)
+
+
+def inputs_of(source: str, environment: Mapping[str, str] | None = None) -> Inputs:
+    """What `--input` means: files here, or something that is reached over the network.
+
+    Raises:
+        FailedPreconditionError: A variable that it names is not there.
+        InvalidArgumentError: There are no such files.
+    """
+    is_elsewhere = is_url(source) or is_database(source)
+    fill_in = url_filled_in if is_elsewhere else filled_in
+    whole = fill_in(source, what="the input", environment=environment)
+    if whole.startswith(SQLITE):
+        file = Path(whole.removeprefix(SQLITE)).absolute()
+        return Inputs(folder=file.parent, files=(file,))
+    if is_url(whole):
+        parts = urlsplit(whole)
+        if parts.scheme not in _LOCAL:
+            return Inputs(network=True)
+        whole = parts.path
+    files = tuple(Path(name).absolute() for name in list_files(whole))
+    folder = Path(whole).absolute()
+    while has_magic(str(folder)):
+        folder = folder.parent
+    return Inputs(folder=folder, files=files)
+
+
+def why_not_another(inputs: Inputs) -> str:
+    """Why only this user may read an input, and not one of the run's own; empty if that may."""
+    folder = inputs.folder
+    for file in inputs.files:
+        try:
+            inner = [one for one in file.parents if folder and one.is_relative_to(folder)]
+            closed = [one for one in inner if not _is_open(one.stat().st_mode, _ALL_MAY_ENTER)]
+            if not _is_open(file.stat().st_mode, stat.S_IROTH):
+                closed.append(file)
+        except OSError as error:
+            return f"{file} cannot be looked at: {error.strerror}"
+        if closed:
+            return f"others may not read {closed[-1]}"
+        if is_wal(file):
+            return f"{file} is in WAL mode, in which readers write"
+    return ""
+
+
+def is_wal(file: Path) -> bool:
+    """Whether it is a database of SQLite's in WAL mode: see its file format, 1.3.3."""
+    with file.open("rb") as opened:
+        head = opened.read(20)
+    return head.startswith(b"SQLite format 3\0") and head[18:20] == b"\2\2"
+
+
+def _is_open(mode: int, wanted: int) -> bool:
+    return mode & wanted == wanted
+
+
+def go_on_confined(
+    chosen: Chosen,
+    inputs: Inputs,
+    *,
+    home: Path,
+    run_id: str,
+    output: Path,
+    workers: int,
+    serial: int,
+) -> NoReturn:
+    """Become the process that runs the model.
+
+    Args:
+        serial: Of the user that it is, if this one is root.
+
+    Raises:
+        HeadraceError: It cannot be confined so.
+        OSError: Its folders cannot be made, or it cannot be started.
+    """
+    from headrace.control.home import Home
+    from headrace.control.job_process import report_name
+    from headrace.control.sandbox import Occasion, launched
+    from headrace.core.confine import give_all
+    from headrace.core.processes import python_module
+
+    place = Home(home.resolve())
+    sandbox = _sandbox(place)
+    own = make_private_dir(place.job_run(run_id))
+    told = own / _CHOSEN
+    told.write_bytes(msgspec.json.encode(chosen))
+    told.chmod(0o644)  # its folder is private
+    output = output.absolute()
+    output.mkdir(parents=True, exist_ok=True)
+    OutputFolder(output).check_own()  # before all in it belongs to another user
+    spec = sandbox.spec(
+        own=[own, output],
+        keep=[*_read_by(chosen, sandbox, place.root), *filter(None, [inputs.folder])],
+        network=chosen.network or inputs.network,
+        serial=Occasion(serial),
+        report=sandbox.report_of(report_name(run_id)),
+    )
+    spec["attached"] = True
+    if spec["uid"] is not None:
+        why = _why_not_ours(output, spec["uid"]) or why_not_another(inputs)
+        spec["whole"] = [str(output)]
+        if why:
+            give_all(str(output), os.getuid(), os.getgid())
+            message = (
+                f"the job would run as user {spec['uid']}, and {why}: let others read the input "
+                "(`chmod -R o+rX`), or run headrace as another user than root"
+            )
+            raise FailedPreconditionError(message)
+    processes = spec["limits"]["processes"]
+    if processes is not None:
+        spec["limits"]["processes"] = processes + 2 * workers
+    os.environ["TMPDIR"] = str(own)
+    arguments = [word for word in sys.argv[1:] if not word.startswith("--confined=")]
+    command = launched(spec, python_module("headrace.cli", *arguments, f"--chosen={told}"))
+    sys.stderr.flush()
+    os.execv(command[0], command)  # noqa: S606  # what this is for
+
+
+def _sandbox(place: "Home") -> "Sandbox":
+
+    from headrace.control.sandbox import Probe, Sandbox
+
+    return Sandbox(
+        hide=(place.root, place.socket_dir()),
+        reports=place.records,
+        abilities=cache(lambda: Probe().result()),
+    )
+
+
+def _read_by(chosen: Chosen, sandbox: "Sandbox", home: Path) -> list[Path]:
+    """What the model reads: its files, and those of the store of its features."""
+    from headrace.control.online_stores import OnlineStores
+    from headrace.control.sandbox import Occasion, files_of
+    from headrace.control.secret_references import resolve_url
+
+    found = files_of(Path(chosen.settings.path))
+    features = chosen.settings.features
+    if isinstance(features, FeatureSettings):
+        # Not closed: whoever closes a store last takes away what readers need beside it.
+        store = OnlineStores(home, *sandbox.hide).prepare(
+            resolve_url(features.online_store), for_others=sandbox.user(Occasion.JOB) is not None
+        )
+        found += [] if store is None else [store]
+    return found
+
+
+def _why_not_ours(output: Path, uid: int) -> str:
+    """Why a folder cannot belong to the user that writes it; empty if it can.
+
+    Raises:
+        FailedPreconditionError: It is a link: what it leads to is not given away.
+    """
+    if output.is_symlink():
+        message = f"the output {output} is a link; name the folder that it leads to"
+        raise FailedPreconditionError(message)
+    try:
+        os.chown(output, uid, uid, follow_symlinks=False)
+    except OSError as error:
+        return f"{output} cannot be given to user {uid}: {error.strerror}"
+    return ""

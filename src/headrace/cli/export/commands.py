@@ -1,0 +1,426 @@
+"""`headrace export`: files for other programs."""
+
+
+# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
+
+from collections.abc import Mapping
+
+# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from urllib.parse import urlsplit, urlunsplit
+
+import typer
+
+from headrace.cli.connection import connect, control_file, find_target
+from headrace.cli.export import helm
+from headrace.cli.export.options import (
+    Artifacts,
+    Gateway,
+    Hostnames,
+    Image,
+    Instance,
+    Namespace,
+    Prometheus,
+    Replicas,
+    Section,
+    ServiceNames,
+    addresses_for,
+    check_artifacts,
+    check_host_port,
+    check_routes,
+    check_socket,
+    check_storage,
+    check_versions,
+    exports,
+    place_for,
+)
+from headrace.cli.options import DEFAULT_HOME, Home, Server
+from headrace.cli.output import say
+from headrace.core.spec_kubernetes import USUAL_PROMETHEUS
+
+if TYPE_CHECKING:
+    from headrace.deploy import Export, Facts, GatewayApiOptions, PodOptions
+    from headrace.monitor.prometheus import ScrapeTarget
+
+
+def gateway_api(
+    facts: "Facts",
+    *,
+    instance: Instance = "headrace",
+    namespace: Namespace = "default",
+    service: ServiceNames = None,
+    gateway: Gateway = "headrace",
+    section: Section = "",
+    hostname: Hostnames = None,
+    no_grpc: Annotated[
+        bool, typer.Option("--no-grpc", help="Write no GRPCRoute: replicas serve HTTP only.")
+    ] = False,
+) -> "Export":
+    """Write a traffic split as routes of Kubernetes' Gateway API.
+
+    With `--from-system` the weights are those of a rollout as it is now, and Services have the
+    names that the driver gave them. With a file they have those that a control plane with this home
+    gives them.
+
+    For example:
+
+        headrace export gateway-api -f headrace.yaml --gateway infra/public -o routes.yaml
+
+        headrace export gateway-api --from-system | kubectl apply -f -
+    """
+    from headrace import deploy
+
+    options = replace(_routes(gateway, section, hostname), grpc=not no_grpc)
+    place = place_for(instance, namespace, service)
+    check_versions("--service", facts, place.services or {})
+    return deploy.gateway_api(facts, place, options)
+
+
+def kserve(
+    facts: "Facts",
+    storage: Annotated[
+        str,
+        typer.Option(
+            "--storage",
+            metavar="URI",
+            help="Where a version's model is, with {endpoint}, {model}, {version} and {file}.",
+            show_default=False,
+        ),
+    ],
+    *,
+    instance: Instance = "headrace",
+    namespace: Namespace = "default",
+    image: Image = None,
+    runtime: Annotated[
+        str,
+        typer.Option(
+            "--runtime", help="A ServingRuntime that is there.", show_default="our own, written too"
+        ),
+    ] = "",
+    stable: Annotated[
+        bool, typer.Option("--stable", help="Of a split only the first version, for all requests.")
+    ] = False,
+) -> "Export":
+    """Write endpoints as KServe's InferenceServices, and our replica as its ServingRuntime.
+
+    For example:
+
+        headrace export kserve -f headrace.yaml --storage s3://models/{model}/{version}/{file}
+    """
+    from headrace import deploy
+
+    check_storage(storage)
+    if stable:
+        facts = replace(facts, endpoints=tuple(each.stable() for each in facts.endpoints))
+    options = deploy.KserveOptions(storage=storage, runtime=runtime, pods=_pods(image, ""))
+    return deploy.kserve(facts, place_for(instance, namespace), options)
+
+
+def argo_rollouts(
+    facts: "Facts",
+    *,
+    instance: Instance = "headrace",
+    namespace: Namespace = "default",
+    image: Image = None,
+    artifacts: Artifacts = "",
+    prometheus: Prometheus = USUAL_PROMETHEUS,
+    gateway: Gateway = "headrace",
+    section: Section = "",
+    hostname: Hostnames = None,
+) -> "Export":
+    """Write endpoints as Rollouts of Argo's, with the steps and metrics of their plans.
+
+    For example:
+
+        headrace export argo-rollouts -f headrace.yaml --artifacts s3://models -o argo/
+    """
+    from headrace import deploy
+
+    options = deploy.ArgoOptions(
+        prometheus=prometheus,
+        pods=_pods(image, artifacts),
+        routes=_routes(gateway, section, hostname),
+    )
+    return deploy.argo_rollouts(facts, place_for(instance, namespace), options)
+
+
+def kong(
+    facts: "Facts",
+    *,
+    replica: Replicas = None,
+    grpc_replica: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--grpc-replica",
+            metavar="ENDPOINT:VERSION=HOST:PORT",
+            help="Where it serves gRPC; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+) -> "Export":
+    """Write a spec as Kong's declarative configuration.
+
+    For example:
+
+        headrace export kong -f headrace.yaml --replica fraud:1=10.0.0.7:8000 -o kong.yaml
+    """
+    from headrace import deploy
+
+    grpc_replicas = addresses_for("--grpc-replica", grpc_replica, check_host_port)
+    check_versions("--grpc-replica", facts, grpc_replicas)
+    options = deploy.KongOptions(
+        replicas=addresses_for("--replica", replica, check_host_port), grpc_replicas=grpc_replicas
+    )
+    return deploy.kong(facts, options)
+
+
+def aws_apigateway(
+    facts: "Facts",
+    backend: Annotated[
+        str,
+        typer.Option(
+            "--backend",
+            metavar="URL",
+            help="Headrace's gateway; with --vpc-link of an HTTP API, a listener's ARN.",
+            show_default=False,
+        ),
+    ],
+    *,
+    kind: Annotated[
+        str, typer.Option("--api", help="http (checks tokens) or rest (checks bodies).")
+    ] = "http",
+    vpc_link: Annotated[
+        str, typer.Option("--vpc-link", metavar="ID", help="Reach it by this.", show_default="none")
+    ] = "",
+    title: Annotated[str, typer.Option("--title", help="The API's name.")] = "Headrace",
+) -> "Export":
+    """Write an OpenAPI document for Amazon API Gateway, and a template of its stage.
+
+    The API stands before Headrace's own gateway, which goes on splitting and limiting.
+
+    For example:
+
+        headrace export aws-apigateway -f headrace.yaml --backend https://models.example.com -o aws/
+    """
+    from headrace import deploy
+
+    options = deploy.AwsOptions(
+        backend=backend, kind=_api_kind(kind), vpc_link=vpc_link, title=title
+    )
+    return deploy.aws_apigateway(facts, options)
+
+
+def envoy(
+    facts: "Facts",
+    *,
+    replica: Replicas = None,
+    run_dir: Annotated[
+        Path, typer.Option("--run-dir", help="Where Envoy keeps its sockets and its log.")
+    ] = Path("/run/headrace-envoy"),
+    ca_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--ca-file", help="Who signs for others' servers.", show_default="the machine's"
+        ),
+    ] = None,
+) -> "Export":
+    """Write a spec as one configuration of Envoy's, which needs no control plane.
+
+    For example:
+
+        headrace export envoy -f headrace.yaml --replica fraud:1=10.0.0.7:8000 -o envoy.yaml
+
+        envoy -c envoy.yaml
+    """
+    from headrace import deploy
+    from headrace.protocol import DESCRIPTOR_SET_PATH
+
+    options = deploy.EnvoyOptions(
+        replicas=addresses_for("--replica", replica, check_socket),
+        descriptors=DESCRIPTOR_SET_PATH.read_bytes(),
+        run_dir=run_dir,
+        ca_file=ca_file,
+    )
+    return deploy.envoy(facts, options)
+
+
+def register(app: typer.Typer) -> None:
+    """Add all of them to `headrace export`."""
+    for command in (
+        exports(gateway_api, with_revisions=True),
+        exports(kserve),
+        exports(argo_rollouts),
+        exports(kong),
+        exports(aws_apigateway, output="aws/"),
+        exports(envoy),
+    ):
+        app.command(command.__name__.replace("_", "-"))(command)
+
+
+def _routes(gateway: str, section: str, hostnames: list[str] | None) -> "GatewayApiOptions":
+    from headrace.deploy import GatewayApiOptions
+
+    check_routes(gateway, section, hostnames or ())
+    return GatewayApiOptions(gateway=gateway, section=section, hostnames=tuple(hostnames or ()))
+
+
+def _pods(image: str | None, artifacts: str) -> "PodOptions":
+    from headrace.deploy import PodOptions
+
+    check_artifacts(artifacts)
+    return PodOptions(image=image or "", artifacts=artifacts)
+
+
+def _api_kind(kind: str) -> Literal["http", "rest"]:
+    match kind:
+        case "http" | "rest":
+            return kind
+        case _:
+            msg = f"'{kind}' is neither http nor rest"
+            raise typer.BadParameter(msg, param_hint="--api")
+
+
+app = typer.Typer(no_args_is_help=True, help="Write files for other programs.")
+_USUAL_METRICS: Final = "http://127.0.0.1:8002/metrics"
+_Output = Annotated[
+    Path,
+    typer.Option(
+        "--output",
+        "-o",
+        help="The folder to write to; made if need be.",
+        file_okay=False,
+        show_default=False,
+    ),
+]
+app.command()(helm.helm)
+
+
+@app.callback()
+def root() -> None:
+    """Write files for other programs: Prometheus, Grafana, Kubernetes, other gateways."""
+
+
+@app.command()
+def prometheus(
+    output: _Output,
+    *,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            "--file",
+            "-f",
+            help="A spec file, instead of what runs.",
+            exists=True,
+            dir_okay=False,
+            show_default=False,
+        ),
+    ] = None,
+    token_file: Annotated[
+        str,
+        typer.Option(
+            "--scrape-token-file",
+            help="Where Prometheus finds the token of a viewer; needed beyond loopback.",
+            show_default="none",
+        ),
+    ] = "",
+    server: Server = None,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Write rules, and configurations of Prometheus and Alertmanager.
+
+    Alerts follow from each endpoint's `slo` and each stream's `alerts`, and routes from the
+    system's `alerts`. Write them again when those change.
+
+    For example:
+
+        headrace export prometheus -o monitoring
+
+        promtool check rules monitoring/headrace-alerts.yml
+    """
+    from headrace.core.spec_alerts import AlertsSpec
+    from headrace.monitor.prometheus import prometheus_files
+    from headrace.monitor.slo import objectives_of, stream_promises_of
+
+    if file is not None:
+        from headrace.cli.spec import read_spec
+
+        document, target = read_spec(file).document(), _usual_target(token_file)
+    else:
+        document, target = _running(server, home, token_file)
+    alerts = AlertsSpec.model_validate(document.get("alerts") or {})
+    streams = stream_promises_of(document)
+    files = prometheus_files(objectives_of(document), alerts, target, streams=streams)
+    _write(output, {name: _yaml(content) for name, content in files.items()})
+
+
+@app.command()
+def grafana(output: _Output) -> None:
+    """Write Grafana's dashboards: fleet, endpoint, rollout, replicas, streams and jobs.
+
+    Import them by hand, or let Grafana read the folder (provisioning). They ask a Prometheus that
+    has the rules of `headrace export prometheus`.
+
+    For example:
+
+        headrace export grafana -o monitoring/dashboards
+    """
+    import json
+
+    from headrace.monitor.dashboards import DASHBOARDS
+    from headrace.monitor.grafana import dashboard_json
+
+    documents = {f"headrace-{d.name}.json": dashboard_json(d) for d in DASHBOARDS}
+    _write(output, {name: f"{json.dumps(d, indent=2)}\n" for name, d in documents.items()})
+
+
+register(app)
+
+
+def _usual_target(token_file: str) -> "ScrapeTarget":
+    from headrace.monitor.prometheus import ScrapeTarget
+
+    return ScrapeTarget(url=_USUAL_METRICS, token_file=token_file)
+
+
+def _running(
+    server: str | None, home: Path, token_file: str
+) -> "tuple[dict[str, Any], ScrapeTarget]":
+    """The spec of what runs, and where its metrics are."""
+    from headrace.monitor.prometheus import ScrapeTarget
+
+    api, where = connect(server, home), find_target(server, home)
+    url = api.get("/api/v1/status")["addresses"]["metrics"]
+    ca_file = str(where.ca_file or "")
+    if where.is_remote:
+        # What it calls itself may be loopback: it is reached under the name that it was asked by.
+        parts = urlsplit(url)
+        url = urlunsplit(parts._replace(netloc=f"{api.host}:{parts.port}"))
+    else:
+        ca_file = ca_file or control_file(home).admin_ca
+    document = api.get("/api/v1/spec")["spec"]
+    return document, ScrapeTarget(url=url, token_file=token_file, ca_file=ca_file)
+
+
+def _yaml(document: Mapping[str, Any]) -> str:
+
+    from ruamel.yaml import YAML
+
+    writer = YAML(typ="safe", pure=True)
+    writer.default_flow_style = False
+    writer.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # an order of ours
+    writer.width = 100
+    text = StringIO()
+    text.write("# Written by `headrace export prometheus`; write it again rather than change it.\n")
+    writer.dump(dict(document), text)
+    return text.getvalue()
+
+
+def _write(folder: Path, files: Mapping[str, str]) -> None:
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding="utf-8")
+        say(f"{folder / name}")

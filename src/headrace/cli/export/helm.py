@@ -1,0 +1,339 @@
+"""`headrace export helm`: the chart, filled in for a spec."""
+
+
+# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
+
+import contextlib
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Annotated, Final
+
+import msgspec
+import typer
+
+from headrace.cli.export.options import check_artifacts
+from headrace.cli.options import DEFAULT_HOME, Home
+from headrace.cli.output import say
+from headrace.core import NotFoundError
+from headrace.core.files import move
+
+if TYPE_CHECKING:
+    from headrace.control.desired import DesiredEndpoint
+    from headrace.core.spec import SystemSpec
+    from headrace.deploy.helm_spec import Stored
+
+RECORD: Final = ".headrace-export.json"
+_ASIDE: Final = ".orig"
+
+
+class _Record(msgspec.Struct, frozen=True, kw_only=True):
+    """Digests (SHA-256) of what was written, by paths within the folder."""
+
+    files: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What is to be done with files that are there.
+
+    `removed`: as an export left them, and of nothing in this one. `kept`: the same, but somebody
+    changed them. `aside`: to be renamed, for their place is needed.
+    """
+
+    removed: tuple[str, ...]
+    kept: tuple[str, ...]
+    aside: tuple[str, ...]
+
+
+def plan(recorded: Mapping[str, str], there: Mapping[str, str], files: Mapping[str, str]) -> Plan:
+    """What becomes of the files in a folder; all arguments are digests by path.
+
+    Args:
+        recorded: What the export before wrote; empty where nobody knows.
+        there: What is in the folder.
+        files: What is to be written.
+    """
+    gone = sorted((recorded.keys() - files.keys()) & there.keys())
+    removed = tuple(path for path in gone if there[path] == recorded[path])
+    aside = (
+        path
+        for path in sorted(files.keys() & there.keys())
+        if there[path] not in (files[path], recorded.get(path))
+    )
+    kept = tuple(path for path in gone if path not in removed)
+    return Plan(removed=removed, kept=kept, aside=tuple(aside))
+
+
+def write_over(folder: Path, files: Mapping[str, bytes]) -> list[str]:
+    """Write `files` to `folder`, which may have an earlier export; what people should know of it.
+
+    Args:
+        files: Contents by path within the folder. Other files there are left alone.
+    """
+    recorded = _recorded(folder)
+    digests = {path: _digest(content) for path, content in files.items()}
+    there = {
+        path: _digest((folder / path).read_bytes())
+        for path in {*(recorded or {}), *files}
+        if (folder / path).is_file()
+    }
+    todo = plan(recorded or {}, there, digests)
+    notes = [
+        f"{path} was not as an export leaves it: it is {_put_aside(folder, path)} now"
+        for path in todo.aside
+    ]
+    for path, content in files.items():
+        target = folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
+    for path in todo.removed:
+        _remove(folder, path)
+    if todo.removed:
+        notes.append(f"removed, as they are of nothing in this export: {', '.join(todo.removed)}")
+    notes += [
+        f"{path} is of nothing in this export, and was changed since one wrote it: it stays; "
+        "delete it if you do not want it"
+        for path in todo.kept
+    ]
+    if recorded is None:
+        notes += _unknown(folder, files)
+    (folder / RECORD).write_bytes(msgspec.json.format(msgspec.json.encode(_Record(files=digests))))
+    return notes
+
+
+def _recorded(folder: Path) -> dict[str, str] | None:
+    """What an earlier export wrote; None if nothing says so."""
+    try:
+        text = (folder / RECORD).read_bytes()
+    except FileNotFoundError:
+        return None
+    try:
+        record = msgspec.json.decode(text, type=_Record)
+    except msgspec.MsgspecError:
+        return None
+    # Whoever wrote the record may have been somebody else: nothing outside the folder is touched.
+    return {path: digest for path, digest in record.files.items() if _is_within(folder, path)}
+
+
+def _is_within(folder: Path, path: str) -> bool:
+    parts = PurePosixPath(path)
+    if not path or "\0" in path or parts.is_absolute() or ".." in parts.parts:
+        return False
+    return (folder / path).parent.resolve().is_relative_to(folder.resolve())
+
+
+def _unknown(folder: Path, files: Mapping[str, bytes]) -> list[str]:
+    """Templates that nobody vouches for: Helm would make objects of them."""
+    found = (path.relative_to(folder).as_posix() for path in folder.glob("templates/**/*"))
+    found = (path for path in found if not path.endswith(_ASIDE) and (folder / path).is_file())
+    others = sorted(set(found) - files.keys())
+    if not others:
+        return []
+    return [f"not of this export, and left alone: {', '.join(others)}; delete what you did not add"]
+
+
+def _put_aside(folder: Path, path: str) -> str:
+    """Rename a file; the name that it has now, which none had before."""
+    number = 1
+    while (aside := folder / f"{path}{f'.{number}' if number > 1 else ''}{_ASIDE}").exists():
+        number += 1
+    move(folder / path, aside)
+    return aside.relative_to(folder).as_posix()
+
+
+def _remove(folder: Path, path: str) -> None:
+    """Delete a file, and the folders that are empty then."""
+    (folder / path).unlink()
+    for parent in PurePosixPath(path).parents:
+        here = folder / parent
+        if str(parent) == "." or any(here.iterdir()):
+            return
+        here.rmdir()
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+_BY_CONTROL = "control"
+
+
+def helm(
+    spec_file: Annotated[
+        Path | None,
+        typer.Argument(metavar="[SPEC]", exists=True, dir_okay=False, hidden=True),
+    ] = None,
+    *,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            "--file",
+            "-f",
+            help="The spec file; without one the chart as it is.",
+            exists=True,
+            dir_okay=False,
+            show_default="none",
+        ),
+    ] = None,
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            help="The folder to write the chart to; made if need be.",
+            file_okay=False,
+            show_default=False,
+        ),
+    ],
+    mode: Annotated[
+        str,
+        typer.Option(
+            "--mode",
+            help="driver: the control plane makes the objects of versions; static: the chart does, "
+            "for clusters without one.",
+        ),
+    ] = "driver",
+    artifacts: Annotated[
+        str,
+        typer.Option(
+            "--artifacts",
+            envvar="HEADRACE_ARTIFACTS",
+            metavar="URL",
+            help="The store that pods fetch models from.",
+            show_default="none",
+        ),
+    ] = "",
+    jobs: Annotated[
+        str, typer.Option("--jobs", help="cronjobs, or control: the control plane runs them.")
+    ] = "cronjobs",
+    streams: Annotated[
+        str,
+        typer.Option("--streams", help="deployments, or control: the control plane runs them."),
+    ] = "deployments",
+    mount: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--mount",
+            metavar="KIND:NAME=/PATH",
+            help="A secret, config or claim that has the spec's files at that path; may be "
+            "repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    lag_records: Annotated[
+        int | None,
+        typer.Option(
+            "--lag-records",
+            min=1,
+            help="How many records a stream's worker may be behind before KEDA adds one.",
+            show_default="ten batches",
+        ),
+    ] = None,
+    nats_monitoring: Annotated[
+        str,
+        typer.Option(
+            "--nats-monitoring",
+            metavar="HOST:PORT",
+            help="Where KEDA reads the statistics of NATS.",
+            show_default="none",
+        ),
+    ] = "",
+    keda_authentication: Annotated[
+        str,
+        typer.Option(
+            "--keda-authentication",
+            metavar="NAME",
+            help="The TriggerAuthentication by which KEDA asks brokers.",
+            show_default="none",
+        ),
+    ] = "",
+    allow_loss: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allow-loss",
+            metavar="FIELD",
+            help="Leave this setting out, such as endpoints[].sticky; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Write the Helm chart, with values that serve a spec.
+
+    What the chart cannot express is an error that names its place in the spec. Models of jobs and
+    streams, and with --mode static of endpoints, are looked up in the registry of --home.
+
+    For example:
+
+        headrace export helm -f headrace.yaml -o chart --artifacts s3://models/prod
+
+        helm upgrade --install headrace ./chart -n models --set agentTls.certManager.enabled=true
+    """
+    from headrace.cli.export.helm import write_over
+    from headrace.deploy.helm_spec import HelmExport, HelmOptions, Mode, Mount
+    from headrace.deploy.helm_values import chart_folder, chart_with, check_folder
+
+    _check_one_of("--mode", mode, tuple(Mode))
+    _check_one_of("--jobs", jobs, ("cronjobs", _BY_CONTROL))
+    _check_one_of("--streams", streams, ("deployments", _BY_CONTROL))
+    if file is not None and spec_file is not None:
+        raise typer.BadParameter("the spec is named twice", param_hint="--file")
+    file = file or spec_file
+    check_artifacts(artifacts)
+    check_folder(output)
+    options = HelmOptions(
+        mode=Mode(mode),
+        artifacts=artifacts,
+        mounts=tuple(map(Mount.parsed, mount or ())),
+        jobs_apart=jobs != _BY_CONTROL,
+        streams_apart=streams != _BY_CONTROL,
+        lag_records=lag_records,
+        nats_monitoring=nats_monitoring,
+        keda_authentication=keda_authentication,
+        allowed=tuple(allow_loss or ()),
+    )
+    if file is None:
+        export = HelmExport(values={"artifacts": {"url": artifacts}, "workloads": {"mode": mode}})
+    else:
+        from headrace.cli.spec import read_spec
+        from headrace.deploy.helm_values import helm_values
+
+        spec = read_spec(file)
+        stored, endpoints = _known(spec, home, is_static=options.mode is Mode.STATIC)
+        export = helm_values(spec, options, stored=stored, endpoints=endpoints)
+    notes = write_over(output, chart_with(export.values, chart_folder()))
+    say(f"{output}: the chart; look at its values.yaml")
+    for note in (*notes, *export.notes):
+        say(f"  {note}")
+
+
+def _check_one_of(option: str, given: str, known: tuple[str, ...]) -> None:
+    if given not in known:
+        raise typer.BadParameter(f"'{given}' is neither {' nor '.join(known)}", param_hint=option)
+
+
+def _known(
+    spec: "SystemSpec", home: Path, *, is_static: bool
+) -> "tuple[dict[str, Stored], tuple[DesiredEndpoint, ...]]":
+    """What the registry has of the spec's models, and with `is_static` every endpoint pinned."""
+    from headrace.cli.export.facts import has_files, pinned_endpoints
+    from headrace.control.sandboxed import SandboxedInspector
+    from headrace.core.spec import is_model_path
+    from headrace.deploy.helm_spec import Stored, models_apart
+    from headrace.registry import Registry
+
+    endpoints: tuple[DesiredEndpoint, ...] = ()
+    stored: dict[str, Stored] = {}
+    with contextlib.closing(SandboxedInspector.of_home(home)) as inspect:
+        registry = Registry(home, inspect)
+        for _, reference in models_apart(spec):
+            if is_model_path(reference):
+                continue
+            with contextlib.suppress(NotFoundError):  # told with its place later
+                found = registry.get(reference)
+                stored[reference] = Stored(digest=found.digest, filename=found.filename)
+    if is_static and not has_files(spec):
+        endpoints = pinned_endpoints(spec, home)
+    return stored, endpoints

@@ -1,0 +1,353 @@
+"""`headrace features`: definition, materialization, writing and training sets of features."""
+
+
+# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
+
+# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import msgspec
+import typer
+
+from headrace.cli.features.serving import Service, Store, get, opened, plain, serve_check, skew
+from headrace.cli.options import DEFAULT_HOME, Home, Json
+from headrace.cli.output import FAILED, progress, say, write_json
+from headrace.cli.tables import Row, read_rows
+from headrace.cli.tables import opened as opened_file
+from headrace.core import FailedPreconditionError, SystemClock
+from headrace.features import FeatureView, OnlineStore, push_rows, refusals
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from headrace.features import LeftOut
+
+DEFAULT_PATH: Final = Path("features.yaml")
+EXAMPLE: Final = """\
+entities:
+  - {name: customer, join_key: customer_id, datatype: INT64}
+feature_views:
+  - name: customer_stats
+    entities: [customer]
+    source: {path: customers.parquet}   # customer_id, event_timestamp, age
+    features:
+      - {name: age, datatype: INT64}
+feature_services:
+  - {name: fraud, features: [customer_stats]}
+"""
+HOW_TO_BEGIN: Final = """\
+To begin, say in features.yaml what there is, and then:
+
+    headrace features apply
+
+    headrace features materialize
+
+    headrace features get fraud -k customer_id=17
+
+`headrace features apply` without a features.yaml shows a short one; `--from-feast REPO` needs none.
+"""
+
+
+def check_exists(path: Path) -> None:
+    """Show somebody who has no file yet what one looks like; FailedPreconditionError."""
+    if path != DEFAULT_PATH or path.exists():
+        return
+    message = (
+        f"there is no {path} here. To begin, write one such as\n\n{EXAMPLE}\nor name another "
+        "file, or take what a Feast repository defines: headrace features apply --from-feast REPO"
+    )
+    raise FailedPreconditionError(message)
+
+
+_TOLD: Final = 20
+
+
+class RefusedRow(msgspec.Struct, frozen=True):
+    """One that was not written, by its number from 1, not counting names and empty lines."""
+
+    row: int
+    why: str
+
+
+class PushReport(msgspec.Struct, frozen=True, kw_only=True):
+    """`refused` has the first of them."""
+
+    view: str
+    rows: int
+    written: int
+    older: int
+    refused_rows: int
+    refused: list[RefusedRow]
+
+
+def push_file(view: FeatureView, store: OnlineStore, path: Path) -> PushReport:
+    """Write the rows of a file, or of standard input (`-`), that are right.
+
+    Raises:
+        InvalidArgumentError: The file cannot be read on; what came before is written.
+        UnavailableError: The store cannot be reached.
+        FailedPreconditionError: It cannot be written; the message says how to mend it.
+    """
+    rows = written = right = refused_rows = 0
+    refused: list[RefusedRow] = []
+    with ExitStack() as stack:
+        stream = opened_file(path)
+        if str(path) != "-":
+            stack.enter_context(stream)
+        for part in read_rows(stream, str(path), view):
+            wrong = [(number, row) for number, row in part if isinstance(row, str)]
+            good: list[tuple[int, Row]] = [
+                (number, row) for number, row in part if not isinstance(row, str)
+            ]
+            found = refusals(view, [row for _, row in good])
+            wrong += [(good[i][0], why) for i, why in found.items()]
+            fit = [row for i, (_, row) in enumerate(good) if i not in found]
+            written += push_rows(view, store, fit)
+            rows += len(part)
+            right += len(fit)
+            refused_rows += len(wrong)
+            refused += [RefusedRow(number, why) for number, why in sorted(wrong)]
+            del refused[_TOLD:]
+    return PushReport(
+        view=view.name,
+        rows=rows,
+        written=written,
+        older=right - written,
+        refused_rows=refused_rows,
+        refused=refused,
+    )
+
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help=f"""Features of entities: apply, materialize, push, get, join, serve-check, skew.
+
+{HOW_TO_BEGIN}""",
+)
+_TIME = "%Y-%m-%d %H:%M:%S"
+
+
+@app.command()
+def apply(
+    path: Annotated[Path, typer.Argument(help="What is defined.", dir_okay=False)] = DEFAULT_PATH,
+    *,
+    allow_code: Annotated[
+        bool,
+        typer.Option(
+            "--allow-code",
+            help="Of on-demand views: their functions run, here once and then in replicas.",
+        ),
+    ] = False,
+    from_feast: Annotated[
+        Path | None,
+        typer.Option(
+            "--from-feast",
+            metavar="REPO",
+            help="Instead of a file: what this repository of Feast's defines. Its online store is "
+            "then read.",
+            show_default=False,
+        ),
+    ] = None,
+    json: Json = False,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Put a file of definitions in force: entities, feature views, feature services.
+
+    All mistakes are told at once, and then nothing changes. Data is not read. The code of on-demand
+    views is kept as it is now: change it, and apply it again.
+
+    For example:
+
+        headrace features apply features.yaml
+
+        headrace features apply --from-feast ../feature_repo
+    """
+    from headrace.features import apply_definitions, apply_feast
+
+    if from_feast is None:
+        check_exists(path)
+        changes = apply_definitions(path, home, allow_code=allow_code)
+        left_out: Sequence[LeftOut] = ()
+    else:
+        changes, left_out = apply_feast(from_feast, home)
+    if json:
+        told = [plain(change) for change in changes]
+        left = [plain(one) for one in left_out]
+        write_json(told if from_feast is None else {"changes": told, "left_out": left})
+        return
+    for one in left_out:
+        say(f"left out: {one.kind} {one.name}, as {one.reason}")
+    for change in changes:
+        again = change.has_other_schema and change.kind == "view"
+        after = "; materialize it again" if again else ""
+        say(f"{change.kind} {change.name} is {change.what}{after}")
+    if not changes:
+        say("nothing changed")
+
+
+@app.command()
+def materialize(
+    views: Annotated[
+        list[str] | None, typer.Argument(metavar="[VIEW]...", help="Which.", show_default="all")
+    ] = None,
+    *,
+    until: Annotated[
+        str,
+        typer.Option(
+            "--until",
+            metavar="TIME",
+            help="Rows of later times are left out: 2026-11-27T06:00:00Z.",
+            show_default="now",
+        ),
+    ] = "",
+    incremental: Annotated[
+        bool, typer.Option("--incremental", help="Only from the newest time of the last run on.")
+    ] = False,
+    online_store: Store = "",
+    json: Json = False,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Bring the newest values of each entity from Parquet to the online store.
+
+    Safe to end and to run again. An older value never replaces a newer one.
+
+    For example:
+
+        headrace features materialize
+
+        headrace features materialize customer_stats --incremental
+    """
+    from headrace.features import applied_definitions
+    from headrace.features import materialize as run
+
+    definitions = applied_definitions(home)
+    chosen = [definitions.view(name) for name in views or definitions.views]
+    end = _time(until)
+    reports = []
+    with opened(online_store, home) as store:
+        for view in chosen:
+            with progress(f"materializing {view.name}"):
+                report = run(view, store, until=end, incremental=incremental)
+            reports.append(report)
+            if not json:
+                when = (
+                    "" if report.newest is None else f", the newest of {report.newest:{_TIME}} UTC"
+                )
+                say(f"{view.name}: {report.written} of {report.entities} entities written{when}")
+    if json:
+        write_json([plain(report) for report in reports])
+
+
+@app.command()
+def push(
+    view: Annotated[str, typer.Argument(help="The feature view.", show_default=False)],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="Rows as Parquet, JSON lines or CSV; - for standard input.",
+            allow_dash=True,
+            show_default=False,
+        ),
+    ],
+    *,
+    online_store: Store = "",
+    json: Json = False,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Write values as they happen to the online store, without a source.
+
+    A row has the view's join keys, its time with a zone, and all of its features; what is null, or
+    empty in CSV, is missing. An older value never replaces a newer one. Rows that are wrong are
+    refused and told, with exit status 1; the others are written.
+
+    For example:
+
+        headrace features push customer_stats rows.jsonl
+
+        tail -f events.jsonl | headrace features push customer_stats -
+    """
+    from headrace.features import applied_definitions
+
+    found = applied_definitions(home).view(view)
+    with opened(online_store, home) as store:
+        report = push_file(found, store, file)
+    if json:
+        write_json(plain(report))
+    else:
+        for one in report.refused:
+            say(f"row {one.row} is refused: {one.why}")
+        if report.refused_rows > len(report.refused):
+            say(f"and {report.refused_rows - len(report.refused)} more")
+        say(
+            f"{view}: {report.written} of {report.rows} rows written, {report.older} older than "
+            f"what stood there, {report.refused_rows} refused"
+        )
+    if report.refused_rows:
+        raise typer.Exit(FAILED)
+
+
+app.command()(get)
+
+
+@app.command()
+def join(
+    service: Service,
+    entities: Annotated[
+        Path,
+        typer.Argument(
+            help="Parquet with the join keys and event_timestamp.",
+            exists=True,
+            dir_okay=False,
+            show_default=False,
+        ),
+    ],
+    *,
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", help="Parquet to write.", dir_okay=False, show_default=False
+        ),
+    ],
+    fill_defaults: Annotated[
+        bool,
+        typer.Option(
+            "--fill-defaults", help="Put defaults where nothing was known, as serving does."
+        ),
+    ] = False,
+    json: Json = False,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """For each row of entities, the values that were known at its time: data to train with.
+
+    Every row stays, in its order; VIEW__status says how its values were found.
+    """
+    from headrace.features import applied_definitions, join_files
+
+    found = applied_definitions(home).service(service)
+    with progress(f"joining {entities}"):
+        counts = join_files(found, entities, output, fill_defaults=fill_defaults)
+    if json:
+        write_json(counts)
+        return
+    for view, of_view in counts["views"].items():
+        told = ", ".join(f"{count} {status}" for status, count in of_view.items())
+        say(f"{view}: {told}")
+    say(f"{counts['rows']} rows are in {output}")
+
+
+app.command("serve-check")(serve_check)
+app.command()(skew)
+
+
+def _time(text: str) -> "datetime":
+
+    if not text:
+        return datetime.fromtimestamp(SystemClock().now(), UTC)
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        msg = f"'{text}' is no time; write it as 2026-11-27T06:00:00Z"
+        raise typer.BadParameter(msg, param_hint="--until") from None

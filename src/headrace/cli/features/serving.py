@@ -1,0 +1,390 @@
+"""`headrace features get`, `serve-check` and `skew`: features as requests get them."""
+
+
+# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
+
+import math
+from collections.abc import Sequence
+
+# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from headrace.cli.options import DEFAULT_HOME, Home, Json
+from headrace.cli.output import NOT_READY, progress, say, show, table, write_json
+from headrace.core import Datatype, FailedPreconditionError, InvalidArgumentError, SystemClock
+from headrace.core.text import duration_text, number_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from headrace.features import (
+        FeatureRows,
+        FeatureService,
+        FeatureSkew,
+        OnlineStore,
+        ServedRows,
+        SkewReport,
+    )
+
+
+Service = Annotated[str, typer.Argument(help="The feature service.", show_default=False)]
+Store = Annotated[
+    str,
+    typer.Option(
+        "--online-store",
+        envvar="HEADRACE_ONLINE_STORE",
+        metavar="URL",
+        help="sqlite:///PATH, redis://HOST:PORT/DB, rediss://, unix:///SOCKET, feast://REPO "
+        "or hopsworks://HOST/STORE.",
+        show_default="features/online/online.db in --home, or Feast's",
+    ),
+]
+
+
+@contextmanager
+def opened(url: str, home: Path) -> "Iterator[OnlineStore]":
+    """The online store at `url`; the home's, or Feast's, if that is empty."""
+    from headrace.features import default_online_store, open_online_store
+
+    store = open_online_store(url or default_online_store(home))
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def plain(value: object) -> object:
+    """A report as JSON has it."""
+    import msgspec
+
+    return msgspec.to_builtins(value)
+
+
+def get(
+    service: Service,
+    *,
+    key: Annotated[
+        list[str],
+        typer.Option(
+            "--key",
+            "-k",
+            metavar="NAME=VALUE",
+            help="A join key or request column; again for more of them, and for more rows.",
+            show_default=False,
+        ),
+    ],
+    online_store: Store = "",
+    json: Json = False,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Show what a request with these entities would get, and how it was found.
+
+    For example:
+
+        headrace features get fraud -k customer_id=17
+
+        headrace features get fraud -k customer_id=17 -k customer_id=18 --json
+    """
+    from headrace.features import FeatureReader, applied_definitions
+
+    found = applied_definitions(home).service(service)
+    with opened(online_store, home) as store:
+        keys, values = _keys(key, found)
+        rows = FeatureReader(found, store).read(keys, values=values)
+    if json:
+        write_json(_documents(rows, found))
+        return
+    of_view = {column.name: column.view.name for column in found.columns}
+    lines = [
+        (name, _text(value), of_view[name], rows.statuses[of_view[name]][row].value)
+        for row in range(_count(rows))
+        for name, value in ((name, column[row]) for name, column in rows.columns.items())
+    ]
+    show(table(lines, "feature", "value", "view", "status"))
+
+
+def serve_check(
+    service: Service,
+    *,
+    online_store: Store = "",
+    json: Json = False,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Say whether each view of a service was materialized, and lately enough to be served.
+
+    Exit status 3 if one was not. Values that were pushed are not counted.
+    """
+    from headrace.features import Status, applied_definitions, service_readiness
+
+    found = applied_definitions(home).service(service)
+    with opened(online_store, home) as store:
+        views = service_readiness(found, store, SystemClock())
+    is_ready = all(one.status is Status.PRESENT for one in views)
+    if json:
+        document = {"service": service, "schema_hash": found.schema_hash, "is_ready": is_ready}
+        write_json({**document, "views": [plain(one) for one in views]})
+    else:
+        lines = [
+            (one.view, one.status.value, duration_text(one.age_s), duration_text(one.ttl_s))
+            for one in views
+        ]
+        show(table(lines, "view", "status", "age", "time to live"))
+    if not is_ready:
+        raise typer.Exit(NOT_READY)
+
+
+def _keys(
+    given: Sequence[str], service: "FeatureService"
+) -> tuple[dict[str, list[object]], dict[str, list[object]]]:
+    """The values of each join key, and of each request column, as they are defined."""
+    kinds = {entity.join_key: entity.datatype for entity in service.entities}
+    of_request = {column.name: column.datatype for column in service.request_columns}
+    keys: dict[str, list[object]] = {}
+    values: dict[str, list[object]] = {}
+    for item in given:
+        name, equals, text = item.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"'{item}' is no NAME=VALUE", param_hint="--key")
+        value = _typed(name, text, of_request.get(name, kinds.get(name)))
+        (values if name in of_request else keys).setdefault(name, []).append(value)
+    return keys, values
+
+
+def _typed(name: str, text: str, datatype: "Datatype | None") -> object:
+
+    match datatype:
+        case Datatype.INT64:
+            kind: type = int
+            has = "whole numbers"
+        case Datatype.FP32 | Datatype.FP64:
+            kind, has = float, "numbers"
+        case Datatype.BOOL:
+            if text not in {"true", "false"}:
+                msg = f"{name} is true or false, and not '{text}'"
+                raise typer.BadParameter(msg, param_hint="--key")
+            return text == "true"
+        case _:
+            return text
+    try:
+        value: object = kind(text)
+    except ValueError:
+        msg = f"{name} has {has}, and '{text}' is none"
+        raise typer.BadParameter(msg, param_hint="--key") from None
+    return value
+
+
+def _documents(rows: "FeatureRows", service: "FeatureService") -> dict[str, Any]:
+    return {
+        "service": service.name,
+        "schema_hash": service.schema_hash,
+        "rows": [
+            {
+                "features": {name: _value(c[row]) for name, c in rows.columns.items()},
+                "statuses": {view: of[row].value for view, of in rows.statuses.items()},
+                "ages_s": {view: _value(of[row]) for view, of in rows.ages_s.items()},
+                "reasons": {v: of[row] for v, of in rows.reasons.items() if row in of},
+            }
+            for row in range(_count(rows))
+        ],
+    }
+
+
+def _count(rows: "FeatureRows") -> int:
+    return len(next(iter(rows.columns.values())))
+
+
+def _value(value: Any) -> object:  # noqa: ANN401  # of an array
+    """As JSON has it: text where it is, NaN and infinity as null."""
+    plain = value.item() if hasattr(value, "item") else value
+    if isinstance(plain, bytes):
+        return plain.decode(errors="backslashreplace")
+    return None if isinstance(plain, float) and not math.isfinite(plain) else plain
+
+
+def _text(value: object) -> str:
+    return value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value)
+
+
+def skew(
+    service: Annotated[str, typer.Argument(help="The feature service.", show_default=False)],
+    *,
+    served: Annotated[
+        Path | None,
+        typer.Option(
+            "--served",
+            metavar="PATH",
+            help="A file of served rows, or a directory of them.",
+            show_default="features/served/SERVICE in --home",
+        ),
+    ] = None,
+    since: Annotated[
+        str,
+        typer.Option(
+            "--since",
+            metavar="TIME",
+            help="Only what was served from then on: 2026-11-27T06:00:00Z.",
+            show_default="all",
+        ),
+    ] = "",
+    grace_s: Annotated[
+        float | None,
+        typer.Option(
+            "--grace",
+            metavar="SECONDS",
+            min=0.0,
+            help="How long a newer value may take to come to the online store.",
+            show_default="two runs of the view's schedule; 0 without one",
+        ),
+    ] = None,
+    tolerance: Annotated[
+        float,
+        typer.Option(min=0.0, max=1.0, help="How much numbers may differ, of the larger one."),
+    ] = 1e-6,
+    json: Json = False,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Compare a sample of what was served with what a join says of the same moments.
+
+    Names each feature that differs, how much, and why as far as that can be told. Exit status 3 if
+    one does, 1 if there are no samples yet.
+
+    For example:
+
+        headrace features skew fraud
+
+        headrace features skew fraud --since 2026-11-27T06:00:00Z --grace 600 --json
+    """
+    from headrace.features import (
+        applied_definitions,
+        compare_served,
+        offline_rows,
+        read_served,
+        served_directory,
+        usual_grace_s,
+    )
+
+    found = applied_definitions(home).service(service)
+    path = served or served_directory(home, service)
+    since_us = _since(since)
+    if served is None and not path.exists():
+        message = (
+            f"no samples yet: no look-up of service '{service}' was kept in {path}. An endpoint of "
+            f"this home has to use the service with `sample_ratio` above 0 and get requests; its "
+            "control plane fetches the samples every second (--served PATH reads other files)"
+        )
+        raise FailedPreconditionError(message)
+    samples = read_served(path, found, since_us=since_us)
+    if not samples.rows:
+        period = f" since {since}" if since else ""
+        message = f"no samples yet: {path} has no row that service '{service}' gave{period}"
+        raise FailedPreconditionError(message + _left_out(samples))
+    with progress(f"comparing {len(samples.rows)} rows"):
+        offline = offline_rows(samples.rows, found)
+    now = SystemClock().now()
+    grace = {
+        view.name: usual_grace_s(view, now) if grace_s is None else grace_s for view in found.views
+    }
+    report = compare_served(samples, found, offline, grace_s=grace, tolerance=tolerance)
+    if json:
+        write_json(_document(report))
+    else:
+        _show(report)
+        count = f"{len(report.skewed)} of {len(report.features)} features differ"
+        say(f"{count} in {report.rows} rows{_left_out(samples)}")
+    if report.skewed:
+        raise typer.Exit(NOT_READY)
+
+
+def _left_out(samples: "ServedRows") -> str:
+    told = f"; {samples.other_schema} are of other definitions" if samples.other_schema else ""
+    unreadable = samples.unreadable
+    return told + (f"; {unreadable} lines cannot be read" if unreadable else "")
+
+
+def _since(text: str) -> int | None:
+
+    from headrace.features.values import microseconds
+
+    if not text:
+        return None
+    try:
+        return microseconds(datetime.fromisoformat(text))
+    except (ValueError, InvalidArgumentError):
+        msg = f"'{text}' is no time with a zone; write it as 2026-11-27T06:00:00Z"
+        raise typer.BadParameter(msg, param_hint="--since") from None
+
+
+def _show(report: "SkewReport") -> None:
+
+    lines = [
+        (
+            one.feature,
+            one.view,
+            f"{one.differing} of {one.rows}",
+            number_text(one.largest_absolute),
+            _reasons(one),
+        )
+        for one in report.features
+    ]
+    show(table(lines, "feature", "view", "rows that differ", "by at most", "why"))
+
+
+def _reasons(one: "FeatureSkew") -> str:
+    told = [f"{cause} {count}" for cause, count in one.causes.items()]
+    if one.lag_s is not None:
+        told.append(f"late by {one.lag_s:,.0f} s")
+    if one.looks_like:
+        told.append(f"looks like {one.looks_like}")
+    if one.waiting:
+        told.append(f"{one.waiting} within the grace")
+    return ", ".join(told) or "-"
+
+
+def _document(report: "SkewReport") -> dict[str, Any]:
+    return {
+        "service": report.service,
+        "rows": report.rows,
+        "since": report.since,
+        "until": report.until,
+        "other_schema": report.other_schema,
+        "unreadable": report.unreadable,
+        "is_skewed": bool(report.skewed),
+        "features": [
+            {
+                "feature": one.feature,
+                "view": one.view,
+                "rows": one.rows,
+                "differing": one.differing,
+                "waiting": one.waiting,
+                "share_ratio": one.share_ratio,
+                "largest_absolute": one.largest_absolute,
+                "median_relative": one.median_relative,
+                "causes": {str(cause): count for cause, count in one.causes.items()},
+                "lag_s": one.lag_s,
+                "looks_like": one.looks_like,
+                "examples": [
+                    {
+                        "at": example.at,
+                        "keys": dict(example.keys),
+                        "served": _skew_value(example.served),
+                        "offline": _skew_value(example.offline),
+                        "cause": str(example.cause),
+                    }
+                    for example in one.examples
+                ],
+            }
+            for one in report.features
+        ],
+    }
+
+
+def _skew_value(value: object) -> object:
+
+    if isinstance(value, bytes):
+        return value.decode(errors="backslashreplace")
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,1 @@
+"""Load against any server of the V2 protocol, and its report."""

@@ -1,0 +1,493 @@
+"""`headrace load`: open-loop load against any server of the V2 protocol."""
+
+
+# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from headrace.cli.infer import (
+    AllowInsecure,
+    Cert,
+    CertKey,
+    Key,
+    Token,
+    ca_file_option,
+    certificate_of,
+    read_secret,
+)
+from headrace.cli.options import Json
+from headrace.cli.output import FAILED, INTERRUPTED, NOT_READY, OK, say, show, write_json
+from headrace.cli.read_inputs import Inputs, read_file, read_inputs, with_batch_axis
+from headrace.client.tensors import to_tensors
+from headrace.core import (
+    InvalidArgumentError,
+    ModelSignature,
+    Tensors,
+    check_inputs,
+    datatype_of,
+    example_inputs,
+)
+from headrace.core.text import duration_text
+from headrace.load import Asker, Target, Tick
+from headrace.load.target import binary_message, json_message
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from headrace.core import Array
+    from headrace.load import LoadPlan, LoadResult, Objective
+
+_MAX_BYTES: Final = 512 << 20
+_MAX_MESSAGES: Final = 1_000_000
+_SHOWN: Final = 4
+_LINES: Final = (".jsonl", ".ndjson")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """What was said of the requests.
+
+    Attributes:
+        file: Where the inputs are; None makes some up.
+        rows: In one request; None for 1, or all of the file.
+        size: Of made-up inputs, every other variable axis.
+        binary: Whether tensors are sent as bytes.
+    """
+
+    file: str | None = None
+    rows: int | None = None
+    size: int = 1
+    binary: bool = False
+
+
+def ready_target(target: Target, given: Given) -> tuple[Target, str]:
+    """`target` with requests that its server has answered once, and what they are in words.
+
+    Raises:
+        HeadraceError: The server cannot be reached, has no such model, or refuses the requests.
+    """
+    with Asker(target) as asker:
+        if not target.model:
+            target = replace(target, model=asker.only_model())
+    with Asker(target) as asker:
+        requests = list(tensors_of(asker.signature(), given, target.model))
+        make = binary_message if given.binary else json_message
+        messages, total = [], 0
+        for tensors in requests:
+            messages.append(make(target.model, target.version, tensors))
+            total += len(messages[-1][1])
+            if total > _MAX_BYTES or len(messages) > _MAX_MESSAGES:
+                msg = (
+                    f"the requests exceed {_MAX_BYTES >> 20} MB or {_MAX_MESSAGES:,}: "
+                    "give a smaller file, or fewer rows"
+                )
+                raise InvalidArgumentError(msg)
+        asker.try_out(messages)
+    return target.with_messages(messages), _words(requests, messages, given)
+
+
+def tensors_of(signature: ModelSignature, given: Given, model: str) -> Iterator[Tensors]:
+    """The inputs of each request, in turn.
+
+    Raises:
+        InvalidArgumentError: The file cannot be read, or does not fit the model.
+    """
+    if given.file is None:
+        yield dict(example_inputs(signature, rows=given.rows or 1, variable=given.size))
+        return
+    data = read_file(given.file)
+    for inputs in _inputs_in(data, given.file, signature):
+        tensors = to_tensors(with_batch_axis(inputs, signature), signature)
+        check_inputs(model, signature, tensors)
+        if given.rows is None or not signature.batched:
+            yield tensors
+        else:
+            yield from _in_rows(tensors, given.rows)
+
+
+def _inputs_in(data: bytes, file: str, signature: ModelSignature) -> Iterator[Inputs]:
+    if not file.endswith(_LINES):
+        yield read_inputs(data, signature)
+        return
+    lines = [(i, line) for i, line in enumerate(data.splitlines(), 1) if line.strip()]
+    if not lines:
+        msg = f"'{file}' is empty"
+        raise InvalidArgumentError(msg)
+    for i, line in lines:
+        try:
+            yield read_inputs(line, signature)
+        except InvalidArgumentError as error:
+            msg = f"line {i} of '{file}': {error}"
+            raise InvalidArgumentError(msg) from None
+
+
+def _in_rows(tensors: Tensors, rows: int) -> Iterator[Tensors]:
+    """Requests of `rows` rows; a rest that is smaller is left out, unless it is all there is."""
+    count = min(len(array) for array in tensors.values())
+    for begin in range(0, max(count - rows, 0) + 1, rows):
+        yield {name: array[begin : begin + rows] for name, array in tensors.items()}
+
+
+def _words(
+    requests: list[Tensors], messages: list[tuple[dict[str, str], bytes]], given: Given
+) -> str:
+    def one(name: str, array: "Array") -> str:
+        return f"{name} {datatype_of(array.dtype)} {list(array.shape)}"
+
+    named = [one(name, array) for name, array in requests[0].items()]
+    more = f" and {len(named) - _SHOWN} more" if len(named) > _SHOWN else ""
+    origin = "made up" if given.file is None else f"of {given.file}"
+    turn = f"{len(messages):,} requests in turn, the first " if len(messages) > 1 else ""
+    form = "binary" if given.binary else "JSON"
+    size = len(messages[0][1])
+    return f"{turn}{', '.join(named[:_SHOWN])}{more}, {origin}, {size:,} bytes of {form}"
+
+
+_CLEAR = "\r\x1b[2K"
+
+
+@contextmanager
+def live() -> Iterator[Callable[[Tick], None] | None]:
+    """What shows ticks on a terminal; None where nobody watches. The line is erased at the end.
+
+    Plain text: what renders tables would hold up a thousand requests each time.
+    """
+    if not sys.stderr.isatty():
+        yield None
+        return
+    try:
+        yield _show
+    finally:
+        sys.stderr.write(_CLEAR)
+        sys.stderr.flush()
+
+
+def _show(tick: Tick) -> None:
+    sys.stderr.write(f"{_CLEAR}{line(tick)}")
+    sys.stderr.flush()
+
+
+def line(tick: Tick) -> str:
+    """A tick in words."""
+    left = f"{tick.left_s:.0f} s left" if tick.left_s > 0 else "waiting for answers"
+    return (
+        f"{tick.sent:,} sent, {tick.in_flight:,} in flight, "
+        f"p50 {duration_text(tick.p50_s)}, p99 {duration_text(tick.p99_s)}, "
+        f"{tick.failed:,} failed, lag {duration_text(tick.lag_p99_s)}, {left}"
+    )
+
+
+_LOAD, _ASK, _WHO = "The load", "What is asked", "Who asks"
+_MAX_STEPS: Final = 50
+_BEST_FIRST: Final = (OK, NOT_READY, FAILED)
+
+
+class ArrivalKind(StrEnum):
+    """How requests are spread over time."""
+
+    POISSON = "poisson"
+    CONSTANT = "constant"
+
+
+def load(
+    url: Annotated[
+        str,
+        typer.Argument(
+            help="http://HOST:PORT, https://…, those with /v2/models/NAME/infer or "
+            "/v2/models/NAME/versions/V/infer, or unix:/PATH.",
+            show_default=False,
+        ),
+    ],
+    *,
+    rate: Annotated[
+        str,
+        typer.Option(
+            "--rate",
+            "-r",
+            metavar="RATE,…",
+            help="Requests per second. Several are tried one after the other, as long as no "
+            "objective is missed.",
+            rich_help_panel=_LOAD,
+            show_default=False,
+        ),
+    ],
+    seconds: Annotated[
+        float,
+        typer.Option("--seconds", "-s", help="How long to measure.", rich_help_panel=_LOAD),
+    ] = 10.0,
+    warm_up: Annotated[
+        float,
+        typer.Option(
+            "--warm-up",
+            help="Seconds of the same load before that, which count nowhere.",
+            rich_help_panel=_LOAD,
+        ),
+    ] = 2.0,
+    slo: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--slo",
+            help="What has to hold: p99=20ms, p99.9=0.2s, error=0.1%; several by a comma, or the "
+            "option again.",
+            show_default="nothing",
+            rich_help_panel=_LOAD,
+        ),
+    ] = None,
+    arrivals: Annotated[
+        ArrivalKind,
+        typer.Option(
+            "--arrivals",
+            help="poisson: as of many callers who do not know of each other. constant: evenly.",
+            rich_help_panel=_LOAD,
+        ),
+    ] = ArrivalKind.POISSON,
+    seed: Annotated[
+        int,
+        typer.Option("--seed", help="The same gives the same arrivals.", rich_help_panel=_LOAD),
+    ] = 1,
+    connections: Annotated[
+        int,
+        typer.Option(
+            "--connections",
+            "-c",
+            help="At most so many at once; what finds none free waits, and the wait counts.",
+            rich_help_panel=_LOAD,
+        ),
+    ] = 1000,
+    timeout_s: Annotated[
+        float,
+        typer.Option(
+            "--timeout-s",
+            help="After so many seconds without an answer a request has failed.",
+            rich_help_panel=_LOAD,
+        ),
+    ] = 10.0,
+    max_requests: Annotated[
+        int,
+        typer.Option(
+            "--max-requests", help="Refuse a plan that sends more.", rich_help_panel=_LOAD
+        ),
+    ] = 5_000_000,
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model",
+            "-m",
+            help="Whom to ask.",
+            show_default="the URL's, or the server's only one",
+            rich_help_panel=_ASK,
+        ),
+    ] = "",
+    version: Annotated[
+        str,
+        typer.Option("--version", help="A version by number.", rich_help_panel=_ASK),
+    ] = "",
+    file: Annotated[
+        str | None,
+        typer.Option(
+            "--input",
+            "-i",
+            help="JSON, CSV, .npy or .npz, as `headrace infer` takes it; .jsonl holds a request in "
+            "each line, sent in turn. - reads standard input.",
+            metavar="FILE",
+            show_default="made-up inputs",
+            rich_help_panel=_ASK,
+        ),
+    ] = None,
+    rows: Annotated[
+        int | None,
+        typer.Option(
+            "--rows",
+            "-n",
+            min=1,
+            max=1_000_000,
+            help="Rows in a request. Those of a file are sent in turn.",
+            show_default="1, or all of the file",
+            rich_help_panel=_ASK,
+        ),
+    ] = None,
+    size: Annotated[
+        int,
+        typer.Option(
+            "--size",
+            min=1,
+            max=10_000_000,
+            help="Of made-up inputs, the size of every other axis that may vary: a length of text, "
+            "a side of a picture.",
+            rich_help_panel=_ASK,
+        ),
+    ] = 1,
+    binary: Annotated[
+        bool,
+        typer.Option(
+            "--binary",
+            help="Send tensors as bytes, and ask for such, instead of JSON.",
+            rich_help_panel=_ASK,
+        ),
+    ] = False,
+    header: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--header",
+            "-H",
+            help="'NAME: VALUE', sent with every request; may be repeated.",
+            show_default="none",
+            rich_help_panel=_ASK,
+        ),
+    ] = None,
+    key: Key = None,
+    token: Token = None,
+    ca_file: Annotated[Path | None, ca_file_option("the machine's")] = None,
+    cert: Cert = None,
+    cert_key: CertKey = None,
+    allow_insecure: AllowInsecure = False,
+    json: Json = False,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            "--plot",
+            help="Draw it to this file (.html, .svg, .png).",
+            dir_okay=False,
+            show_default="none",
+        ),
+    ] = None,
+) -> None:
+    """Send requests at a steady rate, whether or not they are answered, and say how that went.
+
+    Times of sending are drawn before the run, and latency counts from them: a server that stalls
+    delays answers, never questions. Each figure comes with a 95 % interval that allows for requests
+    that follow each other being alike. Ctrl-C ends a run early and reports it.
+
+    Exit status: 0 every objective is met, or there is none; 1 one is missed, or nothing was
+    answered well; 3 there is not enough evidence, or no server; 130 after Ctrl-C.
+
+    For example:
+
+        headrace load http://127.0.0.1:8000 --rate 200
+
+        headrace load http://127.0.0.1:8000 --model digits -r 500 --slo p99=20ms,error=0.1%
+
+        headrace load https://models.example/v2/models/bert/infer -r 50 --size 128 --ca-file ca.pem
+
+        headrace load http://127.0.0.1:8000 -r 100,200,400,800 --slo p99=20ms --plot load.html
+    """
+    from headrace.client.credentials import trust_of
+    from headrace.load import Arrivals, LoadPlan, check_plan, open_target, parse_objectives
+    from headrace.load.target import parse_headers
+
+    if plot is not None:
+        from headrace.cli.plots import PAGES, check_plot
+
+        check_plot(plot, PAGES)
+    objectives = parse_objectives(",".join(slo or ()))
+    plans = [
+        check_plan(
+            LoadPlan(
+                rate_per_s=each,
+                seconds=seconds,
+                warm_up_s=warm_up,
+                arrivals=Arrivals(arrivals.value),
+                seed=seed,
+                connections=connections,
+                timeout_s=timeout_s,
+                max_requests=max_requests,
+            )
+        )
+        for each in _rates(rate)
+    ]
+    target = open_target(
+        url,
+        model=model,
+        version=version,
+        headers=parse_headers(header or ()),
+        api_key=read_secret(key, "--key"),
+        token=read_secret(token, "--token"),
+        trust=trust_of(ca_file, certificate_of(cert, cert_key), ""),
+        allow_insecure=allow_insecure,
+    )
+    given = Given(file=file, rows=rows, size=size, binary=binary)
+    _report(_run(target, given, plans, objectives), target.url, as_json=json, plot=plot)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Runs:
+    """What was measured, one result a rate, and of what."""
+
+    target: "Target"
+    results: "Sequence[LoadResult]"
+
+
+def _rates(text: str) -> list[float]:
+    try:
+        rates = [float(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        rates = []
+    if not rates or len(rates) > _MAX_STEPS:
+        msg = f"'{text[:80]}' is no rate; write 200, or up to {_MAX_STEPS} of them: 100,200,400"
+        raise typer.BadParameter(msg, param_hint="--rate")
+    return rates
+
+
+def _run(
+    target: "Target",
+    given: "Given",
+    plans: "Sequence[LoadPlan]",
+    objectives: "Sequence[Objective]",
+) -> _Runs:
+    from headrace.cli.load.report import announcement
+    from headrace.load import Verdict, run_load
+
+    ready, what = ready_target(target, given)
+    results: list[LoadResult] = []
+    for plan in plans:
+        say(announcement(plan, ready, what))
+        with live() as on_tick:
+            results.append(run_load(plan, ready, objectives=objectives, on_tick=on_tick))
+        if results[-1].interrupted or results[-1].verdict is Verdict.MISSED:
+            break
+    return _Runs(target=ready, results=results)
+
+
+def _report(runs: _Runs, url: str, *, as_json: bool, plot: Path | None) -> None:
+    from headrace.cli.load.report import document, report, steps_document, steps_report
+
+    results, model = runs.results, runs.target.model
+    is_one = len(results) == 1
+    if as_json:
+        write_json(
+            document(results[0], url, model) if is_one else steps_document(results, url, model)
+        )
+    else:
+        show(*(report(results[0]) if is_one else steps_report(results)))
+    if plot is not None:
+        from headrace.cli.plots import draw_load
+
+        draw_load(plot, results, title=f"{model} at {url}")
+        say(f"drawn to {plot}")
+    code = _exit_code(results)
+    if code != OK:
+        raise typer.Exit(code)
+
+
+def _exit_code(results: "Sequence[LoadResult]") -> int:
+    """The exit status. Of several rates one that is good is enough: they look for the limit."""
+    codes = [_code_of(result) for result in results]
+    return INTERRUPTED if INTERRUPTED in codes else min(codes, key=_BEST_FIRST.index)
+
+
+def _code_of(result: "LoadResult") -> int:
+    from headrace.load import Verdict
+
+    if result.interrupted:
+        return INTERRUPTED
+    if result.verdict is Verdict.MISSED or result.failed == result.requests:
+        return FAILED
+    return NOT_READY if result.verdict is Verdict.UNKNOWN else OK

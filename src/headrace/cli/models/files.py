@@ -1,0 +1,335 @@
+"""Models as files: fetched, converted and signed."""
+
+
+# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+import typer
+
+from headrace.cli.connection import actor, find_target
+from headrace.cli.models.store import Pushed
+from headrace.cli.options import DEFAULT_HOME, Artifacts, Home, Json, Server
+from headrace.cli.output import progress, say, write_json
+from headrace.cli.read_inputs import read_inputs, with_batch_axis
+from headrace.cli.tables import read_tensors
+from headrace.control.conversion import converted_model, source_signature
+from headrace.control.sandbox import Sandbox
+from headrace.core import (
+    Array,
+    Datatype,
+    InvalidArgumentError,
+    ModelSignature,
+    Tensors,
+    check_inputs,
+)
+from headrace.core.text import bytes_text
+from headrace.optimize.convert_process import ConvertRequest
+from headrace.optimize.sources import source_runtime
+from headrace.registry import read_content
+
+if TYPE_CHECKING:
+    from headrace.registry import VersionSignature
+
+
+def fetch(
+    reference: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME:VERSION|sha256:DIGEST", help="Which model.", show_default=False
+        ),
+    ],
+    *,
+    artifacts: Annotated[
+        str,
+        typer.Option(
+            "--artifacts",
+            envvar="HEADRACE_ARTIFACTS",
+            metavar="URL",
+            help="Where models are: s3://BUCKET/PREFIX, gs://, az:// or file:///PATH; credentials "
+            "come from the environment.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", help="The directory that it is put into.", file_okay=False, show_default="."
+        ),
+    ] = Path(),
+    timeout_s: Annotated[
+        float, typer.Option("--timeout-s", min=1.0, help="Seconds that it may take.")
+    ] = 600.0,
+    json: Json = False,
+) -> None:
+    """Fetch a model from a shared store and check every byte; no home or registry is needed.
+
+    It appears under its own name in one step, once it is whole. What is there already and is the
+    same is not fetched again. Exit status 1 if the store does not have it, or has it damaged; 3 if
+    the store does not answer in time.
+
+    For example:
+
+        headrace models fetch fraud:3 --artifacts s3://models/prod --output /models
+    """
+    from headrace.cli.models.store import watched_store
+    from headrace.registry.fetch import check_reference, fetch_model
+    from headrace.registry.open_store import RETRY_S, check_artifacts_url
+
+    for told, check, text in (
+        ("NAME:VERSION", check_reference, reference),
+        ("--artifacts", check_artifacts_url, artifacts),
+    ):
+        try:
+            check(text)
+        except InvalidArgumentError as error:
+            raise typer.BadParameter(str(error), param_hint=told) from None
+
+    # What is asked for last may be tried for eight times that long.
+    shared = watched_store(artifacts, retry_s=min(RETRY_S, timeout_s / 8))
+    deadline = time.monotonic() + timeout_s
+    found = fetch_model(shared, reference, output, deadline=deadline)
+    if json:
+        write_json(found)
+        return
+    what = "is there" if found.is_new else "was there already"
+    say(f"{found.path} {what} ({bytes_text(found.size_bytes)}, {found.digest})")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """How to compare. `data`: a file of rows to compare with; the rest as `convert` takes it."""
+
+    data: Path | None
+    tolerance: float | None
+    max_changed_ratio: float
+    no_missing: bool
+
+
+@contextmanager
+def converted(pushed: Pushed, wish: Wish, home: Path) -> Iterator[Pushed]:
+    """The ONNX model that was made of `pushed`; its file is gone afterwards.
+
+    Args:
+        home: Hidden from what is converted.
+
+    Raises:
+        HeadraceError: It cannot be converted, or its answers differ too much.
+    """
+    path = pushed.path.absolute()
+    runtime = source_runtime(path, pushed.runtime)
+    request = ConvertRequest(
+        path=str(path),
+        runtime=runtime,
+        allow_code=pushed.allow_code,
+        tolerance=wish.tolerance,
+        max_changed_ratio=wish.max_changed_ratio,
+        no_missing=wish.no_missing,
+    )
+    digest = read_content(path).digest
+    sandbox = Sandbox.of_home(home)
+    with ExitStack() as stack:
+        with progress(f"converting {pushed.path} and comparing"):
+            rows = None
+            if wish.data is not None:
+                rows = _given(wish.data, source_signature(sandbox, request))
+            filename = f"{path.stem or 'model'}.onnx"
+            made, conversion = stack.enter_context(
+                converted_model(sandbox, request, filename=filename, rows=rows)
+            )
+        yield Pushed(
+            path=made,
+            runtime="onnx",
+            source=pushed.source or str(path),
+            metadata=conversion.metadata(digest=digest, runtime=runtime, filename=path.name),
+        )
+
+
+def difference_text(metadata: Mapping[str, str]) -> str:
+    """What was compared, and how far the answers to given rows are apart, for people."""
+    by = f"converted by {metadata['converter']}, computes in {metadata['converter_computes']}"
+    beside = metadata.get("differs_beside_thresholds")
+    fine = (
+        f"; {beside} rows with values that FP32 cannot tell from a threshold get another answer"
+        if beside
+        else ""
+    )
+    if metadata["tested_on_data"] == "no":
+        return (
+            f"{by}: not tested on data (--convert-data FILE compares rows of yours); on "
+            f"{metadata['compared_inputs']} it answers within the tolerance of "
+            f"{metadata['tolerance']}{fine}"
+        )
+    return (
+        f"{by}: on {metadata['tested_on_data']} answers differ by up to "
+        f"{metadata['largest_relative_difference']} of their value "
+        f"({metadata['largest_absolute_difference']} absolute), "
+        f"{float(metadata['changed_class_ratio']):.2%} of the rows get another class{fine}"
+    )
+
+
+def _given(file: Path, signature: ModelSignature) -> Tensors:
+    """The rows of a file, as the model takes them.
+
+    Raises:
+        InvalidArgumentError: They do not fit the model.
+    """
+    if file.suffix.lower() == ".json":
+        read = with_batch_axis(read_inputs(file.read_bytes(), signature), signature)
+    else:
+        read, _ = read_tensors(file, signature)
+    given = {spec.name: _tensor(file, spec.name, spec.datatype, read) for spec in signature.inputs}
+    try:
+        check_inputs(file.name, signature, given)
+    except InvalidArgumentError as error:
+        raise InvalidArgumentError(f"{file} does not fit the model: {error}") from error
+    return given
+
+
+def _tensor(file: Path, name: str, datatype: Datatype, read: Mapping[str, object]) -> Array:
+    if datatype is Datatype.BYTES:
+        msg = f"input '{name}' takes text, and only rows of numbers can be compared with"
+        raise InvalidArgumentError(msg)
+    if name not in read:
+        raise InvalidArgumentError(f"{file} has no values for the input '{name}'")
+    try:
+        return np.ascontiguousarray(np.asarray(read[name]).astype(datatype.dtype))
+    except (ValueError, TypeError, OverflowError) as error:
+        raise InvalidArgumentError(f"{file}: input '{name}' takes {datatype}: {error}") from None
+
+
+def keygen(
+    out: Annotated[
+        Path, typer.Option("--out", help="Where the two files go.", file_okay=False)
+    ] = Path(),
+) -> None:
+    """Make a key pair to sign model versions with (Ed25519).
+
+    The private key, model-signing.pem, can be read by you alone; the public one goes to
+    `security.trusted_keys` of whoever shall trust you.
+
+    For example:
+
+        headrace models keygen --out keys
+    """
+    from headrace.registry.signing import make_key, read_public_keys, write_keys
+
+    private, public = write_keys(out, make_key())
+    say(f"{private} signs: keep it secret; {public} is for `security.trusted_keys` in the spec")
+    say(f"the key is called {read_public_keys(public)[0].id}")
+
+
+def sign(
+    reference: Annotated[
+        str, typer.Argument(metavar="NAME:VERSION", help="Which version.", show_default=False)
+    ],
+    *,
+    key: Annotated[
+        Path,
+        typer.Option("--key", help="The private key, PEM.", dir_okay=False, show_default=False),
+    ],
+    content: Annotated[
+        Path | None,
+        typer.Option(
+            "--content",
+            help="The model as you have it; refused if something else is stored.",
+            exists=True,
+            show_default=False,
+        ),
+    ] = None,
+    artifacts: Artifacts = "",
+    json: Json = False,
+    server: Server = None,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Sign a version: its name, number, content, runtime, tensors and class names.
+
+    The key is read here and sent nowhere. What a server elsewhere says of the version is what is
+    signed, so compare it with your own copy by --content.
+
+    For example:
+
+        headrace models sign fraud:3 --key keys/model-signing.pem --content fraud.onnx
+    """
+    from headrace.cli.models.store import model_store
+    from headrace.registry import read_content
+    from headrace.registry.signing import key_of, read_private_key
+    from headrace.registry.signing import sign as sign_version
+
+    name, _, number = reference.partition(":")
+    if not number:
+        msg = f"'{reference}' names no version; write it as {name}:VERSION"
+        raise typer.BadParameter(msg, param_hint="NAME:VERSION")
+    private = read_private_key(key)
+    store = model_store(find_target(server, home), artifacts=artifacts)
+    version = store.get(reference)
+    store.verify(version)
+    if content is not None and (found := read_content(content).digest) != version.digest:
+        msg = (
+            f"{content} has digest {found}, but {reference} is {version.digest}; nothing is signed"
+        )
+        raise InvalidArgumentError(msg)
+    made = sign_version(version, private, at=time.time(), by=actor())  # noqa: TID251  # what is told, not decided by
+    store.add_signature(version, made)
+    if json:
+        write_json(made)
+    say(f"{reference} is signed by {key_of(made).id}")
+
+
+def verify(
+    reference: Annotated[
+        str,
+        typer.Argument(metavar="NAME[:VERSION]", help="Which version.", show_default=False),
+    ],
+    *,
+    trusted: Annotated[
+        list[Path],
+        typer.Option(
+            "--trusted",
+            help="Public keys, PEM; may be given several times.",
+            dir_okay=False,
+            show_default=False,
+        ),
+    ],
+    artifacts: Artifacts = "",
+    server: Server = None,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Prove that a version is what one of the trusted keys signed; exit status 1 if not.
+
+    Without a number, the newest one. On a home its content is compared with the digest, too; a
+    server elsewhere compares it when it serves the version.
+
+    For example:
+
+        headrace models verify fraud:3 --trusted keys/model-signing.pub.pem
+    """
+    from headrace.cli.models.store import model_store
+    from headrace.registry.signing import check_signed, key_of, read_public_keys
+
+    keys = [key for path in trusted for key in read_public_keys(path)]
+    store = model_store(find_target(server, home), artifacts=artifacts)
+    version = store.get(reference)
+    store.verify(version)
+    signatures = store.signatures([version])[version.reference]
+    found = check_signed(version, signatures, keys)
+    say(f"{version.reference} is what {key_of(found).id} signed ({signed_text(found)})")
+
+
+def signed_text(signature: "VersionSignature") -> str:
+    """A signature on one line: by which key, and who and when it says."""
+    from headrace.registry.signing import key_of
+
+    try:
+        key = key_of(signature).id
+    except InvalidArgumentError:
+        return "by a damaged key"
+    at = datetime.fromtimestamp(signature.at, UTC)
+    return f"by {key}, {at:%Y-%m-%d %H:%M} UTC, {signature.by or '?'}"

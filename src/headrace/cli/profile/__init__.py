@@ -1,0 +1,1 @@
+"""Profiles of models and plans from them."""

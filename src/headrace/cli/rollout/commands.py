@@ -1,0 +1,153 @@
+"""`headrace rollout`: status of rollouts, and steps by hand."""
+
+
+# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
+
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from headrace.cli.connection import connect
+from headrace.cli.options import DEFAULT_HOME, Home, Json, Server
+from headrace.cli.output import say, show, table, write_json
+from headrace.cli.rollout.simulate import simulate
+from headrace.cli.rollout.start import start
+from headrace.cli.rollout.view import render, summary_rows
+
+if TYPE_CHECKING:
+    from headrace.cli.management import Management
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Let a new version take over step by step: start, status, list, promote, pause, resume, "
+    "abort, rollback, simulate.",
+)
+_REFRESH_S = 1.0
+_Endpoint = Annotated[str, typer.Argument(help="The endpoint's name.", show_default=False)]
+_Reason = Annotated[str, typer.Option("--reason", help="Why; it stands in the history.")]
+app.command()(start)
+
+
+@app.command()
+def status(
+    endpoint: _Endpoint,
+    *,
+    json: Json = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", help="Keep showing it until it is over, or Ctrl-C.")
+    ] = False,
+    server: Server = None,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Show an endpoint's newest rollout: both versions' numbers, the intervals, and why.
+
+    For example:
+
+        headrace rollout status fraud --watch
+
+        headrace rollout status fraud --json | jq .verdict.outcome
+    """
+    api = connect(server, home)
+    path = f"/api/v1/endpoints/{endpoint}/rollout"
+    if watch and not json:
+        _watch(api, path)
+        return
+    document = api.get(path)
+    if json:
+        write_json(document)
+    else:
+        show(render(document, now=_now()))
+
+
+def _watch(api: "Management", path: str) -> None:
+    from rich.console import Console
+    from rich.live import Live
+
+    console = Console()
+    if not console.is_terminal:
+        while True:
+            document = api.get(path)
+            show(render(document, now=_now()))
+            if document["over"]:
+                return
+            time.sleep(_REFRESH_S)
+    with Live(console=console, auto_refresh=False, screen=False) as live:
+        while True:
+            document = api.get(path)
+            live.update(render(document, now=_now()), refresh=True)
+            if document["over"]:
+                return
+            time.sleep(_REFRESH_S)
+
+
+@app.command("list")
+def list_(
+    endpoint: Annotated[
+        str, typer.Argument(help="Only of this endpoint.", show_default="all")
+    ] = "",
+    *,
+    json: Json = False,
+    server: Server = None,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """List rollouts, the newest first."""
+    document = connect(server, home).get("/api/v1/rollouts", endpoint=endpoint)
+    rollouts = document["rollouts"]
+    if json:
+        write_json(document)
+    elif not rollouts:
+        say("no rollouts yet; `headrace rollout start ENDPOINT --version N` begins one")
+    else:
+        names = ("id", "endpoint", "strategy", "phase", "version", "weight", "age", "by", "why")
+        show(table(summary_rows(rollouts, now=_now()), *names))
+
+
+def _add_verb(verb: str, text: str) -> None:
+    """Add the command that tells an endpoint's rollout `verb`."""
+
+    def tell(
+        endpoint: _Endpoint,
+        *,
+        reason: _Reason = "",
+        json: Json = False,
+        server: Server = None,
+        home: Home = DEFAULT_HOME,
+    ) -> None:
+        _command(endpoint, verb, reason=reason, json=json, server=server, home=home)
+
+    app.command(verb, help=text)(tell)
+
+
+for _verb, _text in {
+    "promote": "Make the new version the endpoint's, whatever the metrics say, once it is ready.",
+    "pause": "Stay at the weights of now; a bad verdict still rolls back.",
+    "resume": "Go on after a pause, or past a step that waits for approval.",
+    "abort": "Give all requests back to the old version, before anything is decided.",
+    "rollback": "Give all requests back to the old version, also after the promotion.\n\n"
+    "For example:\n\n    headrace rollout rollback fraud --reason 'chargebacks doubled'\n",
+}.items():
+    _add_verb(_verb, _text)
+
+
+def _command(
+    endpoint: str, verb: str, *, reason: str, json: bool, server: str | None, home: Path
+) -> None:
+
+    path = f"/api/v1/endpoints/{endpoint}/rollout/{verb}"
+    document = connect(server, home).post(path, {"reason": reason})
+    if json:
+        write_json(document)
+    else:
+        phase = document["phase"].replace("_", " ")
+        say(f"rollout {document['id']} of {endpoint} is {phase}: {document['reason']}")
+
+
+def _now() -> float:
+
+    return datetime.now(UTC).timestamp()
+
+
+app.command()(simulate)

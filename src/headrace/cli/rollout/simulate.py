@@ -1,0 +1,415 @@
+"""`headrace rollout simulate`: decisions and errors of simulated rollouts."""
+
+
+# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from headrace.cli.options import Json
+from headrace.cli.output import show, table, write_json
+from headrace.core.text import duration_text
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from headrace.core.spec_rollout import CanarySpec, MetricsSpec
+    from headrace.rollout.simulate import Power, Result
+    from headrace.rollout.world import Candidate, World
+
+_BAR: Final = 20
+_NARROW: Final = 10
+
+
+def result_document(result: "Result", *, is_same: bool) -> dict[str, object]:
+    """One candidate, for programs. `is_same`: every decision against it was false."""
+    found: dict[str, object] = {
+        "candidate": result.candidate,
+        "rolled_back_ratio": result.rolled_back,
+        "promoted_ratio": result.promoted,
+        "undecided_ratio": result.undecided,
+        "median_s": result.median_s,
+        "rolled_back_by": result.by_metric,
+        "ever_rolled_back_ratio": len(result.ever_rolled_back_s) / result.runs,
+        "naive_ever_rejected_ratio": len(result.naive_s) / result.runs,
+        "naive_fixed_horizon_ratio": result.naive_at_the_end / result.runs,
+    }
+    if is_same:
+        found["false_decision_ratio"] = found["ever_rolled_back_ratio"]
+        found["naive_false_decision_ratio"] = found["naive_ever_rejected_ratio"]
+    return found
+
+
+def power_document(row: "Power") -> dict[str, object]:
+    """One row of the power table, for programs."""
+    return {
+        "change": row.change,
+        "metric": row.expected.metric,
+        "expected_requests_until_worse": row.expected.until_worse,
+        "expected_requests_until_tolerated": row.expected.until_tolerated,
+        "expected_s": row.expected_s,
+        **result_document(row.result, is_same=False),
+    }
+
+
+def result_text(result: "Result", *, alpha: float, is_same: bool) -> "list[Text]":
+    """One candidate, for people."""
+    from rich.text import Text
+
+    ever, naive = (
+        len(times) / result.runs for times in (result.ever_rolled_back_s, result.naive_s)
+    )
+    rows = [
+        ("promoted", _bar_of(result.promoted, "green")),
+        ("rolled back", _bar_of(result.rolled_back, "red")),
+        ("not decided in time", _bar_of(result.undecided, "yellow")),
+        ("half decided after", Text(duration_text(result.median_s))),
+    ]
+    if is_same:
+        rows = [
+            *rows,
+            (f"false decisions, at most {100 * alpha:g} % are allowed", _bar_of(ever, "red")),
+            ("a z test of the errors read at every second", _bar_of(naive, "red")),
+            (
+                "the same z test read once, at the end",
+                _bar_of(result.naive_at_the_end / result.runs, "red"),
+            ),
+        ]
+    first = f"{result.runs:,} rollouts of a version that is: {result.candidate}"
+    return [Text(first, style="bold"), table(rows)]
+
+
+def power_text(rows: "list[Power]", duration_s: int) -> "list[Text]":
+    """The power table, for people."""
+    from rich.text import Text
+
+    cells = [
+        (
+            row.change,
+            _number(row.expected.until_worse),
+            _number(row.expected.until_tolerated),
+            duration_text(row.expected_s),
+            duration_text(row.result.median_s),
+            _bar_of(row.result.rolled_back, "red", width=_NARROW),
+            _bar_of(row.result.promoted, "green", width=_NARROW),
+        )
+        for row in rows
+    ]
+    names = ("change", "requests to see worse", "to see tolerated", "expected", "half decided")
+    note = (
+        f"expected: for the changed metric alone, in requests to both versions and at this rate; "
+        f"simulated: the last three columns, within {duration_s:,} s"
+    )
+    return [table(cells, *names, "rolled back", "promoted"), Text(note, style="dim")]
+
+
+def _bar_of(ratio: float, style: str, *, width: int = _BAR) -> "Text":
+    from rich.text import Text
+
+    full = round(width * ratio)
+    return Text.assemble(
+        ("█" * full, style), ("░" * (width - full), "dim"), f" {100 * ratio:5.1f} %"
+    )
+
+
+def _number(requests: float | None) -> str:
+    return "never" if requests is None else f"{float(f'{requests:.2g}'):,.0f}"
+
+
+class Scenario(StrEnum):
+    """What is rolled out."""
+
+    AA = "aa"
+    BURSTS = "bursts"
+    ERRORS = "errors"
+    LATENCY = "latency"
+    PREDICTIONS = "predictions"
+    POWER = "power"
+
+
+_SAME: Final = {Scenario.AA, Scenario.BURSTS}
+_RUNS: Final = {Scenario.AA: 2000, Scenario.BURSTS: 2000, Scenario.POWER: 100}
+_DURATION_S: Final = {Scenario.POWER: 1800}
+_EFFECT: Final = {Scenario.ERRORS: 0.05, Scenario.LATENCY: 2.0, Scenario.PREDICTIONS: 0.2}
+
+
+def simulate(
+    *,
+    scenario: Annotated[
+        Scenario,
+        typer.Option(
+            "--scenario",
+            help="aa: the new version is as good as the old one. bursts: so it is, and both stall "
+            "now and then. errors, latency, predictions: it differs by --effect. power: a table of "
+            "changes.",
+        ),
+    ] = Scenario.AA,
+    runs: Annotated[
+        int | None,
+        typer.Option(
+            "--runs",
+            min=1,
+            max=100_000,
+            help="Simulated rollouts, of each change.",
+            show_default="2000 for aa and bursts, 100 for power, else 500",
+        ),
+    ] = None,
+    alpha: Annotated[
+        float,
+        typer.Option(
+            "--alpha",
+            min=1e-9,
+            max=0.5,
+            help="How often a version within the margins may be rolled back, and one beyond them "
+            "promoted.",
+        ),
+    ] = 0.05,
+    effect: Annotated[
+        float | None,
+        typer.Option(
+            "--effect",
+            min=0.0,
+            help="errors: added to the share of failed requests. latency: a factor. predictions: "
+            "share of the answers that change their class.",
+            show_default="0.05, 2, 0.2",
+        ),
+    ] = None,
+    margin: Annotated[
+        float | None,
+        typer.Option(
+            "--margin",
+            min=0.0,
+            help="What is tolerated, in the unit of --effect.",
+            show_default="as in a spec: 0.005, 1.25, 0.1",
+        ),
+    ] = None,
+    rate: Annotated[
+        float, typer.Option("--rate", min=0.1, max=10_000.0, help="Requests per second.")
+    ] = 50.0,
+    weight: Annotated[
+        int, typer.Option("--weight", min=1, max=99, help="The new version's percent of them.")
+    ] = 10,
+    steps: Annotated[
+        str,
+        typer.Option(
+            "--steps",
+            help="Weights one after the other instead, each held until the verdict: 5,25,50.",
+            show_default="the weight all the time",
+        ),
+    ] = "",
+    duration_s: Annotated[
+        int | None,
+        typer.Option(
+            "--duration-s",
+            min=1,
+            max=1_000_000,
+            help="How long each rollout is watched, read at every second.",
+            show_default="600, and 1800 for power",
+        ),
+    ] = None,
+    base_errors: Annotated[
+        float,
+        typer.Option(
+            "--base-errors", min=0.0, max=1.0, help="Share of requests that the old version fails."
+        ),
+    ] = 0.01,
+    quantile: Annotated[
+        float, typer.Option("--quantile", min=0.01, max=0.999, help="Of the latency.")
+    ] = 0.99,
+    min_samples: Annotated[
+        int,
+        typer.Option(
+            "--min-samples", min=1, help="Requests per version before one may be promoted."
+        ),
+    ] = 200,
+    steady: Annotated[
+        bool | None,
+        typer.Option(
+            "--steady/--moving",
+            help="Whether traffic and base rates stand still, or swell, drift and have incidents.",
+            show_default="moving; steady for power",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="The same gives the same.")] = 1,
+    json: Json = False,
+    plot: Annotated[
+        Path | None,
+        typer.Option("--plot", help="Draw it to this file (.png, .svg, .pdf).", dir_okay=False),
+    ] = None,
+) -> None:
+    """Try how rollouts would be decided: false alarms, power, and how long it takes.
+
+    Errors, rejections, latency and predictions are judged together, and a textbook z test is read
+    as often beside them.
+
+    For example:
+
+        headrace rollout simulate --scenario aa --runs 2000 --alpha 0.05
+
+        headrace rollout simulate --scenario errors --effect 0.02 --rate 20 --steps 5,25,50
+    """
+    from headrace.rollout.world import World
+
+    if plot is not None:
+        from headrace.cli.plots import check_plot
+
+        check_plot(plot)
+    world = World(
+        requests_per_s=rate,
+        weight=weight / 100,
+        errors=base_errors,
+        moves=scenario is not Scenario.POWER if steady is None else not steady,
+        bursts=scenario is Scenario.BURSTS,
+    )
+    settings = _settings(scenario, alpha, margin, quantile, min_samples)
+    runs = _RUNS.get(scenario, 500) if runs is None else runs
+    duration_s = _DURATION_S.get(scenario, 600) if duration_s is None else duration_s
+    candidates = _candidates(scenario, world, effect)
+    shares = _shares(steps)
+    results = _run(
+        world, candidates, settings, runs=runs, duration_s=duration_s, seed=seed, shares=shares
+    )
+    head = {
+        "scenario": scenario.value,
+        "runs": runs,
+        "alpha": alpha,
+        "requests_per_s": rate,
+        "weight": weight,
+        "steps": [round(100 * share) for share in shares],
+        "duration_s": duration_s,
+        "base_errors": base_errors,
+        "moving": world.moves,
+        "seed": seed,
+    }
+    if scenario is Scenario.POWER:
+        from headrace.rollout.simulate import power_table
+
+        rows = power_table(world, settings, results)
+        document: dict[str, object] = {**head, "rows": [power_document(row) for row in rows]}
+        text = power_text(rows, duration_s)
+    else:
+        is_same = scenario in _SAME
+        document = {**head, **result_document(results[0], is_same=is_same)}
+        text = result_text(results[0], alpha=alpha, is_same=is_same)
+    if plot is not None:
+        from headrace.cli.plots import draw_rollouts
+
+        draw_rollouts(plot, results, alpha=alpha, duration_s=duration_s)
+    if json:
+        write_json(document)
+    else:
+        show(*text)
+
+
+def _settings(
+    scenario: Scenario, alpha: float, margin: float | None, quantile: float, min_samples: int
+) -> "CanarySpec":
+    from headrace.core.spec_rollout import CanarySpec
+
+    return CanarySpec(
+        alpha=alpha, min_samples=min_samples, metrics=_metrics(scenario, margin, quantile)
+    )
+
+
+def _metrics(scenario: Scenario, margin: float | None, quantile: float) -> "MetricsSpec":
+    from headrace.core.spec_rollout import ErrorsSpec, LatencySpec, MetricsSpec, PredictionsSpec
+
+    errors, latency, predictions = (
+        ErrorsSpec(),
+        LatencySpec(quantile=quantile),
+        PredictionsSpec(),
+    )
+    match scenario:
+        case _ if margin is None:
+            pass
+        case Scenario.ERRORS:
+            errors = ErrorsSpec(margin=margin)
+        case Scenario.LATENCY:
+            if margin < 1.0:
+                msg = f"{margin:g} is a factor below 1, and the margin of a latency is at least 1"
+                raise typer.BadParameter(msg, param_hint="--margin")
+            latency = LatencySpec(quantile=quantile, margin_ratio=margin)
+        case Scenario.PREDICTIONS:
+            predictions = PredictionsSpec(margin=margin)
+        case Scenario.AA | Scenario.BURSTS | Scenario.POWER:
+            msg = f"the scenario {scenario} has several metrics; it takes the spec's margins"
+            raise typer.BadParameter(msg, param_hint="--margin")
+    return MetricsSpec(errors=errors, latency=latency, predictions=predictions)
+
+
+def _shares(steps: str) -> list[float]:
+    """What `--steps` says, 0 to 1."""
+    weights = [part.strip() for part in steps.split(",") if part.strip()]
+    if any(not weight.isdecimal() or not 1 <= int(weight) <= 99 for weight in weights):  # noqa: PLR2004  # percent
+        msg = f"'{steps}' is no list of weights from 1 to 99; write 5,25,50"
+        raise typer.BadParameter(msg, param_hint="--steps")
+    return [int(weight) / 100 for weight in weights]
+
+
+def _candidates(scenario: Scenario, world: "World", effect: float | None) -> "list[Candidate]":
+    from headrace.rollout.simulate import changes
+    from headrace.rollout.world import Candidate
+
+    size = _EFFECT.get(scenario, 0.0) if effect is None else effect
+    if scenario is Scenario.LATENCY:
+        if size <= 0.0:
+            msg = "a factor of 0 is no latency; 1 is no change"
+            raise typer.BadParameter(msg, param_hint="--effect")
+        return [Candidate(name=f"latency times {size:g}", times_slower=size)]
+    if scenario is Scenario.ERRORS:
+        return [Candidate(name=f"errors {100 * size:g} points higher", more_errors=size)]
+    if scenario is Scenario.PREDICTIONS:
+        return [Candidate(name=f"{100 * size:g} % of answers moved", moved_answers=size)]
+    if effect is not None:
+        msg = f"the scenario {scenario} has no effect to set"
+        raise typer.BadParameter(msg, param_hint="--effect")
+    if scenario is Scenario.POWER:
+        return [candidate for _, _, candidate in changes(world)]
+    return [Candidate()]
+
+
+def _run(
+    world: "World",
+    candidates: "list[Candidate]",
+    settings: "CanarySpec",
+    *,
+    runs: int,
+    duration_s: int,
+    seed: int,
+    shares: list[float],
+) -> "list[Result]":
+    import numpy as np
+
+    from headrace.rollout.simulate import simulate as run
+
+    with _bar(f"{runs * len(candidates):,} rollouts of {duration_s:,} s") as tell:
+        return run(
+            world,
+            candidates,
+            settings,
+            runs=runs,
+            duration_s=duration_s,
+            rng=np.random.default_rng(seed),
+            steps=shares,
+            progress=tell,
+        )
+
+
+@contextmanager
+def _bar(text: str) -> Iterator[Callable[[float], None]]:
+    """How far it is, where somebody watches; erased at the end."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(text, total=1.0)
+        yield lambda done: progress.update(task, completed=done)

@@ -1,0 +1,451 @@
+"""`headrace rollout start`: begin a rollout, and wait for its end if asked."""
+
+
+# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from headrace.cli.connection import find_target
+from headrace.cli.options import DEFAULT_HOME, AllowCode, Home, Json, Server
+from headrace.cli.output import FAILED, progress, say, write_json
+from headrace.cli.rollout.view import progress_of
+from headrace.core import DeadlineExceededError, InvalidArgumentError, UnavailableError, span
+
+if TYPE_CHECKING:
+    from headrace.cli.connection import Target
+    from headrace.cli.management import Management
+
+
+class Strategy(StrEnum):
+    """How a new version takes over."""
+
+    CANARY = "canary"
+    BLUE_GREEN = "blue-green"
+    AB = "ab"
+    SHADOW = "shadow"
+
+
+class StepUntil(StrEnum):
+    """What each step of a canary waits for, besides its pause."""
+
+    VERDICT = "verdict"
+    APPROVAL = "approval"
+    NONE = "none"
+
+
+_BELONGS_TO: Final = {
+    "steps": Strategy.CANARY,
+    "pause_s": Strategy.CANARY,
+    "until": Strategy.CANARY,
+    "baseline": Strategy.CANARY,
+    "weight": Strategy.AB,
+    "mirror_percent": Strategy.SHADOW,
+    "promotes": Strategy.SHADOW,
+    "preview_s": Strategy.BLUE_GREEN,
+    "keep_s": Strategy.BLUE_GREEN,
+    "approval": Strategy.BLUE_GREEN,
+}
+_DEFAULT_STEPS: Final = (5, 25, 50)
+_MAX_WEIGHT: Final = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanOptions:
+    """What stood on the command line; None and False for what did not."""
+
+    strategy: Strategy | None = None
+    steps: str | None = None
+    pause_s: float | None = None
+    until: StepUntil | None = None
+    baseline: bool = False
+    weight: int | None = None
+    mirror_percent: int | None = None
+    promotes: bool = False
+    preview_s: float | None = None
+    keep_s: float | None = None
+    approval: bool = False
+    alpha: float | None = None
+    min_samples: int | None = None
+    max_duration_s: float | None = None
+    on_timeout: str | None = None
+
+    def given(self, *names: str) -> dict[str, Any]:
+        """Those of `names` that stood there."""
+        found = {name: getattr(self, name) for name in names}
+        return {
+            name: value for name, value in found.items() if value is not None and value is not False
+        }
+
+
+def rollout_plan(
+    options: PlanOptions, document: Mapping[str, Any] | None = None
+) -> dict[str, Any] | None:
+    """The plan; None leaves it to the endpoint.
+
+    Args:
+        document: A plan from a file; what stands on the command line wins over it.
+
+    Raises:
+        typer.BadParameter: Options of different strategies stand together.
+    """
+    base = dict(document or {})
+    common = options.given("alpha", "min_samples", "max_duration_s", "on_timeout")
+    special = options.given(*_BELONGS_TO)
+    if options.strategy is None and not base and not common and not special:
+        return None
+    strategy = _strategy(options.strategy, base.get("strategy"), special)
+    if strategy != base.get("strategy"):
+        base = {}  # another strategy's settings mean nothing here
+    plan = {**base, "strategy": strategy, **common}
+    timing = {"steps", "pause_s", "until"}
+    plan |= {name: value for name, value in special.items() if name not in timing}
+    if timing & special.keys():
+        plan["steps"] = _steps(options, base.get("steps"))
+    return plan
+
+
+def _strategy(named: Strategy | None, in_file: str | None, special: Mapping[str, Any]) -> str:
+    wanted = {name: _BELONGS_TO[name] for name in special}
+    chosen = named or in_file or next(iter(wanted.values()), Strategy.CANARY)
+    for name, owner in wanted.items():
+        if owner != chosen:
+            msg = f"belongs to the strategy {owner}, and this is {chosen}"
+            raise typer.BadParameter(msg, param_hint=f"--{name.replace('_', '-')}")
+    return str(chosen)
+
+
+def _steps(options: PlanOptions, in_file: list[dict[str, Any]] | None) -> list[dict[str, Any]]:
+    """The steps: those of the file where the command line names no weights."""
+    if options.steps is not None or not in_file:
+        weights = _DEFAULT_STEPS if options.steps is None else _weights(options.steps)
+        in_file = [{"weight": weight, "until": StepUntil.VERDICT.value} for weight in weights]
+    changed: dict[str, Any] = options.given("pause_s")
+    if options.until is not None:
+        changed["until"] = None if options.until is StepUntil.NONE else options.until.value
+    return [{**step, **changed} for step in in_file]
+
+
+def _weights(text: str) -> tuple[int, ...]:
+    parts = [part.strip().removesuffix("%").strip() for part in text.split(",")]
+    if not all(part.isdecimal() and 0 < int(part) <= _MAX_WEIGHT for part in parts):
+        msg = f"{text!r} is no list of percentages from 1 to 100, such as 5,25,50"
+        raise typer.BadParameter(msg, param_hint="--steps")
+    return tuple(map(int, parts))
+
+
+_REFRESH_S = 1.0
+_AWAY_S = 60.0
+"""How long a control plane that does not answer is waited for."""
+_option = partial(typer.Option, rich_help_panel="Strategy")
+
+
+def start(
+    endpoint: Annotated[str, typer.Argument(help="The endpoint's name.", show_default=False)],
+    *,
+    version: Annotated[
+        str,
+        typer.Option("--version", help="Of the model that is served now; or what to call it here."),
+    ] = "",
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model",
+            metavar="REF",
+            help="NAME[:VERSION] of the registry, or a file to push first.",
+        ),
+    ] = "",
+    upstream: Annotated[
+        str | None,
+        typer.Option("--upstream", metavar="URL", help="A server that someone else runs."),
+    ] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            "--protocol",
+            help="What the upstream speaks: v2, grpc, v1, torchserve, openai, http.",
+            show_default="v2",
+        ),
+    ] = None,
+    strategy: Annotated[
+        Strategy | None,
+        _option(
+            "--strategy", help="How it takes over.", show_default="the endpoint's own, else canary"
+        ),
+    ] = None,
+    file: Annotated[
+        Path | None,
+        _option(
+            "--file",
+            "-f",
+            help="A plan as under `rollout` in the spec; options win over it.",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
+    steps: Annotated[
+        str | None,
+        _option("--steps", help="Canary: percentages.", show_default="5,25,50"),
+    ] = None,
+    pause_s: Annotated[
+        float | None,
+        _option(
+            "--pause-s",
+            min=0,
+            help="Canary: how long each step is held at least.",
+            show_default="0",
+        ),
+    ] = None,
+    until: Annotated[
+        StepUntil | None,
+        _option("--until", help="Canary: what each step waits for.", show_default="verdict"),
+    ] = None,
+    baseline: Annotated[
+        bool,
+        _option(
+            "--baseline",
+            help="Canary: compare with fresh copies of the old version at equal weight.",
+        ),
+    ] = False,
+    weight: Annotated[
+        int | None,
+        _option(
+            "--weight",
+            min=1,
+            max=99,
+            help="A/B: the new version's share in percent.",
+            show_default="50",
+        ),
+    ] = None,
+    mirror_percent: Annotated[
+        int | None,
+        _option(
+            "--mirror-percent",
+            min=1,
+            max=100,
+            help="Shadow: share of the requests copied.",
+            show_default="100",
+        ),
+    ] = None,
+    promotes: Annotated[
+        bool,
+        _option("--promotes", help="Shadow: a good verdict promotes it."),
+    ] = False,
+    preview_s: Annotated[
+        float | None,
+        _option(
+            "--preview-s",
+            min=0,
+            help="Blue-green: reached by its own path only, for so long.",
+            show_default="0",
+        ),
+    ] = None,
+    keep_s: Annotated[
+        float | None,
+        _option(
+            "--keep-s",
+            min=0,
+            help="Blue-green: how long the old version is kept after the switch.",
+            show_default="600",
+        ),
+    ] = None,
+    approval: Annotated[
+        bool,
+        _option("--approval", help="Blue-green: switch on `promote` only."),
+    ] = False,
+    alpha: Annotated[
+        float | None,
+        _option(
+            "--alpha",
+            help="Probability that a version as good as the old one is rolled back.",
+            show_default="0.05",
+        ),
+    ] = None,
+    min_samples: Annotated[
+        int | None,
+        _option(
+            "--min-samples",
+            min=1,
+            help="Requests per version and step before a verdict counts.",
+            show_default="200",
+        ),
+    ] = None,
+    max_duration_s: Annotated[
+        float | None,
+        _option("--max-duration-s", min=0, help="Then --on-timeout holds.", show_default="3600"),
+    ] = None,
+    on_timeout: Annotated[
+        str | None,
+        _option(
+            "--on-timeout",
+            help="rollback, pause or promote.",
+            show_default="rollback; pause where too few requests came",
+        ),
+    ] = None,
+    wait: Annotated[
+        bool,
+        typer.Option("--wait", help="Return when it is over; exit status 1 unless promoted."),
+    ] = False,
+    wait_s: Annotated[
+        float, typer.Option("--wait-s", min=0.1, help="Seconds that --wait waits.")
+    ] = 86_400.0,
+    allow_code: AllowCode = False,
+    json: Json = False,
+    server: Server = None,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Let another version take over an endpoint, step by step, as the metrics allow.
+
+    Headrace compares it with the old one while it gets more and more requests, and promotes it,
+    rolls it back or waits. Without options it goes by the endpoint's own `rollout`, else a canary
+    of 5, 25 and 50 percent.
+
+    For example:
+
+        headrace rollout start fraud --version 4 --wait
+
+        headrace rollout start fraud --model ./new.onnx --strategy canary --steps 10,50 --pause-s 60
+
+        headrace rollout start fraud --version 4 --strategy shadow --mirror-percent 10
+
+        headrace rollout start fraud --upstream http://triton:8000 --strategy blue-green
+    """
+    options = PlanOptions(
+        strategy=strategy,
+        steps=steps,
+        pause_s=pause_s,
+        until=until,
+        baseline=baseline,
+        weight=weight,
+        mirror_percent=mirror_percent,
+        promotes=promotes,
+        preview_s=preview_s,
+        keep_s=keep_s,
+        approval=approval,
+        alpha=alpha,
+        min_samples=min_samples,
+        max_duration_s=max_duration_s,
+        on_timeout=on_timeout,
+    )
+    _check_source(version=version, model=model, upstream=upstream, protocol=protocol)
+    plan = rollout_plan(options, None if file is None else read_plan(file))
+    target = find_target(server, home)
+    body: dict[str, Any] = {"version": version, "rollout": plan}
+    if model:
+        body["model"] = _reference(target, endpoint, model, allow_code=allow_code)
+    if allow_code:
+        body["allow_code"] = True
+    if upstream is not None:
+        body["upstream"] = {"url": upstream, **({"protocol": protocol} if protocol else {})}
+    api = target.management()
+    status = api.post(f"/api/v1/endpoints/{endpoint}/rollout", body, timeout_s=300.0)
+    say(
+        f"rollout {status['id']} ({status['strategy']}) of {endpoint}: "
+        f"version {status['from_version']} to {status['to_version']}"
+    )
+    for note in status["notes"]:
+        say(note)
+    if wait:
+        status = wait_until_over(api, status, timeout_s=wait_s)
+    else:
+        say(f"watch it with `headrace rollout status {endpoint} --watch`")
+    _print_result(status, json=json)
+    if wait and status["phase"] not in {"promoted", "reported"}:
+        raise typer.Exit(FAILED)
+
+
+def _check_source(*, version: str, model: str, upstream: str | None, protocol: str | None) -> None:
+    if model and upstream is not None:
+        msg = "--model and --upstream exclude each other"
+        raise typer.BadParameter(msg)
+    if not version and not model and upstream is None:
+        msg = "say what shall take over: --version N, --model REF or --upstream URL"
+        raise typer.BadParameter(msg)
+    if protocol is not None and upstream is None:
+        msg = "says what an upstream speaks, and there is no --upstream"
+        raise typer.BadParameter(msg, param_hint="--protocol")
+
+
+def read_plan(file: Path) -> dict[str, Any]:
+    """The plan in a file: what stands under `rollout`, or the whole of it.
+
+    Raises:
+        InvalidArgumentError: It is none.
+    """
+    from headrace.core.spec_yaml import read_yaml
+
+    try:
+        document = read_yaml(file.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        msg = f"{file} is no UTF-8 text: {error}"
+        raise InvalidArgumentError(msg) from None
+    if document.mistakes:
+        text = "\n  ".join(map(str, document.mistakes))
+        msg = f"{file}: {text}"
+        raise InvalidArgumentError(msg)
+    value = document.value
+    plan = value.get("rollout", value) if isinstance(value, dict) else value
+    if not isinstance(plan, dict) or "strategy" not in plan:
+        msg = f"{file} holds no plan; it begins with `strategy: canary`, for instance"
+        raise InvalidArgumentError(msg)
+    return plan
+
+
+def _reference(target: "Target", endpoint: str, model: str, *, allow_code: bool) -> str:
+    """`model` as the control plane knows it; a file is pushed first."""
+    path = Path(model)
+    if not path.exists():
+        return model
+    from headrace.cli.models.store import Pushed, model_store
+
+    with progress(f"checking and storing {path}"):
+        stored = model_store(target).push(endpoint, Pushed(path=path, allow_code=allow_code))
+    say(f"{path} is {stored.reference}")
+    return stored.reference
+
+
+def wait_until_over(
+    api: "Management", status: dict[str, Any], *, timeout_s: float, every_s: float = _REFRESH_S
+) -> dict[str, Any]:
+    """Follow a rollout until it is over, telling each move; its last status.
+
+    A control plane that is away for a while is waited for: the rollout goes on where it was.
+
+    Raises:
+        DeadlineExceededError: It is not over after `timeout_s`.
+        UnavailableError: The control plane is away for too long.
+    """
+    deadline = time.monotonic() + timeout_s
+    answered = time.monotonic()
+    told = ""
+    while not status["over"]:
+        line = f"{status['phase'].replace('_', ' ')}{progress_of(status)}"
+        if line != told:
+            say(told := line)
+        if time.monotonic() >= deadline:
+            msg = f"rollout {status['id']} is not over after {timeout_s:g} s: {line}; it goes on"
+            raise DeadlineExceededError(msg)
+        time.sleep(every_s)
+        try:
+            status = api.get(f"/api/v1/rollouts/{status['id']}")
+            answered = time.monotonic()
+        except UnavailableError:
+            if time.monotonic() - answered > _AWAY_S:
+                raise
+    return status
+
+
+def _print_result(status: dict[str, Any], *, json: bool) -> None:
+
+    if json:
+        write_json(status)
+    elif status["over"]:
+        phase, after = status["phase"].replace("_", " "), span(status["duration_s"])
+        say(f"{phase} after {after}: {status['reason']}")

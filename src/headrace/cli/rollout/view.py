@@ -1,0 +1,266 @@
+"""Rollouts as text: state, arms, intervals."""
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from headrace.cli.output import table
+from headrace.core import span
+from headrace.core.text import bound_text, effect_text, metric_text
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.text import Text
+
+WIDTH: Final = 25
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Marks:
+    """What the picture is drawn with; in this order the later ones hide the earlier."""
+
+    empty: str
+    line: str
+    neutral: str
+    margin: str
+    effect: str
+    left: str
+    right: str
+
+
+UNICODE: Final = Marks(
+    empty=" ", line="━", neutral="│", margin="┊", effect="●", left="◀", right="▶"
+)
+ASCII: Final = Marks(empty=" ", line="-", neutral="|", margin=":", effect="o", left="<", right=">")
+
+
+def marks_for(encoding: str | None) -> Marks:
+    """Those that a terminal of this encoding can show."""
+    try:
+        "".join(vars_of(UNICODE)).encode(encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return ASCII
+    return UNICODE
+
+
+def vars_of(marks: Marks) -> tuple[str, ...]:
+    """All marks."""
+    return (
+        marks.line,
+        marks.neutral,
+        marks.margin,
+        marks.effect,
+        marks.left,
+        marks.right,
+        marks.empty,
+    )
+
+
+def interval_bar(
+    *,
+    low: float | None,
+    high: float | None,
+    effect: float | None,
+    neutral: float,
+    margin: float | None,
+    marks: Marks = UNICODE,
+    width: int = WIDTH,
+) -> str:
+    """The interval `[low, high]` over a scale that holds `neutral` and `margin` too.
+
+    Args:
+        low: None for an interval without lower bound; then it is drawn to the left edge.
+        neutral: Where there is no difference.
+        margin: Up to where a difference is tolerated; None for no such bound.
+    """
+    if low is None and high is None:
+        return ""
+    points = [x for x in (low, high, effect, neutral, margin) if x is not None]
+    scale = _Scale.over(points, width)
+    cells = [marks.empty] * width
+    first = 0 if low is None else scale.cell(low)
+    last = width - 1 if high is None else scale.cell(high)
+    for i in range(first, last + 1):
+        cells[i] = marks.line
+    cells[scale.cell(neutral)] = marks.neutral
+    if margin is not None:
+        cells[scale.cell(margin)] = marks.margin
+    if effect is not None:
+        cells[scale.cell(effect)] = marks.effect
+    if low is None:
+        cells[0] = marks.left
+    if high is None:
+        cells[-1] = marks.right
+    return "".join(cells)
+
+
+@dataclass(frozen=True, slots=True)
+class _Scale:
+    start: float
+    per_cell: float
+    width: int
+
+    @classmethod
+    def over(cls, points: list[float], width: int) -> "_Scale":
+        """A scale that holds all points, with a little room at both ends."""
+        least, most = min(points), max(points)
+        room = (most - least) * 0.08 or 1.0
+        return cls(least - room, (most - least + 2 * room) / width, width)
+
+    def cell(self, value: float) -> int:
+        return min(max(int((value - self.start) / self.per_cell), 0), self.width - 1)
+
+
+Document = dict[str, Any]
+_STYLES: Final = {
+    "promote": "green",
+    "promoted": "green",
+    "roll_back": "red",
+    "rolled_back": "red",
+    "aborted": "red",
+    "paused": "yellow",
+}
+
+
+def render(status: Document, *, now: float) -> "RenderableType":
+    """One rollout in full.
+
+    Args:
+        now: Seconds since 1970.
+    """
+    from rich.console import Group  # noqa: PLC0415  # slow to load
+    from rich.text import Text  # noqa: PLC0415  # as above
+
+    parts: list[RenderableType] = [headline(status, now=now)]
+    if not status["over"]:
+        parts += [Text(note, style="dim") for note in status["notes"]]
+    parts += [Text(), _arms(status)]
+    verdict = status.get("verdict")
+    metrics = verdict["metrics"] if verdict else []
+    if metrics:
+        marks = marks_for(sys.stdout.encoding)
+        parts += [Text(), _metrics(metrics, marks)]
+        parts.append(Text(f"{marks.neutral} no difference  {marks.margin} tolerated", style="dim"))
+    if verdict and verdict["explanation"]:
+        parts += [Text(), Text(verdict["explanation"])]
+    return Group(*parts)
+
+
+def headline(status: Document, *, now: float) -> "Text":
+    """What the rollout is and where it is, in one or two lines."""
+    from rich.text import Text  # noqa: PLC0415  # slow to load
+
+    phase = status["phase"].replace("_", " ")
+    text = Text.assemble(
+        (f"rollout {status['id']}", "bold"),
+        f" of {status['endpoint']}: {status['strategy']}, ",
+        (phase, _STYLES.get(status["phase"], "cyan")),
+        progress_of(status),
+        f" after {span(status['duration_s'])}" if status["over"] else "",
+        f", {span(now - status['since'])}{' ago' if status['over'] else ''}",
+    )
+    if status["reason"]:
+        text.append(f"\n{status['reason']}")
+    if status.get("problem"):
+        text.append(f"\n{status['problem']}", style="red")
+    return text
+
+
+def progress_of(status: Document) -> str:
+    """Which step it is at and what that means: `, step 2 of 3 (25 %)`."""
+    steps = status["steps"]
+    if status["over"]:
+        return ""
+    if steps:
+        return (
+            f", step {min(status['step'] + 1, len(steps))} of {len(steps)} ({status['weight']} %)"
+        )
+    if status["mirror_percent"]:
+        return f", copies of {status['mirror_percent']} %"
+    return f", {status['weight']} %"
+
+
+def summary_rows(rollouts: Sequence[Document], *, now: float) -> list[Sequence["str | Text"]]:
+    """A row per rollout."""
+    from rich.text import Text  # noqa: PLC0415  # slow to load
+
+    rows: list[Sequence[str | Text]] = []
+    for status in rollouts:
+        phase = status["phase"].replace("_", " ")
+        rows.append(
+            (
+                status["id"],
+                status["endpoint"],
+                status["strategy"],
+                Text(phase, style=_STYLES.get(status["phase"], "")),
+                f"{status['from_version']} to {status['to_version']}",
+                f"{status['weight']}%",
+                span(now - status["began"]),
+                status["actor"],
+                status["reason"].partition("\n")[0],
+            )
+        )
+    return rows
+
+
+def _arms(status: Document) -> "Text":
+
+    requests = status["requests"]
+    new, fresh = status["weight"], status["baseline_weight"]
+    rows = [
+        ("old", status["from_version"], status["from_model"], f"{100 - new - fresh}%", ""),
+        ("new", status["to_version"], status["to_model"], f"{new}%", ""),
+    ]
+    if fresh:
+        rows.insert(1, ("baseline", status["from_version"], status["from_model"], f"{fresh}%", ""))
+    compared = {1 if fresh else 0: requests["baseline"], len(rows) - 1: requests["candidate"]}
+    return table(
+        [(*row[:-1], f"{compared[i]:,}" if i in compared else "") for i, row in enumerate(rows)],
+        *("arm", "version", "model", "weight", "requests compared"),
+    )
+
+
+def _metrics(metrics: Sequence[Document], marks: Marks) -> "Text":
+    from rich.text import Text  # noqa: PLC0415  # slow to load
+
+    rows: list[tuple[str | Text, ...]] = []
+    for metric in metrics:
+        unit = metric["unit"]
+        outcome = metric["outcome"].replace("_", " ")
+        old, new = metric["samples"]
+        rows.append(
+            (
+                metric["metric"],
+                Text(outcome, style=_STYLES.get(metric["outcome"], "dim")),
+                metric_text(metric["baseline"], unit),
+                metric_text(metric["candidate"], unit),
+                effect_text(metric["effect"], unit),
+                _bar(metric, marks),
+                f"{bound_text(metric['low'], unit)} to {bound_text(metric['high'], unit)}",
+                effect_text(metric["margin"], unit),
+                f"{old:,} / {new:,}",
+            )
+        )
+    names = ("metric", "verdict", "old", "new", "effect", "interval", "", "tolerated", "samples")
+    return table(rows, *names)
+
+
+def _bar(metric: Document, marks: Marks) -> str:
+    unit, margin = metric["unit"], metric["margin"]
+    # More reward is better, so what is tolerated lies below; all else is worse the higher it is.
+    tolerated = -margin if unit == "reward" and margin is not None else margin
+    return interval_bar(
+        low=metric["low"],
+        high=metric["high"],
+        effect=metric["effect"],
+        neutral=1.0 if unit == "times" else 0.0,
+        margin=tolerated,
+        marks=marks,
+    )
+
+
+def clock_text(at: float) -> str:
+    """A point in time, in this machine's zone."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))

@@ -1,0 +1,231 @@
+"""`headrace stream`: score the records of a log, and write the answers to another."""
+
+
+# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
+
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import quote
+
+import typer
+
+from headrace.cli.connection import connect
+from headrace.cli.options import DEFAULT_HOME, AllowCode, Home, Json, LogFormatOption, Server
+from headrace.cli.output import progress, say, show, table, write_json
+from headrace.cli.stream import here, topics
+from headrace.core import NotFoundError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Streams: records of a log in, answers out. up, status, pause, resume, replay, dlq; send "
+    "and read for first tries.",
+)
+app.add_typer(topics.app, name="dlq")
+app.command()(here.replay)
+app.command()(topics.send)
+app.command()(topics.read)
+_Name = Annotated[str, typer.Argument(help="The stream.", show_default=False)]
+
+
+@app.command()
+def up(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME]...", help="Which of the file.", show_default="all"),
+    ] = None,
+    *,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            "--file",
+            "-f",
+            help="The spec file; without one, the options below say what to run.",
+            exists=True,
+            dir_okay=False,
+            show_default="none",
+        ),
+    ] = None,
+    model: Annotated[
+        str,
+        typer.Option("--model", help="A model file, or NAME[:VERSION].", show_default="none"),
+    ] = "",
+    endpoint: Annotated[
+        str,
+        typer.Option(
+            "--endpoint",
+            help="Instead of a model: an endpoint of what runs on --home.",
+            show_default="none",
+        ),
+    ] = "",
+    broker: topics.BrokerUrl = "",
+    source: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--from", metavar="TOPIC", help="What is read; may be repeated.", show_default=False
+        ),
+    ] = None,
+    sink: Annotated[
+        str, typer.Option("--to", metavar="TOPIC", help="What is written.", show_default=False)
+    ] = "",
+    name: Annotated[
+        str, typer.Option("--name", help="What it is called.", show_default="the model's name")
+    ] = "",
+    exactly_once: Annotated[
+        bool, typer.Option("--exactly-once", help="A crash repeats no answer.")
+    ] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers",
+            min=1,
+            max=1024,
+            help="Processes for each stream, which share its partitions.",
+            show_default="as the file says, or 1",
+        ),
+    ] = None,
+    member_prefix: Annotated[
+        str,
+        typer.Option(
+            "--member-prefix",
+            envvar="HEADRACE_MEMBER_PREFIX",
+            help="Put before the names of its workers at the broker: of several hosts that share a "
+            "stream each has its own, such as a pod's name.",
+            show_default="none",
+        ),
+    ] = "",
+    allow_code: AllowCode = False,
+    log_format: LogFormatOption = None,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Run streams in the foreground until Ctrl-C: no control plane, no gateway.
+
+    `headrace up` and `headrace apply` run the streams of a spec file in the background.
+
+    For example:
+
+        headrace stream up -f headrace.yaml
+
+        headrace stream up --model m.onnx --broker log:demo --from in --to out
+    """
+    from headrace.cli.spec import read_spec
+    from headrace.cli.stream.find import ShortForm, chosen, short_spec
+    from headrace.cli.stream.here import (
+        Foreground,
+        live_text,
+        make_topics,
+        resolved,
+        with_workers,
+    )
+
+    if file is not None and (model or endpoint or broker or source or sink):
+        msg = "a file says all of it: leave --model, --endpoint, --broker, --from and --to out"
+        raise typer.BadParameter(msg, param_hint="--file")
+    if file is not None:
+        spec = read_spec(file)
+    else:
+        form = ShortForm(
+            broker=broker,
+            sources=tuple(source or ()),
+            sink=sink,
+            model=model,
+            endpoint=endpoint,
+            name=name,
+            exactly_once=exactly_once,
+            allow_code=allow_code,
+        )
+        spec = short_spec(form)
+    streams = chosen(spec, list(names or ()), where=str(file or "this command"))
+    with progress("checking models"):
+        found = resolved(spec, streams, home, allow_code=allow_code)
+    wanted = with_workers(found, workers)
+    make_topics(wanted, home)
+    for stream in wanted:
+        say(f"stream '{stream.name}': {stream.way}; Ctrl-C ends it")
+    running = Foreground(
+        streams=wanted,
+        home=home,
+        log_format=str(log_format or "text"),
+        member_prefix=member_prefix,
+    )
+    for view in running.run():
+        say(live_text(view))
+
+
+@app.command()
+def status(
+    name: Annotated[
+        str | None, typer.Argument(help="Only this one, with its workers.", show_default="all")
+    ] = None,
+    *,
+    json: Json = False,
+    server: Server = None,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Show how the streams are that a control plane runs.
+
+    For example:
+
+        headrace stream status
+
+        headrace stream status fraud --json
+    """
+    from headrace.cli.stream.find import members_rows, stream_rows
+
+    streams = connect(server, home).get("/api/v1/streams")["streams"]
+    if name is not None:
+        known = ", ".join(one["name"] for one in streams) or "none"
+        streams = [one for one in streams if one["name"] == name]
+        if not streams:
+            msg = f"there is no stream '{name}'; there are: {known}"
+            raise NotFoundError(msg)
+    if json:
+        write_json(streams[0] if name is not None else streams)
+        return
+    if not streams:
+        say("no streams; `streams:` in the spec file names them")
+        return
+    head, *rows = stream_rows(streams)
+    show(table(rows, *head))
+    if name is not None:
+        head, *rows = members_rows(streams[0])
+        show("", table(rows, *head))
+    for one in streams:
+        if one["message"]:
+            say(f"{one['name']}: {one['message']}")
+        if one.get("warning"):
+            say(f"{one['name']}: {one['warning']}")
+
+
+@app.command()
+def pause(
+    name: _Name, *, json: Json = False, server: Server = None, home: Home = DEFAULT_HOME
+) -> None:
+    """Let a stream take no more records; it stays where it is, also over restarts.
+
+    For example:
+
+        headrace stream pause fraud
+    """
+    _order(name, "pause", json=json, server=server, home=home)
+
+
+@app.command()
+def resume(
+    name: _Name, *, json: Json = False, server: Server = None, home: Home = DEFAULT_HOME
+) -> None:
+    """Let a paused stream go on where it is; also one that stopped before a record.
+
+    For example:
+
+        headrace stream resume fraud
+    """
+    _order(name, "resume", json=json, server=server, home=home)
+
+
+def _order(name: str, verb: str, *, json: bool, server: str | None, home: Path) -> None:
+
+    found = connect(server, home).post(f"/api/v1/streams/{quote(name, safe='')}/{verb}")
+    if json:
+        write_json(found)
+    else:
+        say(f"stream '{name}' is {'paused' if verb == 'pause' else 'to go on'}")

@@ -1,0 +1,184 @@
+"""Stream that a command means, and streams as rows of a table."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from headrace.cli.connection import find_target
+from headrace.core import InvalidArgumentError, NotFoundError
+from headrace.core.spec import SystemSpec, parse_spec
+from headrace.core.text import duration_text, number_text
+
+if TYPE_CHECKING:
+    from headrace.core.spec_streams import StreamSpec
+    from headrace.streaming.broker import Broker
+
+SPEC_FILE: Final = Path("headrace.yaml")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShortForm:
+    """A stream as options say it. `model`: a path or a reference; or else `endpoint`."""
+
+    broker: str
+    sources: tuple[str, ...]
+    sink: str
+    model: str = ""
+    endpoint: str = ""
+    name: str = ""
+    exactly_once: bool = False
+    allow_code: bool = False
+
+
+def short_spec(form: ShortForm) -> SystemSpec:
+    """The spec that says the same.
+
+    Raises:
+        SpecError: With all mistakes.
+        InvalidArgumentError: An option is missing.
+    """
+    missing = [
+        option
+        for option, given in (
+            ("--model or --endpoint", form.model or form.endpoint),
+            ("--broker", form.broker),
+            ("--from", form.sources),
+            ("--to", form.sink),
+        )
+        if not given
+    ]
+    if missing:
+        message = f"a stream without a file (-f) also needs {', '.join(missing)}"
+        raise InvalidArgumentError(message)
+    stream: dict[str, Any] = {
+        "name": form.name or _name_of(form),
+        "source": {"broker": form.broker, "topics": list(form.sources)},
+        "sink": {"topic": form.sink},
+    }
+    document: dict[str, Any] = {"version": 1, "streams": [stream]}
+    if form.model:
+        stream["model"] = form.model
+    if form.endpoint:
+        stream["endpoint"] = form.endpoint
+        # It is the running system's; here only its name counts.
+        document["endpoints"] = [{"name": form.endpoint, "model": "running"}]
+    if form.exactly_once:
+        stream["delivery"] = "exactly_once"
+    if form.allow_code:
+        stream["allow_code"] = True
+    return parse_spec(document, base_dir=Path.cwd(), secrets_in=document)
+
+
+def _name_of(form: ShortForm) -> str:
+    from headrace.cli.up.start import name_from  # noqa: PLC0415  # only here
+
+    if form.endpoint:
+        return form.endpoint
+    path = Path(form.model)
+    is_path = "/" in form.model or path.exists()
+    return name_from(path) if is_path else form.model.partition(":")[0]
+
+
+def chosen(spec: SystemSpec, names: list[str], *, where: str) -> "list[StreamSpec]":
+    """The streams of these names; all if none is named.
+
+    Raises:
+        NotFoundError: One is not there, or there is none at all.
+    """
+    if not spec.streams:
+        raise NotFoundError(f"{where} has no 'streams'")
+    known = {stream.name: stream for stream in spec.streams}
+    for name in names:
+        if name not in known:
+            raise NotFoundError(f"{where} has no stream '{name[:200]}'; it has: {', '.join(known)}")
+    return [known[name] for name in names] if names else list(spec.streams)
+
+
+def find_stream(name: str, *, file: Path | None, server: str | None, home: Path) -> "StreamSpec":
+    """The stream of this name: in `file`, else in what runs, else in `headrace.yaml` here.
+
+    Raises:
+        NotFoundError: There is none.
+        HeadraceError: The file is wrong, or what runs cannot be asked.
+    """
+    spec, where = _spec(file, server, home)
+    return chosen(spec, [name], where=where)[0]
+
+
+def _spec(file: Path | None, server: str | None, home: Path) -> tuple[SystemSpec, str]:
+    from headrace.cli.spec import read_spec  # noqa: PLC0415  # as above
+    from headrace.control import read_control_file  # noqa: PLC0415  # as above
+
+    if file is not None:
+        return read_spec(file), str(file)
+    target = find_target(server, home)
+    if target.is_remote or read_control_file(home) is not None:
+        document = target.management().get("/api/v1/spec")["spec"]
+        return parse_spec(document or {"version": 1}, in_force=document), "what runs"
+    if SPEC_FILE.is_file():
+        return read_spec(SPEC_FILE), str(SPEC_FILE)
+    message = (
+        f"nothing runs on {home}, and there is no {SPEC_FILE} here: name the file with the "
+        "stream by -f"
+    )
+    raise NotFoundError(message)
+
+
+def open_broker_of(url: str, home: Path) -> "Broker":
+    """The broker of a URL that may name variables.
+
+    Raises:
+        HeadraceError: It cannot be used; the message says why.
+    """
+    from headrace.core.variables import url_filled_in  # noqa: PLC0415  # as above
+    from headrace.streaming.brokers import open_broker  # noqa: PLC0415  # only here
+
+    if not url:
+        raise InvalidArgumentError("name the broker: --broker log:demo, or kafka://HOST:PORT")
+    return open_broker(url_filled_in(url, what="the broker's URL"), home=home.absolute())
+
+
+Row = tuple[str, ...]
+
+
+def stream_rows(streams: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """A row for each stream."""
+    head = ("stream", "state", "workers", "rate/s", "lag", "oldest", "answered", "dead", "by")
+    return [head, *(_stream(one) for one in streams)]
+
+
+def members_rows(stream: Mapping[str, Any]) -> list[Row]:
+    """A row for each worker of a stream."""
+    head = ("worker", "state", "pid", "restarts", "partitions", "rate/s", "lag", "answered")
+    return [head, *(_member(one) for one in stream["members"])]
+
+
+def _stream(one: Mapping[str, Any]) -> Row:
+    bounds = ""
+    if one["min_workers"] != one["max_workers"]:
+        bounds = f" of {one['min_workers']}-{one['max_workers']}"
+    return (
+        one["name"],
+        one["state"],
+        f"{one['ready']}/{one['workers']}{bounds}",
+        f"{one['rate']:,.0f}",
+        number_text(one["lag_records"]),
+        duration_text(one["lag_s"]),
+        number_text(one["answered"]),
+        number_text(one["dead_letters"]),
+        one["model"],
+    )
+
+
+def _member(one: Mapping[str, Any]) -> Row:
+    return (
+        one["member"],
+        f"{one['state']}, of before" if one["outdated"] else one["state"],
+        str(one["pid"] or "-"),
+        str(one["restarts"]),
+        " ".join(one["partitions"]) or "-",
+        f"{one['rate']:,.0f}",
+        number_text(one["lag_records"]),
+        number_text(one["answered"]),
+    )

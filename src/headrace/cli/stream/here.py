@@ -1,0 +1,470 @@
+"""Streams in the foreground: live scoring and replay, with workers as child processes."""
+
+import asyncio
+import contextlib
+
+# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
+import math
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import msgspec
+import typer
+
+from headrace.cli.connection import Target, gateway
+from headrace.cli.options import (
+    DEFAULT_HOME,
+    AllowCode,
+    Home,
+    Json,
+    LogFormatOption,
+    Server,
+    moment,
+)
+from headrace.cli.output import say, write_json
+from headrace.cli.stream.find import open_broker_of
+from headrace.control.desired import DesiredStream
+from headrace.control.log_files import LogFiles, LogFollower, render_line
+from headrace.control.stream_settings import through_gateway
+from headrace.control.streams.confining import embedded_log
+from headrace.control.streams.driver import StreamDriver
+from headrace.control.streams.status import StreamView
+from headrace.control.streams.supervisor import StreamSupervisor
+from headrace.core import FailedPreconditionError, InvalidArgumentError, SystemClock
+from headrace.core.spec import SystemSpec
+from headrace.core.spec_streams import StreamSpec
+from headrace.core.text import iso_text
+from headrace.streaming.settings import StreamSettings
+
+if TYPE_CHECKING:
+    from headrace.streaming.broker import Broker
+    from headrace.streaming.replay import Span
+
+_EVERY_S: Final = 0.2
+_SHOW_EVERY: Final = 5
+_CLEAR: Final = "\r\x1b[2K"
+IsDone = Callable[[StreamView], Awaitable[bool]]
+"""Whether a stream that has an end has come there."""
+
+
+def resolved(
+    spec: SystemSpec, streams: Sequence[StreamSpec], home: Path, *, allow_code: bool
+) -> tuple[DesiredStream, ...]:
+    """The streams with their models pinned, as a control plane on `home` would.
+
+    Raises:
+        SpecError: A model is missing, or cannot be served.
+    """
+    from headrace.control.resolve import Resolver  # as above
+    from headrace.control.sandboxed import SandboxedInspector  # costly
+    from headrace.registry import Registry  # as above
+
+    with contextlib.closing(SandboxedInspector.of_home(home)) as inspect:
+        resolver = Resolver(
+            registry=Registry(home, inspect),
+            inspect=inspect,
+            spec=spec.model_copy(update={"streams": tuple(streams)}),
+            max_body_bytes=spec.gateway.max_body_bytes,
+            allow_code=allow_code,
+        )
+        return resolver.resolve_streams()
+
+
+def with_workers(streams: Sequence[DesiredStream], count: int | None) -> list[DesiredStream]:
+    """The streams with so many workers each; None for what they say."""
+    if count is None:
+        return list(streams)
+    return [
+        msgspec.structs.replace(stream, min_workers=count, max_workers=count) for stream in streams
+    ]
+
+
+def make_topics(streams: Sequence[DesiredStream], home: Path) -> None:
+    """Make what streams read from embedded logs, where it is not there: nobody else will.
+
+    Raises:
+        HeadraceError: The log cannot be used.
+    """
+    for stream in streams:
+        if embedded_log(stream.settings.broker, home) is None:
+            continue
+        with contextlib.closing(open_broker_of(stream.settings.broker, home)) as broker:
+            for topic in stream.settings.topics:
+                broker.create_topic(topic, partitions=stream.max_workers)
+
+
+def gateway_of(home: Path) -> Callable[[StreamSettings], StreamSettings]:
+    """Tells workers where the gateway of what runs on `home` is, if they need it."""
+
+    def prepare(settings: StreamSettings) -> StreamSettings:
+        if settings.endpoint is None:
+            return settings
+
+        found = gateway(Target(home=home))
+        return through_gateway(settings, url=found.url, ca_file=found.ca_file or "")
+
+    return prepare
+
+
+@dataclass(slots=True, kw_only=True)
+class Foreground:
+    """Streams in this process's children, until a signal, an end, or a mistake.
+
+    `is_done`: None for streams that go on. `log_format`: of what workers say, on standard error.
+    `member_prefix`: as `StreamDriver` has it.
+    """
+
+    streams: Sequence[DesiredStream]
+    home: Path
+    log_format: str = "text"
+    is_done: IsDone | None = None
+    member_prefix: str = ""
+    _stop: asyncio.Event = field(default_factory=asyncio.Event)
+    _hurry: bool = False
+
+    def run(self) -> list[StreamView]:
+        """Run until it is over; how the streams were at the end.
+
+        Raises:
+            FailedPreconditionError: A worker ended for a reason that another try will not change.
+        """
+        return asyncio.run(self._run())
+
+    async def _run(self) -> list[StreamView]:
+        folder = Path(tempfile.mkdtemp(prefix="headrace-stream-"))
+        try:
+            return await self._run_in(folder)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    async def _run_in(self, folder: Path) -> list[StreamView]:
+        logs = folder / "logs"
+        logs.mkdir()
+        supervisor = StreamSupervisor(
+            driver=StreamDriver(
+                run=folder / "run",
+                sockets=folder,
+                home=self.home.absolute(),
+                log_of=lambda name: logs / f"{name}.log",
+                attached=True,
+                log_format=self.log_format,
+                member_prefix=self.member_prefix,
+            ),
+            wanted=lambda: self.streams,
+            prepare=gateway_of(self.home),
+            emit=_nobody,
+            clock=SystemClock(),
+        )
+        self._hear(asyncio.get_running_loop())
+        screen = _Screen(LogFollower(LogFiles(directory=logs)), self.log_format)
+        failures: list[str] = []
+        try:
+            failures = await self._watch(supervisor, screen)
+        finally:
+            await supervisor.ask()
+            views = list(supervisor.views())
+            drain_s = max(stream.settings.drain_timeout_s for stream in self.streams)
+            ending = asyncio.create_task(supervisor.stop(drain_s))
+            while not ending.done():
+                if self._hurry:
+                    supervisor.kill()
+                await asyncio.wait({ending}, timeout=_EVERY_S)
+                screen.show([])
+            await ending
+            screen.show([])
+        if failures:
+            raise FailedPreconditionError("; ".join(failures))
+        return views
+
+    async def _watch(self, supervisor: StreamSupervisor, screen: "_Screen") -> list[str]:
+        """Until it is over; why, if it went wrong."""
+        while not self._stop.is_set():
+            await supervisor.step()
+            views = supervisor.views()
+            screen.show(views)
+            failures = supervisor.dead_ends()
+            if failures:
+                return failures
+            if self.is_done is not None and all([await self.is_done(view) for view in views]):
+                return []
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), _EVERY_S)
+        return []
+
+    def _hear(self, loop: asyncio.AbstractEventLoop) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._told)
+
+    def _told(self) -> None:
+        """The first signal ends it in order, the second at once."""
+        if self._stop.is_set():
+            self._hurry = True
+        else:
+            self._stop.set()
+
+
+async def _nobody(_: object) -> None:
+    """Nobody reads events: whoever runs this sees it."""
+
+
+class _Screen:
+    """What a person sees on standard error: workers' logs, and on a terminal a line that lives."""
+
+    def __init__(self, follower: LogFollower, log_format: str) -> None:
+        self._follower = follower
+        self._log_format = log_format
+        self._is_terminal = sys.stderr.isatty()
+        self._turn = 0
+
+    def show(self, views: Sequence[StreamView]) -> None:
+        """New lines, and how it is now."""
+        lines = [render_line(one, log_format=self._log_format) for one in self._follower.read_new()]
+        self._turn += 1
+        if not self._is_terminal:
+            for line in lines:
+                say(line)
+            return
+        if lines:
+            sys.stderr.write(_CLEAR + "\n".join(lines) + "\n")
+        if views and (lines or self._turn % _SHOW_EVERY == 1):
+            sys.stderr.write(_CLEAR + "   ".join(map(live_text, views)))
+        elif not views:
+            sys.stderr.write(_CLEAR)
+        sys.stderr.flush()
+
+
+def live_text(view: StreamView) -> str:
+    """How a stream is, in a few words."""
+    lag = "lag ?" if view.lag_records is None else f"lag {view.lag_records:,}"
+    age = "" if not view.lag_s else f" ({view.lag_s:.1f} s)"
+    letters = f", {view.dead_letters:,} dead letters" if view.dead_letters else ""
+    return (
+        f"{view.name}: {view.state}, {view.rate:,.0f} records/s, {lag}{age}, "
+        f"{view.answered:,} answered{letters}"
+    )
+
+
+_IDLE_S: Final = 10.0
+_TOLD_AFTER_S: Final = 2.0
+_MOST_NAMED: Final = 128
+
+
+def replay(
+    name: Annotated[str, typer.Argument(help="The stream.", show_default=False)],
+    since: Annotated[
+        str,
+        typer.Option(
+            "--from",
+            metavar="TIME",
+            help="What was written since then: 2026-11-27T06:00Z, or -2h (s, m, h or d).",
+            show_default=False,
+        ),
+    ],
+    *,
+    to: Annotated[
+        str,
+        typer.Option("--to", metavar="TOPIC", help="Answers go there.", show_default="the sink"),
+    ] = "",
+    group: Annotated[
+        str,
+        typer.Option(
+            "--group",
+            help="Whose offsets tell how far it is; the same one goes on after an end.",
+            show_default="NAME-replay-TIME",
+        ),
+    ] = "",
+    move: Annotated[
+        bool,
+        typer.Option(
+            "--move",
+            help="Instead: put the stopped stream itself back to that time; it scores again when "
+            "it runs.",
+        ),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")
+    ] = False,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, max=1024, help="Processes.", show_default="1")
+    ] = None,
+    allow_code: AllowCode = False,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            "--file",
+            "-f",
+            help="The spec file that has it.",
+            exists=True,
+            dir_okay=False,
+            show_default="what runs, else headrace.yaml",
+        ),
+    ] = None,
+    json: Json = False,
+    log_format: LogFormatOption = None,
+    server: Server = None,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Score again what was written since a time, up to now; then end.
+
+    It runs here, in a group of its own: the stream itself goes on meanwhile, and its offsets stay.
+
+    For example:
+
+        headrace stream replay fraud --from -2h --to fraud-again
+
+        headrace stream replay fraud --from 2026-11-27T06:00Z --move
+    """
+    from headrace.cli.stream.find import find_stream, open_broker_of
+    from headrace.streaming.replay import span_from
+
+    at_s = moment(since, now=SystemClock().now())
+    if move and (to or group):
+        msg = "--move sets the stream itself back: leave --to and --group out"
+        raise InvalidArgumentError(msg)
+    stream = find_stream(name, file=file, server=server, home=home)
+    if to and stream.sink is None:
+        msg = f"stream '{name}' has no answers: it pushes features; leave --to out"
+        raise InvalidArgumentError(msg)
+    with closing(open_broker_of(stream.source.broker, home)) as broker:
+        span = span_from(broker, stream.source.topics, at_s)
+        own = stream.source.group or name
+        group = own if move else group or _group(name, at_s)
+        if group == own and not move:
+            msg = f"'{group}' is the stream's own group; name another, or say --move"
+            raise InvalidArgumentError(msg)
+        what = (
+            f"{span.records:,} records of {', '.join(stream.source.topics)} "
+            f"({span.partitions} of {len(span.end)} partitions) since {iso_text(at_s)}"
+        )
+        does = (
+            f"puts group '{group}' back to {iso_text(at_s)}: it scores {span.records:,} records "
+            "again, into its sink"
+            if move
+            else f"scores {what} again, into {to or _goes_to(stream)}, as group '{group}'"
+        )
+        say(("would do: " if dry_run else "") + f"replay of '{name}' {does}")
+        answered: int | None = None
+        if move and not dry_run:
+            broker.set_committed(group, dict(span.first))
+        elif not dry_run and span.records:
+            answered = _score(
+                stream,
+                broker,
+                span,
+                home=home,
+                at_s=at_s,
+                to=to,
+                group=group,
+                workers=workers,
+                allow_code=allow_code,
+                log_format=str(log_format or "text"),
+            )
+    if json:
+        write_json(
+            {
+                "group": group,
+                "from_s": at_s,
+                "records": span.records,
+                "answered": answered,
+                "moved": move and not dry_run,
+                "dry_run": dry_run,
+            }
+        )
+
+
+def _goes_to(stream: "StreamSpec") -> str:
+    if stream.sink is not None:
+        return stream.sink.topic
+    assert stream.push is not None, "what has no sink pushes"
+    return f"view {stream.push.view}"
+
+
+def _group(name: str, at_s: float) -> str:
+
+    return f"{name[:_MOST_NAMED]}-replay-{iso_text(at_s).replace(':', '').replace('-', '')}"
+
+
+def _score(
+    stream: "StreamSpec",
+    broker: "Broker",
+    span: "Span",
+    *,
+    home: Path,
+    at_s: float,
+    to: str,
+    group: str,
+    workers: int | None,
+    allow_code: bool,
+    log_format: str,
+) -> int:
+    """Run the stream as another group until it is through; how many it answered."""
+    from shutil import rmtree
+
+    import msgspec
+
+    from headrace.core.spec import SystemSpec
+    from headrace.streaming.replay import committed
+    from headrace.streaming.settings import check_settings
+    from headrace.streaming.windows.state_file import state_folder
+
+    spec = SystemSpec.model_construct(version=1, streams=(stream,))
+    found = with_workers(resolved(spec, [stream], home, allow_code=allow_code), workers or 1)[0]
+    # Another name: brokers that drop what they have seen would drop the answers.
+    settings = msgspec.structs.replace(
+        found.settings,
+        name=group,
+        group=group,
+        sink=to or found.settings.sink,
+        start_s=at_s,
+        paused=False,
+    )
+    check_settings(settings)
+    replayed = msgspec.structs.replace(found, name=group, settings=settings)
+    views = Foreground(
+        streams=[replayed], home=home, log_format=log_format, is_done=_done(broker, span, settings)
+    ).run()
+    is_through = span.is_done(committed(broker, group, settings.topics))
+    for view in views:
+        say(live_text(view))
+    if is_through:
+        rmtree(state_folder(msgspec.structs.replace(settings, home=str(home))), ignore_errors=True)
+    else:
+        say(f"not all of it is done; the same command with --group {group} goes on")
+    return sum(view.answered for view in views)
+
+
+def _done(broker: "Broker", span: "Span", settings: "StreamSettings") -> "IsDone":
+    """Through when the group has passed the end, or when nothing has come for a while.
+
+    The second holds where offsets have gaps at the end, as those of transactions do.
+    """
+    import asyncio
+
+    from headrace.streaming.replay import committed
+
+    seen = {"answered": -1.0, "at": time.monotonic(), "looked": 0.0, "reached": math.inf}
+
+    async def is_done(view: "StreamView") -> bool:
+        now = time.monotonic()
+        total = view.answered + view.dead_letters
+        if total != seen["answered"] or view.state != "running":
+            seen.update(answered=total, at=now)
+        if now - seen["looked"] < 1.0:
+            return False
+        seen["looked"] = now
+        reached = await asyncio.to_thread(committed, broker, settings.group, settings.topics)
+        if span.is_done(reached):
+            seen["reached"] = min(seen["reached"], now)
+        # What it counted is told a moment later.
+        is_idle = total > 0 and now - seen["at"] > _IDLE_S
+        return now - seen["reached"] > _TOLD_AFTER_S or is_idle
+
+    return is_done

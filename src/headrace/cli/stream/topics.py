@@ -1,0 +1,462 @@
+"""`headrace stream send`, `read` and `dlq`: records of topics and dead letters."""
+
+
+# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
+
+import base64
+import itertools
+import sys
+import time
+from collections.abc import Iterable, Iterator
+
+# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Final
+
+import typer
+
+from headrace.cli.options import DEFAULT_HOME, Home, Json, Server, moment
+from headrace.cli.output import say, show, table, write, write_json
+from headrace.core import (
+    Code,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    NotFoundError,
+    SystemClock,
+)
+from headrace.core.text import iso_text
+
+if TYPE_CHECKING:
+    from headrace.streaming.broker import Broker
+    from headrace.streaming.dead_letters import Letter
+    from headrace.streaming.records import NewRecord, Place, Record
+
+_AT_ONCE: Final = 1000
+_LOOK_S: Final = 0.2
+MAX_LINE_BYTES: Final = 16 << 20
+BrokerUrl = Annotated[
+    str,
+    typer.Option(
+        "--broker",
+        envvar="HEADRACE_BROKER",
+        metavar="URL",
+        help="log:NAME (embedded, in --home), kafka://HOST:PORT, nats://, redis://, pulsar://; "
+        "${NAME} in it is a variable.",
+        show_default=False,
+    ),
+]
+_Topic = Annotated[str, typer.Argument(help="The topic.", show_default=False)]
+
+
+def send(
+    topic: _Topic,
+    *,
+    broker: BrokerUrl = "",
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            "--file", "-f", exists=True, dir_okay=False, help="Lines.", show_default="stdin"
+        ),
+    ] = None,
+    key: Annotated[
+        str,
+        typer.Option(
+            "--key",
+            metavar="FIELD",
+            help="The field of JSON objects that is the key: records of one key keep their order.",
+            show_default="none",
+        ),
+    ] = "",
+    partitions: Annotated[
+        int, typer.Option("--partitions", min=1, max=1024, help="Of a topic that is made.")
+    ] = 1,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Write each line of the input as a record; the topic is made if it is not there.
+
+    For example:
+
+        headrace stream send in --broker log:demo < rows.jsonl
+
+        headrace stream send in --broker kafka://localhost:9092 --key customer -f rows.jsonl
+    """
+    from headrace.cli.stream.find import open_broker_of
+
+    count = 0
+    with closing(open_broker_of(broker, home)) as opened:
+        opened.create_topic(topic, partitions=partitions)
+        stream = sys.stdin.buffer if file is None else file.open("rb")
+        try:
+            records = new_records(topic, lines_of(stream), key=key)
+            while some := list(itertools.islice(records, _AT_ONCE)):
+                opened.send(some)
+                count += len(some)
+        finally:
+            if file is not None:
+                stream.close()
+    say(f"sent {count:,} record{'' if count == 1 else 's'} to {topic}")
+
+
+def lines_of(stream: BinaryIO) -> Iterator[bytes]:
+    """Lines without their ends; empty ones are left out.
+
+    Raises:
+        InvalidArgumentError: A line is longer than records may be.
+    """
+    for number in itertools.count(1):
+        line = stream.readline(MAX_LINE_BYTES + 1)
+        if not line:
+            return
+        if len(line) > MAX_LINE_BYTES:
+            msg = f"line {number} has more than {MAX_LINE_BYTES >> 20} MiB; nothing of it was sent"
+            raise InvalidArgumentError(msg)
+        line = line.rstrip(b"\r\n")
+        if line:
+            yield line
+
+
+def new_records(topic: str, lines: Iterable[bytes], *, key: str) -> "Iterator[NewRecord]":
+    """A record for each line; its key is the field `key`, if there is a name.
+
+    Raises:
+        InvalidArgumentError: A line has no such field.
+    """
+    from headrace.streaming.records import NewRecord
+
+    for number, line in enumerate(lines, start=1):
+        yield NewRecord(topic=topic, key=_key(line, key, number) if key else None, value=line)
+
+
+def _key(line: bytes, field: str, number: int) -> bytes:
+    import msgspec
+
+    try:
+        value = msgspec.json.decode(line, type=dict[str, Any]).get(field)
+    except (msgspec.DecodeError, RecursionError):
+        value = None
+    if not isinstance(value, str | int) or isinstance(value, bool):
+        msg = f"record {number} is no JSON object whose field '{field}' is a text or whole number"
+        raise InvalidArgumentError(msg)
+    return str(value).encode()
+
+
+def read(
+    topic: _Topic,
+    *,
+    broker: BrokerUrl = "",
+    since: Annotated[
+        str,
+        typer.Option(
+            "--from",
+            metavar="TIME",
+            help="Only what was written since then: 2026-11-27T06:00Z, or -2h.",
+            show_default="all there is",
+        ),
+    ] = "",
+    limit: Annotated[
+        int | None,
+        typer.Option("--limit", "-n", min=1, help="So many at most.", show_default="all"),
+    ] = None,
+    follow: Annotated[
+        bool,
+        typer.Option(
+            "--follow", help="Go on with what comes, until Ctrl-C; waits for the topic too."
+        ),
+    ] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="An object a record: key, value, headers, offset, time.")
+    ] = False,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Print the values of a topic's records, one a line; nobody's offsets move.
+
+    For example:
+
+        headrace stream read out --broker log:demo
+
+        headrace stream read out --broker kafka://localhost:9092 --from -5m --follow --json
+    """
+    from headrace.cli.stream.find import open_broker_of
+
+    with closing(open_broker_of(broker, home)) as opened:
+        after = first_offsets(opened, topic, waits=follow)
+        if since:
+            after = dict(opened.offsets_at(topic, moment(since, now=SystemClock().now())))
+        found = records_of(opened, topic, after, follow=follow)
+        for record in itertools.islice(found, limit):
+            write(record_json(record) if json else value_text(record))
+
+
+def first_offsets(broker: "Broker", topic: str, *, waits: bool) -> "dict[Place, int]":
+    """Where each partition begins.
+
+    Args:
+        waits: For the topic, if it is not there yet.
+
+    Raises:
+        NotFoundError: It is not there.
+    """
+    while True:
+        try:
+            return {place: first for place, (first, _) in broker.ends(topic).items()}
+        except NotFoundError:
+            if not waits:
+                raise
+        time.sleep(_LOOK_S)
+
+
+def records_of(
+    broker: "Broker", topic: str, after: "dict[Place, int]", *, follow: bool
+) -> "Iterator[Record]":
+    """Records from these offsets on, in order of each partition; without `follow` up to the end."""
+    after = dict(after)
+    while True:
+        ends = {place: end for place, (_, end) in broker.ends(topic).items()}
+        wanted = {place: at for place, at in after.items() if at < ends.get(place, 0)}
+        some = broker.read(topic, after=wanted, most=_AT_ONCE) if wanted else []
+        for record in some:
+            after[record.place] = record.offset + 1
+        yield from some
+        if not some and not follow:
+            return
+        if not some:
+            time.sleep(_LOOK_S)
+
+
+def value_text(record: "Record") -> str:
+    """A value as a line; what is no text is told as Python writes bytes."""
+    if record.value is None:
+        return ""
+    try:
+        return record.value.decode("utf-8")
+    except UnicodeDecodeError:
+        return repr(record.value)
+
+
+def record_json(record: "Record") -> str:
+    """A record as a JSON object in one line; bytes that are no text in base64."""
+    import msgspec
+
+    return msgspec.json.encode(
+        {
+            "topic": record.place.topic,
+            "partition": record.place.partition,
+            "offset": record.offset,
+            "timestamp_s": record.timestamp_s,
+            "key": text_or_base64(record.key),
+            "value": text_or_base64(record.value),
+            "headers": {name: text_or_base64(value) for name, value in record.headers},
+        }
+    ).decode()
+
+
+def text_or_base64(value: bytes | None) -> object:
+    """Bytes as JSON can hold them: as text, or `{"b64": ...}`."""
+    if value is None:
+        return None
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        return {"b64": base64.b64encode(value).decode()}
+
+
+app = typer.Typer(
+    no_args_is_help=True, help="Dead letters: records that got no answer. list, redrive."
+)
+_SHOWN: Final = 60
+_MOST: Final = 1_000_000
+_Name = Annotated[str, typer.Argument(help="The stream.", show_default=False)]
+_File = Annotated[
+    Path | None,
+    typer.Option(
+        "--file",
+        "-f",
+        help="The spec file that has it.",
+        exists=True,
+        dir_okay=False,
+        show_default="what runs, else headrace.yaml",
+    ),
+]
+_From = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--from",
+        metavar="TOPIC",
+        help="With --broker: what the stream reads, where letters may go back to.",
+        show_default=False,
+    ),
+]
+_Error = Annotated[
+    str,
+    typer.Option(
+        "--error", metavar="CODE", help="Only those, as INVALID_ARGUMENT.", show_default="all"
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Of:
+    """Where a stream's dead letters are."""
+
+    broker: "Broker"
+    topic: str
+    sources: tuple[str, ...]
+
+
+@contextmanager
+def _opened(
+    name: str,
+    *,
+    broker: str,
+    sources: list[str] | None,
+    file: Path | None,
+    server: str | None,
+    home: Path,
+) -> Iterator[_Of]:
+    from headrace.cli.stream.find import find_stream, open_broker_of
+
+    if broker:  # of a stream without a file
+        url, topic, read = broker, f"{name}-dead-letters", tuple(sources or ())
+    else:
+        stream = find_stream(name, file=file, server=server, home=home)
+        url, topic, read = stream.source.broker, stream.dead_letter_topic, stream.source.topics
+        if not topic:
+            policy = stream.errors.policy
+            msg = f"stream '{name}' keeps no dead letters: its policy is '{policy}'"
+            raise FailedPreconditionError(msg)
+    with closing(open_broker_of(url, home)) as opened:
+        yield _Of(broker=opened, topic=topic, sources=read)
+
+
+@app.command("list")
+def list_(
+    name: _Name,
+    *,
+    error: _Error = "",
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="So many at most.")] = 100,
+    broker: BrokerUrl = "",
+    file: _File = None,
+    json: Json = False,
+    server: Server = None,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Show the dead letters that nobody put back: where they were, why they died, when.
+
+    For example:
+
+        headrace stream dlq list fraud
+
+        headrace stream dlq list fraud --error INVALID_ARGUMENT --json
+    """
+    from headrace.streaming.dead_letters import check_code, read_letters
+
+    code = check_code(error, (str(one) for one in Code))
+    with _opened(name, broker=broker, sources=None, file=file, server=server, home=home) as of:
+        try:
+            found = read_letters(
+                of.broker, stream=name, topic=of.topic, most=_MOST if code else limit
+            )
+        except NotFoundError:
+            found = []  # it is made with the first worker
+    letters = [letter for letter in found if code in {"", letter.code}][:limit]
+    if json:
+        write_json([_plain(letter) for letter in letters])
+    elif not letters:
+        say(f"no dead letters in {of.topic}")
+    else:
+        head = ("topic", "partition", "offset", "error", "died", "key", "why")
+        show(table((_row(letter) for letter in letters), *head))
+
+
+@app.command()
+def redrive(
+    name: _Name,
+    *,
+    error: _Error = "",
+    limit: Annotated[
+        int | None,
+        typer.Option("--limit", "-n", min=1, help="So many at most.", show_default="all"),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be put back, and do nothing.")
+    ] = False,
+    broker: BrokerUrl = "",
+    source: _From = None,
+    file: _File = None,
+    json: Json = False,
+    server: Server = None,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Put dead letters back into the topic that they came from; each once.
+
+    Those of other errors are kept for another time. What dies again is a dead letter again, with
+    its attempts added up.
+
+    For example:
+
+        headrace stream dlq redrive fraud --dry-run
+
+        headrace stream dlq redrive fraud --error UNAVAILABLE --limit 1000
+    """
+    from headrace.streaming.dead_letters import Choice, Redriven, check_code, count, read_letters
+    from headrace.streaming.dead_letters import redrive as put_back
+
+    code = check_code(error, (str(one) for one in Code))
+    with _opened(name, broker=broker, sources=source, file=file, server=server, home=home) as of:
+        if not of.sources:
+            msg = "--broker also needs --from: the topics that letters may go back to"
+            raise InvalidArgumentError(msg)
+        choice = Choice(
+            code=code,
+            limit=limit,
+            partitions={topic: len(of.broker.ends(topic)) for topic in of.sources},
+        )
+        try:
+            letters = read_letters(of.broker, stream=name, topic=of.topic, most=_MOST)
+        except NotFoundError:
+            letters = []
+        would = count(letters, choice)
+        done = Redriven(would, 0)
+        if would and not dry_run:
+            done = put_back(of.broker, stream=name, topic=of.topic, choice=choice)
+    if json:
+        write_json({"redriven": done.redriven, "dry_run": dry_run, "letters": len(letters)})
+        return
+    noun = f"{done.redriven:,} dead letter{'' if done.redriven == 1 else 's'}"
+    to = ", ".join(of.sources)
+    say(f"{'would put' if dry_run else 'put'} {noun} of {len(letters):,} back into {to}")
+
+
+def _row(letter: "Letter") -> tuple[str, ...]:
+
+    key = text_or_base64(letter.record.key)
+    return (
+        letter.topic or "?",
+        "?" if letter.partition is None else str(letter.partition),
+        "?" if letter.offset is None else str(letter.offset),
+        letter.code or "?",
+        "?" if letter.died_s is None else iso_text(letter.died_s),
+        "-" if key is None else str(key)[:_SHOWN],
+        letter.error[: 2 * _SHOWN],
+    )
+
+
+def _plain(letter: "Letter") -> dict[str, object]:
+    return {
+        "topic": letter.topic,
+        "partition": letter.partition,
+        "offset": letter.offset,
+        "error": letter.code,
+        "message": letter.error,
+        "attempts": letter.attempts,
+        "died_s": letter.died_s,
+        "key": text_or_base64(letter.record.key),
+        "value": text_or_base64(letter.record.value),
+        "letter": {
+            "topic": letter.record.place.topic,
+            "partition": letter.record.place.partition,
+            "offset": letter.record.offset,
+        },
+    }

@@ -1,0 +1,365 @@
+"""Tables of training data and features (Parquet, CSV, JSON lines, .npz) as values of columns."""
+
+import csv
+import importlib
+import io
+import math
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, date, datetime, time
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+import msgspec
+import numpy as np
+
+from headrace.core import (
+    VARIABLE,
+    Array,
+    Datatype,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    ModelSignature,
+    Tensors,
+    TensorSpec,
+)
+from headrace.features import FeatureView
+
+ROWS_AT_ONCE: Final = 5_000
+MAX_LINE_BYTES: Final = 4 << 20
+_PARQUET: Final = b"PAR1"
+_BOM: Final = b"\xef\xbb\xbf"
+_TRUTH: Final = {"true": True, "false": False, "1": True, "0": False}
+_SHOWN: Final = 60
+Row = Mapping[str, object]
+"""Values by column; None is a missing one."""
+
+
+def read_rows(
+    stream: BinaryIO, name: str, view: FeatureView
+) -> Iterator[list[tuple[int, Row | str]]]:
+    """Parts of the rows, each with its number from 1; a text says why it is none.
+
+    The format is told by the first bytes: Parquet, JSON (an object a line), else CSV with a line of
+    names, in which nothing stands for a missing value.
+
+    Raises:
+        InvalidArgumentError: The file cannot be read on; what came before was given.
+        FailedPreconditionError: It is Parquet, and Polars is not installed.
+    """
+    found: Iterator[Row | str]
+    head = stream.read(len(_PARQUET))
+    if head == _PARQUET:
+        found = _from_parquet(head + stream.read(), name)
+    else:
+        lines = _lines(head.removeprefix(_BOM), stream, name)
+        first = next((line for line in lines if line.strip()), b"")
+        if not first:
+            raise InvalidArgumentError(f"{name} holds no rows")
+        rest = chain([first], lines)
+        is_json = first.lstrip()[:1] == b"{"
+        found = _from_json(rest) if is_json else _from_csv(rest, name, view)
+    numbered = enumerate((_timed(row, view) for row in found), start=1)
+    while part := list(islice(numbered, ROWS_AT_ONCE)):
+        yield part
+
+
+def _lines(head: bytes, stream: BinaryIO, name: str) -> Iterator[bytes]:
+    line = head if head.endswith(b"\n") else head + stream.readline(MAX_LINE_BYTES)
+    while line:
+        # What was read at first may hold several lines of their own.
+        *whole, last = line.splitlines(keepends=True)
+        yield from whole
+        if len(last) >= MAX_LINE_BYTES and not last.endswith(b"\n"):
+            raise InvalidArgumentError(f"{name} has a line of more than {MAX_LINE_BYTES} bytes")
+        yield last
+        line = stream.readline(MAX_LINE_BYTES)
+
+
+def _from_json(lines: Iterator[bytes]) -> Iterator[Row | str]:
+    for line in lines:
+        if not line.strip():
+            continue
+        try:
+            row = msgspec.json.decode(line)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            yield f"it is no JSON: {str(error)[:_SHOWN]}"
+            continue
+        yield row if isinstance(row, dict) else "it is no JSON object"
+
+
+def _from_csv(lines: Iterator[bytes], name: str, view: FeatureView) -> Iterator[Row | str]:
+    kinds = {entity.join_key: entity.datatype for entity in view.entities}
+    kinds |= {feature.name: feature.datatype for feature in view.features}
+    try:
+        reader = csv.reader((line.decode() for line in lines), strict=True)
+        columns = [column.strip() for column in next(reader)]
+        for row in reader:
+            if not row:
+                continue
+            if len(row) != len(columns):
+                yield f"it has {len(row)} values under {len(columns)} names"
+                continue
+            cells = zip(columns, row, strict=True)
+            yield {column: _cell(text, kinds.get(column)) for column, text in cells}
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise InvalidArgumentError(f"{name} cannot be read as CSV: {error}") from None
+
+
+def _cell(text: str, datatype: Datatype | None) -> object:
+    """What a cell says; as it is where that is nothing of the type, which is then told."""
+    if not text:
+        return None
+    try:
+        match datatype:
+            case Datatype.INT64:
+                return int(text)
+            case Datatype.FP32 | Datatype.FP64:
+                return float(text)
+            case Datatype.BOOL:
+                return _TRUTH.get(text.strip().lower(), text)
+            case _:
+                return text
+    except ValueError:
+        return text
+
+
+def _from_parquet(data: bytes, name: str) -> Iterator[Row]:
+    from headrace.features.source import (  # noqa: PLC0415
+        UNREADABLE,
+        pl,  # an extra, and slow to load
+        reason_of,
+    )
+
+    try:
+        frame = pl.read_parquet(io.BytesIO(data))
+    except UNREADABLE as error:
+        message = f"{name} cannot be read as Parquet: {reason_of(error)}"
+        raise InvalidArgumentError(message) from error
+    yield from frame.iter_rows(named=True)
+
+
+def _timed(row: Row | str, view: FeatureView) -> Row | str:
+    """The row, its time as one where it is text; and in UTC where the view takes it so."""
+    name = view.source.timestamp_field
+    said = None if isinstance(row, str) else row.get(name)
+    if isinstance(row, str) or said is None:
+        return row
+    time: object = said
+    if isinstance(said, str):
+        try:
+            time = datetime.fromisoformat(said)
+        except ValueError:
+            return f"{name!r}: '{said[:_SHOWN]}' is no time; write it as 2026-11-27T06:00:00Z"
+    if isinstance(time, datetime) and time.tzinfo is None and view.source.is_naive_utc:
+        time = time.replace(tzinfo=UTC)
+    return {**row, name: time}
+
+
+def opened(path: Path) -> BinaryIO:
+    """The file at `path`; standard input for `-`."""
+    if str(path) == "-":
+        return sys.stdin.buffer
+    return path.open("rb")
+
+
+MAX_ROWS: Final = 500_000
+"""The first so many rows are read: more make no better reference."""
+_NUMPY: Final = frozenset({".npz", ".npy"})
+_LATEST_S: Final = 1e11
+"""Larger numbers are milliseconds. Unit: seconds since 1970."""
+Table = dict[str, Array]
+"""Columns by name: float64 with NaN for what is missing, or texts."""
+
+
+def read_tensors(
+    path: Path, signature: ModelSignature, *, columns: Sequence[str] = (), without: str = ""
+) -> tuple[Tensors, dict[str, tuple[str, ...]]]:
+    """The inputs, and outputs if the file has them, and the columns that each was made of.
+
+    A column (or array) that is named like an input or output is that one. Else all columns together
+    are the only input, in their order.
+
+    Args:
+        columns: Which columns of a table are the input; empty for all.
+        without: A column that is no input, as the rows' times; empty for none.
+
+    Raises:
+        InvalidArgumentError: The file cannot be read, or does not fit the model.
+        FailedPreconditionError: It is Parquet, and pyarrow is not installed.
+    """
+    if path.suffix in _NUMPY:
+        return _from_numpy(path, signature, without), {}
+    table = _table(path)
+    table.pop(without, None)
+    return _from_table(table, signature, columns)
+
+
+def read_times(path: Path, column: str) -> Array:
+    """The times of a file's rows, `[rows]`, in seconds since 1970, of one column or array.
+
+    Numbers are such seconds; texts are ISO 8601, in UTC where they name no zone.
+
+    Raises:
+        InvalidArgumentError: There is no such column, or a value is no time.
+        FailedPreconditionError: It is Parquet, and pyarrow is not installed.
+    """
+    table = _loaded(path) if path.suffix in _NUMPY else _table(path)
+    if column not in table:
+        raise InvalidArgumentError(f"{path} has no column {column!r} of times: {_names(table)}")
+    values = table[column].reshape(-1)[:MAX_ROWS]
+    if values.dtype.kind == "M":
+        values = values.astype("datetime64[us]").astype(np.float64) / 1e6
+    times = np.array([_time(value) for value in values.tolist()], dtype=np.float64)
+    wrong = np.flatnonzero(~(np.abs(times) < _LATEST_S))
+    if len(wrong):
+        message = (
+            f"{path}, row {wrong[0] + 1}: column {column!r} holds no time; "
+            "write ISO 8601 (2026-11-29T16:00:00Z) or seconds since 1970"
+        )
+        raise InvalidArgumentError(message)
+    return times
+
+
+def _time(value: float | str) -> float:
+    """Seconds since 1970; NaN for what is no time."""
+    if not isinstance(value, str):
+        return float(value)
+    try:
+        moment = datetime.fromisoformat(value.strip())
+    except ValueError:
+        return math.nan
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def _loaded(path: Path) -> dict[str, Array]:
+    """The arrays of a file of NumPy's; one without a name is called ``."""
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        return {name: loaded[name] for name in loaded} if hasattr(loaded, "files") else {"": loaded}
+    except (ValueError, OSError, EOFError) as error:
+        raise InvalidArgumentError(f"{path} cannot be read: {error}") from None
+
+
+def _from_numpy(path: Path, signature: ModelSignature, without: str) -> Tensors:
+    specs = (*signature.inputs, *signature.outputs)
+    arrays = {
+        name or signature.inputs[0].name: array
+        for name, array in _loaded(path).items()
+        if not without or name != without
+    }
+    unknown = ", ".join(sorted(arrays.keys() - {spec.name for spec in specs}))
+    if unknown:
+        raise InvalidArgumentError(f"the model has no input or output called {unknown}")
+    return {name: array[:MAX_ROWS] for name, array in arrays.items()}
+
+
+def _table(path: Path) -> Table:
+    return _parquet(path) if path.suffix in {".parquet", ".pq"} else _csv(path)
+
+
+def _csv(path: Path) -> Table:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = [
+                row
+                for row, _ in zip(csv.reader(file, strict=True), range(MAX_ROWS + 1), strict=False)
+            ]
+    except (csv.Error, UnicodeDecodeError, OSError) as error:
+        raise InvalidArgumentError(f"{path} cannot be read: {error}") from None
+    rows = [row for row in rows if row]
+    if len(rows) < 2:  # noqa: PLR2004  # names, and a row
+        raise InvalidArgumentError(f"{path} holds no rows under a line of names")
+    names = [name.strip() for name in rows[0]]
+    for number, row in enumerate(rows[1:], start=2):
+        if len(row) != len(names):
+            message = f"{path}, row {number}: {len(row)} values under {len(names)} names"
+            raise InvalidArgumentError(message)
+    return {name: _cells([row[i] for row in rows[1:]]) for i, name in enumerate(names)}
+
+
+def _cells(texts: Sequence[str]) -> Array:
+    """Numbers if all are, empty ones missing; else texts."""
+    try:
+        return np.array([float(text) if text.strip() else math.nan for text in texts])
+    except ValueError:
+        return np.array(texts, dtype=np.object_)
+
+
+def _parquet(path: Path) -> Table:
+    try:
+        parquet: Any = importlib.import_module("pyarrow.parquet")
+    except ImportError:
+        message = "Parquet is read by pyarrow, which is not installed: `pip install pyarrow`"
+        raise FailedPreconditionError(message) from None
+    try:
+        table = parquet.read_table(path).slice(0, MAX_ROWS)
+    except (ValueError, OSError) as error:
+        raise InvalidArgumentError(f"{path} cannot be read: {error}") from None
+    return {name: _arrow_column(table.column(name)) for name in table.column_names}
+
+
+def _arrow_column(column: Any) -> Array:  # noqa: ANN401  # pyarrow has no types
+    values = column.to_pylist()
+    if any(isinstance(value, str | bytes) for value in values):
+        return np.array(["" if value is None else value for value in values], dtype=np.object_)
+    return np.array([_number(value) for value in values])
+
+
+def _number(value: float | date | None) -> float:
+    """A cell as a number: a moment as seconds since 1970, NaN for what is missing."""
+    if isinstance(value, date):
+        whole = value if isinstance(value, datetime) else datetime.combine(value, time())
+        return (whole if whole.tzinfo else whole.replace(tzinfo=UTC)).timestamp()
+    return math.nan if value is None else float(value)
+
+
+def _from_table(
+    table: Table, signature: ModelSignature, columns: Sequence[str]
+) -> tuple[Tensors, dict[str, tuple[str, ...]]]:
+    specs = {spec.name: spec for spec in (*signature.inputs, *signature.outputs)}
+    unknown = [name for name in columns if name not in table]
+    if unknown:
+        raise InvalidArgumentError(f"the file has no column {unknown[0]!r}: {_names(table)}")
+    named = {name: column for name, column in table.items() if name in specs and not columns}
+    tensors = {name: _tensor([column], specs[name]) for name, column in named.items()}
+    made_of: dict[str, tuple[str, ...]] = {name: (name,) for name in named}
+    missing = [spec for spec in signature.inputs if spec.name not in tensors]
+    if not missing:
+        return tensors, made_of
+    if len(missing) > 1 or len(signature.inputs) > 1:
+        told = ", ".join(spec.name for spec in missing)
+        raise InvalidArgumentError(f"the file has no column for input {told}: {_names(table)}")
+    spec = missing[0]
+    chosen = list(columns) or [name for name in table if name not in named]
+    width = math.prod(spec.shape[1:] if signature.batched else spec.shape)
+    if VARIABLE not in spec.shape[1:] and len(chosen) != width:
+        message = (
+            f"input '{spec.name}' has {width} values a row, the file {len(chosen)} columns "
+            f"({_names(chosen)}); name the right ones with --columns"
+        )
+        raise InvalidArgumentError(message)
+    tensors[spec.name] = _tensor([table[name] for name in chosen], spec)
+    return tensors, made_of | {spec.name: tuple(chosen)}
+
+
+def _tensor(columns: Sequence[Array], spec: TensorSpec) -> Array:
+    """Columns beside each other, as the model takes them; what is missing stays NaN."""
+    if spec.datatype is Datatype.BYTES:
+        made = np.empty((len(columns[0]), len(columns)), dtype=np.object_)
+        for i, column in enumerate(columns):
+            made[:, i] = [value if isinstance(value, bytes) else str(value) for value in column]
+        return made
+    texts = [i for i, column in enumerate(columns) if column.dtype.kind == "O"]
+    if texts:
+        raise InvalidArgumentError(
+            f"'{spec.name}' takes numbers, and column {texts[0] + 1} is text"
+        )
+    return np.stack(columns, axis=1)
+
+
+def _names(names: "Sequence[str] | Table") -> str:
+    shown = 8
+    listed = list(names)
+    return ", ".join(listed[:shown]) + (", …" if len(listed) > shown else "")

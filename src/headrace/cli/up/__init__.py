@@ -1,0 +1,1 @@
+"""Commands that start, configure and stop a system on a host."""

@@ -1,0 +1,183 @@
+"""`headrace down`: end everything that runs on a home."""
+
+
+# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
+
+import asyncio
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from headrace.cli.connection import connect, copy_note, local_management
+from headrace.cli.options import DEFAULT_HOME, Home
+from headrace.cli.output import progress, say
+from headrace.control.gateway_record import read_gateway_record
+from headrace.control.home import Home as HomeDir
+from headrace.control.home import HomeLock
+from headrace.control.local import LocalDriver
+from headrace.control.ownership import ProcessOwner
+from headrace.control.streams.driver import make_stream_driver
+from headrace.control.streams.supervisor import StreamSupervisor
+from headrace.core import FailedPreconditionError, HeadraceError, SystemClock
+from headrace.gateway import EnvoyGateway, GatewaySettings, gateway_user
+
+if TYPE_CHECKING:
+    from headrace.control import ControlFile
+
+_LOCK_TRIES: Final = 20
+_LOCK_RETRY_S: Final = 0.05
+
+
+async def stop_leftovers(path: Path, *, drain_s: float) -> int:
+    """End the gateway and the replicas recorded in the home `path`; how many processes ended.
+
+    Records of processes of another home, which this one is a copy of, are left out.
+
+    Raises:
+        FailedPreconditionError: A control plane runs there, which would start them again.
+    """
+    home = HomeDir.at(path)
+    lock = HomeLock(home.lock_file)
+    await _acquire(lock)
+    try:
+        ended = await _stop_gateway(home, drain_s=drain_s)
+        driver = LocalDriver(home=home, socket_dir=home.socket_dir())
+        ended += sum(running.process is not None for running in driver.adopt_all())
+        await driver.stop(drain_s=drain_s)
+        ended += await _stop_workers(home, driver, drain_s=drain_s)
+        for file in (home.control_file, home.gateway_file, home.routes_file):
+            file.unlink(missing_ok=True)
+    finally:
+        lock.release()
+    return ended
+
+
+async def _stop_workers(home: HomeDir, replicas: LocalDriver, *, drain_s: float) -> int:
+    supervisor = StreamSupervisor(
+        driver=make_stream_driver(home, replicas),
+        wanted=tuple,
+        prepare=lambda settings: settings,
+        emit=_unheard,
+        clock=SystemClock(),
+    )
+    supervisor.load()
+    return await supervisor.stop(drain_s)
+
+
+async def _unheard(_: object) -> None:
+    """There is nobody to tell."""
+
+
+async def _acquire(lock: HomeLock) -> None:
+    """Take the lock; a control plane that was just killed holds it for a moment more."""
+    for _ in range(_LOCK_TRIES):
+        try:
+            lock.acquire()
+        except FailedPreconditionError:
+            await asyncio.sleep(_LOCK_RETRY_S)
+        else:
+            return
+    lock.acquire()
+
+
+async def _stop_gateway(home: HomeDir, *, drain_s: float) -> int:
+    owner = ProcessOwner.of(home.root, sockets=home.socket_dir())
+    record = read_gateway_record(home.gateway_file, owner)
+    process = None if record is None else owner.adopt(record)
+    if record is None or process is None:
+        return 0
+    gateway = EnvoyGateway(
+        GatewaySettings(
+            run_dir=home.socket_dir() / "envoy",
+            host=record.host,
+            http_port=record.http_port,
+            grpc_port=record.grpc_port,
+            user=gateway_user(),
+        )
+    )
+    try:
+        await gateway.adopt(process)
+        await gateway.stop(drain_s)
+    except HeadraceError:
+        # It does not answer, so there is nothing to drain.
+        process = owner.adopt(record)
+        if process is not None:
+            process.send(signal.SIGKILL)
+            process.close()
+    return 1
+
+
+_SLACK_S = 15.0
+"""What draining may take beyond its limit: killing what did not drain, closing, cleaning up."""
+
+
+def down(
+    *,
+    drain_s: Annotated[
+        float, typer.Option("--drain-s", min=0, help="Seconds that requests in flight may take.")
+    ] = 30.0,
+    server: Annotated[
+        str | None,
+        typer.Option(
+            "--server",
+            metavar="URL",
+            help="End a control plane elsewhere; only if named here, never by a context.",
+            show_default="what runs on --home",
+        ),
+    ] = None,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Stop gateway, replicas and control plane; requests in flight are answered first.
+
+    Also stops what a killed control plane left behind. Where nothing runs, nothing happens.
+
+    For example:
+
+        headrace down
+    """
+    import asyncio
+
+    from headrace.control import read_control_file
+    from headrace.control.settings import original_of
+
+    if server is not None:
+        connect(server, home).post("/api/v1/stop")
+        say(f"{server} drains and stops")
+        return
+    if not (home / "run").is_dir():
+        say(f"nothing runs on {home}")
+        return
+    original = original_of(home)
+    with progress("draining and stopping"):
+        control = read_control_file(home)
+        if control is not None:
+            _stop(control, home, drain_s)
+        ended = asyncio.run(stop_leftovers(home, drain_s=drain_s))
+    if control is None and not ended:
+        say(f"nothing runs on {home}{copy_note(original)}")
+    elif control is None:
+        noun = "process" if ended == 1 else "processes"
+        say(f"stopped {ended} {noun} without a control plane")
+    else:
+        say("stopped")
+
+
+def _stop(control: "ControlFile", home: Path, drain_s: float) -> None:
+    """Ask the control plane to end everything; if it does not, end the control plane."""
+    import signal
+
+    from headrace.control.ownership import ProcessOwner
+
+    process = ProcessOwner.of(home).adopt(control)
+    if process is None:
+        return
+    try:
+        local_management(control, home).post("/api/v1/stop", timeout_s=5.0)
+    except HeadraceError:
+        process.send(signal.SIGTERM)
+    if not process.wait_blocking(drain_s + _SLACK_S):
+        process.send(signal.SIGKILL)
+        process.wait_blocking(_SLACK_S)
+    process.close()

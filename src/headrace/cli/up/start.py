@@ -1,0 +1,438 @@
+"""Spec that `headrace up` serves, and its start: here, in the background, in a running system."""
+
+
+# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
+
+import base64
+import json
+import os
+import re
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final
+
+import typer
+
+from headrace.cli.connection import Target, local_management
+from headrace.cli.management import Management
+from headrace.cli.options import DEFAULT_HOME, seconds
+from headrace.cli.output import columns, progress, say, write, write_json
+from headrace.core import (
+    VARIABLE,
+    Array,
+    Datatype,
+    FailedPreconditionError,
+    HeadraceError,
+    ModelSignature,
+    TensorSpec,
+)
+from headrace.core.examples import example_inputs
+
+if TYPE_CHECKING:
+    from headrace.control import ControlFile, ControlSettings
+
+
+def name_from(path: Path) -> str:
+    """A name out of a file's or directory's: `My model.onnx` becomes `My-model`.
+
+    Where files are called alike and their directories tell them apart, as `model.onnx` is, the
+    directory's name is taken.
+    """
+    full = path.absolute()
+    stem = full.name if full.is_dir() else full.stem
+    parent = full.parent
+    while stem in {"", "model"} or stem.isdigit():
+        if not parent.name:
+            break
+        stem, parent = parent.name, parent.parent
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", stem).strip("-._")[:128] or "model"
+
+
+SPEC_NAME = "headrace.yaml"
+_STATE_FILES = ("state.db", "state.json")
+_SPEC_SUFFIXES = {".yaml", ".yml", ".json"}
+
+
+def document_for(
+    target: Path | None,
+    *,
+    name: str | None,
+    replicas: int | None,
+    slo_p99: str | None = None,
+    max_replicas: int | None = None,
+    rows_independent: bool = False,
+    home: Path,
+    has_state: bool = False,
+) -> dict[str, Any] | None:
+    """The spec that `target` means, as plain data; None goes on with what is stored.
+
+    Args:
+        name: Of the endpoint of a model; this and the next four are for a model only.
+        slo_p99: `slo.latency_s` of the endpoint, with its unit: 150ms or 0.15s.
+        max_replicas: `autoscale.max_replicas` of the endpoint.
+        rows_independent: `batching.rows_independent` of the endpoint.
+        has_state: Whether the state is elsewhere than in `home`.
+
+    Raises:
+        BadParameter: There is no target, or an option does not fit it.
+    """
+    options = {
+        "--name": name,
+        "--replicas": replicas,
+        "--slo-p99": slo_p99,
+        "--max-replicas": max_replicas,
+        "--rows-independent": rows_independent or None,
+    }
+    used = [flag for flag, value in options.items() if value is not None]
+    if target is None:
+        if Path(SPEC_NAME).is_file():
+            target = Path(SPEC_NAME)
+        elif has_state or any((home / file).is_file() for file in _STATE_FILES):
+            if used:
+                msg = "what ran last goes on as it was; name a model or a spec file"
+                raise typer.BadParameter(msg, param_hint=used[0])
+            return None
+        else:
+            msg = (
+                f"nothing to serve: there is no {SPEC_NAME} here and nothing ran on {home} before; "
+                "name a model, as in `headrace up model.onnx`"
+            )
+            raise typer.BadParameter(msg, param_hint="MODEL_FILE")
+    elif not target.exists():
+        msg = f"there is no file or directory '{target}'"
+        raise typer.BadParameter(msg, param_hint="MODEL_FILE")
+    if target.is_dir() and (target / SPEC_NAME).is_file():
+        target /= SPEC_NAME
+    if target.is_file() and target.suffix in _SPEC_SUFFIXES:
+        from headrace.cli.spec import read_spec
+
+        if used:
+            key = _KEYS[used[0]]
+            msg = f"a spec file says this itself; set `{key}` of the endpoint in {target}"
+            raise typer.BadParameter(msg, param_hint=used[0])
+        return read_spec(target).document()
+    document = _from_model(
+        target, name=name, replicas=replicas, slo_p99=slo_p99, max_replicas=max_replicas
+    )
+    if rows_independent:
+        document["endpoints"][0]["batching"] = {"rows_independent": True}
+    return document
+
+
+def _from_model(
+    path: Path,
+    *,
+    name: str | None,
+    replicas: int | None,
+    slo_p99: str | None,
+    max_replicas: int | None,
+) -> dict[str, Any]:
+
+    endpoint: dict[str, Any] = {"name": name or name_from(path), "model": str(path.absolute())}
+    if replicas is not None:
+        endpoint["replicas"] = replicas
+    if slo_p99 is not None:
+        endpoint["slo"] = {"latency_s": _latency_s(slo_p99)}
+    if max_replicas is not None:
+        if replicas is not None and replicas > max_replicas:
+            msg = f"{max_replicas} is less than --replicas {replicas}, which it begins with"
+            raise typer.BadParameter(msg, param_hint="--max-replicas")
+        endpoint["autoscale"] = {"max_replicas": max_replicas}
+    return {"version": 1, "endpoints": [endpoint]}
+
+
+_KEYS = {
+    "--name": "name",
+    "--replicas": "replicas",
+    "--slo-p99": "slo: {latency_s: 0.15}",
+    "--max-replicas": "autoscale: {max_replicas: 4}",
+    "--rows-independent": "batching: {rows_independent: true}",
+}
+
+
+def _latency_s(text: str) -> float:
+    """The latency that `--slo-p99` gives, within what a spec takes."""
+    from pydantic import ValidationError
+
+    from headrace.core.spec_base import parsed
+    from headrace.core.spec_rollout import SloSpec
+
+    flag = "--slo-p99"
+    if text.strip()[-1:].isdigit():  # elsewhere these are seconds: 150 would be an SLO of minutes
+        msg = f"'{text}' has no unit; write {text.strip()}ms or {text.strip()}s"
+        raise typer.BadParameter(msg, param_hint=flag)
+    latency_s = round(seconds(text.strip(), flag), 9)
+    try:
+        parsed(SloSpec, {"latency_s": latency_s})
+    except ValidationError as error:
+        limit = error.errors()[0]["msg"].removeprefix("Input should be ")
+        msg = f"'{text}': an SLO is {limit} seconds"
+        raise typer.BadParameter(msg, param_hint=flag) from None
+    return latency_s
+
+
+def with_code(document: dict[str, Any]) -> dict[str, Any]:
+    """`document` whose endpoints may all have models that run their authors' code."""
+    endpoints = [{**entry, "allow_code": True} for entry in document.get("endpoints", [])]
+    return {**document, "endpoints": endpoints}
+
+
+def with_tuning(document: dict[str, Any] | None, home: Path) -> dict[str, Any]:
+    """`document` with what it leaves open filled in from profiles."""
+    from headrace.cli.spec import tuned_document
+
+    if document is None:
+        msg = "what ran last goes on as it was; name a spec or a model"
+        raise typer.BadParameter(msg, param_hint="--tuned")
+    return tuned_document(document, Target(home=home))
+
+
+_LONGEST_BODY: Final = 400
+
+
+def command(
+    http_url: str,
+    endpoint: str,
+    flag: str = "",
+    *,
+    gateway_ca: str = "",
+    example: Mapping[str, float | str] = MappingProxyType({}),
+) -> str:
+    """A `curl` line for `endpoint` if its inputs are small, else a `headrace infer` line.
+
+    Args:
+        flag: What `headrace` needs besides, for instance ` --home DIR`.
+        gateway_ca: The file of the gateway's certificate; empty for plain text. Only `headrace`
+            knows that it may be trusted, so only that is named then.
+        example: As `ModelSignature.example`, where the model's version is known.
+    """
+    short = f"headrace infer {endpoint}{flag}"
+    if gateway_ca:
+        return short
+    try:
+        document = Management(http_url).get(f"/v2/models/{endpoint}")
+        inputs = [_spec(tensor) for tensor in document["inputs"]]
+    except (HeadraceError, KeyError, ValueError):
+        return short
+    path, body = f"v2/models/{endpoint}/infer", example_body(inputs, example)
+    if coded := _coded(inputs):
+        path, body = f"v1/models/{endpoint}:predict", coded
+    if len(body) > _LONGEST_BODY:
+        return short
+    return f"curl -s {http_url}/{path} -d '{body}'"
+
+
+def example_of(management: Management, endpoint: Mapping[str, Any]) -> dict[str, float | str]:
+    """`ModelSignature.example` of an endpoint of the status; empty where nobody knows it."""
+    revisions = sorted(endpoint.get("revisions", []), key=lambda one: -one["weight"])
+    name, colon, version = revisions[0]["model"].rpartition(":") if revisions else ("", "", "")
+    if not colon or "/" in name:
+        return {}
+    try:
+        document = management.get(f"/api/v1/models/{name}/versions/{version}")
+    except HeadraceError:
+        return {}
+    example: dict[str, float | str] = document["signature"].get("example", {})
+    return example
+
+
+def example_body(
+    inputs: list[TensorSpec], example: Mapping[str, float | str] = MappingProxyType({})
+) -> str:
+    """A V2 request with one made-up row, in numbers short enough to read."""
+    batched = all(spec.shape[:1] == (VARIABLE,) for spec in inputs)
+    signature = ModelSignature(inputs=tuple(inputs), outputs=(), batched=batched, example=example)
+    tensors = [
+        {
+            "name": spec.name,
+            "datatype": str(spec.datatype),
+            "shape": list(array.shape),
+            "data": _data(array, is_exact=spec.name in example),
+        }
+        for spec, array in zip(inputs, example_inputs(signature).values(), strict=True)
+    ]
+    return json.dumps({"inputs": tensors}, separators=(",", ":"))
+
+
+def _coded(inputs: list[TensorSpec]) -> str:
+    """A V1 request with one made-up row, if it is a file that nobody could read; else empty."""
+    if len(inputs) != 1 or inputs[0].datatype is not Datatype.BYTES or inputs[0].shape != (-1,):
+        return ""
+    signature = ModelSignature(inputs=tuple(inputs), outputs=(), batched=True)
+    (array,) = example_inputs(signature).values()
+    raw: bytes = array[0]
+    if raw.decode().isprintable():
+        return ""
+    rows = [{"b64": base64.b64encode(raw).decode()}]
+    return json.dumps({"instances": rows}, separators=(",", ":"))
+
+
+def _data(array: Array, *, is_exact: bool) -> list[Any]:
+    flat = array.reshape(-1)
+    if array.dtype.kind == "f" and not is_exact:
+        return [round(float(value), 1) for value in flat]
+    return [value.decode() if isinstance(value, bytes) else value for value in flat.tolist()]
+
+
+def _spec(tensor: dict[str, Any]) -> TensorSpec:
+    return TensorSpec(
+        name=tensor["name"],
+        datatype=Datatype(tensor["datatype"]),
+        shape=tuple(map(int, tensor["shape"])),
+    )
+
+
+_REPORTED_S = 2.0
+_LOOK_S = 0.1
+
+
+def detach(settings: "ControlSettings", *, home: Path, wait_s: float, json: bool) -> bool:
+    """Start all in the background, and say where it is reached; whether all endpoints are ready."""
+    from headrace.control import start_detached
+    from headrace.control.settings import read_last_control_file
+
+    last = read_last_control_file(home)
+    with progress("starting, until a real request is answered"):
+        control = start_detached(settings, timeout_s=wait_s)
+    _tell_last(last, control)
+    return _announce(control, home=home, json=json)
+
+
+def run_here(settings: "ControlSettings", home: Path) -> int:
+    """Be the control plane in this process; a thread prints the addresses once all is ready.
+
+    Raises:
+        FailedPreconditionError: Why nothing came up, once everything is stopped: below the log of
+            several processes that ended, nobody would look for it.
+    """
+    import threading
+
+    import msgspec
+
+    from headrace.control import read_control_file, run
+    from headrace.control.settings import read_last_control_file
+
+    last = read_last_control_file(home)
+    reader, writer = os.pipe()
+    why = ""
+
+    def announce() -> None:
+        nonlocal why
+        with os.fdopen(reader, "rb") as notices:
+            line = notices.readline()
+        notice = msgspec.json.decode(line) if line else {}
+        why = notice.get("error", "")
+        control = read_control_file(home)
+        if control is not None and notice.get("ready"):
+            _tell_last(last, control)
+            _announce(control, home=home, json=False, stop_with="Ctrl-C")
+
+    announcing = threading.Thread(target=announce, name="announce", daemon=True)
+    announcing.start()
+    status = run(msgspec.structs.replace(settings, notify_fd=writer))
+    announcing.join(timeout=1.0)
+    if status and why:
+        raise FailedPreconditionError(why)
+    return status
+
+
+def change_running(
+    control: "ControlFile",
+    document: dict[str, Any] | None,
+    *,
+    home: Path,
+    wait_s: float,
+    json: bool,
+) -> None:
+    """Apply a spec to what runs already; None leaves that as it is."""
+    from headrace.cli.spec import tell_applied
+
+    api = local_management(control, home)
+    say(f"already running on {home} (pid {control.pid}); its ports stay as they are")
+    if document is None:
+        _announce(control, home=home, json=json)
+        return
+    with progress("applying, until a real request is answered"):
+        answer = api.post("/api/v1/apply", document, timeout_s=wait_s + 30, wait_s=wait_s)
+    tell_applied(answer, json=False)
+    _announce(control, home=home, json=json)
+
+
+def _tell_last(last: "ControlFile | None", control: "ControlFile") -> None:
+    """Say what became of the addresses of a control plane that was killed."""
+    if last is None:
+        return
+    moved = [
+        f"{what} moved from {before} to {now}"
+        for what, before, now in (
+            ("the gateway", last.http_url, control.http_url),
+            ("gRPC", last.grpc_target, control.grpc_target),
+            ("metrics", last.metrics_url, control.metrics_url),
+            ("console and API", last.admin_url, control.admin_url),
+        )
+        if before != now
+    ]
+    took_over = f"took over from the control plane that was killed (pid {last.pid})"
+    say(f"{took_over}; {'; '.join(moved) or 'all ports are the same'}")
+
+
+def _announce(
+    control: "ControlFile", *, home: Path, json: bool, stop_with: str | None = None
+) -> bool:
+    """Say where everything is reached and which endpoints are not ready; whether all are."""
+    from headrace.cli.status import batching_lines, grpc_url
+
+    management = local_management(control, home)
+    status = _status(management)
+    endpoints, streams = status["endpoints"], status.get("streams", [])
+    waiting = [endpoint for endpoint in endpoints if not endpoint["ready"]]
+    if json:
+        write_json(control)
+    else:
+        flag = "" if home == DEFAULT_HOME else f" --home {home}"
+        rows = [
+            ("HTTP, gRPC", control.http_url),
+            ("gRPC", grpc_url(control.http_url, control.grpc_target)),
+            ("metrics", control.metrics_url),
+            ("console, API", control.admin_url),
+            ("log in with", f"headrace token show{flag}"),
+            ("stop with", stop_with or f"headrace down{flag}"),
+        ]
+        running = sum(stream["state"] == "running" for stream in streams)
+        more = f", {running} of {len(streams)} streams running" if streams else ""
+        lines = [f"up: {len(endpoints) - len(waiting)} of {len(endpoints)} endpoints ready{more}"]
+        lines += [*batching_lines(endpoints, differ=True), *batching_lines(endpoints)]
+        lines += ["", *columns(rows)]
+        if endpoints:
+            shown = next((e for e in endpoints if e["ready"]), endpoints[0])
+            call = command(
+                control.http_url,
+                shown["name"],
+                flag,
+                gateway_ca=control.gateway_ca,
+                example=example_of(management, shown),
+            )
+            lines += ["", "try it:", call]
+        write("\n".join(lines))
+    for endpoint in endpoints:
+        if endpoint["message"] or endpoint.get("note"):
+            say(f"{endpoint['name']}: {endpoint['message'] or endpoint['note']}")
+    return not waiting
+
+
+def _status(api: "Management") -> dict[str, Any]:
+    """The status, once ready replicas have reported how they batch, which takes them a second."""
+    until = time.monotonic() + _REPORTED_S
+    while True:
+        status: dict[str, Any] = api.get("/api/v1/status")
+        waits = any(
+            revision.get("batching") is None
+            for endpoint in status["endpoints"]
+            for revision in endpoint["revisions"]
+            if any(one["state"] == "ready" for one in revision["replicas"])
+        )
+        if not waits or time.monotonic() > until:
+            return status
+        time.sleep(_LOOK_S)
