@@ -7,8 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from headrace.cli.connection import connect
-from headrace.cli.options import DEFAULT_HOME, Home, Json, Server, ShowByDefault, span_s
+from headrace.cli.options import (
+    CommandGroup,
+    ControlPlane,
+    Json,
+    ShowByDefault,
+    span_s,
+)
 from headrace.cli.output import FAILED, say, table, write_json
 from headrace.core.text import measure_text
 
@@ -18,7 +23,8 @@ if TYPE_CHECKING:
 _STYLES: Final = {"firing": "bold red", "pending": "yellow", "resolved": "green"}
 _TEST_TIMEOUT_S: Final = 300.0
 
-app = typer.Typer(
+app = CommandGroup(
+    no_args_is_help=False,
     cls=ShowByDefault,
     help="What is wrong now: `headrace alerts`. Silence alerts, test receivers.",
 )
@@ -36,8 +42,7 @@ def show(
         bool, typer.Option("--firing", help="Only what fires; exit status 1 if anything does.")
     ] = False,
     json: Json = False,
-    server: Server = None,
-    home: Home = DEFAULT_HOME,
+    plane: ControlPlane,
 ) -> None:
     """Print what is wrong now, since when, and what to do; and what was until lately.
 
@@ -47,7 +52,7 @@ def show(
 
         headrace alerts --firing || echo "call somebody"
     """
-    api = connect(server, home)
+    api = plane.connect()
     query = {"endpoint": endpoint, "stream": stream, "state": "firing" if firing else ""}
     alerts = api.get("/api/v1/alerts", **query)["alerts"]
     if json:
@@ -63,30 +68,22 @@ def silence(
     endpoint: _Endpoint = "",
     *,
     alert: Annotated[
-        str,
-        typer.Option("--alert", help="Only this one, as HeadraceLatencyP99.", show_default="all"),
+        str, typer.Option(help="Only this one, as HeadraceLatencyP99.", show_default="all")
     ] = "",
     stream: _Stream = "",
     severity: Annotated[
-        str, typer.Option("--severity", help="Only `page` or `ticket`.", show_default="both")
+        str, typer.Option(help="Only `page` or `ticket`.", show_default="both")
     ] = "",
-    for_: Annotated[
-        str, typer.Option("--for", help="How long: 90s, 15m, 12h or 30d.", show_default=False)
-    ] = "",
+    for_: Annotated[str, typer.Option("--for", help="How long: 90s, 15m, 12h or 30d.")] = "",
     until: Annotated[
         str,
         typer.Option(
-            "--until",
             help="Or its end: 2026-11-25T18:00, in this machine's time zone if none is named.",
-            show_default=False,
         ),
     ] = "",
-    comment: Annotated[
-        str, typer.Option("--comment", help="Why, for others.", show_default="none")
-    ] = "",
+    comment: Annotated[str, typer.Option(help="Why, for others.")] = "",
     json: Json = False,
-    server: Server = None,
-    home: Home = DEFAULT_HOME,
+    plane: ControlPlane,
 ) -> None:
     """Send no message that alerts fire, until an end; the alerts themselves are still shown.
 
@@ -109,7 +106,7 @@ def silence(
         "comment": comment,
         **_end(for_, until),
     }
-    created = connect(server, home).post("/api/v1/silences", body)
+    created = plane.connect().post("/api/v1/silences", body)
     if json:
         write_json(created)
     else:
@@ -117,12 +114,12 @@ def silence(
 
 
 @app.command()
-def silences(*, json: Json = False, server: Server = None, home: Home = DEFAULT_HOME) -> None:
+def silences(*, json: Json = False, plane: ControlPlane) -> None:
     """List the silences that have not ended."""
     from headrace.cli.output import show
     from headrace.cli.rollout.view import clock_text
 
-    listed = connect(server, home).get("/api/v1/silences")["silences"]
+    listed = plane.connect().get("/api/v1/silences")["silences"]
     if json:
         write_json(listed)
     elif not listed:
@@ -143,15 +140,12 @@ def silences(*, json: Json = False, server: Server = None, home: Home = DEFAULT_
 
 @app.command()
 def unsilence(
-    silence: Annotated[
-        str, typer.Argument(metavar="ID", help="As `alerts silences` shows it.", show_default=False)
-    ],
+    silence: Annotated[str, typer.Argument(metavar="ID", help="As `alerts silences` shows it.")],
     *,
-    server: Server = None,
-    home: Home = DEFAULT_HOME,
+    plane: ControlPlane,
 ) -> None:
     """End a silence now: what fires is sent."""
-    removed = connect(server, home).delete(f"/api/v1/silences/{silence}")
+    removed = plane.connect().delete(f"/api/v1/silences/{silence}")
     say(f"silence {removed['id']} of {_about(removed)} is removed")
 
 
@@ -162,8 +156,7 @@ def send_test(
     ] = "",
     *,
     json: Json = False,
-    server: Server = None,
-    home: Home = DEFAULT_HOME,
+    plane: ControlPlane,
 ) -> None:
     """Send a marked test message to receivers; exit status 1 if one does not take it.
 
@@ -175,7 +168,7 @@ def send_test(
     """
     from headrace.cli.output import show
 
-    api = connect(server, home)
+    api = plane.connect()
     answer = api.post("/api/v1/alerts/test", {"receiver": receiver}, timeout_s=_TEST_TIMEOUT_S)
     deliveries = answer["deliveries"]
     if json:

@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 
 import headrace
 from headrace.cli.context import remember_options
+from headrace.cli.options import expanded
 from headrace.cli.output import EXIT_CODES, INTERRUPTED, report
 
 _DEBUG = "--debug"
@@ -27,6 +28,7 @@ _COMMANDS: Final = {
         "down": ("up.down:down", "Drain and stop gateway, replicas and control plane."),
         "apply": ("spec:apply", "Apply a spec file to the running system."),
         "diff": ("spec:diff", "Show what `apply` would change."),
+        "scale": ("spec:scale", "Change the number of an endpoint's replicas."),
         "undo": ("events:undo", "Return an endpoint to a former generation."),
         "rollout": ("rollout.commands:app", "Shift traffic to a new version step by step."),
         "batch": ("batch.commands:app", "Run a model over a data set; control jobs of the spec."),
@@ -94,7 +96,7 @@ class _Commands(Mapping[str, Any]):
             if isinstance(command, typer.Typer):
                 parent.add_typer(command, name=name)
             else:
-                parent.command(name)(command)
+                parent.command(name)(expanded(command))
             self._loaded[name] = typer.main.get_group(parent).commands[name]
         return self._loaded[name]
 
@@ -166,7 +168,6 @@ def root(
             _TOKEN_FILE,
             envvar="HEADRACE_TOKEN_FILE",
             help="The same, read from a file.",
-            show_default="none",
         ),
     ] = None,
     ca_file: Annotated[

@@ -1,9 +1,7 @@
 """`headrace audit` and `headrace diagram`: checks and a drawing of a whole system."""
 
-
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
-# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 import sys
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -12,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headrace.cli.connection import connect, find_target
-from headrace.cli.options import DEFAULT_HOME, Home, Json, Server
+from headrace.cli.options import DEFAULT_HOME, CommandGroup, ControlPlane, Home, Json
 from headrace.cli.output import progress, say, show, table, write
 from headrace.core.text import bytes_text
 
@@ -27,7 +24,8 @@ if TYPE_CHECKING:
 
 FINDINGS = 3
 """The exit status when a finding is as bad as `--fail-on` says."""
-app = typer.Typer(
+app = CommandGroup(
+    no_args_is_help=False,
     invoke_without_command=True,
     help="Check the whole system and its spec against a published list of checks.",
 )
@@ -69,9 +67,7 @@ def audit(
     fail_on: Annotated[
         FailOn | None,
         typer.Option(
-            "--fail-on",
-            help="Exit with status 3 if a finding is at or above this.",
-            show_default="never",
+            help="Exit with status 3 if a finding is at or above this.", show_default="never"
         ),
     ] = None,
     format_: Annotated[
@@ -90,19 +86,16 @@ def audit(
     advisories: Annotated[
         Path | None,
         typer.Option(
-            "--advisories",
             metavar="FILE|DIR",
             help="Compare installed packages with these OSV documents (JSON); nothing is fetched.",
             exists=True,
-            show_default=False,
         ),
     ] = None,
     list_: Annotated[
         bool, typer.Option("--list", help="List the checks, and look at nothing.")
     ] = False,
     json: Json = False,
-    server: Server = None,
-    home: Home = DEFAULT_HOME,
+    plane: ControlPlane,
 ) -> None:
     """Check the running system and its spec, or a spec file; each finding comes with its fix.
 
@@ -126,7 +119,7 @@ def audit(
     if list_:
         _write(_listed(chosen), output)
         return
-    report = _report(file, fail_on, advisories, server=server, home=home)
+    report = _report(file, fail_on, advisories, plane=plane)
     _write(_rendered(report, chosen), output)
     if output is not None:
         from headrace.advise.reports import summary_line
@@ -141,8 +134,7 @@ def _report(
     fail_on: FailOn | None,
     advisories: Path | None,
     *,
-    server: str | None,
-    home: Path,
+    plane: ControlPlane,
 ) -> "Report":
     from headrace import __version__
     from headrace.advise import Severity, run_checks
@@ -155,7 +147,7 @@ def _report(
     if file is not None:
         target, facts = str(file), _facts_of_file(file, now, known)
     else:
-        target, facts = _facts_of_running(server, home, now, known)
+        target, facts = _facts_of_running(plane, now, known)
     return Report(
         audit=run_checks(CHECKS, facts),
         target=target,
@@ -178,11 +170,11 @@ def _facts_of_file(file: Path, now: datetime, advisories: "tuple[Advisory, ...] 
 
 
 def _facts_of_running(
-    server: str | None, home: Path, now: datetime, advisories: "tuple[Advisory, ...] | None"
+    plane: ControlPlane, now: datetime, advisories: "tuple[Advisory, ...] | None"
 ) -> "tuple[str, Facts]":
     from headrace.advise.collect import Place, collect_running
 
-    target = find_target(server, home)
+    target = plane.target()
     api = target.management()
     place = Place(url=api.url, home=None if target.is_remote else target.home.absolute())
     with progress("looking at the system"):
@@ -236,7 +228,6 @@ def _json(document: object) -> str:
 
 
 def _write(text: str, output: Path | None) -> None:
-
     if output is None:
         write(text)
     else:
@@ -252,7 +243,6 @@ def models(
             help="A folder of models, or a Triton-style repository.",
             exists=True,
             file_okay=False,
-            show_default=False,
         ),
     ],
     *,
@@ -343,22 +333,15 @@ def diagram(
         ),
     ] = None,
     search: Annotated[
-        str,
-        typer.Option(
-            "--search", help="Only endpoints with this in their name.", show_default="all"
-        ),
+        str, typer.Option(help="Only endpoints with this in their name.", show_default="all")
     ] = "",
     limit: Annotated[
         int,
         typer.Option(
-            "--limit",
-            min=1,
-            max=1000,
-            help="So many endpoints at most: those in trouble, then the busiest.",
+            min=1, max=1000, help="So many endpoints at most: those in trouble, then the busiest."
         ),
     ] = 40,
-    server: Server = None,
-    home: Home = DEFAULT_HOME,
+    plane: ControlPlane,
 ) -> None:
     """Draw callers, gateway, endpoints, versions, replicas and control plane as they are now.
 
@@ -370,7 +353,7 @@ def diagram(
     """
     by_ending = output is not None and output.suffix.lower() == ".svg"
     chosen = format_ or (DiagramFormat.SVG if by_ending else DiagramFormat.MERMAID)
-    picture = _picture(connect(server, home), search, limit)
+    picture = _picture(plane.connect(), search, limit)
     if chosen is DiagramFormat.SVG:
         from headrace.advise.diagram_svg import svg
 

@@ -105,7 +105,6 @@ def _state_url(home: Path, state_url: str) -> str:
 
 
 def _summary(result: "Backup") -> list[str]:
-
     manifest = result.manifest
     created = datetime.fromtimestamp(manifest.created, UTC)
     is_here = manifest.state == "sqlite"

@@ -1,6 +1,5 @@
 """Control plane that a command talks to, and what runs on a home."""
 
-
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
 import getpass

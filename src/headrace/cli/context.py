@@ -1,9 +1,7 @@
 """`headrace context`: control planes by name, and what a command shows to them."""
 
-
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
-# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 import json
 import os
 import re
@@ -16,7 +14,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from headrace.cli.options import Json
+from headrace.cli.options import CommandGroup, Json
 
 LOCAL: Final = "local"
 """Stands for no server at all: the control plane on `--home`."""
@@ -266,34 +264,25 @@ def read_token(path: Path) -> str:
     return text
 
 
-app = typer.Typer(
-    no_args_is_help=True, help="Name control planes elsewhere, and choose one: add, use, list, rm."
-)
+app = CommandGroup(help="Name control planes elsewhere, and choose one: add, use, list, rm.")
 _Name = Annotated[str, typer.Argument(help="The context's name.", show_default=False)]
 
 
 @app.command()
 def add(
     name: _Name,
-    url: Annotated[
-        str | None, typer.Argument(metavar="URL", help="Its management API.", show_default=False)
-    ] = None,
+    url: Annotated[str | None, typer.Argument(metavar="URL", help="Its management API.")] = None,
     *,
-    server: Annotated[
-        str | None, typer.Option("--server", metavar="URL", help="The same.", show_default=False)
-    ] = None,
+    server: Annotated[str | None, typer.Option(metavar="URL", help="The same.")] = None,
     token_file: Annotated[
         Path | None,
         typer.Option(
-            "--token-file",
             help="A file with a token for it, which is kept beside the URL.",
-            show_default="none",
         ),
     ] = None,
     ca_file: Annotated[
         Path | None,
         typer.Option(
-            "--ca-file",
             help="Who signs its certificate, where that is none of the usual ones.",
             show_default="the system's",
         ),

@@ -1,6 +1,5 @@
 """`headrace drift`: inputs and answers that differ from their reference."""
 
-
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
 from dataclasses import replace
@@ -10,8 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
-from headrace.cli.connection import connect, find_target
-from headrace.cli.options import DEFAULT_HOME, Home, Json, Server, ShowByDefault
+from headrace.cli.options import (
+    CommandGroup,
+    ControlPlane,
+    Json,
+    ShowByDefault,
+)
 from headrace.cli.output import say, table, write_json
 from headrace.cli.tables import read_tensors, read_times
 from headrace.core import InvalidArgumentError, ModelSignature, SystemClock
@@ -94,14 +97,11 @@ def _block(features: TensorFeatures, array: "Array") -> "Array":
     return block
 
 
-app = typer.Typer(
+app = CommandGroup(
     cls=ShowByDefault,
-    no_args_is_help=True,
     help="Which inputs and answers drifted: `headrace drift ENDPOINT`.",
 )
-reference_app = typer.Typer(
-    no_args_is_help=True, help="What requests are compared with: set, reset."
-)
+reference_app = CommandGroup(help="What requests are compared with: set, reset.")
 app.add_typer(reference_app, name="reference")
 TimeColumn = Annotated[
     str,
@@ -121,11 +121,10 @@ def show(
     endpoint: _Endpoint,
     *,
     version: Annotated[
-        str, typer.Option("--version", help="Of this version.", show_default="with most requests")
+        str, typer.Option(help="Of this version.", show_default="with most requests")
     ] = "",
     json: Json = False,
-    server: Server = None,
-    home: Home = DEFAULT_HOME,
+    plane: ControlPlane,
 ) -> None:
     """Show how far each feature of an endpoint is from its reference, drifted ones first.
 
@@ -138,7 +137,7 @@ def show(
     from headrace.cli.output import show
 
     path = f"/api/v1/endpoints/{endpoint}/drift"
-    document = connect(server, home).get(path, version=version)
+    document = plane.connect().get(path, version=version)
     if json:
         write_json(document)
         return
@@ -219,19 +218,14 @@ def set_(
             help="Training data: .csv, .parquet or .npz.",
             exists=True,
             dir_okay=False,
-            show_default=False,
         ),
     ],
     columns: Annotated[
-        str,
-        typer.Option(
-            "--columns", help="Which columns are the input, in order: a,b,c.", show_default="all"
-        ),
+        str, typer.Option(help="Which columns are the input, in order: a,b,c.", show_default="all")
     ] = "",
     time_column: TimeColumn = "",
     json: Json = False,
-    server: Server = None,
-    home: Home = DEFAULT_HOME,
+    plane: ControlPlane,
 ) -> None:
     """Compare an endpoint's requests with this data from now on.
 
@@ -244,7 +238,7 @@ def set_(
 
         headrace drift reference set fraud -i week.csv --time requested_at
     """
-    target = find_target(server, home)
+    target = plane.target()
     reference = sketch(file, _signature(target, endpoint), columns, time_column)
     path = f"/api/v1/endpoints/{endpoint}/drift/reference"
     answer = target.management().put(path, reference)
@@ -262,8 +256,7 @@ def reset(
     endpoint: _Endpoint,
     *,
     json: Json = False,
-    server: Server = None,
-    home: Home = DEFAULT_HOME,
+    plane: ControlPlane,
 ) -> None:
     """Forget what an endpoint is compared with, and what was counted.
 
@@ -273,7 +266,7 @@ def reset(
 
         headrace drift reference reset fraud
     """
-    answer = connect(server, home).delete(f"/api/v1/endpoints/{endpoint}/drift/reference")
+    answer = plane.connect().delete(f"/api/v1/endpoints/{endpoint}/drift/reference")
     if json:
         write_json(answer)
         return

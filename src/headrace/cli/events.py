@@ -1,19 +1,14 @@
 """`headrace events`, `history`, `undo`, `feedback` and `payloads`: the past of endpoints."""
 
-
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
 import time
-
-# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
-# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from headrace.cli.connection import connect
-from headrace.cli.options import DEFAULT_HOME, Home, Json, Server
+from headrace.cli.options import ControlPlane, Json
 from headrace.cli.output import progress, say, show, table, write, write_json
 from headrace.core import DeadlineExceededError, UnavailableError, span
 from headrace.core.text import bytes_text
@@ -38,8 +33,7 @@ def events(
     json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object per line, and nothing else.")
     ] = False,
-    server: Server = None,
-    home: Home = DEFAULT_HOME,
+    plane: ControlPlane,
 ) -> None:
     """Print what happened to endpoints: changes, rollouts, scaling, replicas, with reasons.
 
@@ -47,7 +41,7 @@ def events(
 
         headrace events fraud --follow
     """
-    api = connect(server, home)
+    api = plane.connect()
     found = api.get("/api/v1/events", endpoint=endpoint, limit=limit)["events"]
     for event in found:
         write(event_line(event, json=json))
@@ -97,23 +91,17 @@ def event_line(event: dict[str, Any], *, json: bool) -> str:
 
 
 def feedback(
-    request_id: Annotated[
-        str, typer.Argument(help="The answer's x-request-id.", show_default=False)
-    ],
+    request_id: Annotated[str, typer.Argument(help="The answer's x-request-id.")],
     reward: Annotated[
         float | None,
         typer.Argument(help="What it earned; more is better.", show_default="with --label, none"),
     ] = None,
     *,
     label: Annotated[
-        str | None,
-        typer.Option(
-            "--label", help="What it should have been: a class or a number.", show_default="none"
-        ),
+        str | None, typer.Option(help="What it should have been: a class or a number.")
     ] = None,
     json: Json = False,
-    server: Server = None,
-    home: Home = DEFAULT_HOME,
+    plane: ControlPlane,
 ) -> None:
     """Tell what an answer earned, for a rollout that reward decides, or what was right.
 
@@ -130,7 +118,7 @@ def feedback(
         raise typer.BadParameter("give a reward, or a label with --label", param_hint="REWARD")
     said = {"reward": reward} if label is None else {"label": label}
     body = {"request_id": request_id, **said}
-    answer = connect(server, home).post("/api/v1/feedback", body)
+    answer = plane.connect().post("/api/v1/feedback", body)
     if json:
         write_json(answer)
         return
@@ -155,8 +143,7 @@ def history(
         int, typer.Option("--limit", "-n", min=1, max=1000, help="The newest so many.")
     ] = 100,
     json: Json = False,
-    server: Server = None,
-    home: Home = DEFAULT_HOME,
+    plane: ControlPlane,
 ) -> None:
     """List what an endpoint has been: when, what was served, who changed it and why.
 
@@ -167,7 +154,7 @@ def history(
         headrace history fraud
     """
     path = f"/api/v1/endpoints/{endpoint}/history"
-    document = connect(server, home).get(path, limit=limit)
+    document = plane.connect().get(path, limit=limit)
     if json:
         write_json(document)
         return
@@ -226,19 +213,15 @@ def undo(
     to: Annotated[
         int | None,
         typer.Option(
-            "--to",
             min=1,
             help="A generation of `headrace history`.",
             show_default="the one before the newest",
         ),
     ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Return when it is ready.")] = False,
-    wait_s: Annotated[
-        float, typer.Option("--wait-s", min=0.1, help="Seconds that --wait waits.")
-    ] = 120.0,
+    wait_s: Annotated[float, typer.Option(min=0.1, help="Seconds that --wait waits.")] = 120.0,
     json: Json = False,
-    server: Server = None,
-    home: Home = DEFAULT_HOME,
+    plane: ControlPlane,
 ) -> None:
     """Make an endpoint what it was in a former generation, at once and without a rollout.
 
@@ -253,7 +236,7 @@ def undo(
     """
     from headrace.cli.spec import tell_applied
 
-    api = connect(server, home)
+    api = plane.connect()
     body = {} if to is None else {"generation": to}
     with progress("waiting until it is ready" if wait else "going back"):
         answer = api.post(
@@ -271,7 +254,7 @@ _NO: Final = "-"
 
 
 def payloads(
-    endpoint: Annotated[str, typer.Argument(help="Whose.", show_default=False)],
+    endpoint: Annotated[str, typer.Argument(help="Whose.")],
     *,
     rows: Annotated[
         int,
@@ -280,11 +263,10 @@ def payloads(
         ),
     ] = 0,
     request: Annotated[
-        str, typer.Option("--request", help="Show the request of this id.", show_default="any")
+        str, typer.Option(help="Show the request of this id.", show_default="any")
     ] = "",
     json: Json = False,
-    server: Server = None,
-    home: Home = DEFAULT_HOME,
+    plane: ControlPlane,
 ) -> None:
     """Show the files of an endpoint's payload log, or the requests and answers in them.
 
@@ -294,7 +276,7 @@ def payloads(
 
         headrace payloads fraud --rows 20
     """
-    api = connect(server, home)
+    api = plane.connect()
     path = f"/api/v1/endpoints/{endpoint}/payloads"
     if not rows and not request:
         found = api.get(path)
@@ -313,7 +295,6 @@ def payloads(
 
 
 def _show_files(found: Mapping[str, Any]) -> None:
-
     state = "on" if found["on"] else "off"
     say(f"payload log is {state}: {found['written']} written, {found['dropped']} dropped")
     if found["files"]:

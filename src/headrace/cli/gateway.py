@@ -13,8 +13,7 @@ from headrace.cli.options import (
     LogFormatOption,
     LogLevel,
     check_log_level,
-    file_option,
-    port_option,
+    setting,
 )
 
 _EVERYWHERE = "0.0.0.0"  # noqa: S104  # callers come from elsewhere, and have to show who they are
@@ -25,29 +24,26 @@ def gateway(
     control: Annotated[
         str,
         typer.Option(
-            "--control",
             envvar="HEADRACE_CONTROL",
             metavar="URL",
             help="The control plane: https://HOST:PORT of its --agents-port.",
-            show_default=False,
         ),
     ],
     tls_cert: Annotated[
         Path,
-        file_option(
+        setting(
             "tls-cert",
             "What the control plane is shown: a certificate that names this gateway (PEM). "
             "Replaced files are in force within a second, here and below.",
         ),
     ],
-    tls_key: Annotated[Path, file_option("tls-key", "Its private key (PEM, mode 0600).")],
+    tls_key: Annotated[Path, setting("tls-key", "Its private key (PEM, mode 0600).")],
     ca_file: Annotated[
-        Path, file_option("ca-file", "Who signs the control plane's certificate (PEM).")
+        Path, setting("ca-file", "Who signs the control plane's certificate (PEM).")
     ],
     name: Annotated[
         str | None,
         typer.Option(
-            "--name",
             envvar="HEADRACE_GATEWAY_NAME",
             help="What the gateway is called, after its certificate's name where the two differ: "
             "several may show one certificate.",
@@ -66,39 +62,32 @@ def gateway(
     host: Annotated[
         str,
         typer.Option(
-            "--host",
             envvar="HEADRACE_HOST",
             help="Address for callers. Beyond this machine they have to show who they are, but for "
             "endpoints that are public.",
         ),
     ] = _EVERYWHERE,
-    http_port: Annotated[int, port_option("http", "HTTP and gRPC on one port.")] = 8000,
+    http_port: Annotated[int, setting("http-port", "HTTP and gRPC on one port.")] = 8000,
     grpc_port: Annotated[
-        int, port_option("grpc", "The same again, where gRPC clients expect it.")
+        int, setting("grpc-port", "The same again, where gRPC clients expect it.")
     ] = 8001,
     admin_host: Annotated[
-        str,
-        typer.Option(
-            "--admin-host", envvar="HEADRACE_ADMIN_HOST", help="Address of health and metrics."
-        ),
+        str, typer.Option(envvar="HEADRACE_ADMIN_HOST", help="Address of health and metrics.")
     ] = _EVERYWHERE,
     admin_port: Annotated[
-        int, port_option("admin", "/healthz, /readyz and /metrics of the gateway itself.")
+        int, setting("admin-port", "/healthz, /readyz and /metrics of the gateway itself.")
     ] = 8002,
     url: Annotated[
         str,
         typer.Option(
-            "--url",
             envvar="HEADRACE_GATEWAY_URL",
             metavar="URL",
             help="How callers reach this gateway, to be shown to people.",
-            show_default="none",
         ),
     ] = "",
     drain_timeout_s: Annotated[
         float,
         typer.Option(
-            "--drain-timeout-s",
             envvar="HEADRACE_DRAIN_TIMEOUT_S",
             min=0,
             help="Seconds that running requests get at the end.",

@@ -1,6 +1,5 @@
 """`headrace infer`: request to an endpoint from the command line."""
 
-
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
 from collections.abc import Mapping
@@ -11,8 +10,11 @@ import numpy as np
 import typer
 from typer.models import OptionInfo
 
-from headrace.cli.connection import find_target
-from headrace.cli.options import DEFAULT_HOME, NULLS_OPTION, Home, OutputFormat, Server
+from headrace.cli.options import (
+    NULLS_OPTION,
+    ControlPlane,
+    OutputFormat,
+)
 from headrace.cli.output import say, show, table, write_json
 from headrace.core import (
     Array,
@@ -173,7 +175,7 @@ _HOW = (
 
 
 def infer(
-    endpoint: Annotated[str, typer.Argument(help="The endpoint's name.", show_default=False)],
+    endpoint: Annotated[str, typer.Argument(help="The endpoint's name.")],
     *,
     file: Annotated[
         str | None,
@@ -190,15 +192,12 @@ def infer(
             help="Send only the first N rows; without a file, make up that many.",
         ),
     ] = None,
-    version: Annotated[
-        str, typer.Option("--version", help="A version by number, past the traffic split.")
-    ] = "",
+    version: Annotated[str, typer.Option(help="A version by number, past the traffic split.")] = "",
     nulls: Annotated[Nulls, NULLS_OPTION] = Nulls.NAN,
     output: Annotated[OutputFormat, typer.Option("--output", "-o")] = OutputFormat.TABLE,
     url: Annotated[
         str | None,
         typer.Option(
-            "--url",
             envvar="HEADRACE_URL",
             help="Where to send it: http://, https://, grpc://, grpcs:// or unix:/PATH.",
             show_default="the gateway of --server or --home",
@@ -210,9 +209,8 @@ def infer(
     cert: Cert = None,
     cert_key: CertKey = None,
     allow_insecure: AllowInsecure = False,
-    timeout_s: Annotated[float, typer.Option("--timeout-s", help="Seconds for everything.")] = 60.0,
-    server: Server = None,
-    home: Home = DEFAULT_HOME,
+    timeout_s: Annotated[float, typer.Option(help="Seconds for everything.")] = 60.0,
+    plane: ControlPlane,
 ) -> None:
     """Send rows to an endpoint and print what comes back.
 
@@ -240,7 +238,7 @@ def infer(
     )
     from headrace.client import Client
 
-    target = find_target(server, home)
+    target = plane.target()
     gateway = connection.Gateway(url=url) if url else connection.gateway(target)
     certificate = certificate_of(cert, cert_key)
     client = Client(
@@ -282,7 +280,6 @@ def infer(
 
 
 def _show_table(response: "InferResponse", *, batched: bool) -> None:
-
     columns, lines, hidden = to_rows(response.outputs, batched=batched)
     show(table(lines, *columns))
     if hidden:

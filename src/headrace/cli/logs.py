@@ -1,6 +1,5 @@
 """`headrace logs`: log lines of gateway, control plane and replicas."""
 
-
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
 import itertools
@@ -10,13 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from headrace.cli.connection import find_target, log_lines
-from headrace.cli.options import DEFAULT_HOME, Home, LogFormat, LogFormatOption, Server
+from headrace.cli.connection import log_lines
+from headrace.cli.options import (
+    ControlPlane,
+    LogFormat,
+    LogFormatOption,
+)
 from headrace.cli.output import say, write
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
 HEADER: Final = (
     f"{'time':<12}  {'code':<17} {'endpoint':<16} {'version':<8} {'took':>9} {'replica':>9}  "
@@ -115,8 +117,7 @@ def logs(
         ),
     ] = "",
     log_format: LogFormatOption = None,
-    server: Server = None,
-    home: Home = DEFAULT_HOME,
+    plane: ControlPlane,
 ) -> None:
     """Print the newest log lines of all processes, also of those that have ended.
 
@@ -134,26 +135,24 @@ def logs(
     if requests:
         if source is not None:
             raise typer.BadParameter("--requests are the gateway's: leave the process out")
-        _requests(server, home, endpoint, wanted, follow=follow, tail=tail)
+        _requests(plane, endpoint, wanted, follow=follow, tail=tail)
         return
     lines: Iterable[str]
-    target = find_target(server, home)
-    if follow or target.is_remote or read_control_file(home) is not None:
+    target = plane.target()
+    if follow or target.is_remote or read_control_file(plane.home) is not None:
         lines = target.management().lines(
             "/api/v1/logs", follow=int(follow), tail=tail, source=source, format=wanted
         )
     else:
-        lines = log_lines(home, tail=tail, source=source or "", log_format=wanted)
-        say(f"nothing runs on {home}; this is what was logged before")
+        lines = log_lines(plane.home, tail=tail, source=source or "", log_format=wanted)
+        say(f"nothing runs on {plane.home}; this is what was logged before")
     for line in lines:
         write(line)
 
 
-def _requests(
-    server: str | None, home: "Path", endpoint: str, wanted: str, *, follow: bool, tail: int
-) -> None:
+def _requests(plane: ControlPlane, endpoint: str, wanted: str, *, follow: bool, tail: int) -> None:
     """Print the request log, in columns or as it is."""
-    api = find_target(server, home).management()
+    api = plane.target().management()
     if follow and endpoint:
         api.get(f"/api/v1/endpoints/{endpoint}")  # nobody waits for what will not come
     lines = api.lines("/api/v1/logs", follow=int(follow), tail=tail, source="access", format="json")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 from urllib.parse import urlencode, urlsplit
 
@@ -108,11 +109,18 @@ class Management:
         self, path: str, document: object = None, *, timeout_s: float = TIMEOUT_S, **query: object
     ) -> Document:
         """The answer to `document`."""
-        return self._call("POST", path, query, document, timeout_s)
+        return self._call("POST", path, query, document, timeout_s=timeout_s)
 
-    def put(self, path: str, document: object, **query: object) -> Document:
-        """The answer to putting `document` at `path`."""
-        return self._call("PUT", path, query, document)
+    def put(
+        self, path: str, document: object, *, generation: int | None = None, **query: object
+    ) -> Document:
+        """The answer to putting `document` at `path`.
+
+        Args:
+            generation: The one that was read; the server refuses if there is another by now.
+        """
+        match = {} if generation is None else {"if-match": f'"{generation}"'}
+        return self._call("PUT", path, query, document, headers=match)
 
     def delete(self, path: str, **query: object) -> Document:
         """The answer to deleting what is at `path`."""
@@ -167,10 +175,12 @@ class Management:
         path: str,
         query: Document,
         document: object = None,
+        *,
         timeout_s: float = TIMEOUT_S,
+        headers: Mapping[str, str] = MappingProxyType({}),
     ) -> Document:
         body = None if document is None else json.dumps(document).encode()
-        headers = {"content-type": "application/json"}
+        headers = {"content-type": "application/json", **headers}
         with self._opened(
             method, path, query, headers=headers, timeout_s=timeout_s, body=body
         ) as response:

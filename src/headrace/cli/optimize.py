@@ -1,6 +1,5 @@
 """`headrace optimize`: search for a faster or smaller model within a tolerance."""
 
-
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
 # the command's own modules are loaded when it runs
@@ -25,7 +24,13 @@ import typer
 
 from headrace.cli.connection import Target, find_target
 from headrace.cli.models.store import Pushed, home_registry, model_store
-from headrace.cli.options import DEFAULT_HOME, AllowCode, Home, Json, Server, parse_share, seconds
+from headrace.cli.options import (
+    AllowCode,
+    ControlPlane,
+    Json,
+    parse_share,
+    seconds,
+)
 from headrace.cli.output import say, show, write_json
 from headrace.cli.up.start import name_from
 from headrace.control.searching import Given, SandboxedSearch, check_folder
@@ -399,7 +404,6 @@ def optimize(
         typer.Argument(
             metavar="MODEL",
             help="NAME[:VERSION] of the registry, or a file or directory.",
-            show_default=False,
         ),
     ],
     *,
@@ -452,27 +456,19 @@ def optimize(
     calibrate: Annotated[
         int, _data("--calibrate", min=0, max=100_000, help="Examples to calibrate with.")
     ] = 256,
-    target: Annotated[
-        For, typer.Option("--target", help="What is to become better.")
-    ] = For.LATENCY,
+    target: Annotated[For, typer.Option(help="What is to become better.")] = For.LATENCY,
     max_loss: Annotated[
-        str,
-        typer.Option(
-            "--max-loss", help="How much of the metric may be lost: 1% is one point of accuracy."
-        ),
+        str, typer.Option(help="How much of the metric may be lost: 1% is one point of accuracy.")
     ] = "1%",
     cost_per_hour: Annotated[
         float | None,
         typer.Option(
-            "--cost-per-hour",
             min=0.0,
             help="What this machine's cores cost in an hour, in any currency.",
             show_default="none: costs are not shown",
         ),
     ] = None,
-    budget: Annotated[
-        str, typer.Option("--budget", help="How long it may take: 90s, 5m, 1h.")
-    ] = "3m",
+    budget: Annotated[str, typer.Option(help="How long it may take: 90s, 5m, 1h.")] = "3m",
     threads: Annotated[int, _how("--threads", min=1, max=1024, help="Threads inside one run.")] = 1,
     rows: Annotated[int, _how("--rows", min=1, max=65_536, help="Rows of a request.")] = 1,
     length: Annotated[
@@ -488,7 +484,6 @@ def optimize(
     only: Annotated[
         list[str] | None,
         typer.Option(
-            "--only",
             metavar="RECIPE",
             help="Try this recipe; * stands for any letters. Repeatable.",
             show_default="all that apply",
@@ -528,13 +523,10 @@ def optimize(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a search that was interrupted.")
     ] = False,
-    runtime: Annotated[
-        str, typer.Option("--runtime", help="Of a file.", show_default="told by the file")
-    ] = "",
+    runtime: Annotated[str, typer.Option(help="Of a file.", show_default="told by the file")] = "",
     allow_code: AllowCode = False,
     json: Json = False,
-    server: Server = None,
-    home: Home = DEFAULT_HOME,
+    plane: ControlPlane,
 ) -> None:
     """Make MODEL faster, or smaller, without losing what it knows, and show the proof.
 
@@ -598,7 +590,7 @@ def optimize(
             cost_per_hour=cost_per_hour,
             resume=resume,
             json=json,
-            server=server,
-            home=home,
+            server=plane.server,
+            home=plane.home,
         ),
     )

@@ -1,9 +1,13 @@
 """Options that several commands share, and the values that they take."""
 
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, get_type_hints
 
 import typer
 from typer.core import TyperGroup
@@ -11,6 +15,10 @@ from typer.models import OptionInfo
 
 from headrace.core import InvalidArgumentError
 from headrace.core.text import duration_s
+
+if TYPE_CHECKING:
+    from headrace.cli.connection import Target
+    from headrace.cli.management import Management
 
 
 class LogFormat(StrEnum):
@@ -28,6 +36,21 @@ class OutputFormat(StrEnum):
 
 
 DEFAULT_HOME = Path(".headrace")
+
+
+def setting(name: str, text: str, *, shown: str = "", **more: Any) -> OptionInfo:  # noqa: ANN401  # typer's own arguments
+    """Return the option `--NAME`, which the environment variable `HEADRACE_NAME` sets, too.
+
+    Args:
+        text: Its help.
+        shown: The default as the help shows it; empty shows the value.
+        more: Other arguments of `typer.Option`.
+    """
+    variable = f"HEADRACE_{name.upper().replace('-', '_')}"
+    option: OptionInfo = typer.Option(
+        f"--{name}", help=text, show_default=shown or True, **{"envvar": variable, **more}
+    )
+    return option
 
 
 def _home(context: typer.Context, home: Path) -> Path:
@@ -73,6 +96,30 @@ Server = Annotated[
         callback=_server,
     ),
 ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControlPlane:
+    """Options that name the control plane that a command talks to."""
+
+    server: Server = None
+    home: Home = DEFAULT_HOME
+
+    def target(self) -> "Target":
+        """Return the control plane: `--server`, the current context's, or that of `--home`."""
+        from headrace.cli.connection import find_target  # noqa: PLC0415  # it loads headrace.control
+
+        return find_target(self.server, self.home)
+
+    def connect(self) -> "Management":
+        """Return its management API.
+
+        Raises:
+            UnavailableError: Nothing runs on the home.
+        """
+        return self.target().management()
+
+
 Json = Annotated[
     bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")
 ]
@@ -161,29 +208,64 @@ def check_log_level(level: str) -> str:
     return name
 
 
-def port_option(name: str, text: str, *, shown: str | None = None) -> OptionInfo:
-    """The option `--NAME-port`; 0 picks a free one."""
-    made: OptionInfo = typer.Option(
-        f"--{name}-port",
-        envvar=f"HEADRACE_{name.upper()}_PORT",
-        min=0,
-        max=65535,
-        help=text,
-        show_default=shown or True,
-    )
-    return made
+def expanded(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `function` as typer reads it: fields of its option structs are its parameters.
+
+    An option struct is a dataclass whose fields are annotated as typer's options are.
+    """
+    signature = inspect.signature(function, eval_str=True)
+    structs: dict[str, Any] = {
+        name: parameter.annotation
+        for name, parameter in signature.parameters.items()
+        if is_dataclass(parameter.annotation)
+    }
+    if not structs:
+        return function
+    parameters: list[inspect.Parameter] = []
+    for parameter in signature.parameters.values():
+        if parameter.name not in structs:
+            parameters.append(parameter)
+            continue
+        hints = get_type_hints(parameter.annotation, include_extras=True)
+        parameters += [
+            parameter.replace(name=field.name, default=field.default, annotation=hints[field.name])
+            for field in fields(parameter.annotation)
+        ]
+
+    @functools.wraps(function)
+    def command(**options: Any) -> Any:  # noqa: ANN401  # options of several types
+        for name, kind in structs.items():
+            options[name] = kind(**{field.name: options.pop(field.name) for field in fields(kind)})
+        return function(**options)
+
+    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]  # inspect looks for it
+    command.__annotations__ = {one.name: one.annotation for one in parameters}
+    return command
 
 
-def file_option(name: str, text: str, *, shown: str = "none") -> OptionInfo:
-    """The option `--NAME`, a file."""
-    made: OptionInfo = typer.Option(
-        f"--{name}",
-        envvar=f"HEADRACE_{name.upper().replace('-', '_')}",
-        dir_okay=False,
-        help=text,
-        show_default=shown,
-    )
-    return made
+class CommandGroup(typer.Typer):
+    """Group of commands whose options may be declared in structs; alone it prints its help."""
+
+    def __init__(self, **settings: Any) -> None:  # noqa: ANN401  # typer's own
+        super().__init__(**{"no_args_is_help": True, "rich_markup_mode": None, **settings})
+
+    def command(self, *arguments: Any, **settings: Any) -> Callable[..., Any]:  # noqa: ANN401  # typer's own
+        """Return the decorator that adds a command."""
+        return _expanding(super().command(*arguments, **settings))
+
+    def callback(self, *arguments: Any, **settings: Any) -> Callable[..., Any]:  # noqa: ANN401  # typer's own
+        """Return the decorator that adds the function called before a command."""
+        return _expanding(super().callback(*arguments, **settings))
+
+
+def _expanding(add: Callable[..., object]) -> Callable[..., Any]:
+    """Return the decorator that gives `add` an expanded function, and leaves that as it is."""
+
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        add(expanded(function))
+        return function
+
+    return register
 
 
 class ShowByDefault(TyperGroup):

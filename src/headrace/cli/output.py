@@ -1,9 +1,7 @@
 """Output of commands: data on standard output, all else on standard error, exit statuses."""
 
-
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
-# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 import os
 import sys
 import time

@@ -23,7 +23,13 @@ def _page(command: Any, path: str, level: int) -> Iterator[str]:  # noqa: ANN401
     yield from _text(command.help or "")
     if command.epilog:
         yield from _text(command.epilog)
-    rows = [_row(parameter) for parameter in command.params if not _hidden(parameter)]
+    lists_hidden = any("--help-all" in parameter.opts for parameter in command.params)
+    rows = [
+        _row(parameter)
+        for parameter in command.params
+        if "--help" not in parameter.opts
+        and (lists_hidden or not getattr(parameter, "hidden", False))
+    ]
     if rows:
         yield "| argument or option | meaning | environment | default |"
         yield "|---|---|---|---|"
@@ -36,10 +42,6 @@ def _page(command: Any, path: str, level: int) -> Iterator[str]:  # noqa: ANN401
 def _text(text: str) -> Iterator[str]:
     yield from text.replace("\b", "").strip().splitlines()
     yield ""
-
-
-def _hidden(parameter: Any) -> bool:  # noqa: ANN401  # as above
-    return bool(getattr(parameter, "hidden", False)) or "--help" in parameter.opts
 
 
 def _row(parameter: Any) -> str:  # noqa: ANN401  # as above

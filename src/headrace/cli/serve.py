@@ -18,7 +18,7 @@ from headrace.cli.options import (
     RowsIndependent,
     UnreadHome,
     check_log_level,
-    port_option,
+    setting,
 )
 from headrace.core import (
     BatchingSpec,
@@ -41,15 +41,11 @@ _NAMED = 8
 
 def serve(
     model: Annotated[
-        str,
-        typer.Argument(
-            help="A model file or directory, or NAME[:VERSION] of the registry.", show_default=False
-        ),
+        str, typer.Argument(help="A model file or directory, or NAME[:VERSION] of the registry.")
     ],
     *,
     name: Annotated[
-        str | None,
-        typer.Option("--name", help="What callers call it.", show_default="the file's name"),
+        str | None, typer.Option(help="What callers call it.", show_default="the file's name")
     ] = None,
     host: Host = None,
     http_port: Annotated[
@@ -60,21 +56,20 @@ def serve(
     ] = HTTP_PORT,
     grpc_port: Annotated[
         int | None,
-        port_option("grpc", "Also serve gRPC, streaming included.", shown="off"),
+        setting("grpc-port", "Also serve gRPC, streaming included.", shown="off"),
     ] = None,
     metrics_port: Annotated[
         int,
-        port_option("metrics", "For Prometheus; the HTTP port serves /metrics too."),
+        setting("metrics-port", "For Prometheus; the HTTP port serves /metrics too."),
     ] = METRICS_PORT,
     max_batch_size: Annotated[
-        int | None, typer.Option("--max-batch-size", min=1, help="Rows.", show_default="32")
+        int | None, typer.Option(min=1, help="Rows.", show_default="32")
     ] = None,
     rows_independent: RowsIndependent = False,
     nulls: Annotated[Nulls, NULLS_OPTION] = Nulls.NAN,
     device: Annotated[
         Device,
         typer.Option(
-            "--device",
             envvar="HEADRACE_DEVICE",
             help="What has to run the model; only `auto` falls back to the CPU.",
         ),

@@ -1,23 +1,27 @@
 """`headrace apply`, `check`, `diff` and `schema`: the spec file."""
 
-
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
-# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 import difflib
 import io
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import quote
 
 import typer
 
-from headrace.cli.connection import find_target
 from headrace.cli.models.store import ModelStore
-from headrace.cli.options import DEFAULT_HOME, Home, Json, Server, Tuned
+from headrace.cli.options import ControlPlane, Json, Tuned
 from headrace.cli.output import FAILED, NOT_READY, USAGE, progress, report, say, show, write_json
 from headrace.cli.profile.documents import read_profiles
-from headrace.core import FailedPreconditionError, HeadraceError, InvalidArgumentError
+from headrace.core import (
+    FailedPreconditionError,
+    HeadraceError,
+    InvalidArgumentError,
+    NotFoundError,
+)
+from headrace.core.redact import HIDDEN
 from headrace.core.spec import is_model_path
 from headrace.engine import usable_cores
 from headrace.optimize.profiling.document import Filled, Machine, fill, fitting, model_of
@@ -90,28 +94,20 @@ def _digest(model: str, store: ModelStore) -> str:
 
 
 _File = Annotated[
-    Path, typer.Argument(help="The spec file.", exists=True, dir_okay=False, show_default=False)
+    Path, typer.Option("--file", "-f", help="The spec file.", exists=True, dir_okay=False)
 ]
 
 
 def apply(
-    file: Annotated[
-        Path,
-        typer.Option(
-            "--file", "-f", help="The spec file.", exists=True, dir_okay=False, show_default=False
-        ),
-    ],
     *,
+    file: _File,
     wait: Annotated[
         bool, typer.Option("--wait", help="Return when endpoints are ready, and streams run.")
     ] = False,
-    wait_s: Annotated[
-        float, typer.Option("--wait-s", min=0.1, help="Seconds that --wait waits.")
-    ] = 120.0,
+    wait_s: Annotated[float, typer.Option(min=0.1, help="Seconds that --wait waits.")] = 120.0,
     tuned: Tuned = False,
     json: Json = False,
-    server: Server = None,
-    home: Home = DEFAULT_HOME,
+    plane: ControlPlane,
 ) -> None:
     """Make the running system what the spec file says; no request is lost on the way.
 
@@ -126,7 +122,7 @@ def apply(
         headrace apply -f headrace.yaml --tuned
     """
     spec = read_spec(file)
-    target = find_target(server, home)
+    target = plane.target()
     if tuned:
         spec = tuned_spec(spec, target)
     api = target.management()
@@ -203,17 +199,45 @@ def changes_text(answer: dict[str, Any]) -> list[str]:
     return [*map(str, answer.get("changes") or ["nothing to change"]), *warnings]
 
 
-def check(file: _File) -> None:
+def check(*, file: _File) -> None:
     """Read a spec file and report every mistake in it, with its place.
 
     For example:
 
-        headrace check headrace.yaml
+        headrace check -f headrace.yaml
     """
     spec = read_spec(file)
     count, streams = len(spec.endpoints), len(spec.streams)
     more = f", {streams} stream{'' if streams == 1 else 's'}" if streams else ""
     say(f"{file}: no mistakes, {count} endpoint{'' if count == 1 else 's'}{more}")
+
+
+def scale(
+    endpoint: Annotated[str, typer.Argument(help="The endpoint's name.")],
+    *,
+    replicas: Annotated[int, typer.Option(min=1, help="Copies of each of its versions.")],
+    json: Json = False,
+    plane: ControlPlane,
+) -> None:
+    """Change the number of an endpoint's replicas, and nothing else of it.
+
+    For example:
+
+        headrace scale fraud --replicas 4
+    """
+    api = plane.connect()
+    stored = api.get("/api/v1/spec")["spec"] or {}
+    entry = next((e for e in stored.get("endpoints", ()) if e["name"] == endpoint), None)
+    if entry is None:
+        raise NotFoundError(f"there is no endpoint '{endpoint}'; `headrace status` lists them")
+    obstacle = next((key for key in ("autoscale", "upstream") if entry.get(key)), None)
+    if obstacle is not None or HIDDEN in str(entry):
+        reason = f"has '{obstacle}'" if obstacle else "has secrets that the API does not show"
+        msg = f"endpoint '{endpoint}' {reason}; change its spec file and apply that"
+        raise FailedPreconditionError(msg)
+    path = f"/api/v1/endpoints/{quote(endpoint)}"
+    generation = api.get(path)["generation"]
+    tell_applied(api.put(path, entry | {"replicas": replicas}, generation=generation), json=json)
 
 
 def schema() -> None:
@@ -255,16 +279,12 @@ _STYLES = {"+": "green", "-": "red", "@": "cyan"}
 
 def diff(
     file: Annotated[
-        Path,
-        typer.Option(
-            "--file", "-f", help="The spec file.", exists=True, dir_okay=False, show_default=False
-        ),
+        Path, typer.Option("--file", "-f", help="The spec file.", exists=True, dir_okay=False)
     ],
     *,
     tuned: Tuned = False,
     json: Json = False,
-    server: Server = None,
-    home: Home = DEFAULT_HOME,
+    plane: ControlPlane,
 ) -> None:
     """Show what `apply` would change; nothing is served differently.
 
@@ -280,7 +300,7 @@ def diff(
         headrace diff -f headrace.yaml || headrace apply -f headrace.yaml --wait
     """
     try:
-        found = _ask(file, server, home, tuned=tuned)
+        found = _ask(file, plane, tuned=tuned)
     except HeadraceError as error:
         code = report(error, debug=False)
         raise typer.Exit(USAGE if code == FAILED else code) from None
@@ -289,10 +309,9 @@ def diff(
         raise typer.Exit(CHANGES)
 
 
-def _ask(file: Path, server: str | None, home: Path, *, tuned: bool) -> dict[str, Any]:
-
+def _ask(file: Path, plane: ControlPlane, *, tuned: bool) -> dict[str, Any]:
     spec = read_spec(file)
-    target = find_target(server, home)
+    target = plane.target()
     if tuned:
         spec = tuned_spec(spec, target)
     api = target.management()
@@ -302,7 +321,6 @@ def _ask(file: Path, server: str | None, home: Path, *, tuned: bool) -> dict[str
 
 
 def _print(found: Mapping[str, Any], *, json: bool) -> None:
-
     if json:
         write_json(found)
         return
@@ -331,7 +349,6 @@ def diff_text(found: Mapping[str, Any]) -> "Text":
 def _endpoint_lines(
     name: str, before: Mapping[str, Any] | None, after: Mapping[str, Any] | None
 ) -> Iterator[str]:
-
     yield from difflib.unified_diff(
         _yaml_lines(before),
         _yaml_lines(after),

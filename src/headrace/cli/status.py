@@ -1,6 +1,5 @@
 """`headrace status`: what runs, and what does not and why."""
 
-
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
 import time
@@ -9,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headrace.cli.connection import find_target
-from headrace.cli.options import DEFAULT_HOME, Home, Json, Server
+from headrace.cli.options import ControlPlane, Json
 from headrace.cli.output import NOT_READY, show, table, write_json
 from headrace.core import UnavailableError
 from headrace.core.text import bytes_text
@@ -76,8 +74,7 @@ def status(
     watch: Annotated[
         bool, typer.Option("--watch", "-w", help="Keep showing it until Ctrl-C.")
     ] = False,
-    server: Server = None,
-    home: Home = DEFAULT_HOME,
+    plane: ControlPlane,
 ) -> None:
     """Show endpoints, streams, jobs and addresses; exit status 3 unless all is ready.
 
@@ -91,7 +88,7 @@ def status(
 
         headrace status --server http://gpu-box:8080 --watch
     """
-    target = find_target(server, home)
+    target = plane.target()
     if watch:
         _watch(target)
         return
@@ -225,7 +222,6 @@ def _jobs(document: dict[str, Any]) -> "RenderableType | None":
 
 
 def _revision(revision: dict[str, Any]) -> tuple[str, ...]:
-
     if not revision:
         return ("-",) * 7
     replicas = revision["replicas"]
@@ -278,7 +274,6 @@ def _features(document: dict[str, Any]) -> list[str]:
 
 
 def _troubles(document: dict[str, Any]) -> list[str]:
-
     lines = gateway_troubles(document)
     lines += [
         f"{fault['kind']} '{fault['name']}' waits: {fault['message']}"

@@ -1,6 +1,5 @@
 """`headrace top`: all endpoints, live."""
 
-
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
 import os
@@ -10,16 +9,13 @@ import termios
 import time
 import tty
 from contextlib import contextmanager, suppress
-
-# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from headrace.cli.connection import find_target
-from headrace.cli.options import DEFAULT_HOME, Home, Json, Server
+from headrace.cli.options import ControlPlane, Json
 from headrace.cli.output import show, table, write_json
 from headrace.core import DeadlineExceededError, UnavailableError
 from headrace.core.text import duration_text
@@ -228,8 +224,7 @@ def top(
     reverse: Annotated[bool, typer.Option("--reverse", "-r", help="The other way round.")] = False,
     once: Annotated[bool, typer.Option("--once", help="Print it and end, as into a pipe.")] = False,
     json: Json = False,
-    server: Server = None,
-    home: Home = DEFAULT_HOME,
+    plane: ControlPlane,
 ) -> None:
     """Show requests, errors and latency of all endpoints, live; q quits.
 
@@ -247,7 +242,7 @@ def top(
     """
     from rich.console import Console
 
-    target = find_target(server, home)
+    target = plane.target()
     view = View(search=search, sort=_API_NAMES.get(sort, sort.value), is_turned=reverse)
     console = Console()
     if not (once or json) and console.is_terminal and sys.stdin.isatty():

@@ -113,7 +113,7 @@ def test_a_worker_s_spec_is_one_that_the_command_reads(home: Path, tmp_path: Pat
     path = tmp_path / "stream.yaml"
     path.write_text(text)
 
-    assert main(["check", str(path)]) == 0
+    assert main(["check", "-f", str(path)]) == 0
 
 
 @pytest.mark.parametrize("autoscaler", ["headrace", "hpa", "keda"])

@@ -419,3 +419,16 @@ def test_a_triton_repository_serves_what_can_be_served(shell: Shell) -> None:
     assert "dynamic_batching" not in config["flat"]
     assert config["picture"]["max_batch_size"] == 4
     assert config["picture"]["input"][0]["format"] == "FORMAT_NCHW"
+
+
+def test_scale_changes_the_replicas_of_one_endpoint_and_nothing_else(up: Shell) -> None:
+    done = json.loads(up.run("scale", "digits", "--replicas", "2", "--json").stdout)
+    missing = up.run("scale", "nobody", "--replicas", "2")
+    back = json.loads(up.run("apply", "-f", "headrace.yaml", "--wait", "--json").stdout)
+
+    assert [("digits" in change, "second" in change) for change in done["changes"]] == [
+        (True, False)
+    ]
+    assert missing.returncode == 1
+    assert "there is no endpoint 'nobody'" in missing.stderr
+    assert len(back["changes"]) == 1

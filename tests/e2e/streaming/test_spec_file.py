@@ -287,7 +287,7 @@ def test_mistakes_are_told_with_their_places_by_the_check_alone(
     pushing: Streams, old: str, new: str, place: str
 ) -> None:
     pushing.spec(PUSHING.replace(old, new, 1))
-    done = pushing.shell.run("check", "headrace.yaml")
+    done = pushing.shell.run("check", "-f", "headrace.yaml")
 
     assert done.returncode == 1
     assert place in done.stderr + done.stdout

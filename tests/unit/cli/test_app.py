@@ -14,7 +14,7 @@ from tests.unit.cli.conftest import Command
 COMMANDS = (
     *("up", "down", "apply", "serve", "infer", "status", "logs", "check", "schema", "version"),
     *("models", "push", "list", "show", "rm", "gc"),
-    *("diff", "history", "undo", "events", "feedback", "context", "rollout"),
+    *("scale", "diff", "history", "undo", "events", "feedback", "context", "rollout"),
     *("start", "promote", "pause", "resume", "abort", "rollback", "simulate", "add", "use"),
     *("certs", "dev"),
 )
@@ -32,6 +32,14 @@ def test_help_names_every_command(headrace: Command) -> None:
     assert [command for command in COMMANDS if command not in text] == []
 
 
+def test_help_of_up_fits_two_screens_and_help_all_has_the_rest(headrace: Command) -> None:
+    short, long = headrace("up", "--help").out, headrace("up", "--help-all").out
+
+    assert len(short.splitlines()) <= 110
+    assert "--oidc-issuer" not in short
+    assert [name for name in ("--oidc-issuer", "--agents-port", "--home") if name not in long] == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
@@ -42,7 +50,8 @@ def test_help_names_every_command(headrace: Command) -> None:
         (["up", "--http-port", "70000"], "--http-port"),
         (["up"], "nothing to serve"),
         (["apply"], "--file"),
-        (["check", "nowhere.yaml"], "nowhere.yaml"),
+        (["check", "-f", "nowhere.yaml"], "nowhere.yaml"),
+        (["check", "headrace.yaml"], "--file"),
         (["infer"], "'endpoint'"),
         (["models", "push", "m", "nowhere.onnx"], "nowhere.onnx"),
         (["models", "rm", "m"], "names no version"),
@@ -185,7 +194,7 @@ def test_the_reference_lists_every_command_and_option() -> None:
     assert "| `--http-port` |" in text
     assert "`HEADRACE_HOME`" in text
     assert "Exit status" in text
-    assert "--help" not in text.replace("`headrace --help`", "")
+    assert "--help" not in text.replace("`headrace --help`", "").replace("`--help-all`", "")
 
 
 def test_the_version_is_looked_up_by_who_asks_for_it() -> None:

@@ -17,7 +17,7 @@ def test_a_good_spec_is_counted(headrace: Command, tmp_path: Path) -> None:
     file = tmp_path / "a.yaml"
     file.write_text(SPEC)
 
-    outcome = headrace("check", file)
+    outcome = headrace("check", "-f", file)
 
     assert outcome.status == 0
     assert outcome.err == f"{file}: no mistakes, 1 endpoint\n"
@@ -27,7 +27,7 @@ def test_every_mistake_is_told_with_its_line(headrace: Command, tmp_path: Path) 
     file = tmp_path / "a.yaml"
     file.write_text("version: 1\nendpoints:\n  - name: a b\n    model: m:1\n    replica: 2\n")
 
-    outcome = headrace("check", file)
+    outcome = headrace("check", "-f", file)
 
     assert outcome.status == 1
     assert "endpoints[0].name (line 3)" in outcome.err
@@ -38,7 +38,7 @@ def test_a_spec_that_is_no_text_is_told(headrace: Command, tmp_path: Path) -> No
     file = tmp_path / "a.yaml"
     file.write_bytes(b"\xff\xfe")
 
-    assert "no UTF-8 text" in headrace("check", file).err
+    assert "no UTF-8 text" in headrace("check", "-f", file).err
 
 
 def test_the_schema_is_json(headrace: Command) -> None:

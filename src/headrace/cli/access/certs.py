@@ -1,6 +1,5 @@
 """`headrace certs`: certificates for a laptop or a test system, and what certificates say."""
 
-
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
 # ruff: noqa: PLC0415  # cryptography takes a while to load
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from headrace.cli.options import Json
+from headrace.cli.options import CommandGroup, Json
 from headrace.cli.output import FAILED, columns, say, write, write_json
 from headrace.core import (
     FailedPreconditionError,
@@ -198,7 +197,7 @@ def _server_name(text: str) -> "x509.GeneralName":
         return x509.DNSName(text)
 
 
-app = typer.Typer(no_args_is_help=True, help="Certificates: make some to try TLS with, show any.")
+app = CommandGroup(help="Certificates: make some to try TLS with, show any.")
 _AUTHORITY_DAYS: Final = 3650.0
 _DAY_S: Final = 86_400.0
 _LOCAL: Final = ("localhost", "127.0.0.1", "::1")
@@ -208,9 +207,7 @@ _CONNECT_TIMEOUT_S: Final = 5.0
 @app.command()
 def dev(
     *,
-    out: Annotated[Path, typer.Option("--out", file_okay=False, help="Where they are put.")] = Path(
-        "certs"
-    ),
+    out: Annotated[Path, typer.Option(file_okay=False, help="Where they are put.")] = Path("certs"),
     hosts: Annotated[
         list[str] | None,
         typer.Option(
@@ -218,7 +215,6 @@ def dev(
             metavar="NAME",
             help="A name or address the server is reached by, besides localhost and this machine's "
             "name; may be given several times.",
-            show_default="none",
         ),
     ] = None,
     clients: Annotated[
@@ -228,11 +224,10 @@ def dev(
             metavar="NAME",
             help="A client that shows a certificate: a word, a host name or a URI; may be given "
             "several times.",
-            show_default="none",
         ),
     ] = None,
     days: Annotated[
-        float, typer.Option("--days", min=0.01, max=3650, help="How long they are valid.")
+        float, typer.Option(min=0.01, max=3650, help="How long they are valid.")
     ] = 365.0,
     force: Annotated[
         bool,
@@ -279,10 +274,7 @@ def dev(
 @app.command()
 def show(
     source: Annotated[
-        str,
-        typer.Argument(
-            metavar="FILE|HOST:PORT", help="A PEM file, or a server.", show_default=False
-        ),
+        str, typer.Argument(metavar="FILE|HOST:PORT", help="A PEM file, or a server.")
     ],
     *,
     json: Json = False,
@@ -310,7 +302,6 @@ def show(
 
 
 def _authority(out: Path, now: float) -> "Pair":
-
     certificate, key = out / "ca.pem", out / "ca-key.pem"
     if certificate.exists() != key.exists():
         there, gone = (certificate, key) if certificate.exists() else (key, certificate)
@@ -420,5 +411,4 @@ def _rows(one: "Certificate", now: float) -> list[tuple[str, str]]:
 
 
 def _time(at: float) -> str:
-
     return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%dT%H:%M:%SZ}"

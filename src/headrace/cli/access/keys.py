@@ -1,6 +1,5 @@
 """`headrace keys`: API keys of callers."""
 
-
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
 from pathlib import Path
@@ -8,46 +7,41 @@ from typing import Annotated, Final
 
 import typer
 
-from headrace.cli.connection import connect
-from headrace.cli.options import DEFAULT_HOME, Home, Json, Server, span_s
+from headrace.cli.options import (
+    CommandGroup,
+    ControlPlane,
+    Json,
+    span_s,
+)
 from headrace.cli.output import say, show, table, write_json
 
 _PREFIXES: Final = ("hr",)
-app = typer.Typer(no_args_is_help=True, help="API keys of callers: create, list, revoke.")
+app = CommandGroup(help="API keys of callers: create, list, revoke.")
 
 
 @app.command()
 def create(
-    name: Annotated[
-        str,
-        typer.Argument(help="How callers with it are named, in logs too.", show_default=False),
-    ],
+    name: Annotated[str, typer.Argument(help="How callers with it are named, in logs too.")],
     *,
     scope: Annotated[
         list[str] | None,
         typer.Option(
-            "--scope",
             help="What it may call: infer:ENDPOINT, or with a version as in infer:fraud:2. May be "
             "given several times.",
             show_default="infer:*, everything",
         ),
     ] = None,
-    tier: Annotated[
-        str, typer.Option("--tier", help="One of the spec's.", show_default="none")
-    ] = "",
+    tier: Annotated[str, typer.Option(help="One of the spec's.")] = "",
     expires_in: Annotated[
         str,
         typer.Option("--expires-in", "--expires", help="As 90s, 15m, 12h, 30d or 8w; or never."),
     ] = "90d",
     out: Annotated[
         Path | None,
-        typer.Option(
-            "--out", help="Write it to this file, for its owner only.", show_default="print it"
-        ),
+        typer.Option(help="Write it to this file, for its owner only.", show_default="print it"),
     ] = None,
     json: Json = False,
-    server: Server = None,
-    home: Home = DEFAULT_HOME,
+    plane: ControlPlane,
 ) -> None:
     """Make an API key; it is shown this once, and only its hash is kept.
 
@@ -67,7 +61,7 @@ def create(
         "expires_in_s": span_s(expires_in, "--expires-in"),
         **({"scopes": scope} if scope else {}),
     }
-    made = connect(server, home).post("/api/v1/keys", body)
+    made = plane.connect().post("/api/v1/keys", body)
     more = f" for {', '.join(made['scopes'])}"
     hand_over(made, "key", name, out=out, json=json, more=more)
 
@@ -79,13 +73,12 @@ def list_(
         bool, typer.Option("--all", help="Also those that are expired or revoked.")
     ] = False,
     json: Json = False,
-    server: Server = None,
-    home: Home = DEFAULT_HOME,
+    plane: ControlPlane,
 ) -> None:
     """List keys: whose, for what, until when. The keys themselves nobody has."""
     from headrace.cli.rollout.view import clock_text
 
-    found = connect(server, home).get("/api/v1/keys")["keys"]
+    found = plane.connect().get("/api/v1/keys")["keys"]
     chosen = [one for one in found if everything or one["state"] == "valid"]
     if json:
         write_json(chosen)
@@ -108,15 +101,9 @@ def list_(
 
 @app.command()
 def revoke(
-    key: Annotated[
-        str,
-        typer.Argument(
-            metavar="ID", help="As `keys list` shows it, or its name.", show_default=False
-        ),
-    ],
+    key: Annotated[str, typer.Argument(metavar="ID", help="As `keys list` shows it, or its name.")],
     *,
-    server: Server = None,
-    home: Home = DEFAULT_HOME,
+    plane: ControlPlane,
 ) -> None:
     """Make a key void: the gateway refuses it when this returns.
 
@@ -126,5 +113,5 @@ def revoke(
     """
     from headrace.cli.access.tokens import id_of
 
-    revoked = connect(server, home).delete(f"/api/v1/keys/{id_of(key, ('hr',))}")
+    revoked = plane.connect().delete(f"/api/v1/keys/{id_of(key, ('hr',))}")
     say(f"key {revoked['id']} of {revoked['name']} is void")

@@ -1,6 +1,5 @@
 """`headrace tokens`: credentials of the management API."""
 
-
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
 from collections.abc import Collection, Mapping
@@ -10,8 +9,15 @@ from urllib.parse import quote
 
 import typer
 
-from headrace.cli.connection import connect, home_token
-from headrace.cli.options import DEFAULT_HOME, Home, Json, Server, span_s
+from headrace.cli.connection import home_token
+from headrace.cli.options import (
+    DEFAULT_HOME,
+    CommandGroup,
+    ControlPlane,
+    Home,
+    Json,
+    span_s,
+)
 from headrace.cli.output import say, table, write, write_json
 from headrace.core.files import write_atomic
 
@@ -48,9 +54,7 @@ def id_of(text: str, prefixes: Collection[str]) -> str:
 
 
 _PREFIXES: Final = ("hrt", "hrs")
-app = typer.Typer(
-    no_args_is_help=True, help="Tokens of the management API: show, create, list, revoke."
-)
+app = CommandGroup(help="Tokens of the management API: show, create, list, revoke.")
 
 
 @app.command()
@@ -69,32 +73,23 @@ def show(*, home: Home = DEFAULT_HOME) -> None:
 
 @app.command()
 def create(
-    owner: Annotated[
-        str,
-        typer.Argument(help="The service account; made if it is not there.", show_default=False),
-    ],
+    owner: Annotated[str, typer.Argument(help="The service account; made if it is not there.")],
     *,
     role: Annotated[
         list[str] | None,
         typer.Option(
-            "--role",
             help="viewer, operator or admin, or limited: operator:fraud, viewer:model/forest; of "
             "an account that is new. May be given several times.",
             show_default="what the account has",
         ),
     ] = None,
-    expires_in: Annotated[
-        str, typer.Option("--expires-in", help="As 90s, 15m, 12h, 30d or 8w; or never.")
-    ] = "90d",
+    expires_in: Annotated[str, typer.Option(help="As 90s, 15m, 12h, 30d or 8w; or never.")] = "90d",
     out: Annotated[
         Path | None,
-        typer.Option(
-            "--out", help="Write it to this file, for its owner only.", show_default="print it"
-        ),
+        typer.Option(help="Write it to this file, for its owner only.", show_default="print it"),
     ] = None,
     json: Json = False,
-    server: Server = None,
-    home: Home = DEFAULT_HOME,
+    plane: ControlPlane,
 ) -> None:
     """Make a token; it is shown this once, and only its hash is kept.
 
@@ -109,7 +104,7 @@ def create(
         "roles": role or [],
         "expires_in_s": span_s(expires_in, "--expires-in"),
     }
-    made = connect(server, home).post("/api/v1/tokens", body)
+    made = plane.connect().post("/api/v1/tokens", body)
     hand_over(made, "token", owner, out=out, json=json)
 
 
@@ -123,15 +118,14 @@ def list_(
         bool, typer.Option("--all", help="Also those that are expired or revoked.")
     ] = False,
     json: Json = False,
-    server: Server = None,
-    home: Home = DEFAULT_HOME,
+    plane: ControlPlane,
 ) -> None:
     """List tokens: whose, since when, until when. The tokens themselves nobody has."""
     from headrace.cli.output import show
     from headrace.cli.rollout.view import clock_text
 
     kind = "session" if sessions else "token"
-    found = connect(server, home).get("/api/v1/tokens", kind=kind)["tokens"]
+    found = plane.connect().get("/api/v1/tokens", kind=kind)["tokens"]
     chosen = [one for one in found if everything or one["state"] == "valid"]
     if json:
         write_json(chosen)
@@ -152,12 +146,9 @@ def list_(
 
 @app.command()
 def revoke(
-    token: Annotated[
-        str, typer.Argument(metavar="ID", help="As `tokens list` shows it.", show_default=False)
-    ],
+    token: Annotated[str, typer.Argument(metavar="ID", help="As `tokens list` shows it.")],
     *,
-    server: Server = None,
-    home: Home = DEFAULT_HOME,
+    plane: ControlPlane,
 ) -> None:
     """Make a token or a session void, at once.
 
@@ -165,5 +156,5 @@ def revoke(
 
         headrace tokens revoke k7m2p9x4w3ab
     """
-    revoked = connect(server, home).delete(f"/api/v1/tokens/{id_of(token, _PREFIXES)}")
+    revoked = plane.connect().delete(f"/api/v1/tokens/{id_of(token, _PREFIXES)}")
     say(f"{revoked['kind']} {revoked['id']} of {revoked['owner']} is void")

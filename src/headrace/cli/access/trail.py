@@ -1,16 +1,14 @@
 """`headrace trail`: audit log of changes, and its verification."""
 
-
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
-# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headrace.cli.connection import actor, connect
-from headrace.cli.options import DEFAULT_HOME, Home, Json, Server
+from headrace.cli.connection import actor
+from headrace.cli.options import CommandGroup, ControlPlane, Json
 from headrace.cli.output import say, show, table, write, write_json
 from headrace.core import SystemClock
 
@@ -20,7 +18,7 @@ if TYPE_CHECKING:
     from headrace.cli.management import Document, Management
     from headrace.control.access.trail import Broken, Entry, Head
 
-app = typer.Typer(no_args_is_help=True, help="Who changed what: list, verify.")
+app = CommandGroup(help="Who changed what: list, verify.")
 _PAGE = 1000
 _FAILED = 1
 
@@ -28,12 +26,9 @@ _FAILED = 1
 @app.command("list")
 def trail(
     *,
-    limit: Annotated[int, typer.Option("--limit", min=1, max=100_000, help="The last so many.")] = (
-        50
-    ),
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="The last so many.")] = (50),
     json: Json = False,
-    server: Server = None,
-    home: Home = DEFAULT_HOME,
+    plane: ControlPlane,
 ) -> None:
     """List the last changes: when, who, what. As JSON also what was there before and after.
 
@@ -45,7 +40,7 @@ def trail(
     """
     from headrace.cli.rollout.view import clock_text
 
-    api = connect(server, home)
+    api = plane.connect()
     found = _last(api, limit)
     if json:
         write_json([_decoded(entry) for entry in found])
@@ -69,15 +64,13 @@ def verify(
     checkpoint: Annotated[
         str,
         typer.Option(
-            "--checkpoint",
             metavar="COUNT:HASH",
             help="What an earlier `verify` printed, kept elsewhere.",
             show_default="what the control plane noted",
         ),
     ] = "",
     json: Json = False,
-    server: Server = None,
-    home: Home = DEFAULT_HOME,
+    plane: ControlPlane,
 ) -> None:
     """Check the chain of the audit trail; the first entry that is broken, if there is one.
 
@@ -91,7 +84,7 @@ def verify(
 
         headrace trail verify --checkpoint 212:5891b5b5…
     """
-    api = connect(server, home)
+    api = plane.connect()
     noted = [_checkpoint(checkpoint)] if checkpoint else []
     head, broken = verified(api, noted)
     if json:

@@ -1,18 +1,15 @@
 """`headrace users`: users, service accounts and their roles."""
 
-
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
 from typing import Annotated
 
 import typer
 
-from headrace.cli.connection import connect
-from headrace.cli.options import DEFAULT_HOME, Home, Json, Server
+from headrace.cli.options import CommandGroup, ControlPlane, Json
 from headrace.cli.output import say, show, table, write, write_json
 
-app = typer.Typer(
-    no_args_is_help=True,
+app = CommandGroup(
     help="Users and service accounts: add, list, grant, revoke, disable, enable, me.",
 )
 _Name = Annotated[
@@ -38,15 +35,12 @@ def add(
     role: Annotated[
         list[str] | None,
         typer.Option(
-            "--role",
             help="viewer, operator or admin, or limited: operator:fraud, viewer:model/forest; may "
             "be given several times.",
-            show_default="none",
         ),
     ] = None,
     json: Json = False,
-    server: Server = None,
-    home: Home = DEFAULT_HOME,
+    plane: ControlPlane,
 ) -> None:
     """Let a person in, who logs in at the identity provider. Programs get in by `tokens create`.
 
@@ -54,16 +48,16 @@ def add(
 
         headrace users add ann@example.com --role viewer --role operator:fraud
     """
-    added = connect(server, home).post("/api/v1/users", {"name": name, "roles": role or []})
+    added = plane.connect().post("/api/v1/users", {"name": name, "roles": role or []})
     _told(added, json=json)
 
 
 @app.command("list")
-def list_(*, json: Json = False, server: Server = None, home: Home = DEFAULT_HOME) -> None:
+def list_(*, json: Json = False, plane: ControlPlane) -> None:
     """List users and service accounts with their roles."""
     from headrace.cli.rollout.view import clock_text
 
-    found = connect(server, home).get("/api/v1/users")["users"]
+    found = plane.connect().get("/api/v1/users")["users"]
     if json:
         write_json(found)
         return
@@ -87,8 +81,7 @@ def grant(
     roles: _Roles,
     *,
     json: Json = False,
-    server: Server = None,
-    home: Home = DEFAULT_HOME,
+    plane: ControlPlane,
 ) -> None:
     """Give somebody roles.
 
@@ -96,7 +89,7 @@ def grant(
 
         headrace users grant ann@example.com operator:fraud
     """
-    _change({"name": name, "grant": roles}, json=json, server=server, home=home)
+    _change({"name": name, "grant": roles}, json=json, plane=plane)
 
 
 @app.command()
@@ -105,8 +98,7 @@ def revoke(
     roles: _Roles,
     *,
     json: Json = False,
-    server: Server = None,
-    home: Home = DEFAULT_HOME,
+    plane: ControlPlane,
 ) -> None:
     """Take roles from somebody; in force at once.
 
@@ -114,42 +106,36 @@ def revoke(
 
         headrace users revoke ann@example.com admin
     """
-    _change({"name": name, "revoke": roles}, json=json, server=server, home=home)
+    _change({"name": name, "revoke": roles}, json=json, plane=plane)
 
 
 @app.command()
-def disable(
-    name: _Name, *, json: Json = False, server: Server = None, home: Home = DEFAULT_HOME
-) -> None:
+def disable(name: _Name, *, json: Json = False, plane: ControlPlane) -> None:
     """Keep somebody out: all sessions and tokens are void while it lasts."""
-    _change({"name": name, "disabled": True}, json=json, server=server, home=home)
+    _change({"name": name, "disabled": True}, json=json, plane=plane)
 
 
 @app.command()
-def enable(
-    name: _Name, *, json: Json = False, server: Server = None, home: Home = DEFAULT_HOME
-) -> None:
+def enable(name: _Name, *, json: Json = False, plane: ControlPlane) -> None:
     """Let somebody in again."""
-    _change({"name": name, "disabled": False}, json=json, server=server, home=home)
+    _change({"name": name, "disabled": False}, json=json, plane=plane)
 
 
 @app.command()
-def me(*, json: Json = False, server: Server = None, home: Home = DEFAULT_HOME) -> None:
+def me(*, json: Json = False, plane: ControlPlane) -> None:
     """Say as whom the control plane knows this command."""
-    found = connect(server, home).get("/api/v1/whoami")
+    found = plane.connect().get("/api/v1/whoami")
     if json:
         write_json({key: found[key] for key in ("name", "kind", "roles")})
         return
     write(f"{found['name']}: {', '.join(found['roles']) or 'no role'}")
 
 
-def _change(body: dict[str, object], *, json: bool, server: str | None, home: Home) -> None:
-
-    _told(connect(server, home).post("/api/v1/users/change", body), json=json)
+def _change(body: dict[str, object], *, json: bool, plane: ControlPlane) -> None:
+    _told(plane.connect().post("/api/v1/users/change", body), json=json)
 
 
 def _told(user: dict[str, object], *, json: bool) -> None:
-
     if json:
         write_json(user)
         return

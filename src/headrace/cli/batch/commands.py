@@ -1,6 +1,5 @@
 """`headrace batch`: a model over a data set, in files that are complete once they are written."""
 
-
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
 from contextlib import contextmanager
@@ -12,13 +11,12 @@ import typer
 
 from headrace.cli.batch.jobs import cancel, list_, runs, start
 from headrace.cli.options import (
-    DEFAULT_HOME,
     NULLS_OPTION,
     AllowCode,
-    Home,
+    CommandGroup,
+    ControlPlane,
     Json,
     RowsIndependent,
-    Server,
 )
 from headrace.cli.output import columns, say, write, write_json
 from headrace.core import InvalidArgumentError, NotFoundError, Nulls
@@ -31,8 +29,7 @@ if TYPE_CHECKING:
 
 TOO_MANY_ERRORS: Final = 4
 """Exit status of a job that more rows failed in than it allows."""
-app = typer.Typer(
-    no_args_is_help=True,
+app = CommandGroup(
     help="Run a model over a data set: run, status. Jobs of the spec: list, runs, start, cancel.",
 )
 
@@ -90,7 +87,6 @@ def run(
             metavar="MODEL|ENDPOINT",
             help="A model file or directory, NAME[:VERSION] of the registry, or an endpoint: then "
             "with its features, and columns that name entities.",
-            show_default=False,
         ),
     ],
     source: Annotated[
@@ -101,7 +97,6 @@ def run(
             metavar="PATH|GLOB|FOLDER|URL",
             help="Parquet, CSV, JSON lines, Arrow, pictures; or sqlite:///PATH, postgresql://. "
             "${NAME} stands for a variable of the environment.",
-            show_default=False,
         ),
     ],
     file: Annotated[
@@ -118,22 +113,15 @@ def run(
     input_format: Annotated[
         str,
         typer.Option(
-            "--input-format",
             metavar="FORMAT",
             help="parquet, csv, jsonl, arrow or images.",
             show_default="by the files' endings",
         ),
     ] = "",
-    sql: Annotated[
-        str,
-        typer.Option(
-            "--sql", metavar="QUERY", help="What a database is asked.", show_default=False
-        ),
-    ] = "",
+    sql: Annotated[str, typer.Option(metavar="QUERY", help="What a database is asked.")] = "",
     sql_key: Annotated[
         str,
         typer.Option(
-            "--sql-key",
             metavar="COLUMN",
             help="A column of whole numbers: its ranges are shards, which can be resumed.",
             show_default="one shard",
@@ -153,14 +141,12 @@ def run(
     keys: Annotated[
         list[str] | None,
         typer.Option(
-            "--keys",
             metavar="[NAME=]COLUMN[,...]",
             help="Columns that are written beside the answers.",
-            show_default="none",
         ),
     ] = None,
     outputs: Annotated[
-        str, typer.Option("--outputs", metavar="NAME[,...]", help="Which.", show_default="all")
+        str, typer.Option(metavar="NAME[,...]", help="Which.", show_default="all")
     ] = "",
     output_format: Annotated[
         OutputFormat, typer.Option("--format", help="What is written.")
@@ -168,29 +154,21 @@ def run(
     errors: Annotated[
         ErrorsIn,
         typer.Option(
-            "--errors",
             help="Into the column `error`, or into files in _errors; the output then has no such "
-            "rows.",
+            "rows."
         ),
     ] = ErrorsIn.COLUMN,
     max_errors: Annotated[
         int | None,
         typer.Option(
-            "--max-errors",
-            min=0,
-            help="Rows that may have errors; more end the job.",
-            show_default="any number",
+            min=0, help="Rows that may have errors; more end the job.", show_default="any number"
         ),
     ] = None,
     nulls: Annotated[Nulls, NULLS_OPTION] = Nulls.NAN,
-    resume: Annotated[
-        str,
-        typer.Option("--resume", metavar="ID", help="Go on with this run.", show_default=False),
-    ] = "",
+    resume: Annotated[str, typer.Option(metavar="ID", help="Go on with this run.")] = "",
     run_id: Annotated[
         str,
         typer.Option(
-            "--run-id",
             metavar="ID",
             help="What the run is called; one that began under this name goes on.",
             show_default="made of the time",
@@ -199,15 +177,13 @@ def run(
     engine: Annotated[
         Engine,
         typer.Option(
-            "--engine",
             help="What runs it: this process, or the workers of a cluster, which see the input, "
-            "the model and the output under the same paths.",
+            "the model and the output under the same paths."
         ),
     ] = Engine.LOCAL,
     address: Annotated[
         str,
         typer.Option(
-            "--address",
             metavar="ADDRESS",
             help="With --engine ray, the cluster: HOST:PORT, auto or ray://HOST:PORT.",
             show_default="one on this machine, for this job",
@@ -216,7 +192,6 @@ def run(
     chunk_rows: Annotated[
         int | None,
         typer.Option(
-            "--chunk-rows",
             min=1,
             help="Rows of one run of the model.",
             show_default="8 to 4096, by the size of a row",
@@ -225,7 +200,6 @@ def run(
     shard_rows: Annotated[
         int | None,
         typer.Option(
-            "--shard-rows",
             min=1,
             help="Rows of a shard, about: what is lost when it is interrupted.",
             show_default="262144; of texts and pictures 16384",
@@ -234,29 +208,22 @@ def run(
     workers: Annotated[
         int | None,
         typer.Option(
-            "--workers",
-            min=1,
-            help="Shards at once.",
-            show_default="usable cores; with --address the cluster's",
+            min=1, help="Shards at once.", show_default="usable cores; with --address the cluster's"
         ),
     ] = None,
     memory: Annotated[
-        str,
-        typer.Option(
-            "--memory", metavar="SIZE", help="What the data of all shards under way may take."
-        ),
+        str, typer.Option(metavar="SIZE", help="What the data of all shards under way may take.")
     ] = "512MiB",
     runtime: Annotated[
-        str, typer.Option("--runtime", help="What runs the model.", show_default="detected")
+        str, typer.Option(help="What runs the model.", show_default="detected")
     ] = "",
     allow_code: AllowCode = False,
     rows_independent: RowsIndependent = False,
     json: Json = False,
-    server: Server = None,
-    home: Home = DEFAULT_HOME,
+    plane: ControlPlane,
     # What the control plane says of its own runs, and such a run to itself.
-    confined: Annotated[int | None, typer.Option("--confined", hidden=True)] = None,
-    chosen: Annotated[Path | None, typer.Option("--chosen", hidden=True)] = None,
+    confined: Annotated[int | None, typer.Option(hidden=True)] = None,
+    chosen: Annotated[Path | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Answer every row of a data set, into files that are whole whatever happens.
 
@@ -306,8 +273,8 @@ def run(
         runtime=runtime,
         allow_code=allow_code,
         rows_independent=rows_independent,
-        server=server,
-        home=home,
+        server=plane.server,
+        home=plane.home,
         confined=confined,
         chosen=chosen,
     )
@@ -326,9 +293,7 @@ def run(
 
 @app.command()
 def status(
-    output: Annotated[
-        Path, typer.Argument(help="The folder of a job.", file_okay=False, show_default=False)
-    ],
+    output: Annotated[Path, typer.Argument(help="The folder of a job.", file_okay=False)],
     *,
     json: Json = False,
 ) -> None:

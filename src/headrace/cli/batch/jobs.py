@@ -1,6 +1,5 @@
 """`headrace batch list | runs | start | cancel`: jobs of the spec."""
 
-
 # a command imports what it uses, so that each starts fast
 
 import time
@@ -10,8 +9,7 @@ from urllib.parse import quote
 
 import typer
 
-from headrace.cli.connection import connect
-from headrace.cli.options import DEFAULT_HOME, Home, Json, Server
+from headrace.cli.options import ControlPlane, Json
 from headrace.cli.output import FAILED, progress, say, show, table, write, write_json
 from headrace.core import UnavailableError, span
 
@@ -26,14 +24,14 @@ _OPEN: Final = frozenset({"waiting", "running"})
 _Job = Annotated[str, typer.Argument(help="The job's name in the spec.", show_default=False)]
 
 
-def list_(*, json: Json = False, server: Server = None, home: Home = DEFAULT_HOME) -> None:
+def list_(*, json: Json = False, plane: ControlPlane) -> None:
     """List the jobs of the spec: when they run next, what runs, how the last run ended.
 
     For example:
 
         headrace batch list
     """
-    document = connect(server, home).get("/api/v1/jobs")
+    document = plane.connect().get("/api/v1/jobs")
     if json:
         write_json(document)
         return
@@ -55,8 +53,7 @@ def runs(
         int, typer.Option("--limit", "-n", min=1, max=10_000, help="How many, the newest ones.")
     ] = 20,
     json: Json = False,
-    server: Server = None,
-    home: Home = DEFAULT_HOME,
+    plane: ControlPlane,
 ) -> None:
     """List the runs of a job, the newest first; moments that were left out too.
 
@@ -64,7 +61,7 @@ def runs(
 
         headrace batch runs nightly
     """
-    document = connect(server, home).get(f"/api/v1/jobs/{_quoted(name)}/runs", limit=limit)
+    document = plane.connect().get(f"/api/v1/jobs/{_quoted(name)}/runs", limit=limit)
     if json:
         write_json(document)
     elif not document["runs"]:
@@ -81,8 +78,7 @@ def start(
         bool, typer.Option("--wait", "-w", help="Until it is over; exit status 1 if it fails.")
     ] = False,
     json: Json = False,
-    server: Server = None,
-    home: Home = DEFAULT_HOME,
+    plane: ControlPlane,
 ) -> None:
     """Run a job of the spec now, whatever its schedule says; prints the run's id.
 
@@ -90,7 +86,7 @@ def start(
 
         headrace batch start nightly --wait
     """
-    api = connect(server, home)
+    api = plane.connect()
     run = api.post(f"/api/v1/jobs/{_quoted(name)}/run")
     if wait:
         say(f"run {run['id']}")
@@ -110,11 +106,10 @@ def cancel(
     name: _Job,
     *,
     run: Annotated[
-        str, typer.Option("--run", metavar="ID", help="Which.", show_default="all of the job's")
+        str, typer.Option(metavar="ID", help="Which.", show_default="all of the job's")
     ] = "",
     json: Json = False,
-    server: Server = None,
-    home: Home = DEFAULT_HOME,
+    plane: ControlPlane,
 ) -> None:
     """End the runs of a job that are not over; what is done stays.
 
@@ -123,7 +118,7 @@ def cancel(
         headrace batch cancel nightly
     """
     path = f"/api/v1/jobs/{_quoted(name)}/cancel"
-    document = connect(server, home).post(path, {"run": run})
+    document = plane.connect().post(path, {"run": run})
     if json:
         write_json(document)
         return
@@ -136,7 +131,6 @@ def cancel(
 
 
 def _until_over(api: "Management", run: dict[str, Any]) -> dict[str, Any]:
-
     path = f"/api/v1/jobs/{_quoted(run['job'])}/runs/{_quoted(run['id'])}"
     answered = time.monotonic()
     with progress(f"run {run['id']}"):
@@ -176,7 +170,6 @@ def job_row(job: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _run_row(run: dict[str, Any]) -> tuple[str, ...]:
-
     took = run["duration_s"]
     return (
         run["id"],
@@ -202,5 +195,4 @@ def _time(at: float | None) -> str:
 
 
 def _quoted(name: str) -> str:
-
     return quote(name, safe="")

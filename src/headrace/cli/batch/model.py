@@ -1,6 +1,5 @@
 """Model of a batch run and the sandbox that it runs in."""
 
-
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
 import contextlib
@@ -362,7 +361,6 @@ def go_on_confined(
 
 
 def _sandbox(place: "Home") -> "Sandbox":
-
     from headrace.control.sandbox import Probe, Sandbox
 
     return Sandbox(

@@ -1,11 +1,8 @@
 """`headrace export`: files for other programs."""
 
-
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
 from collections.abc import Mapping
-
-# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -37,7 +34,7 @@ from headrace.cli.export.options import (
     exports,
     place_for,
 )
-from headrace.cli.options import DEFAULT_HOME, Home, Server
+from headrace.cli.options import CommandGroup, ControlPlane
 from headrace.cli.output import say
 from headrace.core.spec_kubernetes import USUAL_PROMETHEUS
 
@@ -84,10 +81,8 @@ def kserve(
     storage: Annotated[
         str,
         typer.Option(
-            "--storage",
             metavar="URI",
             help="Where a version's model is, with {endpoint}, {model}, {version} and {file}.",
-            show_default=False,
         ),
     ],
     *,
@@ -96,9 +91,7 @@ def kserve(
     image: Image = None,
     runtime: Annotated[
         str,
-        typer.Option(
-            "--runtime", help="A ServingRuntime that is there.", show_default="our own, written too"
-        ),
+        typer.Option(help="A ServingRuntime that is there.", show_default="our own, written too"),
     ] = "",
     stable: Annotated[
         bool, typer.Option("--stable", help="Of a split only the first version, for all requests.")
@@ -154,10 +147,8 @@ def kong(
     grpc_replica: Annotated[
         list[str] | None,
         typer.Option(
-            "--grpc-replica",
             metavar="ENDPOINT:VERSION=HOST:PORT",
             help="Where it serves gRPC; may be repeated.",
-            show_default=False,
         ),
     ] = None,
 ) -> "Export":
@@ -182,20 +173,16 @@ def aws_apigateway(
     backend: Annotated[
         str,
         typer.Option(
-            "--backend",
             metavar="URL",
             help="Headrace's gateway; with --vpc-link of an HTTP API, a listener's ARN.",
-            show_default=False,
         ),
     ],
     *,
     kind: Annotated[
         str, typer.Option("--api", help="http (checks tokens) or rest (checks bodies).")
     ] = "http",
-    vpc_link: Annotated[
-        str, typer.Option("--vpc-link", metavar="ID", help="Reach it by this.", show_default="none")
-    ] = "",
-    title: Annotated[str, typer.Option("--title", help="The API's name.")] = "Headrace",
+    vpc_link: Annotated[str, typer.Option(metavar="ID", help="Reach it by this.")] = "",
+    title: Annotated[str, typer.Option(help="The API's name.")] = "Headrace",
 ) -> "Export":
     """Write an OpenAPI document for Amazon API Gateway, and a template of its stage.
 
@@ -218,13 +205,11 @@ def envoy(
     *,
     replica: Replicas = None,
     run_dir: Annotated[
-        Path, typer.Option("--run-dir", help="Where Envoy keeps its sockets and its log.")
+        Path, typer.Option(help="Where Envoy keeps its sockets and its log.")
     ] = Path("/run/headrace-envoy"),
     ca_file: Annotated[
         Path | None,
-        typer.Option(
-            "--ca-file", help="Who signs for others' servers.", show_default="the machine's"
-        ),
+        typer.Option(help="Who signs for others' servers.", show_default="the machine's"),
     ] = None,
 ) -> "Export":
     """Write a spec as one configuration of Envoy's, which needs no control plane.
@@ -283,7 +268,7 @@ def _api_kind(kind: str) -> Literal["http", "rest"]:
             raise typer.BadParameter(msg, param_hint="--api")
 
 
-app = typer.Typer(no_args_is_help=True, help="Write files for other programs.")
+app = CommandGroup(help="Write files for other programs.")
 _USUAL_METRICS: Final = "http://127.0.0.1:8002/metrics"
 _Output = Annotated[
     Path,
@@ -315,7 +300,6 @@ def prometheus(
             help="A spec file, instead of what runs.",
             exists=True,
             dir_okay=False,
-            show_default=False,
         ),
     ] = None,
     token_file: Annotated[
@@ -323,11 +307,9 @@ def prometheus(
         typer.Option(
             "--scrape-token-file",
             help="Where Prometheus finds the token of a viewer; needed beyond loopback.",
-            show_default="none",
         ),
     ] = "",
-    server: Server = None,
-    home: Home = DEFAULT_HOME,
+    plane: ControlPlane,
 ) -> None:
     """Write rules, and configurations of Prometheus and Alertmanager.
 
@@ -349,7 +331,7 @@ def prometheus(
 
         document, target = read_spec(file).document(), _usual_target(token_file)
     else:
-        document, target = _running(server, home, token_file)
+        document, target = _running(plane.server, plane.home, token_file)
     alerts = AlertsSpec.model_validate(document.get("alerts") or {})
     streams = stream_promises_of(document)
     files = prometheus_files(objectives_of(document), alerts, target, streams=streams)
@@ -405,7 +387,6 @@ def _running(
 
 
 def _yaml(document: Mapping[str, Any]) -> str:
-
     from ruamel.yaml import YAML
 
     writer = YAML(typ="safe", pure=True)
@@ -419,7 +400,6 @@ def _yaml(document: Mapping[str, Any]) -> str:
 
 
 def _write(folder: Path, files: Mapping[str, str]) -> None:
-
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
         (folder / name).write_text(text, encoding="utf-8")

@@ -1,12 +1,8 @@
 """Facts that are exported: a spec file or a running system, with facts of the registry."""
 
-
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
-# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 import contextlib
-
-# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final

@@ -1,6 +1,5 @@
 """`headrace export helm`: the chart, filled in for a spec."""
 
-
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
 import contextlib
@@ -162,8 +161,7 @@ _BY_CONTROL = "control"
 
 def helm(
     spec_file: Annotated[
-        Path | None,
-        typer.Argument(metavar="[SPEC]", exists=True, dir_okay=False, hidden=True),
+        Path | None, typer.Argument(metavar="[SPEC]", exists=True, dir_okay=False, hidden=True)
     ] = None,
     *,
     file: Annotated[
@@ -174,7 +172,6 @@ def helm(
             help="The spec file; without one the chart as it is.",
             exists=True,
             dir_okay=False,
-            show_default="none",
         ),
     ] = None,
     output: Annotated[
@@ -184,48 +181,40 @@ def helm(
             "-o",
             help="The folder to write the chart to; made if need be.",
             file_okay=False,
-            show_default=False,
         ),
     ],
     mode: Annotated[
         str,
         typer.Option(
-            "--mode",
             help="driver: the control plane makes the objects of versions; static: the chart does, "
-            "for clusters without one.",
+            "for clusters without one."
         ),
     ] = "driver",
     artifacts: Annotated[
         str,
         typer.Option(
-            "--artifacts",
             envvar="HEADRACE_ARTIFACTS",
             metavar="URL",
             help="The store that pods fetch models from.",
-            show_default="none",
         ),
     ] = "",
     jobs: Annotated[
-        str, typer.Option("--jobs", help="cronjobs, or control: the control plane runs them.")
+        str, typer.Option(help="cronjobs, or control: the control plane runs them.")
     ] = "cronjobs",
     streams: Annotated[
-        str,
-        typer.Option("--streams", help="deployments, or control: the control plane runs them."),
+        str, typer.Option(help="deployments, or control: the control plane runs them.")
     ] = "deployments",
     mount: Annotated[
         list[str] | None,
         typer.Option(
-            "--mount",
             metavar="KIND:NAME=/PATH",
             help="A secret, config or claim that has the spec's files at that path; may be "
             "repeated.",
-            show_default=False,
         ),
     ] = None,
     lag_records: Annotated[
         int | None,
         typer.Option(
-            "--lag-records",
             min=1,
             help="How many records a stream's worker may be behind before KEDA adds one.",
             show_default="ten batches",
@@ -234,28 +223,22 @@ def helm(
     nats_monitoring: Annotated[
         str,
         typer.Option(
-            "--nats-monitoring",
             metavar="HOST:PORT",
             help="Where KEDA reads the statistics of NATS.",
-            show_default="none",
         ),
     ] = "",
     keda_authentication: Annotated[
         str,
         typer.Option(
-            "--keda-authentication",
             metavar="NAME",
             help="The TriggerAuthentication by which KEDA asks brokers.",
-            show_default="none",
         ),
     ] = "",
     allow_loss: Annotated[
         list[str] | None,
         typer.Option(
-            "--allow-loss",
             metavar="FIELD",
             help="Leave this setting out, such as endpoints[].sticky; may be repeated.",
-            show_default=False,
         ),
     ] = None,
     home: Home = DEFAULT_HOME,

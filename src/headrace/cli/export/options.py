@@ -1,13 +1,9 @@
 """Shared options and the shape of commands that export a spec."""
 
-
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
-# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 import functools
 import inspect
-
-# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from inspect import Parameter, Signature

@@ -1,9 +1,7 @@
 """`headrace features`: definition, materialization, writing and training sets of features."""
 
-
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
-# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +11,7 @@ import msgspec
 import typer
 
 from headrace.cli.features.serving import Service, Store, get, opened, plain, serve_check, skew
-from headrace.cli.options import DEFAULT_HOME, Home, Json
+from headrace.cli.options import DEFAULT_HOME, CommandGroup, Home, Json
 from headrace.cli.output import FAILED, progress, say, write_json
 from headrace.cli.tables import Row, read_rows
 from headrace.cli.tables import opened as opened_file
@@ -121,8 +119,7 @@ def push_file(view: FeatureView, store: OnlineStore, path: Path) -> PushReport:
     )
 
 
-app = typer.Typer(
-    no_args_is_help=True,
+app = CommandGroup(
     help=f"""Features of entities: apply, materialize, push, get, join, serve-check, skew.
 
 {HOW_TO_BEGIN}""",
@@ -144,11 +141,9 @@ def apply(
     from_feast: Annotated[
         Path | None,
         typer.Option(
-            "--from-feast",
             metavar="REPO",
             help="Instead of a file: what this repository of Feast's defines. Its online store is "
             "then read.",
-            show_default=False,
         ),
     ] = None,
     json: Json = False,
@@ -197,7 +192,6 @@ def materialize(
     until: Annotated[
         str,
         typer.Option(
-            "--until",
             metavar="TIME",
             help="Rows of later times are left out: 2026-11-27T06:00:00Z.",
             show_default="now",
@@ -243,13 +237,12 @@ def materialize(
 
 @app.command()
 def push(
-    view: Annotated[str, typer.Argument(help="The feature view.", show_default=False)],
+    view: Annotated[str, typer.Argument(help="The feature view.")],
     file: Annotated[
         Path,
         typer.Argument(
             help="Rows as Parquet, JSON lines or CSV; - for standard input.",
             allow_dash=True,
-            show_default=False,
         ),
     ],
     *,
@@ -301,15 +294,11 @@ def join(
             help="Parquet with the join keys and event_timestamp.",
             exists=True,
             dir_okay=False,
-            show_default=False,
         ),
     ],
     *,
     output: Annotated[
-        Path,
-        typer.Option(
-            "--output", "-o", help="Parquet to write.", dir_okay=False, show_default=False
-        ),
+        Path, typer.Option("--output", "-o", help="Parquet to write.", dir_okay=False)
     ],
     fill_defaults: Annotated[
         bool,
@@ -343,7 +332,6 @@ app.command()(skew)
 
 
 def _time(text: str) -> "datetime":
-
     if not text:
         return datetime.fromtimestamp(SystemClock().now(), UTC)
     try:

@@ -1,12 +1,9 @@
 """`headrace features get`, `serve-check` and `skew`: features as requests get them."""
 
-
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
 import math
 from collections.abc import Sequence
-
-# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -75,7 +72,6 @@ def get(
             "-k",
             metavar="NAME=VALUE",
             help="A join key or request column; again for more of them, and for more rows.",
-            show_default=False,
         ),
     ],
     online_store: Store = "",
@@ -156,7 +152,6 @@ def _keys(
 
 
 def _typed(name: str, text: str, datatype: "Datatype | None") -> object:
-
     match datatype:
         case Datatype.INT64:
             kind: type = int
@@ -211,12 +206,11 @@ def _text(value: object) -> str:
 
 
 def skew(
-    service: Annotated[str, typer.Argument(help="The feature service.", show_default=False)],
+    service: Annotated[str, typer.Argument(help="The feature service.")],
     *,
     served: Annotated[
         Path | None,
         typer.Option(
-            "--served",
             metavar="PATH",
             help="A file of served rows, or a directory of them.",
             show_default="features/served/SERVICE in --home",
@@ -225,7 +219,6 @@ def skew(
     since: Annotated[
         str,
         typer.Option(
-            "--since",
             metavar="TIME",
             help="Only what was served from then on: 2026-11-27T06:00:00Z.",
             show_default="all",
@@ -307,7 +300,6 @@ def _left_out(samples: "ServedRows") -> str:
 
 
 def _since(text: str) -> int | None:
-
     from headrace.features.values import microseconds
 
     if not text:
@@ -320,7 +312,6 @@ def _since(text: str) -> int | None:
 
 
 def _show(report: "SkewReport") -> None:
-
     lines = [
         (
             one.feature,
@@ -384,7 +375,6 @@ def _document(report: "SkewReport") -> dict[str, Any]:
 
 
 def _skew_value(value: object) -> object:
-
     if isinstance(value, bytes):
         return value.decode(errors="backslashreplace")
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,6 +1,5 @@
 """`headrace load`: open-loop load against any server of the V2 protocol."""
 
-
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
 import sys
@@ -203,7 +202,6 @@ def load(
         typer.Argument(
             help="http://HOST:PORT, https://…, those with /v2/models/NAME/infer or "
             "/v2/models/NAME/versions/V/infer, or unix:/PATH.",
-            show_default=False,
         ),
     ],
     *,
@@ -216,25 +214,20 @@ def load(
             help="Requests per second. Several are tried one after the other, as long as no "
             "objective is missed.",
             rich_help_panel=_LOAD,
-            show_default=False,
         ),
     ],
     seconds: Annotated[
-        float,
-        typer.Option("--seconds", "-s", help="How long to measure.", rich_help_panel=_LOAD),
+        float, typer.Option("--seconds", "-s", help="How long to measure.", rich_help_panel=_LOAD)
     ] = 10.0,
     warm_up: Annotated[
         float,
         typer.Option(
-            "--warm-up",
-            help="Seconds of the same load before that, which count nowhere.",
-            rich_help_panel=_LOAD,
+            help="Seconds of the same load before that, which count nowhere.", rich_help_panel=_LOAD
         ),
     ] = 2.0,
     slo: Annotated[
         list[str] | None,
         typer.Option(
-            "--slo",
             help="What has to hold: p99=20ms, p99.9=0.2s, error=0.1%; several by a comma, or the "
             "option again.",
             show_default="nothing",
@@ -244,14 +237,12 @@ def load(
     arrivals: Annotated[
         ArrivalKind,
         typer.Option(
-            "--arrivals",
             help="poisson: as of many callers who do not know of each other. constant: evenly.",
             rich_help_panel=_LOAD,
         ),
     ] = ArrivalKind.POISSON,
     seed: Annotated[
-        int,
-        typer.Option("--seed", help="The same gives the same arrivals.", rich_help_panel=_LOAD),
+        int, typer.Option(help="The same gives the same arrivals.", rich_help_panel=_LOAD)
     ] = 1,
     connections: Annotated[
         int,
@@ -265,16 +256,12 @@ def load(
     timeout_s: Annotated[
         float,
         typer.Option(
-            "--timeout-s",
             help="After so many seconds without an answer a request has failed.",
             rich_help_panel=_LOAD,
         ),
     ] = 10.0,
     max_requests: Annotated[
-        int,
-        typer.Option(
-            "--max-requests", help="Refuse a plan that sends more.", rich_help_panel=_LOAD
-        ),
+        int, typer.Option(help="Refuse a plan that sends more.", rich_help_panel=_LOAD)
     ] = 5_000_000,
     model: Annotated[
         str,
@@ -286,10 +273,7 @@ def load(
             rich_help_panel=_ASK,
         ),
     ] = "",
-    version: Annotated[
-        str,
-        typer.Option("--version", help="A version by number.", rich_help_panel=_ASK),
-    ] = "",
+    version: Annotated[str, typer.Option(help="A version by number.", rich_help_panel=_ASK)] = "",
     file: Annotated[
         str | None,
         typer.Option(
@@ -317,7 +301,6 @@ def load(
     size: Annotated[
         int,
         typer.Option(
-            "--size",
             min=1,
             max=10_000_000,
             help="Of made-up inputs, the size of every other axis that may vary: a length of text, "
@@ -339,7 +322,6 @@ def load(
             "--header",
             "-H",
             help="'NAME: VALUE', sent with every request; may be repeated.",
-            show_default="none",
             rich_help_panel=_ASK,
         ),
     ] = None,
@@ -353,10 +335,8 @@ def load(
     plot: Annotated[
         Path | None,
         typer.Option(
-            "--plot",
             help="Draw it to this file (.html, .svg, .png).",
             dir_okay=False,
-            show_default="none",
         ),
     ] = None,
 ) -> None:

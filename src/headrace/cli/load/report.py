@@ -1,6 +1,5 @@
 """Report of a load: text for people, a document for programs."""
 
-
 # ruff: noqa: PLC0415  # rich is slow to import
 
 from collections.abc import Sequence

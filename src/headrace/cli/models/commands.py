@@ -1,9 +1,7 @@
 """`headrace models`: the registry of model versions."""
 
-
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
-# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 from collections.abc import Mapping
 from contextlib import nullcontext
 from enum import StrEnum
@@ -12,9 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headrace.cli.connection import find_target
 from headrace.cli.models import files
-from headrace.cli.options import DEFAULT_HOME, AllowCode, Artifacts, Home, Json, Server, StateUrl
+from headrace.cli.options import (
+    AllowCode,
+    Artifacts,
+    CommandGroup,
+    ControlPlane,
+    Json,
+    StateUrl,
+)
 from headrace.cli.output import progress, say, table, write_json
 from headrace.core.text import bytes_text, duration_text
 
@@ -63,9 +67,7 @@ def _first_run_text(run: "FirstRun | None") -> str:
     return f"about {duration_text(run.run_s)} for one row, on one CPU thread"
 
 
-app = typer.Typer(
-    no_args_is_help=True, help="Keep model versions: push, list, show, fetch, sign, rm, gc."
-)
+app = CommandGroup(help="Keep model versions: push, list, show, fetch, sign, rm, gc.")
 app.command("fetch")(files.fetch)
 app.command("keygen")(files.keygen)
 app.command("sign")(files.sign)
@@ -85,44 +87,32 @@ _Reference = Annotated[
 
 @app.command()
 def push(
-    name: Annotated[str, typer.Argument(help="The model's name.", show_default=False)],
-    path: Annotated[
-        Path, typer.Argument(help="A model file or directory.", exists=True, show_default=False)
-    ],
+    name: Annotated[str, typer.Argument(help="The model's name.")],
+    path: Annotated[Path, typer.Argument(help="A model file or directory.", exists=True)],
     *,
     runtime: Annotated[
-        str,
-        typer.Option(
-            "--runtime", help="onnx, xgboost, python and so on.", show_default="told by the file"
-        ),
+        str, typer.Option(help="onnx, xgboost, python and so on.", show_default="told by the file")
     ] = "",
-    source: Annotated[
-        str, typer.Option("--source", help="Where it comes from: a commit, a run, a URL.")
-    ] = "",
+    source: Annotated[str, typer.Option(help="Where it comes from: a commit, a run, a URL.")] = "",
     reference: Annotated[
         Path | None,
         typer.Option(
-            "--reference",
             help="Training data (.csv, .parquet, .npz) to compare requests with for drift; only a "
             "sketch of it is stored.",
             exists=True,
             dir_okay=False,
-            show_default="none",
         ),
     ] = None,
     reference_time: Annotated[
         str,
         typer.Option(
-            "--reference-time",
             metavar="COLUMN",
             help="The column of its rows' times, as `headrace drift reference set --time` takes.",
-            show_default="none",
         ),
     ] = "",
     convert: Annotated[
         ConvertTo | None,
         typer.Option(
-            "--convert",
             help="Convert it first, and compare the answers with its own library's; models of "
             "XGBoost, LightGBM, CatBoost, scikit-learn, PyTorch, TensorFlow and TFLite.",
             show_default="no",
@@ -131,31 +121,22 @@ def push(
     convert_data: Annotated[
         Path | None,
         typer.Option(
-            "--convert-data",
             help="Rows (.parquet, .csv, .npz, .npy, .json) to compare with, besides those that are "
             "made up.",
             exists=True,
             dir_okay=False,
-            show_default="none",
         ),
     ] = None,
     convert_tolerance: Annotated[
         float | None,
         typer.Option(
-            "--convert-tolerance",
             min=0.0,
             help="The largest relative difference of an answer that is taken for rounding.",
             show_default="1e-4 for one that computes in FP32, 1e-6 in FP64",
         ),
     ] = None,
     convert_max_changed: Annotated[
-        float,
-        typer.Option(
-            "--convert-max-changed",
-            min=0.0,
-            max=1.0,
-            help="The share of rows that may get another class.",
-        ),
+        float, typer.Option(min=0.0, max=1.0, help="The share of rows that may get another class.")
     ] = 0.001,
     convert_no_missing: Annotated[
         bool,
@@ -167,8 +148,7 @@ def push(
     allow_code: AllowCode = False,
     artifacts: Artifacts = "",
     json: Json = False,
-    server: Server = None,
-    home: Home = DEFAULT_HOME,
+    plane: ControlPlane,
 ) -> None:
     """Store a model as the next version of NAME; the same content gives the same version.
 
@@ -194,7 +174,7 @@ def push(
     if reference_time and reference is None:
         msg = "it names a column of the training data; give that with --reference"
         raise typer.BadParameter(msg, param_hint="--reference-time")
-    target = find_target(server, home)
+    target = plane.target()
     store = model_store(target, artifacts=artifacts)
     given = Pushed(path=path, runtime=runtime, source=source, allow_code=allow_code)
     wish = Wish(
@@ -203,7 +183,7 @@ def push(
         max_changed_ratio=convert_max_changed,
         no_missing=convert_no_missing,
     )
-    with nullcontext(given) if convert is None else converted(given, wish, home) as pushed:
+    with nullcontext(given) if convert is None else converted(given, wish, plane.home) as pushed:
         text = f"checking and storing {path}"
         with nullcontext() if target.is_remote else progress(text):  # an upload shows its own
             version = store.push(name, pushed)
@@ -228,14 +208,13 @@ def list_(
     *,
     artifacts: Artifacts = "",
     json: Json = False,
-    server: Server = None,
-    home: Home = DEFAULT_HOME,
+    plane: ControlPlane,
 ) -> None:
     """List the stored versions; a damaged one is named on standard error."""
     from headrace.cli.models.store import model_store
     from headrace.cli.output import show
 
-    store = model_store(find_target(server, home), artifacts=artifacts)
+    store = model_store(plane.target(), artifacts=artifacts)
     versions, problems = store.list(name)
     signatures = store.signatures(versions)
     for problem in problems:
@@ -264,20 +243,16 @@ def list_(
 
 @app.command()
 def show(
-    reference: Annotated[
-        str,
-        typer.Argument(metavar="NAME[:VERSION]", help="Which version.", show_default=False),
-    ],
+    reference: Annotated[str, typer.Argument(metavar="NAME[:VERSION]", help="Which version.")],
     *,
     artifacts: Artifacts = "",
     json: Json = False,
-    server: Server = None,
-    home: Home = DEFAULT_HOME,
+    plane: ControlPlane,
 ) -> None:
     """Show a version's inputs, outputs and origin; without a number, the newest."""
     from headrace.cli.models.store import model_store
 
-    store = model_store(find_target(server, home), artifacts=artifacts)
+    store = model_store(plane.target(), artifacts=artifacts)
     version = store.get(reference)
     signatures = store.signatures([version])[version.reference]
     if json:
@@ -292,8 +267,7 @@ def rm(
     *,
     state_url: StateUrl = "",
     artifacts: Artifacts = "",
-    server: Server = None,
-    home: Home = DEFAULT_HOME,
+    plane: ControlPlane,
 ) -> None:
     """Remove a version; refused while an endpoint uses it."""
     from headrace.cli.models.store import model_store
@@ -302,7 +276,7 @@ def rm(
     if not number:
         msg = f"'{reference}' names no version; write it as {name}:VERSION"
         raise typer.BadParameter(msg, param_hint="NAME:VERSION")
-    store = model_store(find_target(server, home), state_url=state_url, artifacts=artifacts)
+    store = model_store(plane.target(), state_url=state_url, artifacts=artifacts)
     store.remove(name, number)
     say(f"{reference} is removed; `headrace models gc` frees its space")
 
@@ -313,7 +287,6 @@ def gc(
     grace_hours: Annotated[
         float,
         typer.Option(
-            "--grace-hours",
             min=1.0,
             help="How long a shared store keeps content after it was pushed last; a server "
             "elsewhere keeps it 24 hours.",
@@ -321,8 +294,7 @@ def gc(
     ] = 24.0,
     artifacts: Artifacts = "",
     json: Json = False,
-    server: Server = None,
-    home: Home = DEFAULT_HOME,
+    plane: ControlPlane,
 ) -> None:
     """Delete stored content that no version refers to.
 
@@ -331,7 +303,7 @@ def gc(
     """
     from headrace.cli.models.store import model_store
 
-    store = model_store(find_target(server, home), artifacts=artifacts)
+    store = model_store(plane.target(), artifacts=artifacts)
     removed = store.gc(grace_hours * 3600)
     if json:
         write_json(removed)

@@ -1,6 +1,5 @@
 """Models as files: fetched, converted and signed."""
 
-
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
 import time
@@ -14,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 import typer
 
-from headrace.cli.connection import actor, find_target
+from headrace.cli.connection import actor
 from headrace.cli.models.store import Pushed
-from headrace.cli.options import DEFAULT_HOME, Artifacts, Home, Json, Server
+from headrace.cli.options import Artifacts, ControlPlane, Json
 from headrace.cli.output import progress, say, write_json
 from headrace.cli.read_inputs import read_inputs, with_batch_axis
 from headrace.cli.tables import read_tensors
@@ -41,32 +40,23 @@ if TYPE_CHECKING:
 
 def fetch(
     reference: Annotated[
-        str,
-        typer.Argument(
-            metavar="NAME:VERSION|sha256:DIGEST", help="Which model.", show_default=False
-        ),
+        str, typer.Argument(metavar="NAME:VERSION|sha256:DIGEST", help="Which model.")
     ],
     *,
     artifacts: Annotated[
         str,
         typer.Option(
-            "--artifacts",
             envvar="HEADRACE_ARTIFACTS",
             metavar="URL",
             help="Where models are: s3://BUCKET/PREFIX, gs://, az:// or file:///PATH; credentials "
             "come from the environment.",
-            show_default=False,
         ),
     ],
     output: Annotated[
         Path,
-        typer.Option(
-            "--output", help="The directory that it is put into.", file_okay=False, show_default="."
-        ),
+        typer.Option(help="The directory that it is put into.", file_okay=False, show_default="."),
     ] = Path(),
-    timeout_s: Annotated[
-        float, typer.Option("--timeout-s", min=1.0, help="Seconds that it may take.")
-    ] = 600.0,
+    timeout_s: Annotated[float, typer.Option(min=1.0, help="Seconds that it may take.")] = 600.0,
     json: Json = False,
 ) -> None:
     """Fetch a model from a shared store and check every byte; no home or registry is needed.
@@ -206,9 +196,7 @@ def _tensor(file: Path, name: str, datatype: Datatype, read: Mapping[str, object
 
 
 def keygen(
-    out: Annotated[
-        Path, typer.Option("--out", help="Where the two files go.", file_okay=False)
-    ] = Path(),
+    out: Annotated[Path, typer.Option(help="Where the two files go.", file_okay=False)] = Path(),
 ) -> None:
     """Make a key pair to sign model versions with (Ed25519).
 
@@ -227,27 +215,19 @@ def keygen(
 
 
 def sign(
-    reference: Annotated[
-        str, typer.Argument(metavar="NAME:VERSION", help="Which version.", show_default=False)
-    ],
+    reference: Annotated[str, typer.Argument(metavar="NAME:VERSION", help="Which version.")],
     *,
-    key: Annotated[
-        Path,
-        typer.Option("--key", help="The private key, PEM.", dir_okay=False, show_default=False),
-    ],
+    key: Annotated[Path, typer.Option(help="The private key, PEM.", dir_okay=False)],
     content: Annotated[
         Path | None,
         typer.Option(
-            "--content",
             help="The model as you have it; refused if something else is stored.",
             exists=True,
-            show_default=False,
         ),
     ] = None,
     artifacts: Artifacts = "",
     json: Json = False,
-    server: Server = None,
-    home: Home = DEFAULT_HOME,
+    plane: ControlPlane,
 ) -> None:
     """Sign a version: its name, number, content, runtime, tensors and class names.
 
@@ -268,7 +248,7 @@ def sign(
         msg = f"'{reference}' names no version; write it as {name}:VERSION"
         raise typer.BadParameter(msg, param_hint="NAME:VERSION")
     private = read_private_key(key)
-    store = model_store(find_target(server, home), artifacts=artifacts)
+    store = model_store(plane.target(), artifacts=artifacts)
     version = store.get(reference)
     store.verify(version)
     if content is not None and (found := read_content(content).digest) != version.digest:
@@ -284,23 +264,17 @@ def sign(
 
 
 def verify(
-    reference: Annotated[
-        str,
-        typer.Argument(metavar="NAME[:VERSION]", help="Which version.", show_default=False),
-    ],
+    reference: Annotated[str, typer.Argument(metavar="NAME[:VERSION]", help="Which version.")],
     *,
     trusted: Annotated[
         list[Path],
         typer.Option(
-            "--trusted",
             help="Public keys, PEM; may be given several times.",
             dir_okay=False,
-            show_default=False,
         ),
     ],
     artifacts: Artifacts = "",
-    server: Server = None,
-    home: Home = DEFAULT_HOME,
+    plane: ControlPlane,
 ) -> None:
     """Prove that a version is what one of the trusted keys signed; exit status 1 if not.
 
@@ -315,7 +289,7 @@ def verify(
     from headrace.registry.signing import check_signed, key_of, read_public_keys
 
     keys = [key for path in trusted for key in read_public_keys(path)]
-    store = model_store(find_target(server, home), artifacts=artifacts)
+    store = model_store(plane.target(), artifacts=artifacts)
     version = store.get(reference)
     store.verify(version)
     signatures = store.signatures([version])[version.reference]

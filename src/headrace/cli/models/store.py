@@ -1,9 +1,9 @@
 """Registry that a command uses: of a home, or of a control plane elsewhere, with uploads."""
 
+# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
+
 import contextlib
 import json
-
-# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 import os
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence

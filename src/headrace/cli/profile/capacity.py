@@ -1,6 +1,5 @@
 """`headrace plan capacity`: replicas, nodes, clusters and cost of a load."""
 
-
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
 import math
@@ -47,7 +46,6 @@ def capacity(
             help="Rates over equal intervals: CSV with a column `rate`, or JSON lines.",
             exists=True,
             dir_okay=False,
-            show_default="none",
             rich_help_panel=_LOAD,
         ),
     ] = None,
@@ -73,7 +71,6 @@ def capacity(
         str,
         typer.Option(
             help="A model that `headrace profile` has measured: a path or NAME[:VERSION].",
-            show_default="none",
             rich_help_panel=_MODEL,
         ),
     ] = "",
@@ -171,13 +168,11 @@ def capacity(
             "part; nothing is written.",
             exists=True,
             dir_okay=False,
-            show_default="none",
             rich_help_panel=_OUTPUT,
         ),
     ] = None,
     endpoint: Annotated[
-        str,
-        typer.Option(help="Of --spec.", show_default="the only one", rich_help_panel=_OUTPUT),
+        str, typer.Option(help="Of --spec.", show_default="the only one", rich_help_panel=_OUTPUT)
     ] = "",
     home: Home = DEFAULT_HOME,
     json: Json = False,
@@ -460,7 +455,6 @@ def _row(option: "Option", recommended: str | None) -> list[str]:
 
 
 def _month_table(months: Sequence["Fleet"]) -> "Text":
-
     step = max(1, (len(months) - 1) // _MAX_MONTH_ROWS)
     rows = [
         (

@@ -1,6 +1,5 @@
 """`headrace profile`: measured speed of a model, and a recommendation how to serve it."""
 
-
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
 import sys
@@ -13,12 +12,10 @@ import typer
 
 from headrace.cli.connection import find_target
 from headrace.cli.options import (
-    DEFAULT_HOME,
     AllowCode,
-    Home,
+    ControlPlane,
     Json,
     RowsIndependent,
-    Server,
     numbers,
     seconds,
 )
@@ -48,66 +45,58 @@ def profile(
         typer.Argument(
             metavar="MODEL|ENDPOINT",
             help="A model file or directory, NAME[:VERSION] of the registry, or an endpoint.",
-            show_default=False,
         ),
     ],
     *,
     rate: Annotated[
         float | None,
-        typer.Option("--rate", min=1e-6, help="Requests a second to serve.", show_default="open"),
+        typer.Option(min=1e-6, help="Requests a second to serve.", show_default="open"),
     ] = None,
     p99: Annotated[
         str | None,
         typer.Option(
-            "--p99",
             metavar="DURATION",
             help="Latency to keep 99 of 100 requests within: 50ms, or seconds.",
             show_default="open",
         ),
     ] = None,
     rows: Annotated[
-        str, typer.Option("--rows", help="Batch sizes: 1,2,4.", show_default="1, 2, 4, ...")
+        str, typer.Option(help="Batch sizes: 1,2,4.", show_default="1, 2, 4, ...")
     ] = "",
     lengths: Annotated[
         str,
         typer.Option(
-            "--lengths",
             help="Sizes of variable dimensions, the most usual first: 32,64.",
             show_default="16 to 256 where the model takes them, 32 first",
         ),
     ] = "",
     threads: Annotated[
-        str, typer.Option("--threads", help="Threads inside a run.", show_default="1, 2, 4, ...")
+        str, typer.Option(help="Threads inside a run.", show_default="1, 2, 4, ...")
     ] = "",
     concurrency: Annotated[
-        str, typer.Option("--concurrency", help="Runs at once.", show_default="1, 2, 4, ...")
+        str, typer.Option(help="Runs at once.", show_default="1, 2, 4, ...")
     ] = "",
     cores: Annotated[
-        int | None,
-        typer.Option("--cores", min=1, help="Cores of a replica.", show_default="all of them"),
+        int | None, typer.Option(min=1, help="Cores of a replica.", show_default="all of them")
     ] = None,
     budget: Annotated[
-        str, typer.Option("--budget", metavar="DURATION", help="How long it may take: 60s, 5m.")
+        str, typer.Option(metavar="DURATION", help="How long it may take: 60s, 5m.")
     ] = "60s",
     cost_per_hour: Annotated[
         float | None,
         typer.Option(
-            "--cost-per-hour",
             min=0.0,
             help="What --cores cores cost in an hour, in any currency.",
-            show_default=False,
         ),
     ] = None,
     runtime: Annotated[
-        str, typer.Option("--runtime", help="What runs the model.", show_default="detected")
+        str, typer.Option(help="What runs the model.", show_default="detected")
     ] = "",
     plot: Annotated[
         Path | None,
         typer.Option(
-            "--plot",
             help="Draw latency over load into this file: .png, .svg or .pdf.",
             dir_okay=False,
-            show_default=False,
         ),
     ] = None,
     save: Annotated[
@@ -116,8 +105,7 @@ def profile(
     allow_code: AllowCode = False,
     rows_independent: RowsIndependent = False,
     json: Json = False,
-    server: Server = None,
-    home: Home = DEFAULT_HOME,
+    plane: ControlPlane,
 ) -> None:
     """Measure a model over batch, length, threads and runs at once; say how it should be served.
 
@@ -162,15 +150,17 @@ def profile(
     )
     subject = find_subject(
         target,
-        server=server,
-        home=home,
+        server=plane.server,
+        home=plane.home,
         runtime=runtime,
         allow_code=allow_code,
         rows_independent=rows_independent,
     )
-    made = _profile(subject, request, wishes=wishes, budget_s=budget_s, server=server, home=home)
+    made = _profile(
+        subject, request, wishes=wishes, budget_s=budget_s, server=plane.server, home=plane.home
+    )
     if save:
-        say(f"kept as {save_profile(home, made)}; `headrace apply --tuned` uses it")
+        say(f"kept as {save_profile(plane.home, made)}; `headrace apply --tuned` uses it")
     if plot is not None:
         from headrace.cli.plots import draw_profile
 
@@ -190,7 +180,6 @@ def _profile(
     server: str | None,
     home: Path,
 ) -> "Profile":
-
     import msgspec
 
     import headrace

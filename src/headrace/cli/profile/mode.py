@@ -1,6 +1,5 @@
 """`headrace plan mode`: cost and latency of a model online, in a stream and in jobs."""
 
-
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
 import sys
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from headrace.cli.options import DEFAULT_HOME, Home, Json, seconds
+from headrace.cli.options import DEFAULT_HOME, CommandGroup, Home, Json, seconds
 from headrace.cli.output import columns, progress, show, table, write_json
 from headrace.cli.profile.capacity import capacity
 from headrace.core.text import duration_text
@@ -19,9 +18,7 @@ if TYPE_CHECKING:
     from headrace.advise.arrivals import Arrivals
     from headrace.advise.mode import Arrival, Costs, ModePlan
 
-app = typer.Typer(
-    no_args_is_help=True, help="Plan before anything runs: in which mode, and on how many machines."
-)
+app = CommandGroup(help="Plan before anything runs: in which mode, and on how many machines.")
 _PEAK: Final = 3.0
 """The peak over the average, where nobody says what it is."""
 app.command()(capacity)
@@ -50,8 +47,7 @@ def mode(
         ),
     ] = None,
     rows_per_day: Annotated[
-        float | None,
-        typer.Option(min=0.0, help="The same as rows a day.", show_default="none"),
+        float | None, typer.Option(min=0.0, help="The same as rows a day.")
     ] = None,
     peak_rate: Annotated[
         float | None,
@@ -91,7 +87,6 @@ def mode(
             "are read from it.",
             exists=True,
             dir_okay=False,
-            show_default="none",
         ),
     ] = None,
     time_column: Annotated[
@@ -101,14 +96,12 @@ def mode(
         str,
         typer.Option(
             help="Of --log: by which rows are of the same thing; says how many there are.",
-            show_default="none",
         ),
     ] = "",
     model: Annotated[
         str,
         typer.Option(
             help="A model that `headrace profile` has measured: a path or NAME[:VERSION].",
-            show_default="none",
         ),
     ] = "",
     row_time: Annotated[
@@ -263,7 +256,6 @@ def _profiled(model: str, home: Path) -> tuple[float, float]:
 
 
 def _document(plan: "ModePlan", found: "Arrivals | None") -> dict[str, object]:
-
     options = [
         {**asdict(option), "cost_per_million": option.cost_per_million} for option in plan.options
     ]

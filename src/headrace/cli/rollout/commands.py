@@ -1,17 +1,14 @@
 """`headrace rollout`: status of rollouts, and steps by hand."""
 
-
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
 import time
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headrace.cli.connection import connect
-from headrace.cli.options import DEFAULT_HOME, Home, Json, Server
+from headrace.cli.options import CommandGroup, ControlPlane, Json
 from headrace.cli.output import say, show, table, write_json
 from headrace.cli.rollout.simulate import simulate
 from headrace.cli.rollout.start import start
@@ -20,8 +17,7 @@ from headrace.cli.rollout.view import render, summary_rows
 if TYPE_CHECKING:
     from headrace.cli.management import Management
 
-app = typer.Typer(
-    no_args_is_help=True,
+app = CommandGroup(
     help="Let a new version take over step by step: start, status, list, promote, pause, resume, "
     "abort, rollback, simulate.",
 )
@@ -39,8 +35,7 @@ def status(
     watch: Annotated[
         bool, typer.Option("--watch", "-w", help="Keep showing it until it is over, or Ctrl-C.")
     ] = False,
-    server: Server = None,
-    home: Home = DEFAULT_HOME,
+    plane: ControlPlane,
 ) -> None:
     """Show an endpoint's newest rollout: both versions' numbers, the intervals, and why.
 
@@ -50,7 +45,7 @@ def status(
 
         headrace rollout status fraud --json | jq .verdict.outcome
     """
-    api = connect(server, home)
+    api = plane.connect()
     path = f"/api/v1/endpoints/{endpoint}/rollout"
     if watch and not json:
         _watch(api, path)
@@ -90,11 +85,10 @@ def list_(
     ] = "",
     *,
     json: Json = False,
-    server: Server = None,
-    home: Home = DEFAULT_HOME,
+    plane: ControlPlane,
 ) -> None:
     """List rollouts, the newest first."""
-    document = connect(server, home).get("/api/v1/rollouts", endpoint=endpoint)
+    document = plane.connect().get("/api/v1/rollouts", endpoint=endpoint)
     rollouts = document["rollouts"]
     if json:
         write_json(document)
@@ -113,10 +107,9 @@ def _add_verb(verb: str, text: str) -> None:
         *,
         reason: _Reason = "",
         json: Json = False,
-        server: Server = None,
-        home: Home = DEFAULT_HOME,
+        plane: ControlPlane,
     ) -> None:
-        _command(endpoint, verb, reason=reason, json=json, server=server, home=home)
+        _command(endpoint, verb, reason=reason, json=json, plane=plane)
 
     app.command(verb, help=text)(tell)
 
@@ -132,12 +125,9 @@ for _verb, _text in {
     _add_verb(_verb, _text)
 
 
-def _command(
-    endpoint: str, verb: str, *, reason: str, json: bool, server: str | None, home: Path
-) -> None:
-
+def _command(endpoint: str, verb: str, *, reason: str, json: bool, plane: ControlPlane) -> None:
     path = f"/api/v1/endpoints/{endpoint}/rollout/{verb}"
-    document = connect(server, home).post(path, {"reason": reason})
+    document = plane.connect().post(path, {"reason": reason})
     if json:
         write_json(document)
     else:
@@ -146,7 +136,6 @@ def _command(
 
 
 def _now() -> float:
-
     return datetime.now(UTC).timestamp()
 
 

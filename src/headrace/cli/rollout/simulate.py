@@ -1,6 +1,5 @@
 """`headrace rollout simulate`: decisions and errors of simulated rollouts."""
 
-
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
 import sys
@@ -144,16 +143,14 @@ def simulate(
     scenario: Annotated[
         Scenario,
         typer.Option(
-            "--scenario",
             help="aa: the new version is as good as the old one. bursts: so it is, and both stall "
             "now and then. errors, latency, predictions: it differs by --effect. power: a table of "
-            "changes.",
+            "changes."
         ),
     ] = Scenario.AA,
     runs: Annotated[
         int | None,
         typer.Option(
-            "--runs",
             min=1,
             max=100_000,
             help="Simulated rollouts, of each change.",
@@ -163,7 +160,6 @@ def simulate(
     alpha: Annotated[
         float,
         typer.Option(
-            "--alpha",
             min=1e-9,
             max=0.5,
             help="How often a version within the margins may be rolled back, and one beyond them "
@@ -173,7 +169,6 @@ def simulate(
     effect: Annotated[
         float | None,
         typer.Option(
-            "--effect",
             min=0.0,
             help="errors: added to the share of failed requests. latency: a factor. predictions: "
             "share of the answers that change their class.",
@@ -183,22 +178,18 @@ def simulate(
     margin: Annotated[
         float | None,
         typer.Option(
-            "--margin",
             min=0.0,
             help="What is tolerated, in the unit of --effect.",
             show_default="as in a spec: 0.005, 1.25, 0.1",
         ),
     ] = None,
-    rate: Annotated[
-        float, typer.Option("--rate", min=0.1, max=10_000.0, help="Requests per second.")
-    ] = 50.0,
+    rate: Annotated[float, typer.Option(min=0.1, max=10_000.0, help="Requests per second.")] = 50.0,
     weight: Annotated[
-        int, typer.Option("--weight", min=1, max=99, help="The new version's percent of them.")
+        int, typer.Option(min=1, max=99, help="The new version's percent of them.")
     ] = 10,
     steps: Annotated[
         str,
         typer.Option(
-            "--steps",
             help="Weights one after the other instead, each held until the verdict: 5,25,50.",
             show_default="the weight all the time",
         ),
@@ -206,7 +197,6 @@ def simulate(
     duration_s: Annotated[
         int | None,
         typer.Option(
-            "--duration-s",
             min=1,
             max=1_000_000,
             help="How long each rollout is watched, read at every second.",
@@ -214,19 +204,11 @@ def simulate(
         ),
     ] = None,
     base_errors: Annotated[
-        float,
-        typer.Option(
-            "--base-errors", min=0.0, max=1.0, help="Share of requests that the old version fails."
-        ),
+        float, typer.Option(min=0.0, max=1.0, help="Share of requests that the old version fails.")
     ] = 0.01,
-    quantile: Annotated[
-        float, typer.Option("--quantile", min=0.01, max=0.999, help="Of the latency.")
-    ] = 0.99,
+    quantile: Annotated[float, typer.Option(min=0.01, max=0.999, help="Of the latency.")] = 0.99,
     min_samples: Annotated[
-        int,
-        typer.Option(
-            "--min-samples", min=1, help="Requests per version before one may be promoted."
-        ),
+        int, typer.Option(min=1, help="Requests per version before one may be promoted.")
     ] = 200,
     steady: Annotated[
         bool | None,
@@ -236,11 +218,10 @@ def simulate(
             show_default="moving; steady for power",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="The same gives the same.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="The same gives the same.")] = 1,
     json: Json = False,
     plot: Annotated[
-        Path | None,
-        typer.Option("--plot", help="Draw it to this file (.png, .svg, .pdf).", dir_okay=False),
+        Path | None, typer.Option(help="Draw it to this file (.png, .svg, .pdf).", dir_okay=False)
     ] = None,
 ) -> None:
     """Try how rollouts would be decided: false alarms, power, and how long it takes.

@@ -1,6 +1,5 @@
 """`headrace rollout start`: begin a rollout, and wait for its end if asked."""
 
-
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
 import time
@@ -13,8 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from headrace.cli.connection import find_target
-from headrace.cli.options import DEFAULT_HOME, AllowCode, Home, Json, Server
+from headrace.cli.options import AllowCode, ControlPlane, Json
 from headrace.cli.output import FAILED, progress, say, write_json
 from headrace.cli.rollout.view import progress_of
 from headrace.core import DeadlineExceededError, InvalidArgumentError, UnavailableError, span
@@ -148,28 +146,23 @@ _option = partial(typer.Option, rich_help_panel="Strategy")
 
 
 def start(
-    endpoint: Annotated[str, typer.Argument(help="The endpoint's name.", show_default=False)],
+    endpoint: Annotated[str, typer.Argument(help="The endpoint's name.")],
     *,
     version: Annotated[
-        str,
-        typer.Option("--version", help="Of the model that is served now; or what to call it here."),
+        str, typer.Option(help="Of the model that is served now; or what to call it here.")
     ] = "",
     model: Annotated[
         str,
         typer.Option(
-            "--model",
-            metavar="REF",
-            help="NAME[:VERSION] of the registry, or a file to push first.",
+            metavar="REF", help="NAME[:VERSION] of the registry, or a file to push first."
         ),
     ] = "",
     upstream: Annotated[
-        str | None,
-        typer.Option("--upstream", metavar="URL", help="A server that someone else runs."),
+        str | None, typer.Option(metavar="URL", help="A server that someone else runs.")
     ] = None,
     protocol: Annotated[
         str | None,
         typer.Option(
-            "--protocol",
             help="What the upstream speaks: v2, grpc, v1, torchserve, openai, http.",
             show_default="v2",
         ),
@@ -290,16 +283,12 @@ def start(
         ),
     ] = None,
     wait: Annotated[
-        bool,
-        typer.Option("--wait", help="Return when it is over; exit status 1 unless promoted."),
+        bool, typer.Option("--wait", help="Return when it is over; exit status 1 unless promoted.")
     ] = False,
-    wait_s: Annotated[
-        float, typer.Option("--wait-s", min=0.1, help="Seconds that --wait waits.")
-    ] = 86_400.0,
+    wait_s: Annotated[float, typer.Option(min=0.1, help="Seconds that --wait waits.")] = 86_400.0,
     allow_code: AllowCode = False,
     json: Json = False,
-    server: Server = None,
-    home: Home = DEFAULT_HOME,
+    plane: ControlPlane,
 ) -> None:
     """Let another version take over an endpoint, step by step, as the metrics allow.
 
@@ -336,7 +325,7 @@ def start(
     )
     _check_source(version=version, model=model, upstream=upstream, protocol=protocol)
     plan = rollout_plan(options, None if file is None else read_plan(file))
-    target = find_target(server, home)
+    target = plane.target()
     body: dict[str, Any] = {"version": version, "rollout": plan}
     if model:
         body["model"] = _reference(target, endpoint, model, allow_code=allow_code)
@@ -443,7 +432,6 @@ def wait_until_over(
 
 
 def _print_result(status: dict[str, Any], *, json: bool) -> None:
-
     if json:
         write_json(status)
     elif status["over"]:

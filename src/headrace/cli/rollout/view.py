@@ -206,7 +206,6 @@ def summary_rows(rollouts: Sequence[Document], *, now: float) -> list[Sequence["
 
 
 def _arms(status: Document) -> "Text":
-
     requests = status["requests"]
     new, fresh = status["weight"], status["baseline_weight"]
     rows = [

@@ -1,6 +1,5 @@
 """`headrace stream`: score the records of a log, and write the answers to another."""
 
-
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
 from pathlib import Path
@@ -9,14 +8,20 @@ from urllib.parse import quote
 
 import typer
 
-from headrace.cli.connection import connect
-from headrace.cli.options import DEFAULT_HOME, AllowCode, Home, Json, LogFormatOption, Server
+from headrace.cli.options import (
+    DEFAULT_HOME,
+    AllowCode,
+    CommandGroup,
+    ControlPlane,
+    Home,
+    Json,
+    LogFormatOption,
+)
 from headrace.cli.output import progress, say, show, table, write_json
 from headrace.cli.stream import here, topics
 from headrace.core import NotFoundError
 
-app = typer.Typer(
-    no_args_is_help=True,
+app = CommandGroup(
     help="Streams: records of a log in, answers out. up, status, pause, resume, replay, dlq; send "
     "and read for first tries.",
 )
@@ -42,33 +47,23 @@ def up(
             help="The spec file; without one, the options below say what to run.",
             exists=True,
             dir_okay=False,
-            show_default="none",
         ),
     ] = None,
-    model: Annotated[
-        str,
-        typer.Option("--model", help="A model file, or NAME[:VERSION].", show_default="none"),
-    ] = "",
+    model: Annotated[str, typer.Option(help="A model file, or NAME[:VERSION].")] = "",
     endpoint: Annotated[
         str,
         typer.Option(
-            "--endpoint",
             help="Instead of a model: an endpoint of what runs on --home.",
-            show_default="none",
         ),
     ] = "",
     broker: topics.BrokerUrl = "",
     source: Annotated[
         list[str] | None,
-        typer.Option(
-            "--from", metavar="TOPIC", help="What is read; may be repeated.", show_default=False
-        ),
+        typer.Option("--from", metavar="TOPIC", help="What is read; may be repeated."),
     ] = None,
-    sink: Annotated[
-        str, typer.Option("--to", metavar="TOPIC", help="What is written.", show_default=False)
-    ] = "",
+    sink: Annotated[str, typer.Option("--to", metavar="TOPIC", help="What is written.")] = "",
     name: Annotated[
-        str, typer.Option("--name", help="What it is called.", show_default="the model's name")
+        str, typer.Option(help="What it is called.", show_default="the model's name")
     ] = "",
     exactly_once: Annotated[
         bool, typer.Option("--exactly-once", help="A crash repeats no answer.")
@@ -76,7 +71,6 @@ def up(
     workers: Annotated[
         int | None,
         typer.Option(
-            "--workers",
             min=1,
             max=1024,
             help="Processes for each stream, which share its partitions.",
@@ -86,11 +80,9 @@ def up(
     member_prefix: Annotated[
         str,
         typer.Option(
-            "--member-prefix",
             envvar="HEADRACE_MEMBER_PREFIX",
             help="Put before the names of its workers at the broker: of several hosts that share a "
             "stream each has its own, such as a pod's name.",
-            show_default="none",
         ),
     ] = "",
     allow_code: AllowCode = False,
@@ -158,8 +150,7 @@ def status(
     ] = None,
     *,
     json: Json = False,
-    server: Server = None,
-    home: Home = DEFAULT_HOME,
+    plane: ControlPlane,
 ) -> None:
     """Show how the streams are that a control plane runs.
 
@@ -171,7 +162,7 @@ def status(
     """
     from headrace.cli.stream.find import members_rows, stream_rows
 
-    streams = connect(server, home).get("/api/v1/streams")["streams"]
+    streams = plane.connect().get("/api/v1/streams")["streams"]
     if name is not None:
         known = ", ".join(one["name"] for one in streams) or "none"
         streams = [one for one in streams if one["name"] == name]
@@ -197,34 +188,29 @@ def status(
 
 
 @app.command()
-def pause(
-    name: _Name, *, json: Json = False, server: Server = None, home: Home = DEFAULT_HOME
-) -> None:
+def pause(name: _Name, *, json: Json = False, plane: ControlPlane) -> None:
     """Let a stream take no more records; it stays where it is, also over restarts.
 
     For example:
 
         headrace stream pause fraud
     """
-    _order(name, "pause", json=json, server=server, home=home)
+    _order(name, "pause", json=json, plane=plane)
 
 
 @app.command()
-def resume(
-    name: _Name, *, json: Json = False, server: Server = None, home: Home = DEFAULT_HOME
-) -> None:
+def resume(name: _Name, *, json: Json = False, plane: ControlPlane) -> None:
     """Let a paused stream go on where it is; also one that stopped before a record.
 
     For example:
 
         headrace stream resume fraud
     """
-    _order(name, "resume", json=json, server=server, home=home)
+    _order(name, "resume", json=json, plane=plane)
 
 
-def _order(name: str, verb: str, *, json: bool, server: str | None, home: Path) -> None:
-
-    found = connect(server, home).post(f"/api/v1/streams/{quote(name, safe='')}/{verb}")
+def _order(name: str, verb: str, *, json: bool, plane: ControlPlane) -> None:
+    found = plane.connect().post(f"/api/v1/streams/{quote(name, safe='')}/{verb}")
     if json:
         write_json(found)
     else:

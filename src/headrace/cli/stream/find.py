@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from headrace.cli.connection import find_target
+from headrace.cli.options import ControlPlane
 from headrace.core import InvalidArgumentError, NotFoundError
 from headrace.core.spec import SystemSpec, parse_spec
 from headrace.core.text import duration_text, number_text
@@ -95,31 +95,31 @@ def chosen(spec: SystemSpec, names: list[str], *, where: str) -> "list[StreamSpe
     return [known[name] for name in names] if names else list(spec.streams)
 
 
-def find_stream(name: str, *, file: Path | None, server: str | None, home: Path) -> "StreamSpec":
+def find_stream(name: str, *, file: Path | None, plane: ControlPlane) -> "StreamSpec":
     """The stream of this name: in `file`, else in what runs, else in `headrace.yaml` here.
 
     Raises:
         NotFoundError: There is none.
         HeadraceError: The file is wrong, or what runs cannot be asked.
     """
-    spec, where = _spec(file, server, home)
+    spec, where = _spec(file, plane)
     return chosen(spec, [name], where=where)[0]
 
 
-def _spec(file: Path | None, server: str | None, home: Path) -> tuple[SystemSpec, str]:
+def _spec(file: Path | None, plane: ControlPlane) -> tuple[SystemSpec, str]:
     from headrace.cli.spec import read_spec  # noqa: PLC0415  # as above
     from headrace.control import read_control_file  # noqa: PLC0415  # as above
 
     if file is not None:
         return read_spec(file), str(file)
-    target = find_target(server, home)
-    if target.is_remote or read_control_file(home) is not None:
+    target = plane.target()
+    if target.is_remote or read_control_file(plane.home) is not None:
         document = target.management().get("/api/v1/spec")["spec"]
         return parse_spec(document or {"version": 1}, in_force=document), "what runs"
     if SPEC_FILE.is_file():
         return read_spec(SPEC_FILE), str(SPEC_FILE)
     message = (
-        f"nothing runs on {home}, and there is no {SPEC_FILE} here: name the file with the "
+        f"nothing runs on {plane.home}, and there is no {SPEC_FILE} here: name the file with the "
         "stream by -f"
     )
     raise NotFoundError(message)

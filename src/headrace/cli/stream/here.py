@@ -1,9 +1,9 @@
 """Streams in the foreground: live scoring and replay, with workers as child processes."""
 
+# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
+
 import asyncio
 import contextlib
-
-# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 import math
 import shutil
 import signal
@@ -21,12 +21,10 @@ import typer
 
 from headrace.cli.connection import Target, gateway
 from headrace.cli.options import (
-    DEFAULT_HOME,
     AllowCode,
-    Home,
+    ControlPlane,
     Json,
     LogFormatOption,
-    Server,
     moment,
 )
 from headrace.cli.output import say, write_json
@@ -258,25 +256,22 @@ _MOST_NAMED: Final = 128
 
 
 def replay(
-    name: Annotated[str, typer.Argument(help="The stream.", show_default=False)],
+    name: Annotated[str, typer.Argument(help="The stream.")],
     since: Annotated[
         str,
         typer.Option(
             "--from",
             metavar="TIME",
             help="What was written since then: 2026-11-27T06:00Z, or -2h (s, m, h or d).",
-            show_default=False,
         ),
     ],
     *,
     to: Annotated[
-        str,
-        typer.Option("--to", metavar="TOPIC", help="Answers go there.", show_default="the sink"),
+        str, typer.Option(metavar="TOPIC", help="Answers go there.", show_default="the sink")
     ] = "",
     group: Annotated[
         str,
         typer.Option(
-            "--group",
             help="Whose offsets tell how far it is; the same one goes on after an end.",
             show_default="NAME-replay-TIME",
         ),
@@ -293,7 +288,7 @@ def replay(
         bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")
     ] = False,
     workers: Annotated[
-        int | None, typer.Option("--workers", min=1, max=1024, help="Processes.", show_default="1")
+        int | None, typer.Option(min=1, max=1024, help="Processes.", show_default="1")
     ] = None,
     allow_code: AllowCode = False,
     file: Annotated[
@@ -309,8 +304,7 @@ def replay(
     ] = None,
     json: Json = False,
     log_format: LogFormatOption = None,
-    server: Server = None,
-    home: Home = DEFAULT_HOME,
+    plane: ControlPlane,
 ) -> None:
     """Score again what was written since a time, up to now; then end.
 
@@ -329,11 +323,11 @@ def replay(
     if move and (to or group):
         msg = "--move sets the stream itself back: leave --to and --group out"
         raise InvalidArgumentError(msg)
-    stream = find_stream(name, file=file, server=server, home=home)
+    stream = find_stream(name, file=file, plane=plane)
     if to and stream.sink is None:
         msg = f"stream '{name}' has no answers: it pushes features; leave --to out"
         raise InvalidArgumentError(msg)
-    with closing(open_broker_of(stream.source.broker, home)) as broker:
+    with closing(open_broker_of(stream.source.broker, plane.home)) as broker:
         span = span_from(broker, stream.source.topics, at_s)
         own = stream.source.group or name
         group = own if move else group or _group(name, at_s)
@@ -359,7 +353,7 @@ def replay(
                 stream,
                 broker,
                 span,
-                home=home,
+                home=plane.home,
                 at_s=at_s,
                 to=to,
                 group=group,
@@ -388,7 +382,6 @@ def _goes_to(stream: "StreamSpec") -> str:
 
 
 def _group(name: str, at_s: float) -> str:
-
     return f"{name[:_MOST_NAMED]}-replay-{iso_text(at_s).replace(':', '').replace('-', '')}"
 
 

@@ -1,6 +1,5 @@
 """`headrace stream send`, `read` and `dlq`: records of topics and dead letters."""
 
-
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
 import base64
@@ -8,8 +7,6 @@ import itertools
 import sys
 import time
 from collections.abc import Iterable, Iterator
-
-# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +14,14 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Final
 
 import typer
 
-from headrace.cli.options import DEFAULT_HOME, Home, Json, Server, moment
+from headrace.cli.options import (
+    DEFAULT_HOME,
+    CommandGroup,
+    ControlPlane,
+    Home,
+    Json,
+    moment,
+)
 from headrace.cli.output import say, show, table, write, write_json
 from headrace.core import (
     Code,
@@ -63,15 +67,11 @@ def send(
     key: Annotated[
         str,
         typer.Option(
-            "--key",
             metavar="FIELD",
             help="The field of JSON objects that is the key: records of one key keep their order.",
-            show_default="none",
         ),
     ] = "",
-    partitions: Annotated[
-        int, typer.Option("--partitions", min=1, max=1024, help="Of a topic that is made.")
-    ] = 1,
+    partitions: Annotated[int, typer.Option(min=1, max=1024, help="Of a topic that is made.")] = 1,
     home: Home = DEFAULT_HOME,
 ) -> None:
     """Write each line of the input as a record; the topic is made if it is not there.
@@ -262,9 +262,7 @@ def text_or_base64(value: bytes | None) -> object:
         return {"b64": base64.b64encode(value).decode()}
 
 
-app = typer.Typer(
-    no_args_is_help=True, help="Dead letters: records that got no answer. list, redrive."
-)
+app = CommandGroup(help="Dead letters: records that got no answer. list, redrive.")
 _SHOWN: Final = 60
 _MOST: Final = 1_000_000
 _Name = Annotated[str, typer.Argument(help="The stream.", show_default=False)]
@@ -312,21 +310,20 @@ def _opened(
     broker: str,
     sources: list[str] | None,
     file: Path | None,
-    server: str | None,
-    home: Path,
+    plane: ControlPlane,
 ) -> Iterator[_Of]:
     from headrace.cli.stream.find import find_stream, open_broker_of
 
     if broker:  # of a stream without a file
         url, topic, read = broker, f"{name}-dead-letters", tuple(sources or ())
     else:
-        stream = find_stream(name, file=file, server=server, home=home)
+        stream = find_stream(name, file=file, plane=plane)
         url, topic, read = stream.source.broker, stream.dead_letter_topic, stream.source.topics
         if not topic:
             policy = stream.errors.policy
             msg = f"stream '{name}' keeps no dead letters: its policy is '{policy}'"
             raise FailedPreconditionError(msg)
-    with closing(open_broker_of(url, home)) as opened:
+    with closing(open_broker_of(url, plane.home)) as opened:
         yield _Of(broker=opened, topic=topic, sources=read)
 
 
@@ -339,8 +336,7 @@ def list_(
     broker: BrokerUrl = "",
     file: _File = None,
     json: Json = False,
-    server: Server = None,
-    home: Home = DEFAULT_HOME,
+    plane: ControlPlane,
 ) -> None:
     """Show the dead letters that nobody put back: where they were, why they died, when.
 
@@ -353,7 +349,7 @@ def list_(
     from headrace.streaming.dead_letters import check_code, read_letters
 
     code = check_code(error, (str(one) for one in Code))
-    with _opened(name, broker=broker, sources=None, file=file, server=server, home=home) as of:
+    with _opened(name, broker=broker, sources=None, file=file, plane=plane) as of:
         try:
             found = read_letters(
                 of.broker, stream=name, topic=of.topic, most=_MOST if code else limit
@@ -386,8 +382,7 @@ def redrive(
     source: _From = None,
     file: _File = None,
     json: Json = False,
-    server: Server = None,
-    home: Home = DEFAULT_HOME,
+    plane: ControlPlane,
 ) -> None:
     """Put dead letters back into the topic that they came from; each once.
 
@@ -404,7 +399,7 @@ def redrive(
     from headrace.streaming.dead_letters import redrive as put_back
 
     code = check_code(error, (str(one) for one in Code))
-    with _opened(name, broker=broker, sources=source, file=file, server=server, home=home) as of:
+    with _opened(name, broker=broker, sources=source, file=file, plane=plane) as of:
         if not of.sources:
             msg = "--broker also needs --from: the topics that letters may go back to"
             raise InvalidArgumentError(msg)
@@ -430,7 +425,6 @@ def redrive(
 
 
 def _row(letter: "Letter") -> tuple[str, ...]:
-
     key = text_or_base64(letter.record.key)
     return (
         letter.topic or "?",

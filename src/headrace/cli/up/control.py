@@ -1,56 +1,16 @@
 """`headrace control`: a control plane in the foreground, for containers."""
 
-
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 import typer
 
-from headrace.cli.options import (
-    DEFAULT_HOME,
-    Artifacts,
-    Home,
-    Host,
-    LogFormat,
-    LogFormatOption,
-    LogLevel,
-    StateUrl,
-    check_log_level,
-    file_option,
-    port_option,
-)
-from headrace.cli.up.settings import (
-    AdminHost,
-    AdminPort,
-    AdminTlsCert,
-    AdminTlsKey,
-    AgentsAllow,
-    AgentsCert,
-    AgentsClientCa,
-    AgentsHost,
-    AgentsKey,
-    AgentsLimitsPort,
-    AgentsPort,
-    AgentsRevoked,
-    AllowedHosts,
-    GatewayOption,
-    GatewayPlace,
-    GatewayUrl,
-    InsecureAdmin,
-    LostAfter,
-    MaxBehind,
-    MetricsPort,
-    ModelRoots,
-    PrometheusUrl,
-    agents_settings,
-    env_allows_code,
-    tls_settings,
-)
+from headrace.cli.up.settings import ControlOptions
 from headrace.core import InvalidArgumentError
-from headrace.core.gateways import MAX_BEHIND_S
 
 if TYPE_CHECKING:
     from headrace.control.settings import ClusterSettings
@@ -76,7 +36,6 @@ def control(
     driver: Annotated[
         Driver,
         typer.Option(
-            "--driver",
             envvar="HEADRACE_DRIVER",
             help="Whether replicas are processes of this machine, or pods.",
         ),
@@ -84,7 +43,6 @@ def control(
     namespace: Annotated[
         str,
         typer.Option(
-            "--namespace",
             envvar=["HEADRACE_NAMESPACE", "POD_NAMESPACE"],
             help="Of the cluster; pods run there, and nothing outside is looked at.",
             show_default="default",
@@ -93,7 +51,6 @@ def control(
     instance: Annotated[
         str,
         typer.Option(
-            "--instance",
             envvar="HEADRACE_INSTANCE",
             help="The name of this installation, which objects' names begin with.",
         ),
@@ -101,7 +58,6 @@ def control(
     identity: Annotated[
         str,
         typer.Option(
-            "--identity",
             envvar=["HEADRACE_IDENTITY", "POD_NAME"],
             help="Who this is, among the control planes of an installation, of which one leads.",
             show_default="the host's name",
@@ -110,17 +66,14 @@ def control(
     owner: Annotated[
         str,
         typer.Option(
-            "--owner",
             envvar="HEADRACE_OWNER",
             metavar="KIND/NAME",
             help="The Deployment or ConfigMap whose end takes all pods with it.",
-            show_default="none",
         ),
     ] = "",
     internal_secret: Annotated[
         str,
         typer.Option(
-            "--internal-secret",
             envvar="HEADRACE_INTERNAL_SECRET",
             metavar="NAME",
             help="The Secret whose `token` shows replicas that it is the control plane that asks "
@@ -131,7 +84,6 @@ def control(
     kube_url: Annotated[
         str,
         typer.Option(
-            "--kube-url",
             envvar="HEADRACE_KUBE_URL",
             metavar="URL",
             help="A proxy to the API server, such as `kubectl proxy`.",
@@ -141,48 +93,12 @@ def control(
     kube_context: Annotated[
         str,
         typer.Option(
-            "--kube-context",
             envvar="HEADRACE_KUBE_CONTEXT",
             help="Of the kubeconfig.",
             show_default="its current one",
         ),
     ] = "",
-    host: Host = None,
-    http_port: Annotated[
-        int | None, port_option("http", "Of the gateway on this host.", shown="the spec's")
-    ] = None,
-    grpc_port: Annotated[
-        int | None, port_option("grpc", "The same, for gRPC clients.", shown="the spec's")
-    ] = None,
-    metrics_port: MetricsPort = 8002,
-    admin_port: AdminPort = 8080,
-    admin_host: AdminHost = "127.0.0.1",
-    admin_tls_cert: AdminTlsCert = None,
-    admin_tls_key: AdminTlsKey = None,
-    insecure_admin: InsecureAdmin = False,
-    allowed_hosts: AllowedHosts = None,
-    gateway: GatewayOption = GatewayPlace.LOCAL,
-    agents_host: AgentsHost = "127.0.0.1",
-    agents_port: AgentsPort = 8443,
-    agents_limits_port: AgentsLimitsPort = 8444,
-    agents_tls_cert: AgentsCert = None,
-    agents_tls_key: AgentsKey = None,
-    agents_tls_client_ca: AgentsClientCa = None,
-    agents_allow: AgentsAllow = None,
-    agents_revoked: AgentsRevoked = None,
-    gateway_max_behind_s: MaxBehind = MAX_BEHIND_S,
-    gateway_lost_after_s: LostAfter = 30.0,
-    gateway_url: GatewayUrl = "",
-    state_url: StateUrl = "",
-    artifacts: Artifacts = "",
-    prometheus_url: PrometheusUrl = "",
-    oidc_file: Annotated[
-        Path | None, file_option("oidc-file", "How people log in by a browser: a YAML file.")
-    ] = None,
-    model_root: ModelRoots = None,
-    log_format: LogFormatOption = None,
-    log_level: LogLevel = "info",
-    home: Home = DEFAULT_HOME,
+    options: ControlOptions,
 ) -> None:
     """Be a control plane in the foreground, as containers want it: all it says is its log.
 
@@ -193,16 +109,13 @@ def control(
 
         headrace control headrace.yaml --driver kubernetes --namespace models
     """
-    from headrace.cli.up.settings import oidc_settings
     from headrace.cli.up.start import document_for
-    from headrace.control import ControlSettings, run
-    from headrace.control.secret_references import absolute_reference
+    from headrace.control import run
     from headrace.control.settings import ClusterSettings
-    from headrace.registry import check_artifacts_url
 
     document = None
     if spec is not None:
-        document = document_for(spec, name=None, replicas=None, home=home, has_state=True)
+        document = document_for(spec, name=None, replicas=None, home=options.home, has_state=True)
     cluster = None
     if driver is Driver.KUBERNETES:
         cluster = _checked(
@@ -216,45 +129,12 @@ def control(
                 context=kube_context,
             )
         )
-    settings = ControlSettings(
-        home=str(home.absolute()),
-        spec=document,
-        host=host,
-        http_port=http_port,
-        grpc_port=grpc_port,
-        metrics_port=metrics_port,
-        admin_port=admin_port,
-        admin_host=admin_host,
-        allowed_hosts=tuple(name.lower() for name in allowed_hosts or ()),
-        admin_tls=tls_settings("--admin-tls", admin_tls_cert, admin_tls_key),
-        insecure_admin=insecure_admin,
-        gateway=gateway.value,
-        agents=agents_settings(
-            certificate=agents_tls_cert,
-            key=agents_tls_key,
-            client_ca=agents_tls_client_ca,
-            host=agents_host,
-            port=agents_port,
-            limits_port=agents_limits_port,
-            allow=agents_allow,
-            revoked=agents_revoked,
-            max_behind_s=gateway_max_behind_s,
-            lost_after_s=gateway_lost_after_s,
-            gateway_url=gateway_url,
-        ),
-        state_url=absolute_reference(state_url),
-        artifacts=check_artifacts_url(artifacts) if artifacts else "",
-        allow_code=env_allows_code(),
-        model_roots=tuple(str(root.absolute()) for root in model_root or ()),
-        console="headrace.console:build_console",
-        prometheus_url=absolute_reference(prometheus_url),
-        oidc=oidc_settings(
-            oidc_file, issuer="", client_id="", client_secret="", redirect_url="", roles=()
-        ),
+    settings = msgspec.structs.replace(
+        options.settings(document),
+        metrics_port=8002 if options.metrics_port is None else options.metrics_port,
+        admin_port=8080 if options.admin_port is None else options.admin_port,
         driver=driver.value,
         cluster=cluster,
-        log_format=str(log_format or LogFormat.TEXT),
-        log_level=check_log_level(log_level),
         copy_logs=True,
     )
     raise typer.Exit(run(settings))

@@ -1,6 +1,5 @@
 """`headrace down`: end everything that runs on a home."""
 
-
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
 import asyncio
@@ -116,12 +115,11 @@ _SLACK_S = 15.0
 def down(
     *,
     drain_s: Annotated[
-        float, typer.Option("--drain-s", min=0, help="Seconds that requests in flight may take.")
+        float, typer.Option(min=0, help="Seconds that requests in flight may take.")
     ] = 30.0,
     server: Annotated[
         str | None,
         typer.Option(
-            "--server",
             metavar="URL",
             help="End a control plane elsewhere; only if named here, never by a context.",
             show_default="what runs on --home",

@@ -1,23 +1,35 @@
 """Settings of a control plane as options of `headrace up` and `headrace control`."""
 
-
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
-from headrace.cli.options import file_option, port_option
+from headrace.cli.options import (
+    DEFAULT_HOME,
+    Artifacts,
+    Home,
+    Host,
+    LogFormat,
+    LogFormatOption,
+    LogLevel,
+    StateUrl,
+    check_log_level,
+    setting,
+)
 from headrace.core import FailedPreconditionError
+from headrace.core.gateways import MAX_BEHIND_S
 
 if TYPE_CHECKING:
     from headrace.control.agents.settings import AgentsSettings
-    from headrace.control.settings import OidcSettings
+    from headrace.control.settings import ControlSettings, OidcSettings
     from headrace.core.spec_access import TlsSpec
 
 
@@ -29,228 +41,321 @@ class GatewayPlace(StrEnum):
     NONE = "none"
 
 
-GatewayOption = Annotated[
-    GatewayPlace,
-    typer.Option(
-        "--gateway",
-        envvar="HEADRACE_GATEWAY",
-        help="Where requests come in: by an Envoy here and any `headrace gateway` elsewhere "
-        "(local), only by the latter (remote), or by nothing of ours (none).",
-    ),
-]
-AgentsHost = Annotated[
-    str,
-    typer.Option(
-        "--agents-host",
-        envvar="HEADRACE_AGENTS_HOST",
-        help="Address to listen on for gateways on other hosts, once --agents-tls-cert is given.",
-    ),
-]
-AgentsPort = Annotated[
-    int,
-    typer.Option(
-        "--agents-port",
-        envvar="HEADRACE_AGENTS_PORT",
-        min=0,
-        max=65535,
-        help="For `headrace gateway`, by mutual TLS; 0 picks a free one, here and below.",
-    ),
-]
-AgentsLimitsPort = Annotated[
-    int,
-    typer.Option(
-        "--agents-limits-port",
-        envvar="HEADRACE_AGENTS_LIMITS_PORT",
-        min=0,
-        max=65535,
-        help="Where those gateways have limits counted that they share, by mutual TLS.",
-    ),
-]
-AgentsCert = Annotated[
-    Path | None,
-    file_option(
-        "agents-tls-cert", "Listen for gateways on other hosts: what they are shown (PEM)."
-    ),
-]
-AgentsKey = Annotated[
-    Path | None, file_option("agents-tls-key", "The private key of that (PEM, mode 0600).")
-]
-AgentsClientCa = Annotated[
-    Path | None,
-    file_option(
-        "agents-tls-client-ca",
-        "Who signs the certificates of gateways (PEM): whoever has one reads all that a gateway "
-        "needs, private keys included, so let it sign for nobody else.",
-    ),
-]
-AgentsAllow = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--agents-allow",
-        envvar="HEADRACE_AGENTS_ALLOW",
-        metavar="NAME",
-        help="A gateway that may come, by its certificate's name; a * at the end stands for "
-        "anything. May be given several times.",
-        show_default="all that were signed for",
-    ),
-]
-AgentsRevoked = Annotated[
-    Path | None,
-    file_option(
-        "agents-revoked",
-        "SHA-256 fingerprints of gateways' certificates that are believed no more, one in each "
-        "line; read again when it changes.",
-    ),
-]
-MaxBehind = Annotated[
-    float,
-    typer.Option(
-        "--gateway-max-behind-s",
-        envvar="HEADRACE_GATEWAY_MAX_BEHIND_S",
-        min=0.1,
-        max=3600,
-        help="How long replicas are kept for a gateway that does not take new routes.",
-    ),
-]
-LostAfter = Annotated[
-    float,
-    typer.Option(
-        "--gateway-lost-after-s",
-        envvar="HEADRACE_GATEWAY_LOST_AFTER_S",
-        min=1.0,
-        max=86400,
-        help="How long a gateway may be silent before it counts as lost.",
-    ),
-]
-GatewayUrl = Annotated[
-    str,
-    typer.Option(
-        "--gateway-url",
-        envvar="HEADRACE_GATEWAY_URL",
-        metavar="URL",
-        help="How callers reach gateways on other hosts, to be shown to people.",
-        show_default="the local one's",
-    ),
-]
+def _show_all(context: typer.Context, wanted: bool) -> None:  # noqa: FBT001  # typer's signature for callbacks
+    if wanted:
+        for parameter in context.command.params:
+            parameter.hidden = False  # type: ignore[attr-defined]  # options have it
+        typer.echo(context.get_help())
+        raise typer.Exit
 
 
-def agents_settings(
-    *,
-    certificate: Path | None,
-    key: Path | None,
-    client_ca: Path | None,
-    host: str,
-    port: int,
-    limits_port: int,
-    allow: list[str] | None,
-    revoked: Path | None,
-    max_behind_s: float,
-    lost_after_s: float,
-    gateway_url: str,
-) -> "AgentsSettings | None":
-    """What the options say; None where no gateway elsewhere is listened for.
+_port = partial(setting, min=0, max=65535)
+_file = partial(setting, dir_okay=False)
+_more = partial(setting, hidden=True)
+_more_file = partial(_file, hidden=True)
 
-    Raises:
-        typer.BadParameter: Some of the files are given and others are not.
-    """
-    from headrace.control.agents.settings import AgentsSettings
-    from headrace.core.spec_access import TlsSpec
 
-    files = {
-        "--agents-tls-cert": certificate,
-        "--agents-tls-key": key,
-        "--agents-tls-client-ca": client_ca,
-    }
-    missing = [flag for flag, path in files.items() if path is None]
-    if len(missing) == len(files):
-        return None
-    if missing or certificate is None or key is None or client_ca is None:
-        given = next(flag for flag, path in files.items() if path is not None)
-        raise typer.BadParameter(f"needs {' and '.join(missing)}", param_hint=given)
-    return AgentsSettings(
-        tls=TlsSpec(
-            certificate_file=str(certificate.absolute()),
-            key_file=str(key.absolute()),
-            client_ca_file=str(client_ca.absolute()),
-            require_client_certificate=True,
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControlOptions:
+    """Options of whatever starts a control plane; only `--help-all` shows the hidden ones."""
+
+    host: Host = None
+    http_port: Annotated[
+        int | None,
+        _port("http-port", "HTTP and gRPC; 0 picks a free one, here and below.", shown="8000"),
+    ] = None
+    grpc_port: Annotated[
+        int | None, _port("grpc-port", "The same again, for gRPC clients.", shown="8001")
+    ] = None
+    metrics_port: Annotated[
+        int | None, _port("metrics-port", "/metrics for Prometheus.", shown="8002")
+    ] = None
+    admin_port: Annotated[
+        int | None, _port("admin-port", "Management API and console.", shown="8080")
+    ] = None
+    admin_host: Annotated[
+        str,
+        _more(
+            "admin-host",
+            "Address of the management API and metrics; another than this machine's needs "
+            "--admin-tls-cert.",
         ),
-        host=host,
-        port=port,
-        limits_port=limits_port,
-        allow=tuple(allow or ()),
-        revoked_file="" if revoked is None else str(revoked.absolute()),
-        max_behind_s=max_behind_s,
-        lost_after_s=lost_after_s,
-        gateway_url=gateway_url.rstrip("/"),
-    )
+    ] = "127.0.0.1"
+    admin_tls_cert: Annotated[
+        Path | None,
+        _more_file(
+            "admin-tls-cert", "Encrypt the management API and metrics: their certificate (PEM)."
+        ),
+    ] = None
+    admin_tls_key: Annotated[
+        Path | None, _more_file("admin-tls-key", "The private key of that (PEM, mode 0600).")
+    ] = None
+    insecure_admin: Annotated[
+        bool,
+        _more(
+            "insecure-admin",
+            "Let the management API listen beyond this machine in plain text, for instance "
+            "behind a proxy that encrypts.",
+        ),
+    ] = False
+    allowed_hosts: Annotated[
+        list[str] | None,
+        _more(
+            "allowed-host",
+            "A name besides localhost and addresses under which the management API is asked; "
+            "may be given several times.",
+            envvar="HEADRACE_ALLOWED_HOSTS",
+            metavar="NAME",
+        ),
+    ] = None
+    gateway: Annotated[
+        GatewayPlace,
+        _more(
+            "gateway",
+            "Where requests come in: by an Envoy here and any `headrace gateway` elsewhere "
+            "(local), only by the latter (remote), or by no gateway of Headrace (none).",
+        ),
+    ] = GatewayPlace.LOCAL
+    agents_host: Annotated[
+        str,
+        _more(
+            "agents-host",
+            "Address to listen on for gateways on other hosts, once --agents-tls-cert is given.",
+        ),
+    ] = "127.0.0.1"
+    agents_port: Annotated[
+        int,
+        _port(
+            "agents-port",
+            "For `headrace gateway`, by mutual TLS; 0 picks a free one, here and below.",
+            hidden=True,
+        ),
+    ] = 8443
+    agents_limits_port: Annotated[
+        int,
+        _port(
+            "agents-limits-port",
+            "Where those gateways have shared limits counted, by mutual TLS.",
+            hidden=True,
+        ),
+    ] = 8444
+    agents_tls_cert: Annotated[
+        Path | None,
+        _more_file(
+            "agents-tls-cert", "Listen for gateways on other hosts: what they are shown (PEM)."
+        ),
+    ] = None
+    agents_tls_key: Annotated[
+        Path | None, _more_file("agents-tls-key", "The private key of that (PEM, mode 0600).")
+    ] = None
+    agents_tls_client_ca: Annotated[
+        Path | None,
+        _more_file(
+            "agents-tls-client-ca",
+            "Who signs the certificates of gateways (PEM). A gateway reads private keys of the "
+            "system, so let this authority sign for nobody else.",
+        ),
+    ] = None
+    agents_allow: Annotated[
+        list[str] | None,
+        _more(
+            "agents-allow",
+            "A gateway that may connect, by its certificate's name; a * at the end stands for "
+            "anything. May be given several times.",
+            metavar="NAME",
+            shown="all that were signed for",
+        ),
+    ] = None
+    agents_revoked: Annotated[
+        Path | None,
+        _more_file(
+            "agents-revoked",
+            "SHA-256 fingerprints of revoked certificates of gateways, one in each line; read "
+            "again when it changes.",
+        ),
+    ] = None
+    gateway_max_behind_s: Annotated[
+        float,
+        _more(
+            "gateway-max-behind-s",
+            "How long replicas are kept for a gateway that does not take new routes.",
+            min=0.1,
+            max=3600,
+        ),
+    ] = MAX_BEHIND_S
+    gateway_lost_after_s: Annotated[
+        float,
+        _more(
+            "gateway-lost-after-s",
+            "How long a gateway may be silent before it counts as lost.",
+            min=1.0,
+            max=86400,
+        ),
+    ] = 30.0
+    gateway_url: Annotated[
+        str,
+        _more(
+            "gateway-url",
+            "How callers reach gateways on other hosts, to be shown to people.",
+            metavar="URL",
+            shown="the local one's",
+        ),
+    ] = ""
+    state_url: StateUrl = ""
+    artifacts: Artifacts = ""
+    prometheus_url: Annotated[
+        str,
+        _more(
+            "prometheus-url",
+            "A Prometheus that scrapes this system, for figures older than the day that is kept "
+            "here. References as in --state-url.",
+            metavar="URL",
+        ),
+    ] = ""
+    oidc_file: Annotated[
+        Path | None,
+        _more_file(
+            "oidc-file",
+            "How people log in by a browser: a YAML file with the settings below, and more.",
+        ),
+    ] = None
+    oidc_issuer: Annotated[
+        str,
+        _more(
+            "oidc-issuer",
+            "The identity provider (OpenID Connect) where people log in.",
+            metavar="URL",
+            shown="nobody logs in",
+        ),
+    ] = ""
+    oidc_client_id: Annotated[
+        str, _more("oidc-client-id", "The client id of this installation there.")
+    ] = ""
+    oidc_client_secret: Annotated[
+        str,
+        _more(
+            "oidc-client-secret",
+            "Where its secret is: ${NAME} of the environment, or file:/PATH; not the secret.",
+            metavar="REFERENCE",
+            shown="a public client",
+        ),
+    ] = ""
+    oidc_redirect_url: Annotated[
+        str,
+        _more(
+            "oidc-redirect-url",
+            "Where browsers come back: https://NAME/auth/callback, as registered there.",
+            metavar="URL",
+        ),
+    ] = ""
+    oidc_role: Annotated[
+        list[str] | None,
+        _more(
+            "oidc-role",
+            "What members of a group may do: ml-team=operator, or audit=viewer:fraud. May be "
+            "given several times.",
+            envvar="HEADRACE_OIDC_ROLES",
+            metavar="GROUP=ROLE",
+        ),
+    ] = None
+    model_root: Annotated[
+        list[Path] | None,
+        _more(
+            "model-root",
+            "A directory below which every operator may name models by path over the management "
+            "API; elsewhere only admins may. Callers must not be able to write links there. May "
+            "be given several times.",
+            envvar="HEADRACE_MODEL_ROOTS",
+            metavar="DIR",
+        ),
+    ] = None
+    log_format: LogFormatOption = None
+    log_level: LogLevel = "info"
+    home: Home = DEFAULT_HOME
+    help_all: Annotated[
+        bool,
+        typer.Option(
+            "--help-all", is_eager=True, callback=_show_all, help="Show all options and exit."
+        ),
+    ] = False
 
+    def settings(self, spec: dict[str, Any] | None) -> "ControlSettings":
+        """Return the settings of a control plane that serves `spec`; None is the stored state.
 
-AdminHost = Annotated[
-    str,
-    typer.Option(
-        "--admin-host",
-        envvar="HEADRACE_ADMIN_HOST",
-        help="Address of the management API and metrics; another than this machine's needs "
-        "--admin-tls-cert.",
-    ),
-]
-InsecureAdmin = Annotated[
-    bool,
-    typer.Option(
-        "--insecure-admin",
-        envvar="HEADRACE_INSECURE_ADMIN",
-        help="Let the management API listen beyond this machine in plain text, for instance "
-        "behind a proxy that encrypts.",
-    ),
-]
-AllowedHosts = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--allowed-host",
-        envvar="HEADRACE_ALLOWED_HOSTS",
-        metavar="NAME",
-        help="A name besides localhost and addresses under which the management API is asked; "
-        "may be given several times.",
-        show_default="none",
-    ),
-]
-ModelRoots = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--model-root",
-        envvar="HEADRACE_MODEL_ROOTS",
-        metavar="DIR",
-        help="A directory below which every operator may name models by path over the management "
-        "API; elsewhere only admins may. Callers must not be able to write links there. May be "
-        "given several times.",
-        show_default="none",
-    ),
-]
-AdminTlsCert = Annotated[
-    Path | None,
-    file_option(
-        "admin-tls-cert", "Encrypt the management API and metrics: their certificate (PEM)."
-    ),
-]
-AdminTlsKey = Annotated[
-    Path | None,
-    file_option("admin-tls-key", "The private key of that (PEM, mode 0600)."),
-]
-PrometheusUrl = Annotated[
-    str,
-    typer.Option(
-        "--prometheus-url",
-        envvar="HEADRACE_PROMETHEUS_URL",
-        metavar="URL",
-        help="A Prometheus that scrapes this system: asked for what was longer ago than the "
-        "day that is kept here. References as in --state-url.",
-        show_default="none",
-    ),
-]
-METRICS_PORT_HELP = "/metrics for Prometheus."
-ADMIN_PORT_HELP = "Management API and console."
-MetricsPort = Annotated[int, port_option("metrics", METRICS_PORT_HELP)]
-AdminPort = Annotated[int, port_option("admin", ADMIN_PORT_HELP)]
+        Raises:
+            typer.BadParameter: Options contradict each other, or need others.
+        """
+        from headrace.control import ControlSettings
+        from headrace.control.secret_references import absolute_reference
+        from headrace.registry import check_artifacts_url
+
+        return ControlSettings(
+            home=str(self.home.absolute()),
+            spec=spec,
+            host=self.host,
+            http_port=self.http_port,
+            grpc_port=self.grpc_port,
+            metrics_port=self.metrics_port,
+            admin_port=self.admin_port,
+            admin_host=self.admin_host,
+            allowed_hosts=tuple(host.lower() for host in self.allowed_hosts or ()),
+            admin_tls=tls_settings("--admin-tls", self.admin_tls_cert, self.admin_tls_key),
+            insecure_admin=self.insecure_admin,
+            gateway=self.gateway.value,
+            agents=self._agents(),
+            state_url=absolute_reference(self.state_url),
+            artifacts=check_artifacts_url(self.artifacts) if self.artifacts else "",
+            # Whether this control plane takes models that run code, whatever its spec says.
+            allow_code=os.environ.get("HEADRACE_ALLOW_CODE", "").lower() in {"1", "true", "yes"},
+            model_roots=tuple(str(root.absolute()) for root in self.model_root or ()),
+            console="headrace.console:build_console",
+            prometheus_url=absolute_reference(self.prometheus_url),
+            oidc=oidc_settings(
+                self.oidc_file,
+                issuer=self.oidc_issuer,
+                client_id=self.oidc_client_id,
+                client_secret=self.oidc_client_secret,
+                redirect_url=self.oidc_redirect_url,
+                roles=self.oidc_role or (),
+            ),
+            log_format=str(self.log_format or LogFormat.TEXT),
+            log_level=check_log_level(self.log_level),
+        )
+
+    def _agents(self) -> "AgentsSettings | None":
+        """Return how gateways on other hosts are listened for; None where none is."""
+        from headrace.control.agents.settings import AgentsSettings
+        from headrace.core.spec_access import TlsSpec
+
+        files = {
+            "--agents-tls-cert": self.agents_tls_cert,
+            "--agents-tls-key": self.agents_tls_key,
+            "--agents-tls-client-ca": self.agents_tls_client_ca,
+        }
+        paths = [str(path.absolute()) for path in files.values() if path is not None]
+        if not paths:
+            return None
+        if len(paths) < len(files):
+            missing = [flag for flag, path in files.items() if path is None]
+            given = next(flag for flag, path in files.items() if path is not None)
+            raise typer.BadParameter(f"needs {' and '.join(missing)}", param_hint=given)
+        certificate, key, client_ca = paths
+        return AgentsSettings(
+            tls=TlsSpec(
+                certificate_file=certificate,
+                key_file=key,
+                client_ca_file=client_ca,
+                require_client_certificate=True,
+            ),
+            host=self.agents_host,
+            port=self.agents_port,
+            limits_port=self.agents_limits_port,
+            allow=tuple(self.agents_allow or ()),
+            revoked_file="" if self.agents_revoked is None else str(self.agents_revoked.absolute()),
+            max_behind_s=self.gateway_max_behind_s,
+            lost_after_s=self.gateway_lost_after_s,
+            gateway_url=self.gateway_url.rstrip("/"),
+        )
 
 
 def tls_settings(
@@ -281,11 +386,6 @@ def tls_settings(
         client_ca_file="" if client_ca is None else str(client_ca.absolute()),
         require_client_certificate=require_client,
     )
-
-
-def env_allows_code() -> bool:
-    """Whether this whole control plane takes models that run code, whatever its spec says."""
-    return os.environ.get("HEADRACE_ALLOW_CODE", "").lower() in {"1", "true", "yes"}
 
 
 _NEEDED = ("issuer", "client_id", "redirect_url")

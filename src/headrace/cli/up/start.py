@@ -1,6 +1,5 @@
 """Spec that `headrace up` serves, and its start: here, in the background, in a running system."""
 
-
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
 import base64
@@ -129,7 +128,6 @@ def _from_model(
     slo_p99: str | None,
     max_replicas: int | None,
 ) -> dict[str, Any]:
-
     endpoint: dict[str, Any] = {"name": name or name_from(path), "model": str(path.absolute())}
     if replicas is not None:
         endpoint["replicas"] = replicas
