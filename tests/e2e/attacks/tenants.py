@@ -7,6 +7,7 @@ endpoint uses model `stock`; `pub` uses model `lent`, and an endpoint `lent` doe
 import contextlib
 import http.client
 import json
+import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -52,6 +53,16 @@ ROLES: Final = {
     "viewer:sec": "viewer:sec",
     "operator:lent": "operator:lent",
 }
+ONE_USER: Final = pytest.mark.parametrize(
+    "building",
+    ["as root" if os.geteuid() == 0 else "as an ordinary user"],
+    indirect=True,
+    scope="module",
+)
+"""Mark of tests whose result does not depend on the user that runs the system.
+
+Root is preferred: it can open every file, so only the checks under test refuse one.
+"""
 HELD_BACK: Final = {
     "strategy": "canary",
     "steps": [{"weight": 10, "until": "approval"}],

@@ -9,10 +9,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from headrace.testing import models
-from tests.e2e.attacks.tenants import INPUTS, PLANTED, SEC, Answer, Tenants
+from tests.e2e.attacks.tenants import INPUTS, ONE_USER, PLANTED, SEC, Answer, Tenants
 from tests.e2e.gateway.issuing import Issuer
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, ONE_USER]
 
 OPERATOR: Final = "operator:sec"
 ENTRY: Final = {"model": "sec:1", "access": ["key", "jwt"]}

@@ -11,10 +11,19 @@ from urllib.parse import urlsplit
 import pytest
 
 from headrace.testing import models
-from tests.e2e.attacks.tenants import GHOST, HELD_BACK, PLANTED, RIVAL, SEC, Answer, Tenants
+from tests.e2e.attacks.tenants import (
+    GHOST,
+    HELD_BACK,
+    ONE_USER,
+    PLANTED,
+    RIVAL,
+    SEC,
+    Answer,
+    Tenants,
+)
 from tests.e2e.control.system import ROW
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, ONE_USER]
 
 SCOPED: Final = ("operator:sec", "viewer:sec")
 MOMENT: Final = re.compile(r"1[0-9]{9}(\.[0-9]+)?")

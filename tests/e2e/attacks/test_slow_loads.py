@@ -15,9 +15,9 @@ import psutil
 import pytest
 
 from headrace.testing import models
-from tests.e2e.attacks.tenants import SEC, Tenants
+from tests.e2e.attacks.tenants import ONE_USER, SEC, Tenants
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, ONE_USER]
 
 LOADS_FOR_S: Final = 60
 ROLLED_BACK: Final = {
