@@ -4,7 +4,6 @@ import pytest
 
 from bench.load import arrivals, h2
 from bench.load.closed import LoadError, read_json_line, read_tolerantly
-from bench.load.connection import CHUNKED, BrokenError, answer_size
 from bench.load.open_loop import Burst, Outcome, schedule
 
 H2LOAD = """
@@ -22,20 +21,10 @@ def line(**changed: int) -> str:
     return "chatter\n" + json.dumps({**good, **changed}) + "\n"
 
 
-def test_figures_are_read_from_the_last_line() -> None:
-    assert read_json_line(line())["rps"] == 50
-
-
 @pytest.mark.parametrize("wrong", [{"refused": 1}, {"broken": 1}, {"requests": 0}])
 def test_a_refused_or_broken_request_spoils_the_window(wrong: dict[str, int]) -> None:
     with pytest.raises(LoadError):
         read_json_line(line(**wrong))
-
-
-def test_h2load_figures_are_read() -> None:
-    figures = h2.read(H2LOAD.format(good=10000, failed=0, data=380000), 38)
-
-    assert figures == {"rps": 5000, "requests": 10000, "wall_s": 2, "mean_us": pytest.approx(6400)}
 
 
 def test_a_grpc_error_is_seen_by_its_missing_message() -> None:
@@ -46,23 +35,6 @@ def test_a_grpc_error_is_seen_by_its_missing_message() -> None:
 def test_a_failed_call_spoils_the_window() -> None:
     with pytest.raises(LoadError, match="1 failed"):
         h2.read(H2LOAD.format(good=9999, failed=1, data=380000), 38)
-
-
-def test_strange_output_is_an_error() -> None:
-    with pytest.raises(LoadError, match="something else"):
-        h2.read("could not connect", 38)
-
-
-def test_an_answer_ends_where_its_length_says() -> None:
-    head = b"HTTP/1.1 200 OK\r\ncontent-LENGTH: 4\r\n\r\n"
-
-    assert answer_size(head[:-1]) == 0
-    assert answer_size(head + b"bo") == len(head) + 4
-
-
-def test_an_answer_without_a_length_cannot_be_read() -> None:
-    with pytest.raises(BrokenError):
-        answer_size(b"HTTP/1.1 200 OK\r\nx: y\r\n\r\n")
 
 
 def test_arrivals_keep_their_rate_and_order() -> None:
@@ -93,10 +65,6 @@ def test_what_a_server_refuses_is_counted_where_that_is_allowed() -> None:
 def test_a_server_that_refuses_everything_has_no_figures() -> None:
     with pytest.raises(LoadError, match="none of 100"):
         read_tolerantly(line(refused=100))
-
-
-def test_an_answer_in_chunks_has_no_size_in_advance() -> None:
-    assert answer_size(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n") == CHUNKED
 
 
 def test_a_burst_multiplies_the_rate_for_a_second_and_leaves_the_rest() -> None:

@@ -19,14 +19,6 @@ def test_an_interval_is_students() -> None:
     assert mean - low == pytest.approx(high - mean)
 
 
-def test_one_value_has_no_interval() -> None:
-    mean, low, high = interval([3.0])
-
-    assert mean == 3
-    assert math.isnan(low)
-    assert math.isnan(high)
-
-
 def test_many_values_take_the_normal_distribution() -> None:
     values = [float(value % 2) for value in range(100)]
 
@@ -34,11 +26,6 @@ def test_many_values_take_the_normal_distribution() -> None:
 
     reach = 1.960 * statistics.stdev(values) / 10
     assert (low, high) == pytest.approx((0.5 - reach, 0.5 + reach))
-
-
-def test_no_values_have_no_mean() -> None:
-    with pytest.raises(ValueError, match="no repetitions"):
-        interval([])
 
 
 @given(st.lists(FIGURES, min_size=2, max_size=40))
@@ -78,21 +65,3 @@ def test_the_search_ends_just_below_what_a_system_can_take(limit: float, probes:
 
 def test_a_search_in_which_nothing_holds_ends_at_its_lower_bound() -> None:
     assert largest(lambda _: False, low=2, high=8, probes=5) == 2
-
-
-def test_a_search_tries_no_more_than_it_may() -> None:
-    tried: list[float] = []
-
-    def holds(rate: float) -> bool:
-        tried.append(rate)
-        return True
-
-    largest(holds, low=1, high=16, probes=3)
-
-    assert tried == pytest.approx([4, 8, 11.3137], rel=1e-4)
-
-
-@pytest.mark.parametrize(("low", "high"), [(0, 1), (2, 2), (3, 1)])
-def test_bounds_that_are_no_range_are_an_error(low: float, high: float) -> None:
-    with pytest.raises(ValueError, match="in order"):
-        largest(lambda _: True, low=low, high=high, probes=1)
