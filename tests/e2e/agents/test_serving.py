@@ -59,12 +59,11 @@ def history_sum(lab: Lab) -> float:
     return total
 
 
-@pytest.mark.parametrize("fails_below", [0.0, 0.1])
 def test_a_canary_reaches_its_verdict_with_the_sum_of_two_gateways(
-    lab: Lab, tmp_path: Path, fails_below: float
+    lab: Lab, tmp_path: Path
 ) -> None:
     first = write_version(tmp_path / "first" / "model.py")
-    second = write_version(tmp_path / "second" / "model.py", fails_below=fails_below)
+    second = write_version(tmp_path / "second" / "model.py", fails_below=0.1)
     one, two = two_agents(lab)
     lab.start(versioned(first))
     wait_current(lab, one, two)
@@ -76,7 +75,7 @@ def test_a_canary_reaches_its_verdict_with_the_sum_of_two_gateways(
         rollout.start(second, canary(steps, metrics={**ONLY_ERRORS, "errors": {"margin": 0.02}}))
         over = rollout.wait_over()
 
-    assert over["phase"] == ("rolled_back" if fails_below else "promoted"), over
+    assert over["phase"] == "rolled_back", over
     (errors,) = [one for one in over["verdict"]["metrics"] if one["metric"] == "errors"]
     answered = [len(found.answered_by("2")) + len(found.failed) for found in callers]
     assert all(answered), "each gateway has sent requests to the new version"
@@ -88,6 +87,7 @@ def test_a_canary_reaches_its_verdict_with_the_sum_of_two_gateways(
     assert history_sum(lab) == pytest.approx(sent, abs=2), "each request counts once"
 
 
+@pytest.mark.long
 def test_each_request_counts_once_whoever_restarts(lab: Lab) -> None:
     one, two = two_agents(lab)
     lab.start(mlp(lab))

@@ -1,6 +1,5 @@
 """NVIDIA's own client, unmodified, against a replica: over HTTP, and over gRPC by `--grpc-port`."""
 
-import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,9 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tritonclient.grpc as triton_grpc
-import tritonclient.grpc.aio as triton_grpc_aio
 import tritonclient.http as triton_http
-import tritonclient.http.aio as triton_http_aio
 from tritonclient.utils import InferenceServerException
 
 from headrace.runtimes import load_model
@@ -60,14 +57,6 @@ def inputs_of(kind: Any, rows: np.ndarray[Any, Any], **how: Any) -> list[Any]:
     return [tensor]
 
 
-def test_health(client: Any) -> None:
-    assert client.is_server_live()
-    assert client.is_server_ready()
-    assert client.is_model_ready("m")
-    assert client.is_model_ready("m", "1")
-    assert not client.is_model_ready("other")
-
-
 def test_metadata(client: Any, kind: Any) -> None:
     as_json = {"as_json": True} if kind is triton_grpc else {}
     server = client.get_server_metadata(**as_json)
@@ -85,54 +74,6 @@ def test_metadata(client: Any, kind: Any) -> None:
     ]
 
 
-def test_config(client: Any, kind: Any) -> None:
-    if kind is triton_grpc:
-        config = client.get_model_config("m", as_json=True)["config"]
-    else:
-        config = client.get_model_config("m")
-    assert config["max_batch_size"] == 8
-    assert config["input"][0]["data_type"] == "TYPE_FP32"
-    assert [int(size) for size in config["input"][0]["dims"]] == [32]
-
-
-def test_statistics(client: Any, kind: Any) -> None:
-    client.infer("m", inputs_of(kind, ROWS))
-    for name in ("m", ""):
-        if kind is triton_grpc:
-            statistics = client.get_inference_statistics(name, as_json=True)
-        else:
-            statistics = client.get_inference_statistics(name)
-        (model,) = statistics["model_stats"]
-        assert model["name"] == "m"
-        assert int(model["inference_stats"]["success"]["count"]) >= 1
-        assert any(int(batch["batch_size"]) >= 3 for batch in model["batch_stats"])
-
-
-def test_infer(client: Any, kind: Any, expected: np.ndarray[Any, Any]) -> None:
-    answer = client.infer("m", inputs_of(kind, ROWS), request_id="r-1", model_version="1")
-
-    np.testing.assert_allclose(answer.as_numpy("prob"), expected, rtol=1e-5)
-    response = answer.get_response()
-    if kind is triton_grpc:
-        assert (response.id, response.model_name, response.model_version) == ("r-1", "m", "1")
-    else:
-        assert response["id"] == "r-1"
-        assert response["model_version"] == "1"
-
-
-@pytest.mark.parametrize("binary_in", [True, False])
-@pytest.mark.parametrize("binary_out", [True, False])
-def test_http_binary_and_json_both_ways(
-    served: Replica, binary_in: bool, binary_out: bool, expected: np.ndarray[Any, Any]
-) -> None:
-    with triton_http.InferenceServerClient(f"127.0.0.1:{served.port}") as client:
-        wanted = [triton_http.InferRequestedOutput("prob", binary_data=binary_out)]
-        inputs = inputs_of(triton_http, ROWS, binary_data=binary_in)
-        answer = client.infer("m", inputs, outputs=wanted)
-
-    np.testing.assert_allclose(answer.as_numpy("prob"), expected, rtol=1e-5)
-
-
 @pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
 def test_http_compression_both_ways(
     served: Replica, algorithm: str, expected: np.ndarray[Any, Any]
@@ -146,21 +87,6 @@ def test_http_compression_both_ways(
         )
 
     np.testing.assert_allclose(answer.as_numpy("prob"), expected, rtol=1e-5)
-
-
-def test_classification(client: Any, kind: Any, expected: np.ndarray[Any, Any]) -> None:
-    wanted = [kind.InferRequestedOutput("prob", class_count=2)]
-
-    answer = client.infer("m", inputs_of(kind, ROWS), outputs=wanted)
-
-    classes = answer.as_numpy("prob")
-    assert classes.shape == (3, 2)
-    for row, probabilities in zip(classes, expected, strict=True):
-        best = int(probabilities.argmax())
-        value, index, label = row[0].decode().split(":")
-        assert int(index) == best
-        assert label == ["no", "yes"][best]
-        assert float(value) == pytest.approx(float(probabilities[best]), rel=1e-4)
 
 
 def test_priority_and_timeout_are_taken(client: Any, kind: Any) -> None:
@@ -206,32 +132,6 @@ def test_repository_index(client: Any, kind: Any) -> None:
 
     assert models_found[0]["name"] == "m"
     assert models_found[0]["state"] == "READY"
-
-
-@pytest.mark.parametrize("protocol", ["http", "grpc"])
-def test_the_async_clients(served: Replica, protocol: str, expected: np.ndarray[Any, Any]) -> None:
-    async def run() -> None:
-        kind: Any = triton_http_aio if protocol == "http" else triton_grpc_aio
-        sync: Any = triton_http if protocol == "http" else triton_grpc
-        port = served.port if protocol == "http" else served.settings.grpc_port
-        client = kind.InferenceServerClient(f"127.0.0.1:{port}")
-        try:
-            assert await client.is_server_ready()
-            assert await client.is_model_ready("m")
-            await client.get_model_metadata("m")
-            await client.get_model_config("m")
-            await client.get_inference_statistics("m")
-            answers = await asyncio.gather(
-                *(client.infer("m", inputs_of(sync, ROWS)) for _ in range(20))
-            )
-            for answer in answers:
-                np.testing.assert_allclose(answer.as_numpy("prob"), expected, rtol=1e-5)
-            with pytest.raises(InferenceServerException, match="unknown model"):
-                await client.infer("other", inputs_of(sync, ROWS))
-        finally:
-            await client.close()
-
-    asyncio.run(run())
 
 
 def test_grpc_streaming(served: Replica, expected: np.ndarray[Any, Any]) -> None:
