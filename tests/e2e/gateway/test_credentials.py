@@ -194,10 +194,7 @@ async def test_a_key_travels_to_no_side_of_a_split_and_with_no_copy(lab: Lab) ->
         assert "x-api-key" not in text.lower()
 
 
-@pytest.mark.parametrize("value", FOREIGN)
-async def test_an_authorization_that_is_not_ours_reaches_an_open_upstream(
-    lab: Lab, value: str
-) -> None:
+async def test_an_authorization_that_is_not_ours_reaches_an_open_upstream(lab: Lab) -> None:
     replica = lab.replica("ours")
     async with recorder() as server:
         gateway = await start(
@@ -205,23 +202,25 @@ async def test_an_authorization_that_is_not_ours_reaches_an_open_upstream(
             endpoint(to_upstream(server, "v2")),
             replace(endpoint(to_replica(replica)), name="ours"),
         )
-        headers = [("authorization", value)]
-        for protocol in ("HTTP/1.1", "HTTP/2"):
-            assert (await ask(gateway, protocol, headers)).status == 200
-            assert (await ask(gateway, protocol, headers, "/v2/models/ours")).status == 200
+        for value in FOREIGN:
+            headers = [("authorization", value)]
+            for protocol in ("HTTP/1.1", "HTTP/2"):
+                assert (await ask(gateway, protocol, headers)).status == 200
+                assert (await ask(gateway, protocol, headers, "/v2/models/ours")).status == 200
+                assert f"authorization: {value}\r\n" in server.heads[-1]
 
-    assert [f"authorization: {value}\r\n" in head for head in server.heads] == [True, True]
+    assert len(server.heads) == 2 * len(FOREIGN)
     assert "authorization" not in repr(replica.seen())
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
-async def test_a_key_that_an_endpoint_asks_for_does_not_travel(lab: Lab, protocol: str) -> None:
+async def test_a_key_that_an_endpoint_asks_for_does_not_travel(lab: Lab) -> None:
     replica = lab.replica("ours")
     route = endpoint(to_replica(replica), access=EndpointAccess())
     gateway = await start(lab, route)
 
-    for name in ("header", "bearer"):
-        assert (await ask(gateway, protocol, OURS[name])).status == 200
+    for protocol in PROTOCOLS:
+        for name in ("header", "bearer"):
+            assert (await ask(gateway, protocol, OURS[name])).status == 200, protocol
 
-    assert len(replica.seen()) == 2
+    assert len(replica.seen()) == 2 * len(PROTOCOLS)
     assert KEY not in repr(replica.seen())

@@ -32,23 +32,16 @@ async def test_a_path_that_climbs_is_judged_as_what_it_means(lab: Lab) -> None:
         assert b'"path": "/v2/models/m"' in answer
 
 
-@pytest.mark.parametrize("path", ["/v2/health/%2F..%2Fmodels/m", "/v2%2fmodels", "/v2/models%5cm"])
-async def test_an_escaped_slash_is_refused_in_json(lab: Lab, path: str) -> None:
+async def test_an_escaped_slash_and_a_path_above_the_root_are_refused_in_json(lab: Lab) -> None:
     gateway = await lab.start(endpoint("m", lab.replica("1")))
 
-    answer = await _raw(gateway, f"GET {path} HTTP/1.1")
-
-    assert answer.startswith(b"HTTP/1.1 400")
-    assert b'{"error":"Bad Request: ' in answer
-
-
-async def test_a_path_above_the_root_reaches_no_replica(lab: Lab) -> None:
-    gateway = await lab.start(endpoint("m", lab.replica("1")))
-
-    answer = await _raw(gateway, "GET /v2/../../../etc/passwd HTTP/1.1")
-
-    assert answer.startswith((b"HTTP/1.1 404", b"HTTP/1.1 400"))
-    assert b'{"error":' in answer
+    for path in ("/v2/health/%2F..%2Fmodels/m", "/v2%2fmodels", "/v2/models%5cm"):
+        answer = await _raw(gateway, f"GET {path} HTTP/1.1")
+        assert answer.startswith(b"HTTP/1.1 400"), path
+        assert b'{"error":"Bad Request: ' in answer
+    above = await _raw(gateway, "GET /v2/../../../etc/passwd HTTP/1.1")
+    assert above.startswith((b"HTTP/1.1 404", b"HTTP/1.1 400"))
+    assert b'{"error":' in above
 
 
 async def test_headers_that_only_the_gateway_sets_are_removed(lab: Lab) -> None:
@@ -84,29 +77,25 @@ async def test_a_spoofed_model_header_does_not_move_a_grpc_call(lab: Lab) -> Non
     assert service_pb2.ModelInferResponse.FromString(answer).model_version == "1"
 
 
-@pytest.mark.parametrize(
-    ("model", "version"),
-    [
-        ("m\r\nx-injected: 1", ""),
-        ("m\r\n\r\nGET /v2/models/m HTTP/1.1\r\n\r\n", ""),
-        ("m\0", ""),
-        ("m", "1\r\nx-injected: 1"),
-        ("m" * 100_000, ""),
-        ("ü", ""),
-        ("%00%0d%0a", ""),
-    ],
-)
-async def test_a_name_that_is_none_becomes_no_header(lab: Lab, model: str, version: str) -> None:
+async def test_a_name_that_is_none_becomes_no_header(lab: Lab) -> None:
     """Copied into a header, a line break in a name would start a request of its own."""
     gateway = await lab.start(endpoint("m", lab.replica("1")))
-    request = service_pb2.ModelInferRequest(model_name=model, model_version=version)
 
     async with grpc.aio.insecure_channel(grpc_target(gateway)) as channel:
         call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await call(request.SerializeToString())
-
-    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+        for model, version in (
+            ("m\r\nx-injected: 1", ""),
+            ("m\r\n\r\nGET /v2/models/m HTTP/1.1\r\n\r\n", ""),
+            ("m\0", ""),
+            ("m", "1\r\nx-injected: 1"),
+            ("m" * 100_000, ""),
+            ("ü", ""),
+            ("%00%0d%0a", ""),
+        ):
+            request = service_pb2.ModelInferRequest(model_name=model, model_version=version)
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call(request.SerializeToString())
+            assert caught.value.code() is grpc.StatusCode.NOT_FOUND, (model[:50], version)
 
 
 async def test_a_header_with_an_underscore_reaches_a_replica_under_its_own_name(lab: Lab) -> None:
@@ -128,20 +117,19 @@ async def test_a_header_with_an_underscore_reaches_a_replica_under_its_own_name(
     assert by_grpc["user_id"] == "ann"
 
 
-@pytest.mark.parametrize("message", [b"", b"\xff" * 50, b"\x0a\xff\xff\xff\xff\x7f"])
 async def test_a_grpc_message_that_is_no_protobuf_is_left_to_a_replica_and_crashes_nothing(
-    lab: Lab, message: bytes
+    lab: Lab,
 ) -> None:
     gateway = await lab.start(endpoint("m", lab.replica("1")))
 
     async with grpc.aio.insecure_channel(grpc_target(gateway)) as channel:
         call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
-        try:
-            await call(message)  # a real replica refuses it: tests/e2e/system/test_error_map.py
-        except grpc.aio.AioRpcError as error:
-            assert error.code() is grpc.StatusCode.INVALID_ARGUMENT  # noqa: PT017  # or Envoy does
-
-    assert gateway.is_running()
+        for message in (b"", b"\xff" * 50, b"\x0a\xff\xff\xff\xff\x7f"):
+            try:
+                await call(message)  # a real replica refuses it: tests/e2e/system/test_error_map.py
+            except grpc.aio.AioRpcError as error:
+                assert error.code() is grpc.StatusCode.INVALID_ARGUMENT  # noqa: PT017  # or Envoy does
+            assert gateway.is_running(), message
 
 
 async def test_the_admin_socket_is_private_and_does_not_end_envoy(lab: Lab) -> None:
