@@ -35,22 +35,6 @@ def test_a_token_does_what_its_role_says(up: Shell) -> None:
     assert (after.returncode, "is revoked" in after.stderr) == (1, True)
 
 
-def test_users_are_added_changed_and_kept_out(up: Shell) -> None:
-    added = up.run("users", "add", "ann", "--role", "viewer")
-    granted = up.run("users", "grant", "ann", "operator:digits", "admin")
-    taken = up.run("users", "revoke", "ann", "viewer", "admin")
-    disabled = up.run("users", "disable", "ann")
-    enabled = json.loads(up.run("users", "enable", "ann", "--json").stdout)
-    odd = up.run("users", "add", "bob", "--role", "king")
-
-    assert added.stderr == "ann: viewer\n"
-    assert granted.stderr == "ann: viewer, operator:digits, admin\n"
-    assert taken.stderr == "ann: operator:digits\n"
-    assert disabled.stderr == "ann: operator:digits; disabled\n"
-    assert (enabled["disabled"], enabled["roles"]) == (False, ["operator:digits"])
-    assert (odd.returncode, "there is no role 'king'" in odd.stderr) == (1, True)
-
-
 @pytest.mark.long
 def test_the_trail_is_listed_and_verified_and_a_spoiled_one_told(shell: Shell) -> None:
     up = shell.run("up", "mlp.onnx", "--detach", *PORTS)

@@ -28,6 +28,7 @@ def _split(shell: Shell) -> dict[str, int]:
     return {ref["name"]: ref["weight"] for ref in refs}
 
 
+@pytest.mark.long
 def test_a_canary_is_exported_with_the_weights_of_this_moment(make_shell: MakeShell) -> None:
     shell = make_shell()
     (shell.folder / "second.onnx").write_bytes(models.mlp(seed=7))

@@ -4,18 +4,20 @@ A mistake is told on standard error, by one message that begins with `headrace: 
 status: 1 for what cannot be done, 2 for a command that is wrong, 3 where nothing answers.
 """
 
+import contextlib
+import io
 import os
 import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import pytest
 
+from headrace.cli import main
 from headrace.testing import models
 from tests.e2e.cli.conftest import HEADRACE, PORTS, MakeShell, Shell
 
@@ -156,27 +158,47 @@ def warm(up: Shell) -> Shell:
     return up
 
 
+def answer(shell: Shell, mistake: Mistake, arguments: list[str]) -> tuple[int, str]:
+    """Exit status and standard error; of a process of its own only where it starts a system."""
+    given = dict([mistake.environment.split("=")] if mistake.environment else [])
+    environment = shell.environment | given
+    if mistake.long:
+        done = subprocess.run(  # our own command
+            [HEADRACE, *arguments],
+            cwd=shell.folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        return done.returncode, done.stderr
+    said = io.StringIO()
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stderr(said),
+        contextlib.redirect_stdout(io.StringIO()),
+    ):
+        patch.chdir(shell.folder)
+        for name in {*os.environ} - {*environment}:
+            patch.delenv(name)
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        patch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"[[1]]")))
+        return main(arguments), said.getvalue()
+
+
 def check(shell: Shell, mistake: Mistake) -> None:
     arguments = mistake.command.split()
     if arguments[0] == "up" and "--http-port" not in arguments:
         arguments += PORTS
-    given = dict([mistake.environment.split("=")] if mistake.environment else [])
-    done = subprocess.run(  # our own command
-        [HEADRACE, *arguments],
-        cwd=shell.folder,
-        env=shell.environment | given,
-        input="[[1]]",
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    said = done.stderr.rpartition("headrace: ")[2]
+    status, errors = answer(shell, mistake, arguments)
+    said = errors.rpartition("headrace: ")[2]
 
-    assert done.returncode == mistake.status, done.stderr
-    assert done.stderr.splitlines()[-1 - said.strip().count("\n")].startswith("headrace: ")
+    assert status == mistake.status, errors
+    assert errors.splitlines()[-1 - said.strip().count("\n")].startswith("headrace: ")
     assert [text for text in mistake.told if text not in f"headrace: {said}"] == []
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in errors
     assert "a bug" not in said
     assert "//" not in said.replace("://", "")
 
@@ -214,7 +236,7 @@ def test_a_port_in_use_is_named_with_its_option(cold: Shell) -> None:
     assert "--http-port" in done.stderr
 
 
-@contextmanager
+@contextlib.contextmanager
 def small_disk(folder: Path) -> Iterator[list[str]]:
     """How to run a command that sees a disk of 200 kB at `folder`."""
     unshare = shutil.which("unshare")

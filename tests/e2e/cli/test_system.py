@@ -177,6 +177,22 @@ def test_a_model_in_use_is_not_removed(up: Shell) -> None:
     assert "digits:1 is being served" in done.stderr
 
 
+def test_users_are_added_changed_and_kept_out(up: Shell) -> None:
+    added = up.run("users", "add", "ann", "--role", "viewer")
+    granted = up.run("users", "grant", "ann", "operator:digits", "admin")
+    taken = up.run("users", "revoke", "ann", "viewer", "admin")
+    disabled = up.run("users", "disable", "ann")
+    enabled = json.loads(up.run("users", "enable", "ann", "--json").stdout)
+    odd = up.run("users", "add", "bob", "--role", "king")
+
+    assert added.stderr == "ann: viewer\n"
+    assert granted.stderr == "ann: viewer, operator:digits, admin\n"
+    assert taken.stderr == "ann: operator:digits\n"
+    assert disabled.stderr == "ann: operator:digits; disabled\n"
+    assert (enabled["disabled"], enabled["roles"]) == (False, ["operator:digits"])
+    assert (odd.returncode, "there is no role 'king'" in odd.stderr) == (1, True)
+
+
 @pytest.mark.long
 def test_a_version_is_pushed_applied_and_asked_for(up: Shell) -> None:
     pushed = json.loads(up.run("models", "push", "third", "mlp.onnx", "--json").stdout)
