@@ -24,9 +24,10 @@ from headrace.streaming.records import NewRecord, Place, Record
 from headrace.streaming.settings import StreamSettings, StreamStatus
 from headrace.testing import models
 from tests.contract.brokers.kafka_servers import BOOTSTRAP, noida
-from tests.contract.brokers.nats_servers import free_port, running_nats
+from tests.contract.brokers.nats_servers import running_nats
 from tests.contract.redis_servers import running_server
 from tests.e2e.streaming import workers
+from tests.ports import free_port
 
 KILLS: Final = int(os.environ.get("CHAOS_KILLS", "50"))
 RECORDS: Final = int(os.environ.get("CHAOS_RECORDS", "200000"))

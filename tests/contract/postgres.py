@@ -4,7 +4,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -17,6 +16,8 @@ from typing import Final
 from urllib.parse import quote
 
 import psycopg
+
+from tests.ports import free_port
 
 USER: Final = "headrace"
 PASSWORD: Final = "open/sesame:%"  # noqa: S105  # of a server that lives for a test run
@@ -105,7 +106,7 @@ def running_postgres() -> Iterator[PostgresServer]:
     # Not pytest's tmp_path: that is closed to other users, and too long for a socket.
     with tempfile.TemporaryDirectory(prefix="hr-pg-", ignore_cleanup_errors=True) as name:
         directory = Path(name)
-        server = PostgresServer(binaries=binaries, directory=directory, port=_free_port())
+        server = PostgresServer(binaries=binaries, directory=directory, port=free_port())
         _make_cluster(server)
         try:
             server.start()
@@ -158,9 +159,3 @@ def _install() -> Path:
     if found is None:
         raise NoPostgresError("apt installed no Postgres")
     return found
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

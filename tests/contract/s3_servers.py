@@ -15,6 +15,8 @@ import obstore
 from obstore.exceptions import GenericError
 from obstore.store import S3Store
 
+from tests.ports import free_port
+
 KEY: Final = "headrace"
 SECRET: Final = "open-sesame"  # noqa: S105  # of a server that lives for a test run
 READY_WITHIN_S: Final = 30.0
@@ -144,12 +146,6 @@ def make_bucket(server: S3Server, name: str) -> None:
     )
     with suppress(GenericError):  # the answer is no object's, so it has no etag
         obstore.put(plain, name, b"", use_multipart=False)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.control.system import System
 from tests.e2e.ordinary_user import NoOrdinaryUserError, OrdinaryUser, an_ordinary_user
 
 
@@ -30,3 +31,15 @@ def ordinary_user() -> Iterator[OrdinaryUser]:
             yield user
     except NoOrdinaryUserError as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture
+def system() -> Iterator[System]:
+    """A control plane that is not started yet."""
+    # Not pytest's tmp_path: a socket's path may have 107 bytes only.
+    with tempfile.TemporaryDirectory(prefix="hr-") as directory:
+        system = System(Path(directory) / "home")
+        try:
+            yield system
+        finally:
+            system.close()

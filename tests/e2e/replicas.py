@@ -16,22 +16,9 @@ import httpx
 import msgspec
 
 from headrace.core import ReplicaSettings
+from tests.ports import free_port
 
 READY_WITHIN_S = 30.0
-
-
-_HANDED_OUT: set[int] = set()
-
-
-def free_port() -> int:
-    """A port that nobody listens on, and never the same twice: it is not taken at once."""
-    while True:
-        with socket.socket() as sock:
-            sock.bind(("127.0.0.1", 0))
-            port = int(sock.getsockname()[1])
-        if port not in _HANDED_OUT:
-            _HANDED_OUT.add(port)
-            return port
 
 
 @dataclass(kw_only=True)

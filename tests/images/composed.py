@@ -10,8 +10,8 @@ from typing import Final
 
 import pytest
 
-from tests.e2e.replicas import free_port
 from tests.images.containers import ROOT, Docker
+from tests.ports import free_port
 
 COMPOSE: Final = ROOT / "deploy" / "compose"
 WITHIN_S: Final = 180.0

@@ -14,9 +14,9 @@ import pytest
 from headrace.core.spec import parse_spec
 from headrace.testing import models
 from tests.e2e.debian import NoToolError, find_tool
-from tests.e2e.replicas import free_port
 from tests.images.composed import COMPOSE, Project, composed
 from tests.images.containers import Docker
+from tests.ports import free_port
 
 INPUT = {"inputs": [{"name": "input", "datatype": "FP32", "shape": [1, 32], "data": [0.5] * 32}]}
 PROMETHEUS = """\

@@ -13,9 +13,9 @@ import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
 
 from headrace.runtimes import load_model
-from tests.e2e.replicas import free_port
 from tests.images.conftest import SLOW_S
 from tests.images.containers import Container, Docker, running
+from tests.ports import free_port
 
 ROWS = np.random.default_rng(7).standard_normal((3, 32)).astype(np.float32)
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.e2e.replicas import free_port
 from tests.images.containers import Docker, running
+from tests.ports import free_port
 
 CHECK = "/opt/headrace/bin/python -IS /usr/local/lib/headrace/healthcheck.py"
 INPUT = {"inputs": [{"name": "input", "datatype": "FP32", "shape": [1, 32], "data": [0.5] * 32}]}

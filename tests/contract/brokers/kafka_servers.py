@@ -15,6 +15,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
+from tests.ports import free_port
+
 _START_S: Final = 30.0
 _STOP_S: Final = 10.0
 BOOTSTRAP: Final = "KAFKA_BOOTSTRAP"
@@ -83,12 +85,6 @@ def tansu(folder: Path, *options: str, known_at: int | None = None) -> Iterator[
         *options,
     ]
     yield from _running(Server(command, port, folder / "tansu.log", {"RUST_LOG": "warn"}))
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
 
 
 def _running(server: Server) -> Iterator[Server]:

@@ -11,9 +11,10 @@ import pytest
 from headrace.core import InvalidArgumentError, UnavailableError, UnsupportedError
 from headrace.streaming.broker import Broker
 from headrace.streaming.brokers import open_broker
-from tests.contract.brokers.nats_servers import end, free_port, wait_for_port
+from tests.contract.brokers.nats_servers import end, wait_for_port
 from tests.contract.brokers.rig import Listener, Rig, everything, joined, new_topic, numbered
 from tests.contract.brokers.suite import BrokerContract
+from tests.ports import free_port
 
 
 @dataclass(kw_only=True)

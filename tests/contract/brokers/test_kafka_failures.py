@@ -20,7 +20,7 @@ from headrace.streaming.broker import Broker, Delivery, Start
 from headrace.streaming.brokers import open_broker
 from headrace.streaming.records import NewRecord, Place
 from tests.contract.brokers.kafka_proxy import Proxy, proxied
-from tests.contract.brokers.kafka_servers import Server, free_port, noida, tansu
+from tests.contract.brokers.kafka_servers import Server, noida, tansu
 from tests.contract.brokers.rig import (
     Listener,
     Rig,
@@ -34,6 +34,7 @@ from tests.contract.brokers.rig import (
     settle,
     take,
 )
+from tests.ports import free_port
 
 pytestmark = pytest.mark.e2e
 

@@ -12,7 +12,7 @@ from headrace.core import FailedPreconditionError, InvalidArgumentError, Unavail
 from headrace.streaming.broker import Broker
 from headrace.streaming.brokers import open_broker
 from headrace.streaming.records import NewRecord
-from tests.contract.brokers.nats_servers import NatsServer, free_port, running_nats
+from tests.contract.brokers.nats_servers import NatsServer, running_nats
 from tests.contract.brokers.rig import (
     Rig,
     after,
@@ -25,6 +25,7 @@ from tests.contract.brokers.rig import (
     take,
 )
 from tests.contract.brokers.suite import BrokerContract
+from tests.ports import free_port
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,6 @@ from headrace.core import (
 from headrace.streaming.broker import Broker
 from headrace.streaming.brokers import open_broker
 from headrace.streaming.records import Place
-from tests.contract.brokers.nats_servers import free_port
 from tests.contract.brokers.rig import (
     Listener,
     Rig,
@@ -31,6 +30,7 @@ from tests.contract.brokers.rig import (
 )
 from tests.contract.brokers.suite import BrokerContract
 from tests.contract.redis_servers import NoServerError, RedisServer, running_server
+from tests.ports import free_port
 
 
 @pytest.fixture(scope="module", params=["redis", pytest.param("valkey", marks=pytest.mark.long)])

@@ -4,7 +4,6 @@ import contextlib
 import http.client
 import json
 import re
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -63,17 +62,6 @@ NOT_HERE: Final = re.compile(
 )
 """What this system has none of: no GPU, no TLS, no rollout, no promise of availability, no stream
 and no job. That theirs are names of real metrics is shown where they are defined."""
-
-
-@pytest.fixture
-def system() -> Iterator[System]:
-    # Not pytest's tmp_path: a socket's path may have 107 bytes only.
-    with tempfile.TemporaryDirectory(prefix="hr-") as directory:
-        system = System(Path(directory) / "home")
-        try:
-            yield system
-        finally:
-            system.close()
 
 
 def test_an_alert_of_slow_requests_fires_and_ends_here_and_in_prometheus(

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -19,17 +18,6 @@ from tests.e2e.alerts.receivers import wait_for, web_server
 from tests.e2e.control.system import System
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.long]
-
-
-@pytest.fixture
-def system() -> Iterator[System]:
-    # Not pytest's tmp_path: a socket's path may have 107 bytes only.
-    with tempfile.TemporaryDirectory(prefix="hr-") as directory:
-        system = System(Path(directory) / "home")
-        try:
-            yield system
-        finally:
-            system.close()
 
 
 def test_an_endpoint_without_a_replica_is_told_until_it_has_one(

@@ -18,9 +18,10 @@ import psutil
 
 from headrace.testing import models
 from tests.e2e.control.system import System, replicas
-from tests.e2e.replicas import Replica, free_port, running
+from tests.e2e.replicas import Replica, running
 from tests.e2e.serving.raw import BODY, post
 from tests.e2e.system.steady import SteadyLoad
+from tests.ports import free_port
 
 STEADY_RATE: Final = 20.0
 """Requests per second of well-behaved callers, at the gateway and at the lone replica each."""

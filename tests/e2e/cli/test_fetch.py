@@ -12,14 +12,8 @@ from pathlib import Path
 import pytest
 
 from headrace.testing import models
-from tests.contract.s3_servers import (
-    SECRET,
-    NoServerError,
-    S3Server,
-    free_port,
-    make_bucket,
-    running_moto,
-)
+from tests.contract.s3_servers import SECRET, NoServerError, S3Server, make_bucket, running_moto
+from tests.ports import free_port
 
 pytestmark = pytest.mark.e2e
 

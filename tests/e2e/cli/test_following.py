@@ -22,7 +22,7 @@ from headrace.core import (
     InvalidArgumentError,
     UnavailableError,
 )
-from tests.e2e.replicas import free_port
+from tests.ports import free_port
 
 pytestmark = pytest.mark.e2e
 

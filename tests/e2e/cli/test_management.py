@@ -10,7 +10,7 @@ import pytest
 from headrace.cli.management import Management
 from headrace.cli.up.start import command
 from headrace.core import DeadlineExceededError, FailedPreconditionError, UnavailableError
-from tests.e2e.replicas import free_port
+from tests.ports import free_port
 
 pytestmark = pytest.mark.e2e
 

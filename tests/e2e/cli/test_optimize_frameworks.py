@@ -11,7 +11,7 @@ import pytest
 from headrace.client import Client
 from headrace.core import Array, Tensors
 from tests.e2e.cli.conftest import Shell
-from tests.e2e.replicas import free_port
+from tests.ports import free_port
 from tests.wide_networks import LABELS, ROWS, SAVED, expected, write_labelled
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]

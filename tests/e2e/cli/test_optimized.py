@@ -16,7 +16,7 @@ from headrace.runtimes.optimized import prove
 from headrace.runtimes.processor import this_processor
 from tests import openvino_models, optimized_models
 from tests.e2e.cli.conftest import Shell
-from tests.e2e.replicas import free_port
+from tests.ports import free_port
 
 pytestmark = pytest.mark.e2e
 

@@ -8,7 +8,7 @@ import pytest
 
 from headrace.client import Client
 from tests.e2e.cli.conftest import Shell
-from tests.e2e.replicas import free_port
+from tests.ports import free_port
 
 pytestmark = pytest.mark.e2e
 

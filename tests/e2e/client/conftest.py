@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from headrace.testing import models
-from tests.e2e.replicas import Replica, free_port, running
+from tests.e2e.replicas import Replica, running
+from tests.ports import free_port
 
 
 @pytest.fixture(scope="session")

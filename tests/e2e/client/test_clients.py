@@ -20,7 +20,8 @@ from headrace.core import (
     RequestedOutput,
     UnavailableError,
 )
-from tests.e2e.replicas import Replica, free_port
+from tests.e2e.replicas import Replica
+from tests.ports import free_port
 
 pytestmark = pytest.mark.e2e
 

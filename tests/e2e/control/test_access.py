@@ -25,7 +25,7 @@ from headrace.control.access.route_roles import RULES
 from headrace.control.access.trail import Broken, Head
 from headrace.control.settings import OidcSettings
 from tests.e2e.control.system import System
-from tests.e2e.replicas import free_port
+from tests.ports import free_port
 
 pytestmark = pytest.mark.e2e
 PLANTED = "pl4nted-s3cret-value"

@@ -13,7 +13,7 @@ import pytest
 
 from headrace.control import read_control_file
 from tests.e2e.control.system import System, Traffic, replicas
-from tests.e2e.replicas import free_port
+from tests.ports import free_port
 
 pytestmark = pytest.mark.e2e
 

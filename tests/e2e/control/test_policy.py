@@ -21,6 +21,7 @@ from headrace.gateway import (
     SnapshotRejectedError,
 )
 from tests.e2e.replicas import free_port
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.e2e, pytest.mark.anyio, pytest.mark.slow]
 

@@ -23,7 +23,8 @@ from headrace.gateway import GatewaySettings
 from headrace.gateway.binary import find_envoy
 from tests import digits_net
 from tests.certificates import Authority
-from tests.e2e.replicas import Replica, free_port, running
+from tests.e2e.replicas import Replica, running
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.control.system import System
 from tests.e2e.gateway.lab import Lab
 
 
@@ -24,13 +23,3 @@ def lab() -> Iterator[Lab]:
             yield lab
         finally:
             lab.close()
-
-
-@pytest.fixture
-def system() -> Iterator[System]:
-    with tempfile.TemporaryDirectory(prefix="hr-") as directory:
-        system = System(Path(directory) / "home")
-        try:
-            yield system
-        finally:
-            system.close()

@@ -17,7 +17,8 @@ from headrace.gateway import (
     RevisionTarget,
     build_snapshot,
 )
-from tests.e2e.gateway.lab import Lab, StandIn, arms, client, free_port, grpc_target, split
+from tests.e2e.gateway.lab import Lab, StandIn, arms, client, grpc_target, split
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.e2e, pytest.mark.anyio, pytest.mark.slow]
 PATH = "/v2/models/m/infer"

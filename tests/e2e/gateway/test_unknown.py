@@ -12,8 +12,9 @@ from headrace.core.spec_access import EndpointAccess, EndpointLimitsSpec
 from headrace.core.spec_upstream import UpstreamProtocol, UpstreamSpec
 from headrace.gateway import EndpointRoute, EnvoyGateway, RevisionTarget, build_snapshot
 from tests.e2e.gateway.issuing import Issuer, api_key, known
-from tests.e2e.gateway.lab import Lab, client, endpoint, free_port, grpc_target
+from tests.e2e.gateway.lab import Lab, client, endpoint, grpc_target
 from tests.e2e.gateway.test_callers import EVERYWHERE, bearer
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.e2e, pytest.mark.anyio, pytest.mark.slow]
 ISSUER: Final = Issuer()

@@ -21,7 +21,8 @@ from headrace.core.spec_access import TlsSpec
 from headrace.testing import models
 from tests.certificates import Authority, Files, now
 from tests.e2e.control.system import System
-from tests.e2e.gateway.lab import UP_WITHIN_S, free_port
+from tests.e2e.gateway.lab import UP_WITHIN_S
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 READY_S = 15.0

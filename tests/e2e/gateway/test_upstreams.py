@@ -31,8 +31,9 @@ from headrace.gateway import (
 from headrace.gateway.admin import StatKind
 from headrace.gateway.resources import address_of
 from headrace.gateway.snapshot import CLUSTERS, Piece
-from tests.e2e.gateway.lab import UP_WITHIN_S, Lab, client, free_port, grpc_target
+from tests.e2e.gateway.lab import UP_WITHIN_S, Lab, client, grpc_target
 from tests.e2e.gateway.recorder import recorder
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.e2e, pytest.mark.anyio, pytest.mark.slow]
 MODEL = "their/model"

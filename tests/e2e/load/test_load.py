@@ -15,7 +15,8 @@ from headrace.load.target import json_message
 from headrace.testing import models
 from tests.e2e.cli.conftest import Shell
 from tests.e2e.load.servers import V2, serving
-from tests.e2e.replicas import Replica, free_port, running
+from tests.e2e.replicas import Replica, running
+from tests.ports import free_port
 
 pytestmark = pytest.mark.e2e
 SHORT = ("--seconds", "1", "--warm-up", "0.2")

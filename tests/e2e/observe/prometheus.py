@@ -5,7 +5,6 @@ can be fetched, `NoToolError` says why; tests skip then.
 """
 
 import json
-import socket
 import subprocess
 import tempfile
 import time
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.e2e.debian import find_tool
+from tests.ports import free_port
 
 READY_WITHIN_S: Final = 30.0
 _LOOK_AGAIN_S: Final = 0.1
@@ -222,7 +222,7 @@ def running_prometheus(
         server = PrometheusServer(
             tools=tools,
             directory=directory,
-            port=_free_port(),
+            port=free_port(),
         )
         try:
             server.start()
@@ -239,9 +239,3 @@ def _scrape(job: str, number: int, url: str) -> dict[str, object]:
         "metrics_path": parts.path or "/metrics",
         "static_configs": [{"targets": [parts.netloc]}],
     }
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

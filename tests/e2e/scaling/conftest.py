@@ -1,8 +1,7 @@
 """A system, and a model that takes its time without using the machine."""
 
 import json
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,17 +11,6 @@ from tests.e2e.system.steady import SteadyLoad
 
 RUN_S = 0.05
 MakeLoad = Callable[[System, float], SteadyLoad]
-
-
-@pytest.fixture
-def system() -> Iterator[System]:
-    # Not pytest's tmp_path: a socket's path may have 107 bytes only.
-    with tempfile.TemporaryDirectory(prefix="hr-") as directory:
-        system = System(Path(directory) / "home")
-        try:
-            yield system
-        finally:
-            system.close()
 
 
 @pytest.fixture

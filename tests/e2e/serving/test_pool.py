@@ -16,9 +16,9 @@ import psutil
 import pytest
 
 from headrace.testing import models
-from tests.e2e.replicas import free_port
 from tests.e2e.serving.pools import PoolCopy, entry, python_model, running_pool
 from tests.e2e.serving.raw import BODY
+from tests.ports import free_port
 
 pytestmark = pytest.mark.e2e
 

@@ -12,7 +12,8 @@ from tritonclient.utils import InferenceServerException
 
 from headrace.runtimes import load_model
 from headrace.testing import models
-from tests.e2e.replicas import Replica, free_port, running
+from tests.e2e.replicas import Replica, running
+from tests.ports import free_port
 
 pytestmark = pytest.mark.e2e
 
