@@ -136,31 +136,6 @@ async def test_what_it_complains_of_is_in_the_log(tmp_path: Path) -> None:
     assert "no memory" in (tmp_path / "features.log").read_text()
 
 
-async def test_a_process_that_cannot_be_started_is_told(tmp_path: Path) -> None:
-    with pytest.raises(UnavailableError, match="cannot start a process: No such file"):
-        await materialize_view(
-            VIEW, ignore, home=tmp_path, log=tmp_path / "log", command=[str(tmp_path / "none")]
-        )
-
-
-async def test_who_is_cancelled_leaves_no_process(tmp_path: Path) -> None:
-    pid = tmp_path / "pid"
-    told = asyncio.Event()
-    line = '{"type": "progress", "done": 1, "entities": 2}'
-    code = (
-        f"import os, time; open({str(pid)!r}, 'w').write(str(os.getpid()))\n"
-        f"print({line!r}, flush=True); time.sleep(600)"
-    )
-    run = asyncio.create_task(materialize(tmp_path, VIEW, lambda _: told.set(), code))
-    await told.wait()
-
-    run.cancel()
-    await asyncio.wait({run})
-
-    assert run.cancelled()
-    assert start_ticks(int(pid.read_text())) is None
-
-
 async def test_a_process_ends_with_whoever_started_it(tmp_path: Path) -> None:
     (tmp_path / "features.yaml").write_text(YAML)
     apply_definitions(tmp_path / "features.yaml", tmp_path)

@@ -229,17 +229,6 @@ async def _wait_cancelled(process: Process) -> bool:
     return False
 
 
-async def test_a_recycled_pid_is_not_adopted() -> None:
-    ticks = start_ticks(os.getpid())
-    assert ticks is not None
-    mine = Process.adopt(os.getpid(), ticks)
-    assert mine is not None
-    mine.close()
-
-    assert Process.adopt(os.getpid(), ticks + 1) is None
-    assert Process.adopt(NOBODY, ticks) is None
-
-
 async def test_a_process_is_found_by_how_it_was_started(tmp_path: Path) -> None:
     code = "import time; time.sleep(60)"
     process = spawn(tmp_path / "x.log", code)
@@ -254,11 +243,6 @@ async def test_a_process_is_found_by_how_it_was_started(tmp_path: Path) -> None:
         process.send(signal.SIGKILL)
         await process.wait()
         process.close()
-
-
-async def test_what_cannot_be_started_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="No such file"):
-        Process.spawn(["/nowhere/python"], log=tmp_path / "x.log")
 
 
 def revision(path: str = "/m") -> Revision:

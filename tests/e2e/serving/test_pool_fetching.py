@@ -103,20 +103,3 @@ async def test_a_fetch_that_does_not_end_is_ended(tmp_path: Path, url: str) -> N
     async with asyncio.timeout(20):
         with pytest.raises(DeadlineExceededError, match=r"within 0\.1 s"):
             await fetcher.have(told("sha256:" + "0f" * 32))
-
-
-async def test_who_is_not_waited_for_any_more_leaves_no_process(tmp_path: Path, url: str) -> None:
-    pid_file = tmp_path / "pid"
-    script = f"import os; open({str(pid_file)!r}, 'w').write(str(os.getpid())); {NEVER}"
-    artifacts = ArtifactsSettings(url=url, directory=str(tmp_path / "models"))
-    fetcher = SharedFetcher(artifacts, command=(sys.executable, "-c", script))
-    task = asyncio.ensure_future(fetcher.have(told("sha256:" + "0f" * 32)))
-    async with asyncio.timeout(20):
-        while not (pid_file.exists() and pid_file.read_text()):  # noqa: ASYNC110  # another process
-            await asyncio.sleep(0.05)
-
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-
-    assert not Path(f"/proc/{pid_file.read_text()}").exists()

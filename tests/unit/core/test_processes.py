@@ -42,6 +42,7 @@ def test_a_process_is_identified_by_its_pid_and_its_start() -> None:
     process.close()
 
     assert Process.adopt(os.getpid(), ticks + 1) is None
+    assert Process.adopt(_NO_PID, ticks) is None
 
 
 def test_a_process_that_is_gone_has_no_figures_and_no_command() -> None:
