@@ -20,7 +20,6 @@ from headrace.gateway import (
     RevisionTarget,
     SnapshotRejectedError,
 )
-from tests.e2e.replicas import free_port
 from tests.ports import free_port
 
 pytestmark = [pytest.mark.e2e, pytest.mark.anyio, pytest.mark.slow]
