@@ -16,6 +16,7 @@ from headrace.core import HeadraceError
 from headrace.streaming.broker import Broker
 from headrace.streaming.brokers import open_broker
 from headrace.streaming.records import NewRecord
+from tests.ports import free_port
 from tests.contract.brokers.kafka_servers import noida as noida_server
 from tests.contract.brokers.kafka_servers import tansu as tansu_server
 from tests.contract.brokers.nats_servers import running_nats
@@ -146,7 +147,7 @@ def _redis(folder: Path) -> Iterator[Site]:
         except NoServerError:  # Valkey comes as a wheel, and keeps its log as Redis does
             redis = stack.enter_context(running_server("valkey"))
         redis.stop()
-        server = DurableRedis(redis=redis, port=replicas.free_port())
+        server = DurableRedis(redis=redis, port=free_port())
         server.start()
         url = f"redis://127.0.0.1:{server.port}/0"
         yield Site(url=url, home=folder, session_timeout_s=1.0, port=server.port, server=server)

@@ -24,6 +24,7 @@ from headrace.streaming.broker import Broker, Delivery
 from headrace.streaming.records import NewRecord, Place
 from headrace.streaming.settings import EndpointSettings, State
 from headrace.testing import models
+from tests.ports import free_port
 from tests.e2e import replicas
 from tests.e2e.streaming.workers import (
     DEAD,
@@ -242,7 +243,7 @@ def test_metrics_are_on_a_port_too_and_commands_are_not(
     tmp_path: Path, model: Path, broker: Broker
 ) -> None:
     broker.create_topic(IN)
-    port = replicas.free_port()
+    port = free_port()
     with running(tmp_path, settings(tmp_path, model, metrics_port=port)) as worker:
         worker.wait_until(lambda s: s.state is State.RUNNING)
         url = f"http://127.0.0.1:{port}"
