@@ -32,10 +32,10 @@ from headrace.features import (
     OnlineStore,
     ServiceColumn,
     Status,
+    online_hopsworks,
     open_online_store,
     service_readiness,
 )
-from headrace.features.hopsworks import connections
 from headrace.testing.online_stores import ForeignStoreContract
 from tests.certificates import Authority
 from tests.contract.hopsworks_server import (
@@ -375,7 +375,7 @@ def test_a_connection_that_the_server_closed_is_made_anew(
 def test_an_answer_without_end_is_cut(
     server: HopsworksServer, store: OnlineStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections, "MAX_ANSWER_BYTES", 5_000)
+    monkeypatch.setattr(online_hopsworks, "MAX_ANSWER_BYTES", 5_000)
     server.instead = answering(200, b" " * 100_000)
 
     assert "answers with more than 5000 bytes" in failing(store)

@@ -8,6 +8,7 @@ import os
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import msgspec
@@ -16,14 +17,13 @@ import pytest
 
 from headrace.core import Datatype, UnavailableError
 from headrace.core.spec_stream_parts import FormatKind, StreamFormatSpec
-from headrace.streaming.formats import FieldSpec, Format, Layout
-from headrace.streaming.formats.avro import make_format as avro
+from headrace.streaming.formats import FieldSpec, Layout, avro, protobuf
 from headrace.streaming.formats.options import SchemaOptions
-from headrace.streaming.formats.protobuf import make_format as protobuf
 from headrace.streaming.formats.registry import Reference, Schema, SchemaRegistry
 from headrace.streaming.records import Place, Record
 from tests.certificates import Authority
 from tests.schema_registries import Registry, served
+from tests.unit.streaming.formats.rows import open_format
 
 FIELDS = (
     FieldSpec(name="p", datatype=Datatype.FP32, shape=(2,)),
@@ -47,9 +47,9 @@ def _url(request: pytest.FixtureRequest) -> Iterator[str]:
         yield url
 
 
-def make(kind: FormatKind, layout: Layout, **options: object) -> Format:
-    made = avro if kind is FormatKind.AVRO else protobuf
-    return made(StreamFormatSpec(kind=kind, options=options), layout)
+def make(kind: FormatKind, layout: Layout, **options: object) -> Any:  # noqa: ANN401  # a reader or a writer
+    module = avro if kind is FormatKind.AVRO else protobuf
+    return open_format(module, StreamFormatSpec(kind=kind, options=options), layout)
 
 
 def records(values: list[bytes]) -> list[Record]:

@@ -1,4 +1,4 @@
-"""Which definitions are in force in a home? A checked copy of `features.yaml`, replaced at once."""
+"""Definitions in force in a home: a checked copy of `features.yaml`, replaced in one step."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence

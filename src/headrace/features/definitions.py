@@ -1,4 +1,4 @@
-"""What is known about which entities? Entities, features, views and services, in Feast's words.
+"""Entities, features, views and services, in Feast's words.
 
 A feature view says where the features of an entity come from; a feature service lists what a model
 takes, in the order in which it takes it. Both have a hash of their schema: what was stored or

@@ -1,4 +1,4 @@
-"""What do the records of one view say of some rows? Defaults stand where they say nothing."""
+"""Values of one view for some rows, from its records; defaults where these have none."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

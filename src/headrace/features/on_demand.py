@@ -196,7 +196,8 @@ def request_arrays(
         if array is None:
             listed = given.reshape(-1).tolist() if isinstance(given, np.ndarray) else given
             wrong += _wrong(column, listed)
-            array = np.empty(0) if wrong else _request_values(column, listed)
+            full = [column.filling if value is None else value for value in listed]
+            array = np.empty(0) if wrong else value_column(column.datatype, full).values
         made[column.name] = array
     if wrong:
         raise InvalidArgumentError("; ".join(wrong))
@@ -221,8 +222,3 @@ def _wrong(column: Feature, listed: Sequence[object]) -> Iterator[str]:
             shown = repr(value)[:_SHOWN]
             yield f"{column.name!r}[{row}] is {column.datatype} and takes {wanted}, not {shown}"
             return
-
-
-def _request_values(column: Feature, listed: Sequence[object]) -> Array:
-    given = [column.filling if value is None else value for value in listed]
-    return value_column(column.datatype, given).values

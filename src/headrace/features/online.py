@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 ENTRY_POINT_GROUP: Final = "headrace.online_stores"
 _REDIS: Final = ("headrace.features.online_redis", "open_redis_store")
-_HOPSWORKS: Final = ("headrace.features.hopsworks.online", "open_hopsworks_store")
+_HOPSWORKS: Final = ("headrace.features.online_hopsworks", "open_hopsworks_store")
 _OURS: Final[Mapping[str, tuple[str, str]]] = {
     "sqlite": ("headrace.features.online_sqlite", "open_sqlite_store"),
     **dict.fromkeys(("redis", "rediss", "unix", "valkey", "valkeys"), _REDIS),
@@ -58,7 +58,7 @@ def store_opener(scheme: str) -> StoreOpener:
         )
         raise InvalidArgumentError(message)
     try:
-        opener: StoreOpener = entry.load()
+        opener = entry.load()
     except Exception as error:
         reason = (
             str(error) if isinstance(error, HeadraceError) else f"{type(error).__name__}: {error}"

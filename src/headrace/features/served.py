@@ -1,4 +1,4 @@
-"""Which values were served, to whom, and when? Records of served rows, and the files they are in.
+"""Records of served rows (which values, to which entity, when) and the files that hold them.
 
 A file holds one row a line, as JSON, so that a replica writes it without Parquet's libraries and a
 crash costs a line at most. Numbers that JSON has not (NaN, infinity) are text. Files hold keys of

@@ -1,4 +1,4 @@
-"""What does the offline store say that served rows should have been given?
+"""Values of the offline store that served rows should have got.
 
 Joined at the moment of each row, with the same time to live and the same policy of its views.
 """
@@ -67,8 +67,8 @@ def offline_rows(rows: Sequence[ServedRow], service: FeatureService) -> OfflineR
         UnsupportedModelError: The function of an on-demand view cannot be loaded.
         RuntimeFailedError: It failed.
     """
-    # The rows as entity rows of a join at the moment when they were served.
-    columns = {
+    # Entity rows of a join at the moment when they were served.
+    entity_rows = {
         entity.join_key: pl.Series(
             [row.keys[entity.join_key] for row in rows],
             dtype=pl.Int64 if entity.datatype is Datatype.INT64 else pl.String,
@@ -76,11 +76,11 @@ def offline_rows(rows: Sequence[ServedRow], service: FeatureService) -> OfflineR
         for entity in service.entities
     }
     moments = pl.Series([row.at_us for row in rows], dtype=pl.Int64)
-    columns[EVENT_TIMESTAMP] = moments.cast(pl.Datetime("us", "UTC"))
+    entity_rows[EVENT_TIMESTAMP] = moments.cast(pl.Datetime("us", "UTC"))
     for one in service.request_columns:
         values = values_of(one.datatype, [row.request[one.name] for row in rows])
-        columns[one.name] = pl.Series(values, dtype=polars_type(one.datatype))
-    table = pl.DataFrame(columns)
+        entity_rows[one.name] = pl.Series(values, dtype=polars_type(one.datatype))
+    table = pl.DataFrame(entity_rows)
     found = known_as_of(table, service)
     computed = compute_on_demand(table, service, found)
     columns = {}

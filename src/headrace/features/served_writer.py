@@ -1,4 +1,4 @@
-"""Who keeps a sample of what was served? A thread beside the requests, which nobody waits for."""
+"""Thread that writes a sample of served values beside the requests, which never wait for it."""
 
 import contextlib
 import logging

@@ -161,7 +161,8 @@ def _reserved(used: Sequence[str], views: _Views, entities: Document) -> dict[st
     taken = {EVENT_TIMESTAMP: "the column of the time"}
     for view_name in used:
         taken[f"{view_name}{STATUS_SUFFIX}"] = f"the status of view {view_name!r}"
-        for source in (view_name, *_inputs_of(views[view_name])):
+        inputs = texts(views[view_name].get("inputs"))
+        for source in (view_name, *(item.partition(":")[0] for _, item in inputs)):
             taken[f"{source}{STATUS_SUFFIX}"] = f"the status of view {source!r}"
             for _, name in texts(views.get(source, {}).get("entities")):
                 taken[join_key(entities.get(name, {"name": name}))] = "a join key"
@@ -181,10 +182,6 @@ def _request_columns(
                 message = f"view {view_name!r} has the request column {name!r}, which is {was}"
                 yield SpecMistake(place=f"{place}.features", message=message)
     taken |= dict.fromkeys(there, "a request column")
-
-
-def _inputs_of(view: Document) -> list[str]:
-    return [item.partition(":")[0] for _, item in texts(view.get("inputs"))]
 
 
 def disagreements(document: Document) -> list[SpecMistake]:

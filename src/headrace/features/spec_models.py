@@ -1,4 +1,4 @@
-"""What may stand in `features.yaml`? Its parts, each with what it means."""
+"""Models of `features.yaml`: its parts and the meaning of each field."""
 
 from collections.abc import Mapping
 from typing import Annotated, Final, Literal, Self

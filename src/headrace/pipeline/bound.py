@@ -108,7 +108,7 @@ class BoundFeatures:
         self.may_wait = may_wait
         self.counts = FeatureCounts(self.views)
         self.on_rows: OnRows | None = None
-        self.wants_rows: Callable[[], bool] = _always
+        self.wants_rows: Callable[[], bool] = lambda: True
         """Whether `on_rows` wants the read that comes now."""
         self._clock = clock or SystemClock()
         self._blank = FeatureReader(service, cast("OnlineStore", _Nothing()), clock=self._clock)
@@ -266,10 +266,6 @@ def load_with_features(
 def is_remote(url: str) -> bool:
     """Whether a store is reached over a connection, so that it may keep one waiting."""
     return "://" in url and not url.startswith("sqlite:///")
-
-
-def _always() -> bool:
-    return True
 
 
 def _texts(statuses: Sequence[Status]) -> Array:

@@ -264,7 +264,8 @@ class ImageStep:
             return picture.resize((width, height), self._resample)
         if spec.resize == "pad":
             inner = _within(picture.size, (width, height))
-            sheet = self._library.new(picture.mode, (width, height), (spec.fill,) * self._channels)
+            channels = 1 if spec.color == "gray" else 3
+            sheet = self._library.new(picture.mode, (width, height), (spec.fill,) * channels)
             at = ((width - inner[0]) // 2, (height - inner[1]) // 2)
             sheet.paste(picture.resize(inner, self._resample), at)
             return sheet
@@ -273,10 +274,6 @@ class ImageStep:
         left, top = round((outer[0] - width) / 2.0), round((outer[1] - height) / 2.0)
         resized = picture.resize(outer, self._resample)
         return resized.crop((left, top, left + width, top + height))
-
-    @property
-    def _channels(self) -> int:
-        return 1 if self._spec.color == "gray" else 3
 
     def _arranged(self, picture: Any) -> Array:  # noqa: ANN401  # Pillow's picture
         array: Array = np.asarray(picture, np.uint8)

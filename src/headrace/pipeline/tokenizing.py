@@ -1,9 +1,9 @@
-"""Text to token ids, as the tokenizer did it that the model was trained with."""
+"""Text to token ids, by the tokenizer that the model was trained with."""
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -12,16 +12,39 @@ from headrace.core import (
     Array,
     Datatype,
     FailedPreconditionError,
+    InvalidArgumentError,
     ModelSignature,
     Tensors,
     TensorSpec,
     UnsupportedModelError,
     error_kind,
 )
-from headrace.pipeline.texts import texts_of
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+
+MAX_TEXT_BYTES: Final = 1 << 20
+
+
+def texts_of(elements: Array) -> list[str]:
+    """The text of each element, in row-major order.
+
+    Raises:
+        InvalidArgumentError: One is too long, or not UTF-8; the message names its row.
+    """
+    return [_text(raw, row) for row, raw in enumerate(elements.reshape(-1).tolist())]
+
+
+def _text(raw: Any, row: int) -> str:  # noqa: ANN401  # an element of BYTES
+    if len(raw) > MAX_TEXT_BYTES:
+        msg = f"text {row} has {len(raw)} bytes, more than {MAX_TEXT_BYTES}"
+        raise InvalidArgumentError(msg)
+    try:
+        return raw if isinstance(raw, str) else bytes(raw).decode()
+    except UnicodeDecodeError as error:
+        msg = f"text {row} is not UTF-8 (byte {error.start})"
+        raise InvalidArgumentError(msg) from None
+
 
 TEXT: Final = "text"
 IDS: Final = "input_ids"

@@ -1,7 +1,7 @@
-"""What a stream needs of a broker: one interface for Kafka, NATS, Redis, Pulsar and our own log.
+"""Interface of brokers for Kafka, NATS, Redis, Pulsar and the embedded log, and spans to replay.
 
 A session is one member of a group that reads, together with what it writes. It is used by one
-thread, but for `wake`.
+thread, but for `wake`. Times are Unix times.
 """
 
 from collections.abc import Mapping, Sequence
@@ -169,3 +169,50 @@ class Broker(Protocol):
 
     def close(self) -> None:
         """Let go of all connections."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """Records of each place from `first` on, before `end`."""
+
+    first: Mapping[Place, int]
+    end: Mapping[Place, int]
+
+    @property
+    def records(self) -> int:
+        """How many; at most so many where offsets have gaps."""
+        return sum(max(end - self.first.get(place, end), 0) for place, end in self.end.items())
+
+    @property
+    def partitions(self) -> int:
+        """How many places have any."""
+        return sum(end > self.first.get(place, end) for place, end in self.end.items())
+
+    def is_done(self, committed: Mapping[Place, int]) -> bool:
+        """Whether a group that is there has passed all of it."""
+        return all(
+            committed.get(place, self.first.get(place, end)) >= end
+            for place, end in self.end.items()
+        )
+
+
+def span_from(broker: Broker, topics: Sequence[str], at_s: float) -> Span:
+    """What was written at `at_s` or later, up to now.
+
+    Raises:
+        HeadraceError: There is no such topic, or the broker cannot find a time.
+    """
+    first: dict[Place, int] = {}
+    end: dict[Place, int] = {}
+    for topic in topics:
+        first |= broker.offsets_at(topic, at_s)
+        end |= {place: following for place, (_, following) in broker.ends(topic).items()}
+    return Span(first=first, end=end)
+
+
+def committed(broker: Broker, group: str, topics: Sequence[str]) -> dict[Place, int]:
+    """Where a group is at all of its topics."""
+    found: dict[Place, int] = {}
+    for topic in topics:
+        found |= broker.committed(group, topic)
+    return found

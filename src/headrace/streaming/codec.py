@@ -21,7 +21,7 @@ from headrace.core import (
 from headrace.protocol import InferDecoder, InferEncoder
 from headrace.protocol.inputs import InputTensor
 from headrace.protocol.values import flatten, nested_shape
-from headrace.streaming.formats import Column, Fields, Format, without_value
+from headrace.streaming.formats import Column, Fields, ValueReader, ValueWriter, without_value
 from headrace.streaming.records import Record
 
 Shape = tuple[int, ...]
@@ -118,21 +118,21 @@ class Source:
 class Written:
     """How answers are written: `answered` fields of the input, then the model's `outputs`."""
 
-    format: Format
+    format: ValueWriter
     answered: tuple[str, ...]
     outputs: tuple[str, ...]
     key: str = ""
 
 
 class FieldCodec:
-    """A `Codec` of any `Format`. Values are checked as the endpoint checks a request's.
+    """A `Codec` of any format with fields. Values are checked as the endpoint checks a request's.
 
     Records of one shape become one array by one pass over their values. Where that fails, each is
     tried alone, so that the bad ones are known and the others stay together.
     """
 
     def __init__(
-        self, reads: Format, sources: Sequence[Source], written: Written, *, batched: bool
+        self, reads: ValueReader, sources: Sequence[Source], written: Written, *, batched: bool
     ) -> None:
         self._reads = reads
         self._sources = sources

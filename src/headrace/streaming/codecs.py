@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from importlib import import_module
+from types import ModuleType
 from typing import Final
 
 from headrace.core import (
@@ -15,7 +16,7 @@ from headrace.core.spec_stream_parts import FormatKind, Function, StreamFormatSp
 from headrace.protocol.inputs import InputTensor, ModelInputs
 from headrace.scoring.scorer import Scorer
 from headrace.streaming.codec import Codec, FieldCodec, OpenInferenceCodec, Source, Written
-from headrace.streaming.formats import FieldSpec, Format, Layout
+from headrace.streaming.formats import FieldSpec, Layout, ValueReader
 from headrace.streaming.settings import StreamSettings
 
 _MODULES: Final = {
@@ -60,9 +61,9 @@ def make_codec(settings: StreamSettings, scorer: Scorer) -> Codec:
         outputs=tuple(_field(spec.name, spec, batched=signature.batched) for spec in outputs),
         answered=answered,
     )
-    reader = make_format(reads, reading)
+    reader = make_reader(reads, reading)
     written = Written(
-        format=make_format(writes, writing),
+        format=_module(writes.kind).make_writer(writes, writing),
         answered=answered,
         outputs=tuple(spec.name for spec in outputs),
         key=key,
@@ -70,20 +71,22 @@ def make_codec(settings: StreamSettings, scorer: Scorer) -> Codec:
     return FieldCodec(reader, sources, written, batched=signature.batched)
 
 
-def make_format(settings: StreamFormatSpec, layout: Layout) -> Format:
-    """The format that settings name.
+def make_reader(settings: StreamFormatSpec, layout: Layout) -> ValueReader:
+    """What reads the format that settings name.
 
     Raises:
         UnsupportedError: What it needs is not installed.
     """
-    name = f"headrace.streaming.formats.{_MODULES[settings.kind]}"
+    reader: ValueReader = _module(settings.kind).make_reader(settings, layout)
+    return reader
+
+
+def _module(kind: FormatKind) -> ModuleType:
     try:
-        module = import_module(name)
+        return import_module(f"headrace.streaming.formats.{_MODULES[kind]}")
     except ModuleNotFoundError as error:
-        msg = f"format '{settings.kind}' needs the package '{error.name}', which is not installed"
+        msg = f"format '{kind}' needs the package '{error.name}', which is not installed"
         raise UnsupportedError(msg) from error
-    made: Format = module.make_format(settings, layout)
-    return made
 
 
 def check_added(settings: StreamSettings, inputs: Sequence[FieldSpec]) -> frozenset[str]:

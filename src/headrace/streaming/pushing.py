@@ -22,8 +22,8 @@ from headrace.features import (
     refusals,
 )
 from headrace.streaming.codec import Added
-from headrace.streaming.codecs import make_format
-from headrace.streaming.formats import Column, Format, Layout
+from headrace.streaming.codecs import make_reader
+from headrace.streaming.formats import Column, Layout, ValueReader
 from headrace.streaming.records import Record, unix_time
 from headrace.streaming.settings import StreamSettings
 
@@ -40,7 +40,7 @@ class Pusher:
         self,
         view: FeatureView,
         store: OnlineStore,
-        reads: Format | None,
+        reads: ValueReader | None,
         *,
         fields: Mapping[str, str],
         time: str,
@@ -137,7 +137,7 @@ def make_pusher(settings: StreamSettings) -> Pusher:
     return Pusher(
         view,
         open_online_store(url, timeout_s=told.timeout_s),
-        make_format(settings.format, layout) if wanted else None,
+        make_reader(settings.format, layout) if wanted else None,
         fields=fields,
         time=told.time,
     )

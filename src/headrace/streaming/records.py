@@ -72,6 +72,14 @@ class Lag:
     seconds: float | None
 
 
+def seconds_of(text: str | bytes | None, default: float) -> float:
+    """The number in a text that another producer may have written; `default` where it is none."""
+    try:
+        return default if text is None else float(text)
+    except ValueError:
+        return default
+
+
 def unix_time(name: str, value: object) -> float:
     """The Unix time that field `name` holds: seconds, or ISO 8601 with a zone.
 

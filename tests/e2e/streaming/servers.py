@@ -16,13 +16,12 @@ from headrace.core import HeadraceError
 from headrace.streaming.broker import Broker
 from headrace.streaming.brokers import open_broker
 from headrace.streaming.records import NewRecord
-from tests.ports import free_port
 from tests.contract.brokers.kafka_servers import noida as noida_server
 from tests.contract.brokers.kafka_servers import tansu as tansu_server
 from tests.contract.brokers.nats_servers import running_nats
 from tests.contract.redis_servers import NoServerError, RedisServer, running_server
-from tests.e2e import replicas
 from tests.e2e.streaming.workers import IN, WITHIN_S
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     import subprocess

@@ -24,7 +24,6 @@ from headrace.streaming.broker import Broker, Delivery
 from headrace.streaming.records import NewRecord, Place
 from headrace.streaming.settings import EndpointSettings, State
 from headrace.testing import models
-from tests.ports import free_port
 from tests.e2e import replicas
 from tests.e2e.streaming.workers import (
     DEAD,
@@ -38,6 +37,7 @@ from tests.e2e.streaming.workers import (
     settings,
     wait_until_done,
 )
+from tests.ports import free_port
 
 pytestmark = pytest.mark.e2e
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from headrace.streaming.broker import Span, committed, span_from
 from headrace.streaming.brokers.log import LogBroker
 from headrace.streaming.dead_letters import Choice, Redriven, read_letters, redrive
 from headrace.streaming.records import NewRecord
-from headrace.streaming.replay import Span, committed, span_from
 
 DEAD = "pay-dead-letters"
 ALL = Choice(code="", limit=None, partitions={"in": 2})

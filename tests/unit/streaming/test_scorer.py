@@ -1,7 +1,9 @@
-"""Records to answers, in every format: each answer is its record's, each error costs itself."""
+"""Scoring of records, and the threads that do it."""
 
 import io
 import math
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +21,17 @@ from headrace.core import (
     ModelSignature,
     Nulls,
     RuntimeFailedError,
+    SystemClock,
     UnavailableError,
 )
 from headrace.core.spec_stream_parts import FormatKind, StreamFormatSpec, StreamOutputSpec
 from headrace.engine import PaddingPlan
-from headrace.streaming.codec import Answer
+from headrace.streaming.codec import NOTHING_ADDED, Added, Answer
 from headrace.streaming.codecs import make_codec
-from headrace.streaming.records import Record
-from headrace.streaming.scorer import Answerer, Counted, Tombstones
+from headrace.streaming.in_flight import Batch
+from headrace.streaming.pump import Finished
+from headrace.streaming.records import NewRecord, Record
+from headrace.streaming.scorer import Answerer, Counted, ModelThreads, Tombstones
 from headrace.streaming.settings import StreamSettings
 from headrace.streaming.writer import Result, TooOldError
 from tests.unit.streaming.parts import (
@@ -39,6 +44,7 @@ from tests.unit.streaming.parts import (
     signature,
     spec,
 )
+from tests.unit.streaming.world import writer
 
 JSON = StreamFormatSpec()
 RAW = StreamFormatSpec(kind=FormatKind.RAW)
@@ -453,3 +459,86 @@ def test_a_value_that_cannot_be_written_costs_its_own_record_only(tmp_path: Path
         if isinstance(one, Answer)
     ]
     assert read == [{"sum": 6.0, "id": 7}, {"sum": 15.0, "id": 8}]
+
+
+class Scripted:
+    """Answers when it is let, or raises."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+        self.may_go = threading.Event()
+
+    def answer(
+        self, found: Sequence[Record], *, now_s: float, added: Added = NOTHING_ADDED
+    ) -> list[Result]:
+        del now_s, added
+        assert self.may_go.wait(10)
+        if self.error is not None:
+            raise self.error
+        return [Answer(one.key, b"done") for one in found]
+
+    def count(self) -> Counted:
+        return Counted(1, 2)
+
+
+def threads_of(*scripted: Scripted) -> tuple[ModelThreads, threading.Semaphore]:
+    woken = threading.Semaphore(0)
+    return ModelThreads(scripted, writer(), clock=SystemClock(), wake=woken.release), woken
+
+
+def collected(threads: ModelThreads, woken: threading.Semaphore) -> list[Finished]:
+    assert woken.acquire(timeout=10)
+    return threads.finished()
+
+
+def test_one_runs_and_one_waits_and_then_there_is_no_room() -> None:
+    scripted = Scripted()
+    threads, woken = threads_of(scripted)
+    seen = [(threads.is_free, threads.has_room)]
+    for _ in range(2):
+        threads.submit(Batch(records=records(b"a")))
+        seen.append((threads.is_free, threads.has_room))
+    scripted.may_go.set()
+    found = collected(threads, woken) + collected(threads, woken)
+
+    assert seen == [(True, True), (False, True), (False, False)]
+    assert len(found) == 2
+    assert threads.is_idle
+    threads.close()
+
+
+def test_outcomes_come_back_with_their_batch() -> None:
+    scripted = Scripted()
+    threads, woken = threads_of(scripted)
+    batch = Batch(records=records(b"a", b"b"), tries=1)
+    threads.submit(batch)
+    scripted.may_go.set()
+    threads.wait(10)
+    (found,) = collected(threads, woken)
+
+    assert found.batch is batch
+    assert (found.runs, found.rows) == (1, 2)
+    assert isinstance(found.result, list)
+    assert [one.key for one in found.result if isinstance(one, NewRecord)] == [b"k0", b"k1"]
+    threads.close()
+
+
+def test_what_may_pass_comes_back_as_an_error() -> None:
+    scripted = Scripted(UnavailableError("away"))
+    threads, woken = threads_of(scripted)
+    threads.submit(Batch(records=records(b"a")))
+    scripted.may_go.set()
+    (found,) = collected(threads, woken)
+
+    assert isinstance(found.result, UnavailableError)
+    threads.close()
+
+
+def test_a_bug_is_raised_where_it_is_seen() -> None:
+    scripted = Scripted(TypeError("a bug"))
+    threads, woken = threads_of(scripted)
+    threads.submit(Batch(records=records(b"a")))
+    scripted.may_go.set()
+    with pytest.raises(TypeError, match="a bug"):
+        collected(threads, woken)
+    threads.close()

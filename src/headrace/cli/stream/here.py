@@ -43,8 +43,7 @@ from headrace.core.text import iso_text
 from headrace.streaming.settings import StreamSettings
 
 if TYPE_CHECKING:
-    from headrace.streaming.broker import Broker
-    from headrace.streaming.replay import Span
+    from headrace.streaming.broker import Broker, Span
 
 _EVERY_S: Final = 0.2
 _SHOW_EVERY: Final = 5
@@ -317,7 +316,7 @@ def replay(
         headrace stream replay fraud --from 2026-11-27T06:00Z --move
     """
     from headrace.cli.stream.find import find_stream, open_broker_of
-    from headrace.streaming.replay import span_from
+    from headrace.streaming.broker import span_from
 
     at_s = moment(since, now=SystemClock().now())
     if move and (to or group):
@@ -404,7 +403,7 @@ def _score(
     import msgspec
 
     from headrace.core.spec import SystemSpec
-    from headrace.streaming.replay import committed
+    from headrace.streaming.broker import committed
     from headrace.streaming.settings import check_settings
     from headrace.streaming.windows.state_file import state_folder
 
@@ -441,7 +440,7 @@ def _done(broker: "Broker", span: "Span", settings: "StreamSettings") -> "IsDone
     """
     import asyncio
 
-    from headrace.streaming.replay import committed
+    from headrace.streaming.broker import committed
 
     seen = {"answered": -1.0, "at": time.monotonic(), "looked": 0.0, "reached": math.inf}
 

@@ -1,7 +1,7 @@
-"""What does Feast's registry define, in the words of `features.yaml`? And what of it is left out?
+"""Import of Feast's registry as definitions of `features.yaml`, and the list of what is left out.
 
-Left out is what a record of single values cannot hold, and what runs code of Feast's: each with a
-reason, and never a part of a service.
+Left out is what a record of single values cannot hold, and what runs code of Feast's: with a reason
+for each, and never a part of a service.
 """
 
 import re

@@ -116,7 +116,11 @@ class Inbox(Generic[T]):
         with self._changed:
             self._want(most)
             came = self._changed.wait_for(
-                lambda: self._is_woken or self._may_hand_out(most), max(timeout_s, 0)
+                lambda: (
+                    self._is_woken
+                    or (most > 0 and any(line.may_hand_out() for line in self._lines.values()))
+                ),
+                max(timeout_s, 0),
             )
             found: list[Record] = []
             for _ in range(len(self._turns)):
@@ -199,9 +203,6 @@ class Inbox(Generic[T]):
             for place, line in self._lines.items()
             if not (line.is_paused or (line.waiting and not line.may_hand_out()))
         ]
-
-    def _may_hand_out(self, most: int) -> bool:
-        return most > 0 and any(line.may_hand_out() for line in self._lines.values())
 
     def _want(self, most: int) -> None:
         self._wanted = max(most - sum(line.waiting for line in self._lines.values()), 0)

@@ -11,7 +11,7 @@ from typing import Final
 from urllib.parse import quote
 
 from headrace.streaming.brokers.checks import packed, quoted, unpacked, unquoted
-from headrace.streaming.records import Header, NewRecord, Place, Record
+from headrace.streaming.records import Header, NewRecord, Place, Record, seconds_of
 
 MESSAGE_ID: Final = "Nats-Msg-Id"
 STATUS: Final = "Status"
@@ -65,7 +65,7 @@ def record_of(
         key=None if key is None else unquoted(key),
         value=None if _NULL in said and not payload else payload,
         headers=_headers(said),
-        timestamp_s=_number(said.get(_TIMESTAMP), written_s),
+        timestamp_s=seconds_of(said.get(_TIMESTAMP), written_s),
         deliveries=deliveries,
     )
 
@@ -99,10 +99,3 @@ def _headers(said: Mapping[str, str]) -> tuple[Header, ...]:
         for name, value in said.items()
         if not name.lower().startswith(_OURS)
     )
-
-
-def _number(said: str | None, default: float) -> float:
-    try:
-        return default if said is None else float(said)
-    except ValueError:
-        return default

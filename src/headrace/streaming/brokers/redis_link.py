@@ -25,7 +25,7 @@ from headrace.core import (
     UnsupportedError,
 )
 from headrace.streaming.brokers.checks import shown
-from headrace.streaming.records import NewRecord, Place, Record
+from headrace.streaming.records import NewRecord, Place, Record, seconds_of
 
 Argument = bytes | str | int
 TIMEOUT_S: Final = 5.0
@@ -218,7 +218,7 @@ def record_of(place: Place, entry_id: bytes, fields: Fields, *, deliveries: int 
         elif name == _KEY:
             key = said
         elif name == _TIMESTAMP:
-            timestamp_s = _number(said, timestamp_s)
+            timestamp_s = seconds_of(said, timestamp_s)
         elif name != _NOTHING:
             header = name.removeprefix(_HEADER)
             headers.append((header.decode("utf-8", "surrogateescape"), said))
@@ -233,13 +233,6 @@ def record_of(place: Place, entry_id: bytes, fields: Fields, *, deliveries: int 
         timestamp_s=timestamp_s,
         deliveries=deliveries,
     )
-
-
-def _number(said: bytes, default: float) -> float:
-    try:
-        return float(said)
-    except ValueError:
-        return default
 
 
 _MOST_FIELDS: Final = 2000  # names and values; the server's Lua takes less than 8000 arguments

@@ -84,7 +84,8 @@ class RedisReader:
             if not most or not places or self._is_closed:
                 continue
             try:
-                self._read(min(most, self._fits()), places)
+                fits = max(int(_MOST_BYTES / max(self._record_bytes, 1)), 1)
+                self._read(min(most, fits), places)
             except HeadraceError as error:
                 self._go.clear()
                 self.error = error
@@ -108,9 +109,6 @@ class RedisReader:
                 size = sum(map(len, fields))
                 self._record_bytes += (size - self._record_bytes) / 8
         return found
-
-    def _fits(self) -> int:
-        return max(int(_MOST_BYTES / max(self._record_bytes, 1)), 1)
 
 
 _BEATS: Final = 3  # signs of life within the time after which a member counts as dead

@@ -55,12 +55,11 @@ class Fields:
     typed: bool = False
 
 
-class Format(Protocol):
-    """Reads and writes one kind of value. Used by several threads at once.
+class ValueReader(Protocol):
+    """Reads one kind of value. Used by several threads at once.
 
-    Its module has `make_format(settings: StreamFormatSpec, layout: Layout) -> Format`. It is called
-    twice: for what is read, with a layout without `outputs` and `answered`, and for what is
-    written, with one that has nothing else; the two may be different formats.
+    The module of a format has `make_reader(settings: StreamFormatSpec, layout: Layout)` and
+    `make_writer` with the same arguments; a layout of one way has nothing of the other.
     """
 
     def decode(self, records: Sequence[Record]) -> Fields:
@@ -71,6 +70,10 @@ class Format(Protocol):
         Raises:
             HeadraceError: What stands in the way of every record, such as a registry that is away.
         """
+
+
+class ValueWriter(Protocol):
+    """Writes one kind of value. Used by several threads at once."""
 
     def encode(self, columns: Mapping[str, Column], rows: int) -> list[bytes]:
         """The values of answers.

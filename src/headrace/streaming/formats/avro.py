@@ -254,7 +254,7 @@ class AvroReader:
             self._reader(self._target)  # refused now if it has not got the fields
 
     def decode(self, records: Sequence[Record]) -> Fields:
-        """As `Format.decode`.
+        """As `ValueReader.decode`.
 
         Raises:
             UnavailableError: The registry does not tell a schema now.
@@ -340,7 +340,7 @@ class AvroWriter:
                 raise
 
     def encode(self, columns: Mapping[str, Column], rows: int) -> list[bytes]:
-        """As `Format.encode`.
+        """As `ValueWriter.encode`.
 
         Raises:
             UnavailableError: The registry was not there yet, or does not have the schema.
@@ -406,32 +406,21 @@ def _from_registry(registry: SchemaRegistry, schema: Schema) -> AvroSchema:
     return read_schema(schema.text, {name: other.text for name, other in others.items()})
 
 
-def make_format(
+def make_reader(
     settings: StreamFormatSpec, layout: Layout, registry: SchemaRegistry | None = None
-) -> "AvroFormat":
-    """The format `avro`; `registry` is the one that the options name unless a test says else."""
+) -> AvroReader:
+    """What reads Avro; `registry` is the one that the options name unless a test says else."""
     options = read_options("avro", settings.options, _PROTOBUF_ONLY)
     if registry is None and options.registry:
         registry = SchemaRegistry(options)
-    return AvroFormat(options, layout, registry)
+    return AvroReader(options, layout, registry)
 
 
-class AvroFormat:
-    """The format `avro`: one of both ways, as the layout says."""
-
-    def __init__(
-        self, options: SchemaOptions, layout: Layout, registry: SchemaRegistry | None
-    ) -> None:
-        writes = bool(layout.outputs or layout.answered)
-        self._writer = AvroWriter(options, layout, registry) if writes else None
-        self._reader = None if writes else AvroReader(options, layout, registry)
-
-    def decode(self, records: Sequence[Record]) -> Fields:
-        """As `Format.decode`."""
-        assert self._reader is not None
-        return self._reader.decode(records)
-
-    def encode(self, columns: Mapping[str, Column], rows: int) -> list[bytes]:
-        """As `Format.encode`."""
-        assert self._writer is not None
-        return self._writer.encode(columns, rows)
+def make_writer(
+    settings: StreamFormatSpec, layout: Layout, registry: SchemaRegistry | None = None
+) -> AvroWriter:
+    """What writes Avro; `registry` as of `make_reader`."""
+    options = read_options("avro", settings.options, _PROTOBUF_ONLY)
+    if registry is None and options.registry:
+        registry = SchemaRegistry(options)
+    return AvroWriter(options, layout, registry)

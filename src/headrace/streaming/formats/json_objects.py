@@ -60,7 +60,7 @@ class JsonObjects:
         self._answer = [*layout.answered, *(spec.name for spec in layout.outputs)]
 
     def decode(self, records: Sequence[Record]) -> Fields:
-        """As `Format.decode`; types are checked, ranges and nulls of floats are not."""
+        """As `ValueReader.decode`; types are checked, ranges and nulls of floats are not."""
         rows: list[Any] = []
         errors: dict[int, HeadraceError] = {}
         is_typed = True
@@ -100,7 +100,7 @@ class JsonObjects:
         return Fields(columns=columns, errors=errors, typed=is_typed)
 
     def encode(self, columns: Mapping[str, Column], rows: int) -> list[bytes]:
-        """As `Format.encode`."""
+        """As `ValueWriter.encode`."""
         if not self._answer:
             return [b"{}"] * rows
         texts, depths = [], []
@@ -192,6 +192,9 @@ def _value_type(spec: FieldSpec, *, is_loose: bool) -> Any:  # noqa: ANN401  # a
     return value | scalar if is_column else value
 
 
-def make_format(_: StreamFormatSpec, layout: Layout) -> JsonObjects:
-    """The format `json`."""
+def make_reader(_: StreamFormatSpec, layout: Layout) -> JsonObjects:
+    """The format `json`, which one class reads and writes."""
     return JsonObjects(layout)
+
+
+make_writer = make_reader

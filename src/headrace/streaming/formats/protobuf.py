@@ -231,7 +231,7 @@ class ProtobufReader:
             raise InvalidArgumentError(msg)
 
     def decode(self, records: Sequence[Record]) -> Fields:
-        """As `Format.decode`.
+        """As `ValueReader.decode`.
 
         Raises:
             UnavailableError: The registry does not tell a schema now.
@@ -346,7 +346,7 @@ class ProtobufWriter:
                 raise
 
     def encode(self, columns: Mapping[str, Column], rows: int) -> list[bytes]:
-        """As `Format.encode`.
+        """As `ValueWriter.encode`.
 
         Raises:
             UnavailableError: The registry was not there yet, or does not have the schema.
@@ -390,37 +390,31 @@ class ProtobufWriter:
         return MessageWriter(descriptor, self._layout, self._options.names, begin)
 
 
-class ProtobufFormat:
-    """The format `protobuf`: one of both ways, as the layout says."""
-
-    def __init__(
-        self, options: SchemaOptions, layout: Layout, registry: SchemaRegistry | None
-    ) -> None:
-        writes = bool(layout.outputs or layout.answered)
-        self._writer = ProtobufWriter(options, layout, registry) if writes else None
-        self._reader = None if writes else ProtobufReader(options, layout, registry)
-
-    def decode(self, records: Sequence[Record]) -> Fields:
-        """As `Format.decode`."""
-        assert self._reader is not None
-        return self._reader.decode(records)
-
-    def encode(self, columns: Mapping[str, Column], rows: int) -> list[bytes]:
-        """As `Format.encode`."""
-        assert self._writer is not None
-        return self._writer.encode(columns, rows)
-
-
-def make_format(
+def make_reader(
     settings: StreamFormatSpec, layout: Layout, registry: SchemaRegistry | None = None
-) -> ProtobufFormat:
-    """The format `protobuf`; `registry` is the one that options name unless a test says else."""
+) -> ProtobufReader:
+    """What reads Protobuf; `registry` is the one that options name unless a test says else."""
+    options = _options(settings)
+    if registry is None and options.registry:
+        registry = SchemaRegistry(options)
+    return ProtobufReader(options, layout, registry)
+
+
+def make_writer(
+    settings: StreamFormatSpec, layout: Layout, registry: SchemaRegistry | None = None
+) -> ProtobufWriter:
+    """What writes Protobuf; `registry` as of `make_reader`."""
+    options = _options(settings)
+    if registry is None and options.registry:
+        registry = SchemaRegistry(options)
+    return ProtobufWriter(options, layout, registry)
+
+
+def _options(settings: StreamFormatSpec) -> SchemaOptions:
     options = read_options("protobuf", settings.options, _AVRO_ONLY)
     if options.schema_file:
         raise InvalidArgumentError(f"options.schema_file of the format protobuf: {COMPILE}")
-    if registry is None and options.registry:
-        registry = SchemaRegistry(options)
-    return ProtobufFormat(options, layout, registry)
+    return options
 
 
 def _given_file(options: SchemaOptions) -> ProtoFile | None:

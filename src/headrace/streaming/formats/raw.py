@@ -42,7 +42,7 @@ class RawTensors:
         self._fixed = int(np.prod([size for size in shape if size != -1], dtype=np.int64))
 
     def decode(self, records: Sequence[Record]) -> Fields:
-        """As `Format.decode`; one copy of all the bytes where records are of one size."""
+        """As `ValueReader.decode`; one copy of all the bytes where records are of one size."""
         errors: dict[int, HeadraceError] = {}
         values: list[bytes] = []
         for place, record in enumerate(records):
@@ -57,7 +57,7 @@ class RawTensors:
         return Fields(columns={self._input.name: column}, errors=errors, typed=True)
 
     def encode(self, columns: Mapping[str, Column], rows: int) -> list[bytes]:
-        """As `Format.encode`."""
+        """As `ValueWriter.encode`."""
         array = columns[self._output.name]
         assert isinstance(array, np.ndarray)
         if array.dtype.kind in "OSU":
@@ -116,6 +116,9 @@ def _element(name: str, row: Array) -> bytes:
     return element if isinstance(element, bytes) else str(element).encode()
 
 
-def make_format(_: StreamFormatSpec, layout: Layout) -> RawTensors:
-    """The format `raw`."""
+def make_reader(_: StreamFormatSpec, layout: Layout) -> RawTensors:
+    """The format `raw`, which one class reads and writes."""
     return RawTensors(layout)
+
+
+make_writer = make_reader

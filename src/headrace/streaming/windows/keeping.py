@@ -16,7 +16,7 @@ from headrace.core import Clock, ConflictError, HeadraceError, UnsupportedError
 from headrace.core.spec_stream_parts import StreamWindowsSpec
 from headrace.streaming.broker import Broker, Start
 from headrace.streaming.codec import Added
-from headrace.streaming.codecs import make_format
+from headrace.streaming.codecs import make_reader
 from headrace.streaming.exposition import WindowCounters
 from headrace.streaming.formats import Layout
 from headrace.streaming.records import Place, Record
@@ -318,7 +318,7 @@ def make_events(settings: StreamSettings, plan: Plan) -> Events:
     assert settings.windows is not None
     names = fields_of(settings.windows)
     layout = Layout(inputs=(), outputs=(), passed=names)
-    reads = make_format(settings.format, layout) if names else None
+    reads = make_reader(settings.format, layout) if names else None
     return Events(settings.windows, plan, reads)
 
 

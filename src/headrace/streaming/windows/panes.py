@@ -16,7 +16,7 @@ import msgspec
 
 from headrace.core import HeadraceError, InvalidArgumentError
 from headrace.core.spec_stream_parts import Function, StreamWindowsSpec
-from headrace.streaming.formats import Column, Format
+from headrace.streaming.formats import Column, ValueReader
 from headrace.streaming.records import LAST_S, Record, unix_time
 from headrace.streaming.windows.settings import microseconds, pane_us
 
@@ -190,7 +190,7 @@ class Event(NamedTuple):
 class Events:
     """Makes events of records."""
 
-    def __init__(self, settings: StreamWindowsSpec, plan: Plan, reads: Format | None) -> None:
+    def __init__(self, settings: StreamWindowsSpec, plan: Plan, reads: ValueReader | None) -> None:
         self._time = settings.time
         self._ahead_s = settings.ahead_s
         self._plan = plan

@@ -114,3 +114,14 @@ def serialized(file: Any) -> str:  # noqa: ANN401  # as above
 def descriptor_set(*files: Any) -> bytes:  # noqa: ANN401  # as above
     content: bytes = FileDescriptorSet(file=files).SerializeToString()
     return content
+
+
+def open_format(
+    module: Any,  # noqa: ANN401  # of a format
+    how: StreamFormatSpec,
+    layout: Layout,
+    registry: SchemaRegistry | None = None,
+) -> Any:  # noqa: ANN401  # a reader or a writer
+    """What the layout asks a format for."""
+    is_written = layout.outputs or layout.answered
+    return (module.make_writer if is_written else module.make_reader)(how, layout, registry)

@@ -15,8 +15,7 @@ from headrace.core import (
     UnavailableError,
 )
 from headrace.core.spec_stream_parts import FormatKind
-from headrace.streaming.formats import Layout
-from headrace.streaming.formats.avro import AvroFormat, make_format
+from headrace.streaming.formats import Layout, avro
 from headrace.streaming.formats.registry import head
 from tests.schema_registries import Registry
 from tests.unit.streaming.formats.rows import (
@@ -24,6 +23,7 @@ from tests.unit.streaming.formats.rows import (
     avro_bytes,
     avro_record,
     client,
+    open_format,
     reads,
     record,
     settings,
@@ -36,14 +36,16 @@ NULLABLE = ["null", "float"]
 HOME = avro_record(("zip", "string"), name="H")
 
 
-def of_registry(registry: Registry, layout: Layout, **options: Any) -> AvroFormat:  # noqa: ANN401  # as they are
-    return make_format(settings(FormatKind.AVRO, registry=URL, **options), layout, client(registry))
+def of_registry(registry: Registry, layout: Layout, **options: Any) -> Any:  # noqa: ANN401  # as they are
+    return open_format(
+        avro, settings(FormatKind.AVRO, registry=URL, **options), layout, client(registry)
+    )
 
 
-def of_file(path: Path, schema: object, layout: Layout, **options: Any) -> AvroFormat:  # noqa: ANN401  # as they are
+def of_file(path: Path, schema: object, layout: Layout, **options: Any) -> Any:  # noqa: ANN401  # as they are
     file = path / "schema.avsc"
     file.write_text(json.dumps(schema))
-    return make_format(settings(FormatKind.AVRO, schema_file=str(file), **options), layout)
+    return open_format(avro, settings(FormatKind.AVRO, schema_file=str(file), **options), layout)
 
 
 def read_back(schema: str, value: bytes) -> Any:  # noqa: ANN401  # a record
@@ -324,7 +326,8 @@ def test_answers_wait_for_a_registry_that_is_away_at_the_start() -> None:
     with pytest.raises(UnavailableError, match="register the answers' schema"):
         write.encode(columns, 1)
     registry.add("out-value", avro_record(("p", "float")))
-    waiting = make_format(
+    waiting = open_format(
+        avro,
         settings(FormatKind.AVRO, registry=URL, subject="out-value"),
         writes(spec("p")),
         client(registry),
@@ -374,12 +377,12 @@ def test_answer_that_is_not_as_the_schema_says_is_refused(tmp_path: Path) -> Non
 
 def test_two_answers_are_not_called_the_same() -> None:
     with pytest.raises(InvalidArgumentError, match=r"both 'a\.b' and 'a/b' 'a_b'"):
-        make_format(settings(FormatKind.AVRO), writes(spec("a.b"), spec("a/b")))
+        open_format(avro, settings(FormatKind.AVRO), writes(spec("a.b"), spec("a/b")))
 
 
 def test_schema_is_needed_to_read_and_a_subject_to_write() -> None:
     with pytest.raises(InvalidArgumentError, match=r"options\.registry or options\.schema_file"):
-        make_format(settings(FormatKind.AVRO), reads(spec("x")))
+        open_format(avro, settings(FormatKind.AVRO), reads(spec("x")))
     with pytest.raises(InvalidArgumentError, match=r"options\.subject"):
         of_registry(Registry(), writes(spec("x")))
 
@@ -389,4 +392,4 @@ def test_file_that_is_no_schema_is_named(tmp_path: Path) -> None:
     file.write_text("{")
 
     with pytest.raises(InvalidArgumentError, match=r"schema_file: '.*bad\.avsc': the Avro schema"):
-        make_format(settings(FormatKind.AVRO, schema_file=str(file)), reads(spec("x")))
+        open_format(avro, settings(FormatKind.AVRO, schema_file=str(file)), reads(spec("x")))

@@ -14,9 +14,8 @@ from headrace.core import (
     UnavailableError,
 )
 from headrace.core.spec_stream_parts import FormatKind
-from headrace.streaming.formats import Layout
+from headrace.streaming.formats import Layout, protobuf
 from headrace.streaming.formats.proto_rows import from_descriptor, message_class
-from headrace.streaming.formats.protobuf import ProtobufFormat, make_format
 from headrace.streaming.formats.registry import message_head
 from tests.schema_registries import Registry
 from tests.unit.streaming.formats.rows import (
@@ -24,6 +23,7 @@ from tests.unit.streaming.formats.rows import (
     array,
     client,
     descriptor_set,
+    open_format,
     proto,
     reads,
     record,
@@ -69,17 +69,17 @@ CLICK = message_class(FILE.at((0,)))
 OTHER = message_class(FILE.at((1,)))
 
 
-def of_registry(registry: Registry, layout: Layout, **options: Any) -> ProtobufFormat:  # noqa: ANN401  # as they are
-    return make_format(
-        settings(FormatKind.PROTOBUF, registry=URL, **options), layout, client(registry)
+def of_registry(registry: Registry, layout: Layout, **options: Any) -> Any:  # noqa: ANN401  # as they are
+    return open_format(
+        protobuf, settings(FormatKind.PROTOBUF, registry=URL, **options), layout, client(registry)
     )
 
 
-def of_file(path: Path, file: Any, layout: Layout, **options: Any) -> ProtobufFormat:  # noqa: ANN401  # as they are
+def of_file(path: Path, file: Any, layout: Layout, **options: Any) -> Any:  # noqa: ANN401  # as they are
     target = path / "schema.pb"
     target.write_bytes(descriptor_set(file))
     options["descriptor_file"] = str(target)
-    return make_format(settings(FormatKind.PROTOBUF, **options), layout)
+    return open_format(protobuf, settings(FormatKind.PROTOBUF, **options), layout)
 
 
 def click(number: int, **fields: Any) -> bytes:  # noqa: ANN401  # as they are
@@ -252,8 +252,10 @@ def test_registry_that_gives_text_is_refused_unless_a_descriptor_set_is_given(
 
 def test_text_of_a_proto_file_is_refused_with_the_command_that_compiles_it(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgumentError, match=r"buf build -o schema\.pb.*descriptor_file"):
-        make_format(
-            settings(FormatKind.PROTOBUF, schema_file=str(tmp_path / "a.proto")), reads(spec("x"))
+        open_format(
+            protobuf,
+            settings(FormatKind.PROTOBUF, schema_file=str(tmp_path / "a.proto")),
+            reads(spec("x")),
         )
 
 
@@ -287,7 +289,7 @@ def test_descriptor_file_says_how_records_are_read(tmp_path: Path) -> None:
     path.write_bytes(descriptor_set(SHOP, proto(name="alone.proto", Alone=[])))
     layout = reads(spec("x"))
     options = {"descriptor_file": str(path), "message": "shop.Other"}
-    plain = make_format(settings(FormatKind.PROTOBUF, **options), layout)
+    plain = open_format(protobuf, settings(FormatKind.PROTOBUF, **options), layout)
     framed = of_registry(Registry(), layout, **options)
     value = OTHER(x=0.5).SerializeToString()
 
@@ -314,7 +316,7 @@ def test_descriptor_file_without_the_message_is_refused(
     options = {"descriptor_file": str(path), "message": message}
 
     with pytest.raises(InvalidArgumentError, match=why):
-        make_format(settings(FormatKind.PROTOBUF, **options), reads(spec("x")))
+        open_format(protobuf, settings(FormatKind.PROTOBUF, **options), reads(spec("x")))
 
 
 def test_answers_have_a_schema_made_of_the_outputs() -> None:
@@ -354,7 +356,7 @@ def test_answers_have_a_schema_made_of_the_outputs() -> None:
 
 def test_type_of_what_is_passed_on_has_to_be_known() -> None:
     with pytest.raises(InvalidArgumentError, match=r"'id' .* name it in options\.types"):
-        make_format(settings(FormatKind.PROTOBUF), writes(spec("p"), answered=["id"]))
+        open_format(protobuf, settings(FormatKind.PROTOBUF), writes(spec("p"), answered=["id"]))
 
 
 def test_newest_schema_of_the_subject_is_written_if_none_is_given() -> None:
@@ -445,6 +447,6 @@ def test_schema_is_needed_to_read_and_a_subject_to_write() -> None:
     with pytest.raises(
         InvalidArgumentError, match=r"options\.registry, or options\.descriptor_file"
     ):
-        make_format(settings(FormatKind.PROTOBUF), reads(spec("x")))
+        open_format(protobuf, settings(FormatKind.PROTOBUF), reads(spec("x")))
     with pytest.raises(InvalidArgumentError, match=r"options\.subject"):
         of_registry(Registry(), writes(spec("x")))

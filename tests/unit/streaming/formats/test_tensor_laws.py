@@ -49,8 +49,8 @@ def test_tensors_come_back(kind: FormatKind, data: st.DataObject, rows: int) -> 
     ]
     registry = Registry()
     how = settings(kind, registry="http://registry", subject="out-value", register=True)
-    write = MODULES[kind].make_format(how, writes(*specs), client(registry))
-    read = MODULES[kind].make_format(how, reads(*specs), client(registry))
+    write = MODULES[kind].make_writer(how, writes(*specs), client(registry))
+    read = MODULES[kind].make_reader(how, reads(*specs), client(registry))
     signature = ModelSignature(
         inputs=tuple(
             TensorSpec(name=one.name, datatype=one.datatype, shape=(-1, *one.shape))

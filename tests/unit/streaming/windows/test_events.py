@@ -14,7 +14,7 @@ from headrace.core.spec_stream_parts import (
     StreamWindowsSpec,
 )
 from headrace.streaming.formats import Fields, Layout
-from headrace.streaming.formats.json_objects import make_format
+from headrace.streaming.formats.json_objects import make_reader
 from headrace.streaming.records import Record
 from headrace.streaming.windows.panes import Event, Events, fields_of, plan_windows
 from tests.unit.streaming.parts import record
@@ -27,7 +27,7 @@ COUNT = StreamWindowSpec(name="n", size_s=10)
 def events(told: StreamWindowsSpec, *records: Record) -> list[Event | HeadraceError | None]:
     names = fields_of(told)
     layout = Layout(inputs=(), outputs=(), passed=names)
-    reads = make_format(StreamFormatSpec(), layout) if names else None
+    reads = make_reader(StreamFormatSpec(), layout) if names else None
     return Events(told, plan_windows(told), reads).of(records, now_s=NOW_S)
 
 

@@ -1,0 +1,179 @@
+"""Records under way: intake, batches in order, and tries again."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace.core import (
+    InvalidArgumentError,
+    OverloadedError,
+    PayloadTooLargeError,
+    RuntimeFailedError,
+    UnavailableError,
+)
+from headrace.core.spec_stream_parts import StreamErrorsSpec
+from headrace.streaming.in_flight import MAX_BYTES, Intake, may_pass, retry_at
+from headrace.streaming.pump import HOLD_AFTER_S, Holding
+from headrace.streaming.records import Place, Record
+
+
+def some(count: int, *, first: int = 0, partition: int = 0) -> list[Record]:
+    place = Place("in", partition)
+    return [Record(place=place, offset=first + at, key=None, value=b"") for at in range(count)]
+
+
+def test_nothing_that_waits_is_never_due() -> None:
+    assert Intake(max_batch_size=4, max_delay_s=1.0).due_at(is_free=True) is None
+
+
+def test_a_batch_is_due_when_its_oldest_record_has_waited() -> None:
+    intake = Intake(max_batch_size=4, max_delay_s=1.0)
+    intake.put(some(1), 10.0)
+    intake.put(some(1, first=1), 10.5)
+
+    assert intake.due_at(is_free=True) == 11.0
+    assert intake.due_at(is_free=False) is None
+
+
+def test_a_full_batch_is_due_though_the_model_is_busy() -> None:
+    intake = Intake(max_batch_size=2, max_delay_s=1.0)
+    intake.put(some(2), 10.0)
+
+    assert intake.due_at(is_free=False) == 10.0
+
+
+def test_what_is_left_behind_waits_from_when_it_came() -> None:
+    intake = Intake(max_batch_size=2, max_delay_s=1.0)
+    intake.put(some(1), 10.0)
+    intake.put(some(2, first=1), 10.5)
+    intake.take()
+
+    assert intake.due_at(is_free=True) == 11.5
+
+
+def test_places_that_went_are_dropped_and_others_keep_their_order() -> None:
+    intake = Intake(max_batch_size=9, max_delay_s=1.0)
+    intake.put([*some(2), *some(1, partition=1)], 10.0)
+    intake.put(some(2, first=2), 11.0)
+    intake.put(some(1, first=1, partition=1), 12.0)
+    intake.drop({Place("in", 0)})
+
+    assert intake.due_at(is_free=True) == 11.0
+    assert [record.offset for record in intake.take()] == [0, 1]
+
+
+def test_few_large_records_leave_no_room_for_more() -> None:
+    intake = Intake(max_batch_size=256, max_delay_s=0.0)
+    large = Record(place=Place("in", 0), offset=0, key=None, value=bytes(MAX_BYTES))
+    none = Record(place=Place("in", 1), offset=0, key=None, value=None)
+    intake.put([large, none], 0.0)
+    full = intake.room
+    intake.drop({Place("in", 0)})
+    dropped = intake.room
+    intake.put([large], 0.0)
+    intake.take()
+
+    assert (full, dropped, intake.room) == (0, 511, 512)
+
+
+@given(
+    steps=st.lists(st.integers(-1, 9), max_size=40),
+    most=st.integers(1, 5),
+)
+def test_it_loses_repeats_and_reorders_nothing_and_keeps_its_size(
+    steps: list[int], most: int
+) -> None:
+    intake = Intake(max_batch_size=most, max_delay_s=0.0)
+    put = taken = 0
+    for now, step in enumerate(steps):
+        if step < 0:
+            batch = intake.take()
+            assert [record.offset for record in batch] == list(range(taken, taken + len(batch)))
+            assert len(batch) == min(most, put - taken)
+            taken += len(batch)
+        else:
+            count = min(step, intake.room)
+            intake.put(some(count, first=put), float(now))
+            put += count
+        assert len(intake) == put - taken <= 2 * most
+        assert (intake.due_at(is_free=True) is None) == (len(intake) == 0)
+
+
+A, B = Place("in", 0), Place("in", 1)
+
+
+def change(
+    holding: Holding, now: float, *, has_room: bool, is_paused: bool = False
+) -> tuple[list[Place], list[Place]]:
+    return holding.change({A, B}, has_room=has_room, is_paused=is_paused, now=now)
+
+
+def test_what_is_full_for_a_moment_is_not_paused() -> None:
+    holding = Holding()
+
+    assert change(holding, 1.0, has_room=False) == ([], [])
+    assert holding.due_at() == 1.0 + HOLD_AFTER_S
+    assert change(holding, 1.05, has_room=True) == ([], [])
+    assert holding.due_at() is None
+    assert change(holding, 1.0 + HOLD_AFTER_S, has_room=False) == ([], [])
+
+
+def test_what_stays_full_is_paused_once_and_resumed_once() -> None:
+    holding = Holding()
+    change(holding, 1.0, has_room=False)
+
+    assert change(holding, 1.0 + HOLD_AFTER_S, has_room=False) == ([A, B], [])
+    assert change(holding, 2.0, has_room=False) == ([], [])
+    assert change(holding, 3.0, has_room=True) == ([], [A, B])
+    assert change(holding, 4.0, has_room=True) == ([], [])
+
+
+def test_who_is_told_to_pause_does_so_at_once() -> None:
+    assert change(Holding(), 1.0, has_room=False, is_paused=True) == ([A, B], [])
+
+
+def test_a_place_that_comes_back_is_told_again_either_way() -> None:
+    holding = Holding()
+    change(holding, 1.0, has_room=False, is_paused=True)
+    holding.gone([A])
+    holding.gained([A])
+    again = change(holding, 2.0, has_room=False, is_paused=True)
+    holding.gone([B])
+    holding.gained([B])
+    resumed = change(holding, 3.0, has_room=True)
+
+    assert again == ([A], [])
+    assert resumed == ([], [A, B])
+
+
+PATIENT = StreamErrorsSpec(first_delay_s=0.1, max_delay_s=2.0, retry_for_s=None)
+
+
+@given(
+    tries=st.integers(1, 10_000),
+    chance=st.floats(0, 1, exclude_max=True),
+    asked_s=st.none() | st.floats(0, 100),
+)
+def test_pauses_stay_within_their_bounds(tries: int, chance: float, asked_s: float | None) -> None:
+    again = retry_at(PATIENT, tries=tries, since=0.0, now=50.0, chance=chance, asked_s=asked_s)
+
+    assert again is not None
+    assert 50.05 <= again <= 52.0
+
+
+def test_who_fails_may_ask_for_a_longer_pause() -> None:
+    assert retry_at(PATIENT, tries=1, since=0.0, now=0.0, chance=0.0, asked_s=1.5) == 1.5
+
+
+def test_the_last_try_is_at_the_end_of_the_time() -> None:
+    bounded = StreamErrorsSpec(first_delay_s=1.0, max_delay_s=8.0, retry_for_s=10.0)
+
+    assert retry_at(bounded, tries=4, since=0.0, now=7.0, chance=1.0) == 10.0
+    assert retry_at(bounded, tries=5, since=0.0, now=10.0, chance=1.0) is None
+
+
+def test_what_is_away_or_overloaded_may_pass_and_what_is_wrong_may_not() -> None:
+    assert may_pass(UnavailableError("x"))
+    assert may_pass(OverloadedError("x", retry_after_s=1.0))
+    assert not may_pass(PayloadTooLargeError(limit_bytes=1))
+    assert not may_pass(InvalidArgumentError("x"))
+    assert not may_pass(RuntimeFailedError("x"))
