@@ -3,9 +3,10 @@
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Annotated, Any, Final
 
 import typer
+from rich.text import Text
 
 from headrace.cli.options import (
     CommandGroup,
@@ -14,11 +15,17 @@ from headrace.cli.options import (
     ShowByDefault,
     span_s,
 )
-from headrace.cli.output import FAILED, say, table, write_json
+from headrace.cli.output import (
+    FAILED,
+    Column,
+    clock_column,
+    clock_text,
+    say,
+    show_document,
+    table,
+    write_json,
+)
 from headrace.core.text import measure_text
-
-if TYPE_CHECKING:
-    from rich.text import Text
 
 _STYLES: Final = {"firing": "bold red", "pending": "yellow", "resolved": "green"}
 _TEST_TIMEOUT_S: Final = 300.0
@@ -78,7 +85,7 @@ def silence(
     until: Annotated[
         str,
         typer.Option(
-            help="Or its end: 2026-11-25T18:00, in this machine's time zone if none is named.",
+            help="Or its end: 2026-11-25T18:00, in this machine's time zone if none is named."
         ),
     ] = "",
     comment: Annotated[str, typer.Option(help="Why, for others.")] = "",
@@ -96,8 +103,6 @@ def silence(
 
         headrace alerts silence --severity ticket --until 2026-11-30T08:00
     """
-    from headrace.cli.rollout.view import clock_text
-
     body: dict[str, Any] = {
         "alert": alert,
         "endpoint": endpoint,
@@ -116,26 +121,15 @@ def silence(
 @app.command()
 def silences(*, json: Json = False, plane: ControlPlane) -> None:
     """List the silences that have not ended."""
-    from headrace.cli.output import show
-    from headrace.cli.rollout.view import clock_text
-
     listed = plane.connect().get("/api/v1/silences")["silences"]
-    if json:
-        write_json(listed)
-    elif not listed:
-        say("there are no silences")
-    else:
-        rows = [
-            (
-                silence["id"],
-                _about(silence),
-                clock_text(silence["ends"]),
-                silence["created_by"],
-                silence["comment"],
-            )
-            for silence in listed
-        ]
-        show(table(rows, "silence", "of", "ends", "by", "comment"))
+    columns: dict[str, Column] = {
+        "silence": "id",
+        "of": _about,
+        "ends": clock_column("ends"),
+        "by": "created_by",
+        "comment": "comment",
+    }
+    show_document(listed, listed, columns, json=json, empty="there are no silences")
 
 
 @app.command()
@@ -166,24 +160,16 @@ def send_test(
 
         headrace alerts test on-call
     """
-    from headrace.cli.output import show
-
     api = plane.connect()
     answer = api.post("/api/v1/alerts/test", {"receiver": receiver}, timeout_s=_TEST_TIMEOUT_S)
     deliveries = answer["deliveries"]
-    if json:
-        write_json(deliveries)
-    else:
-        rows = [
-            (
-                delivery["receiver"],
-                "taken" if delivery["ok"] else "failed",
-                f"{delivery['seconds']:.2f} s",
-                delivery["answer"],
-            )
-            for delivery in deliveries
-        ]
-        show(table(rows, "receiver", "message", "time", "answer"))
+    columns: dict[str, Column] = {
+        "receiver": "receiver",
+        "message": lambda delivery: "taken" if delivery["ok"] else "failed",
+        "time": lambda delivery: f"{delivery['seconds']:.2f} s",
+        "answer": "answer",
+    }
+    show_document(deliveries, deliveries, columns, json=json)
     if not all(delivery["ok"] for delivery in deliveries):
         raise typer.Exit(FAILED)
 
@@ -230,9 +216,6 @@ def _show(alerts: list[dict[str, Any]], about: str) -> None:
 
 
 def _row(alert: dict[str, Any]) -> "list[str | Text]":
-    from rich.text import Text
-
-    from headrace.cli.rollout.view import clock_text
 
     unit = alert["unit"]
     value, threshold = (measure_text(alert[key], unit) for key in ("value", "threshold"))

@@ -1,8 +1,4 @@
-"""The command `headrace`: its commands by group, and the edge where errors become exit statuses.
-
-The root loads a command's module when the command is called, so that `headrace --help` and each
-command start fast.
-"""
+"""The command `headrace`: its commands by group, its reference page, and its exit statuses."""
 
 import itertools
 import sys
@@ -21,11 +17,10 @@ from headrace.cli.output import EXIT_CODES, INTERRUPTED, report
 
 _DEBUG = "--debug"
 _TOKEN, _TOKEN_FILE, _CA_FILE = "--token", "--token-file", "--ca-file"
-
 _COMMANDS: Final = {
     "Run": {
         "up": ("up.up:up", "Serve models: start gateway, replicas and control plane."),
-        "down": ("up.down:down", "Drain and stop gateway, replicas and control plane."),
+        "down": ("up.home:down", "Drain and stop gateway, replicas and control plane."),
         "apply": ("spec:apply", "Apply a spec file to the running system."),
         "diff": ("spec:diff", "Show what `apply` would change."),
         "scale": ("spec:scale", "Change the number of an endpoint's replicas."),
@@ -33,11 +28,14 @@ _COMMANDS: Final = {
         "rollout": ("rollout.commands:app", "Shift traffic to a new version step by step."),
         "batch": ("batch.commands:app", "Run a model over a data set; control jobs of the spec."),
         "stream": ("stream.commands:app", "Score the records of a log; control streams."),
-        "backup": ("backup:backup", "Write a home to one file."),
-        "restore": ("backup:restore", "Make a new home of a backup."),
-        "serve": ("serve:serve", "Run one replica alone, without gateway and supervision."),
-        "gateway": ("gateway:gateway", "Run a gateway for a control plane on another host."),
-        "control": ("up.control:control", "Run a control plane in the foreground, for containers."),
+        "backup": ("up.home:backup", "Write a home to one file."),
+        "restore": ("up.home:restore", "Make a new home of a backup."),
+        "serve": ("up.foreground:serve", "Run one replica alone, without gateway and supervision."),
+        "gateway": ("up.foreground:gateway", "Run a gateway for a control plane on another host."),
+        "control": (
+            "up.foreground:control",
+            "Run a control plane in the foreground, for containers.",
+        ),
     },
     "Look": {
         "infer": ("infer:infer", "Send rows to an endpoint and print the answer."),
@@ -45,7 +43,7 @@ _COMMANDS: Final = {
         "status": ("status:status", "Show endpoints, streams, jobs and addresses."),
         "top": ("top:top", "Show requests, errors and latency of all endpoints, live."),
         "diagram": ("audit:diagram", "Draw the running system."),
-        "logs": ("logs:logs", "Print log lines of all processes."),
+        "logs": ("events:logs", "Print log lines of all processes."),
         "events": ("events:events", "Print changes, rollouts, scaling and failures."),
         "payloads": ("events:payloads", "Show an endpoint's logged requests and answers."),
         "profile": ("profile.commands:profile", "Measure a model and recommend how to serve it."),
@@ -68,14 +66,13 @@ _COMMANDS: Final = {
         "version": ("app:version", "Print versions for a bug report."),
     },
     "Access": {
-        "users": ("access.users:app", "Manage users and service accounts."),
-        "keys": ("access.keys:app", "Manage API keys of callers."),
-        "tokens": ("access.tokens:app", "Manage tokens of the management API."),
+        "users": ("access.credentials:users_app", "Manage users and service accounts."),
+        "keys": ("access.credentials:keys_app", "Manage API keys of callers."),
+        "tokens": ("access.credentials:tokens_app", "Manage tokens of the management API."),
         "trail": ("access.trail:app", "Show and verify who changed what."),
     },
 }
 """Commands and groups by section of the help: where each is defined, and its line there."""
-
 _ALIASES: Final = {"token": "tokens"}
 
 
@@ -164,11 +161,7 @@ def root(
     ] = "",
     token_file: Annotated[
         Path | None,
-        typer.Option(
-            _TOKEN_FILE,
-            envvar="HEADRACE_TOKEN_FILE",
-            help="The same, read from a file.",
-        ),
+        typer.Option(_TOKEN_FILE, envvar="HEADRACE_TOKEN_FILE", help="The same, read from a file."),
     ] = None,
     ca_file: Annotated[
         Path | None,
@@ -245,3 +238,54 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:  # noqa: BLE001  # the edge: a person reads one line, not a traceback
         return report(error, debug=debug)
     return result if isinstance(result, int) else 0
+
+
+def reference() -> str:
+    """All commands and options as Markdown."""
+    command = typer.main.get_command(app)
+    return "\n".join(_page(command, "headrace", 2)).rstrip() + "\n"
+
+
+def _page(command: Any, path: str, level: int) -> Iterator[str]:  # noqa: ANN401  # click's, wherever typer keeps it
+    context = typer.Context(command, info_name=path)
+    yield f"{'#' * level} `{path}`"
+    yield ""
+    yield f"    {' '.join([path, *command.collect_usage_pieces(context)])}"
+    yield ""
+    yield from _text(command.help or "")
+    if command.epilog:
+        yield from _text(command.epilog)
+    lists_hidden = any("--help-all" in parameter.opts for parameter in command.params)
+    rows = [
+        _row(parameter)
+        for parameter in command.params
+        if "--help" not in parameter.opts
+        and (lists_hidden or not getattr(parameter, "hidden", False))
+    ]
+    if rows:
+        yield "| argument or option | meaning | environment | default |"
+        yield "|---|---|---|---|"
+        yield from rows
+        yield ""
+    for name, child in getattr(command, "commands", {}).items():
+        yield from _page(child, f"{path} {name}", min(level + 1, 4))
+
+
+def _text(text: str) -> Iterator[str]:
+    yield from text.replace("\b", "").strip().splitlines()
+    yield ""
+
+
+def _row(parameter: Any) -> str:  # noqa: ANN401  # as above
+    names = ", ".join(f"`{name}`" for name in parameter.opts)
+    if parameter.param_type_name == "argument":
+        names = f"`{parameter.metavar or parameter.name.upper()}`"
+    default = parameter.show_default if isinstance(parameter.show_default, str) else ""
+    if not default and parameter.default not in (None, "", False) and parameter.show_default:
+        default = str(getattr(parameter.default, "value", parameter.default))
+    cells = (names, parameter.help or "", _code(parameter.envvar), _code(default))
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def _code(text: object) -> str:
+    return f"`{text}`" if text else ""

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from headrace.cli.models.store import home_registry
 from headrace.cli.options import DEFAULT_HOME, CommandGroup, ControlPlane, Home, Json
 from headrace.cli.output import progress, say, show, table, write
+from headrace.core.spec import SpecError
 from headrace.core.text import bytes_text
 
 if TYPE_CHECKING:
@@ -160,7 +162,6 @@ def _report(
 def _facts_of_file(file: Path, now: datetime, advisories: "tuple[Advisory, ...] | None") -> "Facts":
     from headrace.advise.collect import collect_spec_file
     from headrace.cli.spec import read_spec
-    from headrace.core.spec import SpecError
 
     try:
         return collect_spec_file(file, now=now, advisories=advisories)
@@ -293,7 +294,6 @@ def _has_signature(home: Path, name: str, version: str) -> bool:
 def _known(home: Path) -> "Known":
     """What this home's registry and this installation know of models."""
     from headrace.advise.inventory_walk import Known, highest_opset, opens_here
-    from headrace.cli.models.store import home_registry
     from headrace.runtimes import usable_runtimes
 
     return Known(

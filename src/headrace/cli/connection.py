@@ -8,10 +8,10 @@ import socket
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from headrace.cli.context import LOCAL, contexts_file, given_options, read_contexts, server_url
+from headrace.cli.management import Management
 from headrace.cli.options import DEFAULT_HOME
 from headrace.control import ControlFile, read_control_file
 from headrace.control.log_files import LogFiles, merged_tail, render_line
@@ -19,9 +19,6 @@ from headrace.control.secret_references import resolve_url
 from headrace.control.settings import original_of, read_last_control_file
 from headrace.control.state import home_url, references_in
 from headrace.core import FailedPreconditionError, HeadraceError, NotFoundError, UnavailableError
-
-if TYPE_CHECKING:
-    from headrace.cli.management import Management
 
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
@@ -81,8 +78,6 @@ class Target:
         Raises:
             UnavailableError: Nothing runs on the home.
         """
-        from headrace.cli.management import Management
-
         if self.is_remote:
             return Management(self.url, token=self.token, ca_file=self.ca_file, is_remote=True)
         return local_management(control_file(self.home), self.home, token=self.token)
@@ -184,7 +179,6 @@ def local_management(control: "ControlFile", home: Path, *, token: str = "") -> 
     Args:
         token: Another one, that was given by hand.
     """
-    from headrace.cli.management import Management
     from headrace.control.access.home_token import read_home_token
 
     given = token or given_options().token

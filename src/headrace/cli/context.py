@@ -275,10 +275,7 @@ def add(
     *,
     server: Annotated[str | None, typer.Option(metavar="URL", help="The same.")] = None,
     token_file: Annotated[
-        Path | None,
-        typer.Option(
-            help="A file with a token for it, which is kept beside the URL.",
-        ),
+        Path | None, typer.Option(help="A file with a token for it, which is kept beside the URL.")
     ] = None,
     ca_file: Annotated[
         Path | None,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
+from rich.text import Text
 
 from headrace.cli.options import (
     CommandGroup,
@@ -17,14 +18,13 @@ from headrace.cli.options import (
 )
 from headrace.cli.output import say, table, write_json
 from headrace.cli.tables import read_tensors, read_times
+from headrace.client import Client
 from headrace.core import InvalidArgumentError, ModelSignature, SystemClock
 from headrace.core.text import number_text, percent_text
 from headrace.observe.features import TensorFeatures, features_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from rich.text import Text
 
     from headrace.cli.connection import Target
     from headrace.core import Array
@@ -152,7 +152,6 @@ _COLUMNS = ("feature", "role", "state", "rows", "PSI", "JS", "KS", "evidence", "
 
 
 def _row(one: dict[str, Any]) -> "Sequence[str | Text]":
-    from rich.text import Text
 
     style = {"drifted": "red", "ok": "green"}.get(one["state"], "dim")
     name = f"{one['name']} ({one['label']})" if one["label"] else one["name"]
@@ -301,7 +300,6 @@ def sketch(
 def _signature(target: "Target", endpoint: str) -> "ModelSignature":
     """What an endpoint takes and gives, as its gateway tells it."""
     from headrace.cli import connection
-    from headrace.client import Client
 
     gateway = connection.gateway(target)
     with Client(gateway.url, ca_file=gateway.ca_file, server_name=gateway.server_name) as client:

@@ -16,6 +16,7 @@ from headrace.cli.options import (
     OutputFormat,
 )
 from headrace.cli.output import say, show, table, write_json
+from headrace.client import Client
 from headrace.core import (
     Array,
     InferResponse,
@@ -236,7 +237,6 @@ def infer(
         refuse_nulls,
         with_batch_axis,
     )
-    from headrace.client import Client
 
     target = plane.target()
     gateway = connection.Gateway(url=url) if url else connection.gateway(target)

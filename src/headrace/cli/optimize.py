@@ -14,13 +14,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import partial
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import msgspec
 import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from headrace.cli.connection import Target, find_target
 from headrace.cli.models.store import Pushed, home_registry, model_store
@@ -80,8 +81,6 @@ def search_progress(what: str, budget_s: float) -> Iterator[Callable[[Event, Sta
         with _lines(say) as on_line:
             yield lambda event, _: on_line(event)
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (
         TextColumn("{task.description}"),
@@ -208,7 +207,10 @@ def run(model: str, request: SearchRequest, wishes: Wishes) -> None:
     """
     target = find_target(wishes.server, wishes.home)
     source = _source(model, request, wishes, target)
-    _check_out(wishes.out)
+    out = wishes.out
+    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        msg = f"{out} is there already; --out takes a new directory or an empty one"
+        raise FailedPreconditionError(msg)
     given = Given(
         model=source.path,
         data=wishes.data,
@@ -303,12 +305,6 @@ def _beside(model: Path) -> Path | None:
     return found if found.is_file() else None
 
 
-def _check_out(out: Path | None) -> None:
-    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        msg = f"{out} is there already; --out takes a new directory or an empty one"
-        raise FailedPreconditionError(msg)
-
-
 def _kept(
     search: SandboxedSearch,
     state: State,
@@ -376,11 +372,6 @@ def _roll_out(target: Target, endpoint: str, version: "ModelVersion") -> None:
     )
 
 
-_data = partial(typer.Option, rich_help_panel="Data")
-_how = partial(typer.Option, rich_help_panel="What is timed")
-_result = partial(typer.Option, rich_help_panel="The result")
-
-
 class For(StrEnum):
     """What is to become better."""
 
@@ -402,15 +393,13 @@ def optimize(
     model: Annotated[
         str,
         typer.Argument(
-            metavar="MODEL",
-            help="NAME[:VERSION] of the registry, or a file or directory.",
+            metavar="MODEL", help="NAME[:VERSION] of the registry, or a file or directory."
         ),
     ],
     *,
     data: Annotated[
         Path | None,
-        _data(
-            "--data",
+        typer.Option(
             help="Labelled examples (.tsv, .csv, .jsonl, .parquet, .npz) that candidates are "
             "judged by.",
             exists=True,
@@ -419,23 +408,21 @@ def optimize(
     ] = None,
     teach: Annotated[
         Path | None,
-        _data(
-            "--teach",
+        typer.Option(
             help="Other examples, to calibrate and prune with; none of them are judged by.",
             exists=True,
             show_default="some of --data, without their labels, and no pruning",
         ),
     ] = None,
     label: Annotated[
-        str, _data("--label", help="Column of the label.", show_default="told by its name")
+        str, typer.Option(help="Column of the label.", show_default="told by its name")
     ] = "",
     text: Annotated[
-        str, _data("--text", help="Columns of text, with commas.", show_default="told by names")
+        str, typer.Option(help="Columns of text, with commas.", show_default="told by names")
     ] = "",
     tokenizer: Annotated[
         Path | None,
-        _data(
-            "--tokenizer",
+        typer.Option(
             help="tokenizer.json, for columns of text.",
             exists=True,
             dir_okay=False,
@@ -444,17 +431,16 @@ def optimize(
     ] = None,
     metric: Annotated[
         str,
-        _data(
-            "--metric",
+        typer.Option(
             help="accuracy, auc, spearman, pearson, rmse, mae or r2.",
             show_default="told by the labels",
         ),
     ] = "",
     output: Annotated[
-        str, _data("--output", help="The output that is judged.", show_default="told by its shape")
+        str, typer.Option(help="The output that is judged.", show_default="told by its shape")
     ] = "",
     calibrate: Annotated[
-        int, _data("--calibrate", min=0, max=100_000, help="Examples to calibrate with.")
+        int, typer.Option(min=0, max=100_000, help="Examples to calibrate with.")
     ] = 256,
     target: Annotated[For, typer.Option(help="What is to become better.")] = For.LATENCY,
     max_loss: Annotated[
@@ -469,12 +455,11 @@ def optimize(
         ),
     ] = None,
     budget: Annotated[str, typer.Option(help="How long it may take: 90s, 5m, 1h.")] = "3m",
-    threads: Annotated[int, _how("--threads", min=1, max=1024, help="Threads inside one run.")] = 1,
-    rows: Annotated[int, _how("--rows", min=1, max=65_536, help="Rows of a request.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, max=1024, help="Threads inside one run.")] = 1,
+    rows: Annotated[int, typer.Option(min=1, max=65_536, help="Rows of a request.")] = 1,
     length: Annotated[
         int | None,
-        _how(
-            "--length",
+        typer.Option(
             min=1,
             max=1 << 20,
             help="Size of variable axes besides the rows.",
@@ -490,35 +475,27 @@ def optimize(
         ),
     ] = None,
     name: Annotated[
-        str,
-        _result("--name", help="As the next version of which model.", show_default="MODEL's own"),
+        str, typer.Option(help="As the next version of which model.", show_default="MODEL's own")
     ] = "",
     push: Annotated[
-        bool, _result("--push/--no-push", help="Store the result as a version.")
+        bool, typer.Option("--push/--no-push", help="Store the result as a version.")
     ] = True,
     out: Annotated[
-        Path | None,
-        _result("--out", help="Directory to keep the result in too.", show_default="no"),
+        Path | None, typer.Option(help="Directory to keep the result in too.", show_default="no")
     ] = None,
     report: Annotated[
         Path | None,
-        _result(
-            "--report",
+        typer.Option(
             help="Where to write the report for a browser.",
             dir_okay=False,
             show_default="optimize-NAME.html in --home",
         ),
     ] = None,
     canary: Annotated[
-        str,
-        _result("--canary", metavar="ENDPOINT", help="Roll the result out there, as a canary."),
+        str, typer.Option(metavar="ENDPOINT", help="Roll the result out there, as a canary.")
     ] = "",
     on_other_processor: Annotated[
-        Elsewhere,
-        _result(
-            "--on-other-processor",
-            help="What to do where it is loaded on another processor.",
-        ),
+        Elsewhere, typer.Option(help="What to do where it is loaded on another processor.")
     ] = Elsewhere.VERIFY,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a search that was interrupted.")

@@ -6,13 +6,11 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final, TextIO
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from rich.console import Console, RenderableType
     from rich.text import Text
 
@@ -60,6 +58,56 @@ def table(rows: Iterable["Sequence[str | Text]"], *columns: str) -> "Text":
     lines = [*head, *body]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return Text("\n").join(_line(cells, widths) for cells in lines)
+
+
+Column = str | Callable[[Any], "str | Text"]
+"""A cell of a row: the row's key, or a function of the row."""
+
+
+def show_document(
+    document: object,
+    rows: Iterable[Any],
+    columns: Mapping[str, Column],
+    *,
+    json: bool,
+    empty: str = "",
+) -> None:
+    """Print a document as the API returns it: as JSON, or the table of its rows.
+
+    Args:
+        rows: What the table lists.
+        columns: Each heading's cell; a key's empty value is shown as `-`, and a list by its parts.
+        empty: Line for people where there are no rows; empty shows the headings alone.
+    """
+    listed = list(rows)
+    if json:
+        write_json(document)
+    elif not listed and empty:
+        say(empty)
+    else:
+        cells = ([_cell(row, column) for column in columns.values()] for row in listed)
+        show(table(cells, *columns))
+
+
+def _cell(row: Any, column: Column) -> "str | Text":  # noqa: ANN401  # JSON
+    if callable(column):
+        return column(row)
+    value = row[column]
+    if isinstance(value, list):
+        return " ".join(map(str, value)) or "-"
+    return "-" if value in (None, "") else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def clock_text(moment: float | None, missing: str = "-") -> str:
+    """A Unix time in this machine's zone; `missing` for none."""
+    if moment is None:
+        return missing
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment))
+
+
+def clock_column(key: str, missing: str = "-") -> Callable[[Any], str]:
+    """Return the column of a row's Unix time."""
+    return lambda row: clock_text(row[key], missing)
 
 
 def _line(cells: "Sequence[Text]", widths: Sequence[int]) -> "Text":
@@ -138,7 +186,9 @@ def report(error: Exception, *, debug: bool) -> int:
 
 def _explain(error: Exception) -> tuple[str, int]:
     if hasattr(error, "format_message"):  # typer's own, whose classes moved between its versions
-        return _explain_usage(error), USAGE
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context is not None else "headrace"
+        return f"{str(error.format_message()).rstrip('.')} (see `{command} --help`)", USAGE
     from headrace.core import DeadlineExceededError, HeadraceError, UnavailableError
 
     if isinstance(error, DeadlineExceededError | UnavailableError):
@@ -159,13 +209,6 @@ def _explain(error: Exception) -> tuple[str, int]:
 
 def _is_ours(error: ModuleNotFoundError) -> bool:
     return (error.name or "headrace").partition(".")[0] == "headrace"
-
-
-def _explain_usage(error: Exception) -> str:
-    message = str(error.format_message()) if hasattr(error, "format_message") else str(error)
-    context = getattr(error, "ctx", None)
-    command = context.command_path if context is not None else "headrace"
-    return f"{message.rstrip('.')} (see `{command} --help`)"
 
 
 AFTER_S: Final = 2.0

@@ -83,7 +83,12 @@ def draw_load(path: Path, results: "Sequence[LoadResult]", *, title: str) -> Non
     if kind == ".png":
         figure.savefig(path, dpi=120)
         return
-    picture = _svg(figure)
+    import matplotlib as mpl
+
+    buffer = io.StringIO()
+    with mpl.rc_context({"svg.fonttype": "none"}):  # text stays text: to be found and read aloud
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    picture = buffer.getvalue()
     if kind == ".svg":
         path.write_text(picture)
         return
@@ -93,15 +98,6 @@ def draw_load(path: Path, results: "Sequence[LoadResult]", *, title: str) -> Non
     text = "\n".join(part.plain for part in parts)
     inline = picture[picture.index("<svg") :]
     path.write_text(_PAGE.format(title=escape(shown), picture=inline, text=escape(text)))
-
-
-def _svg(figure: "Figure") -> str:
-    import matplotlib as mpl
-
-    buffer = io.StringIO()
-    with mpl.rc_context({"svg.fonttype": "none"}):  # text stays text: to be found and read aloud
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return buffer.getvalue()
 
 
 def _of_one(result: "LoadResult") -> "Figure":

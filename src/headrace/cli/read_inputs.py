@@ -207,7 +207,9 @@ def _from_csv(text: str, signature: ModelSignature) -> Inputs:
     has_header = spec.datatype is not Datatype.BYTES and not any(map(_is_value, names))
     body = rows[1:] if has_header else rows
     first_line = 2 if has_header else 1
-    width = _row_size(spec, signature)
+    # Values in one row; None if a request may choose.
+    shape = spec.shape[1:] if signature.batched else spec.shape
+    width = None if VARIABLE in shape else int(np.prod(shape, dtype=np.int64))
     values = [
         [_cell(cell, spec, row=first_line + i, column=j + 1) for j, cell in enumerate(row)]
         for i, row in enumerate(body)
@@ -247,12 +249,6 @@ def _check_widths(
                 f"input '{spec.name}' takes {wanted} per row"
             )
             raise InvalidArgumentError(msg)
-
-
-def _row_size(spec: TensorSpec, signature: ModelSignature) -> int | None:
-    """Values in one row; None if a request may choose."""
-    shape = spec.shape[1:] if signature.batched else spec.shape
-    return None if VARIABLE in shape else int(np.prod(shape, dtype=np.int64))
 
 
 def _nested(row: list[Any], spec: TensorSpec, signature: ModelSignature) -> Any:  # noqa: ANN401  # nested lists

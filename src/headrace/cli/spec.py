@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
 
 import typer
+from rich.text import Text
 
-from headrace.cli.models.store import ModelStore
+from headrace.cli.models.store import ModelStore, model_store, with_stored_models
 from headrace.cli.options import ControlPlane, Json, Tuned
 from headrace.cli.output import FAILED, NOT_READY, USAGE, progress, report, say, show, write_json
 from headrace.cli.profile.documents import read_profiles
@@ -22,18 +23,15 @@ from headrace.core import (
     NotFoundError,
 )
 from headrace.core.redact import HIDDEN
-from headrace.core.spec import is_model_path
+from headrace.core.spec import SpecError, SystemSpec, is_model_path, json_schema, parse_spec
 from headrace.engine import usable_cores
 from headrace.optimize.profiling.document import Filled, Machine, fill, fitting, model_of
 from headrace.registry import is_repository, read_content
 from headrace.runtimes.processor import this_processor
 
 if TYPE_CHECKING:
-    from rich.text import Text
-
     from headrace.cli.connection import Target
     from headrace.cli.management import Management
-    from headrace.core.spec import SystemSpec
 
 
 def tuned(
@@ -143,15 +141,11 @@ def tuned_spec(spec: "SystemSpec", target: "Target") -> "SystemSpec":
     Raises:
         FailedPreconditionError: A model has no profile that holds where it will be served.
     """
-    from headrace.core.spec import SystemSpec
-
     return SystemSpec.model_validate(tuned_document(spec.document(), target))
 
 
 def tuned_document(document: dict[str, Any], target: "Target") -> dict[str, Any]:
     """As `tuned_spec`, as plain data."""
-    from headrace.cli.models.store import model_store
-
     filled, lines = tuned(
         document, home=target.home, store=model_store(target), is_here=not target.is_remote
     )
@@ -168,7 +162,6 @@ def document_for(api: "Management", spec: "SystemSpec") -> dict[str, Any]:
     """
     if not api.is_remote:
         return spec.document()
-    from headrace.cli.models.store import with_stored_models
 
     return with_stored_models(api, spec.document())
 
@@ -247,8 +240,6 @@ def schema() -> None:
 
         headrace schema > headrace.schema.json
     """
-    from headrace.core.spec import json_schema
-
     write_json(json_schema())
 
 
@@ -258,8 +249,6 @@ def read_spec(file: Path) -> "SystemSpec":
     Raises:
         InvalidArgumentError: It has mistakes; the message lists all of them.
     """
-    from headrace.core.spec import SpecError, parse_spec
-
     try:
         text = file.read_text(encoding="utf-8")
         return parse_spec(text, base_dir=file.absolute().parent)
@@ -333,8 +322,6 @@ def _print(found: Mapping[str, Any], *, json: bool) -> None:
 
 def diff_text(found: Mapping[str, Any]) -> "Text":
     """The endpoints' parts of the spec, before and after, as a unified diff with colours."""
-    from rich.text import Text
-
     lines = [
         line
         for name, change in found["endpoints"].items()

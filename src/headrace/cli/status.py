@@ -7,15 +7,18 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
 
 from headrace.cli.options import ControlPlane, Json
 from headrace.cli.output import NOT_READY, show, table, write_json
+from headrace.cli.stream.find import stream_rows
 from headrace.core import UnavailableError
 from headrace.core.text import bytes_text
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-    from rich.text import Text
 
     from headrace.cli.connection import Target
 
@@ -115,8 +118,6 @@ def _fetch(target: "Target") -> dict[str, Any]:
 
 
 def _watch(target: "Target") -> None:
-    from rich.console import Console
-    from rich.live import Live
 
     console = Console()
     if not console.is_terminal:
@@ -131,9 +132,6 @@ def _watch(target: "Target") -> None:
 
 def render(document: dict[str, Any]) -> "RenderableType":
     """The status document as tables."""
-    from rich.console import Group
-    from rich.text import Text
-
     if not document["running"]:
         return Text(str(document["message"]))
     others = [part for part in (_streams(document), _jobs(document)) if part is not None]
@@ -169,7 +167,6 @@ def grpc_url(http_url: str, target: str) -> str:
 
 
 def _endpoints(endpoints: list[dict[str, Any]]) -> "RenderableType":
-    from rich.text import Text
 
     if not endpoints:
         return Text("no endpoints yet; `headrace apply -f headrace.yaml` adds some")
@@ -186,10 +183,6 @@ def _endpoints(endpoints: list[dict[str, Any]]) -> "RenderableType":
 
 def _streams(document: dict[str, Any]) -> "RenderableType | None":
     """A row for each stream; None without any."""
-    from rich.text import Text
-
-    from headrace.cli.stream.find import stream_rows
-
     streams = document.get("streams") or []
     if not streams:
         return None
@@ -201,15 +194,12 @@ def _streams(document: dict[str, Any]) -> "RenderableType | None":
 
 
 def _stream_state(state: str) -> "Text":
-    from rich.text import Text
 
     return Text(state, style=_STREAM_STYLES.get(state, "yellow"))
 
 
 def _jobs(document: dict[str, Any]) -> "RenderableType | None":
     """A row for each job; None without any."""
-    from rich.text import Text
-
     from headrace.cli.batch.jobs import JOB_COLUMNS, job_row
 
     jobs = document.get("jobs") or []
@@ -227,6 +217,8 @@ def _revision(revision: dict[str, Any]) -> tuple[str, ...]:
     replicas = revision["replicas"]
     ready = sum(replica["state"] == "ready" for replica in replicas)
     memory = sum(replica.get("rss_bytes") or 0 for replica in replicas)
+    # What runs a version: `CUDA, CPU`; several where its replicas differ.
+    used = (", ".join(one["device"]["used"]) for one in replicas if one.get("device"))
     return (
         f"{revision['version']} {revision.get('role', '')}".strip(),
         f"{revision['model']}{' (runs code)' if revision.get('runs_code') else ''}",
@@ -234,14 +226,8 @@ def _revision(revision: dict[str, Any]) -> tuple[str, ...]:
         f"{ready}/{len(replicas)}",
         str(sum(replica.get("restarts", 0) for replica in replicas)),
         bytes_text(memory or None),
-        _devices(replicas),
+        " or ".join(dict.fromkeys(used)) or "-",
     )
-
-
-def _devices(replicas: list[dict[str, Any]]) -> str:
-    """What runs a version: `CUDA, CPU`; several where its replicas differ."""
-    used = (", ".join(one["device"]["used"]) for one in replicas if one.get("device"))
-    return " or ".join(dict.fromkeys(used)) or "-"
 
 
 def _certificates(document: dict[str, Any]) -> list[str]:

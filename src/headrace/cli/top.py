@@ -14,6 +14,9 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
 
 from headrace.cli.options import ControlPlane, Json
 from headrace.cli.output import show, table, write_json
@@ -24,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from rich.console import RenderableType
-    from rich.text import Text
 
     from headrace.cli.connection import Target
 
@@ -118,9 +120,6 @@ class View:
 
 def render(document: dict[str, Any], view: View, *, is_live: bool = True) -> "RenderableType":
     """The overview as a table; with what one can do, if somebody watches."""
-    from rich.console import Group
-    from rich.text import Text
-
     parts: list[RenderableType] = [_summary(document, view)] if is_live else []
     parts.append(_table(document["endpoints"], view, is_live=is_live))
     if not document["endpoints"]:
@@ -139,7 +138,6 @@ def _why_none(document: dict[str, Any], view: View) -> str:
 
 
 def _summary(document: dict[str, Any], view: View) -> "Text":
-    from rich.text import Text
 
     total, size = document["total"], document["size"]
     pages = max(-(-total // size), 1)
@@ -153,7 +151,6 @@ def _summary(document: dict[str, Any], view: View) -> "Text":
 
 def _table(rows: list[dict[str, Any]], view: View, *, is_live: bool) -> "RenderableType":
     from rich.table import Table
-    from rich.text import Text
 
     if not is_live:
         return table((_cells(row) for row in rows), *_HEAD)
@@ -172,7 +169,6 @@ def _table(rows: list[dict[str, Any]], view: View, *, is_live: bool) -> "Rendera
 
 
 def _cells(row: dict[str, Any]) -> "tuple[Text, ...]":
-    from rich.text import Text
 
     style = _STYLES.get(row["state"], "")
     return (
@@ -240,8 +236,6 @@ def top(
 
         headrace top fraud --json | jq '.endpoints[].p99_s'
     """
-    from rich.console import Console
-
     target = plane.target()
     view = View(search=search, sort=_API_NAMES.get(sort, sort.value), is_turned=reverse)
     console = Console()
@@ -271,10 +265,6 @@ def _everything(target: "Target", view: "View") -> dict[str, Any]:
 
 def _watch(target: "Target", view: "View") -> None:
     """Show it until somebody leaves; goes on after a control plane that was away."""
-    from rich.console import Console
-    from rich.live import Live
-    from rich.text import Text
-
     console = Console()
     management = target.management()
     management.get("/api/v1/overview", **view.query(1))  # what is wrong at once is said at once

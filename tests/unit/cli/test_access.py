@@ -8,7 +8,7 @@ import typer
 
 from headrace.cli import connection, context
 from headrace.cli.access import trail
-from headrace.cli.access.tokens import id_of
+from headrace.cli.access.credentials import id_of
 from headrace.cli.app import _in_front, app
 from headrace.cli.context import Contexts, ServerAccess, read_contexts, write_contexts
 from headrace.cli.options import DEFAULT_HOME, span_s

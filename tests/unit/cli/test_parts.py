@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from headrace.cli import output
 from headrace.cli.management import error_from_problem
 from headrace.cli.options import check_log_level
-from headrace.cli.serve import replica_settings
 from headrace.cli.status import render
+from headrace.cli.up.foreground import replica_settings
 from headrace.cli.up.start import example_body, name_from
 from headrace.core import (
     BatchingSpec,

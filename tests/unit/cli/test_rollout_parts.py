@@ -1,5 +1,7 @@
 """What stands around a rollout on the command line: plans, pictures, tables, streams."""
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from headrace.cli.rollout.view import (
     interval_bar,
     marks_for,
     render,
-    summary_rows,
+    summary_columns,
 )
 from headrace.cli.spec import diff_text
 from headrace.core import InvalidArgumentError
@@ -354,12 +356,33 @@ def test_what_is_not_known_is_a_dash_and_open_ends_are_any(
     assert lines[8].startswith("reward ")
 
 
-def test_rollouts_are_listed_in_a_line_each() -> None:
-    rows = summary_rows([rollout(reason="a\nb")], now=1060.0)
+def test_rollouts_are_listed_in_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+    listed = [rollout(reason="a\nb")]
+    output.show_document(listed, listed, summary_columns(1060.0), json=False)
+    row = capsys.readouterr().out.splitlines()[1]
 
-    assert [str(cell) for cell in rows[0]] == [
+    assert re.split("  +", row) == [
         *("r7", "fraud", "canary", "progressing", "3 to 4", "25%", "1 min 0 s", "ann@laptop", "a")
     ]
+
+
+@pytest.mark.parametrize(
+    ("value", "cell"), [(None, "-"), ("", "-"), ([], "-"), (["a", "b"], "a b"), (1234, "1,234")]
+)
+def test_a_document_is_a_table_of_its_rows_or_json(
+    value: object, cell: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"key": value}]
+    columns: dict[str, output.Column] = {"name": "key", "fixed": lambda _: "x"}
+    output.show_document(rows, rows, columns, json=False)
+    table = capsys.readouterr().out.splitlines()
+    output.show_document(rows, rows, columns, json=True)
+    document = capsys.readouterr().out
+    output.show_document([], [], columns, json=False, empty="nothing yet")
+
+    assert [line.split("  ")[0].strip() for line in table] == ["name", cell]
+    assert json.loads(document) == rows
+    assert capsys.readouterr().err == "nothing yet\n"
 
 
 @given(

@@ -4,8 +4,7 @@ import json
 
 import pytest
 
-from headrace.cli.events import cells
-from headrace.cli.logs import is_about, request_line, trace_of
+from headrace.cli.events import cells, is_about, request_line, trace_of
 
 ENTRY = {
     "time": "2026-11-25T12:00:03.123Z",

@@ -6,6 +6,7 @@
 import ipaddress
 import re
 import socket
+import ssl
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -13,6 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from headrace.cli.options import CommandGroup, Json
 from headrace.cli.output import FAILED, columns, say, write, write_json
@@ -25,7 +29,6 @@ from headrace.core import (
 from headrace.core.files import make_private_dir, write_atomic
 
 if TYPE_CHECKING:
-    from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
     from headrace.gateway.pem import Certificate
@@ -50,9 +53,6 @@ def new_authority(*, now: float, days: float, name: str = "Headrace local author
     Args:
         now: Seconds since 1970.
     """
-    from cryptography import x509
-    from cryptography.hazmat.primitives.asymmetric import ec
-
     key = ec.generate_private_key(ec.SECP256R1())
     subject = _name(name)
     builder = _builder(subject, subject, key, now=now, days=days)
@@ -77,8 +77,6 @@ def client_certificate(authority: Pair, name: str, *, now: float, days: float) -
     Raises:
         InvalidArgumentError: It is none of these.
     """
-    from cryptography import x509
-
     if "://" in name:
         others: list[x509.GeneralName] = [x509.UniformResourceIdentifier(name)]
         name = name.rpartition("/")[2] or name
@@ -100,10 +98,7 @@ def _leaf(
     now: float,
     days: float,
 ) -> Pair:
-    from cryptography import x509
-    from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
-    from cryptography.x509.oid import ExtendedKeyUsageOID
 
     signer = x509.load_pem_x509_certificate(authority.certificate)
     signing_key = load_pem_private_key(authority.key, password=None)
@@ -131,7 +126,6 @@ def _builder(
     now: float,
     days: float,
 ) -> "x509.CertificateBuilder":
-    from cryptography import x509
 
     at = datetime.fromtimestamp(now, UTC)
     ends = at + timedelta(days=days)
@@ -164,7 +158,6 @@ def _signed(
 
 
 def _key_usage(*, signs_others: bool) -> "x509.KeyUsage":
-    from cryptography import x509
 
     return x509.KeyUsage(
         digital_signature=not signs_others,
@@ -180,14 +173,11 @@ def _key_usage(*, signs_others: bool) -> "x509.KeyUsage":
 
 
 def _name(text: str) -> "x509.Name":
-    from cryptography import x509
-    from cryptography.x509.oid import NameOID
 
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text[:_LONGEST_NAME])])
 
 
 def _server_name(text: str) -> "x509.GeneralName":
-    from cryptography import x509
 
     try:
         return x509.IPAddress(ipaddress.ip_address(text))
@@ -362,8 +352,6 @@ def _pem_of(source: str) -> bytes:
     Raises:
         UnavailableError: The server does not answer, or speaks no TLS.
     """
-    import ssl
-
     host, _, port = source.rpartition(":")
     if Path(source).is_file() or not (host and port.isdigit()):
         return Path(source).read_bytes()

@@ -9,14 +9,22 @@ import typer
 
 from headrace.cli.connection import actor
 from headrace.cli.options import CommandGroup, ControlPlane, Json
-from headrace.cli.output import say, show, table, write, write_json
+from headrace.cli.output import (
+    Column,
+    clock_column,
+    say,
+    show_document,
+    write,
+    write_json,
+)
+from headrace.control.access.trail import Change, Entry, Head, Verifier, missed
 from headrace.core import SystemClock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from headrace.cli.management import Document, Management
-    from headrace.control.access.trail import Broken, Entry, Head
+    from headrace.control.access.trail import Broken
 
 app = CommandGroup(help="Who changed what: list, verify.")
 _PAGE = 1000
@@ -38,24 +46,25 @@ def trail(
 
         headrace trail list --json
     """
-    from headrace.cli.rollout.view import clock_text
-
     api = plane.connect()
-    found = _last(api, limit)
-    if json:
-        write_json([_decoded(entry) for entry in found])
-        return
-    rows = (
-        (
-            str(entry["id"]),
-            clock_text(entry["at"]),
-            entry["actor"] or "-",
-            entry["action"],
-            entry["object"],
-        )
-        for entry in found
-    )
-    show(table(rows, "entry", "when", "who", "what", "of"))
+    # The last `limit` entries in order.
+    head = api.get("/api/v1/trail/head")["head"]["count"]
+    found: list[Document] = []
+    after = max(head - limit, 0)
+    while len(found) < limit:
+        page = api.get("/api/v1/trail", after=after, limit=min(_PAGE, limit - len(found)))
+        if not page["entries"]:
+            break
+        found += page["entries"]
+        after = found[-1]["id"]
+    columns: dict[str, Column] = {
+        "entry": lambda entry: str(entry["id"]),
+        "when": clock_column("at"),
+        "who": "actor",
+        "what": "action",
+        "of": "object",
+    }
+    show_document(list(map(_decoded, found)), found, columns, json=json)
 
 
 @app.command()
@@ -105,8 +114,6 @@ def verified(api: "Management", noted: "list[Head]") -> "tuple[Head, Broken | No
     Args:
         noted: Checkpoints that it has to lead past, besides what the control plane noted.
     """
-    from headrace.control.access.trail import Head, Verifier, missed
-
     server = api.get("/api/v1/trail/head")["checkpoint"]
     checkpoints = [*noted, Head(count=server["count"], hash=server["hash"])]
     wanted = {one.count for one in checkpoints}
@@ -122,7 +129,6 @@ def verified(api: "Management", noted: "list[Head]") -> "tuple[Head, Broken | No
 
 
 def _pages(api: "Management") -> "Iterator[list[Entry]]":
-    from headrace.control.access.trail import Entry
 
     after = 0
     while True:
@@ -134,20 +140,6 @@ def _pages(api: "Management") -> "Iterator[list[Entry]]":
             return
 
 
-def _last(api: "Management", limit: int) -> "list[Document]":
-    """The last `limit` entries in order."""
-    head = api.get("/api/v1/trail/head")["head"]["count"]
-    found: list[Document] = []
-    after = max(head - limit, 0)
-    while len(found) < limit:
-        page = api.get("/api/v1/trail", after=after, limit=min(_PAGE, limit - len(found)))
-        if not page["entries"]:
-            break
-        found += page["entries"]
-        after = found[-1]["id"]
-    return found
-
-
 def _decoded(entry: "Document") -> "Document":
     import json as json_
 
@@ -155,7 +147,6 @@ def _decoded(entry: "Document") -> "Document":
 
 
 def _checkpoint(text: str) -> "Head":
-    from headrace.control.access.trail import Head
 
     count, _, digest = text.partition(":")
     if not count.isdecimal() or not digest:
@@ -180,7 +171,6 @@ def note_here(
     path = sqlite_path(home_url(home))
     if path is None or not path.exists():
         return
-    from headrace.control.access.trail import Change
     from headrace.core.redact import redact
 
     change = Change(

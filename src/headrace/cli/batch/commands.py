@@ -2,6 +2,7 @@
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
+import signal
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -141,8 +142,7 @@ def run(
     keys: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="[NAME=]COLUMN[,...]",
-            help="Columns that are written beside the answers.",
+            metavar="[NAME=]COLUMN[,...]", help="Columns that are written beside the answers."
         ),
     ] = None,
     outputs: Annotated[
@@ -368,7 +368,6 @@ def open_engine(
 @contextmanager
 def _terminable() -> "Iterator[None]":
     """Whoever ends the process by SIGTERM ends the job as Ctrl-C does."""
-    import signal
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt

@@ -10,7 +10,17 @@ from urllib.parse import quote
 import typer
 
 from headrace.cli.options import ControlPlane, Json
-from headrace.cli.output import FAILED, progress, say, show, table, write, write_json
+from headrace.cli.output import (
+    FAILED,
+    Column,
+    progress,
+    say,
+    show,
+    show_document,
+    table,
+    write,
+    write_json,
+)
 from headrace.core import UnavailableError, span
 
 if TYPE_CHECKING:
@@ -62,13 +72,18 @@ def runs(
         headrace batch runs nightly
     """
     document = plane.connect().get(f"/api/v1/jobs/{_quoted(name)}/runs", limit=limit)
-    if json:
-        write_json(document)
-    elif not document["runs"]:
-        say(f"job '{name}' has not run yet")
-    else:
-        rows = [_run_row(run) for run in document["runs"]]
-        show(table(rows, "run", "state", "began", "took", "rows", "errors", "tries", "why"))
+    columns: dict[str, Column] = {
+        "run": "id",
+        "state": lambda run: f"{run['state']} {_part(run)}".strip(),
+        "began": lambda run: _time(run["began"]),
+        "took": lambda run: "-" if run["duration_s"] is None else span(run["duration_s"]),
+        "rows": "rows",
+        "errors": "errors",
+        "tries": "tries",
+        "why": lambda run: run["message"] or (f"by {run['actor']}" if run["actor"] else "-"),
+    }
+    empty = f"job '{name}' has not run yet"
+    show_document(document, document["runs"], columns, json=json, empty=empty)
 
 
 def start(
@@ -166,20 +181,6 @@ def job_row(job: dict[str, Any]) -> tuple[str, ...]:
         "-" if last is None else f"{last['state']} {_time(last['ended'])}",
         "-" if last is None else f"{last['rows']:,}",
         span(job["lateness_s"]) if job["is_late"] else "-",
-    )
-
-
-def _run_row(run: dict[str, Any]) -> tuple[str, ...]:
-    took = run["duration_s"]
-    return (
-        run["id"],
-        f"{run['state']} {_part(run)}".strip(),
-        _time(run["began"]),
-        "-" if took is None else span(took),
-        f"{run['rows']:,}",
-        f"{run['errors']:,}",
-        str(run["tries"]),
-        run["message"] or (f"by {run['actor']}" if run["actor"] else "-"),
     )
 
 

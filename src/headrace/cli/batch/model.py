@@ -20,6 +20,10 @@ from urllib.parse import urlsplit
 import msgspec
 
 from headrace.cli.connection import find_target
+from headrace.cli.models.store import stored_model
+from headrace.control.sandbox import Occasion, Probe, Sandbox, files_of, launched
+from headrace.control.sandboxed import SandboxedInspector
+from headrace.control.secret_references import resolve_url
 from headrace.core import (
     CodeNotAllowedError,
     FailedPreconditionError,
@@ -30,15 +34,16 @@ from headrace.core import (
     ReplicaSettings,
 )
 from headrace.core.files import make_private_dir
+from headrace.core.spec import parse_spec
 from headrace.core.variables import filled_in, url_filled_in
 from headrace.jobs.manifest import OutputFolder
 from headrace.jobs.messages import JobModel
 from headrace.jobs.sources.source import is_url, list_files
 from headrace.jobs.sources.sql import SQLITE, is_database
+from headrace.registry import Registry, read_content
 
 if TYPE_CHECKING:
     from headrace.control.home import Home
-    from headrace.control.sandbox import Sandbox
     from headrace.core.spec import SystemSpec
 
 
@@ -100,7 +105,6 @@ def _declared(chosen: Chosen) -> Chosen:
 
 
 def _of_path(path: Path, *, runtime: str, allow_code: bool) -> Chosen:
-    from headrace.registry import read_content
     from headrace.runtimes import detect_runtime, get_runtime
     from headrace.runtimes.plugins import code_of_model, runs_code
 
@@ -120,7 +124,6 @@ def _of_path(path: Path, *, runtime: str, allow_code: bool) -> Chosen:
 
 
 def _of_version(name: str, *, home: Path, allow_code: bool) -> Chosen:
-    from headrace.cli.models.store import stored_model
 
     try:
         version, path = stored_model(name, home)
@@ -150,8 +153,6 @@ def _of_endpoint(
         SpecError: Its model cannot be served.
     """
     from headrace.control.resolve import Resolver
-    from headrace.control.sandboxed import SandboxedInspector
-    from headrace.registry import Registry
 
     endpoint, _, version = name.partition(":")
     lines = [one for one in spec.endpoints if one.name == endpoint]
@@ -179,8 +180,6 @@ def _of_endpoint(
     if ":" in revision.model and not Path(revision.model).exists():
         digest = str(registry.get(revision.model).digest)
     else:
-        from headrace.registry import read_content
-
         digest = str(read_content(Path(revision.settings.path)).digest)
     settings = msgspec.structs.replace(revision.settings, max_body_bytes=0)
     return replace(
@@ -191,8 +190,6 @@ def _of_endpoint(
 
 def _running_spec(server: str | None, home: Path) -> "SystemSpec | None":
     """What runs on the home, or at the server; None if nothing does."""
-    from headrace.core.spec import parse_spec
-
     try:
         document: Any = find_target(server, home).management().get("/api/v1/spec")["spec"]
     except HeadraceError:
@@ -319,7 +316,6 @@ def go_on_confined(
     """
     from headrace.control.home import Home
     from headrace.control.job_process import report_name
-    from headrace.control.sandbox import Occasion, launched
     from headrace.core.confine import give_all
     from headrace.core.processes import python_module
 
@@ -361,7 +357,6 @@ def go_on_confined(
 
 
 def _sandbox(place: "Home") -> "Sandbox":
-    from headrace.control.sandbox import Probe, Sandbox
 
     return Sandbox(
         hide=(place.root, place.socket_dir()),
@@ -373,8 +368,6 @@ def _sandbox(place: "Home") -> "Sandbox":
 def _read_by(chosen: Chosen, sandbox: "Sandbox", home: Path) -> list[Path]:
     """What the model reads: its files, and those of the store of its features."""
     from headrace.control.online_stores import OnlineStores
-    from headrace.control.sandbox import Occasion, files_of
-    from headrace.control.secret_references import resolve_url
 
     found = files_of(Path(chosen.settings.path))
     features = chosen.settings.features

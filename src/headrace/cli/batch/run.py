@@ -1,6 +1,6 @@
 """Course of `headrace batch run`: lock, model, columns, shards, progress."""
 
-# ruff: noqa: PLC0415  # rich is loaded where somebody watches
+# rich is loaded where somebody watches
 import sys
 import threading
 import time
@@ -10,6 +10,9 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from headrace.cli.batch.model import Chosen, choose_model, go_on_confined, inputs_of, read_chosen
 from headrace.cli.output import progress, say
@@ -38,8 +41,6 @@ def batch_progress(job: Job) -> Iterator[Watch]:
     if not sys.stderr.isatty():
         yield Watch()
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     shards = job.record.shards
     counted = all(shard.rows is not None for shard in shards)

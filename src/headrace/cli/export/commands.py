@@ -3,7 +3,7 @@
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
@@ -15,11 +15,13 @@ from headrace.cli.connection import connect, control_file, find_target
 from headrace.cli.export import helm
 from headrace.cli.export.options import (
     Artifacts,
+    ExportOptions,
     Gateway,
     Hostnames,
     Image,
     Instance,
     Namespace,
+    Output,
     Prometheus,
     Replicas,
     Section,
@@ -31,7 +33,6 @@ from headrace.cli.export.options import (
     check_socket,
     check_storage,
     check_versions,
-    exports,
     place_for,
 )
 from headrace.cli.options import CommandGroup, ControlPlane
@@ -39,12 +40,21 @@ from headrace.cli.output import say
 from headrace.core.spec_kubernetes import USUAL_PROMETHEUS
 
 if TYPE_CHECKING:
-    from headrace.deploy import Export, Facts, GatewayApiOptions, PodOptions
+    from headrace.deploy import GatewayApiOptions, PodOptions
     from headrace.monitor.prometheus import ScrapeTarget
 
+app = CommandGroup(help="Write files for other programs.")
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AwsExportOptions(ExportOptions):
+    """Those of an export of several files."""
+
+    output: Output = "aws/"
+
+
+@app.command("gateway-api")
 def gateway_api(
-    facts: "Facts",
     *,
     instance: Instance = "headrace",
     namespace: Namespace = "default",
@@ -55,7 +65,9 @@ def gateway_api(
     no_grpc: Annotated[
         bool, typer.Option("--no-grpc", help="Write no GRPCRoute: replicas serve HTTP only.")
     ] = False,
-) -> "Export":
+    options: ExportOptions,
+    plane: ControlPlane,
+) -> None:
     """Write a traffic split as routes of Kubernetes' Gateway API.
 
     With `--from-system` the weights are those of a rollout as it is now, and Services have the
@@ -70,14 +82,15 @@ def gateway_api(
     """
     from headrace import deploy
 
-    options = replace(_routes(gateway, section, hostname), grpc=not no_grpc)
+    facts = options.facts(plane, with_revisions=True)
+    target = replace(_routes(gateway, section, hostname), grpc=not no_grpc)
     place = place_for(instance, namespace, service)
     check_versions("--service", facts, place.services or {})
-    return deploy.gateway_api(facts, place, options)
+    options.write(deploy.gateway_api(facts, place, target))
 
 
+@app.command("kserve")
 def kserve(
-    facts: "Facts",
     storage: Annotated[
         str,
         typer.Option(
@@ -96,7 +109,9 @@ def kserve(
     stable: Annotated[
         bool, typer.Option("--stable", help="Of a split only the first version, for all requests.")
     ] = False,
-) -> "Export":
+    options: ExportOptions,
+    plane: ControlPlane,
+) -> None:
     """Write endpoints as KServe's InferenceServices, and our replica as its ServingRuntime.
 
     For example:
@@ -105,15 +120,16 @@ def kserve(
     """
     from headrace import deploy
 
+    facts = options.facts(plane)
     check_storage(storage)
     if stable:
         facts = replace(facts, endpoints=tuple(each.stable() for each in facts.endpoints))
-    options = deploy.KserveOptions(storage=storage, runtime=runtime, pods=_pods(image, ""))
-    return deploy.kserve(facts, place_for(instance, namespace), options)
+    target = deploy.KserveOptions(storage=storage, runtime=runtime, pods=_pods(image, ""))
+    options.write(deploy.kserve(facts, place_for(instance, namespace), target))
 
 
+@app.command("argo-rollouts")
 def argo_rollouts(
-    facts: "Facts",
     *,
     instance: Instance = "headrace",
     namespace: Namespace = "default",
@@ -123,7 +139,9 @@ def argo_rollouts(
     gateway: Gateway = "headrace",
     section: Section = "",
     hostname: Hostnames = None,
-) -> "Export":
+    options: ExportOptions,
+    plane: ControlPlane,
+) -> None:
     """Write endpoints as Rollouts of Argo's, with the steps and metrics of their plans.
 
     For example:
@@ -132,26 +150,28 @@ def argo_rollouts(
     """
     from headrace import deploy
 
-    options = deploy.ArgoOptions(
+    facts = options.facts(plane)
+    target = deploy.ArgoOptions(
         prometheus=prometheus,
         pods=_pods(image, artifacts),
         routes=_routes(gateway, section, hostname),
     )
-    return deploy.argo_rollouts(facts, place_for(instance, namespace), options)
+    options.write(deploy.argo_rollouts(facts, place_for(instance, namespace), target))
 
 
+@app.command("kong")
 def kong(
-    facts: "Facts",
     *,
     replica: Replicas = None,
     grpc_replica: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="ENDPOINT:VERSION=HOST:PORT",
-            help="Where it serves gRPC; may be repeated.",
+            metavar="ENDPOINT:VERSION=HOST:PORT", help="Where it serves gRPC; may be repeated."
         ),
     ] = None,
-) -> "Export":
+    options: ExportOptions,
+    plane: ControlPlane,
+) -> None:
     """Write a spec as Kong's declarative configuration.
 
     For example:
@@ -160,16 +180,17 @@ def kong(
     """
     from headrace import deploy
 
+    facts = options.facts(plane)
     grpc_replicas = addresses_for("--grpc-replica", grpc_replica, check_host_port)
     check_versions("--grpc-replica", facts, grpc_replicas)
-    options = deploy.KongOptions(
+    target = deploy.KongOptions(
         replicas=addresses_for("--replica", replica, check_host_port), grpc_replicas=grpc_replicas
     )
-    return deploy.kong(facts, options)
+    options.write(deploy.kong(facts, target))
 
 
+@app.command("aws-apigateway")
 def aws_apigateway(
-    facts: "Facts",
     backend: Annotated[
         str,
         typer.Option(
@@ -183,7 +204,9 @@ def aws_apigateway(
     ] = "http",
     vpc_link: Annotated[str, typer.Option(metavar="ID", help="Reach it by this.")] = "",
     title: Annotated[str, typer.Option(help="The API's name.")] = "Headrace",
-) -> "Export":
+    options: AwsExportOptions,
+    plane: ControlPlane,
+) -> None:
     """Write an OpenAPI document for Amazon API Gateway, and a template of its stage.
 
     The API stands before Headrace's own gateway, which goes on splitting and limiting.
@@ -194,14 +217,15 @@ def aws_apigateway(
     """
     from headrace import deploy
 
-    options = deploy.AwsOptions(
+    facts = options.facts(plane)
+    target = deploy.AwsOptions(
         backend=backend, kind=_api_kind(kind), vpc_link=vpc_link, title=title
     )
-    return deploy.aws_apigateway(facts, options)
+    options.write(deploy.aws_apigateway(facts, target))
 
 
+@app.command("envoy")
 def envoy(
-    facts: "Facts",
     *,
     replica: Replicas = None,
     run_dir: Annotated[
@@ -211,7 +235,9 @@ def envoy(
         Path | None,
         typer.Option(help="Who signs for others' servers.", show_default="the machine's"),
     ] = None,
-) -> "Export":
+    options: ExportOptions,
+    plane: ControlPlane,
+) -> None:
     """Write a spec as one configuration of Envoy's, which needs no control plane.
 
     For example:
@@ -223,26 +249,14 @@ def envoy(
     from headrace import deploy
     from headrace.protocol import DESCRIPTOR_SET_PATH
 
-    options = deploy.EnvoyOptions(
+    facts = options.facts(plane)
+    target = deploy.EnvoyOptions(
         replicas=addresses_for("--replica", replica, check_socket),
         descriptors=DESCRIPTOR_SET_PATH.read_bytes(),
         run_dir=run_dir,
         ca_file=ca_file,
     )
-    return deploy.envoy(facts, options)
-
-
-def register(app: typer.Typer) -> None:
-    """Add all of them to `headrace export`."""
-    for command in (
-        exports(gateway_api, with_revisions=True),
-        exports(kserve),
-        exports(argo_rollouts),
-        exports(kong),
-        exports(aws_apigateway, output="aws/"),
-        exports(envoy),
-    ):
-        app.command(command.__name__.replace("_", "-"))(command)
+    options.write(deploy.envoy(facts, target))
 
 
 def _routes(gateway: str, section: str, hostnames: list[str] | None) -> "GatewayApiOptions":
@@ -268,7 +282,6 @@ def _api_kind(kind: str) -> Literal["http", "rest"]:
             raise typer.BadParameter(msg, param_hint="--api")
 
 
-app = CommandGroup(help="Write files for other programs.")
 _USUAL_METRICS: Final = "http://127.0.0.1:8002/metrics"
 _Output = Annotated[
     Path,
@@ -295,11 +308,7 @@ def prometheus(
     file: Annotated[
         Path | None,
         typer.Option(
-            "--file",
-            "-f",
-            help="A spec file, instead of what runs.",
-            exists=True,
-            dir_okay=False,
+            "--file", "-f", help="A spec file, instead of what runs.", exists=True, dir_okay=False
         ),
     ] = None,
     token_file: Annotated[
@@ -356,9 +365,6 @@ def grafana(output: _Output) -> None:
 
     documents = {f"headrace-{d.name}.json": dashboard_json(d) for d in DASHBOARDS}
     _write(output, {name: f"{json.dumps(d, indent=2)}\n" for name, d in documents.items()})
-
-
-register(app)
 
 
 def _usual_target(token_file: str) -> "ScrapeTarget":

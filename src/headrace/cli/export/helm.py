@@ -221,18 +221,11 @@ def helm(
         ),
     ] = None,
     nats_monitoring: Annotated[
-        str,
-        typer.Option(
-            metavar="HOST:PORT",
-            help="Where KEDA reads the statistics of NATS.",
-        ),
+        str, typer.Option(metavar="HOST:PORT", help="Where KEDA reads the statistics of NATS.")
     ] = "",
     keda_authentication: Annotated[
         str,
-        typer.Option(
-            metavar="NAME",
-            help="The TriggerAuthentication by which KEDA asks brokers.",
-        ),
+        typer.Option(metavar="NAME", help="The TriggerAuthentication by which KEDA asks brokers."),
     ] = "",
     allow_loss: Annotated[
         list[str] | None,

@@ -2,23 +2,20 @@
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
-import functools
-import inspect
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
-from inspect import Parameter, Signature
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from headrace.cli.options import DEFAULT_HOME, Home, Server
+from headrace.cli.options import ControlPlane
 from headrace.cli.output import say, write
 from headrace.core import InvalidArgumentError
 
 if TYPE_CHECKING:
     from headrace.deploy import Export, Facts, Place
-    from headrace.deploy.export import Services
 
 _LABEL: Final = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
 _SERVICE: Final = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
@@ -211,7 +208,15 @@ def place_for(instance: str, namespace: str, services: Sequence[str] | None = No
     from headrace.deploy import Place
 
     check_place(instance, namespace)
-    return Place(instance=instance, namespace=namespace, services=_services(services or ()))
+    found = {}
+    for key, (text, *more) in addresses_for("--service", services).items():
+        name, colon, port = text.partition(":")
+        if more or (colon and not (port.isdecimal() and 0 < int(port) <= 65535)):  # noqa: PLR2004  # the last port
+            msg = f"{key[0]}:{key[1]} takes one NAME[:PORT], not '{text}'"
+            raise typer.BadParameter(msg, param_hint="--service")
+        check_service(f"{key[0]}:{key[1]}", name)
+        found[key] = (name, int(port) if port else None)
+    return Place(instance=instance, namespace=namespace, services=found)
 
 
 def addresses_for(
@@ -286,79 +291,35 @@ def left_over(folder: Path, target: str, written: Collection[str]) -> list[Path]
     return found
 
 
-def _services(given: Sequence[str]) -> "Services":
-    found = {}
-    for key, (text, *more) in addresses_for("--service", given).items():
-        name, colon, port = text.partition(":")
-        if more or (colon and not (port.isdecimal() and 0 < int(port) <= 65535)):  # noqa: PLR2004  # the last port
-            msg = f"{key[0]}:{key[1]} takes one NAME[:PORT], not '{text}'"
-            raise typer.BadParameter(msg, param_hint="--service")
-        check_service(f"{key[0]}:{key[1]}", name)
-        found[key] = (name, int(port) if port else None)
-    return found
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportOptions:
+    """Options of every export of a spec: where it comes from, and where documents go."""
 
+    file: File = None
+    from_system: FromSystem = False
+    output: Output = "-"
+    form: FormatOption = ""
+    allow_loss: AllowLoss = None
+    endpoint: Endpoints = None
 
-_FIRST: Final[Mapping[str, tuple[Any, Any]]] = {
-    "file": (File, None),
-    "from_system": (FromSystem, False),
-    "output": (Output, "-"),
-    "form": (FormatOption, ""),
-    "allow_loss": (AllowLoss, None),
-    "endpoint": (Endpoints, None),
-}
-_LAST: Final[Mapping[str, tuple[Any, Any]]] = {
-    "server": (Server, None),
-    "home": (Home, DEFAULT_HOME),
-}
-"""Options that all have, by their parameters' names: what they are, and their defaults."""
+    def facts(self, plane: ControlPlane, *, with_revisions: bool = False) -> "Facts":
+        """Return what is exported.
 
-
-def exports(
-    make: "Callable[..., Export]", *, output: str = "-", with_revisions: bool = False
-) -> Callable[..., None]:
-    """The command of `make`, which turns facts and options of its own into documents.
-
-    Args:
-        output: Where documents go if nobody says.
-        with_revisions: Whether `make` has to know what a control plane would run.
-    """
-
-    @functools.wraps(make)
-    def command(**given: Any) -> None:  # noqa: ANN401  # options of several types
+        Args:
+            with_revisions: Whether that includes what a control plane would run.
+        """
         from headrace.cli.export.facts import facts_for
 
-        shared = {name: given.pop(name) for name in (*_FIRST, *_LAST)}
-        facts = facts_for(
-            shared["file"],
-            from_system=shared["from_system"],
-            server=shared["server"],
-            home=shared["home"],
-            allow_loss=shared["allow_loss"],
-            only=shared["endpoint"],
+        return facts_for(
+            self.file,
+            from_system=self.from_system,
+            server=plane.server,
+            home=plane.home,
+            allow_loss=self.allow_loss,
+            only=self.endpoint,
             with_revisions=with_revisions,
         )
-        write_export(make(facts, **given), shared["output"], shared["form"])
 
-    parameters = _parameters(make, output)
-    # What typer reads: else it would see the options of `make` alone.
-    signature = Signature(parameters, return_annotation=None)
-    command.__signature__ = signature  # type: ignore[attr-defined]  # inspect looks for it
-    command.__annotations__ = {one.name: one.annotation for one in parameters}
-    return command
-
-
-def _parameters(make: "Callable[..., Export]", output: str) -> list[Parameter]:
-    """Those of `make` without the facts, between those that all commands have."""
-    _, *own = inspect.signature(make).parameters.values()
-    needed = [one for one in own if one.default is Parameter.empty]
-    others = [one for one in own if one.default is not Parameter.empty]
-    first = {**_FIRST, "output": (Output, output)}
-    given = [*needed, *_as_parameters(first), *others, *_as_parameters(_LAST)]
-    return [one.replace(kind=Parameter.KEYWORD_ONLY) for one in given]
-
-
-def _as_parameters(options: Mapping[str, tuple[Any, Any]]) -> list[Parameter]:
-    return [
-        Parameter(name, Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
-        for name, (annotation, default) in options.items()
-    ]
+    def write(self, export: "Export") -> None:
+        """Write the documents of an export."""
+        write_export(export, self.output, self.form)

@@ -1,6 +1,6 @@
 """`headrace features`: definition, materialization, writing and training sets of features."""
 
-# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
+# a command imports what it uses, so that each starts fast
 
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -16,7 +16,17 @@ from headrace.cli.output import FAILED, progress, say, write_json
 from headrace.cli.tables import Row, read_rows
 from headrace.cli.tables import opened as opened_file
 from headrace.core import FailedPreconditionError, SystemClock
-from headrace.features import FeatureView, OnlineStore, push_rows, refusals
+from headrace.features import (
+    FeatureView,
+    OnlineStore,
+    applied_definitions,
+    apply_definitions,
+    apply_feast,
+    join_files,
+    push_rows,
+    refusals,
+)
+from headrace.features import materialize as run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -160,8 +170,6 @@ def apply(
 
         headrace features apply --from-feast ../feature_repo
     """
-    from headrace.features import apply_definitions, apply_feast
-
     if from_feast is None:
         check_exists(path)
         changes = apply_definitions(path, home, allow_code=allow_code)
@@ -214,9 +222,6 @@ def materialize(
 
         headrace features materialize customer_stats --incremental
     """
-    from headrace.features import applied_definitions
-    from headrace.features import materialize as run
-
     definitions = applied_definitions(home)
     chosen = [definitions.view(name) for name in views or definitions.views]
     end = _time(until)
@@ -241,8 +246,7 @@ def push(
     file: Annotated[
         Path,
         typer.Argument(
-            help="Rows as Parquet, JSON lines or CSV; - for standard input.",
-            allow_dash=True,
+            help="Rows as Parquet, JSON lines or CSV; - for standard input.", allow_dash=True
         ),
     ],
     *,
@@ -262,8 +266,6 @@ def push(
 
         tail -f events.jsonl | headrace features push customer_stats -
     """
-    from headrace.features import applied_definitions
-
     found = applied_definitions(home).view(view)
     with opened(online_store, home) as store:
         report = push_file(found, store, file)
@@ -291,9 +293,7 @@ def join(
     entities: Annotated[
         Path,
         typer.Argument(
-            help="Parquet with the join keys and event_timestamp.",
-            exists=True,
-            dir_okay=False,
+            help="Parquet with the join keys and event_timestamp.", exists=True, dir_okay=False
         ),
     ],
     *,
@@ -313,8 +313,6 @@ def join(
 
     Every row stays, in its order; VIEW__status says how its values were found.
     """
-    from headrace.features import applied_definitions, join_files
-
     found = applied_definitions(home).service(service)
     with progress(f"joining {entities}"):
         counts = join_files(found, entities, output, fill_defaults=fill_defaults)

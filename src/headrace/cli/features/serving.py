@@ -15,6 +15,19 @@ from headrace.cli.options import DEFAULT_HOME, Home, Json
 from headrace.cli.output import NOT_READY, progress, say, show, table, write_json
 from headrace.core import Datatype, FailedPreconditionError, InvalidArgumentError, SystemClock
 from headrace.core.text import duration_text, number_text
+from headrace.features import (
+    FeatureReader,
+    Status,
+    applied_definitions,
+    compare_served,
+    default_online_store,
+    offline_rows,
+    open_online_store,
+    read_served,
+    served_directory,
+    service_readiness,
+    usual_grace_s,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,8 +59,6 @@ Store = Annotated[
 @contextmanager
 def opened(url: str, home: Path) -> "Iterator[OnlineStore]":
     """The online store at `url`; the home's, or Feast's, if that is empty."""
-    from headrace.features import default_online_store, open_online_store
-
     store = open_online_store(url or default_online_store(home))
     try:
         yield store
@@ -86,8 +97,6 @@ def get(
 
         headrace features get fraud -k customer_id=17 -k customer_id=18 --json
     """
-    from headrace.features import FeatureReader, applied_definitions
-
     found = applied_definitions(home).service(service)
     with opened(online_store, home) as store:
         keys, values = _keys(key, found)
@@ -115,8 +124,6 @@ def serve_check(
 
     Exit status 3 if one was not. Values that were pushed are not counted.
     """
-    from headrace.features import Status, applied_definitions, service_readiness
-
     found = applied_definitions(home).service(service)
     with opened(online_store, home) as store:
         views = service_readiness(found, store, SystemClock())
@@ -252,15 +259,6 @@ def skew(
 
         headrace features skew fraud --since 2026-11-27T06:00:00Z --grace 600 --json
     """
-    from headrace.features import (
-        applied_definitions,
-        compare_served,
-        offline_rows,
-        read_served,
-        served_directory,
-        usual_grace_s,
-    )
-
     found = applied_definitions(home).service(service)
     path = served or served_directory(home, service)
     since_us = _since(since)

@@ -22,6 +22,7 @@ from headrace.cli.infer import (
     certificate_of,
     read_secret,
 )
+from headrace.cli.load.report import announcement, document, report, steps_document, steps_report
 from headrace.cli.options import Json
 from headrace.cli.output import FAILED, INTERRUPTED, NOT_READY, OK, say, show, write_json
 from headrace.cli.read_inputs import Inputs, read_file, read_inputs, with_batch_axis
@@ -35,14 +36,25 @@ from headrace.core import (
     example_inputs,
 )
 from headrace.core.text import duration_text
-from headrace.load import Asker, Target, Tick
+from headrace.load import (
+    Arrivals,
+    Asker,
+    LoadPlan,
+    Target,
+    Tick,
+    Verdict,
+    check_plan,
+    open_target,
+    parse_objectives,
+    run_load,
+)
 from headrace.load.target import binary_message, json_message
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from headrace.core import Array
-    from headrace.load import LoadPlan, LoadResult, Objective
+    from headrace.load import LoadResult, Objective
 
 _MAX_BYTES: Final = 512 << 20
 _MAX_MESSAGES: Final = 1_000_000
@@ -184,7 +196,6 @@ def line(tick: Tick) -> str:
     )
 
 
-_LOAD, _ASK, _WHO = "The load", "What is asked", "Who asks"
 _MAX_STEPS: Final = 50
 _BEST_FIRST: Final = (OK, NOT_READY, FAILED)
 
@@ -201,7 +212,7 @@ def load(
         str,
         typer.Argument(
             help="http://HOST:PORT, https://…, those with /v2/models/NAME/infer or "
-            "/v2/models/NAME/versions/V/infer, or unix:/PATH.",
+            "/v2/models/NAME/versions/V/infer, or unix:/PATH."
         ),
     ],
     *,
@@ -213,17 +224,11 @@ def load(
             metavar="RATE,…",
             help="Requests per second. Several are tried one after the other, as long as no "
             "objective is missed.",
-            rich_help_panel=_LOAD,
         ),
     ],
-    seconds: Annotated[
-        float, typer.Option("--seconds", "-s", help="How long to measure.", rich_help_panel=_LOAD)
-    ] = 10.0,
+    seconds: Annotated[float, typer.Option("--seconds", "-s", help="How long to measure.")] = 10.0,
     warm_up: Annotated[
-        float,
-        typer.Option(
-            help="Seconds of the same load before that, which count nowhere.", rich_help_panel=_LOAD
-        ),
+        float, typer.Option(help="Seconds of the same load before that, which count nowhere.")
     ] = 2.0,
     slo: Annotated[
         list[str] | None,
@@ -231,49 +236,34 @@ def load(
             help="What has to hold: p99=20ms, p99.9=0.2s, error=0.1%; several by a comma, or the "
             "option again.",
             show_default="nothing",
-            rich_help_panel=_LOAD,
         ),
     ] = None,
     arrivals: Annotated[
         ArrivalKind,
         typer.Option(
-            help="poisson: as of many callers who do not know of each other. constant: evenly.",
-            rich_help_panel=_LOAD,
+            help="poisson: as of many callers who do not know of each other. constant: evenly."
         ),
     ] = ArrivalKind.POISSON,
-    seed: Annotated[
-        int, typer.Option(help="The same gives the same arrivals.", rich_help_panel=_LOAD)
-    ] = 1,
+    seed: Annotated[int, typer.Option(help="The same gives the same arrivals.")] = 1,
     connections: Annotated[
         int,
         typer.Option(
             "--connections",
             "-c",
             help="At most so many at once; what finds none free waits, and the wait counts.",
-            rich_help_panel=_LOAD,
         ),
     ] = 1000,
     timeout_s: Annotated[
-        float,
-        typer.Option(
-            help="After so many seconds without an answer a request has failed.",
-            rich_help_panel=_LOAD,
-        ),
+        float, typer.Option(help="After so many seconds without an answer a request has failed.")
     ] = 10.0,
-    max_requests: Annotated[
-        int, typer.Option(help="Refuse a plan that sends more.", rich_help_panel=_LOAD)
-    ] = 5_000_000,
+    max_requests: Annotated[int, typer.Option(help="Refuse a plan that sends more.")] = 5_000_000,
     model: Annotated[
         str,
         typer.Option(
-            "--model",
-            "-m",
-            help="Whom to ask.",
-            show_default="the URL's, or the server's only one",
-            rich_help_panel=_ASK,
+            "--model", "-m", help="Whom to ask.", show_default="the URL's, or the server's only one"
         ),
     ] = "",
-    version: Annotated[str, typer.Option(help="A version by number.", rich_help_panel=_ASK)] = "",
+    version: Annotated[str, typer.Option(help="A version by number.")] = "",
     file: Annotated[
         str | None,
         typer.Option(
@@ -283,7 +273,6 @@ def load(
             "each line, sent in turn. - reads standard input.",
             metavar="FILE",
             show_default="made-up inputs",
-            rich_help_panel=_ASK,
         ),
     ] = None,
     rows: Annotated[
@@ -295,7 +284,6 @@ def load(
             max=1_000_000,
             help="Rows in a request. Those of a file are sent in turn.",
             show_default="1, or all of the file",
-            rich_help_panel=_ASK,
         ),
     ] = None,
     size: Annotated[
@@ -305,24 +293,16 @@ def load(
             max=10_000_000,
             help="Of made-up inputs, the size of every other axis that may vary: a length of text, "
             "a side of a picture.",
-            rich_help_panel=_ASK,
         ),
     ] = 1,
     binary: Annotated[
         bool,
-        typer.Option(
-            "--binary",
-            help="Send tensors as bytes, and ask for such, instead of JSON.",
-            rich_help_panel=_ASK,
-        ),
+        typer.Option("--binary", help="Send tensors as bytes, and ask for such, instead of JSON."),
     ] = False,
     header: Annotated[
         list[str] | None,
         typer.Option(
-            "--header",
-            "-H",
-            help="'NAME: VALUE', sent with every request; may be repeated.",
-            rich_help_panel=_ASK,
+            "--header", "-H", help="'NAME: VALUE', sent with every request; may be repeated."
         ),
     ] = None,
     key: Key = None,
@@ -333,11 +313,7 @@ def load(
     allow_insecure: AllowInsecure = False,
     json: Json = False,
     plot: Annotated[
-        Path | None,
-        typer.Option(
-            help="Draw it to this file (.html, .svg, .png).",
-            dir_okay=False,
-        ),
+        Path | None, typer.Option(help="Draw it to this file (.html, .svg, .png).", dir_okay=False)
     ] = None,
 ) -> None:
     """Send requests at a steady rate, whether or not they are answered, and say how that went.
@@ -360,7 +336,7 @@ def load(
         headrace load http://127.0.0.1:8000 -r 100,200,400,800 --slo p99=20ms --plot load.html
     """
     from headrace.client.credentials import trust_of
-    from headrace.load import Arrivals, LoadPlan, check_plan, open_target, parse_objectives
+    from headrace.load import LoadPlan
     from headrace.load.target import parse_headers
 
     if plot is not None:
@@ -422,8 +398,6 @@ def _run(
     plans: "Sequence[LoadPlan]",
     objectives: "Sequence[Objective]",
 ) -> _Runs:
-    from headrace.cli.load.report import announcement
-    from headrace.load import Verdict, run_load
 
     ready, what = ready_target(target, given)
     results: list[LoadResult] = []
@@ -437,7 +411,6 @@ def _run(
 
 
 def _report(runs: _Runs, url: str, *, as_json: bool, plot: Path | None) -> None:
-    from headrace.cli.load.report import document, report, steps_document, steps_report
 
     results, model = runs.results, runs.target.model
     is_one = len(results) == 1
@@ -464,7 +437,6 @@ def _exit_code(results: "Sequence[LoadResult]") -> int:
 
 
 def _code_of(result: "LoadResult") -> int:
-    from headrace.load import Verdict
 
     if result.interrupted:
         return INTERRUPTED

@@ -1,17 +1,16 @@
 """Report of a load: text for people, a document for programs."""
 
-# ruff: noqa: PLC0415  # rich is slow to import
+# rich is slow to import
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
+
+from rich.text import Text
 
 from headrace.cli.output import table
 from headrace.core.text import duration_text, percent_text
 from headrace.load import Interval, Judgement, LoadPlan, LoadResult, Target, Verdict
 from headrace.load.summary import rounded_up
-
-if TYPE_CHECKING:
-    from rich.text import Text
 
 _WORDS: Final = {
     Verdict.MET: "met",
@@ -39,8 +38,6 @@ def quantile_name(quantile: float) -> str:
 
 def report(result: LoadResult) -> list["Text"]:
     """One run as tables."""
-    from rich.text import Text
-
     latencies = [
         (quantile_name(quantile), *_latency_cells(interval))
         for quantile, interval in result.latency_s.items()
@@ -117,7 +114,6 @@ def _needed(interval: Interval) -> str:
 
 
 def _judgement_cells(judgement: Judgement) -> "tuple[Text | str, ...]":
-    from rich.text import Text
 
     objective, measured = judgement.objective, judgement.measured
     verdict = Text(_WORDS[judgement.verdict], style=_STYLES[judgement.verdict])
@@ -145,8 +141,6 @@ def _seconds(value: float | None) -> str:
 
 def steps_report(results: Sequence[LoadResult]) -> list["Text"]:
     """Several rates as one table, and the highest that met everything."""
-    from rich.text import Text
-
     rows = [_step_cells(result) for result in results]
     parts = [
         table(rows, "asked/s", "achieved/s", "p50", "p99", "95 % interval", "errors", "objectives")
@@ -161,7 +155,6 @@ def steps_report(results: Sequence[LoadResult]) -> list["Text"]:
 
 
 def _step_cells(result: LoadResult) -> "tuple[Text | str, ...]":
-    from rich.text import Text
 
     p50, p99 = result.latency_s[0.5], result.latency_s[0.99]
     verdict = result.verdict

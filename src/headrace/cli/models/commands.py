@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from headrace.cli.models import files
+from headrace.cli.models.files import Wish, converted, difference_text, signed_text
+from headrace.cli.models.store import Pushed, model_store
 from headrace.cli.options import (
     AllowCode,
     Artifacts,
@@ -19,7 +21,7 @@ from headrace.cli.options import (
     Json,
     StateUrl,
 )
-from headrace.cli.output import progress, say, table, write_json
+from headrace.cli.output import Column, progress, say, show_document, table, write_json
 from headrace.core.text import bytes_text, duration_text
 
 if TYPE_CHECKING:
@@ -168,9 +170,6 @@ def push(
 
         headrace models push fraud model.onnx --artifacts s3://models/prod
     """
-    from headrace.cli.models.files import Wish, converted, difference_text
-    from headrace.cli.models.store import Pushed, model_store
-
     if reference_time and reference is None:
         msg = "it names a column of the training data; give that with --reference"
         raise typer.BadParameter(msg, param_hint="--reference-time")
@@ -211,34 +210,26 @@ def list_(
     plane: ControlPlane,
 ) -> None:
     """List the stored versions; a damaged one is named on standard error."""
-    from headrace.cli.models.store import model_store
-    from headrace.cli.output import show
-
     store = model_store(plane.target(), artifacts=artifacts)
     versions, problems = store.list(name)
     signatures = store.signatures(versions)
     for problem in problems:
         say(f"damaged: {problem}")
-    if json:
-        write_json([_document(version, signatures[version.reference]) for version in versions])
-        return
-    if not versions:
-        say("no models yet; `headrace models push NAME PATH` stores one")
-        return
-    rows = (
-        (
-            version.reference,
-            f"{version.runtime}{' (runs code)' if version.executes_code else ''}",
-            "yes" if version.signature.batched else "no",
-            bytes_text(version.size_bytes),
-            str(len(signatures[version.reference]) or "-"),
-            f"{version.created_at:%Y-%m-%d %H:%M}",
-            version.created_by,
-            version.digest[:19],
-        )
-        for version in versions
-    )
-    show(table(rows, "model", "runtime", "batched", "size", "signatures", "pushed", "by", "digest"))
+    columns: dict[str, Column] = {
+        "model": lambda version: version.reference,
+        "runtime": lambda version: (
+            f"{version.runtime}{' (runs code)' if version.executes_code else ''}"
+        ),
+        "batched": lambda version: "yes" if version.signature.batched else "no",
+        "size": lambda version: bytes_text(version.size_bytes),
+        "signatures": lambda version: str(len(signatures[version.reference]) or "-"),
+        "pushed": lambda version: f"{version.created_at:%Y-%m-%d %H:%M}",
+        "by": lambda version: version.created_by,
+        "digest": lambda version: version.digest[:19],
+    }
+    document = [_document(version, signatures[version.reference]) for version in versions]
+    empty = "no models yet; `headrace models push NAME PATH` stores one"
+    show_document(document, versions, columns, json=json, empty=empty)
 
 
 @app.command()
@@ -250,8 +241,6 @@ def show(
     plane: ControlPlane,
 ) -> None:
     """Show a version's inputs, outputs and origin; without a number, the newest."""
-    from headrace.cli.models.store import model_store
-
     store = model_store(plane.target(), artifacts=artifacts)
     version = store.get(reference)
     signatures = store.signatures([version])[version.reference]
@@ -270,8 +259,6 @@ def rm(
     plane: ControlPlane,
 ) -> None:
     """Remove a version; refused while an endpoint uses it."""
-    from headrace.cli.models.store import model_store
-
     name, _, number = reference.partition(":")
     if not number:
         msg = f"'{reference}' names no version; write it as {name}:VERSION"
@@ -301,8 +288,6 @@ def gc(
     What a shared store (--artifacts) holds is kept for a while: another host may be about to push
     a version of it.
     """
-    from headrace.cli.models.store import model_store
-
     store = model_store(plane.target(), artifacts=artifacts)
     removed = store.gc(grace_hours * 3600)
     if json:
@@ -327,7 +312,6 @@ def _document(
 
 
 def _show(version: "ModelVersion", signatures: "tuple[VersionSignature, ...]") -> None:
-    from headrace.cli.models.files import signed_text
     from headrace.cli.output import show
 
     rows = [

@@ -14,7 +14,7 @@ import numpy as np
 import typer
 
 from headrace.cli.connection import actor
-from headrace.cli.models.store import Pushed
+from headrace.cli.models.store import Pushed, model_store, watched_store
 from headrace.cli.options import Artifacts, ControlPlane, Json
 from headrace.cli.output import progress, say, write_json
 from headrace.cli.read_inputs import read_inputs, with_batch_axis
@@ -33,6 +33,15 @@ from headrace.core.text import bytes_text
 from headrace.optimize.convert_process import ConvertRequest
 from headrace.optimize.sources import source_runtime
 from headrace.registry import read_content
+from headrace.registry.signing import (
+    check_signed,
+    key_of,
+    make_key,
+    read_private_key,
+    read_public_keys,
+    write_keys,
+)
+from headrace.registry.signing import sign as sign_version
 
 if TYPE_CHECKING:
     from headrace.registry import VersionSignature
@@ -69,7 +78,6 @@ def fetch(
 
         headrace models fetch fraud:3 --artifacts s3://models/prod --output /models
     """
-    from headrace.cli.models.store import watched_store
     from headrace.registry.fetch import check_reference, fetch_model
     from headrace.registry.open_store import RETRY_S, check_artifacts_url
 
@@ -207,8 +215,6 @@ def keygen(
 
         headrace models keygen --out keys
     """
-    from headrace.registry.signing import make_key, read_public_keys, write_keys
-
     private, public = write_keys(out, make_key())
     say(f"{private} signs: keep it secret; {public} is for `security.trusted_keys` in the spec")
     say(f"the key is called {read_public_keys(public)[0].id}")
@@ -221,8 +227,7 @@ def sign(
     content: Annotated[
         Path | None,
         typer.Option(
-            help="The model as you have it; refused if something else is stored.",
-            exists=True,
+            help="The model as you have it; refused if something else is stored.", exists=True
         ),
     ] = None,
     artifacts: Artifacts = "",
@@ -238,11 +243,6 @@ def sign(
 
         headrace models sign fraud:3 --key keys/model-signing.pem --content fraud.onnx
     """
-    from headrace.cli.models.store import model_store
-    from headrace.registry import read_content
-    from headrace.registry.signing import key_of, read_private_key
-    from headrace.registry.signing import sign as sign_version
-
     name, _, number = reference.partition(":")
     if not number:
         msg = f"'{reference}' names no version; write it as {name}:VERSION"
@@ -268,10 +268,7 @@ def verify(
     *,
     trusted: Annotated[
         list[Path],
-        typer.Option(
-            help="Public keys, PEM; may be given several times.",
-            dir_okay=False,
-        ),
+        typer.Option(help="Public keys, PEM; may be given several times.", dir_okay=False),
     ],
     artifacts: Artifacts = "",
     plane: ControlPlane,
@@ -285,9 +282,6 @@ def verify(
 
         headrace models verify fraud:3 --trusted keys/model-signing.pub.pem
     """
-    from headrace.cli.models.store import model_store
-    from headrace.registry.signing import check_signed, key_of, read_public_keys
-
     keys = [key for path in trusted for key in read_public_keys(path)]
     store = model_store(plane.target(), artifacts=artifacts)
     version = store.get(reference)
@@ -299,8 +293,6 @@ def verify(
 
 def signed_text(signature: "VersionSignature") -> str:
     """A signature on one line: by which key, and who and when it says."""
-    from headrace.registry.signing import key_of
-
     try:
         key = key_of(signature).id
     except InvalidArgumentError:

@@ -17,19 +17,24 @@ from headrace.cli.access.trail import note_here
 from headrace.cli.connection import Target, references_in_use
 from headrace.cli.management import Document, Management
 from headrace.cli.output import TransferView, say, transfer
+from headrace.control.sandboxed import SandboxedInspector
 from headrace.core import ArtifactCorruptError, InvalidArgumentError, NotFoundError
 from headrace.registry import (
     Content,
     ModelVersion,
+    Registry,
     StoredFile,
+    VersionNotFoundError,
     VersionSignature,
+    bound_to,
     is_repository,
+    open_shared,
     read_content,
 )
 
 if TYPE_CHECKING:
     from headrace.core import Inspect
-    from headrace.registry import Registry, SharedStore
+    from headrace.registry import SharedStore
 
 _CHUNK_BYTES: Final = 1 << 20
 _BLOCK_BYTES: Final = tarfile.BLOCKSIZE
@@ -214,8 +219,6 @@ def home_registry(
     Raises:
         InvalidArgumentError: It is no such URL.
     """
-    from headrace.registry import Registry, bound_to
-
     url = os.environ.get("HEADRACE_ARTIFACTS", "") if artifacts is None else artifacts
     url = url or bound_to(home)
     return Registry(home, inspect, shared=watched_store(url) if url else None)
@@ -230,8 +233,6 @@ def stored_model(reference: str, home: Path) -> "tuple[ModelVersion, Path]":
         VersionNotFoundError: There is none; also without a number if there is no such model.
         ArtifactCorruptError: It is damaged.
     """
-    from headrace.registry import Registry, VersionNotFoundError
-
     here, maybe_shared = Registry(home), home_registry(home)
     if ":" in reference:
         try:
@@ -252,8 +253,6 @@ def watched_store(url: str, *, retry_s: float | None = None) -> "SharedStore":
     Args:
         retry_s: How long a request is tried again; None for the usual time.
     """
-    from headrace.registry import open_shared
-
     shared = open_shared(url) if retry_s is None else open_shared(url, retry_s=retry_s)
     shared.tell = TransferView().tell
     return shared
@@ -333,8 +332,6 @@ class LocalModels:
 
     def push(self, name: str, pushed: Pushed) -> ModelVersion:
         """Store a model as the next version of `name`."""
-        from headrace.control.sandboxed import SandboxedInspector  # only here
-
         with contextlib.closing(SandboxedInspector.of_home(self.home)) as inspect:
             stored = self._registry(inspect).push(
                 name,

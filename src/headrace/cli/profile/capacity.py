@@ -10,19 +10,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
+from rich.text import Text
 
+from headrace.advise.capacity import (
+    Demand,
+    Forecast,
+    NodeType,
+    SloUnreachableError,
+    plan_capacity,
+    replica_by_hand,
+    replica_of,
+)
 from headrace.cli.options import DEFAULT_HOME, Home, Json, seconds
 from headrace.cli.output import NOT_READY, report, show, table, write_json
 from headrace.core import FailedPreconditionError, InvalidArgumentError
+from headrace.core.spec import parse_spec
 from headrace.core.text import bytes_text, duration_text, number_text, size_bytes
 
 if TYPE_CHECKING:
-    from rich.text import Text
+    from headrace.advise.capacity import CapacityPlan, Fleet, Option, Replica
 
-    from headrace.advise.capacity import CapacityPlan, Demand, Fleet, NodeType, Option, Replica
-
-_LOAD, _MODEL, _PROMISE = "The load", "The model", "What is promised"
-_MACHINES, _OUTPUT = "Machines", "Output"
 _MAX_CORES: Final = 4096
 _NODE_KEYS: Final = ("name", "cores", "memory", "cost", "gpus", "speed")
 _MADE_UP_CORES: Final = (4, 8, 16, 32)
@@ -34,11 +41,7 @@ def capacity(
     *,
     rate: Annotated[
         float | None,
-        typer.Option(
-            help="Requests a second, all the time.",
-            show_default="from --traffic",
-            rich_help_panel=_LOAD,
-        ),
+        typer.Option(help="Requests a second, all the time.", show_default="from --traffic"),
     ] = None,
     traffic: Annotated[
         Path | None,
@@ -46,32 +49,20 @@ def capacity(
             help="Rates over equal intervals: CSV with a column `rate`, or JSON lines.",
             exists=True,
             dir_okay=False,
-            rich_help_panel=_LOAD,
         ),
     ] = None,
-    growth: Annotated[
-        str, typer.Option(help="More each month, such as 5%.", rich_help_panel=_LOAD)
-    ] = "0%",
+    growth: Annotated[str, typer.Option(help="More each month, such as 5%.")] = "0%",
     months: Annotated[
-        int,
-        typer.Option(
-            min=0, max=120, help="Plan for the load in so many months.", rich_help_panel=_LOAD
-        ),
+        int, typer.Option(min=0, max=120, help="Plan for the load in so many months.")
     ] = 0,
     peak_factor: Annotated[
         float,
-        typer.Option(
-            min=1.0,
-            max=1000.0,
-            help="The busiest second over the highest rate given.",
-            rich_help_panel=_LOAD,
-        ),
+        typer.Option(min=1.0, max=1000.0, help="The busiest second over the highest rate given."),
     ] = 1.0,
     model: Annotated[
         str,
         typer.Option(
-            help="A model that `headrace profile` has measured: a path or NAME[:VERSION].",
-            rich_help_panel=_MODEL,
+            help="A model that `headrace profile` has measured: a path or NAME[:VERSION]."
         ),
     ] = "",
     service_time: Annotated[
@@ -80,7 +71,6 @@ def capacity(
             help="Instead of --model: a run's time, 4ms, or by rows in the batch: "
             "1=4ms,8=9ms,32=30ms.",
             show_default="from the profile",
-            rich_help_panel=_MODEL,
         ),
     ] = "",
     runs: Annotated[
@@ -90,77 +80,46 @@ def capacity(
             max=1024,
             help="With --service-time: runs at once in a replica.",
             show_default="one a core",
-            rich_help_panel=_MODEL,
         ),
     ] = None,
     cores: Annotated[
-        float | None,
-        typer.Option(
-            help="Of one replica.", show_default="from the profile, else 1", rich_help_panel=_MODEL
-        ),
+        float | None, typer.Option(help="Of one replica.", show_default="from the profile, else 1")
     ] = None,
     memory: Annotated[
         str,
         typer.Option(
-            help="Of one replica, such as 500MB.",
-            show_default="from the profile, else left out",
-            rich_help_panel=_MODEL,
+            help="Of one replica, such as 500MB.", show_default="from the profile, else left out"
         ),
     ] = "",
-    gpus: Annotated[
-        int, typer.Option(min=0, max=64, help="Of one replica.", rich_help_panel=_MODEL)
-    ] = 0,
+    gpus: Annotated[int, typer.Option(min=0, max=64, help="Of one replica.")] = 0,
     p99: Annotated[
         str,
         typer.Option(
             help="99 of 100 answers come within it, such as 50ms; the gateway's part (0.1 ms) and "
             "the network not counted.",
             show_default="from --spec, else none: replicas 80% loaded",
-            rich_help_panel=_PROMISE,
         ),
     ] = "",
     spare_nodes: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            max=1000,
-            help="Nodes of a cluster that may fail at once.",
-            rich_help_panel=_PROMISE,
-        ),
+        int, typer.Option(min=0, max=1000, help="Nodes of a cluster that may fail at once.")
     ] = 1,
-    zones: Annotated[
-        int,
-        typer.Option(min=1, max=100, help="Over which nodes are spread.", rich_help_panel=_PROMISE),
-    ] = 1,
-    lose_zone: Annotated[
-        bool, typer.Option("--lose-zone", help="A zone may fail.", rich_help_panel=_PROMISE)
-    ] = False,
+    zones: Annotated[int, typer.Option(min=1, max=100, help="Over which nodes are spread.")] = 1,
+    lose_zone: Annotated[bool, typer.Option("--lose-zone", help="A zone may fail.")] = False,
     node: Annotated[
         list[str] | None,
         typer.Option(
             help="A machine to choose: name=m,cores=8,memory=32GiB,cost=0.4, and where it has "
             "them gpus=1, speed=1.3 (over the machine that was measured). Again for others.",
             show_default="4, 8, 16 and 32 cores with 4 GiB each",
-            rich_help_panel=_MACHINES,
         ),
     ] = None,
     cost_per_hour: Annotated[
-        float,
-        typer.Option(
-            min=0.0,
-            help="Of a core, in any currency, where no node is named.",
-            rich_help_panel=_MACHINES,
-        ),
+        float, typer.Option(min=0.0, help="Of a core, in any currency, where no node is named.")
     ] = 0.05,
     gateway_rate: Annotated[
-        float,
-        typer.Option(
-            min=1.0, help="Requests a second of a gateway's core.", rich_help_panel=_MACHINES
-        ),
+        float, typer.Option(min=1.0, help="Requests a second of a gateway's core.")
     ] = 22_000.0,
-    gateway_cores: Annotated[
-        int, typer.Option(min=1, max=1024, help="Of one gateway.", rich_help_panel=_MACHINES)
-    ] = 4,
+    gateway_cores: Annotated[int, typer.Option(min=1, max=1024, help="Of one gateway.")] = 4,
     spec: Annotated[
         Path | None,
         typer.Option(
@@ -168,12 +127,9 @@ def capacity(
             "part; nothing is written.",
             exists=True,
             dir_okay=False,
-            rich_help_panel=_OUTPUT,
         ),
     ] = None,
-    endpoint: Annotated[
-        str, typer.Option(help="Of --spec.", show_default="the only one", rich_help_panel=_OUTPUT)
-    ] = "",
+    endpoint: Annotated[str, typer.Option(help="Of --spec.", show_default="the only one")] = "",
     home: Home = DEFAULT_HOME,
     json: Json = False,
 ) -> None:
@@ -187,12 +143,6 @@ def capacity(
       headrace plan capacity --service-time 1=4ms,8=9ms --rate 5000 --p99 40ms
     """
     from headrace.advise.arrivals import read_rates
-    from headrace.advise.capacity import (
-        Demand,
-        Forecast,
-        SloUnreachableError,
-        plan_capacity,
-    )
 
     target = _target(spec, endpoint)
     if (rate is None) == (traffic is None):
@@ -263,7 +213,6 @@ def _target(spec: Path | None, endpoint: str) -> _Target:
         if endpoint:
             raise typer.BadParameter("an endpoint of which --spec?", param_hint="--endpoint")
         return _Target()
-    from headrace.core.spec import parse_spec
 
     try:
         parsed = parse_spec(spec.read_text(), base_dir=spec.parent, exists=lambda _: True)
@@ -295,8 +244,6 @@ def _replica(
     home: Path,
 ) -> "Replica":
     """By a profile, or by hand."""
-    from headrace.advise.capacity import replica_by_hand, replica_of
-
     if bool(model) == bool(service_time):
         problem = "give only one" if model else "what does a run take? give one"
         msg = f"{problem} of --service-time and --model (which `headrace profile` has measured)"
@@ -341,8 +288,6 @@ def _service_times(text: str) -> dict[int, float]:
 
 def _nodes(texts: Sequence[str], core_cost: float) -> list["NodeType"]:
     """The machines to choose from: named, or made up."""
-    from headrace.advise.capacity import NodeType
-
     if not texts:
         return [
             NodeType(
@@ -362,7 +307,6 @@ def _nodes(texts: Sequence[str], core_cost: float) -> list["NodeType"]:
 
 
 def _node(text: str) -> "NodeType":
-    from headrace.advise.capacity import NodeType
 
     pairs = [part.partition("=") for part in text.split(",")]
     entry = {key.strip(): value.strip() for key, _, value in pairs}
@@ -409,7 +353,6 @@ def _percentage(text: str, flag: str) -> float:
 
 
 def _show(plan: "CapacityPlan", demand: "Demand", target: _Target, *, is_made_up: bool) -> None:
-    from rich.text import Text
 
     heads = ("node", "replicas", "nodes", "clusters", "gateways", "p99", "load", "a month")
     rows = [_row(option, plan.recommended) for option in plan.options]

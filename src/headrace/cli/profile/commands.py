@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from headrace.cli.connection import find_target
 from headrace.cli.options import (
@@ -20,17 +22,17 @@ from headrace.cli.options import (
     seconds,
 )
 from headrace.cli.output import progress, say, show, write_json
+from headrace.client import Client
+from headrace.control.sandbox import Sandbox
 from headrace.core import HeadraceError
+from headrace.optimize.profiling.recommend import Wishes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from headrace.cli.profile.documents import Subject
-    from headrace.client import Client
-    from headrace.control.sandbox import Sandbox
     from headrace.optimize.profiling.document import Profile
     from headrace.optimize.profiling.messages import Event, Measured, Overhead, ProfileRequest
-    from headrace.optimize.profiling.recommend import Wishes
 
 _MEASURED_SHARE: Final = 0.7
 """Of the budget, for the model itself; then a replica is asked, and the rest is for predictions,
@@ -84,10 +86,7 @@ def profile(
     ] = "60s",
     cost_per_hour: Annotated[
         float | None,
-        typer.Option(
-            min=0.0,
-            help="What --cores cores cost in an hour, in any currency.",
-        ),
+        typer.Option(min=0.0, help="What --cores cores cost in an hour, in any currency."),
     ] = None,
     runtime: Annotated[
         str, typer.Option(help="What runs the model.", show_default="detected")
@@ -95,8 +94,7 @@ def profile(
     plot: Annotated[
         Path | None,
         typer.Option(
-            help="Draw latency over load into this file: .png, .svg or .pdf.",
-            dir_okay=False,
+            help="Draw latency over load into this file: .png, .svg or .pdf.", dir_okay=False
         ),
     ] = None,
     save: Annotated[
@@ -123,7 +121,6 @@ def profile(
     from headrace.cli.profile.documents import find_subject, profile_text, save_profile
     from headrace.engine import usable_cores
     from headrace.optimize.profiling.messages import ProfileRequest
-    from headrace.optimize.profiling.recommend import Wishes
 
     if plot is not None:
         from headrace.cli.plots import check_plot
@@ -184,7 +181,6 @@ def _profile(
 
     import headrace
     from headrace.control.profiling import measure
-    from headrace.control.sandbox import Sandbox
     from headrace.optimize.profiling.document import conclude
     from headrace.runtimes.processor import this_processor
 
@@ -266,7 +262,6 @@ def _overhead(
 @contextmanager
 def _client(server: str | None, home: Path) -> "Iterator[Client]":
     from headrace.cli import connection
-    from headrace.client import Client
 
     found = connection.gateway(find_target(server, home))
     with Client(found.url, ca_file=found.ca_file, server_name=found.server_name) as client:
@@ -279,8 +274,6 @@ def _watched(name: str, budget_s: float) -> "Iterator[Callable[[Event], None]]":
     if not sys.stderr.isatty():
         yield lambda _: None
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     from headrace.optimize.profiling.messages import Progress as Step
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
+from rich.text import Text
 
 from headrace.cli.options import DEFAULT_HOME, CommandGroup, Home, Json, seconds
 from headrace.cli.output import columns, progress, show, table, write_json
@@ -95,13 +96,13 @@ def mode(
     key_column: Annotated[
         str,
         typer.Option(
-            help="Of --log: by which rows are of the same thing; says how many there are.",
+            help="Of --log: by which rows are of the same thing; says how many there are."
         ),
     ] = "",
     model: Annotated[
         str,
         typer.Option(
-            help="A model that `headrace profile` has measured: a path or NAME[:VERSION].",
+            help="A model that `headrace profile` has measured: a path or NAME[:VERSION]."
         ),
     ] = "",
     row_time: Annotated[
@@ -263,7 +264,6 @@ def _document(plan: "ModePlan", found: "Arrivals | None") -> dict[str, object]:
 
 
 def _show(plan: "ModePlan", found: "Arrivals | None") -> None:
-    from rich.text import Text
 
     needs = plan.needs
     if found is not None:

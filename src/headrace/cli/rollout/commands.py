@@ -1,18 +1,20 @@
 """`headrace rollout`: status of rollouts, and steps by hand."""
 
-# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
+# a command imports what it uses, so that each starts fast
 
 import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
+from rich.live import Live
 
 from headrace.cli.options import CommandGroup, ControlPlane, Json
-from headrace.cli.output import say, show, table, write_json
+from headrace.cli.output import say, show, show_document, write_json
 from headrace.cli.rollout.simulate import simulate
 from headrace.cli.rollout.start import start
-from headrace.cli.rollout.view import render, summary_rows
+from headrace.cli.rollout.view import render, summary_columns
 
 if TYPE_CHECKING:
     from headrace.cli.management import Management
@@ -58,8 +60,6 @@ def status(
 
 
 def _watch(api: "Management", path: str) -> None:
-    from rich.console import Console
-    from rich.live import Live
 
     console = Console()
     if not console.is_terminal:
@@ -89,14 +89,8 @@ def list_(
 ) -> None:
     """List rollouts, the newest first."""
     document = plane.connect().get("/api/v1/rollouts", endpoint=endpoint)
-    rollouts = document["rollouts"]
-    if json:
-        write_json(document)
-    elif not rollouts:
-        say("no rollouts yet; `headrace rollout start ENDPOINT --version N` begins one")
-    else:
-        names = ("id", "endpoint", "strategy", "phase", "version", "weight", "age", "by", "why")
-        show(table(summary_rows(rollouts, now=_now()), *names))
+    empty = "no rollouts yet; `headrace rollout start ENDPOINT --version N` begins one"
+    show_document(document, document["rollouts"], summary_columns(_now()), json=json, empty=empty)
 
 
 def _add_verb(verb: str, text: str) -> None:
@@ -109,7 +103,13 @@ def _add_verb(verb: str, text: str) -> None:
         json: Json = False,
         plane: ControlPlane,
     ) -> None:
-        _command(endpoint, verb, reason=reason, json=json, plane=plane)
+        path = f"/api/v1/endpoints/{endpoint}/rollout/{verb}"
+        document = plane.connect().post(path, {"reason": reason})
+        if json:
+            write_json(document)
+        else:
+            phase = document["phase"].replace("_", " ")
+            say(f"rollout {document['id']} of {endpoint} is {phase}: {document['reason']}")
 
     app.command(verb, help=text)(tell)
 
@@ -123,16 +123,6 @@ for _verb, _text in {
     "For example:\n\n    headrace rollout rollback fraud --reason 'chargebacks doubled'\n",
 }.items():
     _add_verb(_verb, _text)
-
-
-def _command(endpoint: str, verb: str, *, reason: str, json: bool, plane: ControlPlane) -> None:
-    path = f"/api/v1/endpoints/{endpoint}/rollout/{verb}"
-    document = plane.connect().post(path, {"reason": reason})
-    if json:
-        write_json(document)
-    else:
-        phase = document["phase"].replace("_", " ")
-        say(f"rollout {document['id']} of {endpoint} is {phase}: {document['reason']}")
 
 
 def _now() -> float:

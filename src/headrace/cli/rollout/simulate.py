@@ -10,15 +10,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.text import Text
 
 from headrace.cli.options import Json
 from headrace.cli.output import show, table, write_json
+from headrace.core.spec_rollout import (
+    CanarySpec,
+    ErrorsSpec,
+    LatencySpec,
+    MetricsSpec,
+    PredictionsSpec,
+)
 from headrace.core.text import duration_text
+from headrace.rollout.simulate import changes, power_table
+from headrace.rollout.simulate import simulate as run
 
 if TYPE_CHECKING:
-    from rich.text import Text
-
-    from headrace.core.spec_rollout import CanarySpec, MetricsSpec
     from headrace.rollout.simulate import Power, Result
     from headrace.rollout.world import Candidate, World
 
@@ -59,8 +68,6 @@ def power_document(row: "Power") -> dict[str, object]:
 
 def result_text(result: "Result", *, alpha: float, is_same: bool) -> "list[Text]":
     """One candidate, for people."""
-    from rich.text import Text
-
     ever, naive = (
         len(times) / result.runs for times in (result.ever_rolled_back_s, result.naive_s)
     )
@@ -86,8 +93,6 @@ def result_text(result: "Result", *, alpha: float, is_same: bool) -> "list[Text]
 
 def power_text(rows: "list[Power]", duration_s: int) -> "list[Text]":
     """The power table, for people."""
-    from rich.text import Text
-
     cells = [
         (
             row.change,
@@ -109,7 +114,6 @@ def power_text(rows: "list[Power]", duration_s: int) -> "list[Text]":
 
 
 def _bar_of(ratio: float, style: str, *, width: int = _BAR) -> "Text":
-    from rich.text import Text
 
     full = round(width * ratio)
     return Text.assemble(
@@ -269,8 +273,6 @@ def simulate(
         "seed": seed,
     }
     if scenario is Scenario.POWER:
-        from headrace.rollout.simulate import power_table
-
         rows = power_table(world, settings, results)
         document: dict[str, object] = {**head, "rows": [power_document(row) for row in rows]}
         text = power_text(rows, duration_s)
@@ -291,7 +293,6 @@ def simulate(
 def _settings(
     scenario: Scenario, alpha: float, margin: float | None, quantile: float, min_samples: int
 ) -> "CanarySpec":
-    from headrace.core.spec_rollout import CanarySpec
 
     return CanarySpec(
         alpha=alpha, min_samples=min_samples, metrics=_metrics(scenario, margin, quantile)
@@ -299,7 +300,6 @@ def _settings(
 
 
 def _metrics(scenario: Scenario, margin: float | None, quantile: float) -> "MetricsSpec":
-    from headrace.core.spec_rollout import ErrorsSpec, LatencySpec, MetricsSpec, PredictionsSpec
 
     errors, latency, predictions = (
         ErrorsSpec(),
@@ -334,7 +334,6 @@ def _shares(steps: str) -> list[float]:
 
 
 def _candidates(scenario: Scenario, world: "World", effect: float | None) -> "list[Candidate]":
-    from headrace.rollout.simulate import changes
     from headrace.rollout.world import Candidate
 
     size = _EFFECT.get(scenario, 0.0) if effect is None else effect
@@ -367,8 +366,6 @@ def _run(
 ) -> "list[Result]":
     import numpy as np
 
-    from headrace.rollout.simulate import simulate as run
-
     with _bar(f"{runs * len(candidates):,} rollouts of {duration_s:,} s") as tell:
         return run(
             world,
@@ -388,8 +385,6 @@ def _bar(text: str) -> Iterator[Callable[[float], None]]:
     if not sys.stderr.isatty():
         yield lambda _: None
         return
-    from rich.console import Console
-    from rich.progress import Progress
 
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(text, total=1.0)

@@ -1,21 +1,22 @@
 """`headrace rollout start`: begin a rollout, and wait for its end if asked."""
 
-# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
+# a command imports what it uses, so that each starts fast
 
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from headrace.cli.models.store import Pushed, model_store
 from headrace.cli.options import AllowCode, ControlPlane, Json
 from headrace.cli.output import FAILED, progress, say, write_json
 from headrace.cli.rollout.view import progress_of
 from headrace.core import DeadlineExceededError, InvalidArgumentError, UnavailableError, span
+from headrace.core.spec_yaml import read_yaml
 
 if TYPE_CHECKING:
     from headrace.cli.connection import Target
@@ -142,7 +143,6 @@ def _weights(text: str) -> tuple[int, ...]:
 _REFRESH_S = 1.0
 _AWAY_S = 60.0
 """How long a control plane that does not answer is waited for."""
-_option = partial(typer.Option, rich_help_panel="Strategy")
 
 
 def start(
@@ -169,13 +169,11 @@ def start(
     ] = None,
     strategy: Annotated[
         Strategy | None,
-        _option(
-            "--strategy", help="How it takes over.", show_default="the endpoint's own, else canary"
-        ),
+        typer.Option(help="How it takes over.", show_default="the endpoint's own, else canary"),
     ] = None,
     file: Annotated[
         Path | None,
-        _option(
+        typer.Option(
             "--file",
             "-f",
             help="A plan as under `rollout` in the spec; options win over it.",
@@ -184,100 +182,74 @@ def start(
         ),
     ] = None,
     steps: Annotated[
-        str | None,
-        _option("--steps", help="Canary: percentages.", show_default="5,25,50"),
+        str | None, typer.Option(help="Canary: percentages.", show_default="5,25,50")
     ] = None,
     pause_s: Annotated[
         float | None,
-        _option(
-            "--pause-s",
-            min=0,
-            help="Canary: how long each step is held at least.",
-            show_default="0",
-        ),
+        typer.Option(min=0, help="Canary: how long each step is held at least.", show_default="0"),
     ] = None,
     until: Annotated[
         StepUntil | None,
-        _option("--until", help="Canary: what each step waits for.", show_default="verdict"),
+        typer.Option(help="Canary: what each step waits for.", show_default="verdict"),
     ] = None,
     baseline: Annotated[
         bool,
-        _option(
+        typer.Option(
             "--baseline",
             help="Canary: compare with fresh copies of the old version at equal weight.",
         ),
     ] = False,
     weight: Annotated[
         int | None,
-        _option(
-            "--weight",
-            min=1,
-            max=99,
-            help="A/B: the new version's share in percent.",
-            show_default="50",
+        typer.Option(
+            min=1, max=99, help="A/B: the new version's share in percent.", show_default="50"
         ),
     ] = None,
     mirror_percent: Annotated[
         int | None,
-        _option(
-            "--mirror-percent",
-            min=1,
-            max=100,
-            help="Shadow: share of the requests copied.",
-            show_default="100",
+        typer.Option(
+            min=1, max=100, help="Shadow: share of the requests copied.", show_default="100"
         ),
     ] = None,
     promotes: Annotated[
-        bool,
-        _option("--promotes", help="Shadow: a good verdict promotes it."),
+        bool, typer.Option("--promotes", help="Shadow: a good verdict promotes it.")
     ] = False,
     preview_s: Annotated[
         float | None,
-        _option(
-            "--preview-s",
-            min=0,
-            help="Blue-green: reached by its own path only, for so long.",
-            show_default="0",
+        typer.Option(
+            min=0, help="Blue-green: reached by its own path only, for so long.", show_default="0"
         ),
     ] = None,
     keep_s: Annotated[
         float | None,
-        _option(
-            "--keep-s",
+        typer.Option(
             min=0,
             help="Blue-green: how long the old version is kept after the switch.",
             show_default="600",
         ),
     ] = None,
     approval: Annotated[
-        bool,
-        _option("--approval", help="Blue-green: switch on `promote` only."),
+        bool, typer.Option("--approval", help="Blue-green: switch on `promote` only.")
     ] = False,
     alpha: Annotated[
         float | None,
-        _option(
-            "--alpha",
+        typer.Option(
             help="Probability that a version as good as the old one is rolled back.",
             show_default="0.05",
         ),
     ] = None,
     min_samples: Annotated[
         int | None,
-        _option(
-            "--min-samples",
-            min=1,
-            help="Requests per version and step before a verdict counts.",
-            show_default="200",
+        typer.Option(
+            min=1, help="Requests per version and step before a verdict counts.", show_default="200"
         ),
     ] = None,
     max_duration_s: Annotated[
-        float | None,
-        _option("--max-duration-s", min=0, help="Then --on-timeout holds.", show_default="3600"),
+        float | None, typer.Option(min=0, help="Then --on-timeout holds.", show_default="3600")
     ] = None,
     on_timeout: Annotated[
         str | None,
-        _option(
-            "--on-timeout",
+        typer.Option(
             help="rollback, pause or promote.",
             show_default="rollback; pause where too few requests came",
         ),
@@ -368,8 +340,6 @@ def read_plan(file: Path) -> dict[str, Any]:
     Raises:
         InvalidArgumentError: It is none.
     """
-    from headrace.core.spec_yaml import read_yaml
-
     try:
         document = read_yaml(file.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
@@ -392,7 +362,6 @@ def _reference(target: "Target", endpoint: str, model: str, *, allow_code: bool)
     path = Path(model)
     if not path.exists():
         return model
-    from headrace.cli.models.store import Pushed, model_store
 
     with progress(f"checking and storing {path}"):
         stored = model_store(target).push(endpoint, Pushed(path=path, allow_code=allow_code))

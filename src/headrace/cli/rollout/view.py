@@ -1,18 +1,19 @@
 """Rollouts as text: state, arms, intervals."""
 
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from headrace.cli.output import table
+from rich.console import Group
+from rich.text import Text
+
+from headrace.cli.output import Column, table
 from headrace.core import span
 from headrace.core.text import bound_text, effect_text, metric_text
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-    from rich.text import Text
 
 WIDTH: Final = 25
 
@@ -130,9 +131,6 @@ def render(status: Document, *, now: float) -> "RenderableType":
     Args:
         now: Seconds since 1970.
     """
-    from rich.console import Group  # noqa: PLC0415  # slow to load
-    from rich.text import Text  # noqa: PLC0415  # as above
-
     parts: list[RenderableType] = [headline(status, now=now)]
     if not status["over"]:
         parts += [Text(note, style="dim") for note in status["notes"]]
@@ -150,8 +148,6 @@ def render(status: Document, *, now: float) -> "RenderableType":
 
 def headline(status: Document, *, now: float) -> "Text":
     """What the rollout is and where it is, in one or two lines."""
-    from rich.text import Text  # noqa: PLC0415  # slow to load
-
     phase = status["phase"].replace("_", " ")
     text = Text.assemble(
         (f"rollout {status['id']}", "bold"),
@@ -182,27 +178,21 @@ def progress_of(status: Document) -> str:
     return f", {status['weight']} %"
 
 
-def summary_rows(rollouts: Sequence[Document], *, now: float) -> list[Sequence["str | Text"]]:
-    """A row per rollout."""
-    from rich.text import Text  # noqa: PLC0415  # slow to load
-
-    rows: list[Sequence[str | Text]] = []
-    for status in rollouts:
-        phase = status["phase"].replace("_", " ")
-        rows.append(
-            (
-                status["id"],
-                status["endpoint"],
-                status["strategy"],
-                Text(phase, style=_STYLES.get(status["phase"], "")),
-                f"{status['from_version']} to {status['to_version']}",
-                f"{status['weight']}%",
-                span(now - status["began"]),
-                status["actor"],
-                status["reason"].partition("\n")[0],
-            )
-        )
-    return rows
+def summary_columns(now: float) -> dict[str, Column]:
+    """Columns of a list of rollouts."""
+    return {
+        "id": "id",
+        "endpoint": "endpoint",
+        "strategy": "strategy",
+        "phase": lambda status: Text(
+            status["phase"].replace("_", " "), style=_STYLES.get(status["phase"], "")
+        ),
+        "version": lambda status: f"{status['from_version']} to {status['to_version']}",
+        "weight": lambda status: f"{status['weight']}%",
+        "age": lambda status: span(now - status["began"]),
+        "by": "actor",
+        "why": lambda status: status["reason"].partition("\n")[0],
+    }
 
 
 def _arms(status: Document) -> "Text":
@@ -222,7 +212,6 @@ def _arms(status: Document) -> "Text":
 
 
 def _metrics(metrics: Sequence[Document], marks: Marks) -> "Text":
-    from rich.text import Text  # noqa: PLC0415  # slow to load
 
     rows: list[tuple[str | Text, ...]] = []
     for metric in metrics:
@@ -258,8 +247,3 @@ def _bar(metric: Document, marks: Marks) -> str:
         margin=tolerated,
         marks=marks,
     )
-
-
-def clock_text(at: float) -> str:
-    """A point in time, in this machine's zone."""
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))

@@ -19,6 +19,7 @@ from headrace.cli.options import (
 )
 from headrace.cli.output import progress, say, show, table, write_json
 from headrace.cli.stream import here, topics
+from headrace.cli.stream.find import ShortForm, chosen, members_rows, short_spec, stream_rows
 from headrace.core import NotFoundError
 
 app = CommandGroup(
@@ -51,10 +52,7 @@ def up(
     ] = None,
     model: Annotated[str, typer.Option(help="A model file, or NAME[:VERSION].")] = "",
     endpoint: Annotated[
-        str,
-        typer.Option(
-            help="Instead of a model: an endpoint of what runs on --home.",
-        ),
+        str, typer.Option(help="Instead of a model: an endpoint of what runs on --home.")
     ] = "",
     broker: topics.BrokerUrl = "",
     source: Annotated[
@@ -100,7 +98,6 @@ def up(
         headrace stream up --model m.onnx --broker log:demo --from in --to out
     """
     from headrace.cli.spec import read_spec
-    from headrace.cli.stream.find import ShortForm, chosen, short_spec
     from headrace.cli.stream.here import (
         Foreground,
         live_text,
@@ -160,8 +157,6 @@ def status(
 
         headrace stream status fraud --json
     """
-    from headrace.cli.stream.find import members_rows, stream_rows
-
     streams = plane.connect().get("/api/v1/streams")["streams"]
     if name is not None:
         known = ", ".join(one["name"] for one in streams) or "none"

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from headrace.cli.options import ControlPlane
+from headrace.cli.up.start import name_from
+from headrace.control import read_control_file
 from headrace.core import InvalidArgumentError, NotFoundError
 from headrace.core.spec import SystemSpec, parse_spec
 from headrace.core.text import duration_text, number_text
@@ -71,7 +73,6 @@ def short_spec(form: ShortForm) -> SystemSpec:
 
 
 def _name_of(form: ShortForm) -> str:
-    from headrace.cli.up.start import name_from  # noqa: PLC0415  # only here
 
     if form.endpoint:
         return form.endpoint
@@ -108,7 +109,6 @@ def find_stream(name: str, *, file: Path | None, plane: ControlPlane) -> "Stream
 
 def _spec(file: Path | None, plane: ControlPlane) -> tuple[SystemSpec, str]:
     from headrace.cli.spec import read_spec  # noqa: PLC0415  # as above
-    from headrace.control import read_control_file  # noqa: PLC0415  # as above
 
     if file is not None:
         return read_spec(file), str(file)

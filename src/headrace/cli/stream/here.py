@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from shutil import rmtree
 from typing import TYPE_CHECKING, Annotated, Final
 
 import msgspec
@@ -28,9 +29,10 @@ from headrace.cli.options import (
     moment,
 )
 from headrace.cli.output import say, write_json
-from headrace.cli.stream.find import open_broker_of
+from headrace.cli.stream.find import find_stream, open_broker_of
 from headrace.control.desired import DesiredStream
 from headrace.control.log_files import LogFiles, LogFollower, render_line
+from headrace.control.sandboxed import SandboxedInspector
 from headrace.control.stream_settings import through_gateway
 from headrace.control.streams.confining import embedded_log
 from headrace.control.streams.driver import StreamDriver
@@ -40,6 +42,8 @@ from headrace.core import FailedPreconditionError, InvalidArgumentError, SystemC
 from headrace.core.spec import SystemSpec
 from headrace.core.spec_streams import StreamSpec
 from headrace.core.text import iso_text
+from headrace.registry import Registry
+from headrace.streaming.broker import committed, span_from
 from headrace.streaming.settings import StreamSettings
 
 if TYPE_CHECKING:
@@ -61,8 +65,6 @@ def resolved(
         SpecError: A model is missing, or cannot be served.
     """
     from headrace.control.resolve import Resolver  # as above
-    from headrace.control.sandboxed import SandboxedInspector  # costly
-    from headrace.registry import Registry  # as above
 
     with contextlib.closing(SandboxedInspector.of_home(home)) as inspect:
         resolver = Resolver(
@@ -160,7 +162,9 @@ class Foreground:
             emit=_nobody,
             clock=SystemClock(),
         )
-        self._hear(asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._told)
         screen = _Screen(LogFollower(LogFiles(directory=logs)), self.log_format)
         failures: list[str] = []
         try:
@@ -195,10 +199,6 @@ class Foreground:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), _EVERY_S)
         return []
-
-    def _hear(self, loop: asyncio.AbstractEventLoop) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._told)
 
     def _told(self) -> None:
         """The first signal ends it in order, the second at once."""
@@ -315,8 +315,7 @@ def replay(
 
         headrace stream replay fraud --from 2026-11-27T06:00Z --move
     """
-    from headrace.cli.stream.find import find_stream, open_broker_of
-    from headrace.streaming.broker import span_from
+    from headrace.cli.stream.find import open_broker_of
 
     at_s = moment(since, now=SystemClock().now())
     if move and (to or group):
@@ -398,12 +397,9 @@ def _score(
     log_format: str,
 ) -> int:
     """Run the stream as another group until it is through; how many it answered."""
-    from shutil import rmtree
-
     import msgspec
 
     from headrace.core.spec import SystemSpec
-    from headrace.streaming.broker import committed
     from headrace.streaming.settings import check_settings
     from headrace.streaming.windows.state_file import state_folder
 
@@ -439,8 +435,6 @@ def _done(broker: "Broker", span: "Span", settings: "StreamSettings") -> "IsDone
     The second holds where offsets have gaps at the end, as those of transactions do.
     """
     import asyncio
-
-    from headrace.streaming.broker import committed
 
     seen = {"answered": -1.0, "at": time.monotonic(), "looked": 0.0, "reached": math.inf}
 

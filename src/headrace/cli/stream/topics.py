@@ -23,6 +23,7 @@ from headrace.cli.options import (
     moment,
 )
 from headrace.cli.output import say, show, table, write, write_json
+from headrace.cli.stream.find import find_stream, open_broker_of
 from headrace.core import (
     Code,
     FailedPreconditionError,
@@ -31,6 +32,8 @@ from headrace.core import (
     SystemClock,
 )
 from headrace.core.text import iso_text
+from headrace.streaming.dead_letters import Choice, Redriven, check_code, read_letters
+from headrace.streaming.dead_letters import redrive as put_back
 
 if TYPE_CHECKING:
     from headrace.streaming.broker import Broker
@@ -82,8 +85,6 @@ def send(
 
         headrace stream send in --broker kafka://localhost:9092 --key customer -f rows.jsonl
     """
-    from headrace.cli.stream.find import open_broker_of
-
     count = 0
     with closing(open_broker_of(broker, home)) as opened:
         opened.create_topic(topic, partitions=partitions)
@@ -178,8 +179,6 @@ def read(
 
         headrace stream read out --broker kafka://localhost:9092 --from -5m --follow --json
     """
-    from headrace.cli.stream.find import open_broker_of
-
     with closing(open_broker_of(broker, home)) as opened:
         after = first_offsets(opened, topic, waits=follow)
         if since:
@@ -312,7 +311,6 @@ def _opened(
     file: Path | None,
     plane: ControlPlane,
 ) -> Iterator[_Of]:
-    from headrace.cli.stream.find import find_stream, open_broker_of
 
     if broker:  # of a stream without a file
         url, topic, read = broker, f"{name}-dead-letters", tuple(sources or ())
@@ -346,8 +344,6 @@ def list_(
 
         headrace stream dlq list fraud --error INVALID_ARGUMENT --json
     """
-    from headrace.streaming.dead_letters import check_code, read_letters
-
     code = check_code(error, (str(one) for one in Code))
     with _opened(name, broker=broker, sources=None, file=file, plane=plane) as of:
         try:
@@ -395,8 +391,7 @@ def redrive(
 
         headrace stream dlq redrive fraud --error UNAVAILABLE --limit 1000
     """
-    from headrace.streaming.dead_letters import Choice, Redriven, check_code, count, read_letters
-    from headrace.streaming.dead_letters import redrive as put_back
+    from headrace.streaming.dead_letters import count
 
     code = check_code(error, (str(one) for one in Code))
     with _opened(name, broker=broker, sources=source, file=file, plane=plane) as of:

@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import re
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,8 @@ from headrace.cli.connection import Target, local_management
 from headrace.cli.management import Management
 from headrace.cli.options import DEFAULT_HOME, seconds
 from headrace.cli.output import columns, progress, say, write, write_json
+from headrace.control import read_control_file, run, start_detached
+from headrace.control.settings import read_last_control_file
 from headrace.core import (
     VARIABLE,
     Array,
@@ -28,6 +31,7 @@ from headrace.core import (
     TensorSpec,
 )
 from headrace.core.examples import example_inputs
+from headrace.core.spec_rollout import SloSpec
 
 if TYPE_CHECKING:
     from headrace.control import ControlFile, ControlSettings
@@ -155,7 +159,6 @@ def _latency_s(text: str) -> float:
     from pydantic import ValidationError
 
     from headrace.core.spec_base import parsed
-    from headrace.core.spec_rollout import SloSpec
 
     flag = "--slo-p99"
     if text.strip()[-1:].isdigit():  # elsewhere these are seconds: 150 would be an SLO of minutes
@@ -288,9 +291,6 @@ _LOOK_S = 0.1
 
 def detach(settings: "ControlSettings", *, home: Path, wait_s: float, json: bool) -> bool:
     """Start all in the background, and say where it is reached; whether all endpoints are ready."""
-    from headrace.control import start_detached
-    from headrace.control.settings import read_last_control_file
-
     last = read_last_control_file(home)
     with progress("starting, until a real request is answered"):
         control = start_detached(settings, timeout_s=wait_s)
@@ -305,12 +305,7 @@ def run_here(settings: "ControlSettings", home: Path) -> int:
         FailedPreconditionError: Why nothing came up, once everything is stopped: below the log of
             several processes that ended, nobody would look for it.
     """
-    import threading
-
     import msgspec
-
-    from headrace.control import read_control_file, run
-    from headrace.control.settings import read_last_control_file
 
     last = read_last_control_file(home)
     reader, writer = os.pipe()

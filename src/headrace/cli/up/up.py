@@ -24,8 +24,7 @@ def up(
     ] = None,
     *,
     detach: Annotated[
-        bool,
-        typer.Option("--detach", "-d", help="Return once a real request was answered."),
+        bool, typer.Option("--detach", "-d", help="Return once a real request was answered.")
     ] = False,
     name: Annotated[
         str | None,

@@ -1,29 +1,38 @@
-"""`headrace down`: end everything that runs on a home."""
+"""Commands of a whole home: `headrace down`, `backup` and `restore`."""
+
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
 import asyncio
 import signal
+
+# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from headrace.cli.connection import connect, copy_note, local_management
-from headrace.cli.options import DEFAULT_HOME, Home
-from headrace.cli.output import progress, say
+from headrace.cli.options import DEFAULT_HOME, Home, Json, StateUrl
+from headrace.cli.output import TransferView, columns, progress, say, write, write_json
+from headrace.control import read_control_file
 from headrace.control.gateway_record import read_gateway_record
 from headrace.control.home import Home as HomeDir
 from headrace.control.home import HomeLock
 from headrace.control.local import LocalDriver
 from headrace.control.ownership import ProcessOwner
+from headrace.control.secret_references import resolve_url
+from headrace.control.settings import original_of, read_last_control_file
 from headrace.control.streams.driver import make_stream_driver
 from headrace.control.streams.supervisor import StreamSupervisor
 from headrace.core import FailedPreconditionError, HeadraceError, SystemClock
+from headrace.core.text import bytes_text
 from headrace.gateway import EnvoyGateway, GatewaySettings, gateway_user
 
 if TYPE_CHECKING:
     from headrace.control import ControlFile
+    from headrace.control.backup import Backup, BackupManifest
 
 _LOCK_TRIES: Final = 20
 _LOCK_RETRY_S: Final = 0.05
@@ -45,24 +54,20 @@ async def stop_leftovers(path: Path, *, drain_s: float) -> int:
         driver = LocalDriver(home=home, socket_dir=home.socket_dir())
         ended += sum(running.process is not None for running in driver.adopt_all())
         await driver.stop(drain_s=drain_s)
-        ended += await _stop_workers(home, driver, drain_s=drain_s)
+        supervisor = StreamSupervisor(
+            driver=make_stream_driver(home, driver),
+            wanted=tuple,
+            prepare=lambda settings: settings,
+            emit=_unheard,
+            clock=SystemClock(),
+        )
+        supervisor.load()
+        ended += await supervisor.stop(drain_s)
         for file in (home.control_file, home.gateway_file, home.routes_file):
             file.unlink(missing_ok=True)
     finally:
         lock.release()
     return ended
-
-
-async def _stop_workers(home: HomeDir, replicas: LocalDriver, *, drain_s: float) -> int:
-    supervisor = StreamSupervisor(
-        driver=make_stream_driver(home, replicas),
-        wanted=tuple,
-        prepare=lambda settings: settings,
-        emit=_unheard,
-        clock=SystemClock(),
-    )
-    supervisor.load()
-    return await supervisor.stop(drain_s)
 
 
 async def _unheard(_: object) -> None:
@@ -135,11 +140,6 @@ def down(
 
         headrace down
     """
-    import asyncio
-
-    from headrace.control import read_control_file
-    from headrace.control.settings import original_of
-
     if server is not None:
         connect(server, home).post("/api/v1/stop")
         say(f"{server} drains and stops")
@@ -164,8 +164,6 @@ def down(
 
 def _stop(control: "ControlFile", home: Path, drain_s: float) -> None:
     """Ask the control plane to end everything; if it does not, end the control plane."""
-    import signal
-
     from headrace.control.ownership import ProcessOwner
 
     process = ProcessOwner.of(home).adopt(control)
@@ -179,3 +177,123 @@ def _stop(control: "ControlFile", home: Path, drain_s: float) -> None:
         process.send(signal.SIGKILL)
         process.wait_blocking(_SLACK_S)
     process.close()
+
+
+def backup(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="The backup file; it is never replaced.")
+    ],
+    *,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read FILE and check it; nothing is written.")
+    ] = False,
+    payloads: Annotated[
+        bool, typer.Option("--payloads", help="Contain payload logs too, which may be large.")
+    ] = False,
+    state_url: StateUrl = "",
+    json: Json = False,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Write all that a home needs to be restored to one file, while it runs or not.
+
+    The file holds tokens and model files: its readers can act as the home's owner. Only the user
+    that owns the home may back it up, on its machine.
+
+    For example:
+
+        headrace backup /backups/headrace-monday.tar
+
+        headrace backup --verify /backups/headrace-monday.tar
+    """
+    from headrace.control.backup import check_backup, write_backup
+
+    tell = TransferView().tell
+    if verify:
+        result = check_backup(file, tell=tell)
+    else:
+        result = write_backup(
+            home,
+            file,
+            state_url=_state_url(home, state_url),
+            payloads=payloads,
+            now=SystemClock().now(),
+            tell=tell,
+        )
+    if json:
+        write_json(result)
+        return
+    write(f"{file}: {'whole' if verify else 'written'}, sha256 {result.sha256}")
+    write("\n".join(_summary(result)))
+
+
+def restore(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file of `headrace backup`.")],
+    *,
+    json: Json = False,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Make a new home of a backup, with a new identity and the tokens of the original.
+
+    The home must not exist, or be empty. Every file is checked before one is put into place.
+    Restore only backups whose origin is known: their content acts with the rights of this user.
+
+    For example:
+
+        headrace restore /backups/headrace-monday.tar --home restored
+
+        headrace up --home restored
+    """
+    from headrace.control.backup import restore_backup
+
+    manifest = restore_backup(file, home, tell=TransferView().tell)
+    if json:
+        write_json({"home": str(home.absolute()), "manifest": manifest})
+        return
+    flag = "" if home == DEFAULT_HOME else f" --home {home}"
+    write(f"restored {len(manifest.files)} files to {home}; `headrace up{flag}` starts it")
+    for line in _not_contained(manifest):
+        write(line)
+
+
+def _state_url(home: Path, state_url: str) -> str:
+    """Where the desired state is: as told here, else as the control plane that runs was told."""
+    if state_url:
+        return resolve_url(state_url)
+    control = read_last_control_file(home)
+    return "" if control is None else control.state_url
+
+
+def _summary(result: "Backup") -> list[str]:
+    manifest = result.manifest
+    created = datetime.fromtimestamp(manifest.created, UTC)
+    is_here = manifest.state == "sqlite"
+    return [
+        *columns(
+            [
+                ("size", bytes_text(result.size)),
+                ("files", str(len(manifest.files))),
+                ("taken", f"{created:%Y-%m-%d %H:%M:%S} UTC of {manifest.home}"),
+                ("state", f"generation {manifest.generation}" if is_here else "not contained"),
+                ("models", ", ".join(manifest.models) or "none"),
+            ]
+        ),
+        *_not_contained(manifest),
+    ]
+
+
+def _not_contained(manifest: "BackupManifest") -> list[str]:
+    """What has to be brought from elsewhere, or is gone."""
+    lines = []
+    if manifest.state == "none":
+        lines.append(
+            "not contained: the desired state; the home has no state.db. Where it is in another "
+            "database, say --state-url"
+        )
+    if manifest.state == "postgres":
+        lines.append(
+            "not contained: the desired state, its history, rollouts, users, keys and audit log, "
+            "which are in Postgres: back that database up with pg_dump"
+        )
+    lines += [f"not contained: {path}/ of the home" for path in manifest.left_out]
+    lines += [f"not contained: {path}, outside of the home" for path in manifest.outside]
+    return lines

@@ -1,0 +1,379 @@
+"""`headrace users`, `keys` and `tokens`: who may use the management API and the gateway."""
+
+
+# a command imports what it uses, so that each starts fast
+
+# a command imports what it uses, so that each starts fast
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final
+from urllib.parse import quote
+
+import typer
+
+from headrace.cli.connection import home_token
+from headrace.cli.options import (
+    DEFAULT_HOME,
+    CommandGroup,
+    ControlPlane,
+    Home,
+    Json,
+    span_s,
+)
+from headrace.cli.output import (
+    Column,
+    clock_column,
+    say,
+    show_document,
+    write,
+    write_json,
+)
+from headrace.core.files import write_atomic
+
+# a command imports what it uses, so that each starts fast
+
+
+users_app = CommandGroup(
+    help="Users and service accounts: add, list, grant, revoke, disable, enable, me.",
+)
+_Name = Annotated[
+    str,
+    typer.Argument(
+        help="As the identity provider calls the person; or a program.", show_default=False
+    ),
+]
+_Roles = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="ROLE...",
+        help="viewer, operator or admin, or limited: operator:fraud, viewer:model/forest.",
+        show_default=False,
+    ),
+]
+
+
+@users_app.command("add")
+def add_user(
+    name: _Name,
+    *,
+    role: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="viewer, operator or admin, or limited: operator:fraud, viewer:model/forest; may "
+            "be given several times."
+        ),
+    ] = None,
+    json: Json = False,
+    plane: ControlPlane,
+) -> None:
+    """Let a person in, who logs in at the identity provider. Programs get in by `tokens create`.
+
+    For example:
+
+        headrace users add ann@example.com --role viewer --role operator:fraud
+    """
+    added = plane.connect().post("/api/v1/users", {"name": name, "roles": role or []})
+    _told_user(added, json=json)
+
+
+@users_app.command("list")
+def list_users(*, json: Json = False, plane: ControlPlane) -> None:
+    """List users and service accounts with their roles."""
+    found = plane.connect().get("/api/v1/users")["users"]
+    columns: dict[str, Column] = {
+        "name": "name",
+        "kind": "kind",
+        "roles": lambda user: ", ".join(user["roles"]) or "by groups only",
+        "": lambda user: "disabled" if user["disabled"] else "",
+        "added": clock_column("created"),
+        "by": "created_by",
+    }
+    show_document(found, found, columns, json=json)
+
+
+@users_app.command("grant")
+def grant(
+    name: _Name,
+    roles: _Roles,
+    *,
+    json: Json = False,
+    plane: ControlPlane,
+) -> None:
+    """Give somebody roles.
+
+    For example:
+
+        headrace users grant ann@example.com operator:fraud
+    """
+    _change({"name": name, "grant": roles}, json=json, plane=plane)
+
+
+@users_app.command("revoke")
+def revoke_roles(
+    name: _Name,
+    roles: _Roles,
+    *,
+    json: Json = False,
+    plane: ControlPlane,
+) -> None:
+    """Take roles from somebody; in force at once.
+
+    For example:
+
+        headrace users revoke ann@example.com admin
+    """
+    _change({"name": name, "revoke": roles}, json=json, plane=plane)
+
+
+@users_app.command("disable")
+def disable(name: _Name, *, json: Json = False, plane: ControlPlane) -> None:
+    """Keep somebody out: all sessions and tokens are void while it lasts."""
+    _change({"name": name, "disabled": True}, json=json, plane=plane)
+
+
+@users_app.command("enable")
+def enable(name: _Name, *, json: Json = False, plane: ControlPlane) -> None:
+    """Let somebody in again."""
+    _change({"name": name, "disabled": False}, json=json, plane=plane)
+
+
+@users_app.command("me")
+def me(*, json: Json = False, plane: ControlPlane) -> None:
+    """Say as whom the control plane knows this command."""
+    found = plane.connect().get("/api/v1/whoami")
+    if json:
+        write_json({key: found[key] for key in ("name", "kind", "roles")})
+        return
+    write(f"{found['name']}: {', '.join(found['roles']) or 'no role'}")
+
+
+def _change(body: dict[str, object], *, json: bool, plane: ControlPlane) -> None:
+    _told_user(plane.connect().post("/api/v1/users/change", body), json=json)
+
+
+def _told_user(user: dict[str, object], *, json: bool) -> None:
+    if json:
+        write_json(user)
+        return
+    given = user["roles"]
+    roles = ", ".join(map(str, given)) if isinstance(given, list) and given else "no role"
+    say(f"{user['name']}: {roles}{'; disabled' if user['disabled'] else ''}")
+
+
+def hand_over(
+    made: Mapping[str, Any], field: str, told: str, *, out: Path | None, json: bool, more: str = ""
+) -> None:
+    """Write what was made into a file, or print it.
+
+    Args:
+        made: As the API tells it.
+        field: Where in it the secret stands; also what it is called.
+        told: Of whom it is, as in `key ID of shop`.
+        out: For its owner only; None prints it.
+        more: Said of it where it is printed.
+    """
+    secret, name = made[field], f"{field} {made['id']} of {told}"
+    if out is not None:
+        write_atomic(out, f"{secret}\n".encode())
+        say(f"{name} is in {out}")
+        made = {**made, field: ""}
+    if json:
+        write_json(made)
+    elif out is None:
+        say(f"{name}{more}; it is not shown again")
+        write(secret)
+
+
+def id_of(text: str, prefixes: Collection[str]) -> str:
+    """The id or name in what was given, fit for a path; a whole credential has its id too."""
+    parts = text.split("_")
+    is_whole = len(parts) > 2 and parts[0] in prefixes  # noqa: PLR2004  # prefix, id, secret
+    return quote(parts[1] if is_whole else text, safe="")
+
+
+_TOKEN_PREFIXES: Final = ("hrt", "hrs")
+tokens_app = CommandGroup(help="Tokens of the management API: show, create, list, revoke.")
+
+
+@tokens_app.command("show")
+def show_token(*, home: Home = DEFAULT_HOME) -> None:
+    """Print the admin token of a home on this machine, and nothing else.
+
+    It is made at the first start, in a file that only the home's owner can read. Who lost it
+    deletes that file and starts the system again: that makes a new one, and the old one is void.
+
+    For example:
+
+        curl -H "authorization: Bearer $(headrace token show)" localhost:8080/api/v1/status
+    """
+    write(home_token(home))
+
+
+@tokens_app.command("create")
+def create_token(
+    owner: Annotated[str, typer.Argument(help="The service account; made if it is not there.")],
+    *,
+    role: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="viewer, operator or admin, or limited: operator:fraud, viewer:model/forest; of "
+            "an account that is new. May be given several times.",
+            show_default="what the account has",
+        ),
+    ] = None,
+    expires_in: Annotated[str, typer.Option(help="As 90s, 15m, 12h, 30d or 8w; or never.")] = "90d",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Write it to this file, for its owner only.", show_default="print it"),
+    ] = None,
+    json: Json = False,
+    plane: ControlPlane,
+) -> None:
+    """Make a token; it is shown this once, and only its hash is kept.
+
+    For example:
+
+        headrace tokens create ci --role operator:fraud --expires-in 30d
+
+        headrace tokens create prometheus --role viewer --expires-in never --out prometheus.token
+    """
+    body = {
+        "owner": owner,
+        "roles": role or [],
+        "expires_in_s": span_s(expires_in, "--expires-in"),
+    }
+    made = plane.connect().post("/api/v1/tokens", body)
+    hand_over(made, "token", owner, out=out, json=json)
+
+
+@tokens_app.command("list")
+def list_tokens(
+    *,
+    sessions: Annotated[
+        bool, typer.Option("--sessions", help="Browsers that people logged in with, instead.")
+    ] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also those that are expired or revoked.")
+    ] = False,
+    json: Json = False,
+    plane: ControlPlane,
+) -> None:
+    """List tokens: whose, since when, until when. The tokens themselves nobody has."""
+    kind = "session" if sessions else "token"
+    found = plane.connect().get("/api/v1/tokens", kind=kind)["tokens"]
+    chosen = [one for one in found if everything or one["state"] == "valid"]
+    columns: dict[str, Column] = {
+        kind: "id",
+        "owner": "owner",
+        "state": "state",
+        "made": clock_column("created"),
+        "by": "created_by",
+        "expires": clock_column("expires", "never"),
+    }
+    show_document(chosen, chosen, columns, json=json)
+
+
+@tokens_app.command("revoke")
+def revoke_token(
+    token: Annotated[str, typer.Argument(metavar="ID", help="As `tokens list` shows it.")],
+    *,
+    plane: ControlPlane,
+) -> None:
+    """Make a token or a session void, at once.
+
+    For example:
+
+        headrace tokens revoke k7m2p9x4w3ab
+    """
+    revoked = plane.connect().delete(f"/api/v1/tokens/{id_of(token, _TOKEN_PREFIXES)}")
+    say(f"{revoked['kind']} {revoked['id']} of {revoked['owner']} is void")
+
+
+_PREFIXES: Final = ("hr",)
+keys_app = CommandGroup(help="API keys of callers: create, list, revoke.")
+
+
+@keys_app.command("create")
+def create_key(
+    name: Annotated[str, typer.Argument(help="How callers with it are named, in logs too.")],
+    *,
+    scope: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What it may call: infer:ENDPOINT, or with a version as in infer:fraud:2. May be "
+            "given several times.",
+            show_default="infer:*, everything",
+        ),
+    ] = None,
+    tier: Annotated[str, typer.Option(help="One of the spec's.")] = "",
+    expires_in: Annotated[
+        str,
+        typer.Option("--expires-in", "--expires", help="As 90s, 15m, 12h, 30d or 8w; or never."),
+    ] = "90d",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Write it to this file, for its owner only.", show_default="print it"),
+    ] = None,
+    json: Json = False,
+    plane: ControlPlane,
+) -> None:
+    """Make an API key; it is shown this once, and only its hash is kept.
+
+    The gateway takes it when this returns.
+
+    For example:
+
+        headrace keys create shop --scope infer:fraud --expires-in 30d
+
+        curl -H "x-api-key: $KEY" http://127.0.0.1:8000/v2/models/fraud/infer -d @row.json
+    """
+    body = {
+        "name": name,
+        "tier": tier,
+        "expires_in_s": span_s(expires_in, "--expires-in"),
+        **({"scopes": scope} if scope else {}),
+    }
+    made = plane.connect().post("/api/v1/keys", body)
+    more = f" for {', '.join(made['scopes'])}"
+    hand_over(made, "key", name, out=out, json=json, more=more)
+
+
+@keys_app.command("list")
+def list_keys(
+    *,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also those that are expired or revoked.")
+    ] = False,
+    json: Json = False,
+    plane: ControlPlane,
+) -> None:
+    """List keys: whose, for what, until when. The keys themselves nobody has."""
+    found = plane.connect().get("/api/v1/keys")["keys"]
+    chosen = [one for one in found if everything or one["state"] == "valid"]
+    columns: dict[str, Column] = {
+        "key": "id",
+        "name": "name",
+        "state": "state",
+        "scopes": "scopes",
+        "tier": "tier",
+        "made": clock_column("created"),
+        "by": "created_by",
+        "expires": clock_column("expires", "never"),
+    }
+    show_document(chosen, chosen, columns, json=json)
+
+
+@keys_app.command("revoke")
+def revoke_key(
+    key: Annotated[str, typer.Argument(metavar="ID", help="As `keys list` shows it, or its name.")],
+    *,
+    plane: ControlPlane,
+) -> None:
+    """Make a key void: the gateway refuses it when this returns.
+
+    For example:
+
+        headrace keys revoke shop
+    """
+    revoked = plane.connect().delete(f"/api/v1/keys/{id_of(key, ('hr',))}")
+    say(f"key {revoked['id']} of {revoked['name']} is void")

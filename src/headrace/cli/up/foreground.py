@@ -1,0 +1,490 @@
+"""Parts that run alone in the foreground: `headrace control`, `gateway` and `serve`."""
+
+
+# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
+
+# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
+import socket
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+import typer
+
+# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
+from headrace.cli.options import (
+    DEFAULT_HOME,
+    NULLS_OPTION,
+    AllowCode,
+    Host,
+    LogFormat,
+    LogFormatOption,
+    LogLevel,
+    RowsIndependent,
+    UnreadHome,
+    check_log_level,
+    setting,
+)
+from headrace.cli.up.settings import ControlOptions
+from headrace.core import (
+    BatchingSpec,
+    CodeNotAllowedError,
+    InvalidArgumentError,
+    NotFoundError,
+    Nulls,
+    ReplicaSettings,
+)
+from headrace.core.devices import Device
+
+if TYPE_CHECKING:
+    from headrace.control.settings import ClusterSettings
+    from headrace.registry import ModelVersion
+
+
+class Driver(StrEnum):
+    """What replicas are."""
+
+    LOCAL = "local"
+    KUBERNETES = "kubernetes"
+
+
+def control(
+    spec: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[headrace.yaml]",
+            help="The spec to apply at the start.",
+            show_default="goes on with the stored state",
+        ),
+    ] = None,
+    *,
+    driver: Annotated[
+        Driver,
+        typer.Option(
+            envvar="HEADRACE_DRIVER",
+            help="Whether replicas are processes of this machine, or pods.",
+        ),
+    ] = Driver.LOCAL,
+    namespace: Annotated[
+        str,
+        typer.Option(
+            envvar=["HEADRACE_NAMESPACE", "POD_NAMESPACE"],
+            help="Of the cluster; pods run there, and nothing outside is looked at.",
+            show_default="default",
+        ),
+    ] = "default",
+    instance: Annotated[
+        str,
+        typer.Option(
+            envvar="HEADRACE_INSTANCE",
+            help="The name of this installation, which objects' names begin with.",
+        ),
+    ] = "headrace",
+    identity: Annotated[
+        str,
+        typer.Option(
+            envvar=["HEADRACE_IDENTITY", "POD_NAME"],
+            help="Who this is, among the control planes of an installation, of which one leads.",
+            show_default="the host's name",
+        ),
+    ] = "",
+    owner: Annotated[
+        str,
+        typer.Option(
+            envvar="HEADRACE_OWNER",
+            metavar="KIND/NAME",
+            help="The Deployment or ConfigMap whose end takes all pods with it.",
+        ),
+    ] = "",
+    internal_secret: Annotated[
+        str,
+        typer.Option(
+            envvar="HEADRACE_INTERNAL_SECRET",
+            metavar="NAME",
+            help="The Secret whose `token` shows replicas that it is the control plane that asks "
+            "them; this process finds the same in the file HEADRACE_INTERNAL_TOKEN_FILE.",
+            show_default="replicas tell nothing of themselves",
+        ),
+    ] = "",
+    kube_url: Annotated[
+        str,
+        typer.Option(
+            envvar="HEADRACE_KUBE_URL",
+            metavar="URL",
+            help="A proxy to the API server, such as `kubectl proxy`.",
+            show_default="the service account, else the kubeconfig",
+        ),
+    ] = "",
+    kube_context: Annotated[
+        str,
+        typer.Option(
+            envvar="HEADRACE_KUBE_CONTEXT",
+            help="Of the kubeconfig.",
+            show_default="its current one",
+        ),
+    ] = "",
+    options: ControlOptions,
+) -> None:
+    """Be a control plane in the foreground, as containers want it: all it says is its log.
+
+    On Kubernetes several may run, and one of them leads; the others stand by, and answer only
+    whether they are alive. A control plane that leads no more ends, to be started again.
+
+    For example:
+
+        headrace control headrace.yaml --driver kubernetes --namespace models
+    """
+    from headrace.cli.up.start import document_for
+    from headrace.control import run
+    from headrace.control.settings import ClusterSettings
+
+    document = None
+    if spec is not None:
+        document = document_for(spec, name=None, replicas=None, home=options.home, has_state=True)
+    cluster = None
+    if driver is Driver.KUBERNETES:
+        cluster = _checked(
+            ClusterSettings(
+                namespace=namespace,
+                instance=instance,
+                identity=identity,
+                owner=owner,
+                internal_secret=internal_secret,
+                url=kube_url,
+                context=kube_context,
+            )
+        )
+    settings = msgspec.structs.replace(
+        options.settings(document),
+        metrics_port=8002 if options.metrics_port is None else options.metrics_port,
+        admin_port=8080 if options.admin_port is None else options.admin_port,
+        driver=driver.value,
+        cluster=cluster,
+        copy_logs=True,
+    )
+    raise typer.Exit(run(settings))
+
+
+def _checked(cluster: "ClusterSettings") -> "ClusterSettings":
+    """`cluster`, if its names are ones that Kubernetes takes; else typer.BadParameter."""
+    from headrace.control.kubernetes.names import (
+        check_api_url,
+        check_instance,
+        check_namespace,
+        check_owner,
+    )
+
+    for option, check, name in (
+        ("--instance", check_instance, cluster.instance),
+        ("--namespace", check_namespace, cluster.namespace),
+        *([("--kube-url", check_api_url, cluster.url)] if cluster.url else []),
+        *([("--owner", check_owner, cluster.owner)] if cluster.owner else []),
+    ):
+        try:
+            check(name)
+        except InvalidArgumentError as error:
+            raise typer.BadParameter(str(error), param_hint=option) from None
+    return cluster
+
+
+_EVERYWHERE = "0.0.0.0"  # noqa: S104  # callers come from elsewhere, and have to show who they are
+
+
+def gateway(
+    *,
+    control: Annotated[
+        str,
+        typer.Option(
+            envvar="HEADRACE_CONTROL",
+            metavar="URL",
+            help="The control plane: https://HOST:PORT of its --agents-port.",
+        ),
+    ],
+    tls_cert: Annotated[
+        Path,
+        setting(
+            "tls-cert",
+            "What the control plane is shown: a certificate that names this gateway (PEM). "
+            "Replaced files are in force within a second, here and below.",
+        ),
+    ],
+    tls_key: Annotated[Path, setting("tls-key", "Its private key (PEM, mode 0600).")],
+    ca_file: Annotated[
+        Path, setting("ca-file", "Who signs the control plane's certificate (PEM).")
+    ],
+    name: Annotated[
+        str | None,
+        typer.Option(
+            envvar="HEADRACE_GATEWAY_NAME",
+            help="What the gateway is called, after its certificate's name where the two differ: "
+            "several may show one certificate.",
+            show_default="the host's name",
+        ),
+    ] = None,
+    directory: Annotated[
+        Path,
+        typer.Option(
+            "--dir",
+            envvar="HEADRACE_DIR",
+            file_okay=False,
+            help="Where it keeps what it serves, and goes on from without a control plane.",
+        ),
+    ] = Path(".headrace-gateway"),
+    host: Annotated[
+        str,
+        typer.Option(
+            envvar="HEADRACE_HOST",
+            help="Address for callers. Beyond this machine they have to show who they are, but for "
+            "endpoints that are public.",
+        ),
+    ] = _EVERYWHERE,
+    http_port: Annotated[int, setting("http-port", "HTTP and gRPC on one port.")] = 8000,
+    grpc_port: Annotated[
+        int, setting("grpc-port", "The same again, where gRPC clients expect it.")
+    ] = 8001,
+    admin_host: Annotated[
+        str, typer.Option(envvar="HEADRACE_ADMIN_HOST", help="Address of health and metrics.")
+    ] = _EVERYWHERE,
+    admin_port: Annotated[
+        int, setting("admin-port", "/healthz, /readyz and /metrics of the gateway itself.")
+    ] = 8002,
+    url: Annotated[
+        str,
+        typer.Option(
+            envvar="HEADRACE_GATEWAY_URL",
+            metavar="URL",
+            help="How callers reach this gateway, to be shown to people.",
+        ),
+    ] = "",
+    drain_timeout_s: Annotated[
+        float,
+        typer.Option(
+            envvar="HEADRACE_DRAIN_TIMEOUT_S",
+            min=0,
+            help="Seconds that running requests get at the end.",
+        ),
+    ] = 30.0,
+    keep_envoy: Annotated[
+        bool,
+        typer.Option(
+            "--keep-envoy",
+            envvar="HEADRACE_KEEP_ENVOY",
+            help="Let Envoy go on when the agent ends, to be taken over by the next one.",
+        ),
+    ] = False,
+    log_format: LogFormatOption = None,
+    log_level: LogLevel = "info",
+) -> None:
+    """Run a gateway on this host, for a control plane on another.
+
+    It keeps an Envoy, follows the control plane by mutual TLS, and reports what was counted. What
+    it serves lies in --dir: it goes on without the control plane, after a restart too.
+
+    For example:
+
+        headrace gateway --control https://control.lan:8443 --tls-cert gw-1.pem
+        --tls-key gw-1-key.pem --ca-file ca.pem
+    """
+    from headrace.control.ports import pick_ports
+    from headrace.core.spec_access import TlsSpec
+    from headrace.gateway_agent import AgentSettings, run
+
+    ports = {"--http-port": http_port, "--grpc-port": grpc_port}
+    if 0 in ports.values():
+        picked = pick_ports(host, {flag: port for flag, port in ports.items() if port == 0})
+        ports |= picked
+    status = run(
+        AgentSettings(
+            control=control,
+            tls=TlsSpec(
+                certificate_file=str(tls_cert.absolute()),
+                key_file=str(tls_key.absolute()),
+                client_ca_file=str(ca_file.absolute()),
+            ),
+            name=socket.gethostname() if name is None else name,
+            dir=directory.absolute(),
+            host=host,
+            http_port=ports["--http-port"],
+            grpc_port=ports["--grpc-port"],
+            admin_host=admin_host,
+            admin_port=admin_port,
+            url=url,
+            log_format=str(log_format or LogFormat.TEXT),
+            log_level=check_log_level(log_level),
+            drain_timeout_s=drain_timeout_s,
+            keeps_envoy=keep_envoy,
+        )
+    )
+    raise typer.Exit(status)
+
+
+HTTP_PORT = 8000
+METRICS_PORT = 8002
+_NAMED = 8
+"""How many files a message names."""
+
+
+def serve(
+    model: Annotated[
+        str, typer.Argument(help="A model file or directory, or NAME[:VERSION] of the registry.")
+    ],
+    *,
+    name: Annotated[
+        str | None, typer.Option(help="What callers call it.", show_default="the file's name")
+    ] = None,
+    host: Host = None,
+    http_port: Annotated[
+        int,
+        typer.Option(
+            "--port", "--http-port", envvar="HEADRACE_HTTP_PORT", min=0, max=65535, help="For HTTP."
+        ),
+    ] = HTTP_PORT,
+    grpc_port: Annotated[
+        int | None,
+        setting("grpc-port", "Also serve gRPC, streaming included.", shown="off"),
+    ] = None,
+    metrics_port: Annotated[
+        int,
+        setting("metrics-port", "For Prometheus; the HTTP port serves /metrics too."),
+    ] = METRICS_PORT,
+    max_batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Rows.", show_default="32")
+    ] = None,
+    rows_independent: RowsIndependent = False,
+    nulls: Annotated[Nulls, NULLS_OPTION] = Nulls.NAN,
+    device: Annotated[
+        Device,
+        typer.Option(
+            envvar="HEADRACE_DEVICE",
+            help="What has to run the model; only `auto` falls back to the CPU.",
+        ),
+    ] = Device.AUTO,
+    allow_code: AllowCode = False,
+    log_format: LogFormatOption = None,
+    log_level: LogLevel = "info",
+    home: UnreadHome = DEFAULT_HOME,
+) -> None:
+    """Serve one model alone, without gateway and supervision: for containers, or in Triton's place.
+
+    It asks nobody for a key.
+
+    For example:
+
+        headrace serve model.onnx --host 0.0.0.0
+
+        headrace serve fraud:3 --grpc-port 8001
+    """
+    from msgspec import UNSET
+    from msgspec.structs import replace
+
+    from headrace.observe import configure_logging
+    from headrace.serving.replica import run
+
+    batching = BatchingSpec(
+        max_batch_size=max_batch_size or BatchingSpec().max_batch_size,
+        rows_independent=rows_independent or UNSET,
+    )
+    settings = replica_settings(
+        model,
+        name=name,
+        home=home,
+        host=host or "127.0.0.1",
+        port=http_port,
+        grpc_port=grpc_port,
+        metrics_port=metrics_port,
+        batching=batching,
+        log_format=str(log_format or LogFormat.TEXT),
+        device=device,
+    )
+    if nulls is Nulls.ERROR:
+        settings = replace(settings, nulls=nulls)
+    if not allow_code:
+        _refuse_code(model, settings)
+    configure_logging(
+        log_format="json" if log_format is LogFormat.JSON else "text",
+        level=check_log_level(log_level),
+    )
+    raise typer.Exit(run(settings))
+
+
+def _refuse_code(model: str, settings: "ReplicaSettings") -> None:
+    """Raise CodeNotAllowedError if loading the model would run code of its author's."""
+    from headrace.runtimes import code_of_model, detect_runtime, get_runtime, runs_code
+
+    path = Path(settings.path)
+    runtime = get_runtime(settings.runtime) if settings.runtime else detect_runtime(path)
+    if runs_code(runtime, path):
+        raise CodeNotAllowedError(model, runtime.name, code_of_model(runtime, path))
+
+
+def replica_settings(
+    model: str,
+    *,
+    name: str | None,
+    home: Path,
+    host: str,
+    port: int,
+    grpc_port: int | None,
+    metrics_port: int,
+    batching: "BatchingSpec",
+    log_format: str,
+    device: Device = Device.AUTO,
+) -> "ReplicaSettings":
+    """What the replica is told; `model` is a path, or a reference if no such path exists."""
+    from headrace.cli.up.start import name_from
+
+    path = Path(model)
+    version, runtime = "1", ""
+    labels: dict[str, list[str]] = {}
+    if not path.exists():
+        stored, path = _stored(model, home)
+        version, runtime = stored.version, stored.runtime
+        name = name or stored.name
+        labels = {output: list(names) for output, names in stored.labels.items()}
+    return ReplicaSettings(
+        model_name=name or name_from(path),
+        model_version=version,
+        path=str(path.absolute()),
+        runtime=runtime,
+        host=host,
+        port=port,
+        grpc_port=grpc_port,
+        metrics_port=metrics_port,
+        batching=batching,
+        log_format=log_format,
+        labels=labels,
+        device=device,
+    )
+
+
+def _stored(reference: str, home: Path) -> "tuple[ModelVersion, Path]":
+    """A version of the registry, checked against its digest, and where it lies."""
+    from headrace.cli.models.store import stored_model
+
+    if "/" in reference:  # no name of the registry has one
+        raise NotFoundError(_not_there(Path(reference)))
+    try:
+        return stored_model(reference, home)
+    except (NotFoundError, InvalidArgumentError) as error:
+        msg = f"there is no file or directory '{reference}', and {error}"
+        raise NotFoundError(msg) from None
+
+
+def _not_there(path: Path) -> str:
+    """That there is no such path, and what is there in its place."""
+    folder = path.parent
+    try:
+        names = sorted(one.name for one in folder.iterdir())
+    except FileNotFoundError:
+        seen = f"there is no directory '{folder}' either"
+    except OSError as error:
+        seen = f"'{folder}': {error.strerror}"
+    else:
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        seen = f"'{folder}' has {', '.join(names[:_NAMED])}{more}" if names else _empty(folder)
+    return f"there is no file or directory '{path}'; {seen}"
+
+
+def _empty(folder: Path) -> str:
+    return f"'{folder}' is empty: a container sees what is mounted, as by `-v \"$PWD:{folder}:ro\"`"
