@@ -109,7 +109,18 @@ def collect_running(
     facts = _with_versions(facts, ask, status, missing)
     facts = _with_keys(facts, ask, missing)
     facts = _with_tokens(facts, ask, missing)
-    facts = _with_isolation(facts, status, missing)
+    replicas = tuple(_replicas(status))
+    known = [one for one in replicas if one.get("isolation")]
+    if replicas and not known:
+        missing[Need.ISOLATION] = "this control plane does not tell how replicas are kept apart"
+    found = tuple(
+        ReplicaFact(
+            name=str(one.get("name")),
+            not_isolated=tuple(str(why) for why in one["isolation"].get("problems", ())),
+        )
+        for one in known
+    )
+    facts = replace(facts, replicas=found)
     facts = _with_certificates(facts, status, missing)
     facts = _with_scrapes(facts, status, missing)
     if place.home is None:
@@ -205,7 +216,12 @@ def _with_keys(facts: Facts, ask: Ask, missing: dict[Need, str]) -> Facts:
         return facts
     listed = found.get("keys", found.get("items", []))
     keys = tuple(_key(one) for one in listed if not one.get("revoked"))
-    return replace(facts, keys=tuple(key for key in keys if not _is_over(key, facts.now)))
+    return replace(
+        facts,
+        keys=tuple(
+            key for key in keys if not (key.expires is not None and key.expires <= facts.now)
+        ),
+    )
 
 
 def _with_tokens(facts: Facts, ask: Ask, missing: dict[Need, str]) -> Facts:
@@ -227,21 +243,6 @@ def _with_tokens(facts: Facts, ask: Ask, missing: dict[Need, str]) -> Facts:
         and one.get("owner") != _HOME_OWNER
     )
     return replace(facts, tokens=tokens)
-
-
-def _with_isolation(facts: Facts, status: Document, missing: dict[Need, str]) -> Facts:
-    replicas = tuple(_replicas(status))
-    known = [one for one in replicas if one.get("isolation")]
-    if replicas and not known:
-        missing[Need.ISOLATION] = "this control plane does not tell how replicas are kept apart"
-    found = tuple(
-        ReplicaFact(
-            name=str(one.get("name")),
-            not_isolated=tuple(str(why) for why in one["isolation"].get("problems", ())),
-        )
-        for one in known
-    )
-    return replace(facts, replicas=found)
 
 
 def _replicas(status: Document) -> Iterator[Document]:
@@ -275,10 +276,6 @@ def _key(one: Document) -> ApiKeyFact:
         last_used=_moment(one.get("last_used")),
         tells_use="last_used" in one,
     )
-
-
-def _is_over(key: ApiKeyFact, now: datetime) -> bool:
-    return key.expires is not None and key.expires <= now
 
 
 def _moment(value: object) -> datetime | None:

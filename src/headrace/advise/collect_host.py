@@ -252,15 +252,12 @@ def _listening(table: Path) -> Iterator[tuple[str, tuple[str, int]]]:
         fields = line.split()
         if len(fields) > 9 and fields[3] == _LISTENING:  # noqa: PLR2004  # state; inode is the tenth
             host, _, port = fields[1].partition(":")
-            yield fields[9], (_address(host), int(port, 16))
-
-
-def _address(digits: str) -> str:
-    """The kernel writes addresses as words of four bytes in the machine's own order."""
-    raw = bytes.fromhex(digits)
-    words = [raw[i : i + 4] for i in range(0, len(raw), 4)]
-    ordered = b"".join(word[::-1] if sys.byteorder == "little" else word for word in words)
-    return str(ipaddress.ip_address(ordered))
+            # The kernel writes addresses as words of four bytes in the machine's
+            # own order.
+            raw = bytes.fromhex(host)
+            words = [raw[i : i + 4] for i in range(0, len(raw), 4)]
+            ordered = b"".join(word[::-1] if sys.byteorder == "little" else word for word in words)
+            yield fields[9], (str(ipaddress.ip_address(ordered)), int(port, 16))
 
 
 def with_roles(
@@ -296,7 +293,8 @@ def home_facts(
         token: Where the first admin token lies, if it does.
         sockets: The directory of the gateway's sockets; None if it is not known.
     """
-    environ = _environment(pid, proc)
+    pairs = (word.partition("=") for word in _words(proc / str(pid) / "environ"))
+    environ = {name: value for name, _, value in pairs}
     arguments = _words(proc / str(pid) / "cmdline")
     started = _started_with(arguments)
     flag_url = _flag(arguments, "--state-url")
@@ -341,11 +339,6 @@ def _flag(arguments: list[str], flag: str) -> str:
         if word.startswith(f"{flag}="):
             return word.partition("=")[2]
     return ""
-
-
-def _environment(pid: int, proc: Path) -> dict[str, str]:
-    pairs = (word.partition("=") for word in _words(proc / str(pid) / "environ"))
-    return {name: value for name, _, value in pairs}
 
 
 def _words(path: Path) -> list[str]:

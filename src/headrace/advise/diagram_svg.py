@@ -284,7 +284,8 @@ def _lines(picture: Picture, prefix: str) -> Iterator[str]:
         yield from _box(box)
     for line in drawing.lines:
         if line.label:
-            yield _label(line)
+            x, y = line.middle
+            yield f'<text class="label" x="{x:.1f}" y="{y + 4:.1f}">{escape(line.label)}</text>'
     yield "</svg>"
 
 
@@ -302,11 +303,6 @@ def _course(line: Line) -> str:
         return f"{begin}L{end}"
     bend = (line.x1 + line.x2) / 2
     return f"{begin}C{bend:.1f} {line.y1:.1f} {bend:.1f} {line.y2:.1f} {end}"
-
-
-def _label(line: Line) -> str:
-    x, y = line.middle
-    return f'<text class="label" x="{x:.1f}" y="{y + 4:.1f}">{escape(line.label)}</text>'
 
 
 def _box(box: Box) -> Iterator[str]:

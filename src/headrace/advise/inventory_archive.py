@@ -197,7 +197,17 @@ def archive_format(source: Source) -> Format:
         BrokenFileError: It is damaged, or its directory is larger than a model's is.
     """
     with _opened(source) as archive:
-        return _format(archive.namelist())
+        names = archive.namelist()
+        # Everything is in one folder, which is called as the archive was when it was written.
+        inner = {name.partition("/")[2] for name in names}
+        if "config.json" in names and "metadata.json" in names:
+            return Format.KERAS
+        if "archive_format" in inner or "archive_format" in names:
+            return Format.TORCH_EXPORT
+        if "data.pkl" in inner:
+            is_script = "constants.pkl" in inner or any(name.startswith("code/") for name in inner)
+            return Format.TORCHSCRIPT if is_script else Format.TORCH_PICKLE
+        return Format.UNKNOWN
 
 
 def archive_details(source: Source, kind: Format) -> Details:
@@ -219,19 +229,6 @@ def archive_details(source: Source, kind: Format) -> Details:
             case _:
                 found = Details()
     return replace(found, problems=(*found.problems, *escaping))
-
-
-def _format(names: Sequence[str]) -> Format:
-    # Everything is in one folder, which is called as the archive was when it was written.
-    inner = {name.partition("/")[2] for name in names}
-    if "config.json" in names and "metadata.json" in names:
-        return Format.KERAS
-    if "archive_format" in inner or "archive_format" in names:
-        return Format.TORCH_EXPORT
-    if "data.pkl" in inner:
-        is_script = "constants.pkl" in inner or any(name.startswith("code/") for name in inner)
-        return Format.TORCHSCRIPT if is_script else Format.TORCH_PICKLE
-    return Format.UNKNOWN
 
 
 def _opened(source: Source) -> zipfile.ZipFile:

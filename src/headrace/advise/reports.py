@@ -319,27 +319,23 @@ def _rule(check: Check) -> Json:
 def _result(finding: Finding, index: int, target: str) -> Json:
     # The place and not the evidence: a finding stays the same one when a value changes.
     identity = f"{finding.id}\0{finding.file or target}\0{finding.where}"
-    return {
-        "ruleId": finding.id,
-        "ruleIndex": index,
-        "level": _LEVELS[finding.severity],
-        "message": {"text": f"{finding.title}: {finding.evidence}\n\nFix: {finding.fix}"},
-        "locations": [_location(finding)],
-        "partialFingerprints": {
-            "headraceFinding/v1": hashlib.sha256(identity.encode("utf-8", "replace")).hexdigest()
-        },
-        "properties": {"severity": finding.severity.value, "evidence": finding.evidence},
-    }
-
-
-def _location(finding: Finding) -> Json:
     found: Json = {"logicalLocations": [{"fullyQualifiedName": finding.where}]}
     if finding.file:
         physical: Json = {"artifactLocation": {"uri": file_uri(finding.file)}}
         if finding.line is not None:
             physical["region"] = {"startLine": finding.line}
         found["physicalLocation"] = physical
-    return found
+    return {
+        "ruleId": finding.id,
+        "ruleIndex": index,
+        "level": _LEVELS[finding.severity],
+        "message": {"text": f"{finding.title}: {finding.evidence}\n\nFix: {finding.fix}"},
+        "locations": [found],
+        "partialFingerprints": {
+            "headraceFinding/v1": hashlib.sha256(identity.encode("utf-8", "replace")).hexdigest()
+        },
+        "properties": {"severity": finding.severity.value, "evidence": finding.evidence},
+    }
 
 
 def file_uri(path: str) -> str:

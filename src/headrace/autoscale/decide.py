@@ -10,7 +10,6 @@ from zoneinfo import ZoneInfo
 import msgspec
 from cronsim import CronSim
 
-from headrace.autoscale.demand import Demand
 from headrace.autoscale.look import Look, fewest_by_limit, learned, step_up
 from headrace.autoscale.state import Reason, ScalerState, Signals, Wish, add_peak
 from headrace.core.spec_scale import AutoscaleSpec, ScheduleSpec
@@ -223,7 +222,15 @@ def _kept_or_fewer(look: Look, floor: Wish, state: ScalerState) -> Wish:
         return Wish(count=current, reason=Reason.MISSING, message=message)
     enough = max(floor.count, *(peak.count for peak in state.peaks))
     if enough >= current:
-        return _steady(look, demand)
+        parts = [f"the load needs {demand.needed:.2f} copies ({demand.explanation})"]
+        if look.pressure.reason:
+            parts.append(look.pressure.reason)
+        if look.signals.starting:
+            parts.append(f"{look.signals.starting} are starting")
+        is_short = demand.grow > look.current or (look.pressure.over > 0.0)
+        is_at_most = look.current == look.cap and is_short
+        reason = Reason.MAXIMUM if is_at_most else Reason.STEADY
+        return Wish(count=look.current, reason=reason, message="; ".join(parts))
     why = _why_not_yet(look)
     if why:
         message = f"{enough} would do; {why}"
@@ -234,18 +241,6 @@ def _kept_or_fewer(look: Look, floor: Wish, state: ScalerState) -> Wish:
         f"enough for {look.settings.scale_down_delay_s:g} s"
     )
     return Wish(count=max(enough, step), reason=Reason.LESS_LOAD, message=message)
-
-
-def _steady(look: Look, demand: Demand) -> Wish:
-    parts = [f"the load needs {demand.needed:.2f} copies ({demand.explanation})"]
-    if look.pressure.reason:
-        parts.append(look.pressure.reason)
-    if look.signals.starting:
-        parts.append(f"{look.signals.starting} are starting")
-    is_short = demand.grow > look.current or (look.pressure.over > 0.0)
-    is_at_most = look.current == look.cap and is_short
-    reason = Reason.MAXIMUM if is_at_most else Reason.STEADY
-    return Wish(count=look.current, reason=reason, message="; ".join(parts))
 
 
 def _why_not_yet(look: Look) -> str:

@@ -144,7 +144,20 @@ def demand_of(state: ScalerState, settings: AutoscaleSpec, *, concurrency: int) 
     arrivals = mean_arrivals(state.stable)
     if settings.target_in_flight is None and arrivals is not None and state.service_s is not None:
         return _by_arrivals(state, settings, concurrency)
-    return _by_in_flight(state, settings, concurrency)
+    stable, recent = mean_in_flight(state.stable), suffixes(state.panic, mean_in_flight)
+    if stable is None or (settings.target_in_flight is None and stable.looks < _ENOUGH_LOOKS):
+        return None
+    target = settings.target_in_flight or concurrency * DEFAULT_UTILISATION
+    sure = max((at_least(mean, z=_BURST_Z) for mean in recent), default=0.0)
+    return _demand(
+        stable,
+        sure,
+        lambda in_flight: in_flight / target,
+        numbers={"in_flight": stable.value, "target_in_flight": target},
+        explanation=f"{stable.value:.3g} requests in flight, {target:.3g} per copy",
+        burst_explanation=f"{sure:.3g} requests in flight, {target:.3g} per copy",
+        by_in_flight=True,
+    )
 
 
 def _by_arrivals(state: ScalerState, settings: AutoscaleSpec, concurrency: int) -> Demand:
@@ -183,23 +196,6 @@ def _by_arrivals(state: ScalerState, settings: AutoscaleSpec, concurrency: int) 
 
 def _busy(load: float, copies: float) -> float:
     return load / copies if copies > 0.0 else DEFAULT_UTILISATION
-
-
-def _by_in_flight(state: ScalerState, settings: AutoscaleSpec, concurrency: int) -> Demand | None:
-    stable, recent = mean_in_flight(state.stable), suffixes(state.panic, mean_in_flight)
-    if stable is None or (settings.target_in_flight is None and stable.looks < _ENOUGH_LOOKS):
-        return None
-    target = settings.target_in_flight or concurrency * DEFAULT_UTILISATION
-    sure = max((at_least(mean, z=_BURST_Z) for mean in recent), default=0.0)
-    return _demand(
-        stable,
-        sure,
-        lambda in_flight: in_flight / target,
-        numbers={"in_flight": stable.value, "target_in_flight": target},
-        explanation=f"{stable.value:.3g} requests in flight, {target:.3g} per copy",
-        burst_explanation=f"{sure:.3g} requests in flight, {target:.3g} per copy",
-        by_in_flight=True,
-    )
 
 
 def _backlog(

@@ -52,7 +52,7 @@ def recommend(observed: Observed) -> Recommendation:
     """The recommendation; its message says from which numbers it came."""
     if observed.seconds <= 0.0 or not observed.replicas or not observed.peak_rss_bytes:
         return Recommendation(message="nothing was observed yet")
-    memory = _memory(observed.peak_rss_bytes)
+    memory = math.ceil(observed.peak_rss_bytes * _MEMORY_ROOM / _MEMORY_STEP) * _MEMORY_STEP
     cores = observed.cpu_s / observed.seconds / observed.replicas
     threads, runs, said = _threads(observed)
     message = (
@@ -68,10 +68,6 @@ def recommend(observed: Observed) -> Recommendation:
     )
 
 
-def _memory(peak_bytes: int) -> int:
-    return math.ceil(peak_bytes * _MEMORY_ROOM / _MEMORY_STEP) * _MEMORY_STEP
-
-
 def _threads(observed: Observed) -> tuple[int | None, int | None, str]:
     """Threads of one run and runs at once, and why."""
     is_little = observed.answered < _ENOUGH_REQUESTS or observed.busy_s < _ENOUGH_BUSY_S
@@ -83,14 +79,6 @@ def _threads(observed: Observed) -> tuple[int | None, int | None, str]:
     threads = min(max(round(per_run), 1), max(observed.intra_op_threads, 1))
     if per_run <= _ONE_THREAD:
         threads = 1
-    runs = _runs_for(at_once, observed.max_concurrent_runs)
+    # The mean keeps half its size for bursts; never more than there are now.
+    runs = min(max(math.ceil(at_once * _BURST_ROOM), 1), observed.max_concurrent_runs)
     return threads, runs, f"intra_op_threads {threads}, max_concurrent_runs {runs} ({used})"
-
-
-def _runs_for(at_once: float, limit: int) -> int:
-    """Runs at once that leave the mean half its size for bursts; never more than there are now.
-
-    Where all are in use nearly always, more of them cannot be recommended by what was seen: another
-    replica is the answer, and the autoscaler's to give.
-    """
-    return min(max(math.ceil(at_once * _BURST_ROOM), 1), limit)

@@ -45,7 +45,7 @@ def add(
 ) -> Window:
     """`window` with one more look, and without what is older than `length_s`."""
     kept = tuple(b for b in window if at - length_s < b.at <= at)
-    width_s = _width(length_s)
+    width_s = max(length_s / _BUCKETS, _NARROWEST_S) * (1.0 - 1e-9)
     if kept and at - kept[-1].at < width_s:
         *rest, last = kept
     else:
@@ -128,10 +128,6 @@ def add_peak(peaks: Peaks, *, at: float, length_s: float, count: int) -> Peaks:
     """
     kept = (peak for peak in peaks if at - length_s < peak.at <= at and peak.count > count)
     return (*kept, Peak(at, count))
-
-
-def _width(length_s: float) -> float:
-    return max(length_s / _BUCKETS, _NARROWEST_S) * (1.0 - 1e-9)
 
 
 class Reason(StrEnum):

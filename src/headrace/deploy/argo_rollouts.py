@@ -208,7 +208,8 @@ def _documents(
     for each in (stable, canary):
         yield Document(name=f"service-{each}", body=service(place, each, selector, named))
     yield Document(name=f"httproute-{name}", body=_route(endpoint, place, options, name))
-    checks = _checks(endpoint)
+    rollout = endpoint.spec.rollout
+    checks = () if rollout is None else checks_of(endpoint, endpoint.newest, rollout)
     if checks:
         yield Document(
             name=f"analysistemplate-{name}", body=_analysis(endpoint, place, options, name, checks)
@@ -314,11 +315,6 @@ def _steps(step: CanaryStepSpec, template: str, *, judged: bool) -> Iterator[Bod
         yield {"analysis": {"templates": [{"templateName": template}]}}
     if step.until == "approval":
         yield {"pause": {}}
-
-
-def _checks(endpoint: Endpoint) -> tuple[Check, ...]:
-    rollout = endpoint.spec.rollout
-    return () if rollout is None else checks_of(endpoint, endpoint.newest, rollout)
 
 
 def _analysis(

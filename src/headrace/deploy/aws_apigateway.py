@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 
 from headrace import __version__
 from headrace.core import InvalidArgumentError
-from headrace.core.spec_access import LimitSpec, TierSpec
+from headrace.core.spec_access import LimitSpec
 from headrace.deploy.export import Body, Document, Export, finish
 from headrace.deploy.facts import Endpoint, Facts
 from headrace.deploy.features import Loss, Note, Target
@@ -151,7 +151,14 @@ def stage_template(facts: Facts, kind: Literal["http", "rest"]) -> Body:
     """The template."""
     parameters: Body = {"ApiId": {"Type": "String", "Description": "Of the imported API."}}
     if kind == "http":
-        resources = {"Stage": _http_stage(facts)}
+        settings = {
+            operation.key: {"ThrottlingRateLimit": rate, "ThrottlingBurstLimit": burst}
+            for operation, rate, burst in throttled(facts)
+        }
+        properties: Body = {"ApiId": _REF, "StageName": "$default", "AutoDeploy": True}
+        if settings:
+            properties["RouteSettings"] = settings
+        resources = {"Stage": {"Type": "AWS::ApiGatewayV2::Stage", "Properties": properties}}
     else:
         parameters["DeploymentId"] = {"Type": "String", "Description": "Of that API."}
         resources = {"Stage": _rest_stage(facts), **dict(_plans(facts))}
@@ -170,17 +177,6 @@ def throttled(facts: Facts) -> Iterator[tuple[Operation, float, int]]:
         # Questions about a model cost nothing; runs do.
         if limits is not None and limits.requests_per_s is not None and operation.method == "post":
             yield operation, limits.requests_per_s, _burst(limits)
-
-
-def _http_stage(facts: Facts) -> Body:
-    settings = {
-        operation.key: {"ThrottlingRateLimit": rate, "ThrottlingBurstLimit": burst}
-        for operation, rate, burst in throttled(facts)
-    }
-    properties: Body = {"ApiId": _REF, "StageName": "$default", "AutoDeploy": True}
-    if settings:
-        properties["RouteSettings"] = settings
-    return {"Type": "AWS::ApiGatewayV2::Stage", "Properties": properties}
 
 
 def _rest_stage(facts: Facts) -> Body:
@@ -205,23 +201,18 @@ def _rest_stage(facts: Facts) -> Body:
 
 def _plans(facts: Facts) -> Iterator[tuple[str, Body]]:
     for i, tier in enumerate(facts.spec.tiers):
-        found = _plan(tier)
+        found: Body = {}
+        limits = tier.limits
+        if limits.requests_per_s is not None:
+            found["Throttle"] = {"RateLimit": limits.requests_per_s, "BurstLimit": _burst(limits)}
+        if limits.requests_per_day is not None:
+            found["Quota"] = {"Limit": limits.requests_per_day, "Period": "DAY"}
         if found:
             stages = [{"ApiId": _REF, "Stage": {"Ref": "Stage"}}]
             name = "".join(word.capitalize() for word in _WORD.findall(tier.name))
             properties: Body = {"UsagePlanName": tier.name, "ApiStages": stages, **found}
             body: Body = {"Type": "AWS::ApiGateway::UsagePlan", "Properties": properties}
             yield f"Tier{i}{name}", body
-
-
-def _plan(tier: TierSpec) -> Body:
-    plan: Body = {}
-    limits = tier.limits
-    if limits.requests_per_s is not None:
-        plan["Throttle"] = {"RateLimit": limits.requests_per_s, "BurstLimit": _burst(limits)}
-    if limits.requests_per_day is not None:
-        plan["Quota"] = {"Limit": limits.requests_per_day, "Period": "DAY"}
-    return plan
 
 
 def _burst(limits: LimitSpec) -> int:
@@ -265,10 +256,14 @@ def aws_apigateway(facts: Facts, options: AwsOptions) -> Export:
     Raises:
         NotExpressibleError: The spec says what API Gateway cannot.
     """
+    found: Body = {}
+    for operation in operations(facts):
+        path = found.setdefault(operation.path, {})
+        path[operation.method] = _operation(facts, operation, options)
     body: Body = {
         "openapi": "3.0.1",
         "info": {"title": options.title, "description": _DESCRIPTION, "version": __version__},
-        "paths": _paths(facts, options),
+        "paths": found,
         "components": {"schemas": schemas()},
     }
     schemes = _schemes(facts, options)
@@ -292,14 +287,6 @@ def aws_apigateway(facts: Facts, options: AwsOptions) -> Export:
         + list(_body_losses(facts)),
         notes=_notes(facts, options),
     )
-
-
-def _paths(facts: Facts, options: AwsOptions) -> Body:
-    found: Body = {}
-    for operation in operations(facts):
-        path = found.setdefault(operation.path, {})
-        path[operation.method] = _operation(facts, operation, options)
-    return found
 
 
 def _operation(facts: Facts, operation: Operation, options: AwsOptions) -> Body:

@@ -1,4 +1,4 @@
-"""What does a spec say, as far as other systems need to know? Read once, for all targets."""
+"""Facts of a spec that other systems need, read once for all targets."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence

@@ -271,12 +271,11 @@ def _arguments(job: JobSpec, model: str) -> list[str]:
         document=dict(document),
         output=filled(job.output, run_id=_RUN_ID, date=""),
     )
-    return [_escaped(argument) for argument in arguments_of(run, _HOME)]
-
-
-def _escaped(argument: str) -> str:
-    """`$(...)` of the user's own is no variable of Kubernetes'."""
-    return argument.replace("$(", "$$(").replace(f"${_RUN_ID}", _RUN_ID)
+    # `$(...)` of the user's own is no variable of Kubernetes'.
+    return [
+        argument.replace("$(", "$$(").replace(f"${_RUN_ID}", _RUN_ID)
+        for argument in arguments_of(run, _HOME)
+    ]
 
 
 def _job_losses(job: JobSpec, place: str, mounts: tuple[Mount, ...]) -> Iterator[Loss]:
@@ -285,14 +284,11 @@ def _job_losses(job: JobSpec, place: str, mounts: tuple[Mount, ...]) -> Iterator
         if "date" in PLACEHOLDER.findall(text):
             why = "has {date}, and a CronJob's pods are not told the day of their moment"
             yield Loss(f"{place}.{name}", why, f"use {{run_id}}, {_JOB_TO_CONTROL}")
-        if text.startswith("/") and not any(_fits(mount, name, text) for mount in mounts):
+        may_use = (m for m in mounts if m.is_writable or name == "input")
+        if text.startswith("/") and not any(mount.has(text) for mount in may_use):
             folder = text.partition("{")[0].rpartition("/")[0] or "/FOLDER"
             why = f"is {text}, on this machine's disk"
             yield Loss(f"{place}.{name}", why, f"mount a claim: --mount claim:NAME={folder}")
-
-
-def _fits(mount: Mount, name: str, path: str) -> bool:
-    return mount.has(path) and (mount.is_writable or name == "input")
 
 
 def _is_plain(cron: str) -> bool:

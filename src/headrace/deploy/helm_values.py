@@ -201,7 +201,9 @@ def helm_values(
         losses += _add_versions(values, spec, document, options, endpoints)
     else:
         values["spec"] = document
-        values["gateway"] = _gateway(spec)
+        # Ports of the Service; those of the pods are always the same.
+        ports = {"httpPort": spec.gateway.http_port, "grpcPort": spec.gateway.grpc_port}
+        values["gateway"] = {"service": {name: port for name, port in ports.items() if port}}
         values["control"] = volumes_of(options.mounts)
     values["workers"] = volumes_of(options.mounts)
     values["monitoring"] = {"prometheusRule": {"groups": rule_groups(spec.document())}}
@@ -274,12 +276,6 @@ def _add_versions(
     return losses
 
 
-def _gateway(spec: SystemSpec) -> Values:
-    """Ports of the Service; those of the pods are always the same."""
-    ports = {"httpPort": spec.gateway.http_port, "grpcPort": spec.gateway.grpc_port}
-    return {"service": {name: port for name, port in ports.items() if port}}
-
-
 def _notes(values: Values, options: HelmOptions) -> list[str]:
     found = []
     if not options.artifacts:
@@ -343,18 +339,15 @@ def chart_with(values: Mapping[str, Any], chart: Path) -> Mapping[str, bytes]:
         for path in sorted(chart.rglob("*"))
         if path.is_file()
     }
-    return {**files, "values.yaml": _filled(files["values.yaml"].decode(), values).encode()}
-
-
-def _filled(text: str, values: Mapping[str, Any]) -> str:
-    """The chart's own values, with their comments, and the given ones in their places."""
+    # The chart's own values, with their comments, and the given ones in their places.
+    text = files["values.yaml"].decode()
     yaml = YAML()
     yaml.width = 100
     document = yaml.load(text)
     _merge(document, values)
     out = StringIO()
     yaml.dump(document, out)
-    return out.getvalue()
+    return {**files, "values.yaml": out.getvalue().encode()}
 
 
 def _merge(document: Any, values: Mapping[str, Any]) -> None:  # noqa: ANN401  # YAML with comments

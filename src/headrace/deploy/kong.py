@@ -234,6 +234,12 @@ def _service(facts: Facts, endpoint: Endpoint, number: str, protocol: str, route
     timeout_s = endpoint.spec.timeout_s
     wait_ms = _NO_TIMEOUT_MS if timeout_s is None else round((timeout_s + GRACE_S) * 1000)
     kind = f"{name}.grpc" if is_grpc else name
+    size = endpoint.spec.limits.max_body_bytes or facts.body_bytes
+    config: Body = {
+        "allowed_payload_size": size,
+        "size_unit": "bytes",
+        "require_content_length": False,
+    }
     return {
         "name": kind,
         "protocol": protocol if is_grpc else _scheme(split),
@@ -254,7 +260,7 @@ def _service(facts: Facts, endpoint: Endpoint, number: str, protocol: str, route
         "plugins": [
             *access_plugins(facts, endpoint),
             *_limit_plugins(endpoint),
-            _size_plugin(facts, endpoint),
+            {"name": "request-size-limiting", "config": config},
             _STRIP,
         ],
     }
@@ -325,16 +331,6 @@ def _limit_plugins(endpoint: Endpoint) -> Iterator[Body]:
         by = "service" if total else "consumer" if _asks(endpoint) else "ip"
         config: Body = {**found, "policy": "local", "limit_by": by, "fault_tolerant": True}
         yield {"name": "rate-limiting", "config": config}
-
-
-def _size_plugin(facts: Facts, endpoint: Endpoint) -> Body:
-    size = endpoint.spec.limits.max_body_bytes or facts.body_bytes
-    config: Body = {
-        "allowed_payload_size": size,
-        "size_unit": "bytes",
-        "require_content_length": False,
-    }
-    return {"name": "request-size-limiting", "config": config}
 
 
 def _windows(limits: LimitSpec) -> Body:

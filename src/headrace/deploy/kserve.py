@@ -194,12 +194,23 @@ def _predictor(
     endpoint: Endpoint, place: Place, options: KserveOptions, pods: PodsSpec, settings: str
 ) -> Body:
     version = endpoint.newest
+    # What a service adds to its runtime's container.
+    is_ours = not options.runtime
+    container: Body = {}
+    if is_ours:
+        container["image"] = image_of(pods)
+    if is_ours or pods.pull_policy != PodsSpec().pull_policy:
+        container["imagePullPolicy"] = pods.pull_policy
+    if is_ours or pods.resources != ResourcesSpec():
+        container["resources"] = resources_of(pods.resources)
+    if pods.replica_env:
+        container["env"] = variables_of(pods.replica_env)
     model: Body = {
         "modelFormat": {"name": _format(endpoint, version) or "unknown"},
         "protocolVersion": "v2",
         "runtime": options.runtime or (RUNTIME if place.instance == RUNTIME else place.instance),
         "storageUri": _storage(endpoint, version, options.storage),
-        **_container(pods, is_ours=not options.runtime),
+        **container,
     }
     found: Body = {**replicas_of(endpoint, version), **scheduling_of(pods)}
     if endpoint.spec.timeout_s is not None:
@@ -210,20 +221,6 @@ def _predictor(
         model["volumeMounts"] = [{"name": "settings", "mountPath": SETTINGS_DIR, "readOnly": True}]
         found["volumes"] = [{"name": "settings", "configMap": {"name": settings}}]
     return {**found, "model": model}
-
-
-def _container(pods: PodsSpec, *, is_ours: bool) -> Body:
-    """What a service adds to its runtime's container. Another's keeps what it has by itself."""
-    found: Body = {}
-    if is_ours:
-        found["image"] = image_of(pods)
-    if is_ours or pods.pull_policy != PodsSpec().pull_policy:
-        found["imagePullPolicy"] = pods.pull_policy
-    if is_ours or pods.resources != ResourcesSpec():
-        found["resources"] = resources_of(pods.resources)
-    if pods.replica_env:
-        found["env"] = variables_of(pods.replica_env)
-    return found
 
 
 def _format(endpoint: Endpoint, version: Version) -> str:

@@ -1,4 +1,4 @@
-"""Which feature does which target express? One row per group of the spec's fields.
+"""Table of features by target: one row per group of the spec's fields.
 
 The documentation shows this table, and exports refuse by it.
 """

@@ -119,9 +119,6 @@ class Connection(asyncio.Protocol):
         self._max_answer_bytes = max_answer_bytes
         self.number = NOBODY
         self.is_open = True
-        self._reset()
-
-    def _reset(self) -> None:
         self._parser = httptools.HttpResponseParser(self)
         self._next()
 

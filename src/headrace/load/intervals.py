@@ -1,4 +1,4 @@
-"""How sure is a quantile of latencies, or a ratio of errors, that one run has measured? Pure.
+"""Confidence intervals of latency quantiles and error ratios of one run. Pure.
 
 Requests that follow each other share a queue, so their latencies resemble each other and a run says
 less than as many independent requests would. How much less is measured by batch means: the run is

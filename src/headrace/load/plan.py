@@ -1,4 +1,4 @@
-"""When does each request leave? Decided before the first one does, so that no answer can change it.
+"""Departure times of requests, decided before the first one so that no answer changes them.
 
 In a closed loop, where a client sends again when it was answered, a server that stalls also stops
 the requests that would have found it stalled (Schroeder, Wierman and Harchol-Balter, "Open versus

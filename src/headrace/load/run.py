@@ -83,24 +83,7 @@ async def _run(
         timeout_s=plan.timeout_s,
         end_s=plan.total_s,
     )
-    stopped = _on_interrupt(generator)
-    watch = None if on_tick is None else _Watch(plan, generator, on_tick)
-    try:
-        await generator.run(watch)
-    finally:
-        _stop_listening()
-    return summarize(
-        record.sample(),
-        plan,
-        objectives=objectives,
-        stopped_at_s=stopped[0] if stopped else None,
-        connections=generator.opened,
-        waited=generator.waited,
-    )
-
-
-def _on_interrupt(generator: Generator) -> list[float]:
-    """Let Ctrl-C end the run; the list gets the time of the first one."""
+    # Let Ctrl-C end the run; the list gets the time of the first one.
     stopped: list[float] = []
 
     def stop() -> None:
@@ -110,12 +93,20 @@ def _on_interrupt(generator: Generator) -> list[float]:
 
     with suppress(ValueError, RuntimeError):  # not the main thread: somebody else hears of it
         asyncio.get_running_loop().add_signal_handler(signal.SIGINT, stop)
-    return stopped
-
-
-def _stop_listening() -> None:
-    with suppress(ValueError, RuntimeError):
-        asyncio.get_running_loop().remove_signal_handler(signal.SIGINT)
+    watch = None if on_tick is None else _Watch(plan, generator, on_tick)
+    try:
+        await generator.run(watch)
+    finally:
+        with suppress(ValueError, RuntimeError):
+            asyncio.get_running_loop().remove_signal_handler(signal.SIGINT)
+    return summarize(
+        record.sample(),
+        plan,
+        objectives=objectives,
+        stopped_at_s=stopped[0] if stopped else None,
+        connections=generator.opened,
+        waited=generator.waited,
+    )
 
 
 class _Watch:
@@ -141,7 +132,12 @@ class _Watch:
         lag = np.array(record.handled[begin:until]) - intended
         good = latency[code == SUCCEEDED]
         self._from = until
-        self._count_failures(until)
+        # Count those before the first that is still under way, and no more than once.
+        code = np.array(self._generator.record.code[self._counted : until], dtype=np.int16)
+        pending = np.flatnonzero(code == PENDING)
+        over = code if not len(pending) else code[: pending[0]]
+        self._failed += int(np.count_nonzero(over > SUCCEEDED))
+        self._counted += len(over)
         self._on_tick(
             Tick(
                 elapsed_s=elapsed_s,
@@ -154,14 +150,6 @@ class _Watch:
                 lag_p99_s=_quantile(lag, 0.99),
             )
         )
-
-    def _count_failures(self, until: int) -> None:
-        """Count those before the first that is still under way, and no more than once."""
-        code = np.array(self._generator.record.code[self._counted : until], dtype=np.int16)
-        pending = np.flatnonzero(code == PENDING)
-        over = code if not len(pending) else code[: pending[0]]
-        self._failed += int(np.count_nonzero(over > SUCCEEDED))
-        self._counted += len(over)
 
 
 def _quantile(values: np.ndarray, quantile: float) -> float | None:

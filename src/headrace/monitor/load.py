@@ -200,7 +200,17 @@ class LoadTrack:
                 that, and was not looked at yet, is left out: nobody knows when it was.
         """
         begin, self.read_at = self.read_at, at
-        added = self._added(at, reading, began_at)
+        # What all processes counted more than was last seen of each.
+        added = LoadCell()
+        for name, totals in reading.said.items():
+            before = self._said.get(name)
+            if before is None or before.epoch != totals.epoch or totals.waited < before.waited:
+                before = None
+            if before is not None or at - totals.age_s >= began_at:
+                added.add(_difference(before, totals))
+        # One that does not answer now may do so later, and has not begun anew for that.
+        kept = {name: said for name, said in self._said.items() if name in reading.known}
+        self._said = kept | dict(reading.said)
         span_s = round(at - begin, _DIGITS)
         if span_s > _GAP_S:
             added.in_flight_s = 0.0
@@ -227,20 +237,6 @@ class LoadTrack:
         track = cls(read_at=stored.read_at, _said=dict(stored.said))
         track.ladder.load(stored.levels)
         return track
-
-    def _added(self, at: float, reading: LoadReading, began_at: float) -> LoadCell:
-        """What all processes counted more than was last seen of each."""
-        added = LoadCell()
-        for name, totals in reading.said.items():
-            before = self._said.get(name)
-            if before is None or before.epoch != totals.epoch or totals.waited < before.waited:
-                before = None
-            if before is not None or at - totals.age_s >= began_at:
-                added.add(_difference(before, totals))
-        # One that does not answer now may do so later, and has not begun anew for that.
-        kept = {name: said for name, said in self._said.items() if name in reading.known}
-        self._said = kept | dict(reading.said)
-        return added
 
 
 def _difference(before: LoadTotals | None, totals: LoadTotals) -> LoadCell:

@@ -114,7 +114,10 @@ def expression(condition: Condition, window_ratio: float = 1.0) -> str:
         case ErrorBurn(windows=burn):
             return _error_burn(burn, scale)
         case LatencyBurn(windows=burn):
-            return _latency_burn(burn, condition.quantile, scale)
+            q = condition.quantile
+            long_s, short_s = burn.long_s * scale, burn.short_s * scale
+            over, still = _latency_over(q, long_s, scale), _latency_over(q, short_s, scale)
+            return f"{over} and on (endpoint) ({still})"
         case LatencyOver():
             return _latency_over(condition.quantile, condition.window_s * scale, scale)
         case ErrorsOver():
@@ -144,12 +147,6 @@ def _error_burn(burn: BurnWindows, scale: float) -> str:
         f"{error_ratio(long_s)} > {allowed} and on (endpoint) {error_ratio(short_s)} > {allowed} "
         f"and on (endpoint) {error_count(long_s)} >= {LEAST_ERRORS}"
     )
-
-
-def _latency_burn(burn: BurnWindows, q: float, scale: float) -> str:
-    long_s, short_s = burn.long_s * scale, burn.short_s * scale
-    over, still = _latency_over(q, long_s, scale), _latency_over(q, short_s, scale)
-    return f"{over} and on (endpoint) ({still})"
 
 
 def _latency_over(q: float, window_s: float, scale: float) -> str:

@@ -1,4 +1,4 @@
-"""How does a converter's ONNX graph become one that takes and gives what its source did?
+"""Wrapper of a converter's ONNX graph that takes and gives what its source does.
 
 Converters have names, datatypes and shapes of their own. Afterwards callers need not know that the
 model was converted, and a rollout can send them from one to the other.
@@ -40,8 +40,22 @@ def like_its_source(model: Graph, signature: ModelSignature) -> Graph:
     Raises:
         UnsupportedModelError: It has another number of inputs or outputs.
     """
-    _without_zipmaps(model)
-    _with_plain_opset(model)
+    # Give tensors where a converter gives a list of dictionaries.
+    graph = model.graph
+    for node in [node for node in graph.node if node.op_type == "ZipMap"]:
+        graph.node.remove(node)
+        for i, output in enumerate(graph.output):
+            if output.name == node.output[0]:
+                tensor = helper.make_tensor_value_info(node.input[0], TensorProto.FLOAT, None)
+                graph.output.remove(output)
+                graph.output.insert(i, tensor)
+    # Each domain once, and the plain one in any case.
+    versions: dict[str, int] = {"": plain_opset(model)}
+    for one in model.opset_import:
+        versions[one.domain] = max(one.version, versions.get(one.domain, 0))
+    del model.opset_import[:]
+    model.opset_import.extend(helper.make_opsetid(*item) for item in versions.items())
+    model.ir_version = max(model.ir_version, helper.find_min_ir_version_for(model.opset_import))
     inner = compose.add_prefix(model, _PREFIX, inplace=False)
     graph = inner.graph
     _check_count("inputs", len(graph.input), len(signature.inputs))
@@ -80,28 +94,6 @@ def check_operators(model: Graph) -> None:
 def plain_opset(model: Graph) -> int:
     """The version of ONNX's own operators that a graph is written in."""
     return max((one.version for one in model.opset_import if one.domain == ""), default=_OPSET)
-
-
-def _without_zipmaps(model: Graph) -> None:
-    """Give tensors where a converter gives a list of dictionaries."""
-    graph = model.graph
-    for node in [node for node in graph.node if node.op_type == "ZipMap"]:
-        graph.node.remove(node)
-        for i, output in enumerate(graph.output):
-            if output.name == node.output[0]:
-                tensor = helper.make_tensor_value_info(node.input[0], TensorProto.FLOAT, None)
-                graph.output.remove(output)
-                graph.output.insert(i, tensor)
-
-
-def _with_plain_opset(model: Graph) -> None:
-    """Each domain once, and the plain one in any case."""
-    versions: dict[str, int] = {"": plain_opset(model)}
-    for one in model.opset_import:
-        versions[one.domain] = max(one.version, versions.get(one.domain, 0))
-    del model.opset_import[:]
-    model.opset_import.extend(helper.make_opsetid(*item) for item in versions.items())
-    model.ir_version = max(model.ir_version, helper.find_min_ir_version_for(model.opset_import))
 
 
 def _as_declared(name: str, spec: TensorSpec, constants: list[Graph]) -> list[Graph]:

@@ -18,7 +18,6 @@ from onnx import TensorProto, helper
 
 from headrace.core import (
     VARIABLE,
-    ModelSignature,
     TensorSpec,
     UnsupportedModelError,
     example_inputs,
@@ -89,7 +88,20 @@ def _traced(model: TorchModel) -> Graph:
             dynamo=False,
         )
         graph = onnx.load_model(file)
-    _put_back_inputs(graph, signature, list(inputs))
+    # Declare the inputs again that nothing uses: callers send them all the same.
+    names = list(inputs)
+    kept = {value.name for value in graph.graph.input}
+    for i, (name, spec) in enumerate(zip(names, signature.inputs, strict=True)):
+        if name in kept:
+            continue
+        if not spec.shape:
+            msg = (
+                f"its input '{spec.name}' is one number, which stays what it is when the module is "
+                "traced; let the module take a tensor with an axis, or give the number in 'values' "
+                "of signature.json if it is always the same"
+            )
+            raise UnsupportedModelError(msg)
+        graph.graph.input.insert(i, helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
     return graph
 
 
@@ -127,19 +139,3 @@ class _Asked(torch.nn.Module):  # type: ignore[misc]  # PyTorch is not always th
 
 def _variable_axes(spec: TensorSpec) -> dict[int, str]:
     return {i: f"{spec.name}_{i}" for i, size in enumerate(spec.shape) if size == VARIABLE}
-
-
-def _put_back_inputs(graph: Graph, signature: ModelSignature, names: list[str]) -> None:
-    """Declare the inputs again that nothing uses: callers send them all the same."""
-    kept = {value.name for value in graph.graph.input}
-    for i, (name, spec) in enumerate(zip(names, signature.inputs, strict=True)):
-        if name in kept:
-            continue
-        if not spec.shape:
-            msg = (
-                f"its input '{spec.name}' is one number, which stays what it is when the module is "
-                "traced; let the module take a tensor with an axis, or give the number in 'values' "
-                "of signature.json if it is always the same"
-            )
-            raise UnsupportedModelError(msg)
-        graph.graph.input.insert(i, helper.make_tensor_value_info(name, TensorProto.FLOAT, None))

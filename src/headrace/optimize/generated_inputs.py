@@ -70,7 +70,10 @@ def generated_inputs(
         elif signature.batched:
             part = rows // _BLOCKS
             array[part : 2 * part] = rng.normal(size=array[part : 2 * part].shape)
-            array[2 * part :] = _magnitudes(array[2 * part :].shape, rng)
+            # Normal values; each row has its own magnitude between a hundredth and a thousand.
+            shape = array[2 * part :].shape
+            scale = 10.0 ** rng.uniform(-2, 3, (shape[0], *([1] * (len(shape) - 1))))
+            array[2 * part :] = rng.normal(size=shape) * scale
         # A model that computes in FP32 is not to be blamed for digits that it cannot be told.
         made[spec.name] = array.astype(np.float32).astype(array.dtype)
     return made
@@ -208,10 +211,3 @@ def _fill_matrix(array: Array, thresholds: Thresholds, rng: np.random.Generator)
         place = rng.integers(0, len(edges) - 1, rows)
         low, high = edges[place], edges[place + 1]
         array[:, feature] = low + (high - low) * rng.uniform(0.1, 0.9, rows)
-
-
-def _magnitudes(shape: tuple[int, ...], rng: np.random.Generator) -> Array:
-    """Normal values, each row of a magnitude of its own between a hundredth and a thousand."""
-    scale = 10.0 ** rng.uniform(-2, 3, (shape[0], *([1] * (len(shape) - 1))))
-    values: Array = rng.normal(size=shape) * scale
-    return values

@@ -265,27 +265,23 @@ def _add(ensemble: TreeEnsemble, tree: Mapping[str, str], *, target: int) -> Non
         ensemble.add_leaf(values[0], target=target)
         return
     thresholds = _floats(tree["threshold"])
-    ensemble.add(
-        features=_ints(tree["split_feature"]),
-        thresholds=thresholds,
-        tracks=_goes_left_where_missing(_ints(tree["decision_type"]), thresholds),
-        left=_ints(tree["left_child"]),
-        right=_ints(tree["right_child"]),
-        leaves=values,
-        target=target,
-    )
-
-
-def _goes_left_where_missing(decisions: Array, thresholds: Array) -> Array:
-    """Where each split sends a value that is not there; where none was in training, it is zero."""
+    # Where each split sends a missing value; one that training never saw counts as zero.
+    decisions = _ints(tree["decision_type"])
     kind = (decisions >> _MISSING_SHIFT) & 3
     is_left = (decisions & _DEFAULT_LEFT) != 0
     zero_is_left = thresholds >= 0
     if (is_left != zero_is_left)[kind == _MISSING_ZERO].any():
         msg = "zeros count as missing (zero_as_missing), which ONNX's trees have nothing like"
         raise UnsupportedModelError(msg)
-    found: Array = np.where(kind == _MISSING_NAN, is_left, zero_is_left)
-    return found
+    ensemble.add(
+        features=_ints(tree["split_feature"]),
+        thresholds=thresholds,
+        tracks=np.where(kind == _MISSING_NAN, is_left, zero_is_left),
+        left=_ints(tree["left_child"]),
+        right=_ints(tree["right_child"]),
+        leaves=values,
+        target=target,
+    )
 
 
 def _answers(nodes: GraphNodes, raw: str, objective: str, targets: int) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Did the split give each arm its share? If not, no other number of the rollout can be trusted.
+"""Test that the split gave each arm its share. Without that no other number can be trusted.
 
 A broken cookie, a cache in front of one version, or a crash that loses only the slow answers shows
 first as a sample ratio that is off. Sequential multinomial test of Lindon and Malek, "Anytime-valid

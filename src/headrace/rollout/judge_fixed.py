@@ -1,4 +1,4 @@
-"""Is the candidate within a fixed number, whatever another version does?
+"""Verdict of a candidate against a fixed number, whatever another version does.
 
 For SLOs (`max_ratio`, `max_s`), for shadows, whose answers are compared one by one, and for
 blue-green, where there is only one version at a time.

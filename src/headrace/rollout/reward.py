@@ -1,4 +1,4 @@
-"""Which arm earns more? Bounds of the difference of two means, for rewards of any shape.
+"""Bounds of the difference of two mean rewards, for rewards of any shape.
 
 Rewards have no bound that could be bet on, so this is an *asymptotic* confidence sequence: it holds
 at all times at once as the sample grows, like a confidence interval by the central limit theorem

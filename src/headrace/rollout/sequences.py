@@ -1,4 +1,4 @@
-"""How did each metric's interval narrow over a rollout's life? Its confidence sequence, in points.
+"""Confidence sequence of each metric over a rollout's life, in points.
 
 A rollout may be watched for weeks, at a judgement a second, and what is kept here is stored with
 every one of them. So points stand at least a step apart, and whenever they are too many the step

@@ -1,4 +1,4 @@
-"""What did a candidate lose on labels, and may it be accepted?
+"""Loss of a candidate on labels, and the decision whether it is accepted.
 
 `read_labelled` reads examples, `answers` asks them, `choose_metric` says by what is judged, and
 `try_candidate` asks a candidate and judges it. Without labels, `measure_fidelity` says how alike

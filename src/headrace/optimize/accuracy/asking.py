@@ -1,4 +1,4 @@
-"""What does a model answer to the examples? All of them, several at a time.
+"""Answers of a model to the examples, several at a time.
 
 Rows of equal shape are asked together. A model with dynamic quantization takes its scale over a
 whole batch, so that its answers depend a little on who shares it: as they do when it is served.

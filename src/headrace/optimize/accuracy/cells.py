@@ -91,13 +91,24 @@ def labels_of(
     numbers = [number_of(cell) for cell in cells]
     odd = [row for row, number in enumerate(numbers) if number is None]
     if not odd:
-        return _numbered(table, numbers), ()
+        values = np.array(numbers, np.float64)
+        endless = np.flatnonzero(~np.isfinite(values))
+        if len(endless):
+            raise table.wrong(int(endless[0]), "the label is not a finite number")
+        return numbers_as_labels(values), ()
     if len(odd) < len(cells):
         shown = str(cells[odd[0]])[:40]
         raise table.wrong(odd[0], f"label {shown!r} is no number, as others in {column!r} are")
     if not all(isinstance(cell, str) for cell in cells):
         raise table.wrong(0, f"column {column!r} holds neither numbers nor texts")
-    return _of_texts([str(cell).strip() for cell in cells], signature, table, column)
+    texts = [str(cell).strip() for cell in cells]
+    if len(set(texts)) > min(MAX_CLASSES, max(len(texts) // 2, 2)):
+        msg = (
+            f"{table.path}: column {column!r} holds {len(set(texts))} different texts in "
+            f"{len(texts)} rows, too many for classes; say which column holds the labels"
+        )
+        raise InvalidArgumentError(msg)
+    return classes_named(texts, signature)
 
 
 def numbers_as_labels(values: Array) -> Array:
@@ -114,26 +125,6 @@ def classes_named(texts: Sequence[str], signature: ModelSignature) -> tuple[Arra
     names = next(declared, tuple(sorted(present)))
     place = {name: number for number, name in enumerate(names)}
     return np.array([place[text] for text in texts], np.int64), tuple(names)
-
-
-def _numbered(table: Table, numbers: Sequence[float | None]) -> Array:
-    values = np.array(numbers, np.float64)
-    endless = np.flatnonzero(~np.isfinite(values))
-    if len(endless):
-        raise table.wrong(int(endless[0]), "the label is not a finite number")
-    return numbers_as_labels(values)
-
-
-def _of_texts(
-    texts: Sequence[str], signature: ModelSignature, table: Table, column: str
-) -> tuple[Array, tuple[str, ...]]:
-    if len(set(texts)) > min(MAX_CLASSES, max(len(texts) // 2, 2)):
-        msg = (
-            f"{table.path}: column {column!r} holds {len(set(texts))} different texts in "
-            f"{len(texts)} rows, too many for classes; say which column holds the labels"
-        )
-        raise InvalidArgumentError(msg)
-    return classes_named(texts, signature)
 
 
 _MATRIX: Final = 2
@@ -217,7 +208,14 @@ def cast(array: Array, spec: TensorSpec) -> Array:
 
 def _array(cell: object, spec: TensorSpec) -> Array:
     if spec.datatype is Datatype.BYTES:
-        return _text_cells(cell, spec)
+        cells = np.array(cell, np.object_)
+        made = np.empty(cells.shape, np.object_)
+        for place in np.ndindex(cells.shape):
+            element = cells[place]
+            if not isinstance(element, str | bytes | int | float):
+                raise InvalidArgumentError(f"input '{spec.name}' takes texts, not {element!r:.40}")
+            made[place] = element if isinstance(element, bytes) else str(element).encode()
+        return made
     if isinstance(cell, list):
         try:
             found = np.array(cell)
@@ -236,17 +234,6 @@ def _array(cell: object, spec: TensorSpec) -> Array:
         shown = str(cell)[:40]
         raise InvalidArgumentError(f"input '{spec.name}': {shown!r} is no {spec.datatype}")
     return cast(np.array(number), spec)
-
-
-def _text_cells(cell: object, spec: TensorSpec) -> Array:
-    cells = np.array(cell, np.object_)
-    made = np.empty(cells.shape, np.object_)
-    for place in np.ndindex(cells.shape):
-        element = cells[place]
-        if not isinstance(element, str | bytes | int | float):
-            raise InvalidArgumentError(f"input '{spec.name}' takes texts, not {element!r:.40}")
-        made[place] = element if isinstance(element, bytes) else str(element).encode()
-    return made
 
 
 def _numbers(table: Table, name: str, spec: TensorSpec) -> Array:
@@ -427,7 +414,14 @@ def token_inputs(
     except Exception as error:  # the library raises bare ones
         msg = f"{path} cannot tokenize the texts of {table.path}: {str(error)[:200]}"
         raise InvalidArgumentError(msg) from error
-    empty = next((row for row, one in enumerate(requests) if not _length(one)), None)
+    empty = next(
+        (
+            row
+            for row, one in enumerate(requests)
+            if not min(int(array.shape[1]) for array in one.values())
+        ),
+        None,
+    )
     if empty is not None:
         raise table.wrong(empty, "the text has no tokens; correct or remove the line")
     return requests
@@ -447,10 +441,6 @@ def _row(values: Sequence[int], spec: TensorSpec, filling: int) -> Array:
     row = np.full((1, length), filling, spec.datatype.dtype)
     row[0, : len(values)] = values
     return row
-
-
-def _length(request: Tensors) -> int:
-    return min(int(array.shape[1]) for array in request.values())
 
 
 def _texts(table: Table, column: str) -> list[str]:

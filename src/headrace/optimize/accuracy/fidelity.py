@@ -271,7 +271,8 @@ def _decided(
     worst = max(numbers, key=lambda name: numbers[name].error_ratio, default="")
     error = numbers[worst].error_ratio if worst else 0.0
     tells_class = len(numbers) < len(outputs)
-    most_changed, most_error = CHANGED_PER_LOSS * max_loss, _most_error(max_loss)
+    # The error, over the spread, that lowers correlations by the allowed loss.
+    most_changed, most_error = CHANGED_PER_LOSS * max_loss, math.sqrt(1 / (1 - max_loss) ** 2 - 1)
     needed = _needed(most_changed) if tells_class else _LEAST
     has_agreed = agreement >= 1 - most_changed - _EXACT
     is_near = has_agreed and error <= most_error
@@ -301,11 +302,6 @@ def _decided(
         largest_relative=max(one.largest_relative for one in outputs.values()),
         outputs=dict(outputs),
     )
-
-
-def _most_error(max_loss: float) -> float:
-    """The error, over the spread, that lowers correlations by the allowed loss."""
-    return math.sqrt(1 / (1 - max_loss) ** 2 - 1)
 
 
 def _needed(most_changed: float) -> int:

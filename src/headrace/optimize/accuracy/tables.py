@@ -248,22 +248,17 @@ def read_json_lines(path: Path, *, limit: int) -> Table:
         for number, line in text_lines(file, path):
             if not line.strip():
                 continue
-            row = _object(line, path, number)
+            try:
+                row = msgspec.json.decode(line)
+            except (msgspec.DecodeError, RecursionError) as error:
+                msg = f"{path}, line {number}: no JSON: {str(error)[:_SHOWN]}"
+                raise InvalidArgumentError(msg) from None
+            if not isinstance(row, dict) or not row:
+                msg = f"{path}, line {number}: no JSON object; write one a line, of values by name"
+                raise InvalidArgumentError(msg)
             names = names or list(row)
             sample.offer(number, [row.get(name) for name in names], 4 * len(line))
     return sample.table(names, is_named=True)
-
-
-def _object(line: str, path: Path, number: int) -> dict[str, object]:
-    try:
-        row = msgspec.json.decode(line)
-    except (msgspec.DecodeError, RecursionError) as error:
-        msg = f"{path}, line {number}: no JSON: {str(error)[:_SHOWN]}"
-        raise InvalidArgumentError(msg) from None
-    if not isinstance(row, dict) or not row:
-        msg = f"{path}, line {number}: no JSON object; write one a line, of values by name"
-        raise InvalidArgumentError(msg)
-    return row
 
 
 def read_parquet(path: Path, *, limit: int) -> Table:

@@ -311,7 +311,8 @@ def _of_values(
     rng: np.random.Generator,
 ) -> Verdict:
     before, after = score(metric, truth, was), score(metric, truth, now)
-    after = after if np.isfinite(after) else _worst(metric)  # a correlation of what never varies
+    if not np.isfinite(after):  # a correlation of what never varies: answers that say nothing
+        after = 0.5 if metric is Metric.AUC else 0.0
     loss = float(metric.loss(before, after))
     losses = bootstrap_losses(metric, truth, was, now, rng)
     losses = losses if len(losses) else np.array([loss])
@@ -336,8 +337,3 @@ def _of_values(
         detectable_loss=seen * float(losses.std()),
         agreement_ratio=float((was == now).mean()),
     )
-
-
-def _worst(metric: Metric) -> float:
-    """What answers are worth that say nothing."""
-    return 0.5 if metric is Metric.AUC else 0.0

@@ -403,16 +403,13 @@ def fill(
         filled.append(_filled(entry, "batching.padding.max_ratio", padding.max_ratio, why))
     result = {**entry, "batching": batching}
     copies = recommended.replicas
-    if copies is not None and cores is not None and _may_set_copies(entry):
+    # A split, an autoscaler or a pool may say how many copies there are.
+    is_open = not any(entry.get(key) for key in ("replicas", "versions", "autoscale", "pool"))
+    if copies is not None and cores is not None and is_open:
         copies = min(copies, max(1, cores // profile.cores))
         result["replicas"] = copies
         filled.append(_filled(entry, "replicas", copies, reasons.get("replicas", "")))
     return result, filled
-
-
-def _may_set_copies(entry: Entry) -> bool:
-    """Whether nothing else says how many copies there are: a split, an autoscaler, a pool."""
-    return not any(entry.get(key) for key in ("replicas", "versions", "autoscale", "pool"))
 
 
 def _filled(entry: Entry, place: str, value: object, why: str) -> Filled:

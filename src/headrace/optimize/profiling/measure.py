@@ -90,7 +90,13 @@ def by_operator(
         folder: Where the profiler may write.
     """
     if runtime == "optimized":
-        runtime, path, tuning = _member(path, rows)
+        # Who runs a batch of so many rows of an optimized model.
+        manifest = msgspec.json.decode((path / FILE_NAME).read_bytes(), type=OptimizedManifest)
+        member = next(
+            (one for one in manifest.members if one.up_to_rows is None or rows <= one.up_to_rows),
+            manifest.members[-1],
+        )
+        runtime, path, tuning = member.runtime, path / member.path, member.tuning
     try:
         match runtime:
             case "onnx":
@@ -105,16 +111,6 @@ def by_operator(
     if not items:
         return Operators(reason=f"the profiler of '{runtime}' said nothing")
     return Operators(rows=rows, length=length, items=items)
-
-
-def _member(path: Path, rows: int) -> tuple[str, Path, Tuning]:
-    """Who runs a batch of so many rows of an optimized model."""
-    manifest = msgspec.json.decode((path / FILE_NAME).read_bytes(), type=OptimizedManifest)
-    member = next(
-        (one for one in manifest.members if one.up_to_rows is None or rows <= one.up_to_rows),
-        manifest.members[-1],
-    )
-    return member.runtime, path / member.path, member.tuning
 
 
 def shares(times: Iterable[tuple[str, float]], *, runs: int) -> tuple[Operator, ...]:

@@ -1,4 +1,4 @@
-"""What does a request cost besides its run? Asked of a replica in blocks, and concluded from them.
+"""Cost of a request besides its run, measured at a replica in blocks.
 
 The replica says itself how long its runs took, so that the rest is the same requests', whatever
 else this machine does meanwhile.

@@ -68,7 +68,12 @@ def find_phases(cells: Iterable[Cell]) -> Phases | None:
     times = _relative(found)
     factors: Array = np.median(times, axis=0)  # a run that was held up is not the machine's phase
     factors = factors / factors.mean()
-    next_ratio = _next_ratio(factors)
+    # By Student's interval of the means of a few stretches, twice their variance.
+    logs = np.log(factors)
+    means = [float(part.mean()) for part in np.array_split(logs, _STRETCHES)]
+    error = _STUDENT * float(np.std(means, ddof=1)) / math.sqrt(_STRETCHES)
+    independent = _STUDENT_MANY * float(logs.std(ddof=1)) / math.sqrt(len(logs))
+    next_ratio = math.exp(min(max(error, independent) * math.sqrt(2.0), _LARGEST))
     varies = float(factors.var(ddof=1))
     if len(found) > 1 and varies > 0.0:
         # Between cells of one round there is chance alone, some of which is left in their median.
@@ -81,21 +86,6 @@ def find_phases(cells: Iterable[Cell]) -> Phases | None:
         each_s=max(float(np.median(np.diff(began_s))), 1e-3),
         next_ratio=next_ratio,
     )
-
-
-def _next_ratio(factors: Array) -> float:
-    """By Student's interval of the means of a few stretches, twice their variance.
-
-    Phases last longer than a round, so that rounds are no independent readings: whole rounds drawn
-    again by chance (a bootstrap) held the truth in half of the cases where phases lasted a tenth of
-    the measurement, and these intervals in 95 of 100. Twice, as the next stretch varies as this one
-    does. Never less than if rounds were independent: a few stretches may be alike by chance.
-    """
-    logs = np.log(factors)
-    means = [float(part.mean()) for part in np.array_split(logs, _STRETCHES)]
-    error = _STUDENT * float(np.std(means, ddof=1)) / math.sqrt(_STRETCHES)
-    independent = _STUDENT_MANY * float(logs.std(ddof=1)) / math.sqrt(len(logs))
-    return math.exp(min(max(error, independent) * math.sqrt(2.0), _LARGEST))
 
 
 def without_drift(cell: Cell, phases: Phases | None) -> Cell:
@@ -189,16 +179,13 @@ class MeasuredService:
         key = (rows, busy)
         found = self._tables.get(key)
         if found is None:
-            level = self._level_for(busy)
-            found = self._tables[key] = (_mean(level, rows), _spread(level, rows))
+            level = self._nearest.get(busy)
+            if level is None:
+                above = [runs for runs in self._known if runs >= busy]
+                level = self._nearest[busy] = self._levels[min(above) if above else self._known[-1]]
+            nearest = min(range(len(level.rows)), key=lambda place: abs(level.rows[place] - rows))
+            found = self._tables[key] = (_mean(level, rows), level.spreads[nearest])
         return found
-
-    def _level_for(self, busy: int) -> _Level:
-        level = self._nearest.get(busy)
-        if level is None:
-            above = [runs for runs in self._known if runs >= busy]
-            level = self._nearest[busy] = self._levels[min(above) if above else self._known[-1]]
-        return level
 
 
 def _level(cells: Sequence[Cell]) -> _Level:
@@ -248,11 +235,6 @@ def _mean(level: _Level, rows: int) -> float:
     low, high = sizes[above - 1], sizes[above]
     share = (rows - low) / (high - low)
     return means[above - 1] + share * (means[above] - means[above - 1])
-
-
-def _spread(level: _Level, rows: int) -> tuple[float, ...]:
-    nearest = min(range(len(level.rows)), key=lambda place: abs(level.rows[place] - rows))
-    return level.spreads[nearest]
 
 
 _SKIPPED: Final = 0.05

@@ -160,7 +160,12 @@ def _cut(
 ) -> Graph:
     scores = None
     if means.method.importance is Importance.TAYLOR:
-        scores = _taylor(graph, groups, examples, means)
+        if find_spec("torch") is None:
+            raise CannotBuildError("Taylor importance needs PyTorch: pip install 'headrace[torch]'")
+        from headrace.optimize.prune.torch_distil import taylor_scores  # noqa: PLC0415  # an extra
+
+        means.tell("asking for gradients")
+        scores = taylor_scores(graph, groups, examples)
     fitted, cuttings = reconstruct(
         graph,
         groups,
@@ -221,17 +226,6 @@ def _groups(graph: Graph, cut: PruneCut, shapes: dict[str, Shape]) -> list[Group
     if not groups:
         raise CannotBuildError(f"its layers are too narrow to take {cut} out")
     return groups
-
-
-def _taylor(
-    graph: Graph, groups: Sequence[Group], examples: Sequence[Tensors], means: _Means
-) -> dict[int, Array]:
-    if find_spec("torch") is None:
-        raise CannotBuildError("Taylor importance needs PyTorch: pip install 'headrace[torch]'")
-    from headrace.optimize.prune.torch_distil import taylor_scores  # noqa: PLC0415  # an extra
-
-    means.tell("asking for gradients")
-    return taylor_scores(graph, groups, examples)
 
 
 def _teach(graph: Graph, smaller: Graph, teaching: Teaching | None, means: _Means) -> str:

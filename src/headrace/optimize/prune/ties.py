@@ -301,24 +301,20 @@ def _reshape(site: Site, slot: Slot, layout: Layout) -> Ties:
 def _reduce(site: Site, slot: Slot, layout: Layout) -> Ties:
     before, after = site.shape(INPUT), site.shape(OUTPUT)
     if not site.attribute("keepdims", 1):
-        return _reshape_like_reduced(site, slot, layout)
+        rank = len(site.shape(INPUT))
+        told = site.constant(1) if len(site.is_fed) > 1 else site.attribute("axes")
+        if told is None:
+            raise NotCutError(f"{site.kind} mixes them")
+        gone = {int(axis) % rank for axis in told}
+        stay = [axis for axis in range(rank) if axis not in gone]
+        if slot.out:
+            return {INPUT: layout.at(stay[layout.axis])}
+        if layout.axis in gone:
+            raise NotCutError(f"{site.kind} mixes them")
+        return {OUTPUT: layout.at(stay.index(layout.axis))}
     if before[layout.axis] != after[layout.axis]:
         raise NotCutError(f"{site.kind} mixes them")
     return _first_only(site, slot, layout)
-
-
-def _reshape_like_reduced(site: Site, slot: Slot, layout: Layout) -> Ties:
-    rank = len(site.shape(INPUT))
-    told = site.constant(1) if len(site.is_fed) > 1 else site.attribute("axes")
-    if told is None:
-        raise NotCutError(f"{site.kind} mixes them")
-    gone = {int(axis) % rank for axis in told}
-    stay = [axis for axis in range(rank) if axis not in gone]
-    if slot.out:
-        return {INPUT: layout.at(stay[layout.axis])}
-    if layout.axis in gone:
-        raise NotCutError(f"{site.kind} mixes them")
-    return {OUTPUT: layout.at(stay.index(layout.axis))}
 
 
 def _split(site: Site, slot: Slot, layout: Layout) -> Ties:

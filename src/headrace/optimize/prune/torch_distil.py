@@ -73,7 +73,20 @@ class _Pupil:
         self._rng = np.random.default_rng(seed)
         self._teaching = teaching
         self._graph = smaller
-        self._module = _checked(smaller, teaching.examples[0], threads=threads)
+        example = teaching.examples[0]
+        module = TorchGraph(smaller)
+        wanted = run(open_session(smaller.proto(), threads), example)
+        try:
+            with torch.no_grad():
+                got = [answer.numpy() for answer in module(stacked([example]))]
+        except Exception as error:  # PyTorch raises what it likes at a graph
+            first = (str(error).splitlines() or [type(error).__name__])[0]
+            raise CannotBuildError(f"PyTorch cannot run it: {first}") from error
+        if not floats(wanted):
+            raise CannotBuildError("it has no output of floats, by which it could be taught")
+        if not is_alike(got, wanted):
+            raise CannotBuildError("PyTorch answers otherwise than ONNX Runtime")
+        self._module = module
         self._session = open_session(source.proto(), threads)
         order = self._rng.permutation(len(teaching.examples))
         count = min(len(order) // _HELD_OUT, _MOST_HELD_OUT)
@@ -101,7 +114,13 @@ class _Pupil:
             if gone >= 1:
                 break
             steps += 1
-            self._step(optimizer, lesson, share=min(1, steps / _WARM_UP_STEPS) * (1 - gone))
+            share = min(1, steps / _WARM_UP_STEPS) * (1 - gone)
+            for group in optimizer.param_groups:
+                group["lr"] = self._rate * share
+            optimizer.zero_grad()
+            self._loss(lesson).backward()
+            torch.nn.utils.clip_grad_norm_(self._module.parameters(), 1.0)
+            optimizer.step()
         for name, array in kept.items():
             self._graph.constants[name] = array
         return (
@@ -109,17 +128,15 @@ class _Pupil:
             f"examples held out {first:.4g} before, {best:.4g} after"
         )
 
-    def _step(self, optimizer: Any, lesson: _Lesson, *, share: float) -> None:
-        for group in optimizer.param_groups:
-            group["lr"] = self._rate * share
-        optimizer.zero_grad()
-        self._loss(lesson).backward()
-        torch.nn.utils.clip_grad_norm_(self._module.parameters(), 1.0)
-        optimizer.step()
-
     def _loss(self, lesson: _Lesson) -> Any:
         answers = self._module(lesson.inputs)
-        loss = _distance(answers, lesson.answers)
+        # Mean square of the differences, over what the answers are worth, of outputs
+        # that are FP32.
+        wanted = lesson.answers
+        loss = torch.zeros(())
+        for got, want in zip(answers, wanted, strict=True):
+            if got.dtype == torch.float32:
+                loss = loss + F.mse_loss(got, want) / want.square().mean().clamp_min(1e-6)
         scored = floats([answer.numpy() for answer in lesson.answers])
         if lesson.labels is None or not scored or not _scores_classes(lesson, answers[scored[0]]):
             return loss
@@ -163,31 +180,6 @@ class _Pupil:
         labels = self._teaching.labels
         told = None if labels is None else torch.tensor([float(labels[i]) for i in part])
         return _Lesson(inputs=stacked(examples), answers=answers, labels=told)
-
-
-def _checked(graph: Graph, example: Tensors, *, threads: int) -> TorchGraph:
-    module = TorchGraph(graph)
-    wanted = run(open_session(graph.proto(), threads), example)
-    try:
-        with torch.no_grad():
-            got = [answer.numpy() for answer in module(stacked([example]))]
-    except Exception as error:  # PyTorch raises what it likes at a graph
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CannotBuildError(f"PyTorch cannot run it: {first}") from error
-    if not floats(wanted):
-        raise CannotBuildError("it has no output of floats, by which it could be taught")
-    if not is_alike(got, wanted):
-        raise CannotBuildError("PyTorch answers otherwise than ONNX Runtime")
-    return module
-
-
-def _distance(answers: Sequence[Any], wanted: Sequence[Any]) -> Any:
-    """Mean square of the differences, over what the answers are worth, of outputs that are FP32."""
-    total = torch.zeros(())
-    for got, want in zip(answers, wanted, strict=True):
-        if got.dtype == torch.float32:
-            total = total + F.mse_loss(got, want) / want.square().mean().clamp_min(1e-6)
-    return total
 
 
 def _scores_classes(lesson: _Lesson, scores: Any) -> bool:

@@ -1,4 +1,4 @@
-"""What do recipes have in common? They check, rewrite, and prove that callers notice nothing."""
+"""Shared steps of recipes: check, rewrite, and prove that the signature stays."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence

@@ -57,23 +57,19 @@ def simplified(workshop: Workshop) -> Path:
             onnx.save(model, whole)
         file = whole
     with told_by("ONNX Runtime"):
-        _merge(file, target, threads=workshop.threads)
+        # ONNX Runtime applies the rules that hold on every processor.
+        options = ort.SessionOptions()
+        options.log_severity_level = _NO_LOGS
+        options.intra_op_num_threads = max(1, workshop.threads)
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.optimized_model_filepath = str(target)
+        ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     whole.unlink(missing_ok=True)
     with told_by("ONNX"):
         model = onnx.load(target)
         if any([_flatten_biases(model.graph), _rename(model.graph)]):
             onnx.save(model, target)
     return target
-
-
-def _merge(file: Path, target: Path, *, threads: int) -> None:
-    """Write what ONNX Runtime makes of a model by rules that hold on every processor."""
-    options = ort.SessionOptions()
-    options.log_severity_level = _NO_LOGS
-    options.intra_op_num_threads = max(1, threads)
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    options.optimized_model_filepath = str(target)
-    ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
 
 
 def _flatten_biases(graph: Graph) -> bool:
@@ -187,7 +183,19 @@ class StaticInt8:
         examples = examples_in_time(workshop, runs=_RUNS)
         workshop.say(f"calibrating with {len(examples)} examples")
         with told_by(_WHAT), _quiet():
-            _quantize_static(self, simple, target, examples)
+            from onnxruntime.quantization import QuantType, quantize_static  # noqa: PLC0415  # needs onnx, which an extra brings
+
+            quantize_static(
+                simple,
+                target,
+                _Examples(examples),
+                op_types_to_quantize=list(self.operators) if self.operators else None,
+                per_channel=True,
+                reduce_range=self.reduce_range,
+                activation_type=QuantType.QInt8 if self.signed else QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                extra_options={"DefaultTensorType": _FLOAT, "ActivationSymmetric": self.signed},
+            )
         simple.unlink()
         told = {
             "activations": f"{'INT8' if self.signed else 'UINT8'}, scales by the examples' range",
@@ -197,24 +205,6 @@ class StaticInt8:
             "reduce_range": str(self.reduce_range),
         }
         return [_candidate(self, target, workshop, told)]
-
-
-def _quantize_static(
-    recipe: StaticInt8, simple: Path, target: Path, examples: Sequence[Tensors]
-) -> None:
-    from onnxruntime.quantization import QuantType, quantize_static  # noqa: PLC0415  # needs onnx, which an extra brings
-
-    quantize_static(
-        simple,
-        target,
-        _Examples(examples),
-        op_types_to_quantize=list(recipe.operators) if recipe.operators else None,
-        per_channel=True,
-        reduce_range=recipe.reduce_range,
-        activation_type=QuantType.QInt8 if recipe.signed else QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
-        extra_options={"DefaultTensorType": _FLOAT, "ActivationSymmetric": recipe.signed},
-    )
 
 
 class _Examples:

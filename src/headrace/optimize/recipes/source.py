@@ -1,4 +1,4 @@
-"""What do all recipes start from? The model as ONNX; and its framework is a baseline of its own."""
+"""Start of all recipes: the model as ONNX, with its own framework as the baseline."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Which recipes are there for a model, whatever it was trained with?"""
+"""Recipes for a model by its class, whatever it was trained with."""
 
 import shutil
 from collections import Counter
@@ -243,7 +243,13 @@ def classify_facts(facts: OnnxFacts) -> Classification:
     if trees and not convolutions and products <= trees:
         what = "ensemble" if trees == 1 else "ensembles"
         return Classification(ModelClass.TREES, f"it is made of {trees} {what} of trees")
-    attentions, norms = facts.attentions + _sum(count, _ATTENTION), _norms(count)
+    # Fused ones, else those written out: a mean, the mean of squares, its root.
+    fused = _sum(count, _NORMS) + _sum(count, _FUSED_NORMS) + _sum(count, _MORE_NORMS)
+    squares = count["Pow"] + count["Mul"]
+    attentions, norms = (
+        facts.attentions + _sum(count, _ATTENTION),
+        (fused or min(count["ReduceMean"] // 2, count["Sqrt"], squares)),
+    )
     said = (
         f"{_several(products, 'matrix product')}, {_several(convolutions, 'convolution')}, "
         f"{_several(attentions, 'attention')} and {_several(norms, 'layer normalisation')}"
@@ -253,13 +259,6 @@ def classify_facts(facts: OnnxFacts) -> Classification:
     if convolutions and convolutions >= products:
         return Classification(ModelClass.CONV_NET, said)
     return Classification(ModelClass.OTHER, f"{said}: no known kind of network")
-
-
-def _norms(count: Counter[str]) -> int:
-    """Fused ones, else those written out: a mean, the mean of squares, its root."""
-    fused = _sum(count, _NORMS) + _sum(count, _FUSED_NORMS) + _sum(count, _MORE_NORMS)
-    squares = count["Pow"] + count["Mul"]
-    return fused or min(count["ReduceMean"] // 2, count["Sqrt"], squares)
 
 
 def _sum(count: Counter[str], names: tuple[str, ...]) -> int:

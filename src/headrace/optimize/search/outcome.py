@@ -137,7 +137,8 @@ def _entry(
         unbatched=unbatched_text(tried.unbatched) if tried.unbatched else "",
         batch_cut_ratio=tried.unbatched.cut_ratio if tried.unbatched else None,
     )
-    found = _with_times(found, timing, cold.get(name), calls=_calls(state, request))
+    runs_at_once = state.started.calls if state.started and is_of_all_cores(request) else 1
+    found = _with_times(found, timing, cold.get(name), calls=runs_at_once)
     return _with_answers(found, state, tried)
 
 
@@ -204,11 +205,6 @@ def _with_answers(entry: CandidateReport, state: State, tried: Tried) -> Candida
         fidelity = tried.fidelity
         return replace(entry, agreement_ratio=fidelity.agreement_ratio, n=fidelity.n)
     return entry
-
-
-def _calls(state: State, request: SearchRequest) -> int:
-    """Runs in what was timed at once."""
-    return state.started.calls if state.started and is_of_all_cores(request) else 1
 
 
 def _evidence(state: State, request: SearchRequest) -> Evidence:

@@ -297,7 +297,9 @@ def decide(
         final: The finalists and the baseline together, on measurements of their own; may be empty.
     """
     timings = {**timed, **final}
-    noise_ratio = _noise_ratio(final)
+    # By how much the baseline may have been faster than itself, in the same minutes.
+    again = final.get(AGAIN)
+    noise_ratio = max(again.cut_ci_ratio[1], 0.0) if again and again.cut_ci_ratio else 0.0
     chosen = _chosen(state, request, timed, final, noise_ratio)
     standing, reasons = {}, {}
     for name, tried in state.tried.items():
@@ -431,12 +433,6 @@ def slower_text(timing: Timing) -> str:
         return f"slower than the baseline: {1 - timing.cut_ratio:.2f} times its p50 {bounds}"
     cut = f"{timing.cut_ratio:.1%} [{low:.1%}, {high:.1%}]"
     return f"no difference to the baseline beyond doubt: cut {cut}"
-
-
-def _noise_ratio(final: Mapping[str, Timing]) -> float:
-    """By how much the baseline may have been faster than itself, in the same minutes."""
-    again = final.get(AGAIN)
-    return max(again.cut_ci_ratio[1], 0.0) if again and again.cut_ci_ratio else 0.0
 
 
 def _is_sure(timing: Timing, noise_ratio: float) -> bool:

@@ -3,7 +3,7 @@
 import contextlib
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -82,21 +82,8 @@ def _to_the_end(run: Run) -> None:
     run.materials = open_materials(run.request, run.folder, at_s=run.now_s(), say=run.say)
     if run.state.started is None:
         run.record(run.materials.started)
-    do = _steps(run)
-    while True:
-        alone = run.timings.alone(run.state)
-        step = next_step(run.state, run.request, alone, now_s=run.now_s())
-        if step.kind is StepKind.DONE:
-            return
-        name = step.name or ", ".join(step.names)
-        run.record(Begun(at_s=run.now_s(), step=step.kind, name=name))
-        do[step.kind](step)
-
-
-def _steps(run: Run) -> Mapping[StepKind, Callable[[Step], None]]:
-    """What does each step."""
     judging = Judging(run)
-    return {
+    do: dict[StepKind, Callable[[Step], None]] = {
         StepKind.BUILD: partial(_build, run),
         StepKind.TRY: partial(_try, run),
         StepKind.SCORE: judging.score,
@@ -107,6 +94,14 @@ def _steps(run: Run) -> Mapping[StepKind, Callable[[Step], None]]:
         StepKind.MIX: partial(mix, run),
         StepKind.WRITE: partial(_write, run),
     }
+    while True:
+        alone = run.timings.alone(run.state)
+        step = next_step(run.state, run.request, alone, now_s=run.now_s())
+        if step.kind is StepKind.DONE:
+            return
+        name = step.name or ", ".join(step.names)
+        run.record(Begun(at_s=run.now_s(), step=step.kind, name=name))
+        do[step.kind](step)
 
 
 def _build(run: Run, step: Step) -> None:
@@ -117,7 +112,20 @@ def _build(run: Run, step: Step) -> None:
     place = run.folder / _CANDIDATES / recipe.name
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
-    workshop = _workshop(run, place, deadline=run.deadline(step.until_s))
+    deadline = run.deadline(step.until_s)
+    materials = run.materials
+    workshop = Workshop(
+        source=materials.offer.source,
+        runtime=materials.offer.runtime,
+        model_class=materials.offer.model_class,
+        folder=place,
+        calibration=materials.calibration.inputs,
+        threads=run.cores,
+        seed=run.request.seed,
+        deadline=deadline,
+        teaching=materials.teaching,
+        say=run.say,
+    )
     began = time.monotonic()
     try:
         if why := recipe.why_not(workshop):
@@ -129,22 +137,6 @@ def _build(run: Run, step: Step) -> None:
     for candidate in made:
         _built(run, recipe, candidate, time.monotonic() - began)
     run.record(Ended(at_s=run.now_s(), name=step.name))
-
-
-def _workshop(run: Run, folder: Path, *, deadline: float) -> Workshop:
-    materials = run.materials
-    return Workshop(
-        source=materials.offer.source,
-        runtime=materials.offer.runtime,
-        model_class=materials.offer.model_class,
-        folder=folder,
-        calibration=materials.calibration.inputs,
-        threads=run.cores,
-        seed=run.request.seed,
-        deadline=deadline,
-        teaching=materials.teaching,
-        say=run.say,
-    )
 
 
 def _best_recipe(run: Run) -> Recipe | None:

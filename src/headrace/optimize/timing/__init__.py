@@ -1,4 +1,4 @@
-"""How much faster is one way to run a model than another, on a machine that is not quiet?"""
+"""Comparison of ways to run a model on a machine that others use too."""
 
 from headrace.optimize.timing.cpu import CpuWatch, Eviction, ProcStat, eviction
 from headrace.optimize.timing.measure import Contender, TimingSettings, Window, failures, measure

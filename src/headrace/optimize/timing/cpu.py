@@ -78,15 +78,16 @@ class ProcStat:
         except (OSError, ValueError, IndexError) as error:
             self._why_blind = f"{self._proc / 'stat'} does not tell how busy the cores are: {error}"
             return None
-        return len(self._cores) * at_s - idle_s - self._own_s(at_s)
-
-    def _own_s(self, at_s: float) -> float:
         if at_s >= self._look_again_at:
             self._family = descendants(_stats(self._proc, _pids(self._proc)), os.getpid())
             self._look_again_at = at_s + _LOOK_EVERY_S
         children = resource.getrusage(resource.RUSAGE_CHILDREN)
         mine = time.process_time() + children.ru_utime + children.ru_stime
-        return mine + cpu_seconds(_stats(self._proc, self._family).values())
+        return (
+            len(self._cores) * at_s
+            - idle_s
+            - (mine + cpu_seconds(_stats(self._proc, self._family).values()))
+        )
 
 
 def idle_seconds(stat: str, cores: Collection[int]) -> float:

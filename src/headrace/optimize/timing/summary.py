@@ -186,7 +186,11 @@ def summarize(
 def _timing(
     name: str, group: Sequence[Window], pairs: Sequence[Pair], *, rng: Generator, confidence: float
 ) -> Timing:
-    used = _chosen(group, least_count(confidence))
+    # One window of each block, in their order; quiet ones if `least` are.
+    least = least_count(confidence)
+    quiet = _by_block(group, is_quiet=True)
+    found = quiet if len(quiet) >= least else _by_block(group)
+    used = [found[block] for block in sorted(found)]
     readings = np.concatenate([window.latencies_s for window in used])
     p90_s, p99_s = np.quantile(readings, (0.9, 0.99))
     medians = np.array([window.p50_s for window in used])
@@ -233,13 +237,6 @@ def _pairs(group: Sequence[Window], baseline: Sequence[Window], least: int) -> l
 
 def _paired(mine: Mapping[int, Window], base: Mapping[int, Window]) -> list[Pair]:
     return [(mine[block], base[block]) for block in sorted(mine.keys() & base.keys())]
-
-
-def _chosen(group: Sequence[Window], least: int) -> list[Window]:
-    """One window of each block, in their order; quiet ones if `least` are."""
-    quiet = _by_block(group, is_quiet=True)
-    found = quiet if len(quiet) >= least else _by_block(group)
-    return [found[block] for block in sorted(found)]
 
 
 def _by_block(group: Sequence[Window], *, is_quiet: bool = False) -> dict[int, Window]:
