@@ -1,6 +1,6 @@
 """Converters to ONNX: one for each runtime, loaded when needed.
 
-Another one is a module with a function `open_source` and a line below.
+Another one is a function as `open_source` below and a line in the table.
 """
 
 import importlib
@@ -30,32 +30,32 @@ CATEGORICAL: Final = (
 
 
 class _Converter(NamedTuple):
-    """A module, what it imports, and the extras that bring that."""
+    """A function `module:name`, the packages that its module imports, and the extras for these."""
 
-    module: str
+    function: str
     packages: tuple[str, ...] = ("onnx",)
     extra: str = "convert"
 
 
 _TORCH: Final = _Converter(
-    "headrace.optimize.convert_torch", ("onnx", "onnxscript", "torch"), "convert-torch"
+    "convert_torch:open_source", ("onnx", "onnxscript", "torch"), "convert-torch"
 )
 _TENSORFLOW: Final = ("onnx", "tensorflow", "tf2onnx")
 _CONVERTERS: Final = {
-    "catboost": _Converter("headrace.optimize.convert_catboost"),
-    "lightgbm": _Converter("headrace.optimize.convert_lightgbm"),
+    "catboost": _Converter("convert_trees:open_catboost"),
+    "lightgbm": _Converter("convert_trees:open_lightgbm"),
     "savedmodel": _Converter(
-        "headrace.optimize.convert_savedmodel", _TENSORFLOW, "convert-tensorflow"
+        "convert_tensorflow:open_savedmodel", _TENSORFLOW, "convert-tensorflow"
     ),
-    "sklearn": _Converter("headrace.optimize.convert_sklearn"),
+    "sklearn": _Converter("convert_sklearn:open_source"),
     "tflite": _Converter(
-        "headrace.optimize.convert_tflite",
+        "convert_tensorflow:open_tflite",
         (*_TENSORFLOW, "ai_edge_litert"),
         "convert-tensorflow,tflite",
     ),
     "torch_export": _TORCH,
     "torchscript": _TORCH,
-    "xgboost": _Converter("headrace.optimize.convert_xgboost"),
+    "xgboost": _Converter("convert_trees:open_xgboost"),
 }
 
 Graph = Any  # an `onnx.ModelProto`; onnx ships no types
@@ -132,23 +132,19 @@ def open_source(path: Path, runtime: str, *, allow_code: bool) -> Source:
         UnsupportedModelError: It cannot be loaded.
         FailedPreconditionError: A package is not installed; the message says which.
     """
-    _check_code(path, runtime, allow_code=allow_code)
-    converter = _CONVERTERS[runtime]
-    for package in converter.packages:
-        import_converter(package, converter.extra)
-    module = importlib.import_module(converter.module)
-    source: Source = module.open_source(path, allow_code=allow_code)
-    return source
-
-
-def _check_code(path: Path, runtime: str, *, allow_code: bool) -> None:
-    """Raise if loading a model runs code that nobody allowed, or that none of its format has."""
     plugin = get_runtime(runtime)
     if runs_code(plugin, path):
         if not allow_code:
             raise CodeNotAllowedError(str(path), runtime, code_of_model(plugin, path))
     elif reason := code_in(path):
         raise UnsupportedModelError(f"{path}: {reason}")
+    converter = _CONVERTERS[runtime]
+    for package in converter.packages:
+        import_converter(package, converter.extra)
+    module, _, function = converter.function.partition(":")
+    opens = getattr(importlib.import_module(f"headrace.optimize.{module}"), function)
+    source: Source = opens(path, allow_code=allow_code)
+    return source
 
 
 def computes_in(signature: ModelSignature) -> Datatype:
