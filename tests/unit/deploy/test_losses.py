@@ -1,10 +1,16 @@
+"""Settings that a spec's writer set, and the losses of an export."""
+
+from typing import Any, Final
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from headrace.core import Code, InvalidArgumentError
-from headrace.core.spec import parse_spec
+from headrace.core.spec import SystemSpec, parse_spec
 from headrace.deploy import Loss, NotExpressibleError, Target, read_facts
-from headrace.deploy.features import accepted
-from tests.unit.deploy.specs import EXPORTERS, facts_of
+from headrace.deploy.features import accepted, is_within, known_fields, written
+from tests.unit.deploy.specs import EXPORTERS, facts_of, spec_of, split
 
 _STICKY = Loss("endpoints[3].sticky", "cannot", "leave it out")
 _FLAGS = "--allow-loss endpoints[].sticky --allow-loss endpoints[].limits.burst"
@@ -59,3 +65,65 @@ def test_an_approximation_is_said_once_for_all_that_is_in_a_part() -> None:
     notes = EXPORTERS[Target.ARGO_ROLLOUTS](facts).notes
 
     assert len([note for note in notes if "thresholds on the replicas' metrics" in note]) == 1
+
+
+_HINT: Final = {"cron": "0 8 * * 1", "duration_s": 60, "min_replicas": 2}
+_FIELDS: Final = frozenset(known_fields(SystemSpec))
+
+
+def test_what_is_written_is_told_with_its_place() -> None:
+    spec = spec_of({"timeout_s": 5, "versions": split(90, 10)})
+
+    told = {setting.place: setting.value for setting in written(spec)}
+
+    assert told["endpoints[0].timeout_s"] == 5
+    assert told["endpoints[0].versions[1].weight"] == 10
+    assert "endpoints[0].replicas" not in told
+
+
+def test_what_a_mapping_holds_is_told_at_its_name() -> None:
+    pods = {"image": "registry.test/replica:1", "resources": {"gpus": 1}}
+    spec = spec_of(kubernetes={"image": "registry.test/all:1", "endpoints": {"fraud": pods}})
+
+    told = {setting.place: setting for setting in written(spec)}
+
+    assert told["kubernetes.image"].value == "registry.test/all:1"
+    one = told["kubernetes.endpoints[fraud].resources.gpus"]
+    assert (one.field, one.value) == ("kubernetes.endpoints[].resources.gpus", 1)
+    assert one.field in _FIELDS
+    assert "kubernetes.endpoints[fraud].resources.cpu" not in told
+
+
+def test_a_default_that_is_written_out_says_nothing() -> None:
+    told = [setting.place for setting in written(spec_of({"timeout_s": 30.0, "replicas": 1}))]
+
+    assert "endpoints[0].timeout_s" not in told
+    assert "endpoints[0].replicas" not in told
+
+
+@pytest.mark.parametrize(
+    ("document", "place"),
+    [
+        ({"rollout": {"strategy": "canary", "alpha": 0.1}}, "endpoints[0].rollout.alpha"),
+        ({"limits": {"per_caller": {"burst": 3, "requests_per_s": 1}}}, "limits.per_caller.burst"),
+        ({"labels": {"out": ["no", "yes"]}}, "endpoints[0].labels"),
+        ({"autoscale": {"schedule": [_HINT]}}, "schedule[0].cron"),
+    ],
+)
+def test_parts_within_parts_are_told(document: dict[str, Any], place: str) -> None:
+    told = [setting.place for setting in written(spec_of(document))]
+
+    assert any(found.endswith(place) for found in told), told
+
+
+@given(st.sampled_from(sorted(_FIELDS)), st.sampled_from(sorted(_FIELDS)))
+def test_only_what_follows_a_dot_or_a_bracket_is_within(field: str, outer: str) -> None:
+    rest = field.removeprefix(outer) if field.startswith(outer) else None
+
+    assert is_within(field, outer) == (rest is not None and rest[:1] in {"", ".", "["})
+
+
+def test_all_kinds_of_rollouts_are_known() -> None:
+    assert {
+        f"endpoints[].rollout.{name}" for name in ("steps", "keep_s", "weight", "promotes")
+    } <= (_FIELDS)

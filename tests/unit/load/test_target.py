@@ -1,7 +1,19 @@
+"""Target of load and its requests as bytes."""
+
+import numpy as np
+import orjson
 import pytest
 
 from headrace.core import InvalidArgumentError
-from headrace.load.target import open_target, parse_url
+from headrace.load.target import (
+    HEAD_LENGTH,
+    binary_message,
+    http_request,
+    json_message,
+    open_target,
+    parse_headers,
+    parse_url,
+)
 
 SECRET = "abc.def"  # noqa: S105  # opens nothing
 
@@ -73,3 +85,77 @@ def test_credentials_are_in_the_requests_and_in_no_text_about_them() -> None:
     assert f"\r\nauthorization: Bearer {SECRET}\r\n".encode() in request
     assert b"\r\nx-a: b\r\n" in request
     assert SECRET not in repr(target)
+
+
+def test_tensors_become_json_of_the_protocol() -> None:
+    words = np.empty((1, 2), np.object_)
+    words[0] = [b"a", "é".encode()]
+
+    headers, body = json_message("m", "", {"x": np.ones((2, 2), np.float32), "w": words})
+
+    assert headers == {"content-type": "application/json"}
+    assert orjson.loads(body) == {
+        "inputs": [
+            {"name": "x", "shape": [2, 2], "datatype": "FP32", "data": [1.0, 1.0, 1.0, 1.0]},
+            {"name": "w", "shape": [1, 2], "datatype": "BYTES", "data": ["a", "é"]},
+        ]
+    }
+
+
+def test_binary_requests_carry_raw_bytes_and_ask_for_such() -> None:
+    array = np.arange(3, dtype=np.int32)[None]
+
+    headers, body = binary_message("m", "1", {"x": array})
+
+    at = int(headers[HEAD_LENGTH])
+    assert body[at:] == array.tobytes()
+    assert orjson.loads(body[:at])["parameters"]["binary_data_output"] is True
+
+
+def test_what_json_cannot_carry_names_the_way_out() -> None:
+    raw = np.empty(1, np.object_)
+    raw[0] = b"\xff"
+
+    with pytest.raises(InvalidArgumentError, match="use --binary"):
+        json_message("m", "", {"x": raw})
+    with pytest.raises(InvalidArgumentError, match="'x' is FP16"):
+        json_message("m", "", {"x": np.ones(1, np.float16)})
+
+
+def test_a_request_is_whole_and_framed_by_its_body() -> None:
+    request = http_request("/v2/models/m/infer", "h:1", {"content-type": "a/b"}, b"12345")
+
+    head, _, body = request.partition(b"\r\n\r\n")
+    lines = head.split(b"\r\n")
+    assert lines[0] == b"POST /v2/models/m/infer HTTP/1.1"
+    assert {b"host: h:1", b"content-type: a/b", b"content-length: 5"} <= set(lines)
+    assert body == b"12345"
+
+
+def test_a_given_host_wins() -> None:
+    assert b"\r\nhost: model.example\r\n" in http_request(
+        "/", "h:1", {"host": "model.example"}, b""
+    )
+
+
+def test_headers_are_read_by_name() -> None:
+    assert parse_headers(["Host: a.example", "x-b:  c: d "]) == {"host": "a.example", "x-b": "c: d"}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "",
+        "x",
+        ": y",
+        "x y: z",
+        "x: a\r\nb: c",
+        "x: \x00",
+        "x\n: y",
+        "Content-Length: 3",
+        "Expect: 1",
+    ],
+)
+def test_headers_that_would_break_the_framing_are_refused(wrong: str) -> None:
+    with pytest.raises(InvalidArgumentError):
+        parse_headers([wrong])

@@ -1,3 +1,5 @@
+"""Requests of the last day in bounded memory."""
+
 import tracemalloc
 from collections.abc import Callable
 from itertools import pairwise
@@ -9,7 +11,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from headrace.monitor import History, Totals
-from tests.unit.monitor.counted import Counted
+from headrace.monitor.history import (
+    Bucket,
+    Window,
+    bucket_of,
+    index_of,
+    joined_bucket_of,
+    joined_index,
+)
+from tests.unit.monitor.counted import Counted, envoy_bucket
 
 _NOON = 1_800_000_000.0
 _NOTHING = Counted()
@@ -349,3 +359,69 @@ def test_no_more_versions_are_kept_than_the_bound() -> None:
     history.look(_NOON + 300)
 
     assert history.versions("fraud") == sorted(map(str, range(190, 200)))
+
+
+_SECONDS = st.floats(1e-6, 1000.0)
+
+
+@given(seconds=_SECONDS)
+def test_a_bucket_keeps_its_bounds(seconds: float) -> None:
+    bucket = envoy_bucket(seconds)
+
+    assert bucket_of(index_of(bucket)) == bucket
+
+
+@given(seconds=_SECONDS)
+def test_a_joined_bucket_holds_the_bucket_and_is_about_a_tenth_wide(seconds: float) -> None:
+    bucket = envoy_bucket(seconds)
+    lower_s, width_s = joined_bucket_of(joined_index(index_of(bucket)))
+
+    assert lower_s <= bucket[0]
+    assert bucket[0] + bucket[1] <= lower_s + width_s + 1e-9
+    assert width_s <= lower_s * 0.101
+
+
+def test_joined_buckets_leave_no_gap() -> None:
+    firsts = sorted({joined_index(index) for index in range(200, 500)})
+    bounds = [joined_bucket_of(first) for first in firsts[1:-1]]
+
+    for (lower_s, width_s), (following_s, _) in pairwise(bounds):
+        assert abs(lower_s + width_s - following_s) < 1e-9 * following_s
+
+
+def test_no_time_at_all_is_a_bucket() -> None:
+    assert bucket_of(index_of((0.0, 0.0))) == (0.0, 0.0)
+    assert joined_bucket_of(joined_index(0)) == (0.0, 0.0)
+
+
+latencies_s = st.lists(st.floats(1e-5, 500.0), min_size=1, max_size=60)
+
+
+@given(
+    latencies_s,
+    st.sampled_from([bucket_of, joined_bucket_of]),
+    st.sampled_from([0.0, 0.5, 0.95, 0.99, 1.0]),
+)
+def test_a_quantile_is_within_five_percent_however_requests_lie_in_their_buckets(
+    latencies: list[float], name: Callable[[int], Bucket], q: float
+) -> None:
+    counts: dict[tuple[float, float], int] = {}
+    for latency in latencies:
+        bucket = name(index_of((latency, 0.0)))
+        counts[bucket] = counts.get(bucket, 0) + 1
+    rank = max(q * len(latencies), 1e-9)
+    true = next(
+        value for place, value in enumerate(sorted(latencies), start=1) if place >= rank - 1e-9
+    )
+
+    found = Window(begin=0.0, end=1.0, latency=counts).quantile(q)
+
+    assert found == pytest.approx(true, rel=0.0501)
+
+
+def test_a_constant_latency_is_told_as_what_it_is() -> None:
+    window = Window(begin=0.0, end=60.0, latency={(0.010, 0.001): 1000})
+
+    shown = [window.quantile(q) for q in (0.5, 0.95, 0.99)]
+
+    assert shown == pytest.approx([0.0102] * 3, rel=0.05)

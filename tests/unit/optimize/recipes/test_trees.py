@@ -1,18 +1,28 @@
+"""Tree engines and their choice by batch size."""
+
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from headrace.core import Tensors
+from headrace.core import InvalidArgumentError, Tensors
 from headrace.optimize.candidate import Candidate, CannotBuildError, ModelClass, Workshop
+from headrace.optimize.compare import Comparison
 from headrace.optimize.recipes.trees import (
+    GAIN_RATIO,
+    MOST_MEMBERS,
+    SLACK_RATIO,
     TREE_RECIPES,
     NativeTrees,
     OnnxTrees,
     as_rows,
+    choose_by_batch,
     differences,
     why_not_mixed,
 )
@@ -22,10 +32,8 @@ from tests import tabular_models
 from tests.tabular_models import AMOUNTS, KINDS, ROWS, Trained, library
 
 pytestmark = pytest.mark.slow
-
 library("onnxmltools", "convert")
 library("skl2onnx", "convert")
-
 TRAIN: dict[str, Callable[[Path, str], Trained]] = {
     "xgboost": tabular_models.xgboost,
     "lightgbm": tabular_models.lightgbm,
@@ -177,3 +185,214 @@ def test_a_converter_that_is_absent_is_named(
 
     assert why == "needs the package 'onnxmltools': pip install 'headrace[convert]'"
     assert not NativeTrees().why_not(shop)
+
+
+US = 1e-6
+
+
+@dataclass(frozen=True)
+class Interval:
+    value: float
+    low: float
+    high: float
+
+
+Times = dict[int, Interval]
+
+
+def times(*us: float, wide: float = 0.01) -> Times:
+    """At 1, 8, 32, 128 and 1,024 rows."""
+    return {
+        rows: Interval(one * US, one * US * (1 - wide), one * US * (1 + wide))
+        for rows, one in zip((1, 8, 32, 128, 1024), us, strict=False)
+    }
+
+
+def engine_at(choice: list[tuple[str, int | None]], rows: int) -> str:
+    return next(name for name, up_to in choice if up_to is None or rows <= up_to)
+
+
+def test_an_engine_that_is_best_everywhere_is_alone() -> None:
+    found = choose_by_batch({"native": times(20, 30, 50, 90), "onnx": times(10, 20, 30, 40)})
+
+    assert found == [("onnx", None)]
+
+
+def test_each_engine_takes_the_batches_that_it_is_quickest_at() -> None:
+    # CatBoost with 100 trees: measured, one core.
+    native, onnx = times(124, 195, 195, 245, 495), times(13, 44, 170, 758, 3143)
+
+    (first, up_to), last = choose_by_batch({"catboost": native, "onnx": onnx})
+
+    assert (first, last) == ("onnx", ("catboost", None))
+    assert up_to is not None
+    assert 32 <= up_to < 40  # where the lines cross
+
+
+def test_a_gain_of_less_than_a_tenth_is_no_reason_for_a_second_engine() -> None:
+    slightly = {"a": times(10, 20, 40, 100), "b": times(12, 22, 40, 91)}
+    clearly = {"a": times(10, 20, 40, 100), "b": times(12, 22, 40, 89)}
+
+    assert choose_by_batch(slightly) == [("a", None)]
+    assert [name for name, _ in choose_by_batch(clearly)] == ["a", "b"]
+
+
+def test_noise_is_no_reason_for_a_second_engine() -> None:
+    a, b = (10.0, 20, 40, 100), (12.0, 22, 40, 80)
+
+    assert len(choose_by_batch({"a": times(*a, wide=0.05), "b": times(*b, wide=0.05)})) == 2
+    assert choose_by_batch({"a": times(*a, wide=0.2), "b": times(*b, wide=0.2)}) == [("a", None)]
+
+
+def test_a_gain_at_a_size_that_nobody_sends_does_not_count() -> None:
+    measured = {"onnx": times(10, 20, 40, 150, 2000), "native": times(90, 90, 95, 100, 300)}
+
+    assert len(choose_by_batch(measured)) == 2
+    assert choose_by_batch(measured, sizes=[1, 2, 4, 8]) == [("onnx", None)]
+
+
+def test_a_size_that_was_not_measured_lies_on_the_line_between_its_neighbours() -> None:
+    a = {1: Interval(10 * US, 9 * US, 11 * US), 100: Interval(1000 * US, 990 * US, 1010 * US)}
+    b = {10: Interval(99 * US, 98 * US, 100 * US)}  # as long below, a row as long above
+
+    # At 10 rows `a` takes 100 us; at 1 `b` takes 99, at 100 it takes 990.
+    assert choose_by_batch({"a": a, "b": b}) == [("a", None)]
+    assert choose_by_batch({"b": b, "a": a}, sizes=[10, 20]) == [("b", None)]
+
+
+def test_three_engines_share_what_each_is_best_at() -> None:
+    measured = {
+        "small": times(5, 40, 160, 640, 5120),
+        "middle": times(20, 22, 60, 240, 1900),
+        "large": times(90, 92, 95, 100, 300),
+    }
+
+    assert [name for name, _ in choose_by_batch(measured)] == ["small", "middle", "large"]
+
+
+def test_engines_that_do_not_answer_alike_are_not_mixed() -> None:
+    measured = {
+        "fp32": times(10, 20, 40, 150, 2000),
+        "native": times(90, 92, 95, 100, 300),
+        "double": times(10.2, 20.4, 41, 150, 2000),
+    }
+    unlike = {frozenset({"fp32", "native"}), frozenset({"fp32", "double"})}
+
+    assert [name for name, _ in choose_by_batch(measured)] == ["fp32", "native"]
+    found = choose_by_batch(measured, unlike=unlike)
+    assert [name for name, _ in found] == ["double", "native"]
+
+
+def test_of_two_that_are_the_same_the_first_is_taken() -> None:
+    assert choose_by_batch({"a": times(10, 20), "b": times(10, 20)}) == [("a", None)]
+    assert choose_by_batch({"b": times(10, 20), "a": times(10, 20)}) == [("b", None)]
+
+
+@pytest.mark.parametrize(
+    ("measured", "sizes", "reason"),
+    [
+        ({}, None, "nothing to choose from"),
+        ({"a": times(10)}, [], "nothing to choose from"),
+        ({"a": times(10), "b": {}}, None, "'b' was measured at no size"),
+        ({"a": times(10)}, [0, 1], "0 rows are served"),
+        ({"a": {0: Interval(1, 1, 1)}}, None, "'a' at 0 rows"),
+        ({"a": {1: Interval(2, 3, 4)}}, None, "is no time of a batch"),
+        ({"a": {1: Interval(0, 0, 0)}}, None, "is no time of a batch"),
+        ({"a": {1: Interval(math.nan, 1, 2)}}, None, "is no time of a batch"),
+        ({"a": {1: Interval(1, 1, math.inf)}}, None, "is no time of a batch"),
+    ],
+)
+def test_what_is_no_measurement_is_refused(
+    measured: Mapping[str, Times], sizes: list[int] | None, reason: str
+) -> None:
+    with pytest.raises(InvalidArgumentError, match=reason):
+        choose_by_batch(measured, sizes=sizes)
+
+
+SIZES = st.sampled_from([1, 2, 8, 32, 128, 1024])
+
+
+@st.composite
+def interval(draw: st.DrawFn) -> Interval:
+    value = draw(st.floats(1e-6, 1e-2))
+    return Interval(value, value * draw(st.floats(0.5, 1)), value * draw(st.floats(1, 2)))
+
+
+ANY = st.dictionaries(
+    st.sampled_from("abcd"), st.dictionaries(SIZES, interval(), min_size=1), min_size=1
+)
+EVERYWHERE = st.dictionaries(
+    st.sampled_from("abcd"),
+    st.fixed_dictionaries({rows: interval() for rows in (1, 8, 32, 128)}),
+    min_size=1,
+)
+
+
+@given(ANY)
+def test_rows_rise_each_engine_comes_once_and_the_last_one_has_no_end(
+    measured: dict[str, Times],
+) -> None:
+    found = choose_by_batch(measured)
+    names = [name for name, _ in found]
+    ends = [up_to for _, up_to in found[:-1]]
+
+    assert found[-1][1] is None
+    assert None not in ends
+    assert all(a < b for a, b in zip([0, *ends], ends, strict=False) if a is not None and b)
+    assert len(set(names)) == len(names) <= MOST_MEMBERS
+    assert set(names) <= set(measured)
+
+
+@given(EVERYWHERE)
+def test_it_is_nowhere_slower_than_the_best_single_engine(measured: dict[str, Times]) -> None:
+    found = choose_by_batch(measured)
+    sizes = (1, 8, 32, 128)
+    best = min(measured, key=lambda n: math.fsum(math.log(measured[n][s].value) for s in sizes))
+
+    for rows in sizes:
+        mine = measured[engine_at(found, rows)][rows].value
+        assert mine <= (1 + SLACK_RATIO) * measured[best][rows].value
+
+
+@given(EVERYWHERE)
+def test_each_further_engine_is_worth_it_beyond_the_intervals(measured: dict[str, Times]) -> None:
+    found = choose_by_batch(measured)
+    if len(found) == 1:
+        return
+    names = [name for name, _ in found]
+
+    for alone in names:
+        assert any(
+            mine.value <= (1 - GAIN_RATIO) * its.value and mine.high < its.low
+            for rows in (1, 8, 32, 128)
+            for mine, its in [(measured[engine_at(found, rows)][rows], measured[alone][rows])]
+        )
+
+
+@given(EVERYWHERE)
+def test_engines_whose_intervals_overlap_everywhere_are_never_mixed(
+    measured: dict[str, Times],
+) -> None:
+    blurred = {
+        name: {rows: Interval(one.value, 1e-7, 1.0) for rows, one in own.items()}
+        for name, own in measured.items()
+    }
+
+    assert len(choose_by_batch(blurred)) == 1
+
+
+def comparison(**found: float | str) -> Comparison:
+    return Comparison(inputs="rows", rows=1000, **found)  # type: ignore[arg-type]  # as it is typed
+
+
+def test_engines_that_only_round_otherwise_may_be_mixed() -> None:
+    assert not why_not_mixed(comparison())
+    assert not why_not_mixed(comparison(largest_relative=2e-6, largest_absolute=8e-7))
+
+
+def test_engines_whose_answers_could_be_told_apart_may_not_be_mixed() -> None:
+    assert "1 of 1000 rows would get another class" in why_not_mixed(comparison(changed_rows=1))
+    assert "'prediction' would change by up to 0.0002" in why_not_mixed(
+        comparison(largest_relative=2e-4, output="prediction")
+    )
+    assert why_not_mixed(comparison(largest_relative=math.nan))
