@@ -17,7 +17,8 @@ PYTEST_JOBS := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 COMPILED_TESTS := tests/e2e/serving tests/e2e/attacks tests/unit/core/test_requests.py tests/unit/engine tests/unit/protocol tests/unit/serving tests/unit/observe tests/unit/runtimes
 
 # src's bytecode is compiled by hand: an editable install never is, and where
-# PYTHONDONTWRITEBYTECODE is set every process start would parse it again.
+# PYTHONDONTWRITEBYTECODE is set every process start would parse it again. `make test` unsets it, as
+# each worker would also rewrite the assertions of all tests again, which doubles its collection.
 COMPILE := $(BIN)/python -m compileall -q -j 1 src
 
 # mkdocs-material advertises its successor on every build.
@@ -42,7 +43,7 @@ setup: $(READY) ## fill .venv with the locked requirements and this package
 ##@ Test
 .PHONY: test
 test: setup ## every test but long ones, twenty minutes, for each change; ARGS="-k gateway" narrows, JOBS=0 debugs
-	$(BIN)/python -m scripts.run_tests -m "not long" $(PYTEST_JOBS) $(ARGS)
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m scripts.run_tests -m "not long" $(PYTEST_JOBS) $(ARGS)
 
 .PHONY: test-long
 test-long: setup ## the long ones, 40 minutes: before a release, and after changes to what they are about
