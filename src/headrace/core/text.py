@@ -88,7 +88,7 @@ def duration_text(seconds: float | None) -> str:
 def duration_unit(seconds: float) -> tuple[str, float]:
     """The unit that suits a duration, and how many seconds it has."""
     rounded = abs(float(f"{seconds:.3g}"))
-    if rounded == 0.0:
+    if not rounded > 0.0:  # nan too
         return "s", 1.0
     return next((unit, size) for least, unit, size in _DURATIONS if rounded >= least)
 

@@ -83,6 +83,11 @@ def test_a_duration_has_the_unit_that_suits(seconds: float | None, written: str)
     assert text.duration_text(seconds) == written
 
 
+@pytest.mark.parametrize("seconds", [0.0, -0.0, math.nan])
+def test_a_duration_without_a_size_is_in_seconds(seconds: float) -> None:
+    assert text.duration_unit(seconds) == ("s", 1.0)
+
+
 @pytest.mark.parametrize(
     ("seconds", "written", "coarse"),
     [
