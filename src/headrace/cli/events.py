@@ -1,9 +1,7 @@
 """What happened: `headrace events`, `history`, `undo`, `feedback`, `payloads` and `logs`."""
 
-
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
-# a command imports what it uses, so that each starts fast
 import itertools
 import json
 import time

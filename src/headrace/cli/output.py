@@ -119,6 +119,22 @@ def _line(cells: "Sequence[Text]", widths: Sequence[int]) -> "Text":
     return Text("  ").join([*parts, cells[-1]])
 
 
+def show_live(frames: "Iterable[RenderableType]") -> None:
+    """Show frames in each other's place on a terminal, else below each other, one a second."""
+    from rich.live import Live
+
+    console = _console(stderr=False)
+    if not console.is_terminal:
+        for frame in frames:
+            show(frame)
+            time.sleep(_FRAME_S)
+        return
+    with Live(console=console, auto_refresh=False, screen=False) as live:
+        for frame in frames:
+            live.update(frame, refresh=True)
+            time.sleep(_FRAME_S)
+
+
 @contextmanager
 def progress(text: str) -> Iterator[None]:
     """Show that something goes on, where somebody watches; erased at the end."""
@@ -212,6 +228,7 @@ def _is_ours(error: ModuleNotFoundError) -> bool:
 
 
 AFTER_S: Final = 2.0
+_FRAME_S: Final = 1.0
 _EACH_S: Final = 0.2
 _EACH_IN_A_LOG_S: Final = 10.0
 

@@ -2,17 +2,16 @@
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
-import time
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console, Group
-from rich.live import Live
+from rich.console import Group
 from rich.text import Text
 
 from headrace.cli.options import ControlPlane, Json
-from headrace.cli.output import NOT_READY, show, table, write_json
+from headrace.cli.output import NOT_READY, show, show_live, table, write_json
 from headrace.cli.stream.find import stream_rows
 from headrace.core import UnavailableError
 from headrace.core.text import bytes_text
@@ -66,7 +65,6 @@ def _reached(one: dict[str, Any]) -> str:
     return f", {one['url']}" if one["url"] else ""
 
 
-_REFRESH_S = 1.0
 _LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 _STREAM_STYLES = {"running": "green", "paused": "dim", "failed": "red"}
 
@@ -93,7 +91,7 @@ def status(
     """
     target = plane.target()
     if watch:
-        _watch(target)
+        show_live(render(_fetch(target)) for _ in itertools.count())
         return
     document = _fetch(target)
     if json:
@@ -115,19 +113,6 @@ def _fetch(target: "Target") -> dict[str, Any]:
     except UnavailableError as error:
         return {"running": False, "ready": False, "endpoints": [], "message": str(error)}
     return {"running": True} | document | {"rollouts": rollouts}
-
-
-def _watch(target: "Target") -> None:
-
-    console = Console()
-    if not console.is_terminal:
-        while True:
-            show(render(_fetch(target)))
-            time.sleep(_REFRESH_S)
-    with Live(console=console, auto_refresh=False, screen=False) as live:
-        while True:
-            live.update(render(_fetch(target)), refresh=True)
-            time.sleep(_REFRESH_S)
 
 
 def render(document: dict[str, Any]) -> "RenderableType":

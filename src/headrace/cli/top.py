@@ -57,7 +57,6 @@ _NUMBERS: Final = frozenset({"ready", "req/s", "errors", "p50", "p95", "p99"})
 _STYLES: Final = {"ok": "green", "warning": "yellow", "failing": "bold red", "idle": "dim"}
 _HELP: Final = "q quit  / search  n s r e 5 9 p sort  - turn round  j k page"
 _MAX_SEARCH: Final = 100
-_MS: Final = 1e-3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

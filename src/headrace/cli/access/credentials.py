@@ -1,9 +1,5 @@
 """`headrace users`, `keys` and `tokens`: who may use the management API and the gateway."""
 
-
-# a command imports what it uses, so that each starts fast
-
-# a command imports what it uses, so that each starts fast
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -29,9 +25,6 @@ from headrace.cli.output import (
     write_json,
 )
 from headrace.core.files import write_atomic
-
-# a command imports what it uses, so that each starts fast
-
 
 users_app = CommandGroup(
     help="Users and service accounts: add, list, grant, revoke, disable, enable, me.",
@@ -289,7 +282,6 @@ def revoke_token(
     say(f"{revoked['kind']} {revoked['id']} of {revoked['owner']} is void")
 
 
-_PREFIXES: Final = ("hr",)
 keys_app = CommandGroup(help="API keys of callers: create, list, revoke.")
 
 

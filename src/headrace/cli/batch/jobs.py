@@ -1,7 +1,5 @@
 """`headrace batch list | runs | start | cancel`: jobs of the spec."""
 
-# a command imports what it uses, so that each starts fast
-
 import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final

@@ -1,7 +1,5 @@
 """`headrace features`: definition, materialization, writing and training sets of features."""
 
-# a command imports what it uses, so that each starts fast
-
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path

@@ -1,29 +1,27 @@
 """`headrace rollout`: status of rollouts, and steps by hand."""
 
-# a command imports what it uses, so that each starts fast
-
-import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.live import Live
 
 from headrace.cli.options import CommandGroup, ControlPlane, Json
-from headrace.cli.output import say, show, show_document, write_json
+from headrace.cli.output import say, show, show_document, show_live, write_json
 from headrace.cli.rollout.simulate import simulate
 from headrace.cli.rollout.start import start
 from headrace.cli.rollout.view import render, summary_columns
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.console import RenderableType
+
     from headrace.cli.management import Management
 
 app = CommandGroup(
     help="Let a new version take over step by step: start, status, list, promote, pause, resume, "
     "abort, rollback, simulate.",
 )
-_REFRESH_S = 1.0
 _Endpoint = Annotated[str, typer.Argument(help="The endpoint's name.", show_default=False)]
 _Reason = Annotated[str, typer.Option("--reason", help="Why; it stands in the history.")]
 app.command()(start)
@@ -50,7 +48,7 @@ def status(
     api = plane.connect()
     path = f"/api/v1/endpoints/{endpoint}/rollout"
     if watch and not json:
-        _watch(api, path)
+        show_live(_frames(api, path))
         return
     document = api.get(path)
     if json:
@@ -59,23 +57,13 @@ def status(
         show(render(document, now=_now()))
 
 
-def _watch(api: "Management", path: str) -> None:
-
-    console = Console()
-    if not console.is_terminal:
-        while True:
-            document = api.get(path)
-            show(render(document, now=_now()))
-            if document["over"]:
-                return
-            time.sleep(_REFRESH_S)
-    with Live(console=console, auto_refresh=False, screen=False) as live:
-        while True:
-            document = api.get(path)
-            live.update(render(document, now=_now()), refresh=True)
-            if document["over"]:
-                return
-            time.sleep(_REFRESH_S)
+def _frames(api: "Management", path: str) -> "Iterator[RenderableType]":
+    """A rollout as it is now, until it is over."""
+    while True:
+        document = api.get(path)
+        yield render(document, now=_now())
+        if document["over"]:
+            return
 
 
 @app.command("list")

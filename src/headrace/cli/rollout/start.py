@@ -1,7 +1,5 @@
 """`headrace rollout start`: begin a rollout, and wait for its end if asked."""
 
-# a command imports what it uses, so that each starts fast
-
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass

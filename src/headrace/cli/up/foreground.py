@@ -1,6 +1,5 @@
 """Parts that run alone in the foreground: `headrace control`, `gateway` and `serve`."""
 
-
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast

@@ -1,6 +1,5 @@
 """Commands of a whole home: `headrace down`, `backup` and `restore`."""
 
-
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
 import asyncio
