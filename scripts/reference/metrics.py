@@ -9,7 +9,7 @@ from headrace.observe import ModelStatistics
 from headrace.observe.row_checks import RowCheckCounts
 from headrace.serving.exposition import exposition
 from headrace.serving.pool import Pool
-from headrace.serving.pool_metrics import pool_exposition
+from headrace.serving.pool_application import pool_exposition
 from headrace.serving.state import ReplicaState
 from headrace.streaming.exposition import Counters
 from headrace.streaming.exposition import exposition as stream_exposition

@@ -11,8 +11,7 @@ import pytest
 
 from headrace.core import FailedPreconditionError
 from headrace.registry.bucket import Bucket
-from headrace.registry.open_store import open_bucket
-from headrace.registry.shared import SharedStore
+from headrace.registry.shared import SharedStore, open_bucket
 from tests.contract.s3_servers import (
     NoServerError,
     S3Server,

@@ -28,8 +28,8 @@ from headrace.core import (
 )
 from headrace.registry import Registry, SharedStore, open_shared
 from headrace.registry.fetch import fetch_model
-from headrace.registry.manifest import content_prefix
-from headrace.registry.open_store import open_bucket
+from headrace.registry.shared import open_bucket
+from headrace.registry.shared_content import content_prefix
 from headrace.registry.signing import make_key, sign
 from tests.contract.s3_servers import NoServerError, S3Server, make_bucket, running_moto
 from tests.contract.spoiling_proxy import SpoilingProxy, spoiling_proxy

@@ -8,9 +8,8 @@ from typing import Self
 
 from headrace.client.answers import Document, ModelMetadata, ServerMetadata
 from headrace.client.conversation import Conversation, Pause, ResultT, RetryPolicy, Send
-from headrace.client.credentials import FilePath, manner, trust_of
+from headrace.client.credentials import FilePath, manner, parse_target, trust_of
 from headrace.client.session import Session
-from headrace.client.target import parse_target
 from headrace.client.tensors import TensorLike
 from headrace.client.wires import blocking_transport, wire_for
 from headrace.core import (

@@ -1,24 +1,98 @@
-"""How does a client show who it is, and whom does it trust? Never to whoever listens on the way."""
+"""Target of a client: the server that a URL means, and the credentials for it."""
 
+import ipaddress
 import os
 import re
 import ssl
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
+from urllib.parse import urlsplit
 
 import httpx
 
-from headrace.client.target import Target
 from headrace.core import InvalidArgumentError
+
+_TLS: Final = {"http": False, "https": True, "grpc": False, "grpcs": True}
+_FORMS: Final = "http://HOST:PORT, https://…, grpc://HOST:PORT, grpcs://… or unix:/PATH"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """A server's address, taken apart.
+
+    `base_url` is what HTTP paths are appended to; `uds` the Unix socket it is reached by, if any.
+    `authority` is `host:port`, as gRPC wants it.
+    """
+
+    protocol: Literal["http", "grpc"]
+    tls: bool
+    authority: str
+    base_url: str
+    uds: str | None = None
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether the server is on this machine, where nobody listens on the way."""
+        host = urlsplit(f"//{self.authority}").hostname or ""
+        try:
+            return ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return host == "localhost"
+
+
+def parse_target(url: str) -> Target:
+    """The server that `url` means; without a scheme it is HTTP.
+
+    Raises:
+        InvalidArgumentError: It is no such URL; the message lists the forms that are.
+    """
+    if url.startswith("unix:"):
+        path = url.removeprefix("unix:").removeprefix("//")
+        if not path.startswith("/"):
+            raise _refused(url, "a socket's path starts with '/'")
+        return Target(
+            protocol="http", tls=False, authority="localhost", base_url="http://localhost", uds=path
+        )
+    full = url if "://" in url else f"http://{url}"
+    try:
+        parts = urlsplit(full)
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise _refused(url, str(error)) from None
+    if parts.scheme not in _TLS:
+        raise _refused(url, f"the scheme '{parts.scheme}' is unknown")
+    if not host:
+        raise _refused(url, "there is no host")
+    if "@" in parts.netloc:
+        # Otherwise they would end in logs and error texts.
+        raise _refused("…", "credentials belong in `headers`, not in the URL")
+    return _tcp(url, parts.scheme, host, port, parts.path.rstrip("/"))
+
+
+def _tcp(url: str, scheme: str, host: str, port: int | None, path: str) -> Target:
+    tls = _TLS[scheme]
+    bracketed = f"[{host}]" if ":" in host else host
+    if scheme.startswith("grpc"):
+        if port is None or path:
+            raise _refused(url, "gRPC needs a port and takes no path")
+        return Target(protocol="grpc", tls=tls, authority=f"{bracketed}:{port}", base_url="")
+    authority = bracketed if port is None else f"{bracketed}:{port}"
+    return Target(
+        protocol="http", tls=tls, authority=authority, base_url=f"{scheme}://{authority}{path}"
+    )
+
+
+def _refused(url: str, why: str) -> InvalidArgumentError:
+    return InvalidArgumentError(f"'{url}' is no server address: {why}; use {_FORMS}")
+
 
 KEY_HEADER: Final = "x-api-key"
 _KEY_VARIABLE: Final = "HEADRACE_API_KEY"
 _SECRET: Final = frozenset({KEY_HEADER, "authorization", "proxy-authorization", "cookie"})
 """Headers that say who asks; whoever reads them can ask in that name."""
 _VISIBLE: Final = re.compile(r"[!-~]{1,16384}")
-
 FilePath = str | os.PathLike[str]
 
 
@@ -89,7 +163,10 @@ def manner(
             f"{names} would travel unencrypted to {target.authority}, for anybody on the way to "
             f"read: use {scheme}://, or say allow_insecure=True"
         )
-    _check_trust(target, trust)
+    if trust != Trust() and not target.tls:
+        raise InvalidArgumentError(
+            f"ca_file, client_certificate and server_name are for TLS: use {target.protocol}s://"
+        )
     others = {name: value for name, value in given.items() if name not in _SECRET}
     return Manner(headers=others, credentials=Credentials(secret), trust=trust)
 
@@ -146,13 +223,6 @@ def read_pem(name: str, path: Path | None) -> bytes | None:
     except OSError as error:
         assert path is not None
         raise _unreadable(name, path, error) from None
-
-
-def _check_trust(target: Target, trust: Trust) -> None:
-    if trust != Trust() and not target.tls:
-        raise InvalidArgumentError(
-            f"ca_file, client_certificate and server_name are for TLS: use {target.protocol}s://"
-        )
 
 
 def _checked(name: str, secret: str) -> str:

@@ -10,8 +10,7 @@ import msgspec
 
 from headrace.client.answers import tls_failure
 from headrace.client.conversation import Send
-from headrace.client.credentials import Manner, Trust, read_pem
-from headrace.client.target import Target
+from headrace.client.credentials import Manner, Target, Trust, read_pem
 from headrace.core import HeadraceError, PayloadTooLargeError
 from headrace.protocol import error_from_grpc, error_from_http
 

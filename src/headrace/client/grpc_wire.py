@@ -15,7 +15,7 @@ from headrace.client.answers import (
 )
 from headrace.client.conversation import Exchange, ResultT
 from headrace.client.grpc_transport import GrpcMessage
-from headrace.client.raw_tensors import from_raw, to_raw
+from headrace.client.tensors import from_raw, to_raw
 from headrace.core import (
     DTYPES,
     Array,

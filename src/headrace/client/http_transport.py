@@ -14,8 +14,7 @@ from headrace.client.answers import (
     too_late,
 )
 from headrace.client.conversation import Send
-from headrace.client.credentials import Manner, tls_context
-from headrace.client.target import Target
+from headrace.client.credentials import Manner, Target, tls_context
 from headrace.core import (
     HeadraceError,
     InvalidArgumentError,

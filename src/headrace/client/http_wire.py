@@ -10,7 +10,7 @@ import orjson
 from headrace.client.answers import Document, ModelMetadata, ProtocolError, ServerMetadata
 from headrace.client.conversation import Exchange
 from headrace.client.http_transport import HttpMessage, HttpReply
-from headrace.client.raw_tensors import from_raw, to_raw
+from headrace.client.tensors import from_raw, to_raw
 from headrace.core import (
     DTYPES,
     Array,
@@ -22,7 +22,7 @@ from headrace.core import (
     datatype_of,
 )
 from headrace.protocol import error_from_http
-from headrace.protocol.byte_tensors import object_array
+from headrace.protocol.values import object_array
 
 _HEADER_LENGTH: Final = "inference-header-content-length"
 _OK: Final = 200
@@ -140,19 +140,18 @@ def _encode_infer(request: InferRequest) -> tuple[bytes, list[bytes | memoryview
                 "parameters": {"binary_data_size": size},
             }
         )
-    document: dict[str, Any] = {"inputs": inputs, "parameters": _parameters(request)}
+    parameters: dict[str, Any] = {"binary_data_output": request.binary_data_output}
+    if request.priority:
+        parameters["priority"] = request.priority
+    document: dict[str, Any] = {
+        "inputs": inputs,
+        "parameters": ((request.parameters or {}) | parameters),
+    }
     if request.id:
         document["id"] = request.id
     if request.outputs:
         document["outputs"] = [_requested(output) for output in request.outputs]
     return orjson.dumps(document), tensors
-
-
-def _parameters(request: InferRequest) -> dict[str, Any]:
-    parameters: dict[str, Any] = {"binary_data_output": request.binary_data_output}
-    if request.priority:
-        parameters["priority"] = request.priority
-    return (request.parameters or {}) | parameters
 
 
 def _requested(output: RequestedOutput) -> dict[str, Any]:

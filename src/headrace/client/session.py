@@ -208,7 +208,18 @@ class Session:
             except HeadraceError as error:
                 error.args = (f"rows {start} to {end - 1} of {rows}: {error}",)
                 raise
-        return _joined(answers)
+        # The answers to parts of one call as one; of several versions it names all.
+        first = answers[0]
+        return InferResponse(
+            model_name=first.model_name,
+            model_version=", ".join(dict.fromkeys(answer.model_version for answer in answers)),
+            id=first.id,
+            parameters=first.parameters,
+            outputs={
+                name: np.concatenate([answer.outputs[name] for answer in answers])
+                for name in first.outputs
+            },
+        )
 
     def _learn(self, model: str, version: str, deadline: float | None) -> Conversation["_Known"]:
         """Ask for a model's signature and batch limit, and remember them."""
@@ -277,21 +288,6 @@ def _check_rows(answer: InferResponse, rows: int) -> None:
         if array.shape[:1] != (rows,):
             msg = f"output '{name}' has shape {list(array.shape)}, and not a row for each of {rows}"
             raise RuntimeFailedError(msg)
-
-
-def _joined(answers: Sequence[InferResponse]) -> InferResponse:
-    """The answers to parts of one call as one; of several versions it names all."""
-    first = answers[0]
-    return InferResponse(
-        model_name=first.model_name,
-        model_version=", ".join(dict.fromkeys(answer.model_version for answer in answers)),
-        id=first.id,
-        parameters=first.parameters,
-        outputs={
-            name: np.concatenate([answer.outputs[name] for answer in answers])
-            for name in first.outputs
-        },
-    )
 
 
 def _requested(output: str | RequestedOutput) -> RequestedOutput:

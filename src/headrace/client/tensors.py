@@ -1,22 +1,25 @@
-"""Inputs of a caller as arrays that the wire can carry."""
+"""Inputs of a caller as arrays, and tensors as the bytes that the protocols carry."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from headrace.client.answers import ProtocolError
 from headrace.core import (
     DTYPES,
     Array,
     Datatype,
+    HeadraceError,
     InvalidArgumentError,
     ModelSignature,
     Nulls,
     Tensors,
     datatype_of,
 )
-from headrace.protocol.values import numbers_of
+from headrace.protocol.values import join_elements, numbers_of, object_array, split_elements
 
 TensorLike = ArrayLike | Sequence[Any]
 """What becomes a tensor: None may stand in a list, which NumPy's type does not say."""
@@ -135,16 +138,12 @@ def _normal(name: str, array: Array) -> Array:
         msg = f"input '{name}': {error}"
         raise InvalidArgumentError(msg) from None
     if datatype is Datatype.BYTES:
-        return _as_bytes(name, array)
+        out: Array = np.empty(array.shape, dtype=np.object_)
+        flat = out.reshape(-1)
+        for index, element in enumerate(array.reshape(-1)):
+            flat[index] = _element(name, element)
+        return out
     return np.ascontiguousarray(array, dtype=DTYPES[datatype]).reshape(array.shape)
-
-
-def _as_bytes(name: str, array: Array) -> Array:
-    out: Array = np.empty(array.shape, dtype=np.object_)
-    flat = out.reshape(-1)
-    for index, element in enumerate(array.reshape(-1)):
-        flat[index] = _element(name, element)
-    return out
 
 
 def _element(name: str, element: Any) -> bytes:  # noqa: ANN401  # an object array holds anything
@@ -157,3 +156,25 @@ def _element(name: str, element: Any) -> bytes:  # noqa: ANN401  # an object arr
         "and strings (a ragged list of numbers becomes one too)"
     )
     raise InvalidArgumentError(msg)
+
+
+def to_raw(array: Array) -> bytes | memoryview:
+    """The bytes of a C-contiguous array; without a copy, except for BYTES."""
+    if datatype_of(array.dtype) is Datatype.BYTES:
+        return join_elements(array.reshape(-1))
+    return array.reshape(-1).view(np.uint8).data if array.size else b""
+
+
+def from_raw(name: str, datatype: str, shape: tuple[int, ...], raw: bytes | memoryview) -> Array:
+    """The tensor in `raw`; a read-only view into it, except for BYTES.
+
+    Raises:
+        ProtocolError: `raw` does not hold such a tensor.
+    """
+    try:
+        if datatype == Datatype.BYTES:
+            return object_array(split_elements(raw, math.prod(shape), name), shape)
+        return np.frombuffer(raw, dtype=DTYPES[datatype]).reshape(shape)
+    except (ValueError, KeyError, HeadraceError) as error:
+        msg = f"output '{name}' of the answer is no {datatype} of shape {shape}: {error}"
+        raise ProtocolError(msg) from error

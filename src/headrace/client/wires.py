@@ -3,11 +3,10 @@
 from typing import Protocol
 
 from headrace.client.conversation import Send
-from headrace.client.credentials import Manner
+from headrace.client.credentials import Manner, Target
 from headrace.client.http_transport import AsyncHttpTransport, BlockingHttpTransport
 from headrace.client.http_wire import HttpWire
 from headrace.client.session import Wire
-from headrace.client.target import Target
 
 
 class BlockingTransport(Protocol):

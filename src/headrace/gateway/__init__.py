@@ -1,31 +1,28 @@
 """The data plane: from endpoints and replicas to Envoy's configuration, and Envoy itself."""
 
-from headrace.gateway.admin import Admin
-from headrace.gateway.clusters import arm_of, cluster_name
-from headrace.gateway.envoy import EnvoyGateway
-from headrace.gateway.errors import (
+from headrace.gateway.binary import (
+    GATEWAY_USER,
     EnvoyNotFoundError,
     GatewayUnavailableError,
     NotOurGatewayError,
     PortInUseError,
     SnapshotRejectedError,
     UnsafeDirectoryError,
-)
-from headrace.gateway.handshakes import Handshakes
-from headrace.gateway.key_sets import usable_key_set
-from headrace.gateway.policy import ApiKey, GatewayPolicy
-from headrace.gateway.routes import HELD_PREFIX
-from headrace.gateway.runtime_dir import (
-    GATEWAY_USER,
     gateway_user,
     make_private,
     runtime_dir,
     socket_mode,
 )
-from headrace.gateway.secrets import SecretFiles
+from headrace.gateway.callers import usable_key_set
+from headrace.gateway.clusters import arm_of, cluster_name
+from headrace.gateway.envoy import EnvoyGateway
+from headrace.gateway.publisher import Admin, SecretFiles
+from headrace.gateway.routes import HELD_PREFIX
 from headrace.gateway.settings import (
     MAX_SOCKET_PATH_BYTES,
+    ApiKey,
     EndpointRoute,
+    GatewayPolicy,
     GatewaySettings,
     LimitsTarget,
     ListenerTls,
@@ -34,7 +31,7 @@ from headrace.gateway.settings import (
     check_socket_path,
 )
 from headrace.gateway.snapshot import WATCHED_FILES, Snapshot, SnapshotBuilder, build_snapshot
-from headrace.gateway.statistics import MOST_COUNTED, ArmStatistics, GatewayStatistics
+from headrace.gateway.statistics import MOST_COUNTED, ArmStatistics, GatewayStatistics, Handshakes
 
 __all__ = [
     "GATEWAY_USER",

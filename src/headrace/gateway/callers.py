@@ -1,19 +1,102 @@
-"""How callers are recognised: the configuration of the filters that do it."""
+"""Recognition of callers: filters with their own files (ECDS), and the listener for tokens.
 
-import ipaddress
-from collections.abc import Iterator
-from typing import Final
+A change of a listener drains its connections; one of these files is in force within a millisecond
+and disturbs nobody.
+
+Envoy refuses a whole configuration for one provider without a usable key, and with it a key that
+somebody revokes just then; and it takes symmetric keys, by which whoever reads them makes tokens.
+
+In the way of every request the filter for tokens would cost more than all else that is asked, also
+of callers with keys. So the script asks this listener once about a token, and again now and then.
+"""
+
+# ruff: noqa: PLC0415  # cryptography takes longer to load than a gateway without providers to start
+import base64
+import binascii
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from headrace.core.headers import ISSUER_HEADER
 from headrace.core.spec_access import JwtSpec
-from headrace.gateway.policy import GatewayPolicy
-from headrace.gateway.resources import Json, Resource, seconds, typed
-from headrace.gateway.scripts_auth import IDENTIFY, identify_source
-from headrace.gateway.settings import GatewaySettings
-from headrace.gateway.upstreams import authorities
+from headrace.gateway.limits import (
+    FLOOD_FILTER,
+    LOCAL_FILTER,
+    LOCAL_TYPE,
+    flood_config,
+    local_config,
+)
+from headrace.gateway.resources import (
+    HTTP_OPTIONS,
+    Json,
+    Resource,
+    any_of,
+    seconds,
+    set_header,
+    typed,
+)
+from headrace.gateway.scripts_auth import IDENTIFY as IDENTIFY_SCRIPT
+from headrace.gateway.scripts_auth import VERIFY, identify_source
+from headrace.gateway.settings import EndpointRoute, GatewayPolicy, GatewaySettings
+from headrace.gateway.upstreams import verified_tls
 
-_TLS: Final = "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
+TYPE: Final = "envoy.config.core.v3.TypedExtensionConfig"
+"""What stands in such a file: a filter's configuration with its name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Extension:
+    """A filter's name, its configuration's type, and the file that holds it."""
+
+    filter_name: str
+    type_name: str
+    file: str
+
+    def resource(self, config: Resource) -> Resource:
+        """What the file holds."""
+        return {"name": self.filter_name, "typed_config": any_of(self.type_name, config)}
+
+    def discovered(self, directory: Path) -> Resource:
+        """The filter as it stands in a chain: its configuration is read from the file."""
+        types: Json = [any_of(self.type_name)["@type"]]
+        source: Resource = {
+            "path_config_source": {"path": str(directory / self.file)},
+            "resource_api_version": "V3",
+        }
+        return {
+            "name": self.filter_name,
+            "config_discovery": {"config_source": source, "type_urls": types},
+        }
+
+
+JWT: Final = Extension(
+    "headrace.jwt",
+    "envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication",
+    "jwt.json",
+)
+IDENTIFY: Final = Extension(
+    "headrace.identify", "envoy.extensions.filters.http.lua.v3.Lua", "identify.json"
+)
+LIMITS: Final = Extension(LOCAL_FILTER, LOCAL_TYPE, "limits.json")
+FLOOD: Final = Extension(FLOOD_FILTER, LOCAL_TYPE, "flood.json")
+EXTENSIONS: Final = (JWT, IDENTIFY, LIMITS, FLOOD)
+
+
+def extension_configs(
+    policy: GatewayPolicy, endpoints: Sequence[EndpointRoute] = ()
+) -> Mapping[Extension, Resource]:
+    """The configuration of each."""
+    return {
+        JWT: jwt_filter(policy),
+        IDENTIFY: identify_filter(policy),
+        LIMITS: local_config(policy.access, endpoints),
+        FLOOD: flood_config(policy.access, endpoints),
+    }
+
+
 _FETCH_TIMEOUT_S: Final = 5.0
 _CONNECT_TIMEOUT_S: Final = 5.0
 _RETRY_S: Final = 1.0
@@ -48,7 +131,7 @@ def jwt_filter(policy: GatewayPolicy) -> Resource:
 def identify_filter(policy: GatewayPolicy) -> Resource:
     """The script that decides, with all keys that it knows."""
     return {
-        "source_codes": {IDENTIFY: {"inline_string": identify_source(policy)}},
+        "source_codes": {IDENTIFY_SCRIPT: {"inline_string": identify_source(policy)}},
         "clear_route_cache": False,
     }
 
@@ -113,25 +196,141 @@ def _cluster(settings: GatewaySettings, jwt: JwtSpec) -> Resource:
     }
 
 
-def verified_tls(settings: GatewaySettings, host: str) -> Resource:
-    """Verified for the very name that the URL has: whoever speaks for it makes valid tokens."""
-    kind = "IP_ADDRESS" if _is_ip(host) else "DNS"
-    names: Json = [{"san_type": kind, "matcher": {"exact": host}}]
-    validation: Resource = {
-        "trusted_ca": {"filename": str(authorities(settings))},
-        "match_typed_subject_alt_names": names,
-    }
-    context: Resource = {
-        "tls_params": {"tls_minimum_protocol_version": "TLSv1_2"},
-        "validation_context": validation,
-    }
-    sni: Resource = {} if _is_ip(host) else {"sni": host}
-    return typed("envoy.transport_sockets.tls", _TLS, {**sni, "common_tls_context": context})
+_MANAGER: Final = (
+    "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
+)
+_PRIVATE_MODE: Final = 0o600
+_CONNECT_TIMEOUT: Final = "1s"
 
 
-def _is_ip(host: str) -> bool:
+def verify_listener(
+    settings: GatewaySettings, configs: Mapping[Extension, Resource] | None
+) -> Resource:
+    """Answers 200 and whose token it was, or 401.
+
+    Args:
+        configs: What extensions are configured with; None has Envoy read it from their files.
+    """
+    verifier = (
+        JWT.discovered(settings.run_dir)
+        if configs is None
+        else typed(JWT.filter_name, JWT.type_name, configs[JWT])
+    )
+    route: Resource = {
+        "match": {"prefix": "/"},
+        "direct_response": {"status": 200},
+        "response_headers_to_add": [set_header(ISSUER_HEADER, f"%REQ({ISSUER_HEADER})%")],
+    }
+    filters: Json = [
+        verifier,
+        typed("headrace.router", "envoy.extensions.filters.http.router.v3.Router"),
+    ]
+    manager: Resource = {
+        "stat_prefix": "headrace_verify",
+        "route_config": {
+            "name": VERIFY,
+            "virtual_hosts": [{"name": VERIFY, "domains": ["*"], "routes": [route]}],
+        },
+        "http_filters": filters,
+    }
+    chain: Resource = {
+        "filters": [typed("envoy.filters.network.http_connection_manager", _MANAGER, manager)]
+    }
+    return {
+        "name": VERIFY,
+        "address": _pipe(settings.verify_socket, mode=_PRIVATE_MODE),
+        "filter_chains": [chain],
+        "ignore_global_conn_limit": True,  # however many callers there are, they can be told apart
+    }
+
+
+def verify_cluster(settings: GatewaySettings) -> Resource:
+    """How the script reaches it."""
+    endpoint: Resource = {"endpoint": {"address": _pipe(settings.verify_socket)}}
+    options = any_of(HTTP_OPTIONS, {"explicit_http_config": {"http2_protocol_options": {}}})
+    return {
+        "name": VERIFY,
+        "type": "STATIC",
+        "connect_timeout": _CONNECT_TIMEOUT,
+        "load_assignment": {
+            "cluster_name": VERIFY,
+            "endpoints": [{"lb_endpoints": [endpoint]}],
+        },
+        "typed_extension_protocol_options": {HTTP_OPTIONS: options},
+    }
+
+
+def _pipe(path: Path, **more: Json) -> Resource:
+    return {"pipe": {"path": str(path), **more}}
+
+
+_CURVES: Final = {"P-256": 32, "P-384": 48, "P-521": 66}
+_PUBLIC: Final = frozenset({"kty", "use", "key_ops", "alg", "kid", "n", "e", "crv", "x", "y"})
+_LEAST_RSA_BITS: Final = 2048
+_MOST_KEYS: Final = 256
+
+
+def usable_key_set(text: str) -> str:
+    """The keys of a JWK set (RFC 7517) that verify signatures, and only what is public of them.
+
+    Empty if there is none: such a provider's tokens are refused, and nobody else's.
+    """
     try:
-        ipaddress.ip_address(host)
-    except ValueError:
+        found = json.loads(text)["keys"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return ""
+    keys = found[:_MOST_KEYS] if isinstance(found, list) else []
+    usable = [
+        {name: value for name, value in key.items() if name in _PUBLIC}
+        for key in keys
+        if isinstance(key, dict) and _verifies(key)
+    ]
+    return json.dumps({"keys": usable}) if usable else ""
+
+
+def _verifies(key: Mapping[str, Any]) -> bool:
+    if key.get("use", "sig") != "sig":
         return False
+    try:
+        match key.get("kty"):
+            case "RSA":
+                return _number(key["n"]).bit_length() >= _LEAST_RSA_BITS and _number(key["e"]) > 1
+            case "EC":
+                return _is_on_curve(key)
+            case "OKP":
+                return key["crv"] == "Ed25519" and _is_ed25519(_bytes(key["x"]))
+            case _:
+                return False
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return False
+
+
+def _is_on_curve(key: Mapping[str, Any]) -> bool:
+    """Raise ValueError if its point lies elsewhere."""
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    curves = {"P-256": ec.SECP256R1(), "P-384": ec.SECP384R1(), "P-521": ec.SECP521R1()}
+    x, y = _bytes(key["x"]), _bytes(key["y"])
+    if {len(x), len(y)} != {_CURVES[key["crv"]]}:
+        return False
+    ec.EllipticCurvePublicKey.from_encoded_point(curves[key["crv"]], b"\x04" + x + y)
     return True
+
+
+def _is_ed25519(raw: bytes) -> bool:
+    from cryptography.hazmat.primitives.asymmetric import ed25519
+
+    ed25519.Ed25519PublicKey.from_public_bytes(raw)
+    return True
+
+
+def _number(text: str) -> int:
+    return int.from_bytes(_bytes(text))
+
+
+def _bytes(text: str) -> bytes:
+    """What base64url without padding says; ValueError for anything else."""
+    try:
+        return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    except binascii.Error as error:
+        raise ValueError("no base64url") from error

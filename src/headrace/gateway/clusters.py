@@ -4,7 +4,6 @@ import ipaddress
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from headrace.gateway.resilience import circuit_breakers, outlier_detection, reach_checks
 from headrace.gateway.resources import HTTP_OPTIONS, Resource, address_of, any_of, seconds
 from headrace.gateway.settings import (
     EndpointRoute,
@@ -15,7 +14,12 @@ from headrace.gateway.settings import (
 )
 from headrace.gateway.tls import LIMITS_TLS, upstream_socket
 from headrace.gateway.tracing import collector_cluster
-from headrace.gateway.upstreams import upstream_cluster
+from headrace.gateway.upstreams import (
+    circuit_breakers,
+    outlier_detection,
+    reach_checks,
+    upstream_cluster,
+)
 
 REPLICAS: Final = "replicas"
 """The cluster of all ready replicas, for what no endpoint is named for."""

@@ -16,37 +16,45 @@ from urllib.parse import quote
 
 from headrace.core import FailedPreconditionError
 from headrace.core.processes import Process, command_of, run
-from headrace.gateway.admin import Admin, StatKind
-from headrace.gateway.binary import arguments, find_envoy
-from headrace.gateway.bootstrap import bootstrap
-from headrace.gateway.clusters import arm_of, cluster_name, stat_name
-from headrace.gateway.errors import (
+from headrace.gateway.binary import (
     GatewayUnavailableError,
     NotOurGatewayError,
     PortInUseError,
     SnapshotRejectedError,
+    arguments,
+    find_envoy,
+    last_lines,
+    make_private,
+    read_from,
+    reason_in,
+    size_of,
+    truncate,
 )
-from headrace.gateway.handshakes import HANDSHAKES, Handshakes, read_handshakes
+from headrace.gateway.bootstrap import bootstrap
+from headrace.gateway.clusters import arm_of, cluster_name, stat_name
 from headrace.gateway.listeners import STAT_PREFIX
-from headrace.gateway.logfile import last_lines, read_from, reason_in, size_of, truncate
 from headrace.gateway.publisher import (
+    Admin,
     Publisher,
+    SecretFiles,
+    StatKind,
     Step,
     documents_of,
     write_document,
 )
-from headrace.gateway.runtime_dir import make_private
-from headrace.gateway.secrets import SecretFiles
 from headrace.gateway.settings import GatewaySettings
 from headrace.gateway.snapshot import Snapshot, inline_bootstrap
 from headrace.gateway.statistics import (
+    HANDSHAKES,
     OF_ALL,
     OF_SPLITS,
     Arm,
     ArmStatistics,
     GatewayStatistics,
+    Handshakes,
     Question,
     read_all,
+    read_handshakes,
     read_splits,
 )
 

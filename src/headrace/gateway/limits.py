@@ -110,7 +110,9 @@ class Limiting:
         action = route.get("route")
         if not isinstance(action, Mapping) or action.get("cluster") == CONTROL:
             return route
-        filters = {**self._filters(endpoint), **_present(route, "typed_per_filter_config")}
+        found = route.get("typed_per_filter_config", {})
+        assert isinstance(found, Mapping)
+        filters = {**self._filters(endpoint), **found}
         changes: dict[str, Json] = {}
         if filters:
             changes["typed_per_filter_config"] = filters
@@ -251,12 +253,6 @@ def _descriptor(limits: LimitSpec, factor: int, *entries: Resource) -> list[Json
     if limits.requests_per_s is None:
         return []
     return [{"entries": entries, "token_bucket": bucket(limits, factor)}]
-
-
-def _present(route: Resource, name: str) -> Mapping[str, Json]:
-    found = route.get(name, {})
-    assert isinstance(found, Mapping)
-    return found
 
 
 def _disabled(name: str, kind: str, config: Resource) -> Resource:

@@ -1,4 +1,4 @@
-"""Are these PEM files what a server can show, or trust? Found out before Envoy is told of them."""
+"""Checks of PEM files that a server shows or trusts, made before Envoy gets them."""
 
 # ruff: noqa: PLC0415  # cryptography takes a while to load, and most gateways do without
 

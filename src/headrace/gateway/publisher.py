@@ -1,4 +1,4 @@
-"""Put a snapshot into force without losing a request, or leave everything as it was.
+"""Publisher of snapshots and of certificates, by files that Envoy acknowledges.
 
 Order: new clusters, filters, routes, listeners, then old clusters go. Each file is replaced by a
 rename (Envoy does not see other writes) and acknowledged by Envoy naming its version before the
@@ -10,15 +10,27 @@ import asyncio
 import contextlib
 import re
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
+from http import HTTPStatus
 from pathlib import Path
 from typing import Final, Protocol, TypeAlias
+from urllib.parse import quote
 
+import orjson
+
+from headrace.core import DeadlineExceededError, UnavailableError
+from headrace.core.fetch import fetch
 from headrace.core.files import write_atomic
-from headrace.gateway.admin import StatKind
-from headrace.gateway.errors import GatewayUnavailableError, SnapshotRejectedError
-from headrace.gateway.logfile import read_from, reason_in, size_of
+from headrace.gateway.binary import (
+    GatewayUnavailableError,
+    SnapshotRejectedError,
+    read_from,
+    reason_in,
+    size_of,
+)
+from headrace.gateway.resources import Resource
 from headrace.gateway.snapshot import (
     CLUSTERS,
     FILTERS,
@@ -28,9 +40,71 @@ from headrace.gateway.snapshot import (
     Document,
     Kind,
     Snapshot,
+    make_document,
     read_document,
     with_old_clusters,
 )
+from headrace.gateway.tls import TYPE, is_secret_file, secret_file
+
+_LIMIT_BYTES: Final = 64 << 20
+
+
+class StatKind(StrEnum):
+    """What Envoy calls a kind of statistics."""
+
+    COUNTER = "Counters"
+    GAUGE = "Gauges"
+    TEXT = "TextReadouts"
+
+
+@dataclass(frozen=True, slots=True)
+class Admin:
+    """Envoy's admin interface on a Unix socket. Safe to use from several tasks."""
+
+    socket: Path
+    timeout_s: float = 5.0
+
+    async def get(self, path: str) -> str:
+        """The body of an answer with status 200.
+
+        Raises:
+            GatewayUnavailableError: No answer in time, or another status.
+        """
+        return await self._ask("GET", path)
+
+    async def post(self, path: str) -> str:
+        """As `get`, for what changes something."""
+        return await self._ask("POST", path)
+
+    async def stats(self, pattern: str, kind: StatKind) -> dict[str, str | int]:
+        """Those of one kind whose whole name matches the regular expression, and that were touched.
+
+        Envoy has a hundred statistics per cluster and looks at all of a kind: of texts, hardly any.
+        """
+        body = await self.get(
+            f"/stats?format=json&type={kind}&usedonly&filter=^({quote(pattern)})$"
+        )
+        found = orjson.loads(body)["stats"]
+        return {stat["name"]: stat["value"] for stat in found if "name" in stat}
+
+    async def _ask(self, method: str, path: str) -> str:
+        try:
+            answer = await fetch(
+                f"unix:{self.socket}",
+                path,
+                method=method,
+                timeout_s=self.timeout_s,
+                limit_bytes=_LIMIT_BYTES,
+            )
+        except (DeadlineExceededError, UnavailableError) as error:
+            msg = f"Envoy does not answer on {self.socket}: {error}"
+            raise GatewayUnavailableError(msg) from error
+        body = answer.body.decode(errors="replace")
+        if answer.status != HTTPStatus.OK:
+            msg = f"Envoy answers {answer.status} to {method} {path}: {body.strip()[:200]}"
+            raise GatewayUnavailableError(msg)
+        return body
+
 
 _FIRST_POLL_S: Final = 0.001
 _LONGEST_POLL_S: Final = 0.05
@@ -127,19 +201,17 @@ class Publisher:
             if self._done >= mine:
                 return
             taken, newest = self._asked, self._newest
-            await self._apply(documents_of(newest))
+            wanted = documents_of(newest)
+            done: list[Step] = []
+            for step in plan({kind: self._read(kind) for kind in KINDS}, wanted):
+                before = Step(step.kind, self._read(step.kind))
+                done.insert(0, before)
+                try:
+                    await self._replace(step)
+                except (SnapshotRejectedError, GatewayUnavailableError):
+                    await self._restore(done)
+                    raise
             self._done = taken
-
-    async def _apply(self, wanted: Mapping[Kind, Document]) -> None:
-        done: list[Step] = []
-        for step in plan(self._current(), wanted):
-            before = Step(step.kind, self._read(step.kind))
-            done.insert(0, before)
-            try:
-                await self._replace(step)
-            except (SnapshotRejectedError, GatewayUnavailableError):
-                await self._restore(done)
-                raise
 
     async def _restore(self, steps: Sequence[Step]) -> None:
         """Put back what was there, the last change first; Envoy took these before."""
@@ -191,18 +263,16 @@ class Publisher:
         """
         pause_s = _FIRST_POLL_S
         while True:
-            if await self._version(step.kind) == step.document.version:
+            # The version that Envoy acts on; empty for none.
+            kind = step.kind
+            name = f"{kind.stats}.version_text"
+            stats = await self.admin.stats(re.escape(name), StatKind.TEXT)
+            if str(stats.get(name, "")) == step.document.version:
                 return True
             if pause_s >= _POLL_FOR_REFUSALS_S and await self._refused(step.kind) > refused:
                 return False
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_POLL_S)
-
-    async def _version(self, kind: Kind) -> str:
-        """The version that Envoy acts on; empty for none."""
-        name = f"{kind.stats}.version_text"
-        stats = await self.admin.stats(re.escape(name), StatKind.TEXT)
-        return str(stats.get(name, ""))
 
     async def _refused(self, kind: Kind) -> int:
         """How many documents Envoy has refused since its start."""
@@ -218,9 +288,6 @@ class Publisher:
                 return reason
             await asyncio.sleep(_LOG_POLL_S)
         return f"{kind.file} (no reason in {self.log})"
-
-    def _current(self) -> dict[Kind, Document]:
-        return {kind: self._read(kind) for kind in KINDS}
 
     def _read(self, kind: Kind) -> Document:
         """The file as it is now: from memory, if nobody replaced it."""
@@ -238,3 +305,82 @@ def _mark(path: Path) -> _FileMark:
     """What changes whenever the file is replaced or written."""
     status = path.stat()
     return (status.st_ino, status.st_mtime_ns, status.st_size)
+
+
+@dataclass(slots=True, kw_only=True)
+class SecretFiles:
+    """Brings secrets into force, one at a time.
+
+    They are readable by this user only, as everything in the gateway's directory.
+    """
+
+    directory: Path
+    publisher: Publisher
+    _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def write(self, secret: Resource) -> None:
+        """Put a secret where Envoy finds it at its start. Blocking."""
+        kind = _kind(str(secret["name"]))
+        write_document(self.directory, kind, make_document(kind, [secret]))
+
+    def has(self, name: str) -> bool:
+        """Whether there is a secret of this name, as it was last in force."""
+        return (self.directory / secret_file(name)).is_file()
+
+    async def put(self, secret: Resource) -> None:
+        """Return once Envoy uses `secret`; at once if nothing in force asks for it yet.
+
+        Raises:
+            SnapshotRejectedError: Envoy refused it, and keeps what it had.
+            GatewayUnavailableError: Envoy is gone, or did not take it in time; it finds the new
+                secret at its next start.
+        """
+        kind = _kind(str(secret["name"]))
+        document = make_document(kind, [secret])
+        async with self._lock:
+            before = await asyncio.to_thread(self._read, kind)
+            if before is not None and before.version == document.version:
+                return
+            is_used = await self._is_used(kind)
+            refused = await self._refused(kind) if is_used else 0
+            offset = size_of(self.publisher.log)
+            await asyncio.to_thread(write_document, self.directory, kind, document)
+            if not is_used:
+                return
+            try:
+                await self.publisher.acknowledged(
+                    Step(kind, document), refused=refused, offset=offset
+                )
+            except SnapshotRejectedError:
+                if before is not None:
+                    await asyncio.to_thread(write_document, self.directory, kind, before)
+                raise
+
+    def keep_only(self, names: Collection[str]) -> None:
+        """Remove all others: a key that nobody needs should not lie about. Blocking."""
+        wanted = {secret_file(name) for name in names}
+        for path in self.directory.iterdir():
+            if is_secret_file(path.name) and path.name not in wanted:
+                path.unlink(missing_ok=True)
+
+    def _read(self, kind: Kind) -> Document | None:
+        with contextlib.suppress(FileNotFoundError):
+            return read_document((self.directory / kind.file).read_text())
+        return None
+
+    async def _is_used(self, kind: Kind) -> bool:
+        """Whether Envoy has it: then it says which version."""
+        name = f"{kind.stats}.version_text"
+        try:
+            return name in await self.publisher.admin.stats(re.escape(name), StatKind.TEXT)
+        except GatewayUnavailableError:
+            return False  # it reads the file when it starts
+
+    async def _refused(self, kind: Kind) -> int:
+        pattern = rf"{re.escape(kind.stats)}[.]update_(rejected|failure)"
+        counted = await self.publisher.admin.stats(pattern, StatKind.COUNTER)
+        return sum(int(count) for count in counted.values())
+
+
+def _kind(name: str) -> Kind:
+    return Kind(secret_file(name), TYPE, f"sds.{name}")

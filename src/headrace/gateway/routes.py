@@ -24,8 +24,9 @@ from headrace.gateway.filters import (
     SELECTING,
     SERVICE,
     UNIT_IDLE,
+    Guard,
+    without_credentials,
 )
-from headrace.gateway.guards import Guard, without_credentials
 from headrace.gateway.limits import Limiting
 from headrace.gateway.resources import Json, Resource, any_of, seconds
 from headrace.gateway.settings import EndpointRoute, GatewaySettings, RevisionTarget
@@ -134,12 +135,19 @@ def server_routes(
     more_filters = {**(UNIT_IDLE if reads_units else {}), **limiting.first_look(endpoints)}
     last: Resource = {"name": "unknown-path", "match": {"prefix": "/"}, **_reply(404, "Not Found")}
     plain: Resource = {**last, "match": {"prefix": "/endpoints/"}}
+    # Envoy joins several Host headers, and a server may believe either: refuse such requests.
+    # https://www.rfc-editor.org/rfc/rfc9112#section-3.2
+    several: Resource = {"name": ":authority", "string_match": {"contains": ","}}
+    match: Resource = {"prefix": "/", "headers": [several]}
     return ServerRoutes(
         before=(
-            _two_hosts(),
+            {"name": "two-hosts", "match": match, **_reply(400, "the Host header is given twice")},
             *_health_routes(endpoints, servers),
             *(_asking(route, guard.server()) for route in _server_routes(servers)),
-            _asking(_statistics_route(statistics), guard.every()),
+            _asking(
+                {"name": "statistics", "match": {"path": "/v2/models/stats"}, **statistics},
+                guard.every(),
+            ),
             *(_asking(route, guard.listing(endpoints)) for route in _listings(listing)),
         ),
         after=(
@@ -238,16 +246,6 @@ def _versions(endpoint: EndpointRoute) -> Iterator[RevisionTarget]:
     return (arm for arm in endpoint.arms if not arm.role)
 
 
-def _two_hosts() -> Resource:
-    """Refuse requests with several Host headers, which Envoy joins: somebody may believe the other.
-
-    https://www.rfc-editor.org/rfc/rfc9112#section-3.2
-    """
-    several: Resource = {"name": ":authority", "string_match": {"contains": ","}}
-    match: Resource = {"prefix": "/", "headers": [several]}
-    return {"name": "two-hosts", "match": match, **_reply(400, "the Host header is given twice")}
-
-
 def _unknown_models(guard: Guard, servers: Resource) -> Iterator[Resource]:
     # Triton answers this one with "not ready" rather than an error, in a message of its own.
     not_ready: Resource = {
@@ -296,10 +294,6 @@ def _server_routes(servers: Resource) -> Iterator[Resource]:
         "match": {"path_separated_prefix": "/v2/repository"},
         **_reply(403, _USE_MANAGEMENT),
     }
-
-
-def _statistics_route(statistics: Resource) -> Resource:
-    return {"name": "statistics", "match": {"path": "/v2/models/stats"}, **statistics}
 
 
 def _listings(listing: str) -> Iterator[Resource]:
@@ -396,14 +390,11 @@ def _to_split(
     else:
         limits = _limits(settings, endpoint.timeout_s, door)
         for variant in split_variants(endpoint, limits, door=door):
-            wanted = _with_headers(match, variant.headers)
+            headers = variant.headers
+            present = match.get("headers", ())
+            assert isinstance(present, Sequence)
+            wanted = {**match, "headers": [*present, *headers]} if headers else match
             yield {"name": endpoint.name, "match": wanted, **variant.action}
-
-
-def _with_headers(match: Resource, headers: Sequence[Resource]) -> Resource:
-    present = match.get("headers", ())
-    assert isinstance(present, Sequence)
-    return {**match, "headers": [*present, *headers]} if headers else match
 
 
 def _not_spoken(endpoint: EndpointRoute, arm: RevisionTarget, door: Door) -> str:

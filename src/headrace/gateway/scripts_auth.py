@@ -18,9 +18,9 @@ from headrace.core.headers import (
 )
 from headrace.core.priorities import tier_levels
 from headrace.core.spec_access import CertificateSpec, JwtSpec, TierSpec
-from headrace.gateway.policy import ApiKey, GatewayPolicy
 from headrace.gateway.scripts import quoted
 from headrace.gateway.scripts_text import BASE64_SOURCE, JSON_SOURCE, SHA256_SOURCE
+from headrace.gateway.settings import ApiKey, GatewayPolicy
 
 IDENTIFY: Final = "identify"
 AUTHORIZE: Final = "authorize"

@@ -1,14 +1,15 @@
-"""What the gateway is told: where it listens, its limits, and which endpoints exist."""
+"""Settings of a gateway: where it listens, its limits, and who may call."""
 
 import ipaddress
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
 from headrace.core import DEFAULT_MAX_BODY_BYTES, InvalidArgumentError, check_name, check_version
-from headrace.core.spec_access import EndpointAccess, EndpointLimitsSpec
+from headrace.core.spec_access import AccessSettings, EndpointAccess, EndpointLimitsSpec
 from headrace.core.spec_observe import EndpointLogSpec, LogMode, RequestLogSpec, TracingSpec
 from headrace.core.spec_rollout import StickySpec
 from headrace.core.spec_upstream import UpstreamSpec
@@ -401,3 +402,32 @@ def _check_between(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
         msg = f"{name} is {value:g}, not between {low:g} and {high:g}"
         raise InvalidArgumentError(msg)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiKey:
+    """One API key, without the key.
+
+    `digest`: the SHA-256 of the whole key, in lower-case hex. `expires_at`: seconds since 1970;
+    None for never. `tier`: empty for none.
+    """
+
+    id: str
+    name: str
+    digest: str
+    scopes: tuple[str, ...]
+    tier: str = ""
+    expires_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayPolicy:
+    """What a gateway knows of its callers.
+
+    `key_sets`: the public keys (RFC 7517) of identity providers that come from a file, by the
+    provider's name; a provider without any takes no token.
+    """
+
+    access: AccessSettings = field(default_factory=AccessSettings)
+    keys: tuple[ApiKey, ...] = ()
+    key_sets: Mapping[str, str] = field(default_factory=dict)

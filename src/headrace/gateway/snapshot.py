@@ -11,15 +11,19 @@ import orjson
 
 from headrace.core import InvalidArgumentError
 from headrace.core.spec_access import EndpointLimitsSpec, JwtSpec
-from headrace.gateway import extensions
+from headrace.gateway import callers
 from headrace.gateway.bootstrap import static_bootstrap
-from headrace.gateway.callers import key_set_clusters
+from headrace.gateway.callers import (
+    EXTENSIONS,
+    Extension,
+    extension_configs,
+    key_set_clusters,
+    verify_cluster,
+)
 from headrace.gateway.clusters import all_replicas, endpoint_clusters, shared_clusters
-from headrace.gateway.extensions import EXTENSIONS, Extension, extension_configs
-from headrace.gateway.guards import Guard, guard_of
+from headrace.gateway.filters import Guard, guard_of
 from headrace.gateway.limits import Limiting
 from headrace.gateway.listeners import STAT_PREFIX, build_listeners, routes_from_file
-from headrace.gateway.policy import GatewayPolicy
 from headrace.gateway.resources import Resource, any_of
 from headrace.gateway.routes import (
     ROUTE_CONFIG,
@@ -28,8 +32,7 @@ from headrace.gateway.routes import (
     route_table,
     server_routes,
 )
-from headrace.gateway.settings import EndpointRoute, GatewaySettings
-from headrace.gateway.verifying import verify_cluster
+from headrace.gateway.settings import EndpointRoute, GatewayPolicy, GatewaySettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,7 @@ CLUSTERS: Final = Kind("cds.json", "envoy.config.cluster.v3.Cluster", "cluster_m
 FILTERS: Final = {
     extension: Kind(
         extension.file,
-        extensions.TYPE,
+        callers.TYPE,
         f"extension_config_discovery.http_filter.{extension.filter_name}",
     )
     for extension in EXTENSIONS

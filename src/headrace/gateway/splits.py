@@ -1,4 +1,4 @@
-"""Which arm takes an unversioned request? Weights, keys that keep callers in place, copies."""
+"""Traffic splits: weights, keys that keep callers at one arm, and copies for shadows."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,8 +15,12 @@ from headrace.core.headers import (
 from headrace.core.spec_rollout import StickySpec
 from headrace.core.spec_upstream import UpstreamProtocol
 from headrace.gateway.clusters import cluster_name
-from headrace.gateway.filters import BRIDGED_ELSEWHERE, reading_unit
-from headrace.gateway.guards import CREDENTIALS, without_credentials
+from headrace.gateway.filters import (
+    BRIDGED_ELSEWHERE,
+    CREDENTIALS,
+    reading_unit,
+    without_credentials,
+)
 from headrace.gateway.resources import Json, Resource, set_header
 from headrace.gateway.settings import EndpointRoute, RevisionTarget
 

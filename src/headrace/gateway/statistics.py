@@ -1,4 +1,4 @@
-"""Statistics of arms from Envoy's own counts: how requests ended, and how long they took.
+"""Envoy's own counts: requests and latencies of each arm, and TLS handshakes of upstreams.
 
 Access loggers keep one histogram per arm, HTTP status and gRPC status: of the requests that came by
 a split whose arms are compared, and apart from them of all others. Envoy's histograms are
@@ -15,6 +15,7 @@ from typing import Final, TypeAlias
 import msgspec
 
 from headrace.core.headers import SPLIT_HEADER
+from headrace.gateway.clusters import arm_of
 from headrace.gateway.resources import Json, Resource, typed
 
 _SPLIT: Final = "headrace_arm"
@@ -30,6 +31,9 @@ _NAME: Final = re.compile(
 )
 _ASK: Final = "/stats?format=json&type=Histograms&histogram_buckets=detailed&filter="
 
+MOST_COUNTED: Final = 1 << 53
+"""No gateway has counted more; a number beyond it is none that JSON carries everywhere."""
+
 
 @dataclass(frozen=True, slots=True)
 class Question:
@@ -44,12 +48,8 @@ class Question:
 
 OF_SPLITS: Final = Question(f"{_ASK}^{_SPLIT}[.]", rf"{_SPLIT}\.total")
 OF_ALL: Final = Question(f"{_ASK}^({_SPLIT}|{_REST})[.]", rf"({_SPLIT}|{_REST})\.total")
-
 Bucket: TypeAlias = tuple[float, float]
 """Lower bound and width."""
-
-MOST_COUNTED: Final = 1 << 53
-"""No gateway has counted more; a number beyond it is none that JSON carries everywhere."""
 _SERVER_ERROR: Final = 500
 _CALLER_ERROR: Final = 400
 _TOO_MANY: Final = 429
@@ -319,3 +319,44 @@ _NO_SPLIT: Final[Resource] = {
     "header_filter": {"header": {"name": SPLIT_HEADER, "present_match": True, "invert_match": True}}
 }
 _NO_SERVER: Final[Resource] = {"response_flag_filter": {"flags": ["UH"]}}
+_FIELDS: Final = {
+    "ssl.handshake": "done",
+    "ssl.fail_verify_san": "wrong_name",
+    "ssl.fail_verify_error": "untrusted",
+    "ssl.fail_verify_no_cert": "untrusted",
+    "ssl.connection_error": "failed",
+    "upstream_cx_connect_fail": "failed",
+    "health_check.network_failure": "failed",
+    "membership_healthy": "healthy",
+}
+HANDSHAKES: Final = rf"cluster\.[^.]+~[^.]+\.({'|'.join(_FIELDS).replace('.', '[.]')})"
+"""Which of Envoy's counters and gauges to ask for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Handshakes:
+    """Of one arm, since Envoy knows it: those that were `done`, and why others were not.
+
+    `wrong_name`, `untrusted`: what is wrong with the upstream's certificate. `failed`: anything
+    else, as connections that the upstream ended or did not take. `healthy`: how many of its servers
+    answer health checks now; all, where nothing is asked.
+    """
+
+    done: int = 0
+    wrong_name: int = 0
+    untrusted: int = 0
+    failed: int = 0
+    healthy: int = 0
+
+
+def read_handshakes(found: Mapping[str, str | int]) -> dict[tuple[str, str], Handshakes]:
+    """Envoy's counters and gauges, by endpoint and arm key."""
+    counts: dict[tuple[str, str], dict[str, int]] = {}
+    for name, value in found.items():
+        _, cluster, what = name.split(".", 2)
+        arm = arm_of(cluster)
+        if arm is not None:
+            fields = counts.setdefault(arm, {})
+            field = _FIELDS[what]
+            fields[field] = fields.get(field, 0) + int(value)
+    return {arm: Handshakes(**fields) for arm, fields in counts.items()}

@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 
 from headrace.core.headers import CALLER_HEADER
 from headrace.core.spec_observe import TracingSpec
-from headrace.gateway.callers import verified_tls
 from headrace.gateway.resources import Resource, seconds, typed
 from headrace.gateway.settings import GatewaySettings
+from headrace.gateway.upstreams import verified_tls
 
 COLLECTOR: Final = "collector"
 """The cluster of what takes spans."""

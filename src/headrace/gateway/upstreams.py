@@ -1,4 +1,4 @@
-"""How Envoy reaches a server that someone else runs: names, TLS, health, what the model is called.
+"""Servers that someone else runs: names, TLS, health, ejection and bounds.
 
 Envoy looks the name up again as DNS says, and sends to all addresses it stands for.
 """
@@ -10,11 +10,78 @@ from typing import Final, assert_never
 
 from headrace.core import FailedPreconditionError
 from headrace.core.spec_upstream import UpstreamProtocol, UpstreamSpec, UpstreamTlsSpec
-from headrace.gateway.resilience import circuit_breakers, outlier_detection
 from headrace.gateway.resources import HTTP_OPTIONS, Json, Resource, any_of, seconds, typed
 from headrace.gateway.scripts import rename_source
 from headrace.gateway.settings import GatewaySettings, Server, is_ip, parse_url
 from headrace.gateway.tls import upstream_socket
+
+_TLS_CONTEXT: Final = "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
+_FAILURES_BEFORE_EJECTION: Final = 3
+_REACH_CHECK: Final = "1s"
+_FAILURES_TO_UNREACHABLE: Final = 2
+
+
+def outlier_detection(most_ejected_percent: int) -> Resource:
+    """Eject a server that cannot be reached, never one whose answers are errors.
+
+    A model that fails on bad rows answers 500 from a healthy replica. The last server is never
+    ejected: trying it is better than refusing every request.
+    """
+    return {
+        "split_external_local_origin_errors": True,
+        "consecutive_local_origin_failure": _FAILURES_BEFORE_EJECTION,
+        "enforcing_consecutive_local_origin_failure": 100,
+        "enforcing_consecutive_5xx": 0,
+        "enforcing_consecutive_gateway_failure": 0,
+        "enforcing_success_rate": 0,
+        "enforcing_local_origin_success_rate": 0,
+        "interval": "0.500s",
+        "base_ejection_time": "1s",
+        "max_ejection_time": "10s",
+        "max_ejection_percent": min(most_ejected_percent, _MOST_EJECTED_PERCENT),
+    }
+
+
+def reach_checks() -> Resource:
+    """Notice within three seconds that another host is gone, and let go of what waits for it.
+
+    Nobody says so on a connection to a host that lost its power or its network. Only the connection
+    is tried, which the kernel answers: a replica that is busy answers requests late, and taking it
+    out for that would make an outage of it.
+    """
+    return {
+        "health_checks": [
+            {
+                "timeout": _REACH_CHECK,
+                "interval": _REACH_CHECK,
+                "no_traffic_interval": _REACH_CHECK,  # else a minute until somebody calls
+                "unhealthy_threshold": _FAILURES_TO_UNREACHABLE,
+                "healthy_threshold": 1,
+                "tcp_health_check": {},
+            }
+        ],
+        "close_connections_on_host_health_failure": True,
+        # Else Envoy goes on sending to a replica that was taken out, until it is gone.
+        "ignore_health_on_host_removal": True,
+    }
+
+
+def circuit_breakers(limit: int) -> Resource:
+    """At most `limit` requests at once.
+
+    For replicas it is far above their own queue, which refuses first and says for how long.
+    """
+    return {
+        "thresholds": [
+            {
+                "max_connections": limit,
+                "max_pending_requests": limit,
+                "max_requests": limit,
+                "retry_budget": {"budget_percent": {"value": 20}, "min_retry_concurrency": 32},
+            }
+        ]
+    }
+
 
 _CONNECT_TIMEOUT_S: Final = 5.0
 _IDLE_S: Final = 60.0
@@ -170,3 +237,21 @@ def _own_health_path(protocol: UpstreamProtocol, model: str) -> str | None:
             return None
         case _:
             assert_never(protocol)
+
+
+def verified_tls(settings: GatewaySettings, host: str) -> Resource:
+    """Verified for the very name that the URL has: whoever speaks for it makes valid tokens."""
+    kind = "IP_ADDRESS" if is_ip(host) else "DNS"
+    names: Json = [{"san_type": kind, "matcher": {"exact": host}}]
+    validation: Resource = {
+        "trusted_ca": {"filename": str(authorities(settings))},
+        "match_typed_subject_alt_names": names,
+    }
+    context: Resource = {
+        "tls_params": {"tls_minimum_protocol_version": "TLSv1_2"},
+        "validation_context": validation,
+    }
+    sni: Resource = {} if is_ip(host) else {"sni": host}
+    return typed(
+        "envoy.transport_sockets.tls", _TLS_CONTEXT, {**sni, "common_tls_context": context}
+    )

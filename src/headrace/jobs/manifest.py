@@ -17,10 +17,9 @@ import msgspec
 
 from headrace.core import ArtifactCorruptError, FailedPreconditionError, UnavailableError
 from headrace.core.error_kind import UNDECODABLE
-from headrace.core.files import TEMPORARY, sync_directory
+from headrace.core.files import TEMPORARY, exclusive, sync_directory
 from headrace.jobs.messages import Done, JobRecord, Shard, Written
 from headrace.jobs.writing import replacing_output
-from headrace.registry.lock import exclusive
 
 FOLDER: Final = "_headrace"
 SUCCESS: Final = "_SUCCESS"

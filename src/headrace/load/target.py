@@ -11,11 +11,10 @@ import orjson
 
 from headrace.client.answers import ModelMetadata, signature_from
 from headrace.client.conversation import Exchange, Send
-from headrace.client.credentials import Manner, Trust, manner
+from headrace.client.credentials import Manner, Trust, manner, parse_target
+from headrace.client.credentials import Target as Server
 from headrace.client.http_transport import BlockingHttpTransport, HttpMessage, HttpReply
 from headrace.client.http_wire import HttpWire, decode_infer
-from headrace.client.target import Target as Server
-from headrace.client.target import parse_target
 from headrace.core import (
     Array,
     Datatype,

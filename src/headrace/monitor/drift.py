@@ -48,7 +48,7 @@ from headrace.monitor.drift_reference import (
     events,
     ratios,
 )
-from headrace.observe.feature_counts import FeatureCounts, FeatureKind
+from headrace.observe.features import FeatureCounts, FeatureKind
 
 BLOCK_ROWS: Final = 250
 """Rows from the start of one bet to the start of the next one."""

@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace.monitor.drift_reference import HOURS, FeatureReference, events
-from headrace.observe.feature_counts import FeatureCounts, FeatureKind
+from headrace.observe.features import FeatureCounts, FeatureKind
 
 Floats: TypeAlias = NDArray[np.float64]
 

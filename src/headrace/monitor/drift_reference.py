@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace.core import Array
-from headrace.observe.feature_counts import (
+from headrace.observe.features import (
     MAX_TEXTS,
     FeatureBins,
     FeatureCounts,
     FeatureKind,
+    TensorFeatures,
     count_column,
 )
-from headrace.observe.features import TensorFeatures
 
 Floats: TypeAlias = NDArray[np.float64]
 BATCH_ROWS: Final = 50

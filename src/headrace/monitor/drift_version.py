@@ -21,8 +21,7 @@ from headrace.monitor.drift_reference import (
     Reference,
     feature_reference,
 )
-from headrace.observe.feature_counts import FeatureBins, FeatureCounts
-from headrace.observe.features import INPUT, MAX_FEATURES
+from headrace.observe.features import INPUT, MAX_FEATURES, FeatureBins, FeatureCounts
 
 
 class Values(Protocol):

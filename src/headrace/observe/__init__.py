@@ -7,17 +7,15 @@ from headrace.observe.histogram import (
     ROWS_BOUNDS,
     SECONDS_BOUNDS,
     TWO_DIGITS_S,
+    BatchStatistics,
+    Duration,
     Exemplars,
     Histogram,
+    ModelStatistics,
+    PhaseHistograms,
     told,
 )
 from headrace.observe.logs import LogFormat, configure_logging
-from headrace.observe.statistics import (
-    BatchStatistics,
-    Duration,
-    ModelStatistics,
-    PhaseHistograms,
-)
 
 __all__ = [
     "BRIEF_PLACES",

@@ -1,4 +1,4 @@
-"""Histograms of latencies and batch sizes: bounds of buckets, counts, and exemplars.
+"""Histograms of latencies and batch sizes, and a replica's statistics of its model.
 
 A quantile is interpolated inside its bucket, so the bucket's width bounds how far it is off. What
 processes keep is fine: 48 buckets to a decade, none wider than a twentieth. An exposition has every
@@ -9,13 +9,13 @@ import re
 import time
 from bisect import bisect_left
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from itertools import accumulate
 from math import log
 from typing import Final
 
 PER_DECADE: Final = 48
 _DECADES: Final = range(-5, 2)
-
 FINE_S: Final = (
     *(
         float(f"{10 ** (step / PER_DECADE):.3g}e{decade}")
@@ -25,7 +25,6 @@ FINE_S: Final = (
     100.0,
 )
 """From 10 us to 100 s."""
-
 _EXACT_FROM_S: Final = 0.0005
 _EXACT_UNTIL_S: Final = 10.0
 _COARSE: Final = 6
@@ -48,14 +47,11 @@ BRIEF_PLACES: Final = tuple(
     if place % (PER_DECADE // 3) == 0 and _BRIEF_FROM_S <= bound <= _EXACT_UNTIL_S
 )
 """Places of the few bounds that are told of each of many models: 3 to a decade, 0.1 ms to 10 s."""
-
 _TWO_DIGITS: Final = (
     1.0, 1.1, 1.2, 1.3, 1.5, 1.6, 1.8, 2.0, 2.2, 2.4, 2.7, 3.0,
     3.3, 3.6, 3.9, 4.3, 4.7, 5.1, 5.6, 6.2, 6.8, 7.5, 8.2, 9.1,
 )  # fmt: skip
-
 _FEW_DIGITS: Final = frozenset({1.0, 1.5, 2.2, 3.3, 4.7, 6.8})
-
 TWO_DIGITS_S: Final = (
     *(
         bound
@@ -67,19 +63,15 @@ TWO_DIGITS_S: Final = (
     100.0,
 )
 """From 0.1 ms to 100 s, 24 to a decade from 0.5 ms to 10 s: bounds of Envoy's buckets as well."""
-
 _HALF_OF_THEM: Final = frozenset(
     float(f"{digits}e{decade}") for decade in range(-4, 3) for digits in _TWO_DIGITS[::2]
 )
 BRIEF_TWO_DIGITS_S: Final = tuple(bound for bound in TWO_DIGITS_S if bound in _HALF_OF_THEM)
 """Of these 12 to a decade from 0.5 ms to 10 s."""
-
 SECONDS_BOUNDS: Final = FINE_S
 """Upper bounds of latencies."""
-
 ROWS_BOUNDS: Final = tuple(float(1 << power) for power in range(11))
 """Upper bounds for batch sizes: 1, 2, 4, ... 1024 rows."""
-
 _IS_COMPILED: Final = not __file__.endswith(".py")
 
 
@@ -189,3 +181,69 @@ class Exemplars:
         """The newest of the buckets after one and until another: label, id, value, when."""
         found = [self.kept[place] for place in range(after + 1, until + 1) if place in self.kept]
         return max(found, key=lambda each: each[-1], default=None)
+
+
+@dataclass(slots=True)
+class Duration:
+    """How often something happened and how long it took in all, in nanoseconds."""
+
+    count: int = 0
+    ns: int = 0
+
+    def add(self, ns: int, count: int = 1) -> None:
+        """Count `count` more events that took `ns` together."""
+        self.count += count
+        self.ns += ns
+
+
+@dataclass(slots=True, kw_only=True)
+class BatchStatistics:
+    """What batches of one size took; `count`s are executions."""
+
+    compute_input: Duration = field(default_factory=Duration)
+    compute_infer: Duration = field(default_factory=Duration)
+    compute_output: Duration = field(default_factory=Duration)
+
+
+@dataclass(slots=True, kw_only=True)
+class ModelStatistics:
+    """One model version's counters since its replica started.
+
+    `inference_count` counts rows, `execution_count` runs of the model; the `Duration`s count
+    requests. `last_inference_ms` is in milliseconds since 1970, 0 before the first.
+    `failures` counts by reason: REJECTED, CANCELED, BACKEND, OTHER.
+    """
+
+    name: str
+    version: str
+    last_inference_ms: int = 0
+    inference_count: int = 0
+    execution_count: int = 0
+    success: Duration = field(default_factory=Duration)
+    fail: Duration = field(default_factory=Duration)
+    queue: Duration = field(default_factory=Duration)
+    compute_input: Duration = field(default_factory=Duration)
+    compute_infer: Duration = field(default_factory=Duration)
+    compute_output: Duration = field(default_factory=Duration)
+    batches: dict[int, BatchStatistics] = field(default_factory=dict)
+    failures: dict[str, int] = field(
+        default_factory=lambda: {"REJECTED": 0, "CANCELED": 0, "BACKEND": 0, "OTHER": 0}
+    )
+
+
+@dataclass(slots=True, kw_only=True)
+class PhaseHistograms:
+    """Seconds per request by phase, and rows per batch.
+
+    `preprocess` is bytes to tensors; `queue_wait` until its batch is formed; `compute` joins, runs
+    and splits the batch; `postprocess` is tensors to bytes, as the mean of its batch; `request` is
+    from the last byte of the request to the end of `compute`, and `exemplars` are requests of it.
+    """
+
+    request: Histogram = field(default_factory=Histogram)
+    preprocess: Histogram = field(default_factory=Histogram)
+    queue_wait: Histogram = field(default_factory=Histogram)
+    compute: Histogram = field(default_factory=Histogram)
+    postprocess: Histogram = field(default_factory=Histogram)
+    batch_rows: Histogram = field(default_factory=lambda: Histogram(ROWS_BOUNDS))
+    exemplars: Exemplars = field(default_factory=lambda: Exemplars(len(SECONDS_BOUNDS) + 1))

@@ -4,9 +4,8 @@ No I/O, no async, no web framework. gRPC messages are in `headrace.protocol.grpc
 that only those who speak gRPC load protobuf.
 """
 
-from headrace.protocol.byte_tensors import Body
 from headrace.protocol.content import compress, decompress
-from headrace.protocol.descriptor_set import DESCRIPTOR_SET_PATH
+from headrace.protocol.grpc_wire import DESCRIPTOR_SET_PATH
 from headrace.protocol.json_decode import InferDecoder
 from headrace.protocol.json_encode import Buffer, InferEncoder
 from headrace.protocol.metadata import (
@@ -32,6 +31,7 @@ from headrace.protocol.status import (
     http_status,
 )
 from headrace.protocol.v1 import V1Codec
+from headrace.protocol.values import Body
 
 __all__ = [
     "DESCRIPTOR_SET_PATH",

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from typing import Final
 
 from headrace.core import InvalidArgumentError, PayloadTooLargeError, UnsupportedError
-from headrace.protocol.byte_tensors import Body
 from headrace.protocol.json_encode import Buffer
+from headrace.protocol.values import Body
 
 _GZIP: Final = 16 + zlib.MAX_WBITS
 _ZLIB: Final = zlib.MAX_WBITS

@@ -17,9 +17,8 @@ from headrace.core import (
     RequestedOutput,
     datatype_of,
 )
-from headrace.protocol.byte_tensors import join_elements
-from headrace.protocol.grpc_bounds import check_fields
 from headrace.protocol.grpc_wire import (
+    check_fields,
     delimited_prefix,
     frame,
     frame_prefix,
@@ -38,6 +37,7 @@ from headrace.protocol.parameters import (
     requested_output,
 )
 from headrace.protocol.protos import message_class
+from headrace.protocol.values import join_elements
 
 __all__ = [
     "CONTENTS_FIELDS",

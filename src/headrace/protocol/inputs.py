@@ -18,13 +18,15 @@ from headrace.core import (
     wrong_datatype,
     wrong_shape,
 )
-from headrace.protocol.byte_tensors import Body, object_array, split_elements
 from headrace.protocol.values import (
     PACK_CODES,
+    Body,
     flatten,
     numbers_of,
+    object_array,
     pack_bools,
     raise_unpackable,
+    split_elements,
 )
 
 _REMEMBERED_SHAPES: Final = 1024
@@ -93,7 +95,15 @@ class InputTensor:
         if found is not None:
             return found
         self._check_shape(shape)
-        plan = self._new_plan(shape)
+        count = _product(shape)
+        code = PACK_CODES.get(self.spec.datatype)
+        plan = Plan(
+            shape=shape,
+            elements=count,
+            byte_size=0 if self.spec.datatype == Datatype.BYTES else count * self.dtype.itemsize,
+            rows=shape[0] if self._batched else 1,
+            pack=None if code is None else struct.Struct(f"<{count}{code}").pack,
+        )
         if len(self.plans) >= _REMEMBERED_SHAPES:
             self.plans.clear()
         self.plans[shape] = plan
@@ -222,29 +232,16 @@ class InputTensor:
             msg = f"shape {short_shape(shape)} of input '{name}' is larger than any request"
             raise InvalidArgumentError(msg)
         if self._batched:
-            self._check_rows(shape[0])
-
-    def _check_rows(self, rows: int) -> None:
-        if rows == 0:
-            msg = f"inference request for model '{self._model}' has a batch size of 0"
-            raise InvalidArgumentError(msg)
-        if self._max_batch_size is not None and rows > self._max_batch_size:
-            msg = (
-                f"inference request batch-size must be <= {self._max_batch_size} "
-                f"for '{self._model}', got {rows}"
-            )
-            raise InvalidArgumentError(msg)
-
-    def _new_plan(self, shape: tuple[int, ...]) -> Plan:
-        count = _product(shape)
-        code = PACK_CODES.get(self.spec.datatype)
-        return Plan(
-            shape=shape,
-            elements=count,
-            byte_size=0 if self.spec.datatype == Datatype.BYTES else count * self.dtype.itemsize,
-            rows=shape[0] if self._batched else 1,
-            pack=None if code is None else struct.Struct(f"<{count}{code}").pack,
-        )
+            rows = shape[0]
+            if rows == 0:
+                msg = f"inference request for model '{self._model}' has a batch size of 0"
+                raise InvalidArgumentError(msg)
+            if self._max_batch_size is not None and rows > self._max_batch_size:
+                msg = (
+                    f"inference request batch-size must be <= {self._max_batch_size} "
+                    f"for '{self._model}', got {rows}"
+                )
+                raise InvalidArgumentError(msg)
 
     def _check_bools(self, array: Array) -> None:
         if array.view(np.uint8).max() > 1:

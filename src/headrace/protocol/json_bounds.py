@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 
 from headrace.core import InvalidArgumentError
-from headrace.protocol.byte_tensors import Body
+from headrace.protocol.values import Body
 
 MAX_PARTS: Final = 2_000_000
 """Arrays, objects, members and strings of one document, together: 32 images of 224 x 224 pixels,

@@ -17,7 +17,6 @@ from headrace.core import (
     RequestedOutput,
     UnsupportedError,
 )
-from headrace.protocol.byte_tensors import Body
 from headrace.protocol.inputs import InputTensor, ModelInputs, Plan
 from headrace.protocol.json_bounds import check_parts, check_values
 from headrace.protocol.json_known import KnownDocument, KnownDocuments
@@ -38,7 +37,7 @@ from headrace.protocol.parameters import (
     request_options,
     requested_output,
 )
-from headrace.protocol.values import FLOATS, PACK_CODES, flatten
+from headrace.protocol.values import FLOATS, PACK_CODES, Body, flatten
 
 LARGE_BODY_BYTES: Final = 16 << 10
 """JSON bodies above this go through simdjson, whose arrays need no Python object per number."""

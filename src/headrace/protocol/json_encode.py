@@ -16,9 +16,8 @@ from headrace.core import (
     Tensors,
     datatype_of,
 )
-from headrace.protocol.byte_tensors import element_bytes, join_elements
 from headrace.protocol.outputs import answered_outputs, raw_bytes
-from headrace.protocol.values import NOT_A_NUMBER, spell_infinities
+from headrace.protocol.values import NOT_A_NUMBER, element_bytes, join_elements, spell_infinities
 
 Buffer = bytes | memoryview
 _NUMPY: Final = orjson.OPT_SERIALIZE_NUMPY

@@ -17,8 +17,8 @@ from headrace.core import (
     TensorSpec,
 )
 from headrace.observe import BatchStatistics, Duration, ModelStatistics
-from headrace.protocol.byte_tensors import Body
 from headrace.protocol.json_messages import UNREADABLE, unreadable
+from headrace.protocol.values import Body
 
 Document = dict[str, Any]
 SERVER_NAME: Final = "headrace"

@@ -14,7 +14,7 @@ from headrace.core import (
     RequestedOutput,
     RuntimeFailedError,
 )
-from headrace.protocol.byte_tensors import object_array
+from headrace.protocol.values import object_array
 
 
 def classify(

@@ -1,17 +1,20 @@
-"""The protocol's protobuf messages, from the descriptor set that ships in this package.
+"""Protobuf messages of the inference protocol and of Envoy's rate limit service.
 
-They live in a pool of their own: Triton's client registers the same full names in protobuf's
-default pool, and both have to live in one process.
+The protocol's messages live in a pool of their own: Triton's client registers the same full names
+in protobuf's default pool, and both have to live in one process.
 """
 
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
-from headrace.protocol.descriptor_set import DESCRIPTOR_SET_PATH
+from headrace.core import InvalidArgumentError
+from headrace.protocol.grpc_wire import DESCRIPTOR_SET_PATH, RLS_DESCRIPTOR_SET_PATH
 
 INFERENCE_SERVICE: Final = "inference.GRPCInferenceService"
 HEALTH_SERVICE: Final = "grpc.health.v1.Health"
@@ -51,3 +54,80 @@ def methods(service: str) -> dict[str, tuple[type[Message], type[Message]]]:
         )
         for method in descriptor.methods
     }
+
+
+RLS_SERVICE: Final = "envoy.service.ratelimit.v3.RateLimitService"
+RLS_METHOD: Final = "ShouldRateLimit"
+_OK: Final = 1
+_OVER_LIMIT: Final = 2
+
+
+class Descriptor(msgspec.Struct, frozen=True):
+    """What describes one request. `hits`: how much it counts; None where that was not said."""
+
+    entries: Mapping[str, str]
+    hits: int | None
+
+
+class RateLimitQuestion(msgspec.Struct, frozen=True):
+    """May these pass? `domain` names whose question it is."""
+
+    domain: str
+    descriptors: Sequence[Descriptor]
+
+
+class RateLimitAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether they may; `body` is the text of a refusal.
+
+    Headers are added to the answer that the caller gets, and to the request that goes on.
+    """
+
+    is_allowed: bool
+    response_headers: Mapping[str, str] = {}
+    request_headers: Mapping[str, str] = {}
+    body: str = ""
+
+
+class RateLimitCodec:
+    """Between messages and bytes; made once, because it loads the descriptors."""
+
+    def __init__(self) -> None:
+        pool = load_pool(RLS_DESCRIPTOR_SET_PATH)
+        package = RLS_SERVICE.rpartition(".")[0]
+        self._request: Any = message_of(pool, f"{package}.RateLimitRequest")
+        self._response: Any = message_of(pool, f"{package}.RateLimitResponse")
+
+    def decode(self, data: bytes) -> RateLimitQuestion:
+        """The question.
+
+        Raises:
+            InvalidArgumentError: The bytes are none.
+        """
+        try:
+            message = self._request.FromString(data)
+        except DecodeError as error:
+            raise InvalidArgumentError(f"no rate limit request: {error}") from None
+        shared = message.hits_addend or None
+        return RateLimitQuestion(
+            message.domain,
+            [
+                Descriptor(
+                    {entry.key: entry.value for entry in descriptor.entries},
+                    descriptor.hits_addend.value if descriptor.HasField("hits_addend") else shared,
+                )
+                for descriptor in message.descriptors
+            ],
+        )
+
+    def encode(self, answer: RateLimitAnswer, *, descriptors: int) -> bytes:
+        """The answer to a question with so many descriptors: Envoy wants a status for each."""
+        code = _OK if answer.is_allowed else _OVER_LIMIT
+        message = self._response(overall_code=code, raw_body=answer.body.encode())
+        for _ in range(descriptors):
+            message.statuses.add(code=code)
+        for key, value in answer.response_headers.items():
+            message.response_headers_to_add.add(key=key, value=value)
+        for key, value in answer.request_headers.items():
+            message.request_headers_to_add.add(key=key, value=value)
+        data: bytes = message.SerializeToString()
+        return data

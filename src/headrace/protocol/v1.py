@@ -16,12 +16,11 @@ from headrace.core import (
     ModelSignature,
     Nulls,
 )
-from headrace.protocol.byte_tensors import Body, element_bytes
 from headrace.protocol.inputs import InputTensor, ModelInputs
 from headrace.protocol.json_bounds import check_parts, check_values
 from headrace.protocol.json_messages import UNREADABLE, JsonDecoder, unreadable
 from headrace.protocol.outputs import plain_array
-from headrace.protocol.values import flatten, nested_shape, spell_infinities
+from headrace.protocol.values import Body, element_bytes, flatten, nested_shape, spell_infinities
 
 _B64: Final = "b64"
 _DOCUMENT: Final[JsonDecoder[Any]] = JsonDecoder(Any)
@@ -99,7 +98,15 @@ class V1Codec:
 
     def _columns(self, body: Body) -> dict[str, Any]:
         """Nested data by input name, batch axis included."""
-        document = _document(body)
+        check_parts(body)
+        check_values(body)
+        try:
+            document = _DOCUMENT.decode(body)
+        except UNREADABLE as error:
+            raise unreadable(error) from None
+        if not isinstance(document, dict) or not ("instances" in document or "inputs" in document):
+            msg = 'Expected "instances" or "inputs" in a JSON object'
+            raise InvalidArgumentError(msg)
         if "instances" in document and "inputs" in document:
             msg = 'Expected "instances" or "inputs", got both'
             raise InvalidArgumentError(msg)
@@ -155,19 +162,6 @@ class V1Codec:
         if only is None or only.spec.datatype != Datatype.BYTES or only.name == _B64:
             return False
         return value.keys() == {_B64}
-
-
-def _document(body: Body) -> dict[str, Any]:
-    check_parts(body)
-    check_values(body)
-    try:
-        document = _DOCUMENT.decode(body)
-    except UNREADABLE as error:
-        raise unreadable(error) from None
-    if not isinstance(document, dict) or not ("instances" in document or "inputs" in document):
-        msg = 'Expected "instances" or "inputs" in a JSON object'
-        raise InvalidArgumentError(msg)
-    return document
 
 
 def _with_unit_axis(tensor: InputTensor, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -1,14 +1,20 @@
-"""What does a store of objects do? Whole objects under keys: each is there with all of it, or not.
+"""Object stores: whole objects under keys, and the store in a directory that hosts share.
 
 Three things hold the registry of several hosts together: an object is seen whole or not at all,
 `create` succeeds once for a key, and `replace` succeeds only if nobody else wrote meanwhile.
 """
 
+import fcntl
+import os
+import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Protocol
 
-from headrace.core import ArtifactCorruptError
+from headrace.core import ArtifactCorruptError, FailedPreconditionError
+from headrace.core.files import move, sync_directory
 
 MOST_READ_BYTES: Final = 64 << 20
 """Of a small object. More is nothing that we wrote, and would fill the memory."""
@@ -77,3 +83,143 @@ class Bucket(Protocol):
 
     def clean(self, before: float) -> None:
         """Delete what writers that were killed before that time left, where that can be seen."""
+
+
+_TEMPORARY: Final = "tmp"
+_LOCK: Final = ".lock"
+
+
+class FileBucket:
+    """Objects as files under `root`, which is made when something is written.
+
+    A file appears by a link or a rename, so whole or not at all. `replace` holds a lock on a file,
+    which a shared disk has to offer to all of its hosts (NFS since version 4 does).
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self.where = f"file://{root}"
+
+    def read(self, key: str) -> tuple[bytes, str] | None:
+        """A small object with its etag; None if there is none."""
+        with self._errors():
+            try:
+                with (self._root / key).open("rb") as file:
+                    status = os.fstat(file.fileno())
+                    check_small(self.where, key, status.st_size)
+                    return file.read(), _etag(status)
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+
+    def read_range(self, key: str, start: int, length: int) -> bytes | None:
+        """`length` bytes from `start`, fewer where the object ends; None if there is none."""
+        with self._errors():
+            try:
+                with (self._root / key).open("rb") as file:
+                    return os.pread(file.fileno(), length, start)
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+
+    def find(self, key: str) -> ObjectInfo | None:
+        """What is known about an object; None if there is none."""
+        with self._errors():
+            try:
+                found = (self._root / key).stat()
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+        return _info(key, found)
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """The objects whose keys begin with `prefix`, which is empty or ends with `/`."""
+        with self._errors():
+            for directory, _, names in os.walk(self._root / prefix):
+                for name in sorted(names):
+                    file = Path(directory, name)
+                    key = file.relative_to(self._root).as_posix()
+                    if key == _LOCK or key.startswith(f"{_TEMPORARY}/"):
+                        continue
+                    with suppress(FileNotFoundError):  # deleted since
+                        yield _info(key, file.stat())
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Write an object that is not there yet; whether it holds `data` now."""
+        with self._errors(), self._written(key, iter((data,))) as temporary:
+            try:
+                os.link(temporary, self._root / key)
+            except FileExistsError:
+                found = self.read(key)
+                return found is not None and found[0] == data
+            sync_directory((self._root / key).parent)
+            return True
+
+    def replace(self, key: str, data: bytes, etag: str) -> bool:
+        """Write over the content that `etag` stands for; whether it holds `data` now."""
+        with self._errors(), self._written(key, iter((data,))) as temporary, self._locked():
+            found = self.read(key)
+            if found is None or found[1] != etag:
+                return found is not None and found[0] == data
+            self._publish(temporary, key)
+            return True
+
+    def upload(self, key: str, chunks: Iterator[bytes], size_bytes: int) -> None:  # noqa: ARG002  # others need it
+        """Write a large object, whatever was there; an error of `chunks` leaves it as it was."""
+        with self._errors(), self._written(key, chunks) as temporary:
+            self._publish(temporary, key)
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Delete objects; those that are not there do no harm."""
+        with self._errors():
+            for key in keys:
+                (self._root / key).unlink(missing_ok=True)
+
+    def clean(self, before: float) -> None:
+        """Delete what writers that were killed before that time left."""
+        with self._errors():
+            for file in (self._root / _TEMPORARY).glob("*"):
+                with suppress(FileNotFoundError):  # its writer just ended
+                    if file.stat().st_mtime < before:
+                        file.unlink()
+
+    def _publish(self, temporary: Path, key: str) -> None:
+        move(temporary, self._root / key)
+
+    @contextmanager
+    def _written(self, key: str, chunks: Iterator[bytes]) -> Iterator[Path]:
+        """A file with `chunks` on the same disk, flushed; deleted if it is still there after."""
+        (self._root / _TEMPORARY).mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=self._root / _TEMPORARY)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                for chunk in chunks:
+                    file.write(chunk)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(name).chmod(0o644)
+            (self._root / key).parent.mkdir(parents=True, exist_ok=True)
+            yield Path(name)
+        finally:
+            Path(name).unlink(missing_ok=True)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        with (self._root / _LOCK).open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise FailedPreconditionError(f"cannot use {self.where}: {reason}") from error
+
+
+def _info(key: str, found: os.stat_result) -> ObjectInfo:
+    return ObjectInfo(
+        key=key, size_bytes=found.st_size, modified_at=found.st_mtime, etag=_etag(found)
+    )
+
+
+def _etag(found: os.stat_result) -> str:
+    return f"{found.st_ino:x}-{found.st_mtime_ns:x}-{found.st_size:x}"

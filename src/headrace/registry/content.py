@@ -1,24 +1,232 @@
-"""Content of a model's file or directory, hashed and copied.
+"""Content of a model's file or directory: read, hashed and copied while others may change it.
 
 The digest of a file is the SHA-256 of its bytes. That of a directory is the SHA-256 of the list of
 its files, sorted by path, each with its own SHA-256: the same on every machine, and a change can
 be traced to a file. Empty directories, file modes and times do not count.
+
+Every component of a path is opened by itself, from the descriptor of the directory that holds it
+and with `O_NOFOLLOW`; a symbolic link is read and its target opened in the same way, as far as it
+stays below the root. So whatever is renamed, or replaced by a link, between a check and its use:
+what is read lies below the root. (`openat2` with `RESOLVE_BENEATH` does the same, but older kernels
+and container runtimes lack it.)
 """
 
+import contextlib
+import errno
 import hashlib
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, NoReturn
 
 from headrace.core import ArtifactCorruptError, Digest, InvalidArgumentError
-from headrace.registry.tree import Tree
-from headrace.registry.version import StoredFile
+from headrace.registry.index import StoredFile
+
+IGNORED: Final = frozenset({"__pycache__", ".git", ".DS_Store"})
+"""What tools leave in a directory; never part of a model."""
+_FLAGS: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+"""Opening a FIFO or a device does not block; reading one is refused by its type."""
+_MAX_LINKS: Final = 40
+"""Links followed on the way to one file, as in Linux."""
+_MAX_DEPTH: Final = 64
+"""Directories within directories; each holds a descriptor open."""
+_NEITHER: Final = "is neither a file nor a directory"
+_LEAVES: Final = "the link leaves the directory; put the file itself there"
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """An open file or directory; a context manager that closes it.
+
+    `path` is what a caller named, and is followed if it is a link; below it nothing leads out.
+    """
+
+    path: Path
+    _root: int = field(repr=False)
+    _is_file: bool = False
+
+    @classmethod
+    @contextlib.contextmanager
+    def open(cls, path: Path, *, beneath: Path | None = None) -> "Iterator[Tree]":
+        """Open `path`; with `beneath`, a directory above it, only if no link leads out of that.
+
+        Raises:
+            InvalidArgumentError: There is nothing, neither a file nor a directory, or it is
+                outside of `beneath`.
+            OSError: It cannot be opened.
+        """
+        with ExitStack() as stack:
+            try:
+                if beneath is None:
+                    root = os.open(path, _FLAGS)
+                elif not path.is_relative_to(beneath):
+                    raise InvalidArgumentError(f"{path}: is outside of {beneath}")
+                else:
+                    with _opened(beneath) as above:
+                        root = _open_beneath(above, path.relative_to(beneath).as_posix(), path)
+            except OSError as error:
+                if error.errno == errno.ENXIO:  # a socket, or a device without a driver
+                    raise InvalidArgumentError(f"{path}: {_NEITHER}") from None
+                if error.errno in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}:
+                    raise InvalidArgumentError(f"{path}: does not exist") from None
+                raise
+            stack.callback(os.close, root)
+            mode = os.fstat(root).st_mode
+            if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+                raise InvalidArgumentError(f"{path}: {_NEITHER}")
+            yield cls(path, root, stat.S_ISREG(mode))
+
+    def names(self) -> list[str]:
+        """The relative paths of all files, sorted; one empty name if the path is a file itself.
+
+        Raises:
+            InvalidArgumentError: There is none, or a link that leaves the directory, or something
+                that is neither a file nor a directory.
+        """
+        if self._is_file:
+            return [""]
+        names = sorted(self._walk(self._root, ""))
+        if not names:
+            raise InvalidArgumentError(f"{self.path}: the directory holds no file")
+        return names
+
+    def open_file(self, name: str) -> BinaryIO:
+        """The file of that name, for reading.
+
+        Raises:
+            InvalidArgumentError: It is no regular file now, or a link that leaves the directory.
+            OSError: It cannot be opened.
+        """
+        shown = self.path / name
+        if self._is_file:
+            file = os.dup(self._root)
+            os.lseek(file, 0, os.SEEK_SET)
+        else:
+            file = _open_beneath(self._root, name, shown)
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            os.close(file)
+            _refuse(shown, "is no regular file")
+        return os.fdopen(file, "rb")
+
+    def _walk(self, directory: int, prefix: str, depth: int = 0) -> Iterator[str]:
+        if depth > _MAX_DEPTH:
+            _refuse(self.path / prefix, f"is nested deeper than {_MAX_DEPTH} directories")
+        for entry in sorted(os.listdir(directory)):
+            if entry in IGNORED:
+                continue
+            name = f"{prefix}{entry}"
+            mode = os.stat(entry, dir_fd=directory, follow_symlinks=False).st_mode
+            if stat.S_ISLNK(mode):
+                self._check_link(name)
+                yield name
+            elif stat.S_ISDIR(mode):
+                with _opened(entry, os.O_NOFOLLOW, directory) as inner:
+                    yield from self._walk(inner, f"{name}/", depth + 1)
+            elif stat.S_ISREG(mode):
+                yield name
+            else:
+                _refuse(self.path / name, "is no regular file")
+
+    def _check_link(self, name: str) -> None:
+        shown = self.path / name
+        try:
+            target = _open_beneath(self._root, name, shown)
+        except OSError:
+            _refuse(shown, "the link leads nowhere")
+        mode = os.fstat(target).st_mode
+        os.close(target)
+        if stat.S_ISDIR(mode):
+            _refuse(shown, "links to directories are not stored; put the directory there")
+        if not stat.S_ISREG(mode):
+            _refuse(shown, "is no regular file")
+
+
+def copy_files(
+    path: Path, target: Path, *, beneath: Path | None = None, max_bytes: int | None = None
+) -> Path:
+    """Copy the file or directory at `path` to `target`, which must not exist, and return that.
+
+    Every user can read the copy. Nothing outside of `path` is copied.
+
+    Args:
+        beneath: A directory above `path` that no link may leave on the way there.
+        max_bytes: Of all files together; None for no bound.
+
+    Raises:
+        InvalidArgumentError: It holds no file, something that is none, or more than `max_bytes`.
+        OSError: Reading or writing fails.
+    """
+    left = max_bytes
+    with Tree.open(path, beneath=beneath) as tree:
+        for name in tree.names():
+            copy = target / name if name else target
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            with tree.open_file(name) as stream, copy.open("xb") as file:
+                while chunk := stream.read(_CHUNK_BYTES):
+                    if left is not None and (left := left - len(chunk)) < 0:
+                        _refuse(path, f"is larger than {max_bytes} bytes")
+                    file.write(chunk)
+            copy.chmod(0o644)
+    if target.is_dir():
+        for made in (target, *target.rglob("*/")):
+            made.chmod(0o755)
+    return target
+
+
+@contextlib.contextmanager
+def _opened(path: Path | str, flags: int = 0, directory: int | None = None) -> Iterator[int]:
+    descriptor = os.open(path, _FLAGS | os.O_DIRECTORY | flags, dir_fd=directory)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _open_beneath(root: int, name: str, shown: Path) -> int:
+    """A descriptor of the path `name` below the directory `root`, whatever it is.
+
+    Raises:
+        InvalidArgumentError: A link leaves the root.
+        OSError: It is not there, or cannot be opened.
+    """
+    parts, links = name.split("/")[::-1], 0
+    with ExitStack() as stack:
+        directories = [root]
+        while True:
+            part = parts.pop()
+            if part == "..":
+                if len(directories) == 1:
+                    _refuse(shown, _LEAVES)
+                directories.pop()
+                part = "."
+            if parts and part in {"", "."}:
+                continue
+            try:
+                opened = os.open(part or ".", _FLAGS | os.O_NOFOLLOW, dir_fd=directories[-1])
+            except OSError as error:
+                links += 1
+                if error.errno != errno.ELOOP or links > _MAX_LINKS:
+                    raise
+                target = os.readlink(part, dir_fd=directories[-1])
+                if target.startswith("/"):
+                    _refuse(shown, _LEAVES)
+                parts += target.split("/")[::-1]
+                continue
+            if not parts:
+                return opened
+            stack.callback(os.close, opened)
+            directories.append(opened)
+
+
+def _refuse(path: Path, why: str) -> NoReturn:
+    raise InvalidArgumentError(f"{path}: {why}")
+
 
 Progress = Callable[[int, int], None]
 """Called with the bytes done and the bytes in all."""
-
 _TREE_MARK: Final = b"headrace-tree-1\n"
 _CHUNK_BYTES: Final = 1 << 20
 

@@ -1,4 +1,4 @@
-"""How does a model get onto a host that has no registry? Fetched, checked, there in one step."""
+"""Download of a model to a host without a registry: checked, and published in one step."""
 
 import fcntl
 import os
@@ -22,9 +22,9 @@ from headrace.core import (
 )
 from headrace.core.files import move, sync_directory
 from headrace.registry.content import check_content, differences
-from headrace.registry.manifest import Manifest, check_digest, is_digest
+from headrace.registry.index import VersionNotFoundError
 from headrace.registry.shared import SharedStore
-from headrace.registry.version import VersionNotFoundError
+from headrace.registry.shared_content import Manifest, check_digest, is_digest
 
 _STAGING: Final = ".headrace-fetch-"
 _LOCK: Final = ".headrace-fetch.lock"

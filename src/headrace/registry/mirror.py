@@ -1,4 +1,4 @@
-"""How does a home follow a shared store? Its index and artifacts are copies of what is there.
+"""Copy of a shared store in a home: its index and its artifacts.
 
 The store decides; the home keeps what it has seen, so that what was used once is there when the
 store is not. A version's file is immutable, so it is read once; what was removed or signed since is
@@ -24,10 +24,8 @@ from headrace.core import (
 from headrace.core.files import write_atomic
 from headrace.registry.artifacts import ArtifactStore
 from headrace.registry.content import check_content
-from headrace.registry.index import READ_ONLY, Index
-from headrace.registry.shared import SharedStore
-from headrace.registry.shared_index import Listed
-from headrace.registry.version import ModelVersion, VersionSignature
+from headrace.registry.index import READ_ONLY, Index, ModelVersion, VersionSignature
+from headrace.registry.shared import Listed, SharedStore
 
 _LOG: Final = logging.getLogger("headrace.registry")
 AWAY_S: Final = 5.0

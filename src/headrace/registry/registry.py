@@ -32,15 +32,15 @@ from headrace.core import (
     check_name,
     check_version,
 )
-from headrace.core.files import move
-from headrace.registry.admission import (
+from headrace.core.files import exclusive, move
+from headrace.registry.artifacts import (
+    ArtifactStore,
     check_labels,
     inspect_staged,
     storage_errors,
     stored_name,
     user_name,
 )
-from headrace.registry.artifacts import ArtifactStore
 from headrace.registry.content import (
     Content,
     Progress,
@@ -49,12 +49,9 @@ from headrace.registry.content import (
     differences,
     read_content,
 )
-from headrace.registry.index import Index
-from headrace.registry.lock import exclusive
+from headrace.registry.index import Index, ModelVersion, VersionNotFoundError, VersionSignature
 from headrace.registry.mirror import Mirror, bound_to
-from headrace.registry.shared import GRACE_S, SharedStore
-from headrace.registry.shared_index import Listed
-from headrace.registry.version import ModelVersion, VersionNotFoundError, VersionSignature
+from headrace.registry.shared import GRACE_S, Listed, SharedStore
 
 Versions = list[ModelVersion]
 Problems = list[ArtifactCorruptError]

@@ -1,26 +1,192 @@
-"""A registry that several hosts share: numbers without a lock server, content by digest."""
+"""Registry that several hosts share: version numbers without a lock server, content by digest.
 
+A variable is looked up as `HEADRACE_ARTIFACTS_NAME` first, then as `NAME`: the former is for the
+store alone, and processes of models do not inherit it. `file:/PATH` as its value stands for what is
+in that file.
+
+A number belongs to whoever writes its object first. A version that was removed keeps it and gets
+`VERSION.removed` beside it, so that no number is ever given again. Signatures, which come later,
+are in `VERSION.signatures`, and whoever adds one writes only over what it has read.
+"""
+
+import os
 import random
+import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 
 from headrace.core import (
+    ArtifactCorruptError,
     Clock,
     ConflictError,
     Digest,
     FailedPreconditionError,
+    HeadraceError,
+    InvalidArgumentError,
+    ModelName,
     SystemClock,
+    check_name,
+    error_kind,
 )
-from headrace.registry.bucket import Bucket
+from headrace.registry.bucket import Bucket, FileBucket
 from headrace.registry.content import Content, Progress
-from headrace.registry.manifest import Manifest
-from headrace.registry.shared_content import SharedContent
-from headrace.registry.shared_index import Listed, SharedIndex
-from headrace.registry.version import ModelVersion, VersionSignature
+from headrace.registry.index import (
+    UNREADABLE,
+    ModelVersion,
+    VersionSignature,
+    decode_version,
+    encode_version,
+)
+from headrace.registry.shared_content import Manifest, SharedContent, check_digest, check_files
+
+_PREFIX: Final = "registry/"
+_LIVE: Final = "json"
+_REMOVED: Final = "removed"
+_SIGNATURES: Final = "signatures"
+
+
+@dataclass(slots=True)
+class Listed:
+    """The numbers that a name has given: those of versions, and of those that were removed.
+
+    `signatures`: the etag of a version's signatures, for those that have any.
+    """
+
+    given: set[int] = field(default_factory=set)
+    removed: set[int] = field(default_factory=set)
+    signatures: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def live(self) -> list[int]:
+        """The versions there are, oldest first."""
+        return sorted(self.given - self.removed)
+
+    @property
+    def next_number(self) -> int:
+        """The number after every one that was ever given."""
+        return max(self.given | self.removed, default=0) + 1
+
+
+class SharedIndex:
+    """The versions in a bucket."""
+
+    def __init__(self, bucket: Bucket) -> None:
+        self._bucket = bucket
+
+    def list(self, name: str | None = None) -> dict[ModelName, Listed]:
+        """What there is of every name, or of one; what is none of ours is skipped."""
+        found: dict[ModelName, Listed] = {}
+        prefix = _PREFIX if name is None else f"{_PREFIX}{check_name(name)}/"
+        for info in self._bucket.list(prefix):
+            model, _, rest = info.key.removeprefix(_PREFIX).partition("/")
+            stem, _, suffix = rest.partition(".")
+            if not _is_number(stem) or not _is_name(model):
+                continue
+            listed = found.setdefault(ModelName(model), Listed())
+            if suffix == _LIVE:
+                listed.given.add(int(stem))
+            elif suffix == _REMOVED:
+                listed.removed.add(int(stem))
+            elif suffix == _SIGNATURES:
+                listed.signatures[int(stem)] = info.etag
+        return found
+
+    def read(self, name: str, number: int | str) -> ModelVersion | None:
+        """The version, removed or not; None if there never was one.
+
+        Raises:
+            ArtifactCorruptError: Its object cannot be read, or is of another version.
+        """
+        key = _key(name, number, _LIVE)
+        found = self._bucket.read(key)
+        if found is None:
+            return None
+        where = f"{self._bucket.where}/{key}"
+        version = decode_version(found[0], where=where)
+        if (version.name, version.version) != (name, str(number)):
+            raise ArtifactCorruptError(f"{where} is damaged: it describes {version.reference}")
+        check_files(version.filename, version.files, where=where)
+        try:
+            check_digest(version.digest)
+        except HeadraceError as error:
+            raise ArtifactCorruptError(f"{where} is damaged: {error}") from error
+        return version
+
+    def is_removed(self, name: str, number: int | str) -> bool:
+        """Whether somebody has taken the version away."""
+        return self._bucket.find(_key(name, number, _REMOVED)) is not None
+
+    def create(self, version: ModelVersion) -> bool:
+        """Publish a version; false if its number is somebody else's."""
+        key = _key(version.name, version.version, _LIVE)
+        return self._bucket.create(key, encode_version(version))
+
+    def remove(self, version: ModelVersion) -> None:
+        """Take a version out; its number stays taken."""
+        self._bucket.create(_key(version.name, version.version, _REMOVED), b"{}\n")
+
+    def signatures(self, name: str, number: int | str) -> tuple[tuple[VersionSignature, ...], str]:
+        """The signatures of a version, oldest first, with their etag, which is empty for none.
+
+        Raises:
+            ArtifactCorruptError: They cannot be read.
+        """
+        key = _key(name, number, _SIGNATURES)
+        found = self._bucket.read(key)
+        if found is None:
+            return (), ""
+        try:
+            kept = msgspec.json.decode(found[0], type=tuple[VersionSignature, ...])
+        except UNREADABLE as error:
+            message = (
+                f"{self._bucket.where}/{key} is damaged and cannot be read: {error_kind(error)}"
+            )
+            raise ArtifactCorruptError(message) from None
+        return kept, found[1]
+
+    def write_signatures(
+        self, name: str, number: int | str, kept: Collection[VersionSignature], etag: str
+    ) -> bool:
+        """Replace the signatures that `etag` stands for; false if somebody else did meanwhile."""
+        key = _key(name, number, _SIGNATURES)
+        data = msgspec.json.format(msgspec.json.encode(kept)) + b"\n"
+        return self._bucket.replace(key, data, etag) if etag else self._bucket.create(key, data)
+
+    def versions(self) -> Iterator[ModelVersion]:
+        """Every version that was not removed.
+
+        Raises:
+            ArtifactCorruptError: One cannot be read.
+        """
+        for name, listed in self.list().items():
+            for number in listed.live:
+                version = self.read(name, number)
+                if version is not None:
+                    yield version
+
+
+def _key(name: str, number: int | str, suffix: str) -> str:
+    assert _is_number(str(number)), "whoever asks has checked it"
+    return f"{_PREFIX}{check_name(name)}/{number}.{suffix}"
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and text == str(int(text))
+
+
+def _is_name(text: str) -> bool:
+    try:
+        check_name(text)
+    except HeadraceError:
+        return False
+    return True
+
 
 GRACE_S: Final = 86_400.0
 """How long content that no version refers to stays: another host may be about to push it."""
@@ -28,7 +194,6 @@ MIN_GRACE_S: Final = 3_600.0
 _FRESH_S: Final = MIN_GRACE_S / 2
 _TRIES: Final = 200
 _PROBE: Final = "registry/.conditions"
-
 Transfer = Callable[[str, int, int], None]
 """Told what is sent or fetched, the bytes done and the bytes in all."""
 Merge = Callable[[tuple[VersionSignature, ...]], tuple[VersionSignature, ...]]
@@ -177,3 +342,143 @@ def _other(etag: str) -> str:
 
 def _quiet(_: str, __: int, ___: int) -> None:
     """Nobody watches."""
+
+
+PREFIX: Final = "HEADRACE_ARTIFACTS_"
+RETRY_S: Final = 15.0
+"""How long a store that does not answer is asked again; eight times as long for content."""
+_FILE: Final = "file:/"
+_MOST_BYTES: Final = 1 << 20
+_HOW: Final = "use s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX or file:///PATH"
+_BUCKET_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
+_NAMES: Final[Mapping[str, tuple[str, ...]]] = {
+    "s3": (
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_SESSION_TOKEN",
+        "AWS_REGION",
+        "AWS_DEFAULT_REGION",
+        "AWS_ENDPOINT_URL",
+        "AWS_ENDPOINT_URL_S3",
+        "AWS_VIRTUAL_HOSTED_STYLE_REQUEST",
+        "AWS_WEB_IDENTITY_TOKEN_FILE",
+        "AWS_ROLE_ARN",
+        "AWS_SSE_KMS_KEY_ID",
+    ),
+    "gs": (
+        "GOOGLE_SERVICE_ACCOUNT",
+        "GOOGLE_SERVICE_ACCOUNT_KEY",
+        "GOOGLE_APPLICATION_CREDENTIALS",
+    ),
+    "az": (
+        "AZURE_STORAGE_ACCOUNT_NAME",
+        "AZURE_STORAGE_ACCOUNT_KEY",
+        "AZURE_STORAGE_CLIENT_ID",
+        "AZURE_STORAGE_CLIENT_SECRET",
+        "AZURE_STORAGE_TENANT_ID",
+        "AZURE_STORAGE_SAS_TOKEN",
+        "AZURE_STORAGE_ENDPOINT",
+        "AZURE_FEDERATED_TOKEN_FILE",
+    ),
+}
+_OBSTORE: Final = {
+    "AWS_ENDPOINT_URL": "aws_endpoint",
+    "AWS_ENDPOINT_URL_S3": "aws_endpoint",
+    "AWS_SSE_KMS_KEY_ID": "aws_sse_kms_key_id",
+}
+"""What obstore calls otherwise than the environment does; all else is the same in small letters."""
+
+
+def open_shared(
+    url: str,
+    *,
+    environment: Mapping[str, str] | None = None,
+    clock: Clock | None = None,
+    retry_s: float = RETRY_S,
+) -> SharedStore:
+    """The shared store at `url`; nothing is asked yet.
+
+    Args:
+        environment: None for this process's.
+
+    Raises:
+        InvalidArgumentError: It is no such URL. The message does not repeat what may be a secret.
+        FailedPreconditionError: The extra `artifacts` is not installed, or a file with a secret
+            cannot be read.
+    """
+    return SharedStore(open_bucket(url, environment=environment, retry_s=retry_s), clock=clock)
+
+
+def open_bucket(
+    url: str, *, environment: Mapping[str, str] | None = None, retry_s: float = RETRY_S
+) -> Bucket:
+    """The same without the registry's ways of using it."""
+    clean = check_artifacts_url(url)
+    scheme = clean.partition(":")[0]
+    if scheme == "file":
+        return FileBucket(Path(unquote(urlsplit(clean).path)))
+    given = os.environ if environment is None else environment
+    try:
+        from headrace.registry.bucket_objects import ObjectBucket  # noqa: PLC0415  # 15 MB, an extra
+    except ImportError as error:
+        message = f"{clean} needs obstore: pip install 'headrace[artifacts]'"
+        raise FailedPreconditionError(message) from error
+    return ObjectBucket(clean, _config(scheme, given), retry_s=retry_s)
+
+
+def check_artifacts_url(url: str) -> str:
+    """`url` without a slash at its end.
+
+    Raises:
+        InvalidArgumentError: It names no store, or holds what may be a secret.
+    """
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise InvalidArgumentError(f"the URL of the artifacts is none; {_HOW}") from None
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise InvalidArgumentError(
+            "the URL of the artifacts holds credentials or options; they belong into the "
+            f"environment: {_HOW}"
+        )
+    if not url.isprintable():
+        raise InvalidArgumentError(f"the URL of the artifacts holds what cannot be printed; {_HOW}")
+    path = parts.path.rstrip("/")
+    if parts.scheme == "file" and not parts.netloc and path:
+        return f"file://{path}"
+    if parts.scheme not in _NAMES:
+        raise InvalidArgumentError(f"the URL of the artifacts names no store; {_HOW}")
+    if _BUCKET_NAME.fullmatch(parts.netloc) is None:
+        raise InvalidArgumentError(f"{parts.netloc[:200]!r} is no name of a bucket; {_HOW}")
+    if any(part in {"", ".", ".."} for part in path.split("/")[1:]):
+        raise InvalidArgumentError(f"{path[:200]!r} is no prefix in a bucket; {_HOW}")
+    return f"{parts.scheme}://{parts.netloc}{path}"
+
+
+def _config(scheme: str, environment: Mapping[str, str]) -> dict[str, str]:
+    """What the environment says of the store, in obstore's names."""
+    config: dict[str, str] = {}
+    for name in _NAMES[scheme]:
+        value = environment.get(f"{PREFIX}{name}") or environment.get(name, "")
+        if value:
+            config[_OBSTORE.get(name, name.lower())] = _resolved(name, value)
+    if scheme == "s3" and not {"aws_region", "aws_default_region"} & config.keys():
+        config["aws_region"] = "us-east-1"  # where others than Amazon are asked for none
+    return config
+
+
+def _resolved(name: str, value: str) -> str:
+    """What a variable means.
+
+    Raises:
+        FailedPreconditionError: It names a file that cannot be read; the message names that.
+    """
+    if not value.startswith(_FILE) or name.endswith("_FILE"):
+        return value
+    path = Path(value.removeprefix("file:"))
+    try:
+        with path.open("rb") as file:
+            return file.read(_MOST_BYTES).decode("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text in UTF-8"
+        raise FailedPreconditionError(f"{name}: cannot read {path}: {reason}") from error

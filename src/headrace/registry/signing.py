@@ -1,4 +1,4 @@
-"""Who vouches for a version? Ed25519 signatures over everything that makes it what it is.
+"""Ed25519 signatures of model versions, over everything that makes a version what it is.
 
 Signed is a statement: name, version, digest, runtime, format, tensors and class names, as
 canonical JSON behind a prefix of its own. None of these can be swapped, and no signature made for
@@ -36,7 +36,7 @@ from headrace.core import (
     TensorSpec,
 )
 from headrace.registry.content import read_content
-from headrace.registry.version import ModelVersion, VersionSignature
+from headrace.registry.index import ModelVersion, VersionSignature
 
 _DOMAIN: Final = b"headrace model version 1\n"
 _KEY_BYTES: Final = 32

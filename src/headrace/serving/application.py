@@ -12,8 +12,7 @@ from headrace.protocol.protos import INFERENCE_SERVICE
 from headrace.serving.drift import DriftSampler, drift_handlers
 from headrace.serving.exchange import TEXT, Exchange, send_error
 from headrace.serving.exposition import exposition
-from headrace.serving.grpc_api import INFER
-from headrace.serving.grpc_bridge import GrpcBridge, send_grpc_error
+from headrace.serving.grpc_bridge import INFER, GrpcBridge, send_grpc_error
 from headrace.serving.internal import InternalApi
 from headrace.serving.observation import Observer
 from headrace.serving.recording import Recorder

@@ -1,4 +1,4 @@
-"""What do requests and answers look like? Counted for drift, after the answer is sent.
+"""Counts of requests and answers for drift, made after the answer is sent.
 
 A replica is told what to count; otherwise nothing of this is on the path of requests. Looking costs
 at most 1 % of the event loop's time, whatever callers send: what was spent on a request is paid
@@ -15,13 +15,18 @@ import msgspec
 import numpy as np
 
 from headrace.core import Array, HeadraceError, InferResponse, ModelSignature, Tensors
-from headrace.observe.feature_counts import FeatureBins, FeatureCounts, count_columns
-from headrace.observe.features import INPUT, TensorFeatures, features_of
-from headrace.serving.drift_report import DriftPlan, DriftTaken, FeatureValues, SeenAnswer
+from headrace.observe.features import (
+    INPUT,
+    FeatureBins,
+    FeatureCounts,
+    TensorFeatures,
+    count_columns,
+    features_of,
+)
 from headrace.serving.exchange import Exchange, Wire
 from headrace.serving.internal import decode_body, local_only
-from headrace.serving.observation import SHADOW_HEADER
-from headrace.serving.predictions import PredictionCounter
+from headrace.serving.observation import SHADOW_HEADER, PredictionCounter
+from headrace.serving.report import DriftPlan, DriftTaken, FeatureValues, SeenAnswer
 from headrace.serving.routing import Handler
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from headrace.protocol import grpc_status
 from headrace.protocol.grpc_codec import GrpcInferCodec
 from headrace.protocol.grpc_messages import encode_stream_error, encode_stream_response
 from headrace.protocol.protos import HEALTH_SERVICE, INFERENCE_SERVICE
-from headrace.serving.grpc_api import INFER, STREAM_INFER, GrpcApi
+from headrace.serving.grpc_bridge import INFER, STREAM_INFER, GrpcApi
 from headrace.serving.memory import Relief
 from headrace.serving.state import ReplicaState
 

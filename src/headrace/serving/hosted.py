@@ -17,9 +17,9 @@ from headrace.core import (
 )
 from headrace.observe import ModelStatistics
 from headrace.serving.application import Application
-from headrace.serving.callers import timeout_s
 from headrace.serving.exchange import Exchange
 from headrace.serving.report import HostedReport
+from headrace.serving.routing import timeout_s
 from headrace.serving.state import ReplicaState
 
 Key = tuple[str, str]

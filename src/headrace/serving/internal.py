@@ -1,13 +1,14 @@
-"""What the control plane alone asks a replica, over its Unix socket?
+"""Requests of the control plane to a replica, over its Unix socket: load, reports, settings.
 
-Reports, what to observe and to record, and what came of that.
+The load of all models is one short document: a pool may host hundreds, and histograms are long.
 """
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import Final, TypeVar
 from urllib.parse import parse_qs
 
 import msgspec
@@ -16,22 +17,64 @@ from headrace.core import InvalidArgumentError, NotFoundError
 from headrace.core.headers import CONTROL_HEADER
 from headrace.core.internal_token import is_internal
 from headrace.core.processes import resident_bytes
+from headrace.observe.row_checks import BatchingReport, report_of
 from headrace.serving.exchange import Exchange
-from headrace.serving.load import send_loads
 from headrace.serving.memory import peak_bytes
 from headrace.serving.observation import Observer
 from headrace.serving.recording import Recorder
-from headrace.serving.report import AnswersPage, Observe, Record, ReplicaReport, SamplesPage
+from headrace.serving.report import (
+    AnswersPage,
+    ModelLoad,
+    Observe,
+    Record,
+    ReplicaReport,
+    SamplesPage,
+)
 from headrace.serving.routing import Handler
+from headrace.serving.state import ReplicaState
 
-if TYPE_CHECKING:
-    from headrace.serving.state import ReplicaState
+
+def send_loads(exchange: Exchange, states: Iterable[ReplicaState]) -> None:
+    """GET /internal/load: a `ModelLoad` for each model."""
+    exchange.send_json(msgspec.json.encode([model_load(state) for state in states]))
+
+
+def model_load(state: ReplicaState) -> ModelLoad:
+    """The load of one model, from what is counted anyway. Called on the event loop's thread."""
+    now = time.monotonic()
+    engine = state.served.engine if state.served else None
+    statistics, phases = state.statistics, state.phases
+    ended_s = (statistics.success.ns + statistics.fail.ns) / 1e9
+    return ModelLoad(
+        model=state.name,
+        version=state.version,
+        since=state.since,
+        at=now,
+        batches=phases.batch_rows.count,
+        rows=int(phases.batch_rows.sum),
+        waited=phases.queue_wait.count,
+        queue_s=phases.queue_wait.sum,
+        in_flight_s=ended_s + (engine.in_flight_s(now) if engine else 0.0),
+        batching=_batching_report(state),
+    )
+
+
+def _batching_report(state: ReplicaState) -> BatchingReport | None:
+    if state.described is None:
+        return None
+    declared = state.settings.batching.rows_independent is True
+    report = replace(report_of(state.described.signature), declared=declared)
+    checks = state.row_checks
+    if checks is None:
+        return report
+    counts = {str(outcome): count for outcome, count in checks.outcomes.items()}
+    return replace(report, checks=counts, difference=checks.difference)
+
 
 _PERCENT: Final = 100
 _TOKEN: Final = CONTROL_HEADER.encode()
 RECORD_LEASE_S: Final = 600.0
 """So long a replica records without being told again."""
-
 T = TypeVar("T")
 
 

@@ -1,21 +1,31 @@
-"""What a copy of a pool answers: the routes of every model it hosts, and its own."""
+"""Routes of a pool's copy: HTTP, gRPC over Envoy's bridge, and metrics of every model it hosts."""
 
+import asyncio
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
 from functools import partial
 from operator import add
-from typing import Final
+from typing import Any, Final
 from urllib.parse import parse_qs
 
 import msgspec
 import orjson
 
-from headrace.core import HeadraceError, ReplicaSettings, UnavailableError
+from headrace.core import (
+    HeadraceError,
+    ModelNotFoundError,
+    NotFoundError,
+    PermissionDeniedError,
+    ReplicaSettings,
+    UnavailableError,
+    UnsupportedError,
+)
 from headrace.core.headers import HOSTED_VERSION_HEADER
 from headrace.core.processes import resident_bytes
 from headrace.engine import Ticket
 from headrace.observe import Histogram
-from headrace.observe.metrics import TEXT_TYPE
+from headrace.observe.metrics import TEXT_TYPE, Family, Sample, counter, gauge, merge, number, text
 from headrace.protocol import (
     IndexEntry,
     decode_index_request,
@@ -24,18 +34,170 @@ from headrace.protocol import (
     repository_index,
     server_metadata,
 )
+from headrace.protocol.grpc_codec import frame
+from headrace.protocol.grpc_messages import (
+    encode_health,
+    encode_response,
+    parse_request,
+    rpc_names,
+)
+from headrace.protocol.protos import HEALTH_SERVICE, INFERENCE_SERVICE
 from headrace.serving.application import send_failure, send_refusal
-from headrace.serving.exchange import Exchange
+from headrace.serving.exchange import GRPC_HEAD, Exchange
+from headrace.serving.exposition import BRIEF, model_families, model_labels, process_families
+from headrace.serving.grpc_bridge import (
+    HEALTH_PATH,
+    INFER,
+    STREAM_INFER,
+    check_content_type,
+    message_of,
+    named_model,
+)
 from headrace.serving.hosted import HostedModel, HostedPhase
-from headrace.serving.internal import decode_body, local_only
-from headrace.serving.load import send_loads
+from headrace.serving.internal import decode_body, local_only, send_loads
 from headrace.serving.memory import peak_bytes
 from headrace.serving.pool import Pool
-from headrace.serving.pool_grpc import PoolGrpc
-from headrace.serving.pool_metrics import pool_exposition
 from headrace.serving.report import ReplicaReport
 from headrace.serving.routing import Handler, Router, Table, add_routes, why_no_model
 from headrace.serving.v1 import V1_ALIVE
+
+Choose = Callable[[str, str, Exchange], HostedModel | None]
+_GRPC_DESCRIBE: Final = frozenset({"ModelMetadata", "ModelConfig"})
+_STATISTICS: Final = "ModelStatistics"
+_READY: Final = "ModelReady"
+
+
+class PoolGrpc:
+    """Handlers of the inference service's rpcs: of a model, or about the process."""
+
+    def __init__(self, pool: Pool, choose: Choose, *, has_repository: bool) -> None:
+        self._pool = pool
+        self._choose = choose
+        self._has_repository = has_repository
+
+    def handlers(self) -> dict[tuple[bytes, bytes], Handler]:
+        """By method and path."""
+        service = f"/{INFERENCE_SERVICE}/".encode()
+        of_models = {INFER, _READY, _STATISTICS, *_GRPC_DESCRIBE}
+        handlers: dict[tuple[bytes, bytes], Handler] = {
+            (b"POST", service + rpc.encode()): partial(
+                self._of_model if rpc in of_models else self._about_the_process, rpc
+            )
+            for rpc in rpc_names()
+            if rpc != STREAM_INFER
+        }
+        handlers[(b"POST", HEALTH_PATH)] = self._check_health
+        return handlers
+
+    def _message(self, exchange: Exchange) -> bytes | bytearray | memoryview:
+        return message_of(exchange, self._pool.settings.max_body_bytes)
+
+    def _of_model(self, rpc: str, exchange: Exchange) -> None:
+        """Hand a call over to the model that it names."""
+        check_content_type(exchange)
+        name, version = named_model(self._message(exchange))
+        if rpc == _STATISTICS and not name:
+            statistics = [model.state.statistics for model in self._pool.models.values()]
+            self._send(exchange, rpc, model_statistics(statistics))
+            return
+        hosted = self._choose(name, version, exchange)
+        if hosted is None and rpc == _READY:
+            self._send(exchange, rpc, {"ready": False})
+        elif hosted is None:
+            raise ModelNotFoundError(name[:200], version[:50])
+        elif rpc == INFER:
+            self._pool.infer(hosted, exchange)
+        elif rpc in _GRPC_DESCRIBE:
+            self._pool.describe(hosted, exchange)
+        else:
+            hosted.application.handle(exchange)
+
+    def _about_the_process(self, rpc: str, exchange: Exchange) -> None:
+        check_content_type(exchange)
+        match rpc:
+            case "ServerLive":
+                self._send(exchange, rpc, {"live": True})
+            case "ServerReady":
+                self._send(exchange, rpc, {"ready": self._pool.is_ready})
+            case "ServerMetadata":
+                self._send(exchange, rpc, server_metadata(has_model_repository=False))
+            case "RepositoryIndex" | "RepositoryModelLoad" | "RepositoryModelUnload":
+                msg = "the model repository is managed on the management port"
+                raise PermissionDeniedError(msg)
+            case _:
+                raise UnsupportedError(f"{rpc} is not supported")
+
+    def _send(self, exchange: Exchange, rpc: str, fields: dict[str, Any]) -> None:
+        exchange.send_ok(GRPC_HEAD, frame(encode_response(rpc, fields)))
+
+    def _check_health(self, exchange: Exchange) -> None:
+        check_content_type(exchange)
+        message = bytes(self._message(exchange))
+        service = parse_request("Check", message, service=HEALTH_SERVICE).service
+        names = {name for name, _ in self._pool.models}
+        if service not in {"", INFERENCE_SERVICE, *names}:
+            msg = f"unknown service '{service[:200]}'"
+            raise NotFoundError(msg)
+        exchange.send_ok(GRPC_HEAD, frame(encode_health(serving=self._pool.is_ready)))
+
+
+async def pool_exposition(pool: "Pool", query: bytes = b"") -> bytes:
+    """The metrics of `pool` in Prometheus text format 0.0.4; `query` may hold `BRIEF`.
+
+    Models that were never asked are left out. Others are answered in between.
+    """
+    families: list[Family] = []
+    for hosted in list(pool.models.values()):
+        if hosted.is_used:
+            families += model_families(hosted.state, is_brief=BRIEF in query)
+            await asyncio.sleep(0)
+    families += _pool_families(pool)
+    return text(map(_summed, merge(families).values()))
+
+
+def _summed(family: Family) -> Family:
+    """`family` with one sample for each series: KServe's have no label for the version."""
+    if len({(sample.name, sample.labels) for sample in family.samples}) == len(family.samples):
+        return family
+    totals: dict[tuple[str, str], float] = {}
+    for sample in family.samples:
+        series = sample.name, sample.labels
+        totals[series] = totals.get(series, 0.0) + float(sample.value)
+    samples = [Sample(*series, number(total)) for series, total in totals.items()]
+    return Family(family.name, family.type, family.help, samples)
+
+
+def _pool_families(pool: "Pool") -> Iterator[Family]:
+    hosted = [(model_labels(each.state), each) for each in pool.models.values()]
+    yield gauge(
+        "headrace_pool_model_loaded",
+        "1 if the model is loaded.",
+        [(labels, each.phase is HostedPhase.LOADED) for labels, each in hosted],
+    )
+    yield counter(
+        "headrace_pool_loads_total",
+        "How often the model was loaded.",
+        [(labels, each.loads) for labels, each in hosted],
+    )
+    yield counter(
+        "headrace_pool_unloads_total",
+        "How often it was unloaded to make room.",
+        [(labels, each.unloads) for labels, each in hosted],
+    )
+    report = pool.report()
+    labels = (("pool", report.pool),)
+    yield gauge(
+        "headrace_pool_loaded_bytes",
+        "What loaded models take, as measured when each was tried.",
+        [(labels, report.loaded_bytes)],
+    )
+    yield gauge(
+        "headrace_pool_memory_bytes",
+        "What loaded models may take.",
+        [(labels, report.memory_bytes)],
+    )
+    yield from process_families(labels)
+
 
 POOL_PREFIX: Final = "pool:"
 """Before a pool's name where an endpoint's is expected."""

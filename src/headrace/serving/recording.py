@@ -1,33 +1,285 @@
-"""What is recorded of single requests? Traces and samples of payloads, while somebody asks.
+"""Recorder of single requests: traces, payload samples and samples of served features.
 
-Handlers are wrapped only then, and of a request that is neither traced nor sampled nothing is made
-even so: it costs a look at one header, and one number by chance.
+Handlers are wrapped only while somebody asks, and of a request that is neither traced nor sampled
+nothing is made even so: it costs a look at one header, and one number by chance.
+
+Each trace is whole in itself: a request's span has children for reading it, for the queue, and for
+the batch it ran in; the batch's has one for the runtime, and links to the other traced requests in
+it. Nothing is made for a request that is not traced, and of a batch nothing but one look at it.
 """
 
 import logging
+import secrets
+import threading
 import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 from msgspec import UNSET
 
-from headrace.core import HeadraceError, InferResponse
+from headrace.core import Array, Clock, HeadraceError, InferResponse, SystemClock
 from headrace.core.headers import CALLER_HEADER
 from headrace.engine import Batch
-from headrace.observe.spans import sampled_parent, trace_id_of
+from headrace.features import EvenShare, FeatureRows, ServedSample, served_rows, served_sample
+from headrace.observe.spans import SpanContext, SpanRecord, sampled_parent, trace_id_of
+from headrace.pipeline import BoundFeatures
 from headrace.serving.exchange import Exchange, Wire
 from headrace.serving.observation import SHADOW_HEADER
 from headrace.serving.report import FeaturesPage, Record, SamplesPage, SpansPage
 from headrace.serving.routing import Handler
-from headrace.serving.samples import Sampler
-from headrace.serving.spans import SpanLog, TracedRequest, begin, traced_batch
+from headrace.serving.samples import Sampler, Shelf
 
 if TYPE_CHECKING:
-    from headrace.serving.served_features import ServedFeatures
     from headrace.serving.state import ReplicaState
 
-_log = logging.getLogger(__name__)
+_MOST_SPANS: Final = 20_000
+_MOST_LINKS: Final = 32
+_BYTES: Final = 1  # of one span: it is counted, not measured
+_LONGEST_TEXT: Final = 256
 
+
+@dataclass(slots=True, kw_only=True)
+class TracedBatch:
+    """When a batch did what (monotonic), and which traced requests were in it."""
+
+    formed_at: float
+    joined_at: float
+    computed_at: float
+    split_at: float
+    rows: int
+    requests: int
+    members: list[SpanContext]
+
+
+@dataclass(slots=True, kw_only=True)
+class TracedRequest:
+    """A request whose trace is kept. `batch` is None if it never ran."""
+
+    parent: SpanContext
+    context: SpanContext
+    batch: TracedBatch | None = None
+
+
+def begin(parent: SpanContext) -> TracedRequest:
+    """A request that is a part of its caller's trace."""
+    return TracedRequest(parent=parent, context=_child_of(parent))
+
+
+def traced_batch(batch: Batch, traced: list[TracedRequest]) -> None:
+    """Tell the traced requests of a batch what became of it."""
+    told = TracedBatch(
+        formed_at=batch.formed_at,
+        joined_at=batch.joined_at,
+        computed_at=batch.computed_at,
+        split_at=batch.split_at,
+        rows=batch.rows,
+        requests=len(batch.tickets),
+        members=[each.context for each in traced[: _MOST_LINKS + 1]],
+    )
+    for each in traced:
+        each.batch = told
+
+
+@dataclass(slots=True, kw_only=True)
+class SpanLog:
+    """Makes the spans of answered requests and keeps them until they are fetched."""
+
+    model: str
+    version: str
+    replica: str
+    clock: Clock = field(default_factory=SystemClock)
+    shelf: Shelf[SpanRecord] = field(
+        default_factory=lambda: Shelf(
+            most_items=_MOST_SPANS, most_bytes=_MOST_SPANS, page_items=1000, page_bytes=1000
+        )
+    )
+
+    def add(
+        self,
+        traced: TracedRequest,
+        *,
+        received_at: float,
+        queued_at: float,
+        request_id: str,
+        error: str = "",
+    ) -> None:
+        """Keep the spans of a request that was just answered; times are monotonic."""
+        now = time.monotonic()
+        offset_s = self.clock.now() - now
+        attributes: dict[str, str | int | float] = {
+            "headrace.endpoint": self.model,
+            "headrace.version": self.version,
+            "headrace.replica": self.replica,
+            "headrace.request_id": request_id[:_LONGEST_TEXT],
+        }
+        own = SpanRecord(
+            traced.context,
+            traced.parent.span_id,
+            f"infer {self.model}",
+            received_at + offset_s,
+            now + offset_s,
+            attributes,
+            error=error[:_LONGEST_TEXT],
+            is_server=True,
+        )
+        self.shelf.add(own, _BYTES)
+        for span in _phases(traced, received_at, queued_at, now, offset_s):
+            self.shelf.add(span, _BYTES)
+
+
+def _phases(
+    traced: TracedRequest, received_at: float, queued_at: float, now: float, offset_s: float
+) -> Iterator[SpanRecord]:
+    parent, batch = traced.context, traced.batch
+
+    def span(name: str, begin: float, end: float) -> SpanRecord:
+        context = _child_of(parent)
+        return SpanRecord(context, parent.span_id, name, begin + offset_s, end + offset_s)
+
+    if queued_at > received_at:
+        yield span("preprocess", received_at, queued_at)
+    if batch is None:
+        return
+    yield span("queue", queued_at, batch.formed_at)
+    context = _child_of(parent)
+    others = [member for member in batch.members if member is not traced.context]
+    yield SpanRecord(
+        context,
+        parent.span_id,
+        "batch",
+        batch.formed_at + offset_s,
+        batch.split_at + offset_s,
+        {"headrace.batch.rows": batch.rows, "headrace.batch.requests": batch.requests},
+        others[:_MOST_LINKS],
+    )
+    yield SpanRecord(
+        _child_of(context),
+        context.span_id,
+        "runtime",
+        batch.joined_at + offset_s,
+        batch.computed_at + offset_s,
+    )
+    yield span("postprocess", batch.split_at, now)
+
+
+def _child_of(parent: SpanContext) -> SpanContext:
+    return SpanContext(parent.trace_id, secrets.token_hex(8))
+
+
+_ROWS_OF_READ: Final = 16
+_MOST: Final = 4096
+_PAGE: Final = 256
+_VALUE_BYTES: Final = 64
+_EARLY_S: Final = 60.0
+"""A control plane says within seconds what share it wants; without one nothing has to be kept."""
+
+
+class ServedFeatures:
+    """Samples of what one source gave, added by the threads that run batches.
+
+    The first look-ups come before the control plane can say which share it wants. They are kept for
+    a minute, as many as fit, and the first `keep` takes its share of them.
+    """
+
+    def __init__(self, source: BoundFeatures) -> None:
+        self._share: EvenShare | None = None
+        self._begun_at: float | None = None
+        self._lock = threading.Lock()
+        self._shelf: Shelf[ServedSample] = Shelf(
+            most_items=_MOST, most_bytes=16 << 20, page_items=_PAGE, page_bytes=1 << 20
+        )
+        self.follow(source)
+
+    def follow(self, source: BoundFeatures) -> None:
+        """Keep what this source gives, as what the one before gave: a pool loads models again."""
+        with self._lock:
+            self._source = source
+            source.wants_rows = self._takes
+            source.on_rows = self.add if self._share is None or self._share.ratio else None
+
+    def keep(self, ratio: float) -> None:
+        """Keep this share of the look-ups from now on."""
+        with self._lock:
+            if self._share is not None and ratio == self._share.ratio:
+                return
+            early = list(self._drained()) if self._share is None else []
+            self._share = EvenShare(ratio)
+            if not ratio:
+                self._shelf.clear()
+            for sample in early:
+                if self._share.takes():
+                    self._shelf.add(sample, _size_bytes(sample))
+            self._source.on_rows = self.add if ratio else None
+
+    def add(self, now: float, keys: Mapping[str, Array], rows: FeatureRows) -> None:
+        """Keep some rows of one look-up."""
+        count = len(next(iter(keys.values()), ()))
+        sample = served_sample(now, keys, rows, count, min(count, _ROWS_OF_READ))
+        with self._lock:
+            self._shelf.add(sample, _size_bytes(sample))
+            self._begun_at = now if self._begun_at is None else self._begun_at
+            if self._share is None and (self._shelf.dropped or now > self._begun_at + _EARLY_S):
+                self._source.on_rows = None
+                self._shelf.dropped = 0
+                if now > self._begun_at + _EARLY_S:
+                    self._shelf.clear()
+
+    def _takes(self) -> bool:
+        """Whether the look-up that comes now is kept."""
+        with self._lock:
+            return self._share is None or self._share.takes()
+
+    def _drained(self) -> Iterator[ServedSample]:
+        cursor = 0
+        while (page := self._shelf.page(cursor)).items:
+            yield from page.items
+            cursor = page.cursor
+
+    def page(self, after: int) -> FeaturesPage:
+        """What was kept after a cursor; nothing before `keep` was called."""
+        with self._lock:
+            if self._share is None:
+                return FeaturesPage(cursor=after, service=self._source.service, lines=[])
+            page = self._shelf.page(after)
+        encode = msgspec.json.Encoder().encode
+        source = self._source
+        return FeaturesPage(
+            cursor=page.cursor,
+            service=source.service,
+            lines=[
+                encode(row).decode()
+                for one in page.items
+                for row in served_rows(
+                    source.service, source.schema_hash, one.at, one.keys, one.rows
+                )
+            ],
+            dropped=page.dropped,
+        )
+
+
+def _size_bytes(sample: ServedSample) -> int:
+    return sample.count * len(sample.rows.columns) * _VALUE_BYTES
+
+
+def served_of(model: object, before: ServedFeatures | None = None) -> ServedFeatures | None:
+    """For a model that looks features up; None for another.
+
+    Args:
+        before: What kept samples of the model when it was loaded before; it goes on.
+    """
+    for step in getattr(model, "steps", ()):
+        source = getattr(step.model, "source", None)
+        if isinstance(source, BoundFeatures):
+            if before is None:
+                return ServedFeatures(source)
+            before.follow(source)
+            return before
+    return None
+
+
+_log = logging.getLogger(__name__)
 PARENT_HEADER: Final = b"traceparent"
 _CALLER: Final = CALLER_HEADER.encode()
 
@@ -68,7 +320,6 @@ class Recorder:
         """Called when the state's model is there, also when a pool has loaded it again."""
         if self._state.settings.features is UNSET:
             return
-        from headrace.serving.served_features import served_of  # noqa: PLC0415  # few need it
 
         self.features = served_of(self._state.model.loaded.model, self.features)
         if self.features is not None and self._was_told:

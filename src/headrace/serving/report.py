@@ -1,4 +1,4 @@
-"""What does a replica tell the control plane about itself? One document, over its socket."""
+"""Messages between replica and control plane: reports, samples, drift."""
 
 import hashlib
 from collections.abc import Iterable
@@ -8,6 +8,7 @@ import msgspec
 
 from headrace.core import ReplicaSettings
 from headrace.core.devices import DeviceUse
+from headrace.observe.features import FeatureBins, FeatureCounts
 from headrace.observe.row_checks import BatchingReport
 from headrace.observe.spans import SpanRecord
 
@@ -240,3 +241,56 @@ def models_digest(models: Iterable[ReplicaSettings]) -> str:
     """What tells two lists of a pool's models apart; their order does not matter."""
     ordered = sorted(models, key=lambda model: (model.model_name, model.model_version))
     return hashlib.sha256(msgspec.json.encode(ordered, order="deterministic")).hexdigest()
+
+
+class DriftPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a replica shall count of requests and answers.
+
+    `key` names the plan; empty for nothing. `bins`: of features that have a reference. `sample`: of
+    all others the values themselves are kept, of so many rows at most until they are taken.
+    `rows_per_request`: at most so many rows of one request count. `labels`: keep what requests with
+    an id got, of `output`.
+    """
+
+    key: str = ""
+    bins: list[FeatureBins] = []
+    sample: int = 0
+    rows_per_request: int = 32
+    labels: bool = False
+    output: str = ""
+
+
+class FeatureValues(msgspec.Struct, frozen=True, kw_only=True):
+    """Values of one feature as they came: null for NaN, `inf` and `-inf` as text.
+
+    `is_text`: the feature's values are texts themselves.
+    """
+
+    name: str
+    role: str
+    is_text: bool = False
+    values: list[float | str | None] = []
+
+
+class SeenAnswer(msgspec.Struct, frozen=True, array_like=True):
+    """What a request got for its first row: the name of a class, or a number."""
+
+    request_id: str
+    value: str | float
+
+
+class DriftTaken(msgspec.Struct, frozen=True, kw_only=True):
+    """What was counted since the last time somebody asked; then counting begins anew.
+
+    `counts`: in the order of the plan's bins. `values`: of features without bins. `answers`: for
+    labels, if the plan says so. `seen`: requests that were looked at. `skipped`: those that came
+    while the time for looking was used up. `age_s`: seconds since the first of them was counted.
+    """
+
+    key: str = ""
+    counts: list[FeatureCounts] = []
+    values: list[FeatureValues] = []
+    answers: list[SeenAnswer] = []
+    seen: int = 0
+    skipped: int = 0
+    age_s: float = 0.0

@@ -1,5 +1,6 @@
-"""From a request's path to what answers it. The paths of all models are known: it is a dict."""
+"""Routes of a replica: request paths, and callers and deadlines as the gateway states them."""
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,16 +9,17 @@ from urllib.parse import unquote_to_bytes
 
 from headrace.core import (
     HeadraceError,
+    InvalidArgumentError,
     ModelNotFoundError,
     NotFoundError,
     UnsupportedError,
 )
+from headrace.core.headers import PRIORITY_HEADER, SLO_HEADER, TIMEOUT_HEADER
+from headrace.core.priorities import LEVELS
 from headrace.serving.exchange import Exchange
 
 _GRPC_PREFIX: Final = b"/inference.GRPCInferenceService/"
-
 Handler = Callable[[Exchange], None]
-
 _MODEL_PATH: Final = re.compile(
     rb"/v2/models/(?P<name>[^/]+)(?:/versions/(?P<version>[0-9]+))?(?P<verb>/[a-z_]+(?:/[a-z_]+)?)?"
     rb"|/v1/models/(?P<v1name>[^/:]+)(?P<v1verb>:[a-z]+)?"
@@ -134,3 +136,54 @@ def add_routes(table: Table, routes: dict[tuple[bytes, bytes], Handler]) -> Tabl
     for (method, path), handler in routes.items():
         table.setdefault(path, {})[method] = handler
     return table
+
+
+_PRIORITY: Final = PRIORITY_HEADER.encode()
+_SLO: Final = SLO_HEADER.encode()
+_TIMEOUT: Final = TIMEOUT_HEADER.encode()
+_ENVOY_TIMEOUT: Final = b"x-envoy-expected-rq-timeout-ms"
+
+
+def rank(exchange: "Exchange") -> None:
+    """Note the caller's priority and the endpoint's aim, for the queue.
+
+    Raises:
+        InvalidArgumentError: One of them is no such number.
+    """
+    headers = exchange.headers
+    level = headers.get(_PRIORITY)
+    if level is not None:
+        if len(level) != 1 or not b"1" <= level <= b"%d" % LEVELS:
+            msg = f"header {PRIORITY_HEADER} must be 1 to {LEVELS}"
+            raise InvalidArgumentError(msg)
+        exchange.floor = int(level)
+    aim = headers.get(_SLO)
+    if aim is not None:
+        exchange.slo_s = _positive(aim, SLO_HEADER)
+
+
+def timeout_s(headers: dict[bytes, bytes]) -> float:
+    """How long the caller, or the gateway for it, waits; infinity if nobody says.
+
+    Raises:
+        InvalidArgumentError: A timeout is no positive number.
+    """
+    limit = math.inf
+    own = headers.get(_TIMEOUT)
+    if own is not None:
+        limit = _positive(own, TIMEOUT_HEADER)
+    envoys = headers.get(_ENVOY_TIMEOUT)
+    if envoys is not None:
+        limit = min(limit, _positive(envoys, "x-envoy-expected-rq-timeout-ms") / 1000)
+    return limit
+
+
+def _positive(text: bytes, name: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not value > 0:
+        msg = f"header {name} must be a positive number, got {text[:50].decode('latin-1')!r}"
+        raise InvalidArgumentError(msg)
+    return value

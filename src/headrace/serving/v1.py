@@ -6,9 +6,8 @@ import orjson
 
 from headrace.core import HeadraceError, InferResponse, Nulls, UnsupportedError
 from headrace.protocol import V1Codec
-from headrace.serving.callers import rank, timeout_s
 from headrace.serving.exchange import Exchange, send_error
-from headrace.serving.routing import Handler
+from headrace.serving.routing import Handler, rank, timeout_s
 from headrace.serving.state import ReplicaState
 from headrace.serving.v2 import decoded_body, send_tensors
 

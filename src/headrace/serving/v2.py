@@ -28,9 +28,8 @@ from headrace.protocol import (
     repository_index,
     server_metadata,
 )
-from headrace.serving.callers import rank, timeout_s
 from headrace.serving.exchange import JSON, JSON_HEAD, Exchange, send_error, tensors_head
-from headrace.serving.routing import Handler
+from headrace.serving.routing import Handler, rank, timeout_s
 from headrace.serving.state import ReplicaState
 
 _OCTETS: Final = b"application/octet-stream"

@@ -21,7 +21,7 @@ from headrace.gateway import (
     SnapshotRejectedError,
     build_snapshot,
 )
-from headrace.gateway.logfile import size_of
+from headrace.gateway.binary import size_of
 from tests.e2e.gateway.lab import Lab, client, endpoint, http_url
 
 pytestmark = [pytest.mark.e2e, pytest.mark.anyio, pytest.mark.slow]

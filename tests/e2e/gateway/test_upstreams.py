@@ -28,7 +28,7 @@ from headrace.gateway import (
     RevisionTarget,
     build_snapshot,
 )
-from headrace.gateway.admin import StatKind
+from headrace.gateway.publisher import StatKind
 from headrace.gateway.resources import address_of
 from headrace.gateway.snapshot import CLUSTERS, Piece
 from tests.e2e.gateway.lab import UP_WITHIN_S, Lab, client, grpc_target

@@ -17,8 +17,8 @@ from headrace.core import (
     UnavailableError,
 )
 from headrace.registry.content import read_content
-from headrace.registry.open_store import open_shared
-from headrace.serving.fetching import SharedFetcher
+from headrace.registry.shared import open_shared
+from headrace.serving.pool_replica import SharedFetcher
 
 pytestmark = [pytest.mark.e2e, pytest.mark.anyio]
 

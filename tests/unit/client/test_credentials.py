@@ -5,8 +5,14 @@ import httpx
 import pytest
 
 from headrace.client import AsyncClient, Client
-from headrace.client.credentials import Credentials, Manner, Trust, manner, tls_context
-from headrace.client.target import parse_target
+from headrace.client.credentials import (
+    Credentials,
+    Manner,
+    Trust,
+    manner,
+    parse_target,
+    tls_context,
+)
 from headrace.core import InvalidArgumentError
 
 KEY = "hr_abc_0123456789"

@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 from headrace.client import ProtocolError
 from headrace.client.http_transport import HttpReply
 from headrace.client.http_wire import HttpWire, decode_infer
-from headrace.client.raw_tensors import from_raw, to_raw
+from headrace.client.tensors import from_raw, to_raw
 from headrace.core import (
     DTYPES,
     Array,

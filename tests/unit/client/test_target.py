@@ -1,6 +1,6 @@
 import pytest
 
-from headrace.client.target import parse_target
+from headrace.client.credentials import parse_target
 from headrace.core import InvalidArgumentError
 
 

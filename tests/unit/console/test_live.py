@@ -5,7 +5,7 @@ import pytest
 
 from headrace.console.live import MAX_STREAMS, Changes, Part, Streams, stream
 from headrace.core import NotFoundError, OverloadedError
-from headrace.testing.virtual_time import VirtualTimeLoop
+from headrace.testing.turned import VirtualTimeLoop
 
 pytestmark = pytest.mark.anyio
 

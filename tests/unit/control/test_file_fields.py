@@ -17,9 +17,9 @@ from headrace.core import Digest, HeadraceError
 from headrace.core.spec import SystemSpec
 from headrace.core.spec_base import model_of
 from headrace.core.spec_part import SpecPart
-from headrace.registry.manifest import decode_manifest
+from headrace.registry.index import decode_version
+from headrace.registry.shared_content import decode_manifest
 from headrace.registry.signing import read_public_keys
-from headrace.registry.version import decode_version
 from headrace.streaming.endpoint import endpoint_scorer
 from headrace.streaming.settings import EndpointSettings
 from tests.secret_files import leaked, secret_contents, write_secret

@@ -6,7 +6,7 @@ from headrace.control.upstream_watch import ArmKey, UpstreamWatch, trouble
 from headrace.core import UnavailableError
 from headrace.core.spec_upstream import UpstreamSpec, UpstreamTlsSpec
 from headrace.gateway import EndpointRoute, Handshakes, RevisionTarget
-from headrace.gateway.handshakes import read_handshakes
+from headrace.gateway.statistics import read_handshakes
 
 NOTHING = Handshakes()
 

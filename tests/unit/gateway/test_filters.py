@@ -6,16 +6,16 @@ from headrace.core.spec_access import AccessSettings
 from headrace.gateway import GatewaySettings
 from headrace.gateway.filters import (
     BRIDGING,
+    GUARDS,
     SELECTING,
     UNIT_IDLE,
     early_mutations,
     http_filters,
     unguarded,
 )
-from headrace.gateway.guards import GUARDS
 from headrace.gateway.limits import FILTERS as LIMIT_FILTERS
 from headrace.gateway.limits import limit_filters, local_config
-from headrace.gateway.replies import local_reply_config
+from headrace.gateway.listeners import local_reply_config
 from tests.unit.gateway.arbitrary import plain
 
 

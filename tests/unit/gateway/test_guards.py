@@ -16,8 +16,7 @@ from headrace.gateway import (
     build_snapshot,
 )
 from headrace.gateway.clusters import CONTROL
-from headrace.gateway.filters import HEALTH_CHECK
-from headrace.gateway.guards import CREDENTIALS
+from headrace.gateway.filters import CREDENTIALS, HEALTH_CHECK
 from tests.unit.gateway.arbitrary import (
     endpoint_lists,
     first_match,

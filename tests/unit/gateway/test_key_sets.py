@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
-from headrace.gateway.key_sets import usable_key_set
+from headrace.gateway.callers import usable_key_set
 
 RSA = rsa.generate_private_key(65537, 2048)
 WEAK = rsa.generate_private_key(65537, 1024)  # noqa: S505  # it is to be refused

@@ -1,7 +1,7 @@
 import json
 from pathlib import Path
 
-from headrace.gateway.logfile import (
+from headrace.gateway.binary import (
     last_lines,
     log_pattern,
     read_from,

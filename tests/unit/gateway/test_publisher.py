@@ -26,8 +26,7 @@ from headrace.gateway import (
     SnapshotRejectedError,
     build_snapshot,
 )
-from headrace.gateway.admin import StatKind
-from headrace.gateway.publisher import Publisher, documents_of, write_document
+from headrace.gateway.publisher import Publisher, StatKind, documents_of, write_document
 from headrace.gateway.snapshot import (
     CLUSTERS,
     FILTERS,

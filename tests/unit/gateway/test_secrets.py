@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from headrace.gateway import GatewayUnavailableError, SecretFiles, SnapshotRejectedError
-from headrace.gateway.admin import StatKind
-from headrace.gateway.publisher import Publisher
+from headrace.gateway.publisher import Publisher, StatKind
 from headrace.gateway.resources import Resource
 from headrace.gateway.tls import authorities_secret, certificate_secret, secret_file
 

@@ -14,7 +14,7 @@ from headrace.monitor.drift_reference import (
     Reference,
     feature_reference,
 )
-from headrace.observe.feature_counts import count_columns
+from headrace.observe.features import count_columns
 
 DAY_S = 86_400.0
 

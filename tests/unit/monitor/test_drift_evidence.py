@@ -8,7 +8,7 @@ import pytest
 from headrace.core import Array
 from headrace.monitor.drift_evidence import Spans, log_evidence, nulls_of
 from headrace.monitor.drift_reference import feature_reference
-from headrace.observe.feature_counts import FeatureCounts, count_column
+from headrace.observe.features import FeatureCounts, count_column
 
 
 def evidence(reference: Array, live: Array, *, margin: float = 0.1, wrong: float = 0.02) -> float:

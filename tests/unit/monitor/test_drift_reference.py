@@ -14,8 +14,7 @@ from headrace.monitor.drift_reference import (
     feature_reference,
     reference_of,
 )
-from headrace.observe.feature_counts import MAX_TEXTS, FeatureKind
-from headrace.observe.features import features_of
+from headrace.observe.features import MAX_TEXTS, FeatureKind, features_of
 from tests.unit.monitor.streams import (
     DAY_S,
     autoregressive,

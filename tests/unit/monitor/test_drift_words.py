@@ -5,7 +5,7 @@ import numpy as np
 from headrace.core import Array
 from headrace.monitor.drift_evidence import Spans, nulls_of, why
 from headrace.monitor.drift_reference import feature_reference
-from headrace.observe.feature_counts import count_column
+from headrace.observe.features import count_column
 
 
 def said(reference: Array, live: Array) -> str:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as some
 
 from headrace.core import Array
-from headrace.observe.feature_counts import (
+from headrace.observe.features import (
     FeatureBins,
     FeatureCounts,
     FeatureKind,

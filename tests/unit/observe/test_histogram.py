@@ -12,9 +12,9 @@ from headrace.observe.histogram import (
     SECONDS_BOUNDS,
     TWO_DIGITS_S,
     Histogram,
+    PhaseHistograms,
     told,
 )
-from headrace.observe.statistics import PhaseHistograms
 
 
 def test_a_value_on_a_bound_belongs_below_it() -> None:

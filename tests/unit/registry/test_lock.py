@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from headrace.core import UnavailableError
-from headrace.registry.lock import exclusive
+from headrace.core.files import exclusive
 
 
 def test_a_second_holder_in_the_same_process_has_to_wait(tmp_path: Path) -> None:

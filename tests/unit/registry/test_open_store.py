@@ -8,7 +8,7 @@ from obstore.store import AzureStore, GCSStore, S3Store
 
 from headrace.core import FailedPreconditionError, InvalidArgumentError
 from headrace.registry import check_artifacts_url, open_shared
-from headrace.registry.open_store import _config
+from headrace.registry.shared import _config
 
 
 @pytest.mark.parametrize(

@@ -22,10 +22,10 @@ from headrace.core import (
     UnavailableError,
     UnsupportedModelError,
 )
+from headrace.core.files import exclusive
 from headrace.registry import ModelVersion, Registry, VersionNotFoundError
-from headrace.registry.lock import exclusive
+from headrace.registry.index import decode_version, encode_version
 from headrace.registry.signing import statement
-from headrace.registry.version import decode_version, encode_version
 
 MakeFile = Callable[..., Path]
 

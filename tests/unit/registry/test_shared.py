@@ -14,17 +14,15 @@ from headrace.core import (
     UnavailableError,
 )
 from headrace.registry import Registry, SharedStore, StoredFile, VersionNotFoundError
-from headrace.registry.bucket import MOST_READ_BYTES, Bucket, ObjectInfo
-from headrace.registry.bucket_files import FileBucket
-from headrace.registry.manifest import (
+from headrace.registry.bucket import MOST_READ_BYTES, Bucket, FileBucket, ObjectInfo
+from headrace.registry.shared import GRACE_S, SharedIndex
+from headrace.registry.shared_content import (
+    TOMBSTONE_AGE_S,
     Manifest,
     decode_manifest,
     encode_manifest,
     manifest_key,
 )
-from headrace.registry.shared import GRACE_S
-from headrace.registry.shared_content import TOMBSTONE_AGE_S
-from headrace.registry.shared_index import SharedIndex
 from tests.unit.registry.conftest import FixedClock, inspect_text
 from tests.unit.registry.memory_bucket import MemoryBucket
 

@@ -12,11 +12,11 @@ import pytest
 
 from headrace.core import InferResponse
 from headrace.monitor.drift_reference import feature_reference
-from headrace.observe.feature_counts import FeatureBins
+from headrace.observe.features import FeatureBins
 from headrace.serving.application import Application
 from headrace.serving.drift import DriftSampler, _numbers
-from headrace.serving.drift_report import DriftPlan, DriftTaken
 from headrace.serving.exchange import Exchange
+from headrace.serving.report import DriftPlan, DriftTaken
 from tests.unit.serving.parts import (
     BAD,
     Caller,

@@ -12,7 +12,7 @@ from headrace.core import Clock
 from headrace.features import open_online_store, parse_definitions, push_rows
 from headrace.pipeline import BoundFeatures, with_features
 from headrace.runtimes import Model, load_model
-from headrace.serving.served_features import ServedFeatures, served_of
+from headrace.serving.recording import ServedFeatures, served_of
 from headrace.testing import models
 from headrace.testing.turned import TurnedClock
 

@@ -79,7 +79,7 @@ def fetch(
         headrace models fetch fraud:3 --artifacts s3://models/prod --output /models
     """
     from headrace.registry.fetch import check_reference, fetch_model
-    from headrace.registry.open_store import RETRY_S, check_artifacts_url
+    from headrace.registry.shared import RETRY_S, check_artifacts_url
 
     for told, check, text in (
         ("NAME:VERSION", check_reference, reference),

@@ -25,7 +25,7 @@ from headrace.observe.metrics import Labels
 if TYPE_CHECKING:
     import grpc
 
-    from headrace.protocol.rls import Descriptor, RateLimitAnswer, RateLimitCodec
+    from headrace.protocol.protos import Descriptor, RateLimitAnswer, RateLimitCodec
 
 Pair = tuple[bytes, bytes]
 """A private key and its certificate with its chain, both PEM."""
@@ -178,7 +178,7 @@ def _listen(
 
 def answer_of(ask: Ask, decision: Decision) -> "RateLimitAnswer":
     """What the gateway is told."""
-    from headrace.protocol.rls import RateLimitAnswer  # noqa: PLC0415  # loads protobuf
+    from headrace.protocol.protos import RateLimitAnswer  # noqa: PLC0415  # loads protobuf
 
     headers = {} if decision.tightest is None else _headers(decision.tightest)
     if decision.refusal is None or decision.tightest is None:
@@ -252,7 +252,7 @@ def _load() -> "RateLimitCodec":
     """Blocking: loads gRPC and protobuf, a third of a second that most systems need not pay."""
     import grpc.aio  # noqa: F401, PLC0415  # for its side effect: a later import is instant
 
-    from headrace.protocol.rls import RateLimitCodec  # noqa: PLC0415  # as above
+    from headrace.protocol.protos import RateLimitCodec  # noqa: PLC0415  # as above
 
     return RateLimitCodec()
 
@@ -266,7 +266,7 @@ def _is_refused(context: "grpc.aio.ServicerContext[bytes, bytes]", secured: Secu
 def _make_server(service: LimitService, codec: "RateLimitCodec") -> "grpc.aio.Server":
     import grpc.aio  # noqa: PLC0415  # as above
 
-    from headrace.protocol.rls import RLS_METHOD, RLS_SERVICE  # noqa: PLC0415  # as above
+    from headrace.protocol.protos import RLS_METHOD, RLS_SERVICE  # noqa: PLC0415  # as above
 
     async def handle(data: bytes, context: "grpc.aio.ServicerContext[bytes, bytes]") -> bytes:
         if service.secured is not None and _is_refused(context, service.secured):

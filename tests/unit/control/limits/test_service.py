@@ -18,9 +18,15 @@ from headrace.control.state import home_url, open_store
 from headrace.control.state.records import QuotaUse
 from headrace.core import FailedPreconditionError, InvalidArgumentError
 from headrace.core.spec_access import EndpointLimitsSpec, LimitSpec
-from headrace.protocol.descriptor_set import RLS_DESCRIPTOR_SET_PATH
-from headrace.protocol.protos import load_pool, message_of
-from headrace.protocol.rls import RLS_METHOD, RLS_SERVICE, RateLimitAnswer, RateLimitCodec
+from headrace.protocol.grpc_wire import RLS_DESCRIPTOR_SET_PATH
+from headrace.protocol.protos import (
+    RLS_METHOD,
+    RLS_SERVICE,
+    RateLimitAnswer,
+    RateLimitCodec,
+    load_pool,
+    message_of,
+)
 from tests.certificates import Authority, Files
 
 pytestmark = pytest.mark.anyio
