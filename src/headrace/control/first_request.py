@@ -140,7 +140,7 @@ async def _ask(address: str, name: str, example: Mapping[str, float | str]) -> t
             body=infer_body(example_inputs(signature, variable=size)),
             timeout_s=_TIMEOUT_S,
         )
-        if answer.status != _INTERNAL or not _has_variable(signature):
+        if answer.status != _INTERNAL or not signature.has_variable_size:
             break
     return answer, _is_answer(answer.status)
 
@@ -153,11 +153,6 @@ def _signature(body: bytes) -> ModelSignature:
     )
     batched = all(spec.shape and spec.shape[0] == VARIABLE for spec in specs)
     return ModelSignature(inputs=specs, outputs=(), batched=batched)
-
-
-def _has_variable(signature: ModelSignature) -> bool:
-    first = 1 if signature.batched else 0
-    return any(VARIABLE in spec.shape[first:] for spec in signature.inputs)
 
 
 def _is_answer(status: int) -> bool:

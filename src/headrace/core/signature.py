@@ -81,6 +81,12 @@ class ModelSignature:
         """The output of this name, if there is one."""
         return next((spec for spec in self.outputs if spec.name == name), None)
 
+    @property
+    def has_variable_size(self) -> bool:
+        """Whether a dimension of an input varies besides the batch."""
+        first = 1 if self.batched else 0
+        return any(VARIABLE in spec.shape[first:] for spec in self.inputs)
+
 
 def with_weakest_evidence(
     signature: ModelSignature, members: Iterable[ModelSignature]

@@ -8,7 +8,6 @@ from typing import Any, Final, Literal
 
 from headrace import __version__
 from headrace.core import InvalidArgumentError
-from headrace.core.spec_access import LimitSpec
 from headrace.deploy.export import Body, Document, Export, finish
 from headrace.deploy.facts import Endpoint, Facts
 from headrace.deploy.features import Loss, Note, Target
@@ -176,7 +175,7 @@ def throttled(facts: Facts) -> Iterator[tuple[Operation, float, int]]:
         limits = None if operation.endpoint is None else operation.endpoint.spec.limits.total
         # Questions about a model cost nothing; runs do.
         if limits is not None and limits.requests_per_s is not None and operation.method == "post":
-            yield operation, limits.requests_per_s, _burst(limits)
+            yield operation, limits.requests_per_s, limits.most_at_once
 
 
 def _rest_stage(facts: Facts) -> Body:
@@ -204,7 +203,10 @@ def _plans(facts: Facts) -> Iterator[tuple[str, Body]]:
         found: Body = {}
         limits = tier.limits
         if limits.requests_per_s is not None:
-            found["Throttle"] = {"RateLimit": limits.requests_per_s, "BurstLimit": _burst(limits)}
+            found["Throttle"] = {
+                "RateLimit": limits.requests_per_s,
+                "BurstLimit": limits.most_at_once,
+            }
         if limits.requests_per_day is not None:
             found["Quota"] = {"Limit": limits.requests_per_day, "Period": "DAY"}
         if found:
@@ -213,10 +215,6 @@ def _plans(facts: Facts) -> Iterator[tuple[str, Body]]:
             properties: Body = {"UsagePlanName": tier.name, "ApiStages": stages, **found}
             body: Body = {"Type": "AWS::ApiGateway::UsagePlan", "Properties": properties}
             yield f"Tier{i}{name}", body
-
-
-def _burst(limits: LimitSpec) -> int:
-    return limits.burst or max(math.ceil(limits.requests_per_s or 0.0), 1)
 
 
 Kind = Literal["http", "rest"]

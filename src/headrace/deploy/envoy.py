@@ -10,6 +10,7 @@ from typing import Any, Final
 import msgspec
 from msgspec.structs import replace
 
+from headrace.control.gateway_tls import listener_tls
 from headrace.core.spec_access import AccessSettings, TlsSpec, endpoint_access
 from headrace.deploy.export import Body, Document, Export, addresses_of, finish
 from headrace.deploy.facts import Endpoint, Facts, Version
@@ -18,7 +19,6 @@ from headrace.gateway import (
     EndpointRoute,
     GatewayPolicy,
     GatewaySettings,
-    ListenerTls,
     MirrorTarget,
     RevisionTarget,
     build_snapshot,
@@ -32,9 +32,9 @@ from headrace.gateway.tls import (
 )
 
 
-def inline_secrets(bootstrap: Body, upstreams: Iterable[Version], tls: TlsSpec | None) -> Body:
+def inline_secrets(bootstrap: Body, versions: Iterable[Version], tls: TlsSpec | None) -> Body:
     """`bootstrap` with its secrets in it."""
-    secrets = {secret["name"]: secret for secret in (*_own(tls), *_of(upstreams))}
+    secrets = {secret["name"]: secret for secret in (*_own(tls), *_of(versions))}
     if not secrets:
         return bootstrap
     found: Body = _without_sources(bootstrap, frozenset(secrets))
@@ -119,7 +119,8 @@ def envoy(facts: Facts, options: EnvoyOptions) -> Export:
     made = inline_bootstrap(settings, build_snapshot(settings, routes, policy))
     body: Body = json.loads(msgspec.json.encode(made))
     body = _with_descriptors(body, base64.b64encode(options.descriptors).decode())
-    body = inline_secrets(body, _upstreams(facts), facts.spec.gateway.tls)
+    versions = (version for endpoint in facts.endpoints for version in endpoint.versions)
+    body = inline_secrets(body, versions, facts.spec.gateway.tls)
     return finish(
         Target.ENVOY,
         facts,
@@ -147,17 +148,7 @@ def _settings(facts: Facts, options: EnvoyOptions) -> GatewaySettings:
         request_log=gateway.request_log,
         tracing=facts.spec.tracing,
         ca_file=options.ca_file,
-        tls=_listener_tls(gateway.tls),
-    )
-
-
-def _listener_tls(tls: TlsSpec | None) -> ListenerTls | None:
-    if tls is None:
-        return None
-    return ListenerTls(
-        min_version=tls.min_version,
-        takes_clients=bool(tls.client_ca_file),
-        requires_client=tls.require_client_certificate,
+        tls=listener_tls(gateway.tls),
     )
 
 
@@ -187,11 +178,6 @@ def _route(endpoint: Endpoint, addresses: Mapping[tuple[str, str], Sequence[str]
         slo_latency_s=None if spec.slo is None else spec.slo.latency_s,
         request_log=spec.request_log,
     )
-
-
-def _upstreams(facts: Facts) -> Iterator[Version]:
-    for endpoint in facts.endpoints:
-        yield from (version for version in endpoint.versions if version.upstream is not None)
 
 
 def _implied(facts: Facts) -> Iterator[Loss]:

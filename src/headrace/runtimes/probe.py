@@ -223,11 +223,7 @@ def _why_no_candidate(inputs: tuple[TensorSpec, ...], axis_names: Mapping[str, s
 
 
 def _first_that_runs(run: Run, signature: ModelSignature) -> tuple[int, Tensors | None]:
-    has_variable = any(
-        VARIABLE in (spec.shape[1:] if signature.batched else spec.shape)
-        for spec in signature.inputs
-    )
-    for size in VARIABLE_SIZES if has_variable else VARIABLE_SIZES[:1]:
+    for size in VARIABLE_SIZES if signature.has_variable_size else VARIABLE_SIZES[:1]:
         try:
             return size, run(example_inputs(signature, variable=size))
         except HeadraceError as error:

@@ -15,10 +15,8 @@ from typing import Any, Final
 import msgspec
 
 from headrace.core import (
-    VARIABLE,
     CodeNotAllowedError,
     HeadraceError,
-    ModelSignature,
     Tensors,
     UnsupportedModelError,
 )
@@ -235,7 +233,7 @@ def find_lengths(
     Raises:
         UnsupportedModelError: It runs with none.
     """
-    if not has_variable(model.signature):
+    if not model.signature.has_variable_size:
         run_once(model, NO_LENGTH)
         return (NO_LENGTH,), ()
     tried = wanted or LENGTHS
@@ -246,12 +244,6 @@ def find_lengths(
         msg = f"{where}: the model runs with none of the lengths that were tried ({tried})"
         raise UnsupportedModelError(msg)
     return found, tuple(length for length in wanted if length not in found)
-
-
-def has_variable(signature: ModelSignature) -> bool:
-    """Whether an input has a variable dimension besides the batch."""
-    first = 1 if signature.batched else 0
-    return any(VARIABLE in spec.shape[first:] for spec in signature.inputs)
 
 
 def run_once(model: Model, length: int) -> None:

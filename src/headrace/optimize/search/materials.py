@@ -198,12 +198,6 @@ def served_run(model: Model, source: ModelSignature) -> Callable[[Tensors], Tens
     return one_by_one
 
 
-def has_length(signature: ModelSignature) -> bool:
-    """Whether some axis besides the batch is variable."""
-    skip = 1 if signature.batched else 0
-    return any(VARIABLE in spec.shape[skip:] for spec in signature.inputs)
-
-
 def shapes_text(request: Tensors) -> str:
     """What is timed, for people: `input_ids [1, 128], attention_mask [1, 128]`."""
     return ", ".join(f"{name} {list(array.shape)}" for name, array in request.items())
@@ -415,7 +409,7 @@ def versions() -> dict[str, str]:
 
 def _length(asked: SearchRequest, signature: ModelSignature, kind: ModelClass) -> int | None:
     """Of variable axes in what is timed; None for what the example has."""
-    if not has_length(signature):
+    if not signature.has_variable_size:
         return None
     default = {ModelClass.TRANSFORMER: DEFAULT_LENGTH}
     if not asked.data:

@@ -7,7 +7,6 @@ import numpy as np
 
 from headrace.core import Datatype, ModelSignature, Tensors, TensorSpec
 from headrace.optimize.search.materials import (
-    has_length,
     served_run,
     shapes_text,
     timed_request,
@@ -62,8 +61,8 @@ def test_an_empty_axis_stays_empty() -> None:
 def test_only_an_axis_besides_the_batch_is_a_length() -> None:
     row = TensorSpec(name="x", datatype=Datatype.FP32, shape=(-1, 3))
 
-    assert has_length(TEXT)
-    assert not has_length(ModelSignature(inputs=(row,), outputs=(), batched=True))
+    assert TEXT.has_variable_size
+    assert not ModelSignature(inputs=(row,), outputs=(), batched=True).has_variable_size
     assert shapes_text({"ids": np.zeros((1, 5))}) == "ids [1, 5]"
 
 
