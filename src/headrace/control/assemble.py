@@ -46,7 +46,7 @@ from headrace.control.reconciling import Reconciling
 from headrace.control.sandbox import Probe, Sandbox, without_root
 from headrace.control.sandboxed import SandboxedInspector
 from headrace.control.secret_references import resolve_url
-from headrace.control.serve import ApiServer, ApiSockets, listen_unix
+from headrace.control.serve import ApiServer, ApiSockets
 from headrace.control.settings import (
     ControlFile,
     ControlSettings,
@@ -58,7 +58,7 @@ from headrace.control.state import home_url, open_store, sqlite_path
 from headrace.core import Clock, FailedPreconditionError, SystemClock
 from headrace.core.processes import start_ticks
 from headrace.core.spec import GatewaySpec, SystemSpec, parse_spec
-from headrace.gateway import GatewaySettings, make_private
+from headrace.gateway import GatewaySettings, listen_unix, make_private
 from headrace.registry import Registry, open_shared
 
 if TYPE_CHECKING:

@@ -4,14 +4,12 @@ import asyncio
 import socket
 import ssl
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from headrace.control.access.parts import Access
 from headrace.control.activator import HeldRequests
 from headrace.control.pages import console_of
 from headrace.control.plane import ControlPlane
-from headrace.gateway import socket_mode
 
 if TYPE_CHECKING:
     from headrace.control.guards import App
@@ -31,21 +29,6 @@ class ApiSockets:
         """Close what `serve` did not."""
         for sock in (self.admin, self.metrics, self.gateway):
             sock.close()
-
-
-def listen_unix(path: Path) -> socket.socket:
-    """A listening Unix socket that only this user may use; replaces a leftover one."""
-    path.unlink(missing_ok=True)
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        sock.bind(str(path))
-        path.chmod(socket_mode())
-        sock.listen(64)
-        sock.setblocking(False)  # noqa: FBT003  # the standard library's signature
-    except OSError:
-        sock.close()
-        raise
-    return sock
 
 
 @dataclass(slots=True, kw_only=True)

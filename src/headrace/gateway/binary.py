@@ -5,6 +5,7 @@ import importlib
 import json
 import os
 import re
+import socket
 import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -201,6 +202,21 @@ def gateway_user() -> int | None:
 def socket_mode() -> int:
     """The mode of a socket that Envoy connects to, in a directory of `make_private`."""
     return 0o600 if gateway_user() is None else 0o660
+
+
+def listen_unix(path: Path) -> socket.socket:
+    """A listening Unix socket that only this user and Envoy's may use; replaces a leftover one."""
+    path.unlink(missing_ok=True)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.bind(str(path))
+        path.chmod(socket_mode())
+        sock.listen(64)
+        sock.setblocking(False)  # noqa: FBT003  # the standard library's signature
+    except OSError:
+        sock.close()
+        raise
+    return sock
 
 
 def runtime_dir(home: Path, *, environ: Mapping[str, str] = os.environ) -> Path:

@@ -18,10 +18,9 @@ from headrace.control.home import HomeLock
 from headrace.control.ownership import claim
 from headrace.control.ports import listen
 from headrace.control.sandbox import Sandbox
-from headrace.control.serve import listen_unix
 from headrace.core import Clock, FailedPreconditionError, HeadraceError, SystemClock
 from headrace.core.files import make_private_dir
-from headrace.gateway import make_private, runtime_dir
+from headrace.gateway import listen_unix, make_private, runtime_dir
 from headrace.gateway_agent.agent import GatewayAgent
 from headrace.gateway_agent.applier import Applier, KeptBundle
 from headrace.gateway_agent.apps import AdminApp, Forwarding

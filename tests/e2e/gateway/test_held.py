@@ -15,8 +15,7 @@ from tritonclient.utils import InferenceServerException
 
 from headrace.control.activator import MAX_HELD_BYTES, Activator, HeldRequests, HoldLimits
 from headrace.control.guards import Receive, Scope, Send
-from headrace.control.serve import listen_unix
-from headrace.gateway import EndpointRoute, EnvoyGateway, RevisionTarget
+from headrace.gateway import EndpointRoute, EnvoyGateway, RevisionTarget, listen_unix
 from tests.e2e.gateway.lab import Lab, StandIn, client, grpc_target
 
 pytestmark = [pytest.mark.e2e, pytest.mark.anyio, pytest.mark.slow]
