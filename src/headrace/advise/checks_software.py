@@ -1,4 +1,8 @@
-"""Checks of installed software: too old, or with a published vulnerability."""
+"""Checks of installed software: too old, or with a published vulnerability.
+
+`https://osv.dev` has them for download; a file may hold one document, a list, `{"vulns": [...]}`,
+or one document a line.
+"""
 
 import re
 from collections.abc import Iterator

@@ -1,4 +1,8 @@
-"""ZIP archives and pickles of models: what they hold, and what loading them would import."""
+"""ZIP archives and pickles of models: what they hold, and what loading them would import.
+
+Only a few entries are read, with bounds, so that an archive that unpacks to a terabyte costs what
+its directory costs.
+"""
 
 import bz2
 import contextlib

@@ -1,4 +1,9 @@
-"""Decision of how many copies run from now on, and the growth that is allowed at once."""
+"""Decision of how many copies run from now on, and the growth that is allowed at once.
+
+Rules, in the order in which they win: bounds; the calendar; missing metrics never take copies away;
+nothing is taken away in a panic, under pressure, or before fewer copies have been enough for the
+scale-down delay; copies that are starting count as coming.
+"""
 
 import math
 from collections.abc import Iterable

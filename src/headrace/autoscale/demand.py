@@ -1,4 +1,20 @@
-"""Demand: how many copies the load needs by the SLO, and how sure that is."""
+"""Demand: how many copies the load needs by the SLO, and how sure that is.
+
+A copy with `c` runs at once is a queue with `c` servers. Erlang's C formula says how many requests
+wait; how long, is exponential with a mean that is halved here, because a model takes nearly the
+same time for every request (the Allen-Cunneen approximation with a squared coefficient of variation
+of 0 for service and 1 for arrivals). See Allen, "Probability, Statistics, and Queueing Theory",
+2nd ed. 1990, 5.3, and Whitt, "Approximations for the GI/G/m queue", 1993.
+
+Both ways of counting grow in proportion to the load and not with the queue that a shortage makes,
+so that one step up is enough and a step down does not bring the next step up:
+
+- Requests per second times the seconds of a copy that each takes (the offered load, by Little's
+  law) over how busy copies may be.
+  A queue that a shortage left behind is added, as what must be answered besides.
+- With `target_in_flight`: requests in flight over that. These do grow with a shortage; `decide`
+  looks at arrivals while copies start.
+"""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,8 @@
-"""State of a scaler: signals in sliding windows, reasons, and what it keeps between decisions."""
+"""State of a scaler: signals in sliding windows, reasons, and what it keeps between decisions.
+
+A window holds at most `_BUCKETS` buckets, so an hour costs as much as a minute. All of it is data:
+it is stored with the scaler's state and survives a restart.
+"""
 
 import math
 from collections.abc import Callable, Iterable

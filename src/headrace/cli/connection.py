@@ -1,4 +1,9 @@
-"""Control plane that a command talks to, and what runs on a home."""
+"""Control plane that a command talks to, and what runs on a home.
+
+A flag wins over an environment variable, that over the current context, and that over the home on
+this machine. `--home`, or `HEADRACE_HOME`, given without a server means that home, whatever the
+current context is.
+"""
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 

@@ -1,4 +1,9 @@
-"""`headrace context`: control planes by name, and what a command shows to them."""
+"""`headrace context`: control planes by name, and what a command shows to them.
+
+$XDG_CONFIG_HOME/headrace/contexts.json    {"current": "prod", "contexts": {"prod": {…}}}
+
+It holds tokens: only its owner may read it.
+"""
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 

@@ -1,4 +1,7 @@
-"""`headrace drift`: inputs and answers that differ from their reference."""
+"""`headrace drift`: inputs and answers that differ from their reference.
+
+Only the sketch is sent on: edges of bins, counts, and the names of categories.
+"""
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 

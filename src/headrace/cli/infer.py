@@ -1,4 +1,7 @@
-"""`headrace infer`: request to an endpoint from the command line."""
+"""`headrace infer`: request to an endpoint from the command line.
+
+Not those of `client_options`: these are shown to a gateway or a replica, not to a control plane.
+"""
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 

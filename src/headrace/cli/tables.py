@@ -1,4 +1,10 @@
-"""Tables of training data and features (Parquet, CSV, JSON lines, .npz) as values of columns."""
+"""Tables of training data and features (Parquet, CSV, JSON lines, .npz) as values of columns.
+
+Read a part at a time, so that a stream may be endless. A row that cannot be read is told by its
+number; only what breaks the file itself ends it.
+
+Unlike what is sent to a model, data may lack values, and may have many rows.
+"""
 
 import csv
 import importlib

@@ -1,4 +1,9 @@
-"""One call of a client as data: what to send, how long to pause, and when to try again."""
+"""One call of a client as data: what to send, how long to pause, and when to try again.
+
+A conversation is a generator. It yields `Send` and wants the reply, or has the failure thrown in;
+it yields `Pause` and wants to be resumed afterwards; it returns the result. So the blocking and the
+asynchronous client differ in nothing but how they wait, and tests need neither network nor time.
+"""
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field

@@ -1,6 +1,9 @@
 """Charts of the console: numbers over time, and the evidence of rollouts. Pure; SVG is a template.
 
 Every chart has its numbers as a table too, for whoever does not see it.
+
+An interval begins wider than anything that matters, so the picture is cut to what does: the
+present interval, no difference, what is tolerated, and as much of the past as fits beside them.
 """
 
 from collections.abc import Callable, Sequence

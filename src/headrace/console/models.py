@@ -1,4 +1,7 @@
-"""Which models are there, whence do they come, and who serves them?"""
+"""Which models are there, whence do they come, and who serves them?
+
+Where the API has a type for its answer, that is the message; `msgspec` reads it from JSON.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

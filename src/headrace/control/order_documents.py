@@ -3,6 +3,10 @@
 Ids of revisions once had the home's path in them. If the same got its new id at the next apply, all
 replicas would be replaced, and rollouts begun, for nothing. So a revision keeps its id for as long
 as it is the same.
+
+Ids once had the home's path in them. If the same got its new id at the next apply, all replicas
+would be replaced, and rollouts begun, for nothing. So a revision keeps its id for as long as it is
+the same.
 """
 
 from collections.abc import Iterable, Iterator, Mapping

@@ -2,6 +2,9 @@
 
 It costs no import of an HTTP library, which would double the time that the control plane takes to
 start. Servers of others are asked by httpx.
+
+The control plane starts within a blink, so it cannot afford one; and it only talks to our own
+processes, one request per connection.
 """
 
 import asyncio

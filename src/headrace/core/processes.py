@@ -5,6 +5,8 @@ import nothing of it: `confine.py` and `control/job_watch.py`.
 
 A process is identified by its pid together with the time at which it started: the kernel gives a
 pid again. Signals go through a pidfd, which names one process for as long as it is open.
+
+A process is known by its pid together with the time it started: a pid alone is used again.
 """
 
 import asyncio

@@ -1,4 +1,7 @@
-"""An endpoint as a Rollout of Argo's, judged by queries to Prometheus."""
+"""An endpoint as a Rollout of Argo's, judged by queries to Prometheus.
+
+https://argo-rollouts.readthedocs.io/en/stable/features/specification/
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field

@@ -1,4 +1,10 @@
-"""A spec as an API of Amazon API Gateway: OpenAPI 3.0.1, stage and plans."""
+"""A spec as an API of Amazon API Gateway: OpenAPI 3.0.1, stage and plans.
+
+What OpenAPI cannot carry, throttling and usage plans, is a CloudFormation template beside it.
+https://docs.aws.amazon.com/apigateway/latest/developerguide/api-gateway-swagger-extensions.html
+
+A CloudFormation template with the imported API's id as its parameter.
+"""
 
 import math
 import re

@@ -1,4 +1,8 @@
-"""A spec as one configuration of Envoy's that needs no control plane."""
+"""A spec as one configuration of Envoy's that needs no control plane.
+
+Our own gateway reads secrets from files that a control plane writes; here each is a static secret
+of the bootstrap's, which names the PEM files themselves.
+"""
 
 import base64
 import json

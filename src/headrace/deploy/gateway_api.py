@@ -1,4 +1,7 @@
-"""A traffic split as routes of the Gateway API, and the Services that they lead to."""
+"""A traffic split as routes of the Gateway API, and the Services that they lead to.
+
+https://gateway-api.sigs.k8s.io/reference/spec/
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace

@@ -1,4 +1,11 @@
-"""A spec as Kong's declarative configuration, with its plugins and consumers."""
+"""A spec as Kong's declarative configuration, with its plugins and consumers.
+
+https://developer.konghq.com/gateway/entities/
+
+Several ways in are "or" in a spec. Kong asks for all of its plugins, so each lets strangers pass as
+one consumer, whom another plugin then refuses.
+https://developer.konghq.com/gateway/authentication/#using-multiple-authentication-methods
+"""
 
 import base64
 import binascii

@@ -1,4 +1,7 @@
-"""An endpoint as an InferenceService of KServe's, with its scaling."""
+"""An endpoint as an InferenceService of KServe's, with its scaling.
+
+https://kserve.github.io/website/docs/reference/crd-api
+"""
 
 import math
 from collections.abc import Iterator

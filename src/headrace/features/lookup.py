@@ -1,4 +1,10 @@
-"""Lookup of feature values for the rows of a request, with a cache of recent reads."""
+"""Lookup of feature values for the rows of a request, with a cache of recent reads.
+
+Values older than their view's time to live are not given for present: a join of training data
+leaves them out too.
+
+An array for each column, and their statuses and ages, take several times as long as the read.
+"""
 
 import threading
 from collections import OrderedDict

@@ -1,4 +1,8 @@
-"""Writers of the online store: materialization from Parquet, pushed rows, and readiness."""
+"""Writers of the online store: materialization from Parquet, pushed rows, and readiness.
+
+Ended at any point and run again, it comes to the same: what was written is written over with the
+same, and the watermark, which says what need not be read again, is raised at the end only.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,10 @@
-"""Point-in-time join of features to entity rows, in memory and of Parquet files."""
+"""Point-in-time join of features to entity rows, in memory and of Parquet files.
+
+A value that became true later than the row is invisible, and one older than its view's time to
+live too: training sees what serving would have seen.
+
+A value that became true later than the row is invisible.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,4 +1,12 @@
-"""On-demand views: a function that computes features from other features and request columns."""
+"""On-demand views: a function that computes features from other features and request columns.
+
+**Making an `OnDemandFunction` runs its author's code**, which is why applying such a view asks for
+an explicit allow. What runs is the text that was applied, whatever became of its file since. It
+runs in this process, maybe in several threads at once, and has to be pure: each row of its answer
+depends on that row of its inputs only.
+
+Entity rows of training data go the same way, so that equal values become equal arrays.
+"""
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence

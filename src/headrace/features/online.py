@@ -1,4 +1,13 @@
-"""Online stores: the interface that readers and writers use, and the kinds that plug-ins add."""
+"""Online stores: the interface that readers and writers use, and the kinds that plug-ins add.
+
+A package adds one with an entry point in the group `headrace.online_stores`, named as the scheme:
+
+    [project.entry-points."headrace.online_stores"]
+    mine = "my_package:open_my_store"      # opens mine://...
+
+Ours are no entry points: to look for these reads what every installed package says, which takes
+longer than all the rest of opening a store.
+"""
 
 from collections.abc import Mapping, Sequence
 from importlib import import_module

@@ -2,6 +2,9 @@
 
 The server is spoken to as its own client, `hopsworks` 5.2, does, which is not needed for that.
 Connections are kept; a body that comes in drops, or never ends, ends at the deadline too.
+
+Its server gives vectors of feature views. Where a vector has the view's time column, a time to live
+counts from that; else a value counts as of the moment at which it was read.
 """
 
 import base64

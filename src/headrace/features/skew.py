@@ -1,4 +1,7 @@
-"""Comparison of the values that a service served with the values that training will see."""
+"""Comparison of the values that a service served with the values that training will see.
+
+Compares a sample of served rows with what a join says of the same entities at the same times.
+"""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

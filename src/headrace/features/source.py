@@ -1,4 +1,8 @@
-"""Parquet sources of views: rows with checked columns, read with Polars."""
+"""Parquet sources of views: rows with checked columns, read with Polars.
+
+Also of tables that people bring. What cannot be right is refused with all mistakes at once: a time
+without a zone, a column of another type, a row that names no entity.
+"""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

@@ -1,4 +1,7 @@
-"""Parser of `features.yaml`; it reports all mistakes at once."""
+"""Parser of `features.yaml`; it reports all mistakes at once.
+
+Loaded by whoever reads the file; a replica that got its definitions does not pay for pydantic.
+"""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""Writers of the output formats of a job."""
+"""Writers of the output formats of a job.
+
+What a crash leaves is called `.NAME.tmp` or `.NAME.ATTEMPT.tmp`, which nobody takes for output.
+"""
 
 import contextlib
 import hashlib

@@ -19,6 +19,8 @@ holds once a span is longer than the dependence.
 
 `distances` say how large a difference is, not whether it is more than chance; `why` says in words
 which share speaks most against "nothing has drifted".
+
+They say how large a difference is, not whether it is more than chance: `drift_evidence` does.
 """
 
 import math

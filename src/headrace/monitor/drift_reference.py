@@ -1,4 +1,19 @@
-"""Reference of a model's features: a small sketch of data, and the design effect of its rows."""
+"""Reference of a model's features: a small sketch of data, and the design effect of its rows.
+
+Rows that follow each other are often alike: one caller's, one batch's, one market's. A share over
+`n` such rows varies like that over `n / effect` independent ones (Kish, "Survey Sampling", 1965;
+"statistical inefficiency" in simulation). The effect is measured by batch means: the shares of
+blocks of rows against the binomial variance, for blocks of several lengths, because an effect
+shows in full only where blocks are longer than the dependence (Flyvbjerg and Petersen, "Error
+estimates on averages of correlated data", J. Chem. Phys. 91, 1989). Neighbouring blocks are
+compared with each other and not with the mean of all (von Neumann, Annals of Mathematical
+Statistics 12, 1941), and one difference counts so much at most: a drift moves the level once and is
+not taken for dependence.
+
+Its bins are fixed by it: about twenty with equally many of the reference's values each, or one for
+each of a few categories. Where the rows' times are known and cover days, the sketch has the counts
+of each hour of the day too.
+"""
 
 import math
 from collections import Counter

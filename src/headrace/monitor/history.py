@@ -1,4 +1,12 @@
-"""Requests of the last day by endpoint and version: counts by outcome and by latency bucket."""
+"""Requests of the last day by endpoint and version: counts by outcome and by latency bucket.
+
+One from 10 e to 99 e (e a power of ten) is e wide: 90 to a decade, a tenth of their lower bound at
+most. What is kept longer is kept in fewer: those from 20 e on are joined as long as they stay about
+a tenth as wide as their lower bound.
+
+Steps are a second long for 10 minutes, 10 seconds for 2 hours and a minute for a day. When steps
+are joined into longer ones their sums stay; latencies go into buckets about a tenth wide.
+"""
 
 import math
 from collections.abc import Mapping

@@ -1,6 +1,8 @@
 """Files of a Prometheus beside a system: rules for its objectives, and configurations.
 
 Names and contents are plain data, as Prometheus and Alertmanager have them.
+
+The documents that are returned are plain data, as Prometheus' rule files have them.
 """
 
 import re

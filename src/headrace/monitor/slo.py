@@ -1,4 +1,13 @@
-"""Objectives of endpoints, alert conditions of endpoints and streams, and their readings."""
+"""Objectives of endpoints, alert conditions of endpoints and streams, and their readings.
+
+Burn rates follow Google's SRE workbook (https://sre.google/workbook/alerting-on-slos/): an error
+budget that is used `factor` times as fast as promised, over a long window so that it matters, and
+over a short one so that it is still going on.
+
+A long window may begin before the endpoint did. Its unknown part counts as free of errors, at the
+same rate of requests: a new endpoint pages when it has burnt as much of its budget as an
+established one, and not at its first failed requests.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

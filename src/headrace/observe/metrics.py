@@ -3,6 +3,9 @@
 A family stands once in an exposition: HELP, TYPE, then all its samples. Families are therefore
 merged by name, and a label says which process a sample is of. `docs/explain/decisions/metrics.md`
 says why this is not `prometheus_client`.
+
+In the text format a family stands once: one HELP, one TYPE, then all its samples. So families are
+merged by name, and a label tells whose a sample is.
 """
 
 import itertools

@@ -1,4 +1,8 @@
-"""Conversion of a model to ONNX in a process of its own, compared with its source."""
+"""Conversion of a model to ONNX in a process of its own, compared with its source.
+
+Started confined, in a directory of its own: `request.json` says what to do, `given.npz` holds rows
+to compare with, and what came of it is left as `model.onnx` and `result.json`.
+"""
 
 import contextlib
 import os

@@ -1,4 +1,7 @@
-"""Steps that look up features: entity keys in, features out."""
+"""Steps that look up features: entity keys in, features out.
+
+Values that are no features come with the request: a caller sends keys and values together.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

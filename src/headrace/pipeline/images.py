@@ -1,4 +1,12 @@
-"""Steps that take encoded pictures and return pixels, as the model's training did."""
+"""Steps that take encoded pictures and return pixels, as the model's training did.
+
+A progressive file refines its picture in scans, some ten of them. Nothing but the file's size
+limits their number: a megabyte can hold ten thousand that say nothing, each of them a pass over all
+pixels. See libjpeg-turbo.org/pmwiki/uploads/About/TwoIssueswiththeJPEGStandard.pdf
+
+By Pillow: it is what most training code reads pictures with (torchvision, Keras, Hugging Face), so
+that pixels come out as they did there; it decodes without the GIL and is well kept.
+"""
 
 import importlib
 import io

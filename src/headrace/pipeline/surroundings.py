@@ -1,4 +1,8 @@
-"""Context that a step is opened with: its directory, how to load models, and earlier steps."""
+"""Context that a step is opened with: its directory, how to load models, and earlier steps.
+
+A tokenizer pads a batch to its longest row. Running it so would compute the padding too; rows of
+near lengths are run together instead, each group cut to its own longest.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

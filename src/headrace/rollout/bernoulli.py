@@ -1,4 +1,21 @@
-"""Rate of one event against a fixed number, with bounds that hold at all times."""
+"""Rate of one event against a fixed number, with bounds that hold at all times.
+
+For a version that is measured against a fixed number instead of another version: an SLO, or the
+share of a shadow's answers that may differ. The bets are those of `betting`, with the values 1 and
+0. Valid also where the rate moves, as long as it stays on the null's side.
+
+A stall (a page that is swapped in, a collector that stops the world, a neighbour that takes the
+core) hits all requests of a moment together. They are counted as many and are one event, so a few
+stalls would condemn a good version. Therefore harm must show without the worst intervals, too.
+
+Leaving an interval out is the capital of a gambler who abstained there, and the smallest capital
+over all choices of what to leave out is at most that of the gambler who never abstained, for whom
+Ville's inequality holds already. So it costs power and no validity. It is also at most that of the
+gambler who abstained exactly where the stalls were, for whom requests need to be independent
+nowhere else. Each stake leaves out its own worst intervals; that is at most the least of all.
+
+Stalls that come more often than `FORGIVEN` an hour are the business of `dispersion`.
+"""
 
 from typing import Final
 

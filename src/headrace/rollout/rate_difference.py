@@ -1,4 +1,32 @@
-"""Difference of two rates, with the design effect of requests that go wrong together."""
+"""Difference of two rates, with the design effect of requests that go wrong together.
+
+The bets of `rate_difference` take requests as independent given the past. Stalls and slow noise
+strike one arm's requests in clusters, so sums over intervals vary more than independent requests
+would let them. The factor is estimated from squared differences of successive sums (von Neumann
+1941, "Distribution of the ratio of the mean square successive difference to the variance"), over
+blocks of several lengths (batch means). A lasting difference between the arms does not touch them,
+and a version that turns bad once shows in two of them at most, so the two largest are left out.
+
+Each request then counts as one part in `factor`. Capital to a power below 1 reaches a bound of at
+least 1 only if the capital itself does (Jensen), so a factor that was estimated from the same data
+costs power: a level of 1 in c becomes one of 1 in c - 1 at most (Bernoulli's inequality).
+
+Each request goes to the candidate with a known probability, the share in force. Weighting what
+happened (`yes` is 1, `no` is 0) by the inverse of that probability,
+
+    D = (X - centre) * (1{candidate} / share - 1{baseline} / (1 - share)),
+
+gives a value whose mean, given everything before, is exactly the difference of both arms'
+probabilities at that moment, *whatever the base rate does over time*: an incident, a busy hour or
+a client that sends nonsense strikes both arms alike. At a difference of 0 and a centre of 0 this is
+the test of Lindon and Malek (NeurIPS 2022, arXiv 2011.03567): given that a request failed, it
+belongs to an arm with that arm's share of the traffic. `centre` is any number known before the
+request (the share of `yes` of late, rounded); it changes no mean and takes noise away.
+
+When the share or the rollout's step changes, counts go to a new stratum. Over several strata the
+capitals multiply; a question about one step uses that step's strata alone. The bets are those of
+`betting`, so everything is exact at any sample size.
+"""
 
 from typing import Final
 

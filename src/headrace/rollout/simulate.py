@@ -2,6 +2,9 @@
 
 Many rollouts are watched at once, each read at every second, with the tests of `evidence`: the
 same classes, one test for each run where `Evidence` has one. A test holds both together.
+
+The two-proportion z test keeps its level when it is read once, at a sample size fixed in advance.
+Read at every second it gets a new chance to be wrong each time.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,4 +1,8 @@
-"""Plan of a rollout: stages in order, each with its traffic, and what follows the last."""
+"""Plan of a rollout: stages in order, each with its traffic, and what follows the last.
+
+Nothing has to be proved before the switch, so `max_duration_s` bounds nothing here: the preview is
+bounded by `preview_s` or by a person's approval, the time after the switch by `keep_s`.
+"""
 
 from dataclasses import dataclass
 from typing import Final, assert_never

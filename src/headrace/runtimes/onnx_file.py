@@ -1,4 +1,9 @@
-"""ONNX files: found by name, recognised by their first bytes, and checked against their size."""
+"""ONNX files: found by name, recognised by their first bytes, and checked against their size.
+
+Read as the bare wire format, before ONNX Runtime allocates anything for it: tensors that declare
+more elements than there are bytes, weights in files outside of the model's directory, messages
+nested without end. Only what such a claim needs is read; the weights themselves are passed over.
+"""
 
 import mmap
 import os

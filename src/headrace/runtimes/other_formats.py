@@ -1,4 +1,10 @@
-"""Files that no runtime serves, and what a user can do about them."""
+"""Files that no runtime serves, and what a user can do about them.
+
+Told by names and first bytes alone; nothing is loaded.
+
+Pickles can do whatever a program can. They hide in more formats than their own: joblib files,
+PyTorch's archives, NumPy's object arrays.
+"""
 
 import zipfile
 from pathlib import Path

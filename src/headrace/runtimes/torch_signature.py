@@ -1,4 +1,13 @@
-"""Signature of a PyTorch module, from its file or from an analysis of its graph."""
+"""Signature of a PyTorch module, from its file or from an analysis of its graph.
+
+`signature.json` is an extra file in the archive or lies beside it in a directory, and has the form
+of the protocol's metadata:
+
+    {"inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 4]}]}
+
+Without one a `config.pbtxt` in Triton's layout is read, which stands beside the numbered directory
+of the file: Triton asks for one with every TorchScript file.
+"""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence

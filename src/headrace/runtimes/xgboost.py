@@ -1,4 +1,9 @@
-"""Runtime of XGBoost's trees, by XGBoost."""
+"""Runtime of XGBoost's trees, by XGBoost.
+
+`Booster.inplace_predict` looks at what kind of table it was given and imports seven functions to do
+so: two thirds of the time that one row takes. The C interface is documented and part of what
+XGBoost promises: https://xgboost.readthedocs.io/en/stable/c.html
+"""
 
 import ctypes
 import json

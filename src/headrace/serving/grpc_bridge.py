@@ -3,6 +3,8 @@
 The bridge hands over the message with its gRPC frame and takes the answer the same way. An error is
 HTTP 200 without a body, with `grpc-status` and `grpc-message` as headers: the bridge makes trailers
 of them.
+
+https://protobuf.dev/programming-guides/encoding/
 """
 
 import math

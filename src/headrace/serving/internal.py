@@ -1,6 +1,8 @@
 """Requests of the control plane to a replica, over its Unix socket: load, reports, settings.
 
 The load of all models is one short document: a pool may host hundreds, and histograms are long.
+
+One short document for all models: a pool may host hundreds, and histograms are long.
 """
 
 import asyncio

@@ -1,4 +1,8 @@
-"""Routes of a replica: request paths, and callers and deadlines as the gateway states them."""
+"""Routes of a replica: request paths, and callers and deadlines as the gateway states them.
+
+A caller's own headers of these names are removed at the gateway. A replica without one believes
+them: they give nothing that the request's own priority does not.
+"""
 
 import math
 import re

@@ -1,4 +1,8 @@
-"""Samples for the payload log, bounded in number and bytes until the control plane fetches them."""
+"""Samples for the payload log, bounded in number and bytes until the control plane fetches them.
+
+A sample holds the arrays themselves. They are written as bytes when a page is asked for, never
+while a request waits.
+"""
 
 import random
 from collections import deque

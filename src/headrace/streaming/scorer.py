@@ -3,6 +3,9 @@
 Batches run on threads of their own, so that a slow model never keeps the session from polling. A
 record that fails costs itself only. Which records share a run, and how they are padded, is decided
 as the endpoint's engine decides it for its requests.
+
+Which records may share a run, and how they are padded, is what the endpoint's engine does with its
+requests.
 """
 
 import math

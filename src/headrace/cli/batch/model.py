@@ -1,4 +1,11 @@
-"""Model of a batch run and the sandbox that it runs in."""
+"""Model of a batch run and the sandbox that it runs in.
+
+The control plane starts runs so. A first process, as this user, finds the model and what goes with
+it, and becomes a second one, which sees no other file of the home than the model's, and runs it.
+
+An endpoint gives its features, class names and model as its replicas get them, so that a row has
+the same answer in a job.
+"""
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 

@@ -1,4 +1,8 @@
-"""`headrace export helm`: the chart, filled in for a spec."""
+"""`headrace export helm`: the chart, filled in for a spec.
+
+A record in the folder says so. What was written and is no more is removed; what a person changed or
+added is never lost: it stays, or is put aside as NAME.orig where its place is needed.
+"""
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 

@@ -1,4 +1,8 @@
-"""Models as files: fetched, converted and signed."""
+"""Models as files: fetched, converted and signed.
+
+Converted on this machine, whose libraries trained the model, also where the control plane is
+elsewhere: only what came of it is sent.
+"""
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 

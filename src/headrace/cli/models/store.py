@@ -1,4 +1,7 @@
-"""Registry that a command uses: of a home, or of a control plane elsewhere, with uploads."""
+"""Registry that a command uses: of a home, or of a control plane elsewhere, with uploads.
+
+A directory goes as a tar stream that is made while it is sent.
+"""
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 

@@ -2,6 +2,9 @@
 
 The agent polls for what is newer than what it has, and reports what is in force, what was refused,
 what was counted. A side that speaks another version of this is told so and changes nothing.
+
+A report is added to what all gateways counted, shown to people and kept: a number that no gateway
+can have, or a text without end, would spoil that for everybody.
 """
 
 import hashlib

@@ -1,6 +1,9 @@
 """Gateways on other hosts: their reports, and how each stands to the newest offer. Pure.
 
 The time is passed in. A gateway that is behind or lost for too long is no longer waited for.
+
+As one they would be in force and behind by turns, so that a replica could end that the other one
+still sends requests to, and each would seem to have started anew whenever the other had reported.
 """
 
 from collections import deque

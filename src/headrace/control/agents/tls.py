@@ -2,6 +2,9 @@
 
 A certificate is revoked by its fingerprint: a gateway may have another one with the same name, and
 a serial number is unique at one authority only.
+
+By fingerprint: a gateway may have another certificate with the same name, and a serial number is
+one authority's only.
 """
 
 import asyncio

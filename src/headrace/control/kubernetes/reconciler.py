@@ -2,6 +2,8 @@
 
 Only a leader acts, and only on knowledge that is whole: while a kind cannot be watched, what is
 routed stays routed and nothing is changed.
+
+It goes on from there: without it, a rollout that was half way would be taken as not begun.
 """
 
 import asyncio

@@ -2,6 +2,9 @@
 
 A spec document is stored in parts: the entry of each endpoint beside the endpoint, so that one
 change is small, and the rest of the document with the endpoints' names.
+
+A spec document lists entries. Of each entry that is an endpoint's own, the list keeps the name
+only; whatever else stands there (a model repository, which makes many endpoints) stays in it.
 """
 
 from collections.abc import Collection, Mapping

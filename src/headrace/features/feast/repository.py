@@ -1,4 +1,10 @@
-"""Feature repositories of Feast: project, stores and the registry's protobuf message."""
+"""Feature repositories of Feast: project, stores and the registry's protobuf message.
+
+Numbers are those of `feast/protos/feast/core/*.proto`; fields that are not named here are skipped.
+
+`feature_store.yaml` is read as Feast reads it: `${NAME}` stands for a variable of the environment,
+paths are relative to the file.
+"""
 
 import os
 import re

@@ -1,4 +1,7 @@
-"""Examples that a model is judged on: requests of one row each, with labels if there are any."""
+"""Examples that a model is judged on: requests of one row each, with labels if there are any.
+
+Rows of different lengths stay apart: padding would be part of what is measured.
+"""
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,4 +1,35 @@
-"""Quality gate: a candidate answers the examples and is accepted or rejected."""
+"""Quality gate: a candidate answers the examples and is accepted or rejected.
+
+A candidate is rejected if
+
+1. it fails, or answers with no finite number or in another shape, where the baseline does not;
+2. its loss is significant (p < 0.05): by the exact McNemar test for classes, by a paired bootstrap
+   for everything else;
+3. its loss, as it is, exceeds `max_loss`;
+4. there are too few labels to say so: neither does the one-sided bound of its loss stay below
+   `max_loss`, nor would a loss of `max_loss` have been found in four of five cases.
+
+What the fourth rule promises, and what it does not: "the bound is below" is the strict test of
+non-inferiority, and a candidate that changes nothing passes it from about 270 labels on (for one
+point). "It would have been seen, and was not" is weaker: a candidate whose true loss is exactly
+`max_loss` gets through it in one of five cases, one whose loss is half as large again in one of a
+hundred. A sceptic may ask for the bound alone, and finds it in the verdict (`loss_bound`, and a
+warning where it is above); but then a candidate with no loss at all would need four times the
+labels that its small number of changed answers calls for, and a user with 2,700 labels would be
+refused one that lost half a point that may be chance. The field's practice, rule 3 alone (MLPerf's
+99 % of the baseline), lets a loss of `max_loss` through in one of two cases.
+
+The second rule is strict on purpose: with very many labels it finds losses far below `max_loss`,
+and rejects them though they are proved to be within the limit (the reason says so). What passes
+has lost nothing that could be measured.
+
+Where all answers are the same and all numbers differ by rounding only, the candidate computes what
+the baseline does, and a lack of labels is a warning: nothing that labels could show is left.
+
+Looks come at doubling numbers of examples, drawn from all over the file. A candidate that lost a
+sixth of its accuracy is given up after some hundred examples of thousands. A trial may end at such
+a look and go on later, so that many candidates are screened before any is asked everything.
+"""
 
 from dataclasses import dataclass, replace
 from statistics import NormalDist

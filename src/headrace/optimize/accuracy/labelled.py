@@ -1,4 +1,11 @@
-"""Examples, read from tables, JSON lines, NumPy files and folders of pictures, or generated."""
+"""Examples, read from tables, JSON lines, NumPy files and folders of pictures, or generated.
+
+Models of text are asked random tokens of random lengths; the others what `generated_inputs` makes.
+They show whether two models compute the same, and not whether either is right on real requests.
+
+Only a model that decodes them itself can be given files: how a net wants its pixels scaled stands
+in no ONNX file.
+"""
 
 import math
 import zipfile

@@ -1,4 +1,8 @@
-"""Quality metrics: which output and which number judge a model, and the number's value."""
+"""Quality metrics: which output and which number judge a model, and the number's value.
+
+Each metric is computed for examples with weights, many weightings at once: a bootstrap's resample
+is only another weighting, and nothing is sorted twice.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -1,4 +1,8 @@
-"""Tables of examples, read from CSV, JSON lines and Parquet."""
+"""Tables of examples, read from CSV, JSON lines and Parquet.
+
+A file is read a line at a time, and a sample of its rows is kept, so that a large one costs time
+but no memory. What cannot be read is told with its line.
+"""
 
 import csv
 import importlib

@@ -1,4 +1,8 @@
-"""Quality loss of a candidate, by the labels, and its verdict."""
+"""Quality loss of a candidate, by the labels, and its verdict.
+
+Both models answer the same examples, so only those count on which one is right and the other is
+not. That is what makes small losses visible: two independent samples would need ten times as many.
+"""
 
 import math
 from dataclasses import dataclass, replace

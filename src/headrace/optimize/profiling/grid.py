@@ -1,4 +1,12 @@
-"""Timed settings: the grid, its order, and the runs in each of the machine's phases."""
+"""Timed settings: the grid, its order, and the runs in each of the machine's phases.
+
+A machine's speed drifts: what is measured in one window is measured in one phase, and two settings
+in two. Here each setting gets a short window in every round, in an order by chance, so that all of
+them see the same phases, and the drift between rounds is known. A run that begins after a pause
+finds cold caches and a slower clock; at less than full load many do, so these are timed as well.
+
+What other processes used of the machine meanwhile is told with the figures, not taken out of them.
+"""
 
 import os
 import random

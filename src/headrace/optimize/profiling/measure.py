@@ -1,4 +1,8 @@
-"""Measurement of a model, in a process: `python -m headrace.optimize.profiling.measure`."""
+"""Measurement of a model, in a process: `python -m headrace.optimize.profiling.measure`.
+
+Started confined, in a directory of its own, where `request.json` says what to do. What it finds it
+says on standard output, a line of JSON for each; what the model prints goes to standard error.
+"""
 
 import json
 import os

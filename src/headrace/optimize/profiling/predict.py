@@ -1,4 +1,8 @@
-"""Capacity and latency of one replica, predicted from measured run times."""
+"""Capacity and latency of one replica, predicted from measured run times.
+
+By the rounds, each of which saw all cells in one phase of the machine. What differs between rounds
+in all cells alike is the machine; what differs in one cell alone is chance.
+"""
 
 import heapq
 import math

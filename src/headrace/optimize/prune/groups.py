@@ -1,4 +1,9 @@
-"""Groups of units that can be cut out of a graph together, and the cut."""
+"""Groups of units that can be cut out of a graph together, and the cut.
+
+From a weight's outputs, or from where attention splits features into heads, the axis is followed
+through every node in both directions, as DepGraph does (Fang et al., CVPR 2023), until it ends in
+weights. Where it reaches an output, a residual sum or a node that mixes it, it cannot be cut.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -1,4 +1,14 @@
-"""Choice of the least important units, and the fit of the others."""
+"""Choice of the least important units, and the fit of the others.
+
+Groups are taken in the order in which they run. Each is fitted on what it reads after the earlier
+ones were pruned, towards what it answered before any was, so that errors do not add up.
+
+Both questions are asked of one layer: what a weight `W` answers, `x W`, is to change least. With
+second moments `H = E[x x^T]` of what it reads, the best weight on the units that stay is a ridge
+regression, and the loss of a unit that the others make up for is `W_u^T (H^-1_uu)^-1 W_u`: the
+optimal brain surgeon (Hassibi and Stork, 1993) for structures, as in ZipLM (Kurtic et al., NeurIPS
+2023) and SlimGPT (Ling et al., NeurIPS 2024). ThiNet (Luo et al., ICCV 2017) does it for channels.
+"""
 
 import math
 from collections.abc import Callable, Mapping, Sequence

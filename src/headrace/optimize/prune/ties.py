@@ -1,4 +1,8 @@
-"""Ties between the axes of tensors that units of a network lie along."""
+"""Ties between the axes of tensors that units of a network lie along.
+
+Each rule is asked for one kind of node, with a slot and the layout there, and tells the slots that
+have to be cut together with it. A rule that is missing stops a cut; it never makes a wrong one.
+"""
 
 import math
 from collections.abc import Callable, Sequence

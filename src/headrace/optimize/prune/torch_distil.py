@@ -1,4 +1,13 @@
-"""Distillation of a pruned graph, and the first-order importance of its units."""
+"""Distillation of a pruned graph, and the first-order importance of its units.
+
+The loss is the distance to the source's answers, and cross entropy where labels are given. A part
+of the examples is held out, and the weights that came nearest on it are kept, those from before
+teaching among them.
+
+The square of activation times gradient, summed over an example, as Molchanov et al. (CVPR 2019)
+score. The gradient is of the cross entropy with the class that the source itself answers, or of the
+mean square of the answers where there are no classes.
+"""
 
 import math
 import time

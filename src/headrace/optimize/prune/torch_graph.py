@@ -1,4 +1,8 @@
-"""ONNX graphs as PyTorch modules with gradients."""
+"""ONNX graphs as PyTorch modules with gradients.
+
+Imported only where PyTorch is. `onnx2torch` (Apache-2.0) knows more of them, but was last released
+in July 2024 and needs torchvision.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final

@@ -1,4 +1,16 @@
-"""Recipes for each kind of model, in the order in which they are tried."""
+"""Recipes for each kind of model, in the order in which they are tried.
+
+No list says which of them spoil a model or slow it down: that is measured.
+
+Two options are in no recipe of their own: the baseline has both, and what is served has neither.
+An arena saved no time at any size that was tried (a perceptron, an encoder, conv nets), and keeps
+the largest batch's memory. Threads that spin between runs take the cores from whatever else runs:
+beside other load a run on two threads took 1.2 to 1.7 times as long, and a search, which times a
+model alone, would not see what they cost other models.
+
+One core each wins while all that runs at once fits in the caches. Where it does not (long inputs,
+many rows, large models) fewer runs on more cores each may. In OpenVINO this is fewer streams.
+"""
 
 import math
 from collections.abc import Collection, Sequence

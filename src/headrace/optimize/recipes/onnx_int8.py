@@ -1,4 +1,15 @@
-"""INT8 in ONNX Runtime, and the 16-bit and INT8 forms for GPUs."""
+"""INT8 in ONNX Runtime, and the 16-bit and INT8 forms for GPUs.
+
+A candidate runs on what the model is loaded on; these recipes only write files that suit a GPU.
+
+Its tools' defaults, one scale for a whole weight and every operator in INT8, are recipes too: they
+cost a transformer answers, which is for the gate to find out.
+
+A normalisation beside a convolution that is quantized can no longer be merged into it, so merging
+comes first. Nor can the tools do with weights in other files, with scales per channel in operators
+of before 2020, with what adds a matrix of one row where a vector would do, and with tensors that
+are called as those that they add.
+"""
 
 import logging
 from collections import Counter

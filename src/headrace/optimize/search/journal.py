@@ -1,4 +1,7 @@
-"""Search journal: one line of JSON per step, and each candidate's state by it."""
+"""Search journal: one line of JSON per step, and each candidate's state by it.
+
+A search that was interrupted, or whose process a candidate ended, goes on from there.
+"""
 
 import os
 import stat

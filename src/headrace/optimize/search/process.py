@@ -1,4 +1,8 @@
-"""One search in a process of its own: `python -m headrace.optimize.search.process`."""
+"""One search in a process of its own: `python -m headrace.optimize.search.process`.
+
+Started confined, in a directory of its own: `request.json` says what to do, `journal.jsonl` what
+was done, and `error.json` what is wrong with what was given.
+"""
 
 import contextlib
 import os

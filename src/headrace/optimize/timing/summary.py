@@ -1,4 +1,11 @@
-"""Latency statistics of windows: medians, ratios and their intervals."""
+"""Latency statistics of windows: medians, ratios and their intervals.
+
+Readings of a shared machine have no bell shape: a few are many times off. The sign test asks for
+none: each reading is above the true median with probability one half, whatever the rest looks like,
+and that alone says how often the median lies between two order statistics (Thompson, 1936). It
+takes 6 readings for 95 %; fewer give Student's interval of the logarithms, which heavy tails on
+both sides make wider, not wrong (Benjamini, 1983).
+"""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence

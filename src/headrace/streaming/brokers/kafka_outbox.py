@@ -10,6 +10,10 @@ Exactly once: answers and offsets go in one transaction. Each member has its own
 so a member that returns under its name ends what it left open and fences off its successor
 (KIP-98); the group's generation, sent with the offsets, fences off a member that lost its
 partitions (KIP-447).
+
+Each member has a transactional id of its own, so that who comes back by that name ends what was
+left open, and fences off whom it replaces (KIP-98); the group's generation, which goes along with
+the offsets, fences off who lost its places (KIP-447).
 """
 
 import weakref

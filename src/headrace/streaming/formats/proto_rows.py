@@ -1,6 +1,8 @@
 """Protobuf messages to columns, by message types of a registry or a descriptor set.
 
 Each schema has its own descriptor pool, so two versions of one file do not meet.
+
+Each schema has a pool of its own, so that two versions of one file do not meet.
 """
 
 import base64
