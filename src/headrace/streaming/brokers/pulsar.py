@@ -33,10 +33,10 @@ from headrace.streaming.brokers.checks import (
     check_records,
     check_topic,
 )
-from headrace.streaming.brokers.pulsar_link import (
+from headrace.streaming.brokers.pulsar_link import PulsarLink
+from headrace.streaming.brokers.pulsar_messages import (
     Message,
     MessageId,
-    PulsarLink,
     id_of,
     offset_of,
     record_of,

@@ -19,10 +19,10 @@ from headrace.core.clock import Clock
 from headrace.streaming.broker import Membership, Rebalanced, Start
 from headrace.streaming.brokers.checks import check_done, check_records
 from headrace.streaming.brokers.inbox import Inbox
-from headrace.streaming.brokers.pulsar_link import (
+from headrace.streaming.brokers.pulsar_link import PulsarLink
+from headrace.streaming.brokers.pulsar_messages import (
     Message,
     MessageId,
-    PulsarLink,
     offset_of,
     record_of,
 )

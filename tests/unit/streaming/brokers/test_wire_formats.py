@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.core import FailedPreconditionError, InvalidArgumentError
-from headrace.streaming.brokers import nats_messages, pulsar_link, redis_link
+from headrace.streaming.brokers import nats_messages, pulsar_messages, redis_link
 from headrace.streaming.brokers.checks import packed, quoted, unpacked, unquoted
 from headrace.streaming.brokers.redis_link import Trim, add_arguments
 from headrace.streaming.records import Header, NewRecord, Place
@@ -128,7 +128,7 @@ class Id:
     st.lists(st.tuples(st.integers(0, 2**31 - 1), st.integers(0, 49_999), st.integers(0, 999))),
 )
 def test_offsets_of_pulsar_have_the_order_of_its_ids(ids: list[tuple[int, int, int]]) -> None:
-    found = [pulsar_link.offset_of(Id(*one)) for one in sorted(ids)]
+    found = [pulsar_messages.offset_of(Id(*one)) for one in sorted(ids)]
 
     assert found == sorted(found)
     assert len(set(found)) == len(set(ids))

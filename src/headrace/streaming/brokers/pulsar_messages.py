@@ -1,0 +1,96 @@
+"""Encoding of records in messages of Pulsar, and the numbers that stand for message ids.
+
+Imports no client: Pulsar's registers exception translators in pybind11 that all modules of a
+process share, after which ONNX Runtime and OpenVINO raise RuntimeError for everything.
+"""
+
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from headrace.streaming.brokers.checks import packed, quoted, unpacked, unquoted
+from headrace.streaming.records import Header, NewRecord, Place, Record
+
+_ENTRY_BITS: Final = 20  # a ledger has 50,000 entries, unless somebody sets that
+_BATCH_BITS: Final = 12  # a batch has at most 1000 messages, unless somebody sets that
+_KEY: Final = "headrace-key"
+_HEADERS: Final = "headrace-headers"
+
+
+class MessageId(Protocol):
+    """What is used of the client's ids, which have no types."""
+
+    ledger_id: Callable[[], int]
+    entry_id: Callable[[], int]
+    batch_index: Callable[[], int]
+
+
+class Message(Protocol):
+    """What is used of the client's messages, which have no types."""
+
+    data: Callable[[], bytes]
+    has_null_value: Callable[[], bool]
+    properties: Callable[[], dict[str, str]]
+    partition_key: Callable[[], str]
+    publish_timestamp: Callable[[], int]
+    event_timestamp: Callable[[], int]
+    redelivery_count: Callable[[], int]
+    message_id: Callable[[], MessageId]
+
+
+def offset_of(message_id: MessageId) -> int:
+    """The offset of a message; 0 is before all."""
+    if message_id.entry_id() < 0:
+        return 0
+    entry = message_id.ledger_id() << _ENTRY_BITS | message_id.entry_id()
+    return entry << _BATCH_BITS | max(message_id.batch_index(), 0)
+
+
+def id_of(offset: int) -> object:
+    """The id of the message, or of the batch, that has this offset."""
+    import pulsar  # noqa: PLC0415  # what else is here needs no client
+
+    entry = offset >> _BATCH_BITS
+    return pulsar.MessageId(-1, entry >> _ENTRY_BITS, entry & ((1 << _ENTRY_BITS) - 1), -1)
+
+
+def arguments_of(record: NewRecord) -> dict[str, object]:
+    """What the client's `send` is told besides the value."""
+    properties: dict[str, str] = {}
+    found: dict[str, object] = {"properties": properties}
+    if record.key is not None:
+        # The broker's key is text, which not all keys are, and decides which member gets it.
+        properties[_KEY] = quoted(record.key)
+        found["partition_key"] = quoted(record.key)
+    if record.headers:
+        properties[_HEADERS] = packed(record.headers)
+    if record.timestamp_s is not None:
+        found["event_timestamp"] = max(round(record.timestamp_s * 1000), 1)
+    return found
+
+
+def record_of(place: Place, message: Message) -> Record:
+    """What a message says; of others' the properties are headers."""
+    properties = message.properties()
+    key: bytes | None = None
+    if _KEY in properties:
+        key = unquoted(properties[_KEY])
+    elif message.partition_key():
+        key = message.partition_key().encode()
+    at_ms = message.event_timestamp() or message.publish_timestamp()
+    return Record(
+        place=place,
+        offset=offset_of(message.message_id()),
+        key=key,
+        value=None if message.has_null_value() else message.data(),
+        headers=_headers(properties),
+        timestamp_s=at_ms / 1000,
+        deliveries=message.redelivery_count() + 1,
+    )
+
+
+def _headers(properties: dict[str, str]) -> tuple[Header, ...]:
+    if _HEADERS in properties:
+        return unpacked(properties[_HEADERS])
+    return tuple(
+        (name, value.encode()) for name, value in sorted(properties.items()) if name != _KEY
+    )
