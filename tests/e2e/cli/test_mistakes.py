@@ -79,8 +79,8 @@ COLD: Final = (
     ),
     Mistake(command="up indented.yaml", status=1, told=("the document (line 4): is not YAML",)),
     Mistake(command="up future.yaml", status=1, told=("version (line 1): should be 1, got 9",)),
-    Mistake(command="check twice.yaml", status=1, told=("endpoints[1].name", "fraud")),
-    Mistake(command="check split.yaml", status=1, told=("weight", "100")),
+    Mistake(command="check -f twice.yaml", status=1, told=("endpoints[1].name", "fraud")),
+    Mistake(command="check -f split.yaml", status=1, told=("weight", "100")),
     Mistake(
         command="up mlp.onnx --name a/b", status=1, told=("endpoints[0].name: is 'a/b'",), long=True
     ),
