@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-import numpy as np
 import typer
 from typer.models import OptionInfo
 
@@ -51,6 +50,8 @@ def to_rows(
     outputs: Mapping[str, Array], *, batched: bool
 ) -> tuple[list[str], list[list[str]], int]:
     """Column names, a line per row of the batch, and how many rows were left out."""
+    import numpy as np
+
     arrays = dict(outputs) if batched else {name: a[np.newaxis] for name, a in outputs.items()}
     rows = max((len(array) for array in arrays.values()), default=0)
     shown = min(rows, _SHOWN_ROWS)
@@ -72,6 +73,8 @@ def _output(name: str, array: Array) -> dict[str, Any]:
 
 
 def _value(cell: Any) -> str:  # noqa: ANN401  # a scalar or an array
+    import numpy as np
+
     array = np.asarray(cell)
     if array.ndim == 0:
         return _scalar(array.item())

@@ -2,11 +2,8 @@
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
-# the command's own modules are loaded when it runs
 import hashlib
 import shutil
-
-# ruff: noqa: PLC0415  # rich is loaded where somebody watches
 import sys
 import tempfile
 import time
@@ -522,8 +519,7 @@ def optimize(
 
         headrace optimize sentiment:1 --data dev.tsv --teach train.tsv --canary sentiment
     """
-    from headrace.core import InvalidArgumentError
-    from headrace.optimize.search.process import SearchRequest, Target
+    from headrace.optimize.search.process import Target
     from headrace.runtimes.optimized_file import OtherProcessor
 
     if canary and not push:

@@ -23,7 +23,6 @@ from headrace.core import (
     NotFoundError,
 )
 from headrace.core.redact import HIDDEN
-from headrace.core.spec import SpecError, SystemSpec, is_model_path, json_schema, parse_spec
 from headrace.engine import usable_cores
 from headrace.optimize.profiling.document import Filled, Machine, fill, fitting, model_of
 from headrace.registry import is_repository, read_content
@@ -32,6 +31,7 @@ from headrace.runtimes.processor import this_processor
 if TYPE_CHECKING:
     from headrace.cli.connection import Target
     from headrace.cli.management import Management
+    from headrace.core.spec import SystemSpec
 
 
 def tuned(
@@ -79,6 +79,8 @@ def _line(one: Filled) -> str:
 
 
 def _digest(model: str, store: ModelStore) -> str:
+    from headrace.core.spec import is_model_path
+
     if not is_model_path(model):
         return str(store.get(model).digest)
     path = Path(model)
@@ -141,6 +143,8 @@ def tuned_spec(spec: "SystemSpec", target: "Target") -> "SystemSpec":
     Raises:
         FailedPreconditionError: A model has no profile that holds where it will be served.
     """
+    from headrace.core.spec import SystemSpec
+
     return SystemSpec.model_validate(tuned_document(spec.document(), target))
 
 
@@ -240,6 +244,8 @@ def schema() -> None:
 
         headrace schema > headrace.schema.json
     """
+    from headrace.core.spec import json_schema
+
     write_json(json_schema())
 
 
@@ -249,6 +255,8 @@ def read_spec(file: Path) -> "SystemSpec":
     Raises:
         InvalidArgumentError: It has mistakes; the message lists all of them.
     """
+    from headrace.core.spec import SpecError, parse_spec
+
     try:
         text = file.read_text(encoding="utf-8")
         return parse_spec(text, base_dir=file.absolute().parent)

@@ -27,7 +27,6 @@ from headrace.core import (
     datatype_of,
 )
 
-HEAD_LENGTH: Final = "inference-header-content-length"
 _NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
 _VALUE: Final = re.compile(r"[\t -~\x80-\xff]{0,16384}")
 _FRAMING: Final = frozenset({"content-length", "transfer-encoding", "connection", "expect"})

@@ -221,3 +221,23 @@ def test_nothing_slow_is_loaded_to_print_the_version() -> None:
     )
 
     assert printed.splitlines()[-1] == "[]"
+
+
+def test_commands_for_a_running_system_load_no_library_of_the_control_plane() -> None:
+    commands = (
+        "up", "down", "apply", "check", "diff", "scale", "undo", "rollout", "stream", "status",
+        "top", "events", "logs", "history", "models", "infer", "keys", "tokens", "users",
+        "alerts", "trail",
+    )  # fmt: skip
+    code = (
+        "import contextlib, io, sys; from headrace.cli import main\n"
+        f"for command in {commands!r}:\n"
+        "    with contextlib.redirect_stdout(io.StringIO()):\n"
+        "        status = main([command, '--help'])\n"
+        "    assert status == 0, command\n"
+        "    loaded = {m.split('.')[0] for m in sys.modules} & "
+        "{'pydantic', 'sqlalchemy', 'fastapi', 'polars', 'pyarrow', 'onnxruntime', 'grpc'}\n"
+        "    assert not loaded, (command, loaded)\n"
+    )
+
+    subprocess.run([sys.executable, "-c", code], check=True)  # noqa: S603  # our own interpreter

@@ -6,7 +6,6 @@ import pytest
 
 from headrace.core import InvalidArgumentError
 from headrace.load.target import (
-    HEAD_LENGTH,
     binary_message,
     http_request,
     json_message,
@@ -107,7 +106,7 @@ def test_binary_requests_carry_raw_bytes_and_ask_for_such() -> None:
 
     headers, body = binary_message("m", "1", {"x": array})
 
-    at = int(headers[HEAD_LENGTH])
+    at = int(headers["inference-header-content-length"])
     assert body[at:] == array.tobytes()
     assert orjson.loads(body[:at])["parameters"]["binary_data_output"] is True
 

@@ -2,7 +2,6 @@
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
-# ruff: noqa: PLC0415  # cryptography takes a while to load
 import ipaddress
 import re
 import socket

@@ -11,8 +11,6 @@ the same answer in a job.
 
 import contextlib
 import hashlib
-
-# ruff: noqa: PLC0415  # as in other commands
 import os
 import stat
 import sys

@@ -16,7 +16,7 @@ from headrace.deploy import Artifact, Observed, Share
 if TYPE_CHECKING:
     from headrace.control.desired import DesiredEndpoint
     from headrace.core.spec import EndpointSpec, SystemSpec
-    from headrace.deploy import Artifact, Facts
+    from headrace.deploy import Facts
 
 
 def pinned_endpoints(spec: "SystemSpec", home: Path) -> "tuple[DesiredEndpoint, ...]":
@@ -202,8 +202,6 @@ def _artifacts(spec: "SystemSpec", home: Path) -> "dict[str, Artifact]":
 
 def known(version: Any) -> "Artifact":  # noqa: ANN401  # a ModelVersion, not imported for its name
     """What the registry says of a version."""
-    from headrace.deploy import Artifact
-
     return Artifact(
         filename=version.filename,
         version=version.version,
@@ -222,7 +220,6 @@ def _of_lone_file(version: Any) -> str:  # noqa: ANN401  # a ModelVersion, not i
 
 
 def _of_file(path: Path) -> "Artifact":
-    from headrace.deploy import Artifact
     from headrace.runtimes import detect_runtime, runs_code
 
     runtime = detect_runtime(path)

@@ -251,7 +251,6 @@ def helm(
 
         helm upgrade --install headrace ./chart -n models --set agentTls.certManager.enabled=true
     """
-    from headrace.cli.export.helm import write_over
     from headrace.deploy.helm_spec import HelmExport, HelmOptions, Mode, Mount
     from headrace.deploy.helm_values import chart_folder, chart_with, check_folder
 

@@ -336,7 +336,6 @@ def load(
         headrace load http://127.0.0.1:8000 -r 100,200,400,800 --slo p99=20ms --plot load.html
     """
     from headrace.client.credentials import trust_of
-    from headrace.load import LoadPlan
     from headrace.load.target import parse_headers
 
     if plot is not None:

@@ -1,7 +1,5 @@
 """Report of a load: text for people, a document for programs."""
 
-# rich is slow to import
-
 from collections.abc import Sequence
 from typing import Any, Final
 

@@ -14,7 +14,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import typer
 
 from headrace.cli.connection import actor
@@ -196,6 +195,8 @@ def _given(file: Path, signature: ModelSignature) -> Tensors:
 
 
 def _tensor(file: Path, name: str, datatype: Datatype, read: Mapping[str, object]) -> Array:
+    import numpy as np
+
     if datatype is Datatype.BYTES:
         msg = f"input '{name}' takes text, and only rows of numbers can be compared with"
         raise InvalidArgumentError(msg)

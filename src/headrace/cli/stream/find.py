@@ -9,10 +9,10 @@ from headrace.cli.options import ControlPlane
 from headrace.cli.up.start import name_from
 from headrace.control import read_control_file
 from headrace.core import InvalidArgumentError, NotFoundError
-from headrace.core.spec import SystemSpec, parse_spec
 from headrace.core.text import duration_text, number_text
 
 if TYPE_CHECKING:
+    from headrace.core.spec import SystemSpec
     from headrace.core.spec_streams import StreamSpec
     from headrace.streaming.broker import Broker
 
@@ -33,13 +33,15 @@ class ShortForm:
     allow_code: bool = False
 
 
-def short_spec(form: ShortForm) -> SystemSpec:
+def short_spec(form: ShortForm) -> "SystemSpec":
     """The spec that says the same.
 
     Raises:
         SpecError: With all mistakes.
         InvalidArgumentError: An option is missing.
     """
+    from headrace.core.spec import parse_spec  # noqa: PLC0415  # loads pydantic
+
     missing = [
         option
         for option, given in (
@@ -81,7 +83,7 @@ def _name_of(form: ShortForm) -> str:
     return name_from(path) if is_path else form.model.partition(":")[0]
 
 
-def chosen(spec: SystemSpec, names: list[str], *, where: str) -> "list[StreamSpec]":
+def chosen(spec: "SystemSpec", names: list[str], *, where: str) -> "list[StreamSpec]":
     """The streams of these names; all if none is named.
 
     Raises:
@@ -107,8 +109,9 @@ def find_stream(name: str, *, file: Path | None, plane: ControlPlane) -> "Stream
     return chosen(spec, [name], where=where)[0]
 
 
-def _spec(file: Path | None, plane: ControlPlane) -> tuple[SystemSpec, str]:
+def _spec(file: Path | None, plane: ControlPlane) -> "tuple[SystemSpec, str]":
     from headrace.cli.spec import read_spec  # noqa: PLC0415  # as above
+    from headrace.core.spec import parse_spec  # noqa: PLC0415  # loads pydantic
 
     if file is not None:
         return read_spec(file), str(file)

@@ -33,20 +33,19 @@ from headrace.cli.stream.find import find_stream, open_broker_of
 from headrace.control.desired import DesiredStream
 from headrace.control.log_files import LogFiles, LogFollower, render_line
 from headrace.control.sandboxed import SandboxedInspector
-from headrace.control.stream_settings import through_gateway
 from headrace.control.streams.confining import embedded_log
 from headrace.control.streams.driver import StreamDriver
 from headrace.control.streams.status import StreamView
-from headrace.control.streams.supervisor import StreamSupervisor
 from headrace.core import FailedPreconditionError, InvalidArgumentError, SystemClock
-from headrace.core.spec import SystemSpec
-from headrace.core.spec_streams import StreamSpec
 from headrace.core.text import iso_text
 from headrace.registry import Registry
 from headrace.streaming.broker import committed, span_from
 from headrace.streaming.settings import StreamSettings
 
 if TYPE_CHECKING:
+    from headrace.control.streams.supervisor import StreamSupervisor
+    from headrace.core.spec import SystemSpec
+    from headrace.core.spec_streams import StreamSpec
     from headrace.streaming.broker import Broker, Span
 
 _EVERY_S: Final = 0.2
@@ -57,7 +56,7 @@ IsDone = Callable[[StreamView], Awaitable[bool]]
 
 
 def resolved(
-    spec: SystemSpec, streams: Sequence[StreamSpec], home: Path, *, allow_code: bool
+    spec: "SystemSpec", streams: "Sequence[StreamSpec]", home: Path, *, allow_code: bool
 ) -> tuple[DesiredStream, ...]:
     """The streams with their models pinned, as a control plane on `home` would.
 
@@ -102,6 +101,7 @@ def make_topics(streams: Sequence[DesiredStream], home: Path) -> None:
 
 def gateway_of(home: Path) -> Callable[[StreamSettings], StreamSettings]:
     """Tells workers where the gateway of what runs on `home` is, if they need it."""
+    from headrace.control.stream_settings import through_gateway
 
     def prepare(settings: StreamSettings) -> StreamSettings:
         if settings.endpoint is None:
@@ -145,6 +145,8 @@ class Foreground:
             shutil.rmtree(folder, ignore_errors=True)
 
     async def _run_in(self, folder: Path) -> list[StreamView]:
+        from headrace.control.streams.supervisor import StreamSupervisor
+
         logs = folder / "logs"
         logs.mkdir()
         supervisor = StreamSupervisor(
@@ -185,7 +187,7 @@ class Foreground:
             raise FailedPreconditionError("; ".join(failures))
         return views
 
-    async def _watch(self, supervisor: StreamSupervisor, screen: "_Screen") -> list[str]:
+    async def _watch(self, supervisor: "StreamSupervisor", screen: "_Screen") -> list[str]:
         """Until it is over; why, if it went wrong."""
         while not self._stop.is_set():
             await supervisor.step()
@@ -315,8 +317,6 @@ def replay(
 
         headrace stream replay fraud --from 2026-11-27T06:00Z --move
     """
-    from headrace.cli.stream.find import open_broker_of
-
     at_s = moment(since, now=SystemClock().now())
     if move and (to or group):
         msg = "--move sets the stream itself back: leave --to and --group out"

@@ -2,7 +2,6 @@
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
-# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 import socket
 from enum import StrEnum
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 from headrace.cli.options import (
     DEFAULT_HOME,
     NULLS_OPTION,

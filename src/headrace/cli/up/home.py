@@ -4,8 +4,6 @@
 
 import asyncio
 import signal
-
-# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -24,7 +22,6 @@ from headrace.control.ownership import ProcessOwner
 from headrace.control.secret_references import resolve_url
 from headrace.control.settings import original_of, read_last_control_file
 from headrace.control.streams.driver import make_stream_driver
-from headrace.control.streams.supervisor import StreamSupervisor
 from headrace.core import FailedPreconditionError, HeadraceError, SystemClock
 from headrace.core.text import bytes_text
 from headrace.gateway import EnvoyGateway, GatewaySettings, gateway_user
@@ -45,6 +42,8 @@ async def stop_leftovers(path: Path, *, drain_s: float) -> int:
     Raises:
         FailedPreconditionError: A control plane runs there, which would start them again.
     """
+    from headrace.control.streams.supervisor import StreamSupervisor
+
     home = HomeDir.at(path)
     lock = HomeLock(home.lock_file)
     await _acquire(lock)
@@ -163,8 +162,6 @@ def down(
 
 def _stop(control: "ControlFile", home: Path, drain_s: float) -> None:
     """Ask the control plane to end everything; if it does not, end the control plane."""
-    from headrace.control.ownership import ProcessOwner
-
     process = ProcessOwner.of(home).adopt(control)
     if process is None:
         return
