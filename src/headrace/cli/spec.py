@@ -23,15 +23,12 @@ from headrace.core import (
     NotFoundError,
 )
 from headrace.core.redact import HIDDEN
-from headrace.engine import usable_cores
-from headrace.optimize.profiling.document import Filled, Machine, fill, fitting, model_of
-from headrace.registry import is_repository, read_content
-from headrace.runtimes.processor import this_processor
 
 if TYPE_CHECKING:
     from headrace.cli.connection import Target
     from headrace.cli.management import Management
     from headrace.core.spec import SystemSpec
+    from headrace.optimize.profiling.document import Filled
 
 
 def tuned(
@@ -47,6 +44,10 @@ def tuned(
     Raises:
         FailedPreconditionError: A model has no profile that holds here.
     """
+    from headrace.engine import usable_cores
+    from headrace.optimize.profiling.document import Machine, fill, fitting, model_of
+    from headrace.runtimes.processor import this_processor
+
     cores = usable_cores()
     machine = Machine(processor=this_processor(), cores=cores) if is_here else None
     endpoints: list[dict[str, Any]] = []
@@ -73,13 +74,14 @@ def tuned(
     return {**document, "endpoints": endpoints}, lines
 
 
-def _line(one: Filled) -> str:
+def _line(one: "Filled") -> str:
     why = f": {one.why}" if one.why else ""
     return f"  {one.place} = {one.value}{why}"
 
 
 def _digest(model: str, store: ModelStore) -> str:
     from headrace.core.spec import is_model_path
+    from headrace.registry import is_repository, read_content
 
     if not is_model_path(model):
         return str(store.get(model).digest)

@@ -36,15 +36,6 @@ from headrace.core.text import bytes_text
 from headrace.optimize.convert_process import ConvertRequest
 from headrace.optimize.sources import source_runtime
 from headrace.registry import read_content
-from headrace.registry.signing import (
-    check_signed,
-    key_of,
-    make_key,
-    read_private_key,
-    read_public_keys,
-    write_keys,
-)
-from headrace.registry.signing import sign as sign_version
 
 if TYPE_CHECKING:
     from headrace.registry import VersionSignature
@@ -220,6 +211,8 @@ def keygen(
 
         headrace models keygen --out keys
     """
+    from headrace.registry.signing import make_key, read_public_keys, write_keys
+
     private, public = write_keys(out, make_key())
     say(f"{private} signs: keep it secret; {public} is for `security.trusted_keys` in the spec")
     say(f"the key is called {read_public_keys(public)[0].id}")
@@ -248,6 +241,9 @@ def sign(
 
         headrace models sign fraud:3 --key keys/model-signing.pem --content fraud.onnx
     """
+    from headrace.registry.signing import key_of, read_private_key
+    from headrace.registry.signing import sign as sign_version
+
     name, _, number = reference.partition(":")
     if not number:
         msg = f"'{reference}' names no version; write it as {name}:VERSION"
@@ -287,6 +283,8 @@ def verify(
 
         headrace models verify fraud:3 --trusted keys/model-signing.pub.pem
     """
+    from headrace.registry.signing import check_signed, key_of, read_public_keys
+
     keys = [key for path in trusted for key in read_public_keys(path)]
     store = model_store(plane.target(), artifacts=artifacts)
     version = store.get(reference)
@@ -298,6 +296,8 @@ def verify(
 
 def signed_text(signature: "VersionSignature") -> str:
     """A signature on one line: by which key, and who and when it says."""
+    from headrace.registry.signing import key_of
+
     try:
         key = key_of(signature).id
     except InvalidArgumentError:

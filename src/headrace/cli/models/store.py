@@ -20,7 +20,6 @@ from headrace.cli.access.trail import note_here
 from headrace.cli.connection import Target, references_in_use
 from headrace.cli.management import Document, Management
 from headrace.cli.output import TransferView, say, transfer
-from headrace.control.sandboxed import SandboxedInspector
 from headrace.core import ArtifactCorruptError, InvalidArgumentError, NotFoundError
 from headrace.registry import (
     Content,
@@ -335,6 +334,8 @@ class LocalModels:
 
     def push(self, name: str, pushed: Pushed) -> ModelVersion:
         """Store a model as the next version of `name`."""
+        from headrace.control.sandboxed import SandboxedInspector
+
         with contextlib.closing(SandboxedInspector.of_home(self.home)) as inspect:
             stored = self._registry(inspect).push(
                 name,

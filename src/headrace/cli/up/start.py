@@ -30,7 +30,6 @@ from headrace.core import (
     ModelSignature,
     TensorSpec,
 )
-from headrace.core.examples import example_inputs
 from headrace.core.spec_rollout import SloSpec
 
 if TYPE_CHECKING:
@@ -243,6 +242,8 @@ def example_body(
     inputs: list[TensorSpec], example: Mapping[str, float | str] = MappingProxyType({})
 ) -> str:
     """A V2 request with one made-up row, in numbers short enough to read."""
+    from headrace.core.examples import example_inputs
+
     batched = all(spec.shape[:1] == (VARIABLE,) for spec in inputs)
     signature = ModelSignature(inputs=tuple(inputs), outputs=(), batched=batched, example=example)
     tensors = [
@@ -259,6 +260,8 @@ def example_body(
 
 def _coded(inputs: list[TensorSpec]) -> str:
     """A V1 request with one made-up row, if it is a file that nobody could read; else empty."""
+    from headrace.core.examples import example_inputs
+
     if len(inputs) != 1 or inputs[0].datatype is not Datatype.BYTES or inputs[0].shape != (-1,):
         return ""
     signature = ModelSignature(inputs=tuple(inputs), outputs=(), batched=True)
