@@ -21,6 +21,7 @@ from headrace.core import (
     Tensors,
     datatype_of,
 )
+from headrace.core.error_kind import UNDECODABLE
 from headrace.protocol import error_from_http
 from headrace.protocol.values import object_array
 
@@ -199,7 +200,7 @@ def _as(kind: type[T]) -> Callable[[bytes], T]:
     def read(body: bytes) -> T:
         try:
             return msgspec.json.decode(body, type=kind, strict=False)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except UNDECODABLE as error:
             msg = f"the server does not speak the Open Inference Protocol: {error}"
             raise ProtocolError(msg) from error
 

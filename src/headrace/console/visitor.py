@@ -13,6 +13,7 @@ from headrace.control.api_access import WhoView
 from headrace.control.guards import App, Receive, Scope, Send
 from headrace.control.problems import Problem
 from headrace.core import Code, HeadraceError
+from headrace.core.error_kind import UNDECODABLE
 
 T = TypeVar("T")
 Params = Mapping[str, str | int | float]
@@ -149,7 +150,7 @@ def _unattended(app: App) -> App:
 def _problem(answer: httpx.Response) -> Problem:
     try:
         return msgspec.json.decode(answer.content, type=Problem)
-    except msgspec.DecodeError:
+    except UNDECODABLE:
         said = f"the management API answers with status {answer.status_code}"
         return _unnamed(answer.status_code, said)
 

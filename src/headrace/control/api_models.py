@@ -17,6 +17,7 @@ from headrace.control.api_uploads import Upload, UploadFormat, Uploads
 from headrace.control.model_work import caller_leaves
 from headrace.control.plane import ControlPlane
 from headrace.core import ArtifactCorruptError, InvalidArgumentError, RequestCancelledError
+from headrace.core.error_kind import UNDECODABLE
 from headrace.registry import ModelVersion, VersionNotFoundError, VersionSignature
 
 _CREATED: Final = 201
@@ -125,7 +126,7 @@ def _metadata(text: str) -> dict[str, str]:
     """
     try:
         return msgspec.json.decode(text, type=dict[str, str]) if text else {}
-    except msgspec.MsgspecError as error:
+    except UNDECODABLE as error:
         msg = f"metadata has to be a JSON object of texts: {error}"
         raise InvalidArgumentError(msg) from None
 

@@ -21,6 +21,7 @@ from headrace.core import (
     UnsupportedError,
     check_name,
 )
+from headrace.core.error_kind import UNDECODABLE
 from headrace.gateway.filters import SERVICE
 from headrace.protocol.grpc_wire import frame
 
@@ -175,7 +176,7 @@ def decode_index_request(body: bytes) -> IndexRequest:
         return IndexRequest()
     try:
         return msgspec.json.decode(body, type=IndexRequest)
-    except msgspec.DecodeError as error:
+    except UNDECODABLE as error:
         raise InvalidArgumentError(f"failed to parse the request JSON buffer: {error}") from error
 
 
@@ -184,5 +185,5 @@ def _decode(body: bytes) -> LoadRequest:
         return LoadRequest()
     try:
         return msgspec.json.decode(body, type=LoadRequest)
-    except msgspec.DecodeError as error:
+    except UNDECODABLE as error:
         raise InvalidArgumentError(f"failed to parse the request JSON buffer: {error}") from error

@@ -36,6 +36,7 @@ from headrace.core import (
     NotFoundError,
     PayloadTooLargeError,
 )
+from headrace.core.error_kind import UNDECODABLE
 from headrace.core.files import sync_directory
 from headrace.registry import Registry
 
@@ -456,7 +457,7 @@ def _checked_manifest(path: Path, data: bytes, files: dict[str, BackupFile]) -> 
     """
     try:
         manifest = msgspec.json.decode(data, type=BackupManifest)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except UNDECODABLE:
         message = f"{path} is no backup of Headrace: it has no {_MANIFEST} that can be read"
         raise InvalidArgumentError(message) from None
     if manifest.format != FORMAT:

@@ -12,6 +12,7 @@ from headrace.control.home import Home
 from headrace.control.log_files import last_line
 from headrace.control.settings import ControlFile, ControlSettings, read_control_file
 from headrace.core import DeadlineExceededError, FailedPreconditionError, UnavailableError
+from headrace.core.error_kind import UNDECODABLE
 from headrace.core.files import write_atomic
 from headrace.core.processes import PASSED_FD, Process, python_module
 
@@ -77,7 +78,7 @@ def _read_notice(reader: int, timeout_s: float) -> _Notice | None:
         data += part
     try:
         return msgspec.json.decode(data, type=_Notice)
-    except msgspec.DecodeError:
+    except UNDECODABLE:
         return _Notice()
 
 

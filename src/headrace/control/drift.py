@@ -26,6 +26,7 @@ from headrace.core import (
     ModelNotFoundError,
     UnavailableError,
 )
+from headrace.core.error_kind import UNDECODABLE
 from headrace.core.fetch import fetch
 from headrace.core.spec_observe import DriftSpec
 from headrace.monitor.drift import FeatureReport, FeatureState
@@ -334,7 +335,7 @@ class DriftKeeper:
                     fits = len(taken.counts) in {0, len(plan.bins)}
                     return taken if fits and taken.seen else None
                 await self.call(replica, "PUT", "/internal/drift", msgspec.json.encode(plan))
-            except (HeadraceError, msgspec.MsgspecError) as error:
+            except (HeadraceError, *UNDECODABLE) as error:
                 extra = {"replica": replica.name, "error": str(error)}
                 _LOG.debug("replica does not say what it counted", extra=extra)
         return None

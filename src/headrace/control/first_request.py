@@ -22,6 +22,7 @@ from headrace.core import (
     datatype_of,
 )
 from headrace.core.backoff import Backoff
+from headrace.core.error_kind import UNDECODABLE
 from headrace.core.examples import example_inputs
 from headrace.core.fetch import Answer, fetch
 
@@ -94,7 +95,7 @@ async def send_first_request(
         began = clock.monotonic()
         try:
             answer, spoke = await _ask(address, name, example)
-        except (HeadraceError, msgspec.DecodeError) as error:
+        except (HeadraceError, *UNDECODABLE) as error:
             result = replace(result, message=str(error))
         else:
             result = _judge(answer, clock.monotonic() - began, revisions, spoke=spoke)

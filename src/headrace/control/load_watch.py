@@ -17,6 +17,7 @@ from headrace.control.looking import Looking
 from headrace.control.observed import Phase, Replica
 from headrace.control.row_watch import ArmReports
 from headrace.core import HeadraceError
+from headrace.core.error_kind import UNDECODABLE
 from headrace.core.fetch import fetch
 from headrace.monitor import LoadHistory, LoadReading, LoadTotals
 from headrace.serving.report import ModelLoad
@@ -90,7 +91,7 @@ async def ask_load(address: str) -> list[ModelLoad] | None:
         if answer.status != _HTTP_OK:
             return None  # a replica of an older version, which knows no such route
         return msgspec.json.decode(answer.body, type=list[ModelLoad])
-    except (HeadraceError, msgspec.MsgspecError) as error:
+    except (HeadraceError, *UNDECODABLE) as error:
         extra = {"address": address, "error": str(error)}
         _LOG.debug("a replica does not say how busy it is", extra=extra)
         return None

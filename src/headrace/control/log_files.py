@@ -10,6 +10,8 @@ from typing import Final
 
 import msgspec
 
+from headrace.core.error_kind import UNDECODABLE
+
 MAX_LOG_BYTES: Final = 32 << 20
 _BLOCK: Final = 64 << 10
 _READ_BYTES: Final = 1 << 20
@@ -58,7 +60,7 @@ def _message(line: str) -> str:
     if line.startswith("{"):
         try:
             said = msgspec.json.decode(line, type=dict[str, object])
-        except msgspec.DecodeError:
+        except UNDECODABLE:
             return line
         return str(said.get("message", line))
     # `12:00:00.123 INFO    headrace.serving  message`: the message follows two spaces.

@@ -19,6 +19,7 @@ from headrace.control.materialize_plan import ViewPast, failed, is_due, past_of,
 from headrace.control.materialize_status import FeatureViewStatus, view_families, view_status
 from headrace.control.state.records import Event
 from headrace.core import Clock, FailedPreconditionError, HeadraceError, UnavailableError
+from headrace.core.error_kind import UNDECODABLE
 from headrace.core.processes import Exceeded, python_module, run
 from headrace.core.state_file import StateFile
 from headrace.features import (
@@ -68,7 +69,7 @@ async def materialize_view(
         nonlocal result
         try:
             message: ApartMessage = msgspec.json.decode(line, type=ApartMessage)
-        except (ValueError, msgspec.MsgspecError):  # written by something else
+        except (ValueError, *UNDECODABLE):  # written by something else
             return False
         if isinstance(message, MaterializeProgress):
             on_progress(message)

@@ -32,6 +32,7 @@ from headrace.core import (
     ReplicaSettings,
     UnavailableError,
 )
+from headrace.core.error_kind import UNDECODABLE
 from headrace.core.fetch import Answer, fetch
 from headrace.runtimes import framework_named
 from headrace.runtimes.libraries import FRAMEWORKS
@@ -308,7 +309,7 @@ def _report(address: str, answer: Answer) -> PoolReport:
         raise UnavailableError(msg)
     try:
         return msgspec.json.decode(answer.body, type=PoolReport)
-    except msgspec.MsgspecError as error:
+    except UNDECODABLE as error:
         msg = f"{address} does not answer as a pool: {error}"
         raise UnavailableError(msg) from error
 

@@ -11,6 +11,7 @@ import msgspec
 
 from headrace.control.sandbox import Occasion, Sandbox
 from headrace.control.sandboxed import Limits, SandboxedRun, error_of
+from headrace.core.error_kind import UNDECODABLE
 from headrace.optimize.profiling.measure import REQUEST
 from headrace.optimize.profiling.messages import (
     Event,
@@ -73,7 +74,7 @@ def measure(
                     for line in lines:
                         try:
                             event = msgspec.json.decode(line, type=Event)
-                        except msgspec.MsgspecError:
+                        except UNDECODABLE:
                             running.reason = "it said something that makes no sense"
                             break
                         events.append(event)

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from headrace.core import FailedPreconditionError, UnavailableError
+from headrace.core.error_kind import UNDECODABLE
 
 if TYPE_CHECKING:
     import httpx
@@ -147,7 +148,7 @@ class PrometheusHistory:
                     raise UnavailableError("its answer is too large")
         try:
             answer = msgspec.json.decode(content, type=_Answer)
-        except msgspec.MsgspecError as error:
+        except UNDECODABLE as error:
             raise UnavailableError(f"HTTP {response.status_code}: {error}") from error
         if answer.status != "success":
             raise UnavailableError(f"HTTP {response.status_code}: {answer.error[:500]}")

@@ -18,6 +18,7 @@ from headrace.control.faults import LOOP, Faults
 from headrace.control.observed import Phase, Replica
 from headrace.control.pools import hosted_replicas
 from headrace.core import HeadraceError
+from headrace.core.error_kind import UNDECODABLE
 from headrace.core.fetch import Answer, fetch
 from headrace.core.spec_observe import PayloadLogSpec
 from headrace.observe.metrics import Family, counter
@@ -276,7 +277,7 @@ class Recordings:
                     if answer.status != _HTTP_OK:
                         break
                     page = decode(answer.body)
-                except (HeadraceError, msgspec.MsgspecError):
+                except (HeadraceError, *UNDECODABLE):
                     break
                 lost = max(page.dropped - told.dropped.get(what, 0), 0)
                 told.dropped[what] = page.dropped

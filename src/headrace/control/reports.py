@@ -11,6 +11,7 @@ import msgspec
 from headrace.control.faults import LOOP, Faults
 from headrace.control.observed import Replica
 from headrace.core import HeadraceError
+from headrace.core.error_kind import UNDECODABLE
 from headrace.core.fetch import fetch
 from headrace.serving.report import Answer, AnswersPage, Observe, ReplicaReport
 
@@ -101,7 +102,7 @@ class Reports:
             if answer.status != _HTTP_OK:
                 return None
             page = msgspec.msgpack.decode(answer.body, type=AnswersPage)
-        except (HeadraceError, msgspec.MsgspecError):
+        except (HeadraceError, *UNDECODABLE):
             return None
         if page.answers:
             self._answer_bytes[replica.name] = len(answer.body) / len(page.answers)
@@ -119,7 +120,7 @@ class Reports:
                         report = msgspec.json.decode(answer.body, type=ReplicaReport)
                         self._latest[replica.name] = report
                         return report
-                except (HeadraceError, msgspec.MsgspecError) as error:
+                except (HeadraceError, *UNDECODABLE) as error:
                     extra = {"replica": replica.name, "error": str(error)}
                     _LOG.debug("replica does not report", extra=extra)
         return None

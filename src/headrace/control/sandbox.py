@@ -25,6 +25,7 @@ import msgspec
 
 from headrace.control.environment import Environment
 from headrace.core import FailedPreconditionError, confine
+from headrace.core.error_kind import UNDECODABLE
 from headrace.core.processes import HANDOVER_FD, output_of
 from headrace.gateway import GATEWAY_USER, GatewaySettings, gateway_user
 from headrace.gateway.binary import find_envoy
@@ -111,7 +112,7 @@ class Probe:
         try:
             output = output_of(command, timeout_s=_PROBE_TIMEOUT_S)
             self._abilities = msgspec.json.decode(output, type=Abilities)
-        except (OSError, SubprocessError, msgspec.MsgspecError) as error:
+        except (OSError, SubprocessError, *UNDECODABLE) as error:
             why = f"cannot be determined: {error}"
             self._abilities = Abilities(namespaces=why, user=why)
         if self._abilities.namespaces:
@@ -318,7 +319,7 @@ class Sandbox:
         if report is None or known_pid != pid:
             try:
                 report = msgspec.json.decode(self.report_of(name).read_bytes(), type=Isolation)
-            except (OSError, msgspec.MsgspecError):
+            except (OSError, *UNDECODABLE):
                 return None
             self._reports[name] = (pid, report)
         return report

@@ -31,6 +31,7 @@ from headrace.core import (
     UnsupportedModelError,
 )
 from headrace.core.confine import CANNOT_ISOLATE
+from headrace.core.error_kind import UNDECODABLE
 from headrace.core.files import write_atomic
 from headrace.core.processes import Process, python_module, resident_bytes
 from headrace.registry import copy_files
@@ -82,7 +83,7 @@ class SandboxedProgram:
         """Of the program itself, once it runs in its sandbox; of its launcher before."""
         try:
             return int(msgspec.json.decode(self.report.read_bytes())["pid"])
-        except (OSError, msgspec.DecodeError):
+        except (OSError, *UNDECODABLE):
             return self.process.pid
 
     def watch(self, limits: Limits) -> Iterator[bytes]:
@@ -261,7 +262,7 @@ def read_result(file: Path, kind: type[_Result]) -> _Result | None:
     try:
         with open_result(file) as stream:
             return msgspec.json.decode(stream.read(_MAX_RESULT_BYTES), type=kind)
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, *UNDECODABLE):
         return None
 
 
@@ -372,5 +373,5 @@ def _inspection_result(program: SandboxedProgram, answer: bytes) -> TrialResult:
         return TrialResult(error=program.reason, code=Code.FAILED_PRECONDITION)
     try:
         return msgspec.json.decode(answer, type=TrialResult)
-    except msgspec.MsgspecError:
+    except UNDECODABLE:
         return TrialResult(error=program.reason or "its process wrote no answer")

@@ -16,6 +16,7 @@ from headrace.control.endpoint_metrics import (
 from headrace.control.observed import Phase, Replica
 from headrace.control.statistics import Json, merge_model_stats
 from headrace.core import HeadraceError, ModelNotFoundError
+from headrace.core.error_kind import UNDECODABLE
 from headrace.core.fetch import fetch
 from headrace.observe import BRIEF_TWO_DIGITS_S, TWO_DIGITS_S
 from headrace.observe.metrics import Families, Family, Labels, Source, counter, gauge, merge
@@ -186,5 +187,5 @@ async def _statistics(replica: Replica) -> Json:
     try:
         answer = await fetch(replica.address, "/v2/models/stats", timeout_s=_SCRAPE_TIMEOUT_S)
         return msgspec.json.decode(answer.body) if answer.status == 200 else None  # noqa: PLR2004  # HTTP's OK
-    except (HeadraceError, msgspec.DecodeError):
+    except (HeadraceError, *UNDECODABLE):
         return None

@@ -13,6 +13,7 @@ from headrace.control.aims import Aims
 from headrace.control.faults import LOOP, Faults
 from headrace.control.state.records import Event
 from headrace.core import Clock, FeatureWatch, HeadraceError, UnavailableError
+from headrace.core.error_kind import UNDECODABLE
 from headrace.core.processes import Exceeded, python_module, run
 from headrace.features import SkewedFeature, SkewSummary
 from headrace.observe.metrics import Family, gauge
@@ -194,7 +195,7 @@ async def compare_served(
         raise UnavailableError(f"comparing took longer than {timeout_s:g} s and was ended")
     try:
         return msgspec.json.decode(b"".join(lines), type=SkewSummary)
-    except msgspec.MsgspecError:
+    except UNDECODABLE:
         msg = f"the process ended with status {ended.status}; see {log}"
         raise UnavailableError(msg) from None
 

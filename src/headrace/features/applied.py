@@ -9,6 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from headrace.core import FailedPreconditionError, InvalidArgumentError
+from headrace.core.error_kind import UNDECODABLE
 from headrace.core.files import write_atomic
 from headrace.core.variables import url_filled_in
 from headrace.features.definitions import (
@@ -126,7 +127,7 @@ def default_online_store(home: Path) -> str:
     try:
         text = (home / APPLIED).read_bytes()
         feast_repo = msgspec.json.decode(text, type=_StoreOf).feast_repo
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, *UNDECODABLE):
         feast_repo = None  # nothing is in force, or it is damaged, which whoever reads it says
     if feast_repo is not None:
         return f"feast://{feast_repo}"
@@ -160,7 +161,7 @@ def _read(home: Path) -> Definitions | None:
         return _parsed(path.read_bytes(), home)
     except OSError as error:
         raise FailedPreconditionError(f"cannot read {path}: {error.strerror}") from error
-    except (InvalidArgumentError, msgspec.DecodeError) as error:
+    except (InvalidArgumentError, *UNDECODABLE) as error:
         message = f"{path} is damaged; run `headrace features apply` again ({error})"
         raise FailedPreconditionError(message) from error
 

@@ -14,6 +14,7 @@ from typing import BinaryIO, Final
 import msgspec
 
 from headrace.core import Datatype, FailedPreconditionError
+from headrace.core.error_kind import UNDECODABLE
 from headrace.features.definitions import FeatureService, Value
 
 SUFFIX: Final = ".jsonl"
@@ -129,7 +130,7 @@ def _lines(path: Path) -> Iterator[ServedRow | None]:
             for line in _bounded(file):
                 try:
                     yield decoder.decode(line)
-                except msgspec.MsgspecError:
+                except UNDECODABLE:
                     if line.endswith(b"\n"):
                         yield None
     except FileNotFoundError:

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from headrace.core import Datatype, InvalidArgumentError, TensorSpec
+from headrace.core.error_kind import UNDECODABLE
 from headrace.features.definitions import (
     Feature,
     FeatureService,
@@ -77,7 +78,7 @@ def served_part(text: str) -> str:
     """
     try:
         message = msgspec.json.decode(text, type=_Message, dec_hook=_read)
-    except msgspec.MsgspecError:
+    except UNDECODABLE:
         return text
     views = tuple(replace(view, source=replace(view.source, path=None)) for view in message.views)
     message = msgspec.structs.replace(message, views=views)
@@ -119,7 +120,7 @@ def decode_view(text: str) -> FeatureView:
     """
     try:
         return msgspec.json.decode(text, type=FeatureView, dec_hook=_read)
-    except msgspec.MsgspecError as error:
+    except UNDECODABLE as error:
         raise InvalidArgumentError(f"the feature view cannot be read: {error}") from error
 
 

@@ -20,6 +20,7 @@ from headrace.control.agents.messages import (
     decode_told,
 )
 from headrace.core import InvalidArgumentError, PermissionDeniedError, UnavailableError
+from headrace.core.error_kind import UNDECODABLE
 
 _CONNECT_S: Final = 5.0
 _REPORT_BYTES: Final = 64 << 10
@@ -157,7 +158,7 @@ def _content(answer: Answer) -> bytes:
         return answer.body
     try:
         said = msgspec.json.decode(answer.body, type=Refused).message
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except UNDECODABLE:
         raise UnavailableError(
             f"what listens there answers {answer.status}, and is no control plane for agents"
         ) from None

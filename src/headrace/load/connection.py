@@ -18,6 +18,7 @@ import msgspec
 
 from headrace.client.credentials import tls_context
 from headrace.core import UnavailableError
+from headrace.core.error_kind import UNDECODABLE
 from headrace.load.target import Target
 
 _WHOLE_UP_TO_BYTES: Final = 64 << 10
@@ -55,7 +56,7 @@ def is_infer_response(body: bytes, head_length: bytes) -> bool:
         return False
     try:
         answer = _DECODER.decode(body[:at])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNDECODABLE:
         return False
     sizes = [(output.parameters or {}).get("binary_data_size", 0) for output in answer.outputs]
     return all(isinstance(size, int) for size in sizes) and at + sum(sizes) == len(body)
@@ -67,7 +68,7 @@ def _is_json_answer(body: bytes) -> bool:
         return ends == (b"{", b"}") and b'"outputs"' in body
     try:
         _DECODER.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNDECODABLE:
         return False
     return True
 

@@ -26,6 +26,7 @@ from headrace.core import (
     UnsupportedError,
     datatype_of,
 )
+from headrace.core.error_kind import UNDECODABLE
 
 _NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
 _VALUE: Final = re.compile(r"[\t -~\x80-\xff]{0,16384}")
@@ -322,7 +323,7 @@ def _names(reply: HttpReply) -> list[str] | None:
         return None
     try:
         entries = msgspec.json.decode(reply.body, type=list[_Entry])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNDECODABLE:
         return None
     ready = [entry.name for entry in entries if entry.state in {"", "READY"}]
     return list(dict.fromkeys(ready))

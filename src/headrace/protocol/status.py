@@ -27,6 +27,7 @@ from headrace.core import (
     UnavailableError,
     UnsupportedError,
 )
+from headrace.core.error_kind import UNDECODABLE
 
 HTTP_STATUS: Final[Mapping[Code, int]] = {
     Code.CANCELLED: 499,
@@ -197,7 +198,7 @@ def _error_text(body: bytes) -> str:
     """The text in an error body; of anything else, its beginning."""
     try:
         document = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNDECODABLE:
         return body[:_LONGEST_TEXT].decode("utf-8", "replace").strip()
     if isinstance(document, dict):
         text = document.get("error") or document.get("detail") or document.get("message")

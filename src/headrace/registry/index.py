@@ -23,6 +23,7 @@ from headrace.core import (
     check_version,
     error_kind,
 )
+from headrace.core.error_kind import UNDECODABLE
 from headrace.core.files import TEMPORARY, move, sync_directory, write_atomic
 
 SCHEMA: Final = 1
@@ -221,7 +222,7 @@ class Index:
             return msgspec.json.decode(file.read_bytes(), type=tuple[VersionSignature, ...])
         except FileNotFoundError:
             return ()
-        except msgspec.MsgspecError as error:
+        except UNDECODABLE as error:
             msg = f"{file} is damaged and cannot be read: {error_kind(error)}"
             raise ArtifactCorruptError(msg) from None
 

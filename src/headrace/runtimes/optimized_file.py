@@ -10,6 +10,7 @@ from typing import Final
 import msgspec
 
 from headrace.core import HeadraceError, UnsupportedModelError, error_kind
+from headrace.core.error_kind import UNDECODABLE
 from headrace.runtimes.file_bytes import BrokenFileError, Source
 from headrace.runtimes.plugins import check_libraries, get_runtime, runs_code
 from headrace.runtimes.tuning import UNTUNED, Tuning, check_tuning
@@ -172,7 +173,7 @@ def decode_manifest(file: Path) -> OptimizedManifest:
         schema = msgspec.json.decode(data, type=_Versioned).schema
         if schema == SCHEMA:
             return msgspec.json.decode(data, type=OptimizedManifest)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except UNDECODABLE as error:
         msg = f"{file}: is no description of an optimized model: {error_kind(error)}"
         raise UnsupportedModelError(f"{msg}; `headrace optimize` writes one") from None
     if schema > SCHEMA:

@@ -32,6 +32,7 @@ from headrace.core import (
     example_inputs,
     pbtxt,
 )
+from headrace.core.error_kind import UNDECODABLE
 from headrace.core.pbtxt import Message
 from headrace.runtimes.base import LoadOptions
 from headrace.runtimes.probe import VARIABLE_SIZES, difference_ratio, probe_batch
@@ -117,7 +118,7 @@ def parse_declared(origin: Path, data: bytes) -> Declared:
     """
     try:
         found = msgspec.json.decode(data, type=_File)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except UNDECODABLE as error:
         raise refuse(
             origin, f"is no signature: {error_kind(error)}; write it as {_example(('x',))}"
         ) from None

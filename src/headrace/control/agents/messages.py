@@ -15,6 +15,7 @@ import msgspec
 
 from headrace.control.activator import HoldLimits
 from headrace.core import FailedPreconditionError, InvalidArgumentError
+from headrace.core.error_kind import UNDECODABLE
 from headrace.core.spec_observe import RequestLogSpec, TracingSpec
 from headrace.gateway import (
     MOST_COUNTED,
@@ -301,7 +302,7 @@ def _decode(data: bytes, kind: type[_T], *, who: str) -> _T:
 def _strict(data: bytes, kind: type[_T], *, who: str) -> _T:
     try:
         return msgspec.json.decode(data, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except UNDECODABLE as error:
         raise InvalidArgumentError(f"{who} said nothing that can be read: {error}") from error
 
 

@@ -37,6 +37,7 @@ from headrace.control.publication import RoutePublication, RoutePublisher
 from headrace.control.sandbox import Isolation
 from headrace.control.state.records import Event
 from headrace.core import Clock, FailedPreconditionError, HeadraceError, ReplicaSettings
+from headrace.core.error_kind import UNDECODABLE
 from headrace.core.spec_access import EndpointLimitsSpec
 from headrace.core.spec_kubernetes import KubernetesSpec
 from headrace.gateway import EndpointRoute
@@ -335,7 +336,7 @@ def routes_in(found: Object | None) -> tuple[EndpointRoute, ...] | None:
     try:
         document = gzip.decompress(base64.b64decode(packed))
         return msgspec.json.decode(document, type=tuple[EndpointRoute, ...])
-    except (ValueError, OSError, EOFError, zlib.error, msgspec.MsgspecError):
+    except (ValueError, OSError, EOFError, zlib.error, *UNDECODABLE):
         return None
 
 

@@ -13,6 +13,7 @@ from headrace.control.state.database import Database
 from headrace.control.state.desired_rows import load_state, replace_state
 from headrace.control.state.tables import COUNTERS, METADATA, STATE
 from headrace.core import FailedPreconditionError
+from headrace.core.error_kind import UNDECODABLE
 from headrace.core.files import move
 
 _LOG: Final = logging.getLogger("headrace.control")
@@ -129,7 +130,7 @@ def read_legacy(path: Path) -> DesiredState | None:
         stored = msgspec.json.decode(path.read_bytes(), type=_Stored)
     except FileNotFoundError:
         return None
-    except (OSError, UnicodeError, msgspec.MsgspecError) as error:
+    except (OSError, *UNDECODABLE) as error:
         message = f"cannot read {path}: {error}; move it away to start from the spec file"
         raise FailedPreconditionError(message) from error
     if stored.format != _LEGACY_FORMAT:

@@ -5,6 +5,7 @@ from typing import Final, Literal
 import msgspec
 
 from headrace.core import HeadraceError
+from headrace.core.error_kind import UNDECODABLE
 from headrace.core.fetch import fetch
 from headrace.streaming.settings import StreamStatus
 
@@ -19,7 +20,7 @@ async def status_of(address: str) -> StreamStatus | None:
         return None
     try:
         return msgspec.json.decode(body, type=StreamStatus)
-    except msgspec.DecodeError:
+    except UNDECODABLE:
         return None
 
 
