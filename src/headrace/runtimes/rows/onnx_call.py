@@ -7,10 +7,10 @@ from headrace.runtimes.rows.onnx_graph import OnnxNode
 from headrace.runtimes.rows.symbols import ONE, Size, product
 from headrace.runtimes.rows.transfer import Results, Transfer
 from headrace.runtimes.rows.values import (
-    MAX_ELEMENTS,
     MixedRowsError,
     Value,
-    constants,
+    known_axes,
+    known_sizes,
 )
 
 
@@ -76,14 +76,7 @@ class Call:
         Raises:
             MixedRowsError: They depend on rows, or not even their number is known.
         """
-        value = self.value(number)
-        if value.elements is not None:
-            return list(value.elements.flat)
-        if value.is_uniform and value.shape is not None and len(value.shape) <= 1:
-            count = product(value.shape)
-            if count.is_constant and 0 <= count.number <= MAX_ELEMENTS:
-                return [None] * count.number
-        raise MixedRowsError("takes sizes that are computed while it runs")
+        return known_sizes(self.value(number))
 
     def axes(self, name: str, number: int) -> list[int] | None:
         """Axes as an attribute or, in newer versions, an input; None if there are none.
@@ -94,12 +87,7 @@ class Call:
         if name in self.node.attributes:
             return self.ints(name)
         value = self.optional(number)
-        if value is None:
-            return None
-        axes = constants(value)
-        if axes is None:
-            raise MixedRowsError("takes axes that are computed while it runs")
-        return axes
+        return None if value is None else known_axes(value)
 
 
 Operator = Callable[[Call], Results]

@@ -41,10 +41,12 @@ from headrace.runtimes.rows.values import (
     constant,
     constants,
     judge,
+    known_axes,
+    known_sizes,
     mixed,
     model_input,
     normal_axis,
-    sizes_value,
+    shape_value,
 )
 
 _ONNX_NAMES: Final = {
@@ -83,20 +85,10 @@ class _Call:
         return str(self.attributes.get(name, "")).lower()
 
     def sizes(self, number: int) -> list[Size | None]:
-        value = self.value(number)
-        if value.elements is not None:
-            return list(value.elements.flat)
-        if value.is_uniform and value.shape is not None and len(value.shape) <= 1:
-            count = product(value.shape)
-            if count.is_constant and 0 <= count.number <= MAX_ELEMENTS:
-                return [None] * count.number
-        raise MixedRowsError("takes sizes that are computed while it runs")
+        return known_sizes(self.value(number))
 
     def axes(self, number: int) -> list[int]:
-        axes = constants(self.value(number))
-        if axes is None:
-            raise MixedRowsError("takes axes that are computed while it runs")
-        return axes
+        return known_axes(self.value(number))
 
     def uniform(self, *numbers: int) -> None:
         for number in numbers:
@@ -375,10 +367,7 @@ def _adaptive_pool(call: _Call) -> Results:
 
 
 def _shape(call: _Call) -> Results:
-    shape = call.value().shape
-    if shape is None:
-        raise MixedRowsError("takes a tensor of unknown shape")
-    return sizes_value(shape)
+    return shape_value(call.value())
 
 
 def _reshape(call: _Call) -> Results:

@@ -35,10 +35,12 @@ from headrace.runtimes.rows.values import (
     constant,
     constants,
     judge,
+    known_axes,
+    known_sizes,
     mixed,
     model_input,
     normal_axis,
-    sizes_value,
+    shape_value,
     with_rows,
 )
 
@@ -65,16 +67,10 @@ class _Call:
         return default if self.options is None else int(self.options.number(field, layout, default))
 
     def sizes(self, number: int) -> list[Size | None]:
-        value = self.value(number)
-        if value.elements is None:
-            raise MixedRowsError("takes sizes that are computed while it runs")
-        return list(value.elements.flat)
+        return known_sizes(self.value(number))
 
     def axes(self, number: int) -> list[int]:
-        axes = constants(self.value(number))
-        if axes is None:
-            raise MixedRowsError("takes axes that are computed while it runs")
-        return axes
+        return known_axes(self.value(number))
 
     def uniform(self, *numbers: int) -> None:
         for number in numbers:
@@ -340,10 +336,7 @@ def _swapped(transfer: Transfer, value: Value) -> Value:
 
 
 def _shape(call: _Call) -> Results:
-    shape = call.value().shape
-    if shape is None:
-        raise MixedRowsError("takes a tensor of unknown shape")
-    return sizes_value(shape)
+    return shape_value(call.value())
 
 
 def _reshape(call: _Call) -> Results:

@@ -212,6 +212,44 @@ def constants(value: Value | None) -> list[int] | None:
     return None if None in items else [item for item in items if item is not None]
 
 
+def known_sizes(value: Value) -> list[Size | None]:
+    """The elements of a list of sizes; None for those of which nothing is known.
+
+    Raises:
+        MixedRowsError: They depend on rows, or not even their number is known.
+    """
+    if value.elements is not None:
+        return list(value.elements.flat)
+    if value.is_uniform and value.shape is not None and len(value.shape) <= 1:
+        count = product(value.shape)
+        if count.is_constant and 0 <= count.number <= MAX_ELEMENTS:
+            return [None] * count.number
+    raise MixedRowsError("takes sizes that are computed while it runs")
+
+
+def known_axes(value: Value) -> list[int]:
+    """The elements of a list of axes.
+
+    Raises:
+        MixedRowsError: They are not all known.
+    """
+    axes = constants(value)
+    if axes is None:
+        raise MixedRowsError("takes axes that are computed while it runs")
+    return axes
+
+
+def shape_value(value: Value) -> Value:
+    """The tensor of the sizes of `value`.
+
+    Raises:
+        MixedRowsError: Its shape is not known.
+    """
+    if value.shape is None:
+        raise MixedRowsError("takes a tensor of unknown shape")
+    return sizes_value(value.shape)
+
+
 def normal_axis(axis: int, rank: int) -> int:
     """An axis counted from the front.
 
