@@ -6,7 +6,7 @@ Values that are no features come with the request: a caller sends keys and value
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Final, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -23,8 +23,10 @@ from headrace.core import (
     UnsupportedModelError,
 )
 from headrace.pipeline.pipeline import Pipeline, Step
-from headrace.pipeline.spec import FeaturesStepSpec
 from headrace.runtimes import Model
+
+if TYPE_CHECKING:
+    from headrace.pipeline.spec import FeaturesStepSpec
 
 STATUS_SUFFIX: Final = "__status"
 _MATRIX: Final = 2
@@ -360,7 +362,7 @@ class GivenFeatures:
         """Holds nothing."""
 
 
-def open_features(spec: FeaturesStepSpec, source: FeatureSource | None) -> FeatureStep:
+def open_features(spec: "FeaturesStepSpec", source: FeatureSource | None) -> FeatureStep:
     """The step that a pipeline names, on the features that are bound, or given by the caller.
 
     Raises:
@@ -386,7 +388,7 @@ def open_features(spec: FeaturesStepSpec, source: FeatureSource | None) -> Featu
     return FeatureStep(source, assemblies)
 
 
-def check_service(spec: FeaturesStepSpec, service: str, columns: Sequence[TensorSpec]) -> None:
+def check_service(spec: "FeaturesStepSpec", service: str, columns: Sequence[TensorSpec]) -> None:
     """Compare a service with the one that a pipeline was made with.
 
     Raises:
@@ -400,7 +402,7 @@ def check_service(spec: FeaturesStepSpec, service: str, columns: Sequence[Tensor
         raise UnsupportedModelError(_other_columns(spec.service, wanted, columns))
 
 
-def _declared(spec: FeaturesStepSpec) -> tuple[TensorSpec, ...]:
+def _declared(spec: "FeaturesStepSpec") -> tuple[TensorSpec, ...]:
     return tuple(
         TensorSpec(name=name, datatype=Datatype(datatype), shape=(VARIABLE,))
         for name, datatype in spec.columns.items()
