@@ -6,7 +6,7 @@ The reconciler, its plan and Envoy are real; the replicas are sockets that say t
 import asyncio
 import statistics
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,9 @@ from bench.context import Context
 from bench.results import SuiteResult, Table, Target
 from headrace.control.desired import DesiredArm, DesiredEndpoint, DesiredState, make_revision
 from headrace.control.keeper import GatewayKeeper
+from headrace.control.ownership import ProcessOwner
 from headrace.control.ports import pick_ports
+from headrace.control.publication import RoutePublication
 from headrace.control.reconciler import Reconciler
 from headrace.core import EndpointName, ReplicaSettings, SystemClock
 from headrace.gateway import GatewaySettings, make_private
@@ -125,13 +127,14 @@ def _system(home: Path, stack: AsyncExitStack) -> tuple[Reconciler, GatewayKeepe
         settings=GatewaySettings(
             run_dir=make_private(home / "e"), http_port=ports["http"], grpc_port=ports["grpc"]
         ),
+        owner=ProcessOwner.of(home),
         record_path=home / "gateway.json",
         routes_path=home / "routes.json",
         clock=SystemClock(),
     )
     reconciler = Reconciler(
         driver=_Sockets(sockets, stack),  # type: ignore[arg-type]  # what a start needs of a driver
-        publisher=keeper,
+        publication=RoutePublication(publisher=keeper),
         clock=SystemClock(),
         drain_timeout_s=1.0,
     )
@@ -155,12 +158,11 @@ async def _change(reconciler: Reconciler, weight: int) -> float:
 async def _until(reconciler: Reconciler, condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(_START_TIMEOUT_S):
         while not condition():
-            changed: Awaitable[None] = reconciler.wait_change()
-            await changed
+            await reconciler.news.wait()
 
 
 def _is_in_force(reconciler: Reconciler, desired: DesiredState) -> bool:
-    published = reconciler.published or ()
+    published = reconciler.publication.published or ()
     if len(published) < len(desired.endpoints):
         return False
     endpoint, route = desired.endpoints[0], published[0]

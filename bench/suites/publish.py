@@ -35,7 +35,7 @@ MILLISECONDS: Final = 1000.0
 def run(context: Context) -> SuiteResult:
     """Change weights among few endpoints and among many."""
     arms = [
-        Arm(name=_name(count), measure=lambda count=count: asyncio.run(_measure(count)))
+        Arm(name=_name(count), measure=lambda n=count: asyncio.run(_measure(n)))  # type: ignore[misc]  # n binds it
         for count in (FEW, MANY)
     ]
     rounds = interleave(arms, rounds=context.rounds)
