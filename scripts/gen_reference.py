@@ -15,7 +15,7 @@ from typing import Final
 
 from headrace import cli, client
 from headrace.advise.checks import check_table
-from headrace.control.endpoint_status import ConditionType
+from headrace.control.api.endpoints import ConditionType
 from headrace.core import (
     ArtifactsSettings,
     BatchingSpec,

@@ -16,12 +16,12 @@ import msgspec
 
 from bench.context import Context
 from bench.results import SuiteResult, Table, Target
-from headrace.control.desired import DesiredArm, DesiredEndpoint, DesiredState, make_revision
-from headrace.control.keeper import GatewayKeeper
-from headrace.control.ownership import ProcessOwner
-from headrace.control.ports import pick_ports
-from headrace.control.publication import RoutePublication
-from headrace.control.reconciler import Reconciler
+from headrace.control.app.ownership import ProcessOwner
+from headrace.control.app.ports import pick_ports
+from headrace.control.desired.state import DesiredArm, DesiredEndpoint, DesiredState, make_revision
+from headrace.control.gateway.keeper import GatewayKeeper
+from headrace.control.reconcile.publication import RoutePublication
+from headrace.control.reconcile.reconciler import Reconciler
 from headrace.core import EndpointName, ReplicaSettings, SystemClock
 from headrace.gateway import GatewaySettings, make_private
 

@@ -17,8 +17,8 @@ import msgspec
 
 from bench.context import Context
 from bench.results import SuiteResult, Table, Target
-from headrace.control.observed import Phase, Replica
-from headrace.control.reports import Reports
+from headrace.control.reconcile.observed import Phase, Replica
+from headrace.control.telemetry.reports import Reports
 from headrace.observe.histogram import SECONDS_BOUNDS
 from headrace.serving.report import Observe, ReplicaReport
 

@@ -7,7 +7,7 @@ from typing import Final
 
 import headrace.control
 from headrace.autoscale.state import Reason
-from headrace.control.rollout_events import PHASE_REASONS
+from headrace.control.rollouts.events import PHASE_REASONS
 from headrace.rollout.state import Phase
 from scripts.reference.enums import meanings
 from scripts.reference.text import cell
@@ -144,7 +144,7 @@ def _events() -> Iterator[tuple[str, str, str]]:
 def written_events() -> set[tuple[str, str]]:
     """Kinds and reasons that stand in calls of `Event` in the control plane's code."""
     found = set()
-    for path in Path(headrace.control.__path__[0]).glob("*.py"):
+    for path in Path(headrace.control.__path__[0]).rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Event":
                 words = {one.arg: _strings(one.value) for one in node.keywords}

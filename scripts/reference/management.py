@@ -7,13 +7,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from headrace.control.api import management_app
+from headrace.control.api.app import management_app
 from headrace.registry import Registry
 from scripts.reference.schema import default_of, meaning_of, name_of, refs_in, type_of
 from scripts.reference.text import cell
 
 if TYPE_CHECKING:
-    from headrace.control.access.parts import Access
+    from headrace.control.auth.access import Access
     from headrace.control.plane import ControlPlane
 
 _GROUPS: Final = {

@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from headrace.control.desired import (
+from headrace.control.desired.state import (
     DesiredArm,
     DesiredEndpoint,
     DesiredState,

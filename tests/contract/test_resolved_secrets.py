@@ -18,10 +18,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from headrace.control.app.settings import resolve_url
+from headrace.control.features.online_stores import OnlineStores
+from headrace.control.notify.delivery import send
 from headrace.control.notify.outbox import Message
-from headrace.control.notify.send import send
-from headrace.control.online_stores import OnlineStores
-from headrace.control.secret_references import resolve_url
 from headrace.core.redact import RESOLVED, redact_text
 from headrace.core.spec import json_schema
 from headrace.core.spec_alerts import ReceiverSpec

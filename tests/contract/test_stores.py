@@ -11,7 +11,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import insert, inspect, update
 
-from headrace.control.desired import DesiredState
+from headrace.control.desired.state import DesiredState
 from headrace.control.state import home_url, open_store, references_in
 from headrace.control.state.database import Database
 from headrace.control.state.records import Assignment, Feedback, QuotaUse, UnitReward

@@ -6,7 +6,8 @@ import msgspec
 import pytest
 from sqlalchemy import delete, update
 
-from headrace.control.access.credentials import (
+from headrace.control.auth.audit_log import Broken, Change, Head, Verifier
+from headrace.control.auth.credentials import (
     Credential,
     CredentialKind,
     Principal,
@@ -15,7 +16,6 @@ from headrace.control.access.credentials import (
     new_secret,
     secret_id,
 )
-from headrace.control.access.trail import Broken, Change, Head, Verifier
 from headrace.control.state import open_store
 from headrace.control.state.database import Database
 from headrace.control.state.store import Store

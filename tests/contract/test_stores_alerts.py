@@ -2,8 +2,8 @@
 
 import msgspec
 
-from headrace.control.access.trail import Change
-from headrace.control.alert_records import AlertNotice, Silence
+from headrace.control.auth.audit_log import Change
+from headrace.control.notify.outbox import AlertNotice, Silence
 from headrace.control.state import open_store
 from headrace.control.state.store import Store
 from tests.unit.control.notify.alert_samples import FIRING, OVER, STREAM, TICKET

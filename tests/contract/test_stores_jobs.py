@@ -8,9 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from headrace.control.job_plan import MOST_INTERRUPTIONS, begun
-from headrace.control.job_planner import LEASE_S, Planner
-from headrace.control.job_records import JobMark, JobRun, RunState
+from headrace.control.jobs.plan import MOST_INTERRUPTIONS, JobMark, JobRun, RunState, begun
+from headrace.control.jobs.scheduler import LEASE_S, Planner
 from headrace.control.state import open_store
 from headrace.control.state.store import Store
 from headrace.core import AlreadyExistsError

@@ -17,7 +17,7 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import delete, update
 
-from headrace.control.desired import DesiredEndpoint, DesiredState
+from headrace.control.desired.state import DesiredEndpoint, DesiredState
 from headrace.control.state import open_store
 from headrace.control.state.database import Database
 from headrace.control.state.records import (

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from headrace.autoscale.state import Reason
-from headrace.control.rollout_events import PHASE_REASONS
+from headrace.control.rollouts.events import PHASE_REASONS
 from headrace.core.spec import json_schema
 from scripts.reference.enums import meanings
 from scripts.reference.events import ROLLOUT_REASONS, SPEC_REASONS, event_table, written_events

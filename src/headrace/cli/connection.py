@@ -19,9 +19,8 @@ from headrace.cli.context import LOCAL, contexts_file, given_options, read_conte
 from headrace.cli.management import Management
 from headrace.cli.options import DEFAULT_HOME
 from headrace.control import ControlFile, read_control_file
-from headrace.control.log_files import LogFiles, merged_tail, render_line
-from headrace.control.secret_references import resolve_url
-from headrace.control.settings import original_of, read_last_control_file
+from headrace.control.app.log_files import LogFiles, merged_tail, render_line
+from headrace.control.app.settings import original_of, read_last_control_file, resolve_url
 from headrace.control.state import home_url, references_in
 from headrace.core import FailedPreconditionError, HeadraceError, NotFoundError, UnavailableError
 
@@ -184,7 +183,8 @@ def local_management(control: "ControlFile", home: Path, *, token: str = "") -> 
     Args:
         token: Another one, that was given by hand.
     """
-    from headrace.control.access.home_token import read_home_token
+    from headrace.cli.management import Management
+    from headrace.control.auth.home_token import read_home_token
 
     given = token or given_options().token
     return Management(
@@ -198,7 +198,7 @@ def home_token(home: Path) -> str:
     Raises:
         FailedPreconditionError: There is none, or it is somebody else's.
     """
-    from headrace.control.access.home_token import FILE_NAME, read_home_token
+    from headrace.control.auth.home_token import FILE_NAME, read_home_token
 
     token = read_home_token(home)
     if not token:

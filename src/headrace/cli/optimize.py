@@ -31,7 +31,7 @@ from headrace.cli.options import (
 )
 from headrace.cli.output import say, show, write_json
 from headrace.cli.up.start import name_from
-from headrace.control.searching import Given, SandboxedSearch, check_folder
+from headrace.control.sandboxed.search import Given, SandboxedSearch, check_folder
 from headrace.core import (
     FailedPreconditionError,
     HeadraceError,

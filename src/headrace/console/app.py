@@ -19,9 +19,9 @@ from headrace.console.streams import tell as tell_stream
 from headrace.console.try_it import Gateway, try_it
 from headrace.console.view import Question, View
 from headrace.console.visitor import RefusedError, Visitor
-from headrace.control.access.sessions import cookie_value, csrf_token, is_csrf_token, is_own_page
-from headrace.control.guards import App, Message, Receive, Scope, Send
-from headrace.control.pages import ConsoleParts
+from headrace.control.api.guards import App, Message, Receive, Scope, Send
+from headrace.control.api.server import ConsoleParts
+from headrace.control.auth.credentials import cookie_value, csrf_token, is_csrf_token, is_own_page
 from headrace.core import OverloadedError
 
 _SEE_OTHER: Final = 303

@@ -11,8 +11,12 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Final
 
-from headrace.control.rollout_evidence import IntervalPoint, RolloutEvidence, SequenceView
-from headrace.control.rollout_status import MetricStatus
+from headrace.control.rollouts.status import (
+    IntervalPoint,
+    MetricStatus,
+    RolloutEvidence,
+    SequenceView,
+)
 from headrace.core.charts import (
     Scale,
     Tick,

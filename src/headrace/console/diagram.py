@@ -9,7 +9,7 @@ from typing import Final
 
 from headrace.console.view import Question, View
 from headrace.control.agents.roster import GatewayState, Standing
-from headrace.control.status import EndpointStatus, GatewayStatus, RevisionStatus, Status
+from headrace.control.reconcile.status import EndpointStatus, GatewayStatus, RevisionStatus, Status
 
 MOST: Final = 20
 _MOST_TEXT: Final = 100

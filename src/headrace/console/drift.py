@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from headrace.control.api_drift import DriftView, FeatureView
-from headrace.control.labels import LiveScore
+from headrace.control.api.features import DriftView, FeatureView
+from headrace.control.telemetry.labels import LiveScore
 from headrace.core.text import coarse_span, number_text, percent_text
 
 MOST: Final = 20

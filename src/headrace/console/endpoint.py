@@ -10,12 +10,11 @@ from headrace.console.phases import StatsList, phases_of
 from headrace.console.shares import Share, shares_of
 from headrace.console.view import Question, View
 from headrace.console.visitor import Params, may_operate
-from headrace.control.api_drift import DriftView
-from headrace.control.api_endpoints import EndpointView, History
-from headrace.control.api_events import EventList
-from headrace.control.api_history import PointView, SeriesView
-from headrace.control.overview import Overview, OverviewRow
-from headrace.control.status import RevisionStatus
+from headrace.control.api.endpoints import EndpointView, History
+from headrace.control.api.events import EventList
+from headrace.control.api.features import DriftView
+from headrace.control.api.history import Overview, OverviewRow, PointView, SeriesView
+from headrace.control.reconcile.status import RevisionStatus
 from headrace.core.text import duration_text
 
 SPANS: Final = {"900": "15 min", "3600": "1 h", "21600": "6 h", "86400": "24 h"}

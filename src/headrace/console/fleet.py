@@ -8,11 +8,11 @@ from headrace.console.jobs import is_troubled
 from headrace.console.paging import MOST_PAGES, MOST_TEXT, pages_of
 from headrace.console.view import Question, View
 from headrace.console.visitor import may_see_system
-from headrace.control.api_alerts import AlertList
-from headrace.control.api_jobs import JobList
-from headrace.control.api_streams import StreamList
-from headrace.control.job_status import JobView
-from headrace.control.overview import Overview, OverviewRow
+from headrace.control.api.alerts import AlertList
+from headrace.control.api.history import Overview, OverviewRow
+from headrace.control.api.jobs import JobList
+from headrace.control.api.streams import StreamList
+from headrace.control.jobs.status import JobView
 from headrace.control.streams.status import StreamView
 
 if TYPE_CHECKING:

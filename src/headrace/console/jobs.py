@@ -6,8 +6,8 @@ from typing import Final
 from headrace.console.paging import MOST_PAGES, MOST_TEXT, cut
 from headrace.console.view import Question, View
 from headrace.console.visitor import RefusedError
-from headrace.control.api_jobs import JobList, RunList
-from headrace.control.job_status import JobRunView, JobView
+from headrace.control.api.jobs import JobList, RunList
+from headrace.control.jobs.status import JobRunView, JobView
 
 LOOKS: Final = {
     "succeeded": "ok",

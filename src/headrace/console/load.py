@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from headrace.console.charts import Chart, Line, line_chart, seconds_unit
-from headrace.control.api_history import PointView
+from headrace.control.api.history import PointView
 from headrace.core.text import duration_text
 
 _MARKS: Final = 4

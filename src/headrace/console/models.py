@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from headrace.console.view import Question, View
-from headrace.control.status import Status
+from headrace.control.reconcile.status import Status
 from headrace.observe.row_checks import report_of
 from headrace.registry import ModelVersion, VersionSignature
 

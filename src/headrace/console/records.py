@@ -3,10 +3,10 @@
 from typing import Final
 
 from headrace.console.view import Question, View
-from headrace.control.access.roles import Role
-from headrace.control.api_access import EntryView, Trail
-from headrace.control.api_alerts import AlertList
-from headrace.control.api_events import EventList
+from headrace.control.api.access import EntryView, Trail
+from headrace.control.api.alerts import AlertList
+from headrace.control.api.events import EventList
+from headrace.control.auth.roles import Role
 
 _STATES: Final = ("firing", "pending", "resolved")
 _SIZE: Final = 50

@@ -8,10 +8,9 @@ from headrace.console.charts import Interval, SequenceChart, charts_of, interval
 from headrace.console.shares import Share, shares_of
 from headrace.console.view import Question, View
 from headrace.console.visitor import Params, RefusedError, may_operate
-from headrace.control.api_events import EventList
-from headrace.control.api_rollouts import RolloutList
-from headrace.control.rollout_evidence import RolloutEvidence
-from headrace.control.rollout_status import MetricStatus, RolloutStatus
+from headrace.control.api.events import EventList
+from headrace.control.api.rollouts import RolloutList
+from headrace.control.rollouts.status import MetricStatus, RolloutEvidence, RolloutStatus
 from headrace.rollout.state import Phase, Verb
 
 _LISTED: Final = 100

@@ -7,8 +7,8 @@ from headrace.console.charts import Chart, Line, line_chart
 from headrace.console.paging import MOST_PAGES, MOST_TEXT, cut
 from headrace.console.view import Question, View
 from headrace.console.visitor import Params, RefusedError, may_operate_system
-from headrace.control.api_events import EventList
-from headrace.control.api_streams import StreamHistory, StreamList, StreamPointView
+from headrace.control.api.events import EventList
+from headrace.control.api.streams import StreamHistory, StreamList, StreamPointView
 from headrace.control.streams.status import StreamView
 from headrace.core.text import duration_text
 

@@ -17,7 +17,7 @@ import httpx
 from headrace.client.credentials import KEY_HEADER
 from headrace.console.models import KnownVersion
 from headrace.console.view import Question, View
-from headrace.control.api_endpoints import EndpointView
+from headrace.control.api.endpoints import EndpointView
 from headrace.core import Array, ModelSignature
 from headrace.core.examples import example_inputs
 

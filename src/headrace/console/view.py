@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from headrace.console.visitor import Visitor
-from headrace.control.access.roles import Caller
+from headrace.control.auth.roles import Caller
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

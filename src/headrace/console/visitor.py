@@ -7,11 +7,10 @@ from typing import Final, Self, TypeVar
 import httpx
 import msgspec
 
-from headrace.control.access.gatekeeper import CSRF_HEADER, UNATTENDED
-from headrace.control.access.roles import Caller, Role, parse_grants
-from headrace.control.api_access import WhoView
-from headrace.control.guards import App, Receive, Scope, Send
-from headrace.control.problems import Problem
+from headrace.control.api.access import WhoView
+from headrace.control.api.guards import App, Problem, Receive, Scope, Send
+from headrace.control.auth.gatekeeper import CSRF_HEADER, UNATTENDED
+from headrace.control.auth.roles import Caller, Role, parse_grants
 from headrace.core import Code, HeadraceError
 from headrace.core.error_kind import UNDECODABLE
 

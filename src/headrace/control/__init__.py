@@ -3,7 +3,7 @@
 Only names and files are loaded with this package; what runs a control plane is loaded when it does.
 """
 
-from headrace.control.settings import ControlFile, ControlSettings, read_control_file
+from headrace.control.app.settings import ControlFile, ControlSettings, read_control_file
 
 __all__ = ["ControlFile", "ControlSettings", "read_control_file", "run", "start_detached"]
 
@@ -29,6 +29,6 @@ def start_detached(settings: ControlSettings, *, timeout_s: float = 300.0) -> Co
         FailedPreconditionError: It cannot become ready; the message says why.
         DeadlineExceededError: It is not ready after `timeout_s`.
     """
-    from headrace.control.detached import start_detached as start  # noqa: PLC0415  # costly to load
+    from headrace.control.app.detached import start_detached as start  # noqa: PLC0415  # costly to load
 
     return start(settings, timeout_s=timeout_s)

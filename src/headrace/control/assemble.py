@@ -14,10 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-from headrace.control.access.checkpoint import Checkpoints
-from headrace.control.access.home_token import ensure_home_token
-from headrace.control.access.parts import make_access
-from headrace.control.admin_tls import AdminTls
 from headrace.control.agents.build import (
     listen_for_agents,
     make_agents_server,
@@ -26,35 +22,37 @@ from headrace.control.agents.build import (
 )
 from headrace.control.agents.protocol import Gateway
 from headrace.control.agents.settings import GatewayMode, check_mode
-from headrace.control.certificates import Certificates
-from headrace.control.gateway_record import GatewayRecord, read_gateway_record
-from headrace.control.gateway_tls import GatewayTls, listener_tls
-from headrace.control.home import Home
-from headrace.control.limits.limiter import Limiter
-from headrace.control.limits.service import LimitService
-from headrace.control.local import LocalDriver
-from headrace.control.log_files import LogFiles
-from headrace.control.membership import Membership
-from headrace.control.ownership import ProcessOwner
-from headrace.control.parts import make_plane
-from headrace.control.plane import Addresses, ControlPlane
-from headrace.control.ports import listen, pick_ports
-from headrace.control.prometheus import PrometheusHistory
-from headrace.control.publication import RoutePublication
-from headrace.control.reconciler import Reconciler
-from headrace.control.reconciling import Reconciling
-from headrace.control.sandbox import Probe, Sandbox, without_root
-from headrace.control.sandboxed import SandboxedInspector
-from headrace.control.secret_references import resolve_url
-from headrace.control.serve import ApiServer, ApiSockets
-from headrace.control.settings import (
+from headrace.control.api.server import ApiServer, ApiSockets
+from headrace.control.app.home import Home
+from headrace.control.app.log_files import LogFiles
+from headrace.control.app.membership import Membership
+from headrace.control.app.ownership import ProcessOwner
+from headrace.control.app.ports import listen, pick_ports
+from headrace.control.app.settings import (
     ControlFile,
     ControlSettings,
     port_of,
     read_last_control_file,
+    resolve_url,
     with_last_addresses,
 )
+from headrace.control.auth.access import make_access
+from headrace.control.auth.checkpoint import Checkpoints
+from headrace.control.auth.home_token import ensure_home_token
+from headrace.control.gateway.certificates import AdminTls, Certificates
+from headrace.control.gateway.keeper import GatewayRecord, read_gateway_record
+from headrace.control.gateway.tls import GatewayTls, listener_tls
+from headrace.control.limits.limiter import Limiter
+from headrace.control.limits.service import LimitService
+from headrace.control.local.driver import LocalDriver
+from headrace.control.local.sandbox import Probe, Sandbox, without_root
+from headrace.control.parts import make_plane
+from headrace.control.plane import Addresses, ControlPlane
+from headrace.control.reconcile.publication import Reconciling, RoutePublication
+from headrace.control.reconcile.reconciler import Reconciler
+from headrace.control.sandboxed.run import SandboxedInspector
 from headrace.control.state import home_url, open_store, sqlite_path
+from headrace.control.telemetry.prometheus import PrometheusHistory
 from headrace.core import Clock, FailedPreconditionError, SystemClock
 from headrace.core.processes import start_ticks
 from headrace.core.spec import GatewaySpec, SystemSpec, parse_spec

@@ -11,16 +11,15 @@ from typing import Final
 
 import msgspec
 
-from headrace.control.access.home_token import HOME_OWNER
+from headrace.control.app.home import Home, HomeLock
+from headrace.control.app.log_files import LogFollower, cut_large, render_line
+from headrace.control.app.membership import StoppedError, join
+from headrace.control.app.ownership import claim
+from headrace.control.app.settings import ControlSettings, forget_secrets, write_control_file
 from headrace.control.assemble import System, assemble
-from headrace.control.home import Home, HomeLock
-from headrace.control.joining import StoppedError, join
-from headrace.control.log_files import LogFollower, cut_large, render_line
+from headrace.control.auth.home_token import HOME_OWNER
+from headrace.control.local.sandbox import harden_self
 from headrace.control.notify.notifier import receiver_urls
-from headrace.control.ownership import claim
-from headrace.control.sandbox import harden_self
-from headrace.control.secret_references import forget_secrets
-from headrace.control.settings import ControlSettings, write_control_file
 from headrace.control.state.records import Event
 from headrace.core import HeadraceError
 from headrace.core.spec_models import disagreements

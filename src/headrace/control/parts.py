@@ -6,60 +6,57 @@ from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
-from headrace.control.activator import Activator, HoldLimits
-from headrace.control.advice import Advisor
 from headrace.control.agents.protocol import Gateway
-from headrace.control.aims import Aims
-from headrace.control.alert_facts import FactsReader
-from headrace.control.alerting import Alerting
-from headrace.control.at_home import bring_home
-from headrace.control.caller_policy import CallerPolicy
-from headrace.control.drift import DriftKeeper
-from headrace.control.drift_files import DriftFiles
-from headrace.control.faults import Faults
-from headrace.control.home import Home
-from headrace.control.job_planner import Planner
-from headrace.control.job_process import JobStarter
-from headrace.control.job_scheduler import JobScheduler
-from headrace.control.journal import Journal
-from headrace.control.keys import Keys
-from headrace.control.labels import LabelStore
+from headrace.control.app.faults import Faults
+from headrace.control.app.home import Home
+from headrace.control.app.journal import Journal
+from headrace.control.app.log_files import LogFiles
+from headrace.control.desired.aims import Aims
+from headrace.control.desired.documents import bring_home
+from headrace.control.desired.models import ModelWork
+from headrace.control.desired.orders import Orders
+from headrace.control.desired.resolve_streams import through_gateway
+from headrace.control.features.materialize_plan import ViewPast
+from headrace.control.features.materializer import Materializer, materialize_view
+from headrace.control.features.skew_watch import (
+    ServedFeaturesKeeper,
+    SkewWatch,
+    compare_served,
+    feature_watches,
+)
+from headrace.control.gateway.activator import Activator, HoldLimits
+from headrace.control.gateway.caller_policy import CallerPolicy, Keys
+from headrace.control.gateway.upstream_watch import UpstreamWatch
+from headrace.control.jobs.process import JobStarter
+from headrace.control.jobs.scheduler import JobScheduler, Planner
 from headrace.control.limits.service import LimitService
-from headrace.control.load_watch import LoadWatch, loaded_arms
-from headrace.control.local import LocalDriver
-from headrace.control.log_files import LogFiles
-from headrace.control.machine import machine_budget
-from headrace.control.materialize_plan import ViewPast
-from headrace.control.materializer import Materializer, materialize_view
-from headrace.control.model_work import ModelWork
-from headrace.control.notify.notifier import Notifier
-from headrace.control.notify.send import send
-from headrace.control.notify.silences import Silences
-from headrace.control.observed import Phase, Replica
-from headrace.control.orders import Orders
+from headrace.control.local.advice import Advisor, machine_budget
+from headrace.control.local.driver import LocalDriver
+from headrace.control.notify.delivery import send
+from headrace.control.notify.notifier import Notifier, Silences
 from headrace.control.payloads.writer import PayloadWriter
 from headrace.control.plane import Addresses, ControlPlane
-from headrace.control.pools import PoolSync
-from headrace.control.prometheus import PrometheusHistory
-from headrace.control.reconciling import Reconciling
-from headrace.control.recorder import Recorder
-from headrace.control.recordings import (
+from headrace.control.reconcile.observed import Phase, Replica
+from headrace.control.reconcile.pools import PoolSync
+from headrace.control.reconcile.publication import Reconciling
+from headrace.control.rollouts.driver import RolloutDriver
+from headrace.control.scaling.scaler import Scaler, ScalerStates
+from headrace.control.state.store import Store
+from headrace.control.streams.driver import make_stream_driver
+from headrace.control.streams.supervisor import StreamOrders, StreamSupervisor
+from headrace.control.telemetry.alerting import Alerting, FactsReader
+from headrace.control.telemetry.drift import DriftKeeper
+from headrace.control.telemetry.drift_files import DriftFiles
+from headrace.control.telemetry.labels import LabelStore
+from headrace.control.telemetry.pollers import LoadWatch, Recorder, loaded_arms
+from headrace.control.telemetry.prometheus import PrometheusHistory
+from headrace.control.telemetry.recordings import (
     Recordings,
     features_ratios,
     payload_logs,
     recorded_replicas,
 )
-from headrace.control.reports import Reports
-from headrace.control.rollouts import RolloutDriver
-from headrace.control.row_watch import RowWatch
-from headrace.control.scaling import Scaler, ScalerStates
-from headrace.control.served_features import ServedFeaturesKeeper
-from headrace.control.skew_watch import SkewWatch, compare_served, feature_watches
-from headrace.control.state.store import Store
-from headrace.control.stream_settings import through_gateway
-from headrace.control.streams.driver import make_stream_driver
-from headrace.control.streams.supervisor import StreamOrders, StreamSupervisor
-from headrace.control.upstream_watch import UpstreamWatch
+from headrace.control.telemetry.reports import Reports, RowWatch
 from headrace.core import CancellableInspect, Clock
 from headrace.core.processes import resident_bytes
 from headrace.core.spec_base import parsed

@@ -9,45 +9,32 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from headrace import __version__
-from headrace.control.access.references import ModelFacts, may_read_model
-from headrace.control.access.roles import Caller, Role
-from headrace.control.access.trail import Change
-from headrace.control.activator import Activator
-from headrace.control.advice import Advisor
 from headrace.control.agents.protocol import Gateway
-from headrace.control.aims import Aims
-from headrace.control.alerting import Alerting
-from headrace.control.caller_policy import CallerPolicy
-from headrace.control.desired import DesiredArm, DesiredEndpoint, DesiredState
-from headrace.control.drift import DriftKeeper
-from headrace.control.faults import Faults
-from headrace.control.first_request import NEXT_TRY, FirstRequest, send_first_request
-from headrace.control.gpu_metrics import Gpus
-from headrace.control.home import Home
-from headrace.control.job_scheduler import JobScheduler
-from headrace.control.journal import Journal
-from headrace.control.keys import Keys
+from headrace.control.app.faults import Faults
+from headrace.control.app.home import Home
+from headrace.control.app.journal import Journal
+from headrace.control.app.log_files import LogFiles
+from headrace.control.auth.audit_log import Change
+from headrace.control.auth.references import ModelFacts, may_read_model
+from headrace.control.auth.roles import Caller, Role
+from headrace.control.desired.aims import Aims
+from headrace.control.desired.orders import Orders
+from headrace.control.desired.state import DesiredArm, DesiredEndpoint, DesiredState
+from headrace.control.desired.wishes import Applied as Applied  # noqa: PLC0414  # part of this API
+from headrace.control.features.materializer import Materializer
+from headrace.control.features.skew_watch import SkewWatch
+from headrace.control.gateway.activator import Activator
+from headrace.control.gateway.caller_policy import CallerPolicy, Keys
+from headrace.control.gateway.first_request import NEXT_TRY, FirstRequest, send_first_request
+from headrace.control.gateway.upstream_watch import UpstreamWatch
+from headrace.control.jobs.scheduler import JobScheduler
 from headrace.control.limits.service import LimitService
-from headrace.control.load_watch import LoadWatch
-from headrace.control.log_files import LogFiles
-from headrace.control.materializer import Materializer
-from headrace.control.notify.notifier import Notifier
-from headrace.control.notify.silences import Silences
-from headrace.control.orders import Orders
+from headrace.control.local.advice import Advisor
+from headrace.control.notify.notifier import Notifier, Silences
 from headrace.control.payloads.writer import PayloadWriter
-from headrace.control.pools import PoolSync
-from headrace.control.prometheus import PrometheusHistory
-from headrace.control.reconciling import Reconciling
-from headrace.control.recorder import Recorder
-from headrace.control.recordings import Recordings
-from headrace.control.reports import Reports
-from headrace.control.rollouts import RolloutDriver
-from headrace.control.row_watch import RowWatch
-from headrace.control.scaling import Scaler
-from headrace.control.skew_watch import SkewWatch
-from headrace.control.state.records import EndpointGeneration, RolloutRecord
-from headrace.control.state.store import Store
-from headrace.control.status import (
+from headrace.control.reconcile.pools import PoolSync
+from headrace.control.reconcile.publication import Reconciling
+from headrace.control.reconcile.status import (
     EndpointStatus,
     GatewayStatus,
     Status,
@@ -55,9 +42,18 @@ from headrace.control.status import (
     is_routed_as_desired,
     revision_ids,
 )
+from headrace.control.rollouts.driver import RolloutDriver
+from headrace.control.scaling.scaler import Scaler
+from headrace.control.state.records import EndpointGeneration, RolloutRecord
+from headrace.control.state.store import Store
 from headrace.control.streams.supervisor import StreamSupervisor
-from headrace.control.upstream_watch import UpstreamWatch
-from headrace.control.wishes import Applied as Applied  # noqa: PLC0414  # part of this API
+from headrace.control.telemetry.alerting import Alerting
+from headrace.control.telemetry.drift import DriftKeeper
+from headrace.control.telemetry.gpu_metrics import Gpus
+from headrace.control.telemetry.pollers import LoadWatch, Recorder
+from headrace.control.telemetry.prometheus import PrometheusHistory
+from headrace.control.telemetry.recordings import Recordings
+from headrace.control.telemetry.reports import Reports, RowWatch
 from headrace.core import Clock, HeadraceError
 from headrace.core.devices import DeviceUse
 from headrace.core.processes import resident_bytes

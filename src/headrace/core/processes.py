@@ -1,7 +1,7 @@
 """Child processes: start, adoption, watching, signals and stop, and what the kernel says of them.
 
 All of Headrace starts processes here, but for two programs that run in a bare interpreter and
-import nothing of it: `confine.py` and `control/job_watch.py`.
+import nothing of it: `confine.py` and `control/jobs/job_watch.py`.
 
 A process is identified by its pid together with the time at which it started: the kernel gives a
 pid again. Signals go through a pidfd, which names one process for as long as it is open.

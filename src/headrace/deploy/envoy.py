@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 from msgspec.structs import replace
 
-from headrace.control.gateway_tls import listener_tls
+from headrace.control.gateway.tls import listener_tls
 from headrace.core.spec_access import AccessSettings, TlsSpec, endpoint_access
 from headrace.deploy.export import Body, Document, Export, addresses_of, finish
 from headrace.deploy.facts import Endpoint, Facts, Version

@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 
-from headrace.control.job_plan import arguments_of, filled, new_run
+from headrace.control.jobs.plan import arguments_of, filled, new_run
 from headrace.core import HeadraceError
 from headrace.core.redact import VARIABLE
 from headrace.core.spec import SystemSpec

@@ -14,7 +14,7 @@ from ruamel.yaml.error import YAMLError
 from ruamel.yaml.scalarstring import LiteralScalarString
 
 import headrace
-from headrace.control.desired import DesiredArm, DesiredEndpoint, DesiredState
+from headrace.control.desired.state import DesiredArm, DesiredEndpoint, DesiredState
 from headrace.control.kubernetes import Place, objects_of
 from headrace.control.kubernetes.pods import GRPC_PORT
 from headrace.core import FailedPreconditionError

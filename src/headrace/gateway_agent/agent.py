@@ -9,7 +9,6 @@ from random import Random
 from typing import Final, Protocol
 
 from headrace import __version__
-from headrace.control.activator import Activator, HoldLimits
 from headrace.control.agents.messages import (
     LONGEST_WAIT_S,
     PROTOCOL,
@@ -22,7 +21,8 @@ from headrace.control.agents.messages import (
     Told,
     UpstreamState,
 )
-from headrace.control.keeper import GatewayKeeper
+from headrace.control.gateway.activator import Activator, HoldLimits
+from headrace.control.gateway.keeper import GatewayKeeper
 from headrace.core import Clock, HeadraceError
 from headrace.core.backoff import Backoff
 from headrace.gateway import Handshakes

@@ -19,9 +19,9 @@ from headrace.control.agents.messages import (
     with_version,
 )
 from headrace.control.agents.tls import MutualTls
-from headrace.control.keeper import GatewayKeeper
-from headrace.control.ownership import ProcessOwner
-from headrace.control.sandbox import Sandbox, without_root
+from headrace.control.app.ownership import ProcessOwner
+from headrace.control.gateway.keeper import GatewayKeeper
+from headrace.control.local.sandbox import Sandbox, without_root
 from headrace.core import Clock, FailedPreconditionError, HeadraceError, InvalidArgumentError
 from headrace.core.files import write_atomic
 from headrace.gateway import GatewaySettings, SecretFiles, SnapshotRejectedError

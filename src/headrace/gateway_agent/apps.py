@@ -6,8 +6,8 @@ from typing import Final, Protocol
 import msgspec
 
 from headrace import __version__
-from headrace.control.certificates import Certificates
-from headrace.control.guards import Receive, Scope, Send
+from headrace.control.api.guards import Receive, Scope, Send
+from headrace.control.gateway.certificates import Certificates
 from headrace.core import HeadraceError, UnavailableError
 from headrace.gateway_agent.agent import GatewayAgent
 from headrace.gateway_agent.client import Answer

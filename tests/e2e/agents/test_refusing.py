@@ -26,8 +26,8 @@ from headrace.control.agents.messages import (
     with_version,
 )
 from headrace.control.agents.tls import MutualTls, client_context
-from headrace.control.certificates import Certificates
-from headrace.control.sandbox import Sandbox
+from headrace.control.gateway.certificates import Certificates
+from headrace.control.local.sandbox import Sandbox
 from headrace.core import (
     HeadraceError,
     PermissionDeniedError,

@@ -10,9 +10,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from headrace.cli import main
-from headrace.control.job_plan import new_run
-from headrace.control.job_records import JobMark, JobsLook
-from headrace.control.job_status import job_families
+from headrace.control.jobs.plan import JobMark, JobsLook, new_run
+from headrace.control.jobs.status import job_families
 from headrace.control.streams.status import families
 from headrace.core import ReplicaSettings
 from headrace.core.spec_jobs import JobSpec

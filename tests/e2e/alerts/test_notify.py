@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 
-from headrace.control.alert_records import AlertNotice, NoticeKey
+from headrace.control.notify.delivery import send
 from headrace.control.notify.notifier import Notifier, receiver_urls
-from headrace.control.notify.outbox import Message
-from headrace.control.notify.send import send
+from headrace.control.notify.outbox import AlertNotice, Message, NoticeKey
 from headrace.core import (
     DeadlineExceededError,
     FailedPreconditionError,

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 from ruamel.yaml import YAML
 
-from headrace.control.desired import DesiredEndpoint
+from headrace.control.desired.state import DesiredEndpoint
 from headrace.control.kubernetes import Place, objects_of
 from headrace.core.gateways import MAX_BEHIND_S
 from headrace.core.spec_scale import AutoscaleSpec

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from headrace.control.api_events import MAX_WATCHERS
+from headrace.control.api.events import MAX_WATCHERS
 from headrace.testing import models
 from tests import tabular_models
 from tests.e2e.cli.conftest import PORTS, MakeShell, Shell

@@ -19,7 +19,7 @@ import msgspec
 import psutil
 
 from headrace.control import ControlFile, ControlSettings, read_control_file
-from headrace.control.access.home_token import read_home_token
+from headrace.control.auth.home_token import read_home_token
 from tests.e2e.ordinary_user import OrdinaryUser
 
 ROW = {"inputs": [{"name": "input", "shape": [1, 32], "datatype": "FP32", "data": [0.5] * 32}]}

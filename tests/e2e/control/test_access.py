@@ -20,10 +20,10 @@ import pytest
 
 from headrace.cli.access.trail import verified
 from headrace.cli.management import Management
-from headrace.control.access.credentials import hash_of
-from headrace.control.access.route_roles import RULES
-from headrace.control.access.trail import Broken, Head
-from headrace.control.settings import OidcSettings
+from headrace.control.app.settings import OidcSettings
+from headrace.control.auth.audit_log import Broken, Head
+from headrace.control.auth.credentials import hash_of
+from headrace.control.auth.gatekeeper import RULES
 from tests.e2e.control.system import System
 from tests.ports import free_port
 

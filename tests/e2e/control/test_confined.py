@@ -10,8 +10,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from headrace.control.sandbox import FIRST_UID, Abilities, Occasion, Probe, Sandbox
-from headrace.control.sandboxed import Limits, SandboxedRun
+from headrace.control.local.sandbox import FIRST_UID, Abilities, Occasion, Probe, Sandbox
+from headrace.control.sandboxed.run import Limits, SandboxedRun
 from headrace.core import FailedPreconditionError
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]

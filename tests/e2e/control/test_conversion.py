@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from headrace.client import Client
-from headrace.control.conversion import converted_model
-from headrace.control.sandbox import Abilities, Sandbox
+from headrace.control.local.sandbox import Abilities, Sandbox
+from headrace.control.sandboxed.convert import converted_model
 from headrace.core import CodeNotAllowedError, FailedPreconditionError, UnsupportedModelError
 from headrace.optimize.convert import Conversion
 from headrace.optimize.convert_process import ConvertRequest

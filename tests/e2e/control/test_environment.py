@@ -7,9 +7,8 @@ from typing import Any
 import psutil
 import pytest
 
-from headrace.control.environment import Environment
-from headrace.control.sandbox import Sandbox
-from headrace.control.sandboxed import SandboxedInspector
+from headrace.control.local.sandbox import Environment, Sandbox
+from headrace.control.sandboxed.run import SandboxedInspector
 from headrace.core import UnsupportedModelError
 from headrace.testing import models
 from tests.e2e.control.system import System

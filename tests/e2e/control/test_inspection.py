@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from onnx import TensorProto, helper
 
-from headrace.control.sandbox import Abilities, Sandbox
-from headrace.control.sandboxed import SandboxedInspector
+from headrace.control.local.sandbox import Abilities, Sandbox
+from headrace.control.sandboxed.run import SandboxedInspector
 from headrace.core import (
     CodeNotAllowedError,
     FailedPreconditionError,

@@ -11,9 +11,8 @@ from typing import TypeVar
 import msgspec
 import pytest
 
-from headrace.control.job_plan import Attempt
-from headrace.control.job_process import JobProcess, JobStarter, lease_clock
-from headrace.control.job_records import JobRun, RunState
+from headrace.control.jobs.plan import Attempt, JobRun, RunState
+from headrace.control.jobs.process import JobProcess, JobStarter, lease_clock
 
 pytestmark = [pytest.mark.e2e, pytest.mark.anyio]
 RUN = JobRun(id="j-1", job="j", moment=1.0, state=RunState.RUNNING, document={})

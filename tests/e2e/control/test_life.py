@@ -570,7 +570,7 @@ def test_detached_start_gives_up_in_time_and_leaves_nothing(system: System, tmp_
 def test_a_control_plane_that_dies_while_starting_is_told_by_its_last_words(
     system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("headrace.control.detached._MODULE", "headrace.control.nowhere")
+    monkeypatch.setattr("headrace.control.app.detached._MODULE", "headrace.control.nowhere")
 
     with pytest.raises(FailedPreconditionError, match="No module named"):
         start_detached(system.settings(), timeout_s=30)

@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from headrace.control.materializer import OnProgress, materialize_view
+from headrace.control.features.materializer import OnProgress, materialize_view
 from headrace.core import FailedPreconditionError, HeadraceError, SystemClock, UnavailableError
 from headrace.core.processes import start_ticks
 from headrace.features import (

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.control.sandboxed import SandboxedInspector
+from headrace.control.sandboxed.run import SandboxedInspector
 from headrace.core import HeadraceError, UnsupportedModelError
 from headrace.registry import Registry
 from tests.secret_files import TEXTS, leaked, secret_contents, write_secret

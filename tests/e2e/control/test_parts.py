@@ -17,25 +17,28 @@ import msgspec
 import pytest
 
 from headrace.control import ControlFile, read_control_file
-from headrace.control.desired import (
+from headrace.control.app.home import Home
+from headrace.control.app.ownership import ProcessOwner, claim
+from headrace.control.app.ports import listen, pick_ports
+from headrace.control.app.settings import write_control_file
+from headrace.control.desired.state import (
     DesiredArm,
     DesiredEndpoint,
     DesiredState,
     Revision,
     make_revision,
 )
-from headrace.control.first_request import send_first_request
-from headrace.control.gateway_record import GatewayRecord, read_gateway_record, routes_file
-from headrace.control.home import Home
-from headrace.control.keeper import GatewayKeeper
-from headrace.control.local import LocalDriver
-from headrace.control.observed import Health, Phase
-from headrace.control.ownership import ProcessOwner, claim
-from headrace.control.ports import listen, pick_ports
-from headrace.control.publication import RoutePublication
-from headrace.control.reconciler import Reconciler, look
-from headrace.control.records import ReplicaRecord, replica_records
-from headrace.control.settings import write_control_file
+from headrace.control.gateway.first_request import send_first_request
+from headrace.control.gateway.keeper import (
+    GatewayKeeper,
+    GatewayRecord,
+    read_gateway_record,
+    routes_file,
+)
+from headrace.control.local.driver import LocalDriver, ReplicaRecord, replica_records
+from headrace.control.reconcile.observed import Health, Phase
+from headrace.control.reconcile.publication import RoutePublication
+from headrace.control.reconcile.reconciler import Reconciler, look
 from headrace.core import (
     DeadlineExceededError,
     EndpointName,
@@ -485,7 +488,7 @@ async def test_refused_routes_are_published_again(home: Home) -> None:
 async def test_publishing_to_a_gateway_that_is_not_there_ends_with_the_reason(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("headrace.control.keeper._UP_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("headrace.control.gateway.keeper._UP_TIMEOUT_S", 0.05)
     keeper = GatewayKeeper(
         settings=GatewaySettings(run_dir=home.run / "envoy"),
         owner=ProcessOwner.of(home.root),

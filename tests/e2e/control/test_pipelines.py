@@ -19,7 +19,7 @@ from PIL import Image
 
 from headrace.cli.up import start
 from headrace.client import Client
-from headrace.control.first_request import infer_body
+from headrace.control.gateway.first_request import infer_body
 from headrace.core import Array, InvalidArgumentError, Tensors, example_inputs
 from headrace.pipeline import Pipeline, load_pipeline
 from headrace.testing import models

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from headrace.control.keeper import GatewayKeeper
-from headrace.control.ownership import ProcessOwner
-from headrace.control.publication import RoutesLeftOutError
+from headrace.control.app.ownership import ProcessOwner
+from headrace.control.gateway.keeper import GatewayKeeper
+from headrace.control.reconcile.publication import RoutesLeftOutError
 from headrace.core import SystemClock
 from headrace.core.spec_access import AccessSettings, JwtSpec
 from headrace.gateway import (

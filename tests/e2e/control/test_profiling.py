@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from headrace.control.home import Home
-from headrace.control.profiling import measure
-from headrace.control.profiling_overhead import replica_overhead
-from headrace.control.sandbox import Sandbox
+from headrace.control.app.home import Home
+from headrace.control.local.sandbox import Sandbox
+from headrace.control.sandboxed.profile import measure, replica_overhead
 from headrace.core import CodeNotAllowedError, UnavailableError, UnsupportedModelError
 from headrace.optimize.profiling.messages import Cell, Event, Measured, ProfileRequest
 from headrace.testing import models

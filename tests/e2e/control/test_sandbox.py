@@ -20,7 +20,7 @@ import psutil
 import pytest
 from onnx import TensorProto, helper
 
-from headrace.control.sandbox import FIRST_UID, PROCESSES, UIDS, Probe, libraries
+from headrace.control.local.sandbox import FIRST_UID, PROCESSES, UIDS, Probe, libraries
 from headrace.core import confine
 from headrace.testing import models
 from tests.e2e.control.system import ROW, System, Traffic, replicas

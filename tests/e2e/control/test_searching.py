@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from headrace.control.sandbox import Probe, Sandbox
-from headrace.control.searching import Given, SandboxedSearch
+from headrace.control.local.sandbox import Probe, Sandbox
+from headrace.control.sandboxed.search import Given, SandboxedSearch
 from headrace.core import HeadraceError, InvalidArgumentError
 from headrace.optimize.search.journal import Ended, Event, State, Wrote
 from headrace.optimize.search.process import SearchRequest

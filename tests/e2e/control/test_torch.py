@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from headrace.client import Client
-from headrace.control.sandboxed import SandboxedInspector
+from headrace.control.sandboxed.run import SandboxedInspector
 from headrace.core import UnsupportedModelError
 from tests.e2e.control.system import System
 from tests.torch_models import (

@@ -13,8 +13,7 @@ import httpx
 import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from headrace.control.limits.limiter import Limiter
-from headrace.control.limits.rules import LimitedEndpoint, make_rules
+from headrace.control.limits.limiter import LimitedEndpoint, Limiter, make_rules
 from headrace.control.limits.service import LimitService
 from headrace.control.state import home_url, open_store
 from headrace.core import SystemClock

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from headrace.control.access.home_token import read_home_token
+from headrace.control.auth.home_token import read_home_token
 from headrace.testing import models
 from tests.certificates import Authority
 from tests.e2e.control.system import System, replicas

@@ -10,7 +10,7 @@ import polars as pl
 import psutil
 import pytest
 
-from headrace.control.sandbox import FIRST_UID, UIDS, Occasion, Probe
+from headrace.control.local.sandbox import FIRST_UID, UIDS, Occasion, Probe
 from headrace.testing import models
 from tests.e2e.control.system import System
 from tests.e2e.jobs.commands import Command, digests, rows_of

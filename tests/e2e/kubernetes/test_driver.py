@@ -8,7 +8,7 @@ import pytest
 from headrace.control.kubernetes import name_of, role_rules
 from headrace.control.kubernetes.election import lease_name
 from headrace.control.kubernetes.reconciler import record_name
-from headrace.control.observed import Phase
+from headrace.control.reconcile.observed import Phase
 from headrace.core.spec_kubernetes import Autoscaler
 from headrace.core.spec_scale import AutoscaleSpec
 from tests.e2e.kubernetes.driving import SHORT, Driver, Gateway, a_cluster, until

@@ -7,8 +7,8 @@ import msgspec
 import pytest
 
 from bench.load.client import run
-from headrace.control.observed import Phase, Replica
-from headrace.control.reports import Reports
+from headrace.control.reconcile.observed import Phase, Replica
+from headrace.control.telemetry.reports import Reports
 from headrace.core.fetch import fetch
 from headrace.serving.observation import PAGE
 from headrace.serving.report import Observe

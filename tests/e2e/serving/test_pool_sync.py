@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from headrace.control.desired import (
+from headrace.control.app.journal import News
+from headrace.control.desired.state import (
     DesiredArm,
     DesiredEndpoint,
     DesiredState,
     Revision,
     make_revision,
 )
-from headrace.control.news import News
-from headrace.control.observed import Observed, Phase, Replica
-from headrace.control.pools import Hosting, PoolSync, get_models, put_models
+from headrace.control.reconcile.observed import Observed, Phase, Replica
+from headrace.control.reconcile.pools import Hosting, PoolSync, get_models, put_models
 from headrace.core import EndpointName, ReplicaSettings, SystemClock, UnavailableError
 from headrace.core.spec_scale import PoolSpec
 from headrace.serving.report import models_digest

@@ -13,8 +13,8 @@ from headrace.cli.app import _in_front, app
 from headrace.cli.context import Contexts, ServerAccess, read_contexts, write_contexts
 from headrace.cli.options import DEFAULT_HOME, span_s
 from headrace.cli.up.settings import oidc_settings
-from headrace.control.access.trail import Head
-from headrace.control.settings import OidcSettings
+from headrace.control.app.settings import OidcSettings
+from headrace.control.auth.audit_log import Head
 from headrace.core import FailedPreconditionError
 from tests.unit.cli.conftest import Command
 

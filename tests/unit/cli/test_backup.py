@@ -6,8 +6,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from headrace.control.ownership import claim
-from headrace.control.settings import ControlFile, write_control_file
+from headrace.control.app.ownership import claim
+from headrace.control.app.settings import ControlFile, write_control_file
 from tests.unit.cli.conftest import Command
 
 

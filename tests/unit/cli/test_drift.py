@@ -8,7 +8,7 @@ import pytest
 
 from headrace.cli.drift import _row, headline, hours_text, live_lines, sketch
 from headrace.cli.tables import _arrow_column, read_tensors, read_times
-from headrace.control.drift_files import DriftFiles
+from headrace.control.telemetry.drift_files import DriftFiles
 from headrace.core import (
     Datatype,
     FailedPreconditionError,

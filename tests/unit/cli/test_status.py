@@ -10,9 +10,9 @@ import pytest
 from headrace.cli import output
 from headrace.cli.batch.jobs import JOB_COLUMNS
 from headrace.cli.status import render
-from headrace.control.faults import ObjectFault
-from headrace.control.job_status import JobRunView, JobView
-from headrace.control.status import RevisionStatus
+from headrace.control.app.faults import ObjectFault
+from headrace.control.jobs.status import JobRunView, JobView
+from headrace.control.reconcile.status import RevisionStatus
 from headrace.core import RowIndependence
 from headrace.observe.row_checks import BatchingReport, RowDifference
 from tests.unit.cli.test_stream_parts import VIEW

@@ -11,9 +11,9 @@ from typing import Final
 import httpx
 
 from headrace.console import build_console
-from headrace.control.api import build_api
-from headrace.control.guards import App
-from headrace.control.pages import ConsoleParts
+from headrace.control.api.app import build_api
+from headrace.control.api.guards import App
+from headrace.control.api.server import ConsoleParts
 from headrace.control.plane import ControlPlane
 from tests.unit.control.api_client import access_of, token_of
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from headrace.console.charts import HEIGHT, WIDTH, Line, interval_of, line_chart, seconds_unit
 from headrace.console.shares import shares_of
-from headrace.control.rollout_status import MetricStatus
+from headrace.control.rollouts.status import MetricStatus
 from headrace.core.charts import Scale, ages, elapsed, marks_between, marks_from_zero
 
 NUMBERS = st.floats(min_value=1e-9, max_value=1e12)

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from headrace.console.drift import MOST, drift_of
-from headrace.control.api_drift import DriftView, FeatureView, ReferenceView
-from headrace.control.labels import LiveScore
+from headrace.control.api.features import DriftView, FeatureView, ReferenceView
+from headrace.control.telemetry.labels import LiveScore
 
 FEATURE = FeatureView(
     name="x[3]",

@@ -1,7 +1,7 @@
 """Batches, waiting and replicas are drawn where they are known, each with its unit."""
 
 from headrace.console.load import load_charts, replicas_chart
-from headrace.control.api_history import PointView
+from headrace.control.api.history import PointView
 
 
 def point(at: float, **known: float | None) -> PointView:

@@ -12,7 +12,7 @@ import pytest
 
 from headrace.console.headers import POLICY
 from headrace.console.routes import LIVE
-from headrace.control.desired import DesiredState
+from headrace.control.desired.state import DesiredState
 from headrace.control.plane import ControlPlane
 from headrace.core import EndpointName
 from headrace.monitor import LoadReading

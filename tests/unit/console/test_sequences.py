@@ -8,8 +8,12 @@ from hypothesis import strategies as st
 
 from headrace.console.charts import SEQUENCE_HEIGHT as HEIGHT
 from headrace.console.charts import WIDTH, SequenceChart, charts_of
-from headrace.control.rollout_evidence import IntervalPoint, RolloutEvidence, SequenceView
-from headrace.control.rollout_status import MetricStatus
+from headrace.control.rollouts.status import (
+    IntervalPoint,
+    MetricStatus,
+    RolloutEvidence,
+    SequenceView,
+)
 
 VALUE = st.none() | st.floats(min_value=-1e6, max_value=1e6)
 UNITS = st.sampled_from(["ratio difference", "ratio", "times", "reward"])

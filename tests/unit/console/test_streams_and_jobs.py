@@ -11,7 +11,7 @@ from headrace.console.fleet import beside_of
 from headrace.console.jobs import state_of
 from headrace.console.paging import cut
 from headrace.console.streams import charts_of
-from headrace.control.api_streams import StreamPointView
+from headrace.control.api.streams import StreamPointView
 from headrace.control.plane import ControlPlane
 from headrace.control.streams.driver import WorkerRecord
 from headrace.control.streams.plan import Phase

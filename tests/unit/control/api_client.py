@@ -6,15 +6,15 @@ from pathlib import Path
 
 import httpx
 
-from headrace.control.access.credentials import (
+from headrace.control.api.app import build_api
+from headrace.control.auth.access import Access, make_access
+from headrace.control.auth.credentials import (
     Credential,
     CredentialKind,
     Principal,
     hash_of,
     new_secret,
 )
-from headrace.control.access.parts import Access, make_access
-from headrace.control.api import build_api
 from headrace.control.plane import ControlPlane
 
 ACTOR = "ann@laptop"

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from headrace.control.access.roles import Caller, Grant, Role
-from headrace.control.home import Home
-from headrace.control.keeper import GatewayKeeper
-from headrace.control.local import LocalDriver
-from headrace.control.log_files import LogFiles
-from headrace.control.ownership import ProcessOwner
+from headrace.control.app.home import Home
+from headrace.control.app.log_files import LogFiles
+from headrace.control.app.ownership import ProcessOwner
+from headrace.control.auth.roles import Caller, Grant, Role
+from headrace.control.gateway.keeper import GatewayKeeper
+from headrace.control.local.driver import LocalDriver
 from headrace.control.parts import make_plane
 from headrace.control.plane import Addresses, ControlPlane
-from headrace.control.publication import RoutePublication
-from headrace.control.reconciler import Reconciler
+from headrace.control.reconcile.publication import RoutePublication
+from headrace.control.reconcile.reconciler import Reconciler
 from headrace.control.state import home_url, open_store
 from headrace.core import (
     CodeNotAllowedError,

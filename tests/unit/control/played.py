@@ -6,24 +6,24 @@ Store, orders, plan, machine and statistics are real.
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from headrace.control.aims import Aims
-from headrace.control.home import Home
-from headrace.control.journal import Journal
-from headrace.control.keeper import GatewayKeeper
-from headrace.control.local import LocalDriver
-from headrace.control.model_work import ModelWork
-from headrace.control.observed import Observed, Phase, Replica
-from headrace.control.orders import Orders
-from headrace.control.ownership import ProcessOwner
-from headrace.control.plan import Action, Memo, PublishRoutes, StartReplica, plan
-from headrace.control.publication import RoutePublication
-from headrace.control.reconciler import Reconciler
-from headrace.control.reports import Reports
-from headrace.control.rollouts import RolloutDriver
-from headrace.control.routes import live_weights
+from headrace.control.app.home import Home
+from headrace.control.app.journal import Journal
+from headrace.control.app.ownership import ProcessOwner
+from headrace.control.desired.aims import Aims
+from headrace.control.desired.models import ModelWork
+from headrace.control.desired.orders import Orders
+from headrace.control.gateway.keeper import GatewayKeeper
+from headrace.control.local.driver import LocalDriver
+from headrace.control.reconcile.observed import Observed, Phase, Replica
+from headrace.control.reconcile.plan import Action, Memo, PublishRoutes, StartReplica, plan
+from headrace.control.reconcile.publication import RoutePublication
+from headrace.control.reconcile.reconciler import Reconciler
+from headrace.control.reconcile.routes import live_weights
+from headrace.control.rollouts.driver import RolloutDriver
 from headrace.control.state import home_url, open_store
 from headrace.control.state.records import RolloutRecord
 from headrace.control.state.store import Store
+from headrace.control.telemetry.reports import Reports
 from headrace.gateway import ArmStatistics, EndpointRoute, GatewaySettings, GatewayStatistics
 from headrace.registry import Registry
 from tests.unit.control.conftest import inspect

@@ -3,16 +3,16 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from headrace.control.aims import Aims
-from headrace.control.desired import DesiredArm, DesiredEndpoint, DesiredState, make_revision
-from headrace.control.home import Home
-from headrace.control.keeper import GatewayKeeper
-from headrace.control.local import LocalDriver
-from headrace.control.observed import Phase, Replica
-from headrace.control.ownership import ProcessOwner
-from headrace.control.publication import RoutePublication
-from headrace.control.reconciler import Reconciler
-from headrace.control.scaling import Scaler, ScalerStates
+from headrace.control.app.home import Home
+from headrace.control.app.ownership import ProcessOwner
+from headrace.control.desired.aims import Aims
+from headrace.control.desired.state import DesiredArm, DesiredEndpoint, DesiredState, make_revision
+from headrace.control.gateway.keeper import GatewayKeeper
+from headrace.control.local.driver import LocalDriver
+from headrace.control.reconcile.observed import Phase, Replica
+from headrace.control.reconcile.publication import RoutePublication
+from headrace.control.reconcile.reconciler import Reconciler
+from headrace.control.scaling.scaler import Scaler, ScalerStates
 from headrace.control.state.records import Event
 from headrace.core import EndpointName, ReplicaSettings
 from headrace.core.spec_scale import AutoscaleSpec, BudgetSpec

@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 
-from headrace.control.activator import (
+from headrace.control.api.guards import Message, Receive, Scope, Send
+from headrace.control.gateway.activator import (
     MAX_HELD_BYTES,
     Activator,
     HeldRequests,
     HoldLimits,
 )
-from headrace.control.guards import Message, Receive, Scope, Send
 from headrace.core import OverloadedError, UnavailableError
 from headrace.testing import VirtualTimeLoop
 

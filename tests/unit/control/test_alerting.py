@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from headrace.control.alerting import Alerting, Facts
 from headrace.control.state.records import Event
+from headrace.control.telemetry.alerting import Alerting, Facts
 from headrace.core import FailedPreconditionError
 from headrace.monitor.alert_state import Alert, AlertState, Key
 from headrace.monitor.slo import EndpointFacts, StreamFacts, SystemFacts, Window

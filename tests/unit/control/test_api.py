@@ -8,10 +8,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from headrace.control.access.roles import SYSTEM
-from headrace.control.api import build_api, build_gateway_answers, build_metrics
-from headrace.control.observed import Phase, Replica
+from headrace.control.api.app import build_api, build_gateway_answers, build_metrics
+from headrace.control.auth.roles import SYSTEM
 from headrace.control.plane import ControlPlane
+from headrace.control.reconcile.observed import Phase, Replica
 from tests.unit.control.api_client import access_of, headers_of
 
 pytestmark = pytest.mark.anyio

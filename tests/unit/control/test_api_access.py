@@ -13,18 +13,18 @@ import pytest
 from fastapi.routing import APIRoute
 from starlette.routing import Route
 
-from headrace.control.access.credentials import (
+from headrace.control.api.app import build_api, build_metrics, management_app
+from headrace.control.auth.access import Access, make_access
+from headrace.control.auth.audit_log import Verifier
+from headrace.control.auth.credentials import (
     Credential,
     CredentialKind,
     Principal,
+    csrf_token,
     hash_of,
     new_secret,
 )
-from headrace.control.access.parts import Access, make_access
-from headrace.control.access.route_roles import RULES, Extent, RuleBook
-from headrace.control.access.sessions import csrf_token
-from headrace.control.access.trail import Verifier
-from headrace.control.api import build_api, build_metrics, management_app
+from headrace.control.auth.gatekeeper import RULES, Extent, RuleBook
 from headrace.control.plane import ControlPlane
 from headrace.control.state.records import Event
 from headrace.core import FailedPreconditionError

@@ -7,7 +7,7 @@ import pytest
 
 from headrace.control.notify.outbox import Message
 from headrace.control.plane import ControlPlane
-from headrace.control.scrape import own_families
+from headrace.control.telemetry.metrics import own_families
 from headrace.core import UnavailableError
 from tests.metrics import exposed
 from tests.unit.control.api_client import client_of

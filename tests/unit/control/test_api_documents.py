@@ -6,11 +6,11 @@ from dataclasses import asdict
 import msgspec
 import pytest
 
-from headrace.control.desired import DesiredArm, DesiredEndpoint, make_revision
-from headrace.control.endpoint_status import Condition, ConditionLog, conditions_of
-from headrace.control.rollout_status import rollout_status
+from headrace.control.api.endpoints import Condition, ConditionLog, conditions_of
+from headrace.control.desired.state import DesiredArm, DesiredEndpoint, make_revision
+from headrace.control.reconcile.status import EndpointStatus, ReplicaStatus, RevisionStatus
+from headrace.control.rollouts.status import rollout_status
 from headrace.control.state.records import RolloutRecord
-from headrace.control.status import EndpointStatus, ReplicaStatus, RevisionStatus
 from headrace.core import EndpointName, ReplicaSettings
 from headrace.core.spec_rollout import (
     AbSpec,

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.control.api_endpoints import Precondition, _precondition
+from headrace.control.api.endpoints import Precondition, _precondition
+from headrace.control.api.guards import StaleError
 from headrace.control.plane import ControlPlane
-from headrace.control.problems import StaleError
 from headrace.core import ConflictError, InvalidArgumentError
 from tests.unit.control.api_client import client_of, document
 

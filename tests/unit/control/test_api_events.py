@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from headrace.cli.management import read_events
-from headrace.control.api_events import (
+from headrace.control.api.events import (
     HEARTBEAT_S,
     MAX_WATCHERS,
     Watchers,

@@ -8,9 +8,9 @@ import httpx
 import msgspec
 import pytest
 
-from headrace.control.desired import DesiredState
+from headrace.control.desired.state import DesiredState
 from headrace.control.plane import ControlPlane
-from headrace.control.prometheus import PrometheusHistory
+from headrace.control.telemetry.prometheus import PrometheusHistory
 from headrace.core import EndpointName
 from headrace.monitor import History, LoadReading, LoadTotals, Window
 from tests.unit.control.api_client import client_of, document

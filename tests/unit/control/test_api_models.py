@@ -12,10 +12,10 @@ import httpx
 import pytest
 
 from headrace.cli.models.store import tar_chunks, tar_size
-from headrace.control.access.roles import SYSTEM
-from headrace.control.api import build_api
-from headrace.control.api_uploads import MAX_UPLOADS, Upload, Uploads
-from headrace.control.model_work import ModelWork
+from headrace.control.api.app import build_api
+from headrace.control.api.models import MAX_UPLOADS, Upload, Uploads
+from headrace.control.auth.roles import SYSTEM
+from headrace.control.desired.models import ModelWork
 from headrace.control.plane import ControlPlane
 from headrace.core import (
     DeadlineExceededError,

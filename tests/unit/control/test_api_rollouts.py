@@ -12,12 +12,11 @@ import msgspec
 import pytest
 from pydantic import TypeAdapter
 
-from headrace.control import api_examples as examples
-from headrace.control.api_events import Reward, Rewards, Truth
-from headrace.control.api_rollouts import StartRollout
+from headrace.control.api import answers as examples
+from headrace.control.api.events import Reward, Rewards, Truth
+from headrace.control.api.rollouts import StartRollout
 from headrace.control.plane import ControlPlane
-from headrace.control.rollout_evidence import RolloutEvidence
-from headrace.control.rollout_status import RolloutStatus
+from headrace.control.rollouts.status import RolloutEvidence, RolloutStatus
 from headrace.rollout.evidence import Evidence
 from headrace.rollout.outcomes import MetricVerdict, Outcome, Verdict
 from tests.unit.control.api_client import client_of

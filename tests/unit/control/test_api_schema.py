@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import APIOperation, Case
 from schemathesis.core.result import Ok
 
-from headrace.control import keeper
-from headrace.control.access.route_roles import RULES
-from headrace.control.api import build_api
+from headrace.control.api.app import build_api
+from headrace.control.auth.gatekeeper import RULES
+from headrace.control.gateway import keeper
 from headrace.control.plane import ControlPlane
 from tests.unit.control.api_client import access_of, headers_of
 

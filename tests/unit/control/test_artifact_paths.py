@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.control.artifact_paths import artifact_at
+from headrace.control.desired.state import artifact_at
 
 HEX = "ab" * 32
 

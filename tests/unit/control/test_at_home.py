@@ -3,8 +3,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from headrace.control.at_home import at_home
-from headrace.control.desired import DesiredArm, DesiredEndpoint, DesiredState, make_revision
+from headrace.control.desired.documents import at_home
+from headrace.control.desired.state import DesiredArm, DesiredEndpoint, DesiredState, make_revision
 from headrace.core import EndpointName, FeatureSettings, ReplicaSettings
 
 HEX = "ab" * 32

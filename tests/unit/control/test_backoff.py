@@ -2,7 +2,12 @@
 
 import pytest
 
-from headrace.control.backoff import CANNOT_LOAD, CRASHED, EXIT_CANNOT_LOAD, restart_delay_s
+from headrace.control.reconcile.observed import (
+    CANNOT_LOAD,
+    CRASHED,
+    EXIT_CANNOT_LOAD,
+    restart_delay_s,
+)
 
 
 @pytest.mark.parametrize(

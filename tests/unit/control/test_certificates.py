@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.control.certificates import Certificates
-from headrace.control.pem_files import Pem, PemFiles, PemWatch
+from headrace.control.gateway.certificates import Certificates, Pem, PemFiles, PemWatch
 from headrace.control.state.records import Event
 from headrace.core import UnavailableError
 from tests.certificates import Authority, now

@@ -11,8 +11,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from headrace.control.access.roles import SYSTEM
-from headrace.control.home import Home
+from headrace.control.app.home import Home
+from headrace.control.auth.roles import SYSTEM
 from headrace.core import HeadraceError
 from headrace.registry import Registry
 from headrace.rollout.state import Phase, Verb

@@ -1,7 +1,7 @@
 from collections.abc import Mapping
 from typing import Final
 
-from headrace.control.counting import Counter, Predictions, Reading, Split
+from headrace.control.rollouts.evidence import Counter, Predictions, Reading, Split
 from headrace.gateway import ArmStatistics
 from headrace.rollout.readings import LatencyCounts, PairCounts
 

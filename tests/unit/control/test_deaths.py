@@ -6,14 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from headrace.control.home import Home
-from headrace.control.keeper import GatewayKeeper
-from headrace.control.local import LocalDriver
-from headrace.control.observed import Phase, Replica, drained, exited, killed, started
-from headrace.control.ownership import ProcessOwner
-from headrace.control.publication import RoutePublication
-from headrace.control.reconciler import Reconciler
-from headrace.control.records import ReplicaRecord, replica_records
+from headrace.control.app.home import Home
+from headrace.control.app.ownership import ProcessOwner
+from headrace.control.gateway.keeper import GatewayKeeper
+from headrace.control.local.driver import LocalDriver, ReplicaRecord, replica_records
+from headrace.control.reconcile.observed import Phase, Replica, drained, exited, killed, started
+from headrace.control.reconcile.publication import RoutePublication
+from headrace.control.reconcile.reconciler import Reconciler
 from headrace.control.state.records import Event
 from headrace.gateway import GatewaySettings
 from tests.unit.control.played import TurnedClock

@@ -7,12 +7,12 @@ import msgspec
 import numpy as np
 import pytest
 
-from headrace.control.access.roles import SYSTEM
-from headrace.control.drift import DriftKeeper
-from headrace.control.drift_files import DriftFiles, EndpointDrift, decode_reference
-from headrace.control.observed import Phase, Replica
+from headrace.control.auth.roles import SYSTEM
 from headrace.control.plane import ControlPlane
+from headrace.control.reconcile.observed import Phase, Replica
 from headrace.control.state.records import Event
+from headrace.control.telemetry.drift import DriftKeeper
+from headrace.control.telemetry.drift_files import DriftFiles, EndpointDrift, decode_reference
 from headrace.core import (
     Array,
     FailedPreconditionError,

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from headrace.control.edge import Shared
+from headrace.control.api.edge import Shared
 
 pytestmark = pytest.mark.anyio
 

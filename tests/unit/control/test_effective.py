@@ -3,13 +3,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.control.desired import (
+from headrace.control.desired.aims import BASELINE, Scale, effective, in_force
+from headrace.control.desired.state import (
     DesiredArm,
     DesiredEndpoint,
     DesiredState,
     make_revision,
 )
-from headrace.control.effective import BASELINE, Scale, effective, in_force
 from headrace.control.state.records import RolloutRecord
 from headrace.core import EndpointName, ReplicaSettings
 from headrace.core.spec_rollout import CanarySpec, StickySpec

@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from headrace.control.desired import DesiredArm, DesiredEndpoint, DesiredState, make_revision
-from headrace.control.endpoint_metrics import (
+from headrace.control.desired.state import DesiredArm, DesiredEndpoint, DesiredState, make_revision
+from headrace.control.reconcile.observed import Phase, Replica
+from headrace.control.state.records import RolloutRecord
+from headrace.control.telemetry.metrics import (
     replica_families,
     request_families,
     rollout_families,
 )
-from headrace.control.observed import Phase, Replica
-from headrace.control.state.records import RolloutRecord
 from headrace.core import EndpointName, ReplicaSettings
 from headrace.core.spec_rollout import CanarySpec
 from headrace.gateway import ArmStatistics

@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.control.environment import Environment, options_of
+from headrace.control.local.sandbox import Environment, options_of
 
 GIVEN = {"PATH": "/bin", "AWS_PROFILE": "prod", "KAFKA": "hush", "REDIS": "hush too", "DB": "key"}
 SPEC: dict[str, Any] = {

@@ -10,27 +10,27 @@ from typing import Any
 import msgspec
 import pytest
 
-from headrace.control.access.roles import SYSTEM
-from headrace.control.alerting import Alerting, Facts
-from headrace.control.desired import DesiredStream
-from headrace.control.faults import Faults, message_of
-from headrace.control.home import Home
-from headrace.control.job_process import JobProcess
-from headrace.control.job_records import JobRun
-from headrace.control.keeper import GatewayKeeper
-from headrace.control.local import LocalDriver
-from headrace.control.materialize_plan import ViewPast
-from headrace.control.materializer import Materializer, OnProgress
-from headrace.control.observed import Phase, Replica
-from headrace.control.ownership import ProcessOwner
+from headrace.control.app.faults import Faults, message_of
+from headrace.control.app.home import Home
+from headrace.control.app.ownership import ProcessOwner
+from headrace.control.auth.roles import SYSTEM
+from headrace.control.desired.state import DesiredStream
+from headrace.control.features.materialize_plan import ViewPast
+from headrace.control.features.materializer import Materializer, OnProgress
+from headrace.control.features.skew_watch import SkewWatch
+from headrace.control.gateway.keeper import GatewayKeeper
+from headrace.control.jobs.plan import JobRun
+from headrace.control.jobs.process import JobProcess
+from headrace.control.local.driver import LocalDriver
 from headrace.control.plane import ControlPlane
-from headrace.control.publication import RoutePublication
-from headrace.control.reconciler import Reconciler
-from headrace.control.recorder import Recorder
-from headrace.control.skew_watch import SkewWatch
+from headrace.control.reconcile.observed import Phase, Replica
+from headrace.control.reconcile.publication import RoutePublication
+from headrace.control.reconcile.reconciler import Reconciler
 from headrace.control.state.records import Event
 from headrace.control.streams.driver import StreamDriver
 from headrace.control.streams.supervisor import StreamSupervisor
+from headrace.control.telemetry.alerting import Alerting, Facts
+from headrace.control.telemetry.pollers import Recorder
 from headrace.core import ConflictError, FeatureWatch, UnavailableError
 from headrace.core.state_file import StateFile
 from headrace.features import (

@@ -9,10 +9,10 @@ from typing import Any, Final, get_args
 import pytest
 from pydantic import BaseModel
 
-from headrace.control.caller_policy import read_policy
-from headrace.control.drift_files import decode_reference
-from headrace.control.pem_files import PemFiles, read_pem
-from headrace.control.secret_references import resolve_references
+from headrace.control.app.settings import resolve_references
+from headrace.control.gateway.caller_policy import read_policy
+from headrace.control.gateway.certificates import PemFiles, read_pem
+from headrace.control.telemetry.drift_files import decode_reference
 from headrace.core import Digest, HeadraceError
 from headrace.core.spec import SystemSpec
 from headrace.core.spec_base import model_of

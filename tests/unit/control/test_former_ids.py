@@ -4,14 +4,14 @@ import hashlib
 
 import msgspec
 
-from headrace.control.desired import (
+from headrace.control.desired.documents import is_same, with_known_ids
+from headrace.control.desired.state import (
     DesiredArm,
     DesiredEndpoint,
     DesiredState,
     Revision,
     make_revision,
 )
-from headrace.control.order_documents import is_same, with_known_ids
 from headrace.control.state.records import RolloutRecord
 from headrace.core import EndpointName, ReplicaSettings
 from headrace.core.spec_rollout import CanarySpec

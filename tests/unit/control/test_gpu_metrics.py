@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 from typing import Any
 
-from headrace.control.gpu_metrics import Gpus, load_nvml
+from headrace.control.telemetry.gpu_metrics import Gpus, load_nvml
 from tests.metrics import exposed
 
 

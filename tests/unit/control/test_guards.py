@@ -5,8 +5,8 @@ from typing import Final
 import pytest
 from fastapi.routing import APIRoute
 
-from headrace.control.api import build_api, management_app
-from headrace.control.guards import MAX_BODY_BYTES, Message
+from headrace.control.api.app import build_api, management_app
+from headrace.control.api.guards import MAX_BODY_BYTES, Message
 from headrace.control.plane import ControlPlane
 from tests.unit.control.api_client import access_of, headers_of
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from headrace.control.home import Home
-from headrace.control.sandbox import FIRST_UID, Occasion, user_of
+from headrace.control.app.home import Home
+from headrace.control.local.sandbox import FIRST_UID, Occasion, user_of
 from headrace.core import FailedPreconditionError
 
 

@@ -6,10 +6,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from headrace.control.job_plan import (
+from headrace.control.jobs.plan import (
     AFTER_FAILURE,
     MOST_INTERRUPTIONS,
     Attempt,
+    JobMark,
+    JobRun,
+    JobsLook,
+    RunState,
     after_attempt,
     arguments_of,
     begun,
@@ -22,7 +26,6 @@ from headrace.control.job_plan import (
     planned,
     takeable,
 )
-from headrace.control.job_records import JobMark, JobRun, JobsLook, RunState
 from headrace.core.spec_jobs import JobSpec
 
 DAY = 1_795_737_600.0  # 2026-11-27, midnight in UTC

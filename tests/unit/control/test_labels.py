@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from headrace.control.labels import WINDOWS_S, LabelStore, label_text
 from headrace.control.plane import ControlPlane
+from headrace.control.telemetry.labels import WINDOWS_S, LabelStore, label_text
 from headrace.core import FailedPreconditionError
 from tests.unit.control.api_client import client_of
 

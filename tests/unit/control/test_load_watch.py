@@ -8,10 +8,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from headrace.control.desired import DesiredArm, DesiredEndpoint, Revision, make_revision
-from headrace.control.load_watch import LoadedArm, LoadWatch, loaded_arms
-from headrace.control.observed import Phase, Replica
-from headrace.control.row_watch import ArmReports
+from headrace.control.desired.state import DesiredArm, DesiredEndpoint, Revision, make_revision
+from headrace.control.reconcile.observed import Phase, Replica
+from headrace.control.telemetry.pollers import LoadedArm, LoadWatch, loaded_arms
+from headrace.control.telemetry.reports import ArmReports
 from headrace.core import EndpointName, ReplicaSettings
 from headrace.core.spec_upstream import UpstreamSpec
 from headrace.monitor import LoadWindow

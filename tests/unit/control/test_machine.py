@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.control.machine import machine_budget
+from headrace.control.local.advice import machine_budget
 from headrace.core.spec_scale import BudgetSpec
 from headrace.engine import usable_cores
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.control.materialize_plan import (
+from headrace.control.features.materialize_plan import (
     AFTER_FAILURE,
     ViewPast,
     failed,
@@ -16,8 +16,9 @@ from headrace.control.materialize_plan import (
     next_run_at,
     past_of,
     succeeded,
+    view_families,
+    view_status,
 )
-from headrace.control.materialize_status import view_families, view_status
 from headrace.features import (
     DataSource,
     FeatureView,

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from headrace.control.materialize_plan import ViewPast
-from headrace.control.materializer import Materializer, OnProgress
+from headrace.control.features.materialize_plan import ViewPast
+from headrace.control.features.materializer import Materializer, OnProgress
 from headrace.control.state.records import Event
 from headrace.core import FailedPreconditionError, HeadraceError, InvalidArgumentError
 from headrace.core.state_file import StateFile

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from headrace.control.api_metrics import named
+from headrace.control.api.system import named
 from headrace.observe.metrics import Source, gauge, merge
 from headrace.observe.metrics import text as as_text
 from tests.metrics import exposed

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from headrace.control.api_metrics import prefers_openmetrics
+from headrace.control.api.system import prefers_openmetrics
 from headrace.observe.metrics import Source, merge, openmetrics, text
 
 EXEMPLAR = ' # {trace_id="4bf92f3577b34da6",request_id="a-b"} 0.07 1700000000.5'

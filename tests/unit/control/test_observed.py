@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from headrace.control.backoff import STABLE_AFTER_S
-from headrace.control.observed import (
+from headrace.control.reconcile.observed import (
+    STABLE_AFTER_S,
     Health,
     Phase,
     Replica,

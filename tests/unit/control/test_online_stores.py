@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from headrace.control.online_stores import OnlineStores
-from headrace.control.secret_references import resolve_url
+from headrace.control.app.settings import resolve_url
+from headrace.control.features.online_stores import OnlineStores
 from headrace.core import FailedPreconditionError
 
 

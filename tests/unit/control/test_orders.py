@@ -8,14 +8,14 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from headrace.control.access.roles import SYSTEM
-from headrace.control.home import Home
-from headrace.control.model_work import MAX_INSPECTIONS
-from headrace.control.order_documents import with_entry
+from headrace.control.app.home import Home
+from headrace.control.auth.roles import SYSTEM
+from headrace.control.desired.documents import with_entry
+from headrace.control.desired.models import MAX_INSPECTIONS
+from headrace.control.desired.wishes import Applied, can_roll
 from headrace.control.plane import ControlPlane
 from headrace.control.state.records import EndpointGeneration, RolloutRecord
 from headrace.control.state.store import Store
-from headrace.control.wishes import Applied, can_roll
 from headrace.core import (
     ConflictError,
     FailedPreconditionError,

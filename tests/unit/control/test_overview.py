@@ -2,8 +2,7 @@
 
 import pytest
 
-from headrace.control.desired import DesiredEndpoint
-from headrace.control.overview import (
+from headrace.control.api.history import (
     OverviewRow,
     SortKey,
     State,
@@ -12,7 +11,8 @@ from headrace.control.overview import (
     sort_rows,
     state_of,
 )
-from headrace.control.status import EndpointStatus, ReplicaStatus, RevisionStatus
+from headrace.control.desired.state import DesiredEndpoint
+from headrace.control.reconcile.status import EndpointStatus, ReplicaStatus, RevisionStatus
 from headrace.core import EndpointName
 from headrace.monitor import History, Window
 from tests.unit.monitor.counted import Counted

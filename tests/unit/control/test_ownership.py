@@ -14,12 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import headrace
-from headrace.control.gateway_record import GatewayRecord, read_gateway_record
-from headrace.control.home import Home, HomeLock
-from headrace.control.local import LocalDriver
-from headrace.control.ownership import HomeIdentity, Observation, ProcessOwner, claim, is_owned
-from headrace.control.records import ReplicaRecord, replica_records
-from headrace.control.settings import (
+from headrace.control.app.home import Home, HomeLock
+from headrace.control.app.ownership import HomeIdentity, Observation, ProcessOwner, claim, is_owned
+from headrace.control.app.settings import (
     ControlFile,
     ControlSettings,
     original_of,
@@ -28,6 +25,8 @@ from headrace.control.settings import (
     with_last_addresses,
     write_control_file,
 )
+from headrace.control.gateway.keeper import GatewayRecord, read_gateway_record
+from headrace.control.local.driver import LocalDriver, ReplicaRecord, replica_records
 from headrace.control.streams.driver import StreamDriver, WorkerRecord
 from headrace.core.processes import start_ticks
 from headrace.core.spec_access import TlsSpec
@@ -307,7 +306,7 @@ def test_processes_are_adopted_by_their_owner_only() -> None:
         if "Process.adopt(" in path.read_text(encoding="utf-8")
     }
 
-    assert users == {"control/ownership.py"}
+    assert users == {"control/app/ownership.py"}
 
 
 def last_addresses(settings: ControlSettings, home: Path, **stored: object) -> ControlSettings:

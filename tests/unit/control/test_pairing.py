@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from headrace.control import pairing as module
-from headrace.control.pairing import Pairing, agree, distance
+from headrace.control.rollouts import evidence as module
+from headrace.control.rollouts.evidence import Pairing, agree, distance
 from headrace.core import Array
 from headrace.core.spec_rollout import DisagreementSpec
 from headrace.serving.observation import compared_tensors

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.control.pem_files import PemFiles, PemWatch
+from headrace.control.gateway.certificates import PemFiles, PemWatch
 from tests.certificates import Authority, Files, now
 
 

@@ -6,8 +6,8 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace.control.desired import DesiredArm, DesiredEndpoint, DesiredState, make_revision
-from headrace.control.observed import (
+from headrace.control.desired.state import DesiredArm, DesiredEndpoint, DesiredState, make_revision
+from headrace.control.reconcile.observed import (
     Health,
     Observed,
     Phase,
@@ -19,7 +19,7 @@ from headrace.control.observed import (
     probed,
     started,
 )
-from headrace.control.plan import (
+from headrace.control.reconcile.plan import (
     LOAD_TIMEOUT_S,
     SILENT_TIMEOUT_S,
     Action,
@@ -32,7 +32,7 @@ from headrace.control.plan import (
     due_at,
     plan,
 )
-from headrace.control.routes import live_weights
+from headrace.control.reconcile.routes import live_weights
 from headrace.core import BatchingSpec, EndpointName, ReplicaSettings
 from headrace.gateway import EndpointRoute, RevisionTarget
 

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.control.desired import (
+from headrace.control.app.journal import News
+from headrace.control.desired.state import (
     DesiredArm,
     DesiredEndpoint,
     DesiredState,
@@ -20,10 +21,9 @@ from headrace.control.desired import (
     make_revision,
     pool_endpoint,
 )
-from headrace.control.news import News
-from headrace.control.observed import Observed, Phase, Replica
-from headrace.control.plan import PublishRoutes, plan
-from headrace.control.pools import (
+from headrace.control.reconcile.observed import Observed, Phase, Replica
+from headrace.control.reconcile.plan import PublishRoutes, plan
+from headrace.control.reconcile.pools import (
     LINGER_S,
     Hosting,
     PoolSync,

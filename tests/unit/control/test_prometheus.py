@@ -5,7 +5,7 @@ import json
 import httpx
 import pytest
 
-from headrace.control.prometheus import QUANTITIES, PrometheusHistory, queries
+from headrace.control.telemetry.prometheus import QUANTITIES, PrometheusHistory, queries
 from headrace.core import FailedPreconditionError
 
 pytestmark = pytest.mark.anyio

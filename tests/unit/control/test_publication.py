@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.control.observed import addresses_of, perhaps_in_force
-from headrace.control.publication import RoutePublication, RoutesLeftOutError
+from headrace.control.reconcile.observed import addresses_of, perhaps_in_force
+from headrace.control.reconcile.publication import RoutePublication, RoutesLeftOutError
 from headrace.core import UnavailableError
 from headrace.gateway import EndpointRoute, RevisionTarget
 from headrace.testing import VirtualTimeLoop

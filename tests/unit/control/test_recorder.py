@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.control.recorder import Recorder
+from headrace.control.telemetry.pollers import Recorder
 from headrace.core import HeadraceError, UnavailableError
 from headrace.gateway import ArmStatistics, GatewayStatistics
 from headrace.testing import LoopClock, VirtualTimeLoop

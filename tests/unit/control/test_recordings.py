@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, replace
 import msgspec
 import pytest
 
-from headrace.control.observed import Phase, Replica
-from headrace.control.recordings import Recordings
+from headrace.control.reconcile.observed import Phase, Replica
+from headrace.control.telemetry.recordings import Recordings
 from headrace.core import UnavailableError
 from headrace.core.fetch import Answer
 from headrace.core.spec_observe import PayloadLogSpec

@@ -9,11 +9,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from headrace.control.counting import Counter
-from headrace.control.observed import Phase, Replica
-from headrace.control.pairing import Pairing
-from headrace.control.reports import Reports
-from headrace.control.watching import Watch
+from headrace.control.reconcile.observed import Phase, Replica
+from headrace.control.rollouts.evidence import Counter, Pairing
+from headrace.control.rollouts.watching import Watch
+from headrace.control.telemetry.reports import Reports
 from headrace.core.spec_rollout import CanarySpec, DisagreementSpec
 from headrace.rollout.evidence import Evidence
 from headrace.rollout.outcomes import Names

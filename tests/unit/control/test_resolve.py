@@ -7,8 +7,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from headrace.control.desired import DesiredEndpoint, Revision
-from headrace.control.resolve import Resolver, check_still_trusted
+from headrace.control.desired.resolve import Resolver, check_still_trusted
+from headrace.control.desired.state import DesiredEndpoint, Revision
 from headrace.core import NotSignedError, Nulls, SignedSettings
 from headrace.core.devices import Device
 from headrace.core.spec import SpecError, parse_spec

@@ -3,8 +3,8 @@
 import msgspec
 import pytest
 
-from headrace.control.changes import changes_between
-from headrace.control.desired import DesiredArm, DesiredEndpoint, DesiredState, make_revision
+from headrace.control.desired.changes import changes_between
+from headrace.control.desired.state import DesiredArm, DesiredEndpoint, DesiredState, make_revision
 from headrace.core import BatchingSpec, EndpointName, ReplicaSettings
 
 

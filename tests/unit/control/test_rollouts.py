@@ -6,13 +6,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from headrace.control.access.roles import SYSTEM
-from headrace.control.counting import Reading
-from headrace.control.home import Home
-from headrace.control.observed import Phase
-from headrace.control.rollout_events import ends_of
-from headrace.control.rollout_evidence import rollout_evidence
-from headrace.control.watching import View
+from headrace.control.app.home import Home
+from headrace.control.auth.roles import SYSTEM
+from headrace.control.reconcile.observed import Phase
+from headrace.control.rollouts.events import ends_of
+from headrace.control.rollouts.evidence import Reading
+from headrace.control.rollouts.status import rollout_evidence
+from headrace.control.rollouts.watching import View
 from headrace.core import FailedPreconditionError, ModelNotFoundError, NotFoundError
 from headrace.registry import Registry
 from headrace.rollout.evidence import Evidence

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from headrace.control.endpoint_status import ConditionType, conditions_of
-from headrace.control.row_watch import ArmReports, RowWatch
+from headrace.control.api.endpoints import ConditionType, conditions_of
+from headrace.control.reconcile.status import EndpointStatus, RevisionStatus
 from headrace.control.state.records import Event
-from headrace.control.status import EndpointStatus, RevisionStatus
+from headrace.control.telemetry.reports import ArmReports, RowWatch
 from headrace.core import RowIndependence
 from headrace.observe.row_checks import BatchingReport, RowDifference
 from tests.metrics import exposed

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from headrace.control.sandbox import files_of
+from headrace.control.local.sandbox import files_of
 
 
 def test_a_model_comes_with_its_directory(tmp_path: Path) -> None:

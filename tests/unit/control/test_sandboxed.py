@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.control.sandboxed import read_result
+from headrace.control.sandboxed.run import read_result
 
 
 class Result(msgspec.Struct, frozen=True):

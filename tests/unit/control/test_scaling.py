@@ -8,8 +8,8 @@ from itertools import pairwise
 import msgspec
 import pytest
 
-from headrace.control.home import Home
-from headrace.control.observed import Phase
+from headrace.control.app.home import Home
+from headrace.control.reconcile.observed import Phase
 from headrace.control.state.records import Event, RolloutRecord
 from headrace.core import FailedPreconditionError, UnavailableError
 from headrace.core.spec_rollout import CanarySpec

@@ -2,7 +2,7 @@ import msgspec
 import pytest
 
 from headrace.autoscale import Signals
-from headrace.control.scaling_signals import STALE_S, ArmMeter
+from headrace.control.scaling.signals import STALE_S, ArmMeter
 from headrace.core.spec_scale import AutoscaleSpec
 from headrace.serving.report import ReplicaReport
 

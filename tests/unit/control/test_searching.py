@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from headrace.control.searching import _let_anybody_write
+from headrace.control.sandboxed.search import _let_anybody_write
 
 
 def mode(path: Path) -> int:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.control.secret_references import (
+from headrace.control.app.settings import (
     absolute_reference,
     forget_secrets,
     is_reference,

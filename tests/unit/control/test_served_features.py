@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.control.served_features import ServedFeaturesKeeper
+from headrace.control.features.skew_watch import ServedFeaturesKeeper
 from headrace.features import served_directory
 
 

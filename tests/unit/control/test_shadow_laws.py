@@ -15,9 +15,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from headrace.control.counting import Counter, Reading
-from headrace.control.pairing import Pairing
-from headrace.control.watching import Watch
+from headrace.control.rollouts.evidence import Counter, Pairing, Reading
+from headrace.control.rollouts.watching import Watch
 from headrace.core import Array, InferResponse
 from headrace.core.spec_rollout import DisagreementSpec, MetricsSpec, ShadowSpec
 from headrace.rollout.evidence import Evidence

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.control.skew_watch import SkewWatch, compare_served, skew_event
+from headrace.control.features.skew_watch import SkewWatch, compare_served, skew_event
 from headrace.control.state.records import Event
 from headrace.core import FeatureWatch, UnavailableError
 from headrace.features import SkewedFeature, SkewSummary

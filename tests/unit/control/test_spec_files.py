@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from headrace.control.resolve import Resolver
+from headrace.control.desired.resolve import Resolver
 from headrace.core.spec import SpecError, parse_spec
 from headrace.registry import Registry
 from tests.certificates import Authority, Files, now

@@ -6,17 +6,17 @@ from typing import Any, Final
 import msgspec
 import pytest
 
-from headrace.control.access.trail import Head
 from headrace.control.agents.counts import Kept
-from headrace.control.drift_files import EndpointDrift
-from headrace.control.gateway_record import GatewayRecord
-from headrace.control.materialize_plan import ViewPast
-from headrace.control.ownership import HomeIdentity
-from headrace.control.records import ReplicaRecord
-from headrace.control.scaling import ScalerStates
-from headrace.control.settings import ControlFile
+from headrace.control.app.ownership import HomeIdentity
+from headrace.control.app.settings import ControlFile
+from headrace.control.auth.audit_log import Head
+from headrace.control.features.materialize_plan import ViewPast
+from headrace.control.gateway.keeper import GatewayRecord
+from headrace.control.local.driver import ReplicaRecord
+from headrace.control.scaling.scaler import ScalerStates
 from headrace.control.streams.driver import WorkerRecord
 from headrace.control.streams.supervisor import StreamOrders
+from headrace.control.telemetry.drift_files import EndpointDrift
 from headrace.core.state_file import StateFile
 from headrace.gateway.settings import EndpointRoute
 

@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
-from headrace.control.desired import DesiredArm, DesiredEndpoint, make_revision
-from headrace.control.first_request import FirstRequest
-from headrace.control.observed import Observed, Phase, Replica
-from headrace.control.status import EndpointStatus, endpoint_statuses, revision_ids
+from headrace.control.desired.state import DesiredArm, DesiredEndpoint, make_revision
+from headrace.control.gateway.first_request import FirstRequest
+from headrace.control.reconcile.observed import Observed, Phase, Replica
+from headrace.control.reconcile.status import EndpointStatus, endpoint_statuses, revision_ids
 from headrace.core import EndpointName, ReplicaSettings
 from headrace.core.spec_upstream import UpstreamSpec
 from headrace.gateway import EndpointRoute, RevisionTarget

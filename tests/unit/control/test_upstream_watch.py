@@ -2,7 +2,7 @@
 
 import pytest
 
-from headrace.control.upstream_watch import ArmKey, UpstreamWatch, trouble
+from headrace.control.gateway.upstream_watch import ArmKey, UpstreamWatch, trouble
 from headrace.core import UnavailableError
 from headrace.core.spec_upstream import UpstreamSpec, UpstreamTlsSpec
 from headrace.gateway import EndpointRoute, Handshakes, RevisionTarget

@@ -1,10 +1,10 @@
 import pytest
 from msgspec import structs
 
-from headrace.control.effective import BASELINE
-from headrace.control.observed import Phase, Replica
+from headrace.control.desired.aims import BASELINE
+from headrace.control.reconcile.observed import Phase, Replica
+from headrace.control.rollouts.watching import CANDIDATE, View, batch_of
 from headrace.control.state.records import Assignment
-from headrace.control.watching import CANDIDATE, View, batch_of
 from headrace.core.spec_rollout import ShadowSpec, StickySpec
 from headrace.gateway import EndpointRoute, RevisionTarget
 from headrace.rollout.state import Traffic

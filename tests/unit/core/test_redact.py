@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.control.access.credentials import new_secret
+from headrace.control.auth.credentials import new_secret
 from headrace.core import FailedPreconditionError
 from headrace.core.redact import RESOLVED, literal_secret, redact, redact_text, remember_resolved
 from headrace.core.variables import filled_in, url_filled_in

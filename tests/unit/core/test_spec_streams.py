@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from headrace.control.stream_settings import stream_settings
+from headrace.control.desired.resolve_streams import stream_settings
 from headrace.core.spec import SpecError, StreamSpec, parse_spec
 
 SPEC = """

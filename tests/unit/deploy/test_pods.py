@@ -6,7 +6,7 @@ from typing import Any, Final
 import msgspec
 import pytest
 
-from headrace.control.desired import DesiredArm, DesiredEndpoint, make_revision
+from headrace.control.desired.state import DesiredArm, DesiredEndpoint, make_revision
 from headrace.control.kubernetes import Place as DriverPlace
 from headrace.control.kubernetes.manifests import revision_objects
 from headrace.control.kubernetes.names import name_of

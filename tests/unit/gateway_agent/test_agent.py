@@ -10,8 +10,8 @@ import pytest
 
 from headrace.control.agents.messages import PROTOCOL, Bundle, Poll, Report, Told, with_version
 from headrace.control.agents.tls import MutualTls, client_context
-from headrace.control.certificates import Certificates
-from headrace.control.sandbox import Sandbox
+from headrace.control.gateway.certificates import Certificates
+from headrace.control.local.sandbox import Sandbox
 from headrace.core import InvalidArgumentError, UnavailableError
 from headrace.core.spec_access import TlsSpec
 from headrace.gateway import EndpointRoute, RevisionTarget

@@ -17,14 +17,14 @@ from headrace.cli.output import (
     write,
     write_json,
 )
-from headrace.control.access.trail import Change, Entry, Head, Verifier, missed
+from headrace.control.auth.audit_log import Change, Entry, Head, Verifier, missed
 from headrace.core import SystemClock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from headrace.cli.management import Document, Management
-    from headrace.control.access.trail import Broken
+    from headrace.control.auth.audit_log import Broken
 
 app = CommandGroup(help="Who changed what: list, verify.")
 _PAGE = 1000
@@ -114,6 +114,8 @@ def verified(api: "Management", noted: "list[Head]") -> "tuple[Head, Broken | No
     Args:
         noted: Checkpoints that it has to lead past, besides what the control plane noted.
     """
+    from headrace.control.auth.audit_log import Head
+
     server = api.get("/api/v1/trail/head")["checkpoint"]
     checkpoints = [*noted, Head(count=server["count"], hash=server["hash"])]
     wanted = {one.count for one in checkpoints}
@@ -129,6 +131,7 @@ def verified(api: "Management", noted: "list[Head]") -> "tuple[Head, Broken | No
 
 
 def _pages(api: "Management") -> "Iterator[list[Entry]]":
+    from headrace.control.auth.audit_log import Entry
 
     after = 0
     while True:
@@ -147,6 +150,7 @@ def _decoded(entry: "Document") -> "Document":
 
 
 def _checkpoint(text: str) -> "Head":
+    from headrace.control.auth.audit_log import Head
 
     count, _, digest = text.partition(":")
     if not count.isdecimal() or not digest:

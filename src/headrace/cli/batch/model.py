@@ -26,9 +26,9 @@ import msgspec
 
 from headrace.cli.connection import find_target
 from headrace.cli.models.store import stored_model
-from headrace.control.sandbox import Occasion, Probe, Sandbox, files_of, launched
-from headrace.control.sandboxed import SandboxedInspector
-from headrace.control.secret_references import resolve_url
+from headrace.control.app.settings import resolve_url
+from headrace.control.local.sandbox import Occasion, Probe, Sandbox, files_of, launched
+from headrace.control.sandboxed.run import SandboxedInspector
 from headrace.core import (
     CodeNotAllowedError,
     FailedPreconditionError,
@@ -48,7 +48,7 @@ from headrace.jobs.sources.sql import SQLITE, is_database
 from headrace.registry import Registry, read_content
 
 if TYPE_CHECKING:
-    from headrace.control.home import Home
+    from headrace.control.app.home import Home
     from headrace.core.spec import SystemSpec
 
 
@@ -157,7 +157,7 @@ def _of_endpoint(
         NotFoundError: There is no such endpoint or version.
         SpecError: Its model cannot be served.
     """
-    from headrace.control.resolve import Resolver
+    from headrace.control.desired.resolve import Resolver
 
     endpoint, _, version = name.partition(":")
     lines = [one for one in spec.endpoints if one.name == endpoint]
@@ -319,8 +319,8 @@ def go_on_confined(
         HeadraceError: It cannot be confined so.
         OSError: Its folders cannot be made, or it cannot be started.
     """
-    from headrace.control.home import Home
-    from headrace.control.job_process import report_name
+    from headrace.control.app.home import Home
+    from headrace.control.jobs.process import report_name
     from headrace.core.confine import give_all
     from headrace.core.processes import python_module
 
@@ -372,7 +372,7 @@ def _sandbox(place: "Home") -> "Sandbox":
 
 def _read_by(chosen: Chosen, sandbox: "Sandbox", home: Path) -> list[Path]:
     """What the model reads: its files, and those of the store of its features."""
-    from headrace.control.online_stores import OnlineStores
+    from headrace.control.features.online_stores import OnlineStores
 
     found = files_of(Path(chosen.settings.path))
     features = chosen.settings.features

@@ -14,7 +14,7 @@ from headrace.core import HeadraceError, InvalidArgumentError
 from headrace.deploy import Artifact, Observed, Share
 
 if TYPE_CHECKING:
-    from headrace.control.desired import DesiredEndpoint
+    from headrace.control.desired.state import DesiredEndpoint
     from headrace.core.spec import EndpointSpec, SystemSpec
     from headrace.deploy import Facts
 
@@ -25,8 +25,8 @@ def pinned_endpoints(spec: "SystemSpec", home: Path) -> "tuple[DesiredEndpoint, 
     Raises:
         SpecError: With every model that is missing, damaged or cannot be served.
     """
-    from headrace.control.resolve import Resolver
-    from headrace.control.sandboxed import SandboxedInspector
+    from headrace.control.desired.resolve import Resolver
+    from headrace.control.sandboxed.run import SandboxedInspector
     from headrace.registry import Registry
 
     with contextlib.closing(SandboxedInspector.of_home(home)) as inspect:

@@ -23,7 +23,7 @@ from headrace.core import NotFoundError
 from headrace.core.files import move
 
 if TYPE_CHECKING:
-    from headrace.control.desired import DesiredEndpoint
+    from headrace.control.desired.state import DesiredEndpoint
     from headrace.core.spec import SystemSpec
     from headrace.deploy.helm_spec import Stored
 
@@ -298,7 +298,7 @@ def _known(
 ) -> "tuple[dict[str, Stored], tuple[DesiredEndpoint, ...]]":
     """What the registry has of the spec's models, and with `is_static` every endpoint pinned."""
     from headrace.cli.export.facts import has_files, pinned_endpoints
-    from headrace.control.sandboxed import SandboxedInspector
+    from headrace.control.sandboxed.run import SandboxedInspector
     from headrace.core.spec import is_model_path
     from headrace.deploy.helm_spec import Stored, models_apart
     from headrace.registry import Registry

@@ -22,8 +22,8 @@ from headrace.cli.options import Artifacts, ControlPlane, Json
 from headrace.cli.output import progress, say, write_json
 from headrace.cli.read_inputs import read_inputs, with_batch_axis
 from headrace.cli.tables import read_tensors
-from headrace.control.conversion import converted_model, source_signature
-from headrace.control.sandbox import Sandbox
+from headrace.control.local.sandbox import Sandbox
+from headrace.control.sandboxed.convert import converted_model, source_signature
 from headrace.core import (
     Array,
     Datatype,

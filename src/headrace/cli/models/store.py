@@ -334,7 +334,7 @@ class LocalModels:
 
     def push(self, name: str, pushed: Pushed) -> ModelVersion:
         """Store a model as the next version of `name`."""
-        from headrace.control.sandboxed import SandboxedInspector
+        from headrace.control.sandboxed.run import SandboxedInspector
 
         with contextlib.closing(SandboxedInspector.of_home(self.home)) as inspect:
             stored = self._registry(inspect).push(
@@ -360,7 +360,7 @@ class LocalModels:
 
     def remove(self, name: str, version: str) -> None:
         """Take a version out of the index; refused while an endpoint uses it."""
-        from headrace.control.drift_files import DriftFiles  # only here
+        from headrace.control.telemetry.drift_files import DriftFiles  # only here
 
         in_use = references_in_use(self.home, self.state_url)
         removed = self._registry().remove(name, version, in_use)
@@ -392,7 +392,7 @@ class LocalModels:
 
     def set_reference(self, version: ModelVersion, reference: dict[str, Any]) -> None:
         """Keep a sketch of training data beside a version."""
-        from headrace.control.drift_files import DriftFiles  # only here
+        from headrace.control.telemetry.drift_files import DriftFiles  # only here
         from headrace.monitor.drift_reference import Reference  # only here
 
         sketch = msgspec.convert(reference, Reference)

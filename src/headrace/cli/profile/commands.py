@@ -23,7 +23,7 @@ from headrace.cli.options import (
 )
 from headrace.cli.output import progress, say, show, write_json
 from headrace.client import Client
-from headrace.control.sandbox import Sandbox
+from headrace.control.local.sandbox import Sandbox
 from headrace.core import HeadraceError
 from headrace.optimize.profiling.recommend import Wishes
 
@@ -180,7 +180,7 @@ def _profile(
     import msgspec
 
     import headrace
-    from headrace.control.profiling import measure
+    from headrace.control.sandboxed.profile import measure
     from headrace.optimize.profiling.document import conclude
     from headrace.runtimes.processor import this_processor
 
@@ -231,7 +231,7 @@ def _overhead(
     """The overhead, or a note that says why it is not known."""
     import msgspec
 
-    from headrace.control.profiling_overhead import endpoint_overhead, replica_overhead
+    from headrace.control.sandboxed.profile import endpoint_overhead, replica_overhead
 
     length = measured.loaded.length
     overhead: Overhead | None = None

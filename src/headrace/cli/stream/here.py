@@ -30,11 +30,10 @@ from headrace.cli.options import (
 )
 from headrace.cli.output import say, write_json
 from headrace.cli.stream.find import find_stream, open_broker_of
-from headrace.control.desired import DesiredStream
-from headrace.control.log_files import LogFiles, LogFollower, render_line
-from headrace.control.sandboxed import SandboxedInspector
-from headrace.control.streams.confining import embedded_log
-from headrace.control.streams.driver import StreamDriver
+from headrace.control.app.log_files import LogFiles, LogFollower, render_line
+from headrace.control.desired.state import DesiredStream
+from headrace.control.sandboxed.run import SandboxedInspector
+from headrace.control.streams.driver import StreamDriver, embedded_log
 from headrace.control.streams.status import StreamView
 from headrace.core import FailedPreconditionError, InvalidArgumentError, SystemClock
 from headrace.core.text import iso_text
@@ -63,7 +62,7 @@ def resolved(
     Raises:
         SpecError: A model is missing, or cannot be served.
     """
-    from headrace.control.resolve import Resolver  # as above
+    from headrace.control.desired.resolve import Resolver
 
     with contextlib.closing(SandboxedInspector.of_home(home)) as inspect:
         resolver = Resolver(
@@ -101,7 +100,7 @@ def make_topics(streams: Sequence[DesiredStream], home: Path) -> None:
 
 def gateway_of(home: Path) -> Callable[[StreamSettings], StreamSettings]:
     """Tells workers where the gateway of what runs on `home` is, if they need it."""
-    from headrace.control.stream_settings import through_gateway
+    from headrace.control.desired.resolve_streams import through_gateway
 
     def prepare(settings: StreamSettings) -> StreamSettings:
         if settings.endpoint is None:

@@ -35,7 +35,7 @@ from headrace.core import (
 from headrace.core.devices import Device
 
 if TYPE_CHECKING:
-    from headrace.control.settings import ClusterSettings
+    from headrace.control.app.settings import ClusterSettings
     from headrace.registry import ModelVersion
 
 
@@ -134,7 +134,7 @@ def control(
     """
     from headrace.cli.up.start import document_for
     from headrace.control import run
-    from headrace.control.settings import ClusterSettings
+    from headrace.control.app.settings import ClusterSettings
 
     document = None
     if spec is not None:
@@ -283,7 +283,7 @@ def gateway(
         headrace gateway --control https://control.lan:8443 --tls-cert gw-1.pem
         --tls-key gw-1-key.pem --ca-file ca.pem
     """
-    from headrace.control.ports import pick_ports
+    from headrace.control.app.ports import pick_ports
     from headrace.core.spec_access import TlsSpec
     from headrace.gateway_agent import AgentSettings, run
 

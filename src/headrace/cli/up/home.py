@@ -14,13 +14,12 @@ from headrace.cli.connection import connect, copy_note, local_management
 from headrace.cli.options import DEFAULT_HOME, Home, Json, StateUrl
 from headrace.cli.output import TransferView, columns, progress, say, write, write_json
 from headrace.control import read_control_file
-from headrace.control.gateway_record import read_gateway_record
-from headrace.control.home import Home as HomeDir
-from headrace.control.home import HomeLock
-from headrace.control.local import LocalDriver
-from headrace.control.ownership import ProcessOwner
-from headrace.control.secret_references import resolve_url
-from headrace.control.settings import original_of, read_last_control_file
+from headrace.control.app.home import Home as HomeDir
+from headrace.control.app.home import HomeLock
+from headrace.control.app.ownership import ProcessOwner
+from headrace.control.app.settings import original_of, read_last_control_file, resolve_url
+from headrace.control.gateway.keeper import read_gateway_record
+from headrace.control.local.driver import LocalDriver
 from headrace.control.streams.driver import make_stream_driver
 from headrace.core import FailedPreconditionError, HeadraceError, SystemClock
 from headrace.core.text import bytes_text
@@ -28,7 +27,7 @@ from headrace.gateway import EnvoyGateway, GatewaySettings, gateway_user
 
 if TYPE_CHECKING:
     from headrace.control import ControlFile
-    from headrace.control.backup import Backup, BackupManifest
+    from headrace.control.app.backup import Backup, BackupManifest
 
 _LOCK_TRIES: Final = 20
 _LOCK_RETRY_S: Final = 0.05
@@ -201,7 +200,7 @@ def backup(
 
         headrace backup --verify /backups/headrace-monday.tar
     """
-    from headrace.control.backup import check_backup, write_backup
+    from headrace.control.app.backup import check_backup, write_backup
 
     tell = TransferView().tell
     if verify:
@@ -239,7 +238,7 @@ def restore(
 
         headrace up --home restored
     """
-    from headrace.control.backup import restore_backup
+    from headrace.control.app.backup import restore_backup
 
     manifest = restore_backup(file, home, tell=TransferView().tell)
     if json:

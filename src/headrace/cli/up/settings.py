@@ -29,7 +29,7 @@ from headrace.core.gateways import MAX_BEHIND_S
 
 if TYPE_CHECKING:
     from headrace.control.agents.settings import AgentsSettings
-    from headrace.control.settings import ControlSettings, OidcSettings
+    from headrace.control.app.settings import ControlSettings, OidcSettings
     from headrace.core.spec_access import TlsSpec
 
 
@@ -286,7 +286,7 @@ class ControlOptions:
             typer.BadParameter: Options contradict each other, or need others.
         """
         from headrace.control import ControlSettings
-        from headrace.control.secret_references import absolute_reference
+        from headrace.control.app.settings import absolute_reference
         from headrace.registry import check_artifacts_url
 
         return ControlSettings(
@@ -408,8 +408,7 @@ def oidc_settings(
     """
     import msgspec  # only here
 
-    from headrace.control.secret_references import absolute_reference  # only here
-    from headrace.control.settings import OidcSettings  # only here
+    from headrace.control.app.settings import OidcSettings, absolute_reference
 
     given = {
         "issuer": issuer,

@@ -20,7 +20,7 @@ from headrace.cli.management import Management
 from headrace.cli.options import DEFAULT_HOME, seconds
 from headrace.cli.output import columns, progress, say, write, write_json
 from headrace.control import read_control_file, run, start_detached
-from headrace.control.settings import read_last_control_file
+from headrace.control.app.settings import read_last_control_file
 from headrace.core import (
     VARIABLE,
     Array,

@@ -13,21 +13,20 @@ from typing import TYPE_CHECKING, Final
 
 from headrace.control.agents.protocol import Gateway
 from headrace.control.agents.settings import AgentsSettings, GatewayMode
-from headrace.control.certificates import Certificates
-from headrace.control.gateway_record import routes_file
-from headrace.control.keeper import GatewayKeeper
-from headrace.control.limits.rules import Rules
+from headrace.control.app.ownership import ProcessOwner
+from headrace.control.app.ports import listen, pick_ports
+from headrace.control.gateway.certificates import Certificates
+from headrace.control.gateway.keeper import GatewayKeeper, routes_file
+from headrace.control.limits.limiter import Rules
 from headrace.control.limits.service import LimitService, Pair, SecuredAddress
-from headrace.control.ownership import ProcessOwner
-from headrace.control.ports import listen, pick_ports
 from headrace.core import Clock
 from headrace.gateway import EndpointRoute, GatewaySettings
 
 if TYPE_CHECKING:
     from headrace.control.agents.server import AgentsServer
     from headrace.control.agents.tls import MutualTls, RevokedAgents
-    from headrace.control.guards import App
-    from headrace.control.home import Home
+    from headrace.control.api.guards import App
+    from headrace.control.app.home import Home
     from headrace.control.plane import ControlPlane
 
 _LIMITS_FLAG: Final = "--agents-limits-port"
@@ -190,7 +189,7 @@ def make_agents_server(
         return None
 
     def answers() -> "App":
-        from headrace.control.api import build_gateway_answers  # loads FastAPI
+        from headrace.control.api.app import build_gateway_answers  # loads FastAPI
 
         return build_gateway_answers(plane)
 

@@ -25,13 +25,12 @@ from headrace.control.agents.roster import (
     next_change_s,
     should_send,
 )
-from headrace.control.gateway_record import routes_file
-from headrace.control.gateway_routes import reachable_route, rules_of
-from headrace.control.gateway_tls import GatewayTls, lacks_secret
-from headrace.control.keeper import GatewayKeeper
-from headrace.control.limits.rules import Rules
-from headrace.control.news import News, wait_for
-from headrace.control.publication import GatewayRefusedError, NoGatewayError
+from headrace.control.app.journal import News, wait_for
+from headrace.control.gateway.keeper import GatewayKeeper, routes_file
+from headrace.control.gateway.tls import GatewayTls, lacks_secret
+from headrace.control.limits.limiter import Rules
+from headrace.control.reconcile.publication import GatewayRefusedError, NoGatewayError
+from headrace.control.reconcile.routes import reachable_route, rules_of
 from headrace.control.state.records import Event
 from headrace.core import Clock, HeadraceError
 from headrace.core.spec_upstream import UpstreamSpec

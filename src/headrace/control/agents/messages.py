@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from headrace.control.activator import HoldLimits
+from headrace.control.gateway.activator import HoldLimits
 from headrace.core import FailedPreconditionError, InvalidArgumentError
 from headrace.core.error_kind import UNDECODABLE
 from headrace.core.spec_observe import RequestLogSpec, TracingSpec

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from headrace.control.agents.roster import GatewayState
-from headrace.control.gateway_tls import GatewayTls, Secrets
+from headrace.control.gateway.tls import GatewayTls, Secrets
 from headrace.core.spec_upstream import UpstreamSpec
 from headrace.gateway import (
     EndpointRoute,

@@ -30,12 +30,12 @@ from headrace.control.agents.tls import (
     fingerprint_of,
     may_speak_for,
 )
-from headrace.control.guards import App, Receive, Scope, Send
+from headrace.control.api.guards import App, Receive, Scope, Send
 from headrace.core import HeadraceError, InvalidArgumentError, NotFoundError, PermissionDeniedError
 from headrace.protocol import http_status
 
 if TYPE_CHECKING:
-    from headrace.control.edge import BoundedProtocol
+    from headrace.control.api.edge import BoundedProtocol
 
 _LOG: Final = logging.getLogger("headrace.control")
 AGENT: Final = "headrace.agent"
@@ -145,7 +145,7 @@ class AgentsServer:
 
     async def run(self) -> None:
         """Serve until cancelled."""
-        from headrace.control.edge import make_server  # noqa: PLC0415  # loads uvicorn
+        from headrace.control.api.edge import make_server  # noqa: PLC0415  # loads uvicorn
 
         app = AgentsApp(
             fleet=self.fleet,
@@ -173,7 +173,7 @@ class AgentsServer:
 
 def _agent_protocol() -> "type[BoundedProtocol]":
     """HTTP/1.1 of uvicorn, which this loads, with the names in the client's certificate."""
-    from headrace.control.edge import BoundedProtocol  # noqa: PLC0415  # loads uvicorn
+    from headrace.control.api.edge import BoundedProtocol  # noqa: PLC0415  # loads uvicorn
 
     class AgentProtocol(BoundedProtocol):
         def on_headers_complete(self) -> None:

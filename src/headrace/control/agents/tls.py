@@ -17,9 +17,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from headrace.control.certificates import Certificates
-from headrace.control.news import News
-from headrace.control.pem_files import Pem, PemFiles, show_certificate, tls_context
+from headrace.control.app.journal import News
+from headrace.control.gateway.certificates import (
+    Certificates,
+    Pem,
+    PemFiles,
+    show_certificate,
+    tls_context,
+)
 from headrace.core import FailedPreconditionError
 from headrace.core.spec_access import TlsSpec
 

@@ -1,8 +1,8 @@
 """Next actions from what a cluster holds to what it should hold. One pure function.
 
-The rules are those of `headrace.control.plan`: a revision gets requests only when its pods are
-ready, and nothing is taken away that a gateway may still send requests to. What a local process is
-told, a Deployment is told here: how many pods, and which of them may go first.
+The rules are those of `headrace.control.reconcile.plan`: a revision gets requests only when its
+pods are ready, and nothing is taken away that a gateway may still send requests to. What a local
+process is told, a Deployment is told here: how many pods, and which of them may go first.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from headrace.control.desired import (
+from headrace.control.desired.state import (
     POOL_PREFIX,
     DesiredArm,
     DesiredEndpoint,
@@ -52,8 +52,8 @@ from headrace.control.kubernetes.snapshot import (
     key_of,
     owns_replicas,
 )
-from headrace.control.observed import Observed, addresses_of
-from headrace.control.plan import PublishRoutes, prospects_of
+from headrace.control.reconcile.observed import Observed, addresses_of
+from headrace.control.reconcile.plan import PublishRoutes, prospects_of
 from headrace.core import HeadraceError
 from headrace.core.spec_kubernetes import KubernetesSpec
 from headrace.gateway import EndpointRoute

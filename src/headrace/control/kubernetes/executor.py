@@ -21,7 +21,7 @@ from headrace.control.kubernetes.api import (
 from headrace.control.kubernetes.manifest_cache import differences
 from headrace.control.kubernetes.names import Object, Place
 from headrace.control.kubernetes.snapshot import ClusterSnapshot, Key, is_older, is_ours, key_of
-from headrace.control.plan import PublishRoutes
+from headrace.control.reconcile.plan import PublishRoutes
 from headrace.core import Clock, HeadraceError
 
 _LOG: Final = logging.getLogger("headrace.control")

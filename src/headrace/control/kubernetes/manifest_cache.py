@@ -11,12 +11,12 @@ from typing import Final
 
 import msgspec
 
-from headrace.control.desired import DesiredArm, DesiredEndpoint
+from headrace.control.desired.state import DesiredArm, DesiredEndpoint
 from headrace.control.kubernetes.manifests import revision_objects
 from headrace.control.kubernetes.names import APPLIED, Object, Place
 from headrace.control.kubernetes.pods import quantity
 from headrace.control.kubernetes.snapshot import Key, key_of
-from headrace.control.plan import Memo
+from headrace.control.reconcile.plan import Memo
 from headrace.core.spec_kubernetes import KubernetesSpec
 
 _ITEM_KEYS: Final[Mapping[str, tuple[tuple[str, ...], ...]]] = {

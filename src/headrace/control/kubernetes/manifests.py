@@ -8,7 +8,7 @@ ScaledObject of KEDA.
 import math
 from typing import Final
 
-from headrace.control.desired import (
+from headrace.control.desired.state import (
     DesiredArm,
     DesiredEndpoint,
     DesiredState,

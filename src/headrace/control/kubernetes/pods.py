@@ -16,8 +16,7 @@ from typing import Final
 import msgspec
 
 import headrace
-from headrace.control.artifact_paths import ArtifactPath, artifact_at
-from headrace.control.desired import Revision
+from headrace.control.desired.state import ArtifactPath, Revision, artifact_at
 from headrace.control.kubernetes.names import (
     ENDPOINT,
     MODEL,

@@ -17,8 +17,10 @@ from typing import Final
 
 import msgspec
 
-from headrace.control.desired import DesiredArm, DesiredState, Revision
-from headrace.control.faults import LOOP, Faults
+from headrace.control.app.faults import LOOP, Faults
+from headrace.control.app.journal import News
+from headrace.control.app.membership import Emit, nobody
+from headrace.control.desired.state import DesiredArm, DesiredState, Revision
 from headrace.control.kubernetes.api import ClusterApi
 from headrace.control.kubernetes.decide import Decision, DecisionInputs, decide
 from headrace.control.kubernetes.executor import Action, ActionExecutor
@@ -29,12 +31,10 @@ from headrace.control.kubernetes.pods import hosted_settings
 from headrace.control.kubernetes.replicas import pods_in, replicas_of, slices_in
 from headrace.control.kubernetes.rolling import Roll, roll_events
 from headrace.control.kubernetes.snapshot import ClusterSnapshot, Watches
-from headrace.control.membership import Emit, nobody
-from headrace.control.news import News
-from headrace.control.observed import Observed, Replica
-from headrace.control.plan import PublishRoutes
-from headrace.control.publication import RoutePublication, RoutePublisher
-from headrace.control.sandbox import Isolation
+from headrace.control.local.sandbox import Isolation
+from headrace.control.reconcile.observed import Observed, Replica
+from headrace.control.reconcile.plan import PublishRoutes
+from headrace.control.reconcile.publication import RoutePublication, RoutePublisher
 from headrace.control.state.records import Event
 from headrace.core import Clock, FailedPreconditionError, HeadraceError, ReplicaSettings
 from headrace.core.error_kind import UNDECODABLE

@@ -13,11 +13,10 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from headrace.control.backoff import MANY_FAILURES
 from headrace.control.kubernetes.names import ENDPOINT, REVISION_ID, VERSION, Object, Place
 from headrace.control.kubernetes.pods import CONTAINER, FETCHER, HTTP_PORT
 from headrace.control.kubernetes.snapshot import ClusterSnapshot
-from headrace.control.observed import Phase, Replica, exit_reason
+from headrace.control.reconcile.observed import MANY_FAILURES, Phase, Replica, exit_reason
 
 T = TypeVar("T")
 _NEEDS_HELP: Final = frozenset(

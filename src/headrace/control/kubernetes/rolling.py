@@ -9,11 +9,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from headrace.control.backoff import MANY_FAILURES
 from headrace.control.kubernetes.executor import Action
 from headrace.control.kubernetes.names import APPLIED, Object
 from headrace.control.kubernetes.snapshot import condition_message
-from headrace.control.observed import Phase, Replica
+from headrace.control.reconcile.observed import MANY_FAILURES, Phase, Replica
 from headrace.control.state.records import Event
 
 _APPLIED_AT: Final = f"metadata.annotations.{APPLIED}"

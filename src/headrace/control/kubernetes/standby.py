@@ -10,14 +10,13 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from headrace.control.app.membership import Emit, nobody
+from headrace.control.app.settings import DEFAULT_ADMIN_PORT, ClusterSettings, ControlSettings
 from headrace.control.kubernetes.api import RESOURCES, ClusterApi, connect
 from headrace.control.kubernetes.election import Elector, LeaseTimes
 from headrace.control.kubernetes.names import Owner, Place, check_owner
 from headrace.control.kubernetes.reconciler import KubernetesReconciler
-from headrace.control.membership import Emit, nobody
-from headrace.control.publication import RoutePublisher
-from headrace.control.reconciling import Reconciling
-from headrace.control.settings import DEFAULT_ADMIN_PORT, ClusterSettings, ControlSettings
+from headrace.control.reconcile.publication import Reconciling, RoutePublisher
 from headrace.control.state.records import Event
 from headrace.core import Clock, FailedPreconditionError, SystemClock
 from headrace.core.gateways import MAX_BEHIND_S

@@ -1,1 +1,1 @@
-"""What has to be shared, to survive or to know the answer is counted here, for every gateway."""
+"""Limits that all gateways share, counted in the control plane."""

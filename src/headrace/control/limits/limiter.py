@@ -1,15 +1,277 @@
-"""May a request pass? Decides for all of its limits at once; the caller brings the time.
+"""Rate limiter: rules of a request's endpoint and tier, and what was used. Pure."""
 
-A request that one limit refuses uses nothing of the others.
-"""
-
+import math
 from collections import Counter, OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Final, NamedTuple
 
-from headrace.control.limits.account import Account, Kind, Moment, Standing
-from headrace.control.limits.rules import Ask, Rules, Scope, Subject
+from headrace.core.spec_access import AccessSettings, EndpointLimitsSpec, LimitSpec
+
+ANONYMOUS: Final = "address:"
+"""What the name of a caller begins with who showed nothing: its address follows."""
+UNKNOWN: Final = f"{ANONYMOUS}unknown"
+"""A caller of whom not even the address is known."""
+
+
+class Scope(StrEnum):
+    """Whose limit it is."""
+
+    ENDPOINT = "endpoint"
+    """All callers of an endpoint together."""
+    CALLER = "caller"
+    """Each caller of an endpoint."""
+    TIER = "tier"
+    """Each caller of a tier, over all endpoints."""
+
+
+class Subject(NamedTuple):
+    """Who is counted: an endpoint (`caller` is empty), or a caller in an endpoint or a tier."""
+
+    scope: Scope
+    name: str
+    caller: str = ""
+
+    @property
+    def is_anonymous(self) -> bool:
+        """Whether only an address names the caller."""
+        return self.caller.startswith(ANONYMOUS)
+
+    def text(self) -> str:
+        """As the state stores it."""
+        return f"{self.scope}:{self.name}:{self.caller}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Subject | None":
+        """What `text` made; None if it is something else. No endpoint or tier has a colon."""
+        scope, _, rest = text.partition(":")
+        name, colon, caller = rest.partition(":")
+        return cls(Scope(scope), name, caller) if scope in set(Scope) and colon else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """A request that may pass or not. `tier` is empty for none."""
+
+    endpoint: str
+    caller: str
+    tier: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """All limits that the service counts.
+
+    `longest_s`: how long an endpoint's requests may take, of those that have such a limit.
+    """
+
+    endpoints: Mapping[str, EndpointLimitsSpec] = field(default_factory=dict)
+    tiers: Mapping[str, LimitSpec] = field(default_factory=dict)
+    longest_s: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to count."""
+        return not self.endpoints and not self.tiers
+
+    def of(self, ask: Ask) -> list[tuple[Subject, LimitSpec]]:
+        """The limits that hold for a request, and whose they are."""
+        found = []
+        endpoint = self.endpoints.get(ask.endpoint)
+        if endpoint is not None:
+            found.append((Subject(Scope.ENDPOINT, ask.endpoint), endpoint.total))
+            caller = Subject(Scope.CALLER, ask.endpoint, ask.caller)
+            found.append((caller, endpoint.per_caller))
+        tier = self.tiers.get(ask.tier)
+        if tier is not None:
+            found.append((Subject(Scope.TIER, ask.tier, ask.caller), tier))
+        return [(subject, limits) for subject, limits in found if not limits.is_unlimited]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitedEndpoint:
+    """What the rules have to know of an endpoint."""
+
+    name: str
+    limits: EndpointLimitsSpec
+    timeout_s: float | None = None
+
+
+def make_rules(access: AccessSettings, endpoints: Iterable[LimitedEndpoint]) -> Rules:
+    """What the service counts; the rest is counted by each gateway for itself."""
+    shared = access.shared_limits
+    known = list(endpoints)
+    counted = [e for e in known if e.limits.is_counted_by_service(shared=shared)]
+    tiers = access.tiers if access.are_tiers_counted_by_service else ()
+    return Rules(
+        endpoints={endpoint.name: endpoint.limits for endpoint in counted},
+        tiers={tier.name: tier.limits for tier in tiers},
+        longest_s={e.name: e.timeout_s for e in known if e.timeout_s is not None},
+    )
+
+
+@dataclass(slots=True, kw_only=True)
+class Bucket:
+    """Tokens come at `rate` a second until `size` are there; it begins full.
+
+    What is known only afterwards may be taken too: then tokens are owed, and nothing is given until
+    they came. Time never runs backwards here: an earlier `now` is the latest.
+    """
+
+    rate: float
+    size: float
+    at: float
+    tokens: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.tokens = self.size
+
+    def refill(self, now: float) -> None:
+        """Add what came until `now`."""
+        if now > self.at:
+            self.tokens = min(self.size, self.tokens + (now - self.at) * self.rate)
+            self.at = now
+
+    def change(self, *, rate: float, size: float) -> None:
+        """Go on with other figures; what is there stays, as far as it fits."""
+        self.rate, self.size = rate, size
+        self.tokens = min(self.tokens, size)
+
+    def wait_s(self, amount: float) -> float:
+        """Seconds until `amount` tokens, `size` at most, are there; 0 if they are."""
+        return max(min(amount, self.size) - self.tokens, 0.0) / self.rate
+
+    def take(self, amount: float) -> None:
+        """Take `amount`, owing what is not there; a negative amount gives back."""
+        self.tokens = min(self.size, self.tokens - amount)
+
+
+DAY_S: Final = 86_400.0
+_WEIGHT: Final = 0.2
+"""Weight of a new request in the moving average of rows."""
+_UNTIL_ONE_ENDS_S: Final = 1.0
+"""Nobody knows when a request that is under way will end."""
+
+
+class Kind(StrEnum):
+    """What is limited, in the words of the spec."""
+
+    REQUESTS = "requests_per_s"
+    ROWS = "rows_per_s"
+    CONCURRENT = "max_concurrent"
+    DAY = "requests_per_day"
+
+
+class Moment(NamedTuple):
+    """Now, on both clocks: monotonic seconds, and seconds since 1970."""
+
+    now: float
+    wall: float
+
+    @property
+    def day(self) -> int:
+        """Days since 1970, UTC."""
+        return int(self.wall // DAY_S)
+
+    @property
+    def midnight_s(self) -> float:
+        """Seconds until the next day begins, UTC."""
+        return DAY_S - self.wall % DAY_S
+
+
+class Standing(NamedTuple):
+    """How one limit stands. `wait_s`: until a request may pass; 0 if it may now."""
+
+    kind: Kind
+    limit: float
+    remaining: float
+    wait_s: float
+
+
+@dataclass(slots=True)
+class Account:
+    """One subject's use: of each second, of its places, of its day."""
+
+    requests: Bucket | None = None
+    rows: Bucket | None = None
+    rows_each: float = 1.0
+    """How many rows a request has, on average: so many are taken before it is known."""
+    leases: dict[str, float] = field(default_factory=dict)
+    """When each request that is under way is given up, by its id."""
+    day: int = 0
+    used: int = 0
+    """Requests of `day`."""
+
+    def standings(self, limits: LimitSpec, at: Moment) -> Iterator[Standing]:
+        """How each of `limits` stands at a moment, before another request."""
+        if limits.requests_per_s is not None:
+            bucket = self._requests(limits, at.now)
+            yield _standing(Kind.REQUESTS, bucket, 1.0)
+        if limits.rows_per_s is not None:
+            yield _standing(Kind.ROWS, self._rows(limits.rows_per_s, at.now), self.rows_each)
+        if limits.max_concurrent is not None:
+            yield self._places(limits.max_concurrent, at.now)
+        if limits.requests_per_day is not None:
+            self.turn(at.day)
+            left = max(limits.requests_per_day - self.used, 0)
+            wait_s = 0.0 if left else at.midnight_s
+            yield Standing(Kind.DAY, limits.requests_per_day, left, wait_s)
+
+    def take(self, limits: LimitSpec, lease: str, until: float) -> float:
+        """Count a request that passes; how many rows were taken for it, to be corrected."""
+        if self.requests is not None and limits.requests_per_s is not None:
+            self.requests.take(1.0)
+        if limits.max_concurrent is not None:
+            self.leases[lease] = until
+        if limits.requests_per_day is not None:
+            self.used += 1
+        if self.rows is None or limits.rows_per_s is None:
+            return 0.0
+        self.rows.take(self.rows_each)
+        return self.rows_each
+
+    def end(self, lease: str, *, rows: float | None, taken: float, now: float) -> None:
+        """A request ended: its place is free, and its rows are known (None: they never will be)."""
+        self.leases.pop(lease, None)
+        if self.rows is None or not taken or rows is None:
+            return
+        self.rows.refill(now)
+        self.rows.take(rows - taken)
+        self.rows_each += _WEIGHT * (max(rows, 1.0) - self.rows_each)
+
+    def turn(self, day: int) -> None:
+        """Begin another day; a clock that goes back does not give yesterday's requests again."""
+        if day > self.day:
+            self.day, self.used = day, 0
+
+    def _requests(self, limits: LimitSpec, now: float) -> Bucket:
+        rate, size = limits.requests_per_s or 0.0, float(limits.most_at_once)
+        if self.requests is None:
+            self.requests = Bucket(rate=rate, size=size, at=now)
+        self.requests.refill(now)
+        self.requests.change(rate=rate, size=size)
+        return self.requests
+
+    def _rows(self, rate: float, now: float) -> Bucket:
+        size = max(rate, 1.0)
+        if self.rows is None:
+            self.rows = Bucket(rate=rate, size=size, at=now)
+        self.rows.refill(now)
+        self.rows.change(rate=rate, size=size)
+        return self.rows
+
+    def _places(self, limit: int, now: float) -> Standing:
+        if len(self.leases) >= limit:
+            self.leases = {lease: until for lease, until in self.leases.items() if until > now}
+        left = max(limit - len(self.leases), 0)
+        return Standing(Kind.CONCURRENT, limit, left, 0.0 if left else _UNTIL_ONE_ENDS_S)
+
+
+def _standing(kind: Kind, bucket: Bucket, amount: float) -> Standing:
+    remaining = max(math.floor(bucket.tokens), 0)
+    return Standing(kind, bucket.size, remaining, bucket.wait_s(amount))
+
 
 MOST_ACCOUNTS: Final = 50_000
 """Callers who are remembered of each sort, those with a name and those with an address only."""

@@ -12,9 +12,20 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, assert_never
 
-from headrace.control.limits.account import Kind, Moment, Standing
-from headrace.control.limits.limiter import Decision, Limiter, Quota, Refusal
-from headrace.control.limits.rules import ANONYMOUS, UNKNOWN, Ask, Rules, Scope
+from headrace.control.limits.limiter import (
+    ANONYMOUS,
+    UNKNOWN,
+    Ask,
+    Decision,
+    Kind,
+    Limiter,
+    Moment,
+    Quota,
+    Refusal,
+    Rules,
+    Scope,
+    Standing,
+)
 from headrace.control.state.records import QuotaUse
 from headrace.control.state.store import Store
 from headrace.core import Clock, FailedPreconditionError, HeadraceError

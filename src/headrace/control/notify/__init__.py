@@ -1,1 +1,1 @@
-"""Who hears of alerts: by webhook, Slack or email."""
+"""Notification of alerts by webhook, Slack and email."""

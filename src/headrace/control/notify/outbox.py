@@ -1,9 +1,4 @@
-"""Messages that are due to receivers of alerts. Pure: the caller brings the time and the outcome.
-
-What is due follows from the newest message to a receiver (its `AlertNotice` of an alert) and the
-alert's present state; `due_alert` is that function. The rest is when it is sent: together with
-other changes of its endpoint or stream, again after a failure, and again while the alert fires.
-"""
+"""Stored records of alerts, and messages that are due to receivers. Pure."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,14 +6,69 @@ from typing import Final
 
 import msgspec
 
-from headrace.control.alert_records import AlertNotice, NoticeKey, Silence
 from headrace.core.backoff import Backoff
 from headrace.core.spec_alerts import AlertsSpec, ReceiverSpec
 from headrace.monitor.alert_state import Alert, AlertState, Key
 
+NoticeKey = tuple[str, Key]
+"""A receiver's name, and an alert's key."""
+
+
+class AlertNotice(msgspec.Struct, frozen=True, kw_only=True):
+    """An alert that a receiver was told is firing, and not yet that it is resolved.
+
+    `alert`: as in the newest firing message with it. `taken_at`: when the receiver took that
+    message, in seconds since 1970; None while it may have taken it: a message is under way, its
+    outcome is not known, or the control plane ended meanwhile.
+    """
+
+    receiver: str
+    alert: Alert
+    taken_at: float | None = None
+
+    @property
+    def key(self) -> NoticeKey:
+        """Identity: one notice per receiver and alert."""
+        return self.receiver, self.alert.key
+
+
+class Silence(msgspec.Struct, frozen=True, kw_only=True):
+    """Alerts that no receiver is told are firing, from `begins` until `ends`.
+
+    An empty `alert`, `endpoint`, `stream` or `severity` matches any. Seconds since 1970.
+    """
+
+    id: str
+    begins: float
+    ends: float
+    alert: str = ""
+    endpoint: str = ""
+    stream: str = ""
+    severity: str = ""
+    comment: str = ""
+    created_by: str = ""
+
+    def silences(self, alert: Alert, *, now: float) -> bool:
+        """Whether no receiver is told now that `alert` fires."""
+        return (
+            self.begins <= now < self.ends
+            and self.alert in {"", alert.name}
+            and self.endpoint in {"", alert.endpoint}
+            and self.stream in {"", alert.stream}
+            and self.severity in {"", alert.severity}
+        )
+
+
+class StoredAlerts(msgspec.Struct, frozen=True, kw_only=True):
+    """All records."""
+
+    alerts: tuple[Alert, ...] = ()
+    notices: tuple[AlertNotice, ...] = ()
+    silences: tuple[Silence, ...] = ()
+
+
 Subject = tuple[str, str]
 """An endpoint and a stream, one of them empty; both for the whole system."""
-
 _RETRY: Final = Backoff(first_s=2.0, limit_s=300.0)
 _FORGET_S: Final = 30 * 86_400.0
 """How long notices of a receiver are kept that the spec does not name any more."""

@@ -1,4 +1,4 @@
-"""How do requests and answers become a table? One row each; tensors are lists beside their shapes.
+"""Tables of requests and answers: one row each; tensors are lists beside their shapes.
 
 Loaded with pyarrow, which is the extra `data`: nothing else imports this at its start.
 """

@@ -8,8 +8,8 @@ import msgspec
 from sqlalchemy import Connection, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from headrace.control.access.credentials import Credential, CredentialKind, Principal
-from headrace.control.access.trail import GENESIS, Change, Entry, Head, chained
+from headrace.control.auth.audit_log import GENESIS, Change, Entry, Head, chained
+from headrace.control.auth.credentials import Credential, CredentialKind, Principal
 from headrace.control.state.database import count_up, upsert_into
 from headrace.control.state.encoding import check_readable, clean, decoded, encoded
 from headrace.control.state.records import QuotaUse

@@ -7,8 +7,8 @@ import msgspec
 from sqlalchemy import Connection, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from headrace.control.access.trail import Change
-from headrace.control.desired import DesiredEndpoint, DesiredState, DesiredStream
+from headrace.control.auth.audit_log import Change
+from headrace.control.desired.state import DesiredEndpoint, DesiredState, DesiredStream
 from headrace.control.state.access_rows import add_changes
 from headrace.control.state.database import count_up
 from headrace.control.state.encoding import (

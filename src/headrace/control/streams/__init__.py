@@ -1,1 +1,1 @@
-"""Who runs streams? Worker processes, kept at their number, replaced one by one."""
+"""Worker processes of streams: their number is kept, and they are replaced one by one."""

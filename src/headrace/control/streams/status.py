@@ -1,4 +1,4 @@
-"""How is a stream? What its workers say, put together."""
+"""Status of a stream, from what its workers report."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass

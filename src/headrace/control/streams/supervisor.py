@@ -1,4 +1,4 @@
-"""Who keeps the workers of streams at their number? Looks, plans, acts; a few times a second.
+"""Supervisor of stream workers: observes, plans and acts a few times a second.
 
 Workers outlive the control plane, and the next one adopts them. Whatever becomes of one, requests
 to endpoints are none of its business.
@@ -15,14 +15,12 @@ from typing import Final, assert_never
 import msgspec
 
 from headrace.autoscale.stream import StreamScaleState
-from headrace.control.backoff import CRASHED
-from headrace.control.desired import DesiredStream
-from headrace.control.faults import LOOP, Faults
-from headrace.control.log_files import last_line
+from headrace.control.app.faults import LOOP, Faults
+from headrace.control.app.log_files import last_line
+from headrace.control.desired.state import DesiredStream
+from headrace.control.reconcile.observed import CRASHED
 from headrace.control.state.records import Event
-from headrace.control.streams.asking import metrics_of, tell
 from headrace.control.streams.driver import StreamDriver, member_of
-from headrace.control.streams.hearing import Hearing
 from headrace.control.streams.plan import (
     LOAD_TIMEOUT_S,
     SILENT_TIMEOUT_S,
@@ -36,17 +34,21 @@ from headrace.control.streams.plan import (
     Stop,
     plan,
 )
-from headrace.control.streams.scaling import count_of, is_scaled, rescale
-from headrace.control.streams.status import StreamView, families
-from headrace.control.streams.track import StreamPoint
-from headrace.control.streams.views import (
+from headrace.control.streams.reports import (
+    Hearing,
+    count_of,
     event_of,
     facts_of,
+    is_scaled,
+    metrics_of,
     replaced_event,
+    rescale,
+    tell,
     track_team,
     view_of,
 )
-from headrace.control.streams.workers import Team, Worker, note_end, revision_of
+from headrace.control.streams.status import StreamView, families
+from headrace.control.streams.workers import StreamPoint, Team, Worker, note_end, revision_of
 from headrace.core import Clock, HeadraceError, NotFoundError
 from headrace.core.state_file import StateFile
 from headrace.monitor.slo import StreamFacts

@@ -3,8 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace.control.access.brake import Brake, network_of
-from headrace.control.access.failures import Noted
+from headrace.control.auth.authenticate import Brake, Noted, network_of
 
 
 def test_after_too_many_failures_there_is_a_wait_until_the_window_ends() -> None:

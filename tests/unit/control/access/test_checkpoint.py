@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import delete
 
-from headrace.control.access.checkpoint import Checkpoints, read_checkpoint
-from headrace.control.access.trail import Change, Head
+from headrace.control.auth.audit_log import Change, Head
+from headrace.control.auth.checkpoint import Checkpoints, read_checkpoint
 from headrace.control.state import home_url, open_store
 from headrace.control.state.database import Database
 from headrace.control.state.store import Store

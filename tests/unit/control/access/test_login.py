@@ -11,15 +11,13 @@ import msgspec
 import pytest
 from joserfc.jwk import OctKey, RSAKey
 
-from headrace.control.access.credentials import CredentialKind, Principal
-from headrace.control.access.login import Login, Sent, check_settings, failed
-from headrace.control.access.parts import make_access
-from headrace.control.access.provider import Provider
-from headrace.control.access.roles import Role
-from headrace.control.access.sessions import cookie_value, is_own_page
-from headrace.control.access.token_login import TokenLogin
-from headrace.control.secret_references import secret_reader
-from headrace.control.settings import OidcSettings
+from headrace.control.app.settings import OidcSettings, secret_reader
+from headrace.control.auth.access import make_access
+from headrace.control.auth.credentials import CredentialKind, Principal, cookie_value, is_own_page
+from headrace.control.auth.login import Login, Sent, check_settings, failed
+from headrace.control.auth.provider import Provider
+from headrace.control.auth.roles import Role
+from headrace.control.auth.token_login import TokenLogin
 from headrace.control.state import home_url, open_store
 from headrace.control.state.store import Store
 from headrace.core import (
@@ -452,7 +450,7 @@ def test_a_missing_extra_is_told_with_the_way_to_get_it(
 ) -> None:
     monkeypatch.setitem(sys.modules, "joserfc", None)
     for name in ("login", "provider"):
-        monkeypatch.delitem(sys.modules, f"headrace.control.access.{name}")
+        monkeypatch.delitem(sys.modules, f"headrace.control.auth.{name}")
 
     with pytest.raises(FailedPreconditionError, match=r"pip install 'headrace\[oidc\]'"):
         make_access(kept, Turned(), SETTINGS)

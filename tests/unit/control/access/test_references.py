@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.control.access.references import (
+from headrace.control.auth.references import (
     OPERATOR_SECTIONS,
     AuthorizationFacts,
     ModelFacts,
@@ -17,8 +17,8 @@ from headrace.control.access.references import (
     may_read_model,
     references_of,
 )
-from headrace.control.access.roles import SYSTEM, Caller, parse_grants
-from headrace.control.desired import DesiredState
+from headrace.control.auth.roles import SYSTEM, Caller, parse_grants
+from headrace.control.desired.state import DesiredState
 from headrace.core import PermissionDeniedError
 from headrace.core.spec import SystemSpec, parse_spec
 from headrace.core.spec_models import EndpointSpec

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.control.access.roles import Caller, Grant, Role, parse_grant, parse_grants
+from headrace.control.auth.roles import Caller, Grant, Role, parse_grant, parse_grants
 from headrace.core import InvalidArgumentError
 
 

@@ -2,16 +2,16 @@
 
 import pytest
 
-from headrace.control.access.credentials import (
+from headrace.control.auth.access import make_access
+from headrace.control.auth.credentials import (
     Credential,
     CredentialKind,
     Principal,
     hash_of,
     new_secret,
 )
-from headrace.control.access.parts import make_access
-from headrace.control.access.roles import Role
-from headrace.control.access.token_login import TokenLogin
+from headrace.control.auth.roles import Role
+from headrace.control.auth.token_login import TokenLogin
 from headrace.control.plane import ControlPlane
 from headrace.core import HeadraceError, OverloadedError, UnauthenticatedError
 from tests.unit.control.access.test_login import Turned

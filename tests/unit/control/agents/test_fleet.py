@@ -22,10 +22,9 @@ from headrace.control.agents.messages import (
     encode_told,
 )
 from headrace.control.agents.roster import Patience, Standing
-from headrace.control.gateway_record import routes_file
-from headrace.control.keeper import GatewayKeeper
-from headrace.control.ownership import ProcessOwner
-from headrace.control.publication import GatewayRefusedError, NoGatewayError, log_level_of
+from headrace.control.app.ownership import ProcessOwner
+from headrace.control.gateway.keeper import GatewayKeeper, routes_file
+from headrace.control.reconcile.publication import GatewayRefusedError, NoGatewayError, log_level_of
 from headrace.control.state.records import Event
 from headrace.core import InvalidArgumentError
 from headrace.gateway import (

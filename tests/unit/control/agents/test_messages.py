@@ -4,7 +4,6 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from headrace.control.activator import HoldLimits
 from headrace.control.agents.bundles import SharedSecrets, secret_of
 from headrace.control.agents.messages import (
     PROTOCOL,
@@ -22,6 +21,7 @@ from headrace.control.agents.messages import (
 )
 from headrace.control.agents.settings import AgentsSettings, GatewayMode, check_mode
 from headrace.control.agents.tls import agent_name, expires_at, may_speak_for, name_in, name_with
+from headrace.control.gateway.activator import HoldLimits
 from headrace.core import FailedPreconditionError, HeadraceError, InvalidArgumentError
 from headrace.core.spec_access import TlsSpec
 from headrace.core.spec_observe import RequestLogSpec

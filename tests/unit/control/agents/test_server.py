@@ -13,7 +13,7 @@ from headrace.control.agents.fleet import GatewayFleet
 from headrace.control.agents.messages import PROTOCOL, Poll, Report, decode_told
 from headrace.control.agents.server import AGENT, FINGERPRINT, UNTIL, AgentsApp
 from headrace.control.agents.settings import AgentsSettings
-from headrace.control.guards import Message, Receive, Scope, Send
+from headrace.control.api.guards import Message, Receive, Scope, Send
 from headrace.core.spec_access import TlsSpec
 from headrace.gateway import GatewaySettings
 from headrace.testing import LoopClock, VirtualTimeLoop

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from headrace.control.desired import DesiredState
+from headrace.control.desired.state import DesiredState
 from headrace.control.kubernetes.api import WATCHED
 from headrace.control.kubernetes.decide import Decision, DecisionInputs, decide
 from headrace.control.kubernetes.executor import (
@@ -20,9 +20,9 @@ from headrace.control.kubernetes.manifests import settings_in
 from headrace.control.kubernetes.names import Place
 from headrace.control.kubernetes.replicas import pods_in, replicas_of, slices_in
 from headrace.control.kubernetes.snapshot import ClusterSnapshot, Key, is_ours, key_of
-from headrace.control.observed import Observed, Replica, addresses_of
-from headrace.control.plan import PublishRoutes
-from headrace.control.pools import Told, plan_pools, routed_now
+from headrace.control.reconcile.observed import Observed, Replica, addresses_of
+from headrace.control.reconcile.plan import PublishRoutes
+from headrace.control.reconcile.pools import Told, plan_pools, routed_now
 from headrace.gateway import EndpointRoute
 from tests.kubernetes_server import Controllers, InstantRuntime, RefusedError, Store
 from tests.kubernetes_server.fields import FieldConflictError

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace.control.desired import DesiredState
+from headrace.control.desired.state import DesiredState
 from headrace.control.kubernetes import objects_of
 from tests.kubernetes_server import RefusedError
 from tests.unit.control.kubernetes.play import Play

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.control.desired import DesiredArm, DesiredState, Revision
+from headrace.control.desired.state import DesiredArm, DesiredState, Revision
 from headrace.control.kubernetes import Place, labels_of, name_of, objects_of, selector_of
 from headrace.control.kubernetes.names import Object, Owner, label_value
 from headrace.core import FailedPreconditionError, ReplicaSettings

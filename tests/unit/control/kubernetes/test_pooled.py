@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace.control.desired import DesiredState
+from headrace.control.desired.state import DesiredState
 from headrace.control.kubernetes import Place, objects_of
 from headrace.control.kubernetes.names import Object
 from headrace.control.kubernetes.pods import artifact_and_settings, hosted_settings

@@ -3,10 +3,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from headrace.control.backoff import MANY_FAILURES
 from headrace.control.kubernetes.replicas import EndpointSlice, Pod, pods_in, replicas_of
 from headrace.control.kubernetes.snapshot import ClusterSnapshot
-from headrace.control.observed import Phase, Replica
+from headrace.control.reconcile.observed import MANY_FAILURES, Phase, Replica
 from tests.kubernetes_server.controllers import pod_status
 from tests.unit.control.kubernetes.states import PLACE, a_revision
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.control.limits.bucket import Bucket
+from headrace.control.limits.limiter import Bucket
 
 rates = st.floats(0.01, 1000.0)
 steps = st.lists(st.tuples(st.floats(0.0, 5.0), st.integers(1, 5)), max_size=60)

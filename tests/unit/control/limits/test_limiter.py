@@ -9,11 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.control.limits.account import DAY_S, Kind, Moment
-from headrace.control.limits.limiter import Decision, Limiter, Quota, Refusal
-from headrace.control.limits.rules import (
+from headrace.control.limits.limiter import (
+    DAY_S,
     Ask,
+    Decision,
+    Kind,
     LimitedEndpoint,
+    Limiter,
+    Moment,
+    Quota,
+    Refusal,
     Rules,
     Scope,
     Subject,

@@ -11,8 +11,7 @@ import grpc
 import grpc.aio
 import pytest
 
-from headrace.control.limits.limiter import Limiter
-from headrace.control.limits.rules import Rules
+from headrace.control.limits.limiter import Limiter, Rules
 from headrace.control.limits.service import LimitService, SecuredAddress
 from headrace.control.state import home_url, open_store
 from headrace.control.state.records import QuotaUse

@@ -14,8 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.control.alert_records import AlertNotice, NoticeKey, Silence
-from headrace.control.notify.outbox import Message, Outbox
+from headrace.control.notify.outbox import AlertNotice, Message, NoticeKey, Outbox, Silence
 from headrace.core.spec_alerts import AlertsSpec
 from headrace.monitor.alert_kinds import ALERTS
 from headrace.monitor.alert_state import Alert, AlertState, Finding, Key, advance

@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from headrace.control.alert_records import AlertNotice, NoticeKey
 from headrace.control.notify.notifier import Notifier
-from headrace.control.notify.outbox import Message
+from headrace.control.notify.outbox import AlertNotice, Message, NoticeKey
 from headrace.core import DeadlineExceededError, FailedPreconditionError, UnavailableError
 from tests.unit.control.notify.alert_samples import FIRING, OVER
 

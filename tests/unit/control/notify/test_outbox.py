@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import msgspec
 import pytest
 
-from headrace.control.alert_records import AlertNotice, Silence
-from headrace.control.notify.outbox import Message, Outbox, due_alert
+from headrace.control.notify.outbox import AlertNotice, Message, Outbox, Silence, due_alert
 from headrace.core.spec_alerts import AlertsSpec
 from headrace.monitor.alert_state import Alert, AlertState
 from tests.unit.control.notify.alert_samples import (

@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from headrace.control.notify.delivery import email_message, slack_payload, title, webhook_payload
 from headrace.control.notify.outbox import Message
-from headrace.control.notify.payloads import email_message, slack_payload, title, webhook_payload
 from tests.unit.control.notify.alert_samples import (
     FIRING,
     OVER,

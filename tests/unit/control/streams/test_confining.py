@@ -6,9 +6,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from headrace.control.online_stores import OnlineStores
-from headrace.control.sandbox import Abilities, Libraries, Occasion, Sandbox
-from headrace.control.streams.confining import Confining, embedded_log
+from headrace.control.features.online_stores import OnlineStores
+from headrace.control.local.sandbox import Abilities, Libraries, Occasion, Sandbox
+from headrace.control.streams.driver import Confining, embedded_log
 from headrace.core import FeatureSettings, ReplicaSettings
 from headrace.core.spec_stream_parts import StreamWindowSpec, StreamWindowsSpec
 from headrace.streaming.settings import (

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from headrace.control.access.references import AuthorizationFacts, authorize
-from headrace.control.access.roles import SYSTEM, Caller, Grant, Role
-from headrace.control.desired import DesiredState, DesiredStream
+from headrace.control.auth.references import AuthorizationFacts, authorize
+from headrace.control.auth.roles import SYSTEM, Caller, Grant, Role
+from headrace.control.desired.resolve import Resolver
+from headrace.control.desired.state import DesiredState, DesiredStream
 from headrace.control.plane import ControlPlane
-from headrace.control.resolve import Resolver
 from headrace.core import (
     FailedPreconditionError,
     PermissionDeniedError,

@@ -6,12 +6,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from headrace.control.access.roles import SYSTEM, Role
-from headrace.control.desired import DesiredStream
+from headrace.control.auth.roles import SYSTEM, Role
+from headrace.control.desired.resolve import Resolver
+from headrace.control.desired.resolve_streams import through_gateway
+from headrace.control.desired.state import DesiredStream
 from headrace.control.plane import ControlPlane
-from headrace.control.resolve import Resolver
 from headrace.control.state import home_url, references_in
-from headrace.control.stream_settings import through_gateway
 from headrace.core import FailedPreconditionError, PermissionDeniedError
 from headrace.core.spec import SpecError, parse_spec
 from headrace.core.spec_stream_parts import Function, StreamWindowSpec

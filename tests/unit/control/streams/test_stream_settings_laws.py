@@ -6,7 +6,7 @@ import msgspec
 from hypothesis import event, given
 from hypothesis import strategies as st
 
-from headrace.control.stream_settings import stream_settings
+from headrace.control.desired.resolve_streams import stream_settings
 from headrace.core import ReplicaSettings
 from headrace.core.spec import SpecError, StreamSpec, parse_spec
 from headrace.core.spec_stream_agreement import MOST_PARTS

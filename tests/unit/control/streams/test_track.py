@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.control.streams.status import Lagging
-from headrace.control.streams.track import KEPT_S, STEP_S, StreamTrack
+from headrace.control.streams.workers import KEPT_S, STEP_S, StreamTrack
 from headrace.streaming.settings import StreamStatus
 
 START = 1_764_000_000.0

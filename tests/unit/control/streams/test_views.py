@@ -6,12 +6,12 @@ import msgspec
 import pytest
 
 from headrace.autoscale.stream import StreamScaleState
-from headrace.control.backoff import MANY_FAILURES, STABLE_AFTER_S
-from headrace.control.desired import DesiredStream
+from headrace.control.desired.state import DesiredStream
+from headrace.control.reconcile.observed import MANY_FAILURES, STABLE_AFTER_S
 from headrace.control.streams.driver import WorkerRecord
 from headrace.control.streams.plan import Phase
+from headrace.control.streams.reports import event_of, facts_of, track_team, view_of
 from headrace.control.streams.status import STALLED_AFTER_S, StreamView, families
-from headrace.control.streams.views import event_of, facts_of, track_team, view_of
 from headrace.control.streams.workers import Team, Worker, note_end, note_status
 from headrace.monitor.slo import StreamDown, StreamPromise, read_stream
 from headrace.streaming.settings import (

@@ -1,0 +1,1 @@
+"""Management API: one router per resource, and what their routes share."""

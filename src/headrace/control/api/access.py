@@ -1,0 +1,488 @@
+"""Users, roles, tokens, sessions and the audit log over HTTP."""
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, Literal
+
+from fastapi import Body, FastAPI, Path, Query, Request, Response
+from fastapi.responses import RedirectResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from headrace.control.api.answers import (
+    LIFETIME_S,
+    PROBLEMS,
+    Actor,
+    Lifetime,
+    WhoAsks,
+    answer,
+    shown,
+)
+from headrace.control.auth.access import Access
+from headrace.control.auth.audit_log import Entry
+from headrace.control.auth.checkpoint import read_checkpoint
+from headrace.control.auth.credentials import Credential, CredentialKind, Principal, cookie_value
+from headrace.control.auth.people import People
+from headrace.control.plane import ControlPlane
+from headrace.core import FailedPreconditionError, InvalidArgumentError, NotFoundError
+
+_CREATED: Final = 201
+_MAX_ENTRIES: Final = 1000
+_MAX_ID: Final = 2**62
+_MAX_ROLES: Final = 1000
+_NAME_PATTERN: Final = r"^[^\s\x00-\x1f\x7f]{1,200}$"
+_ID_PATTERN: Final = r"^[a-z0-9]{1,64}$"
+RoleText = Annotated[str, Field(max_length=140, examples=["viewer", "operator:fraud"])]
+Roles = Annotated[tuple[RoleText, ...], Field(max_length=_MAX_ROLES)]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class NewUser(_Body):
+    """Somebody to let in."""
+
+    name: str = Field(
+        pattern=_NAME_PATTERN,
+        description="A person's name at the identity provider, or a program's.",
+    )
+    kind: Literal["user", "service"] = Field(
+        default="user", description="`user` logs in, `service` has tokens."
+    )
+    roles: Roles = Field(default=(), description="`viewer`, `operator:ENDPOINT`, `admin`, ...")
+
+
+class UserChange(_Body):
+    """What changes for somebody."""
+
+    name: str = Field(pattern=_NAME_PATTERN, description="Whose roles.")
+    grant: Roles = Field(default=(), description="Roles to give.")
+    revoke: Roles = Field(default=(), description="Roles to take.")
+    disabled: bool | None = Field(
+        default=None, description="True keeps all sessions and tokens out; null leaves it."
+    )
+
+
+class NewTokenWish(_Body):
+    """For whom a token is to be made."""
+
+    owner: str = Field(pattern=_NAME_PATTERN, description="The service account; made if need be.")
+    roles: Roles = Field(default=(), description="Of an account that is not there yet.")
+    expires_in_s: Lifetime = LIFETIME_S
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WhoView:
+    """Who asks. `csrf_token`: what changes need as `x-csrf-token`; empty without a session."""
+
+    name: str
+    kind: str
+    roles: list[str]
+    csrf_token: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UserView:
+    """A user or a service account."""
+
+    name: str
+    kind: str
+    roles: list[str]
+    disabled: bool
+    created: float
+    created_by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UserList:
+    """All of them by name."""
+
+    users: list[UserView]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenView:
+    """A token or a session, without its secret; `state` is `valid`, `expired` or `revoked`."""
+
+    id: str
+    kind: str
+    owner: str
+    state: str
+    created: float
+    created_by: str
+    expires: float | None
+    revoked: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MadeToken:
+    """A token that was just made; `token` is shown this once."""
+
+    id: str
+    owner: str
+    expires: float | None
+    token: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenList:
+    """All of a kind by age."""
+
+    tokens: list[TokenView]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EntryView:
+    """An entry; `before` and `after` are JSON as text, as it was hashed."""
+
+    id: int
+    at: float
+    actor: str
+    action: str
+    object: str
+    before: str
+    after: str
+    previous: str
+    hash: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trail:
+    """Entries in order."""
+
+    entries: list[EntryView]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadView:
+    """How many entries there are, and the hash of the last."""
+
+    count: int
+    hash: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrailHead:
+    """Where the trail ends, and where it ended when the control plane noted that last."""
+
+    head: HeadView
+    checkpoint: HeadView
+
+
+_USER: Final[dict[str, Any]] = {
+    "name": "ann@example.com",
+    "kind": "user",
+    "roles": ["viewer", "operator:fraud"],
+    "disabled": False,
+    "created": 1764000000.0,
+    "created_by": "admin",
+}
+_TOKEN: Final[dict[str, Any]] = {
+    "id": "k7m2p9x4w3ab",
+    "kind": "token",
+    "owner": "ci",
+    "state": "valid",
+    "created": 1764000000.0,
+    "created_by": "admin",
+    "expires": 1771776000.0,
+    "revoked": None,
+}
+_HASH: Final = "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03"
+_ENTRY: Final[dict[str, Any]] = {
+    "id": 1,
+    "at": 1764000000.0,
+    "actor": "admin",
+    "action": "token.create",
+    "object": "k7m2p9x4w3ab",
+    "before": "null",
+    "after": '{"owner":"ci","expires":1771776000.0}',
+    "previous": "",
+    "hash": _HASH,
+}
+
+
+def add_access(api: FastAPI, plane: ControlPlane, people: People) -> None:
+    """Add the routes of users, tokens and the trail."""
+
+    @api.get(
+        "/api/v1/whoami",
+        summary="Who asks, with which roles",
+        response_model=WhoView,
+        responses=shown({"name": "admin", "kind": "service", "roles": ["admin"], "csrf_token": ""}),
+    )
+    async def whoami(caller: WhoAsks) -> Response:
+        found = WhoView(
+            name=caller.name,
+            kind=caller.kind,
+            roles=[str(grant) for grant in caller.grants],
+            csrf_token=caller.csrf_token,
+        )
+        return answer(found, headers={"cache-control": "no-store"})
+
+    _add_users(api, people)
+    _add_tokens(api, plane, people)
+    _add_trail(api, plane)
+
+
+def _add_users(api: FastAPI, people: People) -> None:
+    @api.get(
+        "/api/v1/users",
+        summary="Users and service accounts, with their roles",
+        response_model=UserList,
+        responses=shown({"users": [_USER]}),
+    )
+    async def users() -> Response:
+        return answer(UserList(users=[_user(one) for one in await people.principals()]))
+
+    @api.post(
+        "/api/v1/users",
+        summary="Let somebody in",
+        status_code=_CREATED,
+        response_model=UserView,
+        responses=shown(_USER, status=_CREATED),
+    )
+    async def add(
+        wanted: Annotated[NewUser, Body(examples=[{"name": "ann", "roles": ["viewer"]}])],
+        actor: Actor,
+    ) -> Response:
+        added = await people.add(wanted.name, wanted.roles, kind=wanted.kind, actor=actor)
+        return answer(_user(added), status=_CREATED)
+
+    @api.post(
+        "/api/v1/users/change",
+        summary="Give and take roles, keep somebody out or let him in again",
+        response_model=UserView,
+        responses=shown(_USER),
+    )
+    async def change(
+        wanted: Annotated[UserChange, Body(examples=[{"name": "ann", "grant": ["operator"]}])],
+        actor: Actor,
+    ) -> Response:
+        changed = await people.change(
+            wanted.name,
+            grant=wanted.grant,
+            revoke=wanted.revoke,
+            disabled=wanted.disabled,
+            actor=actor,
+        )
+        return answer(_user(changed))
+
+
+def _add_tokens(api: FastAPI, plane: ControlPlane, people: People) -> None:
+    @api.get(
+        "/api/v1/tokens",
+        summary="Tokens, or sessions of people who logged in",
+        response_model=TokenList,
+        responses=shown({"tokens": [_TOKEN]}),
+    )
+    async def tokens(
+        kind: Annotated[Literal["token", "session"], Query(description="Which.")] = "token",
+    ) -> Response:
+        found = await people.tokens(CredentialKind(kind))
+        now = plane.clock.now()
+        return answer(TokenList(tokens=[_token(one, now) for one in found]))
+
+    @api.post(
+        "/api/v1/tokens",
+        summary="Make a token for a service account; it is shown once",
+        status_code=_CREATED,
+        response_model=MadeToken,
+        responses=shown(
+            {"id": "k7m2p9x4w3ab", "owner": "ci", "expires": None, "token": "hrt_k7m2p9x4w3ab_..."},
+            status=_CREATED,
+        ),
+    )
+    async def create(
+        wanted: Annotated[NewTokenWish, Body(examples=[{"owner": "ci", "roles": ["operator"]}])],
+        actor: Actor,
+    ) -> Response:
+        made = await people.create_token(
+            wanted.owner, roles=wanted.roles, expires_in_s=wanted.expires_in_s, actor=actor
+        )
+        view = MadeToken(
+            id=made.credential.id,
+            owner=made.credential.owner,
+            expires=made.credential.expires,
+            token=made.text,
+        )
+        return answer(view, status=_CREATED, headers={"cache-control": "no-store"})
+
+    @api.delete(
+        "/api/v1/tokens/{token_id}",
+        summary="Make a token or a session invalid, at once",
+        response_model=TokenView,
+        responses=shown(_TOKEN | {"state": "revoked", "revoked": 1764000060.0}),
+    )
+    async def revoke(
+        token_id: Annotated[str, Path(pattern=_ID_PATTERN, description="The part after `hrt_`.")],
+        actor: Actor,
+    ) -> Response:
+        return answer(_token(await people.revoke(token_id, actor=actor), plane.clock.now()))
+
+
+def _add_trail(api: FastAPI, plane: ControlPlane) -> None:
+    @api.get(
+        "/api/v1/trail",
+        summary="Who changed what: a chain of entries, each with the hash of the one before",
+        response_model=Trail,
+        responses=shown({"entries": [_ENTRY]}),
+    )
+    async def trail(
+        *,
+        after: Annotated[int, Query(ge=0, le=_MAX_ID, description="Only later than this.")] = 0,
+        limit: Annotated[int, Query(ge=1, le=_MAX_ENTRIES)] = 100,
+        newest: Annotated[
+            bool, Query(description="The last so many; else the first after `after`.")
+        ] = False,
+    ) -> Response:
+        store = plane.store
+        found = await store.trail(after=after, limit=limit, newest=newest)
+        return answer(Trail(entries=[_entry(entry) for entry in found]))
+
+    @api.get(
+        "/api/v1/trail/head",
+        summary="Where the trail ends, and what was noted of it outside the database",
+        response_model=TrailHead,
+        responses=shown(
+            {"head": {"count": 1, "hash": _HASH}, "checkpoint": {"count": 1, "hash": _HASH}}
+        ),
+    )
+    async def head() -> Response:
+        found = await plane.store.trail_head()
+        noted = read_checkpoint(plane.home.checkpoint_file)
+        return answer(
+            TrailHead(
+                head=HeadView(count=found.count, hash=found.hash),
+                checkpoint=HeadView(count=noted.count, hash=noted.hash),
+            )
+        )
+
+
+def _user(one: Principal) -> UserView:
+    return UserView(
+        name=one.name,
+        kind=one.kind,
+        roles=list(one.roles),
+        disabled=one.disabled,
+        created=one.created,
+        created_by=one.created_by,
+    )
+
+
+def _token(one: Credential, now: float) -> TokenView:
+    return TokenView(
+        id=one.id,
+        kind=one.kind,
+        owner=one.owner,
+        state=one.state(now),
+        created=one.created,
+        created_by=one.created_by,
+        expires=one.expires,
+        revoked=one.revoked,
+    )
+
+
+def _entry(entry: Entry) -> EntryView:
+    return EntryView(**{name: getattr(entry, name) for name in entry.__struct_fields__})
+
+
+_SEE_OTHER = 303
+_NO_CONTENT = 204
+_MAX_TEXT = 4096
+_REDIRECT = {_SEE_OTHER: {"description": "Where the browser goes next."}, **PROBLEMS}
+_MISSING = (
+    "there is no identity provider: `headrace up --oidc-issuer ...` names one; a token works "
+    "without it"
+)
+
+
+class ShownToken(BaseModel):
+    """What begins a session."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    token: str = Field(max_length=_MAX_TEXT, description="As `headrace token show` has it.")
+
+
+def add_login(api: FastAPI, access: Access) -> None:
+    """Add the routes of logging in and out; without an identity provider they say so."""
+    login = access.login
+
+    @api.get(
+        "/auth/login",
+        summary="Send a browser to the identity provider; open to everybody",
+        status_code=_SEE_OTHER,
+        responses=_REDIRECT,
+    )
+    async def begin(
+        page: Annotated[
+            str, Query(alias="next", max_length=_MAX_TEXT, description="Where to go in the end.")
+        ] = "",
+    ) -> Response:
+        if login is None:
+            raise NotFoundError(_MISSING)
+        sent = await login.begin(page)
+        return _redirect(sent.location, sent.cookies)
+
+    @api.get(
+        "/auth/callback",
+        summary="Take a browser back from the identity provider; open to everybody",
+        status_code=_SEE_OTHER,
+        responses=_REDIRECT,
+    )
+    async def callback(
+        request: Request,
+        code: Annotated[str, Query(max_length=_MAX_TEXT)] = "",
+        state: Annotated[str, Query(max_length=_MAX_TEXT)] = "",
+        error: Annotated[str, Query(max_length=_MAX_TEXT)] = "",
+    ) -> Response:
+        if login is None:
+            raise NotFoundError(_MISSING)
+        if error or not code:
+            from headrace.control.auth.login import failed  # noqa: PLC0415  # needs an extra
+
+            raise failed(error) if error else InvalidArgumentError("the login lacks its code")
+        cookies = request.headers.get("cookie", "")
+        sent = await login.finish(
+            cookie=cookie_value(cookies, login.rules.login_cookie_name),
+            state=state,
+            code=code,
+            address=request.client.host if request.client else "",
+        )
+        return _redirect(sent.location, sent.cookies)
+
+    @api.post(
+        "/auth/token",
+        summary="Begin a session with a token; open to everybody",
+        status_code=_NO_CONTENT,
+        responses={_NO_CONTENT: {"description": "The cookie of a session."}, **PROBLEMS},
+    )
+    async def by_token(
+        request: Request, shown: Annotated[ShownToken, Body(examples=[{"token": "hrt_..."}])]
+    ) -> Response:
+        address = request.client.host if request.client else ""
+        cookie = await access.token_login.begin(shown.token.strip(), address)
+        return _no_content(cookie)
+
+    @api.post(
+        "/auth/logout",
+        summary="End the session of this browser",
+        status_code=_NO_CONTENT,
+        responses={_NO_CONTENT: {"description": "The session is not valid any more."}, **PROBLEMS},
+    )
+    async def logout(caller: WhoAsks) -> Response:
+        if not caller.csrf_token:
+            message = "this is no session; `headrace tokens revoke` ends a token"
+            raise FailedPreconditionError(message)
+        return _no_content(await access.token_login.end(caller))
+
+
+def _no_content(cookie: str) -> Response:
+    headers = {"set-cookie": cookie, "cache-control": "no-store"}
+    return Response(status_code=_NO_CONTENT, headers=headers)
+
+
+def _redirect(location: str, cookies: tuple[str, ...]) -> Response:
+    response = RedirectResponse(location, _SEE_OTHER, {"cache-control": "no-store"})
+    for cookie in cookies:
+        response.headers.append("set-cookie", cookie)
+    return response

@@ -1,0 +1,278 @@
+"""Alerts, silences and test messages over HTTP."""
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
+
+from fastapi import Body, FastAPI, Path, Query, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from headrace.control.api.answers import Actor, WhoAsks, answer, shown
+from headrace.control.auth.roles import Caller, Role
+from headrace.control.notify.notifier import LONGEST_S, ReceiverTest, silence_missing
+from headrace.control.notify.outbox import Silence
+from headrace.control.plane import ControlPlane
+from headrace.core import InvalidArgumentError, PermissionDeniedError
+from headrace.core.names import NAME_PATTERN
+from headrace.monitor.alert_kinds import ALERTS
+from headrace.monitor.alert_state import Alert, AlertState
+from headrace.monitor.slo import Severity
+
+_EXAMPLE: Final[dict[str, Any]] = {
+    "name": "HeadraceLatencyP99",
+    "endpoint": "fraud",
+    "stream": "",
+    "severity": "ticket",
+    "state": "firing",
+    "since": 1764000184.0,
+    "value": 0.31,
+    "threshold": 0.2,
+    "unit": "s",
+    "summary": "p99 of fraud is 310 ms, above what is promised",
+    "action": "Compare queue wait with compute time on the endpoint's dashboard.",
+    "silenced_until": None,
+}
+_CREATED: Final = 201
+_SILENCE: Final[dict[str, Any]] = {
+    "id": "9f3a61c2",
+    "alert": "",
+    "endpoint": "fraud",
+    "stream": "",
+    "severity": "ticket",
+    "begins": 1764000000.0,
+    "ends": 1764007200.0,
+    "comment": "known, ticket 4711",
+    "created_by": "admin",
+}
+_Name = Annotated[str, Field(pattern=f"^$|{NAME_PATTERN}")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlertView:
+    """One alert; `since` is when its `state` began, in seconds since 1970.
+
+    `endpoint` and `stream` are empty for the whole system, else one of them is; `severity` is
+    `page` or `ticket`, `state` `pending`, `firing` or `resolved`; `value` and `threshold` are in
+    `unit` (`s`, `ratio`, `replicas`, `records`, or empty). `silenced_until`: when the last silence
+    of it ends; null without any.
+    """
+
+    name: str
+    endpoint: str
+    stream: str
+    severity: str
+    state: str
+    since: float
+    value: float
+    threshold: float
+    unit: str
+    summary: str
+    action: str
+    silenced_until: float | None
+
+    @classmethod
+    def of(cls, alert: Alert, *, silenced_until: float | None) -> "AlertView":
+        """The view of an alert."""
+        return cls(
+            name=alert.name,
+            endpoint=alert.endpoint,
+            stream=alert.stream,
+            severity=alert.severity,
+            state=alert.state.value,
+            since=alert.since,
+            value=alert.value,
+            threshold=alert.threshold,
+            unit=alert.unit,
+            summary=alert.summary,
+            action=alert.action,
+            silenced_until=silenced_until,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlertList:
+    """Alerts, what fires first."""
+
+    alerts: list[AlertView]
+
+
+class NewSilence(BaseModel):
+    """Which alerts are silenced, and until when: `ends` or `duration_s`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    alert: str = Field(default="", max_length=100, description="Its name; empty for any.")
+    endpoint: _Name = Field(default="", description="Empty for any.")
+    stream: _Name = Field(default="", description="Empty for any.")
+    severity: Severity | None = Field(default=None, description="Null for any.")
+    ends: float | None = Field(
+        default=None, allow_inf_nan=False, description="In seconds since 1970."
+    )
+    duration_s: float | None = Field(
+        default=None,
+        gt=0,
+        le=LONGEST_S,
+        allow_inf_nan=False,
+        description="From now on, in seconds.",
+    )
+    comment: str = Field(default="", max_length=500, description="Why, for others.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SilenceView:
+    """One silence; times in seconds since 1970, empty texts match any."""
+
+    id: str
+    alert: str
+    endpoint: str
+    stream: str
+    severity: str
+    begins: float
+    ends: float
+    comment: str
+    created_by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SilenceList:
+    """Silences that have not ended, by their end."""
+
+    silences: list[SilenceView]
+
+
+class TestedReceiver(BaseModel):
+    """Which receiver is tested."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    receiver: _Name = Field(default="", description="Empty for all.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryList:
+    """One outcome for each receiver."""
+
+    deliveries: list[ReceiverTest]
+
+
+def add_alerts(api: FastAPI, plane: ControlPlane) -> None:
+    """Add the routes of alerts."""
+
+    @api.get(
+        "/api/v1/alerts",
+        summary="What is wrong now, and what was until lately",
+        response_model=AlertList,
+        responses=shown({"alerts": [_EXAMPLE]}),
+    )
+    async def alerts(
+        caller: WhoAsks,
+        endpoint: Annotated[
+            str,
+            Query(pattern=f"^$|{NAME_PATTERN}", description="Only this endpoint's; empty for all."),
+        ] = "",
+        stream: Annotated[
+            str,
+            Query(pattern=f"^$|{NAME_PATTERN}", description="Only this stream's; empty for all."),
+        ] = "",
+        state: Annotated[
+            AlertState | None, Query(description="Only those in this state; null for all.")
+        ] = None,
+    ) -> Response:
+        views = [
+            AlertView.of(alert, silenced_until=plane.silences.until(alert))
+            for alert in plane.alerting.alerts()
+            if endpoint in {"", alert.endpoint}
+            and stream in {"", alert.stream}
+            and state in {None, alert.state}
+            and caller.may(Role.VIEWER, alert.endpoint or None)
+        ]
+        return answer(AlertList(alerts=views))
+
+    @api.post(
+        "/api/v1/alerts/test",
+        summary="Send a test message to a receiver, or to all",
+        response_model=DeliveryList,
+        responses=shown(
+            {"deliveries": [{"receiver": "chat", "ok": True, "answer": "200", "seconds": 0.21}]}
+        ),
+    )
+    async def test(
+        tested: Annotated[TestedReceiver, Body(examples=[{"receiver": "chat"}])],
+        actor: Actor,
+    ) -> Response:
+        deliveries = await plane.notifier.test(tested.receiver)
+        after = {delivery.receiver: delivery.ok for delivery in deliveries}
+        await plane.note("alerts.test", tested.receiver, after=after, actor=actor)
+        return answer(DeliveryList(deliveries=deliveries))
+
+    @api.get(
+        "/api/v1/silences",
+        summary="Silences of what the caller may see",
+        response_model=SilenceList,
+        responses=shown({"silences": [_SILENCE]}),
+    )
+    async def silences(caller: WhoAsks) -> Response:
+        visible = [
+            silence for silence in plane.silences.active() if _may(caller, Role.VIEWER, silence)
+        ]
+        return answer({"silences": visible})
+
+    @api.post(
+        "/api/v1/silences",
+        summary="Silence alerts; in force when this answers",
+        status_code=_CREATED,
+        response_model=SilenceView,
+        responses=shown(_SILENCE, status=_CREATED),
+    )
+    async def silence(
+        new: Annotated[NewSilence, Body(examples=[{"endpoint": "fraud", "duration_s": 7200.0}])],
+        caller: WhoAsks,
+        actor: Actor,
+    ) -> Response:
+        if (new.ends is None) == (new.duration_s is None):
+            raise InvalidArgumentError("a silence needs either 'ends' or 'duration_s'")
+        if new.alert and new.alert not in {kind.name for kind in ALERTS}:
+            raise InvalidArgumentError(f"there is no alert '{new.alert}'; the docs list them")
+        if new.endpoint and new.stream:
+            raise InvalidArgumentError("an alert is of an endpoint or of a stream, never of both")
+        draft = Silence(
+            id="",
+            begins=0.0,
+            ends=plane.clock.now() + (new.duration_s or 0.0) if new.ends is None else new.ends,
+            alert=new.alert,
+            endpoint=new.endpoint,
+            stream=new.stream,
+            severity="" if new.severity is None else new.severity.value,
+            comment=new.comment,
+        )
+        _require(caller, draft)
+        return answer(await plane.silences.add(draft, actor=actor), status=_CREATED)
+
+    @api.delete(
+        "/api/v1/silences/{silence}",
+        summary="End a silence now",
+        response_model=SilenceView,
+        responses=shown(_SILENCE),
+    )
+    async def remove(
+        silence: Annotated[str, Path(pattern=r"^[0-9a-f]{1,32}$", description="Its id.")],
+        caller: WhoAsks,
+        actor: Actor,
+    ) -> Response:
+        stored = plane.silences.find(silence)
+        if not _may(caller, Role.VIEWER, stored):
+            raise silence_missing(silence)
+        _require(caller, stored)
+        await plane.silences.remove(stored, actor=actor)
+        return answer(stored)
+
+
+def _may(caller: Caller, role: Role, silence: Silence) -> bool:
+    """Whether the caller has a role for all alerts that a silence can match."""
+    return caller.may(role, silence.endpoint or None)
+
+
+def _require(caller: Caller, silence: Silence) -> None:
+    if not _may(caller, Role.OPERATOR, silence):
+        about = f"endpoint '{silence.endpoint}'" if silence.endpoint else "the whole system"
+        message = f"its alerts are silenced by operators of {about}"
+        raise PermissionDeniedError(message)

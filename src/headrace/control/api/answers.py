@@ -1,0 +1,399 @@
+"""Caller, control plane, documents and examples that all routes of the API share."""
+
+import threading
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any, Final
+
+import msgspec
+from fastapi import Depends, FastAPI, Path, Query, Request, Response
+from pydantic import Field
+
+from headrace.control.api.guards import PROBLEM_TYPE, Problem
+from headrace.control.auth.gatekeeper import CALLER, RULES, told
+from headrace.control.auth.roles import Caller, Role
+from headrace.control.desired.models import caller_leaves
+from headrace.control.desired.wishes import Applied
+from headrace.control.plane import ControlPlane
+from headrace.core.names import NAME_PATTERN, VERSION_PATTERN
+from headrace.registry import ModelVersion
+
+MAX_WAIT_S: Final = 3600.0
+_DAY_S: Final = 86_400.0
+LIFETIME_S: Final = 90 * _DAY_S
+Name = Annotated[str, Path(pattern=NAME_PATTERN, description="The endpoint's name.")]
+ModelName = Annotated[str, Path(pattern=NAME_PATTERN, description="The model's name.")]
+Version = Annotated[str, Path(pattern=VERSION_PATTERN, description="The version's number.")]
+WaitS = Annotated[
+    float,
+    Query(ge=0, le=MAX_WAIT_S, description="Wait until all is ready, so many seconds at most."),
+]
+Lifetime = Annotated[
+    float | None,
+    Field(
+        gt=0,
+        le=10 * 366 * _DAY_S,
+        allow_inf_nan=False,
+        description="How long it is valid, in seconds; null for ever.",
+    ),
+]
+
+
+def _caller(request: Request) -> Caller:
+    # Without a default: a route that is reached past the gatekeeper fails.
+    caller: Caller = request.scope[CALLER]
+    return caller
+
+
+async def _left(request: Request) -> AsyncIterator[threading.Event]:
+    async with caller_leaves(request.receive) as event:
+        yield event
+
+
+def _actor(request: Request) -> str:
+    return _caller(request).name
+
+
+WhoAsks = Annotated[Caller, Depends(_caller)]
+"""Who asks, as the gatekeeper found it."""
+Left = Annotated[threading.Event, Depends(_left)]
+"""Set when the caller closes the connection; for routes that have read the body."""
+Actor = Annotated[str, Depends(_actor)]
+"""The name of who asks, for histories."""
+
+
+def answer(
+    document: object, *, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
+    """`document` as JSON; what is no number there (an endless interval's end) becomes null."""
+    return Response(msgspec.json.encode(document), status, headers, media_type="application/json")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppliedView:
+    """What a change did; `ready` and `not_ready` if it was waited for.
+
+    `not_ready`: why not, by endpoint, or by `stream 'NAME'`. `warnings`: what is in force by it and
+    rarely meant.
+    """
+
+    changes: list[str]
+    generation: int
+    warnings: list[str] = field(default_factory=list)
+    ready: bool | None = None
+    not_ready: dict[str, str] | None = None
+
+
+def shown(example: object, *, status: int = 200, schema: str = "") -> dict[int | str, Any]:
+    """How an answer looks, for the API's own description.
+
+    Args:
+        schema: One of `MESSAGES`, where FastAPI cannot tell the type itself.
+    """
+    content: dict[str, Any] = {"example": example}
+    if schema:
+        content["schema"] = {"$ref": f"#/components/schemas/{schema}"}
+    return {status: {"content": {"application/json": content}}, **PROBLEMS}
+
+
+MESSAGES: Final = (Problem, ModelVersion)
+"""Messages that answers are made of, which FastAPI does not know."""
+PROBLEMS: Final[dict[int | str, Any]] = {
+    "default": {
+        "description": "A problem document (RFC 9457); `code` is stable, `detail` is for people.",
+        "content": {
+            PROBLEM_TYPE: {
+                "schema": {"$ref": "#/components/schemas/Problem"},
+                "example": {
+                    "type": "about:blank",
+                    "title": "Not Found",
+                    "status": 404,
+                    "code": "NOT_FOUND",
+                    "detail": "Request for unknown model: 'nobody' is not found",
+                    "error": "Request for unknown model: 'nobody' is not found",
+                },
+            }
+        },
+    }
+}
+
+
+async def applied_answer(
+    plane: ControlPlane,
+    applied: Applied,
+    *,
+    caller: Caller,
+    wait_s: float = 0.0,
+    name: str = "",
+    status: int = 200,
+) -> Response:
+    """What a change answers; with the endpoints and streams that are not ready after `wait_s`.
+
+    Args:
+        caller: Whose endpoints are told; of streams only who may see the whole system is told.
+        name: The endpoint that was changed, whose generation is told and waited for; empty for all.
+    """
+    document: dict[str, Any] = asdict(applied)
+    if wait_s > 0:
+        is_all = not name and caller.may(Role.VIEWER)
+        found = await plane.wait_ready(wait_s, name=name, streams=is_all)
+        mine = [
+            endpoint
+            for endpoint in found.endpoints
+            if name in {"", endpoint.name} and caller.may(Role.VIEWER, endpoint.name)
+        ]
+        not_ready = {e.name: e.message for e in mine if not e.ready}
+        if is_all:
+            problems = [(one.name, one.problem) for one in found.streams if not one.is_well]
+            not_ready |= {f"stream '{name_}'": problem for name_, problem in problems}
+        document["ready"] = found.gateway.ready and not not_ready
+        document["not_ready"] = not_ready
+    headers = {"etag": etag(plane.endpoint_generation(name))} if name else None
+    return answer(document, status=status, headers=headers)
+
+
+def etag(generation: int) -> str:
+    """A generation as HTTP's validator."""
+    return f'"{generation}"'
+
+
+def add_message_schemas(api: FastAPI) -> None:
+    """Let the API's description say what `MESSAGES` hold."""
+    make = api.openapi
+
+    def with_messages() -> dict[str, Any]:
+        document = make()
+        _, parts = msgspec.json.schema_components(
+            MESSAGES, ref_template="#/components/schemas/{name}"
+        )
+        document.setdefault("components", {}).setdefault("schemas", {}).update(parts)
+        _add_security(document)
+        return document
+
+    api.openapi = with_messages  # type: ignore[method-assign]  # FastAPI's own way to extend it
+
+
+def _add_security(document: dict[str, Any]) -> None:
+    """Say how a caller shows who it is, and which role each route needs."""
+    document["components"]["securitySchemes"] = {
+        "token": {
+            "type": "http",
+            "scheme": "bearer",
+            "description": "`headrace token show` on the machine, or `headrace tokens create`.",
+        }
+    }
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            rule = RULES[method.upper(), path]
+            operation["security"] = [] if rule.is_public else [{"token": []}]
+            if needs := told(rule):
+                operation["x-headrace-role"] = needs
+
+
+ENTRY: Final = {"model": "fraud:3", "replicas": 2, "timeout_s": 0.5}
+SPEC: Final = {"version": 1, "endpoints": [{"name": "fraud", "model": "fraud:3"}]}
+APPLIED: Final[dict[str, Any]] = {
+    "changes": ["endpoint 'fraud' added: version 3 (fraud:3, weight 100, 1 replica)"],
+    "generation": 12,
+    "warnings": [],
+}
+DIFF: Final[dict[str, Any]] = {
+    "changes": ["endpoint 'fraud': version 3 removed", "endpoint 'fraud': version 4 added"],
+    "endpoints": {
+        "fraud": {
+            "before": {"name": "fraud", "model": "fraud:3"},
+            "after": {"name": "fraud", "model": "fraud:4"},
+        }
+    },
+}
+START: Final[dict[str, Any]] = {
+    "canary": {
+        "summary": "Two steps, each until the metrics' verdict",
+        "value": {
+            "version": "4",
+            "rollout": {
+                "strategy": "canary",
+                "steps": [
+                    {"weight": 10, "until": "verdict"},
+                    {"weight": 50, "pause_s": 60, "until": "verdict"},
+                ],
+            },
+        },
+    },
+    "shadow": {
+        "summary": "Copies of a tenth of the requests, compared answer by answer",
+        "value": {"version": "4", "rollout": {"strategy": "shadow", "mirror_percent": 10}},
+    },
+    "upstream": {
+        "summary": "A server that someone else runs",
+        "value": {"upstream": {"url": "http://triton:8000", "protocol": "v2"}},
+    },
+}
+ROLLOUT: Final[dict[str, Any]] = {
+    "id": "r7",
+    "endpoint": "fraud",
+    "strategy": "canary",
+    "phase": "rolled_back",
+    "over": True,
+    "from_version": "3",
+    "to_version": "4",
+    "from_model": "fraud:3",
+    "to_model": "fraud:4",
+    "weight": 0,
+    "baseline_weight": 0,
+    "mirror_percent": 0,
+    "step": 0,
+    "steps": [{"weight": 10, "pause_s": 0.0, "until": "verdict"}],
+    "began": 1764000000.0,
+    "since": 1764000184.0,
+    "duration_s": 184.0,
+    "reason": "errors: 5.1 % of 2,040 requests failed on version 4 against 0.1 % of 18,110",
+    "problem": "",
+    "actor": "ann@laptop",
+    "verdict": {
+        "outcome": "roll_back",
+        "at": 1764000184.0,
+        "explanation": "errors: 5.1 % of 2,040 requests failed on version 4 against 0.1 % of "
+        "18,110 on version 3: between +3.2 and +7.1 points; 0.5 points are tolerated",
+        "metrics": [
+            {
+                "metric": "errors",
+                "outcome": "roll_back",
+                "reason": "5.1 % against 0.1 %",
+                "unit": "ratio difference",
+                "baseline": 0.001,
+                "candidate": 0.051,
+                "effect": 0.05,
+                "low": 0.032,
+                "high": 0.071,
+                "margin": 0.005,
+                "alpha": 0.0125,
+                "samples": [18110, 2040],
+            }
+        ],
+    },
+    "requests": {"baseline": 18110, "candidate": 2040},
+    "counted": {"baseline_requests": 18110, "candidate_requests": 2040, "counted_s": 176.0},
+    "outlook": None,
+    "notes": [],
+}
+EVIDENCE: Final[dict[str, Any]] = {
+    "id": "r7",
+    "endpoint": "fraud",
+    "step_s": 2.0,
+    "metrics": [
+        {
+            "metric": "errors",
+            "unit": "ratio difference",
+            "points": [
+                {
+                    "at": 1764000010.0,
+                    "effect": 0.04,
+                    "low": -0.021,
+                    "high": 0.19,
+                    "margin": 0.005,
+                },
+                {
+                    "at": 1764000184.0,
+                    "effect": 0.05,
+                    "low": 0.032,
+                    "high": 0.071,
+                    "margin": 0.005,
+                },
+            ],
+        }
+    ],
+}
+STATUS: Final[dict[str, Any]] = {
+    "name": "fraud",
+    "ready": True,
+    "failed": False,
+    "url": "http://127.0.0.1:8000/v2/models/fraud/infer",
+    "revisions": [],
+    "message": "",
+}
+ENDPOINT: Final[dict[str, Any]] = {
+    "name": "fraud",
+    "generation": 3,
+    "spec": {"name": "fraud", **ENTRY},
+    "status": STATUS,
+    "conditions": [
+        {
+            "type": "Ready",
+            "status": True,
+            "reason": "Serving",
+            "message": "",
+            "since": 1764000000.0,
+        }
+    ],
+    "rollout": ROLLOUT,
+}
+GENERATION: Final[dict[str, Any]] = {
+    "generation": 3,
+    "at": 1764000000.0,
+    "reason": "applied",
+    "actor": "ann@laptop",
+    "current": True,
+    "spec": {"name": "fraud", "model": "fraud:3"},
+    "versions": [{"version": "3", "model": "fraud:3", "weight": 100, "replicas": 2}],
+}
+ROLLOUT_END: Final[dict[str, Any]] = {
+    "id": "r7",
+    "at": 1764000184.0,
+    "phase": "rolled_back",
+    "from_version": "3",
+    "to_version": "4",
+    "duration_s": 184.0,
+    "decided_by": "verdict",
+    "why": "errors: 5.1 % of 2,040 requests failed on version 4 against 0.1 % of 18,110",
+}
+FEEDBACK: Final[dict[str, Any]] = {
+    "one": {"summary": "One", "value": {"request_id": "5b0c6a", "reward": 1.0}},
+    "many": {
+        "summary": "Several, each answered for itself",
+        "value": [{"request_id": "5b0c6a", "reward": 1.0}, {"request_id": "91fe2d", "reward": 0}],
+    },
+    "label": {"summary": "A label", "value": {"request_id": "5b0c6a", "label": "cat"}},
+}
+RESULTS: Final[dict[str, Any]] = {"results": [{"request_id": "5b0c6a", "outcome": "taken"}]}
+EVENT: Final[dict[str, Any]] = {
+    "at": 1764000184.0,
+    "endpoint": "fraud",
+    "kind": "rollout",
+    "reason": "RolledBack",
+    "message": "rollout r7: errors: 5.1 % against 0.1 %",
+    "generation": 4,
+    "rollout": "r7",
+    "actor": "",
+    "data": {"low": 0.032, "margin": 0.005},
+    "id": 812,
+}
+MODEL: Final[dict[str, Any]] = {
+    "name": "fraud",
+    "version": "4",
+    "reference": "fraud:4",
+    "digest": "sha256:5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03",
+    "size_bytes": 25918,
+    "files": [
+        {
+            "path": "",
+            "size_bytes": 25918,
+            "sha256": "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03",
+        }
+    ],
+    "filename": "model.onnx",
+    "runtime": "onnx",
+    "signature": {
+        "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 32]}],
+        "outputs": [{"name": "p", "datatype": "FP32", "shape": [-1, 2]}],
+        "batched": True,
+    },
+    "created_at": "2025-11-24T16:00:00Z",
+    "created_by": "ann@laptop",
+    "source": "git:4f442bb",
+    "labels": {},
+    "metadata": {},
+    "runs_code": False,
+    "first_run": {"run_s": 0.00012, "error": ""},
+    "schema": 1,
+}

@@ -1,0 +1,195 @@
+"""The management API over HTTP. Imported late: FastAPI takes longer to load than a replica."""
+
+from collections.abc import Awaitable
+from functools import partial
+from typing import Final
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from headrace import __version__
+from headrace.control.api.access import add_access, add_login
+from headrace.control.api.alerts import add_alerts
+from headrace.control.api.answers import add_message_schemas
+from headrace.control.api.edge import Shared
+from headrace.control.api.endpoints import add_endpoints
+from headrace.control.api.events import add_events, add_logs
+from headrace.control.api.features import add_drift, add_features
+from headrace.control.api.guards import (
+    PROBLEM_TYPE,
+    App,
+    BodyLimit,
+    Guard,
+    problem_body,
+    problem_of,
+)
+from headrace.control.api.history import add_history
+from headrace.control.api.jobs import add_jobs
+from headrace.control.api.keys import add_keys
+from headrace.control.api.models import add_models
+from headrace.control.api.payloads import add_payloads
+from headrace.control.api.rollouts import add_rollouts
+from headrace.control.api.server import Beside, MakeConsole, pages_over
+from headrace.control.api.streams import add_streams
+from headrace.control.api.system import Full, Names, add_state, metrics_answer
+from headrace.control.api.triton import add_grpc_statistics, add_repository, add_statistics
+from headrace.control.auth.access import Access
+from headrace.control.auth.gatekeeper import FromGateway, Gatekeeper
+from headrace.control.plane import ControlPlane
+from headrace.control.telemetry.metrics import all_metrics
+from headrace.core import Code, HeadraceError
+from headrace.core.spec import SpecMistake
+from headrace.observe.metrics import Families
+
+_BAD_REQUEST: Final = 400
+_HTTP_CODES: Final = {
+    404: Code.NOT_FOUND,
+    405: Code.UNIMPLEMENTED,
+    400: Code.INVALID_ARGUMENT,
+}
+
+
+def build_api(
+    plane: ControlPlane,
+    access: Access,
+    *,
+    allowed_hosts: frozenset[str],
+    console: MakeConsole | None = None,
+) -> App:
+    """The management API as an ASGI application, behind its guard and its gatekeeper.
+
+    Args:
+        console: Makes the pages beside it.
+    """
+    api = management_app(plane, access)
+    app = _gatekeeper(BodyLimit(app=api), plane, access)
+    if console is not None:
+        app = Beside(api=app, pages=console(pages_over(app, plane, access)))
+    return Guard(app=app, allowed_hosts=allowed_hosts)
+
+
+def management_app(plane: ControlPlane, access: Access) -> FastAPI:
+    """The routes of the management API; whoever reaches them is let in already."""
+    api = FastAPI(
+        title="Headrace management API",
+        version=__version__,
+        description="Desired and observed state of one installation.",
+        docs_url=None,  # they load scripts from another site
+        redoc_url=None,
+        openapi_url="/api/v1/openapi.json",
+    )
+    _add_errors(api)
+    add_state(api, plane)
+    add_endpoints(api, plane)
+    add_rollouts(api, plane)
+    add_drift(api, plane)
+    add_events(api, plane)
+    add_features(api, plane)
+    add_streams(api, plane)
+    add_history(api, plane)
+    add_jobs(api, plane)
+    add_models(api, plane)
+    add_logs(api, plane)
+    add_payloads(api, plane)
+    add_statistics(api, plane)
+    add_repository(api, plane)
+    add_keys(api, plane, plane.keys)
+    add_access(api, plane, access.people)
+    add_login(api, access)
+    add_alerts(api, plane)
+    add_message_schemas(api)
+    return api
+
+
+def _gatekeeper(app: App, plane: ControlPlane, access: Access) -> App:
+    return Gatekeeper(app=app, authenticator=access.authenticator, model_facts=plane.model_facts)
+
+
+def build_metrics(plane: ControlPlane, access: Access, *, is_open: bool) -> App:
+    """What listens on the metrics port: `/metrics` and nothing else.
+
+    Args:
+        is_open: To everybody who reaches the port; else to viewers of the whole system.
+    """
+    api = FastAPI(openapi_url=None)
+    _add_errors(api)
+    # Each asks every replica: many callers at once would be a flood from within.
+    shared = {full: Shared(partial(all_metrics, plane, full=full)) for full in (False, True)}
+
+    @api.get("/metrics")
+    async def metrics(
+        request: Request,
+        names: Names = [],  # noqa: B006  # FastAPI copies it
+        *,
+        full: Full = False,
+    ) -> Response:
+        def read(everything: bool) -> Awaitable[Families]:  # noqa: FBT001  # its only argument
+            return shared[everything].get()
+
+        return await metrics_answer(request, read, names, full=full)
+
+    # A scraper reaches this port under any name; it can read only.
+    if is_open:
+        return api
+    return _gatekeeper(api, plane, access)
+
+
+def build_gateway_answers(plane: ControlPlane) -> App:
+    """What the gateway asks the control plane: statistics over all replicas."""
+    api = FastAPI(openapi_url=None)
+    _add_errors(api)
+    add_statistics(api, plane)
+    add_grpc_statistics(api, plane)
+    return FromGateway(app=api)
+
+
+def _add_errors(api: FastAPI) -> None:
+    @api.exception_handler(HeadraceError)
+    async def known(_request: Request, error: HeadraceError) -> Response:
+        status, body = problem_of(error)
+        headers = {}
+        if error.retry_after_s is not None:
+            headers["retry-after"] = str(max(round(error.retry_after_s), 1))
+        return Response(body, status, headers, media_type=PROBLEM_TYPE)
+
+    @api.exception_handler(RequestValidationError)
+    async def malformed(request: Request, error: RequestValidationError) -> Response:
+        mistakes = [
+            SpecMistake(place=".".join(map(str, item["loc"])), message=str(item["msg"]))
+            for item in error.errors()
+        ]
+        given = request.headers.get("content-type", "nothing")
+        if "json" not in given and any(m.place.startswith("body") for m in mistakes):
+            # What `curl -d` says; a form of another web site could say it too, JSON it cannot.
+            message = f"is read with content-type: application/json only, not {given[:100]}"
+            mistakes = [SpecMistake(place="body", message=message)]
+        body = problem_body(
+            status=_BAD_REQUEST,
+            code=Code.INVALID_ARGUMENT,
+            detail="; ".join(map(str, mistakes)),
+            mistakes=mistakes,
+        )
+        return Response(body, _BAD_REQUEST, media_type=PROBLEM_TYPE)
+
+    @api.exception_handler(HTTPException)
+    async def by_status(request: Request, error: HTTPException) -> Response:
+        code = _HTTP_CODES.get(error.status_code, Code.UNKNOWN)
+        detail = f"{error.detail}: {request.method} {request.url.path}"
+        body = problem_body(status=error.status_code, code=code, detail=detail)
+        return Response(body, error.status_code, error.headers, media_type=PROBLEM_TYPE)
+
+    @api.exception_handler(RecursionError)
+    async def nested(_request: Request, _error: RecursionError) -> Response:
+        # Nothing here calls itself but what walks a caller's document.
+        detail = "the document is nested too deeply"
+        code = Code.INVALID_ARGUMENT
+        body = problem_body(status=_BAD_REQUEST, code=code, detail=detail)
+        return Response(body, _BAD_REQUEST, media_type=PROBLEM_TYPE)
+
+    @api.exception_handler(Exception)
+    async def unexpected(_request: Request, _error: Exception) -> Response:
+        # The traceback goes to the log; the caller learns only that it is there.
+        detail = "internal error; the control plane's log has the details"
+        body = problem_body(status=500, code=Code.INTERNAL, detail=detail)
+        return Response(body, 500, media_type=PROBLEM_TYPE)

@@ -1,0 +1,527 @@
+"""Endpoints over HTTP: read, put, delete, history, undo and conditions."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Annotated, Any, Final
+
+from fastapi import Body, Depends, FastAPI, Header, Path, Query, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from headrace.control.api import answers as examples
+from headrace.control.api.answers import (
+    AppliedView,
+    Left,
+    Name,
+    WaitS,
+    WhoAsks,
+    answer,
+    applied_answer,
+    etag,
+    shown,
+)
+from headrace.control.api.guards import StaleError
+from headrace.control.api.rollouts import status_of
+from headrace.control.auth.roles import Role
+from headrace.control.plane import ControlPlane
+from headrace.control.reconcile.status import EndpointStatus
+from headrace.control.rollouts.events import RolloutEnd, ends_of
+from headrace.control.rollouts.status import RolloutStatus
+from headrace.control.state.records import EndpointGeneration, RolloutRecord
+from headrace.core import ConflictError, InvalidArgumentError, ModelNotFoundError, NotFoundError
+from headrace.core.redact import redact
+from headrace.observe.row_checks import BatchingReport
+from headrace.rollout.state import Phase
+
+
+class ConditionType(StrEnum):
+    """What a condition speaks of."""
+
+    READY = "Ready"
+    """Every version that gets requests can answer them."""
+    PROGRESSING = "Progressing"
+    """A rollout is on its way."""
+    ROLLED_BACK = "RolledBack"
+    """The newest rollout was taken back: what the spec says is held back until the next change."""
+    SCALED = "Scaled"
+    """As many replicas are ready as there should be."""
+    ANSWERS_INDEPENDENT = "AnswersIndependent"
+    """No answer depends on another caller's request, as far as is known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Condition:
+    """One fact; `since`: seconds since 1970 of its last change of `status` or `reason`."""
+
+    type: str
+    status: bool
+    reason: str
+    message: str
+    since: float
+
+
+def conditions_of(
+    endpoint: EndpointStatus, rollout: RolloutRecord | None, *, now: float
+) -> tuple[Condition, ...]:
+    """All conditions of an endpoint; what has no time of its own is since `now`.
+
+    Args:
+        rollout: The newest one, if there ever was one.
+    """
+    return (
+        _ready(endpoint, now),
+        _progressing(rollout, now),
+        _rolled_back(rollout, now),
+        _scaled(endpoint, now),
+        _independent(endpoint, now),
+    )
+
+
+@dataclass(slots=True)
+class ConditionLog:
+    """Remembers since when conditions are what they are; of the endpoints that it was shown."""
+
+    _known: dict[str, dict[str, Condition]] = field(default_factory=dict)
+
+    def noted(self, endpoint: str, found: Sequence[Condition]) -> tuple[Condition, ...]:
+        """`found`, where nothing changed with the time at which that was first seen."""
+        before: Mapping[str, Condition] = self._known.get(endpoint, {})
+        kept = tuple(_with_first_time(before.get(one.type), one) for one in found)
+        self._known[endpoint] = {one.type: one for one in kept}
+        return kept
+
+    def keep_only(self, endpoints: Sequence[str]) -> None:
+        """Forget all others."""
+        wanted = set(endpoints)
+        self._known = {name: known for name, known in self._known.items() if name in wanted}
+
+
+def _with_first_time(before: Condition | None, now: Condition) -> Condition:
+    if before is None or (before.status, before.reason) != (now.status, now.reason):
+        return now
+    return Condition(
+        type=now.type,
+        status=now.status,
+        reason=now.reason,
+        message=now.message,
+        since=min(before.since, now.since),
+    )
+
+
+def _ready(endpoint: EndpointStatus, now: float) -> Condition:
+    not_ready = "Failed" if endpoint.failed else "Starting"
+    return Condition(
+        type=ConditionType.READY,
+        status=endpoint.ready,
+        reason="Serving" if endpoint.ready else not_ready,
+        message=endpoint.message,
+        since=now,
+    )
+
+
+def _progressing(rollout: RolloutRecord | None, now: float) -> Condition:
+    if rollout is None:
+        return _no_rollout(ConditionType.PROGRESSING, now)
+    state = rollout.state
+    return Condition(
+        type=ConditionType.PROGRESSING,
+        status=not state.phase.is_over,
+        reason=_camel(state.phase),
+        message=f"rollout {rollout.id}: {state.reason}"
+        if state.reason
+        else f"rollout {rollout.id}",
+        since=state.since,
+    )
+
+
+_TAKEN_BACK: Final = frozenset({Phase.ROLLED_BACK, Phase.ABORTED})
+
+
+def _rolled_back(rollout: RolloutRecord | None, now: float) -> Condition:
+    if rollout is None:
+        return _no_rollout(ConditionType.ROLLED_BACK, now)
+    state = rollout.state
+    is_back = state.phase in _TAKEN_BACK
+    return Condition(
+        type=ConditionType.ROLLED_BACK,
+        status=is_back,
+        reason=_camel(state.phase),
+        message=f"rollout {rollout.id}: {state.reason}" if is_back else "",
+        since=state.since,
+    )
+
+
+def _no_rollout(kind: ConditionType, now: float) -> Condition:
+    return Condition(type=kind, status=False, reason="NoRollout", message="", since=now)
+
+
+def _scaled(endpoint: EndpointStatus, now: float) -> Condition:
+    wanted = sum(revision.desired_replicas for revision in endpoint.revisions)
+    ready = sum(
+        min(sum(one.state == "ready" for one in revision.replicas), revision.desired_replicas)
+        for revision in endpoint.revisions
+    )
+    surplus = sum(len(revision.replicas) for revision in endpoint.revisions) - wanted
+    if ready < wanted:
+        reason, message = "ScalingUp", f"{ready} of {wanted} replicas ready"
+    elif surplus > 0:
+        reason, message = "ScalingDown", f"{surplus} more than the {wanted} wanted"
+    else:
+        reason, message = "AtTarget" if wanted else "AtZero", f"{wanted} replicas"
+    return Condition(
+        type=ConditionType.SCALED,
+        status=reason in {"AtTarget", "AtZero"},
+        reason=reason,
+        message=message,
+        since=now,
+    )
+
+
+_BY_WEIGHT: Final = ("RowsDiffer", "NotExamined", "Declared", "OneRequestAtATime", "Proven")
+"""Reasons of `AnswersIndependent`, the one that says least first."""
+
+
+def _independent(endpoint: EndpointStatus, now: float) -> Condition:
+    """By the weakest evidence among the versions of which replicas report."""
+    messages: dict[str, str] = {}
+    for one in endpoint.revisions:
+        if one.batching is not None:
+            message = f"version {one.version}: {one.batching_message}"
+            messages[_evidence(one.batching)] = message
+    reason = next((reason for reason in _BY_WEIGHT if reason in messages), "NotReported")
+    return Condition(
+        type=ConditionType.ANSWERS_INDEPENDENT,
+        status=reason != "RowsDiffer",
+        reason=reason,
+        message=messages.get(reason, ""),
+        since=now,
+    )
+
+
+def _evidence(report: BatchingReport) -> str:
+    if report.difference is not None:
+        return "RowsDiffer"
+    if not report.batched:
+        return "OneRequestAtATime"
+    return "NotExamined" if report.independence is None else _camel(report.independence)
+
+
+def _camel(value: StrEnum) -> str:
+    return "".join(word.capitalize() for word in value.split("_"))
+
+
+_MAX_GENERATION: Final = 10**15
+_MAX_LISTED: Final = 1000
+_CREATED: Final = 201
+_EVENTS: Final = 1000
+"""Of rollouts, among which their ends are looked for."""
+_TAGS: Final = re.compile(r'\s*"(\d{1,18})"\s*')
+_MAX_HEADER: Final = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Precondition:
+    """What has to be so before a change is made, so that no two writers lose an update.
+
+    RFC 9110, section 13: `If-Match: "3"` changes generation 3 only, `If-Match: *` whatever is
+    there, `If-None-Match: *` only what is not there yet.
+
+    `generations`: those that the caller would change; None for any.
+    """
+
+    generations: tuple[int, ...] | None = None
+    must_exist: bool = False
+    must_not_exist: bool = False
+
+    def expected(self, name: str, current: int) -> int | None:
+        """The generation that the change has to find; None if any will do.
+
+        Args:
+            current: The endpoint's generation; 0 if there is none.
+
+        Raises:
+            StaleError: It is not as the caller wants it already.
+        """
+        if self.must_not_exist:
+            if current:
+                raise StaleError(f"endpoint '{name}' exists already, at generation {current}")
+            return 0
+        if self.must_exist and not current:
+            raise StaleError(f"endpoint '{name}' does not exist")
+        if self.generations is None:
+            return None
+        if current not in self.generations:
+            told = ", ".join(map(str, self.generations))
+            message = (
+                f"endpoint '{name}' is at generation {current}, not {told}: somebody changed it "
+                "meanwhile; read it again"
+            )
+            raise StaleError(message)
+        return current
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Tells a change that came in between as the precondition's failure."""
+        try:
+            yield
+        except ConflictError as error:
+            if self == Precondition():
+                raise
+            raise StaleError(str(error)) from error
+
+
+def _precondition(
+    if_match: Annotated[
+        str | None,
+        Header(max_length=_MAX_HEADER, description='The generation that was read, as `"3"`.'),
+    ] = None,
+    if_none_match: Annotated[
+        str | None,
+        Header(max_length=_MAX_HEADER, description="`*`: only if there is none yet."),
+    ] = None,
+) -> Precondition:
+    if if_none_match is not None and (if_none_match.strip() != "*" or if_match is not None):
+        raise InvalidArgumentError("If-None-Match takes * only here, and no If-Match beside it")
+    if if_none_match is not None:
+        return Precondition(must_not_exist=True)
+    if if_match is None:
+        return Precondition()
+    if if_match.strip() == "*":
+        return Precondition(must_exist=True)
+    found = [_TAGS.fullmatch(tag) for tag in if_match.split(",")]
+    numbers = [int(match[1]) for match in found if match is not None]
+    if len(numbers) != len(found):
+        message = f'If-Match takes generations as "3", or *, not {if_match[:100]!r}'
+        raise InvalidArgumentError(message)
+    return Precondition(generations=tuple(numbers), must_exist=True)
+
+
+IfMatch = Annotated[Precondition, Depends(_precondition)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointView:
+    """An endpoint: what it should be, and how it is.
+
+    `spec` is null where a model repository brought it; `rollout` is the newest one.
+    """
+
+    name: str
+    generation: int
+    spec: dict[str, Any] | None
+    status: EndpointStatus
+    conditions: tuple[Condition, ...]
+    rollout: RolloutStatus | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointList:
+    """All endpoints, in the spec's order."""
+
+    endpoints: list[EndpointView]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PinnedVersion:
+    """What a generation pinned."""
+
+    version: str
+    model: str
+    weight: int
+    replicas: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationView:
+    """One entry of a history; `spec` is null where the endpoint was removed."""
+
+    generation: int
+    at: float
+    reason: str
+    actor: str
+    current: bool
+    spec: dict[str, Any] | None
+    versions: list[PinnedVersion]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class History:
+    """An endpoint's generations, the newest first."""
+
+    endpoint: str
+    generations: list[GenerationView]
+    rollouts: list[RolloutEnd]
+
+
+class Undo(BaseModel):
+    """Where to go back to."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    generation: int | None = Field(
+        default=None, ge=1, le=_MAX_GENERATION, description="Null for the one before the newest."
+    )
+
+
+def add_endpoints(api: FastAPI, plane: ControlPlane) -> None:
+    """Add the routes of single endpoints."""
+    log = ConditionLog()
+
+    @api.get(
+        "/api/v1/endpoints",
+        summary="All endpoints: what they should be, and how they are",
+        response_model=EndpointList,
+        responses=shown({"endpoints": [examples.ENDPOINT]}),
+    )
+    async def list_endpoints(caller: WhoAsks) -> Response:
+        found = [view for view in _views(plane, log) if caller.may(Role.VIEWER, view.name)]
+        return answer(EndpointList(endpoints=found))
+
+    @api.get(
+        "/api/v1/endpoints/{name}",
+        summary="One endpoint; its generation is the ETag",
+        response_model=EndpointView,
+        responses=shown(examples.ENDPOINT),
+    )
+    async def get_endpoint(name: Name) -> Response:
+        status = next((one for one in plane.status().endpoints if one.name == name), None)
+        if status is None:
+            raise ModelNotFoundError(name)
+        found = _view(plane, log, status)
+        return answer(found, headers={"etag": etag(found.generation)})
+
+    @api.put(
+        "/api/v1/endpoints/{name}",
+        summary="Want one endpoint as the body says; all others stay as they are",
+        response_model=AppliedView,
+        responses=shown(examples.APPLIED),
+    )
+    async def put_endpoint(
+        *,
+        name: Name,
+        entry: Annotated[dict[str, Any], Body(examples=[examples.ENTRY])],
+        caller: WhoAsks,
+        precondition: IfMatch,
+        left: Left,
+        wait_s: WaitS = 0.0,
+    ) -> Response:
+        current = plane.endpoint_generation(name)
+        expected = precondition.expected(name, current)
+        with precondition.held():
+            applied = await plane.orders.put_endpoint(
+                name, entry, expected=expected, caller=caller, cancel=left
+            )
+        status = 200 if current else _CREATED
+        return await applied_answer(
+            plane, applied, caller=caller, wait_s=wait_s, name=name, status=status
+        )
+
+    @api.delete(
+        "/api/v1/endpoints/{name}",
+        summary="Stop serving an endpoint",
+        response_model=AppliedView,
+        responses=shown({"changes": ["endpoint 'fraud' removed"], "generation": 13}),
+    )
+    async def delete_endpoint(name: Name, caller: WhoAsks, precondition: IfMatch) -> Response:
+        expected = precondition.expected(name, plane.endpoint_generation(name))
+        with precondition.held():
+            applied = await plane.orders.remove_endpoint(name, expected=expected, caller=caller)
+        return await applied_answer(plane, applied, caller=caller)
+
+    _add_history(api, plane)
+
+
+def _add_history(api: FastAPI, plane: ControlPlane) -> None:
+    @api.get(
+        "/api/v1/endpoints/{name}/history",
+        summary="An endpoint's generations and ends of rollouts, the newest first",
+        response_model=History,
+        responses=shown(
+            {
+                "endpoint": "fraud",
+                "generations": [examples.GENERATION],
+                "rollouts": [examples.ROLLOUT_END],
+            }
+        ),
+    )
+    async def history(
+        name: Name, limit: Annotated[int, Query(ge=1, le=_MAX_LISTED)] = 100
+    ) -> Response:
+        found = await plane.generations(name, limit)
+        if not found:
+            raise ModelNotFoundError(name)
+        current = plane.endpoint_generation(name)
+        events = await plane.store.events(endpoint=name, kind="rollout", limit=_EVENTS, newest=True)
+        ends = ends_of(events)[::-1][:limit]
+        generations = [_entry(e, current) for e in found]
+        return answer(History(endpoint=name, generations=generations, rollouts=ends))
+
+    @api.get(
+        "/api/v1/endpoints/{name}/history/{generation}",
+        summary="One generation of an endpoint",
+        response_model=GenerationView,
+        responses=shown(examples.GENERATION),
+    )
+    async def generation(
+        name: Name, generation: Annotated[int, Path(ge=1, le=_MAX_GENERATION)]
+    ) -> Response:
+        found = await plane.store.generation(name, generation)
+        if found is None:
+            raise NotFoundError(f"endpoint '{name}' has no generation {generation}")
+        return answer(_entry(found, plane.endpoint_generation(name)))
+
+    @api.post(
+        "/api/v1/endpoints/{name}/undo",
+        summary="Want an endpoint as it was in a former generation, at once",
+        response_model=AppliedView,
+        responses=shown(examples.APPLIED),
+    )
+    async def undo(
+        name: Name,
+        caller: WhoAsks,
+        wanted: Annotated[Undo, Body(examples=[{}, {"generation": 2}])] = Undo(),  # noqa: B008  # frozen
+        wait_s: WaitS = 0.0,
+    ) -> Response:
+        applied = await plane.orders.undo(name, generation=wanted.generation, caller=caller)
+        return await applied_answer(plane, applied, caller=caller, wait_s=wait_s, name=name)
+
+
+def _views(plane: ControlPlane, log: ConditionLog) -> list[EndpointView]:
+    statuses = plane.status().endpoints
+    log.keep_only([status.name for status in statuses])
+    return [_view(plane, log, status) for status in statuses]
+
+
+def _view(plane: ControlPlane, log: ConditionLog, status: EndpointStatus) -> EndpointView:
+    record, now = plane.rollout(status.name), plane.clock.now()
+    return EndpointView(
+        name=status.name,
+        generation=plane.endpoint_generation(status.name),
+        spec=redact(plane.endpoint_entry(status.name)),
+        status=status,
+        conditions=log.noted(status.name, conditions_of(status, record, now=now)),
+        rollout=None if record is None else status_of(plane, record),
+    )
+
+
+def _entry(found: EndpointGeneration, current: int) -> GenerationView:
+    arms = found.endpoint.arms if found.endpoint is not None else ()
+    return GenerationView(
+        generation=found.generation,
+        at=found.at,
+        reason=found.reason,
+        actor=found.actor,
+        current=found.generation == current,
+        spec=redact(found.document),
+        versions=[
+            PinnedVersion(
+                version=arm.revision.version,
+                model=arm.revision.model,
+                weight=arm.weight,
+                replicas=arm.replicas,
+            )
+            for arm in arms
+        ],
+    )

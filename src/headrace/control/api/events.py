@@ -1,0 +1,367 @@
+"""Events and logs over HTTP, as lists and as streams."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from fastapi import Body, FastAPI, Header, Query, Response
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from headrace.control.api import answers as examples
+from headrace.control.api.answers import WhoAsks, answer, shown
+from headrace.control.app.log_files import (
+    LogFiles,
+    LogFollower,
+    LogLine,
+    merged_tail,
+    render_line,
+)
+from headrace.control.auth.roles import Caller, Role
+from headrace.control.plane import ControlPlane
+from headrace.control.state.records import Event, Feedback
+from headrace.core import InvalidArgumentError, OverloadedError, PermissionDeniedError
+from headrace.core.names import NAME_PATTERN
+from headrace.rollout.readings import REWARD_LIMIT
+
+HEARTBEAT_S: Final = 15.0
+MAX_WATCHERS: Final = 256
+_RETRY: Final = b"retry: 2000\n\n"
+_HEARTBEAT: Final = b": still there\n\n"
+_MAX_ITEMS: Final = 1000
+_MAX_ID: Final = 2**62
+_WATCH_RETRY_S: Final = 10.0
+_EVENT_LINE: Final = msgspec.json.encode(examples.EVENT).decode()
+_Endpoint = Annotated[
+    str, Query(pattern=f"^$|{NAME_PATTERN}", description="Only this endpoint's; empty for all.")
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventView:
+    """Something that happened; `reason` is one word for programs, `data` the numbers behind it."""
+
+    id: int
+    at: float
+    endpoint: str
+    kind: str
+    reason: str
+    message: str
+    generation: int
+    rollout: str
+    actor: str
+    data: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventList:
+    """Events in order."""
+
+    events: list[EventView]
+
+
+class Reward(BaseModel):
+    """What one answer earned; more is better."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    request_id: str = Field(
+        min_length=1, max_length=256, description="The answer's `x-request-id`."
+    )
+    reward: float = Field(
+        ge=-REWARD_LIMIT,
+        le=REWARD_LIMIT,
+        allow_inf_nan=False,
+        description="A number: a click, a sum of money.",
+    )
+    at: float | None = Field(
+        default=None,
+        ge=0,
+        allow_inf_nan=False,
+        description="When it was earned, in seconds since 1970; null for now.",
+    )
+
+
+class Truth(BaseModel):
+    """What one answer should have been, for endpoints whose spec says `drift: {labels: true}`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    request_id: str = Field(
+        min_length=1, max_length=256, description="The answer's `x-request-id`."
+    )
+    label: bool | int | float | Annotated[str, Field(max_length=200)] = Field(
+        description="The class as it is called or numbered, or the number; of the first row."
+    )
+
+
+Rewards = Annotated[list[Reward | Truth], Field(min_length=1, max_length=_MAX_ITEMS)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewardResult:
+    """`taken`, `duplicate` (the first one counts) or `waiting` (for the request to be known).
+
+    Of a label also `unfit`: it is no number, and the answer is. To an operator of some endpoints
+    `unknown`: no answer of theirs has this id yet, and nothing was stored; send it again.
+    """
+
+    request_id: str
+    outcome: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewardResults:
+    """One result per item, in the same order."""
+
+    results: list[RewardResult]
+
+
+def add_events(api: FastAPI, plane: ControlPlane) -> None:
+    """Add the routes of events and feedback."""
+    watchers = Watchers()
+
+    @api.get(
+        "/api/v1/events",
+        summary="What happened, in order",
+        response_model=EventList,
+        responses=shown({"events": [examples.EVENT]}),
+    )
+    async def events(
+        caller: WhoAsks,
+        endpoint: _Endpoint = "",
+        after: Annotated[int, Query(ge=0, le=_MAX_ID, description="Only newer than this.")] = 0,
+        limit: Annotated[int, Query(ge=1, le=_MAX_ITEMS, description="The newest so many.")] = 100,
+    ) -> Response:
+        mine = _endpoints(caller, endpoint)
+        if mine is None:
+            return answer(
+                {"events": await plane.journal.events(endpoint, after=after, limit=limit)}
+            )
+        found = [
+            event
+            for name in mine
+            for event in await plane.journal.events(name, after=after, limit=limit)
+        ]
+        return answer({"events": sorted(found, key=lambda event: event.id)[-limit:]})
+
+    @api.get(
+        "/api/v1/watch",
+        summary="Events as they come, as server-sent events",
+        response_class=StreamingResponse,
+        responses={
+            200: {
+                "content": {
+                    "text/event-stream": {
+                        "example": f"id: 812\nevent: rollout\ndata: {_EVENT_LINE}\n\n"
+                    }
+                }
+            }
+        },
+    )
+    async def watch(
+        caller: WhoAsks,
+        endpoint: _Endpoint = "",
+        after: Annotated[
+            int | None,
+            Query(
+                ge=0, le=_MAX_ID, description="Begin after this event; null begins with new ones."
+            ),
+        ] = None,
+        last_event_id: Annotated[str, Header(max_length=32, pattern=r"^\d{0,18}$")] = "",
+    ) -> StreamingResponse:
+        watchers.check_room()
+        start = int(last_event_id) if last_event_id else after
+        if start is None:
+            newest = await plane.journal.events(limit=1)
+            start = newest[-1].id if newest else 0
+        events = plane.journal.watch(endpoint, after=start)
+        mine = _endpoints(caller, endpoint)
+        if mine is not None:
+            events = _only(events, mine)
+        stream = stream_events(events, stopping=plane.stop_requested)
+        headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
+        return StreamingResponse(
+            watchers.counted(stream), media_type="text/event-stream", headers=headers
+        )
+
+    @api.post(
+        "/api/v1/feedback",
+        summary="What answers earned, or should have been",
+        response_model=RewardResults,
+        responses=shown(examples.RESULTS),
+    )
+    async def feedback(
+        given: Annotated[Reward | Truth | Rewards, Body(openapi_examples=examples.FEEDBACK)],
+        caller: WhoAsks,
+    ) -> Response:
+        items = given if isinstance(given, list) else [given]
+        now, endpoints = plane.clock.now(), caller.endpoints(Role.OPERATOR)
+        rewards = [
+            Feedback(
+                request_id=item.request_id,
+                reward=item.reward,
+                at=now if item.at is None else item.at,
+            )
+            for item in items
+            if isinstance(item, Reward)
+        ]
+        taken = iter(await plane.store.add_feedback(*rewards, endpoints=endpoints))
+        add_label = partial(plane.drift.labels.add_label, now=now, endpoints=endpoints)
+        results = [
+            RewardResult(
+                request_id=item.request_id,
+                outcome=next(taken)
+                if isinstance(item, Reward)
+                else await asyncio.to_thread(add_label, item.request_id, item.label),
+            )
+            for item in items
+        ]
+        return answer(RewardResults(results=results))
+
+
+def _endpoints(caller: Caller, wanted: str) -> frozenset[str] | None:
+    """The endpoints whose events a caller gets; None for `wanted`, or else all there are."""
+    mine = caller.endpoints(Role.VIEWER)
+    if mine is None or wanted in mine:
+        return None
+    if wanted:
+        raise PermissionDeniedError(f"{caller.name} may not see the events of '{wanted}'")
+    return mine
+
+
+async def _only(events: AsyncIterator[Event], mine: frozenset[str]) -> AsyncIterator[Event]:
+    async for event in events:
+        if event.endpoint in mine:
+            yield event
+
+
+@dataclass(slots=True)
+class Watchers:
+    """Counts the readers of the stream, so that there are never too many."""
+
+    count: int = 0
+
+    def check_room(self) -> None:
+        """Refuse one more if there are too many.
+
+        Raises:
+            OverloadedError: There are.
+        """
+        if self.count >= MAX_WATCHERS:
+            message = f"{MAX_WATCHERS} readers watch already"
+            raise OverloadedError(message, retry_after_s=_WATCH_RETRY_S)
+
+    async def counted(self, stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """`stream`, counted while it is read."""
+        self.count += 1
+        try:
+            async for part in stream:
+                yield part
+        finally:
+            self.count -= 1
+
+
+async def stream_events(
+    events: AsyncIterator[Event], *, stopping: asyncio.Event
+) -> AsyncIterator[bytes]:
+    """Events as they go over the wire, with a comment now and then, until `stopping` is set.
+
+    The next event is asked for when the former one was taken: a slow reader holds one, not a queue.
+    """
+    stop = asyncio.ensure_future(stopping.wait())
+    coming = asyncio.ensure_future(anext(events, None))
+    try:
+        yield _RETRY
+        while not stop.done():
+            await asyncio.wait(
+                {stop, coming}, timeout=HEARTBEAT_S, return_when=asyncio.FIRST_COMPLETED
+            )
+            if coming.done():
+                event = coming.result()
+                if event is None:
+                    return
+                yield encode_event(event)
+                coming = asyncio.ensure_future(anext(events, None))
+            elif not stop.done():
+                yield _HEARTBEAT
+    finally:
+        stop.cancel()
+        coming.cancel()
+        await asyncio.wait({stop, coming})
+
+
+def encode_event(event: Event) -> bytes:
+    """One event as it goes over the wire; JSON has no line breaks of its own."""
+    data = msgspec.json.encode(event)
+    return b"id: %d\nevent: %s\ndata: %s\n\n" % (event.id, event.kind.encode(), data)
+
+
+_FOLLOW_S: Final = 0.2
+_MAX_TAIL: Final = 100_000
+LogFormat = Literal["text", "json"]
+
+
+def add_logs(api: FastAPI, plane: ControlPlane) -> None:
+    """Add the route of the logs."""
+
+    @api.get("/api/v1/logs", summary="What all processes say, in one stream")
+    async def logs(
+        *,
+        caller: WhoAsks,
+        follow: bool = False,
+        tail: Annotated[int, Query(ge=0, le=_MAX_TAIL)] = 100,
+        source: str = "",
+        log_format: Annotated[LogFormat, Query(alias="format")] = "text",
+    ) -> Response:
+        files = _seen_by(caller, plane)
+        known = files.names()
+        if source and source not in known:
+            message = f"there is no log of {source[:100]!r}; there are: {', '.join(known)}"
+            raise InvalidArgumentError(message)
+        media_type = "application/x-ndjson" if log_format == "json" else "text/plain"
+        # The follower is made first: a line that comes in between is seen twice rather than never.
+        follower = LogFollower(files, source=source)
+        lines = await asyncio.to_thread(_tail, plane, files, tail, source)
+        text = _rendered(lines, log_format)
+        if not follow:
+            return Response(text, media_type=media_type)
+        return StreamingResponse(
+            _followed(plane, text, follower, log_format), media_type=media_type
+        )
+
+
+def _seen_by(caller: Caller, plane: ControlPlane) -> LogFiles:
+    """All logs; for whoever sees some endpoints only, those of their replicas that there are."""
+    mine = caller.endpoints(Role.VIEWER)
+    if mine is None:
+        return plane.log_files
+    replicas = plane.reconciler.replicas.values()
+    names = frozenset(replica.name for replica in replicas if replica.endpoint in mine)
+    return replace(plane.log_files, only=names)
+
+
+def _tail(plane: ControlPlane, files: LogFiles, count: int, source: str) -> list[LogLine]:
+    now = datetime.fromtimestamp(plane.clock.now(), UTC)
+    of_day_s = now.hour * 3600 + now.minute * 60 + now.second + now.microsecond / 1e6
+    return merged_tail(files, count, now_of_day_s=of_day_s, source=source)
+
+
+async def _followed(
+    plane: ControlPlane, text: str, follower: LogFollower, log_format: LogFormat
+) -> AsyncIterator[str]:
+    yield text
+    while not plane.stop_requested.is_set():
+        lines = await asyncio.to_thread(lambda: list(follower.read_new()))
+        if lines:
+            yield _rendered(lines, log_format)
+        else:
+            await asyncio.sleep(_FOLLOW_S)
+
+
+def _rendered(lines: list[LogLine], log_format: LogFormat) -> str:
+    return "".join(f"{render_line(line, log_format=log_format)}\n" for line in lines)

@@ -1,0 +1,317 @@
+"""Features, their materialization and drift over HTTP."""
+
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, Final
+
+from fastapi import FastAPI, Query, Request, Response
+
+from headrace.control.api.answers import Actor, ModelName, Name, Version, answer, shown
+from headrace.control.features.materialize_plan import FeatureViewStatus
+from headrace.control.plane import ControlPlane
+from headrace.control.telemetry.drift_files import MAX_REFERENCE_BYTES, decode_reference
+from headrace.control.telemetry.labels import LiveScore
+from headrace.core import InvalidArgumentError
+from headrace.core.names import VERSION_PATTERN
+from headrace.features import FeatureService
+from headrace.monitor.drift import FeatureReport, FeatureState
+from headrace.monitor.drift_reference import Reference
+from headrace.monitor.drift_version import VersionDrift
+
+_VIEW: Final[dict[str, Any]] = {
+    "name": "customer_stats",
+    "state": "waiting",
+    "every_s": 300.0,
+    "cron": "",
+    "timezone": "",
+    "ttl_s": 86400.0,
+    "next_run_at": 1764000300.0,
+    "last_run_at": 1764000000.0,
+    "last_success_at": 1764000001.2,
+    "duration_s": 1.2,
+    "entities": 40,
+    "written": 40,
+    "newest_at": 1763999990.0,
+    "age_s": 41.0,
+    "failures": 0,
+    "message": "",
+    "done": 0,
+    "of": 0,
+}
+_FEATURES_EXAMPLE: Final[dict[str, Any]] = {
+    "views": [_VIEW],
+    "services": [{"name": "fraud", "schema_hash": "5c0e7a1f09b2d344", "columns": ["age", "spend"]}],
+    "problem": "",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeatureServiceView:
+    """What a model takes: columns in order, and the hash that stands for all of it."""
+
+    name: str
+    schema_hash: str
+    columns: list[str]
+
+    @classmethod
+    def of(cls, service: FeatureService) -> "FeatureServiceView":
+        """What is told of a service."""
+        names = [column.name for column in service.columns]
+        return cls(name=service.name, schema_hash=service.schema_hash, columns=names)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeatureList:
+    """What is applied in the home; `problem`: why a newer file of it cannot be read."""
+
+    views: list[FeatureViewStatus]
+    services: list[FeatureServiceView]
+    problem: str
+
+
+def add_features(api: FastAPI, plane: ControlPlane) -> None:
+    """Add the route of features."""
+
+    @api.get(
+        "/api/v1/features",
+        summary="Which features there are, and how far each view is materialized",
+        response_model=FeatureList,
+        responses=shown(_FEATURES_EXAMPLE),
+    )
+    async def features() -> Response:
+        definitions = plane.materializer.definitions
+        services = () if definitions is None else definitions.services.values()
+        found = FeatureList(
+            views=list(plane.materializer.statuses()),
+            services=[FeatureServiceView.of(one) for one in services],
+            problem=plane.materializer.problem,
+        )
+        return answer(found)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReferenceView:
+    """What is compared with: given `data`, or the first `window` of requests, or nothing yet.
+
+    `collected_rows` of `window_rows` are there where a window is still under way. `covers_s`: the
+    time from the first row to the last, null where the rows have no times; `is_hourly`: requests
+    are compared with rows of the same hour of the day (UTC), which two days of them allow.
+    """
+
+    source: str
+    rows: int
+    at: float | None
+    collected_rows: int
+    window_rows: int
+    covers_s: float | None
+    is_hourly: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeatureView:
+    """One feature: `state` is `collecting`, `ok` or `drifted`.
+
+    `psi` (population stability index), `js` (Jensen-Shannon divergence, bits) and `ks`
+    (Kolmogorov-Smirnov distance, between `ks_low` and `ks_high`) say how far the newest `rows` are
+    from the reference. It has drifted where `evidence` reaches `needed`; `why` says what moved
+    most. `design_effect`: so many rows carry as much as one independent row; 1 where rows do not
+    depend on each other. `label` is the column's name in the data that the reference was made of.
+    """
+
+    name: str
+    role: str
+    state: str
+    rows: int
+    psi: float | None
+    js: float | None
+    ks: float | None
+    ks_low: float | None
+    ks_high: float | None
+    evidence: float
+    needed: float
+    missing_ratio: float | None
+    out_of_range_ratio: float | None
+    type_violation_ratio: float | None
+    design_effect: float | None
+    since: float | None
+    why: str
+    label: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriftView:
+    """`state`: `off`, `collecting`, `ok` or `drifted`; drifted features come first.
+
+    `live`: how right answers were, as far as labels came, of the last hour, day, week and month.
+    """
+
+    endpoint: str
+    version: str
+    state: str
+    reference: ReferenceView | None
+    features: list[FeatureView]
+    live: list[LiveScore]
+
+
+_REFERENCE: Final[dict[str, Any]] = {
+    "source": "data",
+    "rows": 50_000,
+    "at": 1_790_000_000.0,
+    "collected_rows": 0,
+    "window_rows": 2000,
+    "covers_s": 604_800.0,
+    "is_hourly": True,
+}
+_EXAMPLE: Final[dict[str, Any]] = {
+    "endpoint": "fraud",
+    "version": "3",
+    "state": "drifted",
+    "reference": _REFERENCE,
+    "features": [
+        {
+            "name": "x[3]",
+            "role": "input",
+            "state": "drifted",
+            "rows": 450,
+            "psi": 1.09,
+            "js": 0.18,
+            "ks": 0.41,
+            "ks_low": 0.18,
+            "ks_high": 0.64,
+            "evidence": 9.2,
+            "needed": 3.6,
+            "missing_ratio": 0.0,
+            "out_of_range_ratio": 0.01,
+            "type_violation_ratio": 0.0,
+            "design_effect": 1.3,
+            "since": 1_790_003_600.0,
+            "label": "amount",
+            "why": "24.0% below 0.3715, 65.0% in the reference",
+        }
+    ],
+    "live": [{"seconds": 3600, "rows": 210, "accuracy": 0.94, "mean_error": None}],
+}
+
+
+def add_drift(api: FastAPI, plane: ControlPlane) -> None:
+    """Add the routes of drift."""
+
+    @api.get(
+        "/api/v1/endpoints/{name}/drift",
+        summary="Which inputs and outputs of an endpoint have drifted",
+        response_model=DriftView,
+        responses=shown(_EXAMPLE),
+    )
+    async def drift(
+        name: Name,
+        version: Annotated[
+            str,
+            Query(
+                pattern=f"^$|{VERSION_PATTERN}",
+                description="Of this version; empty takes the one with most requests.",
+            ),
+        ] = "",
+    ) -> Response:
+        return answer(_view(plane, name, version))
+
+    @api.put(
+        "/api/v1/endpoints/{name}/drift/reference",
+        summary="Set what an endpoint's requests are compared with",
+        response_model=DriftView,
+        responses=shown(_EXAMPLE),
+        openapi_extra=_BODY,
+    )
+    async def set_reference(name: Name, request: Request, actor: Actor) -> Response:
+        reference = await _reference(request)
+        plane.drift.set_reference(name, reference)
+        told = {"rows": reference.rows, "features": len(reference.features)}
+        await plane.note("drift.reference", name, after=told, actor=actor)
+        return answer(_view(plane, name, ""))
+
+    @api.delete(
+        "/api/v1/endpoints/{name}/drift/reference",
+        summary="Forget the reference; the next requests become it",
+        response_model=DriftView,
+        responses=shown(_EXAMPLE),
+    )
+    async def reset(name: Name, actor: Actor) -> Response:
+        plane.drift.reset(name)
+        await plane.note("drift.reset", name, actor=actor)
+        return answer(_view(plane, name, ""))
+
+    @api.put(
+        "/api/v1/models/{name}/versions/{version}/reference",
+        summary="Keep a reference beside a model version",
+        response_model=ReferenceView,
+        responses=shown(_REFERENCE),
+        openapi_extra=_BODY,
+    )
+    async def version_reference(
+        name: ModelName, version: Version, request: Request, actor: Actor
+    ) -> Response:
+        reference = await _reference(request)
+        stored = plane.registry.get(f"{name}:{version}")
+        plane.drift.files.write_reference(stored.reference, reference)
+        told = {"rows": reference.rows, "features": len(reference.features)}
+        await plane.note("model.reference", stored.reference, after=told, actor=actor)
+        return answer(_reference_view(reference))
+
+
+_BODY: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": True,
+        "description": "A sketch of the data, as `headrace drift reference` makes it.",
+        "content": {"application/json": {"schema": {"type": "object"}}},
+    }
+}
+
+
+async def _reference(request: Request) -> Reference:
+    body = await request.body()
+    if len(body) > MAX_REFERENCE_BYTES:
+        limit = MAX_REFERENCE_BYTES >> 20
+        raise InvalidArgumentError(f"a reference has at most {limit} MiB")
+    return decode_reference(body)
+
+
+def _view(plane: ControlPlane, name: str, version: str) -> DriftView:
+    settings = plane.drift.settings(name)
+    version, found = plane.drift.version(name, version)
+    if settings is None or found is None:
+        state = "off" if settings is None else "collecting"
+        return DriftView(
+            endpoint=name, version=version, state=state, reference=None, features=[], live=[]
+        )
+    features = sorted(found.reports(), key=_rank)
+    return DriftView(
+        endpoint=name,
+        version=version,
+        state=_state(features),
+        reference=_reference_view(found.reference, found),
+        features=[FeatureView(**asdict(one)) for one in features],
+        live=plane.drift.labels.scores(name, version, now=plane.clock.now()),
+    )
+
+
+def _rank(one: FeatureReport) -> tuple[bool, bool, float]:
+    """Drifted features first, those without a reference last, else by their evidence."""
+    return one.state is not FeatureState.DRIFTED, not one.needed, -one.evidence
+
+
+def _reference_view(reference: Reference, found: VersionDrift | None = None) -> ReferenceView:
+    return ReferenceView(
+        source=reference.source,
+        rows=reference.rows,
+        at=reference.at or None,
+        collected_rows=0 if found is None else found.collected_rows,
+        window_rows=0 if found is None else found.settings.window_rows,
+        covers_s=reference.covers_s or None,
+        is_hourly=reference.is_hourly,
+    )
+
+
+def _state(features: list[FeatureReport]) -> str:
+    states = {one.state for one in features}
+    for state in (FeatureState.DRIFTED, FeatureState.OK):
+        if state in states:
+            return state
+    return FeatureState.COLLECTING

@@ -1,0 +1,256 @@
+"""Guards of the management API: origins and sizes of requests, errors as RFC 9457 says."""
+
+import asyncio
+import contextlib
+import ipaddress
+import re
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, Final, TypeAlias
+from urllib.parse import urlsplit
+
+import msgspec
+
+from headrace.core import Code, ConflictError, HeadraceError
+from headrace.core.spec import SpecError, SpecMistake
+from headrace.protocol import http_status
+
+PROBLEM_TYPE: Final = "application/problem+json"
+
+
+class StaleError(ConflictError):
+    """A change was to be made only to what the caller had read, and that is not there any more."""
+
+
+class Mistake(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One thing that is wrong, and where."""
+
+    place: str
+    message: str
+    line: int | None = None
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A problem document; `code` is stable, `detail` is for people."""
+
+    type: str
+    title: str
+    status: int
+    code: str
+    detail: str
+    errors: tuple[Mistake, ...] = ()
+    error: str = ""
+    """The same as `detail`, where Triton's clients look for it."""
+
+
+def problem_body(
+    *, status: int, code: Code, detail: str, mistakes: Sequence[SpecMistake] = ()
+) -> bytes:
+    """A problem document as JSON."""
+    problem = Problem(
+        type="about:blank",
+        title=_title(status),
+        status=status,
+        code=code.value,
+        detail=detail,
+        errors=tuple(Mistake(m.place, m.message, m.line) for m in mistakes),
+        error=detail,
+    )
+    return msgspec.json.encode(problem)
+
+
+def problem_of(error: HeadraceError) -> tuple[int, bytes]:
+    """The HTTP status and body that `error` is answered with."""
+    status = HTTPStatus.PRECONDITION_FAILED if isinstance(error, StaleError) else http_status(error)
+    mistakes = error.mistakes if isinstance(error, SpecError) else ()
+    return status, problem_body(
+        status=status, code=error.code, detail=str(error), mistakes=mistakes
+    )
+
+
+def _title(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "Error"
+
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+MAX_BODY_BYTES: Final = 4 << 20
+_UPLOAD: Final = re.compile("/api/v1/models/[^/]+")
+_LOGIN_PATHS: Final = frozenset({"/auth/login", "/auth/callback"})
+_JOINS: Final = {"cookie": "; "}
+_LOOPBACK_NAMES: Final = frozenset({"localhost", "ip6-localhost"})
+_FORBIDDEN: Final = 403
+_MISDIRECTED: Final = 421
+_TOO_LARGE: Final = 413
+_LINGER_S: Final = 1.0
+_MOST_DROPPED: Final = 16 << 20
+
+
+def is_allowed_host(header: str, allowed: Iterable[str]) -> bool:
+    """Whether a Host header names this machine's loopback or one of `allowed`; ports are ignored.
+
+    An IP address is allowed as such: a name that was rebound never looks like one.
+    """
+    name = _host_name(header)
+    if name is None:
+        return False
+    if name in _LOOPBACK_NAMES or name.endswith(".localhost") or name in allowed:
+        return True
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def is_same_origin(origin: str, host: str) -> bool:
+    """Whether a request's Origin is the page of this very API."""
+    return urlsplit(origin).netloc.lower() == host.lower()
+
+
+def _host_name(header: str) -> str | None:
+    try:
+        return urlsplit(f"//{header}").hostname
+    except ValueError:
+        return None
+
+
+def headers_of(scope: Scope) -> dict[str, str]:
+    """A request's headers by lower-case name; of one that is there twice, all its values."""
+    found: dict[str, str] = {}
+    for name, value in scope["headers"]:
+        key, text = name.decode("latin-1"), value.decode("latin-1")
+        found[key] = f"{found[key]}{_JOINS.get(key, ', ')}{text}" if key in found else text
+    return found
+
+
+@dataclass(slots=True, kw_only=True)
+class Guard:
+    """Refuses requests for other hosts and from other origins."""
+
+    app: App
+    allowed_hosts: frozenset[str]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, or answer it."""
+        if scope["type"] != "http":
+            return
+        refusal = self._refusal(scope, headers_of(scope))
+        if refusal is None:
+            await self.app(scope, receive, send)
+            return
+        status, detail = refusal
+        body = problem_body(status=status, code=Code.PERMISSION_DENIED, detail=detail)
+        await refuse(receive, send, status, body)
+
+    def _refusal(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str] | None:
+        host = headers.get("host", "")
+        if not is_allowed_host(host, self.allowed_hosts):
+            message = f"the Host header {host[:100]!r} is none of this server's names"
+            return _MISDIRECTED, message
+        origin = headers.get("origin")
+        site = headers.get("sec-fetch-site", "none")
+        is_foreign = site == "cross-site" and not _is_login(scope, headers)
+        if (origin is not None and not is_same_origin(origin, host)) or is_foreign:
+            return _FORBIDDEN, "requests from other web sites are refused"
+        return None
+
+
+def is_upload(method: str, path: str) -> bool:
+    """Whether the body is a model, which its route streams to disk within its own bounds."""
+    return method == "POST" and _UPLOAD.fullmatch(path) is not None
+
+
+@dataclass(slots=True, kw_only=True)
+class BodyLimit:
+    """Refuses bodies larger than `max_body_bytes`, except uploads of models."""
+
+    app: App
+    max_body_bytes: int = MAX_BODY_BYTES
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, or answer it."""
+        if is_upload(scope["method"], scope["path"]):
+            await self.app(scope, receive, send)
+            return
+        body = await _read_body(receive, self.max_body_bytes)
+        if body is None:
+            message = f"the body is larger than {self.max_body_bytes} bytes"
+            problem = problem_body(status=_TOO_LARGE, code=Code.RESOURCE_EXHAUSTED, detail=message)
+            await refuse(receive, send, _TOO_LARGE, problem)
+            return
+        # A `receive` that gives `body` first.
+        pending = [body]
+
+        async def replay() -> Message:
+            if pending:
+                return {"type": "http.request", "body": pending.pop(), "more_body": False}
+            return await receive()
+
+        await self.app(scope, replay, send)
+
+
+def _is_login(scope: Scope, headers: dict[str, str]) -> bool:
+    """Whether a browser is sent here by the identity provider, as a page and not by a script."""
+    is_page = scope["method"] == "GET" and headers.get("sec-fetch-mode") == "navigate"
+    return is_page and scope["path"] in _LOGIN_PATHS
+
+
+async def _read_body(receive: Receive, limit_bytes: int) -> bytes | None:
+    """The whole body; None if it is larger than `limit_bytes`."""
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return b"".join(parts)
+        part: bytes = message.get("body", b"")
+        size += len(part)
+        if size > limit_bytes:
+            return None
+        parts.append(part)
+        if not message.get("more_body", False):
+            return b"".join(parts)
+
+
+async def refuse(
+    receive: Receive,
+    send: Send,
+    status: int,
+    problem: bytes,
+    more: Sequence[tuple[bytes, bytes]] = (),
+) -> None:
+    """Answer with a problem document, and close: the body was not read.
+
+    What is still being sent of it is dropped first, for a while: closed at once, the connection
+    would be reset, and the answer lost on its way.
+    """
+    headers = [
+        (b"content-type", PROBLEM_TYPE.encode()),
+        (b"content-length", str(len(problem)).encode()),
+        (b"connection", b"close"),
+        *more,
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": problem, "more_body": True})
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_LINGER_S):
+            await _drop_body(receive)
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def _drop_body(receive: Receive) -> None:
+    size = 0
+    while size < _MOST_DROPPED:
+        message = await receive()
+        size += len(message.get("body", b""))
+        if message["type"] == "http.disconnect" or not message.get("more_body", False):
+            return
+        await asyncio.sleep(0)  # what is there already would never let the timeout through

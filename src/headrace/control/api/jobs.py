@@ -1,0 +1,148 @@
+"""Jobs over HTTP: which there are, how they went, begin one now, end one."""
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
+
+from fastapi import Body, FastAPI, Path, Query, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from headrace.control.api.answers import Actor, answer, shown
+from headrace.control.jobs.status import JobRunView, JobView, job_view, run_view
+from headrace.control.plane import ControlPlane
+from headrace.core import NotFoundError
+from headrace.core.names import NAME_PATTERN
+
+_CREATED: Final = 201
+_MAX_LISTED: Final = 10_000
+_RUN: Final[dict[str, Any]] = {
+    "id": "nightly-20261127T060000Z",
+    "job": "nightly",
+    "state": "succeeded",
+    "trigger": "schedule",
+    "actor": "",
+    "moment": 1795759200.0,
+    "began": 1795759200.4,
+    "ended": 1795759231.9,
+    "duration_s": 31.5,
+    "tries": 1,
+    "interruptions": 0,
+    "next_try_at": None,
+    "output": "/data/scored/nightly-20261127T060000Z",
+    "rows": 1797,
+    "errors": 0,
+    "shards": 1,
+    "shards_done": 1,
+    "message": "",
+    "owner": "host:5c0e7a1f09b2d344/9f8e7d6c",
+    "isolation": None,
+}
+_JOB: Final[dict[str, Any]] = {
+    "name": "nightly",
+    "model": "fraud",
+    "input": "/data/{date}/*.parquet",
+    "output": "/data/scored/{run_id}",
+    "cron": "0 6 * * *",
+    "timezone": "UTC",
+    "next_run_at": 1795845600.0,
+    "lateness_s": 0.0,
+    "is_late": False,
+    "running": [],
+    "last_success": _RUN,
+    "last_run": _RUN,
+}
+
+JobName = Annotated[str, Path(pattern=NAME_PATTERN, description="The job's name.")]
+
+
+class Cancel(BaseModel):
+    """Which run shall end."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    run: str = Field(default="", max_length=200, description="Its id; empty for all of the job's.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobList:
+    """All jobs of the spec; `problem`: why this may be out of date."""
+
+    jobs: list[JobView]
+    problem: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunList:
+    """Runs of a job, the newest first."""
+
+    runs: list[JobRunView]
+
+
+def add_jobs(api: FastAPI, plane: ControlPlane) -> None:
+    """Add the routes of jobs."""
+
+    @api.get(
+        "/api/v1/jobs",
+        summary="All jobs: when they run next, what runs, how the last runs ended",
+        response_model=JobList,
+        responses=shown({"jobs": [_JOB], "problem": ""}),
+    )
+    async def list_jobs() -> Response:
+        found = await plane.jobs.now()
+        now = plane.clock.now()
+        views = [
+            job_view(job, found.look, now=now, isolation=plane.jobs.isolation_of)
+            for job in found.jobs.values()
+        ]
+        return answer(JobList(jobs=views, problem=plane.jobs.problem))
+
+    @api.get(
+        "/api/v1/jobs/{name}/runs",
+        summary="Runs of a job, the newest first; of one that is gone as well",
+        response_model=RunList,
+        responses=shown({"runs": [_RUN]}),
+    )
+    async def list_runs(
+        name: JobName, limit: Annotated[int, Query(ge=1, le=_MAX_LISTED)] = 100
+    ) -> Response:
+        runs = await plane.store.jobs.runs(name, limit=limit)
+        if not runs:
+            await plane.jobs.known(name)
+        return answer(RunList(runs=[run_view(run, plane.jobs.isolation_of) for run in runs]))
+
+    @api.get(
+        "/api/v1/jobs/{name}/runs/{run_id}",
+        summary="One run",
+        response_model=JobRunView,
+        responses=shown(_RUN),
+    )
+    async def get_run(name: JobName, run_id: Annotated[str, Path(max_length=200)]) -> Response:
+        run = await plane.store.jobs.run(run_id)
+        if run is None or run.job != name:
+            raise NotFoundError(f"job '{name}' has no run '{run_id}'")
+        return answer(run_view(run, plane.jobs.isolation_of))
+
+    @api.post(
+        "/api/v1/jobs/{name}/run",
+        summary="Run a job now, whatever its schedule says",
+        status_code=_CREATED,
+        response_model=JobRunView,
+        responses=shown(_RUN | {"state": "waiting", "trigger": "manual"}, status=_CREATED),
+    )
+    async def begin(name: JobName, actor: Actor) -> Response:
+        run = await plane.jobs.begin(name, by=actor)
+        headers = {"location": f"/api/v1/jobs/{name}/runs/{run.id}"}
+        return answer(run_view(run), status=_CREATED, headers=headers)
+
+    @api.post(
+        "/api/v1/jobs/{name}/cancel",
+        summary="End a run, or all of a job that are not over; what is done stays",
+        response_model=RunList,
+        responses=shown({"runs": [_RUN | {"state": "cancelled"}]}),
+    )
+    async def cancel(
+        name: JobName,
+        actor: Actor,
+        wanted: Annotated[Cancel, Body()] = Cancel(),  # noqa: B008  # frozen
+    ) -> Response:
+        ended = await plane.jobs.cancel(name, by=actor, id_=wanted.run)
+        return answer(RunList(runs=[run_view(run) for run in ended]))

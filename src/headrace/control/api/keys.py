@@ -1,0 +1,188 @@
+"""API keys over HTTP: made, listed, revoked by operators of what the keys may call."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
+
+from fastapi import Body, FastAPI, Path, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from headrace.control.api.answers import LIFETIME_S, Actor, Lifetime, WhoAsks, answer, shown
+from headrace.control.auth.credentials import Credential
+from headrace.control.auth.roles import Caller, Role
+from headrace.control.gateway.caller_policy import (
+    EVERYTHING,
+    KeyGrants,
+    Keys,
+    endpoint_of,
+    grants_of,
+)
+from headrace.control.plane import ControlPlane
+from headrace.core import InvalidArgumentError, PermissionDeniedError
+from headrace.core.names import NAME_PATTERN
+
+_CREATED: Final = 201
+_MAX_SCOPES: Final = 64
+_SCOPE_PATTERN: Final = r"^infer:([A-Za-z0-9][A-Za-z0-9_.-]{0,127}|\*)(:[0-9]{1,18})?$"
+_TEXT_PATTERN: Final = r"^[A-Za-z0-9_.-]{1,128}$"
+
+Scope = Annotated[str, Field(pattern=_SCOPE_PATTERN, examples=["infer:fraud"])]
+
+
+class NewKeyWish(BaseModel):
+    """What key is to be made."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(
+        pattern=NAME_PATTERN, description="How callers with it are named, in logs too."
+    )
+    scopes: Annotated[tuple[Scope, ...], Field(min_length=1, max_length=_MAX_SCOPES)] = Field(
+        default=(EVERYTHING,),
+        description="`infer:ENDPOINT`, `infer:ENDPOINT:VERSION`, or `infer:*` for all.",
+    )
+    tier: str = Field(
+        default="", pattern=rf"^$|{NAME_PATTERN}", description="One of the spec's; empty for none."
+    )
+    expires_in_s: Lifetime = LIFETIME_S
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyView:
+    """A key without its secret; `state` is `valid`, `expired` or `revoked`."""
+
+    id: str
+    name: str
+    state: str
+    scopes: list[str]
+    tier: str
+    created: float
+    created_by: str
+    expires: float | None
+    revoked: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyList:
+    """All of them by age."""
+
+    keys: list[KeyView]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MadeKey:
+    """A key that was just made; `key` is shown this once."""
+
+    id: str
+    name: str
+    scopes: list[str]
+    tier: str
+    expires: float | None
+    key: str
+
+
+_MADE: Final[dict[str, Any]] = {
+    "id": "k7m2p9x4w3ab",
+    "name": "shop",
+    "scopes": ["infer:fraud"],
+    "tier": "",
+    "expires": 1771776000.0,
+    "key": "hr_k7m2p9x4w3ab_...",
+}
+_KEY: Final[dict[str, Any]] = {
+    **{name: value for name, value in _MADE.items() if name != "key"},
+    "state": "valid",
+    "created": 1764000000.0,
+    "created_by": "admin",
+    "revoked": None,
+}
+
+
+def add_keys(api: FastAPI, plane: ControlPlane, keys: Keys) -> None:
+    """Add the routes of API keys."""
+
+    @api.get(
+        "/api/v1/keys",
+        summary="API keys of what the caller may see",
+        response_model=KeyList,
+        responses=shown({"keys": [_KEY]}),
+    )
+    async def listed(caller: WhoAsks) -> Response:
+        now = plane.clock.now()
+        mine = [key for key in await keys.all() if _may(caller, Role.VIEWER, _scopes(key))]
+        return answer(KeyList(keys=[_view(key, now) for key in mine]))
+
+    @api.post(
+        "/api/v1/keys",
+        summary="Make an API key; it is shown once, and in force when this answers",
+        status_code=_CREATED,
+        response_model=MadeKey,
+        responses=shown(_MADE, status=_CREATED),
+    )
+    async def create(
+        wanted: Annotated[NewKeyWish, Body(examples=[{"name": "shop", "scopes": ["infer:fraud"]}])],
+        caller: WhoAsks,
+        actor: Actor,
+    ) -> Response:
+        _require(caller, wanted.scopes)
+        tiers = [str(tier.get("name")) for tier in plane.desired.spec.get("tiers", ())]
+        if wanted.tier and wanted.tier not in tiers:
+            there = f"there are: {', '.join(tiers)}" if tiers else "the spec's 'tiers' name none"
+            raise InvalidArgumentError(f"there is no tier '{wanted.tier}'; {there}")
+        grants = KeyGrants(scopes=wanted.scopes, tier=wanted.tier)
+        made = await keys.create(wanted.name, grants, expires_in_s=wanted.expires_in_s, actor=actor)
+        view = MadeKey(
+            id=made.credential.id,
+            name=wanted.name,
+            scopes=list(wanted.scopes),
+            tier=wanted.tier,
+            expires=made.credential.expires,
+            key=made.text,
+        )
+        return answer(view, status=_CREATED, headers={"cache-control": "no-store"})
+
+    @api.delete(
+        "/api/v1/keys/{key}",
+        summary="Refuse an API key from now on; in force when this answers",
+        response_model=KeyView,
+        responses=shown(_KEY | {"state": "revoked", "revoked": 1764000060.0}),
+    )
+    async def revoke(
+        key: Annotated[str, Path(pattern=_TEXT_PATTERN, description="Its id, or its name.")],
+        caller: WhoAsks,
+        actor: Actor,
+    ) -> Response:
+        found = await keys.find(key, lambda one: _may(caller, Role.VIEWER, _scopes(one)))
+        _require(caller, _scopes(found))
+        return answer(_view(await keys.revoke(found, actor=actor), plane.clock.now()))
+
+
+def _scopes(key: Credential) -> tuple[str, ...]:
+    """What a key is about; one whose grants cannot be read is the business of who may do all."""
+    return grants_of(key).scopes or (EVERYTHING,)
+
+
+def _may(caller: Caller, role: Role, scopes: Iterable[str]) -> bool:
+    return all(caller.may(role, endpoint_of(scope)) for scope in scopes)
+
+
+def _require(caller: Caller, scopes: Iterable[str]) -> None:
+    beyond = [scope for scope in scopes if not _may(caller, Role.OPERATOR, [scope])]
+    if beyond:
+        message = f"a key for {', '.join(beyond)} is made and revoked by operators of that"
+        raise PermissionDeniedError(message)
+
+
+def _view(key: Credential, now: float) -> KeyView:
+    grants = grants_of(key)
+    return KeyView(
+        id=key.id,
+        name=key.owner,
+        state=key.state(now),
+        scopes=list(grants.scopes),
+        tier=grants.tier,
+        created=key.created,
+        created_by=key.created_by,
+        expires=key.expires,
+        revoked=key.revoked,
+    )

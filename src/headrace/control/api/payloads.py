@@ -1,0 +1,184 @@
+"""Payload log of an endpoint over HTTP: its files and its newest rows."""
+
+import asyncio
+import math
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+from fastapi import FastAPI, Query, Response
+
+from headrace.control.api.answers import Name, answer, shown
+from headrace.control.payloads.files import check_pyarrow, list_files, read_batches
+from headrace.control.plane import ControlPlane
+from headrace.core import ModelNotFoundError
+
+_LONGEST = 64
+"""Values of a tensor that are shown; the file has all of them."""
+Json = str | int | float | bool | list["Json"] | dict[str, "Json"] | None
+
+
+def newest_rows(directory: Path, *, limit: int, request_id: str = "") -> list[dict[str, Json]]:
+    """The newest rows of an endpoint's files; of one request if it is named. Blocking.
+
+    Tensors are cut after 64 values, and strings in them shown as text.
+    """
+    found: list[dict[str, Json]] = []
+    for file in reversed(list_files(directory)):
+        if len(found) >= limit:
+            break
+        try:
+            rows = list(_rows(file.path, request_id, limit - len(found)))
+        except FileNotFoundError:  # it became a Parquet file, or too old, just now
+            continue
+        found += reversed(rows)
+    found.sort(key=lambda row: str(row.get("time")), reverse=True)
+    return found[:limit]
+
+
+def _rows(path: Path, request_id: str, limit: int) -> list[dict[str, Json]]:
+    """The last `limit` rows of a file."""
+    kept: list[dict[str, Json]] = []
+    for batch in read_batches(path):
+        rows = (
+            row for row in batch.to_pylist() if not request_id or row["request_id"] == request_id
+        )
+        kept = [*kept, *({name: _shown(v) for name, v in row.items()} for row in rows)][-limit:]
+    return kept
+
+
+def _shown(value: object) -> Json:
+    match value:
+        case list():
+            cut: list[Json] = [_shown(item) for item in value[:_LONGEST]]
+            return cut
+        case bytes():
+            return value.decode(errors="replace")
+        case datetime():
+            return value.isoformat().replace("+00:00", "Z")
+        case float() if not math.isfinite(value):
+            return str(value)
+        case None | str() | int() | float():
+            return value
+        case _:
+            return str(value)
+
+
+_MAX_ROWS: Final = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PayloadFileView:
+    """One file on the machine of the control plane. `open`: rows are still added."""
+
+    path: str
+    version: str
+    begin: str
+    bytes: int
+    open: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PayloadLogView:
+    """The payload log of an endpoint; counts since the control plane started."""
+
+    endpoint: str
+    on: bool
+    written: int
+    dropped: int
+    files: list[PayloadFileView]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PayloadRows:
+    """Requests and answers, the newest first; tensors are cut after 64 values."""
+
+    rows: list[dict[str, Any]]
+
+
+_LOG_EXAMPLE: Final = {
+    "endpoint": "fraud",
+    "on": True,
+    "written": 1204,
+    "dropped": 0,
+    "files": [
+        {
+            "path": "/srv/headrace/payloads/fraud/20261125T120000.000000Z-v3.parquet",
+            "version": "3",
+            "begin": "20261125T120000.000000Z",
+            "bytes": 184_320,
+            "open": False,
+        }
+    ],
+}
+_ROWS_EXAMPLE: Final = {
+    "rows": [
+        {
+            "time": "2026-11-25T12:00:03.120000Z",
+            "request_id": "5f0c",
+            "trace_id": "",
+            "caller": "shop",
+            "version": "3",
+            "code": "OK",
+            "duration_s": 0.0021,
+            "input.x": [0.5, 1.5],
+            "input.x.shape": [1, 2],
+            "output.y": [0.93],
+            "output.y.shape": [1, 1],
+        }
+    ]
+}
+
+
+def add_payloads(api: FastAPI, plane: ControlPlane) -> None:
+    """Add the routes of payload logs."""
+
+    @api.get(
+        "/api/v1/endpoints/{name}/payloads",
+        summary="The files of an endpoint's payload log",
+        response_model=PayloadLogView,
+        responses=shown(_LOG_EXAMPLE),
+    )
+    async def payloads(name: Name) -> Response:
+        endpoint = plane.desired.endpoint(name)
+        if endpoint is None:
+            raise ModelNotFoundError(name, "")
+        files = await asyncio.to_thread(list_files, plane.home.payloads / name)
+        writer = plane.payloads
+        return answer(
+            PayloadLogView(
+                endpoint=name,
+                on=endpoint.payload_log is not None,
+                written=writer.written_of(name),
+                dropped=writer.dropped_of(name),
+                files=[
+                    PayloadFileView(
+                        path=str(file.path),
+                        version=file.version,
+                        begin=file.begin,
+                        bytes=file.size_bytes,
+                        open=file.is_open,
+                    )
+                    for file in files
+                ],
+            )
+        )
+
+    @api.get(
+        "/api/v1/endpoints/{name}/payloads/rows",
+        summary="The newest requests and answers of an endpoint's payload log",
+        response_model=PayloadRows,
+        responses=shown(_ROWS_EXAMPLE),
+    )
+    async def rows(
+        name: Name,
+        limit: Annotated[int, Query(ge=1, le=_MAX_ROWS)] = 20,
+        request_id: Annotated[str, Query(max_length=1024)] = "",
+    ) -> Response:
+        if plane.desired.endpoint(name) is None:
+            raise ModelNotFoundError(name, "")
+        check_pyarrow()
+        directory = plane.home.payloads / name
+        found = await asyncio.to_thread(newest_rows, directory, limit=limit, request_id=request_id)
+        return answer(PayloadRows(rows=list(found)))

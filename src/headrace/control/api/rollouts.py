@@ -1,0 +1,256 @@
+"""Rollouts over HTTP: start one, look at it, tell it what to do."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
+
+from fastapi import Body, FastAPI, Path, Query, Response
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from headrace.control.api import answers as examples
+from headrace.control.api.answers import Actor, Left, Name, WhoAsks, answer, shown
+from headrace.control.api.history import counted_until
+from headrace.control.auth.roles import Caller, Role
+from headrace.control.plane import ControlPlane
+from headrace.control.rollouts.status import (
+    RolloutEvidence,
+    RolloutStatus,
+    rollout_evidence,
+    rollout_status,
+)
+from headrace.control.state.records import RolloutRecord
+from headrace.core import ModelNotFoundError, NotFoundError
+from headrace.core.names import NAME_PATTERN, VERSION_PATTERN
+from headrace.rollout.outlook import USUAL_MEDIAN_S, EndpointLoad, Outlook, observed_load, outlook
+from headrace.rollout.state import Verb
+
+_CREATED: Final = 201
+_MAX_LISTED: Final = 1000
+_MAX_TEXT: Final = 1000
+_RATE_WINDOW_S: Final = 300.0
+_LEAST_WINDOW_S: Final = 5.0
+"""In less nobody can tell a rate."""
+
+RolloutId = Annotated[str, Path(pattern=r"^r[0-9]{1,15}$")]
+
+
+class StartRollout(BaseModel):
+    """What shall take over an endpoint, and how.
+
+    One of: a `version` of the model that is served now, a `model`, an `upstream`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str = Field(
+        default="",
+        max_length=4096,
+        description="A registry reference NAME[:VERSION], or a path where the control plane runs.",
+    )
+    version: str = Field(
+        default="",
+        pattern=f"^$|{VERSION_PATTERN}",
+        description="Of the model that is served now; beside `upstream`: what to call it here.",
+    )
+    upstream: dict[str, Any] | None = Field(
+        default=None, description="A server that someone else runs, as in the spec."
+    )
+    rollout: dict[str, Any] | None = Field(
+        default=None,
+        description="How, as under `rollout` in the spec; null takes the endpoint's own, or a "
+        "canary.",
+    )
+    allow_code: bool = Field(
+        default=False,
+        description="From now on the endpoint may have models of formats that run code of their "
+        "authors' (`allow_code` in the spec).",
+    )
+
+    @model_validator(mode="after")
+    def _names_something(self) -> "StartRollout":
+        if self.model and self.upstream is not None:
+            msg = "'model' and 'upstream' exclude each other"
+            raise ValueError(msg)
+        if not self.model and not self.version and self.upstream is None:
+            msg = "needs a 'version' of the model that is served, a 'model' or an 'upstream'"
+            raise ValueError(msg)
+        return self
+
+
+class Command(BaseModel):
+    """Why a person steps in."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    reason: str = Field(default="", max_length=_MAX_TEXT, description="For the history.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutList:
+    """Rollouts, the newest first."""
+
+    rollouts: list[RolloutStatus]
+
+
+def status_of(plane: ControlPlane, record: RolloutRecord) -> RolloutStatus:
+    """The document of a rollout, with all that was counted for it, and what is to be expected."""
+    counted = plane.rollout_driver.counted(record)
+    expected = None if record.state.phase.is_over else _expected(plane, record, counted)
+    problem = plane.rollout_driver.problem(record)
+    return rollout_status(record, counted=counted, expected=expected, problem=problem)
+
+
+def _expected(
+    plane: ControlPlane, record: RolloutRecord, counted: Mapping[str, float]
+) -> Outlook | None:
+    """The outlook at the rate at which the endpoint was asked in the last minutes."""
+    until = counted_until(plane.history, plane.clock.now())
+    began_at = until if plane.history.began_at is None else plane.history.began_at
+    seconds = min(_RATE_WINDOW_S, until - began_at)
+    if seconds < _LEAST_WINDOW_S:
+        return None
+    window = plane.history.window(record.endpoint, until=until, seconds=seconds)
+    before = observed_load(record.state, counted) if counted else None
+    requests, median_s = max(window.requests, 1), window.quantile(0.5)
+    load = EndpointLoad(
+        requests_per_s=window.requests_per_s,
+        error_ratio=window.errors / requests,
+        rejection_ratio=window.rejections / requests,
+        median_s=USUAL_MEDIAN_S if median_s is None else median_s,
+        independent_ratio=1.0 if before is None else before.independent_ratio,
+    )
+    return outlook(record.state.settings, load)
+
+
+def add_rollouts(api: FastAPI, plane: ControlPlane) -> None:
+    """Add the routes of rollouts."""
+
+    @api.post(
+        "/api/v1/endpoints/{name}/rollout",
+        summary="Let another version take over, step by step",
+        status_code=_CREATED,
+        response_model=RolloutStatus,
+        responses=shown(examples.ROLLOUT, status=_CREATED),
+    )
+    async def start(
+        name: Name,
+        wanted: Annotated[StartRollout, Body(openapi_examples=examples.START)],
+        caller: WhoAsks,
+        left: Left,
+    ) -> Response:
+        record = await plane.orders.start_rollout(
+            name,
+            model=wanted.model,
+            version=wanted.version,
+            upstream=wanted.upstream,
+            rollout=wanted.rollout,
+            allow_code=wanted.allow_code,
+            caller=caller,
+            cancel=left,
+        )
+        headers = {"location": f"/api/v1/rollouts/{record.id}"}
+        return answer(status_of(plane, record), status=_CREATED, headers=headers)
+
+    @api.get(
+        "/api/v1/endpoints/{name}/rollout",
+        summary="The newest rollout of an endpoint",
+        response_model=RolloutStatus,
+        responses=shown(examples.ROLLOUT),
+    )
+    async def newest(name: Name) -> Response:
+        record = plane.rollout(name)
+        if record is None and plane.desired.endpoint(name) is None:
+            raise ModelNotFoundError(name)
+        if record is None:
+            message = (
+                f"endpoint '{name}' never had a rollout; `headrace rollout start {name}` begins one"
+            )
+            raise NotFoundError(message)
+        return answer(status_of(plane, record))
+
+    @api.post(
+        "/api/v1/endpoints/{name}/rollout/{verb}",
+        summary="Promote, pause, resume, abort or roll back by hand",
+        response_model=RolloutStatus,
+        responses=shown(examples.ROLLOUT),
+    )
+    async def command(
+        name: Name,
+        verb: Verb,
+        actor: Actor,
+        given: Annotated[
+            Command, Body(examples=[{"reason": "latency on the dashboard"}])
+        ] = Command(),  # noqa: B008  # frozen
+    ) -> Response:
+        record = await plane.rollout_driver.command(name, verb, actor=actor, reason=given.reason)
+        return answer(status_of(plane, record))
+
+    @api.get(
+        "/api/v1/rollouts",
+        summary="Rollouts, the newest first",
+        response_model=RolloutList,
+        responses=shown({"rollouts": [examples.ROLLOUT]}),
+    )
+    async def rollouts(
+        *,
+        caller: WhoAsks,
+        endpoint: Annotated[str, Query(pattern=f"^$|{NAME_PATTERN}")] = "",
+        limit: Annotated[int, Query(ge=1, le=_MAX_LISTED)] = 100,
+        active: Annotated[bool, Query(description="Only those that are under way.")] = False,
+    ) -> Response:
+        if active:
+            under_way = plane.aims.active()
+            found = [record for record in under_way if endpoint in {"", record.endpoint}][:limit]
+        else:
+            found = await _stored(plane, caller, endpoint, limit)
+        found = [record for record in found if caller.may(Role.VIEWER, record.endpoint)]
+        problem = plane.rollout_driver.problem
+        rows = [rollout_status(record, problem=problem(record)) for record in found]
+        return answer(RolloutList(rollouts=rows))
+
+    @api.get(
+        "/api/v1/rollouts/{rollout_id}",
+        summary="One rollout",
+        response_model=RolloutStatus,
+        responses=shown(examples.ROLLOUT),
+    )
+    async def rollout(rollout_id: RolloutId, caller: WhoAsks) -> Response:
+        return answer(status_of(plane, await _shown_to(caller, plane, rollout_id)))
+
+    @api.get(
+        "/api/v1/rollouts/{rollout_id}/evidence",
+        summary="How a rollout's evidence came about: each metric's interval over time",
+        response_model=RolloutEvidence,
+        responses=shown(examples.EVIDENCE),
+    )
+    async def evidence(rollout_id: RolloutId, caller: WhoAsks) -> Response:
+        record = await _shown_to(caller, plane, rollout_id)
+        return answer(rollout_evidence(record, plane.rollout_driver.sequences(record)))
+
+
+async def _stored(
+    plane: ControlPlane, caller: Caller, endpoint: str, limit: int
+) -> list[RolloutRecord]:
+    """The newest `limit` rollouts that the caller may see."""
+    mine = caller.endpoints(Role.VIEWER)
+    if endpoint or mine is None:
+        return await plane.rollouts(endpoint, limit)
+    found = [record for name in mine for record in await plane.rollouts(name, limit)]
+    return sorted(found, key=lambda record: int(record.id[1:]), reverse=True)[:limit]
+
+
+async def _shown_to(caller: Caller, plane: ControlPlane, rollout_id: str) -> RolloutRecord:
+    """The rollout of this id, if the caller may see it."""
+    record = await _find(plane, rollout_id)
+    if record is None or not caller.may(Role.VIEWER, record.endpoint):
+        raise NotFoundError(f"there is no rollout {rollout_id}")
+    return record
+
+
+async def _find(plane: ControlPlane, rollout_id: str) -> RolloutRecord | None:
+    """The rollout of this id; whoever waits for one asks every second, so memory comes first."""
+    newest = plane.aims.rollouts.values()
+    known = next((record for record in newest if record.id == rollout_id), None)
+    if known is not None:
+        return known
+    return await plane.store.rollout(rollout_id)

@@ -1,0 +1,169 @@
+"""Streams over HTTP: how they are; pause and resume."""
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
+
+from fastapi import FastAPI, Path, Query, Response
+
+from headrace.control.api.answers import Actor, answer, shown
+from headrace.control.plane import ControlPlane
+from headrace.control.streams.status import StreamView
+from headrace.control.streams.workers import KEPT_S, StreamPoint
+from headrace.core.names import NAME_PATTERN
+
+_Stream = Annotated[str, Path(pattern=NAME_PATTERN, description="The stream's name.")]
+
+_MEMBER: Final[dict[str, Any]] = {
+    "member": "fraud-0",
+    "state": "running",
+    "pid": 4711,
+    "restarts": 0,
+    "partitions": ["payments/0", "payments/1"],
+    "lag_records": 12,
+    "rate": 1840.5,
+    "answered": 912_000,
+    "dead_letters": 3,
+    "message": "",
+    "outdated": False,
+}
+_STREAM: Final[dict[str, Any]] = {
+    "name": "fraud",
+    "state": "running",
+    "model": "fraud:3",
+    "topics": ["payments"],
+    "sink": "scores",
+    "group": "fraud",
+    "ready": 1,
+    "workers": 1,
+    "min_workers": 1,
+    "max_workers": 4,
+    "lag_records": 12,
+    "lag_s": 0.02,
+    "rate": 1840.5,
+    "answered": 912_000,
+    "dead_letters": 3,
+    "retries": 0,
+    "restarts": 0,
+    "message": "",
+    "scaling": "Steady",
+    "members": [_MEMBER],
+    "running": 1,
+    "failing": 0,
+    "paused": False,
+    "stuck": False,
+}
+_POINT: Final[dict[str, Any]] = {
+    "at": 1764000180.0,
+    "answered_per_s": 1840.5,
+    "dead_letters_per_s": 0.0,
+    "lag_records": 12,
+    "lag_s": 0.02,
+    "running": 1,
+}
+_MOST_POINTS: Final = 360
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamList:
+    """The streams that the spec names."""
+
+    streams: list[StreamView]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamPointView:
+    """A step of a stream's history.
+
+    `at`: its end, in seconds since 1970. Rates are over the step, lag is the most in it, null while
+    nobody knew it; `running` are the workers that took records at its end.
+    """
+
+    at: float
+    answered_per_s: float
+    dead_letters_per_s: float
+    lag_records: int | None
+    lag_s: float | None
+    running: int
+
+    @classmethod
+    def of(cls, point: StreamPoint) -> "StreamPointView":
+        """What is told of a step."""
+        return cls(
+            at=point.at,
+            answered_per_s=point.answered / point.seconds,
+            dead_letters_per_s=point.dead_letters / point.seconds,
+            lag_records=point.lag_records,
+            lag_s=point.lag_s,
+            running=point.running,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamHistory:
+    """How a stream was, the oldest step first."""
+
+    points: list[StreamPointView]
+
+
+def add_streams(api: FastAPI, plane: ControlPlane) -> None:
+    """Add the routes of streams."""
+
+    @api.get(
+        "/api/v1/streams",
+        summary="Which streams there are, and how they are",
+        response_model=StreamList,
+        responses=shown({"streams": [_STREAM]}),
+    )
+    async def streams() -> Response:
+        return answer(StreamList(streams=list(plane.streams.views())))
+
+    @api.get(
+        "/api/v1/streams/{stream}",
+        summary="How a stream is",
+        response_model=StreamView,
+        responses=shown(_STREAM),
+    )
+    async def stream(stream: _Stream) -> Response:
+        return answer(plane.streams.view(stream))
+
+    @api.get(
+        "/api/v1/streams/{stream}/history",
+        summary="How a stream was over the last hour; forgotten with the control plane's process",
+        response_model=StreamHistory,
+        responses=shown({"points": [_POINT]}),
+    )
+    async def history(
+        stream: _Stream,
+        since_s: Annotated[
+            float, Query(gt=0, le=KEPT_S, description="How long ago it begins. Unit: seconds.")
+        ] = KEPT_S,
+        points: Annotated[
+            int, Query(ge=2, le=_MOST_POINTS, description="About how many steps at most.")
+        ] = 90,
+    ) -> Response:
+        found = plane.streams.history(stream, seconds=since_s, most=points)
+        return answer(StreamHistory(points=[StreamPointView.of(point) for point in found]))
+
+    @api.post(
+        "/api/v1/streams/{stream}/pause",
+        summary="Let a stream take no more records; it stays where it is",
+        response_model=StreamView,
+        responses=shown({**_STREAM, "state": "paused"}),
+    )
+    async def pause(stream: _Stream, actor: Actor) -> Response:
+        return await _order(plane, stream, actor, paused=True)
+
+    @api.post(
+        "/api/v1/streams/{stream}/resume",
+        summary="Let a stream go on where it is",
+        response_model=StreamView,
+        responses=shown(_STREAM),
+    )
+    async def resume(stream: _Stream, actor: Actor) -> Response:
+        return await _order(plane, stream, actor, paused=False)
+
+
+async def _order(plane: ControlPlane, name: str, actor: str, *, paused: bool) -> Response:
+    view = await plane.streams.pause(name, paused=paused)
+    await plane.note("stream.pause" if paused else "stream.resume", name, actor=actor)
+    return answer(view)

@@ -1,0 +1,232 @@
+"""The whole system over HTTP: status, spec, differences and metrics."""
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Annotated, Any, Final
+
+from fastapi import Body, FastAPI, Query, Request, Response
+
+from headrace.control.api import answers as examples
+from headrace.control.api.answers import (
+    Actor,
+    AppliedView,
+    Left,
+    WaitS,
+    WhoAsks,
+    answer,
+    applied_answer,
+    shown,
+)
+from headrace.control.auth.roles import Caller, Role
+from headrace.control.desired.wishes import Diff
+from headrace.control.plane import ControlPlane
+from headrace.control.reconcile.status import Status
+from headrace.control.telemetry.metrics import all_metrics
+from headrace.core import InvalidArgumentError
+from headrace.core.redact import redact
+from headrace.core.spec import json_schema
+from headrace.observe.metrics import OPENMETRICS_TYPE, TEXT_TYPE, Families, openmetrics, text
+
+_MAX_NAMES: Final = 20
+_OPENMETRICS: Final = "application/openmetrics-text"
+_WEIGHT: Final = re.compile(r"[01](?:\.[0-9]{0,3})?")
+Names = Annotated[
+    list[str],
+    Query(
+        max_length=_MAX_NAMES,
+        description="What metrics' names begin with, repeated; all without any.",
+        examples=["headrace_"],
+    ),
+]
+Full = Annotated[
+    bool,
+    Query(
+        description="Whether to tell every bucket of every histogram, KServe's metrics and all of "
+        "Envoy's: five times as much."
+    ),
+]
+
+
+async def metrics_answer(
+    request: Request,
+    read: Callable[[bool], Awaitable[Families]],
+    names: list[str],
+    *,
+    full: bool,
+) -> Response:
+    """The metrics as `request` wants them.
+
+    Args:
+        read: Returns them, all if its argument is true.
+    """
+    is_open = prefers_openmetrics(request.headers.get("accept", ""))
+    families = named(await read(full), names)
+    # Those of thousands of endpoints take a while, and the loop has others to serve.
+    if is_open:
+        body, content_type = await asyncio.to_thread(openmetrics, families), OPENMETRICS_TYPE
+    else:
+        body, content_type = await asyncio.to_thread(text, families.values()), TEXT_TYPE
+    return Response(body, headers={"content-type": content_type, "vary": "accept"})
+
+
+def named(families: Families, prefixes: Sequence[str]) -> Families:
+    """Those whose names begin with one of `prefixes`; all if there are none."""
+    if not prefixes:
+        return families
+    start = tuple(prefixes)
+    return {name: family for name, family in families.items() if name.startswith(start)}
+
+
+def prefers_openmetrics(accept: str) -> bool:
+    """Whether `accept` weighs OpenMetrics 1.0 above the text format, which is the default."""
+    is_open, best_weight = False, 0.0
+    for item in accept.lower().split(","):
+        media, *rest = (part.strip() for part in item.split(";"))
+        parameters = dict(part.partition("=")[::2] for part in rest)
+        is_known = media == "text/plain" or (
+            media == _OPENMETRICS and parameters.get("version", "") in {"", "1.0.0"}
+        )
+        weight = parameters.get("q", "1")
+        if is_known and _WEIGHT.fullmatch(weight) and float(weight) > best_weight:
+            is_open, best_weight = media == _OPENMETRICS, float(weight)
+    return is_open
+
+
+def status_seen_by(caller: Caller, status: Status) -> Status:
+    """The system, with the caller's endpoints; feature views, streams and jobs are of all."""
+    mine = caller.endpoints(Role.VIEWER)
+    if mine is None:
+        return status
+    endpoints = tuple(endpoint for endpoint in status.endpoints if endpoint.name in mine)
+    ready = status.gateway.ready and all(endpoint.ready for endpoint in endpoints)
+    return replace(
+        status,
+        ready=ready,
+        endpoints=endpoints,
+        features=(),
+        feature_skew=(),
+        streams=(),
+        jobs=(),
+        faults=tuple(fault for fault in status.faults if fault.endpoint in mine),
+    )
+
+
+def spec_seen_by(caller: Caller, document: dict[str, Any]) -> dict[str, Any]:
+    """The spec, with the caller's endpoints and nothing that concerns all."""
+    mine = caller.endpoints(Role.VIEWER)
+    if mine is None:
+        return document
+    entries = [entry for entry in document.get("endpoints", []) if entry.get("name") in mine]
+    return {"version": document.get("version", 1), "endpoints": entries}
+
+
+def diff_seen_by(caller: Caller, diff: Diff) -> Diff:
+    """What would change of the caller's endpoints."""
+    mine = caller.endpoints(Role.VIEWER)
+    if mine is None:
+        return diff
+    starts = tuple(f"endpoint '{name}'" for name in mine)
+    return Diff(
+        changes=[line for line in diff.changes if line.startswith(starts)],
+        endpoints={name: one for name, one in diff.endpoints.items() if name in mine},
+    )
+
+
+_MAX_EXPECTED: Final = 10_000
+Document = Annotated[dict[str, Any], Body(examples=[examples.SPEC])]
+
+
+def add_state(api: FastAPI, plane: ControlPlane) -> None:
+    """Add the routes of the system as a whole."""
+
+    @api.get("/api/v1/health", summary="Whether the control plane answers; open to everybody")
+    async def health() -> dict[str, bool]:
+        return {"alive": True}
+
+    @api.get("/api/v1/status", summary="How everything is now")
+    async def status(caller: WhoAsks) -> Status:
+        return status_seen_by(caller, replace(plane.status(), jobs=plane.jobs.views()))
+
+    @api.get(
+        "/api/v1/spec",
+        summary="The spec as it was applied, and its generation",
+        responses=shown({"generation": 12, "spec": examples.SPEC}),
+    )
+    async def spec(caller: WhoAsks) -> dict[str, Any]:
+        document = redact(spec_seen_by(caller, plane.desired.spec))
+        return {"generation": plane.desired.generation, "spec": document}
+
+    @api.get("/api/v1/schema", summary="JSON Schema of the spec file")
+    async def schema() -> dict[str, Any]:
+        return json_schema()
+
+    @api.post(
+        "/api/v1/apply",
+        summary="Want what the spec says, and nothing else",
+        response_model=AppliedView,
+        responses=shown(examples.APPLIED),
+    )
+    async def apply(
+        document: Document,
+        caller: WhoAsks,
+        left: Left,
+        wait_s: WaitS = 0.0,
+        expected: Annotated[
+            list[str],
+            Query(
+                max_length=_MAX_EXPECTED,
+                description="`NAME:GENERATION`, repeated: refused with 409 if an endpoint is not "
+                "at the generation that was read; 0 for one that must not exist.",
+                examples=["fraud:3"],
+            ),
+        ] = [],  # noqa: B006  # FastAPI copies it
+    ) -> Response:
+        applied = await plane.orders.apply(
+            document, caller=caller, expected=_generations(expected), cancel=left
+        )
+        return await applied_answer(plane, applied, caller=caller, wait_s=wait_s)
+
+    @api.post(
+        "/api/v1/diff",
+        summary="What an apply would change; nothing is served differently",
+        response_model=Diff,
+        responses=shown(examples.DIFF),
+    )
+    async def diff(document: Document, caller: WhoAsks, left: Left) -> Response:
+        found = await plane.orders.diff(document, caller=caller, cancel=left)
+        return answer(diff_seen_by(caller, found))
+
+    @api.post("/api/v1/stop", summary="Drain and stop everything, then exit", status_code=202)
+    async def stop(actor: Actor) -> dict[str, Any]:
+        await plane.note("system.stop", "", actor=actor)
+        plane.request_stop()
+        return {"stopping": True}
+
+    @api.get("/metrics", summary="Metrics of all processes, in the format that `accept` asks for")
+    async def metrics(
+        request: Request,
+        names: Names = [],  # noqa: B006  # FastAPI copies it
+        *,
+        full: Full = False,
+    ) -> Response:
+        async def read(everything: bool) -> Families:  # noqa: FBT001  # the function's only argument
+            return await all_metrics(plane, full=everything)
+
+        return await metrics_answer(request, read, names, full=full)
+
+
+def _generations(expected: list[str]) -> Mapping[str, int] | None:
+    """Generations by endpoint, of `NAME:GENERATION` each.
+
+    Raises:
+        InvalidArgumentError: One is something else.
+    """
+    found = {}
+    for item in expected:
+        name, _, number = item.rpartition(":")
+        if not name or not number.isdecimal():
+            raise InvalidArgumentError(f"expected={item[:200]!r} is not NAME:GENERATION")
+        found[name] = int(number)
+    return found or None

@@ -1,0 +1,189 @@
+"""Triton's statistics and repository verbs over HTTP."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from typing import Any, Final
+
+import msgspec
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+
+from headrace.control.api.answers import WhoAsks
+from headrace.control.auth.roles import Caller, Role
+from headrace.control.desired.models import caller_leaves
+from headrace.control.plane import ControlPlane
+from headrace.control.reconcile.observed import Phase
+from headrace.control.telemetry.metrics import all_model_statistics
+from headrace.core import (
+    FailedPreconditionError,
+    InvalidArgumentError,
+    UnsupportedError,
+    check_name,
+)
+from headrace.core.error_kind import UNDECODABLE
+from headrace.gateway.filters import SERVICE
+from headrace.protocol.grpc_wire import frame
+
+
+def add_statistics(api: FastAPI, plane: ControlPlane) -> None:
+    """Add the routes of the statistics, which the gateway asks too."""
+
+    @api.get("/v2/models/stats", summary="Triton's statistics of all models")
+    async def all_stats(caller: WhoAsks) -> JSONResponse:
+        return JSONResponse(await all_model_statistics(plane, only=caller.endpoints(Role.VIEWER)))
+
+    @api.get("/v2/models/{name}/stats", summary="Triton's statistics of one model")
+    async def model_stats(name: str) -> JSONResponse:
+        return JSONResponse(await all_model_statistics(plane, name))
+
+    @api.get("/v2/models/{name}/versions/{version}/stats", summary="The same of one version")
+    async def version_stats(name: str, version: str) -> JSONResponse:
+        return JSONResponse(await all_model_statistics(plane, name, version))
+
+
+def add_grpc_statistics(api: FastAPI, plane: ControlPlane) -> None:
+    """Add the rpc `ModelStatistics` of all models, as the gateway's bridge carries it.
+
+    A call that names a model goes to its replicas instead.
+    """
+
+    @api.post(f"/{SERVICE}/ModelStatistics")
+    async def statistics(caller: WhoAsks) -> Response:
+        from headrace.protocol.grpc_messages import encode_response  # noqa: PLC0415  # loads protobuf
+
+        document = await all_model_statistics(plane, only=caller.endpoints(Role.VIEWER))
+        message = await asyncio.to_thread(encode_response, "ModelStatistics", document)
+        return Response(frame(message), media_type="application/grpc")
+
+
+def add_repository(api: FastAPI, plane: ControlPlane) -> None:
+    """Add the routes of the repository."""
+
+    @api.post("/v2/repository/index", summary="Triton's index of models")
+    async def repository_index(request: Request, caller: WhoAsks) -> JSONResponse:
+        wanted = decode_index_request(await request.body())
+        found = await asyncio.to_thread(index, plane, only_ready=wanted.ready)
+        names = await asyncio.to_thread(plane.readable_models, caller, {row.name for row in found})
+        rows = [row for row in found if row.name in names]
+        return JSONResponse([{f: getattr(row, f) for f in row.__struct_fields__} for row in rows])
+
+    @api.post("/v2/repository/models/{name}/load", summary="Serve a model of the registry")
+    async def repository_load(name: str, request: Request, caller: WhoAsks) -> Response:
+        body = await request.body()
+        async with caller_leaves(request.receive) as left:
+            await load(plane, name, body, caller=caller, cancel=left)
+        return Response()
+
+    @api.post("/v2/repository/models/{name}/unload", summary="Stop serving a model")
+    async def repository_unload(name: str, request: Request, caller: WhoAsks) -> Response:
+        await unload(plane, name, await request.body(), caller=caller)
+        return Response()
+
+
+_LOAD_TIMEOUT_S: Final = 600.0
+
+
+class IndexRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One model version; `state` is READY, LOADING or UNAVAILABLE, `reason` why."""
+
+    name: str
+    version: str
+    state: str
+    reason: str
+
+
+class IndexRequest(msgspec.Struct, frozen=True):
+    """Which models: all, or those that are ready."""
+
+    ready: bool = False
+
+
+class LoadRequest(msgspec.Struct, frozen=True):
+    """Triton's parameters of a load or unload."""
+
+    parameters: dict[str, Any] = {}
+
+
+def index(plane: ControlPlane, *, only_ready: bool) -> list[IndexRow]:
+    """Every version that is served, and every version of the registry that is not."""
+    served = list(_served(plane))
+    known = {(row.name, row.version) for row in served}
+    stored = [
+        IndexRow(name=v.name, version=v.version, state="UNAVAILABLE", reason="not loaded")
+        for v in plane.registry.list()
+        if (v.name, v.version) not in known
+    ]
+    rows = sorted([*served, *stored], key=lambda row: (row.name, int(row.version)))
+    return [row for row in rows if row.state == "READY" or not only_ready]
+
+
+def _served(plane: ControlPlane) -> Iterator[IndexRow]:
+    observed = plane.reconciler.observed()
+    for endpoint in plane.effective.endpoints:
+        for arm in endpoint.arms:
+            mine = [r for r in observed.replicas.values() if r.revision_id == arm.revision.id]
+            reasons = [replica.reason for replica in mine if replica.reason]
+            if any(replica.phase is Phase.READY for replica in mine):
+                state, reason = "READY", ""
+            elif any(replica.phase is Phase.EXITED for replica in mine):
+                state, reason = "UNAVAILABLE", "; ".join(dict.fromkeys(reasons))
+            else:
+                state, reason = "LOADING", ""
+            yield IndexRow(
+                name=endpoint.name, version=arm.revision.version, state=state, reason=reason
+            )
+
+
+async def load(
+    plane: ControlPlane, name: str, body: bytes, *, caller: Caller, cancel: threading.Event
+) -> None:
+    """Serve `name`, or load it anew; returns when it is ready.
+
+    Raises:
+        UnsupportedError: The request carries a configuration or files.
+        FailedPreconditionError: It did not become ready; the message says why.
+    """
+    check_name(name)
+    given = sorted(_decode(body).parameters)
+    if given:
+        message = (
+            f"load with parameters ({', '.join(given)}) is not supported: push the model with "
+            "`headrace models push`, and set what it needs in the spec file"
+        )
+        raise UnsupportedError(message)
+    await plane.orders.load(name, caller=caller, cancel=cancel)
+    status = await plane.wait_ready(_LOAD_TIMEOUT_S, name=name)
+    found = next((e for e in status.endpoints if e.name == name), None)
+    if found is None or not found.ready:
+        reason = "it was removed meanwhile" if found is None else found.message
+        raise FailedPreconditionError(f"failed to load '{name}', {reason}")
+
+
+async def unload(plane: ControlPlane, name: str, body: bytes, *, caller: Caller) -> None:
+    """Stop serving `name`."""
+    _decode(body)
+    await plane.orders.remove_endpoint(check_name(name), caller=caller)
+
+
+def decode_index_request(body: bytes) -> IndexRequest:
+    """The request of an index; an empty body asks for all.
+
+    Raises:
+        InvalidArgumentError: It is no JSON object of this form.
+    """
+    if not body.strip():
+        return IndexRequest()
+    try:
+        return msgspec.json.decode(body, type=IndexRequest)
+    except UNDECODABLE as error:
+        raise InvalidArgumentError(f"failed to parse the request JSON buffer: {error}") from error
+
+
+def _decode(body: bytes) -> LoadRequest:
+    if not body.strip():
+        return LoadRequest()
+    try:
+        return msgspec.json.decode(body, type=LoadRequest)
+    except UNDECODABLE as error:
+        raise InvalidArgumentError(f"failed to parse the request JSON buffer: {error}") from error

@@ -1,0 +1,1 @@
+"""Process of a control plane: settings, wiring and life."""

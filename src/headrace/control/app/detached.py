@@ -1,0 +1,104 @@
+"""Start of a control plane in the background, until it reports that it is ready."""
+
+import os
+import select
+import time
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from headrace.control.app.home import Home
+from headrace.control.app.log_files import last_line
+from headrace.control.app.settings import ControlFile, ControlSettings, read_control_file
+from headrace.core import DeadlineExceededError, FailedPreconditionError, UnavailableError
+from headrace.core.error_kind import UNDECODABLE
+from headrace.core.files import write_atomic
+from headrace.core.processes import PASSED_FD, Process, python_module
+
+_MODULE: Final = "headrace.control"
+_LONGEST_NOTICE: Final = 1 << 20
+_END_SLACK_S: Final = 10.0
+
+
+class _Notice(msgspec.Struct):
+    ready: bool = False
+    error: str = ""
+    found_running: bool = False
+
+
+def start_detached(settings: ControlSettings, *, timeout_s: float = 300.0) -> ControlFile:
+    """Start a control plane that outlives this process; where it is reached, once all is ready.
+
+    Blocking. Ready means that an endpoint answered a real request through the gateway; what became
+    of the others is in their status. If none does, all that was started is stopped again, unless
+    the system ran before.
+
+    Raises:
+        FailedPreconditionError: It cannot become ready; the message says why.
+        DeadlineExceededError: It is not ready after `timeout_s`.
+    """
+    home = Home.at(Path(settings.home))
+    reader, writer = os.pipe()
+    try:
+        process = _spawn(home, settings, writer)
+    finally:
+        os.close(writer)
+    try:
+        notice = _read_notice(reader, timeout_s)
+    finally:
+        os.close(reader)
+    try:
+        return _judge(home, settings, process, notice, timeout_s)
+    finally:
+        process.close()
+
+
+def _spawn(home: Home, settings: ControlSettings, writer: int) -> Process:
+    path = home.run / "control-settings.json"
+    told = msgspec.structs.replace(
+        settings, home=str(home.root), notify_fd=PASSED_FD, copy_logs=False
+    )
+    write_atomic(path, msgspec.json.encode(told), durable=False)
+    arguments = python_module(_MODULE, "--settings", str(path))
+    return Process.spawn(arguments, log=home.log_of("control"), pass_fd=writer)
+
+
+def _read_notice(reader: int, timeout_s: float) -> _Notice | None:
+    """What the control plane said; None after `timeout_s`; an empty notice if it ended silently."""
+    deadline = time.monotonic() + timeout_s
+    data = b""
+    while not data.endswith(b"\n") and len(data) < _LONGEST_NOTICE:
+        ready, _, _ = select.select([reader], [], [], max(deadline - time.monotonic(), 0.0))
+        if not ready:
+            return None
+        part = os.read(reader, 65536)
+        if not part:
+            break
+        data += part
+    try:
+        return msgspec.json.decode(data, type=_Notice)
+    except UNDECODABLE:
+        return _Notice()
+
+
+def _judge(
+    home: Home,
+    settings: ControlSettings,
+    process: Process,
+    notice: _Notice | None,
+    timeout_s: float,
+) -> ControlFile:
+    if notice is not None and notice.ready:
+        found = read_control_file(home.root)
+        if found is None:
+            raise UnavailableError("the control plane ended right after it became ready")
+        return found
+    if notice is None or not notice.found_running:
+        # The control plane stops what it started.
+        process.end_blocking(within_s=settings.drain_timeout_s + _END_SLACK_S)
+    if notice is None:
+        message = f"not ready after {timeout_s:g} s; the logs are in {home.logs}"
+        raise DeadlineExceededError(message)
+    said = notice.error or last_line(home.log_of("control")) or "it ended without a word"
+    raise FailedPreconditionError(said)

@@ -1,0 +1,82 @@
+"""Events in the store, and the notification of whoever waits for a change."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from headrace.control.state.records import Event
+from headrace.control.state.store import Store
+
+
+@dataclass(slots=True)
+class News:
+    """`next`: set at the next change; another one is next then. `on_change` is called as well."""
+
+    next: asyncio.Event = field(default_factory=asyncio.Event)
+    on_change: Callable[[], None] = lambda: None
+
+    def note(self) -> None:
+        """Wake everybody who waits."""
+        self.next.set()
+        self.next = asyncio.Event()
+        self.on_change()
+
+    async def wait(self) -> None:
+        """Return at the next change."""
+        await self.next.wait()
+
+
+async def wait_for(event: asyncio.Event, timeout_s: float) -> None:
+    """Return when `event` is set, or time is up."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
+    except TimeoutError:
+        return
+
+
+_BATCH: Final = 500
+_LOOK_AGAIN_S: Final = 2.0
+
+
+@dataclass(slots=True, kw_only=True)
+class Journal:
+    """Writes events, reads them, and wakes those who watch."""
+
+    store: Store
+    _news: News = field(default_factory=News)
+
+    async def write(self, events: Sequence[Event]) -> None:
+        """Add events, and tell everybody who watches."""
+        if events:
+            await self.store.add_events(events)
+            self.note()
+
+    def note(self) -> None:
+        """Wake everybody who watches: events were written together with something else."""
+        self._news.note()
+
+    async def events(self, endpoint: str = "", *, after: int = 0, limit: int = 1000) -> list[Event]:
+        """The newest `limit` events after event `after`, in order; of all endpoints if empty."""
+        return await self.store.events(endpoint=endpoint, after=after, limit=limit, newest=True)
+
+    async def watch(self, endpoint: str = "", *, after: int = 0) -> AsyncIterator[Event]:
+        """Events after event `after` as they come, without end.
+
+        Nothing is kept for a slow reader: it reads on from the store where it was.
+        """
+        while True:
+            written = self._news.next
+            found = await self.store.events(endpoint=endpoint, after=after, limit=_BATCH)
+            for event in found:
+                yield event
+                after = event.id
+            if len(found) == _BATCH:
+                continue
+            try:
+                # Another control plane on the same database wakes nobody here.
+                async with asyncio.timeout(_LOOK_AGAIN_S):
+                    await written.wait()
+            except TimeoutError:
+                continue

@@ -1,0 +1,202 @@
+"""Logs of all processes: last lines, bounded files, one merged stream."""
+
+import contextlib
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from headrace.core.error_kind import UNDECODABLE
+
+MAX_LOG_BYTES: Final = 32 << 20
+_BLOCK: Final = 64 << 10
+_READ_BYTES: Final = 1 << 20
+_SHOWN: Final = 500
+_DAY_S: Final = 86_400.0
+_CLOCK_SLACK_S: Final = 2.0
+
+_JSON_TIME: Final = re.compile(r'"(?:time|start_time)":\s*"[^"T]*T(\d\d):(\d\d):(\d\d(?:\.\d+)?)')
+_TEXT_TIME: Final = re.compile(r"^\[?(?:\d{4}-\d\d-\d\d[ T])?(\d\d):(\d\d):(\d\d(?:[.,]\d+)?)")
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """A line and the name of the process that wrote it."""
+
+    source: str
+    text: str
+
+
+def tail(path: Path, count: int) -> list[str]:
+    """The last `count` lines of a file, oldest first; none if there is no file."""
+    if count <= 0:
+        return []
+    try:
+        with path.open("rb") as file:
+            position = file.seek(0, 2)
+            data = b""
+            while position > 0 and data.count(b"\n") <= count:
+                step = min(_BLOCK, position)
+                position = file.seek(position - step)
+                data = file.read(step) + data
+    except FileNotFoundError:
+        return []
+    return data.decode("utf-8", "replace").splitlines()[-count:]
+
+
+def last_line(path: Path) -> str:
+    """What the process that wrote `path` said last, without time and level."""
+    for line in reversed(tail(path, 20)):
+        if line.strip():
+            return _message(line.strip())[:_SHOWN]
+    return ""
+
+
+def _message(line: str) -> str:
+    if line.startswith("{"):
+        try:
+            said = msgspec.json.decode(line, type=dict[str, object])
+        except UNDECODABLE:
+            return line
+        return str(said.get("message", line))
+    # `12:00:00.123 INFO    headrace.serving  message`: the message follows two spaces.
+    head = re.match(r"\d\d:\d\d:\d\d\.\d+ [A-Z]+ +\S+  ", line)
+    return line[head.end() :] if head else line
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogFiles:
+    """Where all logs are: `NAME.log` in `directory`, and others by name.
+
+    `on_request` are others that nobody sees who does not name them: there is one line per request.
+    `only`: the names that are told at all; None for every one.
+    """
+
+    directory: Path
+    others: Mapping[str, Path] = field(default_factory=dict)
+    on_request: Mapping[str, Path] = field(default_factory=dict)
+    only: frozenset[str] | None = None
+
+    def paths(self, source: str = "") -> dict[str, Path]:
+        """Existing logs by the name of their process; only `source` if it is given."""
+        found = {path.stem: path for path in sorted(self.directory.glob("*.log"))}
+        found |= self.others
+        if source:
+            # The name comes from a caller: it is looked up, never made a part of a path.
+            found |= self.on_request
+            found = {name: path for name, path in found.items() if name == source}
+        if self.only is not None:
+            found = {name: path for name, path in found.items() if name in self.only}
+        return {name: path for name, path in found.items() if path.exists()}
+
+    def names(self) -> list[str]:
+        """Every name that `paths` knows."""
+        known = {*self.paths(), *self.on_request}
+        return sorted(known if self.only is None else known & self.only)
+
+
+def merged_tail(
+    files: LogFiles, count: int, *, now_of_day_s: float, source: str = ""
+) -> list[LogLine]:
+    """The last `count` lines of all logs together, in the order of their times.
+
+    Args:
+        now_of_day_s: Seconds since midnight UTC: a later time in a line was yesterday.
+        source: Only this process; empty for all.
+    """
+    rows: list[tuple[float, LogLine]] = []
+    for name, path in files.paths(source).items():
+        when = -_DAY_S
+        for text in tail(path, count):
+            # A line without a time, as in a traceback, belongs to the line before.
+            when = _age_key(text, now_of_day_s, when)
+            rows.append((when, LogLine(name, text)))
+    rows.sort(key=lambda row: row[0])
+    return [line for _, line in rows[-count:]] if count else []
+
+
+def _age_key(text: str, now_of_day_s: float, before: float) -> float:
+    found = _TEXT_TIME.match(text) or _JSON_TIME.search(text)
+    if found is None:
+        return before
+    hours, minutes, seconds = found.groups()
+    of_day = int(hours) * 3600 + int(minutes) * 60 + float(seconds.replace(",", "."))
+    return of_day if of_day <= now_of_day_s + _CLOCK_SLACK_S else of_day - _DAY_S
+
+
+class LogFollower:
+    """Reads what is appended to all logs from its creation on, whole lines only.
+
+    Args:
+        source: Only this process; empty for all.
+        skip: Processes to leave out.
+    """
+
+    def __init__(
+        self, files: LogFiles, *, source: str = "", skip: frozenset[str] = frozenset()
+    ) -> None:
+        self._files = files
+        self._source = source
+        self._skip = skip
+        self._offsets = {path: _size(path) for path in files.paths(source).values()}
+
+    def read_new(self) -> Iterator[LogLine]:
+        """Lines that were completed since the last call."""
+        for name, path in self._files.paths(self._source).items():
+            if name not in self._skip:
+                for text in self._read_file(path):
+                    yield LogLine(name, text)
+
+    def _read_file(self, path: Path) -> list[str]:
+        offset = self._offsets.get(path, 0)
+        size = _size(path)
+        if size < offset:
+            offset = 0  # the file was cut when it grew too large
+        if size == offset:
+            return []
+        with path.open("rb") as file:
+            file.seek(offset)
+            data = file.read(_READ_BYTES)
+        end = data.rfind(b"\n") + 1
+        if end == 0 and len(data) == _READ_BYTES:
+            end = len(data)  # a line beyond all measure is given in parts
+        self._offsets[path] = offset + end
+        return data[:end].decode("utf-8", "replace").splitlines()
+
+
+def cut_large(logs: Path, *, limit_bytes: int = MAX_LOG_BYTES) -> list[Path]:
+    """Move the content of logs above `limit_bytes` to `NAME.log.1`; the files that were cut.
+
+    The writers have their logs open for appending, so the file is emptied rather than renamed; a
+    line written between copy and cut is lost.
+    """
+    cut = []
+    for path in logs.glob("*.log"):
+        if _size(path) > limit_bytes:
+            shutil.copyfile(path, path.with_suffix(".log.1"))
+            with path.open("r+b") as file:
+                file.truncate(0)
+            cut.append(path)
+    return cut
+
+
+def render_line(line: LogLine, *, log_format: str) -> str:
+    """A line of the merged stream: with its source in front, or as a JSON object with `source`."""
+    if log_format != "json":
+        return f"{line.source:<16} | {line.text}"
+    said: dict[str, object] = {"message": line.text}
+    if line.text.startswith("{"):
+        with contextlib.suppress(msgspec.DecodeError):
+            said = msgspec.json.decode(line.text, type=dict[str, object])
+    return msgspec.json.encode({"source": line.source, **said}).decode()
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0

@@ -1,0 +1,229 @@
+"""Ownership of processes: which home a recorded process belongs to.
+
+A home has an id, made at its first start. A copy of it (`cp -a`, a snapshot, a restored archive)
+has the same id and the same records of processes. So a record also names the directory of the home
+that wrote it, by device and inode: a copy has another one, a moved home or a symbolic link has the
+same. Code that signals, adopts or calls a process that a file names asks `ProcessOwner` first.
+"""
+
+import contextlib
+import fcntl
+import logging
+import os
+import re
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+import msgspec
+
+from headrace.core.processes import Process, find_by_arguments, start_ticks
+from headrace.core.state_file import StateFile
+
+_LOG: Final = logging.getLogger("headrace.control")
+_FILE: Final = "identity.json"
+_OLD_FILE: Final = "planner-id"
+"""Where release 0.1 had the id."""
+_LOCK: Final = Path("run", "control.lock")
+_OLD_ID: Final = re.compile(r"[0-9a-f]{16}")
+_ID_BYTES: Final = 8
+_BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
+
+
+class HomeIdentity(msgspec.Struct, frozen=True, kw_only=True):
+    """One home in one boot of the machine: the content of `identity.json`, and of each record."""
+
+    id: str
+    path: str
+    """Its real path."""
+    device: int
+    inode: int
+    boot: str
+    """The kernel's id of this boot: a pid of an earlier one names nothing."""
+
+    def owns_records_of(self, writer: "HomeIdentity") -> bool:
+        """Whether processes that `writer` recorded are this home's."""
+        return msgspec.structs.replace(writer, path=self.path) == self
+
+    def continues(self, former: "HomeIdentity") -> bool:
+        """Whether this is the home `former`, moved or after a boot, and not a copy of it.
+
+        Device numbers change when a file system is mounted again, paths when a home is moved. A
+        home that was moved to another file system counts as a copy, which costs it nothing.
+        """
+        is_same_directory = self.inode == former.inode and self.device == former.device
+        is_same_path = self.inode == former.inode and self.path == former.path
+        return self.id == former.id and (is_same_directory or is_same_path)
+
+
+class RecordedProcess(Protocol):
+    """A file's statement about a process. `home`: None in records of release 0.1."""
+
+    @property
+    def pid(self) -> int:
+        """0 between the record and the start of its process."""
+
+    @property
+    def start_ticks(self) -> int:
+        """When it started, in clock ticks since boot."""
+
+    @property
+    def home(self) -> HomeIdentity | None:
+        """The home that started it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """What runs under a record's pid now. `names_home`: its command line, or the home's lock."""
+
+    start_ticks: int | None
+    names_home: bool
+
+
+def is_owned(
+    record: RecordedProcess, identity: HomeIdentity | None, observation: Observation
+) -> bool:
+    """Whether the process of `record` runs and belongs to the home with `identity`.
+
+    Args:
+        identity: None for a home that was never started by this release.
+    """
+    if observation.start_ticks is None or observation.start_ticks != record.start_ticks:
+        return False
+    if record.home is None:
+        return observation.names_home
+    return identity is not None and identity.owns_records_of(record.home)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessOwner:
+    """The home at `root` as the owner of processes.
+
+    `sockets`: a directory of its own outside of `root`, if it has one.
+    """
+
+    root: Path
+    identity: HomeIdentity | None
+    sockets: Path | None = None
+
+    @classmethod
+    def of(cls, root: Path, *, sockets: Path | None = None) -> "ProcessOwner":
+        """The owner of what was started from the home at `root`, which may not exist."""
+        root = root.resolve()
+        former = _file(root).load()
+        identity = None if former is None else _identity(root, id_=former.id)
+        return cls(root=root, identity=identity, sockets=sockets)
+
+    def is_running(self, record: RecordedProcess) -> bool:
+        """Whether the process of `record` runs and belongs to this home."""
+        return is_owned(record, self.identity, self._observe(record))
+
+    def has_written(self, record: RecordedProcess) -> bool:
+        """Whether this home wrote `record`, maybe before it was moved or the machine started."""
+        if record.home is None:
+            return self._observe(record).names_home
+        return self.identity is not None and self.identity.continues(record.home)
+
+    def adopt(self, record: RecordedProcess) -> Process | None:
+        """The process of `record`, to be watched and signalled; None if it is gone or another's."""
+        if not self.is_running(record):
+            return None
+        return Process.adopt(record.pid, record.start_ticks)
+
+    def find(self, record: RecordedProcess, arguments: Sequence[str]) -> Process | None:
+        """As `adopt`; a process whose pid is not recorded yet is found by its command line.
+
+        Args:
+            arguments: How its command line ends: with the path of a file in this home.
+        """
+        if record.pid:
+            return self.adopt(record)
+        pid = find_by_arguments(arguments)
+        ticks = None if pid is None else start_ticks(pid)
+        return None if pid is None or ticks is None else Process.adopt(pid, ticks)
+
+    def _observe(self, record: RecordedProcess) -> Observation:
+        return Observation(
+            start_ticks=start_ticks(record.pid) if record.pid else None,
+            names_home=record.home is None and self._is_named_by(record.pid),
+        )
+
+    def _is_named_by(self, pid: int) -> bool:
+        """Whether a process that release 0.1 started is this home's."""
+        try:
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except OSError:
+            return False
+        folders = [self.root] if self.sockets is None else [self.root, self.sockets]
+        arguments = [Path(os.fsdecode(part)) for part in command.split(b"\0")]
+        if any(path.is_relative_to(folder) for path in arguments for folder in folders):
+            return True
+        return _lock_holder(self.root / _LOCK) == pid
+
+
+def claim(root: Path) -> HomeIdentity:
+    """Write and return the identity of the home at `root`, whose lock is held.
+
+    A copy gets a new id. What lies in its `run` is about processes of the original, and is removed.
+
+    Raises:
+        OSError: The home cannot be written.
+    """
+    root = root.resolve()
+    former = _file(root).load()
+    identity = _identity(root, id_=_old_id(root) if former is None else former.id)
+    if former is not None and not identity.continues(former):
+        identity = msgspec.structs.replace(identity, id=secrets.token_hex(_ID_BYTES))
+        # Remove every file of `run`, sockets too, but not the lock that is held.
+        run = root / "run"
+        for path in run.rglob("*"):
+            if path != run / _LOCK.name and (path.is_symlink() or not path.is_dir()):
+                path.unlink(missing_ok=True)
+        extra = {"home": str(root), "original": former.path, "id": identity.id}
+        _LOG.warning("this home is a copy, and gets an id of its own", extra=extra)
+    if identity != former:
+        _file(root).save(identity)
+        (root / _OLD_FILE).unlink(missing_ok=True)
+    return identity
+
+
+def _identity(root: Path, *, id_: str) -> HomeIdentity:
+    status = root.stat()
+    return HomeIdentity(
+        id=id_,
+        path=str(root),
+        device=status.st_dev,
+        inode=status.st_ino,
+        boot=_BOOT.read_text(encoding="ascii").strip(),
+    )
+
+
+def _file(root: Path) -> StateFile[HomeIdentity]:
+    """What the home at `root` was at its last start."""
+    return StateFile(root / _FILE, HomeIdentity, "the identity of the home", durable=True)
+
+
+def _old_id(root: Path) -> str:
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        text = (root / _OLD_FILE).read_text(encoding="ascii").strip()
+        if _OLD_ID.fullmatch(text):
+            return text
+    return secrets.token_hex(_ID_BYTES)
+
+
+def _lock_holder(path: Path) -> int | None:
+    """The process that holds the lock of a home; None if nobody does."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        digits = os.pread(descriptor, 32, 0).strip()
+        return int(digits) if digits.isdigit() else None
+    finally:
+        os.close(descriptor)
+    return None

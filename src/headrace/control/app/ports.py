@@ -1,0 +1,89 @@
+"""Free ports, checked before anything is started, so that a taken one costs nothing."""
+
+import contextlib
+import errno
+import random
+import socket
+from contextlib import ExitStack
+from typing import Final
+
+from headrace.core import FailedPreconditionError, InvalidArgumentError
+
+_BACKLOG: Final = 128
+_PICKED_FROM: Final = range(20_000, 32_000)
+"""Below the range of outgoing connections, which begins at 32768 on Linux by default."""
+_TRIES: Final = 50
+
+
+def listen(host: str, port: int, *, what: str, flag: str) -> socket.socket:
+    """A listening socket; port 0 picks a free one.
+
+    Args:
+        what: What the port is for, and `flag` what changes it: both for the message.
+
+    Raises:
+        FailedPreconditionError: Somebody else has the port.
+    """
+    sock = _bind(host, port, what=what, flag=flag)
+    sock.listen(_BACKLOG)
+    sock.setblocking(False)  # noqa: FBT003  # the standard library's signature
+    return sock
+
+
+def pick_ports(host: str, wanted: dict[str, int]) -> dict[str, int]:
+    """The ports that `wanted` asks for by flag, each checked to be free; 0 becomes a free one.
+
+    Equal wishes other than 0 share a port.
+
+    Raises:
+        FailedPreconditionError: Somebody else has one of them.
+    """
+    picked: dict[str, int] = {}
+    with ExitStack() as stack:
+        # All stay bound until all are picked, else two wishes for 0 may get the same port.
+        for flag, port in wanted.items():
+            if port and port in picked.values():
+                picked[flag] = port
+                continue
+            sock = stack.enter_context(
+                _bind(host, port, what="the gateway", flag=flag) if port else _bind_free(host, flag)
+            )
+            picked[flag] = sock.getsockname()[1]
+    return picked
+
+
+def _bind_free(host: str, flag: str) -> socket.socket:
+    """A socket on a port that the kernel gives to nobody else by itself.
+
+    The gateway binds it a moment later: a port from the kernel's own range could meanwhile become
+    the local end of somebody's outgoing connection.
+    """
+    for port in random.sample(_PICKED_FROM, _TRIES):
+        with contextlib.suppress(FailedPreconditionError):
+            return _bind(host, port, what="the gateway", flag=flag)
+    return _bind(host, 0, what="the gateway", flag=flag)
+
+
+def _bind(host: str, port: int, *, what: str, flag: str) -> socket.socket:
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except OSError as error:
+        raise InvalidArgumentError(f"cannot bind {what} to host {host!r}: {error}") from error
+    sock = socket.socket(family, kind)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+    except OSError as error:
+        sock.close()
+        raise FailedPreconditionError(_why(error, host, port, what, flag)) from error
+    return sock
+
+
+def _why(error: OSError, host: str, port: int, what: str, flag: str) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"port {port} on {host} ({what}) is in use; choose another with {flag}, 0 picks one"
+    if error.errno == errno.EACCES:
+        return f"port {port} on {host} ({what}) needs more rights; choose one above 1023: {flag}"
+    return f"cannot bind {what} to {host}:{port}: {error.strerror}"

@@ -1,0 +1,314 @@
+"""Authentication of callers, with credentials verified shortly before and failed attempts."""
+
+import ipaddress
+import logging
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Final
+
+from headrace.control.auth.audit_log import Change
+from headrace.control.auth.credentials import (
+    PREFIX,
+    TOKEN,
+    Credential,
+    CredentialKind,
+    Principal,
+    SessionRules,
+    cookie_value,
+    csrf_token,
+    is_secret_of,
+    secret_id,
+)
+from headrace.control.auth.roles import Caller, parse_grants
+from headrace.control.state.store import Store
+from headrace.core import (
+    Clock,
+    FailedPreconditionError,
+    HeadraceError,
+    OverloadedError,
+    UnauthenticatedError,
+    UnavailableError,
+)
+
+MAX_FAILURES: Final = 10
+WINDOW_S: Final = 60.0
+_MAX_KEYS: Final = 10_000
+_IPV6_NETWORK_BITS: Final = 64
+_IPV6: Final = 6
+
+
+@dataclass(slots=True)
+class _Count:
+    since: float
+    failures: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class Brake:
+    """Counts failures in windows of time; the caller brings the time (monotonic, in seconds)."""
+
+    max_failures: int = MAX_FAILURES
+    window_s: float = WINDOW_S
+    _counts: OrderedDict[str, _Count] = field(default_factory=OrderedDict)
+
+    def wait_s(self, key: str, now: float) -> float:
+        """How long `key` is refused from now on; 0 if it is not."""
+        count = self._counts.get(key)
+        if count is None or count.failures < self.max_failures:
+            return 0.0
+        return max(count.since + self.window_s - now, 0.0)
+
+    def fail(self, key: str, now: float) -> bool:
+        """Count a failure; whether it is worth a note: the first of a window, and the last."""
+        count = self._counts.get(key)
+        if count is None or now - count.since >= self.window_s:
+            self._counts.pop(key, None)
+            count = self._counts[key] = _Count(since=now)
+            # The oldest goes: with so many addresses a brake by address is lost anyway.
+            while len(self._counts) > _MAX_KEYS:
+                self._counts.popitem(last=False)
+        count.failures += 1
+        return count.failures in {1, self.max_failures}
+
+
+def network_of(address: str) -> str:
+    """What counts as one address: of IPv6 the network that one household has."""
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return address or "local"
+    if found.version != _IPV6:
+        return str(found)
+    mapped = found.ipv4_mapped
+    if mapped is not None:
+        return str(mapped)
+    return str(ipaddress.ip_network((found, _IPV6_NETWORK_BITS), strict=False))
+
+
+MAX_NOTED: Final = 60
+NOTED_EVERY_S: Final = 3600.0
+
+
+@dataclass(slots=True, kw_only=True)
+class Noted:
+    """Bounds how many are noted in a window of time (monotonic, in seconds)."""
+
+    most: int = MAX_NOTED
+    window_s: float = NOTED_EVERY_S
+    _since: float = 0.0
+    _count: int = 0
+
+    def take(self, now: float) -> bool:
+        """Whether one more is noted."""
+        if not self._count or now - self._since >= self.window_s:
+            self._since, self._count = now, 0
+        self._count += 1
+        return self._count <= self.most
+
+
+FRESH_S: Final = 1.0
+OUTAGE_S: Final = 900.0
+_RETRY_S: Final = 10.0
+_MOST: Final = 1000
+
+
+@dataclass(slots=True)
+class _Known:
+    credential: Credential
+    principal: Principal | None
+    read_at: float
+    retry_at: float
+
+
+@dataclass(slots=True, kw_only=True)
+class KnownCredentials:
+    """Credentials by id with their principals, as the store had them at most `FRESH_S` ago."""
+
+    store: Store
+    clock: Clock
+    _known: OrderedDict[str, _Known] = field(default_factory=OrderedDict)
+
+    async def find(self, id_: str) -> tuple[Credential, Principal | None] | None:
+        """The credential of this id and its owner; None if there is none.
+
+        Raises:
+            UnavailableError: The store cannot be read, and this one was not seen lately.
+        """
+        now = self.clock.monotonic()
+        known = self._known.get(id_)
+        if known is not None and now < known.retry_at:
+            return known.credential, known.principal
+        try:
+            return await self._read(id_, now)
+        except FailedPreconditionError as error:
+            if known is None or now - known.read_at > OUTAGE_S:
+                message = f"cannot tell who asks: {error}"
+                raise UnavailableError(message) from error
+            known.retry_at = now + _RETRY_S
+            return known.credential, known.principal
+
+    def forget(self, id_: str = "") -> None:
+        """Ask the store again, about one or all: somebody's rights changed."""
+        if id_:
+            self._known.pop(id_, None)
+        else:
+            self._known.clear()
+
+    async def _read(self, id_: str, now: float) -> tuple[Credential, Principal | None] | None:
+        credential = await self.store.credential(id_)
+        if credential is None:
+            self._known.pop(id_, None)
+            return None
+        principal = await self.store.principal(credential.owner)
+        self._known[id_] = _Known(credential, principal, now, now + FRESH_S)
+        self._known.move_to_end(id_)
+        while len(self._known) > _MOST:
+            self._known.popitem(last=False)
+        return credential, principal
+
+
+_LOG: Final = logging.getLogger("headrace.control")
+TOKEN_PREFIX: Final = "hrt"  # noqa: S105  # begins every token, and is none
+_BEARER: Final = "bearer"
+_WANTED: Final = (
+    "the management API wants a token: send `authorization: Bearer hrt_...`; on the machine itself "
+    "`headrace token show` has one"
+)
+
+
+@dataclass(slots=True, kw_only=True)
+class Authenticator:
+    """Tells who asks, and slows whoever guesses."""
+
+    store: Store
+    clock: Clock
+    rules: SessionRules = field(default_factory=SessionRules)
+    brake: Brake = field(default_factory=Brake)
+    noted: Noted = field(default_factory=Noted)
+    known: KnownCredentials = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.known = KnownCredentials(store=self.store, clock=self.clock)
+
+    async def caller(
+        self, headers: Mapping[str, str], address: str, *, renews: bool = True
+    ) -> Caller:
+        """Whoever a request shows to be.
+
+        Args:
+            headers: By lower-case name.
+            address: Where it comes from.
+            renews: Whether this is something that a session does, so that it is not idle.
+
+        Raises:
+            UnauthenticatedError: Nobody, or nobody any more.
+            OverloadedError: Too many have failed from there.
+            UnavailableError: The store cannot be read.
+        """
+        given = headers.get("authorization")
+        cookie = cookie_value(headers.get("cookie", ""), self.rules.cookie_name)
+        if given is not None:
+            scheme, _, text = given.strip().partition(" ")
+            if scheme.lower() != _BEARER:
+                raise UnauthenticatedError(_WANTED)
+            return await self._by_token(text.strip(), network_of(address))
+        if cookie:
+            return await self._by_session(cookie, network_of(address), renews=renews)
+        raise UnauthenticatedError(_WANTED)
+
+    async def _by_token(self, text: str, network: str) -> Caller:
+        credential, principal = await self._checked(
+            text, CredentialKind.TOKEN, secret_id(TOKEN_PREFIX, text), network
+        )
+        return Caller(
+            name=credential.owner,
+            kind=principal.kind,
+            grants=parse_grants(principal.roles),
+            credential=credential.id,
+        )
+
+    async def _by_session(self, text: str, network: str, *, renews: bool) -> Caller:
+        credential, principal = await self._checked(
+            text, CredentialKind.SESSION, secret_id(PREFIX, text), network
+        )
+        await self._check_token(str(credential.grants.get(TOKEN, "")))
+        expires = self.rules.renewed(credential, self.clock.now()) if renews else None
+        if expires is not None:
+            await self._renew(credential, expires)
+        roles = [str(role) for role in credential.grants.get("roles", ())]
+        return Caller(
+            name=credential.owner,
+            kind=principal.kind,
+            grants=parse_grants([*principal.roles, *roles]),
+            credential=credential.id,
+            csrf_token=csrf_token(text),
+        )
+
+    async def _check_token(self, id_: str) -> None:
+        """Refuse a session whose token is not valid any more."""
+        found = await self.known.find(id_) if id_ else None
+        if id_ and (found is None or not found[0].is_valid(self.clock.now())):
+            raise UnauthenticatedError("the token that this session began with is not valid now")
+
+    async def _checked(
+        self, text: str, kind: CredentialKind, id_: str | None, network: str
+    ) -> tuple[Credential, Principal]:
+        now = self.clock.monotonic()
+        found = None if id_ is None else await self.known.find(id_)
+        if found is None or found[0].kind is not kind:
+            raise await self._failed(network, network, f"there is no such {kind.value}")
+        credential, principal = found
+        key = f"{network} {credential.id}"
+        self._check_brake(key, now)
+        if not is_secret_of(credential, text):
+            raise await self._failed(key, network, f"there is no such {kind.value}")
+        if not credential.is_valid(self.clock.now()):
+            word = "expired" if credential.revoked is None else "revoked"
+            raise UnauthenticatedError(f"the {kind.value} is {word}; ask an admin for another")
+        if principal is None or principal.disabled:
+            raise UnauthenticatedError(f"{credential.owner} is disabled; ask an admin")
+        return credential, principal
+
+    def _check_brake(self, key: str, now: float) -> None:
+        wait_s = self.brake.wait_s(key, now)
+        if wait_s > 0:
+            raise OverloadedError("too many attempts have failed", retry_after_s=wait_s)
+
+    async def _failed(self, key: str, network: str, reason: str) -> HeadraceError:
+        """Count a failure; what the caller is told."""
+        now = self.clock.monotonic()
+        self._check_brake(key, now)
+        if self.brake.fail(key, now):
+            await self.note_failure(network, f"{reason} ({key.rpartition(' ')[2]})")
+        return UnauthenticatedError(f"{reason}; `headrace token show` has the one of a home")
+
+    async def note_failure(self, network: str, reason: str) -> None:
+        """Enter a failed attempt in the log and in the trail, if there are not too many."""
+        _LOG.warning("refused a caller", extra={"address": network, "reason": reason})
+        if not self.noted.take(self.clock.monotonic()):
+            return
+        change = Change(
+            at=self.clock.now(),
+            actor="",
+            action="login.failed",
+            object=network,
+            after={"reason": reason},
+        )
+        with _quietly():
+            await self.store.add_changes([change])
+
+    async def _renew(self, credential: Credential, expires: float) -> None:
+        with _quietly():
+            await self.store.renew_credential(credential.id, expires=expires)
+        self.known.forget(credential.id)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """What is written in it no request may fail for."""
+    try:
+        yield
+    except HeadraceError as error:
+        _LOG.warning("cannot write who came in", extra={"error": str(error)})

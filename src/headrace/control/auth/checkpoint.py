@@ -1,0 +1,71 @@
+"""Checkpoint of the audit log's end, in a file of the home and in the log, to detect cuts.
+
+Who can write to the database and to the home and to the log can make all of them anew: against
+that a checkpoint has to be kept elsewhere (`headrace trail verify` prints one).
+"""
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from headrace.control.auth.audit_log import Broken, Head, missed
+from headrace.control.state.store import Store
+from headrace.core import HeadraceError
+from headrace.core.state_file import StateFile
+
+_LOG: Final = logging.getLogger("headrace.control")
+EVERY_S: Final = 5.0
+
+
+def read_checkpoint(path: Path) -> Head:
+    """What was noted last; nothing if nothing was, or it cannot be read."""
+    return _file(path).load() or Head()
+
+
+def _file(path: Path) -> StateFile[Head]:
+    return StateFile(path, Head, "the checkpoint of the audit trail", durable=True)
+
+
+@dataclass(slots=True, kw_only=True)
+class Checkpoints:
+    """Notes where the trail ends, for as long as `run` is awaited, and says if it was cut."""
+
+    store: Store
+    path: Path
+    every_s: float = EVERY_S
+    _told: Head | None = None
+
+    async def run(self) -> None:
+        """Note until cancelled."""
+        while True:
+            try:
+                await self.note()
+            except (HeadraceError, OSError) as error:
+                _LOG.warning("cannot note the trail's end", extra={"error": str(error)})
+            await asyncio.sleep(self.every_s)
+
+    async def note(self) -> None:
+        """Note the trail's end, if it still leads past what was noted before."""
+        head = await self.store.trail_head()
+        before = read_checkpoint(self.path)
+        if head == before:
+            return
+        broken = await self.broken(before)
+        if broken is not None:
+            if self._told != before:
+                extra = {"entry": broken.id, "reason": broken.reason}
+                _LOG.error("the audit trail was changed", extra=extra)
+                self._told = before
+            return  # the old checkpoint is the evidence
+        _file(self.path).save(head)
+        _LOG.info("audit trail", extra={"entries": head.count, "head": head.hash})
+
+    async def broken(self, checkpoint: Head) -> Broken | None:
+        """Whether the trail does not lead past a checkpoint."""
+        if checkpoint.count == 0:
+            return None
+        entries = await self.store.trail(after=checkpoint.count - 1, limit=1)
+        there = entries[0].hash if entries and entries[0].id == checkpoint.count else None
+        return missed(checkpoint, hash_there=there)

@@ -1,0 +1,203 @@
+"""Credentials: tokens, API keys and the sessions of browsers."""
+
+import hashlib
+import hmac
+import re
+import secrets
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import msgspec
+
+_ID_LETTERS: Final = "abcdefghijkmnpqrstuvwxyz23456789"
+_ID_LENGTH: Final = 12
+_SECRET_BYTES: Final = 32
+_SECRET_PATTERN: Final = re.compile(
+    rf"(hr[a-z]?)_([{_ID_LETTERS}]{{{_ID_LENGTH}}})_([A-Za-z0-9_-]{{43}})"
+)
+TOKEN: Final = "token"  # noqa: S105  # the word, not one
+"""Under this a session's grants have the id of the token that it began with."""
+
+
+class CredentialKind(StrEnum):
+    """What a credential is for."""
+
+    TOKEN = "token"  # noqa: S105  # the word, not one
+    """Asks the management API, as a service account."""
+    SESSION = "session"
+    """A browser that somebody logged in with."""
+    KEY = "key"
+    """Calls endpoints through the gateway."""
+
+
+class Credential(msgspec.Struct, frozen=True, kw_only=True):
+    """One token, session or key, without its secret.
+
+    `owner`: the principal that it stands for, or how callers with a key are named. `hash`: the
+    SHA-256 of the whole, in hexadecimal. `grants`: what is to be known of it, by its kind. Times
+    are in seconds since 1970; `expires` None for never, `revoked` None while it is valid.
+    """
+
+    id: str
+    kind: CredentialKind
+    owner: str
+    hash: str
+    created: float
+    created_by: str = ""
+    grants: dict[str, Any] = {}
+    expires: float | None = None
+    revoked: float | None = None
+
+    def is_valid(self, now: float) -> bool:
+        """Whether it is neither revoked nor expired."""
+        return self.revoked is None and (self.expires is None or now < self.expires)
+
+    def state(self, now: float) -> str:
+        """In a word: `valid`, `expired` or `revoked`."""
+        if self.revoked is not None:
+            return "revoked"
+        return "valid" if self.is_valid(now) else "expired"
+
+
+class NewCredential(msgspec.Struct, frozen=True, kw_only=True):
+    """One that was just made; `text` is shown once and never seen again."""
+
+    credential: Credential
+    text: str
+
+
+class Principal(msgspec.Struct, frozen=True, kw_only=True):
+    """Somebody who may be let in: a person (`user`), or a program (`service`).
+
+    `roles`: as `headrace.control.auth.roles` reads them.
+    """
+
+    name: str
+    kind: str
+    created: float
+    roles: tuple[str, ...] = ()
+    created_by: str = ""
+    disabled: bool = False
+
+
+def new_secret(prefix: str) -> tuple[str, str]:
+    """The id of a new credential, and the whole text that its holder shows.
+
+    Args:
+        prefix: `hrt` for a token, `hrs` for a session, `hr` for a key.
+    """
+    id_ = "".join(secrets.choice(_ID_LETTERS) for _ in range(_ID_LENGTH))
+    return id_, f"{prefix}_{id_}_{secrets.token_urlsafe(_SECRET_BYTES)}"
+
+
+def secret_id(prefix: str, text: str) -> str | None:
+    """The id in the text of a credential; None if it is none of this prefix."""
+    found = _SECRET_PATTERN.fullmatch(text)
+    return found[2] if found is not None and found[1] == prefix else None
+
+
+def hash_of(text: str) -> str:
+    """What is kept of a credential: its SHA-256 in hexadecimal."""
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
+
+
+def is_secret_of(credential: Credential, text: str) -> bool:
+    """Whether `text` is this credential's; takes the same time whatever it is."""
+    return hmac.compare_digest(credential.hash, hash_of(text))
+
+
+PREFIX: Final = "hrs"
+_RENEW_EVERY_S: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionRules:
+    """How long sessions live, and how their cookie is called.
+
+    `idle_s`: without a request. `absolute_s`: at most, with however many. `is_secure`: whether
+    browsers come by HTTPS only.
+    """
+
+    idle_s: float = 3600.0
+    absolute_s: float = 12 * 3600.0
+    is_secure: bool = False
+
+    @property
+    def cookie_name(self) -> str:
+        """With HTTPS one that no other host, path or plain connection can set (RFC 6265bis)."""
+        return "__Host-headrace" if self.is_secure else "headrace-session"
+
+    @property
+    def login_cookie_name(self) -> str:
+        """The cookie of a browser that is on its way to the identity provider."""
+        return "__Host-headrace-login" if self.is_secure else "headrace-login"
+
+    def set_cookie(self, name: str, value: str, *, max_age_s: float) -> str:
+        """The header that sets a cookie; an age of 0 removes it."""
+        secure = "; Secure" if self.is_secure else ""
+        return f"{name}={value}; Path=/; Max-Age={round(max_age_s)}; HttpOnly; SameSite=Lax{secure}"
+
+    def begin(
+        self, owner: str, roles: tuple[str, ...], *, now: float, by: str, token: str = ""
+    ) -> tuple[Credential, str]:
+        """A new session, and what its cookie holds.
+
+        Args:
+            roles: What the identity provider says, beside the principal's own.
+            by: Who let it in, for lists.
+            token: The id of the token without which the session is not valid; empty for none.
+        """
+        id_, text = new_secret(PREFIX)
+        until = now + self.absolute_s
+        grants: dict[str, Any] = {"roles": list(roles), "until": until}
+        if token:
+            grants[TOKEN] = token
+        session = Credential(
+            id=id_,
+            kind=CredentialKind.SESSION,
+            owner=owner,
+            hash=hash_of(text),
+            created=now,
+            created_by=by,
+            grants=grants,
+            expires=min(now + self.idle_s, until),
+        )
+        return session, text
+
+    def renewed(self, session: Credential, now: float) -> float | None:
+        """When a session expires that is used now; None if that need not be written yet."""
+        until = session.grants.get("until")
+        limit = float(until) if isinstance(until, int | float) else now
+        expires = min(now + self.idle_s, limit)
+        before = session.expires or 0.0
+        return expires if expires - before >= min(_RENEW_EVERY_S, self.idle_s / 2) else None
+
+
+def csrf_token(cookie: str) -> str:
+    """What a page of this session sends along with a change; another site cannot read it."""
+    return hash_of(f"csrf:{cookie}")
+
+
+def is_csrf_token(cookie: str, given: str) -> bool:
+    """Whether a header has the session's token; takes the same time whatever it is."""
+    return hmac.compare_digest(csrf_token(cookie).encode(), given.encode("utf-8", "replace"))
+
+
+def cookie_value(header: str, name: str) -> str:
+    """A cookie's value in a `Cookie` header; empty if it is not there, or there twice."""
+    found = [
+        value.strip()
+        for key, _, value in (part.partition("=") for part in header.split(";"))
+        if key.strip() == name
+    ]
+    return found[0] if len(found) == 1 else ""
+
+
+def is_own_page(page: str) -> bool:
+    """Whether a path leads to a page of this server and nowhere else."""
+    parts = urlsplit(page)
+    is_path = page.startswith("/") and not page.startswith(("//", "/\\"))
+    is_plain = page.isprintable() and not any(character.isspace() for character in page)
+    return is_path and not parts.netloc and is_plain and "\\" not in page

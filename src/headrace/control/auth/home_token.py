@@ -1,0 +1,135 @@
+"""Token of a home's owner, in a file that only its user can read.
+
+Whoever owns the files of a home owns its state too; so who lost the token deletes the file and
+starts the control plane again.
+"""
+
+import logging
+import socket
+import stat
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from headrace.control.auth.audit_log import Change
+from headrace.control.auth.credentials import (
+    Credential,
+    CredentialKind,
+    Principal,
+    hash_of,
+    is_secret_of,
+    new_secret,
+    secret_id,
+)
+from headrace.control.auth.roles import Caller, Grant, Role
+from headrace.control.state.store import Store
+from headrace.core import FailedPreconditionError
+from headrace.core.files import write_atomic
+
+_LOG: Final = logging.getLogger("headrace.control")
+FILE_NAME: Final = "admin-token"
+OWNER: Final = "admin"
+"""The service account that the token of a home stands for."""
+HOME_OWNER: Final = Caller(name=OWNER, kind="service", grants=(Grant(Role.ADMIN),))
+"""Who starts a control plane: the owner of its home."""
+PREFIX: Final = "hrt"
+_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
+_MOST_BYTES: Final = 1000
+
+
+def read_home_token(home: Path) -> str:
+    """The token of the home's owner; empty if there is none, or it is somebody else's file."""
+    try:
+        with (home / FILE_NAME).open("rb") as file:
+            return file.read(_MOST_BYTES).decode("ascii", "replace").strip()
+    except OSError:
+        return ""
+
+
+def ensure_home_token(store: Store, home: Path, *, now: float, installation: str = "") -> Path:
+    """The file with the token of the home's owner, made if there is none that is valid. Blocking.
+
+    One that others could read is replaced. A new one takes the place of the old ones.
+
+    Args:
+        installation: Whose control planes have one token after the other, each in a home of its
+            own: that of the one that leads now replaces those of earlier pods. Empty where the home
+            stays, and tells them apart.
+
+    Raises:
+        FailedPreconditionError: It cannot be written.
+    """
+    path = home / FILE_NAME
+    if _is_valid(store, path, now=now):
+        return path
+    origin = installation or f"{socket.gethostname()}:{home}"
+    id_, text = new_secret(PREFIX)
+    token = Credential(
+        id=id_,
+        kind=CredentialKind.TOKEN,
+        owner=OWNER,
+        hash=hash_of(text),
+        created=now,
+        grants={"home": origin},
+    )
+    _ensure_owner(store, now=now)
+    changes = [_change("token.create", token, origin, now=now)]
+    store.add_credential.blocking(token, changes=changes)
+    try:
+        write_atomic(path, f"{text}\n".encode())
+    except OSError as error:
+        message = f"cannot write the admin token to {path}: {error.strerror}"
+        raise FailedPreconditionError(message) from error
+    for old in store.credentials.blocking(CredentialKind.TOKEN, OWNER):
+        is_former = old.grants.get("home") == origin and old.id != id_
+        if is_former and old.is_valid(now):
+            store.revoke_credential.blocking(
+                old.id, at=now, changes=[_change("token.revoke", old, origin, now=now)]
+            )
+    return path
+
+
+def _is_valid(store: Store, path: Path, *, now: float) -> bool:
+    text = read_home_token(path.parent)
+    id_ = secret_id(PREFIX, text)
+    found = None if id_ is None else store.credential.blocking(id_)
+    if found is None or not is_secret_of(found, text) or not found.is_valid(now):
+        return False
+    if path.stat().st_mode & _OTHERS:
+        extra = {"path": str(path)}
+        _LOG.warning("others could read the admin token; it gets replaced", extra=extra)
+        return False
+    return True
+
+
+def _ensure_owner(store: Store, *, now: float) -> None:
+    before = store.principal.blocking(OWNER)
+    if before is not None and not before.disabled and "admin" in before.roles:
+        return
+    wanted = Principal(name=OWNER, kind="service", created=now, roles=("admin",))
+    if before is not None:
+        roles = tuple(dict.fromkeys([*before.roles, "admin"]))
+        wanted = msgspec.structs.replace(before, roles=roles, disabled=False)
+    change = Change(
+        at=now,
+        actor=OWNER,
+        action="user.add" if before is None else "user.change",
+        object=OWNER,
+        before=None if before is None else {"roles": before.roles, "disabled": before.disabled},
+        after={"roles": wanted.roles, "disabled": False},
+    )
+    store.save_principal.blocking(wanted, changes=[change])
+
+
+def _change(action: str, token: Credential, origin: str, *, now: float) -> Change:
+    about = {"owner": OWNER, "home": origin}
+    is_new = action == "token.create"
+    return Change(
+        at=now,
+        actor=OWNER,
+        action=action,
+        object=token.id,
+        before=None if is_new else about,
+        after=about if is_new else None,
+    )

@@ -1,0 +1,179 @@
+"""Users and service accounts with their roles, and the tokens of service accounts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from headrace.control.auth.audit_log import Change
+from headrace.control.auth.authenticate import TOKEN_PREFIX, Authenticator
+from headrace.control.auth.credentials import (
+    Credential,
+    CredentialKind,
+    NewCredential,
+    Principal,
+    hash_of,
+    new_secret,
+)
+from headrace.control.auth.roles import parse_grant, parse_grants
+from headrace.control.state.store import Store
+from headrace.core import AlreadyExistsError, Clock, InvalidArgumentError, NotFoundError
+
+USER: Final = "user"
+SERVICE: Final = "service"
+_IS_TOKEN_KIND: Final = frozenset({CredentialKind.TOKEN, CredentialKind.SESSION})
+
+
+@dataclass(slots=True, kw_only=True)
+class People:
+    """Reads and changes who may do what; every change is in force when its method returns."""
+
+    store: Store
+    clock: Clock
+    authenticator: Authenticator
+
+    async def principals(self) -> list[Principal]:
+        """All users and service accounts by name."""
+        return await self.store.principals()
+
+    async def tokens(self, kind: CredentialKind = CredentialKind.TOKEN) -> list[Credential]:
+        """Tokens or sessions by age, those that are not valid any more included."""
+        return await self.store.credentials(kind)
+
+    async def add(
+        self, name: str, roles: Sequence[str], *, kind: str = USER, actor: str
+    ) -> Principal:
+        """Let somebody in.
+
+        Raises:
+            AlreadyExistsError: There is one of this name.
+            InvalidArgumentError: A role is none.
+        """
+        if await self.store.principal(name) is not None:
+            message = f"{name} is there already; `headrace users grant` gives more roles"
+            raise AlreadyExistsError(message)
+        added = Principal(
+            name=name,
+            kind=kind,
+            created=self.clock.now(),
+            roles=tuple(map(str, parse_grants(roles))),
+            created_by=actor,
+        )
+        await self._save(None, added, action="user.add", actor=actor)
+        return added
+
+    async def change(
+        self,
+        name: str,
+        *,
+        grant: Sequence[str] = (),
+        revoke: Sequence[str] = (),
+        disabled: bool | None = None,
+        actor: str,
+    ) -> Principal:
+        """Give and take roles, keep somebody out or let him in again; as it is now.
+
+        Raises:
+            NotFoundError: There is nobody of this name.
+            InvalidArgumentError: A role is none.
+        """
+        before = await self._principal(name)
+        taken = {str(parse_grant(role)) for role in revoke}
+        given = [*before.roles, *map(str, parse_grants(grant))]
+        roles = tuple(dict.fromkeys(role for role in given if role not in taken))
+        is_disabled = before.disabled if disabled is None else disabled
+        after = msgspec.structs.replace(before, roles=roles, disabled=is_disabled)
+        if after != before:
+            await self._save(before, after, action="user.change", actor=actor)
+        return after
+
+    async def create_token(
+        self, owner: str, *, roles: Sequence[str] = (), expires_in_s: float | None, actor: str
+    ) -> NewCredential:
+        """A token for a service account, which is made if it is not there.
+
+        Args:
+            roles: Of an account that is new.
+            expires_in_s: None for one that does not expire.
+
+        Raises:
+            InvalidArgumentError: A role is none, or is missing, or the account has others.
+        """
+        found = await self.store.principal(owner)
+        wanted = tuple(map(str, parse_grants(roles)))
+        if found is None and not wanted:
+            message = f"there is no account {owner}; say with which role it is to be made"
+            raise InvalidArgumentError(message)
+        if found is None:
+            await self.add(owner, wanted, kind=SERVICE, actor=actor)
+        elif wanted and set(wanted) != set(found.roles):
+            has = ", ".join(found.roles) or "no role"
+            message = f"{owner} has {has} already; change that with `headrace users grant`"
+            raise InvalidArgumentError(message)
+        now = self.clock.now()
+        id_, text = new_secret(TOKEN_PREFIX)
+        token = Credential(
+            id=id_,
+            kind=CredentialKind.TOKEN,
+            owner=owner,
+            hash=hash_of(text),
+            created=now,
+            created_by=actor,
+            expires=None if expires_in_s is None else now + expires_in_s,
+        )
+        after = {"owner": owner, "expires": token.expires}
+        change = Change(at=now, actor=actor, action="token.create", object=id_, after=after)
+        await self.store.add_credential(token, changes=[change])
+        return NewCredential(credential=token, text=text)
+
+    async def revoke(self, id_: str, *, actor: str) -> Credential:
+        """Make a token or a session invalid at once; as it is now.
+
+        Raises:
+            NotFoundError: There is none of this id.
+        """
+        store, now = self.store, self.clock.now()
+        found = await store.credential(id_)
+        if found is None or found.kind not in _IS_TOKEN_KIND:
+            raise NotFoundError(f"there is no token {id_[:100]!r}; `headrace tokens list` has all")
+        if found.revoked is not None:
+            return found
+        change = Change(
+            at=now,
+            actor=actor,
+            action=f"{found.kind}.revoke",
+            object=id_,
+            before={"owner": found.owner, "expires": found.expires},
+        )
+        revoked = await store.revoke_credential(id_, at=now, changes=[change])
+        self.authenticator.known.forget()
+        return revoked
+
+    async def _principal(self, name: str) -> Principal:
+        found = await self.store.principal(name)
+        if found is None:
+            raise NotFoundError(f"there is no user {name[:100]!r}; `headrace users list` has all")
+        return found
+
+    async def _save(
+        self, before: Principal | None, after: Principal, *, action: str, actor: str
+    ) -> None:
+        change = Change(
+            at=self.clock.now(),
+            actor=actor,
+            action=action,
+            object=after.name,
+            before=None if before is None else _told(before),
+            after=_told(after),
+        )
+        await self.store.save_principal(after, changes=[change])
+        self.authenticator.known.forget()
+
+
+def _told(principal: Principal) -> dict[str, Any]:
+    return {
+        "kind": principal.kind,
+        "roles": list(principal.roles),
+        "disabled": principal.disabled,
+    }

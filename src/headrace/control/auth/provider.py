@@ -1,0 +1,244 @@
+"""OpenID provider: discovery, and claims about a person that its keys verify.
+
+OpenID Connect Core 1.0, section 3.1: authorization code, with PKCE (RFC 7636), state and nonce.
+"""
+
+import base64
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar
+from urllib.parse import urlencode, urlsplit
+
+import httpx
+import msgspec
+from joserfc import jwt
+from joserfc.errors import JoseError
+from joserfc.jwk import KeySet
+
+from headrace.control.app.settings import OidcSettings
+from headrace.core import Clock, FailedPreconditionError, PermissionDeniedError, UnavailableError
+from headrace.core.error_kind import UNDECODABLE
+from headrace.core.spec_access import is_authentic_url
+
+_ALGORITHMS: Final = (
+    *("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
+    *("ES256", "ES384", "ES512", "EdDSA", "Ed25519"),
+)
+_DISCOVERY: Final = "/.well-known/openid-configuration"
+_TIMEOUT_S: Final = 10.0
+_KEEP_S: Final = 3600.0
+_FETCH_AGAIN_S: Final = 30.0
+_LEEWAY_S: Final = 60
+_MOST_BYTES: Final = 1 << 20
+_ENDPOINTS: Final = ("authorization_endpoint", "token_endpoint", "jwks_uri", "userinfo_endpoint")
+Claims = dict[str, Any]
+T = TypeVar("T")
+
+
+class _Discovered(msgspec.Struct, frozen=True):
+    issuer: str
+    authorization_endpoint: str
+    token_endpoint: str
+    jwks_uri: str
+    userinfo_endpoint: str = ""
+    token_endpoint_auth_methods_supported: tuple[str, ...] = ("client_secret_basic",)
+
+
+class _Tokens(msgspec.Struct, frozen=True):
+    id_token: str
+    access_token: str = ""
+
+
+@dataclass(slots=True, kw_only=True)
+class Provider:
+    """One identity provider, asked when it is needed. `secret`: the client's; empty for none."""
+
+    settings: OidcSettings
+    clock: Clock
+    secret: Callable[[], str]
+    transport: httpx.AsyncBaseTransport | None = None
+    _found: _Discovered | None = None
+    _found_at: float = field(default=0.0)
+    _keys: KeySet | None = None
+    _keys_at: float = field(default=0.0)
+
+    async def login_url(self, *, state: str, nonce: str, verifier: str) -> str:
+        """Where a browser is sent to log in.
+
+        Raises:
+            UnavailableError: The provider does not answer.
+        """
+        found = await self._discovered()
+        challenge = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest())
+        query = urlencode(
+            {
+                "response_type": "code",
+                "client_id": self.settings.client_id,
+                "redirect_uri": self.settings.redirect_url,
+                "scope": " ".join(dict.fromkeys(["openid", *self.settings.scopes])),
+                "state": state,
+                "nonce": nonce,
+                "code_challenge": challenge.rstrip(b"=").decode(),
+                "code_challenge_method": "S256",
+            }
+        )
+        joint = "&" if urlsplit(found.authorization_endpoint).query else "?"
+        return f"{found.authorization_endpoint}{joint}{query}"
+
+    async def claims(self, *, code: str, nonce: str, verifier: str) -> Claims:
+        """What the provider says of whoever brought `code`.
+
+        Raises:
+            PermissionDeniedError: It takes the code back, or what it says does not hold.
+            UnavailableError: It does not answer.
+        """
+        found = await self._discovered()
+        tokens = await self._exchange(found, code, verifier)
+        claims = await self._verified(found, tokens.id_token, nonce)
+        groups = {self.settings.groups_claim} if self.settings.roles else set[str]()
+        wanted = {self.settings.user_claim} | groups
+        if found.userinfo_endpoint and tokens.access_token and wanted - claims.keys():
+            more = await self._userinfo(found, tokens.access_token)
+            if more.get("sub") != claims["sub"]:
+                raise PermissionDeniedError("the identity provider speaks of somebody else")
+            claims = {**more, **claims}
+        return claims
+
+    async def _discovered(self) -> _Discovered:
+        now = self.clock.monotonic()
+        if self._found is not None and now - self._found_at < _KEEP_S:
+            return self._found
+        url = f"{self.settings.issuer.rstrip('/')}{_DISCOVERY}"
+        found = _decoded(await self._get(url), _Discovered, "its configuration")
+        if found.issuer != self.settings.issuer:
+            message = (
+                f"{url} says that its issuer is {found.issuer[:200]!r}, and not "
+                f"{self.settings.issuer!r}; set --oidc-issuer to exactly that"
+            )
+            raise FailedPreconditionError(message)
+        for name in _ENDPOINTS:
+            url = getattr(found, name)
+            if url or name != "userinfo_endpoint":  # which is optional
+                check_url(url, f"the identity provider's {name}")
+        self._found, self._found_at = found, now
+        return found
+
+    async def _exchange(self, found: _Discovered, code: str, verifier: str) -> _Tokens:
+        form = {
+            "grant_type": "authorization_code",
+            "code": code,
+            "redirect_uri": self.settings.redirect_url,
+            "code_verifier": verifier,
+        }
+        secret = self.secret()
+        auth: httpx.BasicAuth | None = None
+        if not secret:
+            form["client_id"] = self.settings.client_id
+        elif "client_secret_basic" in found.token_endpoint_auth_methods_supported:
+            auth = httpx.BasicAuth(_quoted(self.settings.client_id), _quoted(secret))
+        else:
+            form |= {"client_id": self.settings.client_id, "client_secret": secret}
+        async with self._client() as client:
+            try:
+                response = await client.post(
+                    found.token_endpoint, data=form, auth=auth or httpx.USE_CLIENT_DEFAULT
+                )
+            except httpx.HTTPError as error:
+                raise _away(error) from error
+        if response.status_code != httpx.codes.OK:
+            message = f"the identity provider refused the login (status {response.status_code})"
+            raise PermissionDeniedError(message)
+        return _decoded(response.content, _Tokens, "its tokens")
+
+    async def _verified(self, found: _Discovered, token: str, nonce: str) -> Claims:
+        expected = jwt.JWTClaimsRegistry(
+            now=round(self.clock.now()),
+            leeway=_LEEWAY_S,
+            iss={"essential": True, "value": self.settings.issuer},
+            aud={"essential": True, "value": self.settings.client_id},
+            exp={"essential": True},
+            iat={"essential": True},
+            sub={"essential": True},
+            nonce={"essential": True, "value": nonce},
+        )
+        try:
+            claims = await self._decoded_token(found, token)
+            expected.validate(claims)
+        except (JoseError, ValueError) as error:
+            message = f"what the identity provider says does not hold: {error}"
+            raise PermissionDeniedError(message) from error
+        party = claims.get("azp", self.settings.client_id)
+        if party != self.settings.client_id:
+            raise PermissionDeniedError("the identity provider let somebody in elsewhere")
+        return claims
+
+    async def _decoded_token(self, found: _Discovered, token: str) -> Claims:
+        keys = await self._key_set(found)
+        try:
+            return jwt.decode(token, keys, algorithms=_ALGORITHMS).claims
+        except (JoseError, ValueError):
+            # Its keys may have changed since they were fetched.
+            if self.clock.monotonic() - self._keys_at < _FETCH_AGAIN_S:
+                raise
+            self._keys = None
+            keys = await self._key_set(found)
+            return jwt.decode(token, keys, algorithms=_ALGORITHMS).claims
+
+    async def _key_set(self, found: _Discovered) -> KeySet:
+        now = self.clock.monotonic()
+        if self._keys is None or now - self._keys_at >= _KEEP_S:
+            document = _decoded(await self._get(found.jwks_uri), Claims, "its keys")
+            try:
+                self._keys = KeySet.import_key_set(document)  # type: ignore[arg-type]  # checked by it
+            except (JoseError, ValueError, KeyError, TypeError) as error:
+                message = "the identity provider's keys cannot be read"
+                raise UnavailableError(message) from error
+            self._keys_at = now
+        return self._keys
+
+    async def _userinfo(self, found: _Discovered, access_token: str) -> Claims:
+        headers = {"authorization": f"Bearer {access_token}"}
+        return _decoded(await self._get(found.userinfo_endpoint, headers), Claims, "its user")
+
+    async def _get(self, url: str, headers: Mapping[str, str] | None = None) -> bytes:
+        async with self._client() as client:
+            try:
+                response = await client.get(url, headers=headers)
+                response.raise_for_status()
+            except httpx.HTTPError as error:
+                raise _away(error) from error
+        return response.content[:_MOST_BYTES]
+
+    def _client(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(
+            timeout=_TIMEOUT_S, follow_redirects=False, transport=self.transport
+        )
+
+
+def check_url(url: str, what: str) -> None:
+    """Refuse an address that others on the way could answer for.
+
+    Raises:
+        FailedPreconditionError: It is neither HTTPS nor of this machine.
+    """
+    if not is_authentic_url(url):
+        raise FailedPreconditionError(f"{what} has to begin with https://, and is {url[:200]!r}")
+
+
+def _decoded(data: bytes, of_type: type[T], what: str) -> T:
+    try:
+        return msgspec.json.decode(data, type=of_type)
+    except UNDECODABLE as error:
+        message = f"the identity provider says something else than {what}"
+        raise UnavailableError(message) from error
+
+
+def _quoted(text: str) -> str:
+    """As RFC 6749, section 2.3.1 wants it."""
+    return urlencode({"": text})[1:]
+
+
+def _away(error: httpx.HTTPError) -> UnavailableError:
+    reason = type(error).__name__
+    return UnavailableError(f"the identity provider does not answer ({reason})")

@@ -1,0 +1,342 @@
+"""Authorization of a change of the desired state, with everything that the change refers to.
+
+`authorize` is pure, and every path by which the desired state changes calls it: apply, put, delete,
+undo, load and rollouts, over the API and on a home. It names no object that the caller may not see.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Final, assert_never
+
+from headrace.control.auth.roles import Caller, ObjectKind, Role
+from headrace.control.desired.aims import same_endpoint
+from headrace.control.desired.state import DesiredState
+from headrace.core import PermissionDeniedError
+from headrace.core.spec import EndpointSpec, is_model_path, parse_spec
+from headrace.core.spec_upstream import upstream_problem
+
+OPERATOR_SECTIONS: Final = frozenset(
+    {"version", "endpoints", "pools", "streams", "budget", "tiers"}
+)
+"""Sections of the spec that an operator of the whole system changes; the rest is an admin's."""
+OPERATOR_GATEWAY: Final = frozenset(
+    {"max_body_bytes", "connections", "access_log", "request_log", "shared_limits"}
+)
+"""Fields of `gateway` that an operator of the whole system changes."""
+_INERT: Final = frozenset({"labels", "health_path", "model"})
+"""Fields whose text is no file or variable, or is a reference of its own kind."""
+_OF_FILE: Final = re.compile(r"(_file|\.location|\.keytab|\.config)=", re.IGNORECASE)
+"""Options in a broker's URL that name files: its client sends their content, or proof of it."""
+_FILE_SCHEMES: Final = ("/", "~", "file:", "sqlite:", "feast:", "log:/")
+
+
+class ReferenceKind(StrEnum):
+    """Kind of object that an entry of the spec refers to."""
+
+    MODEL = ObjectKind.MODEL.value
+    FEATURES = ObjectKind.FEATURES.value
+    STORE = ObjectKind.STORE.value
+    PUSH = "push"
+    """The model that a path is stored as."""
+    POOL = "pool"
+    UPSTREAM = "upstream"
+    FILE = "file"
+    VARIABLE = "variable"
+    ADDRESS = "address"
+    SETTING = "setting"
+    """A bound of the sandbox."""
+
+
+_ADMIN_ONLY: Final = {
+    ReferenceKind.FILE: "only an admin names files of the control plane; upload a model with "
+    "`headrace models push`, and name it as NAME:VERSION",
+    ReferenceKind.VARIABLE: "only an admin names variables of the environment",
+    ReferenceKind.ADDRESS: "only an admin names addresses there",
+    ReferenceKind.SETTING: "only an admin sets bounds of the sandbox: `network`, `isolation`, "
+    "`memory_bytes`",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SpecReference:
+    """An object that an entry refers to; files and variables with the settings beside them."""
+
+    kind: ReferenceKind
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """The endpoints that use a model, and the principals who pushed its versions."""
+
+    users: frozenset[str] = frozenset()
+    owners: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuthorizationFacts:
+    """What the decision depends on beside the two states.
+
+    `paths`: model paths that lie below a configured root.
+    """
+
+    models: Mapping[str, ModelFacts] = field(default_factory=dict)
+    paths: frozenset[str] = frozenset()
+
+
+def may_read_model(caller: Caller, model: str, facts: ModelFacts) -> bool:
+    """Whether a caller sees the versions of a model."""
+    endpoints = caller.endpoints(Role.VIEWER)
+    return (
+        endpoints is None
+        or model in endpoints
+        or bool(endpoints & facts.users)
+        or caller.may(Role.VIEWER, model, ObjectKind.MODEL)
+        or facts.owners == {caller.name}
+    )
+
+
+def may_change_model(caller: Caller, model: str, facts: ModelFacts) -> bool:
+    """Whether a caller pushes, signs and removes versions of a model."""
+    endpoints = caller.endpoints(Role.OPERATOR)
+    return (
+        endpoints is None
+        or caller.may(Role.OPERATOR, model, ObjectKind.MODEL)
+        or (caller.may_somewhere(Role.OPERATOR) and facts.owners == {caller.name})
+        or (model in endpoints and facts.users <= endpoints)
+    )
+
+
+def references_of(endpoint: EndpointSpec) -> frozenset[SpecReference]:
+    """Everything that an endpoint of the spec refers to."""
+    return frozenset(_references_of(endpoint))
+
+
+def authorize(
+    caller: Caller, before: DesiredState, after: DesiredState, facts: AuthorizationFacts
+) -> None:
+    """Refuse a change that reaches further than the caller's grants.
+
+    An endpoint keeps what it referred to before. Called twice: with the endpoints of `before` as
+    those of `after`, before any model is read, and with the resolved ones.
+
+    Raises:
+        PermissionDeniedError: The change, or an object that it newly refers to, needs another role.
+    """
+    if caller.may(Role.ADMIN):
+        return
+    endpoints = caller.endpoints(Role.OPERATOR)
+    _check_sections(before.spec, after.spec, is_scoped=endpoints is not None)
+    old, new = _entries(before.spec, "endpoints"), _entries(after.spec, "endpoints")
+    changed = {name for name in old.keys() | new.keys() if old.get(name) != new.get(name)}
+    if endpoints is not None and (changed | _resolved_changes(before, after)) - endpoints:
+        message = (
+            "this would change endpoints of others, or serve other versions there; change your own "
+            "by `PUT /api/v1/endpoints/NAME`, or ask an operator of the whole system"
+        )
+        raise PermissionDeniedError(message)
+    allowed_hosts = (after.spec.get("security") or {}).get("upstream_hosts") or ()
+    for name in sorted(changed & new.keys()):
+        former = _endpoint(old[name]) if name in old else None
+        added = references_of(_endpoint(new[name])) - (references_of(former) if former else set())
+        for reference in sorted(added, key=lambda one: (one.kind, one.name)):
+            if problem := _problem(caller, reference, before, facts, allowed_hosts):
+                raise PermissionDeniedError(f"endpoint '{name}': {problem}")
+    _check_streams(before.spec, after.spec)
+
+
+def models_of(document: Mapping[str, Any], name: str | None = None) -> frozenset[str]:
+    """The models of the registry that endpoints of a spec, or one, name or store paths as."""
+    entries = _entries(document, "endpoints")
+    return frozenset(
+        reference.name
+        for entry_name, entry in entries.items()
+        if name in {None, entry_name}
+        for reference in references_of(_endpoint(entry))
+        if reference.kind in {ReferenceKind.MODEL, ReferenceKind.PUSH}
+    )
+
+
+def _references_of(endpoint: EndpointSpec) -> Iterator[SpecReference]:
+    models = [version.model for version in endpoint.split() if version.model is not None]
+    upstreams = [version.upstream for version in endpoint.split() if version.upstream]
+    urls = {upstream.url for upstream in upstreams}
+    for model in models:
+        if is_model_path(model):
+            yield from (
+                SpecReference(ReferenceKind.FILE, model),
+                SpecReference(ReferenceKind.PUSH, endpoint.name),
+            )
+        else:
+            yield SpecReference(ReferenceKind.MODEL, model.partition(":")[0])
+    for upstream in upstreams:
+        # With what decides which paths are reached there; no URL holds a space.
+        parts = (upstream.url, upstream.protocol, upstream.model, upstream.health_path or "")
+        yield SpecReference(ReferenceKind.UPSTREAM, " ".join(parts))
+    if endpoint.pool is not None:
+        yield SpecReference(ReferenceKind.POOL, endpoint.pool)
+    if endpoint.features is not None:
+        yield SpecReference(ReferenceKind.FEATURES, endpoint.features.service)
+        if endpoint.features.online_store is not None:
+            yield SpecReference(ReferenceKind.STORE, endpoint.features.online_store)
+    relaxed = {
+        "network": endpoint.network,
+        "isolation": endpoint.isolation != "required",
+        f"memory_bytes: {endpoint.memory_bytes}": endpoint.memory_bytes is not None,
+    }
+    yield from (
+        SpecReference(ReferenceKind.SETTING, name) for name, is_set in relaxed.items() if is_set
+    )
+    for reference, text in _texts(endpoint.model_dump(mode="json", exclude_unset=True)):
+        if reference is not None:
+            yield reference
+        elif "://" in text and text not in urls:
+            yield SpecReference(ReferenceKind.ADDRESS, text)
+
+
+def _texts(
+    value: Mapping[str, Any], *, is_entry: bool = True
+) -> Iterator[tuple[SpecReference | None, str]]:
+    """Each text below a mapping, with the file or variable that it refers to.
+
+    A file or variable is bound to all settings beside it, or to its URL: another server would get
+    its content.
+    """
+    beside = {key: item for key, item in value.items() if not isinstance(item, Mapping)}
+    for key, item in value.items():
+        if key in _INERT:
+            continue
+        items = item if isinstance(item, list | tuple) else [item]
+        for part in items:
+            if isinstance(part, Mapping):
+                yield from _texts(part, is_entry=False)
+            elif isinstance(part, str):
+                bound = {key: part} if is_entry or "://" in part else beside
+                kind = _kind_of(key, part)
+                name = json.dumps(bound, sort_keys=True, default=str)
+                yield (None if kind is None else SpecReference(kind, name)), part
+
+
+def _kind_of(key: str, text: str) -> ReferenceKind | None:
+    if "${" in text:
+        return ReferenceKind.VARIABLE
+    is_file = key.endswith("_file") or text.startswith(_FILE_SCHEMES) or _OF_FILE.search(text)
+    return ReferenceKind.FILE if is_file else None
+
+
+def _problem(
+    caller: Caller,
+    reference: SpecReference,
+    before: DesiredState,
+    facts: AuthorizationFacts,
+    allowed_hosts: Sequence[str],
+) -> str:
+    """Why a caller who is no admin may not refer to an object; empty if he may."""
+    name, endpoints = reference.name, caller.endpoints(Role.OPERATOR)
+    model = facts.models.get(name, ModelFacts())
+    match reference.kind:
+        case (
+            ReferenceKind.FILE
+            | ReferenceKind.VARIABLE
+            | ReferenceKind.ADDRESS
+            | ReferenceKind.SETTING
+        ):
+            problem = "" if name in facts.paths else _ADMIN_ONLY[reference.kind]
+        case ReferenceKind.UPSTREAM:
+            problem = upstream_problem(name.partition(" ")[0], allowed_hosts)
+        case ReferenceKind.POOL:
+            entries = _entries(before.spec, "endpoints").items()
+            members = {member for member, entry in entries if entry.get("pool") == name}
+            is_open = endpoints is None or members <= endpoints
+            problem = "" if is_open else "a pool is joined by operators of all its endpoints only"
+        case ReferenceKind.PUSH:
+            is_open = may_change_model(caller, name, model)
+            problem = "" if is_open else _grant(caller, Role.OPERATOR, ObjectKind.MODEL, name)
+        case ReferenceKind.MODEL | ReferenceKind.FEATURES | ReferenceKind.STORE:
+            resource = ObjectKind(reference.kind)
+            is_own = resource is ObjectKind.MODEL and may_change_model(caller, name, model)
+            # To see all of the system, as a viewer does, is no right to serve from it.
+            is_granted = any(g.resource is resource and g.name == name for g in caller.grants)
+            is_open = endpoints is None or is_own or is_granted
+            problem = "" if is_open else _grant(caller, Role.VIEWER, resource, name)
+        case _:
+            assert_never(reference.kind)
+    return problem
+
+
+def _grant(caller: Caller, role: Role, resource: ObjectKind, name: str) -> str:
+    return (
+        f"{caller.name} may not use {resource} '{name}'; an admin can allow it with "
+        f"`headrace users grant {caller.name} {role}:{resource}/{name}`"
+    )
+
+
+def _check_sections(
+    before: Mapping[str, Any], after: Mapping[str, Any], *, is_scoped: bool
+) -> None:
+    """Refuse other settings of the whole system."""
+    open_ = {"endpoints", "version"} if is_scoped else OPERATOR_SECTIONS
+    written = [
+        key
+        for key in sorted((before.keys() | after.keys()) - open_)
+        if before.get(key) != after.get(key)
+    ]
+    if not written:
+        return
+    # A default that is written down is no change.
+    old, new = (parse_spec(document, in_force=before) for document in (before, after))
+    differing = [key for key in written if getattr(old, key, None) != getattr(new, key, None)]
+    if is_scoped and differing:
+        message = (
+            "this would change settings of the whole system; change your own endpoints by "
+            "`PUT /api/v1/endpoints/NAME`, or ask an operator of the whole system"
+        )
+        raise PermissionDeniedError(message)
+    for key in differing:
+        names = type(new.gateway).model_fields.keys() - OPERATOR_GATEWAY
+        fields = [n for n in names if getattr(old.gateway, n) != getattr(new.gateway, n)]
+        if key != "gateway" or fields:
+            where = f"gateway.{min(fields)}" if key == "gateway" else key
+            raise PermissionDeniedError(f"only an admin changes `{where}`")
+
+
+def _check_streams(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+    """Refuse streams that newly send a file's content or a variable to somebody."""
+    old, new = _entries(before, "streams"), _entries(after, "streams")
+    for name, entry in new.items():
+        if entry == old.get(name):
+            continue
+        former = old.get(name, {})
+        added = {reference for reference, _ in _texts(entry)} - {None}
+        added -= {reference for reference, _ in _texts(former)}
+        if added or _model_paths(entry) - _model_paths(former):
+            message = (
+                f"stream '{name}' names secrets or files of the control plane, and where they are "
+                "sent: only an admin changes that"
+            )
+            raise PermissionDeniedError(message)
+
+
+def _model_paths(stream: Mapping[str, Any]) -> set[str]:
+    versions = (stream, *(value for value in stream.values() if isinstance(value, Mapping)))
+    models = (version.get("model") or "" for version in versions)
+    return {model for model in models if is_model_path(model)}
+
+
+def _resolved_changes(before: DesiredState, after: DesiredState) -> set[str]:
+    """Endpoints that would serve something else."""
+    old = {str(endpoint.name): endpoint for endpoint in before.endpoints}
+    new = {str(endpoint.name): endpoint for endpoint in after.endpoints}
+    names = old.keys() | new.keys()
+    return {name for name in names if not same_endpoint(old.get(name), new.get(name))}
+
+
+def _entries(document: Mapping[str, Any], key: str) -> dict[str, Mapping[str, Any]]:
+    return {entry["name"]: entry for entry in document.get(key) or ()}
+
+
+def _endpoint(entry: Mapping[str, Any]) -> EndpointSpec:
+    return EndpointSpec.model_validate(entry)

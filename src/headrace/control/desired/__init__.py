@@ -1,0 +1,1 @@
+"""Desired state: resolution of specs, differences and changes."""

@@ -1,0 +1,273 @@
+"""Aims: the desired state, with what rollouts and the autoscaler make of it."""
+
+import asyncio
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+
+from headrace.control.desired.state import (
+    DesiredArm,
+    DesiredEndpoint,
+    DesiredState,
+    make_revision,
+)
+from headrace.control.reconcile.publication import Reconciling
+from headrace.control.reconcile.routes import scaled
+from headrace.control.state.records import RolloutRecord
+from headrace.core.spec_rollout import StickySpec
+from headrace.gateway import MirrorTarget
+from headrace.rollout.state import Phase, Traffic
+
+BASELINE: Final = "baseline"
+_FULL: Final = 100
+Counts = Mapping[tuple[str, str], int]
+"""Copies by endpoint and arm, as the autoscaler wants them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scale:
+    """What the autoscaler says: copies by endpoint and arm, and who sleeps."""
+
+    counts: Counts = field(default_factory=dict)
+    zeroed: frozenset[str] = frozenset()
+
+
+def effective(
+    desired: DesiredState, rollouts: Mapping[str, RolloutRecord], scale: Scale
+) -> DesiredState:
+    """The state that reconcilers bring about.
+
+    Args:
+        rollouts: The current one of each endpoint that has one.
+    """
+    endpoints = tuple(
+        with_scale(_guarded(in_force(endpoint, rollouts.get(endpoint.name)), endpoint), scale)
+        for endpoint in desired.endpoints
+    )
+    return msgspec.structs.replace(desired, endpoints=endpoints)
+
+
+def _guarded(found: DesiredEndpoint, wished: DesiredEndpoint) -> DesiredEndpoint:
+    """Who may call, and how much, holds at once, however far a rollout has come."""
+    if found is wished:
+        return found
+    return msgspec.structs.replace(found, access=wished.access, limits=wished.limits)
+
+
+def in_force(endpoint: DesiredEndpoint, rollout: RolloutRecord | None) -> DesiredEndpoint:
+    """`endpoint` as far as its rollout has come; as it stands if it has none."""
+    if rollout is None or not is_current(rollout, endpoint):
+        return endpoint
+    match rollout.state.phase:
+        case Phase.SUPERSEDED:
+            return endpoint
+        case Phase.PROMOTED:
+            return rollout.target
+        case Phase.ROLLED_BACK | Phase.ABORTED | Phase.REPORTED:
+            # The old version alone; if it was let go, all its copies start before it takes over.
+            if rollout.state.dropped_stable:
+                return rollout.source
+            arms = tuple(_carrying(arm, arm.weight) for arm in rollout.source.arms)
+            return msgspec.structs.replace(rollout.source, arms=arms)
+        case Phase.PREPARING | Phase.PROGRESSING | Phase.PAUSED | Phase.KEEPING:
+            return mixed(rollout)
+
+
+def is_current(rollout: RolloutRecord, endpoint: DesiredEndpoint) -> bool:
+    """Whether `rollout` is about what `endpoint` is to be now, and not about an earlier wish."""
+    return rollout.target.generation == endpoint.generation
+
+
+def mixed(rollout: RolloutRecord) -> DesiredEndpoint:
+    """Old and new version side by side, as the rollout's traffic says.
+
+    The candidate comes first, so that a sticky caller whose key falls below its weight stays there
+    while the weight grows.
+    """
+    traffic = rollout.state.traffic
+    arms: list[DesiredArm] = []
+    if traffic.candidate_scale > 0:
+        arm = rollout.target.arms[0]
+        copies = _part(arm, traffic.candidate_scale)
+        arms.append(msgspec.structs.replace(arm, weight=traffic.candidate, replicas=copies))
+    if traffic.has_baseline:
+        arms.append(_baseline(rollout, traffic))
+    if traffic.has_stable:
+        arms += _stable(rollout.source, traffic.stable)
+    return msgspec.structs.replace(
+        rollout.target,
+        arms=tuple(arms),
+        split_id=rollout.id,
+        sticky=_salted(rollout),
+        mirror=_mirror(rollout, traffic),
+    )
+
+
+def with_scale(endpoint: DesiredEndpoint, scale: Scale) -> DesiredEndpoint:
+    """`endpoint` with as many copies of each arm as the autoscaler wants."""
+    if endpoint.autoscale is None:
+        return endpoint
+    if endpoint.name in scale.zeroed:
+        arms = tuple(msgspec.structs.replace(arm, replicas=0) for arm in endpoint.arms)
+        return msgspec.structs.replace(endpoint, arms=arms, scaled_to_zero=True)
+    arms = tuple(_counted(endpoint, arm, scale.counts) for arm in endpoint.arms)
+    return msgspec.structs.replace(endpoint, arms=arms)
+
+
+def baseline_of(source: DesiredEndpoint) -> DesiredArm:
+    """The arm of the old version that a baseline copies: the one with the most weight."""
+    return max(source.arms, key=lambda arm: arm.weight)
+
+
+def _baseline(rollout: RolloutRecord, traffic: Traffic) -> DesiredArm:
+    """Fresh copies of the old version; a revision of their own, so that they are told apart."""
+    old = baseline_of(rollout.source).revision
+    revision = make_revision(
+        endpoint=old.endpoint,
+        model=old.model,
+        settings=old.settings,
+        reload=old.reload,
+        purpose=f"{BASELINE} of {rollout.id}",
+        network=old.network,
+        best_effort=old.best_effort,
+        memory_bytes=old.memory_bytes,
+        runs_code=old.runs_code,
+        content=old.content,
+    )
+    return DesiredArm(
+        revision=revision,
+        weight=traffic.baseline,
+        replicas=_part(rollout.target.arms[0], traffic.candidate_scale),
+        role=BASELINE,
+    )
+
+
+def _stable(source: DesiredEndpoint, weight: int) -> list[DesiredArm]:
+    weights = scaled({arm.key: arm.weight for arm in source.arms}, weight)
+    return [_carrying(arm, weights[arm.key]) for arm in source.arms]
+
+
+def _carrying(arm: DesiredArm, weight: int) -> DesiredArm:
+    """An arm that has traffic already: a copy that is yet to come must not hold up a way back."""
+    return msgspec.structs.replace(arm, weight=weight, required=min(arm.replicas, 1))
+
+
+def _salted(rollout: RolloutRecord) -> StickySpec | None:
+    """The target's sticky key; two experiments on one key are independent by their salt."""
+    sticky = rollout.target.sticky
+    if sticky is None:
+        return None
+    return msgspec.structs.replace(sticky, salt=sticky.salt or rollout.id)
+
+
+def _mirror(rollout: RolloutRecord, traffic: Traffic) -> MirrorTarget | None:
+    if traffic.mirror_percent == 0:
+        return None
+    return MirrorTarget(key=rollout.target.arms[0].key, percent=traffic.mirror_percent)
+
+
+def _part(arm: DesiredArm, share: float) -> int:
+    """How many of an arm's copies a share of its traffic needs."""
+    return max(math.ceil(arm.replicas * share), 1) if arm.replicas else 0
+
+
+def _counted(endpoint: DesiredEndpoint, arm: DesiredArm, counts: Counts) -> DesiredArm:
+    count = counts.get((endpoint.name, arm.key))
+    if count is None or arm.revision.upstream is not None:
+        return arm
+    return msgspec.structs.replace(arm, replicas=max(count, 1))
+
+
+@dataclass(slots=True, kw_only=True)
+class Aims:
+    """Everything that decides what should run; whoever changes a part tells the reconciler by it.
+
+    `foresee`: the scale for what is aimed at now; None where nothing is scaled by load.
+    `lock` is held over every change of the desired state or of a rollout, from the first look to
+    the last write.
+    """
+
+    reconciler: Reconciling
+    desired: DesiredState = field(default_factory=DesiredState)
+    rollouts: dict[str, RolloutRecord] = field(default_factory=dict)
+    scale: Scale = field(default_factory=Scale)
+    foresee: Callable[[], Scale] | None = None
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def aim(
+        self, *, desired: DesiredState | None = None, rollouts: Iterable[RolloutRecord] = ()
+    ) -> None:
+        """Aim at a new desired state, or at what changed rollouts say, from now on."""
+        if desired is not None:
+            self.desired = desired
+        for record in rollouts:
+            self.rollouts[record.endpoint] = record
+        known = {endpoint.name for endpoint in self.desired.endpoints}
+        for name in self.rollouts.keys() - known:
+            del self.rollouts[name]
+        if self.foresee is not None:
+            self.scale = self.foresee()
+        self._tell()
+
+    def rescale(self, scale: Scale) -> None:
+        """Aim at other numbers of copies."""
+        if scale != self.scale:
+            self.scale = scale
+            self._tell()
+
+    def rollout(self, name: str) -> RolloutRecord | None:
+        """The rollout that decides what endpoint `name` serves, if one does."""
+        record, endpoint = self.rollouts.get(name), self.desired.endpoint(name)
+        if record is None or endpoint is None or not is_current(record, endpoint):
+            return None
+        return None if record.state.phase is Phase.SUPERSEDED else record
+
+    def active(self) -> list[RolloutRecord]:
+        """Rollouts that are under way."""
+        found = (self.rollout(name) for name in list(self.rollouts))
+        return [record for record in found if record and not record.state.phase.is_over]
+
+    def serving(self, name: str) -> DesiredEndpoint | None:
+        """What endpoint `name` serves as a whole now: what a next rollout starts from."""
+        endpoint, record = self.desired.endpoint(name), self.rollout(name)
+        if endpoint is None or record is None:
+            return endpoint
+        is_switched = record.state.phase in {Phase.PROMOTED, Phase.KEEPING}
+        return record.target if is_switched else record.source
+
+    def effective_endpoint(self, name: str) -> DesiredEndpoint | None:
+        """What should run for endpoint `name` now."""
+        return self.reconciler.desired.endpoint(name)
+
+    def unscaled(self, name: str) -> DesiredEndpoint | None:
+        """The same before the autoscaler's say."""
+        endpoint = self.desired.endpoint(name)
+        return None if endpoint is None else in_force(endpoint, self.rollouts.get(name))
+
+    def served(self) -> list[DesiredEndpoint]:
+        """What is served, will be, or is what a rollout may go back to."""
+        rolling = [end for r in self.rollouts.values() for end in (r.source, r.target)]
+        return [*self.desired.endpoints, *self.reconciler.desired.endpoints, *rolling]
+
+    def users_of(self, model: str) -> frozenset[str]:
+        """The endpoints that use a version of `model`."""
+        return frozenset(
+            str(endpoint.name)
+            for endpoint in self.served()
+            if any(arm.revision.model.partition(":")[0] == model for arm in endpoint.arms)
+        )
+
+    def _tell(self) -> None:
+        self.reconciler.want(effective(self.desired, self.rollouts, self.scale))
+
+
+def same_endpoint(one: DesiredEndpoint | None, other: DesiredEndpoint | None) -> bool:
+    """Whether two endpoints are the same but for their generation."""
+    if one is None or other is None:
+        return one is other
+    return msgspec.structs.replace(one, generation=0) == msgspec.structs.replace(
+        other, generation=0
+    )

@@ -1,0 +1,184 @@
+"""Differences between two desired states, as text for callers and for the audit log."""
+
+from typing import Any, Final
+
+from headrace.control.auth.audit_log import Change
+from headrace.control.desired.state import DesiredArm, DesiredEndpoint, DesiredState
+from headrace.core.redact import redact
+
+_TOLD_ELSEWHERE: Final = {"version", "endpoints", "pools", "streams", "gateway", "budget"}
+
+
+def changes_between(old: DesiredState, new: DesiredState) -> list[str]:
+    """One line per difference, empty if both want the same."""
+    before = {endpoint.name: endpoint for endpoint in old.endpoints}
+    after = {endpoint.name: endpoint for endpoint in new.endpoints}
+    lines = [f"endpoint '{name}' removed" for name in before if name not in after]
+    if old.generation and old.spec.get("gateway") != new.spec.get("gateway"):
+        lines.append("gateway settings changed; they hold from the next start of the system on")
+    if old.generation and old.spec.get("budget") != new.spec.get("budget"):
+        lines.append("the budget of all replicas changed")
+    lines += [
+        f"{key} changed"
+        for key in sorted((old.spec.keys() | new.spec.keys()) - _TOLD_ELSEWHERE)
+        if old.generation and old.spec.get(key) != new.spec.get(key)
+    ]
+    lines += _pools(old, new)
+    lines += _streams(old, new)
+    lines += _promises(old, new)
+    for name, endpoint in after.items():
+        former = before.get(name)
+        if former is None:
+            lines.append(f"endpoint '{name}' added: {_arms(endpoint)}")
+        else:
+            differing = _endpoint(former, endpoint)
+            if not differing:
+                was, becomes = old.entry(name) or {}, new.entry(name) or {}
+                keys = sorted(was.keys() | becomes.keys())
+                differing = [f"{key} changed" for key in keys if was.get(key) != becomes.get(key)]
+            lines += [f"endpoint '{name}': {line}" for line in differing]
+    return lines
+
+
+def _endpoint(old: DesiredEndpoint, new: DesiredEndpoint) -> list[str]:
+    before = {arm.revision.version: arm for arm in old.arms}
+    after = {arm.revision.version: arm for arm in new.arms}
+    lines = [f"version {version} removed" for version in before if version not in after]
+    for version, arm in after.items():
+        former = before.get(version)
+        if former is None:
+            lines.append(f"version {_arm(arm)} added")
+        else:
+            lines += [f"version {version}: {line}" for line in _arm_changes(former, arm)]
+    if old.timeout_s != new.timeout_s:
+        lines.append(f"timeout_s {_shown(old.timeout_s)} becomes {_shown(new.timeout_s)}")
+    for name in _SETTINGS:
+        was, becomes = getattr(old, name), getattr(new, name)
+        if was != becomes:
+            lines.append(f"{name} {_verb(was, becomes)}")
+    return lines
+
+
+_SETTINGS: Final = (
+    "sticky",
+    "rollout",
+    "autoscale",
+    "slo_latency_s",
+    "access",
+    "limits",
+    "request_log",
+    "payload_log",
+    "drift",
+)
+
+
+def _verb(was: object, becomes: object) -> str:
+    if was is None:
+        return "added"
+    return "removed" if becomes is None else "changed"
+
+
+def _pools(old: DesiredState, new: DesiredState) -> list[str]:
+    before = {pool.name: pool for pool in old.pools}
+    after = {pool.name: pool for pool in new.pools}
+    lines = [f"pool '{name}' removed" for name in before if name not in after]
+    for name, pool in after.items():
+        if before.get(name) != pool:
+            lines.append(f"pool '{name}' {'changed' if name in before else 'added'}")
+    return lines
+
+
+def _streams(old: DesiredState, new: DesiredState) -> list[str]:
+    before = {stream.name: stream for stream in old.streams}
+    after = {stream.name: stream for stream in new.streams}
+    lines = [f"stream '{name}' removed" for name in before if name not in after]
+    for name, stream in after.items():
+        former = before.get(name)
+        if former is None:
+            lines.append(f"stream '{name}' added: {stream.way}")
+        elif former != stream:
+            lines.append(f"stream '{name}' changed; its workers are replaced one by one")
+    return lines
+
+
+def _promises(old: DesiredState, new: DesiredState) -> list[str]:
+    """What only alerts look at: the rest of a promise is told with its endpoint's settings."""
+    before, after = _slos(old), _slos(new)
+    names = [name for name in before if name in after and before[name] != after[name]]
+    return [f"endpoint '{name}': slo changed" for name in names]
+
+
+def _slos(state: DesiredState) -> dict[str, Any]:
+    return {
+        entry["name"]: {k: v for k, v in (entry.get("slo") or {}).items() if k != "latency_s"}
+        for entry in state.spec.get("endpoints", ())
+    }
+
+
+def _arm_changes(old: DesiredArm, new: DesiredArm) -> list[str]:
+    lines = []
+    if old.weight != new.weight:
+        lines.append(f"weight {old.weight} becomes {new.weight}")
+    if old.replicas != new.replicas:
+        lines.append(f"replicas {old.replicas} becomes {new.replicas}")
+    if old.revision.id != new.revision.id:
+        lines.append("new revision, its replicas are replaced")
+    elif old.revision != new.revision:
+        lines.append("the same under other paths or names, its replicas go on")
+    return lines
+
+
+def _arms(endpoint: DesiredEndpoint) -> str:
+    return ", ".join(f"version {_arm(arm)}" for arm in endpoint.arms)
+
+
+def _arm(arm: DesiredArm) -> str:
+    if arm.revision.upstream is not None:
+        return f"{arm.revision.version} ({arm.revision.model}, weight {arm.weight})"
+    copies = f"{arm.replicas} replica{'s' if arm.replicas > 1 else ''}"
+    return f"{arm.revision.version} ({arm.revision.model}, weight {arm.weight}, {copies})"
+
+
+def _shown(timeout_s: float | None) -> str:
+    return "none" if timeout_s is None else f"{timeout_s:g}"
+
+
+def spec_change(
+    old: DesiredState, new: DesiredState, *, action: str, actor: str, at: float
+) -> Change:
+    """The entry of a change: the endpoints that differ, and what differs of the rest."""
+    names = list(
+        dict.fromkeys([*(e.name for e in old.endpoints), *(e.name for e in new.endpoints)])
+    )
+    changed = [name for name in names if old.endpoint(name) != new.endpoint(name)]
+    keys = {*old.spec, *new.spec} - {"endpoints"}
+    differing = sorted(key for key in keys if old.spec.get(key) != new.spec.get(key))
+    return Change(
+        at=at,
+        actor=actor,
+        action=action,
+        object=", ".join(changed) if action != "apply" else "spec",
+        before=_told(old, changed, differing),
+        after=_told(new, changed, differing),
+    )
+
+
+def _told(state: DesiredState, names: list[Any], keys: list[str]) -> Any:  # noqa: ANN401  # JSON
+    endpoints = {name: _endpoint_facts(state, name) for name in names}
+    document = {
+        "generation": state.generation,
+        **{key: state.spec.get(key) for key in keys},
+        "endpoints": {name: one for name, one in endpoints.items() if one is not None},
+    }
+    return redact(document)
+
+
+def _endpoint_facts(state: DesiredState, name: str) -> dict[str, Any] | None:
+    found: DesiredEndpoint | None = state.endpoint(name)
+    if found is None:
+        return None
+    return {
+        "generation": found.generation,
+        "models": [arm.revision.model for arm in found.arms],
+        "spec": state.entry(name),
+    }

@@ -1,0 +1,219 @@
+"""Documents and generations that a change of the desired state refers to, on this host.
+
+Ids of revisions once had the home's path in them. If the same got its new id at the next apply, all
+replicas would be replaced, and rollouts begun, for nothing. So a revision keeps its id for as long
+as it is the same.
+"""
+
+import logging
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from headrace.control.desired.aims import same_endpoint
+from headrace.control.desired.state import (
+    LAYOUT,
+    DesiredArm,
+    DesiredEndpoint,
+    DesiredState,
+    Revision,
+    remake,
+)
+from headrace.control.features.online_stores import SQLITE
+from headrace.control.state.records import EndpointGeneration, RolloutRecord
+from headrace.control.state.store import Store
+from headrace.core import (
+    Digest,
+    FailedPreconditionError,
+    HeadraceError,
+    InvalidArgumentError,
+    ModelNotFoundError,
+    NotFoundError,
+)
+from headrace.core.spec import SystemSpec, is_model_path
+from headrace.registry import Registry
+from headrace.rollout.state import Phase
+
+
+def with_entry(
+    document: Mapping[str, Any], name: str, entry: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """`document` with the line of endpoint `name` replaced, added, or taken out (None)."""
+    entries: list[Mapping[str, Any]] = list(document.get("endpoints", []))
+    if entry is None:
+        entries = [old for old in entries if old.get("name") != name]
+    elif any(old.get("name") == name for old in entries):
+        entries = [entry if old.get("name") == name else old for old in entries]
+    else:
+        entries.append(entry)
+    return {"version": 1, **document, "endpoints": [dict(item) for item in entries]}
+
+
+def entry_of_source(
+    served: DesiredEndpoint, *, model: str, version: str, upstream: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """What is to be served instead, in the words of the spec."""
+    if upstream is not None:
+        return {"upstream": dict(upstream), "version": version or _next_version(served)}
+    if model:
+        return {"model": f"{model}:{version}" if version and ":" not in model else model}
+    if not version:
+        raise InvalidArgumentError("name the version to roll out, or a model or an upstream")
+    line = max(served.arms, key=lambda arm: arm.weight).revision
+    if line.upstream is not None or is_model_path(line.model):
+        message = f"'{line.model}' has no versions in the registry; name a model instead"
+        raise InvalidArgumentError(message)
+    return {"model": f"{line.model.partition(':')[0]}:{version}"}
+
+
+def _next_version(served: DesiredEndpoint) -> str:
+    return str(1 + max(int(arm.revision.version) for arm in served.arms))
+
+
+def reloads_of(desired: DesiredState) -> dict[str, int]:
+    """How often each endpoint was loaded anew."""
+    return {e.name: max(arm.revision.reload for arm in e.arms) for e in desired.endpoints if e.arms}
+
+
+def only_entry(spec: SystemSpec, name: str) -> SystemSpec:
+    """`spec` with the entry of endpoint `name`, or else those that may be repositories."""
+    mine = tuple(entry for entry in spec.endpoints if entry.name == name)
+    others = tuple(e for e in spec.endpoints if e.model is not None and is_model_path(e.model))
+    return spec.model_copy(update={"endpoints": mine or others})
+
+
+_MOST_SEARCHED: Final = 1000
+
+
+async def former(store: Store, name: str, generation: int | None) -> EndpointGeneration:
+    """What `name` was in `generation`; None for the newest that served something else than now.
+
+    Raises:
+        NotFoundError: There is no such generation.
+        FailedPreconditionError: It never served anything else.
+    """
+    if generation is None:
+        return await _served_before(store, name)
+    found = await store.generation(name, generation)
+    if found is None:
+        known = await store.history(name, limit=1)
+        there = f"the newest is {known[0].generation}" if known else "there is no such endpoint"
+        raise NotFoundError(f"endpoint '{name}' has no generation {generation}; {there}")
+    return found
+
+
+async def _served_before(store: Store, name: str) -> EndpointGeneration:
+    """The newest generation that served something else than what is asked for now.
+
+    One that a rollout held back never served, so it is none to go back to.
+    """
+    history = await store.history(name, limit=_MOST_SEARCHED)
+    if not history:
+        raise ModelNotFoundError(name)
+    rollouts = await store.rollouts(name, limit=_MOST_SEARCHED)
+    held_back = {
+        record.target.generation for record in rollouts if record.state.phase is not Phase.PROMOTED
+    }
+    newest = history[0]
+    for entry in history[1:]:
+        is_same = same_endpoint(entry.endpoint, newest.endpoint)
+        is_other = newest.generation in held_back or not is_same
+        if is_other and entry.generation not in held_back:
+            return entry
+    message = f"endpoint '{name}' never served anything else; there is nothing to undo"
+    raise FailedPreconditionError(message)
+
+
+def check_there(endpoint: DesiredEndpoint) -> None:
+    """Raise FailedPreconditionError if a model's files are gone."""
+    for arm in endpoint.arms:
+        settings = arm.revision.settings
+        if arm.revision.upstream is None and not Path(settings.path).exists():
+            message = f"model {arm.revision.model} of that generation is gone from the registry"
+            raise FailedPreconditionError(message)
+
+
+def with_known_ids(
+    endpoints: Iterable[DesiredEndpoint],
+    desired: DesiredState,
+    rollouts: Iterable[RolloutRecord] = (),
+) -> tuple[DesiredEndpoint, ...]:
+    """`endpoints`, with the id that each revision has in `desired` or `rollouts` if it is there."""
+    known: dict[str, list[Revision]] = {}
+    former = (one for record in rollouts for one in (record.source, record.target))
+    for endpoint in (*desired.endpoints, *former):
+        known.setdefault(endpoint.name, []).extend(arm.revision for arm in endpoint.arms)
+    return tuple(
+        msgspec.structs.replace(
+            endpoint, arms=tuple(_arms(endpoint.arms, known.get(endpoint.name, [])))
+        )
+        for endpoint in endpoints
+    )
+
+
+def _arms(arms: Iterable[DesiredArm], known: list[Revision]) -> Iterator[DesiredArm]:
+    for arm in arms:
+        ids = [one.id for one in known if is_same(one, arm.revision)]
+        if not ids or arm.revision.id in ids:
+            yield arm
+        else:
+            revision = msgspec.structs.replace(arm.revision, id=ids[0])
+            yield msgspec.structs.replace(arm, revision=revision)
+
+
+def is_same(known: Revision, new: Revision) -> bool:
+    """Whether `known` would be called what `new` is, were it made now.
+
+    Of a model that is served where it lies a former release noted no content: then its place says
+    that it is the same.
+    """
+    if known.id == new.id:
+        return True
+    if known.upstream is not None or new.upstream is not None:
+        return False  # no machine's paths were ever in theirs
+    expected = new if known.content else remake(msgspec.structs.replace(new, content=""))
+    return remake(known).id == expected.id
+
+
+_LOG: Final = logging.getLogger("headrace.control")
+_ARTIFACT: Final = re.compile(rf'"((?:/(?:[^"\\]|\\.)*)?){LAYOUT}'.encode())
+"""How a path into a home's artifacts begins in JSON."""
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+def at_home(stored: T, root: Path) -> tuple[T, set[Digest]]:
+    """The same with all that lies in a home under the home at `root`; which artifacts these are."""
+    digests: set[Digest] = set()
+    homes: set[bytes] = set()
+    home = msgspec.json.encode(str(root)).strip(b'"')
+
+    def moved(match: re.Match[bytes]) -> bytes:
+        homes.add(match[1])
+        digests.add(Digest(f"sha256:{match[2].decode()}"))
+        return b'"%b/artifacts/sha256/%b/' % (home, match[2])
+
+    text = msgspec.json.encode(stored)
+    changed = _ARTIFACT.sub(moved, text)
+    store = f'"{SQLITE}'.encode()
+    for former in homes - {home, b""}:
+        changed = changed.replace(store + former + b"/", store + home + b"/")
+    if changed == text:
+        return stored, digests
+    return msgspec.json.decode(changed, type=type(stored)), digests
+
+
+def bring_home(stored: T, registry: Registry) -> T:
+    """The same as `at_home`, with the content fetched that only the shared store has. Blocking.
+
+    What cannot be fetched now is told in the log: the rest is served without it.
+    """
+    found, digests = at_home(stored, registry.home)
+    for digest in sorted(digests):
+        try:
+            registry.have(digest)
+        except HeadraceError as error:
+            _LOG.error("cannot have a model here: %s", error, extra={"digest": digest})
+    return found

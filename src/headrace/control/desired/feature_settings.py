@@ -1,0 +1,142 @@
+"""Features in the settings of replicas and of pushing stream workers."""
+
+from pathlib import Path
+
+from headrace.control.features.online_stores import FEAST
+from headrace.core import (
+    FeatureSettings,
+    HeadraceError,
+    InvalidArgumentError,
+    ModelSignature,
+    OnUnavailable,
+)
+from headrace.core.spec_features import FeaturesSpec
+from headrace.core.spec_streams import StreamPushSpec
+from headrace.core.variables import url_filled_in
+from headrace.features import (
+    FeatureView,
+    applied_definitions,
+    column_specs,
+    encode_service,
+    encode_view,
+    key_specs,
+    online_store_reference,
+    open_online_store,
+)
+from headrace.pipeline import check_features, plan_assemblies
+from headrace.streaming.settings import (
+    PushSettings,
+)
+
+
+def feature_settings(
+    spec: FeaturesSpec,
+    home: Path,
+    *,
+    url: str | None,
+    model: Path,
+    runtime: str,
+    signature: ModelSignature,
+    network: bool,
+) -> FeatureSettings:
+    """What the replicas of an endpoint are told, with the definitions that are in force now.
+
+    Args:
+        url: Of the online store that `spec` names; None for the home's own.
+        network: Whether they may open connections.
+
+    Raises:
+        InvalidArgumentError: The service's columns do not fit the model.
+        NotFoundError: There is no such service.
+        FailedPreconditionError: Nothing is defined yet, or a library is missing.
+    """
+    service = applied_definitions(home).service(spec.service)
+    keys, columns = key_specs(service), column_specs(service)
+    try:
+        itself = runtime == "pipeline" and check_features(model, service.name, columns)
+        if not itself:
+            plan_assemblies(signature, keys=keys, columns=columns, inputs=spec.inputs)
+    except HeadraceError as error:
+        message = f"features of '{service.name}' do not fit the model: {error}"
+        raise InvalidArgumentError(message) from error
+    if itself and spec.inputs:
+        message = "the pipeline says itself what it makes of features; leave 'inputs' out"
+        raise InvalidArgumentError(message)
+    url = url or online_store_reference(home)
+    if url.startswith(FEAST) and not network:
+        _check_feast(Path(url.removeprefix(FEAST)))
+    return FeatureSettings(
+        service=encode_service(service),
+        online_store=url,
+        inputs={name: list(columns) for name, columns in spec.inputs.items()},
+        timeout_s=spec.timeout_s,
+        cache_ttl_s=spec.cache_ttl_s,
+        on_unavailable=OnUnavailable(spec.on_unavailable),
+        show_status=spec.show_status,
+    )
+
+
+def _check_feast(repo: Path) -> None:
+    """Refuse a repository whose online store replicas could not reach."""
+    from headrace.features.feast.repository import read_repository  # noqa: PLC0415  # few have one
+
+    kind = str(read_repository(repo).online.get("type", "sqlite"))
+    if kind != "sqlite":
+        message = (
+            f"Feast's online store is in '{kind}', which is reached over the network, and replicas "
+            "may not use that; add `network: true`"
+        )
+        raise InvalidArgumentError(message)
+
+
+class PushMistakeError(InvalidArgumentError):
+    """A stream cannot push as it says; `field` is where."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+def push_settings(spec: StreamPushSpec, home: Path, *, url: str | None) -> PushSettings:
+    """What the workers of a stream are told, with the view as it is in force now.
+
+    Args:
+        url: Of the online store that `spec` names; None for the home's own.
+
+    Raises:
+        PushMistakeError: There is no such view, or no such store, or they do not fit.
+    """
+    return PushSettings(
+        view=spec.view,
+        definition=encode_view(_view(spec, home)),
+        fields=dict(spec.fields),
+        time=spec.time,
+        online_store=_store(url or online_store_reference(home)),
+        timeout_s=spec.timeout_s,
+    )
+
+
+def _view(spec: StreamPushSpec, home: Path) -> FeatureView:
+    try:
+        view = applied_definitions(home).view(spec.view)
+    except HeadraceError as error:
+        raise PushMistakeError("view", str(error)) from error
+    names = [*view.join_keys, *(feature.name for feature in view.features)]
+    for name in spec.fields:
+        if name not in names:
+            message = f"view '{view.name}' has no '{name}'; it has: {', '.join(names)}"
+            raise PushMistakeError("fields", message)
+    return view
+
+
+def _store(url: str) -> str:
+    """`url`, if a store can be opened there; references in it stay as they are."""
+    if url.startswith(FEAST):
+        message = "the home's online store is Feast's, which writes it itself; name another"
+        raise PushMistakeError("online_store", message)
+    try:
+        store = open_online_store(url_filled_in(url, what="the URL of the online store"))
+    except HeadraceError as error:
+        raise PushMistakeError("online_store", str(error)) from error
+    store.close()
+    return url

@@ -1,0 +1,506 @@
+"""Resolution of a spec: pins the version of each model, or reports every mistake.
+
+Blocking: reads and hashes model files, and loads new ones once to prove that they can be served.
+"""
+
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import msgspec
+
+from headrace.control.desired.models import check_model_path
+from headrace.control.desired.resolve_streams import StreamModel, resolve_streams
+from headrace.control.desired.state import DesiredArm, DesiredEndpoint, DesiredStream, make_revision
+from headrace.control.gateway.caller_policy import key_set_mistakes
+from headrace.control.gateway.tls import tls_mistakes, upstream_mistakes
+from headrace.control.payloads.files import check_pyarrow
+from headrace.core import (
+    NAME_PATTERN,
+    CodeNotAllowedError,
+    EndpointName,
+    FeatureSettings,
+    HeadraceError,
+    Inspect,
+    InvalidArgumentError,
+    NotSignedError,
+    Nulls,
+    ReplicaSettings,
+    RequestCancelledError,
+    SignedSettings,
+    SystemClock,
+)
+from headrace.core.devices import Device
+from headrace.core.settings import DEFAULT_ROW_CHECK_RATIO
+from headrace.core.spec import (
+    EndpointSpec,
+    SpecError,
+    SpecMistake,
+    SystemSpec,
+    VersionSpec,
+    is_model_path,
+)
+from headrace.core.spec_access import SecuritySpec, endpoint_access
+from headrace.core.spec_observe import PayloadLogSpec
+from headrace.core.spec_rollout import judged_by
+from headrace.core.spec_upstream import UpstreamSpec
+from headrace.registry import (
+    FoundModel,
+    ModelVersion,
+    Registry,
+    is_repository,
+    open_repository,
+    read_content,
+)
+
+if TYPE_CHECKING:
+    from headrace.registry.signing import PublicKey
+
+_LOG: Final = logging.getLogger("headrace.control")
+FULL_WEIGHT: Final = 100
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pinned:
+    """One model version as it will be served.
+
+    `reference`: `NAME:VERSION`, or the path of a model that is served where it lies; of such a one
+    `content` is the digest, empty if it cannot be told. `formats`: the order of an image's axes, by
+    input. `unloadable`: why the model cannot be served; empty if it can.
+    """
+
+    reference: str
+    version: str
+    path: Path
+    runtime: str
+    sha256: str = ""
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    max_batch_size: int | None = None
+    runs_code: bool = False
+    signed: SignedSettings | None = None
+    features: FeatureSettings | None = None
+    content: str = ""
+    formats: Mapping[str, str] = field(default_factory=dict)
+    unloadable: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resolved:
+    """What a spec means today."""
+
+    endpoints: tuple[DesiredEndpoint, ...]
+    streams: tuple[DesiredStream, ...] = ()
+
+
+@dataclass(slots=True, kw_only=True)
+class Resolver:
+    """Pins one spec; use once.
+
+    `inspect` proves that a model in a repository can be served; the registry has its own.
+    `reloads`: how often an operator wished to load an endpoint's models again, by endpoint.
+    `max_body_bytes`: the gateway's limit, which replicas share. `allow_code`: every endpoint may
+    have models that run their authors' code, not only those that say so. `owner`: the principal
+    who owns what is pushed from a path. `model_roots`: no link leads out of these.
+    """
+
+    registry: Registry
+    inspect: Inspect
+    spec: SystemSpec
+    max_body_bytes: int
+    owner: str = ""
+    model_roots: tuple[Path, ...] = ()
+    allow_code: bool = False
+    reloads: Mapping[str, int] = field(default_factory=dict)
+    _mistakes: list[SpecMistake] = field(default_factory=list)
+    _trusted: "list[PublicKey] | None" = None
+
+    def resolve(self) -> tuple[DesiredEndpoint, ...]:
+        """The endpoints, every model pinned and verified.
+
+        Raises:
+            SpecError: With every model that is missing, damaged or cannot be served.
+        """
+        return self._told(self._endpoints())
+
+    def resolve_streams(self) -> tuple[DesiredStream, ...]:
+        """The streams; otherwise as `resolve`."""
+        return self._told(self._streams())
+
+    def resolve_all(self) -> Resolved:
+        """The endpoints and streams; otherwise as `resolve`."""
+        self._mistakes += tls_mistakes(self.spec.gateway, now=SystemClock().now())
+        self._mistakes += key_set_mistakes(self.spec.auth)
+        endpoints = self._endpoints()
+        return self._told(Resolved(endpoints=endpoints, streams=self._streams()))
+
+    def _told(self, found: T) -> T:
+        if self._mistakes:
+            raise SpecError(self._mistakes)
+        return found
+
+    def _endpoints(self) -> tuple[DesiredEndpoint, ...]:
+        if self.spec.security.require_signature:
+            self._read_trusted()
+        endpoints: list[DesiredEndpoint] = []
+        for i, endpoint in enumerate(self.spec.endpoints):
+            for found in self._expand(endpoint, f"endpoints[{i}]"):
+                if any(found.name == other.name for other in endpoints):
+                    self._wrong(f"endpoints[{i}]", f"there are two endpoints called {found.name!r}")
+                endpoints.append(found)
+        return tuple(endpoints)
+
+    def _streams(self) -> tuple[DesiredStream, ...]:
+        return resolve_streams(self.spec, self._pin_for_stream, self._wrong, self.registry.home)
+
+    def _pin_for_stream(self, endpoint: EndpointSpec, place: str) -> StreamModel | None:
+        """What a stream's workers load, as an endpoint of these settings would."""
+        pinned = self._pin(endpoint, endpoint.split()[0], f"{place}.model")
+        if pinned is None:
+            return None
+        settings = replica_settings(endpoint, endpoint.name, pinned, self.max_body_bytes)
+        if pinned.features is not None:
+            settings = msgspec.structs.replace(settings, features=pinned.features)
+        return StreamModel(
+            reference=pinned.reference, settings=settings, runs_code=pinned.runs_code
+        )
+
+    def _expand(self, endpoint: EndpointSpec, place: str) -> list[DesiredEndpoint]:
+        """The endpoints that one line stands for: several if it names a repository."""
+        model = endpoint.model
+        if model is not None and is_model_path(model) and is_repository(Path(model)):
+            return self._from_repository(endpoint, Path(model), f"{place}.model")
+        arms: list[DesiredArm] = []
+        for i, version in enumerate(endpoint.split()):
+            where = place if endpoint.versions is None else f"{place}.versions[{i}]"
+            arm = self._arm_of(endpoint, version, where)
+            if arm is None:
+                continue
+            if any(arm.key == other.key for other in arms):
+                what = f"is {arm.revision.model}, version {arm.key}, which the split already has"
+                self._wrong(f"{where}.{'model' if version.model else 'upstream'}", what)
+            arms.append(arm)
+        return [desired_endpoint(endpoint, endpoint.name, tuple(arms))]
+
+    def _arm_of(
+        self, endpoint: EndpointSpec, version: VersionSpec, place: str
+    ) -> DesiredArm | None:
+        if version.upstream is not None:
+            tls, now = version.upstream.tls, SystemClock().now()
+            where = f"{place}.upstream.tls"
+            self._mistakes += upstream_mistakes(tls, endpoint.name, where, now=now)
+            return upstream_arm(endpoint, version.upstream, version)
+        pinned = self._pin(endpoint, version, f"{place}.model")
+        return None if pinned is None else self._arm(endpoint, endpoint.name, pinned, version)
+
+    def _from_repository(
+        self, endpoint: EndpointSpec, path: Path, place: str
+    ) -> list[DesiredEndpoint]:
+        try:
+            check_model_path(path, self.registry.home)
+        except HeadraceError as error:
+            self._wrong(place, str(error))
+            return []
+        if self.spec.security.require_signature:
+            message = (
+                f"{path} is a repository, whose models cannot be signed, and `require_signature` "
+                "is on; push and sign each, and name it as NAME:VERSION"
+            )
+            self._wrong(place, message)
+            return []
+        if endpoint.features is not None:
+            message = f"{path} is a repository; give each of its models an endpoint of its own"
+            self._wrong(place.replace(".model", ".features"), message)
+            return []
+        models: dict[str, list[FoundModel]] = {}
+        allow_code = self._allows_code(endpoint)
+        for found in open_repository(path, self.inspect, allow_code=allow_code):
+            if re.match(NAME_PATTERN, found.name):
+                models.setdefault(found.name, []).append(found)
+            else:
+                self._wrong(place, f"{found.name}: {found.reason}")
+        endpoints = []
+        for name, versions in models.items():
+            # Versions come in ascending order; the newest that can be served answers for all.
+            good = [found for found in versions if not found.reason]
+            main = (good or versions)[-1]
+            arms = []
+            for found in versions:
+                weight = FULL_WEIGHT if found is main else 0
+                version = VersionSpec(model=str(path), weight=weight, replicas=endpoint.replicas)
+                arms.append(self._arm(endpoint, name, _pin_found(found), version))
+            endpoints.append(desired_endpoint(endpoint, name, tuple(arms)))
+        return endpoints
+
+    def _pin(self, endpoint: EndpointSpec, version: VersionSpec, place: str) -> Pinned | None:
+        try:
+            assert version.model is not None, "an upstream is pinned elsewhere"
+            stored = self._stored(endpoint, version.model)
+            if stored.executes_code and not self._allows_code(endpoint):
+                raise CodeNotAllowedError(stored.reference, stored.runtime)  # one place tells all
+            if endpoint.runtime not in {"", stored.runtime}:
+                message = (
+                    f"{stored.reference} is a model of runtime '{stored.runtime}', "
+                    f"but the endpoint asks for '{endpoint.runtime}'"
+                )
+                raise InvalidArgumentError(message)
+            pinned = _pin_stored(stored, self.registry.path(stored), self._signed(stored))
+            return replace(pinned, features=self._features(endpoint, stored, pinned.path))
+        except RequestCancelledError:
+            raise  # nobody waits for the mistakes
+        except HeadraceError as error:
+            self._wrong(place, str(error))
+            return None
+
+    def _stored(self, endpoint: EndpointSpec, model: str) -> ModelVersion:
+        if not is_model_path(model):
+            stored = self.registry.get(model)
+            self.registry.verify(stored)
+            return stored
+        # Pushing reads the file and, if it is known, compares the stored copy with it.
+        check_model_path(Path(model), self.registry.home)
+        return self.registry.push(
+            endpoint.name,
+            Path(model),
+            runtime=endpoint.runtime,
+            allow_code=self._allows_code(endpoint),
+            owner=self.owner,
+            beneath=next((r for r in self.model_roots if Path(model).is_relative_to(r)), None),
+            inspect=self.inspect,
+        )
+
+    def _arm(
+        self, endpoint: EndpointSpec, name: str, pinned: Pinned, version: VersionSpec
+    ) -> DesiredArm:
+        settings = replica_settings(endpoint, name, pinned, self.max_body_bytes)
+        if pinned.features is not None:
+            settings = msgspec.structs.replace(settings, features=pinned.features)
+        # A pool's processes host models of several endpoints, and code could reach all of them.
+        pool = "" if pinned.runs_code or pinned.unloadable else endpoint.pool or ""
+        revision = make_revision(
+            endpoint=EndpointName(name),
+            model=pinned.reference,
+            settings=settings,
+            reload=self.reloads.get(name, 0),
+            pool=pool,
+            network=endpoint.network,
+            best_effort=endpoint.isolation == "best-effort",
+            memory_bytes=endpoint.memory_bytes,
+            runs_code=pinned.runs_code,
+            content=pinned.content,
+            unloadable=pinned.unloadable,
+        )
+        # A pool's processes are its own; the model has none.
+        replicas = 0 if pool else first_replicas(endpoint, version.replicas)
+        return DesiredArm(revision=revision, weight=version.weight, replicas=replicas)
+
+    def _read_trusted(self) -> "list[PublicKey]":
+        """The keys of whoever may sign; a file that holds none is a mistake of the spec."""
+        if self._trusted is not None:
+            return self._trusted
+        from headrace.registry.signing import read_public_keys  # noqa: PLC0415  # only then
+
+        self._trusted = []
+        for i, path in enumerate(self.spec.security.trusted_keys):
+            try:
+                self._trusted += read_public_keys(Path(path))
+            except HeadraceError as error:
+                self._wrong(f"security.trusted_keys[{i}]", str(error))
+        return self._trusted
+
+    def _signed(self, stored: ModelVersion) -> SignedSettings | None:
+        """What the replica has to prove; None where nothing has to be signed.
+
+        Raises:
+            NotSignedError: No trusted key signed what is stored.
+        """
+        if not self.spec.security.require_signature:
+            return None
+        from headrace.registry.signing import check_signed, told  # noqa: PLC0415  # only then
+
+        signature = check_signed(stored, self.registry.signatures(stored), self._read_trusted())
+        self.registry.verify(stored)
+        return told(stored, signature)
+
+    def _features(
+        self, endpoint: EndpointSpec, stored: ModelVersion, path: Path
+    ) -> FeatureSettings | None:
+        """Which features the model gets, checked against its signature."""
+        if endpoint.features is None:
+            return None
+        from headrace.control.desired.feature_settings import feature_settings  # noqa: PLC0415  # few do
+
+        return feature_settings(
+            endpoint.features,
+            self.registry.home,
+            url=self.spec.store_url(endpoint.features.online_store),
+            model=path,
+            runtime=stored.runtime,
+            signature=stored.signature,
+            network=endpoint.network,
+        )
+
+    def _allows_code(self, endpoint: EndpointSpec) -> bool:
+        return self.allow_code or endpoint.allow_code
+
+    def _wrong(self, place: str, message: str) -> None:
+        self._mistakes.append(SpecMistake(place=place, message=message))
+
+
+def check_still_trusted(endpoint: DesiredEndpoint, security: SecuritySpec) -> None:
+    """Compare an endpoint as it once was with what has to be signed now.
+
+    Raises:
+        NotSignedError: A version of it was not proved to be signed by one who is trusted now.
+        HeadraceError: A file of `trusted_keys` holds none.
+    """
+    if not security.require_signature:
+        return
+    from headrace.registry.signing import read_public_keys, to_text  # noqa: PLC0415  # only then
+
+    keys = {to_text(key) for path in security.trusted_keys for key in read_public_keys(Path(path))}
+    for arm in endpoint.arms:
+        signed = arm.revision.settings.signed
+        if arm.revision.upstream is None and (
+            isinstance(signed, msgspec.UnsetType) or signed.key not in keys
+        ):
+            message = (
+                f"{arm.revision.model} was not served as signed by one of `trusted_keys` then; "
+                "sign it, and name it in the spec"
+            )
+            raise NotSignedError(message)
+
+
+def replica_settings(
+    endpoint: EndpointSpec, name: str, pinned: Pinned, max_body_bytes: int
+) -> ReplicaSettings:
+    """What every replica of one revision is told."""
+    batching = endpoint.batching
+    limit = pinned.max_batch_size
+    if limit is None or "max_batch_size" in batching.model_fields_set:
+        limit = batching.max_batch_size
+    checked = batching.row_check_ratio
+    # A default that the spec writes out makes no other revision.
+    told = msgspec.structs.replace(
+        batching,
+        max_batch_size=limit,
+        default_timeout_s=endpoint.timeout_s,
+        intra_op_threads=msgspec.UNSET,
+        rows_independent=batching.rows_independent or msgspec.UNSET,
+        row_check_ratio=msgspec.UNSET if checked == DEFAULT_ROW_CHECK_RATIO else checked,
+    )
+    labels = {**pinned.labels, **endpoint.labels}
+    return ReplicaSettings(
+        model_name=name,
+        model_version=pinned.version,
+        path=str(pinned.path),
+        runtime=pinned.runtime,
+        sha256=pinned.sha256,
+        batching=told,
+        intra_op_threads=batching.intra_op_threads or None,
+        max_body_bytes=max_body_bytes,
+        labels={output: list(names) for output, names in labels.items()},
+        signed=msgspec.UNSET if pinned.signed is None else pinned.signed,
+        device=msgspec.UNSET if endpoint.device == "auto" else Device(endpoint.device),
+        nulls=msgspec.UNSET if endpoint.nulls == "nan" else Nulls(endpoint.nulls),
+        formats=dict(pinned.formats) or msgspec.UNSET,
+    )
+
+
+def _payload_log(endpoint: EndpointSpec) -> PayloadLogSpec | None:
+    if endpoint.payload_log is None:
+        return None
+    check_pyarrow()
+    return endpoint.payload_log
+
+
+def desired_endpoint(
+    endpoint: EndpointSpec, name: str, arms: tuple[DesiredArm, ...]
+) -> DesiredEndpoint:
+    """An endpoint with all that its line of the spec says besides the models."""
+    slo_latency_s = endpoint.slo.latency_s if endpoint.slo else None
+    return DesiredEndpoint(
+        name=EndpointName(name),
+        timeout_s=endpoint.timeout_s,
+        arms=arms,
+        sticky=endpoint.sticky,
+        rollout=judged_by(endpoint.rollout, endpoint.slo) if endpoint.rollout else None,
+        autoscale=(
+            msgspec.structs.replace(endpoint.autoscale, slo_latency_s=slo_latency_s)
+            if endpoint.autoscale
+            else None
+        ),
+        slo_latency_s=slo_latency_s,
+        access=endpoint_access(endpoint.access),
+        limits=endpoint.limits,
+        request_log=endpoint.request_log,
+        payload_log=_payload_log(endpoint),
+        drift=endpoint.drift,
+        features=endpoint.features.watch() if endpoint.features else None,
+    )
+
+
+def first_replicas(endpoint: EndpointSpec, replicas: int) -> int:
+    """How many copies a version starts with: the autoscaler's bounds hold from the first one on."""
+    scale = endpoint.autoscale
+    if scale is None:
+        return replicas
+    return min(max(replicas, scale.min_replicas, 1), scale.max_replicas)
+
+
+def upstream_arm(
+    endpoint: EndpointSpec, upstream: UpstreamSpec, version: VersionSpec
+) -> DesiredArm:
+    """The arm for a server that someone else runs: nothing of ours is started for it."""
+    revision = make_revision(
+        endpoint=EndpointName(endpoint.name),
+        model=upstream.url,
+        settings=ReplicaSettings(
+            model_name=endpoint.name, model_version=version.version, path=upstream.url
+        ),
+        upstream=upstream,
+    )
+    return DesiredArm(revision=revision, weight=version.weight, replicas=0)
+
+
+def _pin_stored(stored: ModelVersion, path: Path, signed: SignedSettings | None) -> Pinned:
+    # The digest of a directory is one over a list: a replica can check a lone file by itself.
+    digest = stored.digest.removeprefix("sha256:") if path.is_file() else ""
+    return Pinned(
+        reference=stored.reference,
+        version=stored.version,
+        path=path,
+        runtime=stored.runtime,
+        sha256=digest,
+        labels=stored.labels,
+        runs_code=stored.executes_code,
+        signed=signed,
+    )
+
+
+def _pin_found(found: FoundModel) -> Pinned:
+    return Pinned(
+        reference=str(found.path),
+        version=found.version,
+        path=found.path.absolute(),
+        runtime=found.runtime,
+        labels=found.config.labels,
+        max_batch_size=found.config.max_batch_size,
+        formats=found.config.formats,
+        unloadable=found.reason,
+        runs_code=found.runs_code,
+        content=_content_of(found.path),
+    )
+
+
+def _content_of(path: Path) -> str:
+    try:
+        return read_content(path).digest
+    except (HeadraceError, OSError) as error:
+        # Links out of the directory, say: it can be served, and its path is what is known of it.
+        _LOG.warning("cannot tell the content of a model: %s", error, extra={"path": str(path)})
+        return ""

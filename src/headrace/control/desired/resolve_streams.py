@@ -1,0 +1,164 @@
+"""Resolution of the spec's streams: settings of workers, with every model pinned."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from headrace.control.desired.state import DesiredStream
+from headrace.core import (
+    InvalidArgumentError,
+    Nulls,
+    ReplicaSettings,
+)
+from headrace.core.settings import BatchingSpec
+from headrace.core.spec import EndpointSpec, StreamSpec, SystemSpec
+from headrace.core.spec_stream_parts import (
+    StreamOutputSpec,
+)
+from headrace.core.spec_streams import StreamPushSpec
+from headrace.streaming.broker import Delivery, Start
+from headrace.streaming.settings import (
+    EndpointSettings,
+    PushSettings,
+    StreamSettings,
+    check_settings,
+)
+
+
+def stream_settings(stream: StreamSpec) -> StreamSettings:
+    """The settings, without what answers and where features go."""
+    source, sink = stream.source, stream.sink
+    return StreamSettings(
+        name=stream.name,
+        broker=source.broker,
+        topics=list(source.topics),
+        sink="" if sink is None else sink.topic,
+        group=source.group or stream.name,
+        member="",
+        dead_letters=stream.dead_letter_topic,
+        format=stream.format,
+        sink_format=None if sink is None else sink.format,
+        nulls=Nulls(stream.nulls),
+        output=StreamOutputSpec() if sink is None else sink.output,
+        errors=stream.errors,
+        windows=stream.windows,
+        delivery=Delivery(stream.delivery),
+        start=Start(source.start),
+        session_timeout_s=source.session_timeout_s,
+        max_batch_size=stream.max_batch_size,
+        max_delay_s=stream.max_delay_s,
+        model_threads=stream.model_threads,
+        drain_timeout_s=stream.drain_timeout_s,
+        paused=stream.paused,
+    )
+
+
+def through_gateway(settings: StreamSettings, *, url: str, ca_file: str) -> StreamSettings:
+    """`settings` with the gateway's address, for a stream that asks an endpoint."""
+    if settings.endpoint is None:
+        return settings
+    endpoint = msgspec.structs.replace(settings.endpoint, url=url, ca_file=ca_file)
+    return msgspec.structs.replace(settings, endpoint=endpoint)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamModel:
+    """A model as workers load it. `reference`: `NAME:VERSION`."""
+
+    reference: str
+    settings: ReplicaSettings
+    runs_code: bool = False
+
+
+Pin = Callable[[EndpointSpec, str], StreamModel | None]
+"""Pins the model of an endpoint, told with its place in the spec; None if it noted a mistake."""
+Wrong = Callable[[str, str], None]
+"""Notes a mistake: its place, and what it is."""
+
+
+def resolve_streams(
+    spec: SystemSpec, pin: Pin, wrong: Wrong, home: Path
+) -> tuple[DesiredStream, ...]:
+    """The streams of a spec whose models and views could be pinned.
+
+    Args:
+        home: Whose feature views they push into.
+    """
+    found = (
+        _resolve(stream, f"streams[{i}]", pin, wrong, spec=spec, home=home)
+        for i, stream in enumerate(spec.streams)
+    )
+    return tuple(stream for stream in found if stream is not None)
+
+
+def _resolve(
+    stream: StreamSpec, place: str, pin: Pin, wrong: Wrong, *, spec: SystemSpec, home: Path
+) -> DesiredStream | None:
+    model = push = None
+    if stream.model is not None:
+        model = pin(_as_endpoint(stream, stream.model), place)
+    if stream.push is not None:
+        push = _pushed(spec, stream.push, place, wrong, home)
+    if (model is None and stream.model is not None) or (push is None and stream.push is not None):
+        return None
+    settings = stream_settings(stream)
+    name = "" if push is None else f"view {push.view}"
+    if model is not None:
+        name = model.reference
+        settings = msgspec.structs.replace(settings, model=model.settings)
+    elif stream.endpoint is not None:
+        name = f"endpoint {stream.endpoint}"
+        endpoint = EndpointSettings(
+            url="", name=stream.endpoint, api_key_file=stream.api_key_file or ""
+        )
+        settings = msgspec.structs.replace(settings, endpoint=endpoint)
+    settings = msgspec.structs.replace(settings, features=push)
+    try:
+        check_settings(settings)
+    except InvalidArgumentError as error:
+        wrong(place, str(error))  # what the spec's own checks do not know
+        return None
+    bounds = stream.bounds
+    return DesiredStream(
+        name=stream.name,
+        model=name,
+        settings=settings,
+        min_workers=bounds.min,
+        max_workers=bounds.max,
+        target_lag_s=bounds.target_lag_s,
+        runs_code=model is not None and model.runs_code,
+    )
+
+
+def _as_endpoint(stream: StreamSpec, model: str) -> EndpointSpec:
+    """What says the same of a model as the stream does."""
+    return EndpointSpec(
+        name=stream.name,
+        model=model,
+        batching=BatchingSpec(
+            max_batch_size=stream.max_batch_size, rows_independent=stream.rows_independent
+        ),
+        timeout_s=None,
+        runtime=stream.runtime,
+        labels=stream.labels,
+        allow_code=stream.allow_code,
+        features=stream.features,
+        network=True,  # a worker has to reach its broker
+    )
+
+
+def _pushed(
+    spec: SystemSpec, push: StreamPushSpec, place: str, wrong: Wrong, home: Path
+) -> PushSettings | None:
+    from headrace.control.desired.feature_settings import (  # noqa: PLC0415  # few streams push
+        PushMistakeError,
+        push_settings,
+    )
+
+    try:
+        return push_settings(push, home, url=spec.store_url(push.online_store))
+    except PushMistakeError as error:
+        wrong(f"{place}.push.{error.field}", str(error))
+        return None

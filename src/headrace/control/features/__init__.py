@@ -1,0 +1,1 @@
+"""Features: materialization and skew."""

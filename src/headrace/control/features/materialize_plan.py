@@ -1,0 +1,220 @@
+"""Plan and status of materialization of feature views. Pure."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Final
+from zoneinfo import ZoneInfo
+
+import msgspec
+from cronsim import CronSim
+
+from headrace.core.backoff import Backoff
+from headrace.features import (
+    FeatureView,
+    MaterializeFinished,
+    MaterializeProgress,
+    MaterializeSchedule,
+)
+from headrace.observe.metrics import Family, Labels, counter, gauge
+
+AFTER_FAILURE: Final = Backoff(first_s=2.0, limit_s=600.0)
+_US: Final = 1_000_000
+
+
+class ViewPast(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of a view's runs, in Unix time.
+
+    `of`: the source and schema that they were of. `failures`: in a row, the last at `failed_at`,
+    because of `message`. `entities` and `written` are the last run's; totals are of all.
+    """
+
+    view: str
+    of: str
+    began_at: float | None = None
+    succeeded_at: float | None = None
+    duration_s: float | None = None
+    entities: int = 0
+    written: int = 0
+    newest_at: float | None = None
+    failures: int = 0
+    failed_at: float | None = None
+    message: str = ""
+    runs_total: int = 0
+    written_total: int = 0
+    failures_total: int = 0
+
+
+def identity_of(view: FeatureView) -> str:
+    """What makes earlier runs count: where values come from, and what they are."""
+    source = view.source
+    columns = (str(source.path), source.timestamp_field, source.created_field)
+    return " ".join([view.schema_hash.hex(), *columns])
+
+
+def past_of(view: FeatureView, kept: ViewPast | None) -> ViewPast:
+    """What is known of a view: nothing but totals if it is another one by now."""
+    of = identity_of(view)
+    if kept is None:
+        return ViewPast(view=view.name, of=of)
+    if kept.of == of:
+        return kept
+    return ViewPast(
+        view=view.name,
+        of=of,
+        runs_total=kept.runs_total,
+        written_total=kept.written_total,
+        failures_total=kept.failures_total,
+    )
+
+
+def next_run_at(schedule: MaterializeSchedule, past: ViewPast) -> float:
+    """When the next run is due, in Unix time; may be over, and is 0 where nothing ever ran.
+
+    A moment of `cron` that passed while nothing ran is made up for once. After a failure it is
+    tried again sooner, then later each time.
+    """
+    if past.failures and past.failed_at is not None:
+        return past.failed_at + AFTER_FAILURE.delay_s(past.failures)
+    if past.began_at is None:
+        return 0.0
+    if schedule.every_s is not None:
+        return past.began_at + schedule.every_s
+    return _next_moment(schedule.cron, schedule.timezone, past.began_at)
+
+
+def is_due(schedule: MaterializeSchedule, past: ViewPast, now: float) -> bool:
+    """Whether a run should begin; also where the last one is of the future, as a clock set back."""
+    last = max(past.began_at or 0.0, past.failed_at or 0.0)
+    return now >= next_run_at(schedule, past) or last > now
+
+
+def succeeded(past: ViewPast, done: MaterializeFinished, *, began: float, now: float) -> ViewPast:
+    """After a run that worked."""
+    newest_at = past.newest_at if done.newest_us is None else done.newest_us / _US
+    return msgspec.structs.replace(
+        past,
+        began_at=began,
+        succeeded_at=now,
+        duration_s=max(now - began, 0.0),
+        entities=done.entities,
+        written=done.written,
+        newest_at=newest_at,
+        failures=0,
+        failed_at=None,
+        message="",
+        runs_total=past.runs_total + 1,
+        written_total=past.written_total + done.written,
+    )
+
+
+def failed(past: ViewPast, message: str, *, began: float, now: float) -> ViewPast:
+    """After a run that did not."""
+    return msgspec.structs.replace(
+        past,
+        began_at=began,
+        failures=past.failures + 1,
+        failed_at=now,
+        message=message,
+        runs_total=past.runs_total + 1,
+        failures_total=past.failures_total + 1,
+    )
+
+
+@lru_cache(maxsize=1024)
+def _next_moment(cron: str, timezone: str, after: float) -> float:
+    start = datetime.fromtimestamp(after, UTC).astimezone(ZoneInfo(timezone))
+    return next(CronSim(cron, start)).timestamp()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeatureViewStatus:
+    """One feature view. `state`: `waiting`, `running`, `failing` or `unscheduled`.
+
+    Times are in seconds since 1970. `newest_at`: the newest event time that scheduled runs brought,
+    `age_s` old. `entities` and `written` are of the last run that worked, which took `duration_s`;
+    `done` of `of` entities are written by one under way. `failures`: in a row, because of
+    `message`.
+    """
+
+    name: str
+    state: str
+    every_s: float | None = None
+    cron: str = ""
+    timezone: str = ""
+    ttl_s: float | None = None
+    next_run_at: float | None = None
+    last_run_at: float | None = None
+    last_success_at: float | None = None
+    duration_s: float | None = None
+    entities: int = 0
+    written: int = 0
+    newest_at: float | None = None
+    age_s: float | None = None
+    failures: int = 0
+    message: str = ""
+    done: int = 0
+    of: int = 0
+
+
+def view_status(
+    view: FeatureView, past: ViewPast | None, progress: MaterializeProgress | None, *, now: float
+) -> FeatureViewStatus:
+    """How a view is; `progress` of a run under way, `past` of one that is scheduled."""
+    schedule = view.schedule
+    if schedule is None or past is None:
+        return FeatureViewStatus(name=view.name, state="unscheduled", ttl_s=view.ttl_s)
+    state = "failing" if past.failures else "waiting"
+    return FeatureViewStatus(
+        name=view.name,
+        state=state if progress is None else "running",
+        every_s=schedule.every_s,
+        cron=schedule.cron,
+        timezone=schedule.timezone if schedule.cron else "",
+        ttl_s=view.ttl_s,
+        next_run_at=max(next_run_at(schedule, past), now) if progress is None else None,
+        last_run_at=past.began_at,
+        last_success_at=past.succeeded_at,
+        duration_s=past.duration_s,
+        entities=past.entities,
+        written=past.written,
+        newest_at=past.newest_at,
+        age_s=None if past.newest_at is None else now - past.newest_at,
+        failures=past.failures,
+        message=past.message,
+        done=0 if progress is None else progress.done,
+        of=0 if progress is None else progress.entities,
+    )
+
+
+def view_families(pasts: Iterable[ViewPast], *, now: float) -> list[Family]:
+    """Metrics of scheduled views."""
+    views: list[tuple[Labels, ViewPast]] = [((("view", past.view),), past) for past in pasts]
+    return [
+        gauge(
+            "headrace_feature_view_age_seconds",
+            "Since the newest event time in the online store.",
+            [(view, now - past.newest_at) for view, past in views if past.newest_at is not None],
+        ),
+        gauge(
+            "headrace_feature_view_success_age_seconds",
+            "Since the last run that worked.",
+            [(view, now - p.succeeded_at) for view, p in views if p.succeeded_at is not None],
+        ),
+        counter(
+            "headrace_feature_view_runs_total",
+            "Scheduled materializations, failed ones included.",
+            [(view, past.runs_total) for view, past in views],
+        ),
+        counter(
+            "headrace_feature_view_failures_total",
+            "Of them those that failed.",
+            [(view, past.failures_total) for view, past in views],
+        ),
+        counter(
+            "headrace_feature_view_rows_total",
+            "Records that they wrote.",
+            [(view, past.written_total) for view, past in views],
+        ),
+    ]

@@ -1,0 +1,279 @@
+"""Materialization of scheduled feature views into the online store, each in a child process.
+
+The schedule is what was applied in the home last; it is read every second. A view has one run at a
+time, and a restart goes on where the runs were.
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from headrace.control.app.faults import LOOP, Faults
+from headrace.control.features.materialize_plan import (
+    FeatureViewStatus,
+    ViewPast,
+    failed,
+    is_due,
+    past_of,
+    succeeded,
+    view_families,
+    view_status,
+)
+from headrace.control.state.records import Event
+from headrace.core import Clock, FailedPreconditionError, HeadraceError, UnavailableError
+from headrace.core.error_kind import UNDECODABLE
+from headrace.core.processes import Exceeded, python_module, run
+from headrace.core.state_file import StateFile
+from headrace.features import (
+    ApartMessage,
+    Definitions,
+    FeatureView,
+    MaterializeFailed,
+    MaterializeFinished,
+    MaterializeProgress,
+)
+from headrace.observe.metrics import Family
+
+_LOG: Final = logging.getLogger("headrace.control")
+_LOOK_S: Final = 1.0
+_AT_ONCE: Final = 2
+
+_THREADS: Final = "2"
+"""Of the table library: requests need the other cores."""
+_MIB: Final = 1 << 20
+
+OnProgress = Callable[[MaterializeProgress], None]
+_Signature = tuple[int, int, int] | None
+
+
+async def materialize_view(
+    view: FeatureView,
+    on_progress: OnProgress,
+    *,
+    home: Path,
+    log: Path,
+    command: Sequence[str] | None = None,
+) -> MaterializeFinished:
+    """One incremental run of a view in a child process, which is killed if this is cancelled.
+
+    Args:
+        log: Where its standard error is appended.
+        command: What is run; None for `headrace.features.materialize_apart`.
+
+    Raises:
+        HeadraceError: It failed, took too long or too much memory, or cannot be started.
+    """
+    schedule = view.schedule
+    assert schedule is not None
+    result: MaterializeFinished | MaterializeFailed | None = None
+
+    def is_result(line: bytes) -> bool:
+        nonlocal result
+        try:
+            message: ApartMessage = msgspec.json.decode(line, type=ApartMessage)
+        except (ValueError, *UNDECODABLE):  # written by something else
+            return False
+        if isinstance(message, MaterializeProgress):
+            on_progress(message)
+            return False
+        result = message
+        return True
+
+    module = "headrace.features.materialize_apart"
+    ended = await run(
+        command or python_module(module, str(home), view.name),
+        timeout_s=schedule.timeout_s,
+        memory_bytes=schedule.max_memory_bytes,
+        environment={**os.environ, "POLARS_MAX_THREADS": _THREADS},
+        log=log,
+        on_line=is_result,
+    )
+    if ended.exceeded is Exceeded.TIME:
+        limit = f"{schedule.timeout_s:g} s (`timeout_s`)"
+        msg = f"took longer than {limit} and was ended; the next run goes on"
+        raise FailedPreconditionError(msg)
+    if ended.exceeded is Exceeded.MEMORY:
+        limit = f"{schedule.max_memory_bytes // _MIB} MiB (`max_memory_bytes`)"
+        raise FailedPreconditionError(f"took more memory than {limit} and was ended")
+    if isinstance(result, MaterializeFailed):
+        error = HeadraceError(result.message)
+        error.code = result.code
+        raise error
+    if result is None:
+        raise UnavailableError(f"its process ended with status {ended.status}; see {log}")
+    return result
+
+
+@dataclass(slots=True, kw_only=True)
+class Materializer:
+    """Materializes the views of one home.
+
+    `path`: of what is applied; `read`: reads it. `work`: one run of a view.
+    """
+
+    path: Path
+    read: Callable[[], Awaitable[Definitions]]
+    work: Callable[[FeatureView, OnProgress], Awaitable[MaterializeFinished]]
+    emit: Callable[[Sequence[Event]], Awaitable[None]]
+    clock: Clock
+    memory: StateFile[list[ViewPast]]
+    faults: Faults = field(default_factory=Faults)
+    definitions: Definitions | None = None
+    problem: str = ""
+    """Why what is applied cannot be read; the definitions before stay in force."""
+    _pasts: dict[str, ViewPast] = field(default_factory=dict)
+    _running: dict[str, MaterializeProgress] = field(default_factory=dict)
+    _signature: _Signature = None
+    _at_once: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
+
+    def load(self) -> None:
+        """Go on with what became of runs before a restart. Blocking."""
+        self._pasts = {past.view: past for past in self.memory.load() or ()}
+
+    async def run(self) -> None:
+        """Materialize what is due until cancelled; runs under way are ended then."""
+        async with asyncio.TaskGroup() as group:
+            while True:
+                with self.faults.contain(LOOP, "feature views"):
+                    await self._look_for_changes()
+                    for view in self.due():
+                        self._running[view.name] = MaterializeProgress(done=0, entities=0)
+                        group.create_task(self._run(view))
+                await asyncio.sleep(_LOOK_S)
+
+    def due(self) -> list[FeatureView]:
+        """The views that should run now and do not."""
+        now, due = self.clock.now(), []
+        for view in self._scheduled():
+            if view.name in self._running or view.schedule is None:
+                continue
+            with self.faults.contain("feature schedule", view.name):
+                if is_due(view.schedule, self._past(view), now):
+                    due.append(view)
+        for kind in ("feature view", "feature schedule"):
+            self.faults.keep_only(kind, [view.name for view in self._scheduled()])
+        return due
+
+    def statuses(self) -> tuple[FeatureViewStatus, ...]:
+        """How each view is that is applied."""
+        views = () if self.definitions is None else tuple(self.definitions.views.values())
+        now = self.clock.now()
+        return tuple(
+            view_status(view, self._past(view), self._running.get(view.name), now=now)
+            for view in views
+        )
+
+    def families(self) -> list[Family]:
+        """The metrics of scheduled views."""
+        pasts = [self._past(view) for view in self._scheduled()]
+        return view_families(pasts, now=self.clock.now())
+
+    def _scheduled(self) -> list[FeatureView]:
+        views = () if self.definitions is None else self.definitions.views.values()
+        return [view for view in views if view.schedule is not None]
+
+    def _past(self, view: FeatureView) -> ViewPast:
+        return past_of(view, self._pasts.get(view.name))
+
+    async def _look_for_changes(self) -> None:
+        """Read what is applied if that changed."""
+        signature = _signature_of(self.path)
+        if signature == self._signature:
+            return
+        self._signature = signature
+        if signature is None:
+            self.definitions, self.problem = None, ""
+            return
+        try:
+            self.definitions = await self.read()
+        except HeadraceError as error:
+            self.problem = str(error)
+            _LOG.error("cannot read what features are applied", extra={"error": str(error)})
+        else:
+            self.problem = ""
+
+    async def _run(self, view: FeatureView) -> None:
+        with self.faults.contain("feature view", view.name):
+            began, before = self.clock.now(), self._past(view)
+            try:
+                async with self._at_once:
+                    began = self.clock.now()
+                    done = await self.work(view, lambda told: self._note(view, told))
+            except HeadraceError as error:
+                after = failed(before, str(error), began=began, now=self.clock.now())
+            except Exception as error:
+                # It counts as a failed run, so that the next one comes later.
+                message = f"{type(error).__name__}: {error}"
+                self._pasts[view.name] = failed(before, message, began=began, now=self.clock.now())
+                raise
+            else:
+                after = succeeded(before, done, began=began, now=self.clock.now())
+            finally:
+                self._running.pop(view.name, None)
+            self._pasts[view.name] = after
+            names = [one.name for one in self._scheduled()]
+            self.memory.try_save([self._pasts[name] for name in names if name in self._pasts])
+            await self._announce(before, after)
+
+    def _note(self, view: FeatureView, told: MaterializeProgress) -> None:
+        self._running[view.name] = told
+
+    async def _announce(self, before: ViewPast, after: ViewPast) -> None:
+        event = _event(before, after)
+        if event is None:
+            return
+        level = logging.ERROR if after.failures else logging.INFO
+        _LOG.log(level, event.message, extra={"reason": event.reason, **event.data})
+        try:
+            await self.emit([event])
+        except HeadraceError as error:
+            _LOG.error("cannot write an event", extra={"error": str(error)})
+
+
+def _event(before: ViewPast, after: ViewPast) -> Event | None:
+    """What is told of a run: the first one, and whatever is new about failing."""
+    name, data = after.view, {"view": after.view, "failures": after.failures}
+    at = after.failed_at or after.succeeded_at or 0.0
+    if after.failures:
+        if before.message == after.message:
+            return None
+        message = f"feature view '{name}' cannot be materialized: {after.message}"
+        return Event(
+            at=at,
+            endpoint="",
+            kind="features",
+            reason="MaterializeFailed",
+            message=message,
+            data=data,
+        )
+    data |= {"entities": after.entities, "written": after.written}
+    if before.failures:
+        message = f"feature view '{name}' is materialized again"
+        return Event(
+            at=at,
+            endpoint="",
+            kind="features",
+            reason="MaterializeRecovered",
+            message=message,
+            data=data | {"failures": before.failures},
+        )
+    if before.succeeded_at is None:
+        message = f"feature view '{name}' is materialized: {after.written} entities"
+        return Event(
+            at=at, endpoint="", kind="features", reason="Materialized", message=message, data=data
+        )
+    return None
+
+
+def _signature_of(path: Path) -> _Signature:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino

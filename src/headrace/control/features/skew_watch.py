@@ -1,0 +1,233 @@
+"""Feature skew watch: stores served features, and compares them with those of training."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from headrace.control.app.faults import LOOP, Faults
+from headrace.control.desired.aims import Aims
+from headrace.control.state.records import Event
+from headrace.core import Clock, FeatureWatch, HeadraceError, UnavailableError
+from headrace.core.error_kind import UNDECODABLE
+from headrace.core.processes import Exceeded, python_module, run
+from headrace.features import SkewedFeature, SkewSummary
+from headrace.observe.metrics import Family, gauge
+
+if TYPE_CHECKING:
+    from headrace.features import ServedFile
+
+_LOG: Final = logging.getLogger("headrace.control")
+_LOOK_S: Final = 1.0
+_TIMEOUT_S: Final = 600.0
+_SHOWN: Final = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeatureSkewStatus:
+    """What the last comparison of a service's served features with training's came to.
+
+    `checked_at` is in seconds since 1970. `features`: those that differ, each with the rows that
+    do, of how many, and why. `message`: why they could not be compared.
+    """
+
+    service: str
+    checked_at: float
+    rows: int
+    features: tuple[SkewedFeature, ...] = ()
+    message: str = ""
+
+
+@dataclass(slots=True, kw_only=True)
+class SkewWatch:
+    """Compares what each watched service served.
+
+    `watches`: by endpoint. `compare`: one comparison of a service, which may take its time.
+    """
+
+    watches: Callable[[], Mapping[str, FeatureWatch]]
+    compare: Callable[[str], Awaitable[SkewSummary]]
+    emit: Callable[[Sequence[Event]], Awaitable[None]]
+    clock: Clock
+    faults: Faults = field(default_factory=Faults)
+    found: dict[str, SkewSummary] = field(default_factory=dict)
+    """The last comparison of each service."""
+    checked_at: dict[str, float] = field(default_factory=dict)
+    """When, in Unix time."""
+    _due: dict[str, float] = field(default_factory=dict)
+
+    async def run(self) -> None:
+        """Compare what is due until cancelled, one service at a time."""
+        while True:
+            with self.faults.contain(LOOP, "feature skew"):
+                for service in self.due():
+                    with self.faults.contain("feature service", service):
+                        await self._check(service)
+            await asyncio.sleep(_LOOK_S)
+
+    def due(self) -> list[str]:
+        """Services to compare now: each after its time, the first time too."""
+        every: dict[str, float] = {}
+        for watch in self.watches().values():
+            every[watch.service] = min(watch.skew_every_s, every.get(watch.service, float("inf")))
+        now = self.clock.monotonic()
+        self._due = {
+            service: min(self._due.get(service, now + period), now + period)
+            for service, period in every.items()
+        }
+        for gone in self.found.keys() - every.keys():
+            del self.found[gone]
+        self.faults.keep_only("feature service", every)
+        return [service for service, at in self._due.items() if at <= now]
+
+    def statuses(self) -> tuple[FeatureSkewStatus, ...]:
+        """What was found of each service."""
+        return tuple(
+            FeatureSkewStatus(
+                service=service,
+                checked_at=self.checked_at[service],
+                rows=summary.rows,
+                features=summary.skewed,
+                message=summary.message,
+            )
+            for service, summary in self.found.items()
+        )
+
+    def families(self) -> list[Family]:
+        """Of each feature that was compared and differs the share of rows."""
+        samples = [
+            ((("service", service), ("feature", one.feature)), one.differing / max(one.rows, 1))
+            for service, summary in self.found.items()
+            for one in summary.skewed
+        ]
+        text = "Of the rows that were served those that training will see otherwise."
+        return [gauge("headrace_feature_skew_ratio", text, samples)]
+
+    async def _check(self, service: str) -> None:
+        self._due.pop(service, None)
+        try:
+            summary = await self.compare(service)
+        except HeadraceError as error:
+            summary = SkewSummary(service=service, rows=0, message=str(error))
+        except Exception as error:
+            summary = SkewSummary(service=service, rows=0, message=type(error).__name__)
+            self.found[service], self.checked_at[service] = summary, self.clock.now()
+            raise
+        before = self.found.get(service)
+        self.found[service] = summary
+        self.checked_at[service] = self.clock.now()
+        event = skew_event(before, summary, at=self.clock.now())
+        if event is None:
+            return
+        _LOG.log(logging.WARNING if summary.skewed else logging.INFO, event.message)
+        try:
+            await self.emit([event])
+        except HeadraceError as error:
+            _LOG.error("cannot write an event", extra={"error": str(error)})
+
+
+def skew_event(before: SkewSummary | None, after: SkewSummary, *, at: float) -> Event | None:
+    """What is told of a comparison: other features that differ than the last time."""
+    if after.message or not after.rows:
+        return None
+    was = set() if before is None else {one.feature for one in before.skewed}
+    names = [one.feature for one in after.skewed]
+    if set(names) == was:
+        return None
+    shown = ", ".join(
+        f"{one.feature} in {one.differing} of {one.rows} rows ({_causes(one.causes)})"
+        for one in after.skewed[:_SHOWN]
+    )
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    message = f"features of '{after.service}' were served other than training will see them: "
+    return Event(
+        at=at,
+        endpoint="",
+        kind="features",
+        reason="FeatureSkew" if names else "FeatureSkewEnded",
+        message=f"{message}{shown}{more}"
+        if names
+        else f"features of '{after.service}' are served as training will see them again",
+        data={"service": after.service, "features": names, "rows": after.rows},
+    )
+
+
+def feature_watches(aims: Aims) -> dict[str, FeatureWatch]:
+    """How endpoints are watched for skew, by their names."""
+    return {
+        endpoint.name: endpoint.features
+        for endpoint in aims.desired.endpoints
+        if endpoint.features is not None
+    }
+
+
+async def compare_served(
+    service: str,
+    *,
+    home: Path,
+    log: Path,
+    timeout_s: float = _TIMEOUT_S,
+    command: Sequence[str] | None = None,
+) -> SkewSummary:
+    """One comparison in a child process.
+
+    Args:
+        log: Where its standard error is appended.
+        command: What is run; None for `headrace.features.skew_apart`.
+
+    Raises:
+        UnavailableError: The process could not be started, or did not end well.
+    """
+    lines: list[bytes] = []
+
+    def is_result(line: bytes) -> bool:
+        lines.append(line)
+        return True
+
+    ended = await run(
+        command or python_module("headrace.features.skew_apart", str(home), service),
+        timeout_s=timeout_s,
+        log=log,
+        on_line=is_result,
+    )
+    if ended.exceeded is Exceeded.TIME:
+        raise UnavailableError(f"comparing took longer than {timeout_s:g} s and was ended")
+    try:
+        return msgspec.json.decode(b"".join(lines), type=SkewSummary)
+    except UNDECODABLE:
+        msg = f"the process ended with status {ended.status}; see {log}"
+        raise UnavailableError(msg) from None
+
+
+def _causes(causes: Mapping[str, int]) -> str:
+    return ", ".join(f"{cause} {count}" for cause, count in causes.items())
+
+
+class ServedFeaturesKeeper:
+    """Writes into a directory for each service, of bounded size. For one thread at a time."""
+
+    def __init__(self, home: Path) -> None:
+        self.written = 0
+        self.dropped = 0
+        self._home = home
+        self._files: dict[str, ServedFile] = {}
+
+    def append(self, service: str, lines: Sequence[str]) -> None:
+        """Keep lines; what the disk does not take is dropped and counted."""
+        from headrace.features import ServedFile, served_directory  # noqa: PLC0415  # few need it
+
+        if service not in self._files:
+            self._files[service] = ServedFile(served_directory(self._home, service))
+        try:
+            self._files[service].append("".join(f"{line}\n" for line in lines).encode())
+        except OSError as error:
+            if not self.dropped:
+                extra = {"service": service, "error": str(error)}
+                _LOG.error("cannot keep served features", extra=extra)
+            self.dropped += len(lines)
+        else:
+            self.written += len(lines)

@@ -1,0 +1,1 @@
+"""Gateway of this host: Envoy's supervisor, certificates and policy."""

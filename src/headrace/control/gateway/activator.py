@@ -1,0 +1,200 @@
+"""Activator: holds the first requests to an endpoint until a replica is ready.
+
+The gateway sends requests of a held endpoint here and keeps a copy. The answer is a redirect to the
+very same place once somebody can answer; Envoy follows it itself, with the copy, by the route table
+as it then is. So no request passes through Python but those that wait.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+from urllib.parse import quote
+
+from headrace.control.api.guards import App, Message, Receive, Scope, Send
+from headrace.core import HeadraceError, OverloadedError, UnavailableError
+from headrace.gateway import HELD_PREFIX
+from headrace.protocol import encode_error, grpc_status, http_status
+
+MAX_HELD_BYTES: Final = 1 << 20
+"""What Envoy keeps of one request: a larger one could not be sent again."""
+_RETRY_AFTER_S: Final = 1.0
+_REDIRECT: Final = 307
+_OK: Final = 200
+_GRPC: Final = b"application/grpc"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HoldLimits:
+    """How many requests of one endpoint wait at most, and each for how long at most."""
+
+    max_held: int
+    hold_s: float
+
+
+@dataclass(slots=True)
+class Activator:
+    """Holds requests, and wakes what they wait for. On the event loop only.
+
+    `limits_of`: an endpoint's limits; None if nobody need wait for it (any more). `wake`: called
+    when the first request of an endpoint comes, and again when one comes after all others left;
+    whoever is asked to wake calls `release` once the gateway sends requests elsewhere.
+    """
+
+    limits_of: Callable[[str], HoldLimits | None]
+    wake: Callable[[str], None]
+    _waiting: dict[str, set[asyncio.Future[None]]] = field(default_factory=dict)
+
+    @property
+    def held(self) -> Mapping[str, int]:
+        """How many requests wait, by endpoint; those for which none waits are left out."""
+        return {endpoint: len(waiting) for endpoint, waiting in self._waiting.items()}
+
+    def release(self, endpoint: str) -> None:
+        """Somebody can answer, and the gateway knows: let all go."""
+        for waiting in self._waiting.pop(endpoint, ()):
+            if not waiting.done():
+                waiting.set_result(None)
+
+    async def hold(self, endpoint: str) -> HeadraceError | None:
+        """None once somebody can answer, else why the request cannot wait (any longer).
+
+        A cancelled call frees its place.
+        """
+        limits = self.limits_of(endpoint)
+        if limits is None:
+            return None
+        waiting = self._waiting.get(endpoint, set())
+        if not waiting:
+            self.wake(endpoint)
+        if len(waiting) >= limits.max_held:
+            message = f"endpoint '{endpoint}' is being started, and {len(waiting)} requests wait"
+            return OverloadedError(message, retry_after_s=_RETRY_AFTER_S)
+        mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(endpoint, waiting).add(mine)
+        try:
+            async with asyncio.timeout(limits.hold_s):
+                await mine
+        except TimeoutError:
+            return _not_yet(endpoint, f"not ready {limits.hold_s:g} s after the request came")
+        finally:
+            self._leave(endpoint, mine)
+        return None
+
+    def refuse_large(self, endpoint: str) -> HeadraceError:
+        """What a request that is too large to wait is told; the endpoint is woken all the same."""
+        if self.limits_of(endpoint) is not None and endpoint not in self._waiting:
+            self.wake(endpoint)
+        return _not_yet(endpoint, f"being started; more than {MAX_HELD_BYTES} bytes cannot wait")
+
+    def _leave(self, endpoint: str, mine: asyncio.Future[None]) -> None:
+        waiting = self._waiting.get(endpoint)
+        if waiting is not None:  # else all were released
+            waiting.discard(mine)
+            if not waiting:
+                del self._waiting[endpoint]
+
+
+@dataclass(slots=True)
+class HeldRequests:
+    """The ASGI application of the gateway's socket: requests to hold, and `otherwise` the rest."""
+
+    activator: Activator
+    otherwise: App
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hold what names an endpoint."""
+        path: str = scope.get("path", "")
+        if scope["type"] != "http" or not path.startswith(HELD_PREFIX):
+            await self.otherwise(scope, receive, send)
+            return
+        endpoint = path.removeprefix(HELD_PREFIX).partition("/")[0]
+        headers = dict(scope["headers"])
+        match await _read(receive):
+            case None:
+                return
+            case size if size > MAX_HELD_BYTES:
+                await _refuse(send, headers, self.activator.refuse_large(endpoint))
+            case _:
+                await self._hold(scope, headers, endpoint, receive, send)
+
+    async def _hold(
+        self,
+        scope: Scope,
+        headers: Mapping[bytes, bytes],
+        endpoint: str,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        async with asyncio.TaskGroup() as group:
+            held = group.create_task(self.activator.hold(endpoint))
+            left = group.create_task(_until_left(receive))
+            await asyncio.wait({held, left}, return_when=asyncio.FIRST_COMPLETED)
+            held.cancel()
+            left.cancel()
+        if held.cancelled():
+            return  # the caller left
+        error = held.result()
+        if error is None:
+            await _redirect(send, scope, headers, endpoint)
+        else:
+            await _refuse(send, headers, error)
+
+
+def _not_yet(endpoint: str, why: str) -> UnavailableError:
+    return UnavailableError(f"endpoint '{endpoint}' is {why}", retry_after_s=_RETRY_AFTER_S)
+
+
+async def _read(receive: Receive) -> int | None:
+    """Bytes of the body, read to its end or past the bound; None if the caller left."""
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        size += len(message.get("body", b""))
+        if size > MAX_HELD_BYTES or not message.get("more_body", False):
+            return size
+
+
+async def _until_left(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _redirect(
+    send: Send, scope: Scope, headers: Mapping[bytes, bytes], endpoint: str
+) -> None:
+    """To the place that the caller named: Envoy takes it as an order to choose the route again."""
+    scheme, host = headers.get(b"x-forwarded-proto", b"http"), headers.get(b"host", b"")
+    path: bytes = scope["raw_path"].removeprefix(f"{HELD_PREFIX}{endpoint}".encode())
+    query: bytes = scope["query_string"]
+    place = b"%b://%b%b%b%b" % (scheme, host, path, b"?" if query else b"", query)
+    await _answer(send, _REDIRECT, [(b"location", place)])
+
+
+async def _refuse(send: Send, headers: Mapping[bytes, bytes], error: HeadraceError) -> None:
+    after_s = max(round(error.retry_after_s or 0.0), 1)
+    if headers.get(b"content-type", b"").startswith(_GRPC):
+        fields = [
+            (b"content-type", _GRPC),
+            (b"grpc-status", b"%d" % grpc_status(error)),
+            (b"grpc-message", quote(str(error), safe=" '(),;:").encode()),
+            (b"grpc-retry-pushback-ms", b"%d" % (1000 * after_s)),
+        ]
+        await _answer(send, _OK, fields)
+        return
+    fields = [(b"content-type", b"application/json"), (b"retry-after", b"%d" % after_s)]
+    await _answer(send, http_status(error), fields, encode_error(error))
+
+
+async def _answer(
+    send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes = b""
+) -> None:
+    head: Message = {
+        "type": "http.response.start",
+        "status": status,
+        "headers": [*headers, (b"content-length", b"%d" % len(body))],
+    }
+    await send(head)
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,286 @@
+"""Policy of callers for the gateway, from the spec and from stored API keys."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from headrace.control.app.faults import LOOP, Faults
+from headrace.control.auth.audit_log import Change
+from headrace.control.auth.credentials import (
+    Credential,
+    CredentialKind,
+    NewCredential,
+    hash_of,
+    new_secret,
+)
+from headrace.control.reconcile.publication import log_level_of
+from headrace.control.state.store import Store
+from headrace.core import Clock, HeadraceError, InvalidArgumentError, NotFoundError
+from headrace.core.spec import SpecMistake
+from headrace.core.spec_access import AccessSettings, AuthSpec, TierSpec
+from headrace.core.spec_base import parsed
+from headrace.gateway import ApiKey, GatewayPolicy, usable_key_set
+
+PREFIX: Final = "hr"
+EVERYTHING: Final = "infer:*"
+
+
+class KeyGrants(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to be known of a key: what it may call, and its tier; empty for none."""
+
+    scopes: tuple[str, ...]
+    tier: str = ""
+
+
+@dataclass(slots=True, kw_only=True)
+class Keys:
+    """Reads and changes API keys. `apply` brings what is stored into force at the gateway."""
+
+    store: Store
+    clock: Clock
+    apply: Callable[[], Awaitable[None]]
+
+    async def all(self) -> list[Credential]:
+        """All keys by age, those that are not valid any more included."""
+        return await self.store.credentials(CredentialKind.KEY)
+
+    async def find(self, text: str, may_see: Callable[[Credential], bool]) -> Credential:
+        """The key of this id, or the one valid key of this name.
+
+        Args:
+            may_see: Whether the caller sees a key; others are as if they were not there.
+
+        Raises:
+            NotFoundError: There is none.
+            InvalidArgumentError: Several have the name.
+        """
+        found = [key for key in await self.all() if may_see(key)]
+        by_id = [key for key in found if key.id == text]
+        named = [k for k in found if k.owner == text and k.is_valid(self.clock.now())]
+        if len(named) > 1 and not by_id:
+            ids = ", ".join(key.id for key in named)
+            message = f"several keys are called '{text}'; name one by its id: {ids}"
+            raise InvalidArgumentError(message)
+        if not by_id and not named:
+            message = f"there is no API key '{text[:100]}'; `headrace keys list` shows them"
+            raise NotFoundError(message)
+        return (by_id or named)[0]
+
+    async def create(
+        self, name: str, grants: KeyGrants, *, expires_in_s: float | None, actor: str
+    ) -> NewCredential:
+        """A key that the gateway takes from now on.
+
+        Args:
+            name: How callers with it are named, to replicas and in logs.
+            expires_in_s: None for one that does not expire.
+
+        Raises:
+            HeadraceError: It is stored, but the gateway does not know it yet.
+        """
+        now = self.clock.now()
+        id_, text = new_secret(PREFIX)
+        key = Credential(
+            id=id_,
+            kind=CredentialKind.KEY,
+            owner=name,
+            hash=hash_of(text),
+            created=now,
+            created_by=actor,
+            grants=msgspec.to_builtins(grants),
+            expires=None if expires_in_s is None else now + expires_in_s,
+        )
+        after = {"name": name, "expires": key.expires, **key.grants}
+        change = Change(at=now, actor=actor, action="key.create", object=id_, after=after)
+        await self.store.add_credential(key, changes=[change])
+        await self.apply()
+        return NewCredential(credential=key, text=text)
+
+    async def revoke(self, key: Credential, *, actor: str) -> Credential:
+        """Have the gateway refuse a key from now on; as it is now.
+
+        Raises:
+            HeadraceError: It is void, but the gateway could not be told yet.
+        """
+        now = self.clock.now()
+        before = {"name": key.owner, "revoked": key.revoked}
+        change = Change(at=now, actor=actor, action="key.revoke", object=key.id, before=before)
+        revoked = await self.store.revoke_credential(key.id, at=now, changes=[change])
+        await self.apply()
+        return revoked
+
+
+def grants_of(key: Credential) -> KeyGrants:
+    """What a stored key may do; what cannot be read grants nothing."""
+    try:
+        return msgspec.convert(key.grants, type=KeyGrants)
+    except msgspec.ValidationError:
+        return KeyGrants(scopes=())
+
+
+def known_keys(credentials: Sequence[Credential], now: float) -> tuple[ApiKey, ...]:
+    """The keys that a gateway takes now, in the order of their ids."""
+    valid = (key for key in credentials if key.is_valid(now))
+    return tuple(sorted((_told(key) for key in valid), key=lambda key: key.id))
+
+
+def endpoint_of(scope: str) -> str | None:
+    """The endpoint that a scope is about; None for all of them."""
+    name: Any = scope.split(":")[1]
+    return None if name == "*" else str(name)
+
+
+def _told(key: Credential) -> ApiKey:
+    grants = grants_of(key)
+    return ApiKey(
+        id=key.id,
+        name=key.owner,
+        digest=key.hash,
+        scopes=grants.scopes,
+        tier=grants.tier,
+        expires_at=key.expires,
+    )
+
+
+_LOG: Final = logging.getLogger("headrace.control")
+_LOOK_AGAIN_S: Final = 0.5
+_PAUSE_S: Final = 0.05
+_MOST_KEY_SET_BYTES: Final = 1 << 20
+
+
+class PolicyTaker(Protocol):
+    """The gateway, as far as it knows callers."""
+
+    policy: GatewayPolicy
+
+    async def set_policy(self, policy: GatewayPolicy) -> None:
+        """Return when callers are known by `policy`; HeadraceError if that cannot be."""
+
+
+def access_of(spec: Mapping[str, Any]) -> AccessSettings:
+    """What an applied spec says of callers."""
+    auth = parsed(AuthSpec, spec.get("auth", {}))
+    return AccessSettings(
+        jwt=auth.jwt,
+        certificates=auth.certificates,
+        tiers=tuple(parsed(TierSpec, tier) for tier in spec.get("tiers", ())),
+        shared_limits=bool(spec.get("gateway", {}).get("shared_limits", False)),
+    )
+
+
+def read_policy(
+    keys: Sequence[Credential], spec: Mapping[str, Any], *, now: float
+) -> GatewayPolicy:
+    """What the gateway has to know now of stored `keys` and `spec`. Blocking: reads key sets."""
+    access = access_of(spec)
+    key_sets: dict[str, str] = {}
+    for jwt in access.jwt:
+        text, problem = _key_set(Path(jwt.jwks_file)) if jwt.jwks_file else ("", "")
+        if problem:  # its tokens are refused
+            _warn(jwt.jwks_file, problem)
+        elif text:
+            key_sets[jwt.name] = text
+    return GatewayPolicy(access=access, keys=known_keys(keys, now), key_sets=key_sets)
+
+
+def key_set_mistakes(auth: AuthSpec) -> list[SpecMistake]:
+    """Return what is wrong with files of key sets. Blocking."""
+    files = {i: jwt.jwks_file for i, jwt in enumerate(auth.jwt) if jwt.jwks_file}
+    problems = {i: _key_set(Path(file))[1] for i, file in files.items()}
+    return [
+        SpecMistake(place=f"auth.jwt[{i}].jwks_file", message=f"{files[i]} {problem}")
+        for i, problem in problems.items()
+        if problem
+    ]
+
+
+def _key_set(path: Path) -> tuple[str, str]:
+    """The keys in a file, or why there are none."""
+    try:
+        if not path.is_file():  # a pipe would be read for ever
+            return "", "is no file"
+        with path.open(encoding="utf-8") as file:
+            text = file.read(_MOST_KEY_SET_BYTES + 1)
+    except OSError as error:
+        return "", f"cannot be read: {error.strerror}"
+    except UnicodeDecodeError:
+        text = ""
+    found = _usable(text) if len(text) <= _MOST_KEY_SET_BYTES else ""
+    return found, "" if found else "holds no key that verifies a token"
+
+
+# Files are read twice a second, and seldom change.
+@lru_cache(maxsize=32)
+def _usable(text: str) -> str:
+    return usable_key_set(text)
+
+
+@lru_cache(maxsize=32)
+def _warn(path: str, error: str) -> None:
+    """Say it once."""
+    _LOG.warning("cannot use a key set", extra={"path": path, "error": error})
+
+
+@dataclass(slots=True, kw_only=True)
+class CallerPolicy:
+    """Keeps what the gateway knows of callers what it should be.
+
+    `spec`: the newest applied document. `next_change`: set when that may have changed. Keys that
+    another control plane of the same store changed, and files of key sets, are looked at twice a
+    second.
+    """
+
+    store: Store
+    clock: Clock
+    gateway: PolicyTaker
+    spec: Callable[[], Mapping[str, Any]]
+    next_change: Callable[[], asyncio.Event]
+    faults: Faults = field(default_factory=Faults)
+    _error: str = ""
+    _is_told: bool = False
+    _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def prepare(self) -> None:
+        """Have the gateway start with what is stored. Blocking."""
+        keys = self.store.credentials.blocking(CredentialKind.KEY)
+        self.gateway.policy = read_policy(keys, self.spec(), now=self.clock.now())
+
+    async def run(self) -> None:
+        """Follow spec, keys and files until cancelled; after the gateway was opened."""
+        while True:
+            change = self.next_change()
+            with self.faults.contain(LOOP, "callers"):
+                try:
+                    await self.apply()
+                    self._error = ""
+                except HeadraceError as error:
+                    if str(error) != self._error:
+                        level = log_level_of(error)
+                        _LOG.log(level, "cannot tell the gateway who may call: %s", error)
+                    self._error = str(error)
+            await asyncio.sleep(_PAUSE_S)
+            try:
+                async with asyncio.timeout(_LOOK_AGAIN_S):
+                    await change.wait()
+            except TimeoutError:
+                continue
+
+    async def apply(self) -> None:
+        """Return when the gateway knows what is stored now.
+
+        Raises:
+            HeadraceError: It does not run, or refused.
+        """
+        async with self._lock:
+            keys = await self.store.credentials(CredentialKind.KEY)
+            wanted = await asyncio.to_thread(read_policy, keys, self.spec(), now=self.clock.now())
+            # One that was adopted may know what an earlier control plane told it.
+            if wanted != self.gateway.policy or not self._is_told:
+                await self.gateway.set_policy(wanted)
+                self._is_told = True

@@ -1,0 +1,456 @@
+"""Certificates in force: their files, expiry and replacement."""
+
+import asyncio
+import logging
+import ssl
+import stat
+import tempfile
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from headrace.control.app.faults import LOOP, Faults
+from headrace.control.state.records import Event
+from headrace.core import Clock, FailedPreconditionError, HeadraceError
+from headrace.core.files import read_regular, write_atomic
+from headrace.core.spec_access import TlsSpec
+from headrace.gateway.pem import (
+    Certificate,
+    CertificateRefusedError,
+    KeyRefusedError,
+    certificates_alone,
+    check_authorities,
+    check_pair,
+    first_certificate,
+)
+from headrace.observe.metrics import Family, gauge
+
+_SETTLE_S: Final = 1.0
+"""Certificate and key are two files: one may be replaced a moment before the other."""
+_LARGEST_BYTES: Final = 4 << 20
+_CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
+_Mark = tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PemFiles:
+    """Files that belong together: a certificate and its key, or authorities if there is no key.
+
+    `name` tells them from others. `what` says to people what they are for. `is_server`: whether a
+    server shows the certificate.
+    """
+
+    name: str
+    what: str
+    certificate_file: Path
+    key_file: Path | None = None
+    is_server: bool = True
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """All files."""
+        return (self.certificate_file, *((self.key_file,) if self.key_file else ()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pem:
+    """What the files hold, and what it says; of authorities, what the one says that ends first."""
+
+    certificates: bytes
+    key: bytes | None
+    facts: Certificate
+
+
+def read_pem(files: PemFiles, *, now: float) -> Pem:
+    """What the files hold, checked. Blocking.
+
+    Raises:
+        FailedPreconditionError: It cannot be used; the message names the file.
+    """
+    certificates = _read(files.certificate_file, files.what, CertificateRefusedError)
+    key = None
+    if files.key_file is not None:
+        key = _read(files.key_file, f"the key of {files.what}", KeyRefusedError)
+        _check_private(files.key_file)
+    try:
+        if key is None:
+            valid = [one for one in check_authorities(certificates, now=now) if one.not_after > now]
+            facts = min(valid, key=lambda one: one.not_after)
+        else:
+            facts = check_pair(certificates, key, now=now, server=files.is_server)
+        # A file may hold the key besides: it must not go where certificates go.
+        certificates = certificates_alone(certificates)
+    except CertificateRefusedError as error:
+        raise type(error)(f"{files.what} {files.certificate_file}: {error}") from None
+    return Pem(certificates=certificates, key=key, facts=facts)
+
+
+def tls_context(protocol: int) -> ssl.SSLContext:
+    """The context of connections of the control plane and its agents: TLS 1.2 and later."""
+    context = ssl.SSLContext(protocol)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_COMPRESSION
+    context.set_ciphers(_CIPHERS)
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def show_certificate(context: ssl.SSLContext, pem: Pem, directory: Path) -> None:
+    """Let a context show a certificate that was checked with its key.
+
+    Args:
+        directory: Of this user only; `ssl` reads files, so the key is in one for a moment.
+    """
+    with tempfile.NamedTemporaryFile(dir=directory) as file:  # mode 0600
+        file.write(pem.certificates + b"\n" + (pem.key or b""))
+        file.flush()
+        context.load_cert_chain(file.name)
+
+
+@dataclass(slots=True, kw_only=True)
+class PemWatch:
+    """Looks at files now and then; the caller brings the time, in seconds since 1970."""
+
+    files: PemFiles
+    pem: Pem | None = None
+    problem: str = ""
+    """Why what the files hold now is not in force; empty if it is."""
+    _mark: _Mark | None = None
+    _since: float = 0.0
+    _is_told: bool = False
+
+    def is_due(self) -> bool:
+        """Whether there is something to look at, or to complain of. Blocking."""
+        return (bool(self.problem) and not self._is_told) or _mark_of(
+            self.files.paths
+        ) != self._mark
+
+    def look(self, now: float) -> Pem | None:
+        """What the files hold, if that is new and can be used. Blocking."""
+        mark = _mark_of(self.files.paths)
+        if mark == self._mark:
+            return None
+        self._mark = mark
+        try:
+            found = read_pem(self.files, now=now)
+        except FailedPreconditionError as error:
+            self.refuse(str(error), now)
+            return None
+        self.problem = ""
+        is_new = self.pem is None or (found.certificates, found.key) != (
+            self.pem.certificates,
+            self.pem.key,
+        )
+        return found if is_new else None
+
+    def take(self, pem: Pem) -> None:
+        """Remember that this is in force."""
+        self.pem = pem
+        self.problem = ""
+
+    def refuse(self, why: str, now: float) -> None:
+        """Remember why it is not; what was in force stays."""
+        self.problem, self._since, self._is_told = why, now, False
+
+    def again(self) -> None:
+        """Read the files at the next look even if they are as they were."""
+        self._mark = None
+
+    def complaint(self, now: float) -> str:
+        """What has been wrong for a moment and was not told yet; tells it once."""
+        if not self.problem or self._is_told or now - self._since < _SETTLE_S:
+            return ""
+        self._is_told = True
+        return self.problem
+
+
+def _mark_of(paths: tuple[Path, ...]) -> _Mark:
+    marks: list[tuple[int, ...]] = []
+    for path in paths:
+        try:
+            status = path.stat()
+        except OSError:
+            marks.append(())
+        else:
+            marks.append(
+                (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_mode)
+            )
+    return tuple(marks)
+
+
+def _check_private(path: Path) -> None:
+    mode = path.stat().st_mode
+    if mode & stat.S_IRWXO:
+        msg = (
+            f"{path} holds a private key that every user of this machine can reach "
+            f"(mode {stat.S_IMODE(mode):04o}): chmod 600 {path}"
+        )
+        raise KeyRefusedError(msg)
+
+
+def _read(path: Path, what: str, refused: type[CertificateRefusedError]) -> bytes:
+    try:
+        return read_regular(path, limit_bytes=_LARGEST_BYTES)
+    except OSError as error:
+        raise refused(f"cannot read {what} {path}: {error.strerror}") from None
+
+
+_LOG: Final = logging.getLogger("headrace.control")
+_LOOK_S: Final = 0.2
+_DAY_S: Final = 86_400.0
+_AGAIN_S: Final = 5.0
+"""After which what could not be brought into force, for reasons of its receiver, is tried again."""
+Deliver = Callable[[Pem], Awaitable[None]]
+Emit = Callable[[Sequence[Event]], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CertificateStatus:
+    """One certificate in force, or authorities. `expires_at`: seconds since 1970.
+
+    `problem`: why what its files hold now is not in force. Nothing is in force where `fingerprint`
+    is empty.
+    """
+
+    name: str
+    what: str
+    file: str
+    subject: str = ""
+    names: tuple[str, ...] = ()
+    fingerprint: str = ""
+    expires_at: float | None = None
+    days_left: float | None = None
+    problem: str = ""
+
+
+@dataclass(slots=True, kw_only=True)
+class _Kept:
+    watch: PemWatch
+    deliver: Deliver
+    failed_at: float | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Certificates:
+    """Looks at files of certificates until cancelled, and delivers what is new and good."""
+
+    clock: Clock
+    emit: Emit = field(default=lambda _events: _nothing())
+    on_first: Callable[[str], Awaitable[None]] = field(default=lambda _name: _nothing())
+    """Called when there is something good of a name of which there was none when it was kept."""
+    faults: Faults = field(default_factory=Faults)
+    _kept: dict[str, _Kept] = field(default_factory=dict)
+
+    def keep(self, watch: PemWatch, deliver: Deliver) -> None:
+        """Watch these files too, in the place of others of that name."""
+        self._kept[watch.files.name] = _Kept(watch=watch, deliver=deliver)
+
+    def open(self, files: PemFiles, load: Callable[[Pem], None]) -> None:
+        """Call `load` with what the files hold, and in a thread whenever they are replaced.
+
+        Blocking.
+
+        Raises:
+            FailedPreconditionError: They cannot be used now.
+        """
+        watch = PemWatch(files=files)
+        found = watch.look(self.clock.now())
+        if found is None:
+            raise FailedPreconditionError(watch.problem)
+        load(found)
+        watch.take(found)
+        self.keep(watch, lambda pem: asyncio.to_thread(load, pem))
+
+    def drop(self, name: str) -> None:
+        """Watch these files no longer."""
+        self._kept.pop(name, None)
+
+    def names(self) -> list[str]:
+        """Of everything that is watched."""
+        return list(self._kept)
+
+    def watches(self, name: str) -> bool:
+        """Whether there are files of this name."""
+        return name in self._kept
+
+    def is_in_force(self, name: str) -> bool:
+        """Whether there is something good of this name."""
+        kept = self._kept.get(name)
+        return kept is not None and kept.watch.pem is not None
+
+    def problem(self, name: str) -> str:
+        """Why the newest of this name is not in force; empty if it is."""
+        kept = self._kept.get(name)
+        return "" if kept is None else kept.watch.problem
+
+    async def run(self) -> None:
+        """Look until cancelled."""
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            self.faults.keep_only("certificate", self._kept)
+            with self.faults.contain(LOOP, "certificates"):
+                for name in await asyncio.to_thread(self._due, dict(self._kept)):
+                    with self.faults.contain("certificate", name):
+                        was_in_force = self.is_in_force(name)
+                        await self.look(name)
+                        if self.is_in_force(name) and not was_in_force:
+                            await self.on_first(name)
+
+    def _due(self, kept: Mapping[str, _Kept]) -> list[str]:
+        """Those to look at; all are asked for in one thread, as a slow disk must stop nothing."""
+        return [
+            name for name, one in kept.items() if one.failed_at is not None or one.watch.is_due()
+        ]
+
+    async def look(self, name: str) -> None:
+        """Look at one now."""
+        kept = self._kept.get(name)
+        if kept is None:
+            return
+        watch, now = kept.watch, self.clock.now()
+        if kept.failed_at is not None and self.clock.monotonic() - kept.failed_at >= _AGAIN_S:
+            kept.failed_at = None
+            watch.again()
+        found = await asyncio.to_thread(watch.look, now)
+        if found is not None:
+            await self._deliver(kept, found)
+        elif complaint := watch.complaint(now):
+            await self._tell(watch.files, "CertificateRefused", f"{complaint}; {_kept_text(watch)}")
+
+    async def _deliver(self, kept: _Kept, found: Pem) -> None:
+        watch = kept.watch
+        try:
+            await kept.deliver(found)
+        except (HeadraceError, OSError) as error:  # OSError: the disk is full
+            watch.refuse(str(error), self.clock.now())
+            kept.failed_at = self.clock.monotonic()
+            return
+        is_first = watch.pem is None
+        watch.take(found)
+        kept.failed_at = None
+        if not is_first:
+            until = f"for {found.facts.subject or 'nobody'}, {_days(found, self.clock.now())}"
+            await self._tell(
+                watch.files, "CertificateReplaced", f"{watch.files.what} was replaced: {until}"
+            )
+
+    async def _tell(self, files: PemFiles, reason: str, message: str) -> None:
+        is_bad = reason == "CertificateRefused"
+        _LOG.log(logging.ERROR if is_bad else logging.INFO, "%s", message)
+        event = Event(
+            at=self.clock.now(),
+            endpoint="",
+            kind="gateway",
+            reason=reason,
+            message=message,
+            data={"certificate": files.name, "file": str(files.certificate_file)},
+        )
+        try:
+            await self.emit([event])
+        except HeadraceError as error:
+            _LOG.error("cannot write an event", extra={"error": str(error)})
+
+    def statuses(self) -> tuple[CertificateStatus, ...]:
+        """All of them, now."""
+        now = self.clock.now()
+        return tuple(_status(kept.watch, now) for kept in self._kept.values())
+
+    def families(self) -> list[Family]:
+        """How long each lasts, as metrics."""
+        left, refused = [], []
+        for status in self.statuses():
+            labels = (("certificate", status.name),)
+            refused.append((labels, bool(status.problem)))
+            if status.days_left is not None:
+                left.append((labels, status.days_left * _DAY_S))
+        return [
+            gauge("headrace_control_certificate_left_seconds", "Until it expires.", left),
+            gauge(
+                "headrace_control_certificate_refused",
+                "1 while its files hold what is no good.",
+                refused,
+            ),
+        ]
+
+
+async def _nothing() -> None:
+    """Nobody waits for it."""
+
+
+def _status(watch: PemWatch, now: float) -> CertificateStatus:
+    files, pem = watch.files, watch.pem
+    if pem is None:
+        return CertificateStatus(
+            name=files.name,
+            what=files.what,
+            file=str(files.certificate_file),
+            problem=watch.problem,
+        )
+    facts = pem.facts
+    return CertificateStatus(
+        name=files.name,
+        what=files.what,
+        file=str(files.certificate_file),
+        subject=facts.subject,
+        names=facts.names,
+        fingerprint=facts.fingerprint,
+        expires_at=facts.not_after,
+        days_left=round((facts.not_after - now) / _DAY_S, 2),
+        problem=watch.problem or _expired(facts.not_after, now),
+    )
+
+
+def _expired(not_after: float, now: float) -> str:
+    return "" if now <= not_after else f"it expired {(now - not_after) / _DAY_S:.1f} days ago"
+
+
+def _kept_text(watch: PemWatch) -> str:
+    return "the one before stays in force" if watch.pem is not None else "nothing is in force"
+
+
+def _days(pem: Pem, now: float) -> str:
+    return f"{(pem.facts.not_after - now) / _DAY_S:.0f} days left"
+
+
+ADMIN: Final = "admin"
+"""What its certificate is called among the others."""
+
+
+def _context() -> ssl.SSLContext:
+    context = tls_context(ssl.PROTOCOL_TLS_SERVER)
+    context.options |= ssl.OP_NO_RENEGOTIATION
+    return context
+
+
+@dataclass(slots=True, kw_only=True)
+class AdminTls:
+    """The context of every connection to the management API and the metrics.
+
+    `public_file`: where its certificate stands, for whoever calls from this machine.
+    """
+
+    certificates: Certificates
+    public_file: Path
+    context: ssl.SSLContext = field(default_factory=_context)
+
+    def open(self, settings: TlsSpec) -> None:
+        """Read the files; from now on they are watched. Blocking.
+
+        Raises:
+            FailedPreconditionError: They cannot be used.
+        """
+        files = PemFiles(
+            name=ADMIN,
+            what="the management API's certificate",
+            certificate_file=Path(settings.certificate_file),
+            key_file=Path(settings.key_file),
+        )
+        if settings.min_version == "1.3":
+            self.context.minimum_version = ssl.TLSVersion.TLSv1_3
+        self.certificates.open(files, self._load)
+
+    def _load(self, pem: Pem) -> None:
+        """Show this to connections from now on. It was checked, so it cannot fail half-way."""
+        show_certificate(self.context, pem, self.public_file.parent)
+        write_atomic(self.public_file, first_certificate(pem.certificates), durable=False)

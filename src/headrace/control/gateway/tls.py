@@ -1,0 +1,232 @@
+"""What does the gateway need to encrypt, towards callers and towards upstreams?"""
+
+import asyncio
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Final, Protocol
+
+from headrace.control.gateway.certificates import Certificates, Pem, PemFiles, PemWatch, read_pem
+from headrace.core import Clock, FailedPreconditionError
+from headrace.core.files import write_atomic
+from headrace.core.spec import GatewaySpec, SpecMistake
+from headrace.core.spec_access import TlsSpec
+from headrace.core.spec_upstream import UpstreamSpec, UpstreamTlsSpec
+from headrace.gateway import EndpointRoute, ListenerTls
+from headrace.gateway.pem import (
+    CertificateRefusedError,
+    KeyRefusedError,
+    OutOfDateError,
+    first_certificate,
+)
+from headrace.gateway.resources import Resource
+from headrace.gateway.tls import (
+    CERTIFICATE,
+    CLIENT_AUTHORITIES,
+    UPSTREAMS,
+    authorities_name,
+    authorities_secret,
+    certificate_name,
+    certificate_secret,
+    upstream_secrets,
+)
+
+_MOST_UPSTREAM_SECRETS: Final = 64
+"""Envoy takes one inotify instance for each, of which Linux gives a user 128."""
+
+
+def listener_tls(tls: TlsSpec | None) -> ListenerTls | None:
+    """What the gateway's ports do about TLS."""
+    if tls is None:
+        return None
+    return ListenerTls(
+        min_version=tls.min_version,
+        takes_clients=bool(tls.client_ca_file),
+        requires_client=tls.require_client_certificate,
+    )
+
+
+def lacks_secret(upstream: UpstreamSpec | None, missing: frozenset[str]) -> bool:
+    """Whether an upstream needs a secret that is missing, so that nothing may be sent to it."""
+    if upstream is None or upstream.tls is None:
+        return False
+    return not missing.isdisjoint(upstream_secrets(upstream.tls))
+
+
+class Secrets(Protocol):
+    """Where gateways find them: `SecretFiles`, of one on this host, or what tells several."""
+
+    def write(self, secret: Resource) -> None:
+        """Put it where a gateway finds it that starts. Blocking."""
+
+    def has(self, name: str) -> bool:
+        """Whether there is one of this name, as it was last in force."""
+
+    async def put(self, secret: Resource) -> None:
+        """Return once it is in use; HeadraceError if it was refused."""
+
+    def keep_only(self, names: Collection[str]) -> None:
+        """Remove all others. Blocking."""
+
+
+@dataclass(slots=True, kw_only=True)
+class GatewayTls:
+    """Carries certificates from where people put them to where Envoy reads them.
+
+    `public_file`: where the gateway's own certificate stands, for whoever calls from this machine.
+    """
+
+    settings: TlsSpec | None
+    secrets: Secrets
+    certificates: Certificates
+    clock: Clock
+    public_file: Path
+    _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def open(self, *, adopts: bool) -> None:
+        """Read the files that callers' connections need, and write what Envoy reads. Blocking.
+
+        Args:
+            adopts: Whether an Envoy runs with what it was told before.
+
+        Raises:
+            FailedPreconditionError: They cannot be used, and no earlier ones are in force.
+        """
+        if self.settings is None:
+            self.public_file.unlink(missing_ok=True)
+        for files in listener_files(self.settings):
+            watch = PemWatch(files=files)
+            found = watch.look(self.clock.now())
+            if found is not None:
+                self.secrets.write(_secret(files.name, found))
+                self._show(files.name, found)
+                watch.take(found)
+            elif not (adopts and self.secrets.has(files.name)):
+                raise FailedPreconditionError(watch.problem)
+            self.certificates.keep(watch, partial(self._bring, files.name))
+
+    async def prepare(self, routes: Iterable[EndpointRoute]) -> frozenset[str]:
+        """Have a secret ready for every upstream of `routes`; the names of those there are none of.
+
+        Upstreams that need one of those get no requests.
+        """
+        wanted = {files.name: files for files in upstream_files(routes)}
+        async with self._lock:
+            for files in list(wanted.values())[:_MOST_UPSTREAM_SECRETS]:
+                if not self.certificates.watches(files.name):
+                    watch = PemWatch(files=files)
+                    self.certificates.keep(watch, partial(self._bring, files.name))
+                    await self.certificates.look(files.name)
+        return frozenset(
+            name
+            for name in wanted
+            # What an earlier control plane found good is in force still.
+            if not (self.certificates.is_in_force(name) or self.secrets.has(name))
+        )
+
+    async def forget_unused(self, routes: Iterable[EndpointRoute]) -> None:
+        """Remove secrets that nothing needs any more; after `routes` are in force."""
+        wanted = {files.name for files in (*listener_files(self.settings), *upstream_files(routes))}
+        for name in self.certificates.names():
+            if name.startswith(UPSTREAMS) and name not in wanted:
+                self.certificates.drop(name)
+        await asyncio.to_thread(self.secrets.keep_only, wanted)
+
+    def problems(self, upstream: UpstreamSpec | None) -> list[str]:
+        """Why an upstream is not spoken to, or is shown an older certificate than the file's."""
+        if upstream is None or upstream.tls is None:
+            return []
+        found = (self.certificates.problem(name) for name in upstream_secrets(upstream.tls))
+        return [problem for problem in found if problem]
+
+    async def _bring(self, name: str, pem: Pem) -> None:
+        await self.secrets.put(_secret(name, pem))
+        await asyncio.to_thread(self._show, name, pem)
+
+    def _show(self, name: str, pem: Pem) -> None:
+        """Tell this machine's own callers whom to expect; there is no secret in that."""
+        if name == CERTIFICATE:
+            write_atomic(self.public_file, first_certificate(pem.certificates), durable=False)
+
+
+def listener_files(tls: TlsSpec | None) -> Iterator[PemFiles]:
+    """What callers' connections need."""
+    if tls is None:
+        return
+    yield PemFiles(
+        name=CERTIFICATE,
+        what="the gateway's certificate",
+        certificate_file=Path(tls.certificate_file),
+        key_file=Path(tls.key_file),
+    )
+    if tls.client_ca_file:
+        yield PemFiles(
+            name=CLIENT_AUTHORITIES,
+            what="the authorities of callers",
+            certificate_file=Path(tls.client_ca_file),
+        )
+
+
+def upstream_files(routes: Iterable[EndpointRoute]) -> Iterator[PemFiles]:
+    """What connections to upstreams need."""
+    for route in routes:
+        for arm in route.arms:
+            if arm.upstream is not None and arm.upstream.tls is not None:
+                yield from _upstream_pem(arm.upstream.tls, route.name)
+
+
+def _upstream_pem(tls: UpstreamTlsSpec, endpoint: str) -> Iterator[PemFiles]:
+    if tls.ca_file:
+        yield PemFiles(
+            name=authorities_name(tls),
+            what=f"the authorities of the upstream of '{endpoint}'",
+            certificate_file=Path(tls.ca_file),
+        )
+    if tls.certificate_file:
+        yield PemFiles(
+            name=certificate_name(tls),
+            what=f"the certificate for the upstream of '{endpoint}'",
+            certificate_file=Path(tls.certificate_file),
+            key_file=Path(tls.key_file),
+            is_server=False,
+        )
+
+
+def tls_mistakes(spec: GatewaySpec, *, now: float) -> list[SpecMistake]:
+    """Return what is wrong with the files under `gateway.tls`. Blocking."""
+    return _mistakes(listener_files(spec.tls), "gateway.tls", "client_ca_file", now=now)
+
+
+def upstream_mistakes(
+    tls: UpstreamTlsSpec | None, endpoint: str, place: str, *, now: float
+) -> list[SpecMistake]:
+    """Return what is wrong with the files of an upstream's `tls`, which is at `place`. Blocking.
+
+    One that is out of date is none: a start with an unchanged spec would fail for all endpoints.
+    """
+    files = () if tls is None else _upstream_pem(tls, endpoint)
+    return _mistakes(files, place, "ca_file", now=now, takes_old=True)
+
+
+def _mistakes(
+    files: Iterable[PemFiles], place: str, authorities: str, *, now: float, takes_old: bool = False
+) -> list[SpecMistake]:
+    mistakes = []
+    for pem in files:
+        try:
+            read_pem(pem, now=now)
+        except CertificateRefusedError as error:
+            if takes_old and isinstance(error, OutOfDateError):
+                continue
+            key = "key_file" if isinstance(error, KeyRefusedError) else "certificate_file"
+            name = authorities if pem.key_file is None else key
+            mistakes.append(SpecMistake(place=f"{place}.{name}", message=str(error)))
+    return mistakes
+
+
+def _secret(name: str, pem: Pem) -> Resource:
+    certificates = pem.certificates.decode("ascii", "replace")
+    if pem.key is None:
+        return authorities_secret(name, certificates)
+    return certificate_secret(name, chain=certificates, key=pem.key.decode("ascii", "replace"))

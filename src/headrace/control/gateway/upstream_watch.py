@@ -1,0 +1,113 @@
+"""Reasons why upstreams with TLS get no requests, from the handshakes that Envoy counts."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from headrace.control.app.faults import LOOP, Faults
+from headrace.core import HeadraceError
+from headrace.gateway import EndpointRoute, Handshakes
+from headrace.gateway.settings import parse_url
+from headrace.gateway.upstreams import is_checked
+
+_LOOK_S: Final = 1.0
+
+ArmKey = tuple[str, str]
+"""An endpoint's name and an arm's key."""
+
+
+def trouble(before: Handshakes, now: Handshakes, known: str, *, name: str, is_checked: bool) -> str:
+    """What is wrong with an upstream's TLS; empty if nothing is.
+
+    Args:
+        before: The last look, and `known` what was wrong then: without news it still is.
+        name: Whom its certificate has to name.
+        is_checked: Whether Envoy asks it how it is: then one server that answers is enough, and
+            else a handshake is the only sign of life.
+    """
+    if now.healthy > 0 if is_checked else now.done > before.done:
+        return ""
+    if now.wrong_name > before.wrong_name:
+        return f"its certificate is not for '{name}'"
+    if now.untrusted > before.untrusted:
+        return "its certificate is not signed by the authorities it is checked against, or expired"
+    if now.failed > before.failed:
+        return (
+            "no encrypted connection comes about: does it listen there, and does it want a client "
+            "certificate, or another one?"
+        )
+    return known
+
+
+@dataclass(slots=True, kw_only=True)
+class UpstreamWatch:
+    """Looks every second at upstreams with TLS, if there are any.
+
+    `routes`: those in force. `read`: Envoy's counts. `problems`: what is wrong with their secrets.
+    `note_change`: called when something else is wrong than before.
+    """
+
+    routes: Callable[[], tuple[EndpointRoute, ...]]
+    read: Callable[[], Awaitable[Mapping[ArmKey, Handshakes]]]
+    note_change: Callable[[], None]
+    faults: Faults = field(default_factory=Faults)
+    _before: Mapping[ArmKey, Handshakes] = field(default_factory=dict)
+    _known: dict[ArmKey, str] = field(default_factory=dict)
+
+    def trouble(self, endpoint: str, key: str) -> str:
+        """What is wrong with an arm's upstream; empty if nothing is known to be."""
+        return self._known.get((endpoint, key), "")
+
+    async def run(self) -> None:
+        """Look until cancelled."""
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            with self.faults.contain(LOOP, "upstreams"):
+                await self.look()
+
+    async def look(self) -> None:
+        """Look once."""
+        arms = {
+            (route.name, arm.key): arm.upstream
+            for route in self.routes()
+            for arm in route.arms
+            if arm.upstream is not None and parse_url(arm.upstream.url).is_tls
+        }
+        if not arms:
+            self._before, self._known = {}, {}
+            return
+        try:
+            now = await self.read()
+        except HeadraceError:
+            return  # the gateway does not run, which is said elsewhere
+        nothing = Handshakes()
+        known = {
+            arm: trouble(
+                _since_start(self._before.get(arm, nothing), now.get(arm, nothing)),
+                now.get(arm, nothing),
+                self._known.get(arm, ""),
+                name=(upstream.tls.server_name if upstream.tls else "")
+                or parse_url(upstream.url).host,
+                is_checked=is_checked(upstream),
+            )
+            for arm, upstream in arms.items()
+        }
+        is_news = known != self._known
+        self._before, self._known = now, known
+        if is_news:
+            self.note_change()
+
+
+def _since_start(before: Handshakes, now: Handshakes) -> Handshakes:
+    """`before`, unless Envoy counts anew."""
+    has_grown = all(
+        one <= other
+        for one, other in (
+            (before.done, now.done),
+            (before.wrong_name, now.wrong_name),
+            (before.untrusted, now.untrusted),
+            (before.failed, now.failed),
+        )
+    )
+    return before if has_grown else Handshakes()

@@ -1,0 +1,1 @@
+"""Scheduled jobs: plan, scheduler and processes."""

@@ -1,0 +1,225 @@
+"""Process of a job's run: `headrace batch run` under the watchdog `job_watch.py`.
+
+It is sandboxed as a replica is: see `cli/batch_confined.py` for what it may read and write.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import shutil
+import signal
+import sys
+import time
+from asyncio.subprocess import PIPE
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from headrace.control.app.home import Home
+from headrace.control.jobs import job_watch
+from headrace.control.jobs.plan import Attempt, JobRun, arguments_of, input_of, memory_limit_of
+from headrace.control.local.sandbox import FIRST_UID, UIDS, Isolation, Occasion, Sandbox
+from headrace.core.confine import give_all
+from headrace.core.processes import Child, lines, python_module
+from headrace.jobs.messages import read_progress
+
+_LOG: Final = logging.getLogger("headrace.control")
+_WATCH: Final = Path(job_watch.__file__)
+_TOO_MANY_ERRORS: Final = 4
+_WRONG_ARGUMENTS: Final = 2
+_SIGNALLED: Final = 128
+_MESSAGE: Final = 2000
+
+
+def lease_clock() -> float:
+    """Seconds on the clock that leases are told in; it runs on while the machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def progress_of(run: JobRun) -> JobRun:
+    """`run` with what its output folder says is done. Blocking."""
+    found = read_progress(Path(run.output))
+    if found is None or found.run_id != run.id:
+        return run
+    return msgspec.structs.replace(
+        run,
+        rows=found.rows,
+        errors=found.errors,
+        shards=found.shards,
+        shards_done=found.shards_done,
+    )
+
+
+@dataclass(slots=True)
+class JobProcess:
+    """A run under way. `extend` lets it go on, `stop` asks it to end.
+
+    `tidy`: takes away what it leaves besides its output. Blocking. `isolation`: how it is kept
+    apart; None while nobody knows.
+    """
+
+    child: Child
+    name: str
+    log: Path
+    memory_limit: str = ""
+    tidy: Callable[[], None] = lambda: None
+    isolation: Callable[[], Isolation | None] = lambda: None
+    _last: str = ""
+    _is_told: bool = False
+    _reader: "asyncio.Task[None] | None" = None
+
+    def extend(self, until: float) -> None:
+        """Let it run until a moment of `lease_clock`."""
+        stdin = self.child.process.stdin
+        assert stdin is not None
+        if not stdin.is_closing():
+            stdin.write(f"{until:.6f}\n".encode())
+
+    def stop(self) -> None:
+        """Ask it to end; what is done stays. It is killed if it takes long."""
+        assert self.child.process.stdin is not None
+        self.child.process.stdin.close()
+
+    def kill(self) -> None:
+        """End it now, and with it what it watches."""
+        self.child.kill()
+
+    async def wait(self) -> Attempt:
+        """How it ended."""
+        if self._reader is not None:
+            await self._reader
+        await self.child.process.wait()
+        status = await self.child.close()
+        self.tell_isolation()
+        await asyncio.to_thread(self.tidy)
+        return self._attempt(status)
+
+    def tell_isolation(self) -> None:
+        """Log once what keeps it from being kept apart."""
+        found = self.isolation()
+        if found is not None and found.problems and not self._is_told:
+            self._is_told = True
+            why = "; ".join(found.problems)
+            _LOG.warning("a job is not isolated", extra={"run": self.name, "why": why})
+
+    def read(self) -> None:
+        """Take what it says."""
+        self._reader = asyncio.create_task(self._read_log())
+
+    def _attempt(self, status: int) -> Attempt:
+        if status == 0:
+            return Attempt(ok=True)
+        if status == job_watch.INTERRUPTED or status < 0:
+            return Attempt(interrupted=True, message="interrupted")
+        if status == job_watch.TOO_LARGE:
+            return Attempt(
+                too_large=True,
+                message=f"took more than {self.memory_limit} of memory (`memory_limit`) and was "
+                "ended; allow more, or set lower `memory`, `workers` or `chunk_rows`",
+            )
+        said = self._last or f"ended with status {status}; see {self.log}"
+        if status == _SIGNALLED + signal.SIGKILL:
+            said = "was killed; most likely it took more memory than there is"
+        final = status in {_TOO_MANY_ERRORS, _WRONG_ARGUMENTS}
+        return Attempt(final=final, message=said[:_MESSAGE])
+
+    async def _read_log(self) -> None:
+        with self.log.open("ab") as log:
+            self.log.chmod(0o600)
+            async for line in lines(self.child.process.stderr):
+                log.write(self.name.encode() + b": " + line + b"\n")
+                log.flush()
+                text = line.decode(errors="replace").strip()
+                self._last = text.removeprefix("headrace: ") or self._last
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobStarter:
+    """Starts runs of a home. `log`: what their processes say goes there.
+
+    `command`: what is run for one, if not `headrace batch run`. `sandbox`: None starts processes
+    that may do whatever this one may.
+    """
+
+    home: Path
+    log: Path
+    command: Callable[[JobRun], Sequence[str]] | None = None
+    sandbox: Sandbox | None = None
+    _serials: set[int] = field(default_factory=set)
+    """Of users that runs under way are."""
+
+    async def __call__(self, run: JobRun, until: float) -> JobProcess:
+        """Start one that may run until a moment of `lease_clock`.
+
+        Raises:
+            UnavailableError: No process can be started.
+        """
+        serial = Occasion.SECOND_JOB if Occasion.JOB in self._serials else Occasion.JOB
+        memory_limit, most_bytes = memory_limit_of(run)
+        confined = [] if self.sandbox is None else [f"--confined={serial}"]
+        command = [*self._command(run), *confined]
+        own_user = None if self.sandbox is None else self.sandbox.user(serial)
+        user = -1 if own_user is None else own_user
+        watched = [sys.executable, "-I", "-S", str(_WATCH), str(most_bytes), str(user), *command]
+        self._tidy(run)
+        child = await Child.start(watched, stdin=PIPE, environment=self._environment(run))
+        pid = child.process.pid
+        self._serials.add(serial)
+        owner = _owner(Path(run.output))
+        started = JobProcess(
+            child,
+            run.id,
+            self.log,
+            memory_limit=memory_limit,
+            tidy=lambda: self._end(run, serial, owner),
+            isolation=lambda: self._isolation(run, pid),
+        )
+        started.read()
+        started.extend(until)
+        _LOG.info("a job runs", extra={"run": run.id, "tries": run.tries, "pid": pid})
+        return started
+
+    def _command(self, run: JobRun) -> Sequence[str]:
+        if self.command is not None:
+            return self.command(run)
+        return python_module("headrace.cli", *arguments_of(run, self.home))
+
+    def _environment(self, run: JobRun) -> dict[str, str] | None:
+        """With what its input names, and what its model may need, which is known later."""
+        if self.sandbox is None:
+            return None
+        return self.sandbox.environment.of(input_of(run), parts=("endpoints",))
+
+    def _isolation(self, run: JobRun, pid: int) -> Isolation | None:
+        return None if self.sandbox is None else self.sandbox.isolation(report_name(run.id), pid)
+
+    def _tidy(self, run: JobRun) -> None:
+        if self.sandbox is not None:
+            self.sandbox.forget(report_name(run.id))
+        shutil.rmtree(Home(self.home).job_run(run.id), ignore_errors=True)
+
+    def _end(self, run: JobRun, serial: int, owner: tuple[int, int]) -> None:
+        """Leave the output only, to whom its folder belonged."""
+        self._serials.discard(serial)
+        self._tidy(run)
+        if self.sandbox is not None and not self.sandbox.abilities().user:
+            with contextlib.suppress(OSError):  # it was never made, or cannot be given
+                give_all(run.output, *owner, of=range(FIRST_UID, FIRST_UID + UIDS))
+
+
+def _owner(folder: Path) -> tuple[int, int]:
+    """The user and group that what a run writes is to belong to when it has ended."""
+    with contextlib.suppress(OSError):
+        found = folder.lstat()
+        if found.st_uid not in range(FIRST_UID, FIRST_UID + UIDS):
+            return found.st_uid, found.st_gid
+    return os.getuid(), os.getgid()
+
+
+def report_name(run_id: str) -> str:
+    """What the report of a run's isolation is called: no replica is called so."""
+    return f"job~{run_id}"

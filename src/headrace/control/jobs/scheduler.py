@@ -1,0 +1,510 @@
+"""Scheduler of jobs: decides which runs are due, and starts them in processes."""
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import socket
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from headrace.control.app.faults import LOOP, Faults
+from headrace.control.app.ownership import claim
+from headrace.control.jobs.plan import (
+    Attempt,
+    JobRun,
+    JobsLook,
+    Planned,
+    RunState,
+    after_attempt,
+    begun,
+    is_late,
+    jobs_of,
+    lateness_s,
+    new_run,
+    planned,
+    takeable,
+)
+from headrace.control.jobs.process import JobProcess, lease_clock, progress_of
+from headrace.control.jobs.status import JobView, job_families, job_view
+from headrace.control.local.sandbox import Isolation
+from headrace.control.state.records import Event
+from headrace.control.state.store import Store
+from headrace.core import Clock, HeadraceError, NotFoundError, span
+from headrace.core.spec_jobs import JobSpec
+from headrace.observe.metrics import Family
+
+LEASE_S: Final = 20.0
+"""An owner that gave no sign of life for so long is gone."""
+IDLE_S: Final = 30.0
+"""Where there is neither a job nor a run, only the spec's generation is asked for so long."""
+AT_ONCE: Final = 2
+"""Runs that one control plane has under way."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """What a step did. `begun`: what belongs to this control plane now, to be carried out."""
+
+    look: JobsLook
+    jobs: Mapping[str, JobSpec]
+    planned: Sequence[Planned] = ()
+    begun: Sequence[JobRun] = ()
+
+
+@dataclass(slots=True, kw_only=True)
+class Planner:
+    """Decides for one control plane; for one thread at a time.
+
+    `owner`: its name, of this process alone. `home`: what the names of all that ever ran in its
+    home begin with: only one runs there at a time, so runs of the others are free at once.
+    """
+
+    store: Store
+    owner: str
+    home: str = ""
+    faults: Faults = field(default_factory=Faults)
+    _generation: int = -1
+    _jobs: dict[str, JobSpec] = field(default_factory=dict)
+    _nothing: tuple[JobsLook, float] | None = None
+    """The last look and its time, where it found nothing: most systems have no jobs."""
+    _seen: dict[str, tuple[tuple[str, int, int], float]] = field(default_factory=dict)
+    """Of runs of others: owner, fence and beat, and since when they are so, by our clock."""
+
+    @classmethod
+    def of_home(cls, home: Path, *, store: Store, faults: Faults) -> "Planner":
+        """The planner of a home, with a name of it and one of this process. Blocking."""
+        name = f"{socket.gethostname()}:{claim(home).id}"
+        owner = f"{name}/{secrets.token_hex(4)}"
+        return cls(store=store, owner=owner, home=name, faults=faults)
+
+    async def step(self, *, now: float, monotonic: float, mine: frozenset[str]) -> Step:
+        """Start what is due, and take what nobody carries out.
+
+        Args:
+            mine: Runs that this control plane carries out.
+
+        Raises:
+            HeadraceError: The database cannot be used; nothing is half done.
+        """
+        if (nothing := await self._still_nothing(monotonic)) is not None:
+            return Step(look=nothing, jobs={})
+        look = await self._look()
+        self._nothing = None if self._jobs or look.open else (look, monotonic)
+        done = []
+        for job in self._jobs.values():
+            wish = None
+            with self.faults.contain("job plan", job.name):
+                wish = planned(job, look, now=now)
+            if wish is not None and await self.store.jobs.advance(wish.mark, wish.runs):
+                done.append(wish)
+        if done:
+            look = await self._look()
+        dead = self._dead(look.open, monotonic, mine)
+        room = AT_ONCE - len(mine)
+        others = [run for run in look.open if run.id not in mine]
+        taken = [
+            await self.store.jobs.take(run, self.owner)
+            for run in takeable(others, now=now, dead=dead, room=room)
+        ]
+        begun = [run for run in taken if run is not None]
+        return Step(look=look, jobs=dict(self._jobs), planned=done, begun=begun)
+
+    async def read(self) -> Step:
+        """What there is; nothing is done."""
+        look = await self._look()
+        return Step(look=look, jobs=dict(self._jobs))
+
+    async def _still_nothing(self, monotonic: float) -> JobsLook | None:
+        """The last look if it found nothing and still holds."""
+        if self._nothing is None or monotonic - self._nothing[1] >= IDLE_S:
+            return None
+        same = await self.store.jobs.generation() == self._generation
+        return self._nothing[0] if same else None
+
+    async def _look(self) -> JobsLook:
+        """What there is, and the jobs that are wanted: the database's, whoever applied them."""
+        look = await self.store.jobs.look()
+        if look.generation != self._generation:
+            state = await self.store.load()
+            self._jobs, self._generation = jobs_of(state.spec), state.generation
+        return look
+
+    def _dead(
+        self, runs: Sequence[JobRun], monotonic: float, mine: frozenset[str]
+    ) -> frozenset[tuple[str, int]]:
+        """The ids and fences of runs whose owners are gone."""
+        signs = {r.id: (r.owner, r.fence, r.beat) for r in runs if r.owner and r.id not in mine}
+        self._seen = {
+            id_: self._seen[id_]
+            if id_ in self._seen and self._seen[id_][0] == sign
+            else (sign, monotonic)
+            for id_, sign in signs.items()
+        }
+        return frozenset(
+            (id_, sign[1])
+            for id_, (sign, since) in self._seen.items()
+            if monotonic - since >= LEASE_S or self._is_former(sign[0])
+        )
+
+    def _is_former(self, owner: str) -> bool:
+        """Whether it is of this home's past, or this process' own that it gave up."""
+        return owner == self.owner or bool(self.home and owner.startswith(f"{self.home}/"))
+
+
+_LOG: Final = logging.getLogger("headrace.control")
+_LOOK_S: Final = 1.0
+BEAT_S: Final = 2.0
+"""How often a run gives a sign of life, and hears whether it is cancelled."""
+MARGIN_S: Final = 4.0
+"""So long before anybody takes it over a run is ended whose signs of life do not get through."""
+_END_S: Final = 5.0
+"""How long runs may take to end with their control plane."""
+Start = Callable[[JobRun, float], Awaitable[JobProcess]]
+
+
+@dataclass(slots=True, kw_only=True)
+class JobScheduler:
+    """Runs the jobs of one control plane.
+
+    `start`: begins the process of a run. `emit`: writes events.
+    """
+
+    store: Store
+    planner: Planner
+    start: Start
+    emit: Callable[[Sequence[Event]], Awaitable[None]]
+    clock: Clock
+    faults: Faults = field(default_factory=Faults)
+    jobs: Mapping[str, JobSpec] = field(default_factory=dict)
+    look: JobsLook | None = None
+    """What the last step saw; None before the first."""
+    problem: str = ""
+    """Why the last step saw nothing."""
+    _mine: dict[str, JobRun] = field(default_factory=dict)
+    _processes: dict[str, JobProcess] = field(default_factory=dict)
+    _late: frozenset[str] = frozenset()
+    _wake: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def run(self) -> None:
+        """Run what is due until cancelled; runs under way are interrupted then, and go on later."""
+        async with asyncio.TaskGroup() as group:
+            while True:
+                with self.faults.contain(LOOP, "jobs"):
+                    step = await self._step()
+                    for run in () if step is None else step.begun:
+                        self._mine[run.id] = run
+                        group.create_task(self._carry_out(run))
+                    if step is not None:
+                        await self._announce(step)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_LOOK_S):
+                        await self._wake.wait()
+                self._wake.clear()
+
+    async def begin(self, name: str, *, by: str) -> JobRun:
+        """Run a job now, whatever its schedule says.
+
+        Raises:
+            NotFoundError: There is no such job.
+        """
+        job = await self.known(name)
+        now = self.clock.now()
+        run = new_run(job, now, now=now, by=by, salt=secrets.token_hex(3))
+        await self.store.jobs.add_run(run)
+        self._wake.set()
+        return run
+
+    async def cancel(self, name: str, *, by: str, id_: str = "") -> list[JobRun]:
+        """End a run of a job, or all that are not over; those that this ends.
+
+        Raises:
+            NotFoundError: There is no such job or run.
+        """
+        jobs = self.store.jobs
+        if id_:
+            found = await jobs.run(id_)
+            if found is None or found.job != name:
+                raise NotFoundError(f"job '{name}' has no run '{id_[:150]}'")
+            wanted = [found]
+        else:
+            look = await jobs.look()
+            wanted = [run for run in look.open if run.job == name]
+            if not wanted:
+                await self.known(name)
+        ended = [
+            await jobs.cancel(run.id, by, self.clock.now())
+            for run in wanted
+            if not run.state.is_over
+        ]
+        self._wake.set()
+        return [run for run in ended if run is not None]
+
+    def late(self) -> int | None:
+        """How many jobs are late; None before the first look, or without jobs."""
+        look, now = self.look, self.clock.now()
+        if look is None or not self.jobs:
+            return None
+        late = 0
+        for name, job in self.jobs.items():
+            with self.faults.contain("job lateness", name):
+                late += is_late(job, look, now=now)
+        return late
+
+    def failed(self) -> int | None:
+        """Of how many jobs the newest run failed; None as above."""
+        look = self.look
+        if look is None or not self.jobs:
+            return None
+        ended = (look.ended.get(name) for name in self.jobs)
+        return sum(run is not None and run.state is RunState.FAILED for run in ended)
+
+    def views(self) -> tuple[JobView, ...]:
+        """How each job is, as was seen last; none before the first look."""
+        look, now = self.look, self.clock.now()
+        if look is None:
+            return ()
+        views = []
+        for name, job in self.jobs.items():
+            with self.faults.contain("job view", name):
+                views.append(job_view(job, look, now=now))
+        return tuple(views)
+
+    def families(self) -> list[Family]:
+        """The metrics of jobs."""
+        return job_families(self.jobs, self.look, now=self.clock.now())
+
+    async def now(self) -> Step:
+        """What there is now, read afresh; what was seen last if that cannot be read.
+
+        Raises:
+            HeadraceError: It cannot be, and nothing was seen yet.
+        """
+        try:
+            return await self.planner.read()
+        except HeadraceError as error:
+            self.problem = str(error)
+            if self.look is None:
+                raise
+            return Step(look=self.look, jobs=self.jobs)
+
+    async def known(self, name: str) -> JobSpec:
+        """The job of this name.
+
+        Raises:
+            NotFoundError: There is none.
+        """
+        jobs = (await self.now()).jobs
+        found = jobs.get(name)
+        if found is None:
+            known = ", ".join(jobs) or "none; `jobs` in the spec names them"
+            raise NotFoundError(f"there is no job '{name[:150]}'; there are: {known[:500]}")
+        return found
+
+    async def _step(self) -> Step | None:
+        now, monotonic = self.clock.now(), self.clock.monotonic()
+        mine = frozenset(self._mine)
+        try:
+            step = await self.planner.step(now=now, monotonic=monotonic, mine=mine)
+        except HeadraceError as error:
+            if str(error) != self.problem:
+                _LOG.error("cannot look after jobs", extra={"error": str(error)})
+            self.problem = str(error)
+            return None
+        self.problem, self.look, self.jobs = "", step.look, step.jobs
+        return step
+
+    async def _carry_out(self, run: JobRun) -> None:
+        """One try of a run, and what becomes of it."""
+        try:
+            # A run that is given up stays ours in the database; the next step finds that nobody
+            # carries it out.
+            with self.faults.contain("job", run.job):
+                await self._try(run)
+        finally:
+            self._mine.pop(run.id, None)
+            self._wake.set()
+
+    async def _try(self, run: JobRun) -> None:
+        if run.cancelled_by:
+            await self._finish(run, Attempt())
+            return
+        until = lease_clock() + LEASE_S - MARGIN_S
+        # Whoever had it may have got further than it could tell.
+        run = await asyncio.to_thread(progress_of, run)
+        saved = await self._save(begun(run, now=self.clock.now()))
+        if saved is None or saved.state.is_over:
+            return
+        if run.began is not None:
+            _LOG.info("a job goes on", extra={"run": run.id, "rows": run.rows})
+        try:
+            process = await self.start(saved, until)
+        except HeadraceError as error:
+            await self._finish(saved, Attempt(message=str(error)))
+            return
+        await self._follow(saved, process)
+
+    async def _follow(self, run: JobRun, process: JobProcess) -> None:
+        """Keep a run's lease while its process runs, then say how it ended."""
+        ends = self.clock.monotonic() + JobSpec.model_validate(run.document).timeout_s
+        self._processes[run.id] = process
+        waiting = asyncio.create_task(process.wait())
+        over: Attempt | None = None
+        try:
+            while not (await asyncio.wait({waiting}, timeout=BEAT_S))[0]:
+                beaten = await self._beat(run, process)
+                if beaten is None:
+                    process.kill()
+                    await waiting
+                    _LOG.warning("a run belongs to another by now", extra={"run": run.id})
+                    return
+                run = self._mine[run.id] = beaten
+                process.tell_isolation()
+                if run.cancelled_by:
+                    process.stop()
+                elif over is None and self.clock.monotonic() >= ends:
+                    limit = JobSpec.model_validate(run.document).timeout_s
+                    over = Attempt(message=f"took longer than {limit:g} s (`timeout_s`)")
+                    process.stop()
+        except asyncio.CancelledError:
+            await self._interrupt(run, process, waiting)
+            raise
+        finally:
+            process.kill()
+            self._processes.pop(run.id, None)
+        attempt = waiting.result()
+        run = await asyncio.to_thread(progress_of, run)
+        await self._finish(run, over if over is not None and not attempt.ok else attempt)
+
+    async def _beat(self, run: JobRun, process: JobProcess) -> JobRun | None:
+        """Give a sign of life, with how far the run is; None if it is another's by now."""
+        asked = lease_clock()
+        told = await asyncio.to_thread(progress_of, run)
+        try:
+            saved = await self.store.jobs.save(told)
+        except HeadraceError as error:
+            # The process ends by itself if this goes on.
+            _LOG.warning("no sign of life of a run", extra={"run": run.id, "error": str(error)})
+            return run
+        if saved is not None:
+            process.extend(asked + LEASE_S - MARGIN_S)
+        return saved
+
+    async def _interrupt(
+        self, run: JobRun, process: JobProcess, waiting: "asyncio.Task[Attempt]"
+    ) -> None:
+        """End a run with this control plane; it goes on with the next one."""
+        process.stop()
+        await asyncio.wait({waiting}, timeout=_END_S)
+        process.kill()
+        attempt = await waiting
+        if not attempt.ok:
+            attempt = Attempt(
+                interrupted=True, message="interrupted by the end of its control plane"
+            )
+        await self._finish(await asyncio.to_thread(progress_of, run), attempt)
+
+    async def _finish(self, run: JobRun, attempt: Attempt) -> None:
+        if attempt.too_large:
+            await self._tell([memory_event(run, attempt.message, now=self.clock.now())])
+        await self._save(after_attempt(run, attempt, now=self.clock.now()))
+
+    async def _save(self, run: JobRun) -> JobRun | None:
+        """Store a run of ours, and tell how it ended if it did; None if it is another's."""
+        jobs = self.store.jobs
+        before = None if self.look is None else self.look.ended.get(run.job)
+        saved = await jobs.save(run, release=run.state is RunState.WAITING)
+        if saved is None or not saved.state.is_over:
+            return saved
+        keep = JobSpec.model_validate(run.document).keep_runs
+        await jobs.forget(run.job, keep=keep)
+        event = run_event(saved, before)
+        if event is not None:
+            await self._tell([event])
+        return saved
+
+    def isolation_of(self, run_id: str) -> Isolation | None:
+        """How the process of a run is kept apart; None for one that does not run here."""
+        process = self._processes.get(run_id)
+        return None if process is None else process.isolation()
+
+    async def _announce(self, step: Step) -> None:
+        now = self.clock.now()
+        events, late = planned_events(step.planned, now=now), set()
+        for name, job in step.jobs.items():
+            with self.faults.contain("job schedule", name):
+                if is_late(job, step.look, now=now):
+                    late.add(name)
+                    events += [late_event(job, step.look, now=now)] * (name not in self._late)
+        self._late = frozenset(late)
+        for kind in ("job", "job schedule", "job lateness", "job view", "job plan"):
+            self.faults.keep_only(kind, step.jobs)
+        await self._tell(events)
+
+    async def _tell(self, events: Sequence[Event]) -> None:
+        if not events:
+            return
+        for event in events:
+            _LOG.info(event.message, extra={"reason": event.reason, **event.data})
+        try:
+            await self.emit(events)
+        except HeadraceError as error:
+            _LOG.error("cannot write an event", extra={"error": str(error)})
+
+
+def run_event(run: JobRun, before: JobRun | None) -> Event | None:
+    """The event of a run that is over; None for one that succeeded as the one before did.
+
+    Args:
+        before: The newest run of the job that succeeded or failed before.
+    """
+    data: dict[str, Any] = {"job": run.job, "run": run.id, "rows": run.rows, "errors": run.errors}
+    at = run.ended or run.moment
+    match run.state:
+        case RunState.FAILED:
+            message = f"run {run.id} failed after {run.tries} tries: {run.message}"
+            return _event(at, "JobFailed", message, data)
+        case RunState.CANCELLED:
+            message = f"run {run.id} was cancelled"
+            return _event(at, "JobCancelled", message, data, actor=run.cancelled_by)
+        case RunState.SUCCEEDED if before is None:
+            return _event(at, "JobSucceeded", f"run {run.id} wrote {run.rows} rows", data)
+        case RunState.SUCCEEDED if before is not None and before.state is RunState.FAILED:
+            message = f"job '{run.job}' succeeds again: run {run.id} wrote {run.rows} rows"
+            return _event(at, "JobRecovered", message, data)
+        case _:
+            return None
+
+
+def memory_event(run: JobRun, message: str, *, now: float) -> Event:
+    """The event of an attempt that was ended because of its memory."""
+    data = {"job": run.job, "run": run.id, "memory_limit": run.document.get("memory_limit")}
+    return _event(now, "JobTooLarge", f"run {run.id} {message}", data)
+
+
+def planned_events(planned: Iterable[Planned], *, now: float) -> list[Event]:
+    """Events of moments that were left out, each with the reason of the last one."""
+    events = []
+    for plan in planned:
+        if plan.skipped:
+            skipped = (run for run in plan.runs if run.state is RunState.SKIPPED)
+            reason = max(skipped, key=lambda run: run.moment).message
+            job, count = plan.mark.job, plan.skipped
+            message = f"job '{job}': {count} moments were left out, the last as {reason}"
+            events.append(_event(now, "JobSkipped", message, {"job": job, "skipped": count}))
+    return events
+
+
+def late_event(job: JobSpec, look: JobsLook, *, now: float) -> Event:
+    """The event of a job that has become late."""
+    late_s = lateness_s(job, look, now=now) or 0.0
+    message = f"job '{job.name}' is late: a run should have succeeded {span(late_s)} ago"
+    return _event(now, "JobLate", message, {"job": job.name, "late_s": round(late_s, 3)})
+
+
+def _event(at: float, reason: str, message: str, data: dict[str, Any], *, actor: str = "") -> Event:
+    return Event(
+        at=at, endpoint="", kind="job", reason=reason, message=message, data=data, actor=actor
+    )

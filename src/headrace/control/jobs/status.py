@@ -1,0 +1,166 @@
+"""Status of jobs, as documents and as metrics. Pure."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from headrace.control.jobs.plan import JobRun, JobsLook, RunState, is_late, lateness_s, next_run_at
+from headrace.control.local.sandbox import Isolation
+from headrace.core.redact import redact_text
+from headrace.core.spec_jobs import JobSpec
+from headrace.observe.metrics import Family, gauge
+
+IsolationOf = Callable[[str], Isolation | None]
+"""How the process of the run of an id is kept apart."""
+
+
+def _nobody(_run_id: str) -> None:
+    return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobRunView:
+    """One run. Times are in seconds since 1970; `state` as the history has it.
+
+    `interruptions`: since it last finished a shard. `isolation`: how its process is kept apart;
+    None for one that does not run here.
+    """
+
+    id: str
+    job: str
+    state: str
+    trigger: str
+    actor: str
+    moment: float
+    began: float | None
+    ended: float | None
+    duration_s: float | None
+    tries: int
+    interruptions: int
+    next_try_at: float | None
+    output: str
+    rows: int
+    errors: int
+    shards: int
+    shards_done: int
+    message: str
+    owner: str
+    isolation: Isolation | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobView:
+    """One job. `lateness_s`: how long a moment is over for which no run succeeded."""
+
+    name: str
+    model: str
+    input: str
+    output: str
+    cron: str
+    timezone: str
+    next_run_at: float | None
+    lateness_s: float | None
+    is_late: bool
+    running: list[JobRunView]
+    last_success: JobRunView | None
+    last_run: JobRunView | None
+
+
+def run_view(run: JobRun, isolation: IsolationOf = _nobody) -> JobRunView:
+    """What is told of a run."""
+    waits = run.state is RunState.WAITING and run.tries > 0
+    return JobRunView(
+        id=run.id,
+        job=run.job,
+        state=run.state.value,
+        trigger=run.trigger,
+        actor=run.actor,
+        moment=run.moment,
+        began=run.began,
+        ended=run.ended,
+        duration_s=_duration_s(run),
+        tries=run.tries,
+        interruptions=run.interruptions,
+        next_try_at=run.next_try_at if waits else None,
+        output=run.output,
+        rows=run.rows,
+        errors=run.errors,
+        shards=run.shards,
+        shards_done=run.shards_done,
+        message=run.message,
+        owner=run.owner,
+        isolation=isolation(run.id),
+    )
+
+
+def job_view(
+    job: JobSpec, look: JobsLook, *, now: float, isolation: IsolationOf = _nobody
+) -> JobView:
+    """What is told of a job."""
+    last, success = look.ended.get(job.name), look.succeeded.get(job.name)
+    return JobView(
+        name=job.name,
+        model=job.model,
+        input=redact_text(job.input),
+        output=job.output,
+        cron="" if job.schedule is None else job.schedule.cron,
+        timezone="" if job.schedule is None else job.schedule.timezone,
+        next_run_at=next_run_at(job, now=now),
+        lateness_s=lateness_s(job, look, now=now),
+        is_late=is_late(job, look, now=now),
+        running=[run_view(run, isolation) for run in look.open if run.job == job.name],
+        last_success=None if success is None else run_view(success),
+        last_run=None if last is None else run_view(last),
+    )
+
+
+def job_families(jobs: Mapping[str, JobSpec], look: JobsLook | None, *, now: float) -> list[Family]:
+    """Metrics of jobs."""
+    if look is None:
+        return []
+    views = [job_view(job, look, now=now) for job in jobs.values()]
+    good = [(view.name, view.last_success) for view in views if view.last_success is not None]
+    return [
+        _gauge(
+            "last_success_timestamp_seconds",
+            "When the newest run that succeeded ended.",
+            [(name, run.ended) for name, run in good],
+        ),
+        _gauge("duration_seconds", "How long it took.", [(name, r.duration_s) for name, r in good]),
+        _gauge("rows", "Rows that it answered.", [(name, run.rows) for name, run in good]),
+        _gauge(
+            "errors", "Of them those that have errors.", [(name, run.errors) for name, run in good]
+        ),
+        _gauge(
+            "lateness_seconds",
+            "Since the first moment that no run has succeeded for; 0 for none.",
+            [(view.name, view.lateness_s) for view in views],
+        ),
+        _gauge(
+            "late",
+            "1 while that is longer than late_after_s.",
+            [(view.name, view.is_late) for view in views],
+        ),
+        _gauge(
+            "running", "Runs that are not over.", [(view.name, len(view.running)) for view in views]
+        ),
+        _gauge(
+            "failed",
+            "1 if the newest run that ended failed.",
+            [(view.name, _failed(view)) for view in views],
+        ),
+    ]
+
+
+def _gauge(name: str, text: str, values: Iterable[tuple[str, float | None]]) -> Family:
+    # Not `job`: Prometheus gives every series one of its own, and would call this another.
+    samples = [((("job_name", job),), value) for job, value in values if value is not None]
+    return gauge(f"headrace_job_{name}", text, samples)
+
+
+def _failed(view: JobView) -> bool:
+    return view.last_run is not None and view.last_run.state == RunState.FAILED.value
+
+
+def _duration_s(run: JobRun) -> float | None:
+    ended = run.ended if run.state.is_over else None
+    return None if run.began is None or ended is None else max(ended - run.began, 0.0)

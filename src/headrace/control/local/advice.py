@@ -1,0 +1,127 @@
+"""Advice on threads and memory of replicas, from what this machine has."""
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from headrace.autoscale import Recommendation, recommend
+from headrace.control.app.faults import Faults
+from headrace.control.desired.aims import Aims
+from headrace.control.reconcile.observed import Phase, Replica
+from headrace.control.scaling.signals import ArmMeter
+from headrace.control.telemetry.reports import Reports
+from headrace.core import Clock
+from headrace.core.spec_scale import AutoscaleSpec, BudgetSpec
+from headrace.engine import usable_cores
+
+_EVERY_S: Final = 4.0
+_MOST: Final = 256
+"""Replicas that are asked at all: advice is no reason to keep a control plane busy."""
+_SETTINGS: Final = AutoscaleSpec()
+
+
+@dataclass(slots=True, kw_only=True)
+class Advisor:
+    """Watches what replicas use, now and then, and says what they should have."""
+
+    aims: Aims
+    reports: Reports
+    clock: Clock
+    faults: Faults = field(default_factory=Faults)
+    _meters: dict[tuple[str, str], ArmMeter] = field(default_factory=dict)
+    _asked_at: float = -math.inf
+
+    def wanted(self) -> list[Replica]:
+        """Replicas whose reports are needed now; most of the time none."""
+        now = self.clock.monotonic()
+        if now - self._asked_at < _EVERY_S:
+            return []
+        self._asked_at = now
+        self._look()
+        ready = [r for r in self.aims.reconciler.replicas.values() if r.phase is Phase.READY]
+        return ready[:_MOST]
+
+    def recommendation(self, endpoint: str, arm: str) -> Recommendation | None:
+        """What one copy of an arm should have; None if there is no such arm yet."""
+        meter = self._meters.get((endpoint, arm))
+        return None if meter is None else recommend(meter.observed())
+
+    def _look(self) -> None:
+        """Take in what was reported since the last time."""
+        effective = self.aims.reconciler.desired
+        arms = {(e.name, arm.key): arm.revision.id for e in effective.endpoints for arm in e.arms}
+        self._meters = {key: self._meters.get(key, ArmMeter()) for key in arms}
+        ready: dict[str, list[str]] = {}
+        for replica in self.aims.reconciler.replicas.values():
+            if replica.phase is Phase.READY:
+                ready.setdefault(replica.revision_id, []).append(replica.name)
+        for key, revision_id in arms.items():
+            names = ready.get(revision_id, [])
+            with self.faults.contain("advice", key[0]):
+                self._meters[key].signals(
+                    names,
+                    {name: self.reports.latest(name) for name in names},
+                    _SETTINGS,
+                    now=self.clock.now(),
+                    monotonic=self.clock.monotonic(),
+                    starting=0,
+                    held=0,
+                )
+        self.faults.keep_only("advice", [endpoint for endpoint, _ in arms])
+
+
+_MEMORY_SHARE: Final = 0.9
+"""The rest is for the system, the gateway and the control plane."""
+_CGROUP: Final = Path("/sys/fs/cgroup")
+_MEMINFO: Final = Path("/proc/meminfo")
+
+
+def machine_budget(
+    wanted: BudgetSpec | None = None, *, cgroup: Path = _CGROUP, meminfo: Path = _MEMINFO
+) -> BudgetSpec:
+    """What all replicas together may use: as wanted, else what there is.
+
+    Args:
+        wanted: Its None fields are filled in.
+        cgroup: Where this container's limits stand (cgroup v2).
+    """
+    wanted = wanted or BudgetSpec()
+    cpus, memory = wanted.cpus, wanted.memory_bytes
+    if cpus is None:
+        cpus = min(float(usable_cores()), _cpu_limit(cgroup / "cpu.max") or float("inf"))
+    if memory is None:
+        known = [_memory_limit(cgroup / "memory.max"), _total_memory(meminfo)]
+        limits = [limit for limit in known if limit is not None]
+        memory = int(min(limits) * _MEMORY_SHARE) if limits else None
+    return BudgetSpec(cpus=cpus, memory_bytes=memory)
+
+
+def _cpu_limit(path: Path) -> float | None:
+    """Cores by `cpu.max`: microseconds per period, or `max`."""
+    words = _words(path)
+    if len(words) != 2 or not all(word.isdigit() for word in words):  # noqa: PLR2004  # quota, period
+        return None
+    quota, period = int(words[0]), int(words[1])
+    return quota / period if quota and period else None
+
+
+def _memory_limit(path: Path) -> int | None:
+    """Bytes by `memory.max`, which may say `max`."""
+    words = _words(path)
+    return int(words[0]) if words and words[0].isdigit() else None
+
+
+def _total_memory(path: Path) -> int | None:
+    """Bytes of `MemTotal`, which stands there in kB."""
+    words = _words(path)
+    if "MemTotal:" not in words:
+        return None
+    return int(words[words.index("MemTotal:") + 1]) * 1024
+
+
+def _words(path: Path) -> list[str]:
+    try:
+        return path.read_text("ascii").split()
+    except (OSError, UnicodeDecodeError):
+        return []

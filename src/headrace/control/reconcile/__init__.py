@@ -1,0 +1,1 @@
+"""Reconciliation of observed and desired state."""

@@ -1,0 +1,399 @@
+"""Models that each replica of a pool hosts; a replica is asked whenever it differs."""
+
+import asyncio
+import contextlib
+import logging
+from collections import defaultdict
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    MutableMapping,
+    Sequence,
+)
+from dataclasses import dataclass, field, replace
+from typing import Final, NamedTuple, Protocol
+from urllib.parse import urlencode
+
+import msgspec
+
+from headrace.control.app.faults import LOOP, Faults
+from headrace.control.app.journal import News
+from headrace.control.desired.state import POOL_PREFIX, DesiredEndpoint, DesiredState, Revision
+from headrace.control.reconcile.observed import Observed, Phase, Replica
+from headrace.core import (
+    Clock,
+    EndpointName,
+    FailedPreconditionError,
+    HeadraceError,
+    ReplicaSettings,
+    UnavailableError,
+)
+from headrace.core.error_kind import UNDECODABLE
+from headrace.core.fetch import Answer, fetch
+from headrace.runtimes import framework_named
+from headrace.runtimes.libraries import FRAMEWORKS
+from headrace.serving.report import PoolReport
+
+_LOG: Final = logging.getLogger("headrace.control")
+_PATH: Final = "/internal/models"
+_TIMEOUT_S: Final = 2.0
+_AGAIN_S: Final = 0.25
+LINGER_S: Final = 2.0
+"""How much longer a copy hosts what no route sends to it any more."""
+_HTTP_OK: Final = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hosting:
+    """What a copy of a pool hosts: one model for each name and version, and whose they are.
+
+    `keeps`: names and versions that it goes on hosting besides, as it has them: an earlier control
+    plane told it what these are, and requests for them may still come.
+    """
+
+    models: tuple[ReplicaSettings, ...]
+    revisions: tuple[Revision, ...]
+    keeps: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def revision_ids(self) -> frozenset[str]:
+        """Which revisions it answers for."""
+        return frozenset(revision.id for revision in self.revisions)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """What a process was told last, and acknowledged. `process` as `Replica.process`."""
+
+    process: int
+    hosting: Hosting
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tell:
+    """Tell a copy what to host."""
+
+    replica: str
+    address: str
+    process: int
+    hosting: Hosting
+
+
+Tells = Callable[[Revision], ReplicaSettings | None]
+"""How a copy is told of a model; None if it cannot host it where it runs."""
+
+
+def as_it_is(revision: Revision) -> ReplicaSettings:
+    """What copies on this machine are told of a model: they see its files."""
+    return revision.settings
+
+
+def check_frameworks(old: Sequence[DesiredEndpoint], new: Sequence[DesiredEndpoint]) -> None:
+    """Refuse a change that puts models of two frameworks into one pool, whose copies hold one.
+
+    What a pool hosted before counts too, as its processes have imported it. A pool that was given
+    both by an earlier release stops no other change.
+
+    Raises:
+        FailedPreconditionError: The message names the pool, both endpoints and the remedy.
+    """
+    before = [arm.revision for endpoint in old for arm in endpoint.arms if arm.revision.pool]
+    after = [arm.revision for endpoint in new for arm in endpoint.arms if arm.revision.pool]
+    runtimes = {revision.settings.runtime for revision in (*before, *after)}
+    frameworks = {runtime: framework_named(runtime) for runtime in runtimes}
+    hosted: dict[str, dict[str, EndpointName]] = defaultdict(dict)
+    for revision in (*before, *after):
+        if framework := frameworks[revision.settings.runtime]:
+            hosted[revision.pool][framework] = revision.endpoint
+    for revision in after:
+        framework = frameworks[revision.settings.runtime]
+        others = [name for name in hosted[revision.pool] if name != framework]
+        if framework and others and revision not in before:
+            msg = (
+                f"pool '{revision.pool}' cannot host {FRAMEWORKS[framework]} models (endpoint "
+                f"'{revision.endpoint}') beside {FRAMEWORKS[others[0]]} models (endpoint "
+                f"'{hosted[revision.pool][others[0]]}'), as no process holds both: "
+                "give one of the two another pool, or none"
+            )
+            raise FailedPreconditionError(msg)
+
+
+class RoutedTo(NamedTuple):
+    """An address to which requests for a version of an endpoint may be sent."""
+
+    address: str
+    endpoint: str
+    version: str
+
+
+def plan_pools(
+    desired: DesiredState,
+    replicas: Iterable[Replica],
+    told: Mapping[str, Told],
+    routed: Collection[RoutedTo],
+    tells: Tells = as_it_is,
+) -> Iterator[Tell]:
+    """What to tell which copies now; nothing if each one knows.
+
+    A copy is told before it counts as ready, because it is not ready before it is told. It goes on
+    hosting what the gateway may still send it, desired or not.
+
+    Args:
+        desired: What should run, as the gateway splits it.
+        told: By the replica's name.
+        routed: Where the gateway may still send requests.
+        tells: How copies are told of a model.
+    """
+    wanted: dict[str, list[Revision]] = {POOL_PREFIX + pool.name: [] for pool in desired.pools}
+    for endpoint in desired.endpoints:
+        for arm in endpoint.arms:
+            if arm.revision.pool:
+                wanted.setdefault(POOL_PREFIX + arm.revision.pool, []).append(arm.revision)
+    expected = _by_address(routed, wanted) if wanted else {}
+    for replica in replicas:
+        if not replica.is_running or replica.endpoint not in wanted or not replica.address:
+            continue
+        known = told.get(replica.name)
+        kept = () if known is None else _still_routed(known.hosting.revisions, replica, routed)
+        hosting = host(wanted[replica.endpoint], kept, tells)
+        said = {(model.model_name, model.model_version) for model in hosting.models}
+        hosting = replace(hosting, keeps=tuple(sorted(expected.get(replica.address, set()) - said)))
+        if known is None or known.process != replica.process or known.hosting != hosting:
+            yield Tell(
+                replica=replica.name,
+                address=replica.address,
+                process=replica.process,
+                hosting=hosting,
+            )
+
+
+def host(
+    revisions: Iterable[Revision], kept: Iterable[Revision] = (), tells: Tells = as_it_is
+) -> Hosting:
+    """What hosts `revisions`, and `kept` besides where they are not in their way.
+
+    Revisions of equal settings, such as a rollout's baseline beside what it is measured against,
+    are one model. Of unequal ones with one name and version the first is hosted. What cannot be
+    told is left out.
+    """
+    models: dict[tuple[str, str], ReplicaSettings] = {}
+    answered: dict[str, Revision] = {}
+    for revision in (*revisions, *kept):
+        settings = tells(revision)
+        if settings is None:
+            continue
+        key = settings.model_name, settings.model_version
+        if models.setdefault(key, settings) == settings:
+            answered[revision.id] = revision
+    return Hosting(
+        models=tuple(models[key] for key in sorted(models)),
+        revisions=tuple(answered[key] for key in sorted(answered)),
+    )
+
+
+def hosted_replicas(
+    endpoint: DesiredEndpoint, copies: Iterable[Replica], hosted: Mapping[str, frozenset[str]]
+) -> Iterator[Replica]:
+    """What copies of pools run of `endpoint`, as if each model were a replica of its own.
+
+    A baseline is one model with what it is measured against; it then stands for both.
+
+    Args:
+        copies: All replicas; those that are no ready copies of a pool are passed over.
+        hosted: Which revisions each copy answers for, by its name.
+    """
+    pooled = [arm for arm in endpoint.arms if arm.revision.pool]
+    models = {arm.revision.version: arm for arm in sorted(pooled, key=lambda arm: bool(arm.role))}
+    for copy in copies if models else ():
+        ids = hosted.get(copy.name, frozenset())
+        for arm in models.values():
+            revision = arm.revision
+            if copy.phase is Phase.READY and revision.id in ids:
+                names = {"model": revision.settings.model_name, "version": revision.version}
+                yield replace(
+                    copy,
+                    name=f"{copy.name}/{revision.id}",
+                    endpoint=endpoint.name,
+                    version=revision.version,
+                    revision_id=revision.id,
+                    query=urlencode(names),
+                )
+
+
+def routed_now(observed: Observed) -> frozenset[RoutedTo]:
+    """Where the gateway may send requests, by the routes that are or may be in force."""
+    return frozenset(
+        RoutedTo(address=address, endpoint=route.name, version=arm.version)
+        for route in (*(observed.published or ()), *(observed.attempted or ()))
+        for arm in route.arms
+        for address in arm.replicas
+    )
+
+
+def _still_routed(
+    revisions: Sequence[Revision], replica: Replica, routed: Collection[RoutedTo]
+) -> Iterator[Revision]:
+    """Those of `revisions` whose requests may come to `replica`."""
+    for revision in revisions:
+        where = RoutedTo(
+            address=replica.address, endpoint=revision.endpoint, version=revision.version
+        )
+        if where in routed:
+            yield revision
+
+
+def _by_address(
+    routed: Iterable[RoutedTo], pools: Collection[str]
+) -> Mapping[str, set[tuple[str, str]]]:
+    """Names and versions that requests may come for; a pool's own route names its copies too."""
+    found: dict[str, set[tuple[str, str]]] = defaultdict(set)
+    for where in routed:
+        if where.endpoint not in pools:
+            found[where.address].add((where.endpoint, where.version))
+    return found
+
+
+Put = Callable[[str, Hosting], Awaitable[PoolReport]]
+"""Tells the copy at an address what to host, as `put_models`."""
+
+
+class World(Protocol):
+    """What runs and should run: the reconciler."""
+
+    desired: DesiredState
+    hosted: MutableMapping[str, frozenset[str]]
+    """Which revisions each copy of a pool answers for, by the replica's name."""
+
+    @property
+    def news(self) -> News:
+        """Changes of anything observed or desired."""
+
+    def observed(self) -> Observed:
+        """Everything known now."""
+
+    def may_act(self) -> bool:
+        """Whether it is this control plane that says what runs."""
+
+    def told_of(self, revision: Revision) -> ReplicaSettings | None:
+        """How a copy of a pool is told of a model; None if it cannot host it where it runs."""
+
+
+async def put_models(address: str, hosting: Hosting) -> PoolReport:
+    """Tell the copy at `address` what to host, and nothing else; what it does now.
+
+    Raises:
+        UnavailableError: Nobody listens yet, or it refuses.
+        DeadlineExceededError: It does not answer.
+    """
+    body = msgspec.json.encode(hosting.models)
+    keeps = urlencode([("keep", f"{name}/{version}") for name, version in hosting.keeps])
+    path = f"{_PATH}?{keeps}" if keeps else _PATH
+    answer = await fetch(address, path, method="PUT", body=body, timeout_s=_TIMEOUT_S)
+    return _report(address, answer)
+
+
+async def get_models(address: str) -> PoolReport:
+    """What the copy of a pool at `address` hosts; errors as `put_models`."""
+    answer = await fetch(address, _PATH, timeout_s=_TIMEOUT_S)
+    return _report(address, answer)
+
+
+def _report(address: str, answer: Answer) -> PoolReport:
+    if answer.status != _HTTP_OK:
+        text = answer.body[:200].decode(errors="replace")
+        msg = f"{address} refuses the list of its models: {answer.status} {text}"
+        raise UnavailableError(msg)
+    try:
+        return msgspec.json.decode(answer.body, type=PoolReport)
+    except UNDECODABLE as error:
+        msg = f"{address} does not answer as a pool: {error}"
+        raise UnavailableError(msg) from error
+
+
+@dataclass(slots=True, kw_only=True)
+class PoolSync:
+    """Tells copies of pools what to host, for as long as `run` is awaited."""
+
+    world: World
+    clock: Clock
+    put: Put = put_models
+    faults: Faults = field(default_factory=Faults)
+    _told: dict[str, Told] = field(default_factory=dict)
+    _routed: frozenset[RoutedTo] = frozenset()
+    _left_at: dict[RoutedTo, float] = field(default_factory=dict)
+    _complaints: dict[str, str] = field(default_factory=dict)
+
+    async def run(self) -> None:
+        """Keep every copy informed until cancelled."""
+        while True:
+            told = False
+            with self.faults.contain(LOOP, "pools"):
+                told = await self.step()
+            if told:
+                # What changed meanwhile rang while nobody waited, and may have to be told again.
+                await asyncio.sleep(_AGAIN_S)
+            else:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(LINGER_S):
+                        await self.world.news.wait()
+
+    async def step(self) -> bool:
+        """Tell all copies that have to be told now; whether there were any."""
+        if not self.world.may_act():
+            return False
+        observed = self.world.observed()
+        self._forget(observed)
+        routed = self._routed_lately(observed)
+        replicas, told_of = observed.replicas.values(), self.world.told_of
+        tells = list(plan_pools(self.world.desired, replicas, self._told, routed, told_of))
+        self.faults.keep_only("pool replica", observed.replicas)
+        heard = await asyncio.gather(*map(self._tell, tells))
+        if any(heard):
+            self.world.news.note()
+        return bool(tells)
+
+    def _routed_lately(self, observed: Observed) -> Collection[RoutedTo]:
+        """Where requests may come from: those that were sent before a change are on their way."""
+        now = self.clock.monotonic()
+        routed = routed_now(observed)
+        for where in self._routed - routed:
+            self._left_at.setdefault(where, now)
+        self._left_at = {
+            where: left_at
+            for where, left_at in self._left_at.items()
+            if where not in routed and now - left_at < LINGER_S
+        }
+        self._routed = routed
+        return routed | self._left_at.keys()
+
+    def _forget(self, observed: Observed) -> None:
+        """Let go of replicas that are gone, and of what ended processes were told."""
+        for name, told in list(self._told.items()):
+            replica = observed.replicas.get(name)
+            if replica is None or replica.process != told.process:
+                del self._told[name]
+                self.world.hosted.pop(name, None)
+                self._complaints.pop(name, None)
+
+    async def _tell(self, tell: Tell) -> bool:
+        name, is_told = tell.replica, False
+        with self.faults.contain("pool replica", name):
+            try:
+                await self.put(tell.address, tell.hosting)
+                is_told = True
+            except HeadraceError as error:
+                if self._complaints.get(name) != str(error):
+                    extra = {"replica": name, "why": str(error)}
+                    _LOG.info("a pool's copy was not told", extra=extra)
+                self._complaints[name] = str(error)
+        if not is_told:
+            return False
+        self._told[name] = Told(process=tell.process, hosting=tell.hosting)
+        self.world.hosted[name] = tell.hosting.revision_ids
+        self._complaints.pop(name, None)
+        _LOG.info("told a pool's copy", extra={"replica": name, "models": len(tell.hosting.models)})
+        return True

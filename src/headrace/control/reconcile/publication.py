@@ -1,0 +1,170 @@
+"""Publication of routes: what the gateway acknowledged, what is on its way, and who publishes."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from headrace.control.app.faults import Faults, message_of
+from headrace.control.app.journal import News
+from headrace.control.desired.state import DesiredArm, DesiredState, Revision
+from headrace.control.local.sandbox import Isolation
+from headrace.control.reconcile.observed import Observed, Replica, perhaps_in_force
+from headrace.core import HeadraceError, InvalidArgumentError, ReplicaSettings
+from headrace.gateway import EndpointRoute, GatewayUnavailableError, SnapshotRejectedError
+
+_LOG: Final = logging.getLogger("headrace.control")
+_REPUBLISH_S: Final = 1.0
+"""Seconds between a failed publication and the next one."""
+
+
+class RoutesLeftOutError(InvalidArgumentError):
+    """The gateway follows the new routes, but for those of endpoints whose route is not valid."""
+
+    def __init__(self, in_force: tuple[EndpointRoute, ...], reasons: Mapping[str, str]) -> None:
+        text = "; ".join(f"endpoint '{name}': {why}" for name, why in sorted(reasons.items()))
+        super().__init__(f"routes are not valid, and the former ones stay in force: {text}")
+        self.in_force = in_force
+        """All routes that the gateway follows now."""
+        self.reasons = dict(reasons)
+        """Why a route is left out, by endpoint."""
+
+
+class GatewayRefusedError(SnapshotRejectedError):
+    """Gateways refused a snapshot; what each had before is in force there."""
+
+    def __init__(self, refusals: Mapping[str, str]) -> None:
+        text = "; ".join(f"gateway '{name}': {reason}" for name, reason in refusals.items())
+        HeadraceError.__init__(self, f"refused by {text}")
+        self.refusals = dict(refusals)
+        self.reason = "; ".join(refusals.values())
+
+
+class NoGatewayError(GatewayUnavailableError):
+    """No gateway is connected: routes are kept for the first that comes."""
+
+
+def log_level_of(error: Exception) -> int:
+    """The log level of a failed publication: a gateway that is still to come is no error."""
+    return logging.INFO if isinstance(error, NoGatewayError) else logging.ERROR
+
+
+class RoutePublisher(Protocol):
+    """What carries routes to the gateway."""
+
+    async def publish(self, routes: Sequence[EndpointRoute]) -> None:
+        """Return when requests follow `routes`.
+
+        Raises:
+            RoutesLeftOutError: They do, but for some endpoints.
+            HeadraceError: The gateway refused them or does not run; what it had is in force.
+        """
+
+
+async def _no_record(_routes: tuple[EndpointRoute, ...]) -> None:
+    """Routes are recorded by the publisher itself."""
+
+
+@dataclass(slots=True, kw_only=True)
+class RoutePublication:
+    """Routes that the gateway follows, those that it may follow too, and the next attempt."""
+
+    publisher: RoutePublisher
+    news: News = field(default_factory=News)
+    """Notified when any of the fields below changed."""
+    record: Callable[[tuple[EndpointRoute, ...]], Awaitable[None]] = _no_record
+    """Stores what is in force, for the next control plane; part of a publication's success."""
+    published: tuple[EndpointRoute, ...] | None = None
+    """What the gateway acknowledged last; None while that is not known."""
+    attempted: tuple[EndpointRoute, ...] | None = None
+    """What was sent and not acknowledged: it may be in force."""
+    can_publish: bool = True
+    """False during a publication, and after a failure until the next attempt is due."""
+    is_confirmed: bool = False
+    """Whether the gateway acknowledged routes of this process, the last time it was asked."""
+    error: str = ""
+    """Why the newest routes are not in force; empty if they are."""
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """Why the newest route of an endpoint is not in force although others are, by endpoint."""
+
+    def begin(self, routes: tuple[EndpointRoute, ...], group: asyncio.TaskGroup) -> None:
+        """Send `routes` to the gateway, in a task of `group`."""
+        self.can_publish = False
+        self.attempted = perhaps_in_force(routes, self.attempted)
+        group.create_task(self._publish(routes))
+
+    async def _publish(self, routes: tuple[EndpointRoute, ...]) -> None:
+        try:
+            try:
+                await self.publisher.publish(routes)
+            except RoutesLeftOutError as error:
+                await self._acknowledge(routes, error.in_force, error.reasons)
+                raise
+            await self._acknowledge(routes, routes, {})
+        except Exception as error:  # noqa: BLE001  # a fault of one publication stops no later one
+            self._note_failure(error)
+            self.news.note()
+            await asyncio.sleep(_REPUBLISH_S)
+        else:
+            self.is_confirmed, self.error = True, ""
+        self.can_publish = True
+        self.news.note()
+
+    async def _acknowledge(
+        self,
+        routes: tuple[EndpointRoute, ...],
+        in_force: tuple[EndpointRoute, ...],
+        left_out: Mapping[str, str],
+    ) -> None:
+        self.published, self.left_out = in_force, left_out
+        self.attempted = tuple(route for route in routes if route.name in left_out) or None
+        await self.record(in_force)
+
+    def _note_failure(self, error: Exception) -> None:
+        self.is_confirmed = isinstance(error, RoutesLeftOutError)
+        message = message_of(error)
+        if message != self.error:
+            traceback = None if isinstance(error, HeadraceError) else error
+            extra = {"error": message}
+            _LOG.log(log_level_of(error), "cannot publish routes", extra=extra, exc_info=traceback)
+        self.error = message
+
+
+class Reconciling(Protocol):
+    """Brings what runs to what should run, for as long as `run` is awaited.
+
+    `hosted`: which revisions a pool's copy answers for, by its name. `faults`: where those of
+    replicas are kept.
+    """
+
+    desired: DesiredState
+    publication: RoutePublication
+    replicas: dict[str, Replica]
+    hosted: MutableMapping[str, frozenset[str]]
+    faults: Faults
+
+    @property
+    def news(self) -> News:
+        """Changes of anything observed or desired."""
+
+    def observed(self) -> Observed:
+        """Everything known now."""
+
+    def want(self, desired: DesiredState) -> None:
+        """Aim at `desired` from now on."""
+
+    def may_act(self) -> bool:
+        """Whether it is this control plane that says what runs."""
+
+    def told_of(self, revision: Revision) -> ReplicaSettings | None:
+        """How a copy of a pool is told of a model; None if it cannot host it where it runs."""
+
+    async def run(self) -> None:
+        """Reconcile until cancelled."""
+
+    def isolation_of(self, name: str) -> Isolation | None:
+        """How the process of the replica of a name is kept apart; None if nobody here knows."""
+
+    def trouble(self, endpoint: str, arm: DesiredArm) -> str:
+        """Why nothing runs for an arm until somebody helps; empty if nothing is known."""

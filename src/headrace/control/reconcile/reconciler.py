@@ -1,0 +1,363 @@
+"""The thin async driver around `plan`: waits for events, does what the plan says."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final, assert_never
+
+from headrace.control.app.faults import LOOP, Faults, message_of
+from headrace.control.app.journal import News
+from headrace.control.desired.state import (
+    POOL_PREFIX,
+    DesiredArm,
+    DesiredState,
+    Revision,
+    pool_endpoint,
+)
+from headrace.control.local.driver import LocalDriver, Running
+from headrace.control.local.sandbox import Isolation
+from headrace.control.reconcile.observed import (
+    Health,
+    Observed,
+    Phase,
+    Replica,
+    drained,
+    exited,
+    killed,
+    probed,
+    started,
+)
+from headrace.control.reconcile.plan import (
+    Action,
+    DrainReplica,
+    ForgetReplica,
+    KillReplica,
+    Memo,
+    PublishRoutes,
+    RestartReplica,
+    StartReplica,
+    due_at,
+    plan,
+)
+from headrace.control.reconcile.publication import RoutePublication
+from headrace.control.state.records import Event
+from headrace.core import (
+    Clock,
+    DeadlineExceededError,
+    ReplicaSettings,
+    UnavailableError,
+)
+from headrace.core.fetch import fetch
+from headrace.core.processes import Process
+
+_LOG: Final = logging.getLogger("headrace.control")
+_READY_PATH: Final = "/v2/health/ready"
+_HTTP_OK: Final = 200
+_PROBE_TIMEOUT_S: Final = 2.0
+_FIRST_PROBE_S: Final = 0.02
+_STARTING_PROBE_S: Final = 0.25
+_READY_PROBE_S: Final = 2.0
+_NEXT_STEP_S: Final = 1.0
+"""Seconds after a step that failed."""
+_UNWATCHED: Final = "ended while no control plane watched"
+
+
+@dataclass(slots=True, kw_only=True)
+class Reconciler:
+    """Brings what runs to what should run, for as long as `run` is awaited.
+
+    Cancelling `run` stops the watching and nothing else: replicas go on.
+    """
+
+    driver: LocalDriver
+    publication: RoutePublication
+    clock: Clock
+    drain_timeout_s: float
+    emit: Callable[[Sequence[Event]], Awaitable[None]] | None = None
+    """Takes the deaths of replicas, as events."""
+    faults: Faults = field(default_factory=Faults)
+    desired: DesiredState = field(default_factory=DesiredState)
+    replicas: dict[str, Replica] = field(default_factory=dict)
+    hosted: MutableMapping[str, frozenset[str]] = field(default_factory=dict)
+    _next_serial: int = 1
+    _memo: Memo = field(default_factory=Memo)
+    _group: asyncio.TaskGroup | None = None
+    _died_unwatched: list[Replica] = field(default_factory=list)
+
+    def observed(self) -> Observed:
+        """Everything known now."""
+        return Observed(
+            replicas=dict(self.replicas),
+            published=self.publication.published,
+            attempted=self.publication.attempted,
+            can_publish=self.publication.can_publish,
+            hosted=dict(self.hosted),
+            next_serial=self._next_serial,
+        )
+
+    def want(self, desired: DesiredState) -> None:
+        """Aim at `desired` from now on."""
+        self.desired = desired
+        self.news.note()
+
+    @property
+    def news(self) -> News:
+        """Changes of anything observed or desired."""
+        return self.publication.news
+
+    def isolation_of(self, name: str) -> Isolation | None:
+        """How the process of the replica of a name is kept apart; None if nobody knows."""
+        return self.driver.isolation_of(name)
+
+    def trouble(self, endpoint: str, arm: DesiredArm) -> str:  # noqa: ARG002  # as others say
+        """Why its route is not valid; what keeps a process from being started, its replica says."""
+        return self.publication.left_out.get(endpoint, "")
+
+    def may_act(self) -> bool:
+        """It may: the home's lock is held."""
+        return True
+
+    def told_of(self, revision: Revision) -> ReplicaSettings:
+        """How a copy of a pool is told of a model: it sees the same files."""
+        return revision.settings
+
+    def adopt(self) -> list[Replica]:
+        """Take over the replicas of an earlier control plane; before `run`.
+
+        A replica that gets requests counts as ready until a look at it says otherwise, so that
+        taking over never empties a route.
+        """
+        routed = self.observed().routed_addresses()
+        now = self.clock.monotonic()
+        for running in self.driver.adopt_all():
+            replica = _adopted(running, is_routed=running.record.address in routed, now=now)
+            self.replicas[replica.name] = replica
+            self._next_serial = max(self._next_serial, replica.serial + 1)
+            if running.died_unwatched:
+                self._died_unwatched.append(replica)
+            _LOG.info(
+                "adopted replica" if replica.pid else "found the remains of a replica",
+                extra={"replica": replica.name, "pid": replica.pid},
+            )
+        return list(self.replicas.values())
+
+    async def run(self) -> None:
+        """Reconcile until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            for replica in self._died_unwatched:
+                group.create_task(self._tell_death(replica))
+            for name in self.replicas:
+                process = self.driver.process_of(name)
+                if process is not None:
+                    group.create_task(self._supervise(name, process))
+            while True:
+                change, is_done = self.news.next, False
+                with self.faults.contain(LOOP, "replicas"):
+                    self.step()
+                    is_done = True
+                # What failed is due still.
+                await (self._wait_due(change) if is_done else asyncio.sleep(_NEXT_STEP_S))
+
+    def step(self) -> None:
+        """Do what the plan says now."""
+        actions = plan(
+            self.desired,
+            self.observed(),
+            self.clock.monotonic(),
+            drain_timeout_s=self.drain_timeout_s,
+            memo=self._memo,
+        )
+        for kind in ("replica action", "replica probe"):
+            self.faults.keep_only(kind, self.replicas)
+        for action in actions:
+            name = "" if isinstance(action, PublishRoutes) else action.name
+            with self.faults.contain("replica action", name):
+                self._do(action)
+
+    async def _wait_due(self, change: asyncio.Event) -> None:
+        due = due_at(self.observed(), drain_timeout_s=self.drain_timeout_s)
+        delay = None if due is None else max(due - self.clock.monotonic(), 0.0)
+        try:
+            async with asyncio.timeout(delay):
+                await change.wait()
+        except TimeoutError:
+            return
+
+    def _do(self, action: Action) -> None:
+        match action:
+            case StartReplica():
+                self._start(action)
+            case RestartReplica(name=name):
+                self._restart(name)
+            case PublishRoutes(routes=routes):
+                assert self._group is not None, "actions are taken inside run"
+                self.publication.begin(routes, self._group)
+            case DrainReplica(name=name):
+                _LOG.info("draining replica", extra={"replica": name})
+                self._set(drained(self.replicas[name], now=self.clock.monotonic()))
+                self.driver.drain(name)
+            case KillReplica(name=name, reason=reason):
+                _LOG.warning("killing replica", extra={"replica": name, "reason": reason})
+                self._set(killed(self.replicas[name], reason=reason))
+                self.driver.kill(name)
+            case ForgetReplica(name=name):
+                del self.replicas[name]
+                self.driver.forget(name)
+                _LOG.info("replica is gone", extra={"replica": name})
+                self.news.note()
+            case _:
+                assert_never(action)
+
+    def _start(self, action: StartReplica) -> None:
+        revision = action.revision
+        now = self.clock.monotonic()
+        self._next_serial = max(self._next_serial, action.serial + 1)
+        replica = Replica(
+            name=action.name,
+            serial=action.serial,
+            endpoint=revision.endpoint,
+            version=revision.version,
+            revision_id=revision.id,
+            address=self.driver.address_of(action.serial),
+            phase=Phase.STARTING,
+            since=now,
+        )
+        try:
+            process = self.driver.start(name=action.name, serial=action.serial, revision=revision)
+        except Exception as error:  # noqa: BLE001  # as of any object: others are started
+            self._cannot_start(replica, error)
+        else:
+            self._begin(replica, process)
+
+    def _restart(self, name: str) -> None:
+        replica = self.replicas[name]
+        try:
+            process = self.driver.restart(name, self._revision_of(replica))
+        except Exception as error:  # noqa: BLE001  # as above
+            self._cannot_start(replica, error)
+        else:
+            self._begin(replace(replica, restarts=replica.restarts + 1), process)
+
+    def _revision_of(self, replica: Replica) -> Revision | None:
+        """What a replica runs, as it is wanted now; None if it is not."""
+        endpoints = (*self.desired.endpoints, *map(pool_endpoint, self.desired.pools))
+        arms = (arm for each in endpoints if each.name == replica.endpoint for arm in each.arms)
+        revisions = (arm.revision for arm in arms)
+        return next((one for one in revisions if one.id == replica.revision_id), None)
+
+    def _cannot_start(self, replica: Replica, error: Exception) -> None:
+        now = self.clock.monotonic()
+        is_usual = isinstance(error, OSError)
+        reason = f"cannot start its process: {error if is_usual else message_of(error)}"
+        extra = {"replica": replica.name, "error": str(error)}
+        _LOG.error("cannot start replica", extra=extra, exc_info=None if is_usual else error)
+        self._set(exited(replica, exit_code=1, last_line=reason, now=now))
+
+    def _begin(self, replica: Replica, process: Process) -> None:
+        _LOG.info(
+            "started replica",
+            extra={"replica": replica.name, "pid": process.pid, "restarts": replica.restarts},
+        )
+        self._set(started(replica, pid=process.pid, now=self.clock.monotonic()))
+        assert self._group is not None, "actions are taken inside run"
+        self._group.create_task(self._supervise(replica.name, process))
+
+    async def _supervise(self, name: str, process: Process) -> None:
+        """See one process to its end."""
+        assert self._group is not None
+        probing = self._group.create_task(self._probe(name))
+        try:
+            exit_code = await process.wait()
+        finally:
+            probing.cancel()
+        said, before = self.driver.note_exit(name), self.replicas[name]
+        after = exited(before, exit_code=exit_code, last_line=said, now=self.clock.monotonic())
+        if after.deaths > before.deaths:
+            self.driver.note_death(name, after.deaths)
+            await self._tell_death(after)
+        if after.phase is Phase.EXITED:
+            extra = {"replica": name, "reason": after.reason, "failures": after.failures}
+            _LOG.warning("replica ended", extra=extra)
+        self._set(after)
+
+    async def _tell_death(self, replica: Replica) -> None:
+        event = Event(
+            at=self.clock.now(),
+            endpoint="" if replica.endpoint.startswith(POOL_PREFIX) else replica.endpoint,
+            kind="replica",
+            reason="Died",
+            message=f"replica {replica.name} of version {replica.version} died: {replica.reason}",
+            data={
+                "replica": replica.name,
+                "version": replica.version,
+                "exit_code": replica.exit_code,
+                "deaths": replica.deaths,
+            },
+        )
+        with self.faults.contain("replica", replica.name):
+            if self.emit is not None:
+                await self.emit([event])
+
+    async def _probe(self, name: str) -> None:
+        """Look at one replica's readiness for as long as its process lives."""
+        pause_s = _FIRST_PROBE_S
+        address = self.replicas[name].address
+        while True:
+            pause_s = min(pause_s * 1.2, _STARTING_PROBE_S)
+            with self.faults.contain("replica probe", name):
+                health = await look(address)
+                before = self.replicas[name]
+                after = probed(before, health, now=self.clock.monotonic())
+                if after.phase is Phase.READY:
+                    self.driver.note_ready(name)
+                if after.phase is not before.phase:
+                    extra = {"replica": name, "phase": after.phase.value}
+                    _LOG.info("replica changed", extra=extra)
+                self._set(after, quiet=after.phase is before.phase)
+            is_ready = self.replicas[name].phase is Phase.READY
+            await asyncio.sleep(_READY_PROBE_S if is_ready else pause_s)
+
+    def _set(self, replica: Replica, *, quiet: bool = False) -> None:
+        self.replicas[replica.name] = replica
+        if not quiet:
+            self.news.note()
+
+
+async def look(address: str) -> Health:
+    """What a replica says about its readiness."""
+    try:
+        answer = await fetch(address, _READY_PATH, timeout_s=_PROBE_TIMEOUT_S)
+    except DeadlineExceededError:
+        return Health.SILENT
+    except UnavailableError:
+        return Health.REFUSED
+    return Health.READY if answer.status == _HTTP_OK else Health.NOT_READY
+
+
+def _adopted(running: Running, *, is_routed: bool, now: float) -> Replica:
+    record, process = running.record, running.process
+    if process is None:
+        phase = Phase.EXITED
+    elif is_routed:
+        phase = Phase.READY
+    else:
+        phase = Phase.STARTING
+    return Replica(
+        name=record.name,
+        serial=record.serial,
+        endpoint=record.endpoint,
+        version=record.version,
+        revision_id=record.revision_id,
+        address=record.address,
+        phase=phase,
+        since=now,
+        pid=None if process is None else process.pid,
+        was_ready=record.was_ready,
+        restarts=record.restarts,
+        answered_at=now,
+        reason="" if process else _UNWATCHED,
+        deaths=record.deaths,
+        death_reason=_UNWATCHED if record.deaths else "",
+    )

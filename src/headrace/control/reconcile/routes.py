@@ -1,0 +1,274 @@
+"""Routes of endpoints: which replicas take their requests, and in what split. Pure."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import msgspec
+
+from headrace.control.desired.state import DesiredArm, DesiredEndpoint, Revision
+from headrace.control.gateway.tls import lacks_secret
+from headrace.control.limits.limiter import LimitedEndpoint, Rules, make_rules
+from headrace.control.reconcile.observed import Phase, Replica
+from headrace.core.spec_access import AccessSettings
+from headrace.gateway import EndpointRoute, RevisionTarget
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolAddresses:
+    """Where pools answer: which of their ready replicas was told to host which revision.
+
+    `told` has revision ids by address, `by_pool` the addresses of each pool.
+    """
+
+    by_pool: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    told: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+    def hosting(self, revision: Revision) -> tuple[str, ...]:
+        """The ready replicas of the revision's pool that host it."""
+        addresses = self.by_pool.get(revision.pool, ())
+        return tuple(a for a in addresses if revision.id in self.told.get(a, frozenset()))
+
+    def still(self, addresses: Iterable[str]) -> tuple[str, ...]:
+        """Those of `addresses` that are a pool's and ready."""
+        return tuple(address for address in addresses if address in self.told)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndpointView:
+    """A desired endpoint beside its replicas, those that drain left out.
+
+    `wanted` are the replicas to keep for each desired revision, by its id. `former` are the others
+    by version: of older revisions, or more than wanted. `current` is the published route. `pools`
+    says where pools answer.
+    """
+
+    endpoint: DesiredEndpoint
+    wanted: Mapping[str, Sequence[Replica]]
+    former: Mapping[str, Sequence[Replica]]
+    current: EndpointRoute | None
+    pools: PoolAddresses
+
+    @classmethod
+    def of(
+        cls,
+        endpoint: DesiredEndpoint,
+        replicas: Iterable[Replica],
+        current: EndpointRoute | None,
+        pools: PoolAddresses | None = None,
+    ) -> "EndpointView":
+        """The view of `endpoint`; `replicas` are all of this endpoint that do not drain."""
+        counts = {arm.revision.id: arm.replicas for arm in endpoint.arms}
+        wanted: dict[str, list[Replica]] = {revision_id: [] for revision_id in counts}
+        former: dict[str, list[Replica]] = defaultdict(list)
+        for replica in sorted(replicas, key=_usefulness):
+            mine = wanted.get(replica.revision_id)
+            if mine is not None and len(mine) < counts[replica.revision_id]:
+                mine.append(replica)
+            else:
+                former[replica.version].append(replica)
+        return cls(
+            endpoint=endpoint,
+            wanted=wanted,
+            former=former,
+            current=current,
+            pools=pools or PoolAddresses(),
+        )
+
+    def is_settled(self, arm: DesiredArm) -> bool:
+        """Whether as many copies of `arm` as its weight needs were ready once, and one is now.
+
+        A copy that crashed later does not unsettle it, else a crash would hold up a rollback.
+        """
+        if arm.revision.pool:
+            return bool(self.pools.hosting(arm.revision))
+        if arm.revision.upstream is not None or arm.replicas == 0:
+            return True
+        replicas = self.wanted[arm.revision.id]
+        were_ready = sum(replica.was_ready for replica in replicas)
+        required = arm.replicas if arm.required is None else min(arm.required, arm.replicas)
+        return were_ready >= required and bool(_ready(replicas))
+
+    @cached_property
+    def may_switch(self) -> bool:
+        """Whether the desired split can take over.
+
+        True when all that it sends requests to is ready, when nothing is left of the current one,
+        or when it has an answer and the current one has none.
+        """
+        weighted = [arm for arm in self.endpoint.arms if arm.weight > 0]
+        if all(self.is_settled(arm) for arm in weighted):
+            return True
+        if self._current_elsewhere():
+            return False
+        survivors = self._current_replicas()
+        if _ready(survivors):
+            return False
+        return not survivors or any(self._can_answer(arm) for arm in weighted)
+
+    def kept(self) -> list[Replica]:
+        """Replicas that must go on: the wanted ones, and former ones that still carry requests."""
+        kept = [replica for replicas in self.wanted.values() for replica in replicas]
+        for version in self._versions_on_former:
+            kept += [replica for replica in self.former.get(version, ()) if replica.was_ready]
+        return kept
+
+    def ready_for(self, key: str) -> tuple[str, ...]:
+        """Addresses that answer for the arm called `key` now, in a stable order."""
+        arm = self.endpoint.arm(key)
+        if arm is not None and arm.revision.pool:
+            hosting = self.pools.hosting(arm.revision)
+            if hosting:
+                return hosting
+        replicas = list(self.wanted[arm.revision.id]) if arm else []
+        version = key.partition("~")[0]
+        if version in self._versions_on_former:
+            replicas += self.former.get(version, ())
+        return tuple(sorted(replica.address for replica in _ready(replicas)))
+
+    def _can_answer(self, arm: DesiredArm) -> bool:
+        if arm.revision.pool:
+            return bool(self.pools.hosting(arm.revision))
+        return arm.revision.upstream is not None or bool(_ready(self.wanted[arm.revision.id]))
+
+    def _current_elsewhere(self) -> bool:
+        """Whether the published split sends requests to a pool, or to somebody else's server."""
+        arms = [arm for arm in self.current.arms if arm.weight > 0] if self.current else []
+        return any(arm.upstream is not None or self.pools.still(arm.replicas) for arm in arms)
+
+    def _current_replicas(self) -> list[Replica]:
+        """What the published split sends requests to, crashed ones included: they come back."""
+        if self.current is None:
+            return []
+        weighted = {arm.version for arm in self.current.arms if arm.weight > 0}
+        everyone = [*self.wanted.values(), *self.former.values()]
+        return [
+            replica
+            for replicas in everyone
+            for replica in replicas
+            if replica.version in weighted and replica.was_ready
+        ]
+
+    @cached_property
+    def _versions_on_former(self) -> set[str]:
+        """Versions for which former replicas still answer."""
+        versions = {a.revision.version for a in self.endpoint.arms if not self.is_settled(a)}
+        if not self.may_switch:
+            assert self.current is not None, "without a current split there is nothing to keep"
+            versions |= {arm.version for arm in self.current.arms}
+        return versions
+
+
+def route_of(view: EndpointView) -> EndpointRoute:
+    """The route that `view` should have now; arms without a ready replica are empty."""
+    endpoint, current = view.endpoint, view.current
+    # Not part of a split: these hold at once, whatever is not ready yet.
+    common = EndpointRoute(
+        name=endpoint.name,
+        arms=(),
+        timeout_s=endpoint.timeout_s,
+        access=endpoint.access,
+        limits=endpoint.limits,
+        slo_latency_s=endpoint.slo_latency_s,
+        request_log=endpoint.request_log,
+    )
+    split: DesiredEndpoint | EndpointRoute = endpoint
+    if view.may_switch:
+        arms = tuple(
+            RevisionTarget(
+                version=arm.revision.version,
+                role=arm.role,
+                weight=arm.weight,
+                replicas=view.ready_for(arm.key),
+                upstream=arm.revision.upstream,
+                pooled=bool(arm.revision.pool),
+            )
+            for arm in endpoint.arms
+        )
+    else:
+        assert current is not None
+        split = current
+        arms = tuple(
+            replace(arm, replicas=view.ready_for(arm.key) or view.pools.still(arm.replicas))
+            for arm in current.arms
+        )
+    scale = endpoint.autoscale
+    answers = any(arm.is_live and arm.weight for arm in arms)
+    if scale is not None and scale.min_replicas == 0 and not answers:
+        return replace(common, arms=arms, held=True, hold_s=scale.hold_s)
+    return replace(
+        common, arms=arms, sticky=split.sticky, mirror=split.mirror, split_id=split.split_id
+    )
+
+
+def live_weights(route: EndpointRoute) -> dict[str, int]:
+    """Weights by arm's key over arms that can answer: those that cannot give theirs to the others.
+
+    Sums to 100 again, by largest remainder. If nobody can answer, the intended weights stay.
+    """
+    intended = {arm.key: arm.weight for arm in route.arms}
+    live = {arm.key: arm.weight for arm in route.arms if arm.is_live and arm.weight}
+    total = sum(live.values())
+    if total in {0, 100}:
+        return intended
+    return dict.fromkeys(intended, 0) | scaled(live, 100)
+
+
+def scaled(weights: Mapping[str, int], total: int) -> dict[str, int]:
+    """`weights` in the same proportion, summing to `total`: by largest remainder."""
+    whole = sum(weights.values())
+    shares = {key: divmod(weight * total, whole) for key, weight in weights.items()}
+    missing = total - sum(quotient for quotient, _ in shares.values())
+    by_rest = sorted(shares, key=lambda key: -shares[key][1])
+    extra = set(by_rest[:missing])
+    return {key: quotient + (key in extra) for key, (quotient, _) in shares.items()}
+
+
+def _ready(replicas: Iterable[Replica]) -> list[Replica]:
+    return [replica for replica in replicas if replica.phase is Phase.READY]
+
+
+def _usefulness(replica: Replica) -> tuple[bool, bool, int]:
+    """Sorts those first that a smaller count should keep: ready, proven, old."""
+    return (replica.phase is not Phase.READY, not replica.was_ready, replica.serial)
+
+
+def gateway_route(route: EndpointRoute, missing: frozenset[str] = frozenset()) -> EndpointRoute:
+    """`route` as Envoy gets it: weights of versions that cannot answer go to the others.
+
+    In a sticky split the gateway does that, so that no other caller is moved. Each endpoint splits
+    its callers by a salt of its own: two on one key are independent.
+
+    Args:
+        missing: Secrets that there are none of: upstreams that need one get no requests.
+    """
+    route = reachable_route(route, missing)
+    sticky = route.sticky
+    if sticky is not None:
+        salted = sticky if sticky.salt else msgspec.structs.replace(sticky, salt=route.name)
+        return replace(route, sticky=salted)
+    weights = live_weights(route)
+    return replace(route, arms=tuple(replace(arm, weight=weights[arm.key]) for arm in route.arms))
+
+
+def reachable_route(route: EndpointRoute, missing: frozenset[str]) -> EndpointRoute:
+    """`route`, with nobody behind the arms whose upstream cannot be spoken to."""
+    if not any(lacks_secret(arm.upstream, missing) for arm in route.arms):
+        return route
+    arms = tuple(
+        replace(arm, upstream=None) if lacks_secret(arm.upstream, missing) else arm
+        for arm in route.arms
+    )
+    return replace(route, arms=arms)
+
+
+def rules_of(access: AccessSettings, routes: Iterable[EndpointRoute]) -> Rules:
+    """Which limits gateways ask the rate limit service for, of these endpoints."""
+    return make_rules(
+        access,
+        (
+            LimitedEndpoint(name=route.name, limits=route.limits, timeout_s=route.timeout_s)
+            for route in routes
+        ),
+    )

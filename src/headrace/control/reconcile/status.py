@@ -1,0 +1,378 @@
+"""How is everything, in one document for people, scripts and the console? Pure."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from headrace.control.agents.roster import GatewayState
+from headrace.control.app.faults import ObjectFault
+from headrace.control.desired.state import POOL_PREFIX, DesiredArm, DesiredEndpoint
+from headrace.control.features.materialize_plan import FeatureViewStatus
+from headrace.control.features.skew_watch import FeatureSkewStatus
+from headrace.control.gateway.certificates import CertificateStatus
+from headrace.control.gateway.first_request import FirstRequest
+from headrace.control.jobs.status import JobView
+from headrace.control.local.sandbox import Isolation
+from headrace.control.reconcile.observed import MANY_FAILURES, Observed, Phase, Replica
+from headrace.control.streams.status import StreamView
+from headrace.core.devices import DeviceUse
+from headrace.gateway import EndpointRoute, MirrorTarget
+from headrace.observe.row_checks import BatchingReport
+
+IsolationOf = Callable[[str], Isolation | None]
+"""How the process of the replica of a name is kept apart."""
+DeviceOf = Callable[[str], DeviceUse | None]
+"""On what the replica of a name runs its model, as it last said."""
+BatchingOf = Callable[[str, str, str], BatchingReport | None]
+"""What replicas report of batching, by endpoint, arm and revision."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaStatus:
+    """One process; `state` is a phase of its life, `reason` why it is not ready."""
+
+    name: str
+    state: str
+    pid: int | None
+    address: str
+    restarts: int
+    reason: str
+    rss_bytes: int | None
+    isolation: Isolation | None = None
+    """How its process is kept apart; null if nobody knows."""
+    device: DeviceUse | None = None
+    """On what its model runs; null until it is loaded, of a pool, and where nobody knows."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RevisionStatus:
+    """One model version behind an endpoint; `weight` is its share of the requests now.
+
+    A revision that is no longer wanted is listed until its last replica is gone. `role`: empty, or
+    `baseline` for the fresh copies that a rollout compares with.
+    """
+
+    version: str
+    model: str
+    weight: int
+    desired_weight: int
+    desired_replicas: int
+    replicas: tuple[ReplicaStatus, ...]
+    role: str = ""
+    runs_code: bool = False
+    """Whether its format runs code of the model's author."""
+    advice: str = ""
+    """Threads and memory that one replica should have, by what was observed."""
+    id: str = ""
+    """The digest of all that its replicas depend on."""
+    batching: BatchingReport | None = None
+    """Whether its requests share batches, and why; null until a replica has loaded the model."""
+    batching_message: str = ""
+    """The same for people."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointStatus:
+    """One endpoint; `message` says what keeps it from being ready, `note` what else to know."""
+
+    name: str
+    ready: bool
+    failed: bool
+    """Whether it cannot become ready without somebody's help."""
+    url: str
+    revisions: tuple[RevisionStatus, ...]
+    message: str
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayStatus:
+    """The Envoy process on this host, and gateways on others."""
+
+    ready: bool
+    pid: int | None
+    restarts: int
+    reason: str
+    certificates: tuple[CertificateStatus, ...] = ()
+    """What callers and upstreams are shown or checked against, and the management API shows."""
+    gateways: tuple[GatewayState, ...] = ()
+    """Those on other hosts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """Everything; `ready` if the gateway and all endpoints are, and all streams run or pause."""
+
+    ready: bool
+    version: str
+    generation: int
+    pid: int
+    metrics_read_at: float | None = None
+    """When `/metrics` was last asked for, in seconds since 1970; null if never since the start."""
+    home: str
+    gateway: GatewayStatus
+    endpoints: tuple[EndpointStatus, ...]
+    addresses: Mapping[str, str]
+    features: tuple[FeatureViewStatus, ...] = ()
+    """Feature views that are applied in the home."""
+    feature_skew: tuple[FeatureSkewStatus, ...] = ()
+    """What was found of services whose features are served."""
+    streams: tuple[StreamView, ...] = ()
+    """Streams, as the spec has them."""
+    jobs: tuple[JobView, ...] = ()
+    """Jobs, as the spec has them."""
+    faults: tuple[ObjectFault, ...] = ()
+    """Objects that wait because looking after them failed; all others go on."""
+
+    @property
+    def is_served(self) -> bool:
+        """Whether the gateway and all endpoints are ready; streams are none of their business."""
+        return self.gateway.ready and all(endpoint.ready for endpoint in self.endpoints)
+
+
+def endpoint_statuses(
+    endpoints: Sequence[DesiredEndpoint],
+    observed: Observed,
+    *,
+    first_requests: Mapping[str, FirstRequest] | None,
+    http_url: str,
+    rss_bytes: Mapping[int, int | None],
+    advice: Callable[[str, str], str] = lambda _endpoint, _arm: "",
+    trouble: Callable[[str, DesiredArm], str] = lambda _endpoint, _arm: "",
+    isolation: IsolationOf = lambda _: None,
+    device: DeviceOf = lambda _: None,
+    batching: BatchingOf = lambda _endpoint, _arm, _revision: None,
+) -> tuple[EndpointStatus, ...]:
+    """The status of every one of `endpoints`.
+
+    Args:
+        first_requests: By endpoint; None if they are not sent.
+        rss_bytes: Memory by pid.
+        advice: What one copy of an endpoint's arm should have.
+        trouble: Why an endpoint's arm cannot be had; empty if it can.
+        isolation: How the process of the replica of a name is kept apart.
+        device: On what the replica of a name runs its model.
+        batching: What replicas report of an arm's batching.
+    """
+    published = {route.name: route for route in observed.published or ()}
+    by_host: dict[str, list[Replica]] = {}
+    for replica in observed.replicas.values():
+        by_host.setdefault(replica.endpoint, []).append(replica)
+    return tuple(
+        _endpoint(
+            endpoint,
+            [r for host in sorted(_hosts_of(endpoint)) for r in by_host.get(host, ())],
+            published.get(endpoint.name),
+            first_requests=first_requests,
+            http_url=http_url,
+            rss_bytes=rss_bytes,
+            advice=advice,
+            trouble=trouble,
+            isolation=isolation,
+            device=device,
+            batching=batching,
+        )
+        for endpoint in endpoints
+    )
+
+
+def _hosts_of(endpoint: DesiredEndpoint) -> set[str]:
+    """Whose replicas answer for `endpoint`: its own, or those of a pool."""
+    pools = {arm.revision.pool for arm in endpoint.arms} - {""}
+    return {endpoint.name, *(f"{POOL_PREFIX}{pool}" for pool in pools)}
+
+
+def is_routed_as_desired(endpoint: DesiredEndpoint, route: EndpointRoute | None) -> bool:
+    """Whether requests follow the desired split, and each weighted version can answer.
+
+    An endpoint that is scaled to zero answers too: its first request waits for the first replica.
+    """
+    if route is None:
+        return False
+    want = {arm.key: arm.weight for arm in endpoint.arms}
+    have = {arm.key: arm.weight for arm in route.arms}
+    if want != have or (route.mirror, route.split_id) != _extras(endpoint, route):
+        return False
+    if route.held:
+        return endpoint.scaled_to_zero
+    return all(arm.is_live for arm in route.arms if arm.weight)
+
+
+def _extras(endpoint: DesiredEndpoint, route: EndpointRoute) -> tuple[MirrorTarget | None, str]:
+    """The mirror and the split's id that a route shall have; a held one has none."""
+    return (None, "") if route.held else (endpoint.mirror, endpoint.split_id)
+
+
+def revision_ids(endpoint: DesiredEndpoint) -> tuple[str, ...]:
+    """The ids of the endpoint's revisions, sorted."""
+    return tuple(sorted(arm.revision.id for arm in endpoint.arms))
+
+
+def _endpoint(
+    endpoint: DesiredEndpoint,
+    replicas: Sequence[Replica],
+    route: EndpointRoute | None,
+    *,
+    first_requests: Mapping[str, FirstRequest] | None,
+    http_url: str,
+    rss_bytes: Mapping[int, int | None],
+    advice: Callable[[str, str], str],
+    trouble: Callable[[str, DesiredArm], str],
+    isolation: IsolationOf,
+    device: DeviceOf,
+    batching: BatchingOf,
+) -> EndpointStatus:
+    problems = [line for arm in _serving_arms(endpoint) for line in _arm_problems(arm, replicas)]
+    troubles = [
+        (arm, why) for arm in _serving_arms(endpoint) if (why := trouble(endpoint.name, arm))
+    ]
+    problems += [f"{_about(arm)}: {why}" for arm, why in troubles]
+    if not problems and not _is_reached(endpoint, route):
+        problems.append("waiting for the gateway to route to it")
+    if not problems and first_requests is not None and _is_asked(endpoint):
+        problems += _first_request_problems(endpoint, first_requests.get(endpoint.name))
+    first = (first_requests or {}).get(endpoint.name)
+    return EndpointStatus(
+        name=endpoint.name,
+        ready=not problems,
+        failed=_has_failed(endpoint, replicas, first_requests if _is_asked(endpoint) else None)
+        or any(arm.revision.upstream is None for arm, _ in troubles),
+        url=f"{http_url}/v2/models/{endpoint.name}/infer",
+        revisions=_revisions(
+            endpoint, replicas, route, rss_bytes, advice, isolation, device, batching
+        ),
+        message="; ".join(problems),
+        note=first.note if first and first.revisions == revision_ids(endpoint) else "",
+    )
+
+
+def _about(arm: DesiredArm) -> str:
+    upstream = arm.revision.upstream
+    version = f"version {arm.revision.version}"
+    return version if upstream is None else f"{version}: upstream {upstream.url}"
+
+
+def _serving_arms(endpoint: DesiredEndpoint) -> list[DesiredArm]:
+    """The arms without which the endpoint is not ready: a rollout's candidate is none of them."""
+    if not endpoint.split_id:
+        return list(endpoint.arms)
+    return [arm for arm in endpoint.arms if arm.required is not None]
+
+
+def _is_reached(endpoint: DesiredEndpoint, route: EndpointRoute | None) -> bool:
+    """Whether requests reach what should answer; during a rollout: anybody."""
+    if endpoint.split_id and route is not None:
+        return any(arm.is_live and arm.weight for arm in route.arms)
+    return is_routed_as_desired(endpoint, route)
+
+
+def _is_asked(endpoint: DesiredEndpoint) -> bool:
+    """Whether a first request is sent: it would be counted in a rollout, and wake a sleeper."""
+    return not endpoint.split_id and not endpoint.scaled_to_zero
+
+
+def _arm_problems(arm: DesiredArm, replicas: Sequence[Replica]) -> list[str]:
+    mine = [r for r in replicas if r.revision_id == arm.revision.id and not r.is_leaving]
+    ready = sum(replica.phase is Phase.READY for replica in mine)
+    if ready >= arm.replicas:
+        return []
+    reasons = list(dict.fromkeys(r.reason for r in mine if r.reason and r.phase is not Phase.READY))
+    said = f": {'; '.join(reasons)}" if reasons else ""
+    return [f"version {arm.revision.version}: {ready} of {arm.replicas} replicas ready{said}"]
+
+
+def _first_request_problems(endpoint: DesiredEndpoint, first: FirstRequest | None) -> list[str]:
+    if first is None or first.revisions != revision_ids(endpoint):
+        return ["waiting for the first answer"]
+    if first.answered:
+        return []
+    status = f" with HTTP status {first.status}" if first.status else ""
+    return [f"the first request failed{status}: {first.message}"]
+
+
+def _has_failed(
+    endpoint: DesiredEndpoint,
+    replicas: Sequence[Replica],
+    first_requests: Mapping[str, FirstRequest] | None,
+) -> bool:
+    wanted = {arm.revision.id for arm in _serving_arms(endpoint)}
+    mine = [r for r in replicas if r.revision_id in wanted and not r.is_leaving]
+    if any(replica.cannot_load for replica in mine):
+        return True
+    if any(r.failures >= MANY_FAILURES and r.phase is not Phase.READY for r in mine):
+        return True
+    first = (first_requests or {}).get(endpoint.name)
+    return first is not None and not first.answered and set(first.revisions) == wanted
+
+
+def _revisions(  # noqa: PLR0917  # each is another kind of fact
+    endpoint: DesiredEndpoint,
+    replicas: Sequence[Replica],
+    route: EndpointRoute | None,
+    rss_bytes: Mapping[int, int | None],
+    advice: Callable[[str, str], str],
+    isolation: IsolationOf,
+    device: DeviceOf,
+    batching: BatchingOf,
+) -> tuple[RevisionStatus, ...]:
+    weights = {arm.key: arm.weight for arm in route.arms} if route else {}
+    wanted = {arm.revision.id: arm for arm in endpoint.arms}
+    own = [replica for replica in replicas if replica.endpoint == endpoint.name]
+    former = {r.revision_id: r.version for r in own if r.revision_id not in wanted}
+    rows = []
+    for revision_id, version in [
+        *((arm.revision.id, arm.revision.version) for arm in endpoint.arms),
+        *former.items(),
+    ]:
+        arm = wanted.get(revision_id)
+        # Two revisions of one version share its weight; it is shown at the wanted one.
+        shows_weight = arm is not None or version not in {
+            other.revision.version for other in endpoint.arms
+        }
+        report = batching(endpoint.name, arm.key, revision_id) if arm else None
+        rows.append(
+            RevisionStatus(
+                id=revision_id,
+                batching=report,
+                batching_message="" if report is None else report.text,
+                version=version,
+                model=arm.revision.model if arm else "",
+                weight=weights.get(arm.key if arm else version, 0) if shows_weight else 0,
+                role=arm.role if arm else "",
+                runs_code=arm.revision.runs_code if arm else False,
+                advice=advice(endpoint.name, arm.key) if arm else "",
+                desired_weight=arm.weight if arm else 0,
+                desired_replicas=arm.replicas if arm else 0,
+                replicas=tuple(
+                    _replica(replica, rss_bytes, isolation, device)
+                    for replica in sorted(replicas, key=lambda r: r.serial)
+                    if _runs(replica, revision_id, arm)
+                ),
+            )
+        )
+    return tuple(rows)
+
+
+def _runs(replica: Replica, revision_id: str, arm: DesiredArm | None) -> bool:
+    """Whether `replica` answers for a revision: it runs it, or is of the pool that hosts it."""
+    if arm is not None and arm.revision.pool:
+        return replica.endpoint == f"{POOL_PREFIX}{arm.revision.pool}"
+    return replica.revision_id == revision_id
+
+
+def _replica(
+    replica: Replica,
+    rss_bytes: Mapping[int, int | None],
+    isolation: IsolationOf,
+    device: DeviceOf,
+) -> ReplicaStatus:
+    return ReplicaStatus(
+        name=replica.name,
+        state=replica.phase.value,
+        pid=replica.pid,
+        address=replica.address,
+        restarts=replica.restarts,
+        reason=replica.reason,
+        rss_bytes=None if replica.pid is None else rss_bytes.get(replica.pid),
+        isolation=None if replica.pid is None else isolation(replica.name),
+        device=device(replica.name) if replica.phase is Phase.READY else None,
+    )

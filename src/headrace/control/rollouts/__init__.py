@@ -1,0 +1,1 @@
+"""Rollouts under way: their driver, evidence and status."""

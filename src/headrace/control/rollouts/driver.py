@@ -1,0 +1,430 @@
+"""Driver of rollouts: asks the pure machine every second, stores, and moves the traffic."""
+
+import asyncio
+import logging
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final, Protocol
+
+import msgspec
+
+from headrace.control.app.faults import LOOP, Faults
+from headrace.control.app.journal import Journal
+from headrace.control.auth.audit_log import Change
+from headrace.control.desired.aims import BASELINE, Aims
+from headrace.control.reconcile.observed import Phase as ReplicaPhase
+from headrace.control.reconcile.observed import Replica
+from headrace.control.rollouts.events import events_of, rollout_changes
+from headrace.control.rollouts.evidence import Reading, share_of
+from headrace.control.rollouts.watching import CANDIDATE, View, Watch, batch_of
+from headrace.control.state.records import Assignment, Event, RolloutRecord
+from headrace.control.state.store import Store
+from headrace.control.telemetry.reports import Reports
+from headrace.core import Clock, HeadraceError, ModelNotFoundError, NotFoundError
+from headrace.gateway import GatewayStatistics
+from headrace.rollout.evidence import Evidence
+from headrace.rollout.machine import advance, command, due_at
+from headrace.rollout.outlook import observed_load, outlook
+from headrace.rollout.readings import RewardSums
+from headrace.rollout.sequences import Sequences
+from headrace.rollout.state import Facts, RolloutState, Verb
+from headrace.serving.report import Observe, ReplicaReport
+
+_LOG: Final = logging.getLogger("headrace.control")
+_EVERY_S: Final = 1.0
+_FRESH_EVERY_S: Final = 0.25
+_FRESH_S: Final = 5.0
+_SAVE_EVIDENCE_S: Final = 1.0
+_FORGET_EVERY_S: Final = 60.0
+_RATE_WINDOW_S: Final = 5.0
+_REWARDS_SHARE: Final = 20.0
+"""Summing up rewards takes one part in so many of the time at most."""
+FAULT_KINDS: Final = ("rollout", "rollout step", "rollout reports", "rollout evidence")
+"""What is contained for itself: judging, moving on, asking replicas, and showing the evidence."""
+
+
+class ArmSource(Protocol):
+    """What counts requests by arm."""
+
+    async def read_arms(self, endpoints: Collection[str]) -> GatewayStatistics:
+        """Totals of the endpoints' splits.
+
+        Raises:
+            HeadraceError: The gateway does not answer.
+        """
+
+
+@dataclass(slots=True, kw_only=True)
+class RolloutDriver:
+    """Moves every rollout on for as long as `run` is awaited, and takes people's words.
+
+    `take_up`: makes what was stored, maybe on another host, right for this one.
+    """
+
+    store: Store
+    journal: Journal
+    aims: Aims
+    gateway: ArmSource
+    clock: Clock
+    take_up: Callable[[RolloutRecord], RolloutRecord] = lambda record: record
+    faults: Faults = field(default_factory=Faults)
+    reports: Reports = field(init=False)
+    _watches: dict[str, Watch] = field(default_factory=dict)
+    _healthy: dict[tuple[str, str], bool] = field(default_factory=dict)
+    _rates: dict[str, tuple[float, int, float]] = field(default_factory=dict)
+    _forgot_at: float = -math.inf
+
+    def load(self) -> None:
+        """Take up the rollouts that the store knows, blocking; before `run`."""
+        stored = self.store.newest_rollouts.blocking().values()
+        self.aims.aim(
+            rollouts=[
+                record if record.state.phase.is_over else self.take_up(record) for record in stored
+            ]
+        )
+        for record in self.aims.active():
+            extra = {"rollout": record.id, "endpoint": record.endpoint}
+            _LOG.info("went on with rollout, which is %s", record.state.phase.value, extra=extra)
+
+    async def run(self) -> None:
+        """Move rollouts on until cancelled."""
+        loop = asyncio.get_running_loop()
+        next_look = loop.time()
+        while True:
+            change, pause_s = self.aims.reconciler.news.next, _EVERY_S
+            with self.faults.contain(LOOP, "rollouts"):
+                if self.aims.active() and loop.time() >= next_look:
+                    next_look = loop.time() + self._look_again_s()
+                    await self.look()
+                change = self.aims.reconciler.news.next
+                await self.step()
+                pause_s = self._pause_s(next_look - loop.time())
+            try:
+                async with asyncio.timeout(pause_s):
+                    await change.wait()
+            except TimeoutError:
+                continue
+
+    async def command(
+        self, name: str, verb: Verb, *, actor: str = "", reason: str = ""
+    ) -> RolloutRecord:
+        """Tell an endpoint's rollout what to do.
+
+        Raises:
+            ModelNotFoundError: There is no such endpoint.
+            NotFoundError: It has no rollout.
+            FailedPreconditionError: The verb means nothing at this point.
+        """
+        async with self.aims.lock:
+            record = self.aims.rollout(name)
+            if self.aims.desired.endpoint(name) is None:
+                raise ModelNotFoundError(name)
+            if record is None:
+                message = f"endpoint '{name}' has no rollout; `headrace rollout start` begins one"
+                raise NotFoundError(message)
+            said = f"{reason} ({actor})" if reason and actor else reason or actor
+            now = self._watch(record).elapsed(self.clock.monotonic())
+            state = command(record.state, verb, now=now, reason=said)
+            return await self._move(record, state, actor=actor, action=f"rollout.{verb}")
+
+    def counted(self, record: RolloutRecord) -> Mapping[str, int | float]:
+        """How much was counted for a rollout so far, as its evidence sums it up.
+
+        Of one that has ended, what was stored; nothing if that cannot be read any more.
+        """
+        with self.faults.contain("rollout evidence", record.endpoint):
+            evidence = self._evidence(record)
+            return {} if evidence is None else evidence.summary()
+        return {}
+
+    def sequences(self, record: RolloutRecord) -> Sequences:
+        """The metrics' intervals over a rollout's life so far.
+
+        Of one that has ended, what was stored; empty if that cannot be read any more.
+        """
+        evidence = self._evidence(record)
+        return Sequences.start() if evidence is None else evidence.sequences
+
+    async def look(self) -> None:
+        """Read what was counted since the last look, and judge."""
+        active = self.aims.active()
+        try:
+            gateway = await self.gateway.read_arms([record.endpoint for record in active])
+        except HeadraceError as error:
+            _LOG.warning("cannot read the gateway's counts", extra={"error": str(error)})
+            return
+        self._healthy = dict(gateway.healthy)
+        for record in active:
+            with self.faults.contain("rollout", record.endpoint):
+                view = View.of(record, self.aims)
+                if view is not None:
+                    await self._count(view, gateway)
+        await self._forget_old()
+
+    async def step(self) -> None:
+        """Move on every rollout for which something happened or is due."""
+        for record in self.aims.active():
+            with self.faults.contain("rollout step", record.endpoint):
+                view, watch = View.of(record, self.aims), self._watch(record)
+                if view is not None and view.failure and not watch.has_failed:
+                    watch.has_failed = True
+                    await self.look()  # what failed with it belongs into the reason
+                async with self.aims.lock:
+                    current = self.aims.rollout(record.endpoint)
+                    view = View.of(current, self.aims) if current else None
+                    if current is None or view is None or current.id != record.id:
+                        continue
+                    await self._settle(current, advance(current.state, self._facts(view)))
+        active = self.aims.active()
+        for ended in self._watches.keys() - {record.id for record in active}:
+            del self._watches[ended]
+        for kind in FAULT_KINDS:
+            self.faults.keep_only(kind, [record.endpoint for record in active])
+
+    def problem(self, record: RolloutRecord) -> str:
+        """Why a rollout waits though it should go on; empty if nothing is wrong."""
+        problems = (self.faults.problem(kind, record.endpoint) for kind in FAULT_KINDS)
+        return "" if record.state.phase.is_over else "; ".join(filter(None, problems))
+
+    def wanted(self) -> list[Replica]:
+        """Replicas whose reports are needed."""
+        found: dict[str, Replica] = {}
+        for record in self.aims.active():
+            with self.faults.contain("rollout reports", record.endpoint):
+                view = View.of(record, self.aims)
+                for replica in view.replicas if view else ():
+                    if replica.phase is ReplicaPhase.READY:
+                        found[replica.name] = replica
+        return list(found.values())
+
+    def observe(self, replica: Replica) -> Observe:
+        """What a replica shall look at: nothing where no rollout is under way."""
+        record = self.aims.rollout(replica.endpoint)
+        if record is None or record.state.phase.is_over:
+            return Observe()
+        view = View.of(record, self.aims)
+        if view is None:
+            return Observe()
+        answer_bytes = self.reports.answer_bytes(replica.name)
+        return view.observe(replica, self._rate(replica.name), answer_bytes)
+
+    async def _count(self, view: View, gateway: GatewayStatistics) -> None:
+        record, now = view.record, self.clock.monotonic()
+        watch = self._watch(record)
+        watch.elapsed(now)
+        # A verdict that cannot be renewed decides nothing.
+        former, watch.verdict = watch.verdict, None
+        reports = {
+            replica.name: report
+            for replica in view.replicas
+            if (report := self.reports.together(replica.name)) is not None
+        }
+        self._note_rates(reports, now)
+        reading = view.reading(now=now, epoch=gateway.epoch, totals=gateway.arms, reports=reports)
+        if view.needs_answers:
+            reading = await self._with_answers(view, watch, reading)
+        increment = watch.counter.read(reading)
+        share = watch.counter.share
+        if share is None:  # of those that died while no control plane watched
+            share = record.state.traffic.share
+        has_died = watch.evidence.note_deaths(view.deaths(), share=share)
+        if increment is None and not has_died:
+            watch.verdict = former
+            return
+        if increment is not None:
+            watch.evidence.add(increment)
+            watch.note_predictions(reports.values())
+        watch.judge(self.clock.now())
+
+    async def _with_answers(self, view: View, watch: Watch, reading: Reading) -> Reading:
+        """`reading` with what single answers say: pairs, callers, rewards."""
+        now, store, rollout = reading.at, self.store, view.record.id
+        if watch.units is None:
+            watch.units = await store.unit_tally(rollout)
+            watch.positions = dict(watch.units.positions)
+        ready = view.answering
+        pages = await asyncio.gather(
+            *(self.reports.answers(replica, watch.after(replica)) for replica in ready)
+        )
+        present = {replica.name for replica in view.replicas}
+        positions = {name: known for name, known in watch.positions.items() if name in present}
+        for replica, page in zip(ready, pages, strict=True):
+            positions[replica.name] = replica.process, page.cursor
+        assignments: list[Assignment] = []
+        is_counted = watch.counter.knows_callers(reading)
+        for replica, page in zip(ready, pages, strict=True):
+            is_shadow = view.record.state.traffic.mirror_percent > 0
+            if is_shadow and view.is_candidate(replica):
+                watch.pairing.add_shadow(page.answers, now)
+            elif is_shadow:
+                watch.pairing.add_primary(page.answers, now)
+            elif is_counted:
+                assignments += view.assignments(replica, page.answers, self.clock.now())
+        if view.needs_assignments:
+            await store.add_assignments(assignments)
+            began = self.clock.monotonic()
+            if began >= watch.rewards_due:  # of a million units it takes a second
+                sums = await store.reward_sums(rollout)
+                watch.rewards = (
+                    sums.get(BASELINE, RewardSums()),
+                    sums.get(CANDIDATE, RewardSums()),
+                )
+                ended = self.clock.monotonic()
+                watch.rewards_due = ended + _REWARDS_SHARE * (ended - began)
+        if positions != watch.positions:  # last: what is read before it is stored is read again
+            batch = batch_of(
+                assignments if view.endpoint.sticky is not None else (),
+                share=0.0 if reading.split is None else share_of(reading.split),
+                positions=positions,
+            )
+            watch.units = await store.add_units(rollout, batch)
+            watch.evidence.note_units(watch.units)
+            watch.positions = positions
+        return replace(
+            reading,
+            pairs=watch.pairing.take(),
+            rewards=watch.rewards,
+        )
+
+    def _facts(self, view: View) -> Facts:
+        watch = self._watch(view.record)
+        name = view.record.endpoint
+        failure = view.failure or self._not_loaded(view)
+        crashes = watch.verdict.metric("crashes") if watch.verdict is not None else None
+        if failure and crashes is not None:
+            failure = f"{failure}; {crashes.reason}"
+        healthy = {key: ok for (endpoint, key), ok in self._healthy.items() if endpoint == name}
+        return Facts(
+            now=watch.elapsed(self.clock.monotonic()),
+            candidate_ready=view.is_ready(healthy),
+            candidate_failed=failure,
+            in_force=view.in_force,
+            verdict=watch.verdict,
+            judged_at=watch.judged_at,
+            step_samples=watch.counter.samples,
+            cannot_suffice=self._cannot_suffice(view.record.state, watch),
+        )
+
+    def _cannot_suffice(self, state: RolloutState, watch: Watch) -> str:
+        """Why too few requests came for a decision in time; empty if enough did, or before."""
+        settings, due = state.settings, due_at(state)
+        is_asked = settings.on_timeout is None and due is not None and watch.elapsed_s >= due
+        load = observed_load(state, watch.evidence.summary()) if is_asked else None
+        expected = outlook(settings, load) if load else None
+        return "" if expected is None or expected.suffices else expected.text
+
+    def _not_loaded(self, view: View) -> str:
+        """Which copy of a pool could not load the candidate; empty while all may."""
+        for replica in view.replicas:
+            if not replica.query or not view.is_candidate(replica):
+                continue
+            report = self.reports.latest(replica.name)
+            if report is not None and not report.ready:
+                copy = replica.name.partition("/")[0]
+                return f"{copy}: version {replica.version} cannot be loaded; its log says why"
+        return ""
+
+    async def _settle(self, record: RolloutRecord, state: RolloutState) -> None:
+        """Keep what `advance` said: at once if it moved, now and then if only more was counted."""
+        before = record.state
+        counted = {"verdict": before.verdict, "elapsed_s": before.elapsed_s}
+        if msgspec.structs.replace(state, **counted) != before:
+            await self._move(record, state)
+            return
+        newer = msgspec.structs.replace(record, state=state)
+        if self.clock.monotonic() - self._watch(record).saved_at >= _SAVE_EVIDENCE_S:
+            newer = await self._save(newer, [])
+        self.aims.rollouts[record.endpoint] = newer
+
+    async def _move(
+        self, record: RolloutRecord, state: RolloutState, *, actor: str = "", action: str = ""
+    ) -> RolloutRecord:
+        """Store a rollout's new state, then aim at it."""
+        now = self.clock.now()
+        if state.phase is not record.state.phase:
+            state = msgspec.structs.replace(state, since=now)
+        events = events_of(record, state, now=now, actor=actor)
+        changes = rollout_changes(record, state, now=now, actor=actor, action=action)
+        moved = await self._save(msgspec.structs.replace(record, state=state), events, changes)
+        for event in events:
+            extra = {"endpoint": record.endpoint, "rollout": record.id}
+            _LOG.info("%s", event.message.splitlines()[0], extra=extra)
+        self.aims.aim(rollouts=[moved])
+        self.journal.note()
+        return moved
+
+    async def _save(
+        self, record: RolloutRecord, events: Sequence[Event], changes: Sequence[Change] = ()
+    ) -> RolloutRecord:
+        whole = record
+        with self.faults.contain("rollout evidence", record.endpoint):  # abort works without it
+            watch = self._watch(record)
+            watch.saved_at = self.clock.monotonic()
+            whole = msgspec.structs.replace(record, evidence=watch.evidence.encode())
+        return await self.store.save_rollout(whole, events=events, changes=changes)
+
+    def _evidence(self, record: RolloutRecord) -> Evidence | None:
+        watch = self._watches.get(record.id)
+        if watch is not None:
+            return watch.evidence
+        if not record.evidence:
+            return None
+        try:
+            return Evidence.decode(record.state.settings, record.evidence)
+        except HeadraceError:
+            return None
+
+    def _watch(self, record: RolloutRecord) -> Watch:
+        watch = self._watches.get(record.id)
+        if watch is None:
+            watch = self._watches[record.id] = Watch.over(record, self.clock.monotonic())
+        return watch
+
+    def _look_again_s(self) -> float:
+        """Every second; more often where a weight has just come: what is bad shows at once."""
+        states = [record.state for record in self.aims.active()]
+        is_fresh = any(
+            state.step_since is not None and state.elapsed_s - state.step_since < _FRESH_S
+            for state in states
+        )
+        return _FRESH_EVERY_S if is_fresh else _EVERY_S
+
+    def _pause_s(self, until_look_s: float) -> float:
+        """How long nothing happens by itself."""
+        active, now = self.aims.active(), self.clock.monotonic()
+        waits = [
+            due - self._watch(record).elapsed(now)
+            for record in active
+            if (due := due_at(record.state)) is not None
+        ]
+        if active:
+            waits.append(until_look_s)
+        return max(min(waits, default=_FORGET_EVERY_S), 0.0)
+
+    def _note_rates(self, reports: Mapping[str, ReplicaReport], now: float) -> None:
+        """Remember how busy replicas are, for how many answers can be looked at."""
+        for name, report in reports.items():
+            at, received, rate = self._rates.get(name, (now, report.received, 0.0))
+            if now - at >= _RATE_WINDOW_S:
+                rate = max(report.received - received, 0) / (now - at)
+                at, received = now, report.received
+            self._rates[name] = (at, received, rate)
+
+    def _rate(self, name: str) -> float:
+        """Requests per second of one replica, as its reports say."""
+        return self._rates.get(name, (0.0, 0, 0.0))[2]
+
+    async def _forget_old(self) -> None:
+        """Let go of what no feedback can name any more."""
+        now = self.clock.monotonic()
+        if now - self._forgot_at < _FORGET_EVERY_S:
+            return
+        self._forgot_at = now
+        windows = [
+            metric.window_s
+            for record in self.aims.rollouts.values()
+            if (metric := record.state.settings.metrics.reward) is not None
+        ]
+        if windows:
+            await self.store.forget_before(self.clock.now() - max(windows))

@@ -1,0 +1,151 @@
+"""Events and audit log entries of a rollout that moves, with the numbers behind them."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from headrace.control.auth.audit_log import Change
+from headrace.control.state.records import Event, RolloutRecord
+from headrace.core import span
+from headrace.rollout.state import Phase, RolloutState
+
+PHASE_REASONS: Final = {
+    Phase.PREPARING: "Preparing",
+    Phase.PROGRESSING: "Progressing",
+    Phase.PAUSED: "Paused",
+    Phase.KEEPING: "Switched",
+    Phase.PROMOTED: "Promoted",
+    Phase.ROLLED_BACK: "RolledBack",
+    Phase.ABORTED: "Aborted",
+    Phase.REPORTED: "Reported",
+    Phase.SUPERSEDED: "Superseded",
+}
+"""The word for programs that an event about a new phase has."""
+
+
+def events_of(
+    record: RolloutRecord, state: RolloutState, *, now: float, actor: str = ""
+) -> list[Event]:
+    """The events of the move from a rollout's stored state to `state`; most moves have one."""
+    before = record.state
+    found: list[tuple[str, str]] = []
+    if state.traffic.candidate != before.traffic.candidate and not state.phase.is_over:
+        old, new = before.traffic.candidate, state.traffic.candidate
+        version = record.target.arms[0].key
+        found.append(
+            ("Weight", f"rollout {record.id}: version {version} goes from {old} to {new} %")
+        )
+    if state.phase is not before.phase:
+        phase = state.phase.value.replace("_", " ")
+        after = f" after {span(state.elapsed_s)}" if state.phase.is_over else ""
+        message = f"rollout {record.id} is {phase}{after}: {state.reason}"
+        found.append((PHASE_REASONS[state.phase], message))
+    return [
+        _event(record, state, now=now, reason=reason, message=message, actor=actor)
+        for reason, message in found
+    ]
+
+
+def _event(
+    record: RolloutRecord,
+    state: RolloutState,
+    *,
+    now: float,
+    reason: str,
+    message: str,
+    actor: str,
+) -> Event:
+    data: dict[str, Any] = {
+        "phase": state.phase.value,
+        "step": state.step,
+        "from_version": " and ".join(arm.key for arm in record.source.arms),
+        "to_version": record.target.arms[0].key,
+        "duration_s": state.elapsed_s,
+        "decided_by": "" if state.decided_by is None else state.decided_by.value,
+        "why": state.reason,
+        "weights": {
+            "candidate": state.traffic.candidate,
+            "baseline": state.traffic.baseline,
+            "stable": state.traffic.stable,
+        },
+    }
+    if state.verdict is not None:
+        data["verdict"] = msgspec.to_builtins(state.verdict)
+    return Event(
+        at=now,
+        endpoint=record.endpoint,
+        kind="rollout",
+        reason=reason,
+        message=message,
+        generation=record.target.generation,
+        rollout=record.id,
+        actor=actor,
+        data=data,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutEnd:
+    """A rollout that was decided, or a blue-green one that switched, in an endpoint's history.
+
+    `at`: seconds since 1970. `duration_s`: how long it was watched until then. `decided_by`: the
+    person who said so, else `verdict`, `replicas`, `plan`, `time` or `hand`. `why`: in a line.
+    """
+
+    id: str
+    at: float
+    phase: str
+    from_version: str
+    to_version: str
+    duration_s: float
+    decided_by: str
+    why: str
+
+
+def ends_of(events: Iterable[Event]) -> list[RolloutEnd]:
+    """The ends that `events` tell of, in their order."""
+    ends = {phase.value for phase in Phase if phase.is_over or phase is Phase.KEEPING}
+    return [
+        RolloutEnd(
+            id=event.rollout,
+            at=event.at,
+            phase=phase,
+            from_version=event.data.get("from_version", ""),
+            to_version=event.data.get("to_version", ""),
+            duration_s=event.data.get("duration_s", 0.0),
+            decided_by=event.actor or event.data.get("decided_by", ""),
+            why=event.data.get("why", event.message).partition("\n")[0],
+        )
+        for event in events
+        if event.kind == "rollout"
+        and event.reason != "Weight"
+        and (phase := event.data.get("phase", "")) in ends
+    ]
+
+
+def rollout_changes(
+    record: RolloutRecord, state: RolloutState, *, now: float, actor: str, action: str
+) -> list[Change]:
+    """The entry of a move from a rollout's stored state to `state`; none if it only went a step on.
+
+    Args:
+        action: What a person said; empty if nobody did.
+    """
+    if not action and state.phase is record.state.phase:
+        return []
+    return [
+        Change(
+            at=now,
+            actor=actor,
+            action=action or f"rollout.{state.phase}",
+            object=f"{record.endpoint} {record.id}",
+            before=_told(record.state),
+            after={**_told(state), "reason": state.reason},
+        )
+    ]
+
+
+def _told(state: RolloutState) -> dict[str, Any]:
+    return {"phase": state.phase.value, "step": state.step, "weight": state.traffic.candidate}

@@ -1,0 +1,380 @@
+"""Evidence of rollouts: what one interval adds, and pairs of answers to the same request."""
+
+from collections import Counter as Tally
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+import numpy as np
+
+from headrace.core import Array
+from headrace.core.spec_rollout import DisagreementSpec
+from headrace.gateway import ArmStatistics
+from headrace.rollout.readings import ArmCounts, Increment, LatencyCounts, PairCounts, RewardSums
+from headrace.serving.report import Answer, SampledTensor
+
+NO_PAIRS: Final = PairCounts()
+_NOTHING: Final = ArmStatistics()
+Split = tuple[int, int]
+"""Weights of the candidate and of what it is compared with."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Predictions:
+    """What one replica has counted of its answers; `is_candidate` says for which arm."""
+
+    is_candidate: bool
+    kind: str
+    counts: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """One look at everything. `split`: None while what is in force is not what was asked for.
+
+    `epoch`: of the gateway's process; another one counts from 0. `predictions`: by replica, of
+    those that told; `all_told`: that no answering one is missing, or its arm's would be.
+    `at` is of the monotonic clock. `step` is the rollout's, and `step_since` when it came into
+    force. `is_sticky`: callers stay on the arm that they were sent to first.
+    """
+
+    at: float
+    epoch: str
+    split: Split | None
+    candidate: ArmStatistics = _NOTHING
+    baseline: ArmStatistics = _NOTHING
+    predictions: Mapping[str, Predictions] = field(default_factory=dict)
+    all_told: bool = True
+    pairs: PairCounts = NO_PAIRS
+    rewards: tuple[RewardSums, RewardSums] | None = None
+    """The baseline's and the candidate's, so far."""
+    heard: frozenset[tuple[str, int]] | None = None
+    """Which processes answer and keep whom; None while one that answers does not."""
+    step_since: float | None = None
+    step: int = 0
+    is_sticky: bool = False
+    lost: Split | None = None
+    """The weights asked for, while an arm that has one cannot answer: `split` is None then."""
+    is_alive: tuple[bool, bool] = (True, True)
+    """Whether the candidate, and all that it is compared with, can answer."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Counter:
+    """Turns readings into increments. `samples`: of the smaller arm in this step."""
+
+    warmup_s: float
+    samples: int = 0
+    _split: Split | None = None
+    _since: float = 0.0
+    _last: Reading | None = None
+    _counted: dict[str, Predictions] = field(default_factory=dict)
+    _seen: tuple[int, int] = (0, 0)
+    _last_split: Split | None = None
+    _step_since: float | None = None
+
+    @property
+    def share(self) -> float | None:
+        """The candidate's share of the requests that was in force last; None before there was."""
+        return None if self._last_split is None else share_of(self._last_split)
+
+    def knows_callers(self, reading: Reading) -> bool:
+        """Whether both versions kept who called for all of an interval that counts."""
+        last = self._last
+        if last is None or not self._goes_on(reading):
+            return False
+        return last.heard is not None and last.heard == reading.heard
+
+    def read(self, reading: Reading) -> Increment | None:
+        """What was added since the last reading; None if it may not be counted."""
+        last = self._last if self._goes_on(reading) else None
+        split = reading.split
+        if split is None and self._last is not None:
+            return self._lost(self._last, reading)
+        self._last = None if split is None else reading
+        self._last_split = self._last_split if split is None else split
+        if split != self._split:
+            self._split, self._since = split, reading.at
+            self._seen, self.samples = (0, 0), 0
+        if reading.step_since != self._step_since:
+            self._step_since = reading.step_since
+            self._seen, self.samples = (0, 0), 0
+        if split is None or last is None:
+            self._note_predictions(reading)
+            return None
+        is_cold = last.at - self._since < self.warmup_s
+        classes = self._new_predictions(reading)
+        if is_cold or reading.all_told:
+            self._note_predictions(reading)
+        candidate = _arm(last.candidate, reading.candidate, classes[True])
+        baseline = _arm(last.baseline, reading.baseline, classes[False])
+        if is_cold:
+            candidate, baseline = _cold(candidate), _cold(baseline)
+        else:
+            seen = self._seen
+            self._seen = (seen[0] + candidate.requests, seen[1] + baseline.requests)
+        copies = reading.pairs.pairs + reading.pairs.unanswered
+        self.samples = _smaller(self._seen, split, copies + self.samples)
+        rewards = reading.rewards
+        return Increment(
+            at=reading.at,
+            duration_s=reading.at - last.at,
+            share=share_of(split),
+            step=reading.step,
+            is_sticky=reading.is_sticky,
+            candidate=candidate,
+            baseline=baseline,
+            pairs=reading.pairs,
+            baseline_reward=rewards[0] if rewards else None,
+            candidate_reward=rewards[1] if rewards else None,
+        )
+
+    def _lost(self, last: Reading, reading: Reading) -> Increment | None:
+        """How requests ended in the interval in which an arm died, by the split until then.
+
+        They were sent by that split, until the other arm got the dead one's share: what it got
+        beyond its own is left out in proportion, failures too, so that the death gives it no
+        credit. It is the last interval of its split.
+        """
+        self._last, self._split = None, None
+        self._note_predictions(reading)
+        if reading.lost is None or (reading.lost, reading.epoch) != (last.split, last.epoch):
+            return None
+        share = share_of(reading.lost)
+        none = Tally[tuple[str, str]]()
+        candidate = _cold(_arm(last.candidate, reading.candidate, none))
+        baseline = _cold(_arm(last.baseline, reading.baseline, none))
+        if 0.0 < share < 1.0 and reading.is_alive == (False, True):
+            baseline = _at_most(baseline, candidate.requests * (1.0 - share) / share)
+        elif 0.0 < share < 1.0 and reading.is_alive == (True, False):
+            candidate = _at_most(candidate, baseline.requests * share / (1.0 - share))
+        return Increment(
+            at=reading.at,
+            duration_s=reading.at - last.at,
+            share=share,
+            step=last.step,
+            is_sticky=last.is_sticky,
+            candidate=candidate,
+            baseline=baseline,
+        )
+
+    def _goes_on(self, reading: Reading) -> bool:
+        last = self._last
+        return last is not None and (last.split, last.epoch) == (reading.split, reading.epoch)
+
+    def _note_predictions(self, reading: Reading) -> None:
+        self._counted.update(reading.predictions)
+
+    def _new_predictions(self, reading: Reading) -> dict[bool, Tally[tuple[str, str]]]:
+        """New answers by arm, kind and class. Until all have told, each keeps its place."""
+        found: dict[bool, Tally[tuple[str, str]]] = {True: Tally(), False: Tally()}
+        if not reading.all_told:
+            return found
+        for name, now in reading.predictions.items():
+            before = self._counted.get(name)
+            counts = before.counts if before and _went_on(before, now) else {}
+            for label, count in now.counts.items():
+                found[now.is_candidate][now.kind, label] += count - counts.get(label, 0)
+        return found
+
+
+def _went_on(before: Predictions, now: Predictions) -> bool:
+    """Whether `now` counts on from `before`: else its process began anew."""
+    return all(now.counts.get(label, 0) >= count for label, count in before.counts.items())
+
+
+def _arm(before: ArmStatistics, now: ArmStatistics, classes: Tally[tuple[str, str]]) -> ArmCounts:
+    buckets = {
+        bucket: count - before.latency.get(bucket, 0) for bucket, count in now.latency.items()
+    }
+    added = sorted((bucket, count) for bucket, count in buckets.items() if count > 0)
+    return ArmCounts(
+        requests=max(now.requests - before.requests, 0),
+        errors=max(now.errors - before.errors, 0),
+        rejections=max(now.rejections - before.rejections, 0),
+        latency=LatencyCounts(
+            lower_s=tuple(lower for (lower, _), _ in added),
+            width_s=tuple(width for (_, width), _ in added),
+            counts=tuple(count for _, count in added),
+        ),
+        classes={label: n for (kind, label), n in classes.items() if kind == "class" and n},
+        scores={float(edge): n for (kind, edge), n in classes.items() if kind == "score" and n},
+    )
+
+
+def _cold(counts: ArmCounts) -> ArmCounts:
+    """How requests ended, and nothing of what a warm-up changes: caches, connections, threads."""
+    return msgspec.structs.replace(counts, latency=LatencyCounts(), classes={}, scores={})
+
+
+def _at_most(counts: ArmCounts, requests: float) -> ArmCounts:
+    """Counts of which all beyond `requests` is left out in proportion."""
+    if counts.requests <= requests:
+        return counts
+    part = requests / counts.requests
+    return msgspec.structs.replace(
+        counts,
+        requests=round(requests),
+        errors=round(counts.errors * part),
+        rejections=round(counts.rejections * part),
+    )
+
+
+def share_of(split: Split) -> float:
+    """The candidate's share of the requests to both; 0 without any."""
+    total = sum(split)
+    return split[0] / total if total else 0.0
+
+
+def _smaller(seen: Split, split: Split, pairs: int) -> int:
+    """Requests of the smaller arm that has a weight; pairs where only copies are sent."""
+    counts = [count for count, weight in zip(seen, split, strict=True) if weight]
+    return min(counts) if split[0] else pairs
+
+
+_MOST_WAITING: Final = 50_000
+_MOST_WAITING_BYTES: Final = 64 << 20
+_LONGEST_WAIT_S: Final = 60.0
+_MOST_DISTANCE: Final = 1e100
+"""Of one pair; sums of larger numbers could become infinite, which JSON cannot express."""
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """Answers of one arm that have no counterpart yet, the oldest first."""
+
+    answers: OrderedDict[str, tuple[float, Answer]] = field(default_factory=OrderedDict)
+    size_bytes: int = 0
+
+    def add(self, answer: Answer, now: float) -> None:
+        """Keep an answer; the oldest go when they are too many, too large or too old."""
+        self.pop(answer.answer_id)
+        self.answers[answer.answer_id] = (now, answer)
+        self.size_bytes += answer.size_bytes
+        while self.answers:
+            oldest, (since, _) = next(iter(self.answers.items()))
+            is_full = len(self.answers) > _MOST_WAITING or self.size_bytes > _MOST_WAITING_BYTES
+            if not is_full and now - since <= _LONGEST_WAIT_S:
+                return
+            self.pop(oldest)
+
+    def pop(self, answer_id: str) -> Answer | None:
+        """Remove an answer and return it; None if it is not here."""
+        _, answer = self.answers.pop(answer_id, (0.0, None))
+        if answer is not None:
+            self.size_bytes -= answer.size_bytes
+        return answer
+
+
+@dataclass(slots=True, kw_only=True)
+class Pairing:
+    """Holds answers until their counterpart comes; bounded in number, in bytes and in age.
+
+    Answers are paired by the id that the gateway gives a request and its copy. Callers cannot
+    choose it, and which answers are let go does not depend on what they say.
+    """
+
+    metric: DisagreementSpec
+    _primary: _Waiting = field(default_factory=_Waiting)
+    _shadow: _Waiting = field(default_factory=_Waiting)
+    _pairs: int = 0
+    _disagreements: int = 0
+    _unanswered: int = 0
+    _distance: float = 0.0
+
+    def add_primary(self, answers: Iterable[Answer], now: float) -> None:
+        """Take answers that callers got."""
+        for answer in answers:
+            copy = self._shadow.pop(answer.answer_id)
+            if copy is None:
+                self._primary.add(answer, now)
+            else:
+                self._compare(answer, copy)
+
+    def add_shadow(self, answers: Iterable[Answer], now: float) -> None:
+        """Take answers to copies."""
+        for answer in answers:
+            original = self._primary.pop(answer.answer_id)
+            if original is None:
+                self._shadow.add(answer, now)
+            else:
+                self._compare(original, answer)
+
+    def take(self) -> PairCounts:
+        """Return what was counted since the last call."""
+        counts = PairCounts(
+            pairs=self._pairs,
+            disagreements=self._disagreements,
+            unanswered=self._unanswered,
+            distance_sum=self._distance,
+        )
+        self._pairs = self._disagreements = self._unanswered = 0
+        self._distance = 0.0
+        return counts
+
+    def _compare(self, primary: Answer, shadow: Answer) -> None:
+        if primary.failed:
+            return  # there is nothing to agree with
+        if shadow.failed:
+            self._unanswered += 1
+            return
+        self._pairs += 1
+        if primary.outputs != shadow.outputs:  # byte for byte, which most pairs are equal by
+            self._disagreements += not agree(primary, shadow, self.metric)
+            self._distance += distance(primary, shadow)
+
+
+def agree(primary: Answer, shadow: Answer, metric: DisagreementSpec) -> bool:
+    """Whether two answers have the same outputs, and their values the same shapes and are near.
+
+    Floats are near within the metric's tolerances, whatever their precision. Integers, booleans and
+    texts must be equal, integers whatever their width.
+    """
+    outputs = {tensor.name: tensor for tensor in primary.outputs}
+    others = {tensor.name: tensor for tensor in shadow.outputs}
+    return outputs.keys() == others.keys() and all(
+        _is_near(outputs[name], others[name], metric) for name in outputs
+    )
+
+
+def distance(primary: Answer, shadow: Answer) -> float:
+    """Mean absolute difference of the finite numbers in two answers; 0 where there are none."""
+    others = {tensor.name: tensor for tensor in shadow.outputs}
+    total, count = 0.0, 0
+    for tensor in primary.outputs:
+        other = others.get(tensor.name)
+        if other is None or other.shape != tensor.shape or "O" in tensor.dtype + other.dtype:
+            continue
+        one, two = (_numbers(tensor).astype(np.float64) for tensor in (tensor, other))
+        finite = np.isfinite(one) & np.isfinite(two)
+        with np.errstate(over="ignore"):
+            apart = np.minimum(np.abs(one[finite] - two[finite]), _MOST_DISTANCE)
+        total += float(apart.sum())
+        count += apart.size
+    return min(total / count, _MOST_DISTANCE) if count else 0.0
+
+
+def _is_near(one: SampledTensor, other: SampledTensor, metric: DisagreementSpec) -> bool:
+    if one.shape != other.shape:
+        return False
+    if "O" in one.dtype + other.dtype:
+        return one.dtype == other.dtype and one.items == other.items
+    baseline, candidate = _numbers(one), _numbers(other)
+    kinds = {array.dtype.kind.replace("u", "i") for array in (baseline, candidate)}
+    if kinds != {"f"}:
+        return len(kinds) == 1 and np.array_equal(baseline, candidate)
+    with np.errstate(over="ignore", invalid="ignore"):
+        near = np.isclose(
+            candidate.astype(np.float64),
+            baseline.astype(np.float64),
+            rtol=metric.relative_tolerance,
+            atol=metric.absolute_tolerance,
+            equal_nan=True,
+        )
+    return bool(near.all())
+
+
+def _numbers(tensor: SampledTensor) -> Array:
+    return np.frombuffer(tensor.data, tensor.dtype)

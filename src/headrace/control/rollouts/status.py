@@ -1,0 +1,334 @@
+"""Status and evidence documents of a rollout, for people, scripts and CI. Pure."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from headrace.control.desired.state import DesiredArm, DesiredEndpoint
+from headrace.control.state.records import RolloutRecord
+from headrace.core.spec_rollout import (
+    AbSpec,
+    BlueGreenSpec,
+    CanarySpec,
+    RolloutSpec,
+    ShadowSpec,
+    StrategyName,
+)
+from headrace.rollout.outcomes import MetricVerdict, Verdict
+from headrace.rollout.outlook import Outlook
+from headrace.rollout.sequences import MetricSequence, Sequences
+from headrace.rollout.stages import judged_text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepStatus:
+    """One step of a canary: its weight in percent, and what ends it."""
+
+    weight: int
+    pause_s: float
+    until: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricStatus:
+    """One metric of a verdict.
+
+    Both arms' numbers, how the candidate differs (`effect`, in `unit`), its bounds `low` and
+    `high`, each of which holds at all times at once with probability 1 - `alpha` at least, the
+    `margin` that is tolerated, and the samples of baseline and candidate. Null: not known yet, or
+    without bound.
+    """
+
+    metric: str
+    outcome: str
+    reason: str
+    unit: str
+    baseline: float | None
+    candidate: float | None
+    effect: float | None
+    low: float | None
+    high: float | None
+    margin: float | None
+    alpha: float
+    samples: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerdictStatus:
+    """The newest verdict: `promote`, `roll_back` or `wait`, when, why."""
+
+    outcome: str
+    at: float
+    explanation: str
+    metrics: tuple[MetricStatus, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArmRequests:
+    """How many requests each side of the comparison has answered so far."""
+
+    baseline: int = 0
+    candidate: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutlookStatus:
+    """Expected seconds until a decision at the present rate of requests; null for never.
+
+    `good_s`: until a version as good as the old one has passed all steps. `worse_s`: until one
+    worse by twice the margin is rolled back. `suffices`: whether `good_s` is within
+    `max_duration_s`.
+    """
+
+    requests_per_s: float
+    good_s: float | None
+    worse_s: float | None
+    max_duration_s: float
+    suffices: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutStatus:
+    """One rollout, from what to what, and where it is.
+
+    Times are seconds since 1970, weights percent. `step` counts from 0 and points into `steps`,
+    which only a canary has. `weight` is the new version's share now, `baseline_weight` that of
+    fresh copies of the old one. `over`: nothing but a person's word moves it on. `since`: when
+    `phase` began. `duration_s`: how long it was watched so far, or until it was over. `requests`
+    are those that were compared; `counted` is all that was, such as pairs of answers and those that
+    disagree. `outlook`: while a verdict is waited for, where it can be estimated. `notes`: the same
+    in words, or what its settings mean that is easily overlooked.
+    """
+
+    id: str
+    endpoint: str
+    strategy: str
+    phase: str
+    over: bool
+    from_version: str
+    to_version: str
+    from_model: str
+    to_model: str
+    weight: int
+    baseline_weight: int
+    mirror_percent: int
+    step: int
+    steps: tuple[StepStatus, ...]
+    began: float
+    since: float
+    duration_s: float
+    reason: str
+    actor: str
+    verdict: VerdictStatus | None
+    requests: ArmRequests
+    counted: Mapping[str, float]
+    outlook: OutlookStatus | None = None
+    notes: tuple[str, ...] = ()
+    problem: str = ""
+    """Why it waits though it should go on: looking after it failed. Empty if nothing is wrong."""
+
+
+def rollout_status(
+    record: RolloutRecord,
+    *,
+    counted: Mapping[str, float] | None = None,
+    expected: Outlook | None = None,
+    problem: str = "",
+) -> RolloutStatus:
+    """The document of `record`.
+
+    Args:
+        counted: As `Evidence.summary` has it; empty or None takes the verdict's samples for the
+            requests.
+        expected: What is to be expected at the present rate of requests.
+        problem: As `RolloutDriver.problem` has it.
+    """
+    state = record.state
+    old, new = _main_arm(record.source), _new_arm(record.source, record.target)
+    return RolloutStatus(
+        id=record.id,
+        endpoint=record.endpoint,
+        strategy=strategy_of(state.settings).value,
+        phase=state.phase.value,
+        over=state.phase.is_over,
+        from_version=old.revision.version if old else "",
+        to_version=new.revision.version if new else "",
+        from_model=old.revision.model if old else "",
+        to_model=new.revision.model if new else "",
+        weight=state.traffic.candidate,
+        baseline_weight=state.traffic.baseline,
+        mirror_percent=state.traffic.mirror_percent,
+        step=state.step,
+        steps=_steps(state.settings),
+        began=state.began,
+        since=state.since,
+        duration_s=state.elapsed_s,
+        reason=state.reason,
+        actor=record.actor,
+        verdict=None if state.verdict is None else _verdict(state.verdict),
+        requests=_requests(state.verdict, counted or {}),
+        counted={name: value for name, value in (counted or {}).items() if math.isfinite(value)},
+        outlook=None if expected is None else _outlook(expected),
+        notes=_notes(state.settings, expected),
+        problem=problem,
+    )
+
+
+def strategy_of(settings: RolloutSpec) -> StrategyName:
+    """What people call this kind of rollout."""
+    match settings:
+        case CanarySpec():
+            return StrategyName.CANARY
+        case BlueGreenSpec():
+            return StrategyName.BLUE_GREEN
+        case AbSpec():
+            return StrategyName.AB
+        case ShadowSpec():
+            return StrategyName.SHADOW
+
+
+def _outlook(expected: Outlook) -> OutlookStatus:
+    return OutlookStatus(
+        requests_per_s=expected.requests_per_s,
+        good_s=_finite(expected.good_s),
+        worse_s=_finite(expected.worse_s),
+        max_duration_s=expected.max_duration_s,
+        suffices=expected.suffices,
+    )
+
+
+def _notes(settings: RolloutSpec, expected: Outlook | None) -> tuple[str, ...]:
+    if isinstance(settings, BlueGreenSpec):
+        return (judged_text(settings),)
+    return () if expected is None else (expected.text,)
+
+
+def _main_arm(endpoint: DesiredEndpoint) -> DesiredArm | None:
+    """The arm with the largest weight; the first of equals."""
+    return max(endpoint.arms, key=lambda arm: arm.weight, default=None)
+
+
+def _new_arm(source: DesiredEndpoint, target: DesiredEndpoint) -> DesiredArm | None:
+    """The arm that `source` does not have; the main one if it has all."""
+    known = {arm.revision.id for arm in source.arms}
+    new = next((arm for arm in target.arms if arm.revision.id not in known), None)
+    return new or _main_arm(target)
+
+
+def _steps(settings: RolloutSpec) -> tuple[StepStatus, ...]:
+    if not isinstance(settings, CanarySpec):
+        return ()
+    return tuple(
+        StepStatus(weight=step.weight, pause_s=step.pause_s, until=step.until)
+        for step in settings.steps
+    )
+
+
+def _verdict(verdict: Verdict) -> VerdictStatus:
+    return VerdictStatus(
+        outcome=verdict.outcome.value,
+        at=verdict.at,
+        explanation=verdict.explanation,
+        metrics=tuple(_metric(metric) for metric in verdict.metrics),
+    )
+
+
+def _metric(found: MetricVerdict) -> MetricStatus:
+    return MetricStatus(
+        metric=found.metric,
+        outcome=found.outcome.value,
+        reason=found.reason,
+        unit=found.unit,
+        baseline=_finite(found.baseline),
+        candidate=_finite(found.candidate),
+        effect=_finite(found.effect),
+        low=_finite(found.low),
+        high=_finite(found.high),
+        margin=_finite(found.margin),
+        alpha=found.alpha,
+        samples=found.samples,
+    )
+
+
+def _finite(value: float | None) -> float | None:
+    """`value` as JSON can hold it."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _requests(verdict: Verdict | None, counted: Mapping[str, float]) -> ArmRequests:
+    if "candidate_requests" in counted:
+        return ArmRequests(
+            baseline=int(counted["baseline_requests"]), candidate=int(counted["candidate_requests"])
+        )
+    samples = [metric.samples for metric in verdict.metrics] if verdict else []
+    return ArmRequests(
+        baseline=max((baseline for baseline, _ in samples), default=0),
+        candidate=max((candidate for _, candidate in samples), default=0),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntervalPoint:
+    """A metric's numbers at one time: `at` in seconds since 1970, the rest in the metric's unit.
+
+    As `MetricStatus` has them. Null: not known then, or without bound.
+    """
+
+    at: float
+    effect: float | None
+    low: float | None
+    high: float | None
+    margin: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SequenceView:
+    """A metric's confidence sequence, the oldest point first.
+
+    `low` and `high` of all points together hold at all times at once with the confidence that the
+    rollout's verdict tells. A metric that a fixed threshold decided is there twice, in two units.
+    """
+
+    metric: str
+    unit: str
+    points: tuple[IntervalPoint, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutEvidence:
+    """How a rollout's metrics were over its life.
+
+    At most 120 points a metric, `step_s` seconds apart at least; the newest may be closer.
+    """
+
+    id: str
+    endpoint: str
+    step_s: float
+    metrics: tuple[SequenceView, ...]
+
+
+def rollout_evidence(record: RolloutRecord, sequences: Sequences) -> RolloutEvidence:
+    """The document of a rollout's confidence sequences."""
+    return RolloutEvidence(
+        id=record.id,
+        endpoint=record.endpoint,
+        step_s=sequences.step_s,
+        metrics=tuple(_metric_evidence(sequences, one) for one in sequences.metrics),
+    )
+
+
+def _metric_evidence(sequences: Sequences, one: MetricSequence) -> SequenceView:
+    return SequenceView(
+        metric=one.metric,
+        unit=one.unit,
+        points=tuple(
+            IntervalPoint(
+                at=point.at,
+                effect=point.effect,
+                low=point.low,
+                high=point.high,
+                margin=point.margin,
+            )
+            for point in sequences.points(one)
+        ),
+    )

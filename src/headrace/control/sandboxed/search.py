@@ -1,0 +1,206 @@
+"""Search of the optimizer in sandboxed processes, which candidates may spoil.
+
+A candidate that ends the process, hangs or takes too much memory is given up with the reason, and
+the search goes on in another process: its journal says how far it was.
+"""
+
+import os
+import shutil
+import stat
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from headrace.control.local.sandbox import Occasion, Sandbox
+from headrace.control.sandboxed.run import OWN, Limits, SandboxedRun, read_result
+from headrace.core import FailedPreconditionError, UnsupportedModelError
+from headrace.optimize.search.journal import (
+    Begun,
+    Event,
+    Failed,
+    Journal,
+    JournalReader,
+    State,
+    read_journal,
+    state_of,
+)
+from headrace.optimize.search.process import ERROR, REQUEST, SearchError, SearchRequest
+from headrace.registry import copy_files
+from headrace.serving.memory import available_bytes
+
+PROGRAM: Final = "headrace.optimize.search.process"
+_MOST_STARTS: Final = 40
+_STEP_LIMIT_S: Final = 600.0
+_OF_AVAILABLE: Final = 0.8
+_NEEDED: Final = frozenset({"score"})
+"""Steps without which nothing can be found out."""
+_MAX_ARTIFACT_BYTES: Final = 1 << 36
+_KINDS: Final = ("model", "data", "teach", "tokenizer")
+"""Of inputs: fields of `Given`, and directories of their copies."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """What a search is given; None for what there is not."""
+
+    model: Path
+    data: Path | None = None
+    teach: Path | None = None
+    tokenizer: Path | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class SandboxedSearch:
+    """A search in processes of its own, in a directory that outlives them.
+
+    It goes on with the journal that lies there.
+    """
+
+    folder: Path
+    sandbox: Sandbox
+    step_limit_s: float = _STEP_LIMIT_S
+    """How long one step may take."""
+    program: str = PROGRAM
+
+    @classmethod
+    def of_home(cls, home: Path, key: str) -> "SandboxedSearch":
+        """For a command; `home` is hidden from what is tried."""
+        return cls(folder=home.resolve() / "optimize" / key, sandbox=Sandbox.of_home(home))
+
+    @property
+    def own(self) -> Path:
+        """The directory of the processes: journal, candidates, result."""
+        return self.folder / OWN
+
+    def forget(self) -> None:
+        """Remove what the search came to."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def state(self) -> State:
+        """How far the search is."""
+        return state_of(read_journal(self.own))
+
+    def run(
+        self, request: SearchRequest, given: Given, *, on_event: Callable[[Event, State], None]
+    ) -> State:
+        """Search to the end, and report each step.
+
+        Raises:
+            UnsupportedModelError: The model cannot be loaded.
+            InvalidArgumentError: The data cannot be used.
+            HeadraceError: As the search's process says.
+        """
+        run = SandboxedRun(sandbox=self.sandbox, folder=self.folder, occasion=Occasion.SEARCH)
+        self._prepare(run, request, given)
+        reader, state = JournalReader(self.own), State()
+        for event in reader.read():
+            state.apply(event)
+        error: Exception = UnsupportedModelError("it was not tried")
+        for _ in range(_MOST_STARTS):
+            reason = self._run_process(run, reader, state, on_event)
+            if not reason:
+                return state
+            error = UnsupportedModelError(reason)
+            failure = read_result(self.own / ERROR, SearchError)
+            if failure is not None:  # the process says what is wrong with its inputs
+                (self.own / ERROR).unlink(missing_ok=True)
+                # People know the files in the process's directories by their names.
+                error = failure.error({f"{run.inputs / kind}/": "" for kind in _KINDS})
+            if state.begun is None or state.begun.step in _NEEDED:
+                raise error
+            self._give_up(state.begun, state, str(error))
+        msg = f"its process ended {_MOST_STARTS} times: {error}"
+        raise UnsupportedModelError(msg)
+
+    def artifact(self, state: State, target: Path) -> Path:
+        """A copy of the candidate that was chosen, in `target`.
+
+        Raises:
+            InvalidArgumentError: There is none, or it is no directory of plain files.
+        """
+        assert state.wrote is not None, "asked only then"
+        source = self.own / state.wrote.path
+        return copy_files(source, target, beneath=self.own, max_bytes=_MAX_ARTIFACT_BYTES)
+
+    def _prepare(self, run: SandboxedRun, request: SearchRequest, given: Given) -> None:
+        """Copy the inputs to where the process may read them, and write the request."""
+        home = self.folder.parent.parent
+        if not home.exists():
+            home.mkdir(parents=True, mode=0o700)  # copies of the data lie below
+        for directory in (self.folder, self.own):
+            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if os.geteuid() == 0:
+            _let_anybody_write(self.own)
+        shutil.rmtree(run.inputs, ignore_errors=True)
+        copies = {
+            kind: "" if path is None else str(run.add_input(path, kind))
+            for kind in _KINDS
+            for path in [getattr(given, kind)]
+        }
+        (self.own / ERROR).unlink(missing_ok=True)
+        source = copies.pop("model")
+        run.write_request(REQUEST, msgspec.structs.replace(request, source=source, **copies))
+
+    def _run_process(
+        self,
+        run: SandboxedRun,
+        reader: JournalReader,
+        state: State,
+        on_event: Callable[[Event, State], None],
+    ) -> str:
+        """Why the process had to be ended, or ended by itself before the search's end."""
+        limits = Limits(
+            timeout_s=self.step_limit_s,
+            timeout_reason=f"it took longer than {self.step_limit_s:g} s",
+            memory_bytes=int(available_bytes() * _OF_AVAILABLE),
+        )
+        begun = state.begun
+        with run.started(self.program) as running:
+            for _ in running.watch(limits):
+                for event in reader.read():
+                    state.apply(event)
+                    on_event(event, state)
+                if state.begun is not begun:
+                    begun, running.since = state.begun, time.monotonic()
+        return running.reason
+
+    def _give_up(self, begun: Begun, state: State, why: str) -> None:
+        """Say in the journal that the step that ended the process is not to be tried again."""
+        tried = state.tried.get(begun.name)
+        title = tried.title if tried else begun.name
+        try:
+            journal = Journal(self.own)
+            journal.write(Failed(at_s=state.at_s, name=begun.name, title=title, reason=why))
+            journal.close()
+        except OSError as error:
+            msg = f"{title} spoiled the search's journal ({error.strerror}): {why}"
+            raise UnsupportedModelError(msg) from error
+        # The reader of this search takes it in with the next process's events.
+        state.begun = None
+
+
+def _let_anybody_write(folder: Path) -> None:
+    """Open what an earlier process left to whoever owns `folder` now: it may have been another.
+
+    Nobody else gets there. No process of the search runs meanwhile; links are left alone.
+    """
+    for path in folder.rglob("*"):
+        found = path.lstat()
+        if stat.S_ISDIR(found.st_mode):
+            path.chmod(0o777)
+        elif stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
+            path.chmod(0o666)
+
+
+def check_folder(home: Path, key: str) -> None:
+    """Raise if there is no search to go on with."""
+    if not (home / "optimize" / key / OWN).is_dir():
+        msg = (
+            "there is nothing to resume: no search of this model with these options was "
+            "interrupted here"
+        )
+        raise FailedPreconditionError(msg)

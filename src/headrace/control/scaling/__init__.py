@@ -1,0 +1,1 @@
+"""Autoscaler: replica counts of arms."""

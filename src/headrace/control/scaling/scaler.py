@@ -1,0 +1,401 @@
+"""Autoscaler: decides every second how many replicas each arm runs."""
+
+import asyncio
+import logging
+import math
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+
+from headrace.autoscale import (
+    Ask,
+    Decision,
+    Grant,
+    Reason,
+    ScalerState,
+    begin,
+    decide,
+    granted,
+    share_out,
+)
+from headrace.control.app.faults import LOOP, Faults
+from headrace.control.desired.aims import Aims, Scale
+from headrace.control.reconcile.observed import Phase, Replica
+from headrace.control.scaling.signals import ArmMeter, ScaledArm, part_of, scaled_arms
+from headrace.control.state.records import Event
+from headrace.core import Clock, HeadraceError
+from headrace.core.spec_scale import BudgetSpec
+from headrace.core.state_file import StateFile
+from headrace.serving.report import ReplicaReport
+
+_LOG: Final = logging.getLogger("headrace.control")
+_EVERY_S: Final = 1.0
+_STORE_EVERY_S: Final = 30.0
+_AT_A_TIME_S: Final = 0.005
+_GATEWAY_WITHIN_S: Final = 0.5
+_TARGET_BUSY: Final = 0.7
+"""How busy a copy is that carries its share: what its cores are counted by."""
+_SATURATED: Final = 0.95
+_Key = tuple[str, str]
+
+
+@dataclass(slots=True)
+class _Arm:
+    """What is remembered of one arm.
+
+    `cut` says why it has fewer copies than it should; `told`: the count that events know of.
+    """
+
+    state: ScalerState
+    meter: ArmMeter = field(default_factory=ArmMeter)
+    decision: Decision | None = None
+    cut: str = ""
+    told: int = 0
+
+
+class ScalerStates(msgspec.Struct, frozen=True, kw_only=True):
+    """What survives a restart; a loss of it costs some windows of watching."""
+
+    arms: dict[str, dict[str, ScalerState]] = {}
+    """By endpoint and arm."""
+    totals: dict[str, float] = {}
+    """Replicas that each endpoint needs as a whole."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Scaler:
+    """Keeps the count of every autoscaled arm.
+
+    `latest`: the newest report of a replica. `active`: requests that the gateway waits for, by arm;
+    None if it cannot be asked. `budget`: what the machine has for all. `other_bytes`:
+    memory of replicas that are not scaled. `emit`: takes what happened.
+    """
+
+    aims: Aims
+    latest: Callable[[str], ReplicaReport | None]
+    clock: Clock
+    budget: Callable[[], BudgetSpec]
+    emit: Callable[[Sequence[Event]], Awaitable[None]]
+    other_bytes: Callable[[], int] = lambda: 0
+    active: Callable[[], Awaitable[Mapping[_Key, int]]] | None = None
+    memory: StateFile[ScalerStates]
+    faults: Faults = field(default_factory=Faults)
+    _arms: dict[_Key, _Arm] = field(default_factory=dict)
+    _totals: dict[str, float] = field(default_factory=dict)
+    _held: dict[str, int] = field(default_factory=dict)
+    _asleep: set[str] = field(default_factory=set)
+    _woken: asyncio.Event = field(default_factory=asyncio.Event)
+    _at_gateway: Mapping[_Key, int] = field(default_factory=dict)
+    _stored_at: float = -math.inf
+
+    @property
+    def counts(self) -> Mapping[_Key, int]:
+        """Copies by endpoint and arm."""
+        return {key: arm.state.replicas for key, arm in self._arms.items()}
+
+    @property
+    def zeroed(self) -> frozenset[str]:
+        """Endpoints of which nothing runs until somebody asks."""
+        return frozenset(self._asleep)
+
+    @property
+    def scale(self) -> Scale:
+        """Both together, as `Aims.rescale` takes it."""
+        return Scale(counts=dict(self.counts), zeroed=self.zeroed)
+
+    def decision(self, endpoint: str, arm: str) -> Decision | None:
+        """The newest decision on an arm, with its reason and its numbers."""
+        found = self._arms.get((endpoint, arm))
+        return found.decision if found else None
+
+    def cut(self, endpoint: str, arm: str) -> str:
+        """Why the machine gives an arm less than it should have; empty if it gives it all."""
+        found = self._arms.get((endpoint, arm))
+        return found.cut if found else ""
+
+    def wanted(self) -> list[Replica]:
+        """Replicas whose reports are needed."""
+        revisions = {one.arm.revision.id for arms in scaled_arms(self.aims) for one in arms}
+        return [r for r in self._replicas() if r.revision_id in revisions and _is_ready(r)]
+
+    def wake(self, endpoint: str, held: int = 1) -> None:
+        """Somebody asks an endpoint of which nothing runs; `held` requests wait by now."""
+        self._held[endpoint] = max(held, self._held.get(endpoint, 0))
+        self._woken.set()
+
+    def load(self) -> None:
+        """Remember what an earlier control plane knew; before `run`. Blocking."""
+        stored = self.memory.load() or ScalerStates()
+        self._totals = dict(stored.totals)
+        for endpoint, arms in stored.arms.items():
+            for key, state in arms.items():
+                self._arms[endpoint, key] = _Arm(state, told=state.replicas)
+        by_endpoint: dict[str, list[int]] = defaultdict(list)
+        for (endpoint, _), count in self.counts.items():
+            by_endpoint[endpoint].append(count)
+        self._asleep = {name for name, found in by_endpoint.items() if not any(found)}
+
+    def foresee(self) -> Scale:
+        """The scale for what is aimed at now, before the next step decides.
+
+        An arm that is new, or whose share has grown, has enough copies from its first moment on:
+        else its weight could come before them.
+        """
+        by_revision = self._by_revision()
+        for entries in scaled_arms(self.aims):
+            name, now = entries[0].endpoint.name, self.clock.now()
+            if name in self._asleep:
+                continue
+            total = self._totals.get(name, 0.0)
+            for one in entries:
+                arm = self._known(one, total, by_revision, now)
+                if len(entries) > 1:
+                    count = min(part_of(total, one.share), one.settings.max_replicas)
+                    arm.state = granted(arm.state, max(arm.state.replicas, count))
+        return self.scale
+
+    async def run(self) -> None:
+        """Decide until cancelled; what is remembered is kept at the end as well."""
+        try:
+            while True:
+                self._woken.clear()
+                with self.faults.contain(LOOP, "autoscaling"):
+                    self._at_gateway = await self._ask_gateway()
+                    events = await self._step_gently()
+                    self.aims.rescale(self.scale)
+                    try:
+                        await self.emit(events)
+                    except HeadraceError as error:
+                        _LOG.error("cannot write what was scaled", extra={"error": str(error)})
+                    if events or self.clock.monotonic() - self._stored_at >= _STORE_EVERY_S:
+                        await asyncio.to_thread(self.memory.try_save, self._to_keep())
+                await self._pause()
+        finally:
+            self.store()
+
+    def store(self) -> None:
+        """Keep what is remembered. Blocking."""
+        self.memory.try_save(self._to_keep())
+
+    def _to_keep(self) -> ScalerStates:
+        self._stored_at = self.clock.monotonic()
+        arms: dict[str, dict[str, ScalerState]] = {}
+        for (endpoint, key), arm in self._arms.items():
+            arms.setdefault(endpoint, {})[key] = arm.state
+        return ScalerStates(arms=arms, totals=dict(self._totals))
+
+    def step(self) -> list[Event]:
+        """Decide on every arm now; what changed."""
+        before, by_revision = dict(self.counts), self._by_revision()
+        for arms in scaled_arms(self.aims):
+            with self.faults.contain("autoscaling", arms[0].endpoint.name):
+                self._decide(arms, by_revision)
+        return self._settle(before)
+
+    async def _step_gently(self) -> list[Event]:
+        """`step`, letting others have the loop now and then: a thousand arms take a while."""
+        before, by_revision = dict(self.counts), self._by_revision()
+        began = self.clock.monotonic()
+        for arms in scaled_arms(self.aims):
+            with self.faults.contain("autoscaling", arms[0].endpoint.name):
+                self._decide(arms, by_revision)
+            if self.clock.monotonic() - began >= _AT_A_TIME_S:
+                await asyncio.sleep(0)
+                began = self.clock.monotonic()
+        return self._settle(before)
+
+    def _settle(self, before: Mapping[_Key, int]) -> list[Event]:
+        """Forget what is gone, and give each arm what the machine has room for."""
+        entries = [one for arms in scaled_arms(self.aims) for one in arms]
+        names = {one.endpoint.name for one in entries}
+        by_revision = self._by_revision()
+        # Not earlier: what an arm needed that is gone is what the one in its place begins with.
+        self._arms = {
+            one.key: self._known(
+                one, self._totals.get(one.endpoint.name, 0.0), by_revision, self.clock.now()
+            )
+            for one in entries
+        }
+        self._totals = {name: total for name, total in self._totals.items() if name in names}
+        self._asleep &= names
+        self.faults.keep_only("autoscaling", names)
+        return self._events(self._grant(entries, before))
+
+    async def _ask_gateway(self) -> Mapping[_Key, int]:
+        """What the gateway waits for; nothing where nobody wants to know, or it does not answer."""
+        if self.active is None or not self._arms:
+            return {}
+        try:
+            async with asyncio.timeout(_GATEWAY_WITHIN_S):
+                return await self.active()
+        except (HeadraceError, TimeoutError) as error:
+            _LOG.debug("the gateway does not say what it waits for", extra={"error": str(error)})
+            return {}
+
+    async def _pause(self) -> None:
+        try:
+            async with asyncio.timeout(_EVERY_S):
+                await self._woken.wait()
+        except TimeoutError:
+            return
+
+    def _replicas(self) -> Iterable[Replica]:
+        return self.aims.reconciler.replicas.values()
+
+    def _by_revision(self) -> Mapping[str, Sequence[Replica]]:
+        found: dict[str, list[Replica]] = defaultdict(list)
+        for replica in self._replicas():
+            found[replica.revision_id].append(replica)
+        return found
+
+    def _decide(
+        self, entries: Sequence[ScaledArm], by_revision: Mapping[str, Sequence[Replica]]
+    ) -> None:
+        """Decide on all arms of one endpoint, and on its sleep."""
+        name, now = entries[0].endpoint.name, self.clock.now()
+        total = self._totals.get(name, 0.0)
+        arms = [self._known(one, total, by_revision, now) for one in entries]
+        is_split = len(entries) > 1 or _is_young(arms, entries[0], now)
+        for one, arm in zip(entries, arms, strict=True):
+            self._look(one, arm, by_revision, floor=part_of(total, one.share) if is_split else 0)
+        self._totals[name] = _total(arms, entries[0], total, now)
+        if not any(arm.state.replicas for arm in arms):
+            self._asleep.add(name)
+            return
+        self._asleep.discard(name)
+        for arm in arms:
+            # An arm that nobody asks stays while another is asked: its share may come any time.
+            arm.state = granted(arm.state, max(arm.state.replicas, 1))
+
+    def _known(
+        self,
+        one: ScaledArm,
+        total: float,
+        by_revision: Mapping[str, Sequence[Replica]],
+        now: float,
+    ) -> _Arm:
+        """What is remembered of an arm; a new one begins with as many as its share needs."""
+        if one.key not in self._arms:
+            running = sum(not r.is_leaving for r in by_revision.get(one.arm.revision.id, ()))
+            count = max(one.arm.replicas, running, part_of(total, one.share), 1)
+            count = min(count, one.settings.max_replicas)
+            self._arms[one.key] = _Arm(begin(count, now=now), told=count)
+        return self._arms[one.key]
+
+    def _look(
+        self,
+        one: ScaledArm,
+        arm: _Arm,
+        by_revision: Mapping[str, Sequence[Replica]],
+        *,
+        floor: int,
+    ) -> None:
+        name = one.endpoint.name
+        mine = by_revision.get(one.arm.revision.id, ())
+        ready = [replica.name for replica in mine if _is_ready(replica)]
+        coming = sum(replica.is_running or replica.phase is Phase.EXITED for replica in mine)
+        if ready:
+            self._held.pop(name, None)
+        settings = one.settings_for(floor)
+        signals = arm.meter.signals(
+            ready,
+            {replica: self.latest(replica) for replica in ready},
+            settings,
+            now=self.clock.now(),
+            monotonic=self.clock.monotonic(),
+            # Those that are wanted and not even begun yet are on their way as well.
+            starting=max(coming, arm.state.replicas) - len(ready),
+            held=self._held.get(name, 0),
+            at_gateway=self._at_gateway.get(one.key),
+        )
+        arm.decision = decide(arm.state, signals, settings, now=signals.at)
+        arm.state = arm.decision.state
+
+    def _grant(self, entries: Sequence[ScaledArm], before: Mapping[_Key, int]) -> dict[_Key, Grant]:
+        """Give every arm what the machine has room for."""
+        if not entries:
+            return {}
+        budget = self._budget_left()
+        cores = sum(arm.meter.cores for arm in self._arms.values())
+        is_full = budget.cpus is not None and cores >= _SATURATED * budget.cpus
+        grants = share_out([self._ask(one, before, is_full=is_full) for one in entries], budget)
+        for key, grant in grants.items():
+            arm = self._arms[key]
+            reason = grant.reason
+            if is_full and not reason and grant.replicas < arm.state.replicas:
+                reason = (
+                    f"{grant.replicas} of {arm.state.replicas} copies: {cores:.1f} of "
+                    f"{budget.cpus:g} cores are in use, more copies would only share them"
+                )
+                grants[key] = Grant(replicas=grant.replicas, reason=reason)
+            arm.state = granted(arm.state, grant.replicas)
+        return grants
+
+    def _budget_left(self) -> BudgetSpec:
+        budget = self.budget()
+        if budget.memory_bytes is None:
+            return budget
+        left = max(budget.memory_bytes - self.other_bytes(), 1)
+        return BudgetSpec(cpus=budget.cpus, memory_bytes=left)
+
+    def _ask(self, one: ScaledArm, before: Mapping[_Key, int], *, is_full: bool) -> Ask:
+        arm = self._arms[one.key]
+        running = before.get(one.key, 0)
+        wanted = arm.state.replicas
+        if is_full:
+            wanted = min(wanted, max(running, one.minimum))
+        return Ask(
+            endpoint=one.endpoint.name,
+            arm=one.arm.key,
+            wanted=wanted,
+            running=min(running, wanted),
+            minimum=min(one.minimum, wanted),
+            cpus=arm.meter.cores_per_busy_copy * _TARGET_BUSY,
+            memory_bytes=float(arm.meter.memory_bytes),
+        )
+
+    def _events(self, grants: Mapping[_Key, Grant]) -> list[Event]:
+        events = []
+        for key, arm in self._arms.items():
+            was, count, cut = arm.told, arm.state.replicas, grants[key].reason
+            if arm.decision is None:
+                continue  # it is as new as this; the next look tells
+            if was != count or (cut and not arm.cut):
+                events.append(self._event(key, arm, was, cut))
+            arm.told, arm.cut = count, cut
+        return events
+
+    def _event(self, key: _Key, arm: _Arm, was: int, cut: str) -> Event:
+        name, arm_key = key
+        decision, count = arm.decision, arm.state.replicas
+        assert decision is not None
+        message = f"version {arm_key}: {was} ▸ {count} copies: {cut or decision.message}"
+        _LOG.info("%s", message, extra={"endpoint": name})
+        return Event(
+            at=self.clock.now(),
+            endpoint=name,
+            kind="scale",
+            reason=Reason.BUDGET.value if cut else decision.reason.value,
+            message=message,
+            data={"arm": arm_key, "from": was, "to": count, **decision.numbers},
+        )
+
+
+def _is_ready(replica: Replica) -> bool:
+    return replica.phase is Phase.READY
+
+
+def _is_young(arms: Sequence[_Arm], one: ScaledArm, now: float) -> bool:
+    """Whether one of an endpoint's arms was watched for too short to know its own load."""
+    return any(now - arm.state.since < one.settings.stable_window_s for arm in arms)
+
+
+def _total(arms: Sequence[_Arm], one: ScaledArm, before: float, now: float) -> float:
+    """How many copies the whole endpoint needs; as before while an arm is too new to say."""
+    decisions = [arm.decision for arm in arms if arm.decision is not None]
+    if not _is_young(arms, one, now) and all(d.needed is not None for d in decisions):
+        return sum(decision.needed or 0.0 for decision in decisions)
+    return max(before, sum(decision.sure or 0.0 for decision in decisions))

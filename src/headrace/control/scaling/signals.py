@@ -1,0 +1,329 @@
+"""Load of an arm from replicas' counters, and its share of the endpoint's load."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+
+from headrace.autoscale import Counts, Meter, Observed, Signals
+from headrace.control.desired.aims import BASELINE, Aims, in_force, is_current
+from headrace.control.desired.state import DesiredArm, DesiredEndpoint
+from headrace.control.state.records import RolloutRecord
+from headrace.core.spec_scale import AutoscaleSpec
+from headrace.serving.report import ReplicaReport
+
+STALE_S: Final = 5.0
+"""A report that did not change for so long says nothing about now."""
+_USAGE_S: Final = 600.0
+
+
+@dataclass(slots=True)
+class _Seen:
+    """The newest report of one replica, when it came (monotonic), and what it says of the last."""
+
+    report: ReplicaReport
+    at: float
+    arrivals: float | None = None
+    cores: float = 0.0
+
+
+@dataclass(slots=True)
+class _Usage:
+    """What all replicas of an arm used, added up; halved now and then, so that old times fade."""
+
+    seconds: float = 0.0
+    answered: float = 0.0
+    cpu_s: float = 0.0
+    run_s: float = 0.0
+    busy_s: float = 0.0
+    """In which a copy's busiest part was busy."""
+
+    def add(self, delta: "_Delta") -> None:
+        part = 0.5 if self.seconds > _USAGE_S else 1.0
+        self.seconds = self.seconds * part + delta.seconds
+        self.answered = self.answered * part + delta.answered
+        self.cpu_s = self.cpu_s * part + delta.cpu_s
+        self.run_s = self.run_s * part + delta.all_runs_s
+        self.busy_s = self.busy_s * part + delta.busy_s
+
+
+@dataclass(slots=True)
+class ArmMeter:
+    """Turns the reports of one arm's ready replicas into signals."""
+
+    _meter: Meter = field(default_factory=Meter.new)
+    _seen: dict[str, _Seen] = field(default_factory=dict)
+    _usage: _Usage = field(default_factory=_Usage)
+
+    def signals(
+        self,
+        ready: Sequence[str],
+        reports: Mapping[str, ReplicaReport | None],
+        settings: AutoscaleSpec,
+        *,
+        now: float,
+        monotonic: float,
+        starting: int,
+        held: int,
+        at_gateway: int | None = None,
+    ) -> Signals:
+        """The signals of this look.
+
+        Args:
+            ready: Names of the replicas that are ready.
+            reports: The newest report of each; None or absent if it never reported.
+            now: Seconds since 1970; `monotonic`: the same moment on the clock that never jumps.
+            at_gateway: Requests that the gateway waits for; a replica knows nothing of those that
+                it has not read from its socket yet. None if the gateway does not say.
+        """
+        self._seen = {name: seen for name, seen in self._seen.items() if name in ready}
+        deltas = [self._take(name, reports.get(name), monotonic) for name in ready]
+        fresh = [delta for delta in deltas if delta is not None]
+        known = [seen for seen in self._seen.values() if monotonic - seen.at <= STALE_S]
+        rated = [seen.arrivals for seen in known if seen.arrivals is not None]
+        loops = sum(delta.loop_s for delta in fresh)
+        slots = sum(delta.slot_s for delta in fresh)
+        runs = max((seen.report.max_concurrent_runs for seen in known), default=1)
+        return self._meter.signals(
+            self._counts(fresh, sum(rated)) if rated else None,
+            settings,
+            now=now,
+            ready=len(ready),
+            starting=starting,
+            in_flight=_in_flight(known, at_gateway),
+            # Where the event loop is what is busy, one request at a time is all that a copy does.
+            concurrency=max(runs, 1) if slots >= loops else 1,
+            held=held,
+            is_partial=len(rated) < len(ready),
+        )
+
+    @property
+    def cores(self) -> float:
+        """Cores that its replicas use together now."""
+        return sum(seen.cores for seen in self._seen.values())
+
+    @property
+    def cores_per_busy_copy(self) -> float:
+        """Cores that one copy uses while its busiest part is busy; 0 while that is not known."""
+        usage = self._usage
+        return usage.cpu_s / usage.busy_s if usage.busy_s > 1.0 else 0.0
+
+    @property
+    def memory_bytes(self) -> int:
+        """What the largest replica needed at most; 0 while that is not known."""
+        peaks = [max(s.report.peak_rss_bytes, s.report.rss_bytes) for s in self._seen.values()]
+        return max(peaks, default=0)
+
+    def observed(self) -> Observed:
+        """What a recommendation is made from."""
+        reports = [seen.report for seen in self._seen.values()]
+        usage = self._usage
+        return Observed(
+            seconds=usage.seconds,
+            replicas=1,  # the sums are over replica seconds
+            answered=int(usage.answered),
+            cpu_s=usage.cpu_s,
+            busy_s=usage.run_s,
+            rss_bytes=max((report.rss_bytes for report in reports), default=0),
+            peak_rss_bytes=self.memory_bytes,
+            intra_op_threads=max((r.intra_op_threads for r in reports), default=0),
+            max_concurrent_runs=max((r.max_concurrent_runs for r in reports), default=0),
+        )
+
+    def _take(self, name: str, report: ReplicaReport | None, monotonic: float) -> "_Delta | None":
+        """What happened since the last report of this replica; None if there is no new one."""
+        seen = self._seen.get(name)
+        if report is None or (seen is not None and seen.report.at == report.at):
+            return None
+        self._seen[name] = after = _Seen(report, monotonic)
+        if seen is None:
+            return None
+        delta = _Delta.between(seen.report, report)
+        after.arrivals = delta.arrived / delta.seconds
+        after.cores = delta.cpu_s / delta.seconds
+        self._usage.add(delta)
+        return delta
+
+    @staticmethod
+    def _counts(fresh: "Sequence[_Delta]", arrivals: float) -> Counts:
+        columns = zip(*(delta.latencies for delta in fresh), strict=False)
+        return Counts(
+            seconds=1.0,
+            arrived=arrivals,
+            answered=sum(delta.answered for delta in fresh),
+            busy_s=sum(delta.busy_s for delta in fresh),
+            run_s=sum(delta.run_s for delta in fresh),
+            wait_s=sum(delta.wait_s for delta in fresh),
+            latencies=tuple(sum(column) for column in columns),
+            bounds_s=fresh[0].bounds_s if fresh else (),
+            latency_s=sum(delta.latency_s for delta in fresh),
+        )
+
+
+def _in_flight(known: Sequence[_Seen], at_gateway: int | None) -> float | None:
+    if not known:
+        return None if at_gateway is None else float(at_gateway)
+    return float(max(sum(seen.report.in_flight for seen in known), at_gateway or 0))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Delta:
+    """What one replica did between two reports.
+
+    `run_s`: over the answered requests. `all_runs_s`: runs, each batch once; `slot_s`: the same
+    over how many may run at once. `loop_s`: its event loop.
+    """
+
+    seconds: float
+    arrived: int
+    answered: int
+    wait_s: float
+    run_s: float
+    all_runs_s: float
+    slot_s: float
+    loop_s: float
+    cpu_s: float
+    latencies: tuple[int, ...]
+    bounds_s: tuple[float, ...]
+    latency_s: float
+
+    @property
+    def busy_s(self) -> float:
+        """How long its busiest part was busy."""
+        return max(self.slot_s, self.loop_s)
+
+    @classmethod
+    def between(cls, before: ReplicaReport, after: ReplicaReport) -> "_Delta":
+        """From one report to a later one; a process that began anew counts from 0."""
+        is_anew = after.cpu_s < before.cpu_s or after.answered < before.answered
+        old = _nothing(after) if is_anew or after.bounds_s != before.bounds_s else before
+        runs_s = max(after.busy_s - old.busy_s, 0.0)
+        return cls(
+            seconds=max(after.at - before.at, 1e-3),
+            arrived=max(after.received - old.received, 0),
+            answered=after.answered - old.answered,
+            wait_s=max(after.queue_wait_s - old.queue_wait_s, 0.0),
+            run_s=max(after.run_s - old.run_s, 0.0),
+            all_runs_s=runs_s,
+            slot_s=runs_s / max(after.max_concurrent_runs, 1),
+            loop_s=max(after.loop_s - old.loop_s, 0.0),
+            cpu_s=max(after.cpu_s - old.cpu_s, 0.0),
+            latencies=tuple(map(_less, after.request, old.request)),
+            bounds_s=tuple(after.bounds_s),
+            latency_s=max(after.request_s - old.request_s, 0.0),
+        )
+
+
+def _less(after: int, before: int) -> int:
+    return max(after - before, 0)
+
+
+def _nothing(like: ReplicaReport) -> ReplicaReport:
+    """A report of the same replica before it did anything."""
+    return ReplicaReport(
+        replica=like.replica,
+        model=like.model,
+        version=like.version,
+        at=like.at,
+        ready=False,
+        bounds_s=like.bounds_s,
+        queue_wait=[0] * len(like.queue_wait),
+        request=[0] * len(like.request),
+    )
+
+
+_FULL: Final = 100
+_EPSILON: Final = 1e-9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScaledArm:
+    """An arm that is ours to scale. `is_moving`: a rollout of its endpoint is under way."""
+
+    endpoint: DesiredEndpoint
+    arm: DesiredArm
+    share: float
+    is_moving: bool
+    settings: AutoscaleSpec
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Endpoint and arm."""
+        return self.endpoint.name, self.arm.key
+
+    @property
+    def minimum(self) -> int:
+        """What it must have while its endpoint is awake."""
+        return max(part_of(self.settings.min_replicas, self.share), 1)
+
+    def settings_for(self, floor: int) -> AutoscaleSpec:
+        """The endpoint's settings for this arm, which needs `floor` copies in any case."""
+        settings = self.settings
+        least = max(part_of(settings.min_replicas, self.share), floor)
+        if settings.min_replicas or self.is_moving:
+            least = max(least, 1)
+        schedule = tuple(
+            msgspec.structs.replace(
+                hint, min_replicas=max(part_of(hint.min_replicas, self.share), 1)
+            )
+            for hint in settings.schedule
+        )
+        return msgspec.structs.replace(
+            settings, min_replicas=min(least, settings.max_replicas), schedule=schedule
+        )
+
+
+def scaled_arms(aims: Aims) -> list[list[ScaledArm]]:
+    """Every arm that is ours to scale, endpoint by endpoint."""
+    found = []
+    for desired in aims.desired.endpoints:
+        rollout = aims.rollouts.get(desired.name)
+        if rollout is not None and not is_current(rollout, desired):
+            rollout = None
+        endpoint = in_force(desired, rollout)
+        if endpoint.autoscale is None:
+            continue
+        shares = shares_of(endpoint, rollout)
+        arms = [
+            ScaledArm(
+                endpoint=endpoint,
+                arm=arm,
+                share=shares[arm.key],
+                is_moving=_is_moving(rollout),
+                settings=endpoint.autoscale,
+            )
+            for arm in endpoint.arms
+            if arm.revision.upstream is None and not arm.revision.pool
+        ]
+        if arms:
+            found.append(arms)
+    return found
+
+
+def shares_of(endpoint: DesiredEndpoint, rollout: RolloutRecord | None) -> dict[str, float]:
+    """The part (0 to 1) by the arm's key.
+
+    It is its weight. While a rollout is under way, the new version's is what its step needs, before
+    it gets it; and the old one's is all that it had, so that the way back is there at once.
+    """
+    shares = {arm.key: arm.weight / _FULL for arm in endpoint.arms}
+    if rollout is None or not _is_moving(rollout):
+        return shares
+    candidate = rollout.target.arms[0].key
+    before = {arm.key: arm.weight / _FULL for arm in rollout.source.arms}
+    for arm in endpoint.arms:
+        is_new = arm.key == candidate or arm.role == BASELINE
+        scale = rollout.state.traffic.candidate_scale
+        shares[arm.key] = max(shares[arm.key], scale if is_new else before.get(arm.key, 0.0))
+    return shares
+
+
+def part_of(count: float, share: float) -> int:
+    """So many whole copies that they carry `share` of what `count` copies carry."""
+    return math.ceil(count * share - _EPSILON)
+
+
+def _is_moving(rollout: RolloutRecord | None) -> bool:
+    return rollout is not None and not rollout.state.phase.is_over

@@ -1,0 +1,263 @@
+"""Reports of stream workers: asked over their sockets, and shown to people and programs."""
+
+import asyncio
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import msgspec
+
+from headrace.autoscale.stream import StreamLook, StreamScale, scale_stream
+from headrace.control.desired.state import DesiredStream
+from headrace.control.state.records import Event
+from headrace.control.streams.driver import StreamDriver
+from headrace.control.streams.plan import Phase
+from headrace.control.streams.status import StreamView, is_stalled, lag_of, rates, state_of
+from headrace.control.streams.workers import (
+    StreamTrack,
+    Team,
+    Worker,
+    note_answer,
+    note_status,
+    worker_view,
+)
+from headrace.core import Clock, HeadraceError
+from headrace.core.error_kind import UNDECODABLE
+from headrace.core.fetch import fetch
+from headrace.monitor.slo import LETTERS_WINDOW_S, StreamFacts
+from headrace.streaming.settings import State, StreamStatus
+
+_TIMEOUT_S: Final = 1.0
+_OK: Final = 200
+
+
+async def status_of(address: str) -> StreamStatus | None:
+    """How a worker is; None if it does not say."""
+    body = await _fetch(address, "/internal/status")
+    if body is None:
+        return None
+    try:
+        return msgspec.json.decode(body, type=StreamStatus)
+    except UNDECODABLE:
+        return None
+
+
+async def metrics_of(address: str) -> str:
+    """What a worker counts; empty if it does not say."""
+    body = await _fetch(address, "/metrics")
+    return "" if body is None else body.decode("utf-8", "replace")
+
+
+async def tell(address: str, verb: Literal["pause", "resume"]) -> None:
+    """Let a worker take no more records, or take them again; one that does not hear is told again.
+
+    Whoever looks at its status sees that.
+    """
+    await _fetch(address, f"/internal/{verb}", method="POST")
+
+
+async def _fetch(address: str, path: str, method: str = "GET") -> bytes | None:
+    try:
+        answer = await fetch(address, path, timeout_s=_TIMEOUT_S, method=method)
+    except HeadraceError:
+        return None  # it starts, or hangs; its process says more
+    return answer.body if answer.status == _OK else None
+
+
+_LONGEST_GAP_S: Final = 10.0
+"""So long apart two hearings may be; after more, silence is counted from anew."""
+
+
+@dataclass(slots=True)
+class Hearing:
+    """Asks workers how they are, and notes it with them."""
+
+    driver: StreamDriver
+    clock: Clock
+    _heard_at: float = -math.inf
+
+    async def hear(self, workers: Sequence[Worker]) -> list[tuple[Worker, StreamStatus]]:
+        """Those that answered, with what they said."""
+        before = {w.record.name: w.status for w in workers if w.status is not None}
+        addresses = [self.driver.address_of(worker.record) for worker in workers]
+        answers = await asyncio.gather(*map(status_of, addresses))
+        self._note_silence(workers, answers)
+        heard = [
+            (worker, status)
+            for worker, status in zip(workers, answers, strict=True)
+            if status is not None and worker.phase is not Phase.ENDED
+        ]
+        found = rates(before, {worker.record.name: status for worker, status in heard})
+        for worker, status in heard:
+            rate = found[worker.record.name]
+            if note_status(worker, status, rate=rate, now=self.clock.monotonic()):
+                worker.record = msgspec.structs.replace(worker.record, was_ready=True)
+                self.driver.note(worker.record)
+        return heard
+
+    def _note_silence(
+        self, workers: Sequence[Worker], answers: Sequence[StreamStatus | None]
+    ) -> None:
+        before, now = self._heard_at, self.clock.monotonic()
+        self._heard_at, begins = now, now - before > _LONGEST_GAP_S
+        for worker, status in zip(workers, answers, strict=True):
+            note_answer(worker, answered=status is not None, now=now, begins=begins)
+
+
+def is_scaled(wanted: DesiredStream) -> bool:
+    """Whether the number of its workers goes by lag."""
+    return wanted.min_workers < wanted.max_workers
+
+
+def count_of(wanted: DesiredStream, team: Team) -> int:
+    """How many workers a stream should have now."""
+    if not is_scaled(wanted):
+        return wanted.min_workers
+    return min(max(team.scale.workers, wanted.min_workers), wanted.max_workers)
+
+
+def rescale(team: Team, wanted: DesiredStream, *, paused: bool, now: float) -> bool:
+    """Look at the lag, and decide anew; whether the number is another.
+
+    While a worker is silent, or the stream paused, the lag says nothing.
+
+    Args:
+        now: Monotonic time.
+    """
+    statuses = team.statuses()
+    lag, before = lag_of(statuses), team.scale.workers
+    is_silent = any(worker.silent_since is not None for worker in team.running())
+    is_known = len(statuses) >= count_of(wanted, team) and not (paused or is_silent)
+    look = StreamLook(
+        now=now,
+        lag_records=lag.records if is_known else None,
+        lag_s=lag.seconds if is_known else None,
+        rate=sum(worker.rate for worker in team.workers.values()),
+        partitions=lag.partitions if is_known else None,
+    )
+    scale = StreamScale(
+        min_workers=wanted.min_workers,
+        max_workers=wanted.max_workers,
+        target_lag_s=wanted.target_lag_s,
+    )
+    wish, team.scale = scale_stream(scale, look, team.scale)
+    team.scaling = f"{wish.reason}: {wish.message}" if wish.message else str(wish.reason)
+    return team.scale.workers != before
+
+
+def view_of(
+    wanted: DesiredStream, team: Team, *, revision: str, paused: bool, now: float
+) -> StreamView:
+    """How a stream is at `now`, in monotonic time; `revision`: what its workers should run."""
+    members = tuple(
+        worker_view(worker, revision, now=now) for _, worker in sorted(team.workers.items())
+    )
+    statuses = team.statuses()
+    lag, count = lag_of(statuses), count_of(wanted, team)
+    state = state_of(members, wanted=count, paused=paused) if members else "starting"
+    message = next((member.message for member in members if member.message), team.start_error)
+    if state in {"running", "retrying"} and all(map(is_stalled, statuses)):
+        state = "stalled"
+        unassigned_s = min(status.unassigned_s for status in statuses)
+        why = message if any(status.lacks_topic for status in statuses) else ""
+        message = (
+            f"no worker has had a partition of {', '.join(wanted.settings.topics)} for "
+            f"{unassigned_s:.0f} s: "
+        ) + (
+            why
+            or f"other members of group '{wanted.settings.group}' have all of them, or there are "
+            "none"
+        )
+    return StreamView(
+        name=wanted.name,
+        state=state,
+        model=wanted.model,
+        topics=tuple(wanted.settings.topics),
+        sink=wanted.settings.sink,
+        group=wanted.settings.group,
+        ready=sum(worker.phase is Phase.READY for worker in team.workers.values()),
+        workers=count,
+        min_workers=wanted.min_workers,
+        max_workers=wanted.max_workers,
+        lag_records=lag.records,
+        lag_s=lag.seconds,
+        rate=sum(worker.rate for worker in team.workers.values()),
+        answered=sum(status.answered for status in statuses),
+        dead_letters=sum(status.dead_letters for status in statuses),
+        retries=sum(status.retries for status in statuses),
+        restarts=team.restarts,
+        message=message,
+        scaling=team.scaling,
+        members=members,
+        running=_running(statuses),
+        failing=sum(worker.is_failing for worker in team.workers.values()),
+        paused=paused,
+        stuck=any(worker.is_stuck for worker in team.workers.values()),
+        warning=next((status.row_problem for status in statuses if status.row_problem), ""),
+    )
+
+
+def track_team(team: Team, *, now: float) -> None:
+    """Remember what the workers of a stream said last.
+
+    Args:
+        now: Unix time.
+    """
+    statuses = team.statuses()
+    team.track.note(statuses, lag_of(statuses), running=_running(statuses), now=now)
+
+
+def facts_of(view: StreamView, track: StreamTrack, *, now: float) -> StreamFacts:
+    """What alerts have to know of a stream.
+
+    Args:
+        now: Unix time.
+    """
+    return StreamFacts(
+        lag_s=view.lag_s,
+        dead_letters=track.dead_letters_within(LETTERS_WINDOW_S, now=now),
+        running=view.running,
+        failing=view.failing,
+        paused=view.paused,
+    )
+
+
+def _running(statuses: Sequence[StreamStatus]) -> int:
+    """How many of them take records; one without a partition may be in reserve, and takes none."""
+    return sum(status.state is State.RUNNING and not is_stalled(status) for status in statuses)
+
+
+def event_of(view: StreamView, *, before: str, at: float) -> Event:
+    """That a stream is in another state now.
+
+    Args:
+        before: The state that was told last; empty for none.
+        at: Unix time.
+    """
+    reason, text = _TOLD[view.state]
+    message = f"stream '{view.name}' {text}"
+    if view.message and view.state not in {"running", "paused"}:
+        message = f"{message}: {view.message}"
+    data = {"stream": view.name, "before": before, "workers": view.workers, "ready": view.ready}
+    return Event(at=at, endpoint="", kind="stream", reason=reason, message=message, data=data)
+
+
+def replaced_event(worker: Worker, *, at: float) -> Event:
+    """That a worker was ended because it hung; `at`: Unix time."""
+    record = worker.record
+    message = f"stream '{record.stream}': worker {record.name} {worker.killed_for}"
+    data = {"stream": record.stream, "worker": record.name, "pid": record.pid}
+    return Event(
+        at=at, endpoint="", kind="stream", reason="StreamWorkerReplaced", message=message, data=data
+    )
+
+
+_TOLD: Final = {
+    "running": ("StreamRunning", "runs"),
+    "paused": ("StreamPaused", "is paused"),
+    "retrying": ("StreamRetrying", "waits for what it needs"),
+    "stalled": ("StreamStalled", "has no partitions"),
+    "degraded": ("StreamDegraded", "has lost workers"),
+    "failed": ("StreamFailed", "does not run"),
+}

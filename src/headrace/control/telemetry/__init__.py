@@ -1,0 +1,1 @@
+"""Metrics, history, alerts and reports."""

@@ -1,0 +1,412 @@
+"""Drift monitor: reads what replicas counted, judges it, and emits events.
+
+Nothing of it is on the path of requests: replicas count by a plan, and are asked every few seconds.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+
+from headrace.control.app.faults import LOOP, Faults
+from headrace.control.desired.aims import Aims
+from headrace.control.desired.state import DesiredArm, DesiredEndpoint
+from headrace.control.reconcile.observed import Phase, Replica
+from headrace.control.reconcile.pools import hosted_replicas
+from headrace.control.state.records import Event
+from headrace.control.telemetry.drift_files import DriftFiles, EndpointDrift
+from headrace.control.telemetry.labels import LabelStore
+from headrace.core import (
+    Clock,
+    FailedPreconditionError,
+    HeadraceError,
+    ModelNotFoundError,
+    UnavailableError,
+)
+from headrace.core.error_kind import UNDECODABLE
+from headrace.core.fetch import fetch
+from headrace.core.spec_observe import DriftSpec
+from headrace.monitor.drift import FeatureReport, FeatureState
+from headrace.monitor.drift_reference import Reference
+from headrace.monitor.drift_version import Stored, VersionDrift, inputs_only
+from headrace.observe.features import FeatureCounts
+from headrace.observe.metrics import Family, Labels, gauge
+from headrace.serving.report import DriftPlan, DriftTaken, FeatureValues, SeenAnswer
+
+_LOG: Final = logging.getLogger("headrace.control")
+_EVERY_S: Final = 2.0
+_SAVE_S: Final = 10.0
+_TIMEOUT_S: Final = 2.0
+_AT_ONCE: Final = 8
+_SAMPLE: Final = 512
+"""Rows that a replica keeps as they came, from one question to the next."""
+_HTTP_OK: Final = 200
+_TOLD: Final = 5
+"""Features that one event names."""
+Emit = Callable[[Sequence[Event]], Awaitable[None]]
+Call = Callable[[Replica, str, str, bytes], Awaitable[bytes]]
+
+
+class Taken(msgspec.Struct, frozen=True, kw_only=True):
+    """What the replicas of one version counted together."""
+
+    counts: list[FeatureCounts]
+    values: list[FeatureValues]
+    answers: list[SeenAnswer]
+    seen: int
+    age_s: float
+
+
+@dataclass(slots=True, kw_only=True)
+class _Kept:
+    """What is known of one endpoint. `changed`: since it was written."""
+
+    given: Reference | None
+    versions: dict[str, VersionDrift]
+    changed: bool = False
+
+    def stored(self) -> EndpointDrift:
+        return EndpointDrift(
+            given=self.given, versions={name: one.keep() for name, one in self.versions.items()}
+        )
+
+
+async def call_replica(replica: Replica, method: str, path: str, body: bytes) -> bytes:
+    """The body of a replica's answer.
+
+    Raises:
+        UnavailableError: It does not answer, or refuses.
+    """
+    answer = await fetch(
+        replica.address,
+        f"{path}?{replica.query}",
+        timeout_s=_TIMEOUT_S,
+        method=method,
+        headers={"content-type": "application/json"},
+        body=body,
+    )
+    if answer.status != _HTTP_OK:
+        raise UnavailableError(f"status {answer.status}", retry_after_s=None)
+    return answer.body
+
+
+@dataclass(slots=True, kw_only=True)
+class DriftKeeper:
+    """Watches every endpoint whose spec says `drift`, for as long as `run` is awaited.
+
+    `call`: how a replica is asked: method, path, body, and what it answers.
+    """
+
+    aims: Aims
+    files: DriftFiles
+    labels: LabelStore
+    clock: Clock
+    emit: Emit
+    call: Call = call_replica
+    faults: Faults = field(default_factory=Faults)
+    _kept: dict[str, _Kept] = field(default_factory=dict)
+    _saved_at: float = 0.0
+    _asking: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
+
+    async def run(self) -> None:
+        """Ask and judge until cancelled."""
+        try:
+            while True:
+                with self.faults.contain(LOOP, "drift"):
+                    await self.look()
+                await asyncio.sleep(_EVERY_S)
+        finally:
+            self._save()
+            self.labels.close()
+
+    async def look(self) -> None:
+        """Ask the replicas of each watched endpoint once, and judge what they say."""
+        desired = {endpoint.name: endpoint.drift for endpoint in self.aims.desired.endpoints}
+        effective = self.aims.reconciler.desired.endpoints
+        watched = [
+            (endpoint, settings)
+            for endpoint in effective
+            if (settings := desired.get(endpoint.name)) is not None
+        ]
+        for gone in self._kept.keys() - {endpoint.name for endpoint, _ in watched}:
+            del self._kept[gone]
+            if gone not in desired:
+                self.files.forget(gone)
+        for kind in ("drift", "drift files"):
+            self.faults.keep_only(kind, [endpoint.name for endpoint, _ in watched])
+        ready: dict[str, list[Replica]] = {}
+        for replica in self.aims.reconciler.replicas.values():
+            if replica.phase is Phase.READY:
+                ready.setdefault(replica.endpoint, []).append(replica)
+        await asyncio.gather(
+            *(
+                self._look_at(endpoint, settings, ready.get(endpoint.name, []))
+                for endpoint, settings in watched
+            )
+        )
+        now = self.clock.now()
+        if now - self._saved_at >= _SAVE_S:
+            self._saved_at = now
+            self._save()
+
+    def settings(self, name: str) -> DriftSpec | None:
+        """How an endpoint is watched; None where it is not.
+
+        Raises:
+            ModelNotFoundError: There is no such endpoint.
+        """
+        endpoint = self.aims.desired.endpoint(name)
+        if endpoint is None:
+            raise ModelNotFoundError(name)
+        return endpoint.drift
+
+    def version(self, name: str, version: str = "") -> tuple[str, VersionDrift | None]:
+        """What is known of one version; of the one with most requests if none is named."""
+        endpoint = self.aims.effective_endpoint(name)
+        arms = endpoint.arms if endpoint is not None else ()
+        if not version and arms:
+            version = max(arms, key=lambda arm: arm.weight).revision.version
+        kept = self._kept.get(name)
+        return version, None if kept is None else kept.versions.get(version)
+
+    def drifted(self, name: str) -> int | None:
+        """How many features of an endpoint drifted; None if nothing is watched."""
+        _, version = self.version(name)
+        if version is None:
+            return None
+        return sum(report.state is FeatureState.DRIFTED for report in version.reports())
+
+    def set_reference(self, name: str, reference: Reference) -> None:
+        """Let this be what the endpoint's requests are compared with, from now on.
+
+        Raises:
+            ModelNotFoundError: There is no such endpoint.
+            FailedPreconditionError: Its spec does not say `drift`.
+        """
+        settings = self.settings(name)
+        if settings is None:
+            message = f"endpoint '{name}' is not watched; put `drift: {{}}` under it in the spec"
+            raise FailedPreconditionError(message)
+        kept = self._kept[name] = _Kept(given=reference, versions={}, changed=True)
+        endpoint = self.aims.effective_endpoint(name)
+        for version, arm in _own_arms(endpoint).items() if endpoint is not None else ():
+            kept.versions[version] = self._begin(kept, arm, settings, None)
+        self._save()
+
+    def reset(self, name: str) -> None:
+        """Forget what an endpoint's requests were compared with; a given reference too.
+
+        Raises:
+            ModelNotFoundError: There is no such endpoint.
+        """
+        self.settings(name)
+        self._kept[name] = _Kept(given=None, versions={}, changed=True)
+        self._save()
+
+    def families(self) -> list[Family]:
+        """Scores of each endpoint's main version, as metrics."""
+        samples: list[tuple[Labels, float]] = []
+        for name in sorted(self._kept):
+            _, one = self.version(name)
+            for report in one.reports() if one is not None else ():
+                for statistic, value in _scores(report).items():
+                    if value is not None:
+                        labels = (
+                            ("endpoint", name),
+                            ("feature", report.name),
+                            ("statistic", statistic),
+                        )
+                        samples.append((labels, value))
+        text = "How far a feature is from its reference; `drifted` is 1 while that is no chance."
+        return [gauge("headrace_drift_score", text, samples)]
+
+    async def _look_at(
+        self, endpoint: DesiredEndpoint, settings: DriftSpec, ready: Sequence[Replica]
+    ) -> None:
+        with self.faults.contain("drift", endpoint.name):
+            await self._judge_versions(endpoint, settings, ready)
+
+    async def _judge_versions(
+        self, endpoint: DesiredEndpoint, settings: DriftSpec, ready: Sequence[Replica]
+    ) -> None:
+        kept = self._kept.get(endpoint.name) or self._load(endpoint.name, settings)
+        copies = self.aims.reconciler.replicas.values()
+        replicas = [*ready, *hosted_replicas(endpoint, copies, self.aims.reconciler.hosted)]
+        arms = _own_arms(endpoint)
+        for gone in kept.versions.keys() - arms.keys():
+            del kept.versions[gone]
+        for version, arm in arms.items():
+            one = kept.versions.get(version)
+            if one is None or one.settings != settings:
+                one = kept.versions[version] = self._begin(kept, arm, settings, one)
+            mine = [replica for replica in replicas if replica.version == version]
+            taken = await self._take(mine, one)
+            if taken.seen and self._kept.get(endpoint.name) is kept:
+                kept.changed = True
+                await self._remember(endpoint.name, version, taken.answers)
+                if await self._judge(endpoint.name, version, one, taken):
+                    self._keep_now(endpoint.name)
+
+    async def _remember(self, name: str, version: str, answers: Sequence[SeenAnswer]) -> None:
+        """Keep answers for their labels; a full disk is no reason to stop judging."""
+        if not answers:
+            return
+        pairs = [(one.request_id, one.value) for one in answers]
+        now = self.clock.now()
+        try:
+            await asyncio.to_thread(self.labels.add_answers, name, version, pairs, now=now)
+        except HeadraceError as error:
+            _LOG.warning("cannot remember answers", extra={"endpoint": name, "error": str(error)})
+
+    def _keep_now(self, name: str) -> None:
+        """Write what is known of an endpoint at once: it has just been told to people."""
+        kept = self._kept[name]
+        kept.changed = False
+        self.files.write(name, kept.stored())
+
+    def _load(self, name: str, settings: DriftSpec) -> _Kept:
+        found = self.files.read(name)
+        versions = {
+            version: VersionDrift(settings=settings, stored=stored)
+            for version, stored in found.versions.items()
+        }
+        kept = self._kept[name] = _Kept(given=found.given, versions=versions)
+        return kept
+
+    def _begin(
+        self, kept: _Kept, arm: DesiredArm, settings: DriftSpec, before: VersionDrift | None
+    ) -> VersionDrift:
+        """The watch of a version that is new here, or whose settings changed."""
+        if before is not None:
+            return VersionDrift(settings=settings, stored=Stored(reference=before.reference))
+        reference = kept.given or self.files.reference(arm.revision.model)
+        if reference is None:
+            others = [one.reference for one in kept.versions.values() if one.reference.features]
+            reference = inputs_only(others[-1]) if others else Reference()
+        return VersionDrift(settings=settings, stored=Stored(reference=reference))
+
+    async def _judge(self, name: str, version: str, one: VersionDrift, taken: Taken) -> bool:
+        """Whether anything happened that people are told."""
+        had = len(one.reference.features)
+        now = self.clock.now()
+        changed = await asyncio.to_thread(
+            one.add, taken.counts, taken.values, now=now, age_s=taken.age_s
+        )
+        events = _events(name, version, changed, now)
+        if len(one.reference.features) > had:
+            events.append(_reference_event(name, version, one, now))
+        for event in events:
+            _LOG.info("%s", event.message, extra={"endpoint": name})
+        await self.emit(events)
+        return bool(events)
+
+    async def _take(self, replicas: Sequence[Replica], one: VersionDrift) -> Taken:
+        plan = DriftPlan(
+            key=one.key,
+            bins=one.bins,
+            sample=_SAMPLE,
+            rows_per_request=one.settings.rows_per_request,
+            labels=one.settings.labels,
+            output=one.settings.output,
+        )
+        taken = await asyncio.gather(*(self._ask(replica, plan) for replica in replicas))
+        heard = [found for found in taken if found is not None]
+        total = [FeatureCounts()] * len(plan.bins)
+        for found in heard:
+            total = [had.plus(more) for had, more in zip(total, found.counts, strict=True)]
+        return Taken(
+            counts=total,
+            values=[values for found in heard for values in found.values],
+            answers=[one for found in heard for one in found.answers],
+            seen=sum(found.seen for found in heard),
+            age_s=max((found.age_s for found in heard), default=0.0),
+        )
+
+    async def _ask(self, replica: Replica, plan: DriftPlan) -> DriftTaken | None:
+        """What a replica counted by `plan`; it is told the plan if it follows another one."""
+        async with self._asking:
+            try:
+                body = await self.call(replica, "POST", "/internal/drift/take", b"")
+                taken = msgspec.json.decode(body, type=DriftTaken)
+                if taken.key == plan.key:
+                    fits = len(taken.counts) in {0, len(plan.bins)}
+                    return taken if fits and taken.seen else None
+                await self.call(replica, "PUT", "/internal/drift", msgspec.json.encode(plan))
+            except (HeadraceError, *UNDECODABLE) as error:
+                extra = {"replica": replica.name, "error": str(error)}
+                _LOG.debug("replica does not say what it counted", extra=extra)
+        return None
+
+    def _save(self) -> None:
+        for name, kept in self._kept.items():
+            if kept.changed:
+                with self.faults.contain("drift files", name):
+                    self._keep_now(name)
+
+
+def _own_arms(endpoint: DesiredEndpoint) -> dict[str, DesiredArm]:
+    """By version; someone else's servers do not count for us."""
+    return {arm.revision.version: arm for arm in endpoint.arms if not arm.revision.upstream}
+
+
+def _scores(report: FeatureReport) -> dict[str, float | None]:
+    return {
+        "psi": report.psi,
+        "js": report.js,
+        "ks": report.ks,
+        "missing_ratio": report.missing_ratio,
+        "out_of_range_ratio": report.out_of_range_ratio,
+        "type_violation_ratio": report.type_violation_ratio,
+        "drifted": float(report.state is FeatureState.DRIFTED),
+    }
+
+
+def _events(
+    endpoint: str, version: str, changed: Sequence[FeatureReport], now: float
+) -> list[Event]:
+    found = [one for one in changed if one.state is FeatureState.DRIFTED]
+    ended = [one for one in changed if one.state is not FeatureState.DRIFTED]
+    events = []
+    for reports, reason, verb in (
+        (found, "DriftFound", "drifted"),
+        (ended, "DriftEnded", "drifted no more"),
+    ):
+        if not reports:
+            continue
+        worst = sorted(reports, key=lambda one: -one.evidence)
+        told = [_told(one) for one in worst]
+        more = f" and {len(told) - _TOLD} more" if len(told) > _TOLD else ""
+        events.append(
+            Event(
+                at=now,
+                endpoint=endpoint,
+                kind="drift",
+                reason=reason,
+                message=f"version {version}: {verb}: {'; '.join(told[:_TOLD])}{more}",
+                data={
+                    one.name: {"evidence": one.evidence, "needed": one.needed, "ks": one.ks}
+                    for one in worst
+                },
+            )
+        )
+    return events
+
+
+def _told(one: FeatureReport) -> str:
+    label = f" '{one.label}'" if one.label else ""
+    return f"{one.name}{label} ({one.role}{f', {one.why}' if one.why else ''})"
+
+
+def _reference_event(endpoint: str, version: str, one: VersionDrift, now: float) -> Event:
+    return Event(
+        at=now,
+        endpoint=endpoint,
+        kind="drift",
+        reason="DriftReferenceTaken",
+        message=f"version {version}: the first {one.settings.window_rows} rows are the reference "
+        f"now, of {len(one.reference.features)} features in all",
+        data={"rows": one.settings.window_rows, "features": len(one.reference.features)},
+    )

@@ -1,0 +1,127 @@
+"""Drift state over restarts: a small file of sketches and counts for each endpoint.
+
+Written by the one control plane of a home. References that were given with a model version are
+files of their own, which `headrace models push` may write while no control plane runs.
+"""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from headrace.core import InvalidArgumentError, check_name, check_version, error_kind
+from headrace.core.error_kind import UNDECODABLE
+from headrace.core.files import make_private_dir, write_atomic
+from headrace.core.state_file import StateFile
+from headrace.monitor.drift_reference import HOURS, Reference
+from headrace.monitor.drift_version import Stored
+from headrace.observe.features import MAX_FEATURES
+
+_LOG: Final = logging.getLogger("headrace.control")
+MAX_REFERENCE_BYTES: Final = 2 << 20
+
+
+class EndpointDrift(msgspec.Struct, frozen=True, kw_only=True):
+    """`versions`: what is known of each; `given`: a reference that holds for all of them."""
+
+    versions: dict[str, Stored] = {}
+    given: Reference | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DriftFiles:
+    """Reads and writes under one home."""
+
+    root: Path
+
+    def read(self, endpoint: str) -> EndpointDrift:
+        """What was kept of an endpoint; nothing if there is no such file, or none that is whole."""
+        return self._file(endpoint).load() or EndpointDrift()
+
+    def write(self, endpoint: str, what: EndpointDrift) -> None:
+        """Keep this; a full disk is no reason to stop counting."""
+        make_private_dir(self._of_endpoint(endpoint).parent)
+        self._file(endpoint).try_save(what)
+
+    def forget(self, endpoint: str) -> None:
+        """Drop what was kept of an endpoint that is gone."""
+        self._of_endpoint(endpoint).unlink(missing_ok=True)
+
+    def reference(self, model: str) -> Reference | None:
+        """What was given with the model version `NAME:VERSION`; None for nothing."""
+        name, _, version = model.partition(":")
+        try:
+            return decode_reference(self._of_version(name, version).read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, InvalidArgumentError) as error:
+            extra = {"model": model, "error": str(error)}
+            _LOG.warning("cannot read a model version's reference", extra=extra)
+            return None
+
+    def write_reference(self, model: str, reference: Reference) -> None:
+        """Keep a reference beside the model version `NAME:VERSION`.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        name, _, version = model.partition(":")
+        path = self._of_version(name, version)
+        make_private_dir(path.parent)
+        write_atomic(path, msgspec.json.encode(reference), durable=False)
+
+    def forget_reference(self, model: str) -> None:
+        """Drop what was given with the model version `NAME:VERSION`, if anything was."""
+        name, _, version = model.partition(":")
+        self._of_version(name, version).unlink(missing_ok=True)
+
+    def _file(self, endpoint: str) -> StateFile[EndpointDrift]:
+        return StateFile(self._of_endpoint(endpoint), EndpointDrift, f"the drift of '{endpoint}'")
+
+    def _of_endpoint(self, endpoint: str) -> Path:
+        return self.root / "drift" / "endpoints" / f"{endpoint}.json"
+
+    def _of_version(self, name: str, version: str) -> Path:
+        if not _is_reference(name, version):
+            raise FileNotFoundError(f"{name}:{version}")
+        return self.root / "drift" / "references" / f"{name}@{version}.json"
+
+
+def decode_reference(data: bytes) -> Reference:
+    """A reference that somebody gave.
+
+    Raises:
+        InvalidArgumentError: It is none, or has more features than can be watched.
+    """
+    try:
+        found = msgspec.json.decode(data, type=Reference)
+    except UNDECODABLE as error:
+        raise InvalidArgumentError(f"this is no reference: {error_kind(error)}") from None
+    if not 0 < len(found.features) <= MAX_FEATURES:
+        message = f"a reference has 1 to {MAX_FEATURES} features, this one {len(found.features)}"
+        raise InvalidArgumentError(message)
+    for one in found.features:
+        edges = one.bins.edges
+        if len(one.counts.bins) != one.bins.size or edges != sorted(set(edges)):
+            raise InvalidArgumentError(f"feature '{one.bins.name}': its bins do not fit its counts")
+        if len(one.hours) not in {0, HOURS} or any(
+            len(hour) != one.bins.size for hour in one.hours
+        ):
+            message = (
+                f"feature '{one.bins.name}': its {len(one.hours)} hours do not fit its bins; a "
+                "reference by the hour has 24, as `headrace drift reference set --time` makes them"
+            )
+            raise InvalidArgumentError(message)
+    return found
+
+
+def _is_reference(name: str, version: str) -> bool:
+    """Whether these are the names of something in the registry, and not a path of somebody's."""
+    try:
+        check_name(name)
+        check_version(version)
+    except InvalidArgumentError:
+        return False
+    return True

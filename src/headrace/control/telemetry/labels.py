@@ -1,0 +1,243 @@
+"""Labels that come later, joined with what was answered, by request id.
+
+Kept in a file of its own beside the sketches: answers come by the hundred a second, most are never
+labelled, and the oldest may go at any time. Counts of how right they were stay for a month.
+"""
+
+import contextlib
+import math
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from headrace.core import FailedPreconditionError
+from headrace.core.files import make_private_dir
+
+MAX_ANSWERS: Final = 500_000
+"""Answers and waiting labels that are remembered, of all endpoints together."""
+WINDOWS_S: Final = (3600.0, 86_400.0, 7 * 86_400.0, 30 * 86_400.0)
+_BUCKET_S: Final = 600.0
+_FORGET_EVERY: Final = 10_000
+_TAKEN, _DUPLICATE, _WAITING, _UNFIT = "taken", "duplicate", "waiting", "unfit"
+_UNKNOWN: Final = "unknown"
+Label = str | float | int | bool
+
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS answers (
+  request_id TEXT PRIMARY KEY, at REAL NOT NULL, endpoint TEXT, version TEXT,
+  number REAL, class TEXT, label TEXT
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS answers_at ON answers (at);
+CREATE TABLE IF NOT EXISTS scores (
+  endpoint TEXT, version TEXT, bucket INTEGER, is_class INTEGER,
+  rows INTEGER NOT NULL, right REAL NOT NULL, error REAL NOT NULL,
+  PRIMARY KEY (endpoint, version, bucket, is_class)
+) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveScore:
+    """How right answers of the last `seconds` were, as far as labels came.
+
+    `accuracy`: the share of right classes; None where answers are numbers. `mean_error`: how far
+    numbers are from their labels, on average (MAE); None where answers are classes.
+    """
+
+    seconds: float
+    rows: int
+    accuracy: float | None
+    mean_error: float | None
+
+
+@dataclass(slots=True)
+class LabelStore:
+    """Remembers answers under `path`, and counts those whose label comes. Blocking; any thread."""
+
+    path: Path
+    max_answers: int = MAX_ANSWERS
+    _connection: sqlite3.Connection | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _added: int = 0
+
+    def add_answers(
+        self,
+        endpoint: str,
+        version: str,
+        answers: Sequence[tuple[str, str | float]],
+        *,
+        now: float,
+    ) -> None:
+        """Remember what was answered: request ids with a class, or a number."""
+        with self._writing() as connection:
+            for request_id, value in answers:
+                found = connection.execute(
+                    "SELECT label, endpoint FROM answers WHERE request_id = ?", (request_id,)
+                ).fetchone()
+                if found is not None and found[1] is not None:
+                    continue
+                number, class_ = (None, value) if isinstance(value, str) else (value, None)
+                label = None if found is None else found[0]
+                connection.execute(
+                    "INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    (request_id, now, endpoint, version, number, class_, label),
+                )
+                if label is not None:
+                    _count(connection, (endpoint, version), value, label, at=now)
+            self._added += len(answers)
+            self._forget(connection, now)
+
+    def add_label(
+        self,
+        request_id: str,
+        label: Label,
+        *,
+        now: float,
+        endpoints: frozenset[str] | None = None,
+    ) -> str:
+        """Take a label: `taken`, `duplicate`, `waiting` for its answer, or `unfit` for it.
+
+        Args:
+            endpoints: Whose answers may get it. Others' and those not known yet are `unknown` then,
+                and nothing is stored. None for all.
+        """
+        text = label_text(label)
+        with self._writing() as connection:
+            found = connection.execute(
+                "SELECT at, endpoint, version, number, class, label FROM answers "
+                "WHERE request_id = ?",
+                (request_id,),
+            ).fetchone()
+            if endpoints is not None and (found is None or found[1] not in endpoints):
+                return _UNKNOWN
+            if found is None:
+                connection.execute(
+                    "INSERT INTO answers (request_id, at, label) VALUES (?, ?, ?)",
+                    (request_id, now, text),
+                )
+                self._added += 1
+                self._forget(connection, now)
+                return _WAITING
+            at, endpoint, version, number, class_, before = found
+            if before is not None:
+                return _DUPLICATE
+            assert endpoint is not None, "what has neither is not stored"
+            value = number if class_ is None else class_
+            if not _count(connection, (endpoint, version), value, text, at=at):
+                return _UNFIT
+            connection.execute(
+                "UPDATE answers SET label = ? WHERE request_id = ?", (text, request_id)
+            )
+            return _TAKEN
+
+    def scores(self, endpoint: str, version: str, *, now: float) -> list[LiveScore]:
+        """How right a version was, over several windows; of answers given in them."""
+        if self._connection is None and not self.path.exists():
+            return []
+        with self._writing() as connection:
+            return [
+                score
+                for seconds in WINDOWS_S
+                if (score := _score(connection, endpoint, version, seconds, now)) is not None
+            ]
+
+    def close(self) -> None:
+        """Let go of the file."""
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            try:
+                if self._connection is None:
+                    self._connection = _open(self.path)
+                with self._connection:
+                    yield self._connection
+            except sqlite3.Error as error:
+                raise FailedPreconditionError(f"{self.path} cannot be used: {error}") from error
+
+    def _forget(self, connection: sqlite3.Connection, now: float) -> None:
+        """Now and then, drop the oldest answers beyond the bound and counts of long ago."""
+        if self._added < min(_FORGET_EVERY, self.max_answers):
+            return
+        self._added = 0
+        (count,) = connection.execute("SELECT count(*) FROM answers").fetchone()
+        connection.execute(
+            "DELETE FROM answers WHERE request_id IN "
+            "(SELECT request_id FROM answers ORDER BY at LIMIT ?)",
+            (max(0, count - self.max_answers),),
+        )
+        oldest = int((now - WINDOWS_S[-1]) // _BUCKET_S)
+        connection.execute("DELETE FROM scores WHERE bucket < ?", (oldest,))
+
+
+def label_text(label: Label) -> str:
+    """A label as classes are called: 3 and 3.0 are `3`."""
+    if isinstance(label, float) and label.is_integer():
+        return str(int(label))
+    return str(label)
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    make_private_dir(path.parent)
+    connection = sqlite3.connect(path, check_same_thread=False)
+    path.chmod(0o600)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = NORMAL")
+    connection.executescript(_SCHEMA)
+    return connection
+
+
+def _count(
+    connection: sqlite3.Connection,
+    who: tuple[str, str],
+    value: str | float,
+    label: str,
+    *,
+    at: float,
+) -> bool:
+    """Count how right an answer was; whether the label is of the answer's kind."""
+    is_class = isinstance(value, str)
+    right = error = 0.0
+    if isinstance(value, str):
+        right = float(value == label)
+    else:
+        try:
+            error = abs(value - float(label))
+        except ValueError:
+            return False
+        if not math.isfinite(error):
+            return False
+    connection.execute(
+        "INSERT INTO scores VALUES (?, ?, ?, ?, 1, ?, ?) ON CONFLICT DO UPDATE SET "
+        "rows = rows + 1, right = right + excluded.right, error = error + excluded.error",
+        (*who, int(at // _BUCKET_S), is_class, right, error),
+    )
+    return True
+
+
+def _score(
+    connection: sqlite3.Connection, endpoint: str, version: str, seconds: float, now: float
+) -> LiveScore | None:
+    """The window's counts, of classes if there are any; None where no label came."""
+    found = connection.execute(
+        "SELECT is_class, sum(rows), sum(right), sum(error) FROM scores "
+        "WHERE endpoint = ? AND version = ? AND bucket >= ? GROUP BY is_class "
+        "ORDER BY is_class DESC LIMIT 1",
+        (endpoint, version, int((now - seconds) // _BUCKET_S)),
+    ).fetchone()
+    if found is None:
+        return None
+    is_class, rows, right, error = found
+    return LiveScore(
+        seconds=seconds,
+        rows=rows,
+        accuracy=right / rows if is_class else None,
+        mean_error=None if is_class else error / rows,
+    )

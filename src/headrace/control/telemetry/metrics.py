@@ -1,0 +1,396 @@
+"""Metrics and statistics of all processes as one answer, and those of endpoints."""
+
+import asyncio
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+import msgspec
+
+from headrace.control.desired.state import POOL_PREFIX, DesiredState
+from headrace.control.reconcile.observed import Phase, Replica
+from headrace.control.state.records import RolloutRecord
+from headrace.core import HeadraceError, ModelNotFoundError
+from headrace.core.error_kind import UNDECODABLE
+from headrace.core.fetch import fetch
+from headrace.core.processes import cpu_s, resident_bytes
+from headrace.gateway import ArmStatistics
+from headrace.observe import BRIEF_TWO_DIGITS_S, TWO_DIGITS_S
+from headrace.observe.metrics import (
+    Families,
+    Family,
+    HistogramSample,
+    Labels,
+    Source,
+    counter,
+    gauge,
+    histogram,
+    merge,
+)
+from headrace.rollout.state import Phase as RolloutPhase
+
+if TYPE_CHECKING:
+    from headrace.control.plane import ControlPlane
+
+Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
+_NEWEST: Final = frozenset({"last_inference"})
+_KEYS: Final = frozenset({"name", "version", "batch_size", "type", "id"})
+"""What tells rows apart; never added up."""
+
+
+def merge_model_stats(answers: Iterable[Json]) -> list[dict[str, Json]]:
+    """The rows of many `{"model_stats": [...]}`: one per model and version, counters added up.
+
+    Rows that are no objects are dropped.
+    """
+    rows: dict[tuple[str, str], dict[str, Json]] = {}
+    for answer in answers:
+        stats = answer.get("model_stats") if isinstance(answer, dict) else None
+        for row in stats if isinstance(stats, list) else []:
+            if isinstance(row, dict):
+                key = (str(row.get("name", "")), str(row.get("version", "")))
+                rows[key] = _add_fields(rows[key], row) if key in rows else row
+    return [rows[key] for key in sorted(rows)]
+
+
+def _add_fields(one: dict[str, Json], other: dict[str, Json]) -> dict[str, Json]:
+    return {key: _add_field(key, one.get(key), other.get(key)) for key in {**one, **other}}
+
+
+def _add(one: Json, other: Json) -> Json:
+    match one, other:
+        case dict(), dict():
+            return _add_fields(one, other)
+        case list(), list():
+            return _add_rows(one, other)
+        case None, _:
+            return other
+        case ((int() | float()), (int() | float())):
+            return one + other
+        case _:
+            return one
+
+
+def _add_field(key: str, one: Json, other: Json) -> Json:
+    if key in _NEWEST and isinstance(one, int) and isinstance(other, int):
+        return max(one, other)
+    return one if key in _KEYS and one is not None else _add(one, other)
+
+
+def _add_rows(one: list[Json], other: list[Json]) -> list[Json]:
+    """Lists of rows, such as `batch_stats`: rows with equal keys are added up."""
+    rows: dict[tuple[str, ...], Json] = {}
+    for row in [*one, *other]:
+        fields = row if isinstance(row, dict) else {"": row}
+        key = tuple(f"{name}={fields[name]}" for name in sorted(fields) if name in _KEYS)
+        rows[key] = _add(rows[key], row) if key in rows else row
+    return list(rows.values())
+
+
+_NO_VERSION: Final = ""
+_NOTHING: Final = ArmStatistics()
+
+
+def request_families(
+    desired: DesiredState,
+    arms: Mapping[tuple[str, str], ArmStatistics],
+    bounds: Sequence[float] = BRIEF_TWO_DIGITS_S,
+) -> list[Family]:
+    """Requests by endpoint, version and how they ended, and their latencies.
+
+    Args:
+        arms: What the gateway has counted, by endpoint and arm. Arms that `desired` does not know
+            are left out. An empty key: nobody was there to answer.
+        bounds: Of the latencies' buckets: bounds of Envoy's as well, so that none is cut.
+    """
+    counted = _by_version(desired, arms)
+    requests: list[tuple[Labels, float]] = []
+    latencies = []
+    for (endpoint, version), found in counted.items():
+        labels = (("endpoint", endpoint), ("version", version))
+        requests += [
+            ((*labels, ("outcome", outcome)), count) for outcome, count in _outcomes(found).items()
+        ]
+        if any(each.requests for each in found):
+            latencies.append(_latency(labels, found, bounds))
+    return [
+        counter(
+            "headrace_endpoint_requests_total",
+            "Requests by how they ended, as the gateway counts: ok, error (no fault of the "
+            "caller's), rejected (the caller's mistake), abandoned (the caller left).",
+            requests,
+        ),
+        histogram(
+            "headrace_endpoint_latency_seconds",
+            "Seconds from a request's first byte to its answer's, as the gateway measures.",
+            latencies,
+        ),
+    ]
+
+
+def rollout_families(rollouts: Mapping[str, RolloutRecord]) -> list[Family]:
+    """Where the newest rollout of each endpoint is, and the new version's share."""
+    phases: list[tuple[Labels, float]] = []
+    weights: list[tuple[Labels, float]] = []
+    for endpoint, record in rollouts.items():
+        labels = (("endpoint", endpoint), ("rollout", record.id))
+        phases += [
+            ((*labels, ("phase", phase.value)), float(phase is record.state.phase))
+            for phase in RolloutPhase
+        ]
+        if not record.state.phase.is_over:
+            weights.append(((("endpoint", endpoint),), record.state.traffic.candidate))
+    return [
+        gauge("headrace_rollout_phase", "1 for the phase that the newest rollout is in.", phases),
+        gauge(
+            "headrace_rollout_weight",
+            "Requests of 100 that a rollout under way sends to the new version.",
+            weights,
+        ),
+    ]
+
+
+def replica_families(effective: DesiredState, replicas: Iterable[Replica]) -> list[Family]:
+    """How many replicas each version should have, and how many are ready."""
+    wanted: Counter[tuple[str, str]] = Counter()
+    for endpoint in effective.endpoints:
+        for arm in endpoint.arms:
+            if arm.revision.upstream is None and not arm.revision.pool:
+                count = 0 if endpoint.scaled_to_zero else arm.replicas
+                wanted[endpoint.name, arm.revision.version] += count
+    ready: Counter[tuple[str, str]] = Counter()
+    for replica in replicas:
+        ready[replica.endpoint, replica.version] += replica.phase is Phase.READY
+    samples: list[tuple[Labels, float]] = []
+    for endpoint_name, version in sorted({*wanted, *ready}):
+        labels = (("endpoint", endpoint_name), ("version", version))
+        for state, counts in (("desired", wanted), ("ready", ready)):
+            samples.append(((*labels, ("state", state)), counts[endpoint_name, version]))
+    meaning = "Replicas that should run, and that are ready."
+    return [gauge("headrace_replicas", meaning, samples)]
+
+
+def process_families(pids: Mapping[str, int]) -> list[Family]:
+    """Processor time and memory of processes by name; those that ended meanwhile are left out."""
+    times: list[tuple[Labels, float]] = []
+    memory: list[tuple[Labels, float]] = []
+    for name, pid in pids.items():
+        labels = (("process", name),)
+        used_s, resident = cpu_s(pid), resident_bytes(pid)
+        if used_s is not None and resident:
+            times.append((labels, used_s))
+            memory.append((labels, resident))
+    return [
+        counter("headrace_process_cpu_seconds_total", "Processor time used, in seconds.", times),
+        gauge("headrace_process_memory_bytes", "Resident memory.", memory),
+    ]
+
+
+def _by_version(
+    desired: DesiredState, arms: Mapping[tuple[str, str], ArmStatistics]
+) -> Mapping[tuple[str, str], list[ArmStatistics]]:
+    """Of each endpoint all versions that it has, also those without a request."""
+    found: defaultdict[tuple[str, str], list[ArmStatistics]] = defaultdict(list)
+    for endpoint in desired.endpoints:
+        for key in (*(arm.key for arm in endpoint.arms), _NO_VERSION):
+            counted = arms.get((endpoint.name, key))
+            if key or counted is not None:
+                version = key.partition("~")[0]
+                found[endpoint.name, version].append(counted or _NOTHING)
+    return found
+
+
+def _outcomes(found: Iterable[ArmStatistics]) -> dict[str, int]:
+    outcomes = {"ok": 0, "error": 0, "rejected": 0, "abandoned": 0}
+    for arm in found:
+        outcomes["error"] += arm.errors
+        outcomes["rejected"] += arm.rejections
+        outcomes["abandoned"] += arm.abandoned
+        outcomes["ok"] += arm.requests - arm.errors - arm.rejections - arm.abandoned
+    return outcomes
+
+
+def _latency(
+    labels: Labels, found: Iterable[ArmStatistics], bounds: Sequence[float]
+) -> HistogramSample:
+    """Envoy tells no sum: each request counts as the middle of its bucket, 5 % off at most."""
+    below = [0] * (len(bounds) + 1)
+    total_s = 0.0
+    for arm in found:
+        place = 0
+        for (lower, width), count in sorted(arm.latency.items()):
+            while place < len(bounds) and bounds[place] <= lower:
+                place += 1
+            below[place] += count
+            total_s += (lower + width / 2) * count
+    for place in range(1, len(below)):
+        below[place] += below[place - 1]
+    return HistogramSample(labels=labels, bounds=bounds, below=below, sum=total_s)
+
+
+_SCRAPE_TIMEOUT_S: Final = 1.0
+_COUNTS_TIMEOUT_S: Final = 5.0  # of thousands of endpoints they are megabytes
+_ENVOYS: Final = (
+    "Envoy's own: https://www.envoyproxy.io/docs/envoy/latest/operations/stats_overview"
+)
+
+
+async def all_metrics(plane: "ControlPlane", *, full: bool) -> Families:
+    """All processes' metrics as one; each sample of a replica says which.
+
+    Args:
+        full: With every bucket and every metric of Envoy's, and with KServe's: five times as much.
+    """
+    plane.metrics_read_at = plane.clock.now()
+    replicas = _ready_replicas(plane)
+    requests, gpus, gateway_text, replica_texts = await asyncio.gather(
+        _request_families(plane, full=full),
+        asyncio.to_thread(plane.gpus.families),
+        _gateway_stats(plane, full=full),
+        asyncio.gather(*(_scrape(replica.address, full=full) for replica in replicas)),
+    )
+    sources = [
+        Source(text=text, labels={"replica": replica.name})
+        for replica, text in zip(replicas, replica_texts, strict=True)
+    ]
+    sources += await plane.streams.metrics()
+    sources.append(Source(text=gateway_text, help=_ENVOYS))
+    own = [*own_families(plane), *requests, *gpus]
+    # Thousands of replicas tell a million lines, and the loop has others to serve.
+    return await asyncio.to_thread(merge, own, sources)
+
+
+async def all_model_statistics(
+    plane: "ControlPlane", name: str = "", version: str = "", *, only: frozenset[str] | None = None
+) -> dict[str, Json]:
+    """Triton's statistics, summed over the replicas of each model version.
+
+    Args:
+        only: Of these endpoints; None for all.
+
+    Raises:
+        ModelNotFoundError: No replica serves `name`.
+    """
+    replicas = [
+        replica
+        for replica in _ready_replicas(plane)
+        if name in {"", replica.endpoint} or replica.endpoint.startswith(POOL_PREFIX)
+    ]
+    merged = merge_model_stats(await asyncio.gather(*map(_statistics, replicas)))
+    rows = [
+        row
+        for row in merged
+        if name in {"", row.get("name")}
+        and version in {"", row.get("version")}
+        and (only is None or row.get("name") in only)
+    ]
+    served = {(replica.endpoint, replica.version) for replica in replicas}
+    if name and not rows and not any(name == n and version in {"", v} for n, v in served):
+        raise ModelNotFoundError(name, version)
+    return {"model_stats": [*rows]}
+
+
+def _ready_replicas(plane: "ControlPlane") -> list[Replica]:
+    replicas = plane.reconciler.replicas.values()
+    return [replica for replica in replicas if replica.phase is Phase.READY]
+
+
+async def _gateway_stats(plane: "ControlPlane", *, full: bool) -> str:
+    try:
+        async with asyncio.timeout(_SCRAPE_TIMEOUT_S):
+            return await plane.keeper.stats(full=full)
+    except (HeadraceError, TimeoutError):
+        return ""
+
+
+async def _request_families(plane: "ControlPlane", *, full: bool) -> list[Family]:
+    try:
+        async with asyncio.timeout(_COUNTS_TIMEOUT_S):
+            statistics = await plane.keeper.endpoint_statistics()
+    except (HeadraceError, TimeoutError):
+        return []  # a gap: zeros would read as if everything began anew
+    bounds = TWO_DIGITS_S if full else BRIEF_TWO_DIGITS_S
+    return await asyncio.to_thread(request_families, plane.effective, statistics.arms, bounds)
+
+
+def _processes(plane: "ControlPlane") -> dict[str, int]:
+    """Process ids by name."""
+    replicas = plane.reconciler.replicas.values()
+    running = {replica.name: replica.pid for replica in replicas}
+    running |= {"control": os.getpid(), "gateway": plane.keeper.pid}
+    running |= plane.streams.pids()
+    return {name: pid for name, pid in running.items() if pid is not None}
+
+
+def own_families(plane: "ControlPlane") -> list[Family]:
+    """What the control plane itself counts."""
+    replicas = plane.reconciler.replicas.values()
+    tls = plane.keeper.tls
+    return [
+        counter(
+            "headrace_limit_refusals_total",
+            "Requests that the service refused.",
+            () if plane.limits is None else plane.limits.refusals(),
+        ),
+        gauge(
+            "headrace_control_generation",
+            "Of the desired state.",
+            [((), plane.desired.generation)],
+        ),
+        gauge(
+            "headrace_control_gateway_ready",
+            "1 while the gateway serves.",
+            [((), plane.keeper.is_ready)],
+        ),
+        gauge(
+            "headrace_control_replica_ready",
+            "1 while the replica is ready.",
+            [(_labels(replica), replica.phase is Phase.READY) for replica in replicas],
+        ),
+        gauge(
+            "headrace_control_replica_restarts",
+            "Starts after the first.",
+            [(_labels(replica), replica.restarts) for replica in replicas],
+        ),
+        *plane.keeper.families(),
+        *plane.drift.families(),
+        *plane.rows.families(),
+        *([] if tls is None else tls.certificates.families()),
+        *rollout_families(plane.aims.rollouts),
+        *replica_families(plane.effective, replicas),
+        *process_families(_processes(plane)),
+        *plane.alerting.families(),
+        *plane.recordings.families(),
+        *plane.payloads.families(),
+        *plane.materializer.families(),
+        *plane.jobs.families(),
+        *plane.skew.families(),
+        *plane.streams.families(),
+    ]
+
+
+def _labels(replica: Replica) -> Labels:
+    return (
+        ("endpoint", replica.endpoint),
+        ("version", replica.version),
+        ("replica", replica.name),
+    )
+
+
+async def _scrape(address: str, *, full: bool) -> str:
+    path = "/metrics?exemplars" if full else "/metrics?exemplars&brief"
+    try:
+        answer = await fetch(address, path, timeout_s=_SCRAPE_TIMEOUT_S)
+    except HeadraceError:
+        return ""
+    return answer.body.decode("utf-8", "replace") if answer.status == 200 else ""  # noqa: PLR2004  # HTTP's OK
+
+
+async def _statistics(replica: Replica) -> Json:
+    """Of every model that the process serves: a pool's serves many."""
+    try:
+        answer = await fetch(replica.address, "/v2/models/stats", timeout_s=_SCRAPE_TIMEOUT_S)
+        return msgspec.json.decode(answer.body) if answer.status == 200 else None  # noqa: PLR2004  # HTTP's OK
+    except (HeadraceError, *UNDECODABLE):
+        return None

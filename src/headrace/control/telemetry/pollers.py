@@ -1,0 +1,371 @@
+"""Pollers of replicas and of the gateway, with their histories in memory and in a file."""
+
+import asyncio
+import logging
+import time
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, Final, Generic, Protocol, TypeVar
+
+import msgspec
+
+from headrace.control.app.faults import LOOP, Faults
+from headrace.control.desired.state import DesiredEndpoint
+from headrace.control.reconcile.observed import Phase, Replica
+from headrace.control.telemetry.reports import ArmReports
+from headrace.core import Clock, HeadraceError
+from headrace.core.error_kind import UNDECODABLE
+from headrace.core.fetch import fetch
+from headrace.core.files import write_atomic
+from headrace.gateway import GatewayStatistics
+from headrace.monitor import History, LoadHistory, LoadReading, LoadTotals
+from headrace.serving.report import ModelLoad
+
+_AT_MOST_S: Final = 30.0
+_SKEW_S: Final = 60.0
+_FIRST_SAVE: Final = 1 / 6
+"""Of `save_every_s`, after which the file is written for the first time."""
+_BYTES_PER_S: Final = 200_000
+"""A history of so many bytes is written a second later."""
+_PARTS_AT_ONCE: Final = 20
+
+
+class _History(Protocol):
+    """Readings by time, which can be written down."""
+
+    @property
+    def size_bytes(self) -> int:
+        """How much it is, about."""
+
+    @property
+    def looked_at(self) -> float | None:
+        """When something was added last; None before that."""
+
+    def clear(self) -> None:
+        """Forget everything."""
+
+    def pack(self) -> bytes:
+        """Everything, to be written down."""
+
+    def parts(self) -> Iterator[bytes]:
+        """What `join` makes a whole of; something may be added between one part and the next."""
+
+    def join(self, parts: Iterable[bytes]) -> bytes:
+        """What `unpack` takes."""
+
+    def unpack(self, data: bytes) -> None:
+        """Take up what `pack` gave.
+
+        Raises:
+            ValueError: It is something else.
+        """
+
+
+_HistoryT = TypeVar("_HistoryT", bound=_History)
+
+
+@dataclass(slots=True, kw_only=True)
+class Looking(ABC, Generic[_HistoryT]):
+    """Keeps `history` up to date for as long as `run` is awaited.
+
+    `path`: the history's file; None for none. It is written every `save_every_s`, for the first
+    time sooner, and more rarely while it is large. `cpu_s`: the time that this thread has computed
+    so far: looks take one part in `SHARE` of a core at most, and become rarer where one takes much
+    of it.
+    """
+
+    WHAT: ClassVar[str]
+    SHARE: ClassVar[float]
+
+    history: _HistoryT
+    clock: Clock
+    path: Path | None = None
+    save_every_s: float = 60.0
+    cpu_s: Callable[[], float] = time.thread_time
+    faults: Faults = field(default_factory=Faults)
+    _save_at: float = 0.0
+
+    @abstractmethod
+    async def look(self) -> None:
+        """Look once."""
+
+    @property
+    def every_s(self) -> float:
+        """How long from one look to the next, if that leaves the core alone."""
+        return 1.0
+
+    def load(self) -> None:
+        """Take up what an earlier control plane kept, blocking; before `run`."""
+        history = type(self.history)()
+        try:
+            if self.path is not None:
+                history.unpack(self.path.read_bytes())
+                self.history = history
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError) as error:
+            _LOG.warning("cannot read %s", self.WHAT, extra={"error": str(error)})
+        self.check_clock(self.clock.now())
+
+    def check_clock(self, now: float) -> None:
+        """Begin anew if the clock was set back: what is of the future would hide what comes."""
+        if (self.history.looked_at or 0.0) > now + _SKEW_S:
+            _LOG.warning("the clock was set back: %s begins anew", self.WHAT)
+            self.history.clear()
+
+    async def run(self) -> None:
+        """Look until cancelled, then keep what was seen."""
+        self._save_at = self.clock.monotonic() + self.save_every_s * _FIRST_SAVE
+        try:
+            while True:
+                began, began_cpu_s = self.clock.monotonic(), self.cpu_s()
+                with self.faults.contain(LOOP, self.WHAT):
+                    await self.look()
+                    await self.save_if_due()
+                pause_s = max(self.every_s, (self.cpu_s() - began_cpu_s) * self.SHARE)
+                due = began + min(pause_s, _AT_MOST_S)
+                await asyncio.sleep(max(due - self.clock.monotonic(), 0.0))
+        finally:
+            self._write(self.history.pack())
+
+    async def save_if_due(self) -> None:
+        """Write the file if it was not written for long."""
+        now = self.clock.monotonic()
+        if self.path is None or now < self._save_at:
+            return
+        history = self.history
+        self._save_at = now + self.save_every_s + history.size_bytes / _BYTES_PER_S
+        parts: list[bytes] = []
+        for part in history.parts():
+            parts.append(part)
+            if len(parts) % _PARTS_AT_ONCE == 0:
+                await asyncio.sleep(0)  # other tasks do not wait for all of it
+        await asyncio.to_thread(self._write, history.join(parts))
+
+    def _write(self, data: bytes) -> None:
+        """Replace the file; a disk that is full does not stop the poller."""
+        if self.path is None:
+            return
+        try:
+            write_atomic(self.path, data, durable=False)
+        except OSError as error:
+            _LOG.warning("cannot write %s", self.WHAT, extra={"error": str(error)})
+
+
+_LOG: Final = logging.getLogger("headrace.control")
+_TIMEOUT_S: Final = 1.0
+_AT_ONCE: Final = 16
+_YIELD_EVERY: Final = 20
+_HTTP_OK: Final = 200
+Ask = Callable[[str], Awaitable[list[ModelLoad] | None]]
+"""What the process at an address says of its models; None if it does not answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedArm:
+    """An arm of an endpoint, and the ready processes that run it.
+
+    `is_first`: of its endpoint's arms.
+    """
+
+    endpoint: str
+    key: str
+    model: str
+    version: str
+    revision_id: str
+    copies: tuple[Replica, ...]
+    is_first: bool
+
+
+def loaded_arms(
+    endpoints: Iterable[DesiredEndpoint],
+    replicas: Iterable[Replica],
+    hosted: Mapping[str, Collection[str]],
+) -> Iterator[LoadedArm]:
+    """All arms that processes of ours run; someone else's servers say nothing of themselves.
+
+    Args:
+        hosted: Which revisions each copy of a pool answers for, by its name. A baseline is one
+            model with what it is measured against there, and is not counted again.
+    """
+    running: dict[str, list[Replica]] = defaultdict(list)
+    for replica in replicas:
+        if replica.phase is Phase.READY:
+            for revision_id in hosted.get(replica.name) or (replica.revision_id,):
+                running[revision_id].append(replica)
+    for endpoint in endpoints:
+        is_first, pooled = True, set[str]()
+        for arm in sorted(endpoint.arms, key=lambda arm: bool(arm.role)):
+            revision = arm.revision
+            if revision.upstream is not None or revision.version in pooled:
+                continue
+            if revision.pool:
+                pooled.add(revision.version)
+            yield LoadedArm(
+                endpoint=endpoint.name,
+                key=arm.key,
+                model=revision.settings.model_name,
+                version=revision.version,
+                revision_id=revision.id,
+                copies=tuple(running.get(revision.id, ())),
+                is_first=is_first,
+            )
+            is_first = False
+
+
+async def ask_load(address: str) -> list[ModelLoad] | None:
+    """What the process at `address` says of its models; None if it does not answer."""
+    try:
+        answer = await fetch(address, "/internal/load", timeout_s=_TIMEOUT_S)
+        if answer.status != _HTTP_OK:
+            return None  # a replica of an older version, which knows no such route
+        return msgspec.json.decode(answer.body, type=list[ModelLoad])
+    except (HeadraceError, *UNDECODABLE) as error:
+        extra = {"address": address, "error": str(error)}
+        _LOG.debug("a replica does not say how busy it is", extra=extra)
+        return None
+
+
+@dataclass(slots=True, kw_only=True)
+class LoadWatch(Looking[LoadHistory]):
+    """Asks replicas. `arms`: those that there are. `known`: the names of all processes.
+
+    `batching`: takes what they say of row independence.
+    """
+
+    WHAT: ClassVar = "the history of load"
+    SHARE: ClassVar = 40.0
+
+    arms: Callable[[], Iterable[LoadedArm]]
+    known: Callable[[], Collection[str]]
+    batching: Callable[[list[ArmReports]], Awaitable[None]]
+    ask: Ask = ask_load
+    history: LoadHistory = field(default_factory=LoadHistory)
+    _asking: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
+
+    async def look(self) -> None:
+        """Look once."""
+        arms = list(self.arms())
+        addresses = {copy.name: copy.address for arm in arms for copy in arm.copies}
+        at = self.clock.now()
+        answers = await asyncio.gather(*map(self._ask, addresses.values()))
+        said = {
+            name: {(one.model, one.version): one for one in answer}
+            for name, answer in zip(addresses, answers, strict=True)
+            if answer is not None
+        }
+        self.check_clock(at)
+        self.history.look(at)
+        self.faults.keep_only("load history", {arm.endpoint for arm in arms})
+        known = self.known()
+        for number, arm in enumerate(arms, start=1):
+            with self.faults.contain("load history", arm.endpoint):
+                self.history.add(at, arm.endpoint, arm.key, _reading(arm, said, known))
+            if number % _YIELD_EVERY == 0:
+                await asyncio.sleep(0)  # whoever asks for something does not wait for all of it
+        with self.faults.contain("load history", "batching"):
+            await self.batching([_batching(arm, said) for arm in arms])
+
+    async def _ask(self, address: str) -> list[ModelLoad] | None:
+        async with self._asking:
+            return await self.ask(address)
+
+
+def _reading(
+    arm: LoadedArm,
+    said: Mapping[str, Mapping[tuple[str, str], ModelLoad]],
+    known: Collection[str],
+) -> LoadReading:
+    """What the copies of an arm said of it."""
+    found = {
+        copy.name: one
+        for copy in arm.copies
+        if (one := said.get(copy.name, {}).get((arm.model, arm.version))) is not None
+    }
+    return LoadReading(
+        ready=len(arm.copies),
+        said={name: _totals(one) for name, one in found.items()},
+        known=known,
+        is_first=arm.is_first,
+    )
+
+
+def _batching(
+    arm: LoadedArm, said: Mapping[str, Mapping[tuple[str, str], ModelLoad]]
+) -> ArmReports:
+    loads = (said.get(copy.name, {}).get((arm.model, arm.version)) for copy in arm.copies)
+    return ArmReports(
+        endpoint=arm.endpoint,
+        key=arm.key,
+        version=arm.version,
+        revision_id=arm.revision_id,
+        reports=[load.batching for load in loads if load is not None and load.batching is not None],
+    )
+
+
+def _totals(one: ModelLoad) -> LoadTotals:
+    return LoadTotals(
+        epoch=f"{one.since}",
+        age_s=one.at - one.since,
+        batches=one.batches,
+        rows=one.rows,
+        waited=one.waited,
+        queue_s=one.queue_s,
+        in_flight_s=one.in_flight_s,
+    )
+
+
+_BLIND_S: Final = 0.25
+_READS_AT_ONCE: Final = 20
+
+
+class CountsSource(Protocol):
+    """What counts requests by endpoint and version."""
+
+    async def read_endpoints(self, endpoints: Collection[str]) -> GatewayStatistics:
+        """Totals of all requests to these endpoints.
+
+        Raises:
+            HeadraceError: The gateway does not answer.
+        """
+
+
+@dataclass(slots=True, kw_only=True)
+class Recorder(Looking[History]):
+    """Looks at what the gateway counted. `names`: the endpoints that there are."""
+
+    WHAT: ClassVar = "the history"
+    SHARE: ClassVar = 20.0
+
+    gateway: CountsSource
+    names: Callable[[], Collection[str]]
+    history: History = field(default_factory=History)
+    _is_blind: bool = True  # nobody is told of a gateway that has not come up yet
+
+    @property
+    def every_s(self) -> float:
+        """As of `Looking`; sooner while the gateway does not answer."""
+        return _BLIND_S if self._is_blind else 1.0
+
+    async def look(self) -> None:
+        """Look once."""
+        at = self.clock.now()
+        try:
+            reading = await self.gateway.read_endpoints(self.names())
+        except HeadraceError as error:
+            if not self._is_blind:
+                _LOG.warning("cannot read the gateway's counts", extra={"error": str(error)})
+            self._is_blind = True
+            return
+        self._is_blind = False
+        self.check_clock(at)
+        self.history.look(at)
+        self.faults.keep_only("history", {endpoint for endpoint, _ in reading.arms})
+        for number, ((endpoint, version), totals) in enumerate(reading.arms.items(), start=1):
+            with self.faults.contain("history", endpoint):
+                self.history.add(at, endpoint, version, totals, epoch=reading.epoch)
+            if number % _READS_AT_ONCE == 0:
+                await asyncio.sleep(0)  # whoever asks for something does not wait for all of it

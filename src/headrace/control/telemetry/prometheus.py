@@ -1,0 +1,172 @@
+"""History from a Prometheus that scrapes the control plane, beyond what that stores."""
+
+import asyncio
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+import msgspec
+
+from headrace.core import FailedPreconditionError, UnavailableError
+from headrace.core.error_kind import UNDECODABLE
+
+if TYPE_CHECKING:
+    import httpx
+
+_LOG: Final = logging.getLogger("headrace.control")
+_TIMEOUT_S: Final = 5.0
+_LEAST_SPAN_S: Final = 120  # a rate needs two samples, and one may be missing
+_MAX_ANSWER: Final = 8 << 20
+_REQUESTS: Final = "headrace_endpoint_requests_total"
+_LATENCY: Final = "headrace_endpoint_latency_seconds_bucket"
+_SAMPLED_S: Final = 60  # replicas come and go: their gauges are added up before the mean is taken
+QUANTITIES: Final = (
+    "requests_per_s",
+    "errors_per_s",
+    "rejections_per_s",
+    "p50_s",
+    "p95_s",
+    "p99_s",
+    "batch_rows",
+    "queue_s",
+    "in_flight",
+    "replicas_ready",
+)
+"""What is asked for."""
+
+
+class _Series(msgspec.Struct, frozen=True):
+    values: list[tuple[float, str]] = []
+
+
+class _Data(msgspec.Struct, frozen=True):
+    result: list[_Series] = []
+
+
+class _Answer(msgspec.Struct, frozen=True):
+    status: str
+    data: _Data = _Data()
+    error: str = ""
+
+
+def queries(endpoint: str, version: str, step_s: float) -> dict[str, str]:
+    """A query for each of `QUANTITIES`, over spans of `step_s` before each point.
+
+    Args:
+        version: Empty for all; its roles are counted together there.
+    """
+    only = f',version="{version.partition("~")[0]}"' if version else ""
+    mine, model = f'endpoint="{endpoint}"{only}', f'model="{endpoint}"{only}'
+    length = f"{max(math.ceil(step_s), _LEAST_SPAN_S)}s"
+    span = f"[{length}]"
+
+    def rate(more: str = "") -> str:
+        return f"sum(rate({_REQUESTS}{{{mine}{more}}}{span}))"
+
+    def quantile(q: float) -> str:
+        return f"histogram_quantile({q},sum by(le)(rate({_LATENCY}{{{mine}}}{span})))"
+
+    def mean(histogram: str) -> str:
+        total, count = (
+            f"sum(rate({histogram}_{part}{{{model}}}{span}))" for part in ("sum", "count")
+        )
+        return f"{total}/{count}"
+
+    def level(gauge: str) -> str:
+        return f"avg_over_time(sum({gauge})[{length}:{_SAMPLED_S}s])"
+
+    return {
+        "requests_per_s": rate(),
+        "errors_per_s": rate(',outcome="error"'),
+        "rejections_per_s": rate(',outcome="rejected"'),
+        "p50_s": quantile(0.5),
+        "p95_s": quantile(0.95),
+        "p99_s": quantile(0.99),
+        "batch_rows": mean("headrace_batch_rows"),
+        "queue_s": mean("headrace_queue_wait_seconds"),
+        "in_flight": level(f"headrace_requests_in_flight{{{model}}}"),
+        "replicas_ready": level(f'headrace_replicas{{{mine},state="ready"}}'),
+    }
+
+
+@dataclass(slots=True, kw_only=True)
+class PrometheusHistory:
+    """Reads a Prometheus' HTTP API at `url`; `transport` is the network unless a test says else."""
+
+    url: str
+    transport: "httpx.AsyncBaseTransport | None" = None
+    _told: bool = field(default=False)
+
+    def __post_init__(self) -> None:
+        """Refuse what is no address.
+
+        Raises:
+            FailedPreconditionError: It is none.
+        """
+        parts = urlsplit(self.url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            shown = parts.hostname or "it"  # the rest may hold a password
+            raise FailedPreconditionError(f"--prometheus-url: {shown} is no http or https URL")
+
+    async def series(
+        self, endpoint: str, version: str, *, first_end: float, last_end: float, step_s: float
+    ) -> Mapping[str, Mapping[int, float]]:
+        """By quantity and by the number of the step, from 0 on, what is known.
+
+        The first step ends at `first_end`. Nothing if it does not answer; the log says why.
+        """
+        import httpx  # noqa: PLC0415  # it loads rich, and few have a Prometheus to ask
+
+        asked = queries(endpoint, version, step_s)
+        span = {"start": f"{first_end:.3f}", "end": f"{last_end:.3f}", "step": f"{step_s:g}"}
+        try:
+            async with httpx.AsyncClient(
+                timeout=_TIMEOUT_S, transport=self.transport, trust_env=False
+            ) as client:
+                answers = await asyncio.gather(
+                    *(self._ask(client, {"query": query, **span}) for query in asked.values())
+                )
+        except (httpx.HTTPError, UnavailableError) as error:
+            if not self._told:
+                _LOG.warning("cannot read Prometheus", extra={"error": str(error) or repr(error)})
+            self._told = True
+            return {}
+        self._told = False
+        pairs = zip(asked, answers, strict=True)
+        return {name: _by_step(answer, first_end, step_s) for name, answer in pairs}
+
+    async def _ask(self, client: "httpx.AsyncClient", query: Mapping[str, str]) -> _Answer:
+        url = f"{self.url.rstrip('/')}/api/v1/query_range"
+        content = bytearray()
+        async with client.stream("GET", url, params=dict(query)) as response:
+            async for part in response.aiter_bytes():
+                content += part
+                if len(content) > _MAX_ANSWER:
+                    raise UnavailableError("its answer is too large")
+        try:
+            answer = msgspec.json.decode(content, type=_Answer)
+        except UNDECODABLE as error:
+            raise UnavailableError(f"HTTP {response.status_code}: {error}") from error
+        if answer.status != "success":
+            raise UnavailableError(f"HTTP {response.status_code}: {answer.error[:500]}")
+        return answer
+
+
+def _by_step(answer: _Answer, first_end: float, step_s: float) -> dict[int, float]:
+    found = {}
+    for series in answer.data.result:
+        for at, text in series.values:
+            value = _number(text)
+            if math.isfinite(value):  # a quantile of nothing is none
+                found[round((at - first_end) / step_s)] = value
+    return found
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan

@@ -1,0 +1,268 @@
+"""Newest reports of replicas about themselves, and row independence that they report."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final, NamedTuple
+
+import msgspec
+
+from headrace.control.app.faults import LOOP, Faults
+from headrace.control.reconcile.observed import Replica
+from headrace.control.state.records import Event
+from headrace.core import Clock, HeadraceError
+from headrace.core.error_kind import UNDECODABLE
+from headrace.core.fetch import fetch
+from headrace.observe.metrics import Family, Labels, gauge
+from headrace.observe.row_checks import BatchingReport, RowDifference
+from headrace.serving.report import Answer, AnswersPage, Observe, ReplicaReport
+
+_LOG: Final = logging.getLogger("headrace.control")
+_EVERY_S: Final = 1.0
+_TIMEOUT_S: Final = 1.0
+_AT_ONCE: Final = 16
+_MOST_PAGES: Final = 40
+"""All that a replica keeps."""
+_HTTP_OK: Final = 200
+
+
+def _together(reports: Sequence[BatchingReport], former: RowDifference | None) -> BatchingReport:
+    """The reports of an arm's replicas as one, with the newest difference that there ever was."""
+    differences = [report.difference for report in reports if report.difference is not None]
+    checks: dict[str, int] = {}
+    for report in reports:
+        for outcome, count in report.checks.items():
+            checks[outcome] = checks.get(outcome, 0) + count
+    newest = max(differences, key=lambda difference: difference.at, default=former)
+    return replace(reports[0], checks=checks, difference=newest)
+
+
+@dataclass(slots=True, kw_only=True)
+class Reports:
+    """Asks replicas every second, and tells them what to look at.
+
+    `wanted`: which ones, each time anew. `observe`: what a replica shall look at. `known`: the
+    names of all that there are; what others said is forgotten.
+    """
+
+    wanted: Callable[[], Iterable[Replica]]
+    known: Callable[[], Collection[str]]
+    observe: Callable[[Replica], Observe]
+    faults: Faults = field(default_factory=Faults)
+    _latest: dict[str, ReplicaReport] = field(default_factory=dict)
+    _together: dict[str, ReplicaReport] = field(default_factory=dict)
+    _answer_bytes: dict[str, float] = field(default_factory=dict)
+    _told: dict[str, tuple[int, Observe]] = field(default_factory=dict)
+    _asking: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
+
+    def latest(self, name: str) -> ReplicaReport | None:
+        """The newest report of a replica; None if it never answered."""
+        return self._latest.get(name)
+
+    def together(self, name: str) -> ReplicaReport | None:
+        """What a replica said when all were asked last; None if it did not answer then.
+
+        For who compares replicas: `latest` of one may be older than that of another, or from a
+        round that is not over.
+        """
+        return self._together.get(name)
+
+    async def run(self) -> None:
+        """Ask until cancelled."""
+        while True:
+            with self.faults.contain(LOOP, "reports"):
+                await self.ask_all()
+            await asyncio.sleep(_EVERY_S)
+
+    async def ask_all(self) -> None:
+        """Ask every wanted replica once."""
+        replicas = list(self.wanted())
+        for name in self._latest.keys() - {*self.known(), *(r.name for r in replicas)}:
+            del self._latest[name]
+            self._answer_bytes.pop(name, None)
+            self._told.pop(name, None)
+        self.faults.keep_only("replica", [replica.name for replica in replicas])
+        said = await asyncio.gather(*(self._ask(replica) for replica in replicas))
+        self._together = {
+            replica.name: report
+            for replica, report in zip(replicas, said, strict=True)
+            if report is not None
+        }
+
+    async def answers(self, replica: Replica, after: int) -> AnswersPage:
+        """A replica's answers after the cursor `after`; empty if it does not say.
+
+        A replica hands them out in pages, so that no request waits for a long one to be written.
+        """
+        answers: list[Answer] = []
+        async with self._asking:
+            for _ in range(_MOST_PAGES):
+                page = await self._page(replica, after)
+                if page is None or not page.answers:
+                    break
+                after = page.cursor
+                answers += page.answers
+        return AnswersPage(cursor=after, answers=answers)
+
+    def answer_bytes(self, name: str) -> float:
+        """Mean size of the answers in the newest page of a replica; 0 before the first."""
+        return self._answer_bytes.get(name, 0.0)
+
+    async def _page(self, replica: Replica, cursor: int) -> AnswersPage | None:
+        path = f"/internal/answers?after={cursor}&{replica.query}"
+        try:
+            answer = await fetch(replica.address, path, timeout_s=_TIMEOUT_S)
+            if answer.status != _HTTP_OK:
+                return None
+            page = msgspec.msgpack.decode(answer.body, type=AnswersPage)
+        except (HeadraceError, *UNDECODABLE):
+            return None
+        if page.answers:
+            self._answer_bytes[replica.name] = len(answer.body) / len(page.answers)
+        return page
+
+    async def _ask(self, replica: Replica) -> ReplicaReport | None:
+        async with self._asking:
+            with self.faults.contain("replica", replica.name):
+                try:
+                    await self._tell(replica)
+                    answer = await fetch(
+                        replica.address, f"/internal/report?{replica.query}", timeout_s=_TIMEOUT_S
+                    )
+                    if answer.status == _HTTP_OK:
+                        report = msgspec.json.decode(answer.body, type=ReplicaReport)
+                        self._latest[replica.name] = report
+                        return report
+                except (HeadraceError, *UNDECODABLE) as error:
+                    extra = {"replica": replica.name, "error": str(error)}
+                    _LOG.debug("replica does not report", extra=extra)
+        return None
+
+    async def _tell(self, replica: Replica) -> None:
+        """Say what to look at, once to each process."""
+        wish = self.observe(replica)
+        if self._told.get(replica.name, (replica.process, Observe())) == (replica.process, wish):
+            return
+        body = msgspec.json.encode(wish)
+        headers = {"content-type": "application/json"}
+        answer = await fetch(
+            replica.address,
+            f"/internal/observe?{replica.query}",
+            timeout_s=_TIMEOUT_S,
+            method="PUT",
+            headers=headers,
+            body=body,
+        )
+        if answer.status < 300:  # noqa: PLR2004  # any success
+            self._told[replica.name] = (replica.process, wish)
+
+
+INCOMPARABLE_RATIO: Final = 1.0
+"""The size of a difference that has none: another shape, or a value that is not finite."""
+
+
+class ArmReports(NamedTuple):
+    """What the replicas of one arm say of its batching now."""
+
+    endpoint: str
+    key: str
+    version: str
+    revision_id: str
+    reports: Sequence[BatchingReport]
+
+
+@dataclass(slots=True)
+class _Watched:
+    revision_id: str
+    version: str
+    report: BatchingReport | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class RowWatch:
+    """Keeps the newest report of every arm. `emit`: writes events."""
+
+    emit: Callable[[Sequence[Event]], Awaitable[None]]
+    clock: Clock
+    _arms: dict[tuple[str, str], _Watched] = field(default_factory=dict)
+
+    async def note(self, arms: Iterable[ArmReports]) -> None:
+        """Take what all arms report; those that are not among them are forgotten."""
+        before, self._arms = self._arms, {}
+        events = []
+        for arm in arms:
+            watched = before.get((arm.endpoint, arm.key))
+            if watched is None or watched.revision_id != arm.revision_id:
+                watched = _Watched(arm.revision_id, arm.version)
+            self._arms[arm.endpoint, arm.key] = watched
+            if arm.reports:
+                former = None if watched.report is None else watched.report.difference
+                watched.report = _together(arm.reports, former)
+                if former is None and watched.report.difference is not None:
+                    events.append(self._event(arm, watched.report, watched.report.difference))
+        if events:
+            await self.emit(events)
+
+    def report(self, endpoint: str, key: str, revision_id: str) -> BatchingReport | None:
+        """What is known of a revision; None before a replica loaded its model."""
+        watched = self._arms.get((endpoint, key))
+        return watched.report if watched and watched.revision_id == revision_id else None
+
+    def differing(self, endpoint: str) -> tuple[float | None, str]:
+        """The size of an endpoint's largest difference and what it is; None if nothing is known."""
+        arms = [arm for (name, _), arm in self._arms.items() if name == endpoint and arm.report]
+        worst = max(
+            (
+                (_ratio(difference), arm.version, difference)
+                for arm, difference in _differences(arms)
+            ),
+            default=None,
+            key=lambda item: item[0],
+        )
+        if worst is None:
+            return (0.0 if arms else None), ""
+        ratio, version, difference = worst
+        return ratio, f"version {version}: {difference.text}"
+
+    def families(self) -> list[Family]:
+        """Differences as a metric, of arms that have one."""
+        samples: list[tuple[Labels, float]] = [
+            (
+                (("endpoint", name), ("version", arm.version), ("output", difference.output)),
+                _ratio(difference),
+            )
+            for (name, _), watched in self._arms.items()
+            for arm, difference in _differences([watched])
+        ]
+        text = (
+            "Difference of a row's answer alone from that in a batch, over the output's largest "
+            "value; 1 for another shape. Only of versions that have one."
+        )
+        return [gauge("headrace_row_difference", text, samples)]
+
+    def _event(self, arm: ArmReports, report: BatchingReport, difference: RowDifference) -> Event:
+        return Event(
+            at=self.clock.now(),
+            endpoint=arm.endpoint,
+            kind="batching",
+            reason="RowsDiffer",
+            message=f"version {arm.version}: {report.text}",
+            data={
+                "version": arm.version,
+                "output": difference.output,
+                "ratio": difference.ratio,
+                "requests": difference.requests,
+                "padded": difference.padded,
+            },
+        )
+
+
+def _differences(arms: Iterable[_Watched]) -> Iterable[tuple[_Watched, RowDifference]]:
+    for arm in arms:
+        if arm.report is not None and arm.report.difference is not None:
+            yield arm, arm.report.difference
+
+
+def _ratio(difference: RowDifference) -> float:
+    return INCOMPARABLE_RATIO if difference.ratio is None else difference.ratio
