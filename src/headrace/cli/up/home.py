@@ -18,7 +18,6 @@ from headrace.control.app.home import Home as HomeDir
 from headrace.control.app.home import HomeLock
 from headrace.control.app.ownership import ProcessOwner
 from headrace.control.app.settings import original_of, read_last_control_file, resolve_url
-from headrace.control.gateway.keeper import read_gateway_record
 from headrace.control.local.driver import LocalDriver
 from headrace.control.streams.driver import make_stream_driver
 from headrace.core import FailedPreconditionError, HeadraceError, SystemClock
@@ -84,6 +83,8 @@ async def _acquire(lock: HomeLock) -> None:
 
 
 async def _stop_gateway(home: HomeDir, *, drain_s: float) -> int:
+    from headrace.control.gateway.keeper import read_gateway_record
+
     owner = ProcessOwner.of(home.root, sockets=home.socket_dir())
     record = read_gateway_record(home.gateway_file, owner)
     process = None if record is None else owner.adopt(record)
