@@ -1,4 +1,4 @@
-"""What the spec file says under `autoscale` of an endpoint, `budget` and `pools`."""
+"""The spec's parts about sizes: `autoscale`, `budget`, `pools`, and the gateway's `connections`."""
 
 from typing import Annotated, Final
 
@@ -99,3 +99,19 @@ class PoolSpec(SpecPart, frozen=True, kw_only=True):
     """How long a request waits for its model to load. Unit: seconds."""
     max_body_bytes: Annotated[int, DERIVED] = DEFAULT_MAX_BODY_BYTES
     """The gateway's `max_body_bytes`. Unit: bytes."""
+
+
+class ConnectionsSpec(SpecPart, frozen=True, kw_only=True):
+    """How many connections the gateway keeps, and how long it waits for what comes over them."""
+
+    max: Annotated[int, Meta(ge=16, le=1_000_000)] = 10_000
+    """Open at once; more are closed at once."""
+    idle_timeout_s: Annotated[float, Meta(ge=0.1, le=_DAY_S)] = 300.0
+    """A connection without a request is closed after it. Unit: seconds."""
+    headers_timeout_s: Annotated[float, Meta(ge=0.1, le=_DAY_S)] = 10.0
+    """A request's headers have to be there by then, else 408. Unit: seconds."""
+    request_timeout_s: Annotated[float, Meta(ge=0.1, le=_DAY_S)] = 60.0
+    """The whole request has to be there by then, else 408. Unit: seconds."""
+    max_memory_bytes: Annotated[int, Meta(ge=128 << 20, le=1 << 40)] = 2 << 30
+    """What the gateway may hold; near it, it cuts the requests that hold the most, and then takes
+    no new ones. Unit: bytes."""

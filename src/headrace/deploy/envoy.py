@@ -136,18 +136,13 @@ def envoy(facts: Facts, options: EnvoyOptions) -> Export:
 
 def _settings(facts: Facts, options: EnvoyOptions) -> GatewaySettings:
     gateway = facts.spec.gateway
-    connections = gateway.connections
     return GatewaySettings(
         run_dir=options.run_dir,
         host=gateway.host,
         http_port=gateway.http_port,
         grpc_port=gateway.grpc_port,
         max_body_bytes=gateway.max_body_bytes,
-        max_connections=connections.max,
-        idle_timeout_s=connections.idle_timeout_s,
-        headers_timeout_s=connections.headers_timeout_s,
-        request_timeout_s=connections.request_timeout_s,
-        max_memory_bytes=connections.max_memory_bytes,
+        connections=gateway.connections,
         access_log=gateway.access_log,
         request_log=gateway.request_log,
         tracing=facts.spec.tracing,

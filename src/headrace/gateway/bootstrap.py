@@ -70,13 +70,13 @@ def _overload_manager(settings: GatewaySettings) -> Resource:
             typed(
                 _HEAP,
                 "envoy.extensions.resource_monitors.fixed_heap.v3.FixedHeapConfig",
-                {"max_heap_size_bytes": settings.max_memory_bytes},
+                {"max_heap_size_bytes": settings.connections.max_memory_bytes},
             ),
             typed(
                 _CONNECTIONS,
                 "envoy.extensions.resource_monitors.downstream_connections.v3"
                 ".DownstreamConnectionsConfig",
-                {"max_active_downstream_connections": settings.max_connections},
+                {"max_active_downstream_connections": settings.connections.max},
             ),
         ],
         "buffer_factory_config": {

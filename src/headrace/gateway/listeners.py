@@ -251,11 +251,11 @@ def _connection_manager(
         "forward_client_cert_details": "SANITIZE",
         # A caller on this machine may no more set Envoy's own headers than one from outside.
         "internal_address_config": {},
-        "request_timeout": seconds(settings.request_timeout_s),
-        "request_headers_timeout": seconds(settings.headers_timeout_s),
-        "stream_idle_timeout": seconds(settings.idle_timeout_s),
+        "request_timeout": seconds(settings.connections.request_timeout_s),
+        "request_headers_timeout": seconds(settings.connections.headers_timeout_s),
+        "stream_idle_timeout": seconds(settings.connections.idle_timeout_s),
         "common_http_protocol_options": {
-            "idle_timeout": seconds(settings.idle_timeout_s),
+            "idle_timeout": seconds(settings.connections.idle_timeout_s),
             # Replicas take `x_model` and `x-model` for two headers, as Envoy does. Where a server
             # may take them for one, routes refuse (`CHECKING_NAMES`): here HTTP/2 streams would be
             # reset without a word.

@@ -415,7 +415,7 @@ def _not_ready(
         return _reply(503, str(ModelNotReadyError(endpoint.name, version)))
     prefix = match.get("path_separated_prefix", match.get("prefix"))
     longest = seconds(endpoint.hold_s + _HOLD_GRACE_S)
-    idle = seconds(max(endpoint.hold_s + _HOLD_GRACE_S, settings.idle_timeout_s))
+    idle = seconds(max(endpoint.hold_s + _HOLD_GRACE_S, settings.connections.idle_timeout_s))
     redirect: Resource = {
         "max_internal_redirects": _MOST_REDIRECTS,
         "redirect_response_codes": [_HELD_STATUS],
@@ -454,7 +454,9 @@ def _limits(settings: GatewaySettings, timeout_s: float | None, door: Door) -> R
     limit = seconds(0 if timeout_s is None else timeout_s + _TIMEOUT_GRACE_S)
     idle_s = _IDLE_WITHOUT_TIMEOUT_S if timeout_s is None else timeout_s + _SERVER_TIMEOUT_S
     # The connection's own limit stands anyway; a table of thousands of routes does not repeat it.
-    idle: Resource = {"idle_timeout": seconds(idle_s)} if idle_s > settings.idle_timeout_s else {}
+    idle: Resource = (
+        {"idle_timeout": seconds(idle_s)} if idle_s > settings.connections.idle_timeout_s else {}
+    )
     if door is Door.GRPC:
         limits: Resource = {"max_stream_duration": limit, "grpc_timeout_header_max": limit}
         return {**idle, "max_stream_duration": limits}

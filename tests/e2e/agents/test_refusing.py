@@ -36,6 +36,7 @@ from headrace.core import (
 )
 from headrace.core.spec_access import AccessSettings, JwtSpec, TlsSpec
 from headrace.core.spec_observe import RequestLogSpec
+from headrace.core.spec_scale import ConnectionsSpec
 from headrace.gateway import EndpointRoute, GatewayPolicy, RevisionTarget, make_private
 from headrace.gateway_agent.applier import Applier, KeptBundle
 from headrace.gateway_agent.client import ControlClient
@@ -94,7 +95,7 @@ async def test_only_certificates_of_the_authority_come_in_and_each_for_itself(la
     with pytest.raises(PermissionDeniedError, match="for 'gw-1', which may not report for 'gw-2'"):
         await says(mine, report("gw-2"))
     await says(mine, report("gw-1/pod-a"))
-    with pytest.raises(UnavailableError, match="speaks protocol 99, and this side 1"):
+    with pytest.raises(UnavailableError, match=f"speaks protocol 99, and this side {PROTOCOL}"):
         await says(mine, Poll(protocol=99, agent="9.9.9"))
     assert set(lab.gateways()) == {"gw-1/pod-a"}
 
@@ -322,11 +323,7 @@ def one() -> Iterator[OneApplier]:
 
 OPTIONS = GatewayOptions(
     max_body_bytes=1 << 20,
-    max_connections=1000,
-    idle_timeout_s=60.0,
-    headers_timeout_s=10.0,
-    request_timeout_s=10.0,
-    max_memory_bytes=1 << 30,
+    connections=ConnectionsSpec(),
     access_log=False,
     request_log=RequestLogSpec(),
     tracing=None,

@@ -3,11 +3,15 @@
 from pathlib import Path
 from typing import Any
 
+from headrace.core.spec_scale import ConnectionsSpec
 from headrace.gateway import GatewaySettings, build_snapshot
 from headrace.gateway.bootstrap import bootstrap
 from tests.unit.gateway.arbitrary import plain
 
-SETTINGS = GatewaySettings(run_dir=Path("/tmp/g"), max_memory_bytes=1 << 30, max_connections=99)  # noqa: S108  # never written
+SETTINGS = GatewaySettings(
+    run_dir=Path("/tmp/g"),  # noqa: S108  # never written
+    connections=ConnectionsSpec(max_memory_bytes=1 << 30, max=99),
+)
 
 
 def overload() -> Any:  # noqa: ANN401  # Envoy's JSON
@@ -37,8 +41,7 @@ def test_the_largest_requests_are_cut_before_anybody_else_is_refused() -> None:
 def test_a_caller_has_as_long_as_the_settings_say() -> None:
     settings = GatewaySettings(
         run_dir=Path("/tmp/g"),  # noqa: S108  # never written
-        headers_timeout_s=1.5,
-        request_timeout_s=7.0,
+        connections=ConnectionsSpec(headers_timeout_s=1.5, request_timeout_s=7.0),
     )
 
     listener, *_ = plain(build_snapshot(settings, []).listeners)

@@ -114,11 +114,7 @@ def options_of(settings: GatewaySettings, *, limits_port: int | None) -> Gateway
     is_here = (settings.limits_address or "").startswith("unix:")  # no other host reaches it
     return GatewayOptions(
         max_body_bytes=settings.max_body_bytes,
-        max_connections=settings.max_connections,
-        idle_timeout_s=settings.idle_timeout_s,
-        headers_timeout_s=settings.headers_timeout_s,
-        request_timeout_s=settings.request_timeout_s,
-        max_memory_bytes=settings.max_memory_bytes,
+        connections=settings.connections,
         access_log=settings.access_log,
         request_log=settings.request_log,
         tracing=settings.tracing,

@@ -17,6 +17,7 @@ from headrace.control.gateway.activator import HoldLimits
 from headrace.core import FailedPreconditionError, InvalidArgumentError
 from headrace.core.error_kind import UNDECODABLE
 from headrace.core.spec_observe import RequestLogSpec, TracingSpec
+from headrace.core.spec_scale import ConnectionsSpec
 from headrace.gateway import (
     MOST_COUNTED,
     ArmStatistics,
@@ -28,7 +29,7 @@ from headrace.gateway import (
 
 _T = TypeVar("_T", bound=msgspec.Struct)
 
-PROTOCOL: Final = 1
+PROTOCOL: Final = 2
 """Goes up with every change that an older side would misread."""
 POLL_PATH: Final = "/agents/v1/poll"
 REPORT_PATH: Final = "/agents/v1/report"
@@ -53,11 +54,7 @@ class GatewayOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """
 
     max_body_bytes: int
-    max_connections: int
-    idle_timeout_s: float
-    headers_timeout_s: float
-    request_timeout_s: float
-    max_memory_bytes: int
+    connections: ConnectionsSpec
     access_log: bool
     request_log: RequestLogSpec
     tracing: TracingSpec | None

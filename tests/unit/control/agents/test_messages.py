@@ -25,6 +25,7 @@ from headrace.control.gateway.activator import HoldLimits
 from headrace.core import FailedPreconditionError, HeadraceError, InvalidArgumentError
 from headrace.core.spec_access import TlsSpec
 from headrace.core.spec_observe import RequestLogSpec
+from headrace.core.spec_scale import ConnectionsSpec
 from headrace.gateway import ApiKey, EndpointRoute, GatewayPolicy, ListenerTls, RevisionTarget
 from headrace.gateway.tls import authorities_secret, certificate_secret
 from tests.certificates import Authority
@@ -34,11 +35,7 @@ BUNDLE = with_version(
         version="",
         options=GatewayOptions(
             max_body_bytes=1,
-            max_connections=1,
-            idle_timeout_s=1.0,
-            headers_timeout_s=1.0,
-            request_timeout_s=1.0,
-            max_memory_bytes=1 << 30,
+            connections=ConnectionsSpec(max=100),
             access_log=True,
             request_log=RequestLogSpec(),
             tracing=None,
@@ -81,7 +78,7 @@ def test_a_version_is_of_the_content_and_of_nothing_else() -> None:
 @pytest.mark.parametrize("decode", [decode_told, decode_poll, decode_report])
 @pytest.mark.parametrize(
     "data",
-    [b"", b"hello", b"null", b"[]", b"[" * 100_000, b'{"protocol":1,"ask":"x"}', b"\xff\xfe", b'"'],
+    [b"", b"hello", b"null", b"[]", b"[" * 100_000, b'{"protocol":2,"ask":"x"}', b"\xff\xfe", b'"'],
 )
 def test_what_is_no_message_is_an_error(decode: object, data: bytes) -> None:
     with pytest.raises(HeadraceError):
@@ -91,7 +88,10 @@ def test_what_is_no_message_is_an_error(decode: object, data: bytes) -> None:
 def test_another_protocol_is_told_with_both_versions_and_the_way_out() -> None:
     newer = json.dumps({"protocol": PROTOCOL + 1, "agent": "9.9", "unheard": {"of": 1}}).encode()
 
-    with pytest.raises(FailedPreconditionError, match=r"\(9.9\) speaks protocol 2.*this side 1"):
+    with pytest.raises(
+        FailedPreconditionError,
+        match=rf"\(9.9\) speaks protocol {PROTOCOL + 1}.*this side {PROTOCOL}",
+    ):
         decode_poll(newer)
 
 
@@ -108,7 +108,8 @@ def test_a_secret_does_not_show_its_key() -> None:
 
 
 def test_poll_takes_what_an_older_agent_leaves_out() -> None:
-    assert decode_poll(b'{"protocol":1,"agent":"0.1"}') == Poll(protocol=1, agent="0.1")
+    sent = json.dumps({"protocol": PROTOCOL, "agent": "0.1"}).encode()
+    assert decode_poll(sent) == Poll(protocol=PROTOCOL, agent="0.1")
 
 
 def test_secrets_are_told_once_and_forgotten_when_nothing_needs_them() -> None:
