@@ -129,7 +129,7 @@ def run_dir(tmp_path: Path) -> Path:
 
 def _publisher(envoy: FakeEnvoy) -> Publisher:
     log = envoy.directory / "envoy.log"
-    return Publisher(directory=envoy.directory, admin=envoy, log=log, timeout_s=0.05)
+    return Publisher(directory=envoy.directory, admin=envoy, log=log, timeout_s=10.0)
 
 
 def _texts(run_dir: Path) -> dict[str, str]:
