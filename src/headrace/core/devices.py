@@ -1,4 +1,4 @@
-"""On what may a model run, and on what does it?"""
+"""Devices: on which a model may run, and on which it does."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""How long may a gateway be behind, and how long does a replica that leaves answer for its sake?"""
+"""Bounds on how far a gateway may be behind, and on how long a leaving replica answers."""
 
 import math
 from typing import Final

@@ -1,4 +1,4 @@
-"""By what does a replica on another host know the control plane? By a token in files of both.
+"""Token by which a replica on another host knows the control plane: both have it in a file.
 
 On one machine nobody needs it: there the control plane comes by a socket that is its own.
 """

@@ -1,4 +1,4 @@
-"""What does a YAML document say, and on which line does each value stand?
+"""Reader of YAML documents that keeps the line of each value.
 
 Only plain data comes out: mappings with text keys, lists, text, numbers, booleans, null. Tags, keys
 given twice, documents that grow without bound through aliases, and huge files are mistakes.

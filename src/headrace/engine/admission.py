@@ -1,4 +1,4 @@
-"""Can a request be answered in time behind what waits already? Decides; the caller measures."""
+"""Admission: whether a request can be answered in time behind what waits. The caller measures."""
 
 from typing import Final
 

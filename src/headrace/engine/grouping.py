@@ -1,4 +1,4 @@
-"""Which of the requests that wait should share a padded run? The cut that takes the least time."""
+"""Grouping of waiting requests into padded runs: the cut that takes the least time."""
 
 import math
 from typing import Final

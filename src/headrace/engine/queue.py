@@ -1,4 +1,4 @@
-"""Which waiting requests run next, together? Decides; the caller brings the time and runs them."""
+"""Queue that decides which waiting requests run together next. The caller passes the time."""
 
 import math
 from collections import deque

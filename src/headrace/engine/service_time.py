@@ -1,4 +1,4 @@
-"""How long does one run take, and how many rows are worth running together? Learned from runs."""
+"""Service time of a run and the rows worth running together, learned from runs."""
 
 from collections.abc import Iterable
 from typing import Final

@@ -1,4 +1,4 @@
-"""How much may a JSON document be made of? Counted before it is parsed, for parsing is what costs.
+"""Bounds on a JSON document's parts, counted before it is parsed: parsing is what costs.
 
 A Python object takes up to forty times the bytes that ask for it: 64 MiB of `[],` would take 1.5 GB
 and ten seconds of everybody's time. Tensors need few objects; numbers in arrays that are regular

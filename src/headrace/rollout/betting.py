@@ -1,4 +1,4 @@
-"""How strong is the evidence against a mean, and which means are left? Bets that a null cannot win.
+"""Test martingales for a bounded mean: evidence against a mean, and the means that are left.
 
 Whoever holds that values have a mean of at most `m` must offer fair odds on it: a gambler who
 stakes a part of the capital on `value > m`, again and again, multiplies it by
