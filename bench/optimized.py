@@ -24,7 +24,7 @@ from headrace.core import ReplicaSettings, SystemClock, Tensors, example_inputs
 from headrace.load.target import binary_message
 from headrace.optimize.timing import Contender, ProcStat, Timing, TimingSettings, measure, summarize
 from headrace.runtimes import LoadOptions, Model, load_model
-from headrace.runtimes.tuning import Tuning
+from headrace.runtimes.base import Tuning
 
 BASELINE = Tuning(disabled_optimizers=(), arena=True, spinning=True)
 """ONNX Runtime's own defaults, which `headrace optimize` compares with."""

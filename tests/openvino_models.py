@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from headrace.core import Array, FailedPreconditionError
-from headrace.runtimes.openvino_model import import_openvino
+from headrace.runtimes.openvino import import_openvino
 
 WEIGHTS: Final[Array] = np.random.default_rng(0).normal(size=(16, 3)).astype(np.float32)
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from headrace.runtimes import LoadOptions, Runtime
+from headrace.runtimes.base import Tuning
 from headrace.runtimes.openvino import OpenvinoRuntime
 from headrace.runtimes.optimized import OptimizedRuntime
 from headrace.runtimes.savedmodel import SavedmodelRuntime
 from headrace.runtimes.tflite import TfliteRuntime
-from headrace.runtimes.tuning import Tuning
 from headrace.testing import models
 from headrace.testing.contracts import RuntimeContract
 from tests import openvino_models, optimized_models, savedmodels, tflite_models

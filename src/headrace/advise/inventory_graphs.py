@@ -9,13 +9,12 @@ from typing import Final
 from xml.parsers import expat
 
 from headrace.advise.inventory_model import Details, Problem, Trouble, problem
-from headrace.runtimes.file_bytes import BrokenFileError, Source, fields
-from headrace.runtimes.flatbuffer import Table
+from headrace.runtimes.file_bytes import BrokenFileError, Source, Table, fields
 from headrace.runtimes.onnx_facts import TensorInfo, onnx_facts
-from headrace.runtimes.openvino_file import read_ir, xml_parser
+from headrace.runtimes.openvino import read_ir, xml_parser
 from headrace.runtimes.savedmodel_file import Named, meta_graphs, variables_problem
 from headrace.runtimes.savedmodel_graph import unsafe_in
-from headrace.runtimes.tflite_file import DATATYPES
+from headrace.runtimes.tflite import DATATYPES
 
 _KNOWN_DOMAINS: Final = frozenset(
     {

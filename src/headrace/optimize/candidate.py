@@ -11,7 +11,7 @@ from typing import Final, Protocol
 
 from headrace.core import HeadraceError, Tensors
 from headrace.core.errors import Code
-from headrace.runtimes.tuning import UNTUNED, Tuning
+from headrace.runtimes.base import UNTUNED, Tuning
 
 BASELINE: Final = "onnxruntime-fp32"
 """Name of the candidate that others are measured against, where the source is ONNX."""

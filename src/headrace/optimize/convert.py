@@ -25,7 +25,7 @@ from headrace.optimize.generated_inputs import (
 )
 from headrace.optimize.sources import Graph, Source, Way, convertible_runtimes
 from headrace.runtimes import LoadOptions, Model, get_runtime
-from headrace.runtimes.reasons import reason_of
+from headrace.runtimes.libraries import reason_of
 
 __all__ = ["Conversion", "convert", "convertible_runtimes"]
 _CANNOT: Final = "cannot convert it"

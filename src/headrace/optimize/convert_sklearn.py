@@ -14,7 +14,7 @@ import numpy as np
 from headrace.core import Array, Datatype, UnsupportedModelError
 from headrace.optimize.sources import Graph, Source, Way, import_converter, with_version
 from headrace.runtimes import LoadOptions, Model
-from headrace.runtimes.reasons import reason_of
+from headrace.runtimes.libraries import reason_of
 from headrace.runtimes.sklearn import open_estimator
 from headrace.runtimes.sklearn_file import parts_of, read_estimator
 from headrace.runtimes.tabular import INPUT

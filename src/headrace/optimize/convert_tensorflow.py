@@ -15,10 +15,10 @@ from tf2onnx import convert, tf_loader
 from headrace.optimize.convert_graph import check_operators
 from headrace.optimize.sources import Graph, Source, Way, computes_in, with_version
 from headrace.runtimes import LoadOptions, load_model
+from headrace.runtimes.savedmodel import open_session, open_tensorflow
 from headrace.runtimes.savedmodel_file import SavedModelFile, read_savedmodel
 from headrace.runtimes.tabular import refuse
-from headrace.runtimes.tensorflow_model import open_session, open_tensorflow
-from headrace.runtimes.tflite_file import Place, TfliteFile, find_tflite_file, read_tflite
+from headrace.runtimes.tflite import Place, TfliteFile, find_tflite_file, read_tflite
 
 _OPSET: Final = 17
 _MOST_NAMES: Final = 8

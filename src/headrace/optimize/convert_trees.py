@@ -19,10 +19,10 @@ from headrace.optimize.sources import (
     with_version,
 )
 from headrace.runtimes import load_model
-from headrace.runtimes.catboost_file import read_catboost
-from headrace.runtimes.lightgbm_file import read_lightgbm
+from headrace.runtimes.catboost import read_catboost
+from headrace.runtimes.lightgbm import read_lightgbm
 from headrace.runtimes.tabular import INPUT, import_library
-from headrace.runtimes.xgboost_file import read_xgboost
+from headrace.runtimes.xgboost import read_xgboost
 
 _OPSET: Final = 15
 """The newest that onnxmltools writes."""

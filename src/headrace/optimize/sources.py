@@ -21,7 +21,7 @@ from headrace.core import (
 )
 from headrace.runtimes import Model, code_of_model, detect_runtime, get_runtime, runs_code
 from headrace.runtimes.libraries import import_package
-from headrace.runtimes.other_formats import code_in
+from headrace.runtimes.plugins import code_in
 
 CATEGORICAL: Final = (
     "has categorical features, which are not converted: push the file without --convert, which "

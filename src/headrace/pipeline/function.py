@@ -14,8 +14,7 @@ from headrace.core import (
 )
 from headrace.pipeline.spec import FunctionSpec, tensor_specs
 from headrace.runtimes import Model
-from headrace.runtimes.python import UserModel
-from headrace.runtimes.python_class import TensorDeclaration, forget, run_file
+from headrace.runtimes.python import TensorDeclaration, UserModel, forget, run_file
 
 Function = Callable[[Tensors], Tensors]
 

@@ -23,8 +23,8 @@ from headrace.core import (
 from headrace.pipeline.spec import VectorizerSpec
 from headrace.pipeline.surroundings import Surroundings
 from headrace.pipeline.tokenizing import texts_of
-from headrace.runtimes.reasons import reason_of
-from headrace.runtimes.sklearn_columns import refuse_file_names
+from headrace.runtimes.libraries import reason_of
+from headrace.runtimes.sklearn import refuse_file_names
 from headrace.runtimes.sklearn_file import read_estimator
 from headrace.runtimes.tabular import INPUT, check_features, import_library, refuse
 

@@ -29,7 +29,7 @@ from headrace.runtimes.plugins import (
     usable_runtimes,
 )
 from headrace.runtimes.probe import Probe, difference_ratio, probe_batch
-from headrace.runtimes.python_class import PythonModel, where_it_failed
+from headrace.runtimes.python import PythonModel, where_it_failed
 
 __all__ = [
     "ENTRY_POINT_GROUP",

@@ -1,11 +1,572 @@
-"""Run OpenVINO's own format, and others that it reads where it is named, with OpenVINO."""
+"""Runtime of OpenVINO: its own format, and others that it reads where it is named, on the CPU.
 
+A file is checked before OpenVINO sees it: weights that lie outside of the `.bin` or the directory,
+entities and nesting without end, lists that cannot be true.
+"""
+
+import logging
+import math
+import os
+import re
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+from xml.parsers import expat
 
-from headrace.runtimes.base import LoadOptions, Model
-from headrace.runtimes.openvino_file import Kind, find_openvino_file, looks_like_openvino
-from headrace.runtimes.openvino_model import OpenvinoModel, open_openvino, shortest_name
-from headrace.runtimes.savedmodel import open_by_openvino
+from headrace.core import (
+    VARIABLE,
+    Array,
+    Datatype,
+    ModelSignature,
+    RuntimeFailedError,
+    Tensors,
+    TensorSpec,
+    error_kind,
+)
+from headrace.runtimes.base import PRECISIONS, LoadOptions, Model, check_tuning
+from headrace.runtimes.file_bytes import BrokenFileError, Source, fields, inside
+from headrace.runtimes.libraries import reason_of
+from headrace.runtimes.onnx_facts import TensorInfo
+from headrace.runtimes.onnx_file import find_onnx_file, scan_onnx
+from headrace.runtimes.probe import probe_batch
+from headrace.runtimes.rows.openvino import analyse_openvino
+from headrace.runtimes.savedmodel_file import looks_like_savedmodel, read_savedmodel
+from headrace.runtimes.tabular import corrupt, import_library, read_head, refuse
+from headrace.runtimes.tflite import read_tflite
+
+MAX_INPUT_BYTES: Final = 2_000_000_000
+"""As much as the gateway's limit of a body may be set to."""
+_DATATYPES: Final = {
+    "boolean": Datatype.BOOL,
+    "u8": Datatype.UINT8,
+    "u16": Datatype.UINT16,
+    "u32": Datatype.UINT32,
+    "u64": Datatype.UINT64,
+    "i8": Datatype.INT8,
+    "i16": Datatype.INT16,
+    "i32": Datatype.INT32,
+    "i64": Datatype.INT64,
+    "f16": Datatype.FP16,
+    "f32": Datatype.FP32,
+    "f64": Datatype.FP64,
+}
+_PRECISION: Final = "INFERENCE_PRECISION_HINT"
+_NOISE: Final = re.compile(r"(Exception from|Check '.*?' failed at) \S+?:\d+:?|Exception from \S+")
+_log = logging.getLogger(__name__)
+Named = Callable[[Sequence[str], str], str]
+
+
+class OpenvinoModel:
+    """A compiled model. Thread-safe: each run takes an infer request of its own."""
+
+    concurrent = True
+
+    def __init__(self, compiled: Any, tensor: Any, signature: ModelSignature) -> None:  # noqa: ANN401  # ships no types that mypy reads
+        self.signature = signature
+        self._compiled: Any = compiled
+        self._tensor = tensor
+        self._idle: list[Any] = [compiled.create_infer_request()]
+        self._is_stateful = bool(self._idle[0].query_state())
+        self._inputs = [spec.name for spec in signature.inputs]
+        self._outputs = {spec.name: place for place, spec in enumerate(signature.outputs)}
+
+    def run(self, inputs: Tensors, outputs: Sequence[str] | None = None) -> Tensors:
+        """Run one batch; a run that fails leaves its request behind."""
+        compiled = self._compiled
+        if compiled is None:
+            msg = "the model is closed"
+            raise RuntimeFailedError(msg)
+        try:
+            # Append and pop are atomic, and whoever finds none makes one: no lock is needed.
+            request = self._idle.pop() if self._idle else compiled.create_infer_request()
+        except IndexError:
+            request = compiled.create_infer_request()
+        try:
+            if self._is_stateful:
+                request.reset_state()  # what a caller sent must not reach the next one
+            for place, name in enumerate(self._inputs):
+                request.set_input_tensor(place, self._wrap(inputs[name]))
+            request.infer(share_outputs=True)
+            answers = {
+                name: request.get_output_tensor(self._outputs[name]).data.copy()
+                for name in outputs or self._outputs
+            }
+        except Exception as error:
+            # The binding raises RuntimeError for everything.
+            raise RuntimeFailedError(f"the model failed: {openvino_reason(error)}") from error
+        self._idle.append(request)
+        return answers
+
+    def close(self) -> None:
+        """Free the requests and the compiled model; may be called again."""
+        self._compiled = None
+        self._idle.clear()
+
+    def _wrap(self, array: Array) -> Any:  # noqa: ANN401  # ships no types that mypy reads
+        """OpenVINO's tensor of an array; it copies what is read-only, unaligned or not in order."""
+        return self._tensor(array, shared_memory=array.flags.carray)
+
+
+def open_openvino(path: Path, options: LoadOptions, *, named: Named) -> OpenvinoModel:
+    """Read, compile and try a model whose file was checked.
+
+    Args:
+        path: As OpenVINO takes it.
+        named: What callers call each tensor: from its names, and OpenVINO's own for its node.
+
+    Raises:
+        UnsupportedModelError: It cannot be served, or its tuning is none; the message says why.
+    """
+    check_tuning(options.tuning)
+    library = import_openvino()
+    core = library.Core()
+    try:
+        # Asked to read whatever it is, OpenVINO tries the parsers of all formats in turn; the one
+        # of TensorFlow's text format prints what it cannot parse to standard error.
+        if path.suffix.lower() == ".onnx":
+            frontends = import_library("openvino.frontend", "openvino").FrontEndManager()
+            frontend = frontends.load_by_framework("onnx")
+            model = frontend.convert(frontend.load(str(path)))
+        else:
+            model = core.read_model(path)
+    except Exception as error:  # noqa: BLE001  # its message may quote the file
+        # Of a graph that was read here first it names operators; of an IR it quotes any value.
+        is_read = path.suffix.lower() == ".onnx" or path.is_dir()
+        what = openvino_reason(error) if is_read else error_kind(error)
+        raise refuse(path, f"OpenVINO refuses it: {what}") from None
+    inputs = _specs(path, "input", model.inputs, named)
+    outputs = _specs(path, "output", model.outputs, named)
+    _check(path, inputs, outputs)
+    try:
+        compiled = core.compile_model(model, "CPU", openvino_settings(model, options))
+    except Exception as error:
+        raise refuse(path, f"OpenVINO cannot compile it: {openvino_reason(error)}") from error
+    _tell_precision(path, compiled, options)
+    declared = ModelSignature(inputs=inputs, outputs=outputs, batched=False)
+    loaded = OpenvinoModel(compiled, library.Tensor, declared)
+    probe = probe_batch(
+        loaded.run,
+        inputs,
+        outputs,
+        analyse=lambda: analyse_openvino(model, inputs, outputs),
+        declared=options.declared_by,
+    )
+    if not probe.batched or probe.variable is None:
+        how = "batched" if probe.batched else "unbatched"
+        _log.info("%s is served %s: %s", path.name, how, probe.reason)
+    loaded.signature = probe.signature(inputs)
+    return loaded
+
+
+def import_openvino() -> ModuleType:
+    """OpenVINO, without its telemetry: else each import would be told to its makers.
+
+    Its own code does without where that package is missing. Whoever imported OpenVINO before has
+    decided otherwise.
+
+    Raises:
+        FailedPreconditionError: It is not installed; the message says how to install it.
+    """
+    if "openvino" not in sys.modules:
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # as import reads it: there is none
+    return import_library("openvino", "openvino")
+
+
+def openvino_reason(error: BaseException) -> str:
+    """OpenVINO's message on one line, without where in its source it arose."""
+    return reason_of(RuntimeError(_NOISE.sub("", str(error)).strip() or type(error).__name__))
+
+
+def openvino_precision(model: Any) -> str:  # noqa: ANN401  # ships no types that mypy reads
+    """In what OpenVINO is to compute: what the model's author wrote into it, else `f32`.
+
+    Left alone, OpenVINO takes bf16 wherever the processor has it, and answers differ between
+    machines and from the framework's.
+    """
+    place = ["runtime_options", _PRECISION]
+    if not model.has_rt_info(place):
+        return PRECISIONS[0]
+    wanted = str(model.get_rt_info(place).value).lower()
+    if wanted not in PRECISIONS:
+        _log.warning("the model asks for the precision %r, which there is not", wanted[:40])
+        return PRECISIONS[0]
+    return wanted
+
+
+def openvino_settings(model: Any, options: LoadOptions) -> Mapping[str, object]:  # noqa: ANN401
+    """As many streams as there are cores for runs that use `intra_op_threads` each."""
+    threads = max(1, options.threads)
+    streams = max(1, len(os.sched_getaffinity(0)) // threads)
+    return {
+        _PRECISION: options.tuning.precision or openvino_precision(model),
+        # Activations of models with compressed weights would be rounded to eight bits.
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
+        "NUM_STREAMS": streams,
+        "INFERENCE_NUM_THREADS": streams * threads,
+        # Fused attention (of 2026.4) that first ran on a length of 1 answers wrong for others.
+        **({"SNIPPETS_MODE": "DISABLE"} if model.is_dynamic() else {}),
+        # Each process would pin itself to the same first cores.
+        "ENABLE_CPU_PINNING": False,
+    }
+
+
+def _tell_precision(path: Path, compiled: Any, options: LoadOptions) -> None:  # noqa: ANN401  # ships no types that mypy reads
+    """Say in the log where the processor cannot do what was asked: OpenVINO then takes another."""
+    asked = options.tuning.precision
+    if not asked:
+        return
+    used = str(compiled.get_property(_PRECISION).get_type_name())
+    if used != asked:
+        _log.warning(
+            "%s was tuned to compute in %s, which this processor does not do; OpenVINO takes %s, "
+            "and what was measured elsewhere does not hold here",
+            path.name,
+            asked,
+            used,
+        )
+
+
+def _specs(path: Path, kind: str, ports: Sequence[Any], named: Named) -> tuple[TensorSpec, ...]:
+    found = []
+    for port in ports:
+        node = port.get_node()
+        own = (
+            node.friendly_name
+            if kind == "input"
+            else node.input(0).get_source_output().get_node().friendly_name
+        )
+        name = named(sorted(port.names), own)
+        datatype = _DATATYPES.get(port.get_element_type().get_type_name())
+        if datatype is None:
+            msg = (
+                f"{kind} '{name}' is {port.get_element_type().get_type_name()}, which is not served"
+            )
+            raise refuse(path, f"{msg}; cast it in the model")
+        shape = port.get_partial_shape()
+        if shape.rank.is_dynamic:
+            if kind == "input":
+                msg = f"input '{name}' says not even how many dimensions it has; convert the model"
+                raise refuse(path, f"{msg} with the shapes of its inputs, -1 where they vary")
+            found.append(TensorSpec(name=name, datatype=datatype, shape=()))
+            continue
+        sizes = tuple(VARIABLE if size.is_dynamic else size.get_length() for size in shape)
+        found.append(TensorSpec(name=name, datatype=datatype, shape=sizes))
+    return tuple(found)
+
+
+def _check(path: Path, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> None:
+    for specs, kind in ((inputs, "input"), (outputs, "output")):
+        names = [spec.name for spec in specs]
+        if not names:
+            raise refuse(path, f"has no {kind}s")
+        if len(set(names)) < len(names):
+            raise refuse(path, f"calls two {kind}s alike ({', '.join(sorted(names))[:200]})")
+    for spec in inputs:
+        elements = math.prod(size for size in spec.shape if size != VARIABLE)
+        if elements * spec.datatype.dtype.itemsize > MAX_INPUT_BYTES:
+            msg = f"input '{spec.name}' declares the shape {list(spec.shape)} of {spec.datatype}"
+            raise refuse(path, f"{msg}, and no request may have more than {MAX_INPUT_BYTES} bytes")
+
+
+def shortest_name(names: Sequence[str], own: str) -> str:
+    """What an exporter meant a tensor to be called: `input` rather than `serving_input:0`."""
+    return min(names, key=lambda name: (":" in name, len(name), name), default=own)
+
+
+_HEAD_BYTES: Final = 1024
+_IR: Final = re.compile(
+    rb"(\xef\xbb\xbf)?\s*(<\?xml[^>]*\?>\s*)?(<!--.*?-->\s*)*<net[\s>]", re.DOTALL
+)
+_USUAL: Final = {"model.xml", "openvino_model.xml"}
+"""Triton's name, and Optimum's, which puts its tokenizers beside the model."""
+_MOST_XML_BYTES: Final = 512 << 20
+_CHUNK_BYTES: Final = 1 << 16
+_MOST_DEPTH: Final = 64
+_MOST_LAYERS: Final = 2_000_000
+_OLDEST_VERSION: Final = 10
+"""Of the IR: OpenVINO 2020.1 wrote the first that this one reads."""
+_MOST_SHOWN: Final = 64
+_MAX_ELEMENTS: Final = 1 << 40
+_BITS: Final = {"boolean": 8, "bf16": 16, "nf4": 4, "string": 8, "f8e4m3": 8, "f8e5m2": 8}
+
+
+class Kind(StrEnum):
+    """What OpenVINO reads."""
+
+    IR = ".xml"
+    ONNX = ".onnx"
+    PADDLE = ".pdmodel"
+    TFLITE = ".tflite"
+    SAVEDMODEL = "saved_model.pb"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenvinoFile:
+    """What to hand to OpenVINO."""
+
+    kind: Kind
+    path: Path
+
+
+def looks_like_openvino(path: Path) -> bool:
+    """Whether `path` is an IR, or a directory with exactly one; no other format is claimed."""
+    if path.is_dir():
+        found = _entries(path, {Kind.IR.value})
+        return len(found) == 1 and _begins_like_ir(found[0]) and not (path / "model.py").exists()
+    return path.suffix.lower() == Kind.IR and _begins_like_ir(path)
+
+
+def find_openvino_file(path: Path) -> OpenvinoFile:
+    """The model at `path`, checked.
+
+    Raises:
+        UnsupportedModelError: There is none, or several, or it is damaged.
+    """
+    if looks_like_savedmodel(path):
+        read_savedmodel(path)
+        return OpenvinoFile(kind=Kind.SAVEDMODEL, path=path)
+    file = _only_file(path) if path.is_dir() else path
+    if not file.is_file():
+        raise refuse(file, "no such file")
+    match file.suffix.lower():
+        case Kind.IR.value:
+            _check_ir(file)
+        case Kind.ONNX.value:
+            scan_onnx(find_onnx_file(file))
+        case Kind.PADDLE.value:
+            _check_paddle(file)
+        case Kind.TFLITE.value:
+            read_tflite(file)
+        case _:
+            raise refuse(file, f"is none of what OpenVINO reads ({', '.join(Kind)})")
+    return OpenvinoFile(kind=Kind(file.suffix.lower()), path=file)
+
+
+def _entries(directory: Path, suffixes: set[str]) -> list[Path]:
+    found = sorted(
+        file
+        for file in directory.iterdir()
+        if file.suffix.lower() in suffixes and not file.name.startswith(".") and file.is_file()
+    )
+    usual = [file for file in found if file.name in _USUAL]
+    return usual if len(usual) == 1 else found
+
+
+def _begins_like_ir(file: Path) -> bool:
+    return _IR.match(read_head(file, _HEAD_BYTES)) is not None
+
+
+def _only_file(directory: Path) -> Path:
+    found = _entries(directory, {kind.value for kind in Kind})
+    if len(found) == 1:
+        return found[0]
+    names = ", ".join(file.name for file in found[:8])
+    have = f"several models ({names})" if found else "no model"
+    raise refuse(directory, f"holds {have} that OpenVINO reads; one is needed")
+
+
+def _check_ir(file: Path) -> None:
+    if not _begins_like_ir(file):
+        raise refuse(file, "is no OpenVINO IR: it does not begin with <net>")
+    try:
+        with Source(file) as source:
+            found = read_ir(source)
+    except expat.ExpatError as error:
+        where = f"line {error.lineno}, column {error.offset}"
+        raise corrupt(file, f"no whole XML ({where})") from None
+    except BrokenFileError as error:
+        raise refuse(file, str(error)) from error
+    _check_weights(file, found.end_bytes)
+
+
+def read_ir(source: Source) -> "IrFile":
+    """What an IR says of its model and of its weights.
+
+    Raises:
+        ExpatError: It is no whole XML.
+        BrokenFileError: It declares what cannot be.
+    """
+    if source.size > _MOST_XML_BYTES:
+        raise BrokenFileError(f"is larger than {_MOST_XML_BYTES} bytes")
+    found = IrFile()
+    parser = xml_parser()
+    parser.StartElementHandler = found.start
+    parser.EndElementHandler = found.end
+    parser.CharacterDataHandler = found.characters
+    for offset in range(0, source.size, _CHUNK_BYTES):
+        size = min(_CHUNK_BYTES, source.size - offset)
+        parser.Parse(source.read(offset, size), False)  # noqa: FBT003  # expat's
+    parser.Parse(b"", True)  # noqa: FBT003  # expat's own signature: the end
+    return found
+
+
+def xml_parser() -> expat.XMLParserType:
+    """A parser that refuses entities: a few lines of them make gigabytes."""
+    parser = expat.ParserCreate()
+    parser.EntityDeclHandler = _no_entities
+    return parser
+
+
+def _check_weights(file: Path, end: int) -> None:
+    if not end:
+        return
+    weights = file.with_suffix(".bin")
+    if not weights.is_file():
+        msg = f"its weights, {weights.name}, are not beside it; put both files into a directory"
+        raise refuse(file, f"{msg} and name that")
+    if weights.resolve().parent != file.resolve().parent:
+        raise refuse(file, f"its weights, {weights.name}, are a link that leads elsewhere")
+    size = weights.stat().st_size
+    if size < end:
+        raise refuse(file, f"{weights.name} has {size} bytes, and the weights end at {end}")
+
+
+def _check_paddle(file: Path) -> None:
+    """Read the outer two levels of the program: OpenVINO's own reader has no bound."""
+    try:
+        with Source(file) as source:
+            blocks = [one for one in fields(source) if one.number == 1]
+            for block in blocks:
+                for _ in inside(source, block):
+                    pass
+    except (BrokenFileError, OSError) as error:
+        raise refuse(file, f"cannot be read as a Paddle program: {error}") from error
+    if not blocks:
+        raise refuse(file, "is no Paddle program: it has no blocks")
+    weights = file.with_suffix(".pdiparams")
+    if weights.exists() and weights.resolve().parent != file.resolve().parent:
+        raise refuse(file, f"its weights, {weights.name}, are a link that leads elsewhere")
+
+
+def _no_entities(*_: object) -> None:
+    raise BrokenFileError("declares XML entities, which no model needs")
+
+
+class IrFile:
+    """An IR as its elements come: signature, weights by datatype, and where they end."""
+
+    def __init__(self) -> None:
+        self.name = self.version = ""
+        self.inputs: list[TensorInfo] = []
+        self.outputs: list[TensorInfo] = []
+        self.weights: Counter[str] = Counter()
+        self.is_quantised = False
+        self.end_bytes = 0
+        self._depth = self._layers = 0
+        self._kind = self._layer = self._text = ""
+        self._dims: list[int] = []
+
+    def start(self, element: str, attributes: dict[str, str]) -> None:
+        """Take an element's beginning."""
+        self._depth += 1
+        if self._depth > _MOST_DEPTH:
+            raise BrokenFileError(f"nests deeper than {_MOST_DEPTH} elements")
+        self._text = ""
+        if self._depth == 1:
+            self.name, self.version = attributes.get("name", ""), attributes.get("version", "")
+            _check_version(self.version)
+        elif element == "layer":
+            self._layers += 1
+            if self._layers > _MOST_LAYERS:
+                raise BrokenFileError(f"has more than {_MOST_LAYERS} layers")
+            self._kind, self._layer = attributes.get("type", ""), attributes.get("name", "")
+            self._dims = []
+            self.is_quantised |= self._kind == "FakeQuantize"
+        elif element == "data" and self._kind == "Const":
+            self._constant(attributes)
+        elif element == "data" and self._kind == "Parameter" and len(self.inputs) < _MOST_SHOWN:
+            datatype = _datatype(attributes.get("element_type", ""))
+            shape = tuple(_sizes(attributes.get("shape", "")))
+            self.inputs.append(TensorInfo(name=self._layer, datatype=datatype, shape=shape))
+
+    def characters(self, data: str) -> None:
+        """Take text."""
+        self._text = (self._text + data)[:32]
+
+    def end(self, element: str) -> None:
+        """Take an element's end."""
+        self._depth -= 1
+        if element == "dim" and len(self._dims) < _MOST_SHOWN:
+            self._dims.append(_whole(self._text))
+        elif element == "layer" and self._kind == "Result" and len(self.outputs) < _MOST_SHOWN:
+            shape = tuple(self._dims)
+            self.outputs.append(TensorInfo(name=self._layer, datatype="?", shape=shape))
+
+    def _constant(self, attributes: dict[str, str]) -> None:
+        what = f"the constant '{self._layer[:100]}'"
+        offset, size = _whole(attributes.get("offset", "")), _whole(attributes.get("size", ""))
+        dims = _sizes(attributes.get("shape", ""))
+        if min([offset, size, *dims]) < 0:
+            raise BrokenFileError(f"is damaged: {what} says no place or shape that can be")
+        elements = math.prod(dims)
+        kind = attributes.get("element_type", "")
+        if elements > _MAX_ELEMENTS or elements * _bits(kind) > 8 * size + 7:
+            raise BrokenFileError(f"{what} declares {elements} elements and has {size} bytes")
+        self.weights[_datatype(kind)] += size
+        self.end_bytes = max(self.end_bytes, offset + size)
+
+
+def _check_version(version: str) -> None:
+    if _whole(version) < _OLDEST_VERSION:
+        msg = "is an IR of a version that is not read; convert the model again with OpenVINO"
+        raise BrokenFileError(f"{msg} 2022 or newer")
+
+
+def _bits(kind: str) -> int:
+    if kind == "string":
+        return 0  # of any length
+    return _BITS.get(kind) or int(re.sub(r"\D", "", kind)[:2] or 0)
+
+
+def _datatype(kind: str) -> str:
+    """The name that other formats have for an element type; `?` if there is none."""
+    plain = re.fullmatch(r"(f|bf|i|u)(\d{1,2})", kind)
+    if plain is None:
+        return {"boolean": "BOOL", "string": "BYTES"}.get(kind, "?")
+    return {"f": "FP", "bf": "BF", "i": "INT", "u": "UINT"}[plain[1]] + plain[2]
+
+
+def _sizes(shape: str) -> list[int]:
+    """The dimensions of a list with commas; -1 where one varies."""
+    return [_whole(part) for part in shape.split(",") if part.strip()]
+
+
+def _whole(digits: str) -> int:
+    digits = digits.strip()
+    return int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 18 else -1  # noqa: PLR2004  # 64 bits
+
+
+def open_by_openvino(path: Path, options: LoadOptions) -> OpenvinoModel:
+    """A SavedModel run by OpenVINO, with the names of its signature.
+
+    Raises:
+        UnsupportedModelError: It cannot be served so; the message says why.
+    """
+    found = read_savedmodel(path)
+    if found.unsafe:
+        names = ", ".join(found.unsafe[:8])
+        raise refuse(path, f"OpenVINO has none of its operators {names}; TensorFlow is needed")
+    known = {one.name for one in (*found.inputs, *found.outputs)}
+
+    def named(names: Sequence[str], own: str) -> str:
+        return next((name for name in names if name in known), own)
+
+    model = open_openvino(path, options, named=named)
+    for kind, wanted, got in (
+        ("input", found.inputs, model.signature.inputs),
+        ("output", found.outputs, model.signature.outputs),
+    ):
+        lost = {one.name for one in wanted} ^ {one.name for one in got}
+        if lost:
+            model.close()
+            names = ", ".join(sorted(lost)[:8])
+            raise refuse(path, f"OpenVINO lost its {kind}s {names}; install headrace[tensorflow]")
+    return model
 
 
 class OpenvinoRuntime:

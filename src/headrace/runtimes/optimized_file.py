@@ -11,9 +11,9 @@ import msgspec
 
 from headrace.core import HeadraceError, UnsupportedModelError, error_kind
 from headrace.core.error_kind import UNDECODABLE
+from headrace.runtimes.base import UNTUNED, Tuning, check_tuning
 from headrace.runtimes.file_bytes import BrokenFileError, Source
 from headrace.runtimes.plugins import check_libraries, get_runtime, runs_code
-from headrace.runtimes.tuning import UNTUNED, Tuning, check_tuning
 
 FILE_NAME: Final = "optimized.json"
 SCHEMA: Final = 1

@@ -1,34 +1,246 @@
-"""Run a user's own class: a model in plain Python.
+"""Runtime of a user's own Python class, and its file.
 
 **Loading such a model runs its code**, as registering it does: take it from people you trust only.
 """
 
 import logging
+import sys
+import traceback
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
+from typing import Final, Protocol, cast
 
 import numpy as np
 
 from headrace.core import (
+    VARIABLE,
     Array,
     Datatype,
     HeadraceError,
     ModelSignature,
+    RowIndependence,
     RuntimeFailedError,
     Tensors,
     TensorSpec,
     UnsupportedModelError,
+    check_name,
 )
 from headrace.runtimes.base import LoadOptions, Model
-from headrace.runtimes.python_class import (
-    FILE_NAME,
-    PythonModel,
-    find_python_file,
-    forget,
-    read_class,
-    read_signature,
-    where_it_failed,
-)
+from headrace.runtimes.libraries import SecondFrameworkError
+
+FILE_NAME: Final = "model.py"
+"""The file that a directory is loaded from."""
+TensorDeclaration = tuple[str, Sequence[int]]
+"""Datatype and shape, for instance `("FP32", [-1, 4])`; -1 is a dimension of any size."""
+
+
+class PythonModel(Protocol):
+    """What a Python model looks like. Nothing has to be inherited; the names are what counts.
+
+        class Double:
+            inputs = {"x": ("FP32", [-1, 2])}
+            outputs = {"y": ("FP32", [-1, 2])}
+            batched = True
+
+            def infer(self, inputs):
+                return {"y": inputs["x"] * 2}
+
+    Optional: `batched` (axis 0 of everything is the batch and rows are independent; False),
+    `concurrent` (`infer` may run in several threads at once; False), `load(self, path)` (called
+    once with the model's directory, before the first `infer`) and `close(self)`.
+    """
+
+    inputs: Mapping[str, TensorDeclaration]
+    outputs: Mapping[str, TensorDeclaration]
+
+    def infer(self, inputs: Tensors) -> Tensors:
+        """Answer one batch.
+
+        Inputs fit the declaration; BYTES are object arrays of `bytes`.
+
+        Raises:
+            InvalidArgumentError: The caller's input is wrong; the caller reads the message. Any
+                other exception counts as the model's failure.
+        """
+
+
+def find_python_file(path: Path) -> Path:
+    """The model's file at `path`, itself or `model.py` in the directory.
+
+    Raises:
+        UnsupportedModelError: There is none.
+    """
+    file = path / FILE_NAME if path.is_dir() else path
+    if not file.is_file():
+        msg = f"{path}: holds no {FILE_NAME}" if path.is_dir() else f"{path}: no such file"
+        raise UnsupportedModelError(msg)
+    return file
+
+
+def read_class(file: Path) -> type[PythonModel]:
+    """Run the file and return its model class: the one named `MODEL`, else its only one.
+
+    Raises:
+        UnsupportedModelError: The file does not run, or holds no such class, or several.
+    """
+    module = run_file(file)
+    chosen = getattr(module, "MODEL", None)
+    if chosen is not None:
+        if not isinstance(chosen, type):
+            raise _refuse(
+                file, f"MODEL is of the type {type(chosen).__name__}; it has to be a class"
+            )
+        return cast("type[PythonModel]", chosen)
+    found = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and value.__module__ == module.__name__ and _has_infer(value)
+    ]
+    if len(found) == 1:
+        return cast("type[PythonModel]", found[0])
+    if found:
+        names = ", ".join(cls.__name__ for cls in found)
+        raise _refuse(
+            file, f"holds several model classes ({names}); say `MODEL = {found[0].__name__}`"
+        )
+    raise _refuse(file, "holds no model class: one with `inputs`, `outputs` and `infer`")
+
+
+def read_signature(file: Path, cls: type[PythonModel]) -> ModelSignature:
+    """The signature that the class declares.
+
+    Raises:
+        UnsupportedModelError: The declaration is incomplete or makes no sense.
+    """
+    name = cls.__name__
+    if not callable(getattr(cls, "infer", None)):
+        raise _refuse(file, f"class {name} has no method `infer(self, inputs)`")
+    inputs = _specs(file, cls, "inputs")
+    outputs = _specs(file, cls, "outputs")
+    batched = getattr(cls, "batched", False)
+    if not isinstance(batched, bool):
+        raise _refuse(file, f"{name}.batched is {batched!r}; use True or False")
+    for kind, specs in (("input", inputs), ("output", outputs)):
+        for spec in specs:
+            if batched and (not spec.shape or spec.shape[0] != VARIABLE):
+                msg = (
+                    f"{name} is batched, so axis 0 of {kind} '{spec.name}' has to be -1; "
+                    f"it is declared as {list(spec.shape)}"
+                )
+                raise _refuse(file, msg)
+    return ModelSignature(
+        inputs=inputs,
+        outputs=outputs,
+        batched=batched,
+        row_independence=RowIndependence.DECLARED if batched else None,
+        row_reason=f"{name} declares `batched = True`" if batched else "",
+    )
+
+
+def where_it_failed(file: Path | str, error: BaseException, *, with_message: bool = True) -> str:
+    """`ValueError: no (model.py, line 12)`: the error and the last line of the user's own file.
+
+    Args:
+        file: As it was named when it was compiled.
+        with_message: False while it is not proved that the file is a model: Python's messages
+            quote the source, as in `name 'root' is not defined`.
+    """
+    file = Path(file)
+    if with_message:
+        what = f"{type(error).__name__}: {getattr(error, 'msg', error)}"
+    else:  # the name of a class of the file's own is the file's, too
+        builtin = next(cls for cls in type(error).__mro__ if cls.__module__ == "builtins")
+        what = builtin.__name__
+    if isinstance(error, SyntaxError) and error.filename == str(file):
+        return f"{what} ({file.name}, line {error.lineno})"
+    # No source lines are looked up: the file may be anybody's.
+    frames = traceback.walk_tb(error.__traceback__)
+    lines = [line for frame, line in frames if frame.f_code.co_filename == str(file)]
+    return f"{what} ({file.name}, line {lines[-1]})" if lines else what
+
+
+def forget(file: Path) -> None:
+    """Undo what `read_class` did to this process: other models bring modules of equal names."""
+    directory = str(file.parent)
+    if directory in sys.path:
+        sys.path.remove(directory)
+    if directory in sys.path:  # another instance of the same model is still open
+        return
+    for name, module in list(sys.modules.items()):
+        origin = getattr(module, "__file__", None)
+        if origin is not None and Path(origin).is_relative_to(directory):
+            del sys.modules[name]
+
+
+def run_file(file: Path) -> ModuleType:
+    """Run a file as a module of its own; files beside it can be imported, until `forget`.
+
+    Raises:
+        UnsupportedModelError: It does not run; the message names the line.
+    """
+    module = ModuleType(f"headrace_model_{file.parent.name}_{file.stem}".replace("-", "_"))
+    module.__file__ = str(file)
+    writes_bytecode = sys.dont_write_bytecode
+    # A stored artifact is what was pushed: a __pycache__ beside it would be something else.
+    sys.dont_write_bytecode = True
+    sys.modules[module.__name__] = module  # dataclasses and type hints look their module up
+    sys.path.append(str(file.parent))  # last: a `queue.py` there must not shadow Python's own
+    try:
+        with warnings.catch_warnings(action="ignore", category=SyntaxWarning):
+            # They show the line, which may be anybody's.
+            code = compile(file.read_bytes(), str(file), "exec", dont_inherit=True)
+        exec(code, module.__dict__)  # noqa: S102  # running the user's code is what this runtime is
+    except (HeadraceError, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # noqa: BLE001  # its message may quote the file
+        is_ours = isinstance(error, SecondFrameworkError)
+        failed = where_it_failed(file, error, with_message=is_ours)
+        raise _refuse(file, f"cannot be run: {failed}") from None
+    finally:
+        sys.dont_write_bytecode = writes_bytecode
+    return module
+
+
+def _has_infer(cls: type) -> bool:
+    return any(hasattr(cls, name) for name in ("inputs", "outputs")) and hasattr(cls, "infer")
+
+
+def _specs(file: Path, cls: type[PythonModel], kind: str) -> tuple[TensorSpec, ...]:
+    declared = getattr(cls, kind, None)
+    if not isinstance(declared, Mapping) or not declared:
+        msg = (
+            f"{cls.__name__}.{kind} has to name each tensor with its datatype and shape, "
+            f'as in {kind} = {{"x": ("FP32", [-1, 4])}}'
+        )
+        raise _refuse(file, msg)
+    return tuple(_spec(file, f"{cls.__name__}.{kind}", *item) for item in declared.items())
+
+
+def _spec(file: Path, where: str, name: object, declaration: object) -> TensorSpec:
+    match declaration:
+        case (str() as datatype, list() | tuple() as shape):
+            pass
+        case _:
+            msg = f'{where}[{name!r}] is {declaration!r}; write it as ("FP32", [-1, 4])'
+            raise _refuse(file, msg)
+    if datatype not in set(Datatype):
+        msg = f"{where}[{name!r}] has the datatype {datatype!r}; use one of {', '.join(Datatype)}"
+        raise _refuse(file, msg)
+    if any(isinstance(n, bool) or not isinstance(n, int) or n < VARIABLE for n in shape):
+        msg = f"{where}[{name!r}] has the shape {shape!r}; use whole numbers, -1 for any size"
+        raise _refuse(file, msg)
+    try:
+        checked = check_name(str(name), kind="tensor")
+    except HeadraceError as error:
+        raise _refuse(file, f"{where}: {error}") from error
+    return TensorSpec(name=checked, datatype=Datatype(datatype), shape=tuple(shape))
+
+
+def _refuse(file: Path, reason: str) -> UnsupportedModelError:
+    return UnsupportedModelError(f"{file}: {reason}")
+
 
 _log = logging.getLogger(__name__)
 

@@ -16,8 +16,7 @@ from typing import Any, Final
 import numpy as np
 
 from headrace.core import Array, UnsupportedModelError, error_kind
-from headrace.runtimes.libraries import without_frameworks
-from headrace.runtimes.reasons import reason_of
+from headrace.runtimes.libraries import reason_of, without_frameworks
 from headrace.runtimes.tabular import corrupt, import_library, read_head, refuse
 
 SKOPS: Final = ".skops"

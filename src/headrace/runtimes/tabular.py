@@ -30,8 +30,7 @@ from headrace.core import (
     example_inputs,
 )
 from headrace.core.devices import ON_CPU, Device, DeviceUse
-from headrace.runtimes.libraries import import_package
-from headrace.runtimes.reasons import reason_of
+from headrace.runtimes.libraries import import_package, reason_of
 
 INPUT: Final = "input"
 PREDICTION: Final = "prediction"

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from headrace.core import Array, error_kind
-from headrace.runtimes.other_formats import code_in
+from headrace.runtimes.plugins import code_in
 from headrace.runtimes.tabular import corrupt, read_head, refuse
 
 SIGNATURE_NAME: Final = "signature.json"

@@ -16,7 +16,7 @@ from headrace.core import (
     TensorSpec,
     UnsupportedModelError,
 )
-from headrace.runtimes.reasons import reason_of
+from headrace.runtimes.libraries import reason_of
 from headrace.runtimes.tabular import import_library
 
 _DEVICES: Final = ("auto", "cuda", "cpu")

@@ -1,23 +1,24 @@
-"""Runtime of XGBoost's trees, by XGBoost.
+"""Runtime of XGBoost's trees, and the checks of its files.
 
-`Booster.inplace_predict` looks at what kind of table it was given and imports seven functions to do
-so: two thirds of the time that one row takes. The C interface is documented and part of what
-XGBoost promises: https://xgboost.readthedocs.io/en/stable/c.html
+A file is read before XGBoost sees it: the library follows the numbers of a file's nodes and
+features without looking whether there are that many.
 """
 
 import ctypes
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from ctypes import POINTER, byref, c_char_p, c_float, c_int, c_uint64, c_void_p
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
 import numpy as np
 
-from headrace.core import Array, Datatype, error_kind
+from headrace.core import Array, Datatype, UnsupportedModelError, error_kind
 from headrace.runtimes.base import LoadOptions, Model
+from headrace.runtimes.file_bytes import BrokenFileError
 from headrace.runtimes.tabular import (
     LABEL,
     PREDICTION,
@@ -26,13 +27,405 @@ from headrace.runtimes.tabular import (
     Answers,
     CodedColumns,
     TableInputs,
+    check_features,
+    corrupt,
     dense,
     import_library,
     open_tabular,
+    read_all,
+    read_head,
     refuse,
     two_classes,
 )
-from headrace.runtimes.xgboost_file import XgboostFile, looks_like_xgboost, read_xgboost
+
+_MAX_DEPTH: Final = 64
+_NUMBERS: Final[dict[bytes, np.dtype[Any]]] = {
+    b"i": np.dtype(">i1"),
+    b"U": np.dtype(">u1"),
+    b"I": np.dtype(">i2"),
+    b"l": np.dtype(">i4"),
+    b"L": np.dtype(">i8"),
+    b"d": np.dtype(">f4"),
+    b"D": np.dtype(">f8"),
+}
+_CONSTANTS: Final = {b"Z": None, b"T": True, b"F": False}
+
+
+def decode_ubjson(data: bytes) -> object:
+    """The value that `data` begins with.
+
+    Raises:
+        BrokenFileError: It is truncated, or not UBJSON.
+        UnicodeDecodeError: A text in it is none.
+    """
+    return _Reader(data).value(0)
+
+
+class _Reader:
+    """A position in the data."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._at = 0
+
+    def value(self, depth: int) -> object:
+        """The next value, with its marker."""
+        if depth > _MAX_DEPTH:
+            msg = f"nests more than {_MAX_DEPTH} values"
+            raise BrokenFileError(msg)
+        mark = self._take(1)
+        if mark == b"{":
+            return self._object(depth)
+        if mark == b"[":
+            return self._list(depth)
+        if mark == b"S":
+            return self._text()
+        if mark in _CONSTANTS:
+            return _CONSTANTS[mark]
+        return self._number(mark)
+
+    def _object(self, depth: int) -> dict[str, object]:
+        found: dict[str, object] = {}
+        while self._peek() != b"}":
+            key = self._text()
+            if key in found:
+                msg = "a name stands there twice"
+                raise BrokenFileError(msg)
+            found[key] = self.value(depth + 1)
+        self._at += 1
+        return found
+
+    def _list(self, depth: int) -> object:
+        mark = self._peek()
+        if mark == b"$":
+            return self._typed()
+        if mark == b"#":
+            self._at += 1
+            return [self.value(depth + 1) for _ in range(self._length())]
+        found: list[object] = []
+        while self._peek() != b"]":
+            found.append(self.value(depth + 1))
+        self._at += 1
+        return found
+
+    def _typed(self) -> Array:
+        self._at += 1
+        mark = self._take(1)
+        if mark not in _NUMBERS or self._take(1) != b"#":
+            msg = f"a list of the type {mark!r}"
+            raise BrokenFileError(msg)
+        dtype = _NUMBERS[mark]
+        return np.frombuffer(self._take(self._length() * dtype.itemsize), dtype)
+
+    def _text(self) -> str:
+        return self._take(self._length()).decode()
+
+    def _length(self) -> int:
+        length = self._number(self._take(1))
+        if not isinstance(length, int) or not 0 <= length <= len(self._data):
+            msg = f"a length of {length}"
+            raise BrokenFileError(msg)
+        return length
+
+    def _number(self, mark: bytes) -> int | float:
+        dtype = _NUMBERS.get(mark)
+        if dtype is None:
+            msg = f"{mark!r} at byte {self._at - 1} begins no value"
+            raise BrokenFileError(msg)
+        number: int | float = np.frombuffer(self._take(dtype.itemsize), dtype)[0].item()
+        return number
+
+    def _peek(self) -> bytes:
+        mark = self._data[self._at : self._at + 1]
+        if not mark:
+            msg = "it ends too early"
+            raise BrokenFileError(msg)
+        return mark
+
+    def _take(self, size: int) -> bytes:
+        end = self._at + size
+        if end > len(self._data):
+            msg = "it ends too early"
+            raise BrokenFileError(msg)
+        part = self._data[self._at : end]
+        self._at = end
+        return part
+
+
+SUFFIXES: Final = (".json", ".ubj")
+_HEAD_BYTES: Final = 4096
+_MAX_OUTPUTS: Final = 100_000
+_MAX_CATEGORY: Final = 1 << 24
+"""What a float can count to, as XGBoost has it."""
+_BOOSTERS: Final = ("gbtree", "dart")
+_NO_PARENT: Final = (1 << 31) - 1
+_A_NODE: Final = ("left_children", "right_children", "parents", "split_indices", "split_conditions")
+_ALSO_A_NODE: Final = ("default_left", "split_type", "parents", "loss_changes", "sum_hessian")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class XgboostFile:
+    """What has to be known of a model before it is loaded.
+
+    `groups`: classes or targets that have trees of their own. `rounds`: how many boosting rounds
+    count, 0 for all of them. `names`: of the features; empty for none. `is_categorical`: whether a
+    feature is. `categories`: by feature, what the codes of its categories stand for, None for a
+    number; empty where the file says it of none.
+    """
+
+    features: int
+    groups: int
+    objective: str
+    rounds: int
+    names: tuple[str, ...] = ()
+    is_categorical: bool = False
+    categories: tuple[tuple[str, ...] | tuple[float, ...] | None, ...] = ()
+
+
+def looks_like_xgboost(path: Path) -> bool:
+    """Whether `path` is a JSON or UBJSON file that begins as XGBoost writes them."""
+    if path.suffix.lower() not in SUFFIXES or not path.is_file():
+        return False
+    head = read_head(path, _HEAD_BYTES)
+    if path.suffix.lower() == ".ubj":
+        return head[:1] == b"{" and b"learner" in head[:64]
+    # Its keys are sorted, so these come first.
+    return b"".join(head.split()).startswith(b'{"learner":{"attributes":{')
+
+
+def read_xgboost(path: Path) -> XgboostFile:
+    """Read and check a file.
+
+    Raises:
+        UnsupportedModelError: It is damaged, or of a kind that is not served; the message says it.
+    """
+    try:
+        document = _decode(path, read_all(path))
+        learner = document["learner"]
+        found = _read_learner(path, learner)
+        _check_booster(path, learner["gradient_booster"], found)
+    except UnsupportedModelError:
+        raise
+    except RecursionError:
+        raise corrupt(path, "it nests too deeply") from None
+    except KeyError as error:
+        raise corrupt(path, f"it lacks {error}") from None  # a name that XGBoost writes
+    except BrokenFileError as error:
+        raise corrupt(path, str(error)) from None
+    except (IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        what = error_kind(error)
+        raise corrupt(path, f"it does not read as XGBoost writes it ({what})") from None
+    return found
+
+
+def _decode(path: Path, data: bytes) -> Mapping[str, Any]:
+    if path.suffix.lower() == ".ubj":
+        document = decode_ubjson(data)
+    else:
+        document = json.loads(data, object_pairs_hook=_once)
+    if not isinstance(document, dict):
+        raise refuse(path, "is no model of XGBoost's")
+    return document
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Of two values by one name XGBoost might follow the one that was not looked at."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        msg = "a name stands there twice"
+        raise BrokenFileError(msg)
+    return found
+
+
+def _read_learner(path: Path, learner: Mapping[str, Any]) -> XgboostFile:
+    params = learner["learner_model_param"]
+    features = int(params["num_feature"])
+    check_features(path, features)
+    classes, targets = int(params["num_class"]), int(params.get("num_target", 1))
+    if not (0 <= classes <= _MAX_OUTPUTS and 1 <= targets <= _MAX_OUTPUTS):
+        raise refuse(path, f"declares {classes} classes and {targets} targets")
+    objective = learner["objective"]
+    if int(objective.get("softmax_multiclass_param", {}).get("num_class", classes)) != classes:
+        raise corrupt(path, "its objective has another number of classes")
+    if targets > 1 and str(objective["name"]).startswith(("binary:", "multi:")):
+        raise refuse(path, "gives several labels to a row; one is served")
+    types = list(learner.get("feature_types", []))
+    for key in ("feature_names", "feature_types"):
+        if len(learner.get(key, [])) not in {0, features}:
+            raise corrupt(path, f"not as many {key} as features")
+    return XgboostFile(
+        features=features,
+        groups=max(1, classes, targets),
+        objective=str(objective["name"]),
+        rounds=_rounds(learner.get("attributes", {})),
+        names=tuple(map(str, learner.get("feature_names", []))),
+        is_categorical="c" in types,
+        categories=_categories(path, learner["gradient_booster"], types, features),
+    )
+
+
+def _categories(
+    path: Path, booster: Mapping[str, Any], types: Sequence[object], features: int
+) -> tuple[tuple[str, ...] | tuple[float, ...] | None, ...]:
+    """What the codes of each feature stand for; empty where that is not stored."""
+    stored = _model(booster).get("cats", {})
+    encoded = stored.get("enc", [])
+    if not len(encoded):
+        return ()
+    bounds = _array(stored["feature_segments"])
+    order = _array(stored["sorted_idx"])
+    if len(encoded) != features or len(bounds) != features + 1 or len(types) != features:
+        raise corrupt(path, "its categories are those of other features")
+    found: list[tuple[str, ...] | tuple[float, ...] | None] = []
+    start = 0
+    for number, one in enumerate(encoded):
+        values = _category_values(path, number, one)
+        inner = np.sort(order[start : start + len(values)])
+        start += len(values)
+        if bounds[number + 1] != start or not np.array_equal(inner, np.arange(len(values))):
+            raise corrupt(path, f"the categories of feature {number} are not those that it counts")
+        found.append(values if types[number] == "c" else None)
+    if bounds[0] != 0 or start != len(order):
+        raise corrupt(path, "its categories are not as many as it counts")
+    return tuple(found) if any(one is not None for one in found) else ()
+
+
+def _category_values(
+    path: Path, number: int, encoded: Mapping[str, Any]
+) -> tuple[str, ...] | tuple[float, ...]:
+    values = _array(encoded["values"])
+    if "offsets" not in encoded:
+        return tuple(float(value) for value in values.tolist())
+    ends = _array(encoded["offsets"])
+    if not len(ends):
+        return ()
+    if ends[0] != 0 or ends[-1] != len(values) or (np.diff(ends) < 0).any():
+        raise BrokenFileError("a category begins where it should not")
+    text = values.astype(np.int64).astype(np.uint8).tobytes()
+    if not text.isascii():
+        # It counts characters of the names, and cuts bytes: its own answers are wrong then.
+        raise refuse(
+            path,
+            f"has names of categories that are not ASCII at feature {number}, which XGBoost mixes "
+            "up when it stores them; rename the categories, or train on their codes",
+        )
+    pairs = zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True)
+    return tuple(text[low:high].decode() for low, high in pairs)
+
+
+def _model(booster: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The trees of a booster."""
+    model: Mapping[str, Any] = (booster["gbtree"] if booster["name"] == "dart" else booster)[
+        "model"
+    ]
+    return model
+
+
+def _rounds(attributes: Mapping[str, Any]) -> int:
+    """XGBoost's scikit-learn classes stop at the best iteration; its `Booster` does not."""
+    if "scikit_learn" not in attributes or "best_iteration" not in attributes:
+        return 0
+    best = int(attributes["best_iteration"])
+    if best < 0:
+        msg = f"its best iteration is {best}"
+        raise BrokenFileError(msg)
+    return best + 1
+
+
+def _check_booster(path: Path, booster: Mapping[str, Any], found: XgboostFile) -> None:
+    name = booster["name"]
+    if name not in _BOOSTERS:
+        raise refuse(path, f"has another booster than trees ({', '.join(_BOOSTERS)})")
+    model = _model(booster)
+    trees = model["trees"]
+    if len(trees) != int(model["gbtree_model_param"]["num_trees"]):
+        raise corrupt(path, "not as many trees as it declares")
+    if name == "dart" and len(booster["weight_drop"]) != len(trees):
+        raise corrupt(path, "not every tree has a weight")
+    for number, tree in enumerate(trees):
+        if int(tree["id"]) != number:  # where XGBoost puts it
+            raise corrupt(path, f"tree {number} has the number of another")
+        _check_tree(path, f"tree {number}", tree, found.features)
+    _check_order(path, model, len(trees), found.groups)
+
+
+def _check_order(path: Path, model: Mapping[str, Any], trees: int, groups: int) -> None:
+    """Each tree belongs to a class that there is, and to a round."""
+    info = np.asarray(model["tree_info"], np.int64)
+    bounds = np.asarray(model.get("iteration_indptr", [0, trees]), np.int64)
+    if len(info) != trees or (info.size and not (info.min() >= 0 and info.max() < groups)):
+        raise corrupt(path, "a tree belongs to no class")
+    if bounds[0] != 0 or bounds[-1] != trees or (np.diff(bounds) < 0).any():
+        raise corrupt(path, "its rounds do not cover its trees")
+
+
+def _check_tree(path: Path, what: str, tree: Mapping[str, Any], features: int) -> None:
+    params = tree["tree_param"]
+    nodes = int(params["num_nodes"])
+    arrays = {key: _array(tree[key]) for key in _A_NODE}
+    lengths = {len(array) for array in arrays.values()}
+    lengths |= {len(tree[key]) for key in _ALSO_A_NODE if key in tree}
+    if nodes < 1 or lengths != {nodes}:
+        raise corrupt(path, f"{what} has lists of different lengths")
+    _check_categories(path, what, tree)
+    if int(params["num_feature"]) != features:
+        raise corrupt(path, f"{what} has another number of features")
+    left, right = arrays["left_children"], arrays["right_children"]
+    inner = left != -1
+    _check_children(path, what, np.concatenate((left[inner], right[inner])), nodes)
+    _check_parents(path, what, _array(tree["parents"]), (left, right))
+    split = arrays["split_indices"][inner]
+    if split.size and not (split.min() >= 0 and split.max() < features):
+        raise corrupt(path, f"{what} asks for a feature that there is not")
+    if int(params.get("size_leaf_vector", 1)) not in {0, 1}:
+        raise refuse(path, "has trees of several outputs (multi_output_tree); they are not served")
+
+
+def _check_categories(path: Path, what: str, tree: Mapping[str, Any]) -> None:
+    """Each split by category has a list of its own, of categories that a code can be."""
+    kinds = _array(tree.get("split_type", []))
+    nodes, starts, sizes, codes = (
+        _array(tree.get(f"categories{name}", [])) for name in ("_nodes", "_segments", "_sizes", "")
+    )
+    if not np.array_equal(nodes, np.flatnonzero(kinds)) or not np.isin(kinds, (0, 1)).all():
+        raise corrupt(path, f"not every split of {what} by category has its categories")
+    if len(starts) != len(nodes) or len(sizes) != len(nodes):
+        raise corrupt(path, f"{what} has lists of categories of different lengths")
+    if not np.array_equal(starts, np.cumsum(sizes) - sizes) or (sizes < 1).any():
+        raise corrupt(path, f"a list of categories of {what} begins where it should not")
+    if int(sizes.sum()) != len(codes):
+        raise corrupt(path, f"{what} has other categories than its splits")
+    if codes.size and not (codes.min() >= 0 and codes.max() < _MAX_CATEGORY):
+        raise corrupt(path, f"{what} has a category that no code can be")
+
+
+def _check_children(path: Path, what: str, children: Array, nodes: int) -> None:
+    """Where no node has two parents and the root has none, no walk from the root comes back."""
+    if not children.size:
+        return
+    in_range = children.min() > 0 and children.max() < nodes
+    if not in_range or len(np.unique(children)) != len(children):
+        raise corrupt(path, f"the nodes of {what} are no tree")
+
+
+def _check_parents(path: Path, what: str, parents: Array, children: tuple[Array, Array]) -> None:
+    """XGBoost walks up as well, where it counts what is left of a pruned tree."""
+    wanted = np.where((parents >= 0) & (parents < len(parents)), parents, _NO_PARENT)
+    wanted[0] = _NO_PARENT
+    for below in children:
+        inner = np.flatnonzero(below != -1)
+        wanted[below[inner]] = inner
+    if not np.array_equal(parents, wanted):
+        raise corrupt(path, f"the nodes of {what} are no tree")
+
+
+def _array(values: object) -> Array:
+    array = np.asarray(values)
+    if array.ndim != 1 or array.dtype.kind not in "iufb":
+        msg = "a list of numbers is none"
+        raise BrokenFileError(msg)
+    return array
+
 
 _VALUE: Final = 0
 """Predict what the objective gives, not the margin."""

@@ -30,7 +30,7 @@ from headrace.runtimes import (
     get_runtime,
     verify_padding,
 )
-from headrace.runtimes.tuning import Tuning
+from headrace.runtimes.base import Tuning
 
 _log = logging.getLogger(__name__)
 

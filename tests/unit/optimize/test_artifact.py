@@ -14,9 +14,9 @@ from headrace.optimize.artifact import write_artifact
 from headrace.optimize.candidate import Candidate
 from headrace.registry import read_content
 from headrace.runtimes import detect_runtime, inspect_model, load_model
+from headrace.runtimes.base import Tuning
 from headrace.runtimes.optimized_file import OtherProcessor
 from headrace.runtimes.processor import this_processor
-from headrace.runtimes.tuning import Tuning
 from headrace.testing import models
 from tests import openvino_models, optimized_models
 from tests.optimized_models import asked, onnx_source

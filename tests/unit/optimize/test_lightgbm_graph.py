@@ -8,7 +8,7 @@ from headrace.core import Array, Datatype, UnsupportedModelError
 from headrace.optimize.convert import Conversion, convert
 from headrace.optimize.sources import open_source
 from headrace.runtimes import load_model
-from headrace.runtimes.lightgbm_file import read_lightgbm
+from headrace.runtimes.lightgbm import read_lightgbm
 from tests import tabular_models
 from tests.tabular_models import AMOUNTS, CLASSES, ROWS, SURE, asked, library
 

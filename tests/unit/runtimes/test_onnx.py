@@ -15,7 +15,8 @@ from headrace.core import (
     UnsupportedModelError,
 )
 from headrace.core.devices import DeviceUse
-from headrace.runtimes import LoadOptions, onnx_session
+from headrace.runtimes import LoadOptions
+from headrace.runtimes import onnx as onnx_runtime
 from headrace.runtimes.onnx import OnnxModel, OnnxRuntime
 from headrace.runtimes.onnx_providers import NO_GPU
 from headrace.testing import models
@@ -262,7 +263,7 @@ def test_an_accelerator_that_cannot_start_leaves_the_cpu(
     """A build for CUDA on a machine without a driver lists the provider all the same."""
     providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr(ort, "get_available_providers", lambda: providers)
-    monkeypatch.setattr(onnx_session, "lacks_gpu", lambda: True)
+    monkeypatch.setattr(onnx_runtime, "lacks_gpu", lambda: True)
     path = put(tmp_path / "m.onnx", models.matmul())
 
     model = OnnxModel.open(path, LoadOptions(device="auto"))  # asked for it, ONNX Runtime warns
@@ -286,7 +287,7 @@ def test_an_accelerator_that_fails_to_load_leaves_the_cpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["TensorrtExecutionProvider"])
-    monkeypatch.setattr(onnx_session, "lacks_gpu", lambda: False)
+    monkeypatch.setattr(onnx_runtime, "lacks_gpu", lambda: False)
     real = ort.InferenceSession
 
     def fails_on_gpu(*args: object, providers: list[str], **options: object) -> object:

@@ -13,10 +13,11 @@ from headrace.core import (
     UnsupportedModelError,
 )
 from headrace.runtimes import LoadOptions, detect_runtime, load_model
-from headrace.runtimes.openvino import OpenvinoRuntime
-from headrace.runtimes.openvino_file import find_openvino_file, looks_like_openvino
-from headrace.runtimes.openvino_model import (
+from headrace.runtimes.openvino import (
     OpenvinoModel,
+    OpenvinoRuntime,
+    find_openvino_file,
+    looks_like_openvino,
     open_openvino,
     openvino_settings,
     shortest_name,

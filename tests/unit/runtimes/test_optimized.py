@@ -16,6 +16,7 @@ from headrace.core import (
     UnsupportedModelError,
 )
 from headrace.runtimes import LoadOptions, detect_runtime, load_model
+from headrace.runtimes.base import Tuning
 from headrace.runtimes.check_file import read_check, write_check
 from headrace.runtimes.optimized import OptimizedRuntime, member_options, open_optimized, prove
 from headrace.runtimes.optimized_file import (
@@ -27,7 +28,6 @@ from headrace.runtimes.optimized_file import (
     read_manifest,
 )
 from headrace.runtimes.processor import this_processor
-from headrace.runtimes.tuning import Tuning
 from headrace.testing import models
 from tests import openvino_models, optimized_models
 from tests.optimized_models import changed

@@ -7,7 +7,7 @@ import pytest
 
 from headrace.core import UnsupportedModelError
 from headrace.runtimes import inspect_model
-from headrace.runtimes.other_formats import what_else
+from headrace.runtimes.plugins import what_else
 
 
 def put(path: Path, content: bytes = b"some bytes") -> Path:

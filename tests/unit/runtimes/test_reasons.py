@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.runtimes.reasons import reason_of
+from headrace.runtimes.libraries import reason_of
 from headrace.testing import models
 
 ORT = "/onnxruntime_src/onnxruntime/core"

@@ -7,7 +7,7 @@ import pytest
 
 from headrace.core import CodeNotAllowedError, UnsupportedModelError
 from headrace.runtimes import inspect_model
-from headrace.runtimes.other_formats import code_in
+from headrace.runtimes.plugins import code_in
 from headrace.testing import models
 
 PICKLE = b"\x80\x04\x95\x0b\x00\x00\x00\x00\x00\x00\x00\x8c\x05posix"

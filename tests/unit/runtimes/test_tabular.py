@@ -16,8 +16,8 @@ from headrace.core import (
     UnsupportedModelError,
 )
 from headrace.runtimes import LoadOptions, detect_runtime, inspect_model, load_model, tabular
-from headrace.runtimes.catboost_file import read_catboost
-from headrace.runtimes.lightgbm_file import read_lightgbm
+from headrace.runtimes.catboost import read_catboost
+from headrace.runtimes.lightgbm import read_lightgbm
 from headrace.runtimes.tabular import (
     Answers,
     TableInputs,
@@ -25,7 +25,7 @@ from headrace.runtimes.tabular import (
     import_library,
     open_tabular,
 )
-from headrace.runtimes.xgboost_file import read_xgboost
+from headrace.runtimes.xgboost import read_xgboost
 from tests import tabular_models
 from tests.tabular_models import FEATURES, KINDS, Trained, asked
 

@@ -33,7 +33,7 @@ def test_onnx_runtime_reports_to_nobody_unless_somebody_wants_it(chosen: str) ->
 
 OPENVINO = """
 import os
-from headrace.runtimes.openvino_model import import_openvino
+from headrace.runtimes.openvino import import_openvino
 import_openvino().Core()
 print(len(os.listdir("/proc/self/task")))
 """

@@ -10,9 +10,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from headrace.core import UnsupportedModelError
 from headrace.runtimes import LoadOptions, load_model
-from headrace.runtimes.onnx_session import _disabled, _session_options, open_session
-from headrace.runtimes.openvino_model import OpenvinoModel, open_openvino, shortest_name
-from headrace.runtimes.tuning import UNTUNED, Tuning, check_tuning
+from headrace.runtimes.base import UNTUNED, Tuning, check_tuning
+from headrace.runtimes.onnx import _disabled, _session_options, open_session
+from headrace.runtimes.openvino import OpenvinoModel, open_openvino, shortest_name
 from headrace.testing import models
 from tests import openvino_models
 

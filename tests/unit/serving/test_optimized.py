@@ -9,8 +9,8 @@ import pytest
 from headrace.core import BatchingSpec, FailedPreconditionError, ReplicaSettings
 from headrace.core.devices import Device
 from headrace.observe import ModelStatistics
+from headrace.runtimes.base import Tuning
 from headrace.runtimes.processor import this_processor
-from headrace.runtimes.tuning import Tuning
 from headrace.scoring.loading import LoadedModel, load_model
 from headrace.serving.state import ReplicaState, planned_batching
 from tests import optimized_models

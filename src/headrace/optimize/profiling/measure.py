@@ -66,9 +66,9 @@ from headrace.runtimes import (
     made_up_inputs,
     runs_code,
 )
+from headrace.runtimes.base import UNTUNED, Tuning
 from headrace.runtimes.optimized_file import FILE_NAME, OptimizedManifest
 from headrace.runtimes.probe import VARIABLE_SIZES
-from headrace.runtimes.tuning import UNTUNED, Tuning
 
 TOP: Final = 15
 _RUNS: Final = 5
@@ -207,8 +207,8 @@ def _of_onnx(path: Path, inputs: Tensors, folder: Path, tuning: Tuning) -> list[
 
 
 def _of_openvino(path: Path, inputs: Tensors) -> list[tuple[str, float]]:
-    from headrace.runtimes.openvino_file import find_openvino_file  # noqa: PLC0415  # extra
-    from headrace.runtimes.openvino_model import (  # noqa: PLC0415  # as above
+    from headrace.runtimes.openvino import (  # noqa: PLC0415  # as above
+        find_openvino_file,  # extra
         import_openvino,
         openvino_settings,
     )

@@ -13,10 +13,10 @@ import numpy as np
 from headrace.core import HeadraceError, ModelSignature, Tensors
 from headrace.optimize.candidate import Candidate, CannotBuildError, Workshop
 from headrace.runtimes import LoadOptions, load_model
+from headrace.runtimes.base import UNTUNED, Tuning
+from headrace.runtimes.libraries import reason_of
 from headrace.runtimes.onnx_facts import OnnxFacts, read_onnx_facts
-from headrace.runtimes.openvino_model import openvino_reason
-from headrace.runtimes.reasons import reason_of
-from headrace.runtimes.tuning import UNTUNED, Tuning
+from headrace.runtimes.openvino import openvino_reason
 
 MOST_EXAMPLES: Final = 128
 """To calibrate with: with 300 a BERT-like was no more exact, and took twice as long to make."""

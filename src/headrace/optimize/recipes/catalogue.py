@@ -28,7 +28,7 @@ from headrace.optimize.recipes.openvino import (
     InPrecision,
     PostTrainingInt8,
 )
-from headrace.runtimes.tuning import UNTUNED, Tuning
+from headrace.runtimes.base import UNTUNED, Tuning
 
 _DEFAULTS: Final = Tuning(disabled_optimizers=(), arena=True, spinning=True)
 """ONNX Runtime's own: whoever calls it without options gets these."""

@@ -27,10 +27,10 @@ from headrace.optimize.recipes.building import (
     told_by,
     versions,
 )
+from headrace.runtimes.base import Tuning
 from headrace.runtimes.libraries import without_frameworks
 from headrace.runtimes.onnx_file import find_onnx_file
-from headrace.runtimes.openvino_model import import_openvino
-from headrace.runtimes.tuning import Tuning
+from headrace.runtimes.openvino import import_openvino
 
 FILE: Final = "model.xml"
 OPENVINO: Final = "OpenVINO"

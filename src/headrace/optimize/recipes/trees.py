@@ -36,8 +36,8 @@ from headrace.optimize.compare import MAX_CHANGED_RATIO, Comparison, compare
 from headrace.optimize.convert import Conversion, convert
 from headrace.optimize.sources import open_source, with_version
 from headrace.runtimes import Model
-from headrace.runtimes.reasons import reason_of
-from headrace.runtimes.tuning import Tuning
+from headrace.runtimes.base import Tuning
+from headrace.runtimes.libraries import reason_of
 
 GAIN_RATIO: Final = 0.10
 """How much faster another engine has to be at some size, to be loaded besides."""

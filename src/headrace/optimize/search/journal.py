@@ -16,7 +16,7 @@ import numpy as np
 from headrace.optimize.accuracy import Fidelity, Verdict
 from headrace.optimize.search.process import SearchRequest, Target
 from headrace.optimize.timing import Timing, Window, summarize
-from headrace.runtimes.tuning import Tuning
+from headrace.runtimes.base import Tuning
 
 FILE_NAME: Final = "journal.jsonl"
 _MAX_LINE_BYTES: Final = 16 << 20

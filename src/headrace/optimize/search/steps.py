@@ -64,7 +64,7 @@ from headrace.optimize.timing import (
     summarize,
 )
 from headrace.runtimes import LoadOptions, Model, load_model
-from headrace.runtimes.tuning import Tuning
+from headrace.runtimes.base import Tuning
 
 _MAX_REASON: Final = 400
 

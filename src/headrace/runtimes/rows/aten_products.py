@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Final
 
 from headrace.runtimes.rows.aten import Argument, AtenCall, Operator
-from headrace.runtimes.rows.onnx_call import is_scalar
+from headrace.runtimes.rows.onnx_graph import is_scalar
 from headrace.runtimes.rows.symbols import ONE, Size, divide, multiply
 from headrace.runtimes.rows.transfer import Results, Transfer
 from headrace.runtimes.rows.values import MixedRowsError, Value, with_rows

@@ -10,8 +10,8 @@ import numpy as np
 
 from headrace.core import TensorSpec
 from headrace.runtimes.file_bytes import BrokenFileError, Source
-from headrace.runtimes.rows.onnx_call import Call
 from headrace.runtimes.rows.onnx_graph import (
+    Call,
     OnnxAttribute,
     OnnxFunction,
     OnnxGraph,

@@ -19,7 +19,7 @@ from headrace.runtimes.rows.folds import (
     sum_of,
     whole,
 )
-from headrace.runtimes.rows.onnx_call import Call, Operator, is_scalar
+from headrace.runtimes.rows.onnx_graph import Call, Operator, is_scalar
 from headrace.runtimes.rows.symbols import Size
 from headrace.runtimes.rows.transfer import Results
 from headrace.runtimes.rows.values import (

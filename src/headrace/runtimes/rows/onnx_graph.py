@@ -1,4 +1,4 @@
-"""Nodes, attributes and small constants of an ONNX file, read without ONNX Runtime.
+"""ONNX graphs as the row analysis reads them: nodes, attributes, small constants, calls.
 
 The file's claims were checked by `onnx_scan` before. Attributes are read when an operator asks for
 them: those of trees are as large as the file.
@@ -6,7 +6,7 @@ them: those of trees are as large as the file.
 
 import math
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -21,8 +21,16 @@ from headrace.runtimes.file_bytes import (
     numbers,
     text,
 )
-from headrace.runtimes.rows.symbols import Size
-from headrace.runtimes.rows.values import MAX_ELEMENTS, Value, constant
+from headrace.runtimes.rows.symbols import ONE, Size, product
+from headrace.runtimes.rows.transfer import Results, Transfer
+from headrace.runtimes.rows.values import (
+    MAX_ELEMENTS,
+    MixedRowsError,
+    Value,
+    constant,
+    known_axes,
+    known_sizes,
+)
 
 # Numbers of fields: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
 _MODEL_GRAPH, _MODEL_OPSETS, _MODEL_FUNCTIONS = 7, 8, 25
@@ -337,3 +345,87 @@ def _name(source: Source, place: Field, number: int) -> str:
     """The text of the first field of this number."""
     parts = (part for part in inside(source, place) if part.number == number)
     return next((text(source, part, _MAX_NAME) for part in parts), "")
+
+
+@dataclass(slots=True)
+class Call:
+    """One node with its inputs' values; None stands for an input that is left out."""
+
+    node: OnnxNode
+    inputs: list[Value | None]
+    transfer: Transfer
+    opset: int
+
+    def value(self, number: int = 0) -> Value:
+        """An input.
+
+        Raises:
+            MixedRowsError: It is left out.
+        """
+        value = self.optional(number)
+        if value is None:
+            raise MixedRowsError("lacks an input")
+        return value
+
+    def optional(self, number: int) -> Value | None:
+        """An input; None if it is left out."""
+        return self.inputs[number] if number < len(self.inputs) else None
+
+    def present(self) -> list[Value]:
+        """The inputs that are not left out."""
+        return [value for value in self.inputs if value is not None]
+
+    def uniform(self, *numbers: int) -> None:
+        """Raise MixedRowsError unless these inputs are the same for every batch."""
+        for number in numbers:
+            value = self.optional(number)
+            if value is not None and not value.is_uniform:
+                raise MixedRowsError("has parameters that depend on the batch")
+
+    def integer(self, name: str, default: int) -> int:
+        """An attribute."""
+        attribute = self.node.attributes.get(name)
+        value = None if attribute is None else attribute.integer()
+        return default if value is None else value
+
+    def ints(self, name: str) -> list[int] | None:
+        """An attribute; None if it is absent."""
+        attribute = self.node.attributes.get(name)
+        return None if attribute is None else attribute.ints()
+
+    def count(self, name: str) -> int:
+        """How many items a list of texts or integers has; 0 if it is absent."""
+        attribute = self.node.attributes.get(name)
+        return 0 if attribute is None else attribute.count()
+
+    def text(self, name: str, default: str = "") -> str:
+        """An attribute."""
+        attribute = self.node.attributes.get(name)
+        return default if attribute is None else attribute.text()
+
+    def sizes(self, number: int) -> list[Size | None]:
+        """An input that is a list of sizes.
+
+        Raises:
+            MixedRowsError: They depend on rows, or not even their number is known.
+        """
+        return known_sizes(self.value(number))
+
+    def axes(self, name: str, number: int) -> list[int] | None:
+        """Axes as an attribute or, in newer versions, an input; None if there are none.
+
+        Raises:
+            MixedRowsError: They are computed while it runs.
+        """
+        if name in self.node.attributes:
+            return self.ints(name)
+        value = self.optional(number)
+        return None if value is None else known_axes(value)
+
+
+Operator = Callable[[Call], Results]
+
+
+def is_scalar(value: Value) -> bool:
+    """Whether it is one element."""
+    return value.shape is not None and product(value.shape) == ONE

@@ -1,19 +1,384 @@
-"""The ONNX operators whose effect on the rows of a batch is known; no other is.
+"""ONNX operators along axes and of tables, and the table of all that are known.
 
 Sources: the operator references of ONNX (`ai.onnx`, `ai.onnx.ml`) and of ONNX Runtime's contrib
 operators (`com.microsoft`).
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final
 
-from headrace.runtimes.rows.onnx_axes import AXES, CONTRIB_AXES
-from headrace.runtimes.rows.onnx_call import Operator
+import numpy as np
+
 from headrace.runtimes.rows.onnx_elements import CONTRIB_ELEMENTS, ELEMENTS
+from headrace.runtimes.rows.onnx_graph import Call, Operator
 from headrace.runtimes.rows.onnx_products import CONTRIB_PRODUCTS, PRODUCTS
 from headrace.runtimes.rows.onnx_shapes import SHAPES
-from headrace.runtimes.rows.onnx_tables import NGRAMS, TABLES
+from headrace.runtimes.rows.symbols import ONE, ZERO, Size, multiply, product
+from headrace.runtimes.rows.transfer import Results, Transfer
+from headrace.runtimes.rows.values import (
+    MixedRowsError,
+    Value,
+    constants,
+    mixed,
+    normal_axis,
+    with_rows,
+)
 
+
+def _along_axis(default: int, what: str = "runs") -> Operator:
+    def operator(call: Call) -> Results:
+        return call.transfer.along(call.value(), [call.integer("axis", default)], what)
+
+    return operator
+
+
+def _softmax(call: Call) -> Results:
+    value = call.value()
+    if call.opset >= 13:  # noqa: PLR2004  # before, all axes from `axis` on are one
+        return call.transfer.along(value, [call.integer("axis", -1)], "normalises")
+    if value.shape is None and value.rows is None:
+        return Value()
+    axis = normal_axis(call.integer("axis", 1), value.rank) if value.rank else 0
+    return call.transfer.along(value, range(axis, value.rank), "normalises")
+
+
+def _layer_norm(call: Call) -> Results:
+    value = call.value()
+    if value.shape is None and value.rows is None:
+        return Value()
+    call.uniform(*range(1, len(call.inputs)))
+    axis = normal_axis(call.integer("axis", -1), value.rank)
+    axes = range(axis, value.rank)
+    result = call.transfer.along(value, axes, "normalises")
+    for number in range(1, len(call.inputs)):
+        if call.optional(number) is not None:
+            result = call.transfer.elementwise([result, call.value(number)])
+    statistics = call.transfer.reduce(value, list(axes), keep=True)
+    return [result, statistics, statistics, value]
+
+
+def _skip_layer_norm(call: Call) -> Results:
+    parts = [call.value(0), call.value(1)]
+    bias = 4 if "Simplified" not in call.node.operator else 3
+    parts += [call.value(bias)] if call.optional(bias) is not None else []
+    total = call.transfer.elementwise(parts)
+    call.uniform(*range(2, len(call.inputs)))
+    result = call.transfer.along(total, [-1], "normalises")
+    return [result, mixed("is not followed"), mixed("is not followed"), total]
+
+
+def _batch_norm(call: Call) -> Results:
+    trains = call.integer("training_mode", 0) != 0
+    if call.opset < 14:  # noqa: PLR2004  # before, more outputs meant training
+        trains = sum(bool(name) for name in call.node.outputs) > 1
+    if call.opset < 7:  # noqa: PLR2004
+        trains = not call.integer("is_test", 0)
+    if trains:
+        raise MixedRowsError("takes mean and variance over the batch")
+    return _per_entry(call)
+
+
+def _per_entry(call: Call) -> Results:
+    """An operator on axis 0's entries alone, with parameters, and of the same shape."""
+    call.uniform(*range(1, len(call.inputs)))
+    value = call.value()
+    if value.shape is None and value.rows is None:
+        return Value()
+    if value.rows is not None and value.rows.axis != 0:
+        raise MixedRowsError("runs along the batch axis")
+    return with_rows(value.shape, value.rows)
+
+
+def _mean_variance(call: Call) -> Results:
+    axes = call.ints("axes")
+    return call.transfer.along(call.value(), [0, 2, 3] if axes is None else axes, "normalises")
+
+
+def _reduce(call: Call) -> Results:
+    value = call.value()
+    axes = call.axes("axes", 1)
+    if not axes:
+        if call.integer("noop_with_empty_axes", 0):
+            return value
+        axes = None
+    if value.elements is not None and value.elements.ndim == 1 and axes in (None, [0], [-1]):
+        items = list(value.elements)
+        fold = {"ReduceProd": _product, "ReduceSum": _sum}.get(call.node.operator)
+        result = None if fold is None else fold(call.transfer, items)
+        if result is None and value.counts_rows:
+            raise MixedRowsError("computes with the number of rows")
+        elements = np.empty((1,) if call.integer("keepdims", 1) else (), np.object_)
+        elements[...] = result
+        shape = tuple(map(Size, elements.shape))
+        return Value(shape=shape, elements=elements, is_integer=value.is_integer)
+    if value.counts_rows:
+        raise MixedRowsError("computes with the number of rows")
+    return call.transfer.reduce(value, axes, keep=bool(call.integer("keepdims", 1)))
+
+
+def _product(_: Transfer, items: list[Size | None]) -> Size | None:
+    sizes = [item for item in items if item is not None]
+    return product(sizes) if len(sizes) == len(items) else None
+
+
+def _sum(transfer: Transfer, items: list[Size | None]) -> Size | None:
+    total = ZERO
+    for item in items:
+        if item is None:
+            return None
+        total = transfer.symbols.add(total, item)
+    return total
+
+
+def _arg_extreme(call: Call) -> Results:
+    value, axis = call.value(), call.integer("axis", 0)
+    keep = bool(call.integer("keepdims", 1))
+    reduced = call.transfer.reduce(value, [axis], keep=keep, is_integer=True)
+    return replace(reduced, below=value.shape[axis] if value.shape else None)
+
+
+def _top_k(call: Call) -> Results:
+    value = call.value()
+    if value.shape is None and value.rows is None:
+        return [Value(), Value(is_integer=True)]
+    axis = normal_axis(call.integer("axis", -1), value.rank)
+    if call.opset < 10:  # noqa: PLR2004  # before, `k` was an attribute
+        count: Size | None = Size(call.integer("k", 1))
+    else:
+        (count,) = call.sizes(1) if len(call.sizes(1)) == 1 else (None,)
+    size = call.transfer.symbols.unknown() if count is None else count
+    result = call.transfer.resized(value, {axis: size}, "ranks")
+    return [result, replace(result, is_integer=True)]
+
+
+def _last_two(call: Call) -> Results:
+    call.uniform(1)
+    return call.transfer.along(call.value(), [-2, -1], "depends on the position")
+
+
+def _cumulative(call: Call) -> Results:
+    axes = constants(call.optional(1))
+    if axes is None or len(axes) != 1:
+        raise MixedRowsError("takes axes that are computed while it runs")
+    return call.transfer.along(call.value(), axes)
+
+
+def _one_hot(call: Call) -> Results:
+    indices = call.value()
+    call.uniform(1, 2)
+    if indices.shape is None and indices.rows is None:
+        return Value()
+    (depth,) = call.sizes(1) if len(call.sizes(1)) == 1 else (None,)
+    axis = call.integer("axis", -1)
+    wide = call.transfer.unsqueeze(replace(indices, elements=None), [axis])
+    size = call.transfer.symbols.unknown() if depth is None else depth
+    return call.transfer.resized(wide, {axis: size})
+
+
+def _pad(call: Call) -> Results:
+    value = call.value()
+    pads: list[Size | None]
+    name = "pads" if "pads" in call.node.attributes else "paddings"
+    if name in call.node.attributes:
+        pads = [Size(number) for number in call.ints(name) or []]
+    else:
+        pads = call.sizes(1)
+        call.uniform(2)
+    if value.shape is None and value.rows is None:
+        return Value()
+    axes = constants(call.optional(3)) if call.optional(3) is not None else list(range(value.rank))
+    if axes is None or len(pads) != 2 * len(axes):
+        raise MixedRowsError("takes axes that are computed while it runs")
+    if value.counts_rows:
+        raise MixedRowsError("computes with the number of rows")
+    symbols = call.transfer.symbols
+    sizes: dict[int, Size] = {}
+    for i, axis in enumerate(axes):
+        both = (pads[i], pads[i + len(axes)])
+        if both == (ZERO, ZERO):
+            continue
+        size = (value.shape or ())[normal_axis(axis, value.rank)]
+        for pad in both:
+            size = symbols.unknown() if pad is None else symbols.add(size, pad)
+        if None in both:
+            size = symbols.unknown()
+        sizes[axis] = size
+    return call.transfer.resized(replace(value, elements=None), sizes, "pads")
+
+
+def _resize(call: Call) -> Results:  # noqa: C901  # one after the other
+    value = call.value()
+    if value.shape is None and value.rows is None:
+        return Value()
+    if value.counts_rows:
+        raise MixedRowsError("computes with the number of rows")
+    rank = value.rank
+    listed = call.ints("axes")
+    axes = list(range(rank)) if listed is None else [normal_axis(axis, rank) for axis in listed]
+    if call.text("coordinate_transformation_mode") == "tf_crop_and_resize":
+        raise MixedRowsError("crops each axis")
+    is_stretched = call.text("keep_aspect_ratio_policy", "stretch") == "stretch"
+    if len(axes) == rank and not is_stretched:
+        raise MixedRowsError("scales all axes alike")
+    by_scale = True
+    if call.node.operator == "Upsample" or call.opset < 11:  # noqa: PLR2004
+        attribute = call.node.attributes.get("scales")
+        numbers: list[Size | None] = (
+            [Size(int(n)) if n == int(n) else None for n in attribute.decimals()]
+            if attribute is not None
+            else call.sizes(1)
+        )
+    elif call.optional(3) is not None:
+        by_scale = False
+        numbers = call.sizes(3)
+    else:
+        numbers = call.sizes(2)
+    call.uniform(1)
+    if len(numbers) != len(axes):
+        raise MixedRowsError("takes shapes that do not fit")
+    sizes: dict[int, Size] = {}
+    symbols = call.transfer.symbols
+    for axis, number in zip(axes, numbers, strict=True):
+        size = (value.shape or ())[axis]
+        if number == (ONE if by_scale else size):
+            continue
+        if number is None:
+            sizes[axis] = symbols.unknown()
+        else:
+            sizes[axis] = multiply(size, number) if by_scale else number
+    return call.transfer.resized(value, sizes, "resizes")
+
+
+_REDUCTIONS: Final = [
+    "ReduceL1",
+    "ReduceL2",
+    "ReduceLogSum",
+    "ReduceLogSumExp",
+    "ReduceMax",
+    "ReduceMean",
+    "ReduceMin",
+    "ReduceProd",
+    "ReduceSum",
+    "ReduceSumSquare",
+]
+AXES: Final[Mapping[str, Operator]] = {
+    **dict.fromkeys(_REDUCTIONS, _reduce),
+    "Softmax": _softmax,
+    "LogSoftmax": _softmax,
+    "Hardmax": _softmax,
+    "LayerNormalization": _layer_norm,
+    "RMSNormalization": _layer_norm,
+    "SimplifiedLayerNormalization": _layer_norm,
+    "BatchNormalization": _batch_norm,
+    "InstanceNormalization": _per_entry,
+    "GroupNormalization": _per_entry,
+    "LRN": _per_entry,
+    "MeanVarianceNormalization": _mean_variance,
+    "LpNormalization": _along_axis(-1, "normalises"),
+    "ArgMax": _arg_extreme,
+    "ArgMin": _arg_extreme,
+    "TopK": _top_k,
+    "CumSum": _cumulative,
+    "CumProd": _cumulative,
+    "Trilu": _last_two,
+    "OneHot": _one_hot,
+    "Pad": _pad,
+    "Resize": _resize,
+    "Upsample": _resize,
+}
+"""Of `ai.onnx`."""
+CONTRIB_AXES: Final[Mapping[str, Operator]] = {
+    "SkipLayerNormalization": _skip_layer_norm,
+    "SkipSimplifiedLayerNormalization": _skip_layer_norm,
+}
+"""Of `com.microsoft`."""
+
+
+def _row_scores(call: Call) -> Results:
+    """Models of tables: a matrix in, one value or vector for each row out."""
+    value = call.value()
+    if value.rows is None:
+        return [Value(), Value()]
+    if value.rank != 2:  # noqa: PLR2004
+        raise MixedRowsError("takes a table, and gets no matrix")
+    if not call.node.operator.endswith("Classifier"):
+        targets = "targets" if call.node.operator == "LinearRegressor" else "n_targets"
+        return call.transfer.by_row([value], [Size(call.integer(targets, 1))])
+    classes = max(
+        call.count(name)
+        for name in ("classlabels_int64s", "classlabels_ints", "classlabels_strings")
+    )
+    # Machines of support vectors may give a score for each pair of classes.
+    is_known = classes and not call.node.operator.startswith("SVM")
+    scores = call.transfer.by_row([value], [Size(classes) if is_known else None])
+    return [call.transfer.by_row([value], []), scores]
+
+
+def _last_axis(call: Call) -> Results:
+    value = call.value()
+    if value.rows is not None and value.rows.axis != 0:
+        raise MixedRowsError("runs along the batch axis")
+    if value.rows is not None and value.rank == 1 and call.node.operator == "Normalizer":
+        raise MixedRowsError("normalises along the batch axis")
+    if value.rows is not None and value.rank == 1 and call.node.operator in {"Scaler", "Imputer"}:
+        raise MixedRowsError("has parameters along the batch axis")
+    return Value(shape=value.shape, rows=value.rows)
+
+
+def _category_vector(call: Call) -> Results:
+    value = call.value()
+    if value.rows is None:
+        return Value()
+    wide = call.transfer.unsqueeze(replace(value, elements=None), [-1])
+    return call.transfer.resized(wide, {-1: call.transfer.symbols.unknown(minimum=1)})
+
+
+def _feature_vector(call: Call) -> Results:
+    if any(value.rows is None or value.rank != 2 for value in call.present()):  # noqa: PLR2004
+        raise MixedRowsError("joins rows to what has no batch axis")
+    return call.transfer.concat(call.present(), 1)
+
+
+def _extract_features(call: Call) -> Results:
+    value, indices = call.value(0), call.value(1)
+    if value.rows is None and indices.rows is None:
+        return Value()
+    flat = indices
+    if indices.shape is not None and len(indices.shape) != 1:
+        flat = call.transfer.reshape(indices, [product(indices.shape)])
+    if value.shape is not None and len(value.shape) == 1:
+        if value.rows is not None:
+            raise MixedRowsError("takes some rows of the batch")
+        value = call.transfer.unsqueeze(value, [0])
+    return call.transfer.gather(replace(value, elements=None), replace(flat, elements=None), -1)
+
+
+def _ngrams(call: Call) -> Results:
+    value = call.value()
+    if value.rows is not None and (value.rank != 2 or value.rows.axis != 0):  # noqa: PLR2004
+        raise MixedRowsError("counts through all rows")
+    return call.transfer.by_row([value], [None])
+
+
+TABLES: Final[Mapping[str, Operator]] = {
+    "TreeEnsembleClassifier": _row_scores,
+    "TreeEnsembleRegressor": _row_scores,
+    "TreeEnsemble": _row_scores,
+    "LinearClassifier": _row_scores,
+    "LinearRegressor": _row_scores,
+    "SVMClassifier": _row_scores,
+    "SVMRegressor": _row_scores,
+    "Scaler": _last_axis,
+    "Imputer": _last_axis,
+    "Normalizer": _last_axis,
+    "OneHotEncoder": _category_vector,
+    "FeatureVectorizer": _feature_vector,
+    "ArrayFeatureExtractor": _extract_features,
+}
+"""Of `ai.onnx.ml`."""
+NGRAMS: Final[Mapping[str, Operator]] = {"TfIdfVectorizer": _ngrams}
+"""Of `ai.onnx`."""
 OPERATORS: Final[Mapping[str, Mapping[str, Operator]]] = {
     "": {**ELEMENTS, **AXES, **SHAPES, **PRODUCTS, **NGRAMS},
     "ai.onnx.ml": {

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
-from headrace.runtimes.rows.onnx_call import Call, Operator, is_scalar
+from headrace.runtimes.rows.onnx_graph import Call, Operator, is_scalar
 from headrace.runtimes.rows.symbols import ONE, Size, divide, multiply, product
 from headrace.runtimes.rows.transfer import Results, Transfer
 from headrace.runtimes.rows.values import (

@@ -6,7 +6,7 @@ from typing import Final
 
 import numpy as np
 
-from headrace.runtimes.rows.onnx_call import Call, Operator
+from headrace.runtimes.rows.onnx_graph import Call, Operator
 from headrace.runtimes.rows.symbols import ONE, ZERO, Size, divide, product
 from headrace.runtimes.rows.transfer import Results
 from headrace.runtimes.rows.values import (

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 
 from headrace.core import TensorSpec
-from headrace.runtimes.flatbuffer import Table
+from headrace.runtimes.file_bytes import Table
 from headrace.runtimes.rows.folds import (
     MakeFold,
     comparison,

@@ -18,7 +18,7 @@ from headrace.optimize.recipes.catalogue import (
 from headrace.optimize.search.offers import offer
 from headrace.optimize.search.process import Target
 from headrace.runtimes import LoadOptions, load_model
-from headrace.runtimes.tuning import check_tuning
+from headrace.runtimes.base import check_tuning
 from headrace.testing.models import mlp
 from tests.network_models import conv_net, write
 

@@ -17,7 +17,7 @@ from headrace.optimize.search.journal import (
     Timed,
 )
 from headrace.optimize.timing import Window
-from headrace.runtimes.tuning import UNTUNED
+from headrace.runtimes.base import UNTUNED
 
 BASE = "onnxruntime-fp32"
 

@@ -15,7 +15,7 @@ from headrace.optimize.search.plan import Step, StepKind
 from headrace.optimize.search.process import SearchRequest
 from headrace.optimize.search.steps import Judging, Run
 from headrace.runtimes import load_model
-from headrace.runtimes.tuning import UNTUNED
+from headrace.runtimes.base import UNTUNED
 from tests import small_networks
 
 pytestmark = pytest.mark.slow

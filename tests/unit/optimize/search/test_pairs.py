@@ -13,7 +13,7 @@ from headrace.optimize.search.plan import Step, StepKind
 from headrace.optimize.search.process import SearchRequest
 from headrace.optimize.search.steps import Judging, Run
 from headrace.runtimes import load_model
-from headrace.runtimes.tuning import UNTUNED
+from headrace.runtimes.base import UNTUNED
 from headrace.testing.models import FLOAT, INT64, Node, Value, build
 from tests import network_models
 from tests.unit.pipeline.conftest import WORDS, tokenizer_json
