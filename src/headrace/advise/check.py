@@ -10,18 +10,18 @@ from headrace.core.spec import EndpointSpec, SystemSpec, is_model_path
 from headrace.core.spec_upstream import UpstreamSpec
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Hit:
-    """One place where a check's fault is.
-
-    `where`: a place in the spec (`endpoints[0].access`), a path, or a name. `seen`: the evidence,
-    with the value. `fix`: to paste; empty takes the check's. `severity`: None takes the check's.
-    """
+    """One place where a check's fault is."""
 
     where: str
+    """A place in the spec (`endpoints[0].access`), a path, or a name."""
     seen: str
+    """The evidence, with the value."""
     fix: str = ""
+    """To paste; empty takes the check's."""
     severity: Severity | None = None
+    """None takes the check's."""
     line: int | None = None
 
 
@@ -36,6 +36,24 @@ class Check:
     fix: str
     needs: tuple[Need, ...]
     find: Callable[[Facts], Iterable[Hit]]
+
+
+def check(  # noqa: PLR0917  # the columns of the published table
+    id: str,  # noqa: A002  # as the report calls it
+    severity: Severity,
+    title: str,
+    why: str,
+    fix: str,
+    needs: tuple[Need, ...] = (Need.SPEC,),
+) -> Callable[[Callable[[Facts], Iterable[Hit]]], Check]:
+    """Make a check of the function that finds its fault."""
+
+    def make(find: Callable[[Facts], Iterable[Hit]]) -> Check:
+        return Check(
+            id=id, title=title, severity=severity, why=why, fix=fix, needs=needs, find=find
+        )
+
+    return make
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,23 +6,27 @@ from headrace.advise import (
     checks_access,
     checks_host,
     checks_models,
-    checks_service,
     checks_software,
     checks_spec,
     checks_tls,
 )
 from headrace.advise.check import Check
 
-CHECKS: Final[tuple[Check, ...]] = tuple(
+_MODULES: Final = (
+    checks_access,
+    checks_host,
+    checks_models,
+    checks_software,
+    checks_spec,
+    checks_tls,
+)
+CHECKS: Final = tuple(
     sorted(
         (
-            *checks_access.CHECKS,
-            *checks_tls.CHECKS,
-            *checks_service.CHECKS,
-            *checks_models.CHECKS,
-            *checks_host.CHECKS,
-            *checks_software.CHECKS,
-            *checks_spec.CHECKS,
+            value
+            for module in _MODULES
+            for value in vars(module).values()
+            if isinstance(value, Check)
         ),
         key=lambda check: check.id,
     )

@@ -4,100 +4,83 @@
 or one document a line.
 """
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import msgspec
+from packaging.utils import canonicalize_name
+from packaging.version import Version
 
-from headrace.advise.check import Check, Hit
+from headrace.advise.check import Hit, check
 from headrace.advise.facts import Advisory, Affected, Facts, Need, Severity
 from headrace.core import InvalidArgumentError
+from headrace.core.error_kind import UNDECODABLE
 
-_VERSION: Final = re.compile(
-    r"v?(?:(?P<epoch>\d+)!)?(?P<release>\d+(?:\.\d+)*)"
-    r"(?:[-_.]?(?P<pre>a|b|c|rc|alpha|beta|pre|preview)[-_.]?(?P<pre_n>\d*))?"
-    r"(?:-(?P<post_short>\d+)|[-_.]?(?P<post>post|rev|r)[-_.]?(?P<post_n>\d*))?"
-    r"(?:[-_.]?(?P<dev>dev)[-_.]?(?P<dev_n>\d*))?"
-    r"(?:\+[a-z0-9]+(?:[-_.][a-z0-9]+)*)?"
-)
-_STAGES: Final = {"a": 0, "alpha": 0, "b": 1, "beta": 1, "c": 2, "rc": 2, "pre": 2, "preview": 2}
-_MOST_DIGITS: Final = 18
-VersionKey = tuple[int, tuple[int, ...], tuple[int, int], int, tuple[int, int]]
+_UNPACKING: Final = "unpacking an archive could write outside its directory (CVE-2025-4517)"
+_MOST_BYTES: Final = 256 << 20
+_MOST_FILES: Final = 200_000
+_MOST_SUMMARY: Final = 300
+_SEVERITIES: Final = {
+    "LOW": Severity.LOW,
+    "MODERATE": Severity.MEDIUM,
+    "MEDIUM": Severity.MEDIUM,
+    "HIGH": Severity.HIGH,
+    "CRITICAL": Severity.CRITICAL,
+}
 
 
-def version_key(version: str) -> VersionKey | None:
-    """What orders versions; None for a text that is no version."""
-    text = version.strip().lower()
-    found = _VERSION.fullmatch(text)
-    if found is None or any(len(digits) > _MOST_DIGITS for digits in re.findall(r"\d+", text)):
+def version_key(version: str) -> Version | None:
+    """What orders versions (PEP 440); None for a text that is no version."""
+    try:
+        return Version(version)
+    except ValueError:
         return None
-    release = tuple(int(part) for part in found["release"].split("."))
-    while len(release) > 1 and release[-1] == 0:
-        release = release[:-1]
-    is_dev, is_post = found["dev"] is not None, bool(found["post"] or found["post_short"])
-    if found["pre"]:
-        stage = (_STAGES[found["pre"]], int(found["pre_n"] or 0))
-    else:
-        # 1.0.dev1 comes before 1.0a1, and that before 1.0.
-        stage = (-1, 0) if is_dev and not is_post else (3, 0)
-    post = int(found["post_short"] or found["post_n"] or 0) if is_post else -1
-    dev = (0, int(found["dev_n"] or 0)) if is_dev else (1, 0)
-    return int(found["epoch"] or 0), release, stage, post, dev
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Minimum:
     """The oldest version of something that is still to be used. `line`: only of versions so."""
 
     name: str
+    line: str
     version: str
     reason: str
-    line: str = ""
 
 
 MINIMUMS: Final = (
+    Minimum("python", "3.11", "3.11.13", _UNPACKING),
+    Minimum("python", "3.12", "3.12.11", _UNPACKING),
+    Minimum("python", "3.13", "3.13.4", _UNPACKING),
     Minimum(
-        name="python",
-        line="3.11",
-        version="3.11.13",
-        reason="unpacking an archive could write outside its directory (CVE-2025-4517)",
+        "openssl", "", "3.0.0", "older lines get no fixes any more (1.1.1 since September 2023)"
     ),
     Minimum(
-        name="python",
-        line="3.12",
-        version="3.12.11",
-        reason="unpacking an archive could write outside its directory (CVE-2025-4517)",
-    ),
-    Minimum(
-        name="python",
-        line="3.13",
-        version="3.13.4",
-        reason="unpacking an archive could write outside its directory (CVE-2025-4517)",
-    ),
-    Minimum(
-        name="openssl",
-        version="3.0.0",
-        reason="older lines get no fixes any more (1.1.1 since September 2023)",
-    ),
-    Minimum(
-        name="envoy",
-        version="1.40.0",
-        reason="the gateway's configuration is checked against 1.40, and Envoy mends its newest "
+        "envoy",
+        "",
+        "1.40.0",
+        "the gateway's configuration is checked against 1.40, and Envoy mends its newest "
         "four lines only",
     ),
     Minimum(
-        name="onnxruntime",
-        version="1.20.0",
-        reason="it is what this version is tested with; older ones miss opsets and fixes of "
-        "parsing",
+        "onnxruntime",
+        "",
+        "1.20.0",
+        "it is what this version is tested with; older ones miss opsets and fixes of parsing",
     ),
 )
 """What `headrace audit` compares with; the advisories of the day come by `--advisories`."""
 
 
+@check(
+    "HR601",
+    Severity.MEDIUM,
+    "Software is too old",
+    why="What was mended since then can be used against it.",
+    fix="Install a newer one.",
+    needs=(Need.SOFTWARE,),
+)
 def _old(facts: Facts) -> Iterator[Hit]:
     for minimum in MINIMUMS:
         have = facts.software.get(minimum.name)
@@ -107,42 +90,41 @@ def _old(facts: Facts) -> Iterator[Hit]:
         if minimum.line and not f"{have}.".startswith(f"{minimum.line}."):
             continue
         yield Hit(
-            where=minimum.name,
-            seen=f"{minimum.name} {have} is older than {minimum.version}: {minimum.reason}",
+            minimum.name,
+            f"{minimum.name} {have} is older than {minimum.version}: {minimum.reason}",
             fix=f"Install {minimum.name} {minimum.version} or newer.",
         )
 
 
+@check(
+    "HR602",
+    Severity.HIGH,
+    "A package has a known vulnerability",
+    why="How to use it is published.",
+    fix="Install the version that mends it.",
+    needs=(Need.ADVISORIES,),
+)
 def _vulnerable(facts: Facts) -> Iterator[Hit]:
-    installed = {_canonical(name): (name, have) for name, have in facts.packages.items()}
+    installed = {canonicalize_name(name): (name, have) for name, have in facts.packages.items()}
     for advisory in sorted(facts.advisories, key=lambda one: one.id):
         for affected in advisory.affected:
-            name, have = installed.get(_canonical(affected.package), ("", ""))
-            if name and is_affected(affected, have):
-                yield _vulnerability(advisory, affected, name, have)
-                break
-
-
-def _vulnerability(advisory: Advisory, affected: Affected, name: str, have: str) -> Hit:
-    have_key = version_key(have)
-    fixes = [
-        fixed
-        for _, fixed, _ in affected.ranges
-        if (key := version_key(fixed)) is not None and have_key is not None and key > have_key
-    ]
-    first = min(fixes, key=_sortable, default="")
-    return Hit(
-        where=name,
-        seen=f"{name} {have}: {advisory.id}, {advisory.summary}",
-        fix=f"pip install '{name}>={first}'" if first else f"No fix is known; replace {name}.",
-        severity=advisory.severity,
-    )
-
-
-def _sortable(version: str) -> VersionKey:
-    key = version_key(version)
-    assert key is not None, "only versions that can be read are compared"
-    return key
+            name, have = installed.get(canonicalize_name(affected.package), ("", ""))
+            if not name or not is_affected(affected, have):
+                continue
+            key = version_key(have)
+            fixes = [
+                fixed
+                for _, end, _ in affected.ranges
+                if key is not None and (fixed := version_key(end)) is not None and fixed > key
+            ]
+            fix = f"No fix is known; replace {name}."
+            yield Hit(
+                name,
+                f"{name} {have}: {advisory.id}, {advisory.summary}",
+                fix=f"pip install '{name}>={min(fixes)}'" if fixes else fix,
+                severity=advisory.severity,
+            )
+            break
 
 
 def is_affected(affected: Affected, have: str) -> bool:
@@ -154,75 +136,22 @@ def is_affected(affected: Affected, have: str) -> bool:
         return False
     if any(version_key(version) == key for version in affected.versions):
         return True
-    return any(_is_in(key, *bounds) for bounds in affected.ranges)
-
-
-def _is_in(key: VersionKey, introduced: str, fixed: str, last: str) -> bool:
-    begin = version_key(introduced)
-    if introduced != "0" and (begin is None or key < begin):
-        return False
-    end = version_key(fixed)
-    if end is not None:
-        return key < end
-    until = version_key(last)
-    return until is None or key <= until
-
-
-def _canonical(name: str) -> str:
-    """A package's name as PyPI compares it (PEP 503)."""
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
-CHECKS: Final = (
-    Check(
-        id="HR601",
-        title="Software is too old",
-        severity=Severity.MEDIUM,
-        why="What was mended since then can be used against it.",
-        fix="Install a newer one.",
-        needs=(Need.SOFTWARE,),
-        find=_old,
-    ),
-    Check(
-        id="HR602",
-        title="A package has a known vulnerability",
-        severity=Severity.HIGH,
-        why="How to use it is published.",
-        fix="Install the version that mends it.",
-        needs=(Need.ADVISORIES,),
-        find=_vulnerable,
-    ),
-)
-_MOST_BYTES: Final = 256 << 20
-_MOST_FILES: Final = 200_000
-_SEVERITIES: Final = {
-    "LOW": Severity.LOW,
-    "MODERATE": Severity.MEDIUM,
-    "MEDIUM": Severity.MEDIUM,
-    "HIGH": Severity.HIGH,
-    "CRITICAL": Severity.CRITICAL,
-}
-_MOST_SUMMARY: Final = 300
-
-
-class _Package(msgspec.Struct):
-    ecosystem: str = ""
-    name: str = ""
-
-
-class _Event(msgspec.Struct):
-    introduced: str | None = None
-    fixed: str | None = None
-    last_affected: str | None = None
+    for introduced, fixed, last in affected.ranges:
+        begin, end, until = map(version_key, (introduced, fixed, last))
+        if introduced != "0" and (begin is None or key < begin):
+            continue
+        if key < end if end is not None else until is None or key <= until:
+            return True
+    return False
 
 
 class _Range(msgspec.Struct):
     type: str = ""
-    events: list[_Event] = []
+    events: list[dict[str, str | None]] = []
 
 
 class _Affected(msgspec.Struct):
-    package: _Package | None = None
+    package: dict[str, str] | None = None
     ranges: list[_Range] = []
     versions: list[str] = []
 
@@ -240,10 +169,6 @@ class _Osv(msgspec.Struct):
     database_specific: _Specific | None = None
 
 
-class _Answer(msgspec.Struct):
-    vulns: list[_Osv]
-
-
 def read_advisories(path: Path) -> tuple[Advisory, ...]:
     """The advisories on Python packages in a file, or in all `.json` files of a directory.
 
@@ -251,51 +176,44 @@ def read_advisories(path: Path) -> tuple[Advisory, ...]:
         InvalidArgumentError: One cannot be read; the message names it.
     """
     files = sorted(path.rglob("*.json"))[:_MOST_FILES] if path.is_dir() else [path]
-    return tuple(advisory for file in files for advisory in _read(file))
+    read = (_advisory(document) for file in files for document in _documents(file))
+    return tuple(advisory for advisory in read if advisory is not None)
 
 
-def _read(file: Path) -> Iterator[Advisory]:
+def _documents(file: Path) -> list[_Osv]:
     try:
         if file.stat().st_size > _MOST_BYTES:
             raise InvalidArgumentError(f"{file} is larger than {_MOST_BYTES} bytes")
         data = file.read_bytes()
     except OSError as error:
         raise InvalidArgumentError(f"cannot read {file}: {error.strerror or error}") from error
-    for document in _documents(file, data):
-        advisory = _advisory(document)
-        if advisory is not None:
-            yield advisory
-
-
-def _documents(file: Path, data: bytes) -> list[_Osv]:
     try:
         found = msgspec.json.decode(data)
-    except (msgspec.DecodeError, ValueError, RecursionError):
+    except UNDECODABLE:
         try:
             found = [msgspec.json.decode(line) for line in data.splitlines() if line.strip()]
-        except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        except UNDECODABLE as error:
             raise InvalidArgumentError(f"{file} is no JSON: {error}") from error
+    if isinstance(found, dict):
+        found = found.get("vulns", [found])
     try:
-        if isinstance(found, dict) and "vulns" in found:
-            return msgspec.convert(found, _Answer).vulns
-        return msgspec.convert(found if isinstance(found, list) else [found], list[_Osv])
+        return msgspec.convert(found, list[_Osv])
     except msgspec.ValidationError as error:
         raise InvalidArgumentError(f"{file} holds no OSV documents: {error}") from error
 
 
 def _advisory(document: _Osv) -> Advisory | None:
-    if document.withdrawn:
-        return None
+    """What a document says of Python packages; None if it says nothing, or was withdrawn."""
     affected = tuple(
         Affected(
-            package=one.package.name,
+            package=one.package.get("name", ""),
             versions=tuple(one.versions),
             ranges=tuple(bounds for found in one.ranges for bounds in _bounds(found)),
         )
         for one in document.affected
-        if one.package is not None and one.package.ecosystem == "PyPI"
+        if one.package is not None and one.package.get("ecosystem") == "PyPI"
     )
-    if not affected:
+    if not affected or document.withdrawn:
         return None
     specific = document.database_specific
     named = (specific.severity or "").upper() if specific is not None else ""
@@ -314,12 +232,13 @@ def _bounds(found: _Range) -> Iterator[tuple[str, str, str]]:
         return
     introduced: str | None = None
     for event in found.events:
-        if event.introduced is not None:
+        begin, fixed, last = map(event.get, ("introduced", "fixed", "last_affected"))
+        if begin is not None:
             if introduced is not None:
                 yield introduced, "", ""
-            introduced = event.introduced
-        elif introduced is not None and (event.fixed or event.last_affected):
-            yield introduced, event.fixed or "", event.last_affected or ""
+            introduced = begin
+        elif introduced is not None and (fixed or last):
+            yield introduced, fixed or "", last or ""
             introduced = None
     if introduced is not None:
         yield introduced, "", ""
