@@ -1,4 +1,4 @@
-"""How does a request become a page? Known or sent to log in; asked of the API; written as HTML."""
+"""Console application: table of pages, sessions, requests to the management API."""
 
 import secrets
 from collections.abc import Mapping
@@ -6,23 +6,78 @@ from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
-from fastapi import FastAPI, Request, Response
-from fastapi.responses import HTMLResponse, RedirectResponse, StreamingResponse
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
+from starlette.routing import Mount, Route, compile_path
 from starlette.staticfiles import StaticFiles
 
-from headrace.console.headers import ALWAYS
-from headrace.console.live import Parts, Streams, stream
-from headrace.console.render import STATIC, Renderer
-from headrace.console.rollout import tell
-from headrace.console.routes import CONFIRM, CONFIRM_STREAM, TRY, Found, PageBook
+from headrace.console.diagram import diagram
+from headrace.console.endpoint import endpoint
+from headrace.console.fleet import activity, alerts, fleet, job, jobs, model, models
+from headrace.console.render import ALWAYS, STATIC, Parts, Renderer, Streams, stream
+from headrace.console.rollout import confirm, rollout, rollouts, tell
+from headrace.console.streams import confirm as confirm_stream
+from headrace.console.streams import stream as stream_page
+from headrace.console.streams import streams
 from headrace.console.streams import tell as tell_stream
-from headrace.console.try_it import Gateway, try_it
-from headrace.console.view import Question, View
-from headrace.console.visitor import RefusedError, Visitor
+from headrace.console.try_it import try_it
+from headrace.console.view import Gateway, MakeView, Question, RefusedError, View, Visitor
 from headrace.control.api.guards import App, Message, Receive, Scope, Send
 from headrace.control.api.server import ConsoleParts
 from headrace.control.auth.credentials import cookie_value, csrf_token, is_csrf_token, is_own_page
+from headrace.control.auth.roles import Caller
 from headrace.core import OverloadedError
+
+LIVE: Final[Mapping[str, MakeView]] = {
+    "/": fleet,
+    "/endpoints/{name}": endpoint,
+    "/rollouts": rollouts,
+    "/rollouts/{rollout}": rollout,
+    "/streams": streams,
+    "/streams/{stream}": stream_page,
+    "/jobs": jobs,
+    "/jobs/{job}": job,
+    "/models": models,
+    "/models/{name}": model,
+    "/alerts": alerts,
+    "/activity": activity,
+    "/diagram": diagram,
+}
+"""Pages that may be kept new by a stream."""
+CONFIRM: Final = "/rollouts/{rollout}/{verb}"
+CONFIRM_STREAM: Final = "/streams/{stream}/{verb}"
+TRY: Final = "/endpoints/{name}/try"
+_SAFE: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """A page and the names in its path."""
+
+    make: MakeView
+    names: Mapping[str, str]
+    is_live: bool
+
+
+_STILL: Final[Mapping[str, MakeView]] = {
+    CONFIRM: confirm,
+    CONFIRM_STREAM: confirm_stream,
+    TRY: try_it,
+}
+_PAGES: Final = [
+    (compile_path(path)[0], make, path in LIVE) for path, make in {**LIVE, **_STILL}.items()
+]
+
+
+def find_page(path: str) -> Found | None:
+    """The page of a path; None if there is none."""
+    for pattern, make, is_live in _PAGES:
+        match = pattern.fullmatch(path)
+        if match is not None and all(_SAFE.issuperset(one) for one in match.groups()):
+            return Found(make=make, names=match.groupdict(), is_live=is_live)
+    return None
+
 
 _SEE_OTHER: Final = 303
 _UNAUTHORIZED: Final = 401
@@ -49,11 +104,6 @@ class Console:
     renderer: Renderer = field(default_factory=Renderer)
     streams: Streams = field(default_factory=Streams)
 
-    @property
-    def gateway(self) -> Gateway:
-        """Where endpoints are called."""
-        return Gateway(url=self.parts.gateway_url, ca=self.parts.gateway_ca)
-
     def visitor(self, request: Request, *, is_there: bool = True) -> Visitor:
         """Whoever sent the request."""
         return Visitor(
@@ -74,22 +124,31 @@ class Console:
         """
         visitor = self.visitor(request, is_there=is_there)
         caller, token = await visitor.who()
-        question = Question(
+        return self._asked(visitor, caller, names, dict(request.query_params)), token
+
+    def _asked(
+        self, visitor: Visitor, caller: Caller, names: Mapping[str, str], query: Mapping[str, str]
+    ) -> Question:
+        return Question(
             visitor=visitor,
             caller=caller,
             names=names,
-            query=dict(request.query_params),
+            query=query,
             now=self.parts.now(),
+            gateway=Gateway(url=self.parts.gateway_url, ca=self.parts.gateway_ca),
         )
-        return question, token
 
     def cookie(self, request: Request) -> str:
         """The session's cookie."""
         name = self.parts.sessions.cookie_name
         return cookie_value(request.headers.get("cookie", ""), name)
 
-    async def show(self, request: Request, found: Found) -> Response:
+    async def show(self, request: Request) -> Response:
         """A page, or where to go instead."""
+        found = find_page(request.url.path)
+        if found is None:
+            error = RefusedError.of(_NOT_FOUND, f"there is no page {request.url.path[:100]}")
+            return self.refused(request, error)
         try:
             question, token = await self.question(request, found.names)
             view = await found.make(question)
@@ -185,8 +244,9 @@ class Console:
         answer.headers.append("set-cookie", ended.headers["set-cookie"])
         return answer
 
-    async def order(self, request: Request, names: Mapping[str, str]) -> Response:
+    async def order(self, request: Request) -> Response:
         """Tell a rollout or a stream what a form says."""
+        names = request.path_params
         form = await _form(request)
         token = form.get("csrf_token", "")
         try:
@@ -199,23 +259,23 @@ class Console:
             return self.refused(request, error)
         return RedirectResponse(page, _SEE_OTHER)
 
-    async def tried(self, request: Request, names: Mapping[str, str]) -> Response:
+    async def tried(self, request: Request) -> Response:
         """Ask an endpoint what a form says."""
         form = await _form(request)
         try:
-            question, token = await self.question(request, names)
+            question, token = await self.question(request, request.path_params)
             if not is_csrf_token(self.cookie(request), form.get("csrf_token", "")):
                 detail = "the form is not one of your session's; open the page again"
                 raise RefusedError.of(_FORBIDDEN, detail)
-            view = await try_it(question, self.gateway, form)
+            view = await try_it(question, form)
         except RefusedError as error:
             return self.refused(request, error)
         return self.written(request, view, question, token)
 
-    async def keep_new(self, request: Request, book: PageBook) -> Response:
+    async def keep_new(self, request: Request) -> Response:
         """The stream of a page's changes."""
         page = urlsplit(request.query_params.get("page", ""))
-        found = book.find(page.path)
+        found = find_page(page.path)
         if found is None or not found.is_live:
             return Response(status_code=_NOT_FOUND)
         try:
@@ -229,13 +289,7 @@ class Console:
 
         async def look() -> Parts:
             caller, _ = await question.visitor.who()
-            asked = Question(
-                visitor=question.visitor,
-                caller=caller,
-                names=found.names,
-                query=query,
-                now=self.parts.now(),
-            )
+            asked = self._asked(question.visitor, caller, found.names, query)
             view = await found.make(asked)
             frame = self._frame(asked, token, page=page.geturl(), is_live=True)
             return {**self.renderer.live_parts(view, frame), "say": view.say}
@@ -259,44 +313,19 @@ _PROBLEM_TITLES: Final = {
 
 
 def _pages(console: Console) -> App:
-    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
-    book = PageBook(console.gateway)
-    app.mount("/static", StaticFiles(directory=STATIC))
-
-    @app.get("/login")
-    async def login_page(request: Request) -> Response:
-        return await console.login_page(request)
-
-    @app.post("/login")
-    async def log_in(request: Request) -> Response:
-        return await console.log_in(request)
-
-    @app.post("/logout")
-    async def log_out(request: Request) -> Response:
-        return await console.log_out(request)
-
-    @app.get("/live")
-    async def keep_new(request: Request) -> Response:
-        return await console.keep_new(request, book)
-
-    @app.post(CONFIRM)
-    @app.post(CONFIRM_STREAM)
-    async def order(request: Request) -> Response:
-        return await console.order(request, request.path_params)
-
-    @app.post(TRY)
-    async def tried(request: Request) -> Response:
-        return await console.tried(request, request.path_params)
-
-    async def page(request: Request) -> Response:
-        found = book.find(request.url.path)
-        if found is None:
-            error = RefusedError.of(_NOT_FOUND, f"there is no page {request.url.path[:100]}")
-            return console.refused(request, error)
-        return await console.show(request, found)
-
-    app.add_route("/{path:path}", page)  # last: whatever is left is a page, or none
-    return app
+    return Starlette(
+        routes=[
+            Mount("/static", StaticFiles(directory=STATIC)),
+            Route("/login", console.login_page, methods=["GET"]),
+            Route("/login", console.log_in, methods=["POST"]),
+            Route("/logout", console.log_out, methods=["POST"]),
+            Route("/live", console.keep_new, methods=["GET"]),
+            Route(CONFIRM, console.order, methods=["POST"]),
+            Route(CONFIRM_STREAM, console.order, methods=["POST"]),
+            Route(TRY, console.tried, methods=["POST"]),
+            Route("/{path:path}", console.show),  # last: whatever is left is a page, or none
+        ]
+    )
 
 
 async def _form(request: Request) -> dict[str, str]:

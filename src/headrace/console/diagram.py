@@ -1,4 +1,4 @@
-"""The system as it runs now, as a picture: callers, gateway, endpoints, versions, replicas. Pure.
+"""Picture of the running system: callers, gateway, endpoints, versions, replicas. Pure.
 
 Each stands in a column of its own; a row is as high as what hangs on it.
 """

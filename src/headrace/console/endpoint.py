@@ -1,21 +1,272 @@
-"""Page of one endpoint: traffic and load over time, drift, versions and replicas."""
+"""Page of one endpoint: traffic, load and phases over time, drift, versions, replicas.
 
+Load charts are left out where no replica reported, as behind somebody else's server.
+
+Means of phases come from Triton's statistics, which count every phase; quantiles are the gateway's.
+"""
+
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
+import msgspec
+
 from headrace.console.charts import Chart, Line, line_chart, seconds_unit
-from headrace.console.drift import drift_of
-from headrace.console.load import load_charts, replicas_chart
-from headrace.console.phases import StatsList, phases_of
-from headrace.console.shares import Share, shares_of
-from headrace.console.view import Question, View
-from headrace.console.visitor import Params, may_operate
+from headrace.console.rollout import Share, shares_of
+from headrace.console.view import Params, Question, View, may_operate
 from headrace.control.api.endpoints import EndpointView, History
 from headrace.control.api.events import EventList
-from headrace.control.api.features import DriftView
+from headrace.control.api.features import DriftView, FeatureView
 from headrace.control.api.history import Overview, OverviewRow, PointView, SeriesView
 from headrace.control.reconcile.status import RevisionStatus
-from headrace.core.text import duration_text
+from headrace.control.telemetry.labels import LiveScore
+from headrace.core.text import coarse_span, duration_text, number_text, percent_text
+
+_MARKS: Final = 4
+
+
+def load_charts(points: Sequence[PointView], now: float) -> list[Chart]:
+    """Rows per batch, time in the queue and requests in flight; none if nothing is known."""
+    if all(point.replicas_ready is None for point in points):
+        return []
+    chart = partial(line_chart, times=[point.at for point in points], until=now)
+    waits = [point.queue_s for point in points]
+    unit, per_s = seconds_unit(max((wait for wait in waits if wait is not None), default=0.0))
+    return [
+        chart(
+            id_="batches",
+            title="Batches",
+            unit="rows per batch",
+            hint="how many rows the model runs at once, on average",
+            lines=[Line(name="mean", values=[p.batch_rows for p in points], look=1)],
+        ),
+        chart(
+            id_="queue",
+            title="Queue",
+            unit=unit,
+            hint="how long a request waits for its batch, on average",
+            lines=[
+                Line(
+                    name="mean",
+                    values=[None if wait is None else wait * per_s for wait in waits],
+                    look=1,
+                    last=duration_text(next((w for w in reversed(waits) if w is not None), None)),
+                )
+            ],
+        ),
+        chart(
+            id_="in-flight",
+            title="In flight",
+            unit="requests",
+            hint="in all replicas at once, waiting or running, on average",
+            nothing="no replica told",
+            lines=[Line(name="mean", values=[p.in_flight for p in points], look=1)],
+        ),
+    ]
+
+
+def replicas_chart(points: Sequence[PointView], now: float) -> Chart | None:
+    """Ready replicas over time; None if nothing is known."""
+    ready = [point.replicas_ready for point in points]
+    most = max((value for value in ready if value is not None), default=None)
+    if most is None:
+        return None
+    return line_chart(
+        id_="ready",
+        title="Ready over time",
+        unit="replicas",
+        times=[point.at for point in points],
+        lines=[Line(name="ready", values=ready, look=1)],
+        until=now,
+        # Of three replicas no mark stands at two and a half.
+        marks=min(max(math.ceil(most), 1), _MARKS),
+    )
+
+
+_NS_PER_S: Final = 1e9
+
+
+class Sum(msgspec.Struct, frozen=True):
+    """How often, and how long in all."""
+
+    count: int = 0
+    ns: int = 0
+
+    @property
+    def mean_s(self) -> float | None:
+        """In seconds; None if there was none."""
+        return self.ns / self.count / _NS_PER_S if self.count else None
+
+
+class PhaseSums(msgspec.Struct, frozen=True):
+    """The phases of requests."""
+
+    success: Sum = Sum()
+    fail: Sum = Sum()
+    queue: Sum = Sum()
+    compute_input: Sum = Sum()
+    compute_infer: Sum = Sum()
+    compute_output: Sum = Sum()
+
+
+class VersionStats(msgspec.Struct, frozen=True):
+    """What the replicas of a version counted."""
+
+    name: str
+    version: str
+    inference_count: int = 0
+    execution_count: int = 0
+    inference_stats: PhaseSums = PhaseSums()
+
+
+class StatsList(msgspec.Struct, frozen=True):
+    """All versions of an endpoint."""
+
+    model_stats: tuple[VersionStats, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Phases:
+    """One version: rows that it answered, rows in a batch, and the mean of each phase."""
+
+    version: str
+    rows: int
+    batch_rows: float | None
+    queue_s: float | None
+    preprocess_s: float | None
+    compute_s: float | None
+    postprocess_s: float | None
+
+
+def phases_of(found: StatsList | None) -> Sequence[Phases]:
+    """A row for each version that answered anything."""
+    return [
+        Phases(
+            version=one.version,
+            rows=one.inference_count,
+            batch_rows=one.inference_count / one.execution_count if one.execution_count else None,
+            queue_s=one.inference_stats.queue.mean_s,
+            preprocess_s=one.inference_stats.compute_input.mean_s,
+            compute_s=one.inference_stats.compute_infer.mean_s,
+            postprocess_s=one.inference_stats.compute_output.mean_s,
+        )
+        for one in (found or StatsList()).model_stats
+        if one.inference_count
+    ]
+
+
+MOST: Final = 20
+_NAMED: Final = 5
+_FULL: Final = 100
+_STATES: Final = {"ok": "ok", "drifted": "failing", "collecting": "idle"}
+_WORDS: Final = {"ok": "no drift", "drifted": "drifted", "collecting": "collecting"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriftRow:
+    """One feature. `look`: of its state; `filled`: how much of the evidence is there, in percent.
+
+    `needed` is 0 while there is nothing to compare with.
+    """
+
+    name: str
+    role: str
+    look: str
+    word: str
+    why: str
+    psi: float | None
+    js: float | None
+    ks: float | None
+    missing_ratio: float | None
+    evidence: float
+    needed: float
+    filled: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriftShown:
+    """The section of an endpoint's page.
+
+    `drifted`: the names of features that did, some of them; `more` others have no row. `waiting`:
+    why nothing can be said yet; empty if it can. `live`: how right answers were.
+    """
+
+    version: str
+    rows: Sequence[DriftRow]
+    more: int
+    drifted: str
+    waiting: str
+    live: Sequence[str]
+
+
+def drift_of(found: DriftView | None) -> DriftShown | None:
+    """What is shown; None where nothing is watched."""
+    if found is None or found.state == "off":
+        return None
+    names = [_name(one) for one in found.features if one.state == "drifted"]
+    others = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return DriftShown(
+        version=found.version,
+        rows=[_row(one) for one in found.features[:MOST]],
+        more=max(len(found.features) - MOST, 0),
+        drifted=", ".join(names[:_NAMED]) + others,
+        waiting=_waiting(found),
+        live=[text for one in found.live if (text := _live(one))],
+    )
+
+
+def _row(one: FeatureView) -> DriftRow:
+    return DriftRow(
+        name=_name(one),
+        role=one.role,
+        look=_STATES.get(one.state, "idle"),
+        word=_WORDS.get(one.state, one.state),
+        why=one.why,
+        psi=one.psi,
+        js=one.js,
+        ks=one.ks,
+        missing_ratio=one.missing_ratio,
+        evidence=one.evidence,
+        needed=one.needed,
+        filled=_filled(one),
+    )
+
+
+def _filled(one: FeatureView) -> float:
+    if one.needed <= 0:
+        return 0.0
+    return round(min(max(one.evidence / one.needed, 0.0), 1.0) * _FULL, 1)
+
+
+def _name(one: FeatureView) -> str:
+    return f"{one.name} ({one.label})" if one.label else one.name
+
+
+def _waiting(found: DriftView) -> str:
+    reference = found.reference
+    if reference is None:
+        return "No replica has told yet what it counted."
+    if found.state != "collecting":
+        return ""
+    if reference.collected_rows < reference.window_rows:
+        return (
+            "The first rows become what later ones are compared with: "
+            f"{reference.collected_rows:,} of {reference.window_rows:,} are there."
+        )
+    return "Too few rows have come to compare yet."
+
+
+def _live(one: LiveScore) -> str:
+    """How right answers of a span were, in words; empty without a label."""
+    if not one.rows:
+        return ""
+    of = f"of {one.rows:,} labelled answers of the last {coarse_span(one.seconds)}"
+    if one.accuracy is not None:
+        return f"{percent_text(one.accuracy)} right, {of}"
+    return f"{number_text(one.mean_error)} off on average, {of}"
+
 
 SPANS: Final = {"900": "15 min", "3600": "1 h", "21600": "6 h", "86400": "24 h"}
 _POINTS: Final = 90
@@ -72,7 +323,7 @@ async def endpoint(question: Question) -> View:
 
 def charts_of(points: Sequence[PointView], now: float) -> list[Chart]:
     """Traffic, latency and errors of a history, and what replicas say of themselves."""
-    times = [point.at for point in points]
+    chart = partial(line_chart, times=[point.at for point in points], until=now)
     slowest = max((p for point in points if (p := point.p99_s) is not None), default=0.0)
     unit, per_s = seconds_unit(slowest)
 
@@ -82,37 +333,31 @@ def charts_of(points: Sequence[PointView], now: float) -> list[Chart]:
         return Line(name=name, values=scaled, look=look, last=duration_text(latest))
 
     return [
-        line_chart(
+        chart(
             id_="traffic",
             title="Requests",
             unit="requests/s",
-            times=times,
             lines=[Line(name="requests", values=[p.requests_per_s for p in points], look=1)],
-            until=now,
         ),
-        line_chart(
+        chart(
             id_="latency",
             title="Latency",
             unit=unit,
             hint="p99: 99 of 100 took no longer",
-            times=times,
             lines=[
                 quantile("p50", [p.p50_s for p in points], 1),
                 quantile("p95", [p.p95_s for p in points], 2),
                 quantile("p99", [p.p99_s for p in points], 3),
             ],
-            until=now,
         ),
-        line_chart(
+        chart(
             id_="errors",
             title="Errors and rejections",
             unit="requests/s",
-            times=times,
             lines=[
                 Line(name="errors", values=[p.errors_per_s for p in points], look=3),
                 Line(name="rejections", values=[p.rejections_per_s for p in points], look=2),
             ],
-            until=now,
         ),
         *load_charts(points, now),
     ]

@@ -1,22 +1,141 @@
-"""Is everything well? All endpoints at a glance; on an empty system what to do first."""
+"""Pages that list endpoints, models, alerts, events and jobs.
 
-from collections.abc import Sequence
+Where the API has a type for its answer, that is the message; `msgspec` reads it from JSON.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
-from headrace.console.jobs import is_troubled
-from headrace.console.paging import MOST_PAGES, MOST_TEXT, pages_of
-from headrace.console.view import Question, View
-from headrace.console.visitor import may_see_system
+import msgspec
+
+from headrace.console.view import (
+    MOST_PAGES,
+    MOST_TEXT,
+    Question,
+    RefusedError,
+    View,
+    cut,
+    may_see_system,
+    pages_of,
+)
+from headrace.control.api.access import EntryView, Trail
 from headrace.control.api.alerts import AlertList
+from headrace.control.api.events import EventList
 from headrace.control.api.history import Overview, OverviewRow
-from headrace.control.api.jobs import JobList
+from headrace.control.api.jobs import JobList, RunList
 from headrace.control.api.streams import StreamList
-from headrace.control.jobs.status import JobView
+from headrace.control.auth.roles import Role
+from headrace.control.jobs.status import JobRunView, JobView
+from headrace.control.reconcile.status import Status
 from headrace.control.streams.status import StreamView
+from headrace.observe.row_checks import report_of
+from headrace.registry import ModelVersion, VersionSignature
 
 if TYPE_CHECKING:
-    from headrace.console.visitor import Params
+    from headrace.console.view import Params
+
+LOOKS: Final = {
+    "succeeded": "ok",
+    "failed": "failing",
+    "cancelled": "warning",
+    "skipped": "warning",
+    "running": "ok",
+    "waiting": "idle",
+}
+_RUNS: Final = 100
+_NOT_FOUND: Final = 404
+
+
+async def jobs(question: Question) -> View:
+    """All jobs, those in trouble first."""
+    search = question.query.get("search", "").strip()[:MOST_TEXT]
+    page = question.number("page", least=1, most=MOST_PAGES, usual=1)
+    found = await question.visitor.get("/api/v1/jobs", JobList)
+    ordered = sorted(
+        (one for one in found.jobs if search.lower() in one.name.lower()),
+        key=lambda one: (not is_troubled(one), one.name),
+    )
+    rows, pages = cut(ordered, page=page, size=_SIZE)
+    return View(
+        template="jobs.html",
+        title="Jobs",
+        section="jobs",
+        say=said_of(found.jobs),
+        values={
+            "rows": rows,
+            "pages": pages,
+            "search": search,
+            "problem": found.problem,
+            "troubled": [one for one in found.jobs if is_troubled(one)],
+            "is_empty": not found.jobs,
+            "states": {one.name: state_of(one) for one in rows},
+            "looks": LOOKS,
+            "now": question.now,
+        },
+    )
+
+
+async def job(question: Question) -> View:
+    """One job and its runs; of one that the spec does not name any more the runs alone."""
+    name = question.names["job"]
+    found = await question.visitor.get("/api/v1/jobs", JobList)
+    known = next((one for one in found.jobs if one.name == name), None)
+    asked = {"limit": _RUNS}
+    runs = await question.visitor.find(f"/api/v1/jobs/{name}/runs", RunList, asked)
+    if runs is None:
+        raise RefusedError.of(_NOT_FOUND, f"there is no job {name!r}")
+    return View(
+        template="job.html",
+        title=f"Job {name}",
+        section="jobs",
+        say=_run_said(name, known, runs.runs),
+        values={
+            "name": name,
+            "job": known,
+            "state": None if known is None else state_of(known),
+            "runs": runs.runs,
+            "is_cut": len(runs.runs) == _RUNS,
+            "problem": found.problem,
+            "looks": LOOKS,
+            "now": question.now,
+        },
+    )
+
+
+def is_troubled(one: JobView) -> bool:
+    """Whether somebody should look: no run came in time, or the last one failed."""
+    return state_of(one)[0] == "failing"
+
+
+def state_of(one: JobView) -> tuple[str, str]:
+    """A job's look and its state in words."""
+    if one.is_late:
+        return "failing", "late"
+    if one.last_run is not None and one.last_run.state == "failed":
+        return "failing", "failed"
+    if one.running:
+        return "ok", "running"
+    return ("idle", "never ran") if one.last_run is None else ("ok", "well")
+
+
+def said_of(found: Sequence[JobView]) -> str:
+    """How jobs are, in a sentence."""
+    if not found:
+        return "No job yet."
+    troubled = [one for one in found if is_troubled(one)]
+    named = ", ".join(
+        f"job {one.name} {'is late' if one.is_late else 'failed'}" for one in troubled
+    )
+    return f"{named[:500]}." if named else "All jobs are well."
+
+
+def _run_said(name: str, known: JobView | None, runs: Sequence[JobRunView]) -> str:
+    if known is not None and known.is_late:
+        return f"Job {name} is late."
+    return f"The last run of job {name} is {runs[0].state}." if runs else f"Job {name} never ran."
+
 
 SORTS: Final = {
     "name": "name",
@@ -95,3 +214,170 @@ def _said(found: Overview, troubled: list[OverviewRow], firing: int) -> str:
     names = ", ".join(f"{row.name} is {row.state}" for row in troubled[:5])
     alerts = f" {firing} alerts are firing." if firing else ""
     return (f"{names}." if names else "All endpoints shown are well.") + alerts
+
+
+_MOST_TEXT: Final = 100
+_MOST_LISTED: Final = 200
+
+
+class KnownVersion(ModelVersion, frozen=True, kw_only=True):
+    """A model version with its signatures."""
+
+    signatures: tuple[VersionSignature, ...] = ()
+
+
+async def models(question: Question) -> View:
+    """All models."""
+    search = question.query.get("search", "").strip()[:_MOST_TEXT]
+    found = await question.visitor.get("/api/v1/models", VersionList)
+    uses = await _uses(question)
+    lines = [line for line in lines_of(found, uses) if search.lower() in line.name.lower()]
+    return View(
+        template="models.html",
+        title="Models",
+        section="models",
+        values={
+            "lines": lines[:_MOST_LISTED],
+            "total": len(lines),
+            "search": search,
+            "problems": found.problems,
+            "now": question.now,
+        },
+    )
+
+
+class VersionList(msgspec.Struct, frozen=True, kw_only=True):
+    """Model versions, and the index files that cannot be read."""
+
+    models: tuple[KnownVersion, ...] = ()
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Use:
+    """An endpoint that serves a version, with its share of that endpoint's requests in percent."""
+
+    endpoint: str
+    weight: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """A model: all its versions, the newest first, and who serves any of them."""
+
+    name: str
+    versions: tuple[KnownVersion, ...]
+    uses: tuple[str, ...]
+
+
+async def model(question: Question) -> View:
+    """One model: each version from its source to who serves it."""
+    name = question.names["name"]
+    found = await question.visitor.get(f"/api/v1/models/{name}", VersionList)
+    uses = await _uses(question)
+    return View(
+        template="model.html",
+        title=f"Model {name}",
+        section="models",
+        values={
+            "name": name,
+            "versions": [
+                (version, uses.get(version.reference, ()), report_of(version.signature).text)
+                for version in _newest_first(found)
+            ],
+            "now": question.now,
+        },
+    )
+
+
+def lines_of(found: VersionList, uses: Mapping[str, tuple[Use, ...]]) -> list[Line]:
+    """The models of a list of versions, by name."""
+    by_name: dict[str, list[KnownVersion]] = {}
+    for version in _newest_first(found):
+        by_name.setdefault(version.name, []).append(version)
+    return [
+        Line(
+            name=name,
+            versions=tuple(versions),
+            uses=tuple(
+                sorted({use.endpoint for one in versions for use in uses.get(one.reference, ())})
+            ),
+        )
+        for name, versions in sorted(by_name.items())
+    ]
+
+
+def _newest_first(found: VersionList) -> list[KnownVersion]:
+    return sorted(found.models, key=attrgetter("created_at"), reverse=True)
+
+
+async def _uses(question: Question) -> dict[str, tuple[Use, ...]]:
+    """Who serves what, by the version's reference."""
+    status = await question.visitor.get("/api/v1/status", Status)
+    found: dict[str, tuple[Use, ...]] = {}
+    for endpoint in status.endpoints:
+        for revision in endpoint.revisions:
+            use = Use(endpoint=endpoint.name, weight=revision.weight)
+            if revision.model:
+                found[revision.model] = (*found.get(revision.model, ()), use)
+    return found
+
+
+_STATES: Final = ("firing", "pending", "resolved")
+_EVENTS: Final = 15
+_MOST: Final = 2**53
+
+
+async def alerts(question: Question) -> View:
+    """All alerts, the firing ones first."""
+    found = await question.visitor.find("/api/v1/alerts", AlertList)
+    known = () if found is None else found.alerts
+    ordered = sorted(known, key=lambda one: (_rank(one.state), one.endpoint, one.name))
+    firing = sum(one.state == "firing" for one in known)
+    return View(
+        template="alerts.html",
+        title="Alerts",
+        section="alerts",
+        say=f"{firing} alerts are firing.",
+        values={"is_recorded": found is not None, "alerts": ordered, "now": question.now},
+    )
+
+
+async def activity(question: Question) -> View:
+    """What happened lately, and for admins who changed what."""
+    events = await question.visitor.get("/api/v1/events", EventList, {"limit": _EVENTS})
+    before = question.number("before", least=1, most=_MOST, usual=0)
+    is_admin = question.caller.may(Role.ADMIN)
+    entries = await _entries(question, before) if is_admin else []
+    oldest = min((entry.id for entry in entries), default=1)
+    return View(
+        template="activity.html",
+        title="Activity",
+        section="activity",
+        values={
+            "events": list(reversed(events.events)),
+            "entries": list(reversed(entries)),
+            "is_admin": is_admin,
+            "before": before,
+            "older": oldest if oldest > 1 else 0,
+            "now": question.now,
+        },
+    )
+
+
+async def _entries(question: Question, before: int) -> list[EntryView]:
+    """A page of the trail: the newest entries, or those right before one."""
+    ask = question.visitor
+    if not before:
+        return list(
+            (await ask.get("/api/v1/trail", Trail, {"newest": "true", "limit": _SIZE})).entries
+        )
+    after = max(before - 1 - _SIZE, 0)
+    limit = min(_SIZE, before - 1)
+    if limit < 1:
+        return []
+    return list((await ask.get("/api/v1/trail", Trail, {"after": after, "limit": limit})).entries)
+
+
+def _rank(state: str) -> int:
+    return _STATES.index(state) if state in _STATES else len(_STATES)

@@ -1,22 +1,48 @@
-"""Page of a rollout: its step, its evidence, and the commands for it."""
+"""Page of a rollout: its step, its traffic shares, its evidence, and the commands for it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from headrace.console.charts import Interval, SequenceChart, charts_of, interval_of
-from headrace.console.shares import Share, shares_of
-from headrace.console.view import Question, View
-from headrace.console.visitor import Params, RefusedError, may_operate
+from headrace.console.view import Params, Question, RefusedError, View, may_operate
 from headrace.control.api.events import EventList
 from headrace.control.api.rollouts import RolloutList
 from headrace.control.rollouts.status import MetricStatus, RolloutEvidence, RolloutStatus
 from headrace.rollout.state import Phase, Verb
 
+_LOOKS: Final = 4
+_WIDE: Final = 8
+"""From this share in percent on there is room for a label in the bar."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """A part of the bar, in percent; `look` is its fill, 1 to 4."""
+
+    name: str
+    weight: int
+    start: int
+    look: int
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether its number fits into it."""
+        return self.weight >= _WIDE
+
+
+def shares_of(parts: Sequence[tuple[str, int]]) -> list[Share]:
+    """The parts that get anything, and those that get nothing, in their order."""
+    found, start = [], 0
+    for i, (name, weight) in enumerate(parts):
+        found.append(Share(name=name, weight=weight, start=start, look=i % _LOOKS + 1))
+        start += weight
+    return found
+
+
 _LISTED: Final = 100
 _EVENTS: Final = 200
 _NOT_FOUND: Final = 404
-
 LABELS: Final = {
     Verb.PROMOTE: "Promote",
     Verb.PAUSE: "Pause",

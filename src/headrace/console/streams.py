@@ -1,12 +1,20 @@
 """Pages of streams: all of them, one over time, and the commands for it."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 from headrace.console.charts import Chart, Line, line_chart
-from headrace.console.paging import MOST_PAGES, MOST_TEXT, cut
-from headrace.console.view import Question, View
-from headrace.console.visitor import Params, RefusedError, may_operate_system
+from headrace.console.view import (
+    MOST_PAGES,
+    MOST_TEXT,
+    Params,
+    Question,
+    RefusedError,
+    View,
+    cut,
+    may_operate_system,
+)
 from headrace.control.api.events import EventList
 from headrace.control.api.streams import StreamHistory, StreamList, StreamPointView
 from headrace.control.streams.status import StreamView
@@ -132,50 +140,42 @@ def said_of(found: Sequence[StreamView]) -> str:
 
 def charts_of(points: Sequence[StreamPointView], now: float) -> list[Chart]:
     """Lag, answers and dead letters over time."""
-    times = [point.at for point in points]
+    chart = partial(line_chart, times=[point.at for point in points], until=now)
     lags = [point.lag_s for point in points]
     latest = next((lag for lag in reversed(lags) if lag is not None), None)
     return [
-        line_chart(
+        chart(
             id_="lag",
             title="Lag",
             unit="s",
             hint="how old the oldest record is that waits",
             nothing="nobody knew the lag in this time",
-            times=times,
             lines=[Line(name="oldest", values=lags, look=1, last=duration_text(latest))],
-            until=now,
         ),
-        line_chart(
+        chart(
             id_="waiting",
             title="Waiting",
             unit="records",
             hint="how many wait in the log",
             nothing="nobody knew the lag in this time",
-            times=times,
             lines=[Line(name="records", values=[p.lag_records for p in points], look=1)],
-            until=now,
         ),
-        line_chart(
+        chart(
             id_="answered",
             title="Answered",
             unit="records/s",
             nothing="nothing is known of this time",
-            times=times,
             lines=[Line(name="answered", values=[p.answered_per_s for p in points], look=1)],
-            until=now,
         ),
-        line_chart(
+        chart(
             id_="dead-letters",
             title="Dead letters",
             unit="records/s",
             hint="records that have no answer",
             nothing="nothing is known of this time",
-            times=times,
             lines=[
                 Line(name="dead letters", values=[p.dead_letters_per_s for p in points], look=3)
             ],
-            until=now,
         ),
     ]
 

@@ -1,4 +1,4 @@
-"""What does an endpoint answer? A form from its signature, and the same as curl and as Python.
+"""Form that tries an endpoint, made from its signature, with the same call as curl and Python.
 
 The request goes through the gateway like any caller's, with the key that the form gives and none of
 the console's own: what an endpoint refuses to others it refuses here.
@@ -15,8 +15,8 @@ from typing import Any, Final
 import httpx
 
 from headrace.client.credentials import KEY_HEADER
-from headrace.console.models import KnownVersion
-from headrace.console.view import Question, View
+from headrace.console.fleet import KnownVersion
+from headrace.console.view import Gateway, Question, View
 from headrace.control.api.endpoints import EndpointView
 from headrace.core import Array, ModelSignature
 from headrace.core.examples import example_inputs
@@ -52,19 +52,9 @@ class Answer:
     hint: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gateway:
-    """Where endpoints are called; `ca` is the file of its certificate, empty for plain text."""
-
-    url: str
-    ca: str
-
-
-async def try_it(
-    question: Question, gateway: Gateway, form: Mapping[str, str] | None = None
-) -> View:
+async def try_it(question: Question, form: Mapping[str, str] | None = None) -> View:
     """The form; with the answer to what `form` says, if it was sent."""
-    name = question.names["name"]
+    name, gateway = question.names["name"], question.gateway
     found = await question.visitor.get(f"/api/v1/endpoints/{name}", EndpointView)
     version = await _main_version(question, found)
     fields = [] if version is None else fields_of(version.signature, form or {})

@@ -1,11 +1,172 @@
-"""What is a page before it is written? A template and its values, made from answers of the API."""
+"""Views of pages: a template and its values, made for one visitor.
 
-from collections.abc import Awaitable, Callable, Mapping
+Every question of a page goes to the management API with the visitor's own cookie, so that a page
+can do nothing that its visitor could not do.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Final, Self, TypeAlias, TypeVar
 
-from headrace.console.visitor import Visitor
-from headrace.control.auth.roles import Caller
+import httpx
+import msgspec
+
+from headrace.control.api.access import WhoView
+from headrace.control.api.guards import App, Problem, Receive, Scope, Send
+from headrace.control.auth.gatekeeper import CSRF_HEADER, UNATTENDED
+from headrace.control.auth.roles import Caller, Role, parse_grants
+from headrace.core import Code, HeadraceError
+from headrace.core.error_kind import UNDECODABLE
+
+T = TypeVar("T")
+Params = Mapping[str, str | int | float]
+_PASSED_ON: Final = ("cookie", "host", "origin", "sec-fetch-site", "user-agent")
+"""What the API has to see of the browser: who it is, and that it is on a page of this server."""
+_NOT_FOUND: Final = 404
+_MANY: Final = 400
+
+
+class RefusedError(HeadraceError):
+    """The management API said no; `status` is HTTP's, the message its own."""
+
+    def __init__(self, status: int, problem: Problem) -> None:
+        super().__init__(problem.detail)
+        self.status = status
+        self.code = Code(problem.code) if problem.code in set(Code) else Code.UNKNOWN
+
+    @classmethod
+    def of(cls, status: int, detail: str) -> Self:
+        """One that the console itself says."""
+        return cls(status, _unnamed(status, detail))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Visitor:
+    """Asks the management API as the browser that came.
+
+    `is_there`: whether a person asks; else a stream does, which must not keep a session alive.
+    """
+
+    api: App
+    headers: Mapping[str, str]
+    base_url: str
+    address: str
+    is_there: bool = True
+
+    async def get(self, path: str, into: type[T], params: Params | None = None) -> T:
+        """What a route answers.
+
+        Raises:
+            RefusedError: It does not.
+        """
+        answer = await self._ask("GET", path, params=params)
+        return msgspec.json.decode(answer.content, type=into, strict=False)
+
+    async def find(self, path: str, into: type[T], params: Params | None = None) -> T | None:
+        """What a route answers; None if there is no such thing.
+
+        Raises:
+            RefusedError: It refuses for another reason.
+        """
+        try:
+            return await self.get(path, into, params)
+        except RefusedError as error:
+            if error.status != _NOT_FOUND:
+                raise
+            return None
+
+    async def post(
+        self, path: str, document: Mapping[str, object], *, csrf_token: str = ""
+    ) -> httpx.Response:
+        """Tell a route to change something.
+
+        Args:
+            csrf_token: What the page's form repeated.
+
+        Raises:
+            RefusedError: It does not.
+        """
+        headers = {CSRF_HEADER: csrf_token} if csrf_token else {}
+        return await self._ask("POST", path, document=document, headers=headers)
+
+    async def who(self) -> tuple[Caller, str]:
+        """Who looks, and the token that his forms repeat.
+
+        Raises:
+            RefusedError: Nobody who is known.
+        """
+        found = await self.get("/api/v1/whoami", WhoView)
+        caller = Caller(name=found.name, kind=found.kind, grants=parse_grants(found.roles))
+        return caller, found.csrf_token
+
+    async def _ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Params | None = None,
+        document: Mapping[str, object] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> httpx.Response:
+        app = self.api if self.is_there else _unattended(self.api)
+        transport = httpx.ASGITransport(
+            app=app,
+            client=(self.address, 0),
+            raise_app_exceptions=False,
+        )
+        passed = {name: self.headers[name] for name in _PASSED_ON if name in self.headers}
+        async with httpx.AsyncClient(
+            transport=transport, base_url=self.base_url, trust_env=False
+        ) as client:
+            answer = await client.request(
+                method, path, params=params, json=document, headers={**passed, **(headers or {})}
+            )
+        if answer.status_code >= _MANY:
+            raise RefusedError(answer.status_code, _problem(answer))
+        return answer
+
+
+def may_operate(caller: Caller, endpoint: str) -> bool:
+    """Whether the visitor may change an endpoint; the API checks it all the same."""
+    return caller.may(Role.OPERATOR, endpoint)
+
+
+def may_operate_system(caller: Caller) -> bool:
+    """Whether the visitor may change what is of no endpoint; the API checks it all the same."""
+    return caller.may(Role.OPERATOR)
+
+
+def may_see_system(caller: Caller) -> bool:
+    """Whether the visitor is shown what belongs to no endpoint."""
+    return caller.may(Role.VIEWER)
+
+
+def _unattended(app: App) -> App:
+    async def call(scope: Scope, receive: Receive, send: Send) -> None:
+        scope[UNATTENDED] = True
+        await app(scope, receive, send)
+
+    return call
+
+
+def _problem(answer: httpx.Response) -> Problem:
+    try:
+        return msgspec.json.decode(answer.content, type=Problem)
+    except UNDECODABLE:
+        said = f"the management API answers with status {answer.status_code}"
+        return _unnamed(answer.status_code, said)
+
+
+def _unnamed(status: int, detail: str) -> Problem:
+    return Problem(type="about:blank", title="", status=status, code=Code.UNKNOWN, detail=detail)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gateway:
+    """Where endpoints are called; `ca` is the file of its certificate, empty for plain text."""
+
+    url: str
+    ca: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,6 +178,7 @@ class Question:
     names: Mapping[str, str]
     query: Mapping[str, str]
     now: float
+    gateway: Gateway
 
     def word(self, name: str, *allowed: str) -> str:
         """What the query says of `name` if that is allowed, else the first that is."""
@@ -46,3 +208,35 @@ class View:
 
 
 MakeView: TypeAlias = Callable[[Question], Awaitable[View]]
+MOST_PAGES = 10_000
+MOST_TEXT = 100
+"""Letters of a search."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pages:
+    """Where in a long list this page is."""
+
+    page: int
+    count: int
+    first: int
+    last: int
+    total: int
+
+
+def pages_of(total: int, *, page: int, size: int, shown: int) -> Pages:
+    """The place of a page with `shown` of `total` rows, where a full one has `size`."""
+    first = (page - 1) * size + 1 if shown else 0
+    return Pages(
+        page=page,
+        count=max(-(-total // size), 1),
+        first=first,
+        last=first + shown - 1 if shown else 0,
+        total=total,
+    )
+
+
+def cut(rows: Sequence[T], *, page: int, size: int) -> tuple[Sequence[T], Pages]:
+    """One page of all rows, and its place."""
+    shown = rows[(page - 1) * size : page * size]
+    return shown, pages_of(len(rows), page=page, size=size, shown=len(shown))

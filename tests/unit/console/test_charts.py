@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.console.charts import HEIGHT, WIDTH, Line, interval_of, line_chart, seconds_unit
-from headrace.console.shares import shares_of
+from headrace.console.rollout import shares_of
 from headrace.control.rollouts.status import MetricStatus
 from headrace.core.charts import Scale, ages, elapsed, marks_between, marks_from_zero
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.console.diagram import Box, drawn
-from headrace.console.phases import PhaseSums, StatsList, Sum, VersionStats, phases_of
+from headrace.console.endpoint import PhaseSums, StatsList, Sum, VersionStats, phases_of
 from headrace.control.agents.roster import GatewayState, Standing
 from headrace.control.reconcile.status import (
     EndpointStatus,

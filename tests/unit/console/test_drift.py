@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from headrace.console.drift import MOST, drift_of
+from headrace.console.endpoint import MOST, drift_of
 from headrace.control.api.features import DriftView, FeatureView, ReferenceView
 from headrace.control.telemetry.labels import LiveScore
 

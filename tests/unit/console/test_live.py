@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from headrace.console.live import MAX_STREAMS, Changes, Part, Streams, stream
+from headrace.console.render import MAX_STREAMS, Changes, Part, Streams, stream
 from headrace.core import NotFoundError, OverloadedError
 from headrace.testing.turned import VirtualTimeLoop
 

@@ -1,6 +1,6 @@
 """Batches, waiting and replicas are drawn where they are known, each with its unit."""
 
-from headrace.console.load import load_charts, replicas_chart
+from headrace.console.endpoint import load_charts, replicas_chart
 from headrace.control.api.history import PointView
 
 

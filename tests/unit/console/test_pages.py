@@ -10,8 +10,8 @@ import httpx
 import msgspec
 import pytest
 
-from headrace.console.headers import POLICY
-from headrace.console.routes import LIVE
+from headrace.console.app import LIVE
+from headrace.console.render import POLICY
 from headrace.control.desired.state import DesiredState
 from headrace.control.plane import ControlPlane
 from headrace.core import EndpointName

@@ -7,10 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from headrace.console.fleet import beside_of
-from headrace.console.jobs import state_of
-from headrace.console.paging import cut
+from headrace.console.fleet import beside_of, state_of
 from headrace.console.streams import charts_of
+from headrace.console.view import cut
 from headrace.control.api.streams import StreamPointView
 from headrace.control.plane import ControlPlane
 from headrace.control.streams.driver import WorkerRecord

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from headrace.console.try_it import Gateway, curl_of, fields_of, python_of
+from headrace.console.try_it import curl_of, fields_of, python_of
+from headrace.console.view import Gateway
 from headrace.control.plane import ControlPlane
 from headrace.core import Datatype, ModelSignature, TensorSpec
 from tests.unit.console.browser import hidden_of, visitor_of
