@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headrace.cli.models.store import home_registry
+from headrace.cli.models.store import model_store
 from headrace.cli.options import DEFAULT_HOME, CommandGroup, ControlPlane, Home, Json
 from headrace.cli.output import progress, say, show, table, write
 from headrace.core.spec import SpecError
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from headrace.advise import Facts
     from headrace.advise.diagram import Picture
     from headrace.advise.facts import Advisory
-    from headrace.advise.inventory_walk import Known
     from headrace.advise.reports import Report
     from headrace.cli.management import Management
 
@@ -262,15 +261,29 @@ def models(
     """
     from headrace.advise.inventory_walk import (
         HEAD,
+        Known,
         asset_row,
+        highest_opset,
         inventory_document,
+        opens_here,
         remarks,
         take_inventory,
     )
     from headrace.advise.reports import printable
+    from headrace.cli.connection import Target
+    from headrace.runtimes import usable_runtimes
 
+    versions = model_store(Target(home=home)).list(None)["models"]
+    known = Known(
+        references={
+            version["digest"]: (version["reference"], bool(version["signatures"]))
+            for version in versions
+        },
+        runtimes=usable_runtimes(),
+        max_opset=highest_opset(opens_here),
+    )
     with progress(f"looking at {folder}"):
-        found = take_inventory(folder, _known(home))
+        found = take_inventory(folder, known)
     if json:
         write(_json(inventory_document(found)))
         return
@@ -284,26 +297,6 @@ def models(
     show(table(rows, *HEAD))
     for line in remarks(found):
         say(printable(line))
-
-
-def _has_signature(home: Path, name: str, version: str) -> bool:
-    """Whether somebody signed a version; `headrace models verify` says whether that is right."""
-    return (home / "registry" / name / f"{version}.signatures").is_file()
-
-
-def _known(home: Path) -> "Known":
-    """What this home's registry and this installation know of models."""
-    from headrace.advise.inventory_walk import Known, highest_opset, opens_here
-    from headrace.runtimes import usable_runtimes
-
-    return Known(
-        references={
-            str(one.digest): (one.reference, _has_signature(home, one.name, one.version))
-            for one in home_registry(home).list()
-        },
-        runtimes=usable_runtimes(),
-        max_opset=highest_opset(opens_here),
-    )
 
 
 _PAGE = 500

@@ -5,21 +5,22 @@ $XDG_CONFIG_HOME/headrace/contexts.json    {"current": "prod", "contexts": {"pro
 It holds tokens: only its owner may read it.
 """
 
-# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
-
-import json
 import os
 import re
 from collections.abc import Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Final
 from urllib.parse import urlsplit
 
+import msgspec
 import typer
 
 from headrace.cli.options import CommandGroup, Json
+from headrace.cli.output import Column, say, show_document
+from headrace.core import FailedPreconditionError, InvalidArgumentError, NotFoundError
+from headrace.core.error_kind import UNDECODABLE
+from headrace.core.files import make_private_dir, write_atomic
 
 LOCAL: Final = "local"
 """Stands for no server at all: the control plane on `--home`."""
@@ -27,44 +28,42 @@ DEFAULT_PORT: Final = 8080
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServerAccess:
-    """What is shown to a server, and who signs its certificate; empty and None for nothing."""
+class Access(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What is shown to a control plane, and who signs its certificate; empty for nothing."""
 
     token: str = ""
-    ca_file: Path | None = None
+    ca_file: str = ""
 
 
-_NOTHING: Final = ServerAccess()
+class Context(Access, frozen=True, kw_only=True, omit_defaults=True):
+    """A control plane elsewhere."""
+
+    server: str
+    """URL of its management API."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Contexts:
-    """Servers by name; `current` is empty while commands stay on this machine.
-
-    `access`: by the same names, where there is any.
-    """
+class Contexts(msgspec.Struct, frozen=True, kw_only=True):
+    """Control planes by name."""
 
     current: str = ""
-    servers: Mapping[str, str] = field(default_factory=dict)
-    access: Mapping[str, ServerAccess] = field(default_factory=dict)
+    """Where commands go; empty is this machine."""
+    contexts: dict[str, Context]
 
     @property
-    def server(self) -> str | None:
-        """The current context's URL; None for this machine."""
-        return self.servers.get(self.current)
+    def server(self) -> str:
+        """The current context's URL; empty for this machine."""
+        return self.contexts[self.current].server if self.current in self.contexts else ""
 
-    def access_of(self, url: str) -> ServerAccess:
+    def access_of(self, url: str) -> Access:
         """What is shown to the server at `url`: that of the current context if it is that one."""
-        names = [self.current, *self.servers]
-        found = (self.access[name] for name in names if self._leads_to(name, url))
-        return next(found, _NOTHING)
-
-    def _leads_to(self, name: str, url: str) -> bool:
-        return name in self.access and self.servers.get(name) == url
+        for name in (self.current, *self.contexts):
+            context = self.contexts.get(name)
+            if context is not None and context.server == url and (context.token or context.ca_file):
+                return context
+        return Access()
 
     def with_server(
-        self, name: str, url: str, *, use: bool, access: ServerAccess = _NOTHING
+        self, name: str, url: str, *, use: bool, access: Access | None = None
     ) -> "Contexts":
         """With one more, or another URL for one that is there; the first becomes the current one.
 
@@ -73,21 +72,19 @@ class Contexts:
         Raises:
             InvalidArgumentError: The name or the URL is not allowed.
         """
-        from headrace.core import InvalidArgumentError
-
         if _NAME.fullmatch(name) is None or name == LOCAL:
             reason = "it stands for this machine" if name == LOCAL else "use letters, digits, . _ -"
-            msg = f"a context cannot be called {name!r}: {reason}"
-            raise InvalidArgumentError(msg)
-        servers = {**self.servers, name: server_url(url)}
-        is_first = not self.servers and not self.current
-        known = dict(self.access)
-        if access != _NOTHING:
-            known[name] = access
-        elif self.servers.get(name) != servers[name]:
-            known.pop(name, None)
-        current = name if use or is_first else self.current
-        return Contexts(current=current, servers=servers, access=known)
+            raise InvalidArgumentError(f"a context cannot be called {name!r}: {reason}")
+        server = server_url(url)
+        before = self.contexts.get(name)
+        if access is None:
+            access = before if before is not None and before.server == server else Access()
+        context = Context(server=server, token=access.token, ca_file=access.ca_file)
+        is_first = not self.contexts and not self.current
+        return Contexts(
+            current=name if use or is_first else self.current,
+            contexts={**self.contexts, name: context},
+        )
 
     def using(self, name: str) -> "Contexts":
         """With another current one; `local` for none.
@@ -95,10 +92,9 @@ class Contexts:
         Raises:
             NotFoundError: There is no such context.
         """
-        if name == LOCAL:
-            return replace(self, current="")
-        self._check_known(name)
-        return replace(self, current=name)
+        if name != LOCAL:
+            self._check_known(name)
+        return Contexts(current="" if name == LOCAL else name, contexts=self.contexts)
 
     def without(self, name: str) -> "Contexts":
         """With one fewer; if it was the current one, commands go to this machine again.
@@ -107,18 +103,15 @@ class Contexts:
             NotFoundError: There is no such context.
         """
         self._check_known(name)
-        servers = {known: url for known, url in self.servers.items() if known != name}
-        access = {known: one for known, one in self.access.items() if known != name}
-        current = "" if self.current == name else self.current
-        return Contexts(current=current, servers=servers, access=access)
+        return Contexts(
+            current="" if self.current == name else self.current,
+            contexts={key: context for key, context in self.contexts.items() if key != name},
+        )
 
     def _check_known(self, name: str) -> None:
-        from headrace.core import NotFoundError
-
-        if name not in self.servers:
-            known = ", ".join([LOCAL, *self.servers])
-            msg = f"there is no context '{name}'; there are: {known}"
-            raise NotFoundError(msg)
+        if name not in self.contexts:
+            names = ", ".join([LOCAL, *self.contexts])
+            raise NotFoundError(f"there is no context '{name}'; there are: {names}")
 
 
 def server_url(text: str) -> str:
@@ -127,15 +120,12 @@ def server_url(text: str) -> str:
     Raises:
         InvalidArgumentError: It is none.
     """
-    from headrace.core import InvalidArgumentError
-
     full = text if "://" in text else f"http://{text}"
     try:
         parts = urlsplit(full)
         host, port = parts.hostname, parts.port
     except ValueError as error:
-        msg = f"{text!r} is no URL of a server: {error}"
-        raise InvalidArgumentError(msg) from None
+        raise InvalidArgumentError(f"{text!r} is no URL of a server: {error}") from None
     extra = parts.query or parts.fragment or parts.username or parts.password
     if parts.scheme not in {"http", "https"} or not host or extra:
         msg = f"{text!r} is no URL of a server; write it as http://host:{DEFAULT_PORT} or https://…"
@@ -145,13 +135,10 @@ def server_url(text: str) -> str:
     return full.rstrip("/")
 
 
-def contexts_file(environment: Mapping[str, str] | None = None) -> Path:
+def contexts_file(environment: Mapping[str, str] = os.environ) -> Path:
     """Where the contexts are kept."""
-    given = os.environ if environment is None else environment
-    base = given.get("XDG_CONFIG_HOME") or str(
-        Path(given.get("HOME") or "~").expanduser() / ".config"
-    )
-    return Path(base) / "headrace" / "contexts.json"
+    home = Path(environment.get("HOME") or "~").expanduser()
+    return Path(environment.get("XDG_CONFIG_HOME") or home / ".config") / "headrace/contexts.json"
 
 
 def read_contexts(path: Path) -> Contexts:
@@ -160,37 +147,15 @@ def read_contexts(path: Path) -> Contexts:
     Raises:
         FailedPreconditionError: It cannot be read.
     """
-    from headrace.core import FailedPreconditionError
-
     try:
-        data = path.read_bytes()
+        return msgspec.json.decode(path.read_bytes(), type=Contexts)
     except FileNotFoundError:
-        return Contexts()
+        return Contexts(contexts={})
     except OSError as error:
-        msg = f"cannot read {path}: {error.strerror}"
-        raise FailedPreconditionError(msg) from error
-    try:
-        document = json.loads(data)
-        contexts = document["contexts"].items()
-        servers = {str(name): str(one["server"]) for name, one in contexts}
-        access = {str(name): _access(one) for name, one in contexts if one.keys() - {"server"}}
-        current = str(document.get("current") or "")
-        return Contexts(current=current, servers=servers, access=access)
-    except (ValueError, TypeError, KeyError, AttributeError):
+        raise FailedPreconditionError(f"cannot read {path}: {error.strerror}") from error
+    except UNDECODABLE:
         msg = f"{path} is damaged; mend it, or delete it and add your contexts again"
         raise FailedPreconditionError(msg) from None
-
-
-def _access(one: Mapping[str, object]) -> ServerAccess:
-    ca_file = one.get("ca_file")
-    return ServerAccess(
-        token=str(one.get("token") or ""), ca_file=Path(str(ca_file)) if ca_file else None
-    )
-
-
-def _told(access: ServerAccess) -> dict[str, str]:
-    token = {"token": access.token} if access.token else {}
-    return token | ({"ca_file": str(access.ca_file)} if access.ca_file else {})
 
 
 def write_contexts(path: Path, contexts: Contexts) -> None:
@@ -199,42 +164,19 @@ def write_contexts(path: Path, contexts: Contexts) -> None:
     Raises:
         FailedPreconditionError: It cannot be written; the old one stands.
     """
-    from headrace.core import FailedPreconditionError
-    from headrace.core.files import make_private_dir, write_atomic
-
-    document = {
-        "current": contexts.current,
-        "contexts": {
-            name: {"server": url, **_told(contexts.access.get(name, _NOTHING))}
-            for name, url in contexts.servers.items()
-        },
-    }
     try:
         make_private_dir(path.parent)
-        write_atomic(path, json.dumps(document, indent=2).encode() + b"\n")
+        write_atomic(path, msgspec.json.format(msgspec.json.encode(contexts)) + b"\n")
     except OSError as error:
-        msg = f"cannot write {path}: {error.strerror}"
-        raise FailedPreconditionError(msg) from error
+        raise FailedPreconditionError(f"cannot write {path}: {error.strerror}") from error
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClientOptions:
-    """What was given for every control plane that this command asks.
-
-    `token` empty and `ca_file` None where nothing was given.
-    """
-
-    token: str = ""
-    ca_file: Path | None = None
-
-
-_NO_OPTIONS: Final = ClientOptions()
 # Of this command only: commands are functions of their own options, and these are the program's.
-_GIVEN: Final[ContextVar[ClientOptions]] = ContextVar("client_options", default=_NO_OPTIONS)
+_GIVEN: Final[ContextVar[Access]] = ContextVar("client_options", default=Access())  # noqa: B039  # frozen
 
 
-def given_options() -> ClientOptions:
-    """What this command was given."""
+def given_options() -> Access:
+    """What this command was given for every control plane that it asks."""
     return _GIVEN.get()
 
 
@@ -246,7 +188,7 @@ def remember_options(*, token: str, token_file: Path | None, ca_file: Path | Non
     """
     if not token and token_file is not None:
         token = read_token(token_file)
-    _GIVEN.set(ClientOptions(token=token, ca_file=ca_file))
+    _GIVEN.set(Access(token=token, ca_file=str(ca_file or "")))
 
 
 def read_token(path: Path) -> str:
@@ -255,17 +197,13 @@ def read_token(path: Path) -> str:
     Raises:
         FailedPreconditionError: It cannot be read, or has something else.
     """
-    from headrace.core import FailedPreconditionError  # only here
-
     try:
         text = path.read_text("ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is no token"
-        msg = f"cannot read a token from {path}: {reason}"
-        raise FailedPreconditionError(msg) from error
+        raise FailedPreconditionError(f"cannot read a token from {path}: {reason}") from error
     if not text or any(character.isspace() for character in text):
-        msg = f"{path} holds no token"
-        raise FailedPreconditionError(msg)
+        raise FailedPreconditionError(f"{path} holds no token")
     return text
 
 
@@ -301,22 +239,22 @@ def add(
 
         headrace context add gpu-box gpu-box.lan:8080 --use --token-file ann.token
     """
-    from headrace.cli.output import say
-
     if (url is None) == (server is None):
-        msg = "name the control plane's URL, once"
-        raise typer.BadParameter(msg, param_hint="URL")
-    access = ServerAccess(
-        token=read_token(token_file) if token_file is not None else "",
-        ca_file=ca_file.absolute() if ca_file is not None else None,
-    )
+        raise typer.BadParameter("name the control plane's URL, once", param_hint="URL")
+    access = None
+    if token_file is not None or ca_file is not None:
+        access = Access(
+            token="" if token_file is None else read_token(token_file),
+            ca_file="" if ca_file is None else str(ca_file.absolute()),
+        )
     path = contexts_file()
     contexts = read_contexts(path).with_server(name, url or server or "", use=use, access=access)
     write_contexts(path, contexts)
-    if access.token and contexts.servers[name].startswith("http://"):
+    full = contexts.contexts[name].server
+    if access is not None and access.token and full.startswith("http://"):
         say("its URL is no https: whoever is on the way can read the token")
     now = "commands go there now" if contexts.current == name else f"`headrace context use {name}`"
-    say(f"{name} is {contexts.servers[name]}; {now}")
+    say(f"{name} is {full}; {now}")
 
 
 @app.command()
@@ -329,8 +267,6 @@ def use(name: _Name) -> None:
 
         headrace context use local
     """
-    from headrace.cli.output import say
-
     path = contexts_file()
     contexts = read_contexts(path).using(name)
     write_contexts(path, contexts)
@@ -340,27 +276,21 @@ def use(name: _Name) -> None:
 @app.command("list")
 def list_(*, json: Json = False) -> None:
     """List the contexts; a star marks the current one."""
-    from headrace.cli.output import show, table, write_json
-
     contexts = read_contexts(contexts_file())
-    if json:
-        write_json({"current": contexts.current or LOCAL, "contexts": dict(contexts.servers)})
-        return
-    everything = {LOCAL: "the home on this machine", **contexts.servers}
     current = contexts.current or LOCAL
-    show(
-        table(
-            (("*" if name == current else "", name, url) for name, url in everything.items()),
-            *("", "context", "server"),
-        )
-    )
+    servers = {name: context.server for name, context in contexts.contexts.items()}
+    columns: dict[str, Column] = {
+        "": lambda row: "*" if row[0] == current else "",
+        "context": lambda row: row[0],
+        "server": lambda row: row[1],
+    }
+    rows = [(LOCAL, "the home on this machine"), *servers.items()]
+    show_document({"current": current, "contexts": servers}, rows, columns, json=json)
 
 
 @app.command()
 def rm(name: _Name) -> None:
     """Forget a context; nothing happens to the control plane itself."""
-    from headrace.cli.output import say
-
     path = contexts_file()
     before = read_contexts(path)
     write_contexts(path, before.without(name))

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from headrace.cli.connection import log_lines
 from headrace.cli.options import (
     ControlPlane,
     Json,
@@ -466,6 +465,8 @@ def logs(
             "/api/v1/logs", follow=int(follow), tail=tail, source=source, format=wanted
         )
     else:
+        from headrace.cli.offline import log_lines
+
         lines = log_lines(plane.home, tail=tail, source=source or "", log_format=wanted)
         say(f"nothing runs on {plane.home}; this is what was logged before")
     for line in lines:

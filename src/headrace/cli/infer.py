@@ -261,7 +261,7 @@ def infer(
         try:
             signature = client.signature(endpoint, version)
         except ModelNotFoundError as error:
-            known = [] if url or version else connection.endpoint_names(target)
+            known = [] if url or version else target.endpoint_names()
             if not known:
                 raise
             msg = f"there is no endpoint '{endpoint}'; there are: {', '.join(known)}"

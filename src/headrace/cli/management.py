@@ -6,7 +6,6 @@ import ssl
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 from urllib.parse import urlencode, urlsplit
@@ -19,6 +18,15 @@ from headrace.core import (
     UnauthenticatedError,
     UnavailableError,
 )
+
+Document = dict[str, Any]
+Sent = Callable[[int], None]
+"""Called with the number of bytes sent so far."""
+TIMEOUT_S: Final = 30.0
+UPLOAD_TIMEOUT_S: Final = 600.0
+"""How long the control plane may take to check a model once it has it."""
+SILENCE_S: Final = 60.0
+"""A stream of events that says nothing for so long, not even a heartbeat, is broken."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,22 +64,12 @@ def read_events(lines: Iterable[str]) -> Iterator[ServerEvent]:
                 pass  # a comment, or a field of a later version
 
 
-Document = dict[str, Any]
-Sent = Callable[[int], None]
-"""Called with the number of bytes sent so far."""
-TIMEOUT_S: Final = 30.0
-UPLOAD_TIMEOUT_S: Final = 600.0
-"""How long the control plane may take to check a model once it has it."""
-SILENCE_S: Final = 60.0
-"""A stream of events that says nothing for so long, not even a heartbeat, is broken."""
-
-
 class Management:
     """The management API at `url`; every call opens a connection of its own.
 
     Args:
         token: Shows who asks; empty for a server that wants none.
-        ca_file: Who signs its certificate; None for one of the usual ones.
+        ca_file: Who signs its certificate; empty for one of the usual ones.
         is_remote: Whether somebody else starts and stops this control plane.
         pinned: A file of the very certificate that it shows, whatever names stand in it; empty
             checks names and authorities.
@@ -82,7 +80,7 @@ class Management:
         url: str,
         *,
         token: str = "",
-        ca_file: Path | None = None,
+        ca_file: str = "",
         pinned: str = "",
         is_remote: bool = False,
     ) -> None:
@@ -93,13 +91,8 @@ class Management:
         self._ca_file = ca_file
         parts = urlsplit(url)
         self._is_secure = parts.scheme == "https"
-        self._host, self._port = parts.hostname or "127.0.0.1", parts.port
+        self.host, self._port = parts.hostname or "127.0.0.1", parts.port
         self._prefix = parts.path.rstrip("/")
-
-    @property
-    def host(self) -> str:
-        """The name or address of the machine it runs on."""
-        return self._host
 
     def get(self, path: str, **query: object) -> Document:
         """What is at `path`."""
@@ -140,15 +133,22 @@ class Management:
         Args:
             sent: Called as the body goes out.
         """
-        body = _Body(chunks, sent)
+
+        def counted() -> Iterator[bytes]:
+            done = 0
+            for chunk in chunks:
+                yield chunk
+                done += len(chunk)
+                if sent is not None:
+                    sent(done)
+
         headers = {
             "content-type": "application/octet-stream",
             "content-length": str(length_bytes),
         }
-        with self._opened(
-            "POST", path, query, headers=headers, timeout_s=UPLOAD_TIMEOUT_S, body=body
-        ) as response:
-            return self._decoded(response.read())
+        return self._call(
+            "POST", path, query, counted(), headers=headers, timeout_s=UPLOAD_TIMEOUT_S
+        )
 
     def lines(self, path: str, **query: object) -> Iterator[str]:
         """Lines of text as they come; without end if the server follows something."""
@@ -179,18 +179,18 @@ class Management:
         timeout_s: float = TIMEOUT_S,
         headers: Mapping[str, str] = MappingProxyType({}),
     ) -> Document:
-        body = None if document is None else json.dumps(document).encode()
+        body: object = document
+        if document is not None and not isinstance(document, Iterator):
+            body = json.dumps(document).encode()
         headers = {"content-type": "application/json", **headers}
         with self._opened(
             method, path, query, headers=headers, timeout_s=timeout_s, body=body
         ) as response:
-            return self._decoded(response.read())
-
-    def _decoded(self, body: bytes) -> Document:
-        try:
-            answer = json.loads(body or b"{}")
-        except ValueError as error:
-            raise self._lost(error) from error
+            data = response.read()
+            try:
+                answer = json.loads(data or b"{}")
+            except ValueError as error:
+                raise self._lost(error) from error
         return answer if isinstance(answer, dict) else {"items": answer}
 
     @contextmanager
@@ -202,37 +202,44 @@ class Management:
         *,
         headers: Mapping[str, str],
         timeout_s: float | None,
-        body: "bytes | _Body | None" = None,
+        body: Any = None,  # noqa: ANN401  # bytes, or an iterator of them
     ) -> Iterator[http.client.HTTPResponse]:
         given = {key: value for key, value in query.items() if value not in (None, "")}
         full = f"{self._prefix}{path}"
         full = f"{full}?{urlencode(given, doseq=True)}" if given else full
         who = {"authorization": f"Bearer {self._token}"} if self._token else {}
-        connection = self._connection(timeout_s)
-        try:
-            response = _exchange(
-                connection, method, full, body, {"connection": "close", **headers, **who}
+        if self._is_secure:
+            connection: http.client.HTTPConnection = http.client.HTTPSConnection(
+                self.host,
+                self._port,
+                timeout=timeout_s,
+                context=_tls_context(self._ca_file, self._pinned),
             )
+        else:
+            connection = http.client.HTTPConnection(self.host, self._port, timeout=timeout_s)
+        try:
+            try:
+                connection.request(method, full, body, {"connection": "close", **headers, **who})
+            except (BrokenPipeError, ConnectionResetError):
+                # A server that refuses a large body answers before it has all of it, and closes.
+                if connection.sock is None:
+                    raise
+            response = connection.getresponse()
             if response.status >= http.client.BAD_REQUEST:
                 error = error_from_problem(response.status, response.read())
                 raise self._way_in(error) if error.code is Code.UNAUTHENTICATED else error
             if response.status >= http.client.MULTIPLE_CHOICES:
-                raise self._moved(response.headers.get("location", "another address"))
+                location = response.headers.get("location", "another address")
+                msg = f"the control plane at {self.url} says that it is at {location}; use that"
+                raise UnavailableError(msg, retry_after_s=None)
             yield response
         except TimeoutError as error:
-            raise self._late(timeout_s) from error
+            msg = f"the control plane at {self.url} did not answer within {timeout_s:g} s"
+            raise DeadlineExceededError(msg) from error
         except (OSError, http.client.HTTPException) as error:
             raise self._lost(error) from error
         finally:
             connection.close()
-
-    def _connection(self, timeout_s: float | None) -> http.client.HTTPConnection:
-        if self._is_secure:
-            context = _tls_context(self._ca_file, self._pinned)
-            return http.client.HTTPSConnection(
-                self._host, self._port, timeout=timeout_s, context=context
-            )
-        return http.client.HTTPConnection(self._host, self._port, timeout=timeout_s)
 
     def _way_in(self, error: HeadraceError) -> UnauthenticatedError:
         """What to do where a token is missing or void."""
@@ -251,17 +258,6 @@ class Management:
             )
         return UnauthenticatedError(f"the control plane at {self.url} refuses: {reason}; {way}")
 
-    def _late(self, timeout_s: float | None) -> DeadlineExceededError:
-        return DeadlineExceededError(
-            f"the control plane at {self.url} did not answer within {timeout_s:g} s"
-        )
-
-    def _moved(self, location: str) -> UnavailableError:
-        return UnavailableError(
-            f"the control plane at {self.url} says that it is at {location}; use that address",
-            retry_after_s=None,
-        )
-
     def _lost(self, error: Exception) -> UnavailableError:
         if isinstance(error, ssl.SSLCertVerificationError):
             way_out = "--ca-file names who signs its certificate"
@@ -275,7 +271,7 @@ class Management:
         )
 
 
-def _tls_context(ca_file: Path | None, pinned: str) -> ssl.SSLContext:
+def _tls_context(ca_file: str, pinned: str) -> ssl.SSLContext:
     """How the control plane's certificate is checked.
 
     Raises:
@@ -293,38 +289,6 @@ def _tls_context(ca_file: Path | None, pinned: str) -> ssl.SSLContext:
         msg = f"cannot use {named} to check the control plane's certificate: {error}"
         raise FailedPreconditionError(msg) from error
     return context
-
-
-class _Body:
-    """The parts of a body, counted while they are sent."""
-
-    def __init__(self, chunks: Iterable[bytes], sent: Sent | None) -> None:
-        self._chunks = chunks
-        self._sent = sent
-
-    def __iter__(self) -> Iterator[bytes]:
-        done = 0
-        for chunk in self._chunks:
-            yield chunk
-            done += len(chunk)
-            if self._sent is not None:
-                self._sent(done)
-
-
-def _exchange(
-    connection: http.client.HTTPConnection,
-    method: str,
-    path: str,
-    body: bytes | _Body | None,
-    headers: Mapping[str, str],
-) -> http.client.HTTPResponse:
-    try:
-        connection.request(method, path, body, headers)
-    except (BrokenPipeError, ConnectionResetError):
-        # A server that refuses a large body answers before it has all of it, and then closes.
-        if connection.sock is None:
-            raise
-    return connection.getresponse()
 
 
 def error_from_problem(status: int, body: bytes) -> HeadraceError:

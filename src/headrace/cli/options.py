@@ -120,6 +120,29 @@ class ControlPlane:
         return self.target().management()
 
 
+def file_option(text: str, *names: str, **more: Any) -> OptionInfo:  # noqa: ANN401  # typer's own arguments
+    """Return an option that takes a file which is there."""
+    option: OptionInfo = typer.Option(*names, help=text, exists=True, dir_okay=False, **more)
+    return option
+
+
+EndpointName = Annotated[str, typer.Argument(help="The endpoint's name.", show_default=False)]
+OneEndpoint = Annotated[str, typer.Argument(help="Only of this endpoint.", show_default="all")]
+StreamName = Annotated[str, typer.Argument(help="The stream.", show_default=False)]
+SpecFile = Annotated[Path, file_option("The spec file.", "--file", "-f")]
+SpecOrRunning = Annotated[
+    Path | None,
+    file_option(
+        "The spec file that has it.", "--file", "-f", show_default="what runs, else headrace.yaml"
+    ),
+]
+WaitS = Annotated[float, typer.Option(min=0.1, help="Seconds that --wait waits.")]
+Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C.")]
+Runtime = Annotated[str, typer.Option(help="What runs the model.", show_default="detected")]
+Profiled = Annotated[
+    str,
+    typer.Option(help="A model that `headrace profile` has measured: a path or NAME[:VERSION]."),
+]
 Json = Annotated[
     bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")
 ]
@@ -239,7 +262,7 @@ def expanded(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(**options)
 
     command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]  # inspect looks for it
-    command.__annotations__ = {one.name: one.annotation for one in parameters}
+    command.__annotations__ = {option.name: option.annotation for option in parameters}
     return command
 
 
@@ -361,14 +384,14 @@ def moment(text: str, *, now: float) -> float:
     if ago_s is not None:
         return now - ago_s
     try:
-        found = datetime.fromisoformat(text.strip())
+        time = datetime.fromisoformat(text.strip())
     except ValueError:
         message = (
             f"{text[:_SHOWN]!r} is no time: write it as 2026-11-27T06:00Z, or as -2h "
             "(s, m, h, d or w ago)"
         )
         raise InvalidArgumentError(message) from None
-    at = (found if found.tzinfo is not None else found.replace(tzinfo=UTC)).timestamp()
-    if at > now:
+    moment_s = (time if time.tzinfo is not None else time.replace(tzinfo=UTC)).timestamp()
+    if moment_s > now:
         raise InvalidArgumentError(f"{text[:_SHOWN]!r} is yet to come")
-    return at
+    return moment_s

@@ -2,6 +2,7 @@
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
+import functools
 import os
 import sys
 import time
@@ -64,6 +65,15 @@ Column = str | Callable[[Any], "str | Text"]
 """A cell of a row: the row's key, or a function of the row."""
 
 
+def rows_text(rows: Iterable[Any], columns: Mapping[str, Column]) -> "Text":
+    """Return the table of documents.
+
+    Args:
+        columns: Each heading's cell; a key's empty value is shown as `-`, and a list by its parts.
+    """
+    return table(([_cell(row, column) for column in columns.values()] for row in rows), *columns)
+
+
 def show_document(
     document: object,
     rows: Iterable[Any],
@@ -76,7 +86,7 @@ def show_document(
 
     Args:
         rows: What the table lists.
-        columns: Each heading's cell; a key's empty value is shown as `-`, and a list by its parts.
+        columns: As `rows_text` has them.
         empty: Line for people where there are no rows; empty shows the headings alone.
     """
     listed = list(rows)
@@ -85,8 +95,16 @@ def show_document(
     elif not listed and empty:
         say(empty)
     else:
-        cells = ([_cell(row, column) for column in columns.values()] for row in listed)
-        show(table(cells, *columns))
+        show(rows_text(listed, columns))
+
+
+def show_answer(document: object, *lines: str, json: bool) -> None:
+    """Print the answer to a change: as JSON, or in lines for people on standard error."""
+    if json:
+        write_json(document)
+        return
+    for line in lines:
+        say(line)
 
 
 def _cell(row: Any, column: Column) -> "str | Text":  # noqa: ANN401  # JSON
@@ -146,17 +164,27 @@ def progress(text: str) -> Iterator[None]:
 
 
 @contextmanager
-def transfer(text: str, total_bytes: int) -> "Iterator[Callable[[int], None]]":
-    """Show how far something large has come, where somebody watches; give it the bytes done."""
-    if not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+def progress_bar(text: str, total: float | None) -> Iterator[Callable[..., None]]:
+    """Show how far long work has come, where somebody watches; erased at the end.
 
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
-    with Progress(*columns, TransferSpeedColumn(), console=_console(stderr=True)) as bar:
-        task = bar.add_task(text, total=total_bytes)
-        yield lambda done: bar.update(task, completed=done)
+    Lines of `say` stand above it meanwhile.
+
+    Args:
+        total: None where nobody knows.
+
+    Yields:
+        What takes the changes: `completed`, `advance`, `description`, and a `note` beside the bar.
+    """
+    if not sys.stderr.isatty():
+        yield lambda **_: None
+        return
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    description, note = TextColumn("{task.description}"), TextColumn("{task.fields[note]}")
+    columns = (description, BarColumn(), note, TimeRemainingColumn())
+    with Progress(*columns, console=_console(stderr=True), transient=True) as bar:
+        task = bar.add_task(text, total=total, note="")
+        yield functools.partial(bar.update, task)
 
 
 def _console(*, stderr: bool) -> "Console":
@@ -214,17 +242,14 @@ def _explain(error: Exception) -> tuple[str, int]:
     if isinstance(error, OSError) and error.strerror:
         where = f": {error.filename}" if error.filename else ""
         return f"{error.strerror}{where}", FAILED
-    if isinstance(error, ModuleNotFoundError) and not _is_ours(error):
+    missing = getattr(error, "name", "") if isinstance(error, ModuleNotFoundError) else ""
+    if missing and missing.partition(".")[0] != "headrace":
         return (
-            f"this command needs the package '{error.name}', which is not installed here; small "
+            f"this command needs the package '{missing}', which is not installed here; small "
             "container images leave it out: use the image headrace/standalone"
         ), FAILED
     kind = type(error).__name__
     return f"unexpected {kind}: {error} (a bug; `headrace --debug …` shows where)", FAILED
-
-
-def _is_ours(error: ModuleNotFoundError) -> bool:
-    return (error.name or "headrace").partition(".")[0] == "headrace"
 
 
 AFTER_S: Final = 2.0

@@ -84,7 +84,7 @@ def _digest(model: str, store: ModelStore) -> str:
     from headrace.registry import is_repository, read_content
 
     if not is_model_path(model):
-        return str(store.get(model).digest)
+        return str(store.get(model)["digest"])
     path = Path(model)
     if is_repository(path):
         msg = (

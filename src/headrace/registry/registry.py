@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -278,6 +278,19 @@ class Registry:
             ArtifactCorruptError: They cannot be read.
         """
         return self._index.signatures(version.name, version.version)
+
+    def document(self, version: ModelVersion) -> dict[str, Any]:
+        """Return a version with its signatures, as the management API shows it."""
+        try:
+            signatures = self.signatures(version)
+        except ArtifactCorruptError:
+            signatures = ()  # what cannot be read vouches for nothing
+        return {
+            **msgspec.to_builtins(version),
+            "reference": version.reference,
+            "runs_code": version.executes_code,
+            "signatures": msgspec.to_builtins(signatures),
+        }
 
     def add_signature(
         self, name: str, version: str, signature: VersionSignature

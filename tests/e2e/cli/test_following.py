@@ -15,6 +15,7 @@ from headrace.cli.connection import Target, gateway, seen_from_here
 from headrace.cli.events import follow_events
 from headrace.cli.management import Management
 from headrace.cli.models.store import model_store, stored_on
+from headrace.cli.offline import Pushed
 from headrace.cli.rollout.start import wait_until_over
 from headrace.core import (
     DeadlineExceededError,
@@ -164,7 +165,7 @@ def test_an_upload_that_is_refused_early_is_told_with_the_reason(tmp_path: Path)
         scripted(nothing, response(problem, "429 Too Many Requests")) as server,
         pytest.raises(HeadraceError, match="exceeds the limit of 9 bytes"),
     ):
-        stored_on(server.api, "m", tmp_path / "m.onnx")
+        stored_on(server.api, "m", Pushed(path=tmp_path / "m.onnx"))
 
     assert "POST /api/v1/models/m?filename=m.onnx&format=file&digest=sha256%3A" in server.heads[1]
 
@@ -177,7 +178,7 @@ def test_a_model_that_is_there_already_is_not_sent(tmp_path: Path) -> None:
         {"version": "2", "digest": "sha256:00", "runtime": "onnx", "reference": "m:2"},
     ]
     with scripted(response({"models": known})) as server:
-        found = stored_on(server.api, "m", tmp_path / "m.onnx")
+        found = stored_on(server.api, "m", Pushed(path=tmp_path / "m.onnx"))
 
     assert found == known[0]
 
@@ -215,7 +216,8 @@ def test_an_address_that_leads_elsewhere_is_told() -> None:
 def test_a_prefix_and_a_secure_address_are_kept() -> None:
     with scripted(response({"models": [], "problems": []})) as server:
         url = f"http://127.0.0.1:{server.port}/headrace"
-        assert model_store(Target(home=Path("h"), url=url)).list(None) == ([], [])
+        listed = model_store(Target(home=Path("h"), url=url)).list(None)
+        assert listed == {"models": [], "problems": []}
     with pytest.raises(UnavailableError, match="is the address right"):
         Management(f"https://127.0.0.1:{free_port()}", is_remote=True).get("/x")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from headrace.cli.connection import connect
+from headrace.cli.connection import find_target
 from headrace.control.app.settings import read_control_file
 from headrace.core import FailedPreconditionError
 from headrace.core.processes import start_ticks
@@ -176,7 +176,7 @@ def pids_of_home(streams: Streams) -> list[int]:
 
 @pytest.mark.long
 def test_an_endpoint_that_a_stream_asks_cannot_be_taken_away(system: Streams) -> None:
-    management = connect(None, system.shell.home)
+    management = find_target(None, system.shell.home).management()
     with pytest.raises(FailedPreconditionError, match="stream 'through' asks endpoint 'mlp'"):
         management.delete("/api/v1/endpoints/mlp")
 

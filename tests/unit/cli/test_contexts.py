@@ -59,18 +59,20 @@ def test_what_is_no_url_of_a_server_is_refused(text: str) -> None:
 
 
 def test_the_first_context_becomes_the_current_one_and_others_on_wish() -> None:
-    one = Contexts().with_server("a", "a.example", use=False)
+    one = Contexts(contexts={}).with_server("a", "a.example", use=False)
     two = one.with_server("b", "https://b.example", use=False)
     three = two.with_server("c", "c:1", use=True)
 
     assert (one.current, two.current, three.current) == ("a", "a", "c")
     assert three.server == "http://c:1"
-    assert three.using("local").server is None
+    assert three.using("local").server == ""
     assert three.using("b").server == "https://b.example"
 
 
 def test_forgetting_the_current_context_leads_back_to_this_machine() -> None:
-    contexts = Contexts().with_server("a", "a", use=False).with_server("b", "b", use=False)
+    contexts = (
+        Contexts(contexts={}).with_server("a", "a", use=False).with_server("b", "b", use=False)
+    )
 
     assert contexts.without("a").current == ""
     assert contexts.without("b").current == "a"
@@ -79,11 +81,11 @@ def test_forgetting_the_current_context_leads_back_to_this_machine() -> None:
 @pytest.mark.parametrize("name", ["", "local", "a/b", ".a", "x" * 65])
 def test_names_that_could_mean_something_else_are_refused(name: str) -> None:
     with pytest.raises(InvalidArgumentError, match="cannot be called"):
-        Contexts().with_server(name, "h", use=False)
+        Contexts(contexts={}).with_server(name, "h", use=False)
 
 
 def test_an_unknown_context_is_answered_with_those_there_are() -> None:
-    contexts = Contexts().with_server("a", "a", use=False)
+    contexts = Contexts(contexts={}).with_server("a", "a", use=False)
 
     with pytest.raises(NotFoundError, match="there are: local, a"):
         contexts.using("b")
@@ -95,7 +97,7 @@ def test_an_unknown_context_is_answered_with_those_there_are() -> None:
 def test_what_is_written_is_read_again(
     tmp_path_factory: pytest.TempPathFactory, ports: dict[str, int]
 ) -> None:
-    contexts = Contexts()
+    contexts = Contexts(contexts={})
     for name, port in ports.items():
         contexts = contexts.with_server(name, f"{name}.example:{port}", use=port % 2 == 0)
     path = tmp_path_factory.mktemp("c") / "headrace" / "contexts.json"
@@ -122,7 +124,7 @@ def test_a_file_that_cannot_be_used_is_told(tmp_path: Path) -> None:
     with pytest.raises(FailedPreconditionError, match="cannot read"):
         read_contexts(tmp_path / "contexts.json")
     with pytest.raises(FailedPreconditionError, match="cannot write"):
-        write_contexts(tmp_path / "file" / "contexts.json", Contexts())
+        write_contexts(tmp_path / "file" / "contexts.json", Contexts(contexts={}))
 
 
 def test_the_file_lies_where_the_desktop_convention_says() -> None:

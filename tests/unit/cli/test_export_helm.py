@@ -78,7 +78,7 @@ def test_an_unknown_mode_is_a_wrong_command_line(
 
     assert main(["export", "helm", *arguments]) == 2
 
-    assert "--mode: 'both' is neither" in capsys.readouterr().err
+    assert "'--mode': 'both' is not one of 'driver', 'static'" in capsys.readouterr().err
 
 
 def test_a_template_that_a_newer_chart_has_no_more_is_gone_after_the_next_export(

@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 from headrace.cli import main
 from headrace.cli.app import app
 from headrace.cli.export.facts import observed_of, pinned_endpoints
-from headrace.cli.export.options import addresses_for, check_host_port, place_for
+from headrace.cli.export.options import PlaceOptions, addresses_for, check_host_port
 from headrace.cli.spec import read_spec
 from headrace.control.kubernetes import name_of
 from headrace.registry import Registry
@@ -148,7 +148,7 @@ def test_an_address_has_a_host_and_a_port(host: str) -> None:
 
 
 def test_a_service_is_named_with_or_without_its_port() -> None:
-    place = place_for("one", "two", ["fraud:1=a", "fraud:2=b:90"])
+    place = PlaceOptions(instance="one", namespace="two").place(["fraud:1=a", "fraud:2=b:90"])
 
     assert place.services == {("fraud", "1"): ("a", None), ("fraud", "2"): ("b", 90)}
 

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 import typer
 
-from headrace.cli.models.store import LocalModels
+from headrace.cli.offline import HomeModels
 from headrace.cli.options import numbers, seconds
 from headrace.cli.plots import draw_profile
 from headrace.cli.profile.documents import profile_text, read_profiles, save_profile
@@ -35,7 +35,7 @@ def profile_of(model: Path, processor: Processor | None = None) -> Profile:
 
 
 def fill(document: dict[str, Any], home: Path) -> tuple[dict[str, Any], list[str]]:
-    return tuned(document, home=home, store=LocalModels(home), is_here=True)
+    return tuned(document, home=home, store=HomeModels(home), is_here=True)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ from urllib.parse import quote
 
 import typer
 
-from headrace.cli.connection import home_token
 from headrace.cli.options import (
     DEFAULT_HOME,
     CommandGroup,
@@ -24,6 +23,7 @@ from headrace.cli.output import (
     write,
     write_json,
 )
+from headrace.core import FailedPreconditionError
 from headrace.core.files import write_atomic
 
 users_app = CommandGroup(
@@ -199,7 +199,14 @@ def show_token(*, home: Home = DEFAULT_HOME) -> None:
 
         curl -H "authorization: Bearer $(headrace token show)" localhost:8080/api/v1/status
     """
-    write(home_token(home))
+    from headrace.control.auth.home_token import FILE_NAME, read_home_token  # noqa: PLC0415  # only here
+
+    token = read_home_token(home)
+    if not token:
+        path = home / FILE_NAME
+        msg = f"cannot read {path}; `headrace up` makes it, and only the home's owner can read it"
+        raise FailedPreconditionError(msg)
+    write(token)
 
 
 @tokens_app.command("create")

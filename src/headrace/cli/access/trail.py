@@ -2,12 +2,10 @@
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headrace.cli.connection import actor
 from headrace.cli.options import CommandGroup, ControlPlane, Json
 from headrace.cli.output import (
     Column,
@@ -17,8 +15,7 @@ from headrace.cli.output import (
     write,
     write_json,
 )
-from headrace.control.auth.audit_log import Change, Entry, Head, Verifier, missed
-from headrace.core import SystemClock
+from headrace.control.auth.audit_log import Entry, Head, Verifier, missed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -157,36 +154,3 @@ def _checkpoint(text: str) -> "Head":
         msg = f"'{text}' is no checkpoint; `headrace trail verify` prints one as COUNT:HASH"
         raise typer.BadParameter(msg, param_hint="--checkpoint")
     return Head(count=int(count), hash=digest)
-
-
-def note_here(
-    home: Path, action: str, about: str, *, before: object = None, after: object = None
-) -> None:
-    """Enter in the trail of a home what was done to its files by hand.
-
-    Where the home has no state yet, or keeps it in another database, there is no trail here to
-    write to: the files' owner can change them anyway.
-
-    Raises:
-        FailedPreconditionError: The trail is there and cannot be written.
-    """
-    from headrace.control.state import home_url, open_store, sqlite_path
-
-    path = sqlite_path(home_url(home))
-    if path is None or not path.exists():
-        return
-    from headrace.core.redact import redact
-
-    change = Change(
-        at=SystemClock().now(),
-        actor=f"{actor()} (by hand)",
-        action=action,
-        object=about,
-        before=redact(before),
-        after=redact(after),
-    )
-    store = open_store(home_url(home))
-    try:
-        store.add_changes.blocking([change])
-    finally:
-        store.close()

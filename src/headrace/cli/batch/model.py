@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from headrace.cli.connection import find_target
-from headrace.cli.models.store import stored_model
+from headrace.cli.offline import stored_model
 from headrace.control.app.settings import resolve_url
 from headrace.control.local.sandbox import Occasion, Probe, Sandbox, files_of, launched
 from headrace.control.sandboxed.run import SandboxedInspector

@@ -4,46 +4,41 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final
 from urllib.parse import urlsplit, urlunsplit
 
 import typer
 
-from headrace.cli.connection import connect, control_file, find_target
 from headrace.cli.export import helm
 from headrace.cli.export.options import (
-    Artifacts,
     ExportOptions,
-    Gateway,
-    Hostnames,
     Image,
-    Instance,
-    Namespace,
     Output,
-    Prometheus,
+    PlaceOptions,
     Replicas,
-    Section,
-    ServiceNames,
+    RouteOptions,
     addresses_for,
     check_artifacts,
     check_host_port,
-    check_routes,
     check_socket,
     check_storage,
     check_versions,
-    place_for,
 )
-from headrace.cli.options import CommandGroup, ControlPlane
+from headrace.cli.options import CommandGroup, ControlPlane, file_option
 from headrace.cli.output import say
 from headrace.core.spec_kubernetes import USUAL_PROMETHEUS
 
-if TYPE_CHECKING:
-    from headrace.deploy import GatewayApiOptions, PodOptions
-    from headrace.monitor.prometheus import ScrapeTarget
-
 app = CommandGroup(help="Write files for other programs.")
+
+
+class ApiKind(StrEnum):
+    """Kinds of APIs of Amazon API Gateway."""
+
+    HTTP = "http"
+    REST = "rest"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,12 +51,16 @@ class AwsExportOptions(ExportOptions):
 @app.command("gateway-api")
 def gateway_api(
     *,
-    instance: Instance = "headrace",
-    namespace: Namespace = "default",
-    service: ServiceNames = None,
-    gateway: Gateway = "headrace",
-    section: Section = "",
-    hostname: Hostnames = None,
+    where: PlaceOptions,
+    service: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ENDPOINT:VERSION=NAME[:PORT]",
+            help="The Service of a version, where it is not one of the driver's.",
+            show_default=False,
+        ),
+    ] = None,
+    routes: RouteOptions,
     no_grpc: Annotated[
         bool, typer.Option("--no-grpc", help="Write no GRPCRoute: replicas serve HTTP only.")
     ] = False,
@@ -83,8 +82,8 @@ def gateway_api(
     from headrace import deploy
 
     facts = options.facts(plane, with_revisions=True)
-    target = replace(_routes(gateway, section, hostname), grpc=not no_grpc)
-    place = place_for(instance, namespace, service)
+    target = replace(routes.target(), grpc=not no_grpc)
+    place = where.place(service)
     check_versions("--service", facts, place.services or {})
     options.write(deploy.gateway_api(facts, place, target))
 
@@ -99,8 +98,7 @@ def kserve(
         ),
     ],
     *,
-    instance: Instance = "headrace",
-    namespace: Namespace = "default",
+    where: PlaceOptions,
     image: Image = None,
     runtime: Annotated[
         str,
@@ -124,21 +122,25 @@ def kserve(
     check_storage(storage)
     if stable:
         facts = replace(facts, endpoints=tuple(each.stable() for each in facts.endpoints))
-    target = deploy.KserveOptions(storage=storage, runtime=runtime, pods=_pods(image, ""))
-    options.write(deploy.kserve(facts, place_for(instance, namespace), target))
+    target = deploy.KserveOptions(
+        storage=storage, runtime=runtime, pods=deploy.PodOptions(image=image or "")
+    )
+    options.write(deploy.kserve(facts, where.place(), target))
 
 
 @app.command("argo-rollouts")
 def argo_rollouts(
     *,
-    instance: Instance = "headrace",
-    namespace: Namespace = "default",
+    where: PlaceOptions,
     image: Image = None,
-    artifacts: Artifacts = "",
-    prometheus: Prometheus = USUAL_PROMETHEUS,
-    gateway: Gateway = "headrace",
-    section: Section = "",
-    hostname: Hostnames = None,
+    artifacts: Annotated[
+        str,
+        typer.Option(metavar="URL", help="The store that pods fetch models from.", show_default=""),
+    ] = "",
+    prometheus: Annotated[
+        str, typer.Option(metavar="URL", help="Its address within the cluster.")
+    ] = USUAL_PROMETHEUS,
+    routes: RouteOptions,
     options: ExportOptions,
     plane: ControlPlane,
 ) -> None:
@@ -151,12 +153,13 @@ def argo_rollouts(
     from headrace import deploy
 
     facts = options.facts(plane)
+    check_artifacts(artifacts)
     target = deploy.ArgoOptions(
         prometheus=prometheus,
-        pods=_pods(image, artifacts),
-        routes=_routes(gateway, section, hostname),
+        pods=deploy.PodOptions(image=image or "", artifacts=artifacts),
+        routes=routes.target(),
     )
-    options.write(deploy.argo_rollouts(facts, place_for(instance, namespace), target))
+    options.write(deploy.argo_rollouts(facts, where.place(), target))
 
 
 @app.command("kong")
@@ -200,8 +203,8 @@ def aws_apigateway(
     ],
     *,
     kind: Annotated[
-        str, typer.Option("--api", help="http (checks tokens) or rest (checks bodies).")
-    ] = "http",
+        ApiKind, typer.Option("--api", help="http (checks tokens) or rest (checks bodies).")
+    ] = ApiKind.HTTP,
     vpc_link: Annotated[str, typer.Option(metavar="ID", help="Reach it by this.")] = "",
     title: Annotated[str, typer.Option(help="The API's name.")] = "Headrace",
     options: AwsExportOptions,
@@ -219,7 +222,10 @@ def aws_apigateway(
 
     facts = options.facts(plane)
     target = deploy.AwsOptions(
-        backend=backend, kind=_api_kind(kind), vpc_link=vpc_link, title=title
+        backend=backend,
+        kind="rest" if kind is ApiKind.REST else "http",
+        vpc_link=vpc_link,
+        title=title,
     )
     options.write(deploy.aws_apigateway(facts, target))
 
@@ -259,29 +265,6 @@ def envoy(
     options.write(deploy.envoy(facts, target))
 
 
-def _routes(gateway: str, section: str, hostnames: list[str] | None) -> "GatewayApiOptions":
-    from headrace.deploy import GatewayApiOptions
-
-    check_routes(gateway, section, hostnames or ())
-    return GatewayApiOptions(gateway=gateway, section=section, hostnames=tuple(hostnames or ()))
-
-
-def _pods(image: str | None, artifacts: str) -> "PodOptions":
-    from headrace.deploy import PodOptions
-
-    check_artifacts(artifacts)
-    return PodOptions(image=image or "", artifacts=artifacts)
-
-
-def _api_kind(kind: str) -> Literal["http", "rest"]:
-    match kind:
-        case "http" | "rest":
-            return kind
-        case _:
-            msg = f"'{kind}' is neither http nor rest"
-            raise typer.BadParameter(msg, param_hint="--api")
-
-
 _USUAL_METRICS: Final = "http://127.0.0.1:8002/metrics"
 _Output = Annotated[
     Path,
@@ -306,10 +289,7 @@ def prometheus(
     output: _Output,
     *,
     file: Annotated[
-        Path | None,
-        typer.Option(
-            "--file", "-f", help="A spec file, instead of what runs.", exists=True, dir_okay=False
-        ),
+        Path | None, file_option("A spec file, instead of what runs.", "--file", "-f")
     ] = None,
     token_file: Annotated[
         str,
@@ -331,16 +311,26 @@ def prometheus(
 
         promtool check rules monitoring/headrace-alerts.yml
     """
+    from headrace.cli.spec import read_spec
     from headrace.core.spec_alerts import AlertsSpec
-    from headrace.monitor.prometheus import prometheus_files
+    from headrace.monitor.prometheus import ScrapeTarget, prometheus_files
     from headrace.monitor.slo import objectives_of, stream_promises_of
 
     if file is not None:
-        from headrace.cli.spec import read_spec
-
-        document, target = read_spec(file).document(), _usual_target(token_file)
+        document: dict[str, Any] = read_spec(file).document()
+        target = ScrapeTarget(url=_USUAL_METRICS, token_file=token_file)
     else:
-        document, target = _running(plane.server, plane.home, token_file)
+        where = plane.target()
+        api = where.management()
+        document = api.get("/api/v1/spec")["spec"]
+        url, ca_file = api.get("/api/v1/status")["addresses"]["metrics"], where.ca_file
+        if where.is_remote:
+            # What it calls itself may be loopback: it is reached as it was asked.
+            parts = urlsplit(url)
+            url = urlunsplit(parts._replace(netloc=f"{api.host}:{parts.port}"))
+        else:
+            ca_file = ca_file or where.control_file().admin_ca
+        target = ScrapeTarget(url=url, token_file=token_file, ca_file=ca_file)
     alerts = AlertsSpec.model_validate(document.get("alerts") or {})
     streams = stream_promises_of(document)
     files = prometheus_files(objectives_of(document), alerts, target, streams=streams)
@@ -365,31 +355,6 @@ def grafana(output: _Output) -> None:
 
     documents = {f"headrace-{d.name}.json": dashboard_json(d) for d in DASHBOARDS}
     _write(output, {name: f"{json.dumps(d, indent=2)}\n" for name, d in documents.items()})
-
-
-def _usual_target(token_file: str) -> "ScrapeTarget":
-    from headrace.monitor.prometheus import ScrapeTarget
-
-    return ScrapeTarget(url=_USUAL_METRICS, token_file=token_file)
-
-
-def _running(
-    server: str | None, home: Path, token_file: str
-) -> "tuple[dict[str, Any], ScrapeTarget]":
-    """The spec of what runs, and where its metrics are."""
-    from headrace.monitor.prometheus import ScrapeTarget
-
-    api, where = connect(server, home), find_target(server, home)
-    url = api.get("/api/v1/status")["addresses"]["metrics"]
-    ca_file = str(where.ca_file or "")
-    if where.is_remote:
-        # What it calls itself may be loopback: it is reached under the name that it was asked by.
-        parts = urlsplit(url)
-        url = urlunsplit(parts._replace(netloc=f"{api.host}:{parts.port}"))
-    else:
-        ca_file = ca_file or control_file(home).admin_ca
-    document = api.get("/api/v1/spec")["spec"]
-    return document, ScrapeTarget(url=url, token_file=token_file, ca_file=ca_file)
 
 
 def _yaml(document: Mapping[str, Any]) -> str:

@@ -10,22 +10,21 @@ import contextlib
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Final
 
 import msgspec
 import typer
 
-from headrace.cli.export.options import check_artifacts
-from headrace.cli.options import DEFAULT_HOME, Home
+from headrace.cli.export.options import AllowLoss, check_artifacts
+from headrace.cli.options import DEFAULT_HOME, Home, file_option
 from headrace.cli.output import say
 from headrace.core import NotFoundError
 from headrace.core.files import move
 
 if TYPE_CHECKING:
     from headrace.control.desired.state import DesiredEndpoint
-    from headrace.core.spec import SystemSpec
-    from headrace.deploy.helm_spec import Stored
 
 RECORD: Final = ".headrace-export.json"
 _ASIDE: Final = ".orig"
@@ -129,9 +128,12 @@ def _is_within(folder: Path, path: str) -> bool:
 
 def _unknown(folder: Path, files: Mapping[str, bytes]) -> list[str]:
     """Templates that nobody vouches for: Helm would make objects of them."""
-    found = (path.relative_to(folder).as_posix() for path in folder.glob("templates/**/*"))
-    found = (path for path in found if not path.endswith(_ASIDE) and (folder / path).is_file())
-    others = sorted(set(found) - files.keys())
+    there = {
+        path.relative_to(folder).as_posix()
+        for path in folder.glob("templates/**/*")
+        if path.is_file() and path.suffix != _ASIDE
+    }
+    others = sorted(there - files.keys())
     if not others:
         return []
     return [f"not of this export, and left alone: {', '.join(others)}; delete what you did not add"]
@@ -160,7 +162,25 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-_BY_CONTROL = "control"
+class ChartMode(StrEnum):
+    """What makes the objects of versions."""
+
+    DRIVER = "driver"
+    STATIC = "static"
+
+
+class Jobs(StrEnum):
+    """What runs jobs."""
+
+    CRONJOBS = "cronjobs"
+    CONTROL = "control"
+
+
+class Streams(StrEnum):
+    """What runs streams."""
+
+    DEPLOYMENTS = "deployments"
+    CONTROL = "control"
 
 
 def helm(
@@ -169,14 +189,7 @@ def helm(
     ] = None,
     *,
     file: Annotated[
-        Path | None,
-        typer.Option(
-            "--file",
-            "-f",
-            help="The spec file; without one the chart as it is.",
-            exists=True,
-            dir_okay=False,
-        ),
+        Path | None, file_option("The spec file; without one the chart as it is.", "--file", "-f")
     ] = None,
     output: Annotated[
         Path,
@@ -188,12 +201,12 @@ def helm(
         ),
     ],
     mode: Annotated[
-        str,
+        ChartMode,
         typer.Option(
             help="driver: the control plane makes the objects of versions; static: the chart does, "
             "for clusters without one."
         ),
-    ] = "driver",
+    ] = ChartMode.DRIVER,
     artifacts: Annotated[
         str,
         typer.Option(
@@ -203,11 +216,11 @@ def helm(
         ),
     ] = "",
     jobs: Annotated[
-        str, typer.Option(help="cronjobs, or control: the control plane runs them.")
-    ] = "cronjobs",
+        Jobs, typer.Option(help="cronjobs, or control: the control plane runs them.")
+    ] = Jobs.CRONJOBS,
     streams: Annotated[
-        str, typer.Option(help="deployments, or control: the control plane runs them.")
-    ] = "deployments",
+        Streams, typer.Option(help="deployments, or control: the control plane runs them.")
+    ] = Streams.DEPLOYMENTS,
     mount: Annotated[
         list[str] | None,
         typer.Option(
@@ -231,13 +244,7 @@ def helm(
         str,
         typer.Option(metavar="NAME", help="The TriggerAuthentication by which KEDA asks brokers."),
     ] = "",
-    allow_loss: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="FIELD",
-            help="Leave this setting out, such as endpoints[].sticky; may be repeated.",
-        ),
-    ] = None,
+    allow_loss: AllowLoss = None,
     home: Home = DEFAULT_HOME,
 ) -> None:
     """Write the Helm chart, with values that serve a spec.
@@ -254,9 +261,6 @@ def helm(
     from headrace.deploy.helm_spec import HelmExport, HelmOptions, Mode, Mount
     from headrace.deploy.helm_values import chart_folder, chart_with, check_folder
 
-    _check_one_of("--mode", mode, tuple(Mode))
-    _check_one_of("--jobs", jobs, ("cronjobs", _BY_CONTROL))
-    _check_one_of("--streams", streams, ("deployments", _BY_CONTROL))
     if file is not None and spec_file is not None:
         raise typer.BadParameter("the spec is named twice", param_hint="--file")
     file = file or spec_file
@@ -266,53 +270,38 @@ def helm(
         mode=Mode(mode),
         artifacts=artifacts,
         mounts=tuple(map(Mount.parsed, mount or ())),
-        jobs_apart=jobs != _BY_CONTROL,
-        streams_apart=streams != _BY_CONTROL,
+        jobs_apart=jobs is Jobs.CRONJOBS,
+        streams_apart=streams is Streams.DEPLOYMENTS,
         lag_records=lag_records,
         nats_monitoring=nats_monitoring,
         keda_authentication=keda_authentication,
         allowed=tuple(allow_loss or ()),
     )
     if file is None:
-        export = HelmExport(values={"artifacts": {"url": artifacts}, "workloads": {"mode": mode}})
+        export = HelmExport(
+            values={"artifacts": {"url": artifacts}, "workloads": {"mode": mode.value}}
+        )
     else:
+        from headrace.cli.export.facts import pinned_endpoints, serves_file
         from headrace.cli.spec import read_spec
+        from headrace.core.spec import is_model_path
+        from headrace.deploy.helm_spec import Stored, models_apart
         from headrace.deploy.helm_values import helm_values
+        from headrace.registry import Registry
 
         spec = read_spec(file)
-        stored, endpoints = _known(spec, home, is_static=options.mode is Mode.STATIC)
+        stored: dict[str, Stored] = {}
+        registry = Registry(home)
+        for _, reference in models_apart(spec):
+            if not is_model_path(reference):
+                with contextlib.suppress(NotFoundError):  # told with its place later
+                    version = registry.get(reference)
+                    stored[reference] = Stored(digest=version.digest, filename=version.filename)
+        endpoints: tuple[DesiredEndpoint, ...] = ()
+        if options.mode is Mode.STATIC and not any(map(serves_file, spec.endpoints)):
+            endpoints = pinned_endpoints(spec, home)
         export = helm_values(spec, options, stored=stored, endpoints=endpoints)
     notes = write_over(output, chart_with(export.values, chart_folder()))
     say(f"{output}: the chart; look at its values.yaml")
     for note in (*notes, *export.notes):
         say(f"  {note}")
-
-
-def _check_one_of(option: str, given: str, known: tuple[str, ...]) -> None:
-    if given not in known:
-        raise typer.BadParameter(f"'{given}' is neither {' nor '.join(known)}", param_hint=option)
-
-
-def _known(
-    spec: "SystemSpec", home: Path, *, is_static: bool
-) -> "tuple[dict[str, Stored], tuple[DesiredEndpoint, ...]]":
-    """What the registry has of the spec's models, and with `is_static` every endpoint pinned."""
-    from headrace.cli.export.facts import has_files, pinned_endpoints
-    from headrace.control.sandboxed.run import SandboxedInspector
-    from headrace.core.spec import is_model_path
-    from headrace.deploy.helm_spec import Stored, models_apart
-    from headrace.registry import Registry
-
-    endpoints: tuple[DesiredEndpoint, ...] = ()
-    stored: dict[str, Stored] = {}
-    with contextlib.closing(SandboxedInspector.of_home(home)) as inspect:
-        registry = Registry(home, inspect)
-        for _, reference in models_apart(spec):
-            if is_model_path(reference):
-                continue
-            with contextlib.suppress(NotFoundError):  # told with its place later
-                found = registry.get(reference)
-                stored[reference] = Stored(digest=found.digest, filename=found.filename)
-    if is_static and not has_files(spec):
-        endpoints = pinned_endpoints(spec, home)
-    return stored, endpoints

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from headrace.cli.options import ControlPlane
+from headrace.cli.options import ControlPlane, file_option
 from headrace.cli.output import say, write
 from headrace.core import InvalidArgumentError
 
 if TYPE_CHECKING:
-    from headrace.deploy import Export, Facts, Place
+    from headrace.deploy import Export, Facts, GatewayApiOptions, Place
 
 _LABEL: Final = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
 _SERVICE: Final = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
@@ -29,36 +29,6 @@ _URI: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^/]")
 _LAST_PORT: Final = 65535
 
 
-def check_place(instance: str, namespace: str) -> None:
-    """Refuse what no object and no namespace can be called."""
-    from headrace.control.kubernetes.names import check_instance, check_namespace
-
-    checked("--instance", check_instance, instance)
-    checked("--namespace", check_namespace, namespace)
-
-
-def check_routes(gateway: str, section: str, hostnames: Sequence[str]) -> None:
-    """Refuse a Gateway, a listener or a host that no route can name."""
-    parts = gateway.split("/")
-    if len(parts) > 2 or not all(map(_SUBDOMAIN.fullmatch, parts)):  # noqa: PLR2004  # NAMESPACE/NAME
-        msg = f"'{gateway}' is not [NAMESPACE/]NAME in small letters, digits and dashes"
-        raise typer.BadParameter(msg, param_hint="--gateway")
-    if section and not _SUBDOMAIN.fullmatch(section):
-        msg = f"'{section}' is no listener's name: small letters, digits and dashes"
-        raise typer.BadParameter(msg, param_hint="--section")
-    for host in hostnames:
-        if not _HOSTNAME.fullmatch(host):
-            msg = f"'{host}' is no host's name, such as models.example.com or *.example.com"
-            raise typer.BadParameter(msg, param_hint="--hostname")
-
-
-def check_service(which: str, name: str) -> None:
-    """Refuse what no Service can be called."""
-    if not _SERVICE.fullmatch(name):
-        msg = f"'{name}' of {which} is no Service's name: small letters, digits and dashes"
-        raise typer.BadParameter(msg, param_hint="--service")
-
-
 def check_artifacts(url: str) -> None:
     """Refuse what pods could not fetch from, and what may hold a secret; empty is none."""
     from headrace.registry import check_artifacts_url
@@ -70,7 +40,7 @@ def check_artifacts(url: str) -> None:
 def check_storage(template: str) -> None:
     """Refuse what is no URI, or fills in what is not known."""
     fields = re.findall(r"\{([^{}]*)\}", template)
-    unknown = [f"{{{one}}}" for one in fields if one not in _STORAGE_FIELDS]
+    unknown = [f"{{{name}}}" for name in fields if name not in _STORAGE_FIELDS]
     if unknown or not _URI.match(template):
         what = f"{unknown[0]} is not known" if unknown else f"'{template}' is no URI"
         msg = f"{what}; one is s3://models/{{model}}/{{version}}/{{file}}"
@@ -79,8 +49,8 @@ def check_storage(template: str) -> None:
 
 def check_host_port(option: str, address: str) -> None:
     """Refuse what is not `HOST:PORT`."""
-    found = _HOST_PORT.fullmatch(address)
-    if found is None or not 0 < int(found[3]) <= _LAST_PORT:
+    match = _HOST_PORT.fullmatch(address)
+    if match is None or not 0 < int(match[3]) <= _LAST_PORT:
         raise typer.BadParameter(f"'{address}' is not HOST:PORT", param_hint=option)
 
 
@@ -109,18 +79,6 @@ def checked(option: str, check: Callable[[str], object], text: str) -> None:
         raise typer.BadParameter(str(error), param_hint=option) from None
 
 
-File = Annotated[
-    Path | None,
-    typer.Option(
-        "--file", "-f", help="The spec file.", exists=True, dir_okay=False, show_default=False
-    ),
-]
-FromSystem = Annotated[
-    bool,
-    typer.Option(
-        "--from-system", help="Instead of a file: what runs, with the weights that it has now."
-    ),
-]
 Output = Annotated[
     str,
     typer.Option(
@@ -129,9 +87,6 @@ Output = Annotated[
         metavar="FILE|FOLDER/|-",
         help="Where to; a folder, or a name that ends in /, gets a file for each document.",
     ),
-]
-FormatOption = Annotated[
-    str, typer.Option("--format", help="yaml or json.", show_default="by the output's ending, yaml")
 ]
 AllowLoss = Annotated[
     list[str] | None,
@@ -142,19 +97,6 @@ AllowLoss = Annotated[
         show_default=False,
     ),
 ]
-Endpoints = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--endpoint",
-        metavar="NAME",
-        help="Only this endpoint; may be repeated.",
-        show_default="all",
-    ),
-]
-Instance = Annotated[
-    str, typer.Option("--instance", help="With which names of objects begin, as Helm's release.")
-]
-Namespace = Annotated[str, typer.Option("--namespace", "-n", help="Of the objects.")]
 Replicas = Annotated[
     list[str] | None,
     typer.Option(
@@ -164,59 +106,72 @@ Replicas = Annotated[
         show_default=False,
     ),
 ]
-ServiceNames = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--service",
-        metavar="ENDPOINT:VERSION=NAME[:PORT]",
-        help="The Service of a version, where it is not one of the driver's.",
-        show_default=False,
-    ),
-]
-Gateway = Annotated[
-    str,
-    typer.Option(
-        "--gateway", metavar="[NAMESPACE/]NAME", help="The Gateway that routes belong to."
-    ),
-]
-Section = Annotated[
-    str, typer.Option("--section", help="Which listener of it.", show_default="all")
-]
-Hostnames = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--hostname", help="For which host; may be repeated.", show_default="the listener's"
-    ),
-]
 Image = Annotated[
     str | None,
     typer.Option("--image", help="Of a replica.", show_default="headrace/replica, this version"),
 ]
-Artifacts = Annotated[
-    str,
-    typer.Option(
-        "--artifacts", metavar="URL", help="The store that pods fetch models from.", show_default=""
-    ),
-]
-Prometheus = Annotated[
-    str, typer.Option("--prometheus", metavar="URL", help="Its address within the cluster.")
-]
 
 
-def place_for(instance: str, namespace: str, services: Sequence[str] | None = None) -> "Place":
-    """Where in a cluster; `services` as `--service` has them."""
-    from headrace.deploy import Place
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlaceOptions:
+    """Options that say where in a cluster objects are."""
 
-    check_place(instance, namespace)
-    found = {}
-    for key, (text, *more) in addresses_for("--service", services).items():
-        name, colon, port = text.partition(":")
-        if more or (colon and not (port.isdecimal() and 0 < int(port) <= 65535)):  # noqa: PLR2004  # the last port
-            msg = f"{key[0]}:{key[1]} takes one NAME[:PORT], not '{text}'"
-            raise typer.BadParameter(msg, param_hint="--service")
-        check_service(f"{key[0]}:{key[1]}", name)
-        found[key] = (name, int(port) if port else None)
-    return Place(instance=instance, namespace=namespace, services=found)
+    instance: Annotated[
+        str, typer.Option(help="With which names of objects begin, as Helm's release.")
+    ] = "headrace"
+    namespace: Annotated[str, typer.Option("--namespace", "-n", help="Of the objects.")] = "default"
+
+    def place(self, services: Sequence[str] | None = None) -> "Place":
+        """Return where in a cluster; `services` as `--service` has them."""
+        from headrace.control.kubernetes.names import check_instance, check_namespace
+        from headrace.deploy import Place
+
+        checked("--instance", check_instance, self.instance)
+        checked("--namespace", check_namespace, self.namespace)
+        names = {}
+        for key, (text, *more) in addresses_for("--service", services).items():
+            name, colon, port = text.partition(":")
+            which = f"{key[0]}:{key[1]}"
+            if more or (colon and not (port.isdecimal() and 0 < int(port) <= _LAST_PORT)):
+                msg = f"{which} takes one NAME[:PORT], not '{text}'"
+                raise typer.BadParameter(msg, param_hint="--service")
+            if not _SERVICE.fullmatch(name):
+                msg = f"'{name}' of {which} is no Service's name: small letters, digits and dashes"
+                raise typer.BadParameter(msg, param_hint="--service")
+            names[key] = (name, int(port) if port else None)
+        return Place(instance=self.instance, namespace=self.namespace, services=names)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteOptions:
+    """Options of routes of Kubernetes' Gateway API."""
+
+    gateway: Annotated[
+        str, typer.Option(metavar="[NAMESPACE/]NAME", help="The Gateway that routes belong to.")
+    ] = "headrace"
+    section: Annotated[str, typer.Option(help="Which listener of it.", show_default="all")] = ""
+    hostname: Annotated[
+        list[str] | None,
+        typer.Option(help="For which host; may be repeated.", show_default="the listener's"),
+    ] = None
+
+    def target(self) -> "GatewayApiOptions":
+        """Return the same; refuses a Gateway, a listener or a host that no route can name."""
+        from headrace.deploy import GatewayApiOptions
+
+        parts = self.gateway.split("/")
+        if len(parts) > 2 or not all(map(_SUBDOMAIN.fullmatch, parts)):  # noqa: PLR2004  # NAMESPACE/NAME
+            msg = f"'{self.gateway}' is not [NAMESPACE/]NAME in small letters, digits and dashes"
+            raise typer.BadParameter(msg, param_hint="--gateway")
+        if self.section and not _SUBDOMAIN.fullmatch(self.section):
+            msg = f"'{self.section}' is no listener's name: small letters, digits and dashes"
+            raise typer.BadParameter(msg, param_hint="--section")
+        hostnames = tuple(self.hostname or ())
+        for host in hostnames:
+            if not _HOSTNAME.fullmatch(host):
+                msg = f"'{host}' is no host's name, such as models.example.com or *.example.com"
+                raise typer.BadParameter(msg, param_hint="--hostname")
+        return GatewayApiOptions(gateway=self.gateway, section=self.section, hostnames=hostnames)
 
 
 def addresses_for(
@@ -244,40 +199,6 @@ def addresses_for(
     return found
 
 
-def write_export(export: "Export", output: str, form: str) -> None:
-    """Write documents where they belong; what is only about the same goes to standard error.
-
-    Raises:
-        BadParameter: The format is unknown.
-        InvalidArgumentError: It has no room for several documents.
-    """
-    from headrace.deploy import Format, files_of, text_of
-
-    if not output:
-        msg = "it is empty: - is standard output, and ./ the folder that you are in"
-        raise typer.BadParameter(msg, param_hint="--output")
-    ending = form or ("json" if output.endswith(".json") else "yaml")
-    if ending not in tuple(Format):
-        raise typer.BadParameter(f"'{form}' is neither yaml nor json", param_hint="--format")
-    chosen = Format(ending)
-    path = Path(output)
-    if output == "-":
-        write(text_of(export, chosen).rstrip("\n"))
-    elif output.endswith("/") or path.is_dir():
-        path.mkdir(parents=True, exist_ok=True)
-        files = files_of(export, chosen)
-        for name, text in files.items():
-            (path / name).write_text(text, encoding="utf-8")
-            say(f"{path / name}")
-        for left in left_over(path, export.target.value, files):
-            say(f"note: {left} is of an export before, and of nothing in this one: delete it")
-    else:
-        path.write_text(text_of(export, chosen), encoding="utf-8")
-        say(output)
-    for note in export.notes:
-        say(f"note: {note}")
-
-
 def left_over(folder: Path, target: str, written: Collection[str]) -> list[Path]:
     """Files that an earlier export to `folder` wrote and this one did not, by their first line."""
     head = f"# Written by `headrace export {target}` of"
@@ -295,31 +216,104 @@ def left_over(folder: Path, target: str, written: Collection[str]) -> list[Path]
 class ExportOptions:
     """Options of every export of a spec: where it comes from, and where documents go."""
 
-    file: File = None
-    from_system: FromSystem = False
+    file: Annotated[
+        Path | None, file_option("The spec file.", "--file", "-f", show_default=False)
+    ] = None
+    from_system: Annotated[
+        bool,
+        typer.Option(
+            "--from-system", help="Instead of a file: what runs, with the weights that it has now."
+        ),
+    ] = False
     output: Output = "-"
-    form: FormatOption = ""
+    form: Annotated[
+        str,
+        typer.Option("--format", help="yaml or json.", show_default="by the output's ending, yaml"),
+    ] = ""
     allow_loss: AllowLoss = None
-    endpoint: Endpoints = None
+    endpoint: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="Only this endpoint; may be repeated.", show_default="all"
+        ),
+    ] = None
 
     def facts(self, plane: ControlPlane, *, with_revisions: bool = False) -> "Facts":
         """Return what is exported.
 
         Args:
-            with_revisions: Whether that includes what a control plane would run.
-        """
-        from headrace.cli.export.facts import facts_for
+            with_revisions: Whether that includes what a control plane would run for a file, with
+                models of this home.
 
-        return facts_for(
-            self.file,
-            from_system=self.from_system,
-            server=plane.server,
-            home=plane.home,
-            allow_loss=self.allow_loss,
-            only=self.endpoint,
-            with_revisions=with_revisions,
+        Raises:
+            BadParameter: Neither or both of --file and --from-system were given.
+            InvalidArgumentError: The spec lacks something.
+        """
+        from headrace.cli.export.facts import artifacts_of, key_sets_of, observed_of, revisions_in
+        from headrace.cli.models.store import model_store
+        from headrace.cli.offline import HomeModels
+        from headrace.cli.spec import read_spec
+        from headrace.core.spec import parse_spec
+        from headrace.deploy import read_facts
+
+        if (self.file is None) != self.from_system:
+            msg = "name the spec: either --file FILE or --from-system"
+            raise typer.BadParameter(msg, param_hint="--file")
+        observed, revisions = {}, {}
+        if self.file is not None:
+            spec = read_spec(self.file)
+            models = {row.model for entry in spec.endpoints for row in entry.split() if row.model}
+            artifacts = artifacts_of(models, HomeModels(plane.home, artifacts=""))
+            if with_revisions:
+                revisions = revisions_in(spec, plane.home)
+        else:
+            target = plane.target()
+            api = target.management()
+            spec = parse_spec(api.get("/api/v1/spec")["spec"])  # refuses secrets that were redacted
+            views = api.get("/api/v1/endpoints")["endpoints"]
+            observed = {view["name"]: observed_of(view) for view in views}
+            models = {share.model for seen in observed.values() for share in seen.shares}
+            artifacts = artifacts_of(models, model_store(target))
+        return read_facts(
+            spec,
+            artifacts=artifacts,
+            observed=observed,
+            allowed=self.allow_loss or (),
+            only=self.endpoint or (),
+            key_sets=key_sets_of(spec),
+            revisions=revisions,
         )
 
     def write(self, export: "Export") -> None:
-        """Write the documents of an export."""
-        write_export(export, self.output, self.form)
+        """Write documents where they belong; what is only about the same goes to standard error.
+
+        Raises:
+            BadParameter: The format is unknown.
+            InvalidArgumentError: It has no room for several documents.
+        """
+        from headrace.deploy import Format, files_of, text_of
+
+        if not self.output:
+            msg = "it is empty: - is standard output, and ./ the folder that you are in"
+            raise typer.BadParameter(msg, param_hint="--output")
+        ending = self.form or ("json" if self.output.endswith(".json") else "yaml")
+        if ending not in tuple(Format):
+            msg = f"'{self.form}' is neither yaml nor json"
+            raise typer.BadParameter(msg, param_hint="--format")
+        form = Format(ending)
+        path = Path(self.output)
+        if self.output == "-":
+            write(text_of(export, form).rstrip("\n"))
+        elif self.output.endswith("/") or path.is_dir():
+            path.mkdir(parents=True, exist_ok=True)
+            files = files_of(export, form)
+            for name, text in files.items():
+                (path / name).write_text(text, encoding="utf-8")
+                say(f"{path / name}")
+            for left in left_over(path, export.target.value, files):
+                say(f"note: {left} is of an export before, and of nothing in this one: delete it")
+        else:
+            path.write_text(text_of(export, form), encoding="utf-8")
+            say(self.output)
+        for note in export.notes:
+            say(f"note: {note}")

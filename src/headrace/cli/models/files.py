@@ -11,21 +11,24 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
+import msgspec
+import numpy as np
 import typer
 
 from headrace.cli.connection import actor
-from headrace.cli.models.store import Pushed, model_store, watched_store
-from headrace.cli.options import Artifacts, ControlPlane, Json
-from headrace.cli.output import progress, say, write_json
+from headrace.cli.models.store import model_store
+from headrace.cli.offline import Pushed, home_registry, watched_store
+from headrace.cli.options import Artifacts, ControlPlane, Json, file_option
+from headrace.cli.output import progress, say, show_answer, write_json
 from headrace.cli.read_inputs import read_inputs, with_batch_axis
 from headrace.cli.tables import read_tensors
 from headrace.control.local.sandbox import Sandbox
 from headrace.control.sandboxed.convert import converted_model, source_signature
 from headrace.core import (
-    Array,
     Datatype,
     InvalidArgumentError,
     ModelSignature,
@@ -35,10 +38,7 @@ from headrace.core import (
 from headrace.core.text import bytes_text
 from headrace.optimize.convert_process import ConvertRequest
 from headrace.optimize.sources import source_runtime
-from headrace.registry import read_content
-
-if TYPE_CHECKING:
-    from headrace.registry import VersionSignature
+from headrace.registry import ModelVersion, VersionSignature, read_content
 
 
 def fetch(
@@ -88,25 +88,58 @@ def fetch(
     shared = watched_store(artifacts, retry_s=min(RETRY_S, timeout_s / 8))
     deadline = time.monotonic() + timeout_s
     found = fetch_model(shared, reference, output, deadline=deadline)
-    if json:
-        write_json(found)
-        return
     what = "is there" if found.is_new else "was there already"
-    say(f"{found.path} {what} ({bytes_text(found.size_bytes)}, {found.digest})")
+    line = f"{found.path} {what} ({bytes_text(found.size_bytes)}, {found.digest})"
+    show_answer(found, line, json=json)
+
+
+class ConvertTo(StrEnum):
+    """What a model can be converted to."""
+
+    ONNX = "onnx"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
-    """How to compare. `data`: a file of rows to compare with; the rest as `convert` takes it."""
+class Conversion:
+    """Options of a conversion, and how its result is compared with the original."""
 
-    data: Path | None
-    tolerance: float | None
-    max_changed_ratio: float
-    no_missing: bool
+    convert: Annotated[
+        ConvertTo | None,
+        typer.Option(
+            help="Convert it first, and compare the answers with its own library's; models of "
+            "XGBoost, LightGBM, CatBoost, scikit-learn, PyTorch, TensorFlow and TFLite.",
+            show_default="no",
+        ),
+    ] = None
+    convert_data: Annotated[
+        Path | None,
+        file_option(
+            "Rows (.parquet, .csv, .npz, .npy, .json) to compare with, besides those that are "
+            "made up."
+        ),
+    ] = None
+    convert_tolerance: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            help="The largest relative difference of an answer that is taken for rounding.",
+            show_default="1e-4 for one that computes in FP32, 1e-6 in FP64",
+        ),
+    ] = None
+    convert_max_changed: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="The share of rows that may get another class.")
+    ] = 0.001
+    convert_no_missing: Annotated[
+        bool,
+        typer.Option(
+            "--convert-no-missing",
+            help="No row ever lacks a value: do not compare answers to missing ones.",
+        ),
+    ] = False
 
 
 @contextmanager
-def converted(pushed: Pushed, wish: Wish, home: Path) -> Iterator[Pushed]:
+def converted(pushed: Pushed, conversion: Conversion, home: Path) -> Iterator[Pushed]:
     """The ONNX model that was made of `pushed`; its file is gone afterwards.
 
     Args:
@@ -121,26 +154,27 @@ def converted(pushed: Pushed, wish: Wish, home: Path) -> Iterator[Pushed]:
         path=str(path),
         runtime=runtime,
         allow_code=pushed.allow_code,
-        tolerance=wish.tolerance,
-        max_changed_ratio=wish.max_changed_ratio,
-        no_missing=wish.no_missing,
+        tolerance=conversion.convert_tolerance,
+        max_changed_ratio=conversion.convert_max_changed,
+        no_missing=conversion.convert_no_missing,
     )
     digest = read_content(path).digest
     sandbox = Sandbox.of_home(home)
     with ExitStack() as stack:
         with progress(f"converting {pushed.path} and comparing"):
             rows = None
-            if wish.data is not None:
-                rows = _given(wish.data, source_signature(sandbox, request))
+            if conversion.convert_data is not None:
+                signature = source_signature(sandbox, request)
+                rows = _rows_of(conversion.convert_data, signature)
             filename = f"{path.stem or 'model'}.onnx"
-            made, conversion = stack.enter_context(
+            made, report = stack.enter_context(
                 converted_model(sandbox, request, filename=filename, rows=rows)
             )
         yield Pushed(
             path=made,
             runtime="onnx",
             source=pushed.source or str(path),
-            metadata=conversion.metadata(digest=digest, runtime=runtime, filename=path.name),
+            metadata=report.metadata(digest=digest, runtime=runtime, filename=path.name),
         )
 
 
@@ -167,36 +201,44 @@ def difference_text(metadata: Mapping[str, str]) -> str:
     )
 
 
-def _given(file: Path, signature: ModelSignature) -> Tensors:
+def _rows_of(file: Path, signature: ModelSignature) -> Tensors:
     """The rows of a file, as the model takes them.
 
     Raises:
         InvalidArgumentError: They do not fit the model.
     """
+    read: Mapping[str, object]
     if file.suffix.lower() == ".json":
         read = with_batch_axis(read_inputs(file.read_bytes(), signature), signature)
     else:
         read, _ = read_tensors(file, signature)
-    given = {spec.name: _tensor(file, spec.name, spec.datatype, read) for spec in signature.inputs}
+    rows: Tensors = {}
+    for spec in signature.inputs:
+        if spec.datatype is Datatype.BYTES:
+            msg = f"input '{spec.name}' takes text, and only rows of numbers can be compared with"
+            raise InvalidArgumentError(msg)
+        if spec.name not in read:
+            raise InvalidArgumentError(f"{file} has no values for the input '{spec.name}'")
+        try:
+            array = np.asarray(read[spec.name]).astype(spec.datatype.dtype)
+        except (ValueError, TypeError, OverflowError) as error:
+            msg = f"{file}: input '{spec.name}' takes {spec.datatype}: {error}"
+            raise InvalidArgumentError(msg) from None
+        rows[spec.name] = np.ascontiguousarray(array)
     try:
-        check_inputs(file.name, signature, given)
+        check_inputs(file.name, signature, rows)
     except InvalidArgumentError as error:
         raise InvalidArgumentError(f"{file} does not fit the model: {error}") from error
-    return given
+    return rows
 
 
-def _tensor(file: Path, name: str, datatype: Datatype, read: Mapping[str, object]) -> Array:
-    import numpy as np
-
-    if datatype is Datatype.BYTES:
-        msg = f"input '{name}' takes text, and only rows of numbers can be compared with"
-        raise InvalidArgumentError(msg)
-    if name not in read:
-        raise InvalidArgumentError(f"{file} has no values for the input '{name}'")
-    try:
-        return np.ascontiguousarray(np.asarray(read[name]).astype(datatype.dtype))
-    except (ValueError, TypeError, OverflowError) as error:
-        raise InvalidArgumentError(f"{file}: input '{name}' takes {datatype}: {error}") from None
+def numbered(reference: str) -> tuple[str, str]:
+    """Name and number of `NAME:VERSION`; typer.BadParameter without a number."""
+    name, _, number = reference.partition(":")
+    if not number:
+        msg = f"'{reference}' names no version; write it as {name}:VERSION"
+        raise typer.BadParameter(msg, param_hint="NAME:VERSION")
+    return name, number
 
 
 def keygen(
@@ -244,14 +286,13 @@ def sign(
     from headrace.registry.signing import key_of, read_private_key
     from headrace.registry.signing import sign as sign_version
 
-    name, _, number = reference.partition(":")
-    if not number:
-        msg = f"'{reference}' names no version; write it as {name}:VERSION"
-        raise typer.BadParameter(msg, param_hint="NAME:VERSION")
+    numbered(reference)
     private = read_private_key(key)
-    store = model_store(plane.target(), artifacts=artifacts)
-    version = store.get(reference)
-    store.verify(version)
+    target = plane.target()
+    store = model_store(target, artifacts=artifacts)
+    version = msgspec.convert(store.get(reference), ModelVersion)
+    if not target.is_remote:
+        home_registry(plane.home, artifacts=artifacts).verify(version)
     if content is not None and (found := read_content(content).digest) != version.digest:
         msg = (
             f"{content} has digest {found}, but {reference} is {version.digest}; nothing is signed"
@@ -286,15 +327,17 @@ def verify(
     from headrace.registry.signing import check_signed, key_of, read_public_keys
 
     keys = [key for path in trusted for key in read_public_keys(path)]
-    store = model_store(plane.target(), artifacts=artifacts)
-    version = store.get(reference)
-    store.verify(version)
-    signatures = store.signatures([version])[version.reference]
+    target = plane.target()
+    document = model_store(target, artifacts=artifacts).get(reference)
+    version = msgspec.convert(document, ModelVersion)
+    if not target.is_remote:
+        home_registry(plane.home, artifacts=artifacts).verify(version)
+    signatures = msgspec.convert(document["signatures"], list[VersionSignature])
     found = check_signed(version, signatures, keys)
     say(f"{version.reference} is what {key_of(found).id} signed ({signed_text(found)})")
 
 
-def signed_text(signature: "VersionSignature") -> str:
+def signed_text(signature: VersionSignature) -> str:
     """A signature on one line: by which key, and who and when it says."""
     from headrace.registry.signing import key_of
 

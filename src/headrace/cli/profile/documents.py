@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from headrace.cli.connection import find_target
-from headrace.cli.models.store import stored_model
+from headrace.cli.offline import stored_model
 from headrace.cli.output import table
 from headrace.core import (
     FailedPreconditionError,

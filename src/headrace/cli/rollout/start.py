@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from headrace.cli.models.store import Pushed, model_store
+from headrace.cli.models.store import model_store
+from headrace.cli.offline import Pushed
 from headrace.cli.options import AllowCode, ControlPlane, Json
 from headrace.cli.output import FAILED, progress, say, write_json
 from headrace.cli.rollout.view import progress_of
@@ -363,8 +364,8 @@ def _reference(target: "Target", endpoint: str, model: str, *, allow_code: bool)
 
     with progress(f"checking and storing {path}"):
         stored = model_store(target).push(endpoint, Pushed(path=path, allow_code=allow_code))
-    say(f"{path} is {stored.reference}")
-    return stored.reference
+    say(f"{path} is {stored['reference']}")
+    return str(stored["reference"])
 
 
 def wait_until_over(

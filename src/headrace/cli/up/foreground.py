@@ -457,7 +457,7 @@ def replica_settings(
 
 def _stored(reference: str, home: Path) -> "tuple[ModelVersion, Path]":
     """A version of the registry, checked against its digest, and where it lies."""
-    from headrace.cli.models.store import stored_model
+    from headrace.cli.offline import stored_model
 
     if "/" in reference:  # no name of the registry has one
         raise NotFoundError(_not_there(Path(reference)))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from headrace.cli.connection import connect, copy_note, local_management
+from headrace.cli.connection import copy_note, find_target, local_management
 from headrace.cli.options import DEFAULT_HOME, Home, Json, StateUrl
 from headrace.cli.output import TransferView, columns, progress, say, write, write_json
 from headrace.control import read_control_file
@@ -139,7 +139,7 @@ def down(
         headrace down
     """
     if server is not None:
-        connect(server, home).post("/api/v1/stop")
+        find_target(server, home).management().post("/api/v1/stop")
         say(f"{server} drains and stops")
         return
     if not (home / "run").is_dir():

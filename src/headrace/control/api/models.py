@@ -23,7 +23,6 @@ from headrace.control.auth.roles import Caller, Role
 from headrace.control.desired.models import ModelWork, caller_leaves
 from headrace.control.plane import ControlPlane
 from headrace.core import (
-    ArtifactCorruptError,
     DeadlineExceededError,
     FailedPreconditionError,
     InvalidArgumentError,
@@ -40,6 +39,7 @@ from headrace.registry import (
     VersionSignature,
     read_content,
 )
+from headrace.registry.shared import GRACE_S
 
 MAX_UPLOAD_BYTES: Final = 64 << 30
 MAX_UPLOADS: Final = 8
@@ -292,7 +292,7 @@ def add_models(api: FastAPI, plane: ControlPlane) -> None:
         )
         await plane.note("model.push", version.reference, after=_told(version), actor=caller.name)
         location = f"/api/v1/models/{version.name}/versions/{version.version}"
-        document = await asyncio.to_thread(_document, plane, version)
+        document = await asyncio.to_thread(plane.registry.document, version)
         return answer(document, status=_CREATED, headers={"location": location})
 
 
@@ -362,7 +362,7 @@ def _add_changing(api: FastAPI, plane: ControlPlane) -> None:
         removed = await asyncio.to_thread(plane.registry.remove, name, version, plane.in_use())
         plane.drift.files.forget_reference(removed.reference)
         await plane.note("model.remove", removed.reference, before=_told(removed), actor=actor)
-        return answer(await asyncio.to_thread(_document, plane, removed))
+        return answer(await asyncio.to_thread(plane.registry.document, removed))
 
     @api.post(
         "/api/v1/models/{name}/versions/{version}/signatures",
@@ -384,34 +384,29 @@ def _add_changing(api: FastAPI, plane: ControlPlane) -> None:
         summary="Delete stored content that no version refers to",
         responses=shown({"artifacts": [], "temporary": 0, "freed_bytes": 0}),
     )
-    async def gc(actor: Actor) -> Response:
-        removed = asdict(await asyncio.to_thread(plane.registry.gc))
+    async def gc(
+        actor: Actor,
+        grace_s: Annotated[
+            float,
+            Query(
+                ge=3600, description="How long a shared store keeps content after its last push."
+            ),
+        ] = GRACE_S,
+    ) -> Response:
+        removed = asdict(await asyncio.to_thread(plane.registry.gc, grace_s=grace_s))
         await plane.note("model.gc", "", after=removed, actor=actor)
         return answer(removed)
 
 
 def _listed(plane: ControlPlane, name: str | None) -> ModelList:
     return ModelList(
-        models=[_document(plane, version) for version in plane.registry.list(name)],
+        models=[plane.registry.document(version) for version in plane.registry.list(name)],
         problems=[str(problem) for problem in plane.registry.problems(name)],
     )
 
 
 def _shown(plane: ControlPlane, reference: str) -> dict[str, Any]:
-    return _document(plane, plane.registry.get(reference))
-
-
-def _document(plane: ControlPlane, version: ModelVersion) -> dict[str, Any]:
-    try:
-        signatures = plane.registry.signatures(version)
-    except ArtifactCorruptError:
-        signatures = ()  # what cannot be read vouches for nothing
-    return {
-        **msgspec.to_builtins(version),
-        "reference": version.reference,
-        "runs_code": version.executes_code,
-        "signatures": msgspec.to_builtins(signatures),
-    }
+    return plane.registry.document(plane.registry.get(reference))
 
 
 def _told(version: ModelVersion) -> dict[str, Any]:

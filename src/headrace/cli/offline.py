@@ -1,0 +1,242 @@
+"""Home without a control plane: its models and logs, by its files.
+
+What runs is asked by the management API instead (`models.store`, `connection`).
+"""
+
+# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from headrace.cli.connection import actor
+from headrace.cli.output import TransferView
+from headrace.control.app.log_files import LogFiles, merged_tail, render_line
+from headrace.control.app.settings import resolve_url
+from headrace.control.auth.audit_log import Change
+from headrace.control.state import home_url, open_store, references_in, sqlite_path
+from headrace.core import ArtifactCorruptError, NotFoundError, SystemClock
+from headrace.core.redact import redact
+from headrace.registry import (
+    ModelVersion,
+    Registry,
+    VersionNotFoundError,
+    VersionSignature,
+    bound_to,
+    open_shared,
+)
+
+if TYPE_CHECKING:
+    from headrace.control.desired.resolve import Resolver
+    from headrace.core import Inspect
+    from headrace.core.spec import SystemSpec
+    from headrace.registry import SharedStore
+
+
+def log_lines(home: Path, *, tail: int, source: str, log_format: str) -> list[str]:
+    """The newest lines of all logs of `home`, or of one process.
+
+    Raises:
+        NotFoundError: There are none, or none of `source`.
+    """
+    logs = LogFiles(directory=home / "logs")
+    if not logs.paths(source):
+        names = ", ".join(logs.names())
+        text = (
+            f"there is no log of '{source}'; there are: {names}" if names else f"no logs in {home}"
+        )
+        raise NotFoundError(text)
+    now = datetime.now(UTC)
+    of_day_s = (now - now.replace(hour=0, minute=0, second=0, microsecond=0)).total_seconds()
+    lines = merged_tail(logs, tail, now_of_day_s=of_day_s, source=source)
+    return [render_line(line, log_format=log_format) for line in lines]
+
+
+def watched_store(url: str, *, retry_s: float | None = None) -> "SharedStore":
+    """The store at `url`, whose transfers are shown where somebody watches.
+
+    Args:
+        retry_s: How long a request is tried again; None for the usual time.
+    """
+    shared = open_shared(url) if retry_s is None else open_shared(url, retry_s=retry_s)
+    shared.tell = TransferView().tell
+    return shared
+
+
+def home_registry(
+    home: Path, inspect: "Inspect | None" = None, *, artifacts: str | None = None
+) -> Registry:
+    """The registry of a home, whose versions may be in a shared store.
+
+    Args:
+        artifacts: The store's URL; None for what the environment says. Empty, as none, takes the
+            store that the home is a copy of, if it is.
+
+    Raises:
+        InvalidArgumentError: It is no such URL.
+    """
+    url = os.environ.get("HEADRACE_ARTIFACTS", "") if artifacts is None else artifacts
+    url = url or bound_to(home)
+    return Registry(home, inspect, shared=watched_store(url) if url else None)
+
+
+def stored_model(reference: str, home: Path) -> tuple[ModelVersion, Path]:
+    """A version, checked against its digest, and where it lies.
+
+    A shared store is asked only for what is not whole in the home: a job may have no network.
+
+    Raises:
+        VersionNotFoundError: There is none; also without a number if there is no such model.
+        ArtifactCorruptError: It is damaged.
+    """
+    registry = Registry(home)
+    if ":" in reference:
+        with contextlib.suppress(VersionNotFoundError, ArtifactCorruptError):
+            version = registry.get(reference)
+            registry.verify(version)
+            return version, registry.path(version)
+    registry = home_registry(home)
+    version = registry.get(reference)
+    registry.verify(version)
+    return version, registry.path(version)
+
+
+@contextlib.contextmanager
+def resolver(spec: "SystemSpec", home: Path, *, allow_code: bool = False) -> "Iterator[Resolver]":
+    """Pins the models of a spec as a control plane on `home` would."""
+    from headrace.control.desired.resolve import Resolver
+    from headrace.control.sandboxed.run import SandboxedInspector
+
+    with contextlib.closing(SandboxedInspector.of_home(home)) as inspect:
+        yield Resolver(
+            registry=Registry(home, inspect),
+            inspect=inspect,
+            spec=spec,
+            max_body_bytes=spec.gateway.max_body_bytes,
+            allow_code=allow_code,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pushed:
+    """What is to be stored: where it lies, and what is said of it. As `Registry.push`."""
+
+    path: Path
+    runtime: str = ""
+    source: str = ""
+    allow_code: bool = False
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class HomeModels:
+    """The registry of a home; answers as the management API does."""
+
+    home: Path
+    state_url: str = ""
+    """Where the state is that tells what is in use; empty for the home's own file."""
+    artifacts: str | None = None
+    """As `home_registry`."""
+
+    def push(self, name: str, pushed: Pushed) -> dict[str, Any]:
+        """Store a model as the next version of `name`."""
+        from headrace.control.sandboxed.run import SandboxedInspector
+
+        with contextlib.closing(SandboxedInspector.of_home(self.home)) as inspect:
+            registry = home_registry(self.home, inspect, artifacts=self.artifacts)
+            stored = registry.push(
+                name,
+                pushed.path,
+                runtime=pushed.runtime,
+                source=pushed.source,
+                allow_code=pushed.allow_code,
+                metadata=pushed.metadata,
+            )
+        after = {"digest": stored.digest, "source": stored.source}
+        self._note("model.push", stored.reference, after=after)
+        return registry.document(stored)
+
+    def list(self, name: str | None) -> dict[str, Any]:
+        """The versions, and what is damaged."""
+        registry = home_registry(self.home, artifacts=self.artifacts)
+        return {
+            "models": [registry.document(version) for version in registry.list(name)],
+            "problems": [str(problem) for problem in registry.problems(name)],
+        }
+
+    def get(self, reference: str) -> dict[str, Any]:
+        """The version that `NAME[:VERSION]` names; without a number, the newest."""
+        registry = home_registry(self.home, artifacts=self.artifacts)
+        return registry.document(registry.get(reference))
+
+    def remove(self, name: str, version: str) -> None:
+        """Take a version out of the index; refused while an endpoint uses it, or may again.
+
+        What is stored is served as soon as a control plane starts, so it counts without one too.
+        """
+        from headrace.control.telemetry.drift_files import DriftFiles
+
+        url = resolve_url(self.state_url) or home_url(self.home)
+        in_use = references_in(url, legacy=self.home / "state.json")
+        removed = home_registry(self.home, artifacts=self.artifacts).remove(name, version, in_use)
+        DriftFiles(self.home).forget_reference(removed.reference)
+        before = {"digest": removed.digest, "source": removed.source}
+        self._note("model.remove", removed.reference, before=before)
+
+    def gc(self, grace_s: float) -> dict[str, Any]:
+        """Delete content that no version refers to; what was deleted.
+
+        Args:
+            grace_s: How long a shared store keeps content after it was pushed last.
+        """
+        registry = home_registry(self.home, artifacts=self.artifacts)
+        removed = asdict(registry.gc(grace_s=grace_s))
+        self._note("model.gc", "", after=removed)
+        return removed
+
+    def add_signature(self, version: ModelVersion, signature: VersionSignature) -> None:
+        """Keep a signature of a version."""
+        registry = home_registry(self.home, artifacts=self.artifacts)
+        registry.add_signature(version.name, version.version, signature)
+        self._note("model.sign", version.reference, after={"key": signature.key})
+
+    def set_reference(self, version: ModelVersion, reference: dict[str, Any]) -> None:
+        """Keep a sketch of training data beside a version."""
+        from headrace.control.telemetry.drift_files import DriftFiles
+        from headrace.monitor.drift_reference import Reference
+
+        sketch = msgspec.convert(reference, Reference)
+        DriftFiles(self.home).write_reference(version.reference, sketch)
+        after = {"rows": sketch.rows, "features": len(sketch.features)}
+        self._note("model.reference", version.reference, after=after)
+
+    def _note(
+        self, action: str, about: str, *, before: object = None, after: object = None
+    ) -> None:
+        """Enter a change in the audit log of the home.
+
+        Where the home has no state yet, or keeps it in another database, there is no audit log here
+        to write to: the files' owner can change them anyway.
+
+        Raises:
+            FailedPreconditionError: The audit log is there and cannot be written.
+        """
+        path = sqlite_path(home_url(self.home))
+        if path is None or not path.exists():
+            return
+        change = Change(
+            at=SystemClock().now(),
+            actor=f"{actor()} (by hand)",
+            action=action,
+            object=about,
+            before=redact(before),
+            after=redact(after),
+        )
+        with contextlib.closing(open_store(home_url(self.home))) as store:
+            store.add_changes.blocking([change])
