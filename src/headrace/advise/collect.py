@@ -21,7 +21,6 @@ from headrace.advise.facts import (
     InForceFact,
     Listener,
     Need,
-    ProcessFact,
     ReplicaFact,
     TextFact,
     TokenFact,
@@ -70,20 +69,18 @@ def collect_spec_file(
     written = read_yaml(text)
     source = text if written.mistakes else written.value  # reading YAML is the slow part
     spec = parse_spec(source, base_dir=file.absolute().parent, secrets_in=written.value)
-    lines = {show_place(place): line for place, line in written.lines.items()}
-    missing = {need: _ALONE for need in Need if need not in _WITH_SPEC}
     facts = Facts(
         now=now,
         spec=spec,
         spec_file=replace(file_fact(file), path=str(file)),
-        lines=lines,
+        lines={show_place(place): line for place, line in written.lines.items()},
         texts=tuple(
             TextFact(where=f"line {number}", text=line, line=number)
             for number, line in enumerate(text.splitlines(), 1)
         ),
         files=_files(spec),
-        listeners=_gateway_by_spec(spec),
-        missing=missing,
+        listeners=(_gateway_by_spec(spec),),
+        missing={need: _ALONE for need in Need if need not in _WITH_SPEC},
     )
     return _with_advisories(facts, advisories, is_here=True)
 
@@ -97,37 +94,43 @@ def collect_running(
         HeadraceError: Its management API does not answer.
     """
     status = ask.get("/api/v1/status")
-    answer = ask.get("/api/v1/spec")
-    document = answer.get("spec") or {}
-    facts = Facts(now=now, texts=tuple(_texts(document, "")))
+    document = ask.get("/api/v1/spec").get("spec") or {}
     missing: dict[Need, str] = {}
+    spec = SystemSpec()
     try:
-        facts = replace(facts, spec=parse_spec(document, in_force=document))
+        spec = parse_spec(document, in_force=document)
     except HeadraceError as error:
         missing[Need.SPEC] = f"the stored spec cannot be read: {str(error).splitlines()[0]}"
-    facts = replace(facts, listeners=_gateway_by_spec(facts.spec))
-    facts = _with_versions(facts, ask, status, missing)
-    facts = _with_keys(facts, ask, missing)
-    facts = _with_tokens(facts, ask, missing)
-    replicas = tuple(_replicas(status))
-    known = [one for one in replicas if one.get("isolation")]
-    if replicas and not known:
-        missing[Need.ISOLATION] = "this control plane does not tell how replicas are kept apart"
-    found = tuple(
-        ReplicaFact(
-            name=str(one.get("name")),
-            not_isolated=tuple(str(why) for why in one["isolation"].get("problems", ())),
-        )
-        for one in known
+    if "metrics_read_at" not in status:
+        missing[Need.SCRAPES] = "this control plane does not tell when its metrics were read"
+    read_at = _moment(status.get("metrics_read_at"))
+    facts = Facts(
+        now=now,
+        spec=spec,
+        texts=tuple(_texts(document, "")),
+        listeners=(_gateway_by_spec(spec),),
+        versions=_versions(ask, status, missing),
+        keys=_keys(ask, now, missing),
+        tokens=_tokens(ask, missing),
+        replicas=_replicas(status, missing),
+        in_force=_certificates(status, missing),
+        scraped_s_ago=None if read_at is None else (now - read_at).total_seconds(),
     )
-    facts = replace(facts, replicas=found)
-    facts = _with_certificates(facts, status, missing)
-    facts = _with_scrapes(facts, status, missing)
     if place.home is None:
-        facts = _from_elsewhere(facts, place, missing)
+        # Of a system on another machine only the address is known by which it is reached.
+        missing |= dict.fromkeys((Need.FILES, Need.HOST, Need.SOFTWARE), _ELSEWHERE)
+        parts = urlsplit(place.url)
+        is_secure = parts.scheme == "https"
+        management = Listener(
+            role="management",
+            host=parts.hostname or "",
+            port=parts.port or (443 if is_secure else 80),
+            tls=is_secure,
+        )
+        facts = replace(facts, listeners=(*facts.listeners, management))
     else:
         facts = _from_here(facts, place.home, status, missing)
-    is_here = place.home is not None and host.runs_this_python(_pid(status.get("pid")))
+    is_here = place.home is not None and host.runs_this_python(_pid(status))
     return _with_advisories(replace(facts, missing=missing), advisories, is_here=is_here)
 
 
@@ -135,10 +138,9 @@ def _with_advisories(
     facts: Facts, advisories: tuple[Advisory, ...] | None, *, is_here: bool
 ) -> Facts:
     # Without `is_here` the packages of this interpreter are not those of the system.
-    if advisories is None:
-        return replace(facts, missing={**facts.missing, Need.ADVISORIES: _NO_ADVISORIES})
-    if not is_here:
-        return replace(facts, missing={**facts.missing, Need.ADVISORIES: _ELSEWHERE})
+    if advisories is None or not is_here:
+        why = _NO_ADVISORIES if advisories is None else _ELSEWHERE
+        return replace(facts, missing={**facts.missing, Need.ADVISORIES: why})
     return replace(facts, advisories=advisories, packages=host.packages_here())
 
 
@@ -146,10 +148,11 @@ def _files(spec: SystemSpec) -> dict[str, FileFact]:
     return {named.path: named_file_fact(named) for named in named_files(spec)}
 
 
-def _gateway_by_spec(spec: SystemSpec) -> tuple[Listener, ...]:
+def _gateway_by_spec(spec: SystemSpec) -> Listener:
     gateway = spec.gateway
-    tls = gateway.tls is not None
-    return (Listener(role="gateway", host=gateway.host, port=gateway.http_port, tls=tls),)
+    return Listener(
+        role="gateway", host=gateway.host, port=gateway.http_port, tls=gateway.tls is not None
+    )
 
 
 def _texts(value: object, place: str) -> Iterator[TextFact]:
@@ -171,69 +174,58 @@ def _texts(value: object, place: str) -> Iterator[TextFact]:
             return
 
 
-def _with_versions(facts: Facts, ask: Ask, status: Document, missing: dict[Need, str]) -> Facts:
+def _listed(
+    ask: Ask, name: str, need: Need, missing: dict[Need, str], *, unknown: str, refused: str
+) -> list[Document]:
+    """What the API lists under `name`; none, and why in `missing`, where it does not."""
     try:
-        found = ask.get("/api/v1/models").get("models", [])
-    except HeadraceError as error:
-        missing[Need.VERSIONS] = f"the registry does not answer: {error}"
-        return facts
-    served = {
-        revision.get("model")
-        for endpoint in status.get("endpoints", ())
-        for revision in endpoint.get("revisions", ())
-    }
-    versions = []
-    for one in found:
-        reference = f"{one.get('name')}:{one.get('version')}"
-        versions.append(
-            VersionFact(
-                reference=reference,
-                runtime=str(one.get("runtime", "")),
-                runs_code=bool(one.get("runs_code")),
-                signed=_is_signed(one),
-                is_served=reference in served,
-            )
-        )
-    return replace(facts, versions=tuple(versions))
-
-
-def _is_signed(version: Document) -> bool | None:
-    """Whether the registry tells a signature; None if it does not speak of them at all."""
-    for name in ("signatures", "signed", "signed_by"):
-        if name in version:
-            return bool(version[name])
-    return None
-
-
-def _with_keys(facts: Facts, ask: Ask, missing: dict[Need, str]) -> Facts:
-    try:
-        found = ask.get("/api/v1/keys")
+        return list(ask.get(f"/api/v1/{name}").get(name, ()))
     except NotFoundError:
-        missing[Need.KEYS] = "this control plane knows no API keys"
-        return facts
+        missing[need] = unknown
     except HeadraceError as error:
-        missing[Need.KEYS] = f"the API keys are not told: {error}"
-        return facts
-    listed = found.get("keys", found.get("items", []))
-    keys = tuple(_key(one) for one in listed if not one.get("revoked"))
-    return replace(
-        facts,
-        keys=tuple(
-            key for key in keys if not (key.expires is not None and key.expires <= facts.now)
-        ),
+        missing[need] = f"{refused}: {error}"
+    return []
+
+
+def _versions(ask: Ask, status: Document, missing: dict[Need, str]) -> tuple[VersionFact, ...]:
+    silent = "the registry does not answer"
+    found = _listed(ask, "models", Need.VERSIONS, missing, unknown=silent, refused=silent)
+    served = {revision.get("model") for revision in _revisions(status)}
+    return tuple(
+        VersionFact(
+            reference=(reference := f"{one.get('name')}:{one.get('version')}"),
+            runtime=str(one.get("runtime", "")),
+            runs_code=bool(one.get("runs_code")),
+            signed=bool(one["signatures"]) if "signatures" in one else None,
+            is_served=reference in served,
+        )
+        for one in found
     )
 
 
-def _with_tokens(facts: Facts, ask: Ask, missing: dict[Need, str]) -> Facts:
-    try:
-        found = ask.get("/api/v1/tokens").get("tokens", [])
-    except NotFoundError:
-        missing[Need.TOKENS] = "this control plane knows no tokens"
-        return facts
-    except HeadraceError as error:
-        missing[Need.TOKENS] = f"the tokens are not told: {error}"
-        return facts
-    tokens = tuple(
+def _keys(ask: Ask, now: datetime, missing: dict[Need, str]) -> tuple[ApiKeyFact, ...]:
+    """The API keys that are in force."""
+    unknown, refused = "this control plane knows no API keys", "the API keys are not told"
+    found = _listed(ask, "keys", Need.KEYS, missing, unknown=unknown, refused=refused)
+    keys = (
+        ApiKeyFact(
+            name=str(one.get("name") or one.get("id") or "?"),
+            scopes=tuple(str(scope) for scope in one.get("scopes", ())),
+            created=_moment(one.get("created")),
+            expires=_moment(one.get("expires")),
+            last_used=_moment(one.get("last_used")),
+            tells_use="last_used" in one,
+        )
+        for one in found
+        if not one.get("revoked")
+    )
+    return tuple(key for key in keys if key.expires is None or key.expires > now)
+
+
+def _tokens(ask: Ask, missing: dict[Need, str]) -> tuple[TokenFact, ...]:
+    unknown, refused = "this control plane knows no tokens", "the tokens are not told"
+    found = _listed(ask, "tokens", Need.TOKENS, missing, unknown=unknown, refused=refused)
+    return tuple(
         TokenFact(
             id=str(one.get("id")), owner=str(one.get("owner")), expires=_moment(one.get("expires"))
         )
@@ -242,39 +234,42 @@ def _with_tokens(facts: Facts, ask: Ask, missing: dict[Need, str]) -> Facts:
         and one.get("kind", "token") == "token"
         and one.get("owner") != _HOME_OWNER
     )
-    return replace(facts, tokens=tokens)
 
 
-def _replicas(status: Document) -> Iterator[Document]:
+def _revisions(status: Document) -> Iterator[Document]:
     for endpoint in status.get("endpoints", ()):
-        for revision in endpoint.get("revisions", ()):
-            yield from revision.get("replicas", ())
+        yield from endpoint.get("revisions", ())
 
 
-def _with_certificates(facts: Facts, status: Document, missing: dict[Need, str]) -> Facts:
+def _replica_documents(status: Document) -> list[Document]:
+    return [one for revision in _revisions(status) for one in revision.get("replicas", ())]
+
+
+def _replicas(status: Document, missing: dict[Need, str]) -> tuple[ReplicaFact, ...]:
+    replicas = _replica_documents(status)
+    known = [one for one in replicas if one.get("isolation")]
+    if replicas and not known:
+        missing[Need.ISOLATION] = "this control plane does not tell how replicas are kept apart"
+    return tuple(
+        ReplicaFact(
+            name=str(one.get("name")),
+            not_isolated=tuple(str(why) for why in one["isolation"].get("problems", ())),
+        )
+        for one in known
+    )
+
+
+def _certificates(status: Document, missing: dict[Need, str]) -> tuple[InForceFact, ...]:
     told = status.get("gateway", {}).get("certificates")
     if told is None:
         missing[Need.CERTIFICATES] = "this control plane does not tell which are in force"
-        return facts
-    found = tuple(
+    return tuple(
         InForceFact(
             name=str(one.get("name")),
             file=str(one.get("file", "")),
             problem=str(one.get("problem") or ""),
         )
-        for one in told
-    )
-    return replace(facts, in_force=found)
-
-
-def _key(one: Document) -> ApiKeyFact:
-    return ApiKeyFact(
-        name=str(one.get("name") or one.get("id") or "?"),
-        scopes=tuple(str(scope) for scope in one.get("scopes", ())),
-        created=_moment(one.get("created")),
-        expires=_moment(one.get("expires")),
-        last_used=_moment(one.get("last_used")),
-        tells_use="last_used" in one,
+        for one in told or ()
     )
 
 
@@ -291,44 +286,27 @@ def _moment(value: object) -> datetime | None:
     return None
 
 
-def _with_scrapes(facts: Facts, status: Document, missing: dict[Need, str]) -> Facts:
-    if "metrics_read_at" not in status:
-        missing[Need.SCRAPES] = "this control plane does not tell when its metrics were read"
-        return facts
-    at = _moment(status["metrics_read_at"])
-    return replace(facts, scraped_s_ago=None if at is None else (facts.now - at).total_seconds())
-
-
-def _from_elsewhere(facts: Facts, place: Place, missing: dict[Need, str]) -> Facts:
-    """Of a system on another machine only the address is known by which it is reached."""
-    for need in (Need.FILES, Need.HOST, Need.SOFTWARE):
-        missing[need] = _ELSEWHERE
-    parts = urlsplit(place.url)
-    management = Listener(
-        role="management",
-        host=parts.hostname or "",
-        port=parts.port or (443 if parts.scheme == "https" else 80),
-        tls=parts.scheme == "https",
-    )
-    return replace(facts, listeners=(*facts.listeners, management))
-
-
 def _from_here(facts: Facts, home: Path, status: Document, missing: dict[Need, str]) -> Facts:
-    pid = _pid(status.get("pid"))
-    gateway_pid = _pid(status.get("gateway", {}).get("pid"))
-    addresses = status.get("addresses", {})
-    ports = {
-        port: role
-        for role, name in (("management", "admin"), ("metrics", "metrics"))
-        if (port := urlsplit(str(addresses.get(name, ""))).port) is not None
+    """With what this machine shows: sockets, processes, files and software."""
+    pid, gateway_pid = _pid(status), _pid(status.get("gateway", {}))
+    urls = {
+        role: urlsplit(str(status.get("addresses", {}).get(name, "")))
+        for name, role in (("http", "gateway"), ("admin", "management"), ("metrics", "metrics"))
     }
-    found = host.with_roles(
-        {"gateway": host.listeners_of(gateway_pid), "control": host.listeners_of(pid)},
-        ports,
-        secure=_secure_roles(facts, addresses),
+    secure = {role for role, url in urls.items() if url.scheme == "https"}
+    if facts.spec.gateway.tls is not None:
+        secure.add("gateway")
+    ports = {urls[role].port: role for role in ("management", "metrics")}
+    addresses = [("gateway", *address) for address in host.listeners_of(gateway_pid)]
+    addresses += [
+        (ports[port], name, port) for name, port in host.listeners_of(pid) if port in ports
+    ]
+    found = tuple(
+        Listener(role=role, host=name, port=port, tls=role in secure)
+        for role, name, port in addresses
     )
-    has_gateway = any(one.role == "gateway" for one in found)
-    if not any(one.role == "management" for one in found):
+    roles = {listener.role for listener in found}
+    if "management" not in roles:
         missing[Need.LISTENERS] = "the control plane's sockets cannot be seen by this user"
     directory = host.envoy_files(gateway_pid)
     software = host.software_here() if host.runs_this_python(pid) else {}
@@ -336,11 +314,20 @@ def _from_here(facts: Facts, home: Path, status: Document, missing: dict[Need, s
         software = {**software, "envoy": version}
     if not software:
         missing[Need.SOFTWARE] = "another Python runs the control plane; audit with that one"
+    # Certificates that the system was started with, besides those that its spec names.
+    started_with = [
+        NamedFile(place=one.name, path=one.file, kind="certificate")
+        for one in facts.in_force
+        if one.file
+    ]
+    processes = {"control plane": pid, "gateway": gateway_pid}
+    processes |= {str(one.get("name")): _pid(one) for one in _replica_documents(status)}
+    seen = (host.process_fact(name, number) for name, number in processes.items() if number)
     return replace(
         facts,
-        files=_files(facts.spec) | _files_in_force(facts),
-        listeners=found if has_gateway else (*facts.listeners, *found),
-        processes=tuple(_processes(status, pid, gateway_pid)),
+        files=_files(facts.spec) | {one.path: named_file_fact(one) for one in started_with},
+        listeners=found if "gateway" in roles else (*facts.listeners, *found),
+        processes=tuple(fact for fact in seen if fact is not None),
         home=host.home_facts(
             home.absolute(), pid=pid, token=home / ADMIN_TOKEN_FILE, sockets=directory
         ),
@@ -348,34 +335,7 @@ def _from_here(facts: Facts, home: Path, status: Document, missing: dict[Need, s
     )
 
 
-def _secure_roles(facts: Facts, addresses: Document) -> set[str]:
-    """Which addresses are encrypted: the gateway's by its spec or a flag, others by a flag."""
-    names = {"http": "gateway", "admin": "management", "metrics": "metrics"}
-    found = {
-        role
-        for name, role in names.items()
-        if urlsplit(str(addresses.get(name, ""))).scheme == "https"
-    }
-    return found | ({"gateway"} if facts.spec.gateway.tls is not None else set())
-
-
-def _files_in_force(facts: Facts) -> dict[str, FileFact]:
-    """Certificates that the system was started with, besides those that its spec names."""
-    return {
-        one.file: named_file_fact(NamedFile(place=one.name, path=one.file, kind="certificate"))
-        for one in facts.in_force
-        if one.file
-    }
-
-
-def _processes(status: Document, pid: int, gateway_pid: int) -> Iterator[ProcessFact]:
-    named = [("control plane", pid), ("gateway", gateway_pid)]
-    named += [(str(one.get("name")), _pid(one.get("pid"))) for one in _replicas(status)]
-    for name, number in dict.fromkeys(named):
-        fact = host.process_fact(name, number) if number else None
-        if fact is not None:
-            yield fact
-
-
-def _pid(value: object) -> int:
-    return value if isinstance(value, int) and value > 0 else 0
+def _pid(document: Document) -> int:
+    """A document's process; 0 for none."""
+    pid = document.get("pid")
+    return pid if isinstance(pid, int) and pid > 0 else 0

@@ -11,7 +11,7 @@ import re
 import ssl
 import stat
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -34,7 +34,6 @@ from headrace.advise.facts import (
     FileFact,
     HomeFacts,
     KeyMaterial,
-    Listener,
     ProcessFact,
 )
 from headrace.advise.inventory import recognise
@@ -79,8 +78,8 @@ def named_file_fact(named: NamedFile) -> FileFact:
     if not fact.exists:
         return fact
     if named.kind == "model":
-        found = recognise(path)
-        return replace(fact, format=found.format.value, runs_code=found.runs_code)
+        kind, runs_code = recognise(path)
+        return replace(fact, format=kind.value, runs_code=runs_code)
     try:
         data = read_regular(path, limit_bytes=MOST_BYTES)
     except OSError as error:
@@ -258,29 +257,6 @@ def _listening(table: Path) -> Iterator[tuple[str, tuple[str, int]]]:
             words = [raw[i : i + 4] for i in range(0, len(raw), 4)]
             ordered = b"".join(word[::-1] if sys.byteorder == "little" else word for word in words)
             yield fields[9], (str(ipaddress.ip_address(ordered)), int(port, 16))
-
-
-def with_roles(
-    found: Mapping[str, tuple[tuple[str, int], ...]],
-    ports: Mapping[int, str],
-    *,
-    secure: Collection[str],
-) -> tuple[Listener, ...]:
-    """Listeners by what they are for.
-
-    Args:
-        found: Addresses by process: `gateway` and `control`.
-        ports: `management` or `metrics` by port of the control plane.
-        secure: The roles that are encrypted.
-    """
-    gateway = [("gateway", host, port) for host, port in found.get("gateway", ())]
-    control = [
-        (ports[port], host, port) for host, port in found.get("control", ()) if port in ports
-    ]
-    return tuple(
-        Listener(role=role, host=host, port=port, tls=role in secure)
-        for role, host, port in (*gateway, *control)
-    )
 
 
 def home_facts(

@@ -4,7 +4,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -40,8 +40,7 @@ from headrace.advise.inventory_weights import (
 )
 from headrace.core import UnsupportedModelError
 from headrace.runtimes.file_bytes import BrokenFileError, Source
-from headrace.runtimes.optimized_file import FILE_NAME, OptimizedManifest, decode_manifest, path_in
-from headrace.runtimes.optimized_file import FILE_NAME as OPTIMIZED_FILE
+from headrace.runtimes.optimized_file import FILE_NAME, decode_manifest, path_in
 from headrace.runtimes.processor import plain
 
 _MOST_FILES: Final = 1000
@@ -84,17 +83,13 @@ def optimized_details(folder: Path, examine: Examine) -> Details:
         producer="headrace",
         weights=dict(weights),
         quantised=any(details.is_quantised for details in members.values()),
-        notes=_notes(manifest),
+        notes={
+            "engines": ", ".join(dict.fromkeys(plain(one.runtime) for one in manifest.members)),
+            "verified on": plain(manifest.processor.name),
+            "on another processor": manifest.on_other_processor.value,
+        },
         problems=tuple(problems),
     )
-
-
-def _notes(manifest: OptimizedManifest) -> dict[str, str]:
-    return {
-        "engines": ", ".join(dict.fromkeys(plain(one.runtime) for one in manifest.members)),
-        "verified on": plain(manifest.processor.name),
-        "on another processor": manifest.on_other_processor.value,
-    }
 
 
 def _files(folder: Path, depth: int) -> Iterator[Path]:
@@ -153,21 +148,12 @@ _PYTHON_CLASS: Final = re.compile(rb"^class\s+\w+\([^)\n]*\bPythonModel\b", re.M
 _OLD_PICKLES: Final = frozenset({".pkl", ".pickle", ".joblib", ".gz", ".bz2", ".xz", ".lzma", ".z"})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recognised:
-    """What a file or folder is."""
-
-    format: Format
-    runs_code: bool = False
-
-
-def recognise(path: Path) -> Recognised:
-    """What is at `path`; UNKNOWN for what is no model, or cannot be read."""
+def recognise(path: Path) -> tuple[Format, bool]:
+    """What is at `path`, and whether it runs code; UNKNOWN for no model or what cannot be read."""
     kind, details = examine(path)
-    has_code = any(
-        one.code in {Trouble.RUNS_CODE, Trouble.DANGEROUS_CODE} for one in details.problems
-    )
-    return Recognised(format=kind, runs_code=kind in CODE_FORMATS or has_code)
+    codes = {one.code for one in details.problems}
+    has_code = kind in CODE_FORMATS or bool(codes & {Trouble.RUNS_CODE, Trouble.DANGEROUS_CODE})
+    return kind, has_code
 
 
 def examine(path: Path, *, max_opset: int | None = None) -> tuple[Format, Details]:
@@ -182,30 +168,23 @@ def examine(path: Path, *, max_opset: int | None = None) -> tuple[Format, Detail
         with Source(path) as source:
             return _examine_file(source, max_opset)
     except BrokenFileError as error:
-        return Format.UNKNOWN, _broken(error)
+        message = str(error)
     except OSError as error:
         message = f"cannot be read: {error.strerror or error}"
-        return Format.UNKNOWN, Details(problems=(problem(Trouble.BROKEN, message),))
     except (ArithmeticError, LookupError, MemoryError, RecursionError, ValueError) as error:
         # Files of strangers: one that a reader was not prepared for must not hide all others.
         message = f"cannot be read: {type(error).__name__}"
-        return Format.UNKNOWN, Details(problems=(problem(Trouble.BROKEN, message),))
-
-
-def _broken(error: BrokenFileError) -> Details:
-    return Details(problems=(problem(Trouble.BROKEN, str(error)),))
+    return Format.UNKNOWN, Details(problems=(problem(Trouble.BROKEN, message),))
 
 
 def _examine_folder(path: Path, max_opset: int | None) -> tuple[Format, Details]:
-    if (path / OPTIMIZED_FILE).is_file():
+    if (path / FILE_NAME).is_file():
         found = optimized_details(path, partial(examine, max_opset=max_opset))
         return Format.OPTIMIZED, found
-    if (path / SAVED_MODEL).is_file():
-        return examine(path / SAVED_MODEL, max_opset=max_opset)
-    if (path / PYTHON_FILE).is_file():
-        return examine(path / PYTHON_FILE, max_opset=max_opset)
-    files = sorted(entry for entry in path.iterdir() if entry.is_file())[:1000]
-    for file in files:
+    for name in (SAVED_MODEL, PYTHON_FILE):
+        if (path / name).is_file():
+            return examine(path / name, max_opset=max_opset)
+    for file in sorted(entry for entry in path.iterdir() if entry.is_file())[:_MOST_FILES]:
         kind, details = examine(file, max_opset=max_opset)
         if kind is not Format.UNKNOWN:
             return kind, details
@@ -220,20 +199,21 @@ def _examine_file(source: Source, max_opset: int | None) -> tuple[Format, Detail
     if head.startswith(_LFS):
         message = "is a Git LFS pointer; `git lfs pull` fetches the model"
         return named, Details(problems=(problem(Trouble.LFS_POINTER, message),))
-    kind = named
+    kind, message = named, ""
     try:
         kind = _kind(source, head, named)
         if kind is not Format.UNKNOWN:
             return kind, _details(source, kind, max_opset)
+        if named is not Format.UNKNOWN:
+            message = f"is called {source.path.suffix}, and its content is something else"
     except BrokenFileError as error:
-        return kind, _broken(error)
-    if named is Format.UNKNOWN:
-        return kind, Details()
-    message = f"is called {source.path.suffix}, and its content is something else"
-    return kind, Details(problems=(problem(Trouble.BROKEN, message),))
+        message = str(error)
+    return kind, Details(problems=(problem(Trouble.BROKEN, message),) if message else ())
 
 
-def _kind(source: Source, head: bytes, named: Format) -> Format:
+def _kind(  # noqa: C901, PLR0911  # a format each, in the order of their marks
+    source: Source, head: bytes, named: Format
+) -> Format:
     """The format by content.
 
     Raises:
@@ -248,19 +228,12 @@ def _kind(source: Source, head: bytes, named: Format) -> Format:
         return archive_format(source)
     if looks_like_safetensors(source):
         return Format.SAFETENSORS
-    root = xml_root(source)
-    if root or head.startswith(_HDF5):
-        return _XML_ROOTS.get(root, Format.UNKNOWN) if root else _kind_of_hdf5(source)
-    return _kind_by_name_and_content(source, head, named)
-
-
-def _kind_of_hdf5(source: Source) -> Format:
-    data = source.head(_MOST_HDF5)
-    return Format.KERAS_H5 if b"model_config" in data or b"keras" in data else Format.UNKNOWN
-
-
-def _kind_by_name_and_content(source: Source, head: bytes, named: Format) -> Format:
-    """What has no mark at its beginning: Python, old pickles, protobuf."""
+    if root := xml_root(source):
+        return _XML_ROOTS.get(root, Format.UNKNOWN)
+    if head.startswith(_HDF5):
+        data = source.head(_MOST_HDF5)
+        return Format.KERAS_H5 if b"model_config" in data or b"keras" in data else Format.UNKNOWN
+    # The others have no mark at their beginning: Python, old pickles, protobuf.
     suffix = source.path.suffix.lower()
     if suffix == ".py":
         is_model = source.path.name == PYTHON_FILE or _PYTHON_CLASS.search(source.head(_MOST_TEXT))

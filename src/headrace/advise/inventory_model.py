@@ -68,21 +68,17 @@ class Trouble(StrEnum):
     """It is a link that leaves the folder, or leads nowhere."""
 
 
-SEVERITIES: Final[Mapping[Trouble, Severity]] = {
-    Trouble.RUNS_CODE: Severity.MEDIUM,
+_SEVERITIES: Final = {
     Trouble.DANGEROUS_CODE: Severity.CRITICAL,
-    Trouble.EXTERNAL_OUTSIDE: Severity.HIGH,
-    Trouble.MISSING_PART: Severity.HIGH,
-    Trouble.BROKEN: Severity.HIGH,
-    Trouble.EMPTY: Severity.HIGH,
-    Trouble.LFS_POINTER: Severity.HIGH,
-    Trouble.OPSET_TOO_NEW: Severity.HIGH,
+    Trouble.RUNS_CODE: Severity.MEDIUM,
     Trouble.CUSTOM_OPERATORS: Severity.MEDIUM,
     Trouble.HUGE: Severity.MEDIUM,
     Trouble.DUPLICATE: Severity.LOW,
     Trouble.UNSIGNED: Severity.LOW,
-    Trouble.LINK_OUTSIDE: Severity.HIGH,
 }
+"""Of problems that are not of high severity: what cannot be served as it is, is."""
+_SMALL: Final = ("INT8", "UINT8", "INT4", "UINT4", "INT2", "FP8", "FP4", "Q", "IQ")
+"""How datatypes of fewer than 16 bits begin that are no truth value."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +92,7 @@ class Problem:
 
 def problem(code: Trouble, message: str) -> Problem:
     """A problem with the severity that its kind has."""
-    return Problem(code=code, severity=SEVERITIES[code], message=message)
+    return Problem(code=code, severity=_SEVERITIES.get(code, Severity.HIGH), message=message)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,13 +124,8 @@ class Details:
         """Whether weights were made smaller than 16 bits; None if that is not known."""
         if self.quantised or not self.weights:
             return self.quantised
-        small = sum(size for name, size in self.weights.items() if is_small(name))
+        small = sum(size for name, size in self.weights.items() if name.startswith(_SMALL))
         return small * 10 >= sum(self.weights.values())
-
-
-def is_small(datatype: str) -> bool:
-    """Whether a datatype has fewer than 16 bits and is no truth value."""
-    return datatype.startswith(("INT8", "UINT8", "INT4", "UINT4", "INT2", "FP8", "FP4", "Q", "IQ"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

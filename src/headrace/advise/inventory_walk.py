@@ -31,6 +31,8 @@ _CHUNK: Final = 1 << 20
 _MOST_HASHED: Final = 64 << 30
 _LARGEST_PROTOBUF: Final = (1 << 31) - 1
 _HUGE: Final = 10 << 30
+_NEWEST_OPSET, _OLDEST_OPSET = 40, 13
+"""Those that are tried."""
 _VERSION: Final = re.compile(r"[0-9]{1,18}")
 RUNTIMES: Final[Mapping[Format, str]] = {
     Format.ONNX: "onnx",
@@ -68,12 +70,8 @@ CONVERSIONS: Final[Mapping[Format, str]] = {
     Format.SAFETENSORS: "it holds weights only: export the model that loads them to ONNX",
     Format.GGUF: "serve it with llama.cpp or vLLM and put that behind an endpoint (`upstream`)",
     Format.PMML: "export the original model to ONNX",
-    Format.ORT: "",
-    Format.ONNX: "",
-    Format.PYTHON: "",
-    Format.OPTIMIZED: "",
-    Format.UNKNOWN: "",
 }
+"""What to do with a format that no runtime here serves."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +105,7 @@ def take_inventory(folder: Path, known: Known) -> Inventory:
     if not folder.is_dir():
         raise InvalidArgumentError(f"{folder}: is no directory")
     walk = _Walk(folder, known)
-    assets = list(walk.assets())
+    assets = list(walk.assets(folder))
     parts = {
         os.path.normpath(Path(asset.path).parent / part)
         for asset in assets
@@ -142,11 +140,8 @@ class _Walk:
         self._left = _MOST_ENTRIES
         self.incomplete = ""
 
-    def assets(self) -> Iterator[Asset]:
-        """The assets, folder by folder."""
-        yield from self._folder(self._root, 0)
-
-    def _folder(self, folder: Path, depth: int) -> Iterator[Asset]:
+    def assets(self, folder: Path, depth: int = 0) -> Iterator[Asset]:
+        """The assets of a folder, and of those in it."""
         if depth > _MOST_DEPTH:
             self.incomplete = f"what is nested deeper than {_MOST_DEPTH} folders was left out"
             return
@@ -171,7 +166,7 @@ class _Walk:
             if entry.is_symlink():
                 yield from self._link(path)
             elif entry.is_dir(follow_symlinks=False):
-                yield from self._folder(path, depth + 1)
+                yield from self.assets(path, depth + 1)
             elif entry.is_file(follow_symlinks=False):
                 yield from self._file(path)
 
@@ -237,11 +232,10 @@ class _Walk:
             digest=digest,
             details=details,
             runtime=served,
-            convert="" if served else CONVERSIONS[kind],
+            convert="" if served else CONVERSIONS.get(kind, ""),
             problems=(
                 *details.problems,
-                *_size_problems(kind, size, digest),
-                *_signature_problems(size, signed=signed),
+                *_known_problems(kind, size, digest, signed=signed),
             ),
             model=model,
             version=version,
@@ -258,33 +252,29 @@ class _Walk:
         return "", ""
 
 
-def _size_problems(kind: Format, size: int, digest: str) -> list[Problem]:
+def _known_problems(kind: Format, size: int, digest: str, *, signed: bool) -> Iterator[Problem]:
+    """What is wrong with a file of this size, whatever is in it."""
     if kind is Format.ONNX and size > _LARGEST_PROTOBUF:
         message = f"has {size} bytes; no ONNX file may have 2 GiB, weights go beside it"
-        return [problem(Trouble.HUGE, message)]
-    if size > _HUGE:
+        yield problem(Trouble.HUGE, message)
+    elif size > _HUGE:
         unread = "" if digest else ", and was not read whole"
-        return [problem(Trouble.HUGE, f"has {size} bytes{unread}")]
-    return []
-
-
-def _signature_problems(size: int, *, signed: bool) -> list[Problem]:
-    if signed or not size:
-        return []
-    return [problem(Trouble.UNSIGNED, "no signature of it is known here")]
+        yield problem(Trouble.HUGE, f"has {size} bytes{unread}")
+    if size and not signed:
+        yield problem(Trouble.UNSIGNED, "no signature of it is known here")
 
 
 OpensModel = Callable[[bytes], None]
 """Opens a model of ours in ONNX Runtime; raises if that does not know its opset."""
 
 
-def highest_opset(opens: OpensModel, *, most: int = 40, least: int = 13) -> int | None:
+def highest_opset(opens: OpensModel) -> int | None:
     """The newest opset that the runtime takes, found out with a model of one node.
 
     Args:
         opens: Raises for a model that is too new.
     """
-    for opset in range(most, least - 1, -1):
+    for opset in range(_NEWEST_OPSET, _OLDEST_OPSET - 1, -1):
         try:
             opens(identity_model(opset))
         except Exception:  # noqa: BLE001, S112  # the binding's errors share no base class but this
@@ -354,8 +344,8 @@ def _document(asset: Asset) -> Document:
         "signed": asset.signed,
         "runtime": asset.runtime or None,
         "convert": asset.convert or None,
-        "inputs": [_tensor(one) for one in details.inputs],
-        "outputs": [_tensor(one) for one in details.outputs],
+        "inputs": [asdict(one) for one in details.inputs],
+        "outputs": [asdict(one) for one in details.outputs],
         "opset": details.opset,
         "producer": details.producer or None,
         "precision": details.precision or None,
@@ -365,11 +355,6 @@ def _document(asset: Asset) -> Document:
         "notes": dict(details.notes),
         "problems": [asdict(one) for one in asset.problems],
     }
-
-
-def _tensor(one: TensorInfo) -> Document:
-    shape = None if one.shape is None else list(one.shape)
-    return {"name": one.name, "datatype": one.datatype, "shape": shape}
 
 
 def serious(asset: Asset) -> tuple[Problem, ...]:

@@ -21,54 +21,19 @@ _MOST_TENSORS: Final = 200_000
 _MOST_SETTINGS: Final = 10_000
 _MOST_STEPS: Final = 4_000_000
 _NAMES: Final = {
-    "F64": "FP64",
-    "F32": "FP32",
-    "F16": "FP16",
-    "BF16": "BF16",
-    "I64": "INT64",
-    "I32": "INT32",
-    "I16": "INT16",
-    "I8": "INT8",
-    "U8": "UINT8",
-    "U16": "UINT16",
-    "U32": "UINT32",
-    "U64": "UINT64",
-    "BOOL": "BOOL",
+    **{f"F{bits}": f"FP{bits}" for bits in (4, 16, 32, 64)},
+    **{f"I{bits}": f"INT{bits}" for bits in (8, 16, 32, 64)},
+    **{f"U{bits}": f"UINT{bits}" for bits in (8, 16, 32, 64)},
     "F8_E4M3": "FP8E4M3FN",
     "F8_E5M2": "FP8E5M2",
-    "F4": "FP4",
 }
-_GGML: Final = {
-    0: "FP32",
-    1: "FP16",
-    2: "Q4_0",
-    3: "Q4_1",
-    6: "Q5_0",
-    7: "Q5_1",
-    8: "Q8_0",
-    9: "Q8_1",
-    10: "Q2_K",
-    11: "Q3_K",
-    12: "Q4_K",
-    13: "Q5_K",
-    14: "Q6_K",
-    15: "Q8_K",
-    16: "IQ2_XXS",
-    17: "IQ2_XS",
-    18: "IQ3_XXS",
-    19: "IQ1_S",
-    20: "IQ4_NL",
-    21: "IQ3_S",
-    22: "IQ2_S",
-    23: "IQ4_XS",
-    24: "INT8",
-    25: "INT16",
-    26: "INT32",
-    27: "INT64",
-    28: "FP64",
-    29: "IQ1_M",
-    30: "BF16",
-}
+_GGML: Final = (
+    *("FP32", "FP16", "Q4_0", "Q4_1", "?", "?", "Q5_0", "Q5_1", "Q8_0", "Q8_1"),
+    *("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_K", "IQ2_XXS", "IQ2_XS", "IQ3_XXS", "IQ1_S"),
+    *("IQ4_NL", "IQ3_S", "IQ2_S", "IQ4_XS", "INT8", "INT16", "INT32", "INT64", "FP64", "IQ1_M"),
+    "BF16",
+)
+"""Datatypes of GGUF by their numbers; 4 and 5 are no longer used."""
 _SIZES: Final = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 _TEXT, _ARRAY = 8, 9
 
@@ -196,21 +161,18 @@ def gguf_details(source: Source) -> Details:
         count = 1
         for _ in range(min(cursor.number("I"), 8)):
             count = min(count * cursor.number("Q"), 1 << 50)
-        kind = _GGML.get(cursor.number("I"), "?")
+        number = cursor.number("I")
+        kind = _GGML[number] if number < len(_GGML) else "?"
         cursor.skip(8)
-        weights[kind] += int(count * _bits(kind) / 8)
+        # Bits of one weight, roughly: what a share is reckoned with.
+        is_packed = kind.startswith(("Q", "IQ"))
+        bits = int(kind.strip("IQ")[0]) if is_packed else bits_of(kind)
+        weights[kind] += count * bits // 8
     return Details(
         producer=notes.get("general.architecture", ""),
         weights={name: size for name, size in weights.items() if size},
         notes=notes,
     )
-
-
-def _bits(kind: str) -> float:
-    """Bits of one weight, roughly: what a share is reckoned with."""
-    if kind.startswith(("Q", "IQ")):
-        return float(next(letter for letter in kind if letter.isdigit()))
-    return float(bits_of(kind))
 
 
 _MOST_JSON: Final = 256 << 20

@@ -5,7 +5,6 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from html import escape
 from itertools import groupby
 from pathlib import Path
 from typing import Final
@@ -13,6 +12,8 @@ from urllib.parse import quote
 
 from headrace.advise.check import Audit, Check, Finding, NotChecked
 from headrace.advise.facts import Severity
+from headrace.core.pages import report_page
+from headrace.core.text import printable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,8 +39,8 @@ def text_report(report: Report) -> str:
     """The audit as text; control characters in names are shown, not sent to the terminal."""
     audit = report.audit
     lines = [f"audit of {printable(report.target)}", ""]
-    for (check, severity), found in groupby(audit.findings, key=lambda f: (f.id, f.severity)):
-        lines += _check(check, severity, list(found))
+    for found in _groups(audit):
+        lines += _check(found)
     lines += _not_checked(audit)
     lines.append(summary_line(audit))
     return "\n".join(lines)
@@ -53,26 +54,25 @@ def summary_line(audit: Audit) -> str:
     return f"{found if counts else 'no findings'}; {others}"
 
 
-def _check(check: str, severity: Severity, found: list[Finding]) -> Iterator[str]:
-    yield f"{severity.upper():<8} {check}  {found[0].title}"
+def _groups(audit: Audit) -> list[list[Finding]]:
+    """The findings of each check and severity."""
+    groups = groupby(audit.findings, key=lambda finding: (finding.id, finding.severity))
+    return [list(found) for _, found in groups]
+
+
+def _check(found: list[Finding]) -> Iterator[str]:
+    yield f"{found[0].severity.upper():<8} {found[0].id}  {found[0].title}"
     for finding in found:
         place = f"{finding.file}:{finding.line} " if finding.file else ""
         # Where no file is, the place alone says where to look.
         yield f"    at   {printable(place + finding.where)}"
         yield f"    seen {printable(finding.evidence)}"
-    yield from _wrapped("why", found[0].why)
+    for number, line in enumerate(textwrap.wrap(printable(found[0].why), _WIDTH - 9)):
+        yield f"    {'' if number else 'why':<4} {line}"
     for fix in dict.fromkeys(finding.fix for finding in found):
-        label = "fix"
-        for line in fix.splitlines():
-            yield f"    {label:<4} {printable(line)}"
-            label = ""
+        for number, line in enumerate(fix.splitlines()):
+            yield f"    {'' if number else 'fix':<4} {printable(line)}"
     yield ""
-
-
-def _wrapped(label: str, text: str) -> Iterator[str]:
-    for line in textwrap.wrap(printable(text), _WIDTH - 9):
-        yield f"    {label:<4} {line}"
-        label = ""
 
 
 def _not_checked(audit: Audit) -> Iterator[str]:
@@ -90,14 +90,6 @@ def _not_checked(audit: Audit) -> Iterator[str]:
             subsequent_indent="      ",
         )
     yield ""
-
-
-def printable(text: str) -> str:
-    """`text` with everything escaped that a terminal might take for a command."""
-    return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
-        for letter in text.encode("utf-8", "replace").decode()
-    )
 
 
 SCHEMA = 1
@@ -123,127 +115,14 @@ def json_report(report: Report) -> Document:
     }
 
 
-_STYLE: Final = """\
-:root { color-scheme: light dark; --paper: #fff; --ink: #1c1e21; --soft: #5c636b; --line: #d9dde2;
-  --panel: #f5f6f8; --critical: #b3123b; --high: #c2410c; --medium: #8a6100; --low: #2f6690;
-  --good: #1d6f42 }
-@media (prefers-color-scheme: dark) { :root { --paper: #15171a; --ink: #e8eaed; --soft: #a2a9b1;
-  --line: #33383e; --panel: #1e2125; --critical: #ff7a9a; --high: #ff9d66; --medium: #e5bd55;
-  --low: #83bbe5; --good: #6fce99 } }
-* { box-sizing: border-box }
-body { margin: 0; background: var(--paper); color: var(--ink);
-  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", sans-serif }
-main { max-width: 60rem; margin: 0 auto; padding: 1.5rem 1rem 4rem }
-h1 { font-size: 1.5rem; line-height: 1.2; margin: 0 0 .25rem; overflow-wrap: anywhere }
-h2 { font-size: 1.05rem; margin: 0; overflow-wrap: anywhere }
-p { margin: .25rem 0 }
-.soft { color: var(--soft); font-size: .9rem }
-.counts { display: flex; flex-wrap: wrap; gap: .5rem; list-style: none; margin: 1.25rem 0;
-  padding: 0 }
-.counts li { background: var(--panel); border: 1px solid var(--line); border-radius: .5rem;
-  padding: .4rem .8rem; min-width: 6rem }
-.counts b { display: block; font-size: 1.5rem; line-height: 1.2 }
-article { border: 1px solid var(--line); border-left: .3rem solid; border-radius: .5rem;
-  margin: 1rem 0; padding: .9rem 1rem }
-article > * { color: var(--ink) }
-.critical { border-left-color: var(--critical) } .high { border-left-color: var(--high) }
-.medium { border-left-color: var(--medium) } .low { border-left-color: var(--low) }
-.badge { font-size: .75rem; font-weight: 700; text-transform: uppercase; letter-spacing: .04em }
-.critical .badge, b.critical { color: var(--critical) } .high .badge, b.high { color: var(--high) }
-.medium .badge, b.medium { color: var(--medium) } .low .badge, b.low { color: var(--low) }
-.good { color: var(--good) }
-ul.seen { margin: .5rem 0; padding-left: 1.1rem }
-code, pre { font: .875em/1.45 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace }
-code { overflow-wrap: anywhere }
-pre { background: var(--panel); border: 1px solid var(--line); border-radius: .4rem;
-  margin: .5rem 0 0; overflow-x: auto; padding: .6rem .8rem }
-table { border-collapse: collapse; width: 100%; font-size: .9rem }
-td { border-top: 1px solid var(--line); padding: .35rem .5rem .35rem 0; vertical-align: top;
-  overflow-wrap: anywhere }
-details summary { cursor: pointer; margin-top: 1.5rem }
-@media print { article { break-inside: avoid } details > * { display: block } }"""
-
-_POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'"
-
-
 def html_report(report: Report) -> str:
     """The audit as an HTML document; everything that comes from the system is escaped."""
-    audit = report.audit
-    target = escape(report.target)
-    circumstances = (
-        f"{report.at:%Y-%m-%d %H:%M} UTC, headrace {escape(report.version)}, "
-        f"{len(audit.passed)} checks passed, {len(audit.not_checked)} could not be made"
+    return report_page(
+        Path(__file__).with_name("report.html"),
+        title=f"Audit of {report.target}",
+        report=report,
+        groups=_groups(report.audit),
     )
-    body = [
-        f"<h1>Audit of {target}</h1>",
-        f'<p class="soft">{circumstances}</p>',
-        *_counts(audit),
-        *_findings(audit),
-        *_not_checked_html(audit),
-    ]
-    return "\n".join(
-        [
-            "<!doctype html>",
-            '<html lang="en">',
-            "<head>",
-            '<meta charset="utf-8">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            # Nothing is loaded and nothing runs, whatever a name in it may hold.
-            f'<meta http-equiv="content-security-policy" content="{_POLICY}">',
-            f"<title>Audit of {target}</title>",
-            f"<style>\n{_STYLE}\n</style>",
-            "</head>",
-            "<body>",
-            "<main>",
-            *body,
-            "</main>",
-            "</body>",
-            "</html>",
-            "",
-        ]
-    )
-
-
-def _counts(audit: Audit) -> Iterator[str]:
-    yield '<ul class="counts">'
-    for name, count in audit.counts().items():
-        mark = f' class="{name}"' if count else ""
-        yield f"<li><b{mark}>{count}</b> {name}</li>"
-    yield "</ul>"
-
-
-def _findings(audit: Audit) -> Iterator[str]:
-    if not audit.findings:
-        yield '<p class="good"><b>No findings.</b></p>'
-    for (check, severity), found in groupby(audit.findings, key=lambda f: (f.id, f.severity)):
-        yield from _article(check, severity.value, list(found))
-
-
-def _article(check: str, severity: str, found: list[Finding]) -> Iterator[str]:
-    yield f'<article class="{severity}">'
-    yield f'<span class="badge">{severity}</span> <span class="soft">{escape(check)}</span>'
-    yield f"<h2>{escape(found[0].title)}</h2>"
-    yield f"<p>{escape(found[0].why)}</p>"
-    yield '<ul class="seen">'
-    for finding in found:
-        place = f"{finding.file}:{finding.line} " if finding.file else ""
-        where = f"<code>{escape(place + finding.where)}</code>"
-        yield f"<li>{where}<br>{escape(finding.evidence)}</li>"
-    yield "</ul>"
-    for fix in dict.fromkeys(finding.fix for finding in found):
-        yield f"<pre>{escape(fix)}</pre>"
-    yield "</article>"
-
-
-def _not_checked_html(audit: Audit) -> Iterator[str]:
-    if not audit.not_checked:
-        return
-    yield f"<details><summary>{len(audit.not_checked)} checks could not be made</summary>"
-    yield "<table>"
-    for one in audit.not_checked:
-        cells = (one.id, one.title, one.reason)
-        yield "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>"
-    yield "</table></details>"
 
 
 Json = dict[str, object]

@@ -14,7 +14,7 @@ from headrace.cli.models.store import model_store
 from headrace.cli.options import DEFAULT_HOME, CommandGroup, ControlPlane, Home, Json
 from headrace.cli.output import progress, say, show, table, write
 from headrace.core.spec import SpecError
-from headrace.core.text import bytes_text
+from headrace.core.text import bytes_text, printable
 
 if TYPE_CHECKING:
     from headrace.advise import Facts
@@ -269,7 +269,6 @@ def models(
         remarks,
         take_inventory,
     )
-    from headrace.advise.reports import printable
     from headrace.cli.connection import Target
     from headrace.runtimes import usable_runtimes
 

@@ -114,6 +114,18 @@ def coarse_span(seconds: float) -> str:
     return "less than a minute"
 
 
+def printable(text: str) -> str:
+    """`text` on one line, with everything escaped that a terminal might take for a command."""
+    return "".join(
+        letter
+        if letter.isprintable()
+        else " "
+        if letter.isspace()
+        else letter.encode("unicode_escape").decode()
+        for letter in text.encode("utf-8", "replace").decode()
+    )
+
+
 def moment_text(at: float | None) -> str:
     """A point in time: `2026-11-25 14:03:22 UTC`; `-` for None."""
     if at is None:

@@ -17,6 +17,7 @@ from headrace.advise.inventory import examine, recognise
 from headrace.advise.inventory_model import Asset, Details, Format, Trouble
 from headrace.advise.inventory_walk import (
     CONVERSIONS,
+    RUNTIMES,
     Known,
     asset_row,
     highest_opset,
@@ -101,7 +102,7 @@ def test_suffixes_do_not_matter_to_what_has_a_mark(folder: Path, tmp_path: Path)
         other = tmp_path / f"{path.name}.blob"
         other.write_bytes(path.read_bytes())
 
-        assert recognise(other).format.value == EXPECTED[path.name]
+        assert recognise(other)[0].value == EXPECTED[path.name]
 
 
 def test_a_runtime_of_ours_serves_it_or_a_conversion_is_named(found: dict[str, Asset]) -> None:
@@ -112,7 +113,7 @@ def test_a_runtime_of_ours_serves_it_or_a_conversion_is_named(found: dict[str, A
         *("mine.py", "python"),
     }
     assert all(asset.convert for path, asset in found.items() if path not in served)
-    assert set(CONVERSIONS) == set(Format)
+    assert {*CONVERSIONS, *RUNTIMES, Format.UNKNOWN} == set(Format)
 
 
 def test_another_runtime_that_is_installed_serves_its_format(folder: Path) -> None:
@@ -417,7 +418,7 @@ def test_what_a_beginning_promises_is_looked_at(
 ) -> None:
     (tmp_path / name).write_bytes(data)
 
-    assert recognise(tmp_path / name).format.value == kind
+    assert recognise(tmp_path / name)[0].value == kind
 
 
 def test_a_folder_is_what_the_one_model_in_it_is(folder: Path, tmp_path: Path) -> None:
@@ -428,14 +429,14 @@ def test_a_folder_is_what_the_one_model_in_it_is(folder: Path, tmp_path: Path) -
 
     found = [recognise(path) for path in (tmp_path / "one", tmp_path / "none", folder / "saved")]
 
-    assert [one.format.value for one in found] == ["onnx", "unknown", "savedmodel"]
-    assert not any(one.runs_code for one in found)
-    assert recognise(folder / "python").runs_code
+    assert [kind.value for kind, _ in found] == ["onnx", "unknown", "savedmodel"]
+    assert not any(runs_code for _, runs_code in found)
+    assert recognise(folder / "python")[1]
 
 
 @pytest.mark.parametrize("name", ["script.pt", "exported.pt2", "checkpoint.pth"])
 def test_files_of_pytorch_run_code(folder: Path, name: str) -> None:
-    assert recognise(folder / name).runs_code
+    assert recognise(folder / name)[1]
 
 
 def test_what_is_not_there_is_unknown_and_says_why(tmp_path: Path) -> None:

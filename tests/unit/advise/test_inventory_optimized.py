@@ -50,7 +50,7 @@ def test_what_lies_unused_in_it_is_looked_at_too(artifact: Path) -> None:
     (artifact / "onnx-0" / "extra.pkl").write_bytes(pickle.dumps({"a": 1}))
 
     assert Trouble.RUNS_CODE in troubles(only(artifact))
-    assert recognise(artifact).runs_code
+    assert recognise(artifact)[1]
     assert any("'onnx-0/extra.pkl'" in one.message for one in only(artifact).problems)
 
 

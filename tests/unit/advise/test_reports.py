@@ -14,11 +14,11 @@ from headrace.advise.reports import (
     file_uri,
     html_report,
     json_report,
-    printable,
     sarif_report,
     summary_line,
     text_report,
 )
+from headrace.core.text import printable
 from tests.unit.advise.conftest import NOW
 from tests.unit.advise.sarif import SCHEMA
 
@@ -111,7 +111,7 @@ def test_text_never_sends_a_terminal_what_stands_in_names() -> None:
     assert "\x1b" not in text
     assert "\u202e" not in text
     assert "\\x1b[2J" in text
-    assert printable("a\tb é") == "a\\tb é"
+    assert printable("a\tb é") == "a b é"
     text.encode()
 
 

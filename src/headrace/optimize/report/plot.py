@@ -7,7 +7,7 @@ from math import sqrt
 from typing import Final
 
 from headrace.core.charts import Box, Dot, Label, Scale, place_labels, svg_text
-from headrace.core.text import bytes_text, duration_unit
+from headrace.core.text import bytes_text, duration_unit, printable
 from headrace.optimize.report import text
 from headrace.optimize.report.data import Kind, OptimizeReport, Point, front, points
 
@@ -334,7 +334,7 @@ def _label(frame: Frame, point: Point, dot: Dot, label: Label) -> Iterator[str]:
 def _label_text(frame: Frame, point: Point) -> str:
     if not frame.format.is_named:
         return str(point.numbered.number)
-    name = text.printable(point.numbered.candidate.name)
+    name = printable(point.numbered.candidate.name)
     name = name if len(name) <= _MOST_LETTERS else f"{name[: _MOST_LETTERS - 1]}…"
     if frame.y.holds(point.quality):
         return name

@@ -13,6 +13,7 @@ from headrace.core.text import (
     duration_unit,
     number_text,
     percent_text,
+    printable,
 )
 from headrace.optimize.report.data import (
     CandidateReport,
@@ -85,21 +86,14 @@ def quality_head(data: Evidence) -> str:
     return data.metric if data.is_labelled else "agreement"
 
 
+def loss_head(data: Evidence) -> str:
+    """What `loss` shows."""
+    return "loss, points" if in_percent(data) else "loss"
+
+
 def in_percent(data: Evidence) -> bool:
     """Whether the metric is a share of examples, so that differences are percentage points."""
     return data.metric.lower().endswith("accuracy")
-
-
-def printable(text: str) -> str:
-    """`text` on one line, with everything escaped that a terminal might take for a command."""
-    return "".join(
-        letter
-        if letter.isprintable()
-        else " "
-        if letter.isspace()
-        else letter.encode("unicode_escape").decode()
-        for letter in text.encode("utf-8", "replace").decode()
-    )
 
 
 def markup(text: str) -> str:
@@ -305,7 +299,7 @@ def _candidates(report: OptimizeReport) -> Iterator[str]:
     is_priced = report.settings.target == "cost" and report.baseline.cost_per_million is not None
     first = "per million" if is_priced else "p50"
     head = ["", "candidate", first, "less time", quality_head(data)]
-    rows = [[*head, "loss, points" if in_percent(data) else "loss"][: 6 if labelled else 5]]
+    rows = [[*head, loss_head(data)][: 6 if labelled else 5]]
     for one in report.accepted():
         is_baseline = one.name == report.baseline.name
         cut = "baseline" if is_baseline else percent(one.cut_ratio, one.cut_ci_ratio)
@@ -318,28 +312,29 @@ def _candidates(report: OptimizeReport) -> Iterator[str]:
     yield from _table(rows)
 
 
-def _before_and_after(report: OptimizeReport) -> Iterator[str]:
-    before, after = report.baseline, report.chosen
-    pairs = [
-        ("p99", seconds(before.p99_s), seconds(after.p99_s)),
-        ("p50, cold caches", seconds(before.cold_p50_s), seconds(after.cold_p50_s)),
-        (
-            callers(report.settings),
-            rate(before.throughput_per_s),
-            rate(after.throughput_per_s),
-        ),
-        ("files", bytes_text(before.size_bytes), bytes_text(after.size_bytes)),
-        ("memory", bytes_text(before.memory_bytes), bytes_text(after.memory_bytes)),
-        ("time to load", seconds(before.load_s), seconds(after.load_s)),
-        (
-            "cost per million",
-            number_text(before.cost_per_million),
-            number_text(after.cost_per_million),
-        ),
+def changes(report: OptimizeReport) -> list[tuple[str, str, str]]:
+    """Names of figures with the baseline's and the chosen one's, what matters most first."""
+    figures: dict[str, Callable[[CandidateReport], str]] = {
+        "median latency": lambda one: seconds(one.p50_s),
+        quality_head(report.data): lambda one: quality(one, report.data),
+        "p99": lambda one: seconds(one.p99_s),
+        "p50, cold caches": lambda one: seconds(one.cold_p50_s),
+        callers(report.settings): lambda one: rate(one.throughput_per_s),
+        "files": lambda one: bytes_text(one.size_bytes),
+        "memory": lambda one: bytes_text(one.memory_bytes),
+        "time to load": lambda one: seconds(one.load_s),
+        "cost per million": lambda one: number_text(one.cost_per_million),
+    }
+    return [
+        (name, figure(report.baseline), figure(report.chosen)) for name, figure in figures.items()
     ]
-    known = [pair for pair in pairs if pair[1:] != (NOTHING, NOTHING)]
+
+
+def _before_and_after(report: OptimizeReport) -> Iterator[str]:
+    """What the table of candidates leaves out."""
+    known = [change for change in changes(report)[2:] if change[1:] != (NOTHING, NOTHING)]
     if known and report.is_changed:
-        yield from _table([("", "", "baseline", "chosen"), *(("", *pair) for pair in known)])
+        yield from _table([("", "", "baseline", "chosen"), *(("", *change) for change in known)])
 
 
 def _rejected(report: OptimizeReport) -> Iterator[str]:

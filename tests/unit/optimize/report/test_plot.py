@@ -195,7 +195,7 @@ def test_one_point_makes_no_picture() -> None:
 def test_bars_of_a_column_share_a_scale_that_holds_all() -> None:
     made = bars([0.1, None, 0.5], [(0.0, 0.2), None, (0.4, 0.9)], neutral=0.0, limit=1.0)
 
-    assert (made.low, made.high) == (0.0, 1.0)
+    assert (made.scale.low, made.scale.high) == (0.0, 1.0)
     assert made.bar(None, None) == ""
     assert 'cx="66.0"' in made.bar(0.5, (0.4, 0.9))
 
@@ -203,7 +203,7 @@ def test_bars_of_a_column_share_a_scale_that_holds_all() -> None:
 def test_bars_of_figures_that_are_none_are_left_out() -> None:
     made = bars([math.nan, math.inf, 0.5], neutral=0.0)
 
-    assert (made.low, made.high) == (0.0, 0.5)
+    assert (made.scale.low, made.scale.high) == (0.0, 0.5)
     assert made.bar(math.nan, (0.0, 1.0)) == ""
     assert "nan" not in made.bar(0.5, (-math.inf, math.nan))
     assert Scale(low=0, high=1, start=0, end=10).place(math.inf) == 10

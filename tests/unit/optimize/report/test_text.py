@@ -4,6 +4,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
+from headrace.core.text import printable
 from headrace.optimize.report import CandidateReport, Evidence, OptimizeReport, text, text_report
 from tests.unit.optimize.report.reports import BASELINE, REPORT, passed
 
@@ -218,4 +219,4 @@ def test_chances_are_not_told_more_exactly_than_they_are_known(
 
 
 def test_nothing_that_a_terminal_obeys_is_printed() -> None:
-    assert text.printable("a\x1b[2Jb\nc\ud800") == "a\\x1b[2Jb c?"
+    assert printable("a\x1b[2Jb\nc\ud800") == "a\\x1b[2Jb c?"
