@@ -1,19 +1,31 @@
-"""Records that a broker handed to a member and that the member has not acknowledged.
+"""Records in hand and session of a member, for brokers that hand out single records.
 
-Brokers that hand out single records deliver again what was not acknowledged in time, so older
+Such a broker (Redis, NATS, Pulsar) delivers again what was not acknowledged in time, so older
 records come after newer ones. A stream commits a position per partition, which is safe only if the
 records in hand ascend: an older record waits here until all newer ones before it are done.
 """
 
 import heapq
 import threading
+from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable, Sequence
-from typing import Generic, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Final, Generic, TypeVar
 
-from headrace.streaming.records import Place, Record
+from headrace.core import (
+    Clock,
+    FailedPreconditionError,
+    HeadraceError,
+    InvalidArgumentError,
+    UnavailableError,
+)
+from headrace.streaming.broker import Delivery, Membership, Rebalanced
+from headrace.streaming.brokers.checks import check_done, check_records
+from headrace.streaming.records import Lag, NewRecord, Place, Record
 
 T = TypeVar("T")
+U = TypeVar("U")
 Held = tuple[Record, T]
 """A record, and what the broker wants to see when it is done."""
 
@@ -208,3 +220,211 @@ class Inbox(Generic[T]):
         self._wanted = max(most - sum(line.waiting for line in self._lines.values()), 0)
         if self._wanted:
             self._changed.notify_all()
+
+
+AWAY_PAUSE_S: Final = 0.1
+_LAG_EVERY_S: Final = 1.0
+
+
+class SharedSession(ABC, Generic[T, U]):
+    """A `Session` on topics that members share record by record; a broker implements the hooks.
+
+    Type parameters: the token that acknowledges a record, and a delivery as the broker writes it.
+    """
+
+    def __init__(
+        self, membership: Membership, listener: Rebalanced, clock: Clock, *, beat_s: float
+    ) -> None:
+        self._membership = membership
+        self._listener = listener
+        self._clock = clock
+        self._beat_s = beat_s
+        """How often `_keep_up` is called at least while `poll` is."""
+        self._inbox: Inbox[T] = Inbox(
+            [Place(topic, 0) for topic in dict.fromkeys(membership.topics)]
+        )
+        self._is_exact = membership.delivery is Delivery.EXACTLY_ONCE
+        self._unsent: deque[U] = deque()
+        self._lag: dict[Place, Lag] = {}
+        self._trouble = ""
+        self._was_away = False
+        """Whether an answer was lost since a broker last cleared this."""
+        self._ended: HeadraceError | None = None
+        self._own: Mapping[Place, int] | None = None
+        self._has_begun = self._is_closed = False
+        self._beat_at = self._lag_at = self._retry_at = 0.0
+
+    @property
+    def trouble(self) -> str:
+        """Why nothing comes or goes; see `Session`."""
+        return self._away() or self._trouble
+
+    def poll(self, most: int, timeout_s: float) -> list[Record]:
+        """Records that are there; see `Session`."""
+        deadline = self._clock.monotonic() + timeout_s
+        while True:
+            self._check_open()
+            self._tend(most)
+            # What cannot be written is kept: more of it may not come meanwhile.
+            wanted = 0 if self._unsent else most
+            self._want(wanted)
+            now = self._clock.monotonic()
+            wait_s = min(deadline - now, max(self._beat_at - now, 0))
+            if self.trouble:
+                wait_s = min(wait_s, AWAY_PAUSE_S)
+            found = self._inbox.poll(wanted, wait_s)
+            if found is not None:
+                return found
+            if self._clock.monotonic() >= deadline:
+                return []
+
+    def pause(self, places: Sequence[Place]) -> None:
+        """Hand out nothing of these; see `Session`."""
+        self._inbox.pause(places, is_paused=True)
+
+    def resume(self, places: Sequence[Place]) -> None:
+        """Hand them out again; see `Session`."""
+        self._inbox.pause(places, is_paused=False)
+
+    def deliver(self, records: Sequence[NewRecord], done: Mapping[Place, int]) -> None:
+        """Write records and acknowledge the input; see `Session`.
+
+        At least once, what a broker that is away did not take is kept, and sent when it is back.
+        """
+        self._check_open()
+        try:
+            check_records(records)
+            check_done(self._membership, done)
+            handed = {place: self._inbox.done(place, upto) for place, upto in done.items()}
+            tokens = {place: [token for _, token in held] for place, held in handed.items() if held}
+            if records or tokens:
+                self._unsent.append(self._prepared(records, tokens))
+                self._send()
+                self._trouble = ""
+        except UnavailableError as error:
+            if self._is_exact:
+                self._ended = error
+                raise
+            self._trouble = str(error)
+        except HeadraceError as error:
+            self._ended = error
+            raise
+
+    def flush(self, timeout_s: float) -> bool:
+        """Wait until the broker has all that was delivered; see `Session`."""
+        self._check_open()
+        deadline = self._clock.monotonic() + timeout_s
+        while True:
+            if self._unsent:
+                self._tend(0)
+            if not self._unsent:
+                with suppress(UnavailableError):
+                    self._confirm()
+                    return True
+            left_s = deadline - self._clock.monotonic()
+            if left_s <= 0:
+                return False
+            self._inbox.poll(0, min(left_s, AWAY_PAUSE_S))
+
+    def lag(self) -> Mapping[Place, Lag]:
+        """As it was a second ago; see `Session`."""
+        self._check_open()
+        return self._lag
+
+    def wake(self) -> None:
+        """Let `poll` return; from any thread."""
+        self._inbox.wake()
+
+    def close(self) -> None:
+        """Leave the group; see `Session`. Twice is once."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        try:
+            if not self._away():
+                if self._ended is None:
+                    self._send()
+                self._leave()
+        except HeadraceError:
+            pass  # the broker hands out again what was not acknowledged
+        finally:
+            self._ended = FailedPreconditionError("this session is closed; join again")
+            self._disconnect()
+
+    def _check_open(self) -> None:
+        if self._ended is not None:
+            raise type(self._ended)(*self._ended.args) from self._ended
+
+    def _tend(self, most: int) -> None:
+        """Do what is due besides reading: begin, send, be seen, measure the lag."""
+        now = self._clock.monotonic()
+        if self._away() or (self._trouble and now < self._retry_at):
+            return
+        try:
+            if not self._has_begun:
+                self._begin()
+            self._send()
+            self._keep_up(most, now)
+            if now >= self._lag_at:
+                self._measure()
+                self._lag_at = now + _LAG_EVERY_S
+            self._trouble = ""
+        except UnavailableError as error:
+            self._was_away = True
+            self._trouble = str(error)
+            self._retry_at = now + AWAY_PAUSE_S
+        except HeadraceError as error:
+            self._ended = error
+            raise
+
+    def _begin(self) -> None:
+        if self._own is None:
+            self._own = self._listener.gained(self._inbox.places) or {}
+            strange = set(self._own) - set(self._inbox.places)
+            if strange:
+                message = f"{min(strange)} was not gained, and has an offset to read"
+                raise InvalidArgumentError(message)
+        self._start(self._own)
+        self._has_begun = True
+
+    def _send(self) -> None:
+        while self._unsent:
+            self._write(self._unsent[0])
+            self._unsent.popleft()
+
+    @abstractmethod
+    def _away(self) -> str:
+        """Why the connection is known to be down; empty if it is not."""
+
+    @abstractmethod
+    def _start(self, own: Mapping[Place, int]) -> None:
+        """Begin to read, at these offsets instead of the group's. Called again after a failure."""
+
+    def _want(self, most: int) -> None:
+        """Called before each wait for at most so many records."""
+
+    @abstractmethod
+    def _keep_up(self, most: int, now: float) -> None:
+        """Show that this member lives, and set `_beat_at`; called at each turn."""
+
+    @abstractmethod
+    def _measure(self) -> None:
+        """Renew `_lag`."""
+
+    @abstractmethod
+    def _prepared(self, records: Sequence[NewRecord], tokens: Mapping[Place, Sequence[T]]) -> U:
+        """A delivery; raises InvalidArgumentError for a record that the broker does not take."""
+
+    @abstractmethod
+    def _write(self, unsent: U) -> None:
+        """Write a delivery and acknowledge its input."""
+
+    def _confirm(self) -> None:
+        """Wait until acknowledgements that were sent are safe."""
+
+    def _leave(self) -> None:
+        """Leave the group; the broker is there."""
+
+    @abstractmethod
+    def _disconnect(self) -> None:
+        """Close the connections of this session."""

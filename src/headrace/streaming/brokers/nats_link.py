@@ -5,11 +5,6 @@ member therefore listens to two subjects: `headrace.groups.TOPIC.GROUP`, where i
 lives, and `headrace.members.TOPIC.GROUP.MEMBER`, where it hears that another took its name. A name
 goes to the member that joins; of two that return after the server was away, to the one that joined
 later.
-
-JetStream hands messages to whoever asks, and knows no members. Each therefore listens to two
-subjects: `headrace.groups.TOPIC.GROUP`, where it answers that it lives, and
-`headrace.members.TOPIC.GROUP.MEMBER`, where it hears that another took its name. A name goes to the
-one that joins; of two that come back after the server was away, to the one that joined later.
 """
 
 import asyncio
