@@ -8,7 +8,6 @@ or by one made from the outputs.
 
 import io
 import struct
-import threading
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Final
@@ -16,17 +15,10 @@ from typing import Any, Final
 import fastavro
 import msgspec
 
-from headrace.core import (
-    Datatype,
-    FailedPreconditionError,
-    HeadraceError,
-    InvalidArgumentError,
-    NotFoundError,
-    UnavailableError,
-)
+from headrace.core import Datatype, InvalidArgumentError
 from headrace.core.spec_stream_parts import StreamFormatSpec
-from headrace.streaming.formats import Column, Fields, FieldSpec, Layout, without_value
-from headrace.streaming.formats.avro_rows import Row, RowReader
+from headrace.streaming.formats import Column, FieldSpec, Layout
+from headrace.streaming.formats.avro_rows import RowReader
 from headrace.streaming.formats.avro_schemas import AvroSchema, Node, parse, read_schema
 from headrace.streaming.formats.options import (
     INTEGERS,
@@ -34,10 +26,14 @@ from headrace.streaming.formats.options import (
     field_names,
     plain_values,
     read_file,
-    read_options,
 )
-from headrace.streaming.formats.registry import HEAD_BYTES, Schema, SchemaRegistry, head, schema_id
-from headrace.streaming.records import Record
+from headrace.streaming.formats.registry import HEAD_BYTES, Schema, SchemaRegistry, head
+from headrace.streaming.formats.schema_values import (
+    MessagePath,
+    SchemaReader,
+    SchemaWriter,
+    options_of,
+)
 
 _BROKEN: Final = (
     ValueError,
@@ -230,166 +226,6 @@ def _unscaled(name: str, value: object, scale: int, size: int) -> object:
 _PROTOBUF_ONLY = frozenset({"descriptor_file", "message"})
 
 
-class AvroReader:
-    """Reads Avro. Thread-safe."""
-
-    def __init__(
-        self, options: SchemaOptions, layout: Layout, registry: SchemaRegistry | None
-    ) -> None:
-        self._inputs = [spec.name for spec in layout.inputs]
-        self._passed = list(layout.passed)
-        self._registry = registry
-        self._target = None
-        if options.reader_schema_file:
-            self._target = _from_file(options.reader_schema_file, "reader_schema_file")
-        self._heads: dict[bytes, RowReader] = {}
-        self._unreadable: dict[int, HeadraceError] = {}
-        self._plain: RowReader | None = None
-        if registry is None:
-            if not options.schema_file:
-                msg = "Avro is read with a schema: name options.registry or options.schema_file"
-                raise InvalidArgumentError(msg)
-            self._plain = self._reader(_from_file(options.schema_file, "schema_file"))
-        elif self._target is not None:
-            self._reader(self._target)  # refused now if it has not got the fields
-
-    def decode(self, records: Sequence[Record]) -> Fields:
-        """As `ValueReader.decode`.
-
-        Raises:
-            UnavailableError: The registry does not tell a schema now.
-        """
-        errors: dict[int, HeadraceError] = {}
-        rows: list[Row] = []
-        readers: list[RowReader] = []
-        plain, heads = self._plain, self._heads
-        for place, record in enumerate(records):
-            value = record.value
-            try:
-                if value is None:
-                    raise without_value()
-                reader = plain or heads.get(value[:HEAD_BYTES]) or self._reader_of(value)
-                rows.append(reader.read(value, 0 if plain else HEAD_BYTES))
-                readers.append(reader)
-            except (InvalidArgumentError, NotFoundError) as error:
-                errors[place] = error
-        return Fields(columns=self._columns(rows, readers), errors=errors)
-
-    def _columns(self, rows: list[Row], readers: list[RowReader]) -> dict[str, Column]:
-        if not rows:
-            return {name: [] for name in (*self._inputs, *self._passed)}
-        if len(set(map(id, readers))) == 1:
-            return readers[0].columns(rows)
-        merged: dict[str, list[object]] = {
-            name: [None] * len(rows) for name in (*self._inputs, *self._passed)
-        }
-        by_reader: dict[int, list[int]] = {}
-        for at, reader in enumerate(readers):
-            by_reader.setdefault(id(reader), []).append(at)
-        for places in by_reader.values():
-            found = readers[places[0]].columns([rows[at] for at in places])
-            for name, column in found.items():
-                for at, value in zip(places, column, strict=True):
-                    merged[name][at] = value
-        return dict(merged)
-
-    def _reader_of(self, value: bytes) -> RowReader:
-        """The reader of a value's schema, which was not met before or cannot be read."""
-        assert self._registry is not None
-        number = schema_id(value)
-        if number in self._unreadable:
-            raise self._unreadable[number].with_traceback(None)
-        schema = self._registry.by_id(number)
-        try:
-            reader = self._reader(_from_registry(self._registry, schema))
-        except InvalidArgumentError as error:  # schemas do not change, so it stays so
-            told = InvalidArgumentError(f"schema {number} of the registry: {error}")
-            self._unreadable[number] = told
-            raise told from None
-        self._heads[value[:HEAD_BYTES]] = reader
-        return reader
-
-    def _reader(self, schema: AvroSchema) -> RowReader:
-        return RowReader(schema, self._target, inputs=self._inputs, passed=self._passed)
-
-
-class AvroWriter:
-    """Writes Avro. Thread-safe.
-
-    If the registry is away at first, answers wait for it.
-    """
-
-    def __init__(
-        self, options: SchemaOptions, layout: Layout, registry: SchemaRegistry | None
-    ) -> None:
-        self._options = options
-        self._layout = layout
-        self._registry = registry
-        self._lock = threading.Lock()
-        self._writer: RowWriter | None = None
-        if registry is not None and not options.subject:
-            msg = "options.subject names the subject of the answers' schema, such as SINK-value"
-            raise InvalidArgumentError(msg)
-        self._given = self._given_schema()
-        if self._given is not None:
-            self._make(self._given, 0)  # refused now if answers do not fit it
-        try:
-            self._ready()
-        except UnavailableError:
-            if registry is None:
-                raise
-
-    def encode(self, columns: Mapping[str, Column], rows: int) -> list[bytes]:
-        """As `ValueWriter.encode`.
-
-        Raises:
-            UnavailableError: The registry was not there yet, or does not have the schema.
-        """
-        try:
-            writer = self._writer or self._ready()
-        except (FailedPreconditionError, InvalidArgumentError) as error:
-            # Known too late to be refused at the start; no answer is to blame.
-            raise UnavailableError(str(error)) from None
-        return writer.write(columns, rows)
-
-    def _ready(self) -> RowWriter:
-        with self._lock:
-            if self._writer is None:
-                self._writer = self._make(*self._agreed())
-            return self._writer
-
-    def _given_schema(self) -> AvroSchema | None:
-        """The schema that needs no registry: from the file, or made. None: the subject's newest."""
-        options = self._options
-        if options.schema_file:
-            return _from_file(options.schema_file, "schema_file")
-        if self._registry is None or options.register:
-            return read_schema(made_schema(self._layout, options))
-        return None
-
-    def _agreed(self) -> tuple[AvroSchema, int]:
-        """The schema and its id."""
-        registry, subject = self._registry, self._options.subject
-        if registry is None:
-            assert self._given is not None
-            return self._given, 0
-        try:
-            if self._given is None:
-                newest = registry.newest(subject)
-                return _from_registry(registry, newest), newest.id
-            schema = Schema(text=self._given.text)
-            if self._options.register:
-                return self._given, registry.register(subject, schema)
-            return self._given, registry.find(subject, schema)
-        except NotFoundError as error:
-            msg = f"{error}; register the answers' schema, or set options.register to true"
-            raise FailedPreconditionError(msg) from None
-
-    def _make(self, schema: AvroSchema, number: int) -> RowWriter:
-        begin = b"" if self._registry is None else head(number)
-        return RowWriter(schema, self._layout, self._options.names, begin)
-
-
 def _from_file(path: str, what: str) -> AvroSchema:
     try:
         return read_schema(read_file(path, what).decode())
@@ -408,19 +244,61 @@ def _from_registry(registry: SchemaRegistry, schema: Schema) -> AvroSchema:
 
 def make_reader(
     settings: StreamFormatSpec, layout: Layout, registry: SchemaRegistry | None = None
-) -> AvroReader:
+) -> SchemaReader:
     """What reads Avro; `registry` is the one that the options name unless a test says else."""
-    options = read_options("avro", settings.options, _PROTOBUF_ONLY)
-    if registry is None and options.registry:
-        registry = SchemaRegistry(options)
-    return AvroReader(options, layout, registry)
+    options, source = options_of("avro", settings, _PROTOBUF_ONLY, registry)
+    inputs, passed = [spec.name for spec in layout.inputs], list(layout.passed)
+    target = None
+    if options.reader_schema_file:
+        target = _from_file(options.reader_schema_file, "reader_schema_file")
+
+    def of_schema(schema: AvroSchema) -> RowReader:
+        return RowReader(schema, target, inputs=inputs, passed=passed)
+
+    def of_number(number: int, _: MessagePath) -> RowReader:
+        assert source is not None
+        return of_schema(_from_registry(source, source.by_id(number)))
+
+    plain: RowReader | None = None
+    if source is None:
+        if not options.schema_file:
+            msg = "Avro is read with a schema: name options.registry or options.schema_file"
+            raise InvalidArgumentError(msg)
+        plain = of_schema(_from_file(options.schema_file, "schema_file"))
+    elif target is not None:
+        of_schema(target)  # refused now if it has not got the fields
+    return SchemaReader(
+        [*inputs, *passed],
+        plain=plain,
+        head_bytes=HEAD_BYTES,
+        path=lambda _: ((), HEAD_BYTES),
+        reader=of_number,
+    )
 
 
 def make_writer(
     settings: StreamFormatSpec, layout: Layout, registry: SchemaRegistry | None = None
-) -> AvroWriter:
+) -> SchemaWriter[AvroSchema]:
     """What writes Avro; `registry` as of `make_reader`."""
-    options = read_options("avro", settings.options, _PROTOBUF_ONLY)
-    if registry is None and options.registry:
-        registry = SchemaRegistry(options)
-    return AvroWriter(options, layout, registry)
+    options, source = options_of("avro", settings, _PROTOBUF_ONLY, registry)
+    given: AvroSchema | None = None
+    if options.schema_file:
+        given = _from_file(options.schema_file, "schema_file")
+    elif source is None or options.register:
+        given = read_schema(made_schema(layout, options))
+
+    def newest(schema: Schema) -> AvroSchema:
+        assert source is not None
+        return _from_registry(source, schema)
+
+    def writer(schema: AvroSchema, number: int) -> RowWriter:
+        return RowWriter(schema, layout, options.names, b"" if source is None else head(number))
+
+    return SchemaWriter(
+        options,
+        source,
+        given=given,
+        text=lambda schema: Schema(text=schema.text),
+        newest=newest,
+        writer=writer,
+    )

@@ -1,8 +1,6 @@
 """Protobuf messages to columns, by message types of a registry or a descriptor set.
 
 Each schema has its own descriptor pool, so two versions of one file do not meet.
-
-Each schema has a pool of its own, so that two versions of one file do not meet.
 """
 
 import base64
@@ -258,17 +256,17 @@ class MessageReader:
         }
         self._getters |= {name: _getter(descriptor, name, None) for name in passed}
 
-    def read(self, value: bytes) -> Any:  # noqa: ANN401  # protobuf ships no types
-        """The message.
+    def read(self, value: bytes, at: int) -> Any:  # noqa: ANN401  # protobuf ships no types
+        """The message whose bytes begin at `at`.
 
         Raises:
             InvalidArgumentError: The bytes are none of this type, as far as one can tell.
         """
         try:
-            found = self._read(value)
+            found = self._read(value[at:] if at else value)
         except (DecodeError, UnicodeDecodeError) as error:
             raise unreadable(f"Protobuf message {self.full_name}", error) from None
-        if value and not found.ListFields() and len(UnknownFieldSet(found)):
+        if len(value) > at and not found.ListFields() and len(UnknownFieldSet(found)):
             reason = "it has none of its fields, only unknown ones; is it another message?"
             raise unreadable(f"Protobuf message {self.full_name}", reason)
         return found

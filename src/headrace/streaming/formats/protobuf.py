@@ -7,8 +7,7 @@ the outputs.
 """
 
 import base64
-import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -16,22 +15,14 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.message import EncodeError
 
-from headrace.core import (
-    Datatype,
-    FailedPreconditionError,
-    HeadraceError,
-    InvalidArgumentError,
-    NotFoundError,
-    UnavailableError,
-)
+from headrace.core import Datatype, InvalidArgumentError
 from headrace.core.spec_stream_parts import StreamFormatSpec
-from headrace.streaming.formats import Column, Fields, FieldSpec, Layout, without_value
+from headrace.streaming.formats import Column, FieldSpec, Layout
 from headrace.streaming.formats.options import (
     SchemaOptions,
     field_names,
     plain_values,
     read_file,
-    read_options,
 )
 from headrace.streaming.formats.proto_rows import (
     COMPILE,
@@ -44,13 +35,18 @@ from headrace.streaming.formats.proto_rows import (
 )
 from headrace.streaming.formats.registry import (
     HEAD_BYTES,
+    Registered,
     Schema,
     SchemaRegistry,
     message_head,
     message_path,
-    schema_id,
 )
-from headrace.streaming.records import Record
+from headrace.streaming.formats.schema_values import (
+    MessagePath,
+    SchemaReader,
+    SchemaWriter,
+    options_of,
+)
 
 _NATURAL: Final = {
     Datatype.BOOL: FieldDescriptor.TYPE_BOOL,
@@ -203,218 +199,88 @@ def _check(spec: FieldSpec, field: Any) -> None:  # noqa: ANN401  # as above
 
 
 _AVRO_ONLY: Final = frozenset({"reader_schema_file"})
-_MAX_READERS: Final = 1024
 _FIRST_BYTES: Final = HEAD_BYTES + 1  # those before a schema's first message
-
-
-class ProtobufReader:
-    """Reads Protobuf. Thread-safe."""
-
-    def __init__(
-        self, options: SchemaOptions, layout: Layout, registry: SchemaRegistry | None
-    ) -> None:
-        self._inputs = layout.inputs
-        self._passed = layout.passed
-        self._message = options.message
-        self._registry = registry
-        self._files: dict[int, ProtoFile | HeadraceError] = {}
-        self._readers: dict[tuple[int, tuple[int, ...]], MessageReader | HeadraceError] = {}
-        self._firsts: dict[bytes, MessageReader] = {}
-        self._given: MessageReader | None = None
-        file = _given_file(options)
-        if file is not None:
-            self._given = self._reader(_descriptor(file, options.message))
-        elif registry is None:
-            msg = (
-                "Protobuf is read with a schema: name options.registry, or options.descriptor_file"
-            )
-            raise InvalidArgumentError(msg)
-
-    def decode(self, records: Sequence[Record]) -> Fields:
-        """As `ValueReader.decode`.
-
-        Raises:
-            UnavailableError: The registry does not tell a schema now.
-        """
-        errors: dict[int, HeadraceError] = {}
-        found: dict[int, tuple[MessageReader, list[int], list[Any]]] = {}
-        count = 0
-        for place, record in enumerate(records):
-            value = record.value
-            try:
-                if value is None:
-                    raise without_value()
-                reader, at = self._reader_of(value)
-                message = reader.read(value[at:] if at else value)
-            except (InvalidArgumentError, NotFoundError) as error:
-                errors[place] = error
-                continue
-            _, places, messages = found.setdefault(id(reader), (reader, [], []))
-            places.append(count)
-            messages.append(message)
-            count += 1
-        if len(found) == 1:
-            reader, _, messages = next(iter(found.values()))
-            return Fields(columns=reader.columns(messages), errors=errors)
-        names = (*(spec.name for spec in self._inputs), *self._passed)
-        merged: dict[str, list[Any]] = {name: [None] * count for name in names}
-        for reader, places, messages in found.values():
-            for name, column in reader.columns(messages).items():
-                for at, value in zip(places, column, strict=True):
-                    merged[name][at] = value
-        return Fields(columns=dict(merged), errors=errors)
-
-    def _reader_of(self, value: bytes) -> tuple[MessageReader, int]:
-        """The reader of a value, and where its message begins."""
-        if self._registry is None:
-            assert self._given is not None
-            return self._given, 0
-        known = self._firsts.get(value[:_FIRST_BYTES])
-        if known is not None:
-            return known, _FIRST_BYTES
-        number = schema_id(value)
-        path, at = message_path(value)
-        if self._given is not None:  # the file says how; that is what it was given for
-            return self._given, at
-        found = self._readers.get((number, path))
-        if found is None:
-            found = self._new_reader(number, path)
-            if len(self._readers) >= _MAX_READERS:
-                self._readers.clear()
-            self._readers[number, path] = found
-        if isinstance(found, HeadraceError):
-            raise found.with_traceback(None)
-        if at == _FIRST_BYTES:
-            self._firsts[value[:at]] = found
-        return found, at
-
-    def _new_reader(self, number: int, path: tuple[int, ...]) -> MessageReader | HeadraceError:
-        """Of a message in a schema, or why it cannot be read, which stays so."""
-        file = self._file(number)
-        if isinstance(file, HeadraceError):
-            return file
-        try:
-            descriptor = file.at(path)
-            if self._message and descriptor.full_name != self._message:
-                msg = f"it is a {descriptor.full_name}, but options.message is {self._message}"
-                raise InvalidArgumentError(msg)  # noqa: TRY301  # as those of `at` and `_reader`
-            return self._reader(descriptor)
-        except InvalidArgumentError as error:
-            return InvalidArgumentError(f"schema {number} of the registry: {error}")
-
-    def _file(self, number: int) -> ProtoFile | HeadraceError:
-        assert self._registry is not None
-        found = self._files.get(number)
-        if found is None:
-            try:
-                found = from_registry(self._registry, number)
-            except InvalidArgumentError as error:
-                found = InvalidArgumentError(f"schema {number} of the registry: {error}")
-            self._files[number] = found
-        return found
-
-    def _reader(self, descriptor: Any) -> MessageReader:  # noqa: ANN401  # protobuf ships no types
-        return MessageReader(descriptor, self._inputs, self._passed)
-
-
-class ProtobufWriter:
-    """Writes Protobuf. Thread-safe.
-
-    If the registry is away at first, answers wait for it.
-    """
-
-    def __init__(
-        self, options: SchemaOptions, layout: Layout, registry: SchemaRegistry | None
-    ) -> None:
-        self._options = options
-        self._layout = layout
-        self._registry = registry
-        self._lock = threading.Lock()
-        self._writer: MessageWriter | None = None
-        if registry is not None and not options.subject:
-            msg = "options.subject names the subject of the answers' schema, such as SINK-value"
-            raise InvalidArgumentError(msg)
-        self._given = _given_file(options)  # None: the subject's newest
-        if self._given is None and (registry is None or options.register):
-            self._given = from_descriptor(made_schema(layout, options))
-        if self._given is not None:
-            self._make(self._given, 0)  # refused now if answers do not fit it
-        try:
-            self._ready()
-        except UnavailableError:
-            if registry is None:
-                raise
-
-    def encode(self, columns: Mapping[str, Column], rows: int) -> list[bytes]:
-        """As `ValueWriter.encode`.
-
-        Raises:
-            UnavailableError: The registry was not there yet, or does not have the schema.
-        """
-        try:
-            writer = self._writer or self._ready()
-        except (FailedPreconditionError, InvalidArgumentError) as error:
-            # Known too late to be refused at the start; no answer is to blame.
-            raise UnavailableError(str(error)) from None
-        return writer.write(columns, rows)
-
-    def _ready(self) -> MessageWriter:
-        with self._lock:
-            if self._writer is None:
-                self._writer = self._make(*self._agreed())
-            return self._writer
-
-    def _agreed(self) -> tuple[ProtoFile, int]:
-        """The schema and its id."""
-        registry, subject = self._registry, self._options.subject
-        if registry is None:
-            assert self._given is not None
-            return self._given, 0
-        try:
-            if self._given is None:
-                newest = registry.newest(subject)
-                return from_registry(registry, newest.id), newest.id
-            text = base64.b64encode(self._given.file.SerializeToString()).decode()
-            schema = Schema(text=text, schema_type="PROTOBUF")
-            if self._options.register:
-                return self._given, registry.register(subject, schema)
-            return self._given, registry.find(subject, schema)
-        except NotFoundError as error:
-            msg = f"{error}; register the answers' schema, or set options.register to true"
-            raise FailedPreconditionError(msg) from None
-
-    def _make(self, file: ProtoFile, number: int) -> MessageWriter:
-        descriptor = _descriptor(file, self._options.message)
-        path = file.path_of(descriptor.full_name)
-        begin = b"" if self._registry is None else message_head(number, path)
-        return MessageWriter(descriptor, self._layout, self._options.names, begin)
 
 
 def make_reader(
     settings: StreamFormatSpec, layout: Layout, registry: SchemaRegistry | None = None
-) -> ProtobufReader:
+) -> SchemaReader:
     """What reads Protobuf; `registry` is the one that options name unless a test says else."""
-    options = _options(settings)
-    if registry is None and options.registry:
-        registry = SchemaRegistry(options)
-    return ProtobufReader(options, layout, registry)
+    options, source = _options(settings, registry)
+    files: dict[int, ProtoFile | InvalidArgumentError] = {}
+
+    def file_of(number: int) -> ProtoFile:
+        """The schema, read once: there may be many paths to messages that it does not have."""
+        assert source is not None
+        if number not in files:
+            try:
+                files[number] = from_registry(source, number)
+            except InvalidArgumentError as error:
+                files[number] = error
+        file = files[number]
+        if isinstance(file, InvalidArgumentError):
+            raise file.with_traceback(None)
+        return file
+
+    def of_number(number: int, path: MessagePath) -> MessageReader:
+        if given is not None:  # the file says how; that is what it was given for
+            return given
+        descriptor = file_of(number).at(path)
+        if options.message and descriptor.full_name != options.message:
+            msg = f"it is a {descriptor.full_name}, but options.message is {options.message}"
+            raise InvalidArgumentError(msg)
+        return MessageReader(descriptor, layout.inputs, layout.passed)
+
+    given: MessageReader | None = None
+    file = _given_file(options)
+    if file is not None:
+        descriptor = _descriptor(file, options.message)
+        given = MessageReader(descriptor, layout.inputs, layout.passed)
+    elif source is None:
+        msg = "Protobuf is read with a schema: name options.registry, or options.descriptor_file"
+        raise InvalidArgumentError(msg)
+    return SchemaReader(
+        [*(spec.name for spec in layout.inputs), *layout.passed],
+        plain=given if source is None else None,
+        head_bytes=_FIRST_BYTES,
+        path=message_path,
+        reader=of_number,
+    )
 
 
 def make_writer(
     settings: StreamFormatSpec, layout: Layout, registry: SchemaRegistry | None = None
-) -> ProtobufWriter:
+) -> SchemaWriter[ProtoFile]:
     """What writes Protobuf; `registry` as of `make_reader`."""
-    options = _options(settings)
-    if registry is None and options.registry:
-        registry = SchemaRegistry(options)
-    return ProtobufWriter(options, layout, registry)
+    options, source = _options(settings, registry)
+    given = _given_file(options)
+    if given is None and (source is None or options.register):
+        given = from_descriptor(made_schema(layout, options))
+
+    def text(file: ProtoFile) -> Schema:
+        encoded = base64.b64encode(file.file.SerializeToString()).decode()
+        return Schema(text=encoded, schema_type="PROTOBUF")
+
+    def newest(version: Registered) -> ProtoFile:
+        assert source is not None
+        return from_registry(source, version.id)
+
+    def writer(file: ProtoFile, number: int) -> MessageWriter:
+        descriptor = _descriptor(file, options.message)
+        path = file.path_of(descriptor.full_name)
+        begin = b"" if source is None else message_head(number, path)
+        return MessageWriter(descriptor, layout, options.names, begin)
+
+    return SchemaWriter(options, source, given=given, text=text, newest=newest, writer=writer)
 
 
-def _options(settings: StreamFormatSpec) -> SchemaOptions:
-    options = read_options("protobuf", settings.options, _AVRO_ONLY)
+def _options(
+    settings: StreamFormatSpec, registry: SchemaRegistry | None
+) -> tuple[SchemaOptions, SchemaRegistry | None]:
+    options, source = options_of("protobuf", settings, _AVRO_ONLY, registry)
     if options.schema_file:
         raise InvalidArgumentError(f"options.schema_file of the format protobuf: {COMPILE}")
-    return options
+    return options, source
 
 
 def _given_file(options: SchemaOptions) -> ProtoFile | None:

@@ -5,10 +5,6 @@ Confluent's own, Karapace, Redpanda's and Apicurio's `ccompat` speak it
 zero byte and the schema's id in four bytes, big-endian; for Protobuf then the path of the message
 in its file, as zigzag varints: how many steps, and each one. A single zero stands for the first one
 (https://docs.confluent.io/platform/current/schema-registry/fundamentals/serdes-develop/).
-
-A zero byte, the schema's id in four bytes, big-endian; for Protobuf then the path of the message
-in its file, as zigzag varints: how many steps, and each one. A single zero stands for the first one
-(https://docs.confluent.io/platform/current/schema-registry/fundamentals/serdes-develop/).
 """
 
 import random

@@ -10,13 +10,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.core import Datatype
+from headrace.core.spec_stream_parts import FormatKind
 from headrace.streaming.formats import FieldSpec
-from headrace.streaming.formats.avro import AvroReader, AvroWriter, made_schema
+from headrace.streaming.formats.avro import made_schema, make_reader, make_writer
 from headrace.streaming.formats.avro_rows import RowReader
 from headrace.streaming.formats.avro_schemas import read_schema
 from headrace.streaming.formats.options import SchemaOptions
 from tests.schema_registries import Registry
-from tests.unit.streaming.formats.rows import avro_bytes, avro_record, client, reads, record, writes
+from tests.unit.streaming.formats.rows import (
+    avro_bytes,
+    avro_record,
+    client,
+    reads,
+    record,
+    settings,
+    writes,
+)
 
 Kind = tuple[Any, st.SearchStrategy[Any]]
 
@@ -145,14 +154,15 @@ def test_answers_are_read_as_they_were_written(
     )
     columns: dict[str, Any] = {f"o{at}": values for at, (_, values) in enumerate(made)}
     registry = Registry()
-    options = SchemaOptions(registry="http://registry", subject="out-value", register=True)
+    said: dict[str, Any] = {"registry": "http://registry", "subject": "out-value", "register": True}
+    spec = settings(FormatKind.AVRO, **said)
     layout = writes(*specs, answered=["id"])
 
-    values = AvroWriter(options, layout, client(registry)).encode(columns | {"id": keys}, rows)
-    back = AvroReader(options, reads(*specs, passed=["id"]), client(registry))
+    values = make_writer(spec, layout, client(registry)).encode(columns | {"id": keys}, rows)
+    back = make_reader(spec, reads(*specs, passed=["id"]), client(registry))
     found = back.decode([record(value) for value in values])
 
-    assert registry.schemas[0]["schema"] == made_schema(layout, options)
+    assert registry.schemas[0]["schema"] == made_schema(layout, SchemaOptions(**said))
     assert found.errors == {}
     assert list(found.columns["id"]) == keys
     for name, array in columns.items():

@@ -1,0 +1,223 @@
+"""Reader and writer of values that have a schema, of a registry or of a file: Avro and Protobuf.
+
+With a registry, a value begins as Confluent's wire format says (see `registry.py`). Each format
+says how a schema becomes what reads and what writes one value.
+"""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Generic, Protocol, TypeVar
+
+from headrace.core import (
+    FailedPreconditionError,
+    HeadraceError,
+    InvalidArgumentError,
+    NotFoundError,
+    UnavailableError,
+)
+from headrace.core.spec_stream_parts import StreamFormatSpec
+from headrace.streaming.formats import Column, Fields, without_value
+from headrace.streaming.formats.options import SchemaOptions, read_options
+from headrace.streaming.formats.registry import Registered, Schema, SchemaRegistry, schema_id
+from headrace.streaming.records import Record
+
+_MAX_READERS: Final = 1024
+MessagePath = tuple[int, ...]
+S = TypeVar("S")
+
+
+class RowsReader(Protocol):
+    """Reads values of one schema."""
+
+    def read(self, value: bytes, at: int) -> Any:  # noqa: ANN401  # what `columns` takes
+        """The row whose bytes begin at `at`; raises InvalidArgumentError if it is none."""
+
+    def columns(self, rows: Sequence[Any]) -> dict[str, Column]:
+        """The wanted fields of rows that `read` gave."""
+
+
+class RowsWriter(Protocol):
+    """Writes answers by one schema."""
+
+    def write(self, columns: Mapping[str, Column], rows: int) -> list[bytes]:
+        """A value for each row; raises InvalidArgumentError if one does not fit the schema."""
+
+
+class SchemaReader:
+    """A `ValueReader` that takes each value by the schema it was written with. Thread-safe.
+
+    Args:
+        names: The fields that are read.
+        plain: Reads values without a head, where there is no registry.
+        head_bytes: How many bytes tell the schema of nearly all values.
+        path: Where a value's message is in its schema, and where its own bytes begin.
+        reader: What reads a schema of the registry, by its id and the message's path; an
+            InvalidArgumentError stays so, as schemas do not change.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        *,
+        plain: RowsReader | None,
+        head_bytes: int,
+        path: Callable[[bytes], tuple[MessagePath, int]],
+        reader: Callable[[int, MessagePath], RowsReader],
+    ) -> None:
+        self._names = names
+        self._plain = plain
+        self._head_bytes = head_bytes
+        self._path = path
+        self._reader = reader
+        self._heads: dict[bytes, RowsReader] = {}
+        self._known: dict[tuple[int, MessagePath], RowsReader | HeadraceError] = {}
+
+    def decode(self, records: Sequence[Record]) -> Fields:
+        """As `ValueReader.decode`.
+
+        Raises:
+            UnavailableError: The registry does not tell a schema now.
+        """
+        errors: dict[int, HeadraceError] = {}
+        rows: list[Any] = []
+        readers: list[RowsReader] = []
+        plain, heads, size = self._plain, self._heads, self._head_bytes
+        start = 0 if plain else size
+        for place, record in enumerate(records):
+            value = record.value
+            try:
+                if value is None:
+                    raise without_value()
+                reader = plain or heads.get(value[:size])
+                if reader is not None:
+                    rows.append(reader.read(value, start))
+                else:
+                    reader, at = self._reader_of(value)
+                    rows.append(reader.read(value, at))
+                readers.append(reader)
+            except (InvalidArgumentError, NotFoundError) as error:
+                errors[place] = error
+        return Fields(columns=self._columns(rows, readers), errors=errors)
+
+    def _columns(self, rows: list[Any], readers: list[RowsReader]) -> dict[str, Column]:
+        by_reader: dict[int, list[int]] = {}
+        if len(set(map(id, readers))) == 1:
+            return readers[0].columns(rows)
+        for at, reader in enumerate(readers):
+            by_reader.setdefault(id(reader), []).append(at)
+        merged: dict[str, list[object]] = {name: [None] * len(rows) for name in self._names}
+        for places in by_reader.values():
+            columns = readers[places[0]].columns([rows[at] for at in places])
+            for name, column in columns.items():
+                for at, value in zip(places, column, strict=True):
+                    merged[name][at] = value
+        return dict(merged)
+
+    def _reader_of(self, value: bytes) -> tuple[RowsReader, int]:
+        """The reader of a value whose head was not met before, and where its own bytes begin."""
+        number = schema_id(value)
+        path, at = self._path(value)
+        reader = self._known.get((number, path))
+        if reader is None:
+            if len(self._known) >= _MAX_READERS:
+                self._known.clear()
+            try:
+                reader = self._reader(number, path)
+            except InvalidArgumentError as error:
+                reader = InvalidArgumentError(f"schema {number} of the registry: {error}")
+            self._known[number, path] = reader
+        if isinstance(reader, HeadraceError):
+            raise reader.with_traceback(None)
+        if at == self._head_bytes:
+            self._heads[value[:at]] = reader
+        return reader, at
+
+
+class SchemaWriter(Generic[S]):
+    """A `ValueWriter` of answers by one schema. Thread-safe.
+
+    If the registry is away at first, answers wait for it.
+
+    Args:
+        given: The schema that needs no registry: from a file, or made. None: the subject's newest.
+        text: The schema as it is registered.
+        newest: The schema that a version of the subject is.
+        writer: What writes by a schema that has this id; refuses one that answers do not fit.
+    """
+
+    def __init__(
+        self,
+        options: SchemaOptions,
+        registry: SchemaRegistry | None,
+        *,
+        given: S | None,
+        text: Callable[[S], Schema],
+        newest: Callable[[Registered], S],
+        writer: Callable[[S, int], RowsWriter],
+    ) -> None:
+        self._options = options
+        self._registry = registry
+        self._given = given
+        self._text = text
+        self._newest = newest
+        self._make = writer
+        self._lock = threading.Lock()
+        self._writer: RowsWriter | None = None
+        if registry is not None and not options.subject:
+            msg = "options.subject names the subject of the answers' schema, such as SINK-value"
+            raise InvalidArgumentError(msg)
+        if given is not None:
+            self._make(given, 0)  # refused now if answers do not fit it
+        try:
+            self._ready()
+        except UnavailableError:
+            if registry is None:
+                raise
+
+    def encode(self, columns: Mapping[str, Column], rows: int) -> list[bytes]:
+        """As `ValueWriter.encode`.
+
+        Raises:
+            UnavailableError: The registry was not there yet, or does not have the schema.
+        """
+        try:
+            writer = self._writer or self._ready()
+        except (FailedPreconditionError, InvalidArgumentError) as error:
+            # Known too late to be refused at the start; no answer is to blame.
+            raise UnavailableError(str(error)) from None
+        return writer.write(columns, rows)
+
+    def _ready(self) -> RowsWriter:
+        with self._lock:
+            if self._writer is None:
+                self._writer = self._make(*self._agreed())
+            return self._writer
+
+    def _agreed(self) -> tuple[S, int]:
+        """The schema and its id."""
+        registry, subject = self._registry, self._options.subject
+        if registry is None:
+            assert self._given is not None
+            return self._given, 0
+        try:
+            if self._given is None:
+                version = registry.newest(subject)
+                return self._newest(version), version.id
+            ask = registry.register if self._options.register else registry.find
+            return self._given, ask(subject, self._text(self._given))
+        except NotFoundError as error:
+            msg = f"{error}; register the answers' schema, or set options.register to true"
+            raise FailedPreconditionError(msg) from None
+
+
+def options_of(
+    kind: str,
+    settings: StreamFormatSpec,
+    unused: frozenset[str],
+    registry: SchemaRegistry | None,
+) -> tuple[SchemaOptions, SchemaRegistry | None]:
+    """The options of a format, and the registry: `registry`, or else the one that they name."""
+    options = read_options(kind, settings.options, unused)
+    if registry is None and options.registry:
+        registry = SchemaRegistry(options)
+    return options, registry
