@@ -254,8 +254,11 @@ def _specs(path: Path, kind: str, ports: Sequence[Any], named: Named) -> tuple[T
                 raise refuse(path, f"{msg} with the shapes of its inputs, -1 where they vary")
             found.append(TensorSpec(name=name, datatype=datatype, shape=()))
             continue
-        sizes = tuple(VARIABLE if size.is_dynamic else size.get_length() for size in shape)
-        found.append(TensorSpec(name=name, datatype=datatype, shape=sizes))
+        # By index: the end of an iteration is an exception of pybind11, which is a RuntimeError
+        # after Pulsar's client was imported.
+        sizes = [shape[axis] for axis in range(shape.rank.get_length())]
+        sizes = [VARIABLE if size.is_dynamic else size.get_length() for size in sizes]
+        found.append(TensorSpec(name=name, datatype=datatype, shape=tuple(sizes)))
     return tuple(found)
 
 

@@ -78,7 +78,7 @@ def run(settings: StreamSettings) -> int:
     stop.install()
     status = EXIT_CANNOT_LOAD
     try:
-        # Before the broker: Pulsar's client keeps OpenVINO from loading models after it.
+        # Before the broker: Pulsar's client changes the exceptions of libraries loaded before it.
         scorer = load_scorer(settings)
         status = EXIT_SETTINGS
         answerers = make_answers(settings, scorer)

@@ -6,9 +6,8 @@ it elsewhere, is a matter of Pulsar's admin API, which is not spoken here. A bro
 when it is first named, and forgets what all its subscriptions are done with unless the namespace
 says otherwise (`retention`).
 
-Models have to be loaded before this module is: once pulsar-client 3.13 is there, OpenVINO loads
-none in the same process (those that it has loaded run), and errors of ONNX Runtime lose their
-classes.
+Once pulsar-client 3.13 is imported, exceptions of other modules of pybind11 that are no translated
+types of their own become RuntimeError: runtimes tell errors by their text.
 """
 
 import secrets

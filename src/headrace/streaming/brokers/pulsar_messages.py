@@ -1,7 +1,7 @@
 """Encoding of records in messages of Pulsar, and the numbers that stand for message ids.
 
 Imports no client: Pulsar's registers exception translators in pybind11 that all modules of a
-process share, after which ONNX Runtime and OpenVINO raise RuntimeError for everything.
+process share, after which ONNX Runtime and OpenVINO raise RuntimeError instead of their own.
 """
 
 from collections.abc import Callable
