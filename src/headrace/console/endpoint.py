@@ -18,11 +18,12 @@ from headrace.console.rollout import Share, shares_of
 from headrace.console.view import Params, Question, View, may_operate
 from headrace.control.api.endpoints import EndpointView, History
 from headrace.control.api.events import EventList
-from headrace.control.api.features import DriftView, FeatureView
+from headrace.control.api.features import DriftView
 from headrace.control.api.history import Overview, OverviewRow, PointView, SeriesView
 from headrace.control.reconcile.status import RevisionStatus
 from headrace.control.telemetry.labels import LiveScore
 from headrace.core.text import coarse_span, duration_text, number_text, percent_text
+from headrace.monitor.drift import FeatureReport
 
 _MARKS: Final = 4
 
@@ -217,7 +218,7 @@ def drift_of(found: DriftView | None) -> DriftShown | None:
     )
 
 
-def _row(one: FeatureView) -> DriftRow:
+def _row(one: FeatureReport) -> DriftRow:
     return DriftRow(
         name=_name(one),
         role=one.role,
@@ -234,13 +235,13 @@ def _row(one: FeatureView) -> DriftRow:
     )
 
 
-def _filled(one: FeatureView) -> float:
+def _filled(one: FeatureReport) -> float:
     if one.needed <= 0:
         return 0.0
     return round(min(max(one.evidence / one.needed, 0.0), 1.0) * _FULL, 1)
 
 
-def _name(one: FeatureView) -> str:
+def _name(one: FeatureReport) -> str:
     return f"{one.name} ({one.label})" if one.label else one.name
 
 

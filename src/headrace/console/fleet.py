@@ -20,12 +20,13 @@ from headrace.console.view import (
     may_see_system,
     pages_of,
 )
-from headrace.control.api.access import EntryView, Trail
+from headrace.control.api.access import Trail
 from headrace.control.api.alerts import AlertList
 from headrace.control.api.events import EventList
 from headrace.control.api.history import Overview, OverviewRow
 from headrace.control.api.jobs import JobList, RunList
 from headrace.control.api.streams import StreamList
+from headrace.control.auth.audit_log import Entry
 from headrace.control.auth.roles import Role
 from headrace.control.jobs.status import JobRunView, JobView
 from headrace.control.reconcile.status import Status
@@ -365,7 +366,7 @@ async def activity(question: Question) -> View:
     )
 
 
-async def _entries(question: Question, before: int) -> list[EntryView]:
+async def _entries(question: Question, before: int) -> list[Entry]:
     """A page of the trail: the newest entries, or those right before one."""
     ask = question.visitor
     if not before:

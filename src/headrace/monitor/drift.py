@@ -109,9 +109,13 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
 class FeatureReport:
     """State of one feature now, with the evidence.
 
-    `evidence`: the common logarithm of the odds against "no drift"; at `needed` it has drifted.
-    `ks_low` and `ks_high`: where the true distance lies, valid whenever it is read. Ratios are of
-    the newest rows. `design_effect`: so many rows carry as much as one independent row.
+    `psi` (population stability index), `js` (Jensen-Shannon divergence, bits) and `ks`
+    (Kolmogorov-Smirnov distance) say how far the newest `rows` are from the reference; the true
+    distance lies between `ks_low` and `ks_high`, whenever they are read. Ratios are of those rows.
+    `evidence`: the common logarithm of the odds against "no drift"; at `needed` it has drifted,
+    and `why` says what moved most. `design_effect`: so many rows carry as much as one independent
+    row; 1 where rows do not depend on each other. `label`: the column's name in the data that the
+    reference was made of.
     """
 
     name: str

@@ -5,13 +5,14 @@ from dataclasses import replace
 import pytest
 
 from headrace.console.endpoint import MOST, drift_of
-from headrace.control.api.features import DriftView, FeatureView, ReferenceView
+from headrace.control.api.features import DriftView, ReferenceView
 from headrace.control.telemetry.labels import LiveScore
+from headrace.monitor.drift import FeatureReport, FeatureState
 
-FEATURE = FeatureView(
+FEATURE = FeatureReport(
     name="x[3]",
     role="input",
-    state="ok",
+    state=FeatureState.OK,
     rows=450,
     psi=0.02,
     js=0.01,
@@ -28,7 +29,9 @@ FEATURE = FeatureView(
     why="",
     label="",
 )
-DRIFTED = replace(FEATURE, state="drifted", evidence=9.2, label="amount", why="24 % below 0.4")
+DRIFTED = replace(
+    FEATURE, state=FeatureState.DRIFTED, evidence=9.2, label="amount", why="24 % below 0.4"
+)
 REFERENCE = ReferenceView(
     source="data",
     rows=9,
@@ -40,7 +43,9 @@ REFERENCE = ReferenceView(
 )
 
 
-def found(*features: FeatureView, state: str = "ok", live: tuple[LiveScore, ...] = ()) -> DriftView:
+def found(
+    *features: FeatureReport, state: str = "ok", live: tuple[LiveScore, ...] = ()
+) -> DriftView:
     return DriftView(
         endpoint="fraud",
         version="3",

@@ -28,9 +28,6 @@ from headrace.core import (
 )
 from headrace.gateway import GatewaySettings
 from headrace.registry import Registry
-from tests.unit.control.api_types import types_are_read_once
-
-__all__ = ["types_are_read_once"]
 
 SIGNATURE = ModelSignature(
     inputs=(TensorSpec(name="x", datatype=Datatype.FP32, shape=(-1, 2)),),

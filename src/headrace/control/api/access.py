@@ -14,10 +14,10 @@ from headrace.control.api.answers import (
     Lifetime,
     WhoAsks,
     answer,
-    shown,
+    route,
 )
 from headrace.control.auth.access import Access
-from headrace.control.auth.audit_log import Entry
+from headrace.control.auth.audit_log import Entry, Head
 from headrace.control.auth.checkpoint import read_checkpoint
 from headrace.control.auth.credentials import Credential, CredentialKind, Principal, cookie_value
 from headrace.control.auth.people import People
@@ -81,22 +81,10 @@ class WhoView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class UserView:
-    """A user or a service account."""
-
-    name: str
-    kind: str
-    roles: list[str]
-    disabled: bool
-    created: float
-    created_by: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class UserList:
     """All of them by name."""
 
-    users: list[UserView]
+    users: list[Principal]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,41 +119,18 @@ class TokenList:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EntryView:
-    """An entry; `before` and `after` are JSON as text, as it was hashed."""
-
-    id: int
-    at: float
-    actor: str
-    action: str
-    object: str
-    before: str
-    after: str
-    previous: str
-    hash: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Trail:
     """Entries in order."""
 
-    entries: list[EntryView]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HeadView:
-    """How many entries there are, and the hash of the last."""
-
-    count: int
-    hash: str
+    entries: list[Entry]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrailHead:
     """Where the trail ends, and where it ended when the control plane noted that last."""
 
-    head: HeadView
-    checkpoint: HeadView
+    head: Head
+    checkpoint: Head
 
 
 _USER: Final[dict[str, Any]] = {
@@ -203,13 +168,14 @@ _ENTRY: Final[dict[str, Any]] = {
 def add_access(api: FastAPI, plane: ControlPlane, people: People) -> None:
     """Add the routes of users, tokens and the trail."""
 
-    @api.get(
-        "/api/v1/whoami",
-        summary="Who asks, with which roles",
-        response_model=WhoView,
-        responses=shown({"name": "admin", "kind": "service", "roles": ["admin"], "csrf_token": ""}),
+    @route(
+        api,
+        "GET /api/v1/whoami",
+        WhoView,
+        {"name": "admin", "kind": "service", "roles": ["admin"], "csrf_token": ""},
     )
     async def whoami(caller: WhoAsks) -> Response:
+        """Who asks, with which roles."""
         found = WhoView(
             name=caller.name,
             kind=caller.kind,
@@ -224,39 +190,26 @@ def add_access(api: FastAPI, plane: ControlPlane, people: People) -> None:
 
 
 def _add_users(api: FastAPI, people: People) -> None:
-    @api.get(
-        "/api/v1/users",
-        summary="Users and service accounts, with their roles",
-        response_model=UserList,
-        responses=shown({"users": [_USER]}),
-    )
+    @route(api, "GET /api/v1/users", UserList, {"users": [_USER]})
     async def users() -> Response:
-        return answer(UserList(users=[_user(one) for one in await people.principals()]))
+        """Users and service accounts, with their roles."""
+        return answer(UserList(users=await people.principals()))
 
-    @api.post(
-        "/api/v1/users",
-        summary="Let somebody in",
-        status_code=_CREATED,
-        response_model=UserView,
-        responses=shown(_USER, status=_CREATED),
-    )
+    @route(api, "POST /api/v1/users", Principal, _USER, status=_CREATED)
     async def add(
         wanted: Annotated[NewUser, Body(examples=[{"name": "ann", "roles": ["viewer"]}])],
         actor: Actor,
     ) -> Response:
+        """Let somebody in."""
         added = await people.add(wanted.name, wanted.roles, kind=wanted.kind, actor=actor)
-        return answer(_user(added), status=_CREATED)
+        return answer(added, status=_CREATED)
 
-    @api.post(
-        "/api/v1/users/change",
-        summary="Give and take roles, keep somebody out or let him in again",
-        response_model=UserView,
-        responses=shown(_USER),
-    )
+    @route(api, "POST /api/v1/users/change", Principal, _USER)
     async def change(
         wanted: Annotated[UserChange, Body(examples=[{"name": "ann", "grant": ["operator"]}])],
         actor: Actor,
     ) -> Response:
+        """Give and take roles, keep somebody out or let him in again."""
         changed = await people.change(
             wanted.name,
             grant=wanted.grant,
@@ -264,37 +217,31 @@ def _add_users(api: FastAPI, people: People) -> None:
             disabled=wanted.disabled,
             actor=actor,
         )
-        return answer(_user(changed))
+        return answer(changed)
 
 
 def _add_tokens(api: FastAPI, plane: ControlPlane, people: People) -> None:
-    @api.get(
-        "/api/v1/tokens",
-        summary="Tokens, or sessions of people who logged in",
-        response_model=TokenList,
-        responses=shown({"tokens": [_TOKEN]}),
-    )
+    @route(api, "GET /api/v1/tokens", TokenList, {"tokens": [_TOKEN]})
     async def tokens(
         kind: Annotated[Literal["token", "session"], Query(description="Which.")] = "token",
     ) -> Response:
+        """Tokens, or sessions of people who logged in."""
         found = await people.tokens(CredentialKind(kind))
         now = plane.clock.now()
         return answer(TokenList(tokens=[_token(one, now) for one in found]))
 
-    @api.post(
-        "/api/v1/tokens",
-        summary="Make a token for a service account; it is shown once",
-        status_code=_CREATED,
-        response_model=MadeToken,
-        responses=shown(
-            {"id": "k7m2p9x4w3ab", "owner": "ci", "expires": None, "token": "hrt_k7m2p9x4w3ab_..."},
-            status=_CREATED,
-        ),
+    @route(
+        api,
+        "POST /api/v1/tokens",
+        MadeToken,
+        {"id": "k7m2p9x4w3ab", "owner": "ci", "expires": None, "token": "hrt_k7m2p9x4w3ab_..."},
+        status=_CREATED,
     )
     async def create(
         wanted: Annotated[NewTokenWish, Body(examples=[{"owner": "ci", "roles": ["operator"]}])],
         actor: Actor,
     ) -> Response:
+        """Make a token for a service account; it is shown once."""
         made = await people.create_token(
             wanted.owner, roles=wanted.roles, expires_in_s=wanted.expires_in_s, actor=actor
         )
@@ -306,26 +253,22 @@ def _add_tokens(api: FastAPI, plane: ControlPlane, people: People) -> None:
         )
         return answer(view, status=_CREATED, headers={"cache-control": "no-store"})
 
-    @api.delete(
-        "/api/v1/tokens/{token_id}",
-        summary="Make a token or a session invalid, at once",
-        response_model=TokenView,
-        responses=shown(_TOKEN | {"state": "revoked", "revoked": 1764000060.0}),
+    @route(
+        api,
+        "DELETE /api/v1/tokens/{token_id}",
+        TokenView,
+        _TOKEN | {"state": "revoked", "revoked": 1764000060.0},
     )
     async def revoke(
         token_id: Annotated[str, Path(pattern=_ID_PATTERN, description="The part after `hrt_`.")],
         actor: Actor,
     ) -> Response:
+        """Make a token or a session invalid, at once."""
         return answer(_token(await people.revoke(token_id, actor=actor), plane.clock.now()))
 
 
 def _add_trail(api: FastAPI, plane: ControlPlane) -> None:
-    @api.get(
-        "/api/v1/trail",
-        summary="Who changed what: a chain of entries, each with the hash of the one before",
-        response_model=Trail,
-        responses=shown({"entries": [_ENTRY]}),
-    )
+    @route(api, "GET /api/v1/trail", Trail, {"entries": [_ENTRY]})
     async def trail(
         *,
         after: Annotated[int, Query(ge=0, le=_MAX_ID, description="Only later than this.")] = 0,
@@ -334,38 +277,27 @@ def _add_trail(api: FastAPI, plane: ControlPlane) -> None:
             bool, Query(description="The last so many; else the first after `after`.")
         ] = False,
     ) -> Response:
+        """Who changed what: a chain of entries, each with the hash of the one before."""
         store = plane.store
         found = await store.trail(after=after, limit=limit, newest=newest)
-        return answer(Trail(entries=[_entry(entry) for entry in found]))
+        return answer(Trail(entries=found))
 
-    @api.get(
-        "/api/v1/trail/head",
-        summary="Where the trail ends, and what was noted of it outside the database",
-        response_model=TrailHead,
-        responses=shown(
-            {"head": {"count": 1, "hash": _HASH}, "checkpoint": {"count": 1, "hash": _HASH}}
-        ),
+    @route(
+        api,
+        "GET /api/v1/trail/head",
+        TrailHead,
+        {"head": {"count": 1, "hash": _HASH}, "checkpoint": {"count": 1, "hash": _HASH}},
     )
     async def head() -> Response:
+        """Where the trail ends, and what was noted of it outside the database."""
         found = await plane.store.trail_head()
         noted = read_checkpoint(plane.home.checkpoint_file)
         return answer(
             TrailHead(
-                head=HeadView(count=found.count, hash=found.hash),
-                checkpoint=HeadView(count=noted.count, hash=noted.hash),
+                head=found,
+                checkpoint=noted,
             )
         )
-
-
-def _user(one: Principal) -> UserView:
-    return UserView(
-        name=one.name,
-        kind=one.kind,
-        roles=list(one.roles),
-        disabled=one.disabled,
-        created=one.created,
-        created_by=one.created_by,
-    )
 
 
 def _token(one: Credential, now: float) -> TokenView:
@@ -379,10 +311,6 @@ def _token(one: Credential, now: float) -> TokenView:
         expires=one.expires,
         revoked=one.revoked,
     )
-
-
-def _entry(entry: Entry) -> EntryView:
-    return EntryView(**{name: getattr(entry, name) for name in entry.__struct_fields__})
 
 
 _SEE_OTHER = 303

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final
 from fastapi import Body, FastAPI, Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from headrace.control.api.answers import Actor, WhoAsks, answer, shown
+from headrace.control.api.answers import Actor, WhoAsks, answer, route
 from headrace.control.auth.roles import Caller, Role
 from headrace.control.notify.notifier import LONGEST_S, ReceiverTest, silence_missing
 from headrace.control.notify.outbox import Silence
@@ -118,25 +118,10 @@ class NewSilence(BaseModel):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SilenceView:
-    """One silence; times in seconds since 1970, empty texts match any."""
-
-    id: str
-    alert: str
-    endpoint: str
-    stream: str
-    severity: str
-    begins: float
-    ends: float
-    comment: str
-    created_by: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class SilenceList:
     """Silences that have not ended, by their end."""
 
-    silences: list[SilenceView]
+    silences: list[Silence]
 
 
 class TestedReceiver(BaseModel):
@@ -157,12 +142,7 @@ class DeliveryList:
 def add_alerts(api: FastAPI, plane: ControlPlane) -> None:
     """Add the routes of alerts."""
 
-    @api.get(
-        "/api/v1/alerts",
-        summary="What is wrong now, and what was until lately",
-        response_model=AlertList,
-        responses=shown({"alerts": [_EXAMPLE]}),
-    )
+    @route(api, "GET /api/v1/alerts", AlertList, {"alerts": [_EXAMPLE]})
     async def alerts(
         caller: WhoAsks,
         endpoint: Annotated[
@@ -177,6 +157,7 @@ def add_alerts(api: FastAPI, plane: ControlPlane) -> None:
             AlertState | None, Query(description="Only those in this state; null for all.")
         ] = None,
     ) -> Response:
+        """What is wrong now, and what was until lately."""
         views = [
             AlertView.of(alert, silenced_until=plane.silences.until(alert))
             for alert in plane.alerting.alerts()
@@ -187,47 +168,37 @@ def add_alerts(api: FastAPI, plane: ControlPlane) -> None:
         ]
         return answer(AlertList(alerts=views))
 
-    @api.post(
-        "/api/v1/alerts/test",
-        summary="Send a test message to a receiver, or to all",
-        response_model=DeliveryList,
-        responses=shown(
-            {"deliveries": [{"receiver": "chat", "ok": True, "answer": "200", "seconds": 0.21}]}
-        ),
+    @route(
+        api,
+        "POST /api/v1/alerts/test",
+        DeliveryList,
+        {"deliveries": [{"receiver": "chat", "ok": True, "answer": "200", "seconds": 0.21}]},
     )
     async def test(
         tested: Annotated[TestedReceiver, Body(examples=[{"receiver": "chat"}])],
         actor: Actor,
     ) -> Response:
+        """Send a test message to a receiver, or to all."""
         deliveries = await plane.notifier.test(tested.receiver)
         after = {delivery.receiver: delivery.ok for delivery in deliveries}
         await plane.note("alerts.test", tested.receiver, after=after, actor=actor)
         return answer(DeliveryList(deliveries=deliveries))
 
-    @api.get(
-        "/api/v1/silences",
-        summary="Silences of what the caller may see",
-        response_model=SilenceList,
-        responses=shown({"silences": [_SILENCE]}),
-    )
+    @route(api, "GET /api/v1/silences", SilenceList, {"silences": [_SILENCE]})
     async def silences(caller: WhoAsks) -> Response:
+        """Silences of what the caller may see."""
         visible = [
             silence for silence in plane.silences.active() if _may(caller, Role.VIEWER, silence)
         ]
         return answer({"silences": visible})
 
-    @api.post(
-        "/api/v1/silences",
-        summary="Silence alerts; in force when this answers",
-        status_code=_CREATED,
-        response_model=SilenceView,
-        responses=shown(_SILENCE, status=_CREATED),
-    )
+    @route(api, "POST /api/v1/silences", Silence, _SILENCE, status=_CREATED)
     async def silence(
         new: Annotated[NewSilence, Body(examples=[{"endpoint": "fraud", "duration_s": 7200.0}])],
         caller: WhoAsks,
         actor: Actor,
     ) -> Response:
+        """Silence alerts; in force when this answers."""
         if (new.ends is None) == (new.duration_s is None):
             raise InvalidArgumentError("a silence needs either 'ends' or 'duration_s'")
         if new.alert and new.alert not in {kind.name for kind in ALERTS}:
@@ -247,17 +218,13 @@ def add_alerts(api: FastAPI, plane: ControlPlane) -> None:
         _require(caller, draft)
         return answer(await plane.silences.add(draft, actor=actor), status=_CREATED)
 
-    @api.delete(
-        "/api/v1/silences/{silence}",
-        summary="End a silence now",
-        response_model=SilenceView,
-        responses=shown(_SILENCE),
-    )
+    @route(api, "DELETE /api/v1/silences/{silence}", Silence, _SILENCE)
     async def remove(
         silence: Annotated[str, Path(pattern=r"^[0-9a-f]{1,32}$", description="Its id.")],
         caller: WhoAsks,
         actor: Actor,
     ) -> Response:
+        """End a silence now."""
         stored = plane.silences.find(silence)
         if not _may(caller, Role.VIEWER, stored):
             raise silence_missing(silence)

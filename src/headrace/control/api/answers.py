@@ -1,9 +1,9 @@
 """Caller, control plane, documents and examples that all routes of the API share."""
 
 import threading
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 from fastapi import Depends, FastAPI, Path, Query, Request, Response
@@ -16,7 +16,6 @@ from headrace.control.desired.models import caller_leaves
 from headrace.control.desired.wishes import Applied
 from headrace.control.plane import ControlPlane
 from headrace.core.names import NAME_PATTERN, VERSION_PATTERN
-from headrace.registry import ModelVersion
 
 MAX_WAIT_S: Final = 3600.0
 _DAY_S: Final = 86_400.0
@@ -84,20 +83,43 @@ class AppliedView:
     not_ready: dict[str, str] | None = None
 
 
-def shown(example: object, *, status: int = 200, schema: str = "") -> dict[int | str, Any]:
-    """How an answer looks, for the API's own description.
+Handler = TypeVar("Handler", bound=Callable[..., Any])
+
+
+def route(
+    api: FastAPI,
+    method_path: str,
+    document: type | None = None,
+    example: object = None,
+    *,
+    status: int = 200,
+    **options: Any,  # noqa: ANN401  # FastAPI's own
+) -> Callable[[Handler], Handler]:
+    """Declare a route whose answer is JSON; the function's docstring is its summary.
 
     Args:
-        schema: One of `MESSAGES`, where FastAPI cannot tell the type itself.
+        method_path: As `GET /api/v1/users`.
+        document: The class that the answer is made of, which `describe_documents` describes; None
+            where no class does.
+        example: How the answer looks.
     """
-    content: dict[str, Any] = {"example": example}
-    if schema:
-        content["schema"] = {"$ref": f"#/components/schemas/{schema}"}
-    return {status: {"content": {"application/json": content}}, **PROBLEMS}
+    content: dict[str, Any] = {} if example is None else {"example": example}
+    if document is not None:
+        api.state.documents = getattr(api.state, "documents", {Problem}) | {document}
+        content["schema"] = {"$ref": f"#/components/schemas/{document.__name__}"}
+    options["responses"] = {status: {"content": {"application/json": content}}, **PROBLEMS}
+    method, _, path = method_path.partition(" ")
+
+    def declare(handler: Handler) -> Handler:
+        summary = (handler.__doc__ or "").removesuffix(".")
+        declared = api.api_route(
+            path, methods=[method], summary=summary, status_code=status, **options
+        )
+        return declared(handler)
+
+    return declare
 
 
-MESSAGES: Final = (Problem, ModelVersion)
-"""Messages that answers are made of, which FastAPI does not know."""
 PROBLEMS: Final[dict[int | str, Any]] = {
     "default": {
         "description": "A problem document (RFC 9457); `code` is stable, `detail` is for people.",
@@ -157,37 +179,35 @@ def etag(generation: int) -> str:
     return f'"{generation}"'
 
 
-def add_message_schemas(api: FastAPI) -> None:
-    """Let the API's description say what `MESSAGES` hold."""
+def describe_documents(api: FastAPI) -> None:
+    """Let the API's description say what documents hold, and what each route needs of a caller."""
     make = api.openapi
 
-    def with_messages() -> dict[str, Any]:
+    def described() -> dict[str, Any]:
         document = make()
         _, parts = msgspec.json.schema_components(
-            MESSAGES, ref_template="#/components/schemas/{name}"
+            api.state.documents, ref_template="#/components/schemas/{name}"
         )
-        document.setdefault("components", {}).setdefault("schemas", {}).update(parts)
-        _add_security(document)
+        components = document.setdefault("components", {})
+        components.setdefault("schemas", {}).update(parts)
+        components["securitySchemes"] = {
+            "token": {
+                "type": "http",
+                "scheme": "bearer",
+                "description": "`headrace token show` on the machine, or `headrace tokens create`.",
+            }
+        }
+        for path, operations in document["paths"].items():
+            for method, operation in operations.items():
+                rule = RULES[method.upper(), path]
+                if operation.get("description", "").rstrip(".") == operation.get("summary"):
+                    del operation["description"]  # the same docstring
+                operation["security"] = [] if rule.is_public else [{"token": []}]
+                if needs := told(rule):
+                    operation["x-headrace-role"] = needs
         return document
 
-    api.openapi = with_messages  # type: ignore[method-assign]  # FastAPI's own way to extend it
-
-
-def _add_security(document: dict[str, Any]) -> None:
-    """Say how a caller shows who it is, and which role each route needs."""
-    document["components"]["securitySchemes"] = {
-        "token": {
-            "type": "http",
-            "scheme": "bearer",
-            "description": "`headrace token show` on the machine, or `headrace tokens create`.",
-        }
-    }
-    for path, operations in document["paths"].items():
-        for method, operation in operations.items():
-            rule = RULES[method.upper(), path]
-            operation["security"] = [] if rule.is_public else [{"token": []}]
-            if needs := told(rule):
-                operation["x-headrace-role"] = needs
+    api.openapi = described  # type: ignore[method-assign]  # FastAPI's own way to extend it
 
 
 ENTRY: Final = {"model": "fraud:3", "replicas": 2, "timeout_s": 0.5}

@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from headrace import __version__
 from headrace.control.api.access import add_access, add_login
 from headrace.control.api.alerts import add_alerts
-from headrace.control.api.answers import add_message_schemas
+from headrace.control.api.answers import describe_documents
 from headrace.control.api.edge import Shared
 from headrace.control.api.endpoints import add_endpoints
 from headrace.control.api.events import add_events, add_logs
@@ -98,7 +98,7 @@ def management_app(plane: ControlPlane, access: Access) -> FastAPI:
     add_access(api, plane, access.people)
     add_login(api, access)
     add_alerts(api, plane)
-    add_message_schemas(api)
+    describe_documents(api)
     return api
 
 

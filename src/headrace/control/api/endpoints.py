@@ -20,7 +20,7 @@ from headrace.control.api.answers import (
     answer,
     applied_answer,
     etag,
-    shown,
+    route,
 )
 from headrace.control.api.guards import StaleError
 from headrace.control.api.rollouts import status_of
@@ -369,35 +369,22 @@ def add_endpoints(api: FastAPI, plane: ControlPlane) -> None:
     """Add the routes of single endpoints."""
     log = ConditionLog()
 
-    @api.get(
-        "/api/v1/endpoints",
-        summary="All endpoints: what they should be, and how they are",
-        response_model=EndpointList,
-        responses=shown({"endpoints": [examples.ENDPOINT]}),
-    )
+    @route(api, "GET /api/v1/endpoints", EndpointList, {"endpoints": [examples.ENDPOINT]})
     async def list_endpoints(caller: WhoAsks) -> Response:
+        """All endpoints: what they should be, and how they are."""
         found = [view for view in _views(plane, log) if caller.may(Role.VIEWER, view.name)]
         return answer(EndpointList(endpoints=found))
 
-    @api.get(
-        "/api/v1/endpoints/{name}",
-        summary="One endpoint; its generation is the ETag",
-        response_model=EndpointView,
-        responses=shown(examples.ENDPOINT),
-    )
+    @route(api, "GET /api/v1/endpoints/{name}", EndpointView, examples.ENDPOINT)
     async def get_endpoint(name: Name) -> Response:
+        """One endpoint; its generation is the ETag."""
         status = next((one for one in plane.status().endpoints if one.name == name), None)
         if status is None:
             raise ModelNotFoundError(name)
         found = _view(plane, log, status)
         return answer(found, headers={"etag": etag(found.generation)})
 
-    @api.put(
-        "/api/v1/endpoints/{name}",
-        summary="Want one endpoint as the body says; all others stay as they are",
-        response_model=AppliedView,
-        responses=shown(examples.APPLIED),
-    )
+    @route(api, "PUT /api/v1/endpoints/{name}", AppliedView, examples.APPLIED)
     async def put_endpoint(
         *,
         name: Name,
@@ -407,6 +394,7 @@ def add_endpoints(api: FastAPI, plane: ControlPlane) -> None:
         left: Left,
         wait_s: WaitS = 0.0,
     ) -> Response:
+        """Want one endpoint as the body says; all others stay as they are."""
         current = plane.endpoint_generation(name)
         expected = precondition.expected(name, current)
         with precondition.held():
@@ -418,13 +406,14 @@ def add_endpoints(api: FastAPI, plane: ControlPlane) -> None:
             plane, applied, caller=caller, wait_s=wait_s, name=name, status=status
         )
 
-    @api.delete(
-        "/api/v1/endpoints/{name}",
-        summary="Stop serving an endpoint",
-        response_model=AppliedView,
-        responses=shown({"changes": ["endpoint 'fraud' removed"], "generation": 13}),
+    @route(
+        api,
+        "DELETE /api/v1/endpoints/{name}",
+        AppliedView,
+        {"changes": ["endpoint 'fraud' removed"], "generation": 13},
     )
     async def delete_endpoint(name: Name, caller: WhoAsks, precondition: IfMatch) -> Response:
+        """Stop serving an endpoint."""
         expected = precondition.expected(name, plane.endpoint_generation(name))
         with precondition.held():
             applied = await plane.orders.remove_endpoint(name, expected=expected, caller=caller)
@@ -434,21 +423,20 @@ def add_endpoints(api: FastAPI, plane: ControlPlane) -> None:
 
 
 def _add_history(api: FastAPI, plane: ControlPlane) -> None:
-    @api.get(
-        "/api/v1/endpoints/{name}/history",
-        summary="An endpoint's generations and ends of rollouts, the newest first",
-        response_model=History,
-        responses=shown(
-            {
-                "endpoint": "fraud",
-                "generations": [examples.GENERATION],
-                "rollouts": [examples.ROLLOUT_END],
-            }
-        ),
+    @route(
+        api,
+        "GET /api/v1/endpoints/{name}/history",
+        History,
+        {
+            "endpoint": "fraud",
+            "generations": [examples.GENERATION],
+            "rollouts": [examples.ROLLOUT_END],
+        },
     )
     async def history(
         name: Name, limit: Annotated[int, Query(ge=1, le=_MAX_LISTED)] = 100
     ) -> Response:
+        """An endpoint's generations and ends of rollouts, the newest first."""
         found = await plane.generations(name, limit)
         if not found:
             raise ModelNotFoundError(name)
@@ -458,32 +446,29 @@ def _add_history(api: FastAPI, plane: ControlPlane) -> None:
         generations = [_entry(e, current) for e in found]
         return answer(History(endpoint=name, generations=generations, rollouts=ends))
 
-    @api.get(
-        "/api/v1/endpoints/{name}/history/{generation}",
-        summary="One generation of an endpoint",
-        response_model=GenerationView,
-        responses=shown(examples.GENERATION),
+    @route(
+        api,
+        "GET /api/v1/endpoints/{name}/history/{generation}",
+        GenerationView,
+        examples.GENERATION,
     )
     async def generation(
         name: Name, generation: Annotated[int, Path(ge=1, le=_MAX_GENERATION)]
     ) -> Response:
+        """One generation of an endpoint."""
         found = await plane.store.generation(name, generation)
         if found is None:
             raise NotFoundError(f"endpoint '{name}' has no generation {generation}")
         return answer(_entry(found, plane.endpoint_generation(name)))
 
-    @api.post(
-        "/api/v1/endpoints/{name}/undo",
-        summary="Want an endpoint as it was in a former generation, at once",
-        response_model=AppliedView,
-        responses=shown(examples.APPLIED),
-    )
+    @route(api, "POST /api/v1/endpoints/{name}/undo", AppliedView, examples.APPLIED)
     async def undo(
         name: Name,
         caller: WhoAsks,
         wanted: Annotated[Undo, Body(examples=[{}, {"generation": 2}])] = Undo(),  # noqa: B008  # frozen
         wait_s: WaitS = 0.0,
     ) -> Response:
+        """Want an endpoint as it was in a former generation, at once."""
         applied = await plane.orders.undo(name, generation=wanted.generation, caller=caller)
         return await applied_answer(plane, applied, caller=caller, wait_s=wait_s, name=name)
 

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 from fastapi import Body, FastAPI, Header, Query, Response
@@ -13,7 +13,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from headrace.control.api import answers as examples
-from headrace.control.api.answers import WhoAsks, answer, shown
+from headrace.control.api.answers import WhoAsks, answer, route
 from headrace.control.app.log_files import (
     LogFiles,
     LogFollower,
@@ -42,26 +42,10 @@ _Endpoint = Annotated[
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EventView:
-    """Something that happened; `reason` is one word for programs, `data` the numbers behind it."""
-
-    id: int
-    at: float
-    endpoint: str
-    kind: str
-    reason: str
-    message: str
-    generation: int
-    rollout: str
-    actor: str
-    data: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class EventList:
     """Events in order."""
 
-    events: list[EventView]
+    events: list[Event]
 
 
 class Reward(BaseModel):
@@ -125,18 +109,14 @@ def add_events(api: FastAPI, plane: ControlPlane) -> None:
     """Add the routes of events and feedback."""
     watchers = Watchers()
 
-    @api.get(
-        "/api/v1/events",
-        summary="What happened, in order",
-        response_model=EventList,
-        responses=shown({"events": [examples.EVENT]}),
-    )
+    @route(api, "GET /api/v1/events", EventList, {"events": [examples.EVENT]})
     async def events(
         caller: WhoAsks,
         endpoint: _Endpoint = "",
         after: Annotated[int, Query(ge=0, le=_MAX_ID, description="Only newer than this.")] = 0,
         limit: Annotated[int, Query(ge=1, le=_MAX_ITEMS, description="The newest so many.")] = 100,
     ) -> Response:
+        """What happened, in order."""
         mine = _endpoints(caller, endpoint)
         if mine is None:
             return answer(
@@ -189,16 +169,12 @@ def add_events(api: FastAPI, plane: ControlPlane) -> None:
             watchers.counted(stream), media_type="text/event-stream", headers=headers
         )
 
-    @api.post(
-        "/api/v1/feedback",
-        summary="What answers earned, or should have been",
-        response_model=RewardResults,
-        responses=shown(examples.RESULTS),
-    )
+    @route(api, "POST /api/v1/feedback", RewardResults, examples.RESULTS)
     async def feedback(
         given: Annotated[Reward | Truth | Rewards, Body(openapi_examples=examples.FEEDBACK)],
         caller: WhoAsks,
     ) -> Response:
+        """What answers earned, or should have been."""
         items = given if isinstance(given, list) else [given]
         now, endpoints = plane.clock.now(), caller.endpoints(Role.OPERATOR)
         rewards = [

@@ -1,11 +1,11 @@
 """Features, their materialization and drift over HTTP."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
 from fastapi import FastAPI, Query, Request, Response
 
-from headrace.control.api.answers import Actor, ModelName, Name, Version, answer, shown
+from headrace.control.api.answers import Actor, ModelName, Name, Version, answer, route
 from headrace.control.features.materialize_plan import FeatureViewStatus
 from headrace.control.plane import ControlPlane
 from headrace.control.telemetry.drift_files import MAX_REFERENCE_BYTES, decode_reference
@@ -71,13 +71,9 @@ class FeatureList:
 def add_features(api: FastAPI, plane: ControlPlane) -> None:
     """Add the route of features."""
 
-    @api.get(
-        "/api/v1/features",
-        summary="Which features there are, and how far each view is materialized",
-        response_model=FeatureList,
-        responses=shown(_FEATURES_EXAMPLE),
-    )
+    @route(api, "GET /api/v1/features", FeatureList, _FEATURES_EXAMPLE)
     async def features() -> Response:
+        """Which features there are, and how far each view is materialized."""
         definitions = plane.materializer.definitions
         services = () if definitions is None else definitions.services.values()
         found = FeatureList(
@@ -107,37 +103,6 @@ class ReferenceView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FeatureView:
-    """One feature: `state` is `collecting`, `ok` or `drifted`.
-
-    `psi` (population stability index), `js` (Jensen-Shannon divergence, bits) and `ks`
-    (Kolmogorov-Smirnov distance, between `ks_low` and `ks_high`) say how far the newest `rows` are
-    from the reference. It has drifted where `evidence` reaches `needed`; `why` says what moved
-    most. `design_effect`: so many rows carry as much as one independent row; 1 where rows do not
-    depend on each other. `label` is the column's name in the data that the reference was made of.
-    """
-
-    name: str
-    role: str
-    state: str
-    rows: int
-    psi: float | None
-    js: float | None
-    ks: float | None
-    ks_low: float | None
-    ks_high: float | None
-    evidence: float
-    needed: float
-    missing_ratio: float | None
-    out_of_range_ratio: float | None
-    type_violation_ratio: float | None
-    design_effect: float | None
-    since: float | None
-    why: str
-    label: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class DriftView:
     """`state`: `off`, `collecting`, `ok` or `drifted`; drifted features come first.
 
@@ -148,7 +113,7 @@ class DriftView:
     version: str
     state: str
     reference: ReferenceView | None
-    features: list[FeatureView]
+    features: list[FeatureReport]
     live: list[LiveScore]
 
 
@@ -195,12 +160,7 @@ _EXAMPLE: Final[dict[str, Any]] = {
 def add_drift(api: FastAPI, plane: ControlPlane) -> None:
     """Add the routes of drift."""
 
-    @api.get(
-        "/api/v1/endpoints/{name}/drift",
-        summary="Which inputs and outputs of an endpoint have drifted",
-        response_model=DriftView,
-        responses=shown(_EXAMPLE),
-    )
+    @route(api, "GET /api/v1/endpoints/{name}/drift", DriftView, _EXAMPLE)
     async def drift(
         name: Name,
         version: Annotated[
@@ -211,43 +171,42 @@ def add_drift(api: FastAPI, plane: ControlPlane) -> None:
             ),
         ] = "",
     ) -> Response:
+        """Which inputs and outputs of an endpoint have drifted."""
         return answer(_view(plane, name, version))
 
-    @api.put(
-        "/api/v1/endpoints/{name}/drift/reference",
-        summary="Set what an endpoint's requests are compared with",
-        response_model=DriftView,
-        responses=shown(_EXAMPLE),
+    @route(
+        api,
+        "PUT /api/v1/endpoints/{name}/drift/reference",
+        DriftView,
+        _EXAMPLE,
         openapi_extra=_BODY,
     )
     async def set_reference(name: Name, request: Request, actor: Actor) -> Response:
+        """Set what an endpoint's requests are compared with."""
         reference = await _reference(request)
         plane.drift.set_reference(name, reference)
         told = {"rows": reference.rows, "features": len(reference.features)}
         await plane.note("drift.reference", name, after=told, actor=actor)
         return answer(_view(plane, name, ""))
 
-    @api.delete(
-        "/api/v1/endpoints/{name}/drift/reference",
-        summary="Forget the reference; the next requests become it",
-        response_model=DriftView,
-        responses=shown(_EXAMPLE),
-    )
+    @route(api, "DELETE /api/v1/endpoints/{name}/drift/reference", DriftView, _EXAMPLE)
     async def reset(name: Name, actor: Actor) -> Response:
+        """Forget the reference; the next requests become it."""
         plane.drift.reset(name)
         await plane.note("drift.reset", name, actor=actor)
         return answer(_view(plane, name, ""))
 
-    @api.put(
-        "/api/v1/models/{name}/versions/{version}/reference",
-        summary="Keep a reference beside a model version",
-        response_model=ReferenceView,
-        responses=shown(_REFERENCE),
+    @route(
+        api,
+        "PUT /api/v1/models/{name}/versions/{version}/reference",
+        ReferenceView,
+        _REFERENCE,
         openapi_extra=_BODY,
     )
     async def version_reference(
         name: ModelName, version: Version, request: Request, actor: Actor
     ) -> Response:
+        """Keep a reference beside a model version."""
         reference = await _reference(request)
         stored = plane.registry.get(f"{name}:{version}")
         plane.drift.files.write_reference(stored.reference, reference)
@@ -287,7 +246,7 @@ def _view(plane: ControlPlane, name: str, version: str) -> DriftView:
         version=version,
         state=_state(features),
         reference=_reference_view(found.reference, found),
-        features=[FeatureView(**asdict(one)) for one in features],
+        features=features,
         live=plane.drift.labels.scores(name, version, now=plane.clock.now()),
     )
 

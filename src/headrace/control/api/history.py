@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 
 from fastapi import FastAPI, Query, Response
 
-from headrace.control.api.answers import WhoAsks, answer, shown
+from headrace.control.api.answers import WhoAsks, answer, route
 from headrace.control.auth.roles import Caller, Role
 from headrace.control.desired.state import DesiredEndpoint
 from headrace.control.plane import ControlPlane
@@ -247,12 +247,7 @@ class SeriesView:
 def add_history(api: FastAPI, plane: ControlPlane) -> None:
     """Add the routes of what was and of how it is at a glance."""
 
-    @api.get(
-        "/api/v1/history",
-        summary="Requests, latency, batches and replicas of an endpoint over the last day",
-        response_model=SeriesView,
-        responses=shown(SERIES),
-    )
+    @route(api, "GET /api/v1/history", SeriesView, SERIES)
     async def history(
         caller: WhoAsks,
         endpoint: Annotated[str, Query(pattern=NAME_PATTERN, description="Whose.")],
@@ -272,6 +267,7 @@ def add_history(api: FastAPI, plane: ControlPlane) -> None:
             int, Query(ge=1, le=_MAX_POINTS, description="About how many steps.")
         ] = 120,
     ) -> Response:
+        """Requests, latency, batches and replicas of an endpoint over the last day."""
         if not caller.may(Role.VIEWER, endpoint):
             raise PermissionDeniedError(f"{caller.name} may not see the history of '{endpoint}'")
         if plane.effective.endpoint(endpoint) is None and not plane.history.versions(endpoint):
@@ -292,12 +288,7 @@ def add_history(api: FastAPI, plane: ControlPlane) -> None:
             )
         )
 
-    @api.get(
-        "/api/v1/overview",
-        summary="All endpoints at a glance, by the page",
-        response_model=Overview,
-        responses=shown(OVERVIEW),
-    )
+    @route(api, "GET /api/v1/overview", Overview, OVERVIEW)
     async def overview(
         caller: WhoAsks,
         search: Annotated[
@@ -313,6 +304,7 @@ def add_history(api: FastAPI, plane: ControlPlane) -> None:
             ),
         ] = "name",
     ) -> Response:
+        """All endpoints at a glance, by the page."""
         key, reverse = _sort_key(sort)
         found = _found(plane, caller, search)
         begin = (page - 1) * size

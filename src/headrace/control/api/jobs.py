@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final
 from fastapi import Body, FastAPI, Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from headrace.control.api.answers import Actor, answer, shown
+from headrace.control.api.answers import Actor, answer, route
 from headrace.control.jobs.status import JobRunView, JobView, job_view, run_view
 from headrace.control.plane import ControlPlane
 from headrace.core import NotFoundError
@@ -80,13 +80,9 @@ class RunList:
 def add_jobs(api: FastAPI, plane: ControlPlane) -> None:
     """Add the routes of jobs."""
 
-    @api.get(
-        "/api/v1/jobs",
-        summary="All jobs: when they run next, what runs, how the last runs ended",
-        response_model=JobList,
-        responses=shown({"jobs": [_JOB], "problem": ""}),
-    )
+    @route(api, "GET /api/v1/jobs", JobList, {"jobs": [_JOB], "problem": ""})
     async def list_jobs() -> Response:
+        """All jobs: when they run next, what runs, how the last runs ended."""
         found = await plane.jobs.now()
         now = plane.clock.now()
         views = [
@@ -95,54 +91,45 @@ def add_jobs(api: FastAPI, plane: ControlPlane) -> None:
         ]
         return answer(JobList(jobs=views, problem=plane.jobs.problem))
 
-    @api.get(
-        "/api/v1/jobs/{name}/runs",
-        summary="Runs of a job, the newest first; of one that is gone as well",
-        response_model=RunList,
-        responses=shown({"runs": [_RUN]}),
-    )
+    @route(api, "GET /api/v1/jobs/{name}/runs", RunList, {"runs": [_RUN]})
     async def list_runs(
         name: JobName, limit: Annotated[int, Query(ge=1, le=_MAX_LISTED)] = 100
     ) -> Response:
+        """Runs of a job, the newest first; of one that is gone as well."""
         runs = await plane.store.jobs.runs(name, limit=limit)
         if not runs:
             await plane.jobs.known(name)
         return answer(RunList(runs=[run_view(run, plane.jobs.isolation_of) for run in runs]))
 
-    @api.get(
-        "/api/v1/jobs/{name}/runs/{run_id}",
-        summary="One run",
-        response_model=JobRunView,
-        responses=shown(_RUN),
-    )
+    @route(api, "GET /api/v1/jobs/{name}/runs/{run_id}", JobRunView, _RUN)
     async def get_run(name: JobName, run_id: Annotated[str, Path(max_length=200)]) -> Response:
+        """One run."""
         run = await plane.store.jobs.run(run_id)
         if run is None or run.job != name:
             raise NotFoundError(f"job '{name}' has no run '{run_id}'")
         return answer(run_view(run, plane.jobs.isolation_of))
 
-    @api.post(
-        "/api/v1/jobs/{name}/run",
-        summary="Run a job now, whatever its schedule says",
-        status_code=_CREATED,
-        response_model=JobRunView,
-        responses=shown(_RUN | {"state": "waiting", "trigger": "manual"}, status=_CREATED),
+    @route(
+        api,
+        "POST /api/v1/jobs/{name}/run",
+        JobRunView,
+        _RUN | {"state": "waiting", "trigger": "manual"},
+        status=_CREATED,
     )
     async def begin(name: JobName, actor: Actor) -> Response:
+        """Run a job now, whatever its schedule says."""
         run = await plane.jobs.begin(name, by=actor)
         headers = {"location": f"/api/v1/jobs/{name}/runs/{run.id}"}
         return answer(run_view(run), status=_CREATED, headers=headers)
 
-    @api.post(
-        "/api/v1/jobs/{name}/cancel",
-        summary="End a run, or all of a job that are not over; what is done stays",
-        response_model=RunList,
-        responses=shown({"runs": [_RUN | {"state": "cancelled"}]}),
+    @route(
+        api, "POST /api/v1/jobs/{name}/cancel", RunList, {"runs": [_RUN | {"state": "cancelled"}]}
     )
     async def cancel(
         name: JobName,
         actor: Actor,
         wanted: Annotated[Cancel, Body()] = Cancel(),  # noqa: B008  # frozen
     ) -> Response:
+        """End a run, or all of a job that are not over; what is done stays."""
         ended = await plane.jobs.cancel(name, by=actor, id_=wanted.run)
         return answer(RunList(runs=[run_view(run) for run in ended]))

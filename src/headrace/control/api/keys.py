@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 from fastapi import Body, FastAPI, Path, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from headrace.control.api.answers import LIFETIME_S, Actor, Lifetime, WhoAsks, answer, shown
+from headrace.control.api.answers import LIFETIME_S, Actor, Lifetime, WhoAsks, answer, route
 from headrace.control.auth.credentials import Credential
 from headrace.control.auth.roles import Caller, Role
 from headrace.control.gateway.caller_policy import (
@@ -101,29 +101,20 @@ _KEY: Final[dict[str, Any]] = {
 def add_keys(api: FastAPI, plane: ControlPlane, keys: Keys) -> None:
     """Add the routes of API keys."""
 
-    @api.get(
-        "/api/v1/keys",
-        summary="API keys of what the caller may see",
-        response_model=KeyList,
-        responses=shown({"keys": [_KEY]}),
-    )
+    @route(api, "GET /api/v1/keys", KeyList, {"keys": [_KEY]})
     async def listed(caller: WhoAsks) -> Response:
+        """API keys of what the caller may see."""
         now = plane.clock.now()
         mine = [key for key in await keys.all() if _may(caller, Role.VIEWER, _scopes(key))]
         return answer(KeyList(keys=[_view(key, now) for key in mine]))
 
-    @api.post(
-        "/api/v1/keys",
-        summary="Make an API key; it is shown once, and in force when this answers",
-        status_code=_CREATED,
-        response_model=MadeKey,
-        responses=shown(_MADE, status=_CREATED),
-    )
+    @route(api, "POST /api/v1/keys", MadeKey, _MADE, status=_CREATED)
     async def create(
         wanted: Annotated[NewKeyWish, Body(examples=[{"name": "shop", "scopes": ["infer:fraud"]}])],
         caller: WhoAsks,
         actor: Actor,
     ) -> Response:
+        """Make an API key; it is shown once, and in force when this answers."""
         _require(caller, wanted.scopes)
         tiers = [str(tier.get("name")) for tier in plane.desired.spec.get("tiers", ())]
         if wanted.tier and wanted.tier not in tiers:
@@ -141,17 +132,18 @@ def add_keys(api: FastAPI, plane: ControlPlane, keys: Keys) -> None:
         )
         return answer(view, status=_CREATED, headers={"cache-control": "no-store"})
 
-    @api.delete(
-        "/api/v1/keys/{key}",
-        summary="Refuse an API key from now on; in force when this answers",
-        response_model=KeyView,
-        responses=shown(_KEY | {"state": "revoked", "revoked": 1764000060.0}),
+    @route(
+        api,
+        "DELETE /api/v1/keys/{key}",
+        KeyView,
+        _KEY | {"state": "revoked", "revoked": 1764000060.0},
     )
     async def revoke(
         key: Annotated[str, Path(pattern=_TEXT_PATTERN, description="Its id, or its name.")],
         caller: WhoAsks,
         actor: Actor,
     ) -> Response:
+        """Refuse an API key from now on; in force when this answers."""
         found = await keys.find(key, lambda one: _may(caller, Role.VIEWER, _scopes(one)))
         _require(caller, _scopes(found))
         return answer(_view(await keys.revoke(found, actor=actor), plane.clock.now()))

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import ClientDisconnect
 
 from headrace.control.api import answers as examples
-from headrace.control.api.answers import Actor, ModelName, Version, WhoAsks, answer, shown
+from headrace.control.api.answers import Actor, ModelName, Version, WhoAsks, answer, route
 from headrace.control.app.untar import MAX_PART_BYTES, unpack
 from headrace.control.auth.roles import Caller, Role
 from headrace.control.desired.models import ModelWork, caller_leaves
@@ -234,11 +234,12 @@ def add_models(api: FastAPI, plane: ControlPlane) -> None:
         work=plane.orders.work,
     )
 
-    @api.post(
-        "/api/v1/models/{name}",
-        summary="Upload a model as the next version of a name",
-        status_code=_CREATED,
-        responses=shown(examples.MODEL, status=_CREATED, schema="ModelVersion"),
+    @route(
+        api,
+        "POST /api/v1/models/{name}",
+        ModelVersion,
+        examples.MODEL,
+        status=_CREATED,
         openapi_extra={
             "requestBody": {
                 "required": True,
@@ -275,6 +276,7 @@ def add_models(api: FastAPI, plane: ControlPlane) -> None:
         ] = "",
         content_length: Annotated[int | None, Header(ge=0)] = None,
     ) -> Response:
+        """Upload a model as the next version of a name."""
         wanted = Upload(
             name=name,
             filename=filename,
@@ -318,23 +320,17 @@ async def _chunks(request: Request) -> AsyncIterator[bytes]:
 
 
 def _add_reading(api: FastAPI, plane: ControlPlane) -> None:
-    @api.get(
-        "/api/v1/models",
-        summary="All model versions",
-        response_model=ModelList,
-        responses=shown({"models": [examples.MODEL], "problems": []}),
-    )
+    @route(api, "GET /api/v1/models", ModelList, {"models": [examples.MODEL], "problems": []})
     async def models(caller: WhoAsks) -> Response:
+        """All model versions."""
         found = await asyncio.to_thread(_listed, plane, None)
         return answer(await asyncio.to_thread(_seen_by, caller, plane, found))
 
-    @api.get(
-        "/api/v1/models/{name}",
-        summary="The versions of one model",
-        response_model=ModelList,
-        responses=shown({"models": [examples.MODEL], "problems": []}),
+    @route(
+        api, "GET /api/v1/models/{name}", ModelList, {"models": [examples.MODEL], "problems": []}
     )
     async def model(name: ModelName, caller: WhoAsks) -> Response:
+        """The versions of one model."""
         found = await asyncio.to_thread(_listed, plane, name)
         if not found.models:
             everything = await asyncio.to_thread(plane.registry.list)
@@ -343,34 +339,30 @@ def _add_reading(api: FastAPI, plane: ControlPlane) -> None:
             raise VersionNotFoundError(name, "", sorted(readable))
         return answer(found)
 
-    @api.get(
-        "/api/v1/models/{name}/versions/{version}",
-        summary="One model version: digest, signature, who, when, whence",
-        responses=shown(examples.MODEL, schema="ModelVersion"),
-    )
+    @route(api, "GET /api/v1/models/{name}/versions/{version}", ModelVersion, examples.MODEL)
     async def version(name: ModelName, version: Version) -> Response:
+        """One model version: digest, signature, who, when, whence."""
         return answer(await asyncio.to_thread(_shown, plane, f"{name}:{version}"))
 
 
 def _add_changing(api: FastAPI, plane: ControlPlane) -> None:
-    @api.delete(
-        "/api/v1/models/{name}/versions/{version}",
-        summary="Remove a version; refused while an endpoint uses it",
-        responses=shown(examples.MODEL, schema="ModelVersion"),
-    )
+    @route(api, "DELETE /api/v1/models/{name}/versions/{version}", ModelVersion, examples.MODEL)
     async def remove(name: ModelName, version: Version, actor: Actor) -> Response:
+        """Remove a version; refused while an endpoint uses it."""
         removed = await asyncio.to_thread(plane.registry.remove, name, version, plane.in_use())
         plane.drift.files.forget_reference(removed.reference)
         await plane.note("model.remove", removed.reference, before=_told(removed), actor=actor)
         return answer(await asyncio.to_thread(plane.registry.document, removed))
 
-    @api.post(
-        "/api/v1/models/{name}/versions/{version}/signatures",
-        summary="Add a signature of a version, made elsewhere",
-        status_code=_CREATED,
-        responses=shown(examples.MODEL, status=_CREATED, schema="ModelVersion"),
+    @route(
+        api,
+        "POST /api/v1/models/{name}/versions/{version}/signatures",
+        ModelVersion,
+        examples.MODEL,
+        status=_CREATED,
     )
     async def sign(name: ModelName, version: Version, signature: Signed, actor: Actor) -> Response:
+        """Add a signature of a version, made elsewhere."""
         given = VersionSignature(
             key=signature.key, signature=signature.signature, at=signature.at, by=signature.by
         )
@@ -379,11 +371,7 @@ def _add_changing(api: FastAPI, plane: ControlPlane) -> None:
         document = await asyncio.to_thread(_shown, plane, f"{name}:{version}")
         return answer(document, status=_CREATED)
 
-    @api.post(
-        "/api/v1/gc",
-        summary="Delete stored content that no version refers to",
-        responses=shown({"artifacts": [], "temporary": 0, "freed_bytes": 0}),
-    )
+    @route(api, "POST /api/v1/gc", example={"artifacts": [], "temporary": 0, "freed_bytes": 0})
     async def gc(
         actor: Actor,
         grace_s: Annotated[
@@ -393,6 +381,7 @@ def _add_changing(api: FastAPI, plane: ControlPlane) -> None:
             ),
         ] = GRACE_S,
     ) -> Response:
+        """Delete stored content that no version refers to."""
         removed = asdict(await asyncio.to_thread(plane.registry.gc, grace_s=grace_s))
         await plane.note("model.gc", "", after=removed, actor=actor)
         return answer(removed)

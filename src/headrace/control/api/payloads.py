@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 
 from fastapi import FastAPI, Query, Response
 
-from headrace.control.api.answers import Name, answer, shown
+from headrace.control.api.answers import Name, answer, route
 from headrace.control.payloads.files import check_pyarrow, list_files, read_batches
 from headrace.control.plane import ControlPlane
 from headrace.core import ModelNotFoundError
@@ -134,13 +134,9 @@ _ROWS_EXAMPLE: Final = {
 def add_payloads(api: FastAPI, plane: ControlPlane) -> None:
     """Add the routes of payload logs."""
 
-    @api.get(
-        "/api/v1/endpoints/{name}/payloads",
-        summary="The files of an endpoint's payload log",
-        response_model=PayloadLogView,
-        responses=shown(_LOG_EXAMPLE),
-    )
+    @route(api, "GET /api/v1/endpoints/{name}/payloads", PayloadLogView, _LOG_EXAMPLE)
     async def payloads(name: Name) -> Response:
+        """The files of an endpoint's payload log."""
         endpoint = plane.desired.endpoint(name)
         if endpoint is None:
             raise ModelNotFoundError(name, "")
@@ -165,17 +161,13 @@ def add_payloads(api: FastAPI, plane: ControlPlane) -> None:
             )
         )
 
-    @api.get(
-        "/api/v1/endpoints/{name}/payloads/rows",
-        summary="The newest requests and answers of an endpoint's payload log",
-        response_model=PayloadRows,
-        responses=shown(_ROWS_EXAMPLE),
-    )
+    @route(api, "GET /api/v1/endpoints/{name}/payloads/rows", PayloadRows, _ROWS_EXAMPLE)
     async def rows(
         name: Name,
         limit: Annotated[int, Query(ge=1, le=_MAX_ROWS)] = 20,
         request_id: Annotated[str, Query(max_length=1024)] = "",
     ) -> Response:
+        """The newest requests and answers of an endpoint's payload log."""
         if plane.desired.endpoint(name) is None:
             raise ModelNotFoundError(name, "")
         check_pyarrow()

@@ -8,7 +8,7 @@ from fastapi import Body, FastAPI, Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from headrace.control.api import answers as examples
-from headrace.control.api.answers import Actor, Left, Name, WhoAsks, answer, shown
+from headrace.control.api.answers import Actor, Left, Name, WhoAsks, answer, route
 from headrace.control.api.history import counted_until
 from headrace.control.auth.roles import Caller, Role
 from headrace.control.plane import ControlPlane
@@ -125,12 +125,12 @@ def _expected(
 def add_rollouts(api: FastAPI, plane: ControlPlane) -> None:
     """Add the routes of rollouts."""
 
-    @api.post(
-        "/api/v1/endpoints/{name}/rollout",
-        summary="Let another version take over, step by step",
-        status_code=_CREATED,
-        response_model=RolloutStatus,
-        responses=shown(examples.ROLLOUT, status=_CREATED),
+    @route(
+        api,
+        "POST /api/v1/endpoints/{name}/rollout",
+        RolloutStatus,
+        examples.ROLLOUT,
+        status=_CREATED,
     )
     async def start(
         name: Name,
@@ -138,6 +138,7 @@ def add_rollouts(api: FastAPI, plane: ControlPlane) -> None:
         caller: WhoAsks,
         left: Left,
     ) -> Response:
+        """Let another version take over, step by step."""
         record = await plane.orders.start_rollout(
             name,
             model=wanted.model,
@@ -151,13 +152,9 @@ def add_rollouts(api: FastAPI, plane: ControlPlane) -> None:
         headers = {"location": f"/api/v1/rollouts/{record.id}"}
         return answer(status_of(plane, record), status=_CREATED, headers=headers)
 
-    @api.get(
-        "/api/v1/endpoints/{name}/rollout",
-        summary="The newest rollout of an endpoint",
-        response_model=RolloutStatus,
-        responses=shown(examples.ROLLOUT),
-    )
+    @route(api, "GET /api/v1/endpoints/{name}/rollout", RolloutStatus, examples.ROLLOUT)
     async def newest(name: Name) -> Response:
+        """The newest rollout of an endpoint."""
         record = plane.rollout(name)
         if record is None and plane.desired.endpoint(name) is None:
             raise ModelNotFoundError(name)
@@ -168,12 +165,7 @@ def add_rollouts(api: FastAPI, plane: ControlPlane) -> None:
             raise NotFoundError(message)
         return answer(status_of(plane, record))
 
-    @api.post(
-        "/api/v1/endpoints/{name}/rollout/{verb}",
-        summary="Promote, pause, resume, abort or roll back by hand",
-        response_model=RolloutStatus,
-        responses=shown(examples.ROLLOUT),
-    )
+    @route(api, "POST /api/v1/endpoints/{name}/rollout/{verb}", RolloutStatus, examples.ROLLOUT)
     async def command(
         name: Name,
         verb: Verb,
@@ -182,15 +174,11 @@ def add_rollouts(api: FastAPI, plane: ControlPlane) -> None:
             Command, Body(examples=[{"reason": "latency on the dashboard"}])
         ] = Command(),  # noqa: B008  # frozen
     ) -> Response:
+        """Promote, pause, resume, abort or roll back by hand."""
         record = await plane.rollout_driver.command(name, verb, actor=actor, reason=given.reason)
         return answer(status_of(plane, record))
 
-    @api.get(
-        "/api/v1/rollouts",
-        summary="Rollouts, the newest first",
-        response_model=RolloutList,
-        responses=shown({"rollouts": [examples.ROLLOUT]}),
-    )
+    @route(api, "GET /api/v1/rollouts", RolloutList, {"rollouts": [examples.ROLLOUT]})
     async def rollouts(
         *,
         caller: WhoAsks,
@@ -198,6 +186,7 @@ def add_rollouts(api: FastAPI, plane: ControlPlane) -> None:
         limit: Annotated[int, Query(ge=1, le=_MAX_LISTED)] = 100,
         active: Annotated[bool, Query(description="Only those that are under way.")] = False,
     ) -> Response:
+        """Rollouts, the newest first."""
         if active:
             under_way = plane.aims.active()
             found = [record for record in under_way if endpoint in {"", record.endpoint}][:limit]
@@ -208,22 +197,14 @@ def add_rollouts(api: FastAPI, plane: ControlPlane) -> None:
         rows = [rollout_status(record, problem=problem(record)) for record in found]
         return answer(RolloutList(rollouts=rows))
 
-    @api.get(
-        "/api/v1/rollouts/{rollout_id}",
-        summary="One rollout",
-        response_model=RolloutStatus,
-        responses=shown(examples.ROLLOUT),
-    )
+    @route(api, "GET /api/v1/rollouts/{rollout_id}", RolloutStatus, examples.ROLLOUT)
     async def rollout(rollout_id: RolloutId, caller: WhoAsks) -> Response:
+        """One rollout."""
         return answer(status_of(plane, await _shown_to(caller, plane, rollout_id)))
 
-    @api.get(
-        "/api/v1/rollouts/{rollout_id}/evidence",
-        summary="How a rollout's evidence came about: each metric's interval over time",
-        response_model=RolloutEvidence,
-        responses=shown(examples.EVIDENCE),
-    )
+    @route(api, "GET /api/v1/rollouts/{rollout_id}/evidence", RolloutEvidence, examples.EVIDENCE)
     async def evidence(rollout_id: RolloutId, caller: WhoAsks) -> Response:
+        """How a rollout's evidence came about: each metric's interval over time."""
         record = await _shown_to(caller, plane, rollout_id)
         return answer(rollout_evidence(record, plane.rollout_driver.sequences(record)))
 

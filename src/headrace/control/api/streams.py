@@ -5,7 +5,7 @@ from typing import Annotated, Any, Final
 
 from fastapi import FastAPI, Path, Query, Response
 
-from headrace.control.api.answers import Actor, answer, shown
+from headrace.control.api.answers import Actor, answer, route
 from headrace.control.plane import ControlPlane
 from headrace.control.streams.status import StreamView
 from headrace.control.streams.workers import KEPT_S, StreamPoint
@@ -108,30 +108,17 @@ class StreamHistory:
 def add_streams(api: FastAPI, plane: ControlPlane) -> None:
     """Add the routes of streams."""
 
-    @api.get(
-        "/api/v1/streams",
-        summary="Which streams there are, and how they are",
-        response_model=StreamList,
-        responses=shown({"streams": [_STREAM]}),
-    )
+    @route(api, "GET /api/v1/streams", StreamList, {"streams": [_STREAM]})
     async def streams() -> Response:
+        """Which streams there are, and how they are."""
         return answer(StreamList(streams=list(plane.streams.views())))
 
-    @api.get(
-        "/api/v1/streams/{stream}",
-        summary="How a stream is",
-        response_model=StreamView,
-        responses=shown(_STREAM),
-    )
+    @route(api, "GET /api/v1/streams/{stream}", StreamView, _STREAM)
     async def stream(stream: _Stream) -> Response:
+        """How a stream is."""
         return answer(plane.streams.view(stream))
 
-    @api.get(
-        "/api/v1/streams/{stream}/history",
-        summary="How a stream was over the last hour; forgotten with the control plane's process",
-        response_model=StreamHistory,
-        responses=shown({"points": [_POINT]}),
-    )
+    @route(api, "GET /api/v1/streams/{stream}/history", StreamHistory, {"points": [_POINT]})
     async def history(
         stream: _Stream,
         since_s: Annotated[
@@ -141,25 +128,18 @@ def add_streams(api: FastAPI, plane: ControlPlane) -> None:
             int, Query(ge=2, le=_MOST_POINTS, description="About how many steps at most.")
         ] = 90,
     ) -> Response:
+        """How a stream was over the last hour; forgotten with the control plane's process."""
         found = plane.streams.history(stream, seconds=since_s, most=points)
         return answer(StreamHistory(points=[StreamPointView.of(point) for point in found]))
 
-    @api.post(
-        "/api/v1/streams/{stream}/pause",
-        summary="Let a stream take no more records; it stays where it is",
-        response_model=StreamView,
-        responses=shown({**_STREAM, "state": "paused"}),
-    )
+    @route(api, "POST /api/v1/streams/{stream}/pause", StreamView, {**_STREAM, "state": "paused"})
     async def pause(stream: _Stream, actor: Actor) -> Response:
+        """Let a stream take no more records; it stays where it is."""
         return await _order(plane, stream, actor, paused=True)
 
-    @api.post(
-        "/api/v1/streams/{stream}/resume",
-        summary="Let a stream go on where it is",
-        response_model=StreamView,
-        responses=shown(_STREAM),
-    )
+    @route(api, "POST /api/v1/streams/{stream}/resume", StreamView, _STREAM)
     async def resume(stream: _Stream, actor: Actor) -> Response:
+        """Let a stream go on where it is."""
         return await _order(plane, stream, actor, paused=False)
 
 

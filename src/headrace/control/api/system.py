@@ -17,7 +17,7 @@ from headrace.control.api.answers import (
     WhoAsks,
     answer,
     applied_answer,
-    shown,
+    route,
 )
 from headrace.control.auth.roles import Caller, Role
 from headrace.control.desired.wishes import Diff
@@ -141,33 +141,29 @@ Document = Annotated[dict[str, Any], Body(examples=[examples.SPEC])]
 def add_state(api: FastAPI, plane: ControlPlane) -> None:
     """Add the routes of the system as a whole."""
 
-    @api.get("/api/v1/health", summary="Whether the control plane answers; open to everybody")
+    @route(api, "GET /api/v1/health")
     async def health() -> dict[str, bool]:
+        """Whether the control plane answers; open to everybody."""
         return {"alive": True}
 
-    @api.get("/api/v1/status", summary="How everything is now")
-    async def status(caller: WhoAsks) -> Status:
-        return status_seen_by(caller, replace(plane.status(), jobs=plane.jobs.views()))
+    @route(api, "GET /api/v1/status", Status)
+    async def status(caller: WhoAsks) -> Response:
+        """How everything is now."""
+        found = replace(plane.status(), jobs=plane.jobs.views())
+        return answer(status_seen_by(caller, found))
 
-    @api.get(
-        "/api/v1/spec",
-        summary="The spec as it was applied, and its generation",
-        responses=shown({"generation": 12, "spec": examples.SPEC}),
-    )
+    @route(api, "GET /api/v1/spec", example={"generation": 12, "spec": examples.SPEC})
     async def spec(caller: WhoAsks) -> dict[str, Any]:
+        """The spec as it was applied, and its generation."""
         document = redact(spec_seen_by(caller, plane.desired.spec))
         return {"generation": plane.desired.generation, "spec": document}
 
-    @api.get("/api/v1/schema", summary="JSON Schema of the spec file")
+    @route(api, "GET /api/v1/schema")
     async def schema() -> dict[str, Any]:
+        """JSON Schema of the spec file."""
         return json_schema()
 
-    @api.post(
-        "/api/v1/apply",
-        summary="Want what the spec says, and nothing else",
-        response_model=AppliedView,
-        responses=shown(examples.APPLIED),
-    )
+    @route(api, "POST /api/v1/apply", AppliedView, examples.APPLIED)
     async def apply(
         document: Document,
         caller: WhoAsks,
@@ -183,23 +179,21 @@ def add_state(api: FastAPI, plane: ControlPlane) -> None:
             ),
         ] = [],  # noqa: B006  # FastAPI copies it
     ) -> Response:
+        """Want what the spec says, and nothing else."""
         applied = await plane.orders.apply(
             document, caller=caller, expected=_generations(expected), cancel=left
         )
         return await applied_answer(plane, applied, caller=caller, wait_s=wait_s)
 
-    @api.post(
-        "/api/v1/diff",
-        summary="What an apply would change; nothing is served differently",
-        response_model=Diff,
-        responses=shown(examples.DIFF),
-    )
+    @route(api, "POST /api/v1/diff", Diff, examples.DIFF)
     async def diff(document: Document, caller: WhoAsks, left: Left) -> Response:
+        """What an apply would change; nothing is served differently."""
         found = await plane.orders.diff(document, caller=caller, cancel=left)
         return answer(diff_seen_by(caller, found))
 
-    @api.post("/api/v1/stop", summary="Drain and stop everything, then exit", status_code=202)
+    @route(api, "POST /api/v1/stop", status=202)
     async def stop(actor: Actor) -> dict[str, Any]:
+        """Drain and stop everything, then exit."""
         await plane.note("system.stop", "", actor=actor)
         plane.request_stop()
         return {"stopping": True}

@@ -71,7 +71,7 @@ class NewCredential(msgspec.Struct, frozen=True, kw_only=True):
 class Principal(msgspec.Struct, frozen=True, kw_only=True):
     """Somebody who may be let in: a person (`user`), or a program (`service`).
 
-    `roles`: as `headrace.control.auth.roles` reads them.
+    `roles`: `viewer`, `operator:ENDPOINT`, `admin` and so on. `created`: seconds since 1970.
     """
 
     name: str
