@@ -10,60 +10,42 @@ from typing import Final, Union
 
 import numpy as np
 
-from headrace.runtimes.rows.folds import (
-    comparison,
-    difference,
-    extreme,
-    negation,
-    product_of,
-    quotient,
-    remainder,
-    sum_of,
-)
+from headrace.runtimes.rows.operators import Results, follow_row_numbers, followed
 from headrace.runtimes.rows.symbols import Size, product
-from headrace.runtimes.rows.transfer import Results, Transfer, follow_row_numbers, followed
+from headrace.runtimes.rows.transfer import Transfer
 from headrace.runtimes.rows.values import (
+    FOLDS,
     MAX_ELEMENTS,
+    Fold,
     MixedRowsError,
     Value,
+    exact_quotient,
     mixed,
     normal_axis,
 )
 
 _WHOLE: Final = ("int", "uint", "bool")
-_IGNORED: Final = frozenset(
-    {
-        "device",
-        "layout",
-        "pin_memory",
-        "memory_format",
-        "non_blocking",
-        "copy",
-        "generator",
-        "requires_grad",
-        "implicit",
-        "out_dtype",
-        "dtype",
-    }
-)
+_IGNORED: Final = """
+device layout pin_memory memory_format non_blocking copy generator requires_grad implicit out_dtype
+dtype
+"""
 """Parameters that move no element to another row."""
-
-_ON_SIZES: Final = {
-    "add": sum_of,
-    "sub": difference,
-    "mul": product_of,
-    "floordiv": quotient,
-    "truediv": quotient,
-    "mod": remainder,
-    "neg": negation,
-    "sym_max": extreme(max),
-    "sym_min": extreme(min),
-    "sym_sum": sum_of,
-    "eq": comparison(equal=True, otherwise=False),
-    "gt": comparison(equal=False, otherwise=False),
-    "ge": comparison(equal=True, otherwise=True),
-    "lt": comparison(equal=False, otherwise=False),
-    "le": comparison(equal=True, otherwise=True),
+_ON_SIZES: Final[Mapping[str, Fold]] = {
+    "add": FOLDS["Add"],
+    "sub": FOLDS["Sub"],
+    "mul": FOLDS["Mul"],
+    "floordiv": FOLDS["Div"],
+    "truediv": exact_quotient,
+    "mod": FOLDS["Mod"],
+    "neg": FOLDS["Neg"],
+    "sym_max": FOLDS["Max"],
+    "sym_min": FOLDS["Min"],
+    "sym_sum": FOLDS["Add"],
+    "eq": FOLDS["Equal"],
+    "gt": FOLDS["Greater"],
+    "ge": FOLDS["GreaterOrEqual"],
+    "lt": FOLDS["Less"],
+    "le": FOLDS["LessOrEqual"],
 }
 
 
@@ -197,7 +179,7 @@ class AtenCall:
         """Raise MixedRowsError if an argument was given that no one looked at."""
         for name, item in self.named.items():
             is_switch = item is None or isinstance(item, bool | str)
-            if name not in self.used and name not in _IGNORED and not is_switch:
+            if name not in self.used and name not in _IGNORED.split() and not is_switch:
                 raise MixedRowsError(f"has an argument '{name}' that is not followed")
         for number, item in enumerate(self.positional):
             if number not in self.used and not (item is None or isinstance(item, bool | str)):
@@ -321,8 +303,7 @@ class AtenInterpreter:
         name = target.rpartition(".")[2].strip("_")
         fold = _ON_SIZES.get(name)
         if fold is not None and len(numbers) == len(flat):
-            is_whole_number = name != "truediv"
-            size = fold(self.transfer, is_whole_number)(*numbers)
+            size = fold(self.transfer.symbols, *numbers)
             if size is not None:
                 return [size]
         return [self.transfer.symbols.unknown(has_batch=has_batch)]

@@ -12,26 +12,17 @@ import numpy as np
 
 from headrace.runtimes.rows.aten import AtenCall, Operator, OperatorTable, as_value, is_whole
 from headrace.runtimes.rows.aten_products import PRODUCTS, RANDOM_PRODUCTS
-from headrace.runtimes.rows.folds import (
-    MakeFold,
-    comparison,
-    difference,
-    extreme,
-    negation,
-    product_of,
-    quotient,
-    remainder,
-    sum_of,
-    whole,
-)
+from headrace.runtimes.rows.operators import Results, for_names
 from headrace.runtimes.rows.symbols import BATCH, ONE, ZERO, Size, divide, multiply, product
-from headrace.runtimes.rows.transfer import Results
 from headrace.runtimes.rows.values import (
+    FOLDS,
     MAX_ELEMENTS,
     BatchRows,
+    Fold,
     MixedRowsError,
     RowNumbers,
     Value,
+    exact_quotient,
     mixed,
     normal_axis,
     with_rows,
@@ -96,17 +87,12 @@ def _test(call: AtenCall) -> Results:
     return call.transfer.elementwise(_all_operands(call), is_integer=True)
 
 
-def _folding(fold: MakeFold, *, is_integer: bool | None = None) -> Operator:
+def _folding(fold: Fold, *, is_integer: bool | None = None) -> Operator:
     def operator(call: AtenCall) -> Results:
         values = _operands(call)
         call.used |= {"self", "other", "input"}
         is_scaled = call.get(-1, "alpha") not in {None, ONE, 1.0}
-        whole_numbers = all(value.is_integer for value in values)
-        return call.transfer.elementwise(
-            values,
-            None if is_scaled else fold(call.transfer, whole_numbers),
-            is_integer=is_integer,
-        )
+        return call.transfer.elementwise(values, None if is_scaled else fold, is_integer=is_integer)
 
     return operator
 
@@ -117,9 +103,8 @@ def _divide(call: AtenCall) -> Results:
     mode = call.get(-1, "rounding_mode")
     is_floor = call.name == "floor_divide" or mode in {"floor", "trunc"}
     is_integer = is_floor and all(value.is_integer for value in values)
-    return call.transfer.elementwise(
-        values, quotient(call.transfer, is_integer), is_integer=is_integer
-    )
+    fold = FOLDS["Div"] if is_floor else exact_quotient
+    return call.transfer.elementwise(values, fold, is_integer=is_integer)
 
 
 def _where(call: AtenCall) -> Results:
@@ -458,19 +443,9 @@ def _pad(call: AtenCall) -> Results:
     pads = call.sizes(1, "padding" if "padding" in call.named else "pad")
     call.get(2, "mode" if call.name == "pad" else "value")
     call.get(3, "value")
-    if value.counts_rows:
-        raise MixedRowsError("computes with the number of rows")
-    sizes: dict[int, Size] = {}
-    symbols = call.transfer.symbols
-    for i in range(0, len(pads), 2):
-        both, axis = pads[i : i + 2], value.rank - 1 - i // 2
-        if both == [ZERO, ZERO]:
-            continue
-        size = (value.shape or ())[axis]
-        for pad in both:
-            size = symbols.unknown() if pad is None else symbols.add(size, pad)
-        sizes[axis] = size
-    return call.transfer.resized(replace(value, elements=None, below=None), sizes, "pads")
+    axes = range(value.rank - 1, -1, -1)
+    both = dict(zip(axes, zip(pads[::2], pads[1::2], strict=True), strict=False))
+    return call.transfer.padded(replace(value, below=None), both)
 
 
 # Made from sizes
@@ -491,7 +466,7 @@ def _new_full(call: AtenCall) -> Results:
 def _filled(call: AtenCall, sizes: Sequence[Size | None], fill: Value | None) -> Value:
     if fill is not None and not fill.is_uniform:
         raise MixedRowsError("fills with what depends on the batch")
-    known = [call.transfer.symbols.unknown() if size is None else size for size in sizes]
+    known = call.transfer.sized(sizes)
     value = call.transfer.filled(tuple(known), is_integer=fill is not None and fill.is_integer)
     numbers = [size.number for size in known if size.is_constant]
     first = fill.elements.flat[0] if fill is not None and fill.elements is not None else None
@@ -647,7 +622,7 @@ def _extreme(call: AtenCall) -> Results:
     """`max(self)`, `max(self, other)`, `max(self, dim, keepdim)`."""
     other = call.named.get("other") or (call.positional[1] if len(call.positional) > 1 else None)
     if isinstance(other, Value):
-        return _folding(extreme(max if call.name == "max" else min))(call)
+        return _folding(FOLDS["Max" if call.name == "max" else "Min"])(call)
     results = _reduce()(call)
     (reduced, *_) = results if isinstance(results, list) else [results]
     has_axis = len(call.positional) > 1 or "dim" in call.named
@@ -833,8 +808,7 @@ def _one_hot(call: AtenCall) -> Results:
     value, count = call.value(), call.size(1, "num_classes")
     if count is None or not count.is_constant or count.number <= 0:
         raise MixedRowsError("counts the classes in all rows")
-    wide = call.transfer.unsqueeze(replace(value, elements=None, below=None), [-1])
-    return replace(call.transfer.resized(wide, {-1: count}), is_integer=True)
+    return replace(call.transfer.one_hot(value, -1, count), is_integer=True)
 
 
 def _bucketize(call: AtenCall) -> Results:
@@ -848,46 +822,48 @@ def _bucketize(call: AtenCall) -> Results:
     return Value(shape=value.shape, rows=value.rows, is_integer=True)
 
 
-def _names(text: str, operator: Operator) -> dict[str, Operator]:
-    return dict.fromkeys(text.split(), operator)
-
-
+_COMPARED: Final = {
+    "eq": "Equal",
+    "gt": "Greater",
+    "lt": "Less",
+    "ge": "GreaterOrEqual",
+    "le": "LessOrEqual",
+}
+_COMPUTED: Final = {
+    "add": "Add",
+    "sub": "Sub",
+    "mul": "Mul",
+    "neg": "Neg",
+    "remainder": "Mod",
+    "maximum": "Max",
+    "minimum": "Min",
+    "floor": "Floor",
+    "ceil": "Ceil",
+    "round": "Round",
+    "trunc": "Floor",
+}
 _FOLDED: Final[Mapping[str, Operator]] = {
-    "add": _folding(sum_of),
-    "sub": _folding(difference),
-    "mul": _folding(product_of),
-    "neg": _folding(negation),
-    "remainder": _folding(remainder),
-    "maximum": _folding(extreme(max)),
-    "minimum": _folding(extreme(min)),
-    "eq": _folding(comparison(equal=True, otherwise=False), is_integer=True),
+    **{name: _folding(FOLDS[onnx]) for name, onnx in _COMPUTED.items()},
+    **{name: _folding(FOLDS[onnx], is_integer=True) for name, onnx in _COMPARED.items()},
     "ne": _test,
-    "gt": _folding(comparison(equal=False, otherwise=False), is_integer=True),
-    "lt": _folding(comparison(equal=False, otherwise=False), is_integer=True),
-    "ge": _folding(comparison(equal=True, otherwise=True), is_integer=True),
-    "le": _folding(comparison(equal=True, otherwise=True), is_integer=True),
-    "floor": _folding(whole),
-    "ceil": _folding(whole),
-    "round": _folding(whole),
-    "trunc": _folding(whole),
-    **_names("div floor_divide true_divide", _divide),
+    **for_names("div floor_divide true_divide", _divide),
 }
 _VIEWS: Final[Mapping[str, Operator]] = {
-    **_names("contiguous detach alias lift_fresh positive requires_grad resolve_conj", _same),
-    **_names("resolve_neg lift_fresh_copy", _same),
-    **_names("dropout feature_dropout alpha_dropout feature_alpha_dropout", _dropout),
-    **_names("to type_as float double half long int bool bfloat16 short char byte", _converted),
-    **_names("view reshape _unsafe_view _reshape_alias view_copy", _reshape),
-    **_names("view_as reshape_as expand_as", _reshape_as),
+    **for_names("contiguous detach alias lift_fresh positive requires_grad resolve_conj", _same),
+    **for_names("resolve_neg lift_fresh_copy", _same),
+    **for_names("dropout feature_dropout alpha_dropout feature_alpha_dropout", _dropout),
+    **for_names("to type_as float double half long int bool bfloat16 short char byte", _converted),
+    **for_names("view reshape _unsafe_view _reshape_alias view_copy", _reshape),
+    **for_names("view_as reshape_as expand_as", _reshape_as),
     "flatten": _flatten,
     "unflatten": _unflatten,
     "squeeze": _squeeze,
     "unsqueeze": _unsqueeze,
-    **_names("transpose swapaxes swapdims t mT adjoint", _transpose),
-    **_names("permute numpy_T", _permute),
+    **for_names("transpose swapaxes swapdims t mT adjoint", _transpose),
+    **for_names("permute numpy_T", _permute),
     "movedim": _movedim,
     "expand": _expand,
-    **_names("split split_with_sizes unsafe_split", _split),
+    **for_names("split split_with_sizes unsafe_split", _split),
     "chunk": _chunk,
     "unbind": _unbind,
     "select": _select,
@@ -899,12 +875,12 @@ _SHAPED: Final[Mapping[str, Operator]] = {
     "clone": _same,
     "_to_copy": _converted,
     "repeat": _repeat,
-    **_names("cat concat stack", _concat),
-    **_names("zeros ones full", _full),
-    **_names("new_zeros new_ones new_full", _new_full),
+    **for_names("cat concat stack", _concat),
+    **for_names("zeros ones full", _full),
+    **for_names("new_zeros new_ones new_full", _new_full),
     "arange": _arange,
-    **_names("scalar_tensor tensor", _scalar_tensor),
-    **_names("zeros_like ones_like full_like", _like),
+    **for_names("scalar_tensor tensor", _scalar_tensor),
+    **for_names("zeros_like ones_like full_like", _like),
     "slice_scatter": _slice_scatter,
     "select_scatter": _slice_scatter,
 }
@@ -923,41 +899,41 @@ _TESTS: Final = (
     "isfinite isinf isnan isneginf isposinf logical_and logical_not logical_or logical_xor"
 )
 _OTHERS: Final[Mapping[str, Operator]] = {
-    **_names(_FRACTIONS, _elementwise),
-    **_names(_KEEPING, _same_kind),
-    **_names(_TESTS, _test),
+    **for_names(_FRACTIONS, _elementwise),
+    **for_names(_KEEPING, _same_kind),
+    **for_names(_TESTS, _test),
     "where": _where,
-    **_names("prelu _prelu_kernel", _prelu),
-    **_names("fill copy zero", _fill),
+    **for_names("prelu _prelu_kernel", _prelu),
+    **for_names("fill copy zero", _fill),
     "native_dropout": _dropout,
     "repeat_interleave": _repeat_interleave,
-    **_names("pad constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d", _pad),
-    **_names("replication_pad1d replication_pad2d replication_pad3d", _pad),
-    **_names("eye linspace hann_window hamming_window", _uniform_only),
-    **_names("softmax log_softmax _softmax _log_softmax softmin", _along()),
-    **_names("cumsum cumprod logcumsumexp cummax cummin", _along(what="runs")),
+    **for_names("pad constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d", _pad),
+    **for_names("replication_pad1d replication_pad2d replication_pad3d", _pad),
+    **for_names("eye linspace hann_window hamming_window", _uniform_only),
+    **for_names("softmax log_softmax _softmax _log_softmax softmin", _along()),
+    **for_names("cumsum cumprod logcumsumexp cummax cummin", _along(what="runs")),
     "flip": _along(what="reverses"),
     "roll": _roll,
-    **_names("sort argsort", _sort),
+    **for_names("sort argsort", _sort),
     "topk": _top,
-    **_names("sum mean prod amax amin nansum nanmean logsumexp", _reduce()),
-    **_names("std var", _reduce()),
-    **_names("std_mean var_mean", _reduce(outputs=2)),
-    **_names("norm linalg_vector_norm", _reduce(2)),
-    **_names("all any argmax argmin count_nonzero", _chosen),
-    **_names("max min", _extreme),
+    **for_names("sum mean prod amax amin nansum nanmean logsumexp", _reduce()),
+    **for_names("std var", _reduce()),
+    **for_names("std_mean var_mean", _reduce(outputs=2)),
+    **for_names("norm linalg_vector_norm", _reduce(2)),
+    **for_names("all any argmax argmin count_nonzero", _chosen),
+    **for_names("max min", _extreme),
     "kthvalue": _kth,
     "median": _median,
-    **_names("cosine_similarity pairwise_distance", _similarity),
+    **for_names("cosine_similarity pairwise_distance", _similarity),
     "embedding": _embedding,
-    **_names("embedding_bag _embedding_bag", _embedding_bag),
+    **for_names("embedding_bag _embedding_bag", _embedding_bag),
     "gather": _gather,
     "index_select": _index_select,
     "index": _index,
     "index_put": _index_put,
-    **_names("scatter scatter_add scatter_reduce", _scatter),
+    **for_names("scatter scatter_add scatter_reduce", _scatter),
     "one_hot": _one_hot,
-    **_names("bucketize searchsorted", _bucketize),
+    **for_names("bucketize searchsorted", _bucketize),
 }
 ATEN: Final = OperatorTable(
     operators={**_FOLDED, **_VIEWS, **_SHAPED, **_OTHERS, **PRODUCTS},

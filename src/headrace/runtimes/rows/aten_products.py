@@ -5,18 +5,9 @@ from dataclasses import replace
 from typing import Final
 
 from headrace.runtimes.rows.aten import Argument, AtenCall, Operator
-from headrace.runtimes.rows.onnx_graph import is_scalar
-from headrace.runtimes.rows.symbols import ONE, Size, divide, multiply
-from headrace.runtimes.rows.transfer import Results, Transfer
+from headrace.runtimes.rows.operators import Results, for_names, is_scalar
+from headrace.runtimes.rows.symbols import Size, multiply
 from headrace.runtimes.rows.values import MixedRowsError, Value, with_rows
-
-
-def _swapped(transfer: Transfer, value: Value) -> Value:
-    if value.rank < 2:  # noqa: PLR2004  # a vector has one order
-        return value
-    order = list(range(value.rank))
-    order[-2], order[-1] = order[-1], order[-2]
-    return transfer.transpose(replace(value, elements=None), order)
 
 
 def _matmul(call: AtenCall) -> Results:
@@ -27,7 +18,7 @@ def _matmul(call: AtenCall) -> Results:
 def _linear(call: AtenCall) -> Results:
     value, weight = call.value(0, "input"), call.value(1, "weight")
     bias = call.optional(2, "bias")
-    result = call.transfer.matmul(value, _swapped(call.transfer, weight))
+    result = call.transfer.matmul(value, call.transfer.swapped(weight))
     return result if bias is None else call.transfer.elementwise([result, bias])
 
 
@@ -42,7 +33,7 @@ def _addmm(call: AtenCall) -> Results:
 def _distance(call: AtenCall) -> Results:
     """Distances of all pairs depend on what a product of the two would."""
     call.used |= {2, 3, "p", "compute_mode"}
-    second = _swapped(call.transfer, call.value(1, "x2"))
+    second = call.transfer.swapped(call.value(1, "x2"))
     return call.transfer.matmul(call.value(0, "x1"), second)
 
 
@@ -56,24 +47,6 @@ def _per_axis(call: AtenCall, number: int, name: str, count: int, default: int) 
     """An argument with a number for each spatial axis, or one for all."""
     numbers = call.integers(number, name) or [default]
     return numbers * count if len(numbers) == 1 else numbers
-
-
-def _slid(  # noqa: PLR0917  # of one axis
-    call: AtenCall,
-    size: Size,
-    width: int,
-    stride: int,
-    pad: int,
-    dilation: int,
-    *,
-    ceil: bool = False,
-) -> Size:
-    """The size that a window gives along an axis of this size."""
-    symbols = call.transfer.symbols
-    free = symbols.add(size, Size(2 * pad - dilation * (width - 1) - 1))
-    if ceil and divide(free, Size(stride)) is None:
-        return symbols.of("ceil", free, stride, pad)
-    return symbols.add(symbols.floor_divide(free, Size(stride)), ONE)
 
 
 def _conv(call: AtenCall) -> Results:
@@ -116,7 +89,7 @@ def _conv(call: AtenCall) -> Results:
         elif padding == "same":
             sizes.append(size)
         else:
-            sizes.append(_slid(call, size, widths[i], strides[i], pads[i], dilations[i]))
+            sizes.append(call.transfer.slid(size, widths[i], strides[i], 2 * pads[i], dilations[i]))
     channels = multiply(weight.shape[1], Size(groups)) if is_transposed else weight.shape[0]
     return call.transfer.window(value, others, channels, sizes)
 
@@ -147,7 +120,7 @@ def _pool(call: AtenCall) -> Results:
     call.used |= {5, 6, "count_include_pad", "divisor_override"}
     shape = (value.shape or ())[value.rank - count :]
     sizes = [
-        _slid(call, size, kernel[i], strides[i], pads[i], dilations[i], ceil=ceil)
+        call.transfer.slid(size, kernel[i], strides[i], 2 * pads[i], dilations[i], ceil=ceil)
         for i, size in enumerate(shape)
     ]
     pooled = _resized_last(call, value, sizes)
@@ -314,7 +287,7 @@ def _attention(call: AtenCall) -> Results:
         raise MixedRowsError("drops values at random")
     is_causal = call.flag(4 if is_flash else 5, "is_causal")
     call.used |= {6, 7, "scale", "enable_gqa"}
-    scores = call.transfer.matmul(query, _swapped(call.transfer, key))
+    scores = call.transfer.matmul(query, call.transfer.swapped(key))
     if mask is not None:
         scores = call.transfer.elementwise([scores, mask])
     scores = call.transfer.along(scores, [-1, -2] if is_causal else [-1], "normalises")
@@ -361,43 +334,39 @@ def _quantised(call: AtenCall) -> Results:
 
 
 PRODUCTS: Final[Mapping[str, Operator]] = {
-    **dict.fromkeys(("matmul", "mm", "bmm", "mv"), _matmul),
+    **for_names("matmul mm bmm mv", _matmul),
     "linear": _linear,
-    **dict.fromkeys(("addmm", "baddbmm"), _addmm),
-    **dict.fromkeys(("cdist", "_cdist_forward"), _distance),
+    **for_names("addmm baddbmm", _addmm),
+    **for_names("cdist _cdist_forward", _distance),
     "einsum": _einsum,
-    **dict.fromkeys(("conv1d", "conv2d", "conv3d", "convolution", "_convolution"), _conv),
-    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _conv),
-    **dict.fromkeys(("max_pool1d", "max_pool2d", "max_pool3d"), _pool),
-    **dict.fromkeys(("max_pool2d_with_indices", "max_pool3d_with_indices"), _pool),
-    **dict.fromkeys(("avg_pool1d", "avg_pool2d", "avg_pool3d"), _pool),
+    **for_names("conv1d conv2d conv3d convolution _convolution", _conv),
+    **for_names("conv_transpose1d conv_transpose2d conv_transpose3d", _conv),
+    **for_names("max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d", _pool),
+    **for_names("max_pool2d_with_indices max_pool3d_with_indices", _pool),
     **{
         f"{prefix}adaptive_{kind}_pool{count}d": _adaptive_pool
         for prefix in ("", "_")
         for kind in ("avg", "max")
         for count in (1, 2, 3)
     },
-    **{
-        f"upsample_{kind}": _upsample
-        for kind in ("nearest1d", "nearest2d", "nearest3d", "linear1d", "bilinear2d")
-    },
-    **{f"upsample_{kind}": _upsample for kind in ("trilinear3d", "bicubic2d")},
-    **dict.fromkeys(("pixel_shuffle", "pixel_unshuffle"), _pixel_shuffle),
-    **dict.fromkeys(("grid_sampler", "grid_sampler_2d", "grid_sampler_3d"), _grid_sample),
-    **dict.fromkeys(("batch_norm", "native_batch_norm"), _batch_norm),
-    "_native_batch_norm_legit_no_training": _batch_norm,
-    **dict.fromkeys(("layer_norm", "native_layer_norm"), _layer_norm),
-    "rms_norm": _layer_norm,
-    **dict.fromkeys(("group_norm", "native_group_norm"), _group_norm),
+    **for_names("upsample_nearest1d upsample_nearest2d upsample_nearest3d", _upsample),
+    **for_names("upsample_linear1d upsample_bilinear2d upsample_trilinear3d", _upsample),
+    "upsample_bicubic2d": _upsample,
+    **for_names("pixel_shuffle pixel_unshuffle", _pixel_shuffle),
+    **for_names("grid_sampler grid_sampler_2d grid_sampler_3d", _grid_sample),
+    **for_names("batch_norm native_batch_norm _native_batch_norm_legit_no_training", _batch_norm),
+    **for_names("layer_norm native_layer_norm rms_norm", _layer_norm),
+    **for_names("group_norm native_group_norm", _group_norm),
     "instance_norm": _instance_norm,
-    **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), _recurrent),
-    **dict.fromkeys(("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"), _recurrent_cell),
-    "scaled_dot_product_attention": _attention,
-    "_scaled_dot_product_flash_attention_for_cpu": _attention,
+    **for_names("lstm gru rnn_tanh rnn_relu", _recurrent),
+    **for_names("lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell", _recurrent_cell),
+    **for_names(
+        "scaled_dot_product_attention _scaled_dot_product_flash_attention_for_cpu", _attention
+    ),
     "_transformer_encoder_layer_fwd": _encoder_layer,
-    **dict.fromkeys(("tril", "triu"), _triangle),
+    **for_names("tril triu", _triangle),
     "glu": _gated,
-    **dict.fromkeys(("quantize_per_tensor", "dequantize_per_tensor"), _quantised),
+    **for_names("quantize_per_tensor dequantize_per_tensor", _quantised),
 }
 RANDOM_PRODUCTS: Final = frozenset(
     {"lstm", "gru", "rnn_tanh", "rnn_relu", "scaled_dot_product_attention"}

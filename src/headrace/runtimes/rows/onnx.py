@@ -3,6 +3,7 @@
 from collections import ChainMap
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -20,14 +21,9 @@ from headrace.runtimes.rows.onnx_graph import (
     read_model,
 )
 from headrace.runtimes.rows.onnx_operators import OPERATORS, RANDOM, SIZED
+from headrace.runtimes.rows.operators import Results, run_operator, unknown_operator
 from headrace.runtimes.rows.symbols import BATCH
-from headrace.runtimes.rows.transfer import (
-    MOVES_NUMBERS,
-    Results,
-    Transfer,
-    follow_row_numbers,
-    followed,
-)
+from headrace.runtimes.rows.transfer import Transfer
 from headrace.runtimes.rows.values import (
     UNIFORM,
     BatchRows,
@@ -119,47 +115,27 @@ class _Analysis:
         """The outputs of a node, as many as it names."""
         what = f"node '{node.name}' ({node.operator})" if node.name else f"a {node.operator} node"
         inputs = [_of(environment, name) if name else None for name in node.inputs]
-        present = [value for value in inputs if value is not None]
+        opset, count = opsets.get(node.domain, 1), len(node.outputs)
+        call = Call(self._transfer, inputs, count, node, opset)
+        is_function = (node.domain, node.operator, node.overload) in self._graphs.functions
+        is_standard = not node.domain and not is_function
         try:
-            if not node.domain and (operator := OPERATORS[""].get(node.operator)) is not None:
-                opset = opsets.get("", 1)
-                numbered = follow_row_numbers(
-                    node.operator,
-                    inputs,
-                    self._transfer,
-                    lambda values: operator(Call(node, values, self._transfer, opset)),
-                )
-                if numbered is not None:
-                    return [numbered]
             names = _captured(node)
             is_random = _is_random(node)
         except MixedRowsError as error:
-            return [mixed(f"{what} {error}")] * len(node.outputs)
-        results = followed(
+            return [mixed(f"{what} {error}")] * count
+        return run_operator(
             what,
-            present,
-            len(node.outputs),
-            lambda: self._operator(node, inputs, environment, opsets),
+            node.operator if is_standard and node.operator in OPERATORS[""] else "",
+            call,
+            partial(self._operator, environment=environment, opsets=opsets),
             captured=[environment[name] for name in names if name in environment],
-            may_count=self._may_count(node),
+            may_count=is_function or (is_standard and node.operator in SIZED),
             is_deterministic=node.domain in OPERATORS and not is_random,
         )
-        if node.operator in MOVES_NUMBERS and present and present[0].below is not None:
-            results = [replace(results[0], below=present[0].below)]
-        return results
 
-    def _may_count(self, node: OnnxNode) -> bool:
-        """Whether elements that depend on the number of rows are followed through a node."""
-        is_function = (node.domain, node.operator, node.overload) in self._graphs.functions
-        return is_function or (not node.domain and node.operator in SIZED)
-
-    def _operator(
-        self,
-        node: OnnxNode,
-        inputs: list[Value | None],
-        environment: Environment,
-        opsets: Mapping[str, int],
-    ) -> Results:
+    def _operator(self, call: Call, environment: Environment, opsets: Mapping[str, int]) -> Results:
+        node, inputs = call.node, call.inputs
         function = self._graphs.functions.get((node.domain, node.operator, node.overload))
         if function is not None:
             return self._call(function, node, inputs)
@@ -170,12 +146,9 @@ class _Analysis:
                 return self._if(node, inputs[0], environment, opsets)
             case "", "Scan":
                 return self._scan(node, inputs, environment, opsets)
-        operator = OPERATORS.get(node.domain, {}).get(node.operator)
-        if operator is None:
-            raise MixedRowsError("is an operator that is not known to keep rows apart")
         if node.operator in RANDOM:
             raise MixedRowsError("is random")
-        return operator(Call(node, inputs, self._transfer, opsets.get(node.domain, 1)))
+        return OPERATORS.get(node.domain, {}).get(node.operator, unknown_operator)(call)
 
     def _call(self, function: OnnxFunction, node: OnnxNode, inputs: list[Value | None]) -> Results:
         """A function of the model's own, run in place of the node."""

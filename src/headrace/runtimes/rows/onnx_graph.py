@@ -21,16 +21,9 @@ from headrace.runtimes.file_bytes import (
     numbers,
     text,
 )
-from headrace.runtimes.rows.symbols import ONE, Size, product
-from headrace.runtimes.rows.transfer import Results, Transfer
-from headrace.runtimes.rows.values import (
-    MAX_ELEMENTS,
-    MixedRowsError,
-    Value,
-    constant,
-    known_axes,
-    known_sizes,
-)
+from headrace.runtimes.rows.operators import OperatorCall, Results
+from headrace.runtimes.rows.symbols import Size
+from headrace.runtimes.rows.values import MAX_ELEMENTS, Value, constant
 
 # Numbers of fields: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
 _MODEL_GRAPH, _MODEL_OPSETS, _MODEL_FUNCTIONS = 7, 8, 25
@@ -348,39 +341,11 @@ def _name(source: Source, place: Field, number: int) -> str:
 
 
 @dataclass(slots=True)
-class Call:
-    """One node with its inputs' values; None stands for an input that is left out."""
+class Call(OperatorCall):
+    """One node with its inputs' values."""
 
     node: OnnxNode
-    inputs: list[Value | None]
-    transfer: Transfer
     opset: int
-
-    def value(self, number: int = 0) -> Value:
-        """An input.
-
-        Raises:
-            MixedRowsError: It is left out.
-        """
-        value = self.optional(number)
-        if value is None:
-            raise MixedRowsError("lacks an input")
-        return value
-
-    def optional(self, number: int) -> Value | None:
-        """An input; None if it is left out."""
-        return self.inputs[number] if number < len(self.inputs) else None
-
-    def present(self) -> list[Value]:
-        """The inputs that are not left out."""
-        return [value for value in self.inputs if value is not None]
-
-    def uniform(self, *numbers: int) -> None:
-        """Raise MixedRowsError unless these inputs are the same for every batch."""
-        for number in numbers:
-            value = self.optional(number)
-            if value is not None and not value.is_uniform:
-                raise MixedRowsError("has parameters that depend on the batch")
 
     def integer(self, name: str, default: int) -> int:
         """An attribute."""
@@ -393,7 +358,7 @@ class Call:
         attribute = self.node.attributes.get(name)
         return None if attribute is None else attribute.ints()
 
-    def count(self, name: str) -> int:
+    def counted(self, name: str) -> int:
         """How many items a list of texts or integers has; 0 if it is absent."""
         attribute = self.node.attributes.get(name)
         return 0 if attribute is None else attribute.count()
@@ -403,29 +368,17 @@ class Call:
         attribute = self.node.attributes.get(name)
         return default if attribute is None else attribute.text()
 
-    def sizes(self, number: int) -> list[Size | None]:
-        """An input that is a list of sizes.
-
-        Raises:
-            MixedRowsError: They depend on rows, or not even their number is known.
-        """
-        return known_sizes(self.value(number))
-
-    def axes(self, name: str, number: int) -> list[int] | None:
-        """Axes as an attribute or, in newer versions, an input; None if there are none.
-
-        Raises:
-            MixedRowsError: They are computed while it runs.
-        """
+    def listed(self, name: str, number: int) -> list[Size | None]:
+        """Sizes as an attribute or, in newer versions, an input."""
         if name in self.node.attributes:
-            return self.ints(name)
-        value = self.optional(number)
-        return None if value is None else known_axes(value)
+            return [Size(item) for item in self.ints(name) or []]
+        return self.sizes(number)
+
+    def named_axes(self) -> list[int] | None:
+        """Axes as an attribute or, in newer versions, an input; None if there are none."""
+        if "axes" in self.node.attributes:
+            return self.ints("axes")
+        return None if self.optional(1) is None else self.axes(1)
 
 
 Operator = Callable[[Call], Results]
-
-
-def is_scalar(value: Value) -> bool:
-    """Whether it is one element."""
-    return value.shape is not None and product(value.shape) == ONE

@@ -8,15 +8,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
-import numpy as np
-
-from headrace.runtimes.rows.onnx_elements import CONTRIB_ELEMENTS, ELEMENTS
 from headrace.runtimes.rows.onnx_graph import Call, Operator
 from headrace.runtimes.rows.onnx_products import CONTRIB_PRODUCTS, PRODUCTS
-from headrace.runtimes.rows.onnx_shapes import SHAPES
-from headrace.runtimes.rows.symbols import ONE, ZERO, Size, multiply, product
-from headrace.runtimes.rows.transfer import Results, Transfer
+from headrace.runtimes.rows.onnx_shapes import CONTRIB_ELEMENTS, ELEMENTS
+from headrace.runtimes.rows.operators import Results, elementwise, for_names
+from headrace.runtimes.rows.symbols import ONE, Size, multiply, product
 from headrace.runtimes.rows.values import (
+    FOLDS,
     MixedRowsError,
     Value,
     constants,
@@ -24,13 +22,6 @@ from headrace.runtimes.rows.values import (
     normal_axis,
     with_rows,
 )
-
-
-def _along_axis(default: int, what: str = "runs") -> Operator:
-    def operator(call: Call) -> Results:
-        return call.transfer.along(call.value(), [call.integer("axis", default)], what)
-
-    return operator
 
 
 def _softmax(call: Call) -> Results:
@@ -97,38 +88,14 @@ def _mean_variance(call: Call) -> Results:
 
 def _reduce(call: Call) -> Results:
     value = call.value()
-    axes = call.axes("axes", 1)
+    axes = call.named_axes()
     if not axes:
         if call.integer("noop_with_empty_axes", 0):
             return value
         axes = None
-    if value.elements is not None and value.elements.ndim == 1 and axes in (None, [0], [-1]):
-        items = list(value.elements)
-        fold = {"ReduceProd": _product, "ReduceSum": _sum}.get(call.node.operator)
-        result = None if fold is None else fold(call.transfer, items)
-        if result is None and value.counts_rows:
-            raise MixedRowsError("computes with the number of rows")
-        elements = np.empty((1,) if call.integer("keepdims", 1) else (), np.object_)
-        elements[...] = result
-        shape = tuple(map(Size, elements.shape))
-        return Value(shape=shape, elements=elements, is_integer=value.is_integer)
-    if value.counts_rows:
-        raise MixedRowsError("computes with the number of rows")
-    return call.transfer.reduce(value, axes, keep=bool(call.integer("keepdims", 1)))
-
-
-def _product(_: Transfer, items: list[Size | None]) -> Size | None:
-    sizes = [item for item in items if item is not None]
-    return product(sizes) if len(sizes) == len(items) else None
-
-
-def _sum(transfer: Transfer, items: list[Size | None]) -> Size | None:
-    total = ZERO
-    for item in items:
-        if item is None:
-            return None
-        total = transfer.symbols.add(total, item)
-    return total
+    fold = {"ReduceProd": FOLDS["Mul"], "ReduceSum": FOLDS["Add"]}.get(call.node.operator)
+    keep = bool(call.integer("keepdims", 1))
+    return call.transfer.reduce(value, axes, keep=keep, fold=fold)
 
 
 def _arg_extreme(call: Call) -> Results:
@@ -139,17 +106,13 @@ def _arg_extreme(call: Call) -> Results:
 
 
 def _top_k(call: Call) -> Results:
-    value = call.value()
-    if value.shape is None and value.rows is None:
-        return [Value(), Value(is_integer=True)]
-    axis = normal_axis(call.integer("axis", -1), value.rank)
-    if call.opset < 10:  # noqa: PLR2004  # before, `k` was an attribute
-        count: Size | None = Size(call.integer("k", 1))
-    else:
-        (count,) = call.sizes(1) if len(call.sizes(1)) == 1 else (None,)
-    size = call.transfer.symbols.unknown() if count is None else count
-    result = call.transfer.resized(value, {axis: size}, "ranks")
-    return [result, replace(result, is_integer=True)]
+    is_attribute = call.opset < 10  # noqa: PLR2004  # before, `k` was no input
+    count = Size(call.integer("k", 1)) if is_attribute else call.size(1)
+    return call.transfer.ranked(call.value(), call.integer("axis", -1), count)
+
+
+def _norm(call: Call) -> Results:
+    return call.transfer.along(call.value(), [call.integer("axis", -1)], "normalises")
 
 
 def _last_two(call: Call) -> Results:
@@ -165,46 +128,23 @@ def _cumulative(call: Call) -> Results:
 
 
 def _one_hot(call: Call) -> Results:
-    indices = call.value()
     call.uniform(1, 2)
-    if indices.shape is None and indices.rows is None:
-        return Value()
-    (depth,) = call.sizes(1) if len(call.sizes(1)) == 1 else (None,)
-    axis = call.integer("axis", -1)
-    wide = call.transfer.unsqueeze(replace(indices, elements=None), [axis])
-    size = call.transfer.symbols.unknown() if depth is None else depth
-    return call.transfer.resized(wide, {axis: size})
+    return call.transfer.one_hot(call.value(), call.integer("axis", -1), call.size(1))
 
 
 def _pad(call: Call) -> Results:
     value = call.value()
-    pads: list[Size | None]
     name = "pads" if "pads" in call.node.attributes else "paddings"
-    if name in call.node.attributes:
-        pads = [Size(number) for number in call.ints(name) or []]
-    else:
-        pads = call.sizes(1)
+    pads = call.listed(name, 1)
+    if name not in call.node.attributes:
         call.uniform(2)
     if value.shape is None and value.rows is None:
         return Value()
-    axes = constants(call.optional(3)) if call.optional(3) is not None else list(range(value.rank))
-    if axes is None or len(pads) != 2 * len(axes):
+    axes = list(range(value.rank)) if call.optional(3) is None else call.axes(3)
+    if len(pads) != 2 * len(axes):
         raise MixedRowsError("takes axes that are computed while it runs")
-    if value.counts_rows:
-        raise MixedRowsError("computes with the number of rows")
-    symbols = call.transfer.symbols
-    sizes: dict[int, Size] = {}
-    for i, axis in enumerate(axes):
-        both = (pads[i], pads[i + len(axes)])
-        if both == (ZERO, ZERO):
-            continue
-        size = (value.shape or ())[normal_axis(axis, value.rank)]
-        for pad in both:
-            size = symbols.unknown() if pad is None else symbols.add(size, pad)
-        if None in both:
-            size = symbols.unknown()
-        sizes[axis] = size
-    return call.transfer.resized(replace(value, elements=None), sizes, "pads")
+    both = zip(pads[: len(axes)], pads[len(axes) :], strict=True)
+    return call.transfer.padded(value, dict(zip(axes, both, strict=True)))
 
 
 def _resize(call: Call) -> Results:  # noqa: C901  # one after the other
@@ -250,51 +190,6 @@ def _resize(call: Call) -> Results:  # noqa: C901  # one after the other
     return call.transfer.resized(value, sizes, "resizes")
 
 
-_REDUCTIONS: Final = [
-    "ReduceL1",
-    "ReduceL2",
-    "ReduceLogSum",
-    "ReduceLogSumExp",
-    "ReduceMax",
-    "ReduceMean",
-    "ReduceMin",
-    "ReduceProd",
-    "ReduceSum",
-    "ReduceSumSquare",
-]
-AXES: Final[Mapping[str, Operator]] = {
-    **dict.fromkeys(_REDUCTIONS, _reduce),
-    "Softmax": _softmax,
-    "LogSoftmax": _softmax,
-    "Hardmax": _softmax,
-    "LayerNormalization": _layer_norm,
-    "RMSNormalization": _layer_norm,
-    "SimplifiedLayerNormalization": _layer_norm,
-    "BatchNormalization": _batch_norm,
-    "InstanceNormalization": _per_entry,
-    "GroupNormalization": _per_entry,
-    "LRN": _per_entry,
-    "MeanVarianceNormalization": _mean_variance,
-    "LpNormalization": _along_axis(-1, "normalises"),
-    "ArgMax": _arg_extreme,
-    "ArgMin": _arg_extreme,
-    "TopK": _top_k,
-    "CumSum": _cumulative,
-    "CumProd": _cumulative,
-    "Trilu": _last_two,
-    "OneHot": _one_hot,
-    "Pad": _pad,
-    "Resize": _resize,
-    "Upsample": _resize,
-}
-"""Of `ai.onnx`."""
-CONTRIB_AXES: Final[Mapping[str, Operator]] = {
-    "SkipLayerNormalization": _skip_layer_norm,
-    "SkipSimplifiedLayerNormalization": _skip_layer_norm,
-}
-"""Of `com.microsoft`."""
-
-
 def _row_scores(call: Call) -> Results:
     """Models of tables: a matrix in, one value or vector for each row out."""
     value = call.value()
@@ -306,7 +201,7 @@ def _row_scores(call: Call) -> Results:
         targets = "targets" if call.node.operator == "LinearRegressor" else "n_targets"
         return call.transfer.by_row([value], [Size(call.integer(targets, 1))])
     classes = max(
-        call.count(name)
+        call.counted(name)
         for name in ("classlabels_int64s", "classlabels_ints", "classlabels_strings")
     )
     # Machines of support vectors may give a score for each pair of classes.
@@ -361,88 +256,57 @@ def _ngrams(call: Call) -> Results:
     return call.transfer.by_row([value], [None])
 
 
-TABLES: Final[Mapping[str, Operator]] = {
-    "TreeEnsembleClassifier": _row_scores,
-    "TreeEnsembleRegressor": _row_scores,
-    "TreeEnsemble": _row_scores,
-    "LinearClassifier": _row_scores,
-    "LinearRegressor": _row_scores,
-    "SVMClassifier": _row_scores,
-    "SVMRegressor": _row_scores,
-    "Scaler": _last_axis,
-    "Imputer": _last_axis,
-    "Normalizer": _last_axis,
-    "OneHotEncoder": _category_vector,
-    "FeatureVectorizer": _feature_vector,
-    "ArrayFeatureExtractor": _extract_features,
+_AXES: Final[Mapping[str, Operator]] = {
+    **for_names(
+        """
+ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum
+ReduceSumSquare
+""",
+        _reduce,
+    ),
+    **for_names("Softmax LogSoftmax Hardmax", _softmax),
+    **for_names("LayerNormalization RMSNormalization SimplifiedLayerNormalization", _layer_norm),
+    "BatchNormalization": _batch_norm,
+    **for_names("InstanceNormalization GroupNormalization LRN", _per_entry),
+    "MeanVarianceNormalization": _mean_variance,
+    "LpNormalization": _norm,
+    **for_names("ArgMax ArgMin", _arg_extreme),
+    "TopK": _top_k,
+    **for_names("CumSum CumProd", _cumulative),
+    "Trilu": _last_two,
+    "OneHot": _one_hot,
+    "Pad": _pad,
+    **for_names("Resize Upsample", _resize),
+    "TfIdfVectorizer": _ngrams,
 }
-"""Of `ai.onnx.ml`."""
-NGRAMS: Final[Mapping[str, Operator]] = {"TfIdfVectorizer": _ngrams}
-"""Of `ai.onnx`."""
+_TREES_AND_LINES: Final = """
+TreeEnsembleClassifier TreeEnsembleRegressor TreeEnsemble LinearClassifier LinearRegressor
+SVMClassifier SVMRegressor
+"""
 OPERATORS: Final[Mapping[str, Mapping[str, Operator]]] = {
-    "": {**ELEMENTS, **AXES, **SHAPES, **PRODUCTS, **NGRAMS},
+    "": {**ELEMENTS, **_AXES, **PRODUCTS},
     "ai.onnx.ml": {
-        **TABLES,
-        **dict.fromkeys(("Binarizer", "LabelEncoder", "CategoryMapper"), ELEMENTS["Abs"]),
+        **for_names(_TREES_AND_LINES, _row_scores),
+        **for_names("Scaler Imputer Normalizer", _last_axis),
+        "OneHotEncoder": _category_vector,
+        "FeatureVectorizer": _feature_vector,
+        "ArrayFeatureExtractor": _extract_features,
+        **for_names("Binarizer LabelEncoder CategoryMapper", elementwise),
     },
     "com.microsoft": {
         **CONTRIB_ELEMENTS,
-        **CONTRIB_AXES,
+        **for_names("SkipLayerNormalization SkipSimplifiedLayerNormalization", _skip_layer_norm),
         **CONTRIB_PRODUCTS,
     },
 }
-RANDOM: Final = frozenset(
-    {
-        "Bernoulli",
-        "Multinomial",
-        "RandomNormal",
-        "RandomNormalLike",
-        "RandomUniform",
-        "RandomUniformLike",
-    }
-)
-SIZED: Final = frozenset(
-    [
-        "Add",
-        "Sum",
-        "Sub",
-        "Mul",
-        "Div",
-        "Mod",
-        "Neg",
-        "Max",
-        "Min",
-        "Equal",
-        "Greater",
-        "GreaterOrEqual",
-        "Less",
-        "LessOrEqual",
-        "Where",
-        "Floor",
-        "Ceil",
-        "Round",
-        "Identity",
-        "Cast",
-        "Reshape",
-        "Unsqueeze",
-        "Squeeze",
-        "Transpose",
-        "Expand",
-        "Tile",
-        "ConstantOfShape",
-        "Concat",
-        "Split",
-        "Slice",
-        "Gather",
-        "Range",
-        "ReduceProd",
-        "ReduceSum",
-        "Resize",
-        "Upsample",
-        "Pad",
-        "Flatten",
-        "Shape",
-        "Size",
-    ]
-)
+_RANDOM: Final = """
+Bernoulli Multinomial RandomNormal RandomNormalLike RandomUniform RandomUniformLike
+"""
+RANDOM: Final = frozenset(_RANDOM.split())
+_SIZED: Final = """
+Add Sum Sub Mul Div Mod Neg Max Min Equal Greater GreaterOrEqual Less LessOrEqual Where Floor Ceil
+Round Identity Cast Reshape Unsqueeze Squeeze Transpose Expand Tile ConstantOfShape Concat Split
+Slice Gather Range ReduceProd ReduceSum Resize Upsample Pad Flatten Shape Size
+"""
+SIZED: Final = frozenset(_SIZED.split())
 """Operators that may take numbers of rows, because they follow them; no others may."""

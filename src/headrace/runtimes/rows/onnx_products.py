@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
-from headrace.runtimes.rows.onnx_graph import Call, Operator, is_scalar
-from headrace.runtimes.rows.symbols import ONE, Size, divide, multiply, product
-from headrace.runtimes.rows.transfer import Results, Transfer
+from headrace.runtimes.rows.onnx_graph import Call, Operator
+from headrace.runtimes.rows.operators import Results, for_names, is_scalar
+from headrace.runtimes.rows.symbols import ONE, Size, divide, multiply
 from headrace.runtimes.rows.values import (
     BatchRows,
     MixedRowsError,
@@ -22,23 +22,13 @@ def _matmul(call: Call) -> Results:
 
 
 def _fused_matmul(call: Call) -> Results:
-    left, right = call.value(0), call.value(1)
     if call.integer("transBatchA", 0) or call.integer("transBatchB", 0):
         raise MixedRowsError("moves the batch axis")
-    if call.integer("transA", 0):
-        left = _swapped(call.transfer, left)
-    if call.integer("transB", 0):
-        right = _swapped(call.transfer, right)
+    left, right = (
+        call.transfer.swapped(call.value(i)) if call.integer(name, 0) else call.value(i)
+        for i, name in enumerate(("transA", "transB"))
+    )
     return call.transfer.matmul(left, right)
-
-
-def _swapped(transfer: Transfer, value: Value) -> Value:
-    if value.shape is None and value.rows is None:
-        return value
-    order = list(range(value.rank))
-    if len(order) > 1:
-        order[-2], order[-1] = order[-1], order[-2]
-    return transfer.transpose(value, order)
 
 
 def _gemm(call: Call) -> Results:
@@ -96,16 +86,11 @@ def _spatial(call: Call, shape: Shape, kernel: list[int | None]) -> list[Size]:
             sizes.append(symbols.unknown(minimum=1))
             continue
         if auto.startswith("SAME"):
-            wide = symbols.add(size, Size(strides[i] - 1))
-            sizes.append(symbols.floor_divide(wide, Size(strides[i])))
+            sizes.append(call.transfer.slid_same(size, strides[i]))
             continue
         total = 0 if auto == "VALID" else pads[i] + pads[i + count]
-        free = symbols.add(size, Size(total - dilations[i] * (width - 1) - 1))
-        steps = symbols.floor_divide(free, Size(strides[i]))
-        if call.integer("ceil_mode", 0) and divide(free, Size(strides[i])) is None:
-            sizes.append(symbols.of("ceil", free, strides[i], pads[i]))
-            continue
-        sizes.append(symbols.add(steps, ONE))
+        ceil = bool(call.integer("ceil_mode", 0))
+        sizes.append(call.transfer.slid(size, width, strides[i], total, dilations[i], ceil=ceil))
     return sizes
 
 
@@ -126,8 +111,7 @@ def _conv(call: Call, *, data: int = 0, weight: int = 1) -> Results:
 
 def _fused_conv(call: Call) -> Results:
     added = call.optional(3)
-    bare = Call(call.node, call.inputs[:3], call.transfer, call.opset)
-    result = _conv(bare)
+    result = _conv(replace(call, inputs=call.inputs[:3]))
     assert isinstance(result, Value)
     return result if added is None else call.transfer.elementwise([result, added])
 
@@ -175,16 +159,9 @@ def _global_pool(call: Call) -> Results:
     call.uniform(*range(1, len(call.inputs)))
     if value.shape is None and value.rows is None:
         return Value()
-    return call.transfer.window(value, (), None, [ONE] * (value.rank - 2))
-
-
-def _quantised_global_pool(call: Call) -> Results:
-    if not call.integer("channels_last", 0):
-        return _global_pool(call)
-    value = call.value()
-    call.uniform(*range(1, len(call.inputs)))
+    channel_axis = -1 if call.integer("channels_last", 0) else 1
     sizes = [ONE] * (value.rank - 2)
-    return call.transfer.window(value, (), None, sizes, channel_axis=-1)
+    return call.transfer.window(value, (), None, sizes, channel_axis=channel_axis)
 
 
 def _quantised_conv(call: Call) -> Results:
@@ -194,21 +171,9 @@ def _quantised_conv(call: Call) -> Results:
 
 
 def _space_depth(call: Call) -> Results:
-    value = call.value()
-    if value.shape is None and value.rows is None:
-        return Value()
+    into_depth = call.node.operator == "SpaceToDepth"
     block = Size(call.integer("blocksize", 1))
-    _, channels, *spatial = value.shape or ()
-    is_wider = call.node.operator == "DepthToSpace"
-    area = multiply(block, block)
-    symbols = call.transfer.symbols
-    if is_wider:
-        return call.transfer.window(
-            value, (), symbols.floor_divide(channels, area), [multiply(s, block) for s in spatial]
-        )
-    return call.transfer.window(
-        value, (), multiply(channels, area), [symbols.floor_divide(s, block) for s in spatial]
-    )
+    return call.transfer.exchange_depth(call.value(), block, into_depth=into_depth)
 
 
 def _grid_sample(call: Call) -> Results:
@@ -222,8 +187,6 @@ def _recurrent(call: Call) -> Results:
     value, weights = call.value(0), call.value(2)
     call.uniform(1, 2, 3, 7)
     outputs = 3
-    if call.node.operator.startswith("Dynamic"):
-        raise MixedRowsError("takes the scale of its quantisation over the whole batch")
     if value.rows is None and all(item.rows is None for item in call.present()):
         return [Value()] * outputs
     by_batch = call.integer("layout", 0) == 1
@@ -323,17 +286,11 @@ def _contrib_attention(call: Call) -> Results:
 
 def _rotary(call: Call) -> Results:
     value, positions = call.value(0), call.optional(1)
-    if call.node.domain:
-        call.uniform(2, 3)
-        if (
-            positions is not None
-            and positions.rows is None
-            and (positions.shape is None or product(positions.shape) != ONE)
-        ):
-            raise MixedRowsError("has positions by row")
-        parts = [value] if positions is None or positions.rows is None else [value, positions]
-        return call.transfer.by_row(parts, (value.shape or (ONE,))[1:])
-    raise MixedRowsError("is not followed")
+    call.uniform(2, 3)
+    if positions is not None and positions.rows is None and not is_scalar(positions):
+        raise MixedRowsError("has positions by row")
+    parts = [value] if positions is None or positions.rows is None else [value, positions]
+    return call.transfer.by_row(parts, (value.shape or (ONE,))[1:])
 
 
 PRODUCTS: Final[Mapping[str, Operator]] = {
@@ -342,28 +299,18 @@ PRODUCTS: Final[Mapping[str, Operator]] = {
     "Einsum": _einsum,
     "MatMulInteger": _quantised_matmul(0, 1, (3,)),
     "QLinearMatMul": _quantised_matmul(0, 3, (4, 5)),
-    "Conv": _conv,
-    "ConvInteger": _conv,
+    **for_names("Conv ConvInteger", _conv),
     "ConvTranspose": _conv_transpose,
     "QLinearConv": _quantised_conv,
-    "MaxPool": _pool,
-    "AveragePool": _pool,
-    "LpPool": _pool,
-    "GlobalAveragePool": _global_pool,
-    "GlobalMaxPool": _global_pool,
-    "GlobalLpPool": _global_pool,
-    "DepthToSpace": _space_depth,
-    "SpaceToDepth": _space_depth,
+    **for_names("MaxPool AveragePool LpPool", _pool),
+    **for_names("GlobalAveragePool GlobalMaxPool GlobalLpPool", _global_pool),
+    **for_names("DepthToSpace SpaceToDepth", _space_depth),
     "GridSample": _grid_sample,
-    "RNN": _recurrent,
-    "GRU": _recurrent,
-    "LSTM": _recurrent,
+    **for_names("RNN GRU LSTM", _recurrent),
     "ReverseSequence": _reverse_sequence,
     "Attention": _attention,
 }
 """Of `ai.onnx`."""
-
-
 CONTRIB_PRODUCTS: Final[Mapping[str, Operator]] = {
     "FusedMatMul": _fused_matmul,
     "FusedGemm": _gemm,
@@ -372,6 +319,6 @@ CONTRIB_PRODUCTS: Final[Mapping[str, Operator]] = {
     "MatMulNBits": _packed_matmul,
     "RotaryEmbedding": _rotary,
     "QLinearConv": _quantised_conv,
-    "QLinearGlobalAveragePool": _quantised_global_pool,
+    "QLinearGlobalAveragePool": _global_pool,
 }
 """Of `com.microsoft`."""

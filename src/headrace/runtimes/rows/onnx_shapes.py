@@ -1,15 +1,26 @@
-"""ONNX operators that ask for shapes, change them, or look elements up."""
+"""ONNX operators on elements of equal position, on shapes, and that look elements up."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
 import numpy as np
 
 from headrace.runtimes.rows.onnx_graph import Call, Operator
-from headrace.runtimes.rows.symbols import ONE, ZERO, Size, divide, product
-from headrace.runtimes.rows.transfer import Results
+from headrace.runtimes.rows.operators import (
+    OperatorCall,
+    Results,
+    counted,
+    elementwise,
+    folding,
+    for_names,
+    is_scalar,
+    same,
+    scattered,
+)
+from headrace.runtimes.rows.symbols import ZERO, Size, divide, product
 from headrace.runtimes.rows.values import (
+    FOLDS,
     MAX_ELEMENTS,
     MixedRowsError,
     Value,
@@ -19,20 +30,91 @@ from headrace.runtimes.rows.values import (
     with_rows,
 )
 
+_FLOATS: Final = frozenset({1, 10, 11, 16})
+_BOOL: Final = 9
+_EXACT: Final = frozenset({1, 6, 7, 11, 12, 13})
+"""Datatypes that hold any number of rows: FLOAT, INT32, INT64, DOUBLE, UINT32, UINT64."""
+_ELEMENTWISE: Final = """
+Abs Acos Acosh And Asin Asinh Atan Atanh BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor
+CastLike Celu Clip Cos Cosh Elu Erf Exp Gelu HardSigmoid HardSwish IsInf IsNaN LeakyRelu Log Mean
+Mish Not Or PRelu Pow Reciprocal Relu Selu Shrink Sigmoid Sign Sin Sinh Softplus Softsign Sqrt
+StringConcat RegexFullMatch Swish Tan Tanh ThresholdedRelu Xor ImageScaler Affine
+ParametricSoftplus ScaledTanh
+"""
+
+
+def _cast(call: Call) -> Results:
+    kind = call.integer("to", 0)
+    value = call.value()
+    if value.elements is not None and kind not in _EXACT:
+        if value.counts_rows:
+            raise MixedRowsError("computes with the number of rows")
+        items = constants(value) if kind == _BOOL else None
+        elements = None
+        if items is not None:
+            elements = np.empty(len(items), np.object_)
+            elements[:] = [Size(int(item != 0)) for item in items]
+            elements = elements.reshape(value.elements.shape)
+        value = replace(value, elements=elements)
+    return replace(value, is_integer=kind not in _FLOATS)
+
+
+def _dropout(call: Call) -> Results:
+    training = call.optional(2)
+    if training is not None and constants(training) != [0]:
+        raise MixedRowsError("may drop values at random")
+    if call.opset < 7 and not call.integer("is_test", 0):  # noqa: PLR2004
+        raise MixedRowsError("may drop values at random")
+    value = call.value()
+    return [value, replace(value, elements=None)]
+
+
+def _by_channel(call: Call) -> Results:
+    """Element by element, with two parameters that are scalars or lie along `axis`."""
+    value = call.value()
+    call.uniform(1, 2)
+    if value.shape is None and value.rows is None:
+        return Value()
+    for parameter in call.inputs[1:]:
+        if parameter is None or is_scalar(parameter):
+            continue
+        axes = [call.integer("axis", 1)]
+        if parameter.shape is None or len(parameter.shape) != 1:
+            axes = list(range(value.rank))
+        call.transfer.along(value, axes, "has parameters")
+    return with_rows(value.shape, value.rows, is_integer=call.node.operator == "QuantizeLinear")
+
+
+def dynamic_quantisation(_: OperatorCall) -> Results:
+    """A quantisation whose scale is that of the whole tensor."""
+    raise MixedRowsError("takes the scale of its quantisation over the whole batch")
+
+
+def _quantised_elementwise(places: Sequence[int]) -> Operator:
+    def operator(call: Call) -> Results:
+        call.uniform(*(i for i in range(len(call.inputs)) if i not in places))
+        for number, value in enumerate(call.inputs):
+            if number not in places and value is not None and not is_scalar(value):
+                raise MixedRowsError("has parameters by position")
+        return call.transfer.elementwise([call.value(number) for number in places])
+
+    return operator
+
+
+def _quantised_concat(call: Call) -> Results:
+    parts = [call.value(number) for number in range(2, len(call.inputs), 3)]
+    call.uniform(*(i for i in range(len(call.inputs)) if i < 2 or i % 3 != 2))  # noqa: PLR2004
+    return call.transfer.concat(parts, call.integer("axis", 1))
+
 
 def _shape(call: Call) -> Results:
     shape = call.value().shape
     if shape is None:
         raise MixedRowsError("takes a tensor of unknown shape")
+    if call.node.operator == "Size":
+        return _scalar(product(shape))
     start, end = call.integer("start", 0), call.integer("end", len(shape))
     return sizes_value(shape[start:end])
-
-
-def _size(call: Call) -> Results:
-    shape = call.value().shape
-    if shape is None:
-        raise MixedRowsError("takes a tensor of unknown shape")
-    return _scalar(product(shape))
 
 
 def _scalar(size: Size | None) -> Value:
@@ -42,13 +124,7 @@ def _scalar(size: Size | None) -> Value:
 
 
 def _reshape(call: Call) -> Results:
-    value = call.value()
-    target: list[Size | None]
-    target = (
-        [Size(number) for number in call.ints("shape") or []]
-        if "shape" in call.node.attributes
-        else call.sizes(1)
-    )
+    value, target = call.value(), call.listed("shape", 1)
     if not call.integer("allowzero", 0):
         for axis, size in enumerate(target):
             if size == ZERO:
@@ -74,18 +150,16 @@ def _transpose(call: Call) -> Results:
 
 
 def _unsqueeze(call: Call) -> Results:
-    return call.transfer.unsqueeze(call.value(), call.axes("axes", 1) or [])
+    return call.transfer.unsqueeze(call.value(), call.named_axes() or [])
 
 
 def _squeeze(call: Call) -> Results:
-    return call.transfer.squeeze(call.value(), call.axes("axes", 1))
+    return call.transfer.squeeze(call.value(), call.named_axes())
 
 
 def _expand(call: Call) -> Results:
-    target = call.sizes(1)
-    return call.transfer.expand(
-        call.value(), [None if size == Size(-1) else size for size in target]
-    )
+    target = [None if size == Size(-1) else size for size in call.sizes(1)]
+    return call.transfer.expand(call.value(), target)
 
 
 def _tile(call: Call) -> Results:
@@ -93,13 +167,12 @@ def _tile(call: Call) -> Results:
 
 
 def _constant_of_shape(call: Call) -> Results:
-    sizes = call.sizes(0)
     attribute = call.node.attributes.get("value")
     tensor = None if attribute is None else attribute.tensor()
     fill = _scalar(ZERO) if tensor is None else tensor.value
-    whole = fill.is_integer and tensor is not None
-    shape = tuple(call.transfer.symbols.unknown() if size is None else size for size in sizes)
-    filled = call.transfer.filled(shape, is_integer=whole)
+    shape = tuple(call.transfer.sized(call.sizes(0)))
+    is_integer = fill.is_integer and tensor is not None
+    filled = call.transfer.filled(shape, is_integer=is_integer)
     numbers = [size.number for size in shape if size.is_constant]
     if (
         len(numbers) == len(shape)
@@ -117,63 +190,46 @@ def _concat(call: Call) -> Results:
 
 
 def _split(call: Call) -> Results:
-    value = call.value()
-    count = len(call.node.outputs)
+    value, count = call.value(), call.count
     if value.shape is None and value.rows is None:
         return [Value(is_integer=value.is_integer)] * count
+    lengths = call.ints("split") or constants(call.optional(1))
     if value.counts_rows:
-        axis, parts = 0, call.ints("split") or constants(call.optional(1)) or [1] * count
-        if value.rank != 1 or sum(parts) != len(
-            value.elements if value.elements is not None else ()
-        ):
+        lengths = lengths or [1] * count
+        if value.rank != 1 or (Size(sum(lengths)),) != value.shape:
             raise MixedRowsError("computes with the number of rows")
-        results, start = [], 0
-        for length in parts:
-            results.append(call.transfer.cut(value, 0, Size(start), Size(start + length), 1))
-            start += length
-        return results
+        starts = np.cumsum([0, *lengths[:-1]]).tolist()
+        return [
+            call.transfer.cut(value, 0, Size(start), Size(start + length), 1)
+            for start, length in zip(starts, lengths, strict=True)
+        ]
     axis = normal_axis(call.integer("axis", 0), value.rank)
-    checked = call.transfer.along(value, [axis], "splits")
-    size = (checked.shape or ())[axis]
-    parts_given = call.ints("split") or constants(call.optional(1))
-    if parts_given is None and call.optional(1) is not None:
-        lengths = [call.transfer.symbols.unknown() for _ in range(count)]
-    elif parts_given is not None and len(parts_given) == count:
-        lengths = [Size(number) for number in parts_given]
-    else:
-        even = divide(size, Size(count))
-        lengths = [call.transfer.symbols.unknown() if even is None else even] * count
-    return [
-        call.transfer.resized(replace(value, elements=None), {axis: length}) for length in lengths
-    ]
+    sizes: list[Size | None] = [None] * count
+    if lengths is not None and len(lengths) == count:
+        sizes = [Size(number) for number in lengths]
+    elif lengths is not None or call.optional(1) is None:
+        sizes = [divide((value.shape or ())[axis], Size(count))] * count
+    return call.transfer.parts(value, axis, sizes)
 
 
 def _slice(call: Call) -> Results:
     value = call.value()
     if value.shape is None and value.rows is None:
         return Value(is_integer=value.is_integer)
-    starts: list[Size | None]
-    ends: list[Size | None]
+    starts, ends = call.listed("starts", 1), call.listed("ends", 2)
+    axes: list[int] | None = None
+    steps = [1] * len(starts)
     if "starts" in call.node.attributes:
-        starts = [Size(number) for number in call.ints("starts") or []]
-        ends = [Size(number) for number in call.ints("ends") or []]
         axes = call.ints("axes")
-        steps: list[int] | None = None
     else:
-        starts, ends = call.sizes(1), call.sizes(2)
-        axes = None
         if call.optional(3) is not None:
-            axes = constants(call.optional(3))
-            if axes is None:
-                raise MixedRowsError("takes axes that are computed while it runs")
-        steps = None
+            axes = call.axes(3)
         if call.optional(4) is not None:
             steps = [
-                1 if size == ONE else size.number if size is not None and size.is_constant else 0
+                size.number if size is not None and size.is_constant else 0
                 for size in call.sizes(4)
             ]
     axes = list(range(len(starts))) if axes is None else axes
-    steps = [1] * len(starts) if steps is None else steps
     if not len(axes) == len(starts) == len(ends) == len(steps):
         raise MixedRowsError("takes shapes that do not fit")
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
@@ -204,17 +260,16 @@ def _scatter_elements(call: Call) -> Results:
     return with_rows(data.shape, data.rows, is_integer=data.is_integer)
 
 
-def _scatter_nd(call: Call) -> Results:
-    return call.transfer.scatter(call.value(0), call.value(1), call.value(2))
-
-
-def _range(call: Call) -> Results:
-    return call.transfer.count(*(call.value(number) for number in range(3)))
-
-
-SHAPES: Final[Mapping[str, Operator]] = {
-    "Shape": _shape,
-    "Size": _size,
+ELEMENTS: Final[Mapping[str, Operator]] = {
+    **for_names(_ELEMENTWISE, elementwise),
+    **{name: folding(fold) for name, fold in FOLDS.items()},
+    "Sum": folding(FOLDS["Add"]),
+    "Identity": same,
+    "Cast": _cast,
+    "Dropout": _dropout,
+    **for_names("QuantizeLinear DequantizeLinear", _by_channel),
+    "DynamicQuantizeLinear": dynamic_quantisation,
+    **for_names("Shape Size", _shape),
     "Reshape": _reshape,
     "Flatten": _flatten,
     "Transpose": _transpose,
@@ -229,9 +284,17 @@ SHAPES: Final[Mapping[str, Operator]] = {
     "Gather": _gather,
     "GatherElements": _gather_elements,
     "GatherND": _gather_nd,
-    "ScatterElements": _scatter_elements,
-    "Scatter": _scatter_elements,
-    "ScatterND": _scatter_nd,
-    "Range": _range,
+    **for_names("ScatterElements Scatter", _scatter_elements),
+    "ScatterND": scattered,
+    "Range": counted,
 }
 """Of `ai.onnx`."""
+CONTRIB_ELEMENTS: Final[Mapping[str, Operator]] = {
+    **for_names("Gelu BiasGelu FastGelu QuickGelu", elementwise),
+    **for_names("QuantizeLinear DequantizeLinear", _by_channel),
+    **for_names("QLinearAdd QLinearMul", _quantised_elementwise((0, 3))),
+    **for_names("QLinearSigmoid QLinearLeakyRelu", _quantised_elementwise((0,))),
+    "QLinearConcat": _quantised_concat,
+    **for_names("DynamicQuantizeMatMul DynamicQuantizeLSTM", dynamic_quantisation),
+}
+"""Of `com.microsoft`."""

@@ -10,29 +10,25 @@ from typing import Any, Final
 import numpy as np
 
 from headrace.core import TensorSpec
-from headrace.runtimes.rows.folds import (
-    MakeFold,
-    comparison,
-    difference,
-    extreme,
-    negation,
-    product_of,
-    quotient,
-    remainder,
-    selection,
-    sum_of,
-    whole,
-)
-from headrace.runtimes.rows.symbols import ONE, ZERO, Size, divide, multiply, product
-from headrace.runtimes.rows.transfer import (
-    MOVES_NUMBERS,
+from headrace.runtimes.rows.operators import (
+    OperatorCall,
     Results,
-    SliceMasks,
-    Transfer,
-    follow_row_numbers,
-    followed,
+    counted,
+    elementwise,
+    folding,
+    for_names,
+    run_operator,
+    same,
+    scattered,
+    shape_of,
+    transposed,
+    unknown_operator,
+    unsqueezed,
 )
+from headrace.runtimes.rows.symbols import ONE, ZERO, Size, multiply, product
+from headrace.runtimes.rows.transfer import SliceMasks, Transfer
 from headrace.runtimes.rows.values import (
+    FOLDS,
     MAX_ELEMENTS,
     BatchRows,
     MixedRowsError,
@@ -41,39 +37,40 @@ from headrace.runtimes.rows.values import (
     constant,
     constants,
     judge,
-    known_axes,
-    known_sizes,
     mixed,
     model_input,
     normal_axis,
-    shape_value,
 )
 
 _ONNX_NAMES: Final = {
     "Multiply": "Mul",
+    "Subtract": "Sub",
+    "Divide": "Div",
+    "Negative": "Neg",
+    "FloorMod": "Mod",
+    "Maximum": "Max",
+    "Minimum": "Min",
+    "GreaterEqual": "GreaterOrEqual",
+    "LessEqual": "LessOrEqual",
+    "Select": "Where",
+    "Ceiling": "Ceil",
     "ShapeOf": "Shape",
     "Convert": "Cast",
     "Broadcast": "Expand",
 }
-"""Of operations that may take the rows' positions, where ONNX has another name."""
-_MOVES: Final = MOVES_NUMBERS | {"Convert", "Broadcast"}
+"""Of operations that fold sizes or take the rows' positions, where ONNX has another name."""
 _WHOLE: Final = ("i", "u", "boolean")
-_OPEN: Final = Size(1 << 40)
+_NO_NUMBERS: Final = frozenset({"string", "bf16", "i4", "u4", "nf4", "u1"})
+"""Types of elements that NumPy lacks."""
+_Port = tuple[str, int]
+"""The name of a node and the number of its output."""
 
 
 @dataclass(slots=True)
-class _Call:
+class _Call(OperatorCall):
     """One operation with the values of its inputs."""
 
-    transfer: Transfer
-    inputs: list[Value]
     attributes: Mapping[str, Any]
-    count: int
-
-    def value(self, number: int = 0) -> Value:
-        if number >= len(self.inputs):
-            raise MixedRowsError("lacks an input")
-        return self.inputs[number]
 
     def number(self, name: str, default: int = 0) -> int:
         return int(self.attributes.get(name, default))
@@ -84,21 +81,8 @@ class _Call:
     def text(self, name: str) -> str:
         return str(self.attributes.get(name, "")).lower()
 
-    def sizes(self, number: int) -> list[Size | None]:
-        return known_sizes(self.value(number))
-
-    def axes(self, number: int) -> list[int]:
-        return known_axes(self.value(number))
-
-    def uniform(self, *numbers: int) -> None:
-        for number in numbers:
-            if number < len(self.inputs) and not self.inputs[number].is_uniform:
-                raise MixedRowsError("has parameters that depend on the batch")
-
 
 _Operation = Callable[[_Call], Results]
-_Port = tuple[str, int]
-"""The name of a node and the number of its output."""
 
 
 def analyse_openvino(
@@ -147,35 +131,18 @@ def _results(
     if kind == "Constant":
         return [_constant(node)]
     missing = mixed("nothing gives an input of an operation")
-    taken = [values.get(_source(port), missing) for port in node.inputs()]
-    count = node.get_output_size()
-    operation = _OPERATIONS.get(kind)
-    call = _Call(transfer, taken, node.get_attributes(), count)
-    if operation is not None:
-        numbered = follow_row_numbers(
-            _ONNX_NAMES.get(kind, kind), list(taken), transfer, _again(operation, call)
-        )
-        if numbered is not None:
-            return [numbered]
-    results = followed(
+    taken: list[Value | None] = [values.get(_source(port), missing) for port in node.inputs()]
+    call = _Call(transfer, taken, node.get_output_size(), node.get_attributes())
+    operation = _OPERATIONS.get(kind, unknown_operator)
+    results = run_operator(
         f"node '{node.get_friendly_name()}' ({kind})",
-        taken,
-        count,
-        _applied(operation, call),
+        _ONNX_NAMES.get(kind, kind) if kind in _OPERATIONS else "",
+        call,
+        operation,
         may_count=kind in _SIZED,
-        is_deterministic=operation is not None,
+        is_deterministic=kind in _OPERATIONS,
     )
-    if kind in _MOVES and taken and taken[0].below is not None:
-        results = [replace(results[0], below=taken[0].below)]
-    return [_with_known_shape(value, node, i) for i, value in enumerate(results[:count])]
-
-
-def _again(operation: _Operation, call: _Call) -> Callable[[list[Value | None]], Results]:
-    def apply(values: list[Value | None]) -> Results:
-        inputs = [value for value in values if value is not None]
-        return operation(_Call(call.transfer, inputs, call.attributes, call.count))
-
-    return apply
+    return [_with_known_shape(value, node, i) for i, value in enumerate(results[: call.count])]
 
 
 def _with_known_shape(value: Value, node: Any, number: int) -> Value:  # noqa: ANN401  # ships no types that mypy reads
@@ -186,42 +153,21 @@ def _with_known_shape(value: Value, node: Any, number: int) -> Value:  # noqa: A
     return replace(value, shape=tuple(Size(size.get_length()) for size in shape))
 
 
-def _applied(operation: _Operation | None, call: _Call) -> Callable[[], Results]:
-    def apply() -> Results:
-        if operation is None:
-            raise MixedRowsError("is an operation that is not known to keep rows apart")
-        return operation(call)
-
-    return apply
-
-
 def _constant(node: Any) -> Value:  # noqa: ANN401  # ships no types that mypy reads
     shape = tuple(int(size) for size in node.get_output_shape(0))
     kind = node.get_output_element_type(0).get_type_name()
-    if int(np.prod(shape, dtype=np.int64)) > MAX_ELEMENTS or kind in {
-        "string",
-        "bf16",
-        "i4",
-        "u4",
-        "nf4",
-        "u1",
-    }:
+    if int(np.prod(shape, dtype=np.int64)) > MAX_ELEMENTS or kind in _NO_NUMBERS:
         return Value(shape=tuple(map(Size, shape)), is_integer=kind.startswith(_WHOLE))
     return constant(np.asarray(node.get_data()).reshape(shape))
 
 
-def _elementwise(call: _Call) -> Results:
-    if call.attributes.get("auto_broadcast", "numpy") not in {"numpy", "none"}:
-        raise MixedRowsError("broadcasts in a way that is not followed")
-    return call.transfer.elementwise(call.inputs)
+def _broadcasting(apply: Callable[[OperatorCall], Results]) -> _Operation:
+    """An operation element by element, of tensors that broadcast as NumPy's do."""
 
-
-def _folding(fold: MakeFold) -> _Operation:
     def operation(call: _Call) -> Results:
         if call.attributes.get("auto_broadcast", "numpy") not in {"numpy", "none"}:
             raise MixedRowsError("broadcasts in a way that is not followed")
-        is_integer = all(value.is_integer for value in call.inputs)
-        return call.transfer.elementwise(call.inputs, fold(call.transfer, is_integer))
+        return apply(call)
 
     return operation
 
@@ -249,11 +195,8 @@ def _convert(call: _Call) -> Results:
     return replace(value, is_integer=kind.startswith("i"))
 
 
-def _along(default: int) -> _Operation:
-    def operation(call: _Call) -> Results:
-        return call.transfer.along(call.value(), [call.number("axis", default)], "normalises")
-
-    return operation
+def _softmax(call: _Call) -> Results:
+    return call.transfer.along(call.value(), [call.number("axis", 1)], "normalises")
 
 
 def _along_input(what: str) -> _Operation:
@@ -264,66 +207,40 @@ def _along_input(what: str) -> _Operation:
 
 
 def _reduce(call: _Call) -> Results:
-    value = call.value()
-    if value.counts_rows:
-        raise MixedRowsError("computes with the number of rows")
-    return call.transfer.reduce(value, call.axes(1), keep=bool(call.number("keep_dims")))
+    return call.transfer.reduce(call.value(), call.axes(1), keep=bool(call.number("keep_dims")))
 
 
 def _reduce_product(call: _Call) -> Results:
-    value = call.value()
-    if value.elements is None or value.elements.ndim != 1 or call.axes(1) not in ([0], [-1]):
-        return _reduce(call)
-    items = [item for item in value.elements if item is not None]
-    if len(items) < value.elements.size:
-        return _reduce(call)
-    elements = np.empty((1,) if call.number("keep_dims") else (), np.object_)
-    elements[...] = product(items)
-    return Value(shape=tuple(map(Size, elements.shape)), elements=elements, is_integer=True)
+    keep = bool(call.number("keep_dims"))
+    return call.transfer.reduce(call.value(), call.axes(1), keep=keep, fold=FOLDS["Mul"])
 
 
 def _top(call: _Call) -> Results:
-    (count,) = call.sizes(1)
-    size = call.transfer.symbols.unknown() if count is None else count
-    value, axis = call.value(), call.number("axis", -1)
-    result = call.transfer.resized(value, {axis: size}, "ranks")
-    below = value.shape[axis] if value.shape else None
-    return [result, replace(result, is_integer=True, below=below)]
+    return call.transfer.ranked(call.value(), call.number("axis", -1), call.size(1))
 
 
 def _matmul(call: _Call) -> Results:
-    parts = []
-    for number, name in ((0, "transpose_a"), (1, "transpose_b")):
-        value = call.value(number)
-        if call.attributes.get(name) and value.rank > 1:
-            order = list(range(value.rank))
-            order[-2], order[-1] = order[-1], order[-2]
-            value = call.transfer.transpose(value, order)
-        parts.append(value)
-    return call.transfer.matmul(*parts)
+    left, right = (
+        call.transfer.swapped(call.value(i)) if call.attributes.get(name) else call.value(i)
+        for i, name in enumerate(("transpose_a", "transpose_b"))
+    )
+    return call.transfer.matmul(left, right)
 
 
 def _spatial(call: _Call, widths: Sequence[int]) -> list[Size]:
     """The sizes that a window gives along all axes but the first two."""
     shape = (call.value().shape or ())[2:]
-    symbols = call.transfer.symbols
     strides = call.numbers("strides") or [1] * len(shape)
     dilations = call.numbers("dilations") or [1] * len(shape)
     begins, ends = call.numbers("pads_begin"), call.numbers("pads_end")
-    auto = call.text("auto_pad")
-    sizes = []
-    for i, size in enumerate(shape):
-        stride = Size(strides[i])
-        if auto.startswith("same"):
-            sizes.append(symbols.floor_divide(symbols.add(size, Size(strides[i] - 1)), stride))
-            continue
-        pads = 0 if auto == "valid" else begins[i] + ends[i]
-        free = symbols.add(size, Size(pads - dilations[i] * (widths[i] - 1) - 1))
-        if call.text("rounding_type").startswith("ceil") and divide(free, stride) is None:
-            sizes.append(symbols.of("ceil", free, strides[i], pads))
-            continue
-        sizes.append(symbols.add(symbols.floor_divide(free, stride), ONE))
-    return sizes
+    auto, ceil = call.text("auto_pad"), call.text("rounding_type").startswith("ceil")
+    if auto.startswith("same"):
+        return [call.transfer.slid_same(size, strides[i]) for i, size in enumerate(shape)]
+    pads = [0 if auto == "valid" else begins[i] + ends[i] for i in range(len(shape))]
+    return [
+        call.transfer.slid(size, widths[i], strides[i], pads[i], dilations[i], ceil=ceil)
+        for i, size in enumerate(shape)
+    ]
 
 
 def _known(sizes: Sequence[Size]) -> list[int]:
@@ -333,19 +250,12 @@ def _known(sizes: Sequence[Size]) -> list[int]:
 
 
 def _conv(call: _Call) -> Results:
-    """Filters are [out, in, ...]."""
-    filters = call.value(1).shape or ()
+    """Filters are [out, in, ...], or in groups [groups, out, in, ...]."""
+    filters = list(call.value(1).shape or ())
+    if "groups" in call.attributes or len(filters) > call.value().rank:
+        filters[:2] = [multiply(*filters[:2])]
     sizes = _spatial(call, _known(filters[2:]))
-    return call.transfer.window(call.value(), call.inputs[1:], filters[0], sizes)
-
-
-def _group_conv(call: _Call) -> Results:
-    """Filters are [groups, out, in, ...]."""
-    filters = call.value(1).shape or ()
-    sizes = _spatial(call, _known(filters[3:]))
-    return call.transfer.window(
-        call.value(), call.inputs[1:], multiply(filters[0], filters[1]), sizes
-    )
+    return call.transfer.window(call.value(), call.present()[1:], filters[0], sizes)
 
 
 def _transposed_conv(call: _Call) -> Results:
@@ -353,7 +263,7 @@ def _transposed_conv(call: _Call) -> Results:
     is_grouped = "groups" in call.attributes or len(filters) > call.value().rank
     channels = multiply(filters[0], filters[2]) if is_grouped else filters[1]
     sizes = [call.transfer.symbols.unknown(minimum=1) for _ in (call.value().shape or ())[2:]]
-    return call.transfer.window(call.value(), call.inputs[1:], channels, sizes)
+    return call.transfer.window(call.value(), call.present()[1:], channels, sizes)
 
 
 def _pool(call: _Call) -> Results:
@@ -362,12 +272,8 @@ def _pool(call: _Call) -> Results:
 
 
 def _adaptive_pool(call: _Call) -> Results:
-    sizes = [call.transfer.symbols.unknown() if size is None else size for size in call.sizes(1)]
+    sizes = call.transfer.sized(call.sizes(1))
     return call.transfer.window(call.value(), (), None, sizes)
-
-
-def _shape(call: _Call) -> Results:
-    return shape_value(call.value())
 
 
 def _reshape(call: _Call) -> Results:
@@ -383,39 +289,19 @@ def _squeeze(call: _Call) -> Results:
     return call.transfer.squeeze(call.value(), call.axes(1) if len(call.inputs) > 1 else None)
 
 
-def _unsqueeze(call: _Call) -> Results:
-    return call.transfer.unsqueeze(call.value(), call.axes(1))
-
-
-def _transpose(call: _Call) -> Results:
-    order = call.axes(1)
-    return call.transfer.transpose(call.value(), order or None)
-
-
 def _concat(call: _Call) -> Results:
-    return call.transfer.concat(call.inputs, call.number("axis"))
+    return call.transfer.concat(call.present(), call.number("axis"))
 
 
 def _split(call: _Call) -> Results:
-    value = call.value()
     (axis,) = call.axes(1)
-    axis = normal_axis(axis, value.rank)
-    even = divide((value.shape or ())[axis], Size(call.count))
-    if even is None or not even.is_constant:
-        part = call.transfer.symbols.unknown() if even is None else even
-        return [call.transfer.resized(value, {axis: part}, "splits")] * call.count
-    step = even.number
-    bounds = [(Size(i * step), Size((i + 1) * step)) for i in range(call.count)]
-    return [call.transfer.cut(value, axis, start, end, 1) for start, end in bounds]
+    return call.transfer.split(call.value(), axis, call.count)
 
 
 def _split_sizes(call: _Call) -> Results:
     (axis,) = call.axes(1)
-    sizes = [
-        call.transfer.symbols.unknown() if size in (None, Size(-1)) or size is None else size
-        for size in call.sizes(2)
-    ]
-    return [call.transfer.resized(call.value(), {axis: size}, "splits") for size in sizes]
+    sizes = [None if size == Size(-1) else size for size in call.sizes(2)]
+    return call.transfer.parts(call.value(), axis, sizes)
 
 
 def _strided_slice(call: _Call) -> Results:
@@ -447,10 +333,6 @@ def _gather(call: _Call) -> Results:
     return call.transfer.gather(call.value(0), call.value(1), axis)
 
 
-def _scatter(call: _Call) -> Results:
-    return call.transfer.scatter(call.value(0), call.value(1), call.value(2))
-
-
 def _take_along(call: _Call) -> Results:
     return call.transfer.take_along(call.value(0), call.value(1), call.number("axis"))
 
@@ -459,29 +341,10 @@ def _look_up(call: _Call) -> Results:
     return call.transfer.look_up(call.value(0), call.value(1), call.number("batch_dims"))
 
 
-def _range(call: _Call) -> Results:
-    return call.transfer.count(*(call.value(number) for number in range(3)))
-
-
-def _same(call: _Call) -> Results:
-    return call.value()
-
-
 def _pad(call: _Call) -> Results:
-    value = call.value()
     call.uniform(3)
-    if value.counts_rows:
-        raise MixedRowsError("computes with the number of rows")
-    sizes: dict[int, Size] = {}
-    symbols = call.transfer.symbols
-    for axis, both in enumerate(zip(call.sizes(1), call.sizes(2), strict=True)):
-        if both == (ZERO, ZERO):
-            continue
-        size = (value.shape or ())[axis]
-        for pad in both:
-            size = symbols.unknown() if pad is None else symbols.add(size, pad)
-        sizes[axis] = size
-    return call.transfer.resized(replace(value, elements=None), sizes, "pads")
+    both = zip(call.sizes(1), call.sizes(2), strict=True)
+    return call.transfer.padded(call.value(), dict(enumerate(both)))
 
 
 def _tile(call: _Call) -> Results:
@@ -498,11 +361,7 @@ def _broadcast(call: _Call) -> Results:
 
 def _one_hot(call: _Call) -> Results:
     call.uniform(1, 2, 3)
-    axis = call.number("axis", -1)
-    wide = call.transfer.unsqueeze(replace(call.value(), elements=None), [axis])
-    (depth,) = call.sizes(1)
-    size = call.transfer.symbols.unknown() if depth is None else depth
-    return call.transfer.resized(wide, {axis: size})
+    return call.transfer.one_hot(call.value(), call.number("axis", -1), call.size(1))
 
 
 def _interpolate(call: _Call) -> Results:
@@ -537,13 +396,14 @@ def _batch_norm(call: _Call) -> Results:
 
 
 def _group_norm(call: _Call) -> Results:
-    return call.transfer.window(call.value(), call.inputs[1:], None, (call.value().shape or ())[2:])
+    others = call.present()[1:]
+    return call.transfer.window(call.value(), others, None, (call.value().shape or ())[2:])
 
 
 def _recurrent(call: _Call) -> Results:
     """Sequences of rows: [batch, length, width]; states are [batch, directions, hidden]."""
     kind_inputs = call.count  # an LSTM has one more state, and gives it
-    states = call.inputs[1:kind_inputs]
+    states = call.present()[1:kind_inputs]
     lengths = call.value(kind_inputs)
     value = call.value()
     call.uniform(*range(kind_inputs + 1, len(call.inputs)))
@@ -558,26 +418,20 @@ def _recurrent(call: _Call) -> Results:
     return [whole_sequence, *[last] * (call.count - 1)]
 
 
-def _space_depth(*, wider: bool) -> _Operation:
-    def operation(call: _Call) -> Results:
-        block = Size(call.number("block_size", 1))
-        _, channels, *spatial = call.value().shape or ()
-        divided, area = call.transfer.symbols.floor_divide, product([block] * len(spatial))
-        if wider:
-            sizes = [multiply(size, block) for size in spatial]
-            return call.transfer.window(call.value(), (), divided(channels, area), sizes)
-        sizes = [divided(size, block) for size in spatial]
-        return call.transfer.window(call.value(), (), multiply(channels, area), sizes)
+def _depth_to_space(call: _Call) -> Results:
+    block = Size(call.number("block_size", 1))
+    return call.transfer.exchange_depth(call.value(), block, into_depth=False)
 
-    return operation
+
+def _space_to_depth(call: _Call) -> Results:
+    block = Size(call.number("block_size", 1))
+    return call.transfer.exchange_depth(call.value(), block, into_depth=True)
 
 
 def _attention(call: _Call) -> Results:
     """Products over the last two axes; all before them broadcast."""
     query, key, value = (call.value(number) for number in range(3))
-    order = list(range(key.rank))
-    order[-2], order[-1] = order[-1], order[-2]
-    scores = call.transfer.matmul(query, call.transfer.transpose(key, order))
+    scores = call.transfer.matmul(query, call.transfer.swapped(key))
     if len(call.inputs) > 3:  # noqa: PLR2004  # the mask is optional
         scores = call.transfer.elementwise([scores, call.value(3)])
     call.uniform(4)
@@ -585,114 +439,45 @@ def _attention(call: _Call) -> Results:
     return call.transfer.matmul(scores, value)
 
 
-_ELEMENTWISE: Final = [
-    "Abs",
-    "Acos",
-    "Acosh",
-    "Asin",
-    "Asinh",
-    "Atan",
-    "Atanh",
-    "Clamp",
-    "Cos",
-    "Cosh",
-    "Elu",
-    "Erf",
-    "Exp",
-    "FakeQuantize",
-    "GELU",
-    "Gelu",
-    "HSigmoid",
-    "HSwish",
-    "HardSigmoid",
-    "Log",
-    "LogicalAnd",
-    "LogicalNot",
-    "LogicalOr",
-    "LogicalXor",
-    "Mish",
-    "NotEqual",
-    "Power",
-    "ReLU",
-    "Relu",
-    "SELU",
-    "Selu",
-    "Sigmoid",
-    "Sign",
-    "Sin",
-    "Sinh",
-    "SoftPlus",
-    "SoftSign",
-    "Sqrt",
-    "SquaredDifference",
-    "Swish",
-    "Tan",
-    "Tanh",
-    "BitwiseAnd",
-    "BitwiseOr",
-    "BitwiseXor",
-    "BitwiseNot",
-    "IsNaN",
-    "IsInf",
-    "IsFinite",
-]
+_ELEMENTWISE: Final = """
+Abs Acos Acosh Asin Asinh Atan Atanh Clamp Cos Cosh Elu Erf Exp FakeQuantize GELU Gelu HSigmoid
+HSwish HardSigmoid Log LogicalAnd LogicalNot LogicalOr LogicalXor Mish NotEqual Power ReLU Relu SELU
+Selu Sigmoid Sign Sin Sinh SoftPlus SoftSign Sqrt SquaredDifference Swish Tan Tanh BitwiseAnd
+BitwiseOr BitwiseXor BitwiseNot IsNaN IsInf IsFinite
+"""
+_FOLDED: Final = """
+Add Subtract Multiply Divide Negative FloorMod Mod Maximum Minimum Equal Greater Less GreaterEqual
+LessEqual Select Floor Ceiling Round
+"""
+_REDUCTIONS: Final = """
+ReduceL1 ReduceL2 ReduceMax ReduceMean ReduceMin ReduceSum ReduceLogicalAnd ReduceLogicalOr
+"""
+_CONVOLUTIONS_BACK: Final = "ConvolutionBackpropData GroupConvolutionBackpropData"
 _OPERATIONS: Final[Mapping[str, _Operation]] = {
-    **dict.fromkeys(_ELEMENTWISE, _elementwise),
-    "Add": _folding(sum_of),
-    "Subtract": _folding(difference),
-    "Multiply": _folding(product_of),
-    "Divide": _folding(quotient),
-    "Negative": _folding(negation),
-    "FloorMod": _folding(remainder),
-    "Mod": _folding(remainder),
-    "Maximum": _folding(extreme(max)),
-    "Minimum": _folding(extreme(min)),
-    "Equal": _folding(comparison(equal=True, otherwise=False)),
-    "Greater": _folding(comparison(equal=False, otherwise=False)),
-    "Less": _folding(comparison(equal=False, otherwise=False)),
-    "GreaterEqual": _folding(comparison(equal=True, otherwise=True)),
-    "LessEqual": _folding(comparison(equal=True, otherwise=True)),
-    "Select": _folding(selection),
-    "Floor": _folding(whole),
-    "Ceiling": _folding(whole),
-    "Round": _folding(whole),
+    **for_names(_ELEMENTWISE, _broadcasting(elementwise)),
+    **{
+        name: _broadcasting(folding(FOLDS[_ONNX_NAMES.get(name, name)])) for name in _FOLDED.split()
+    },
     "PRelu": _prelu,
     "Convert": _convert,
-    "Softmax": _along(1),
-    "LogSoftmax": _along(1),
-    "MVN": _along_input("normalises"),
-    "NormalizeL2": _along_input("normalises"),
+    **for_names("Softmax LogSoftmax", _softmax),
+    **for_names("MVN NormalizeL2", _along_input("normalises")),
     "CumSum": _along_input("runs"),
-    **dict.fromkeys(
-        (
-            "ReduceL1",
-            "ReduceL2",
-            "ReduceMax",
-            "ReduceMean",
-            "ReduceMin",
-            "ReduceSum",
-            "ReduceLogicalAnd",
-            "ReduceLogicalOr",
-        ),
-        _reduce,
-    ),
+    **for_names(_REDUCTIONS, _reduce),
     "ReduceProd": _reduce_product,
     "TopK": _top,
     "MatMul": _matmul,
-    "Convolution": _conv,
-    "GroupConvolution": _group_conv,
-    "ConvolutionBackpropData": _transposed_conv,
-    "GroupConvolutionBackpropData": _transposed_conv,
-    "MaxPool": _pool,
-    "AvgPool": _pool,
+    **for_names("Convolution GroupConvolution", _conv),
+    **for_names(_CONVOLUTIONS_BACK, _transposed_conv),
+    **for_names("MaxPool AvgPool", _pool),
     "AdaptiveAvgPool": _adaptive_pool,
     "BatchNormInference": _batch_norm,
     "GroupNormalization": _group_norm,
-    "ShapeOf": _shape,
+    "ShapeOf": shape_of,
     "Reshape": _reshape,
     "Squeeze": _squeeze,
-    "Unsqueeze": _unsqueeze,
-    "Transpose": _transpose,
+    "Unsqueeze": unsqueezed,
+    "Transpose": transposed,
     "Concat": _concat,
     "Split": _split,
     "VariadicSplit": _split_sizes,
@@ -701,59 +486,22 @@ _OPERATIONS: Final[Mapping[str, _Operation]] = {
     "Gather": _gather,
     "GatherElements": _take_along,
     "GatherND": _look_up,
-    "ScatterNDUpdate": _scatter,
-    "Range": _range,
-    "Identity": _same,
+    "ScatterNDUpdate": scattered,
+    "Range": counted,
+    "Identity": same,
     "Pad": _pad,
     "Tile": _tile,
     "Broadcast": _broadcast,
     "OneHot": _one_hot,
     "Interpolate": _interpolate,
-    "LSTMSequence": _recurrent,
-    "GRUSequence": _recurrent,
-    "RNNSequence": _recurrent,
-    "DepthToSpace": _space_depth(wider=True),
-    "SpaceToDepth": _space_depth(wider=False),
+    **for_names("LSTMSequence GRUSequence RNNSequence", _recurrent),
+    "DepthToSpace": _depth_to_space,
+    "SpaceToDepth": _space_to_depth,
     "ScaledDotProductAttention": _attention,
 }
-_SIZED: Final = frozenset(
-    [
-        "Range",
-        "Identity",
-        "Interpolate",
-        "Add",
-        "Subtract",
-        "Multiply",
-        "Divide",
-        "Negative",
-        "FloorMod",
-        "Mod",
-        "Maximum",
-        "Minimum",
-        "Equal",
-        "Greater",
-        "Less",
-        "GreaterEqual",
-        "LessEqual",
-        "Select",
-        "Floor",
-        "Ceiling",
-        "Round",
-        "Convert",
-        "ReduceProd",
-        "ShapeOf",
-        "Reshape",
-        "Squeeze",
-        "Unsqueeze",
-        "Transpose",
-        "Concat",
-        "Split",
-        "StridedSlice",
-        "Slice",
-        "Gather",
-        "Tile",
-        "Broadcast",
-        "Pad",
-    ]
-)
+_OTHER_SIZED: Final = """
+Range Identity Interpolate Convert ReduceProd ShapeOf Reshape Squeeze Unsqueeze Transpose Concat
+Split StridedSlice Slice Gather Tile Broadcast Pad
+"""
+_SIZED: Final = frozenset([*_FOLDED.split(), *_OTHER_SIZED.split()])
 """Operations that follow elements that depend on the number of rows; no others may take them."""

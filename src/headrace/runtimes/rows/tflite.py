@@ -13,21 +13,21 @@ import numpy as np
 
 from headrace.core import TensorSpec
 from headrace.runtimes.file_bytes import Table
-from headrace.runtimes.rows.folds import (
-    MakeFold,
-    comparison,
-    difference,
-    extreme,
-    negation,
-    product_of,
-    quotient,
-    remainder,
-    selection,
-    sum_of,
+from headrace.runtimes.rows.operators import (
+    OperatorCall,
+    Results,
+    elementwise,
+    folding,
+    run_operator,
+    shape_of,
+    transposed,
+    unknown_operator,
+    unsqueezed,
 )
 from headrace.runtimes.rows.symbols import ZERO, Size, divide, multiply, product
-from headrace.runtimes.rows.transfer import Results, SliceMasks, Transfer, followed
+from headrace.runtimes.rows.transfer import SliceMasks, Transfer
 from headrace.runtimes.rows.values import (
+    FOLDS,
     MAX_ELEMENTS,
     MixedRowsError,
     Value,
@@ -35,12 +35,10 @@ from headrace.runtimes.rows.values import (
     constant,
     constants,
     judge,
-    known_axes,
-    known_sizes,
+    known_elements,
     mixed,
     model_input,
     normal_axis,
-    shape_value,
     with_rows,
 )
 
@@ -49,34 +47,17 @@ _PLACEHOLDER: Final = 127
 
 
 @dataclass(slots=True)
-class _Call:
+class _Call(OperatorCall):
     """One operator with the values of its inputs."""
 
-    transfer: Transfer
-    inputs: list[Value | None]
     options: Table | None
-    count: int
-
-    def value(self, number: int = 0) -> Value:
-        value = self.inputs[number] if number < len(self.inputs) else None
-        if value is None:
-            raise MixedRowsError("lacks an input")
-        return value
 
     def option(self, field: int, layout: str = "<i", default: int = 0) -> int:
         return default if self.options is None else int(self.options.number(field, layout, default))
 
-    def sizes(self, number: int) -> list[Size | None]:
-        return known_sizes(self.value(number))
-
-    def axes(self, number: int) -> list[int]:
-        return known_axes(self.value(number))
-
-    def uniform(self, *numbers: int) -> None:
-        for number in numbers:
-            value = self.inputs[number] if number < len(self.inputs) else None
-            if value is not None and not value.is_uniform:
-                raise MixedRowsError("has parameters that depend on the batch")
+    def listed(self) -> list[int]:
+        """The first option, a list of numbers."""
+        return [] if self.options is None else self.options.array(0, "<i4").tolist()
 
 
 _Operator = Callable[[_Call], Results]
@@ -114,38 +95,25 @@ def _analysed(
         values[number] = model_input(transfer.symbols, spec, number)
     for place, table in enumerate(graph.tables(3)):
         code = codes[int(table.number(0, "<I", 0))]
-        operator = _OPERATORS.get(code)
+        operator = _OPERATORS.get(code, unknown_operator)
         what = f"operator {place} ({_NAMES.get(code, code)})"
         numbers = [int(number) for number in table.array(1, "<i4")]
         taken = [values.get(number) if number >= 0 else None for number in numbers]
         if any(value is None and number >= 0 for value, number in zip(taken, numbers, strict=True)):
             taken = [mixed(f"{what} takes a tensor that nothing gives")]
         made = [int(number) for number in table.array(2, "<i4")]
-        call = _Call(transfer, taken, table.table(4), len(made))
-        results = followed(
+        call = _Call(transfer, taken, len(made), table.table(4))
+        results = run_operator(
             what,
-            [value for value in taken if value is not None],
-            len(made),
-            _applied(operator, call),
+            "",
+            call,
+            operator,
             may_count=code in _SIZED,
-            is_deterministic=operator is not None,
+            is_deterministic=code in _OPERATORS,
         )
         values.update(zip(made, results, strict=False))
-    return judge(
-        {
-            spec.name: values.get(number, mixed("nothing gives an output"))
-            for number, spec in outputs.items()
-        }
-    )
-
-
-def _applied(operator: _Operator | None, call: _Call) -> Callable[[], Results]:
-    def apply() -> Results:
-        if operator is None:
-            raise MixedRowsError("is an operator that is not known to keep rows apart")
-        return operator(call)
-
-    return apply
+    missing = mixed("nothing gives an output")
+    return judge({spec.name: values.get(number, missing) for number, spec in outputs.items()})
 
 
 def _code(table: Table) -> int:
@@ -171,24 +139,11 @@ def _constant(table: Table, buffers: Sequence[Table]) -> Value | None:
     return constant(np.frombuffer(data.tobytes(), dtype).reshape(shape))
 
 
-def _elementwise(call: _Call) -> Results:
-    return call.transfer.elementwise([value for value in call.inputs if value is not None])
-
-
-def _folding(fold: MakeFold) -> _Operator:
-    def operator(call: _Call) -> Results:
-        values = [value for value in call.inputs if value is not None]
-        is_integer = all(value.is_integer for value in values)
-        return call.transfer.elementwise(values, fold(call.transfer, is_integer))
-
-    return operator
-
-
 def _select(call: _Call) -> Results:
     """Of tensors of one rank: a condition of lower rank would choose whole entries of axis 0."""
     if len({call.value(number).rank for number in range(3)}) > 1:
         raise MixedRowsError("chooses rows by their position")
-    return _folding(selection)(call)
+    return folding(FOLDS["Where"])(call)
 
 
 def _cast(call: _Call) -> Results:
@@ -206,23 +161,12 @@ def _last_axis(call: _Call) -> Results:
 
 
 def _reduce(call: _Call) -> Results:
-    value, axes = call.value(), call.axes(1)
-    keep = bool(call.option(0, "<b"))
-    if value.counts_rows:
-        raise MixedRowsError("computes with the number of rows")
-    return call.transfer.reduce(value, axes, keep=keep)
+    return call.transfer.reduce(call.value(), call.axes(1), keep=bool(call.option(0, "<b")))
 
 
 def _reduce_product(call: _Call) -> Results:
-    value, axes = call.value(), call.axes(1)
-    if value.elements is None or value.elements.ndim != 1 or axes not in ([0], [-1]):
-        return _reduce(call)
-    items = [item for item in value.elements if item is not None]
-    if len(items) < value.elements.size:
-        return _reduce(call)
-    elements = np.empty((1,) if call.option(0, "<b") else (), np.object_)
-    elements[...] = product(items)
-    return Value(shape=tuple(map(Size, elements.shape)), elements=elements, is_integer=True)
+    keep = bool(call.option(0, "<b"))
+    return call.transfer.reduce(call.value(), call.axes(1), keep=keep, fold=FOLDS["Mul"])
 
 
 def _arg(call: _Call) -> Results:
@@ -230,10 +174,7 @@ def _arg(call: _Call) -> Results:
 
 
 def _top(call: _Call) -> Results:
-    (count,) = call.sizes(1)
-    size = call.transfer.symbols.unknown() if count is None else count
-    result = call.transfer.resized(call.value(), {-1: size}, "ranks")
-    return [result, replace(result, is_integer=True)]
+    return call.transfer.ranked(call.value(), -1, call.size(1))
 
 
 def _cumulative(call: _Call) -> Results:
@@ -252,19 +193,16 @@ def _windowed(
     channels: Size | None,
 ) -> Results:
     """A window over axes 1 and 2; `options`: the fields of padding and of the two strides."""
-    value = call.value()
-    shape = value.shape or ()
-    symbols = call.transfer.symbols
-    same = call.option(options[0], "<b") == 0
+    value, is_same = call.value(), call.option(options[0], "<b") == 0
     sizes = []
-    for i, axis in enumerate((1, 2)):
-        stride = Size(call.option(options[2 - i], "<i", 1))
+    for i, size in enumerate((value.shape or ())[1:3]):
+        stride = call.option(options[2 - i], "<i", 1)
         factor = call.option(dilation[1 - i], "<i", 1) if dilation[0] >= 0 else 1
-        whole_width = factor * (width[i] - 1) + 1
-        free = symbols.add(shape[axis], Size(stride.number - (1 if same else whole_width)))
-        sizes.append(symbols.floor_divide(free, stride))
-    others = [item for item in call.inputs[1:] if item is not None]
-    return call.transfer.window(value, others, channels, sizes, channel_axis=-1)
+        slid = call.transfer.slid_same(size, stride)
+        sizes.append(
+            slid if is_same else call.transfer.slid(size, width[i], stride, dilation=factor)
+        )
+    return call.transfer.window(value, call.present()[1:], channels, sizes, channel_axis=-1)
 
 
 def _numbers(sizes: Sequence[Size]) -> list[int]:
@@ -298,8 +236,7 @@ def _transposed_conv(call: _Call) -> Results:
         return Value()
     if len(sizes) != 4 or sizes[0] != value.rows.size or value.rows.axis:  # noqa: PLR2004  # NHWC
         raise MixedRowsError("makes a fixed number of rows")
-    shape = tuple(call.transfer.symbols.unknown() if size is None else size for size in sizes)
-    return with_rows(shape, value.rows)
+    return with_rows(tuple(call.transfer.sized(sizes)), value.rows)
 
 
 def _dense(call: _Call) -> Results:
@@ -321,56 +258,30 @@ def _dense(call: _Call) -> Results:
 
 
 def _matmul(call: _Call) -> Results:
-    left, right = call.value(0), call.value(1)
-    if call.option(0, "<b"):
-        left = _swapped(call.transfer, left)
-    if call.option(1, "<b"):
-        right = _swapped(call.transfer, right)
+    left, right = (
+        call.transfer.swapped(call.value(i)) if call.option(i, "<b") else call.value(i)
+        for i in range(2)
+    )
     return call.transfer.matmul(left, right)
 
 
-def _swapped(transfer: Transfer, value: Value) -> Value:
-    order = list(range(value.rank))
-    order[-2], order[-1] = order[-1], order[-2]
-    return transfer.transpose(value, order)
-
-
-def _shape(call: _Call) -> Results:
-    return shape_value(call.value())
-
-
 def _reshape(call: _Call) -> Results:
-    value = call.value()
-    if len(call.inputs) > 1:
-        return call.transfer.reshape(value, call.sizes(1))
-    sizes = (
-        [] if call.options is None else [Size(int(size)) for size in call.options.array(0, "<i4")]
-    )
-    return call.transfer.reshape(value, sizes)
+    listed = [Size(size) for size in call.listed()]
+    return call.transfer.reshape(call.value(), call.sizes(1) if len(call.inputs) > 1 else listed)
 
 
 def _squeeze(call: _Call) -> Results:
-    axes = [] if call.options is None else [int(axis) for axis in call.options.array(0, "<i4")]
-    return call.transfer.squeeze(call.value(), axes or None)
-
-
-def _expand(call: _Call) -> Results:
-    return call.transfer.unsqueeze(call.value(), call.axes(1))
-
-
-def _transpose(call: _Call) -> Results:
-    return call.transfer.transpose(call.value(), call.axes(1))
+    return call.transfer.squeeze(call.value(), call.listed() or None)
 
 
 def _concat(call: _Call) -> Results:
-    values = [value for value in call.inputs if value is not None]
-    return call.transfer.concat(values, call.option(0))
+    return call.transfer.concat(call.present(), call.option(0))
 
 
 def _pack(call: _Call) -> Results:
     axis = call.option(1)
-    values = [value for value in call.inputs if value is not None]
-    return call.transfer.concat([call.transfer.unsqueeze(value, [axis]) for value in values], axis)
+    parts = [call.transfer.unsqueeze(value, [axis]) for value in call.present()]
+    return call.transfer.concat(parts, axis)
 
 
 def _unpack(call: _Call) -> Results:
@@ -382,29 +293,12 @@ def _unpack(call: _Call) -> Results:
 
 def _split(call: _Call) -> Results:
     (axis,) = call.axes(0)
-    value = call.value(1)
-    axis = normal_axis(axis, value.rank)
-    size = (value.shape or ())[axis]
-    even = divide(size, Size(call.count))
-    if even is None or not even.is_constant:
-        part = call.transfer.symbols.unknown()
-        return [call.transfer.resized(value, {axis: part}, "splits")] * call.count
-    step = even.number
-    return [
-        call.transfer.cut(value, axis, Size(i * step), Size((i + 1) * step), 1)
-        for i in range(call.count)
-    ]
+    return call.transfer.split(call.value(1), axis, call.count)
 
 
 def _split_sizes(call: _Call) -> Results:
-    value = call.value()
     (axis,) = call.axes(2)
-    return [
-        call.transfer.resized(
-            value, {axis: call.transfer.symbols.unknown() if size is None else size}, "splits"
-        )
-        for size in call.sizes(1)
-    ]
+    return call.transfer.parts(call.value(), axis, call.sizes(1))
 
 
 def _slice(call: _Call) -> Results:
@@ -441,20 +335,9 @@ def _embedding(call: _Call) -> Results:
 
 
 def _pad(call: _Call) -> Results:
-    value, pads = call.value(), call.value(1)
     call.uniform(2)
-    if pads.elements is None or value.counts_rows:
-        raise MixedRowsError("takes sizes that are computed while it runs")
-    sizes: dict[int, Size] = {}
-    symbols = call.transfer.symbols
-    for axis, both in enumerate(pads.elements.reshape(-1, 2)):
-        if all(item == ZERO for item in both):
-            continue
-        size: Size = (value.shape or ())[axis]
-        for pad in both:
-            size = symbols.unknown() if pad is None else symbols.add(size, pad)
-        sizes[axis] = size
-    return call.transfer.resized(replace(value, elements=None), sizes, "pads")
+    pads = known_elements(call.value(1)).reshape(-1, 2)
+    return call.transfer.padded(call.value(), dict(enumerate(pads.tolist())))
 
 
 def _tile(call: _Call) -> Results:
@@ -467,7 +350,7 @@ def _broadcast(call: _Call) -> Results:
 
 def _fill(call: _Call) -> Results:
     call.uniform(1)
-    sizes = [call.transfer.symbols.unknown() if size is None else size for size in call.sizes(0)]
+    sizes = call.transfer.sized(call.sizes(0))
     filled = call.transfer.filled(tuple(sizes))
     return call.transfer.expand(call.value(1), sizes) if filled.rows is None else filled
 
@@ -479,33 +362,19 @@ def _zeros(call: _Call) -> Results:
 
 def _one_hot(call: _Call) -> Results:
     call.uniform(1, 2, 3)
-    axis = call.option(0)
-    wide = call.transfer.unsqueeze(replace(call.value(), elements=None), [axis])
-    (depth,) = call.sizes(1)
-    return call.transfer.resized(
-        wide, {axis: call.transfer.symbols.unknown() if depth is None else depth}
-    )
+    return call.transfer.one_hot(call.value(), call.option(0), call.size(1))
 
 
 def _resize(call: _Call) -> Results:
-    sizes = [call.transfer.symbols.unknown() if size is None else size for size in call.sizes(1)]
+    sizes = call.transfer.sized(call.sizes(1))
     return call.transfer.window(call.value(), (), None, sizes, channel_axis=-1)
 
 
-def _space_depth(*, wider: bool) -> _Operator:
+def _space_depth(*, into_depth: bool) -> _Operator:
     def operator(call: _Call) -> Results:
         block = Size(call.option(0, "<i", 1))
-        area = multiply(block, block)
-        _, height, width, channels = call.value().shape or ()
-        divided = call.transfer.symbols.floor_divide
-        if wider:
-            sizes = [multiply(height, block), multiply(width, block)]
-            return call.transfer.window(
-                call.value(), (), divided(channels, area), sizes, channel_axis=-1
-            )
-        sizes = [divided(height, block), divided(width, block)]
-        return call.transfer.window(
-            call.value(), (), multiply(channels, area), sizes, channel_axis=-1
+        return call.transfer.exchange_depth(
+            call.value(), block, into_depth=into_depth, channel_axis=-1
         )
 
     return operator
@@ -544,8 +413,8 @@ def _space_batch(*, into: bool) -> _Operator:
 
 
 def _range(call: _Call) -> Results:
-    counted = call.transfer.count(*(call.value(number) for number in range(3)))
-    return mixed(counted.mixed) if counted.row_numbers else counted
+    numbers = call.transfer.count(*(call.value(number) for number in range(3)))
+    return mixed(numbers.mixed) if numbers.row_numbers else numbers
 
 
 _NAMES: Final[Mapping[int, str]] = {
@@ -565,55 +434,36 @@ _ELEMENTWISE: Final = (
 POW, FAKE_QUANT, LOGICAL_OR, LOGICAL_AND, LOGICAL_NOT, SQUARE, LEAKY_RELU, SQUARED_DIFFERENCE, ABS,
 CEIL, COS, ELU, QUANTIZE, ROUND, HARD_SWISH, GELU, RELU_0_TO_1, ATAN2, SIGN, BITWISE_XOR,
 RIGHT_SHIFT, BUCKETIZE."""
+_FOLDED: Final = {
+    0: "Add", 106: "Add", 41: "Sub", 18: "Mul", 42: "Div", 90: "Div", 95: "Mod", 59: "Neg",
+    55: "Max", 57: "Min", 71: "Equal", 58: "Less", 61: "Greater", 62: "GreaterOrEqual",
+    63: "LessOrEqual", 123: "Where",
+}  # fmt: skip
+"""Operators that follow sizes; what ONNX calls them."""
 _OPERATORS: Final[Mapping[int, _Operator]] = {
-    **dict.fromkeys(_ELEMENTWISE, _elementwise),
-    0: _folding(sum_of),
-    106: _folding(sum_of),
-    41: _folding(difference),
-    18: _folding(product_of),
-    42: _folding(quotient),
-    90: _folding(quotient),
-    95: _folding(remainder),
-    59: _folding(negation),
-    55: _folding(extreme(max)),
-    57: _folding(extreme(min)),
-    71: _folding(comparison(equal=True, otherwise=False)),
-    72: _elementwise,
-    58: _folding(comparison(equal=False, otherwise=False)),
-    61: _folding(comparison(equal=False, otherwise=False)),
-    62: _folding(comparison(equal=True, otherwise=True)),
-    63: _folding(comparison(equal=True, otherwise=True)),
-    123: _folding(selection),
+    **dict.fromkeys(_ELEMENTWISE, elementwise),
+    **{code: folding(FOLDS[name]) for code, name in _FOLDED.items()},
+    72: elementwise,
     64: _select,
     53: _cast,
-    25: _last_axis,
-    50: _last_axis,
-    11: _last_axis,
-    40: _reduce,
-    74: _reduce,
-    82: _reduce,
-    89: _reduce,
-    91: _reduce,
-    140: _reduce,
+    **dict.fromkeys((25, 50, 11), _last_axis),
+    **dict.fromkeys((40, 74, 82, 89, 91, 140), _reduce),
     81: _reduce_product,
-    56: _arg,
-    79: _arg,
+    **dict.fromkeys((56, 79), _arg),
     48: _top,
     128: _cumulative,
     105: _reverse,
     3: _conv,
     4: _depthwise,
-    1: _pool,
-    17: _pool,
-    12: _pool,
+    **dict.fromkeys((1, 17, 12), _pool),
     67: _transposed_conv,
     9: _dense,
     126: _matmul,
-    77: _shape,
+    77: shape_of,
     22: _reshape,
     43: _squeeze,
-    70: _expand,
-    39: _transpose,
+    70: unsqueezed,
+    39: transposed,
     2: _concat,
     83: _pack,
     88: _unpack,
@@ -623,51 +473,20 @@ _OPERATORS: Final[Mapping[int, _Operator]] = {
     45: _strided_slice,
     36: _gather,
     7: _embedding,
-    34: _pad,
-    60: _pad,
-    100: _pad,
+    **dict.fromkeys((34, 60, 100), _pad),
     69: _tile,
     130: _broadcast,
     94: _fill,
     93: _zeros,
     85: _one_hot,
-    23: _resize,
-    97: _resize,
-    5: _space_depth(wider=True),
-    26: _space_depth(wider=False),
+    **dict.fromkeys((23, 97), _resize),
+    5: _space_depth(into_depth=False),
+    26: _space_depth(into_depth=True),
     38: _space_batch(into=True),
     37: _space_batch(into=False),
     96: _range,
 }
-_SIZED: Final = frozenset(
-    {
-        0,
-        106,
-        41,
-        18,
-        42,
-        90,
-        95,
-        59,
-        55,
-        57,
-        71,
-        58,
-        61,
-        62,
-        63,
-        123,
-        64,
-        53,
-        81,
-        77,
-        22,
-        43,
-        70,
-        2,
-        83,
-        88,
-    }
-    | {49, 65, 45, 36, 69, 130, 94, 39, 67, 96, 23, 97}
-)
+_SIZED: Final = frozenset(_FOLDED) | {
+    2, 22, 23, 36, 39, 43, 45, 49, 53, 64, 65, 67, 69, 70, 77, 81, 83, 88, 94, 96, 97, 130,
+}  # fmt: skip
 """Operators that follow elements that depend on the number of rows; no others may take them."""

@@ -4,8 +4,9 @@ A function returns what an operator makes of its inputs, or raises `MixedRowsErr
 row may depend on another row, on the number of rows, or on a row's position in the batch.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -23,15 +24,16 @@ from headrace.runtimes.rows.symbols import (
 from headrace.runtimes.rows.values import (
     MAX_ELEMENTS,
     BatchRows,
+    Fold,
     MixedRowsError,
     RowNumbers,
     Shape,
     Value,
-    bound,
     constants,
+    exact_quotient,
     known_elements,
-    mixed,
     normal_axis,
+    quotient,
     sizes_value,
     with_rows,
 )
@@ -39,153 +41,6 @@ from headrace.runtimes.rows.values import (
 _MAX_RANK: Final = 64
 _OPEN_END: Final = 1_000_000_000
 """Slices end at this or more where they mean the end: no batch has so many rows."""
-
-
-Results = Value | list[Value]
-"""The outputs of an operator; one value if there is one."""
-
-_OPERATOR: Final = ("node ", "a ", "operator ")
-"""How reasons begin that name an operator."""
-_NOT_FOLLOWED: Final = (
-    LookupError,
-    ValueError,
-    TypeError,
-    ArithmeticError,
-    AssertionError,
-    RuntimeError,
-)
-"""What a function raises for a graph that is not as its format demands."""
-
-
-def followed(
-    what: str,
-    inputs: Sequence[Value],
-    count: int,
-    apply: Callable[[], Results],
-    *,
-    captured: Sequence[Value] = (),
-    may_count: bool = False,
-    is_deterministic: bool = True,
-) -> list[Value]:
-    """The outputs of an operator.
-
-    Args:
-        what: The operator, for people.
-        inputs: Its inputs; one whose rows are mixed mixes those of all outputs.
-        count: How many outputs it has.
-        apply: Returns the outputs, or raises MixedRowsError.
-        captured: What it reads besides its inputs.
-        may_count: Whether `apply` follows elements that depend on the number of rows.
-        is_deterministic: Whether the same inputs give the same outputs, whatever it does.
-    """
-    for value in inputs:
-        if value.mixed:
-            return [mixed(value.mixed)] * count
-    if not may_count and any(value.counts_rows for value in inputs):
-        return [mixed(f"{what} computes with the number of rows")] * count
-    try:
-        results = apply()
-    except (MixedRowsError, *_NOT_FOLLOWED) as error:
-        if is_deterministic and all(value.is_uniform for value in (*inputs, *captured)):
-            return [Value()] * count
-        reason = str(error) if isinstance(error, MixedRowsError) else "is not followed"
-        return [mixed(f"{what} {reason}")] * count
-    listed = results if isinstance(results, list) else [results]
-    named = [
-        replace(value, mixed=f"{what} {value.mixed}")
-        if value.mixed and not value.mixed.startswith(_OPERATOR)
-        else value
-        for value in listed
-    ]
-    missing = [mixed(f"{what} has an output that is not followed")] * (count - len(named))
-    return [*named, *missing]
-
-
-MOVES_NUMBERS: Final = frozenset(
-    {"Cast", "Unsqueeze", "Squeeze", "Reshape", "Expand", "Identity", "Transpose"}
-)
-"""Operators, as ONNX calls them, that keep integers as they are and put them elsewhere."""
-
-
-def follow_row_numbers(
-    kind: str,
-    inputs: Sequence[Value | None],
-    transfer: "Transfer",
-    apply: Callable[[list[Value | None]], Results],
-) -> Value | None:
-    """The output of an operator that may take the rows' positions; None if it may not.
-
-    Exporters look up one entry of each row by the row's position and an index: `x[arange(n), i]`.
-
-    Args:
-        kind: The operator, as ONNX calls it.
-        inputs: Of the operator.
-        transfer: Of the model.
-        apply: Returns what the operator makes of other inputs.
-    """
-    try:
-        return _numbered(kind, inputs, transfer, apply)
-    except (MixedRowsError, *_NOT_FOLLOWED):
-        return None
-
-
-def _numbered(  # noqa: C901, PLR0912  # one case for each operator
-    kind: str,
-    inputs: Sequence[Value | None],
-    transfer: "Transfer",
-    apply: Callable[[list[Value | None]], Results],
-) -> Value | None:
-    places = [i for i, value in enumerate(inputs) if value is not None and value.row_numbers]
-    if len(places) != 1:
-        return None
-    (place,) = places
-    numbering = inputs[place].mixed  # type: ignore[union-attr]  # it is one of the places
-    plain = [
-        replace(value, mixed="") if i == place and value is not None else value
-        for i, value in enumerate(inputs)
-    ]
-    value = plain[place]
-    if (
-        value is None
-        or value.row_numbers is None
-        or any(item is not None and item.mixed for item in plain)
-    ):
-        return None
-
-    def applied(values: list[Value | None]) -> Value:
-        results = apply(values)
-        return results[0] if isinstance(results, list) else results
-
-    numbers = value.row_numbers
-    others = [item for i, item in enumerate(plain) if i != place and item is not None]
-    kept = None
-    match kind, place:
-        case ("Gather" | "GatherND", 1) | ("Shape" | "Size", 0) | ("EmbeddingBag", 2):
-            return applied(plain)
-        case "Concat", 0:
-            return replace(applied(plain), mixed=numbering)
-        case moved, 0 if moved in MOVES_NUMBERS and not numbers.is_first:
-            kept = numbers
-        case "Mul", _ if numbers.width == ONE and not numbers.is_first:
-            factor = others[0].elements
-            size: Size | None = factor.flat[0] if factor is not None and factor.size == 1 else None
-            if size is not None and size.is_positive and not size.has_batch:
-                kept = replace(numbers, stride=multiply(numbers.stride, size))
-        case "Add", _ if not numbers.is_first and not others[0].counts_rows:
-            width = bound(others[0])
-            if width == ONE:
-                kept = numbers
-            elif width is not None and numbers.width == ONE:
-                kept = replace(numbers, width=width)
-    if kept is None:
-        return None
-    bare = replace(value, row_numbers=None)
-    if kind in {"Mul", "Add"}:
-        others = [replace(item, elements=None) for item in others]
-        result = transfer.elementwise([bare, *others])
-    else:
-        result = applied([bare, *plain[1:]])
-    return replace(result, mixed=numbering, row_numbers=kept)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,17 +70,15 @@ class Transfer:
     def elementwise(
         self,
         values: Sequence[Value],
-        fold: Callable[..., Size | None] | None = None,
+        fold: Fold | None = None,
         *,
         is_integer: bool | None = None,
     ) -> Value:
-        """The result of an operator that broadcasts, and combines elements of equal position.
-
-        Args:
-            fold: Computes the size that an element of the result is; None stands for one that is
-                not known.
-        """
-        whole = all(value.is_integer for value in values) if is_integer is None else is_integer
+        """The result of an operator that broadcasts, and combines elements of equal position."""
+        takes_integers = all(value.is_integer for value in values)
+        whole = takes_integers if is_integer is None else is_integer
+        if fold is quotient and not takes_integers:
+            fold = exact_quotient
         counts = any(value.counts_rows for value in values)
         if counts or (fold is not None and all(value.elements is not None for value in values)):
             folded = self._folded(values, fold, is_integer=whole)
@@ -237,7 +90,7 @@ class Transfer:
         return with_rows(shape, rows, is_integer=whole)
 
     def _folded(
-        self, values: Sequence[Value], fold: Callable[..., Size | None] | None, *, is_integer: bool
+        self, values: Sequence[Value], fold: Fold | None, *, is_integer: bool
     ) -> Value | None:
         """The elements one by one; None if they are not followed."""
         arrays = [value.elements for value in values]
@@ -252,7 +105,7 @@ class Transfer:
             return None
         counts = any(value.counts_rows for value in values)
         for index in np.ndindex(elements.shape):
-            elements[index] = fold(*(part[index] for part in parts))
+            elements[index] = fold(self.symbols, *(part[index] for part in parts))
             if elements[index] is None and counts:
                 raise MixedRowsError("computes with the number of rows")
         return Value(
@@ -333,9 +186,24 @@ class Transfer:
         *,
         keep: bool,
         is_integer: bool | None = None,
+        fold: Fold | None = None,
     ) -> Value:
-        """The value without `axes`, or with these of size 1; None for all axes."""
+        """The value without `axes`, or with these of size 1; None for all axes.
+
+        Args:
+            fold: What becomes of a vector of sizes.
+        """
         whole = value.is_integer if is_integer is None else is_integer
+        is_vector = value.elements is not None and value.elements.ndim == 1
+        if fold is not None and is_vector and axes in (None, [0], [-1]):
+            size = fold(self.symbols, *known_elements(value))
+            if size is not None:
+                elements = np.empty((1,) if keep else (), np.object_)
+                elements[...] = size
+                shape = tuple(map(Size, elements.shape))
+                return Value(shape=shape, elements=elements, is_integer=whole)
+        if value.counts_rows:
+            raise MixedRowsError("computes with the number of rows")
         if value.shape is None and value.rows is None:
             return Value(is_integer=whole)
         rank = value.rank
@@ -361,7 +229,57 @@ class Transfer:
         shape = tuple(wanted.get(axis, size) for axis, size in enumerate(checked.shape))
         return with_rows(shape, value.rows, is_integer=value.is_integer)
 
+    def ranked(self, value: Value, axis: int, count: Size | None) -> list[Value]:
+        """The `count` largest along an axis, and where they are."""
+        (size,) = self.sized([count])
+        result = self.resized(value, {axis: size}, "ranks")
+        below = value.shape[axis] if value.shape else None
+        return [result, replace(result, is_integer=True, below=below)]
+
+    def padded(self, value: Value, pads: Mapping[int, Sequence[Size | None]]) -> Value:
+        """The value with entries before and behind its own, by axis."""
+        if value.counts_rows:
+            raise MixedRowsError("computes with the number of rows")
+        sizes: dict[int, Size] = {}
+        for axis, both in pads.items():
+            if all(pad == ZERO for pad in both):
+                continue
+            size = (value.shape or ())[axis]
+            for pad in both:
+                size = self.symbols.unknown() if pad is None else self.symbols.add(size, pad)
+            sizes[axis] = size
+        return self.resized(replace(value, elements=None), sizes, "pads")
+
+    def one_hot(self, value: Value, axis: int, depth: Size | None) -> Value:
+        """A vector along a new axis for each number of a class."""
+        wide = self.unsqueeze(replace(value, elements=None, below=None), [axis])
+        (size,) = self.sized([depth])
+        return self.resized(wide, {axis: size})
+
     # Shapes
+
+    def sized(self, sizes: Sequence[Size | None]) -> list[Size]:
+        """The sizes, with a symbol for each of which nothing is known."""
+        return [self.symbols.unknown() if size is None else size for size in sizes]
+
+    def swapped(self, value: Value) -> Value:
+        """The value with its last two axes in the other order; a vector as it is."""
+        if (value.shape is None and value.rows is None) or value.rank < 2:  # noqa: PLR2004
+            return value
+        return self.transpose(value, [*range(value.rank - 2), value.rank - 1, value.rank - 2])
+
+    def split(self, value: Value, axis: int, count: int) -> list[Value]:
+        """The value in parts of equal size."""
+        axis = normal_axis(axis, value.rank)
+        even = divide((value.shape or ())[axis], Size(count))
+        if even is None or not even.is_constant:
+            return self.parts(value, axis, [even] * count)
+        bounds = [Size(i * even.number) for i in range(count + 1)]
+        return [self.cut(value, axis, *pair, 1) for pair in pairwise(bounds)]
+
+    def parts(self, value: Value, axis: int, sizes: Sequence[Size | None]) -> list[Value]:
+        """The value in parts of these sizes."""
+        return [self.resized(value, {axis: size}, "splits") for size in self.sized(sizes)]
 
     def transpose(self, value: Value, order: Sequence[int] | None) -> Value:
         """The value with its axes in another order; None reverses them."""
@@ -389,7 +307,7 @@ class Transfer:
         """
         if len(target) > _MAX_RANK:
             raise MixedRowsError(f"makes more than {_MAX_RANK} dimensions")
-        sizes = [self.symbols.unknown() if size is None else size for size in target]
+        sizes = self.sized(target)
         rest = [axis for axis, size in enumerate(sizes) if size == Size(-1)]
         if len(rest) > 1:
             raise MixedRowsError("leaves several sizes open")
@@ -489,7 +407,7 @@ class Transfer:
 
     def expand(self, value: Value, target: Sequence[Size | None]) -> Value:
         """The value, repeated to a shape that it broadcasts to; as `reshape` has it."""
-        sizes = tuple(self.symbols.unknown() if size is None else size for size in target)
+        sizes = tuple(self.sized(target))
         wanted = self.filled(sizes)
         if value.rows is None and wanted.rows is not None:
             if value.shape is None:
@@ -919,6 +837,45 @@ class Transfer:
         )
         return with_rows(result, value.rows)
 
+    def slid(  # of one axis
+        self,
+        size: Size,
+        width: int,
+        stride: int = 1,
+        pads: int = 0,
+        dilation: int = 1,
+        *,
+        ceil: bool = False,
+    ) -> Size:
+        """How many places a window has along an axis of this size."""
+        free = self.symbols.add(size, Size(pads - dilation * (width - 1) - 1))
+        if ceil and divide(free, Size(stride)) is None:
+            return self.symbols.of("ceil", free, stride, pads)
+        return self.symbols.add(self.symbols.floor_divide(free, Size(stride)), ONE)
+
+    def slid_same(self, size: Size, stride: int) -> Size:
+        """How many places a window has that is padded to begin at every `stride`th entry."""
+        wide = self.symbols.add(size, Size(stride - 1))
+        return self.symbols.floor_divide(wide, Size(stride))
+
+    def exchange_depth(
+        self, value: Value, block: Size, *, into_depth: bool, channel_axis: int = 1
+    ) -> Value:
+        """Blocks of places become channels, or channels such blocks."""
+        if value.shape is None and value.rows is None:
+            return Value()
+        shape = list(value.shape or ())
+        channels = shape.pop(channel_axis)
+        spatial, divided = shape[1:], self.symbols.floor_divide
+        area = product([block] * len(spatial))
+        if into_depth:
+            sizes = [divided(size, block) for size in spatial]
+            count = multiply(channels, area)
+        else:
+            sizes = [multiply(size, block) for size in spatial]
+            count = divided(channels, area)
+        return self.window(value, (), count, sizes, channel_axis=channel_axis)
+
     def by_row(self, values: Sequence[Value], shape: Sequence[Size | None] | None) -> Value:
         """The result of an operator that treats entries of axis 0 apart.
 
@@ -934,8 +891,7 @@ class Transfer:
             raise MixedRowsError("combines the batch axis with another one")
         if shape is None:
             raise MixedRowsError("makes a tensor of unknown shape")
-        sizes = [self.symbols.unknown() if size is None else size for size in shape]
-        return with_rows((rows.size, *sizes), rows)
+        return with_rows((rows.size, *self.sized(shape)), rows)
 
 
 def _plain(value: Value) -> Value:

@@ -1,4 +1,4 @@
-"""Abstract tensors of the row analysis.
+"""Abstract tensors of the row analysis, and arithmetic on the sizes that they hold.
 
 A model is run on abstract tensors: each knows its shape as products of symbols, and the axis along
 which the rows of a batch lie. A tensor without such an axis has the same values whatever the batch
@@ -6,16 +6,28 @@ is, unless its elements are sizes that count rows.
 
 An axis may hold more than rows: `[batch * heads]` after a reshape has rows of `heads` entries
 each, and `[length * batch]` has `length` blocks of one entry of each row.
+
+A fold computes an element of a tensor of sizes from the elements of equal position that an operator
+combines; None stands for an element that is not known.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
 from headrace.core import VARIABLE, Array, TensorSpec
-from headrace.runtimes.rows.symbols import BATCH, ONE, Size, Symbols, product
+from headrace.runtimes.rows.symbols import (
+    BATCH,
+    ONE,
+    ZERO,
+    Size,
+    Symbols,
+    divide,
+    multiply,
+    product,
+)
 
 MAX_ELEMENTS: Final = 256
 """Values of larger tensors are not followed; sizes are far smaller."""
@@ -24,6 +36,8 @@ _OPEN_END: Final = 1_000_000_000
 """Slices end at this or more where they mean the end: no batch has so many rows."""
 
 Shape = tuple[Size, ...]
+Fold = Callable[..., Size | None]
+"""Takes the symbols of the model, and as many elements as the operator has inputs."""
 
 
 class MixedRowsError(Exception):
@@ -259,3 +273,119 @@ def normal_axis(axis: int, rank: int) -> int:
     if not -rank <= axis < rank:
         raise MixedRowsError(f"names axis {axis} of a tensor with {rank} dimensions")
     return axis % rank if rank else 0
+
+
+def sum_of(symbols: Symbols, *items: Size | None) -> Size | None:
+    """The sum of all."""
+    total: Size | None = ZERO
+    for item in items:
+        total = None if total is None or item is None else symbols.add(total, item)
+    return total
+
+
+def difference(symbols: Symbols, left: Size | None, right: Size | None) -> Size | None:
+    """The first without the second."""
+    return None if left is None or right is None else symbols.add(left, right, sign=-1)
+
+
+def product_of(_: Symbols, *items: Size | None) -> Size | None:
+    """The product of all."""
+    sizes = [item for item in items if item is not None]
+    return product(sizes) if len(sizes) == len(items) else None
+
+
+def exact_quotient(_: Symbols, left: Size | None, right: Size | None) -> Size | None:
+    """The quotient of two, where nothing is left over."""
+    return None if left is None or right is None else divide(left, right)
+
+
+def quotient(symbols: Symbols, left: Size | None, right: Size | None) -> Size | None:
+    """The quotient of two, rounded down as that of integers is."""
+    exact = exact_quotient(symbols, left, right)
+    if left is None or right is None or exact is not None or left.has_batch or right.has_batch:
+        return exact
+    if left.minimum is None or left.minimum < 0 or not right.is_positive:
+        return None
+    return symbols.floor_divide(left, right)
+
+
+def remainder(_: Symbols, *items: Size | None) -> Size | None:
+    """The remainder of two."""
+    numbers = [item.number for item in items if item is not None and item.is_constant]
+    if len(numbers) < 2 or numbers[0] < 0 or numbers[1] <= 0:  # noqa: PLR2004  # two operands
+        return None
+    return Size(numbers[0] % numbers[1])
+
+
+def negation(_: Symbols, item: Size | None) -> Size | None:
+    """The negative."""
+    return None if item is None else multiply(item, Size(-1))
+
+
+def same(_: Symbols, item: Size | None) -> Size | None:
+    """The same, as of rounding: whole numbers have no fraction."""
+    return item
+
+
+def selection(_: Symbols, condition: Size | None, yes: Size | None, no: Size | None) -> Size | None:
+    """The second where the first is true, else the third."""
+    if yes == no:
+        return yes
+    if condition is None or not condition.is_constant:
+        if any(item is not None and item.has_batch for item in (condition, yes, no)):
+            raise MixedRowsError("computes with the number of rows")
+        return None
+    return yes if condition.number else no
+
+
+def extreme(choose: Callable[..., int]) -> Fold:
+    """The largest or smallest, as `choose` says."""
+
+    def fold(_: Symbols, *items: Size | None) -> Size | None:
+        if len(set(items)) == 1:
+            return items[0]
+        numbers = [item.number for item in items if item is not None and item.is_constant]
+        return Size(choose(numbers)) if len(numbers) == len(items) else None
+
+    return fold
+
+
+def comparison(*, equal: bool, otherwise: bool) -> Fold:
+    """What `Equal` and its like say of two sizes that are surely equal, or surely not."""
+
+    def fold(_: Symbols, left: Size | None, right: Size | None) -> Size | None:
+        if left is None or right is None:
+            return None
+        if left == right:
+            return Size(int(equal))
+        pairs = ((left, right), (right, left))
+        if otherwise != equal and (
+            (left.is_constant and right.is_constant)
+            or any(a.is_positive and b.is_constant and b.number <= 0 for a, b in pairs)
+        ):
+            return Size(int(otherwise))
+        return None
+
+    return fold
+
+
+FOLDS: Final[Mapping[str, Fold]] = {
+    "Add": sum_of,
+    "Sub": difference,
+    "Mul": product_of,
+    "Div": quotient,
+    "Mod": remainder,
+    "Neg": negation,
+    "Max": extreme(max),
+    "Min": extreme(min),
+    "Equal": comparison(equal=True, otherwise=False),
+    "Greater": comparison(equal=False, otherwise=False),
+    "Less": comparison(equal=False, otherwise=False),
+    "GreaterOrEqual": comparison(equal=True, otherwise=True),
+    "LessOrEqual": comparison(equal=True, otherwise=True),
+    "Where": selection,
+    "Floor": same,
+    "Ceil": same,
+    "Round": same,
+}
+"""By operator, as ONNX calls it."""
