@@ -1,6 +1,6 @@
 """`headrace alerts`: alerts, silences and test messages."""
 
-# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
+# a command imports what it uses, so that each starts fast
 
 from datetime import datetime
 from typing import Annotated, Any, Final
@@ -12,6 +12,7 @@ from headrace.cli.options import (
     CommandGroup,
     ControlPlane,
     Json,
+    OneEndpoint,
     ShowByDefault,
     span_s,
 )
@@ -21,9 +22,8 @@ from headrace.cli.output import (
     clock_column,
     clock_text,
     say,
+    show_answer,
     show_document,
-    table,
-    write_json,
 )
 from headrace.core.text import measure_text
 
@@ -36,13 +36,38 @@ app = CommandGroup(
     help="What is wrong now: `headrace alerts`. Silence alerts, test receivers.",
 )
 
-_Endpoint = Annotated[str, typer.Argument(help="Only of this endpoint.", show_default="all")]
 _Stream = Annotated[str, typer.Option("--stream", help="Only of this stream.", show_default="all")]
+
+
+def _state(alert: dict[str, Any]) -> Text:
+    until = alert.get("silenced_until")
+    silenced = "" if until is None else f", silenced until {clock_text(until)}"
+    return Text(alert["state"] + silenced, style=_STYLES.get(alert["state"], ""))
+
+
+def _value(alert: dict[str, Any]) -> str:
+    value, threshold = (measure_text(alert[key], alert["unit"]) for key in ("value", "threshold"))
+    return f"{value} (limit {threshold})"
+
+
+def _subject(alert: dict[str, Any]) -> str:
+    return str(alert["endpoint"] or (f"stream {alert['stream']}" if alert.get("stream") else "-"))
+
+
+ALERT_COLUMNS: Final[dict[str, Column]] = {
+    "state": _state,
+    "severity": "severity",
+    "of": _subject,
+    "alert": "name",
+    "since": clock_column("since"),
+    "value": _value,
+    "what": "summary",
+}
 
 
 @app.command()
 def show(
-    endpoint: _Endpoint = "",
+    endpoint: OneEndpoint = "",
     *,
     stream: _Stream = "",
     firing: Annotated[
@@ -62,17 +87,23 @@ def show(
     api = plane.connect()
     query = {"endpoint": endpoint, "stream": stream, "state": "firing" if firing else ""}
     alerts = api.get("/api/v1/alerts", **query)["alerts"]
-    if json:
-        write_json({"alerts": alerts})
-    else:
-        _show(alerts, endpoint or stream)
+    show_alerts(alerts, endpoint or stream, json=json)
     if firing and alerts:
         raise typer.Exit(FAILED)
 
 
+def show_alerts(alerts: list[dict[str, Any]], about: str, *, json: bool = False) -> None:
+    """Print alerts, and what to do about those that fire."""
+    empty = f"nothing is wrong with '{about}'" if about else "nothing is wrong"
+    show_document({"alerts": alerts}, alerts, ALERT_COLUMNS, json=json, empty=empty)
+    actions = {alert["action"]: alert["name"] for alert in alerts if alert["state"] == "firing"}
+    for action, name in () if json else actions.items():
+        say(f"{name}: {action}")
+
+
 @app.command()
 def silence(
-    endpoint: _Endpoint = "",
+    endpoint: OneEndpoint = "",
     *,
     alert: Annotated[
         str, typer.Option(help="Only this one, as HeadraceLatencyP99.", show_default="all")
@@ -112,10 +143,8 @@ def silence(
         **_end(for_, until),
     }
     created = plane.connect().post("/api/v1/silences", body)
-    if json:
-        write_json(created)
-    else:
-        say(f"silence {created['id']} of {_about(created)} ends at {clock_text(created['ends'])}")
+    line = f"silence {created['id']} of {_about(created)} ends at {clock_text(created['ends'])}"
+    show_answer(created, line, json=json)
 
 
 @app.command()
@@ -200,33 +229,3 @@ def _about(silence: dict[str, Any]) -> str:
     stream = f"stream {silence['stream']}" if silence["stream"] else ""
     subject = silence["endpoint"] or stream or "the whole system"
     return " ".join(filter(None, (silence["severity"], kind, "of", subject)))
-
-
-def _show(alerts: list[dict[str, Any]], about: str) -> None:
-    from headrace.cli.output import show
-
-    if not alerts:
-        say(f"nothing is wrong with '{about}'" if about else "nothing is wrong")
-        return
-    rows = [_row(alert) for alert in alerts]
-    show(table(rows, "state", "severity", "of", "alert", "since", "value", "what"))
-    actions = {alert["action"]: alert["name"] for alert in alerts if alert["state"] == "firing"}
-    for action, name in actions.items():
-        say(f"{name}: {action}")
-
-
-def _row(alert: dict[str, Any]) -> "list[str | Text]":
-
-    unit = alert["unit"]
-    value, threshold = (measure_text(alert[key], unit) for key in ("value", "threshold"))
-    until = alert.get("silenced_until")
-    silenced = "" if until is None else f", silenced until {clock_text(until)}"
-    return [
-        Text(alert["state"] + silenced, style=_STYLES.get(alert["state"], "")),
-        alert["severity"],
-        alert["endpoint"] or (f"stream {alert['stream']}" if alert.get("stream") else "-"),
-        alert["name"],
-        clock_text(alert["since"]),
-        f"{value} (limit {threshold})",
-        alert["summary"],
-    ]

@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
-from rich.text import Text
 
 from headrace.cli.options import (
     CommandGroup,
     ControlPlane,
+    EndpointName,
     Json,
     ShowByDefault,
+    file_option,
 )
-from headrace.cli.output import say, table, write_json
+from headrace.cli.output import Column, rows_text, say, show_answer, styled, write_json
 from headrace.cli.tables import read_tensors, read_times
 from headrace.client import Client
 from headrace.core import InvalidArgumentError, ModelSignature, SystemClock
@@ -29,7 +30,6 @@ from headrace.observe.features import TensorFeatures, features_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from headrace.cli.connection import Target
     from headrace.core import Array
     from headrace.monitor.drift_reference import Reference
 
@@ -116,12 +116,11 @@ TimeColumn = Annotated[
         show_default="the rows have no times",
     ),
 ]
-_Endpoint = Annotated[str, typer.Argument(help="The endpoint's name.", show_default=False)]
 
 
 @app.command()
 def show(
-    endpoint: _Endpoint,
+    endpoint: EndpointName,
     *,
     version: Annotated[
         str, typer.Option(help="Of this version.", show_default="with most requests")
@@ -145,29 +144,28 @@ def show(
         write_json(document)
         return
     if document["features"]:
-        show(table([_row(one) for one in document["features"]], *_COLUMNS))
+        show(rows_text(document["features"], DRIFT_COLUMNS))
     for line in live_lines(document["live"]):
         say(line)
     say(headline(document))
 
 
-_COLUMNS = ("feature", "role", "state", "rows", "PSI", "JS", "KS", "evidence", "missing", "range")
-
-
-def _row(one: dict[str, Any]) -> "Sequence[str | Text]":
-
-    style = {"drifted": "red", "ok": "green"}.get(one["state"], "dim")
-    name = f"{one['name']} ({one['label']})" if one["label"] else one["name"]
-    return (
-        name,
-        one["role"],
-        Text(one["state"], style=style),
-        str(one["rows"]),
-        *(number_text(one[key]) for key in ("psi", "js", "ks")),
-        f"{one['evidence']:.1f} of {one['needed']:.1f}" if one["needed"] else "-",
-        percent_text(one["missing_ratio"]),
-        percent_text(one["out_of_range_ratio"]),
-    )
+DRIFT_COLUMNS: dict[str, Column] = {
+    "feature": lambda feature: (
+        f"{feature['name']} ({feature['label']})" if feature["label"] else feature["name"]
+    ),
+    "role": "role",
+    "state": styled("state", {"drifted": "red", "ok": "green"}, "dim"),
+    "rows": lambda feature: str(feature["rows"]),
+    "PSI": lambda feature: number_text(feature["psi"]),
+    "JS": lambda feature: number_text(feature["js"]),
+    "KS": lambda feature: number_text(feature["ks"]),
+    "evidence": lambda feature: (
+        f"{feature['evidence']:.1f} of {feature['needed']:.1f}" if feature["needed"] else "-"
+    ),
+    "missing": lambda feature: percent_text(feature["missing_ratio"]),
+    "range": lambda feature: percent_text(feature["out_of_range_ratio"]),
+}
 
 
 def headline(document: dict[str, Any]) -> str:
@@ -210,17 +208,11 @@ def _source(reference: dict[str, Any]) -> str:
 
 @reference_app.command("set")
 def set_(
-    endpoint: _Endpoint,
+    endpoint: EndpointName,
     *,
     file: Annotated[
         Path,
-        typer.Option(
-            "--input",
-            "-i",
-            help="Training data: .csv, .parquet or .npz.",
-            exists=True,
-            dir_okay=False,
-        ),
+        file_option("Training data: .csv, .parquet or .npz.", "--input", "-i"),
     ],
     columns: Annotated[
         str, typer.Option(help="Which columns are the input, in order: a,b,c.", show_default="all")
@@ -240,22 +232,25 @@ def set_(
 
         headrace drift reference set fraud -i week.csv --time requested_at
     """
+    from headrace.cli.connection import gateway
+
     target = plane.target()
-    reference = sketch(file, _signature(target, endpoint), columns, time_column)
+    where = gateway(target)
+    with Client(where.url, ca_file=where.ca_file, server_name=where.server_name) as client:
+        signature = client.signature(endpoint)
+    reference = sketch(file, signature, columns, time_column)
     path = f"/api/v1/endpoints/{endpoint}/drift/reference"
     answer = target.management().put(path, reference)
-    if json:
-        write_json(answer)
-        return
-    say(f"{endpoint} is compared with {len(reference['features'])} features of {file}")
+    lines = [f"{endpoint} is compared with {len(reference['features'])} features of {file}"]
     view = answer["reference"] or {}  # none before a version of the endpoint is served
     if "is_hourly" in view:  # older servers do not say it
-        say(hours_text(view))
+        lines.append(hours_text(view))
+    show_answer(answer, *lines, json=json)
 
 
 @reference_app.command()
 def reset(
-    endpoint: _Endpoint,
+    endpoint: EndpointName,
     *,
     json: Json = False,
     plane: ControlPlane,
@@ -269,10 +264,7 @@ def reset(
         headrace drift reference reset fraud
     """
     answer = plane.connect().delete(f"/api/v1/endpoints/{endpoint}/drift/reference")
-    if json:
-        write_json(answer)
-        return
-    say(f"{endpoint} begins anew")
+    show_answer(answer, f"{endpoint} begins anew", json=json)
 
 
 def hours_text(reference: dict[str, Any]) -> str:
@@ -287,23 +279,12 @@ def hours_text(reference: dict[str, Any]) -> str:
 
 
 def sketch(
-    file: Path, signature: "ModelSignature", columns: str = "", time_column: str = ""
+    file: Path, signature: ModelSignature, columns: str = "", time_column: str = ""
 ) -> dict[str, Any]:
     """The reference that a file makes, as JSON."""
-    import msgspec
-
     chosen = tuple(name.strip() for name in columns.split(",") if name.strip())
     made = reference_from(
         file, signature, columns=chosen, time_column=time_column, at=SystemClock().now()
     )
     document: dict[str, Any] = msgspec.to_builtins(made)
     return document
-
-
-def _signature(target: "Target", endpoint: str) -> "ModelSignature":
-    """What an endpoint takes and gives, as its gateway tells it."""
-    from headrace.cli import connection
-
-    gateway = connection.gateway(target)
-    with Client(gateway.url, ca_file=gateway.ca_file, server_name=gateway.server_name) as client:
-        return client.signature(endpoint)

@@ -3,7 +3,7 @@
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
 import itertools
-import json
+import json as codec
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -12,40 +12,44 @@ import typer
 
 from headrace.cli.options import (
     ControlPlane,
+    EndpointName,
+    Follow,
     Json,
     LogFormat,
     LogFormatOption,
+    OneEndpoint,
+    WaitS,
 )
 from headrace.cli.output import (
+    Column,
+    clock_column,
     clock_text,
     progress,
     say,
     show,
+    show_answer,
+    show_document,
     table,
     write,
     write_json,
 )
-from headrace.control import read_control_file
 from headrace.core import DeadlineExceededError, UnavailableError, span
 from headrace.core.text import bytes_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from headrace.cli.management import Management
 
 _RETRY_S = 2.0
+_Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, help="The newest so many.")]
 
 
 def events(
-    endpoint: Annotated[
-        str, typer.Argument(help="Only of this endpoint.", show_default="all")
-    ] = "",
+    endpoint: OneEndpoint = "",
     *,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C.")] = False,
-    limit: Annotated[
-        int, typer.Option("--limit", "-n", min=1, max=1000, help="The newest so many.")
-    ] = 50,
+    follow: Follow = False,
+    limit: _Limit = 50,
     json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object per line, and nothing else.")
     ] = False,
@@ -74,15 +78,13 @@ def follow_events(
     api: "Management", endpoint: str, last_id: int, *, retry_s: float = _RETRY_S
 ) -> "Iterator[dict[str, Any]]":
     """Events after `last_id` as they come; goes on after a control plane that was away."""
-    import json
-
     told = ""
     while True:
         try:
             stream = api.events("/api/v1/watch", last_id=str(last_id), endpoint=endpoint)
             for event in stream:
                 told = ""
-                yield json.loads(event.data)
+                yield codec.loads(event.data)
                 last_id = int(event.id)
         except (UnavailableError, DeadlineExceededError) as error:
             if not told:
@@ -93,10 +95,7 @@ def follow_events(
 def event_line(event: dict[str, Any], *, json: bool) -> str:
     """One event in one line."""
     if json:
-        import json as codec
-
         return codec.dumps(event, separators=(",", ":"))
-
     by = f" (by {event['actor']})" if event["actor"] else ""
     message = event["message"].partition("\n")[0]
     where = f"{event['endpoint']:<16} " if event["endpoint"] else ""
@@ -131,32 +130,25 @@ def feedback(
     """
     if (reward is None) == (label is None):
         raise typer.BadParameter("give a reward, or a label with --label", param_hint="REWARD")
-    said = {"reward": reward} if label is None else {"label": label}
-    body = {"request_id": request_id, **said}
-    answer = plane.connect().post("/api/v1/feedback", body)
-    if json:
-        write_json(answer)
-        return
-    told = {
-        "taken": "counted",
-        "duplicate": "there was one already, which counts",
-        "waiting": "kept until the request is known",
-        "unfit": "not counted: the answer is a number, and the label is none",
-    }
+    value = {"reward": reward} if label is None else {"label": label}
+    answer = plane.connect().post("/api/v1/feedback", {"request_id": request_id, **value})
     outcome = answer["results"][0]["outcome"]
-    say(f"{request_id}: {told.get(outcome, outcome)}")
+    show_answer(answer, f"{request_id}: {_OUTCOMES.get(outcome, outcome)}", json=json)
 
 
+_OUTCOMES: Final = {
+    "taken": "counted",
+    "duplicate": "there was one already, which counts",
+    "waiting": "kept until the request is known",
+    "unfit": "not counted: the answer is a number, and the label is none",
+}
 _LONGEST: Final = 120
-_Endpoint = Annotated[str, typer.Argument(help="The endpoint's name.", show_default=False)]
 
 
 def history(
-    endpoint: _Endpoint,
+    endpoint: EndpointName,
     *,
-    limit: Annotated[
-        int, typer.Option("--limit", "-n", min=1, max=1000, help="The newest so many.")
-    ] = 100,
+    limit: _Limit = 100,
     json: Json = False,
     plane: ControlPlane,
 ) -> None:
@@ -170,38 +162,37 @@ def history(
     """
     path = f"/api/v1/endpoints/{endpoint}/history"
     document = plane.connect().get(path, limit=limit)
-    if json:
-        write_json(document)
-        return
-    show(table(history_rows(document)[:limit], "", "generation", "since", "versions", "by", "why"))
+    show_document(document, history_rows(document)[:limit], HISTORY_COLUMNS, json=json)
 
 
-def history_rows(document: dict[str, Any]) -> list[Sequence[str]]:
-    """Generations and ends of rollouts in one list, the newest first, a row each."""
+def history_rows(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """Generations and ends of rollouts in one list, the newest first."""
     rows = [
-        (
-            entry["at"],
-            "*" if entry["current"] else "",
-            str(entry["generation"]),
-            versions_text(entry),
-            entry["actor"],
-            entry["reason"],
-        )
+        {**entry, "what": versions_text(entry), "why": entry["reason"], "by": entry["actor"]}
         for entry in document["generations"]
     ]
     rows += [
-        (
-            end["at"],
-            "",
-            end["id"],
-            f"{end['from_version']} to {end['to_version']}",
-            end["decided_by"],
-            end_text(end),
-        )
+        {
+            "current": False,
+            "generation": end["id"],
+            "at": end["at"],
+            "what": f"{end['from_version']} to {end['to_version']}",
+            "by": end["decided_by"],
+            "why": end_text(end),
+        }
         for end in document["rollouts"]
     ]
-    rows.sort(key=lambda row: row[0], reverse=True)
-    return [(mark, number, clock_text(at), *rest) for at, mark, number, *rest in rows]
+    return sorted(rows, key=lambda row: row["at"], reverse=True)
+
+
+HISTORY_COLUMNS: Final[dict[str, Column]] = {
+    "": lambda row: "*" if row["current"] else "",
+    "generation": lambda row: str(row["generation"]),
+    "since": clock_column("at"),
+    "versions": lambda row: str(row["what"]),
+    "by": lambda row: str(row["by"]),
+    "why": lambda row: str(row["why"]),
+}
 
 
 def end_text(end: dict[str, Any]) -> str:
@@ -217,11 +208,11 @@ def versions_text(entry: dict[str, Any]) -> str:
     versions = entry["versions"]
     if len(versions) == 1:
         return str(versions[0]["model"])
-    return ", ".join(f"{one['model']} {one['weight']}%" for one in versions)
+    return ", ".join(f"{version['model']} {version['weight']}%" for version in versions)
 
 
 def undo(
-    endpoint: _Endpoint,
+    endpoint: EndpointName,
     *,
     to: Annotated[
         int | None,
@@ -232,7 +223,7 @@ def undo(
         ),
     ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Return when it is ready.")] = False,
-    wait_s: Annotated[float, typer.Option(min=0.1, help="Seconds that --wait waits.")] = 120.0,
+    wait_s: WaitS = 120.0,
     json: Json = False,
     plane: ControlPlane,
 ) -> None:
@@ -292,11 +283,12 @@ def payloads(
     api = plane.connect()
     path = f"/api/v1/endpoints/{endpoint}/payloads"
     if not rows and not request:
-        found = api.get(path)
-        if json:
-            write_json(found)
-            return
-        _show_files(found)
+        log = api.get(path)
+        if not json:
+            state = "on" if log["on"] else "off"
+            say(f"payload log is {state}: {log['written']} written, {log['dropped']} dropped")
+        if json or log["files"]:
+            show_document(log, log["files"], _FILE_COLUMNS, json=json)
         return
     kept = api.get(f"{path}/rows", limit=rows or 1, request_id=request)["rows"]
     if json:
@@ -307,21 +299,13 @@ def payloads(
         show(table(*cells(kept)))
 
 
-def _show_files(found: Mapping[str, Any]) -> None:
-    state = "on" if found["on"] else "off"
-    say(f"payload log is {state}: {found['written']} written, {found['dropped']} dropped")
-    if found["files"]:
-        lines = [
-            (
-                file["begin"],
-                f"v{file['version']}",
-                bytes_text(file["bytes"]),
-                "open" if file["open"] else "closed",
-                file["path"],
-            )
-            for file in found["files"]
-        ]
-        show(table(lines, "begin", "version", "size", "state", "file"))
+_FILE_COLUMNS: Final[dict[str, Column]] = {
+    "begin": "begin",
+    "version": lambda file: f"v{file['version']}",
+    "size": lambda file: bytes_text(file["bytes"]),
+    "state": lambda file: "open" if file["open"] else "closed",
+    "file": "path",
+}
 
 
 def cells(rows: Sequence[Mapping[str, Any]]) -> tuple[list[list[str]], *tuple[str, ...]]:
@@ -339,8 +323,7 @@ def _cell(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     text = f"[{', '.join(map(_cell, value))}]" if isinstance(value, list) else str(value)
-    if not text.isprintable():
-        text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    text = _one_line(text)
     return text if len(text) <= _LONGEST_CELL else f"{text[: _LONGEST_CELL - 1]}…"
 
 
@@ -353,18 +336,26 @@ _OK: Final = "OK"
 
 def request_line(text: str) -> str:
     """`text`, a JSON line of the gateway's, in columns; as it is if it is something else."""
-    try:
-        entry = json.loads(text)
-    except ValueError:
-        return _one_line(text)
-    if not isinstance(entry, Mapping):
+    entry = _entry(text)
+    if entry is None:
         return _one_line(text)
     endpoint, version = _who_answered(entry)
-    took_ms, replica_us = entry.get("duration_ms"), entry.get("replica_us")
+    # HTTP's status, gRPC's where it says more; why it ended early, if it did.
+    code, grpc, flags = (
+        str(entry.get("code") or "left"),
+        entry.get("grpc_status"),
+        entry.get("flags"),
+    )
+    outcome = f"{code} {grpc}" if grpc and grpc != _OK and code == "200" else code
+    outcome = f"{outcome} {flags}" if flags and flags != _NO else outcome
+    took, replica = (
+        f"{value / per_ms:.1f} ms" if isinstance(value, int | float) else _NO
+        for value, per_ms in ((entry.get("duration_ms"), 1), (entry.get("replica_us"), 1000))
+    )
     line = (
-        f"{str(entry.get('time'))[11:23]:<12}  {_outcome(entry):<17} {endpoint:<16} {version:<8} "
-        f"{_ms(took_ms):>9} {_ms(replica_us, 1000):>9}  {_text(entry, 'caller'):<16} "
-        f"{trace_of(entry) or _NO:<32}  {_text(entry, 'method')} {_text(entry, 'path')}"
+        f"{str(entry.get('time'))[11:23]:<12}  {outcome:<17} {endpoint:<16} {version:<8} "
+        f"{took:>9} {replica:>9}  {entry.get('caller') or _NO:<16} "
+        f"{trace_of(entry) or _NO:<32}  {entry.get('method') or _NO} {entry.get('path') or _NO}"
     )
     return _one_line(line)
 
@@ -373,17 +364,22 @@ def is_about(text: str, endpoint: str) -> bool:
     """Whether a JSON line is of a request to `endpoint`; of any if that is empty."""
     if not endpoint:
         return True
+    entry = _entry(text)
+    return entry is not None and _who_answered(entry)[0] == endpoint
+
+
+def _entry(text: str) -> Mapping[str, Any] | None:
     try:
-        entry = json.loads(text)
+        entry = codec.loads(text)
     except ValueError:
-        return False
-    return isinstance(entry, Mapping) and _who_answered(entry)[0] == endpoint
+        return None
+    return entry if isinstance(entry, Mapping) else None
 
 
 def trace_of(entry: Mapping[str, Any]) -> str:
     """The trace that a request belongs to; empty if nobody said."""
-    if found := entry.get("trace_id"):
-        return str(found)
+    if trace := entry.get("trace_id"):
+        return str(trace)
     parts = str(entry.get("traceparent") or "").split("-")
     return parts[1] if len(parts) == 4 and len(parts[1]) == 32 else ""  # noqa: PLR2004  # W3C's form
 
@@ -391,25 +387,7 @@ def trace_of(entry: Mapping[str, Any]) -> str:
 def _who_answered(entry: Mapping[str, Any]) -> tuple[str, str]:
     """Endpoint and version, of the cluster if one was reached."""
     endpoint, _, key = str(entry.get("cluster") or "").partition("~")
-    if key:
-        return endpoint, f"v{key}"
-    return _text(entry, "endpoint"), _NO
-
-
-def _outcome(entry: Mapping[str, Any]) -> str:
-    """HTTP's status, gRPC's where it says more; why it ended early, if it did."""
-    code, grpc = str(entry.get("code") or "left"), entry.get("grpc_status")
-    flags = entry.get("flags")
-    word = f"{code} {grpc}" if grpc and grpc != _OK and code == "200" else code
-    return f"{word} {flags}" if flags and flags != _NO else word
-
-
-def _ms(value: object, per_ms: int = 1) -> str:
-    return f"{value / per_ms:.1f} ms" if isinstance(value, int | float) else _NO
-
-
-def _text(entry: Mapping[str, Any], name: str) -> str:
-    return str(entry.get(name) or _NO)
+    return (endpoint, f"v{key}") if key else (str(entry.get("endpoint") or _NO), _NO)
 
 
 def _one_line(text: str) -> str:
@@ -428,7 +406,7 @@ def logs(
         ),
     ] = None,
     *,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C.")] = False,
+    follow: Follow = False,
     tail: Annotated[int, typer.Option("--tail", "-n", min=0, help="How many lines.")] = 100,
     requests: Annotated[
         bool, typer.Option("--requests", help="Requests instead, as the gateway logged them.")
@@ -452,42 +430,38 @@ def logs(
 
         headrace logs --requests -e fraud -f
     """
-    wanted = str(log_format or LogFormat.TEXT)
-    if requests:
-        if source is not None:
-            raise typer.BadParameter("--requests are the gateway's: leave the process out")
-        _requests(plane, endpoint, wanted, follow=follow, tail=tail)
-        return
-    lines: Iterable[str]
+    form = str(log_format or LogFormat.TEXT)
+    if requests and source is not None:
+        raise typer.BadParameter("--requests are the gateway's: leave the process out")
     target = plane.target()
-    if follow or target.is_remote or read_control_file(plane.home) is not None:
-        lines = target.management().lines(
-            "/api/v1/logs", follow=int(follow), tail=tail, source=source, format=wanted
-        )
-    else:
+    if not requests and not follow and not target.is_remote and not target.is_running():
         from headrace.cli.offline import log_lines
 
-        lines = log_lines(plane.home, tail=tail, source=source or "", log_format=wanted)
+        for line in log_lines(plane.home, tail=tail, source=source or "", log_format=form):
+            write(line)
         say(f"nothing runs on {plane.home}; this is what was logged before")
+        return
+    api = target.management()
+    if requests and follow and endpoint:
+        api.get(f"/api/v1/endpoints/{endpoint}")  # nobody waits for what will not come
+    lines: Iterator[str] = api.lines(
+        "/api/v1/logs",
+        follow=int(follow),
+        tail=tail,
+        source="access" if requests else source,
+        format="json" if requests else form,
+    )
+    if requests:
+        lines = (line for line in lines if is_about(line, endpoint))
+        first = next(lines, None)
+        if first is None:
+            if endpoint:
+                api.get(f"/api/v1/endpoints/{endpoint}")  # says so if there is no such endpoint
+            say("no request was logged")
+            return
+        lines = itertools.chain([first], lines)
+        if form != LogFormat.JSON:
+            say(HEADER)
+            lines = map(request_line, lines)
     for line in lines:
         write(line)
-
-
-def _requests(plane: ControlPlane, endpoint: str, wanted: str, *, follow: bool, tail: int) -> None:
-    """Print the request log, in columns or as it is."""
-    api = plane.target().management()
-    if follow and endpoint:
-        api.get(f"/api/v1/endpoints/{endpoint}")  # nobody waits for what will not come
-    lines = api.lines("/api/v1/logs", follow=int(follow), tail=tail, source="access", format="json")
-    found = (line for line in lines if is_about(line, endpoint))
-    first = next(found, None)
-    if first is None:
-        if endpoint:
-            api.get(f"/api/v1/endpoints/{endpoint}")  # says so if there is no such endpoint
-        say("no request was logged")
-        return
-    as_json = wanted == "json"
-    if not as_json:
-        say(HEADER)
-    for line in itertools.chain([first], found):
-        write(line if as_json else request_line(line))

@@ -3,7 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -251,7 +251,11 @@ def expanded(function: Callable[..., Any]) -> Callable[..., Any]:
             continue
         hints = get_type_hints(parameter.annotation, include_extras=True)
         parameters += [
-            parameter.replace(name=field.name, default=field.default, annotation=hints[field.name])
+            parameter.replace(
+                name=field.name,
+                default=parameter.empty if field.default is MISSING else field.default,
+                annotation=hints[field.name],
+            )
             for field in fields(parameter.annotation)
         ]
 

@@ -71,7 +71,12 @@ def rows_text(rows: Iterable[Any], columns: Mapping[str, Column]) -> "Text":
     Args:
         columns: Each heading's cell; a key's empty value is shown as `-`, and a list by its parts.
     """
-    return table(([_cell(row, column) for column in columns.values()] for row in rows), *columns)
+    return table((row_cells(row, columns) for row in rows), *columns)
+
+
+def row_cells(row: Any, columns: Mapping[str, Column]) -> "list[str | Text]":  # noqa: ANN401  # JSON
+    """Return the cells of a document in a table."""
+    return [_cell(row, column) for column in columns.values()]
 
 
 def show_document(
@@ -111,9 +116,25 @@ def _cell(row: Any, column: Column) -> "str | Text":  # noqa: ANN401  # JSON
     if callable(column):
         return column(row)
     value = row[column]
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return " ".join(map(str, value)) or "-"
     return "-" if value in (None, "") else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def columns_from(cells: Callable[[Any], Sequence[str]], *names: str) -> dict[str, Column]:
+    """Return columns whose cells one function of a row makes, in the order of `names`."""
+
+    def column(i: int) -> Column:
+        return lambda row: cells(row)[i]
+
+    return {name: column(i) for i, name in enumerate(names)}
+
+
+def styled(key: str, styles: Mapping[str, str], other: str = "") -> Callable[[Any], "Text"]:
+    """Return the column of a row's word, which looks as `styles` say."""
+    from rich.text import Text
+
+    return lambda row: Text(row[key], style=styles.get(row[key], other))
 
 
 def clock_text(moment: float | None, missing: str = "-") -> str:

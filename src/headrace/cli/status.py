@@ -1,18 +1,28 @@
 """`headrace status`: what runs, and what does not and why."""
 
-# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
-
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Group
 from rich.text import Text
 
+from headrace.cli.batch.jobs import JOB_COLUMNS
 from headrace.cli.options import ControlPlane, Json
-from headrace.cli.output import NOT_READY, show, show_live, table, write_json
-from headrace.cli.stream.find import stream_rows
+from headrace.cli.output import (
+    NOT_READY,
+    Column,
+    columns_from,
+    rows_text,
+    show,
+    show_live,
+    styled,
+    table,
+    write_json,
+)
+from headrace.cli.rollout.view import progress_of
+from headrace.cli.stream.find import STREAM_COLUMNS
 from headrace.core import UnavailableError
 from headrace.core.text import bytes_text
 
@@ -21,52 +31,10 @@ if TYPE_CHECKING:
 
     from headrace.cli.connection import Target
 
-
-def gateway_lines(document: dict[str, Any]) -> list[str]:
-    """A line for each that follows."""
-    return [
-        f"gateway '{one['name']}': {one['standing']}, version {one['version'] or 'none'}, heard "
-        f"{one['seen_s']:.1f} s ago{_reached(one)}"
-        for one in _gateways(document)
-        if not _trouble(one)
-    ]
-
-
-def gateway_troubles(document: dict[str, Any]) -> list[str]:
-    """A line for each that does not, and for having none at all."""
-    gateway = document.get("gateway", {})
-    lines = [f"gateway '{one['name']}': {_trouble(one)}" for one in _gateways(document)]
-    found = [line for line in lines if not line.endswith(": ")]
-    if not found and gateway.get("reason"):
-        found = [f"gateway: {gateway['reason']}"]
-    return found
-
-
-def _gateways(document: dict[str, Any]) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = document.get("gateway", {}).get("gateways", [])
-    return found
-
-
-def _trouble(one: dict[str, Any]) -> str:
-    """What is wrong with one; empty if nothing is."""
-    why = f": {one['reason']}" if one["reason"] else ""
-    match one["standing"]:
-        case "behind":
-            return f"behind by {one['behind_s']:,.0f} s{why}"
-        case "lost":
-            return f"not heard for {one['seen_s']:,.0f} s"
-        case "refused":
-            return f"refused the newest version{why}"
-        case _:
-            return "" if one["ready"] else f"does not serve{why}"
-
-
-def _reached(one: dict[str, Any]) -> str:
-    return f", {one['url']}" if one["url"] else ""
-
-
+Document = dict[str, Any]
 _LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 _STREAM_STYLES = {"running": "green", "paused": "dim", "failed": "red"}
+_SHOWN_NAMES = 3
 
 
 def status(
@@ -104,7 +72,7 @@ def status(
         raise typer.Exit(NOT_READY)
 
 
-def _fetch(target: "Target") -> dict[str, Any]:
+def _fetch(target: "Target") -> Document:
     """The status document, rollouts under way, and whether a control plane answered at all."""
     try:
         api = target.management()
@@ -115,28 +83,89 @@ def _fetch(target: "Target") -> dict[str, Any]:
     return {"running": True} | document | {"rollouts": rollouts}
 
 
-def render(document: dict[str, Any]) -> "RenderableType":
+def render(document: Document) -> "RenderableType":
     """The status document as tables."""
     if not document["running"]:
         return Text(str(document["message"]))
-    others = [part for part in (_streams(document), _jobs(document)) if part is not None]
-    is_other = bool(others) and not document["endpoints"]
-    parts: list[RenderableType] = [] if is_other else [_endpoints(document["endpoints"])]
-    for part in others:
-        parts += [*([Text()] if parts else []), part]
-    parts += [Text(line, style="yellow") for line in _troubles(document)]
-    parts += [Text(line, style="cyan") for line in _rollouts(document.get("rollouts", []))]
-    parts += [Text(line, style="dim") for line in batching_lines(document["endpoints"])]
-    parts += [Text(line, style="dim") for line in _optimized(document)]
-    parts += [Text(line, style="dim") for line in _advice(document)]
-    parts += [Text(line, style="dim") for line in gateway_lines(document)]
-    parts += [Text(line, style="dim") for line in _certificates(document)]
-    parts += [Text(line, style="dim") for line in _features(document)]
-    parts += [Text(), addresses(document.get("addresses", {}))]
-    return Group(*parts)
+    endpoints = document["endpoints"]
+    streams, jobs = document.get("streams") or [], document.get("jobs") or []
+    parts: list[RenderableType] = []
+    if endpoints:
+        # Each line has a revision; an endpoint's own cells stand in its first one.
+        rows = [
+            (endpoint if i == 0 else None, revision)
+            for endpoint in endpoints
+            for i, revision in enumerate(endpoint["revisions"] or [None])
+        ]
+        parts.append(rows_text(rows, _ENDPOINT_COLUMNS))
+    elif not streams and not jobs:
+        parts.append(Text("no endpoints yet; `headrace apply -f headrace.yaml` adds some"))
+    if streams:
+        state = styled("state", _STREAM_STYLES, "yellow")
+        columns = {**STREAM_COLUMNS, "stream": _name, "state": state}
+        parts += [*([Text()] if parts else []), rows_text(streams, columns)]
+    if jobs:
+        parts += [*([Text()] if parts else []), rows_text(jobs, {**JOB_COLUMNS, "job": _name})]
+    quiet = (
+        *batching_lines(endpoints),
+        *_notes(document),
+        *gateway_lines(document),
+        *_certificates(document),
+        *_features(document),
+    )
+    for style, lines in (
+        ("yellow", _troubles(document)),
+        ("cyan", map(_rollout, document.get("rollouts", []))),
+        ("dim", quiet),
+    ):
+        parts += [Text(line, style=style) for line in lines]
+    return Group(*parts, Text(), addresses(document.get("addresses", {})))
 
 
-def addresses(known: dict[str, Any]) -> "Text":
+def _name(row: Document) -> Text:
+    return Text(row["name"], style="bold")
+
+
+def _of_endpoint(row: tuple[Document | None, Document | None]) -> Text:
+    return Text() if row[0] is None else _name(row[0])
+
+
+def _ready(row: tuple[Document | None, Document | None]) -> Text:
+    if row[0] is None:
+        return Text()
+    return Text("yes", style="green") if row[0]["ready"] else Text("no", style="red")
+
+
+def _revision(revision: Document | None) -> tuple[str, ...]:
+    """The cells of a revision."""
+    if revision is None:
+        return ("-",) * 7
+    replicas = revision["replicas"]
+    ready = sum(replica["state"] == "ready" for replica in replicas)
+    # What runs a version: `CUDA, CPU`; several where its replicas differ.
+    used = (", ".join(replica["device"]["used"]) for replica in replicas if replica.get("device"))
+    return (
+        f"{revision['version']} {revision.get('role', '')}".strip(),
+        f"{revision['model']}{' (runs code)' if revision.get('runs_code') else ''}",
+        f"{revision['weight']}%",
+        f"{ready}/{len(replicas)}",
+        str(sum(replica.get("restarts", 0) for replica in replicas)),
+        bytes_text(sum(replica.get("rss_bytes") or 0 for replica in replicas) or None),
+        " or ".join(dict.fromkeys(used)) or "-",
+    )
+
+
+_ENDPOINT_COLUMNS: dict[str, Column] = {
+    "endpoint": _of_endpoint,
+    "ready": _ready,
+    **columns_from(
+        lambda row: _revision(row[1]),
+        *("version", "model", "weight", "replicas", "restarts", "memory", "device"),
+    ),
+}
+
+
+def addresses(known: Document) -> Text:
     """Where everything is reached."""
     if known.get("grpc"):
         known = {**known, "grpc": grpc_url(str(known.get("http", "")), str(known["grpc"]))}
@@ -151,161 +180,124 @@ def grpc_url(http_url: str, target: str) -> str:
     return f"grpcs://{target}" if http_url.startswith("https:") else target
 
 
-def _endpoints(endpoints: list[dict[str, Any]]) -> "RenderableType":
-
-    if not endpoints:
-        return Text("no endpoints yet; `headrace apply -f headrace.yaml` adds some")
-    names = ("endpoint", "ready", "version", "model", "weight", "replicas", "restarts")
-    rows: list[tuple[str | Text, ...]] = []
-    for endpoint in endpoints:
-        ready = Text("yes", style="green") if endpoint["ready"] else Text("no", style="red")
-        head = (Text(endpoint["name"], style="bold"), ready)
-        for revision in endpoint["revisions"] or [{}]:
-            rows.append((*head, *_revision(revision)))
-            head = (Text(), Text())
-    return table(rows, *names, "memory", "device")
-
-
-def _streams(document: dict[str, Any]) -> "RenderableType | None":
-    """A row for each stream; None without any."""
-    streams = document.get("streams") or []
-    if not streams:
-        return None
-    head, *rows = stream_rows(streams)
-    styled: list[tuple[str | Text, ...]] = [
-        (Text(row[0], style="bold"), _stream_state(row[1]), *row[2:]) for row in rows
-    ]
-    return table(styled, *head)
-
-
-def _stream_state(state: str) -> "Text":
-
-    return Text(state, style=_STREAM_STYLES.get(state, "yellow"))
-
-
-def _jobs(document: dict[str, Any]) -> "RenderableType | None":
-    """A row for each job; None without any."""
-    from headrace.cli.batch.jobs import JOB_COLUMNS, job_row
-
-    jobs = document.get("jobs") or []
-    if not jobs:
-        return None
-    rows: list[tuple[str | Text, ...]] = [
-        (Text(row[0], style="bold"), *row[1:]) for row in map(job_row, jobs)
-    ]
-    return table(rows, *JOB_COLUMNS)
-
-
-def _revision(revision: dict[str, Any]) -> tuple[str, ...]:
-    if not revision:
-        return ("-",) * 7
-    replicas = revision["replicas"]
-    ready = sum(replica["state"] == "ready" for replica in replicas)
-    memory = sum(replica.get("rss_bytes") or 0 for replica in replicas)
-    # What runs a version: `CUDA, CPU`; several where its replicas differ.
-    used = (", ".join(one["device"]["used"]) for one in replicas if one.get("device"))
-    return (
-        f"{revision['version']} {revision.get('role', '')}".strip(),
-        f"{revision['model']}{' (runs code)' if revision.get('runs_code') else ''}",
-        f"{revision['weight']}%",
-        f"{ready}/{len(replicas)}",
-        str(sum(replica.get("restarts", 0) for replica in replicas)),
-        bytes_text(memory or None),
-        " or ".join(dict.fromkeys(used)) or "-",
-    )
-
-
-def _certificates(document: dict[str, Any]) -> list[str]:
-    """A line for each that callers or upstreams are shown or checked against."""
+def gateway_lines(document: Document) -> list[str]:
+    """A line for each gateway that follows."""
     return [
-        f"{one['what']}: {_named(one['names']) or one['subject'] or '-'}, "
-        f"{one['days_left']:.0f} days left"
-        for one in document.get("gateway", {}).get("certificates", [])
-        if one.get("days_left") is not None
+        f"gateway '{gateway['name']}': {gateway['standing']}, version "
+        f"{gateway['version'] or 'none'}, heard {gateway['seen_s']:.1f} s ago"
+        f"{', ' if gateway['url'] else ''}{gateway['url']}"
+        for gateway in document.get("gateway", {}).get("gateways", [])
+        if not _trouble(gateway)
     ]
 
 
-def _named(names: Sequence[str]) -> str:
-    """Three of a certificate's names, those first that other hosts call, and how many more."""
-    told = sorted(names, key=lambda name: name in _LOCAL_NAMES)
-    more = f" and {len(told) - 3} more" if len(told) > 3 else ""  # noqa: PLR2004  # room for three
-    return ", ".join(told[:3]) + more
+def gateway_troubles(document: Document) -> list[str]:
+    """A line for each gateway that does not follow, and for having none at all."""
+    state = document.get("gateway", {})
+    lines = [
+        f"gateway '{gateway['name']}': {trouble}"
+        for gateway in state.get("gateways", [])
+        if (trouble := _trouble(gateway))
+    ]
+    return lines or ([f"gateway: {state['reason']}"] if state.get("reason") else [])
 
 
-def _features(document: dict[str, Any]) -> list[str]:
+def _trouble(gateway: Document) -> str:
+    """What is wrong with a gateway; empty if nothing is."""
+    why = f": {gateway['reason']}" if gateway["reason"] else ""
+    match gateway["standing"]:
+        case "behind":
+            return f"behind by {gateway['behind_s']:,.0f} s{why}"
+        case "lost":
+            return f"not heard for {gateway['seen_s']:,.0f} s"
+        case "refused":
+            return f"refused the newest version{why}"
+        case _:
+            return "" if gateway["ready"] else f"does not serve{why}"
+
+
+def _replicas(document: Document) -> Iterator[tuple[Document, Document, Document]]:
+    """Each replica with its endpoint and revision."""
+    for endpoint in document["endpoints"]:
+        for revision in endpoint["revisions"]:
+            for replica in revision["replicas"]:
+                yield endpoint, revision, replica
+
+
+def _certificates(document: Document) -> Iterator[str]:
+    """A line for each that callers or upstreams are shown or checked against."""
+    for shown in document.get("gateway", {}).get("certificates", []):
+        if shown.get("days_left") is None:
+            continue
+        # Those first that other hosts call.
+        names: Sequence[str] = sorted(shown["names"], key=lambda name: name in _LOCAL_NAMES)
+        more = len(names) - _SHOWN_NAMES
+        text = ", ".join(names[:_SHOWN_NAMES]) + (f" and {more} more" if more > 0 else "")
+        left = f"{shown['days_left']:.0f} days left"
+        yield f"{shown['what']}: {text or shown['subject'] or '-'}, {left}"
+
+
+def _features(document: Document) -> Iterator[str]:
     """A line for each feature view that is materialized by itself, and works."""
-    lines = []
     for view in document.get("features", []):
         if view["state"] in {"unscheduled", "failing"}:
             continue
         age = "nothing yet" if view["age_s"] is None else f"newest {view['age_s']:,.0f} s old"
         doing = f", {view['done']} of {view['of']} written" if view["state"] == "running" else ""
-        lines.append(f"feature view '{view['name']}': {view['state']}{doing}, {age}")
-    return lines
+        yield f"feature view '{view['name']}': {view['state']}{doing}, {age}"
 
 
-def _troubles(document: dict[str, Any]) -> list[str]:
-    lines = gateway_troubles(document)
-    lines += [
-        f"{fault['kind']} '{fault['name']}' waits: {fault['message']}"
-        for fault in document.get("faults", [])
-    ]
-    lines += [
+def _troubles(document: Document) -> Iterator[str]:
+    """A line for each thing that is not as it should be."""
+    yield from gateway_troubles(document)
+    for fault in document.get("faults", []):
+        yield f"{fault['kind']} '{fault['name']}' waits: {fault['message']}"
+    yield from (
         f"feature view '{view['name']}': cannot be materialized ({view['failures']} times): "
         f"{view['message']}"
         for view in document.get("features", [])
         if view["failures"]
-    ]
-    lines += [
-        f"feature '{one['feature']}' of '{service['service']}': {one['differing']} of "
-        f"{one['rows']} rows were served other than training will see them; see "
+    )
+    yield from (
+        f"feature '{skew['feature']}' of '{service['service']}': {skew['differing']} of "
+        f"{skew['rows']} rows were served other than training will see them; see "
         f"`headrace features skew {service['service']}`"
         for service in document.get("feature_skew", [])
-        for one in service["features"]
-    ]
-    lines += [
-        f"certificate '{one['name']}': {one['problem']}"
-        for one in document.get("gateway", {}).get("certificates", [])
-        if one.get("problem")
-    ]
-    lines += [
-        f"stream '{stream['name']}': {stream['state']}: {stream['message']}"
-        for stream in document.get("streams", [])
-        if stream["message"] and stream["state"] not in {"running", "paused"}
-    ]
-    lines += [
-        f"stream '{stream['name']}': {stream['warning']}"
-        for stream in document.get("streams", [])
-        if stream.get("warning")
-    ]
+        for skew in service["features"]
+    )
+    yield from (
+        f"certificate '{shown['name']}': {shown['problem']}"
+        for shown in document.get("gateway", {}).get("certificates", [])
+        if shown.get("problem")
+    )
+    for stream in document.get("streams", []):
+        if stream["message"] and stream["state"] not in {"running", "paused"}:
+            yield f"stream '{stream['name']}': {stream['state']}: {stream['message']}"
+        if stream.get("warning"):
+            yield f"stream '{stream['name']}': {stream['warning']}"
+    yield from _endpoint_troubles(document)
+
+
+def _endpoint_troubles(document: Document) -> Iterator[str]:
     for endpoint in document["endpoints"]:
-        if endpoint.get("message"):
-            lines.append(f"{endpoint['name']}: {endpoint['message']}")
-        if endpoint.get("note"):
-            lines.append(f"{endpoint['name']}: {endpoint['note']}")
-        for revision in endpoint["revisions"]:
-            lines += [
-                f"{replica['name']}: {replica['state']}, {replica['reason']}"
-                for replica in revision["replicas"]
-                if replica.get("reason")
-            ]
-    lines += batching_lines(document["endpoints"], differ=True)
-    return lines + _not_started(document) + _not_isolated(document)
+        for key in ("message", "note"):
+            if endpoint.get(key):
+                yield f"{endpoint['name']}: {endpoint[key]}"
+    isolation: dict[str, list[str]] = {}
+    for _, _, replica in _replicas(document):
+        if replica.get("reason"):
+            yield f"{replica['name']}: {replica['state']}, {replica['reason']}"
+        for device, why in ((replica.get("device") or {}).get("failed") or {}).items():
+            yield f"{replica['name']}: {device} is here and cannot be used: {why}"
+        for problem in (replica.get("isolation") or {}).get("problems", ()):
+            isolation.setdefault(problem, []).append(replica["name"])
+    yield from batching_lines(document["endpoints"], differ=True)
+    for problem, names in isolation.items():
+        others = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        yield f"not isolated: {names[0]}{others} {problem}"
 
 
-def _optimized(document: dict[str, Any]) -> list[str]:
-    """A line for each way in which the optimizer has a version run, and where that was verified."""
-    lines = [
-        f"{endpoint['name']} {revision['version']}: {text}"
-        for endpoint in document["endpoints"]
-        for revision in endpoint["revisions"]
-        for replica in revision["replicas"]
-        if (text := (replica.get("device") or {}).get("optimized"))
-    ]
-    return list(dict.fromkeys(lines))
-
-
-def batching_lines(endpoints: list[dict[str, Any]], *, differ: bool = False) -> list[str]:
+def batching_lines(endpoints: list[Document], *, differ: bool = False) -> list[str]:
     """A line for each version whose rows are not proven to be independent.
 
     Args:
@@ -321,48 +313,24 @@ def batching_lines(endpoints: list[dict[str, Any]], *, differ: bool = False) -> 
     ]
 
 
-def _not_started(document: dict[str, Any]) -> list[str]:
-    """A line for each device that should run a model and does not."""
-    return [
-        f"{replica['name']}: {name} is here and cannot be used: {why}"
-        for endpoint in document["endpoints"]
-        for revision in endpoint["revisions"]
-        for replica in revision["replicas"]
-        for name, why in ((replica.get("device") or {}).get("failed") or {}).items()
-    ]
-
-
-def _not_isolated(document: dict[str, Any]) -> list[str]:
-    """A line for each thing that should be kept from replicas and is not."""
-    replicas: dict[str, list[str]] = {}
+def _notes(document: Document) -> Iterator[str]:
+    """A line for each way in which the optimizer has a version run, and for each advice."""
+    optimized = (
+        f"{endpoint['name']} {revision['version']}: {text}"
+        for endpoint, revision, replica in _replicas(document)
+        if (text := (replica.get("device") or {}).get("optimized"))
+    )
+    yield from dict.fromkeys(optimized)
     for endpoint in document["endpoints"]:
         for revision in endpoint["revisions"]:
-            for replica in revision["replicas"]:
-                for problem in (replica.get("isolation") or {}).get("problems", ()):
-                    replicas.setdefault(problem, []).append(replica["name"])
-    lines = []
-    for problem, names in replicas.items():
-        others = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        lines.append(f"not isolated: {names[0]}{others} {problem}")
-    return lines
+            if revision.get("advice"):
+                yield f"{endpoint['name']} version {revision['version']}: {revision['advice']}"
 
 
-def _rollouts(rollouts: list[dict[str, Any]]) -> list[str]:
-    """A line per rollout under way, and what says more."""
-    from headrace.cli.rollout.view import progress_of
-
-    return [
+def _rollout(rollout: Document) -> str:
+    """A rollout under way, and what says more."""
+    return (
         f"{rollout['endpoint']}: rollout {rollout['id']} ({rollout['strategy']}) to version "
         f"{rollout['to_version']} is {rollout['phase']}{progress_of(rollout)}; "
         f"`headrace rollout status {rollout['endpoint']}`"
-        for rollout in rollouts
-    ]
-
-
-def _advice(document: dict[str, Any]) -> list[str]:
-    return [
-        f"{endpoint['name']} version {revision['version']}: {revision['advice']}"
-        for endpoint in document["endpoints"]
-        for revision in endpoint["revisions"]
-        if revision.get("advice")
-    ]
+    )

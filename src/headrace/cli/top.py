@@ -1,6 +1,6 @@
 """`headrace top`: all endpoints, live."""
 
-# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
+# a command imports what it uses, so that each starts fast
 
 import os
 import select
@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 from rich.console import Console, Group
 from rich.live import Live
+from rich.table import Table
 from rich.text import Text
 
 from headrace.cli.options import ControlPlane, Json
-from headrace.cli.output import show, table, write_json
+from headrace.cli.output import Column, row_cells, rows_text, show, styled, write_json
 from headrace.core import DeadlineExceededError, UnavailableError
 from headrace.core.text import duration_text
 
@@ -40,21 +41,32 @@ SORT_KEYS: Final = {
     "p": "p99_s",
 }
 """Which key sorts by what."""
-_SORTED_BY: Final = {
-    "name": "endpoint",
-    "state": "state",
-    "requests_per_s": "req/s",
-    "error_ratio": "errors",
-    "p50_s": "p50",
-    "p95_s": "p95",
-    "p99_s": "p99",
-}
-_HEAD: Final = (
-    *("endpoint", "state", "versions", "ready", "req/s", "errors", "p50", "p95", "p99"),
-    "rollout",
-)
 _NUMBERS: Final = frozenset({"ready", "req/s", "errors", "p50", "p95", "p99"})
 _STYLES: Final = {"ok": "green", "warning": "yellow", "failing": "bold red", "idle": "dim"}
+COLUMNS: Final[dict[str, Column]] = {
+    "endpoint": lambda row: Text(row["name"], style="bold"),
+    "state": styled("state", _STYLES),
+    "versions": lambda row: ", ".join(row["versions"]) or "-",
+    "ready": lambda row: f"{row['replicas_ready']}/{row['replicas_desired']}",
+    "req/s": lambda row: f"{row['requests_per_s']:,.1f}",
+    "errors": lambda row: Text(
+        f"{row['error_ratio']:.1%}", style="red" if row["error_ratio"] else ""
+    ),
+    "p50": lambda row: duration_text(row["p50_s"]),
+    "p95": lambda row: duration_text(row["p95_s"]),
+    "p99": lambda row: duration_text(row["p99_s"]),
+    "rollout": "rollout",
+}
+_SORTED: Final = {
+    "endpoint": "name",
+    "state": "state",
+    "req/s": "requests_per_s",
+    "errors": "error_ratio",
+    "p50": "p50_s",
+    "p95": "p95_s",
+    "p99": "p99_s",
+}
+"""What the API sorts by, by heading."""
 _HELP: Final = "q quit  / search  n s r e 5 9 p sort  - turn round  j k page"
 _MAX_SEARCH: Final = 100
 
@@ -119,67 +131,37 @@ class View:
 
 def render(document: dict[str, Any], view: View, *, is_live: bool = True) -> "RenderableType":
     """The overview as a table; with what one can do, if somebody watches."""
-    parts: list[RenderableType] = [_summary(document, view)] if is_live else []
-    parts.append(_table(document["endpoints"], view, is_live=is_live))
-    if not document["endpoints"]:
-        parts.append(Text(_why_none(document, view)))
-    if is_live:
-        parts.append(Text(f"/{view.search}_" if view.typing else _HELP, style="dim"))
-    return Group(*parts)
-
-
-def _why_none(document: dict[str, Any], view: View) -> str:
+    rows = document["endpoints"]
     if view.search:
-        return f"no endpoint has '{view.search}' in its name"
-    if document["total"]:
-        return "no more endpoints"
-    return "no endpoints yet; `headrace apply -f headrace.yaml` adds some"
-
-
-def _summary(document: dict[str, Any], view: View) -> "Text":
-
-    total, size = document["total"], document["size"]
-    pages = max(-(-total // size), 1)
-    noun = "endpoint" if total == 1 else "endpoints"
-    words = [f"{total:,} {noun}", f"page {document['page']} of {pages}"]
-    if view.search:
-        words.append(f"with '{view.search}'")
-    words.append("rates and latencies of the last minute")
-    return Text(", ".join(words), style="dim", no_wrap=True, overflow="ellipsis")
-
-
-def _table(rows: list[dict[str, Any]], view: View, *, is_live: bool) -> "RenderableType":
-    from rich.table import Table
-
+        none = f"no endpoint has '{view.search}' in its name"
+    elif document["total"]:
+        none = "no more endpoints"
+    else:
+        none = "no endpoints yet; `headrace apply -f headrace.yaml` adds some"
+    empty = [] if rows else [Text(none)]
     if not is_live:
-        return table((_cells(row) for row in rows), *_HEAD)
-    found = Table(box=None, pad_edge=False, expand=False, header_style="bold")
-    for name in _HEAD:
-        mark = ("^" if view.is_turned else "v") if name == _SORTED_BY[view.sort] else ""
-        found.add_column(
+        return Group(rows_text(rows, COLUMNS), *empty)
+    total, size = document["total"], document["size"]
+    words = [
+        f"{total:,} endpoint{'' if total == 1 else 's'}",
+        f"page {document['page']} of {max(-(-total // size), 1)}",
+        *([f"with '{view.search}'"] if view.search else []),
+        "rates and latencies of the last minute",
+    ]
+    summary = Text(", ".join(words), style="dim", no_wrap=True, overflow="ellipsis")
+    table = Table(box=None, pad_edge=False, expand=False, header_style="bold")
+    for name in COLUMNS:
+        mark = ("^" if view.is_turned else "v") if _SORTED.get(name) == view.sort else ""
+        table.add_column(
             Text(name + mark),
             justify="right" if name in _NUMBERS else "left",
             no_wrap=True,
             overflow="ellipsis",
         )
     for row in rows:
-        found.add_row(*_cells(row))
-    return found
-
-
-def _cells(row: dict[str, Any]) -> "tuple[Text, ...]":
-
-    style = _STYLES.get(row["state"], "")
-    return (
-        Text(row["name"], style="bold"),
-        Text(row["state"], style=style),
-        Text(", ".join(row["versions"]) or "-"),
-        Text(f"{row['replicas_ready']}/{row['replicas_desired']}"),
-        Text(f"{row['requests_per_s']:,.1f}"),
-        Text(f"{row['error_ratio']:.1%}", style="red" if row["error_ratio"] else ""),
-        *(Text(duration_text(row[key])) for key in ("p50_s", "p95_s", "p99_s")),
-        Text(row["rollout"] or "-"),
-    )
+        table.add_row(*row_cells(row, COLUMNS))
+    keys = Text(f"/{view.search}_" if view.typing else _HELP, style="dim")
+    return Group(summary, table, *empty, keys)
 
 
 _REFRESH_S = 1.0
@@ -198,14 +180,10 @@ class SortBy(StrEnum):
     P95 = "p95"
     P99 = "p99"
 
-
-_API_NAMES = {
-    SortBy.REQUESTS: "requests_per_s",
-    SortBy.ERRORS: "error_ratio",
-    SortBy.P50: "p50_s",
-    SortBy.P95: "p95_s",
-    SortBy.P99: "p99_s",
-}
+    def api_name(self) -> str:
+        """What the management API calls it."""
+        heading = {SortBy.NAME: "endpoint", SortBy.REQUESTS: "req/s"}.get(self, self.value)
+        return _SORTED[heading]
 
 
 def top(
@@ -236,7 +214,7 @@ def top(
         headrace top fraud --json | jq '.endpoints[].p99_s'
     """
     target = plane.target()
-    view = View(search=search, sort=_API_NAMES.get(sort, sort.value), is_turned=reverse)
+    view = View(search=search, sort=sort.api_name(), is_turned=reverse)
     console = Console()
     if not (once or json) and console.is_terminal and sys.stdin.isatty():
         with suppress(KeyboardInterrupt):
@@ -291,21 +269,21 @@ def _keys() -> "Iterator[Callable[[float], str]]":
     """Reads single keys, without showing them; the terminal is as before afterwards."""
     descriptor = sys.stdin.fileno()
     before = termios.tcgetattr(descriptor)
+
+    def pressed(timeout_s: float) -> str:
+        """The keys that were pressed, as soon as there is one; none if none came in time."""
+        ready, _, _ = select.select([descriptor], [], [], timeout_s)
+        if not ready:
+            return ""
+        read = os.read(descriptor, 64)
+        if not read:
+            return "\x04"  # the terminal is gone
+        text = read.decode(errors="ignore")
+        is_sequence = len(text) > 1 and text.startswith("\x1b")  # an arrow, or the like
+        return "" if is_sequence else text
+
     tty.setcbreak(descriptor)
     try:
-        yield lambda timeout_s: _pressed(descriptor, timeout_s)
+        yield pressed
     finally:
         termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
-
-
-def _pressed(descriptor: int, timeout_s: float) -> str:
-    """The keys that were pressed, as soon as there is one; none if none came in time."""
-    ready, _, _ = select.select([descriptor], [], [], timeout_s)
-    if not ready:
-        return ""
-    read = os.read(descriptor, 64)
-    if not read:
-        return "\x04"  # the terminal is gone
-    text = read.decode(errors="ignore")
-    is_sequence = len(text) > 1 and text.startswith("\x1b")  # an arrow, or the like
-    return "" if is_sequence else text

@@ -26,7 +26,7 @@ ALERT: dict[str, Any] = {
 def test_a_row_says_what_was_read_and_what_the_limit_is(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    alerts._show([ALERT, {**ALERT, "endpoint": "", "state": "resolved"}], "")
+    alerts.show_alerts([ALERT, {**ALERT, "endpoint": "", "state": "resolved"}], "")
 
     shown = capsys.readouterr()
     assert "310 ms (limit 200 ms)" in shown.out
@@ -34,7 +34,7 @@ def test_a_row_says_what_was_read_and_what_the_limit_is(
 
 
 def test_a_row_says_that_it_is_about_a_stream(capsys: pytest.CaptureFixture[str]) -> None:
-    alerts._show([{**ALERT, "endpoint": "", "stream": "pay"}], "")
+    alerts.show_alerts([{**ALERT, "endpoint": "", "stream": "pay"}], "")
 
     assert "stream pay" in capsys.readouterr().out
 
@@ -45,7 +45,7 @@ def test_a_row_says_that_it_is_about_a_stream(capsys: pytest.CaptureFixture[str]
 def test_no_alert_is_good_news(
     endpoint: str, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    alerts._show([], endpoint)
+    alerts.show_alerts([], endpoint)
 
     assert capsys.readouterr().err == said
 
@@ -69,7 +69,7 @@ def test_a_spec_file_is_exported_without_a_system(headrace: Command, tmp_path: P
 
 
 def test_a_silenced_alert_says_until_when(capsys: pytest.CaptureFixture[str]) -> None:
-    alerts._show([{**ALERT, "silenced_until": 1764003600.0}], "")
+    alerts.show_alerts([{**ALERT, "silenced_until": 1764003600.0}], "")
 
     assert "firing, silenced until " in capsys.readouterr().out
 

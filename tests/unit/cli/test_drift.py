@@ -1,12 +1,14 @@
 """Training data becomes a sketch, and what is known of drift becomes a table."""
 
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from headrace.cli.drift import _row, headline, hours_text, live_lines, sketch
+from headrace.cli.drift import DRIFT_COLUMNS, headline, hours_text, live_lines, sketch
+from headrace.cli.output import rows_text
 from headrace.cli.tables import _arrow_column, read_tensors, read_times
 from headrace.control.telemetry.drift_files import DriftFiles
 from headrace.core import (
@@ -149,12 +151,13 @@ def test_a_feature_is_a_row() -> None:
         "out_of_range_ratio": None,
     }
 
-    cells = [str(cell) for cell in _row(feature)]
-    bare = [str(cell) for cell in _row(feature | {"label": "", "needed": 0.0})]
+    bare = feature | {"label": "", "needed": 0.0}
+    lines = rows_text([feature, bare], DRIFT_COLUMNS).plain.splitlines()[1:]
+    cells, bare_cells = (re.split(r"\s{2,}", line) for line in lines)
 
     assert cells[:4] == ["x[3] (age)", "input", "drifted", "300"]
     assert cells[4:] == ["0.5", "-", "0.25", "4.0 of 3.6", "1.2 %", "-"]
-    assert (bare[0], bare[7]) == ("x[3]", "-")
+    assert (bare_cells[0], bare_cells[7]) == ("x[3]", "-")
 
 
 def test_a_sketch_names_features_as_replicas_do_and_labels_them_as_the_file(tmp_path: Path) -> None:

@@ -263,8 +263,8 @@ def test_the_status_is_a_table_with_troubles_and_addresses(
         "                 2        m:2    10%     0/1       0         -       -",
         "empty     yes    -        -      -       -         -         -       -",
         "m: version 2: 0 of 1 replicas ready",
-        "m-3: exited, [boom]",
         "m-1: Tensorrt is here and cannot be used: libnvinfer.so.10 is not there",
+        "m-3: exited, [boom]",
         "",
         "HTTP, gRPC  http://127.0.0.1:8000",
     ]

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.cli import output
-from headrace.cli.events import event_line, history_rows, versions_text
+from headrace.cli.events import HISTORY_COLUMNS, event_line, history_rows, versions_text
 from headrace.cli.management import ServerEvent, read_events
+from headrace.cli.output import row_cells
 from headrace.cli.rollout.start import PlanOptions, StepUntil, Strategy, read_plan, rollout_plan
 from headrace.cli.rollout.view import (
     ASCII,
@@ -326,7 +327,8 @@ def test_a_history_shows_what_was_decided_between_generations() -> None:
         "rollouts": [end, {**end, "at": 50.0, "phase": "promoted", "why": "done"}],
     }
 
-    rows = [[row[0], row[1], *row[3:]] for row in history_rows(document)]
+    rows = [list(map(str, row_cells(row, HISTORY_COLUMNS))) for row in history_rows(document)]
+    rows = [[*row[:2], *row[3:]] for row in rows]
 
     assert [row[:4] for row in rows] == [
         ["", "r7", "3 to 4", "verdict"],

@@ -2,18 +2,20 @@
 
 import io
 import json
+import re
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from headrace.cli.options import moment
+from headrace.cli.output import rows_text
 from headrace.cli.stream.find import (
+    MEMBER_COLUMNS,
+    STREAM_COLUMNS,
     ShortForm,
     chosen,
-    members_rows,
     short_spec,
-    stream_rows,
 )
 from headrace.cli.stream.here import live_text
 from headrace.cli.stream.topics import lines_of, new_records, record_json, value_text
@@ -138,8 +140,10 @@ def test_a_live_line_says_state_rate_and_lag() -> None:
 
 def test_rows_say_how_streams_and_workers_are() -> None:
     told = msgspec.to_builtins(VIEW)
-    _, row = stream_rows([told])
-    _, member = members_rows(told)
+    row = rows_text([told], STREAM_COLUMNS).plain.splitlines()[1]
+    member = rows_text(told["members"], MEMBER_COLUMNS).plain.splitlines()[1]
 
-    assert row[:6] == ("pay", "running", "1/2 of 1-4", "1,234", "1,200", "250 ms")
-    assert member[:5] == ("pay-0", "running, of before", "-", "0", "in/0")
+    assert re.split(r"\s{2,}", row)[:6] == [
+        *("pay", "running", "1/2 of 1-4", "1,234", "1,200", "250 ms")
+    ]
+    assert re.split(r"\s{2,}", member)[:5] == ["pay-0", "running, of before", "-", "0", "in/0"]

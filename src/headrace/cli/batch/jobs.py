@@ -13,9 +13,8 @@ from headrace.cli.output import (
     Column,
     progress,
     say,
-    show,
+    show_answer,
     show_document,
-    table,
     write,
     write_json,
 )
@@ -24,12 +23,57 @@ from headrace.core import UnavailableError, span
 if TYPE_CHECKING:
     from headrace.cli.management import Management
 
-JOB_COLUMNS: Final = ("job", "schedule", "next", "now", "last run", "rows", "late")
 _POLL_S: Final = 0.5
 _AWAY_S: Final = 60.0
 """How long a control plane that does not answer is waited for."""
 _OPEN: Final = frozenset({"waiting", "running"})
 _Job = Annotated[str, typer.Argument(help="The job's name in the spec.", show_default=False)]
+
+
+def _quoted(name: str) -> str:
+    return quote(name, safe="")
+
+
+def _time(moment: float | None) -> str:
+    return "-" if moment is None else f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%d %H:%M:%SZ}"
+
+
+def _state(run: dict[str, Any]) -> str:
+    """A run's state, and how far it is if it is under way."""
+    if run["state"] != "running" or not run["shards"]:
+        return str(run["state"])
+    return f"running {run['shards_done']}/{run['shards']}"
+
+
+def _schedule(job: dict[str, Any]) -> str:
+    zone = f" {job['timezone']}" if job["timezone"] not in {"", "UTC"} else ""
+    return f"{job['cron']}{zone}" if job["cron"] else "by hand"
+
+
+def _last_run(job: dict[str, Any]) -> str:
+    last = job["last_run"]
+    return "-" if last is None else f"{last['state']} {_time(last['ended'])}"
+
+
+JOB_COLUMNS: Final[dict[str, Column]] = {
+    "job": "name",
+    "schedule": _schedule,
+    "next": lambda job: _time(job["next_run_at"]),
+    "now": lambda job: ", ".join(map(_state, job["running"])) or "-",
+    "last run": _last_run,
+    "rows": lambda job: "-" if job["last_run"] is None else f"{job['last_run']['rows']:,}",
+    "late": lambda job: span(job["lateness_s"]) if job["is_late"] else "-",
+}
+RUN_COLUMNS: Final[dict[str, Column]] = {
+    "run": "id",
+    "state": _state,
+    "began": lambda run: _time(run["began"]),
+    "took": lambda run: "-" if run["duration_s"] is None else span(run["duration_s"]),
+    "rows": "rows",
+    "errors": "errors",
+    "tries": "tries",
+    "why": lambda run: run["message"] or (f"by {run['actor']}" if run["actor"] else "-"),
+}
 
 
 def list_(*, json: Json = False, plane: ControlPlane) -> None:
@@ -40,15 +84,12 @@ def list_(*, json: Json = False, plane: ControlPlane) -> None:
         headrace batch list
     """
     document = plane.connect().get("/api/v1/jobs")
-    if json:
-        write_json(document)
-        return
-    if document["problem"]:
+    if document["problem"] and not json:
         say(f"this may be out of date: {document['problem']}")
-    if not document["jobs"]:
-        say("no jobs; `jobs` in the spec names them")
+    empty = "no jobs; `jobs` in the spec names them"
+    show_document(document, document["jobs"], JOB_COLUMNS, json=json, empty=empty)
+    if json:
         return
-    show(table([job_row(job) for job in document["jobs"]], *JOB_COLUMNS))
     for run in (run for job in document["jobs"] for run in job["running"]):
         for problem in (run["isolation"] or {}).get("problems", ()):
             say(f"run {run['id']} is not isolated: {problem}")
@@ -70,18 +111,8 @@ def runs(
         headrace batch runs nightly
     """
     document = plane.connect().get(f"/api/v1/jobs/{_quoted(name)}/runs", limit=limit)
-    columns: dict[str, Column] = {
-        "run": "id",
-        "state": lambda run: f"{run['state']} {_part(run)}".strip(),
-        "began": lambda run: _time(run["began"]),
-        "took": lambda run: "-" if run["duration_s"] is None else span(run["duration_s"]),
-        "rows": "rows",
-        "errors": "errors",
-        "tries": "tries",
-        "why": lambda run: run["message"] or (f"by {run['actor']}" if run["actor"] else "-"),
-    }
     empty = f"job '{name}' has not run yet"
-    show_document(document, document["runs"], columns, json=json, empty=empty)
+    show_document(document, document["runs"], RUN_COLUMNS, json=json, empty=empty)
 
 
 def start(
@@ -110,9 +141,11 @@ def start(
         write(run["id"])
     if not wait:
         return
-    say(_ending(run))
     if run["state"] != "succeeded":
+        say(f"run {run['id']} {run['state']}: {run['message']}")
         raise typer.Exit(FAILED)
+    wrong = f", {run['errors']:,} of them with errors" if run["errors"] else ""
+    say(f"{run['rows']:,} rows{wrong}: {run['output']}")
 
 
 def cancel(
@@ -132,15 +165,11 @@ def cancel(
     """
     path = f"/api/v1/jobs/{_quoted(name)}/cancel"
     document = plane.connect().post(path, {"run": run})
-    if json:
-        write_json(document)
-        return
-    for one in document["runs"]:
-        say(
-            f"run {one['id']} is being ended" if one["state"] in _OPEN else f"run {one['id']} ended"
-        )
-    if not document["runs"]:
-        say("nothing runs")
+    lines = [
+        f"run {ended['id']} {'is being ended' if ended['state'] in _OPEN else 'ended'}"
+        for ended in document["runs"]
+    ]
+    show_answer(document, *(lines or ["nothing runs"]), json=json)
 
 
 def _until_over(api: "Management", run: dict[str, Any]) -> dict[str, Any]:
@@ -157,41 +186,3 @@ def _until_over(api: "Management", run: dict[str, Any]) -> dict[str, Any]:
                 if time.monotonic() - answered > _AWAY_S:
                     raise
     return run
-
-
-def _ending(run: dict[str, Any]) -> str:
-    if run["state"] == "succeeded":
-        wrong = f", {run['errors']:,} of them with errors" if run["errors"] else ""
-        return f"{run['rows']:,} rows{wrong}: {run['output']}"
-    return f"run {run['id']} {run['state']}: {run['message']}"
-
-
-def job_row(job: dict[str, Any]) -> tuple[str, ...]:
-    """A job as the row of a table with `JOB_COLUMNS`."""
-    zone = f" {job['timezone']}" if job["timezone"] not in {"", "UTC"} else ""
-    running = [f"{run['state']} {_part(run)}".strip() for run in job["running"]]
-    last = job["last_run"]
-    return (
-        job["name"],
-        f"{job['cron']}{zone}" if job["cron"] else "by hand",
-        _time(job["next_run_at"]),
-        ", ".join(running) or "-",
-        "-" if last is None else f"{last['state']} {_time(last['ended'])}",
-        "-" if last is None else f"{last['rows']:,}",
-        span(job["lateness_s"]) if job["is_late"] else "-",
-    )
-
-
-def _part(run: dict[str, Any]) -> str:
-    """How far a run under way is."""
-    if run["state"] != "running" or not run["shards"]:
-        return ""
-    return f"{run['shards_done']}/{run['shards']}"
-
-
-def _time(at: float | None) -> str:
-    return "-" if at is None else f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%SZ}"
-
-
-def _quoted(name: str) -> str:
-    return quote(name, safe="")

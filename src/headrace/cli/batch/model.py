@@ -9,7 +9,6 @@ the same answer in a job.
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
-import contextlib
 import hashlib
 import os
 import stat
@@ -24,11 +23,10 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from headrace.cli.connection import find_target
-from headrace.cli.offline import stored_model
+from headrace.cli.connection import Target
+from headrace.cli.offline import resolver, stored_model
 from headrace.control.app.settings import resolve_url
 from headrace.control.local.sandbox import Occasion, Probe, Sandbox, files_of, launched
-from headrace.control.sandboxed.run import SandboxedInspector
 from headrace.core import (
     CodeNotAllowedError,
     FailedPreconditionError,
@@ -43,12 +41,13 @@ from headrace.core.spec import parse_spec
 from headrace.core.variables import filled_in, url_filled_in
 from headrace.jobs.manifest import OutputFolder
 from headrace.jobs.messages import JobModel
+from headrace.jobs.preparing import check_run_id
 from headrace.jobs.sources.source import is_url, list_files
 from headrace.jobs.sources.sql import SQLITE, is_database
 from headrace.registry import Registry, read_content
 
 if TYPE_CHECKING:
-    from headrace.control.app.home import Home
+    from headrace.cli.batch.commands import RunOptions
     from headrace.core.spec import SystemSpec
 
 
@@ -64,47 +63,39 @@ class Chosen:
     network: bool = False
 
 
-def choose_model(
-    target: str,
-    *,
-    file: Path | None,
-    server: str | None,
-    home: Path,
-    runtime: str,
-    allow_code: bool,
-    rows_independent: bool = False,
-) -> Chosen:
-    """What `target` names: an endpoint of `file`, else a path, an endpoint that runs, or a version.
+def choose_model(options: "RunOptions", target: Target) -> Chosen:
+    """What `--model` names: an endpoint of `--file`, a path, an endpoint that runs, or a version.
 
-    `NAME@VERSION` is `NAME:VERSION`.
-
-    Args:
-        rows_independent: Declared of a path or a version; an endpoint's spec says it itself.
+    `NAME@VERSION` is `NAME:VERSION`. Rows are declared independent of a path or a version; an
+    endpoint's spec says it itself.
 
     Raises:
         NotFoundError: There is none of these.
         CodeNotAllowedError: It would run its author's code.
     """
-    if not target:
+    if not options.model:
         raise InvalidArgumentError("no model is named: --model NAME[:VERSION], PATH or ENDPOINT")
-    path = Path(target)
-    name = target if path.exists() else target.replace("@", ":")
-    if file is not None:
+    home, allow_code = target.home, options.allow_code
+    path = Path(options.model)
+    name = options.model if path.exists() else options.model.replace("@", ":")
+    if options.file is not None:
         from headrace.cli.spec import read_spec
 
-        return _of_endpoint(name, read_spec(file), str(file), home=home, allow_code=allow_code)
+        spec = read_spec(options.file)
+        return _of_endpoint(name, spec, str(options.file), home=home, allow_code=allow_code)
     if path.exists():
-        chosen = _of_path(path, runtime=runtime, allow_code=allow_code)
-        return _declared(chosen) if rows_independent else chosen
-    running = _running_spec(server, home)
-    if running is not None and any(one.name == name for one in running.endpoints):
-        return _of_endpoint(name, running, "what runs", home=home, allow_code=allow_code)
-    chosen = _of_version(name, home=home, allow_code=allow_code)
-    return _declared(chosen) if rows_independent else chosen
-
-
-def _declared(chosen: Chosen) -> Chosen:
-    """`chosen`, of whose rows the caller declares that they do not influence each other."""
+        chosen = _of_path(path, runtime=options.runtime, allow_code=allow_code)
+    else:
+        try:
+            document: Any = target.management().get("/api/v1/spec")["spec"]
+        except HeadraceError:
+            document = None
+        running = parse_spec(document, in_force=document) if document else None
+        if running is not None and any(entry.name == name for entry in running.endpoints):
+            return _of_endpoint(name, running, "what runs", home=home, allow_code=allow_code)
+        chosen = _of_version(name, home=home, allow_code=allow_code)
+    if not options.rows_independent:
+        return chosen
     batching = msgspec.structs.replace(chosen.settings.batching, rows_independent=True)
     return replace(chosen, settings=msgspec.structs.replace(chosen.settings, batching=batching))
 
@@ -113,15 +104,15 @@ def _of_path(path: Path, *, runtime: str, allow_code: bool) -> Chosen:
     from headrace.runtimes import detect_runtime, get_runtime
     from headrace.runtimes.plugins import code_of_model, runs_code
 
-    found = get_runtime(runtime) if runtime else detect_runtime(path)
-    if runs_code(found, path) and not allow_code:
-        raise CodeNotAllowedError(str(path), found.name, code_of_model(found, path))
+    plugin = get_runtime(runtime) if runtime else detect_runtime(path)
+    if runs_code(plugin, path) and not allow_code:
+        raise CodeNotAllowedError(str(path), plugin.name, code_of_model(plugin, path))
     digest = str(read_content(path).digest)
     settings = ReplicaSettings(
         model_name=path.stem,
         model_version="",
         path=str(path.absolute()),
-        runtime=found.name,
+        runtime=plugin.name,
         sha256=digest if path.is_file() else "",
     )
     # A file has no version: what tells one from another is its content.
@@ -129,7 +120,6 @@ def _of_path(path: Path, *, runtime: str, allow_code: bool) -> Chosen:
 
 
 def _of_version(name: str, *, home: Path, allow_code: bool) -> Chosen:
-
     try:
         version, path = stored_model(name, home)
     except (NotFoundError, InvalidArgumentError) as error:
@@ -157,71 +147,48 @@ def _of_endpoint(
         NotFoundError: There is no such endpoint or version.
         SpecError: Its model cannot be served.
     """
-    from headrace.control.desired.resolve import Resolver
-
     endpoint, _, version = name.partition(":")
-    lines = [one for one in spec.endpoints if one.name == endpoint]
-    if not lines:
-        known = ", ".join(one.name for one in spec.endpoints) or "none"
-        raise NotFoundError(f"{where} has no endpoint '{endpoint}'; there are: {known}")
-    with contextlib.closing(SandboxedInspector.of_home(home)) as inspect:
-        registry = Registry(home, inspect)
-        resolver = Resolver(
-            registry=registry,
-            inspect=inspect,
-            spec=spec.model_copy(update={"endpoints": tuple(lines)}),
-            max_body_bytes=1,
-            allow_code=allow_code,
-        )
-        (desired,) = resolver.resolve()
+    entries = tuple(entry for entry in spec.endpoints if entry.name == endpoint)
+    if not entries:
+        names = ", ".join(entry.name for entry in spec.endpoints) or "none"
+        raise NotFoundError(f"{where} has no endpoint '{endpoint}'; there are: {names}")
+    alone = spec.model_copy(update={"endpoints": entries})
+    with resolver(alone, home, allow_code=allow_code) as pins:
+        (desired,) = pins.resolve()
     arms = [arm for arm in desired.arms if not version or arm.revision.version == version]
     if not arms:
-        known = ", ".join(arm.revision.version for arm in desired.arms)
-        raise NotFoundError(f"endpoint '{endpoint}' has no version {version}; there are: {known}")
+        names = ", ".join(arm.revision.version for arm in desired.arms)
+        raise NotFoundError(f"endpoint '{endpoint}' has no version {version}; there are: {names}")
     revision = max(arms, key=lambda arm: arm.weight).revision
     if revision.upstream is not None:
         msg = f"endpoint '{endpoint}' is someone else's server ({revision.model}): name a model"
         raise InvalidArgumentError(msg)
     if ":" in revision.model and not Path(revision.model).exists():
-        digest = str(registry.get(revision.model).digest)
+        digest = str(Registry(home).get(revision.model).digest)
     else:
         digest = str(read_content(Path(revision.settings.path)).digest)
     settings = msgspec.structs.replace(revision.settings, max_body_bytes=0)
-    return replace(
-        _chosen(f"{endpoint}={revision.model}", revision.version, digest, settings),
-        network=revision.network,
-    )
-
-
-def _running_spec(server: str | None, home: Path) -> "SystemSpec | None":
-    """What runs on the home, or at the server; None if nothing does."""
-    try:
-        document: Any = find_target(server, home).management().get("/api/v1/spec")["spec"]
-    except HeadraceError:
-        return None
-    return parse_spec(document, in_force=document) if document else None
+    chosen = _chosen(f"{endpoint}={revision.model}", revision.version, digest, settings)
+    return replace(chosen, network=revision.network)
 
 
 def _chosen(reference: str, version: str, digest: str, settings: ReplicaSettings) -> Chosen:
-    features, labels = "", ""
+    def digest_of(value: object) -> str:
+        return hashlib.sha256(msgspec.json.encode(value, order="sorted")).hexdigest()[:32]
+
+    features = ""
     if not isinstance(settings.features, msgspec.UnsetType):
         made = settings.features
-        features = _digest((made.service, made.online_store, made.inputs))
-    if settings.labels:
-        labels = _digest(settings.labels)
+        features = digest_of((made.service, made.online_store, made.inputs))
     told = JobModel(
         reference=reference,
         version=version,
         digest=digest,
         runtime=settings.runtime,
         features=features,
-        labels=labels,
+        labels=digest_of(settings.labels) if settings.labels else "",
     )
     return Chosen(told=told, settings=msgspec.structs.replace(settings, model_version=version))
-
-
-def _digest(value: object) -> str:
-    return hashlib.sha256(msgspec.json.encode(value, order="sorted")).hexdigest()[:32]
 
 
 _CHOSEN: Final = "chosen.json"
@@ -300,17 +267,8 @@ def _is_open(mode: int, wanted: int) -> bool:
     return mode & wanted == wanted
 
 
-def go_on_confined(
-    chosen: Chosen,
-    inputs: Inputs,
-    *,
-    home: Path,
-    run_id: str,
-    output: Path,
-    workers: int,
-    serial: int,
-) -> NoReturn:
-    """Become the process that runs the model.
+def go_on_confined(options: "RunOptions", target: Target, *, serial: int, workers: int) -> NoReturn:
+    """Become the process that runs the model, which can do no more than it has to.
 
     Args:
         serial: Of the user that it is, if this one is root.
@@ -320,22 +278,38 @@ def go_on_confined(
         OSError: Its folders cannot be made, or it cannot be started.
     """
     from headrace.control.app.home import Home
+    from headrace.control.features.online_stores import OnlineStores
     from headrace.control.jobs.process import report_name
     from headrace.core.confine import give_all
     from headrace.core.processes import python_module
 
-    place = Home(home.resolve())
-    sandbox = _sandbox(place)
-    own = make_private_dir(place.job_run(run_id))
+    inputs = inputs_of(options.source)
+    chosen = choose_model(options, target)
+    run_id = check_run_id(options.run_id)
+    home = Home(target.home.resolve())
+    sandbox = Sandbox(
+        hide=(home.root, home.socket_dir()),
+        reports=home.records,
+        abilities=cache(lambda: Probe().result()),
+    )
+    own = make_private_dir(home.job_run(run_id))
     told = own / _CHOSEN
     told.write_bytes(msgspec.json.encode(chosen))
     told.chmod(0o644)  # its folder is private
-    output = output.absolute()
+    output = options.output.absolute()
     output.mkdir(parents=True, exist_ok=True)
     OutputFolder(output).check_own()  # before all in it belongs to another user
+    keep = files_of(Path(chosen.settings.path))
+    features = chosen.settings.features
+    if isinstance(features, FeatureSettings):
+        # Not closed: whoever closes a store last takes away what readers need beside it.
+        store = OnlineStores(home.root, *sandbox.hide).prepare(
+            resolve_url(features.online_store), for_others=sandbox.user(Occasion.JOB) is not None
+        )
+        keep += [] if store is None else [store]
     spec = sandbox.spec(
         own=[own, output],
-        keep=[*_read_by(chosen, sandbox, place.root), *filter(None, [inputs.folder])],
+        keep=[*keep, *filter(None, [inputs.folder])],
         network=chosen.network or inputs.network,
         serial=Occasion(serial),
         report=sandbox.report_of(report_name(run_id)),
@@ -359,30 +333,6 @@ def go_on_confined(
     command = launched(spec, python_module("headrace.cli", *arguments, f"--chosen={told}"))
     sys.stderr.flush()
     os.execv(command[0], command)  # noqa: S606  # what this is for
-
-
-def _sandbox(place: "Home") -> "Sandbox":
-
-    return Sandbox(
-        hide=(place.root, place.socket_dir()),
-        reports=place.records,
-        abilities=cache(lambda: Probe().result()),
-    )
-
-
-def _read_by(chosen: Chosen, sandbox: "Sandbox", home: Path) -> list[Path]:
-    """What the model reads: its files, and those of the store of its features."""
-    from headrace.control.features.online_stores import OnlineStores
-
-    found = files_of(Path(chosen.settings.path))
-    features = chosen.settings.features
-    if isinstance(features, FeatureSettings):
-        # Not closed: whoever closes a store last takes away what readers need beside it.
-        store = OnlineStores(home, *sandbox.hide).prepare(
-            resolve_url(features.online_store), for_others=sandbox.user(Occasion.JOB) is not None
-        )
-        found += [] if store is None else [store]
-    return found
 
 
 def _why_not_ours(output: Path, uid: int) -> str:

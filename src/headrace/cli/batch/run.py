@@ -1,22 +1,23 @@
 """Course of `headrace batch run`: lock, model, columns, shards, progress."""
 
-# rich is loaded where somebody watches
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+import typer
 
-from headrace.cli.batch.model import Chosen, choose_model, go_on_confined, inputs_of, read_chosen
-from headrace.cli.output import progress, say
+from headrace.cli.batch.commands import Engine, RunOptions
+from headrace.cli.batch.model import Chosen, choose_model, go_on_confined, read_chosen
+from headrace.cli.connection import Target
+from headrace.cli.output import progress, progress_bar, say
+from headrace.core import InvalidArgumentError
+from headrace.engine import usable_cores
 from headrace.jobs.manifest import OutputFolder
+from headrace.jobs.mapping import parse_keys, parse_map
 from headrace.jobs.messages import Done, JobRecord, Shard
 from headrace.jobs.preparing import (
     Job,
@@ -25,11 +26,50 @@ from headrace.jobs.preparing import (
     find_begun,
     load_scorer,
     new_run_id,
+    parse_bytes,
     plan_job,
     settle,
 )
-from headrace.jobs.running import Engine, Summary, Watch, run_job
+from headrace.jobs.running import LocalEngine, Summary, Watch, run_job
 from headrace.jobs.sources.opening import open_source
+
+if TYPE_CHECKING:
+    from headrace.jobs.engines.ray import RayEngine
+
+
+def open_engine(
+    name: Engine, *, address: str, workers: int | None, source: str
+) -> "LocalEngine | RayEngine":
+    """The engine of a name.
+
+    Args:
+        address: Of a cluster; empty for one on this machine that ends with the job.
+        workers: Shards at once; None for as many as there are cores.
+        source: The input as the command names it.
+
+    Raises:
+        BadParameter: The engine was removed.
+        InvalidArgumentError: The engine takes no such address.
+        FailedPreconditionError: Ray is not installed.
+    """
+    if name is Engine.SPARK:
+        msg = "spark was removed; use ray on a cluster, or local on one machine"
+        raise typer.BadParameter(msg, param_hint="--engine")
+    if name is Engine.LOCAL:
+        if address:
+            raise InvalidArgumentError(f"--address {address} is of a cluster: say --engine ray")
+        return LocalEngine(workers=workers or usable_cores())
+    from headrace.jobs.engines.ray import (  # noqa: PLC0415  # an extra
+        LOCAL,
+        RayEngine,
+        check_address,
+        import_ray,
+    )
+
+    import_ray()
+    # A cluster of our own is as large as the job may be.
+    size = workers if address else workers or usable_cores()
+    return RayEngine(source=source, address=check_address(address or LOCAL), workers=size)
 
 
 @contextmanager
@@ -38,74 +78,34 @@ def batch_progress(job: Job) -> Iterator[Watch]:
 
     How many rows there are is known of some formats only; of all it is known how large shards are.
     """
-    if not sys.stderr.isatty():
-        yield Watch()
-        return
-
     shards = job.record.shards
     counted = all(shard.rows is not None for shard in shards)
-    total = sum(_weight(shard, counted=counted) for shard in shards)
-    before = sum(_weight(shards[done.shard], counted=counted) for done in job.left.done)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[said]}"),
-        TimeRemainingColumn(),
-    )
+
+    def weight(shard: Shard) -> int:
+        return (shard.rows or 0) if counted else max(shard.size_bytes, 1)
+
     lock = threading.Lock()
+    began = time.monotonic()
     rows = errors = 0
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(f"run {job.record.id}", total=total or None, said="", completed=before)
+    with progress_bar(f"run {job.record.id}", sum(map(weight, shards)) or None) as update:
+        update(completed=sum(weight(shards[done.shard]) for done in job.left.done))
 
         def on_rows(more: int, wrong: int) -> None:
             nonlocal rows, errors
             with lock:
                 rows, errors = rows + more, errors + wrong
-                started = bar.tasks[0].elapsed or 0.0
-            speed = rows / started if started > 0 else 0.0
-            said = f"{rows:,} rows, {speed:,.0f}/s" + (f", {errors:,} errors" if errors else "")
-            bar.update(task, said=said, advance=more if counted else 0)
+            speed = rows / max(time.monotonic() - began, 1e-3)
+            note = f"{rows:,} rows, {speed:,.0f}/s" + (f", {errors:,} errors" if errors else "")
+            update(note=note, advance=more if counted else 0)
 
-        def on_shard(done: Done, shard: Shard) -> None:
-            del done
+        def on_shard(_: Done, shard: Shard) -> None:
             if not counted:
-                bar.update(task, advance=_weight(shard, counted=False))
+                update(advance=weight(shard))
 
         yield Watch(on_rows=on_rows, on_shard=on_shard)
 
 
-def _weight(shard: Shard, *, counted: bool) -> int:
-    return (shard.rows or 0) if counted else max(shard.size_bytes, 1)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """The command line, taken apart.
-
-    `confined`, `chosen`: see `go_on_confined`; what it is told, and what it leaves.
-    """
-
-    wish: Wish
-    engine: Engine
-    model: str
-    source: str
-    file: Path | None
-    kind: str
-    query: str
-    key: str
-    resume: str
-    run_id: str
-    max_errors: int | None
-    runtime: str
-    allow_code: bool
-    rows_independent: bool
-    server: str | None
-    home: Path
-    confined: int | None = None
-    chosen: Path | None = None
-
-
-def run_batch(asked: Asked) -> Summary:
+def run_batch(options: RunOptions, target: Target) -> Summary:
     """Run a job, or what is left of one.
 
     Raises:
@@ -113,24 +113,46 @@ def run_batch(asked: Asked) -> Summary:
         KeyboardInterrupt: It was; what is done stays, and how to go on was told.
     """
     now = datetime.now(UTC)
-    for given in (asked.run_id, asked.resume):
+    wish = Wish(
+        output=options.output,
+        given=parse_map(options.mapping or []),
+        keys=parse_keys(options.keys or []),
+        outputs=[name.strip() for name in options.outputs.split(",") if name.strip()],
+        format=options.output_format,
+        errors=options.errors,
+        nulls=options.nulls,
+        run_rows=options.chunk_rows,
+        shard_rows=options.shard_rows,
+        memory_bytes=parse_bytes(options.memory),
+        workers=options.workers or usable_cores(),
+    )
+    engine = open_engine(
+        options.engine, address=options.address, workers=options.workers, source=options.source
+    )
+    for given in (options.run_id, options.resume):
         if given:
             check_run_id(given)
-    if asked.confined is not None:
-        _confine(asked, asked.confined)
-    told, source = open_source(asked.source, kind=asked.kind, query=asked.query, key=asked.key)
+    if options.confined is not None:
+        # Nothing is read here that a model wrote, in a try before this one.
+        go_on_confined(options, target, serial=options.confined, workers=wish.workers)
+    told, source = open_source(
+        options.source, kind=options.input_format, query=options.sql, key=options.sql_key
+    )
     # Before a folder is made: what cannot be is told without a trace.
-    folder = OutputFolder(asked.wish.output)
-    begun = find_begun(folder, run_id=asked.run_id, resume=asked.resume)
+    folder = OutputFolder(wish.output)
+    begun = find_begun(folder, run_id=options.run_id, resume=options.resume)
     with progress("loading the model"):
-        chosen = _choose(asked)
+        if options.chosen is not None:
+            chosen = read_chosen(options.chosen)
+        else:
+            chosen = choose_model(options, target)
         scorer = load_scorer(chosen.settings)
     with closing(scorer):
-        run_id = (begun.id if begun else "") or asked.run_id or new_run_id(now)
+        run_id = (begun.id if begun else "") or options.run_id or new_run_id(now)
 
         def plan(begun: JobRecord | None) -> Job:
             record, task = plan_job(
-                asked.wish,
+                wish,
                 model=chosen.told,
                 settings=chosen.settings,
                 source=source,
@@ -145,45 +167,21 @@ def run_batch(asked: Asked) -> Summary:
         job = plan(begun)
         with folder.locked():
             # Between the look and the lock another run may have begun, or gone on.
-            again = find_begun(folder, run_id=run_id, resume=asked.resume)
+            again = find_begun(folder, run_id=run_id, resume=options.resume)
             job = job if again == begun else plan(again)
             record, left = settle(folder, job.record, job.task, again)
             job = replace(job, record=record, left=left)
-            return _run(asked, job, folder, chosen)
+            return _run(job, folder, chosen, engine, max_errors=options.max_errors)
 
 
-def _choose(asked: Asked) -> Chosen:
-    if asked.chosen is not None:
-        return read_chosen(asked.chosen)
-    return choose_model(
-        asked.model,
-        file=asked.file,
-        server=asked.server,
-        home=asked.home,
-        runtime=asked.runtime,
-        allow_code=asked.allow_code,
-        rows_independent=asked.rows_independent,
-    )
-
-
-def _confine(asked: Asked, serial: int) -> NoReturn:
-    """Go on in a process that can do no more than it has to.
-
-    Nothing is read here that a model wrote, in a try before this one.
-    """
-    inputs = inputs_of(asked.source)
-    go_on_confined(
-        _choose(asked),
-        inputs,
-        home=asked.home,
-        run_id=check_run_id(asked.run_id),
-        output=asked.wish.output,
-        workers=asked.wish.workers,
-        serial=serial,
-    )
-
-
-def _run(asked: Asked, job: Job, folder: OutputFolder, chosen: Chosen) -> Summary:
+def _run(
+    job: Job,
+    folder: OutputFolder,
+    chosen: Chosen,
+    engine: "LocalEngine | RayEngine",
+    *,
+    max_errors: int | None,
+) -> Summary:
     run_id = job.record.id
     done, total = len(job.left.done), len(job.record.shards)
     say(f"run {run_id}: {total - done} of {total} shards to do, by {chosen.told.reference}")
@@ -196,8 +194,8 @@ def _run(asked: Asked, job: Job, folder: OutputFolder, chosen: Chosen) -> Summar
             return run_job(
                 job,
                 folder,
-                engine=asked.engine,
-                max_errors=asked.max_errors,
+                engine=engine,
+                max_errors=max_errors,
                 clock=time.monotonic,
                 watch=watch,
             )

@@ -16,10 +16,18 @@ from headrace.cli.options import (
     Home,
     Json,
     LogFormatOption,
+    StreamName,
+    file_option,
 )
-from headrace.cli.output import progress, say, show, table, write_json
+from headrace.cli.output import progress, rows_text, say, show, show_answer, show_document
 from headrace.cli.stream import here, topics
-from headrace.cli.stream.find import ShortForm, chosen, members_rows, short_spec, stream_rows
+from headrace.cli.stream.find import (
+    MEMBER_COLUMNS,
+    STREAM_COLUMNS,
+    ShortForm,
+    chosen,
+    short_spec,
+)
 from headrace.core import NotFoundError
 
 app = CommandGroup(
@@ -30,7 +38,6 @@ app.add_typer(topics.app, name="dlq")
 app.command()(here.replay)
 app.command()(topics.send)
 app.command()(topics.read)
-_Name = Annotated[str, typer.Argument(help="The stream.", show_default=False)]
 
 
 @app.command()
@@ -42,12 +49,8 @@ def up(
     *,
     file: Annotated[
         Path | None,
-        typer.Option(
-            "--file",
-            "-f",
-            help="The spec file; without one, the options below say what to run.",
-            exists=True,
-            dir_okay=False,
+        file_option(
+            "The spec file; without one, the options below say what to run.", "--file", "-f"
         ),
     ] = None,
     model: Annotated[str, typer.Option(help="A model file, or NAME[:VERSION].")] = "",
@@ -164,26 +167,21 @@ def status(
         if not streams:
             msg = f"there is no stream '{name}'; there are: {known}"
             raise NotFoundError(msg)
+    empty = "no streams; `streams:` in the spec file names them"
+    document = streams[0] if name is not None else streams
+    show_document(document, streams, STREAM_COLUMNS, json=json, empty=empty)
     if json:
-        write_json(streams[0] if name is not None else streams)
         return
-    if not streams:
-        say("no streams; `streams:` in the spec file names them")
-        return
-    head, *rows = stream_rows(streams)
-    show(table(rows, *head))
     if name is not None:
-        head, *rows = members_rows(streams[0])
-        show("", table(rows, *head))
-    for one in streams:
-        if one["message"]:
-            say(f"{one['name']}: {one['message']}")
-        if one.get("warning"):
-            say(f"{one['name']}: {one['warning']}")
+        show("", rows_text(streams[0]["members"], MEMBER_COLUMNS))
+    for stream in streams:
+        for key in ("message", "warning"):
+            if stream.get(key):
+                say(f"{stream['name']}: {stream[key]}")
 
 
 @app.command()
-def pause(name: _Name, *, json: Json = False, plane: ControlPlane) -> None:
+def pause(name: StreamName, *, json: Json = False, plane: ControlPlane) -> None:
     """Let a stream take no more records; it stays where it is, also over restarts.
 
     For example:
@@ -194,7 +192,7 @@ def pause(name: _Name, *, json: Json = False, plane: ControlPlane) -> None:
 
 
 @app.command()
-def resume(name: _Name, *, json: Json = False, plane: ControlPlane) -> None:
+def resume(name: StreamName, *, json: Json = False, plane: ControlPlane) -> None:
     """Let a paused stream go on where it is; also one that stopped before a record.
 
     For example:
@@ -205,8 +203,6 @@ def resume(name: _Name, *, json: Json = False, plane: ControlPlane) -> None:
 
 
 def _order(name: str, verb: str, *, json: bool, plane: ControlPlane) -> None:
-    found = plane.connect().post(f"/api/v1/streams/{quote(name, safe='')}/{verb}")
-    if json:
-        write_json(found)
-    else:
-        say(f"stream '{name}' is {'paused' if verb == 'pause' else 'to go on'}")
+    answer = plane.connect().post(f"/api/v1/streams/{quote(name, safe='')}/{verb}")
+    line = f"stream '{name}' is {'paused' if verb == 'pause' else 'to go on'}"
+    show_answer(answer, line, json=json)

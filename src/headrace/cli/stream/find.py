@@ -1,13 +1,13 @@
 """Stream that a command means, and streams as rows of a table."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from headrace.cli.options import ControlPlane
+from headrace.cli.output import Column
 from headrace.cli.up.start import name_from
-from headrace.control import read_control_file
 from headrace.core import InvalidArgumentError, NotFoundError
 from headrace.core.text import duration_text, number_text
 
@@ -55,8 +55,11 @@ def short_spec(form: ShortForm) -> "SystemSpec":
     if missing:
         message = f"a stream without a file (-f) also needs {', '.join(missing)}"
         raise InvalidArgumentError(message)
+    path = Path(form.model)
+    is_path = "/" in form.model or path.exists()
+    model = name_from(path) if is_path else form.model.partition(":")[0]
     stream: dict[str, Any] = {
-        "name": form.name or _name_of(form),
+        "name": form.name or form.endpoint or model,
         "source": {"broker": form.broker, "topics": list(form.sources)},
         "sink": {"topic": form.sink},
     }
@@ -72,15 +75,6 @@ def short_spec(form: ShortForm) -> "SystemSpec":
     if form.allow_code:
         stream["allow_code"] = True
     return parse_spec(document, base_dir=Path.cwd(), secrets_in=document)
-
-
-def _name_of(form: ShortForm) -> str:
-
-    if form.endpoint:
-        return form.endpoint
-    path = Path(form.model)
-    is_path = "/" in form.model or path.exists()
-    return name_from(path) if is_path else form.model.partition(":")[0]
 
 
 def chosen(spec: "SystemSpec", names: list[str], *, where: str) -> "list[StreamSpec]":
@@ -105,27 +99,22 @@ def find_stream(name: str, *, file: Path | None, plane: ControlPlane) -> "Stream
         NotFoundError: There is none.
         HeadraceError: The file is wrong, or what runs cannot be asked.
     """
-    spec, where = _spec(file, plane)
-    return chosen(spec, [name], where=where)[0]
-
-
-def _spec(file: Path | None, plane: ControlPlane) -> "tuple[SystemSpec, str]":
     from headrace.cli.spec import read_spec  # noqa: PLC0415  # as above
     from headrace.core.spec import parse_spec  # noqa: PLC0415  # loads pydantic
 
-    if file is not None:
-        return read_spec(file), str(file)
     target = plane.target()
-    if target.is_remote or read_control_file(plane.home) is not None:
+    if file is None and (target.is_remote or target.is_running()):
         document = target.management().get("/api/v1/spec")["spec"]
-        return parse_spec(document or {"version": 1}, in_force=document), "what runs"
-    if SPEC_FILE.is_file():
-        return read_spec(SPEC_FILE), str(SPEC_FILE)
-    message = (
-        f"nothing runs on {plane.home}, and there is no {SPEC_FILE} here: name the file with the "
-        "stream by -f"
-    )
-    raise NotFoundError(message)
+        spec, where = parse_spec(document or {"version": 1}, in_force=document), "what runs"
+    elif file is not None or SPEC_FILE.is_file():
+        spec, where = read_spec(file or SPEC_FILE), str(file or SPEC_FILE)
+    else:
+        message = (
+            f"nothing runs on {plane.home}, and there is no {SPEC_FILE} here: name the file with "
+            "the stream by -f"
+        )
+        raise NotFoundError(message)
+    return chosen(spec, [name], where=where)[0]
 
 
 def open_broker_of(url: str, home: Path) -> "Broker":
@@ -142,46 +131,31 @@ def open_broker_of(url: str, home: Path) -> "Broker":
     return open_broker(url_filled_in(url, what="the broker's URL"), home=home.absolute())
 
 
-Row = tuple[str, ...]
-
-
-def stream_rows(streams: Sequence[Mapping[str, Any]]) -> list[Row]:
-    """A row for each stream."""
-    head = ("stream", "state", "workers", "rate/s", "lag", "oldest", "answered", "dead", "by")
-    return [head, *(_stream(one) for one in streams)]
-
-
-def members_rows(stream: Mapping[str, Any]) -> list[Row]:
-    """A row for each worker of a stream."""
-    head = ("worker", "state", "pid", "restarts", "partitions", "rate/s", "lag", "answered")
-    return [head, *(_member(one) for one in stream["members"])]
-
-
-def _stream(one: Mapping[str, Any]) -> Row:
+def _workers(stream: Mapping[str, Any]) -> str:
     bounds = ""
-    if one["min_workers"] != one["max_workers"]:
-        bounds = f" of {one['min_workers']}-{one['max_workers']}"
-    return (
-        one["name"],
-        one["state"],
-        f"{one['ready']}/{one['workers']}{bounds}",
-        f"{one['rate']:,.0f}",
-        number_text(one["lag_records"]),
-        duration_text(one["lag_s"]),
-        number_text(one["answered"]),
-        number_text(one["dead_letters"]),
-        one["model"],
-    )
+    if stream["min_workers"] != stream["max_workers"]:
+        bounds = f" of {stream['min_workers']}-{stream['max_workers']}"
+    return f"{stream['ready']}/{stream['workers']}{bounds}"
 
 
-def _member(one: Mapping[str, Any]) -> Row:
-    return (
-        one["member"],
-        f"{one['state']}, of before" if one["outdated"] else one["state"],
-        str(one["pid"] or "-"),
-        str(one["restarts"]),
-        " ".join(one["partitions"]) or "-",
-        f"{one['rate']:,.0f}",
-        number_text(one["lag_records"]),
-        number_text(one["answered"]),
-    )
+STREAM_COLUMNS: Final[dict[str, Column]] = {
+    "stream": "name",
+    "state": "state",
+    "workers": _workers,
+    "rate/s": lambda stream: f"{stream['rate']:,.0f}",
+    "lag": lambda stream: number_text(stream["lag_records"]),
+    "oldest": lambda stream: duration_text(stream["lag_s"]),
+    "answered": lambda stream: number_text(stream["answered"]),
+    "dead": lambda stream: number_text(stream["dead_letters"]),
+    "by": "model",
+}
+MEMBER_COLUMNS: Final[dict[str, Column]] = {
+    "worker": "member",
+    "state": lambda worker: f"{worker['state']}{', of before' if worker['outdated'] else ''}",
+    "pid": lambda worker: str(worker["pid"] or "-"),
+    "restarts": "restarts",
+    "partitions": "partitions",
+    "rate/s": lambda worker: f"{worker['rate']:,.0f}",
+    "lag": lambda worker: number_text(worker["lag_records"]),
+    "answered": lambda worker: number_text(worker["answered"]),
+}

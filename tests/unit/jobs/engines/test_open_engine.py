@@ -5,7 +5,8 @@ import importlib.util
 import pytest
 from typer.testing import CliRunner
 
-from headrace.cli.batch.commands import Engine, app, open_engine
+from headrace.cli.batch.commands import Engine, app
+from headrace.cli.batch.run import open_engine
 from headrace.core import FailedPreconditionError, InvalidArgumentError
 from headrace.engine import usable_cores
 from headrace.jobs.engines.ray import one_line
@@ -37,7 +38,8 @@ def test_spark_is_refused_with_the_engines_that_there_are() -> None:
     )
 
     assert result.exit_code == 2
-    assert "'spark' is not one of 'local', 'ray'" in " ".join(result.output.split())
+    told = "spark was removed; use ray on a cluster, or local on one machine"
+    assert told in " ".join(result.output.replace("│", "").split())
 
 
 def test_errors_of_clusters_lose_their_traces() -> None:
