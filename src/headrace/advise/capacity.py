@@ -17,8 +17,8 @@ from headrace.autoscale.demand import MAX_UTILISATION
 from headrace.core import FailedPreconditionError, InvalidArgumentError
 from headrace.core.text import duration_text, number_text
 from headrace.optimize.profiling.document import Profile
-from headrace.optimize.profiling.grid import Setting, cell_of
-from headrace.optimize.profiling.messages import NO_LENGTH
+from headrace.optimize.profiling.grid import cell_of
+from headrace.optimize.profiling.messages import NO_LENGTH, Setting
 from headrace.optimize.profiling.predict import MeasuredService, Prediction, Predictor
 from headrace.optimize.profiling.predict import Replica as SimulatedReplica
 

@@ -50,49 +50,6 @@ _SEEDS: Final = 3
 _LEAST_REACH: Final = 0.05
 
 
-def surely_predicted(prediction: Prediction, predictor: Predictor) -> Prediction:
-    """The prediction with intervals: of the capacity, and of p99 at the usual share of it.
-
-    Args:
-        predictor: That made it.
-    """
-    phases = predictor.phases
-    if phases is None:
-        return prediction
-    usual = prediction.at(USUAL_LOAD)
-    sure = msgspec.structs.replace(usual, p99_ci_s=p99_interval(predictor, usual))
-    return msgspec.structs.replace(
-        prediction,
-        curve=tuple(sure if point is usual else point for point in prediction.curve),
-        capacity_ci=(
-            prediction.capacity / phases.next_ratio,
-            prediction.capacity * phases.next_ratio,
-        ),
-        drift_ratio=phases.spread_ratio,
-    )
-
-
-def surely_recommended(
-    recommendation: Recommendation, prediction: Prediction, predictor: Predictor
-) -> Recommendation:
-    """The recommendation with an interval of its p99, and how that can be checked."""
-    rate = recommendation.rate
-    assert rate is not None, "it was just made"
-    point = predictor.surely().point(rate, prediction.capacity)
-    found = p99_interval(predictor, point)
-    check_s = seconds_to_know(rate=rate, load_ratio=point.load_ratio)
-    reasons = [_why_sure(point.p99_s, found, prediction.drift_ratio)]
-    value = f"headrace load URL --rate {rate:.4g} --seconds {math.ceil(check_s)}"
-    why = "after that its p99 is known to about 10 %, on a machine that does not drift"
-    reasons.append(Reason(name="to check", value=value, why=why))
-    return msgspec.structs.replace(
-        recommendation,
-        p99_ci_s=found,
-        check_s=check_s,
-        reasons=(*recommendation.reasons, *reasons),
-    )
-
-
 def p99_interval(predictor: Predictor, point: Point) -> Interval | None:
     """Where the p99 at the point's rate lies in 95 of 100 other stretches of the machine.
 
@@ -142,16 +99,52 @@ def seconds_to_know(*, rate: float, load_ratio: float) -> float:
     return min(max(count / rate, _SHORTEST_S), _LONGEST_S)
 
 
-def _why_sure(p99_s: float, found: Interval | None, drift_ratio: float | None) -> Reason:
-    if found is None or drift_ratio is None:
+def _surely_predicted(prediction: Prediction, predictor: Predictor) -> Prediction:
+    """The prediction with intervals: of the capacity, and of p99 at the usual share of it."""
+    phases = predictor.phases
+    if phases is None:
+        return prediction
+    usual = prediction.at(USUAL_LOAD)
+    sure = msgspec.structs.replace(usual, p99_ci_s=p99_interval(predictor, usual))
+    capacity, ratio = prediction.capacity, phases.next_ratio
+    return msgspec.structs.replace(
+        prediction,
+        curve=tuple(sure if point is usual else point for point in prediction.curve),
+        capacity_ci=(capacity / ratio, capacity * ratio),
+        drift_ratio=phases.spread_ratio,
+    )
+
+
+def _surely_recommended(
+    recommendation: Recommendation, prediction: Prediction, predictor: Predictor
+) -> Recommendation:
+    """The recommendation with an interval of its p99, and how that can be checked."""
+    rate = recommendation.rate
+    assert rate is not None, "it was just made"
+    point = predictor.surely().point(rate, prediction.capacity)
+    bounds, p99 = p99_interval(predictor, point), duration_text(point.p99_s)
+    if bounds is None or prediction.drift_ratio is None:
         why = "how sure that is cannot be said of so few rounds: more --budget"
-        return Reason(name="p99", value=duration_text(p99_s), why=why)
-    low, high = found
-    why = f"95 % interval, as the machine's speed varied by {drift_ratio:.1%} between rounds"
-    if high - low > _WIDE * p99_s:
-        why += "; that is wide: more --budget or a quieter machine is needed to know it better"
-    value = f"{duration_text(p99_s)} [{duration_text(low)}, {duration_text(high)}]"
-    return Reason(name="p99", value=value, why=why)
+    else:
+        low, high = bounds
+        p99 = f"{p99} [{duration_text(low)}, {duration_text(high)}]"
+        drift = f"the machine's speed varied by {prediction.drift_ratio:.1%} between rounds"
+        why = f"95 % interval, as {drift}"
+        if high - low > _WIDE * point.p99_s:
+            why += "; that is wide: more --budget or a quieter machine is needed to know it better"
+    check_s = seconds_to_know(rate=rate, load_ratio=point.load_ratio)
+    command = f"headrace load URL --rate {rate:.4g} --seconds {math.ceil(check_s)}"
+    known = "after that its p99 is known to about 10 %, on a machine that does not drift"
+    return msgspec.structs.replace(
+        recommendation,
+        p99_ci_s=bounds,
+        check_s=check_s,
+        reasons=(
+            *recommendation.reasons,
+            Reason(name="p99", value=p99, why=why),
+            Reason(name="to check", value=command, why=known),
+        ),
+    )
 
 
 SCHEMA: Final = 1
@@ -228,7 +221,15 @@ def conclude(
         max_batch_size=recommendation.max_batch_size,
         requests=requests,
     )
-    prediction = surely_predicted(predictor.predict(p99_s=wishes.p99_s), predictor)
+    by_length = []
+    for size in sorted({cell.length for cell in measured.cells if cell.threads == 1}):
+        one = predictor_for(
+            measured, overhead, threads=1, runs=runs, length=size, requests=requests // 2
+        )
+        capacity = one.capacity()
+        point = one.point(USUAL_LOAD * capacity, capacity)
+        by_length.append(LengthPrediction(length=size, capacity=capacity, at_70=point))
+    prediction = _surely_predicted(predictor.predict(p99_s=wishes.p99_s), predictor)
     return Profile(
         model=model,
         digest=digest,
@@ -241,24 +242,9 @@ def conclude(
         measured=measured,
         overhead=overhead,
         prediction=prediction,
-        by_length=_by_length(measured, overhead, runs=runs, requests=requests // 2),
-        recommendation=surely_recommended(recommendation, prediction, predictor),
+        by_length=tuple(by_length),
+        recommendation=_surely_recommended(recommendation, prediction, predictor),
     )
-
-
-def _by_length(
-    measured: Measured, overhead: Overhead | None, *, runs: int, requests: int
-) -> tuple[LengthPrediction, ...]:
-    """For each length that was measured, with one thread inside a run."""
-    found = []
-    for length in sorted({cell.length for cell in measured.cells if cell.threads == 1}):
-        predictor = predictor_for(
-            measured, overhead, threads=1, runs=runs, length=length, requests=requests
-        )
-        capacity = predictor.capacity()
-        point = predictor.point(USUAL_LOAD * capacity, capacity)
-        found.append(LengthPrediction(length=length, capacity=capacity, at_70=point))
-    return tuple(found)
 
 
 class _Schema(msgspec.Struct):

@@ -8,45 +8,24 @@ finds cold caches and a slower clock; at less than full load many do, so these a
 What other processes used of the machine meanwhile is told with the figures, not taken out of them.
 """
 
-import os
 import random
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import cache
 from typing import Final
 
 import msgspec
 import numpy as np
 
-from headrace.optimize.profiling.messages import Cell, Paused, ProfileRequest, Round
+from headrace.optimize.profiling.messages import Cell, Paused, ProfileRequest, Round, Setting
+from headrace.optimize.timing import ProcStat
 
 Clock = Callable[[], float]
 KEPT: Final = 200
 """How many samples of a cell are kept."""
 _LEAST_RUNS: Final = 3
-_STAT: Final = Path("/proc/stat")
-_BUSY_FIELDS: Final = (0, 1, 2, 5, 6, 7)
-"""Of `cpu`: user, nice, system, irq, softirq, steal; the rest is idle, or counted in these."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Setting:
-    """What is measured: a cell without figures."""
-
-    threads: int
-    runs: int
-    rows: int
-    length: int
-
-    @property
-    def text(self) -> str:
-        """For people."""
-        length = f", length {self.length}" if self.length else ""
-        at_once = f", {self.runs} at once" if self.runs > 1 else ""
-        threads = f", {self.threads} threads" if self.threads > 1 else ""
-        return f"{self.rows} row{'' if self.rows == 1 else 's'}{length}{at_once}{threads}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,34 +77,38 @@ def time_window(
     Raises:
         Exception: What `run` raised, in whichever thread.
     """
-    busy, own = _busy_s(_STAT.read_text()), time.process_time()
-    callers = [_Caller(run=run, clock=clock) for _ in range(setting.runs)]
-    started = clock()
-    if len(callers) == 1:
-        callers[0].call(until=started + seconds, least=least)
+
+    def call(_: int) -> list[float]:
+        samples: list[float] = []
+        before = clock()
+        while before < until or len(samples) < least:
+            run()
+            after = clock()
+            samples.append(after - before)
+            before = after
+        return samples
+
+    others = _others()
+    foreign_s, started = others.foreign_s(), clock()
+    until = started + seconds
+    if setting.runs == 1:
+        groups = [call(0)]
     else:
-        threads = [
-            threading.Thread(
-                target=caller.call, kwargs={"until": started + seconds, "least": least}
-            )
-            for caller in callers
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    elapsed = clock() - started
-    for caller in callers:
-        if caller.error is not None:
-            raise caller.error
-    foreign = _busy_s(_STAT.read_text()) - busy - (time.process_time() - own)
-    samples = [sample for caller in callers for sample in caller.samples]
-    machine_s = elapsed * (os.cpu_count() or 1)
+        with ThreadPoolExecutor(setting.runs) as pool:
+            groups = list(pool.map(call, range(setting.runs)))
+    elapsed, after_s = clock() - started, others.foreign_s()
+    foreign = 0.0 if foreign_s is None or after_s is None else after_s - foreign_s
     return Window(
-        samples_s=samples,
+        samples_s=[sample for samples in groups for sample in samples],
         elapsed_s=elapsed,
-        foreign_ratio=min(max(foreign / machine_s, 0.0), 1.0),
+        foreign_ratio=min(max(foreign / (elapsed * others.cpus), 0.0), 1.0) if elapsed else 0.0,
     )
+
+
+@cache
+def _others() -> ProcStat:
+    """One for all windows: it looks for children of this process by time."""
+    return ProcStat()
 
 
 def cell_of(
@@ -156,33 +139,6 @@ def kept(
     return tuple(round(float(np.mean(part)), 9) for part in parts)
 
 
-@dataclass(slots=True, kw_only=True)
-class _Caller:
-    run: Callable[[], object]
-    clock: Clock
-    samples: list[float] = field(default_factory=list)
-    error: Exception | None = None
-
-    def call(self, until: float, least: int) -> None:
-        run, clock, samples = self.run, self.clock, self.samples
-        try:
-            before = clock()
-            while before < until or len(samples) < least:
-                run()
-                after = clock()
-                samples.append(after - before)
-                before = after
-        except Exception as error:  # noqa: BLE001  # a model's; the caller's thread raises it again
-            self.error = error
-
-
-def _busy_s(stat: str) -> float:
-    """Processor time of all processes since boot, by the text of /proc/stat."""
-    fields = stat.partition("\n")[0].split()[1:]
-    ticks = sum(int(fields[place]) for place in _BUSY_FIELDS if place < len(fields))
-    return ticks / os.sysconf("SC_CLK_TCK")
-
-
 LENGTHS: Final = (16, 32, 64, 128, 256)
 """Sizes of variable dimensions that are measured where the model takes them."""
 _MAIN_LENGTH: Final = 32
@@ -201,10 +157,7 @@ MAX_WINDOW_S: Final = 4.0
 
 def doubling(most: int) -> tuple[int, ...]:
     """1, 2, 4, ... and `most` itself."""
-    found = [1]
-    while found[-1] * 2 <= most:
-        found.append(found[-1] * 2)
-    return tuple(found) if found[-1] == most else (*found, most)
+    return tuple(sorted({*(1 << power for power in range(most.bit_length())), most}))
 
 
 def main_length(lengths: Sequence[int], wanted: Sequence[int]) -> int:
@@ -349,7 +302,6 @@ _LONGEST_S: Final = 0.025
 class _Series:
     """One setting, over all rounds. `count`: of runs by each thread in a window."""
 
-    setting: Setting
     before: Cell
     count: int
     samples_s: list[float] = field(default_factory=list)
@@ -387,7 +339,7 @@ class Rounds:
 
     def __init__(
         self,
-        before: Mapping[Setting, Cell],
+        before: Sequence[Cell],
         *,
         total_s: float,
         seed: int = 1,
@@ -400,15 +352,11 @@ class Rounds:
         self._rng = random.Random(seed)  # noqa: S311  # an order
         window_s = max(total_s / (_MOST * (len(before) + 1)), _WINDOW_S)
         self._series = [
-            _Series(
-                setting=setting,
-                before=cell,
-                count=max(_LEAST_RUNS_OF_PHASE, round(window_s / cell.mean_s)),
-            )
-            for setting, cell in before.items()
+            _Series(before=cell, count=max(_LEAST_RUNS_OF_PHASE, round(window_s / cell.mean_s)))
+            for cell in before
         ]
         # A replica that idled begins with whoever comes first: with the smallest batch, alone.
-        self._single = min(self._series, key=lambda s: (s.setting.runs, s.setting.rows))
+        self._single = min(self._series, key=lambda s: (s.before.runs, s.before.rows))
         base_s = min(max(self._single.before.mean_s, _SHORTEST_S), _LONGEST_S)
         self._levels = [_Level(about_s=base_s * factor) for factor in _PAUSES]
         self.count = 0
@@ -420,7 +368,7 @@ class Rounds:
     @property
     def settings(self) -> list[Setting]:
         """What is measured."""
-        return [one.setting for one in self._series]
+        return [one.before.setting for one in self._series]
 
     def measure(self, runs: Mapping[Setting, Run]) -> None:
         """One round.
@@ -437,12 +385,13 @@ class Rounds:
         windows: list[tuple[_Series, Window, float]] = []
         for turn in turns:
             if turn is None:
-                self._after_pauses(runs[self._single.setting])
+                self._after_pauses(runs[self._single.before.setting])
                 continue
-            run = runs[turn.setting]
+            setting = turn.before.setting
+            run = runs[setting]
             run()  # what another batch size left in the caches is not its
             at_s = self._clock() - self._began
-            window = time_window(run, turn.setting, least=turn.count, clock=self._clock)
+            window = time_window(run, setting, least=turn.count, clock=self._clock)
             windows.append((turn, window, at_s))
         for turn, window, at_s in windows:  # a round counts for all of them, or for none
             turn.add(window, at_s)
@@ -481,7 +430,7 @@ def _pooled(series: _Series, paused: tuple[Paused, ...]) -> Cell:
         elapsed_s += before_s
         foreign_s += before.foreign_ratio * before_s
     cell = cell_of(
-        series.setting, samples_s, elapsed_s=elapsed_s, foreign_ratio=foreign_s / elapsed_s
+        before.setting, samples_s, elapsed_s=elapsed_s, foreign_ratio=foreign_s / elapsed_s
     )
     return msgspec.structs.replace(
         cell,

@@ -10,8 +10,9 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Final
@@ -31,7 +32,6 @@ from headrace.optimize.profiling.grid import (
     Plan,
     Rounds,
     Run,
-    Setting,
     best_rows,
     in_rounds,
     is_worth_more,
@@ -54,6 +54,7 @@ from headrace.optimize.profiling.messages import (
     Operators,
     ProfileRequest,
     Progress,
+    Setting,
 )
 from headrace.runtimes import (
     LoadOptions,
@@ -84,13 +85,13 @@ def by_operator(
     rows: int,
     length: int,
     folder: Path,
-    tuning: Tuning = UNTUNED,
 ) -> Operators:
     """The shares of a few runs of one model file, which is loaded once more for that.
 
     Args:
         folder: Where the profiler may write.
     """
+    tuning = UNTUNED
     if runtime == "optimized":
         # Who runs a batch of so many rows of an optimized model.
         manifest = msgspec.json.decode((path / FILE_NAME).read_bytes(), type=OptimizedManifest)
@@ -304,7 +305,9 @@ class Measuring:
             after_one = resident_bytes()
             cells = self._batches(model, plan)
             rows = [cell.rows for cell in cells]
-            self._all_at_once(model, cells[-1], runs=max(plan.runs))
+            # Let the memory be what it is when all cores run the largest batch.
+            largest = replace(cells[-1].setting, runs=max(plan.runs))
+            time_runs(_run_of(model, largest), largest, seconds=0.0)
             self._say(
                 Memory(
                     before_bytes=before,
@@ -319,7 +322,11 @@ class Measuring:
             here = [one for one in left if one.threads == 1 and one.length == plan.length]
             others = left[len(here) :]
             self._grid(model, here, behind=len(others), most_s=_FIRST_WINDOW_S)
-            rounds = self._new_rounds(in_rounds(self._cells, plan, best_rows(cells)))
+            rounds = Rounds(
+                in_rounds(self._cells, plan, best_rows(cells)),
+                total_s=max(self._left_s(), 0.0),
+                clock=self._clock,
+            )
             if others:
                 self._reserved_s /= 2
                 keep_s = max(self._left_s() - self._reserved_s, 0.0)
@@ -402,24 +409,6 @@ class Measuring:
             raise UnsupportedModelError(msg)
         return found
 
-    def _all_at_once(self, model: Model, cell: Cell, *, runs: int) -> None:
-        """Let the memory be what it is when all cores run the largest batch."""
-        setting = Setting(threads=1, runs=runs, rows=cell.rows, length=cell.length)
-        inputs = made_up_inputs(model, rows=cell.rows, variable=max(cell.length, 1))
-        time_runs(lambda: model.run(inputs), setting, seconds=0.0)
-
-    def _new_rounds(self, cells: Sequence[Cell]) -> Rounds:
-        return Rounds(
-            {
-                Setting(
-                    threads=cell.threads, runs=cell.runs, rows=cell.rows, length=cell.length
-                ): cell
-                for cell in cells
-            },
-            total_s=max(self._left_s(), 0.0),
-            clock=self._clock,
-        )
-
     def _in_rounds(self, model: Model, rounds: Rounds, *, keep_s: float = 0.0) -> None:
         """Measure in rounds until only so much time is left."""
         runs = {setting: _run_of(model, setting) for setting in rounds.settings}
@@ -483,13 +472,13 @@ class Measuring:
 
     def _operators(self, plan: Plan, runtime: str) -> None:
         self._say(Progress(text="time by operator", left_s=max(self._left_s(), 0.0)))
+        length = plan.length
         with self._loaded(1) as (model, _, _):
-            inputs = made_up_inputs(model, rows=1, variable=max(plan.length, 1))
-        with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
+            inputs = made_up_inputs(model, rows=1, variable=max(length, 1))
+        with tempfile.TemporaryDirectory(dir=Path.cwd()) as name:
+            folder = Path(name)
             self._say(
-                by_operator(
-                    self._path, runtime, inputs, rows=1, length=plan.length, folder=Path(folder)
-                )
+                by_operator(self._path, runtime, inputs, rows=1, length=length, folder=folder)
             )
 
     def _left_s(self) -> float:

@@ -1,5 +1,7 @@
 """What a worker is told to measure, and what it says while it does: one JSON line for each."""
 
+from dataclasses import dataclass
+
 import msgspec
 
 from headrace.core import PaddingSpec
@@ -50,6 +52,24 @@ class Paused(msgspec.Struct, frozen=True, kw_only=True):
     mean_s: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """What is measured: a cell without figures."""
+
+    threads: int
+    runs: int
+    rows: int
+    length: int
+
+    @property
+    def text(self) -> str:
+        """For people."""
+        length = f", length {self.length}" if self.length else ""
+        at_once = f", {self.runs} at once" if self.runs > 1 else ""
+        threads = f", {self.threads} threads" if self.threads > 1 else ""
+        return f"{self.rows} row{'' if self.rows == 1 else 's'}{length}{at_once}{threads}"
+
+
 class Cell(msgspec.Struct, frozen=True, kw_only=True, tag="cell"):
     """How long runs took in one setting.
 
@@ -76,9 +96,9 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True, tag="cell"):
     paused: tuple[Paused, ...] = ()
 
     @property
-    def setting(self) -> tuple[int, int, int, int]:
+    def setting(self) -> Setting:
         """What tells it from other cells."""
-        return (self.threads, self.runs, self.rows, self.length)
+        return Setting(threads=self.threads, runs=self.runs, rows=self.rows, length=self.length)
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True, tag="memory"):

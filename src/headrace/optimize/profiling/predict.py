@@ -69,7 +69,10 @@ def find_phases(cells: Iterable[Cell]) -> Phases | None:
     found = [cell for cell in cells if len(cell.rounds) >= LEAST_ROUNDS]
     if not found:
         return None
-    times = _relative(found)
+    # The mean of each round over the mean of all, `[cells, rounds]`.
+    least = min(len(cell.rounds) for cell in found)
+    times = np.array([[one.mean_s for one in cell.rounds[:least]] for cell in found])
+    times /= times.mean(axis=1, keepdims=True)
     factors: Array = np.median(times, axis=0)  # a run that was held up is not the machine's phase
     factors = factors / factors.mean()
     # By Student's interval of the means of a few stretches, twice their variance.
@@ -103,14 +106,6 @@ def without_drift(cell: Cell, phases: Phases | None) -> Cell:
     return msgspec.structs.replace(cell, samples_s=tuple(float(one) for one in steady))
 
 
-def _relative(cells: Sequence[Cell]) -> Array:
-    """The mean of each round over the mean of all, `[cells, rounds]`."""
-    least = min(len(cell.rounds) for cell in cells)
-    times = np.array([[one.mean_s for one in cell.rounds[:least]] for cell in cells])
-    relative: Array = times / times.mean(axis=1, keepdims=True)
-    return relative
-
-
 _DRAWS: Final = 1 << 14
 
 
@@ -124,24 +119,6 @@ class Service(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Level:
-    """What was measured with so many runs at once. `spreads`: for each size, time over mean."""
-
-    rows: tuple[int, ...]
-    mean_s: tuple[float, ...]
-    spreads: tuple[tuple[float, ...], ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Pauses:
-    """What runs take after a pause, over what they take without: by its length, ascending."""
-
-    lengths_s: tuple[float, ...]
-    ratios: tuple[float, ...]
-    spreads: tuple[tuple[float, ...], ...]
-
-
 class MeasuredService:
     """Draws from cells of one length and number of threads.
 
@@ -152,16 +129,19 @@ class MeasuredService:
     """
 
     def __init__(self, cells: Iterable[Cell], *, seed: int) -> None:
-        cells = list(cells)
-        by_runs: dict[int, list[Cell]] = {}
-        for cell in cells:
-            by_runs.setdefault(cell.runs, []).append(cell)
-        assert by_runs, "nothing was measured"
-        self._levels = {runs: _level(found) for runs, found in sorted(by_runs.items())}
-        self._known = tuple(self._levels)
-        self._nearest: dict[int, _Level] = {}
+        cells = sorted(cells, key=lambda cell: cell.rows)
+        assert cells, "nothing was measured"
+        self._cells = {
+            runs: [cell for cell in cells if cell.runs == runs]
+            for runs in sorted({cell.runs for cell in cells})
+        }
         self._tables: dict[tuple[int, int], tuple[float, tuple[float, ...]]] = {}
-        self._pauses = _pauses(cells)
+        # Of the smallest batch, with which a replica that idled begins.
+        idled = next((cell for cell in cells if cell.paused and cell.runs == 1), None)
+        paused = sorted(idled.paused, key=lambda one: one.pause_s) if idled else []
+        self._pauses_s = [one.pause_s for one in paused]
+        self._pause_ratios = [one.mean_s / idled.mean_s for one in paused if idled]
+        self._pause_spreads = [_spread(one.samples_s, one.mean_s) for one in paused]
         rng = random.Random(seed)  # noqa: S311  # a simulation
         self._draws = [rng.random() for _ in range(_DRAWS)]
         self._next = 0
@@ -173,72 +153,41 @@ class MeasuredService:
     def run_s(self, rows: int, busy: int, idle_s: float = 0.0) -> float:
         """Seconds of one more run of `rows`, with which `busy` are under way."""
         mean, spread = self._table(rows, busy)
-        if idle_s > 0.0 and busy == 1 and self._pauses is not None:
-            ratio, spread = _after(self._pauses, idle_s)
+        if idle_s > 0.0 and busy == 1 and self._pauses_s:
+            ratio, spread = self._after(idle_s)
             mean *= ratio
         self._next = place = (self._next + 1) % _DRAWS
         return mean * spread[int(self._draws[place] * len(spread))]
 
     def _table(self, rows: int, busy: int) -> tuple[float, tuple[float, ...]]:
+        """The mean and the spread; each is worked out once."""
         key = (rows, busy)
-        found = self._tables.get(key)
-        if found is None:
-            level = self._nearest.get(busy)
-            if level is None:
-                above = [runs for runs in self._known if runs >= busy]
-                level = self._nearest[busy] = self._levels[min(above) if above else self._known[-1]]
-            nearest = min(range(len(level.rows)), key=lambda place: abs(level.rows[place] - rows))
-            found = self._tables[key] = (_mean(level, rows), level.spreads[nearest])
-        return found
+        if key not in self._tables:
+            runs = next((runs for runs in self._cells if runs >= busy), max(self._cells))
+            cells = self._cells[runs]
+            largest = cells[-1]
+            mean = largest.mean_s * rows / largest.rows
+            if rows < largest.rows:
+                sizes, means = zip(*((cell.rows, cell.mean_s) for cell in cells), strict=True)
+                mean = float(np.interp(rows, sizes, means))
+            nearest = min(cells, key=lambda cell: abs(cell.rows - rows))
+            self._tables[key] = mean, _spread(nearest.samples_s, nearest.mean_s)
+        return self._tables[key]
+
+    def _after(self, idle_s: float) -> tuple[float, tuple[float, ...]]:
+        """What a run after such a pause takes, over what it takes without, and the spread."""
+        lengths, ratios = self._pauses_s, self._pause_ratios
+        above = bisect_left(lengths, idle_s)
+        if above == len(lengths):
+            return ratios[-1], self._pause_spreads[-1]
+        low_s, low = (lengths[above - 1], ratios[above - 1]) if above else (0.0, 1.0)
+        share = (idle_s - low_s) / (lengths[above] - low_s)
+        nearest = above if share >= 0.5 or not above else above - 1  # noqa: PLR2004  # the nearer one
+        return low + share * (ratios[above] - low), self._pause_spreads[nearest]
 
 
-def _level(cells: Sequence[Cell]) -> _Level:
-    ordered = sorted(cells, key=lambda cell: cell.rows)
-    return _Level(
-        rows=tuple(cell.rows for cell in ordered),
-        mean_s=tuple(cell.mean_s for cell in ordered),
-        spreads=tuple(
-            tuple(sample / cell.mean_s for cell_mean in (cell.mean_s,) for sample in cell.samples_s)
-            for cell in ordered
-        ),
-    )
-
-
-def _pauses(cells: Sequence[Cell]) -> _Pauses | None:
-    """By the smallest batch, with which a replica that idled begins; None if nothing is known."""
-    known = [cell for cell in cells if cell.paused and cell.runs == 1]
-    if not known:
-        return None
-    cell = min(known, key=lambda one: one.rows)
-    found = sorted(cell.paused, key=lambda one: one.pause_s)
-    return _Pauses(
-        lengths_s=tuple(one.pause_s for one in found),
-        ratios=tuple(one.mean_s / cell.mean_s for one in found),
-        spreads=tuple(tuple(sample / one.mean_s for sample in one.samples_s) for one in found),
-    )
-
-
-def _after(pauses: _Pauses, idle_s: float) -> tuple[float, tuple[float, ...]]:
-    lengths = pauses.lengths_s
-    above = bisect_left(lengths, idle_s)
-    if above == len(lengths):
-        return pauses.ratios[-1], pauses.spreads[-1]
-    low_s, low = (lengths[above - 1], pauses.ratios[above - 1]) if above else (0.0, 1.0)
-    share = (idle_s - low_s) / (lengths[above] - low_s)
-    nearest = above if share >= 0.5 or not above else above - 1  # noqa: PLR2004  # the nearer one
-    return low + share * (pauses.ratios[above] - low), pauses.spreads[nearest]
-
-
-def _mean(level: _Level, rows: int) -> float:
-    sizes, means = level.rows, level.mean_s
-    if rows >= sizes[-1]:
-        return means[-1] * rows / sizes[-1]
-    if rows <= sizes[0]:
-        return means[0]
-    above = next(place for place, size in enumerate(sizes) if size >= rows)
-    low, high = sizes[above - 1], sizes[above]
-    share = (rows - low) / (high - low)
-    return means[above - 1] + share * (means[above] - means[above - 1])
+def _spread(samples_s: Sequence[float], mean_s: float) -> tuple[float, ...]:
+    return tuple(sample / mean_s for sample in samples_s)
 
 
 _SKIPPED: Final = 0.05
@@ -302,7 +251,8 @@ def simulate(
         phases: Of the machine; None for one that does not vary.
     """
     times = ServiceTimes(max_batch_size=replica.max_batch_size)
-    for rows in _powers(replica.max_batch_size):  # as the warm-up does
+    for power in range(replica.max_batch_size.bit_length()):  # as the warm-up does
+        rows = 1 << power
         times.observe(rows=rows, length=1, seconds=service.run_s(rows, 1, 0.0))
     limit_s = INLINE_LIMIT_S if replica.max_runs > 1 else INLINE_LIMIT_ALONE_S
     factors, each_s = (phases.factors, phases.each_s) if phases else ((1.0,), math.inf)
@@ -355,13 +305,6 @@ def _drawn(replica: Replica, count: int, *, seed: int) -> tuple[list[float], Arr
     spread = np.asarray(replica.spread)
     varies: list[float] = rng.choice(spread, count).tolist()
     return varies, replica.fixed_s * rng.choice(spread, count)
-
-
-def _powers(most: int) -> list[int]:
-    found = [1]
-    while found[-1] * 2 <= most:
-        found.append(found[-1] * 2)
-    return found
 
 
 USUAL_LOAD: Final = 0.7

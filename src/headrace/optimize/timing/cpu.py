@@ -1,5 +1,6 @@
 """Processor use by others, and the eviction of its caches."""
 
+import contextlib
 import math
 import os
 import resource
@@ -29,9 +30,6 @@ class CpuWatch(Protocol):
     def foreign_s(self) -> float | None:
         """CPU seconds that others took on them since some fixed point; None if that is unseen."""
 
-    def why_blind(self) -> str:
-        """Why `foreign_s` says nothing; empty while it does."""
-
 
 class ProcStat:
     """Time in which the cores were not idle, less that of this process and of its children.
@@ -54,7 +52,7 @@ class ProcStat:
         self._proc = proc
         self._monotonic = monotonic
         self._cores = os.sched_getaffinity(0) if cores is None else cores
-        self._why_blind = ""
+        self._is_blind = False
         self._family: set[int] = set()
         self._look_again_at = -math.inf
 
@@ -63,23 +61,20 @@ class ProcStat:
         """How many cores this process may run on."""
         return len(self._cores)
 
-    def why_blind(self) -> str:
-        """Why `foreign_s` says nothing; empty while it does."""
-        return self._why_blind
-
     def foreign_s(self) -> float | None:
         """CPU seconds that others took since some fixed point."""
-        if self._why_blind:
+        if self._is_blind:
             return None
         try:
             text = (self._proc / "stat").read_text("ascii")
             at_s = self._monotonic()
             idle_s = idle_seconds(text, self._cores)
-        except (OSError, ValueError, IndexError) as error:
-            self._why_blind = f"{self._proc / 'stat'} does not tell how busy the cores are: {error}"
+        except (OSError, ValueError, IndexError):
+            self._is_blind = True
             return None
         if at_s >= self._look_again_at:
-            self._family = descendants(_stats(self._proc, _pids(self._proc)), os.getpid())
+            pids = (int(entry.name) for entry in os.scandir(self._proc) if entry.name.isdigit())
+            self._family = descendants(_stats(self._proc, pids), os.getpid())
             self._look_again_at = at_s + _LOOK_EVERY_S
         children = resource.getrusage(resource.RUSAGE_CHILDREN)
         mine = time.process_time() + children.ru_utime + children.ru_stime
@@ -135,10 +130,6 @@ def _fields(stats: Mapping[int, str]) -> Iterator[tuple[int, Sequence[str]]]:
             yield number, fields
 
 
-def _pids(proc: Path) -> Iterator[int]:
-    return (int(entry.name) for entry in os.scandir(proc) if entry.name.isdigit())
-
-
 def _stats(proc: Path, pids: Iterable[int]) -> Mapping[int, str]:
     found = {}
     for pid in pids:
@@ -183,15 +174,10 @@ def eviction(caches: Path = _CACHES) -> Eviction:
     A virtual machine may be told of a cache of hundreds of megabytes that it shares with others; no
     more than 512 MiB are walked.
     """
-    largest = max((_size_bytes(path) for path in caches.glob("index*/size")), default=0)
+    largest = 0
+    for path in caches.glob("index*/size"):
+        with contextlib.suppress(OSError, ValueError):  # Linux writes `307200K`
+            text = path.read_text("ascii").strip()
+            largest = max(largest, int(text.rstrip("KMG")) * _UNITS.get(text[-1:], 1))
     wanted = int(largest * _BEYOND) or _UNKNOWN_BYTES
     return Eviction(min(wanted, _MOST_BYTES))
-
-
-def _size_bytes(path: Path) -> int:
-    """Linux writes `307200K`."""
-    try:
-        text = path.read_text("ascii").strip()
-        return int(text.rstrip("KMG")) * _UNITS.get(text[-1:], 1)
-    except (OSError, ValueError):
-        return 0

@@ -12,8 +12,7 @@ import gc
 import math
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise, repeat, takewhile
 from typing import Final
@@ -26,6 +25,12 @@ from headrace.core.clock import Clock
 from headrace.core.errors import InvalidArgumentError
 from headrace.optimize.timing.cpu import TICK_S, CpuWatch, eviction
 
+Run = Callable[[], None]
+Now = Callable[[], float]
+OnWindow = Callable[["Window"], None]
+_MAX_FOREIGN_CORES: Final = 0.35
+_WINDOW_WARMUP_S: Final = 0.01
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contender:
@@ -37,48 +42,24 @@ class Contender:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimingSettings:
-    """How a measurement is made.
-
-    `blocks`: in each, every contender gets one window. `window_s`: its length, where the machine's
-    time suffices; slower contenders get longer ones. `warmup_s`: before the first block, for each;
-    `window_warmup_s`: before each window. `max_foreign_cores`: others that use more disturb a
-    window; on large machines they may have a tenth of the cores that a model leaves free.
-    `retries`: how often a disturbed window is repeated within its block. `cold`: what the caches
-    hold is driven out before every call. `threads`: those that a contender uses.
-    """
+    """How a measurement is made."""
 
     blocks: int = 20
+    """In each, every contender gets one window."""
     window_s: float = 0.15
+    """Length of a window, where the machine's time suffices; slower contenders get longer ones."""
     warmup_s: float = 0.1
-    window_warmup_s: float = 0.01
-    max_foreign_cores: float = 0.35
-    retries: int = 1
+    """Before the first block, for each contender."""
     cold: bool = False
-    confidence: float = 0.95
-    threads: int = 1
-
-    def __post_init__(self) -> None:
-        _at_least("blocks", self.blocks, 1)
-        _at_least("retries", self.retries, 0)
-        _at_least("threads", self.threads, 1)
-        _at_least("max_foreign_cores", self.max_foreign_cores, 0.0)
-        _at_least("warmup_s", self.warmup_s, 0.0)
-        _at_least("window_warmup_s", self.window_warmup_s, 0.0)
-        if not 0 < self.window_s < float("inf"):
-            raise InvalidArgumentError(f"window_s is {self.window_s:g}; it has to be above 0 s")
-        if not 0 < self.confidence < 1:
-            raise InvalidArgumentError(
-                f"confidence is {self.confidence:g}; it has to be between 0 and 1, as 0.95"
-            )
-
-    def foreign_limit_cores(self, cpus: int) -> float:
-        """How many cores others may use on a machine of `cpus` without disturbing."""
-        return max(self.max_foreign_cores, (cpus - self.threads) / 10)
+    """What the caches hold is driven out before every call."""
 
 
-def _at_least(name: str, value: float, least: float) -> None:
-    if not least <= value < float("inf"):
-        raise InvalidArgumentError(f"{name} is {value:g}; it has to be at least {least:g}")
+def foreign_limit_cores(cpus: int) -> float:
+    """How many of `cpus` cores others may use without disturbing a window.
+
+    On large machines they may have a tenth of the cores that a model leaves free.
+    """
+    return max(_MAX_FOREIGN_CORES, (cpus - 1) / 10)
 
 
 def foreign_cores(before_s: float | None, after_s: float | None, elapsed_s: float) -> float | None:
@@ -128,8 +109,6 @@ def failures(windows: Iterable[Window]) -> dict[str, str]:
     return {window.name: window.error for window in windows if window.error}
 
 
-Run = Callable[[], None]
-Now = Callable[[], float]
 MAX_READINGS: Final = 2000
 """In a window; a journal has to hold them."""
 _OVERHEAD_SHARE: Final = 0.005
@@ -153,7 +132,6 @@ class Plan:
     between_s: float
     calls_per_reading: int
     least_readings: int
-    warmup_s: float
     window_s: float
 
     @property
@@ -161,7 +139,7 @@ class Plan:
         """About how long a window takes in all, and a warm-up before it."""
         reading_s = self.calls_per_reading * self.call_s + self.between_s
         readings_s = max(math.ceil(self.window_s / reading_s), self.least_readings) * reading_s
-        return readings_s + max(self.warmup_s, self.call_s)
+        return readings_s + max(_WINDOW_WARMUP_S, self.call_s)
 
 
 def call_latencies(
@@ -246,107 +224,10 @@ def plan(
         between_s=between_s,
         calls_per_reading=calls,
         least_readings=_LEAST_READINGS if _LEAST_READINGS * call_s <= _FEW_CALLS_S else 1,
-        warmup_s=settings.window_warmup_s,
         window_s=window_s,
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bench:
-    """`until`: monotonic time. `evict`: None where caches stay hot."""
-
-    settings: TimingSettings
-    until: float
-    now: Callable[[], float]
-    cpu: CpuWatch
-    evict: Run | None
-
-    def trial(self, contender: Contender) -> float | Window:
-        """Seconds of a call, or the window that says why it cannot be called; 0 once time is up."""
-        start = self.now()
-        if start >= self.until:
-            return 0.0
-        try:
-            return trial_call_s(
-                contender.run, now=self.now, warmup_s=self.settings.warmup_s, until=self.until
-            )
-        except Exception as error:  # noqa: BLE001  # others' code: it is dropped, and says why
-            return self._failed(contender, 0, start, error)
-
-    def eviction_s(self) -> float:
-        """How long it takes to empty the caches; 0 where they stay hot."""
-        if self.evict is None:
-            return 0.0
-        self.evict()  # the first touches memory that was never there
-        start = self.now()
-        self.evict()
-        return self.now() - start
-
-    def has_time_for(self, made: Plan, spare_s: float = 0.0) -> bool:
-        """Whether a window's warm-up and its first reading end in time, with so much to spare."""
-        calls_s = made.call_s * (1 + made.calls_per_reading) + made.between_s
-        return self.now() + calls_s + spare_s <= self.until
-
-    def window(self, contender: Contender, made: Plan, block: int) -> Window:
-        """One window of it; if it raises, one that says why."""
-        start = self.now()
-        foreign_s = self.cpu.foreign_s()
-        try:
-            begin = self._warm_up(contender, made)
-            latencies = self._latencies(contender, made, begin)
-        except Exception as error:  # noqa: BLE001  # others' code: it is dropped, and says why
-            return self._failed(contender, block, start, error)
-        end = self.now()
-        foreign = foreign_cores(foreign_s, self.cpu.foreign_s(), end - start)
-        limit = self.settings.foreign_limit_cores(self.cpu.cpus)
-        return Window(
-            name=contender.name,
-            block=block,
-            at_s=begin,
-            elapsed_s=end - begin,
-            readings=np.asarray(latencies, "<f8").tobytes(),
-            calls_per_reading=made.calls_per_reading,
-            foreign_cores=foreign,
-            disturbed=foreign is not None and foreign > limit,
-            cold=self.settings.cold,
-        )
-
-    def _warm_up(self, contender: Contender, made: Plan) -> float:
-        """Call it until its memory and threads are awake; the time after that."""
-        end = min(self.now() + made.warmup_s, self.until)
-        while True:
-            contender.run()
-            at = self.now()
-            if at >= end:
-                return at
-
-    def _latencies(self, contender: Contender, made: Plan, begin: float) -> list[float]:
-        end = min(begin + made.window_s, self.until)
-        if self.evict is not None:
-            return cold_latencies(
-                contender.run,
-                evict=self.evict,
-                now=self.now,
-                end=end,
-                least=made.least_readings,
-                until=self.until,
-            )
-        return call_latencies(
-            contender.run,
-            now=self.now,
-            end=end,
-            least=made.least_readings,
-            calls=made.calls_per_reading,
-            until=self.until,
-        )
-
-    def _failed(self, contender: Contender, block: int, at_s: float, error: Exception) -> Window:
-        said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        cold = self.settings.cold
-        return Window(name=contender.name, block=block, at_s=at_s, cold=cold, error=said)
-
-
-OnWindow = Callable[[Window], None]
 _HOPELESS_SHARE: Final = 0.8
 _COLLECT_EVERY_S: Final = 2.0
 
@@ -385,37 +266,41 @@ def measure(
         raise InvalidArgumentError(
             f"contenders need names, and each its own; these are: {', '.join(names) or 'none'}"
         )
-    if settings.cold and evict is None:
-        evict = eviction()
-    bench = Bench(
+    turns = _Turns(
         settings=settings,
         until=until,
         now=clock.monotonic,
         cpu=cpu,
-        evict=evict if settings.cold else None,
-    )
-    turns = _Turns(
-        bench=bench,
+        evict=(evict or eviction()) if settings.cold else None,
         alive=list(contenders),
         rng=rng,
         on_window=on_window or (lambda _: None),
         first_block=first_block,
     )
-    with _without_collections():
+    # Python's garbage collector is kept from running in the midst of a window.
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
         turns.run()
+    finally:
+        if was_enabled:
+            gc.enable()
     return turns.windows
 
 
 @dataclass(slots=True, kw_only=True)
 class _Turns:
-    """Whose turn it is, and whether there is another."""
+    """Contenders that take turns. `evict`: None where caches stay hot."""
 
-    bench: Bench
+    settings: TimingSettings
+    until: float
+    now: Now
+    cpu: CpuWatch
+    evict: Run | None
     alive: list[Contender]
     rng: np.random.Generator
     on_window: OnWindow
     first_block: int
-    collect_at: float = -math.inf
     plans: dict[str, Plan] = field(default_factory=dict)
     windows: list[Window] = field(default_factory=list)
     quiet: Counter[str] = field(default_factory=Counter)
@@ -424,43 +309,42 @@ class _Turns:
     def run(self) -> None:
         """Try each, then make blocks until there are enough or time is up."""
         self._plan()
-        for made in range(2 * self.bench.settings.blocks):
-            if not self._is_lacking(made):
+        wanted, collect_at = self.settings.blocks, -math.inf
+        for count in range(2 * wanted):
+            lacks = any(self.quiet[c.name] < wanted for c in self.alive) and not self._is_in_vain()
+            if not self.alive or (count >= wanted and not lacks):
                 return
-            self._collect()
+            # Let go of what calls left in cycles, between windows and not too often: it takes time.
+            if self.now() >= collect_at:
+                gc.collect()
+                collect_at = self.now() + _COLLECT_EVERY_S
             for contender in self._shuffled(self.alive):
-                if not self.bench.has_time_for(self.plans[contender.name]):
+                if not self._has_time_for(contender):
                     return
-                self._window(contender, self.first_block + made)
-            self._retry(self.first_block + made)
-
-    def _is_lacking(self, made: int) -> bool:
-        wanted = self.bench.settings.blocks
-        lacks = any(self.quiet[c.name] < wanted for c in self.alive) and not self._is_in_vain()
-        return bool(self.alive) and (made < wanted or lacks)
-
-    def _is_in_vain(self) -> bool:
-        """Whether the machine is hardly ever quiet, so that waiting for that is lost time."""
-        disturbed = sum(window.disturbed for window in self.windows)
-        return disturbed > max(_HOPELESS_SHARE * len(self.windows), 2 * len(self.alive))
+                self._window(contender, self.first_block + count)
+            self._retry(self.first_block + count)
 
     def _plan(self) -> None:
-        bench = self.bench
-        overhead_s, between_s = reading_overhead_s(bench.now), bench.eviction_s()
+        overhead_s, between_s = reading_overhead_s(self.now), self._eviction_s()
         call_s = {}
         for contender in self._shuffled(self.alive):
-            tried = bench.trial(contender)
-            if isinstance(tried, Window):
-                self._add(msgspec.structs.replace(tried, block=self.first_block))
-            else:
-                call_s[contender.name] = tried
+            start = self.now()
+            if start >= self.until:
+                call_s[contender.name] = 0.0
+                continue
+            try:
+                call_s[contender.name] = trial_call_s(
+                    contender.run, now=self.now, warmup_s=self.settings.warmup_s, until=self.until
+                )
+            except Exception as error:  # noqa: BLE001  # others' code: it is dropped, and says why
+                self._drop(contender, self.first_block, start, error)
 
         def plans(fit: float) -> dict[str, Plan]:
             return {
                 name: plan(
                     taken_s,
                     overhead_s=overhead_s,
-                    settings=bench.settings,
+                    settings=self.settings,
                     between_s=between_s,
                     fit=fit,
                 )
@@ -468,24 +352,83 @@ class _Turns:
             }
 
         self.plans = plans(fit=1.0)
-        if self.plans and math.isfinite(bench.until):
+        if self.plans and math.isfinite(self.until):
             # One block more, for what is made again and for calls that end a little late.
-            blocks = bench.settings.blocks + 1
-            spare_s = (bench.until - bench.now()) / blocks - self._block_s()
+            blocks = self.settings.blocks + 1
+            spare_s = (self.until - self.now()) / blocks - self._block_s()
             windows_s = sum(made.window_s for made in self.plans.values())
             self.plans = plans(fit=1 + min(spare_s / windows_s, 0.0))
 
+    def _eviction_s(self) -> float:
+        """How long it takes to empty the caches; 0 where they stay hot."""
+        if self.evict is None:
+            return 0.0
+        self.evict()  # the first touches memory that was never there
+        start = self.now()
+        self.evict()
+        return self.now() - start
+
+    def _window(self, contender: Contender, block: int) -> None:
+        """Make one window; if the contender raises, one that says why."""
+        made, start, foreign_s = self.plans[contender.name], self.now(), self.cpu.foreign_s()
+        try:
+            begin = self._warmed_up(contender)
+            end = min(begin + made.window_s, self.until)
+            latencies = (
+                call_latencies(
+                    contender.run,
+                    now=self.now,
+                    end=end,
+                    least=made.least_readings,
+                    calls=made.calls_per_reading,
+                    until=self.until,
+                )
+                if self.evict is None
+                else cold_latencies(
+                    contender.run,
+                    evict=self.evict,
+                    now=self.now,
+                    end=end,
+                    least=made.least_readings,
+                    until=self.until,
+                )
+            )
+        except Exception as error:  # noqa: BLE001  # others' code: it is dropped, and says why
+            self._drop(contender, block, start, error)
+            return
+        end = self.now()
+        foreign = foreign_cores(foreign_s, self.cpu.foreign_s(), end - start)
+        self._add(
+            Window(
+                name=contender.name,
+                block=block,
+                at_s=begin,
+                elapsed_s=end - begin,
+                readings=np.asarray(latencies, "<f8").tobytes(),
+                calls_per_reading=made.calls_per_reading,
+                foreign_cores=foreign,
+                disturbed=foreign is not None and foreign > foreign_limit_cores(self.cpu.cpus),
+                cold=self.settings.cold,
+            )
+        )
+
+    def _warmed_up(self, contender: Contender) -> float:
+        """Call it until its memory and threads are awake; the time after that."""
+        end = min(self.now() + _WINDOW_WARMUP_S, self.until)
+        while True:
+            contender.run()
+            at = self.now()
+            if at >= end:
+                return at
+
     def _retry(self, block: int) -> None:
         """Make disturbed windows of the newest block again, and count who has a quiet one."""
-        left = self.bench.settings.blocks - (block - self.first_block) - 1
+        left = self.settings.blocks - (block - self.first_block) - 1
         spare_s = max(left, 0) * self._block_s()
-        for _ in range(self.bench.settings.retries):
-            quiet = self._quiet_in(block)
-            loud = [c for c in self.alive if c.name not in quiet]
-            for contender in self._shuffled(loud):
-                has_time = self.bench.has_time_for(self.plans[contender.name], spare_s)
-                if has_time and not self._is_in_vain():
-                    self._window(contender, block)
+        quiet = self._quiet_in(block)
+        for contender in self._shuffled([c for c in self.alive if c.name not in quiet]):
+            if self._has_time_for(contender, spare_s) and not self._is_in_vain():
+                self._window(contender, block)
         self.quiet.update(self._quiet_in(block))
 
     def _quiet_in(self, block: int) -> set[str]:
@@ -493,35 +436,29 @@ class _Turns:
         newest = takewhile(lambda window: window.block == block, reversed(self.windows))
         return {window.name for window in newest if not window.disturbed and not window.error}
 
+    def _is_in_vain(self) -> bool:
+        """Whether the machine is hardly ever quiet, so that waiting for that is lost time."""
+        disturbed = sum(window.disturbed for window in self.windows)
+        return disturbed > max(_HOPELESS_SHARE * len(self.windows), 2 * len(self.alive))
+
+    def _has_time_for(self, contender: Contender, spare_s: float = 0.0) -> bool:
+        """Whether a window's warm-up and its first reading end in time, with so much to spare."""
+        made = self.plans[contender.name]
+        calls_s = made.call_s * (1 + made.calls_per_reading) + made.between_s
+        return self.now() + calls_s + spare_s <= self.until
+
     def _block_s(self) -> float:
         return sum(self.plans[c.name].whole_s for c in self.alive)
 
-    def _window(self, contender: Contender, block: int) -> None:
-        self._add(self.bench.window(contender, self.plans[contender.name], block))
+    def _drop(self, contender: Contender, block: int, at_s: float, error: Exception) -> None:
+        self.alive = [other for other in self.alive if other.name != contender.name]
+        said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        cold = self.settings.cold
+        self._add(Window(name=contender.name, block=block, at_s=at_s, cold=cold, error=said))
 
     def _add(self, window: Window) -> None:
-        if window.error:
-            self.alive = [other for other in self.alive if other.name != window.name]
         self.windows.append(window)
         self.on_window(window)
 
-    def _collect(self) -> None:
-        """Let go of what calls left in cycles, between windows and not too often: it takes time."""
-        if self.bench.now() >= self.collect_at:
-            gc.collect()
-            self.collect_at = self.bench.now() + _COLLECT_EVERY_S
-
     def _shuffled(self, contenders: Sequence[Contender]) -> list[Contender]:
         return [contenders[i] for i in self.rng.permutation(len(contenders))]
-
-
-@contextmanager
-def _without_collections() -> Iterator[None]:
-    """Keep Python's garbage collector from running in the midst of a window."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()

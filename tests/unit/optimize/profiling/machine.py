@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from headrace.optimize.profiling.grid import Rounds, Setting, time_runs
-from headrace.optimize.profiling.messages import Cell, Measured
+from headrace.optimize.profiling.grid import Rounds, time_runs
+from headrace.optimize.profiling.messages import Measured, Setting
 from tests.unit.optimize.profiling import made
 
 
@@ -60,9 +60,7 @@ class Machine:
         """What a measurement in rounds finds of a model without a batch axis."""
         settings = [Setting(threads=1, runs=1, rows=rows, length=32) for rows in sizes]
         runs = {one: lambda one=one: self.run(one.rows) for one in settings}
-        before: dict[Setting, Cell] = {
-            one: time_runs(runs[one], one, seconds=1.0, clock=self.clock) for one in settings
-        }
+        before = [time_runs(runs[one], one, seconds=1.0, clock=self.clock) for one in settings]
         rounds = Rounds(before, total_s=budget_s, clock=self.clock, sleep=self.sleep)
         until = self.now + budget_s
         while self.now + rounds.takes_s < until:

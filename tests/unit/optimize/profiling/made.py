@@ -6,8 +6,8 @@ import msgspec
 
 from headrace.core import PaddingSpec
 from headrace.optimize.profiling.document import Profile, conclude
-from headrace.optimize.profiling.grid import Setting, cell_of
-from headrace.optimize.profiling.messages import Cell, Loaded, Measured, Overhead
+from headrace.optimize.profiling.grid import cell_of
+from headrace.optimize.profiling.messages import Cell, Loaded, Measured, Overhead, Setting
 from headrace.optimize.profiling.recommend import Wishes
 from headrace.runtimes.optimized_file import Processor
 

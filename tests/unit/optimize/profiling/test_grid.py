@@ -14,7 +14,6 @@ from headrace.optimize.profiling.grid import (
     FEW,
     KEPT,
     Rounds,
-    Setting,
     best_rows,
     cell_of,
     doubling,
@@ -25,7 +24,7 @@ from headrace.optimize.profiling.grid import (
     time_runs,
     window_s,
 )
-from headrace.optimize.profiling.messages import Cell, ProfileRequest
+from headrace.optimize.profiling.messages import Cell, ProfileRequest, Setting
 from tests.unit.optimize.profiling.machine import Machine
 from tests.unit.optimize.profiling.made import cell
 
@@ -130,7 +129,8 @@ class Measured:
             one: time_runs(run, one, seconds=1.0, clock=machine.clock)
             for one, run in self.runs.items()
         }
-        self.rounds = Rounds(self.before, total_s=total_s, clock=machine.clock, sleep=machine.sleep)
+        before = list(self.before.values())
+        self.rounds = Rounds(before, total_s=total_s, clock=machine.clock, sleep=machine.sleep)
 
     def cells(self, rounds: int) -> dict[int, Cell]:
         for _ in range(rounds):

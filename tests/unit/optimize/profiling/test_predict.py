@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace.optimize.profiling.grid import Setting, cell_of
-from headrace.optimize.profiling.messages import Cell, Round
+from headrace.optimize.profiling.grid import cell_of
+from headrace.optimize.profiling.messages import Cell, Round, Setting
 from headrace.optimize.profiling.predict import (
     LEAST_ROUNDS,
     MeasuredService,

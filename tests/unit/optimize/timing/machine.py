@@ -66,9 +66,6 @@ class Machine:
             seen_s += is_seen * (min(max(self.at, start), end) - start)
         return math.floor((seen_s + 0.03 * (self.at - self._begin)) * 100) / 100
 
-    def why_blind(self) -> str:
-        return ""
-
     def contender(self, name: str, call_s: float) -> Contender:
         return Contender(name=name, run=self.runs_for(call_s))
 

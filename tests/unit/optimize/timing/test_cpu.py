@@ -32,29 +32,14 @@ def test_idle_time_is_that_of_our_cores_with_what_waits_for_disks() -> None:
 
 
 @pytest.mark.parametrize(
-    ("stat", "said"),
-    [
-        ("", "core 0 is not in it"),
-        ("cpu0 0 0 0 0 0 0 0 0 0 0\n", "all its counts are 0"),
-        ("cpu0 a b c d e\n", "invalid literal"),
-        ("cpu0 1 2\n", "out of range"),
-    ],
+    "stat", ["", "cpu0 0 0 0 0 0 0 0 0 0 0\n", "cpu0 a b c d e\n", "cpu0 1 2\n"]
 )
-def test_a_stat_that_tells_nothing_makes_the_watch_blind_and_it_says_so(
-    tmp_path: Path, stat: str, said: str
-) -> None:
-    watch = ProcStat(cores={0}, proc=proc(tmp_path, stat))
-
-    assert watch.foreign_s() is None
-    assert said in watch.why_blind()
-    assert str(tmp_path / "stat") in watch.why_blind()
+def test_a_stat_that_tells_nothing_makes_the_watch_blind(tmp_path: Path, stat: str) -> None:
+    assert ProcStat(cores={0}, proc=proc(tmp_path, stat)).foreign_s() is None
 
 
 def test_a_stat_that_is_not_there_makes_the_watch_blind(tmp_path: Path) -> None:
-    watch = ProcStat(proc=tmp_path)
-
-    assert watch.foreign_s() is None
-    assert "No such file" in watch.why_blind()
+    assert ProcStat(proc=tmp_path).foreign_s() is None
 
 
 def test_time_that_is_neither_idle_nor_ours_is_that_of_others(tmp_path: Path) -> None:
@@ -98,10 +83,8 @@ def test_here_others_take_no_less_than_nothing() -> None:
 
     before, after = watch.foreign_s(), watch.foreign_s()
 
-    if watch.why_blind():
-        pytest.skip(watch.why_blind())
-    assert before is not None
-    assert after is not None
+    if before is None or after is None:
+        pytest.skip("/proc/stat does not tell how busy the cores are")
     assert after - before > -0.1
     assert watch.cpus == len(os.sched_getaffinity(0))
 
