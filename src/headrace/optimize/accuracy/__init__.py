@@ -17,7 +17,7 @@ from headrace.optimize.accuracy.fidelity import (
 from headrace.optimize.accuracy.gate import Trial, is_hopeless, judge, try_candidate
 from headrace.optimize.accuracy.labelled import DataWish, generated_examples, read_labelled
 from headrace.optimize.accuracy.metrics import Metric, MetricChoice, choose_metric, usual_metric
-from headrace.optimize.accuracy.verdict import Verdict, worse
+from headrace.optimize.accuracy.verdict import Verdict
 
 __all__ = [
     "Answers",
@@ -42,5 +42,4 @@ __all__ = [
     "read_labelled",
     "try_candidate",
     "usual_metric",
-    "worse",
 ]

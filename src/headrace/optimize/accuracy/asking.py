@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 
-from headrace.core import Array, HeadraceError, InvalidArgumentError, Tensors
+from headrace.core import Array, HeadraceError, Tensors
 from headrace.core.errors import RuntimeFailedError
 from headrace.optimize.accuracy.examples import Examples, batches
 
@@ -25,9 +25,8 @@ SMALL_ELEMENTS: Final = 4_096
 room."""
 
 Run = Callable[[Tensors], Tensors]
-Progress = Callable[[int, int], None]
-"""Told how many examples are done, of how many."""
-_Part = tuple[Array, Tensors]
+_Outcomes = tuple[Array, list[Tensors | HeadraceError]]
+"""Indices of examples, and what each was answered."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,14 +34,13 @@ class Answers:
     """What one model answered to `n` examples.
 
     `rows`: by output, the answer to each example without the batch axis; None where there is none,
-    or it was too large to keep. `failures`: by example, why the model failed. `output`: the only
-    one that was kept; None for all. `stopped`: why not all were asked; empty if they were.
+    or it was too large to keep. `failures`: by example, why the model failed. `stopped`: why not
+    all were asked; empty if they were.
     """
 
     n: int
     rows: Mapping[str, Sequence[Array | None]]
     failures: Mapping[int, str] = field(default_factory=dict)
-    output: str | None = None
     stopped: str = ""
 
     def has(self, output: str) -> Array:
@@ -76,7 +74,6 @@ class Answers:
                 for name, pair in pairs.items()
             },
             failures={**self.failures, **other.failures},
-            output=self.output,
             stopped=other.stopped,
         )
 
@@ -85,10 +82,8 @@ def answers(
     run: Run,
     examples: Examples,
     *,
-    output: str | None = None,
     threads: int = 1,
     deadline: float | None = None,
-    on_progress: Progress = lambda _done, _total: None,
     max_rows: int = MAX_ROWS,
     only: Array | None = None,
     clock: Callable[[], float] = time.monotonic,
@@ -97,93 +92,55 @@ def answers(
 
     Args:
         run: Of a loaded model; called from several threads where `threads` says so.
-        output: The one to keep; None for all.
         deadline: Monotonic time after which no more are asked.
         max_rows: Most rows in a run.
         only: Examples that are asked, by index; None for all.
-
-    Raises:
-        InvalidArgumentError: The model has no such output.
     """
     indices = np.arange(len(examples)) if only is None else np.asarray(only, np.int64)
     asked = examples if only is None else examples.subset(indices)
-    found = _Collected(n=len(examples), output=output)
-    done = 0
-    for part, outcomes in _run_all(run, batches(asked, max_rows), examples.batched, threads, found):
+    rows: dict[str, list[Array | None]] = {}
+    failures: dict[int, str] = {}
+    done = kept_bytes = 0
+    stopped = ""
+    parts = _run_all(
+        run, asked, max_rows=max_rows, threads=threads, is_stopped=lambda: bool(stopped)
+    )
+    for part, outcomes in parts:
         for index, outcome in zip(indices[part].tolist(), outcomes, strict=True):
-            found.add(index, outcome)
+            if isinstance(outcome, HeadraceError):
+                failures[index] = str(outcome)
+                continue
+            for name, row in outcome.items():
+                if kept_bytes + row.nbytes <= MAX_KEPT_BYTES or row.size <= SMALL_ELEMENTS:
+                    rows.setdefault(name, [None] * len(examples))[index] = row
+                    kept_bytes += row.nbytes
         done += len(part)
-        on_progress(done, len(asked))
         if deadline is not None and clock() >= deadline and done < len(asked):
-            found.stop(f"time was up after {done:,} of {len(asked):,} examples")
-    return found.answers()
-
-
-class _Collected:
-    """Answers so far."""
-
-    def __init__(self, *, n: int, output: str | None) -> None:
-        self._n = n
-        self._output = output
-        self._rows: dict[str, list[Array | None]] = {}
-        self._failures: dict[int, str] = {}
-        self._bytes = 0
-        self.stopped = ""
-
-    def add(self, index: int, outcome: Tensors | HeadraceError) -> None:
-        if isinstance(outcome, HeadraceError):
-            self._failures[index] = str(outcome)
-            return
-        if self._output is not None and self._output not in outcome:
-            told = ", ".join(outcome)
-            msg = f"the model has no output {self._output!r}, only {told}"
-            raise InvalidArgumentError(msg)
-        for name, row in outcome.items():
-            if self._output not in (None, name):
-                continue
-            if self._bytes + row.nbytes > MAX_KEPT_BYTES and row.size > SMALL_ELEMENTS:
-                continue
-            if name not in self._rows:
-                self._rows[name] = [None] * self._n
-            self._rows[name][index] = row
-            self._bytes += row.nbytes
-
-    def stop(self, why: str) -> None:
-        self.stopped = why
-
-    def answers(self) -> Answers:
-        return Answers(
-            n=self._n,
-            rows=self._rows,
-            failures=self._failures,
-            output=self._output,
-            stopped=self.stopped,
-        )
+            stopped = f"time was up after {done:,} of {len(asked):,} examples"
+    return Answers(n=len(examples), rows=rows, failures=failures, stopped=stopped)
 
 
 def _run_all(
-    run: Run,
-    parts: Iterator[_Part],
-    batched: bool,  # noqa: FBT001  # private
-    threads: int,
-    found: _Collected,
-) -> Iterator[tuple[Array, list[Tensors | HeadraceError]]]:
+    run: Run, examples: Examples, *, max_rows: int, threads: int, is_stopped: Callable[[], bool]
+) -> Iterator[_Outcomes]:
     """Outcomes as they come, until somebody stops."""
+
+    def ask(part: tuple[Array, Tensors]) -> _Outcomes:
+        indices, inputs = part
+        return indices, _outcomes(run, inputs, len(indices), batched=examples.batched)
+
+    parts = batches(examples, max_rows)
     if threads <= 1:
-        for indices, inputs in parts:
-            if found.stopped:
+        for part in parts:
+            if is_stopped():
                 return
-            yield indices, _outcomes(run, inputs, len(indices), batched=batched)
+            yield ask(part)
         return
-
-    def one(part: _Part) -> tuple[Array, list[Tensors | HeadraceError]]:
-        return part[0], _outcomes(run, part[1], len(part[0]), batched=batched)
-
     with ThreadPoolExecutor(threads) as pool:
-        waiting: set[Future[tuple[Array, list[Tensors | HeadraceError]]]] = set()
+        waiting: set[Future[_Outcomes]] = set()
         while True:
-            more = [] if found.stopped else list(islice(parts, 2 * threads - len(waiting)))
-            waiting |= {pool.submit(one, part) for part in more}
+            more = [] if is_stopped() else list(islice(parts, 2 * threads - len(waiting)))
+            waiting |= {pool.submit(ask, part) for part in more}
             if not waiting:
                 return
             finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)

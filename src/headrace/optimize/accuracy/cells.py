@@ -16,7 +16,7 @@ from headrace.core import (
     Tensors,
     TensorSpec,
 )
-from headrace.optimize.accuracy.examples import StackedRows
+from headrace.optimize.accuracy.examples import stacked_rows
 from headrace.optimize.accuracy.tables import Table
 from headrace.pipeline.tokenizing import IDS, MASK, MAX_TEXT_BYTES, TYPES, open_tokenizer, pad_id
 
@@ -161,7 +161,7 @@ def matrix_inputs(
     for i, name in enumerate(names):
         wide[:, i] = _numbers(table, name, spec)
     made = cast(wide, spec)
-    rows = StackedRows({spec.name: made}, has_batch_axis=True)
+    rows = stacked_rows({spec.name: made}, has_batch_axis=True)
     if len(spec.shape) != _MATRIX:  # [F] or [N, F, 1]: as the model has it
         return [{spec.name: as_request(row[spec.name], spec, signature)} for row in rows], notes
     return rows, notes

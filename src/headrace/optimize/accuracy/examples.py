@@ -4,7 +4,7 @@ Rows of different lengths stay apart: padding would be part of what is measured.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final, overload
@@ -30,12 +30,10 @@ class Texts(StrEnum):
 
 def apart(first: Sequence[Tensors], second: Sequence[Tensors]) -> list[Tensors]:
     """Requests of both texts, by requests of each."""
-
-    def both() -> Iterator[Tensors]:
-        for one, other in zip(first, second, strict=True):
-            yield {**one, **{f"{name}{_SECOND}": array for name, array in other.items()}}
-
-    return list(both())
+    return [
+        {**one, **{f"{name}{_SECOND}": array for name, array in other.items()}}
+        for one, other in zip(first, second, strict=True)
+    ]
 
 
 def first_of(pair: Tensors) -> Tensors:
@@ -54,39 +52,12 @@ ORDER_SEED: Final = 20_261_124
 """Of the order in which examples are asked: part of them is then a fair sample of all."""
 
 
-class StackedRows(Sequence[Tensors]):
-    """Rows of arrays `[n, ...]` as requests, cut out when they are asked for.
+class LazyRows(Sequence[Tensors]):
+    """Requests that are made when they are asked for."""
 
-    `has_batch_axis`: whether a request keeps axis 0, of size 1.
-    """
-
-    def __init__(self, arrays: Mapping[str, Array], *, has_batch_axis: bool) -> None:
-        self._arrays = dict(arrays)
-        self._has_batch_axis = has_batch_axis
-        self._rows = len(next(iter(arrays.values())))
-
-    def __len__(self) -> int:
-        return self._rows
-
-    @overload
-    def __getitem__(self, index: int) -> Tensors: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Tensors]: ...
-    def __getitem__(self, index: int | slice) -> Tensors | Sequence[Tensors]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        row = range(self._rows)[index]
-        if self._has_batch_axis:
-            return {name: array[row : row + 1] for name, array in self._arrays.items()}
-        return {name: array[row, ...] for name, array in self._arrays.items()}
-
-
-class ChosenRows(Sequence[Tensors]):
-    """Some of other rows, in an order of their own."""
-
-    def __init__(self, rows: Sequence[Tensors], indices: Array) -> None:
-        self._rows = rows
-        self._indices = indices
+    def __init__(self, row: Callable[[int], Tensors], count: int) -> None:
+        self._row = row
+        self._indices = range(count)
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -97,8 +68,24 @@ class ChosenRows(Sequence[Tensors]):
     def __getitem__(self, index: slice) -> Sequence[Tensors]: ...
     def __getitem__(self, index: int | slice) -> Tensors | Sequence[Tensors]:
         if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        return self._rows[int(self._indices[index])]
+            return [self._row(i) for i in self._indices[index]]
+        return self._row(self._indices[index])
+
+
+def stacked_rows(arrays: Mapping[str, Array], *, has_batch_axis: bool) -> LazyRows:
+    """Rows of arrays `[n, ...]` as requests.
+
+    Args:
+        has_batch_axis: Whether a request keeps axis 0, of size 1.
+    """
+
+    def row(i: int) -> Tensors:
+        return {
+            name: array[i : i + 1] if has_batch_axis else array[i, ...]
+            for name, array in arrays.items()
+        }
+
+    return LazyRows(row, len(next(iter(arrays.values()))))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +117,8 @@ class Examples:
         """Those at `indices`, in that order."""
         chosen = np.asarray(indices, np.int64).reshape(-1)
         labels = None if self.labels is None else self.labels[chosen]
-        return replace(self, inputs=ChosenRows(self.inputs, chosen), labels=labels)
+        inputs = LazyRows(lambda i: self.inputs[int(chosen[i])], len(chosen))
+        return replace(self, inputs=inputs, labels=labels)
 
     def alone(self) -> "Examples":
         """Requests that the model itself takes: of texts apart the first ones, without a score."""
@@ -139,13 +127,6 @@ class Examples:
         return replace(
             self, inputs=[first_of(pair) for pair in self.inputs], labels=None, texts=Texts.ONE
         )
-
-    def split(self, first: int, *, seed: int) -> tuple["Examples", "Examples"]:
-        """`first` of them, drawn at random, and the others; both in the order they have here."""
-        chosen = np.zeros(len(self), bool)
-        order = np.random.default_rng(seed).permutation(len(self))
-        chosen[order[: max(first, 0)]] = True
-        return self.subset(np.flatnonzero(chosen)), self.subset(np.flatnonzero(~chosen))
 
     def sha256(self) -> str:
         """Of inputs and labels, in their order: the same for the same content, however read."""
@@ -175,13 +156,15 @@ def batches(examples: Examples, max_rows: int) -> Iterator[tuple[Array, Tensors]
     parts = [group[i : i + rows] for group in groups.values() for i in range(0, len(group), rows)]
     for number in np.random.default_rng(ORDER_SEED).permutation(len(parts)).tolist():
         part = parts[number]
-        yield np.array(part, np.int64), _together([examples.inputs[index] for index in part])
-
-
-def _together(requests: Sequence[Tensors]) -> Tensors:
-    if len(requests) == 1:
-        return dict(requests[0])
-    return {name: np.concatenate([one[name] for one in requests]) for name in requests[0]}
+        requests = [examples.inputs[index] for index in part]
+        together = {name: [one[name] for one in requests] for name in requests[0]}
+        yield (
+            np.array(part, np.int64),
+            {
+                name: np.concatenate(arrays) if len(arrays) > 1 else arrays[0]
+                for name, arrays in together.items()
+            },
+        )
 
 
 def _add(found: "hashlib._Hash", name: str, array: Array) -> None:

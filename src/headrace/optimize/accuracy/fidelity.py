@@ -235,10 +235,10 @@ class Fidelity:
 
     passes: bool
     reason: str
-    agreement_ratio: float
-    n: int
-    error_ratio: float = 0.0
-    largest_relative: float = 0.0
+    agreement_ratio: float = 0.0
+    n: int = 0
+    error_ratio: float = 1.0
+    largest_relative: float = 1.0
     outputs: Mapping[str, OutputFidelity] = field(default_factory=dict)
 
 
@@ -256,20 +256,23 @@ def measure_fidelity(base: Answers, candidate: Answers, *, max_loss: float = 0.0
         msg = f"{base.n} and {candidate.n} answers cannot be compared with a limit of {max_loss:g}"
         raise InvalidArgumentError(msg)
     failed = sorted(candidate.failures.keys() - base.failures.keys())
+    problem = ""
     if failed:
         why = candidate.failures[failed[0]][:200]
-        return _broken(f"it fails on {len(failed):,} examples that the baseline answers: {why}")
+        problem = f"it fails on {len(failed):,} examples that the baseline answers: {why}"
+    elif not base.rows:
+        problem = "the baseline answers nothing to compare with"
     outputs: dict[str, OutputFidelity] = {}
     share = np.ones(base.n)
-    for name in base.rows:
+    for name in base.rows if not problem else ():
         indices, pairs = pairs_of(base, candidate, name)
         problem = problem_of(name, pairs) if pairs else f"it answers nothing in output '{name}'"
         if problem:
-            return _broken(problem)
+            break
         outputs[name], same = compared(name, pairs)
         share[indices] = np.minimum(share[indices], same)
-    if not outputs:
-        return _broken("the baseline answers nothing to compare with")
+    if problem:
+        return Fidelity(passes=False, reason=f"{problem}; {WEAKER}")
     n = max(one.n for one in outputs.values())
     # Examples that were not compared count as the same above, and not at all here.
     changed = float((1.0 - share).sum()) / n
@@ -292,7 +295,10 @@ def _decided(
     tells_class = len(numbers) < len(outputs)
     # The error, over the spread, that lowers correlations by the allowed loss.
     most_changed, most_error = CHANGED_PER_LOSS * max_loss, math.sqrt(1 / (1 - max_loss) ** 2 - 1)
-    needed = _needed(most_changed) if tells_class else _LEAST
+    needed = 1 if tells_class else _LEAST
+    if tells_class and 0 < most_changed < 1:
+        # So many examples without a change show that fewer than that change.
+        needed = math.ceil(math.log(1 - _CONFIDENCE) / math.log(1 - most_changed))
     has_agreed = agreement >= 1 - most_changed - _EXACT
     is_near = has_agreed and error <= most_error
     if is_same and is_near:
@@ -320,24 +326,6 @@ def _decided(
         error_ratio=error,
         largest_relative=max(one.largest_relative for one in outputs.values()),
         outputs=dict(outputs),
-    )
-
-
-def _needed(most_changed: float) -> int:
-    """So many examples without a change show that fewer than that change."""
-    if not 0 < most_changed < 1:
-        return 1
-    return math.ceil(math.log(1 - _CONFIDENCE) / math.log(1 - most_changed))
-
-
-def _broken(why: str) -> Fidelity:
-    return Fidelity(
-        passes=False,
-        reason=f"{why}; {WEAKER}",
-        agreement_ratio=0.0,
-        n=0,
-        error_ratio=1.0,
-        largest_relative=1.0,
     )
 
 

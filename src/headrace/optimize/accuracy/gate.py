@@ -38,7 +38,7 @@ from typing import Final
 import numpy as np
 
 from headrace.core import Array, InvalidArgumentError
-from headrace.optimize.accuracy.asking import MAX_ROWS, Answers, Progress, Run, answers
+from headrace.optimize.accuracy.asking import Answers, Run, answers
 from headrace.optimize.accuracy.examples import ORDER_SEED, Examples
 from headrace.optimize.accuracy.fidelity import only_rounding
 from headrace.optimize.accuracy.metrics import Metric, MetricChoice, bootstrap_losses
@@ -53,12 +53,10 @@ from headrace.optimize.accuracy.verdict import (
     is_refuted,
     measured,
     needed_examples,
-    rejected,
     said_loss,
     why_broken,
 )
 
-CONFIDENCE: Final = 0.95
 ALPHA: Final = 1e-3
 """How often a candidate within `max_loss` may be given up before all examples are asked."""
 _LEAST_FOR_EARLY: Final = 100
@@ -73,7 +71,6 @@ def judge(
     metric: MetricChoice,
     max_loss: float,
     rng: np.random.Generator,
-    confidence: float = CONFIDENCE,
 ) -> Verdict:
     """Whether a candidate may be accepted, by the rules above.
 
@@ -95,14 +92,12 @@ def judge(
     chosen = comparable(base, candidate, metric.output)
     broken = why_broken(base, candidate, metric.output, chosen)
     if broken:
-        return rejected(broken, metric.metric, n=len(chosen))
+        return Verdict(passes=False, reason=broken, metric=metric.metric, n=len(chosen))
     was, now = base.stacked(metric.output, chosen), candidate.stacked(metric.output, chosen)
     assert was is not None  # else it was broken
     assert now is not None
     truth = labels[chosen].astype(np.float64)
-    found = measured(
-        truth, metric.read(was), metric.read(now), metric.metric, confidence=confidence, rng=rng
-    )
+    found = measured(truth, metric.read(was), metric.read(now), metric.metric, rng)
     has_flips = found.metric is Metric.ACCURACY and found.agreement_ratio < 1.0
     is_same = not has_flips and only_rounding(base, candidate)
     verdict = _decided(found, max_loss, is_same=is_same)
@@ -214,9 +209,6 @@ def try_candidate(
     rng: np.random.Generator,
     threads: int = 1,
     deadline: float | None = None,
-    on_progress: Progress = lambda _done, _total: None,
-    max_rows: int = MAX_ROWS,
-    confidence: float = CONFIDENCE,
     most: int | None = None,
     begun: Trial | None = None,
 ) -> Trial:
@@ -239,21 +231,11 @@ def try_candidate(
     given_up = False
     while done < until and not given_up and not found.stopped:
         part = order[done : min(max(2 * done, FIRST_LOOK), until)]
-        more = answers(
-            run,
-            examples,
-            threads=threads,
-            deadline=deadline,
-            on_progress=_shifted(on_progress, done, total),
-            max_rows=max_rows,
-            only=part,
-        )
+        more = answers(run, examples, threads=threads, deadline=deadline, only=part)
         found, done = found.merged(more), done + len(part)
         if done < total or found.stopped:
             given_up = is_hopeless(base, found, labels, metric=metric, max_loss=max_loss, rng=rng)
-    verdict = judge(
-        base, found, labels, metric=metric, max_loss=max_loss, rng=rng, confidence=confidence
-    )
+    verdict = judge(base, found, labels, metric=metric, max_loss=max_loss, rng=rng)
     is_part = not given_up and (done < total or bool(found.stopped))
     if given_up:
         why = f"given up after {done:,} of {total:,} examples, as {verdict.reason}"
@@ -262,7 +244,3 @@ def try_candidate(
         what = f"on the first {verdict.n:,} of {total:,} examples, {figures(verdict)}"
         verdict = replace(verdict, reason=what)
     return Trial(answers=found, verdict=verdict, asked=done, given_up=given_up, is_part=is_part)
-
-
-def _shifted(on_progress: Progress, before: int, total: int) -> Progress:
-    return lambda done, _: on_progress(before + done, total)

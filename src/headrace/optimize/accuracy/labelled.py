@@ -49,7 +49,7 @@ from headrace.optimize.accuracy.cells import (
     token_inputs,
     token_kinds,
 )
-from headrace.optimize.accuracy.examples import Examples, StackedRows, Texts, apart
+from headrace.optimize.accuracy.examples import Examples, Texts, apart, stacked_rows
 from headrace.optimize.accuracy.tables import (
     MAX_EXAMPLES,
     MAX_FILE_BYTES,
@@ -194,14 +194,14 @@ def _requests(rows: dict[str, Array], signature: ModelSignature, path: Path) -> 
         if signature.batched and all(
             array.shape == (1, *rows[name].shape[1:]) for name, array in first.items()
         ):
-            return StackedRows(rows, has_batch_axis=True)
+            return stacked_rows(rows, has_batch_axis=True)
         if all(array.shape == rows[name].shape[1:] for name, array in first.items()):
-            return StackedRows(rows, has_batch_axis=False)
+            return stacked_rows(rows, has_batch_axis=False)
         # As many values a row, in another shape.
         shaped = {
             name: rows[name].reshape(len(rows[name]), *one.shape) for name, one in first.items()
         }
-        return StackedRows(shaped, has_batch_axis=False)
+        return stacked_rows(shaped, has_batch_axis=False)
     except InvalidArgumentError as error:
         raise InvalidArgumentError(f"{path}: {error}") from None
 

@@ -4,7 +4,7 @@ Each metric is computed for examples with weights, many weightings at once: a bo
 is only another weighting, and nothing is sorted twice.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final, assert_never
@@ -97,20 +97,14 @@ def bootstrap_losses(
     base: Values,
     candidate: Values,
     rng: np.random.Generator,
-    *,
-    resamples: int | None = None,
 ) -> Values:
     """Losses over resamples of the examples, the same ones for both models: a paired bootstrap.
 
     Efron and Tibshirani 1993, "An Introduction to the Bootstrap". Resamples on which the metric is
     not defined (one class only, say) are left out.
-
-    Args:
-        resamples: How many; None for 1,000, or 400 of very many examples.
     """
     n = len(labels)
-    usual = int(np.clip(_WORK // max(n, 1), _LEAST_RESAMPLES, _MOST_RESAMPLES))
-    resamples = resamples or usual
+    resamples = int(np.clip(_WORK // max(n, 1), _LEAST_RESAMPLES, _MOST_RESAMPLES))
     of_base = weighted_scores(metric, labels, base)
     of_candidate = weighted_scores(metric, labels, candidate)
     found = []
@@ -267,12 +261,12 @@ class MetricChoice:
         return score(self.metric, labels.astype(np.float64), scores)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Fit:
-    """A way to read an output, and how good the baseline is by it."""
+_Fit = tuple[float, MetricChoice]
+"""How good the baseline is by a way to read an output, and that."""
 
-    choice: MetricChoice
-    baseline: float
+
+def _best(fits: Iterable[_Fit]) -> _Fit:
+    return max(fits, key=lambda fit: -fit[0] if fit[1].metric.is_error else fit[0])
 
 
 def choose_metric(
@@ -308,12 +302,10 @@ def choose_metric(
             return _choose_value(values)
     if not fits:
         raise _no_fit(labels, base, outputs)
-    best = max(
-        fits, key=lambda fit: fit.baseline if not fit.choice.metric.is_error else -fit.baseline
-    )
+    baseline, best = _best(fits)
     if wished:
-        return replace(best.choice, why=f"{wished} of output '{best.choice.output}', as asked")
-    return _with_rare_classes(best, labels, base)
+        return replace(best, why=f"{wished} of output '{best.output}', as asked")
+    return _with_rare_classes(baseline, best, labels, base)
 
 
 def usual_metric(examples: Examples) -> Metric | None:
@@ -366,60 +358,56 @@ def _fits(
         if not np.isnan(baseline):
             why = f"{metric} of {how} '{name}'"
             choice = MetricChoice(metric=metric, output=name, why=why, read=read)
-            found.append(_Fit(choice=choice, baseline=baseline))
+            found.append((baseline, choice))
     return found
 
 
 def _choose_value(fits: Sequence[_Fit]) -> MetricChoice:
     """RMSE where an output predicts better than the labels' mean would, else rank correlation."""
-    explained = [fit for fit in fits if fit.choice.metric is Metric.R2 and fit.baseline > 0]
+    explained = [fit for fit in fits if fit[1].metric is Metric.R2 and fit[0] > 0]
     if explained:
-        best = max(explained, key=lambda fit: fit.baseline)
-        if best.baseline > _FLAWLESS:
-            why = (
-                f"the baseline makes no error in output '{best.choice.output}': explained variance"
-            )
-            return replace(best.choice, why=why)
+        ratio, best = _best(explained)
+        if ratio > _FLAWLESS:
+            why = f"the baseline makes no error in output '{best.output}': explained variance"
+            return replace(best, why=why)
         why = (
-            f"labels are values, and output '{best.choice.output}' is on their scale (the "
-            f"baseline explains {best.baseline:.0%} of their variance): root mean squared error"
+            f"labels are values, and output '{best.output}' is on their scale (the "
+            f"baseline explains {ratio:.0%} of their variance): root mean squared error"
         )
-        return replace(best.choice, metric=Metric.RMSE, why=why)
-    ranked = [fit for fit in fits if fit.choice.metric is Metric.SPEARMAN]
-    best = max(ranked or fits, key=lambda fit: fit.baseline)
-    why = (
-        f"labels are values, and output '{best.choice.output}' is on another scale: rank "
-        "correlation"
-    )
+        return replace(best, metric=Metric.RMSE, why=why)
+    ratio, best = _best([fit for fit in fits if fit[1].metric is Metric.SPEARMAN] or fits)
+    why = f"labels are values, and output '{best.output}' is on another scale: rank correlation"
     warning = ""
-    if best.baseline <= 0:
+    if ratio <= 0:
         warning = (
             f"the baseline's answers do not follow the labels (rank correlation "
-            f"{best.baseline:.2f}): do they belong to this model?"
+            f"{ratio:.2f}): do they belong to this model?"
         )
-    return replace(best.choice, metric=Metric.SPEARMAN, why=why, warning=warning)
+    return replace(best, metric=Metric.SPEARMAN, why=why, warning=warning)
 
 
-def _with_rare_classes(best: _Fit, labels: Array, base: Answers) -> MetricChoice:
+def _with_rare_classes(
+    baseline: float, best: MetricChoice, labels: Array, base: Answers
+) -> MetricChoice:
     """AUC instead where one of two classes is rare; a doubt where the baseline is only guessing."""
     _, counts = np.unique(labels, return_counts=True)
     most = float(counts.max() / counts.sum())
     if len(counts) == 2 and most > 1 - RARE_RATIO:  # noqa: PLR2004  # two classes
         found = [f for name in base.rows for f in _fits(name, Metric.AUC, labels, base, ())]
         if found:
-            auc = max(found, key=lambda fit: fit.baseline)
+            _, auc = _best(found)
             why = (
-                f"area under the ROC curve of output '{auc.choice.output}': only {1 - most:.1%} "
+                f"area under the ROC curve of output '{auc.output}': only {1 - most:.1%} "
                 "of the labels are of the rarer class, which accuracy hardly sees"
             )
-            return replace(auc.choice, why=why)
+            return replace(auc, why=why)
     warning = ""
-    if best.baseline <= most and len(counts) > 1:
+    if baseline <= most and len(counts) > 1:
         warning = (
-            f"the baseline is right in {best.baseline:.1%}, no more often than by always saying "
+            f"the baseline is right in {baseline:.1%}, no more often than by always saying "
             f"the commonest class ({most:.1%}): do these labels belong to this model?"
         )
-    return replace(best.choice, warning=warning)
+    return replace(best, warning=warning)
 
 
 def _no_fit(labels: Array, base: Answers, outputs: Sequence[str]) -> InvalidArgumentError:

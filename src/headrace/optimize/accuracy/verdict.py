@@ -15,6 +15,8 @@ from headrace.core import Array, InvalidArgumentError
 from headrace.optimize.accuracy.asking import Answers
 from headrace.optimize.accuracy.metrics import Metric, Values, bootstrap_losses, score
 
+CONFIDENCE: Final = 0.95
+
 
 def detectable_loss(changed_ratio: float, n: int) -> float:
     """The smallest true loss that the test finds in four of five cases.
@@ -49,50 +51,20 @@ class Verdict:
     passes: bool
     reason: str
     metric: Metric
-    accuracy: float
-    base_accuracy: float
-    loss: float
-    loss_ci: tuple[float, float]
-    loss_bound: float
-    p_value: float
-    lost: int
-    gained: int
     n: int
-    detectable_loss: float
-    agreement_ratio: float
+    # Of what cannot even be measured all is lost.
+    accuracy: float = 0.0
+    base_accuracy: float = 0.0
+    loss: float = 1.0
+    loss_ci: tuple[float, float] = (1.0, 1.0)
+    loss_bound: float = 1.0
+    p_value: float = 0.0
+    lost: int = 0
+    gained: int = 0
+    detectable_loss: float = 0.0
+    agreement_ratio: float = 0.0
     needed: int | None = None
     warning: str = ""
-
-
-def rejected(why: str, metric: Metric, *, n: int) -> Verdict:
-    """A verdict on what cannot even be measured: all is lost."""
-    return Verdict(
-        passes=False,
-        reason=why,
-        metric=metric,
-        accuracy=0.0,
-        base_accuracy=0.0,
-        loss=1.0,
-        loss_ci=(1.0, 1.0),
-        loss_bound=1.0,
-        p_value=0.0,
-        lost=0,
-        gained=0,
-        n=n,
-        detectable_loss=0.0,
-        agreement_ratio=0.0,
-    )
-
-
-def worse(a: Verdict, b: Verdict) -> Verdict:
-    """The one that counts of two verdicts: one that rejects, else that with the larger loss.
-
-    A candidate may have been calibrated on inputs of the judged file. It is then judged on all of
-    them and on those that it has not seen, and has to pass both.
-    """
-    if a.passes != b.passes:
-        return b if a.passes else a
-    return a if a.loss >= b.loss else b
 
 
 def said_loss(loss: float, metric: Metric) -> str:
@@ -258,13 +230,7 @@ def why_broken(base: Answers, candidate: Answers, output: str, chosen: Array) ->
 
 
 def measured(
-    truth: Values,
-    was: Values,
-    now: Values,
-    metric: Metric,
-    *,
-    confidence: float,
-    rng: np.random.Generator,
+    truth: Values, was: Values, now: Values, metric: Metric, rng: np.random.Generator
 ) -> Verdict:
     """The figures of a verdict that says no yet.
 
@@ -273,58 +239,34 @@ def measured(
         was: The baseline's classes or values.
         now: The candidate's.
     """
+    n, agreement = len(truth), float((was == now).mean())
     if metric is Metric.ACCURACY:
-        return _of_classes(truth, was, now, confidence)
-    return _of_values(truth, was, now, metric, confidence=confidence, rng=rng)
-
-
-def flips(truth: Values, was: Values, now: Values) -> tuple[int, int]:
-    """How many answers turned wrong, and how many right."""
-    before, after = was == truth, now == truth
-    return int((before & ~after).sum()), int((~before & after).sum())
-
-
-def _of_classes(truth: Values, was: Values, now: Values, confidence: float) -> Verdict:
-    n = len(truth)
-    lost, gained = flips(truth, was, now)
-    return Verdict(
-        passes=False,
-        reason="",
-        metric=Metric.ACCURACY,
-        accuracy=float((now == truth).mean()),
-        base_accuracy=float((was == truth).mean()),
-        loss=(lost - gained) / n,
-        loss_ci=loss_interval(lost, gained, n, confidence=confidence),
-        loss_bound=loss_bound(lost, gained, n, confidence=confidence),
-        p_value=mcnemar_p(lost, gained),
-        lost=lost,
-        gained=gained,
-        n=n,
-        detectable_loss=detectable_loss((lost + gained) / n, n),
-        agreement_ratio=float((was == now).mean()),
-    )
-
-
-def _of_values(
-    truth: Values,
-    was: Values,
-    now: Values,
-    metric: Metric,
-    *,
-    confidence: float,
-    rng: np.random.Generator,
-) -> Verdict:
+        lost, gained = flips(truth, was, now)
+        return Verdict(
+            passes=False,
+            reason="",
+            metric=metric,
+            accuracy=float((now == truth).mean()),
+            base_accuracy=float((was == truth).mean()),
+            loss=(lost - gained) / n,
+            loss_ci=loss_interval(lost, gained, n, confidence=CONFIDENCE),
+            loss_bound=loss_bound(lost, gained, n, confidence=CONFIDENCE),
+            p_value=mcnemar_p(lost, gained),
+            lost=lost,
+            gained=gained,
+            n=n,
+            detectable_loss=detectable_loss((lost + gained) / n, n),
+            agreement_ratio=agreement,
+        )
     before, after = score(metric, truth, was), score(metric, truth, now)
     if not np.isfinite(after):  # a correlation of what never varies: answers that say nothing
         after = 0.5 if metric is Metric.AUC else 0.0
     loss = float(metric.loss(before, after))
     losses = bootstrap_losses(metric, truth, was, now, rng)
     losses = losses if len(losses) else np.array([loss])
-    tail = (1 - confidence) / 2
-    low, high, bound = np.quantile(losses, (tail, 1 - tail, confidence)).tolist()
+    tail = (1 - CONFIDENCE) / 2
+    low, high, bound = np.quantile(losses, (tail, 1 - tail, CONFIDENCE)).tolist()
     fewer = min(int((losses <= 0).sum()), int((losses >= 0).sum()))
-    normal = NormalDist()
-    seen = normal.inv_cdf(1 - SIGNIFICANCE / 2) + normal.inv_cdf(POWER)
     return Verdict(
         passes=False,
         reason="",
@@ -335,9 +277,13 @@ def _of_values(
         loss_ci=(low, high),
         loss_bound=bound,
         p_value=min(1.0, 2 * (fewer + 1) / (len(losses) + 1)),
-        lost=0,
-        gained=0,
-        n=len(truth),
-        detectable_loss=seen * float(losses.std()),
-        agreement_ratio=float((was == now).mean()),
+        n=n,
+        detectable_loss=_z_test() * float(losses.std()),
+        agreement_ratio=agreement,
     )
+
+
+def flips(truth: Values, was: Values, now: Values) -> tuple[int, int]:
+    """How many answers turned wrong, and how many right."""
+    before, after = was == truth, now == truth
+    return int((before & ~after).sum()), int((~before & after).sum())

@@ -391,7 +391,6 @@ def subset_of(answers: Answers, places: Sequence[int]) -> Answers:
         n=len(places),
         rows={name: [rows[place] for place in places] for name, rows in answers.rows.items()},
         failures={at[place]: why for place, why in answers.failures.items() if place in at},
-        output=answers.output,
         stopped=answers.stopped,
     )
 

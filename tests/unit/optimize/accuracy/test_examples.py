@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from headrace.core import InvalidArgumentError, Tensors
 from headrace.optimize.accuracy import Examples, batches
-from headrace.optimize.accuracy.examples import StackedRows
+from headrace.optimize.accuracy.examples import stacked_rows
 
 
 def ragged(lengths: list[int], *, batched: bool = True) -> Examples:
@@ -43,7 +43,7 @@ def test_the_first_batches_are_of_all_lengths() -> None:
 
 def test_the_same_content_has_the_same_hash_however_it_is_kept() -> None:
     x = np.arange(6, dtype=np.float32).reshape(3, 2)
-    stacked = Examples(inputs=StackedRows({"x": x}, has_batch_axis=True), labels=np.arange(3))
+    stacked = Examples(inputs=stacked_rows({"x": x}, has_batch_axis=True), labels=np.arange(3))
     listed = Examples(inputs=[{"x": x[i : i + 1].copy()} for i in range(3)], labels=np.arange(3))
 
     assert stacked.sha256() == listed.sha256()
@@ -65,25 +65,14 @@ def test_every_difference_has_another_hash() -> None:
     assert len({one.sha256(), *(other.sha256() for other in others)}) == 1 + len(others)
 
 
-@given(st.integers(0, 30), st.integers(0, 40), st.integers(0, 9))
-def test_a_split_loses_and_repeats_nothing(n: int, first: int, seed: int) -> None:
-    chosen, others = ragged([2] * n).split(first, seed=seed)
-
-    assert len(chosen) == min(first, n)
-    assert chosen.labels is not None
-    assert others.labels is not None
-    assert sorted([*chosen.labels.tolist(), *others.labels.tolist()]) == list(range(n))
-    assert [int(one["ids"][0, 0]) for one in chosen.inputs] == chosen.labels.tolist()
-
-
 def test_rows_are_cut_with_and_without_a_batch_axis() -> None:
     x = np.arange(6).reshape(3, 2)
 
-    assert StackedRows({"x": x}, has_batch_axis=True)[-1]["x"].tolist() == [[4, 5]]
-    assert StackedRows({"x": x}, has_batch_axis=False)[1]["x"].tolist() == [2, 3]
-    assert len(StackedRows({"x": x}, has_batch_axis=True)[1:]) == 2
+    assert stacked_rows({"x": x}, has_batch_axis=True)[-1]["x"].tolist() == [[4, 5]]
+    assert stacked_rows({"x": x}, has_batch_axis=False)[1]["x"].tolist() == [2, 3]
+    assert len(stacked_rows({"x": x}, has_batch_axis=True)[1:]) == 2
     with pytest.raises(IndexError):
-        StackedRows({"x": x}, has_batch_axis=True)[3]
+        stacked_rows({"x": x}, has_batch_axis=True)[3]
 
 
 def test_labels_of_another_number_are_refused() -> None:

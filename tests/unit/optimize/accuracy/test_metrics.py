@@ -278,7 +278,7 @@ def test_the_bootstrap_covers_the_true_loss(metric: Metric) -> None:
         shared: Array = rng.normal(size=n) * 0.4
         first, second = (noisy(truth + shared, rng) for _ in range(2))
         labels: Array = (truth > 0).astype(float) if metric is Metric.AUC else truth
-        losses = bootstrap_losses(metric, labels, first, second, rng, resamples=300)
+        losses = bootstrap_losses(metric, labels, first, second, rng)
         low, high = np.quantile(losses, (0.025, 0.975))
         covered += low <= 0 <= high
         rejected += low > 0
