@@ -28,8 +28,8 @@ from headrace.jobs.messages import Shard, Sizes
 from headrace.jobs.sources.json_lines import cut_file
 from headrace.jobs.sources.source import (
     Rows,
+    Source,
     Wanted,
-    fingerprint,
     open_file,
     read_at,
     unreadable,
@@ -257,7 +257,7 @@ _TRUTH: Final = {"true": True, "false": False, "1": True, "0": False}
 _SEPARATORS: Final = (",", ";", "\t", "|")
 
 
-class CsvSource:
+class CsvSource(Source):
     """Files of separated values with the same header."""
 
     has_types = False
@@ -270,11 +270,6 @@ class CsvSource:
         del datatypes
         names, _, _ = head_of(self._files[0])
         return pa.schema([(name, pa.large_string()) for name in names])
-
-    def row_bytes(self, columns: Sequence[str]) -> float:
-        """Not known."""
-        del columns
-        return 0.0
 
     def cut(self, sizes: Sizes, columns: Sequence[str]) -> list[Shard]:
         """Parts of about the size of a shard, at most 16 MiB."""
@@ -300,10 +295,6 @@ class CsvSource:
                 row_ends=row_ends,
             )
         return shards
-
-    def mark(self, shard: Shard) -> str:
-        """Of its file."""
-        return fingerprint(shard.file)[0]
 
     def read(self, shard: Shard, wanted: Wanted) -> Iterator[Rows]:
         """Parsed at once."""

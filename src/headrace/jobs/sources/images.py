@@ -9,7 +9,7 @@ from headrace.core import Datatype, InvalidArgumentError
 from headrace.jobs.libraries import Schema, pa, pl
 from headrace.jobs.messages import Shard, Sizes
 from headrace.jobs.sources.parquet import runs
-from headrace.jobs.sources.source import Rows, Wanted, is_url, open_file, unreadable
+from headrace.jobs.sources.source import Rows, Source, Wanted, is_url, open_file, unreadable
 
 PATH: Final = "path"
 IMAGE: Final = "image"
@@ -18,10 +18,8 @@ _MOST_BYTES: Final = 8 << 20
 _MAX_FILE_BYTES: Final = 256 << 20
 
 
-class ImagesSource:
+class ImagesSource(Source):
     """Files of pictures, in the order of their names."""
-
-    has_types = True
 
     def __init__(self, files: Sequence[str], root: str) -> None:
         for name in files:
@@ -36,11 +34,6 @@ class ImagesSource:
         """The two columns."""
         del datatypes
         return pa.schema([(PATH, pa.large_string()), (IMAGE, pa.large_binary())])
-
-    def row_bytes(self, columns: Sequence[str]) -> float:
-        """Not known: a window is bounded by what the files take."""
-        del columns
-        return 0.0
 
     def cut(self, sizes: Sizes, columns: Sequence[str]) -> list[Shard]:
         """Neighbours together; what tells that they changed is their names, sizes and times."""

@@ -14,6 +14,7 @@ from headrace.jobs.libraries import Schema, pa, pl
 from headrace.jobs.messages import Shard, Sizes
 from headrace.jobs.sources.source import (
     Rows,
+    Source,
     Wanted,
     fingerprint,
     open_file,
@@ -125,10 +126,8 @@ _NUMBERS: Final = {"f": pa.float64(), "i": pa.int64(), "u": pa.uint64(), "b": pa
 _LINE: Final[JsonDecoder[Any]] = JsonDecoder(Any)
 
 
-class JsonLinesSource:
+class JsonLinesSource(Source):
     """Files of JSON lines. The first lines of the first file tell which columns there are."""
-
-    has_types = True
 
     def __init__(self, files: Sequence[str]) -> None:
         self._files = list(files)
@@ -171,11 +170,6 @@ class JsonLinesSource:
                 paths[".".join(path)] = path
         return paths
 
-    def row_bytes(self, columns: Sequence[str]) -> float:
-        """Not known."""
-        del columns
-        return 0.0
-
     def cut(self, sizes: Sizes, columns: Sequence[str]) -> list[Shard]:
         """Parts of about the size of a shard, at most 16 MiB."""
         del columns
@@ -183,10 +177,6 @@ class JsonLinesSource:
         for name in self._files:
             shards += cut_file(name, begin=0, shard_bytes=sizes.shard_bytes, first=len(shards))
         return shards
-
-    def mark(self, shard: Shard) -> str:
-        """Of its file."""
-        return fingerprint(shard.file)[0]
 
     def read(self, shard: Shard, wanted: Wanted) -> Iterator[Rows]:
         """Parsed at once."""

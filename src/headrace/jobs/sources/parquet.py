@@ -15,6 +15,7 @@ from headrace.jobs.libraries import Schema, pa, pl, pq
 from headrace.jobs.messages import Shard, Sizes
 from headrace.jobs.sources.source import (
     Rows,
+    Source,
     Wanted,
     fingerprint,
     flat_schema,
@@ -32,10 +33,8 @@ _MOST_PARTS = 4
 where shards are few."""
 
 
-class ParquetSource:
+class ParquetSource(Source):
     """Files of Parquet with the same columns."""
-
-    has_types = True
 
     def __init__(self, files: Sequence[str]) -> None:
         self._files = list(files)
@@ -90,10 +89,6 @@ class ParquetSource:
                         )
                     )
         return shards
-
-    def mark(self, shard: Shard) -> str:
-        """Of its file."""
-        return fingerprint(shard.file)[0]
 
     def read(self, shard: Shard, wanted: Wanted) -> Iterator[Rows]:
         """At once where that is little; else a batch at a time, as a row group may be large."""
@@ -217,10 +212,8 @@ _ALL = -1
 """The end of a shard that is a whole stream."""
 
 
-class ArrowSource:
+class ArrowSource(Source):
     """Files in Arrow's IPC format, as Feather version 2 is, or streams of it."""
-
-    has_types = True
 
     def __init__(self, files: Sequence[str]) -> None:
         self._files = list(files)
@@ -267,10 +260,6 @@ class ArrowSource:
                     )
                 )
         return shards
-
-    def mark(self, shard: Shard) -> str:
-        """Of its file."""
-        return fingerprint(shard.file)[0]
 
     def read(self, shard: Shard, wanted: Wanted) -> Iterator[Rows]:
         """Batch by batch, each in parts."""

@@ -45,7 +45,7 @@ class Wanted:
 class Source(Protocol):
     """One input of a job, opened; holds nothing that has to be closed."""
 
-    has_types: bool
+    has_types: bool = True
     """Whether its columns have datatypes; if not, all are text that is read as what is wanted."""
 
     def schema(self, datatypes: Mapping[str, Datatype] | None = None) -> Schema:
@@ -67,14 +67,16 @@ class Source(Protocol):
         """
 
     def mark(self, shard: Shard) -> str:
-        """The fingerprint that the shard's input has now.
+        """The fingerprint that the shard's input has now: that of its file.
 
         Raises:
             InvalidArgumentError: It is gone.
         """
+        return fingerprint(shard.file)[0]
 
-    def row_bytes(self, columns: Sequence[str]) -> float:
+    def row_bytes(self, columns: Sequence[str]) -> float:  # noqa: ARG002  # others look
         """About how large a row is in memory; 0 where it is not known before it is read."""
+        return 0.0
 
     def read(self, shard: Shard, wanted: Wanted) -> Iterator[Rows]:
         """The rows in order, at most `wanted.rows` at once, each with the columns in order.

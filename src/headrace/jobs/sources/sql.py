@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from headrace.core import Datatype, FailedPreconditionError, InvalidArgumentError
 from headrace.jobs.libraries import Schema, pa, pl
 from headrace.jobs.messages import Shard, Sizes, SourceSettings
-from headrace.jobs.sources.source import Rows, Wanted, fingerprint, framed
+from headrace.jobs.sources.source import Rows, Source, Wanted, fingerprint, framed
 
 SQLITE: Final = "sqlite:///"
 _POSTGRES: Final = ("postgresql://", "postgres://")
@@ -39,10 +39,8 @@ def without_password(url: str) -> str:
     return urlunsplit(parts._replace(netloc=f"{parts.username or ''}@{host}"))
 
 
-class SqlSource:
+class SqlSource(Source):
     """A query. `url` may hold a password; what is written down of the source does not."""
-
-    has_types = True
 
     def __init__(self, settings: SourceSettings, url: str) -> None:
         self._settings, self._url = settings, url
@@ -60,11 +58,6 @@ class SqlSource:
                 self._schema = reader.schema
                 list(reader)
         return self._schema
-
-    def row_bytes(self, columns: Sequence[str]) -> float:
-        """Not known."""
-        del columns
-        return 0.0
 
     def cut(self, sizes: Sizes, columns: Sequence[str]) -> list[Shard]:
         """One, or ranges of the key of about the size of a shard."""
