@@ -3,9 +3,6 @@
 Batches run on threads of their own, so that a slow model never keeps the session from polling. A
 record that fails costs itself only. Which records share a run, and how they are padded, is decided
 as the endpoint's engine decides it for its requests.
-
-Which records may share a run, and how they are padded, is what the endpoint's engine does with its
-requests.
 """
 
 import math
@@ -168,23 +165,25 @@ class Answerer:
                 raise
             results.update((places[at], error) for part in parts for at in part.of.places)
             return
-        if not scored.errors:
-            outputs = split(scored.outputs, parts, plan=self._plan, padded_to=length)
-            for part, mine in zip(parts, outputs, strict=True):
-                self._encode(part.of, arrays_of(mine), range(len(part.of.places)), places, results)
-            return
-        self._run_with_errors(parts, scored, length, places, results)
+        kept: list[Sequence[int]] = [range(len(part.of.places)) for part in parts]
+        if scored.errors:
+            kept = self._good(parts, scored, places, results)
+            if not scored.outputs:
+                return
+        outputs = split(scored.outputs, parts, plan=self._plan, padded_to=length)
+        for part, mine, good in zip(parts, outputs, kept, strict=True):
+            if len(good):
+                self._encode(part.of, arrays_of(mine), good, places, results)
 
-    def _run_with_errors(
+    def _good(
         self,
         parts: list[_Part],
         scored: Scored,
-        length: int,
         places: Sequence[int],
         results: dict[int, Result],
-    ) -> None:
-        """Take apart a run in which some rows failed."""
-        kept: list[list[int]] = []
+    ) -> list[Sequence[int]]:
+        """The records of each part of whose rows none failed; the parts have their rows only."""
+        kept: list[Sequence[int]] = []
         first = 0
         for part in parts:
             group, end = part.of, first + part.rows
@@ -200,12 +199,7 @@ class Answerer:
             kept.append(good)
             part.rows = sum(row not in scored.errors for row in range(first, end))
             first = end
-        if not scored.outputs:
-            return
-        outputs = split(scored.outputs, parts, plan=self._plan, padded_to=length)
-        for part, mine, good in zip(parts, outputs, kept, strict=True):
-            if good:
-                self._encode(part.of, arrays_of(mine), good, places, results)
+        return kept
 
     def _encode(
         self,
@@ -248,74 +242,52 @@ class Answerer:
         return found
 
 
-class Tombstones:
-    """Answers with a special case for records without a value. See `Answers`.
+class Stages:
+    """Pushes records, scores them, and treats those without a value apart. See `Answers`.
 
     Args:
-        answers: Scores the records that have a value.
+        answers: Scores the records that have a value; None where they are pushed only.
         forwards: Whether the others are answered by a record without a value; else they are done.
+        pusher: What writes records to an online store before they are scored; None for nothing.
     """
 
-    def __init__(self, answers: Answers, *, forwards: bool) -> None:
+    def __init__(
+        self, answers: Answers | None, *, forwards: bool, pusher: Pusher | None = None
+    ) -> None:
         self._answers = answers
         self._forwards = forwards
+        self._pusher = pusher
 
     def answer(
         self, records: Sequence[Record], *, now_s: float, added: Added = NOTHING_ADDED
     ) -> list[Result]:
         """As `Answers`."""
-        if None not in [record.value for record in records]:
-            return self._answers.answer(records, now_s=now_s, added=added)
-        scored = [at for at, record in enumerate(records) if record.value is not None]
+        answers, pusher = self._answers, self._pusher
+        values = [record.value for record in records]
+        if answers is not None and pusher is None and None not in values:  # nearly always
+            return answers.answer(records, now_s=now_s, added=added)
         results: list[Result] = [None] * len(records)
-        if self._forwards:
-            for at, record in enumerate(records):
-                if record.key is None:
-                    why = "the record has neither a value nor a key"
-                    results[at] = InvalidArgumentError(why)
-                else:
+        rest = [at for at, value in enumerate(values) if value is not None]
+        for at, record in enumerate(records):
+            if record.value is None and self._forwards:
+                results[at] = InvalidArgumentError("the record has neither a value nor a key")
+                if record.key is not None:
                     results[at] = Answer(record.key, None)
-        if scored:
-            answers = self._answers.answer(
-                [records[at] for at in scored], now_s=now_s, added=added.of(scored)
-            )
-            for at, answer in zip(scored, answers, strict=True):
+        if pusher is not None and rest:
+            errors = pusher.push([records[at] for at in rest], added.of(rest))
+            for index, error in errors.items():
+                results[rest[index]] = error
+            rest = [at for index, at in enumerate(rest) if index not in errors]
+        if answers is not None and rest:
+            some = [records[at] for at in rest]
+            scored = answers.answer(some, now_s=now_s, added=added.of(rest))
+            for at, answer in zip(rest, scored, strict=True):
                 results[at] = answer
         return results
 
     def count(self) -> Counted:
         """As `Answers`."""
-        return self._answers.count()
-
-
-class Pushing:
-    """Pushes records, and answers those that were; nothing if nobody does. See `Answers`."""
-
-    def __init__(self, pusher: Pusher, then: Answers | None) -> None:
-        self._pusher = pusher
-        self._then = then
-
-    def answer(
-        self, records: Sequence[Record], *, now_s: float, added: Added = NOTHING_ADDED
-    ) -> list[Result]:
-        """As `Answers`."""
-        results: list[Result] = [None] * len(records)
-        errors = self._pusher.push(records, added)
-        for at, error in errors.items():
-            results[at] = error
-        if self._then is None:
-            return results
-        places = [at for at in range(len(records)) if at not in errors]
-        if places:
-            some = [records[at] for at in places]
-            found = self._then.answer(some, now_s=now_s, added=added.of(places))
-            for at, one in zip(places, found, strict=True):
-                results[at] = one
-        return results
-
-    def count(self) -> Counted:
-        """As `Answers`."""
-        return Counted() if self._then is None else self._then.count()
+        return Counted() if self._answers is None else self._answers.count()
 
 
 def load_scorer(settings: StreamSettings) -> Scorer | None:
@@ -345,24 +317,20 @@ def make_answers(settings: StreamSettings, scorer: Scorer | None) -> list[Answer
     if settings.features is not None:
         count = 1  # rows of the same time are pushed in order
         pusher = make_pusher(settings)
-    return [_answers(settings, scorer, pusher) for _ in range(count)]
-
-
-def _answers(settings: StreamSettings, scorer: Scorer | None, pusher: Pusher | None) -> Answers:
-    answers: Answers | None = None
-    if scorer is not None:
-        answers = Answerer(
-            scorer,
-            make_codec(settings, scorer),
-            max_batch_size=settings.max_batch_size,
-            outputs=settings.output.outputs or None,
-            max_age_s=settings.errors.max_age_s,
-        )
-    if pusher is not None:
-        answers = Pushing(pusher, answers)
-    assert answers is not None  # checked
     forwards = bool(settings.sink) and settings.output.forwards_tombstones
-    return Tombstones(answers, forwards=forwards)
+    made: list[Answers] = []
+    for _ in range(count):
+        answers = None
+        if scorer is not None:
+            answers = Answerer(
+                scorer,
+                make_codec(settings, scorer),
+                max_batch_size=settings.max_batch_size,
+                outputs=settings.output.outputs or None,
+                max_age_s=settings.errors.max_age_s,
+            )
+        made.append(Stages(answers, forwards=forwards, pusher=pusher))
+    return made
 
 
 class ModelThreads:

@@ -31,7 +31,7 @@ from headrace.streaming.codecs import make_codec
 from headrace.streaming.in_flight import Batch
 from headrace.streaming.pump import Finished
 from headrace.streaming.records import NewRecord, Record
-from headrace.streaming.scorer import Answerer, Counted, ModelThreads, Tombstones
+from headrace.streaming.scorer import Answerer, Counted, ModelThreads, Stages
 from headrace.streaming.settings import StreamSettings
 from headrace.streaming.writer import Result, TooOldError
 from tests.unit.streaming.parts import (
@@ -172,7 +172,7 @@ def test_records_without_a_value_change_no_answer_of_the_others(
         for has_value, is_fine in kinds
     ]
     inner = answerer(MATRIX)
-    found = Tombstones(inner, forwards=forwards).answer(mixed, now_s=0.0)
+    found = Stages(inner, forwards=forwards).answer(mixed, now_s=0.0)
     plain = inner.answer([one for one in mixed if one.value is not None], now_s=0.0)
 
     valued = [result for one, result in zip(mixed, found, strict=True) if one.value is not None]
