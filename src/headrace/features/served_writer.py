@@ -154,19 +154,16 @@ class ServedFeaturesWriter:
         except Exception as error:  # noqa: BLE001  # a supervisor's edge: the next rows may fit
             with self._changed:
                 self.dropped["disk"] += count
-            self._complain(error)
+            now = time.monotonic()
+            if now - self._complained_at >= _COMPLAIN_S:
+                self._complained_at = now
+                extra = {"directory": str(self._directory), "error": str(error)}
+                _LOG.error("cannot write served features", extra=extra)
         else:
             with self._changed:
                 self.written += count
         with self._changed:
             self._waiting_rows -= count
-
-    def _complain(self, error: Exception) -> None:
-        now = time.monotonic()
-        if now - self._complained_at >= _COMPLAIN_S:
-            self._complained_at = now
-            extra = {"directory": str(self._directory), "error": str(error)}
-            _LOG.error("cannot write served features", extra=extra)
 
 
 class EvenShare:

@@ -126,7 +126,13 @@ def feed(
         if len(one.columns) == 1 and first.dtype.is_nested():
             _lists(first, spec, shape, fed, nulls)
         elif spec.datatype is Datatype.BYTES:
-            _texts([frame[name] for name in one.columns], spec, shape, fed)
+            some = [frame[name] for name in one.columns]
+            array = np.empty((fed.rows, len(some)), np.object_)
+            for i, column in enumerate(some):
+                for row in column.is_null().arg_true().to_list():
+                    fed.bad.setdefault(row, f"column '{column.name}' is null")
+                array[:, i] = _bytes(column)
+            fed.dense[spec.name] = _shaped(array, spec, shape, fed.rows)
         else:
             _scalars([frame[name] for name in one.columns], spec, shape, fed, nulls)
     return fed
@@ -166,15 +172,6 @@ def _told_infinite(column: pl.Series, cast: pl.Series, spec: TensorSpec, fed: Fe
         fed.bad.setdefault(
             row, f"column '{column.name}': {column[row]:g} does not fit {spec.datatype}"
         )
-
-
-def _texts(some: Sequence[pl.Series], spec: TensorSpec, shape: tuple[int, ...], fed: Fed) -> None:
-    array = np.empty((fed.rows, len(some)), np.object_)
-    for i, column in enumerate(some):
-        for row in column.is_null().arg_true().to_list():
-            fed.bad.setdefault(row, f"column '{column.name}' is null")
-        array[:, i] = _bytes(column)
-    fed.dense[spec.name] = _shaped(array, spec, shape, fed.rows)
 
 
 def _lists(

@@ -160,7 +160,13 @@ class BoundFeatures:
         try:
             found = read(keys, values=request, deadline=until)
         except _AWAY as error:
-            self._note_failure(error)
+            self.counts.failed(asked=True)
+            self._failed_in_a_row += 1
+            backoff = Backoff(first_s=self._timeout_s, limit_s=_MAX_PAUSE_S)
+            pause_s = backoff.delay_s(self._failed_in_a_row)
+            self._paused_until = self._clock.monotonic() + pause_s
+            if self._failed_in_a_row == 1:
+                _log.warning("features cannot be read: %s", error, extra={"service": self.service})
             return self._without(keys, request, error)
         self._failed_in_a_row = 0
         if isinstance(found, list):
@@ -173,15 +179,6 @@ class BoundFeatures:
     def close(self) -> None:
         """Close the store."""
         self._store.close()
-
-    def _note_failure(self, error: Exception) -> None:
-        self.counts.failed(asked=True)
-        self._failed_in_a_row += 1
-        backoff = Backoff(first_s=self._timeout_s, limit_s=_MAX_PAUSE_S)
-        pause_s = backoff.delay_s(self._failed_in_a_row)
-        self._paused_until = self._clock.monotonic() + pause_s
-        if self._failed_in_a_row == 1:
-            _log.warning("features cannot be read: %s", error, extra={"service": self.service})
 
     def _without(self, keys: Tensors, request: Tensors, error: Exception) -> FetchedFeatures:
         """What stands for features that cannot be read; or else the error."""

@@ -142,20 +142,17 @@ class FeatureStep:
         if rows == 1 and self._row is not None:
             row = self._row.fetch_row(keys, request, deadline=deadline)
             if isinstance(row, list):
-                return self._of_row(row, inputs)
+                # The matrix of one row, whose features are given as numbers.
+                (one,) = self._assemblies
+                cells = [
+                    row[at] if at >= 0 else inputs[name].item(0)
+                    for at, name in zip(self._places, one.columns, strict=True)
+                ]
+                with np.errstate(over="ignore"):  # too large a double is infinite as a float
+                    return {one.spec.name: np.array([cells], one.spec.datatype.dtype)}
             return self._of(row, request, inputs, rows)
         found = self.source.fetch(keys, request, deadline=deadline)
         return self._of(found, request, inputs, rows)
-
-    def _of_row(self, row: Sequence[float], inputs: Tensors) -> Tensors:
-        """The matrix of one row, whose features are given as numbers."""
-        (one,) = self._assemblies
-        cells = [
-            row[at] if at >= 0 else inputs[name].item(0)
-            for at, name in zip(self._places, one.columns, strict=True)
-        ]
-        with np.errstate(over="ignore"):  # too large a double is infinite as a float
-            return {one.spec.name: np.array([cells], one.spec.datatype.dtype)}
 
     def _of(self, found: FetchedFeatures, request: Tensors, inputs: Tensors, rows: int) -> Tensors:
         columns = found.columns | request
@@ -224,7 +221,15 @@ def plan_assemblies(
         if spec is None:
             raise InvalidArgumentError(f"the model has no input '{name}'; {_takes(signature)}")
         check_fit(spec, some, known, {key.name for key in keys})
-        _check_names(spec, some, signature.columns.get(name, ()))
+        # Compare the order with the one that the model was trained with, where it is known.
+        trained = signature.columns.get(name, ())
+        for i, (got, want) in enumerate(zip(some, trained, strict=False)):
+            if got != want:
+                msg = (
+                    f"column {i + 1} of input '{spec.name}' was '{want}' in training, and '{got}' "
+                    f"would be put there; the order is {', '.join(trained)[:300]}"
+                )
+                raise InvalidArgumentError(msg)
         assemblies.append(Assembly(spec=spec, columns=some))
     used = {column for one in assemblies for column in one.columns}
     if not used & known.keys():
@@ -302,17 +307,6 @@ def check_fit(
         column = known.get(name)
         if column is not None and not _converts(column.datatype, spec.datatype):
             msg = f"{place} is {spec.datatype}, which the {column.datatype} '{name}' cannot become"
-            raise InvalidArgumentError(msg)
-
-
-def _check_names(spec: TensorSpec, columns: Sequence[str], trained: Sequence[str]) -> None:
-    """Compare the order with the one that the model was trained with, where it knows."""
-    for i, (got, want) in enumerate(zip(columns, trained, strict=False)):
-        if got != want:
-            msg = (
-                f"column {i + 1} of input '{spec.name}' was '{want}' in training, and '{got}' "
-                f"would be put there; the order is {', '.join(trained)[:300]}"
-            )
             raise InvalidArgumentError(msg)
 
 

@@ -79,6 +79,10 @@ class _Tcp(_Server, TCPServer):
     pass
 
 
+class _Tcp6(_Tcp):
+    address_family = socket.AF_INET6
+
+
 class _Handler(BaseHTTPRequestHandler):
     """One request, one answer."""
 
@@ -137,35 +141,23 @@ def listen(settings: StreamSettings, asked: Asked) -> list[TCPServer]:
         FailedPreconditionError: An address cannot be had.
     """
     servers: list[TCPServer] = []
-    if settings.uds:
-        servers.append(_unix(Path(settings.uds), asked))
-    if settings.metrics_port is not None:
-        servers.append(_tcp(settings.host, settings.metrics_port, asked))
+    where, hint = settings.uds, ""
+    try:
+        if settings.uds:
+            path = Path(settings.uds)
+            if path.exists() and S_ISSOCK(path.stat().st_mode):
+                path.unlink()  # left by a worker that was killed
+            servers.append(_Unix(str(path), partial(_Handler, asked, is_local=True)))
+            path.chmod(0o600)
+        if settings.metrics_port is not None:
+            host, port = settings.host, settings.metrics_port
+            where, hint = f"{host} port {port}", "; choose another port"
+            kind = _Tcp6 if ":" in host else _Tcp
+            servers.append(kind((host, port), partial(_Handler, asked, is_local=False)))
+    except OSError as error:
+        msg = f"cannot listen on {where}: {error.strerror or error}{hint}"
+        raise FailedPreconditionError(msg) from error
     for server in servers:
         server.slots = threading.BoundedSemaphore(_MOST_AT_ONCE)  # type: ignore[attr-defined]  # _Server
         threading.Thread(target=server.serve_forever, name="listen", daemon=True).start()
     return servers
-
-
-def _unix(path: Path, asked: Asked) -> TCPServer:
-    try:
-        if path.exists() and S_ISSOCK(path.stat().st_mode):
-            path.unlink()  # left by a worker that was killed
-        server = _Unix(str(path), partial(_Handler, asked, is_local=True))
-        path.chmod(0o600)
-    except OSError as error:
-        msg = f"cannot listen on {path}: {error.strerror or error}"
-        raise FailedPreconditionError(msg) from error
-    return server
-
-
-def _tcp(host: str, port: int, asked: Asked) -> TCPServer:
-    kind = type(
-        "_Tcp", (_Tcp,), {"address_family": socket.AF_INET6 if ":" in host else socket.AF_INET}
-    )
-    try:
-        server: TCPServer = kind((host, port), partial(_Handler, asked, is_local=False))
-    except OSError as error:
-        msg = f"cannot listen on {host} port {port}: {error.strerror or error}; choose another port"
-        raise FailedPreconditionError(msg) from error
-    return server

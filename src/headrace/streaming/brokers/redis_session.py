@@ -64,25 +64,22 @@ class RedisReader:
 
     def _run(self) -> None:
         try:
-            self._read_on()
+            while not self._is_closed:
+                self._go.wait(_LOOK_S)
+                if not self._go.is_set():
+                    continue
+                most, places = self._inbox.wait_for_want(_LOOK_S)
+                if not most or not places or self._is_closed:
+                    continue
+                try:
+                    fits = max(int(_MOST_BYTES / max(self._record_bytes, 1)), 1)
+                    self._read(min(most, fits), places)
+                except HeadraceError as error:
+                    self._go.clear()
+                    self.error = error
+                    self._inbox.wake()
         finally:
             self._link.close()
-
-    def _read_on(self) -> None:
-        while not self._is_closed:
-            self._go.wait(_LOOK_S)
-            if not self._go.is_set():
-                continue
-            most, places = self._inbox.wait_for_want(_LOOK_S)
-            if not most or not places or self._is_closed:
-                continue
-            try:
-                fits = max(int(_MOST_BYTES / max(self._record_bytes, 1)), 1)
-                self._read(min(most, fits), places)
-            except HeadraceError as error:
-                self._go.clear()
-                self.error = error
-                self._inbox.wake()
 
     def _read(self, most: int, places: Sequence[Place]) -> None:
         topics = [place.topic for place in places]

@@ -227,7 +227,13 @@ class StateFile:
         self._definition = definition
         self._db = self._open()
         try:
-            self._owner = self._own()
+            with self._writing() as db:
+                found = db.execute("SELECT definition FROM state").fetchone()
+                if found is not None and found[0] != self._definition:
+                    db.execute("DELETE FROM state")
+                    db.execute("DELETE FROM panes")
+                owner = db.execute("UPDATE state SET owner = owner + 1 RETURNING owner").fetchall()
+            self._owner = int(owner[0][0]) if owner else 0
         except BaseException:
             self._db.close()
             raise
@@ -292,15 +298,6 @@ class StateFile:
     def close(self) -> None:
         """Let go of the file; twice is once."""
         self._db.close()
-
-    def _own(self) -> int:
-        with self._writing() as db:
-            found = db.execute("SELECT definition FROM state").fetchone()
-            if found is not None and found[0] != self._definition:
-                db.execute("DELETE FROM state")
-                db.execute("DELETE FROM panes")
-            owner = db.execute("UPDATE state SET owner = owner + 1 RETURNING owner").fetchall()
-        return int(owner[0][0]) if owner else 0
 
     def _open(self) -> sqlite3.Connection:
         try:
