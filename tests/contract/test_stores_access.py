@@ -48,15 +48,11 @@ def verified(store: Store) -> Broken | Head:
     return verifier.read(store.trail.blocking(limit=10_000)) or verifier.head
 
 
-def test_a_credential_is_found_by_id_and_by_hash(store: Store) -> None:
+def test_a_credential_is_found_by_id(store: Store) -> None:
     store.add_credential.blocking(token())
 
-    assert (
-        store.credential.blocking("t1")
-        == store.credential_by_hash.blocking(hash_of("t1"))
-        == token()
-    )
-    assert store.credential.blocking("t2") is store.credential_by_hash.blocking("t1") is None
+    assert store.credential.blocking("t1") == token()
+    assert store.credential.blocking("t2") is None
 
 
 def test_credentials_are_listed_by_kind_and_owner(store: Store) -> None:

@@ -15,7 +15,7 @@ from starlette.staticfiles import StaticFiles
 from headrace.console.diagram import diagram
 from headrace.console.endpoint import endpoint
 from headrace.console.fleet import activity, alerts, fleet, job, jobs, model, models
-from headrace.console.render import ALWAYS, STATIC, Parts, Renderer, Streams, stream
+from headrace.console.render import ALWAYS, MAX_STREAMS, STATIC, Parts, Renderer, stream
 from headrace.console.rollout import confirm, rollout, rollouts, tell
 from headrace.console.streams import confirm as confirm_stream
 from headrace.console.streams import stream as stream_page
@@ -23,6 +23,7 @@ from headrace.console.streams import streams
 from headrace.console.streams import tell as tell_stream
 from headrace.console.try_it import try_it
 from headrace.console.view import Gateway, MakeView, Question, RefusedError, View, Visitor
+from headrace.control.api.events import Watchers
 from headrace.control.api.guards import App, Message, Receive, Scope, Send
 from headrace.control.api.server import ConsoleParts
 from headrace.control.auth.credentials import cookie_value, csrf_token, is_csrf_token, is_own_page
@@ -102,7 +103,7 @@ class Console:
 
     parts: ConsoleParts
     renderer: Renderer = field(default_factory=Renderer)
-    streams: Streams = field(default_factory=Streams)
+    watchers: Watchers = field(default_factory=lambda: Watchers(MAX_STREAMS))
 
     def visitor(self, request: Request, *, is_there: bool = True) -> Visitor:
         """Whoever sent the request."""
@@ -175,10 +176,15 @@ class Console:
             page = _page_of(request) if request.method == "GET" else "/"
             where = "/login" if page == "/" else f"/login?next={quote(page, safe='')}"
             return RedirectResponse(where, _SEE_OTHER)
+        # Where a visitor came from to a form that was refused: the page above it.
+        path = request.url.path
         view = View(
             template="problem.html",
             title=_PROBLEM_TITLES.get(error.status, "That did not work"),
-            values={"detail": str(error), "back": _back(request)},
+            values={
+                "detail": str(error),
+                "back": path.rpartition("/")[0] or "/" if request.method == "POST" else "/",
+            },
             status=error.status,
         )
         frame = {"caller": None, "csrf": "", "is_live": False, "page": "/"}
@@ -279,7 +285,7 @@ class Console:
         if found is None or not found.is_live:
             return Response(status_code=_NOT_FOUND)
         try:
-            self.streams.check_room()
+            self.watchers.check_room()
             question, token = await self.question(request, found.names, is_there=False)
         except OverloadedError:
             return Response(status_code=_BUSY, headers={"retry-after": "10"})
@@ -295,7 +301,7 @@ class Console:
             return {**self.renderer.live_parts(view, frame), "say": view.say}
 
         return StreamingResponse(
-            stream(look, streams=self.streams, is_stopping=self.parts.is_stopping),
+            self.watchers.counted(stream(look, is_stopping=self.parts.is_stopping)),
             media_type="text/event-stream",
             headers={"cache-control": "no-store", "x-accel-buffering": "no"},
         )
@@ -351,12 +357,6 @@ def _html(text: str, status: int) -> HTMLResponse:
 def _page_of(request: Request) -> str:
     query = request.url.query
     return f"{request.url.path}?{query}" if query else request.url.path
-
-
-def _back(request: Request) -> str:
-    """Where a visitor came from to a form that was refused: the page above it."""
-    path = request.url.path
-    return path.rpartition("/")[0] or "/" if request.method == "POST" else "/"
 
 
 def _with_headers(app: App) -> App:

@@ -291,7 +291,12 @@ async def endpoint(question: Question) -> View:
     events = await ask.get("/api/v1/events", EventList, {"endpoint": name, "limit": _EVENTS})
     stats = await ask.find(f"/v2/models/{name}/stats", StatsList)
     drift = drift_of(await ask.find(f"/api/v1/endpoints/{name}/drift", DriftView))
-    points = None if series is None else _whole(series, now)
+    # The steps that are over and counted: one that goes on would look like a fall.
+    points = (
+        None
+        if series is None
+        else [one for one in series.points if one.at + series.step_s <= now - _COUNTED_WITHIN_S]
+    )
     ready = "ready" if found.status.ready else f"not ready: {found.status.message}"
     return View(
         template="endpoint.html",
@@ -362,11 +367,6 @@ def charts_of(points: Sequence[PointView], now: float) -> list[Chart]:
         ),
         *load_charts(points, now),
     ]
-
-
-def _whole(series: SeriesView, now: float) -> list[PointView]:
-    """The steps that are over and counted: one that goes on would look like a fall."""
-    return [one for one in series.points if one.at + series.step_s <= now - _COUNTED_WITHIN_S]
 
 
 async def _last_minute(question: Question, name: str) -> OverviewRow | None:

@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from headrace import __version__
 from headrace.console.view import View
-from headrace.core import HeadraceError, OverloadedError, text
+from headrace.core import HeadraceError, text
 
 HERE: Final = Path(__file__).parent
 STATIC: Final = HERE / "static"
@@ -116,23 +116,6 @@ class Part(msgspec.Struct, frozen=True):
     html: str
 
 
-@dataclass(slots=True)
-class Streams:
-    """Counts the open streams, so that there are never too many."""
-
-    count: int = 0
-
-    def check_room(self) -> None:
-        """Refuse one more if there are too many.
-
-        Raises:
-            OverloadedError: There are.
-        """
-        if self.count >= MAX_STREAMS:
-            message = f"{MAX_STREAMS} pages are kept new already"
-            raise OverloadedError(message, retry_after_s=10.0)
-
-
 @dataclass(slots=True, kw_only=True)
 class Changes:
     """Tells which parts differ from what was sent last."""
@@ -149,38 +132,28 @@ class Changes:
 async def stream(
     look: Callable[[], Awaitable[Parts]],
     *,
-    streams: Streams,
     is_stopping: Callable[[], bool],
     every_s: float = EVERY_S,
 ) -> AsyncIterator[bytes]:
     """Server-sent events with the parts that change, until the system stops or says no."""
-    streams.count += 1
-    try:
-        changes, quiet_s = Changes(), 0.0
-        yield _RETRY
-        while not is_stopping():
-            try:
-                changed = changes.of(await look())
-            except HeadraceError:
-                yield _GONE  # what is shown is not there any more, or not for this visitor
-                return
-            for part in changed:
-                yield encoded(part)
-            quiet_s = 0.0 if changed else quiet_s + every_s
-            if quiet_s >= _HEARTBEAT_S:
-                quiet_s = 0.0
-                yield _HEARTBEAT
-            await _pause(every_s, is_stopping)
-    finally:
-        streams.count -= 1
-
-
-async def _pause(every_s: float, is_stopping: Callable[[], bool]) -> None:
-    """Wait, but not when everything stops."""
-    left = every_s
-    while left > 0 and not is_stopping():
-        await asyncio.sleep(min(left, _STOP_POLL_S))
-        left -= _STOP_POLL_S
+    changes, quiet_s = Changes(), 0.0
+    yield _RETRY
+    while not is_stopping():
+        try:
+            changed = changes.of(await look())
+        except HeadraceError:
+            yield _GONE  # what is shown is not there any more, or not for this visitor
+            return
+        for part in changed:
+            yield encoded(part)
+        quiet_s = 0.0 if changed else quiet_s + every_s
+        if quiet_s >= _HEARTBEAT_S:
+            quiet_s = 0.0
+            yield _HEARTBEAT
+        left_s = every_s
+        while left_s > 0 and not is_stopping():
+            await asyncio.sleep(min(left_s, _STOP_POLL_S))
+            left_s -= _STOP_POLL_S
 
 
 def encoded(part: Part) -> bytes:

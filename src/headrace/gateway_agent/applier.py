@@ -21,6 +21,7 @@ from headrace.control.agents.messages import (
 from headrace.control.agents.tls import MutualTls
 from headrace.control.app.ownership import ProcessOwner
 from headrace.control.gateway.keeper import GatewayKeeper
+from headrace.control.gateway.tls import pem_secret
 from headrace.control.local.sandbox import Sandbox, without_root
 from headrace.core import Clock, FailedPreconditionError, HeadraceError, InvalidArgumentError
 from headrace.core.files import write_atomic
@@ -300,11 +301,6 @@ def _resource(secret: Secret) -> Resource:
 def _own_secrets(tls: MutualTls) -> Iterable[Resource]:
     """What the control plane's rate limit service is shown, and is checked by."""
     if tls.authorities is not None:
-        authorities = tls.authorities.certificates.decode("ascii", "replace")
-        yield authorities_secret(authorities_name(LIMITS_TLS), authorities)
-    if tls.pair is not None and tls.pair.key is not None:
-        yield certificate_secret(
-            certificate_name(LIMITS_TLS),
-            chain=tls.pair.certificates.decode("ascii", "replace"),
-            key=tls.pair.key.decode("ascii", "replace"),
-        )
+        yield pem_secret(authorities_name(LIMITS_TLS), tls.authorities)
+    if tls.pair is not None:
+        yield pem_secret(certificate_name(LIMITS_TLS), tls.pair)

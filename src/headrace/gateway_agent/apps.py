@@ -6,7 +6,7 @@ from typing import Final, Protocol
 import msgspec
 
 from headrace import __version__
-from headrace.control.api.guards import Receive, Scope, Send
+from headrace.control.api.guards import Receive, Scope, Send, read_body, respond
 from headrace.control.gateway.certificates import Certificates
 from headrace.core import HeadraceError, UnavailableError
 from headrace.gateway_agent.agent import GatewayAgent
@@ -45,55 +45,26 @@ class Forwarding:
         }
         content_type = headers.get("content-type", "")
         try:
-            body = await _body(receive)
+            body = await read_body(receive, _MOST_BYTES)
+            if body is None:
+                raise UnavailableError(f"more than {_MOST_BYTES} bytes are not passed on")
             query: bytes = scope["query_string"]
             target: bytes = scope["raw_path"] + (b"?%b" % query if query else b"")
             answer = await self.client.forward(
                 scope["method"], target.decode("latin-1"), body, content_type=content_type
             )
         except HeadraceError as error:
-            await _refuse(send, content_type, error)
+            away = UnavailableError(
+                f"only the control plane can answer this: {error}", retry_after_s=_RETRY_AFTER_S
+            )
+            if content_type.startswith(_GRPC):
+                more = [(b"grpc-status", b"%d" % grpc_status(away))]
+                await respond(send, _OK, _GRPC, b"", more)
+            else:
+                more = [(b"retry-after", b"%d" % _RETRY_AFTER_S)]
+                await respond(send, http_status(away), _JSON, encode_error(away), more)
             return
-        await _answer(send, answer.status, answer.content_type, answer.body)
-
-
-async def _body(receive: Receive) -> bytes:
-    parts: list[bytes] = []
-    while True:
-        message = await receive()
-        parts.append(message.get("body", b""))
-        if sum(map(len, parts)) > _MOST_BYTES:
-            raise UnavailableError(f"more than {_MOST_BYTES} bytes are not passed on")
-        if message["type"] == "http.disconnect" or not message.get("more_body", False):
-            return b"".join(parts)
-
-
-async def _refuse(send: Send, content_type: str, error: HeadraceError) -> None:
-    away = UnavailableError(
-        f"only the control plane can answer this: {error}", retry_after_s=_RETRY_AFTER_S
-    )
-    if content_type.startswith(_GRPC):
-        more = [(b"grpc-status", b"%d" % grpc_status(away))]
-        await _answer(send, _OK, _GRPC, b"", more)
-    else:
-        more = [(b"retry-after", b"%d" % _RETRY_AFTER_S)]
-        await _answer(send, http_status(away), _JSON, encode_error(away), more)
-
-
-async def _answer(
-    send: Send,
-    status: int,
-    content_type: str,
-    body: bytes,
-    more: list[tuple[bytes, bytes]] | None = None,
-) -> None:
-    headers = [
-        (b"content-type", content_type.encode("latin-1")),
-        (b"content-length", b"%d" % len(body)),
-        *(more or ()),
-    ]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+        await respond(send, answer.status, answer.content_type, answer.body)
 
 
 class Ready(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,27 +92,24 @@ class AdminApp:
             return
         match scope["path"]:
             case "/healthz":
-                await _answer(send, _OK, TEXT_TYPE, b"ok\n")
+                await respond(send, _OK, TEXT_TYPE, b"ok\n")
             case "/readyz":
                 state = ready_state(self.agent)
                 status = _OK if state.ready else _UNAVAILABLE
-                await _answer(send, status, _JSON, msgspec.json.encode(state))
+                await respond(send, status, _JSON, msgspec.json.encode(state))
             case "/metrics":
-                await _answer(send, _OK, TEXT_TYPE, await self._metrics())
+                keeper = self.agent.applier.keeper
+                envoys = ""
+                if keeper is not None:
+                    try:
+                        envoys = await keeper.stats(full=False)
+                    except HeadraceError:
+                        envoys = ""  # a gap: Envoy is being started
+                own = [*own_families(self.agent), *self.certificates.families()]
+                await respond(send, _OK, TEXT_TYPE, text(own) + envoys.encode())
             case _:
                 usage = b"use /healthz, /readyz or /metrics\n"
-                await _answer(send, _NOT_FOUND, TEXT_TYPE, usage)
-
-    async def _metrics(self) -> bytes:
-        keeper = self.agent.applier.keeper
-        envoys = ""
-        if keeper is not None:
-            try:
-                envoys = await keeper.stats(full=False)
-            except HeadraceError:
-                envoys = ""  # a gap: Envoy is being started
-        own = [*own_families(self.agent), *self.certificates.families()]
-        return text(own) + envoys.encode()
+                await respond(send, _NOT_FOUND, TEXT_TYPE, usage)
 
 
 def ready_state(agent: GatewayAgent) -> Ready:

@@ -126,7 +126,14 @@ class ControlClient:
             async with self._client.stream(
                 method, path, content=body, headers=headers, timeout=timeout
             ) as response:
-                received = await _bounded(response, limit_bytes)
+                parts: list[bytes] = []
+                size = 0
+                async for part in response.aiter_raw():
+                    size += len(part)
+                    if size > limit_bytes:
+                        raise InvalidArgumentError(f"the answer has more than {limit_bytes} bytes")
+                    parts.append(part)
+                received = b"".join(parts)
         except (httpx.HTTPError, httpx.InvalidURL, ssl.SSLError) as error:
             said = str(error) or type(error).__name__
             raise UnavailableError(f"no answer from {self.url}: {said}") from error
@@ -135,17 +142,6 @@ class ControlClient:
             content_type=response.headers.get("content-type", ""),
             body=received,
         )
-
-
-async def _bounded(response: httpx.Response, limit_bytes: int) -> bytes:
-    parts: list[bytes] = []
-    size = 0
-    async for part in response.aiter_raw():
-        size += len(part)
-        if size > limit_bytes:
-            raise InvalidArgumentError(f"the answer has more than {limit_bytes} bytes")
-        parts.append(part)
-    return b"".join(parts)
 
 
 def _content(answer: Answer) -> bytes:

@@ -60,7 +60,16 @@ class Life:
         stopping = asyncio.create_task(self._stop.wait())
         await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
-        await self._end()
+        drain_s = self.settings.drain_timeout_s
+        _LOG.info("stopping", extra={"drain_s": drain_s})
+        gentle = asyncio.create_task(self.agent.applier.stop(drain_s=drain_s))
+        hurry = asyncio.create_task(self._hurry.wait())
+        await asyncio.wait({gentle, hurry}, return_when=asyncio.FIRST_COMPLETED)
+        hurry.cancel()
+        if not gentle.done():
+            gentle.cancel()
+            await asyncio.wait({gentle})
+            await self.agent.applier.stop(drain_s=0.0)
         serving.cancel()
         await asyncio.wait({serving})
         await self.client.close()
@@ -98,18 +107,6 @@ class Life:
                 _LOG.warning("cannot show a renewed certificate", extra={"error": str(error)})
             else:
                 shown = tls.pair
-
-    async def _end(self) -> None:
-        drain_s = self.settings.drain_timeout_s
-        _LOG.info("stopping", extra={"drain_s": drain_s})
-        gentle = asyncio.create_task(self.agent.applier.stop(drain_s=drain_s))
-        hurry = asyncio.create_task(self._hurry.wait())
-        await asyncio.wait({gentle, hurry}, return_when=asyncio.FIRST_COMPLETED)
-        hurry.cancel()
-        if not gentle.done():
-            gentle.cancel()
-            await asyncio.wait({gentle})
-            await self.agent.applier.stop(drain_s=0.0)
 
 
 def run(settings: AgentSettings) -> int:

@@ -23,7 +23,6 @@ from headrace.core import (
     check_version,
     error_kind,
 )
-from headrace.core.error_kind import UNDECODABLE
 from headrace.core.files import TEMPORARY, move, sync_directory, write_atomic
 
 SCHEMA: Final = 1
@@ -131,6 +130,24 @@ def decode_version(data: bytes, *, where: str) -> ModelVersion:
         raise ArtifactCorruptError(msg) from None
 
 
+def encode_signatures(signatures: Collection[VersionSignature]) -> bytes:
+    """Signatures as JSON that people can read."""
+    return msgspec.json.format(msgspec.json.encode(signatures)) + b"\n"
+
+
+def decode_signatures(data: bytes, *, where: str) -> tuple[VersionSignature, ...]:
+    """The signatures that `data` holds, oldest first.
+
+    Raises:
+        ArtifactCorruptError: They cannot be read.
+    """
+    try:
+        return msgspec.json.decode(data, type=tuple[VersionSignature, ...])
+    except UNREADABLE as error:
+        msg = f"{where} is damaged and cannot be read: {error_kind(error)}"
+        raise ArtifactCorruptError(msg) from None
+
+
 READ_ONLY: Final = 0o444
 """Mode of the files of a registry."""
 _LIVE: Final = ".json"
@@ -184,8 +201,7 @@ class Index:
             return None
         version = decode_version(data, where=str(file))
         if (version.name, version.version) != (name, str(number)):
-            msg = f"{file} is damaged: it describes {version.reference}"
-            raise ArtifactCorruptError(msg)
+            raise ArtifactCorruptError(f"{file} is damaged: it describes {version.reference}")
         return version
 
     def write(self, version: ModelVersion) -> None:
@@ -219,20 +235,16 @@ class Index:
         """
         file = self._file(name, number, _SIGNATURES)
         try:
-            return msgspec.json.decode(file.read_bytes(), type=tuple[VersionSignature, ...])
+            return decode_signatures(file.read_bytes(), where=str(file))
         except FileNotFoundError:
             return ()
-        except UNDECODABLE as error:
-            msg = f"{file} is damaged and cannot be read: {error_kind(error)}"
-            raise ArtifactCorruptError(msg) from None
 
     def write_signatures(
         self, name: str, number: int | str, signatures: tuple[VersionSignature, ...]
     ) -> None:
         """Replace the signatures of a version."""
         file = self._file(name, number, _SIGNATURES)
-        data = msgspec.json.format(msgspec.json.encode(signatures)) + b"\n"
-        write_atomic(file, data, mode=READ_ONLY)
+        write_atomic(file, encode_signatures(signatures), mode=READ_ONLY)
 
     def _numbers(self, name: str, suffix: str) -> list[int]:
         directory = self._root / check_name(name)

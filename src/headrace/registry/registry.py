@@ -520,7 +520,16 @@ class Registry:
         if self._mirror is not None:
             return self._publish_shared(self._mirror, staged, draft)
         with self._locked():
-            filename = self._place(staged, draft)
+            # Move the artifact to its place, unless a whole one is there. Versions that share
+            # content share the name of its file, too, and a damaged artifact is healed.
+            versions, _ = self._read_all(None)
+            sharing = (version for version in versions if version.digest == draft.digest)
+            filename = next((version.filename for version in sharing), draft.filename)
+            place = self._artifacts.path(draft.digest)
+            if differences(place / filename, draft.files):
+                if filename != draft.filename:
+                    move(staged / draft.filename, staged / filename, durable=False)
+                self._artifacts.publish(staged, draft.digest)
             same = self._same(draft.name, draft.digest, draft.runtime, draft.labels)
             if same is not None:
                 return same
@@ -548,18 +557,3 @@ class Registry:
                 self._artifacts.publish(staged, version.digest)
             self._index.write(version)
         return version
-
-    def _place(self, staged: Path, draft: ModelVersion) -> str:
-        """Move the artifact to its place, unless a whole one is there; the name of its file.
-
-        Versions that share content share the name, too, and a damaged artifact is healed.
-        """
-        versions, _ = self._read_all(None)
-        sharing = (version for version in versions if version.digest == draft.digest)
-        filename = next((version.filename for version in sharing), draft.filename)
-        place = self._artifacts.path(draft.digest)
-        if differences(place / filename, draft.files):
-            if filename != draft.filename:
-                move(staged / draft.filename, staged / filename, durable=False)
-            self._artifacts.publish(staged, draft.digest)
-        return filename

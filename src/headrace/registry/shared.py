@@ -32,15 +32,15 @@ from headrace.core import (
     ModelName,
     SystemClock,
     check_name,
-    error_kind,
 )
 from headrace.registry.bucket import Bucket, FileBucket
 from headrace.registry.content import Content, Progress
 from headrace.registry.index import (
-    UNREADABLE,
     ModelVersion,
     VersionSignature,
+    decode_signatures,
     decode_version,
+    encode_signatures,
     encode_version,
 )
 from headrace.registry.shared_content import Manifest, SharedContent, check_digest, check_files
@@ -141,21 +141,14 @@ class SharedIndex:
         found = self._bucket.read(key)
         if found is None:
             return (), ""
-        try:
-            kept = msgspec.json.decode(found[0], type=tuple[VersionSignature, ...])
-        except UNREADABLE as error:
-            message = (
-                f"{self._bucket.where}/{key} is damaged and cannot be read: {error_kind(error)}"
-            )
-            raise ArtifactCorruptError(message) from None
-        return kept, found[1]
+        return decode_signatures(found[0], where=f"{self._bucket.where}/{key}"), found[1]
 
     def write_signatures(
         self, name: str, number: int | str, kept: Collection[VersionSignature], etag: str
     ) -> bool:
         """Replace the signatures that `etag` stands for; false if somebody else did meanwhile."""
         key = _key(name, number, _SIGNATURES)
-        data = msgspec.json.format(msgspec.json.encode(kept)) + b"\n"
+        data = encode_signatures(kept)
         return self._bucket.replace(key, data, etag) if etag else self._bucket.create(key, data)
 
     def versions(self) -> Iterator[ModelVersion]:

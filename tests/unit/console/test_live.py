@@ -3,8 +3,8 @@
 import msgspec
 import pytest
 
-from headrace.console.render import MAX_STREAMS, Changes, Part, Streams, stream
-from headrace.core import NotFoundError, OverloadedError
+from headrace.console.render import Changes, Part, stream
+from headrace.core import NotFoundError
 from headrace.testing.turned import VirtualTimeLoop
 
 pytestmark = pytest.mark.anyio
@@ -25,7 +25,7 @@ def test_only_what_changed_is_sent() -> None:
 
 
 async def test_a_stream_goes_on_until_everything_stops() -> None:
-    looks, streams = iter(["1", "1", "2"]), Streams()
+    looks = iter(["1", "1", "2"])
     is_over = False
 
     async def look() -> dict[str, str]:
@@ -34,11 +34,10 @@ async def test_a_stream_goes_on_until_everything_stops() -> None:
         is_over = text is None
         return {"a": text or "3"}
 
-    with_parts = [part async for part in stream(look, streams=streams, is_stopping=lambda: is_over)]
+    with_parts = [part async for part in stream(look, is_stopping=lambda: is_over)]
 
     assert with_parts[0].startswith(b"retry:")
     assert [_html(part) for part in with_parts[1:]] == ["1", "2", "3"]
-    assert streams.count == 0
 
 
 async def test_a_quiet_stream_shows_that_it_lives() -> None:
@@ -49,7 +48,7 @@ async def test_a_quiet_stream_shows_that_it_lives() -> None:
         looks += 1
         return {"a": "same"}
 
-    parts = [part async for part in stream(look, streams=Streams(), is_stopping=lambda: looks > 9)]
+    parts = [part async for part in stream(look, is_stopping=lambda: looks > 9)]
 
     assert b": still there\n\n" in parts
     assert sum(part.startswith(b"event: part") for part in parts) == 1
@@ -59,14 +58,9 @@ async def test_a_stream_ends_with_what_it_shows() -> None:
     async def look() -> dict[str, str]:
         raise NotFoundError("gone")
 
-    parts = [part async for part in stream(look, streams=Streams(), is_stopping=lambda: False)]
+    parts = [part async for part in stream(look, is_stopping=lambda: False)]
 
     assert parts[-1].startswith(b"event: gone")
-
-
-def test_there_are_never_too_many() -> None:
-    with pytest.raises(OverloadedError, match="kept new already"):
-        Streams(count=MAX_STREAMS).check_room()
 
 
 def _html(part: bytes) -> str:

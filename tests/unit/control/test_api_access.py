@@ -626,9 +626,9 @@ def session_of(plane: ControlPlane, access: Access, *roles: str, now: float | No
     store = plane.store
     store.save_principal.blocking(Principal(name="ann", kind="user", created=1.0))
     at = plane.clock.now() if now is None else now
-    session, text = access.authenticator.rules.begin("ann", roles, now=at, by="idp")
-    store.add_credential.blocking(session)
-    return text
+    session = access.authenticator.rules.begin("ann", roles, now=at, by="idp")
+    store.add_credential.blocking(session.credential)
+    return session.text
 
 
 async def test_a_session_changes_things_only_with_its_token_and_from_its_own_pages(

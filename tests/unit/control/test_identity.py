@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.control.desired.state import Revision, make_revision, remake
+from headrace.control.desired.state import Revision, make_revision, with_id
 from headrace.core import (
     BatchingSpec,
     EndpointName,
@@ -170,5 +170,5 @@ def test_making_a_revision_again_gives_it_the_same_id() -> None:
         settings(features=features()), reload=3, pool="p", network=True, content=f"sha256:{OTHER}"
     )
 
-    assert remake(made) == made
-    assert remake(msgspec.structs.replace(made, id="of a former release")) == made
+    assert with_id(made) == made
+    assert with_id(msgspec.structs.replace(made, id="of a former release")) == made

@@ -5,7 +5,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from headrace.control.agents.messages import Bundle, GatewayOptions, Secret, Shared, with_version
+from headrace.control.agents.messages import (
+    Bundle,
+    GatewayOptions,
+    Secret,
+    Shared,
+    with_version,
+)
 from headrace.control.desired.state import POOL_PREFIX
 from headrace.control.gateway.activator import HoldLimits
 from headrace.gateway import EndpointRoute, GatewayPolicy, GatewaySettings, SecretFiles

@@ -83,14 +83,11 @@ class Sum:
         for arm, now in totals.items():
             more = now.since(before.get(arm, _NOTHING))
             if arm in self.totals or arm not in before or more != _NOTHING:  # else it is forgotten
-                self._add(arm, more)
+                known = self.totals.get(arm)
+                self.totals[arm] = more if known is None else known.plus(more)
         # An arm that Envoy no longer tells of may come back with what it had counted.
         seen = Seen(epoch=epoch, totals={**before, **totals}, told=frozenset(totals))
         _remember(self._seen, gateway, seen)
-
-    def _add(self, arm: ArmKey, more: ArmStatistics) -> None:
-        known = self.totals.get(arm)
-        self.totals[arm] = more if known is None else known.plus(more)
 
     def keep(self, known: Collection[ArmKey], *, now: float) -> None:
         """Forget endpoints that are gone, and arms of which nothing more comes.

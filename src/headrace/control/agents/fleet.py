@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -27,7 +27,7 @@ from headrace.control.agents.roster import (
 )
 from headrace.control.app.journal import News, wait_for
 from headrace.control.gateway.keeper import GatewayKeeper, routes_file
-from headrace.control.gateway.tls import GatewayTls, lacks_secret
+from headrace.control.gateway.tls import GatewayTls
 from headrace.control.limits.limiter import Rules
 from headrace.control.reconcile.publication import GatewayRefusedError, NoGatewayError
 from headrace.control.reconcile.routes import reachable_route, rules_of
@@ -166,7 +166,7 @@ class GatewayFleet:
         number = await self._offer()
         await asyncio.gather(self._local_publish(routes), self._accepted(number))
         self._taken = tuple(routes)
-        self._keep_routes(routes)
+        routes_file(self.routes_path).try_save(tuple(routes))
         if self.tls is not None:
             await self.tls.forget_unused((*routes, *self._routes))
 
@@ -183,7 +183,12 @@ class GatewayFleet:
         except SnapshotRejectedError:
             await self._without_refused(former, policy)
             raise
-        self._check_nobody_behind(number)
+        found = self.roster.standings(now=self.clock.monotonic(), wanted=number)
+        if late := sorted(name for name, one in found.items() if one is Standing.BEHIND):
+            names = ", ".join(f"'{name}'" for name in late)
+            raise GatewayUnavailableError(
+                f"gateways are behind and know callers as they were before: {names}"
+            )
 
     async def _without_refused(self, former: GatewayPolicy, policy: GatewayPolicy) -> None:
         """Find what was refused: newer routes, or the policy itself. Revoked keys stay revoked."""
@@ -206,14 +211,6 @@ class GatewayFleet:
             return False
         return True
 
-    def _check_nobody_behind(self, number: int) -> None:
-        found = self.roster.standings(now=self.clock.monotonic(), wanted=number)
-        if late := sorted(name for name, one in found.items() if one is Standing.BEHIND):
-            names = ", ".join(f"'{name}'" for name in late)
-            raise GatewayUnavailableError(
-                f"gateways are behind and know callers as they were before: {names}"
-            )
-
     async def take_certificate(self, name: str) -> None:
         """Send requests to upstreams for which there was no good certificate before."""
         if self.local is not None:
@@ -223,9 +220,7 @@ class GatewayFleet:
 
     def upstream_problem(self, upstream: UpstreamSpec | None) -> str:
         """Why nothing is sent to an upstream: our side of its TLS is not in order."""
-        if self.tls is None or not lacks_secret(upstream, self._missing):
-            return ""
-        return "; ".join(self.tls.problems(upstream)) or "too many certificates for upstreams"
+        return "" if self.tls is None else self.tls.upstream_problem(upstream, self._missing)
 
     async def stop(self, *, drain_s: float) -> None:
         """End the Envoy on this host; gateways elsewhere serve on, and only lose this one."""
@@ -292,13 +287,10 @@ class GatewayFleet:
                     names = ", ".join(f"'{one.name}'" for one in self.states())
                     raise GatewayUnavailableError(f"all gateways are behind: {names}")
                 case Outcome.WAIT:
-                    await wait_for(news, self._next_s(now))
-
-    def _next_s(self, now: float) -> float:
-        due_s = next_change_s(
-            self.roster.heard, self.roster.offers, now=now, patience=self.patience
-        )
-        return max(min(due_s, _LOOK_S), 0.01)
+                    due_s = next_change_s(
+                        self.roster.heard, self.roster.offers, now=now, patience=self.patience
+                    )
+                    await wait_for(news, max(min(due_s, _LOOK_S), 0.01))
 
     # --- what gateways say ---
 
@@ -420,14 +412,9 @@ class GatewayFleet:
         for counts in self.roster.counts(now=self.clock.monotonic()).values():
             for upstream in counts.upstreams:
                 arm = (upstream.endpoint, upstream.key)
-                before, more = sums.get(arm, Handshakes()), upstream.handshakes
-                sums[arm] = Handshakes(
-                    done=before.done + more.done,
-                    wrong_name=before.wrong_name + more.wrong_name,
-                    untrusted=before.untrusted + more.untrusted,
-                    failed=before.failed + more.failed,
-                    healthy=before.healthy + more.healthy,
-                )
+                before = asdict(sums.get(arm, Handshakes()))
+                more = asdict(upstream.handshakes)
+                sums[arm] = Handshakes(**{name: before[name] + more[name] for name in before})
         return sums
 
     async def stats(self, *, full: bool) -> str:
@@ -437,6 +424,3 @@ class GatewayFleet:
     def families(self) -> list[Family]:
         """How gateways on other hosts are, as metrics."""
         return families(self.states())
-
-    def _keep_routes(self, routes: Sequence[EndpointRoute]) -> None:
-        routes_file(self.routes_path).try_save(tuple(routes))

@@ -30,7 +30,7 @@ from headrace.control.agents.tls import (
     fingerprint_of,
     may_speak_for,
 )
-from headrace.control.api.guards import App, Receive, Scope, Send
+from headrace.control.api.guards import App, Receive, Scope, Send, read_body, respond, until_left
 from headrace.core import HeadraceError, InvalidArgumentError, NotFoundError, PermissionDeniedError
 from headrace.protocol import http_status
 
@@ -47,7 +47,7 @@ FINGERPRINT: Final = "headrace.agent_fingerprint"
 _MAX_POLL_BYTES: Final = 1 << 20
 _MOST_BYTES_AT_ONCE: Final = 1 << 20
 """Read in the loop: what is more would keep others waiting for a hundredth of a second."""
-_JSON: Final = b"application/json"
+_JSON: Final = "application/json"
 _STOP_S: Final = 1
 _KEEP_ALIVE_S: Final = 60  # longer than an agent pauses
 _OK: Final = 200
@@ -89,8 +89,9 @@ class AgentsApp:
             _LOG.warning("refused an agent", extra={"gateway": name, "error": str(error)})
             told = msgspec.json.encode(Refused(code=error.code, message=str(error)))
             # Whoever was given another certificate meanwhile shows it when it connects again.
-            closes = not name or self.revoked.has(fingerprint)
-            await _answer(send, http_status(error), told, closes=closes)
+            is_last = not name or self.revoked.has(fingerprint)
+            more = [(b"connection", b"close")] if is_last else []
+            await respond(send, http_status(error), _JSON, told, more)
 
     def _check(self, name: str, fingerprint: str) -> None:
         if not name:
@@ -107,7 +108,7 @@ class AgentsApp:
         wait_s = min(max(poll.wait_s, 0.0), LONGEST_WAIT_S)
         async with asyncio.TaskGroup() as group:
             answer = group.create_task(self.fleet.poll(poll, wait_s=wait_s))
-            left = group.create_task(_until_left(receive))
+            left = group.create_task(until_left(receive))
             revoked = group.create_task(self.revoked.wait_for(fingerprint))
             waits = {answer, left, revoked}
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -117,7 +118,7 @@ class AgentsApp:
             raise _revoked(fingerprint)
         if not answer.cancelled():
             ask, bundle = answer.result()
-            await _answer(send, _OK, encode_told(__version__, ask=ask, bundle=bundle))
+            await respond(send, _OK, _JSON, encode_told(__version__, ask=ask, bundle=bundle))
 
     async def _report(self, name: str, receive: Receive, send: Send) -> None:
         data = await _body(receive, MAX_REPORT_BYTES)
@@ -128,7 +129,7 @@ class AgentsApp:
                 f"the certificate is for '{name}', which may not report for '{report.name[:100]}'"
             )
         self.fleet.hear(report)
-        await _answer(send, _OK, b"{}")
+        await respond(send, _OK, _JSON, b"{}")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -200,28 +201,7 @@ def _revoked(fingerprint: str) -> PermissionDeniedError:
 
 
 async def _body(receive: Receive, limit_bytes: int) -> bytes:
-    parts: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise InvalidArgumentError("the message ended too early")
-        part: bytes = message.get("body", b"")
-        size += len(part)
-        if size > limit_bytes:
-            raise InvalidArgumentError(f"the message has more than {limit_bytes} bytes")
-        parts.append(part)
-        if not message.get("more_body", False):
-            return b"".join(parts)
-
-
-async def _until_left(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-async def _answer(send: Send, status: int, body: bytes, *, closes: bool = False) -> None:
-    headers = [(b"content-type", _JSON), (b"content-length", b"%d" % len(body))]
-    headers += [(b"connection", b"close")] if closes else []
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    body = await read_body(receive, limit_bytes)
+    if body is None:
+        raise InvalidArgumentError(f"the message has more than {limit_bytes} bytes")
+    return body

@@ -2,9 +2,6 @@
 
 A certificate is revoked by its fingerprint: a gateway may have another one with the same name, and
 a serial number is unique at one authority only.
-
-By fingerprint: a gateway may have another certificate with the same name, and a serial number is
-one authority's only.
 """
 
 import asyncio
@@ -20,8 +17,10 @@ from typing import Any, Final
 from headrace.control.app.journal import News
 from headrace.control.gateway.certificates import (
     Certificates,
+    Mark,
     Pem,
     PemFiles,
+    mark_of,
     show_certificate,
     tls_context,
 )
@@ -36,7 +35,6 @@ _LOOK_S: Final = 0.5
 _MOST_BYTES: Final = 16 << 20
 _FINGERPRINT: Final = re.compile(r"[0-9a-f]{64}")
 _PREFIX: Final = re.compile(r"^sha-?256( fingerprint)?\s*[=:]\s*", re.IGNORECASE)
-_Mark = tuple[int, ...] | None
 
 
 def server_context() -> ssl.SSLContext:
@@ -195,7 +193,7 @@ class RevokedAgents:
     fingerprints: frozenset[str] = frozenset()
     problem: str = ""
     _news: News = field(default_factory=News)
-    _mark: _Mark = None
+    _mark: Mark | None = None
 
     def open(self) -> None:
         """Read the file. Blocking; before anybody is answered.
@@ -204,7 +202,7 @@ class RevokedAgents:
             FailedPreconditionError: It cannot be read: whoever names one wants it to count.
         """
         if self.path is not None:
-            self._mark = _mark_of(self.path)
+            self._mark = mark_of((self.path,))
             self.fingerprints = _read(self.path)
 
     def has(self, fingerprint: str) -> bool:
@@ -227,7 +225,7 @@ class RevokedAgents:
     def look(self) -> frozenset[str] | None:
         """What the file says, if it is another one than at the last look. Blocking."""
         assert self.path is not None, "there is something to look at"
-        mark = _mark_of(self.path)
+        mark = mark_of((self.path,))
         if mark == self._mark:
             return None
         try:
@@ -261,12 +259,3 @@ def _read(path: Path) -> frozenset[str]:
         return fingerprints_in(data.decode("utf-8", "replace"))
     except FailedPreconditionError as error:
         raise FailedPreconditionError(f"{what}, {error}") from None
-
-
-def _mark_of(path: Path) -> _Mark:
-    """By which another content is known, also of what a symbolic link leads to."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

@@ -5,16 +5,18 @@ from typing import Annotated, Any, Final, Literal
 
 from fastapi import Body, FastAPI, Path, Query, Request, Response
 from fastapi.responses import RedirectResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from headrace.control.api.answers import (
     LIFETIME_S,
     PROBLEMS,
     Actor,
     Lifetime,
+    RequestBody,
     WhoAsks,
     answer,
     route,
+    view_of,
 )
 from headrace.control.auth.access import Access
 from headrace.control.auth.audit_log import Entry, Head
@@ -34,11 +36,7 @@ RoleText = Annotated[str, Field(max_length=140, examples=["viewer", "operator:fr
 Roles = Annotated[tuple[RoleText, ...], Field(max_length=_MAX_ROLES)]
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class NewUser(_Body):
+class NewUser(RequestBody):
     """Somebody to let in."""
 
     name: str = Field(
@@ -51,7 +49,7 @@ class NewUser(_Body):
     roles: Roles = Field(default=(), description="`viewer`, `operator:ENDPOINT`, `admin`, ...")
 
 
-class UserChange(_Body):
+class UserChange(RequestBody):
     """What changes for somebody."""
 
     name: str = Field(pattern=_NAME_PATTERN, description="Whose roles.")
@@ -62,7 +60,7 @@ class UserChange(_Body):
     )
 
 
-class NewTokenWish(_Body):
+class NewTokenWish(RequestBody):
     """For whom a token is to be made."""
 
     owner: str = Field(pattern=_NAME_PATTERN, description="The service account; made if need be.")
@@ -176,12 +174,7 @@ def add_access(api: FastAPI, plane: ControlPlane, people: People) -> None:
     )
     async def whoami(caller: WhoAsks) -> Response:
         """Who asks, with which roles."""
-        found = WhoView(
-            name=caller.name,
-            kind=caller.kind,
-            roles=[str(grant) for grant in caller.grants],
-            csrf_token=caller.csrf_token,
-        )
+        found = view_of(WhoView, caller, roles=[str(grant) for grant in caller.grants])
         return answer(found, headers={"cache-control": "no-store"})
 
     _add_users(api, people)
@@ -245,12 +238,7 @@ def _add_tokens(api: FastAPI, plane: ControlPlane, people: People) -> None:
         made = await people.create_token(
             wanted.owner, roles=wanted.roles, expires_in_s=wanted.expires_in_s, actor=actor
         )
-        view = MadeToken(
-            id=made.credential.id,
-            owner=made.credential.owner,
-            expires=made.credential.expires,
-            token=made.text,
-        )
+        view = view_of(MadeToken, made.credential, token=made.text)
         return answer(view, status=_CREATED, headers={"cache-control": "no-store"})
 
     @route(
@@ -301,16 +289,7 @@ def _add_trail(api: FastAPI, plane: ControlPlane) -> None:
 
 
 def _token(one: Credential, now: float) -> TokenView:
-    return TokenView(
-        id=one.id,
-        kind=one.kind,
-        owner=one.owner,
-        state=one.state(now),
-        created=one.created,
-        created_by=one.created_by,
-        expires=one.expires,
-        revoked=one.revoked,
-    )
+    return view_of(TokenView, one, state=one.state(now))
 
 
 _SEE_OTHER = 303
@@ -323,10 +302,8 @@ _MISSING = (
 )
 
 
-class ShownToken(BaseModel):
+class ShownToken(RequestBody):
     """What begins a session."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     token: str = Field(max_length=_MAX_TEXT, description="As `headrace token show` has it.")
 

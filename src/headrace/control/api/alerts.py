@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
 from fastapi import Body, FastAPI, Path, Query, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from headrace.control.api.answers import Actor, WhoAsks, answer, route
+from headrace.control.api.answers import Actor, RequestBody, WhoAsks, answer, route, view_of
 from headrace.control.auth.roles import Caller, Role
 from headrace.control.notify.notifier import LONGEST_S, ReceiverTest, silence_missing
 from headrace.control.notify.outbox import Silence
@@ -14,7 +14,7 @@ from headrace.control.plane import ControlPlane
 from headrace.core import InvalidArgumentError, PermissionDeniedError
 from headrace.core.names import NAME_PATTERN
 from headrace.monitor.alert_kinds import ALERTS
-from headrace.monitor.alert_state import Alert, AlertState
+from headrace.monitor.alert_state import AlertState
 from headrace.monitor.slo import Severity
 
 _EXAMPLE: Final[dict[str, Any]] = {
@@ -69,24 +69,6 @@ class AlertView:
     action: str
     silenced_until: float | None
 
-    @classmethod
-    def of(cls, alert: Alert, *, silenced_until: float | None) -> "AlertView":
-        """The view of an alert."""
-        return cls(
-            name=alert.name,
-            endpoint=alert.endpoint,
-            stream=alert.stream,
-            severity=alert.severity,
-            state=alert.state.value,
-            since=alert.since,
-            value=alert.value,
-            threshold=alert.threshold,
-            unit=alert.unit,
-            summary=alert.summary,
-            action=alert.action,
-            silenced_until=silenced_until,
-        )
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AlertList:
@@ -95,10 +77,8 @@ class AlertList:
     alerts: list[AlertView]
 
 
-class NewSilence(BaseModel):
+class NewSilence(RequestBody):
     """Which alerts are silenced, and until when: `ends` or `duration_s`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     alert: str = Field(default="", max_length=100, description="Its name; empty for any.")
     endpoint: _Name = Field(default="", description="Empty for any.")
@@ -124,10 +104,8 @@ class SilenceList:
     silences: list[Silence]
 
 
-class TestedReceiver(BaseModel):
+class TestedReceiver(RequestBody):
     """Which receiver is tested."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     receiver: _Name = Field(default="", description="Empty for all.")
 
@@ -159,7 +137,7 @@ def add_alerts(api: FastAPI, plane: ControlPlane) -> None:
     ) -> Response:
         """What is wrong now, and what was until lately."""
         views = [
-            AlertView.of(alert, silenced_until=plane.silences.until(alert))
+            view_of(AlertView, alert, silenced_until=plane.silences.until(alert))
             for alert in plane.alerting.alerts()
             if endpoint in {"", alert.endpoint}
             and stream in {"", alert.stream}

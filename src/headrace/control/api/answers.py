@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 from fastapi import Depends, FastAPI, Path, Query, Request, Response
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from headrace.control.api.guards import PROBLEM_TYPE, Problem
 from headrace.control.auth.gatekeeper import CALLER, RULES, told
@@ -59,6 +59,21 @@ Left = Annotated[threading.Event, Depends(_left)]
 """Set when the caller closes the connection; for routes that have read the body."""
 Actor = Annotated[str, Depends(_actor)]
 """The name of who asks, for histories."""
+
+
+class RequestBody(BaseModel):
+    """What callers send: nothing that is not known."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+View = TypeVar("View")
+
+
+def view_of(kind: Callable[..., View], source: object, **more: object) -> View:
+    """A view of `source`, which has the attributes of the view's fields but for those in `more`."""
+    names = kind.__dataclass_fields__.keys() - more.keys()  # type: ignore[attr-defined]  # a dataclass
+    return kind(**{name: getattr(source, name) for name in names}, **more)
 
 
 def answer(

@@ -3,24 +3,26 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Annotated, Any, Final
 
 from fastapi import Body, Depends, FastAPI, Header, Path, Query, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from headrace.control.api import answers as examples
 from headrace.control.api.answers import (
     AppliedView,
     Left,
     Name,
+    RequestBody,
     WaitS,
     WhoAsks,
     answer,
     applied_answer,
     etag,
     route,
+    view_of,
 )
 from headrace.control.api.guards import StaleError
 from headrace.control.api.rollouts import status_of
@@ -51,7 +53,7 @@ class ConditionType(StrEnum):
     """No answer depends on another caller's request, as far as is known."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Condition:
     """One fact; `since`: seconds since 1970 of its last change of `status` or `reason`."""
 
@@ -70,13 +72,37 @@ def conditions_of(
     Args:
         rollout: The newest one, if there ever was one.
     """
-    return (
-        _ready(endpoint, now),
-        _progressing(rollout, now),
-        _rolled_back(rollout, now),
-        _scaled(endpoint, now),
-        _independent(endpoint, now),
-    )
+    kinds, found = ConditionType, list[Condition]()
+
+    def add(
+        kind: ConditionType, reason: str, message: str, *, is_so: bool, since: float = now
+    ) -> None:
+        found.append(Condition(kind, is_so, reason, message, since))
+
+    reason = "Serving" if endpoint.ready else "Failed" if endpoint.failed else "Starting"
+    add(kinds.READY, reason, endpoint.message, is_so=endpoint.ready)
+    if rollout is None:
+        add(kinds.PROGRESSING, "NoRollout", "", is_so=False)
+        add(kinds.ROLLED_BACK, "NoRollout", "", is_so=False)
+    else:
+        state, name = rollout.state, f"rollout {rollout.id}"
+        phase, text = _camel(state.phase), f"{name}: {state.reason}"
+        is_going, is_back = not state.phase.is_over, state.phase in _TAKEN_BACK
+        message = text if state.reason else name
+        add(kinds.PROGRESSING, phase, message, is_so=is_going, since=state.since)
+        add(kinds.ROLLED_BACK, phase, text if is_back else "", is_so=is_back, since=state.since)
+    reason, message = _scaled(endpoint)
+    add(kinds.SCALED, reason, message, is_so=reason in {"AtTarget", "AtZero"})
+    # By the weakest evidence among the versions of which replicas report.
+    messages = {
+        _evidence(one.batching): f"version {one.version}: {one.batching_message}"
+        for one in endpoint.revisions
+        if one.batching is not None
+    }
+    reason = next((reason for reason in _BY_WEIGHT if reason in messages), "NotReported")
+    is_so = reason != "RowsDiffer"
+    add(kinds.ANSWERS_INDEPENDENT, reason, messages.get(reason, ""), is_so=is_so)
+    return tuple(found)
 
 
 @dataclass(slots=True)
@@ -88,7 +114,13 @@ class ConditionLog:
     def noted(self, endpoint: str, found: Sequence[Condition]) -> tuple[Condition, ...]:
         """`found`, where nothing changed with the time at which that was first seen."""
         before: Mapping[str, Condition] = self._known.get(endpoint, {})
-        kept = tuple(_with_first_time(before.get(one.type), one) for one in found)
+        kept = tuple(
+            replace(one, since=min(former.since, one.since))
+            if (former := before.get(one.type)) is not None
+            and (former.status, former.reason) == (one.status, one.reason)
+            else one
+            for one in found
+        )
         self._known[endpoint] = {one.type: one for one in kept}
         return kept
 
@@ -98,66 +130,13 @@ class ConditionLog:
         self._known = {name: known for name, known in self._known.items() if name in wanted}
 
 
-def _with_first_time(before: Condition | None, now: Condition) -> Condition:
-    if before is None or (before.status, before.reason) != (now.status, now.reason):
-        return now
-    return Condition(
-        type=now.type,
-        status=now.status,
-        reason=now.reason,
-        message=now.message,
-        since=min(before.since, now.since),
-    )
-
-
-def _ready(endpoint: EndpointStatus, now: float) -> Condition:
-    not_ready = "Failed" if endpoint.failed else "Starting"
-    return Condition(
-        type=ConditionType.READY,
-        status=endpoint.ready,
-        reason="Serving" if endpoint.ready else not_ready,
-        message=endpoint.message,
-        since=now,
-    )
-
-
-def _progressing(rollout: RolloutRecord | None, now: float) -> Condition:
-    if rollout is None:
-        return _no_rollout(ConditionType.PROGRESSING, now)
-    state = rollout.state
-    return Condition(
-        type=ConditionType.PROGRESSING,
-        status=not state.phase.is_over,
-        reason=_camel(state.phase),
-        message=f"rollout {rollout.id}: {state.reason}"
-        if state.reason
-        else f"rollout {rollout.id}",
-        since=state.since,
-    )
-
-
 _TAKEN_BACK: Final = frozenset({Phase.ROLLED_BACK, Phase.ABORTED})
+_BY_WEIGHT: Final = ("RowsDiffer", "NotExamined", "Declared", "OneRequestAtATime", "Proven")
+"""Reasons of `AnswersIndependent`, the one that says least first."""
 
 
-def _rolled_back(rollout: RolloutRecord | None, now: float) -> Condition:
-    if rollout is None:
-        return _no_rollout(ConditionType.ROLLED_BACK, now)
-    state = rollout.state
-    is_back = state.phase in _TAKEN_BACK
-    return Condition(
-        type=ConditionType.ROLLED_BACK,
-        status=is_back,
-        reason=_camel(state.phase),
-        message=f"rollout {rollout.id}: {state.reason}" if is_back else "",
-        since=state.since,
-    )
-
-
-def _no_rollout(kind: ConditionType, now: float) -> Condition:
-    return Condition(type=kind, status=False, reason="NoRollout", message="", since=now)
-
-
-def _scaled(endpoint: EndpointStatus, now: float) -> Condition:
+def _scaled(endpoint: EndpointStatus) -> tuple[str, str]:
+    """Whether there are as many replicas as there should be, in a word and in a sentence."""
     wanted = sum(revision.desired_replicas for revision in endpoint.revisions)
     ready = sum(
         min(sum(one.state == "ready" for one in revision.replicas), revision.desired_replicas)
@@ -165,39 +144,10 @@ def _scaled(endpoint: EndpointStatus, now: float) -> Condition:
     )
     surplus = sum(len(revision.replicas) for revision in endpoint.revisions) - wanted
     if ready < wanted:
-        reason, message = "ScalingUp", f"{ready} of {wanted} replicas ready"
-    elif surplus > 0:
-        reason, message = "ScalingDown", f"{surplus} more than the {wanted} wanted"
-    else:
-        reason, message = "AtTarget" if wanted else "AtZero", f"{wanted} replicas"
-    return Condition(
-        type=ConditionType.SCALED,
-        status=reason in {"AtTarget", "AtZero"},
-        reason=reason,
-        message=message,
-        since=now,
-    )
-
-
-_BY_WEIGHT: Final = ("RowsDiffer", "NotExamined", "Declared", "OneRequestAtATime", "Proven")
-"""Reasons of `AnswersIndependent`, the one that says least first."""
-
-
-def _independent(endpoint: EndpointStatus, now: float) -> Condition:
-    """By the weakest evidence among the versions of which replicas report."""
-    messages: dict[str, str] = {}
-    for one in endpoint.revisions:
-        if one.batching is not None:
-            message = f"version {one.version}: {one.batching_message}"
-            messages[_evidence(one.batching)] = message
-    reason = next((reason for reason in _BY_WEIGHT if reason in messages), "NotReported")
-    return Condition(
-        type=ConditionType.ANSWERS_INDEPENDENT,
-        status=reason != "RowsDiffer",
-        reason=reason,
-        message=messages.get(reason, ""),
-        since=now,
-    )
+        return "ScalingUp", f"{ready} of {wanted} replicas ready"
+    if surplus > 0:
+        return "ScalingDown", f"{surplus} more than the {wanted} wanted"
+    return "AtTarget" if wanted else "AtZero", f"{wanted} replicas"
 
 
 def _evidence(report: BatchingReport) -> str:
@@ -355,10 +305,8 @@ class History:
     rollouts: list[RolloutEnd]
 
 
-class Undo(BaseModel):
+class Undo(RequestBody):
     """Where to go back to."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     generation: int | None = Field(
         default=None, ge=1, le=_MAX_GENERATION, description="Null for the one before the newest."
@@ -493,20 +441,13 @@ def _view(plane: ControlPlane, log: ConditionLog, status: EndpointStatus) -> End
 
 def _entry(found: EndpointGeneration, current: int) -> GenerationView:
     arms = found.endpoint.arms if found.endpoint is not None else ()
-    return GenerationView(
-        generation=found.generation,
-        at=found.at,
-        reason=found.reason,
-        actor=found.actor,
+    return view_of(
+        GenerationView,
+        found,
         current=found.generation == current,
         spec=redact(found.document),
         versions=[
-            PinnedVersion(
-                version=arm.revision.version,
-                model=arm.revision.model,
-                weight=arm.weight,
-                replicas=arm.replicas,
-            )
+            view_of(PinnedVersion, arm, version=arm.revision.version, model=arm.revision.model)
             for arm in arms
         ],
     )

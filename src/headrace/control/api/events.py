@@ -10,10 +10,10 @@ from typing import Annotated, Final, Literal
 import msgspec
 from fastapi import Body, FastAPI, Header, Query, Response
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from headrace.control.api import answers as examples
-from headrace.control.api.answers import WhoAsks, answer, route
+from headrace.control.api.answers import RequestBody, WhoAsks, answer, route
 from headrace.control.app.log_files import (
     LogFiles,
     LogFollower,
@@ -48,10 +48,8 @@ class EventList:
     events: list[Event]
 
 
-class Reward(BaseModel):
+class Reward(RequestBody):
     """What one answer earned; more is better."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     request_id: str = Field(
         min_length=1, max_length=256, description="The answer's `x-request-id`."
@@ -70,10 +68,8 @@ class Reward(BaseModel):
     )
 
 
-class Truth(BaseModel):
+class Truth(RequestBody):
     """What one answer should have been, for endpoints whose spec says `drift: {labels: true}`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     request_id: str = Field(
         min_length=1, max_length=256, description="The answer's `x-request-id`."
@@ -218,8 +214,9 @@ async def _only(events: AsyncIterator[Event], mine: frozenset[str]) -> AsyncIter
 
 @dataclass(slots=True)
 class Watchers:
-    """Counts the readers of the stream, so that there are never too many."""
+    """Counts the readers of streams, so that there are never too many."""
 
+    most: int = MAX_WATCHERS
     count: int = 0
 
     def check_room(self) -> None:
@@ -228,8 +225,8 @@ class Watchers:
         Raises:
             OverloadedError: There are.
         """
-        if self.count >= MAX_WATCHERS:
-            message = f"{MAX_WATCHERS} readers watch already"
+        if self.count >= self.most:
+            message = f"{self.most} readers watch already"
             raise OverloadedError(message, retry_after_s=_WATCH_RETRY_S)
 
     async def counted(self, stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -5,14 +5,13 @@ from typing import Annotated, Any, Final
 
 from fastapi import FastAPI, Query, Request, Response
 
-from headrace.control.api.answers import Actor, ModelName, Name, Version, answer, route
+from headrace.control.api.answers import Actor, ModelName, Name, Version, answer, route, view_of
 from headrace.control.features.materialize_plan import FeatureViewStatus
 from headrace.control.plane import ControlPlane
 from headrace.control.telemetry.drift_files import MAX_REFERENCE_BYTES, decode_reference
 from headrace.control.telemetry.labels import LiveScore
 from headrace.core import InvalidArgumentError
 from headrace.core.names import VERSION_PATTERN
-from headrace.features import FeatureService
 from headrace.monitor.drift import FeatureReport, FeatureState
 from headrace.monitor.drift_reference import Reference
 from headrace.monitor.drift_version import VersionDrift
@@ -52,12 +51,6 @@ class FeatureServiceView:
     schema_hash: str
     columns: list[str]
 
-    @classmethod
-    def of(cls, service: FeatureService) -> "FeatureServiceView":
-        """What is told of a service."""
-        names = [column.name for column in service.columns]
-        return cls(name=service.name, schema_hash=service.schema_hash, columns=names)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureList:
@@ -78,7 +71,10 @@ def add_features(api: FastAPI, plane: ControlPlane) -> None:
         services = () if definitions is None else definitions.services.values()
         found = FeatureList(
             views=list(plane.materializer.statuses()),
-            services=[FeatureServiceView.of(one) for one in services],
+            services=[
+                view_of(FeatureServiceView, one, columns=[column.name for column in one.columns])
+                for one in services
+            ],
             problem=plane.materializer.problem,
         )
         return answer(found)

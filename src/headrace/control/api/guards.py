@@ -180,7 +180,7 @@ class BodyLimit:
         if is_upload(scope["method"], scope["path"]):
             await self.app(scope, receive, send)
             return
-        body = await _read_body(receive, self.max_body_bytes)
+        body = await read_body(receive, self.max_body_bytes)
         if body is None:
             message = f"the body is larger than {self.max_body_bytes} bytes"
             problem = problem_body(status=_TOO_LARGE, code=Code.RESOURCE_EXHAUSTED, detail=message)
@@ -203,8 +203,8 @@ def _is_login(scope: Scope, headers: dict[str, str]) -> bool:
     return is_page and scope["path"] in _LOGIN_PATHS
 
 
-async def _read_body(receive: Receive, limit_bytes: int) -> bytes | None:
-    """The whole body; None if it is larger than `limit_bytes`."""
+async def read_body(receive: Receive, limit_bytes: int) -> bytes | None:
+    """The body, as far as it came if the caller left; None if it is larger than `limit_bytes`."""
     parts: list[bytes] = []
     size = 0
     while True:
@@ -218,6 +218,27 @@ async def _read_body(receive: Receive, limit_bytes: int) -> bytes | None:
         parts.append(part)
         if not message.get("more_body", False):
             return b"".join(parts)
+
+
+async def until_left(receive: Receive) -> None:
+    """Return when the caller has left; the body was read."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def respond(
+    send: Send,
+    status: int,
+    content_type: str,
+    body: bytes,
+    more: Sequence[tuple[bytes, bytes]] = (),
+) -> None:
+    """Answer with `body`. `content_type`: empty for none. `more`: further headers."""
+    headers = [(b"content-length", b"%d" % len(body)), *more]
+    if content_type:
+        headers.append((b"content-type", content_type.encode("latin-1")))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 async def refuse(

@@ -37,7 +37,7 @@ class State(StrEnum):
 
 
 class SortKey(StrEnum):
-    """By what endpoints are sorted; names from A to Z, all else from the most to the least."""
+    """Fields by which endpoints are sorted; names from A to Z, all else from the most down."""
 
     NAME = "name"
     STATE = "state"
@@ -147,19 +147,8 @@ def sort_rows(rows: Sequence[OverviewRow], key: SortKey, *, reverse: bool) -> li
 
 
 def _value(one: OverviewRow, key: SortKey) -> float | None:
-    match key:
-        case SortKey.STATE:
-            return _RANKS[one.state]
-        case SortKey.REQUESTS:
-            return one.requests_per_s
-        case SortKey.ERRORS:
-            return one.error_ratio
-        case SortKey.P50:
-            return one.p50_s
-        case SortKey.P95:
-            return one.p95_s
-        case _:
-            return one.p99_s
+    value: float | None = _RANKS[one.state] if key is SortKey.STATE else getattr(one, key.value)
+    return value
 
 
 _DAY_S: Final = 24 * 3600

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
 from fastapi import Body, FastAPI, Path, Query, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from headrace.control.api.answers import Actor, answer, route
+from headrace.control.api.answers import Actor, RequestBody, answer, route
 from headrace.control.jobs.status import JobRunView, JobView, job_view, run_view
 from headrace.control.plane import ControlPlane
 from headrace.core import NotFoundError
@@ -54,10 +54,8 @@ _JOB: Final[dict[str, Any]] = {
 JobName = Annotated[str, Path(pattern=NAME_PATTERN, description="The job's name.")]
 
 
-class Cancel(BaseModel):
+class Cancel(RequestBody):
     """Which run shall end."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     run: str = Field(default="", max_length=200, description="Its id; empty for all of the job's.")
 

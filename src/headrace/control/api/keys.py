@@ -5,9 +5,18 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
 from fastapi import Body, FastAPI, Path, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from headrace.control.api.answers import LIFETIME_S, Actor, Lifetime, WhoAsks, answer, route
+from headrace.control.api.answers import (
+    LIFETIME_S,
+    Actor,
+    Lifetime,
+    RequestBody,
+    WhoAsks,
+    answer,
+    route,
+    view_of,
+)
 from headrace.control.auth.credentials import Credential
 from headrace.control.auth.roles import Caller, Role
 from headrace.control.gateway.caller_policy import (
@@ -29,10 +38,8 @@ _TEXT_PATTERN: Final = r"^[A-Za-z0-9_.-]{1,128}$"
 Scope = Annotated[str, Field(pattern=_SCOPE_PATTERN, examples=["infer:fraud"])]
 
 
-class NewKeyWish(BaseModel):
+class NewKeyWish(RequestBody):
     """What key is to be made."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(
         pattern=NAME_PATTERN, description="How callers with it are named, in logs too."
@@ -167,14 +174,7 @@ def _require(caller: Caller, scopes: Iterable[str]) -> None:
 
 def _view(key: Credential, now: float) -> KeyView:
     grants = grants_of(key)
-    return KeyView(
-        id=key.id,
-        name=key.owner,
-        state=key.state(now),
-        scopes=list(grants.scopes),
-        tier=grants.tier,
-        created=key.created,
-        created_by=key.created_by,
-        expires=key.expires,
-        revoked=key.revoked,
+    scopes = list(grants.scopes)
+    return view_of(
+        KeyView, key, name=key.owner, state=key.state(now), scopes=scopes, tier=grants.tier
     )

@@ -13,11 +13,19 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from fastapi import FastAPI, Header, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from starlette.requests import ClientDisconnect
 
 from headrace.control.api import answers as examples
-from headrace.control.api.answers import Actor, ModelName, Version, WhoAsks, answer, route
+from headrace.control.api.answers import (
+    Actor,
+    ModelName,
+    RequestBody,
+    Version,
+    WhoAsks,
+    answer,
+    route,
+)
 from headrace.control.app.untar import MAX_PART_BYTES, unpack
 from headrace.control.auth.roles import Caller, Role
 from headrace.control.desired.models import ModelWork, caller_leaves
@@ -212,10 +220,8 @@ class ModelList:
     problems: list[str]
 
 
-class Signed(BaseModel):
+class Signed(RequestBody):
     """A signature of a model version: raw Ed25519 in base64, over the version's statement."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     key: str = Field(pattern=_BASE64, max_length=64, description="The public key.")
     signature: str = Field(pattern=_BASE64, max_length=128, description="Its signature.")

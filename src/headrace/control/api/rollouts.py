@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
 from fastapi import Body, FastAPI, Path, Query, Response
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from headrace.control.api import answers as examples
-from headrace.control.api.answers import Actor, Left, Name, WhoAsks, answer, route
+from headrace.control.api.answers import Actor, Left, Name, RequestBody, WhoAsks, answer, route
 from headrace.control.api.history import counted_until
 from headrace.control.auth.roles import Caller, Role
 from headrace.control.plane import ControlPlane
@@ -34,13 +34,11 @@ _LEAST_WINDOW_S: Final = 5.0
 RolloutId = Annotated[str, Path(pattern=r"^r[0-9]{1,15}$")]
 
 
-class StartRollout(BaseModel):
+class StartRollout(RequestBody):
     """What shall take over an endpoint, and how.
 
     One of: a `version` of the model that is served now, a `model`, an `upstream`.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str = Field(
         default="",
@@ -77,10 +75,8 @@ class StartRollout(BaseModel):
         return self
 
 
-class Command(BaseModel):
+class Command(RequestBody):
     """Why a person steps in."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     reason: str = Field(default="", max_length=_MAX_TEXT, description="For the history.")
 

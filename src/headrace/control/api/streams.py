@@ -5,10 +5,10 @@ from typing import Annotated, Any, Final
 
 from fastapi import FastAPI, Path, Query, Response
 
-from headrace.control.api.answers import Actor, answer, route
+from headrace.control.api.answers import Actor, answer, route, view_of
 from headrace.control.plane import ControlPlane
 from headrace.control.streams.status import StreamView
-from headrace.control.streams.workers import KEPT_S, StreamPoint
+from headrace.control.streams.workers import KEPT_S
 from headrace.core.names import NAME_PATTERN
 
 _Stream = Annotated[str, Path(pattern=NAME_PATTERN, description="The stream's name.")]
@@ -85,18 +85,6 @@ class StreamPointView:
     lag_s: float | None
     running: int
 
-    @classmethod
-    def of(cls, point: StreamPoint) -> "StreamPointView":
-        """What is told of a step."""
-        return cls(
-            at=point.at,
-            answered_per_s=point.answered / point.seconds,
-            dead_letters_per_s=point.dead_letters / point.seconds,
-            lag_records=point.lag_records,
-            lag_s=point.lag_s,
-            running=point.running,
-        )
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamHistory:
@@ -130,7 +118,16 @@ def add_streams(api: FastAPI, plane: ControlPlane) -> None:
     ) -> Response:
         """How a stream was over the last hour; forgotten with the control plane's process."""
         found = plane.streams.history(stream, seconds=since_s, most=points)
-        return answer(StreamHistory(points=[StreamPointView.of(point) for point in found]))
+        views = [
+            view_of(
+                StreamPointView,
+                point,
+                answered_per_s=point.answered / point.seconds,
+                dead_letters_per_s=point.dead_letters / point.seconds,
+            )
+            for point in found
+        ]
+        return answer(StreamHistory(points=views))
 
     @route(api, "POST /api/v1/streams/{stream}/pause", StreamView, {**_STREAM, "state": "paused"})
     async def pause(stream: _Stream, actor: Actor) -> Response:

@@ -21,6 +21,16 @@ _CONTENT = frozenset(
 """One of these tells that a directory is a home, and no directory of something else."""
 
 
+class _Below:
+    """A path in every home."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __get__(self, home: "Home", owner: "type[Home] | None" = None) -> Path:
+        return home.root / self._path
+
+
 @dataclass(frozen=True, slots=True)
 class Home:
     """Paths of one installation; `root` is absolute."""
@@ -67,109 +77,51 @@ class Home:
             )
             raise FailedPreconditionError(message)
 
-    @property
-    def run(self) -> Path:
-        """What belongs to running processes."""
-        return self.root / "run"
-
-    @property
-    def records(self) -> Path:
-        """One record per replica."""
-        return self.run / "replicas"
-
-    @property
-    def replica_settings(self) -> Path:
-        """One settings file per replica."""
-        return self.run / "settings"
-
-    @property
-    def stream_workers(self) -> Path:
-        """A record and a settings file per worker of a stream."""
-        return self.run / "streams"
+    run = _Below("run")
+    """What belongs to running processes."""
+    records = _Below("run/replicas")
+    """One record per replica."""
+    replica_settings = _Below("run/settings")
+    """One settings file per replica."""
+    stream_workers = _Below("run/streams")
+    """A record and a settings file per worker of a stream."""
 
     def job_run(self, run_id: str) -> Path:
         """What belongs to the process of a job's run."""
         return self.run / "jobs" / run_id
 
-    @property
-    def artifacts(self) -> Path:
-        """The content of all model versions."""
-        return self.root / "artifacts" / "sha256"
-
-    @property
-    def logs(self) -> Path:
-        """One log per process."""
-        return self.root / "logs"
-
-    @property
-    def payloads(self) -> Path:
-        """Sampled requests and answers, a directory per endpoint."""
-        return self.root / "payloads"
-
-    @property
-    def state_file(self) -> Path:
-        """Where version 0.1 kept the desired state."""
-        return self.root / "state.json"
-
-    @property
-    def scaling_file(self) -> Path:
-        """What the autoscaler remembers."""
-        return self.root / "scaling.json"
-
-    @property
-    def history_file(self) -> Path:
-        """What became of the requests of the last day."""
-        return self.root / "history.bin"
-
-    @property
-    def load_file(self) -> Path:
-        """How busy replicas were over the last day."""
-        return self.root / "load.bin"
-
-    @property
-    def checkpoint_file(self) -> Path:
-        """Where the audit trail ended when it was looked at last."""
-        return self.root / "trail-checkpoint.json"
-
-    @property
-    def materialized_file(self) -> Path:
-        """What became of scheduled runs of feature views."""
-        return self.root / "features" / "materialized.json"
-
-    @property
-    def streams_file(self) -> Path:
-        """What was ordered of streams besides the spec."""
-        return self.root / "streams.json"
-
-    @property
-    def lock_file(self) -> Path:
-        """Held by the one control plane of this home."""
-        return self.run / "control.lock"
-
-    @property
-    def control_file(self) -> Path:
-        """Where the running control plane is reached."""
-        return self.run / "control.json"
-
-    @property
-    def routes_file(self) -> Path:
-        """The routes that the gateway acknowledged last."""
-        return self.run / "routes.json"
-
-    @property
-    def gateway_file(self) -> Path:
-        """Which Envoy runs, with which ports."""
-        return self.run / "gateway.json"
-
-    @property
-    def gateway_certificate(self) -> Path:
-        """What the gateway shows to callers."""
-        return self.run / "gateway-certificate.pem"
-
-    @property
-    def admin_certificate(self) -> Path:
-        """What the management API shows."""
-        return self.run / "admin-certificate.pem"
+    artifacts = _Below("artifacts/sha256")
+    """The content of all model versions."""
+    logs = _Below("logs")
+    """One log per process."""
+    payloads = _Below("payloads")
+    """Sampled requests and answers, a directory per endpoint."""
+    state_file = _Below("state.json")
+    """Where version 0.1 kept the desired state."""
+    scaling_file = _Below("scaling.json")
+    """What the autoscaler remembers."""
+    history_file = _Below("history.bin")
+    """What became of the requests of the last day."""
+    load_file = _Below("load.bin")
+    """How busy replicas were over the last day."""
+    checkpoint_file = _Below("trail-checkpoint.json")
+    """Where the audit trail ended when it was looked at last."""
+    materialized_file = _Below("features/materialized.json")
+    """What became of scheduled runs of feature views."""
+    streams_file = _Below("streams.json")
+    """What was ordered of streams besides the spec."""
+    lock_file = _Below("run/control.lock")
+    """Held by the one control plane of this home."""
+    control_file = _Below("run/control.json")
+    """Where the running control plane is reached."""
+    routes_file = _Below("run/routes.json")
+    """The routes that the gateway acknowledged last."""
+    gateway_file = _Below("run/gateway.json")
+    """Which Envoy runs, with which ports."""
+    gateway_certificate = _Below("run/gateway-certificate.pem")
+    """What the gateway shows to callers."""
+    admin_certificate = _Below("run/admin-certificate.pem")
+    """What the management API shows."""
 
     def log_of(self, name: str) -> Path:
         """The log of the process called `name`."""

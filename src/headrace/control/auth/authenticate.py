@@ -10,7 +10,7 @@ from typing import Final
 
 from headrace.control.auth.audit_log import Change
 from headrace.control.auth.credentials import (
-    PREFIX,
+    PREFIXES,
     TOKEN,
     Credential,
     CredentialKind,
@@ -170,7 +170,6 @@ class KnownCredentials:
 
 
 _LOG: Final = logging.getLogger("headrace.control")
-TOKEN_PREFIX: Final = "hrt"  # noqa: S105  # begins every token, and is none
 _BEARER: Final = "bearer"
 _WANTED: Final = (
     "the management API wants a token: send `authorization: Bearer hrt_...`; on the machine itself "
@@ -219,9 +218,7 @@ class Authenticator:
         raise UnauthenticatedError(_WANTED)
 
     async def _by_token(self, text: str, network: str) -> Caller:
-        credential, principal = await self._checked(
-            text, CredentialKind.TOKEN, secret_id(TOKEN_PREFIX, text), network
-        )
+        credential, principal = await self._checked(text, CredentialKind.TOKEN, network)
         return Caller(
             name=credential.owner,
             kind=principal.kind,
@@ -230,13 +227,16 @@ class Authenticator:
         )
 
     async def _by_session(self, text: str, network: str, *, renews: bool) -> Caller:
-        credential, principal = await self._checked(
-            text, CredentialKind.SESSION, secret_id(PREFIX, text), network
-        )
-        await self._check_token(str(credential.grants.get(TOKEN, "")))
+        credential, principal = await self._checked(text, CredentialKind.SESSION, network)
+        id_ = str(credential.grants.get(TOKEN, ""))
+        found = await self.known.find(id_) if id_ else None
+        if id_ and (found is None or not found[0].is_valid(self.clock.now())):
+            raise UnauthenticatedError("the token that this session began with is not valid now")
         expires = self.rules.renewed(credential, self.clock.now()) if renews else None
         if expires is not None:
-            await self._renew(credential, expires)
+            with _quietly():
+                await self.store.renew_credential(credential.id, expires=expires)
+            self.known.forget(credential.id)
         roles = [str(role) for role in credential.grants.get("roles", ())]
         return Caller(
             name=credential.owner,
@@ -246,16 +246,10 @@ class Authenticator:
             csrf_token=csrf_token(text),
         )
 
-    async def _check_token(self, id_: str) -> None:
-        """Refuse a session whose token is not valid any more."""
-        found = await self.known.find(id_) if id_ else None
-        if id_ and (found is None or not found[0].is_valid(self.clock.now())):
-            raise UnauthenticatedError("the token that this session began with is not valid now")
-
     async def _checked(
-        self, text: str, kind: CredentialKind, id_: str | None, network: str
+        self, text: str, kind: CredentialKind, network: str
     ) -> tuple[Credential, Principal]:
-        now = self.clock.monotonic()
+        id_, now = secret_id(PREFIXES[kind], text), self.clock.monotonic()
         found = None if id_ is None else await self.known.find(id_)
         if found is None or found[0].kind is not kind:
             raise await self._failed(network, network, f"there is no such {kind.value}")
@@ -298,11 +292,6 @@ class Authenticator:
         )
         with _quietly():
             await self.store.add_changes([change])
-
-    async def _renew(self, credential: Credential, expires: float) -> None:
-        with _quietly():
-            await self.store.renew_credential(credential.id, expires=expires)
-        self.known.forget(credential.id)
 
 
 @contextmanager

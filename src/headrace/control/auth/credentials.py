@@ -32,6 +32,14 @@ class CredentialKind(StrEnum):
     """Calls endpoints through the gateway."""
 
 
+PREFIXES: Final = {
+    CredentialKind.TOKEN: "hrt",
+    CredentialKind.SESSION: "hrs",
+    CredentialKind.KEY: "hr",
+}
+"""How the text of a credential begins."""
+
+
 class Credential(msgspec.Struct, frozen=True, kw_only=True):
     """One token, session or key, without its secret.
 
@@ -86,10 +94,39 @@ def new_secret(prefix: str) -> tuple[str, str]:
     """The id of a new credential, and the whole text that its holder shows.
 
     Args:
-        prefix: `hrt` for a token, `hrs` for a session, `hr` for a key.
+        prefix: One of `PREFIXES`.
     """
     id_ = "".join(secrets.choice(_ID_LETTERS) for _ in range(_ID_LENGTH))
     return id_, f"{prefix}_{id_}_{secrets.token_urlsafe(_SECRET_BYTES)}"
+
+
+def new_credential(
+    kind: CredentialKind,
+    owner: str,
+    *,
+    now: float,
+    by: str = "",
+    grants: dict[str, Any] | None = None,
+    expires: float | None = None,
+) -> NewCredential:
+    """A credential with a new secret.
+
+    Args:
+        by: Who makes it, for lists.
+        expires: None for one that does not.
+    """
+    id_, text = new_secret(PREFIXES[kind])
+    credential = Credential(
+        id=id_,
+        kind=kind,
+        owner=owner,
+        hash=hash_of(text),
+        created=now,
+        created_by=by,
+        grants=grants or {},
+        expires=expires,
+    )
+    return NewCredential(credential=credential, text=text)
 
 
 def secret_id(prefix: str, text: str) -> str | None:
@@ -108,7 +145,6 @@ def is_secret_of(credential: Credential, text: str) -> bool:
     return hmac.compare_digest(credential.hash, hash_of(text))
 
 
-PREFIX: Final = "hrs"
 _RENEW_EVERY_S: Final = 60.0
 
 
@@ -141,30 +177,22 @@ class SessionRules:
 
     def begin(
         self, owner: str, roles: tuple[str, ...], *, now: float, by: str, token: str = ""
-    ) -> tuple[Credential, str]:
-        """A new session, and what its cookie holds.
+    ) -> NewCredential:
+        """A new session, whose text its cookie holds.
 
         Args:
             roles: What the identity provider says, beside the principal's own.
             by: Who let it in, for lists.
             token: The id of the token without which the session is not valid; empty for none.
         """
-        id_, text = new_secret(PREFIX)
         until = now + self.absolute_s
         grants: dict[str, Any] = {"roles": list(roles), "until": until}
         if token:
             grants[TOKEN] = token
-        session = Credential(
-            id=id_,
-            kind=CredentialKind.SESSION,
-            owner=owner,
-            hash=hash_of(text),
-            created=now,
-            created_by=by,
-            grants=grants,
-            expires=min(now + self.idle_s, until),
+        expires = min(now + self.idle_s, until)
+        return new_credential(
+            CredentialKind.SESSION, owner, now=now, by=by, grants=grants, expires=expires
         )
-        return session, text
 
     def renewed(self, session: Credential, now: float) -> float | None:
         """When a session expires that is used now; None if that need not be written yet."""

@@ -241,7 +241,15 @@ class Gatekeeper:
             renews = not scope.get(UNATTENDED, False)
             scope[CALLER] = await self._checked(scope, found, renews=renews)
         except HeadraceError as error:
-            await _refuse(receive, send, error)
+            status, body = problem_of(error)
+            headers = []
+            if isinstance(error, UnsupportedError):
+                status = _METHOD_NOT_ALLOWED
+            if status == _UNAUTHORIZED:
+                headers.append((b"www-authenticate", _CHALLENGE))
+            if error.retry_after_s is not None:
+                headers.append((b"retry-after", str(max(round(error.retry_after_s), 1)).encode()))
+            await refuse(receive, send, status, body, headers)
             return
         if scope["method"] in _SAFE:
             await self._while_allowed(scope, receive, send, found)
@@ -272,7 +280,15 @@ class Gatekeeper:
         if found is None:
             raise self._absent(scope["method"], scope["path"])
         if caller.csrf_token and scope["method"] not in _SAFE:
-            self._check_page(headers)
+            # Refuse a change that a browser makes on somebody else's behalf. The guard has
+            # refused other origins; here one has to be told at all.
+            cookie = cookie_value(headers.get("cookie", ""), self.authenticator.rules.cookie_name)
+            is_told = "origin" in headers or headers.get("sec-fetch-site") == "same-origin"
+            if not is_told or not is_csrf_token(cookie, headers.get(CSRF_HEADER, "")):
+                message = (
+                    f"with a session's cookie a change needs {CSRF_HEADER} and the same origin"
+                )
+                raise PermissionDeniedError(message)
         if not await self._may(caller, found):
             raise PermissionDeniedError(_missing(caller, found))
         return caller
@@ -282,17 +298,6 @@ class Gatekeeper:
         if known:
             return UnsupportedError(f"Method Not Allowed: {method} {path}; {', '.join(known)} is")
         return NotFoundError(f"Not Found: {method} {path}")
-
-    def _check_page(self, headers: dict[str, str]) -> None:
-        """Refuse a change that a browser makes on somebody else's behalf.
-
-        The guard has refused other origins; here one has to be told at all.
-        """
-        cookie = cookie_value(headers.get("cookie", ""), self.authenticator.rules.cookie_name)
-        is_told = "origin" in headers or headers.get("sec-fetch-site") == "same-origin"
-        if not is_told or not is_csrf_token(cookie, headers.get(CSRF_HEADER, "")):
-            message = f"with a session's cookie a change needs {CSRF_HEADER} and the same origin"
-            raise PermissionDeniedError(message)
 
     async def _may(self, caller: Caller, found: Found) -> bool:
         role = found.rule.role
@@ -355,15 +360,3 @@ def _missing(caller: Caller, found: Found) -> str:
         f"{caller.name} has {has}, and this needs {role}{of}; an admin can give it with "
         f"`headrace users grant {caller.name} {role}{of}`"
     )
-
-
-async def _refuse(receive: Receive, send: Send, error: HeadraceError) -> None:
-    status, body = problem_of(error)
-    headers = []
-    if isinstance(error, UnsupportedError):
-        status = _METHOD_NOT_ALLOWED
-    if status == _UNAUTHORIZED:
-        headers.append((b"www-authenticate", _CHALLENGE))
-    if error.retry_after_s is not None:
-        headers.append((b"retry-after", str(max(round(error.retry_after_s), 1)).encode()))
-    await refuse(receive, send, status, body, headers)

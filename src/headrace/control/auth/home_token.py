@@ -14,12 +14,12 @@ import msgspec
 
 from headrace.control.auth.audit_log import Change
 from headrace.control.auth.credentials import (
+    PREFIXES,
     Credential,
     CredentialKind,
     Principal,
-    hash_of,
     is_secret_of,
-    new_secret,
+    new_credential,
     secret_id,
 )
 from headrace.control.auth.roles import Caller, Grant, Role
@@ -33,7 +33,6 @@ OWNER: Final = "admin"
 """The service account that the token of a home stands for."""
 HOME_OWNER: Final = Caller(name=OWNER, kind="service", grants=(Grant(Role.ADMIN),))
 """Who starts a control plane: the owner of its home."""
-PREFIX: Final = "hrt"
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 _MOST_BYTES: Final = 1000
 
@@ -64,25 +63,18 @@ def ensure_home_token(store: Store, home: Path, *, now: float, installation: str
     if _is_valid(store, path, now=now):
         return path
     origin = installation or f"{socket.gethostname()}:{home}"
-    id_, text = new_secret(PREFIX)
-    token = Credential(
-        id=id_,
-        kind=CredentialKind.TOKEN,
-        owner=OWNER,
-        hash=hash_of(text),
-        created=now,
-        grants={"home": origin},
-    )
+    made = new_credential(CredentialKind.TOKEN, OWNER, now=now, grants={"home": origin})
+    token = made.credential
     _ensure_owner(store, now=now)
     changes = [_change("token.create", token, origin, now=now)]
     store.add_credential.blocking(token, changes=changes)
     try:
-        write_atomic(path, f"{text}\n".encode())
+        write_atomic(path, f"{made.text}\n".encode())
     except OSError as error:
         message = f"cannot write the admin token to {path}: {error.strerror}"
         raise FailedPreconditionError(message) from error
     for old in store.credentials.blocking(CredentialKind.TOKEN, OWNER):
-        is_former = old.grants.get("home") == origin and old.id != id_
+        is_former = old.grants.get("home") == origin and old.id != token.id
         if is_former and old.is_valid(now):
             store.revoke_credential.blocking(
                 old.id, at=now, changes=[_change("token.revoke", old, origin, now=now)]
@@ -92,7 +84,7 @@ def ensure_home_token(store: Store, home: Path, *, now: float, installation: str
 
 def _is_valid(store: Store, path: Path, *, now: float) -> bool:
     text = read_home_token(path.parent)
-    id_ = secret_id(PREFIX, text)
+    id_ = secret_id(PREFIXES[CredentialKind.TOKEN], text)
     found = None if id_ is None else store.credential.blocking(id_)
     if found is None or not is_secret_of(found, text) or not found.is_valid(now):
         return False

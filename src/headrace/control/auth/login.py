@@ -133,13 +133,17 @@ class Login:
             raise PermissionDeniedError(message)
         if principal is None:
             await self._add(name, roles, now)
-        session, text = self.rules.begin(name, roles, now=now, by=self.settings.issuer)
+        made = self.rules.begin(name, roles, now=now, by=self.settings.issuer)
         change = Change(
-            at=now, actor=name, action="login", object=session.id, after={"roles": list(roles)}
+            at=now,
+            actor=name,
+            action="login",
+            object=made.credential.id,
+            after={"roles": list(roles)},
         )
-        await self.store.add_credential(session, changes=[change])
+        await self.store.add_credential(made.credential, changes=[change])
         _LOG.info("logged in", extra={"user": name})
-        return text
+        return made.text
 
     async def _add(self, name: str, roles: tuple[str, ...], now: float) -> None:
         """Remember somebody whom groups let in, so that he can be kept out by name."""

@@ -7,14 +7,13 @@ from typing import Any, Final
 import msgspec
 
 from headrace.control.auth.audit_log import Change
-from headrace.control.auth.authenticate import TOKEN_PREFIX, Authenticator
+from headrace.control.auth.authenticate import Authenticator
 from headrace.control.auth.credentials import (
     Credential,
     CredentialKind,
     NewCredential,
     Principal,
-    hash_of,
-    new_secret,
+    new_credential,
 )
 from headrace.control.auth.roles import parse_grant, parse_grants
 from headrace.control.state.store import Store
@@ -78,7 +77,9 @@ class People:
             NotFoundError: There is nobody of this name.
             InvalidArgumentError: A role is none.
         """
-        before = await self._principal(name)
+        before = await self.store.principal(name)
+        if before is None:
+            raise NotFoundError(f"there is no user {name[:100]!r}; `headrace users list` has all")
         taken = {str(parse_grant(role)) for role in revoke}
         given = [*before.roles, *map(str, parse_grants(grant))]
         roles = tuple(dict.fromkeys(role for role in given if role not in taken))
@@ -112,20 +113,12 @@ class People:
             message = f"{owner} has {has} already; change that with `headrace users grant`"
             raise InvalidArgumentError(message)
         now = self.clock.now()
-        id_, text = new_secret(TOKEN_PREFIX)
-        token = Credential(
-            id=id_,
-            kind=CredentialKind.TOKEN,
-            owner=owner,
-            hash=hash_of(text),
-            created=now,
-            created_by=actor,
-            expires=None if expires_in_s is None else now + expires_in_s,
-        )
-        after = {"owner": owner, "expires": token.expires}
-        change = Change(at=now, actor=actor, action="token.create", object=id_, after=after)
+        expires = None if expires_in_s is None else now + expires_in_s
+        made = new_credential(CredentialKind.TOKEN, owner, now=now, by=actor, expires=expires)
+        token, after = made.credential, {"owner": owner, "expires": expires}
+        change = Change(at=now, actor=actor, action="token.create", object=token.id, after=after)
         await self.store.add_credential(token, changes=[change])
-        return NewCredential(credential=token, text=text)
+        return made
 
     async def revoke(self, id_: str, *, actor: str) -> Credential:
         """Make a token or a session invalid at once; as it is now.
@@ -149,12 +142,6 @@ class People:
         revoked = await store.revoke_credential(id_, at=now, changes=[change])
         self.authenticator.known.forget()
         return revoked
-
-    async def _principal(self, name: str) -> Principal:
-        found = await self.store.principal(name)
-        if found is None:
-            raise NotFoundError(f"there is no user {name[:100]!r}; `headrace users list` has all")
-        return found
 
     async def _save(
         self, before: Principal | None, after: Principal, *, action: str, actor: str

@@ -99,7 +99,8 @@ class Provider:
         groups = {self.settings.groups_claim} if self.settings.roles else set[str]()
         wanted = {self.settings.user_claim} | groups
         if found.userinfo_endpoint and tokens.access_token and wanted - claims.keys():
-            more = await self._userinfo(found, tokens.access_token)
+            headers = {"authorization": f"Bearer {tokens.access_token}"}
+            more = _decoded(await self._get(found.userinfo_endpoint, headers), Claims, "its user")
             if more.get("sub") != claims["sub"]:
                 raise PermissionDeniedError("the identity provider speaks of somebody else")
             claims = {**more, **claims}
@@ -196,10 +197,6 @@ class Provider:
                 raise UnavailableError(message) from error
             self._keys_at = now
         return self._keys
-
-    async def _userinfo(self, found: _Discovered, access_token: str) -> Claims:
-        headers = {"authorization": f"Bearer {access_token}"}
-        return _decoded(await self._get(found.userinfo_endpoint, headers), Claims, "its user")
 
     async def _get(self, url: str, headers: Mapping[str, str] | None = None) -> bytes:
         async with self._client() as client:

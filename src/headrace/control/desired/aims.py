@@ -12,7 +12,7 @@ from headrace.control.desired.state import (
     DesiredArm,
     DesiredEndpoint,
     DesiredState,
-    make_revision,
+    with_id,
 )
 from headrace.control.reconcile.publication import Reconciling
 from headrace.control.reconcile.routes import scaled
@@ -124,19 +124,10 @@ def baseline_of(source: DesiredEndpoint) -> DesiredArm:
 
 def _baseline(rollout: RolloutRecord, traffic: Traffic) -> DesiredArm:
     """Fresh copies of the old version; a revision of their own, so that they are told apart."""
-    old = baseline_of(rollout.source).revision
-    revision = make_revision(
-        endpoint=old.endpoint,
-        model=old.model,
-        settings=old.settings,
-        reload=old.reload,
-        purpose=f"{BASELINE} of {rollout.id}",
-        network=old.network,
-        best_effort=old.best_effort,
-        memory_bytes=old.memory_bytes,
-        runs_code=old.runs_code,
-        content=old.content,
+    old = msgspec.structs.replace(
+        baseline_of(rollout.source).revision, upstream=None, pool="", unloadable=""
     )
+    revision = with_id(old, purpose=f"{BASELINE} of {rollout.id}")
     return DesiredArm(
         revision=revision,
         weight=traffic.baseline,

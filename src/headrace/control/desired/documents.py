@@ -20,7 +20,7 @@ from headrace.control.desired.state import (
     DesiredEndpoint,
     DesiredState,
     Revision,
-    remake,
+    with_id,
 )
 from headrace.control.features.online_stores import SQLITE
 from headrace.control.state.records import EndpointGeneration, RolloutRecord
@@ -174,8 +174,8 @@ def is_same(known: Revision, new: Revision) -> bool:
         return True
     if known.upstream is not None or new.upstream is not None:
         return False  # no machine's paths were ever in theirs
-    expected = new if known.content else remake(msgspec.structs.replace(new, content=""))
-    return remake(known).id == expected.id
+    expected = new if known.content else with_id(msgspec.structs.replace(new, content=""))
+    return with_id(known).id == expected.id
 
 
 _LOG: Final = logging.getLogger("headrace.control")

@@ -14,7 +14,6 @@ from headrace.core.spec_features import FeaturesSpec
 from headrace.core.spec_streams import StreamPushSpec
 from headrace.core.variables import url_filled_in
 from headrace.features import (
-    FeatureView,
     applied_definitions,
     column_specs,
     encode_service,
@@ -106,17 +105,6 @@ def push_settings(spec: StreamPushSpec, home: Path, *, url: str | None) -> PushS
     Raises:
         PushMistakeError: There is no such view, or no such store, or they do not fit.
     """
-    return PushSettings(
-        view=spec.view,
-        definition=encode_view(_view(spec, home)),
-        fields=dict(spec.fields),
-        time=spec.time,
-        online_store=_store(url or online_store_reference(home)),
-        timeout_s=spec.timeout_s,
-    )
-
-
-def _view(spec: StreamPushSpec, home: Path) -> FeatureView:
     try:
         view = applied_definitions(home).view(spec.view)
     except HeadraceError as error:
@@ -126,7 +114,14 @@ def _view(spec: StreamPushSpec, home: Path) -> FeatureView:
         if name not in names:
             message = f"view '{view.name}' has no '{name}'; it has: {', '.join(names)}"
             raise PushMistakeError("fields", message)
-    return view
+    return PushSettings(
+        view=spec.view,
+        definition=encode_view(view),
+        fields=dict(spec.fields),
+        time=spec.time,
+        online_store=_store(url or online_store_reference(home)),
+        timeout_s=spec.timeout_s,
+    )
 
 
 def _store(url: str) -> str:

@@ -121,10 +121,7 @@ class Orders:
                 after = msgspec.structs.replace(after, endpoints=self._known(after.endpoints))
                 authorize(caller, now, after, facts)
                 wish = Wish(
-                    document=after.spec,
-                    endpoints=after.endpoints,
-                    pools=after.pools,
-                    streams=after.streams,
+                    state=after,
                     reason="applied",
                     action="apply",
                     actor=caller.name,
@@ -413,10 +410,7 @@ class Orders:
                 authorize(caller, now, after, facts)
                 takes_over = {name: settings} if change.at_once or change.plan is not None else {}
                 wish = Wish(
-                    document=after.spec,
-                    endpoints=after.endpoints,
-                    pools=after.pools,
-                    streams=after.streams,
+                    state=after,
                     reason=change.reason,
                     action=change.action,
                     actor=caller.name,

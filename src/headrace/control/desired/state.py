@@ -242,45 +242,43 @@ def make_revision(
         purpose: Tells copies apart that are the same otherwise, such as a rollout's baseline.
         content: The digest of a model that is served where it lies; empty if nobody knows it.
     """
-    parts: list[object] = [endpoint, everywhere(settings, content), reload]
-    # What is empty is no part of it: revisions of older state keep their ids.
-    named = (network and "network", best_effort and "best-effort", memory_bytes)
-    parts += [extra for extra in (purpose, upstream, pool, *named, unloadable) if extra]
-    return Revision(
-        id=digest_of(parts),
-        endpoint=endpoint,
-        model=model,
-        version=settings.model_version,
-        settings=settings,
-        upstream=upstream,
-        reload=reload,
-        pool=pool,
-        network=network,
-        best_effort=best_effort,
-        memory_bytes=memory_bytes,
-        runs_code=runs_code,
-        content=content,
-        unloadable=unloadable,
+    return with_id(
+        Revision(
+            id="",
+            endpoint=endpoint,
+            model=model,
+            version=settings.model_version,
+            settings=settings,
+            upstream=upstream,
+            reload=reload,
+            pool=pool,
+            network=network,
+            best_effort=best_effort,
+            memory_bytes=memory_bytes,
+            runs_code=runs_code,
+            content=content,
+            unloadable=unloadable,
+        ),
+        purpose=purpose,
     )
 
 
-def remake(revision: Revision) -> Revision:
-    """The same with the id that it gets now, as a former release may have given it another."""
+def with_id(revision: Revision, *, purpose: str = "") -> Revision:
+    """The same with the id that it gets now, as a former release may have given it another.
+
+    Args:
+        purpose: As `make_revision`.
+    """
     assert revision.hosts is None, "a pool's own is made by `pool_endpoint`"
-    return make_revision(
-        endpoint=revision.endpoint,
-        model=revision.model,
-        settings=revision.settings,
-        reload=revision.reload,
-        upstream=revision.upstream,
-        pool=revision.pool,
-        network=revision.network,
-        best_effort=revision.best_effort,
-        memory_bytes=revision.memory_bytes,
-        runs_code=revision.runs_code,
-        content=revision.content,
-        unloadable=revision.unloadable,
+    settings = everywhere(revision.settings, revision.content)
+    parts: list[object] = [revision.endpoint, settings, revision.reload]
+    # What is empty is no part of it: revisions of older state keep their ids.
+    named = (
+        *(purpose, revision.upstream, revision.pool, revision.network and "network"),
+        *(revision.best_effort and "best-effort", revision.memory_bytes, revision.unloadable),
     )
+    parts += [extra for extra in named if extra]
+    return msgspec.structs.replace(revision, id=digest_of(parts))
 
 
 _DIGITS: Final = 16

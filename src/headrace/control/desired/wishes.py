@@ -1,7 +1,7 @@
 """Desired state from a wish: numbered, stored with its rollouts, then aimed at."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -10,14 +10,13 @@ import msgspec
 from headrace.control.app.journal import Journal
 from headrace.control.desired.aims import Aims, same_endpoint
 from headrace.control.desired.changes import changes_between, spec_change
-from headrace.control.desired.state import DesiredEndpoint, DesiredState, DesiredStream
+from headrace.control.desired.state import DesiredEndpoint, DesiredState
 from headrace.control.reconcile.pools import check_frameworks
 from headrace.control.rollouts.events import events_of
 from headrace.control.state.records import Event, RolloutRecord
 from headrace.control.state.store import Store
 from headrace.core.redact import redact
 from headrace.core.spec_rollout import BLUE_GREEN_MAX_ERROR_RATIO, BlueGreenSpec, RolloutSpec
-from headrace.core.spec_scale import PoolSpec
 from headrace.rollout.machine import begin, supersede
 
 _LOG: Final = logging.getLogger("headrace.control")
@@ -36,15 +35,12 @@ class Applied:
 class Wish:
     """A desired state that is yet to be stored.
 
-    `reason` is for the history, `action` what the trail calls it. `takes_over`: how endpoints take
-    over that do not go by their own `rollout`; None for at once. `anew`: endpoints that get a new
-    generation even if nothing differs.
+    `state` has the old generation numbers. `reason` is for the history, `action` what the trail
+    calls it. `takes_over`: how endpoints take over that do not go by their own `rollout`; None for
+    at once. `anew`: endpoints that get a new generation even if nothing differs.
     """
 
-    document: dict[str, Any]
-    endpoints: Sequence[DesiredEndpoint]
-    pools: tuple[PoolSpec, ...]
-    streams: tuple[DesiredStream, ...]
+    state: DesiredState
     reason: str
     action: str
     actor: str
@@ -61,15 +57,9 @@ async def fulfil(wish: Wish, *, aims: Aims, store: Store, journal: Journal, now:
         FailedPreconditionError: A pool cannot host all of its models.
     """
     old = aims.desired
-    check_frameworks(old.endpoints, wish.endpoints)
-    endpoints = tuple([await _numbered(e, wish.anew, old, store) for e in wish.endpoints])
-    new = DesiredState(
-        generation=old.generation + 1,
-        spec=wish.document,
-        endpoints=endpoints,
-        pools=wish.pools,
-        streams=wish.streams,
-    )
+    check_frameworks(old.endpoints, wish.state.endpoints)
+    endpoints = tuple([await _numbered(e, wish.anew, old, store) for e in wish.state.endpoints])
+    new = msgspec.structs.replace(wish.state, generation=old.generation + 1, endpoints=endpoints)
     changes = changes_between(old, new)
     if not changes and old.generation and not wish.anew:
         return Applied(changes=[], generation=old.generation, warnings=_warnings(wish))
@@ -158,7 +148,7 @@ def _warnings(wish: Wish) -> list[str]:
     """A line for each version that cannot be served, or is promoted though it fails everything."""
     unloadable = [
         f"endpoint '{endpoint.name}': version {arm.key} cannot be served: {arm.revision.unloadable}"
-        for endpoint in wish.endpoints
+        for endpoint in wish.state.endpoints
         for arm in endpoint.arms
         if arm.revision.unloadable
     ]
@@ -166,7 +156,7 @@ def _warnings(wish: Wish) -> list[str]:
         f"endpoint '{endpoint.name}': no fixed threshold (metrics.errors.max_ratio) judges errors "
         "in its blue-green rollout: a version that fails every request is promoted; leave "
         f"max_ratio out for {BLUE_GREEN_MAX_ERROR_RATIO:g}, or set one"
-        for endpoint in wish.endpoints
+        for endpoint in wish.state.endpoints
         if isinstance(
             settings := wish.takes_over.get(endpoint.name, endpoint.rollout), BlueGreenSpec
         )

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import quote
 
-from headrace.control.api.guards import App, Message, Receive, Scope, Send
+from headrace.control.api.guards import App, Receive, Scope, Send, respond, until_left
 from headrace.core import HeadraceError, OverloadedError, UnavailableError
 from headrace.gateway import HELD_PREFIX
 from headrace.protocol import encode_error, grpc_status, http_status
@@ -21,7 +21,7 @@ MAX_HELD_BYTES: Final = 1 << 20
 _RETRY_AFTER_S: Final = 1.0
 _REDIRECT: Final = 307
 _OK: Final = 200
-_GRPC: Final = b"application/grpc"
+_GRPC: Final = "application/grpc"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +128,7 @@ class HeldRequests:
     ) -> None:
         async with asyncio.TaskGroup() as group:
             held = group.create_task(self.activator.hold(endpoint))
-            left = group.create_task(_until_left(receive))
+            left = group.create_task(until_left(receive))
             await asyncio.wait({held, left}, return_when=asyncio.FIRST_COMPLETED)
             held.cancel()
             left.cancel()
@@ -157,11 +157,6 @@ async def _read(receive: Receive) -> int | None:
             return size
 
 
-async def _until_left(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
 async def _redirect(
     send: Send, scope: Scope, headers: Mapping[bytes, bytes], endpoint: str
 ) -> None:
@@ -170,31 +165,18 @@ async def _redirect(
     path: bytes = scope["raw_path"].removeprefix(f"{HELD_PREFIX}{endpoint}".encode())
     query: bytes = scope["query_string"]
     place = b"%b://%b%b%b%b" % (scheme, host, path, b"?" if query else b"", query)
-    await _answer(send, _REDIRECT, [(b"location", place)])
+    await respond(send, _REDIRECT, "", b"", [(b"location", place)])
 
 
 async def _refuse(send: Send, headers: Mapping[bytes, bytes], error: HeadraceError) -> None:
     after_s = max(round(error.retry_after_s or 0.0), 1)
-    if headers.get(b"content-type", b"").startswith(_GRPC):
+    if headers.get(b"content-type", b"").startswith(_GRPC.encode()):
         fields = [
-            (b"content-type", _GRPC),
             (b"grpc-status", b"%d" % grpc_status(error)),
             (b"grpc-message", quote(str(error), safe=" '(),;:").encode()),
             (b"grpc-retry-pushback-ms", b"%d" % (1000 * after_s)),
         ]
-        await _answer(send, _OK, fields)
+        await respond(send, _OK, _GRPC, b"", fields)
         return
-    fields = [(b"content-type", b"application/json"), (b"retry-after", b"%d" % after_s)]
-    await _answer(send, http_status(error), fields, encode_error(error))
-
-
-async def _answer(
-    send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes = b""
-) -> None:
-    head: Message = {
-        "type": "http.response.start",
-        "status": status,
-        "headers": [*headers, (b"content-length", b"%d" % len(body))],
-    }
-    await send(head)
-    await send({"type": "http.response.body", "body": body})
+    fields = [(b"retry-after", b"%d" % after_s)]
+    await respond(send, http_status(error), "application/json", encode_error(error), fields)

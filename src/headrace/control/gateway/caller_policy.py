@@ -16,8 +16,7 @@ from headrace.control.auth.credentials import (
     Credential,
     CredentialKind,
     NewCredential,
-    hash_of,
-    new_secret,
+    new_credential,
 )
 from headrace.control.reconcile.publication import log_level_of
 from headrace.control.state.store import Store
@@ -27,7 +26,6 @@ from headrace.core.spec_access import AccessSettings, AuthSpec, TierSpec
 from headrace.core.spec_base import parsed
 from headrace.gateway import ApiKey, GatewayPolicy, usable_key_set
 
-PREFIX: Final = "hr"
 EVERYTHING: Final = "infer:*"
 
 
@@ -85,22 +83,20 @@ class Keys:
             HeadraceError: It is stored, but the gateway does not know it yet.
         """
         now = self.clock.now()
-        id_, text = new_secret(PREFIX)
-        key = Credential(
-            id=id_,
-            kind=CredentialKind.KEY,
-            owner=name,
-            hash=hash_of(text),
-            created=now,
-            created_by=actor,
+        made = new_credential(
+            CredentialKind.KEY,
+            name,
+            now=now,
+            by=actor,
             grants=msgspec.to_builtins(grants),
             expires=None if expires_in_s is None else now + expires_in_s,
         )
+        key = made.credential
         after = {"name": name, "expires": key.expires, **key.grants}
-        change = Change(at=now, actor=actor, action="key.create", object=id_, after=after)
+        change = Change(at=now, actor=actor, action="key.create", object=key.id, after=after)
         await self.store.add_credential(key, changes=[change])
         await self.apply()
-        return NewCredential(credential=key, text=text)
+        return made
 
     async def revoke(self, key: Credential, *, actor: str) -> Credential:
         """Have the gateway refuse a key from now on; as it is now.

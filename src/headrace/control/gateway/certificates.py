@@ -30,7 +30,7 @@ _SETTLE_S: Final = 1.0
 """Certificate and key are two files: one may be replaced a moment before the other."""
 _LARGEST_BYTES: Final = 4 << 20
 _CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
-_Mark = tuple[tuple[int, ...], ...]
+Mark = tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +72,13 @@ def read_pem(files: PemFiles, *, now: float) -> Pem:
     key = None
     if files.key_file is not None:
         key = _read(files.key_file, f"the key of {files.what}", KeyRefusedError)
-        _check_private(files.key_file)
+        mode = files.key_file.stat().st_mode
+        if mode & stat.S_IRWXO:
+            msg = (
+                f"{files.key_file} holds a private key that every user of this machine can reach "
+                f"(mode {stat.S_IMODE(mode):04o}): chmod 600 {files.key_file}"
+            )
+            raise KeyRefusedError(msg)
     try:
         if key is None:
             valid = [one for one in check_authorities(certificates, now=now) if one.not_after > now]
@@ -116,19 +122,17 @@ class PemWatch:
     pem: Pem | None = None
     problem: str = ""
     """Why what the files hold now is not in force; empty if it is."""
-    _mark: _Mark | None = None
+    _mark: Mark | None = None
     _since: float = 0.0
     _is_told: bool = False
 
     def is_due(self) -> bool:
         """Whether there is something to look at, or to complain of. Blocking."""
-        return (bool(self.problem) and not self._is_told) or _mark_of(
-            self.files.paths
-        ) != self._mark
+        return (bool(self.problem) and not self._is_told) or mark_of(self.files.paths) != self._mark
 
     def look(self, now: float) -> Pem | None:
         """What the files hold, if that is new and can be used. Blocking."""
-        mark = _mark_of(self.files.paths)
+        mark = mark_of(self.files.paths)
         if mark == self._mark:
             return None
         self._mark = mark
@@ -165,7 +169,8 @@ class PemWatch:
         return self.problem
 
 
-def _mark_of(paths: tuple[Path, ...]) -> _Mark:
+def mark_of(paths: tuple[Path, ...]) -> Mark:
+    """By which another content of files is known, also of what symbolic links lead to."""
     marks: list[tuple[int, ...]] = []
     for path in paths:
         try:
@@ -177,16 +182,6 @@ def _mark_of(paths: tuple[Path, ...]) -> _Mark:
                 (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_mode)
             )
     return tuple(marks)
-
-
-def _check_private(path: Path) -> None:
-    mode = path.stat().st_mode
-    if mode & stat.S_IRWXO:
-        msg = (
-            f"{path} holds a private key that every user of this machine can reach "
-            f"(mode {stat.S_IMODE(mode):04o}): chmod 600 {path}"
-        )
-        raise KeyRefusedError(msg)
 
 
 def _read(path: Path, what: str, refused: type[CertificateRefusedError]) -> bytes:

@@ -130,7 +130,14 @@ async def _ask(address: str, name: str, example: Mapping[str, float | str]) -> t
     described = await fetch(address, f"/v2/models/{name}", timeout_s=_TIMEOUT_S)
     if described.status not in _OK:
         return described, False
-    signature = replace(_signature(described.body), example=example)
+    body = described.body
+    metadata = msgspec.json.decode(body, type=_Metadata)
+    specs = tuple(
+        TensorSpec(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+        for tensor in metadata.inputs
+    )
+    batched = all(spec.shape and spec.shape[0] == VARIABLE for spec in specs)
+    signature = replace(ModelSignature(inputs=specs, outputs=(), batched=batched), example=example)
     answer = described
     for size in _VARIABLE_SIZES:
         answer = await fetch(
@@ -144,16 +151,6 @@ async def _ask(address: str, name: str, example: Mapping[str, float | str]) -> t
         if answer.status != _INTERNAL or not signature.has_variable_size:
             break
     return answer, _is_answer(answer.status)
-
-
-def _signature(body: bytes) -> ModelSignature:
-    metadata = msgspec.json.decode(body, type=_Metadata)
-    specs = tuple(
-        TensorSpec(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
-        for tensor in metadata.inputs
-    )
-    batched = all(spec.shape and spec.shape[0] == VARIABLE for spec in specs)
-    return ModelSignature(inputs=specs, outputs=(), batched=batched)
 
 
 def _is_answer(status: int) -> bool:

@@ -13,7 +13,7 @@ from headrace.control.agents.roster import GatewayState
 from headrace.control.app.faults import message_of
 from headrace.control.app.ownership import HomeIdentity, ProcessOwner
 from headrace.control.desired.state import POOL_PREFIX
-from headrace.control.gateway.tls import GatewayTls, lacks_secret
+from headrace.control.gateway.tls import GatewayTls
 from headrace.control.limits.limiter import Rules
 from headrace.control.reconcile.observed import CRASHED, STABLE_AFTER_S
 from headrace.control.reconcile.publication import RoutesLeftOutError
@@ -215,9 +215,7 @@ class GatewayKeeper:
 
     def upstream_problem(self, upstream: UpstreamSpec | None) -> str:
         """Why nothing is sent to an upstream: our side of its TLS is not in order."""
-        if self.tls is None or not lacks_secret(upstream, self._missing):
-            return ""
-        return "; ".join(self.tls.problems(upstream)) or "too many certificates for upstreams"
+        return "" if self.tls is None else self.tls.upstream_problem(upstream, self._missing)
 
     async def set_policy(self, policy: GatewayPolicy) -> None:
         """Return when the gateway knows callers by `policy`, whatever becomes of newer routes.

@@ -1,4 +1,4 @@
-"""What does the gateway need to encrypt, towards callers and towards upstreams?"""
+"""TLS of the gateway, towards callers and towards upstreams: files, and secrets of Envoy."""
 
 import asyncio
 from collections.abc import Collection, Iterable, Iterator
@@ -99,7 +99,7 @@ class GatewayTls:
             watch = PemWatch(files=files)
             found = watch.look(self.clock.now())
             if found is not None:
-                self.secrets.write(_secret(files.name, found))
+                self.secrets.write(pem_secret(files.name, found))
                 self._show(files.name, found)
                 watch.take(found)
             elif not (adopts and self.secrets.has(files.name)):
@@ -133,15 +133,15 @@ class GatewayTls:
                 self.certificates.drop(name)
         await asyncio.to_thread(self.secrets.keep_only, wanted)
 
-    def problems(self, upstream: UpstreamSpec | None) -> list[str]:
-        """Why an upstream is not spoken to, or is shown an older certificate than the file's."""
-        if upstream is None or upstream.tls is None:
-            return []
+    def upstream_problem(self, upstream: UpstreamSpec | None, missing: frozenset[str]) -> str:
+        """Why nothing is sent to an upstream that needs one of the `missing` secrets."""
+        if upstream is None or upstream.tls is None or not lacks_secret(upstream, missing):
+            return ""
         found = (self.certificates.problem(name) for name in upstream_secrets(upstream.tls))
-        return [problem for problem in found if problem]
+        return "; ".join(filter(None, found)) or "too many certificates for upstreams"
 
     async def _bring(self, name: str, pem: Pem) -> None:
-        await self.secrets.put(_secret(name, pem))
+        await self.secrets.put(pem_secret(name, pem))
         await asyncio.to_thread(self._show, name, pem)
 
     def _show(self, name: str, pem: Pem) -> None:
@@ -225,7 +225,8 @@ def _mistakes(
     return mistakes
 
 
-def _secret(name: str, pem: Pem) -> Resource:
+def pem_secret(name: str, pem: Pem) -> Resource:
+    """What Envoy is told of the content of files."""
     certificates = pem.certificates.decode("ascii", "replace")
     if pem.key is None:
         return authorities_secret(name, certificates)

@@ -30,26 +30,18 @@ def add_credential(
     """
     grants = encoded(credential.grants)
     check_readable(grants, dict[str, Any], what=f"credential {credential.id}")
-    values = _plain_values(credential) | {"kind": credential.kind.value, "grants": grants}
+    values = msgspec.structs.asdict(credential) | {
+        "kind": credential.kind.value,
+        "owner": clean(credential.owner),
+        "created_by": clean(credential.created_by),
+        "grants": grants,
+    }
     try:
         with connection.begin_nested():
             connection.execute(insert(CREDENTIALS).values(values))
     except IntegrityError as error:
         raise AlreadyExistsError(f"there is a credential {credential.id} already") from error
     add_changes(connection, changes)
-
-
-def _plain_values(credential: Credential) -> dict[str, Any]:
-    """The columns of a credential whose value is the field's."""
-    return {
-        "id": credential.id,
-        "owner": clean(credential.owner),
-        "hash": credential.hash,
-        "created": credential.created,
-        "created_by": clean(credential.created_by),
-        "expires": credential.expires,
-        "revoked": credential.revoked,
-    }
 
 
 def read_credentials(
@@ -66,13 +58,6 @@ def read_credentials(
 def read_credential(connection: Connection, id_: str) -> Credential | None:
     """The credential of this id, whether it is valid or not."""
     row = connection.execute(select(CREDENTIALS).where(CREDENTIALS.c.id == clean(id_))).first()
-    return None if row is None else _credential(row)
-
-
-def read_credential_by_hash(connection: Connection, hash_: str) -> Credential | None:
-    """The credential of this hash, whether it is valid or not."""
-    query = select(CREDENTIALS).where(CREDENTIALS.c.hash == clean(hash_))
-    row = connection.execute(query).first()
     return None if row is None else _credential(row)
 
 
@@ -104,34 +89,22 @@ def renew_credential(connection: Connection, id_: str, *, expires: float) -> Non
 
 
 def _credential(row: AnyRow) -> Credential:
-    what = f"credential {row.id}"
-    return Credential(
-        id=row.id,
-        kind=CredentialKind(row.kind),
-        owner=row.owner,
-        hash=row.hash,
-        grants=decoded(row.grants, dict[str, Any], what=what),
-        created=row.created,
-        created_by=row.created_by,
-        expires=row.expires,
-        revoked=row.revoked,
-    )
+    grants = decoded(row.grants, dict[str, Any], what=f"credential {row.id}")
+    return Credential(**row._asdict() | {"kind": CredentialKind(row.kind), "grants": grants})
 
 
 def save_principal(
     connection: Connection, principal: Principal, *, changes: Sequence[Change] = ()
 ) -> None:
     """Add a principal, or replace the one of this name; the audit log in the same transaction."""
-    values = {
-        "kind": principal.kind,
+    values = msgspec.structs.asdict(principal) | {
+        "name": clean(principal.name),
         "roles": encoded(principal.roles),
-        "created": principal.created,
         "created_by": clean(principal.created_by),
-        "disabled": principal.disabled,
     }
-    of_name = PRINCIPALS.c.name == clean(principal.name)
+    of_name = PRINCIPALS.c.name == values["name"]
     if not connection.execute(update(PRINCIPALS).where(of_name).values(values)).rowcount:
-        connection.execute(insert(PRINCIPALS).values(name=clean(principal.name), **values))
+        connection.execute(insert(PRINCIPALS).values(values))
     add_changes(connection, changes)
 
 
@@ -148,14 +121,8 @@ def read_principal(connection: Connection, name: str) -> Principal | None:
 
 
 def _principal(row: AnyRow) -> Principal:
-    return Principal(
-        name=row.name,
-        kind=row.kind,
-        roles=decoded(row.roles, tuple[str, ...], what=f"principal {row.name}"),
-        created=row.created,
-        created_by=row.created_by,
-        disabled=row.disabled,
-    )
+    roles = decoded(row.roles, tuple[str, ...], what=f"principal {row.name}")
+    return Principal(**row._asdict() | {"roles": roles})
 
 
 def add_changes(connection: Connection, changes: Sequence[Change]) -> None:
@@ -193,7 +160,7 @@ def read_trail(
     """Entries with an id above `after`, in order: the first `limit` of them, or the last."""
     order = TRAIL.c.id.desc() if newest else TRAIL.c.id
     query = select(TRAIL).where(TRAIL.c.id > after).order_by(order).limit(limit)
-    found = [_entry(row) for row in connection.execute(query)]
+    found = [Entry(**row._asdict()) for row in connection.execute(query)]
     return found[::-1] if newest else found
 
 
@@ -203,10 +170,6 @@ def read_head(connection: Connection) -> Head:
         select(TRAIL.c.id, TRAIL.c.hash).order_by(TRAIL.c.id.desc()).limit(1)
     ).first()
     return Head() if row is None else Head(count=row.id, hash=row.hash)
-
-
-def _entry(row: AnyRow) -> Entry:
-    return Entry(**row._asdict())
 
 
 def add_quotas(connection: Connection, uses: Sequence[QuotaUse]) -> list[QuotaUse]:

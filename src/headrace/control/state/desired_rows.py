@@ -26,6 +26,7 @@ from headrace.core import ConflictError, FailedPreconditionError, InvalidArgumen
 from headrace.core.spec_scale import PoolSpec
 
 _TEXTS: Final = ("endpoint", "kind", "reason", "message", "rollout", "actor")
+_OF_HISTORY: Final = ("generation", "document", "pinned")
 Rows = list[dict[str, Any]]
 _SOME: Final = 500
 """How many names one statement asks for; SQLite allows 32,766 parameters, older ones 999."""
@@ -104,50 +105,38 @@ def replace_state(
         InvalidArgumentError: It could not be read again.
     """
     spec, documents = take_apart(state.spec, {endpoint.name for endpoint in state.endpoints})
-    _replace_generation(
-        connection,
-        before=state.generation - 1 if before is None else before,
-        generation=state.generation,
-        at=at,
-        spec=encoded(spec),
-        pools=encoded(state.pools),
-        streams=encoded(state.streams),
-        endpoints=encoded([endpoint.name for endpoint in state.endpoints]),
-    )
-    wanted = [_endpoint_row(endpoint, documents.get(endpoint.name)) for endpoint in state.endpoints]
+    values = {
+        "generation": state.generation,
+        "at": at,
+        "spec": encoded(spec),
+        "pools": encoded(state.pools),
+        "streams": encoded(state.streams),
+        "endpoints": encoded([endpoint.name for endpoint in state.endpoints]),
+    }
+    former = state.generation - 1 if before is None else before
+    is_next = (STATE.c.id == 1) & (STATE.c.generation == former)
+    # Whoever else saves at this moment waits here, and then finds another generation.
+    if connection.execute(update(STATE).where(is_next).values(values)).rowcount != 1:
+        stored = connection.execute(select(STATE.c.generation)).scalar()
+        message = (
+            f"the desired state is at generation {stored} and cannot become "
+            f"{state.generation}; read it again"
+        )
+        raise ConflictError(message)
+    wanted: Rows = [
+        {
+            "name": endpoint.name,
+            "generation": endpoint.generation,
+            "document": encoded(documents[endpoint.name]) if endpoint.name in documents else None,
+            "pinned": encoded(endpoint),
+        }
+        for endpoint in state.endpoints
+    ]
     if len({row["name"] for row in wanted}) < len(wanted):
         raise InvalidArgumentError("two endpoints of the state have one name")
     _replace_endpoints(
         connection, wanted, {"at": at, "reason": clean(reason), "actor": clean(actor)}
     )
-
-
-def _replace_generation(
-    connection: Connection, *, before: int, generation: int, **values: object
-) -> None:
-    is_next = (STATE.c.id == 1) & (STATE.c.generation == before)
-    # Whoever else saves at this moment waits here, and then finds another generation.
-    if (
-        connection.execute(
-            update(STATE).where(is_next).values(generation=generation, **values)
-        ).rowcount
-        != 1
-    ):
-        stored = connection.execute(select(STATE.c.generation)).scalar()
-        message = (
-            f"the desired state is at generation {stored} and cannot become "
-            f"{generation}; read it again"
-        )
-        raise ConflictError(message)
-
-
-def _endpoint_row(endpoint: DesiredEndpoint, document: dict[str, Any] | None) -> dict[str, Any]:
-    return {
-        "name": endpoint.name,
-        "generation": endpoint.generation,
-        "document": None if document is None else encoded(document),
-        "pinned": encoded(endpoint),
-    }
 
 
 def _replace_endpoints(connection: Connection, wanted: Rows, why: dict[str, Any]) -> None:
@@ -160,36 +149,9 @@ def _replace_endpoints(connection: Connection, wanted: Rows, why: dict[str, Any]
     numbered = [
         row for row in changed if row["generation"] != stored.get(row["name"], {}).get("generation")
     ]
-    _check_numbers(connection, numbered)
-    history = [
-        {**why, **_history_row(row["name"], row["generation"], row["document"], row["pinned"])}
-        for row in numbered
-    ]
-    history += [{**why, **_history_row(row["name"], row["generation"] + 1)} for row in gone]
-    if history:
-        connection.execute(insert(GENERATIONS), history)
-    out = [row["name"] for row in gone] + [row["name"] for row in changed if row["name"] in stored]
-    for some in _chunks(out):
-        connection.execute(delete(ENDPOINTS).where(ENDPOINTS.c.name.in_(some)))
-    if changed:
-        connection.execute(insert(ENDPOINTS), changed)
-
-
-def _history_row(
-    endpoint: str, generation: int, document: str | None = None, pinned: str | None = None
-) -> dict[str, Any]:
-    return {
-        "endpoint": endpoint,
-        "generation": generation,
-        "document": document,
-        "pinned": pinned,
-    }
-
-
-def _check_numbers(connection: Connection, rows: Rows) -> None:
-    """Refuse generations that the history has passed, those of endpoints that went included."""
-    newest = last_generations(connection, [row["name"] for row in rows])
-    for row in rows:
+    # Refuse generations that the history has passed, those of endpoints that went included.
+    newest = last_generations(connection, [row["name"] for row in numbered])
+    for row in numbered:
         last = newest.get(row["name"])
         if last is not None and row["generation"] <= last:
             message = (
@@ -197,6 +159,21 @@ def _check_numbers(connection: Connection, rows: Rows) -> None:
                 f"{row['generation']}; read its history again"
             )
             raise ConflictError(message)
+    passed = [
+        row | {"generation": row["generation"] + 1, "document": None, "pinned": None}
+        for row in gone
+    ]
+    history = [
+        {**why, "endpoint": row["name"]} | {key: row[key] for key in _OF_HISTORY}
+        for row in [*numbered, *passed]
+    ]
+    if history:
+        connection.execute(insert(GENERATIONS), history)
+    out = [row["name"] for row in gone] + [row["name"] for row in changed if row["name"] in stored]
+    for some in _chunks(out):
+        connection.execute(delete(ENDPOINTS).where(ENDPOINTS.c.name.in_(some)))
+    if changed:
+        connection.execute(insert(ENDPOINTS), changed)
 
 
 def last_generations(connection: Connection, names: Sequence[str] | None = None) -> dict[str, int]:
@@ -292,7 +269,13 @@ def _save_rollout(connection: Connection, record: RolloutRecord) -> RolloutRecor
         "evidence": record.evidence,
     }
     if record.revision == 0:
-        _add_rollout(connection, record.id, values)
+        serial = count_up(connection, "rollouts", 1)
+        try:
+            # A savepoint: Postgres gives up the whole transaction at an error.
+            with connection.begin_nested():
+                connection.execute(insert(ROLLOUTS).values(id=record.id, serial=serial, **values))
+        except IntegrityError as error:
+            raise _changed(record.id, 0, None) from error
         return stored
     is_same = (ROLLOUTS.c.id == record.id) & (ROLLOUTS.c.revision == record.revision)
     if connection.execute(update(ROLLOUTS).where(is_same).values(values)).rowcount != 1:
@@ -301,16 +284,6 @@ def _save_rollout(connection: Connection, record: RolloutRecord) -> RolloutRecor
         ).scalar()
         raise _changed(record.id, record.revision, found)
     return stored
-
-
-def _add_rollout(connection: Connection, rollout: str, values: dict[str, Any]) -> None:
-    serial = count_up(connection, "rollouts", 1)
-    try:
-        # A savepoint: Postgres gives up the whole transaction at an error.
-        with connection.begin_nested():
-            connection.execute(insert(ROLLOUTS).values(id=rollout, serial=serial, **values))
-    except IntegrityError as error:
-        raise _changed(rollout, 0, None) from error
 
 
 def _changed(rollout: str, expected: int, found: int | None) -> ConflictError:

@@ -61,15 +61,11 @@ def forget(connection: Connection, before: float, *, bounds: Bounds = _BOUNDS) -
     for table in _OF_UNITS:
         connection.execute(delete(table).where(table.c.rollout.in_(past)))
     if _keep_newest(connection, ROLLOUTS, "serial", bounds.rollouts, ROLLOUTS.c.is_over):
-        _forget_lost(connection)
-
-
-def _forget_lost(connection: Connection) -> None:
-    """Drop what belongs to no rollout any more, and answers that feedback could still add to it."""
-    known = select(ROLLOUTS.c.id)
-    connection.execute(delete(ANSWERS).where(ANSWERS.c.rollout.not_in(known)))
-    for table in _OF_UNITS:
-        connection.execute(delete(table).where(table.c.rollout.not_in(known)))
+        # What belongs to no rollout any more, and answers that feedback could still add to it.
+        known = select(ROLLOUTS.c.id)
+        connection.execute(delete(ANSWERS).where(ANSWERS.c.rollout.not_in(known)))
+        for table in _OF_UNITS:
+            connection.execute(delete(table).where(table.c.rollout.not_in(known)))
 
 
 def _keep_newest(
@@ -127,7 +123,6 @@ class Store:
     add_credential = writes("store a credential", access_rows.add_credential)
     credentials = reads("read credentials", access_rows.read_credentials)
     credential = reads("read a credential", access_rows.read_credential)
-    credential_by_hash = reads("read a credential", access_rows.read_credential_by_hash)
     revoke_credential = writes("revoke a credential", access_rows.revoke_credential)
     renew_credential = writes("renew a credential", access_rows.renew_credential)
     save_principal = writes("store a principal", access_rows.save_principal)

@@ -1,4 +1,4 @@
-"""Which tables hold the state? What the newest migration leaves; a test compares the two."""
+"""Tables of the state, as the newest migration leaves them; a test compares the two."""
 
 from typing import Any, Final, TypeAlias
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from headrace.control.auth.access import make_access
+from headrace.control.auth.access import TokenLogin, make_access
 from headrace.control.auth.credentials import (
     Credential,
     CredentialKind,
@@ -11,7 +11,6 @@ from headrace.control.auth.credentials import (
     new_secret,
 )
 from headrace.control.auth.roles import Role
-from headrace.control.auth.token_login import TokenLogin
 from headrace.control.plane import ControlPlane
 from headrace.core import HeadraceError, OverloadedError, UnauthenticatedError
 from tests.unit.control.access.test_login import Turned
