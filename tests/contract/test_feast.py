@@ -20,12 +20,12 @@ from headrace.features import (
     OnlineStore,
     Status,
     applied_definitions,
-    apply_feast,
     default_online_store,
     join_as_of,
     open_online_store,
-    service_readiness,
 )
+from headrace.features.applied import apply_feast
+from headrace.features.materializing import service_readiness
 from headrace.features.records import RecordLayout, encode_keys, record_time_us
 from headrace.testing.online_stores import ForeignStoreContract
 from tests.contract.feast_repositories import (

@@ -34,8 +34,8 @@ from headrace.features import (
     Status,
     online_hopsworks,
     open_online_store,
-    service_readiness,
 )
+from headrace.features.materializing import service_readiness
 from headrace.testing.online_stores import ForeignStoreContract
 from tests.certificates import Authority
 from tests.contract.hopsworks_server import (

@@ -21,14 +21,14 @@ from headrace.features import (
     OnDemandInput,
     OnDemandView,
     OnlineStore,
-    ServedRows,
     ServiceColumn,
     compare_served,
     join_as_of,
     materialize,
-    offline_rows,
     open_online_store,
 )
+from headrace.features.served import ServedRows
+from headrace.features.served_offline import offline_rows
 from headrace.features.served_writer import served_rows
 from headrace.testing.online_stores import VIEW, OnlineStoreContract, key, record, time_of
 from tests.contract.redis_servers import NoServerError, RedisServer, running_server

@@ -62,7 +62,8 @@ from headrace.core.processes import resident_bytes
 from headrace.core.spec_base import parsed
 from headrace.core.spec_scale import BudgetSpec
 from headrace.core.state_file import StateFile
-from headrace.features import APPLIED, applied_definitions
+from headrace.features import applied_definitions
+from headrace.features.applied import APPLIED
 from headrace.observe.otlp import OtlpExporter, check_otel
 from headrace.registry import Registry
 from headrace.streaming.settings import StreamSettings

@@ -35,12 +35,9 @@ from headrace.features import (
     FeatureService,
     OnlineStore,
     Status,
-    column_specs,
-    decode_service,
-    key_specs,
     open_online_store,
-    request_specs,
 )
+from headrace.features.wire import column_specs, decode_service, key_specs, request_specs
 from headrace.pipeline.feature_step import with_features
 from headrace.pipeline.pipeline import close_all
 from headrace.runtimes import LoadOptions, Model, Runtime

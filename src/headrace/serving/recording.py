@@ -22,7 +22,8 @@ from msgspec import UNSET
 from headrace.core import Array, Clock, HeadraceError, InferResponse, SystemClock
 from headrace.core.headers import CALLER_HEADER
 from headrace.engine import Batch
-from headrace.features import EvenShare, FeatureRows, ServedSample, served_rows, served_sample
+from headrace.features import FeatureRows
+from headrace.features.served_writer import EvenShare, ServedSample, served_rows, served_sample
 from headrace.observe.spans import SpanContext, SpanRecord, sampled_parent, trace_id_of
 from headrace.pipeline import BoundFeatures
 from headrace.serving.exchange import Exchange, Wire

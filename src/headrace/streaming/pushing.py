@@ -15,12 +15,12 @@ from headrace.features import (
     FeatureView,
     OnlineStore,
     applied_definitions,
-    decode_view,
-    online_store_url,
     open_online_store,
     push_rows,
-    refusals,
 )
+from headrace.features.applied import online_store_url
+from headrace.features.materializing import refusals
+from headrace.features.wire import decode_view
 from headrace.streaming.codec import Added
 from headrace.streaming.codecs import make_reader
 from headrace.streaming.formats import Column, Layout, ValueReader

@@ -31,9 +31,9 @@ from headrace.features import (
     materialize,
     open_online_store,
     push_rows,
-    read_served,
     served_directory,
 )
+from headrace.features.served import read_served
 from headrace.runtimes import load_model
 from headrace.testing import models
 from tests.contract.redis_servers import NoServerError, RedisServer, running_server

@@ -15,15 +15,14 @@ from headrace.core.processes import start_ticks
 from headrace.features import (
     DataSource,
     FeatureView,
-    MaterializeFinished,
-    MaterializeProgress,
     MaterializeSchedule,
     applied_definitions,
     apply_definitions,
     default_online_store,
     open_online_store,
-    service_readiness,
 )
+from headrace.features.materialize_apart import MaterializeFinished, MaterializeProgress
+from headrace.features.materializing import service_readiness
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow]
 SCHEDULE = MaterializeSchedule(every_s=60.0)

@@ -33,14 +33,9 @@ from headrace.control.telemetry.alerting import Alerting, Facts
 from headrace.control.telemetry.pollers import Recorder
 from headrace.core import ConflictError, FeatureWatch, UnavailableError
 from headrace.core.state_file import StateFile
-from headrace.features import (
-    DataSource,
-    Definitions,
-    FeatureView,
-    MaterializeFinished,
-    MaterializeSchedule,
-    SkewSummary,
-)
+from headrace.features import DataSource, Definitions, FeatureView, MaterializeSchedule
+from headrace.features.materialize_apart import MaterializeFinished
+from headrace.features.skew_apart import SkewSummary
 from headrace.gateway import ArmStatistics, GatewaySettings, GatewayStatistics
 from headrace.monitor.slo import Window
 from headrace.registry import Registry

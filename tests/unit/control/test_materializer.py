@@ -14,14 +14,8 @@ from headrace.control.features.materializer import Materializer, OnProgress
 from headrace.control.state.records import Event
 from headrace.core import FailedPreconditionError, HeadraceError, InvalidArgumentError
 from headrace.core.state_file import StateFile
-from headrace.features import (
-    DataSource,
-    Definitions,
-    FeatureView,
-    MaterializeFinished,
-    MaterializeProgress,
-    MaterializeSchedule,
-)
+from headrace.features import DataSource, Definitions, FeatureView, MaterializeSchedule
+from headrace.features.materialize_apart import MaterializeFinished, MaterializeProgress
 from headrace.testing import LoopClock, VirtualTimeLoop
 from tests.metrics import exposed
 

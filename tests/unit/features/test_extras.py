@@ -24,7 +24,7 @@ def forget(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
         monkeypatch.delitem(sys.modules, f"headrace.features.{name}", raising=False)
 
 
-@pytest.mark.parametrize("name", ["join_as_of", "join_files", "materialize"])
+@pytest.mark.parametrize("name", ["join_as_of", "materialize"])
 def test_without_polars_it_is_named_with_its_extra(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from headrace.features import MaterializeSchedule, usual_grace_s
+from headrace.features import MaterializeSchedule
+from headrace.features.skew_apart import usual_grace_s
 from tests.unit.features.tables import at, view
 
 VIEW = view(Path("none"))

@@ -15,12 +15,10 @@ from headrace.features import (
     FeatureReader,
     FeatureRows,
     FeatureService,
-    ServedRow,
     Status,
     push_rows,
-    read_served,
 )
-from headrace.features.served import list_served, value_of
+from headrace.features.served import ServedRow, list_served, read_served, value_of
 from headrace.features.served_writer import ServedFeaturesWriter
 from tests.unit.features.stores import MemoryStore
 from tests.unit.features.tables import CUSTOMER, at, service, view

@@ -13,24 +13,20 @@ from headrace.features import (
     Feature,
     FeatureReader,
     FeatureService,
-    FeatureSkew,
     FeatureView,
     OnDemandView,
     Policy,
-    ServedRows,
     ServiceColumn,
-    SkewCause,
-    SkewReport,
     compare_served,
     materialize,
-    offline_rows,
     push_rows,
-    read_served,
 )
 from headrace.features.definitions import OnDemandInput
 from headrace.features.online_sqlite import SqliteOnlineStore
+from headrace.features.served import ServedRows, read_served
+from headrace.features.served_offline import offline_rows
 from headrace.features.served_writer import ServedFeaturesWriter
-from headrace.features.skew import differing
+from headrace.features.skew import FeatureSkew, SkewCause, SkewReport, differing
 from tests.unit.features.tables import at, view, write
 from tests.unit.features.test_lookup import TurnedClock
 

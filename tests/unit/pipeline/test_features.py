@@ -28,12 +28,12 @@ from headrace.core import (
 from headrace.features import (
     FeatureService,
     OnlineStore,
-    decode_service,
     encode_service,
     open_online_store,
     parse_definitions,
     push_rows,
 )
+from headrace.features.wire import decode_service
 from headrace.pipeline import (
     BoundFeatures,
     bind,

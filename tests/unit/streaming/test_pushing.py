@@ -19,13 +19,9 @@ from headrace.core.spec_stream_parts import (
     StreamWindowSpec,
     StreamWindowsSpec,
 )
-from headrace.features import (
-    applied_definitions,
-    apply_definitions,
-    encode_view,
-    open_online_store,
-)
+from headrace.features import applied_definitions, apply_definitions, open_online_store
 from headrace.features.records import encode_keys, record_time_us
+from headrace.features.wire import encode_view
 from headrace.streaming.codec import Added, Answer
 from headrace.streaming.pushing import Pusher, make_pusher
 from headrace.streaming.records import Record

@@ -19,17 +19,17 @@ from headrace.features import (
     OnlineStore,
     applied_definitions,
     apply_definitions,
-    apply_feast,
-    join_files,
     push_rows,
-    refusals,
 )
 from headrace.features import materialize as run
+from headrace.features.applied import apply_feast
+from headrace.features.materializing import refusals
+from headrace.features.offline import join_files
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from headrace.features import LeftOut
+    from headrace.features.feast.importing import LeftOut
 
 DEFAULT_PATH: Final = Path("features.yaml")
 EXAMPLE: Final = """\

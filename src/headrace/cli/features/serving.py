@@ -21,25 +21,20 @@ from headrace.features import (
     applied_definitions,
     compare_served,
     default_online_store,
-    offline_rows,
     open_online_store,
-    read_served,
     served_directory,
-    service_readiness,
-    usual_grace_s,
 )
+from headrace.features.materializing import service_readiness
+from headrace.features.served import read_served
+from headrace.features.served_offline import offline_rows
+from headrace.features.skew_apart import usual_grace_s
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from headrace.features import (
-        FeatureRows,
-        FeatureService,
-        FeatureSkew,
-        OnlineStore,
-        ServedRows,
-        SkewReport,
-    )
+    from headrace.features import FeatureRows, FeatureService, OnlineStore
+    from headrace.features.served import ServedRows
+    from headrace.features.skew import FeatureSkew, SkewReport
 
 
 Service = Annotated[str, typer.Argument(help="The feature service.", show_default=False)]

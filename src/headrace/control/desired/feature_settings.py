@@ -13,15 +13,9 @@ from headrace.core import (
 from headrace.core.spec_features import FeaturesSpec
 from headrace.core.spec_streams import StreamPushSpec
 from headrace.core.variables import url_filled_in
-from headrace.features import (
-    applied_definitions,
-    column_specs,
-    encode_service,
-    encode_view,
-    key_specs,
-    online_store_reference,
-    open_online_store,
-)
+from headrace.features import applied_definitions, encode_service, open_online_store
+from headrace.features.applied import online_store_reference
+from headrace.features.wire import column_specs, encode_view, key_specs
 from headrace.pipeline import check_features, plan_assemblies
 from headrace.streaming.settings import (
     PushSettings,

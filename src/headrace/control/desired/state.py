@@ -316,7 +316,7 @@ def everywhere(settings: ReplicaSettings, content: str = "") -> ReplicaSettings:
 
 
 def _features(told: FeatureSettings, home: str | None) -> FeatureSettings:
-    from headrace.features import served_part  # noqa: PLC0415  # few have features
+    from headrace.features.wire import served_part  # noqa: PLC0415  # few have features
 
     store = told.online_store
     if home is not None and store.startswith(f"{SQLITE}{home}/"):

@@ -30,10 +30,9 @@ from headrace.core import Clock, FailedPreconditionError, HeadraceError, Unavail
 from headrace.core.error_kind import UNDECODABLE
 from headrace.core.processes import Exceeded, python_module, run
 from headrace.core.state_file import StateFile
-from headrace.features import (
+from headrace.features import Definitions, FeatureView
+from headrace.features.materialize_apart import (
     ApartMessage,
-    Definitions,
-    FeatureView,
     MaterializeFailed,
     MaterializeFinished,
     MaterializeProgress,

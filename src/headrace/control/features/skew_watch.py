@@ -15,11 +15,11 @@ from headrace.control.state.records import Event
 from headrace.core import Clock, FeatureWatch, HeadraceError, UnavailableError
 from headrace.core.error_kind import UNDECODABLE
 from headrace.core.processes import Exceeded, python_module, run
-from headrace.features import SkewedFeature, SkewSummary
+from headrace.features.skew_apart import SkewedFeature, SkewSummary
 from headrace.observe.metrics import Family, gauge
 
 if TYPE_CHECKING:
-    from headrace.features import ServedFile
+    from headrace.features.served_writer import ServedFile
 
 _LOG: Final = logging.getLogger("headrace.control")
 _LOOK_S: Final = 1.0
@@ -218,7 +218,8 @@ class ServedFeaturesKeeper:
 
     def append(self, service: str, lines: Sequence[str]) -> None:
         """Keep lines; what the disk does not take is dropped and counted."""
-        from headrace.features import ServedFile, served_directory  # noqa: PLC0415  # few need it
+        from headrace.features import served_directory  # noqa: PLC0415  # few need it
+        from headrace.features.served_writer import ServedFile  # noqa: PLC0415  # few need it
 
         if service not in self._files:
             self._files[service] = ServedFile(served_directory(self._home, service))

@@ -15,7 +15,8 @@ from headrace.control.state import home_url, references_in
 from headrace.core import FailedPreconditionError, PermissionDeniedError
 from headrace.core.spec import SpecError, parse_spec
 from headrace.core.spec_stream_parts import Function, StreamWindowSpec
-from headrace.features import applied_definitions, apply_definitions, decode_view
+from headrace.features import applied_definitions, apply_definitions
+from headrace.features.wire import decode_view
 from headrace.registry import Registry
 from tests.unit.control.conftest import inspect
 from tests.unit.control.streams.test_resolve import check

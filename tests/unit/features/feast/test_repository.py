@@ -20,11 +20,11 @@ from headrace.features import (
     OnlineStore,
     Status,
     applied_definitions,
-    apply_feast,
     default_online_store,
     open_online_store,
     parse_definitions,
 )
+from headrace.features.applied import apply_feast
 from headrace.features.feast.redis import redis_url
 from headrace.features.feast.repository import read_repository
 
