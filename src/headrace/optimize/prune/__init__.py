@@ -5,14 +5,12 @@ TorchScript file has no layers that `torch-pruning` could take (it changes nothi
 nothing), and the module of an exported program cannot be put into its evaluation mode.
 """
 
-from headrace.optimize.prune.groups import Importance, Method, PruneCut, Pruned, Unit
+from headrace.optimize.prune.groups import PruneCut, Pruned, Unit
 from headrace.optimize.prune.recipes import COMPRESSION_RECIPES, RECIPES, PruneRecipe
 
 __all__ = [
     "COMPRESSION_RECIPES",
     "RECIPES",
-    "Importance",
-    "Method",
     "PruneCut",
     "PruneRecipe",
     "Pruned",

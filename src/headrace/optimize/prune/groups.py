@@ -50,19 +50,6 @@ class Unit(StrEnum):
     """Of convolutions."""
 
 
-class Importance(StrEnum):
-    """How the units that go are chosen."""
-
-    RECONSTRUCTION = "reconstruction"
-    """Least lost when the others make up for it: the default, needs examples and no labels."""
-    TAYLOR = "taylor"
-    """Least change of the answers by a first-order estimate: needs gradients, and so PyTorch."""
-    ACTIVATION = "activation"
-    """Least mean square of what it adds to the answer of its layer."""
-    MAGNITUDE = "magnitude"
-    """Smallest weights."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PruneCut:
     """Share of the units of each layer that goes, 0 to less than 1, by kind."""
@@ -79,13 +66,8 @@ class PruneCut:
 
     def ratio(self, unit: Unit) -> float:
         """Share of one kind."""
-        match unit:
-            case Unit.FFN:
-                return self.ffn_ratio
-            case Unit.HEADS:
-                return self.heads_ratio
-            case Unit.CHANNELS:
-                return self.channels_ratio
+        ratio: float = getattr(self, f"{unit}_ratio")
+        return ratio
 
     @property
     def units(self) -> tuple[Unit, ...]:
@@ -94,19 +76,6 @@ class PruneCut:
 
     def __str__(self) -> str:
         return ", ".join(f"{unit} -{self.ratio(unit):.0%}" for unit in self.units)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Method:
-    """How it is pruned.
-
-    `make_up`: whether the units that stay are fitted to make up for the others. `distil_s`: how
-    long the result learns from the source's answers, where PyTorch is there; 0 for not at all.
-    """
-
-    importance: Importance = Importance.RECONSTRUCTION
-    make_up: bool = True
-    distil_s: float = 40.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +89,6 @@ class Pruned:
 
     path: Path
     cut: PruneCut
-    method: Method
     parameters_before: int
     parameters_after: int
     layers: Mapping[Unit, int]
@@ -132,12 +100,12 @@ class Pruned:
         """For a candidate's recipe."""
         gone = 1 - self.parameters_after / self.parameters_before
         layers = ", ".join(f"{count} x {unit}" for unit, count in self.layers.items())
-        fitted = ", the others fitted to make up for it" if self.method.make_up else ""
         return {
             "pruned": str(self.cut),
             "layers": layers,
             "parameters": f"{self.parameters_before:,} to {self.parameters_after:,} (-{gone:.0%})",
-            "importance": f"{self.method.importance} over {self.examples} examples{fitted}",
+            "importance": f"reconstruction over {self.examples} examples, the others fitted to "
+            "make up for it",
             "taught": self.taught,
             "build_s": f"{self.build_s:.1f}",
         }
@@ -411,29 +379,6 @@ def with_units_ignored(graph: Graph, cuttings: Sequence[Cutting]) -> Graph:
 
             change_constant(made, place, without)
     return made
-
-
-def parameters_without(graph: Graph, cuttings: Sequence[Cutting]) -> int:
-    """How many parameters a graph will have, told without cutting anything.
-
-    Where a constant is read in several places, as many copies of it are needed as are cut.
-    """
-    axes: dict[Place, dict[int, int]] = {}
-    for cutting in cuttings:
-        for place, layout in cutting.group.cuts.items():
-            axes.setdefault(place, {})[layout.axis] = len(layout.entries(cutting.kept))
-    counts = users(graph)
-    cut: dict[str, list[int]] = {}
-    for place, sizes in axes.items():
-        name = graph.nodes[place.node].input[place.slot.at]
-        array = graph.constants[name]
-        if array.dtype.kind == "f":
-            shape = [sizes.get(axis, size) for axis, size in enumerate(array.shape)]
-            cut.setdefault(name, []).append(int(np.prod(shape)))
-    gone = sum(
-        graph.constants[name].size for name, all_cut in cut.items() if len(all_cut) == counts[name]
-    )
-    return graph.parameters - gone + sum(map(sum, cut.values()))
 
 
 def change_constant(graph: Graph, place: Place, change: Callable[[Array], Array]) -> None:

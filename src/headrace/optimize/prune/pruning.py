@@ -33,8 +33,6 @@ from headrace.optimize.prune.groups import (
     FEWEST_EXAMPLES,
     MOST_EXAMPLES,
     Group,
-    Importance,
-    Method,
     PruneCut,
     Pruned,
     find_groups,
@@ -48,20 +46,8 @@ _ROWS_FOR_INPUT: Final = 3
 """Rows that a weight should have read for each of its inputs; the ridge helps with fewer."""
 _ENOUGH_EXAMPLES: Final = 64
 """Never fewer where they are there: rows of one example are alike."""
-_DEFAULT_METHOD: Final = Method()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Means:
-    """What may be used. `tell`: as `say`, and stops it when there is no time left."""
-
-    method: Method
-    threads: int
-    seed: int
-    deadline: float
-    clock: Callable[[], float]
-    say: Callable[[str], None]
-    tell: Callable[[str], None]
+_DISTIL_S: Final = 40.0
+"""How long the result learns from the source's answers, where PyTorch is there."""
 
 
 def prune(
@@ -71,7 +57,6 @@ def prune(
     cut: PruneCut,
     calibration: Sequence[Tensors],
     teaching: Teaching | None = None,
-    method: Method = _DEFAULT_METHOD,
     threads: int = 1,
     seed: int = 0,
     deadline: float = math.inf,
@@ -95,31 +80,47 @@ def prune(
             raise CannotBuildError(f"there was not enough time: it ran out when {words}")
         say(words)
 
-    means = _Means(
-        method=method,
-        threads=threads,
-        seed=seed,
-        deadline=deadline,
-        clock=clock,
-        say=say,
-        tell=tell,
-    )
-    given = _shuffled(calibration, teaching, seed)
+    given = teaching.examples if teaching is not None and teaching.examples else calibration
+    if len(given) < FEWEST_EXAMPLES:
+        msg = f"it needs {FEWEST_EXAMPLES} examples to tell what matters, and has {len(given)}"
+        raise CannotBuildError(msg)
+    given = [given[i] for i in np.random.default_rng(seed).permutation(len(given))]
     graph = load_graph(source)
     tell("looking for what can be cut")
     shapes = traced_shapes(graph, given[0], threads=threads)
     groups = _groups(graph, cut, shapes)
     examples = given[: _enough(graph, groups, shapes)]
-    smaller = _cut(graph, groups, cut, examples, means)
+    counts = [kept_count(one.units, cut.ratio(one.unit)) for one in groups]
+    fitted, cuttings = reconstruct(graph, groups, counts, examples, threads=threads, say=tell)
+    smaller = without_units(fitted, cuttings)
+    tell("checking the cut")
+    check_same_answers(fitted, smaller, examples[:2], threads=threads)
     before, after = graph.parameters, smaller.parameters
-    taught = _teach(graph, smaller, teaching, means)
+    taught = "no: there are no examples to learn from but those it is judged by"
+    if teaching is not None and find_spec("torch") is None:
+        taught = "no: PyTorch is not installed (pip install 'headrace[torch]')"
+    elif teaching is not None:
+        from headrace.optimize.prune.torch_distil import distil  # noqa: PLC0415  # an extra
+
+        try:
+            taught = distil(
+                graph,
+                smaller,
+                teaching,
+                deadline=min(deadline, clock() + _DISTIL_S),
+                threads=threads,
+                seed=seed,
+                clock=clock,
+                say=say,
+            )
+        except CannotBuildError as error:
+            taught = f"no: {error}"
     made = smaller.proto()
     onnx.checker.check_model(made)
     onnx.save(made, str(target))
     return Pruned(
         path=target,
         cut=cut,
-        method=method,
         parameters_before=before,
         parameters_after=after,
         layers=Counter(one.unit for one in groups),
@@ -140,7 +141,13 @@ def check_same_answers(
     old = open_session(fitted.proto(), threads)
     new: list[list[Array]] = []
     given, expected = [], []
-    for example in [*examples, *_doubled(examples[:1])]:
+    # Two rows of one: a shape with a fixed batch shows.
+    doubled = [
+        {name: np.concatenate([array, array]) for name, array in example.items()}
+        for example in examples[:1]
+        if all(array.ndim and len(array) == 1 for array in example.values())
+    ]
+    for example in [*examples, *doubled]:
         try:
             expected.append(run(old, example))
         except CannotBuildError:
@@ -154,56 +161,6 @@ def check_same_answers(
     if not all(is_alike(got, want) for got, want in zip(new, expected, strict=True)):
         msg = "cutting it changes more than what was cut, so that it is left whole"
         raise CannotBuildError(msg)
-
-
-def _cut(
-    graph: Graph,
-    groups: Sequence[Group],
-    cut: PruneCut,
-    examples: Sequence[Tensors],
-    means: _Means,
-) -> Graph:
-    scores = None
-    if means.method.importance is Importance.TAYLOR:
-        if find_spec("torch") is None:
-            raise CannotBuildError("Taylor importance needs PyTorch: pip install 'headrace[torch]'")
-        from headrace.optimize.prune.torch_distil import taylor_scores  # noqa: PLC0415  # an extra
-
-        means.tell("asking for gradients")
-        scores = taylor_scores(graph, groups, examples)
-    fitted, cuttings = reconstruct(
-        graph,
-        groups,
-        [kept_count(one.units, cut.ratio(one.unit)) for one in groups],
-        examples,
-        method=means.method,
-        threads=means.threads,
-        scores=scores,
-        say=means.tell,
-    )
-    smaller = without_units(fitted, cuttings)
-    means.tell("checking the cut")
-    check_same_answers(fitted, smaller, examples[:2], threads=means.threads)
-    return smaller
-
-
-def _doubled(examples: Sequence[Tensors]) -> list[Tensors]:
-    """Two rows of each: a shape with a fixed batch shows."""
-    return [
-        {name: np.concatenate([array, array]) for name, array in example.items()}
-        for example in examples
-        if all(array.ndim and len(array) == 1 for array in example.values())
-    ]
-
-
-def _shuffled(
-    calibration: Sequence[Tensors], teaching: Teaching | None, seed: int
-) -> list[Tensors]:
-    given = teaching.examples if teaching is not None and teaching.examples else calibration
-    if len(given) < FEWEST_EXAMPLES:
-        msg = f"it needs {FEWEST_EXAMPLES} examples to tell what matters, and has {len(given)}"
-        raise CannotBuildError(msg)
-    return [given[i] for i in np.random.default_rng(seed).permutation(len(given))]
 
 
 def _enough(graph: Graph, groups: Sequence[Group], shapes: dict[str, Shape]) -> int:
@@ -231,31 +188,6 @@ def _groups(graph: Graph, cut: PruneCut, shapes: dict[str, Shape]) -> list[Group
     if not groups:
         raise CannotBuildError(f"its layers are too narrow to take {cut} out")
     return groups
-
-
-def _teach(graph: Graph, smaller: Graph, teaching: Teaching | None, means: _Means) -> str:
-    """Teach the smaller graph in place; how, or why not."""
-    if teaching is None:
-        return "no: there are no examples to learn from but those it is judged by"
-    if not means.method.distil_s:
-        return "no: not asked for"
-    if find_spec("torch") is None:
-        return "no: PyTorch is not installed (pip install 'headrace[torch]')"
-    from headrace.optimize.prune.torch_distil import distil  # noqa: PLC0415  # an extra
-
-    try:
-        return distil(
-            graph,
-            smaller,
-            teaching,
-            deadline=min(means.deadline, means.clock() + means.method.distil_s),
-            threads=means.threads,
-            seed=means.seed,
-            clock=means.clock,
-            say=means.say,
-        )
-    except CannotBuildError as error:
-        return f"no: {error}"
 
 
 _FEWEST_WEIGHTS: Final = 1024
@@ -303,7 +235,12 @@ def sparsify(
         CannotBuildError: It has no matrices to speak of, or there was no time.
     """
     graph = load_graph(source).copy()
-    nodes = _matrices(graph)
+    nodes = [
+        i
+        for i, node in enumerate(graph.nodes)
+        if is_weighing(Site(graph=graph, index=i, shapes={}))
+        and graph.constants[node.input[1]].size >= _FEWEST_WEIGHTS
+    ]
     if not nodes:
         raise CannotBuildError(f"it has no matrix of {_FEWEST_WEIGHTS:,} weights or more")
     squares = [np.zeros(len(matrix(graph, node))) for node in nodes]
@@ -350,12 +287,3 @@ def gzip_bytes(path: Path) -> int:
         while chunk := stream.read(_CHUNK_BYTES):
             size += len(packer.compress(chunk))
     return size + len(packer.flush())
-
-
-def _matrices(graph: Graph) -> list[int]:
-    found = []
-    for i, node in enumerate(graph.nodes):
-        site = Site(graph=graph, index=i, shapes={})
-        if is_weighing(site) and graph.constants[node.input[1]].size >= _FEWEST_WEIGHTS:
-            found.append(i)
-    return found

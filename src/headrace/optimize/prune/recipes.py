@@ -1,7 +1,7 @@
 """Candidates that are smaller networks, in FP32: what quantizes can take them from there."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Final
 from headrace.core import Tensors
 from headrace.optimize.candidate import Candidate, CannotBuildError, ModelClass, Workshop
 from headrace.optimize.child import run_in_child
-from headrace.optimize.prune.groups import FEWEST_EXAMPLES, MOST_EXAMPLES, Method, PruneCut
+from headrace.optimize.prune.groups import FEWEST_EXAMPLES, MOST_EXAMPLES, PruneCut
 from headrace.runtimes.libraries import other_framework
 from headrace.runtimes.onnx_file import find_onnx_file
 
@@ -27,7 +27,6 @@ class PruneRecipe:
     title: str
     cut: PruneCut
     model_classes: frozenset[ModelClass]
-    method: Method = field(default_factory=Method)
 
     def why_not(self, workshop: Workshop) -> str:
         """Why it does not apply, told without reading the model."""
@@ -107,7 +106,6 @@ def _prune(
         cut=recipe.cut,
         calibration=workshop.calibration,
         teaching=workshop.teaching,
-        method=recipe.method,
         threads=workshop.threads,
         seed=workshop.seed,
         deadline=workshop.deadline,

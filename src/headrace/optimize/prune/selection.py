@@ -11,9 +11,8 @@ optimal brain surgeon (Hassibi and Stork, 1993) for structures, as in ZipLM (Kur
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Final
 
 import numpy as np
@@ -25,8 +24,6 @@ from headrace.optimize.prune.groups import (
     Consumer,
     Cutting,
     Group,
-    Importance,
-    Method,
     Place,
     bias_place,
     change_constant,
@@ -55,31 +52,6 @@ class Reading:
     across: Array
 
 
-def activation_losses(readings: Sequence[Reading]) -> Array:
-    """Loss of each unit if it alone is dropped and nothing makes up for it, `[units]`.
-
-    The mean square of what it adds to the answer, as Wanda scores (Sun et al., ICLR 2024).
-    """
-    total = np.zeros(readings[0].layout.units)
-    for reading in readings:
-        blocks = _blocks(reading.layout)
-        weight = reading.weight.astype(np.float64)
-        products = weight @ weight.T
-        for unit, block in enumerate(blocks):
-            at = np.ix_(block, block)
-            total[unit] += float(np.sum(reading.own[at] * products[at]))
-    return total
-
-
-def weight_losses(readings: Sequence[Reading]) -> Array:
-    """Squared size of what reads each unit, `[units]`: magnitude, which asks no data."""
-    total = np.zeros(readings[0].layout.units)
-    for reading in readings:
-        squares = np.sum(reading.weight.astype(np.float64) ** 2, axis=1)
-        total += [float(squares[block].sum()) for block in _blocks(reading.layout)]
-    return total
-
-
 def least_lossy(readings: Sequence[Reading], count: int) -> Array:
     """The `count` units that stay, ascending, when the others are removed few at a time."""
     units = readings[0].layout.units
@@ -93,12 +65,6 @@ def least_lossy(readings: Sequence[Reading], count: int) -> Array:
         for surgeon in surgeons:
             surgeon.remove(gone)
     return np.flatnonzero(alive)
-
-
-def largest(scores: Array, count: int) -> Array:
-    """The `count` units of the largest scores, ascending; ties go to the first."""
-    found: Array = np.sort(np.argsort(-scores, kind="stable")[:count])
-    return found
 
 
 def made_up(reading: Reading, kept: Array) -> Array:
@@ -290,9 +256,7 @@ def reconstruct(
     counts: Sequence[int],
     examples: Sequence[Tensors],
     *,
-    method: Method,
     threads: int,
-    scores: Mapping[int, Array] | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> tuple[Graph, list[Cutting]]:
     """The graph with its consumers fitted, as large as before, and what is to be cut from it.
@@ -300,7 +264,6 @@ def reconstruct(
     Args:
         groups: In the order in which they run.
         counts: How many units of each stay.
-        scores: Of units, by the group's place, where something else has judged them.
     """
     working = graph
     before = Course(examples, threads=threads)
@@ -316,12 +279,10 @@ def reconstruct(
         now.advance(working, upto, wanted)
         moments = _moments(graph, group, now, before)
         readings = _readings(working, group, moments)
-        kept = _kept(readings, counts[i], method, None if scores is None else scores.get(i))
-        cutting = Cutting(group=group, kept=kept)
+        cutting = Cutting(group=group, kept=least_lossy(readings, counts[i]))
         cuttings.append(cutting)
         working = with_units_ignored(working, [cutting])
-        if method.make_up:
-            _make_up(working, group, readings, moments, kept)
+        _make_up(working, group, readings, moments, cutting.kept)
     return working, cuttings
 
 
@@ -359,19 +320,6 @@ def _readings(graph: Graph, group: Group, moments: Sequence[Moments]) -> list[Re
     return found
 
 
-def _kept(readings: Sequence[Reading], count: int, method: Method, scores: Array | None) -> Array:
-    if scores is not None:
-        return largest(scores, count)
-    assert method.importance is not Importance.TAYLOR, "scores are given"
-    match method.importance:
-        case Importance.RECONSTRUCTION:
-            return least_lossy(readings, count)
-        case Importance.ACTIVATION:
-            return largest(activation_losses(readings), count)
-        case Importance.MAGNITUDE:
-            return largest(weight_losses(readings), count)
-
-
 def _make_up(
     graph: Graph,
     group: Group,
@@ -393,8 +341,8 @@ def _make_up(
         size = moment.size
         was = across[size, :size] @ reading.weight.astype(np.float64)
         shift = was - own[:size, size] @ weight
-        change_constant(graph, place, partial(_shifted, shift=shift))
 
+        def shifted(bias: Array, shift: Array = shift) -> Array:
+            return (bias + shift).astype(bias.dtype)
 
-def _shifted(bias: Array, *, shift: Array) -> Array:
-    return (bias + shift).astype(bias.dtype)
+        change_constant(graph, place, shifted)

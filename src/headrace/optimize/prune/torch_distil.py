@@ -1,17 +1,13 @@
-"""Distillation of a pruned graph, and the first-order importance of its units.
+"""Distillation of a pruned graph.
 
 The loss is the distance to the source's answers, and cross entropy where labels are given. A part
 of the examples is held out, and the weights that came nearest on it are kept, those from before
 teaching among them.
-
-The square of activation times gradient, summed over an example, as Molchanov et al. (CVPR 2019)
-score. The gradient is of the cross entropy with the class that the source itself answers, or of the
-mean square of the answers where there are no classes.
 """
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -19,10 +15,9 @@ import numpy as np
 import torch
 from torch.nn import functional as F  # noqa: N812  # so it is called everywhere
 
-from headrace.core import Array, Tensors
+from headrace.core import Array
 from headrace.optimize.candidate import CannotBuildError, Teaching
 from headrace.optimize.prune.graph import Graph, floats, is_alike, open_session, run
-from headrace.optimize.prune.groups import Group
 from headrace.optimize.prune.torch_graph import TorchGraph, stacked
 
 _ROWS: Final = 32
@@ -198,35 +193,3 @@ def _scores_classes(lesson: _Lesson, scores: Any) -> bool:
     labels = lesson.labels
     are_classes = bool((labels == labels.floor()).all()) and bool((labels >= 0).all())
     return are_classes and bool((labels < scores.shape[1]).all())
-
-
-def taylor_scores(
-    graph: Graph, groups: Sequence[Group], examples: Sequence[Tensors]
-) -> dict[int, Array]:
-    """Scores of units, by the group's place: more is to be kept.
-
-    Raises:
-        CannotBuildError: The graph has operators without gradients here, or no output of floats.
-    """
-    module = TorchGraph(graph)
-    scores = {i: np.zeros(group.units) for i, group in enumerate(groups)}
-    read = [(i, one) for i, group in enumerate(groups) for one in group.consumers]
-    for example in examples:
-        values = module.values(stacked([example]))
-        inside = [values[consumer.tensor] for _, consumer in read]
-        scored = [values[name] for name in graph.outputs if values[name].is_floating_point()]
-        if not scored:
-            raise CannotBuildError("it has no output of floats, by which units could be scored")
-        gradients = torch.autograd.grad(_loss(scored[0]), inside)
-        for (i, consumer), tensor, gradient in zip(read, inside, gradients, strict=True):
-            layout = consumer.layout
-            product = torch.movedim((tensor * gradient).detach(), layout.axis, 0)
-            by_unit = product.reshape(layout.outer, layout.units, -1).sum((0, 2))
-            scores[i] += by_unit.numpy().astype(np.float64) ** 2
-    return scores
-
-
-def _loss(answers: Any) -> Any:
-    if answers.ndim == _CLASSES and answers.shape[1] >= _CLASSES:
-        return F.cross_entropy(answers, answers.detach().argmax(1))
-    return answers.square().mean()

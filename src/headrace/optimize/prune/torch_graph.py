@@ -5,6 +5,7 @@ in July 2024 and needs torchvision.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
 from typing import Any, Final
 
 import numpy as np
@@ -26,10 +27,10 @@ def _ints(x: Any) -> list[int]:
     return [int(i) for i in x.reshape(-1).tolist()] if hasattr(x, "reshape") else list(x)
 
 
-def axes_of(told: Told, given: Sequence[Any], at: int = 1) -> list[int] | None:
+def _axes(told: Told, given: Sequence[Any]) -> list[int] | None:
     """Axes that a node is about: an input since opset 13 or 18, an attribute before."""
-    if len(given) > at and given[at] is not None:
-        return _ints(given[at])
+    if len(given) > 1 and given[1] is not None:
+        return _ints(given[1])
     return list(told["axes"]) if "axes" in told else None
 
 
@@ -47,17 +48,13 @@ def _flatten(told: Told, given: Sequence[Any]) -> Any:
     return x.reshape(x.shape[:axis].numel(), -1)
 
 
-def _transpose(told: Told, given: Sequence[Any]) -> Any:
-    return given[0].permute(told.get("perm") or list(range(given[0].ndim))[::-1])
-
-
 def _squeeze(told: Told, given: Sequence[Any]) -> Any:
-    axes = axes_of(told, given)
+    axes = _axes(told, given)
     return given[0].squeeze() if axes is None else given[0].squeeze(tuple(axes))
 
 
 def _unsqueeze(told: Told, given: Sequence[Any]) -> Any:
-    x, axes = given[0], axes_of(told, given) or []
+    x, axes = given[0], _axes(told, given) or []
     rank = x.ndim + len(axes)
     for axis in sorted(axis % rank for axis in axes):
         x = x.unsqueeze(axis)
@@ -98,11 +95,6 @@ def _gather(told: Told, given: Sequence[Any]) -> Any:
     return made.reshape([*x.shape[:axis], *places.shape, *x.shape[axis + 1 :]])
 
 
-def _expand(_: Told, given: Sequence[Any]) -> Any:
-    shape = torch.broadcast_shapes(given[0].shape, tuple(_ints(given[1])))
-    return given[0].expand(shape)
-
-
 def _shape(told: Told, given: Sequence[Any]) -> Any:
     whole = torch.tensor(given[0].shape, dtype=torch.int64)
     return whole[told.get("start", 0) : told.get("end", len(whole))]
@@ -129,7 +121,9 @@ def _pad(told: Told, given: Sequence[Any]) -> Any:
 SHAPE_OPS: Final[dict[str, Op]] = {
     "Concat": lambda told, given: torch.cat(list(given), told["axis"]),
     "ConstantOfShape": _constant_of_shape,
-    "Expand": _expand,
+    "Expand": lambda _, given: given[0].expand(
+        torch.broadcast_shapes(given[0].shape, tuple(_ints(given[1])))
+    ),
     "Flatten": _flatten,
     "Gather": _gather,
     "Pad": _pad,
@@ -138,7 +132,9 @@ SHAPE_OPS: Final[dict[str, Op]] = {
     "Slice": _slice,
     "Split": _split,
     "Squeeze": _squeeze,
-    "Transpose": _transpose,
+    "Transpose": lambda told, given: given[0].permute(
+        told.get("perm") or list(range(given[0].ndim))[::-1]
+    ),
     "Unsqueeze": _unsqueeze,
 }
 _DTYPES: Final = {
@@ -154,25 +150,9 @@ _MATRIX: Final = 2
 _LAST_AXIS_OPSET: Final = 13
 
 
-def _div(_: Told, given: Sequence[Any]) -> Any:
-    a, b = given
-    if a.is_floating_point():
-        return a / b
-    return torch.div(a, b, rounding_mode="trunc")
-
-
-def _pow(_: Told, given: Sequence[Any]) -> Any:
-    return torch.pow(given[0], given[1].to(given[0].dtype))
-
-
 def _gelu(told: Told, given: Sequence[Any]) -> Any:
     x = given[0] if len(given) == 1 else given[0] + given[1]
     return F.gelu(x, approximate=told.get("approximate", b"none").decode())
-
-
-def _fast_gelu(_: Told, given: Sequence[Any]) -> Any:
-    x = given[0] if len(given) == 1 else given[0] + given[1]
-    return F.gelu(x, approximate="tanh")
 
 
 def _clip(told: Told, given: Sequence[Any]) -> Any:
@@ -224,10 +204,6 @@ def _conv(told: Told, given: Sequence[Any]) -> Any:
     )
 
 
-def _max_pool(told: Told, given: Sequence[Any]) -> Any:
-    return _pool(told, given[0], (F.max_pool1d, F.max_pool2d, F.max_pool3d), float("-inf"))
-
-
 def _average_pool(told: Told, given: Sequence[Any]) -> Any:
     window = told["kernel_shape"]
     if any(_pads(told, given[0], window)) and not told.get("count_include_pad"):
@@ -243,11 +219,6 @@ def _pool(told: Told, x: Any, calls: Sequence[Callable[..., Any]], filler: float
         raise NotImplementedError("pooling with ceil_mode or dilations")
     padded = F.pad(x, _pads(told, x, window), value=filler)
     return calls[len(window) - 1](padded, window, told.get("strides") or [1] * len(window))
-
-
-def _batch_norm(told: Told, given: Sequence[Any]) -> Any:
-    x, scale, bias, mean, variance = given
-    return F.batch_norm(x, mean, variance, scale, bias, eps=told.get("epsilon", 1e-5))
 
 
 def _layer_norm(told: Told, given: Sequence[Any]) -> Any:
@@ -266,22 +237,14 @@ def _softmax(told: Told, given: Sequence[Any]) -> Any:
 
 
 def _reducing(call: Callable[..., Any]) -> Op:
-    def reduce(told: Told, given: Sequence[Any]) -> Any:
-        axes = axes_of(told, given)
+    def reduced(told: Told, given: Sequence[Any]) -> Any:
+        axes = _axes(told, given)
         if axes is None and told.get("noop_with_empty_axes"):
             return given[0]
         chosen = axes or list(range(given[0].ndim))
         return call(given[0], dim=tuple(chosen), keepdim=bool(told.get("keepdims", 1)))
 
-    return reduce
-
-
-def _cast(told: Told, given: Sequence[Any]) -> Any:
-    return given[0].to(_DTYPES[told["to"]])
-
-
-def _reduce_l2(x: Any, *, dim: Any, keepdim: bool) -> Any:
-    return torch.linalg.vector_norm(x, dim=dim, keepdim=keepdim)
+    return reduced
 
 
 def _of_one(call: Callable[[Any], Any]) -> Op:
@@ -289,13 +252,7 @@ def _of_one(call: Callable[[Any], Any]) -> Op:
 
 
 def _of_two(call: Callable[[Any, Any], Any]) -> Op:
-    def chained(_: Told, given: Sequence[Any]) -> Any:
-        made = given[0]
-        for other in given[1:]:
-            made = call(made, other)
-        return made
-
-    return chained
+    return lambda _, given: reduce(call, given)
 
 
 _ONE: Final[dict[str, Callable[[Any], Any]]] = {
@@ -341,11 +298,15 @@ OPS: Final[dict[str, Op]] = {
     **{name: _of_one(call) for name, call in _ONE.items()},
     **{name: _of_two(call) for name, call in _TWO.items()},
     "AveragePool": _average_pool,
-    "BatchNormalization": _batch_norm,
-    "Cast": _cast,
+    "BatchNormalization": lambda told, given: F.batch_norm(
+        given[0], *given[3:5], *given[1:3], eps=told.get("epsilon", 1e-5)
+    ),
+    "Cast": lambda told, given: given[0].to(_DTYPES[told["to"]]),
     "Clip": _clip,
     "Conv": _conv,
-    "Div": _div,
+    "Div": lambda _, given: torch.div(
+        *given, rounding_mode=None if given[0].is_floating_point() else "trunc"
+    ),
     "Elu": lambda told, given: F.elu(given[0], told.get("alpha", 1.0)),
     "Gelu": _gelu,
     "Gemm": _gemm,
@@ -355,10 +316,12 @@ OPS: Final[dict[str, Op]] = {
     "LayerNormalization": _layer_norm,
     "LeakyRelu": lambda told, given: F.leaky_relu(given[0], told.get("alpha", 0.01)),
     "LogSoftmax": lambda told, given: torch.log(_softmax(told, given)),
-    "MaxPool": _max_pool,
-    "Pow": _pow,
+    "MaxPool": lambda told, given: _pool(
+        told, given[0], (F.max_pool1d, F.max_pool2d, F.max_pool3d), float("-inf")
+    ),
+    "Pow": lambda _, given: torch.pow(given[0], given[1].to(given[0].dtype)),
     "Range": lambda _, given: torch.arange(*(one.item() for one in given), dtype=given[0].dtype),
-    "ReduceL2": _reducing(_reduce_l2),
+    "ReduceL2": _reducing(torch.linalg.vector_norm),
     "ReduceMax": _reducing(torch.amax),
     "ReduceMean": _reducing(torch.mean),
     "ReduceMin": _reducing(torch.amin),
@@ -368,7 +331,7 @@ OPS: Final[dict[str, Op]] = {
 }
 MICROSOFT_OPS: Final[dict[str, Op]] = {
     "BiasGelu": _gelu,
-    "FastGelu": _fast_gelu,
+    "FastGelu": lambda _, given: _gelu({"approximate": b"tanh"}, given),
     "Gelu": _gelu,
     "QuickGelu": lambda told, given: given[0] * torch.sigmoid(told.get("alpha", 1.702) * given[0]),
 }
@@ -420,11 +383,6 @@ class TorchGraph(torch.nn.Module):  # type: ignore[misc]  # PyTorch is not alway
         return {
             name: getattr(self, own).detach().numpy().copy() for name, own in self._learned.items()
         }
-
-
-def as_torch(example: Tensors) -> dict[str, Any]:
-    """A request's tensors."""
-    return {name: torch.from_numpy(np.array(array)) for name, array in example.items()}
 
 
 def stacked(examples: Sequence[Tensors]) -> dict[str, Any]:

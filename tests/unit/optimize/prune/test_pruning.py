@@ -19,8 +19,15 @@ pytest.importorskip("onnx", reason="needs the extra `optimize`")
 
 from headrace.core import Array, InvalidArgumentError, Tensors
 from headrace.optimize.candidate import CannotBuildError, Teaching
-from headrace.optimize.prune.graph import as_graph, is_alike
-from headrace.optimize.prune.groups import Importance, Method, PruneCut, Unit, kept_count
+from headrace.optimize.prune.graph import as_graph, is_alike, traced_shapes
+from headrace.optimize.prune.groups import (
+    Cutting,
+    PruneCut,
+    Unit,
+    find_groups,
+    kept_count,
+    without_units,
+)
 from headrace.optimize.prune.pruning import check_same_answers, prune
 from tests.small_networks import (
     SIDE,
@@ -35,7 +42,6 @@ from tests.small_networks import (
 
 SEQUENCE: Final = (5, WIDTH)
 IMAGE: Final = (1, SIDE, SIDE)
-UNTAUGHT: Final = Method(distil_s=0)
 
 
 def answers(path: Path, examples: list[Tensors]) -> Array:
@@ -43,10 +49,8 @@ def answers(path: Path, examples: list[Tensors]) -> Array:
     return np.concatenate([session.run(None, example)[0] for example in examples])
 
 
-def lost(model: Any, shape: tuple[int, ...], cut: PruneCut, tmp_path: Path, how: Method) -> float:  # noqa: ANN401  # onnx ships no types
+def lost(source: Path, target: Path, shape: tuple[int, ...]) -> float:
     """Mean square of the differences, of the mean square of the answers, on other examples."""
-    source, target = save(model, tmp_path / "a.onnx"), tmp_path / "b.onnx"
-    prune(source, target, cut=cut, calibration=requests(shape, 128), method=how)
     others = requests(shape, 64, seed=9)
     wanted = answers(source, others)
     return float(np.mean((answers(target, others) - wanted) ** 2) / np.mean(wanted**2))
@@ -64,10 +68,19 @@ def lost(model: Any, shape: tuple[int, ...], cut: PruneCut, tmp_path: Path, how:
 def test_units_that_stay_make_up_for_those_that_go(
     make: Callable[[], Any], shape: tuple[int, ...], cut: PruneCut, tmp_path: Path
 ) -> None:
-    fitted = lost(make(), shape, cut, tmp_path, UNTAUGHT)
-    plain = Method(importance=Importance.ACTIVATION, make_up=False)
+    source, fitted = save(make(), tmp_path / "a.onnx"), tmp_path / "b.onnx"
+    examples = requests(shape, 128)
+    prune(source, fitted, cut=cut, calibration=examples)
+    graph = as_graph(make())
+    groups = find_groups(graph, traced_shapes(graph, examples[0], threads=1)).groups
+    halved = [
+        Cutting(group=group, kept=np.arange(group.units // 2))
+        for group in groups
+        if cut.ratio(group.unit)
+    ]
+    plain = save(without_units(graph, halved).proto(), tmp_path / "c.onnx")
 
-    assert fitted < 0.5 * lost(make(), shape, cut, tmp_path, plain)
+    assert lost(source, fitted, shape) < 0.5 * lost(source, plain, shape)
 
 
 def test_what_was_cut_is_told_with_its_size(tmp_path: Path) -> None:
@@ -103,23 +116,19 @@ def test_examples_to_learn_from_are_taken_before_those_to_calibrate_with(tmp_pat
         cut=PruneCut(ffn_ratio=0.5),
         calibration=[],
         teaching=teaching,
-        method=UNTAUGHT,
+        clock=itertools.count().__next__,
     )
 
     assert pruned.examples == 40
-    assert pruned.taught == "no: not asked for"
 
 
 @pytest.mark.skipif(find_spec("torch") is not None, reason="PyTorch is here")
-def test_without_pytorch_nothing_is_taught_and_taylor_is_refused(tmp_path: Path) -> None:
+def test_without_pytorch_nothing_is_taught(tmp_path: Path) -> None:
     source = save(perceptron(), tmp_path / "a.onnx")
     cut, teaching = PruneCut(ffn_ratio=0.5), Teaching(examples=requests((WIDTH,), 40))
-    taylor = Method(importance=Importance.TAYLOR)
     pruned = prune(source, tmp_path / "b.onnx", cut=cut, calibration=[], teaching=teaching)
 
     assert "PyTorch is not installed (pip install" in pruned.taught
-    with pytest.raises(CannotBuildError, match="Taylor importance needs PyTorch"):
-        prune(source, tmp_path / "c.onnx", cut=cut, calibration=teaching.examples, method=taylor)
 
 
 @pytest.mark.parametrize(

@@ -15,15 +15,12 @@ from headrace.optimize.candidate import CannotBuildError, Teaching
 from headrace.optimize.prune.graph import Graph, as_graph, open_session, run, traced_shapes
 from headrace.optimize.prune.groups import (
     Cutting,
-    Importance,
-    Method,
     PruneCut,
     find_groups,
     without_units,
 )
 from headrace.optimize.prune.pruning import prune
 from tests.small_networks import (
-    HIDDEN,
     SIDE,
     WIDTH,
     Writer,
@@ -37,10 +34,8 @@ from tests.small_networks import (
 NO_TORCH = "PyTorch is not installed: make test-all installs it"
 distil: Any = pytest.importorskip("headrace.optimize.prune.torch_distil", reason=NO_TORCH).distil
 torch_graph: Any = pytest.importorskip("headrace.optimize.prune.torch_graph", reason=NO_TORCH)
-torch_taylor: Any = pytest.importorskip("headrace.optimize.prune.torch_distil", reason=NO_TORCH)
 TorchGraph: Any = torch_graph.TorchGraph
 stacked: Any = torch_graph.stacked
-taylor_scores: Any = torch_taylor.taylor_scores
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
 
@@ -215,36 +210,6 @@ def test_a_graph_that_pytorch_runs_otherwise_is_not_taught() -> None:
 
     with pytest.raises(CannotBuildError, match="PyTorch cannot run it: Pad that mirrors"):
         distil(graph, graph.copy(), teaching, deadline=9, threads=1, seed=0, clock=clock())
-
-
-def test_a_unit_scores_by_what_answers_owe_to_it() -> None:
-    graph = as_graph(perceptron())
-    examples = requests((WIDTH,), 32)
-    groups = find_groups(graph, traced_shapes(graph, examples[0], threads=1)).groups
-    before = taylor_scores(graph, groups, examples)[1]
-    most, other = before.argsort()[[-1, -2]]
-    last = graph.nodes[groups[1].consumers[0].node]
-    weight = graph.constants[last.input[1]].copy()
-    weight[:, most] *= 1e-3
-    weight[:, other] = 0
-    graph.constants[last.input[1]] = weight
-
-    after = taylor_scores(graph, groups, examples)[1]
-    assert after[most] < 1e-3 * before[most]
-    assert after[other] == 0
-    assert len(after) == HIDDEN
-
-
-def test_units_can_be_chosen_by_gradients(tmp_path: Path) -> None:
-    pruned = prune(
-        save(encoder(), tmp_path / "a.onnx"),
-        tmp_path / "b.onnx",
-        cut=PruneCut(ffn_ratio=0.5, heads_ratio=0.5),
-        calibration=requests(SEQUENCE, 20),
-        method=Method(importance=Importance.TAYLOR),
-    )
-
-    assert pruned.facts()["importance"].startswith("taylor over 20 examples")
 
 
 def test_a_table_that_is_looked_up_in_keeps_its_values() -> None:
