@@ -25,15 +25,14 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import combinations, permutations
-from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, NamedTuple
 
 import numpy as np
 
-from headrace.core import HeadraceError, InvalidArgumentError, Tensors
+from headrace.core import HeadraceError, Tensors
 from headrace.optimize.candidate import Candidate, CannotBuildError, ModelClass, Recipe, Workshop
 from headrace.optimize.compare import MAX_CHANGED_RATIO, Comparison, compare
-from headrace.optimize.convert import Conversion, convert
+from headrace.optimize.convert import convert
 from headrace.optimize.sources import open_source, with_version
 from headrace.runtimes import Model
 from headrace.runtimes.base import Tuning
@@ -48,20 +47,12 @@ MIX_TOLERANCE: Final = 1e-5
 """How far apart, relative to their value, the answers of two engines may be to the same row."""
 
 
-class Span(Protocol):
+class Span(NamedTuple):
     """A measured time of one call, in seconds, and between what it lies with confidence."""
 
-    @property
-    def value(self) -> float:
-        """The estimate."""
-
-    @property
-    def low(self) -> float:
-        """Not less than this."""
-
-    @property
-    def high(self) -> float:
-        """Not more than this."""
+    value: float
+    low: float
+    high: float
 
 
 Measured = Mapping[int, Span]
@@ -85,29 +76,19 @@ class _Plan:
 def choose_by_batch(
     measured: Mapping[str, Measured],
     *,
-    sizes: Sequence[int] | None = None,
     unlike: Collection[frozenset[str]] = (),
-    gain_ratio: float = GAIN_RATIO,
-    slack_ratio: float = SLACK_RATIO,
 ) -> list[Choice]:
     """The members of a model: as few as are worth it, the one for the smallest batches first.
 
-    Where an engine was not measured at a size that is served, its time lies on a line between
+    Where an engine was not measured at a size that others were, its time lies on a line between
     those of its neighbours on logarithmic scales. Below its smallest size a batch takes as long as
     that, above its largest one each row as long as there.
 
     Args:
-        measured: By engine; one that is listed earlier wins where two are the same.
-        sizes: Batches that are served, in rows; None for all that were measured.
+        measured: By engine, at one size at least; of two that are the same the first wins.
         unlike: Pairs that do not answer alike, as `why_not_mixed` has it.
-        gain_ratio: Another engine has to be so much faster at some size, beyond both intervals.
-        slack_ratio: And may be so much slower at any other.
-
-    Raises:
-        InvalidArgumentError: Nothing was measured, or what was is no time.
     """
-    _check_members(measured, sizes)
-    served = sorted(set(sizes or {rows for one in measured.values() for rows in one}))
+    served = sorted({rows for one in measured.values() for rows in one})
     times = {name: [_at(one, rows) for rows in served] for name, one in measured.items()}
     alone = best = min(_plans(tuple(times), 1, len(served)), key=lambda plan: _cost(plan, times))
     for members in range(2, min(MOST_MEMBERS, len(times), len(served)) + 1):
@@ -115,10 +96,10 @@ def choose_by_batch(
             plan
             for plan in _plans(tuple(times), members, len(served))
             if not any(pair <= set(plan.engines) for pair in unlike)
-            and _is_never_slower(plan, alone, times, slack_ratio)
-            and _is_never_slower(plan, best, times, slack_ratio)
+            and _is_never_slower(plan, alone, times)
+            and _is_never_slower(plan, best, times)
             and all(
-                _gains(plan, other, times, gain_ratio)
+                _gains(plan, other, times)
                 for other in (best, *(_Plan((name,), (0,)) for name in plan.engines))
             )
         ]
@@ -155,54 +136,18 @@ def why_not_mixed(found: Comparison) -> str:
     return ""
 
 
-def _check_members(measured: Mapping[str, Measured], sizes: Sequence[int] | None) -> None:
-    if not measured or (sizes is not None and not sizes):
-        msg = "no engine was measured, or no size is served: there is nothing to choose from"
-        raise InvalidArgumentError(msg)
-    for name, one in measured.items():
-        if not one:
-            raise InvalidArgumentError(f"'{name}' was measured at no size of batch")
-        for rows, span in one.items():
-            ordered = 0 < span.low <= span.value <= span.high < math.inf
-            if rows < 1 or not ordered:
-                msg = (
-                    f"'{name}' at {rows} rows: {span.value} s between {span.low} and {span.high} "
-                    "is no time of a batch"
-                )
-                raise InvalidArgumentError(msg)
-    if sizes and min(sizes) < 1:
-        raise InvalidArgumentError(f"{min(sizes)} rows are served; there are 1 and more")
-
-
-@dataclass(frozen=True, slots=True)
-class _Time:
-    value: float
-    low: float
-    high: float
-
-
-def _at(one: Measured, rows: int) -> _Time:
+def _at(one: Measured, rows: int) -> Span:
     """An engine's time at a size."""
     known = sorted(one)
     place = bisect_left(known, rows)
-    if place == 0 or known[place : place + 1] == [rows]:
-        span = one[known[place]]
-        return _Time(span.value, span.low, span.high)
+    if place == 0 or rows in one:
+        return one[known[place]]
     below = one[known[place - 1]]
     if place == len(known):
-        times = rows / known[-1]
-        return _Time(below.value * times, below.low * times, below.high * times)
+        return Span(*(rows / known[-1] * seconds for seconds in below))
     above = one[known[place]]
     share = math.log(rows / known[place - 1]) / math.log(known[place] / known[place - 1])
-    return _Time(
-        _between(below.value, above.value, share),
-        _between(below.low, above.low, share),
-        _between(below.high, above.high, share),
-    )
-
-
-def _between(first: float, last: float, share: float) -> float:
-    return math.exp((1 - share) * math.log(first) + share * math.log(last))
+    return Span(*(a ** (1 - share) * b**share for a, b in zip(below, above, strict=True)))
 
 
 def _plans(names: tuple[str, ...], members: int, sizes: int) -> Iterator[_Plan]:
@@ -212,28 +157,24 @@ def _plans(names: tuple[str, ...], members: int, sizes: int) -> Iterator[_Plan]:
             yield _Plan(engines, (0, *starts))
 
 
-def _cost(plan: _Plan, times: Mapping[str, Sequence[_Time]]) -> float:
+def _cost(plan: _Plan, times: Mapping[str, Sequence[Span]]) -> float:
     """Sizes count alike, whatever a batch takes: a tenth less is as good at each of them."""
     sizes = len(next(iter(times.values())))
     return math.fsum(math.log(times[plan.engine(i)][i].value) for i in range(sizes))
 
 
-def _is_never_slower(
-    plan: _Plan, other: _Plan, times: Mapping[str, Sequence[_Time]], slack_ratio: float
-) -> bool:
+def _is_never_slower(plan: _Plan, other: _Plan, times: Mapping[str, Sequence[Span]]) -> bool:
     return all(
-        times[plan.engine(i)][i].value <= (1 + slack_ratio) * times[other.engine(i)][i].value
+        times[plan.engine(i)][i].value <= (1 + SLACK_RATIO) * times[other.engine(i)][i].value
         for i in range(len(next(iter(times.values()))))
     )
 
 
-def _gains(
-    plan: _Plan, other: _Plan, times: Mapping[str, Sequence[_Time]], gain_ratio: float
-) -> bool:
+def _gains(plan: _Plan, other: _Plan, times: Mapping[str, Sequence[Span]]) -> bool:
     """Whether it is faster somewhere by enough, and by more than chance."""
     for i in range(len(next(iter(times.values())))):
         mine, its = times[plan.engine(i)][i], times[other.engine(i)][i]
-        if mine.value <= (1 - gain_ratio) * its.value and mine.high < its.low:
+        if mine.value <= (1 - GAIN_RATIO) * its.value and mine.high < its.low:
             return True
     return False
 
@@ -332,6 +273,7 @@ class OnnxTrees:
                 source.model.close()
         except HeadraceError as error:
             raise CannotBuildError(reason_of(error)) from error
+        found = made.differences
         return [
             Candidate(
                 name=ONNX,
@@ -339,7 +281,19 @@ class OnnxTrees:
                 runtime="onnx",
                 path=target,
                 tuning=Tuning(),
-                recipe=_recipe(made, target),
+                recipe={
+                    "what": f"its trees as ONNX that computes in {made.computes}",
+                    "converter": made.converter,
+                    "library": made.library,
+                    "onnxruntime": with_version("onnxruntime"),
+                    "compared_inputs": found.inputs,
+                    "compared_rows": str(found.rows),
+                    "largest_absolute_difference": f"{found.largest_absolute:.3g}",
+                    "largest_relative_difference": f"{found.largest_relative:.3g}",
+                    "tolerance": f"{made.tolerance:g}",
+                    "changed_rows": str(found.changed_rows),
+                    "size_bytes": str(target.stat().st_size),
+                },
             )
         ]
 
@@ -362,11 +316,10 @@ def as_rows(requests: Sequence[Tensors]) -> Tensors | None:
         raise CannotBuildError(msg) from error
 
 
-def differences(one: Model, other: Model, inputs: Tensors, *, what: str = "examples") -> Comparison:
+def differences(one: Model, other: Model, inputs: Tensors) -> Comparison:
     """How far apart two engines' answers to the same rows are, for `by_batch.why_not_mixed`."""
-    return compare(
-        one.signature, one.run(inputs), other.run(inputs), inputs=what, tolerance=MIX_TOLERANCE
-    )
+    want, got = one.run(inputs), other.run(inputs)
+    return compare(one.signature, want, got, inputs="examples", tolerance=MIX_TOLERANCE)
 
 
 def _why_none(workshop: Workshop) -> str:
@@ -383,20 +336,3 @@ def _why_none(workshop: Workshop) -> str:
 def _check(recipe: Recipe, workshop: Workshop) -> None:
     if why := recipe.why_not(workshop):
         raise CannotBuildError(why)
-
-
-def _recipe(made: Conversion, file: Path) -> Mapping[str, str]:
-    found = made.differences
-    return {
-        "what": f"its trees as ONNX that computes in {made.computes}",
-        "converter": made.converter,
-        "library": made.library,
-        "onnxruntime": with_version("onnxruntime"),
-        "compared_inputs": found.inputs,
-        "compared_rows": str(found.rows),
-        "largest_absolute_difference": f"{found.largest_absolute:.3g}",
-        "largest_relative_difference": f"{found.largest_relative:.3g}",
-        "tolerance": f"{made.tolerance:g}",
-        "changed_rows": str(found.changed_rows),
-        "size_bytes": str(file.stat().st_size),
-    }

@@ -33,7 +33,7 @@ class Started(msgspec.Struct, frozen=True, kw_only=True, tag="started"):
     that of its variable axes; `calls`: runs in a call that is timed where throughput counts.
     """
 
-    at_s: float
+    at_s: float = 0.0
     runtime: str
     model_class: str
     why_class: str
@@ -58,7 +58,7 @@ class Started(msgspec.Struct, frozen=True, kw_only=True, tag="started"):
 class Begun(msgspec.Struct, frozen=True, kw_only=True, tag="begun"):
     """A step begins; the process may not live to its end."""
 
-    at_s: float
+    at_s: float = 0.0
     step: str
     name: str
 
@@ -69,7 +69,7 @@ class Built(msgspec.Struct, frozen=True, kw_only=True, tag="built"):
     `is_reference`: the model in its own framework, to be compared with and not to be chosen.
     """
 
-    at_s: float
+    at_s: float = 0.0
     of: str
     name: str
     title: str
@@ -86,7 +86,7 @@ class Built(msgspec.Struct, frozen=True, kw_only=True, tag="built"):
 class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
     """A recipe or a candidate is given up; `reason` is for the report."""
 
-    at_s: float
+    at_s: float = 0.0
     name: str
     title: str
     reason: str
@@ -95,14 +95,14 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
 class Ended(msgspec.Struct, frozen=True, kw_only=True, tag="ended"):
     """A recipe made all its candidates, or none."""
 
-    at_s: float
+    at_s: float = 0.0
     name: str
 
 
 class Timed(msgspec.Struct, frozen=True, kw_only=True, tag="timed"):
     """One window. `group`: windows that were interleaved; a candidate's own, or `FINAL`."""
 
-    at_s: float
+    at_s: float = 0.0
     group: str
     window: Window
 
@@ -114,7 +114,7 @@ class Unbatched(msgspec.Struct, frozen=True, kw_only=True, tag="unbatched"):
     measure that.
     """
 
-    at_s: float
+    at_s: float = 0.0
     name: str
     reason: str
     rows: int
@@ -128,7 +128,7 @@ class Judged(msgspec.Struct, frozen=True, kw_only=True, tag="judged"):
     `early`: given up before all were asked. `is_part`: only the first ones were asked so far.
     """
 
-    at_s: float
+    at_s: float = 0.0
     name: str
     verdict: Verdict
     early: bool = False
@@ -138,7 +138,7 @@ class Judged(msgspec.Struct, frozen=True, kw_only=True, tag="judged"):
 class Compared(msgspec.Struct, frozen=True, kw_only=True, tag="compared"):
     """How far a candidate's answers are from the baseline's, where there are no labels."""
 
-    at_s: float
+    at_s: float = 0.0
     name: str
     fidelity: Fidelity
 
@@ -146,7 +146,7 @@ class Compared(msgspec.Struct, frozen=True, kw_only=True, tag="compared"):
 class Scored(msgspec.Struct, frozen=True, kw_only=True, tag="scored"):
     """What the baseline reaches on the labels."""
 
-    at_s: float
+    at_s: float = 0.0
     metric: str
     output: str
     value: float
@@ -158,7 +158,7 @@ class Scored(msgspec.Struct, frozen=True, kw_only=True, tag="scored"):
 class Weighed(msgspec.Struct, frozen=True, kw_only=True, tag="weighed"):
     """What a candidate takes in a process of its own."""
 
-    at_s: float
+    at_s: float = 0.0
     name: str
     memory_bytes: int
     load_s: float
@@ -170,7 +170,7 @@ class Mixed(msgspec.Struct, frozen=True, kw_only=True, tag="mixed"):
     `said`: in words; `notes`: which engines may not share a model, and why.
     """
 
-    at_s: float
+    at_s: float = 0.0
     members: tuple[tuple[str, int | None], ...]
     said: str
     notes: tuple[str, ...] = ()
@@ -179,7 +179,7 @@ class Mixed(msgspec.Struct, frozen=True, kw_only=True, tag="mixed"):
 class Wrote(msgspec.Struct, frozen=True, kw_only=True, tag="wrote"):
     """The chosen candidate lies ready to be pushed."""
 
-    at_s: float
+    at_s: float = 0.0
     name: str
     path: str
 
@@ -187,7 +187,7 @@ class Wrote(msgspec.Struct, frozen=True, kw_only=True, tag="wrote"):
 class Said(msgspec.Struct, frozen=True, kw_only=True, tag="said"):
     """What goes on, for people."""
 
-    at_s: float
+    at_s: float = 0.0
     text: str
 
 
@@ -355,6 +355,9 @@ class State:
     def apply(self, event: Event) -> None:  # noqa: C901, PLR0912  # one case for each event
         """Take in what happened."""
         self.at_s = max(self.at_s, event.at_s)
+        step = self.begun.step if self.begun is not None else ""
+        if isinstance(event, Failed | Ended | Judged | Compared | Scored | Weighed | Mixed | Wrote):
+            self.begun = None
         match event:
             case Started():
                 self.started = event
@@ -364,48 +367,37 @@ class State:
                 self.tried[event.name] = Tried(event.name, event.title, event)
                 if event.is_baseline and not self.baseline:
                     self.baseline = event.name
+            case Failed() if step in OF_SEVERAL:
+                self.ended.add(step)
+                self.problems.append(event.reason)
             case Failed():
-                self._failed(event)
+                tried = self.tried.setdefault(event.name, Tried(event.name, event.title))
+                tried.failed = event.reason
+                self.ended.add(event.name)
             case Ended():
                 self.ended.add(event.name)
-                self.begun = None
             case Timed():
                 self.windows.setdefault(event.group, []).append(event.window)
                 self.begun = None if event.group == FINAL else self.begun
             case Unbatched():
                 self.tried[event.name].unbatched = event
+            case Judged(is_part=True):
+                self.tried[event.name].screened = event.verdict
             case Judged():
-                tried, self.begun = self.tried[event.name], None
-                if event.is_part:
-                    tried.screened = event.verdict
-                else:
-                    tried.verdict = event.verdict
+                self.tried[event.name].verdict = event.verdict
             case Compared():
-                self.tried[event.name].fidelity, self.begun = event.fidelity, None
+                self.tried[event.name].fidelity = event.fidelity
             case Scored():
-                self.scored, self.begun = event, None
+                self.scored = event
             case Weighed():
                 tried = self.tried[event.name]
                 tried.memory_bytes, tried.load_s = event.memory_bytes, event.load_s
-                self.begun = None
             case Mixed():
-                self.mixed, self.begun = event, None
+                self.mixed = event
             case Wrote():
-                self.wrote, self.begun = event, None
+                self.wrote = event
             case Said():
                 pass
-
-    def _failed(self, event: Failed) -> None:
-        """Give up a recipe, a candidate, or a step that was of several candidates."""
-        step = self.begun.step if self.begun is not None else ""
-        self.begun = None
-        if step in OF_SEVERAL:
-            self.ended.add(step)
-            self.problems.append(event.reason)
-            return
-        tried = self.tried.setdefault(event.name, Tried(event.name, event.title))
-        tried.failed = event.reason
-        self.ended.add(event.name)
 
 
 def state_of(events: Iterable[Event]) -> State:
@@ -433,22 +425,15 @@ class Timings:
         for group in state.windows:
             if group in {FINAL, COLD}:
                 continue
-            timings = self._of(state, group)
+            timings = self.of(state, group)
             if state.baseline in timings:
                 found.setdefault(state.baseline, timings[state.baseline])
                 found |= {name: timings[name] for name in (group,) if name in timings}
         return found
 
-    def final(self, state: State) -> Mapping[str, Timing]:
-        """The finalists together; none before they were compared."""
-        return self._of(state, FINAL) if FINAL in state.windows else {}
-
-    def cold(self, state: State) -> Mapping[str, Timing]:
-        """The chosen one and the baseline, with cold caches."""
-        return self._of(state, COLD) if COLD in state.windows else {}
-
-    def _of(self, state: State, group: str) -> Mapping[str, Timing]:
-        windows = state.windows[group]
+    def of(self, state: State, group: str) -> Mapping[str, Timing]:
+        """Those of a group: of the finalists together (`FINAL`), or with cold caches (`COLD`)."""
+        windows = state.windows.get(group, [])
         count, found = self._known.get(group, (0, {}))
         if count != len(windows):
             rng = np.random.default_rng(self._seed)

@@ -273,29 +273,22 @@ class Materials:
     def check(self, want: Tensors, got: Tensors) -> None:
         """Raise RuntimeFailedError if answers cannot stand for the source's at all."""
         for name, array in want.items():
-            if name not in got:
-                msg = f"it gives no output '{name}'"
-                raise RuntimeFailedError(msg)
-            found = got[name]
+            found = got.get(name)
+            if found is None:
+                raise RuntimeFailedError(f"it gives no output '{name}'")
             if found.shape != array.shape:
                 shapes = f"{list(found.shape)} instead of {list(array.shape)}"
-                msg = f"output '{name}' has the shape {shapes}"
-                raise RuntimeFailedError(msg)
+                raise RuntimeFailedError(f"output '{name}' has the shape {shapes}")
             if found.dtype != array.dtype:
-                msg = f"output '{name}' is {found.dtype} instead of {array.dtype}"
-                raise RuntimeFailedError(msg)
-            if (
-                found.dtype.kind == "f"
-                and not np.isfinite(found).all()
-                and np.isfinite(array).all()
-            ):
-                msg = f"output '{name}' is not a number everywhere"
-                raise RuntimeFailedError(msg)
+                raise RuntimeFailedError(
+                    f"output '{name}' is {found.dtype} instead of {array.dtype}"
+                )
+            is_float = found.dtype.kind == "f"
+            if is_float and not np.isfinite(found).all() and np.isfinite(array).all():
+                raise RuntimeFailedError(f"output '{name}' is not a number everywhere")
 
 
-def open_materials(
-    asked: SearchRequest, folder: Path, *, at_s: float, say: Callable[[str], None]
-) -> Materials:
+def open_materials(asked: SearchRequest, folder: Path, *, say: Callable[[str], None]) -> Materials:
     """Read everything that was given.
 
     Raises:
@@ -348,7 +341,6 @@ def open_materials(
         request=request,
         offer=offered,
         started=Started(
-            at_s=at_s,
             runtime=runtime,
             model_class=offered.model_class,
             why_class=offered.why_class,

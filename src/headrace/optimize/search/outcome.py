@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from msgspec.structs import replace
-
 from headrace.optimize.report import CandidateReport, Circumstances, Evidence, OptimizeReport
 from headrace.optimize.search.journal import (
     AGAIN,
+    COLD,
+    FINAL,
     State,
     Timings,
     Tried,
@@ -46,10 +46,17 @@ def report_of(
     started = state.started
     assert started is not None, "a search that found a baseline has begun"
     timings = Timings(request.seed)
-    alone, final, cold = timings.alone(state), timings.final(state), timings.cold(state)
+    alone, final, cold = timings.alone(state), timings.of(state, FINAL), timings.of(state, COLD)
     standings = decide(state, request, alone, final)
     entries = {
-        name: _priced(_entry(state, request, name, standings, cold), cost_per_hour, state, request)
+        name: _entry(
+            state,
+            request,
+            state.tried.get(name) or Tried(name, name),
+            standings,
+            cold=cold.get(name),
+            price=cost_per_hour,
+        )
         for name in standings.standing
     }
     baseline = entries[state.baseline]
@@ -119,92 +126,69 @@ def _by_cut(entry: CandidateReport) -> float:
 def _entry(
     state: State,
     request: SearchRequest,
-    name: str,
+    tried: Tried,
     standings: Standings,
-    cold: Mapping[str, Timing],
+    *,
+    cold: Timing | None,
+    price: float | None,
 ) -> CandidateReport:
-    tried = state.tried.get(name) or Tried(name, name)
-    built, timing = tried.built, standings.timings.get(name)
-    found = CandidateReport(
-        name=name,
-        title=tried.title,
-        reason=standings.reasons[name],
-        recipe=dict(built.recipe) if built else {},
-        build_s=built.build_s if built else None,
-        size_bytes=built.size_bytes if built else None,
-        memory_bytes=tried.memory_bytes or None,
-        load_s=tried.load_s or None,
-        unbatched=unbatched_text(tried.unbatched) if tried.unbatched else "",
-        batch_cut_ratio=tried.unbatched.cut_ratio if tried.unbatched else None,
-    )
-    runs_at_once = state.started.calls if state.started and is_of_all_cores(request) else 1
-    found = _with_times(found, timing, cold.get(name), calls=runs_at_once)
-    return _with_answers(found, state, tried)
-
-
-def _priced(
-    entry: CandidateReport, price: float | None, state: State, request: SearchRequest
-) -> CandidateReport:
-    """With what a million requests cost, where that is known."""
-    if entry.throughput_per_s is None or state.started is None:
-        return entry
-    cost = cost_per_million(price, entry.throughput_per_s, state.started, request)
-    return replace(entry, cost_per_million=cost)
-
-
-def _with_times(
-    entry: CandidateReport, timing: Timing | None, cold: Timing | None, *, calls: int
-) -> CandidateReport:
-    """With seconds of a run; `calls` of them make what was timed at once."""
-    if timing is None:
-        return entry
-    interval = timing.p50_ci_s
-    more: dict[str, Any] = (
-        {}
-        if cold is None
-        else {
+    """All that is known of a candidate."""
+    name, built, timing = tried.name, tried.built, standings.timings.get(tried.name)
+    known: dict[str, Any] = {}
+    if built is not None:
+        known |= {"recipe": dict(built.recipe), "build_s": built.build_s}
+        known |= {"size_bytes": built.size_bytes}
+    if tried.unbatched is not None:
+        known |= {"unbatched": unbatched_text(tried.unbatched)}
+        known |= {"batch_cut_ratio": tried.unbatched.cut_ratio}
+    # Seconds are of a run; so many of them make what was timed at once.
+    calls = state.started.calls if state.started and is_of_all_cores(request) else 1
+    if timing is not None:
+        interval, rate = timing.p50_ci_s, timing.throughput_per_s * calls
+        known |= {
+            "p50_s": timing.p50_s / calls,
+            "p50_ci_s": interval and (interval[0] / calls, interval[1] / calls),
+            "p90_s": timing.p90_s / calls,
+            "p99_s": timing.p99_s / calls,
+            "throughput_per_s": rate,
+            "cut_ratio": timing.cut_ratio,
+            "cut_ci_ratio": timing.cut_ci_ratio,
+            "disturbed": timing.disturbed,
+        }
+        if state.started is not None:
+            cost = cost_per_million(price, rate, state.started, request)
+            known |= {"cost_per_million": cost}
+    if timing is not None and cold is not None:
+        known |= {
             "cold_p50_s": cold.p50_s / calls,
             "cold_cut_ratio": cold.cut_ratio,
             "cold_cut_ci_ratio": cold.cut_ci_ratio,
         }
-    )
-    return replace(
-        entry,
-        p50_s=timing.p50_s / calls,
-        p50_ci_s=None if interval is None else (interval[0] / calls, interval[1] / calls),
-        p90_s=timing.p90_s / calls,
-        p99_s=timing.p99_s / calls,
-        throughput_per_s=timing.throughput_per_s * calls,
-        cut_ratio=timing.cut_ratio,
-        cut_ci_ratio=timing.cut_ci_ratio,
-        disturbed=timing.disturbed,
-        **more,
-    )
-
-
-def _with_answers(entry: CandidateReport, state: State, tried: Tried) -> CandidateReport:
-    if tried.name == state.baseline and state.scored is not None:
-        scored = state.scored
-        return replace(
-            entry, accuracy=scored.value, n=scored.n, accuracy_loss=0.0, agreement_ratio=1.0
-        )
     verdict = tried.verdict or tried.screened
-    if verdict is not None:
-        return replace(
-            entry,
-            accuracy=verdict.accuracy,
-            accuracy_loss=verdict.loss,
-            accuracy_loss_ci=verdict.loss_ci,
-            p_value=verdict.p_value,
-            lost=verdict.lost,
-            gained=verdict.gained,
-            n=verdict.n,
-            agreement_ratio=verdict.agreement_ratio,
-        )
-    if tried.fidelity is not None:
-        fidelity = tried.fidelity
-        return replace(entry, agreement_ratio=fidelity.agreement_ratio, n=fidelity.n)
-    return entry
+    if name == state.baseline and (scored := state.scored) is not None:
+        known |= {"accuracy": scored.value, "n": scored.n}
+        known |= {"accuracy_loss": 0.0, "agreement_ratio": 1.0}
+    elif verdict is not None:
+        known |= {
+            "accuracy": verdict.accuracy,
+            "accuracy_loss": verdict.loss,
+            "accuracy_loss_ci": verdict.loss_ci,
+            "p_value": verdict.p_value,
+            "lost": verdict.lost,
+            "gained": verdict.gained,
+            "n": verdict.n,
+            "agreement_ratio": verdict.agreement_ratio,
+        }
+    elif (fidelity := tried.fidelity) is not None:
+        known |= {"agreement_ratio": fidelity.agreement_ratio, "n": fidelity.n}
+    return CandidateReport(
+        name=name,
+        title=tried.title,
+        reason=standings.reasons[name],
+        memory_bytes=tried.memory_bytes or None,
+        load_s=tried.load_s or None,
+        **known,
+    )
 
 
 def _evidence(state: State, request: SearchRequest) -> Evidence:

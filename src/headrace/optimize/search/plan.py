@@ -187,42 +187,23 @@ def _ask(
     if state.started.labelled and state.scored is None:
         return Step(kind=StepKind.SCORE, name=state.baseline, until_s=until_s)
     waiting = _waiting(state, request, timed)
+    if not waiting:
+        return None
     begun_s = max(built_s, state.scored.at_s if state.scored is not None else 0.0)
     screened_s = begun_s + _SCREEN * (until_s - begun_s)
-    return _screen(state, waiting, now_s=now_s, until_s=screened_s) or _judge(
-        state, request, timed, waiting, now_s=now_s, until_s=until_s
-    )
-
-
-def _screen(state: State, waiting: Sequence[Tried], *, now_s: float, until_s: float) -> Step | None:
-    """The fastest candidate that was asked nothing yet, where there are many examples."""
     answered = state.scored.n if state.scored is not None else 0
-    if answered <= 2 * SCREENED or now_s >= until_s or len(waiting) == 1:
+    new = [tried for tried in waiting if tried.screened is None]
+    # Where there are many examples, the fastest candidate that was asked nothing yet.
+    if new and answered > 2 * SCREENED and now_s < screened_s and len(waiting) > 1:
+        return Step(kind=StepKind.SCREEN, name=new[0].name, until_s=screened_s)
+    if now_s >= until_s:
         return None
-    new = (tried for tried in waiting if tried.screened is None)
-    return next((Step(kind=StepKind.SCREEN, name=one.name, until_s=until_s) for one in new), None)
-
-
-def _judge(
-    state: State,
-    request: SearchRequest,
-    timed: Mapping[str, Timing],
-    waiting: Sequence[Tried],
-    *,
-    now_s: float,
-    until_s: float,
-) -> Step | None:
-    """The fastest candidate that may win; then the most doubtful of those that can win no more."""
-    if now_s >= until_s or not waiting:
-        return None
+    # The fastest candidate that may win; then the most doubtful of those that can win no more: the
+    # loss so far decides, as a report is to show what a recipe costs, and which ones to avoid.
     may_win = [one for one in waiting if not beaten_by(state, request, timed, one.name)]
-    # The loss so far decides: a report is to show what a recipe costs, and which ones to avoid.
-    chosen = may_win[0] if may_win else max(waiting, key=_loss_so_far)
+    most_doubtful = max(waiting, key=lambda tried: tried.screened.loss if tried.screened else 0.0)
+    chosen = may_win[0] if may_win else most_doubtful
     return Step(kind=StepKind.JUDGE, name=chosen.name, until_s=until_s)
-
-
-def _loss_so_far(tried: Tried) -> float:
-    return tried.screened.loss if tried.screened is not None else 0.0
 
 
 def beaten_by(state: State, request: SearchRequest, timed: Mapping[str, Timing], name: str) -> str:

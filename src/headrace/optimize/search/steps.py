@@ -8,18 +8,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
+import msgspec
 import numpy as np
 
 from headrace.core import (
     HeadraceError,
     InvalidArgumentError,
-    RuntimeFailedError,
     SystemClock,
     Tensors,
 )
-from headrace.core.processes import resident_bytes
 from headrace.optimize.accuracy import (
     Answers,
     MetricChoice,
@@ -34,9 +33,14 @@ from headrace.optimize.accuracy import (
 )
 from headrace.optimize.accuracy.verdict import SIGNIFICANCE
 from headrace.optimize.candidate import Candidate
-from headrace.optimize.child import run_in_child
 from headrace.optimize.compare import Comparison
-from headrace.optimize.recipes.trees import Choice, choose_by_batch, differences, why_not_mixed
+from headrace.optimize.recipes.trees import (
+    Choice,
+    Span,
+    choose_by_batch,
+    differences,
+    why_not_mixed,
+)
 from headrace.optimize.search.journal import (
     Built,
     Compared,
@@ -64,7 +68,6 @@ from headrace.optimize.timing import (
     summarize,
 )
 from headrace.runtimes import LoadOptions, Model, load_model
-from headrace.runtimes.base import Tuning
 
 _MAX_REASON: Final = 400
 
@@ -106,18 +109,19 @@ class Run:
         return self._began - self._before_s + at_s
 
     def record(self, event: Event) -> None:
-        """Keep what happened."""
+        """Keep what happened, and when."""
+        event = msgspec.structs.replace(event, at_s=self.now_s())
         self.journal.write(event)
         self.state.apply(event)
 
     def say(self, text: str) -> None:
         """Tell people what goes on."""
-        self.record(Said(at_s=self.now_s(), text=text))
+        self.record(Said(text=text))
 
     def give_up(self, name: str, title: str, error: BaseException) -> None:
         """Try a recipe or a candidate no more."""
         reason = " ".join(str(error).split())[:_MAX_REASON] or type(error).__name__
-        self.record(Failed(at_s=self.now_s(), name=name, title=title, reason=reason))
+        self.record(Failed(name=name, title=title, reason=reason))
 
     def built(self, name: str) -> Built:
         """What is known of a candidate that was made."""
@@ -207,7 +211,7 @@ class Run:
 
     def _keep(self, group: str, window: Window) -> None:
         if group:
-            self.record(Timed(at_s=self.now_s(), group=group, window=window))
+            self.record(Timed(group=group, window=window))
 
 
 _ASKED_BY: Final = 0.88
@@ -244,7 +248,6 @@ class Judging:
             raise InvalidArgumentError(msg)
         self.run.record(
             Scored(
-                at_s=self.run.now_s(),
                 metric=choice.metric,
                 output=choice.output,
                 value=choice.score(labels[answered], choice.read(stacked)),
@@ -280,7 +283,6 @@ class Judging:
             self._begun[name] = trial
         run.record(
             Judged(
-                at_s=run.now_s(),
                 name=name,
                 verdict=verdict,
                 early=trial.given_up,
@@ -295,7 +297,7 @@ class Judging:
             with run.loaded(name) as model:
                 asked = self._asked(model, self._deadline())
                 found = measure_fidelity(base, asked, max_loss=run.request.max_loss)
-                run.record(Compared(at_s=run.now_s(), name=name, fidelity=found))
+                run.record(Compared(name=name, fidelity=found))
         except HeadraceError as error:
             run.give_up(name, run.state.tried[name].title, error)
 
@@ -382,21 +384,6 @@ class Judging:
 SIZES: Final = (1, 8, 32, 128, 1024)
 
 
-@dataclass(frozen=True, slots=True)
-class Seconds:
-    """A measured time, as `choose_by_batch` takes it."""
-
-    value: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, timing: Timing) -> "Seconds":
-        """A contender's median."""
-        low, high = timing.p50_ci_s or (timing.p50_s, timing.p50_s)
-        return cls(timing.p50_s, low, high)
-
-
 def choose(
     timings: Mapping[int, Mapping[str, Timing]],
     names: Sequence[str],
@@ -410,7 +397,7 @@ def choose(
         compared: How far apart two engines' answers are.
     """
     measured = {
-        name: {rows: Seconds.of(found[name]) for rows, found in timings.items() if name in found}
+        name: {rows: _span(found[name]) for rows, found in timings.items() if name in found}
         for name in names
     }
     measured = {name: times for name, times in measured.items() if times}
@@ -422,6 +409,11 @@ def choose(
                 unlike.add(frozenset((one, other)))
                 notes.append(f"{one} and {other} do not share a model: {why}")
     return choose_by_batch(measured, unlike=unlike), notes
+
+
+def _span(timing: Timing) -> Span:
+    """A contender's median."""
+    return Span(timing.p50_s, *(timing.p50_ci_s or (timing.p50_s, timing.p50_s)))
 
 
 def said(choices: Sequence[Choice]) -> str:
@@ -456,7 +448,6 @@ def mix(run: Run, step: Step) -> None:
             )
     run.record(
         Mixed(
-            at_s=run.now_s(),
             members=tuple(choices),
             said=said(choices) if len(choices) > 1 else "",
             notes=tuple(notes),
@@ -483,40 +474,3 @@ def _timings(run: Run, step: Step, models: Mapping[str, Model]) -> dict[int, Map
 
 def _once(model: Model, request: Tensors) -> None:
     model.run(request)
-
-
-_TIMEOUT_S: Final = 120.0
-_RUNS: Final = 3
-
-
-class Weight(NamedTuple):
-    """`memory_bytes`: resident above an interpreter that has loaded no model."""
-
-    memory_bytes: int
-    load_s: float
-
-
-def weigh(path: Path, runtime: str, tuning: Tuning, *, threads: int, request: Tensors) -> Weight:
-    """What a candidate takes once it has loaded and run.
-
-    Raises:
-        RuntimeFailedError: Its process ended, or was not done in time.
-    """
-    options = LoadOptions(device="cpu", intra_op_threads=threads, tuning=tuning)
-    return run_in_child(
-        *(_weighed, path, runtime, options, request),
-        returns=Weight,
-        raises=RuntimeFailedError,
-        deadline=time.monotonic() + _TIMEOUT_S,
-    )
-
-
-def _weighed(
-    _: Callable[[str], None], path: Path, runtime: str, options: LoadOptions, request: Tensors
-) -> Weight:
-    before, started = resident_bytes(), time.perf_counter()
-    model = load_model(path, runtime, options)
-    load_s = time.perf_counter() - started
-    for _run in range(_RUNS):
-        model.run(request)
-    return Weight(resident_bytes() - before, load_s)

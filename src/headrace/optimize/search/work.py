@@ -10,9 +10,11 @@ from typing import Final
 
 import numpy as np
 
-from headrace.core import HeadraceError, Tensors
+from headrace.core import HeadraceError, RuntimeFailedError, Tensors
+from headrace.core.processes import resident_bytes
 from headrace.optimize.artifact import files_of, write_artifact
-from headrace.optimize.candidate import Candidate, CannotBuildError, Recipe, Workshop
+from headrace.optimize.candidate import CannotBuildError, Recipe, Workshop
+from headrace.optimize.child import run_in_child
 from headrace.optimize.prune.recipes import PruneRecipe
 from headrace.optimize.search.journal import (
     AGAIN,
@@ -38,9 +40,9 @@ from headrace.optimize.search.materials import (
 from headrace.optimize.search.offers import PrunedThen, Ready
 from headrace.optimize.search.plan import Step, StepKind, best, decide, members_of, next_step
 from headrace.optimize.search.process import SearchRequest
-from headrace.optimize.search.steps import Judging, Run, Weight, mix, weigh
+from headrace.optimize.search.steps import Judging, Run, mix
 from headrace.optimize.timing import Contender, TimingSettings, summarize
-from headrace.runtimes import Model
+from headrace.runtimes import LoadOptions, Model, load_model
 from headrace.runtimes.processor import this_processor
 
 _CANDIDATES: Final = "candidates"
@@ -54,6 +56,8 @@ _BATCH_ROWS: Final = 8
 """Rows of the batch by which a loss of batching is measured: most of what a batch saves."""
 _BATCH_S: Final = 6.0
 _ALONE: Final = "its rows answer differently together than alone"
+_WEIGHED_WITHIN_S: Final = 120.0
+_WEIGHED_RUNS: Final = 3
 _CHECKED: Final = 16
 """Requests that the result is asked again elsewhere."""
 
@@ -65,43 +69,30 @@ def search(request: SearchRequest, folder: Path) -> None:
         HeadraceError: The model cannot be loaded, or the data not be used.
     """
     state = state_of(read_journal(folder))
-    journal = Journal(folder)
-    try:
-        with contextlib.ExitStack() as kept:
-            run = Run(
-                request=request, folder=folder.resolve(), journal=journal, state=state, kept=kept
-            )
-            _to_the_end(run)
-    finally:
-        journal.close()
-
-
-def _to_the_end(run: Run) -> None:
-    """One step after the other."""
-    run.say("reading the model and the data")
-    run.materials = open_materials(run.request, run.folder, at_s=run.now_s(), say=run.say)
-    if run.state.started is None:
-        run.record(run.materials.started)
-    judging = Judging(run)
-    do: dict[StepKind, Callable[[Step], None]] = {
-        StepKind.BUILD: partial(_build, run),
-        StepKind.TRY: partial(_try, run),
-        StepKind.SCORE: judging.score,
-        StepKind.SCREEN: judging.screen,
-        StepKind.JUDGE: judging.judge,
-        StepKind.COMPARE: partial(_compare, run),
-        StepKind.WEIGH: partial(_weigh, run),
-        StepKind.MIX: partial(mix, run),
-        StepKind.WRITE: partial(_write, run),
-    }
-    while True:
-        alone = run.timings.alone(run.state)
-        step = next_step(run.state, run.request, alone, now_s=run.now_s())
-        if step.kind is StepKind.DONE:
-            return
-        name = step.name or ", ".join(step.names)
-        run.record(Begun(at_s=run.now_s(), step=step.kind, name=name))
-        do[step.kind](step)
+    with contextlib.closing(Journal(folder)) as journal, contextlib.ExitStack() as kept:
+        run = Run(request=request, folder=folder.resolve(), journal=journal, state=state, kept=kept)
+        run.say("reading the model and the data")
+        run.materials = open_materials(request, run.folder, say=run.say)
+        if state.started is None:
+            run.record(run.materials.started)
+        judging = Judging(run)
+        do: dict[StepKind, Callable[[Step], None]] = {
+            StepKind.BUILD: partial(_build, run),
+            StepKind.TRY: partial(_try, run),
+            StepKind.SCORE: judging.score,
+            StepKind.SCREEN: judging.screen,
+            StepKind.JUDGE: judging.judge,
+            StepKind.COMPARE: partial(_compare, run),
+            StepKind.WEIGH: partial(_weigh, run),
+            StepKind.MIX: partial(mix, run),
+            StepKind.WRITE: partial(_write, run),
+        }
+        while True:
+            step = next_step(state, request, run.timings.alone(state), now_s=run.now_s())
+            if step.kind is StepKind.DONE:
+                return
+            run.record(Begun(step=step.kind, name=step.name or ", ".join(step.names)))
+            do[step.kind](step)
 
 
 def _build(run: Run, step: Step) -> None:
@@ -112,7 +103,6 @@ def _build(run: Run, step: Step) -> None:
     place = run.folder / _CANDIDATES / recipe.name
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
-    deadline = run.deadline(step.until_s)
     materials = run.materials
     workshop = Workshop(
         source=materials.offer.source,
@@ -122,7 +112,7 @@ def _build(run: Run, step: Step) -> None:
         calibration=materials.calibration.inputs,
         threads=run.cores,
         seed=run.request.seed,
-        deadline=deadline,
+        deadline=run.deadline(step.until_s),
         teaching=materials.teaching,
         say=run.say,
     )
@@ -135,8 +125,24 @@ def _build(run: Run, step: Step) -> None:
         run.give_up(recipe.name, recipe.title, error)
         return
     for candidate in made:
-        _built(run, recipe, candidate, time.monotonic() - began)
-    run.record(Ended(at_s=run.now_s(), name=step.name))
+        path = candidate.path.resolve()
+        inside = path.is_relative_to(run.folder)
+        run.record(
+            Built(
+                of=recipe.name,
+                name=candidate.name,
+                title=candidate.title,
+                runtime=candidate.runtime,
+                path=str(path.relative_to(run.folder) if inside else path),
+                tuning=candidate.tuning,
+                recipe=candidate.recipe,
+                size_bytes=sum(file.stat().st_size for file in files_of(path)),
+                build_s=time.monotonic() - began,
+                is_baseline=not run.state.baseline,
+                is_reference=isinstance(recipe, Ready),
+            )
+        )
+    run.record(Ended(name=step.name))
 
 
 def _best_recipe(run: Run) -> Recipe | None:
@@ -146,27 +152,6 @@ def _best_recipe(run: Run) -> Recipe | None:
         if of not in run.materials.started.later:
             return run.materials.recipe(of)
     return None
-
-
-def _built(run: Run, recipe: Recipe, candidate: Candidate, build_s: float) -> None:
-    path = candidate.path.resolve()
-    inside = path.is_relative_to(run.folder)
-    run.record(
-        Built(
-            at_s=run.now_s(),
-            of=recipe.name,
-            name=candidate.name,
-            title=candidate.title,
-            runtime=candidate.runtime,
-            path=str(path.relative_to(run.folder) if inside else path),
-            tuning=candidate.tuning,
-            recipe=candidate.recipe,
-            size_bytes=sum(file.stat().st_size for file in files_of(path)),
-            build_s=build_s,
-            is_baseline=not run.state.baseline,
-            is_reference=isinstance(recipe, Ready),
-        )
-    )
 
 
 def _try(run: Run, step: Step) -> None:
@@ -198,15 +183,9 @@ def _measure_batch(run: Run, name: str, base: Model, model: Model) -> None:
     if rows == 1:
         rows, request = _BATCH_ROWS, batch_of([request], _BATCH_ROWS)
 
-    def contender(which: str, run_rows: Callable[[Tensors], Tensors]) -> Contender:
-        def once() -> None:
-            run_rows(request)
-
-        return Contender(name=which, run=once)
-
     contenders = [
-        contender(run.state.baseline, base.run),
-        contender(name, served_run(model, materials.signature)),
+        Contender(name=run.state.baseline, run=partial(_once, base.run, request)),
+        Contender(name=name, run=partial(_once, served_run(model, materials.signature), request)),
     ]
     until = time.monotonic() + _BATCH_S
     windows = run.measure(contenders, _QUICK, group="", until=until)
@@ -215,7 +194,6 @@ def _measure_batch(run: Run, name: str, base: Model, model: Model) -> None:
         timing = summarize(windows, baseline=run.state.baseline, rng=run.rng)[name]
     run.record(
         Unbatched(
-            at_s=run.now_s(),
             name=name,
             reason=model.signature.row_reason or _ALONE,
             rows=rows,
@@ -223,6 +201,10 @@ def _measure_batch(run: Run, name: str, base: Model, model: Model) -> None:
             cut_ci_ratio=None if timing is None else timing.cut_ci_ratio,
         )
     )
+
+
+def _once(run_rows: Callable[[Tensors], Tensors], request: Tensors) -> None:
+    run_rows(request)
 
 
 def _compare(run: Run, step: Step) -> None:
@@ -233,42 +215,47 @@ def _compare(run: Run, step: Step) -> None:
         contenders = [run.contender(name, model) for name, model in models.items()]
         contenders.append(run.contender(AGAIN, models[run.state.baseline]))
         run.measure(contenders, _FINAL, group=FINAL, until=until)
-        alone, final = run.timings.alone(run.state), run.timings.final(run.state)
+        alone, final = run.timings.alone(run.state), run.timings.of(run.state, FINAL)
         chosen = decide(run.state, run.request, alone, final).chosen
         pair = [each for each in contenders if each.name in {run.state.baseline, chosen}]
         run.measure(pair, _COLD, group=COLD, until=time.monotonic() + _COLD_S)
-    run.record(Ended(at_s=run.now_s(), name=FINAL))
+    run.record(Ended(name=FINAL))
 
 
 def _weigh(run: Run, step: Step) -> None:
-    """How much memory a candidate takes."""
+    """How much memory a candidate takes, and its loading."""
     built = run.built(step.name)
+    options = LoadOptions(device="cpu", intra_op_threads=run.request.threads, tuning=built.tuning)
+    memory_bytes, load_s = 0, 0.0
     try:
-        weight = weigh(
-            run.path(built),
-            built.runtime,
-            built.tuning,
-            threads=run.request.threads,
-            request=run.materials.request,
+        memory_bytes, load_s = run_in_child(
+            *(_weighed, run.path(built), built.runtime, options, run.materials.request),
+            returns=tuple[int, float],
+            raises=RuntimeFailedError,
+            deadline=time.monotonic() + _WEIGHED_WITHIN_S,
         )
     except HeadraceError as error:
         if step.name != run.state.baseline:
             run.give_up(step.name, built.title, error)
             return
-        weight = Weight(0, 0.0)
-    run.record(
-        Weighed(
-            at_s=run.now_s(),
-            name=step.name,
-            memory_bytes=weight.memory_bytes,
-            load_s=weight.load_s,
-        )
-    )
+    run.record(Weighed(name=step.name, memory_bytes=memory_bytes, load_s=load_s))
+
+
+def _weighed(
+    _: Callable[[str], None], path: Path, runtime: str, options: LoadOptions, request: Tensors
+) -> tuple[int, float]:
+    """Resident memory above an interpreter that has loaded no model, and seconds to load."""
+    before, started = resident_bytes(), time.perf_counter()
+    model = load_model(path, runtime, options)
+    load_s = time.perf_counter() - started
+    for _run in range(_WEIGHED_RUNS):
+        model.run(request)
+    return resident_bytes() - before, load_s
 
 
 def _write(run: Run, step: Step) -> None:
     """Put the chosen candidate where it can be taken, and prove that it loads from there."""
-    alone, final = run.timings.alone(run.state), run.timings.final(run.state)
+    alone, final = run.timings.alone(run.state), run.timings.of(run.state, FINAL)
     standings = decide(run.state, run.request, alone, final)
     members = members_of(run.state, standings.chosen)
     if [name for name, _ in members] != [run.state.baseline]:
@@ -287,8 +274,8 @@ def _write(run: Run, step: Step) -> None:
             versions=versions(),
             figures={"p50_s": timing.p50_s, "cut_ratio": timing.cut_ratio},
         )
-        run.record(Wrote(at_s=run.now_s(), name=first, path=_RESULT))
-    run.record(Ended(at_s=run.now_s(), name=step.kind))
+        run.record(Wrote(name=first, path=_RESULT))
+    run.record(Ended(name=step.kind))
 
 
 def _check(run: Run, name: str) -> list[tuple[Tensors, Tensors]]:

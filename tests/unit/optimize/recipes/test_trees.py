@@ -2,8 +2,7 @@
 
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.core import InvalidArgumentError, Tensors
+from headrace.core import Tensors
 from headrace.optimize.candidate import Candidate, CannotBuildError, ModelClass, Workshop
 from headrace.optimize.compare import Comparison
 from headrace.optimize.recipes.trees import (
@@ -21,6 +20,7 @@ from headrace.optimize.recipes.trees import (
     TREE_RECIPES,
     NativeTrees,
     OnnxTrees,
+    Span,
     as_rows,
     choose_by_batch,
     differences,
@@ -190,13 +190,7 @@ def test_a_converter_that_is_absent_is_named(
 US = 1e-6
 
 
-@dataclass(frozen=True)
-class Interval:
-    value: float
-    low: float
-    high: float
-
-
+Interval = Span
 Times = dict[int, Interval]
 
 
@@ -244,20 +238,12 @@ def test_noise_is_no_reason_for_a_second_engine() -> None:
     assert choose_by_batch({"a": times(*a, wide=0.2), "b": times(*b, wide=0.2)}) == [("a", None)]
 
 
-def test_a_gain_at_a_size_that_nobody_sends_does_not_count() -> None:
-    measured = {"onnx": times(10, 20, 40, 150, 2000), "native": times(90, 90, 95, 100, 300)}
-
-    assert len(choose_by_batch(measured)) == 2
-    assert choose_by_batch(measured, sizes=[1, 2, 4, 8]) == [("onnx", None)]
-
-
 def test_a_size_that_was_not_measured_lies_on_the_line_between_its_neighbours() -> None:
     a = {1: Interval(10 * US, 9 * US, 11 * US), 100: Interval(1000 * US, 990 * US, 1010 * US)}
     b = {10: Interval(99 * US, 98 * US, 100 * US)}  # as long below, a row as long above
 
     # At 10 rows `a` takes 100 us; at 1 `b` takes 99, at 100 it takes 990.
     assert choose_by_batch({"a": a, "b": b}) == [("a", None)]
-    assert choose_by_batch({"b": b, "a": a}, sizes=[10, 20]) == [("b", None)]
 
 
 def test_three_engines_share_what_each_is_best_at() -> None:
@@ -286,27 +272,6 @@ def test_engines_that_do_not_answer_alike_are_not_mixed() -> None:
 def test_of_two_that_are_the_same_the_first_is_taken() -> None:
     assert choose_by_batch({"a": times(10, 20), "b": times(10, 20)}) == [("a", None)]
     assert choose_by_batch({"b": times(10, 20), "a": times(10, 20)}) == [("b", None)]
-
-
-@pytest.mark.parametrize(
-    ("measured", "sizes", "reason"),
-    [
-        ({}, None, "nothing to choose from"),
-        ({"a": times(10)}, [], "nothing to choose from"),
-        ({"a": times(10), "b": {}}, None, "'b' was measured at no size"),
-        ({"a": times(10)}, [0, 1], "0 rows are served"),
-        ({"a": {0: Interval(1, 1, 1)}}, None, "'a' at 0 rows"),
-        ({"a": {1: Interval(2, 3, 4)}}, None, "is no time of a batch"),
-        ({"a": {1: Interval(0, 0, 0)}}, None, "is no time of a batch"),
-        ({"a": {1: Interval(math.nan, 1, 2)}}, None, "is no time of a batch"),
-        ({"a": {1: Interval(1, 1, math.inf)}}, None, "is no time of a batch"),
-    ],
-)
-def test_what_is_no_measurement_is_refused(
-    measured: Mapping[str, Times], sizes: list[int] | None, reason: str
-) -> None:
-    with pytest.raises(InvalidArgumentError, match=reason):
-        choose_by_batch(measured, sizes=sizes)
 
 
 SIZES = st.sampled_from([1, 2, 8, 32, 128, 1024])

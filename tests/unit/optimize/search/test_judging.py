@@ -37,7 +37,7 @@ def run(tmp_path: Path) -> Iterator[Run]:
     journal = Journal(tmp_path)
     with contextlib.closing(journal), contextlib.ExitStack() as kept:
         made = Run(request=request, folder=tmp_path, journal=journal, state=State(), kept=kept)
-        made.materials = open_materials(request, tmp_path, at_s=0.0, say=made.say)
+        made.materials = open_materials(request, tmp_path, say=made.say)
         made.record(made.materials.started)
         for name in (BASE, SAME, OTHER):
             made.record(made_of(name))

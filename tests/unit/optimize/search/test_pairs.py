@@ -49,7 +49,7 @@ def scored(folder: Path, model: bytes, scores: list[float]) -> tuple[Materials, 
     journal = Journal(folder)
     with contextlib.closing(journal), contextlib.ExitStack() as kept:
         run = Run(request=request, folder=folder, journal=journal, state=State(), kept=kept)
-        run.materials = open_materials(request, folder, at_s=0.0, say=run.say)
+        run.materials = open_materials(request, folder, say=run.say)
         run.record(run.materials.started)
         run.record(
             Built(

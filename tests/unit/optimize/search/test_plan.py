@@ -297,7 +297,7 @@ def _outcome(  # noqa: C901, PLR0911  # one for each step
 
 def decided(events: list[Event], request: SearchRequest = REQUEST) -> Standings:
     state, timings = state_of(events), Timings(0)
-    return decide(state, request, timings.alone(state), timings.final(state))
+    return decide(state, request, timings.alone(state), timings.of(state, FINAL))
 
 
 def made(*candidates: tuple[str, float, bool]) -> list[Event]:
