@@ -81,6 +81,10 @@ class Replica:
             raise SloUnreachableError(msg)
         return min(float(np.interp(p99_s, self.p99s, self.loads)), MAX_UTILISATION)
 
+    def p99_s(self, load: float) -> float:
+        """The predicted p99 at a share of the capacity. Unit: seconds."""
+        return float(np.interp(load, self.loads, self.p99s))
+
 
 def replica_of(profile: Profile) -> Replica:
     """The replica that a profile recommends.
@@ -351,7 +355,7 @@ def _option(demand: Demand, node: NodeType) -> Option:
         fleet=fleet,
         rate_per_replica=most,
         load_ratio=load,
-        p99_s=float(np.interp(load, replica.loads, replica.p99s)),
+        p99_s=replica.p99_s(load),
         batch_rows=float(np.interp(load, replica.loads, replica.batch_rows)),
         cost_per_million=fleet.cost_per_month / forecast.mean_rate() / HOURS_PER_MONTH / 3.6e-3,
     )

@@ -14,6 +14,8 @@ from headrace.cli.options import (
     Json,
     OneEndpoint,
     ShowByDefault,
+    argument,
+    option,
     span_s,
 )
 from headrace.cli.output import (
@@ -36,7 +38,7 @@ app = CommandGroup(
     help="What is wrong now: `headrace alerts`. Silence alerts, test receivers.",
 )
 
-_Stream = Annotated[str, typer.Option("--stream", help="Only of this stream.", show_default="all")]
+_Stream = Annotated[str, option("Only of this stream.", "--stream", shown="all")]
 
 
 def _state(alert: dict[str, Any]) -> Text:
@@ -71,7 +73,7 @@ def show(
     *,
     stream: _Stream = "",
     firing: Annotated[
-        bool, typer.Option("--firing", help="Only what fires; exit status 1 if anything does.")
+        bool, option("Only what fires; exit status 1 if anything does.", "--firing")
     ] = False,
     json: Json = False,
     plane: ControlPlane,
@@ -105,21 +107,14 @@ def show_alerts(alerts: list[dict[str, Any]], about: str, *, json: bool = False)
 def silence(
     endpoint: OneEndpoint = "",
     *,
-    alert: Annotated[
-        str, typer.Option(help="Only this one, as HeadraceLatencyP99.", show_default="all")
-    ] = "",
+    alert: Annotated[str, option("Only this one, as HeadraceLatencyP99.", shown="all")] = "",
     stream: _Stream = "",
-    severity: Annotated[
-        str, typer.Option(help="Only `page` or `ticket`.", show_default="both")
-    ] = "",
-    for_: Annotated[str, typer.Option("--for", help="How long: 90s, 15m, 12h or 30d.")] = "",
+    severity: Annotated[str, option("Only `page` or `ticket`.", shown="both")] = "",
+    for_: Annotated[str, option("How long: 90s, 15m, 12h or 30d.", "--for")] = "",
     until: Annotated[
-        str,
-        typer.Option(
-            help="Or its end: 2026-11-25T18:00, in this machine's time zone if none is named."
-        ),
+        str, option("Or its end: 2026-11-25T18:00, in this machine's time zone if none is named.")
     ] = "",
-    comment: Annotated[str, typer.Option(help="Why, for others.")] = "",
+    comment: Annotated[str, option("Why, for others.")] = "",
     json: Json = False,
     plane: ControlPlane,
 ) -> None:
@@ -163,7 +158,7 @@ def silences(*, json: Json = False, plane: ControlPlane) -> None:
 
 @app.command()
 def unsilence(
-    silence: Annotated[str, typer.Argument(metavar="ID", help="As `alerts silences` shows it.")],
+    silence: Annotated[str, argument("As `alerts silences` shows it.", metavar="ID")],
     *,
     plane: ControlPlane,
 ) -> None:
@@ -174,9 +169,7 @@ def unsilence(
 
 @app.command("test")
 def send_test(
-    receiver: Annotated[
-        str, typer.Argument(help="One of the spec's `alerts.receivers`.", show_default="all")
-    ] = "",
+    receiver: Annotated[str, argument("One of the spec's `alerts.receivers`.", shown="all")] = "",
     *,
     json: Json = False,
     plane: ControlPlane,

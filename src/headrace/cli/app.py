@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 
 import headrace
 from headrace.cli.context import remember_options
-from headrace.cli.options import expanded
+from headrace.cli.options import expanded, option
 from headrace.cli.output import EXIT_CODES, INTERRUPTED, report
 
 _DEBUG = "--debug"
@@ -144,36 +144,33 @@ def _print_version(wanted: bool) -> None:  # noqa: FBT001  # typer's signature f
 def root(
     *,
     version: Annotated[  # noqa: ARG001  # its callback acts
-        bool,
-        typer.Option(
-            "--version", help="Print the version.", callback=_print_version, is_eager=True
-        ),
+        bool, option("Print the version.", "--version", callback=_print_version, is_eager=True)
     ] = False,
     debug: Annotated[  # noqa: ARG001  # `main` takes it out of the arguments
-        bool, typer.Option(_DEBUG, help="Show the traceback of an error; works everywhere.")
+        bool, option("Show the traceback of an error; works everywhere.", _DEBUG)
     ] = False,
     token: Annotated[
         str,
-        typer.Option(
+        option(
+            "Shown to the control plane; others on this machine can see it on the command "
+            "line. Works everywhere, as the next two.",
             _TOKEN,
             envvar="HEADRACE_TOKEN",
             metavar="TOKEN",
-            help="Shown to the control plane; others on this machine can see it on the command "
-            "line. Works everywhere, as the next two.",
-            show_default="the current context's, or that of the home",
+            shown="the current context's, or that of the home",
         ),
     ] = "",
     token_file: Annotated[
         Path | None,
-        typer.Option(_TOKEN_FILE, envvar="HEADRACE_TOKEN_FILE", help="The same, read from a file."),
+        option("The same, read from a file.", _TOKEN_FILE, envvar="HEADRACE_TOKEN_FILE"),
     ] = None,
     ca_file: Annotated[
         Path | None,
-        typer.Option(
+        option(
+            "Who signs the control plane's certificate.",
             _CA_FILE,
             envvar="HEADRACE_CA_FILE",
-            help="Who signs the control plane's certificate.",
-            show_default="the system's",
+            shown="the system's",
         ),
     ] = None,
 ) -> None:

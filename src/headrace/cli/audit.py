@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from headrace.cli.models.store import model_store
-from headrace.cli.options import DEFAULT_HOME, CommandGroup, ControlPlane, Home, Json
+from headrace.cli.options import (
+    DEFAULT_HOME,
+    CommandGroup,
+    ControlPlane,
+    Home,
+    Json,
+    argument,
+    file_option,
+    option,
+)
 from headrace.cli.output import progress, say, show, table, write
 from headrace.core.spec import SpecError
 from headrace.core.text import bytes_text, printable
@@ -56,45 +65,32 @@ def audit(
     *,
     file: Annotated[
         Path | None,
-        typer.Option(
+        file_option(
+            "Check a spec file alone; nothing has to run.",
             "--file",
             "-f",
-            help="Check a spec file alone; nothing has to run.",
-            exists=True,
-            dir_okay=False,
-            show_default="what runs on --home or --server",
+            shown="what runs on --home or --server",
         ),
     ] = None,
     fail_on: Annotated[
-        FailOn | None,
-        typer.Option(
-            help="Exit with status 3 if a finding is at or above this.", show_default="never"
-        ),
+        FailOn | None, option("Exit with status 3 if a finding is at or above this.", shown="never")
     ] = None,
-    format_: Annotated[
-        ReportFormat, typer.Option("--format", help="How it is written.")
-    ] = ReportFormat.TEXT,
+    format_: Annotated[ReportFormat, option("How it is written.", "--format")] = ReportFormat.TEXT,
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            help="Write it into this file.",
-            dir_okay=False,
-            show_default="standard output",
+        option(
+            "Write it into this file.", "--output", "-o", dir_okay=False, shown="standard output"
         ),
     ] = None,
     advisories: Annotated[
         Path | None,
-        typer.Option(
+        option(
+            "Compare installed packages with these OSV documents (JSON); nothing is fetched.",
             metavar="FILE|DIR",
-            help="Compare installed packages with these OSV documents (JSON); nothing is fetched.",
             exists=True,
         ),
     ] = None,
-    list_: Annotated[
-        bool, typer.Option("--list", help="List the checks, and look at nothing.")
-    ] = False,
+    list_: Annotated[bool, option("List the checks, and look at nothing.", "--list")] = False,
     json: Json = False,
     plane: ControlPlane,
 ) -> None:
@@ -238,9 +234,9 @@ def _write(text: str, output: Path | None) -> None:
 def models(
     folder: Annotated[
         Path,
-        typer.Argument(
+        argument(
+            "A folder of models, or a Triton-style repository.",
             metavar="DIR",
-            help="A folder of models, or a Triton-style repository.",
             exists=True,
             file_okay=False,
         ),
@@ -312,26 +308,15 @@ def diagram(
     *,
     format_: Annotated[
         DiagramFormat | None,
-        typer.Option(
-            "--format",
-            help="How it is written.",
-            show_default="by the ending of --output, else mermaid",
-        ),
+        option("How it is written.", "--format", shown="by the ending of --output, else mermaid"),
     ] = None,
     output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output", "-o", dir_okay=False, help="A file.", show_default="standard output"
-        ),
+        Path | None, option("A file.", "--output", "-o", dir_okay=False, shown="standard output")
     ] = None,
-    search: Annotated[
-        str, typer.Option(help="Only endpoints with this in their name.", show_default="all")
-    ] = "",
+    search: Annotated[str, option("Only endpoints with this in their name.", shown="all")] = "",
     limit: Annotated[
         int,
-        typer.Option(
-            min=1, max=1000, help="So many endpoints at most: those in trouble, then the busiest."
-        ),
+        option("So many endpoints at most: those in trouble, then the busiest.", min=1, max=1000),
     ] = 40,
     plane: ControlPlane,
 ) -> None:

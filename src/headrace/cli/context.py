@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import msgspec
 import typer
 
-from headrace.cli.options import CommandGroup, Json
+from headrace.cli.options import CommandGroup, Json, argument, option
 from headrace.cli.output import Column, say, show_document
 from headrace.core import FailedPreconditionError, InvalidArgumentError, NotFoundError
 from headrace.core.error_kind import UNDECODABLE
@@ -208,28 +208,25 @@ def read_token(path: Path) -> str:
 
 
 app = CommandGroup(help="Name control planes elsewhere, and choose one: add, use, list, rm.")
-_Name = Annotated[str, typer.Argument(help="The context's name.", show_default=False)]
+_Name = Annotated[str, argument("The context's name.", shown=False)]
 
 
 @app.command()
 def add(
     name: _Name,
-    url: Annotated[str | None, typer.Argument(metavar="URL", help="Its management API.")] = None,
+    url: Annotated[str | None, argument("Its management API.", metavar="URL")] = None,
     *,
-    server: Annotated[str | None, typer.Option(metavar="URL", help="The same.")] = None,
+    server: Annotated[str | None, option("The same.", metavar="URL")] = None,
     token_file: Annotated[
-        Path | None, typer.Option(help="A file with a token for it, which is kept beside the URL.")
+        Path | None, option("A file with a token for it, which is kept beside the URL.")
     ] = None,
     ca_file: Annotated[
         Path | None,
-        typer.Option(
-            help="Who signs its certificate, where that is none of the usual ones.",
-            show_default="the system's",
+        option(
+            "Who signs its certificate, where that is none of the usual ones.", shown="the system's"
         ),
     ] = None,
-    use: Annotated[
-        bool, typer.Option("--use", help="Make it the current one; the first always is.")
-    ] = False,
+    use: Annotated[bool, option("Make it the current one; the first always is.", "--use")] = False,
 ) -> None:
     """Remember a control plane under a name; a known name gets the new URL.
 

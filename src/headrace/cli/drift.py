@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
-import typer
 
 from headrace.cli.options import (
     CommandGroup,
@@ -19,6 +18,7 @@ from headrace.cli.options import (
     Json,
     ShowByDefault,
     file_option,
+    option,
 )
 from headrace.cli.output import Column, rows_text, say, show_answer, styled, write_json
 from headrace.cli.tables import read_tensors, read_times
@@ -108,12 +108,12 @@ reference_app = CommandGroup(help="What requests are compared with: set, reset."
 app.add_typer(reference_app, name="reference")
 TimeColumn = Annotated[
     str,
-    typer.Option(
+    option(
+        "The column of the rows' times, ISO 8601 or seconds since 1970. Rows of two days are "
+        "then compared by the hour of the day.",
         "--time",
         metavar="COLUMN",
-        help="The column of the rows' times, ISO 8601 or seconds since 1970. Rows of two days are "
-        "then compared by the hour of the day.",
-        show_default="the rows have no times",
+        shown="the rows have no times",
     ),
 ]
 
@@ -122,9 +122,7 @@ TimeColumn = Annotated[
 def show(
     endpoint: EndpointName,
     *,
-    version: Annotated[
-        str, typer.Option(help="Of this version.", show_default="with most requests")
-    ] = "",
+    version: Annotated[str, option("Of this version.", shown="with most requests")] = "",
     json: Json = False,
     plane: ControlPlane,
 ) -> None:
@@ -210,12 +208,9 @@ def _source(reference: dict[str, Any]) -> str:
 def set_(
     endpoint: EndpointName,
     *,
-    file: Annotated[
-        Path,
-        file_option("Training data: .csv, .parquet or .npz.", "--input", "-i"),
-    ],
+    file: Annotated[Path, file_option("Training data: .csv, .parquet or .npz.", "--input", "-i")],
     columns: Annotated[
-        str, typer.Option(help="Which columns are the input, in order: a,b,c.", show_default="all")
+        str, option("Which columns are the input, in order: a,b,c.", shown="all")
     ] = "",
     time_column: TimeColumn = "",
     json: Json = False,

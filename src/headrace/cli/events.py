@@ -19,6 +19,8 @@ from headrace.cli.options import (
     LogFormatOption,
     OneEndpoint,
     WaitS,
+    argument,
+    option,
 )
 from headrace.cli.output import (
     Column,
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
     from headrace.cli.management import Management
 
 _RETRY_S = 2.0
-_Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, help="The newest so many.")]
+_Limit = Annotated[int, option("The newest so many.", "--limit", "-n", min=1, max=1000)]
 
 
 def events(
@@ -51,7 +53,7 @@ def events(
     follow: Follow = False,
     limit: _Limit = 50,
     json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object per line, and nothing else.")
+        bool, option("Print one JSON object per line, and nothing else.", "--json")
     ] = False,
     plane: ControlPlane,
 ) -> None:
@@ -105,15 +107,12 @@ def event_line(event: dict[str, Any], *, json: bool) -> str:
 
 
 def feedback(
-    request_id: Annotated[str, typer.Argument(help="The answer's x-request-id.")],
+    request_id: Annotated[str, argument("The answer's x-request-id.")],
     reward: Annotated[
-        float | None,
-        typer.Argument(help="What it earned; more is better.", show_default="with --label, none"),
+        float | None, argument("What it earned; more is better.", shown="with --label, none")
     ] = None,
     *,
-    label: Annotated[
-        str | None, typer.Option(help="What it should have been: a class or a number.")
-    ] = None,
+    label: Annotated[str | None, option("What it should have been: a class or a number.")] = None,
     json: Json = False,
     plane: ControlPlane,
 ) -> None:
@@ -216,13 +215,9 @@ def undo(
     *,
     to: Annotated[
         int | None,
-        typer.Option(
-            min=1,
-            help="A generation of `headrace history`.",
-            show_default="the one before the newest",
-        ),
+        option("A generation of `headrace history`.", min=1, shown="the one before the newest"),
     ] = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Return when it is ready.")] = False,
+    wait: Annotated[bool, option("Return when it is ready.", "--wait")] = False,
     wait_s: WaitS = 120.0,
     json: Json = False,
     plane: ControlPlane,
@@ -258,17 +253,13 @@ _NO: Final = "-"
 
 
 def payloads(
-    endpoint: Annotated[str, typer.Argument(help="Whose.")],
+    endpoint: Annotated[str, argument("Whose.")],
     *,
     rows: Annotated[
         int,
-        typer.Option(
-            "--rows", "-n", min=0, max=1000, help="Show the newest so many requests, not the files."
-        ),
+        option("Show the newest so many requests, not the files.", "--rows", "-n", min=0, max=1000),
     ] = 0,
-    request: Annotated[
-        str, typer.Option(help="Show the request of this id.", show_default="any")
-    ] = "",
+    request: Annotated[str, option("Show the request of this id.", shown="any")] = "",
     json: Json = False,
     plane: ControlPlane,
 ) -> None:
@@ -400,22 +391,18 @@ def _one_line(text: str) -> str:
 def logs(
     source: Annotated[
         str | None,
-        typer.Argument(
-            help="Only this process, by its name in `headrace status --json`.",
-            show_default="all of them",
+        argument(
+            "Only this process, by its name in `headrace status --json`.", shown="all of them"
         ),
     ] = None,
     *,
     follow: Follow = False,
-    tail: Annotated[int, typer.Option("--tail", "-n", min=0, help="How many lines.")] = 100,
+    tail: Annotated[int, option("How many lines.", "--tail", "-n", min=0)] = 100,
     requests: Annotated[
-        bool, typer.Option("--requests", help="Requests instead, as the gateway logged them.")
+        bool, option("Requests instead, as the gateway logged them.", "--requests")
     ] = False,
     endpoint: Annotated[
-        str,
-        typer.Option(
-            "--endpoint", "-e", help="With --requests: only of this one.", show_default="all"
-        ),
+        str, option("With --requests: only of this one.", "--endpoint", "-e", shown="all")
     ] = "",
     log_format: LogFormatOption = None,
     plane: ControlPlane,

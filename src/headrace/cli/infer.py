@@ -6,17 +6,13 @@ Not those of `client_options`: these are shown to a gateway or a replica, not to
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
-from typer.models import OptionInfo
 
-from headrace.cli.options import (
-    NULLS_OPTION,
-    ControlPlane,
-    OutputFormat,
-)
+from headrace.cli.options import NULLS_OPTION, ControlPlane, EndpointName, OutputFormat, option
 from headrace.cli.output import say, show, table, write_json
 from headrace.client import Client
 from headrace.core import (
@@ -42,7 +38,18 @@ def to_document(response: InferResponse) -> dict[str, Any]:
         document["model_version"] = response.model_version
     if response.id:
         document["id"] = response.id
-    document["outputs"] = [_output(name, array) for name, array in response.outputs.items()]
+    document["outputs"] = [
+        {
+            "name": name,
+            "datatype": str(datatype_of(array.dtype)),
+            "shape": list(array.shape),
+            "data": [
+                _text(value) if isinstance(value, bytes) else spelled(value)
+                for value in array.reshape(-1).tolist()
+            ],
+        }
+        for name, array in response.outputs.items()
+    ]
     return document
 
 
@@ -60,16 +67,6 @@ def to_rows(
         for i in range(shown)
     ]
     return ["row", *arrays], lines, rows - shown
-
-
-def _output(name: str, array: Array) -> dict[str, Any]:
-    flat = array.reshape(-1).tolist()
-    return {
-        "name": name,
-        "datatype": str(datatype_of(array.dtype)),
-        "shape": list(array.shape),
-        "data": [_text(value) if isinstance(value, bytes) else spelled(value) for value in flat],
-    }
 
 
 def _value(cell: Any) -> str:  # noqa: ANN401  # a scalar or an array
@@ -99,80 +96,67 @@ def _text(value: bytes) -> str:
     return value.decode("utf-8", "replace")
 
 
-Key = Annotated[
-    str | None,
-    typer.Option(
-        "--key",
-        envvar="HEADRACE_API_KEY",
-        help="An API key that says who asks; @FILE reads it, so that no list of processes shows "
-        "it.",
-        show_default="none",
-    ),
-]
-Token = Annotated[
-    str | None,
-    typer.Option(
-        "--token",
-        envvar="HEADRACE_INFER_TOKEN",
-        help="A bearer token (JWT) that says who asks; @FILE reads it.",
-        show_default="none",
-    ),
-]
-Cert = Annotated[
-    Path | None,
-    typer.Option(
-        "--cert",
-        envvar="HEADRACE_CLIENT_CERT",
-        help="A certificate (PEM) that says who asks.",
-        show_default="none",
-    ),
-]
-CertKey = Annotated[
-    Path | None,
-    typer.Option(
-        "--cert-key",
-        envvar="HEADRACE_CLIENT_CERT_KEY",
-        help="Its private key (PEM).",
-        show_default="none",
-    ),
-]
-AllowInsecure = Annotated[
-    bool,
-    typer.Option(
-        "--allow-insecure", help="Send a key or a token to another machine in plain text, too."
-    ),
-]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallerOptions:
+    """Options that say who calls a gateway or a replica, and whom the caller trusts."""
 
+    key: Annotated[
+        str | None,
+        option(
+            "An API key that says who asks; @FILE reads it, so that no list of processes shows it.",
+            envvar="HEADRACE_API_KEY",
+            shown="none",
+        ),
+    ] = None
+    token: Annotated[
+        str | None,
+        option(
+            "A bearer token (JWT) that says who asks; @FILE reads it.",
+            envvar="HEADRACE_INFER_TOKEN",
+            shown="none",
+        ),
+    ] = None
+    ca_file: Annotated[
+        Path | None,
+        option(
+            "The authorities (PEM) that sign for the server.",
+            envvar="HEADRACE_CA_FILE",
+            shown="the machine's",
+        ),
+    ] = None
+    cert: Annotated[
+        Path | None,
+        option(
+            "A certificate (PEM) that says who asks.", envvar="HEADRACE_CLIENT_CERT", shown="none"
+        ),
+    ] = None
+    cert_key: Annotated[
+        Path | None,
+        option("Its private key (PEM).", envvar="HEADRACE_CLIENT_CERT_KEY", shown="none"),
+    ] = None
+    allow_insecure: Annotated[
+        bool,
+        option("Send a key or a token to another machine in plain text, too.", "--allow-insecure"),
+    ] = False
 
-def ca_file_option(shown: str) -> OptionInfo:
-    """The option `--ca-file`; `shown`: who is trusted without it."""
-    made: OptionInfo = typer.Option(
-        "--ca-file",
-        envvar="HEADRACE_CA_FILE",
-        help="The authorities (PEM) that sign for the server.",
-        show_default=shown,
-    )
-    return made
+    def secret(self, flag: str) -> str | None:
+        """Return the key or the token, read from a file if it is `@FILE`."""
+        given = self.key if flag == "--key" else self.token
+        if given is None or not given.startswith("@"):
+            return given
+        path = Path(given[1:])
+        if not path.is_file():
+            raise typer.BadParameter(f"there is no file '{path}'", param_hint=flag)
+        return path.read_text().strip()
 
-
-def read_secret(given: str | None, flag: str) -> str | None:
-    """A secret, read from a file if `given` is `@FILE`."""
-    if given is None or not given.startswith("@"):
-        return given
-    path = Path(given[1:])
-    if not path.is_file():
-        raise typer.BadParameter(f"there is no file '{path}'", param_hint=flag)
-    return path.read_text().strip()
-
-
-def certificate_of(cert: Path | None, key: Path | None) -> tuple[Path, Path] | None:
-    """The files of a certificate and its key, if both were given."""
-    if cert is None and key is None:
-        return None
-    if cert is None or key is None:
-        hint = "--cert" if cert is None else "--cert-key"
-        raise typer.BadParameter("--cert and --cert-key go together", param_hint=hint)
-    return cert, key
+    def certificate(self) -> tuple[Path, Path] | None:
+        """Return the files of the certificate and its key, if both were given."""
+        if self.cert is None and self.cert_key is None:
+            return None
+        if self.cert is None or self.cert_key is None:
+            hint = "--cert" if self.cert is None else "--cert-key"
+            raise typer.BadParameter("--cert and --cert-key go together", param_hint=hint)
+        return self.cert, self.cert_key
 
 
 _HOW = (
@@ -182,41 +166,31 @@ _HOW = (
 
 
 def infer(
-    endpoint: Annotated[str, typer.Argument(help="The endpoint's name.")],
+    endpoint: EndpointName,
     *,
     file: Annotated[
         str | None,
-        typer.Option(
-            "--input", "-i", help="JSON, CSV, .npy or .npz; - reads standard input.", metavar="FILE"
-        ),
+        option("JSON, CSV, .npy or .npz; - reads standard input.", "--input", "-i", metavar="FILE"),
     ] = None,
     rows: Annotated[
         int | None,
-        typer.Option(
-            "--rows",
-            "-n",
-            min=1,
-            help="Send only the first N rows; without a file, make up that many.",
+        option(
+            "Send only the first N rows; without a file, make up that many.", "--rows", "-n", min=1
         ),
     ] = None,
-    version: Annotated[str, typer.Option(help="A version by number, past the traffic split.")] = "",
+    version: Annotated[str, option("A version by number, past the traffic split.")] = "",
     nulls: Annotated[Nulls, NULLS_OPTION] = Nulls.NAN,
     output: Annotated[OutputFormat, typer.Option("--output", "-o")] = OutputFormat.TABLE,
     url: Annotated[
         str | None,
-        typer.Option(
+        option(
+            "Where to send it: http://, https://, grpc://, grpcs:// or unix:/PATH.",
             envvar="HEADRACE_URL",
-            help="Where to send it: http://, https://, grpc://, grpcs:// or unix:/PATH.",
-            show_default="the gateway of --server or --home",
+            shown="the gateway of --server or --home",
         ),
     ] = None,
-    key: Key = None,
-    token: Token = None,
-    ca_file: Annotated[Path | None, ca_file_option("what --home knows, else the machine's")] = None,
-    cert: Cert = None,
-    cert_key: CertKey = None,
-    allow_insecure: AllowInsecure = False,
-    timeout_s: Annotated[float, typer.Option(help="Seconds for everything.")] = 60.0,
+    caller: CallerOptions,
+    timeout_s: Annotated[float, option("Seconds for everything.")] = 60.0,
     plane: ControlPlane,
 ) -> None:
     """Send rows to an endpoint and print what comes back.
@@ -246,16 +220,15 @@ def infer(
 
     target = plane.target()
     gateway = connection.Gateway(url=url) if url else connection.gateway(target)
-    certificate = certificate_of(cert, cert_key)
     client = Client(
         gateway.url,
         timeout_s=timeout_s,
-        api_key=read_secret(key, "--key"),
-        token=read_secret(token, "--token"),
-        ca_file=ca_file or gateway.ca_file,
-        server_name="" if ca_file else gateway.server_name,
-        client_certificate=certificate,
-        allow_insecure=allow_insecure,
+        api_key=caller.secret("--key"),
+        token=caller.secret("--token"),
+        ca_file=caller.ca_file or gateway.ca_file,
+        server_name="" if caller.ca_file else gateway.server_name,
+        client_certificate=caller.certificate(),
+        allow_insecure=caller.allow_insecure,
     )
     with client:
         try:
@@ -267,7 +240,7 @@ def infer(
             msg = f"there is no endpoint '{endpoint}'; there are: {', '.join(known)}"
             raise NotFoundError(msg) from error
         except UnauthenticatedError as error:
-            if key or token or cert:
+            if caller.key or caller.token or caller.cert:
                 raise
             raise UnauthenticatedError(f"{error}{_HOW}") from error
         if file is None:
@@ -281,12 +254,8 @@ def infer(
         response = client.infer(endpoint, inputs, version=version)
     if output is OutputFormat.JSON:
         write_json(to_document(response))
-    else:
-        _show_table(response, batched=signature.batched)
-
-
-def _show_table(response: "InferResponse", *, batched: bool) -> None:
-    columns, lines, hidden = to_rows(response.outputs, batched=batched)
+        return
+    columns, lines, hidden = to_rows(response.outputs, batched=signature.batched)
     show(table(lines, *columns))
     if hidden:
         say(f"… and {hidden} more rows; `-o json` prints all")

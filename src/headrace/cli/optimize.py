@@ -19,7 +19,9 @@ from headrace.cli.options import (
     AllowCode,
     ControlPlane,
     Json,
+    argument,
     file_option,
+    option,
     parse_share,
     seconds,
 )
@@ -134,53 +136,42 @@ def _judged(name: str, judged: Verdict | Fidelity) -> str:
 class SearchOptions:
     """Options of the search itself."""
 
-    label: Annotated[
-        str, typer.Option(help="Column of the label.", show_default="told by its name")
-    ] = ""
-    text: Annotated[
-        str, typer.Option(help="Columns of text, with commas.", show_default="told by names")
-    ] = ""
+    label: Annotated[str, option("Column of the label.", shown="told by its name")] = ""
+    text: Annotated[str, option("Columns of text, with commas.", shown="told by names")] = ""
     metric: Annotated[
         str,
-        typer.Option(
-            help="accuracy, auc, spearman, pearson, rmse, mae or r2.",
-            show_default="told by the labels",
-        ),
+        option("accuracy, auc, spearman, pearson, rmse, mae or r2.", shown="told by the labels"),
     ] = ""
-    output: Annotated[
-        str, typer.Option(help="The output that is judged.", show_default="told by its shape")
-    ] = ""
-    calibrate: Annotated[
-        int, typer.Option(min=0, max=100_000, help="Examples to calibrate with.")
-    ] = 256
-    target: Annotated[Goal, typer.Option(help="What is to become better.")] = Goal.LATENCY
+    output: Annotated[str, option("The output that is judged.", shown="told by its shape")] = ""
+    calibrate: Annotated[int, option("Examples to calibrate with.", min=0, max=100_000)] = 256
+    target: Annotated[Goal, option("What is to become better.")] = Goal.LATENCY
     max_loss: Annotated[
-        str, typer.Option(help="How much of the metric may be lost: 1% is one point of accuracy.")
+        str, option("How much of the metric may be lost: 1% is one point of accuracy.")
     ] = "1%"
-    budget: Annotated[str, typer.Option(help="How long it may take: 90s, 5m, 1h.")] = "3m"
-    threads: Annotated[int, typer.Option(min=1, max=1024, help="Threads inside one run.")] = 1
-    rows: Annotated[int, typer.Option(min=1, max=65_536, help="Rows of a request.")] = 1
+    budget: Annotated[str, option("How long it may take: 90s, 5m, 1h.")] = "3m"
+    threads: Annotated[int, option("Threads inside one run.", min=1, max=1024)] = 1
+    rows: Annotated[int, option("Rows of a request.", min=1, max=65_536)] = 1
     length: Annotated[
         int | None,
-        typer.Option(
+        option(
+            "Size of variable axes besides the rows.",
             min=1,
             max=1 << 20,
-            help="Size of variable axes besides the rows.",
-            show_default="128 for a transformer, else the examples' own",
+            shown="128 for a transformer, else the examples' own",
         ),
     ] = None
     only: Annotated[
         list[str] | None,
-        typer.Option(
+        option(
+            "Try this recipe; * stands for any letters. Repeatable.",
             metavar="RECIPE",
-            help="Try this recipe; * stands for any letters. Repeatable.",
-            show_default="all that apply",
+            shown="all that apply",
         ),
     ] = None
     on_other_processor: Annotated[
-        OtherProcessor, typer.Option(help="What to do where it is loaded on another processor.")
+        OtherProcessor, option("What to do where it is loaded on another processor.")
     ] = OtherProcessor.VERIFY
-    runtime: Annotated[str, typer.Option(help="Of a file.", show_default="told by the file")] = ""
+    runtime: Annotated[str, option("Of a file.", shown="told by the file")] = ""
     allow_code: AllowCode = False
 
     def request(self) -> SearchRequest:
@@ -211,31 +202,25 @@ class ResultOptions:
 
     cost_per_hour: Annotated[
         float | None,
-        typer.Option(
+        option(
+            "What this machine's cores cost in an hour, in any currency.",
             min=0.0,
-            help="What this machine's cores cost in an hour, in any currency.",
-            show_default="none: costs are not shown",
+            shown="none: costs are not shown",
         ),
     ] = None
-    name: Annotated[
-        str, typer.Option(help="As the next version of which model.", show_default="MODEL's own")
-    ] = ""
-    push: Annotated[
-        bool, typer.Option("--push/--no-push", help="Store the result as a version.")
-    ] = True
-    out: Annotated[
-        Path | None, typer.Option(help="Directory to keep the result in too.", show_default="no")
-    ] = None
+    name: Annotated[str, option("As the next version of which model.", shown="MODEL's own")] = ""
+    push: Annotated[bool, option("Store the result as a version.", "--push/--no-push")] = True
+    out: Annotated[Path | None, option("Directory to keep the result in too.", shown="no")] = None
     report: Annotated[
         Path | None,
-        typer.Option(
-            help="Where to write the report for a browser.",
+        option(
+            "Where to write the report for a browser.",
             dir_okay=False,
-            show_default="optimize-NAME.html in --home",
+            shown="optimize-NAME.html in --home",
         ),
     ] = None
     canary: Annotated[
-        str, typer.Option(metavar="ENDPOINT", help="Roll the result out there, as a canary.")
+        str, option("Roll the result out there, as a canary.", metavar="ENDPOINT")
     ] = ""
     json: Json = False
 
@@ -253,39 +238,33 @@ class Source:
 
 def optimize(
     model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL", help="NAME[:VERSION] of the registry, or a file or directory."
-        ),
+        str, argument("NAME[:VERSION] of the registry, or a file or directory.", metavar="MODEL")
     ],
     *,
     data: Annotated[
         Path | None,
-        typer.Option(
-            help="Labelled examples (.tsv, .csv, .jsonl, .parquet, .npz) that candidates are "
-            "judged by.",
+        option(
+            "Labelled examples (.tsv, .csv, .jsonl, .parquet, .npz) that candidates are judged by.",
             exists=True,
-            show_default="none: answers are compared with the model's own, which is weaker",
+            shown="none: answers are compared with the model's own, which is weaker",
         ),
     ] = None,
     teach: Annotated[
         Path | None,
-        typer.Option(
-            help="Other examples, to calibrate and prune with; none of them are judged by.",
+        option(
+            "Other examples, to calibrate and prune with; none of them are judged by.",
             exists=True,
-            show_default="some of --data, without their labels, and no pruning",
+            shown="some of --data, without their labels, and no pruning",
         ),
     ] = None,
     tokenizer: Annotated[
         Path | None,
-        file_option(
-            "tokenizer.json, for columns of text.", show_default="the one beside the model"
-        ),
+        file_option("tokenizer.json, for columns of text.", shown="the one beside the model"),
     ] = None,
     options: SearchOptions,
     wanted: ResultOptions,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with a search that was interrupted.")
+        bool, option("Go on with a search that was interrupted.", "--resume")
     ] = False,
     plane: ControlPlane,
 ) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, get_type_hints
 
 import typer
 from typer.core import TyperGroup
-from typer.models import OptionInfo
+from typer.models import ArgumentInfo, OptionInfo
 
 from headrace.core import InvalidArgumentError
 from headrace.core.text import duration_s
@@ -38,6 +38,30 @@ class OutputFormat(StrEnum):
 DEFAULT_HOME = Path(".headrace")
 
 
+def option(text: str, *names: str, shown: str | bool = True, **more: Any) -> OptionInfo:  # noqa: ANN401  # typer's own arguments
+    """Return an option.
+
+    Args:
+        text: Its help.
+        names: Empty for that of the parameter.
+        shown: The default as the help shows it, if that is not the value.
+        more: Other arguments of `typer.Option`.
+    """
+    made: OptionInfo = typer.Option(*names, help=text, show_default=shown, **more)
+    return made
+
+
+def argument(text: str, *, shown: str | bool = True, **more: Any) -> ArgumentInfo:  # noqa: ANN401  # as above
+    """Return an argument; parameters as of `option`."""
+    made: ArgumentInfo = typer.Argument(help=text, show_default=shown, **more)
+    return made
+
+
+def file_option(text: str, *names: str, **more: Any) -> OptionInfo:  # noqa: ANN401  # as above
+    """Return an option that takes a file which is there."""
+    return option(text, *names, exists=True, dir_okay=False, **more)
+
+
 def setting(name: str, text: str, *, shown: str = "", **more: Any) -> OptionInfo:  # noqa: ANN401  # typer's own arguments
     """Return the option `--NAME`, which the environment variable `HEADRACE_NAME` sets, too.
 
@@ -47,10 +71,7 @@ def setting(name: str, text: str, *, shown: str = "", **more: Any) -> OptionInfo
         more: Other arguments of `typer.Option`.
     """
     variable = f"HEADRACE_{name.upper().replace('-', '_')}"
-    option: OptionInfo = typer.Option(
-        f"--{name}", help=text, show_default=shown or True, **{"envvar": variable, **more}
-    )
-    return option
+    return option(text, f"--{name}", shown=shown or True, **{"envvar": variable, **more})
 
 
 def _home(context: typer.Context, home: Path) -> Path:
@@ -87,12 +108,12 @@ UnreadHome = Annotated[Path, _home_option(readable=False)]
 """For what may do without: in a container with another user, the image's own cannot be read."""
 Server = Annotated[
     str | None,
-    typer.Option(
+    option(
+        "A control plane elsewhere, by its management API.",
         "--server",
         envvar="HEADRACE_SERVER",
         metavar="URL",
-        help="A control plane elsewhere, by its management API.",
-        show_default="the current context, else what runs on --home",
+        shown="the current context, else what runs on --home",
         callback=_server,
     ),
 ]
@@ -120,104 +141,86 @@ class ControlPlane:
         return self.target().management()
 
 
-def file_option(text: str, *names: str, **more: Any) -> OptionInfo:  # noqa: ANN401  # typer's own arguments
-    """Return an option that takes a file which is there."""
-    option: OptionInfo = typer.Option(*names, help=text, exists=True, dir_okay=False, **more)
-    return option
-
-
-EndpointName = Annotated[str, typer.Argument(help="The endpoint's name.", show_default=False)]
-OneEndpoint = Annotated[str, typer.Argument(help="Only of this endpoint.", show_default="all")]
-StreamName = Annotated[str, typer.Argument(help="The stream.", show_default=False)]
+EndpointName = Annotated[str, argument("The endpoint's name.", shown=False)]
+OneEndpoint = Annotated[str, argument("Only of this endpoint.", shown="all")]
+StreamName = Annotated[str, argument("The stream.", shown=False)]
 SpecFile = Annotated[Path, file_option("The spec file.", "--file", "-f")]
 SpecOrRunning = Annotated[
     Path | None,
     file_option(
-        "The spec file that has it.", "--file", "-f", show_default="what runs, else headrace.yaml"
+        "The spec file that has it.", "--file", "-f", shown="what runs, else headrace.yaml"
     ),
 ]
-WaitS = Annotated[float, typer.Option(min=0.1, help="Seconds that --wait waits.")]
-Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C.")]
-Runtime = Annotated[str, typer.Option(help="What runs the model.", show_default="detected")]
+WaitS = Annotated[float, option("Seconds that --wait waits.", min=0.1)]
+Follow = Annotated[bool, option("Go on until Ctrl-C.", "--follow", "-f")]
+Runtime = Annotated[str, option("What runs the model.", shown="detected")]
 Profiled = Annotated[
-    str,
-    typer.Option(help="A model that `headrace profile` has measured: a path or NAME[:VERSION]."),
+    str, option("A model that `headrace profile` has measured: a path or NAME[:VERSION].")
 ]
-Json = Annotated[
-    bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")
-]
+Json = Annotated[bool, option("Print JSON, and nothing else, on standard output.", "--json")]
 ROWS_INDEPENDENT_HELP = (
     "Declare that rows of a batch do not influence each other's answers: a model of which that is "
     "not proven is then batched."
 )
 AllowCode = Annotated[
     bool,
-    typer.Option(
+    option(
+        "Whether the model may be of a format that runs code of its author's, as Python models do.",
         "--allow-code",
         envvar="HEADRACE_ALLOW_CODE",
-        help="Whether the model may be of a format that runs code of its author's, as Python "
-        "models do.",
     ),
 ]
-RowsIndependent = Annotated[bool, typer.Option("--rows-independent", help=ROWS_INDEPENDENT_HELP)]
-NULLS_OPTION: OptionInfo = typer.Option(
-    "--nulls", help="What a null is to an input of floats: NaN, a missing value, or an error."
+RowsIndependent = Annotated[bool, option(ROWS_INDEPENDENT_HELP, "--rows-independent")]
+NULLS_OPTION: OptionInfo = option(
+    "What a null is to an input of floats: NaN, a missing value, or an error.", "--nulls"
 )
 Tuned = Annotated[
     bool,
-    typer.Option(
-        "--tuned",
-        help="Fill in what the spec leaves open of batching and copies from the models' profiles, "
+    option(
+        "Fill in what the spec leaves open of batching and copies from the models' profiles, "
         "which `headrace profile` makes.",
+        "--tuned",
     ),
 ]
 StateUrl = Annotated[
     str,
-    typer.Option(
+    option(
+        "The database of the desired state: sqlite:///PATH or postgresql://USER@HOST/NAME; "
+        "its password as ${NAME} of the environment, or all of it as file:/PATH.",
         "--state-url",
         envvar="HEADRACE_STATE_URL",
         metavar="URL",
-        help="The database of the desired state: sqlite:///PATH or postgresql://USER@HOST/NAME; "
-        "its password as ${NAME} of the environment, or all of it as file:/PATH.",
-        show_default="state.db in --home",
+        shown="state.db in --home",
     ),
 ]
 Artifacts = Annotated[
     str,
-    typer.Option(
+    option(
+        "Where models are that several homes share: s3://BUCKET/PREFIX, gs://, az:// or "
+        "file:///PATH; credentials come from the environment.",
         "--artifacts",
         envvar="HEADRACE_ARTIFACTS",
         metavar="URL",
-        help="Where models are that several homes share: s3://BUCKET/PREFIX, gs://, az:// or "
-        "file:///PATH; credentials come from the environment.",
-        show_default="models are in --home alone",
+        shown="models are in --home alone",
     ),
 ]
 LogFormatOption = Annotated[
     LogFormat | None,
-    typer.Option(
-        "--log-format",
-        envvar="HEADRACE_LOG_FORMAT",
-        help="How log lines look.",
-        show_default="text",
-    ),
+    option("How log lines look.", "--log-format", envvar="HEADRACE_LOG_FORMAT", shown="text"),
 ]
 LogLevel = Annotated[
     str,
-    typer.Option(
-        "--log-level",
-        envvar="HEADRACE_LOG_LEVEL",
-        help="debug, info, warning or error.",
-        show_default="info",
+    option(
+        "debug, info, warning or error.", "--log-level", envvar="HEADRACE_LOG_LEVEL", shown="info"
     ),
 ]
 Host = Annotated[
     str | None,
-    typer.Option(
+    option(
+        "Address to listen on; 0.0.0.0 lets other machines in.",
         "--host",
         envvar="HEADRACE_HOST",
-        help="Address to listen on; 0.0.0.0 lets other machines in.",
-        show_default="127.0.0.1",
+        shown="127.0.0.1",
     ),
 ]
 

@@ -13,7 +13,7 @@ import typer
 from rich.text import Text
 
 from headrace.cli.models.store import ModelStore, model_store, with_stored_models
-from headrace.cli.options import ControlPlane, Json, Tuned
+from headrace.cli.options import ControlPlane, Json, Tuned, argument, file_option, option
 from headrace.cli.output import FAILED, NOT_READY, USAGE, progress, report, say, show, write_json
 from headrace.cli.profile.documents import read_profiles
 from headrace.core import (
@@ -95,18 +95,16 @@ def _digest(model: str, store: ModelStore) -> str:
     return str(read_content(path).digest)
 
 
-_File = Annotated[
-    Path, typer.Option("--file", "-f", help="The spec file.", exists=True, dir_okay=False)
-]
+_File = Annotated[Path, file_option("The spec file.", "--file", "-f")]
 
 
 def apply(
     *,
     file: _File,
     wait: Annotated[
-        bool, typer.Option("--wait", help="Return when endpoints are ready, and streams run.")
+        bool, option("Return when endpoints are ready, and streams run.", "--wait")
     ] = False,
-    wait_s: Annotated[float, typer.Option(min=0.1, help="Seconds that --wait waits.")] = 120.0,
+    wait_s: Annotated[float, option("Seconds that --wait waits.", min=0.1)] = 120.0,
     tuned: Tuned = False,
     json: Json = False,
     plane: ControlPlane,
@@ -212,9 +210,9 @@ def check(*, file: _File) -> None:
 
 
 def scale(
-    endpoint: Annotated[str, typer.Argument(help="The endpoint's name.")],
+    endpoint: Annotated[str, argument("The endpoint's name.")],
     *,
-    replicas: Annotated[int, typer.Option(min=1, help="Copies of each of its versions.")],
+    replicas: Annotated[int, option("Copies of each of its versions.", min=1)],
     json: Json = False,
     plane: ControlPlane,
 ) -> None:
@@ -277,9 +275,7 @@ _STYLES = {"+": "green", "-": "red", "@": "cyan"}
 
 
 def diff(
-    file: Annotated[
-        Path, typer.Option("--file", "-f", help="The spec file.", exists=True, dir_okay=False)
-    ],
+    file: Annotated[Path, file_option("The spec file.", "--file", "-f")],
     *,
     tuned: Tuned = False,
     json: Json = False,

@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.text import Text
 
 from headrace.cli.batch.jobs import JOB_COLUMNS
-from headrace.cli.options import ControlPlane, Json
+from headrace.cli.options import ControlPlane, Json, option
 from headrace.cli.output import (
     NOT_READY,
     Column,
@@ -40,9 +40,7 @@ _SHOWN_NAMES = 3
 def status(
     *,
     json: Json = False,
-    watch: Annotated[
-        bool, typer.Option("--watch", "-w", help="Keep showing it until Ctrl-C.")
-    ] = False,
+    watch: Annotated[bool, option("Keep showing it until Ctrl-C.", "--watch", "-w")] = False,
     plane: ControlPlane,
 ) -> None:
     """Show endpoints, streams, jobs and addresses; exit status 3 unless all is ready.

@@ -13,13 +13,12 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
-import typer
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from headrace.cli.options import ControlPlane, Json
+from headrace.cli.options import ControlPlane, Json, argument, option
 from headrace.cli.output import Column, row_cells, rows_text, show, styled, write_json
 from headrace.core import DeadlineExceededError, UnavailableError
 from headrace.core.text import duration_text
@@ -187,15 +186,13 @@ class SortBy(StrEnum):
 
 
 def top(
-    search: Annotated[
-        str, typer.Argument(help="Only endpoints with this in their name.", show_default="all")
-    ] = "",
+    search: Annotated[str, argument("Only endpoints with this in their name.", shown="all")] = "",
     *,
     sort: Annotated[
-        SortBy, typer.Option("--sort", "-s", help="What comes first: the worst, or the most.")
+        SortBy, option("What comes first: the worst, or the most.", "--sort", "-s")
     ] = SortBy.NAME,
-    reverse: Annotated[bool, typer.Option("--reverse", "-r", help="The other way round.")] = False,
-    once: Annotated[bool, typer.Option("--once", help="Print it and end, as into a pipe.")] = False,
+    reverse: Annotated[bool, option("The other way round.", "--reverse", "-r")] = False,
+    once: Annotated[bool, option("Print it and end, as into a pipe.", "--once")] = False,
     json: Json = False,
     plane: ControlPlane,
 ) -> None:

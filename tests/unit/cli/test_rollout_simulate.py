@@ -9,8 +9,9 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
+from headrace.cli.output import progress_bar
 from headrace.cli.plots import check_plot
-from headrace.cli.rollout.simulate import _bar, simulate
+from headrace.cli.rollout.simulate import simulate
 from headrace.core.errors import FailedPreconditionError
 
 SMALL = ("--runs", "20", "--duration-s", "20", "--weight", "50")
@@ -139,7 +140,7 @@ def test_progress_is_shown_where_somebody_watches(monkeypatch: pytest.MonkeyPatc
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
 
-    with _bar("40 rollouts") as tell:
-        tell(0.5)
+    with progress_bar("40 rollouts", 1.0) as update:
+        update(completed=0.5)
 
     assert "40 rollouts" in terminal.getvalue()

@@ -17,7 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from headrace.cli.options import CommandGroup, Json
+from headrace.cli.options import CommandGroup, Json, argument, option
 from headrace.cli.output import FAILED, columns, say, write, write_json
 from headrace.core import (
     FailedPreconditionError,
@@ -196,34 +196,32 @@ _CONNECT_TIMEOUT_S: Final = 5.0
 @app.command()
 def dev(
     *,
-    out: Annotated[Path, typer.Option(file_okay=False, help="Where they are put.")] = Path("certs"),
+    out: Annotated[Path, option("Where they are put.", file_okay=False)] = Path("certs"),
     hosts: Annotated[
         list[str] | None,
-        typer.Option(
+        option(
+            "A name or address the server is reached by, besides localhost and this machine's "
+            "name; may be given several times.",
             "--host",
             metavar="NAME",
-            help="A name or address the server is reached by, besides localhost and this machine's "
-            "name; may be given several times.",
         ),
     ] = None,
     clients: Annotated[
         list[str] | None,
-        typer.Option(
+        option(
+            "A client that shows a certificate: a word, a host name or a URI; may be given "
+            "several times.",
             "--client",
             metavar="NAME",
-            help="A client that shows a certificate: a word, a host name or a URI; may be given "
-            "several times.",
         ),
     ] = None,
-    days: Annotated[
-        float, typer.Option(min=0.01, max=3650, help="How long they are valid.")
-    ] = 365.0,
+    days: Annotated[float, option("How long they are valid.", min=0.01, max=3650)] = 365.0,
     force: Annotated[
         bool,
-        typer.Option(
-            "--force",
-            help="Replace certificates that are there; the authority stays, so that whoever trusts "
+        option(
+            "Replace certificates that are there; the authority stays, so that whoever trusts "
             "it goes on.",
+            "--force",
         ),
     ] = False,
 ) -> None:
@@ -262,9 +260,7 @@ def dev(
 
 @app.command()
 def show(
-    source: Annotated[
-        str, typer.Argument(metavar="FILE|HOST:PORT", help="A PEM file, or a server.")
-    ],
+    source: Annotated[str, argument("A PEM file, or a server.", metavar="FILE|HOST:PORT")],
     *,
     json: Json = False,
 ) -> None:

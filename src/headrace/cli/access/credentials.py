@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 from urllib.parse import quote
 
-import typer
-
 from headrace.cli.options import (
     DEFAULT_HOME,
     CommandGroup,
     ControlPlane,
     Home,
     Json,
+    argument,
+    option,
     span_s,
 )
 from headrace.cli.output import (
@@ -30,17 +30,14 @@ users_app = CommandGroup(
     help="Users and service accounts: add, list, grant, revoke, disable, enable, me.",
 )
 _Name = Annotated[
-    str,
-    typer.Argument(
-        help="As the identity provider calls the person; or a program.", show_default=False
-    ),
+    str, argument("As the identity provider calls the person; or a program.", shown=False)
 ]
 _Roles = Annotated[
     list[str],
-    typer.Argument(
+    argument(
+        "viewer, operator or admin, or limited: operator:fraud, viewer:model/forest.",
         metavar="ROLE...",
-        help="viewer, operator or admin, or limited: operator:fraud, viewer:model/forest.",
-        show_default=False,
+        shown=False,
     ),
 ]
 
@@ -51,8 +48,8 @@ def add_user(
     *,
     role: Annotated[
         list[str] | None,
-        typer.Option(
-            help="viewer, operator or admin, or limited: operator:fraud, viewer:model/forest; may "
+        option(
+            "viewer, operator or admin, or limited: operator:fraud, viewer:model/forest; may "
             "be given several times."
         ),
     ] = None,
@@ -211,20 +208,19 @@ def show_token(*, home: Home = DEFAULT_HOME) -> None:
 
 @tokens_app.command("create")
 def create_token(
-    owner: Annotated[str, typer.Argument(help="The service account; made if it is not there.")],
+    owner: Annotated[str, argument("The service account; made if it is not there.")],
     *,
     role: Annotated[
         list[str] | None,
-        typer.Option(
-            help="viewer, operator or admin, or limited: operator:fraud, viewer:model/forest; of "
+        option(
+            "viewer, operator or admin, or limited: operator:fraud, viewer:model/forest; of "
             "an account that is new. May be given several times.",
-            show_default="what the account has",
+            shown="what the account has",
         ),
     ] = None,
-    expires_in: Annotated[str, typer.Option(help="As 90s, 15m, 12h, 30d or 8w; or never.")] = "90d",
+    expires_in: Annotated[str, option("As 90s, 15m, 12h, 30d or 8w; or never.")] = "90d",
     out: Annotated[
-        Path | None,
-        typer.Option(help="Write it to this file, for its owner only.", show_default="print it"),
+        Path | None, option("Write it to this file, for its owner only.", shown="print it")
     ] = None,
     json: Json = False,
     plane: ControlPlane,
@@ -250,11 +246,9 @@ def create_token(
 def list_tokens(
     *,
     sessions: Annotated[
-        bool, typer.Option("--sessions", help="Browsers that people logged in with, instead.")
+        bool, option("Browsers that people logged in with, instead.", "--sessions")
     ] = False,
-    everything: Annotated[
-        bool, typer.Option("--all", help="Also those that are expired or revoked.")
-    ] = False,
+    everything: Annotated[bool, option("Also those that are expired or revoked.", "--all")] = False,
     json: Json = False,
     plane: ControlPlane,
 ) -> None:
@@ -275,7 +269,7 @@ def list_tokens(
 
 @tokens_app.command("revoke")
 def revoke_token(
-    token: Annotated[str, typer.Argument(metavar="ID", help="As `tokens list` shows it.")],
+    token: Annotated[str, argument("As `tokens list` shows it.", metavar="ID")],
     *,
     plane: ControlPlane,
 ) -> None:
@@ -294,24 +288,22 @@ keys_app = CommandGroup(help="API keys of callers: create, list, revoke.")
 
 @keys_app.command("create")
 def create_key(
-    name: Annotated[str, typer.Argument(help="How callers with it are named, in logs too.")],
+    name: Annotated[str, argument("How callers with it are named, in logs too.")],
     *,
     scope: Annotated[
         list[str] | None,
-        typer.Option(
-            help="What it may call: infer:ENDPOINT, or with a version as in infer:fraud:2. May be "
+        option(
+            "What it may call: infer:ENDPOINT, or with a version as in infer:fraud:2. May be "
             "given several times.",
-            show_default="infer:*, everything",
+            shown="infer:*, everything",
         ),
     ] = None,
-    tier: Annotated[str, typer.Option(help="One of the spec's.")] = "",
+    tier: Annotated[str, option("One of the spec's.")] = "",
     expires_in: Annotated[
-        str,
-        typer.Option("--expires-in", "--expires", help="As 90s, 15m, 12h, 30d or 8w; or never."),
+        str, option("As 90s, 15m, 12h, 30d or 8w; or never.", "--expires-in", "--expires")
     ] = "90d",
     out: Annotated[
-        Path | None,
-        typer.Option(help="Write it to this file, for its owner only.", show_default="print it"),
+        Path | None, option("Write it to this file, for its owner only.", shown="print it")
     ] = None,
     json: Json = False,
     plane: ControlPlane,
@@ -340,9 +332,7 @@ def create_key(
 @keys_app.command("list")
 def list_keys(
     *,
-    everything: Annotated[
-        bool, typer.Option("--all", help="Also those that are expired or revoked.")
-    ] = False,
+    everything: Annotated[bool, option("Also those that are expired or revoked.", "--all")] = False,
     json: Json = False,
     plane: ControlPlane,
 ) -> None:
@@ -364,7 +354,7 @@ def list_keys(
 
 @keys_app.command("revoke")
 def revoke_key(
-    key: Annotated[str, typer.Argument(metavar="ID", help="As `keys list` shows it, or its name.")],
+    key: Annotated[str, argument("As `keys list` shows it, or its name.", metavar="ID")],
     *,
     plane: ControlPlane,
 ) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headrace.cli.options import CommandGroup, ControlPlane, Json
+from headrace.cli.options import CommandGroup, ControlPlane, Json, option
 from headrace.cli.output import (
     Column,
     clock_column,
@@ -31,7 +31,7 @@ _FAILED = 1
 @app.command("list")
 def trail(
     *,
-    limit: Annotated[int, typer.Option(min=1, max=100_000, help="The last so many.")] = (50),
+    limit: Annotated[int, option("The last so many.", min=1, max=100_000)] = (50),
     json: Json = False,
     plane: ControlPlane,
 ) -> None:
@@ -69,10 +69,10 @@ def verify(
     *,
     checkpoint: Annotated[
         str,
-        typer.Option(
+        option(
+            "What an earlier `verify` printed, kept elsewhere.",
             metavar="COUNT:HASH",
-            help="What an earlier `verify` printed, kept elsewhere.",
-            show_default="what the control plane noted",
+            shown="what the control plane noted",
         ),
     ] = "",
     json: Json = False,

@@ -19,7 +19,9 @@ from headrace.cli.options import (
     Json,
     RowsIndependent,
     Runtime,
+    argument,
     file_option,
+    option,
 )
 from headrace.cli.output import columns, say, write, write_json
 from headrace.core import NotFoundError, Nulls
@@ -54,138 +56,118 @@ class RunOptions:
     """Options of a run."""
 
     output: Annotated[
-        Path,
-        typer.Option(
-            "--output", "-o", help="A folder of its own; made if need be.", file_okay=False
-        ),
+        Path, option("A folder of its own; made if need be.", "--output", "-o", file_okay=False)
     ]
     model: Annotated[
         str,
-        typer.Option(
+        option(
+            "A model file or directory, NAME[:VERSION] of the registry, or an endpoint: then "
+            "with its features, and columns that name entities.",
             "--model",
             "-m",
             metavar="MODEL|ENDPOINT",
-            help="A model file or directory, NAME[:VERSION] of the registry, or an endpoint: then "
-            "with its features, and columns that name entities.",
         ),
     ]
     source: Annotated[
         str,
-        typer.Option(
+        option(
+            "Parquet, CSV, JSON lines, Arrow, pictures; or sqlite:///PATH, postgresql://. "
+            "${NAME} stands for a variable of the environment.",
             "--input",
             "-i",
             metavar="PATH|GLOB|FOLDER|URL",
-            help="Parquet, CSV, JSON lines, Arrow, pictures; or sqlite:///PATH, postgresql://. "
-            "${NAME} stands for a variable of the environment.",
         ),
     ]
     file: Annotated[
         Path | None,
-        file_option("A spec file that has the endpoint.", "--file", "-f", show_default="what runs"),
+        file_option("A spec file that has the endpoint.", "--file", "-f", shown="what runs"),
     ] = None
     input_format: Annotated[
         str,
-        typer.Option(
-            metavar="FORMAT",
-            help="parquet, csv, jsonl, arrow or images.",
-            show_default="by the files' endings",
+        option(
+            "parquet, csv, jsonl, arrow or images.", metavar="FORMAT", shown="by the files' endings"
         ),
     ] = ""
-    sql: Annotated[str, typer.Option(metavar="QUERY", help="What a database is asked.")] = ""
+    sql: Annotated[str, option("What a database is asked.", metavar="QUERY")] = ""
     sql_key: Annotated[
         str,
-        typer.Option(
+        option(
+            "A column of whole numbers: its ranges are shards, which can be resumed.",
             metavar="COLUMN",
-            help="A column of whole numbers: its ranges are shards, which can be resumed.",
-            show_default="one shard",
+            shown="one shard",
         ),
     ] = ""
     mapping: Annotated[
         list[str] | None,
-        typer.Option(
+        option(
+            "Of which column an input of the model is made: x=features, or x=f0..f31, or "
+            "x=age,income. May be repeated.",
             "--map",
             "--columns",
             metavar="INPUT=COLUMN[,...]",
-            help="Of which column an input of the model is made: x=features, or x=f0..f31, or "
-            "x=age,income. May be repeated.",
-            show_default="columns of the inputs' names",
+            shown="columns of the inputs' names",
         ),
     ] = None
     keys: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="[NAME=]COLUMN[,...]", help="Columns that are written beside the answers."
-        ),
+        option("Columns that are written beside the answers.", metavar="[NAME=]COLUMN[,...]"),
     ] = None
-    outputs: Annotated[
-        str, typer.Option(metavar="NAME[,...]", help="Which.", show_default="all")
-    ] = ""
-    output_format: Annotated[Format, typer.Option("--format", help="What is written.")] = (
-        Format.PARQUET
-    )
+    outputs: Annotated[str, option("Which.", metavar="NAME[,...]", shown="all")] = ""
+    output_format: Annotated[Format, option("What is written.", "--format")] = Format.PARQUET
     errors: Annotated[
         ErrorsTo,
-        typer.Option(
-            help="Into the column `error`, or into files in _errors; the output then has no such "
-            "rows."
+        option(
+            "Into the column `error`, or into files in _errors; the output then has no such rows."
         ),
     ] = ErrorsTo.COLUMN
     max_errors: Annotated[
         int | None,
-        typer.Option(
-            min=0, help="Rows that may have errors; more end the job.", show_default="any number"
-        ),
+        option("Rows that may have errors; more end the job.", min=0, shown="any number"),
     ] = None
     nulls: Annotated[Nulls, NULLS_OPTION] = Nulls.NAN
-    resume: Annotated[str, typer.Option(metavar="ID", help="Go on with this run.")] = ""
+    resume: Annotated[str, option("Go on with this run.", metavar="ID")] = ""
     run_id: Annotated[
         str,
-        typer.Option(
+        option(
+            "What the run is called; one that began under this name goes on.",
             metavar="ID",
-            help="What the run is called; one that began under this name goes on.",
-            show_default="made of the time",
+            shown="made of the time",
         ),
     ] = ""
     engine: Annotated[
         Engine,
-        typer.Option(
-            metavar="[local|ray]",
-            help="What runs it: this process, or the workers of a cluster, which see the input, "
+        option(
+            "What runs it: this process, or the workers of a cluster, which see the input, "
             "the model and the output under the same paths.",
+            metavar="[local|ray]",
         ),
     ] = Engine.LOCAL
     address: Annotated[
         str,
-        typer.Option(
+        option(
+            "With --engine ray, the cluster: HOST:PORT, auto or ray://HOST:PORT.",
             metavar="ADDRESS",
-            help="With --engine ray, the cluster: HOST:PORT, auto or ray://HOST:PORT.",
-            show_default="one on this machine, for this job",
+            shown="one on this machine, for this job",
         ),
     ] = ""
     chunk_rows: Annotated[
         int | None,
-        typer.Option(
-            min=1,
-            help="Rows of one run of the model.",
-            show_default="8 to 4096, by the size of a row",
-        ),
+        option("Rows of one run of the model.", min=1, shown="8 to 4096, by the size of a row"),
     ] = None
     shard_rows: Annotated[
         int | None,
-        typer.Option(
+        option(
+            "Rows of a shard, about: what is lost when it is interrupted.",
             min=1,
-            help="Rows of a shard, about: what is lost when it is interrupted.",
-            show_default="262144; of texts and pictures 16384",
+            shown="262144; of texts and pictures 16384",
         ),
     ] = None
     workers: Annotated[
         int | None,
-        typer.Option(
-            min=1, help="Shards at once.", show_default="usable cores; with --address the cluster's"
-        ),
+        option("Shards at once.", min=1, shown="usable cores; with --address the cluster's"),
     ] = None
     memory: Annotated[
-        str, typer.Option(metavar="SIZE", help="What the data of all shards under way may take.")
+        str, option("What the data of all shards under way may take.", metavar="SIZE")
     ] = "512MiB"
     runtime: Runtime = ""
     allow_code: AllowCode = False
@@ -241,7 +223,7 @@ def run(*, options: RunOptions, json: Json = False, plane: ControlPlane) -> None
 
 @app.command()
 def status(
-    output: Annotated[Path, typer.Argument(help="The folder of a job.", file_okay=False)],
+    output: Annotated[Path, argument("The folder of a job.", file_okay=False)],
     *,
     json: Json = False,
 ) -> None:

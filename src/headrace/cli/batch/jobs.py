@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import typer
 
-from headrace.cli.options import ControlPlane, Json
+from headrace.cli.options import ControlPlane, Json, argument, option
 from headrace.cli.output import (
     FAILED,
     Column,
@@ -27,7 +27,7 @@ _POLL_S: Final = 0.5
 _AWAY_S: Final = 60.0
 """How long a control plane that does not answer is waited for."""
 _OPEN: Final = frozenset({"waiting", "running"})
-_Job = Annotated[str, typer.Argument(help="The job's name in the spec.", show_default=False)]
+_Job = Annotated[str, argument("The job's name in the spec.", shown=False)]
 
 
 def _quoted(name: str) -> str:
@@ -99,7 +99,7 @@ def runs(
     name: _Job,
     *,
     limit: Annotated[
-        int, typer.Option("--limit", "-n", min=1, max=10_000, help="How many, the newest ones.")
+        int, option("How many, the newest ones.", "--limit", "-n", min=1, max=10_000)
     ] = 20,
     json: Json = False,
     plane: ControlPlane,
@@ -119,7 +119,7 @@ def start(
     name: _Job,
     *,
     wait: Annotated[
-        bool, typer.Option("--wait", "-w", help="Until it is over; exit status 1 if it fails.")
+        bool, option("Until it is over; exit status 1 if it fails.", "--wait", "-w")
     ] = False,
     json: Json = False,
     plane: ControlPlane,
@@ -151,9 +151,7 @@ def start(
 def cancel(
     name: _Job,
     *,
-    run: Annotated[
-        str, typer.Option(metavar="ID", help="Which.", show_default="all of the job's")
-    ] = "",
+    run: Annotated[str, option("Which.", metavar="ID", shown="all of the job's")] = "",
     json: Json = False,
     plane: ControlPlane,
 ) -> None:

@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 from urllib.parse import urlsplit, urlunsplit
 
-import typer
-
 from headrace.cli.export import helm
 from headrace.cli.export.options import (
     ExportOptions,
@@ -27,7 +25,7 @@ from headrace.cli.export.options import (
     check_storage,
     check_versions,
 )
-from headrace.cli.options import CommandGroup, ControlPlane, file_option
+from headrace.cli.options import CommandGroup, ControlPlane, file_option, option
 from headrace.cli.output import say
 from headrace.core.spec_kubernetes import USUAL_PROMETHEUS
 
@@ -54,15 +52,15 @@ def gateway_api(
     where: PlaceOptions,
     service: Annotated[
         list[str] | None,
-        typer.Option(
+        option(
+            "The Service of a version, where it is not one of the driver's.",
             metavar="ENDPOINT:VERSION=NAME[:PORT]",
-            help="The Service of a version, where it is not one of the driver's.",
-            show_default=False,
+            shown=False,
         ),
     ] = None,
     routes: RouteOptions,
     no_grpc: Annotated[
-        bool, typer.Option("--no-grpc", help="Write no GRPCRoute: replicas serve HTTP only.")
+        bool, option("Write no GRPCRoute: replicas serve HTTP only.", "--no-grpc")
     ] = False,
     options: ExportOptions,
     plane: ControlPlane,
@@ -92,20 +90,19 @@ def gateway_api(
 def kserve(
     storage: Annotated[
         str,
-        typer.Option(
+        option(
+            "Where a version's model is, with {endpoint}, {model}, {version} and {file}.",
             metavar="URI",
-            help="Where a version's model is, with {endpoint}, {model}, {version} and {file}.",
         ),
     ],
     *,
     where: PlaceOptions,
     image: Image = None,
     runtime: Annotated[
-        str,
-        typer.Option(help="A ServingRuntime that is there.", show_default="our own, written too"),
+        str, option("A ServingRuntime that is there.", shown="our own, written too")
     ] = "",
     stable: Annotated[
-        bool, typer.Option("--stable", help="Of a split only the first version, for all requests.")
+        bool, option("Of a split only the first version, for all requests.", "--stable")
     ] = False,
     options: ExportOptions,
     plane: ControlPlane,
@@ -134,11 +131,10 @@ def argo_rollouts(
     where: PlaceOptions,
     image: Image = None,
     artifacts: Annotated[
-        str,
-        typer.Option(metavar="URL", help="The store that pods fetch models from.", show_default=""),
+        str, option("The store that pods fetch models from.", metavar="URL", shown="")
     ] = "",
     prometheus: Annotated[
-        str, typer.Option(metavar="URL", help="Its address within the cluster.")
+        str, option("Its address within the cluster.", metavar="URL")
     ] = USUAL_PROMETHEUS,
     routes: RouteOptions,
     options: ExportOptions,
@@ -168,9 +164,7 @@ def kong(
     replica: Replicas = None,
     grpc_replica: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="ENDPOINT:VERSION=HOST:PORT", help="Where it serves gRPC; may be repeated."
-        ),
+        option("Where it serves gRPC; may be repeated.", metavar="ENDPOINT:VERSION=HOST:PORT"),
     ] = None,
     options: ExportOptions,
     plane: ControlPlane,
@@ -196,17 +190,16 @@ def kong(
 def aws_apigateway(
     backend: Annotated[
         str,
-        typer.Option(
-            metavar="URL",
-            help="Headrace's gateway; with --vpc-link of an HTTP API, a listener's ARN.",
+        option(
+            "Headrace's gateway; with --vpc-link of an HTTP API, a listener's ARN.", metavar="URL"
         ),
     ],
     *,
     kind: Annotated[
-        ApiKind, typer.Option("--api", help="http (checks tokens) or rest (checks bodies).")
+        ApiKind, option("http (checks tokens) or rest (checks bodies).", "--api")
     ] = ApiKind.HTTP,
-    vpc_link: Annotated[str, typer.Option(metavar="ID", help="Reach it by this.")] = "",
-    title: Annotated[str, typer.Option(help="The API's name.")] = "Headrace",
+    vpc_link: Annotated[str, option("Reach it by this.", metavar="ID")] = "",
+    title: Annotated[str, option("The API's name.")] = "Headrace",
     options: AwsExportOptions,
     plane: ControlPlane,
 ) -> None:
@@ -234,12 +227,11 @@ def aws_apigateway(
 def envoy(
     *,
     replica: Replicas = None,
-    run_dir: Annotated[
-        Path, typer.Option(help="Where Envoy keeps its sockets and its log.")
-    ] = Path("/run/headrace-envoy"),
+    run_dir: Annotated[Path, option("Where Envoy keeps its sockets and its log.")] = Path(
+        "/run/headrace-envoy"
+    ),
     ca_file: Annotated[
-        Path | None,
-        typer.Option(help="Who signs for others' servers.", show_default="the machine's"),
+        Path | None, option("Who signs for others' servers.", shown="the machine's")
     ] = None,
     options: ExportOptions,
     plane: ControlPlane,
@@ -268,12 +260,8 @@ def envoy(
 _USUAL_METRICS: Final = "http://127.0.0.1:8002/metrics"
 _Output = Annotated[
     Path,
-    typer.Option(
-        "--output",
-        "-o",
-        help="The folder to write to; made if need be.",
-        file_okay=False,
-        show_default=False,
+    option(
+        "The folder to write to; made if need be.", "--output", "-o", file_okay=False, shown=False
     ),
 ]
 app.command()(helm.helm)
@@ -293,9 +281,9 @@ def prometheus(
     ] = None,
     token_file: Annotated[
         str,
-        typer.Option(
+        option(
+            "Where Prometheus finds the token of a viewer; needed beyond loopback.",
             "--scrape-token-file",
-            help="Where Prometheus finds the token of a viewer; needed beyond loopback.",
         ),
     ] = "",
     plane: ControlPlane,

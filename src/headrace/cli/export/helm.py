@@ -18,7 +18,7 @@ import msgspec
 import typer
 
 from headrace.cli.export.options import AllowLoss, check_artifacts
-from headrace.cli.options import DEFAULT_HOME, Home, file_option
+from headrace.cli.options import DEFAULT_HOME, Home, file_option, option
 from headrace.cli.output import say
 from headrace.core import NotFoundError
 from headrace.core.files import move
@@ -193,56 +193,49 @@ def helm(
     ] = None,
     output: Annotated[
         Path,
-        typer.Option(
-            "--output",
-            "-o",
-            help="The folder to write the chart to; made if need be.",
-            file_okay=False,
+        option(
+            "The folder to write the chart to; made if need be.", "--output", "-o", file_okay=False
         ),
     ],
     mode: Annotated[
         ChartMode,
-        typer.Option(
-            help="driver: the control plane makes the objects of versions; static: the chart does, "
+        option(
+            "driver: the control plane makes the objects of versions; static: the chart does, "
             "for clusters without one."
         ),
     ] = ChartMode.DRIVER,
     artifacts: Annotated[
         str,
-        typer.Option(
-            envvar="HEADRACE_ARTIFACTS",
-            metavar="URL",
-            help="The store that pods fetch models from.",
+        option(
+            "The store that pods fetch models from.", envvar="HEADRACE_ARTIFACTS", metavar="URL"
         ),
     ] = "",
     jobs: Annotated[
-        Jobs, typer.Option(help="cronjobs, or control: the control plane runs them.")
+        Jobs, option("cronjobs, or control: the control plane runs them.")
     ] = Jobs.CRONJOBS,
     streams: Annotated[
-        Streams, typer.Option(help="deployments, or control: the control plane runs them.")
+        Streams, option("deployments, or control: the control plane runs them.")
     ] = Streams.DEPLOYMENTS,
     mount: Annotated[
         list[str] | None,
-        typer.Option(
+        option(
+            "A secret, config or claim that has the spec's files at that path; may be repeated.",
             metavar="KIND:NAME=/PATH",
-            help="A secret, config or claim that has the spec's files at that path; may be "
-            "repeated.",
         ),
     ] = None,
     lag_records: Annotated[
         int | None,
-        typer.Option(
+        option(
+            "How many records a stream's worker may be behind before KEDA adds one.",
             min=1,
-            help="How many records a stream's worker may be behind before KEDA adds one.",
-            show_default="ten batches",
+            shown="ten batches",
         ),
     ] = None,
     nats_monitoring: Annotated[
-        str, typer.Option(metavar="HOST:PORT", help="Where KEDA reads the statistics of NATS.")
+        str, option("Where KEDA reads the statistics of NATS.", metavar="HOST:PORT")
     ] = "",
     keda_authentication: Annotated[
-        str,
-        typer.Option(metavar="NAME", help="The TriggerAuthentication by which KEDA asks brokers."),
+        str, option("The TriggerAuthentication by which KEDA asks brokers.", metavar="NAME")
     ] = "",
     allow_loss: AllowLoss = None,
     home: Home = DEFAULT_HOME,

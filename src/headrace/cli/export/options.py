@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from headrace.cli.options import ControlPlane, file_option
+from headrace.cli.options import ControlPlane, file_option, option
 from headrace.cli.output import say, write
 from headrace.core import InvalidArgumentError
 
@@ -81,34 +81,33 @@ def checked(option: str, check: Callable[[str], object], text: str) -> None:
 
 Output = Annotated[
     str,
-    typer.Option(
+    option(
+        "Where to; a folder, or a name that ends in /, gets a file for each document.",
         "--output",
         "-o",
         metavar="FILE|FOLDER/|-",
-        help="Where to; a folder, or a name that ends in /, gets a file for each document.",
     ),
 ]
 AllowLoss = Annotated[
     list[str] | None,
-    typer.Option(
+    option(
+        "Leave this setting out, such as endpoints[].sticky; may be repeated.",
         "--allow-loss",
         metavar="FIELD",
-        help="Leave this setting out, such as endpoints[].sticky; may be repeated.",
-        show_default=False,
+        shown=False,
     ),
 ]
 Replicas = Annotated[
     list[str] | None,
-    typer.Option(
+    option(
+        "Where a replica of a version is; may be repeated.",
         "--replica",
         metavar="ENDPOINT:VERSION=HOST:PORT",
-        help="Where a replica of a version is; may be repeated.",
-        show_default=False,
+        shown=False,
     ),
 ]
 Image = Annotated[
-    str | None,
-    typer.Option("--image", help="Of a replica.", show_default="headrace/replica, this version"),
+    str | None, option("Of a replica.", "--image", shown="headrace/replica, this version")
 ]
 
 
@@ -116,10 +115,10 @@ Image = Annotated[
 class PlaceOptions:
     """Options that say where in a cluster objects are."""
 
-    instance: Annotated[
-        str, typer.Option(help="With which names of objects begin, as Helm's release.")
-    ] = "headrace"
-    namespace: Annotated[str, typer.Option("--namespace", "-n", help="Of the objects.")] = "default"
+    instance: Annotated[str, option("With which names of objects begin, as Helm's release.")] = (
+        "headrace"
+    )
+    namespace: Annotated[str, option("Of the objects.", "--namespace", "-n")] = "default"
 
     def place(self, services: Sequence[str] | None = None) -> "Place":
         """Return where in a cluster; `services` as `--service` has them."""
@@ -147,12 +146,11 @@ class RouteOptions:
     """Options of routes of Kubernetes' Gateway API."""
 
     gateway: Annotated[
-        str, typer.Option(metavar="[NAMESPACE/]NAME", help="The Gateway that routes belong to.")
+        str, option("The Gateway that routes belong to.", metavar="[NAMESPACE/]NAME")
     ] = "headrace"
-    section: Annotated[str, typer.Option(help="Which listener of it.", show_default="all")] = ""
+    section: Annotated[str, option("Which listener of it.", shown="all")] = ""
     hostname: Annotated[
-        list[str] | None,
-        typer.Option(help="For which host; may be repeated.", show_default="the listener's"),
+        list[str] | None, option("For which host; may be repeated.", shown="the listener's")
     ] = None
 
     def target(self) -> "GatewayApiOptions":
@@ -216,26 +214,19 @@ def left_over(folder: Path, target: str, written: Collection[str]) -> list[Path]
 class ExportOptions:
     """Options of every export of a spec: where it comes from, and where documents go."""
 
-    file: Annotated[
-        Path | None, file_option("The spec file.", "--file", "-f", show_default=False)
-    ] = None
+    file: Annotated[Path | None, file_option("The spec file.", "--file", "-f", shown=False)] = None
     from_system: Annotated[
         bool,
-        typer.Option(
-            "--from-system", help="Instead of a file: what runs, with the weights that it has now."
-        ),
+        option("Instead of a file: what runs, with the weights that it has now.", "--from-system"),
     ] = False
     output: Output = "-"
     form: Annotated[
-        str,
-        typer.Option("--format", help="yaml or json.", show_default="by the output's ending, yaml"),
+        str, option("yaml or json.", "--format", shown="by the output's ending, yaml")
     ] = ""
     allow_loss: AllowLoss = None
     endpoint: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="NAME", help="Only this endpoint; may be repeated.", show_default="all"
-        ),
+        option("Only this endpoint; may be repeated.", metavar="NAME", shown="all"),
     ] = None
 
     def facts(self, plane: ControlPlane, *, with_revisions: bool = False) -> "Facts":

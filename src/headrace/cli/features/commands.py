@@ -9,7 +9,7 @@ import msgspec
 import typer
 
 from headrace.cli.features.serving import Service, Store, get, opened, plain, serve_check, skew
-from headrace.cli.options import DEFAULT_HOME, CommandGroup, Home, Json
+from headrace.cli.options import DEFAULT_HOME, CommandGroup, Home, Json, argument, option
 from headrace.cli.output import FAILED, progress, say, write_json
 from headrace.cli.tables import Row, read_rows
 from headrace.cli.tables import opened as opened_file
@@ -137,21 +137,21 @@ _TIME = "%Y-%m-%d %H:%M:%S"
 
 @app.command()
 def apply(
-    path: Annotated[Path, typer.Argument(help="What is defined.", dir_okay=False)] = DEFAULT_PATH,
+    path: Annotated[Path, argument("What is defined.", dir_okay=False)] = DEFAULT_PATH,
     *,
     allow_code: Annotated[
         bool,
-        typer.Option(
+        option(
+            "Of on-demand views: their functions run, here once and then in replicas.",
             "--allow-code",
-            help="Of on-demand views: their functions run, here once and then in replicas.",
         ),
     ] = False,
     from_feast: Annotated[
         Path | None,
-        typer.Option(
-            metavar="REPO",
-            help="Instead of a file: what this repository of Feast's defines. Its online store is "
+        option(
+            "Instead of a file: what this repository of Feast's defines. Its online store is "
             "then read.",
+            metavar="REPO",
         ),
     ] = None,
     json: Json = False,
@@ -191,20 +191,16 @@ def apply(
 
 @app.command()
 def materialize(
-    views: Annotated[
-        list[str] | None, typer.Argument(metavar="[VIEW]...", help="Which.", show_default="all")
-    ] = None,
+    views: Annotated[list[str] | None, argument("Which.", metavar="[VIEW]...", shown="all")] = None,
     *,
     until: Annotated[
         str,
-        typer.Option(
-            metavar="TIME",
-            help="Rows of later times are left out: 2026-11-27T06:00:00Z.",
-            show_default="now",
+        option(
+            "Rows of later times are left out: 2026-11-27T06:00:00Z.", metavar="TIME", shown="now"
         ),
     ] = "",
     incremental: Annotated[
-        bool, typer.Option("--incremental", help="Only from the newest time of the last run on.")
+        bool, option("Only from the newest time of the last run on.", "--incremental")
     ] = False,
     online_store: Store = "",
     json: Json = False,
@@ -240,12 +236,9 @@ def materialize(
 
 @app.command()
 def push(
-    view: Annotated[str, typer.Argument(help="The feature view.")],
+    view: Annotated[str, argument("The feature view.")],
     file: Annotated[
-        Path,
-        typer.Argument(
-            help="Rows as Parquet, JSON lines or CSV; - for standard input.", allow_dash=True
-        ),
+        Path, argument("Rows as Parquet, JSON lines or CSV; - for standard input.", allow_dash=True)
     ],
     *,
     online_store: Store = "",
@@ -290,19 +283,12 @@ def join(
     service: Service,
     entities: Annotated[
         Path,
-        typer.Argument(
-            help="Parquet with the join keys and event_timestamp.", exists=True, dir_okay=False
-        ),
+        argument("Parquet with the join keys and event_timestamp.", exists=True, dir_okay=False),
     ],
     *,
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="Parquet to write.", dir_okay=False)
-    ],
+    output: Annotated[Path, option("Parquet to write.", "--output", "-o", dir_okay=False)],
     fill_defaults: Annotated[
-        bool,
-        typer.Option(
-            "--fill-defaults", help="Put defaults where nothing was known, as serving does."
-        ),
+        bool, option("Put defaults where nothing was known, as serving does.", "--fill-defaults")
     ] = False,
     json: Json = False,
     home: Home = DEFAULT_HOME,

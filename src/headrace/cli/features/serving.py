@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headrace.cli.options import DEFAULT_HOME, Home, Json
+from headrace.cli.options import DEFAULT_HOME, Home, Json, argument, option
 from headrace.cli.output import NOT_READY, progress, say, show, table, write_json
 from headrace.core import Datatype, FailedPreconditionError, InvalidArgumentError, SystemClock
 from headrace.core.text import duration_text, number_text
@@ -37,16 +37,16 @@ if TYPE_CHECKING:
     from headrace.features.skew import FeatureSkew, SkewReport
 
 
-Service = Annotated[str, typer.Argument(help="The feature service.", show_default=False)]
+Service = Annotated[str, argument("The feature service.", shown=False)]
 Store = Annotated[
     str,
-    typer.Option(
+    option(
+        "sqlite:///PATH, redis://HOST:PORT/DB, rediss://, unix:///SOCKET, feast://REPO "
+        "or hopsworks://HOST/STORE.",
         "--online-store",
         envvar="HEADRACE_ONLINE_STORE",
         metavar="URL",
-        help="sqlite:///PATH, redis://HOST:PORT/DB, rediss://, unix:///SOCKET, feast://REPO "
-        "or hopsworks://HOST/STORE.",
-        show_default="features/online/online.db in --home, or Feast's",
+        shown="features/online/online.db in --home, or Feast's",
     ),
 ]
 
@@ -73,11 +73,11 @@ def get(
     *,
     key: Annotated[
         list[str],
-        typer.Option(
+        option(
+            "A join key or request column; again for more of them, and for more rows.",
             "--key",
             "-k",
             metavar="NAME=VALUE",
-            help="A join key or request column; again for more of them, and for more rows.",
         ),
     ],
     online_store: Store = "",
@@ -208,37 +208,34 @@ def _text(value: object) -> str:
 
 
 def skew(
-    service: Annotated[str, typer.Argument(help="The feature service.")],
+    service: Annotated[str, argument("The feature service.")],
     *,
     served: Annotated[
         Path | None,
-        typer.Option(
+        option(
+            "A file of served rows, or a directory of them.",
             metavar="PATH",
-            help="A file of served rows, or a directory of them.",
-            show_default="features/served/SERVICE in --home",
+            shown="features/served/SERVICE in --home",
         ),
     ] = None,
     since: Annotated[
         str,
-        typer.Option(
-            metavar="TIME",
-            help="Only what was served from then on: 2026-11-27T06:00:00Z.",
-            show_default="all",
+        option(
+            "Only what was served from then on: 2026-11-27T06:00:00Z.", metavar="TIME", shown="all"
         ),
     ] = "",
     grace_s: Annotated[
         float | None,
-        typer.Option(
+        option(
+            "How long a newer value may take to come to the online store.",
             "--grace",
             metavar="SECONDS",
             min=0.0,
-            help="How long a newer value may take to come to the online store.",
-            show_default="two runs of the view's schedule; 0 without one",
+            shown="two runs of the view's schedule; 0 without one",
         ),
     ] = None,
     tolerance: Annotated[
-        float,
-        typer.Option(min=0.0, max=1.0, help="How much numbers may differ, of the larger one."),
+        float, option("How much numbers may differ, of the larger one.", min=0.0, max=1.0)
     ] = 1e-6,
     json: Json = False,
     home: Home = DEFAULT_HOME,

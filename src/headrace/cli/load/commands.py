@@ -8,22 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import Annotated, Final
 
 import typer
 
-from headrace.cli.infer import (
-    AllowInsecure,
-    Cert,
-    CertKey,
-    Key,
-    Token,
-    ca_file_option,
-    certificate_of,
-    read_secret,
-)
+from headrace.cli.infer import CallerOptions
 from headrace.cli.load.report import announcement, document, report, steps_document, steps_report
-from headrace.cli.options import Json
+from headrace.cli.options import Json, argument, option
 from headrace.cli.output import FAILED, INTERRUPTED, NOT_READY, OK, say, show, write_json
 from headrace.cli.read_inputs import Inputs, read_file, read_inputs, with_batch_axis
 from headrace.client.tensors import to_tensors
@@ -40,6 +31,7 @@ from headrace.load import (
     Arrivals,
     Asker,
     LoadPlan,
+    LoadResult,
     Target,
     Tick,
     Verdict,
@@ -50,12 +42,6 @@ from headrace.load import (
 )
 from headrace.load.target import binary_message, json_message
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from headrace.core import Array
-    from headrace.load import LoadResult, Objective
-
 _MAX_BYTES: Final = 512 << 20
 _MAX_MESSAGES: Final = 1_000_000
 _SHOWN: Final = 4
@@ -64,19 +50,42 @@ _LINES: Final = (".jsonl", ".ndjson")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Given:
-    """What was said of the requests.
+    """Options that say what requests hold."""
 
-    Attributes:
-        file: Where the inputs are; None makes some up.
-        rows: In one request; None for 1, or all of the file.
-        size: Of made-up inputs, every other variable axis.
-        binary: Whether tensors are sent as bytes.
-    """
-
-    file: str | None = None
-    rows: int | None = None
-    size: int = 1
-    binary: bool = False
+    file: Annotated[
+        str | None,
+        option(
+            "JSON, CSV, .npy or .npz, as `headrace infer` takes it; .jsonl holds a request in "
+            "each line, sent in turn. - reads standard input.",
+            "--input",
+            "-i",
+            metavar="FILE",
+            shown="made-up inputs",
+        ),
+    ] = None
+    rows: Annotated[
+        int | None,
+        option(
+            "Rows in a request. Those of a file are sent in turn.",
+            "--rows",
+            "-n",
+            min=1,
+            max=1_000_000,
+            shown="1, or all of the file",
+        ),
+    ] = None
+    size: Annotated[
+        int,
+        option(
+            "Of made-up inputs, the size of every other axis that may vary: a length of text, "
+            "a side of a picture.",
+            min=1,
+            max=10_000_000,
+        ),
+    ] = 1
+    binary: Annotated[
+        bool, option("Send tensors as bytes, and ask for such, instead of JSON.", "--binary")
+    ] = False
 
 
 def ready_target(target: Target, given: Given) -> tuple[Target, str]:
@@ -102,7 +111,16 @@ def ready_target(target: Target, given: Given) -> tuple[Target, str]:
                 )
                 raise InvalidArgumentError(msg)
         asker.try_out(messages)
-    return target.with_messages(messages), _words(requests, messages, given)
+    named = [
+        f"{name} {datatype_of(array.dtype)} {list(array.shape)}"
+        for name, array in requests[0].items()
+    ]
+    more = f" and {len(named) - _SHOWN} more" if len(named) > _SHOWN else ""
+    origin = "made up" if given.file is None else f"of {given.file}"
+    turn = f"{len(messages):,} requests in turn, the first " if len(messages) > 1 else ""
+    form = f"{len(messages[0][1]):,} bytes of {'binary' if given.binary else 'JSON'}"
+    words = f"{turn}{', '.join(named[:_SHOWN])}{more}, {origin}, {form}"
+    return target.with_messages(messages), words
 
 
 def tensors_of(signature: ModelSignature, given: Given, model: str) -> Iterator[Tensors]:
@@ -118,10 +136,14 @@ def tensors_of(signature: ModelSignature, given: Given, model: str) -> Iterator[
     for inputs in _inputs_in(data, given.file, signature):
         tensors = to_tensors(with_batch_axis(inputs, signature), signature)
         check_inputs(model, signature, tensors)
-        if given.rows is None or not signature.batched:
+        rows = given.rows
+        if rows is None or not signature.batched:
             yield tensors
-        else:
-            yield from _in_rows(tensors, given.rows)
+            continue
+        # A rest that is smaller is left out, unless it is all there is.
+        count = min(len(array) for array in tensors.values())
+        for begin in range(0, max(count - rows, 0) + 1, rows):
+            yield {name: array[begin : begin + rows] for name, array in tensors.items()}
 
 
 def _inputs_in(data: bytes, file: str, signature: ModelSignature) -> Iterator[Inputs]:
@@ -140,28 +162,6 @@ def _inputs_in(data: bytes, file: str, signature: ModelSignature) -> Iterator[In
             raise InvalidArgumentError(msg) from None
 
 
-def _in_rows(tensors: Tensors, rows: int) -> Iterator[Tensors]:
-    """Requests of `rows` rows; a rest that is smaller is left out, unless it is all there is."""
-    count = min(len(array) for array in tensors.values())
-    for begin in range(0, max(count - rows, 0) + 1, rows):
-        yield {name: array[begin : begin + rows] for name, array in tensors.items()}
-
-
-def _words(
-    requests: list[Tensors], messages: list[tuple[dict[str, str], bytes]], given: Given
-) -> str:
-    def one(name: str, array: "Array") -> str:
-        return f"{name} {datatype_of(array.dtype)} {list(array.shape)}"
-
-    named = [one(name, array) for name, array in requests[0].items()]
-    more = f" and {len(named) - _SHOWN} more" if len(named) > _SHOWN else ""
-    origin = "made up" if given.file is None else f"of {given.file}"
-    turn = f"{len(messages):,} requests in turn, the first " if len(messages) > 1 else ""
-    form = "binary" if given.binary else "JSON"
-    size = len(messages[0][1])
-    return f"{turn}{', '.join(named[:_SHOWN])}{more}, {origin}, {size:,} bytes of {form}"
-
-
 _CLEAR = "\r\x1b[2K"
 
 
@@ -174,16 +174,16 @@ def live() -> Iterator[Callable[[Tick], None] | None]:
     if not sys.stderr.isatty():
         yield None
         return
+
+    def show_tick(tick: Tick) -> None:
+        sys.stderr.write(f"{_CLEAR}{line(tick)}")
+        sys.stderr.flush()
+
     try:
-        yield _show
+        yield show_tick
     finally:
         sys.stderr.write(_CLEAR)
         sys.stderr.flush()
-
-
-def _show(tick: Tick) -> None:
-    sys.stderr.write(f"{_CLEAR}{line(tick)}")
-    sys.stderr.flush()
 
 
 def line(tick: Tick) -> str:
@@ -210,110 +210,64 @@ class ArrivalKind(StrEnum):
 def load(
     url: Annotated[
         str,
-        typer.Argument(
-            help="http://HOST:PORT, https://…, those with /v2/models/NAME/infer or "
+        argument(
+            "http://HOST:PORT, https://…, those with /v2/models/NAME/infer or "
             "/v2/models/NAME/versions/V/infer, or unix:/PATH."
         ),
     ],
     *,
     rate: Annotated[
         str,
-        typer.Option(
+        option(
+            "Requests per second. Several are tried one after the other, as long as no "
+            "objective is missed.",
             "--rate",
             "-r",
             metavar="RATE,…",
-            help="Requests per second. Several are tried one after the other, as long as no "
-            "objective is missed.",
         ),
     ],
-    seconds: Annotated[float, typer.Option("--seconds", "-s", help="How long to measure.")] = 10.0,
+    seconds: Annotated[float, option("How long to measure.", "--seconds", "-s")] = 10.0,
     warm_up: Annotated[
-        float, typer.Option(help="Seconds of the same load before that, which count nowhere.")
+        float, option("Seconds of the same load before that, which count nowhere.")
     ] = 2.0,
     slo: Annotated[
         list[str] | None,
-        typer.Option(
-            help="What has to hold: p99=20ms, p99.9=0.2s, error=0.1%; several by a comma, or the "
+        option(
+            "What has to hold: p99=20ms, p99.9=0.2s, error=0.1%; several by a comma, or the "
             "option again.",
-            show_default="nothing",
+            shown="nothing",
         ),
     ] = None,
     arrivals: Annotated[
         ArrivalKind,
-        typer.Option(
-            help="poisson: as of many callers who do not know of each other. constant: evenly."
-        ),
+        option("poisson: as of many callers who do not know of each other. constant: evenly."),
     ] = ArrivalKind.POISSON,
-    seed: Annotated[int, typer.Option(help="The same gives the same arrivals.")] = 1,
+    seed: Annotated[int, option("The same gives the same arrivals.")] = 1,
     connections: Annotated[
         int,
-        typer.Option(
+        option(
+            "At most so many at once; what finds none free waits, and the wait counts.",
             "--connections",
             "-c",
-            help="At most so many at once; what finds none free waits, and the wait counts.",
         ),
     ] = 1000,
     timeout_s: Annotated[
-        float, typer.Option(help="After so many seconds without an answer a request has failed.")
+        float, option("After so many seconds without an answer a request has failed.")
     ] = 10.0,
-    max_requests: Annotated[int, typer.Option(help="Refuse a plan that sends more.")] = 5_000_000,
+    max_requests: Annotated[int, option("Refuse a plan that sends more.")] = 5_000_000,
     model: Annotated[
-        str,
-        typer.Option(
-            "--model", "-m", help="Whom to ask.", show_default="the URL's, or the server's only one"
-        ),
+        str, option("Whom to ask.", "--model", "-m", shown="the URL's, or the server's only one")
     ] = "",
-    version: Annotated[str, typer.Option(help="A version by number.")] = "",
-    file: Annotated[
-        str | None,
-        typer.Option(
-            "--input",
-            "-i",
-            help="JSON, CSV, .npy or .npz, as `headrace infer` takes it; .jsonl holds a request in "
-            "each line, sent in turn. - reads standard input.",
-            metavar="FILE",
-            show_default="made-up inputs",
-        ),
-    ] = None,
-    rows: Annotated[
-        int | None,
-        typer.Option(
-            "--rows",
-            "-n",
-            min=1,
-            max=1_000_000,
-            help="Rows in a request. Those of a file are sent in turn.",
-            show_default="1, or all of the file",
-        ),
-    ] = None,
-    size: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            max=10_000_000,
-            help="Of made-up inputs, the size of every other axis that may vary: a length of text, "
-            "a side of a picture.",
-        ),
-    ] = 1,
-    binary: Annotated[
-        bool,
-        typer.Option("--binary", help="Send tensors as bytes, and ask for such, instead of JSON."),
-    ] = False,
+    version: Annotated[str, option("A version by number.")] = "",
+    given: Given,
     header: Annotated[
         list[str] | None,
-        typer.Option(
-            "--header", "-H", help="'NAME: VALUE', sent with every request; may be repeated."
-        ),
+        option("'NAME: VALUE', sent with every request; may be repeated.", "--header", "-H"),
     ] = None,
-    key: Key = None,
-    token: Token = None,
-    ca_file: Annotated[Path | None, ca_file_option("the machine's")] = None,
-    cert: Cert = None,
-    cert_key: CertKey = None,
-    allow_insecure: AllowInsecure = False,
+    caller: CallerOptions,
     json: Json = False,
     plot: Annotated[
-        Path | None, typer.Option(help="Draw it to this file (.html, .svg, .png).", dir_okay=False)
+        Path | None, option("Draw it to this file (.html, .svg, .png).", dir_okay=False)
     ] = None,
 ) -> None:
     """Send requests at a steady rate, whether or not they are answered, and say how that went.
@@ -363,21 +317,35 @@ def load(
         model=model,
         version=version,
         headers=parse_headers(header or ()),
-        api_key=read_secret(key, "--key"),
-        token=read_secret(token, "--token"),
-        trust=trust_of(ca_file, certificate_of(cert, cert_key), ""),
-        allow_insecure=allow_insecure,
+        api_key=caller.secret("--key"),
+        token=caller.secret("--token"),
+        trust=trust_of(caller.ca_file, caller.certificate(), ""),
+        allow_insecure=caller.allow_insecure,
     )
-    given = Given(file=file, rows=rows, size=size, binary=binary)
-    _report(_run(target, given, plans, objectives), target.url, as_json=json, plot=plot)
+    ready, what = ready_target(target, given)
+    results: list[LoadResult] = []
+    for plan in plans:
+        say(announcement(plan, ready, what))
+        with live() as on_tick:
+            results.append(run_load(plan, ready, objectives=objectives, on_tick=on_tick))
+        if results[-1].interrupted or results[-1].verdict is Verdict.MISSED:
+            break
+    is_one = len(results) == 1
+    if json:
+        where = (target.url, ready.model)
+        write_json(document(results[0], *where) if is_one else steps_document(results, *where))
+    else:
+        show(*(report(results[0]) if is_one else steps_report(results)))
+    if plot is not None:
+        from headrace.cli.plots import draw_load
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Runs:
-    """What was measured, one result a rate, and of what."""
-
-    target: "Target"
-    results: "Sequence[LoadResult]"
+        draw_load(plot, results, title=f"{ready.model} at {target.url}")
+        say(f"drawn to {plot}")
+    codes = [_code_of(result) for result in results]
+    # Of several rates one that is good is enough: they look for the limit.
+    code = INTERRUPTED if INTERRUPTED in codes else min(codes, key=_BEST_FIRST.index)
+    if code != OK:
+        raise typer.Exit(code)
 
 
 def _rates(text: str) -> list[float]:
@@ -391,52 +359,8 @@ def _rates(text: str) -> list[float]:
     return rates
 
 
-def _run(
-    target: "Target",
-    given: "Given",
-    plans: "Sequence[LoadPlan]",
-    objectives: "Sequence[Objective]",
-) -> _Runs:
-
-    ready, what = ready_target(target, given)
-    results: list[LoadResult] = []
-    for plan in plans:
-        say(announcement(plan, ready, what))
-        with live() as on_tick:
-            results.append(run_load(plan, ready, objectives=objectives, on_tick=on_tick))
-        if results[-1].interrupted or results[-1].verdict is Verdict.MISSED:
-            break
-    return _Runs(target=ready, results=results)
-
-
-def _report(runs: _Runs, url: str, *, as_json: bool, plot: Path | None) -> None:
-
-    results, model = runs.results, runs.target.model
-    is_one = len(results) == 1
-    if as_json:
-        write_json(
-            document(results[0], url, model) if is_one else steps_document(results, url, model)
-        )
-    else:
-        show(*(report(results[0]) if is_one else steps_report(results)))
-    if plot is not None:
-        from headrace.cli.plots import draw_load
-
-        draw_load(plot, results, title=f"{model} at {url}")
-        say(f"drawn to {plot}")
-    code = _exit_code(results)
-    if code != OK:
-        raise typer.Exit(code)
-
-
-def _exit_code(results: "Sequence[LoadResult]") -> int:
-    """The exit status. Of several rates one that is good is enough: they look for the limit."""
-    codes = [_code_of(result) for result in results]
-    return INTERRUPTED if INTERRUPTED in codes else min(codes, key=_BEST_FIRST.index)
-
-
-def _code_of(result: "LoadResult") -> int:
-
+def _code_of(result: LoadResult) -> int:
+    """The exit status of one rate."""
     if result.interrupted:
         return INTERRUPTED
     if result.verdict is Verdict.MISSED or result.failed == result.requests:

@@ -12,7 +12,7 @@ import typer
 from headrace.cli.models import files
 from headrace.cli.models.files import Conversion, converted, difference_text, numbered, signed_text
 from headrace.cli.models.store import model_store
-from headrace.cli.offline import Pushed
+from headrace.cli.offline import HomeModels, Pushed
 from headrace.cli.options import (
     AllowCode,
     Artifacts,
@@ -20,7 +20,9 @@ from headrace.cli.options import (
     ControlPlane,
     Json,
     StateUrl,
+    argument,
     file_option,
+    option,
 )
 from headrace.cli.output import (
     Column,
@@ -43,13 +45,13 @@ app.command("verify")(files.verify)
 
 @app.command()
 def push(
-    name: Annotated[str, typer.Argument(help="The model's name.")],
-    path: Annotated[Path, typer.Argument(help="A model file or directory.", exists=True)],
+    name: Annotated[str, argument("The model's name.")],
+    path: Annotated[Path, argument("A model file or directory.", exists=True)],
     *,
     runtime: Annotated[
-        str, typer.Option(help="onnx, xgboost, python and so on.", show_default="told by the file")
+        str, option("onnx, xgboost, python and so on.", shown="told by the file")
     ] = "",
-    source: Annotated[str, typer.Option(help="Where it comes from: a commit, a run, a URL.")] = "",
+    source: Annotated[str, option("Where it comes from: a commit, a run, a URL.")] = "",
     reference: Annotated[
         Path | None,
         file_option(
@@ -59,9 +61,9 @@ def push(
     ] = None,
     reference_time: Annotated[
         str,
-        typer.Option(
+        option(
+            "The column of its rows' times, as `headrace drift reference set --time` takes.",
             metavar="COLUMN",
-            help="The column of its rows' times, as `headrace drift reference set --time` takes.",
         ),
     ] = "",
     conversion: Conversion,
@@ -98,7 +100,9 @@ def push(
     is_converted = conversion.convert is not None
     with (
         converted(given, conversion, plane.home) if is_converted else nullcontext(given) as pushed,
-        progress(f"checking and storing {path}"),
+        progress(f"checking and storing {path}")
+        if isinstance(store, HomeModels)
+        else nullcontext(),  # an upload shows its own
     ):
         document = store.push(name, pushed)
     version = msgspec.convert(document, ModelVersion)
@@ -118,7 +122,7 @@ def push(
 
 @app.command("list")
 def list_(
-    name: Annotated[str | None, typer.Argument(help="Only this model.", show_default="all")] = None,
+    name: Annotated[str | None, argument("Only this model.", shown="all")] = None,
     *,
     artifacts: Artifacts = "",
     json: Json = False,
@@ -144,7 +148,7 @@ def list_(
 
 @app.command()
 def show(
-    reference: Annotated[str, typer.Argument(metavar="NAME[:VERSION]", help="Which version.")],
+    reference: Annotated[str, argument("Which version.", metavar="NAME[:VERSION]")],
     *,
     artifacts: Artifacts = "",
     json: Json = False,
@@ -162,9 +166,7 @@ def show(
 
 @app.command()
 def rm(
-    reference: Annotated[
-        str, typer.Argument(metavar="NAME:VERSION", help="Which version.", show_default=False)
-    ],
+    reference: Annotated[str, argument("Which version.", metavar="NAME:VERSION", shown=False)],
     *,
     state_url: StateUrl = "",
     artifacts: Artifacts = "",
@@ -180,11 +182,7 @@ def rm(
 def gc(
     *,
     grace_hours: Annotated[
-        float,
-        typer.Option(
-            min=1.0,
-            help="How long a shared store keeps content after it was pushed last.",
-        ),
+        float, option("How long a shared store keeps content after it was pushed last.", min=1.0)
     ] = 24.0,
     artifacts: Artifacts = "",
     json: Json = False,

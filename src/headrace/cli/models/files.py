@@ -22,7 +22,7 @@ import typer
 from headrace.cli.connection import actor
 from headrace.cli.models.store import model_store
 from headrace.cli.offline import Pushed, home_registry, watched_store
-from headrace.cli.options import Artifacts, ControlPlane, Json, file_option
+from headrace.cli.options import Artifacts, ControlPlane, Json, argument, file_option, option
 from headrace.cli.output import progress, say, show_answer, write_json
 from headrace.cli.read_inputs import read_inputs, with_batch_axis
 from headrace.cli.tables import read_tensors
@@ -42,24 +42,21 @@ from headrace.registry import ModelVersion, VersionSignature, read_content
 
 
 def fetch(
-    reference: Annotated[
-        str, typer.Argument(metavar="NAME:VERSION|sha256:DIGEST", help="Which model.")
-    ],
+    reference: Annotated[str, argument("Which model.", metavar="NAME:VERSION|sha256:DIGEST")],
     *,
     artifacts: Annotated[
         str,
-        typer.Option(
+        option(
+            "Where models are: s3://BUCKET/PREFIX, gs://, az:// or file:///PATH; credentials "
+            "come from the environment.",
             envvar="HEADRACE_ARTIFACTS",
             metavar="URL",
-            help="Where models are: s3://BUCKET/PREFIX, gs://, az:// or file:///PATH; credentials "
-            "come from the environment.",
         ),
     ],
     output: Annotated[
-        Path,
-        typer.Option(help="The directory that it is put into.", file_okay=False, show_default="."),
+        Path, option("The directory that it is put into.", file_okay=False, shown=".")
     ] = Path(),
-    timeout_s: Annotated[float, typer.Option(min=1.0, help="Seconds that it may take.")] = 600.0,
+    timeout_s: Annotated[float, option("Seconds that it may take.", min=1.0)] = 600.0,
     json: Json = False,
 ) -> None:
     """Fetch a model from a shared store and check every byte; no home or registry is needed.
@@ -105,10 +102,10 @@ class Conversion:
 
     convert: Annotated[
         ConvertTo | None,
-        typer.Option(
-            help="Convert it first, and compare the answers with its own library's; models of "
+        option(
+            "Convert it first, and compare the answers with its own library's; models of "
             "XGBoost, LightGBM, CatBoost, scikit-learn, PyTorch, TensorFlow and TFLite.",
-            show_default="no",
+            shown="no",
         ),
     ] = None
     convert_data: Annotated[
@@ -120,20 +117,20 @@ class Conversion:
     ] = None
     convert_tolerance: Annotated[
         float | None,
-        typer.Option(
+        option(
+            "The largest relative difference of an answer that is taken for rounding.",
             min=0.0,
-            help="The largest relative difference of an answer that is taken for rounding.",
-            show_default="1e-4 for one that computes in FP32, 1e-6 in FP64",
+            shown="1e-4 for one that computes in FP32, 1e-6 in FP64",
         ),
     ] = None
     convert_max_changed: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="The share of rows that may get another class.")
+        float, option("The share of rows that may get another class.", min=0.0, max=1.0)
     ] = 0.001
     convert_no_missing: Annotated[
         bool,
-        typer.Option(
+        option(
+            "No row ever lacks a value: do not compare answers to missing ones.",
             "--convert-no-missing",
-            help="No row ever lacks a value: do not compare answers to missing ones.",
         ),
     ] = False
 
@@ -242,7 +239,7 @@ def numbered(reference: str) -> tuple[str, str]:
 
 
 def keygen(
-    out: Annotated[Path, typer.Option(help="Where the two files go.", file_okay=False)] = Path(),
+    out: Annotated[Path, option("Where the two files go.", file_okay=False)] = Path(),
 ) -> None:
     """Make a key pair to sign model versions with (Ed25519).
 
@@ -261,14 +258,12 @@ def keygen(
 
 
 def sign(
-    reference: Annotated[str, typer.Argument(metavar="NAME:VERSION", help="Which version.")],
+    reference: Annotated[str, argument("Which version.", metavar="NAME:VERSION")],
     *,
-    key: Annotated[Path, typer.Option(help="The private key, PEM.", dir_okay=False)],
+    key: Annotated[Path, option("The private key, PEM.", dir_okay=False)],
     content: Annotated[
         Path | None,
-        typer.Option(
-            help="The model as you have it; refused if something else is stored.", exists=True
-        ),
+        option("The model as you have it; refused if something else is stored.", exists=True),
     ] = None,
     artifacts: Artifacts = "",
     json: Json = False,
@@ -306,11 +301,10 @@ def sign(
 
 
 def verify(
-    reference: Annotated[str, typer.Argument(metavar="NAME[:VERSION]", help="Which version.")],
+    reference: Annotated[str, argument("Which version.", metavar="NAME[:VERSION]")],
     *,
     trusted: Annotated[
-        list[Path],
-        typer.Option(help="Public keys, PEM; may be given several times.", dir_okay=False),
+        list[Path], option("Public keys, PEM; may be given several times.", dir_okay=False)
     ],
     artifacts: Artifacts = "",
     plane: ControlPlane,

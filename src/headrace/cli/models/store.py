@@ -15,8 +15,9 @@ import msgspec
 from headrace.cli.connection import Target
 from headrace.cli.management import Document, Management
 from headrace.cli.offline import HomeModels, Pushed
-from headrace.cli.output import TransferView, say
+from headrace.cli.output import progress_bar, say
 from headrace.core import InvalidArgumentError, NotFoundError
+from headrace.core.text import bytes_text
 from headrace.registry import (
     Content,
     ModelVersion,
@@ -114,20 +115,20 @@ def stored_on(api: Management, name: str, pushed: Pushed, *, says: bool = False)
     is_file = path.is_file()
     length = content.size_bytes if is_file else tar_size(content)
     chunks = _file_chunks(path, content.size_bytes) if is_file else tar_chunks(path, content)
-    view = TransferView()
-    stored = api.upload(
-        f"/api/v1/models/{name}",
-        chunks,
-        length_bytes=length,
-        sent=lambda sent: view.tell(f"uploading {path.name}", sent, length),
-        filename=path.resolve().name if path.name in {"", ".."} else path.name,
-        format="file" if is_file else "tar",
-        digest=content.digest,
-        runtime=pushed.runtime,
-        allow_code=pushed.allow_code,
-        source=pushed.source or str(path.absolute()),
-        metadata=json.dumps(dict(pushed.metadata)) if pushed.metadata else None,
-    )
+    with progress_bar(f"uploading {path.name}", length) as update:
+        stored = api.upload(
+            f"/api/v1/models/{name}",
+            chunks,
+            length_bytes=length,
+            sent=lambda sent: update(completed=sent, note=bytes_text(sent)),
+            filename=path.resolve().name if path.name in {"", ".."} else path.name,
+            format="file" if is_file else "tar",
+            digest=content.digest,
+            runtime=pushed.runtime,
+            allow_code=pushed.allow_code,
+            source=pushed.source or str(path.absolute()),
+            metadata=json.dumps(dict(pushed.metadata)) if pushed.metadata else None,
+        )
     if says:
         say(f"{path} is {stored['reference']} on {api.url}")
     return stored

@@ -1,23 +1,31 @@
 """`headrace plan mode`: cost and latency of a model online, in a stream and in jobs."""
 
-# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
+# a command imports what it uses, so that each starts fast
 
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import Annotated, Final
 
 import typer
 from rich.text import Text
 
-from headrace.cli.options import DEFAULT_HOME, CommandGroup, Home, Json, seconds
-from headrace.cli.output import columns, progress, show, table, write_json
+from headrace.advise.arrivals import Arrivals, read_arrivals
+from headrace.advise.mode import Arrival, Costs, ModePlan, Needs, plan_mode
+from headrace.cli.options import (
+    DEFAULT_HOME,
+    CommandGroup,
+    Home,
+    Json,
+    Profiled,
+    file_option,
+    option,
+    seconds,
+)
+from headrace.cli.output import Column, columns, progress, rows_text, show, write_json
 from headrace.cli.profile.capacity import capacity
+from headrace.cli.profile.documents import newest_profile
 from headrace.core.text import duration_text
-
-if TYPE_CHECKING:
-    from headrace.advise.arrivals import Arrivals
-    from headrace.advise.mode import Arrival, Costs, ModePlan
 
 app = CommandGroup(help="Plan before anything runs: in which mode, and on how many machines.")
 _PEAK: Final = 3.0
@@ -35,92 +43,72 @@ def mode(
     *,
     arrival: Annotated[
         str,
-        typer.Option(
-            help="How rows come: `requests` (somebody asks and waits), `events` (something "
+        option(
+            "How rows come: `requests` (somebody asks and waits), `events` (something "
             "happens), `table` (they lie in files).",
-            show_default="asked for on a terminal",
+            shown="asked for on a terminal",
         ),
     ] = "",
     rate: Annotated[
         float | None,
-        typer.Option(
-            min=0.0, help="Rows a second on average.", show_default="from --log, else asked for"
-        ),
+        option("Rows a second on average.", min=0.0, shown="from --log, else asked for"),
     ] = None,
-    rows_per_day: Annotated[
-        float | None, typer.Option(min=0.0, help="The same as rows a day.")
-    ] = None,
+    rows_per_day: Annotated[float | None, option("The same as rows a day.", min=0.0)] = None,
     peak_rate: Annotated[
         float | None,
-        typer.Option(
+        option(
+            "Rows a second in the busiest minute.",
             min=0.0,
-            help="Rows a second in the busiest minute.",
-            show_default="from --log, else three times the average",
+            shown="from --log, else three times the average",
         ),
     ] = None,
     latency: Annotated[
         str,
-        typer.Option(
-            help="How long an answer may take at p99, from the request or the event: 50ms.",
-            show_default="any time",
+        option(
+            "How long an answer may take at p99, from the request or the event: 50ms.",
+            shown="any time",
         ),
     ] = "",
     freshness: Annotated[
         str,
-        typer.Option(
-            help="How old what an answer is based on may be when it is used, such as 1h or 2d.",
-            show_default="1d",
+        option(
+            "How old what an answer is based on may be when it is used, such as 1h or 2d.",
+            shown="1d",
         ),
     ] = "",
     entities: Annotated[
         int | None,
-        typer.Option(
-            min=1,
-            help="Of how many things (customers, products) answers could be computed beforehand, "
+        option(
+            "Of how many things (customers, products) answers could be computed beforehand, "
             "where all inputs are known then.",
-            show_default="they could not",
+            min=1,
+            shown="they could not",
         ),
     ] = None,
     log: Annotated[
         Path | None,
-        typer.Option(
-            help="A sample of what comes, JSON lines or CSV with a time in each: rates and peaks "
-            "are read from it.",
-            exists=True,
-            dir_okay=False,
+        file_option(
+            "A sample of what comes, JSON lines or CSV with a time in each: rates and peaks "
+            "are read from it."
         ),
     ] = None,
-    time_column: Annotated[
-        str, typer.Option(help="Of --log.", show_default="timestamp, time, ts, ...")
-    ] = "",
+    time_column: Annotated[str, option("Of --log.", shown="timestamp, time, ts, ...")] = "",
     key_column: Annotated[
-        str,
-        typer.Option(
-            help="Of --log: by which rows are of the same thing; says how many there are."
-        ),
+        str, option("Of --log: by which rows are of the same thing; says how many there are.")
     ] = "",
-    model: Annotated[
-        str,
-        typer.Option(
-            help="A model that `headrace profile` has measured: a path or NAME[:VERSION]."
-        ),
-    ] = "",
+    model: Profiled = "",
     row_time: Annotated[
         str,
-        typer.Option(
-            help="Instead of --model: what a row takes alone on one core, such as 4ms.",
-            show_default="from the profile",
+        option(
+            "Instead of --model: what a row takes alone on one core, such as 4ms.",
+            shown="from the profile",
         ),
     ] = "",
     batch_row_time: Annotated[
-        str,
-        typer.Option(
-            help="The same of a row in a batch.",
-            show_default="from the profile, else as --row-time",
-        ),
+        str, option("The same of a row in a batch.", shown="from the profile, else as --row-time")
     ] = "",
     cost_per_hour: Annotated[
-        float, typer.Option(min=0.0, help="What a core costs an hour, in any currency.")
+        float, option("What a core costs an hour, in any currency.", min=0.0)
     ] = 0.05,
     home: Home = DEFAULT_HOME,
     json: Json = False,
@@ -133,11 +121,20 @@ def mode(
 
       headrace plan mode --log requests.jsonl --key-column customer_id --model fraud
     """
-    from headrace.advise.mode import Arrival, Needs, plan_mode
-
-    found = _arrivals(log, time_column, key_column)
+    found = None
+    if log is not None:
+        with progress(f"reading {log}"):
+            found = read_arrivals(log, time_column=time_column, key_column=key_column)
     is_asked = sys.stdin.isatty() and not json
-    kind = _kind(arrival, Arrival, is_asked=is_asked)
+    if not arrival and is_asked:
+        question = "How do rows come: requests (somebody waits), events, or a table?"
+        arrival = typer.prompt(question, default="requests", err=True)
+    try:
+        kind = Arrival(arrival.strip().lower())
+    except ValueError:
+        what = f"'{arrival}' is no way of arriving" if arrival else "how do rows come?"
+        msg = f"{what}; say one of {', '.join(Arrival)}"
+        raise typer.BadParameter(msg, param_hint="--arrival") from None
     mean = _rate(rate, rows_per_day, found, is_asked=is_asked)
     peak = peak_rate if peak_rate is not None else found.peak_rate if found else _PEAK * mean
     if is_asked and kind == "requests" and not latency:
@@ -163,38 +160,18 @@ def mode(
         is_asked=is_asked,
     )
     plan = plan_mode(needs, costs)
-    if json:
-        write_json(_document(plan, found))
+    if not json:
+        _show(plan, found)
         return
-    _show(plan, found)
-
-
-def _arrivals(log: Path | None, time_column: str, key_column: str) -> "Arrivals | None":
-    if log is None:
-        return None
-    from headrace.advise.arrivals import read_arrivals
-
-    with progress(f"reading {log}"):
-        return read_arrivals(log, time_column=time_column, key_column=key_column)
-
-
-def _kind(said: str, kinds: "type[Arrival]", *, is_asked: bool) -> "Arrival":
-    if not said and is_asked:
-        said = typer.prompt(
-            "How do rows come: requests (somebody waits), events, or a table?",
-            default="requests",
-            err=True,
-        )
-    try:
-        return kinds(said.strip().lower())
-    except ValueError:
-        names = ", ".join(kinds)
-        what = f"'{said}' is no way of arriving" if said else "how do rows come?"
-        raise typer.BadParameter(f"{what}; say one of {names}", param_hint="--arrival") from None
+    choices = [
+        {**asdict(choice), "cost_per_million": choice.cost_per_million} for choice in plan.options
+    ]
+    arrivals = None if found is None else asdict(found)
+    write_json({**asdict(plan), "options": choices, "log": arrivals})
 
 
 def _rate(
-    rate: float | None, rows_per_day: float | None, found: "Arrivals | None", *, is_asked: bool
+    rate: float | None, rows_per_day: float | None, found: Arrivals | None, *, is_asked: bool
 ) -> float:
     if rate is not None and rows_per_day is not None:
         raise typer.BadParameter("say it once: --rate or --rows-per-day", param_hint="--rate")
@@ -220,9 +197,7 @@ def _costs(
     cost_per_hour: float,
     home: Path,
     is_asked: bool,
-) -> "Costs":
-    from headrace.advise.mode import Costs
-
+) -> Costs:
     if model and row_time:
         raise typer.BadParameter("say it once: --model or --row-time", param_hint="--model")
     if not model and not row_time and is_asked:
@@ -237,14 +212,7 @@ def _costs(
             "has measured",
             param_hint="--model",
         )
-    row_s, batch_s = _profiled(model, home)
-    return Costs(row_s=row_s, batch_row_s=batch_s, cost_per_hour=cost_per_hour)
-
-
-def _profiled(model: str, home: Path) -> tuple[float, float]:
-    """What a row takes alone, and in the best batch, by the newest profile of a model."""
-    from headrace.cli.profile.documents import newest_profile
-
+    # What a row takes alone, and in the best batch, by the newest profile.
     measured = newest_profile(model, home).measured
     length = measured.loaded.length
     cells = [
@@ -253,51 +221,44 @@ def _profiled(model: str, home: Path) -> tuple[float, float]:
         if cell.threads == 1 and cell.runs == 1 and cell.length == length
     ]
     alone = min(cells, key=lambda cell: cell.rows)
-    return alone.mean_s / alone.rows, min(cell.mean_s / cell.rows for cell in cells)
+    return Costs(
+        row_s=alone.mean_s / alone.rows,
+        batch_row_s=min(cell.mean_s / cell.rows for cell in cells),
+        cost_per_hour=cost_per_hour,
+    )
 
 
-def _document(plan: "ModePlan", found: "Arrivals | None") -> dict[str, object]:
-    options = [
-        {**asdict(option), "cost_per_million": option.cost_per_million} for option in plan.options
-    ]
-    return {**asdict(plan), "options": options, "log": None if found is None else asdict(found)}
-
-
-def _show(plan: "ModePlan", found: "Arrivals | None") -> None:
-
+def _show(plan: ModePlan, found: Arrivals | None) -> None:
     needs = plan.needs
     if found is not None:
-        show("\n".join(columns(_of_log(found))), "")
-    rows = [
-        (
-            Text(option.mode, style="bold green" if option.mode == plan.recommended else ""),
-            "yes" if option.fits else "no",
-            str(option.cores),
-            f"{option.cost_per_month:,.2f}",
-            "-" if option.cost_per_million is None else f"{option.cost_per_million:,.3g}",
-            duration_text(option.latency_s),
-        )
-        for option in plan.options
-    ]
-    show(table(rows, "mode", "fits", "cores", "a month", "a million rows", "p99"), "")
-    for option in plan.options:
-        show(f"{option.mode}: " + "\n  ".join(option.why))
+        rows = [
+            ("rows", f"{found.rows:,} in {found.seconds:,.0f} s"),
+            ("rate", f"{found.rate:,.4g}/s, {found.peak_rate:,.4g}/s in the busiest minute"),
+            ("burstiness", f"{found.burstiness:.3g} (1 is chance)"),
+            ("quiet", f"{found.quiet_ratio:.0%} of the minutes"),
+        ]
+        if found.keys is not None:
+            again = f"{found.repeat_ratio or 0.0:.0%} of rows came again"
+            rows.append(("keys", f"{found.keys:,} different ones; {again}"))
+        if found.unreadable:
+            rows.append(("left out", f"{found.unreadable:,} lines without a time"))
+        show("\n".join(columns(rows)), "")
+    cells: dict[str, Column] = {
+        "mode": lambda choice: Text(
+            choice.mode, style="bold green" if choice.mode == plan.recommended else ""
+        ),
+        "fits": lambda choice: "yes" if choice.fits else "no",
+        "cores": lambda choice: str(choice.cores),
+        "a month": lambda choice: f"{choice.cost_per_month:,.2f}",
+        "a million rows": lambda choice: (
+            "-" if choice.cost_per_million is None else f"{choice.cost_per_million:,.3g}"
+        ),
+        "p99": lambda choice: duration_text(choice.latency_s),
+    }
+    show(rows_text(plan.options, cells), "")
+    for choice in plan.options:
+        show(f"{choice.mode}: " + "\n  ".join(choice.why))
     show("", *plan.notes)
     what = f"{needs.rate:,.4g} rows/s, {needs.peak_rate:,.4g} at the peak"
     verdict = plan.recommended or "none of them"
     show(Text(f"recommended for {needs.arrival} of {what}: {verdict}", style="bold"))
-
-
-def _of_log(found: "Arrivals") -> list[tuple[str, str]]:
-    rows = [
-        ("rows", f"{found.rows:,} in {found.seconds:,.0f} s"),
-        ("rate", f"{found.rate:,.4g}/s, {found.peak_rate:,.4g}/s in the busiest minute"),
-        ("burstiness", f"{found.burstiness:.3g} (1 is chance)"),
-        ("quiet", f"{found.quiet_ratio:.0%} of the minutes"),
-    ]
-    if found.keys is not None:
-        repeats = found.repeat_ratio or 0.0
-        rows.append(("keys", f"{found.keys:,} different ones; {repeats:.0%} of rows came again"))
-    if found.unreadable:
-        rows.append(("left out", f"{found.unreadable:,} lines without a time"))
-    return rows

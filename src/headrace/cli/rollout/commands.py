@@ -3,10 +3,15 @@
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from headrace.cli.options import CommandGroup, ControlPlane, Json
-from headrace.cli.output import say, show, show_document, show_live, write_json
+from headrace.cli.options import (
+    CommandGroup,
+    ControlPlane,
+    EndpointName,
+    Json,
+    OneEndpoint,
+    option,
+)
+from headrace.cli.output import show, show_answer, show_document, show_live, write_json
 from headrace.cli.rollout.simulate import simulate
 from headrace.cli.rollout.start import start
 from headrace.cli.rollout.view import render, summary_columns
@@ -22,18 +27,17 @@ app = CommandGroup(
     help="Let a new version take over step by step: start, status, list, promote, pause, resume, "
     "abort, rollback, simulate.",
 )
-_Endpoint = Annotated[str, typer.Argument(help="The endpoint's name.", show_default=False)]
-_Reason = Annotated[str, typer.Option("--reason", help="Why; it stands in the history.")]
+_Reason = Annotated[str, option("Why; it stands in the history.", "--reason")]
 app.command()(start)
 
 
 @app.command()
 def status(
-    endpoint: _Endpoint,
+    endpoint: EndpointName,
     *,
     json: Json = False,
     watch: Annotated[
-        bool, typer.Option("--watch", "-w", help="Keep showing it until it is over, or Ctrl-C.")
+        bool, option("Keep showing it until it is over, or Ctrl-C.", "--watch", "-w")
     ] = False,
     plane: ControlPlane,
 ) -> None:
@@ -68,9 +72,7 @@ def _frames(api: "Management", path: str) -> "Iterator[RenderableType]":
 
 @app.command("list")
 def list_(
-    endpoint: Annotated[
-        str, typer.Argument(help="Only of this endpoint.", show_default="all")
-    ] = "",
+    endpoint: OneEndpoint = "",
     *,
     json: Json = False,
     plane: ControlPlane,
@@ -85,7 +87,7 @@ def _add_verb(verb: str, text: str) -> None:
     """Add the command that tells an endpoint's rollout `verb`."""
 
     def tell(
-        endpoint: _Endpoint,
+        endpoint: EndpointName,
         *,
         reason: _Reason = "",
         json: Json = False,
@@ -93,11 +95,9 @@ def _add_verb(verb: str, text: str) -> None:
     ) -> None:
         path = f"/api/v1/endpoints/{endpoint}/rollout/{verb}"
         document = plane.connect().post(path, {"reason": reason})
-        if json:
-            write_json(document)
-        else:
-            phase = document["phase"].replace("_", " ")
-            say(f"rollout {document['id']} of {endpoint} is {phase}: {document['reason']}")
+        phase = document["phase"].replace("_", " ")
+        line = f"rollout {document['id']} of {endpoint} is {phase}: {document['reason']}"
+        show_answer(document, line, json=json)
 
     app.command(verb, help=text)(tell)
 

@@ -2,20 +2,15 @@
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
-from rich.console import Console
-from rich.progress import Progress
 from rich.text import Text
 
-from headrace.cli.options import Json
-from headrace.cli.output import show, table, write_json
+from headrace.cli.options import Json, option
+from headrace.cli.output import Column, progress_bar, rows_text, show, table, write_json
 from headrace.core.spec_rollout import (
     CanarySpec,
     ErrorsSpec,
@@ -93,24 +88,20 @@ def result_text(result: "Result", *, alpha: float, is_same: bool) -> "list[Text]
 
 def power_text(rows: "list[Power]", duration_s: int) -> "list[Text]":
     """The power table, for people."""
-    cells = [
-        (
-            row.change,
-            _number(row.expected.until_worse),
-            _number(row.expected.until_tolerated),
-            duration_text(row.expected_s),
-            duration_text(row.result.median_s),
-            _bar_of(row.result.rolled_back, "red", width=_NARROW),
-            _bar_of(row.result.promoted, "green", width=_NARROW),
-        )
-        for row in rows
-    ]
-    names = ("change", "requests to see worse", "to see tolerated", "expected", "half decided")
+    columns: dict[str, Column] = {
+        "change": lambda row: row.change,
+        "requests to see worse": lambda row: _number(row.expected.until_worse),
+        "to see tolerated": lambda row: _number(row.expected.until_tolerated),
+        "expected": lambda row: duration_text(row.expected_s),
+        "half decided": lambda row: duration_text(row.result.median_s),
+        "rolled back": lambda row: _bar_of(row.result.rolled_back, "red", width=_NARROW),
+        "promoted": lambda row: _bar_of(row.result.promoted, "green", width=_NARROW),
+    }
     note = (
         f"expected: for the changed metric alone, in requests to both versions and at this rate; "
         f"simulated: the last three columns, within {duration_s:,} s"
     )
-    return [table(cells, *names, "rolled back", "promoted"), Text(note, style="dim")]
+    return [rows_text(rows, columns), Text(note, style="dim")]
 
 
 def _bar_of(ratio: float, style: str, *, width: int = _BAR) -> "Text":
@@ -146,86 +137,84 @@ def simulate(
     *,
     scenario: Annotated[
         Scenario,
-        typer.Option(
-            help="aa: the new version is as good as the old one. bursts: so it is, and both stall "
+        option(
+            "aa: the new version is as good as the old one. bursts: so it is, and both stall "
             "now and then. errors, latency, predictions: it differs by --effect. power: a table of "
             "changes."
         ),
     ] = Scenario.AA,
     runs: Annotated[
         int | None,
-        typer.Option(
+        option(
+            "Simulated rollouts, of each change.",
             min=1,
             max=100_000,
-            help="Simulated rollouts, of each change.",
-            show_default="2000 for aa and bursts, 100 for power, else 500",
+            shown="2000 for aa and bursts, 100 for power, else 500",
         ),
     ] = None,
     alpha: Annotated[
         float,
-        typer.Option(
+        option(
+            "How often a version within the margins may be rolled back, and one beyond them "
+            "promoted.",
             min=1e-9,
             max=0.5,
-            help="How often a version within the margins may be rolled back, and one beyond them "
-            "promoted.",
         ),
     ] = 0.05,
     effect: Annotated[
         float | None,
-        typer.Option(
-            min=0.0,
-            help="errors: added to the share of failed requests. latency: a factor. predictions: "
+        option(
+            "errors: added to the share of failed requests. latency: a factor. predictions: "
             "share of the answers that change their class.",
-            show_default="0.05, 2, 0.2",
+            min=0.0,
+            shown="0.05, 2, 0.2",
         ),
     ] = None,
     margin: Annotated[
         float | None,
-        typer.Option(
+        option(
+            "What is tolerated, in the unit of --effect.",
             min=0.0,
-            help="What is tolerated, in the unit of --effect.",
-            show_default="as in a spec: 0.005, 1.25, 0.1",
+            shown="as in a spec: 0.005, 1.25, 0.1",
         ),
     ] = None,
-    rate: Annotated[float, typer.Option(min=0.1, max=10_000.0, help="Requests per second.")] = 50.0,
-    weight: Annotated[
-        int, typer.Option(min=1, max=99, help="The new version's percent of them.")
-    ] = 10,
+    rate: Annotated[float, option("Requests per second.", min=0.1, max=10_000.0)] = 50.0,
+    weight: Annotated[int, option("The new version's percent of them.", min=1, max=99)] = 10,
     steps: Annotated[
         str,
-        typer.Option(
-            help="Weights one after the other instead, each held until the verdict: 5,25,50.",
-            show_default="the weight all the time",
+        option(
+            "Weights one after the other instead, each held until the verdict: 5,25,50.",
+            shown="the weight all the time",
         ),
     ] = "",
     duration_s: Annotated[
         int | None,
-        typer.Option(
+        option(
+            "How long each rollout is watched, read at every second.",
             min=1,
             max=1_000_000,
-            help="How long each rollout is watched, read at every second.",
-            show_default="600, and 1800 for power",
+            shown="600, and 1800 for power",
         ),
     ] = None,
     base_errors: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Share of requests that the old version fails.")
+        float, option("Share of requests that the old version fails.", min=0.0, max=1.0)
     ] = 0.01,
-    quantile: Annotated[float, typer.Option(min=0.01, max=0.999, help="Of the latency.")] = 0.99,
+    quantile: Annotated[float, option("Of the latency.", min=0.01, max=0.999)] = 0.99,
     min_samples: Annotated[
-        int, typer.Option(min=1, help="Requests per version before one may be promoted.")
+        int, option("Requests per version before one may be promoted.", min=1)
     ] = 200,
     steady: Annotated[
         bool | None,
-        typer.Option(
+        option(
+            "Whether traffic and base rates stand still, or swell, drift and have incidents.",
             "--steady/--moving",
-            help="Whether traffic and base rates stand still, or swell, drift and have incidents.",
-            show_default="moving; steady for power",
+            shown="moving; steady for power",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="The same gives the same.")] = 1,
+    seed: Annotated[int, option("The same gives the same.", min=0)] = 1,
     json: Json = False,
     plot: Annotated[
-        Path | None, typer.Option(help="Draw it to this file (.png, .svg, .pdf).", dir_okay=False)
+        Path | None, option("Draw it to this file (.png, .svg, .pdf).", dir_okay=False)
     ] = None,
 ) -> None:
     """Try how rollouts would be decided: false alarms, power, and how long it takes.
@@ -239,6 +228,8 @@ def simulate(
 
         headrace rollout simulate --scenario errors --effect 0.02 --rate 20 --steps 5,25,50
     """
+    import numpy as np
+
     from headrace.rollout.world import World
 
     if plot is not None:
@@ -252,14 +243,27 @@ def simulate(
         moves=scenario is not Scenario.POWER if steady is None else not steady,
         bursts=scenario is Scenario.BURSTS,
     )
-    settings = _settings(scenario, alpha, margin, quantile, min_samples)
+    metrics = _metrics(scenario, margin, quantile)
+    settings = CanarySpec(alpha=alpha, min_samples=min_samples, metrics=metrics)
     runs = _RUNS.get(scenario, 500) if runs is None else runs
     duration_s = _DURATION_S.get(scenario, 600) if duration_s is None else duration_s
     candidates = _candidates(scenario, world, effect)
-    shares = _shares(steps)
-    results = _run(
-        world, candidates, settings, runs=runs, duration_s=duration_s, seed=seed, shares=shares
-    )
+    weights = [part.strip() for part in steps.split(",") if part.strip()]
+    if any(not text.isdecimal() or not 1 <= int(text) <= 99 for text in weights):  # noqa: PLR2004  # percent
+        msg = f"'{steps}' is no list of weights from 1 to 99; write 5,25,50"
+        raise typer.BadParameter(msg, param_hint="--steps")
+    shares = [int(text) / 100 for text in weights]
+    with progress_bar(f"{runs * len(candidates):,} rollouts of {duration_s:,} s", 1.0) as update:
+        results = run(
+            world,
+            candidates,
+            settings,
+            runs=runs,
+            duration_s=duration_s,
+            rng=np.random.default_rng(seed),
+            steps=shares,
+            progress=lambda done: update(completed=done),
+        )
     head = {
         "scenario": scenario.value,
         "runs": runs,
@@ -290,15 +294,6 @@ def simulate(
         show(*text)
 
 
-def _settings(
-    scenario: Scenario, alpha: float, margin: float | None, quantile: float, min_samples: int
-) -> "CanarySpec":
-
-    return CanarySpec(
-        alpha=alpha, min_samples=min_samples, metrics=_metrics(scenario, margin, quantile)
-    )
-
-
 def _metrics(scenario: Scenario, margin: float | None, quantile: float) -> "MetricsSpec":
 
     errors, latency, predictions = (
@@ -324,15 +319,6 @@ def _metrics(scenario: Scenario, margin: float | None, quantile: float) -> "Metr
     return MetricsSpec(errors=errors, latency=latency, predictions=predictions)
 
 
-def _shares(steps: str) -> list[float]:
-    """What `--steps` says, 0 to 1."""
-    weights = [part.strip() for part in steps.split(",") if part.strip()]
-    if any(not weight.isdecimal() or not 1 <= int(weight) <= 99 for weight in weights):  # noqa: PLR2004  # percent
-        msg = f"'{steps}' is no list of weights from 1 to 99; write 5,25,50"
-        raise typer.BadParameter(msg, param_hint="--steps")
-    return [int(weight) / 100 for weight in weights]
-
-
 def _candidates(scenario: Scenario, world: "World", effect: float | None) -> "list[Candidate]":
     from headrace.rollout.world import Candidate
 
@@ -352,40 +338,3 @@ def _candidates(scenario: Scenario, world: "World", effect: float | None) -> "li
     if scenario is Scenario.POWER:
         return [candidate for _, _, candidate in changes(world)]
     return [Candidate()]
-
-
-def _run(
-    world: "World",
-    candidates: "list[Candidate]",
-    settings: "CanarySpec",
-    *,
-    runs: int,
-    duration_s: int,
-    seed: int,
-    shares: list[float],
-) -> "list[Result]":
-    import numpy as np
-
-    with _bar(f"{runs * len(candidates):,} rollouts of {duration_s:,} s") as tell:
-        return run(
-            world,
-            candidates,
-            settings,
-            runs=runs,
-            duration_s=duration_s,
-            rng=np.random.default_rng(seed),
-            steps=shares,
-            progress=tell,
-        )
-
-
-@contextmanager
-def _bar(text: str) -> Iterator[Callable[[float], None]]:
-    """How far it is, where somebody watches; erased at the end."""
-    if not sys.stderr.isatty():
-        yield lambda _: None
-        return
-
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(text, total=1.0)
-        yield lambda done: progress.update(task, completed=done)

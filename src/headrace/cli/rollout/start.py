@@ -11,14 +11,21 @@ import typer
 
 from headrace.cli.models.store import model_store
 from headrace.cli.offline import Pushed
-from headrace.cli.options import AllowCode, ControlPlane, Json
+from headrace.cli.options import (
+    AllowCode,
+    ControlPlane,
+    EndpointName,
+    Json,
+    WaitS,
+    file_option,
+    option,
+)
 from headrace.cli.output import FAILED, progress, say, write_json
 from headrace.cli.rollout.view import progress_of
 from headrace.core import DeadlineExceededError, InvalidArgumentError, UnavailableError, span
 from headrace.core.spec_yaml import read_yaml
 
 if TYPE_CHECKING:
-    from headrace.cli.connection import Target
     from headrace.cli.management import Management
 
 
@@ -51,35 +58,72 @@ _BELONGS_TO: Final = {
     "keep_s": Strategy.BLUE_GREEN,
     "approval": Strategy.BLUE_GREEN,
 }
-_DEFAULT_STEPS: Final = (5, 25, 50)
+_DEFAULT_STEPS: Final = "5,25,50"
 _MAX_WEIGHT: Final = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanOptions:
-    """What stood on the command line; None and False for what did not."""
+    """Options of a plan; None and False where the command line says nothing."""
 
-    strategy: Strategy | None = None
-    steps: str | None = None
-    pause_s: float | None = None
-    until: StepUntil | None = None
-    baseline: bool = False
-    weight: int | None = None
-    mirror_percent: int | None = None
-    promotes: bool = False
-    preview_s: float | None = None
-    keep_s: float | None = None
-    approval: bool = False
-    alpha: float | None = None
-    min_samples: int | None = None
-    max_duration_s: float | None = None
-    on_timeout: str | None = None
+    strategy: Annotated[
+        Strategy | None, option("How it takes over.", shown="the endpoint's own, else canary")
+    ] = None
+    steps: Annotated[str | None, option("Canary: percentages.", shown="5,25,50")] = None
+    pause_s: Annotated[
+        float | None, option("Canary: how long each step is held at least.", min=0, shown="0")
+    ] = None
+    until: Annotated[
+        StepUntil | None, option("Canary: what each step waits for.", shown="verdict")
+    ] = None
+    baseline: Annotated[
+        bool,
+        option(
+            "Canary: compare with fresh copies of the old version at equal weight.", "--baseline"
+        ),
+    ] = False
+    weight: Annotated[
+        int | None, option("A/B: the new version's share in percent.", min=1, max=99, shown="50")
+    ] = None
+    mirror_percent: Annotated[
+        int | None, option("Shadow: share of the requests copied.", min=1, max=100, shown="100")
+    ] = None
+    promotes: Annotated[bool, option("Shadow: a good verdict promotes it.", "--promotes")] = False
+    preview_s: Annotated[
+        float | None,
+        option("Blue-green: reached by its own path only, for so long.", min=0, shown="0"),
+    ] = None
+    keep_s: Annotated[
+        float | None,
+        option(
+            "Blue-green: how long the old version is kept after the switch.", min=0, shown="600"
+        ),
+    ] = None
+    approval: Annotated[bool, option("Blue-green: switch on `promote` only.", "--approval")] = False
+    alpha: Annotated[
+        float | None,
+        option("Probability that a version as good as the old one is rolled back.", shown="0.05"),
+    ] = None
+    min_samples: Annotated[
+        int | None,
+        option("Requests per version and step before a verdict counts.", min=1, shown="200"),
+    ] = None
+    max_duration_s: Annotated[
+        float | None, option("Then --on-timeout holds.", min=0, shown="3600")
+    ] = None
+    on_timeout: Annotated[
+        str | None,
+        option("rollback, pause or promote.", shown="rollback; pause where too few requests came"),
+    ] = None
 
     def given(self, *names: str) -> dict[str, Any]:
-        """Those of `names` that stood there."""
-        found = {name: getattr(self, name) for name in names}
+        """Those of `names` that the command line says."""
+        values = {name: getattr(self, name) for name in names}
+        # By identity: 0 is a value.
         return {
-            name: value for name, value in found.items() if value is not None and value is not False
+            name: value
+            for name, value in values.items()
+            if value is not None and value is not False
         }
 
 
@@ -99,7 +143,13 @@ def rollout_plan(
     special = options.given(*_BELONGS_TO)
     if options.strategy is None and not base and not common and not special:
         return None
-    strategy = _strategy(options.strategy, base.get("strategy"), special)
+    owners = {name: _BELONGS_TO[name] for name in special}
+    first = next(iter(owners.values()), Strategy.CANARY)
+    strategy = str(options.strategy or base.get("strategy") or first)
+    for name, owner in owners.items():
+        if owner != strategy:
+            msg = f"belongs to the strategy {owner}, and this is {strategy}"
+            raise typer.BadParameter(msg, param_hint=f"--{name.replace('_', '-')}")
     if strategy != base.get("strategy"):
         base = {}  # another strategy's settings mean nothing here
     plan = {**base, "strategy": strategy, **common}
@@ -110,33 +160,20 @@ def rollout_plan(
     return plan
 
 
-def _strategy(named: Strategy | None, in_file: str | None, special: Mapping[str, Any]) -> str:
-    wanted = {name: _BELONGS_TO[name] for name in special}
-    chosen = named or in_file or next(iter(wanted.values()), Strategy.CANARY)
-    for name, owner in wanted.items():
-        if owner != chosen:
-            msg = f"belongs to the strategy {owner}, and this is {chosen}"
-            raise typer.BadParameter(msg, param_hint=f"--{name.replace('_', '-')}")
-    return str(chosen)
-
-
 def _steps(options: PlanOptions, in_file: list[dict[str, Any]] | None) -> list[dict[str, Any]]:
     """The steps: those of the file where the command line names no weights."""
     if options.steps is not None or not in_file:
-        weights = _DEFAULT_STEPS if options.steps is None else _weights(options.steps)
+        text = _DEFAULT_STEPS if options.steps is None else options.steps
+        parts = [part.strip().removesuffix("%").strip() for part in text.split(",")]
+        if not all(part.isdecimal() and 0 < int(part) <= _MAX_WEIGHT for part in parts):
+            msg = f"{text!r} is no list of percentages from 1 to 100, such as 5,25,50"
+            raise typer.BadParameter(msg, param_hint="--steps")
+        weights = map(int, parts)
         in_file = [{"weight": weight, "until": StepUntil.VERDICT.value} for weight in weights]
     changed: dict[str, Any] = options.given("pause_s")
     if options.until is not None:
         changed["until"] = None if options.until is StepUntil.NONE else options.until.value
     return [{**step, **changed} for step in in_file]
-
-
-def _weights(text: str) -> tuple[int, ...]:
-    parts = [part.strip().removesuffix("%").strip() for part in text.split(",")]
-    if not all(part.isdecimal() and 0 < int(part) <= _MAX_WEIGHT for part in parts):
-        msg = f"{text!r} is no list of percentages from 1 to 100, such as 5,25,50"
-        raise typer.BadParameter(msg, param_hint="--steps")
-    return tuple(map(int, parts))
 
 
 _REFRESH_S = 1.0
@@ -145,118 +182,30 @@ _AWAY_S = 60.0
 
 
 def start(
-    endpoint: Annotated[str, typer.Argument(help="The endpoint's name.")],
+    endpoint: EndpointName,
     *,
     version: Annotated[
-        str, typer.Option(help="Of the model that is served now; or what to call it here.")
+        str, option("Of the model that is served now; or what to call it here.")
     ] = "",
     model: Annotated[
-        str,
-        typer.Option(
-            metavar="REF", help="NAME[:VERSION] of the registry, or a file to push first."
-        ),
+        str, option("NAME[:VERSION] of the registry, or a file to push first.", metavar="REF")
     ] = "",
     upstream: Annotated[
-        str | None, typer.Option(metavar="URL", help="A server that someone else runs.")
+        str | None, option("A server that someone else runs.", metavar="URL")
     ] = None,
     protocol: Annotated[
         str | None,
-        typer.Option(
-            help="What the upstream speaks: v2, grpc, v1, torchserve, openai, http.",
-            show_default="v2",
-        ),
+        option("What the upstream speaks: v2, grpc, v1, torchserve, openai, http.", shown="v2"),
     ] = None,
-    strategy: Annotated[
-        Strategy | None,
-        typer.Option(help="How it takes over.", show_default="the endpoint's own, else canary"),
-    ] = None,
+    options: PlanOptions,
     file: Annotated[
         Path | None,
-        typer.Option(
-            "--file",
-            "-f",
-            help="A plan as under `rollout` in the spec; options win over it.",
-            exists=True,
-            dir_okay=False,
-        ),
-    ] = None,
-    steps: Annotated[
-        str | None, typer.Option(help="Canary: percentages.", show_default="5,25,50")
-    ] = None,
-    pause_s: Annotated[
-        float | None,
-        typer.Option(min=0, help="Canary: how long each step is held at least.", show_default="0"),
-    ] = None,
-    until: Annotated[
-        StepUntil | None,
-        typer.Option(help="Canary: what each step waits for.", show_default="verdict"),
-    ] = None,
-    baseline: Annotated[
-        bool,
-        typer.Option(
-            "--baseline",
-            help="Canary: compare with fresh copies of the old version at equal weight.",
-        ),
-    ] = False,
-    weight: Annotated[
-        int | None,
-        typer.Option(
-            min=1, max=99, help="A/B: the new version's share in percent.", show_default="50"
-        ),
-    ] = None,
-    mirror_percent: Annotated[
-        int | None,
-        typer.Option(
-            min=1, max=100, help="Shadow: share of the requests copied.", show_default="100"
-        ),
-    ] = None,
-    promotes: Annotated[
-        bool, typer.Option("--promotes", help="Shadow: a good verdict promotes it.")
-    ] = False,
-    preview_s: Annotated[
-        float | None,
-        typer.Option(
-            min=0, help="Blue-green: reached by its own path only, for so long.", show_default="0"
-        ),
-    ] = None,
-    keep_s: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            help="Blue-green: how long the old version is kept after the switch.",
-            show_default="600",
-        ),
-    ] = None,
-    approval: Annotated[
-        bool, typer.Option("--approval", help="Blue-green: switch on `promote` only.")
-    ] = False,
-    alpha: Annotated[
-        float | None,
-        typer.Option(
-            help="Probability that a version as good as the old one is rolled back.",
-            show_default="0.05",
-        ),
-    ] = None,
-    min_samples: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Requests per version and step before a verdict counts.", show_default="200"
-        ),
-    ] = None,
-    max_duration_s: Annotated[
-        float | None, typer.Option(min=0, help="Then --on-timeout holds.", show_default="3600")
-    ] = None,
-    on_timeout: Annotated[
-        str | None,
-        typer.Option(
-            help="rollback, pause or promote.",
-            show_default="rollback; pause where too few requests came",
-        ),
+        file_option("A plan as under `rollout` in the spec; options win over it.", "--file", "-f"),
     ] = None,
     wait: Annotated[
-        bool, typer.Option("--wait", help="Return when it is over; exit status 1 unless promoted.")
+        bool, option("Return when it is over; exit status 1 unless promoted.", "--wait")
     ] = False,
-    wait_s: Annotated[float, typer.Option(min=0.1, help="Seconds that --wait waits.")] = 86_400.0,
+    wait_s: WaitS = 86_400.0,
     allow_code: AllowCode = False,
     json: Json = False,
     plane: ControlPlane,
@@ -277,29 +226,18 @@ def start(
 
         headrace rollout start fraud --upstream http://triton:8000 --strategy blue-green
     """
-    options = PlanOptions(
-        strategy=strategy,
-        steps=steps,
-        pause_s=pause_s,
-        until=until,
-        baseline=baseline,
-        weight=weight,
-        mirror_percent=mirror_percent,
-        promotes=promotes,
-        preview_s=preview_s,
-        keep_s=keep_s,
-        approval=approval,
-        alpha=alpha,
-        min_samples=min_samples,
-        max_duration_s=max_duration_s,
-        on_timeout=on_timeout,
-    )
     _check_source(version=version, model=model, upstream=upstream, protocol=protocol)
     plan = rollout_plan(options, None if file is None else read_plan(file))
     target = plane.target()
     body: dict[str, Any] = {"version": version, "rollout": plan}
+    path = Path(model)
+    if model and path.exists():
+        with progress(f"checking and storing {path}"):
+            stored = model_store(target).push(endpoint, Pushed(path=path, allow_code=allow_code))
+        model = stored["reference"]
+        say(f"{path} is {model}")
     if model:
-        body["model"] = _reference(target, endpoint, model, allow_code=allow_code)
+        body["model"] = model
     if allow_code:
         body["allow_code"] = True
     if upstream is not None:
@@ -316,15 +254,18 @@ def start(
         status = wait_until_over(api, status, timeout_s=wait_s)
     else:
         say(f"watch it with `headrace rollout status {endpoint} --watch`")
-    _print_result(status, json=json)
+    if json:
+        write_json(status)
+    elif status["over"]:
+        phase, after = status["phase"].replace("_", " "), span(status["duration_s"])
+        say(f"{phase} after {after}: {status['reason']}")
     if wait and status["phase"] not in {"promoted", "reported"}:
         raise typer.Exit(FAILED)
 
 
 def _check_source(*, version: str, model: str, upstream: str | None, protocol: str | None) -> None:
     if model and upstream is not None:
-        msg = "--model and --upstream exclude each other"
-        raise typer.BadParameter(msg)
+        raise typer.BadParameter("--model and --upstream exclude each other")
     if not version and not model and upstream is None:
         msg = "say what shall take over: --version N, --model REF or --upstream URL"
         raise typer.BadParameter(msg)
@@ -356,18 +297,6 @@ def read_plan(file: Path) -> dict[str, Any]:
     return plan
 
 
-def _reference(target: "Target", endpoint: str, model: str, *, allow_code: bool) -> str:
-    """`model` as the control plane knows it; a file is pushed first."""
-    path = Path(model)
-    if not path.exists():
-        return model
-
-    with progress(f"checking and storing {path}"):
-        stored = model_store(target).push(endpoint, Pushed(path=path, allow_code=allow_code))
-    say(f"{path} is {stored['reference']}")
-    return str(stored["reference"])
-
-
 def wait_until_over(
     api: "Management", status: dict[str, Any], *, timeout_s: float, every_s: float = _REFRESH_S
 ) -> dict[str, Any]:
@@ -397,11 +326,3 @@ def wait_until_over(
             if time.monotonic() - answered > _AWAY_S:
                 raise
     return status
-
-
-def _print_result(status: dict[str, Any], *, json: bool) -> None:
-    if json:
-        write_json(status)
-    elif status["over"]:
-        phase, after = status["phase"].replace("_", " "), span(status["duration_s"])
-        say(f"{phase} after {after}: {status['reason']}")

@@ -1,14 +1,13 @@
 """Rollouts as text: state, arms, intervals."""
 
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Group
 from rich.text import Text
 
-from headrace.cli.output import Column, table
+from headrace.cli.output import Column, rows_text, table
 from headrace.core import span
 from headrace.core.text import bound_text, effect_text, metric_text
 
@@ -40,23 +39,10 @@ ASCII: Final = Marks(empty=" ", line="-", neutral="|", margin=":", effect="o", l
 def marks_for(encoding: str | None) -> Marks:
     """Those that a terminal of this encoding can show."""
     try:
-        "".join(vars_of(UNICODE)).encode(encoding or "ascii")
+        "".join(astuple(UNICODE)).encode(encoding or "ascii")
     except (UnicodeEncodeError, LookupError):
         return ASCII
     return UNICODE
-
-
-def vars_of(marks: Marks) -> tuple[str, ...]:
-    """All marks."""
-    return (
-        marks.line,
-        marks.neutral,
-        marks.margin,
-        marks.effect,
-        marks.left,
-        marks.right,
-        marks.empty,
-    )
 
 
 def interval_bar(
@@ -79,39 +65,28 @@ def interval_bar(
     if low is None and high is None:
         return ""
     points = [x for x in (low, high, effect, neutral, margin) if x is not None]
-    scale = _Scale.over(points, width)
+    room = (max(points) - min(points)) * 0.08 or 1.0
+    start = min(points) - room
+    per_cell = (max(points) - min(points) + 2 * room) / width
+
+    def cell(value: float) -> int:
+        return min(max(int((value - start) / per_cell), 0), width - 1)
+
     cells = [marks.empty] * width
-    first = 0 if low is None else scale.cell(low)
-    last = width - 1 if high is None else scale.cell(high)
+    first = 0 if low is None else cell(low)
+    last = width - 1 if high is None else cell(high)
     for i in range(first, last + 1):
         cells[i] = marks.line
-    cells[scale.cell(neutral)] = marks.neutral
+    cells[cell(neutral)] = marks.neutral
     if margin is not None:
-        cells[scale.cell(margin)] = marks.margin
+        cells[cell(margin)] = marks.margin
     if effect is not None:
-        cells[scale.cell(effect)] = marks.effect
+        cells[cell(effect)] = marks.effect
     if low is None:
         cells[0] = marks.left
     if high is None:
         cells[-1] = marks.right
     return "".join(cells)
-
-
-@dataclass(frozen=True, slots=True)
-class _Scale:
-    start: float
-    per_cell: float
-    width: int
-
-    @classmethod
-    def over(cls, points: list[float], width: int) -> "_Scale":
-        """A scale that holds all points, with a little room at both ends."""
-        least, most = min(points), max(points)
-        room = (most - least) * 0.08 or 1.0
-        return cls(least - room, (most - least + 2 * room) / width, width)
-
-    def cell(self, value: float) -> int:
-        return min(max(int((value - self.start) / self.per_cell), 0), self.width - 1)
 
 
 Document = dict[str, Any]
@@ -139,7 +114,7 @@ def render(status: Document, *, now: float) -> "RenderableType":
     metrics = verdict["metrics"] if verdict else []
     if metrics:
         marks = marks_for(sys.stdout.encoding)
-        parts += [Text(), _metrics(metrics, marks)]
+        parts += [Text(), rows_text(metrics, _metric_columns(marks))]
         parts.append(Text(f"{marks.neutral} no difference  {marks.margin} tolerated", style="dim"))
     if verdict and verdict["explanation"]:
         parts += [Text(), Text(verdict["explanation"])]
@@ -211,39 +186,34 @@ def _arms(status: Document) -> "Text":
     )
 
 
-def _metrics(metrics: Sequence[Document], marks: Marks) -> "Text":
-
-    rows: list[tuple[str | Text, ...]] = []
-    for metric in metrics:
-        unit = metric["unit"]
-        outcome = metric["outcome"].replace("_", " ")
-        old, new = metric["samples"]
-        rows.append(
-            (
-                metric["metric"],
-                Text(outcome, style=_STYLES.get(metric["outcome"], "dim")),
-                metric_text(metric["baseline"], unit),
-                metric_text(metric["candidate"], unit),
-                effect_text(metric["effect"], unit),
-                _bar(metric, marks),
-                f"{bound_text(metric['low'], unit)} to {bound_text(metric['high'], unit)}",
-                effect_text(metric["margin"], unit),
-                f"{old:,} / {new:,}",
-            )
+def _metric_columns(marks: Marks) -> dict[str, Column]:
+    def bar(metric: Document) -> str:
+        unit, margin = metric["unit"], metric["margin"]
+        # More reward is better, so what is tolerated lies below; all else is worse the higher.
+        tolerated = -margin if unit == "reward" and margin is not None else margin
+        return interval_bar(
+            low=metric["low"],
+            high=metric["high"],
+            effect=metric["effect"],
+            neutral=1.0 if unit == "times" else 0.0,
+            margin=tolerated,
+            marks=marks,
         )
-    names = ("metric", "verdict", "old", "new", "effect", "interval", "", "tolerated", "samples")
-    return table(rows, *names)
 
+    def bounds(metric: Document) -> str:
+        low, high = (bound_text(metric[side], metric["unit"]) for side in ("low", "high"))
+        return f"{low} to {high}"
 
-def _bar(metric: Document, marks: Marks) -> str:
-    unit, margin = metric["unit"], metric["margin"]
-    # More reward is better, so what is tolerated lies below; all else is worse the higher it is.
-    tolerated = -margin if unit == "reward" and margin is not None else margin
-    return interval_bar(
-        low=metric["low"],
-        high=metric["high"],
-        effect=metric["effect"],
-        neutral=1.0 if unit == "times" else 0.0,
-        margin=tolerated,
-        marks=marks,
-    )
+    return {
+        "metric": "metric",
+        "verdict": lambda metric: Text(
+            metric["outcome"].replace("_", " "), style=_STYLES.get(metric["outcome"], "dim")
+        ),
+        "old": lambda metric: metric_text(metric["baseline"], metric["unit"]),
+        "new": lambda metric: metric_text(metric["candidate"], metric["unit"]),
+        "effect": lambda metric: effect_text(metric["effect"], metric["unit"]),
+        "interval": bar,
+        "": bounds,
+        "tolerated": lambda metric: effect_text(metric["margin"], metric["unit"]),
+        "samples": lambda metric: " / ".join(f"{count:,}" for count in metric["samples"]),
+    }

@@ -17,7 +17,9 @@ from headrace.cli.options import (
     Json,
     LogFormatOption,
     StreamName,
+    argument,
     file_option,
+    option,
 )
 from headrace.cli.output import progress, rows_text, say, show, show_answer, show_document
 from headrace.cli.stream import here, topics
@@ -43,8 +45,7 @@ app.command()(topics.read)
 @app.command()
 def up(
     names: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[NAME]...", help="Which of the file.", show_default="all"),
+        list[str] | None, argument("Which of the file.", metavar="[NAME]...", shown="all")
     ] = None,
     *,
     file: Annotated[
@@ -53,37 +54,32 @@ def up(
             "The spec file; without one, the options below say what to run.", "--file", "-f"
         ),
     ] = None,
-    model: Annotated[str, typer.Option(help="A model file, or NAME[:VERSION].")] = "",
+    model: Annotated[str, option("A model file, or NAME[:VERSION].")] = "",
     endpoint: Annotated[
-        str, typer.Option(help="Instead of a model: an endpoint of what runs on --home.")
+        str, option("Instead of a model: an endpoint of what runs on --home.")
     ] = "",
     broker: topics.BrokerUrl = "",
     source: Annotated[
-        list[str] | None,
-        typer.Option("--from", metavar="TOPIC", help="What is read; may be repeated."),
+        list[str] | None, option("What is read; may be repeated.", "--from", metavar="TOPIC")
     ] = None,
-    sink: Annotated[str, typer.Option("--to", metavar="TOPIC", help="What is written.")] = "",
-    name: Annotated[
-        str, typer.Option(help="What it is called.", show_default="the model's name")
-    ] = "",
-    exactly_once: Annotated[
-        bool, typer.Option("--exactly-once", help="A crash repeats no answer.")
-    ] = False,
+    sink: Annotated[str, option("What is written.", "--to", metavar="TOPIC")] = "",
+    name: Annotated[str, option("What it is called.", shown="the model's name")] = "",
+    exactly_once: Annotated[bool, option("A crash repeats no answer.", "--exactly-once")] = False,
     workers: Annotated[
         int | None,
-        typer.Option(
+        option(
+            "Processes for each stream, which share its partitions.",
             min=1,
             max=1024,
-            help="Processes for each stream, which share its partitions.",
-            show_default="as the file says, or 1",
+            shown="as the file says, or 1",
         ),
     ] = None,
     member_prefix: Annotated[
         str,
-        typer.Option(
-            envvar="HEADRACE_MEMBER_PREFIX",
-            help="Put before the names of its workers at the broker: of several hosts that share a "
+        option(
+            "Put before the names of its workers at the broker: of several hosts that share a "
             "stream each has its own, such as a pod's name.",
+            envvar="HEADRACE_MEMBER_PREFIX",
         ),
     ] = "",
     allow_code: AllowCode = False,
@@ -145,9 +141,7 @@ def up(
 
 @app.command()
 def status(
-    name: Annotated[
-        str | None, typer.Argument(help="Only this one, with its workers.", show_default="all")
-    ] = None,
+    name: Annotated[str | None, argument("Only this one, with its workers.", shown="all")] = None,
     *,
     json: Json = False,
     plane: ControlPlane,

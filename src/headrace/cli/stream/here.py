@@ -18,7 +18,6 @@ from shutil import rmtree
 from typing import TYPE_CHECKING, Annotated, Final
 
 import msgspec
-import typer
 
 from headrace.cli.connection import Target, gateway
 from headrace.cli.options import (
@@ -26,7 +25,10 @@ from headrace.cli.options import (
     ControlPlane,
     Json,
     LogFormatOption,
+    argument,
+    file_option,
     moment,
+    option,
 )
 from headrace.cli.output import say, write_json
 from headrace.cli.stream.find import find_stream, open_broker_of
@@ -256,50 +258,41 @@ _MOST_NAMED: Final = 128
 
 
 def replay(
-    name: Annotated[str, typer.Argument(help="The stream.")],
+    name: Annotated[str, argument("The stream.")],
     since: Annotated[
         str,
-        typer.Option(
+        option(
+            "What was written since then: 2026-11-27T06:00Z, or -2h (s, m, h or d).",
             "--from",
             metavar="TIME",
-            help="What was written since then: 2026-11-27T06:00Z, or -2h (s, m, h or d).",
         ),
     ],
     *,
-    to: Annotated[
-        str, typer.Option(metavar="TOPIC", help="Answers go there.", show_default="the sink")
-    ] = "",
+    to: Annotated[str, option("Answers go there.", metavar="TOPIC", shown="the sink")] = "",
     group: Annotated[
         str,
-        typer.Option(
-            help="Whose offsets tell how far it is; the same one goes on after an end.",
-            show_default="NAME-replay-TIME",
+        option(
+            "Whose offsets tell how far it is; the same one goes on after an end.",
+            shown="NAME-replay-TIME",
         ),
     ] = "",
     move: Annotated[
         bool,
-        typer.Option(
-            "--move",
-            help="Instead: put the stopped stream itself back to that time; it scores again when "
+        option(
+            "Instead: put the stopped stream itself back to that time; it scores again when "
             "it runs.",
+            "--move",
         ),
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")
+        bool, option("Say what would be done, and do nothing.", "--dry-run")
     ] = False,
-    workers: Annotated[
-        int | None, typer.Option(min=1, max=1024, help="Processes.", show_default="1")
-    ] = None,
+    workers: Annotated[int | None, option("Processes.", min=1, max=1024, shown="1")] = None,
     allow_code: AllowCode = False,
     file: Annotated[
         Path | None,
-        typer.Option(
-            "--file",
-            "-f",
-            help="The spec file that has it.",
-            exists=True,
-            dir_okay=False,
-            show_default="what runs, else headrace.yaml",
+        file_option(
+            "The spec file that has it.", "--file", "-f", shown="what runs, else headrace.yaml"
         ),
     ] = None,
     json: Json = False,

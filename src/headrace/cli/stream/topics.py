@@ -12,15 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Final
 
-import typer
-
 from headrace.cli.options import (
     DEFAULT_HOME,
     CommandGroup,
     ControlPlane,
     Home,
     Json,
+    argument,
+    file_option,
     moment,
+    option,
 )
 from headrace.cli.output import say, show, table, write, write_json
 from headrace.cli.stream.find import find_stream, open_broker_of
@@ -45,36 +46,31 @@ _LOOK_S: Final = 0.2
 MAX_LINE_BYTES: Final = 16 << 20
 BrokerUrl = Annotated[
     str,
-    typer.Option(
+    option(
+        "log:NAME (embedded, in --home), kafka://HOST:PORT, nats://, redis://, pulsar://; "
+        "${NAME} in it is a variable.",
         "--broker",
         envvar="HEADRACE_BROKER",
         metavar="URL",
-        help="log:NAME (embedded, in --home), kafka://HOST:PORT, nats://, redis://, pulsar://; "
-        "${NAME} in it is a variable.",
-        show_default=False,
+        shown=False,
     ),
 ]
-_Topic = Annotated[str, typer.Argument(help="The topic.", show_default=False)]
+_Topic = Annotated[str, argument("The topic.", shown=False)]
 
 
 def send(
     topic: _Topic,
     *,
     broker: BrokerUrl = "",
-    file: Annotated[
-        Path | None,
-        typer.Option(
-            "--file", "-f", exists=True, dir_okay=False, help="Lines.", show_default="stdin"
-        ),
-    ] = None,
+    file: Annotated[Path | None, file_option("Lines.", "--file", "-f", shown="stdin")] = None,
     key: Annotated[
         str,
-        typer.Option(
+        option(
+            "The field of JSON objects that is the key: records of one key keep their order.",
             metavar="FIELD",
-            help="The field of JSON objects that is the key: records of one key keep their order.",
         ),
     ] = "",
-    partitions: Annotated[int, typer.Option(min=1, max=1024, help="Of a topic that is made.")] = 1,
+    partitions: Annotated[int, option("Of a topic that is made.", min=1, max=1024)] = 1,
     home: Home = DEFAULT_HOME,
 ) -> None:
     """Write each line of the input as a record; the topic is made if it is not there.
@@ -149,25 +145,21 @@ def read(
     broker: BrokerUrl = "",
     since: Annotated[
         str,
-        typer.Option(
+        option(
+            "Only what was written since then: 2026-11-27T06:00Z, or -2h.",
             "--from",
             metavar="TIME",
-            help="Only what was written since then: 2026-11-27T06:00Z, or -2h.",
-            show_default="all there is",
+            shown="all there is",
         ),
     ] = "",
     limit: Annotated[
-        int | None,
-        typer.Option("--limit", "-n", min=1, help="So many at most.", show_default="all"),
+        int | None, option("So many at most.", "--limit", "-n", min=1, shown="all")
     ] = None,
     follow: Annotated[
-        bool,
-        typer.Option(
-            "--follow", help="Go on with what comes, until Ctrl-C; waits for the topic too."
-        ),
+        bool, option("Go on with what comes, until Ctrl-C; waits for the topic too.", "--follow")
     ] = False,
     json: Annotated[
-        bool, typer.Option("--json", help="An object a record: key, value, headers, offset, time.")
+        bool, option("An object a record: key, value, headers, offset, time.", "--json")
     ] = False,
     home: Home = DEFAULT_HOME,
 ) -> None:
@@ -264,32 +256,24 @@ def text_or_base64(value: bytes | None) -> object:
 app = CommandGroup(help="Dead letters: records that got no answer. list, redrive.")
 _SHOWN: Final = 60
 _MOST: Final = 1_000_000
-_Name = Annotated[str, typer.Argument(help="The stream.", show_default=False)]
+_Name = Annotated[str, argument("The stream.", shown=False)]
 _File = Annotated[
     Path | None,
-    typer.Option(
-        "--file",
-        "-f",
-        help="The spec file that has it.",
-        exists=True,
-        dir_okay=False,
-        show_default="what runs, else headrace.yaml",
+    file_option(
+        "The spec file that has it.", "--file", "-f", shown="what runs, else headrace.yaml"
     ),
 ]
 _From = Annotated[
     list[str] | None,
-    typer.Option(
+    option(
+        "With --broker: what the stream reads, where letters may go back to.",
         "--from",
         metavar="TOPIC",
-        help="With --broker: what the stream reads, where letters may go back to.",
-        show_default=False,
+        shown=False,
     ),
 ]
 _Error = Annotated[
-    str,
-    typer.Option(
-        "--error", metavar="CODE", help="Only those, as INVALID_ARGUMENT.", show_default="all"
-    ),
+    str, option("Only those, as INVALID_ARGUMENT.", "--error", metavar="CODE", shown="all")
 ]
 
 
@@ -330,7 +314,7 @@ def list_(
     name: _Name,
     *,
     error: _Error = "",
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="So many at most.")] = 100,
+    limit: Annotated[int, option("So many at most.", "--limit", "-n", min=1)] = 100,
     broker: BrokerUrl = "",
     file: _File = None,
     json: Json = False,
@@ -368,11 +352,10 @@ def redrive(
     *,
     error: _Error = "",
     limit: Annotated[
-        int | None,
-        typer.Option("--limit", "-n", min=1, help="So many at most.", show_default="all"),
+        int | None, option("So many at most.", "--limit", "-n", min=1, shown="all")
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be put back, and do nothing.")
+        bool, option("Say what would be put back, and do nothing.", "--dry-run")
     ] = False,
     broker: BrokerUrl = "",
     source: _From = None,

@@ -20,7 +20,9 @@ from headrace.cli.options import (
     LogLevel,
     RowsIndependent,
     UnreadHome,
+    argument,
     check_log_level,
+    option,
     setting,
 )
 from headrace.cli.up.settings import ControlOptions
@@ -49,77 +51,71 @@ class Driver(StrEnum):
 def control(
     spec: Annotated[
         Path | None,
-        typer.Argument(
+        argument(
+            "The spec to apply at the start.",
             metavar="[headrace.yaml]",
-            help="The spec to apply at the start.",
-            show_default="goes on with the stored state",
+            shown="goes on with the stored state",
         ),
     ] = None,
     *,
     driver: Annotated[
         Driver,
-        typer.Option(
-            envvar="HEADRACE_DRIVER",
-            help="Whether replicas are processes of this machine, or pods.",
+        option(
+            "Whether replicas are processes of this machine, or pods.", envvar="HEADRACE_DRIVER"
         ),
     ] = Driver.LOCAL,
     namespace: Annotated[
         str,
-        typer.Option(
+        option(
+            "Of the cluster; pods run there, and nothing outside is looked at.",
             envvar=["HEADRACE_NAMESPACE", "POD_NAMESPACE"],
-            help="Of the cluster; pods run there, and nothing outside is looked at.",
-            show_default="default",
+            shown="default",
         ),
     ] = "default",
     instance: Annotated[
         str,
-        typer.Option(
+        option(
+            "The name of this installation, which objects' names begin with.",
             envvar="HEADRACE_INSTANCE",
-            help="The name of this installation, which objects' names begin with.",
         ),
     ] = "headrace",
     identity: Annotated[
         str,
-        typer.Option(
+        option(
+            "Who this is, among the control planes of an installation, of which one leads.",
             envvar=["HEADRACE_IDENTITY", "POD_NAME"],
-            help="Who this is, among the control planes of an installation, of which one leads.",
-            show_default="the host's name",
+            shown="the host's name",
         ),
     ] = "",
     owner: Annotated[
         str,
-        typer.Option(
+        option(
+            "The Deployment or ConfigMap whose end takes all pods with it.",
             envvar="HEADRACE_OWNER",
             metavar="KIND/NAME",
-            help="The Deployment or ConfigMap whose end takes all pods with it.",
         ),
     ] = "",
     internal_secret: Annotated[
         str,
-        typer.Option(
+        option(
+            "The Secret whose `token` shows replicas that it is the control plane that asks "
+            "them; this process finds the same in the file HEADRACE_INTERNAL_TOKEN_FILE.",
             envvar="HEADRACE_INTERNAL_SECRET",
             metavar="NAME",
-            help="The Secret whose `token` shows replicas that it is the control plane that asks "
-            "them; this process finds the same in the file HEADRACE_INTERNAL_TOKEN_FILE.",
-            show_default="replicas tell nothing of themselves",
+            shown="replicas tell nothing of themselves",
         ),
     ] = "",
     kube_url: Annotated[
         str,
-        typer.Option(
+        option(
+            "A proxy to the API server, such as `kubectl proxy`.",
             envvar="HEADRACE_KUBE_URL",
             metavar="URL",
-            help="A proxy to the API server, such as `kubectl proxy`.",
-            show_default="the service account, else the kubeconfig",
+            shown="the service account, else the kubeconfig",
         ),
     ] = "",
     kube_context: Annotated[
-        str,
-        typer.Option(
-            envvar="HEADRACE_KUBE_CONTEXT",
-            help="Of the kubeconfig.",
-            show_default="its current one",
-        ),
+        str, option("Of the kubeconfig.", envvar="HEADRACE_KUBE_CONTEXT", shown="its current one")
     ] = "",
     options: ControlOptions,
 ) -> None:
@@ -172,7 +168,7 @@ def _checked(cluster: "ClusterSettings") -> "ClusterSettings":
         check_owner,
     )
 
-    for option, check, name in (
+    for flag, check, name in (
         ("--instance", check_instance, cluster.instance),
         ("--namespace", check_namespace, cluster.namespace),
         *([("--kube-url", check_api_url, cluster.url)] if cluster.url else []),
@@ -181,7 +177,7 @@ def _checked(cluster: "ClusterSettings") -> "ClusterSettings":
         try:
             check(name)
         except InvalidArgumentError as error:
-            raise typer.BadParameter(str(error), param_hint=option) from None
+            raise typer.BadParameter(str(error), param_hint=flag) from None
     return cluster
 
 
@@ -192,10 +188,10 @@ def gateway(
     *,
     control: Annotated[
         str,
-        typer.Option(
+        option(
+            "The control plane: https://HOST:PORT of its --agents-port.",
             envvar="HEADRACE_CONTROL",
             metavar="URL",
-            help="The control plane: https://HOST:PORT of its --agents-port.",
         ),
     ],
     tls_cert: Annotated[
@@ -212,28 +208,28 @@ def gateway(
     ],
     name: Annotated[
         str | None,
-        typer.Option(
-            envvar="HEADRACE_GATEWAY_NAME",
-            help="What the gateway is called, after its certificate's name where the two differ: "
+        option(
+            "What the gateway is called, after its certificate's name where the two differ: "
             "several may show one certificate.",
-            show_default="the host's name",
+            envvar="HEADRACE_GATEWAY_NAME",
+            shown="the host's name",
         ),
     ] = None,
     directory: Annotated[
         Path,
-        typer.Option(
+        option(
+            "Where it keeps what it serves, and goes on from without a control plane.",
             "--dir",
             envvar="HEADRACE_DIR",
             file_okay=False,
-            help="Where it keeps what it serves, and goes on from without a control plane.",
         ),
     ] = Path(".headrace-gateway"),
     host: Annotated[
         str,
-        typer.Option(
-            envvar="HEADRACE_HOST",
-            help="Address for callers. Beyond this machine they have to show who they are, but for "
+        option(
+            "Address for callers. Beyond this machine they have to show who they are, but for "
             "endpoints that are public.",
+            envvar="HEADRACE_HOST",
         ),
     ] = _EVERYWHERE,
     http_port: Annotated[int, setting("http-port", "HTTP and gRPC on one port.")] = 8000,
@@ -241,33 +237,33 @@ def gateway(
         int, setting("grpc-port", "The same again, where gRPC clients expect it.")
     ] = 8001,
     admin_host: Annotated[
-        str, typer.Option(envvar="HEADRACE_ADMIN_HOST", help="Address of health and metrics.")
+        str, option("Address of health and metrics.", envvar="HEADRACE_ADMIN_HOST")
     ] = _EVERYWHERE,
     admin_port: Annotated[
         int, setting("admin-port", "/healthz, /readyz and /metrics of the gateway itself.")
     ] = 8002,
     url: Annotated[
         str,
-        typer.Option(
+        option(
+            "How callers reach this gateway, to be shown to people.",
             envvar="HEADRACE_GATEWAY_URL",
             metavar="URL",
-            help="How callers reach this gateway, to be shown to people.",
         ),
     ] = "",
     drain_timeout_s: Annotated[
         float,
-        typer.Option(
+        option(
+            "Seconds that running requests get at the end.",
             envvar="HEADRACE_DRAIN_TIMEOUT_S",
             min=0,
-            help="Seconds that running requests get at the end.",
         ),
     ] = 30.0,
     keep_envoy: Annotated[
         bool,
-        typer.Option(
+        option(
+            "Let Envoy go on when the agent ends, to be taken over by the next one.",
             "--keep-envoy",
             envvar="HEADRACE_KEEP_ENVOY",
-            help="Let Envoy go on when the agent ends, to be taken over by the next one.",
         ),
     ] = False,
     log_format: LogFormatOption = None,
@@ -324,37 +320,29 @@ _NAMED = 8
 
 def serve(
     model: Annotated[
-        str, typer.Argument(help="A model file or directory, or NAME[:VERSION] of the registry.")
+        str, argument("A model file or directory, or NAME[:VERSION] of the registry.")
     ],
     *,
-    name: Annotated[
-        str | None, typer.Option(help="What callers call it.", show_default="the file's name")
-    ] = None,
+    name: Annotated[str | None, option("What callers call it.", shown="the file's name")] = None,
     host: Host = None,
     http_port: Annotated[
         int,
-        typer.Option(
-            "--port", "--http-port", envvar="HEADRACE_HTTP_PORT", min=0, max=65535, help="For HTTP."
-        ),
+        option("For HTTP.", "--port", "--http-port", envvar="HEADRACE_HTTP_PORT", min=0, max=65535),
     ] = HTTP_PORT,
     grpc_port: Annotated[
-        int | None,
-        setting("grpc-port", "Also serve gRPC, streaming included.", shown="off"),
+        int | None, setting("grpc-port", "Also serve gRPC, streaming included.", shown="off")
     ] = None,
     metrics_port: Annotated[
-        int,
-        setting("metrics-port", "For Prometheus; the HTTP port serves /metrics too."),
+        int, setting("metrics-port", "For Prometheus; the HTTP port serves /metrics too.")
     ] = METRICS_PORT,
-    max_batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Rows.", show_default="32")
-    ] = None,
+    max_batch_size: Annotated[int | None, option("Rows.", min=1, shown="32")] = None,
     rows_independent: RowsIndependent = False,
     nulls: Annotated[Nulls, NULLS_OPTION] = Nulls.NAN,
     device: Annotated[
         Device,
-        typer.Option(
+        option(
+            "What has to run the model; only `auto` falls back to the CPU.",
             envvar="HEADRACE_DEVICE",
-            help="What has to run the model; only `auto` falls back to the CPU.",
         ),
     ] = Device.AUTO,
     allow_code: AllowCode = False,

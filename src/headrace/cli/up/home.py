@@ -8,10 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
-import typer
-
 from headrace.cli.connection import copy_note, find_target, local_management
-from headrace.cli.options import DEFAULT_HOME, Home, Json, StateUrl
+from headrace.cli.options import DEFAULT_HOME, Home, Json, StateUrl, argument, option
 from headrace.cli.output import TransferView, columns, progress, say, write, write_json
 from headrace.control import read_control_file
 from headrace.control.app.home import Home as HomeDir
@@ -117,15 +115,13 @@ _SLACK_S = 15.0
 
 def down(
     *,
-    drain_s: Annotated[
-        float, typer.Option(min=0, help="Seconds that requests in flight may take.")
-    ] = 30.0,
+    drain_s: Annotated[float, option("Seconds that requests in flight may take.", min=0)] = 30.0,
     server: Annotated[
         str | None,
-        typer.Option(
+        option(
+            "End a control plane elsewhere; only if named here, never by a context.",
             metavar="URL",
-            help="End a control plane elsewhere; only if named here, never by a context.",
-            show_default="what runs on --home",
+            shown="what runs on --home",
         ),
     ] = None,
     home: Home = DEFAULT_HOME,
@@ -176,15 +172,13 @@ def _stop(control: "ControlFile", home: Path, drain_s: float) -> None:
 
 
 def backup(
-    file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="The backup file; it is never replaced.")
-    ],
+    file: Annotated[Path, argument("The backup file; it is never replaced.", metavar="FILE")],
     *,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Read FILE and check it; nothing is written.")
+        bool, option("Read FILE and check it; nothing is written.", "--verify")
     ] = False,
     payloads: Annotated[
-        bool, typer.Option("--payloads", help="Contain payload logs too, which may be large.")
+        bool, option("Contain payload logs too, which may be large.", "--payloads")
     ] = False,
     state_url: StateUrl = "",
     json: Json = False,
@@ -223,7 +217,7 @@ def backup(
 
 
 def restore(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file of `headrace backup`.")],
+    file: Annotated[Path, argument("A file of `headrace backup`.", metavar="FILE")],
     *,
     json: Json = False,
     home: Home = DEFAULT_HOME,

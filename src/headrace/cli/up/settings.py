@@ -22,6 +22,7 @@ from headrace.cli.options import (
     LogLevel,
     StateUrl,
     check_log_level,
+    option,
     setting,
 )
 from headrace.core import FailedPreconditionError
@@ -273,10 +274,7 @@ class ControlOptions:
     log_level: LogLevel = "info"
     home: Home = DEFAULT_HOME
     help_all: Annotated[
-        bool,
-        typer.Option(
-            "--help-all", is_eager=True, callback=_show_all, help="Show all options and exit."
-        ),
+        bool, option("Show all options and exit.", "--help-all", is_eager=True, callback=_show_all)
     ] = False
 
     def settings(self, spec: dict[str, Any] | None) -> "ControlSettings":

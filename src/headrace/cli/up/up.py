@@ -8,7 +8,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from headrace.cli.options import ROWS_INDEPENDENT_HELP, Json, Tuned, setting
+from headrace.cli.options import ROWS_INDEPENDENT_HELP, Json, Tuned, argument, option, setting
 from headrace.cli.output import NOT_READY
 from headrace.cli.up.settings import ControlOptions, tls_settings
 
@@ -16,47 +16,43 @@ from headrace.cli.up.settings import ControlOptions, tls_settings
 def up(
     target: Annotated[
         Path | None,
-        typer.Argument(
+        argument(
+            "A model, a directory with a model or a Triton-style repository, or a spec file.",
             metavar="MODEL_FILE|MODEL_DIR|headrace.yaml",
-            help="A model, a directory with a model or a Triton-style repository, or a spec file.",
-            show_default="./headrace.yaml, else what ran last",
+            shown="./headrace.yaml, else what ran last",
         ),
     ] = None,
     *,
     detach: Annotated[
-        bool, typer.Option("--detach", "-d", help="Return once a real request was answered.")
+        bool, option("Return once a real request was answered.", "--detach", "-d")
     ] = False,
     name: Annotated[
-        str | None,
-        typer.Option(help="The endpoint of a model file.", show_default="the file's name"),
+        str | None, option("The endpoint of a model file.", shown="the file's name")
     ] = None,
-    replicas: Annotated[
-        int | None, typer.Option(min=1, help="Copies of a model file.", show_default="1")
-    ] = None,
+    replicas: Annotated[int | None, option("Copies of a model file.", min=1, shown="1")] = None,
     slo_p99: Annotated[
         str | None,
-        typer.Option(
-            metavar="DURATION",
-            help="Latency that 99 of 100 requests of a model file stay below, such as 150ms "
+        option(
+            "Latency that 99 of 100 requests of a model file stay below, such as 150ms "
             "(`slo.latency_s` of the spec). With --max-replicas, copies are added beyond it.",
+            metavar="DURATION",
         ),
     ] = None,
     max_replicas: Annotated[
         int | None,
-        typer.Option(
+        option(
+            "Scale the copies of a model file by load up to this number "
+            "(`autoscale.max_replicas` of the spec).",
             min=1,
             max=1024,
-            help="Scale the copies of a model file by load up to this number "
-            "(`autoscale.max_replicas` of the spec).",
         ),
     ] = None,
     rows_independent: Annotated[
         bool,
-        typer.Option(
+        option(
+            f"{ROWS_INDEPENDENT_HELP} For a model file (`batching.rows_independent` of the spec).",
             "--rows-independent",
             hidden=True,
-            help=f"{ROWS_INDEPENDENT_HELP} For a model file (`batching.rows_independent` of the "
-            "spec).",
         ),
     ] = False,
     tls_cert: Annotated[
@@ -83,24 +79,20 @@ def up(
     ] = None,
     require_client_cert: Annotated[
         bool,
-        typer.Option(
-            "--require-client-cert",
-            hidden=True,
-            help="Refuse connections without a client certificate.",
+        option(
+            "Refuse connections without a client certificate.", "--require-client-cert", hidden=True
         ),
     ] = False,
     allow_code: Annotated[
         bool,
-        typer.Option(
-            "--allow-code",
-            help="Serve formats that run code of their authors, as Python models do "
+        option(
+            "Serve formats that run code of their authors, as Python models do "
             "(`allow_code: true` at every endpoint).",
+            "--allow-code",
         ),
     ] = False,
     tuned: Tuned = False,
-    wait_s: Annotated[
-        float, typer.Option(min=0.1, help="Seconds that --detach waits for it.")
-    ] = 120.0,
+    wait_s: Annotated[float, option("Seconds that --detach waits for it.", min=0.1)] = 120.0,
     json: Json = False,
     options: ControlOptions,
 ) -> None:
