@@ -312,6 +312,13 @@ def plan_capacity(demand: Demand, nodes: Sequence[NodeType]) -> CapacityPlan:
         high = math.ceil(best.fleet.replicas / best.fleet.clusters)
         quiet = min(forecast.rates) * forecast.grown(0) / best.fleet.clusters
         low = min(max(math.ceil(quiet / best.rate_per_replica), 2), high)
+    lines = ["requests arrive by chance (Poisson) around the forecast's rate, and are alike"]
+    if demand.forecast.peak_factor == 1.0:
+        lines.append("the highest rate is the busiest second's; of an average, add --peak-factor")
+    if len(demand.forecast.rates) > 1:
+        lines.append("replicas are ready when the load comes: an autoscaler is late by a start")
+    if demand.p99_s is None:
+        lines.append("no p99 is promised: replicas are loaded to 80 % of their capacity")
     return CapacityPlan(
         peak_rate=forecast.peak_rate(),
         mean_rate=forecast.mean_rate(),
@@ -320,7 +327,7 @@ def plan_capacity(demand: Demand, nodes: Sequence[NodeType]) -> CapacityPlan:
         months=tuple(months),
         min_replicas=low,
         max_replicas=high,
-        assumptions=_assumptions(demand),
+        assumptions=tuple(lines),
     )
 
 
@@ -390,14 +397,3 @@ def fleet_for(demand: Demand, node: NodeType, rate: float) -> Fleet:
         nodes=total * clusters,
         cost_per_month=total * clusters * node.cost_per_hour * HOURS_PER_MONTH,
     )
-
-
-def _assumptions(demand: Demand) -> tuple[str, ...]:
-    lines = ["requests arrive by chance (Poisson) around the forecast's rate, and are alike"]
-    if demand.forecast.peak_factor == 1.0:
-        lines.append("the highest rate is the busiest second's; of an average, add --peak-factor")
-    if len(demand.forecast.rates) > 1:
-        lines.append("replicas are ready when the load comes: an autoscaler is late by a start")
-    if demand.p99_s is None:
-        lines.append("no p99 is promised: replicas are loaded to 80 % of their capacity")
-    return tuple(lines)

@@ -164,7 +164,17 @@ def examine(path: Path, *, max_opset: int | None = None) -> tuple[Format, Detail
     """
     try:
         if path.is_dir():
-            return _examine_folder(path, max_opset)
+            if (path / FILE_NAME).is_file():
+                found = optimized_details(path, partial(examine, max_opset=max_opset))
+                return Format.OPTIMIZED, found
+            for name in (SAVED_MODEL, PYTHON_FILE):
+                if (path / name).is_file():
+                    return examine(path / name, max_opset=max_opset)
+            for file in sorted(entry for entry in path.iterdir() if entry.is_file())[:_MOST_FILES]:
+                kind, details = examine(file, max_opset=max_opset)
+                if kind is not Format.UNKNOWN:
+                    return kind, details
+            return Format.UNKNOWN, Details()
         with Source(path) as source:
             return _examine_file(source, max_opset)
     except BrokenFileError as error:
@@ -175,20 +185,6 @@ def examine(path: Path, *, max_opset: int | None = None) -> tuple[Format, Detail
         # Files of strangers: one that a reader was not prepared for must not hide all others.
         message = f"cannot be read: {type(error).__name__}"
     return Format.UNKNOWN, Details(problems=(problem(Trouble.BROKEN, message),))
-
-
-def _examine_folder(path: Path, max_opset: int | None) -> tuple[Format, Details]:
-    if (path / FILE_NAME).is_file():
-        found = optimized_details(path, partial(examine, max_opset=max_opset))
-        return Format.OPTIMIZED, found
-    for name in (SAVED_MODEL, PYTHON_FILE):
-        if (path / name).is_file():
-            return examine(path / name, max_opset=max_opset)
-    for file in sorted(entry for entry in path.iterdir() if entry.is_file())[:_MOST_FILES]:
-        kind, details = examine(file, max_opset=max_opset)
-        if kind is not Format.UNKNOWN:
-            return kind, details
-    return Format.UNKNOWN, Details()
 
 
 def _examine_file(source: Source, max_opset: int | None) -> tuple[Format, Details]:

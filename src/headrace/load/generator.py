@@ -148,7 +148,10 @@ class Generator:
                 nothing is sent meanwhile.
         """
         loop = asyncio.get_running_loop()
-        await self._prepare()
+        # Have a few connections open before the first request is due.
+        count = min(CONNECTIONS_AT_START, self._limit)
+        self._dialling += count
+        await asyncio.gather(*(self._dial() for _ in range(count)))
         self._alarm = Alarm(loop, self._send_due)
         with _without_garbage_collection():
             self.started_at = time.monotonic()
@@ -160,7 +163,9 @@ class Generator:
                 await self._done.wait()
             finally:
                 self._alarm.close()
-                self._close()
+                for connection in (*self._idle, *self._carriers.values()):
+                    if connection.is_open:
+                        connection.close()
                 await _end(*beside, *self._dials)
         # Transports say that they are closed in the next turn of the loop.
         await asyncio.sleep(0)
@@ -235,18 +240,18 @@ class Generator:
                 connection = await self._dialler.connect(lambda: Connection(self))
         except (OSError, TimeoutError) as error:
             self._dialling -= 1
-            self._fail_oldest(REFUSED if isinstance(error, ConnectionRefusedError) else UNREACHABLE)
+            kind = REFUSED if isinstance(error, ConnectionRefusedError) else UNREACHABLE
+            while self._waiting:
+                number = self._waiting.popleft()
+                if self.record.code[number] == PENDING:
+                    self._settle(number, kind, time.monotonic())
+                    break
+            self._dial_if_needed()
             return
         self._dialling -= 1
         self._open += 1
         self.opened += 1
         self._use(connection)
-
-    async def _prepare(self) -> None:
-        """Have a few connections open before the first request is due."""
-        count = min(CONNECTIONS_AT_START, self._limit)
-        self._dialling += count
-        await asyncio.gather(*(self._dial() for _ in range(count)))
 
     def _use(self, connection: Connection) -> None:
         """Give a free connection to whoever has waited longest."""
@@ -284,14 +289,6 @@ class Generator:
         self.in_flight -= 1
         self._end_if_over()
 
-    def _fail_oldest(self, kind: str) -> None:
-        while self._waiting:
-            number = self._waiting.popleft()
-            if self.record.code[number] == PENDING:
-                self._settle(number, kind, time.monotonic())
-                break
-        self._dial_if_needed()
-
     def _end_if_over(self) -> None:
         if self.taken >= self._last and self.in_flight == 0:
             self._done.set()
@@ -300,34 +297,24 @@ class Generator:
         """Give up what was not answered in time, for as long as the run takes."""
         while True:
             await asyncio.sleep(_SWEEP_S)
-            self._give_up_before(time.monotonic() - self.started_at - self._timeout_s)
-
-    def _give_up_before(self, intended_before: float) -> None:
-        record = self.record
-        number = self._oldest
-        while number < self.taken and (
-            record.code[number] != PENDING or record.intended[number] < intended_before
-        ):
-            if record.code[number] == PENDING:
-                self._give_up(number)
-            number += 1
-        self._oldest = number
-
-    def _give_up(self, number: int) -> None:
-        carrier = self._carriers.pop(number, None)
-        self._settle(number, TIMEOUT if carrier else NO_CONNECTION, time.monotonic())
-        if carrier is not None:
-            carrier.close()
+            intended_before = time.monotonic() - self.started_at - self._timeout_s
+            record = self.record
+            number = self._oldest
+            while number < self.taken and (
+                record.code[number] != PENDING or record.intended[number] < intended_before
+            ):
+                if record.code[number] == PENDING:
+                    carrier = self._carriers.pop(number, None)
+                    self._settle(number, TIMEOUT if carrier else NO_CONNECTION, time.monotonic())
+                    if carrier is not None:
+                        carrier.close()
+                number += 1
+            self._oldest = number
 
     async def _tick(self, on_tick: Callable[[float], None]) -> None:
         for count in itertools.count(1):
             await asyncio.sleep(max(self.started_at + count * _TICK_S - time.monotonic(), 0.0))
             on_tick(time.monotonic() - self.started_at)
-
-    def _close(self) -> None:
-        for connection in (*self._idle, *self._carriers.values()):
-            if connection.is_open:
-                connection.close()
 
 
 async def _end(*tasks: asyncio.Task[None]) -> None:

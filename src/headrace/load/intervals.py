@@ -9,7 +9,6 @@ order statistics (Woodruff 1952), with the effective number of requests in place
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Final
@@ -111,11 +110,6 @@ def quantile_interval(values: Floats, quantile: float) -> Interval | None:
     return Interval(value=found, low=low, high=high, effective=effective, needed=needed)
 
 
-def quantile_intervals(values: Floats, quantiles: Sequence[float]) -> dict[float, Interval | None]:
-    """Several quantiles of the same latencies."""
-    return {quantile: quantile_interval(values, quantile) for quantile in quantiles}
-
-
 def least_requests(quantile: float, effect: float = 1.0) -> int:
     """How many requests a run needs before a quantile has bounds on both sides.
 
@@ -139,10 +133,6 @@ def tail_bounds(trials: int, chance: float) -> tuple[int | None, int | None] | N
     if variance > _NORMAL_ABOVE:
         half = _Z * math.sqrt(variance)
         return math.floor(mean - half - 0.5), math.ceil(mean + half + 0.5)
-    return _exact_bounds(trials, chance)
-
-
-def _exact_bounds(trials: int, chance: float) -> tuple[int | None, int | None]:
     log_chance, log_other = math.log(chance), math.log1p(-chance)
     fewest: int | None = None
     below = 0.0

@@ -15,7 +15,6 @@ from headrace.load.intervals import (
     Floats,
     Interval,
     quantile_interval,
-    quantile_intervals,
     wilson_interval,
 )
 from headrace.load.plan import LoadPlan
@@ -352,49 +351,52 @@ def summarize(
     latency_s = measured.latency_s
     lag = _lag(measured)
     not_sent = int(np.count_nonzero(due.code == NOT_SENT))
-    shortfall = _shortfall(not_sent, len(due))
+    shortfall = limited_by = ""
+    if not_sent:
+        shortfall = limited_by = (
+            f"the generator could not keep up: {not_sent:,} of {len(due):,} requests were never "
+            "sent; lower the rate, or spread it over several generators"
+        )
+    elif lag is not None:
+        share, which = max((lag.share_p50, "p50"), (lag.share_p99, "p99"))
+        if share > _OWN_SHARE:
+            limited_by = (
+                f"the generator was late: {share:.0%} of the {which} is its own lag, not the "
+                "server's; give it a core, or another machine"
+            )
     error_ratio = wilson_interval(~measured.succeeded)
+    counts = np.bincount(measured.code, minlength=len(measured.kinds))
+    found = {kind: int(count) for kind, count in zip(measured.kinds, counts, strict=True)}
+    failed = {kind: count for kind, count in list(found.items())[1:] if count}
     return LoadResult(
         plan=plan,
         seconds=seconds,
         requests=len(measured),
         achieved_per_s=came / seconds if seconds else 0.0,
-        latency_s=quantile_intervals(latency_s[np.isfinite(latency_s)], QUANTILES),
-        latency_of_all_s=quantile_intervals(latency_s, QUANTILES),
+        latency_s={q: quantile_interval(latency_s[np.isfinite(latency_s)], q) for q in QUANTILES},
+        latency_of_all_s={q: quantile_interval(latency_s, q) for q in QUANTILES},
         error_ratio=error_ratio,
-        errors=_errors(measured),
+        errors=dict(sorted(failed.items(), key=lambda item: -item[1])),
         lag=lag,
         not_sent=not_sent,
         left_out=int(np.count_nonzero(due.code == LEFT_OUT)),
         connections=connections,
         waited=waited,
         interrupted=stopped_at_s is not None,
-        limited_by=shortfall or _doubt(lag),
+        limited_by=limited_by,
         judgements=[
-            _judged(objective, measured, error_ratio, shortfall) for objective in objectives
+            judge(objective, error_ratio, shortfall=shortfall)
+            if objective.quantile is None
+            else judge(
+                objective,
+                quantile_interval(latency_s, objective.quantile),
+                slower=wilson_interval(measured.latency_from_sent_s > objective.limit),
+                shortfall=shortfall,
+            )
+            for objective in objectives
         ],
         sample=measured,
     )
-
-
-def _judged(
-    objective: Objective, measured: Sample, error_ratio: Interval | None, shortfall: str
-) -> Judgement:
-    if objective.quantile is None:
-        return judge(objective, error_ratio, shortfall=shortfall)
-    return judge(
-        objective,
-        quantile_interval(measured.latency_s, objective.quantile),
-        slower=wilson_interval(measured.latency_from_sent_s > objective.limit),
-        shortfall=shortfall,
-    )
-
-
-def _errors(sample: Sample) -> dict[str, int]:
-    counts = np.bincount(sample.code, minlength=len(sample.kinds))
-    found = {kind: int(count) for kind, count in zip(sample.kinds, counts, strict=True)}
-    failed = {kind: count for kind, count in list(found.items())[1:] if count}
-    return dict(sorted(failed.items(), key=lambda item: -item[1]))
 
 
 def _lag(sample: Sample) -> Lag | None:
@@ -418,22 +420,3 @@ def _share(from_intended: Floats, from_sent: Floats, quantile: float) -> float:
     whole = float(np.quantile(from_intended, quantile))
     own = whole - float(np.quantile(from_sent, quantile))
     return min(max(own / whole, 0.0), 1.0) if whole > 0 else 0.0
-
-
-def _shortfall(not_sent: int, due: int) -> str:
-    if not not_sent:
-        return ""
-    return (
-        f"the generator could not keep up: {not_sent:,} of {due:,} requests were never sent; "
-        "lower the rate, or spread it over several generators"
-    )
-
-
-def _doubt(lag: Lag | None) -> str:
-    if lag is None or max(lag.share_p50, lag.share_p99) <= _OWN_SHARE:
-        return ""
-    which, share = max(("p50", lag.share_p50), ("p99", lag.share_p99), key=lambda pair: pair[1])
-    return (
-        f"the generator was late: {share:.0%} of the {which} is its own lag, not the server's; "
-        "give it a core, or another machine"
-    )

@@ -122,7 +122,6 @@ class Target:
         model: The model's name; empty until it is known.
         version: By number; empty leaves the choice to the server.
         manner: What is sent with every request, and what TLS is made with.
-        headers: Sent besides, by lower-case name.
         requests: Whole HTTP requests, sent in turn.
     """
 
@@ -131,13 +130,13 @@ class Target:
     model: str
     version: str = ""
     manner: Manner = field(default_factory=Manner)
-    headers: Mapping[str, str] = field(default_factory=dict)
     requests: tuple[bytes, ...] = field(default=(), repr=False)
 
     @property
     def path(self) -> str:
         """Where infer requests go."""
-        return f"{_prefix(self.server)}{_model_path(self.model, self.version)}/infer"
+        prefix = urlsplit(self.server.base_url).path
+        return f"{prefix}{_model_path(self.model, self.version)}/infer"
 
     def with_messages(self, messages: list[tuple[dict[str, str], bytes]]) -> "Target":
         """The same with requests of these headers and bodies."""
@@ -146,7 +145,7 @@ class Target:
             http_request(
                 self.path,
                 self.server.authority,
-                headers | dict(self.manner.headers) | dict(self.headers) | dict(secret),
+                headers | dict(self.manner.headers) | dict(secret),
                 body,
             )
             for headers, body in messages
@@ -216,10 +215,9 @@ def open_target(
         InvalidArgumentError: The URL is none, or credentials would travel unencrypted.
     """
     server, name, number = parse_url(url, model=model, version=version)
-    others = dict(headers or {})
     made = manner(
         server,
-        headers=others,
+        headers=dict(headers or {}),
         api_key=api_key,
         token=token,
         trust=trust or Trust(),
@@ -280,7 +278,15 @@ class Asker:
             config = self._read(HttpWire().config(model, version))
         except (NotFoundError, UnsupportedError):
             config = None  # an extension that other servers of the protocol lack
-        return _signature(metadata, config)
+        try:
+            signature = signature_from(metadata, config)
+        except ValueError as error:
+            msg = f"the model's metadata names a datatype that the protocol does not have: {error}"
+            raise InvalidArgumentError(msg) from None
+        if not signature.inputs:
+            msg = f"the server says that '{metadata.name}' takes no inputs"
+            raise InvalidArgumentError(msg)
+        return signature
 
     def try_out(self, messages: list[tuple[dict[str, str], bytes]]) -> None:
         """Send some requests, and fail where the run would.
@@ -300,18 +306,6 @@ class Asker:
         return self._transport.send(Send(message, self._timeout_s))
 
 
-def _signature(metadata: ModelMetadata, config: dict[str, Any] | None) -> ModelSignature:
-    try:
-        signature = signature_from(metadata, config)
-    except ValueError as error:
-        msg = f"the model's metadata names a datatype that the protocol does not have: {error}"
-        raise InvalidArgumentError(msg) from None
-    if not signature.inputs:
-        msg = f"the server says that '{metadata.name}' takes no inputs"
-        raise InvalidArgumentError(msg)
-    return signature
-
-
 class _Entry(msgspec.Struct):
     name: str
     state: str = ""
@@ -327,10 +321,6 @@ def _names(reply: HttpReply) -> list[str] | None:
         return None
     ready = [entry.name for entry in entries if entry.state in {"", "READY"}]
     return list(dict.fromkeys(ready))
-
-
-def _prefix(server: Server) -> str:
-    return urlsplit(server.base_url).path
 
 
 def _model_path(model: str, version: str) -> str:

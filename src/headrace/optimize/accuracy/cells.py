@@ -400,7 +400,16 @@ def token_inputs(
         UnsupportedModelError: The file is no tokenizer.
     """
     sizes = {spec.shape[1] for spec in signature.inputs} - {VARIABLE}
-    path = _tokenizer_file(tokenizer, beside)
+    folder = beside if beside.is_dir() else beside.parent
+    path = tokenizer or folder / TOKENIZER_FILE
+    if path.is_dir():
+        path = path / TOKENIZER_FILE
+    if not path.is_file():
+        msg = (
+            f"the model takes token ids, and there is no {path}; put the tokenizer.json that it "
+            "was trained with beside the model, or name it"
+        )
+        raise InvalidArgumentError(msg)
     opened = open_tokenizer(path, max_length=min({max_length} | sizes))
     filling = {IDS: pad_id(opened), MASK: 0, TYPES: 0}
     opened.no_padding()
@@ -452,17 +461,3 @@ def _texts(table: Table, column: str) -> list[str]:
             raise table.wrong(row, f"the text has more than {MAX_TEXT_BYTES} characters")
         found.append(cell)
     return found
-
-
-def _tokenizer_file(wished: Path | None, beside: Path) -> Path:
-    folder = beside if beside.is_dir() else beside.parent
-    path = wished or folder / TOKENIZER_FILE
-    if path.is_dir():
-        path = path / TOKENIZER_FILE
-    if not path.is_file():
-        msg = (
-            f"the model takes token ids, and there is no {path}; put the tokenizer.json that it "
-            "was trained with beside the model, or name it"
-        )
-        raise InvalidArgumentError(msg)
-    return path

@@ -337,7 +337,15 @@ class Measuring:
         if others and self._left_s() > rounds.takes_s:
             with self._loaded(1) as (model, _, _):
                 self._in_rounds(model, rounds)
-        self._operators(plan, runtime)
+        self._say(Progress(text="time by operator", left_s=max(self._left_s(), 0.0)))
+        length = plan.length
+        with self._loaded(1) as (model, _, _):
+            inputs = made_up_inputs(model, rows=1, variable=max(length, 1))
+        with tempfile.TemporaryDirectory(dir=Path.cwd()) as name:
+            folder = Path(name)
+            self._say(
+                by_operator(self._path, runtime, inputs, rows=1, length=length, folder=folder)
+            )
         self._tell_foreign()
         self._say(Done())
 
@@ -469,17 +477,6 @@ class Measuring:
         self._cells.append(cell)
         self._say(cell)
         return cell
-
-    def _operators(self, plan: Plan, runtime: str) -> None:
-        self._say(Progress(text="time by operator", left_s=max(self._left_s(), 0.0)))
-        length = plan.length
-        with self._loaded(1) as (model, _, _):
-            inputs = made_up_inputs(model, rows=1, variable=max(length, 1))
-        with tempfile.TemporaryDirectory(dir=Path.cwd()) as name:
-            folder = Path(name)
-            self._say(
-                by_operator(self._path, runtime, inputs, rows=1, length=length, folder=folder)
-            )
 
     def _left_s(self) -> float:
         return self._until - self._request.budget_s * _OPERATORS_SHARE - self._clock()

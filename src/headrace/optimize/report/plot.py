@@ -235,13 +235,14 @@ def summary(report: OptimizeReport) -> str:
 def _grid(frame: Frame) -> Iterator[str]:
     area = frame.area
     last = -_TICK_ROOM
+    unit, size = duration_unit(frame.x.high)
     for mark in frame.x.marks():
         x = frame.x.place(mark)
         if x - last < _TICK_ROOM:
             continue
         last = x
         yield f'<path class="grid" d="M{x} {area.top}V{area.bottom}"/>'
-        yield svg_text(x, area.bottom + 18, _time(mark, frame.x.high), "middle")
+        yield svg_text(x, area.bottom + 18, f"{mark / size:.4g} {unit}", "middle")
     for mark in frame.y.marks():
         y = frame.y.place(mark)
         yield f'<path class="grid" d="M{area.left} {y}H{area.right}"/>'
@@ -252,12 +253,6 @@ def _grid(frame: Frame) -> Iterator[str]:
     yield svg_text(middle, area.bottom + 40, f"median latency{scale}: less is better", "middle")
     head = text.markup(text.quality_head(frame.report.data))
     yield svg_text(area.left + 6, area.top + 10, f"↑ {head}", "start", "soft")
-
-
-def _time(mark: float, largest: float) -> str:
-    """A mark in the unit of the whole axis."""
-    unit, size = duration_unit(largest)
-    return f"{mark / size:.4g} {unit}"
 
 
 def _tolerance(frame: Frame) -> Iterator[str]:

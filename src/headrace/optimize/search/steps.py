@@ -263,10 +263,19 @@ class Judging:
 
     def judge(self, step: Step) -> None:
         """Ask a candidate, and say what it lost: on labels, or against the baseline's answers."""
-        if self.run.materials.examples.labels is None:
-            self._changed(step.name)
-        else:
-            self._lost(step.name, most=None)
+        run, name = self.run, step.name
+        if run.materials.examples.labels is not None:
+            self._lost(name, most=None)
+            return
+        try:
+            if self._unlabelled is None:
+                self._unlabelled = self._of_baseline()
+            with run.loaded(name) as model:
+                asked = self._asked(model, self._deadline())
+            found = measure_fidelity(self._unlabelled, asked, max_loss=run.request.max_loss)
+            run.record(Compared(name=name, fidelity=found))
+        except HeadraceError as error:
+            run.give_up(name, run.state.tried[name].title, error)
 
     def _lost(self, name: str, *, most: int | None) -> None:
         run = self.run
@@ -290,17 +299,6 @@ class Judging:
             )
         )
 
-    def _changed(self, name: str) -> None:
-        run = self.run
-        try:
-            base = self._alone()
-            with run.loaded(name) as model:
-                asked = self._asked(model, self._deadline())
-                found = measure_fidelity(base, asked, max_loss=run.request.max_loss)
-                run.record(Compared(name=name, fidelity=found))
-        except HeadraceError as error:
-            run.give_up(name, run.state.tried[name].title, error)
-
     def _kept_bytes(self) -> int:
         return sum(trial.answers.size_bytes() for trial in self._begun.values())
 
@@ -315,12 +313,6 @@ class Judging:
             choice = choose_metric(examples.labels, base, wish, names=examples.names)
             self._labelled = base, choice
         return self._labelled
-
-    def _alone(self) -> Answers:
-        """The baseline's answers, where nobody knows the right ones."""
-        if self._unlabelled is None:
-            self._unlabelled = self._of_baseline()
-        return self._unlabelled
 
     def _of_baseline(self) -> Answers:
         """Its answers, or what it can answer while there is time left for the candidates."""
