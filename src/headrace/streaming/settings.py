@@ -19,7 +19,7 @@ from headrace.core.spec_stream_parts import (
     StreamWindowsSpec,
 )
 from headrace.streaming.broker import Delivery, Start
-from headrace.streaming.windows.settings import window_mistakes
+from headrace.streaming.windows.panes import window_mistakes
 
 
 class EndpointSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -5,10 +5,6 @@ memory. A change is written, with the offset after it, only when its answers are
 file never includes an answer that was not delivered, and after a crash reading on from the file's
 offset gives the same. A loss of power may cost the last transactions; what they held is read again
 from the log.
-
-What is read of the state file stays in memory; what changes is kept, with the offset after which it
-is so, until it may be written: only what is delivered is. So a file never knows of an answer that
-nobody got, and what follows a crash comes to the same by reading on from the file's offset.
 """
 
 import logging

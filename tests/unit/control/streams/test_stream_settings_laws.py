@@ -16,7 +16,7 @@ from headrace.streaming.settings import (
     StreamSettings,
     check_settings,
 )
-from headrace.streaming.windows.settings import MOST_PANES
+from headrace.streaming.windows.panes import MOST_PANES
 
 TOPICS = ["in", "out", "pay-dead-letters", "more"]
 NUMBERS = st.sampled_from([-1.0, 0.0, 1e-6, 0.3, 0.5, 1, 2, 60, 3600, 1e300, float("nan")])

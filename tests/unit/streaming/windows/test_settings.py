@@ -16,7 +16,7 @@ from headrace.core.spec_stream_parts import (
 )
 from headrace.streaming.codecs import make_codec
 from headrace.streaming.settings import StreamSettings, check_settings
-from headrace.streaming.windows.settings import window_mistakes
+from headrace.streaming.windows.panes import window_mistakes
 from headrace.streaming.windows.state_file import state_folder
 from tests.unit.streaming.parts import scorer, signature, spec
 
