@@ -2,8 +2,6 @@
 
 A value that became true later than the row is invisible, and one older than its view's time to
 live too: training sees what serving would have seen.
-
-A value that became true later than the row is invisible.
 """
 
 from collections.abc import Mapping, Sequence

@@ -10,7 +10,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -255,7 +255,6 @@ def _code(error: sqlite3.DatabaseError) -> int:
 
 
 @lru_cache(maxsize=256)
-@cache
 def _read_statement(keys: int, views: int) -> str:
     places = f"key IN ({_marks(keys)}) AND view IN ({_marks(views)})"
     return f"SELECT key, view, record FROM records WHERE {places}"  # noqa: S608  # marks only

@@ -231,7 +231,6 @@ def _columns_of_source(view: Document, taken: dict[str, str], place: str) -> Ite
         message = "is no path; only files of this machine are read, so mount or copy it"
         yield SpecMistake(place=f"{place}.source.path", message=message)
     yield from _repeated_names(source.get("field_mapping"), f"{place}.source.field_mapping")
-    yield from _repeated_names(source.get("field_mapping"), f"{place}.source.field_mapping")
     columns = [
         ("source.timestamp_field", source.get("timestamp_field", EVENT_TIMESTAMP), "the time"),
         ("source.created_timestamp_column", source.get("created_timestamp_column"), "the creation"),

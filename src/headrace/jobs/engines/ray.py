@@ -6,10 +6,6 @@ checkpoints need a key that is unique. Our shards bring whole files, a manifest 
 The cluster's address is checked before Ray's library connects, which tries for minutes and whose
 error seldom names the reason. A connection and one gRPC call tell within seconds whether a head
 listens there and whether it asks for a token.
-
-A cluster's head answers by gRPC (the service is in Ray's `gcs_service.proto`), and so does its port
-for clients. Any answer will do, that it knows no such method too; what asks for a token is told
-apart.
 """
 
 import os

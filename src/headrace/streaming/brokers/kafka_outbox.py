@@ -10,17 +10,13 @@ Exactly once: answers and offsets go in one transaction. Each member has its own
 so a member that returns under its name ends what it left open and fences off its successor
 (KIP-98); the group's generation, sent with the offsets, fences off a member that lost its
 partitions (KIP-447).
-
-Each member has a transactional id of its own, so that who comes back by that name ends what was
-left open, and fences off whom it replaces (KIP-98); the group's generation, which goes along with
-the offsets, fences off who lost its places (KIP-447).
 """
 
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Final, Protocol
+from typing import Final
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
@@ -49,35 +45,6 @@ _STEP_S: Final = 0.005
 _LATE_S: Final = 5.0
 _HANDOVER_S: Final = 10.0
 _MOVED: Final = frozenset({KafkaError.ILLEGAL_GENERATION, KafkaError.UNKNOWN_MEMBER_ID})
-
-
-class Writer(Protocol):
-    """What a session writes with."""
-
-    @property
-    def trouble(self) -> str:
-        """Why what was delivered is not safe yet, for people; empty if that is nothing unusual."""
-
-    def begin_at(self, starts: Mapping[Place, int]) -> None:
-        """Keep where a new group begins, so that it begins nowhere else after a crash."""
-
-    def deliver(self, records: Sequence[NewRecord], done: Mapping[Place, int]) -> None:
-        """As `Session.deliver`."""
-
-    def serve(self) -> None:
-        """Go on with what was delivered, without waiting; raises if that cannot be."""
-
-    def flush(self, timeout_s: float, serve_consumer: Callable[[], None] | None) -> bool:
-        """As `Session.flush`; `serve_consumer` is None while the consumer itself called."""
-
-    def forget(self, places: Sequence[Place]) -> None:
-        """These are no longer ours: nothing of them is kept."""
-
-    def committed(self, error: KafkaError | None, partitions: Sequence[TopicPartition]) -> None:
-        """Hears of offsets that were kept or not."""
-
-    def close(self) -> None:
-        """Let go."""
 
 
 class _Batch:
@@ -111,7 +78,7 @@ class _Report:
 
 
 class Outbox:
-    """See `Writer`."""
+    """Writes at least once: offsets are kept after the records are safe."""
 
     def __init__(
         self,
@@ -139,7 +106,7 @@ class Outbox:
 
     @property
     def trouble(self) -> str:
-        """Since when nothing has become safe."""
+        """Why what was delivered is not safe yet, for people; empty if that is nothing unusual."""
         if not (self._batches or self._committing):
             return ""
         late_s = self._clock.monotonic() - self._moved_at
@@ -149,7 +116,7 @@ class Outbox:
         return f"Kafka at {self._address} has not confirmed any {what} for {late_s:.0f} s"
 
     def begin_at(self, starts: Mapping[Place, int]) -> None:
-        """By the next commit."""
+        """Keep where a new group begins, so that it begins nowhere else after a crash."""
         self._safe.update(starts)
 
     def deliver(self, records: Sequence[NewRecord], done: Mapping[Place, int]) -> None:
@@ -172,7 +139,7 @@ class Outbox:
             self._commit()
 
     def flush(self, timeout_s: float, serve_consumer: Callable[[], None] | None) -> bool:
-        """Wait until all is safe and kept."""
+        """As `Session.flush`; `serve_consumer` is None while the consumer itself called."""
         until = self._clock.monotonic() + timeout_s
         self._put()
         if serve_consumer is None:
@@ -289,7 +256,7 @@ _PAUSE_S: Final = 0.05
 
 
 class Transactions:
-    """See `Writer`. Each `deliver` is a transaction.
+    """Writes exactly once: each `deliver` is a transaction. Methods are those of `Outbox`.
 
     Raises:
         HeadraceError: The cluster gives no transactions.
@@ -359,7 +326,7 @@ class Transactions:
         timeout_s: float,  # noqa: ARG002  # what was delivered is safe
         serve_consumer: Callable[[], None] | None,  # noqa: ARG002  # as above
     ) -> bool:
-        """True; see `Writer`."""
+        """True."""
         return True
 
     def forget(self, places: Sequence[Place]) -> None:
@@ -399,3 +366,7 @@ class Transactions:
         if self._failed is not None and not error.fatal():
             return self._writing.failed(self._failed[0], None, self._failed[1])
         return failure(error, doing=doing, address=self._address)
+
+
+Writer = Outbox | Transactions
+"""What a session writes with."""

@@ -3,8 +3,6 @@
 WAL: readers and one writer do not block each other, also from several processes. The file is not
 mapped into memory: a mapped file that another process truncates ends the process that reads it.
 A datagram to a socket in the folder only ends a wait early. A disk without sockets is polled.
-
-It only ends a wait early. Who hears nothing, as on a disk that has no sockets, looks now and then.
 """
 
 import os
