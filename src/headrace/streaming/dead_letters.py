@@ -142,6 +142,13 @@ class Choice:
         return letter.topic in self.partitions and self.code in {"", letter.code}
 
 
+class Redriven(NamedTuple):
+    """What was done: letters put back, and those that are kept for another time."""
+
+    redriven: int
+    kept: int
+
+
 @dataclass(slots=True, kw_only=True)
 class Step:
     """What to write, and how far that deals with the letters. `redriven` and `kept` are counts."""
@@ -169,12 +176,28 @@ def deal_with(
         if choice.limit is not None and redriven + step.redriven >= choice.limit:
             break
         letter = letter_of(record)
+        topic, partition, headers = record.place.topic, letter.partition, record.headers
+        name = f"{topic}/{record.place.partition}/{record.offset}"
         if choice.takes(letter):
-            step.records.append(_back(letter, choice.partitions[letter.topic]))
+            # As it was, for the partition that it came from while there is such a one.
+            topic, name = letter.topic, f"{letter.stream}/redriven/{name}"
+            is_there = partition is not None and 0 <= partition < choice.partitions[topic]
+            partition = partition if is_there else None
+            headers = tuple(header for header in headers if header[0] not in _KEPT)
             step.redriven += 1
         else:
-            step.records.append(_again(record))
+            partition, name = record.place.partition, f"kept/{name}"
             step.kept += 1
+        step.records.append(
+            NewRecord(
+                topic=topic,
+                key=record.key,
+                value=record.value,
+                headers=headers,
+                partition=partition,
+                id=name,
+            )
+        )
         step.done[record.place] = record.offset + 1
     return step
 
@@ -199,35 +222,6 @@ def check_code(code: str, known: Iterable[str]) -> str:
     return wanted
 
 
-def _back(letter: Letter, partitions: int) -> NewRecord:
-    """The record as it was, for the partition that it came from while there is such a one."""
-    record, partition = letter.record, letter.partition
-    is_there = partition is not None and 0 <= partition < partitions
-    return NewRecord(
-        topic=letter.topic,
-        key=record.key,
-        value=record.value,
-        headers=tuple(header for header in record.headers if header[0] not in _KEPT),
-        partition=partition if is_there else None,
-        id=f"{letter.stream}/redriven/{_place(record)}",
-    )
-
-
-def _again(record: Record) -> NewRecord:
-    return NewRecord(
-        topic=record.place.topic,
-        key=record.key,
-        value=record.value,
-        headers=record.headers,
-        partition=record.place.partition,
-        id=f"kept/{_place(record)}",
-    )
-
-
-def _place(record: Record) -> str:
-    return f"{record.place.topic}/{record.place.partition}/{record.offset}"
-
-
 def _number(text: str | None) -> int | None:
     return int(text) if text is not None and text.isascii() and text[:18].isdigit() else None
 
@@ -237,13 +231,6 @@ def _seconds(text: str | None) -> float | None:
         return None if text is None else float(text)
     except ValueError:
         return None
-
-
-class Redriven(NamedTuple):
-    """What was done: letters put back, and those that are kept for another time."""
-
-    redriven: int
-    kept: int
 
 
 def read_letters(broker: Broker, *, stream: str, topic: str, most: int) -> list[Letter]:

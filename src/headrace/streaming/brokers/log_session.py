@@ -16,7 +16,6 @@ from headrace.core.clock import Clock
 from headrace.streaming.broker import Membership, Rebalanced
 from headrace.streaming.brokers import log_group as groups
 from headrace.streaming.brokers.log_file import LogFile, LogFullError
-from headrace.streaming.brokers.log_group import position
 from headrace.streaming.brokers.log_records import (
     MAX_READ_BYTES,
     Catalogue,
@@ -32,77 +31,6 @@ from headrace.streaming.records import Lag, NewRecord, Place, Record
 _LOGGER: Final = logging.getLogger(__name__)
 
 
-class LogReader:
-    """Positions of a member of `group`; reads places in turn, so that none starves."""
-
-    def __init__(self, group: str) -> None:
-        self.is_closed = False
-        self._group = group
-        self._ids: dict[Place, int] = {}
-        self._next: dict[Place, int] = {}
-        self._paused: set[Place] = set()
-        self._turn = 0
-
-    @property
-    def held(self) -> Mapping[Place, int]:
-        """The places that it has, with their ids."""
-        return self._ids
-
-    def starts(self, db: sqlite3.Connection, places: Mapping[Place, int]) -> Mapping[Place, int]:
-        """Where the group is at each of these places (and their ids)."""
-        found = {}
-        for place, place_id in places.items():
-            first, _ = ends(db, place_id)
-            at = position(db, self._group, place_id) or 0
-            if at < first:
-                _LOGGER.warning(
-                    "%s/%d: records %d to %d were forgotten before group '%s' read them; keep "
-                    "more (retention_s, retention_bytes) or read faster",
-                    *(place.topic, place.partition, at, first - 1, self._group),
-                )
-            found[place] = max(at, first)
-        return found
-
-    def add(self, places: Mapping[Place, int], starts: Mapping[Place, int]) -> None:
-        """Read these too (with their ids), from there on."""
-        self._ids.update(places)
-        self._next.update(starts)
-
-    def drop(self, places: Sequence[Place]) -> None:
-        """Read these no more."""
-        for place in places:
-            self._ids.pop(place, None)
-            self._next.pop(place, None)
-            self._paused.discard(place)
-
-    def pause(self, places: Sequence[Place]) -> None:
-        """Hand out nothing of these."""
-        self._paused.update(places)
-
-    def resume(self, places: Sequence[Place]) -> None:
-        """The contrary."""
-        self._paused.difference_update(places)
-
-    def take(self, db: sqlite3.Connection, most: int) -> tuple[list[Record], bool]:
-        """What comes next, and whether there may be more."""
-        places = [place for place in self._ids if place not in self._paused]
-        self._turn += 1
-        found: list[Record] = []
-        size = 0
-        for number in range(len(places)):
-            place = places[(self._turn + number) % len(places)]
-            some = read(
-                db, place, self._ids[place], offset=self._next[place], most=most - len(found)
-            )
-            if some:
-                self._next[place] = some[-1].offset + 1
-                found += some
-                size += sum(len(record.value or b"") for record in some)
-            if len(found) >= most or size >= MAX_READ_BYTES:
-                return found, True
-        return found, False
-
-
 _FIRST_PAUSE_S: Final = 0.0005
 _DEAF_PAUSE_S: Final = 0.005
 _LONGEST_PAUSE_S: Final = 0.05  # of who is rung; against what nobody rings for
@@ -113,6 +41,8 @@ _AWAY_PAUSE_S: Final = 0.1
 
 class LogSession:
     """See `Session`. Both deliveries are one transaction of outputs and offsets.
+
+    Places are read in turn, so that none starves.
 
     Args:
         file: Its own connection; it closes it.
@@ -126,7 +56,12 @@ class LogSession:
         self._listener = listener
         self._clock = clock
         self._topics = Catalogue()
-        self._reader = LogReader(membership.group)
+        self._ids: dict[Place, int] = {}
+        """The places that it has, with their ids in the file."""
+        self._next: dict[Place, int] = {}
+        self._paused: set[Place] = set()
+        self._turn = 0
+        self._is_closed = False
         self._woken = threading.Event()
         self._trouble = ""
         self._ended: HeadraceError | None = None
@@ -165,11 +100,11 @@ class LogSession:
 
     def pause(self, places: Sequence[Place]) -> None:
         """Hand out nothing of these; see `Session`."""
-        self._reader.pause(places)
+        self._paused.update(places)
 
     def resume(self, places: Sequence[Place]) -> None:
         """Hand them out again; see `Session`."""
-        self._reader.resume(places)
+        self._paused.difference_update(places)
         self._may_have_more = True
 
     def deliver(self, records: Sequence[NewRecord], done: Mapping[Place, int]) -> None:
@@ -205,7 +140,7 @@ class LogSession:
         now_s = self._clock.now()
         found: dict[Place, Lag] = {}
         with self._file.reading("look at") as db:
-            for place, place_id in self._reader.held.items():
+            for place, place_id in self._ids.items():
                 first, following = ends(db, place_id)
                 at = max(groups.position(db, self._membership.group, place_id) or 0, first)
                 oldest_s = time_of(db, place_id, at)
@@ -220,9 +155,9 @@ class LogSession:
 
     def close(self) -> None:
         """Leave the group; see `Session`. Twice is once."""
-        if self._reader.is_closed:
+        if self._is_closed:
             return
-        self._reader.is_closed = True
+        self._is_closed = True
         self._ended = FailedPreconditionError("this session is closed; join again")
         try:
             with self._file.writing("leave a group of") as db:
@@ -245,8 +180,27 @@ class LogSession:
         if not self._may_have_more or most <= 0:
             return []
         with self._file.reading("read") as db:
-            found, self._may_have_more = self._reader.take(db, most)
+            found, self._may_have_more = self._take(db, most)
         return found
+
+    def _take(self, db: sqlite3.Connection, most: int) -> tuple[list[Record], bool]:
+        """What comes next, and whether there may be more."""
+        places = [place for place in self._ids if place not in self._paused]
+        self._turn += 1
+        found: list[Record] = []
+        size = 0
+        for number in range(len(places)):
+            place = places[(self._turn + number) % len(places)]
+            some = read(
+                db, place, self._ids[place], offset=self._next[place], most=most - len(found)
+            )
+            if some:
+                self._next[place] = some[-1].offset + 1
+                found += some
+                size += sum(len(record.value or b"") for record in some)
+            if len(found) >= most or size >= MAX_READ_BYTES:
+                return found, True
+        return found, False
 
     def _regroup(self) -> None:
         is_due = self._clock.monotonic() >= self._look_at
@@ -255,7 +209,7 @@ class LogSession:
                 if groups.generation(db, self._membership.group) == self._generation:
                     return
         now_s = self._clock.now()
-        held = {id_: place for place, id_ in self._reader.held.items()}
+        held = {id_: place for place, id_ in self._ids.items()}
         try:
             with self._file.writing("look at") as db:
                 moves = groups.look(
@@ -278,12 +232,12 @@ class LogSession:
         self._look_at = self._clock.monotonic() + beat_s
         if moves.lost:
             places = [held[id_] for id_ in moves.lost]
-            self._reader.drop(places)
+            self._drop(places)
             self._listener.lost(places)
         if moves.surplus:
             places = [held[id_] for id_ in moves.surplus]
             self._listener.losing(places)
-            self._reader.drop(places)
+            self._drop(places)
             with self._file.writing("give away a part of") as db:
                 groups.give_away(db, self._membership.group, self._epoch, moves.surplus)
         if moves.gained:
@@ -298,10 +252,29 @@ class LogSession:
                 for number, id_ in enumerate(topic.places)
             }
             places = {all_places[id_]: id_ for id_ in sorted(ids)}
-            starts = self._reader.starts(db, places)
+            starts = {place: self._start(db, place, id_) for place, id_ in places.items()}
         own = self._listener.gained(list(places)) or {}
         strange = set(own) - set(places)
         if strange:
             raise InvalidArgumentError(f"{min(strange)} was not gained, and has an offset to read")
-        self._reader.add(places, {**starts, **own})
+        self._ids.update(places)
+        self._next.update({**starts, **own})
         self._may_have_more = True
+
+    def _start(self, db: sqlite3.Connection, place: Place, place_id: int) -> int:
+        """Where the group is at a place."""
+        first, _ = ends(db, place_id)
+        at = groups.position(db, self._membership.group, place_id) or 0
+        if at < first:
+            _LOGGER.warning(
+                "%s/%d: records %d to %d were forgotten before group '%s' read them; keep "
+                "more (retention_s, retention_bytes) or read faster",
+                *(place.topic, place.partition, at, first - 1, self._membership.group),
+            )
+        return max(at, first)
+
+    def _drop(self, places: Sequence[Place]) -> None:
+        for place in places:
+            self._ids.pop(place, None)
+            self._next.pop(place, None)
+            self._paused.discard(place)
