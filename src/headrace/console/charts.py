@@ -263,7 +263,10 @@ def interval_of(metric: MetricStatus) -> Interval | None:
         return None
     ruler = Ruler(unit=metric.unit)
     margin = ruler.tolerated(metric.margin)
-    scale = _interval_scale([metric.low, metric.high, metric.effect, ruler.neutral, margin])
+    values = (metric.low, metric.high, metric.effect, ruler.neutral, margin)
+    known = [value for value in values if value is not None]
+    room = (max(known) - min(known)) * _ROOM or 1.0
+    scale = Scale(low=min(known) - room, high=max(known) + room, start=_EDGE, end=WIDTH - _EDGE)
     place = scale.place
     worse = None
     if margin is not None:
@@ -286,14 +289,6 @@ def interval_of(metric: MetricStatus) -> Interval | None:
             Tick(place(mark), ruler.mark(mark)) for mark in marks_between(scale.low, scale.high)
         ),
     )
-
-
-def _interval_scale(values: Sequence[float | None]) -> Scale:
-    """A scale that holds all values, with a little room at both ends."""
-    known = [value for value in values if value is not None]
-    least, most = min(known), max(known)
-    room = (most - least) * _ROOM or 1.0
-    return Scale(low=least - room, high=most + room, start=_EDGE, end=WIDTH - _EDGE)
 
 
 def _interval_summary(metric: MetricStatus) -> str:
@@ -364,6 +359,8 @@ def _chart(
     y = _far(scale).place
     title = f"{plain_text(sequence.metric)} over time"
     newest = points[-1]
+    margin = _margin(points, margins, x, y)
+    worst = SEQUENCE_HEIGHT - _BOTTOM if ruler.is_less_worse else _SEQUENCE_TOP
 
     def line(value: Callable[[IntervalPoint], float | None]) -> str:
         known = [(x(p.at), None if (v := value(p)) is None else y(v)) for p in points]
@@ -384,8 +381,8 @@ def _chart(
         effect=line(lambda point: point.effect),
         now=None if newest.effect is None else (x(newest.at), y(newest.effect)),
         neutral=y(ruler.neutral),
-        margin=_path(_margin(points, margins, x, y)),
-        worse=_worse(_margin(points, margins, x, y), is_below=ruler.is_less_worse),
+        margin=_path(margin),
+        worse=f"{_path(margin)}V{worst}H{_LEFT}Z" if margin else "",
         rows=_sequence_rows(sequence),
     )
 
@@ -459,11 +456,6 @@ def _margin(
         return []
     places = [(x(point.at), y(margin)) for point, margin in zip(points, margins, strict=True)]
     return [(_LEFT, places[0][1]), *places, (WIDTH - _RIGHT, places[-1][1])]
-
-
-def _worse(margin: Sequence[Place], *, is_below: bool) -> str:
-    edge = SEQUENCE_HEIGHT - _BOTTOM if is_below else _SEQUENCE_TOP
-    return f"{_path(margin)}V{edge}H{_LEFT}Z" if margin else ""
 
 
 def _runs(places: Sequence[tuple[float, float | None]]) -> list[list[Place]]:

@@ -12,7 +12,6 @@ from headrace.control.agents.roster import GatewayState, Standing
 from headrace.control.reconcile.status import EndpointStatus, GatewayStatus, RevisionStatus, Status
 
 MOST: Final = 20
-_MOST_TEXT: Final = 100
 _MOST_REPLICAS: Final = 8
 _MOST_GATEWAYS: Final = 6
 _WIDTH: Final = 176
@@ -62,9 +61,8 @@ class Diagram:
 
 async def diagram(question: Question) -> View:
     """The page of the picture."""
-    search = question.query.get("search", "").strip()[:_MOST_TEXT]
     status = await question.visitor.get("/api/v1/status", Status)
-    found = [one for one in status.endpoints if search.lower() in one.name.lower()]
+    found = [one for one in status.endpoints if question.finds(one.name)]
     return View(
         template="diagram.html",
         title="Diagram",
@@ -75,7 +73,7 @@ async def diagram(question: Question) -> View:
             "status": status,
             "endpoints": found[:MOST],
             "total": len(found),
-            "search": search,
+            "search": question.search,
         },
     )
 

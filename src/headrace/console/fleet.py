@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from headrace.console.view import (
-    MOST_PAGES,
-    MOST_TEXT,
     Question,
     RefusedError,
     View,
@@ -28,7 +26,7 @@ from headrace.control.api.jobs import JobList, RunList
 from headrace.control.api.streams import StreamList
 from headrace.control.auth.audit_log import Entry
 from headrace.control.auth.roles import Role
-from headrace.control.jobs.status import JobRunView, JobView
+from headrace.control.jobs.status import JobView
 from headrace.control.reconcile.status import Status
 from headrace.control.streams.status import StreamView
 from headrace.observe.row_checks import report_of
@@ -51,14 +49,12 @@ _NOT_FOUND: Final = 404
 
 async def jobs(question: Question) -> View:
     """All jobs, those in trouble first."""
-    search = question.query.get("search", "").strip()[:MOST_TEXT]
-    page = question.number("page", least=1, most=MOST_PAGES, usual=1)
     found = await question.visitor.get("/api/v1/jobs", JobList)
     ordered = sorted(
-        (one for one in found.jobs if search.lower() in one.name.lower()),
+        (one for one in found.jobs if question.finds(one.name)),
         key=lambda one: (not is_troubled(one), one.name),
     )
-    rows, pages = cut(ordered, page=page, size=_SIZE)
+    rows, pages = cut(ordered, page=question.page, size=_SIZE)
     return View(
         template="jobs.html",
         title="Jobs",
@@ -67,7 +63,7 @@ async def jobs(question: Question) -> View:
         values={
             "rows": rows,
             "pages": pages,
-            "search": search,
+            "search": question.search,
             "problem": found.problem,
             "troubled": [one for one in found.jobs if is_troubled(one)],
             "is_empty": not found.jobs,
@@ -87,11 +83,16 @@ async def job(question: Question) -> View:
     runs = await question.visitor.find(f"/api/v1/jobs/{name}/runs", RunList, asked)
     if runs is None:
         raise RefusedError.of(_NOT_FOUND, f"there is no job {name!r}")
+    said = f"Job {name} never ran."
+    if known is not None and known.is_late:
+        said = f"Job {name} is late."
+    elif runs.runs:
+        said = f"The last run of job {name} is {runs.runs[0].state}."
     return View(
         template="job.html",
         title=f"Job {name}",
         section="jobs",
-        say=_run_said(name, known, runs.runs),
+        say=said,
         values={
             "name": name,
             "job": known,
@@ -132,12 +133,6 @@ def said_of(found: Sequence[JobView]) -> str:
     return f"{named[:500]}." if named else "All jobs are well."
 
 
-def _run_said(name: str, known: JobView | None, runs: Sequence[JobRunView]) -> str:
-    if known is not None and known.is_late:
-        return f"Job {name} is late."
-    return f"The last run of job {name} is {runs[0].state}." if runs else f"Job {name} never ran."
-
-
 SORTS: Final = {
     "name": "name",
     "state": "state, the worst first",
@@ -159,10 +154,8 @@ class Beside:
 
 async def fleet(question: Question) -> View:
     """The start page."""
-    search = question.query.get("search", "").strip()[:MOST_TEXT]
     sort = question.word("sort", *SORTS)
-    page = question.number("page", least=1, most=MOST_PAGES, usual=1)
-    asked: Params = {"search": search, "sort": sort, "page": page, "size": _SIZE}
+    asked: Params = {"search": question.search, "sort": sort, "page": question.page, "size": _SIZE}
     found = await question.visitor.get("/api/v1/overview", Overview, asked)
     alerts = await question.visitor.find("/api/v1/alerts", AlertList)
     firing = [a for a in (alerts.alerts if alerts else ()) if a.state == "firing"]
@@ -175,15 +168,17 @@ async def fleet(question: Question) -> View:
         say=_said(found, troubled, len(firing)),
         values={
             "rows": found.endpoints,
-            "search": search,
+            "search": question.search,
             "sort": sort,
             "sorts": SORTS,
-            "pages": pages_of(found.total, page=page, size=_SIZE, shown=len(found.endpoints)),
+            "pages": pages_of(
+                found.total, page=question.page, size=_SIZE, shown=len(found.endpoints)
+            ),
             "firing": firing,
             "troubled": troubled,
             "streams": beside_of(len(streams), [one for one in streams if not one.is_well]),
             "jobs": beside_of(len(jobs), [one for one in jobs if is_troubled(one)]),
-            "is_empty": found.total == 0 and not search and not streams and not jobs,
+            "is_empty": found.total == 0 and not question.search and not streams and not jobs,
         },
     )
 
@@ -217,7 +212,6 @@ def _said(found: Overview, troubled: list[OverviewRow], firing: int) -> str:
     return (f"{names}." if names else "All endpoints shown are well.") + alerts
 
 
-_MOST_TEXT: Final = 100
 _MOST_LISTED: Final = 200
 
 
@@ -229,10 +223,9 @@ class KnownVersion(ModelVersion, frozen=True, kw_only=True):
 
 async def models(question: Question) -> View:
     """All models."""
-    search = question.query.get("search", "").strip()[:_MOST_TEXT]
     found = await question.visitor.get("/api/v1/models", VersionList)
     uses = await _uses(question)
-    lines = [line for line in lines_of(found, uses) if search.lower() in line.name.lower()]
+    lines = [line for line in lines_of(found, uses) if question.finds(line.name)]
     return View(
         template="models.html",
         title="Models",
@@ -240,7 +233,7 @@ async def models(question: Question) -> View:
         values={
             "lines": lines[:_MOST_LISTED],
             "total": len(lines),
-            "search": search,
+            "search": question.search,
             "problems": found.problems,
             "now": question.now,
         },

@@ -6,8 +6,6 @@ from typing import Final
 
 from headrace.console.charts import Chart, Line, line_chart
 from headrace.console.view import (
-    MOST_PAGES,
-    MOST_TEXT,
     Params,
     Question,
     RefusedError,
@@ -44,14 +42,12 @@ _NOT_FOUND: Final = 404
 
 async def streams(question: Question) -> View:
     """All streams, those in trouble first."""
-    search = question.query.get("search", "").strip()[:MOST_TEXT]
-    page = question.number("page", least=1, most=MOST_PAGES, usual=1)
     found = (await question.visitor.get("/api/v1/streams", StreamList)).streams
     ordered = sorted(
-        (one for one in found if search.lower() in one.name.lower()),
+        (one for one in found if question.finds(one.name)),
         key=lambda one: (one.is_well, one.name),
     )
-    rows, pages = cut(ordered, page=page, size=_SIZE)
+    rows, pages = cut(ordered, page=question.page, size=_SIZE)
     troubled = [one for one in found if not one.is_well]
     return View(
         template="streams.html",
@@ -61,7 +57,7 @@ async def streams(question: Question) -> View:
         values={
             "rows": rows,
             "pages": pages,
-            "search": search,
+            "search": question.search,
             "troubled": troubled,
             "is_empty": not found,
             "looks": LOOKS,

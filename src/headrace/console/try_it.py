@@ -269,8 +269,5 @@ def python_of(gateway: Gateway, name: str, fields: list[Field], *, needs_key: bo
 
 
 def _dtype(datatype: str) -> str:
-    if datatype == "BYTES":
-        return "object"
-    if datatype == "BOOL":
-        return "bool"
-    return "np." + datatype.lower().replace("fp", "float")
+    plain = {"BYTES": "object", "BOOL": "bool"}
+    return plain.get(datatype, "np." + datatype.lower().replace("fp", "float"))

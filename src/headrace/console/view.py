@@ -108,7 +108,11 @@ class Visitor:
         document: Mapping[str, object] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> httpx.Response:
-        app = self.api if self.is_there else _unattended(self.api)
+        async def unattended(scope: Scope, receive: Receive, send: Send) -> None:
+            scope[UNATTENDED] = True
+            await self.api(scope, receive, send)
+
+        app = self.api if self.is_there else unattended
         transport = httpx.ASGITransport(
             app=app,
             client=(self.address, 0),
@@ -141,14 +145,6 @@ def may_see_system(caller: Caller) -> bool:
     return caller.may(Role.VIEWER)
 
 
-def _unattended(app: App) -> App:
-    async def call(scope: Scope, receive: Receive, send: Send) -> None:
-        scope[UNATTENDED] = True
-        await app(scope, receive, send)
-
-    return call
-
-
 def _problem(answer: httpx.Response) -> Problem:
     try:
         return msgspec.json.decode(answer.content, type=Problem)
@@ -179,6 +175,20 @@ class Question:
     query: Mapping[str, str]
     now: float
     gateway: Gateway
+
+    @property
+    def search(self) -> str:
+        """What names have to hold; empty for any."""
+        return self.query.get("search", "").strip()[:MOST_TEXT]
+
+    @property
+    def page(self) -> int:
+        """The page of a long list, from 1 on."""
+        return self.number("page", least=1, most=MOST_PAGES, usual=1)
+
+    def finds(self, name: str) -> bool:
+        """Whether a name is searched for."""
+        return self.search.lower() in name.lower()
 
     def word(self, name: str, *allowed: str) -> str:
         """What the query says of `name` if that is allowed, else the first that is."""

@@ -21,6 +21,7 @@ from headrace.control.agents.messages import (
     Told,
     UpstreamState,
 )
+from headrace.control.app.journal import wait_for
 from headrace.control.gateway.activator import Activator, HoldLimits
 from headrace.control.gateway.keeper import GatewayKeeper
 from headrace.core import Clock, HeadraceError
@@ -240,11 +241,7 @@ class GatewayAgent:
     async def _report(self) -> None:
         failures = 0
         while True:
-            try:
-                async with asyncio.timeout(_REPORT_S):
-                    await self._poked.wait()
-            except TimeoutError:
-                pass
+            await wait_for(self._poked, _REPORT_S)
             self._poked.clear()
             self.holding.release()
             try:

@@ -102,18 +102,15 @@ class ArtifactStore:
         return len(old), freed
 
 
-def _entries(directory: Path) -> Iterator[os.stat_result]:
-    yield directory.lstat()
-    for parent, directories, files in os.walk(directory):
-        for name in (*directories, *files):
-            yield Path(parent, name).lstat()
-
-
 def _newest(directory: Path) -> float:
     try:
-        return max(entry.st_mtime for entry in _entries(directory))
+        newest = directory.lstat().st_mtime
+        for parent, directories, files in os.walk(directory):
+            for name in (*directories, *files):
+                newest = max(newest, Path(parent, name).lstat().st_mtime)
     except FileNotFoundError:  # its push just ended
         return float("inf")
+    return newest
 
 
 def _size_bytes(directory: Path) -> int:
@@ -184,10 +181,7 @@ def storage_errors(what: str, home: Path) -> Iterator[None]:
         if error.filename is not None:
             msg += f" ({error.filename})"
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            msg += f"; {_free_bytes(home)} bytes are free, `headrace models gc` may free more"
+            directory = next(d for d in (home, *home.absolute().parents) if d.is_dir())
+            free = shutil.disk_usage(directory).free
+            msg += f"; {free} bytes are free, `headrace models gc` may free more"
         raise FailedPreconditionError(msg) from error
-
-
-def _free_bytes(home: Path) -> int:
-    directory = next(d for d in (home, *home.absolute().parents) if d.is_dir())
-    return shutil.disk_usage(directory).free

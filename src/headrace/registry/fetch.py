@@ -80,8 +80,20 @@ def fetch_model(
         with _alone_in(output):
             is_new = not path.exists() or bool(differences(path, manifest.files))
             if is_new:
-                _check_space(output, manifest)
-                with _deadline(shared, deadline, monotonic), _staging(output) as staging:
+                free = shutil.disk_usage(output).free
+                if free < manifest.size_bytes:
+                    message = (
+                        f"{manifest.filename} has {manifest.size_bytes} bytes, and {free} are free "
+                        f"in {output}"
+                    )
+                    raise FailedPreconditionError(message)
+                with (
+                    _deadline(shared, deadline, monotonic),
+                    tempfile.TemporaryDirectory(
+                        dir=output, prefix=_STAGING, ignore_cleanup_errors=True
+                    ) as folder,
+                ):
+                    staging = Path(folder)
                     staged = staging / manifest.filename
                     shared.fetch(manifest, staged)
                     check_content(staged, manifest.files, manifest.digest, where=shared.where)
@@ -125,15 +137,6 @@ def _manifest(shared: SharedStore, reference: str) -> Manifest:
     return shared.content.manifest(found.digest)
 
 
-def _check_space(output: Path, manifest: Manifest) -> None:
-    free = shutil.disk_usage(output).free
-    if free < manifest.size_bytes:
-        message = (
-            f"{manifest.filename} has {manifest.size_bytes} bytes, and {free} are free in {output}"
-        )
-        raise FailedPreconditionError(message)
-
-
 @contextmanager
 def _alone_in(output: Path) -> Iterator[None]:
     """Keep other fetches out, and take away what one that was killed left."""
@@ -142,14 +145,6 @@ def _alone_in(output: Path) -> Iterator[None]:
         for left in output.glob(f"{_STAGING}*"):
             shutil.rmtree(left, ignore_errors=True)
         yield
-
-
-@contextmanager
-def _staging(output: Path) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(
-        dir=output, prefix=_STAGING, ignore_cleanup_errors=True
-    ) as name:
-        yield Path(name)
 
 
 @contextmanager

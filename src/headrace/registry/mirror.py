@@ -169,7 +169,9 @@ class Mirror:
                 for version in new:
                     self._index.write(version)
         if here - there:
-            self._drop(name, here - there)
+            with self._locked():
+                for number in (here - there) & set(self._index.numbers(name)):
+                    self._index.forget(name, number)
         for number, etag in listed.signatures.items():
             if number in there and self._signed.get((name, number)) != etag:
                 try:
@@ -177,11 +179,6 @@ class Mirror:
                 except ArtifactCorruptError as error:
                     problems.append(error)  # of this version only: others are copied
         return problems
-
-    def _drop(self, name: str, numbers: set[int]) -> None:
-        with self._locked():
-            for number in numbers & set(self._index.numbers(name)):
-                self._index.forget(name, number)
 
     def _copy_signatures(self, name: str, number: int) -> None:
         kept, etag = self.shared.index.signatures(name, number)

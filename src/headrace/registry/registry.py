@@ -502,18 +502,15 @@ class Registry:
         """The newest version with this content, if its artifact is still whole."""
         found, _ = self._read_all(name)
         for version in reversed(found):
+            path = self._artifacts.path(version.digest) / version.filename
             if (
                 version.digest == digest
                 and runtime in ("", version.runtime)
                 and dict(version.labels) == dict(labels)
-                and self._is_whole(version)
+                and not differences(path, version.files)
             ):
                 return version
         return None
-
-    def _is_whole(self, version: ModelVersion) -> bool:
-        path = self._artifacts.path(version.digest) / version.filename
-        return not differences(path, version.files)
 
     def _publish(self, staged: Path, draft: ModelVersion) -> ModelVersion:
         """Make the staged version visible, unless somebody else was first with the same."""

@@ -118,10 +118,6 @@ class SharedIndex:
             raise ArtifactCorruptError(f"{where} is damaged: {error}") from error
         return version
 
-    def is_removed(self, name: str, number: int | str) -> bool:
-        """Whether somebody has taken the version away."""
-        return self._bucket.find(_key(name, number, _REMOVED)) is not None
-
     def create(self, version: ModelVersion) -> bool:
         """Publish a version; false if its number is somebody else's."""
         key = _key(version.name, version.version, _LIVE)
@@ -205,7 +201,7 @@ class SharedStore:
         self.where = bucket.where
         self.content = SharedContent(bucket)
         self.index = SharedIndex(bucket)
-        self.tell: Transfer = tell or _quiet
+        self.tell: Transfer = tell or (lambda _what, _done, _total: None)
         self._bucket = bucket
         self._clock = clock or SystemClock()
         self._keeps_conditions = False
@@ -331,10 +327,6 @@ def _other(etag: str) -> str:
     """An etag that no object has, in the form of `etag`."""
     quoted = etag.startswith('"')
     return '"00000000000000000000000000000000"' if quoted else "0-0-0"
-
-
-def _quiet(_: str, __: int, ___: int) -> None:
-    """Nobody watches."""
 
 
 PREFIX: Final = "HEADRACE_ARTIFACTS_"

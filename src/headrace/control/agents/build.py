@@ -17,7 +17,6 @@ from headrace.control.app.ownership import ProcessOwner
 from headrace.control.app.ports import listen, pick_ports
 from headrace.control.gateway.certificates import Certificates
 from headrace.control.gateway.keeper import GatewayKeeper, routes_file
-from headrace.control.limits.limiter import Rules
 from headrace.control.limits.service import LimitService, Pair, SecuredAddress
 from headrace.core import Clock
 from headrace.gateway import EndpointRoute, GatewaySettings
@@ -53,28 +52,29 @@ class Listening:
     def limits(self) -> SecuredAddress:
         """Where gateways have limits counted."""
         host = f"[{self.settings.host}]" if ":" in self.settings.host else self.settings.host
-        return SecuredAddress(
-            address=f"{host}:{self.limits_port}",
-            pair=self._pair,
-            authorities=self._authorities,
-            refuses=self._refuses,
-        )
-
-    def _refuses(self, certificate: bytes) -> bool:
         from headrace.control.agents.tls import fingerprint_of_pem
 
-        # Nobody's is looked at while none is revoked: this is asked for each request.
-        return bool(self.revoked.fingerprints) and self.revoked.has(fingerprint_of_pem(certificate))
+        def pair() -> Pair:
+            pem = self.tls.pair
+            assert pem is not None, "it was opened"
+            assert pem.key is not None, "it is a certificate"
+            return pem.key, pem.certificates
 
-    def _pair(self) -> Pair:
-        pair = self.tls.pair
-        assert pair is not None, "it was opened"
-        assert pair.key is not None, "it is a certificate"
-        return pair.key, pair.certificates
+        def authorities() -> bytes:
+            assert self.tls.authorities is not None, "it was opened"
+            return self.tls.authorities.certificates
 
-    def _authorities(self) -> bytes:
-        assert self.tls.authorities is not None, "it was opened"
-        return self.tls.authorities.certificates
+        def refuses(certificate: bytes) -> bool:
+            # Nobody's is looked at while none is revoked: this is asked for each request.
+            revoked = self.revoked
+            return bool(revoked.fingerprints) and revoked.has(fingerprint_of_pem(certificate))
+
+        return SecuredAddress(
+            address=f"{host}:{self.limits_port}",
+            pair=pair,
+            authorities=authorities,
+            refuses=refuses,
+        )
 
 
 def listen_for_agents(
@@ -120,7 +120,7 @@ def make_gateway(
     limits: LimitService | None,
 ) -> Gateway:
     """The gateway, or gateways, for `mode`. Blocking: reads what was counted before."""
-    tell_rules = _nobody if limits is None else limits.set_rules
+    tell_rules = (lambda _rules: None) if limits is None else limits.set_rules
     local = None
     if mode is GatewayMode.LOCAL:
         local = GatewayKeeper(
@@ -181,7 +181,13 @@ def make_agents_server(
         return None
     gateway.emit = plane.journal.write
     gateway.wake = plane.scaler.wake
-    gateway.max_held_of = lambda name: _max_held(plane, name)
+
+    def max_held(name: str) -> int:
+        endpoint = plane.aims.effective_endpoint(name)
+        scale = None if endpoint is None else endpoint.autoscale
+        return 100 if scale is None else scale.max_held
+
+    gateway.max_held_of = max_held
     # A driver that has to ask what was routed before it publishes, also if that is nothing.
     asks_first = plane.reconciler.publication.published is None
     gateway.has_orders = lambda: asks_first and plane.desired.generation > 0
@@ -201,16 +207,6 @@ def make_agents_server(
         revoked=listening.revoked,
         answers=answers,
     )
-
-
-def _nobody(_rules: Rules) -> None:
-    """Nobody counts."""
-
-
-def _max_held(plane: "ControlPlane", name: str) -> int:
-    endpoint = plane.aims.effective_endpoint(name)
-    scale = None if endpoint is None else endpoint.autoscale
-    return 100 if scale is None else scale.max_held
 
 
 def _routes_file(home: "Home") -> Path:

@@ -164,7 +164,8 @@ class GatewayFleet:
             self._is_decided = True
             self.news.note()  # what was held back may be what is wanted
         number = await self._offer()
-        await asyncio.gather(self._local_publish(routes), self._accepted(number))
+        here = [] if self.local is None else [self.local.publish(routes)]
+        await asyncio.gather(*here, self._accepted(number))
         self._taken = tuple(routes)
         routes_file(self.routes_path).try_save(tuple(routes))
         if self.tls is not None:
@@ -179,7 +180,8 @@ class GatewayFleet:
         former, self.policy = self.policy, policy
         number = await self._offer()
         try:
-            await asyncio.gather(self._local_policy(policy), self._accepted(number))
+            here = [] if self.local is None else [self.local.set_policy(policy)]
+            await asyncio.gather(*here, self._accepted(number))
         except SnapshotRejectedError:
             await self._without_refused(former, policy)
             raise
@@ -257,14 +259,6 @@ class GatewayFleet:
             self.news.note()
         return self.roster.newest
 
-    async def _local_publish(self, routes: Sequence[EndpointRoute]) -> None:
-        if self.local is not None:
-            await self.local.publish(routes)
-
-    async def _local_policy(self, policy: GatewayPolicy) -> None:
-        if self.local is not None:
-            await self.local.set_policy(policy)
-
     async def _accepted(self, number: int) -> None:
         """Return when nobody is waited for any more; errors as `publish`."""
         while True:
@@ -299,20 +293,18 @@ class GatewayFleet:
         deadline = self.clock.monotonic() + wait_s
         while True:
             news = self.news.next
-            bundle = self._encoded if self._has_newer(poll) else None
+            has_newer = self._bundle is not None and should_send(
+                held=poll.held,
+                refused=poll.refused,
+                newest=self._bundle.version,
+                has_routes=self._is_decided,
+                has_orders=self.has_orders(),
+            )
+            bundle = self._encoded if has_newer else None
             left_s = deadline - self.clock.monotonic()
             if bundle is not None or self.counts.asked != poll.asked or left_s <= 0:
                 return self.counts.asked, bundle
             await wait_for(news, left_s)
-
-    def _has_newer(self, poll: Poll) -> bool:
-        return self._bundle is not None and should_send(
-            held=poll.held,
-            refused=poll.refused,
-            newest=self._bundle.version,
-            has_routes=self._is_decided,
-            has_orders=self.has_orders(),
-        )
 
     def hear(self, report: Report) -> None:
         """Take in what a gateway says of itself.

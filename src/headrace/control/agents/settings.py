@@ -42,7 +42,10 @@ class AgentsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     def allows(self, name: str) -> bool:
         """Whether a gateway of this name may come."""
-        return not self.allow or any(_matches(pattern, name) for pattern in self.allow)
+        return not self.allow or any(
+            name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern
+            for pattern in self.allow
+        )
 
 
 def check_mode(mode: str, agents: AgentsSettings | None) -> GatewayMode:
@@ -66,9 +69,3 @@ def check_mode(mode: str, agents: AgentsSettings | None) -> GatewayMode:
             "gateways on other hosts show certificates: say who signs them (--agents-tls-client-ca)"
         )
     return found
-
-
-def _matches(pattern: str, name: str) -> bool:
-    if pattern.endswith("*"):
-        return name.startswith(pattern[:-1])
-    return name == pattern

@@ -320,8 +320,10 @@ def add_endpoints(api: FastAPI, plane: ControlPlane) -> None:
     @route(api, "GET /api/v1/endpoints", EndpointList, {"endpoints": [examples.ENDPOINT]})
     async def list_endpoints(caller: WhoAsks) -> Response:
         """All endpoints: what they should be, and how they are."""
-        found = [view for view in _views(plane, log) if caller.may(Role.VIEWER, view.name)]
-        return answer(EndpointList(endpoints=found))
+        statuses = plane.status().endpoints
+        log.keep_only([status.name for status in statuses])
+        seen = [status for status in statuses if caller.may(Role.VIEWER, status.name)]
+        return answer(EndpointList(endpoints=[_view(plane, log, status) for status in seen]))
 
     @route(api, "GET /api/v1/endpoints/{name}", EndpointView, examples.ENDPOINT)
     async def get_endpoint(name: Name) -> Response:
@@ -419,12 +421,6 @@ def _add_history(api: FastAPI, plane: ControlPlane) -> None:
         """Want an endpoint as it was in a former generation, at once."""
         applied = await plane.orders.undo(name, generation=wanted.generation, caller=caller)
         return await applied_answer(plane, applied, caller=caller, wait_s=wait_s, name=name)
-
-
-def _views(plane: ControlPlane, log: ConditionLog) -> list[EndpointView]:
-    statuses = plane.status().endpoints
-    log.keep_only([status.name for status in statuses])
-    return [_view(plane, log, status) for status in statuses]
 
 
 def _view(plane: ControlPlane, log: ConditionLog, status: EndpointStatus) -> EndpointView:

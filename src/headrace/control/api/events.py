@@ -158,7 +158,7 @@ def add_events(api: FastAPI, plane: ControlPlane) -> None:
         events = plane.journal.watch(endpoint, after=start)
         mine = _endpoints(caller, endpoint)
         if mine is not None:
-            events = _only(events, mine)
+            events = (event async for event in events if event.endpoint in mine)
         stream = stream_events(events, stopping=plane.stop_requested)
         headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
         return StreamingResponse(
@@ -204,12 +204,6 @@ def _endpoints(caller: Caller, wanted: str) -> frozenset[str] | None:
     if wanted:
         raise PermissionDeniedError(f"{caller.name} may not see the events of '{wanted}'")
     return mine
-
-
-async def _only(events: AsyncIterator[Event], mine: frozenset[str]) -> AsyncIterator[Event]:
-    async for event in events:
-        if event.endpoint in mine:
-            yield event
 
 
 @dataclass(slots=True)
@@ -299,7 +293,11 @@ def add_logs(api: FastAPI, plane: ControlPlane) -> None:
         media_type = "application/x-ndjson" if log_format == "json" else "text/plain"
         # The follower is made first: a line that comes in between is seen twice rather than never.
         follower = LogFollower(files, source=source)
-        lines = await asyncio.to_thread(_tail, plane, files, tail, source)
+        now = datetime.fromtimestamp(plane.clock.now(), UTC)
+        of_day_s = (now - now.replace(hour=0, minute=0, second=0, microsecond=0)).total_seconds()
+        lines = await asyncio.to_thread(
+            merged_tail, files, tail, now_of_day_s=of_day_s, source=source
+        )
         text = _rendered(lines, log_format)
         if not follow:
             return Response(text, media_type=media_type)
@@ -316,12 +314,6 @@ def _seen_by(caller: Caller, plane: ControlPlane) -> LogFiles:
     replicas = plane.reconciler.replicas.values()
     names = frozenset(replica.name for replica in replicas if replica.endpoint in mine)
     return replace(plane.log_files, only=names)
-
-
-def _tail(plane: ControlPlane, files: LogFiles, count: int, source: str) -> list[LogLine]:
-    now = datetime.fromtimestamp(plane.clock.now(), UTC)
-    of_day_s = now.hour * 3600 + now.minute * 60 + now.second + now.microsecond / 1e6
-    return merged_tail(files, count, now_of_day_s=of_day_s, source=source)
 
 
 async def _followed(

@@ -228,6 +228,9 @@ async def _reference(request: Request) -> Reference:
     return decode_reference(body)
 
 
+_BY_WEIGHT: Final = (FeatureState.DRIFTED, FeatureState.OK)
+
+
 def _view(plane: ControlPlane, name: str, version: str) -> DriftView:
     settings = plane.drift.settings(name)
     version, found = plane.drift.version(name, version)
@@ -236,20 +239,20 @@ def _view(plane: ControlPlane, name: str, version: str) -> DriftView:
         return DriftView(
             endpoint=name, version=version, state=state, reference=None, features=[], live=[]
         )
-    features = sorted(found.reports(), key=_rank)
+    # Drifted features first, those without a reference last, else by their evidence.
+    features = sorted(
+        found.reports(),
+        key=lambda one: (one.state is not FeatureState.DRIFTED, not one.needed, -one.evidence),
+    )
+    states = {one.state for one in features}
     return DriftView(
         endpoint=name,
         version=version,
-        state=_state(features),
+        state=next((one for one in _BY_WEIGHT if one in states), FeatureState.COLLECTING),
         reference=_reference_view(found.reference, found),
         features=features,
         live=plane.drift.labels.scores(name, version, now=plane.clock.now()),
     )
-
-
-def _rank(one: FeatureReport) -> tuple[bool, bool, float]:
-    """Drifted features first, those without a reference last, else by their evidence."""
-    return one.state is not FeatureState.DRIFTED, not one.needed, -one.evidence
 
 
 def _reference_view(reference: Reference, found: VersionDrift | None = None) -> ReferenceView:
@@ -262,11 +265,3 @@ def _reference_view(reference: Reference, found: VersionDrift | None = None) -> 
         covers_s=reference.covers_s or None,
         is_hourly=reference.is_hourly,
     )
-
-
-def _state(features: list[FeatureReport]) -> str:
-    states = {one.state for one in features}
-    for state in (FeatureState.DRIFTED, FeatureState.OK):
-        if state in states:
-            return state
-    return FeatureState.COLLECTING

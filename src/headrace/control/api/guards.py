@@ -50,7 +50,7 @@ def problem_body(
     """A problem document as JSON."""
     problem = Problem(
         type="about:blank",
-        title=_title(status),
+        title=HTTPStatus(status).phrase if status in set(HTTPStatus) else "Error",
         status=status,
         code=code.value,
         detail=detail,
@@ -67,13 +67,6 @@ def problem_of(error: HeadraceError) -> tuple[int, bytes]:
     return status, problem_body(
         status=status, code=error.code, detail=str(error), mistakes=mistakes
     )
-
-
-def _title(status: int) -> str:
-    try:
-        return HTTPStatus(status).phrase
-    except ValueError:
-        return "Error"
 
 
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -98,13 +91,12 @@ def is_allowed_host(header: str, allowed: Iterable[str]) -> bool:
 
     An IP address is allowed as such: a name that was rebound never looks like one.
     """
-    name = _host_name(header)
-    if name is None:
-        return False
-    if name in _LOOPBACK_NAMES or name.endswith(".localhost") or name in allowed:
-        return True
     try:
-        ipaddress.ip_address(name)
+        name = urlsplit(f"//{header}").hostname
+        if name is None:
+            return False
+        if name not in _LOOPBACK_NAMES and not name.endswith(".localhost") and name not in allowed:
+            ipaddress.ip_address(name)
     except ValueError:
         return False
     return True
@@ -113,13 +105,6 @@ def is_allowed_host(header: str, allowed: Iterable[str]) -> bool:
 def is_same_origin(origin: str, host: str) -> bool:
     """Whether a request's Origin is the page of this very API."""
     return urlsplit(origin).netloc.lower() == host.lower()
-
-
-def _host_name(header: str) -> str | None:
-    try:
-        return urlsplit(f"//{header}").hostname
-    except ValueError:
-        return None
 
 
 def headers_of(scope: Scope) -> dict[str, str]:

@@ -218,16 +218,10 @@ async def _stored(
 
 async def _shown_to(caller: Caller, plane: ControlPlane, rollout_id: str) -> RolloutRecord:
     """The rollout of this id, if the caller may see it."""
-    record = await _find(plane, rollout_id)
+    # Whoever waits for one asks every second, so memory comes first.
+    newest = plane.aims.rollouts.values()
+    record = next((record for record in newest if record.id == rollout_id), None)
+    record = record or await plane.store.rollout(rollout_id)
     if record is None or not caller.may(Role.VIEWER, record.endpoint):
         raise NotFoundError(f"there is no rollout {rollout_id}")
     return record
-
-
-async def _find(plane: ControlPlane, rollout_id: str) -> RolloutRecord | None:
-    """The rollout of this id; whoever waits for one asks every second, so memory comes first."""
-    newest = plane.aims.rollouts.values()
-    known = next((record for record in newest if record.id == rollout_id), None)
-    if known is not None:
-        return known
-    return await plane.store.rollout(rollout_id)

@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import io
 import os
+import re
 import shutil
 import sqlite3
 import tarfile
@@ -51,6 +52,8 @@ _LEFT_OUT: Final = ("logs", "optimize", "features/served")
 """What can be made again, or is missed by nobody after a restore."""
 _AUDIT_END: Final = "trail-checkpoint.json"
 _OF_ONE_MOMENT: Final = frozenset({STATE_FILE, _AUDIT_END, "registry", "artifacts"})
+_INDEXED: Final = re.compile(r"registry/([^/]+)/([^/]+)\.json")
+"""The file that describes a model version."""
 _SHARED_STORE: Final = "registry/.artifacts"
 """Which store the home's models are a copy of."""
 _SQLITE_HEADER: Final = b"SQLite format 3\0"
@@ -143,14 +146,18 @@ def write_backup(
                 message = f"{home} holds {len(sources)} files; a backup takes {MAX_MEMBERS - 1}"
                 raise FailedPreconditionError(message)
             spec, generation = _read_state(copies / STATE_FILE)
+            described = (_INDEXED.fullmatch(name) for name in sources)
+            models = [f"{match[1]}:{match[2]}" for match in described if match is not None]
             manifest = BackupManifest(
                 format=FORMAT,
                 created=now,
                 headrace=headrace.__version__,
                 home=str(home),
-                state=_where(state, copies / STATE_FILE),
+                state="postgres"
+                if state is None
+                else ("sqlite" if (copies / STATE_FILE).exists() else "none"),
                 generation=generation,
-                models=tuple(sorted(filter(None, map(_reference, sources)))),
+                models=tuple(sorted(models)),
                 files={},
                 left_out=tuple(path for path in left_out if (home / path).exists()),
                 outside=tuple(sorted({*_outside_files(spec, home), *links})),
@@ -232,12 +239,6 @@ def _check_source(home: Path, out: Path) -> None:
         raise _exists(out)
 
 
-def _where(state: Path | None, copy: Path) -> str:
-    if state is None:
-        return "postgres"
-    return "sqlite" if copy.exists() else "none"
-
-
 def _publish(partial: Path, out: Path) -> None:
     """Give a whole file its name, unless the name is taken."""
     try:
@@ -280,15 +281,6 @@ def _files_below(root: Path, left_out: Collection[str] = ()) -> tuple[dict[str, 
             elif source.is_file():
                 files[path] = source
     return files, links
-
-
-def _reference(name: str) -> str:
-    """The model version that a file of the registry describes; empty for another file."""
-    match name.split("/"):
-        case ["registry", model, version] if version.endswith(".json"):
-            return f"{model}:{version.removesuffix('.json')}"
-        case _:
-            return ""
 
 
 def _is_database(source: Path) -> bool:

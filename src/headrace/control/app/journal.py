@@ -74,9 +74,5 @@ class Journal:
                 after = event.id
             if len(found) == _BATCH:
                 continue
-            try:
-                # Another control plane on the same database wakes nobody here.
-                async with asyncio.timeout(_LOOK_AGAIN_S):
-                    await written.wait()
-            except TimeoutError:
-                continue
+            # Another control plane on the same database wakes nobody here.
+            await wait_for(written, _LOOK_AGAIN_S)

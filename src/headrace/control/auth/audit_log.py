@@ -32,9 +32,9 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """One entry as it is stored; `before` and `after` are JSON texts, as they were hashed.
+    """One entry of the audit log; `before` and `after` are JSON texts, as they were hashed.
 
-    `id`: counts from 1 without a gap. `previous`: the hash of the entry before.
+    `id`: counts from 1 without gaps. `previous`: the hash of the preceding entry.
     """
 
     id: int
@@ -49,9 +49,9 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Head(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a trail ends: how many entries, and the hash of the last.
+    """The end of the audit log: the number of entries, and the hash of the last one.
 
-    Noted elsewhere it is a checkpoint: a trail that was cut, or made anew, does not lead past it.
+    A copy outside of the database is a checkpoint: a log that was cut or rewritten contradicts it.
     """
 
     count: int = 0

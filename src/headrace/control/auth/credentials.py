@@ -77,9 +77,9 @@ class NewCredential(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Principal(msgspec.Struct, frozen=True, kw_only=True):
-    """Somebody who may be let in: a person (`user`), or a program (`service`).
+    """A person (`user`) or a program (`service`) that may use the management API.
 
-    `roles`: `viewer`, `operator:ENDPOINT`, `admin` and so on. `created`: seconds since 1970.
+    `roles`: such as `viewer`, `operator:ENDPOINT` or `admin`. `created`: seconds since 1970.
     """
 
     name: str

@@ -278,7 +278,11 @@ class Gatekeeper:
         address = scope["client"][0] if scope.get("client") else ""
         caller = await self.authenticator.caller(headers, address, renews=renews)
         if found is None:
-            raise self._absent(scope["method"], scope["path"])
+            method, path = scope["method"], scope["path"]
+            if known := self.rules.methods(path):
+                message = f"Method Not Allowed: {method} {path}; {', '.join(known)} is"
+                raise UnsupportedError(message)
+            raise NotFoundError(f"Not Found: {method} {path}")
         if caller.csrf_token and scope["method"] not in _SAFE:
             # Refuse a change that a browser makes on somebody else's behalf. The guard has
             # refused other origins; here one has to be told at all.
@@ -292,12 +296,6 @@ class Gatekeeper:
         if not await self._may(caller, found):
             raise PermissionDeniedError(_missing(caller, found))
         return caller
-
-    def _absent(self, method: str, path: str) -> HeadraceError:
-        known = self.rules.methods(path)
-        if known:
-            return UnsupportedError(f"Method Not Allowed: {method} {path}; {', '.join(known)} is")
-        return NotFoundError(f"Not Found: {method} {path}")
 
     async def _may(self, caller: Caller, found: Found) -> bool:
         role = found.rule.role

@@ -17,7 +17,6 @@ from headrace.control.desired.state import (
 from headrace.control.reconcile.publication import Reconciling
 from headrace.control.reconcile.routes import scaled
 from headrace.control.state.records import RolloutRecord
-from headrace.core.spec_rollout import StickySpec
 from headrace.gateway import MirrorTarget
 from headrace.rollout.state import Phase, Traffic
 
@@ -44,17 +43,18 @@ def effective(
         rollouts: The current one of each endpoint that has one.
     """
     endpoints = tuple(
-        with_scale(_guarded(in_force(endpoint, rollouts.get(endpoint.name)), endpoint), scale)
+        with_scale(
+            # Who may call, and how much, holds at once, however far a rollout has come.
+            msgspec.structs.replace(
+                in_force(endpoint, rollouts.get(endpoint.name)),
+                access=endpoint.access,
+                limits=endpoint.limits,
+            ),
+            scale,
+        )
         for endpoint in desired.endpoints
     )
     return msgspec.structs.replace(desired, endpoints=endpoints)
-
-
-def _guarded(found: DesiredEndpoint, wished: DesiredEndpoint) -> DesiredEndpoint:
-    """Who may call, and how much, holds at once, however far a rollout has come."""
-    if found is wished:
-        return found
-    return msgspec.structs.replace(found, access=wished.access, limits=wished.limits)
 
 
 def in_force(endpoint: DesiredEndpoint, rollout: RolloutRecord | None) -> DesiredEndpoint:
@@ -96,13 +96,19 @@ def mixed(rollout: RolloutRecord) -> DesiredEndpoint:
     if traffic.has_baseline:
         arms.append(_baseline(rollout, traffic))
     if traffic.has_stable:
-        arms += _stable(rollout.source, traffic.stable)
+        old = rollout.source.arms
+        weights = scaled({arm.key: arm.weight for arm in old}, traffic.stable)
+        arms += [_carrying(arm, weights[arm.key]) for arm in old]
+    mirror = sticky = None
+    if traffic.mirror_percent:
+        key = rollout.target.arms[0].key
+        mirror = MirrorTarget(key=key, percent=traffic.mirror_percent)
+    if rollout.target.sticky is not None:
+        # Two experiments on one key are independent by their salt.
+        salt = rollout.target.sticky.salt or rollout.id
+        sticky = msgspec.structs.replace(rollout.target.sticky, salt=salt)
     return msgspec.structs.replace(
-        rollout.target,
-        arms=tuple(arms),
-        split_id=rollout.id,
-        sticky=_salted(rollout),
-        mirror=_mirror(rollout, traffic),
+        rollout.target, arms=tuple(arms), split_id=rollout.id, sticky=sticky, mirror=mirror
     )
 
 
@@ -113,7 +119,12 @@ def with_scale(endpoint: DesiredEndpoint, scale: Scale) -> DesiredEndpoint:
     if endpoint.name in scale.zeroed:
         arms = tuple(msgspec.structs.replace(arm, replicas=0) for arm in endpoint.arms)
         return msgspec.structs.replace(endpoint, arms=arms, scaled_to_zero=True)
-    arms = tuple(_counted(endpoint, arm, scale.counts) for arm in endpoint.arms)
+    arms = tuple(
+        arm
+        if arm.revision.upstream is not None or (endpoint.name, arm.key) not in scale.counts
+        else msgspec.structs.replace(arm, replicas=max(scale.counts[endpoint.name, arm.key], 1))
+        for arm in endpoint.arms
+    )
     return msgspec.structs.replace(endpoint, arms=arms)
 
 
@@ -136,40 +147,14 @@ def _baseline(rollout: RolloutRecord, traffic: Traffic) -> DesiredArm:
     )
 
 
-def _stable(source: DesiredEndpoint, weight: int) -> list[DesiredArm]:
-    weights = scaled({arm.key: arm.weight for arm in source.arms}, weight)
-    return [_carrying(arm, weights[arm.key]) for arm in source.arms]
-
-
 def _carrying(arm: DesiredArm, weight: int) -> DesiredArm:
     """An arm that has traffic already: a copy that is yet to come must not hold up a way back."""
     return msgspec.structs.replace(arm, weight=weight, required=min(arm.replicas, 1))
 
 
-def _salted(rollout: RolloutRecord) -> StickySpec | None:
-    """The target's sticky key; two experiments on one key are independent by their salt."""
-    sticky = rollout.target.sticky
-    if sticky is None:
-        return None
-    return msgspec.structs.replace(sticky, salt=sticky.salt or rollout.id)
-
-
-def _mirror(rollout: RolloutRecord, traffic: Traffic) -> MirrorTarget | None:
-    if traffic.mirror_percent == 0:
-        return None
-    return MirrorTarget(key=rollout.target.arms[0].key, percent=traffic.mirror_percent)
-
-
 def _part(arm: DesiredArm, share: float) -> int:
     """How many of an arm's copies a share of its traffic needs."""
     return max(math.ceil(arm.replicas * share), 1) if arm.replicas else 0
-
-
-def _counted(endpoint: DesiredEndpoint, arm: DesiredArm, counts: Counts) -> DesiredArm:
-    count = counts.get((endpoint.name, arm.key))
-    if count is None or arm.revision.upstream is not None:
-        return arm
-    return msgspec.structs.replace(arm, replicas=max(count, 1))
 
 
 @dataclass(slots=True, kw_only=True)

@@ -1,6 +1,7 @@
 """Differences between two desired states, as text for callers and for the audit log."""
 
-from typing import Any, Final
+from collections.abc import Callable, Iterable
+from typing import Any, Final, Protocol, TypeVar
 
 from headrace.control.auth.audit_log import Change
 from headrace.control.desired.state import DesiredArm, DesiredEndpoint, DesiredState
@@ -23,13 +24,26 @@ def changes_between(old: DesiredState, new: DesiredState) -> list[str]:
         for key in sorted((old.spec.keys() | new.spec.keys()) - _TOLD_ELSEWHERE)
         if old.generation and old.spec.get(key) != new.spec.get(key)
     ]
-    lines += _pools(old, new)
-    lines += _streams(old, new)
-    lines += _promises(old, new)
+    lines += _listed("pool", old.pools, new.pools)
+    lines += _listed(
+        "stream",
+        old.streams,
+        new.streams,
+        added=lambda stream: f": {stream.way}",
+        changed="changed; its workers are replaced one by one",
+    )
+    # What only alerts look at: the rest of a promise is told with its endpoint's settings.
+    promised, promises = _slos(old), _slos(new)
+    lines += [
+        f"endpoint '{name}': slo changed"
+        for name in promised
+        if name in promises and promised[name] != promises[name]
+    ]
     for name, endpoint in after.items():
         former = before.get(name)
         if former is None:
-            lines.append(f"endpoint '{name}' added: {_arms(endpoint)}")
+            arms = ", ".join(f"version {_arm(arm)}" for arm in endpoint.arms)
+            lines.append(f"endpoint '{name}' added: {arms}")
         else:
             differing = _endpoint(former, endpoint)
             if not differing:
@@ -55,7 +69,8 @@ def _endpoint(old: DesiredEndpoint, new: DesiredEndpoint) -> list[str]:
     for name in _SETTINGS:
         was, becomes = getattr(old, name), getattr(new, name)
         if was != becomes:
-            lines.append(f"{name} {_verb(was, becomes)}")
+            verb = "added" if was is None else "removed" if becomes is None else "changed"
+            lines.append(f"{name} {verb}")
     return lines
 
 
@@ -72,40 +87,31 @@ _SETTINGS: Final = (
 )
 
 
-def _verb(was: object, becomes: object) -> str:
-    if was is None:
-        return "added"
-    return "removed" if becomes is None else "changed"
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
 
 
-def _pools(old: DesiredState, new: DesiredState) -> list[str]:
-    before = {pool.name: pool for pool in old.pools}
-    after = {pool.name: pool for pool in new.pools}
-    lines = [f"pool '{name}' removed" for name in before if name not in after]
-    for name, pool in after.items():
-        if before.get(name) != pool:
-            lines.append(f"pool '{name}' {'changed' if name in before else 'added'}")
+_T = TypeVar("_T", bound=_Named)
+
+
+def _listed(
+    kind: str,
+    old: Iterable[_T],
+    new: Iterable[_T],
+    *,
+    added: Callable[[_T], str] = lambda _: "",
+    changed: str = "changed",
+) -> list[str]:
+    before = {item.name: item for item in old}
+    after = {item.name: item for item in new}
+    lines = [f"{kind} '{name}' removed" for name in before if name not in after]
+    for name, item in after.items():
+        if name not in before:
+            lines.append(f"{kind} '{name}' added{added(item)}")
+        elif before[name] != item:
+            lines.append(f"{kind} '{name}' {changed}")
     return lines
-
-
-def _streams(old: DesiredState, new: DesiredState) -> list[str]:
-    before = {stream.name: stream for stream in old.streams}
-    after = {stream.name: stream for stream in new.streams}
-    lines = [f"stream '{name}' removed" for name in before if name not in after]
-    for name, stream in after.items():
-        former = before.get(name)
-        if former is None:
-            lines.append(f"stream '{name}' added: {stream.way}")
-        elif former != stream:
-            lines.append(f"stream '{name}' changed; its workers are replaced one by one")
-    return lines
-
-
-def _promises(old: DesiredState, new: DesiredState) -> list[str]:
-    """What only alerts look at: the rest of a promise is told with its endpoint's settings."""
-    before, after = _slos(old), _slos(new)
-    names = [name for name in before if name in after and before[name] != after[name]]
-    return [f"endpoint '{name}': slo changed" for name in names]
 
 
 def _slos(state: DesiredState) -> dict[str, Any]:
@@ -126,10 +132,6 @@ def _arm_changes(old: DesiredArm, new: DesiredArm) -> list[str]:
     elif old.revision != new.revision:
         lines.append("the same under other paths or names, its replicas go on")
     return lines
-
-
-def _arms(endpoint: DesiredEndpoint) -> str:
-    return ", ".join(f"version {_arm(arm)}" for arm in endpoint.arms)
 
 
 def _arm(arm: DesiredArm) -> str:

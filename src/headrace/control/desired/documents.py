@@ -57,7 +57,8 @@ def entry_of_source(
 ) -> dict[str, Any]:
     """What is to be served instead, in the words of the spec."""
     if upstream is not None:
-        return {"upstream": dict(upstream), "version": version or _next_version(served)}
+        newest = max(int(arm.revision.version) for arm in served.arms)
+        return {"upstream": dict(upstream), "version": version or str(newest + 1)}
     if model:
         return {"model": f"{model}:{version}" if version and ":" not in model else model}
     if not version:
@@ -67,10 +68,6 @@ def entry_of_source(
         message = f"'{line.model}' has no versions in the registry; name a model instead"
         raise InvalidArgumentError(message)
     return {"model": f"{line.model.partition(':')[0]}:{version}"}
-
-
-def _next_version(served: DesiredEndpoint) -> str:
-    return str(1 + max(int(arm.revision.version) for arm in served.arms))
 
 
 def reloads_of(desired: DesiredState) -> dict[str, int]:

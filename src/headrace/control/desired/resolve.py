@@ -44,7 +44,6 @@ from headrace.core.spec import (
     is_model_path,
 )
 from headrace.core.spec_access import SecuritySpec, endpoint_access
-from headrace.core.spec_observe import PayloadLogSpec
 from headrace.core.spec_rollout import judged_by
 from headrace.core.spec_upstream import UpstreamSpec
 from headrace.registry import (
@@ -163,8 +162,6 @@ class Resolver:
         if pinned is None:
             return None
         settings = replica_settings(endpoint, endpoint.name, pinned, self.max_body_bytes)
-        if pinned.features is not None:
-            settings = msgspec.structs.replace(settings, features=pinned.features)
         return StreamModel(
             reference=pinned.reference, settings=settings, runs_code=pinned.runs_code
         )
@@ -277,8 +274,6 @@ class Resolver:
         self, endpoint: EndpointSpec, name: str, pinned: Pinned, version: VersionSpec
     ) -> DesiredArm:
         settings = replica_settings(endpoint, name, pinned, self.max_body_bytes)
-        if pinned.features is not None:
-            settings = msgspec.structs.replace(settings, features=pinned.features)
         # A pool's processes host models of several endpoints, and code could reach all of them.
         pool = "" if pinned.runs_code or pinned.unloadable else endpoint.pool or ""
         revision = make_revision(
@@ -408,14 +403,8 @@ def replica_settings(
         device=msgspec.UNSET if endpoint.device == "auto" else Device(endpoint.device),
         nulls=msgspec.UNSET if endpoint.nulls == "nan" else Nulls(endpoint.nulls),
         formats=dict(pinned.formats) or msgspec.UNSET,
+        features=msgspec.UNSET if pinned.features is None else pinned.features,
     )
-
-
-def _payload_log(endpoint: EndpointSpec) -> PayloadLogSpec | None:
-    if endpoint.payload_log is None:
-        return None
-    check_pyarrow()
-    return endpoint.payload_log
 
 
 def desired_endpoint(
@@ -423,6 +412,8 @@ def desired_endpoint(
 ) -> DesiredEndpoint:
     """An endpoint with all that its line of the spec says besides the models."""
     slo_latency_s = endpoint.slo.latency_s if endpoint.slo else None
+    if endpoint.payload_log is not None:
+        check_pyarrow()
     return DesiredEndpoint(
         name=EndpointName(name),
         timeout_s=endpoint.timeout_s,
@@ -438,7 +429,7 @@ def desired_endpoint(
         access=endpoint_access(endpoint.access),
         limits=endpoint.limits,
         request_log=endpoint.request_log,
-        payload_log=_payload_log(endpoint),
+        payload_log=endpoint.payload_log,
         drift=endpoint.drift,
         features=endpoint.features.watch() if endpoint.features else None,
     )

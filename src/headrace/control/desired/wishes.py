@@ -71,7 +71,15 @@ async def fulfil(wish: Wish, *, aims: Aims, store: Store, journal: Journal, now:
         if (endpoint := new.endpoint(record.endpoint)) is None
         or endpoint.generation != record.target.generation
     ]
-    ended = [_superseded(record, now) for record in outdated]
+    ended = [
+        msgspec.structs.replace(
+            record,
+            state=msgspec.structs.replace(
+                supersede(record.state, reason="the endpoint was changed meanwhile"), since=now
+            ),
+        )
+        for record in outdated
+    ]
     newest = await store.rollouts(limit=1)
     begun = _begun(aims, new, wish, now, after=int(newest[0].id[1:]) if newest else 0)
     rollouts = await store.save(
@@ -167,12 +175,6 @@ def _warnings(wish: Wish) -> list[str]:
 def names_of(state: DesiredState) -> list[str]:
     """The endpoints' names."""
     return [endpoint.name for endpoint in state.endpoints]
-
-
-def _superseded(record: RolloutRecord, now: float) -> RolloutRecord:
-    reason = "the endpoint was changed meanwhile"
-    state = msgspec.structs.replace(supersede(record.state, reason=reason), since=now)
-    return msgspec.structs.replace(record, state=state)
 
 
 def _started(record: RolloutRecord) -> Event:

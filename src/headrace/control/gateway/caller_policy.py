@@ -11,6 +11,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from headrace.control.app.faults import LOOP, Faults
+from headrace.control.app.journal import wait_for
 from headrace.control.auth.audit_log import Change
 from headrace.control.auth.credentials import (
     Credential,
@@ -261,11 +262,7 @@ class CallerPolicy:
                         _LOG.log(level, "cannot tell the gateway who may call: %s", error)
                     self._error = str(error)
             await asyncio.sleep(_PAUSE_S)
-            try:
-                async with asyncio.timeout(_LOOK_AGAIN_S):
-                    await change.wait()
-            except TimeoutError:
-                continue
+            await wait_for(change, _LOOK_AGAIN_S)
 
     async def apply(self) -> None:
         """Return when the gateway knows what is stored now.

@@ -6,7 +6,7 @@ import ssl
 import stat
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -311,7 +311,9 @@ class Certificates:
         if found is not None:
             await self._deliver(kept, found)
         elif complaint := watch.complaint(now):
-            await self._tell(watch.files, "CertificateRefused", f"{complaint}; {_kept_text(watch)}")
+            kept_text = "nothing is" if watch.pem is None else "the one before stays"
+            message = f"{complaint}; {kept_text} in force"
+            await self._tell(watch.files, "CertificateRefused", message)
 
     async def _deliver(self, kept: _Kept, found: Pem) -> None:
         watch = kept.watch
@@ -325,10 +327,10 @@ class Certificates:
         watch.take(found)
         kept.failed_at = None
         if not is_first:
-            until = f"for {found.facts.subject or 'nobody'}, {_days(found, self.clock.now())}"
-            await self._tell(
-                watch.files, "CertificateReplaced", f"{watch.files.what} was replaced: {until}"
-            )
+            days = (found.facts.not_after - self.clock.now()) / _DAY_S
+            until = f"for {found.facts.subject or 'nobody'}, {days:.0f} days left"
+            message = f"{watch.files.what} was replaced: {until}"
+            await self._tell(watch.files, "CertificateReplaced", message)
 
     async def _tell(self, files: PemFiles, reason: str, message: str) -> None:
         is_bad = reason == "CertificateRefused"
@@ -374,38 +376,26 @@ async def _nothing() -> None:
 
 
 def _status(watch: PemWatch, now: float) -> CertificateStatus:
-    files, pem = watch.files, watch.pem
-    if pem is None:
-        return CertificateStatus(
-            name=files.name,
-            what=files.what,
-            file=str(files.certificate_file),
-            problem=watch.problem,
-        )
-    facts = pem.facts
-    return CertificateStatus(
+    files = watch.files
+    status = CertificateStatus(
         name=files.name,
         what=files.what,
         file=str(files.certificate_file),
+        problem=watch.problem,
+    )
+    if watch.pem is None:
+        return status
+    facts = watch.pem.facts
+    days = (facts.not_after - now) / _DAY_S
+    return replace(
+        status,
         subject=facts.subject,
         names=facts.names,
         fingerprint=facts.fingerprint,
         expires_at=facts.not_after,
-        days_left=round((facts.not_after - now) / _DAY_S, 2),
-        problem=watch.problem or _expired(facts.not_after, now),
+        days_left=round(days, 2),
+        problem=watch.problem or (f"it expired {-days:.1f} days ago" if days < 0 else ""),
     )
-
-
-def _expired(not_after: float, now: float) -> str:
-    return "" if now <= not_after else f"it expired {(now - not_after) / _DAY_S:.1f} days ago"
-
-
-def _kept_text(watch: PemWatch) -> str:
-    return "the one before stays in force" if watch.pem is not None else "nothing is in force"
-
-
-def _days(pem: Pem, now: float) -> str:
-    return f"{(pem.facts.not_after - now) / _DAY_S:.0f} days left"
 
 
 ADMIN: Final = "admin"

@@ -33,9 +33,9 @@ class AlertNotice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Silence(msgspec.Struct, frozen=True, kw_only=True):
-    """Alerts that no receiver is told are firing, from `begins` until `ends`.
+    """Alerts of which no receiver is notified from `begins` until `ends`, seconds since 1970.
 
-    An empty `alert`, `endpoint`, `stream` or `severity` matches any. Seconds since 1970.
+    An empty `alert`, `endpoint`, `stream` or `severity` matches any.
     """
 
     id: str

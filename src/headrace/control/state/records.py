@@ -44,11 +44,11 @@ class RolloutRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that happened to an endpoint; never changed once it is written.
+    """One event of an endpoint; immutable.
 
     `kind`: `spec`, `rollout`, `scale`, `replica`, `gateway`, `cluster`, `stream`, `fault`.
-    `reason`: one CamelCase word for programs. `data`: the numbers that decided it. `id` is given by
-    the store and grows.
+    `reason`: one CamelCase word for programs. `data`: the numbers behind the decision. `id` is
+    assigned by the store and increases.
     """
 
     at: float

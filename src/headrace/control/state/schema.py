@@ -42,8 +42,15 @@ def ensure_schema(database: Database) -> None:
         if connection.dialect.name == "postgresql":
             key = {"key": _LOCK_KEY}
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), key)
-        found = _stored_version(connection)
-        _check(found, database.name)
+        found = None
+        if inspect(connection).has_table(VERSION_TABLE):
+            found = connection.execute(_SELECT_VERSION).scalar()
+        if found is not None and not "0000" < found <= NEWEST:
+            message = (
+                f"{database.name} has schema {found}, made by a newer Headrace; this one knows up "
+                f"to {NEWEST}: upgrade it, or bring back a copy from before"
+            )
+            raise FailedPreconditionError(message)
         if found is None:
             _make(connection)
         elif found != NEWEST:
@@ -64,22 +71,6 @@ def _version(database: Database) -> str | None:
 def _is_missing_table(error: BaseException | None) -> bool:
     cause = error.orig if isinstance(error, DBAPIError) else None
     return getattr(cause, "sqlstate", None) == _UNDEFINED_TABLE or "no such table" in str(cause)
-
-
-def _stored_version(connection: Connection) -> str | None:
-    if not inspect(connection).has_table(VERSION_TABLE):
-        return None
-    found: str | None = connection.execute(_SELECT_VERSION).scalar()
-    return found
-
-
-def _check(found: str | None, name: str) -> None:
-    if found is not None and not "0000" < found <= NEWEST:
-        message = (
-            f"{name} has schema {found}, made by a newer Headrace; this one knows up to {NEWEST}: "
-            "upgrade it, or bring back a copy from before"
-        )
-        raise FailedPreconditionError(message)
 
 
 def _make(connection: Connection) -> None:
