@@ -3,12 +3,10 @@
 Schema: https://grafana.com/docs/grafana/latest/dashboards/build-dashboards/view-dashboard-json-model/
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass
 from enum import StrEnum
-from typing import Any, Final
-
-from headrace.monitor.promql import REQUESTS
+from typing import Any, Final, NamedTuple
 
 Document = dict[str, Any]
 
@@ -17,6 +15,29 @@ _HEIGHT: Final = 8
 _STAT_HEIGHT: Final = 4
 _SCHEMA: Final = 39
 _SOURCE: Final = {"type": "prometheus", "uid": "${datasource}"}
+_LINKS: Final = {
+    "type": "dashboards",
+    "title": "Headrace",
+    "tags": ["headrace"],
+    "asDropdown": True,
+    "includeVars": True,
+    "keepTime": True,
+}
+_SOURCE_VARIABLE: Final = {
+    "name": "datasource",
+    "label": "Data source",
+    "type": "datasource",
+    "query": "prometheus",
+}
+_ALERTS: Final = {
+    "name": "Alerts",
+    "datasource": _SOURCE,
+    "enable": True,
+    "iconColor": "red",
+    "expr": 'ALERTS{alertstate="firing",alertname=~"Headrace.*"}',
+    "titleFormat": "{{alertname}}",
+    "textFormat": "{{endpoint}}{{stream}}",
+}
 
 
 class Look(StrEnum):
@@ -25,60 +46,49 @@ class Look(StrEnum):
     LINES = "timeseries"
     STAT = "stat"
     TABLE = "table"
-    BARS = "bargauge"
     HEATMAP = "heatmap"
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
-    """A question in PromQL; `legend` names its series, with `{{label}}`."""
+class Axis(NamedTuple):
+    """Grafana's id of a unit (`s`, `reqps`, `percentunit`, `suffix: cores`), and the axis' text."""
 
-    expression: str
-    legend: str = "__auto"
+    unit: str
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One picture.
-
-    `unit`: Grafana's id for it (`s`, `reqps`, `percentunit`, `bytes`, `suffix: cores`). `axis`:
-    what the axis says. `help`: what the reader should know. `limit`: where it turns red.
-    """
+    """One picture."""
 
     title: str
-    unit: str
-    axis: str
-    queries: tuple[Query, ...]
+    axis: Axis
+    queries: Mapping[str, str]
+    """PromQL by the name of its series, with `{{label}}`; `__auto` leaves the name to Grafana."""
     _: KW_ONLY
     help: str = ""
     look: Look = Look.LINES
     width: int = 12
     stacked: bool = False
     most: float | None = None
+    """The end of the axis; None for what the values need."""
     limit: float | None = None
+    """Where it turns red."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Panels that belong together."""
+    """The heading of the panels that follow."""
 
     title: str
-    panels: tuple[Panel, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variable:
-    """Something that the reader picks: the values of a label of a metric."""
+    """Something that the reader picks: the values of the label `name` of a metric."""
 
     name: str
-    label: str
     metric: str
     many: bool = True
-
-    @property
-    def values(self) -> str:
-        """The question for them, in Grafana's words."""
-        return f"label_values({self.metric}, {self.label})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,14 +98,20 @@ class Dashboard:
     name: str
     title: str
     description: str
-    rows: tuple[Row, ...]
+    panels: tuple[Row | Panel, ...]
     variables: tuple[Variable, ...] = ()
 
     def queries(self) -> Iterator[str]:
         """Every question in PromQL that it asks."""
-        for row in self.rows:
-            for panel in row.panels:
-                yield from (query.expression for query in panel.queries)
+        for panel in self.panels:
+            if isinstance(panel, Panel):
+                yield from panel.queries.values()
+
+
+def stat(title: str, expression: str, unit: str, text: str, *, limit: float | None = None) -> Panel:
+    """One number, large."""
+    axis, queries = Axis(unit, title), {title: expression}
+    return Panel(title, axis, queries, help=text, look=Look.STAT, width=4, limit=limit)
 
 
 def dashboard_json(dashboard: Dashboard) -> Document:
@@ -112,39 +128,22 @@ def dashboard_json(dashboard: Dashboard) -> Document:
         "time": {"from": "now-1h", "to": "now"},
         "timezone": "browser",
         "graphTooltip": 1,
-        "links": [
-            {
-                "type": "dashboards",
-                "title": "Headrace",
-                "tags": ["headrace"],
-                "asDropdown": True,
-                "includeVars": True,
-                "keepTime": True,
-            }
-        ],
-        "templating": {"list": [_source_variable(), *map(_variable, dashboard.variables)]},
-        "annotations": {"list": [_alert_annotation()]},
-        "panels": list(_panels(dashboard.rows)),
-    }
-
-
-def _source_variable() -> Document:
-    return {
-        "name": "datasource",
-        "label": "Data source",
-        "type": "datasource",
-        "query": "prometheus",
+        "links": [_LINKS],
+        "templating": {"list": [_SOURCE_VARIABLE, *map(_variable, dashboard.variables)]},
+        "annotations": {"list": [_ALERTS]},
+        "panels": list(_panels(dashboard)),
     }
 
 
 def _variable(variable: Variable) -> Document:
+    values = f"label_values({variable.metric}, {variable.name})"
     return {
         "name": variable.name,
         "label": variable.name.capitalize(),
         "type": "query",
         "datasource": _SOURCE,
-        "query": {"query": variable.values, "refId": "values"},
-        "definition": variable.values,
+        "query": {"query": values, "refId": "values"},
+        "definition": values,
         "refresh": 2,
         "sort": 1,
         "multi": variable.many,
@@ -154,85 +153,68 @@ def _variable(variable: Variable) -> Document:
     }
 
 
-def _alert_annotation() -> Document:
-    return {
-        "name": "Alerts",
-        "datasource": _SOURCE,
-        "enable": True,
-        "iconColor": "red",
-        "expr": 'ALERTS{alertstate="firing",alertname=~"Headrace.*"}',
-        "titleFormat": "{{alertname}}",
-        "textFormat": "{{endpoint}}{{stream}}",
-    }
-
-
-def _panels(rows: Sequence[Row]) -> Iterator[Document]:
-    number, y = 0, 0
-    for row in rows:
-        number += 1
-        yield {
-            "id": number,
-            "type": "row",
-            "title": row.title,
-            "collapsed": False,
-            "gridPos": {"h": 1, "w": _WIDTH, "x": 0, "y": y},
-            "panels": [],
-        }
-        y += 1
-        x = height = 0
-        for panel in row.panels:
-            if x + panel.width > _WIDTH:
-                x, y, height = 0, y + height, 0
-            own = _STAT_HEIGHT if panel.look is Look.STAT else _HEIGHT
-            height = max(height, own)
-            number += 1
-            place = {"h": own, "w": panel.width, "x": x, "y": y}
-            yield {"id": number, "gridPos": place, **_panel(panel)}
-            x += panel.width
-        y += height
+def _panels(dashboard: Dashboard) -> Iterator[Document]:
+    """The panels in rows from left to right, with their positions in the grid."""
+    x = y = height = 0
+    for number, panel in enumerate(dashboard.panels, start=1):
+        width = _WIDTH if isinstance(panel, Row) else panel.width
+        if x + width > _WIDTH:
+            x, y, height = 0, y + height, 0
+        if isinstance(panel, Row):
+            own = 1
+            body: Document = {"type": "row", "title": panel.title, "collapsed": False, "panels": []}
+        else:
+            own, body = _STAT_HEIGHT if panel.look is Look.STAT else _HEIGHT, _panel(panel)
+        yield {"id": number, "gridPos": {"h": own, "w": width, "x": x, "y": y}, **body}
+        x, height = x + width, max(height, own)
 
 
 def _panel(panel: Panel) -> Document:
-    return {
+    at_once = panel.look in {Look.TABLE, Look.STAT}
+    form = {Look.TABLE: "table", Look.HEATMAP: "heatmap"}.get(panel.look, "time_series")
+    body: Document = {
         "type": panel.look.value,
         "title": panel.title,
         "description": panel.help,
         "datasource": _SOURCE,
-        "targets": [_target(i, query, panel.look) for i, query in enumerate(panel.queries)],
+        "targets": [
+            {
+                "refId": chr(ord("A") + i),
+                "datasource": _SOURCE,
+                "expr": expression,
+                "legendFormat": legend,
+                "instant": at_once,
+                "range": not at_once,
+                "format": form,
+            }
+            for i, (legend, expression) in enumerate(panel.queries.items())
+        ],
         "fieldConfig": {"defaults": _field(panel), "overrides": []},
         "options": _options(panel),
-        **_rearranged(panel),
     }
-
-
-def _target(place: int, query: Query, look: Look) -> Document:
-    at_once = look in {Look.TABLE, Look.STAT, Look.BARS}
-    return {
-        "refId": chr(ord("A") + place),
-        "datasource": _SOURCE,
-        "expr": query.expression,
-        "legendFormat": query.legend,
-        "instant": at_once,
-        "range": not at_once,
-        "format": {Look.TABLE: "table", Look.HEATMAP: "heatmap"}.get(look, "time_series"),
-    }
+    if panel.look is Look.TABLE:
+        # One row for each series, without the columns that nobody reads.
+        hidden = dict.fromkeys(("Time", "__name__", "instance", "job"), True)
+        organized = {"excludeByName": hidden, "renameByName": {"Value": panel.axis.text}}
+        body["transformations"] = [{"id": "organize", "options": organized}]
+    return body
 
 
 def _field(panel: Panel) -> Document:
     steps: list[Document] = [{"color": "green", "value": None}]
     if panel.limit is not None:
         steps.append({"color": "red", "value": panel.limit})
-    found: Document = {
-        "unit": panel.unit,
+    field: Document = {
+        "unit": panel.axis.unit,
         "min": 0,
         "color": {"mode": "palette-classic" if panel.look is Look.LINES else "thresholds"},
         "thresholds": {"mode": "absolute", "steps": steps},
     }
     if panel.most is not None:
-        found["max"] = panel.most
+        field["max"] = panel.most
     if panel.look is Look.LINES:
-        found["custom"] = {
-            "axisLabel": panel.axis,
+        field["custom"] = {
+            "axisLabel": panel.axis.text,
             "drawStyle": "line",
             "lineWidth": 2,
             "fillOpacity": 20 if panel.stacked else 0,
@@ -241,7 +223,7 @@ def _field(panel: Panel) -> Document:
             "stacking": {"mode": "normal" if panel.stacked else "none", "group": "A"},
             "thresholdsStyle": {"mode": "off" if panel.limit is None else "dashed"},
         }
-    return found
+    return field
 
 
 def _options(panel: Panel) -> Document:
@@ -254,72 +236,9 @@ def _options(panel: Panel) -> Document:
         case Look.HEATMAP:
             return {
                 "calculate": False,
-                "yAxis": {"unit": panel.unit, "axisLabel": panel.axis},
+                "yAxis": {"unit": panel.axis.unit, "axisLabel": panel.axis.text},
                 "cellGap": 0,
                 "color": {"mode": "scheme", "scheme": "Oranges", "steps": 64},
             }
         case _:
             return {"reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False}}
-
-
-def _rearranged(panel: Panel) -> Document:
-    """Tables show one row for each series, without the columns that nobody reads."""
-    if panel.look is not Look.TABLE:
-        return {}
-    hidden = dict.fromkeys(("Time", "__name__", "instance", "job"), True)
-    rename = {"Value": panel.axis}
-    organized = {"excludeByName": hidden, "renameByName": rename}
-    return {"transformations": [{"id": "organize", "options": organized}]}
-
-
-RATE: Final = "$__rate_interval"
-OF_ENDPOINT: Final = 'endpoint=~"$endpoint"'
-OF_MODEL: Final = 'model=~"$endpoint"'
-OF_REPLICA: Final = 'replica=~"$replica"'
-OURS: Final = '{process=~"control|gateway"}'
-QUANTILES: Final = ((0.5, "p50"), (0.95, "p95"), (0.99, "p99"))
-PHASES: Final = ("preprocess", "queue_wait", "compute", "postprocess")
-
-OF_STREAM: Final = 'stream=~"$stream"'
-OF_JOB: Final = 'job_name=~"$job_name"'
-PICK_STREAM: Final = Variable(name="stream", label="stream", metric="headrace_stream_up")
-PICK_JOB: Final = Variable(name="job_name", label="job_name", metric="headrace_job_late")
-PICK_ENDPOINT: Final = Variable(name="endpoint", label="endpoint", metric=REQUESTS)
-PICK_ONE: Final = Variable(name="endpoint", label="endpoint", metric=REQUESTS, many=False)
-PICK_REPLICA: Final = Variable(
-    name="replica", label="replica", metric="headrace_control_replica_ready"
-)
-
-
-def per_s(expression: str, by: str) -> str:
-    """How fast a counter grows, by these labels."""
-    return f"sum by ({by}) (rate({expression}[{RATE}]))"
-
-
-def quantile(q: float, metric: str, labels: str, by: str = "") -> str:
-    """A quantile of a histogram, over the last moments."""
-    inner = f"sum by (le{', ' if by else ''}{by}) (rate({metric}_bucket{{{labels}}}[{RATE}]))"
-    return f"histogram_quantile({q:g}, {inner})"
-
-
-def error_ratio(labels: str, by: str) -> str:
-    """The share of failed requests, by this label; 0 where none failed."""
-    failed = f'{REQUESTS}{{{labels}{"," if labels else ""}outcome="error"}}'
-    return (
-        f"(sum by ({by}) (rate({failed}[{RATE}])) or 0 * {per_s(f'{REQUESTS}{{{labels}}}', by)}) "
-        f"/ {per_s(f'{REQUESTS}{{{labels}}}', by)}"
-    )
-
-
-def stat(title: str, expression: str, unit: str, text: str, *, limit: float | None = None) -> Panel:
-    """One number, large."""
-    return Panel(
-        title,
-        unit,
-        title,
-        (Query(expression, title),),
-        help=text,
-        look=Look.STAT,
-        width=4,
-        limit=limit,
-    )
