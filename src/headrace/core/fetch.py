@@ -2,20 +2,22 @@
 
 It costs no import of an HTTP library, which would double the time that the control plane takes to
 start. Servers of others are asked by httpx.
-
-The control plane starts within a blink, so it cannot afford one; and it only talks to our own
-processes, one request per connection.
 """
 
 import asyncio
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
-from headrace.core import DeadlineExceededError, UnavailableError
+from headrace.core import DeadlineExceededError, HeadraceError, UnavailableError
+from headrace.core.error_kind import UNDECODABLE
 from headrace.core.headers import CONTROL_HEADER
 from headrace.core.internal_token import internal_token
 
+_LOG: Final = logging.getLogger("headrace.control")
+T = TypeVar("T")
+_OK: Final = 200
 _MAX_HEAD_BYTES: Final = 64 << 10
 _DEFAULT_LIMIT_BYTES: Final = 32 << 20
 
@@ -64,6 +66,35 @@ async def fetch(
         raise DeadlineExceededError(message) from None
     except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError) as error:
         raise UnavailableError(f"no answer from {address}: {error}") from error
+
+
+async def ask(
+    address: str,
+    path: str,
+    decode: Callable[[bytes], T],
+    *,
+    timeout_s: float,
+    method: str = "GET",
+    body: bytes = b"",
+) -> T | None:
+    """The decoded body of a process of ours; None if it does not answer, refuses, or says else.
+
+    It may start, hang, or be of an older version: its supervisor knows more.
+    """
+    try:
+        answer = await fetch(address, path, timeout_s=timeout_s, method=method, body=body)
+        if answer.status != _OK:
+            return None
+        return decode(answer.body)
+    except (HeadraceError, *UNDECODABLE) as error:
+        extra = {"address": address, "path": path, "error": str(error)}
+        _LOG.debug("a process does not answer", extra=extra)
+        return None
+
+
+def text_of(body: bytes) -> str:
+    """A body as text; what is no UTF-8 in it spoils nothing else."""
+    return body.decode("utf-8", "replace")
 
 
 def _token() -> dict[str, str]:

@@ -306,10 +306,8 @@ class Track:
     read_at: float
     epoch: str
     began_at: float = 0.0
-    _requests: int = 0
-    _errors: int = 0
-    _rejections: int = 0
-    _latency: dict[int, int] = field(default_factory=dict)
+    _seen: Cell = field(default_factory=Cell)
+    """The totals of the last look."""
     ladder: Ladder[Cell, Row] = field(default_factory=lambda: Ladder(form=REQUESTS))
 
     def read(self, at: float, epoch: str, totals: Totals, *, is_begin: bool = False) -> None:
@@ -320,14 +318,26 @@ class Track:
         Args:
             is_begin: Nobody knows when what is in `totals` was counted: it is left out.
         """
-        began_anew = epoch != self.epoch or totals.requests < self._requests
+        began_anew = epoch != self.epoch or totals.requests < self._seen.requests
         before, self.read_at, self.epoch = self.read_at, at, epoch
-        if totals.requests == self._requests and not began_anew:
+        if totals.requests == self._seen.requests and not began_anew:
             return  # nothing came: this is all that an idle endpoint costs
         if began_anew:
-            self._requests = self._errors = self._rejections = 0
-            self._latency = {}
-        added = self._difference(totals)
+            self._seen = Cell()
+        seen, latency = self._seen, dict[int, int]()
+        for bucket, count in totals.latency.items():
+            index = index_of(bucket)
+            latency[index] = latency.get(index, 0) + count
+        added = Cell(
+            requests=max(totals.requests - seen.requests, 0),
+            errors=max(totals.errors - seen.errors, 0),
+            rejections=max(totals.rejections - seen.rejections, 0),
+        )
+        for index, count in latency.items():
+            more = count - seen.latency.get(index, 0)
+            if more > 0:
+                added.latency[index] = more
+        self._seen = Cell(totals.requests, totals.errors, totals.rejections, latency)
         if added.requests and not is_begin:
             self.ladder.spread(before, at, added)
 
@@ -338,10 +348,10 @@ class Track:
             version=version,
             read_at=self.read_at,
             epoch=self.epoch,
-            requests=self._requests,
-            errors=self._errors,
-            rejections=self._rejections,
-            latency=self._latency,
+            requests=self._seen.requests,
+            errors=self._seen.errors,
+            rejections=self._seen.rejections,
+            latency=self._seen.latency,
             levels=self.ladder.packed(),
             began_at=self.began_at,
         )
@@ -350,29 +360,9 @@ class Track:
     def load(cls, stored: StoredTrack) -> "Track":
         """The track that was written down."""
         track = cls(read_at=stored.read_at, epoch=stored.epoch, began_at=stored.began_at)
-        track._requests, track._errors = stored.requests, stored.errors
-        track._rejections, track._latency = stored.rejections, stored.latency
+        track._seen = Cell(stored.requests, stored.errors, stored.rejections, stored.latency)
         track.ladder.load(stored.levels)
         return track
-
-    def _difference(self, totals: Totals) -> Cell:
-        """What `totals` has more than what was last seen, which it is from now on."""
-        latency: dict[int, int] = {}
-        for bucket, count in totals.latency.items():
-            index = index_of(bucket)
-            latency[index] = latency.get(index, 0) + count
-        added = Cell(
-            requests=max(totals.requests - self._requests, 0),
-            errors=max(totals.errors - self._errors, 0),
-            rejections=max(totals.rejections - self._rejections, 0),
-        )
-        for index, count in latency.items():
-            more = count - self._latency.get(index, 0)
-            if more > 0:
-                added.latency[index] = more
-        self._requests, self._errors = totals.requests, totals.errors
-        self._rejections, self._latency = totals.rejections, latency
-        return added
 
 
 @dataclass(slots=True, kw_only=True)

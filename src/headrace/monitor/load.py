@@ -8,6 +8,7 @@ from bisect import bisect_right
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from operator import attrgetter
 from typing import Any, ClassVar, Final
 
 import msgspec
@@ -85,57 +86,33 @@ class LoadCell:
 
     def part(self, number: int, pieces: int) -> "LoadCell":
         """One of `pieces` parts, from 0 on: together they are this."""
+        values = zip(_VALUES(self), _UNITS, strict=True)
         return LoadCell(
-            looked_s=self.looked_s / pieces,
-            shared_s=self.shared_s / pieces,
-            heard_s=self.heard_s / pieces,
-            ready_s=self.ready_s / pieces,
-            batches=share_of(self.batches, number, pieces),
-            rows=share_of(self.rows, number, pieces),
-            waited=share_of(self.waited, number, pieces),
-            queue_s=self.queue_s / pieces,
-            in_flight_s=self.in_flight_s / pieces,
+            *(share_of(v, number, pieces) if unit == 1 else v / pieces for v, unit in values)
         )
+
+
+_UNITS: Final = (*(_MILLI,) * 4, 1, 1, 1, _MICRO, _MICRO)
+"""What the numbers of a `LoadRow` are counted in, in the order of a cell's fields."""
+_VALUES: Final = attrgetter(*LoadCell.__dataclass_fields__)
 
 
 def _row(offset: int, cell: LoadCell) -> LoadRow:
     return LoadRow(
-        offset,
-        round(cell.looked_s / _MILLI),
-        round(cell.shared_s / _MILLI),
-        round(cell.heard_s / _MILLI),
-        round(cell.ready_s / _MILLI),
-        cell.batches,
-        cell.rows,
-        cell.waited,
-        round(cell.queue_s / _MICRO),
-        round(cell.in_flight_s / _MICRO),
+        offset, *(round(v / unit) for v, unit in zip(_VALUES(cell), _UNITS, strict=True))
     )
 
 
 def _cell(row: LoadRow) -> LoadCell:
-    return LoadCell(
-        row.looked * _MILLI,
-        row.shared * _MILLI,
-        row.heard * _MILLI,
-        row.ready * _MILLI,
-        row.batches,
-        row.rows,
-        row.waited,
-        row.queue * _MICRO,
-        row.in_flight * _MICRO,
-    )
-
-
-def _same(cell: LoadCell) -> LoadCell:
-    return cell
+    values = msgspec.structs.astuple(row)[1:]
+    return LoadCell(*(v * unit for v, unit in zip(values, _UNITS, strict=True)))
 
 
 LOAD: Final = Form(
     begin=LoadCell,
     row_of=_row,
     cell_of=_cell,
-    joined=_same,
+    joined=lambda cell: cell,
     one=msgspec.msgpack.Decoder(LoadRow),
     many=msgspec.msgpack.Decoder(list[LoadRow]),
 )
@@ -207,7 +184,17 @@ class LoadTrack:
             if before is None or before.epoch != totals.epoch or totals.waited < before.waited:
                 before = None
             if before is not None or at - totals.age_s >= began_at:
-                added.add(_difference(before, totals))
+                # What was counted since `before`; all of it if that is None.
+                old = before or LoadTotals(epoch="", age_s=0.0)
+                added.add(
+                    LoadCell(
+                        batches=max(totals.batches - old.batches, 0),
+                        rows=max(totals.rows - old.rows, 0),
+                        waited=max(totals.waited - old.waited, 0),
+                        queue_s=max(totals.queue_s - old.queue_s, 0.0),
+                        in_flight_s=max(totals.in_flight_s - old.in_flight_s, 0.0),
+                    )
+                )
         # One that does not answer now may do so later, and has not begun anew for that.
         kept = {name: said for name, said in self._said.items() if name in reading.known}
         self._said = kept | dict(reading.said)
@@ -237,19 +224,6 @@ class LoadTrack:
         track = cls(read_at=stored.read_at, _said=dict(stored.said))
         track.ladder.load(stored.levels)
         return track
-
-
-def _difference(before: LoadTotals | None, totals: LoadTotals) -> LoadCell:
-    """What was counted since `before`; all of it if that is None."""
-    if before is None:
-        before = LoadTotals(epoch="", age_s=0.0)
-    return LoadCell(
-        batches=max(totals.batches - before.batches, 0),
-        rows=max(totals.rows - before.rows, 0),
-        waited=max(totals.waited - before.waited, 0),
-        queue_s=max(totals.queue_s - before.queue_s, 0.0),
-        in_flight_s=max(totals.in_flight_s - before.in_flight_s, 0.0),
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -315,26 +289,17 @@ def _window(cells: Sequence[LoadCell], *, is_whole: bool) -> LoadWindow:
     total = LoadCell()
     for cell in cells:
         total.add(cell)
-    in_flight, ready = _whole(total) if is_whole else _side_by_side(cells)
+    known = [total] if is_whole else cells
+    # Versions of an endpoint may follow each other: their time is the endpoint's. Roles of one
+    # version are side by side, each looked at for its own time.
+    spans = [
+        (cell, time_s) for cell in known if (time_s := cell.shared_s if is_whole else cell.looked_s)
+    ]
+    in_flight = sum(cell.in_flight_s / time_s for cell, time_s in spans)
+    ready = round(sum(cell.ready_s / time_s for cell, time_s in spans), _DIGITS)
     return LoadWindow(
         batch_rows=total.rows / total.batches if total.batches else None,
         queue_s=total.queue_s / total.waited if total.waited else None,
-        in_flight=in_flight if total.heard_s else None,
-        ready=ready,
+        in_flight=in_flight if spans and total.heard_s else None,
+        ready=ready if spans else None,
     )
-
-
-def _whole(total: LoadCell) -> tuple[float | None, float | None]:
-    """Requests in flight and ready replicas of all versions, some of which may follow others."""
-    if not total.shared_s:
-        return None, None
-    return total.in_flight_s / total.shared_s, round(total.ready_s / total.shared_s, _DIGITS)
-
-
-def _side_by_side(cells: Sequence[LoadCell]) -> tuple[float | None, float | None]:
-    """The same of roles of one version, each looked at for its own time."""
-    known = [cell for cell in cells if cell.looked_s]
-    if not known:
-        return None, None
-    in_flight = sum(cell.in_flight_s / cell.looked_s for cell in known)
-    return in_flight, round(sum(cell.ready_s / cell.looked_s for cell in known), _DIGITS)

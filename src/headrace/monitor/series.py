@@ -364,7 +364,19 @@ class Tracks(Generic[T]):
         self._before, self.looked_at = self.looked_at, at
         if self.began_at is None:
             self.began_at = at
-        self._age(at, 0.0 if self._before is None else at - self._before)
+        # Join old steps: of each track once a minute, of a few at a time.
+        elapsed_s = 0.0 if self._before is None else at - self._before
+        self._portion += elapsed_s * self._per_s
+        while self._to_age and self._portion >= 1 - _EPSILON:
+            self._portion -= 1
+            self._to_age.pop().ladder.age(at)
+        if at - self._round_at >= _ROUND_S:
+            for track in self._to_age:
+                track.ladder.age(at)
+            self._round_at, self._portion = at, 0.0
+            self._forget(at)
+            self._to_age = [track for _, _, track in self.all()]
+            self._per_s = len(self._to_age) / _ROUND_S
 
     def of(self, endpoint: str) -> Mapping[str, T]:
         """An endpoint's tracks by version."""
@@ -433,20 +445,6 @@ class Tracks(Generic[T]):
         for endpoint, version, track in tracks:
             self.put(endpoint, version, track)
         self.began_at, self.looked_at = whole.began_at, whole.looked_at
-
-    def _age(self, now: float, elapsed_s: float) -> None:
-        """Join old steps: of each track once a minute, of a few at a time."""
-        self._portion += elapsed_s * self._per_s
-        while self._to_age and self._portion >= 1 - _EPSILON:
-            self._portion -= 1
-            self._to_age.pop().ladder.age(now)
-        if now - self._round_at >= _ROUND_S:
-            for track in self._to_age:
-                track.ladder.age(now)
-            self._round_at, self._portion = now, 0.0
-            self._forget(now)
-            self._to_age = [track for _, _, track in self.all()]
-            self._per_s = len(self._to_age) / _ROUND_S
 
     def _forget(self, now: float) -> None:
         """Let go of what is too old, and of the oldest where there is too much."""

@@ -3,9 +3,6 @@
 A family stands once in an exposition: HELP, TYPE, then all its samples. Families are therefore
 merged by name, and a label says which process a sample is of. `docs/explain/decisions/metrics.md`
 says why this is not `prometheus_client`.
-
-In the text format a family stands once: one HELP, one TYPE, then all its samples. So families are
-merged by name, and a label tells whose a sample is.
 """
 
 import itertools
@@ -119,7 +116,11 @@ def histogram_sample(
         edges = [-1, *places, len(exemplars.due) - 1]
         for after, until in itertools.pairwise(edges):
             newest = exemplars.between(after, until)
-            found.append("" if newest is None else _exemplar(*newest))
+            if newest is not None:
+                label, content, value, at_s = newest
+                found.append(f' # {{{label}="{content}"}} {value} {at_s:.3f}')
+            else:
+                found.append("")
     return HistogramSample(
         labels=labels,
         bounds=[counted.bounds[place] for place in places],
@@ -127,10 +128,6 @@ def histogram_sample(
         sum=counted.sum,
         exemplars=found,
     )
-
-
-def _exemplar(label: str, content: str, value: float, at_s: float) -> str:
-    return f' # {{{label}="{content}"}} {value} {at_s:.3f}'
 
 
 def _labels(pairs: Labels) -> str:

@@ -13,7 +13,7 @@ import httpx
 import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from headrace.control.limits.limiter import LimitedEndpoint, Limiter, make_rules
+from headrace.control.limits.limiter import Limiter, make_rules
 from headrace.control.limits.service import LimitService
 from headrace.control.state import home_url, open_store
 from headrace.core import SystemClock
@@ -95,7 +95,10 @@ async def service(
         clock=SystemClock(),
         addresses=(f"unix:{directory}/limits.sock",),
     )
-    told = (LimitedEndpoint(name=e.name, limits=e.limits, timeout_s=e.timeout_s) for e in endpoints)
+    told = (
+        EndpointRoute(name=e.name, arms=(), limits=e.limits, timeout_s=e.timeout_s)
+        for e in endpoints
+    )
     serving.set_rules(make_rules(found.access, told))
     task = asyncio.create_task(serving.run())
     try:

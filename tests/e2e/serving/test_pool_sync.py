@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from headrace.control.app.journal import News
@@ -17,10 +18,11 @@ from headrace.control.desired.state import (
     make_revision,
 )
 from headrace.control.reconcile.observed import Observed, Phase, Replica
-from headrace.control.reconcile.pools import Hosting, PoolSync, get_models, put_models
+from headrace.control.reconcile.pools import Hosting, PoolSync, put_models
 from headrace.core import EndpointName, ReplicaSettings, SystemClock, UnavailableError
+from headrace.core.fetch import ask
 from headrace.core.spec_scale import PoolSpec
-from headrace.serving.report import models_digest
+from headrace.serving.report import PoolReport, models_digest
 from tests.e2e.serving.pools import entry, python_model, running_pool
 
 pytestmark = [pytest.mark.e2e, pytest.mark.anyio]
@@ -91,9 +93,11 @@ async def test_a_real_copy_hears_what_to_host_and_serves_it(tmp_path: Path) -> N
             world.news.note()
             await world.news.wait()
         task.cancel()
-        report = await get_models(address)
+        decode = msgspec.json.Decoder(PoolReport).decode
+        report = await ask(address, "/internal/models", decode, timeout_s=2.0)
         statuses = [copy.infer(name).status_code for name in ("a", "b", "c")]
 
+    assert report is not None
     assert report.digest == models_digest([revision.settings for revision in revisions])
     assert [model.model for model in report.models] == ["a", "b"]
     assert statuses == [200, 200, 404]
@@ -123,5 +127,3 @@ async def test_what_is_no_pool_is_an_error(tmp_path: Path, answer: bytes, messag
     async with answering(tmp_path / "s", answer) as address:
         with pytest.raises(UnavailableError, match=message):
             await put_models(address, Hosting(models=(), revisions=()))
-        with pytest.raises(UnavailableError, match=message):
-            await get_models(address)

@@ -28,9 +28,9 @@ from headrace.control.agents.roster import (
 from headrace.control.app.journal import News, wait_for
 from headrace.control.gateway.keeper import GatewayKeeper, routes_file
 from headrace.control.gateway.tls import GatewayTls
-from headrace.control.limits.limiter import Rules
+from headrace.control.limits.limiter import Rules, make_rules
 from headrace.control.reconcile.publication import GatewayRefusedError, NoGatewayError
-from headrace.control.reconcile.routes import reachable_route, rules_of
+from headrace.control.reconcile.routes import reachable_route
 from headrace.control.state.records import Event
 from headrace.core import Clock, HeadraceError
 from headrace.core.spec_upstream import UpstreamSpec
@@ -234,7 +234,7 @@ class GatewayFleet:
         """Make what is wanted now the newest; its number."""
         if self.tls is not None:
             self._missing = await self.tls.prepare(self._routes)
-        self.tell_rules(rules_of(self.policy.access, self._routes))
+        self.tell_rules(make_rules(self.policy.access, self._routes))
         return self._make()
 
     def _offer_again(self) -> None:

@@ -135,6 +135,16 @@ class Faults:
             self._events.append(_event(fault, "GoesOn", text, now))
 
 
+async def write_events(
+    emit: Callable[[Sequence[Event]], Awaitable[None]], events: Sequence[Event]
+) -> None:
+    """Emit events that the rest does not depend on: what cannot be written is logged."""
+    try:
+        await emit(events)
+    except HeadraceError as error:
+        _LOG.error("cannot write an event", extra={"error": str(error)})
+
+
 def message_of(error: Exception) -> str:
     """What a status says of an exception.
 

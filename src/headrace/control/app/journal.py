@@ -27,8 +27,8 @@ class News:
         await self.next.wait()
 
 
-async def wait_for(event: asyncio.Event, timeout_s: float) -> None:
-    """Return when `event` is set, or time is up."""
+async def wait_for(event: asyncio.Event, timeout_s: float | None) -> None:
+    """Return when `event` is set, or time is up; None waits for as long as it takes."""
     try:
         async with asyncio.timeout(timeout_s):
             await event.wait()

@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from headrace.control.app.faults import LOOP, Faults
+from headrace.control.app.faults import LOOP, Faults, write_events
 from headrace.control.features.materialize_plan import (
     FeatureViewStatus,
     ViewPast,
@@ -203,7 +203,9 @@ class Materializer:
             try:
                 async with self._at_once:
                     began = self.clock.now()
-                    done = await self.work(view, lambda told: self._note(view, told))
+                    done = await self.work(
+                        view, lambda progress: self._running.update({view.name: progress})
+                    )
             except HeadraceError as error:
                 after = failed(before, str(error), began=began, now=self.clock.now())
             except Exception as error:
@@ -220,54 +222,33 @@ class Materializer:
             self.memory.try_save([self._pasts[name] for name in names if name in self._pasts])
             await self._announce(before, after)
 
-    def _note(self, view: FeatureView, told: MaterializeProgress) -> None:
-        self._running[view.name] = told
-
     async def _announce(self, before: ViewPast, after: ViewPast) -> None:
         event = _event(before, after)
         if event is None:
             return
         level = logging.ERROR if after.failures else logging.INFO
         _LOG.log(level, event.message, extra={"reason": event.reason, **event.data})
-        try:
-            await self.emit([event])
-        except HeadraceError as error:
-            _LOG.error("cannot write an event", extra={"error": str(error)})
+        await write_events(self.emit, [event])
 
 
 def _event(before: ViewPast, after: ViewPast) -> Event | None:
     """What is told of a run: the first one, and whatever is new about failing."""
-    name, data = after.view, {"view": after.view, "failures": after.failures}
-    at = after.failed_at or after.succeeded_at or 0.0
-    if after.failures:
-        if before.message == after.message:
-            return None
+    name, written = after.view, {"entities": after.entities, "written": after.written}
+    data = {"view": name, "failures": after.failures}
+    if after.failures and before.message != after.message:
+        reason = "MaterializeFailed"
         message = f"feature view '{name}' cannot be materialized: {after.message}"
-        return Event(
-            at=at,
-            endpoint="",
-            kind="features",
-            reason="MaterializeFailed",
-            message=message,
-            data=data,
-        )
-    data |= {"entities": after.entities, "written": after.written}
-    if before.failures:
-        message = f"feature view '{name}' is materialized again"
-        return Event(
-            at=at,
-            endpoint="",
-            kind="features",
-            reason="MaterializeRecovered",
-            message=message,
-            data=data | {"failures": before.failures},
-        )
-    if before.succeeded_at is None:
+    elif not after.failures and before.failures:
+        reason, message = "MaterializeRecovered", f"feature view '{name}' is materialized again"
+        data |= {**written, "failures": before.failures}
+    elif not after.failures and before.succeeded_at is None:
+        reason = "Materialized"
         message = f"feature view '{name}' is materialized: {after.written} entities"
-        return Event(
-            at=at, endpoint="", kind="features", reason="Materialized", message=message, data=data
-        )
-    return None
+        data |= written
+    else:
+        return None
+    at = after.failed_at or after.succeeded_at or 0.0
+    return Event(at=at, endpoint="", kind="features", reason=reason, message=message, data=data)
 
 
 def _signature_of(path: Path) -> _Signature:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from headrace.control.app.faults import LOOP, Faults
+from headrace.control.app.faults import LOOP, Faults, write_events
 from headrace.control.desired.aims import Aims
 from headrace.control.state.records import Event
 from headrace.core import Clock, FeatureWatch, HeadraceError, UnavailableError
@@ -124,10 +124,7 @@ class SkewWatch:
         if event is None:
             return
         _LOG.log(logging.WARNING if summary.skewed else logging.INFO, event.message)
-        try:
-            await self.emit([event])
-        except HeadraceError as error:
-            _LOG.error("cannot write an event", extra={"error": str(error)})
+        await write_events(self.emit, [event])
 
 
 def skew_event(before: SkewSummary | None, after: SkewSummary, *, at: float) -> Event | None:
@@ -139,7 +136,8 @@ def skew_event(before: SkewSummary | None, after: SkewSummary, *, at: float) -> 
     if set(names) == was:
         return None
     shown = ", ".join(
-        f"{one.feature} in {one.differing} of {one.rows} rows ({_causes(one.causes)})"
+        f"{one.feature} in {one.differing} of {one.rows} rows "
+        f"({', '.join(f'{cause} {count}' for cause, count in one.causes.items())})"
         for one in after.skewed[:_SHOWN]
     )
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
@@ -201,10 +199,6 @@ async def compare_served(
     except UNDECODABLE:
         msg = f"the process ended with status {ended.status}; see {log}"
         raise UnavailableError(msg) from None
-
-
-def _causes(causes: Mapping[str, int]) -> str:
-    return ", ".join(f"{cause} {count}" for cause, count in causes.items())
 
 
 class ServedFeaturesKeeper:

@@ -14,10 +14,10 @@ from headrace.control.app.faults import message_of
 from headrace.control.app.ownership import HomeIdentity, ProcessOwner
 from headrace.control.desired.state import POOL_PREFIX
 from headrace.control.gateway.tls import GatewayTls
-from headrace.control.limits.limiter import Rules
+from headrace.control.limits.limiter import Rules, make_rules
 from headrace.control.reconcile.observed import CRASHED, STABLE_AFTER_S
 from headrace.control.reconcile.publication import RoutesLeftOutError
-from headrace.control.reconcile.routes import gateway_route, rules_of
+from headrace.control.reconcile.routes import gateway_route
 from headrace.core import Clock, HeadraceError
 from headrace.core.processes import start_ticks
 from headrace.core.spec_observe import LogMode, RequestLogSpec, TracingSpec
@@ -321,7 +321,7 @@ class GatewayKeeper:
         self._missing = missing
 
     def _tell_rules(self, routes: Iterable[EndpointRoute]) -> None:
-        self.tell_rules(rules_of(self.policy.access, routes))
+        self.tell_rules(make_rules(self.policy.access, routes))
 
     def _translate(
         self, routes: Iterable[EndpointRoute]

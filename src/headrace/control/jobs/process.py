@@ -96,21 +96,6 @@ class JobProcess:
         status = await self.child.close()
         self.tell_isolation()
         await asyncio.to_thread(self.tidy)
-        return self._attempt(status)
-
-    def tell_isolation(self) -> None:
-        """Log once what keeps it from being kept apart."""
-        found = self.isolation()
-        if found is not None and found.problems and not self._is_told:
-            self._is_told = True
-            why = "; ".join(found.problems)
-            _LOG.warning("a job is not isolated", extra={"run": self.name, "why": why})
-
-    def read(self) -> None:
-        """Take what it says."""
-        self._reader = asyncio.create_task(self._read_log())
-
-    def _attempt(self, status: int) -> Attempt:
         if status == 0:
             return Attempt(ok=True)
         if status == job_watch.INTERRUPTED or status < 0:
@@ -126,6 +111,18 @@ class JobProcess:
             said = "was killed; most likely it took more memory than there is"
         final = status in {_TOO_MANY_ERRORS, _WRONG_ARGUMENTS}
         return Attempt(final=final, message=said[:_MESSAGE])
+
+    def tell_isolation(self) -> None:
+        """Log once what keeps it from being kept apart."""
+        found = self.isolation()
+        if found is not None and found.problems and not self._is_told:
+            self._is_told = True
+            why = "; ".join(found.problems)
+            _LOG.warning("a job is not isolated", extra={"run": self.name, "why": why})
+
+    def read(self) -> None:
+        """Take what it says."""
+        self._reader = asyncio.create_task(self._read_log())
 
     async def _read_log(self) -> None:
         with self.log.open("ab") as log:
@@ -161,12 +158,18 @@ class JobStarter:
         serial = Occasion.SECOND_JOB if Occasion.JOB in self._serials else Occasion.JOB
         memory_limit, most_bytes = memory_limit_of(run)
         confined = [] if self.sandbox is None else [f"--confined={serial}"]
-        command = [*self._command(run), *confined]
+        own = None if self.command is None else self.command(run)
+        program = own or python_module("headrace.cli", *arguments_of(run, self.home))
+        command = [*program, *confined]
         own_user = None if self.sandbox is None else self.sandbox.user(serial)
         user = -1 if own_user is None else own_user
         watched = [sys.executable, "-I", "-S", str(_WATCH), str(most_bytes), str(user), *command]
         self._tidy(run)
-        child = await Child.start(watched, stdin=PIPE, environment=self._environment(run))
+        environment = None
+        if self.sandbox is not None:
+            # With what its input names, and what its model may need, which is known later.
+            environment = self.sandbox.environment.of(input_of(run), parts=("endpoints",))
+        child = await Child.start(watched, stdin=PIPE, environment=environment)
         pid = child.process.pid
         self._serials.add(serial)
         owner = _owner(Path(run.output))
@@ -182,17 +185,6 @@ class JobStarter:
         started.extend(until)
         _LOG.info("a job runs", extra={"run": run.id, "tries": run.tries, "pid": pid})
         return started
-
-    def _command(self, run: JobRun) -> Sequence[str]:
-        if self.command is not None:
-            return self.command(run)
-        return python_module("headrace.cli", *arguments_of(run, self.home))
-
-    def _environment(self, run: JobRun) -> dict[str, str] | None:
-        """With what its input names, and what its model may need, which is known later."""
-        if self.sandbox is None:
-            return None
-        return self.sandbox.environment.of(input_of(run), parts=("endpoints",))
 
     def _isolation(self, run: JobRun, pid: int) -> Isolation | None:
         return None if self.sandbox is None else self.sandbox.isolation(report_name(run.id), pid)

@@ -1,7 +1,6 @@
 """Scheduler of jobs: decides which runs are due, and starts them in processes."""
 
 import asyncio
-import contextlib
 import logging
 import secrets
 import socket
@@ -10,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from headrace.control.app.faults import LOOP, Faults
+from headrace.control.app.faults import LOOP, Faults, write_events
+from headrace.control.app.journal import wait_for
 from headrace.control.app.ownership import claim
 from headrace.control.jobs.plan import (
     Attempt,
@@ -89,8 +89,12 @@ class Planner:
         Raises:
             HeadraceError: The database cannot be used; nothing is half done.
         """
-        if (nothing := await self._still_nothing(monotonic)) is not None:
-            return Step(look=nothing, jobs={})
+        if (
+            self._nothing is not None
+            and monotonic - self._nothing[1] < IDLE_S
+            and await self.store.jobs.generation() == self._generation
+        ):
+            return Step(look=self._nothing[0], jobs={})
         look = await self._look()
         self._nothing = None if self._jobs or look.open else (look, monotonic)
         done = []
@@ -116,13 +120,6 @@ class Planner:
         """What there is; nothing is done."""
         look = await self._look()
         return Step(look=look, jobs=dict(self._jobs))
-
-    async def _still_nothing(self, monotonic: float) -> JobsLook | None:
-        """The last look if it found nothing and still holds."""
-        if self._nothing is None or monotonic - self._nothing[1] >= IDLE_S:
-            return None
-        same = await self.store.jobs.generation() == self._generation
-        return self._nothing[0] if same else None
 
     async def _look(self) -> JobsLook:
         """What there is, and the jobs that are wanted: the database's, whoever applied them."""
@@ -199,9 +196,7 @@ class JobScheduler:
                         group.create_task(self._carry_out(run))
                     if step is not None:
                         await self._announce(step)
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(_LOOK_S):
-                        await self._wake.wait()
+                await wait_for(self._wake, _LOOK_S)
                 self._wake.clear()
 
     async def begin(self, name: str, *, by: str) -> JobRun:
@@ -448,10 +443,7 @@ class JobScheduler:
             return
         for event in events:
             _LOG.info(event.message, extra={"reason": event.reason, **event.data})
-        try:
-            await self.emit(events)
-        except HeadraceError as error:
-            _LOG.error("cannot write an event", extra={"error": str(error)})
+        await write_events(self.emit, events)
 
 
 def run_event(run: JobRun, before: JobRun | None) -> Event | None:

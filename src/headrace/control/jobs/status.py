@@ -68,6 +68,7 @@ class JobView:
 def run_view(run: JobRun, isolation: IsolationOf = _nobody) -> JobRunView:
     """What is told of a run."""
     waits = run.state is RunState.WAITING and run.tries > 0
+    began, ended = run.began, run.ended if run.state.is_over else None
     return JobRunView(
         id=run.id,
         job=run.job,
@@ -77,7 +78,7 @@ def run_view(run: JobRun, isolation: IsolationOf = _nobody) -> JobRunView:
         moment=run.moment,
         began=run.began,
         ended=run.ended,
-        duration_s=_duration_s(run),
+        duration_s=None if began is None or ended is None else max(ended - began, 0.0),
         tries=run.tries,
         interruptions=run.interruptions,
         next_try_at=run.next_try_at if waits else None,
@@ -146,7 +147,7 @@ def job_families(jobs: Mapping[str, JobSpec], look: JobsLook | None, *, now: flo
         _gauge(
             "failed",
             "1 if the newest run that ended failed.",
-            [(view.name, _failed(view)) for view in views],
+            [(job, job in look.ended and look.ended[job].state is RunState.FAILED) for job in jobs],
         ),
     ]
 
@@ -155,12 +156,3 @@ def _gauge(name: str, text: str, values: Iterable[tuple[str, float | None]]) -> 
     # Not `job`: Prometheus gives every series one of its own, and would call this another.
     samples = [((("job_name", job),), value) for job, value in values if value is not None]
     return gauge(f"headrace_job_{name}", text, samples)
-
-
-def _failed(view: JobView) -> bool:
-    return view.last_run is not None and view.last_run.state == RunState.FAILED.value
-
-
-def _duration_s(run: JobRun) -> float | None:
-    ended = run.ended if run.state.is_over else None
-    return None if run.began is None or ended is None else max(ended - run.began, 0.0)

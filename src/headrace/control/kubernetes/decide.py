@@ -274,7 +274,9 @@ class _Step:
             if differs:
                 applied = with_replicas(wanted, count)
                 actions.append(ApplyObject(wanted=applied, why=_differs(differs)))
-        problems = [*filter(None, [_refused_pods(found), self._stuck(found, arm)])]
+        refused = condition_message(found, "ReplicaFailure", "True")  # as for a quota
+        problems = [f"the cluster refuses its pods: {refused}"] if refused else []
+        problems += filter(None, [self._stuck(found, arm)])
         if "spec.selector" in places:
             self.actions += meanwhile
             return [*problems, fixed(key_of(found))]
@@ -324,12 +326,9 @@ class _Step:
             return arm.replicas
         if not self.inputs.is_confirmed:
             return current
-        leaving = [pod for pod in victims if self._may_go(pod)]
+        # No gateway knows it, and its Deployment knows that it goes first.
+        leaving = [pod for pod in victims if not self._is_busy(pod) and cost_of(pod) == VICTIM_COST]
         return max(arm.replicas, min(current, len(active) - len(leaving)))
-
-    def _may_go(self, pod: Pod) -> bool:
-        """Whether no gateway knows it, and its Deployment knows that it goes first."""
-        return not self._is_busy(pod) and cost_of(pod) == VICTIM_COST
 
     def _is_busy(self, pod: Pod) -> bool:
         replica = self.inputs.observed.replicas.get(pod.metadata.name)
@@ -375,12 +374,6 @@ def cost_of(pod: Pod) -> int:
         return int(annotation) if annotation else 0
     except ValueError:
         return 1  # nothing of ours: it is corrected
-
-
-def _refused_pods(deployment: Object) -> str:
-    """Why the cluster lets a Deployment make no pod, as for a quota; empty if it does."""
-    message = condition_message(deployment, "ReplicaFailure", "True")
-    return f"the cluster refuses its pods: {message}" if message else ""
 
 
 def _counts(pod: Pod) -> bool:

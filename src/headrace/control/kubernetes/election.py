@@ -2,9 +2,6 @@
 
 Clocks of different machines are never compared: a holder loses its Lease when that did not change
 for as long as it lasts, by the candidate's own clock, and a leader stops well before.
-
-Pure: clocks of different machines are never compared. A holder is given up when its Lease did not
-change for as long as it said, by our own clock; a leader stops well before others may do that.
 """
 
 import asyncio

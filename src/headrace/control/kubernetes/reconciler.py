@@ -2,8 +2,6 @@
 
 Only a leader acts, and only on knowledge that is whole: while a kind cannot be watched, what is
 routed stays routed and nothing is changed.
-
-It goes on from there: without it, a rollout that was half way would be taken as not begun.
 """
 
 import asyncio
@@ -17,8 +15,8 @@ from typing import Final
 
 import msgspec
 
-from headrace.control.app.faults import LOOP, Faults
-from headrace.control.app.journal import News
+from headrace.control.app.faults import LOOP, Faults, write_events
+from headrace.control.app.journal import News, wait_for
 from headrace.control.app.membership import Emit, nobody
 from headrace.control.desired.state import DesiredArm, DesiredState, Revision
 from headrace.control.kubernetes.api import ClusterApi
@@ -111,14 +109,7 @@ class KubernetesReconciler:
 
     def observed(self) -> Observed:
         """Everything known now."""
-        return Observed(
-            replicas=dict(self.replicas),
-            published=self.publication.published,
-            attempted=self.publication.attempted,
-            can_publish=self.publication.can_publish,
-            hosted=dict(self.hosted),
-            next_serial=self._next_serial,
-        )
+        return self.publication.observed(self.replicas, self.hosted, self._next_serial)
 
     def want(self, desired: DesiredState) -> None:
         """Aim at `desired` from now on."""
@@ -188,7 +179,9 @@ class KubernetesReconciler:
         ]
         # A slow API server holds up objects, but no routes.
         if others and not self._is_acting and self.clock.monotonic() >= self._retry_at:
-            self._begin_act(others)
+            assert self._group is not None, "actions are taken inside run"
+            self._is_acting = True
+            self._group.create_task(self._act(others))
 
     def _inputs(self) -> DecisionInputs:
         return DecisionInputs(
@@ -236,7 +229,7 @@ class KubernetesReconciler:
         self._roll = decision.roll
         if events:
             assert self._group is not None, "decisions are made inside run"
-            self._group.create_task(self._emit(events))
+            self._group.create_task(write_events(self.emit, events))
         if problems == self._problems:
             return
         for (endpoint, arm), problem in problems.items():
@@ -246,14 +239,11 @@ class KubernetesReconciler:
         self._problems = problems
         self.news.note()
 
-    async def _emit(self, events: Sequence[Event]) -> None:
-        try:
-            await self.emit(events)
-        except HeadraceError as error:
-            _LOG.error("cannot write an event", extra={"error": str(error)})
-
     async def _read_routes(self) -> bool:
-        """Go on from the routes of an earlier leader; whether they are known now."""
+        """Go on from the routes of an earlier leader; whether they are known now.
+
+        Without them, a rollout that was half way would be taken as not begun.
+        """
         try:
             found = await self.api.get("ConfigMap", record_name(self.place))
         except HeadraceError as error:
@@ -264,11 +254,6 @@ class KubernetesReconciler:
         self._knows_routes = True
         self._observe()  # what is routed was ready
         return True
-
-    def _begin_act(self, actions: Sequence[Action]) -> None:
-        assert self._group is not None, "actions are taken inside run"
-        self._is_acting = True
-        self._group.create_task(self._act(actions))
 
     async def _act(self, actions: Sequence[Action]) -> None:
         delay = await self.executor.execute(actions)
@@ -291,12 +276,8 @@ class KubernetesReconciler:
             (time for time in times if time is not None and time > stepped_at),
             default=stepped_at + _LOOK_AGAIN_S,
         )
-        delay = due - self.clock.monotonic()
-        try:
-            async with asyncio.timeout(min(max(delay, 0.0), _LOOK_AGAIN_S)):
-                await self._wake.wait()
-        except TimeoutError:
-            return
+        delay_s = due - self.clock.monotonic()
+        await wait_for(self._wake, min(max(delay_s, 0.0), _LOOK_AGAIN_S))
 
 
 def record_name(place: Place) -> str:

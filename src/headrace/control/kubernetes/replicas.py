@@ -3,8 +3,6 @@
 Fields that are not read are left out: a newer cluster says more. lightkube's models of the same
 objects decode them all, 30 times as slowly. A pod is ready when it says so and a slice offers its
 address; why it is not is written as a local process's end would be.
-
-Everything else in them is passed over: a newer cluster says more.
 """
 
 from collections.abc import Iterable, Mapping

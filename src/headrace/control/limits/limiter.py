@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Final, NamedTuple
 
 from headrace.core.spec_access import AccessSettings, EndpointLimitsSpec, LimitSpec
+from headrace.gateway import EndpointRoute
 
 ANONYMOUS: Final = "address:"
 """What the name of a caller begins with who showed nothing: its address follows."""
@@ -89,16 +90,7 @@ class Rules:
         return [(subject, limits) for subject, limits in found if not limits.is_unlimited]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LimitedEndpoint:
-    """What the rules have to know of an endpoint."""
-
-    name: str
-    limits: EndpointLimitsSpec
-    timeout_s: float | None = None
-
-
-def make_rules(access: AccessSettings, endpoints: Iterable[LimitedEndpoint]) -> Rules:
+def make_rules(access: AccessSettings, endpoints: Iterable[EndpointRoute]) -> Rules:
     """What the service counts; the rest is counted by each gateway for itself."""
     shared = access.shared_limits
     known = list(endpoints)
@@ -206,10 +198,13 @@ class Account:
     def standings(self, limits: LimitSpec, at: Moment) -> Iterator[Standing]:
         """How each of `limits` stands at a moment, before another request."""
         if limits.requests_per_s is not None:
-            bucket = self._requests(limits, at.now)
-            yield _standing(Kind.REQUESTS, bucket, 1.0)
+            size = float(limits.most_at_once)
+            self.requests = _filled(self.requests, limits.requests_per_s, size, at.now)
+            yield _standing(Kind.REQUESTS, self.requests, 1.0)
         if limits.rows_per_s is not None:
-            yield _standing(Kind.ROWS, self._rows(limits.rows_per_s, at.now), self.rows_each)
+            rate = limits.rows_per_s
+            self.rows = _filled(self.rows, rate, max(rate, 1.0), at.now)
+            yield _standing(Kind.ROWS, self.rows, self.rows_each)
         if limits.max_concurrent is not None:
             yield self._places(limits.max_concurrent, at.now)
         if limits.requests_per_day is not None:
@@ -245,27 +240,19 @@ class Account:
         if day > self.day:
             self.day, self.used = day, 0
 
-    def _requests(self, limits: LimitSpec, now: float) -> Bucket:
-        rate, size = limits.requests_per_s or 0.0, float(limits.most_at_once)
-        if self.requests is None:
-            self.requests = Bucket(rate=rate, size=size, at=now)
-        self.requests.refill(now)
-        self.requests.change(rate=rate, size=size)
-        return self.requests
-
-    def _rows(self, rate: float, now: float) -> Bucket:
-        size = max(rate, 1.0)
-        if self.rows is None:
-            self.rows = Bucket(rate=rate, size=size, at=now)
-        self.rows.refill(now)
-        self.rows.change(rate=rate, size=size)
-        return self.rows
-
     def _places(self, limit: int, now: float) -> Standing:
         if len(self.leases) >= limit:
             self.leases = {lease: until for lease, until in self.leases.items() if until > now}
         left = max(limit - len(self.leases), 0)
         return Standing(Kind.CONCURRENT, limit, left, 0.0 if left else _UNTIL_ONE_ENDS_S)
+
+
+def _filled(bucket: Bucket | None, rate: float, size: float, now: float) -> Bucket:
+    """The bucket with these figures, as full as it is now; a new one if there was none."""
+    bucket = bucket or Bucket(rate=rate, size=size, at=now)
+    bucket.refill(now)
+    bucket.change(rate=rate, size=size)
+    return bucket
 
 
 def _standing(kind: Kind, bucket: Bucket, amount: float) -> Standing:
@@ -360,7 +347,8 @@ class Limiter:
         if has_end:
             self._leases[lease] = _Lease(tuple(taken), until)
         left = [s for _, limits, account in applied for s in account.standings(limits, at)]
-        return Decision(tightest=min(left, key=_left), lease=lease if has_end else "")
+        tightest = min(left, key=lambda standing: standing.remaining / standing.limit)
+        return Decision(tightest=tightest, lease=lease if has_end else "")
 
     def end(self, lease: str, *, rows: float | None, now: float) -> None:
         """A request that passed has ended; a lease that is not known was given up already.
@@ -419,8 +407,3 @@ class Limiter:
         else:
             accounts.move_to_end(subject)
         return account
-
-
-def _left(standing: Standing) -> float:
-    """The share that is left."""
-    return standing.remaining / standing.limit

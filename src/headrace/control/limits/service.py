@@ -268,19 +268,14 @@ def _load() -> "RateLimitCodec":
     return RateLimitCodec()
 
 
-def _is_refused(context: "grpc.aio.ServicerContext[bytes, bytes]", secured: SecuredAddress) -> bool:
-    """Whether somebody asks with a certificate that is believed no more; here nobody has one."""
-    shown = context.auth_context().get("x509_pem_cert", ())
-    return any(secured.refuses(certificate) for certificate in shown)
-
-
 def _make_server(service: LimitService, codec: "RateLimitCodec") -> "grpc.aio.Server":
     import grpc.aio  # noqa: PLC0415  # as above
 
     from headrace.protocol.protos import RLS_METHOD, RLS_SERVICE  # noqa: PLC0415  # as above
 
     async def handle(data: bytes, context: "grpc.aio.ServicerContext[bytes, bytes]") -> bytes:
-        if service.secured is not None and _is_refused(context, service.secured):
+        shown = context.auth_context().get("x509_pem_cert", ())  # none over the Unix socket
+        if service.secured is not None and any(map(service.secured.refuses, shown)):
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, "the certificate was revoked")
         return service.answer(codec, data)
 

@@ -5,9 +5,10 @@ import hashlib
 import logging
 import shutil
 import signal
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import msgspec
 
@@ -372,9 +373,9 @@ class LocalDriver:
         if self.sandbox is None:
             return arguments
         settings = self._records.settings_path(record.name)
-        told = running.settings or settings.read_bytes()
-        keep = [*self._read_by(told), *self._store_of(told)]
+        told = msgspec.json.decode(running.settings or settings.read_bytes())
         try:
+            keep = [*self._read_by(told), *self._store_of(told, self.sandbox)]
             return self.sandbox.command(
                 arguments,
                 name=record.name,
@@ -384,7 +385,7 @@ class LocalDriver:
                 network=record.network,
                 data_bytes=record.memory_bytes or _data_limit(told),
                 best_effort=record.best_effort,
-                forks="path" not in msgspec.json.decode(told),  # a pool tries models
+                forks="path" not in told,  # a pool tries models
             )
         except HeadraceError as error:
             raise OSError(str(error)) from error
@@ -397,26 +398,21 @@ class LocalDriver:
         is_pools = "path" not in msgspec.json.decode(told)
         return self.sandbox.environment.of(told, parts=["endpoints"] if is_pools else ())
 
-    def _read_by(self, settings: bytes) -> list[Path]:
+    def _read_by(self, told: Mapping[str, Any]) -> list[Path]:
         """What a replica reads: its model, with what lies beside it; a pool may get any version."""
-        told = msgspec.json.decode(settings)
         if "path" not in told:
             self.home.artifacts.mkdir(parents=True, exist_ok=True)
             self.home.artifacts.chmod(0o755)  # `Home.at` made the home around it private
             return [self.home.artifacts]
         return files_of(Path(told["path"]))
 
-    def _store_of(self, settings: bytes) -> list[Path]:
+    def _store_of(self, told: Mapping[str, Any], sandbox: Sandbox) -> list[Path]:
         """Where the online store lies that a replica reads, if it is a file."""
-        told = msgspec.json.decode(settings).get("features")
-        if told is None or self.sandbox is None:
+        features = told.get("features")
+        if features is None:
             return []
-        for_others = not self.sandbox.abilities().user
-        try:
-            url = resolve_url(told["online_store"])
-            directory = self.stores.prepare(url, for_others=for_others)
-        except HeadraceError as error:
-            raise OSError(str(error)) from error
+        url = resolve_url(features["online_store"])
+        directory = self.stores.prepare(url, for_others=not sandbox.abilities().user)
         return [] if directory is None else [directory]
 
     def isolation_of(self, name: str) -> Isolation | None:
@@ -455,9 +451,8 @@ class LocalDriver:
             process.send(signum)
 
 
-def _data_limit(settings: bytes) -> int:
+def _data_limit(told: Mapping[str, Any]) -> int:
     """The most that a replica may allocate, by the size of what it serves and of its requests."""
-    told = msgspec.json.decode(settings)
     if "path" not in told:
         size = told["memory_bytes"]
     else:

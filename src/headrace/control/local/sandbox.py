@@ -53,7 +53,9 @@ class Environment:
             parts: Of the spec, by name, such as `endpoints`: what all of them name it has as well.
         """
         document = self.document()
-        self._named |= named_in(_text(document), *map(options_of, _brokers(document)))
+        sources = [stream.get("source") or {} for stream in document.get("streams") or ()]
+        brokers = [broker for one in sources if isinstance(broker := one.get("broker"), str)]
+        self._named |= named_in(_text(document), *map(options_of, brokers))
         own = named_in(*told, *(_text(document.get(part)) for part in parts))
         withheld = self._named - own
         return {name: value for name, value in self.given.items() if name not in withheld}
@@ -68,11 +70,6 @@ def options_of(broker: str) -> str:
     )
 
     return options_text(broker)
-
-
-def _brokers(document: Mapping[str, Any]) -> list[str]:
-    sources = [stream.get("source") or {} for stream in document.get("streams") or ()]
-    return [broker for source in sources if isinstance(broker := source.get("broker"), str)]
 
 
 def _text(document: object) -> str:
@@ -332,7 +329,9 @@ class Sandbox:
             "limits": {
                 "open_files": OPEN_FILES,
                 # As a user of its own, or counted in its own namespace: else others count too.
-                "processes": _processes() if uid is not None or able.user_ns else None,
+                "processes": PROCESSES + PROCESSES_A_CORE * (os.cpu_count() or 1)
+                if uid is not None or able.user_ns
+                else None,
                 "oom_score_adj": OOM_SCORE_ADJ,
                 **(limits or {}),
             },
@@ -432,7 +431,3 @@ def harden_self() -> None:
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     ctypes.CDLL(None).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-
-
-def _processes() -> int:
-    return PROCESSES + PROCESSES_A_CORE * (os.cpu_count() or 1)

@@ -244,18 +244,14 @@ def _starts(prospects: Sequence[Prospect], observed: Observed) -> list[Action]:
     for prospect in prospects:
         for arm, count in prospect.starts:
             for _ in range(count):
-                starts.append(_start(arm, serial))
+                revision = arm.revision
+                if revision.hosts is not None:
+                    name = f"pool-{revision.hosts.name}-{serial}"
+                else:
+                    name = f"{revision.endpoint}-{revision.version}-{serial}"
+                starts.append(StartReplica(name=name, serial=serial, revision=revision))
                 serial += 1
     return starts
-
-
-def _start(arm: DesiredArm, serial: int) -> StartReplica:
-    revision = arm.revision
-    if revision.hosts is not None:
-        name = f"pool-{revision.hosts.name}-{serial}"
-    else:
-        name = f"{revision.endpoint}-{revision.version}-{serial}"
-    return StartReplica(name=name, serial=serial, revision=revision)
 
 
 def _next_for(

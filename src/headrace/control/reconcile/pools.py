@@ -1,7 +1,6 @@
 """Models that each replica of a pool hosts; a replica is asked whenever it differs."""
 
 import asyncio
-import contextlib
 import logging
 from collections import defaultdict
 from collections.abc import (
@@ -21,7 +20,7 @@ from urllib.parse import urlencode
 import msgspec
 
 from headrace.control.app.faults import LOOP, Faults
-from headrace.control.app.journal import News
+from headrace.control.app.journal import News, wait_for
 from headrace.control.desired.state import POOL_PREFIX, DesiredEndpoint, DesiredState, Revision
 from headrace.control.reconcile.observed import Observed, Phase, Replica
 from headrace.core import (
@@ -33,7 +32,7 @@ from headrace.core import (
     UnavailableError,
 )
 from headrace.core.error_kind import UNDECODABLE
-from headrace.core.fetch import Answer, fetch
+from headrace.core.fetch import fetch
 from headrace.runtimes import framework_named
 from headrace.runtimes.libraries import FRAMEWORKS
 from headrace.serving.report import PoolReport
@@ -153,7 +152,11 @@ def plan_pools(
         for arm in endpoint.arms:
             if arm.revision.pool:
                 wanted.setdefault(POOL_PREFIX + arm.revision.pool, []).append(arm.revision)
-    expected = _by_address(routed, wanted) if wanted else {}
+    # Names and versions that requests may come for; a pool's own route names its copies too.
+    expected: dict[str, set[tuple[str, str]]] = defaultdict(set)
+    for where in routed if wanted else ():
+        if where.endpoint not in wanted:
+            expected[where.address].add((where.endpoint, where.version))
     for replica in replicas:
         if not replica.is_running or replica.endpoint not in wanted or not replica.address:
             continue
@@ -161,7 +164,7 @@ def plan_pools(
         kept = () if known is None else _still_routed(known.hosting.revisions, replica, routed)
         hosting = host(wanted[replica.endpoint], kept, tells)
         said = {(model.model_name, model.model_version) for model in hosting.models}
-        hosting = replace(hosting, keeps=tuple(sorted(expected.get(replica.address, set()) - said)))
+        hosting = replace(hosting, keeps=tuple(sorted(expected[replica.address] - said)))
         if known is None or known.process != replica.process or known.hosting != hosting:
             yield Tell(
                 replica=replica.name,
@@ -193,6 +196,12 @@ def host(
         models=tuple(models[key] for key in sorted(models)),
         revisions=tuple(answered[key] for key in sorted(answered)),
     )
+
+
+def hosts_of(endpoint: DesiredEndpoint) -> list[str]:
+    """Whose replicas answer for `endpoint`: its own, or those of a pool."""
+    pools = {arm.revision.pool for arm in endpoint.arms} - {""}
+    return [endpoint.name, *(f"{POOL_PREFIX}{pool}" for pool in sorted(pools))]
 
 
 def hosted_replicas(
@@ -246,23 +255,12 @@ def _still_routed(
             yield revision
 
 
-def _by_address(
-    routed: Iterable[RoutedTo], pools: Collection[str]
-) -> Mapping[str, set[tuple[str, str]]]:
-    """Names and versions that requests may come for; a pool's own route names its copies too."""
-    found: dict[str, set[tuple[str, str]]] = defaultdict(set)
-    for where in routed:
-        if where.endpoint not in pools:
-            found[where.address].add((where.endpoint, where.version))
-    return found
-
-
 Put = Callable[[str, Hosting], Awaitable[PoolReport]]
 """Tells the copy at an address what to host, as `put_models`."""
 
 
 class World(Protocol):
-    """What runs and should run: the reconciler."""
+    """What runs and should run."""
 
     desired: DesiredState
     hosted: MutableMapping[str, frozenset[str]]
@@ -293,16 +291,6 @@ async def put_models(address: str, hosting: Hosting) -> PoolReport:
     keeps = urlencode([("keep", f"{name}/{version}") for name, version in hosting.keeps])
     path = f"{_PATH}?{keeps}" if keeps else _PATH
     answer = await fetch(address, path, method="PUT", body=body, timeout_s=_TIMEOUT_S)
-    return _report(address, answer)
-
-
-async def get_models(address: str) -> PoolReport:
-    """What the copy of a pool at `address` hosts; errors as `put_models`."""
-    answer = await fetch(address, _PATH, timeout_s=_TIMEOUT_S)
-    return _report(address, answer)
-
-
-def _report(address: str, answer: Answer) -> PoolReport:
     if answer.status != _HTTP_OK:
         text = answer.body[:200].decode(errors="replace")
         msg = f"{address} refuses the list of its models: {answer.status} {text}"
@@ -337,16 +325,20 @@ class PoolSync:
                 # What changed meanwhile rang while nobody waited, and may have to be told again.
                 await asyncio.sleep(_AGAIN_S)
             else:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(LINGER_S):
-                        await self.world.news.wait()
+                await wait_for(self.world.news.next, LINGER_S)
 
     async def step(self) -> bool:
         """Tell all copies that have to be told now; whether there were any."""
         if not self.world.may_act():
             return False
         observed = self.world.observed()
-        self._forget(observed)
+        # Let go of replicas that are gone, and of what ended processes were told.
+        for name, told in list(self._told.items()):
+            replica = observed.replicas.get(name)
+            if replica is None or replica.process != told.process:
+                del self._told[name]
+                self.world.hosted.pop(name, None)
+                self._complaints.pop(name, None)
         routed = self._routed_lately(observed)
         replicas, told_of = observed.replicas.values(), self.world.told_of
         tells = list(plan_pools(self.world.desired, replicas, self._told, routed, told_of))
@@ -369,15 +361,6 @@ class PoolSync:
         }
         self._routed = routed
         return routed | self._left_at.keys()
-
-    def _forget(self, observed: Observed) -> None:
-        """Let go of replicas that are gone, and of what ended processes were told."""
-        for name, told in list(self._told.items()):
-            replica = observed.replicas.get(name)
-            if replica is None or replica.process != told.process:
-                del self._told[name]
-                self.world.hosted.pop(name, None)
-                self._complaints.pop(name, None)
 
     async def _tell(self, tell: Tell) -> bool:
         name, is_told = tell.replica, False

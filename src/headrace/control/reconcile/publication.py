@@ -2,16 +2,17 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from headrace.control.app.faults import Faults, message_of
 from headrace.control.app.journal import News
-from headrace.control.desired.state import DesiredArm, DesiredState, Revision
+from headrace.control.desired.state import DesiredArm, DesiredState
 from headrace.control.local.sandbox import Isolation
 from headrace.control.reconcile.observed import Observed, Replica, perhaps_in_force
-from headrace.core import HeadraceError, InvalidArgumentError, ReplicaSettings
+from headrace.control.reconcile.pools import World
+from headrace.core import HeadraceError, InvalidArgumentError
 from headrace.gateway import EndpointRoute, GatewayUnavailableError, SnapshotRejectedError
 
 _LOG: Final = logging.getLogger("headrace.control")
@@ -88,6 +89,22 @@ class RoutePublication:
     left_out: Mapping[str, str] = field(default_factory=dict)
     """Why the newest route of an endpoint is not in force although others are, by endpoint."""
 
+    def observed(
+        self,
+        replicas: Mapping[str, Replica],
+        hosted: Mapping[str, frozenset[str]],
+        next_serial: int,
+    ) -> Observed:
+        """These replicas, and what is published."""
+        return Observed(
+            replicas=dict(replicas),
+            published=self.published,
+            attempted=self.attempted,
+            can_publish=self.can_publish,
+            hosted=dict(hosted),
+            next_serial=next_serial,
+        )
+
     def begin(self, routes: tuple[EndpointRoute, ...], group: asyncio.TaskGroup) -> None:
         """Send `routes` to the gateway, in a task of `group`."""
         self.can_publish = False
@@ -131,34 +148,16 @@ class RoutePublication:
         self.error = message
 
 
-class Reconciling(Protocol):
-    """Brings what runs to what should run, for as long as `run` is awaited.
+class Reconciling(World, Protocol):
+    """Brings what runs to what should run, for as long as `run` is awaited."""
 
-    `hosted`: which revisions a pool's copy answers for, by its name. `faults`: where those of
-    replicas are kept.
-    """
-
-    desired: DesiredState
     publication: RoutePublication
     replicas: dict[str, Replica]
-    hosted: MutableMapping[str, frozenset[str]]
     faults: Faults
-
-    @property
-    def news(self) -> News:
-        """Changes of anything observed or desired."""
-
-    def observed(self) -> Observed:
-        """Everything known now."""
+    """Where those of replicas are kept."""
 
     def want(self, desired: DesiredState) -> None:
         """Aim at `desired` from now on."""
-
-    def may_act(self) -> bool:
-        """Whether it is this control plane that says what runs."""
-
-    def told_of(self, revision: Revision) -> ReplicaSettings | None:
-        """How a copy of a pool is told of a model; None if it cannot host it where it runs."""
 
     async def run(self) -> None:
         """Reconcile until cancelled."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final, assert_never
 
 from headrace.control.app.faults import LOOP, Faults, message_of
-from headrace.control.app.journal import News
+from headrace.control.app.journal import News, wait_for
 from headrace.control.desired.state import (
     POOL_PREFIX,
     DesiredArm,
@@ -87,14 +87,7 @@ class Reconciler:
 
     def observed(self) -> Observed:
         """Everything known now."""
-        return Observed(
-            replicas=dict(self.replicas),
-            published=self.publication.published,
-            attempted=self.publication.attempted,
-            can_publish=self.publication.can_publish,
-            hosted=dict(self.hosted),
-            next_serial=self._next_serial,
-        )
+        return self.publication.observed(self.replicas, self.hosted, self._next_serial)
 
     def want(self, desired: DesiredState) -> None:
         """Aim at `desired` from now on."""
@@ -178,12 +171,7 @@ class Reconciler:
 
     async def _wait_due(self, change: asyncio.Event) -> None:
         due = due_at(self.observed(), drain_timeout_s=self.drain_timeout_s)
-        delay = None if due is None else max(due - self.clock.monotonic(), 0.0)
-        try:
-            async with asyncio.timeout(delay):
-                await change.wait()
-        except TimeoutError:
-            return
+        await wait_for(change, None if due is None else max(due - self.clock.monotonic(), 0.0))
 
     def _do(self, action: Action) -> None:
         match action:

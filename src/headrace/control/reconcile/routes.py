@@ -9,9 +9,7 @@ import msgspec
 
 from headrace.control.desired.state import DesiredArm, DesiredEndpoint, Revision
 from headrace.control.gateway.tls import lacks_secret
-from headrace.control.limits.limiter import LimitedEndpoint, Rules, make_rules
 from headrace.control.reconcile.observed import Phase, Replica
-from headrace.core.spec_access import AccessSettings
 from headrace.gateway import EndpointRoute, RevisionTarget
 
 
@@ -261,14 +259,3 @@ def reachable_route(route: EndpointRoute, missing: frozenset[str]) -> EndpointRo
         for arm in route.arms
     )
     return replace(route, arms=arms)
-
-
-def rules_of(access: AccessSettings, routes: Iterable[EndpointRoute]) -> Rules:
-    """Which limits gateways ask the rate limit service for, of these endpoints."""
-    return make_rules(
-        access,
-        (
-            LimitedEndpoint(name=route.name, limits=route.limits, timeout_s=route.timeout_s)
-            for route in routes
-        ),
-    )

@@ -13,9 +13,10 @@ from headrace.control.gateway.first_request import FirstRequest
 from headrace.control.jobs.status import JobView
 from headrace.control.local.sandbox import Isolation
 from headrace.control.reconcile.observed import MANY_FAILURES, Observed, Phase, Replica
+from headrace.control.reconcile.pools import hosts_of
 from headrace.control.streams.status import StreamView
 from headrace.core.devices import DeviceUse
-from headrace.gateway import EndpointRoute, MirrorTarget
+from headrace.gateway import EndpointRoute
 from headrace.observe.row_checks import BatchingReport
 
 IsolationOf = Callable[[str], Isolation | None]
@@ -129,6 +130,20 @@ class Status:
         return self.gateway.ready and all(endpoint.ready for endpoint in self.endpoints)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Facts:
+    """What a status tells besides the observed state; as `endpoint_statuses` takes them."""
+
+    first_requests: Mapping[str, FirstRequest] | None
+    http_url: str
+    rss_bytes: Mapping[int, int | None]
+    advice: Callable[[str, str], str]
+    trouble: Callable[[str, DesiredArm], str]
+    isolation: IsolationOf
+    device: DeviceOf
+    batching: BatchingOf
+
+
 def endpoint_statuses(
     endpoints: Sequence[DesiredEndpoint],
     observed: Observed,
@@ -157,28 +172,25 @@ def endpoint_statuses(
     by_host: dict[str, list[Replica]] = {}
     for replica in observed.replicas.values():
         by_host.setdefault(replica.endpoint, []).append(replica)
+    facts = _Facts(
+        first_requests=first_requests,
+        http_url=http_url,
+        rss_bytes=rss_bytes,
+        advice=advice,
+        trouble=trouble,
+        isolation=isolation,
+        device=device,
+        batching=batching,
+    )
     return tuple(
         _endpoint(
             endpoint,
-            [r for host in sorted(_hosts_of(endpoint)) for r in by_host.get(host, ())],
+            [r for host in sorted(hosts_of(endpoint)) for r in by_host.get(host, ())],
             published.get(endpoint.name),
-            first_requests=first_requests,
-            http_url=http_url,
-            rss_bytes=rss_bytes,
-            advice=advice,
-            trouble=trouble,
-            isolation=isolation,
-            device=device,
-            batching=batching,
+            facts,
         )
         for endpoint in endpoints
     )
-
-
-def _hosts_of(endpoint: DesiredEndpoint) -> set[str]:
-    """Whose replicas answer for `endpoint`: its own, or those of a pool."""
-    pools = {arm.revision.pool for arm in endpoint.arms} - {""}
-    return {endpoint.name, *(f"{POOL_PREFIX}{pool}" for pool in pools)}
 
 
 def is_routed_as_desired(endpoint: DesiredEndpoint, route: EndpointRoute | None) -> bool:
@@ -190,16 +202,13 @@ def is_routed_as_desired(endpoint: DesiredEndpoint, route: EndpointRoute | None)
         return False
     want = {arm.key: arm.weight for arm in endpoint.arms}
     have = {arm.key: arm.weight for arm in route.arms}
-    if want != have or (route.mirror, route.split_id) != _extras(endpoint, route):
+    # A held route has neither.
+    extras = (None, "") if route.held else (endpoint.mirror, endpoint.split_id)
+    if want != have or (route.mirror, route.split_id) != extras:
         return False
     if route.held:
         return endpoint.scaled_to_zero
     return all(arm.is_live for arm in route.arms if arm.weight)
-
-
-def _extras(endpoint: DesiredEndpoint, route: EndpointRoute) -> tuple[MirrorTarget | None, str]:
-    """The mirror and the split's id that a route shall have; a held one has none."""
-    return (None, "") if route.held else (endpoint.mirror, endpoint.split_id)
 
 
 def revision_ids(endpoint: DesiredEndpoint) -> tuple[str, ...]:
@@ -211,44 +220,32 @@ def _endpoint(
     endpoint: DesiredEndpoint,
     replicas: Sequence[Replica],
     route: EndpointRoute | None,
-    *,
-    first_requests: Mapping[str, FirstRequest] | None,
-    http_url: str,
-    rss_bytes: Mapping[int, int | None],
-    advice: Callable[[str, str], str],
-    trouble: Callable[[str, DesiredArm], str],
-    isolation: IsolationOf,
-    device: DeviceOf,
-    batching: BatchingOf,
+    facts: _Facts,
 ) -> EndpointStatus:
-    problems = [line for arm in _serving_arms(endpoint) for line in _arm_problems(arm, replicas)]
-    troubles = [
-        (arm, why) for arm in _serving_arms(endpoint) if (why := trouble(endpoint.name, arm))
-    ]
-    problems += [f"{_about(arm)}: {why}" for arm, why in troubles]
+    name, serving = endpoint.name, _serving_arms(endpoint)
+    problems = [line for arm in serving for line in _arm_problems(arm, replicas)]
+    troubles = [(arm, why) for arm in serving if (why := facts.trouble(name, arm))]
+    for arm, why in troubles:
+        upstream = arm.revision.upstream
+        where = "" if upstream is None else f": upstream {upstream.url}"
+        problems.append(f"version {arm.revision.version}{where}: {why}")
     if not problems and not _is_reached(endpoint, route):
         problems.append("waiting for the gateway to route to it")
-    if not problems and first_requests is not None and _is_asked(endpoint):
-        problems += _first_request_problems(endpoint, first_requests.get(endpoint.name))
-    first = (first_requests or {}).get(endpoint.name)
+    first = (facts.first_requests or {}).get(name)
+    # A first request would be counted in a rollout, and wake a sleeper.
+    is_asked = not endpoint.split_id and not endpoint.scaled_to_zero
+    if not problems and facts.first_requests is not None and is_asked:
+        problems += _first_request_problems(endpoint, first)
     return EndpointStatus(
-        name=endpoint.name,
+        name=name,
         ready=not problems,
-        failed=_has_failed(endpoint, replicas, first_requests if _is_asked(endpoint) else None)
+        failed=_has_failed(serving, replicas, first if is_asked else None)
         or any(arm.revision.upstream is None for arm, _ in troubles),
-        url=f"{http_url}/v2/models/{endpoint.name}/infer",
-        revisions=_revisions(
-            endpoint, replicas, route, rss_bytes, advice, isolation, device, batching
-        ),
+        url=f"{facts.http_url}/v2/models/{name}/infer",
+        revisions=_revisions(endpoint, replicas, route, facts),
         message="; ".join(problems),
         note=first.note if first and first.revisions == revision_ids(endpoint) else "",
     )
-
-
-def _about(arm: DesiredArm) -> str:
-    upstream = arm.revision.upstream
-    version = f"version {arm.revision.version}"
-    return version if upstream is None else f"{version}: upstream {upstream.url}"
 
 
 def _serving_arms(endpoint: DesiredEndpoint) -> list[DesiredArm]:
@@ -263,11 +260,6 @@ def _is_reached(endpoint: DesiredEndpoint, route: EndpointRoute | None) -> bool:
     if endpoint.split_id and route is not None:
         return any(arm.is_live and arm.weight for arm in route.arms)
     return is_routed_as_desired(endpoint, route)
-
-
-def _is_asked(endpoint: DesiredEndpoint) -> bool:
-    """Whether a first request is sent: it would be counted in a rollout, and wake a sleeper."""
-    return not endpoint.split_id and not endpoint.scaled_to_zero
 
 
 def _arm_problems(arm: DesiredArm, replicas: Sequence[Replica]) -> list[str]:
@@ -290,29 +282,22 @@ def _first_request_problems(endpoint: DesiredEndpoint, first: FirstRequest | Non
 
 
 def _has_failed(
-    endpoint: DesiredEndpoint,
-    replicas: Sequence[Replica],
-    first_requests: Mapping[str, FirstRequest] | None,
+    serving: Sequence[DesiredArm], replicas: Sequence[Replica], first: FirstRequest | None
 ) -> bool:
-    wanted = {arm.revision.id for arm in _serving_arms(endpoint)}
+    wanted = {arm.revision.id for arm in serving}
     mine = [r for r in replicas if r.revision_id in wanted and not r.is_leaving]
-    if any(replica.cannot_load for replica in mine):
+    if any(
+        r.cannot_load or (r.failures >= MANY_FAILURES and r.phase is not Phase.READY) for r in mine
+    ):
         return True
-    if any(r.failures >= MANY_FAILURES and r.phase is not Phase.READY for r in mine):
-        return True
-    first = (first_requests or {}).get(endpoint.name)
     return first is not None and not first.answered and set(first.revisions) == wanted
 
 
-def _revisions(  # noqa: PLR0917  # each is another kind of fact
+def _revisions(
     endpoint: DesiredEndpoint,
     replicas: Sequence[Replica],
     route: EndpointRoute | None,
-    rss_bytes: Mapping[int, int | None],
-    advice: Callable[[str, str], str],
-    isolation: IsolationOf,
-    device: DeviceOf,
-    batching: BatchingOf,
+    facts: _Facts,
 ) -> tuple[RevisionStatus, ...]:
     weights = {arm.key: arm.weight for arm in route.arms} if route else {}
     wanted = {arm.revision.id: arm for arm in endpoint.arms}
@@ -328,7 +313,8 @@ def _revisions(  # noqa: PLR0917  # each is another kind of fact
         shows_weight = arm is not None or version not in {
             other.revision.version for other in endpoint.arms
         }
-        report = batching(endpoint.name, arm.key, revision_id) if arm else None
+        report = facts.batching(endpoint.name, arm.key, revision_id) if arm else None
+        pool = arm.revision.pool if arm else ""
         rows.append(
             RevisionStatus(
                 id=revision_id,
@@ -339,32 +325,25 @@ def _revisions(  # noqa: PLR0917  # each is another kind of fact
                 weight=weights.get(arm.key if arm else version, 0) if shows_weight else 0,
                 role=arm.role if arm else "",
                 runs_code=arm.revision.runs_code if arm else False,
-                advice=advice(endpoint.name, arm.key) if arm else "",
+                advice=facts.advice(endpoint.name, arm.key) if arm else "",
                 desired_weight=arm.weight if arm else 0,
                 desired_replicas=arm.replicas if arm else 0,
+                # Those that run it, or are of the pool that hosts it.
                 replicas=tuple(
-                    _replica(replica, rss_bytes, isolation, device)
+                    _replica(replica, facts)
                     for replica in sorted(replicas, key=lambda r: r.serial)
-                    if _runs(replica, revision_id, arm)
+                    if (
+                        replica.endpoint == f"{POOL_PREFIX}{pool}"
+                        if pool
+                        else replica.revision_id == revision_id
+                    )
                 ),
             )
         )
     return tuple(rows)
 
 
-def _runs(replica: Replica, revision_id: str, arm: DesiredArm | None) -> bool:
-    """Whether `replica` answers for a revision: it runs it, or is of the pool that hosts it."""
-    if arm is not None and arm.revision.pool:
-        return replica.endpoint == f"{POOL_PREFIX}{arm.revision.pool}"
-    return replica.revision_id == revision_id
-
-
-def _replica(
-    replica: Replica,
-    rss_bytes: Mapping[int, int | None],
-    isolation: IsolationOf,
-    device: DeviceOf,
-) -> ReplicaStatus:
+def _replica(replica: Replica, facts: _Facts) -> ReplicaStatus:
     return ReplicaStatus(
         name=replica.name,
         state=replica.phase.value,
@@ -372,7 +351,7 @@ def _replica(
         address=replica.address,
         restarts=replica.restarts,
         reason=replica.reason,
-        rss_bytes=None if replica.pid is None else rss_bytes.get(replica.pid),
-        isolation=None if replica.pid is None else isolation(replica.name),
-        device=device(replica.name) if replica.phase is Phase.READY else None,
+        rss_bytes=None if replica.pid is None else facts.rss_bytes.get(replica.pid),
+        isolation=None if replica.pid is None else facts.isolation(replica.name),
+        device=facts.device(replica.name) if replica.phase is Phase.READY else None,
     )

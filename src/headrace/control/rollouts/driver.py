@@ -10,7 +10,7 @@ from typing import Final, Protocol
 import msgspec
 
 from headrace.control.app.faults import LOOP, Faults
-from headrace.control.app.journal import Journal
+from headrace.control.app.journal import Journal, wait_for
 from headrace.control.auth.audit_log import Change
 from headrace.control.desired.aims import BASELINE, Aims
 from headrace.control.reconcile.observed import Phase as ReplicaPhase
@@ -29,7 +29,7 @@ from headrace.rollout.outlook import observed_load, outlook
 from headrace.rollout.readings import RewardSums
 from headrace.rollout.sequences import Sequences
 from headrace.rollout.state import Facts, RolloutState, Verb
-from headrace.serving.report import Observe, ReplicaReport
+from headrace.serving.report import Observe
 
 _LOG: Final = logging.getLogger("headrace.control")
 _EVERY_S: Final = 1.0
@@ -95,16 +95,19 @@ class RolloutDriver:
             change, pause_s = self.aims.reconciler.news.next, _EVERY_S
             with self.faults.contain(LOOP, "rollouts"):
                 if self.aims.active() and loop.time() >= next_look:
-                    next_look = loop.time() + self._look_again_s()
+                    # More often where a weight has just come: what is bad shows at once.
+                    states = [record.state for record in self.aims.active()]
+                    is_fresh = any(
+                        state.step_since is not None
+                        and state.elapsed_s - state.step_since < _FRESH_S
+                        for state in states
+                    )
+                    next_look = loop.time() + (_FRESH_EVERY_S if is_fresh else _EVERY_S)
                     await self.look()
                 change = self.aims.reconciler.news.next
                 await self.step()
                 pause_s = self._pause_s(next_look - loop.time())
-            try:
-                async with asyncio.timeout(pause_s):
-                    await change.wait()
-            except TimeoutError:
-                continue
+            await wait_for(change, pause_s)
 
     async def command(
         self, name: str, verb: Verb, *, actor: str = "", reason: str = ""
@@ -207,7 +210,8 @@ class RolloutDriver:
         if view is None:
             return Observe()
         answer_bytes = self.reports.answer_bytes(replica.name)
-        return view.observe(replica, self._rate(replica.name), answer_bytes)
+        # Requests per second of one replica, as its reports say.
+        return view.observe(replica, self._rates.get(replica.name, (0.0, 0, 0.0))[2], answer_bytes)
 
     async def _count(self, view: View, gateway: GatewayStatistics) -> None:
         record, now = view.record, self.clock.monotonic()
@@ -220,7 +224,13 @@ class RolloutDriver:
             for replica in view.replicas
             if (report := self.reports.together(replica.name)) is not None
         }
-        self._note_rates(reports, now)
+        # Remember how busy replicas are, for how many answers can be looked at.
+        for name, report in reports.items():
+            at, received, rate = self._rates.get(name, (now, report.received, 0.0))
+            if now - at >= _RATE_WINDOW_S:
+                rate = max(report.received - received, 0) / (now - at)
+                at, received = now, report.received
+            self._rates[name] = (at, received, rate)
         reading = view.reading(now=now, epoch=gateway.epoch, totals=gateway.arms, reports=reports)
         if view.needs_answers:
             reading = await self._with_answers(view, watch, reading)
@@ -295,6 +305,12 @@ class RolloutDriver:
         if failure and crashes is not None:
             failure = f"{failure}; {crashes.reason}"
         healthy = {key: ok for (endpoint, key), ok in self._healthy.items() if endpoint == name}
+        # Too few requests for a decision are a reason once its time is over, and not before.
+        state = view.record.state
+        settings, due = state.settings, due_at(state)
+        is_asked = settings.on_timeout is None and due is not None and watch.elapsed_s >= due
+        load = observed_load(state, watch.evidence.summary()) if is_asked else None
+        expected = outlook(settings, load) if load else None
         return Facts(
             now=watch.elapsed(self.clock.monotonic()),
             candidate_ready=view.is_ready(healthy),
@@ -303,16 +319,8 @@ class RolloutDriver:
             verdict=watch.verdict,
             judged_at=watch.judged_at,
             step_samples=watch.counter.samples,
-            cannot_suffice=self._cannot_suffice(view.record.state, watch),
+            cannot_suffice="" if expected is None or expected.suffices else expected.text,
         )
-
-    def _cannot_suffice(self, state: RolloutState, watch: Watch) -> str:
-        """Why too few requests came for a decision in time; empty if enough did, or before."""
-        settings, due = state.settings, due_at(state)
-        is_asked = settings.on_timeout is None and due is not None and watch.elapsed_s >= due
-        load = observed_load(state, watch.evidence.summary()) if is_asked else None
-        expected = outlook(settings, load) if load else None
-        return "" if expected is None or expected.suffices else expected.text
 
     def _not_loaded(self, view: View) -> str:
         """Which copy of a pool could not load the candidate; empty while all may."""
@@ -381,15 +389,6 @@ class RolloutDriver:
             watch = self._watches[record.id] = Watch.over(record, self.clock.monotonic())
         return watch
 
-    def _look_again_s(self) -> float:
-        """Every second; more often where a weight has just come: what is bad shows at once."""
-        states = [record.state for record in self.aims.active()]
-        is_fresh = any(
-            state.step_since is not None and state.elapsed_s - state.step_since < _FRESH_S
-            for state in states
-        )
-        return _FRESH_EVERY_S if is_fresh else _EVERY_S
-
     def _pause_s(self, until_look_s: float) -> float:
         """How long nothing happens by itself."""
         active, now = self.aims.active(), self.clock.monotonic()
@@ -401,19 +400,6 @@ class RolloutDriver:
         if active:
             waits.append(until_look_s)
         return max(min(waits, default=_FORGET_EVERY_S), 0.0)
-
-    def _note_rates(self, reports: Mapping[str, ReplicaReport], now: float) -> None:
-        """Remember how busy replicas are, for how many answers can be looked at."""
-        for name, report in reports.items():
-            at, received, rate = self._rates.get(name, (now, report.received, 0.0))
-            if now - at >= _RATE_WINDOW_S:
-                rate = max(report.received - received, 0) / (now - at)
-                at, received = now, report.received
-            self._rates[name] = (at, received, rate)
-
-    def _rate(self, name: str) -> float:
-        """Requests per second of one replica, as its reports say."""
-        return self._rates.get(name, (0.0, 0, 0.0))[2]
 
     async def _forget_old(self) -> None:
         """Let go of what no feedback can name any more."""

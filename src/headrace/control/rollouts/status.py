@@ -2,7 +2,9 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from enum import Enum
+from typing import Any, TypeVar
 
 from headrace.control.desired.state import DesiredArm, DesiredEndpoint
 from headrace.control.state.records import RolloutRecord
@@ -14,10 +16,12 @@ from headrace.core.spec_rollout import (
     ShadowSpec,
     StrategyName,
 )
-from headrace.rollout.outcomes import MetricVerdict, Verdict
+from headrace.rollout.outcomes import Verdict
 from headrace.rollout.outlook import Outlook
-from headrace.rollout.sequences import MetricSequence, Sequences
+from headrace.rollout.sequences import Sequences
 from headrace.rollout.stages import judged_text
+
+Shown = TypeVar("Shown", "StepStatus", "MetricStatus", "OutlookStatus", "IntervalPoint")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +149,10 @@ def rollout_status(
     """
     state = record.state
     old, new = _main_arm(record.source), _new_arm(record.source, record.target)
+    steps = state.settings.steps if isinstance(state.settings, CanarySpec) else ()
+    notes = () if expected is None else (expected.text,)
+    if isinstance(state.settings, BlueGreenSpec):
+        notes = (judged_text(state.settings),)
     return RolloutStatus(
         id=record.id,
         endpoint=record.endpoint,
@@ -159,7 +167,7 @@ def rollout_status(
         baseline_weight=state.traffic.baseline,
         mirror_percent=state.traffic.mirror_percent,
         step=state.step,
-        steps=_steps(state.settings),
+        steps=tuple(_shown(StepStatus, step) for step in steps),
         began=state.began,
         since=state.since,
         duration_s=state.elapsed_s,
@@ -168,8 +176,8 @@ def rollout_status(
         verdict=None if state.verdict is None else _verdict(state.verdict),
         requests=_requests(state.verdict, counted or {}),
         counted={name: value for name, value in (counted or {}).items() if math.isfinite(value)},
-        outlook=None if expected is None else _outlook(expected),
-        notes=_notes(state.settings, expected),
+        outlook=None if expected is None else _shown(OutlookStatus, expected),
+        notes=notes,
         problem=problem,
     )
 
@@ -187,20 +195,14 @@ def strategy_of(settings: RolloutSpec) -> StrategyName:
             return StrategyName.SHADOW
 
 
-def _outlook(expected: Outlook) -> OutlookStatus:
-    return OutlookStatus(
-        requests_per_s=expected.requests_per_s,
-        good_s=_finite(expected.good_s),
-        worse_s=_finite(expected.worse_s),
-        max_duration_s=expected.max_duration_s,
-        suffices=expected.suffices,
-    )
-
-
-def _notes(settings: RolloutSpec, expected: Outlook | None) -> tuple[str, ...]:
-    if isinstance(settings, BlueGreenSpec):
-        return (judged_text(settings),)
-    return () if expected is None else (expected.text,)
+def _shown(kind: type[Shown], source: object) -> Shown:
+    """The fields of `source` that a document has, as JSON can hold them: no infinite numbers."""
+    values: dict[str, Any] = {}
+    for name in (field.name for field in fields(kind)):
+        value = getattr(source, name)
+        is_infinite = isinstance(value, float) and not math.isfinite(value)
+        values[name] = None if is_infinite else value.value if isinstance(value, Enum) else value
+    return kind(**values)
 
 
 def _main_arm(endpoint: DesiredEndpoint) -> DesiredArm | None:
@@ -215,44 +217,13 @@ def _new_arm(source: DesiredEndpoint, target: DesiredEndpoint) -> DesiredArm | N
     return new or _main_arm(target)
 
 
-def _steps(settings: RolloutSpec) -> tuple[StepStatus, ...]:
-    if not isinstance(settings, CanarySpec):
-        return ()
-    return tuple(
-        StepStatus(weight=step.weight, pause_s=step.pause_s, until=step.until)
-        for step in settings.steps
-    )
-
-
 def _verdict(verdict: Verdict) -> VerdictStatus:
     return VerdictStatus(
         outcome=verdict.outcome.value,
         at=verdict.at,
         explanation=verdict.explanation,
-        metrics=tuple(_metric(metric) for metric in verdict.metrics),
+        metrics=tuple(_shown(MetricStatus, metric) for metric in verdict.metrics),
     )
-
-
-def _metric(found: MetricVerdict) -> MetricStatus:
-    return MetricStatus(
-        metric=found.metric,
-        outcome=found.outcome.value,
-        reason=found.reason,
-        unit=found.unit,
-        baseline=_finite(found.baseline),
-        candidate=_finite(found.candidate),
-        effect=_finite(found.effect),
-        low=_finite(found.low),
-        high=_finite(found.high),
-        margin=_finite(found.margin),
-        alpha=found.alpha,
-        samples=found.samples,
-    )
-
-
-def _finite(value: float | None) -> float | None:
-    """`value` as JSON can hold it."""
-    return value if value is not None and math.isfinite(value) else None
 
 
 def _requests(verdict: Verdict | None, counted: Mapping[str, float]) -> ArmRequests:
@@ -313,22 +284,12 @@ def rollout_evidence(record: RolloutRecord, sequences: Sequences) -> RolloutEvid
         id=record.id,
         endpoint=record.endpoint,
         step_s=sequences.step_s,
-        metrics=tuple(_metric_evidence(sequences, one) for one in sequences.metrics),
-    )
-
-
-def _metric_evidence(sequences: Sequences, one: MetricSequence) -> SequenceView:
-    return SequenceView(
-        metric=one.metric,
-        unit=one.unit,
-        points=tuple(
-            IntervalPoint(
-                at=point.at,
-                effect=point.effect,
-                low=point.low,
-                high=point.high,
-                margin=point.margin,
+        metrics=tuple(
+            SequenceView(
+                metric=one.metric,
+                unit=one.unit,
+                points=tuple(_shown(IntervalPoint, point) for point in sequences.points(one)),
             )
-            for point in sequences.points(one)
+            for one in sequences.metrics
         ),
     )

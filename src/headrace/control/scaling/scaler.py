@@ -21,7 +21,8 @@ from headrace.autoscale import (
     granted,
     share_out,
 )
-from headrace.control.app.faults import LOOP, Faults
+from headrace.control.app.faults import LOOP, Faults, write_events
+from headrace.control.app.journal import wait_for
 from headrace.control.desired.aims import Aims, Scale
 from headrace.control.reconcile.observed import Phase, Replica
 from headrace.control.scaling.signals import ArmMeter, ScaledArm, part_of, scaled_arms
@@ -166,13 +167,10 @@ class Scaler:
                     self._at_gateway = await self._ask_gateway()
                     events = await self._step_gently()
                     self.aims.rescale(self.scale)
-                    try:
-                        await self.emit(events)
-                    except HeadraceError as error:
-                        _LOG.error("cannot write what was scaled", extra={"error": str(error)})
+                    await write_events(self.emit, events)
                     if events or self.clock.monotonic() - self._stored_at >= _STORE_EVERY_S:
                         await asyncio.to_thread(self.memory.try_save, self._to_keep())
-                await self._pause()
+                await wait_for(self._woken, _EVERY_S)
         finally:
             self.store()
 
@@ -222,7 +220,16 @@ class Scaler:
         self._totals = {name: total for name, total in self._totals.items() if name in names}
         self._asleep &= names
         self.faults.keep_only("autoscaling", names)
-        return self._events(self._grant(entries, before))
+        grants = self._grant(entries, before)
+        events = []
+        for key, arm in self._arms.items():
+            was, count, cut = arm.told, arm.state.replicas, grants[key].reason
+            if arm.decision is None:
+                continue  # it is as new as this; the next look tells
+            if was != count or (cut and not arm.cut):
+                events.append(self._event(key, arm, was, cut))
+            arm.told, arm.cut = count, cut
+        return events
 
     async def _ask_gateway(self) -> Mapping[_Key, int]:
         """What the gateway waits for; nothing where nobody wants to know, or it does not answer."""
@@ -234,13 +241,6 @@ class Scaler:
         except (HeadraceError, TimeoutError) as error:
             _LOG.debug("the gateway does not say what it waits for", extra={"error": str(error)})
             return {}
-
-    async def _pause(self) -> None:
-        try:
-            async with asyncio.timeout(_EVERY_S):
-                await self._woken.wait()
-        except TimeoutError:
-            return
 
     def _replicas(self) -> Iterable[Replica]:
         return self.aims.reconciler.replicas.values()
@@ -356,17 +356,6 @@ class Scaler:
             cpus=arm.meter.cores_per_busy_copy * _TARGET_BUSY,
             memory_bytes=float(arm.meter.memory_bytes),
         )
-
-    def _events(self, grants: Mapping[_Key, Grant]) -> list[Event]:
-        events = []
-        for key, arm in self._arms.items():
-            was, count, cut = arm.told, arm.state.replicas, grants[key].reason
-            if arm.decision is None:
-                continue  # it is as new as this; the next look tells
-            if was != count or (cut and not arm.cut):
-                events.append(self._event(key, arm, was, cut))
-            arm.told, arm.cut = count, cut
-        return events
 
     def _event(self, key: _Key, arm: _Arm, was: int, cut: str) -> Event:
         name, arm_key = key

@@ -210,14 +210,12 @@ class _Delta:
             slot_s=runs_s / max(after.max_concurrent_runs, 1),
             loop_s=max(after.loop_s - old.loop_s, 0.0),
             cpu_s=max(after.cpu_s - old.cpu_s, 0.0),
-            latencies=tuple(map(_less, after.request, old.request)),
+            latencies=tuple(
+                max(now - was, 0) for now, was in zip(after.request, old.request, strict=False)
+            ),
             bounds_s=tuple(after.bounds_s),
             latency_s=max(after.request_s - old.request_s, 0.0),
         )
-
-
-def _less(after: int, before: int) -> int:
-    return max(after - before, 0)
 
 
 def _nothing(like: ReplicaReport) -> ReplicaReport:

@@ -1,10 +1,8 @@
 """Driver of stream workers that are processes of this machine, confined."""
 
 import contextlib
-import logging
 import os
 import shutil
-import signal
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,7 +59,12 @@ class Confining:
             OSError: A folder or a store cannot be made ready; the text says how to mend that.
         """
         folder = embedded_log(told.broker, self.home)
-        own = [self._state(told)] if told.windows is not None else []
+        own: list[Path] = []
+        if told.windows is not None:
+            state = state_folder(msgspec.structs.replace(told, home=str(self.home)))
+            state.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._give((state, *state.iterdir()))
+            own.append(state)
         keep = [] if told.model is None else list(files_of(Path(told.model.path)))
         if told.endpoint is not None and told.endpoint.ca_file:
             keep.append(Path(told.endpoint.ca_file))
@@ -101,13 +104,6 @@ class Confining:
         folder.mkdir(exist_ok=True, mode=0o700)
         self._give((folder, folder / bell.FOLDER, *folder.glob(_LOG_FILES)))
         return [folder]
-
-    def _state(self, told: StreamSettings) -> Path:
-        """The folder of windows' states."""
-        folder = state_folder(msgspec.structs.replace(told, home=str(self.home)))
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._give((folder, *folder.iterdir()))
-        return folder
 
     def _written(self, urls: Iterable[str]) -> Iterator[Path]:
         """The folders of online stores in the home that are written, and hold nothing else.
@@ -197,7 +193,6 @@ def _may_write(file: Path, uid: int) -> bool:
     return bool(there) and all(stat.st_uid == uid or stat.st_mode & 0o002 for stat in there)
 
 
-_LOG: Final = logging.getLogger("headrace.control")
 _MODULE: Final = "headrace.streaming"
 
 
@@ -337,7 +332,11 @@ class StreamDriver:
         log = self.log_of(f"stream-{record.name}")
         if self.sandbox is not None:
             command = self._confined(command, record, told, self.sandbox)
-        environment = self._environment(told)
+        environment = None
+        if self.sandbox is not None:
+            # What its own settings name, also in a file of options, and nobody else's.
+            settings = msgspec.json.encode(told).decode()
+            environment = self.sandbox.environment.of(settings, options_of(told.broker))
         launcher = self.sandbox is not None
         if not self.attached:
             return Process.spawn(command, log=log, environment=environment, launcher=launcher)
@@ -359,13 +358,6 @@ class StreamDriver:
         self._let_go(record.name)
         self._ends[record.name] = writer
         return process
-
-    def _environment(self, told: StreamSettings) -> dict[str, str] | None:
-        """With what its own settings name, also in a file of options, and nobody else's."""
-        if self.sandbox is None:
-            return None
-        settings = msgspec.json.encode(told).decode()
-        return self.sandbox.environment.of(settings, options_of(told.broker))
 
     def _let_go(self, member: str) -> None:
         writer = self._ends.pop(member, None)
@@ -415,9 +407,3 @@ def make_stream_driver(home: Home, replicas: LocalDriver) -> StreamDriver:
 def _report(member: str) -> str:
     """What the report of its isolation is called: no replica is called so."""
     return f"stream~{member}"
-
-
-def send(process: Process | None, signum: signal.Signals) -> None:
-    """Send a signal, if there is a process."""
-    if process is not None:
-        process.send(signum)

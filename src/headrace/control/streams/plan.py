@@ -122,7 +122,7 @@ def plan(
     is_one_hung = any(isinstance(action, Replace) for action in actions)
     outdated = [w for w in workers if w.index < count and w.revision != revision]
     if outdated and not is_one_hung and _may_replace(workers, revision, count):
-        actions += [Stop(w.index) for w in outdated[:1] if _runs(w)]
+        actions += [Stop(w.index) for w in outdated[:1] if w.phase in {Phase.READY, Phase.STARTING}]
     return actions
 
 
@@ -173,7 +173,3 @@ def _may_replace(workers: Sequence[Seen], revision: str, count: int) -> bool:
         for worker in wanted
         if worker.revision != revision
     )
-
-
-def _runs(worker: Seen) -> bool:
-    return worker.phase in {Phase.READY, Phase.STARTING}

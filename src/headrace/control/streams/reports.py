@@ -22,31 +22,23 @@ from headrace.control.streams.workers import (
     note_status,
     worker_view,
 )
-from headrace.core import Clock, HeadraceError
-from headrace.core.error_kind import UNDECODABLE
-from headrace.core.fetch import fetch
+from headrace.core import Clock
+from headrace.core.fetch import ask, text_of
 from headrace.monitor.slo import LETTERS_WINDOW_S, StreamFacts
 from headrace.streaming.settings import State, StreamStatus
 
 _TIMEOUT_S: Final = 1.0
-_OK: Final = 200
 
 
 async def status_of(address: str) -> StreamStatus | None:
     """How a worker is; None if it does not say."""
-    body = await _fetch(address, "/internal/status")
-    if body is None:
-        return None
-    try:
-        return msgspec.json.decode(body, type=StreamStatus)
-    except UNDECODABLE:
-        return None
+    decode = msgspec.json.Decoder(StreamStatus).decode
+    return await ask(address, "/internal/status", decode, timeout_s=_TIMEOUT_S)
 
 
 async def metrics_of(address: str) -> str:
     """What a worker counts; empty if it does not say."""
-    body = await _fetch(address, "/metrics")
-    return "" if body is None else body.decode("utf-8", "replace")
+    return await ask(address, "/metrics", text_of, timeout_s=_TIMEOUT_S) or ""
 
 
 async def tell(address: str, verb: Literal["pause", "resume"]) -> None:
@@ -54,15 +46,7 @@ async def tell(address: str, verb: Literal["pause", "resume"]) -> None:
 
     Whoever looks at its status sees that.
     """
-    await _fetch(address, f"/internal/{verb}", method="POST")
-
-
-async def _fetch(address: str, path: str, method: str = "GET") -> bytes | None:
-    try:
-        answer = await fetch(address, path, timeout_s=_TIMEOUT_S, method=method)
-    except HeadraceError:
-        return None  # it starts, or hangs; its process says more
-    return answer.body if answer.status == _OK else None
+    await ask(address, f"/internal/{verb}", bytes, method="POST", timeout_s=_TIMEOUT_S)
 
 
 _LONGEST_GAP_S: Final = 10.0
@@ -82,7 +66,10 @@ class Hearing:
         before = {w.record.name: w.status for w in workers if w.status is not None}
         addresses = [self.driver.address_of(worker.record) for worker in workers]
         answers = await asyncio.gather(*map(status_of, addresses))
-        self._note_silence(workers, answers)
+        earlier, now = self._heard_at, self.clock.monotonic()
+        self._heard_at, begins = now, now - earlier > _LONGEST_GAP_S
+        for worker, status in zip(workers, answers, strict=True):
+            note_answer(worker, answered=status is not None, now=now, begins=begins)
         heard = [
             (worker, status)
             for worker, status in zip(workers, answers, strict=True)
@@ -95,14 +82,6 @@ class Hearing:
                 worker.record = msgspec.structs.replace(worker.record, was_ready=True)
                 self.driver.note(worker.record)
         return heard
-
-    def _note_silence(
-        self, workers: Sequence[Worker], answers: Sequence[StreamStatus | None]
-    ) -> None:
-        before, now = self._heard_at, self.clock.monotonic()
-        self._heard_at, begins = now, now - before > _LONGEST_GAP_S
-        for worker, status in zip(workers, answers, strict=True):
-            note_answer(worker, answered=status is not None, now=now, begins=begins)
 
 
 def is_scaled(wanted: DesiredStream) -> bool:

@@ -15,7 +15,7 @@ from typing import Final, assert_never
 import msgspec
 
 from headrace.autoscale.stream import StreamScaleState
-from headrace.control.app.faults import LOOP, Faults
+from headrace.control.app.faults import LOOP, Faults, write_events
 from headrace.control.app.log_files import last_line
 from headrace.control.desired.state import DesiredStream
 from headrace.control.reconcile.observed import CRASHED
@@ -49,7 +49,7 @@ from headrace.control.streams.reports import (
 )
 from headrace.control.streams.status import StreamView, families
 from headrace.control.streams.workers import StreamPoint, Team, Worker, note_end, revision_of
-from headrace.core import Clock, HeadraceError, NotFoundError
+from headrace.core import Clock, NotFoundError
 from headrace.core.state_file import StateFile
 from headrace.monitor.slo import StreamFacts
 from headrace.observe.metrics import Family, Source
@@ -427,8 +427,7 @@ class StreamSupervisor:
             self._keep_orders()
 
     def _send(self, worker: Worker, signum: signal.Signals) -> None:
-        if worker.process is not None:
-            worker.process.send(signum)
+        worker.send(signum)
         if worker.phase is not Phase.STOPPING:
             worker.phase, worker.since = Phase.STOPPING, self.clock.monotonic()
 
@@ -452,10 +451,7 @@ class StreamSupervisor:
             before, stream.told = stream.told, view.state
             events.append(event_of(view, before=before, at=self.clock.now()))
         if events:
-            try:
-                await self.emit(events)
-            except HeadraceError as error:
-                _LOG.error("cannot write an event", extra={"error": str(error)})
+            await write_events(self.emit, events)
 
     def _view(self, wanted: DesiredStream) -> StreamView:
         return view_of(

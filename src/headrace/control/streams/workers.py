@@ -263,7 +263,9 @@ def note_end(worker: Worker, code: int | None, *, said: str, now: float) -> bool
         worker.failures = 0
     worker.failures += 1
     worker.code = code
-    worker.message = killed_for or _why(code, said)
+    worker.message = killed_for or said or f"ended with status {code}"
+    if not killed_for and code is not None and code < 0:
+        worker.message = f"was ended by {signal.Signals(-code).name}"
     # An endpoint that cannot be asked yet is soon there; a model stays as it is.
     is_slow = code in _SLOWLY and not worker.is_waiting_for_endpoint
     policy = CANNOT_LOAD if is_slow else CRASHED
@@ -301,12 +303,6 @@ def note_answer(worker: Worker, *, answered: bool, now: float, begins: bool) -> 
         worker.silent_since = None
     elif worker.silent_since is None or begins:
         worker.silent_since = now
-
-
-def _why(code: int | None, said: str) -> str:
-    if code is not None and code < 0:
-        return f"was ended by {signal.Signals(-code).name}"
-    return said or f"ended with status {code}"
 
 
 def revision_of(settings: StreamSettings) -> str:

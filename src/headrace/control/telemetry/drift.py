@@ -227,28 +227,23 @@ class DriftKeeper:
         self, endpoint: DesiredEndpoint, settings: DriftSpec, ready: Sequence[Replica]
     ) -> None:
         with self.faults.contain("drift", endpoint.name):
-            await self._judge_versions(endpoint, settings, ready)
-
-    async def _judge_versions(
-        self, endpoint: DesiredEndpoint, settings: DriftSpec, ready: Sequence[Replica]
-    ) -> None:
-        kept = self._kept.get(endpoint.name) or self._load(endpoint.name, settings)
-        copies = self.aims.reconciler.replicas.values()
-        replicas = [*ready, *hosted_replicas(endpoint, copies, self.aims.reconciler.hosted)]
-        arms = _own_arms(endpoint)
-        for gone in kept.versions.keys() - arms.keys():
-            del kept.versions[gone]
-        for version, arm in arms.items():
-            one = kept.versions.get(version)
-            if one is None or one.settings != settings:
-                one = kept.versions[version] = self._begin(kept, arm, settings, one)
-            mine = [replica for replica in replicas if replica.version == version]
-            taken = await self._take(mine, one)
-            if taken.seen and self._kept.get(endpoint.name) is kept:
-                kept.changed = True
-                await self._remember(endpoint.name, version, taken.answers)
-                if await self._judge(endpoint.name, version, one, taken):
-                    self._keep_now(endpoint.name)
+            kept = self._kept.get(endpoint.name) or self._load(endpoint.name, settings)
+            copies = self.aims.reconciler.replicas.values()
+            replicas = [*ready, *hosted_replicas(endpoint, copies, self.aims.reconciler.hosted)]
+            arms = _own_arms(endpoint)
+            for gone in kept.versions.keys() - arms.keys():
+                del kept.versions[gone]
+            for version, arm in arms.items():
+                one = kept.versions.get(version)
+                if one is None or one.settings != settings:
+                    one = kept.versions[version] = self._begin(kept, arm, settings, one)
+                mine = [replica for replica in replicas if replica.version == version]
+                taken = await self._take(mine, one)
+                if taken.seen and self._kept.get(endpoint.name) is kept:
+                    kept.changed = True
+                    await self._remember(endpoint.name, version, taken.answers)
+                    if await self._judge(endpoint.name, version, one, taken):
+                        self._keep_now(endpoint.name)
 
     async def _remember(self, name: str, version: str, answers: Sequence[SeenAnswer]) -> None:
         """Keep answers for their labels; a full disk is no reason to stop judging."""

@@ -156,7 +156,14 @@ class LabelStore:
         with self._lock:
             try:
                 if self._connection is None:
-                    self._connection = _open(self.path)
+                    path = self.path
+                    make_private_dir(path.parent)
+                    connection = sqlite3.connect(path, check_same_thread=False)
+                    path.chmod(0o600)
+                    connection.execute("PRAGMA journal_mode = WAL")
+                    connection.execute("PRAGMA synchronous = NORMAL")
+                    connection.executescript(_SCHEMA)
+                    self._connection = connection
                 with self._connection:
                     yield self._connection
             except sqlite3.Error as error:
@@ -182,16 +189,6 @@ def label_text(label: Label) -> str:
     if isinstance(label, float) and label.is_integer():
         return str(int(label))
     return str(label)
-
-
-def _open(path: Path) -> sqlite3.Connection:
-    make_private_dir(path.parent)
-    connection = sqlite3.connect(path, check_same_thread=False)
-    path.chmod(0o600)
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = NORMAL")
-    connection.executescript(_SCHEMA)
-    return connection
 
 
 def _count(

@@ -12,8 +12,7 @@ from headrace.control.desired.state import POOL_PREFIX, DesiredState
 from headrace.control.reconcile.observed import Phase, Replica
 from headrace.control.state.records import RolloutRecord
 from headrace.core import HeadraceError, ModelNotFoundError
-from headrace.core.error_kind import UNDECODABLE
-from headrace.core.fetch import fetch
+from headrace.core.fetch import ask, text_of
 from headrace.core.processes import cpu_s, resident_bytes
 from headrace.gateway import ArmStatistics
 from headrace.observe import BRIEF_TWO_DIGITS_S, TWO_DIGITS_S
@@ -63,7 +62,14 @@ def _add(one: Json, other: Json) -> Json:
         case dict(), dict():
             return _add_fields(one, other)
         case list(), list():
-            return _add_rows(one, other)
+            # Lists of rows, such as `batch_stats`: rows with equal keys are added
+            # up.
+            rows: dict[tuple[str, ...], Json] = {}
+            for row in [*one, *other]:
+                fields = row if isinstance(row, dict) else {"": row}
+                key = tuple(f"{name}={fields[name]}" for name in sorted(fields) if name in _KEYS)
+                rows[key] = _add(rows[key], row) if key in rows else row
+            return list(rows.values())
         case None, _:
             return other
         case ((int() | float()), (int() | float())):
@@ -76,16 +82,6 @@ def _add_field(key: str, one: Json, other: Json) -> Json:
     if key in _NEWEST and isinstance(one, int) and isinstance(other, int):
         return max(one, other)
     return one if key in _KEYS and one is not None else _add(one, other)
-
-
-def _add_rows(one: list[Json], other: list[Json]) -> list[Json]:
-    """Lists of rows, such as `batch_stats`: rows with equal keys are added up."""
-    rows: dict[tuple[str, ...], Json] = {}
-    for row in [*one, *other]:
-        fields = row if isinstance(row, dict) else {"": row}
-        key = tuple(f"{name}={fields[name]}" for name in sorted(fields) if name in _KEYS)
-        rows[key] = _add(rows[key], row) if key in rows else row
-    return list(rows.values())
 
 
 _NO_VERSION: Final = ""
@@ -380,17 +376,10 @@ def _labels(replica: Replica) -> Labels:
 
 async def _scrape(address: str, *, full: bool) -> str:
     path = "/metrics?exemplars" if full else "/metrics?exemplars&brief"
-    try:
-        answer = await fetch(address, path, timeout_s=_SCRAPE_TIMEOUT_S)
-    except HeadraceError:
-        return ""
-    return answer.body.decode("utf-8", "replace") if answer.status == 200 else ""  # noqa: PLR2004  # HTTP's OK
+    return await ask(address, path, text_of, timeout_s=_SCRAPE_TIMEOUT_S) or ""
 
 
 async def _statistics(replica: Replica) -> Json:
     """Of every model that the process serves: a pool's serves many."""
-    try:
-        answer = await fetch(replica.address, "/v2/models/stats", timeout_s=_SCRAPE_TIMEOUT_S)
-        return msgspec.json.decode(answer.body) if answer.status == 200 else None  # noqa: PLR2004  # HTTP's OK
-    except (HeadraceError, *UNDECODABLE):
-        return None
+    path, decode = "/v2/models/stats", msgspec.json.decode
+    return await ask(replica.address, path, decode, timeout_s=_SCRAPE_TIMEOUT_S)

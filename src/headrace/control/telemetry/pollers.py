@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Final, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar
 
 import msgspec
 
@@ -17,11 +17,11 @@ from headrace.control.desired.state import DesiredEndpoint
 from headrace.control.reconcile.observed import Phase, Replica
 from headrace.control.telemetry.reports import ArmReports
 from headrace.core import Clock, HeadraceError
-from headrace.core.error_kind import UNDECODABLE
-from headrace.core.fetch import fetch
+from headrace.core.fetch import ask
 from headrace.core.files import write_atomic
 from headrace.gateway import GatewayStatistics
 from headrace.monitor import History, LoadHistory, LoadReading, LoadTotals
+from headrace.monitor.series import Tracks
 from headrace.serving.report import ModelLoad
 
 _AT_MOST_S: Final = 30.0
@@ -33,38 +33,7 @@ _BYTES_PER_S: Final = 200_000
 _PARTS_AT_ONCE: Final = 20
 
 
-class _History(Protocol):
-    """Readings by time, which can be written down."""
-
-    @property
-    def size_bytes(self) -> int:
-        """How much it is, about."""
-
-    @property
-    def looked_at(self) -> float | None:
-        """When something was added last; None before that."""
-
-    def clear(self) -> None:
-        """Forget everything."""
-
-    def pack(self) -> bytes:
-        """Everything, to be written down."""
-
-    def parts(self) -> Iterator[bytes]:
-        """What `join` makes a whole of; something may be added between one part and the next."""
-
-    def join(self, parts: Iterable[bytes]) -> bytes:
-        """What `unpack` takes."""
-
-    def unpack(self, data: bytes) -> None:
-        """Take up what `pack` gave.
-
-        Raises:
-            ValueError: It is something else.
-        """
-
-
-_HistoryT = TypeVar("_HistoryT", bound=_History)
+_HistoryT = TypeVar("_HistoryT", bound=Tracks[Any])
 
 
 @dataclass(slots=True, kw_only=True)
@@ -99,11 +68,9 @@ class Looking(ABC, Generic[_HistoryT]):
 
     def load(self) -> None:
         """Take up what an earlier control plane kept, blocking; before `run`."""
-        history = type(self.history)()
         try:
             if self.path is not None:
-                history.unpack(self.path.read_bytes())
-                self.history = history
+                self.history.unpack(self.path.read_bytes())
         except FileNotFoundError:
             pass
         except (OSError, ValueError) as error:
@@ -159,7 +126,6 @@ _LOG: Final = logging.getLogger("headrace.control")
 _TIMEOUT_S: Final = 1.0
 _AT_ONCE: Final = 16
 _YIELD_EVERY: Final = 20
-_HTTP_OK: Final = 200
 Ask = Callable[[str], Awaitable[list[ModelLoad] | None]]
 """What the process at an address says of its models; None if it does not answer."""
 
@@ -218,15 +184,8 @@ def loaded_arms(
 
 async def ask_load(address: str) -> list[ModelLoad] | None:
     """What the process at `address` says of its models; None if it does not answer."""
-    try:
-        answer = await fetch(address, "/internal/load", timeout_s=_TIMEOUT_S)
-        if answer.status != _HTTP_OK:
-            return None  # a replica of an older version, which knows no such route
-        return msgspec.json.decode(answer.body, type=list[ModelLoad])
-    except (HeadraceError, *UNDECODABLE) as error:
-        extra = {"address": address, "error": str(error)}
-        _LOG.debug("a replica does not say how busy it is", extra=extra)
-        return None
+    decode = msgspec.json.Decoder(list[ModelLoad]).decode
+    return await ask(address, "/internal/load", decode, timeout_s=_TIMEOUT_S)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -251,7 +210,12 @@ class LoadWatch(Looking[LoadHistory]):
         arms = list(self.arms())
         addresses = {copy.name: copy.address for arm in arms for copy in arm.copies}
         at = self.clock.now()
-        answers = await asyncio.gather(*map(self._ask, addresses.values()))
+
+        async def of(address: str) -> list[ModelLoad] | None:
+            async with self._asking:
+                return await self.ask(address)
+
+        answers = await asyncio.gather(*map(of, addresses.values()))
         said = {
             name: {(one.model, one.version): one for one in answer}
             for name, answer in zip(addresses, answers, strict=True)
@@ -269,10 +233,6 @@ class LoadWatch(Looking[LoadHistory]):
         with self.faults.contain("load history", "batching"):
             await self.batching([_batching(arm, said) for arm in arms])
 
-    async def _ask(self, address: str) -> list[ModelLoad] | None:
-        async with self._asking:
-            return await self.ask(address)
-
 
 def _reading(
     arm: LoadedArm,
@@ -287,7 +247,18 @@ def _reading(
     }
     return LoadReading(
         ready=len(arm.copies),
-        said={name: _totals(one) for name, one in found.items()},
+        said={
+            name: LoadTotals(
+                epoch=f"{one.since}",
+                age_s=one.at - one.since,
+                batches=one.batches,
+                rows=one.rows,
+                waited=one.waited,
+                queue_s=one.queue_s,
+                in_flight_s=one.in_flight_s,
+            )
+            for name, one in found.items()
+        },
         known=known,
         is_first=arm.is_first,
     )
@@ -303,18 +274,6 @@ def _batching(
         version=arm.version,
         revision_id=arm.revision_id,
         reports=[load.batching for load in loads if load is not None and load.batching is not None],
-    )
-
-
-def _totals(one: ModelLoad) -> LoadTotals:
-    return LoadTotals(
-        epoch=f"{one.since}",
-        age_s=one.at - one.since,
-        batches=one.batches,
-        rows=one.rows,
-        waited=one.waited,
-        queue_s=one.queue_s,
-        in_flight_s=one.in_flight_s,
     )
 
 

@@ -67,22 +67,6 @@ class PayloadSink(Protocol):
         """Count samples that were dropped before they came."""
 
 
-class Ask(Protocol):
-    """As `fetch`."""
-
-    async def __call__(
-        self,
-        address: str,
-        path: str,
-        *,
-        timeout_s: float,
-        method: str = "GET",
-        headers: Mapping[str, str] | None = None,
-        body: bytes = b"",
-    ) -> Answer:
-        """The answer of a replica; HeadraceError if there is none."""
-
-
 class FeatureSink(Protocol):
     """Where served features go. Blocking."""
 
@@ -117,7 +101,7 @@ class Recordings:
     features: FeatureSink | None = None
     features_ratios: Callable[[], Mapping[str, float]] = dict
     spans: SpanSink | None = None
-    ask: Ask = fetch
+    ask: Callable[..., Awaitable[Answer]] = fetch
     faults: Faults = field(default_factory=Faults)
     spans_sent: int = 0
     spans_dropped: int = 0
@@ -162,7 +146,7 @@ class Recordings:
         if self.spans is None:
             return
         replicas = [r for r in self.replicas() if self._wish_told(r).traces]
-        pages = await self._pages(replicas, "spans", _decode_spans)
+        pages = await self._pages(replicas, "spans", msgspec.json.Decoder(SpansPage).decode)
         spans = [span for _, page in pages for span in page.spans]
         self.spans_dropped += sum(lost for (_, lost), _ in pages)
         if not spans:
@@ -182,7 +166,9 @@ class Recordings:
             return
         replicas = [r for r in self.replicas() if self._wish_told(r).sample_ratio > 0]
         logs = self.payload_logs()
-        for (replica, lost), page in await self._pages(replicas, "samples", _decode_samples):
+        for (replica, lost), page in await self._pages(
+            replicas, "samples", msgspec.msgpack.Decoder(SamplesPage).decode
+        ):
             settings = logs.get(replica.endpoint)
             if lost:
                 self.payloads.lost(replica.endpoint, lost)
@@ -194,7 +180,9 @@ class Recordings:
         if self.features is None or not self._told:
             return
         replicas = [r for r in self.replicas() if self._wish_told(r).features_ratio > 0]
-        for _, page in await self._pages(replicas, "features", _decode_features):
+        for _, page in await self._pages(
+            replicas, "features", msgspec.json.Decoder(FeaturesPage).decode
+        ):
             if page.lines:
                 await asyncio.to_thread(self.features.append, page.service, page.lines)
 
@@ -314,15 +302,3 @@ def features_ratios(aims: Aims) -> dict[str, float]:
         for endpoint in aims.desired.endpoints
         if endpoint.features is not None
     }
-
-
-def _decode_features(body: bytes) -> FeaturesPage:
-    return msgspec.json.decode(body, type=FeaturesPage)
-
-
-def _decode_spans(body: bytes) -> SpansPage:
-    return msgspec.json.decode(body, type=SpansPage)
-
-
-def _decode_samples(body: bytes) -> SamplesPage:
-    return msgspec.msgpack.decode(body, type=SamplesPage)

@@ -1,7 +1,6 @@
 """Newest reports of replicas about themselves, and row independence that they report."""
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
@@ -12,19 +11,16 @@ from headrace.control.app.faults import LOOP, Faults
 from headrace.control.reconcile.observed import Replica
 from headrace.control.state.records import Event
 from headrace.core import Clock, HeadraceError
-from headrace.core.error_kind import UNDECODABLE
-from headrace.core.fetch import fetch
+from headrace.core.fetch import ask, fetch
 from headrace.observe.metrics import Family, Labels, gauge
 from headrace.observe.row_checks import BatchingReport, RowDifference
 from headrace.serving.report import Answer, AnswersPage, Observe, ReplicaReport
 
-_LOG: Final = logging.getLogger("headrace.control")
 _EVERY_S: Final = 1.0
 _TIMEOUT_S: Final = 1.0
 _AT_ONCE: Final = 16
 _MOST_PAGES: Final = 40
 """All that a replica keeps."""
-_HTTP_OK: Final = 200
 
 
 def _together(reports: Sequence[BatchingReport], former: RowDifference | None) -> BatchingReport:
@@ -111,51 +107,49 @@ class Reports:
 
     async def _page(self, replica: Replica, cursor: int) -> AnswersPage | None:
         path = f"/internal/answers?after={cursor}&{replica.query}"
-        try:
-            answer = await fetch(replica.address, path, timeout_s=_TIMEOUT_S)
-            if answer.status != _HTTP_OK:
-                return None
-            page = msgspec.msgpack.decode(answer.body, type=AnswersPage)
-        except (HeadraceError, *UNDECODABLE):
+
+        def sized(body: bytes) -> tuple[int, AnswersPage]:
+            return len(body), msgspec.msgpack.decode(body, type=AnswersPage)
+
+        answer = await ask(replica.address, path, sized, timeout_s=_TIMEOUT_S)
+        if answer is None:
             return None
+        size, page = answer
         if page.answers:
-            self._answer_bytes[replica.name] = len(answer.body) / len(page.answers)
+            self._answer_bytes[replica.name] = size / len(page.answers)
         return page
 
     async def _ask(self, replica: Replica) -> ReplicaReport | None:
+        report: ReplicaReport | None = None
         async with self._asking:
             with self.faults.contain("replica", replica.name):
-                try:
-                    await self._tell(replica)
-                    answer = await fetch(
-                        replica.address, f"/internal/report?{replica.query}", timeout_s=_TIMEOUT_S
-                    )
-                    if answer.status == _HTTP_OK:
-                        report = msgspec.json.decode(answer.body, type=ReplicaReport)
-                        self._latest[replica.name] = report
-                        return report
-                except (HeadraceError, *UNDECODABLE) as error:
-                    extra = {"replica": replica.name, "error": str(error)}
-                    _LOG.debug("replica does not report", extra=extra)
-        return None
+                if await self._tell(replica):
+                    decode = msgspec.json.Decoder(ReplicaReport).decode
+                    path = f"/internal/report?{replica.query}"
+                    report = await ask(replica.address, path, decode, timeout_s=_TIMEOUT_S)
+        if report is not None:
+            self._latest[replica.name] = report
+        return report
 
-    async def _tell(self, replica: Replica) -> None:
-        """Say what to look at, once to each process."""
+    async def _tell(self, replica: Replica) -> bool:
+        """Say what to look at, once to each process; whether it answers."""
         wish = self.observe(replica)
         if self._told.get(replica.name, (replica.process, Observe())) == (replica.process, wish):
-            return
-        body = msgspec.json.encode(wish)
-        headers = {"content-type": "application/json"}
-        answer = await fetch(
-            replica.address,
-            f"/internal/observe?{replica.query}",
-            timeout_s=_TIMEOUT_S,
-            method="PUT",
-            headers=headers,
-            body=body,
-        )
+            return True
+        try:
+            answer = await fetch(
+                replica.address,
+                f"/internal/observe?{replica.query}",
+                timeout_s=_TIMEOUT_S,
+                method="PUT",
+                headers={"content-type": "application/json"},
+                body=msgspec.json.encode(wish),
+            )
+        except HeadraceError:
+            return False
         if answer.status < 300:  # noqa: PLR2004  # any success
             self._told[replica.name] = (replica.process, wish)
+        return True
 
 
 INCOMPARABLE_RATIO: Final = 1.0

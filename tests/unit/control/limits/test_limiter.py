@@ -14,7 +14,6 @@ from headrace.control.limits.limiter import (
     Ask,
     Decision,
     Kind,
-    LimitedEndpoint,
     Limiter,
     Moment,
     Quota,
@@ -25,6 +24,7 @@ from headrace.control.limits.limiter import (
     make_rules,
 )
 from headrace.core.spec_access import AccessSettings, EndpointLimitsSpec, LimitSpec, TierSpec
+from headrace.gateway import EndpointRoute
 
 ALICE = Ask(endpoint="m", caller="alice")
 BOB = Ask(endpoint="m", caller="bob")
@@ -347,13 +347,16 @@ def test_who_comes_back_when_told_passes(
 
 
 def test_the_service_counts_only_what_a_gateway_cannot() -> None:
-    local = LimitedEndpoint(
-        name="a", limits=EndpointLimitsSpec(total=LimitSpec(requests_per_s=1.0))
+    local = EndpointRoute(
+        arms=(), name="a", limits=EndpointLimitsSpec(total=LimitSpec(requests_per_s=1.0))
     )
-    daily = LimitedEndpoint(
-        name="b", limits=EndpointLimitsSpec(per_caller=LimitSpec(requests_per_day=1)), timeout_s=3.0
+    daily = EndpointRoute(
+        arms=(),
+        name="b",
+        limits=EndpointLimitsSpec(per_caller=LimitSpec(requests_per_day=1)),
+        timeout_s=3.0,
     )
-    free = LimitedEndpoint(name="c", limits=EndpointLimitsSpec())
+    free = EndpointRoute(arms=(), name="c", limits=EndpointLimitsSpec())
     gold = TierSpec(name="gold", limits=LimitSpec(requests_per_s=1.0))
     heavy = TierSpec(name="heavy", limits=LimitSpec(rows_per_s=1.0))
     every = [local, daily, free]
