@@ -1,36 +1,23 @@
 """Table of all alerts, for the control plane, for Prometheus and for the docs."""
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Final
 
 from headrace.monitor.slo import (
-    DAY_S,
     FAST,
     MEDIUM,
     MINUTE_S,
+    OF_STREAMS,
+    OF_SYSTEM,
     SLOW,
     SLOW_OF_A_DAY,
-    CertificateEnds,
     Condition,
-    DeadLetters,
-    Drifted,
     ErrorBurn,
     ErrorsOver,
-    GatewayDown,
-    JobsFailed,
-    JobsLate,
+    Fact,
     LatencyBurn,
     LatencyOver,
-    NoReplica,
-    NotScraped,
-    QueuesFilled,
-    RefusedOver,
-    ReplicasCrash,
-    RowsDiffer,
     Severity,
-    StreamDown,
-    StreamLags,
-    WorkersFail,
     windows_of,
 )
 
@@ -45,66 +32,47 @@ _AGAIN_S: Final = 5 * MINUTE_S
 """For what comes and goes by nature, as a process that ends again and again."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class AlertKind:
-    """One alert: when it fires, whom it concerns, what is wrong and what to do.
-
-    `for_s`: how long its condition has to hold. `keep_firing_for_s`: how long it has not to hold
-    before the alert is resolved. `unit`: of its value. `summary`: with `{endpoint}`
-    or `{stream}`, `{value}` and `{detail}`. `local`: the condition that the control plane evaluates
-    with a day's memory; None if only Prometheus can.
-    """
+    """One alert: when it fires, whom it concerns, what is wrong and what to do."""
 
     name: str
     severity: Severity
     condition: Condition
-    local: Condition | None
-    for_s: float
-    keep_firing_for_s: float
+    _: KW_ONLY
     unit: str
+    """Of its value."""
     summary: str
+    """With `{endpoint}` or `{stream}`, `{value}` and `{detail}`."""
     action: str
+    for_s: float = 0.0
+    """How long its condition has to hold."""
+    again_s: float = 0.0
+    """How long it has not to hold before the alert is resolved, if it has no windows."""
+    of_a_day: Condition | None = None
+    """Its condition for who remembers a day only; None for the same."""
+    prometheus_only: bool = False
+
+    @property
+    def local(self) -> Condition | None:
+        """The condition that the control plane evaluates; None if only Prometheus can."""
+        return None if self.prometheus_only else self.of_a_day or self.condition
+
+    @property
+    def keep_firing_for_s(self) -> float:
+        """How long its condition has not to hold before the alert is resolved."""
+        windows = windows_of(self.condition)
+        return min(_KEEP_WINDOWS * min(windows), _LONGEST_KEEP_S) if windows else self.again_s
 
     @property
     def is_of_system(self) -> bool:
         """Whether it concerns no single endpoint or stream."""
-        return isinstance(
-            self.condition, GatewayDown | NotScraped | CertificateEnds | JobsLate | JobsFailed
-        )
+        return self.condition in OF_SYSTEM
 
     @property
     def is_of_stream(self) -> bool:
         """Whether it concerns a stream."""
-        return isinstance(self.condition, StreamLags | StreamDown | WorkersFail | DeadLetters)
-
-
-def _kind(
-    name: str,
-    severity: Severity,
-    condition: Condition,
-    *,
-    unit: str,
-    summary: str,
-    action: str,
-    for_s: float = 0.0,
-    keep_firing_for_s: float = 0.0,
-    local: Condition | None = None,
-    prometheus_only: bool = False,
-) -> AlertKind:
-    windows = windows_of(condition)
-    if windows:
-        keep_firing_for_s = min(_KEEP_WINDOWS * min(windows), _LONGEST_KEEP_S)
-    return AlertKind(
-        name=name,
-        severity=severity,
-        condition=condition,
-        local=None if prometheus_only else local or condition,
-        for_s=for_s,
-        keep_firing_for_s=keep_firing_for_s,
-        unit=unit,
-        summary=summary,
-        action=action,
-    )
+        return self.condition in OF_STREAMS
 
 
 _WHY_ERRORS: Final = (
@@ -118,7 +86,7 @@ _WHY_SLOW: Final = (
 )
 
 ALERTS: Final = (
-    _kind(
+    AlertKind(
         "HeadraceErrorBudgetFast",
         Severity.PAGE,
         ErrorBurn(FAST),
@@ -127,7 +95,7 @@ ALERTS: Final = (
         "month's error budget is gone in two days",
         action=_WHY_ERRORS,
     ),
-    _kind(
+    AlertKind(
         "HeadraceErrorBudgetMedium",
         Severity.PAGE,
         ErrorBurn(MEDIUM),
@@ -136,17 +104,17 @@ ALERTS: Final = (
         "a month's error budget is gone in five days",
         action=_WHY_ERRORS,
     ),
-    _kind(
+    AlertKind(
         "HeadraceErrorBudgetSlow",
         Severity.TICKET,
         ErrorBurn(SLOW),
-        local=ErrorBurn(SLOW_OF_A_DAY),
+        of_a_day=ErrorBurn(SLOW_OF_A_DAY),
         unit="ratio",
         summary="{value} of the requests to {endpoint} failed over a day or more: the error budget "
         "will not last the month",
         action=_WHY_ERRORS,
     ),
-    _kind(
+    AlertKind(
         "HeadraceLatencyBudgetFast",
         Severity.PAGE,
         LatencyBurn(FAST),
@@ -155,7 +123,7 @@ ALERTS: Final = (
         "last hour; 1 % may",
         action=_WHY_SLOW,
     ),
-    _kind(
+    AlertKind(
         "HeadraceLatencyBudgetMedium",
         Severity.PAGE,
         LatencyBurn(MEDIUM),
@@ -164,16 +132,16 @@ ALERTS: Final = (
         "six hours; 1 % may",
         action=_WHY_SLOW,
     ),
-    _kind(
+    AlertKind(
         "HeadraceLatencyBudgetSlow",
         Severity.TICKET,
         LatencyBurn(SLOW),
-        local=LatencyBurn(SLOW_OF_A_DAY),
+        of_a_day=LatencyBurn(SLOW_OF_A_DAY),
         unit="s",
         summary="more requests to {endpoint} than promised were slow, over a day or more",
         action=_WHY_SLOW,
     ),
-    _kind(
+    AlertKind(
         "HeadraceLatencyP95",
         Severity.PAGE,
         LatencyOver(quantile=0.95),
@@ -182,7 +150,7 @@ ALERTS: Final = (
         summary="p95 of {endpoint} is {value}, above what is promised for p99",
         action=_WHY_SLOW,
     ),
-    _kind(
+    AlertKind(
         "HeadraceLatencyP99",
         Severity.TICKET,
         LatencyOver(quantile=0.99),
@@ -191,7 +159,7 @@ ALERTS: Final = (
         summary="p99 of {endpoint} is {value}, above what is promised",
         action=_WHY_SLOW,
     ),
-    _kind(
+    AlertKind(
         "HeadraceErrorRate",
         Severity.PAGE,
         ErrorsOver(ratio=0.05),
@@ -201,63 +169,63 @@ ALERTS: Final = (
         "is the usual limit",
         action=_WHY_ERRORS,
     ),
-    _kind(
+    AlertKind(
         "HeadraceQueuesFilling",
         Severity.TICKET,
-        QueuesFilled(ratio=0.8),
+        Fact.QUEUES_FILLED,
         for_s=MINUTE_S,
-        keep_firing_for_s=_AGAIN_S,
+        again_s=_AGAIN_S,
         unit="ratio",
         summary="{value} of what the queues of {endpoint} hold is taken; at 100 % callers get 429",
         action="Add replicas, raise `autoscale.max_replicas`, or limit the loudest caller. A "
         "larger `batching.max_queue_size` only makes callers wait longer.",
     ),
-    _kind(
+    AlertKind(
         "HeadraceRefusing",
         Severity.TICKET,
-        RefusedOver(ratio=0.01),
+        Fact.REFUSED,
         for_s=2 * MINUTE_S,
         prometheus_only=True,
-        keep_firing_for_s=2 * _AGAIN_S,
+        again_s=2 * _AGAIN_S,
         unit="ratio",
         summary="replicas of {endpoint} refuse {value} of its requests: queues are full, or "
         "deadlines cannot be kept",
         action="As for HeadraceQueuesFilling; `headrace status` tells which replicas there are.",
     ),
-    _kind(
+    AlertKind(
         "HeadraceNoReplicaReady",
         Severity.PAGE,
-        NoReplica(),
+        Fact.NO_REPLICA,
         for_s=MINUTE_S,
         unit="replicas",
         summary="no replica of {endpoint} is ready",
         action="`headrace status` says why, `headrace logs` what they said last. A model that "
         "cannot be loaded: `headrace undo {endpoint}`.",
     ),
-    _kind(
+    AlertKind(
         "HeadraceReplicaCrashing",
         Severity.TICKET,
-        ReplicasCrash(starts=3, window_s=15 * MINUTE_S),
-        keep_firing_for_s=_AGAIN_S,
+        Fact.REPLICAS_CRASH,
+        again_s=_AGAIN_S,
         unit="replicas",
         summary="a replica of {endpoint} ends again and again",
         action="`headrace logs` has its last lines; killed by signal 9 it mostly ran out of "
         "memory (`budget`, `headrace status`).",
     ),
-    _kind(
+    AlertKind(
         "HeadraceGatewayDown",
         Severity.PAGE,
-        GatewayDown(),
+        Fact.GATEWAY_DOWN,
         for_s=30.0,
         unit="",
         summary="the gateway does not serve: nobody gets an answer",
         action="`headrace status` and `headrace logs` say why it ended. Is a port taken, is the "
         "disk full?",
     ),
-    _kind(
+    AlertKind(
         "HeadraceNotScraped",
         Severity.PAGE,
-        NotScraped(),
+        Fact.NOT_SCRAPED,
         for_s=2 * MINUTE_S,
         prometheus_only=True,
         unit="",
@@ -265,29 +233,29 @@ ALERTS: Final = (
         action="Traffic flows without the control plane. `headrace up` starts it again, and it "
         "takes over what runs.",
     ),
-    _kind(
+    AlertKind(
         "HeadraceCertificateEnds",
         Severity.TICKET,
-        CertificateEnds(within_s=14 * DAY_S),
+        Fact.CERTIFICATE_ENDS,
         unit="s",
         summary="a certificate expires in {value}",
         action="`headrace status` names it. Replace its files: they are read again without a "
         "restart.",
     ),
-    _kind(
+    AlertKind(
         "HeadraceDrift",
         Severity.TICKET,
-        Drifted(),
-        keep_firing_for_s=2 * _AGAIN_S,
+        Fact.DRIFTED,
+        again_s=2 * _AGAIN_S,
         unit="features",
         summary="features of {endpoint} are not what they were, and not by chance: {value} of them",
         action="See which ones on the endpoint's page: a broken source shows as missing values, a "
         "changed world wants a new model.",
     ),
-    _kind(
+    AlertKind(
         "HeadraceRowsDiffer",
         Severity.PAGE,
-        RowsDiffer(),
+        Fact.ROWS_DIFFER,
         unit="ratio",
         summary="answers of {endpoint} depend on other callers' rows: {detail}",
         action="Requests share batches although the model mixes their rows. Remove "
@@ -295,28 +263,28 @@ ALERTS: Final = (
         "Where the model itself declares its rows, set `batched = False` there; where the row was "
         "padded, set `batching: {{padding: {{max_ratio: 1.0}}}}`.",
     ),
-    _kind(
+    AlertKind(
         "HeadraceJobLate",
         Severity.TICKET,
-        JobsLate(),
+        Fact.JOBS_LATE,
         unit="jobs",
         summary="no run has succeeded in time of scheduled jobs: {value} of them",
         action="`headrace batch list` names them, `headrace batch runs JOB` says how their runs "
         "ended; `headrace batch start JOB` runs one at once.",
     ),
-    _kind(
+    AlertKind(
         "HeadraceJobFailed",
         Severity.TICKET,
-        JobsFailed(),
+        Fact.JOBS_FAILED,
         unit="jobs",
         summary="the newest run failed, with all its tries, of jobs: {value} of them",
         action="`headrace batch list` names them, `headrace batch runs JOB` says why. What is done "
         "stays done; `headrace batch start JOB` runs one anew once the cause is mended.",
     ),
-    _kind(
+    AlertKind(
         "HeadraceStreamDown",
         Severity.PAGE,
-        StreamDown(),
+        Fact.STREAM_DOWN,
         for_s=3 * MINUTE_S,
         unit="workers",
         summary="no worker of stream {stream} takes records: nothing is answered",
@@ -324,35 +292,35 @@ ALERTS: Final = (
         "the model cannot be loaded, it stopped before a record, or it is stalled: it has no "
         "partitions. `headrace logs` has its workers' last lines.",
     ),
-    _kind(
+    AlertKind(
         "HeadraceStreamLagging",
         Severity.PAGE,
-        StreamLags(),
+        Fact.STREAM_LAGS,
         for_s=5 * MINUTE_S,
-        keep_firing_for_s=_AGAIN_S,
+        again_s=_AGAIN_S,
         unit="s",
         summary="stream {stream} is {value} behind, more than it may be",
         action="`headrace stream status {stream}` shows which partitions wait. Raise "
         "`workers.max` (never more than partitions help), or `max_batch_size`; a slow model "
         "shows in the score time on the stream's dashboard.",
     ),
-    _kind(
+    AlertKind(
         "HeadraceStreamDeadLetters",
         Severity.TICKET,
-        DeadLetters(),
+        Fact.DEAD_LETTERS,
         for_s=10 * MINUTE_S,
-        keep_firing_for_s=_AGAIN_S,
+        again_s=_AGAIN_S,
         unit="records",
         summary="records without an answer keep coming to stream {stream}: {value} dead letters "
         "in five minutes",
         action="`headrace stream dlq list {stream}` says why each has none. Once that is mended, "
         "`headrace stream dlq redrive {stream}` sends them again.",
     ),
-    _kind(
+    AlertKind(
         "HeadraceStreamWorkerCrashing",
         Severity.TICKET,
-        WorkersFail(),
-        keep_firing_for_s=_AGAIN_S,
+        Fact.WORKERS_FAIL,
+        again_s=_AGAIN_S,
         unit="workers",
         summary="a worker of stream {stream} ends again and again",
         action="`headrace logs` has its last lines, `headrace stream status {stream}` why it "

@@ -265,19 +265,17 @@ class Watch:
         effect = self._effect(one, blocks)
         numbers = np.array([float(block.number) for block in memory.blocks])
         is_start = (np.diff(numbers, prepend=0.0) > 0) & (numbers >= memory.since.get(name, 0))
+        is_timed = bool(one.effect) and self.reference.source != WINDOW
         bets = _Bets(
             numbers=numbers[is_start],
             spans=blocks.to_the_end().only(is_start),
             effect=effect,
             # A window is as long as it is: what varies more slowly shows in the rows only. Of data
             # without times nothing is measured.
-            reference_effect=one.effect if self._is_timed(one) else max(one.effect, effect),
+            reference_effect=one.effect if is_timed else max(one.effect, effect),
         )
         self._bets[name] = memory, bets
         return bets
-
-    def _is_timed(self, one: FeatureReference) -> bool:
-        return bool(one.effect) and self.reference.source != WINDOW
 
     def _effect(self, one: FeatureReference, blocks: Spans) -> float:
         """The design effect of the rows that are compared with the reference."""
@@ -338,7 +336,11 @@ class Watch:
         report = FeatureReport(
             name=name,
             role=one.bins.role,
-            state=self._state(one, rows, drift),
+            state=FeatureState.DRIFTED
+            if drift is not None
+            else FeatureState.OK
+            if one.counts.rows >= MIN_ROWS and rows >= MIN_ROWS
+            else FeatureState.COLLECTING,
             rows=rows,
             # Of a drift from before a restart or more references, only that it sufficed is stored.
             evidence=max(0.0, self._evidence.get(name, 0.0 if drift is None else needed)),
@@ -375,12 +377,6 @@ class Watch:
             ks_low=max(0.0, apart.ks - width),
             ks_high=min(1.0, apart.ks + width),
         )
-
-    def _state(self, one: FeatureReference, rows: int, drift: Drifted | None) -> FeatureState:
-        if drift is not None:
-            return FeatureState.DRIFTED
-        enough = one.counts.rows >= MIN_ROWS and rows >= MIN_ROWS
-        return FeatureState.OK if enough else FeatureState.COLLECTING
 
 
 def _span(bets: _Bets, index: int) -> Spans:

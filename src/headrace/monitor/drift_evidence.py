@@ -19,12 +19,10 @@ holds once a span is longer than the dependence.
 
 `distances` say how large a difference is, not whether it is more than chance; `why` says in words
 which share speaks most against "nothing has drifted".
-
-They say how large a difference is, not whether it is more than chance: `drift_evidence` does.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -94,25 +92,18 @@ class Spans:
 
     def to_the_end(self) -> "Spans":
         """From the start of each span to the end of the last one."""
-
-        def summed(table: Floats) -> Floats:
-            total: Floats = np.cumsum(table[::-1], axis=0)[::-1]
-            return total
-
-        return Spans(
-            rows=summed(self.rows),
-            bins=summed(self.bins),
-            wrong=summed(self.wrong),
-            hours=summed(self.hours),
-        )
+        return self._changed(lambda table: np.cumsum(table[::-1], axis=0)[::-1])
 
     def only(self, which: "NDArray[np.bool_] | slice") -> "Spans":
         """The chosen ones."""
+        return self._changed(lambda table: table[which])
+
+    def _changed(self, change: Callable[[Floats], Floats]) -> "Spans":
         return Spans(
-            rows=self.rows[which],
-            bins=self.bins[which],
-            wrong=self.wrong[which],
-            hours=self.hours[which],
+            rows=change(self.rows),
+            bins=change(self.bins),
+            wrong=change(self.wrong),
+            hours=change(self.hours),
         )
 
     def counts(self, index: int) -> FeatureCounts:

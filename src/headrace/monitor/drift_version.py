@@ -98,11 +98,6 @@ class VersionDrift:
         """Rows towards a reference that is not complete."""
         return min((len(one.values) for one in self.stored.collected.values()), default=0)
 
-    @property
-    def is_collecting(self) -> bool:
-        """Whether values of some features are still kept for their reference."""
-        return not self.reference.features or bool(self.stored.collected)
-
     def add(
         self,
         counts: Sequence[FeatureCounts],
@@ -118,29 +113,27 @@ class VersionDrift:
         """
         changed = self._watch.add(counts, now=now, age_s=age_s) if counts else []
         self._collect(values, now)
-        self._reports = self._made_reports()  # here, and not whenever somebody asks
+        self._reports = None
+        self.reports()  # here, and not whenever somebody asks
         return changed
 
     def reports(self) -> list[FeatureReport]:
         """What is known of each feature; of those without a reference, how many rows there are."""
         if self._reports is None:
-            self._reports = self._made_reports()
+            waiting = [
+                FeatureReport(
+                    name=name,
+                    role=one.role,
+                    state=FeatureState.COLLECTING,
+                    rows=len(one.values),
+                    evidence=0.0,
+                    needed=0.0,
+                    why="has no reference yet",
+                )
+                for name, one in self.stored.collected.items()
+            ]
+            self._reports = [*self._watch.reports(), *waiting]
         return self._reports
-
-    def _made_reports(self) -> list[FeatureReport]:
-        waiting = [
-            FeatureReport(
-                name=name,
-                role=one.role,
-                state=FeatureState.COLLECTING,
-                rows=len(one.values),
-                evidence=0.0,
-                needed=0.0,
-                why="has no reference yet",
-            )
-            for name, one in self.stored.collected.items()
-        ]
-        return [*self._watch.reports(), *waiting]
 
     def keep(self) -> Stored:
         """What has to survive."""

@@ -1,8 +1,6 @@
 """Files of a Prometheus beside a system: rules for its objectives, and configurations.
 
 Names and contents are plain data, as Prometheus and Alertmanager have them.
-
-The documents that are returned are plain data, as Prometheus' rule files have them.
 """
 
 import re
@@ -15,9 +13,9 @@ from headrace.core.spec_alerts import AlertsSpec, EmailSpec, ReceiverSpec, Slack
 from headrace.monitor import promql
 from headrace.monitor.alert_kinds import ALERTS, AlertKind
 from headrace.monitor.slo import (
-    CertificateEnds,
     ErrorBurn,
     ErrorsOver,
+    Fact,
     LatencyBurn,
     LatencyOver,
     Objective,
@@ -111,7 +109,7 @@ def _value(kind: AlertKind) -> str:
     match kind.unit:
         case "ratio":
             return "{{ $value | humanizePercentage }}"
-        case "s" if isinstance(kind.condition, CertificateEnds):
+        case "s" if kind.condition is Fact.CERTIFICATE_ENDS:
             return "{{ $value | humanizeDuration }}"
         case "s":
             return "{{ $value | humanize }}s"

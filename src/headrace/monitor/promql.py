@@ -3,32 +3,23 @@
 Thresholds that differ between endpoints are series of their own, so that one rule serves all.
 """
 
-from typing import Final, assert_never
+from typing import Final
 
 from headrace.monitor.slo import (
+    CERTIFICATE_LEFT_S,
+    CRASH_STARTS,
+    CRASH_WINDOW_S,
     LEAST_ERRORS,
-    BurnWindows,
-    CertificateEnds,
+    LETTERS_WINDOW_S,
+    QUEUES_FILLED_RATIO,
+    REFUSED_RATIO,
+    REFUSED_WINDOW_S,
     Condition,
-    DeadLetters,
-    Drifted,
     ErrorBurn,
     ErrorsOver,
-    GatewayDown,
-    JobsFailed,
-    JobsLate,
+    Fact,
     LatencyBurn,
     LatencyOver,
-    NoReplica,
-    NotScraped,
-    QueuesFilled,
-    RefusedOver,
-    ReplicasCrash,
-    RowsDiffer,
-    StreamCondition,
-    StreamDown,
-    StreamLags,
-    WorkersFail,
     least_requests,
 )
 
@@ -112,7 +103,12 @@ def expression(condition: Condition, window_ratio: float = 1.0) -> str:
     scale = window_ratio
     match condition:
         case ErrorBurn(windows=burn):
-            return _error_burn(burn, scale)
+            long_s, short_s = burn.long_s * scale, burn.short_s * scale
+            allowed = f"on (endpoint) ({burn.factor:g} * {BUDGET}{_labels(scale)})"
+            return (
+                f"{error_ratio(long_s)} > {allowed} and on (endpoint) {error_ratio(short_s)} > "
+                f"{allowed} and on (endpoint) {error_count(long_s)} >= {LEAST_ERRORS}"
+            )
         case LatencyBurn(windows=burn):
             q = condition.quantile
             long_s, short_s = burn.long_s * scale, burn.short_s * scale
@@ -127,8 +123,8 @@ def expression(condition: Condition, window_ratio: float = 1.0) -> str:
                 f"{error_count(window)} >= {LEAST_ERRORS} unless on (endpoint) {BUDGET} "
                 f"and on (endpoint) {WINDOWS}{_labels(scale)}"
             )
-        case _:
-            return _plain(condition)
+        case Fact():
+            return _FACTS[condition]
 
 
 def quantiles_of(condition: Condition) -> tuple[float, ...]:
@@ -138,15 +134,6 @@ def quantiles_of(condition: Condition) -> tuple[float, ...]:
             return (condition.quantile,)
         case _:
             return ()
-
-
-def _error_burn(burn: BurnWindows, scale: float) -> str:
-    long_s, short_s = burn.long_s * scale, burn.short_s * scale
-    allowed = f"on (endpoint) ({burn.factor:g} * {BUDGET}{_labels(scale)})"
-    return (
-        f"{error_ratio(long_s)} > {allowed} and on (endpoint) {error_ratio(short_s)} > {allowed} "
-        f"and on (endpoint) {error_count(long_s)} >= {LEAST_ERRORS}"
-    )
 
 
 def _latency_over(q: float, window_s: float, scale: float) -> str:
@@ -160,73 +147,53 @@ def _labels(scale: float) -> str:
     return f'{{windows="{scale_text(scale)}"}}'
 
 
-def _plain(condition: Condition) -> str:  # noqa: C901, PLR0911, PLR0912  # a case each
-    """Conditions whose windows nobody scales."""
-    match condition:
-        case RefusedOver():
-            window = duration(condition.window_s)
-            refused = f'nv_inference_request_failure{{reason="REJECTED"}}[{window}]'
-            answered = f"nv_inference_request_success[{window}]"
-            share = (
-                f"sum by (model) (rate({refused})) / (sum by (model) (rate({refused})) + "
-                f"sum by (model) (rate({answered})))"
-            )
-            return f"{_by_endpoint(share)} > {condition.ratio:g}"
-        case QueuesFilled():
-            taken = _by_endpoint("sum by (model) (headrace_requests_in_flight)")
-            replicas = _by_endpoint("sum by (model) (headrace_replica_ready)")
-            room = f"({replicas} * on (endpoint) {QUEUE_SIZE} > 0)"
-            return f"{taken} / on (endpoint) {room} >= {condition.ratio:g}"
-        case NoReplica():
-            ready = 'sum by (endpoint) (headrace_replicas{state="ready"})'
-            wanted = 'sum by (endpoint) (headrace_replicas{state="desired"})'
-            return f"({ready} or 0 * {wanted}) < 1 and on (endpoint) {wanted} > 0"
-        case ReplicasCrash():
-            restarts = f"changes(headrace_control_replica_restarts[{duration(condition.window_s)}])"
-            return f"max by (endpoint) ({restarts}) >= {condition.starts}"
-        case GatewayDown():
-            return "headrace_control_gateway_ready < 1"
-        case NotScraped():
-            return f'up{{job="{JOB}"}} < 1 or absent(up{{job="{JOB}"}})'
-        case CertificateEnds():
-            left = "min(headrace_control_certificate_left_seconds)"
-            return f"{left} < {condition.within_s:.12g}"
-        case Drifted():
-            return 'sum by (endpoint) (headrace_drift_score{statistic="drifted"}) >= 1'
-        case RowsDiffer():
-            return "max by (endpoint, version, output) (headrace_row_difference) > 0"
-        case JobsLate():
-            return "count(max by (job_name) (headrace_job_late) > 0)"
-        case JobsFailed():
-            return "count(max by (job_name) (headrace_job_failed) > 0)"
-        case StreamLags() | StreamDown() | WorkersFail() | DeadLetters():
-            return _of_stream(condition)
-        case ErrorBurn() | LatencyBurn() | LatencyOver() | ErrorsOver():
-            raise AssertionError(condition)
-        case _:
-            assert_never(condition)
-
-
-_PAUSED: Final = "(headrace_stream_paused > 0)"
-
-
-def _of_stream(condition: StreamCondition) -> str:
-    match condition:
-        case StreamLags():
-            lag = "max by (stream) (headrace_stream_lag_seconds)"
-            return f"{lag} > on (stream) {STREAM_LAG} unless on (stream) {_PAUSED}"
-        case StreamDown():
-            running = "max by (stream) (headrace_stream_workers_running)"
-            return f"{running} < 1 unless on (stream) {_PAUSED}"
-        case WorkersFail():
-            return "max by (stream) (headrace_stream_workers_failing) >= 1"
-        case DeadLetters():
-            letters = f"headrace_stream_dead_letters_total[{duration(condition.window_s)}]"
-            return f"sum by (stream) (increase({letters})) > on (stream) {STREAM_LETTERS}"
-        case _:
-            assert_never(condition)
-
-
 def _by_endpoint(expression: str) -> str:
     """What a replica says of its model, under the name of the endpoint: both are the same."""
     return f'label_replace({expression}, "endpoint", "$1", "model", "(.+)")'
+
+
+_REFUSED: Final = (
+    "sum by (model) "
+    f'(rate(nv_inference_request_failure{{reason="REJECTED"}}[{duration(REFUSED_WINDOW_S)}]))'
+)
+_ANSWERED: Final = (
+    f"sum by (model) (rate(nv_inference_request_success[{duration(REFUSED_WINDOW_S)}]))"
+)
+_IN_FLIGHT: Final = _by_endpoint("sum by (model) (headrace_requests_in_flight)")
+_COPIES: Final = _by_endpoint("sum by (model) (headrace_replica_ready)")
+_READY: Final = 'sum by (endpoint) (headrace_replicas{state="ready"})'
+_WANTED: Final = 'sum by (endpoint) (headrace_replicas{state="desired"})'
+_UNLESS_PAUSED: Final = "unless on (stream) (headrace_stream_paused > 0)"
+_FACTS: Final = {
+    Fact.REFUSED: (
+        f"{_by_endpoint(f'{_REFUSED} / ({_REFUSED} + {_ANSWERED})')} > {REFUSED_RATIO:g}"
+    ),
+    Fact.QUEUES_FILLED: (
+        f"{_IN_FLIGHT} / on (endpoint) ({_COPIES} * on (endpoint) {QUEUE_SIZE} > 0) >= "
+        f"{QUEUES_FILLED_RATIO:g}"
+    ),
+    Fact.NO_REPLICA: f"({_READY} or 0 * {_WANTED}) < 1 and on (endpoint) {_WANTED} > 0",
+    Fact.REPLICAS_CRASH: (
+        "max by (endpoint) (changes(headrace_control_replica_restarts"
+        f"[{duration(CRASH_WINDOW_S)}])) >= {CRASH_STARTS}"
+    ),
+    Fact.GATEWAY_DOWN: "headrace_control_gateway_ready < 1",
+    Fact.NOT_SCRAPED: f'up{{job="{JOB}"}} < 1 or absent(up{{job="{JOB}"}})',
+    Fact.CERTIFICATE_ENDS: (
+        f"min(headrace_control_certificate_left_seconds) < {CERTIFICATE_LEFT_S:.12g}"
+    ),
+    Fact.DRIFTED: 'sum by (endpoint) (headrace_drift_score{statistic="drifted"}) >= 1',
+    Fact.ROWS_DIFFER: "max by (endpoint, version, output) (headrace_row_difference) > 0",
+    Fact.JOBS_LATE: "count(max by (job_name) (headrace_job_late) > 0)",
+    Fact.JOBS_FAILED: "count(max by (job_name) (headrace_job_failed) > 0)",
+    Fact.STREAM_LAGS: (
+        f"max by (stream) (headrace_stream_lag_seconds) > on (stream) {STREAM_LAG} {_UNLESS_PAUSED}"
+    ),
+    Fact.STREAM_DOWN: f"max by (stream) (headrace_stream_workers_running) < 1 {_UNLESS_PAUSED}",
+    Fact.WORKERS_FAIL: "max by (stream) (headrace_stream_workers_failing) >= 1",
+    Fact.DEAD_LETTERS: (
+        "sum by (stream) (increase(headrace_stream_dead_letters_total"
+        f"[{duration(LETTERS_WINDOW_S)}])) > on (stream) {STREAM_LETTERS}"
+    ),
+}
+"""Conditions whose windows nobody scales."""

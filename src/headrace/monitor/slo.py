@@ -12,47 +12,19 @@ established one, and not at its first failed requests.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Final, Protocol, assert_never
+from typing import Any, Final, Protocol
 
 from headrace.core.settings import BatchingSpec
 from headrace.core.spec_base import parsed
 from headrace.core.spec_rollout import SloSpec
 from headrace.core.spec_streams import StreamAlertsSpec
 
-LETTERS_WINDOW_S: Final = 300.0
-"""Over which dead letters are counted."""
-
-
-@dataclass(frozen=True, slots=True)
-class StreamLags:
-    """A stream is further behind than it may be; one that is paused may be anywhere."""
-
-
-@dataclass(frozen=True, slots=True)
-class StreamDown:
-    """No worker takes records, though nobody paused the stream."""
-
-
-@dataclass(frozen=True, slots=True)
-class WorkersFail:
-    """A worker ends again and again."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeadLetters:
-    """Records come for which there is no answer."""
-
-    window_s: float = LETTERS_WINDOW_S
-
-
-StreamCondition = StreamLags | StreamDown | WorkersFail | DeadLetters
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamPromise:
     """What a stream may do; None where nobody wants to hear of it.
 
-    `dead_letters`: within the window of `DeadLetters`.
+    `dead_letters`: within `LETTERS_WINDOW_S`.
     """
 
     stream: str
@@ -77,20 +49,21 @@ class StreamFacts:
 
 def stream_promises_of(document: Mapping[str, Any]) -> tuple[StreamPromise, ...]:
     """What the streams of a spec document that was checked before may do, in its order."""
-    return tuple(map(_promise, document.get("streams") or ()))
-
-
-def _promise(entry: Mapping[str, Any]) -> StreamPromise:
-    given = entry.get("alerts") or {}
-    alerts = StreamAlertsSpec.model_validate(given)
-    workers = entry.get("workers")
-    target_s = workers.get("target_lag_s") if isinstance(workers, Mapping) else None
-    is_by_target = target_s is not None and "lag_s" not in given
-    return StreamPromise(
-        stream=entry["name"],
-        lag_s=target_s if is_by_target else alerts.lag_s,
-        dead_letters=alerts.dead_letters,
-    )
+    promises = []
+    for entry in document.get("streams") or ():
+        written = entry.get("alerts") or {}
+        alerts = StreamAlertsSpec.model_validate(written)
+        workers = entry.get("workers")
+        target_s = workers.get("target_lag_s") if isinstance(workers, Mapping) else None
+        is_by_target = target_s is not None and "lag_s" not in written
+        promises.append(
+            StreamPromise(
+                stream=entry["name"],
+                lag_s=target_s if is_by_target else alerts.lag_s,
+                dead_letters=alerts.dead_letters,
+            )
+        )
+    return tuple(promises)
 
 
 MINUTE_S: Final = 60.0
@@ -102,6 +75,14 @@ LEAST_ERRORS: Final = 5
 """Fewer failed requests than this wake nobody up, whatever share of few requests they are."""
 LEAST_BEYOND: Final = 2
 """So many requests have to lie beyond a quantile before it says anything."""
+QUEUES_FILLED_RATIO: Final = 0.8
+REFUSED_RATIO: Final = 0.01
+REFUSED_WINDOW_S: Final = 5 * MINUTE_S
+CRASH_STARTS: Final = 3
+CRASH_WINDOW_S: Final = 15 * MINUTE_S
+CERTIFICATE_LEFT_S: Final = 14 * DAY_S
+LETTERS_WINDOW_S: Final = 5 * MINUTE_S
+"""Over which dead letters are counted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,18 +108,18 @@ class Objective:
 
 def objectives_of(document: Mapping[str, Any]) -> tuple[Objective, ...]:
     """The promises in a spec document that was checked before, in its order."""
-    return tuple(_objective(entry) for entry in document.get("endpoints") or ())
-
-
-def _objective(entry: Mapping[str, Any]) -> Objective:
-    slo = parsed(SloSpec, entry.get("slo") or {})
-    batching = entry.get("batching") or {}
-    return Objective(
-        endpoint=entry["name"],
-        latency_s=slo.latency_s,
-        availability=slo.availability,
-        window_ratio=slo.alert_window_ratio,
-        queue_size=batching.get("max_queue_size", BatchingSpec().max_queue_size),
+    entries = document.get("endpoints") or ()
+    promised = [(entry, parsed(SloSpec, entry.get("slo") or {})) for entry in entries]
+    usual = BatchingSpec().max_queue_size
+    return tuple(
+        Objective(
+            endpoint=entry["name"],
+            latency_s=slo.latency_s,
+            availability=slo.availability,
+            window_ratio=slo.alert_window_ratio,
+            queue_size=(entry.get("batching") or {}).get("max_queue_size", usual),
+        )
+        for entry, slo in promised
     )
 
 
@@ -208,89 +189,48 @@ class ErrorsOver:
     window_s: float = 5 * MINUTE_S
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RefusedOver:
-    """Replicas refuse a share of the requests, because their queues are full or too long."""
+class Fact(StrEnum):
+    """A condition without windows of requests: it follows from what is known now."""
 
-    ratio: float
-    window_s: float = 5 * MINUTE_S
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QueuesFilled:
-    """So much of what all queues of an endpoint hold is taken."""
-
-    ratio: float
-
-
-@dataclass(frozen=True, slots=True)
-class NoReplica:
+    QUEUES_FILLED = "queues_filled"
+    """`QUEUES_FILLED_RATIO` of what all queues of an endpoint hold is taken."""
+    REFUSED = "refused"
+    """Replicas refuse requests, because their queues are full or too long; Prometheus only."""
+    NO_REPLICA = "no_replica"
     """Nobody answers for an endpoint that should have somebody."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReplicasCrash:
+    REPLICAS_CRASH = "replicas_crash"
     """A replica ends again and again."""
-
-    starts: int
-    window_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class GatewayDown:
-    """Envoy does not serve."""
-
-
-@dataclass(frozen=True, slots=True)
-class NotScraped:
-    """Prometheus gets no metrics; only it can notice."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CertificateEnds:
-    """A certificate expires soon."""
-
-    within_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Drifted:
+    DRIFTED = "drifted"
     """What an endpoint gets is no longer what it was made for, and not by chance."""
-
-
-@dataclass(frozen=True, slots=True)
-class RowsDiffer:
+    ROWS_DIFFER = "rows_differ"
     """Answers of an endpoint depend on other callers' rows."""
-
-
-@dataclass(frozen=True, slots=True)
-class JobsLate:
+    GATEWAY_DOWN = "gateway_down"
+    """Envoy does not serve."""
+    NOT_SCRAPED = "not_scraped"
+    """Prometheus gets no metrics; only it can notice."""
+    CERTIFICATE_ENDS = "certificate_ends"
+    """A certificate expires soon."""
+    JOBS_LATE = "jobs_late"
     """Scheduled jobs for whose moments no run has succeeded in time."""
-
-
-@dataclass(frozen=True, slots=True)
-class JobsFailed:
+    JOBS_FAILED = "jobs_failed"
     """Jobs whose newest run failed, with all its tries."""
+    STREAM_LAGS = "stream_lags"
+    """A stream is further behind than it may be; one that is paused may be anywhere."""
+    STREAM_DOWN = "stream_down"
+    """No worker takes records, though nobody paused the stream."""
+    WORKERS_FAIL = "workers_fail"
+    """A worker of a stream ends again and again."""
+    DEAD_LETTERS = "dead_letters"
+    """Records come to a stream for which there is no answer."""
 
 
-Condition = (
-    ErrorBurn
-    | LatencyBurn
-    | LatencyOver
-    | ErrorsOver
-    | RefusedOver
-    | QueuesFilled
-    | NoReplica
-    | ReplicasCrash
-    | GatewayDown
-    | NotScraped
-    | CertificateEnds
-    | Drifted
-    | RowsDiffer
-    | JobsLate
-    | JobsFailed
-    | StreamCondition
+OF_SYSTEM: Final = frozenset(
+    {Fact.GATEWAY_DOWN, Fact.NOT_SCRAPED, Fact.CERTIFICATE_ENDS, Fact.JOBS_LATE, Fact.JOBS_FAILED}
 )
+OF_STREAMS: Final = frozenset(
+    {Fact.STREAM_LAGS, Fact.STREAM_DOWN, Fact.WORKERS_FAIL, Fact.DEAD_LETTERS}
+)
+Condition = ErrorBurn | LatencyBurn | LatencyOver | ErrorsOver | Fact
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -379,24 +319,23 @@ def read_endpoint(
             if objective.error_budget is not None:
                 return None
             return _errors_over(windows(condition.window_s * scale), condition.ratio)
-        case _:
-            return _read_facts(condition, objective, facts)
+        case Fact():
+            return _read_fact(condition, objective, facts)
 
 
-def _read_facts(condition: Condition, objective: Objective, facts: EndpointFacts) -> Reading | None:
-    """What a condition says that needs no window."""
-    match condition:
-        case QueuesFilled():
-            return _queues_filled(condition.ratio, objective, facts)
-        case NoReplica():
+def _read_fact(fact: Fact, objective: Objective, facts: EndpointFacts) -> Reading | None:
+    match fact:
+        case Fact.QUEUES_FILLED if facts.in_flight is not None and facts.replicas_ready:
+            filled = facts.in_flight / (facts.replicas_ready * objective.queue_size)
+            return _bad_from(filled, QUEUES_FILLED_RATIO)
+        case Fact.NO_REPLICA if facts.replicas_ready is not None:
             ready = facts.replicas_ready
-            return None if ready is None else Reading(value=ready, threshold=1, is_bad=ready < 1)
-        case ReplicasCrash():
-            return Reading(value=facts.crashing, threshold=1, is_bad=facts.crashing >= 1)
-        case Drifted():
-            found = facts.drifted
-            return None if found is None else Reading(value=found, threshold=1, is_bad=found >= 1)
-        case RowsDiffer() if facts.rows_differ is not None:
+            return Reading(value=ready, threshold=1, is_bad=ready < 1)
+        case Fact.REPLICAS_CRASH:
+            return _bad_from(facts.crashing)
+        case Fact.DRIFTED:
+            return _bad_from(facts.drifted)
+        case Fact.ROWS_DIFFER if facts.rows_differ is not None:
             ratio, detail = facts.rows_differ, facts.rows_detail
             return Reading(value=ratio, threshold=0, is_bad=ratio > 0, detail=detail)
         case _:
@@ -405,17 +344,50 @@ def _read_facts(condition: Condition, objective: Objective, facts: EndpointFacts
 
 def read_system(condition: Condition, facts: SystemFacts) -> Reading | None:
     """What one condition says about the whole system; None if nothing can be said."""
-    if isinstance(condition, GatewayDown) and facts.gateway_ready is not None:
-        is_up = float(facts.gateway_ready)
-        return Reading(value=is_up, threshold=1.0, is_bad=not facts.gateway_ready)
-    if isinstance(condition, CertificateEnds) and facts.certificate_left_s is not None:
-        left, within = facts.certificate_left_s, condition.within_s
-        return Reading(value=left, threshold=within, is_bad=left < within)
-    if isinstance(condition, JobsLate) and facts.jobs_late is not None:
-        return Reading(value=facts.jobs_late, threshold=1, is_bad=facts.jobs_late >= 1)
-    if isinstance(condition, JobsFailed) and facts.jobs_failed is not None:
-        return Reading(value=facts.jobs_failed, threshold=1, is_bad=facts.jobs_failed >= 1)
-    return None
+    match condition:
+        case Fact.GATEWAY_DOWN if facts.gateway_ready is not None:
+            is_up = facts.gateway_ready
+            return Reading(value=float(is_up), threshold=1.0, is_bad=not is_up)
+        case Fact.CERTIFICATE_ENDS if facts.certificate_left_s is not None:
+            left = facts.certificate_left_s
+            is_bad = left < CERTIFICATE_LEFT_S
+            return Reading(value=left, threshold=CERTIFICATE_LEFT_S, is_bad=is_bad)
+        case Fact.JOBS_LATE:
+            return _bad_from(facts.jobs_late)
+        case Fact.JOBS_FAILED:
+            return _bad_from(facts.jobs_failed)
+        case _:
+            return None
+
+
+def read_stream(
+    condition: Condition, promise: StreamPromise, facts: StreamFacts | None
+) -> Reading | None:
+    """What one condition says about one stream; None if nothing can be said, or nobody asks."""
+    if facts is None:
+        return None
+    lag_s = 0.0 if facts.lag_s is None and facts.paused else facts.lag_s
+    match condition:
+        case Fact.STREAM_LAGS if promise.lag_s is not None and lag_s is not None:
+            is_bad = lag_s > promise.lag_s and not facts.paused
+            return Reading(value=lag_s, threshold=promise.lag_s, is_bad=is_bad)
+        case Fact.STREAM_DOWN:
+            is_down = facts.running < 1 and not facts.paused
+            return Reading(value=facts.running, threshold=1, is_bad=is_down)
+        case Fact.WORKERS_FAIL:
+            return _bad_from(facts.failing)
+        case Fact.DEAD_LETTERS if promise.dead_letters is not None:
+            allowed, count = promise.dead_letters, facts.dead_letters
+            return Reading(value=count, threshold=allowed, is_bad=count > allowed)
+        case _:
+            return None
+
+
+def _bad_from(value: float | None, threshold: float = 1) -> Reading | None:
+    """A value that is bad from `threshold` on; None if it is not known."""
+    if value is None:
+        return None
+    return Reading(value=value, threshold=threshold, is_bad=value >= threshold)
 
 
 def windows_of(condition: Condition) -> tuple[float, ...]:
@@ -480,43 +452,3 @@ def _latency_over(q: float, window: Window, promised: float | None) -> Reading |
 def least_requests(q: float) -> int:
     """How many requests a window needs before its quantile says anything."""
     return round(LEAST_BEYOND / (1.0 - q))
-
-
-def _queues_filled(ratio: float, objective: Objective, facts: EndpointFacts) -> Reading | None:
-    if facts.in_flight is None or not facts.replicas_ready:
-        return None
-    filled = facts.in_flight / (facts.replicas_ready * objective.queue_size)
-    return Reading(value=filled, threshold=ratio, is_bad=filled >= ratio)
-
-
-def read_stream(
-    condition: StreamCondition, promise: StreamPromise, facts: StreamFacts | None
-) -> Reading | None:
-    """What one condition says about one stream; None if nothing can be said, or nobody asks."""
-    if facts is None:
-        return None
-    match condition:
-        case StreamLags():
-            return _lags(promise.lag_s, facts)
-        case StreamDown():
-            is_down = facts.running < 1 and not facts.paused
-            return Reading(value=facts.running, threshold=1, is_bad=is_down)
-        case WorkersFail():
-            return Reading(value=facts.failing, threshold=1, is_bad=facts.failing >= 1)
-        case DeadLetters():
-            allowed, count = promise.dead_letters, facts.dead_letters
-            if allowed is None:
-                return None
-            return Reading(value=count, threshold=allowed, is_bad=count > allowed)
-        case _:
-            assert_never(condition)
-
-
-def _lags(allowed_s: float | None, facts: StreamFacts) -> Reading | None:
-    if allowed_s is None:
-        return None
-    if facts.paused:
-        return Reading(value=facts.lag_s or 0.0, threshold=allowed_s, is_bad=False)
-    if facts.lag_s is None:
-        return None
-    return Reading(value=facts.lag_s, threshold=allowed_s, is_bad=facts.lag_s > allowed_s)

@@ -17,27 +17,17 @@ from headrace.monitor import promql
 from headrace.monitor.alert_kinds import ALERTS, AlertKind
 from headrace.monitor.prometheus import ALERTING, RECORDING, window_ratios
 from headrace.monitor.slo import (
-    CertificateEnds,
-    DeadLetters,
-    Drifted,
+    CERTIFICATE_LEFT_S,
+    CRASH_WINDOW_S,
+    LETTERS_WINDOW_S,
+    REFUSED_WINDOW_S,
     ErrorBurn,
     ErrorsOver,
-    GatewayDown,
-    JobsFailed,
-    JobsLate,
+    Fact,
     LatencyBurn,
     LatencyOver,
-    NoReplica,
-    NotScraped,
     Objective,
-    QueuesFilled,
-    RefusedOver,
-    ReplicasCrash,
-    RowsDiffer,
-    StreamDown,
-    StreamLags,
     StreamPromise,
-    WorkersFail,
     objectives_of,
     stream_promises_of,
     windows_of,
@@ -175,8 +165,10 @@ def _test(kind: AlertKind, objective: Objective) -> Document:
 def _after(kind: AlertKind) -> int:
     """Steps more until windows of its own have forgotten."""
     match kind.condition:
-        case RefusedOver() | ReplicasCrash():
-            return round(kind.condition.window_s / _STEP_S)
+        case Fact.REFUSED:
+            return round(REFUSED_WINDOW_S / _STEP_S)
+        case Fact.REPLICAS_CRASH:
+            return round(CRASH_WINDOW_S / _STEP_S)
         case _:
             return 0
 
@@ -193,39 +185,39 @@ def _series(kind: AlertKind, objective: Objective) -> Iterator[Series]:  # noqa:
             yield _bucket(name, f"{promised:g}", bad=0)
             yield _bucket(name, f"{4 * promised:g}", bad=_PER_STEP)
             yield _bucket(name, "+Inf", bad=_PER_STEP)
-        case RefusedOver():
+        case Fact.REFUSED:
             labels = f'model="{name}",version="1",replica="{name}-1"'
             refused = f'nv_inference_request_failure{{{labels},reason="REJECTED"}}'
             yield Counter(refused, _PER_STEP, 0)
             yield Counter(f"nv_inference_request_success{{{labels}}}", _PER_STEP, _PER_STEP)
-        case QueuesFilled():
+        case Fact.QUEUES_FILLED:
             labels = f'model="{name}",version="1",replica="{name}-1"'
             yield Gauge(f"headrace_requests_in_flight{{{labels}}}", objective.queue_size, 0)
             yield Gauge(f"headrace_replica_ready{{{labels}}}", 1, 1)
-        case NoReplica():
+        case Fact.NO_REPLICA:
             labels = f'endpoint="{name}",version="1"'
             yield Gauge(f'headrace_replicas{{{labels},state="desired"}}', 1, 1)
             yield Gauge(f'headrace_replicas{{{labels},state="ready"}}', 0, 1)
-        case ReplicasCrash():
+        case Fact.REPLICAS_CRASH:
             labels = f'endpoint="{name}",version="1",replica="{name}-1"'
             yield Counter(f"headrace_control_replica_restarts{{{labels}}}", 1, 0)
-        case Drifted():
+        case Fact.DRIFTED:
             labels = f'endpoint="{name}",feature="age",statistic="drifted"'
             yield Gauge(f"headrace_drift_score{{{labels}}}", 1, 0)
-        case RowsDiffer():
+        case Fact.ROWS_DIFFER:
             labels = f'endpoint="{name}",version="1",output="y"'
             yield Gauge(f"headrace_row_difference{{{labels}}}", 0.4, 0)
-        case GatewayDown():
+        case Fact.GATEWAY_DOWN:
             yield Gauge("headrace_control_gateway_ready", 0, 1)
-        case NotScraped():
+        case Fact.NOT_SCRAPED:
             yield Gauge(f'up{{job="{promql.JOB}",instance="one"}}', 0, 1)
-        case JobsLate():
+        case Fact.JOBS_LATE:
             yield Gauge(f'headrace_job_late{{job="{promql.JOB}",job_name="nightly"}}', 1, 0)
-        case JobsFailed():
+        case Fact.JOBS_FAILED:
             yield Gauge(f'headrace_job_failed{{job="{promql.JOB}",job_name="nightly"}}', 1, 0)
-        case CertificateEnds():
+        case Fact.CERTIFICATE_ENDS:
             left = 'headrace_control_certificate_left_seconds{certificate="gateway"}'
-            yield Gauge(left, kind.condition.within_s / 2, kind.condition.within_s * 2)
+            yield Gauge(left, CERTIFICATE_LEFT_S / 2, CERTIFICATE_LEFT_S * 2)
 
 
 def _requests(endpoint: str, outcome: str, *, bad: float, good: float) -> Counter:
@@ -249,16 +241,16 @@ def _stream_tests(promises: Sequence[StreamPromise]) -> Iterator[Document]:
 
 def _stream_can_fire(kind: AlertKind, promise: StreamPromise) -> bool:
     match kind.condition:
-        case StreamLags():
+        case Fact.STREAM_LAGS:
             return promise.lag_s is not None
-        case DeadLetters():
+        case Fact.DEAD_LETTERS:
             return promise.dead_letters is not None
         case _:
             return True
 
 
 def _stream_test(kind: AlertKind, promise: StreamPromise) -> Document:
-    window_s = kind.condition.window_s if isinstance(kind.condition, DeadLetters) else 0.0
+    window_s = LETTERS_WINDOW_S if kind.condition is Fact.DEAD_LETTERS else 0.0
     window = round(window_s / _STEP_S)
     bad = _SLACK + window + round(kind.for_s / _STEP_S) + 1
     keep = round(kind.keep_firing_for_s / _STEP_S)
@@ -277,17 +269,17 @@ def _stream_series(kind: AlertKind, promise: StreamPromise) -> Iterator[Series]:
     stream = f'stream="{promise.stream}"'
     worker = f'{stream},worker="{promise.stream}-0"'
     match kind.condition:
-        case StreamLags():
+        case Fact.STREAM_LAGS:
             limit_s, place = promise.lag_s or 0.0, 'topic="in",partition="0"'
             lag = f"headrace_stream_lag_seconds{{{worker},{place}}}"
             yield Gauge(lag, 2 * limit_s, limit_s / 2)
             yield Gauge(f"headrace_stream_paused{{{stream}}}", 0, 0)
-        case StreamDown():
+        case Fact.STREAM_DOWN:
             yield Gauge(f"headrace_stream_workers_running{{{stream}}}", 0, 0)
             yield Gauge(f"headrace_stream_paused{{{stream}}}", 0, 1)  # paused is as good as running
-        case WorkersFail():
+        case Fact.WORKERS_FAIL:
             yield Gauge(f"headrace_stream_workers_failing{{{stream}}}", 1, 0)
-        case DeadLetters():
+        case Fact.DEAD_LETTERS:
             more = (promise.dead_letters or 0) + 1
             yield Counter(f"headrace_stream_dead_letters_total{{{worker}}}", more, 0)
         case _:

@@ -33,12 +33,12 @@ def given(*names: str) -> Reference:
 def test_the_first_rows_are_the_reference_when_there_are_enough() -> None:
     one = window(200)
     one.add([], [values("x", *normal(150)[:, 0])], now=1.0)
-    assert (one.is_collecting, one.collected_rows, one.bins) == (True, 150, [])
+    assert (one.collected_rows, one.bins) == (150, [])
     key = one.key
 
     one.add([], [values("x", *normal(150)[:, 0])], now=2.0)
 
-    assert not one.is_collecting
+    assert one.collected_rows == 0
     assert (one.reference.source, one.reference.rows, one.reference.at) == ("window", 200, 2.0)
     assert one.reference.features[0].counts.rows == 200
     assert one.key != key

@@ -8,11 +8,9 @@ from headrace.monitor.slo import (
     FAST,
     SLOW,
     ErrorBurn,
+    Fact,
     LatencyBurn,
-    NoReplica,
     Objective,
-    StreamDown,
-    StreamLags,
     StreamPromise,
 )
 from tests.unit.monitor.told import PROMISE
@@ -52,7 +50,7 @@ def test_names_of_quantiles_are_names_of_metrics() -> None:
 
 
 def test_what_no_window_is_asked_for_is_the_same_for_every_length() -> None:
-    assert promql.expression(NoReplica(), 0.5) == promql.expression(NoReplica())
+    assert promql.expression(Fact.NO_REPLICA, 0.5) == promql.expression(Fact.NO_REPLICA)
 
 
 def test_every_promise_is_a_series_of_its_own() -> None:
@@ -90,7 +88,7 @@ def test_what_streams_may_do_is_a_series_of_its_own_where_somebody_wants_to_hear
 
 
 def test_streams_that_are_paused_are_left_out() -> None:
-    for condition in (StreamLags(), StreamDown()):
+    for condition in (Fact.STREAM_LAGS, Fact.STREAM_DOWN):
         assert promql.expression(condition).endswith(
             "unless on (stream) (headrace_stream_paused > 0)"
         )

@@ -8,26 +8,20 @@ from hypothesis import strategies as st
 
 from headrace.monitor.alert_kinds import ALERTS
 from headrace.monitor.slo import (
+    CERTIFICATE_LEFT_S,
     FAST,
     MEDIUM,
     SLOW,
     SLOW_OF_A_DAY,
     BurnWindows,
-    CertificateEnds,
-    Drifted,
     EndpointFacts,
     ErrorBurn,
     ErrorsOver,
-    GatewayDown,
+    Fact,
     LatencyBurn,
     LatencyOver,
-    NoReplica,
-    NotScraped,
     Objective,
-    QueuesFilled,
     Reading,
-    ReplicasCrash,
-    RowsDiffer,
     SystemFacts,
     least_requests,
     objectives_of,
@@ -135,7 +129,7 @@ def test_queues_that_fill_are_told_before_they_are_full() -> None:
 
     def filled(in_flight: int | None, ready: int | None) -> Reading | None:
         facts = EndpointFacts(in_flight=in_flight, replicas_ready=ready)
-        return read_endpoint(QueuesFilled(ratio=0.8), promise, windows(QUIET), facts)
+        return read_endpoint(Fact.QUEUES_FILLED, promise, windows(QUIET), facts)
 
     assert is_bad(filled(160, 2))
     assert not is_bad(filled(159, 2))
@@ -147,7 +141,7 @@ def test_queues_that_fill_are_told_before_they_are_full() -> None:
 def test_an_endpoint_needs_a_replica_unless_none_is_wanted() -> None:
     def ready(count: int | None) -> Reading | None:
         facts = EndpointFacts(replicas_ready=count)
-        return read_endpoint(NoReplica(), PROMISE, windows(QUIET), facts)
+        return read_endpoint(Fact.NO_REPLICA, PROMISE, windows(QUIET), facts)
 
     assert is_bad(ready(0))
     assert not is_bad(ready(1))
@@ -155,7 +149,7 @@ def test_an_endpoint_needs_a_replica_unless_none_is_wanted() -> None:
 
 
 def test_replicas_that_crash_are_told() -> None:
-    crash = ReplicasCrash(starts=3, window_s=900)
+    crash = Fact.REPLICAS_CRASH
 
     assert is_bad(read_endpoint(crash, PROMISE, windows(QUIET), EndpointFacts(crashing=1)))
     assert not is_bad(read_endpoint(crash, PROMISE, windows(QUIET), NOTHING))
@@ -163,7 +157,7 @@ def test_replicas_that_crash_are_told() -> None:
 
 def test_drift_is_told_where_somebody_looks_for_it() -> None:
     def drift(count: int | None) -> Reading | None:
-        return read_endpoint(Drifted(), PROMISE, windows(QUIET), EndpointFacts(drifted=count))
+        return read_endpoint(Fact.DRIFTED, PROMISE, windows(QUIET), EndpointFacts(drifted=count))
 
     assert is_bad(drift(1))
     assert not is_bad(drift(0))
@@ -173,7 +167,7 @@ def test_drift_is_told_where_somebody_looks_for_it() -> None:
 def test_rows_that_differ_are_bad_with_what_differs() -> None:
     def rows(ratio: float | None, detail: str = "") -> Reading | None:
         facts = EndpointFacts(rows_differ=ratio, rows_detail=detail)
-        return read_endpoint(RowsDiffer(), PROMISE, windows(QUIET), facts)
+        return read_endpoint(Fact.ROWS_DIFFER, PROMISE, windows(QUIET), facts)
 
     found = rows(0.4, "version 1: output 'y'")
     assert is_bad(found)
@@ -184,15 +178,15 @@ def test_rows_that_differ_are_bad_with_what_differs() -> None:
 
 
 def test_the_system_is_bad_without_a_gateway_or_with_a_certificate_that_ends() -> None:
-    ends = CertificateEnds(within_s=100.0)
+    ends = Fact.CERTIFICATE_ENDS
 
-    assert is_bad(read_system(GatewayDown(), SystemFacts(gateway_ready=False)))
-    assert not is_bad(read_system(GatewayDown(), SystemFacts(gateway_ready=True)))
-    assert read_system(GatewayDown(), SystemFacts()) is None
-    assert is_bad(read_system(ends, SystemFacts(certificate_left_s=99.0)))
-    assert not is_bad(read_system(ends, SystemFacts(certificate_left_s=101.0)))
+    assert is_bad(read_system(Fact.GATEWAY_DOWN, SystemFacts(gateway_ready=False)))
+    assert not is_bad(read_system(Fact.GATEWAY_DOWN, SystemFacts(gateway_ready=True)))
+    assert read_system(Fact.GATEWAY_DOWN, SystemFacts()) is None
+    assert is_bad(read_system(ends, SystemFacts(certificate_left_s=CERTIFICATE_LEFT_S - 1)))
+    assert not is_bad(read_system(ends, SystemFacts(certificate_left_s=CERTIFICATE_LEFT_S + 1)))
     assert read_system(ends, SystemFacts()) is None
-    assert read_endpoint(GatewayDown(), PROMISE, windows(QUIET), NOTHING) is None
+    assert read_endpoint(Fact.GATEWAY_DOWN, PROMISE, windows(QUIET), NOTHING) is None
 
 
 def test_what_the_control_plane_looks_at_fits_into_a_day() -> None:
@@ -201,7 +195,7 @@ def test_what_the_control_plane_looks_at_fits_into_a_day() -> None:
 
     assert max(here) == 86_400.0
     assert max(there) == 3 * 86_400.0
-    assert windows_of(NotScraped()) == ()
+    assert windows_of(Fact.NOT_SCRAPED) == ()
 
 
 @pytest.mark.parametrize("burn", [FAST, MEDIUM, SLOW, SLOW_OF_A_DAY])

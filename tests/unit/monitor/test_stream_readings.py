@@ -5,14 +5,11 @@ from typing import Any
 import pytest
 
 from headrace.monitor.slo import (
-    DeadLetters,
+    Condition,
+    Fact,
     Reading,
-    StreamCondition,
-    StreamDown,
     StreamFacts,
-    StreamLags,
     StreamPromise,
-    WorkersFail,
     read_stream,
     stream_promises_of,
 )
@@ -23,7 +20,7 @@ WELL = StreamFacts(lag_s=1.0, running=2)
 
 
 def is_bad(
-    condition: StreamCondition, facts: StreamFacts, promise: StreamPromise = PROMISE
+    condition: Condition, facts: StreamFacts, promise: StreamPromise = PROMISE
 ) -> bool | None:
     reading = read_stream(condition, promise, facts)
     return None if reading is None else reading.is_bad
@@ -35,48 +32,52 @@ def promise(**more: object) -> StreamPromise:
 
 
 def test_a_stream_lags_if_it_is_behind_by_more_than_it_may_be() -> None:
-    assert is_bad(StreamLags(), WELL) is False
-    assert is_bad(StreamLags(), StreamFacts(lag_s=60.0, running=1)) is False
-    assert is_bad(StreamLags(), StreamFacts(lag_s=60.1, running=1)) is True
+    assert is_bad(Fact.STREAM_LAGS, WELL) is False
+    assert is_bad(Fact.STREAM_LAGS, StreamFacts(lag_s=60.0, running=1)) is False
+    assert is_bad(Fact.STREAM_LAGS, StreamFacts(lag_s=60.1, running=1)) is True
 
 
 def test_a_stream_that_is_paused_may_be_anywhere_and_is_not_down() -> None:
     paused = StreamFacts(lag_s=9000.0, running=0, paused=True)
 
-    assert is_bad(StreamLags(), paused) is False
-    assert is_bad(StreamDown(), paused) is False
+    assert is_bad(Fact.STREAM_LAGS, paused) is False
+    assert is_bad(Fact.STREAM_DOWN, paused) is False
 
 
 def test_a_lag_that_nobody_knows_says_nothing_unless_the_stream_is_paused() -> None:
-    assert is_bad(StreamLags(), StreamFacts(running=1)) is None
-    assert is_bad(StreamLags(), StreamFacts(paused=True)) is False
+    assert is_bad(Fact.STREAM_LAGS, StreamFacts(running=1)) is None
+    assert is_bad(Fact.STREAM_LAGS, StreamFacts(paused=True)) is False
 
 
 def test_a_stream_is_down_while_no_worker_takes_records() -> None:
-    assert is_bad(StreamDown(), StreamFacts(running=0)) is True
-    assert is_bad(StreamDown(), StreamFacts(running=1)) is False
+    assert is_bad(Fact.STREAM_DOWN, StreamFacts(running=0)) is True
+    assert is_bad(Fact.STREAM_DOWN, StreamFacts(running=1)) is False
 
 
 def test_one_failing_worker_is_enough() -> None:
-    assert is_bad(WorkersFail(), StreamFacts(running=3, failing=1)) is True
-    assert is_bad(WorkersFail(), WELL) is False
+    assert is_bad(Fact.WORKERS_FAIL, StreamFacts(running=3, failing=1)) is True
+    assert is_bad(Fact.WORKERS_FAIL, WELL) is False
 
 
 def test_dead_letters_are_bad_above_what_is_no_news() -> None:
     some = StreamFacts(running=1, dead_letters=5)
 
-    assert read_stream(DeadLetters(), PROMISE, some) == Reading(value=5, threshold=0, is_bad=True)
-    assert is_bad(DeadLetters(), some, promise(alerts={"dead_letters": 5})) is False
-    assert is_bad(DeadLetters(), WELL) is False
+    assert read_stream(Fact.DEAD_LETTERS, PROMISE, some) == Reading(
+        value=5, threshold=0, is_bad=True
+    )
+    assert is_bad(Fact.DEAD_LETTERS, some, promise(alerts={"dead_letters": 5})) is False
+    assert is_bad(Fact.DEAD_LETTERS, WELL) is False
 
 
-@pytest.mark.parametrize("condition", [StreamLags(), DeadLetters()])
-def test_what_nobody_wants_to_hear_of_is_not_read(condition: StreamCondition) -> None:
+@pytest.mark.parametrize("condition", [Fact.STREAM_LAGS, Fact.DEAD_LETTERS])
+def test_what_nobody_wants_to_hear_of_is_not_read(condition: Condition) -> None:
     assert read_stream(condition, SILENT, StreamFacts(lag_s=1e6, dead_letters=9)) is None
 
 
-@pytest.mark.parametrize("condition", [StreamLags(), StreamDown(), WorkersFail(), DeadLetters()])
-def test_of_a_stream_that_nobody_looked_at_nothing_is_said(condition: StreamCondition) -> None:
+@pytest.mark.parametrize(
+    "condition", [Fact.STREAM_LAGS, Fact.STREAM_DOWN, Fact.WORKERS_FAIL, Fact.DEAD_LETTERS]
+)
+def test_of_a_stream_that_nobody_looked_at_nothing_is_said(condition: Condition) -> None:
     assert read_stream(condition, PROMISE, None) is None
 
 

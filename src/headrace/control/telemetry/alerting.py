@@ -9,20 +9,28 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from headrace.control.agents.protocol import Gateway
-from headrace.control.app.faults import LOOP, Faults
-from headrace.control.desired.state import POOL_PREFIX, DesiredEndpoint
+from headrace.control.app.faults import LOOP, Faults, write_events
+from headrace.control.desired.state import DesiredEndpoint
 from headrace.control.reconcile.observed import MANY_FAILURES, Phase, Replica
+from headrace.control.reconcile.pools import hosts_of
 from headrace.control.reconcile.publication import Reconciling
 from headrace.control.state.records import Event
 from headrace.control.telemetry.reports import RowWatch
 from headrace.core import Clock, HeadraceError
-from headrace.monitor.alert_kinds import LOCAL
-from headrace.monitor.alert_state import Alert, AlertState, Finding, Key, advance, changed
+from headrace.monitor.alert_kinds import LOCAL, AlertKind
+from headrace.monitor.alert_state import (
+    HOLD_S,
+    Alert,
+    AlertState,
+    Finding,
+    Key,
+    advance,
+    changed,
+)
 from headrace.monitor.slo import (
     EndpointFacts,
     Objective,
     Reading,
-    StreamCondition,
     StreamFacts,
     StreamPromise,
     SystemFacts,
@@ -45,16 +53,13 @@ _PER_WINDOW: Final = 60.0
 _LEAST_HOLD_S: Final = 5.0
 _WORK_S: Final = 0.1
 """Of each look, for windows: with thousands of busy endpoints they take turns."""
-_OF_SYSTEM: Final = tuple(
-    (kind, kind.local) for kind in LOCAL if kind.is_of_system and kind.local is not None
-)
-_OF_STREAMS: Final = tuple(
-    (kind, kind.local) for kind in LOCAL if isinstance(kind.local, StreamCondition)
-)
+_CONDITIONS: Final = [(kind, kind.local) for kind in LOCAL if kind.local is not None]
+_OF_SYSTEM: Final = tuple(pair for pair in _CONDITIONS if pair[0].is_of_system)
+_OF_STREAMS: Final = tuple(pair for pair in _CONDITIONS if pair[0].is_of_stream)
 _OF_ENDPOINTS: Final = tuple(
-    (kind, kind.local, min(windows_of(kind.local), default=0.0))
-    for kind in LOCAL
-    if not (kind.is_of_system or kind.is_of_stream) and kind.local is not None
+    (kind, condition, min(windows_of(condition), default=0.0))
+    for kind, condition in _CONDITIONS
+    if not (kind.is_of_system or kind.is_of_stream)
 )
 """What is looked at, and the shortest window that it needs, in seconds."""
 
@@ -144,8 +149,17 @@ class Alerting:
         """Look at everything once."""
         facts = await self.facts()
         now = self.clock.now()
-        promises = self._promises()
-        findings = [*self._system_findings(facts)]
+        spec = self.spec()
+        if spec is not self._spec:
+            self._spec, self._objectives = spec, objectives_of(spec)
+            self._streams = stream_promises_of(spec)
+            names = [one.endpoint for one in self._objectives]
+            self.faults.keep_only("alerts", [*names, *(one.stream for one in self._streams)])
+            self._kept = {}  # a promise may be another
+        promises = self._objectives
+        findings = [
+            _finding(kind, read_system(condition, facts.system)) for kind, condition in _OF_SYSTEM
+        ]
         for stream_promise in self._streams:
             with self.faults.contain("alerts", stream_promise.stream):
                 findings += self._stream_findings(stream_promise, facts)
@@ -169,40 +183,12 @@ class Alerting:
         await self._save()
         self.tell(list(self._alerts.values()))
 
-    def _promises(self) -> tuple[Objective, ...]:
-        spec = self.spec()
-        if spec is not self._spec:
-            self._spec, self._objectives = spec, objectives_of(spec)
-            self._streams = stream_promises_of(spec)
-            names = [one.endpoint for one in self._objectives]
-            self.faults.keep_only("alerts", [*names, *(one.stream for one in self._streams)])
-            self._kept = {}  # a promise may be another
-        return self._objectives
-
-    def _system_findings(self, facts: Facts) -> Iterator[Finding]:
-        for kind, condition in _OF_SYSTEM:
-            reading = read_system(condition, facts.system)
-            yield Finding(
-                kind=kind,
-                endpoint="",
-                reading=reading,
-                for_s=kind.for_s,
-                keep_firing_for_s=kind.keep_firing_for_s,
-            )
-
     def _stream_findings(self, promise: StreamPromise, facts: Facts) -> Iterator[Finding]:
         """What is bad of a stream, or was."""
         known = facts.streams.get(promise.stream)
         for kind, condition in _OF_STREAMS:
             reading = read_stream(condition, promise, known)
-            finding = Finding(
-                kind=kind,
-                endpoint="",
-                stream=promise.stream,
-                reading=reading,
-                for_s=kind.for_s,
-                keep_firing_for_s=kind.keep_firing_for_s,
-            )
+            finding = _finding(kind, reading, stream=promise.stream)
             if finding.key in self._alerts or (reading is not None and reading.is_bad):
                 yield finding
 
@@ -210,14 +196,7 @@ class Alerting:
         """Findings without a reading for the alerts of objects that could not be looked at."""
         kinds, read = {kind.name: kind for kind in LOCAL}, {finding.key for finding in findings}
         return [
-            Finding(
-                kind=kinds[alert.name],
-                endpoint=alert.endpoint,
-                stream=alert.stream,
-                reading=None,
-                for_s=0.0,
-                keep_firing_for_s=kinds[alert.name].keep_firing_for_s,
-            )
+            _finding(kinds[alert.name], None, endpoint=alert.endpoint, stream=alert.stream)
             for key, alert in self._alerts.items()
             if key not in read
             and alert.name in kinds
@@ -251,14 +230,8 @@ class Alerting:
             reading = None if kept is None else kept.reading
             if key not in self._alerts and (reading is None or not reading.is_bad):
                 continue
-            yield Finding(
-                kind=kind,
-                endpoint=name,
-                reading=reading,
-                for_s=kind.for_s * scale,
-                keep_firing_for_s=kind.keep_firing_for_s * scale,
-                hold_s=max(shortest, _LEAST_HOLD_S),
-            )
+            hold_s = max(shortest, _LEAST_HOLD_S)
+            yield _finding(kind, reading, endpoint=name, scale=scale, hold_s=hold_s)
 
     async def _save(self) -> None:
         """Store what changed of the alerts' states; values are read again after a restart."""
@@ -281,10 +254,27 @@ class Alerting:
             _LOG.log(
                 level, "alert: %s", event.message, extra={"reason": event.reason, **event.data}
             )
-        try:
-            await self.emit(events)
-        except HeadraceError as error:
-            _LOG.error("cannot write an event", extra={"error": str(error)})
+        await write_events(self.emit, events)
+
+
+def _finding(
+    kind: AlertKind,
+    reading: Reading | None,
+    *,
+    endpoint: str = "",
+    stream: str = "",
+    scale: float = 1.0,
+    hold_s: float = HOLD_S,
+) -> Finding:
+    return Finding(
+        kind=kind,
+        endpoint=endpoint,
+        stream=stream,
+        reading=reading,
+        for_s=kind.for_s * scale,
+        keep_firing_for_s=kind.keep_firing_for_s * scale,
+        hold_s=hold_s,
+    )
 
 
 def _lasting(alert: Alert) -> tuple[AlertState, float]:
@@ -383,7 +373,7 @@ def _facts(
     replicas: Mapping[str, list[Replica]],
     in_flight: Mapping[str, int] | None,
 ) -> EndpointFacts:
-    own = [replica for name in _hosts(endpoint) for replica in replicas.get(name, ())]
+    own = [replica for name in hosts_of(endpoint) for replica in replicas.get(name, ())]
     ready = sum(replica.phase is Phase.READY for replica in own)
     # Replicas of ours have to answer if no upstream takes requests.
     live = [arm for arm in endpoint.arms if arm.weight]
@@ -393,9 +383,3 @@ def _facts(
         in_flight=None if in_flight is None else in_flight.get(endpoint.name, 0),
         crashing=sum(replica.failures >= MANY_FAILURES for replica in own),
     )
-
-
-def _hosts(endpoint: DesiredEndpoint) -> list[str]:
-    """Whose replicas answer: its own, or those of a pool."""
-    pools = {arm.revision.pool for arm in endpoint.arms} - {""}
-    return [endpoint.name, *(f"{POOL_PREFIX}{pool}" for pool in sorted(pools))]

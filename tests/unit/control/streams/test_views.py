@@ -13,7 +13,11 @@ from headrace.control.streams.plan import Phase
 from headrace.control.streams.reports import event_of, facts_of, track_team, view_of
 from headrace.control.streams.status import STALLED_AFTER_S, StreamView, families
 from headrace.control.streams.workers import Team, Worker, note_end, note_status
-from headrace.monitor.slo import StreamDown, StreamPromise, read_stream
+from headrace.monitor.slo import (
+    Fact,
+    StreamPromise,
+    read_stream,
+)
 from headrace.streaming.settings import (
     EXIT_CANNOT_LOAD,
     EXIT_STOPPED_BY_RECORD,
@@ -143,7 +147,7 @@ def test_a_stream_none_of_whose_workers_has_a_partition_is_stalled_and_alerts_he
     both = Team(scale=StreamScaleState(workers=2), workers={0: idle, 1: busy})
     with_a_spare = view_of(WANTED, both, revision="a", paused=False, now=1.0)
     track_team(team(idle), now=NOW)
-    down = read_stream(StreamDown(), PROMISE, facts_of(told, team(idle).track, now=NOW))
+    down = read_stream(Fact.STREAM_DOWN, PROMISE, facts_of(told, team(idle).track, now=NOW))
 
     assert (told.state, told.running, told.is_well) == ("stalled", 0, False)
     assert "other members of group 'pay' have all of them" in told.problem
