@@ -156,17 +156,36 @@ def stage_template(facts: Facts, kind: Literal["http", "rest"]) -> Body:
     """The template."""
     parameters: Body = {"ApiId": {"Type": "String", "Description": "Of the imported API."}}
     if kind == "http":
-        settings = {
+        routes = {
             operation.key: {"ThrottlingRateLimit": rate, "ThrottlingBurstLimit": burst}
             for operation, rate, burst in throttled(facts)
         }
         properties: Body = {"ApiId": _REF, "StageName": "$default", "AutoDeploy": True}
-        if settings:
-            properties["RouteSettings"] = settings
+        if routes:
+            properties["RouteSettings"] = routes
         resources = {"Stage": {"Type": "AWS::ApiGatewayV2::Stage", "Properties": properties}}
     else:
         parameters["DeploymentId"] = {"Type": "String", "Description": "Of that API."}
-        resources = {"Stage": _rest_stage(facts), **dict(_plans(facts))}
+        methods = [
+            {
+                "ResourcePath": "/" + operation.path.replace("/", "~1"),
+                "HttpMethod": operation.method.upper(),
+                "ThrottlingRateLimit": rate,
+                "ThrottlingBurstLimit": burst,
+            }
+            for operation, rate, burst in throttled(facts)
+        ]
+        properties = {
+            "RestApiId": _REF,
+            "DeploymentId": {"Ref": "DeploymentId"},
+            "StageName": "prod",
+        }
+        if methods:
+            properties["MethodSettings"] = methods
+        resources = {
+            "Stage": {"Type": "AWS::ApiGateway::Stage", "Properties": properties},
+            **dict(_plans(facts)),
+        }
     return {
         "AWSTemplateFormatVersion": "2010-09-09",
         "Description": f"Throttling of Headrace's API; written by headrace {__version__}",
@@ -182,26 +201,6 @@ def throttled(facts: Facts) -> Iterator[tuple[Operation, float, int]]:
         # Questions about a model cost nothing; runs do.
         if limits is not None and limits.requests_per_s is not None and operation.method == "post":
             yield operation, limits.requests_per_s, limits.most_at_once
-
-
-def _rest_stage(facts: Facts) -> Body:
-    settings = [
-        {
-            "ResourcePath": "/" + operation.path.replace("/", "~1"),
-            "HttpMethod": operation.method.upper(),
-            "ThrottlingRateLimit": rate,
-            "ThrottlingBurstLimit": burst,
-        }
-        for operation, rate, burst in throttled(facts)
-    ]
-    properties: Body = {
-        "RestApiId": _REF,
-        "DeploymentId": {"Ref": "DeploymentId"},
-        "StageName": "prod",
-    }
-    if settings:
-        properties["MethodSettings"] = settings
-    return {"Type": "AWS::ApiGateway::Stage", "Properties": properties}
 
 
 def _plans(facts: Facts) -> Iterator[tuple[str, Body]]:
@@ -287,8 +286,7 @@ def aws_apigateway(facts: Facts, options: AwsOptions) -> Export:
         Target.AWS_APIGATEWAY,
         facts,
         documents,
-        losses=[loss for e in facts.endpoints for loss in _losses(e, options.kind)]
-        + list(_body_losses(facts)),
+        losses=_losses(facts, _LONGEST_S[options.kind]),
         notes=_notes(facts, options),
     )
 
@@ -300,11 +298,6 @@ def _operation(facts: Facts, operation: Operation, options: AwsOptions) -> Body:
     scheme = _token_only(facts, operation.endpoint)
     if options.kind == "http" and scheme:
         body["security"] = [{scheme: []}]
-    body["x-amazon-apigateway-integration"] = _integration(operation, options)
-    return body
-
-
-def _integration(operation: Operation, options: AwsOptions) -> Body:
     method = operation.method.upper()
     found: Body = {"type": "http_proxy", "httpMethod": method}
     if options.backend.startswith("arn:"):
@@ -323,7 +316,8 @@ def _integration(operation: Operation, options: AwsOptions) -> Body:
                 f"integration.request.path.{name}": f"method.request.path.{name}"
                 for name in operation.parameters
             }
-    return found
+    body["x-amazon-apigateway-integration"] = found
+    return body
 
 
 def _schemes(facts: Facts, options: AwsOptions) -> Body:
@@ -369,20 +363,18 @@ def _timeout_s(endpoint: Endpoint | None, kind: Kind) -> float:
     return max(min(math.inf if wanted is None else wanted, longest), _SHORTEST_S)
 
 
-def _losses(endpoint: Endpoint, kind: Kind) -> Iterator[Loss]:
-    timeout_s, longest = endpoint.spec.timeout_s, _LONGEST_S[kind]
-    if "timeout_s" in endpoint.spec.model_fields_set and (timeout_s is None or timeout_s > longest):
-        yield Loss(
-            f"{endpoint.place}.timeout_s",
-            f"waits {longest:g} s for an answer at most",
-            f"take {longest:g} s or less, or put a load balancer there instead",
-        )
-    size = endpoint.spec.limits.max_body_bytes
-    if size is not None and size > _MOST_BYTES:
-        yield Loss(f"{endpoint.place}.limits.max_body_bytes", *_TOO_LARGE)
-
-
-def _body_losses(facts: Facts) -> Iterator[Loss]:
+def _losses(facts: Facts, longest: float) -> Iterator[Loss]:
+    for endpoint in facts.endpoints:
+        timeout_s, size = endpoint.spec.timeout_s, endpoint.spec.limits.max_body_bytes
+        is_set = "timeout_s" in endpoint.spec.model_fields_set
+        if is_set and (timeout_s is None or timeout_s > longest):
+            yield Loss(
+                f"{endpoint.place}.timeout_s",
+                f"waits {longest:g} s for an answer at most",
+                f"take {longest:g} s or less, or put a load balancer there instead",
+            )
+        if size is not None and size > _MOST_BYTES:
+            yield Loss(f"{endpoint.place}.limits.max_body_bytes", *_TOO_LARGE)
     gateway = facts.spec.gateway
     if "max_body_bytes" in gateway.model_fields_set and gateway.max_body_bytes > _MOST_BYTES:
         yield Loss("gateway.max_body_bytes", *_TOO_LARGE)

@@ -6,7 +6,7 @@ of the bootstrap's, which names the PEM files themselves.
 
 import base64
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -41,9 +41,15 @@ def inline_secrets(bootstrap: Body, versions: Iterable[Version], tls: TlsSpec | 
     secrets = {secret["name"]: secret for secret in (*_own(tls), *_of(versions))}
     if not secrets:
         return bootstrap
-    found: Body = _without_sources(bootstrap, frozenset(secrets))
-    found["static_resources"]["secrets"] = list(secrets.values())
-    return found
+
+    def named(part: Body) -> Body | None:
+        """A secret named alone: Envoy then takes the static one of that name."""
+        is_ours = "sds_config" in part and part.get("name") in secrets
+        return {"name": part["name"]} if is_ours else None
+
+    body: Body = _replaced(bootstrap, named)
+    body["static_resources"]["secrets"] = list(secrets.values())
+    return body
 
 
 def _own(tls: TlsSpec | None) -> Iterator[Body]:
@@ -74,15 +80,14 @@ def _authorities(name: str, file: str) -> Body:
     return {"name": name, "validation_context": {"trusted_ca": {"filename": file}}}
 
 
-def _without_sources(value: Any, names: frozenset[str]) -> Any:  # noqa: ANN401  # JSON, whatever it holds
-    """`value` with secrets named alone: Envoy then takes the static one of that name."""
+def _replaced(value: Any, change: Callable[[Body], Body | None]) -> Any:  # noqa: ANN401  # JSON
+    """`value` with those of its objects replaced for which `change` returns another."""
     if isinstance(value, list):
-        return [_without_sources(item, names) for item in value]
+        return [_replaced(item, change) for item in value]
     if not isinstance(value, dict):
         return value
-    if "sds_config" in value and value.get("name") in names:
-        return {"name": value["name"]}
-    return {key: _without_sources(item, names) for key, item in value.items()}
+    other = change(value)
+    return {k: _replaced(v, change) for k, v in value.items()} if other is None else other
 
 
 _DESCRIPTORS: Final = "descriptor_set"
@@ -122,7 +127,15 @@ def envoy(facts: Facts, options: EnvoyOptions) -> Export:
     policy = GatewayPolicy(access=access, key_sets=facts.key_sets)
     made = inline_bootstrap(settings, build_snapshot(settings, routes, policy))
     body: Body = json.loads(msgspec.json.encode(made))
-    body = _with_descriptors(body, base64.b64encode(options.descriptors).decode())
+    encoded = base64.b64encode(options.descriptors).decode()
+
+    def inlined(part: Body) -> Body | None:
+        """The gRPC services' descriptors in place of the file they come from."""
+        if _DESCRIPTORS not in part:
+            return None
+        return {**part, _DESCRIPTORS: {"inline_bytes": encoded}}
+
+    body = _replaced(body, inlined)
     versions = (version for endpoint in facts.endpoints for version in endpoint.versions)
     body = inline_secrets(body, versions, facts.spec.gateway.tls)
     return finish(
@@ -195,15 +208,3 @@ def _implied(facts: Facts) -> Iterator[Loss]:
                 "nobody in: API keys are in a control plane's state",
                 "say `access: public`, or add `auth`",
             )
-
-
-def _with_descriptors(value: Any, encoded: str) -> Any:  # noqa: ANN401  # JSON, whatever it holds
-    """`value` with the gRPC services' descriptors in it, instead of the file they come from."""
-    if isinstance(value, list):
-        return [_with_descriptors(item, encoded) for item in value]
-    if not isinstance(value, dict):
-        return value
-    return {
-        key: {"inline_bytes": encoded} if key == _DESCRIPTORS else _with_descriptors(item, encoded)
-        for key, item in value.items()
-    }

@@ -25,7 +25,6 @@ from headrace.core import InvalidArgumentError
 from headrace.deploy.facts import Endpoint, Facts, Version
 from headrace.deploy.features import (
     Cell,
-    Fate,
     Loss,
     Note,
     Outcome,
@@ -164,7 +163,9 @@ def finish(
             continue
         if fate.is_lost:
             found.append(fate.loss())
-        elif fate.cell.outcome is Outcome.APPROXIMATED and not _is_said(fate, told):
+        elif fate.cell.outcome is Outcome.APPROXIMATED and not any(
+            cell == fate.cell and is_within(place, outer) for cell, outer in told
+        ):  # once of a part, and not again of what is in it
             told.append((fate.cell, place))
             said.append(Note(fate.cell.note, place))
     if target not in _COPYING:
@@ -176,11 +177,6 @@ def finish(
     left_out = accepted(target.value, [*found, *losses], facts.allowed)
     said += [loss.left_out(target.value) for loss in left_out]
     return Export(target=target, documents=tuple(documents), notes=told_once(said))
-
-
-def _is_said(fate: Fate, told: Iterable[tuple[Cell, str]]) -> bool:
-    """Whether the same was said of a part that this setting is in."""
-    return any(cell == fate.cell and is_within(fate.setting.place, place) for cell, place in told)
 
 
 def implied_access(facts: Facts, why: str, way_out: str) -> list[Loss]:
@@ -285,14 +281,5 @@ def _yaml(body: Mapping[str, Any]) -> str:
     writer.width = _WIDTH
     writer.representer.ignore_aliases = lambda _: True  # the same part twice is no reference
     text = StringIO()
-    writer.dump(_plain(body), text)
+    writer.dump(json.loads(json.dumps(body)), text)  # with lists for tuples
     return text.getvalue()
-
-
-def _plain(value: object) -> object:
-    """`value` with lists for tuples, as YAML has them."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value

@@ -4,8 +4,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from types import UnionType
-from typing import Annotated, Any, Final, Union, get_args, get_origin
+from typing import Any, Final
 
 from pydantic import BaseModel
 
@@ -31,9 +30,6 @@ def told_once(notes: Iterable[Note]) -> tuple[str, ...]:
         if note.place and note.place not in known:
             known.append(note.place)
     return tuple(f"{', '.join(of)}: {text}" if of else text for text, of in places.items())
-
-
-_HOLDING_MANY: Final = frozenset({tuple, list, dict, Mapping})
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +58,6 @@ def written(model: BaseModel | SpecPart, place: str = "", field: str = "") -> It
         yield from _told(value, _joined(place, name), _joined(field, name))
 
 
-def known_fields(model: type[BaseModel], field: str = "") -> Iterator[str]:
-    """Every field that a document of this model may have, each once, outer ones first."""
-    seen: set[str] = set()
-    for found in _fields(model, field):
-        if found not in seen:
-            seen.add(found)
-            yield found
-
-
 def is_within(field: str, outer: str) -> bool:
     """Whether `field` is `outer`, or a part of it."""
     return field == outer or field.startswith((f"{outer}.", f"{outer}["))
@@ -92,28 +79,6 @@ def _told(value: object, place: str, field: str) -> Iterator[Written]:
             yield from written(item, f"{place}[{name}]", f"{field}[]")
     else:
         yield Written(place, field, value)
-
-
-def _fields(model: type[BaseModel], field: str) -> Iterator[str]:
-    for name, info in model.model_fields.items():
-        here = _joined(field, name)
-        yield here
-        for inner, is_one_of in _models(info.annotation):
-            yield from _fields(inner, f"{here}[]" if is_one_of else here)
-
-
-def _models(
-    annotation: object, *, is_one_of: bool = False
-) -> Iterator[tuple[type[BaseModel], bool]]:
-    """The models that a value of this type may hold, and whether in a list or a mapping."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel | SpecPart):
-        yield model_of(annotation), is_one_of
-        return
-    origin = get_origin(annotation)
-    inside = is_one_of or origin in _HOLDING_MANY
-    if inside or origin in {Union, UnionType, Annotated}:
-        for argument in get_args(annotation):
-            yield from _models(argument, is_one_of=inside)
 
 
 def _joined(outer: str, name: str) -> str:
@@ -306,7 +271,9 @@ def fates(table: tuple[Feature, ...], target: Target, spec: SystemSpec) -> Itera
         if found is None or any(is_within(setting.place, place) for place in told):
             continue
         feature, named = found
-        if setting.field != named and _is_told_with_outer(feature.cells[target]):
+        # Whether the part was judged as a whole already: a field within it adds
+        # nothing.
+        if setting.field != named and feature.cells[target].outcome is Outcome.REFUSED:
             continue
         cell = feature.cells[target]
         is_refused = cell.outcome is Outcome.REFUSED and not cell.unless(spec)
@@ -314,8 +281,3 @@ def fates(table: tuple[Feature, ...], target: Target, spec: SystemSpec) -> Itera
         if fate.is_lost:
             told.append(setting.place)
         yield fate
-
-
-def _is_told_with_outer(cell: Cell) -> bool:
-    """Whether the part was judged as a whole already: a field within it adds nothing."""
-    return cell.outcome is Outcome.REFUSED

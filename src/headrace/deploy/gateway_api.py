@@ -62,7 +62,9 @@ def service_notes(facts: Facts, place: Place) -> Iterator[Note]:
         f"{place.service(endpoint, version)[0]} ({version.place})"
         for endpoint in facts.endpoints
         for version in endpoint.versions
-        if _is_guessed(place, endpoint, version)
+        if version.upstream is None
+        and not version.revision
+        and (endpoint.name, version.number) not in (place.services or {})
     ]
     if guessed:
         yield Note(
@@ -70,11 +72,6 @@ def service_notes(facts: Facts, place: Place) -> Iterator[Note]:
             "known of a running system (--from-system) and of models in the registry; --service "
             "names others"
         )
-
-
-def _is_guessed(place: Place, endpoint: Endpoint, version: Version) -> bool:
-    is_named = (endpoint.name, version.number) in (place.services or {})
-    return not (is_named or version.revision or version.upstream is not None)
 
 
 API: Final = "gateway.networking.k8s.io/v1"
@@ -115,7 +112,23 @@ def gateway_api(facts: Facts, place: Place, options: GatewayApiOptions) -> Expor
         for document in _documents(endpoint, place, options, alone=len(routed) == 1)
     ]
     if routed:
-        documents.append(_server_route(routed[0], place, options))
+        # What is about no endpoint goes to some replica, as it does behind our own
+        # gateway.
+        endpoint = routed[0]
+        backends = [
+            {**_backend(endpoint, v, place, HTTP_PORT), "weight": v.weight}
+            for v in _weighted(endpoint)
+        ]
+        rule: Body = {
+            "matches": [_exact(path) for path in _SERVER_PATHS],
+            "filters": [removing()],
+            "backendRefs": backends,
+        }
+        metadata = place.metadata(
+            object_name(place.instance, "server"), labels(place.instance, "gateway")
+        )
+        body = _route("HTTPRoute", metadata, options, [rule])
+        documents.append(Document(name=f"httproute-{metadata['name']}", body=body))
     losses = [*implied_access(facts, *ASKS_NOBODY), *_losses(facts, place)]
     grpc_port = options.grpc_port if options.grpc else None
     notes = [*grpc_notes(facts, place, grpc_port), *service_notes(facts, place)]
@@ -143,7 +156,9 @@ def http_rules(endpoint: Endpoint, split: Sequence[Body], own: dict[str, Body]) 
         own: The backend of each version that its number reaches.
     """
     path = f"/v2/models/{endpoint.name}"
-    timeouts = {"timeouts": {"request": duration(_limit_s(endpoint))}}
+    timeout_s = endpoint.spec.timeout_s
+    limit_s = 0.0 if timeout_s is None else timeout_s + GRACE_S
+    timeouts = {"timeouts": {"request": duration(limit_s)}}
     strip: Body = {"filters": [removing()]}
     rules: list[Body] = [
         {
@@ -206,33 +221,27 @@ def _documents(
         v.number: _backend(endpoint, v, place, options.grpc_port, is_grpc=True)
         for v in endpoint.versions
     }
-    yield from _routes(
-        "GRPCRoute", endpoint, place, options, _grpc_rules(endpoint, grpc, alone=alone)
-    )
-
-
-def _grpc_rules(endpoint: Endpoint, backends: dict[str, Body], *, alone: bool) -> list[Body]:
     method = {"type": "Exact", "service": SERVICE}
     named = [] if alone else [_header(MODEL_HEADER, endpoint.name)]
-    rules: list[Body] = [
+    grpc_rules: list[Body] = [
         {
             "matches": [{"method": method, "headers": [*named, _header(VERSION_HEADER, number)]}],
             "filters": [removing()],
             "backendRefs": [backend],
         }
-        for number, backend in backends.items()
+        for number, backend in grpc.items()
     ]
     match: Body = {"method": method, **({"headers": named} if named else {})}
-    split = [{**backends[v.number], "weight": v.weight} for v in _weighted(endpoint)]
-    copies = _mirror(endpoint, backends)
-    rules.append(
+    split = [{**grpc[v.number], "weight": v.weight} for v in _weighted(endpoint)]
+    copies = _mirror(endpoint, grpc)
+    grpc_rules.append(
         {
             "matches": [match],
             "filters": [removing(), *copies],
             "backendRefs": split,
         }
     )
-    return rules
+    yield from _routes("GRPCRoute", endpoint, place, options, grpc_rules)
 
 
 def _routes(
@@ -251,23 +260,6 @@ def _route(kind: str, metadata: Body, options: GatewayApiOptions, rules: list[Bo
     hosts: Body = {"hostnames": list(options.hostnames)} if options.hostnames else {}
     spec: Body = {"parentRefs": parent_refs(options), **hosts, "rules": rules}
     return {"apiVersion": API, "kind": kind, "metadata": metadata, "spec": spec}
-
-
-def _server_route(endpoint: Endpoint, place: Place, options: GatewayApiOptions) -> Document:
-    """What is about no endpoint goes to some replica, as it does behind our own gateway."""
-    backends = [
-        {**_backend(endpoint, v, place, HTTP_PORT), "weight": v.weight} for v in _weighted(endpoint)
-    ]
-    rule: Body = {
-        "matches": [_exact(path) for path in _SERVER_PATHS],
-        "filters": [removing()],
-        "backendRefs": backends,
-    }
-    metadata = place.metadata(
-        object_name(place.instance, "server"), labels(place.instance, "gateway")
-    )
-    body = _route("HTTPRoute", metadata, options, [rule])
-    return Document(name=f"httproute-{metadata['name']}", body=body)
 
 
 def _backend(
@@ -308,11 +300,6 @@ def _losses(facts: Facts, place: Place) -> Iterator[Loss]:
                     "a route leads to Services only",
                     f"make one for it: --service {key[0]}:{key[1]}=NAME:PORT",
                 )
-
-
-def _limit_s(endpoint: Endpoint) -> float:
-    timeout_s = endpoint.spec.timeout_s
-    return 0.0 if timeout_s is None else timeout_s + GRACE_S
 
 
 def _prefix(path: str) -> Body:

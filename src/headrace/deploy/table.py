@@ -3,9 +3,8 @@
 The documentation shows this table, and exports refuse by it.
 """
 
-from typing import Any, Final
+from typing import Final
 
-from headrace.core.spec import SystemSpec
 from headrace.core.spec_kubernetes import Autoscaler
 from headrace.deploy.features import Cell, Feature, Holds, about, kept, no, row, yes
 
@@ -43,46 +42,26 @@ _NO_BASELINE = no(
 _NO_TIER = no("knows no kinds of callers", "keep Headrace's gateway behind it")
 
 
-def _not_full(weight: Any) -> bool:  # noqa: ANN401  # a value as the spec has it
-    return bool(weight != 100)  # noqa: PLR2004  # percent: all of it
-
-
-def _is_zero(count: Any) -> bool:  # noqa: ANN401  # a value as the spec has it
-    return bool(count == 0)
-
-
-def _listed(access: Any) -> bool:  # noqa: ANN401  # a value as the spec has it
-    return bool(access != "public")
-
-
 def _wants(method: str) -> Holds:
     return lambda access: access != "public" and method in access
-
-
-def _by_hpa(spec: SystemSpec) -> bool:
-    return spec.kubernetes.autoscaler == Autoscaler.HPA
-
-
-def _is_keda(value: Any) -> bool:  # noqa: ANN401  # a value as the spec has it
-    return bool(value == Autoscaler.KEDA)
 
 
 _NO_SPLIT = no(
     "moves all requests to the newest version, step by step",
     "export routes (`gateway-api`), or list one version only",
-    when=_not_full,
+    when=lambda weight: weight != 100,  # noqa: PLR2004  # percent: all of it
     rest="a split that stays",
 )
 _NO_ZERO = no(
     "cannot hold a request until a copy runs",
     "set `min_replicas: 1`, or export for KServe",
-    when=_is_zero,
+    when=lambda count: count == 0,
     rest="0",
 )
 _NO_SCALER = no(
     "says nothing of replica counts",
     "say `kubernetes.autoscaler: hpa`, or " + _CHART,
-    unless=_by_hpa,
+    unless=lambda spec: spec.kubernetes.autoscaler == Autoscaler.HPA,
     rest="without an HPA",
 )
 _KNATIVE = about("Knative's, within its bounds")
@@ -91,7 +70,7 @@ _NO_SUCH_SCALER = no("an HPA knows nothing of it", "leave it out, or " + _CHART)
 _NO_KEDA = no(
     "tells KEDA no pods' names",
     "say `hpa`, or " + _CHART,
-    when=_is_keda,
+    when=lambda value: value == Autoscaler.KEDA,
     rest="`keda`",
 )
 _NO_FOREIGN = no("serves models, not another's server", "export for Envoy, Kong or gateway-api")
@@ -99,7 +78,7 @@ _PUBLIC_ONLY = Cell(
     outcome=_NO_AUTH.outcome,
     note=_NO_AUTH.note,
     way_out=_NO_AUTH.way_out,
-    when=_listed,
+    when=lambda access: access != "public",
     rest="all but `public`",
 )
 

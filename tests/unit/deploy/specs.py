@@ -1,10 +1,15 @@
 """Specs and the facts in them, made short."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import UnionType
+from typing import Annotated, Any, Final, Union, get_args, get_origin
+
+from pydantic import BaseModel
 
 from headrace import deploy
 from headrace.core.spec import SystemSpec, parse_spec
+from headrace.core.spec_base import model_of
+from headrace.core.spec_part import SpecPart
 from headrace.deploy import Artifact, Export, Facts, Observed, Place, PodOptions, Target
 
 REPLICAS: Final = {
@@ -80,3 +85,26 @@ EXPORTERS: Final[Mapping[Target, Callable[[Facts], Export]]] = {
 def bodies(export: Export, kind: str = "") -> list[dict[str, Any]]:
     """The documents, or those of one kind."""
     return [d.body for d in export.documents if not kind or d.body.get("kind") == kind]
+
+
+def known_fields(model: type[BaseModel], field: str = "") -> Iterator[str]:
+    """Every field that a document of this model may have, outer ones first."""
+    for name, info in model.model_fields.items():
+        here = f"{field}.{name}" if field else name
+        yield here
+        for inner, is_one_of in _models(info.annotation):
+            yield from known_fields(inner, f"{here}[]" if is_one_of else here)
+
+
+def _models(
+    annotation: object, *, is_one_of: bool = False
+) -> Iterator[tuple[type[BaseModel], bool]]:
+    """The models that a value of this type may hold, and whether in a list or a mapping."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel | SpecPart):
+        yield model_of(annotation), is_one_of
+        return
+    origin = get_origin(annotation)
+    inside = is_one_of or origin in {tuple, list, dict, Mapping}
+    if inside or origin in {Union, UnionType, Annotated}:
+        for argument in get_args(annotation):
+            yield from _models(argument, is_one_of=inside)

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from headrace.core import Code, InvalidArgumentError
 from headrace.core.spec import SystemSpec, parse_spec
 from headrace.deploy import Loss, NotExpressibleError, Target, read_facts
-from headrace.deploy.features import accepted, is_within, known_fields, written
-from tests.unit.deploy.specs import EXPORTERS, facts_of, spec_of, split
+from headrace.deploy.features import accepted, is_within, written
+from tests.unit.deploy.specs import EXPORTERS, facts_of, known_fields, spec_of, split
 
 _STICKY = Loss("endpoints[3].sticky", "cannot", "leave it out")
 _FLAGS = "--allow-loss endpoints[].sticky --allow-loss endpoints[].limits.burst"

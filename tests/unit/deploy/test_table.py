@@ -8,8 +8,8 @@ import pytest
 
 from headrace.core.spec import SystemSpec
 from headrace.deploy import TABLE, Cell, NotExpressibleError, Outcome, Target
-from headrace.deploy.features import Feature, feature_of, known_fields, written
-from tests.unit.deploy.specs import EXPORTERS, facts_of, spec_of, split
+from headrace.deploy.features import Feature, feature_of, written
+from tests.unit.deploy.specs import EXPORTERS, facts_of, known_fields, spec_of, split
 
 _PAGE: Final = Path(__file__).parents[3] / "docs" / "how-to" / "export.md"
 _CONTAINERS: Final = {"gateway", "auth", "endpoints", "endpoints[].limits", "kubernetes"}
