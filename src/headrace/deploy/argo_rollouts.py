@@ -28,11 +28,12 @@ from headrace.deploy.export import (
     finish,
     implied_access,
     labels,
+    manifest,
     object_name,
 )
 from headrace.deploy.facts import Endpoint, Facts, Version
 from headrace.deploy.features import Loss, Note, Target
-from headrace.deploy.gateway_api import API, GatewayApiOptions, http_rules, parent_refs
+from headrace.deploy.gateway_api import GatewayApiOptions, http_rules, route
 from headrace.deploy.pods import (
     PodOptions,
     model_losses,
@@ -57,40 +58,30 @@ class Check:
     max_value: float
 
 
-def checks_of(endpoint: Endpoint, version: Version, rollout: Rollout) -> tuple[Check, ...]:
+def checks_of(endpoint: Endpoint, version: Version, rollout: Rollout) -> Iterator[Check]:
     """What judges `version` in its rollout, by the metrics that replicas have."""
-    enough = f"{_count(_of(endpoint, version), 'increase')} >= {rollout.min_samples}"
-    return tuple(
-        Check(
-            name=check.name,
-            query=f"({check.query}) and on () ({enough})",
-            max_value=check.max_value,
-        )
-        for check in _query_checks(endpoint, version, rollout)
-    )
-
-
-def _query_checks(endpoint: Endpoint, version: Version, rollout: Rollout) -> Iterator[Check]:
     new, old = _of(endpoint, version), _of(endpoint, version, other=True)
-    metrics = rollout.metrics
+    metrics, slo = rollout.metrics, endpoint.spec.slo
+    enough = f"{_count(new, 'increase')} >= {rollout.min_samples}"
+
+    def check(name: str, query: str, max_value: float) -> Check:
+        return Check(name=name, query=f"({query}) and on () ({enough})", max_value=max_value)
+
     if metrics.errors is not None:
-        difference = f"{_errors(new)} - ({_errors(old)})"
-        yield Check(name="errors", query=difference, max_value=metrics.errors.margin)
-        most = error_threshold(rollout, endpoint.spec.slo)
+        yield check("errors", f"{_errors(new)} - ({_errors(old)})", metrics.errors.margin)
+        most = error_threshold(rollout, slo)
         if most is not None:
-            yield Check(name="errors-limit", query=_errors(new), max_value=most)
+            yield check("errors-limit", _errors(new), most)
     if metrics.rejections is not None:
         difference = f"{_share(new, _REFUSED)} - ({_share(old, _REFUSED)})"
-        yield Check(name="rejections", query=difference, max_value=metrics.rejections.margin)
+        yield check("rejections", difference, metrics.rejections.margin)
     latency = metrics.latency
     if latency is not None:
-        yield Check(name="latency", query=_slower(new, old, latency), max_value=0.0)
+        yield check("latency", _slower(new, old, latency), 0.0)
         if latency.max_s is not None:
-            query = _quantile(new, latency.quantile)
-            yield Check(name="latency-limit", query=query, max_value=latency.max_s)
-        elif endpoint.spec.slo is not None and endpoint.spec.slo.latency_s is not None:
-            query = _quantile(new, _SLO_QUANTILE)
-            yield Check(name="latency-limit", query=query, max_value=endpoint.spec.slo.latency_s)
+            yield check("latency-limit", _quantile(new, latency.quantile), latency.max_s)
+        elif slo is not None and slo.latency_s is not None:
+            yield check("latency-limit", _quantile(new, _SLO_QUANTILE), slo.latency_s)
 
 
 def _of(endpoint: Endpoint, version: Version, *, other: bool = False) -> str:
@@ -166,7 +157,16 @@ def argo_rollouts(facts: Facts, place: Place, options: ArgoOptions) -> Export:
         *model_losses(facts, fetched=True),
         *(loss for e in facts.endpoints for loss in _losses(e)),
     ]
-    notes = _notes(facts, options.pods)
+    notes = [
+        Note(
+            "paths with a version's number go into the split, and the other version answers 404",
+            endpoint.place,
+        )
+        for endpoint in facts.endpoints
+    ]
+    if not options.pods.artifacts:
+        text = "models: no --artifacts URL was given, so that pods have nowhere to fetch from"
+        notes.append(Note(text))
     return finish(Target.ARGO_ROLLOUTS, facts, documents, losses=losses, notes=notes)
 
 
@@ -187,36 +187,32 @@ def _losses(endpoint: Endpoint) -> Iterator[Loss]:
         )
 
 
-def _notes(facts: Facts, pods: PodOptions) -> Iterator[Note]:
-    """What is not as it is behind our own gateway, and what pods lack."""
-    for endpoint in facts.endpoints:
-        yield Note(
-            "paths with a version's number go into the split, and the other version answers 404",
-            endpoint.place,
-        )
-    if not pods.artifacts:
-        yield Note("models: no --artifacts URL was given, so that pods have nowhere to fetch from")
-
-
 def _documents(
     facts: Facts, endpoint: Endpoint, place: Place, options: ArgoOptions
 ) -> Iterator[Document]:
     version = endpoint.newest
     name = object_name(place.instance, endpoint.name)
-    stable, canary = _services(endpoint, place)
+    stable = object_name(place.instance, endpoint.name, "stable")
+    canary = object_name(place.instance, endpoint.name, "canary")
     runs = workload(place, facts, endpoint, version, options.pods)
     named = labels(place.instance, "replica", endpoint=endpoint.name)
     selector = {key: named[key] for key in _SELECTED}
-    yield Document(name=f"configmap-{runs.name}", body=runs.settings)
+    yield runs.settings
     for each in (stable, canary):
-        yield Document(name=f"service-{each}", body=service(place, each, selector, named))
-    yield Document(name=f"httproute-{name}", body=_route(endpoint, place, options, name))
+        yield service(place, each, selector, named)
     rollout = endpoint.spec.rollout
-    checks = () if rollout is None else checks_of(endpoint, endpoint.newest, rollout)
-    if checks:
-        yield Document(
-            name=f"analysistemplate-{name}", body=_analysis(endpoint, place, options, name, checks)
-        )
+    # The route whose weights Argo changes; all of it goes to what is there at first.
+    split: list[Body] = [{"name": stable, "port": HTTP_PORT, "weight": 100}]
+    if not isinstance(rollout, BlueGreenSpec):
+        split.append({"name": canary, "port": HTTP_PORT, "weight": 0})
+    of_gateway = labels(place.instance, "gateway", endpoint=endpoint.name)
+    metadata = place.metadata(name, of_gateway)
+    yield route("HTTPRoute", metadata, options.routes, http_rules(endpoint, split, {}))
+    checks = () if rollout is None else tuple(checks_of(endpoint, version, rollout))
+    metadata = place.metadata(name, named)
+    if rollout is not None and checks:
+        metrics = _metrics(rollout, options.prometheus, checks)
+        yield manifest(_API, "AnalysisTemplate", metadata, spec={"metrics": metrics})
     scaler = _hpa(facts, endpoint, place, name)
     spec: Body = {
         **({} if scaler else {"replicas": version.replicas}),
@@ -224,16 +220,10 @@ def _documents(
         "template": runs.template,
         "strategy": _strategy(endpoint, place, name, stable, canary, judged=bool(checks)),
     }
-    if endpoint.spec.rollout is not None:
-        spec["progressDeadlineSeconds"] = round(endpoint.spec.rollout.ready_timeout_s)
+    if rollout is not None:
+        spec["progressDeadlineSeconds"] = round(rollout.ready_timeout_s)
         spec["progressDeadlineAbort"] = True
-    body: Body = {
-        "apiVersion": _API,
-        "kind": "Rollout",
-        "metadata": place.metadata(name, named),
-        "spec": spec,
-    }
-    yield Document(name=f"rollout-{name}", body=body)
+    yield manifest(_API, "Rollout", metadata, spec=spec)
     if scaler is not None:
         yield Document(name=f"horizontalpodautoscaler-{name}", body=scaler)
 
@@ -255,29 +245,6 @@ _SELECTED: Final = (
     "app.kubernetes.io/instance",
     "headrace.dev/endpoint",
 )
-
-
-def _services(endpoint: Endpoint, place: Place) -> tuple[str, str]:
-    """The Services before the old pods and before the new ones."""
-    stable = object_name(place.instance, endpoint.name, "stable")
-    return stable, object_name(place.instance, endpoint.name, "canary")
-
-
-def _route(endpoint: Endpoint, place: Place, options: ArgoOptions, name: str) -> Body:
-    """The route whose weights Argo changes; all of it goes to what is there at first."""
-    stable, canary = _services(endpoint, place)
-    split: list[Body] = [{"name": stable, "port": HTTP_PORT, "weight": 100}]
-    if not isinstance(endpoint.spec.rollout, BlueGreenSpec):
-        split.append({"name": canary, "port": HTTP_PORT, "weight": 0})
-    hosts = options.routes.hostnames
-    spec: Body = {
-        "parentRefs": parent_refs(options.routes),
-        **({"hostnames": list(hosts)} if hosts else {}),
-        "rules": http_rules(endpoint, split, {}),
-    }
-    named = labels(place.instance, "gateway", endpoint=endpoint.name)
-    metadata = place.metadata(name, named)
-    return {"apiVersion": API, "kind": "HTTPRoute", "metadata": metadata, "spec": spec}
 
 
 def _strategy(
@@ -320,12 +287,8 @@ def _steps(step: CanaryStepSpec, template: str, *, judged: bool) -> Iterator[Bod
         yield {"pause": {}}
 
 
-def _analysis(
-    endpoint: Endpoint, place: Place, options: ArgoOptions, name: str, checks: tuple[Check, ...]
-) -> Body:
-    rollout = endpoint.spec.rollout
-    assert rollout is not None, "there is no check without it"
-    metrics = [
+def _metrics(rollout: Rollout, prometheus: str, checks: tuple[Check, ...]) -> list[Body]:
+    return [
         {
             "name": check.name,
             "initialDelay": f"{max(round(rollout.warmup_s), 0) + _INTERVAL_S}s",
@@ -337,14 +300,7 @@ def _analysis(
             "failureCondition": f"len(result) > 0 && result[0] > {check.max_value:g}",
             "failureLimit": 0,
             "inconclusiveLimit": _CHECKS - 1,
-            "provider": {"prometheus": {"address": options.prometheus, "query": check.query}},
+            "provider": {"prometheus": {"address": prometheus, "query": check.query}},
         }
         for check in checks
     ]
-    named = labels(place.instance, "replica", endpoint=endpoint.name)
-    return {
-        "apiVersion": _API,
-        "kind": "AnalysisTemplate",
-        "metadata": place.metadata(name, named),
-        "spec": {"metrics": metrics},
-    }

@@ -89,6 +89,12 @@ class Document:
     body: Body
 
 
+def manifest(api_version: str, kind: str, metadata: Body, **parts: Body) -> Document:
+    """An object of Kubernetes'; its file is called by its kind and name."""
+    body = {"apiVersion": api_version, "kind": kind, "metadata": metadata, **parts}
+    return Document(name=f"{kind.lower()}-{metadata['name']}", body=body)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Export:
     """What a target gets. `notes`: what is only about the same, or left out by leave."""

@@ -18,6 +18,7 @@ from headrace.deploy.export import (
     finish,
     implied_access,
     labels,
+    manifest,
     object_name,
 )
 from headrace.deploy.facts import Endpoint, Facts, Version
@@ -127,8 +128,7 @@ def gateway_api(facts: Facts, place: Place, options: GatewayApiOptions) -> Expor
         metadata = place.metadata(
             object_name(place.instance, "server"), labels(place.instance, "gateway")
         )
-        body = _route("HTTPRoute", metadata, options, [rule])
-        documents.append(Document(name=f"httproute-{metadata['name']}", body=body))
+        documents.append(route("HTTPRoute", metadata, options, [rule]))
     losses = [*implied_access(facts, *ASKS_NOBODY), *_losses(facts, place)]
     grpc_port = options.grpc_port if options.grpc else None
     notes = [*grpc_notes(facts, place, grpc_port), *service_notes(facts, place)]
@@ -194,17 +194,6 @@ def duration(value_s: float) -> str:
     return "".join(parts) or "0s"
 
 
-def parent_refs(options: GatewayApiOptions) -> list[Body]:
-    """Which Gateway routes belong to."""
-    namespace, _, name = options.gateway.rpartition("/")
-    ref: Body = {"name": name}
-    if namespace:
-        ref["namespace"] = namespace
-    if options.section:
-        ref["sectionName"] = options.section
-    return [ref]
-
-
 def _documents(
     endpoint: Endpoint, place: Place, options: GatewayApiOptions, *, alone: bool
 ) -> Iterator[Document]:
@@ -252,14 +241,21 @@ def _routes(
     for i in range(0, len(rules), _MOST_RULES):
         more = f"{i // _MOST_RULES + 1}" if i else ""
         name = object_name(place.instance, endpoint.name, more)
-        body = _route(kind, place.metadata(name, named), options, rules[i : i + _MOST_RULES])
-        yield Document(name=f"{kind.lower()}-{name}", body=body)
+        part = rules[i : i + _MOST_RULES]
+        yield route(kind, place.metadata(name, named), options, part)
 
 
-def _route(kind: str, metadata: Body, options: GatewayApiOptions, rules: list[Body]) -> Body:
+def route(kind: str, metadata: Body, options: GatewayApiOptions, rules: list[Body]) -> Document:
+    """A route of the Gateway that the options name."""
+    namespace, _, name = options.gateway.rpartition("/")
+    parent: Body = {"name": name}
+    if namespace:
+        parent["namespace"] = namespace
+    if options.section:
+        parent["sectionName"] = options.section
     hosts: Body = {"hostnames": list(options.hostnames)} if options.hostnames else {}
-    spec: Body = {"parentRefs": parent_refs(options), **hosts, "rules": rules}
-    return {"apiVersion": API, "kind": kind, "metadata": metadata, "spec": spec}
+    spec: Body = {"parentRefs": [parent], **hosts, "rules": rules}
+    return manifest(API, kind, metadata, spec=spec)
 
 
 def _backend(

@@ -52,7 +52,11 @@ def stream_values(
         stores: The online stores of the spec.
     """
     losses = [*_losses(stream, place), *path_losses(document, place, options.mounts)]
-    told, models = _with_fetched(document, stored)
+    told, models = dict(document), list[Values]()
+    model = stored.get(document.get("model", ""))
+    if model is not None:  # an init container puts it there
+        told["model"] = f"/models/model/{model.filename}"
+        models.append({"name": "model", "digest": model.digest})
     bounds = stream.bounds
     values: Values = {
         "name": stream.name,
@@ -88,17 +92,6 @@ def _losses(stream: StreamSpec, place: str) -> Iterator[Loss]:
     if stream.paused:
         why = "is what somebody says to a control plane"
         yield Loss(f"{place}.paused", why, "scale the Deployment to 0 instead")
-
-
-def _with_fetched(
-    document: Mapping[str, Any], stored: Mapping[str, Stored]
-) -> tuple[Values, list[Values]]:
-    """The stream with its model where an init container puts it, and what that fetches."""
-    model = stored.get(document.get("model", ""))
-    if model is None:
-        return dict(document), []
-    path = f"/models/model/{model.filename}"
-    return {**document, "model": path}, [{"name": "model", "digest": model.digest}]
 
 
 def _triggers(

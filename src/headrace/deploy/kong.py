@@ -195,7 +195,10 @@ def kong(facts: Facts, options: KongOptions) -> Export:
             for v in endpoint.versions
         }
         if all(grpc.values()):
-            services += _grpc_services(facts, endpoint, alone=alone)
+            # Kong cannot read a message: callers of several endpoints name theirs in the metadata.
+            named: Body = {} if alone else {"headers": {MODEL_HEADER: [endpoint.name]}}
+            one: Body = {"paths": [f"/{SERVICE}/"], **named}
+            services.append(_service(facts, endpoint, "", "grpc", one))
             upstreams += _upstreams(endpoint, grpc, "grpc.")
     body: Body = {"_format_version": "3.0", "services": services, "upstreams": upstreams}
     people = consumers(facts)
@@ -226,12 +229,6 @@ def _http_services(facts: Facts, endpoint: Endpoint) -> Iterator[Body]:
             "regex_priority": 10,
         }
         yield _service(facts, endpoint, version.number, "http", own)
-
-
-def _grpc_services(facts: Facts, endpoint: Endpoint, *, alone: bool) -> Iterator[Body]:
-    """Kong cannot read a message: callers of several endpoints name theirs in the metadata."""
-    named: Body = {} if alone else {"headers": {MODEL_HEADER: [endpoint.name]}}
-    yield _service(facts, endpoint, "", "grpc", {"paths": [f"/{SERVICE}/"], **named})
 
 
 def _service(facts: Facts, endpoint: Endpoint, number: str, protocol: str, route: Body) -> Body:
@@ -375,38 +372,31 @@ def _losses(endpoint: Endpoint) -> Iterator[Loss]:
             "keep one of the two",
         )
     for version in endpoint.versions:
-        yield from _upstream_losses(version)
+        upstream, place = version.upstream, f"{version.place}.upstream"
+        if upstream is None:
+            continue
+        parts = urlsplit(upstream.url)
+        if parts.scheme not in {"http", "https"} or parts.path.strip("/"):
+            yield Loss(
+                f"{place}.url",
+                "leads to http://HOST:PORT and https://HOST:PORT only, as targets have no path",
+                "put the path into a server before it, or export for Envoy",
+            )
+        if upstream.model:
+            yield Loss(
+                f"{place}.model",
+                "sends requests on under the name that they came by",
+                "call the endpoint as the model is called there, or export for Envoy",
+            )
+        if upstream.protocol not in {"v2", "v1", "http"}:
+            why = "has no way in for what this server speaks"
+            yield Loss(f"{place}.protocol", why, "export for Envoy")
     schemes = {_scheme((version,)) for version in endpoint.split}
     if len(schemes) > 1:
         yield Loss(
             f"{endpoint.place}.versions",
             f"speaks one protocol to a whole split, and these are {' and '.join(sorted(schemes))}",
             "let both speak the same",
-        )
-
-
-def _upstream_losses(version: Version) -> Iterator[Loss]:
-    upstream, place = version.upstream, f"{version.place}.upstream"
-    if upstream is None:
-        return
-    parts = urlsplit(upstream.url)
-    if parts.scheme not in {"http", "https"} or parts.path.strip("/"):
-        yield Loss(
-            f"{place}.url",
-            "leads to http://HOST:PORT and https://HOST:PORT only, as targets have no path",
-            "put the path into a server before it, or export for Envoy",
-        )
-    if upstream.model:
-        yield Loss(
-            f"{place}.model",
-            "sends requests on under the name that they came by",
-            "call the endpoint as the model is called there, or export for Envoy",
-        )
-    if upstream.protocol not in {"v2", "v1", "http"}:
-        yield Loss(
-            f"{place}.protocol",
-            "has no way in for what this server speaks",
-            "export for Envoy",
         )
 
 

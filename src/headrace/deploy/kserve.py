@@ -26,6 +26,7 @@ from headrace.deploy.export import (
     finish,
     implied_access,
     labels,
+    manifest,
     object_name,
 )
 from headrace.deploy.facts import Endpoint, Facts, Version
@@ -117,10 +118,7 @@ def kserve(facts: Facts, place: Place, options: KserveOptions) -> Export:
     """
     documents: list[Document] = []
     if not options.runtime:
-        name = object_name(place.instance) if place.instance != RUNTIME else RUNTIME
-        documents.append(
-            Document(name=f"servingruntime-{name}", body=_runtime(facts, place, options))
-        )
+        documents.append(_runtime(facts, place, options))
     for endpoint in facts.endpoints:
         documents += _documents(facts, endpoint, place, options)
     losses = [
@@ -140,7 +138,7 @@ def kserve(facts: Facts, place: Place, options: KserveOptions) -> Export:
     return finish(Target.KSERVE, facts, documents, losses=losses, notes=notes)
 
 
-def _runtime(facts: Facts, place: Place, options: KserveOptions) -> Body:
+def _runtime(facts: Facts, place: Place, options: KserveOptions) -> Document:
     name = RUNTIME if place.instance == RUNTIME else object_name(place.instance)
     container = replica_container(facts, options.pods)
     # KServe mounts the model itself, and each service brings its settings.
@@ -151,17 +149,14 @@ def _runtime(facts: Facts, place: Place, options: KserveOptions) -> Body:
         container[probe]["httpGet"]["port"] = HTTP_PORT
     del container["startupProbe"], container["lifecycle"]  # Knative has neither
     formats = [{"name": each, "autoSelect": False} for each in _OWN_FORMATS]
-    return {
-        "apiVersion": "serving.kserve.io/v1alpha1",
-        "kind": "ServingRuntime",
-        "metadata": place.metadata(name, labels(place.instance, "replica")),
-        "spec": {
-            "supportedModelFormats": formats,
-            "protocolVersions": ["v1", "v2"],
-            "containers": [container],
-            "volumes": [{"name": "tmp", "emptyDir": {}}],
-        },
+    spec: Body = {
+        "supportedModelFormats": formats,
+        "protocolVersions": ["v1", "v2"],
+        "containers": [container],
+        "volumes": [{"name": "tmp", "emptyDir": {}}],
     }
+    metadata = place.metadata(name, labels(place.instance, "replica"))
+    return manifest("serving.kserve.io/v1alpha1", "ServingRuntime", metadata, spec=spec)
 
 
 def _documents(
@@ -172,9 +167,9 @@ def _documents(
     named = labels(place.instance, "replica", endpoint=endpoint.name)
     settings = ""
     if not options.runtime:
-        body = settings_map(place, facts, endpoint, version, directory=_MODELS_DIR)
-        settings = body["metadata"]["name"]
-        yield Document(name=f"configmap-{settings}", body=body)
+        told = settings_map(place, facts, endpoint, version, directory=_MODELS_DIR)
+        settings = told.body["metadata"]["name"]
+        yield told
     metadata = place.metadata(name, named)
     pods = pods_of(facts, endpoint, options.pods)
     scaling = endpoint.spec.autoscale
@@ -184,13 +179,8 @@ def _documents(
     }
     if annotations:
         metadata["annotations"] = annotations
-    body = {
-        "apiVersion": "serving.kserve.io/v1beta1",
-        "kind": "InferenceService",
-        "metadata": metadata,
-        "spec": {"predictor": _predictor(endpoint, place, options, pods, settings)},
-    }
-    yield Document(name=f"inferenceservice-{name}", body=body)
+    spec = {"predictor": _predictor(endpoint, place, options, pods, settings)}
+    yield manifest("serving.kserve.io/v1beta1", "InferenceService", metadata, spec=spec)
 
 
 def _predictor(

@@ -26,7 +26,7 @@ from headrace.control.kubernetes.pods import (
 )
 from headrace.core import EndpointName
 from headrace.core.spec_kubernetes import PodsSpec
-from headrace.deploy.export import MANAGER, Body, Place
+from headrace.deploy.export import MANAGER, Body, Document, Place, manifest
 from headrace.deploy.facts import Endpoint, Facts, Version
 from headrace.deploy.features import Loss
 
@@ -46,14 +46,8 @@ class PodOptions:
 class Workload:
     """What a version's pods are made of: the ConfigMap that they read, and their template."""
 
-    settings: Body
+    settings: Document
     template: Body
-
-    @property
-    def name(self) -> str:
-        """Of the ConfigMap."""
-        name: str = self.settings["metadata"]["name"]
-        return name
 
 
 def workload(
@@ -79,7 +73,7 @@ def workload(
 
 def settings_map(
     place: Place, facts: Facts, endpoint: Endpoint, version: Version, *, directory: str
-) -> Body:
+) -> Document:
     """The ConfigMap with what a version's replicas are told; the model lies in `directory`."""
     revision = revision_of(facts, endpoint, version)
     path = f"{directory}/{_filename(version)}".rstrip("/")
@@ -125,25 +119,19 @@ def revision_of(facts: Facts, endpoint: Endpoint, version: Version) -> Revision:
     )
 
 
-def service(place: Place, name: str, selector: Body, named: Body) -> Body:
+def service(place: Place, name: str, selector: Body, named: Body) -> Document:
     """A Service before pods that `selector` chooses, for somebody else's balancer."""
-    return {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": place.metadata(name, named),
-        "spec": {
-            "selector": selector,
-            "ports": [
-                {"name": "http", "port": HTTP_PORT, "targetPort": "http"},
-                {
-                    "name": "grpc",
-                    "port": GRPC_PORT,
-                    "targetPort": "grpc",
-                    "appProtocol": "kubernetes.io/h2c",
-                },
-            ],
+    ports: list[Body] = [
+        {"name": "http", "port": HTTP_PORT, "targetPort": "http"},
+        {
+            "name": "grpc",
+            "port": GRPC_PORT,
+            "targetPort": "grpc",
+            "appProtocol": "kubernetes.io/h2c",
         },
-    }
+    ]
+    spec: Body = {"selector": selector, "ports": ports}
+    return manifest("v1", "Service", place.metadata(name, named), spec=spec)
 
 
 def model_losses(facts: Facts, *, fetched: bool) -> Iterator[Loss]:
@@ -185,12 +173,7 @@ def _with_image(pods: PodsSpec, options: PodOptions) -> PodsSpec:
     return msgspec.structs.replace(pods, image=options.image) if options.image else pods
 
 
-def _config_map(place: Place, revision: Revision, told: str) -> Body:
+def _config_map(place: Place, revision: Revision, told: str) -> Document:
     named = driver.labels_of(revision, instance=place.instance) | {driver.MANAGED_BY: MANAGER}
     name = driver.name_of(revision, instance=place.instance)
-    return {
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": place.metadata(name, named),
-        "data": {SETTINGS_KEY: told},
-    }
+    return manifest("v1", "ConfigMap", place.metadata(name, named), data={SETTINGS_KEY: told})

@@ -42,7 +42,7 @@ def test_a_check_is_above_its_limit_when_the_new_version_is_worse(
     }
     (endpoint,) = facts_of({"rollout": plan}).endpoints
     assert isinstance(endpoint.spec.rollout, CanarySpec)
-    checks = checks_of(endpoint, endpoint.newest, endpoint.spec.rollout)
+    checks = list(checks_of(endpoint, endpoint.newest, endpoint.spec.rollout))
     rules = [
         {"alert": check.name, "expr": f"({check.query}) > {check.max_value:g}"} for check in checks
     ]
