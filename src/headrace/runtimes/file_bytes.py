@@ -147,6 +147,16 @@ def inside(source: Source, field: Field) -> Iterator[Field]:
     return fields(source, field.start, field.end)
 
 
+def within(source: Source, field: Field, *path: int) -> Iterator[Field]:
+    """The fields that a path of field numbers leads to, from the message that a field is."""
+    for part in inside(source, field):
+        if part.number == path[0]:
+            if len(path) == 1:
+                yield part
+            else:
+                yield from within(source, part, *path[1:])
+
+
 def text(source: Source, field: Field, limit: int = 256) -> str:
     """The text of a field, cut to `limit` bytes."""
     if not field.is_bytes:
@@ -240,8 +250,7 @@ class Table:
             return b""
         end = place + 4 + item_bytes * _unpack("<I", self.data, place)
         if end > len(self.data):
-            msg = "a list ends beyond the data"
-            raise ValueError(msg)
+            raise ValueError("a list ends beyond the data")
         return self.data[place + 4 : end]
 
     def _place(self, field: int) -> int | None:
@@ -259,11 +268,9 @@ class Table:
 
 def _unpack(layout: str, data: bytes | mmap, at: int) -> int:
     if at < 0:
-        msg = "an offset leads out of the data"
-        raise ValueError(msg)
+        raise ValueError("an offset leads out of the data")
     try:
         number: int = struct.unpack_from(layout, data, at)[0]
     except struct.error as error:
-        msg = "an offset leads out of the data"
-        raise ValueError(msg) from error
+        raise ValueError("an offset leads out of the data") from error
     return number

@@ -5,7 +5,6 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Final
 
 import numpy as np
@@ -47,8 +46,7 @@ class TensorflowModel:
         """Run one batch in the thread of whoever calls."""
         call = self._call
         if call is None:
-            msg = "the model is closed"
-            raise RuntimeFailedError(msg)
+            raise RuntimeFailedError("the model is closed")
         try:
             values = call(*(inputs[name] for name in self._inputs))
         except Exception as error:
@@ -119,7 +117,9 @@ def open_session(path: Path, options: LoadOptions) -> Any:  # noqa: ANN401  # sh
     Raises:
         UnsupportedModelError: TensorFlow refuses it.
     """
-    library = _import()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", _ERRORS_ONLY)  # read once, when it is imported
+    library = import_library("tensorflow", "tensorflow")
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it calls its own loader deprecated
     v1 = library.compat.v1
     session = v1.Session(graph=library.Graph(), config=_settings(v1, options))
     try:
@@ -129,13 +129,6 @@ def open_session(path: Path, options: LoadOptions) -> Any:  # noqa: ANN401  # sh
         session.close()
         raise refuse(path, f"TensorFlow refuses it: {reason_of(error)}") from error
     return session
-
-
-def _import() -> ModuleType:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", _ERRORS_ONLY)  # read once, when it is imported
-    library = import_library("tensorflow", "tensorflow")
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it calls its own loader deprecated
-    return library
 
 
 def _settings(v1: Any, options: LoadOptions) -> Any:  # noqa: ANN401  # ships no types that mypy reads
@@ -174,21 +167,16 @@ class SavedmodelRuntime:
 
     def load(self, path: Path, options: LoadOptions) -> Model:
         """Load the model with what is installed."""
-        return _open(path, options)
-
-
-def _open(path: Path, options: LoadOptions) -> Model:
-    if importlib.util.find_spec("tensorflow") is not None:
-        found = read_savedmodel(path)
-        if found.assigns:
-            names = ", ".join(found.assigns[:8])
-            _log.warning("%s keeps a state that all callers share (%s)", path.name, names)
-        return open_tensorflow(path, found, options)
-    if importlib.util.find_spec("openvino") is not None:
-        return open_by_openvino(path, options)
-    msg = (
-        "the runtime 'savedmodel' needs TensorFlow or OpenVINO, and neither is installed: "
-        "pip install 'headrace[tensorflow]' runs every model, 'headrace[openvino]' is smaller "
-        "and starts sooner"
-    )
-    raise FailedPreconditionError(msg)
+        if importlib.util.find_spec("tensorflow") is not None:
+            found = read_savedmodel(path)
+            if found.assigns:
+                names = ", ".join(found.assigns[:8])
+                _log.warning("%s keeps a state that all callers share (%s)", path.name, names)
+            return open_tensorflow(path, found, options)
+        if importlib.util.find_spec("openvino") is not None:
+            return open_by_openvino(path, options)
+        raise FailedPreconditionError(
+            "the runtime 'savedmodel' needs TensorFlow or OpenVINO, and neither is installed: "
+            "pip install 'headrace[tensorflow]' runs every model, 'headrace[openvino]' is smaller "
+            "and starts sooner"
+        )

@@ -13,14 +13,15 @@ from headrace.runtimes.file_bytes import (
     Source,
     fields,
     inside,
-    signed,
     text,
     varint,
+    within,
 )
 from headrace.runtimes.savedmodel_graph import (
     Graph,
     assigning_operators,
     check_calls,
+    dimensions,
     read_graph,
     unsafe_operators,
 )
@@ -33,6 +34,18 @@ _TRAILER_BYTES: Final = 5
 _MOST_BLOCKS: Final = 1_000_000
 _MOST_SHARDS: Final = 10_000
 _STRING: Final = 7
+# Numbers of fields, and paths of them through messages.
+_META_GRAPH, _NODE_LIST = 2, (1, 1)
+_META_TAGS, _META_VERSION, _META_GRAPH_DEF, _META_SAVER, _META_COLLECTION, _META_SIGNATURE = (
+    (1, 4),
+    (1, 5),
+    2,
+    3,
+    4,
+    5,
+)
+_SAVER_NAMES: Final = (2, 3)
+_KEY, _VALUE, _UNKNOWN_RANK = 1, 2, 3
 _ITEM_BYTES: Final = {
     1: 4, 2: 8, 3: 4, 4: 1, 5: 2, 6: 1, 8: 8, 9: 8, 10: 1, 11: 1, 12: 1, 13: 4, 14: 2, 15: 2,
     16: 2, 17: 2, 18: 16, 19: 2, 22: 4, 23: 8,
@@ -62,7 +75,11 @@ def check_variables(variables: Path) -> None:
         values = [value for block in _blocks(source) for value in _values(source, block)]
         if not values:
             raise BrokenFileError("is damaged: it has no header")
-        shards = _shards(source, values[0])
+        header = values[0]
+        found = {one.number: one.value for one in inside(source, header) if not one.is_bytes}
+        shards = found.get(1, 0)
+        if not 1 <= shards <= _MOST_SHARDS or found.get(2, 0):
+            raise BrokenFileError(f"has {shards} files, or numbers in another order of bytes")
         files = [variables / f"variables.data-{i:05d}-of-{shards:05d}" for i in range(shards)]
         sizes = [file.stat().st_size if file.is_file() else -1 for file in files]
         if min(sizes) < 0:
@@ -124,14 +141,6 @@ def _values(source: Source, block: Field) -> Iterator[Field]:
         yield Field(0, 2, 0, place - size, place)
 
 
-def _shards(source: Source, header: Field) -> int:
-    found = {one.number: one.value for one in inside(source, header) if not one.is_bytes}
-    shards = found.get(1, 0)
-    if not 1 <= shards <= _MOST_SHARDS or found.get(2, 0):
-        raise BrokenFileError(f"has {shards} files, or numbers in another order of bytes")
-    return shards
-
-
 def _index_entry(source: Source, value: Field) -> _IndexEntry:
     entry = _IndexEntry()
     for one in inside(source, value):
@@ -139,10 +148,7 @@ def _index_entry(source: Source, value: Field) -> _IndexEntry:
             case 1:
                 entry.kind = one.value
             case 2:
-                dims = (dim for dim in inside(source, one) if dim.number == 2)  # noqa: PLR2004  # dim
-                for dim in dims:
-                    sizes = [signed(part.value) for part in inside(source, dim) if part.number == 1]
-                    entry.shape.append(sizes[0] if sizes else 0)
+                entry.shape += dimensions(source, one)
             case 3:
                 entry.shard = one.value
             case 4:
@@ -297,7 +303,7 @@ def meta_graphs(source: Source) -> list[MetaGraph]:
     Raises:
         BrokenFileError: It is damaged.
     """
-    return [_meta(source, one) for one in fields(source) if one.number == 2]  # noqa: PLR2004  # meta_graphs
+    return [_meta(source, one) for one in fields(source) if one.number == _META_GRAPH]
 
 
 def _check_files(path: Path) -> None:
@@ -363,36 +369,27 @@ def _signature(meta: MetaGraph) -> tuple[tuple[Named, ...], tuple[Named, ...]]:
 
 def _meta(source: Source, place: Field) -> MetaGraph:
     meta = MetaGraph()
+    meta.tags += [text(source, one) for one in within(source, place, *_META_TAGS)]
+    meta.version = "".join(text(source, one) for one in within(source, place, *_META_VERSION))
     for part in inside(source, place):
-        match part.number:
-            case 1:
-                info = list(inside(source, part))
-                meta.tags += [text(source, one) for one in info if one.number == 4]  # noqa: PLR2004  # tags
-                meta.version = "".join(text(source, one) for one in info if one.number == 5)  # noqa: PLR2004  # tensorflow_version
-            case 2:
-                meta.graph = read_graph(source, part)
-            case 3:
-                names = (one for one in inside(source, part) if one.number in {2, 3})
-                meta.stored += [text(source, one, _NAME_BYTES) for one in names]
-            case 4:
-                meta.started += _collection(source, part)
-            case 5:
-                name, found = _signature_def(source, part)
-                if name == _START:
-                    meta.started += [one.tensor for one in found[1]]
-                else:
-                    meta.signatures[name] = found
+        if part.number == _META_GRAPH_DEF:
+            meta.graph = read_graph(source, part)
+        elif part.number == _META_SAVER:
+            names = (one for one in inside(source, part) if one.number in _SAVER_NAMES)
+            meta.stored += [text(source, one, _NAME_BYTES) for one in names]
+        elif part.number == _META_COLLECTION:
+            # The nodes that a graph of TensorFlow 1 is started with.
+            name, value = _entry(source, part)
+            if name in _STARTS and value is not None:
+                nodes = within(source, value, *_NODE_LIST)
+                meta.started += [text(source, one, _NAME_BYTES) for one in nodes]
+        elif part.number == _META_SIGNATURE:
+            name, found = _signature_def(source, part)
+            if name == _START:
+                meta.started += [one.tensor for one in found[1]]
+            else:
+                meta.signatures[name] = found
     return meta
-
-
-def _collection(source: Source, place: Field) -> Iterator[str]:
-    """The nodes that a graph of TensorFlow 1 is started with."""
-    parts = _entry(source, place)
-    if parts[0] not in _STARTS or parts[1] is None:
-        return
-    for kind in inside(source, parts[1]):
-        if kind.number == 1:  # node_list
-            yield from (text(source, one, _NAME_BYTES) for one in inside(source, kind))
 
 
 def _signature_def(source: Source, place: Field) -> tuple[str, tuple[list[Named], list[Named]]]:
@@ -421,13 +418,9 @@ def _tensor(source: Source, place: Field) -> Named:
 
 
 def _shape(source: Source, place: Field) -> tuple[int, ...] | None:
-    sizes: list[int] = []
-    for item in inside(source, place):
-        if item.number == 3 and item.value:  # noqa: PLR2004  # unknown_rank
-            return None
-        if item.number == 2:  # noqa: PLR2004  # dim
-            said = [signed(part.value) for part in inside(source, item) if part.number == 1]
-            sizes.append(said[0] if said else 0)
+    if any(one.value for one in within(source, place, _UNKNOWN_RANK)):
+        return None
+    sizes = dimensions(source, place)
     if len(sizes) > _MOST_RANK or any(size < VARIABLE for size in sizes):
         raise BrokenFileError(f"declares the shape {sizes[:8]}, which there cannot be")
     return tuple(sizes)
@@ -435,13 +428,8 @@ def _shape(source: Source, place: Field) -> tuple[int, ...] | None:
 
 def _entry(source: Source, place: Field) -> tuple[str, Field | None]:
     """Key and value of an item of a map."""
-    key, value = "", None
-    for part in inside(source, place):
-        if part.number == 1:
-            key = text(source, part, _NAME_BYTES)
-        elif part.number == 2:  # noqa: PLR2004  # value
-            value = part
-    return key, value
+    key = "".join(text(source, one, _NAME_BYTES) for one in within(source, place, _KEY))
+    return key, next(iter([*within(source, place, _VALUE)][-1:]), None)
 
 
 def _spec(path: Path, kind: str, one: Named) -> TensorSpec:

@@ -1,4 +1,4 @@
-"""What may the graph of a SavedModel do, and what of it runs when it is served?
+"""Graph of a SavedModel: what it may do, and what of it runs when it is served.
 
 A graph is a program: TensorFlow has operators that read and write files, call Python or open
 connections. They are looked for before anything loads the graph, and so is what would take a
@@ -20,6 +20,7 @@ from headrace.runtimes.file_bytes import (
     inside,
     signed,
     text,
+    within,
 )
 
 _UNSAFE: Final = re.compile(
@@ -45,6 +46,14 @@ _MOST_DEPTH: Final = 200
 _MOST_ELEMENTS: Final = 1 << 28
 _NAME_BYTES: Final = 4096
 _FUNC_DEPTH: Final = 8
+# Numbers of fields, and paths of them through messages.
+_GRAPH_NODE, _GRAPH_LIBRARY, _LIBRARY_FUNCTION = 1, 2, 1
+_FUNCTION_NAME, _FUNCTION_NODE = (1, 1), 3
+_NODE_NAME, _NODE_OPERATOR, _NODE_INPUT, _NODE_ATTRIBUTE, _MAP_VALUE = 1, 2, 3, 5, 2
+_VALUE_LIST, _TENSOR, _LISTED_FUNCTION, _FUNCTION = 1, 8, 9, 10
+"""Of an attribute's value."""
+_CALLED_NAME, _CALLED_FUNCTION = 1, (2, 2, 10)
+_TENSOR_SHAPE, _DIM, _DIM_SIZE = 2, 2, 1
 
 
 @dataclass(slots=True)
@@ -133,19 +142,26 @@ def read_graph(source: Source, place: Field) -> Graph:
     graph = Graph()
     count = 0
     for part in inside(source, place):
-        if part.number == 1:
+        if part.number == _GRAPH_NODE:
             body = Body()
             _add(graph.nodes, _node(source, part, body), body)
             count += 1
-        elif part.number == 2:  # noqa: PLR2004  # library
-            for one in inside(source, part):
-                if one.number == 1:
-                    name, body = _function(source, one)
-                    _add(graph.functions, name, body)
-                    count += body.nodes
+        elif part.number == _GRAPH_LIBRARY:
+            for function in within(source, part, _LIBRARY_FUNCTION):
+                body = Body()
+                for node in within(source, function, _FUNCTION_NODE):
+                    _node(source, node, body)
+                body.inputs.clear()
+                names = within(source, function, *_FUNCTION_NAME)
+                name = next((text(source, one, _NAME_BYTES) for one in names), "")
+                _add(graph.functions, name, body)
+                count += body.nodes
         if count > _MOST_NODES:
             raise BrokenFileError(f"has more than {_MOST_NODES} nodes")
-    _resolve(graph)
+    # A function may be called by a node whose operator is its name.
+    for bodies in (graph.nodes, graph.functions):
+        for body in bodies.values():
+            body.calls.update(body.operators & graph.functions.keys())
     return graph
 
 
@@ -159,93 +175,59 @@ def _add(bodies: dict[str, Body], name: str, body: Body) -> None:
         first.nodes += body.nodes
 
 
-def _function(source: Source, place: Field) -> tuple[str, Body]:
-    name, body = "", Body()
-    for part in inside(source, place):
-        if part.number == 1:  # signature
-            name = _text_of(source, part, 1)
-        elif part.number == 3:  # noqa: PLR2004  # node_def
-            _node(source, part, body)
-            body.inputs.clear()
-    return name, body
-
-
 def _node(source: Source, place: Field, body: Body) -> str:
     """Add a `NodeDef` to a body; its name."""
     name = ""
     body.nodes += 1
     for part in inside(source, place):
-        match part.number:
-            case 1:
-                name = text(source, part, _NAME_BYTES)
-            case 2:
-                body.operators.add(text(source, part, _NAME_BYTES))
-            case 3:
-                body.inputs.append(text(source, part, _NAME_BYTES))
-            case 5:
-                for one in inside(source, part):
-                    if one.number == 2:  # noqa: PLR2004  # an attribute's value
-                        _attribute(source, one, body)
+        if part.number == _NODE_NAME:
+            name = text(source, part, _NAME_BYTES)
+        elif part.number == _NODE_OPERATOR:
+            body.operators.add(text(source, part, _NAME_BYTES))
+        elif part.number == _NODE_INPUT:
+            body.inputs.append(text(source, part, _NAME_BYTES))
+        elif part.number == _NODE_ATTRIBUTE:
+            for value in within(source, part, _MAP_VALUE):
+                _attribute(source, value, body)
     return name
 
 
-def _attribute(source: Source, place: Field, body: Body) -> None:
-    for part in inside(source, place):
-        match part.number:
-            case 8:
-                _check_tensor(source, part)
-            case 10:
-                body.calls.update(_called(source, part, _FUNC_DEPTH))
-            case 1 if part.is_bytes:
-                for one in inside(source, part):
-                    if one.number == 8:  # noqa: PLR2004  # tensors
-                        _check_tensor(source, one)
-                    elif one.number == 9:  # noqa: PLR2004  # functions
-                        body.calls.update(_called(source, one, _FUNC_DEPTH))
+def _attribute(source: Source, value: Field, body: Body) -> None:
+    parts = list(inside(source, value))
+    lists = (part for part in parts if part.number == _VALUE_LIST and part.is_bytes)
+    listed = [item for part in lists for item in inside(source, part)]
+    for items, function in ((parts, _FUNCTION), (listed, _LISTED_FUNCTION)):
+        for item in items:
+            if item.number == _TENSOR:
+                _check_tensor(source, item)
+            elif item.number == function:
+                body.calls.update(_called(source, item, _FUNC_DEPTH))
 
 
 def _called(source: Source, place: Field, depth: int) -> Iterator[str]:
     """The function that a `NameAttrList` names, and those that its attributes do."""
     if depth == 0:
         raise BrokenFileError("nests functions in attributes of functions without end")
-    for part in inside(source, place):
-        if part.number == 1:
-            yield text(source, part, _NAME_BYTES)
-        elif part.number == 2:  # noqa: PLR2004  # attr
-            for value in (one for one in inside(source, part) if one.number == 2):  # noqa: PLR2004  # value
-                for one in inside(source, value):
-                    if one.number == 10:  # noqa: PLR2004  # func
-                        yield from _called(source, one, depth - 1)
+    for name in within(source, place, _CALLED_NAME):
+        yield text(source, name, _NAME_BYTES)
+    for function in within(source, place, *_CALLED_FUNCTION):
+        yield from _called(source, function, depth - 1)
+
+
+def dimensions(source: Source, shape: Field) -> list[int]:
+    """The sizes that a `TensorShapeProto` lists; 0 for one that has none."""
+    dims = within(source, shape, _DIM)
+    sizes = ([signed(one.value) for one in within(source, dim, _DIM_SIZE)] for dim in dims)
+    return [items[0] if items else 0 for items in sizes]
 
 
 def _check_tensor(source: Source, place: Field) -> None:
     """Refuse a constant of a size that its bytes do not have: one value may stand for all."""
-    sizes: list[int] = []
-    for part in inside(source, place):
-        if part.number == 2:  # noqa: PLR2004  # tensor_shape
-            sizes = [
-                signed(size.value)
-                for dim in inside(source, part)
-                if dim.number == 2  # noqa: PLR2004  # dim
-                for size in inside(source, dim)
-                if size.number == 1
-            ]
-    elements = math.prod(sizes)
     held = place.end - place.start
-    if any(size < 0 for size in sizes) or elements > max(_MOST_ELEMENTS, 8 * held):
-        raise BrokenFileError(f"a constant has the shape {sizes[:8]} and {held} bytes")
-
-
-def _text_of(source: Source, place: Field, number: int) -> str:
-    found = (part for part in inside(source, place) if part.number == number)
-    return next((text(source, part, _NAME_BYTES) for part in found), "")
-
-
-def _resolve(graph: Graph) -> None:
-    """A function may be called by a node whose operator is its name."""
-    for bodies in (graph.nodes, graph.functions):
-        for body in bodies.values():
-            body.calls.update(body.operators & graph.functions.keys())
+    for shape in within(source, place, _TENSOR_SHAPE):
+        sizes = dimensions(source, shape)
+        if min(sizes, default=0) < 0 or math.prod(sizes) > max(_MOST_ELEMENTS, 8 * held):
+            raise BrokenFileError(f"a constant has the shape {sizes[:8]} and {held} bytes")
 
 
 def _reached(graph: Graph, roots: Iterable[str]) -> set[tuple[str, str]]:
