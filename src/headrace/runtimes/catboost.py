@@ -94,32 +94,28 @@ def read_catboost(path: Path) -> CatboostFile:
     if not data.startswith(_MAGIC):
         raise refuse(path, "is no model of CatBoost's: it does not begin with CBM1")
     try:
-        return _read(path, data)
+        (size,) = struct.unpack_from("<I", data, len(_MAGIC))
+        core = Table.root(data[_HEAD_BYTES : _HEAD_BYTES + size])
+        if _HEAD_BYTES + size > len(data):
+            raise corrupt(path, f"it should have {_HEAD_BYTES + size} bytes and has {len(data)}")
+        trees = core.table(1)
+        if trees is None:
+            raise corrupt(path, "it has no trees")
+        for field, what in _REFUSED.items():
+            if trees.length(field):
+                msg = f"takes {what}, which a matrix of numbers cannot carry; train on numbers only"
+                raise refuse(path, msg)
+        if any(trees.length(field) for field in _CATEGORIES):
+            features = trees.length(_CATEGORIES[0]) + trees.length(5)
+            check_features(path, features)
+            return CatboostFile(features=features, loss=_loss(core), data=data, is_categorical=True)
+        if core.length(3) or _HEAD_BYTES + size != len(data):
+            raise corrupt(path, "more follows than a model of numbers has")
+        features = _check_features(path, trees)
+        _check_trees(path, trees)
+        return CatboostFile(features=features, loss=_loss(core), data=data)
     except (KeyError, TypeError, ValueError, struct.error, RecursionError) as error:
         raise corrupt(path, error_kind(error)) from None
-
-
-def _read(path: Path, data: bytes) -> CatboostFile:
-    (size,) = struct.unpack_from("<I", data, len(_MAGIC))
-    core = Table.root(data[_HEAD_BYTES : _HEAD_BYTES + size])
-    if _HEAD_BYTES + size > len(data):
-        raise corrupt(path, f"it should have {_HEAD_BYTES + size} bytes and has {len(data)}")
-    trees = core.table(1)
-    if trees is None:
-        raise corrupt(path, "it has no trees")
-    for field, what in _REFUSED.items():
-        if trees.length(field):
-            msg = f"takes {what}, which a matrix of numbers cannot carry; train on numbers only"
-            raise refuse(path, msg)
-    if any(trees.length(field) for field in _CATEGORIES):
-        features = trees.length(_CATEGORIES[0]) + trees.length(5)
-        check_features(path, features)
-        return CatboostFile(features=features, loss=_loss(core), data=data, is_categorical=True)
-    if core.length(3) or _HEAD_BYTES + size != len(data):
-        raise corrupt(path, "more follows than a model of numbers has")
-    features = _check_features(path, trees)
-    _check_trees(path, trees)
-    return CatboostFile(features=features, loss=_loss(core), data=data)
 
 
 def _loss(core: Table) -> str:
@@ -237,7 +233,35 @@ class CatboostRuntime:
 
     def load(self, path: Path, options: LoadOptions) -> Model:
         """Load the model, for the CPU."""
-        return _open(path, options)
+        found = read_catboost(path)
+        if found.loss in _MANY_LABELS:
+            raise refuse(path, f"gives several labels to a row ({found.loss}); one is served")
+        if not found.loss:
+            msg = "does not say which loss it was trained with, so what it predicts is not known"
+            raise refuse(path, msg)
+        library = import_library("catboost", "catboost")
+        is_classifier = found.loss in _CLASSES
+        try:
+            kind = library.CatBoostClassifier if is_classifier else library.CatBoost
+            model = kind().load_model(blob=found.data)
+        except Exception as error:  # noqa: BLE001  # its message may quote the file
+            raise refuse(path, f"CatBoost refuses it: {error_kind(error)}") from None
+        categorical = tuple(model.get_cat_feature_indices())
+        predictor = _Predictor(
+            library=library,
+            model=model,
+            threads=options.intra_op_threads,
+            categorical=categorical,
+        )
+        table = _table(path, found, model.feature_names_, categorical)
+        # Applying a model changes nothing in it and releases the GIL; only making the Pool keeps
+        # it.
+        return open_tabular(
+            path,
+            _classes(predictor, table) if is_classifier else _values(predictor, found.loss),
+            table,
+            concurrent=True,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -310,37 +334,6 @@ class _Classifier:
         first = np.partition(by_class, -2, axis=1)
         is_clear = (first[:, -1] - first[:, -2] > _ROUNDING).all()
         return np.asarray(by_class.argmax(axis=1)) if is_clear else None
-
-
-def _open(path: Path, options: LoadOptions) -> Model:
-    found = read_catboost(path)
-    if found.loss in _MANY_LABELS:
-        raise refuse(path, f"gives several labels to a row ({found.loss}); one is served")
-    if not found.loss:
-        msg = "does not say which loss it was trained with, so what it predicts is not known"
-        raise refuse(path, msg)
-    library = import_library("catboost", "catboost")
-    is_classifier = found.loss in _CLASSES
-    try:
-        kind = library.CatBoostClassifier if is_classifier else library.CatBoost
-        model = kind().load_model(blob=found.data)
-    except Exception as error:  # noqa: BLE001  # its message may quote the file
-        raise refuse(path, f"CatBoost refuses it: {error_kind(error)}") from None
-    categorical = tuple(model.get_cat_feature_indices())
-    predictor = _Predictor(
-        library=library,
-        model=model,
-        threads=options.intra_op_threads,
-        categorical=categorical,
-    )
-    table = _table(path, found, model.feature_names_, categorical)
-    # Applying a model changes nothing in it and releases the GIL; only making the Pool keeps it.
-    return open_tabular(
-        path,
-        _classes(predictor, table) if is_classifier else _values(predictor, found.loss),
-        table,
-        concurrent=True,
-    )
 
 
 def _table(

@@ -22,22 +22,18 @@ from headrace.core import Array, Datatype, error_kind
 from headrace.runtimes.base import LoadOptions, Model
 from headrace.runtimes.file_bytes import BrokenFileError
 from headrace.runtimes.tabular import (
-    LABEL,
-    PREDICTION,
-    PROBABILITIES,
-    Answer,
     Answers,
-    CodedColumns,
-    TableInputs,
+    Categories,
     check_features,
     corrupt,
     dense,
     import_library,
     open_tabular,
+    outputs_of_trees,
     read_all,
     read_head,
     refuse,
-    two_classes,
+    table_with_categories,
 )
 
 SUFFIXES: Final = (".txt", ".lgb")
@@ -79,7 +75,7 @@ class LightgbmFile:
     objective: str
     text: str
     is_categorical: bool = False
-    categories: tuple[tuple[str, ...] | tuple[float, ...] | None, ...] = ()
+    categories: Categories = ()
 
 
 def looks_like_lightgbm(path: Path) -> bool:
@@ -99,7 +95,27 @@ def read_lightgbm(path: Path) -> LightgbmFile:
     if not data.startswith(_FIRST_LINE):
         raise refuse(path, "is no model of LightGBM's: its first line is not `tree`")
     try:
-        return _read(path, data)
+        if b"\0" in data or b"\r" in data:
+            raise corrupt(path, "it is text with Unix line ends, and this is not")
+        start = data.index(b"Tree=")
+        header = _fields(data[:start])
+        features = _number(header["max_feature_idx"]) + 1
+        check_features(path, features)
+        for key in ("feature_names", "feature_infos"):
+            if len(header[key].split()) != features:
+                raise corrupt(path, f"not as many {key} as features")
+        is_categorical = [not info.startswith("[") for info in header["feature_infos"].split()]
+        is_constant = [info == "none" for info in header["feature_infos"].split()]
+        _check_classes(path, header)
+        end = _check_trees(path, data, start, features, header)
+        objective = header.get("objective", "").split()
+        return LightgbmFile(
+            features=features,
+            objective=objective[0] if objective else "",
+            text=data[:end].decode() + _AFTER_TREES,
+            is_categorical=any(map(operator.ne, is_categorical, is_constant)),
+            categories=_categories(path, data[end:], is_categorical, is_constant),
+        )
     except KeyError as error:
         raise corrupt(path, f"it lacks {error}") from None  # a name that LightGBM writes
     except BrokenFileError as error:
@@ -108,33 +124,9 @@ def read_lightgbm(path: Path) -> LightgbmFile:
         raise corrupt(path, error_kind(error)) from None
 
 
-def _read(path: Path, data: bytes) -> LightgbmFile:
-    if b"\0" in data or b"\r" in data:
-        raise corrupt(path, "it is text with Unix line ends, and this is not")
-    start = data.index(b"Tree=")
-    header = _fields(data[:start])
-    features = _number(header["max_feature_idx"]) + 1
-    check_features(path, features)
-    for key in ("feature_names", "feature_infos"):
-        if len(header[key].split()) != features:
-            raise corrupt(path, f"not as many {key} as features")
-    is_categorical = [not info.startswith("[") for info in header["feature_infos"].split()]
-    is_constant = [info == "none" for info in header["feature_infos"].split()]
-    _check_classes(path, header)
-    end = _check_trees(path, data, start, features, header)
-    objective = header.get("objective", "").split()
-    return LightgbmFile(
-        features=features,
-        objective=objective[0] if objective else "",
-        text=data[:end].decode() + _AFTER_TREES,
-        is_categorical=any(map(operator.ne, is_categorical, is_constant)),
-        categories=_categories(path, data[end:], is_categorical, is_constant),
-    )
-
-
 def _categories(
     path: Path, rest: bytes, is_categorical: Sequence[bool], is_constant: Sequence[bool]
-) -> tuple[tuple[str, ...] | tuple[float, ...] | None, ...]:
+) -> Categories:
     """What the codes of each feature stand for; empty where that is not stored.
 
     LightGBM stores a list for each categorical column of the data frame, in their order, and not
@@ -316,9 +308,6 @@ class DirectPredictor:
         ]
         self._settings = f"num_threads={threads}".encode()
         self._model, self._one_row = c_void_p(), c_void_p()
-        self._load(text)
-
-    def _load(self, text: str) -> None:
         native, features, length = self._native, c_int(), c_int64()
         self._check(
             native.LGBM_BoosterLoadModelFromString(
@@ -382,49 +371,21 @@ class LightgbmRuntime:
 
     def load(self, path: Path, options: LoadOptions) -> Model:
         """Load the model, for the CPU."""
-        return _open(path, options)
-
-
-def _open(path: Path, options: LoadOptions) -> Model:
-    found = read_lightgbm(path)
-    library = import_library("lightgbm", "lightgbm")
-    try:
-        names = library.Booster(model_str=found.text).feature_name()
-        predict = DirectPredictor(library, found.text, threads=options.intra_op_threads)
-    except Exception as error:  # noqa: BLE001  # its message may quote the file
-        raise refuse(path, f"LightGBM refuses it: {error_kind(error)}") from None
-    # Predictions share a read lock inside the library, and ctypes releases the GIL. It compares in
-    # doubles: a value rounded to FP32 could go down the other branch.
-    return open_tabular(
-        path,
-        Answers(predict=predict, outputs=_outputs(found.objective)),
-        _table(path, found, names),
-        concurrent=True,
-    )
-
-
-def _table(path: Path, found: LightgbmFile, names: Sequence[str]) -> TableInputs:
-    """One matrix; one input for each column where the file says what the categories are called."""
-    if not found.categories:
-        return TableInputs.of_matrix(path, found.features, Datatype.FP64, names)
-    columns = CodedColumns(
-        names=names,
-        categories=found.categories,
-        datatype=Datatype.FP64,
-        unseen_is_missing=True,
-    )
-    return columns.inputs(path)
-
-
-def _outputs(objective: str) -> Mapping[str, Answer]:
-    if objective == _BINARY:
-        return {
-            LABEL: lambda found: (found > 1 - found).astype(np.int64),
-            PROBABILITIES: two_classes,
-        }
-    if objective in _CLASSES:
-        return {
-            LABEL: lambda found: found.argmax(axis=1).astype(np.int64),
-            PROBABILITIES: lambda found: found,
-        }
-    return {PREDICTION: lambda found: found}
+        found = read_lightgbm(path)
+        library = import_library("lightgbm", "lightgbm")
+        try:
+            names = library.Booster(model_str=found.text).feature_name()
+            predict = DirectPredictor(library, found.text, threads=options.intra_op_threads)
+        except Exception as error:  # noqa: BLE001  # its message may quote the file
+            raise refuse(path, f"LightGBM refuses it: {error_kind(error)}") from None
+        # Predictions share a read lock inside the library, and ctypes releases the GIL. It compares
+        # in doubles: a value rounded to FP32 could go down the other branch.
+        outputs = outputs_of_trees(
+            is_second=(lambda found: found > 1 - found) if found.objective == _BINARY else None,
+            has_classes=found.objective in _CLASSES,
+        )
+        table = table_with_categories(
+            path, names, found.categories, Datatype.FP64, unseen_is_missing=True
+        )
+        answers = Answers(predict=predict, outputs=outputs)
+        return open_tabular(path, answers, table, concurrent=True)

@@ -1,4 +1,4 @@
-"""Which processor is this, and would a model compute on it as it did where it was verified?"""
+"""Processor of this machine, and its differences from the one that a model was verified on."""
 
 import platform
 from dataclasses import dataclass
@@ -8,38 +8,12 @@ from typing import Final
 from headrace.runtimes.optimized_file import Processor
 
 CPUINFO: Final = Path("/proc/cpuinfo")
-FEATURES: Final = (
-    "avx",
-    "f16c",
-    "fma",
-    "avx2",
-    "avx512f",
-    "avx512dq",
-    "avx512bw",
-    "avx512vl",
-    "avx512_vnni",
-    "avx_vnni",
-    "avx_vnni_int8",
-    "avx_vnni_int16",
-    "avx_ne_convert",
-    "avx512_bf16",
-    "avx512_fp16",
-    "amx_tile",
-    "amx_int8",
-    "amx_bf16",
-    "amx_fp16",
-    "asimd",
-    "asimdhp",
-    "asimddp",
-    "i8mm",
-    "bf16",
-    "sve",
-    "sve2",
-    "svei8mm",
-    "svebf16",
-    "sme",
-    "sme2",
-)
+_FEATURES: Final = """
+avx f16c fma avx2 avx512f avx512dq avx512bw avx512vl avx512_vnni avx_vnni avx_vnni_int8
+avx_vnni_int16 avx_ne_convert avx512_bf16 avx512_fp16 amx_tile amx_int8 amx_bf16 amx_fp16
+asimd asimdhp asimddp i8mm bf16 sve sve2 svei8mm svebf16 sme sme2
+"""
+FEATURES: Final = tuple(_FEATURES.split())
 """Those by which ONNX Runtime's and oneDNN's kernels are chosen, as Linux calls them: first x86's,
 then ARM's. One that is added here makes models that were verified before be verified again."""
 _MAX_BYTES: Final = 16 << 20

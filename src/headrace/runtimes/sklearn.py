@@ -310,21 +310,13 @@ class _Estimator:
         with self.controller.limit(limits=self.threads):
             return getattr(self.estimator, method)(rows)
 
-    def predict(self, rows: Any) -> Array:  # noqa: ANN401  # as above
-        """What its `predict` returns."""
-        return np.asarray(self.call("predict", rows))
+    def answer(self, method: str) -> Answer:
+        """The output that one of its methods returns."""
+        return lambda rows: np.asarray(self.call(method, rows))
 
     def label(self, rows: Any) -> Array:  # noqa: ANN401  # as above
         """The class of each row."""
-        return as_label(self.predict(rows))
-
-    def probabilities(self, rows: Any) -> Array:  # noqa: ANN401  # as above
-        """What its `predict_proba` returns."""
-        return np.asarray(self.call("predict_proba", rows))
-
-    def score(self, rows: Any) -> Array:  # noqa: ANN401  # as above
-        """How far each row is from an outlier, which has a negative score."""
-        return np.asarray(self.call("decision_function", rows))
+        return as_label(np.asarray(self.call("predict", rows)))
 
     def transform(self, rows: Any) -> Array:  # noqa: ANN401  # as above
         """What its `transform` returns, as a dense matrix."""
@@ -373,11 +365,11 @@ def _outputs(path: Path, held: _Estimator) -> Mapping[str, Answer]:
     if not hasattr(estimator, "predict"):
         return {TRANSFORMED: held.transform}
     if base.is_outlier_detector(estimator):
-        return {LABEL: held.label, SCORE: held.score}
+        return {LABEL: held.label, SCORE: held.answer("decision_function")}
     if not base.is_classifier(estimator):
-        return {PREDICTION: held.predict}
+        return {PREDICTION: held.answer("predict")}
     if isinstance(estimator.classes_, list):
         raise refuse(path, "gives several labels to a row; one is served")
     if not hasattr(estimator, "predict_proba"):
         return {LABEL: held.label}
-    return {LABEL: held.label, PROBABILITIES: held.probabilities}
+    return {LABEL: held.label, PROBABILITIES: held.answer("predict_proba")}

@@ -17,7 +17,7 @@ import numpy as np
 
 from headrace.core import Array, UnsupportedModelError, error_kind
 from headrace.runtimes.libraries import reason_of, without_frameworks
-from headrace.runtimes.tabular import corrupt, import_library, read_head, refuse
+from headrace.runtimes.tabular import check_children, corrupt, import_library, read_head, refuse
 
 SKOPS: Final = ".skops"
 PICKLES: Final = (".joblib", ".pickle", ".pkl")
@@ -26,51 +26,34 @@ _SCHEMA: Final = "schema.json"
 _MOST_UNPACKED_BYTES: Final = 64 << 20
 _TIMES_PACKED: Final = 50
 _MOST_TYPES: Final = 5
-_TREE: Final = "sklearn.tree._tree.Tree"
-_PREDICTOR: Final = "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor"
+_TRUSTED_NAMES: Final = {
+    "sklearn.tree._tree": "Tree",
+    "sklearn.ensemble._hist_gradient_boosting.predictor": "TreePredictor",
+    # Of an empty array, which `SimpleImputer` keeps: read by `numpy.load` without pickle. `number`
+    # and `object` choose columns while a transformer is fitted, by types that it is given.
+    "numpy": "dtype number",
+    "builtins": "object",
+    "sklearn.compose._column_transformer": "make_column_selector",
+    # Python objects of numbers and names, which call nothing when they are made.
+    "sklearn.calibration": "_CalibratedClassifier _SigmoidCalibration",
+    "sklearn.gaussian_process._gpc": "_BinaryGaussianProcessClassifierLaplace",
+    "sklearn.gaussian_process.kernels": """
+CompoundKernel ConstantKernel DotProduct ExpSineSquared Exponentiation Matern Product RBF
+RationalQuadratic Sum WhiteKernel
+""",
+    "sklearn.metrics._scorer": "_PassthroughScorer",
+    "sklearn.model_selection._split": "GroupKFold KFold StratifiedKFold",
+    "sklearn.neural_network._stochastic_optimizers": "AdamOptimizer SGDOptimizer",
+    "sklearn.utils._bunch": "Bunch",
+    # Made anew from the rows that they index.
+    "sklearn.metrics._dist_metrics": "EuclideanDistance64 ManhattanDistance64 MinkowskiDistance64",
+    "sklearn.neighbors._ball_tree": "BallTree",
+    "sklearn.neighbors._kd_tree": "KDTree",
+    # Functions that rate features while a selector is fitted.
+    "sklearn.feature_selection._univariate_selection": "chi2 f_classif f_regression",
+}
 _TRUSTED: Final = frozenset(
-    {
-        _TREE,
-        _PREDICTOR,
-        # Of an empty array, which `SimpleImputer` keeps: read by `numpy.load` without pickle.
-        "numpy.dtype",
-        # Python objects of numbers and names, which call nothing when they are made.
-        "sklearn.calibration._CalibratedClassifier",
-        "sklearn.calibration._SigmoidCalibration",
-        "sklearn.gaussian_process._gpc._BinaryGaussianProcessClassifierLaplace",
-        "sklearn.gaussian_process.kernels.CompoundKernel",
-        "sklearn.gaussian_process.kernels.ConstantKernel",
-        "sklearn.gaussian_process.kernels.DotProduct",
-        "sklearn.gaussian_process.kernels.ExpSineSquared",
-        "sklearn.gaussian_process.kernels.Exponentiation",
-        "sklearn.gaussian_process.kernels.Matern",
-        "sklearn.gaussian_process.kernels.Product",
-        "sklearn.gaussian_process.kernels.RBF",
-        "sklearn.gaussian_process.kernels.RationalQuadratic",
-        "sklearn.gaussian_process.kernels.Sum",
-        "sklearn.gaussian_process.kernels.WhiteKernel",
-        "sklearn.metrics._scorer._PassthroughScorer",
-        "sklearn.model_selection._split.GroupKFold",
-        "sklearn.model_selection._split.KFold",
-        "sklearn.model_selection._split.StratifiedKFold",
-        # Made anew from the rows that they index.
-        "sklearn.metrics._dist_metrics.EuclideanDistance64",
-        "sklearn.metrics._dist_metrics.ManhattanDistance64",
-        "sklearn.metrics._dist_metrics.MinkowskiDistance64",
-        "sklearn.neighbors._ball_tree.BallTree",
-        "sklearn.neighbors._kd_tree.KDTree",
-        "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
-        "sklearn.neural_network._stochastic_optimizers.SGDOptimizer",
-        "sklearn.utils._bunch.Bunch",
-        # Chooses columns while a transformer is fitted, by types that it is given.
-        "builtins.object",
-        "numpy.number",
-        "sklearn.compose._column_transformer.make_column_selector",
-        # Functions that rate features while a selector is fitted.
-        "sklearn.feature_selection._univariate_selection.chi2",
-        "sklearn.feature_selection._univariate_selection.f_classif",
-        "sklearn.feature_selection._univariate_selection.f_regression",
-    }
+    f"{module}.{name}" for module, names in _TRUSTED_NAMES.items() for name in names.split()
 )
 _LIBRARIES: Final = sys.stdlib_module_names | {
     *("_loss", "catboost", "joblib", "lightgbm", "numpy", "pandas", "scipy", "sklearn", "xgboost"),
@@ -302,8 +285,7 @@ def _index_again(estimator: object) -> set[int]:
         neighbors: Any = part
         metric, settings = neighbors.effective_metric_, neighbors.effective_metric_params_
         if type(metric) is not str:
-            msg = "a metric is no name"
-            raise TypeError(msg)
+            raise TypeError("a metric is no name")
         rows, size = neighbors._fit_X, neighbors.leaf_size  # noqa: SLF001  # kept nowhere else
         neighbors._tree = type(index)(rows, size, metric=metric, **settings)  # noqa: SLF001  # as above
         made.add(id(neighbors._tree))  # noqa: SLF001  # as above
@@ -367,12 +349,7 @@ def _check_histograms(path: Path, estimator: Any) -> set[int]:  # noqa: ANN401  
 
 
 def _check_nodes(path: Path, left: Array, right: Array, is_leaf: Array) -> None:
-    """Where no node has two parents and the root has none, no walk from the root comes back."""
-    children = np.concatenate((left[~is_leaf], right[~is_leaf]))
     if not len(left):
         raise corrupt(path, "a tree has no nodes")
-    if not children.size:
-        return
-    in_range = children.min() > 0 and children.max() < len(left)
-    if not in_range or len(np.unique(children)) != len(children):
-        raise corrupt(path, "the nodes of a tree are no tree")
+    children = np.concatenate((left[~is_leaf], right[~is_leaf]))
+    check_children(path, "a tree", children, len(left))

@@ -39,6 +39,8 @@ PROBABILITIES: Final = "probabilities"
 SCORE: Final = "score"
 TRANSFORMED: Final = "transformed"
 MAX_FEATURES: Final = 1_000_000
+MAX_INPUT_BYTES: Final = 2_000_000_000
+"""As much as the gateway's limit of a body may be set to."""
 _MAX_NAMES: Final = 4096
 _LONGEST_EXAMPLE: Final = 200
 """Bytes of a category that stands in the signature as an example."""
@@ -46,6 +48,7 @@ _NUMBERED: Final = re.compile(r"(Column_|f|x)?\d+")
 _TRIAL_ROWS: Final = 2
 _DATATYPES: Final = {np.dtype(kind.dtype): kind for kind in Datatype if kind is not Datatype.BYTES}
 
+Categories = Sequence[Sequence[str] | Sequence[float] | None]
 Answer = Callable[[Array], Array]
 """One output for a matrix of rows and features."""
 Found = TypeVar("Found")
@@ -151,65 +154,77 @@ class TableInputs:
         }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CodedColumns:
-    """Columns of numbers and of categories, as the matrix of numbers that a library of trees takes.
+def table_with_categories(
+    path: Path,
+    names: Sequence[str],
+    categories: Categories,
+    datatype: Datatype,
+    *,
+    unseen_is_missing: bool,
+) -> TableInputs:
+    """One matrix, or one input for each column where the model says what its categories are called.
 
-    `categories`: by column, what the codes 0, 1, ... stand for; None for a column of numbers.
-    `unseen_is_missing`: whether a category that the model was not trained on is a missing value, as
-    the library has it, or refused.
+    Categories that are texts are inputs of BYTES; the library of trees takes their codes.
+
+    Args:
+        names: Of the columns.
+        categories: By column, what the codes 0, 1, ... stand for, None for a column of numbers;
+            empty if the model says it of none.
+        unseen_is_missing: Whether a category that the model was not trained on is a missing value,
+            as the library has it, or refused.
+
+    Raises:
+        UnsupportedModelError: Categories of a column are alike, or texts and numbers.
     """
+    if not categories:
+        return TableInputs.of_matrix(path, len(names), datatype, names)
+    columns = []
+    for name, values in zip(names, categories, strict=True):
+        kinds = {isinstance(value, str) for value in values or ()}
+        if len(kinds) > 1 or len(set(values or ())) < len(values or ()):
+            raise refuse(path, f"has categories of '{name}' that cannot be told apart")
+        if values is None:
+            columns.append(Column(name=name, datatype=datatype))
+        elif True in kinds:
+            example = str(values[0]).encode()
+            columns.append(Column(name=name, datatype=Datatype.BYTES, example=example))
+        else:
+            number = float(values[0]) if values else math.nan
+            columns.append(Column(name=name, datatype=Datatype.FP64, example=number))
+    codes = [
+        None if some is None else {value: float(code) for code, value in enumerate(some)}
+        for some in categories
+    ]
 
-    names: Sequence[str]
-    categories: Sequence[Sequence[str] | Sequence[float] | None]
-    datatype: Datatype
-    unseen_is_missing: bool
+    def rows(inputs: Tensors) -> Array:
+        count = len(next(iter(inputs.values())))
+        matrix = np.empty((count, len(columns)), datatype.dtype)
+        for i, column in enumerate(columns):
+            values, known = inputs[column.name], codes[i]
+            matrix[:, i] = (
+                values
+                if known is None
+                else _codes(column.name, values, known, unseen_is_missing=unseen_is_missing)
+            )
+        return matrix
 
-    def inputs(self, path: Path) -> TableInputs:
-        """One input for each column: BYTES for categories that are texts, else numbers.
+    return TableInputs.of_columns(path, columns, rows)
 
-        Raises:
-            UnsupportedModelError: Categories of a column are alike, or texts and numbers.
-        """
-        columns = []
-        for name, categories in zip(self.names, self.categories, strict=True):
-            kinds = {isinstance(value, str) for value in categories or ()}
-            if len(kinds) > 1 or len(set(categories or ())) < len(categories or ()):
-                raise refuse(path, f"has categories of '{name}' that cannot be told apart")
-            if categories is None:
-                columns.append(Column(name=name, datatype=self.datatype))
-            elif True in kinds:
-                example = str(categories[0]).encode()
-                columns.append(Column(name=name, datatype=Datatype.BYTES, example=example))
-            else:
-                number = float(categories[0]) if categories else math.nan
-                columns.append(Column(name=name, datatype=Datatype.FP64, example=number))
-        codes = [
-            None if some is None else {value: float(code) for code, value in enumerate(some)}
-            for some in self.categories
-        ]
 
-        def rows(inputs: Tensors) -> Array:
-            count = len(next(iter(inputs.values())))
-            matrix = np.empty((count, len(columns)), self.datatype.dtype)
-            for i, column in enumerate(columns):
-                values, known = inputs[column.name], codes[i]
-                matrix[:, i] = values if known is None else self._codes(column.name, values, known)
-            return matrix
-
-        return TableInputs.of_columns(path, columns, rows)
-
-    def _codes(self, name: str, values: Array, codes: Mapping[Any, float]) -> list[float]:
-        """The code of each value; not a number for one that is missing."""
-        is_text = values.dtype.kind == "O"
-        items = texts_of(name, values, missing=None) if is_text else values.tolist()
-        found = [codes.get(item, math.nan) for item in items]
-        if not self.unseen_is_missing:
-            for item, code in zip(items, found, strict=True):
-                if math.isnan(code) and not (item is None or item != item):  # noqa: PLR0124  # not a number
-                    msg = f"input '{name}' has a category that the model was not trained on"
-                    raise InvalidArgumentError(msg)
-        return found
+def _codes(
+    name: str, values: Array, codes: Mapping[Any, float], *, unseen_is_missing: bool
+) -> list[float]:
+    """The code of each value; not a number for one that is missing."""
+    is_text = values.dtype.kind == "O"
+    items = texts_of(name, values, missing=None) if is_text else values.tolist()
+    found = [codes.get(item, math.nan) for item in items]
+    if not unseen_is_missing:
+        for item, code in zip(items, found, strict=True):
+            if math.isnan(code) and not (item is None or item != item):  # noqa: PLR0124  # not a number
+                raise InvalidArgumentError(
+                    f"input '{name}' has a category that the model was not trained on"
+                )
+    return found
 
 
 class TabularModel:
@@ -232,8 +247,7 @@ class TabularModel:
     def run(self, inputs: Tensors, outputs: Sequence[str] | None = None) -> Tensors:
         """Run one batch; computes only what is asked for."""
         if self._answers is None:
-            msg = "the model is closed"
-            raise RuntimeFailedError(msg)
+            raise RuntimeFailedError("the model is closed")
         rows = self._table.rows(inputs)
         try:
             return self._answers.of(rows, outputs)
@@ -272,7 +286,12 @@ def open_tabular(
     Raises:
         UnsupportedModelError: The model does not predict, or what it gives has no row for each.
     """
-    outputs = _outputs(path, answers, table)
+    try:
+        found = answers.of(table.rows(table.example(_TRIAL_ROWS)))
+    except Exception as error:
+        # The libraries' errors share no base class but Exception.
+        raise refuse(path, f"does not predict: {reason_of(error)}") from error
+    outputs = tuple(_output(path, name, array) for name, array in found.items())
     independence = RowIndependence.PROVEN
     if mixes_rows:
         independence = RowIndependence.DECLARED if rows_independent else RowIndependence.UNPROVEN
@@ -311,6 +330,32 @@ def _meant(names: Sequence[str] | None, features: int) -> tuple[str, ...]:
     return () if all(_NUMBERED.fullmatch(name) for name in found) else found
 
 
+def check_input_sizes(path: Path, inputs: Sequence[TensorSpec]) -> None:
+    """Refuse a model of which an input is larger than a request may be.
+
+    Raises:
+        UnsupportedModelError: One is.
+    """
+    for spec in inputs:
+        elements = math.prod(size for size in spec.shape if size != VARIABLE)
+        if elements * spec.datatype.dtype.itemsize > MAX_INPUT_BYTES:
+            msg = f"input '{spec.name}' declares the shape {list(spec.shape)} of {spec.datatype}"
+            raise refuse(path, f"{msg}, and no request may have more than {MAX_INPUT_BYTES} bytes")
+
+
+def check_children(path: Path, what: str, children: Array, nodes: int) -> None:
+    """Refuse nodes that are no tree, by the numbers of all children; the root is number 0.
+
+    Where no node has two parents and the root has none, no walk from the root comes back.
+
+    Raises:
+        UnsupportedModelError: They are none.
+    """
+    in_range = not children.size or (children.min() > 0 and children.max() < nodes)
+    if not in_range or len(np.unique(children)) != len(children):
+        raise corrupt(path, f"the nodes of {what} are no tree")
+
+
 def check_features(path: Path, features: int) -> None:
     """Refuse a model that takes nothing, or more than anybody sends.
 
@@ -333,11 +378,10 @@ def import_library(module: str, extra: str) -> ModuleType:
     try:
         return import_package(module)
     except ImportError as error:
-        msg = (
+        raise FailedPreconditionError(
             f"the runtime '{extra}' needs the package '{module}', which cannot be imported "
             f"({reason_of(error)}): pip install 'headrace[{extra}]'"
-        )
-        raise FailedPreconditionError(msg) from error
+        ) from error
 
 
 def read_head(path: Path, size_bytes: int) -> bytes:
@@ -361,7 +405,27 @@ def read_all(path: Path) -> bytes:
         raise refuse(path, error.strerror or str(error)) from error
 
 
-def two_classes(positive: Array) -> Array:
+def outputs_of_trees(
+    *, is_second: Answer | None = None, has_classes: bool = False
+) -> Mapping[str, Answer]:
+    """The outputs of a library of trees: classes with their probabilities, or a prediction.
+
+    Args:
+        is_second: For a model of two classes that gives the probability of the second, whether a
+            row is of it.
+        has_classes: Whether the model gives a probability for each class.
+    """
+    if is_second is not None:
+        return {LABEL: lambda found: is_second(found).astype(np.int64), PROBABILITIES: _two_classes}
+    if has_classes:
+        return {
+            LABEL: lambda found: found.argmax(axis=1).astype(np.int64),
+            PROBABILITIES: lambda found: found,
+        }
+    return {PREDICTION: lambda found: found}
+
+
+def _two_classes(positive: Array) -> Array:
     """Probabilities of both classes from those of the second."""
     both = np.empty((len(positive), 2), positive.dtype)
     np.subtract(1, positive, out=both[:, 0])
@@ -408,15 +472,6 @@ def _run_error(inputs: Tensors, error: Exception) -> HeadraceError:
     return RuntimeFailedError(f"the model failed: {reason_of(error)}")
 
 
-def _outputs(path: Path, answers: Answers[Any], table: TableInputs) -> tuple[TensorSpec, ...]:
-    try:
-        found = answers.of(table.rows(table.example(_TRIAL_ROWS)))
-    except Exception as error:
-        # The libraries' errors share no base class but Exception.
-        raise refuse(path, f"does not predict: {reason_of(error)}") from error
-    return tuple(_output(path, name, array) for name, array in found.items())
-
-
 def _output(path: Path, name: str, array: Array) -> TensorSpec:
     datatype = Datatype.BYTES if array.dtype.kind == "O" else _DATATYPES.get(array.dtype)
     if datatype is None or array.shape[:1] != (_TRIAL_ROWS,):
@@ -433,5 +488,4 @@ def texts_of(name: str, values: Array, *, missing: object = "") -> list[Any]:
     try:
         return [value.decode() if value else missing for value in values.tolist()]
     except UnicodeDecodeError:
-        msg = f"input '{name}' holds bytes that are no UTF-8 text"
-        raise InvalidArgumentError(msg) from None
+        raise InvalidArgumentError(f"input '{name}' holds bytes that are no UTF-8 text") from None

@@ -20,22 +20,19 @@ from headrace.core import Array, Datatype, UnsupportedModelError, error_kind
 from headrace.runtimes.base import LoadOptions, Model
 from headrace.runtimes.file_bytes import BrokenFileError
 from headrace.runtimes.tabular import (
-    LABEL,
-    PREDICTION,
-    PROBABILITIES,
-    Answer,
     Answers,
-    CodedColumns,
-    TableInputs,
+    Categories,
+    check_children,
     check_features,
     corrupt,
     dense,
     import_library,
     open_tabular,
+    outputs_of_trees,
     read_all,
     read_head,
     refuse,
-    two_classes,
+    table_with_categories,
 )
 
 _MAX_DEPTH: Final = 64
@@ -71,11 +68,17 @@ class _Reader:
     def value(self, depth: int) -> object:
         """The next value, with its marker."""
         if depth > _MAX_DEPTH:
-            msg = f"nests more than {_MAX_DEPTH} values"
-            raise BrokenFileError(msg)
+            raise BrokenFileError(f"nests more than {_MAX_DEPTH} values")
         mark = self._take(1)
         if mark == b"{":
-            return self._object(depth)
+            found: dict[str, object] = {}
+            while self._peek() != b"}":
+                key = self._text()
+                if key in found:
+                    raise BrokenFileError("a name stands there twice")
+                found[key] = self.value(depth + 1)
+            self._at += 1
+            return found
         if mark == b"[":
             return self._list(depth)
         if mark == b"S":
@@ -83,17 +86,6 @@ class _Reader:
         if mark in _CONSTANTS:
             return _CONSTANTS[mark]
         return self._number(mark)
-
-    def _object(self, depth: int) -> dict[str, object]:
-        found: dict[str, object] = {}
-        while self._peek() != b"}":
-            key = self._text()
-            if key in found:
-                msg = "a name stands there twice"
-                raise BrokenFileError(msg)
-            found[key] = self.value(depth + 1)
-        self._at += 1
-        return found
 
     def _list(self, depth: int) -> object:
         mark = self._peek()
@@ -112,8 +104,7 @@ class _Reader:
         self._at += 1
         mark = self._take(1)
         if mark not in _NUMBERS or self._take(1) != b"#":
-            msg = f"a list of the type {mark!r}"
-            raise BrokenFileError(msg)
+            raise BrokenFileError(f"a list of the type {mark!r}")
         dtype = _NUMBERS[mark]
         return np.frombuffer(self._take(self._length() * dtype.itemsize), dtype)
 
@@ -123,30 +114,26 @@ class _Reader:
     def _length(self) -> int:
         length = self._number(self._take(1))
         if not isinstance(length, int) or not 0 <= length <= len(self._data):
-            msg = f"a length of {length}"
-            raise BrokenFileError(msg)
+            raise BrokenFileError(f"a length of {length}")
         return length
 
     def _number(self, mark: bytes) -> int | float:
         dtype = _NUMBERS.get(mark)
         if dtype is None:
-            msg = f"{mark!r} at byte {self._at - 1} begins no value"
-            raise BrokenFileError(msg)
+            raise BrokenFileError(f"{mark!r} at byte {self._at - 1} begins no value")
         number: int | float = np.frombuffer(self._take(dtype.itemsize), dtype)[0].item()
         return number
 
     def _peek(self) -> bytes:
         mark = self._data[self._at : self._at + 1]
         if not mark:
-            msg = "it ends too early"
-            raise BrokenFileError(msg)
+            raise BrokenFileError("it ends too early")
         return mark
 
     def _take(self, size: int) -> bytes:
         end = self._at + size
         if end > len(self._data):
-            msg = "it ends too early"
-            raise BrokenFileError(msg)
+            raise BrokenFileError("it ends too early")
         part = self._data[self._at : end]
         self._at = end
         return part
@@ -179,7 +166,7 @@ class XgboostFile:
     rounds: int
     names: tuple[str, ...] = ()
     is_categorical: bool = False
-    categories: tuple[tuple[str, ...] | tuple[float, ...] | None, ...] = ()
+    categories: Categories = ()
 
 
 def looks_like_xgboost(path: Path) -> bool:
@@ -232,8 +219,7 @@ def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     """Of two values by one name XGBoost might follow the one that was not looked at."""
     found = dict(pairs)
     if len(found) != len(pairs):
-        msg = "a name stands there twice"
-        raise BrokenFileError(msg)
+        raise BrokenFileError("a name stands there twice")
     return found
 
 
@@ -266,7 +252,7 @@ def _read_learner(path: Path, learner: Mapping[str, Any]) -> XgboostFile:
 
 def _categories(
     path: Path, booster: Mapping[str, Any], types: Sequence[object], features: int
-) -> tuple[tuple[str, ...] | tuple[float, ...] | None, ...]:
+) -> Categories:
     """What the codes of each feature stand for; empty where that is not stored."""
     stored = _model(booster).get("cats", {})
     encoded = stored.get("enc", [])
@@ -327,8 +313,7 @@ def _rounds(attributes: Mapping[str, Any]) -> int:
         return 0
     best = int(attributes["best_iteration"])
     if best < 0:
-        msg = f"its best iteration is {best}"
-        raise BrokenFileError(msg)
+        raise BrokenFileError(f"its best iteration is {best}")
     return best + 1
 
 
@@ -372,7 +357,7 @@ def _check_tree(path: Path, what: str, tree: Mapping[str, Any], features: int) -
         raise corrupt(path, f"{what} has another number of features")
     left, right = arrays["left_children"], arrays["right_children"]
     inner = left != -1
-    _check_children(path, what, np.concatenate((left[inner], right[inner])), nodes)
+    check_children(path, what, np.concatenate((left[inner], right[inner])), nodes)
     _check_parents(path, what, _array(tree["parents"]), (left, right))
     split = arrays["split_indices"][inner]
     if split.size and not (split.min() >= 0 and split.max() < features):
@@ -399,15 +384,6 @@ def _check_categories(path: Path, what: str, tree: Mapping[str, Any]) -> None:
         raise corrupt(path, f"{what} has a category that no code can be")
 
 
-def _check_children(path: Path, what: str, children: Array, nodes: int) -> None:
-    """Where no node has two parents and the root has none, no walk from the root comes back."""
-    if not children.size:
-        return
-    in_range = children.min() > 0 and children.max() < nodes
-    if not in_range or len(np.unique(children)) != len(children):
-        raise corrupt(path, f"the nodes of {what} are no tree")
-
-
 def _check_parents(path: Path, what: str, parents: Array, children: tuple[Array, Array]) -> None:
     """XGBoost walks up as well, where it counts what is left of a pruned tree."""
     wanted = np.where((parents >= 0) & (parents < len(parents)), parents, _NO_PARENT)
@@ -422,8 +398,7 @@ def _check_parents(path: Path, what: str, parents: Array, children: tuple[Array,
 def _array(values: object) -> Array:
     array = np.asarray(values)
     if array.ndim != 1 or array.dtype.kind not in "iufb":
-        msg = "a list of numbers is none"
-        raise BrokenFileError(msg)
+        raise BrokenFileError("a list of numbers is none")
     return array
 
 
@@ -509,54 +484,27 @@ class XgboostRuntime:
 
     def load(self, path: Path, options: LoadOptions) -> Model:
         """Load the model, for the CPU."""
-        return _open(path, options)
-
-
-def _open(path: Path, options: LoadOptions) -> Model:
-    found = read_xgboost(path)
-    library = import_library("xgboost", "xgboost")
-    try:
-        booster = library.Booster(model_file=str(path))
-        booster.set_param({"nthread": options.intra_op_threads, "device": "cpu"})
-        if found.objective == "multi:softmax":
-            # It only says which class; its sibling, from the same trees, also how sure it is.
-            booster.set_param({"objective": "multi:softprob"})
-        predict = DirectPredictor(library, booster, rounds=found.rounds)
-    except Exception as error:  # noqa: BLE001  # its message may quote the file
-        raise refuse(path, f"XGBoost refuses it: {error_kind(error)}") from None
-    # `XGBoosterPredictFromDense` takes no lock and is documented as safe to call from several
-    # threads; it is called by ctypes, which releases the GIL. What it sets up once, the first run
-    # below does.
-    return open_tabular(
-        path,
-        Answers(predict=predict, outputs=_outputs(found.objective)),
-        _table(path, found),
-        concurrent=True,
-    )
-
-
-def _table(path: Path, found: XgboostFile) -> TableInputs:
-    """One matrix; one input for each column where the file says what the categories are called."""
-    if not found.categories:
-        return TableInputs.of_matrix(path, found.features, Datatype.FP32, found.names)
-    columns = CodedColumns(
-        names=found.names or [f"f{i}" for i in range(found.features)],
-        categories=found.categories,
-        datatype=Datatype.FP32,
-        unseen_is_missing=False,
-    )
-    return columns.inputs(path)
-
-
-def _outputs(objective: str) -> Mapping[str, Answer]:
-    if objective == _BINARY:
-        return {
-            LABEL: lambda found: (found > _HALF).astype(np.int64),
-            PROBABILITIES: two_classes,
-        }
-    if objective in _CLASSES:
-        return {
-            LABEL: lambda found: found.argmax(axis=1).astype(np.int64),
-            PROBABILITIES: lambda found: found,
-        }
-    return {PREDICTION: lambda found: found}
+        found = read_xgboost(path)
+        library = import_library("xgboost", "xgboost")
+        try:
+            booster = library.Booster(model_file=str(path))
+            booster.set_param({"nthread": options.intra_op_threads, "device": "cpu"})
+            if found.objective == "multi:softmax":
+                # It only says which class; its sibling, from the same trees, also how sure it is.
+                booster.set_param({"objective": "multi:softprob"})
+            predict = DirectPredictor(library, booster, rounds=found.rounds)
+        except Exception as error:  # noqa: BLE001  # its message may quote the file
+            raise refuse(path, f"XGBoost refuses it: {error_kind(error)}") from None
+        # `XGBoosterPredictFromDense` takes no lock and is documented as safe to call from several
+        # threads; it is called by ctypes, which releases the GIL. What it sets up once, the first
+        # run below does.
+        outputs = outputs_of_trees(
+            is_second=(lambda found: found > _HALF) if found.objective == _BINARY else None,
+            has_classes=found.objective in _CLASSES,
+        )
+        names = found.names or [f"f{i}" for i in range(found.features)]
+        table = table_with_categories(
+            path, names, found.categories, Datatype.FP32, unseen_is_missing=False
+        )
+        answers = Answers(predict=predict, outputs=outputs)
+        return open_tabular(path, answers, table, concurrent=True)
