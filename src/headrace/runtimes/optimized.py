@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, assert_never, cast
+from typing import Final, cast
 
 import msgspec
 import numpy as np
@@ -48,72 +48,33 @@ from headrace.runtimes.processor import Change, change, plain, this_processor
 _SMALLEST = 1e-12
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """How answers compare with those that were recorded, counted in rows.
-
-    `far`: rows beyond the tolerance. `changed`: rows with another class, whole number or text.
-    `differing`: rows that are either. `worst_ratio`: the largest difference, over its output's
-    largest magnitude. `problem`: why this is not the model that was verified; empty if it is.
-    """
-
-    rows: int = 0
-    far: int = 0
-    changed: int = 0
-    differing: int = 0
-    worst_ratio: float = 0.0
-    problem: str = ""
-
-
-def ask_again(model: Model, asked: Sequence[Asked], check: Check) -> Outcome:
-    """Run every request, and compare the answers with those that were recorded.
+def ask_again(model: Model, asked: Sequence[Asked], check: Check) -> str:
+    """Why a model does not give the answers that were recorded; empty if it does.
 
     A row is far if a value of a float output is off by more than `check.tolerance` of the largest
     magnitude with which this output was recorded; none may be. A row is changed if a matrix of
     scores has its largest in another column, or if what is no float is not equal. Of these there
     may be a share of `check.max_changed_ratio`: two scores may be all but equal.
     """
-    scales = _scales(asked)
-    far: list[Array] = []
-    changed: list[Array] = []
-    worst_ratio = 0.0
-    for number, (inputs, recorded) in enumerate(asked):
-        try:
-            given = model.run(inputs, tuple(recorded))
-        except HeadraceError as error:
-            return Outcome(problem=f"request {number}, which it answered then, fails: {error}")
-        ratios, others = _compared(given, recorded, scales, batched=model.signature.batched)
-        worst_ratio = max(worst_ratio, float(ratios.max(initial=0.0)))
-        far.append(ratios > check.tolerance)
-        changed.append(others)
-    return _outcome(np.concatenate(far), np.concatenate(changed), worst_ratio, check)
-
-
-def _outcome(far: Array, changed: Array, worst_ratio: float, check: Check) -> Outcome:
-    rows, differing = far.size, int((far | changed).sum())
-    problem = ""
-    if far.any() or changed.sum() > check.max_changed_ratio * rows:
-        by = f", by up to {worst_ratio:.2g} of the largest value" if far.any() else ""
-        problem = f"{differing} of {rows} answers differ{by}"
-    return Outcome(
-        rows=rows,
-        far=int(far.sum()),
-        changed=int(changed.sum()),
-        differing=differing,
-        worst_ratio=worst_ratio,
-        problem=problem,
-    )
-
-
-def _scales(asked: Sequence[Asked]) -> dict[str, float]:
-    """For each float output the largest magnitude that was recorded."""
     scales: dict[str, float] = {}
     for _, answers in asked:
         for name, array in answers.items():
             if array.dtype.kind == "f":
                 magnitudes = np.abs(array[np.isfinite(array)].astype(np.float64))
                 scales[name] = max(scales.get(name, _SMALLEST), magnitudes.max(initial=0.0))
-    return scales
+    by_request: list[tuple[Array, Array]] = []
+    for number, (inputs, recorded) in enumerate(asked):
+        try:
+            given = model.run(inputs, tuple(recorded))
+        except HeadraceError as error:
+            return f"request {number}, which it answered then, fails: {error}"
+        by_request.append(_compared(given, recorded, scales, batched=model.signature.batched))
+    ratios, changed = map(np.concatenate, zip(*by_request, strict=True))
+    far = ratios > check.tolerance
+    if not far.any() and changed.sum() <= check.max_changed_ratio * changed.size:
+        return ""
+    by = f", by up to {ratios.max():.2g} of the largest value" if far.any() else ""
+    return f"{(far | changed).sum()} of {changed.size} answers differ{by}"
 
 
 def _compared(
@@ -152,23 +113,6 @@ CANDIDATE: Final = "candidate"
 _DIGEST_SHOWN: Final = 19
 
 
-def may_be_loaded(directory: Path, manifest: OptimizedManifest, other: Change) -> None:
-    """Refuse, before anything is loaded, what its policy refuses on another processor.
-
-    Raises:
-        FailedPreconditionError: It does; the message says what to do.
-    """
-    match manifest.on_other_processor:
-        case OtherProcessor.REFUSE:
-            raise _not_here(directory, manifest, other, "it is refused, as its policy says")
-        case OtherProcessor.VERIFY if manifest.check is None:
-            raise _not_here(directory, manifest, other, "it has no check to be verified by again")
-        case OtherProcessor.VERIFY | OtherProcessor.ALLOW:
-            pass
-        case _:
-            assert_never(manifest.on_other_processor)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedMember:
     """An engine's model. `up_to_rows`: None for all; `threads`: inside one run."""
@@ -177,28 +121,6 @@ class LoadedMember:
     model: Model
     up_to_rows: int | None = None
     threads: int = 1
-
-
-def settle(
-    directory: Path,
-    manifest: OptimizedManifest,
-    members: Sequence[LoadedMember],
-    other: Change,
-) -> str:
-    """What runs the model and where that was verified, in words, once nothing speaks against it.
-
-    Raises:
-        UnsupportedModelError: The check is not what it should be.
-        FailedPreconditionError: The processor is another one, on which it answers otherwise.
-    """
-    text = f"{_what(manifest)}, verified on {plain(manifest.processor.name)}"
-    if not other:
-        return text
-    if manifest.on_other_processor is OtherProcessor.ALLOW:
-        return f"{text}; not verified on this processor, {other}"
-    if problem := problem_of(directory, manifest, members):
-        raise _not_here(directory, manifest, other, problem)
-    return f"{text}; verified again on this processor, {other}"
 
 
 def problem_of(
@@ -214,10 +136,8 @@ def problem_of(
     asked = read_check(path_in(directory, manifest.check.path))
     for member in members:
         _check_fits(directory, asked, member)
-        outcome = ask_again(member.model, asked, manifest.check)
-        if outcome.problem:
-            whose = f" of '{member.name}'" if len(members) > 1 else ""
-            return f"{outcome.problem}{whose}"
+        if problem := ask_again(member.model, asked, manifest.check):
+            return f"{problem} of '{member.name}'" if len(members) > 1 else problem
     return ""
 
 
@@ -251,12 +171,6 @@ def _not_here(
     )
 
 
-def _what(manifest: OptimizedManifest) -> str:
-    """What runs it, for people: `openvino-int8`, or else the engines."""
-    engines = dict.fromkeys(member.runtime for member in manifest.members)
-    return plain(manifest.recipe.get(CANDIDATE, " and ".join(engines)))
-
-
 class OptimizedModel:
     """Runs each batch by the member for so many rows. Implements `Model`; closes the members.
 
@@ -287,8 +201,7 @@ class OptimizedModel:
     ) -> Tensors:
         """Run one batch."""
         if self._is_closed:
-            msg = "the model is closed"
-            raise RuntimeFailedError(msg)
+            raise RuntimeFailedError("the model is closed")
         model = self._models[0] if self._is_one else self._for_rows(inputs)
         names = outputs or self._names
         if deadline is not None and _takes_deadline(model):
@@ -352,11 +265,10 @@ def _merged(
 ) -> list[TensorSpec]:
     by_name = {spec.name: spec for spec in theirs}
     if by_name.keys() != {spec.name for spec in mine}:
-        msg = (
+        raise UnsupportedModelError(
             f"'{first.name}' has the {kind}s {_names(mine)}, and '{other.name}' {_names(theirs)}; "
             "members of one model need the same names"
         )
-        raise UnsupportedModelError(msg)
     return [_both(kind, first, other, spec, by_name[spec.name]) for spec in mine]
 
 
@@ -372,11 +284,10 @@ def _both(
         or len(mine.shape) != len(theirs.shape)
         or (fixed and kind == "input")
     ):
-        msg = (
+        raise UnsupportedModelError(
             f"{kind} '{mine.name}' is {mine.datatype} {list(mine.shape)} of '{first.name}', and "
             f"{theirs.datatype} {list(theirs.shape)} of '{other.name}'; they cannot be one model"
         )
-        raise UnsupportedModelError(msg)
     if kind == "input":
         return replace(mine, shape=tuple(map(max, pairs)))  # a size stands above `VARIABLE`
     return replace(mine, shape=tuple(a if a == b else VARIABLE for a, b in pairs))
@@ -416,18 +327,28 @@ def open_optimized(directory: Path, options: LoadOptions, *, here: Processor) ->
         FailedPreconditionError: It may not, or does not, run here as it was verified.
     """
     manifest = _read(directory, options)
-    other = change(manifest.processor, here)
-    if other:
-        may_be_loaded(directory, manifest, other)
+    other, policy = change(manifest.processor, here), manifest.on_other_processor
+    if other and policy is OtherProcessor.REFUSE:
+        raise _not_here(directory, manifest, other, "it is refused, as its policy says")
+    if other and policy is OtherProcessor.VERIFY and manifest.check is None:
+        raise _not_here(directory, manifest, other, "it has no check to be verified by again")
+    engines = " and ".join(dict.fromkeys(member.runtime for member in manifest.members))
+    what = plain(manifest.recipe.get(CANDIDATE, engines))
+    text = f"{what}, verified on {plain(manifest.processor.name)}"
     members = _load_members(directory, manifest.members, options)
     with ExitStack() as opened:
         for member in members:
             opened.callback(member.model.close)
-        text = settle(directory, manifest, members, other)
+        if other and policy is OtherProcessor.ALLOW:
+            text = f"{text}; not verified on this processor, {other}"
+        elif other:
+            if problem := problem_of(directory, manifest, members):
+                raise _not_here(directory, manifest, other, problem)
+            text = f"{text}; verified again on this processor, {other}"
         use = DeviceUse(asked=options.device, used=ON_CPU, optimized=text)
         model = _one(directory, members, use)
         opened.pop_all()
-    unverified = other and manifest.on_other_processor is OtherProcessor.ALLOW
+    unverified = other and policy is OtherProcessor.ALLOW
     _log.log(logging.WARNING if unverified else logging.INFO, "%s: %s", directory.name, text)
     return model
 
