@@ -1,7 +1,6 @@
 """Runtime of ONNX models, and ONNX Runtime's session for serving."""
 
 import logging
-import math
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -42,6 +41,7 @@ from headrace.runtimes.onnx_providers import (
 )
 from headrace.runtimes.probe import Probe, probe_batch
 from headrace.runtimes.rows.onnx import analyse_onnx
+from headrace.runtimes.tabular import check_input_sizes
 
 _NO_LOGS: Final = 4  # fatal only: what goes wrong comes as an exception, once
 _LOAD_PREFIX: Final = re.compile(r"^Load model from .*? failed:")
@@ -118,7 +118,7 @@ def _started(
 def _create(file: Path, options: LoadOptions, providers: list[str]) -> ort.InferenceSession:
     session = ort.InferenceSession(
         str(file),
-        _session_options(options),
+        session_options(options),
         providers=providers,
         disabled_optimizers=_disabled(options.tuning, on_cpu=providers == [CPU]),
     )
@@ -127,16 +127,8 @@ def _create(file: Path, options: LoadOptions, providers: list[str]) -> ort.Infer
     return session
 
 
-def _disabled(tuning: Tuning, *, on_cpu: bool) -> list[str] | None:
-    """Which optimizers are left out; None for none."""
-    if tuning.disabled_optimizers is not None:
-        return list(tuning.disabled_optimizers) or None
-    # On the CPU the fused kernel takes five times as long as the two it replaces: without it a
-    # quantised encoder runs 7 % faster.
-    return ["SkipLayerNormFusion"] if on_cpu else None
-
-
-def _session_options(options: LoadOptions) -> ort.SessionOptions:
+def session_options(options: LoadOptions) -> ort.SessionOptions:
+    """ONNX Runtime's options for a session of one process among several."""
     tuning = options.tuning
     settings = ort.SessionOptions()
     settings.log_severity_level = _NO_LOGS
@@ -152,6 +144,15 @@ def _session_options(options: LoadOptions) -> ort.SessionOptions:
     # batch of 32), and was no faster than the system's allocator at any size tried.
     settings.enable_cpu_mem_arena = tuning.arena
     return settings
+
+
+def _disabled(tuning: Tuning, *, on_cpu: bool) -> list[str] | None:
+    """Which optimizers are left out; None for none."""
+    if tuning.disabled_optimizers is not None:
+        return list(tuning.disabled_optimizers) or None
+    # On the CPU the fused kernel takes five times as long as the two it replaces: without it a
+    # quantised encoder runs 7 % faster.
+    return ["SkipLayerNormFusion"] if on_cpu else None
 
 
 def _load_reason(error: Exception) -> str:
@@ -224,8 +225,6 @@ _DATATYPES: Final = {
     "tensor(double)": Datatype.FP64,
     "tensor(string)": Datatype.BYTES,
 }
-MAX_INPUT_BYTES: Final = 2_000_000_000
-"""As much as the gateway's limit of a body may be set to."""
 _INVALID: Final = "[ONNXRuntimeError] : 2 : INVALID_ARGUMENT"
 """How an error of this status begins. Its class is no proof: after Pulsar's client was imported,
 which shares the translators of pybind11, ONNX Runtime raises RuntimeError for all."""
@@ -276,7 +275,11 @@ class OnnxModel:
         file = find_onnx_file(path)
         scan_onnx(file)
         model, probe = cls._proved(file, open_session(file, options), options)
-        _tell(file, probe)
+        if probe.variable is None:
+            how = "batched" if probe.batched else "unbatched"
+            _log.warning("%s is served %s: %s", file.name, how, probe.reason)
+        elif not probe.batched:
+            _log.info("%s is served unbatched: %s", file.name, probe.reason)
         if options.device == Device.AUTO and model.device.used[0] == short(OPENVINO):
             return model._or_on_cpu(file, options, variable=probe.variable or 1)  # noqa: SLF001  # its own
         return model
@@ -288,7 +291,7 @@ class OnnxModel:
         session = opened.session
         inputs = tuple(_spec(file, "input", arg) for arg in session.get_inputs())
         outputs = tuple(_spec(file, "output", arg) for arg in session.get_outputs())
-        _check_sizes(file, inputs)
+        check_input_sizes(file, inputs)
         declared = ModelSignature(inputs=inputs, outputs=outputs, batched=False)
         model = cls(session, declared, opened.device)
         probe = probe_batch(
@@ -327,7 +330,11 @@ class OnnxModel:
             raise _run_error(error) from error
         answers = dict(zip(names, values, strict=True))
         if self._text_outputs:
-            _encode_text(answers, self._text_outputs)
+            for name in answers.keys() & self._text_outputs:
+                array = answers[name]
+                encoded = np.empty(array.size, np.object_)
+                encoded[:] = [item.encode() for item in array.ravel()]
+                answers[name] = encoded.reshape(array.shape)
         return answers
 
     def close(self) -> None:
@@ -337,8 +344,7 @@ class OnnxModel:
 
 
 def _closed(*_: object) -> list[Array]:
-    msg = "the model is closed"
-    raise RuntimeFailedError(msg)
+    raise RuntimeFailedError("the model is closed")
 
 
 def _spec(file: Path, kind: str, arg: ort.NodeArg) -> TensorSpec:
@@ -351,25 +357,12 @@ def _spec(file: Path, kind: str, arg: ort.NodeArg) -> TensorSpec:
             if not arg.type.startswith("tensor(")
             else "cast it in the model"
         )
-        msg = (
+        raise UnsupportedModelError(
             f"{file}: {kind} '{arg.name}' is {arg.type}, which the Open Inference Protocol cannot "
             f"carry; {way_out}"
         )
-        raise UnsupportedModelError(msg)
     shape = tuple(size if isinstance(size, int) and size >= 0 else VARIABLE for size in arg.shape)
     return TensorSpec(name=arg.name, datatype=datatype, shape=shape)
-
-
-def _check_sizes(file: Path, inputs: tuple[TensorSpec, ...]) -> None:
-    """Raise UnsupportedModelError if no request could carry what an input declares."""
-    for spec in inputs:
-        elements = math.prod(size for size in spec.shape if size != VARIABLE)
-        if elements * spec.datatype.dtype.itemsize > MAX_INPUT_BYTES:
-            msg = (
-                f"{file}: input '{spec.name}' declares the shape {list(spec.shape)} of "
-                f"{spec.datatype}, and no request may have more than {MAX_INPUT_BYTES} bytes"
-            )
-            raise UnsupportedModelError(msg)
 
 
 def _axis_names(session: ort.InferenceSession) -> dict[str, str]:
@@ -380,14 +373,6 @@ def _axis_names(session: ort.InferenceSession) -> dict[str, str]:
         for name, size in first.items()
         if isinstance(size, str) and not size.startswith("unk__")
     }
-
-
-def _tell(file: Path, probe: Probe) -> None:
-    if probe.variable is None:
-        how = "batched" if probe.batched else "unbatched"
-        _log.warning("%s is served %s: %s", file.name, how, probe.reason)
-    elif not probe.batched:
-        _log.info("%s is served unbatched: %s", file.name, probe.reason)
 
 
 def _run_error(error: Exception) -> HeadraceError:
@@ -419,12 +404,3 @@ def _decode(name: str, array: Array) -> Array:
         msg = f"input '{name}' holds bytes that are not UTF-8, and the model takes text: {error}"
         raise InvalidArgumentError(msg) from error
     return text.reshape(array.shape)
-
-
-def _encode_text(answers: Tensors, names: tuple[str, ...]) -> None:
-    for name in names:
-        if name in answers:
-            array = answers[name]
-            encoded = np.empty(array.size, np.object_)
-            encoded[:] = [item.encode() for item in array.ravel()]
-            answers[name] = encoded.reshape(array.shape)

@@ -51,12 +51,10 @@ def find_onnx_file(path: Path) -> Path:
     try:
         head = _head(file)
     except OSError as error:
-        msg = f"{file}: {error.strerror or error}"
-        raise UnsupportedModelError(msg) from error
+        raise UnsupportedModelError(f"{file}: {error.strerror or error}") from error
     problem = _problem(head)
     if problem:
-        msg = f"{file}: {problem}"
-        raise UnsupportedModelError(msg)
+        raise UnsupportedModelError(f"{file}: {problem}")
     return file
 
 
@@ -66,8 +64,7 @@ def _only_file(directory: Path) -> Path:
         return found[0]
     names = ", ".join(file.name for file in found)
     have = f"several ONNX files ({names})" if found else "no .onnx file"
-    msg = f"{directory}: holds {have}; one is needed"
-    raise UnsupportedModelError(msg)
+    raise UnsupportedModelError(f"{directory}: holds {have}; one is needed")
 
 
 def _candidates(directory: Path) -> list[Path]:
@@ -241,8 +238,7 @@ class _Scan:
         directory = self._file.parent.resolve()
         there = Path(os.path.realpath(directory / path))
         if not there.is_relative_to(directory):
-            message = f"{what} has its data in {location[:200]!r}, a link that leads out"
-            raise self._refuse(message)
+            raise self._refuse(f"{what} has its data in {location[:200]!r}, a link that leads out")
         self.external.add(str(path))
         if not there.is_file():
             return 1 << 62  # ONNX Runtime tells it better, with what to do

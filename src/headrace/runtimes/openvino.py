@@ -36,11 +36,15 @@ from headrace.runtimes.onnx_file import find_onnx_file, scan_onnx
 from headrace.runtimes.probe import probe_batch
 from headrace.runtimes.rows.openvino import analyse_openvino
 from headrace.runtimes.savedmodel_file import looks_like_savedmodel, read_savedmodel
-from headrace.runtimes.tabular import corrupt, import_library, read_head, refuse
+from headrace.runtimes.tabular import (
+    check_input_sizes,
+    corrupt,
+    import_library,
+    read_head,
+    refuse,
+)
 from headrace.runtimes.tflite import read_tflite
 
-MAX_INPUT_BYTES: Final = 2_000_000_000
-"""As much as the gateway's limit of a body may be set to."""
 _DATATYPES: Final = {
     "boolean": Datatype.BOOL,
     "u8": Datatype.UINT8,
@@ -79,8 +83,7 @@ class OpenvinoModel:
         """Run one batch; a run that fails leaves its request behind."""
         compiled = self._compiled
         if compiled is None:
-            msg = "the model is closed"
-            raise RuntimeFailedError(msg)
+            raise RuntimeFailedError("the model is closed")
         try:
             # Append and pop are atomic, and whoever finds none makes one: no lock is needed.
             request = self._idle.pop() if self._idle else compiled.create_infer_request()
@@ -269,11 +272,7 @@ def _check(path: Path, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec
             raise refuse(path, f"has no {kind}s")
         if len(set(names)) < len(names):
             raise refuse(path, f"calls two {kind}s alike ({', '.join(sorted(names))[:200]})")
-    for spec in inputs:
-        elements = math.prod(size for size in spec.shape if size != VARIABLE)
-        if elements * spec.datatype.dtype.itemsize > MAX_INPUT_BYTES:
-            msg = f"input '{spec.name}' declares the shape {list(spec.shape)} of {spec.datatype}"
-            raise refuse(path, f"{msg}, and no request may have more than {MAX_INPUT_BYTES} bytes")
+    check_input_sizes(path, inputs)
 
 
 def shortest_name(names: Sequence[str], own: str) -> str:
@@ -338,7 +337,17 @@ def find_openvino_file(path: Path) -> OpenvinoFile:
         raise refuse(file, "no such file")
     match file.suffix.lower():
         case Kind.IR.value:
-            _check_ir(file)
+            if not _begins_like_ir(file):
+                raise refuse(file, "is no OpenVINO IR: it does not begin with <net>")
+            try:
+                with Source(file) as source:
+                    found = read_ir(source)
+            except expat.ExpatError as error:
+                where = f"line {error.lineno}, column {error.offset}"
+                raise corrupt(file, f"no whole XML ({where})") from None
+            except BrokenFileError as error:
+                raise refuse(file, str(error)) from error
+            _check_weights(file, found.end_bytes)
         case Kind.ONNX.value:
             scan_onnx(find_onnx_file(file))
         case Kind.PADDLE.value:
@@ -371,20 +380,6 @@ def _only_file(directory: Path) -> Path:
     names = ", ".join(file.name for file in found[:8])
     have = f"several models ({names})" if found else "no model"
     raise refuse(directory, f"holds {have} that OpenVINO reads; one is needed")
-
-
-def _check_ir(file: Path) -> None:
-    if not _begins_like_ir(file):
-        raise refuse(file, "is no OpenVINO IR: it does not begin with <net>")
-    try:
-        with Source(file) as source:
-            found = read_ir(source)
-    except expat.ExpatError as error:
-        where = f"line {error.lineno}, column {error.offset}"
-        raise corrupt(file, f"no whole XML ({where})") from None
-    except BrokenFileError as error:
-        raise refuse(file, str(error)) from error
-    _check_weights(file, found.end_bytes)
 
 
 def read_ir(source: Source) -> "IrFile":
@@ -472,7 +467,11 @@ class IrFile:
         self._text = ""
         if self._depth == 1:
             self.name, self.version = attributes.get("name", ""), attributes.get("version", "")
-            _check_version(self.version)
+            if _whole(self.version) < _OLDEST_VERSION:
+                raise BrokenFileError(
+                    "is an IR of a version that is not read; convert the model again with OpenVINO "
+                    "2022 or newer"
+                )
         elif element == "layer":
             self._layers += 1
             if self._layers > _MOST_LAYERS:
@@ -481,7 +480,17 @@ class IrFile:
             self._dims = []
             self.is_quantised |= self._kind == "FakeQuantize"
         elif element == "data" and self._kind == "Const":
-            self._constant(attributes)
+            what = f"the constant '{self._layer[:100]}'"
+            offset, size = _whole(attributes.get("offset", "")), _whole(attributes.get("size", ""))
+            dims = _sizes(attributes.get("shape", ""))
+            if min([offset, size, *dims]) < 0:
+                raise BrokenFileError(f"is damaged: {what} says no place or shape that can be")
+            elements = math.prod(dims)
+            kind = attributes.get("element_type", "")
+            if elements > _MAX_ELEMENTS or elements * _bits(kind) > 8 * size + 7:
+                raise BrokenFileError(f"{what} declares {elements} elements and has {size} bytes")
+            self.weights[_datatype(kind)] += size
+            self.end_bytes = max(self.end_bytes, offset + size)
         elif element == "data" and self._kind == "Parameter" and len(self.inputs) < _MOST_SHOWN:
             datatype = _datatype(attributes.get("element_type", ""))
             shape = tuple(_sizes(attributes.get("shape", "")))
@@ -499,25 +508,6 @@ class IrFile:
         elif element == "layer" and self._kind == "Result" and len(self.outputs) < _MOST_SHOWN:
             shape = tuple(self._dims)
             self.outputs.append(TensorInfo(name=self._layer, datatype="?", shape=shape))
-
-    def _constant(self, attributes: dict[str, str]) -> None:
-        what = f"the constant '{self._layer[:100]}'"
-        offset, size = _whole(attributes.get("offset", "")), _whole(attributes.get("size", ""))
-        dims = _sizes(attributes.get("shape", ""))
-        if min([offset, size, *dims]) < 0:
-            raise BrokenFileError(f"is damaged: {what} says no place or shape that can be")
-        elements = math.prod(dims)
-        kind = attributes.get("element_type", "")
-        if elements > _MAX_ELEMENTS or elements * _bits(kind) > 8 * size + 7:
-            raise BrokenFileError(f"{what} declares {elements} elements and has {size} bytes")
-        self.weights[_datatype(kind)] += size
-        self.end_bytes = max(self.end_bytes, offset + size)
-
-
-def _check_version(version: str) -> None:
-    if _whole(version) < _OLDEST_VERSION:
-        msg = "is an IR of a version that is not read; convert the model again with OpenVINO"
-        raise BrokenFileError(f"{msg} 2022 or newer")
 
 
 def _bits(kind: str) -> int:
@@ -586,11 +576,7 @@ class OpenvinoRuntime:
 
     def load(self, path: Path, options: LoadOptions) -> Model:
         """Compile the model, for the CPU."""
-        return _open(path, options)
-
-
-def _open(path: Path, options: LoadOptions) -> OpenvinoModel:
-    found = find_openvino_file(path)
-    if found.kind is Kind.SAVEDMODEL:
-        return open_by_openvino(found.path, options)
-    return open_openvino(found.path, options, named=shortest_name)
+        found = find_openvino_file(path)
+        if found.kind is Kind.SAVEDMODEL:
+            return open_by_openvino(found.path, options)
+        return open_openvino(found.path, options, named=shortest_name)

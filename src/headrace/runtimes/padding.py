@@ -66,7 +66,18 @@ def verify_padding(model: Model, settings: PaddingSpec) -> OutputLengthAxes:
     Raises:
         UnsupportedModelError: It does, or the model cannot be padded so; the message says why.
     """
-    padded = _padded_inputs(model.signature, settings)
+    signature = model.signature
+    if not signature.batched:
+        raise UnsupportedModelError("the model has no batch axis, so there is nothing to pad for")
+    if settings.axis < 1:
+        raise UnsupportedModelError(f"padding axis {settings.axis} is the batch; use 1 or more")
+    padded = frozenset(s.name for s in signature.inputs if _varies(s, settings.axis))
+    if not padded:
+        raise UnsupportedModelError(f"no input of the model is variable along axis {settings.axis}")
+    unknown = sorted(set(settings.values) - padded)
+    if unknown:
+        msg = f"padding values are given for {', '.join(unknown)}, which cannot be padded"
+        raise UnsupportedModelError(msg)
     inputs = _inputs_that_run(model, _LENGTHS[0][0])
     noise = _noise(model, inputs)
     if noise > QUANTISED_RATIO:
@@ -122,24 +133,6 @@ def _length_axis(signature: ModelSignature) -> int | None:
 
 def _varies(spec: TensorSpec, axis: int) -> bool:
     return len(spec.shape) > axis and spec.shape[axis] == VARIABLE
-
-
-def _padded_inputs(signature: ModelSignature, settings: PaddingSpec) -> frozenset[str]:
-    if not signature.batched:
-        msg = "the model has no batch axis, so there is nothing to pad for"
-        raise UnsupportedModelError(msg)
-    if settings.axis < 1:
-        msg = f"padding axis {settings.axis} is the batch; use 1 or more"
-        raise UnsupportedModelError(msg)
-    padded = frozenset(s.name for s in signature.inputs if _varies(s, settings.axis))
-    if not padded:
-        msg = f"no input of the model is variable along axis {settings.axis}"
-        raise UnsupportedModelError(msg)
-    unknown = sorted(set(settings.values) - padded)
-    if unknown:
-        msg = f"padding values are given for {', '.join(unknown)}, which cannot be padded"
-        raise UnsupportedModelError(msg)
-    return padded
 
 
 def _compare(

@@ -269,8 +269,7 @@ def get_runtime(name: str) -> Runtime:
         FailedPreconditionError: It is installed but cannot be imported; the message says why.
     """
     if name not in _entry_points():
-        msg = f"there is no runtime '{name}'; {runtimes_text()}"
-        raise InvalidArgumentError(msg)
+        raise InvalidArgumentError(f"there is no runtime '{name}'; {runtimes_text()}")
     try:
         return _load(name)
     except Exception as error:
@@ -286,8 +285,7 @@ def detect_runtime(path: Path) -> Runtime:
         UnsupportedModelError: None or several do, or there is no such path.
     """
     if not path.exists():
-        msg = f"{path}: no such file or directory"
-        raise UnsupportedModelError(msg)
+        raise UnsupportedModelError(f"{path}: no such file or directory")
     found = [name for name in runtime_names() if _recognises(name, path)]
     # A file that says what a directory is stands above what else lies there.
     found = [n for n in found if getattr(get_runtime(n), "has_manifest", False)] or found
@@ -360,11 +358,10 @@ def check_libraries(runtime: Runtime, path: Path) -> None:
         FailedPreconditionError: It is not; the message says what to install.
     """
     if package := missing_library(runtime):
-        msg = (
+        raise FailedPreconditionError(
             f"{path} is a model of the runtime '{runtime.name}', whose package '{package}' is not "
             f"installed here: {how_to_install(runtime)}"
         )
-        raise FailedPreconditionError(msg)
 
 
 def framework_named(runtime: str) -> str:
@@ -402,8 +399,7 @@ def _choose(path: Path, runtime: str) -> Runtime:
         return detect_runtime(path)
     plugin = get_runtime(runtime)
     if not path.exists():
-        msg = f"{path}: no such file or directory"
-        raise UnsupportedModelError(msg)
+        raise UnsupportedModelError(f"{path}: no such file or directory")
     return plugin
 
 

@@ -281,7 +281,17 @@ class UserModel:
         try:
             user_class = read_class(file)
             signature = read_signature(file, user_class)
-            return cls(file, _make(file, user_class), signature)
+            try:
+                user = user_class()
+                load = getattr(user, "load", None)
+                if load is not None:
+                    load(file.parent)
+            except HeadraceError:
+                raise
+            except Exception as error:
+                msg = f"{file}: cannot be loaded: {where_it_failed(file, error)}"
+                raise UnsupportedModelError(msg) from error
+            return cls(file, user, signature)
         except BaseException:
             forget(file)
             raise
@@ -289,8 +299,7 @@ class UserModel:
     def run(self, inputs: Tensors, outputs: Sequence[str] | None = None) -> Tensors:
         """Run one batch."""
         if self._user is None:
-            msg = "the model is closed"
-            raise RuntimeFailedError(msg)
+            raise RuntimeFailedError("the model is closed")
         try:
             answers = self._user.infer(inputs)
         except HeadraceError:
@@ -323,20 +332,6 @@ class UserModel:
         return {spec.name: _check_output(spec, answers.get(spec.name), rows) for spec in specs}
 
 
-def _make(file: Path, user_class: type[PythonModel]) -> PythonModel:
-    try:
-        user = user_class()
-        load = getattr(user, "load", None)
-        if load is not None:
-            load(file.parent)
-    except HeadraceError:
-        raise
-    except Exception as error:
-        msg = f"{file}: cannot be loaded: {where_it_failed(file, error)}"
-        raise UnsupportedModelError(msg) from error
-    return user
-
-
 def _nothing() -> None:
     """For a class that has nothing to close."""
 
@@ -352,20 +347,18 @@ def _check_output(spec: TensorSpec, value: object, rows: int | None) -> Array:
         raise _wrong(f"output '{spec.name}' is a {type(value).__name__}, not a NumPy array")
     array = _as_bytes(spec, value) if spec.datatype is Datatype.BYTES else value
     if array.dtype != spec.datatype.dtype:
-        msg = (
+        raise _wrong(
             f"output '{spec.name}' has the dtype {array.dtype}, but {spec.datatype} is declared; "
             f"return it with .astype(np.{spec.datatype.dtype.name})"
         )
-        raise _wrong(msg)
     if rows is not None and array.shape[:1] != (rows,):
         got = array.shape[0] if array.ndim else "no"
         raise _wrong(f"output '{spec.name}' has {got} rows for {rows} rows of input")
     if not spec.fits(array.shape):
-        msg = (
+        raise _wrong(
             f"output '{spec.name}' has the shape {list(array.shape)}, "
             f"but {list(spec.shape)} is declared"
         )
-        raise _wrong(msg)
     return np.ascontiguousarray(array).reshape(array.shape)
 
 

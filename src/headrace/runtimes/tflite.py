@@ -31,7 +31,14 @@ from headrace.runtimes.file_bytes import Table
 from headrace.runtimes.libraries import reason_of
 from headrace.runtimes.probe import Probe, probe_batch
 from headrace.runtimes.rows.tflite import analyse_tflite
-from headrace.runtimes.tabular import corrupt, import_library, read_all, read_head, refuse
+from headrace.runtimes.tabular import (
+    MAX_INPUT_BYTES,
+    corrupt,
+    import_library,
+    read_all,
+    read_head,
+    refuse,
+)
 
 SUFFIX: Final = ".tflite"
 _MAGIC: Final = b"TFL3"
@@ -66,7 +73,6 @@ _PLACEHOLDER: Final = 127
 _MOST: Final = 500_000
 _MOST_RANK: Final = 8
 _MAX_TENSOR_BYTES: Final = 1 << 33
-_MAX_INPUT_BYTES: Final = 2_000_000_000
 _DEFAULT: Final = "serving_default"
 
 
@@ -141,7 +147,33 @@ def read_tflite(path: Path) -> TfliteFile:
         raise refuse(path, f"is no TFLite file: it does not have {_MAGIC.decode()} at byte 4")
     read = _Read(path, read_all(path))
     try:
-        return _model(read)
+        root = Table.root(read.data)
+        read.codes = [_code(code) for code in _tables(read, root, 1)]
+        read.buffers = [_buffer(read, buffer) for buffer in _tables(read, root, 4)]
+        graphs = list(_tables(read, root, 2))
+        if not graphs:
+            raise corrupt(read.path, "it has no graph")
+        tensors, calls = [], []
+        for graph in graphs:
+            found = [_tensor(read, table) for table in _tables(read, graph, 0)]
+            calls.append(_check_operators(read, graph, found, len(graphs)))
+            tensors.append(found)
+        _check_calls(read.path, calls)
+        # Inputs and outputs as the model's signature calls them, else its tensors.
+        signatures = list(_tables(read, root, 7))
+        chosen = next((one for one in signatures if one.text(2) == _DEFAULT), None)
+        if chosen is None and len(signatures) == 1:
+            chosen = signatures[0]
+        number = int(chosen.number(4, "<I", 0)) if chosen else 0
+        graph, found = graphs[number], tensors[number]
+        if number:
+            raise refuse(read.path, "its signature is of another graph than the first")
+        stateful = {_ASSIGN} & {read.codes[int(one.number(0, "<I", 0))] for one in graph.tables(3)}
+        if stateful:
+            raise refuse(read.path, "keeps what one caller sent for the next: it assigns variables")
+        inputs = _side(read, graph, found, chosen, 0)
+        outputs = _side(read, graph, found, chosen, 1)
+        return TfliteFile(inputs=inputs, outputs=outputs, data=read.data)
     except (ValueError, IndexError, struct.error, RecursionError, OverflowError) as error:
         raise corrupt(path, error_kind(error)) from None
 
@@ -163,22 +195,6 @@ def _tables(read: _Read, table: Table, number: int) -> Iterator[Table]:
     if read.left < 0:
         raise refuse(read.path, f"has more than {_MOST} tensors, operators and buffers")
     return table.tables(number)
-
-
-def _model(read: _Read) -> TfliteFile:
-    root = Table.root(read.data)
-    read.codes = [_code(code) for code in _tables(read, root, 1)]
-    read.buffers = [_buffer(read, buffer) for buffer in _tables(read, root, 4)]
-    graphs = list(_tables(read, root, 2))
-    if not graphs:
-        raise corrupt(read.path, "it has no graph")
-    tensors, calls = [], []
-    for graph in graphs:
-        found = [_tensor(read, table) for table in _tables(read, graph, 0)]
-        calls.append(_check_operators(read, graph, found, len(graphs)))
-        tensors.append(found)
-    _check_calls(read.path, calls)
-    return _signature(read, root, graphs, tensors)
 
 
 def _code(table: Table) -> int:
@@ -260,26 +276,6 @@ def _check_calls(path: Path, calls: Sequence[Sequence[int]]) -> None:
         done |= free
 
 
-def _signature(
-    read: _Read, root: Table, graphs: Sequence[Table], tensors: Sequence[Sequence[_Tensor]]
-) -> TfliteFile:
-    """Inputs and outputs as the model's signature calls them, else its tensors."""
-    signatures = list(_tables(read, root, 7))
-    chosen = next((one for one in signatures if one.text(2) == _DEFAULT), None)
-    if chosen is None and len(signatures) == 1:
-        chosen = signatures[0]
-    number = int(chosen.number(4, "<I", 0)) if chosen else 0
-    graph, found = graphs[number], tensors[number]
-    if number:
-        raise refuse(read.path, "its signature is of another graph than the first")
-    stateful = {_ASSIGN} & {read.codes[int(one.number(0, "<I", 0))] for one in graph.tables(3)}
-    if stateful:
-        raise refuse(read.path, "keeps what one caller sent for the next: it assigns variables")
-    inputs = _side(read, graph, found, chosen, 0)
-    outputs = _side(read, graph, found, chosen, 1)
-    return TfliteFile(inputs=inputs, outputs=outputs, data=read.data)
-
-
 def _side(
     read: _Read, graph: Table, tensors: Sequence[_Tensor], signature: Table | None, side: int
 ) -> tuple[Place, ...]:
@@ -307,7 +303,7 @@ def _place(read: _Read, kind: str, tensor: _Tensor, number: int, name: str) -> P
     if len(said) != len(tensor.shape):
         raise corrupt(read.path, f"{kind} '{name}' has two shapes")
     shape = tuple(size if size >= 0 else VARIABLE for size in said)
-    if math.prod(size for size in shape if size > 0) * datatype.dtype.itemsize > _MAX_INPUT_BYTES:
+    if math.prod(size for size in shape if size > 0) * datatype.dtype.itemsize > MAX_INPUT_BYTES:
         raise refuse(read.path, f"{kind} '{name}' of the shape {list(shape)} is too large to send")
     spec = TensorSpec(name=name, datatype=datatype, shape=shape)
     return Place(spec=spec, tensor=number, quantised=_quantised(tensor.table))
@@ -341,7 +337,22 @@ class TfliteRuntime:
 
     def load(self, path: Path, options: LoadOptions) -> Model:
         """Load the model, for the CPU."""
-        return _open(path, options)
+        file = find_tflite_file(path)
+        found = read_tflite(file)
+        library = import_library(_MODULE, "tflite")
+        try:
+            model = TfliteModel(library.Interpreter, found, max(1, options.intra_op_threads))
+        except Exception as error:
+            # The binding's errors share no base class but Exception.
+            raise refuse(file, f"LiteRT refuses it: {reason_of(error)}") from error
+        probe, inputs = _probe(model, found, options.declared_by)
+        if not probe.batched:
+            _log.info("%s is served unbatched: %s", file.name, probe.reason)
+        for one in found.inputs + found.outputs:
+            if one.quantised:
+                _log.info("%s: '%s' is quantised: %s", file.name, one.spec.name, one.quantised)
+        model.signature = probe.signature(inputs)
+        return model
 
 
 @dataclass(slots=True)
@@ -373,11 +384,16 @@ class TfliteModel:
     def run(self, inputs: Tensors, outputs: Sequence[str] | None = None) -> Tensors:
         """Run one batch; an interpreter that failed is left behind."""
         if self._make is None:
-            msg = "the model is closed"
-            raise RuntimeFailedError(msg)
+            raise RuntimeFailedError("the model is closed")
         try:
             one = self._take()
-            self._lay_out(one, inputs)
+            shapes = [inputs[name].shape for name, _ in self._inputs]
+            if shapes != one.shapes:
+                for (_, tensor), shape in zip(self._inputs, shapes, strict=True):
+                    one.library.resize_tensor_input(tensor, shape)
+                one.library.allocate_tensors()
+                one.shapes = shapes
+            one.library.reset_all_variables()  # what a caller sent must not reach the next one
             for name, tensor in self._inputs:
                 one.library.set_tensor(tensor, inputs[name])
             one.library.invoke()
@@ -406,34 +422,6 @@ class TfliteModel:
         made = self._make(model_content=self._found.data, num_threads=self._threads)
         made.allocate_tensors()
         return _Interpreter(made, [])
-
-    def _lay_out(self, one: _Interpreter, inputs: Tensors) -> None:
-        shapes = [inputs[name].shape for name, _ in self._inputs]
-        if shapes != one.shapes:
-            for (_, tensor), shape in zip(self._inputs, shapes, strict=True):
-                one.library.resize_tensor_input(tensor, shape)
-            one.library.allocate_tensors()
-            one.shapes = shapes
-        one.library.reset_all_variables()  # what a caller sent must not reach the next one
-
-
-def _open(path: Path, options: LoadOptions) -> TfliteModel:
-    file = find_tflite_file(path)
-    found = read_tflite(file)
-    library = import_library(_MODULE, "tflite")
-    try:
-        model = TfliteModel(library.Interpreter, found, max(1, options.intra_op_threads))
-    except Exception as error:
-        # The binding's errors share no base class but Exception.
-        raise refuse(file, f"LiteRT refuses it: {reason_of(error)}") from error
-    probe, inputs = _probe(model, found, options.declared_by)
-    if not probe.batched:
-        _log.info("%s is served unbatched: %s", file.name, probe.reason)
-    for one in found.inputs + found.outputs:
-        if one.quantised:
-            _log.info("%s: '%s' is quantised: %s", file.name, one.spec.name, one.quantised)
-    model.signature = probe.signature(inputs)
-    return model
 
 
 def _probe(

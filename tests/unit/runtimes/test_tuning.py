@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from headrace.core import UnsupportedModelError
 from headrace.runtimes import LoadOptions, load_model
 from headrace.runtimes.base import UNTUNED, Tuning, check_tuning
-from headrace.runtimes.onnx import _disabled, _session_options, open_session
+from headrace.runtimes.onnx import _disabled, open_session, session_options
 from headrace.runtimes.openvino import OpenvinoModel, open_openvino, shortest_name
 from headrace.testing import models
 from tests import openvino_models
@@ -47,7 +47,7 @@ def residual(path: Path) -> Path:
 
 def run_as(path: Path, tuning: Tuning) -> list[str]:
     """The kinds of nodes that ONNX Runtime makes of a model, loaded as the runtime loads it."""
-    options = _session_options(LoadOptions(tuning=tuning))
+    options = session_options(LoadOptions(tuning=tuning))
     options.optimized_model_filepath = str(path.with_suffix(".optimized"))
     options.log_severity_level = 4
     ort.InferenceSession(
