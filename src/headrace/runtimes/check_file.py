@@ -1,4 +1,4 @@
-"""How are requests and their answers kept, to be asked again? An `.npz` without pickles.
+"""File of requests and their answers, to ask a model again: an `.npz` without pickles.
 
 Text, which NumPy would pickle, is kept as its bytes and how many belong to each element.
 """

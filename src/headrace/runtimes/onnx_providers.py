@@ -1,4 +1,4 @@
-"""Which of ONNX Runtime's execution providers should run a model? Decided by what there is.
+"""Choice of ONNX Runtime's execution providers for a model, by what the machine has.
 
 TensorRT comes before CUDA, which comes before OpenVINO; each leaves what it cannot run to the next,
 and the CPU runs everything.

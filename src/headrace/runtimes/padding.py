@@ -1,4 +1,4 @@
-"""May requests of different lengths share a batch of this model? Proved by running it.
+"""Proof, by running a model, that requests of different lengths may share a batch of it.
 
 A model with an attention mask usually answers the same for a row however far it is padded, but
 some exports read the mask and ignore it. So rows are run alone and padded, and compared.
