@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 from headrace.core import HeadraceError, Tensors
 from headrace.core.errors import Code
@@ -84,23 +84,22 @@ class Workshop:
     say: Callable[[str], None] = lambda _: None
 
 
-class Recipe(Protocol):
+@dataclass(frozen=True, slots=True)
+class Recipe:
     """One way to make candidates of a model."""
 
-    @property
-    def name(self) -> str:
-        """As its candidate's, or the beginning of theirs."""
-
-    @property
-    def title(self) -> str:
-        """For people."""
-
-    def why_not(self, workshop: Workshop) -> str:
-        """Why it does not apply here, told without trying: a package that is missing, say."""
-
-    def build(self, workshop: Workshop) -> Sequence[Candidate]:
-        """Make its candidates in the workshop's folder.
-
-        Raises:
-            CannotBuildError: It cannot be done with this model; the message says why.
-        """
+    name: str
+    """As its candidate's, or the beginning of theirs."""
+    title: str
+    """For people."""
+    build: Callable[[Workshop], Sequence[Candidate]]
+    """Makes its candidates in the workshop's folder; raises CannotBuildError with the reason where
+    that cannot be done with this model."""
+    why_not: Callable[[Workshop], str] = lambda _: ""
+    """Why it does not apply here, told without trying: a package that is missing, say."""
+    model_classes: frozenset[ModelClass] = frozenset(ModelClass)
+    """To which it applies."""
+    prunes: bool = False
+    """It makes a smaller network, which the best of the other recipes then rewrites."""
+    is_reference: bool = False
+    """Its candidate is the model in its own framework, to be compared with and not chosen."""

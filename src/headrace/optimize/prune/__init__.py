@@ -6,13 +6,12 @@ nothing), and the module of an exported program cannot be put into its evaluatio
 """
 
 from headrace.optimize.prune.groups import PruneCut, Pruned, Unit
-from headrace.optimize.prune.recipes import COMPRESSION_RECIPES, RECIPES, PruneRecipe
+from headrace.optimize.prune.recipes import COMPRESSION_RECIPES, RECIPES
 
 __all__ = [
     "COMPRESSION_RECIPES",
     "RECIPES",
     "PruneCut",
-    "PruneRecipe",
     "Pruned",
     "Unit",
 ]

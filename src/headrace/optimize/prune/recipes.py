@@ -1,14 +1,14 @@
 """Candidates that are smaller networks, in FP32: what quantizes can take them from there."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
 from headrace.core import Tensors
-from headrace.optimize.candidate import Candidate, CannotBuildError, ModelClass, Workshop
+from headrace.optimize.candidate import Candidate, CannotBuildError, ModelClass, Recipe, Workshop
 from headrace.optimize.child import run_in_child
 from headrace.optimize.prune.groups import FEWEST_EXAMPLES, MOST_EXAMPLES, PruneCut
 from headrace.runtimes.libraries import other_framework
@@ -19,83 +19,35 @@ _GRACE_S: Final = 60.0
 """After a recipe's deadline, by which it gives up itself."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PruneRecipe:
-    """One cut, as a recipe; `model_classes` that have such units."""
+def _recipe(name: str, title: str, cut: PruneCut, *classes: ModelClass) -> Recipe:
+    """One cut, as a recipe; `classes`: models that have such units."""
 
-    name: str
-    title: str
-    cut: PruneCut
-    model_classes: frozenset[ModelClass]
-
-    def why_not(self, workshop: Workshop) -> str:
-        """Why it does not apply, told without reading the model."""
-        if why := _why_not(workshop):
-            return why
-        if workshop.model_class not in self.model_classes:
-            return f"a {workshop.model_class} model has none of what it cuts"
-        return ""
-
-    def build(self, workshop: Workshop) -> Sequence[Candidate]:
-        """One network in FP32.
-
-        Raises:
-            CannotBuildError: There is nothing to cut, or no time; the message says which.
-        """
+    def build(workshop: Workshop) -> Sequence[Candidate]:
         target = workshop.folder / "model.onnx"
-        if other_framework("torch"):  # teaching and importance need PyTorch
+        if other_framework("torch"):  # teaching needs PyTorch
             facts = run_in_child(
-                *(_prune, self, replace(workshop, say=_say_nothing), target),
+                *(_prune, cut, replace(workshop, say=_say_nothing), target),
                 returns=dict[str, str],
                 raises=CannotBuildError,
                 deadline=workshop.deadline + _GRACE_S,
                 say=workshop.say,
             )
         else:
-            facts = _prune(workshop.say, self, workshop, target)
-        return [
-            Candidate(name=self.name, title=self.title, runtime=ONNX, path=target, recipe=facts)
-        ]
+            facts = _prune(workshop.say, cut, workshop, target)
+        return [Candidate(name=name, title=title, runtime=ONNX, path=target, recipe=facts)]
 
+    def why_not(workshop: Workshop) -> str:
+        if why := _why_not(workshop):
+            return why
+        if workshop.model_class not in classes:
+            return f"a {workshop.model_class} model has none of what it cuts"
+        return ""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SparseRecipe:
-    """Zeros instead of single weights: a file that compresses better, and is no faster."""
-
-    name: str
-    title: str
-    zeros_ratio: float
-
-    def why_not(self, workshop: Workshop) -> str:
-        """Why it does not apply, told without reading the model."""
-        return _why_not(workshop)
-
-    def build(self, workshop: Workshop) -> Sequence[Candidate]:
-        """One network as large as before, but for its compressed size.
-
-        Raises:
-            CannotBuildError: It has no matrices, or there is no time.
-        """
-        from headrace.optimize.prune.pruning import sparsify  # noqa: PLC0415  # as above
-
-        sparse = sparsify(
-            find_onnx_file(workshop.source),
-            workshop.folder / "model.onnx",
-            zeros_ratio=self.zeros_ratio,
-            examples=_examples(workshop)[:MOST_EXAMPLES],
-            threads=workshop.threads,
-            deadline=workshop.deadline,
-        )
-        facts = sparse.facts() | _versions()
-        return [
-            Candidate(
-                name=self.name, title=self.title, runtime=ONNX, path=sparse.path, recipe=facts
-            )
-        ]
+    return Recipe(name, title, build, why_not, model_classes=frozenset(classes), prunes=True)
 
 
 def _prune(
-    say: Callable[[str], None], recipe: PruneRecipe, workshop: Workshop, target: Path
+    say: Callable[[str], None], cut: PruneCut, workshop: Workshop, target: Path
 ) -> dict[str, str]:
     """Write the smaller network to `target`, and return the candidate's facts."""
     from headrace.optimize.prune.pruning import prune  # noqa: PLC0415  # onnx is an extra
@@ -103,7 +55,7 @@ def _prune(
     pruned = prune(
         find_onnx_file(workshop.source),
         target,
-        cut=recipe.cut,
+        cut=cut,
         calibration=workshop.calibration,
         teaching=workshop.teaching,
         threads=workshop.threads,
@@ -112,6 +64,26 @@ def _prune(
         say=say,
     )
     return pruned.facts() | _versions()
+
+
+def _sparse(name: str, title: str, zeros_ratio: float) -> Recipe:
+    """Zeros instead of single weights: a file that compresses better, and is no faster."""
+
+    def build(workshop: Workshop) -> Sequence[Candidate]:
+        from headrace.optimize.prune.pruning import sparsify  # noqa: PLC0415  # as above
+
+        sparse = sparsify(
+            find_onnx_file(workshop.source),
+            workshop.folder / "model.onnx",
+            zeros_ratio=zeros_ratio,
+            examples=_examples(workshop)[:MOST_EXAMPLES],
+            threads=workshop.threads,
+            deadline=workshop.deadline,
+        )
+        facts = sparse.facts() | _versions()
+        return [Candidate(name=name, title=title, runtime=ONNX, path=sparse.path, recipe=facts)]
+
+    return Recipe(name, title, build, _why_not)
 
 
 def _say_nothing(_: str) -> None:
@@ -141,54 +113,40 @@ def _versions() -> dict[str, str]:
     return {name: version(name) for name in packages}
 
 
-_ENCODERS: Final = frozenset({ModelClass.TRANSFORMER})
-_WITH_LAYERS: Final = frozenset({ModelClass.TRANSFORMER, ModelClass.OTHER})
-_CONV_NETS: Final = frozenset({ModelClass.CONV_NET, ModelClass.OTHER})
-
+_QUARTER, _HALF = PruneCut(ffn_ratio=0.25), PruneCut(ffn_ratio=0.5)
+_QUARTERS = PruneCut(ffn_ratio=0.25, heads_ratio=0.25)
+_HALVES = PruneCut(ffn_ratio=0.5, heads_ratio=0.5)
+_WITH_LAYERS: Final = (ModelClass.TRANSFORMER, ModelClass.OTHER)
+_CONV_NETS: Final = (ModelClass.CONV_NET, ModelClass.OTHER)
 RECIPES: Final = (
-    PruneRecipe(
-        name="pruned-ffn-25",
-        title="a quarter of the hidden units cut",
-        cut=PruneCut(ffn_ratio=0.25),
-        model_classes=_WITH_LAYERS,
+    _recipe("pruned-ffn-25", "a quarter of the hidden units cut", _QUARTER, *_WITH_LAYERS),
+    _recipe("pruned-ffn-50", "half of the hidden units cut", _HALF, *_WITH_LAYERS),
+    _recipe(
+        "pruned-ffn-25-heads-25",
+        "a quarter of the hidden units and of the heads cut",
+        _QUARTERS,
+        ModelClass.TRANSFORMER,
     ),
-    PruneRecipe(
-        name="pruned-ffn-50",
-        title="half of the hidden units cut",
-        cut=PruneCut(ffn_ratio=0.5),
-        model_classes=_WITH_LAYERS,
+    _recipe(
+        "pruned-ffn-50-heads-50",
+        "half of the hidden units and of the heads cut",
+        _HALVES,
+        ModelClass.TRANSFORMER,
     ),
-    PruneRecipe(
-        name="pruned-ffn-25-heads-25",
-        title="a quarter of the hidden units and of the heads cut",
-        cut=PruneCut(ffn_ratio=0.25, heads_ratio=0.25),
-        model_classes=_ENCODERS,
+    _recipe(
+        "pruned-channels-25",
+        "a quarter of the channels cut",
+        PruneCut(channels_ratio=0.25),
+        *_CONV_NETS,
     ),
-    PruneRecipe(
-        name="pruned-ffn-50-heads-50",
-        title="half of the hidden units and of the heads cut",
-        cut=PruneCut(ffn_ratio=0.5, heads_ratio=0.5),
-        model_classes=_ENCODERS,
-    ),
-    PruneRecipe(
-        name="pruned-channels-25",
-        title="a quarter of the channels cut",
-        cut=PruneCut(channels_ratio=0.25),
-        model_classes=_CONV_NETS,
-    ),
-    PruneRecipe(
-        name="pruned-channels-50",
-        title="half of the channels cut",
-        cut=PruneCut(channels_ratio=0.5),
-        model_classes=_CONV_NETS,
+    _recipe(
+        "pruned-channels-50", "half of the channels cut", PruneCut(channels_ratio=0.5), *_CONV_NETS
     ),
 )
 """From the least cut to the most, by kind."""
 COMPRESSION_RECIPES: Final = (
-    SparseRecipe(
-        name="unstructured-50",
-        title="half of the weights zero: a smaller download, no faster on a CPU",
-        zeros_ratio=0.5,
+    _sparse(
+        "unstructured-50", "half of the weights zero: a smaller download, no faster on a CPU", 0.5
     ),
 )
 """Offered where memory is the target, and nowhere else."""

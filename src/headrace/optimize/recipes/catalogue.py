@@ -13,91 +13,81 @@ many rows, large models) fewer runs on more cores each may. In OpenVINO this is 
 """
 
 import math
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Final
 
 import msgspec
 
 from headrace.optimize.candidate import BASELINE, Candidate, ModelClass, Recipe, Workshop
 from headrace.optimize.recipes.building import versions
-from headrace.optimize.recipes.onnx_int8 import HALF, INT8, DynamicInt8, StaticInt8
-from headrace.optimize.recipes.openvino import (
-    ByteWeights,
-    HalfWeights,
-    InPrecision,
-    PostTrainingInt8,
-)
+from headrace.optimize.recipes.onnx_int8 import HALF, INT8, dynamic_int8, static_int8
+from headrace.optimize.recipes.openvino import SMALL_RECIPES, in_precision, post_training_int8
 from headrace.runtimes.base import UNTUNED, Tuning
 
 _DEFAULTS: Final = Tuning(disabled_optimizers=(), arena=True, spinning=True)
 """ONNX Runtime's own: whoever calls it without options gets these."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AsItIs:
+def _as_it_is(name: str, title: str, tuning: Tuning) -> Recipe:
     """Nothing is rewritten."""
 
-    name: str
-    title: str
-    tuning: Tuning
-
-    def why_not(self, _: Workshop) -> str:
-        """It always applies."""
-        return ""
-
-    def build(self, workshop: Workshop) -> Sequence[Candidate]:
-        """The source itself."""
-        told = {"graph_optimizations": self.tuning.graph_optimizations}
+    def build(workshop: Workshop) -> Sequence[Candidate]:
+        told = {"graph_optimizations": tuning.graph_optimizations}
         return [
             Candidate(
-                name=self.name,
-                title=self.title,
+                name=name,
+                title=title,
                 runtime=workshop.runtime,
                 path=workshop.source,
-                tuning=self.tuning,
+                tuning=tuning,
                 recipe={"what": "nothing is rewritten", **told, **versions("onnxruntime")},
             )
         ]
 
+    return Recipe(name, title, build)
 
-BASELINE_RECIPE: Final = AsItIs(
-    name=BASELINE, title="ONNX Runtime, FP32, its own defaults", tuning=_DEFAULTS
+
+BASELINE_RECIPE: Final = _as_it_is(BASELINE, "ONNX Runtime, FP32, its own defaults", _DEFAULTS)
+SERVED: Final = _as_it_is(
+    "onnxruntime-fp32-served", "ONNX Runtime, FP32, as Headrace serves it", UNTUNED
 )
-SERVED: Final = AsItIs(
-    name="onnxruntime-fp32-served",
-    title="ONNX Runtime, FP32, as Headrace serves it",
-    tuning=UNTUNED,
+BASIC: Final = _as_it_is(
+    "onnxruntime-basic",
+    "ONNX Runtime, FP32, no fused operators",
+    Tuning(graph_optimizations="basic"),
 )
-BASIC: Final = AsItIs(
-    name="onnxruntime-basic",
-    title="ONNX Runtime, FP32, no fused operators",
-    tuning=Tuning(graph_optimizations="basic"),
-)
-EXTENDED: Final = AsItIs(
-    name="onnxruntime-extended",
-    title="ONNX Runtime, FP32, layout of images left alone",
-    tuning=Tuning(graph_optimizations="extended"),
+EXTENDED: Final = _as_it_is(
+    "onnxruntime-extended",
+    "ONNX Runtime, FP32, layout of images left alone",
+    Tuning(graph_optimizations="extended"),
 )
 _EIGHT_BITS: Final = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
 _BF16: Final = frozenset({"amx_bf16", "avx512_bf16", "bf16"})
 _FP16: Final = frozenset({"amx_fp16", "avx512_fp16", "asimdhp"})
 _PRODUCTS: Final = ("MatMul", "Gemm")
-_DYNAMIC: Final = DynamicInt8(
-    name="onnxruntime-int8-dynamic",
-    title="ONNX Runtime, dynamic INT8, per channel",
-    per_channel=True,
+_DYNAMIC: Final = dynamic_int8(
+    "onnxruntime-int8-dynamic", "ONNX Runtime, dynamic INT8, per channel", per_channel=True
 )
-_PER_TENSOR: Final = DynamicInt8(
-    name="onnxruntime-int8-dynamic-per-tensor",
-    title="ONNX Runtime, dynamic INT8, as its tool does it",
+_PER_TENSOR: Final = dynamic_int8(
+    "onnxruntime-int8-dynamic-per-tensor",
+    "ONNX Runtime, dynamic INT8, as its tool does it",
     per_channel=False,
 )
-_REDUCED: Final = DynamicInt8(
-    name="onnxruntime-int8-dynamic-reduced",
-    title="ONNX Runtime, dynamic INT8 with weights of 7 bits",
+_REDUCED: Final = dynamic_int8(
+    "onnxruntime-int8-dynamic-reduced",
+    "ONNX Runtime, dynamic INT8 with weights of 7 bits",
     per_channel=True,
     reduce_range=True,
+)
+
+
+_UNTOLD: Final = post_training_int8(
+    "openvino-int8-no-model-type",
+    "OpenVINO, INT8 by NNCF, not told that it is a transformer",
+    tells_class=False,
+    has_bf16=False,
 )
 
 
@@ -117,76 +107,44 @@ def recipes_for(
     if model_class is ModelClass.TREES:
         return (BASELINE_RECIPE, SERVED)
     has = frozenset(processor_features)
-    fp32, bf16, fp16 = _in_precisions(has)
-    int8 = _dynamic_and_static(model_class, has)
-    nncf, *forgotten = _post_training(model_class, has)
-    options = EXTENDED if model_class is ModelClass.CONV_NET else BASIC
-    small = (HalfWeights(), ByteWeights())
-    first = (BASELINE_RECIPE, SERVED, HALF, INT8, bf16, nncf)
-    return (*first, *int8, *forgotten, fp32, options, fp16, *small)
-
-
-def _in_precisions(has: frozenset[str]) -> tuple[InPrecision, InPrecision, InPrecision]:
-    return (
-        InPrecision(name="openvino-fp32", title="OpenVINO, FP32", precision="f32"),
-        InPrecision(
-            name="openvino-bf16",
-            title="OpenVINO, BF16",
-            precision="bf16",
-            lacking="" if has & _BF16 else "instructions for BF16",
-        ),
-        InPrecision(
-            name="openvino-fp16",
-            title="OpenVINO, FP16",
-            precision="f16",
-            lacking="" if has & _FP16 else "instructions for FP16",
-        ),
-    )
-
-
-def _post_training(model_class: ModelClass, has: frozenset[str]) -> tuple[PostTrainingInt8, ...]:
-    told = PostTrainingInt8(
-        name="openvino-int8",
-        title="OpenVINO, INT8 by NNCF",
-        tells_class=True,
-        has_bf16=bool(has & _BF16),
-    )
-    if model_class is not ModelClass.TRANSFORMER:
-        return (told,)
-    untold = PostTrainingInt8(
-        name="openvino-int8-no-model-type",
-        title="OpenVINO, INT8 by NNCF, not told that it is a transformer",
-        tells_class=False,
-        has_bf16=False,
-    )
-    return (told, untold)
-
-
-def _dynamic_and_static(model_class: ModelClass, has: frozenset[str]) -> tuple[Recipe, ...]:
     # Without instructions for products of 8 bits, sums of two overflow 16.
     saturates = "avx2" in has and not _EIGHT_BITS & has
     dynamic = (_DYNAMIC, *((_REDUCED,) if saturates else ()))
-    all_operators = _static("-all-ops", "every operator", None, reduce_range=saturates)
+
+    def static(suffix: str, what: str, operators: tuple[str, ...] | None) -> Recipe:
+        name, title = f"onnxruntime-int8-static{suffix}", f"ONNX Runtime, static INT8, {what}"
+        return static_int8(name, title, operators, reduce_range=saturates)
+
+    options = BASIC
     match model_class:
         case ModelClass.TRANSFORMER:
-            products = _static("", "matrix products", _PRODUCTS, reduce_range=saturates)
-            return (*dynamic, products, _PER_TENSOR, all_operators)
+            products = static("", "matrix products", _PRODUCTS)
+            every = static("-all-ops", "every operator", None)
+            int8: tuple[Recipe, ...] = (*dynamic, products, _PER_TENSOR, every, _UNTOLD)
         case ModelClass.CONV_NET:
-            everything = _static("", "every operator", None, reduce_range=saturates)
-            return (everything, *dynamic)
+            int8 = (static("", "every operator", None), *dynamic)
+            options = EXTENDED
         case _:
-            layers = _static("", "layers", (*_PRODUCTS, "Conv"), reduce_range=saturates)
-            return (*dynamic, layers, all_operators)
-
-
-def _static(
-    suffix: str, what: str, operators: tuple[str, ...] | None, *, reduce_range: bool
-) -> StaticInt8:
-    return StaticInt8(
-        name=f"onnxruntime-int8-static{suffix}",
-        title=f"ONNX Runtime, static INT8, {what}",
-        operators=operators,
-        reduce_range=reduce_range,
+            layers = static("", "layers", (*_PRODUCTS, "Conv"))
+            int8 = (*dynamic, layers, static("-all-ops", "every operator", None))
+    lacking = {
+        "bf16": "" if has & _BF16 else "instructions for BF16",
+        "fp16": "" if has & _FP16 else "instructions for FP16",
+    }
+    return (
+        *(BASELINE_RECIPE, SERVED, HALF, INT8),
+        in_precision("openvino-bf16", "OpenVINO, BF16", "bf16", lacking=lacking["bf16"]),
+        post_training_int8(
+            "openvino-int8",
+            "OpenVINO, INT8 by NNCF",
+            tells_class=True,
+            has_bf16=bool(has & _BF16),
+        ),
+        *int8,
+        in_precision("openvino-fp32", "OpenVINO, FP32", "f32"),
+        options,
+        in_precision("openvino-fp16", "OpenVINO, FP16", "f16", lacking=lacking["fp16"]),
+        *SMALL_RECIPES,
     )
 
 
@@ -196,40 +154,35 @@ _WORTH_IT: Final = frozenset(
 """Recipes whose candidates are the fastest: each takes a few seconds more with every number."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InMoreThreads:
-    """What another recipe makes, and the same with several cores for each run."""
-
-    recipe: Recipe
-
-    @property
-    def name(self) -> str:
-        """The other's."""
-        return self.recipe.name
-
-    @property
-    def title(self) -> str:
-        """The other's."""
-        return self.recipe.title
-
-    def why_not(self, workshop: Workshop) -> str:
-        """As the other says."""
-        return self.recipe.why_not(workshop)
-
-    def build(self, workshop: Workshop) -> Sequence[Candidate]:
-        """The other's candidates first; the files are the same.
-
-        Raises:
-            CannotBuildError: The other cannot be built.
-        """
-        made = self.recipe.build(workshop)
-        counts = thread_counts(workshop.threads)
-        return [*made, *(_in_threads(one, count) for one in made for count in counts)]
-
-
 def in_more_threads(recipes: Sequence[Recipe]) -> list[Recipe]:
-    """All recipes, the most promising of them in more threads too."""
-    return [InMoreThreads(recipe=one) if one.name in _WORTH_IT else one for one in recipes]
+    """All recipes; the most promising make the same with several cores for each run besides."""
+    return [
+        replace(recipe, build=partial(_in_more_threads, recipe.build))
+        if recipe.name in _WORTH_IT
+        else recipe
+        for recipe in recipes
+    ]
+
+
+def _in_more_threads(
+    build: Callable[[Workshop], Sequence[Candidate]], workshop: Workshop
+) -> Sequence[Candidate]:
+    """The candidates of a recipe, then the same files in more threads."""
+    made = build(workshop)
+    return [
+        *made,
+        *(
+            replace(
+                candidate,
+                name=f"{candidate.name}-{count}-threads",
+                title=f"{candidate.title}, {count} cores for each run",
+                tuning=msgspec.structs.replace(candidate.tuning, intra_op_threads=count),
+                recipe={**candidate.recipe, "intra_op_threads": str(count)},
+            )
+            for candidate in made
+            for count in thread_counts(workshop.threads)
+        ),
+    ]
 
 
 def thread_counts(cores: int) -> tuple[int, ...]:
@@ -241,13 +194,3 @@ def thread_counts(cores: int) -> tuple[int, ...]:
         return ()
     power = int(math.log2(cores))
     return tuple(sorted({1 << power, 1 << (power + 1) // 2} - {1}))
-
-
-def _in_threads(candidate: Candidate, count: int) -> Candidate:
-    return replace(
-        candidate,
-        name=f"{candidate.name}-{count}-threads",
-        title=f"{candidate.title}, {count} cores for each run",
-        tuning=msgspec.structs.replace(candidate.tuning, intra_op_threads=count),
-        recipe={**candidate.recipe, "intra_op_threads": str(count)},
-    )

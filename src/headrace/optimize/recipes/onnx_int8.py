@@ -15,14 +15,14 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import onnxruntime as ort
 
 from headrace.core import Tensors
-from headrace.optimize.candidate import Candidate, CannotBuildError, Workshop
+from headrace.optimize.candidate import Candidate, CannotBuildError, Recipe, Workshop
 from headrace.optimize.recipes.building import (
     NO_EXAMPLES,
     check_can_quantize,
@@ -126,21 +126,10 @@ _WHAT: Final = "ONNX Runtime's quantizer"
 _NO_LAYER: Final = "nothing in it can be quantized: it has none of the operators that would be"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DynamicInt8:
+def dynamic_int8(name: str, title: str, *, per_channel: bool, reduce_range: bool = False) -> Recipe:
     """Weights in INT8; activations are measured and rounded in each run."""
 
-    name: str
-    title: str
-    per_channel: bool
-    reduce_range: bool = False
-
-    def why_not(self, _: Workshop) -> str:
-        """Only without the package."""
-        return missing_package("onnx")
-
-    def build(self, workshop: Workshop) -> Sequence[Candidate]:
-        """One file."""
+    def build(workshop: Workshop) -> Sequence[Candidate]:
         facts = facts_of(workshop)
         check_can_quantize(facts)
         target = workshop.folder / _FILE
@@ -152,8 +141,8 @@ class DynamicInt8:
             quantize_dynamic(
                 simple,
                 target,
-                per_channel=self.per_channel,
-                reduce_range=self.reduce_range,
+                per_channel=per_channel,
+                reduce_range=reduce_range,
                 extra_options={
                     "DefaultTensorType": _FLOAT,
                     "EnableSubgraph": facts.has_branches,
@@ -162,32 +151,31 @@ class DynamicInt8:
         simple.unlink()
         told = {
             "activations": "UINT8, each run's own scale",
-            "weights": "INT8, " + _scales(per_channel=self.per_channel),
-            "reduce_range": str(self.reduce_range),
+            "weights": "INT8, a scale for each channel" if per_channel else "INT8, one scale",
+            "reduce_range": str(reduce_range),
         }
-        return [_candidate(self, target, workshop, told)]
+        return [_quantized(name, title, target, workshop, told)]
+
+    return Recipe(name, title, build, lambda _: missing_package("onnx"))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StaticInt8:
+def static_int8(
+    name: str,
+    title: str,
+    operators: tuple[str, ...] | None,
+    *,
+    reduce_range: bool = False,
+    signed: bool = False,
+) -> Recipe:
     """Weights in INT8, activations in UINT8 with scales that examples have shown.
 
-    `operators`: which are quantized; None for all that can be. `signed`: whether activations are
-    INT8 around zero, as TensorRT takes them, which costs other processors half of their speed.
+    Args:
+        operators: Which are quantized; None for all that can be.
+        signed: Whether activations are INT8 around zero, as TensorRT takes them, which costs other
+            processors half of their speed.
     """
 
-    name: str
-    title: str
-    operators: tuple[str, ...] | None
-    reduce_range: bool = False
-    signed: bool = False
-
-    def why_not(self, workshop: Workshop) -> str:
-        """Without examples, or the package."""
-        return missing_package("onnx") or ("" if workshop.calibration else NO_EXAMPLES)
-
-    def build(self, workshop: Workshop) -> Sequence[Candidate]:
-        """One file."""
+    def build(workshop: Workshop) -> Sequence[Candidate]:
         check_can_quantize(facts_of(workshop))
         target = workshop.folder / _FILE
         simple = simplified(workshop)
@@ -200,22 +188,27 @@ class StaticInt8:
                 simple,
                 target,
                 _Examples(examples),
-                op_types_to_quantize=list(self.operators) if self.operators else None,
+                op_types_to_quantize=list(operators) if operators else None,
                 per_channel=True,
-                reduce_range=self.reduce_range,
-                activation_type=QuantType.QInt8 if self.signed else QuantType.QUInt8,
+                reduce_range=reduce_range,
+                activation_type=QuantType.QInt8 if signed else QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
-                extra_options={"DefaultTensorType": _FLOAT, "ActivationSymmetric": self.signed},
+                extra_options={"DefaultTensorType": _FLOAT, "ActivationSymmetric": signed},
             )
         simple.unlink()
         told = {
-            "activations": f"{'INT8' if self.signed else 'UINT8'}, scales by the examples' range",
-            "weights": "INT8, " + _scales(per_channel=True),
-            "operators": ", ".join(self.operators or ("all",)),
+            "activations": f"{'INT8' if signed else 'UINT8'}, scales by the examples' range",
+            "weights": "INT8, a scale for each channel",
+            "operators": ", ".join(operators or ("all",)),
             "examples": str(len(examples)),
-            "reduce_range": str(self.reduce_range),
+            "reduce_range": str(reduce_range),
         }
-        return [_candidate(self, target, workshop, told)]
+        return [_quantized(name, title, target, workshop, told)]
+
+    def why_not(workshop: Workshop) -> str:
+        return missing_package("onnx") or ("" if workshop.calibration else NO_EXAMPLES)
+
+    return Recipe(name, title, build, why_not)
 
 
 class _Examples:
@@ -229,25 +222,16 @@ class _Examples:
         return next(self._left, None)
 
 
-def _candidate(
-    recipe: DynamicInt8 | StaticInt8, target: Path, workshop: Workshop, told: dict[str, str]
+def _quantized(
+    name: str, title: str, target: Path, workshop: Workshop, told: dict[str, str]
 ) -> Candidate:
     with told_by(_WHAT):
         after = read_onnx_facts(target)
     if not after.is_quantized:
         raise CannotBuildError(_NO_LAYER)
-    candidate = Candidate(
-        name=recipe.name,
-        title=recipe.title,
-        runtime="onnx",
-        path=target,
-        recipe={"what": recipe.title, **told, **versions("onnxruntime", "onnx")},
-    )
+    recipe = {"what": title, **told, **versions("onnxruntime", "onnx")}
+    candidate = Candidate(name=name, title=title, runtime="onnx", path=target, recipe=recipe)
     return checked(candidate, workshop)
-
-
-def _scales(*, per_channel: bool) -> str:
-    return "a scale for each channel" if per_channel else "one scale for all"
 
 
 @contextmanager
@@ -269,75 +253,46 @@ def _is_not_theirs(record: logging.LogRecord) -> bool:
     return "onnxruntime" not in record.pathname
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OnGpu:
-    """Another recipe, where ONNX Runtime has one of some providers."""
+def _on_gpu(recipe: Recipe, *providers: str) -> Recipe:
+    """A recipe where ONNX Runtime has one of some providers."""
 
-    recipe: "Half | StaticInt8"
-    providers: tuple[str, ...]
-
-    @property
-    def name(self) -> str:
-        """As its candidate's."""
-        return self.recipe.name
-
-    @property
-    def title(self) -> str:
-        """For people."""
-        return self.recipe.title
-
-    def why_not(self, workshop: Workshop) -> str:
-        """Without a GPU that ONNX Runtime was built for."""
-        if not set(self.providers) & set(ort.get_available_providers()):
-            wanted = " or ".join(map(short, self.providers))
+    def why_not(workshop: Workshop) -> str:
+        if not set(providers) & set(ort.get_available_providers()):
+            wanted = " or ".join(map(short, providers))
             return f"needs {wanted}, which this build of ONNX Runtime has not: onnxruntime-gpu has"
-        return self.recipe.why_not(workshop)
+        return recipe.why_not(workshop)
 
-    def build(self, workshop: Workshop) -> Sequence[Candidate]:
-        """As the other recipe."""
-        return self.recipe.build(workshop)
+    return replace(recipe, why_not=why_not)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Half:
+_HALF: Final = ("onnxruntime-gpu-fp16", "ONNX Runtime on the GPU, FP16")
+
+
+def _half(workshop: Workshop) -> Sequence[Candidate]:
     """All of the model in FP16, but for what it takes and gives."""
+    check_can_quantize(facts_of(workshop))
+    target = workshop.folder / _FILE
+    simple = simplified(workshop)
+    with told_by("ONNX Runtime's converter to FP16"):
+        import onnx  # noqa: PLC0415  # an extra brings it
+        from onnxruntime.transformers.float16 import convert_float_to_float16  # noqa: PLC0415
 
-    name: str = "onnxruntime-gpu-fp16"
-    title: str = "ONNX Runtime on the GPU, FP16"
-
-    def why_not(self, _: Workshop) -> str:
-        """Only without the package."""
-        return missing_package("onnx")
-
-    def build(self, workshop: Workshop) -> Sequence[Candidate]:
-        """One file, half as large."""
-        check_can_quantize(facts_of(workshop))
-        target = workshop.folder / _FILE
-        simple = simplified(workshop)
-        with told_by("ONNX Runtime's converter to FP16"):
-            import onnx  # noqa: PLC0415  # an extra brings it
-            from onnxruntime.transformers.float16 import convert_float_to_float16  # noqa: PLC0415
-
-            model = convert_float_to_float16(onnx.load(simple), keep_io_types=True)
-            onnx.save(model, target)
-        simple.unlink()
-        made = Candidate(
-            name=self.name,
-            title=self.title,
-            runtime="onnx",
-            path=target,
-            recipe={"what": self.title, "device": "gpu", **versions("onnxruntime", "onnx")},
-        )
-        return [checked(made, workshop)]
+        model = convert_float_to_float16(onnx.load(simple), keep_io_types=True)
+        onnx.save(model, target)
+    simple.unlink()
+    name, title = _HALF
+    recipe = {"what": title, "device": "gpu", **versions("onnxruntime", "onnx")}
+    made = Candidate(name=name, title=title, runtime="onnx", path=target, recipe=recipe)
+    return [checked(made, workshop)]
 
 
-HALF: Final = OnGpu(recipe=Half(), providers=(TENSORRT, CUDA))
-INT8: Final = OnGpu(
-    recipe=StaticInt8(
-        name="onnxruntime-tensorrt-int8",
-        title="TensorRT by ONNX Runtime, static INT8",
-        operators=("MatMul", "Gemm", "Conv"),
+HALF: Final = _on_gpu(Recipe(*_HALF, _half, lambda _: missing_package("onnx")), TENSORRT, CUDA)
+INT8: Final = _on_gpu(
+    static_int8(
+        "onnxruntime-tensorrt-int8",
+        "TensorRT by ONNX Runtime, static INT8",
+        ("MatMul", "Gemm", "Conv"),
         signed=True,
     ),
-    providers=(TENSORRT,),
+    TENSORRT,
 )

@@ -9,12 +9,10 @@ import io
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
-from headrace.core import Tensors
 from headrace.optimize.candidate import Candidate, ModelClass, Recipe, Workshop
 from headrace.optimize.recipes.building import (
     NO_EXAMPLES,
@@ -37,73 +35,60 @@ OPENVINO: Final = "OpenVINO"
 Graph = Any  # an `openvino.Model`; OpenVINO ships no types that mypy reads
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InPrecision:
+def in_precision(name: str, title: str, precision: str, *, lacking: str = "") -> Recipe:
     """The model as it is, computed in one precision, which is pinned.
 
-    `lacking`: what the processor would have to have; empty if it has it.
+    Args:
+        lacking: What the processor would have to have; empty if it has it.
     """
 
-    name: str
-    title: str
-    precision: str
-    lacking: str = ""
-
-    def why_not(self, _: Workshop) -> str:
-        """Without the package, or on a processor that would only imitate it."""
-        if self.lacking:
-            return f"the processor has no {self.lacking}, and would compute it more slowly"
-        return missing_package("openvino")
-
-    def build(self, workshop: Workshop) -> Sequence[Candidate]:
-        """An IR with all digits, whatever it is computed in."""
+    def build(workshop: Workshop) -> Sequence[Candidate]:
+        # An IR with all digits, whatever it is computed in.
         check_no_text(facts_of(workshop))
         file = save(read_graph(workshop), workshop.folder, halve=False)
-        told = {"precision": self.precision}
-        return [_candidate(self, file, workshop, self.precision, told)]
+        return [_candidate(name, title, file, workshop, precision, {"precision": precision})]
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HalfWeights:
-    """Weights of 16 bits in the file, computed in FP32."""
-
-    name: str = "openvino-fp16-weights"
-    title: str = "OpenVINO, weights of 16 bits: a smaller file, no faster"
-
-    def why_not(self, _: Workshop) -> str:
-        """Without the package."""
+    def why_not(_: Workshop) -> str:
+        if lacking:
+            return f"the processor has no {lacking}, and would compute it more slowly"
         return missing_package("openvino")
 
-    def build(self, workshop: Workshop) -> Sequence[Candidate]:
-        """A smaller IR."""
-        check_no_text(facts_of(workshop))
-        file = save(read_graph(workshop), workshop.folder, halve=True)
-        told = {"weights": "FP16 in the file, FP32 in memory"}
-        return [_candidate(self, file, workshop, "f32", told)]
+    return Recipe(name, title, build, why_not)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ByteWeights:
+_HALF: Final = (
+    "openvino-fp16-weights",
+    "OpenVINO, weights of 16 bits: a smaller file, no faster",
+)
+_BYTES: Final = ("openvino-int8-weights", "OpenVINO, weights of 8 bits: a smaller file, no faster")
+
+
+def _half_weights(workshop: Workshop) -> Sequence[Candidate]:
+    """Weights of 16 bits in the file, computed in FP32."""
+    check_no_text(facts_of(workshop))
+    file = save(read_graph(workshop), workshop.folder, halve=True)
+    told = {"weights": "FP16 in the file, FP32 in memory"}
+    return [_candidate(*_HALF, file, workshop, "f32", told)]
+
+
+def _byte_weights(workshop: Workshop) -> Sequence[Candidate]:
     """Weights of 8 bits, computed in FP32."""
+    facts = facts_of(workshop)
+    check_no_text(facts)
+    check_can_quantize(facts)
+    graph = read_graph(workshop)
+    with told_by("NNCF"), silent_nncf() as nncf:
+        graph = nncf.compress_weights(graph, mode=nncf.CompressWeightsMode.INT8_ASYM)
+    file = save(graph, workshop.folder, halve=False)
+    told = {"weights": "INT8, a scale for each channel", **versions("nncf")}
+    return [_candidate(*_BYTES, file, workshop, "f32", told)]
 
-    name: str = "openvino-int8-weights"
-    title: str = "OpenVINO, weights of 8 bits: a smaller file, no faster"
 
-    def why_not(self, _: Workshop) -> str:
-        """Without the packages."""
-        return missing_package("openvino", "nncf")
-
-    def build(self, workshop: Workshop) -> Sequence[Candidate]:
-        """A smaller IR."""
-        facts = facts_of(workshop)
-        check_no_text(facts)
-        check_can_quantize(facts)
-        graph = read_graph(workshop)
-        with told_by("NNCF"), silent_nncf() as nncf:
-            graph = nncf.compress_weights(graph, mode=nncf.CompressWeightsMode.INT8_ASYM)
-        file = save(graph, workshop.folder, halve=False)
-        told = {"weights": "INT8, a scale for each channel", **versions("nncf")}
-        return [_candidate(self, file, workshop, "f32", told)]
+SMALL_RECIPES: Final = (
+    Recipe(*_HALF, _half_weights, lambda _: missing_package("openvino")),
+    Recipe(*_BYTES, _byte_weights, lambda _: missing_package("openvino", "nncf")),
+)
+"""Those that only make a file smaller."""
 
 
 def read_graph(workshop: Workshop) -> Graph:
@@ -124,8 +109,8 @@ def save(graph: Graph, folder: Path, *, halve: bool) -> Path:
     return file
 
 
-def ir_candidate(
-    file: Path, workshop: Workshop, *, name: str, title: str, precision: str, told: dict[str, str]
+def _candidate(  # noqa: PLR0917  # as a candidate has them
+    name: str, title: str, file: Path, workshop: Workshop, precision: str, told: dict[str, str]
 ) -> Candidate:
     """A candidate of an IR, which loads and takes and gives what the source does."""
     made = Candidate(
@@ -137,13 +122,6 @@ def ir_candidate(
         recipe={"what": title, **told, **versions("openvino")},
     )
     return checked(made, workshop)
-
-
-def _candidate(
-    recipe: Recipe, file: Path, workshop: Workshop, precision: str, told: dict[str, str]
-) -> Candidate:
-    name, title = recipe.name, recipe.title
-    return ir_candidate(file, workshop, name=name, title=title, precision=precision, told=told)
 
 
 @contextmanager
@@ -165,60 +143,49 @@ def silent_nncf() -> Iterator[ModuleType]:
             yield nncf
 
 
-_BF16: Final = "-bf16"
 _RUNS: Final = 6
 """Of the model, as long as which it takes to look at an example, up to three times."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PostTrainingInt8:
+def post_training_int8(name: str, title: str, *, tells_class: bool, has_bf16: bool) -> Recipe:
     """Weights and activations in INT8, what is left in FP32 or, in a second candidate, BF16.
 
-    `tells_class`: whether NNCF is told of a transformer. `has_bf16`: whether the processor has it.
+    Args:
+        tells_class: Whether NNCF is told of a transformer.
+        has_bf16: Whether the processor has it.
     """
 
-    name: str
-    title: str
-    tells_class: bool
-    has_bf16: bool
-
-    def why_not(self, workshop: Workshop) -> str:
-        """Without examples, or the packages."""
-        return missing_package("openvino", "nncf") or ("" if workshop.calibration else NO_EXAMPLES)
-
-    def build(self, workshop: Workshop) -> Sequence[Candidate]:
-        """One IR, run in one or two ways."""
+    def build(workshop: Workshop) -> Sequence[Candidate]:
         facts = facts_of(workshop)
         check_no_text(facts)
         check_can_quantize(facts)
         graph = read_graph(workshop)
         examples = examples_in_time(workshop, runs=_RUNS)
         workshop.say(f"calibrating with {len(examples)} examples")
-        transformer = self.tells_class and workshop.model_class is ModelClass.TRANSFORMER
-        file = save(
-            _quantized(graph, examples, transformer=transformer), workshop.folder, halve=False
-        )
+        transformer = tells_class and workshop.model_class is ModelClass.TRANSFORMER
+        with told_by("NNCF"), silent_nncf() as nncf:
+            graph = nncf.quantize(
+                graph,
+                nncf.Dataset(list(examples)),
+                subset_size=len(examples),
+                model_type=nncf.ModelType.TRANSFORMER if transformer else None,
+                fast_bias_correction=True,
+            )
+        file = save(graph, workshop.folder, halve=False)
         told = {
             "model_type": "transformer" if transformer else "not told",
             "bias_correction": "fast",
             "examples": str(len(examples)),
             **versions("nncf"),
         }
-        ways = [(self.name, self.title, "f32")]
-        if self.has_bf16:
-            ways.append((self.name + _BF16, f"{self.title}, the rest in BF16", "bf16"))
+        ways = [(name, title, "f32")]
+        if has_bf16:
+            ways.append((f"{name}-bf16", f"{title}, the rest in BF16", "bf16"))
         return [
-            ir_candidate(file, workshop, name=name, title=title, precision=precision, told=told)
-            for name, title, precision in ways
+            _candidate(one, what, file, workshop, precision, told) for one, what, precision in ways
         ]
 
+    def why_not(workshop: Workshop) -> str:
+        return missing_package("openvino", "nncf") or ("" if workshop.calibration else NO_EXAMPLES)
 
-def _quantized(graph: Graph, examples: Sequence[Tensors], *, transformer: bool) -> Graph:
-    with told_by("NNCF"), silent_nncf() as nncf:
-        return nncf.quantize(
-            graph,
-            nncf.Dataset(list(examples)),
-            subset_size=len(examples),
-            model_type=nncf.ModelType.TRANSFORMER if transformer else None,
-            fast_bias_correction=True,
-        )
+    return Recipe(name, title, build, why_not)

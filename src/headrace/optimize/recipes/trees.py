@@ -35,7 +35,6 @@ from headrace.optimize.compare import MAX_CHANGED_RATIO, Comparison, compare
 from headrace.optimize.convert import convert
 from headrace.optimize.sources import open_source, with_version
 from headrace.runtimes import Model
-from headrace.runtimes.base import Tuning
 from headrace.runtimes.libraries import reason_of
 
 GAIN_RATIO: Final = 0.10
@@ -211,94 +210,59 @@ _MOST_ROWS: Final = 4096
 """Of those that are given; made-up ones are compared besides."""
 
 
-class NativeTrees:
+def _native(workshop: Workshop) -> Sequence[Candidate]:
     """The model in the library that made it: what all others are measured against."""
-
-    name = NATIVE
-    title = "its own library"
-
-    def why_not(self, workshop: Workshop) -> str:
-        """It needs a model of such a library."""
-        return _why_none(workshop)
-
-    def build(self, workshop: Workshop) -> Sequence[Candidate]:
-        """The source itself.
-
-        Raises:
-            CannotBuildError: It is of another library.
-        """
-        _check(self, workshop)
-        library = with_version(*_PACKAGES[workshop.runtime])
-        return [
-            Candidate(
-                name=NATIVE,
-                title=f"{library}, as it is",
-                runtime=workshop.runtime,
-                path=workshop.source,
-                recipe={"what": "nothing is rewritten", "library": library},
-            )
-        ]
+    if why := _why_none(workshop):
+        raise CannotBuildError(why)
+    library = with_version(*_PACKAGES[workshop.runtime])
+    return [
+        Candidate(
+            name=NATIVE,
+            title=f"{library}, as it is",
+            runtime=workshop.runtime,
+            path=workshop.source,
+            recipe={"what": "nothing is rewritten", "library": library},
+        )
+    ]
 
 
-class OnnxTrees:
-    """The model as ONNX, whose answers were compared with its own library's."""
-
-    name = ONNX
-    title = "converted, ONNX Runtime"
-
-    def why_not(self, workshop: Workshop) -> str:
-        """It needs a model of such a library, and a converter for it."""
-        if why := _why_none(workshop):
-            return why
-        for package in _NEEDS[workshop.runtime]:
-            if find_spec(package) is None:
-                return f"needs the package '{package}': pip install 'headrace[convert]'"
-        return ""
-
-    def build(self, workshop: Workshop) -> Sequence[Candidate]:
-        """Convert it, and compare the answers to made-up rows and to the examples.
-
-        Raises:
-            CannotBuildError: It cannot be converted, or answers differently then.
-        """
-        _check(self, workshop)
-        workshop.say("converting the trees to ONNX")
-        target = workshop.folder / _FILE
+def _onnx(workshop: Workshop) -> Sequence[Candidate]:
+    """The model as ONNX, compared with its own library on made-up rows and on the examples."""
+    if why := _why_no_onnx(workshop):
+        raise CannotBuildError(why)
+    workshop.say("converting the trees to ONNX")
+    target = workshop.folder / _FILE
+    try:
+        source = open_source(workshop.source, workshop.runtime, allow_code=False)
         try:
-            source = open_source(workshop.source, workshop.runtime, allow_code=False)
-            try:
-                given = as_rows(workshop.calibration[:_MOST_ROWS])
-                made = convert(source, target, given=given, max_changed_ratio=MAX_CHANGED_RATIO)
-            finally:
-                source.model.close()
-        except HeadraceError as error:
-            raise CannotBuildError(reason_of(error)) from error
-        found = made.differences
-        return [
-            Candidate(
-                name=ONNX,
-                title=f"ONNX Runtime, trees in {made.computes}",
-                runtime="onnx",
-                path=target,
-                tuning=Tuning(),
-                recipe={
-                    "what": f"its trees as ONNX that computes in {made.computes}",
-                    "converter": made.converter,
-                    "library": made.library,
-                    "onnxruntime": with_version("onnxruntime"),
-                    "compared_inputs": found.inputs,
-                    "compared_rows": str(found.rows),
-                    "largest_absolute_difference": f"{found.largest_absolute:.3g}",
-                    "largest_relative_difference": f"{found.largest_relative:.3g}",
-                    "tolerance": f"{made.tolerance:g}",
-                    "changed_rows": str(found.changed_rows),
-                    "size_bytes": str(target.stat().st_size),
-                },
-            )
-        ]
-
-
-TREE_RECIPES: Final[tuple[Recipe, ...]] = (NativeTrees(), OnnxTrees())
+            given = as_rows(workshop.calibration[:_MOST_ROWS])
+            made = convert(source, target, given=given, max_changed_ratio=MAX_CHANGED_RATIO)
+        finally:
+            source.model.close()
+    except HeadraceError as error:
+        raise CannotBuildError(reason_of(error)) from error
+    found = made.differences
+    return [
+        Candidate(
+            name=ONNX,
+            title=f"ONNX Runtime, trees in {made.computes}",
+            runtime="onnx",
+            path=target,
+            recipe={
+                "what": f"its trees as ONNX that computes in {made.computes}",
+                "converter": made.converter,
+                "library": made.library,
+                "onnxruntime": with_version("onnxruntime"),
+                "compared_inputs": found.inputs,
+                "compared_rows": str(found.rows),
+                "largest_absolute_difference": f"{found.largest_absolute:.3g}",
+                "largest_relative_difference": f"{found.largest_relative:.3g}",
+                "tolerance": f"{made.tolerance:g}",
+                "changed_rows": str(found.changed_rows),
+                "size_bytes": str(target.stat().st_size),
+            },
+        )
+    ]
 
 
 def as_rows(requests: Sequence[Tensors]) -> Tensors | None:
@@ -333,6 +297,15 @@ def _why_none(workshop: Workshop) -> str:
     return ""
 
 
-def _check(recipe: Recipe, workshop: Workshop) -> None:
-    if why := recipe.why_not(workshop):
-        raise CannotBuildError(why)
+def _why_no_onnx(workshop: Workshop) -> str:
+    if why := _why_none(workshop):
+        return why
+    for package in _NEEDS[workshop.runtime]:
+        if find_spec(package) is None:
+            return f"needs the package '{package}': pip install 'headrace[convert]'"
+    return ""
+
+
+NATIVE_TREES: Final = Recipe(NATIVE, "its own library", _native, _why_none)
+ONNX_TREES: Final = Recipe(ONNX, "converted, ONNX Runtime", _onnx, _why_no_onnx)
+TREE_RECIPES: Final = (NATIVE_TREES, ONNX_TREES)

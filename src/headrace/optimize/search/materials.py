@@ -36,7 +36,7 @@ from headrace.optimize.accuracy.cells import takes_tokens
 from headrace.optimize.candidate import ModelClass, Recipe, Teaching
 from headrace.optimize.generated_inputs import generated_inputs
 from headrace.optimize.search.journal import Started, is_of_all_cores
-from headrace.optimize.search.offers import Offer, Ready, offer
+from headrace.optimize.search.offers import Offer, offer
 from headrace.optimize.search.process import DEFAULT_LENGTH, DEFAULT_SIDE, SearchRequest
 from headrace.runtimes import (
     LoadOptions,
@@ -431,6 +431,6 @@ def _wanted(recipes: Sequence[Recipe], only: Sequence[str]) -> Sequence[Recipe]:
         recipe
         for place, recipe in enumerate(recipes)
         if place == 0
-        or isinstance(recipe, Ready)
+        or recipe.is_reference
         or any(fnmatch.fnmatch(recipe.name, pattern) for pattern in only)
     ]

@@ -9,7 +9,7 @@ from typing import Final
 
 from headrace.core import Tensors, UnsupportedModelError
 from headrace.optimize.candidate import Candidate, CannotBuildError, ModelClass, Recipe, Workshop
-from headrace.optimize.prune.recipes import COMPRESSION_RECIPES, PruneRecipe, SparseRecipe
+from headrace.optimize.prune.recipes import COMPRESSION_RECIPES
 from headrace.optimize.prune.recipes import RECIPES as PRUNE_RECIPES
 from headrace.optimize.recipes.catalogue import in_more_threads, recipes_for
 from headrace.optimize.recipes.source import is_prepared, prepare
@@ -47,81 +47,36 @@ class Offer:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ready:
-    """A recipe whose candidate is there already: the model in its own framework."""
-
-    candidate: Candidate
-
-    @property
-    def name(self) -> str:
-        """The candidate's."""
-        return self.candidate.name
-
-    @property
-    def title(self) -> str:
-        """The candidate's."""
-        return self.candidate.title
-
-    def why_not(self, _: Workshop) -> str:
-        """It always applies."""
-        return ""
-
-    def build(self, _: Workshop) -> Sequence[Candidate]:
-        """The candidate."""
-        return [self.candidate]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PrunedThen:
+def pruned_then(cut: Recipe, then: Recipe | None) -> Recipe:
     """A smaller network, and that rewritten as the best candidate so far was.
 
-    `then`: the recipe of that; None if nothing was better than the baseline.
+    Args:
+        then: The recipe of that; None if nothing was better than the baseline.
     """
+    if then is None:
+        return cut
 
-    cut: PruneRecipe
-    then: Recipe | None
-
-    @property
-    def name(self) -> str:
-        """The cut's."""
-        return self.cut.name
-
-    @property
-    def title(self) -> str:
-        """The cut's."""
-        return self.cut.title
-
-    def why_not(self, workshop: Workshop) -> str:
-        """As the cut says."""
-        return self.cut.why_not(workshop)
-
-    def build(self, workshop: Workshop) -> Sequence[Candidate]:
-        """The smaller network in FP32, then rewritten.
-
-        Raises:
-            CannotBuildError: There is nothing to cut, or no time.
-        """
-        (smaller, *_) = made = list(self.cut.build(workshop))
-        if self.then is None:
-            return made
+    def build(workshop: Workshop) -> Sequence[Candidate]:
+        (smaller, *_) = made = list(cut.build(workshop))
         place = workshop.folder / "then"
         place.mkdir()
         again = replace(workshop, source=smaller.path, runtime=smaller.runtime, folder=place)
-        if self.then.why_not(again):
+        if then.why_not(again):
             return made
         return [
             *made,
             *(
                 replace(
                     candidate,
-                    name=f"{self.name}-{candidate.name}",
-                    title=f"{candidate.title}, {self.title}",
+                    name=f"{cut.name}-{candidate.name}",
+                    title=f"{candidate.title}, {cut.title}",
                     recipe={**smaller.recipe, **candidate.recipe},
                 )
-                for candidate in self.then.build(again)
+                for candidate in then.build(again)
             ),
         ]
+
+    return replace(cut, build=build)
 
 
 def offer(
@@ -167,7 +122,7 @@ def offer(
     first, *others = recipes_for(found.model_class, ONNX, features)
     if target in {Target.THROUGHPUT, Target.COST}:
         others = in_more_threads(others)
-    later: list[PruneRecipe | SparseRecipe] = []
+    later: list[Recipe] = []
     if given:
         later += [one for one in PRUNE_RECIPES if found.model_class in one.model_classes]
         later += COMPRESSION_RECIPES if target is Target.MEMORY else ()
@@ -178,13 +133,18 @@ def offer(
         runtime=ONNX,
         recipes=(
             first,
-            *(Ready(candidate=candidate) for candidate in prepared.frameworks),
+            *map(_reference, prepared.frameworks),
             *others,
             *later,
         ),
         later=frozenset(recipe.name for recipe in later),
         notes=tuple(prepared.notes),
     )
+
+
+def _reference(candidate: Candidate) -> Recipe:
+    """The model in its own framework, which is there already."""
+    return Recipe(candidate.name, candidate.title, lambda _: [candidate], is_reference=True)
 
 
 def _rows(given: Sequence[Tensors]) -> Tensors | None:

@@ -15,7 +15,6 @@ from headrace.core.processes import resident_bytes
 from headrace.optimize.artifact import files_of, write_artifact
 from headrace.optimize.candidate import CannotBuildError, Recipe, Workshop
 from headrace.optimize.child import run_in_child
-from headrace.optimize.prune.recipes import PruneRecipe
 from headrace.optimize.search.journal import (
     AGAIN,
     COLD,
@@ -37,7 +36,7 @@ from headrace.optimize.search.materials import (
     served_run,
     versions,
 )
-from headrace.optimize.search.offers import PrunedThen, Ready
+from headrace.optimize.search.offers import pruned_then
 from headrace.optimize.search.plan import Step, StepKind, best, decide, members_of, next_step
 from headrace.optimize.search.process import SearchRequest
 from headrace.optimize.search.steps import Judging, Run, mix
@@ -98,8 +97,8 @@ def search(request: SearchRequest, folder: Path) -> None:
 def _build(run: Run, step: Step) -> None:
     """Make the candidates of a recipe."""
     recipe = run.materials.recipe(step.name)
-    if isinstance(recipe, PruneRecipe):
-        recipe = PrunedThen(cut=recipe, then=_best_recipe(run))
+    if recipe.prunes:
+        recipe = pruned_then(recipe, _best_recipe(run))
     place = run.folder / _CANDIDATES / recipe.name
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
@@ -139,7 +138,7 @@ def _build(run: Run, step: Step) -> None:
                 size_bytes=sum(file.stat().st_size for file in files_of(path)),
                 build_s=time.monotonic() - began,
                 is_baseline=not run.state.baseline,
-                is_reference=isinstance(recipe, Ready),
+                is_reference=recipe.is_reference,
             )
         )
     run.record(Ended(name=step.name))

@@ -12,7 +12,7 @@ import pytest
 from headrace.core import Array, Tensors
 from headrace.optimize.candidate import Candidate, CannotBuildError, ModelClass, Recipe, Workshop
 from headrace.optimize.recipes import recipes_for
-from headrace.optimize.recipes.onnx_int8 import HALF, StaticInt8
+from headrace.optimize.recipes.onnx_int8 import HALF, static_int8
 from headrace.runtimes import LoadOptions, load_model
 from headrace.testing.models import FLOAT, build, mlp, strings, typed, write_external
 from tests.network_models import conv_net, encoder_layer, images, sentences, write
@@ -219,7 +219,7 @@ def test_operators_of_2018_are_brought_up_to_date(tmp_path: Path) -> None:
 
 def test_what_is_made_for_a_gpu_is_called_as_its_source(tmp_path: Path) -> None:
     at = workshop(tmp_path, encoder_layer(), sentences(EXAMPLES), ModelClass.TRANSFORMER)
-    signed = StaticInt8(name="signed", title="Signed", operators=("MatMul",), signed=True)
+    signed = static_int8("signed", "Signed", ("MatMul",), signed=True)
 
     (half,) = HALF.build(at)
     assert agreement(half, at) > 0.999

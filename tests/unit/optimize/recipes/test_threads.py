@@ -11,7 +11,6 @@ from headrace.optimize.candidate import ModelClass, Workshop
 from headrace.optimize.recipes.catalogue import (
     BASIC,
     SERVED,
-    InMoreThreads,
     in_more_threads,
     thread_counts,
 )
@@ -57,7 +56,8 @@ def test_never_more_threads_than_cores_and_never_one(cores: int) -> None:
 def test_the_same_file_is_run_in_more_threads_and_answers_the_same(tmp_path: Path) -> None:
     source = write(tmp_path, mlp())
 
-    one, more = InMoreThreads(recipe=SERVED).build(workshop(source, 2))
+    (threaded,) = in_more_threads([SERVED])
+    one, more = threaded.build(workshop(source, 2))
 
     assert one.name == SERVED.name
     assert (more.name, more.path) == (f"{SERVED.name}-2-threads", one.path)
@@ -76,13 +76,17 @@ def test_the_same_file_is_run_in_more_threads_and_answers_the_same(tmp_path: Pat
 def test_on_one_core_nothing_is_added(tmp_path: Path) -> None:
     source = write(tmp_path, mlp())
 
-    made = InMoreThreads(recipe=SERVED).build(workshop(source, 1))
+    (threaded,) = in_more_threads([SERVED])
+    made = threaded.build(workshop(source, 1))
 
     assert [candidate.name for candidate in made] == [SERVED.name]
 
 
 def test_only_the_promising_recipes_get_more_threads() -> None:
-    assert in_more_threads([SERVED, BASIC]) == [InMoreThreads(recipe=SERVED), BASIC]
+    served, basic = in_more_threads([SERVED, BASIC])
+
+    assert (served.name, served == SERVED) == (SERVED.name, False)
+    assert basic == BASIC
 
 
 @pytest.mark.parametrize("target", Target)

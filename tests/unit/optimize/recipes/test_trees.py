@@ -16,10 +16,10 @@ from headrace.optimize.compare import Comparison
 from headrace.optimize.recipes.trees import (
     GAIN_RATIO,
     MOST_MEMBERS,
+    NATIVE_TREES,
+    ONNX_TREES,
     SLACK_RATIO,
     TREE_RECIPES,
-    NativeTrees,
-    OnnxTrees,
     Span,
     as_rows,
     choose_by_batch,
@@ -99,7 +99,7 @@ def test_lightgbm_is_run_in_doubles_and_says_so(tmp_path: Path) -> None:
     said: list[str] = []
     shop = workshop(tabular_models.lightgbm(tmp_path, "binary").path, "lightgbm", say=said.append)
 
-    (made,) = OnnxTrees().build(shop)
+    (made,) = ONNX_TREES.build(shop)
 
     assert made.title == "ONNX Runtime, trees in FP64"
     assert made.recipe["converter"].startswith("headrace ")
@@ -111,7 +111,7 @@ def test_a_model_that_the_converter_refuses_is_not_built_and_says_why(tmp_path: 
     shop = workshop(dart.path, "xgboost")
 
     with pytest.raises(CannotBuildError, match="gbtree with one target"):
-        OnnxTrees().build(shop)
+        ONNX_TREES.build(shop)
     assert not list(shop.folder.iterdir())
 
 
@@ -124,7 +124,7 @@ def test_a_model_that_answers_otherwise_once_converted_is_not_built(tmp_path: Pa
     shop = workshop(path, "lightgbm", calibration=[{"input": row[None]} for row in rows])
 
     with pytest.raises(CannotBuildError, match=r"zeros count as missing.* differs by up to"):
-        OnnxTrees().build(shop)
+        ONNX_TREES.build(shop)
 
 
 def test_an_estimator_with_types_that_are_not_trusted_is_not_built(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_an_estimator_with_types_that_are_not_trusted_is_not_built(tmp_path: Pat
     path = tabular_models.sklearn(tmp_path, "binary", estimator).path
 
     with pytest.raises(CannotBuildError, match="types that skops does not trust"):
-        OnnxTrees().build(workshop(path, "sklearn"))
+        ONNX_TREES.build(workshop(path, "sklearn"))
 
 
 def test_examples_that_are_no_batch_are_refused(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_examples_that_are_no_batch_are_refused(tmp_path: Path) -> None:
     )
 
     with pytest.raises(CannotBuildError, match="the examples are not alike"):
-        OnnxTrees().build(shop)
+        ONNX_TREES.build(shop)
     with pytest.raises(CannotBuildError, match="the examples are not alike"):
         as_rows([{"input": np.ones((1, 5))}, {}])
 
@@ -158,7 +158,7 @@ def test_examples_that_the_model_does_not_take_are_refused(tmp_path: Path) -> No
     )
 
     with pytest.raises(CannotBuildError, match="does not take the rows that were given"):
-        OnnxTrees().build(shop)
+        ONNX_TREES.build(shop)
 
 
 def test_other_models_are_left_alone(tmp_path: Path) -> None:
@@ -181,10 +181,10 @@ def test_a_converter_that_is_absent_is_named(
     shop = workshop(tabular_models.xgboost(tmp_path, "binary").path, "xgboost")
     monkeypatch.setitem(sys.modules, "onnxmltools", None)
 
-    why = OnnxTrees().why_not(shop)
+    why = ONNX_TREES.why_not(shop)
 
     assert why == "needs the package 'onnxmltools': pip install 'headrace[convert]'"
-    assert not NativeTrees().why_not(shop)
+    assert not NATIVE_TREES.why_not(shop)
 
 
 US = 1e-6
