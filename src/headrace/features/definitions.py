@@ -11,11 +11,14 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
+from msgspec import Meta
 
 from headrace.core import Datatype, NotFoundError
+from headrace.core.cron import check_schedule
+from headrace.core.spec_part import FileOnly, SpecPart
 
 EVENT_TIMESTAMP: Final = "event_timestamp"
 """The column of entity rows that says when their features have to be known."""
@@ -93,18 +96,26 @@ class DataSource:
     is_naive_utc: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MaterializeSchedule:
-    """When the control plane materializes a view: every `every_s`, or at the moments of `cron`.
+class MaterializeSchedule(SpecPart, frozen=True, kw_only=True):
+    """When a running system materializes a view by itself: `every_s` or `cron`."""
 
-    A run that takes longer than `timeout_s` or more than `max_memory_bytes` is ended.
-    """
+    every_s: Annotated[float, Meta(ge=1.0, le=31_536_000.0)] | None = None
+    """From the beginning of one run to that of the next. Unit: s."""
+    cron: Annotated[str, FileOnly(null=True, max_length=200)] = ""
+    """Five fields: `*/5 * * * *`."""
+    timezone: Annotated[str, Meta(max_length=64)] = "UTC"
+    """Of `cron`, such as Europe/Berlin."""
+    timeout_s: Annotated[float, Meta(gt=0.0, le=604_800.0)] = 3600.0
+    """A run that takes longer is ended."""
+    max_memory_bytes: Annotated[int, Meta(ge=1 << 28)] = 4 << 30
+    """One that takes more is ended. Unit: bytes."""
 
-    every_s: float | None = None
-    cron: str = ""
-    timezone: str = "UTC"
-    timeout_s: float = 3600.0
-    max_memory_bytes: int = 4 << 30
+    def __post_init__(self) -> None:
+        if (self.every_s is None) != bool(self.cron):
+            msg = "says neither or both of `every_s` and `cron`; give one of them"
+            raise ValueError(msg)
+        if self.cron:
+            check_schedule(self.cron, self.timezone)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

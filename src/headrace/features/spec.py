@@ -19,7 +19,6 @@ from headrace.features.definitions import (
     Feature,
     FeatureService,
     FeatureView,
-    MaterializeSchedule,
     OnDemandInput,
     OnDemandView,
     Policy,
@@ -32,7 +31,6 @@ from headrace.features.spec_models import (
     FeatureSpec,
     FeaturesSpec,
     FeatureViewSpec,
-    MaterializeSpec,
     OnDemandViewSpec,
     RequestColumnSpec,
 )
@@ -245,17 +243,7 @@ def _view(spec: FeatureViewSpec, entities: Mapping[str, Entity], base_dir: Path)
         ttl_s=spec.ttl_s,
         on_missing=Policy(spec.on_missing),
         on_stale=Policy(spec.on_stale),
-        schedule=None if spec.materialize is None else _schedule(spec.materialize),
-    )
-
-
-def _schedule(spec: MaterializeSpec) -> MaterializeSchedule:
-    return MaterializeSchedule(
-        every_s=spec.every_s,
-        cron=spec.cron or "",
-        timezone=spec.timezone,
-        timeout_s=spec.timeout_s,
-        max_memory_bytes=spec.max_memory_bytes,
+        schedule=spec.materialize,
     )
 
 

@@ -1,13 +1,12 @@
 """Models of `features.yaml`: its parts and the meaning of each field."""
 
 from collections.abc import Mapping
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Final, Literal
 
-from pydantic import Field, Strict, model_validator
+from pydantic import Field, Strict
 
-from headrace.core.cron import check_schedule
 from headrace.core.spec_base import SpecModel
-from headrace.features.definitions import EVENT_TIMESTAMP
+from headrace.features.definitions import EVENT_TIMESTAMP, MaterializeSchedule
 
 _NAME: Final = r"^[A-Za-z][A-Za-z0-9_-]{0,127}$"
 # Columns of Parquet are called what their writers like; a colon stands between view and feature.
@@ -67,38 +66,6 @@ class SourceSpec(SpecModel):
     )
 
 
-class MaterializeSpec(SpecModel):
-    """When a running system materializes a view by itself: `every_s` or `cron`."""
-
-    every_s: float | None = Field(
-        default=None,
-        ge=1.0,
-        le=31_536_000.0,
-        description="From the beginning of one run to that of the next. Unit: s.",
-    )
-    cron: str | None = Field(
-        default=None, max_length=200, description="Five fields: `*/5 * * * *`."
-    )
-    timezone: str = Field(
-        default="UTC", max_length=64, description="Of `cron`, such as Europe/Berlin."
-    )
-    timeout_s: float = Field(
-        default=3600.0, gt=0.0, le=604_800.0, description="A run that takes longer is ended."
-    )
-    max_memory_bytes: int = Field(
-        default=4 << 30, ge=1 << 28, description="One that takes more is ended. Unit: bytes."
-    )
-
-    @model_validator(mode="after")
-    def _can_be_read(self) -> Self:
-        if (self.every_s is None) == (self.cron is None):
-            msg = "says neither or both of `every_s` and `cron`; give one of them"
-            raise ValueError(msg)
-        if self.cron is not None:
-            check_schedule(self.cron, self.timezone)
-        return self
-
-
 class FeatureViewSpec(SpecModel):
     """Features of one kind of entity, from one source."""
 
@@ -123,7 +90,7 @@ class FeatureViewSpec(SpecModel):
         default="defaults",
         description="And of one with older values; `flag` gives them, and says so.",
     )
-    materialize: MaterializeSpec | None = Field(
+    materialize: MaterializeSchedule | None = Field(
         default=None, description="Null: by hand, with `headrace features materialize`."
     )
 

@@ -10,7 +10,6 @@ is 1, 0 and 7 are Sunday; a day of the month and one of the week are alternative
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from enum import StrEnum
 from itertools import takewhile
 from typing import Final
 from zoneinfo import ZoneInfo
@@ -18,49 +17,13 @@ from zoneinfo import ZoneInfo
 import msgspec
 from cronsim import CronSim
 
+from headrace.core.spec_jobs import ScheduleSpec
+
 MOST_MISSED: Final = 1_000
 """So many moments that passed are told one by one, the newest ones."""
 _ON_TIME_S: Final = 60.0
 """A moment that passed no longer ago needs no catching up."""
 _WEEK_S: Final = 7 * 86_400.0
-
-
-class CatchUp(StrEnum):
-    """What becomes of moments that passed while no control plane ran."""
-
-    NONE = "none"
-    """They are left out."""
-    LAST = "last"
-    """The newest of them is made up for."""
-    ALL = "all"
-    """Each is made up for, the oldest first, one after the other."""
-
-
-class Overlap(StrEnum):
-    """What becomes of a moment at which the run before has not ended."""
-
-    SKIP = "skip"
-    """It is left out; those that are caught up wait."""
-    WAIT = "wait"
-    """It runs when that has ended; of several that wait the newest, unless all are caught up."""
-    ALLOW = "allow"
-    """Both run at once."""
-
-
-class JobSchedule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """When a job runs by itself.
-
-    `cron`: five fields, in `timezone`. `catch_up_within_s`: moments older than that are left out
-    whatever `catch_up` says. `late_after_s`: a run that has not succeeded so long after its moment
-    is late; None for never.
-    """
-
-    cron: str
-    timezone: str = "UTC"
-    catch_up: CatchUp = CatchUp.LAST
-    catch_up_within_s: float = 86_400.0
-    overlap: Overlap = Overlap.SKIP
-    late_after_s: float | None = None
 
 
 class Skipped(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,7 +47,7 @@ class Due(msgspec.Struct, frozen=True, kw_only=True):
         return max((at for at in done if not self.waits or at < min(self.waits)), default=None)
 
 
-def moments(schedule: JobSchedule, after: float) -> Iterator[float]:
+def moments(schedule: ScheduleSpec, after: float) -> Iterator[float]:
     """The moments of a schedule after a time, exclusive, in Unix time; ends where there are none.
 
     Raises:
@@ -97,12 +60,12 @@ def moments(schedule: JobSchedule, after: float) -> Iterator[float]:
             yield at
 
 
-def next_moment(schedule: JobSchedule, after: float) -> float | None:
+def next_moment(schedule: ScheduleSpec, after: float) -> float | None:
     """The first moment after a time; None where there is none for decades."""
     return next(moments(schedule, after), None)
 
 
-def due(schedule: JobSchedule, *, handled: float, now: float, running: int) -> Due:
+def due(schedule: ScheduleSpec, *, handled: float, now: float, running: int) -> Due:
     """What to start now, and what is left out.
 
     Args:
@@ -111,12 +74,12 @@ def due(schedule: JobSchedule, *, handled: float, now: float, running: int) -> D
         running: How many runs of this job have not ended.
     """
     wanted, skipped = _wanted(schedule, _passed(schedule, handled, now), now)
-    if schedule.overlap is Overlap.ALLOW:
+    if schedule.overlap == "allow":
         return Due(starts=wanted, skipped=skipped)
     if not running:
         # One after the other: what is left is due as soon as the first has ended.
         return Due(starts=wanted[:1], skipped=skipped, waits=wanted[1:])
-    if schedule.overlap is Overlap.WAIT:
+    if schedule.overlap == "wait":
         return Due(skipped=skipped, waits=wanted)
     on_time = tuple(
         Skipped(at=at, why="the run before had not ended") for at in wanted if _is_on_time(at, now)
@@ -125,7 +88,7 @@ def due(schedule: JobSchedule, *, handled: float, now: float, running: int) -> D
     return Due(skipped=(*skipped, *on_time), waits=waits)
 
 
-def _passed(schedule: JobSchedule, after: float, now: float) -> list[float]:
+def _passed(schedule: ScheduleSpec, after: float, now: float) -> list[float]:
     """The moments in (after, now]; of very many the newest."""
     # What is too old to be made up for is not gone through, after years of standing still.
     since = max(after, now - schedule.catch_up_within_s - _WEEK_S)
@@ -133,17 +96,17 @@ def _passed(schedule: JobSchedule, after: float, now: float) -> list[float]:
 
 
 def _wanted(
-    schedule: JobSchedule, passed: Sequence[float], now: float
+    schedule: ScheduleSpec, passed: Sequence[float], now: float
 ) -> tuple[tuple[float, ...], tuple[Skipped, ...]]:
     """The moments that are to run, and those that nobody will make up for."""
     skipped: dict[float, str] = {}
     for at in passed:
         if now - at > max(schedule.catch_up_within_s, _ON_TIME_S):
             skipped[at] = f"over {schedule.catch_up_within_s:g} s had passed"
-        elif schedule.catch_up is CatchUp.NONE and not _is_on_time(at, now):
+        elif schedule.catch_up == "none" and not _is_on_time(at, now):
             skipped[at] = "nothing could run it then"
     wanted = [at for at in passed if at not in skipped]
-    if schedule.catch_up is not CatchUp.ALL:
+    if schedule.catch_up != "all":
         skipped |= dict.fromkeys(wanted[:-1], "a later moment had passed too")
         wanted = wanted[-1:]
     return tuple(wanted), tuple(Skipped(at=at, why=skipped[at]) for at in sorted(skipped))

@@ -3,6 +3,7 @@
 import itertools
 import math
 from datetime import UTC, datetime, timedelta
+from typing import Literal
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -11,16 +12,16 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from headrace.core.cron import runs_once_a_day
+from headrace.core.spec_jobs import ScheduleSpec
 from headrace.jobs.due import (
-    CatchUp,
     Due,
-    JobSchedule,
-    Overlap,
     due,
     moments,
     next_moment,
 )
 
+CATCH_UPS: list[Literal["none", "last", "all"]] = ["none", "last", "all"]
+OVERLAPS: list[Literal["skip", "wait", "allow"]] = ["skip", "wait", "allow"]
 HOUR_S, DAY_S = 3_600.0, 86_400.0
 ZONES = ("UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Asia/Kathmandu")
 
@@ -42,7 +43,7 @@ def at(*parts: int, zone: str = "UTC", fold: int = 0) -> float:
     return datetime(year, month, day, hour, tzinfo=ZoneInfo(zone), fold=fold).timestamp()
 
 
-def shown(schedule: JobSchedule, after: float, count: int) -> list[str]:
+def shown(schedule: ScheduleSpec, after: float, count: int) -> list[str]:
     zone = ZoneInfo(schedule.timezone)
     found = itertools.islice(moments(schedule, after), count)
     return [datetime.fromtimestamp(moment, zone).strftime("%m-%d %H:%M%z") for moment in found]
@@ -55,7 +56,7 @@ def test_moments_are_croniters_but_for_the_hour_that_comes_twice(
 ) -> None:
     # To cron a day of "*/10" is any day, so that the day of the week counts too; to croniter not.
     assume(not (line[2] == "*/10" and line[4] != "*"))
-    schedule = JobSchedule(cron=" ".join(line), timezone=zone)
+    schedule = ScheduleSpec(cron=" ".join(line), timezone=zone)
     ours = list(itertools.islice(moments(schedule, after), 5))
     start = datetime.fromtimestamp(after, ZoneInfo(zone))
     theirs: list[float] = []
@@ -80,7 +81,7 @@ def test_moments_ascend_and_none_is_told_twice(
     line: tuple[str, ...], after: float, zone: str
 ) -> None:
     found = list(
-        itertools.islice(moments(JobSchedule(cron=" ".join(line), timezone=zone), after), 8)
+        itertools.islice(moments(ScheduleSpec(cron=" ".join(line), timezone=zone), after), 8)
     )
     assert all(a < b for a, b in itertools.pairwise([after, *found]))
 
@@ -89,30 +90,30 @@ def test_moments_ascend_and_none_is_told_twice(
 def test_it_is_the_same_wherever_one_begins_to_look(
     line: tuple[str, ...], after: float, zone: str, cut: int
 ) -> None:
-    schedule = JobSchedule(cron=" ".join(line), timezone=zone)
+    schedule = ScheduleSpec(cron=" ".join(line), timezone=zone)
     found = list(itertools.islice(moments(schedule, after), 8))
     assume(len(found) == 8)
     assert list(itertools.islice(moments(schedule, found[cut - 1]), 8 - cut)) == found[cut:]
 
 
 def test_a_line_that_names_hours_runs_once_when_the_clocks_go_back() -> None:
-    daily = JobSchedule(cron="30 2 * * *", timezone="Europe/Berlin")
+    daily = ScheduleSpec(cron="30 2 * * *", timezone="Europe/Berlin")
     assert shown(daily, at(2026, 10, 24, 12), 2) == ["10-25 02:30+0200", "10-26 02:30+0100"]
 
 
 def test_a_line_of_every_hour_runs_in_each_that_passes() -> None:
-    hourly = JobSchedule(cron="0 * * * *", timezone="Europe/Berlin")
+    hourly = ScheduleSpec(cron="0 * * * *", timezone="Europe/Berlin")
     found = shown(hourly, at(2026, 10, 24, 23, 30), 3)
     assert found == ["10-25 02:00+0200", "10-25 02:00+0100", "10-25 03:00+0100"]
 
 
 def test_what_falls_into_the_hour_that_is_left_out_runs_right_after() -> None:
-    daily = JobSchedule(cron="30 2 * * *", timezone="Europe/Berlin")
+    daily = ScheduleSpec(cron="30 2 * * *", timezone="Europe/Berlin")
     assert shown(daily, at(2026, 3, 28, 12), 2) == ["03-29 03:00+0200", "03-30 02:30+0200"]
 
 
 def test_a_line_with_a_star_runs_at_both_passes_of_the_hour_that_comes_twice() -> None:
-    line = JobSchedule(cron="*/30 2 * * *", timezone="Europe/Berlin")
+    line = ScheduleSpec(cron="*/30 2 * * *", timezone="Europe/Berlin")
     passes = ["10-25 02:00+0200", "10-25 02:30+0200", "10-25 02:00+0100", "10-25 02:30+0100"]
     assert shown(line, at(2026, 10, 24, 12), 5) == [*passes, "10-26 02:00+0100"]
 
@@ -169,7 +170,7 @@ def test_where_clocks_change_a_star_is_every_time_shown_and_a_number_runs_once(
         elif wall in due_walls:
             expected.add(instant)
         before = wall
-    schedule = JobSchedule(cron=f"{minute} {hour} * * *", timezone=zone)
+    schedule = ScheduleSpec(cron=f"{minute} {hour} * * *", timezone=zone)
     found = set(itertools.takewhile(lambda moment: moment < end, moments(schedule, begin)))
     assert found == expected
 
@@ -185,7 +186,7 @@ def test_what_runs_once_a_day_has_no_two_moments_on_one_day(
     cron = f"{minute} {hour} * * *"
     found = itertools.takewhile(
         lambda moment: moment < at(2027, 1, 1),
-        moments(JobSchedule(cron=cron, timezone=zone), at(2026, 1, 1)),
+        moments(ScheduleSpec(cron=cron, timezone=zone), at(2026, 1, 1)),
     )
     days = (datetime.fromtimestamp(moment, ZoneInfo(zone)).date() for moment in found)
     has_two = any(day == other for day, other in itertools.pairwise(days))
@@ -196,25 +197,25 @@ def test_what_runs_once_a_day_has_no_two_moments_on_one_day(
 
 
 def test_the_leap_day_comes_every_fourth_year() -> None:
-    rare = JobSchedule(cron="0 0 29 2 *")
+    rare = ScheduleSpec(cron="0 0 29 2 *")
     assert next_moment(rare, at(2026, 1, 1)) == at(2028, 2, 29)
     assert next_moment(rare, at(2028, 2, 29)) == at(2032, 2, 29)
 
 
 def test_monday_is_1_and_7_is_sunday() -> None:
-    found = next_moment(JobSchedule(cron="0 0 * * 1"), at(2026, 11, 27))
+    found = next_moment(ScheduleSpec(cron="0 0 * * 1"), at(2026, 11, 27))
     assert found is not None
     assert datetime.fromtimestamp(found, UTC).weekday() == 0
-    assert next_moment(JobSchedule(cron="0 0 * * 7"), 0.0) == next_moment(
-        JobSchedule(cron="0 0 * * 0"), 0.0
+    assert next_moment(ScheduleSpec(cron="0 0 * * 7"), 0.0) == next_moment(
+        ScheduleSpec(cron="0 0 * * 0"), 0.0
     )
 
 
 # What becomes of moments that pass.
 
 
-def hourly(**changes: object) -> JobSchedule:
-    return JobSchedule(cron="0 * * * *", **changes)  # type: ignore[arg-type]  # of any setting
+def hourly(**changes: object) -> ScheduleSpec:
+    return ScheduleSpec(cron="0 * * * *", **changes)  # type: ignore[arg-type]  # of any setting
 
 
 MIDNIGHT = at(2026, 11, 27)
@@ -236,7 +237,7 @@ def test_after_hours_of_standing_still_the_newest_moment_is_made_up_for() -> Non
 
 
 def test_or_each_of_them_one_after_the_other() -> None:
-    schedule = hourly(catch_up=CatchUp.ALL)
+    schedule = hourly(catch_up="all")
     handled = MIDNIGHT
     started: list[float] = []
     for _ in range(5):
@@ -247,16 +248,14 @@ def test_or_each_of_them_one_after_the_other() -> None:
 
 
 def test_or_none() -> None:
-    found = due(
-        hourly(catch_up=CatchUp.NONE), handled=MIDNIGHT, now=MIDNIGHT + 3.5 * HOUR_S, running=0
-    )
+    found = due(hourly(catch_up="none"), handled=MIDNIGHT, now=MIDNIGHT + 3.5 * HOUR_S, running=0)
     assert found.starts == ()
     assert {one.why for one in found.skipped} == {"nothing could run it then"}
     assert found.handled_to == MIDNIGHT + 3 * HOUR_S
 
 
 def test_what_is_too_old_is_left_out() -> None:
-    schedule = hourly(catch_up=CatchUp.ALL, catch_up_within_s=2 * HOUR_S)
+    schedule = hourly(catch_up="all", catch_up_within_s=2 * HOUR_S)
     found = due(schedule, handled=MIDNIGHT, now=MIDNIGHT + 5.5 * HOUR_S, running=0)
     assert found.starts == (MIDNIGHT + 4 * HOUR_S,)
     assert found.waits == (MIDNIGHT + 5 * HOUR_S,)
@@ -266,20 +265,20 @@ def test_what_is_too_old_is_left_out() -> None:
 @pytest.mark.parametrize(
     ("overlap", "starts", "skips", "waits"),
     [
-        (Overlap.SKIP, 0, 1, 0),
-        (Overlap.WAIT, 0, 0, 1),
-        (Overlap.ALLOW, 1, 0, 0),
+        ("skip", 0, 1, 0),
+        ("wait", 0, 0, 1),
+        ("allow", 1, 0, 0),
     ],
 )
 def test_a_moment_while_the_run_before_has_not_ended(
-    overlap: Overlap, starts: int, skips: int, waits: int
+    overlap: Literal["skip", "wait", "allow"], starts: int, skips: int, waits: int
 ) -> None:
     found = due(hourly(overlap=overlap), handled=MIDNIGHT, now=MIDNIGHT + HOUR_S + 1.0, running=1)
     assert (len(found.starts), len(found.skipped), len(found.waits)) == (starts, skips, waits)
 
 
 def test_of_moments_that_wait_the_newest_runs() -> None:
-    schedule = hourly(overlap=Overlap.WAIT)
+    schedule = hourly(overlap="wait")
     found = due(schedule, handled=MIDNIGHT, now=MIDNIGHT + 3.2 * HOUR_S, running=1)
     assert found.waits == (MIDNIGHT + 3 * HOUR_S,)
     handled = found.handled_to or MIDNIGHT
@@ -288,7 +287,7 @@ def test_of_moments_that_wait_the_newest_runs() -> None:
 
 
 def test_years_of_standing_still_are_not_gone_through_minute_by_minute() -> None:
-    schedule = JobSchedule(cron="* * * * *", catch_up=CatchUp.ALL, catch_up_within_s=HOUR_S)
+    schedule = ScheduleSpec(cron="* * * * *", catch_up="all", catch_up_within_s=HOUR_S)
     found = due(schedule, handled=at(1990, 1, 1), now=MIDNIGHT, running=0)
     assert 58 <= len(found.starts) + len(found.waits) <= 61
 
@@ -297,17 +296,17 @@ def test_years_of_standing_still_are_not_gone_through_minute_by_minute() -> None
     line=fields,
     begin=times,
     steps=st.lists(st.tuples(st.floats(0.5, 40 * HOUR_S), st.integers(0, 1)), max_size=12),
-    catch_up=st.sampled_from(CatchUp),
-    overlap=st.sampled_from(Overlap),
+    catch_up=st.sampled_from(CATCH_UPS),
+    overlap=st.sampled_from(OVERLAPS),
 )
 def test_no_moment_is_started_twice_and_each_is_started_or_left_out_or_waits(
     line: tuple[str, ...],
     begin: float,
     steps: list[tuple[float, int]],
-    catch_up: CatchUp,
-    overlap: Overlap,
+    catch_up: Literal["none", "last", "all"],
+    overlap: Literal["skip", "wait", "allow"],
 ) -> None:
-    schedule = JobSchedule(
+    schedule = ScheduleSpec(
         cron=" ".join(line), catch_up=catch_up, overlap=overlap, catch_up_within_s=2 * DAY_S
     )
     now = handled = begin
@@ -331,7 +330,7 @@ def test_no_moment_is_started_twice_and_each_is_started_or_left_out_or_waits(
 
 
 def test_a_zone_is_one_by_name() -> None:
-    berlin = JobSchedule(cron="0 6 * * *", timezone="Europe/Berlin")
+    berlin = ScheduleSpec(cron="0 6 * * *", timezone="Europe/Berlin")
     first = next_moment(berlin, at(2026, 7, 1))
     assert first == at(2026, 7, 1, 6, zone="Europe/Berlin")
     assert first == at(2026, 7, 1) + timedelta(hours=4).total_seconds()

@@ -11,9 +11,9 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from headrace.core.backoff import Backoff
-from headrace.core.spec_jobs import PLACEHOLDER, JobSpec
+from headrace.core.spec_jobs import PLACEHOLDER, JobSpec, ScheduleSpec
 from headrace.core.text import size_bytes
-from headrace.jobs.due import Due, JobSchedule, due, next_moment
+from headrace.jobs.due import Due, due, next_moment
 
 
 class RunState(StrEnum):
@@ -112,13 +112,6 @@ def jobs_of(document: Mapping[str, Any]) -> dict[str, JobSpec]:
     return {one.name: one for one in map(JobSpec.model_validate, document.get("jobs") or ())}
 
 
-def schedule_of(job: JobSpec) -> JobSchedule | None:
-    """When a job runs by itself; None for never."""
-    if job.schedule is None:
-        return None
-    return msgspec.convert(job.schedule.model_dump(), JobSchedule)
-
-
 def document_of(job: JobSpec) -> dict[str, Any]:
     """What a run keeps of its job."""
     return job.model_dump(mode="json", exclude_unset=True)
@@ -134,7 +127,7 @@ class Planned(msgspec.Struct, frozen=True, kw_only=True):
 
 def planned(job: JobSpec, look: JobsLook, *, now: float) -> Planned | None:
     """What the schedule of a job asks for; None for nothing new."""
-    schedule, mark = schedule_of(job), look.marks.get(job.name)
+    schedule, mark = job.schedule, look.marks.get(job.name)
     if schedule is None:
         return None
     words = f"{schedule.cron} {schedule.timezone}"
@@ -341,7 +334,7 @@ def lateness_s(job: JobSpec, look: JobsLook, *, now: float) -> float | None:
 
     A run that succeeded stands for all moments before its own, also one by hand.
     """
-    schedule, mark = schedule_of(job), look.marks.get(job.name)
+    schedule, mark = job.schedule, look.marks.get(job.name)
     if schedule is None or mark is None:
         return None
     best = look.succeeded.get(job.name)
@@ -360,10 +353,10 @@ def is_late(job: JobSpec, look: JobsLook, *, now: float) -> bool:
 
 def next_run_at(job: JobSpec, *, now: float) -> float | None:
     """When a job runs by itself next."""
-    schedule = schedule_of(job)
+    schedule = job.schedule
     return None if schedule is None else _next(schedule, now)
 
 
 @lru_cache(maxsize=4096)
-def _next(schedule: JobSchedule, after: float) -> float | None:
+def _next(schedule: ScheduleSpec, after: float) -> float | None:
     return next_moment(schedule, after)
