@@ -12,14 +12,15 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from socketserver import StreamRequestHandler, TCPServer, ThreadingMixIn, UnixStreamServer
 from stat import S_ISSOCK
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from headrace.core import FailedPreconditionError
 from headrace.observe.metrics import TEXT_TYPE
-from headrace.streaming.exposition import Counters, exposition
-from headrace.streaming.settings import StreamSettings, StreamStatus
+from headrace.streaming.exposition import exposition
+from headrace.streaming.settings import StreamSettings
+from headrace.streaming.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,22 +28,6 @@ if TYPE_CHECKING:
 _PATIENCE_S: Final = 10.0
 _MOST_AT_ONCE: Final = 16
 _JSON: Final = "application/json"
-
-
-class Asked(Protocol):
-    """Who answers: a `Worker`."""
-
-    counters: Counters
-
-    @property
-    def status(self) -> StreamStatus:
-        """How it is."""
-
-    def pause(self) -> None:
-        """Take no more records."""
-
-    def resume(self) -> None:
-        """The contrary."""
 
 
 class _Server(ThreadingMixIn):
@@ -90,34 +75,34 @@ class _Handler(BaseHTTPRequestHandler):
     server_version = "headrace"
     sys_version = ""
 
-    def __init__(self, asked: Asked, *arguments: object, is_local: bool) -> None:
-        self._asked = asked
+    def __init__(self, worker: Worker, *arguments: object, is_local: bool) -> None:
+        self._worker = worker
         self._is_local = is_local
         StreamRequestHandler.__init__(self, *arguments)  # type: ignore[arg-type]  # the server's
 
     def do_GET(self) -> None:  # the library's name
         """What there is to see."""
-        asked = self._asked
+        worker = self._worker
         match self.path.partition("?")[0]:
             case "/metrics":
-                self._answer(exposition(asked.counters, asked.status), TEXT_TYPE)
+                self._answer(exposition(worker.counters, worker.status), TEXT_TYPE)
             case "/internal/status":
-                self._answer(msgspec.json.encode(asked.status), _JSON)
+                self._answer(msgspec.json.encode(worker.status), _JSON)
             case _:
                 self.send_error(HTTPStatus.NOT_FOUND)
 
     def do_POST(self) -> None:  # as above
         """What there is to do, on the Unix socket."""
         actions: dict[str, Callable[[], None]] = {
-            "/internal/pause": self._asked.pause,
-            "/internal/resume": self._asked.resume,
+            "/internal/pause": self._worker.pause,
+            "/internal/resume": self._worker.resume,
         }
         action = actions.get(self.path)
         if action is None or not self._is_local:
             self.send_error(HTTPStatus.NOT_FOUND)
             return
         action()
-        self._answer(msgspec.json.encode(self._asked.status), _JSON)
+        self._answer(msgspec.json.encode(self._worker.status), _JSON)
 
     def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002  # the library's
         """Requests are not logged."""
@@ -134,7 +119,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 
-def listen(settings: StreamSettings, asked: Asked) -> list[TCPServer]:
+def listen(settings: StreamSettings, worker: Worker) -> list[TCPServer]:
     """Servers where `settings` say, each in a thread of its own until the process ends.
 
     Raises:
@@ -147,13 +132,13 @@ def listen(settings: StreamSettings, asked: Asked) -> list[TCPServer]:
             path = Path(settings.uds)
             if path.exists() and S_ISSOCK(path.stat().st_mode):
                 path.unlink()  # left by a worker that was killed
-            servers.append(_Unix(str(path), partial(_Handler, asked, is_local=True)))
+            servers.append(_Unix(str(path), partial(_Handler, worker, is_local=True)))
             path.chmod(0o600)
         if settings.metrics_port is not None:
             host, port = settings.host, settings.metrics_port
             where, hint = f"{host} port {port}", "; choose another port"
             kind = _Tcp6 if ":" in host else _Tcp
-            servers.append(kind((host, port), partial(_Handler, asked, is_local=False)))
+            servers.append(kind((host, port), partial(_Handler, worker, is_local=False)))
     except OSError as error:
         msg = f"cannot listen on {where}: {error.strerror or error}{hint}"
         raise FailedPreconditionError(msg) from error
