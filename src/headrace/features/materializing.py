@@ -15,7 +15,7 @@ from headrace.core import Array, Clock, Datatype, InvalidArgumentError
 from headrace.features.definitions import FeatureService, FeatureView, Status
 from headrace.features.online import OnlineStore
 from headrace.features.records import RecordLayout, ValueColumn, encode_keys, objects
-from headrace.features.source import CREATED, TIME, pl, scan_source, telling
+from headrace.features.source import TIME, newest_rows, pl
 from headrace.features.values import microseconds, misfit, moment, value_column
 
 
@@ -110,7 +110,8 @@ def materialize(
     until_us = microseconds(until)
     watermark = watermark_name(view)
     since_us = store.watermark(watermark) if incremental else None
-    rows = _newest(view, since_us=since_us, until_us=until_us)
+    # Rows of the same time as the last ones may have come since.
+    rows = newest_rows(view, view.join_keys, since_us=since_us, until_us=until_us)
     layout = RecordLayout(view)
     written = 0
     for done in range(0, rows.height, rows_at_once):
@@ -131,24 +132,6 @@ def materialize(
         until=until,
         newest=moment(newest_us) if isinstance(newest_us, int) else None,
     )
-
-
-def _newest(view: FeatureView, *, since_us: int | None, until_us: int) -> pl.DataFrame:
-    """The last row of each entity within these times."""
-    order = [TIME, CREATED] if view.source.created_field else [TIME]
-    time = pl.col(TIME)
-    within = time <= until_us
-    if since_us is not None:
-        # Included: rows of the same time may have come since.
-        within &= time >= since_us
-    with telling(view):
-        return (
-            scan_source(view)
-            .filter(within)
-            .sort(order, maintain_order=True)
-            .unique(view.join_keys, keep="last", maintain_order=True)
-            .collect()
-        )
 
 
 def _columns(view: FeatureView, rows: pl.DataFrame) -> Iterator[ValueColumn]:

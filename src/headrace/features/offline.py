@@ -21,16 +21,14 @@ from headrace.features.lookup_view import worst_statuses
 from headrace.features.on_demand import OnDemandFunction, request_arrays
 from headrace.features.records import objects
 from headrace.features.source import (
-    CREATED,
     TIME,
     UNREADABLE,
     check_entities,
     key_column,
+    newest_rows,
     pl,
     polars_type,
     reason_of,
-    scan_source,
-    telling,
     time_column,
 )
 
@@ -73,7 +71,8 @@ def feature_column(feature: Feature, found: pl.DataFrame, *, fill: bool, stale: 
 
 def _join(rows: pl.DataFrame, view: FeatureView) -> pl.DataFrame:
     """The view's features and status for each of `rows`, in the order of `entities`."""
-    known = _known(view, until_us=rows[TIME].max())
+    by = [*view.join_keys, TIME]
+    known = newest_rows(view, by, until_us=rows[TIME].max()).rename({TIME: SEEN})
     joined = rows.join_asof(
         known,
         left_on=TIME,
@@ -93,20 +92,6 @@ def _join(rows: pl.DataFrame, view: FeatureView) -> pl.DataFrame:
         .alias(STATUS)
     )
     return joined.with_columns(status)
-
-
-def _known(view: FeatureView, *, until_us: object) -> pl.DataFrame:
-    """What the source says up to a time, one row for each entity and time, by time."""
-    order = [TIME, CREATED] if view.source.created_field else [TIME]
-    with telling(view):
-        return (
-            scan_source(view)
-            .filter(pl.col(TIME) <= pl.lit(until_us, dtype=pl.Int64))
-            .sort(order, maintain_order=True)
-            .unique([*view.join_keys, TIME], keep="last", maintain_order=True)
-            .rename({TIME: SEEN})
-            .collect()
-        )
 
 
 def join_as_of(

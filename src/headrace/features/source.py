@@ -79,6 +79,29 @@ def scan_source(view: FeatureView) -> pl.LazyFrame:
     return frame.select(columns)
 
 
+def newest_rows(
+    view: FeatureView, by: Sequence[str], *, until_us: object, since_us: int | None = None
+) -> pl.DataFrame:
+    """The last row of each of `by` within these times, both included, sorted by time.
+
+    Of rows of one time, that with the later creation counts, else the one that stands later.
+
+    Raises:
+        InvalidArgumentError: The source cannot be read, or is not what the view says.
+    """
+    within = pl.col(TIME) <= pl.lit(until_us, dtype=pl.Int64)
+    if since_us is not None:
+        within &= pl.col(TIME) >= since_us
+    with telling(view):
+        return (
+            scan_source(view)
+            .filter(within)
+            .sort([TIME, CREATED] if view.source.created_field else [TIME], maintain_order=True)
+            .unique(list(by), keep="last", maintain_order=True)
+            .collect()
+        )
+
+
 def check_entities(entities: Sequence[Entity], time: str, frame: pl.DataFrame) -> None:
     """Refuse a table of entity rows that lacks a join key or a time with a zone."""
     wrong = [*_wrong_keys(entities, frame.schema), *wrong_time(time, frame.schema)]
