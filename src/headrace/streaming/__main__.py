@@ -33,7 +33,7 @@ from headrace.streaming.settings import (
     check_settings,
 )
 from headrace.streaming.worker import Worker
-from headrace.streaming.writer import writer_of
+from headrace.streaming.writer import Writer
 
 _USAGE = "usage: python -m headrace.streaming --settings FILE.json [--attached]"
 _PARENT_FD = 3
@@ -94,7 +94,7 @@ def run(settings: StreamSettings) -> int:
     except KeyboardInterrupt:  # told to stop before there was anything to stop
         return 0
     stop.tells(worker.stop)
-    threads = ModelThreads(answerers, writer_of(settings), clock=SystemClock(), wake=worker.wake)
+    threads = ModelThreads(answerers, Writer(settings), clock=SystemClock(), wake=worker.wake)
     try:
         worker.run(threads)
     except HeadraceError as error:

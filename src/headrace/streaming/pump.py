@@ -16,7 +16,7 @@ from headrace.streaming.in_flight import Batch, Intake, Ledger, Outcome, retry_a
 from headrace.streaming.records import Place
 from headrace.streaming.settings import StreamSettings
 from headrace.streaming.windows.keeping import Windows
-from headrace.streaming.writer import writer_of
+from headrace.streaming.writer import Writer
 
 LONGEST_POLL_S: Final = 0.25
 QUICK_S: Final = 0.002
@@ -151,7 +151,7 @@ class Pump:
         self._is_exact = settings.delivery is Delivery.EXACTLY_ONCE
         """Whether what is delivered is a transaction, which costs much whatever its size."""
         self._runner = runner
-        self._writer = writer_of(settings)
+        self._writer = Writer(settings)
         self._errors = settings.errors
         self._counters = counters
         self._clock = clock

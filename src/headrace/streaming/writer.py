@@ -1,8 +1,7 @@
 """Writer of a stream's results: an answer for a record, or by policy a dead letter, or nothing."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, assert_never
+from typing import assert_never
 
 from headrace.core import Code, HeadraceError
 from headrace.core.spec_stream_parts import Policy, Timestamps
@@ -22,17 +21,16 @@ class TooOldError(HeadraceError):
     code = Code.DEADLINE_EXCEEDED
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Writer:
-    """Makes what is written of results. Holds no state."""
+    """Makes what a stream writes of results. Holds no state."""
 
-    stream: str
-    sink: str
-    dead_letters: str
-    policy: Policy
-    headers: frozenset[str] | Literal["all"]
-    """Input headers that answers copy: by name, or all."""
-    timestamps: Timestamps = Timestamps.SOURCE
+    def __init__(self, settings: StreamSettings) -> None:
+        self._stream = settings.name
+        self._sink = settings.sink
+        self._dead_letters = settings.dead_letters
+        self._policy = settings.errors.policy
+        self._headers = settings.output.headers
+        self._keeps_time = settings.output.timestamps is Timestamps.SOURCE
 
     def outcomes(
         self, records: Sequence[Record], results: Sequence[Result], *, attempts: int, now_s: float
@@ -45,7 +43,7 @@ class Writer:
         """
         outcomes: list[Outcome] = []
         add = outcomes.append
-        sink, keeps_time = self.sink, self.timestamps is Timestamps.SOURCE
+        sink, keeps_time = self._sink, self._keeps_time
         place: Place | None = None
         prefix = ""
         for record, result in zip(records, results, strict=True):
@@ -58,7 +56,7 @@ class Writer:
             else:  # nearly all of them: without a call
                 if record.place is not place:
                     place = record.place
-                    prefix = answer_id_prefix(self.stream, place)
+                    prefix = answer_id_prefix(self._stream, place)
                 at_s = record.timestamp_s
                 add(
                     NewRecord(
@@ -75,13 +73,13 @@ class Writer:
         self, record: Record, error: HeadraceError, *, attempts: int, now_s: float
     ) -> NoAnswer:
         """What comes of a record that has no answer; one that is too old stops nothing."""
-        match self.policy:
+        match self._policy:
             case Policy.DEAD_LETTER:
                 letter = dead_letter(
                     record,
                     error,
-                    topic=self.dead_letters,
-                    stream=self.stream,
+                    topic=self._dead_letters,
+                    stream=self._stream,
                     attempts=attempts,
                     now_s=now_s,
                 )
@@ -94,10 +92,10 @@ class Writer:
                 assert_never(other)
 
     def _with_headers(self, record: Record, answer: Answer) -> NewRecord:
-        wanted = self.headers
-        keeps_time = self.timestamps is Timestamps.SOURCE and record.timestamp_s > 0
+        wanted = self._headers
+        keeps_time = self._keeps_time and record.timestamp_s > 0
         return NewRecord(
-            topic=self.sink,
+            topic=self._sink,
             key=answer.key,
             value=answer.value,
             headers=tuple(
@@ -107,18 +105,5 @@ class Writer:
                 if header[0] != ATTEMPTS and (wanted == "all" or header[0] in wanted)
             ),
             timestamp_s=record.timestamp_s if keeps_time else None,
-            id=answer_id(self.stream, record),
+            id=answer_id(self._stream, record),
         )
-
-
-def writer_of(settings: StreamSettings) -> Writer:
-    """What writes the results of a stream."""
-    headers = settings.output.headers
-    return Writer(
-        stream=settings.name,
-        sink=settings.sink,
-        dead_letters=settings.dead_letters,
-        policy=settings.errors.policy,
-        headers=headers if headers == "all" else frozenset(headers),
-        timestamps=settings.output.timestamps,
-    )

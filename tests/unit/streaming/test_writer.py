@@ -9,7 +9,7 @@ from headrace.streaming.dead_letters import HEADERS, dead_letter
 from headrace.streaming.in_flight import NoAnswer
 from headrace.streaming.records import NewRecord, Place, Record
 from headrace.streaming.settings import StreamSettings
-from headrace.streaming.writer import TooOldError, writer_of
+from headrace.streaming.writer import TooOldError, Writer
 from tests.unit.streaming.parts import record
 from tests.unit.streaming.world import DEAD, OUT, writer
 
@@ -56,7 +56,7 @@ def test_all_headers_are_kept_but_the_attempts_of_the_input() -> None:
 
 
 def answered(told: StreamSettings, one: Record) -> NewRecord:
-    (found,) = writer_of(told).outcomes([one], [Answer(b"k", b"a")], attempts=1, now_s=5.0)
+    (found,) = Writer(told).outcomes([one], [Answer(b"k", b"a")], attempts=1, now_s=5.0)
     assert isinstance(found, NewRecord)
     return found
 

@@ -19,9 +19,18 @@ IN, OUT, DEAD, GROUP = "in", "out", "dead", "readers"
 
 
 def writer(policy: Policy = Policy.DEAD_LETTER) -> Writer:
-    return Writer(
-        stream="s", sink=OUT, dead_letters=DEAD, policy=policy, headers=frozenset({"kept"})
+    settings = StreamSettings(
+        name="s",
+        broker="",
+        topics=[],
+        group="",
+        member="",
+        sink=OUT,
+        dead_letters=DEAD,
+        errors=StreamErrorsSpec(policy=policy),
+        output=StreamOutputSpec(headers=("kept",)),
     )
+    return Writer(settings)
 
 
 def is_poison(record: Record) -> bool:
