@@ -367,6 +367,15 @@ class Roster:
         )
 
 
+_REASONS: Final = {
+    Standing.CURRENT: "GatewayCurrent",
+    Standing.WAITING: "GatewayWaiting",
+    Standing.REFUSED: "GatewayRefused",
+    Standing.BEHIND: "GatewayBehind",
+    Standing.LOST: "GatewayLost",
+}
+
+
 def event_of(turn: Turn, *, at: float) -> Event:
     """What is written when a gateway stands otherwise than before."""
     state = turn.state
@@ -374,7 +383,7 @@ def event_of(turn: Turn, *, at: float) -> Event:
         at=at,
         endpoint="",
         kind="gateway",
-        reason=f"Gateway{turn.now.capitalize()}",
+        reason=_REASONS[turn.now],
         message=f"gateway '{turn.name}' {_text(turn)}",
         data={
             "gateway": turn.name,
